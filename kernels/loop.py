@@ -1,0 +1,60 @@
+"""Engine `loop`: the TensorFlow tutorial's LSTM, one step after another. Nothing is fused.
+
+A step of a layer is one matrix product on [x, h] and about ten pointwise kernels, each with its
+own launch and its own trip to memory. `unrolled` takes the cell as an argument: that is the one
+thing fuse="pointwise" replaces, so the two rungs differ in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .reference import by_layer, state_dtype
+
+Cell = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """gates [B, 4H] before activation, c [B, H] -> h, c_next [B, H]: every operation a kernel."""
+    i, f, g, o = gates.chunk(4, dim=1)
+    c_next = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    h = o.sigmoid() * c_next.tanh()
+    return h.to(gates.dtype), c_next
+
+
+def unrolled(
+    x: Tensor, h0: Tensor, c0: Tensor, weights: Sequence[Tensor], dropout: float, cell: Cell
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run `cell` step by step, layer by layer; shapes as in kernels.engines."""
+    h_n, c_n = [], []
+    for index, layer in enumerate(by_layer(weights, len(h0))):
+        if index > 0:
+            x = F.dropout(x, dropout)
+        weight, bias = torch.cat([layer.w_ih, layer.w_hh], dim=1), layer.bias()
+        h, c, outputs = h0[index], c0[index].to(state_dtype(x.dtype)), []
+        for x_t in x.unbind(0):
+            gates = F.linear(torch.cat([x_t, h], dim=1), weight, bias)
+            h, c = cell(gates, c)
+            outputs.append(h)
+        x = torch.stack(outputs)
+        h_n.append(h)
+        c_n.append(c.to(c0.dtype))
+    return x, torch.stack(h_n), torch.stack(c_n)
+
+
+def missing(device: torch.device) -> str | None:
+    return None
+
+
+def describe(device: torch.device) -> str:
+    return "a step loop in PyTorch, one kernel for each operation"
+
+
+def lstm(
+    x: Tensor, h0: Tensor, c0: Tensor, weights: Sequence[Tensor], dropout: float, fuse: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    return unrolled(x, h0, c0, weights, dropout, cell)

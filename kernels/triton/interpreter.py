@@ -1,0 +1,38 @@
+"""Triton's interpreter: on a machine without a GPU the same kernels run on the CPU, slowly.
+
+Triton decides when a kernel is defined, by the environment variable TRITON_INTERPRET, so
+`enable` must run before anything imports triton; kernels.triton and kernels.compiled call it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cache
+
+import torch
+
+VARIABLE = "TRITON_INTERPRET"
+
+
+def enable() -> None:
+    """Choose the interpreter where there is no GPU and the user has not chosen."""
+    if not torch.cuda.is_available() and "triton" not in sys.modules:
+        os.environ.setdefault(VARIABLE, "1")
+
+
+def is_interpreted() -> bool:
+    """Whether the kernels of this process run in the interpreter."""
+    import triton
+
+    return triton.knobs.runtime.interpret
+
+
+@cache
+def announce() -> None:
+    """Say once that this verifies and does not race."""
+    print(
+        "triton: no GPU, so the kernels run in Triton's interpreter: it verifies them, slowly;"
+        " it says nothing about their speed",
+        file=sys.stderr,
+    )
