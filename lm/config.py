@@ -1,0 +1,197 @@
+"""What a training run is made of: the settings, their valid ranges and the published presets.
+
+Zaremba's presets (small, medium, large) are those of "Recurrent Neural Network Regularization"
+(Zaremba, Sutskever and Vinyals, 2014), known from the TensorFlow tutorial; `blog` is the PyTorch
+program that a 2017 blog post timed; `demo` is this project's own, small enough for Triton's
+interpreter on two cores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from `low` to `high`; `open_low` leaves `low` itself out."""
+
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        return above and value <= self.high and math.isfinite(value)
+
+    def __str__(self) -> str:
+        low = f"more than {self.low:g}" if self.open_low else f"at least {self.low:g}"
+        return low if math.isinf(self.high) else f"{low} and at most {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    def __contains__(self, value: str) -> bool:
+        return value in self.words
+
+    def __str__(self) -> str:
+        return " or ".join(self.words)
+
+
+def _setting(text: str, valid: Range | Choice | None = None) -> Any:
+    return field(metadata={"help": text, "valid": valid})
+
+
+_COUNT = Range(1)
+_POSITIVE = Range(0, open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings of a run; each is a command-line option of `lm.train` too.
+
+    Raises ValueError, naming the setting and its range, for a value outside it.
+    """
+
+    num_layers: int = _setting("LSTM layers", _COUNT)
+    hidden_size: int = _setting("hidden units of a layer, and the embedding's size", _COUNT)
+    num_steps: int = _setting("time steps that one training step unrolls", _COUNT)
+    batch_size: int = _setting("columns of text read side by side in training", _COUNT)
+    eval_batch_size: int = _setting("columns of text for the validation perplexity", _COUNT)
+    test_batch_size: int = _setting("columns of text for the test perplexity", _COUNT)
+    keep_prob: float = _setting(
+        "part of the units that dropout keeps", Range(0, high=1, open_low=True)
+    )
+    init_scale: float = _setting("weights start uniform in [-init_scale, init_scale]", _POSITIVE)
+    init_scope: str = _setting(
+        "what init_scale covers: every parameter, or the embedding and softmax weights alone, "
+        "with a zero softmax bias and nn.LSTM's own start for the LSTM",
+        Choice(("all", "softmax")),
+    )
+    optimizer: str = _setting("the update rule", Choice(("sgd", "adam")))
+    learning_rate: float = _setting("learning rate of the first epoch", _POSITIVE)
+    lr_decay: float = _setting(
+        "factor on the learning rate after the flat epochs", Range(0, high=1, open_low=True)
+    )
+    lr_schedule: str = _setting(
+        "how lr_decay is applied: to the first rate, as Zaremba does, or compounding, each epoch "
+        "to the epoch before, as the blog post's program does",
+        Choice(("zaremba", "compound")),
+    )
+    flat_epochs: int = _setting("epochs before the learning rate decays", Range(0))
+    epochs: int = _setting("passes over the training text", _COUNT)
+    max_grad_norm: float = _setting("gradients are scaled down to this norm", _POSITIVE)
+    loss_over_time: str = _setting(
+        "the loss that is differentiated: its sum or its mean over time (over the batch it is "
+        "always the mean)",
+        Choice(("sum", "mean")),
+    )
+
+    def __post_init__(self) -> None:
+        kinds = get_type_hints(Config)
+        for setting in dataclasses.fields(self):
+            check(setting, getattr(self, setting.name), kinds[setting.name])
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """The learning rate of `epoch`, counted from 0."""
+        if self.lr_schedule == "zaremba":
+            return self.learning_rate * self.lr_decay ** max(epoch + 1 - self.flat_epochs, 0)
+        # Each epoch multiplies the rate before it by decay ** max(epoch - flat, 0), so the
+        # exponents 1 + 2 + ... + late add up.
+        late = max(epoch - self.flat_epochs, 0)
+        return self.learning_rate * self.lr_decay ** (late * (late + 1) // 2)
+
+
+def check(setting: dataclasses.Field, value: Any, kind: type) -> None:
+    """Raise ValueError unless `value` is a `kind` within the setting's range."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    right = isinstance(value, str) if kind is str else number and (kind is float or value == int(value))
+    valid = setting.metadata["valid"]
+    if not right or value not in valid:
+        raise ValueError(f"{setting.name} must be {valid}, got {value}")
+
+
+def _zaremba(**own: Any) -> Config:
+    shared = dict(num_layers=2, batch_size=20, eval_batch_size=20, test_batch_size=1)
+    rules = dict(
+        init_scope="all", optimizer="sgd", learning_rate=1.0, lr_schedule="zaremba", loss_over_time="sum"
+    )
+    return Config(**shared, **rules, **own)
+
+
+PRESETS: dict[str, Config] = {
+    "demo": Config(
+        num_layers=1,
+        hidden_size=128,
+        num_steps=20,
+        batch_size=32,
+        eval_batch_size=32,
+        test_batch_size=32,
+        keep_prob=1.0,
+        init_scale=0.1,
+        init_scope="softmax",
+        optimizer="adam",
+        learning_rate=0.005,
+        lr_decay=0.5,
+        lr_schedule="zaremba",
+        flat_epochs=2,
+        epochs=4,
+        max_grad_norm=1.0,
+        loss_over_time="mean",
+    ),
+    "small": _zaremba(
+        hidden_size=200,
+        num_steps=20,
+        keep_prob=1.0,
+        init_scale=0.1,
+        lr_decay=0.5,
+        flat_epochs=4,
+        epochs=13,
+        max_grad_norm=5.0,
+    ),
+    "medium": _zaremba(
+        hidden_size=650,
+        num_steps=35,
+        keep_prob=0.5,
+        init_scale=0.05,
+        lr_decay=0.8,
+        flat_epochs=6,
+        epochs=39,
+        max_grad_norm=5.0,
+    ),
+    "large": _zaremba(
+        hidden_size=1500,
+        num_steps=35,
+        keep_prob=0.35,
+        init_scale=0.04,
+        lr_decay=1 / 1.15,
+        flat_epochs=14,
+        epochs=55,
+        max_grad_norm=10.0,
+    ),
+    "blog": Config(
+        num_layers=2,
+        hidden_size=1500,
+        num_steps=35,
+        batch_size=20,
+        eval_batch_size=20,
+        test_batch_size=1,
+        keep_prob=0.35,
+        init_scale=0.1,
+        init_scope="softmax",
+        optimizer="sgd",
+        learning_rate=20.0,
+        lr_decay=1 / 1.15,
+        lr_schedule="compound",
+        flat_epochs=14,
+        epochs=40,
+        max_grad_norm=0.25,
+        loss_over_time="mean",
+    ),
+}
