@@ -13,6 +13,7 @@ An engine is a module with three functions:
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
@@ -34,3 +35,87 @@ ENGINES = {
     "triton": Engine("kernels.triton", FUSED),
     "native": Engine("kernels.native", FUSED),
 }
+
+
+def constant_while_tracing(function: Callable) -> Callable:
+    """torch.compiler.assume_constant_result, less its import of torch._dynamo (and of triton)."""
+    function._dynamo_marked_constant = True
+    return function
+
+
+LOADED: dict[str, ModuleType] = {}  # a plain dict, which torch.compile can look into
+
+
+def engine_module(name: str) -> ModuleType:
+    """The module behind an engine's name, imported on first use."""
+    if name not in LOADED:
+        LOADED[name] = importlib.import_module(ENGINES[name].module)
+    return LOADED[name]
+
+
+def available_engines(device: torch.device | str = "cpu") -> dict[str, str | None]:
+    """What runs on a device: engine -> None, or why it cannot run there and what to do.
+
+    Args:
+        device: a torch.device, or its name such as "cpu" or "cuda:1".
+
+    Raises:
+        ValueError: `device` is no device's name.
+    """
+    device = as_device(device)
+    return {name: engine_module(name).missing(device) for name in ENGINES}
+
+
+def describe_engine(name: str, device: torch.device | str = "cpu") -> str:
+    """What runs on `device` under an engine's name (or "auto"), in words for a log line."""
+    device = as_device(device)
+    name, _ = resolve(name, None, device)
+    return engine_module(name).describe(device)
+
+
+def as_device(device: torch.device | str) -> torch.device:
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device: got {device!r}, should be such as 'cpu' or 'cuda'") from error
+
+
+def check_engine(name: str, fuse: str | None) -> None:
+    """Raise ValueError where an engine's name, or a level for it, is not in the table."""
+    if name != "auto" and name not in ENGINES:
+        raise ValueError(f"engine: got {name!r}, should be 'auto' or one of {', '.join(ENGINES)}")
+    levels = FUSED if name == "auto" else ENGINES[name].fuses
+    if fuse is not None and fuse not in levels:
+        offer = f"one of {', '.join(levels)}, or None for the last" if levels else "None"
+        raise ValueError(f"fuse: got {fuse!r}, should be {offer}, for engine {name!r}")
+
+
+@constant_while_tracing
+def resolve(name: str, fuse: str | None, device: torch.device) -> tuple[str, str | None]:
+    """The engine and fuse level that run on `device`: "auto" and None replaced by names.
+
+    Raises:
+        ValueError: unknown engine or level.
+        RuntimeError: the engine cannot run on this device; says why and what to do.
+    """
+    return _resolve(name, fuse, device)
+
+
+@lru_cache
+def _resolve(name: str, fuse: str | None, device: torch.device) -> tuple[str, str | None]:
+    check_engine(name, fuse)
+    if name == "auto":
+        name = _automatic(fuse, device)
+    why = engine_module(name).missing(device)
+    if why is not None:
+        raise RuntimeError(f"engine {name!r} cannot run on {str(device)!r}: {why}")
+    levels = ENGINES[name].fuses
+    return name, fuse or (levels[-1] if levels else None)
+
+
+def _automatic(fuse: str | None, device: torch.device) -> str:
+    own = "native" if device.type == "cpu" else "triton"
+    # A level was asked for: then only an engine that has it will do, and its error if it cannot.
+    if fuse is not None or engine_module(own).missing(device) is None:
+        return own
+    return "cudnn"

@@ -44,3 +44,125 @@ SCHEMAS = {
     " Tensor[] weights, float dropout, Tensor? seed, Tensor y, Tensor h, Tensor c, Tensor gates,"
     " bool needs_dx) -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)",
 }
+
+
+def register(engine: str, kernels: dict[str, Callable] | None = None):
+    """Define an engine's operators and return their namespace, `torch.ops.fused_lstm_<engine>`.
+
+    Args:
+        engine: its name in kernels.engines.
+        kernels: operator name -> Python function with the schema's arguments; None where a
+            C++ library registers its own for the operators defined here.
+    """
+    namespace = f"fused_lstm_{engine}"
+    for name, schema in SCHEMAS.items():
+        torch.library.define(f"{namespace}::{name}", schema)
+        if kernels is not None and name in kernels:
+            torch.library.impl(f"{namespace}::{name}", ("cpu", "cuda"), kernels[name])
+        torch.library.register_fake(f"{namespace}::{name}", FAKES[name])
+    ops = getattr(torch.ops, namespace)
+    _differentiate_cell(ops)
+    _differentiate_lstm(ops)
+    return ops
+
+
+# --- fake implementations: shapes and dtypes alone ---
+
+
+def _fake_cell(gates, c):
+    return torch.empty_like(c, dtype=gates.dtype), torch.empty_like(c)
+
+
+def _fake_cell_backward(gates, c, c_next, dh, dc_next):
+    return torch.empty_like(gates), torch.empty_like(c)
+
+
+def _fake_lstm(x, h0, c0, weights, dropout, seed, save):
+    (T, B, _), (L, _, H) = x.shape, h0.shape
+    dtype = reference.state_dtype(x.dtype)
+    saved = [(L - 1, T, B, H), (L, T, B, H), (L, T, B, 4 * H)] if save else [(0,)] * 3
+    h, c, gates = saved
+    return (
+        x.new_empty(T, B, H),
+        torch.empty_like(h0),
+        torch.empty_like(c0),
+        x.new_empty(h),
+        x.new_empty(c, dtype=dtype),
+        x.new_empty(gates),
+    )
+
+
+def _fake_lstm_backward(
+    dy, dh_n, dc_n, x, h0, c0, weights, dropout, seed, y, h, c, gates, needs_dx
+):
+    dx = torch.empty_like(x) if needs_dx else x.new_empty(0)
+    dweights = [torch.empty_like(w) for w in weights]
+    return dx, torch.empty_like(h0), torch.empty_like(c0), dweights
+
+
+FAKES = {
+    "cell": _fake_cell,
+    "cell_backward": _fake_cell_backward,
+    "lstm": _fake_lstm,
+    "lstm_backward": _fake_lstm_backward,
+}
+
+
+# --- autograd ---
+# The first derivative is the engine's kernel. A second one differentiates kernels.reference
+# instead: `create_graph=True` leaves grad mode on inside the backward, and that is the switch.
+
+
+def _composed_backward(forward, inputs: list[Tensor], grads: list[Tensor | None]):
+    """Gradients of `forward(*inputs)` by `inputs`, differentiable themselves."""
+    with torch.enable_grad():
+        pairs = [(o, g) for o, g in zip(forward(*inputs), grads, strict=True) if g is not None]
+        wanted = [t for t in inputs if t.requires_grad]
+        outputs, grad_outputs = zip(*pairs, strict=True)
+        found = torch.autograd.grad(
+            outputs, wanted, grad_outputs, create_graph=True, allow_unused=True
+        )
+    by_input = dict(zip(map(id, wanted), found, strict=True))
+    return [by_input.get(id(t)) for t in inputs]
+
+
+def _differentiate_cell(ops) -> None:
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs, output[1])
+
+    def backward(ctx, dh, dc_next):
+        gates, c, c_next = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return tuple(_composed_backward(reference.cell, [gates, c], [dh, dc_next]))
+        return ops.cell_backward(gates, c, c_next, dh, dc_next)
+
+    torch.library.register_autograd(ops.cell.default, backward, setup_context=setup_context)
+
+
+def _differentiate_lstm(ops) -> None:
+    def setup_context(ctx, inputs, output):
+        x, h0, c0, weights, ctx.dropout, seed, _ = inputs
+        y, _, _, h, c, gates = output
+        ctx.mark_non_differentiable(h, c, gates)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, h0, c0, seed, y, h, c, gates, *weights)
+
+    def backward(ctx, dy, dh_n, dc_n, *_):
+        x, h0, c0, seed, y, h, c, gates, *weights = ctx.saved_tensors
+        if torch.is_grad_enabled():
+
+            def forward(x, h0, c0, *weights):
+                return reference.lstm(x, h0, c0, weights, ctx.dropout, seed)
+
+            dx, dh0, dc0, *dweights = _composed_backward(
+                forward, [x, h0, c0, *weights], [dy, dh_n, dc_n]
+            )
+        else:
+            dx, dh0, dc0, dweights = ops.lstm_backward(
+                dy, dh_n, dc_n, x, h0, c0, weights, ctx.dropout, seed, y, h, c, gates,
+                ctx.needs_input_grad[0],
+            )  # fmt: skip
+            dx = dx if ctx.needs_input_grad[0] else None
+        return dx, dh0, dc0, dweights, None, None, None
+
+    torch.library.register_autograd(ops.lstm.default, backward, setup_context=setup_context)

@@ -1,0 +1,51 @@
+"""Engine `triton`: this project's kernels on a GPU, and in Triton's interpreter without one."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import fused
+from ..engines import constant_while_tracing
+from . import interpreter
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def missing(device: torch.device) -> str | None:
+    if not HAS_TRITON:
+        return "the package triton is not installed; pip install triton (Linux only)"
+    if device.type not in ("cpu", "cuda"):
+        return f"its kernels run on CUDA GPUs, not on {device.type!r}; use engine='cudnn'"
+    interpreter.enable()
+    if device.type == "cpu" and not interpreter.is_interpreted():
+        return (
+            "on a CPU its kernels run in Triton's interpreter, which must be chosen before"
+            f" triton is imported; start Python with {interpreter.VARIABLE}=1"
+        )
+    if device.type == "cuda" and interpreter.is_interpreted():
+        return f"Triton's interpreter is on; start Python without {interpreter.VARIABLE}"
+    return None
+
+
+def describe(device: torch.device) -> str:
+    if device.type == "cpu":
+        return "Triton kernels in Triton's interpreter on the CPU: verifies, does not race"
+    return "Triton kernels, compiled for " + torch.cuda.get_device_name(device)
+
+
+@constant_while_tracing
+def _register() -> None:
+    """Define torch.ops.fused_lstm_triton, on first use: it imports triton."""
+    if not hasattr(torch.ops.fused_lstm_triton, "lstm"):
+        from . import operators  # noqa: F401
+
+
+def lstm(
+    x: Tensor, h0: Tensor, c0: Tensor, weights: Sequence[Tensor], dropout: float, fuse: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    _register()
+    return fused.run(torch.ops.fused_lstm_triton, x, h0, c0, weights, dropout, fuse)

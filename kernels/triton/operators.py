@@ -1,0 +1,11 @@
+"""Registers this package's kernels as torch.ops.fused_lstm_triton; imported once, for that."""
+
+from __future__ import annotations
+
+from .. import ops
+from . import interpreter, pointwise
+
+if interpreter.is_interpreted():
+    interpreter.announce()
+
+ops.register("triton", {"cell": pointwise.cell, "cell_backward": pointwise.cell_backward})

@@ -1,0 +1,106 @@
+"""fuse="pointwise": all of a cell's pointwise work in one launch, forward and backward.
+
+B, H: batch, hidden size. Gate order i, f, g, o. One program takes BLOCK elements of [B, H].
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import gates as math
+from .interpreter import is_interpreted
+
+# --- kernels ---
+
+
+@triton.jit
+def _load_gates(gates_ptr, offset, H, mask, DTYPE: tl.constexpr):
+    """The four gates of the elements at `offset`, H apart in a row of [B, 4H]."""
+    i = tl.load(gates_ptr + offset, mask=mask, other=0.0).to(DTYPE)
+    f = tl.load(gates_ptr + offset + H, mask=mask, other=0.0).to(DTYPE)
+    g = tl.load(gates_ptr + offset + 2 * H, mask=mask, other=0.0).to(DTYPE)
+    o = tl.load(gates_ptr + offset + 3 * H, mask=mask, other=0.0).to(DTYPE)
+    return i, f, g, o
+
+
+@triton.jit
+def lstm_cell_fwd_kernel(
+    gates_ptr,  # [B, 4H] before activation
+    c_ptr,  # [B, H] state dtype
+    h_ptr,  # [B, H] out
+    c_next_ptr,  # [B, H] out, state dtype
+    size,  # B * H
+    H,
+    BLOCK: tl.constexpr,
+    DTYPE: tl.constexpr,  # the state dtype, in which everything is computed
+):
+    n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = n < size
+    i, f, g, o = _load_gates(gates_ptr, n + (n // H) * 3 * H, H, mask, DTYPE)
+    c = tl.load(c_ptr + n, mask=mask, other=0.0)
+    _, _, _, _, h, c_next = math.cell_forward(i, f, g, o, c)
+    tl.store(h_ptr + n, h.to(h_ptr.dtype.element_ty), mask=mask)
+    tl.store(c_next_ptr + n, c_next, mask=mask)
+
+
+@triton.jit
+def lstm_cell_bwd_kernel(
+    gates_ptr,  # [B, 4H] before activation
+    c_ptr,  # [B, H] state dtype
+    c_next_ptr,  # [B, H] state dtype
+    dh_ptr,  # [B, H]
+    dc_next_ptr,  # [B, H] state dtype
+    dgates_ptr,  # [B, 4H] out, by the gates before activation
+    dc_ptr,  # [B, H] out, state dtype
+    size,  # B * H
+    H,
+    BLOCK: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = n < size
+    first = n + (n // H) * 3 * H
+    c = tl.load(c_ptr + n, mask=mask, other=0.0)
+    c_next = tl.load(c_next_ptr + n, mask=mask, other=0.0)
+    dh = tl.load(dh_ptr + n, mask=mask, other=0.0).to(DTYPE)
+    dc_next = tl.load(dc_next_ptr + n, mask=mask, other=0.0)
+    # The activations are computed again: cheaper than writing and reading four of them.
+    i, f, g, o = _load_gates(gates_ptr, first, H, mask, DTYPE)
+    i, f, g, o, _, _ = math.cell_forward(i, f, g, o, c)
+    di, df, dg, do, dc = math.cell_backward(i, f, g, o, c, c_next, dh, dc_next)
+    dtype = dgates_ptr.dtype.element_ty
+    tl.store(dgates_ptr + first, di.to(dtype), mask=mask)
+    tl.store(dgates_ptr + first + H, df.to(dtype), mask=mask)
+    tl.store(dgates_ptr + first + 2 * H, dg.to(dtype), mask=mask)
+    tl.store(dgates_ptr + first + 3 * H, do.to(dtype), mask=mask)
+    tl.store(dc_ptr + n, dc, mask=mask)
+
+
+# --- host launchers: the operators cell and cell_backward of kernels.ops ---
+
+
+def _launch(kernel, c: Tensor, *tensors: Tensor) -> None:
+    # A program costs the interpreter milliseconds whatever its size, and a GPU wants many.
+    block = 4096 if is_interpreted() else 512
+    dtype = tl.float64 if c.dtype == torch.float64 else tl.float32
+    grid = (triton.cdiv(c.numel(), block),)
+    kernel[grid](*tensors, c.numel(), c.shape[1], BLOCK=block, DTYPE=dtype)
+
+
+def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    gates, c = gates.contiguous(), c.contiguous()
+    h, c_next = torch.empty_like(c, dtype=gates.dtype), torch.empty_like(c)
+    _launch(lstm_cell_fwd_kernel, c, gates, c, h, c_next)
+    return h, c_next
+
+
+def cell_backward(
+    gates: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor
+) -> tuple[Tensor, Tensor]:
+    inputs = [t.contiguous() for t in (gates, c, c_next, dh, dc_next)]
+    dgates, dc = torch.empty_like(inputs[0]), torch.empty_like(inputs[1])
+    _launch(lstm_cell_bwd_kernel, inputs[1], *inputs, dgates, dc)
+    return dgates, dc
