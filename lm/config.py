@@ -110,17 +110,19 @@ class Config:
 
 def check(setting: dataclasses.Field, value: Any, kind: type) -> None:
     """Raise ValueError unless `value` is a `kind` within the setting's range."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    right = isinstance(value, str) if kind is str else number and (kind is float or value == int(value))
-    valid = setting.metadata["valid"]
-    if not right or value not in valid:
-        raise ValueError(f"{setting.name} must be {valid}, got {value}")
+    kinds = (int, float) if kind is float else (kind,)
+    if type(value) not in kinds or value not in setting.metadata["valid"]:
+        raise ValueError(f"{setting.name} must be {setting.metadata['valid']}, got {value!r}")
 
 
 def _zaremba(**own: Any) -> Config:
     shared = dict(num_layers=2, batch_size=20, eval_batch_size=20, test_batch_size=1)
     rules = dict(
-        init_scope="all", optimizer="sgd", learning_rate=1.0, lr_schedule="zaremba", loss_over_time="sum"
+        init_scope="all",
+        optimizer="sgd",
+        learning_rate=1.0,
+        lr_schedule="zaremba",
+        loss_over_time="sum",
     )
     return Config(**shared, **rules, **own)
 

@@ -109,7 +109,7 @@ def build_corpus(
     outside[unk] = counts[unk] == 0
     unknown = {split: int(outside[ids[split]].sum()) for split in SPLITS}
     counts[unk] += counts[outside].sum()
-    outside[unk] = not any(unknown.values()) and counts[unk] == 0
+    outside[unk] = counts[unk] == 0 and not any(unknown.values())  # else it joins
     vocabulary, final = _number(list(first), counts, outside, unk)
     tensors = {split: torch.from_numpy(final[ids[split]]) for split in SPLITS}
     return Corpus(name, vocabulary, **tensors, unknown=unknown, sources=sources)
@@ -157,12 +157,13 @@ def training_batches(
 def evaluation_batches(
     ids: torch.Tensor, batch_size: int, num_steps: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(inputs, targets), each [<= T, B]: every token of `ids` but the first is a target once.
+    """(inputs, targets), each [T, B]: every token of `ids` but the first is a target, once.
 
-    Nothing is cut off: the last column is padded with targets `IGNORED`, the last chunk is short.
+    Nothing is cut off: the last columns are padded, with targets `IGNORED`, so that all batches
+    have one shape, for which an engine may have compiled.
     """
     pairs = len(ids) - 1
-    length = -(-pairs // batch_size)
+    length = -(-pairs // (batch_size * num_steps)) * num_steps
     inputs = ids.new_zeros(length * batch_size)
     targets = ids.new_full((length * batch_size,), IGNORED)
     inputs[:pairs], targets[:pairs] = ids[:-1], ids[1:]

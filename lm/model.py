@@ -1,0 +1,135 @@
+"""The language model of the blog post: embedding, dropout, LSTM, dropout, softmax layer.
+
+Legend: T time steps, B batch, H hidden size, L layers, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+import kernels
+from lm.config import Config
+from lm.loss import linear_cross_entropy
+
+Hidden = tuple[torch.Tensor, torch.Tensor]
+
+
+def repackage_hidden(h):
+    """The tensor, or the tuple of tensors, detached from its history: gradients stop here."""
+    if isinstance(h, torch.Tensor):
+        return h.detach()
+    return tuple(repackage_hidden(part) for part in h)
+
+
+class LM_LSTM(nn.Module):
+    """A word-level language model on any engine of `kernels`.
+
+    Args:
+        embedding_dim: size H of the embedding and of every layer.
+        num_steps, batch_size: the training shape; `forward` takes any T and B.
+        vocab_size: V.
+        num_layers: L.
+        dp_keep_prob: part of the units that dropout keeps, on the embedding, between the layers
+            and on the last layer's output.
+        lstm, fuse: the engine and how much it fuses, as `kernels.LSTM` takes them.
+
+    The embedding and the softmax weights start uniform in [-0.1, 0.1] and the softmax bias at
+    zero; the LSTM starts as `nn.LSTM` does. Raises what `kernels.LSTM` raises.
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        num_steps: int,
+        batch_size: int,
+        vocab_size: int,
+        num_layers: int,
+        dp_keep_prob: float,
+        lstm: str = "auto",
+        fuse: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.embedding_dim = embedding_dim
+        self.num_steps = num_steps
+        self.batch_size = batch_size
+        self.vocab_size = vocab_size
+        self.num_layers = num_layers
+        self.dp_keep_prob = dp_keep_prob
+        self.word_embeddings = nn.Embedding(vocab_size, embedding_dim)
+        self.dropout = nn.Dropout(1 - dp_keep_prob)
+        self.lstm = kernels.LSTM(
+            embedding_dim,
+            embedding_dim,
+            num_layers,
+            # nn.LSTM warns of dropout between layers where there is one layer only.
+            dropout=1 - dp_keep_prob if num_layers > 1 else 0.0,
+            engine=lstm,
+            fuse=fuse,
+        )
+        self.sm_fc = nn.Linear(embedding_dim, vocab_size)
+        self.init_weights()
+
+    def init_weights(self, scale: float = 0.1) -> None:
+        """Embedding and softmax weights uniform in [-scale, scale], softmax bias zero."""
+        nn.init.uniform_(self.word_embeddings.weight, -scale, scale)
+        nn.init.uniform_(self.sm_fc.weight, -scale, scale)
+        nn.init.zeros_(self.sm_fc.bias)
+
+    def init_hidden(self, batch_size: int | None = None) -> Hidden:
+        """(h, c), zeros [L, B, H] with the weights' dtype and device; B is batch_size if left out."""
+        batch_size = self.batch_size if batch_size is None else batch_size
+        shape = (self.num_layers, batch_size, self.embedding_dim)
+        weight = self.sm_fc.weight
+        return weight.new_zeros(shape), weight.new_zeros(shape)
+
+    def features(self, inputs: torch.Tensor, hidden: Hidden) -> tuple[torch.Tensor, Hidden]:
+        """inputs [T, B] int64 -> what the softmax layer reads, [T, B, H], and the next state."""
+        embeds = self.dropout(self.word_embeddings(inputs))
+        outputs, hidden = self.lstm(embeds, hidden)
+        return self.dropout(outputs), hidden
+
+    def forward(self, inputs: torch.Tensor, hidden: Hidden) -> tuple[torch.Tensor, Hidden]:
+        """inputs [T, B] int64, hidden (h, c) [L, B, H] -> logits [T, B, V] and the next state."""
+        outputs, hidden = self.features(inputs, hidden)
+        return self.sm_fc(outputs), hidden
+
+    def loss(
+        self,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        hidden: Hidden,
+        reduction: str = "mean",
+    ) -> tuple[torch.Tensor, Hidden]:
+        """Negative log likelihood, in nats, of targets [T, B] given inputs, and the next state."""
+        outputs, hidden = self.features(inputs, hidden)
+        nll = linear_cross_entropy(
+            outputs.flatten(0, 1),
+            self.sm_fc.weight,
+            self.sm_fc.bias,
+            targets.flatten(),
+            reduction,
+        )
+        return nll, hidden
+
+
+def build_model(
+    config: Config, vocab_size: int, lstm: str = "auto", fuse: str | None = None
+) -> LM_LSTM:
+    """The model that `config` describes, with fresh weights drawn from torch's generator."""
+    model = LM_LSTM(
+        config.hidden_size,
+        config.num_steps,
+        config.batch_size,
+        vocab_size,
+        config.num_layers,
+        config.keep_prob,
+        lstm=lstm,
+        fuse=fuse,
+    )
+    if config.init_scope == "softmax":
+        model.init_weights(config.init_scale)
+    else:  # Zaremba's start: biases too
+        for parameter in model.parameters():
+            nn.init.uniform_(parameter, -config.init_scale, config.init_scale)
+    return model
