@@ -158,9 +158,7 @@ class LSTM(nn.RNNBase):
         zeros = x.new_zeros(self.num_layers, x.shape[1], self.hidden_size)
         return zeros, zeros
 
-    def _batched_state(
-        self, hx: tuple[Tensor, Tensor], batched: bool
-    ) -> tuple[Tensor, Tensor]:
+    def _batched_state(self, hx: tuple[Tensor, Tensor], batched: bool) -> tuple[Tensor, Tensor]:
         if not isinstance(hx, tuple | list) or len(hx) != 2:
             raise ValueError("hx: should be a pair (h_0, c_0)")
         rank = 3 if batched else 2

@@ -92,9 +92,7 @@ def step(x: Tensor, h: Tensor, c: Tensor, layer: Layer) -> tuple[Tensor, Tensor,
     return h_next, c_next, activate(gates)
 
 
-def layer_forward(
-    x: Tensor, h0: Tensor, c0: Tensor, layer: Layer
-) -> tuple[Tensor, Tensor, Tensor]:
+def layer_forward(x: Tensor, h0: Tensor, c0: Tensor, layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
     """x [T, B, I], h0, c0 [B, H] -> y [T, B, H], c [T, B, H], activated gates [T, B, 4H]."""
     h, c, steps = h0, c0.to(state_dtype(x.dtype)), []
     for x_t in x:

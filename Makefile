@@ -1,0 +1,44 @@
+# One command each: make train, make test. `make help` lists all.
+
+PYTHON ?= python3
+VENV   ?= .venv
+RUN    := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+NATIVE := $(wildcard kernels/native/*.cpp kernels/native/*.h kernels/native/*.py)
+
+# Extra words for the command, as in: make train ARGS="--preset small"
+ARGS ?=
+
+.PHONY: help setup train test bench report gpu peers lint format clean
+
+help:            ## list the verbs
+	@grep -E '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## make .venv and install everything; instant the second time
+
+$(STAMP): setup.py pyproject.toml $(NATIVE)
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or newer is needed, {sys.executable} is {v.major}.{v.minor}: make PYTHON=python3.11")'
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check "torch>=2.11" numpy "setuptools>=77" wheel ninja
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[test,plot]"
+	@touch $@
+
+train: setup     ## train the demo language model through the Triton kernels
+	$(RUN) -m lm.train --lstm triton $(ARGS)
+
+test: setup      ## run all tests
+	$(RUN) -m pytest $(ARGS)
+
+bench: setup     ## time every engine that runs here
+	$(RUN) -m pytest bench --benchmark-only $(ARGS)
+
+lint: setup      ## what CI checks: ruff's rules and its format
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: setup    ## let ruff mend what it can
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean:           ## remove what was built, and the environment
+	rm -rf $(VENV) build *.egg-info kernels/native/*.so

@@ -1,0 +1,16 @@
+"""Builds the optional C++ engine against the installed PyTorch; the metadata is in pyproject.toml.
+
+    pip install --no-build-isolation -e .
+
+Build isolation would hide the installed PyTorch: the package then installs without its C++ engine,
+and `kernels.available_engines("cpu")` says so.
+"""
+
+import runpy
+from pathlib import Path
+
+from setuptools import setup
+
+# By path, not `import kernels`: that needs torch, which an isolated build does not have.
+build = runpy.run_path(str(Path(__file__).parent / "kernels" / "native" / "build.py"))
+setup(**build["setup_arguments"]())
