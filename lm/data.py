@@ -76,9 +76,11 @@ def find_files(directory: Path) -> dict[str, Path]:
 
 def read_lines(path: Path) -> Iterator[list[str]]:
     """The words of each line of a UTF-8 file."""
+    number = 0
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+            for line in file:
+                number += 1
                 yield line.decode().split()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}, line {number}: not UTF-8 text ({error.reason})") from None
@@ -145,7 +147,7 @@ def steps_per_epoch(tokens: int, batch_size: int, num_steps: int) -> int:
 def training_batches(
     columns: torch.Tensor, num_steps: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(inputs, targets), each [T, B], of one epoch: the state after one is the next's initial state.
+    """(inputs, targets), each [T, B], of one epoch; the state after one is the next one's first.
 
     `columns` is [N // B, B] from `batchify`; a target is the word that follows its input.
     """

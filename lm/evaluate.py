@@ -11,7 +11,7 @@ from lm.model import LM_LSTM
 
 
 def perplexity_of(nll: float) -> float:
-    """exp(nll), where nll is a mean negative log likelihood in nats; infinite where it overflows."""
+    """exp(nll) of a mean negative log likelihood in nats; infinite where it overflows."""
     return math.exp(nll) if nll < 700 else math.inf
 
 

@@ -10,7 +10,7 @@ from lm.errors import UserError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary name beside `path`, sync, rename: a crash leaves the old file or none."""
+    """Write beside `path`, sync, rename: a crash leaves the old file as it was, or none."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write_synced(temporary, content)
@@ -38,7 +38,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def check_writable(directory: Path, what: str) -> None:
-    """Make `directory`, and raise UserError, naming `what` it is for, unless it can be written to."""
+    """Make `directory`; UserError, naming `what` it is for, unless it can be written to."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):

@@ -77,7 +77,7 @@ class LM_LSTM(nn.Module):
         nn.init.zeros_(self.sm_fc.bias)
 
     def init_hidden(self, batch_size: int | None = None) -> Hidden:
-        """(h, c), zeros [L, B, H] with the weights' dtype and device; B is batch_size if left out."""
+        """(h, c), zeros [L, B, H] of the weights' dtype and device; B is the training batch."""
         batch_size = self.batch_size if batch_size is None else batch_size
         shape = (self.num_layers, batch_size, self.embedding_dim)
         weight = self.sm_fc.weight

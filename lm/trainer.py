@@ -69,7 +69,7 @@ class Trainer:
     def step(
         self, inputs: torch.Tensor, targets: torch.Tensor, hidden: Hidden
     ) -> tuple[torch.Tensor, Hidden]:
-        """Update the model once; inputs, targets [T, B]. Return the mean loss and the next state."""
+        """Update the model once; inputs, targets [T, B]. The mean loss and the next state."""
         with self.precision():
             nll, hidden = self.model.loss(inputs, targets, repackage_hidden(hidden))
         self.optimizer.zero_grad()
@@ -116,7 +116,8 @@ class Trainer:
         if not math.isfinite(self.meter.losses[-1]):
             bad = next(n for n, nll in enumerate(self.meter.losses, 1) if not math.isfinite(nll))
             raise UserError(
-                f"the loss of step {bad} is not finite; try a lower --learning-rate or --max-grad-norm"
+                f"the loss of step {bad} is not finite; "
+                "try a lower --learning-rate or --max-grad-norm"
             )
         shown = "" if speed is None else f" speed: {speed:.0f} wps"
         self.log.line(f"{progress:.3f} perplexity: {self._perplexity_since(first):.3f}{shown}")
