@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn, get_type_hints
 
@@ -66,16 +67,17 @@ def _parser() -> _Parser:
 def _add_run(group: argparse._ArgumentGroup) -> None:
     """The options that are not settings of the model or its training."""
     engines = ", ".join(("auto", *ENGINES))
+    levels = ", ".join(dict.fromkeys(chain.from_iterable(e.fuses for e in ENGINES.values())))
     count, seed = Range(1), Range(0, 2**63 - 1)
     texts = "ptb.{train,valid,test}.txt, wiki.{train,valid,test}.tokens or {train,valid,test}.txt"
     add = group.add_argument
     add("--lstm", default="auto", metavar="ENGINE", help=f"{engines} [auto]")
-    add("--fuse", metavar="LEVEL", help="what one kernel launch covers [the engine's most]")
+    add("--fuse", metavar="LEVEL", help=f"what a launch covers: {levels} [the engine's most]")
     add("--data", default=BUILT_IN, metavar="NAME", help=f"{BUILT_IN}, or a directory with {texts}")
     add("--preset", default="demo", choices=PRESETS, help="settings to start from [demo]")
     add("--max-steps", type=_number(int, count), metavar="N", help="stop after N training steps")
     add("--no-eval", dest="evaluate", action="store_false", help="no valid and test perplexity")
-    add("--seed", default=1, type=_number(int, seed), metavar="N", help="of random numbers [1]")
+    add("--seed", default=1, type=_number(int, seed), metavar="N", help="of the random numbers [1]")
     add("--device", metavar="NAME", help="such as cpu or cuda:1 [an accelerator if there is one]")
     add("--dtype", default="float32", choices=DTYPES, help="bfloat16: products in bfloat16, "
         "parameters in float32 [float32]")  # fmt: skip

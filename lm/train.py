@@ -144,7 +144,7 @@ def open_device(name: str | None) -> torch.device:
         return torch.accelerator.current_accelerator() if accelerator else torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (AssertionError, RuntimeError) as error:  # PyTorch raises either
         raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
     return device
