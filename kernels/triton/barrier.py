@@ -1,0 +1,85 @@
+"""A barrier across all programs of a launch: `arrive` after the last store, `wait` before a load.
+
+The counter is one int32 in global memory, zeroed on the stream by the launcher (a memset that a
+CUDA graph captures like any other) and never reset by a kernel. Each program adds one to it at
+every round, so round r (from 1) is complete once it has reached `programs * r`.
+
+Why no counter that several launches share: two streams, or a graph replayed beside eager code,
+would count into one another. With one counter a launch, reuse needs no argument at all; the ticket
+arithmetic below would allow it, and tests/test_barrier.py also tests it from a start other than 0.
+
+Why it is correct, in the terms of the PTX memory model (PTX ISA, chapter "Memory consistency
+model"). Let W be a store of h by thread a of program P in round r, and R the load of the same
+element by thread b of program Q after its wait for round r.
+
+1. `arrive`: bar.sync orders W before what thread 0 of P does next (synchronizes at CTA scope).
+   Thread 0's atomic add has .release semantics at .gpu scope; a release is cumulative, so W
+   happens before anything that synchronizes with this add.
+2. All adds of a launch are atomic read-modify-writes of one address. A read that sees the value of
+   a later add comes after every earlier add in observation order, through the chain of RMWs.
+   So a thread that reads a value >= programs * r has observed all adds of round r.
+3. `wait`: every thread of Q reads with ld.acquire.gpu until that is so. The acquire synchronizes
+   with all those releases, hence W happens before thread b's R. No thread relies on another
+   one's acquire, and none of Q's caches can serve R with an older line: on hardware ld.acquire.gpu
+   discards the SM's L1, and loads of exchanged data carry .cg besides, which does not read L1.
+4. Write after read: an element is stored again at the earliest one round later, by a program that
+   has waited for a round in which the reader arrived after its loads (they feed the values it
+   stored before arriving; bar.sync in `arrive` covers the program's other threads).
+
+It can only end if all programs run at once: launches that wait are cooperative, so that CUDA
+refuses a grid that does not fit instead of letting it hang. The interpreter runs one program after
+another: there a launch covers one step and never waits.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def is_before(seen, target):
+    """Whether `seen` has not reached `target`: by difference, so that 2**31 wraps harmlessly."""
+    return seen - target < 0
+
+
+@triton.jit
+def _load_acquire(counter_ptr):
+    return tl.inline_asm_elementwise(
+        "ld.acquire.gpu.global.s32 $0, [$1];",
+        "=r,l,~{memory}",
+        [counter_ptr],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
+
+
+@triton.jit
+def arrive(
+    counter_ptr,  # [1] int32
+    PERSISTENT: tl.constexpr,  # whether there is anyone to meet in this launch
+):
+    """Publish this program's stores and say that it is done with the round."""
+    tl.debug_barrier()
+    if PERSISTENT:
+        tl.atomic_add(counter_ptr, 1, sem="release", scope="gpu")
+
+
+@triton.jit
+def wait(
+    counter_ptr,  # [1] int32
+    target,  # programs * round, wrapped to int32
+    PERSISTENT: tl.constexpr,
+):
+    """Wait until all programs have arrived; their stores are visible afterwards."""
+    if PERSISTENT:
+        while is_before(_load_acquire(counter_ptr), target):
+            pass
+        tl.debug_barrier()
+
+
+def ticket(programs: int, round: int, start: int = 0) -> int:
+    """The int32 count at which `round` (from 1) is complete, as the kernels compute it."""
+    count = start + programs * round
+    return (count + 2**31) % 2**32 - 2**31

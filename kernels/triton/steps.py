@@ -1,0 +1,224 @@
+"""fuse="steps": one launch runs all T steps of a layer, its recurrent weights resident on chip.
+
+T, B, H: time steps, batch, hidden size. Gate order i, f, g, o. A block is UNITS hidden units.
+
+Forward: a program owns one block, that is 4 * UNITS rows of w_hh. A step multiplies them by
+h(t-1), does the cell's pointwise work, writes h(t) and meets the other programs at a barrier.
+
+Backward: dh(t) = dy(t) + w_hh^T . dgates(t+1). SPLIT programs share a block, each sums over its
+part of the 4H gates, and then finishes UNITS / SPLIT of the block's units: with SPLIT = 4 a
+program reads a quarter of dgates, and its weights are as many as in the forward.
+
+A launch covers the steps from t_begin to t_end. PERSISTENT: all of them, with barriers, all
+programs at once on the GPU. Otherwise one, which needs no barrier (in the backward one PHASE of
+one: 0 sums, 1 finishes, 2 does both, where SPLIT is 1).
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import barrier, launch, tiles
+from . import gates as math
+from .plan import Plan
+
+# --- kernels ---
+
+
+@triton.jit(do_not_specialize=["t_begin", "t_end", "B", "stride_c_t"])
+def lstm_steps_fwd_kernel(
+    gates_ptr,  # [T, B, 4H] in: input products with both biases; out, where SAVE: activated
+    w_hh_ptr,  # [4H, H]
+    h0_ptr,  # [B, H]
+    c0_ptr,  # [B, H] state dtype
+    y_ptr,  # [T, B, H] out
+    c_ptr,  # [T, B, H] out, state dtype; [B, H] and stride_c_t = 0 where not SAVE
+    barrier_ptr,  # [1] int32, zero
+    t_begin,
+    t_end,
+    B,
+    stride_c_t,  # B * H or 0
+    H: tl.constexpr,
+    UNITS: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BATCH_BLOCKS: tl.constexpr,  # ceil(B / BLOCK_B)
+    BLOCK_K: tl.constexpr,
+    RESIDENT: tl.constexpr,  # chunks of w_hh that stay on chip
+    AHEAD: tl.constexpr,
+    STAGES: tl.constexpr,
+    PERSISTENT: tl.constexpr,
+    SAVE: tl.constexpr,
+    ACC: tl.constexpr,  # the state dtype
+    PRECISION: tl.constexpr,
+    BITS: tl.constexpr,
+):
+    block = tl.program_id(0)
+    row, row_mask = tiles.gate_rows(block, H, UNITS)
+    w = tiles.load_resident(w_hh_ptr, row, row_mask, H, H, 1, BLOCK_K, RESIDENT)
+    unit = block * UNITS + tl.arange(0, UNITS)
+    t = t_begin.to(tl.int64)
+    while t < t_end:
+        h_prev_ptr = tl.where(t == 0, h0_ptr, y_ptr + (t - 1) * B * H)
+        c_prev_ptr = tl.where(t == 0, c0_ptr, c_ptr + (t - 1) * stride_c_t)
+        for batch in range(BATCH_BLOCKS):
+            b = batch * BLOCK_B + tl.arange(0, BLOCK_B).to(tl.int64)
+            mask = (unit < H)[:, None] & (b < B)[None, :]
+            at = b[None, :] * H + unit[:, None]
+            gates_at = (t * B + b)[None, :] * (4 * H) + unit[:, None]
+            # First what no other program writes: it arrives while the product runs.
+            i, f, g, o = tiles.load_gates(gates_ptr, gates_at, mask, H, ACC)
+            c = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
+            acc = tl.full((4 * UNITS, BLOCK_B), 0.0, ACC)
+            acc = tiles.product(
+                acc, w, w_hh_ptr, row, row_mask, h_prev_ptr, b, b < B,
+                H, H, H, 1, BLOCK_K, RESIDENT, AHEAD, STAGES, PRECISION, BITS,
+            )  # fmt: skip
+            ri, rf, rg, ro = tiles.split_gates(acc, UNITS, BLOCK_B)
+            i, f, g, o, h, c = math.cell_forward(i + ri, f + rf, g + rg, o + ro, c)
+            tl.store(y_ptr + t * B * H + at, h.to(y_ptr.dtype.element_ty), mask=mask)
+            if batch == BATCH_BLOCKS - 1:  # the others wait for h alone
+                barrier.arrive(barrier_ptr, PERSISTENT)
+            tl.store(c_ptr + t * stride_c_t + at, c, mask=mask)
+            if SAVE:
+                tiles.store_gates(gates_ptr, gates_at, mask, i, f, g, o, H)
+        t += 1
+        if t < t_end:
+            rounds = (t - t_begin).to(tl.int32)
+            barrier.wait(barrier_ptr, rounds * tl.num_programs(0), PERSISTENT)
+
+
+@triton.jit(do_not_specialize=["t_begin", "t_end", "B"])
+def lstm_steps_bwd_kernel(
+    dy_ptr,  # [T, B, H]
+    dh_n_ptr,  # [B, H]
+    gates_ptr,  # [T, B, 4H] activated
+    w_hh_ptr,  # [4H, H]
+    c0_ptr,  # [B, H] state dtype
+    c_ptr,  # [T, B, H] state dtype
+    dc_ptr,  # [B, H] state dtype; in: gradient by c(t_end - 1); out: by c(t_begin - 1)
+    dgates_ptr,  # [T, B, 4H] out
+    partial_ptr,  # [SPLIT, B, H] scratch, state dtype
+    barrier_ptr,  # [1 + blocks] int32, zero: all programs, then those of a block
+    t_begin,
+    t_end,
+    T,
+    B,
+    H: tl.constexpr,
+    UNITS: tl.constexpr,
+    SPLIT: tl.constexpr,  # programs that share a block
+    BLOCK_B: tl.constexpr,
+    BATCH_BLOCKS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    RESIDENT: tl.constexpr,
+    AHEAD: tl.constexpr,
+    STAGES: tl.constexpr,
+    PERSISTENT: tl.constexpr,
+    PHASE: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BITS: tl.constexpr,
+):
+    block, part = tl.program_id(0) // SPLIT, tl.program_id(0) % SPLIT
+    K_PART: tl.constexpr = 4 * H // SPLIT
+    row = block.to(tl.int64) * UNITS + tl.arange(0, UNITS)
+    w_ptr = w_hh_ptr + part.to(tl.int64) * K_PART * H
+    w = tiles.load_resident(w_ptr, row, row < H, K_PART, 1, H, BLOCK_K, RESIDENT)
+    unit = block * UNITS + part * (UNITS // SPLIT) + tl.arange(0, UNITS // SPLIT)
+    t = t_end.to(tl.int64) - 1
+    while t >= t_begin:
+        rounds = (t_end - t).to(tl.int32)
+        if PHASE != 1:
+            for batch in range(BATCH_BLOCKS):
+                b = batch * BLOCK_B + tl.arange(0, BLOCK_B).to(tl.int64)
+                acc = tiles.product(
+                    tl.full((UNITS, BLOCK_B), 0.0, ACC), w, w_ptr, row, row < H,
+                    dgates_ptr + (t + 1) * B * (4 * H) + part * K_PART, b, (b < B) & (t + 1 < T),
+                    4 * H, K_PART, 1, H, BLOCK_K, RESIDENT, AHEAD, STAGES, PRECISION, BITS,
+                )  # fmt: skip
+                at = (part * B + b)[None, :] * H + row[:, None]
+                tl.store(partial_ptr + at, acc, mask=(row < H)[:, None] & (b < B)[None, :])
+            barrier.arrive(barrier_ptr + 1 + block, PERSISTENT)
+        if PHASE != 0:
+            for batch in range(BATCH_BLOCKS):
+                b = batch * BLOCK_B + tl.arange(0, BLOCK_B).to(tl.int64)
+                mask = (unit < H)[:, None] & (b < B)[None, :]
+                at = b[None, :] * H + unit[:, None]
+                gates_at = (t * B + b)[None, :] * (4 * H) + unit[:, None]
+                # First what no other program writes: it arrives while the others finish.
+                i, f, g, o = tiles.load_gates(gates_ptr, gates_at, mask, H, ACC)
+                c_prev_ptr = tl.where(t == 0, c0_ptr, c_ptr + (t - 1) * B * H)
+                c_prev = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
+                c = tl.load(c_ptr + t * B * H + at, mask=mask, other=0.0)
+                dc = tl.load(dc_ptr + at, mask=mask, other=0.0)
+                dh = tl.load(dy_ptr + t * B * H + at, mask=mask, other=0.0).to(ACC)
+                dh += tl.load(dh_n_ptr + at, mask=mask & (t == T - 1), other=0.0).to(ACC)
+                if batch == 0:
+                    barrier.wait(barrier_ptr + 1 + block, rounds * SPLIT, PERSISTENT)
+                dh += tiles.sum_partials(partial_ptr + at, B * H, mask, SPLIT)
+                i, f, g, o, dc = math.cell_backward(i, f, g, o, c_prev, c, dh, dc)
+                tiles.store_gates(dgates_ptr, gates_at, mask, i, f, g, o, H)
+                if batch == BATCH_BLOCKS - 1:  # the others wait for dgates alone
+                    barrier.arrive(barrier_ptr, PERSISTENT)
+                tl.store(dc_ptr + at, dc, mask=mask)
+        t -= 1
+        if t >= t_begin:
+            barrier.wait(barrier_ptr, rounds * tl.num_programs(0), PERSISTENT)
+
+
+# --- host launchers ---
+
+
+def forward(
+    plan: Plan, gates: Tensor, w_hh: Tensor, h0: Tensor, c0: Tensor, save: bool
+) -> tuple[Tensor, Tensor]:
+    """One layer's steps.
+
+    Args:
+        gates: [T, B, 4H] input products with both biases; becomes the activated gates where
+            `save` is true, and scratch otherwise.
+        w_hh: [4H, H]; h0: [B, H]; c0: [B, H] in the state dtype. All contiguous.
+
+    Returns:
+        y [T, B, H] and, in the state dtype, c [T, B, H], or only the last one [1, B, H].
+    """
+    T, B, _ = gates.shape
+    y = gates.new_empty(T, *h0.shape)
+    c = c0.new_empty(T if save else 1, *h0.shape)
+    counters = launch.counters(plan, gates.device)
+    for t_begin, t_end in plan.launches(T):
+        lstm_steps_fwd_kernel[(plan.programs,)](
+            gates, w_hh, h0, c0, y, c, counters, t_begin, t_end, B,
+            c.stride(0) if save else 0, SAVE=save, **launch.options(plan),
+        )  # fmt: skip
+    return y, c
+
+
+def backward(
+    plan: Plan,
+    dy: Tensor,
+    dh_n: Tensor,
+    dc: Tensor,
+    gates: Tensor,
+    w_hh: Tensor,
+    c0: Tensor,
+    c: Tensor,
+) -> Tensor:
+    """Gradients by one layer's gates before activation, [T, B, 4H].
+
+    dy: [T, B, H]; dh_n: [B, H]; dc: [B, H] in the state dtype, the gradient by the last cell
+    state, becomes the one by c0; the rest are the forward's, c with all T states.
+    """
+    T, B, H = dy.shape
+    dgates = torch.empty_like(gates)
+    partial = c.new_empty(plan.split, B, H)
+    counters = launch.counters(plan, dy.device)
+    for t_begin, t_end in reversed(plan.launches(T)):
+        for phase in plan.phases():
+            lstm_steps_bwd_kernel[(plan.programs,)](
+                dy, dh_n, gates, w_hh, c0, c, dc, dgates, partial, counters,
+                t_begin, t_end, T, B, PHASE=phase, SPLIT=plan.split, **launch.options(plan),
+            )  # fmt: skip
+    return dgates

@@ -1,0 +1,165 @@
+"""What the steps and layers kernels share: tiles of weights, a product in chunks, four gates.
+
+B, H: batch, hidden size. ROWS: rows of a weight tile, on the product's M side (gate rows in the
+forward, hidden units in the backward); BLOCK_B columns of batch on its N side; the sum runs over
+K in chunks of BLOCK_K, of which the first RESIDENT stay on chip for the whole launch.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_weight(
+    w_ptr,  # [., .] by STRIDE_ROW and STRIDE_K
+    row,  # [ROWS] int64
+    row_mask,  # [ROWS]
+    k,  # first column
+    K_END: tl.constexpr,
+    STRIDE_ROW: tl.constexpr,
+    STRIDE_K: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """A weight tile [ROWS, BLOCK_K], zero outside."""
+    col = k + tl.arange(0, BLOCK_K)
+    offset = row[:, None] * STRIDE_ROW + col.to(tl.int64)[None, :] * STRIDE_K
+    return tl.load(w_ptr + offset, mask=row_mask[:, None] & (col < K_END)[None, :], other=0.0)
+
+
+@triton.jit
+def load_resident(
+    w_ptr,
+    row,
+    row_mask,
+    K_END: tl.constexpr,
+    STRIDE_ROW: tl.constexpr,
+    STRIDE_K: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    RESIDENT: tl.constexpr,
+):
+    """The first RESIDENT chunks of a program's weights, loaded once a launch."""
+    tiles = ()
+    for i in tl.static_range(RESIDENT):
+        k = i * BLOCK_K
+        tile = load_weight(w_ptr, row, row_mask, k, K_END, STRIDE_ROW, STRIDE_K, BLOCK_K)
+        tiles = tiles + (tile,)
+    return tiles
+
+
+@triton.jit
+def load_moving(
+    x_ptr,  # [B, K], just written by other programs
+    b,  # [BLOCK_B] int64
+    b_mask,  # [BLOCK_B]
+    k,
+    K: tl.constexpr,  # row length
+    K_END: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BITS: tl.constexpr,  # the integer type of the element's size
+):
+    """A chunk [BLOCK_K, BLOCK_B] of x transposed, as bits; .cg because L1 may hold an old line.
+
+    As bits: the compiler moves the store to shared memory up to the load that feeds it, where it
+    would wait for it; a cast in between keeps it at the product, and the load stays in flight.
+    """
+    col = k + tl.arange(0, BLOCK_K)
+    offset = b[None, :] * K + col[:, None]
+    mask = (col < K_END)[:, None] & b_mask[None, :]
+    bits_ptr = x_ptr.to(tl.pointer_type(BITS), bitcast=True)
+    return tl.load(bits_ptr + offset, mask=mask, other=0, cache_modifier=".cg")
+
+
+@triton.jit
+def dot(w, bits, acc, x_ptr, PRECISION: tl.constexpr):
+    x = bits.to(x_ptr.dtype.element_ty, bitcast=True)
+    if PRECISION == "upcast":  # half precision in the interpreter, which cannot multiply it
+        return tl.dot(w.to(acc.dtype), x.to(acc.dtype), acc, out_dtype=acc.dtype)
+    return tl.dot(w, x, acc, input_precision=PRECISION, out_dtype=acc.dtype)
+
+
+@triton.jit
+def product(
+    acc,  # [ROWS, BLOCK_B]
+    tiles,  # RESIDENT x [ROWS, BLOCK_K]
+    w_ptr,
+    row,
+    row_mask,
+    x_ptr,  # [B, K]
+    b,
+    b_mask,
+    K: tl.constexpr,  # row length of x
+    K_END: tl.constexpr,
+    STRIDE_ROW: tl.constexpr,
+    STRIDE_K: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    RESIDENT: tl.constexpr,
+    AHEAD: tl.constexpr,  # chunks of x in flight in registers before the resident products
+    STAGES: tl.constexpr,  # stages of the streamed products' pipeline
+    PRECISION: tl.constexpr,
+    BITS: tl.constexpr,
+):
+    """acc + w[row, :K_END] . x[b, :K_END]^T."""
+    chunks = ()
+    for i in tl.static_range(RESIDENT + AHEAD):
+        if i < RESIDENT:
+            bits = load_moving(x_ptr, b, b_mask, i * BLOCK_K, K, K_END, BLOCK_K, BITS)
+            chunks = chunks + (bits,)
+        if i >= AHEAD:
+            acc = dot(tiles[i - AHEAD], chunks[i - AHEAD], acc, x_ptr, PRECISION)
+    for k in tl.range(RESIDENT * BLOCK_K, K_END, BLOCK_K, num_stages=STAGES):
+        w = load_weight(w_ptr, row, row_mask, k, K_END, STRIDE_ROW, STRIDE_K, BLOCK_K)
+        bits_k = load_moving(x_ptr, b, b_mask, k, K, K_END, BLOCK_K, BITS)
+        acc = dot(w, bits_k, acc, x_ptr, PRECISION)
+    return acc
+
+
+# --- four gates ---
+
+
+@triton.jit
+def gate_rows(block, H: tl.constexpr, UNITS: tl.constexpr):
+    """The rows of [4H, .] that hold the gates of `block`'s units, gate by gate, and their mask."""
+    r = tl.arange(0, 4 * UNITS)
+    unit = block * UNITS + r % UNITS
+    return (r // UNITS).to(tl.int64) * H + unit, unit < H
+
+
+@triton.jit
+def split_gates(acc, UNITS: tl.constexpr, BLOCK_B: tl.constexpr):
+    """[4 * UNITS, BLOCK_B], gate by gate -> four [UNITS, BLOCK_B]."""
+    acc = tl.permute(tl.reshape(acc, (2, 2, UNITS, BLOCK_B)), (2, 3, 1, 0))
+    i_f, g_o = tl.split(acc)
+    i, f = tl.split(i_f)
+    g, o = tl.split(g_o)
+    return i, f, g, o
+
+
+@triton.jit
+def load_gates(gates_ptr, offset, mask, H: tl.constexpr, ACC: tl.constexpr):
+    """Four gates, H apart in a row of [., 4H], in the accumulator's dtype."""
+    i = tl.load(gates_ptr + offset, mask=mask, other=0.0).to(ACC)
+    f = tl.load(gates_ptr + offset + H, mask=mask, other=0.0).to(ACC)
+    g = tl.load(gates_ptr + offset + 2 * H, mask=mask, other=0.0).to(ACC)
+    o = tl.load(gates_ptr + offset + 3 * H, mask=mask, other=0.0).to(ACC)
+    return i, f, g, o
+
+
+@triton.jit
+def store_gates(gates_ptr, offset, mask, i, f, g, o, H: tl.constexpr):
+    dtype = gates_ptr.dtype.element_ty
+    tl.store(gates_ptr + offset, i.to(dtype), mask=mask)
+    tl.store(gates_ptr + offset + H, f.to(dtype), mask=mask)
+    tl.store(gates_ptr + offset + 2 * H, g.to(dtype), mask=mask)
+    tl.store(gates_ptr + offset + 3 * H, o.to(dtype), mask=mask)
+
+
+@triton.jit
+def sum_partials(partial_ptr, stride, mask, SPLIT: tl.constexpr):
+    """Add up what the SPLIT programs of a block wrote, always in the same order."""
+    total = tl.load(partial_ptr, mask=mask, other=0.0, cache_modifier=".cg")
+    for i in tl.static_range(1, SPLIT):
+        at = partial_ptr + tl.full((), i, tl.int64) * stride
+        total += tl.load(at, mask=mask, other=0.0, cache_modifier=".cg")
+    return total
