@@ -24,7 +24,7 @@ import torch
 
 from lm.config import Config
 from lm.errors import UserError
-from lm.files import sync_directory, write_synced
+from lm.files import sync_directory, to_json, write_synced
 from lm.machine import versions
 from lm.model import LM_LSTM, build_model
 
@@ -74,8 +74,8 @@ def save(
     temporary.mkdir()
     try:
         write_synced(temporary / "model.safetensors", _weights(model))
-        write_synced(temporary / "config.json", _json(about))
-        write_synced(temporary / "vocabulary.json", _json(vocabulary))
+        write_synced(temporary / "config.json", to_json(about))
+        write_synced(temporary / "vocabulary.json", to_json(vocabulary))
         sync_directory(temporary)
         temporary.rename(final)
     finally:
@@ -108,7 +108,3 @@ def load(directory: Path) -> Checkpoint:
 def _weights(model: LM_LSTM) -> bytes:
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     return safetensors.torch.save(tensors)
-
-
-def _json(content: object) -> bytes:
-    return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()

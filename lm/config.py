@@ -116,9 +116,18 @@ def check(setting: dataclasses.Field, value: Any, kind: type) -> None:
 
 
 def _zaremba(**own: Any) -> Config:
-    shared = dict(num_layers=2, batch_size=20, eval_batch_size=20, test_batch_size=1)
-    rules = dict(init_scope="all", optimizer="sgd", learning_rate=1.0, lr_schedule="zaremba")
-    return Config(**shared, **rules, loss_over_time="sum", **own)
+    return Config(
+        num_layers=2,
+        batch_size=20,
+        eval_batch_size=20,
+        test_batch_size=1,
+        init_scope="all",
+        optimizer="sgd",
+        learning_rate=1.0,
+        lr_schedule="zaremba",
+        loss_over_time="sum",
+        **own,
+    )
 
 
 PRESETS: dict[str, Config] = {

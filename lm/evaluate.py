@@ -11,7 +11,7 @@ from lm.model import LM_LSTM
 
 
 def perplexity_of(nll: float) -> float:
-    """exp(nll) of a mean negative log likelihood in nats; infinite where it overflows."""
+    """exp(nll), nll being a mean in nats; infinite where that is NaN or overflows."""
     return math.exp(nll) if nll < 700 else math.inf
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -45,3 +46,8 @@ def check_writable(directory: Path, what: str) -> None:
             pass
     except OSError as error:
         raise UserError(f"{what}: cannot write to '{directory}': {error.strerror}") from None
+
+
+def to_json(content: object) -> bytes:
+    """`content` as a JSON text."""
+    return (json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n").encode()

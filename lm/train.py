@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +13,7 @@ from kernels.engines import resolve
 from lm import checkpoint
 from lm.data import Corpus, load_corpus, unigram_perplexity
 from lm.errors import UserError
-from lm.files import check_writable, write_atomically
+from lm.files import check_writable, to_json, write_atomically
 from lm.log import Log
 from lm.machine import processor, versions
 from lm.model import LM_LSTM, build_model
@@ -59,7 +58,7 @@ def run(options: Options) -> dict:
     finally:
         log.close()
     if options.summary is not None:
-        write_atomically(options.summary, (json.dumps(summary, indent=1) + "\n").encode())
+        write_atomically(options.summary, to_json(summary))
     return summary
 
 

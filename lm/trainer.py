@@ -104,7 +104,8 @@ class Trainer:
         """Perplexity of the "valid" or "test" text, with its batch size of the configuration."""
         sizes = {"valid": self.config.eval_batch_size, "test": self.config.test_batch_size}
         with self.precision():
-            return perplexity(self.model, getattr(self.corpus, split), sizes[split])
+            found = perplexity(self.model, getattr(self.corpus, split), sizes[split])
+        return _finite(found, f"the {split} perplexity")
 
     def precision(self) -> torch.autocast:
         """The context in which the model computes."""
@@ -113,18 +114,20 @@ class Trainer:
 
     def _report(self, progress: float, first: int) -> None:
         speed = self.meter.read()
-        if not math.isfinite(self.meter.losses[-1]):
-            bad = next(n for n, nll in enumerate(self.meter.losses, 1) if not math.isfinite(nll))
-            raise UserError(
-                f"the loss of step {bad} is not finite; "
-                "try a lower --learning-rate or --max-grad-norm"
-            )
+        _finite(perplexity_of(self.meter.losses[-1]), f"the perplexity of step {self.steps}")
         shown = "" if speed is None else f" speed: {speed:.0f} wps"
         self.log.line(f"{progress:.3f} perplexity: {self._perplexity_since(first):.3f}{shown}")
 
     def _perplexity_since(self, first: int) -> float:
         losses = self.meter.losses[first:]
         return perplexity_of(math.fsum(losses) / len(losses))
+
+
+def _finite(perplexity: float, what: str) -> float:
+    if not math.isfinite(perplexity):
+        advice = "try a lower --learning-rate or --max-grad-norm"
+        raise UserError(f"{what} is not finite: the run has diverged; {advice}")
+    return perplexity
 
 
 def epoch_steps(corpus: data.Corpus, config: Config) -> int:

@@ -2,16 +2,12 @@
 
 import math
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
 
 from lm import data, text
 from lm.errors import UserError
-
-PTB = Path(__file__).resolve().parents[2] / "shared" / "ptb"
-needs_ptb = pytest.mark.skipif(not PTB.is_dir(), reason=f"Penn Treebank is not in {PTB}")
 
 
 def write(directory, scheme="{}.txt", train="b a\na b a\n", valid="a b\n", test="b\n"):
@@ -76,9 +72,8 @@ def test_rare_words_of_the_training_text_are_unknown():
     assert corpus.unknown == {"train": 2, "valid": 1, "test": 0}
 
 
-@needs_ptb
-def test_penn_treebank_has_its_published_sizes():
-    corpus = data.load_corpus(str(PTB))
+def test_penn_treebank_has_its_published_sizes(ptb):
+    corpus = data.load_corpus(str(ptb))
     assert len(corpus.vocabulary) == 10_000
     assert corpus.vocabulary[:4] == ("the", "<unk>", "<eos>", "N")
     assert [len(getattr(corpus, split)) for split in data.SPLITS] == [929_589, 73_760, 82_430]
@@ -89,7 +84,8 @@ def test_built_in_text_is_fixed_and_sensible():
     corpus, again = data.load_corpus("python-docs"), data.load_corpus("python-docs")
     assert corpus.vocabulary == again.vocabulary
     assert all(torch.equal(getattr(corpus, s), getattr(again, s)) for s in data.SPLITS)
-    assert len(corpus.train) > 50_000 and min(len(corpus.valid), len(corpus.test)) > 5_000
+    assert len(corpus.train) > 50_000
+    assert min(len(corpus.valid), len(corpus.test)) > 5_000
     counts = torch.bincount(corpus.train, minlength=len(corpus.vocabulary))
     assert {"<unk>", "<eos>", "the"} <= set(corpus.vocabulary)
     assert counts.min() >= 2
@@ -100,7 +96,8 @@ def test_built_in_text_is_fixed_and_sensible():
 
 def test_no_paragraph_of_the_built_in_text_occurs_twice():
     found = text.paragraphs()
-    assert len(found) > 1000 and max(Counter(found).values()) == 1
+    assert len(found) > 1000
+    assert max(Counter(found).values()) == 1
 
 
 # --- mistakes ---

@@ -1,0 +1,117 @@
+"""A checkpoint comes back as it was, on any engine; the last good one survives what goes wrong."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from lm import checkpoint
+from lm.config import PRESETS
+from lm.errors import UserError
+from lm.model import build_model
+
+VOCABULARY = ("<eos>", "été", "<unk>", '"')
+CONFIG = PRESETS["demo"]
+
+
+def save(directory, step=7):
+    model = build_model(CONFIG, len(VOCABULARY), lstm="cudnn")
+    return model, checkpoint.save(directory, step, model, CONFIG, VOCABULARY)
+
+
+@pytest.mark.parametrize("engine", ["cudnn", "loop", "triton"])
+def test_a_checkpoint_comes_back_on_any_engine(tmp_path, engine):
+    model, path = save(tmp_path)
+    assert path == tmp_path / "checkpoint-0000007"
+    found = checkpoint.load(tmp_path)
+    assert (found.step, found.config, found.vocabulary) == (7, CONFIG, VOCABULARY)
+    again = found.model(engine)
+    assert again.lstm.engine == engine
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_float64_stays_float64(tmp_path):
+    model = build_model(CONFIG, len(VOCABULARY), lstm="cudnn").double()
+    checkpoint.save(tmp_path, 1, model, CONFIG, VOCABULARY)
+    again = checkpoint.load(tmp_path).model("cudnn")
+    assert torch.equal(again.sm_fc.weight, model.sm_fc.weight)
+    assert again.lstm.weight_hh_l0.dtype == torch.float64
+
+
+def test_weights_have_nn_lstms_names(tmp_path):
+    save(tmp_path)
+    names = checkpoint.load(tmp_path).weights.keys()
+    lstm = {name.removeprefix("lstm.") for name in names if name.startswith("lstm.")}
+    assert lstm == set(torch.nn.LSTM(2, 2).state_dict())
+
+
+def test_only_the_newest_is_kept(tmp_path):
+    for step in (9, 10, 12345678):
+        save(tmp_path, step)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint-12345678"]
+    assert checkpoint.load(tmp_path).step == 12345678
+
+
+def test_a_failure_while_saving_leaves_the_last_good_one(tmp_path, monkeypatch):
+    model, path = save(tmp_path, 1)
+    real, written = checkpoint.write_synced, []
+
+    def full_disk(file, content):
+        written.append(file)
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        real(file, content)
+
+    monkeypatch.setattr(checkpoint, "write_synced", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path, 2)
+    assert len(written) == 2
+    assert list(tmp_path.iterdir()) == [path]
+    assert torch.equal(checkpoint.load(tmp_path).weights["sm_fc.weight"], model.sm_fc.weight)
+
+
+def test_what_a_killed_save_leaves_is_no_checkpoint(tmp_path):
+    _, path = save(tmp_path, 1)
+    shutil.copytree(path, tmp_path / ".checkpoint-0000002.99.tmp")
+    assert checkpoint.all_in(tmp_path) == [path]
+
+
+def truncate(path):
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+def newer(path):
+    about = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**about, "format": 2}))
+
+
+def foreign(path):
+    (path / "config.json").write_text("[1]")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "is damaged"),
+        (newer, "format 2, this program reads 1"),
+        (foreign, "is damaged"),
+        (lambda path: (path / "vocabulary.json").unlink(), r"No such file.*vocabulary\.json"),
+        (lambda path: (path / "vocabulary.json").write_bytes(b"\xff"), "is damaged"),
+    ],
+    ids=["truncated", "newer", "foreign", "missing-file", "undecodable"],
+)
+def test_damage_is_one_clear_line(tmp_path, damage, message):
+    _, path = save(tmp_path)
+    damage(path)
+    with pytest.raises(UserError, match=message) as caught:
+        checkpoint.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_without_a_checkpoint_is_named(tmp_path):
+    for directory in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="holds no checkpoint"):
+            checkpoint.load(directory)
