@@ -1,0 +1,90 @@
+"""What the tests of engines share: who runs here, which shapes, and the comparison by name."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from tolerance import assert_close
+from torch import Tensor, nn
+
+import kernels
+from kernels import engines
+
+
+class Shape(NamedTuple):
+    T: int
+    B: int
+    I: int
+    H: int
+    L: int
+
+    def __str__(self) -> str:
+        return "-".join(f"{name}{size}" for name, size in zip("TBIHL", self, strict=True))
+
+
+SHAPES = [
+    Shape(1, 1, 1, 1, 1),
+    Shape(1, 3, 5, 3, 2),
+    Shape(6, 1, 4, 17, 1),
+    Shape(3, 2, 63, 3, 3),
+    Shape(5, 4, 17, 63, 2),
+    Shape(2, 7, 9, 130, 2),
+    Shape(4, 5, 130, 1, 3),
+]
+
+
+def rungs(*exclude: str) -> list:
+    """(engine, fuse) for all that the table holds; skipped with the reason where it cannot run."""
+    found, why_not = [], kernels.available_engines("cpu")
+    for name, engine in engines.ENGINES.items():
+        if name in exclude:
+            continue
+        why = why_not[name]
+        marks = [] if why is None else [pytest.mark.skip(reason=f"{name}: {why}")]
+        for fuse in engine.fuses or (None,):
+            label = name if fuse is None else f"{name}-{fuse}"
+            found.append(pytest.param(name, fuse, marks=marks, id=label))
+    return found
+
+
+def make_pair(
+    shape: Shape, engine: str, fuse: str | None, dtype: torch.dtype, **options
+) -> tuple[nn.LSTM, kernels.LSTM]:
+    """nn.LSTM and ours with the same weights."""
+    theirs = nn.LSTM(shape.I, shape.H, shape.L, dtype=dtype, **options)
+    ours = kernels.LSTM(shape.I, shape.H, shape.L, dtype=dtype, engine=engine, fuse=fuse, **options)
+    ours.load_state_dict(theirs.state_dict())
+    return theirs, ours
+
+
+def run(module: nn.Module, x: Tensor, state: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:
+    """Outputs, final state and every gradient of a loss that uses all of them, by name."""
+    x = x.detach().requires_grad_()
+    if state is not None:
+        state = tuple(s.detach().requires_grad_() for s in state)
+    y, (h_n, c_n) = module(x, state)
+    # A weight for each element: a gradient that lands in the wrong place must show.
+    loss = sum((out * _pattern(out)).sum() for out in (y, h_n, c_n))
+    module.zero_grad()
+    loss.backward()
+    found = {"y": y.detach(), "h_n": h_n.detach(), "c_n": c_n.detach(), "x.grad": x.grad}
+    if state is not None:
+        found |= {"h_0.grad": state[0].grad, "c_0.grad": state[1].grad}
+    return found | {f"{name}.grad": p.grad for name, p in module.named_parameters()}
+
+
+def _pattern(out: Tensor) -> Tensor:
+    return torch.linspace(-1, 1, out.numel(), dtype=out.dtype).cos().reshape(out.shape)
+
+
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert_close(actual[name], value, name)
+
+
+def make_state(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    h0, c0 = torch.randn(2, shape.L, shape.B, shape.H, dtype=dtype)
+    return h0, c0

@@ -1,0 +1,35 @@
+"""What every test gets: a fixed seed, fresh memory full of NaN, a reason where it is skipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import kernels  # noqa: F401  first: it chooses Triton's interpreter where there is no GPU
+
+PTB = Path(__file__).parents[2] / "shared" / "ptb"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture(autouse=True)
+def _seed_and_poison():
+    """Seed 0; and torch.empty gives NaN, so that an element nobody wrote cannot pass for a 0."""
+    torch.manual_seed(0)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def ptb() -> Path:
+    if not PTB.is_dir():
+        pytest.skip(f"Penn Treebank is licensed and not at {PTB}")
+    return PTB

@@ -1,0 +1,109 @@
+"""The table of engines: what runs where, what "auto" picks, and errors that say what to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import kernels
+from kernels import engines
+
+CPU = torch.device("cpu")
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run code in a fresh process: whether triton is imported yet is a process's secret."""
+    import os
+
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | environment
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+
+
+def test_available_engines_names_every_engine():
+    found = kernels.available_engines("cpu")
+    assert list(found) == ["loop", "compile", "cudnn", "triton", "native"]
+    for engine in ("loop", "cudnn"):
+        assert found[engine] is None
+    for why in found.values():
+        assert why is None or len(why) > 10
+
+
+@pytest.mark.parametrize("name", ["loop", "compile", "cudnn", "auto"])
+def test_every_engine_describes_itself(name):
+    assert len(kernels.describe_engine(name, "cpu")) > 10
+
+
+def test_fuse_defaults_to_the_highest_level():
+    for name, engine in engines.ENGINES.items():
+        if kernels.available_engines("cpu")[name] is None:
+            expected = engine.fuses[-1] if engine.fuses else None
+            assert engines.resolve(name, None, CPU) == (name, expected)
+
+
+def test_auto_picks_native_where_it_was_built():
+    built = kernels.available_engines("cpu")["native"] is None
+    assert engines.resolve("auto", None, CPU)[0] == ("native" if built else "cudnn")
+
+
+@pytest.mark.parametrize(
+    ("engine", "fuse", "message"),
+    [
+        ("cuddn", None, r"engine: got 'cuddn', should be 'auto' or one of loop, compile"),
+        ("triton", "none", r"fuse: got 'none', should be one of pointwise"),
+        ("loop", "steps", r"fuse: got 'steps', should be one of none"),
+        ("cudnn", "layers", r"fuse: got 'layers', should be None, for engine 'cudnn'"),
+        ("auto", "some", r"fuse: got 'some'"),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_unknown_names_are_errors_when_the_module_is_made(engine, fuse, message):
+    with pytest.raises(ValueError, match=message):
+        kernels.LSTM(3, 4, engine=engine, fuse=fuse)
+
+
+def test_unknown_device_is_an_error():
+    with pytest.raises(ValueError, match="device: got 'gpu', should be such as 'cpu'"):
+        kernels.available_engines("gpu")
+
+
+def test_an_engine_that_cannot_run_says_why(monkeypatch):
+    monkeypatch.setattr("kernels.triton.missing", lambda device: "no luck today")
+    engines._resolve.cache_clear()
+    try:
+        with pytest.raises(RuntimeError, match="'triton' cannot run on 'cpu': no luck today"):
+            kernels.LSTM(3, 4, engine="triton")(torch.randn(2, 2, 3))
+    finally:
+        engines._resolve.cache_clear()
+
+
+def test_importing_kernels_imports_neither_triton_nor_dynamo():
+    code = "import kernels, sys; print({'triton', 'torch._dynamo'} & set(sys.modules))"
+    assert python(code).stdout.strip() == "set()"
+
+
+RUN_TRITON = "kernels.LSTM(3, 4, engine='triton', fuse='pointwise')(torch.randn(2, 2, 3))"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU there is no interpreter")
+def test_the_interpreter_is_chosen_and_announced_once():
+    ran = python(f"import torch, kernels\n{RUN_TRITON}\n{RUN_TRITON}")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count("Triton's interpreter") == 1
+    assert len(ran.stderr.splitlines()) == 1, ran.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU there is no interpreter")
+def test_triton_imported_too_early_is_explained():
+    ran = python(f"import triton, torch, kernels\n{RUN_TRITON}")
+    assert "start Python with TRITON_INTERPRET=1" in ran.stderr.splitlines()[-1]
+    ran = python(f"import triton, torch, kernels\n{RUN_TRITON}", TRITON_INTERPRET="1")
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_torch_compile_before_triton_does_no_harm():
+    code = f"import torch, kernels\ntorch.compile(lambda x: x + 1)(torch.ones(2))\n{RUN_TRITON}"
+    ran = python(code)
+    assert ran.returncode == 0, ran.stderr

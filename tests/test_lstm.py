@@ -1,0 +1,236 @@
+"""kernels.LSTM against torch.nn.LSTM: every engine, outputs, states and every gradient by name."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from cases import SHAPES, Shape, assert_same, make_pair, make_state, run, rungs
+from tolerance import assert_close
+from torch import nn
+from torch.nn.utils.rnn import pack_sequence
+
+import kernels
+
+SMALL = Shape(4, 3, 5, 6, 2)
+every_rung = pytest.mark.parametrize(("engine", "fuse"), rungs())
+# torch.compile takes seconds a shape: it has two shapes of its own below.
+every_fast_rung = pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
+
+
+@every_fast_rung
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_agrees_with_nn_lstm(shape, dtype, engine, fuse):
+    theirs, ours = make_pair(shape, engine, fuse, dtype)
+    x, state = torch.randn(shape.T, shape.B, shape.I, dtype=dtype), make_state(shape, dtype)
+    assert_same(run(ours, x, state), run(theirs, x, state))
+
+
+@every_fast_rung
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("with_state", [True, False], ids=["state", "no-state"])
+def test_agrees_without_bias_or_state(bias, with_state, engine, fuse):
+    theirs, ours = make_pair(SMALL, engine, fuse, torch.float64, bias=bias)
+    x = torch.randn(SMALL.T, SMALL.B, SMALL.I, dtype=torch.float64)
+    state = make_state(SMALL, torch.float64) if with_state else None
+    assert_same(run(ours, x, state), run(theirs, x, state))
+
+
+@pytest.mark.parametrize("shape", [SHAPES[0], SMALL], ids=str)
+def test_compile_agrees_with_nn_lstm(shape):
+    theirs, ours = make_pair(shape, "compile", None, torch.float32)
+    x, state = torch.randn(shape.T, shape.B, shape.I), make_state(shape, torch.float32)
+    assert_same(run(ours, x, state), run(theirs, x, state))
+
+
+@every_fast_rung
+def test_batch_first_and_unbatched_input(engine, fuse):
+    x = torch.randn(SMALL.B, SMALL.T, SMALL.I, dtype=torch.float64)
+    state = make_state(SMALL, torch.float64)
+    theirs, ours = make_pair(SMALL, engine, fuse, torch.float64, batch_first=True)
+    assert_same(run(ours, x, state), run(theirs, x, state))
+    one = x[0], tuple(s[:, 0] for s in state)
+    assert_same(run(ours, *one), run(theirs, *one))
+    assert ours(x[0])[0].shape == (SMALL.T, SMALL.H)
+
+
+@every_fast_rung
+def test_dropout_is_between_layers_and_in_training_only(engine, fuse):
+    theirs, ours = make_pair(SMALL, engine, fuse, torch.float64, dropout=1.0)
+    x = torch.randn(SMALL.T, SMALL.B, SMALL.I, dtype=torch.float64)
+    ours.eval(), theirs.eval()
+    assert_close(ours(x)[0], theirs(x)[0], "eval: no dropout")
+    # With all of it dropped, the upper layer sees zeros: its output no longer depends on x.
+    ours.train(), theirs.train()
+    assert_close(ours(x)[0], theirs(x)[0], "train: all dropped")
+    assert_close(ours(x)[0], ours(x + 1)[0], "train: y depends on x")
+
+
+@every_fast_rung
+def test_dropout_keeps_the_expected_share_and_follows_the_seed(engine, fuse):
+    shape = Shape(2, 16, 3, 32, 2)
+    _, ours = make_pair(shape, engine, fuse, torch.float32, dropout=0.4)
+    with torch.no_grad():  # the upper layer shows its input: i, o and f wide open, g = h / 100
+        for p in ours.parameters():
+            p.mul_(1e-3)
+        eye = torch.eye(shape.H)
+        ours.weight_ih_l1[2 * shape.H : 3 * shape.H] = eye
+        ours.bias_ih_l0.fill_(1.0)
+    x = torch.randn(1, shape.B, shape.I)
+    torch.manual_seed(5)
+    first = ours(x)[0]
+    share = (first.abs() < 0.02).float().mean().item()
+    assert 0.3 < share < 0.5, f"dropped {share:.2f} of the lower layer's output, should be 0.4"
+    assert not torch.equal(first, ours(x)[0]), "two calls drew one mask"
+    torch.manual_seed(5)
+    assert torch.equal(first, ours(x)[0]), "one seed drew two masks"
+
+
+@every_rung
+def test_state_dict_goes_both_ways(engine, fuse):
+    theirs, ours = make_pair(SMALL, engine, fuse, torch.float32)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    fresh = nn.LSTM(SMALL.I, SMALL.H, SMALL.L)
+    fresh.load_state_dict(ours.state_dict())
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], value), name
+
+
+def test_initialisation_is_nn_lstms():
+    torch.manual_seed(3)
+    ours = kernels.LSTM(4, 5, 2)
+    torch.manual_seed(3)
+    for name, value in nn.LSTM(4, 5, 2).state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value), name
+
+
+def test_a_module_survives_copying_and_saving():
+    ours = kernels.LSTM(3, 4, engine="loop")
+    file = io.BytesIO()
+    torch.save(ours, file)
+    file.seek(0)
+    x = torch.randn(2, 2, 3)
+    for twin in (copy.deepcopy(ours), torch.load(file, weights_only=False)):
+        assert twin.engine == "loop"
+        assert torch.equal(twin(x)[0], ours(x)[0])
+    assert "engine='loop'" in repr(ours)
+
+
+@every_fast_rung
+def test_double_moves_the_weights(engine, fuse):
+    ours = kernels.LSTM(3, 4, engine=engine, fuse=fuse).double()
+    assert ours(torch.randn(2, 2, 3, dtype=torch.float64))[0].dtype == torch.float64
+
+
+@every_fast_rung
+def test_a_frozen_module_keeps_nothing_for_the_backward(engine, fuse):
+    _, ours = make_pair(SMALL, engine, fuse, torch.float64)
+    x = torch.randn(SMALL.T, SMALL.B, SMALL.I, dtype=torch.float64)
+    with torch.no_grad():
+        quiet = ours(x)[0]
+    assert quiet.grad_fn is None
+    assert torch.equal(quiet, ours(x)[0].detach())
+
+
+@every_fast_rung
+def test_partial_gradients(engine, fuse):
+    """Only some inputs want a gradient, or only the last state's cell is used."""
+    theirs, ours = make_pair(SMALL, engine, fuse, torch.float64)
+    x = torch.randn(SMALL.T, SMALL.B, SMALL.I, dtype=torch.float64)
+    for module in (theirs, ours):
+        module.weight_hh_l0.requires_grad_(False)
+        module(x)[1][1].sin().sum().backward()
+    assert ours.weight_hh_l0.grad is None
+    for (name, q), p in zip(theirs.named_parameters(), ours.parameters(), strict=True):
+        if q.requires_grad:
+            assert_close(p.grad, q.grad, name)
+
+
+def test_packed_sequences_and_bidirectional_through_cudnn_and_auto():
+    packed = pack_sequence([torch.randn(4, 3), torch.randn(2, 3)])
+    options = {"bidirectional": True, "proj_size": 2}
+    for engine in ("cudnn", "auto"):
+        theirs, ours = nn.LSTM(3, 5, **options), kernels.LSTM(3, 5, engine=engine, **options)
+        ours.load_state_dict(theirs.state_dict())
+        assert torch.equal(ours(packed)[0].data, theirs(packed)[0].data)
+
+
+@pytest.mark.parametrize("engine", ["loop", "triton", "native"])
+@pytest.mark.parametrize(
+    "option", [{"bidirectional": True}, {"proj_size": 2}], ids=["bidirectional", "proj_size"]
+)
+def test_what_an_engine_does_not_offer_names_one_that_does(engine, option):
+    with pytest.raises(ValueError, match=rf"{engine}.*{next(iter(option))}.*engine='cudnn' does"):
+        kernels.LSTM(3, 5, engine=engine, **option)
+    packed = pack_sequence([torch.randn(4, 3)])
+    with pytest.raises(ValueError, match=r"packed sequence.*engine='cudnn' does"):
+        kernels.LSTM(3, 5, engine=engine)(packed)
+
+
+BAD = {
+    "input-rank": (lambda x, h, c: (x[None], (h, c)), r"input: got shape \[1, 4, 3, 5\]"),
+    "input-size": (lambda x, h, c: (x[..., :2], (h, c)), r"input: .* with I = 5"),
+    "input-type": (lambda x, h, c: (x.tolist(), (h, c)), r"input: got list, should be a tensor"),
+    "no-steps": (lambda x, h, c: (x[:0], (h, c)), r"x: got shape \[0, 3, 5\]"),
+    "dtype": (lambda x, h, c: (x.double(), (h, c)), r"h_0: got dtype torch.float32"),
+    "integers": (lambda x, h, c: (x.long(), (h, c)), r"x: got dtype torch.int64, should be one"),
+    "state-pair": (lambda x, h, c: (x, h), r"hx: should be a pair"),
+    "state-rank": (lambda x, h, c: (x, (h[0], c)), r"h_0: got shape \[3, 6\], should be \[L, B"),
+    "h-batch": (
+        lambda x, h, c: (x, (h[:, :2], c)),
+        r"h_0: got shape \[2, 2, 6\], .* \[2, 3",
+    ),
+    "c-layers": (lambda x, h, c: (x, (h, c[:1])), r"c_0: got shape \[1, 3, 6\], should be \[2, 3"),
+    "device": (lambda x, h, c: (x.to("meta"), (h, c)), r"cannot run on 'meta'|on cpu, should be"),
+}
+
+
+@every_fast_rung
+@pytest.mark.parametrize(("spoil", "message"), BAD.values(), ids=BAD)
+def test_bad_input_names_the_argument(spoil, message, engine, fuse):
+    ours = kernels.LSTM(SMALL.I, SMALL.H, SMALL.L, engine=engine, fuse=fuse)
+    x, state = torch.randn(SMALL.T, SMALL.B, SMALL.I), make_state(SMALL, torch.float32)
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        ours(*spoil(x, *state))
+
+
+def test_functional_form_checks_its_weights():
+    x, state = torch.randn(4, 3, 5), make_state(SMALL, torch.float32)
+    weights = list(kernels.LSTM(SMALL.I, SMALL.H, SMALL.L).parameters())
+    y, _ = kernels.lstm(x, state, weights, engine="loop")
+    assert y.shape == (4, 3, 6)
+    with pytest.raises(ValueError, match=r"h_0: got shape \[2, 3, 6\] for 7 weights"):
+        kernels.lstm(x, state, weights[:-1])
+    with pytest.raises(ValueError, match=r"weight_ih_l1: got shape \[24, 5\], should be \[24, 6\]"):
+        kernels.lstm(x, state, [*weights[:4], weights[0], *weights[5:]])
+
+
+@every_rung
+def test_training_steps_give_the_same_losses(engine, fuse):
+    theirs, ours = make_pair(SMALL, engine, fuse, torch.float64)
+    x, target = torch.randn(SMALL.T, SMALL.B, SMALL.I).double(), torch.randn(4, 3, 6).double()
+    losses = {}
+    for name, module in {"theirs": theirs, "ours": ours}.items():
+        optimizer, losses[name] = torch.optim.SGD(module.parameters(), lr=0.5), []
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = (module(x)[0] - target).square().mean()
+            loss.backward()
+            optimizer.step()
+            losses[name].append(loss.detach())
+    assert losses["theirs"][-1] < losses["theirs"][0], "nothing was learned"
+    assert_close(torch.stack(losses["ours"]), torch.stack(losses["theirs"]), "losses")
+
+
+@every_fast_rung
+def test_extreme_gates_are_finite_and_right(engine, fuse):
+    theirs, ours = make_pair(SMALL, engine, fuse, torch.float32)
+    x = torch.randn(SMALL.T, SMALL.B, SMALL.I).sign() * 1e4
+    with torch.no_grad():
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            q.copy_(q.sign() * 0.5)
+            p.copy_(q)
+    assert_same(run(ours, x, None), run(theirs, x, None))

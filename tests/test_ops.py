@@ -1,0 +1,117 @@
+"""The operators: torch.library's own checks, torch.compile, and the fused pointwise kernels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import rungs
+from tolerance import TOLERANCE, assert_close
+
+import kernels
+from kernels import reference
+
+
+@pytest.fixture(params=["triton", "native"])
+def ops(request):
+    """An engine's operators, registered by a first call."""
+    why = kernels.available_engines("cpu")[request.param]
+    if why is not None:
+        pytest.skip(f"{request.param}: {why}")
+    kernels.LSTM(1, 1, engine=request.param, fuse="pointwise")(torch.zeros(1, 1, 1))
+    return getattr(torch.ops, f"fused_lstm_{request.param}")
+
+
+def cell_inputs(B: int, H: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    gates = torch.randn(B, 4 * H, dtype=dtype, requires_grad=True)
+    c = torch.randn(B, H, dtype=reference.state_dtype(dtype), requires_grad=True)
+    return gates, c
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(("B", "H"), [(1, 1), (3, 5), (7, 130), (65, 63), (20, 650)])
+def test_cell_is_the_references(ops, B, H, dtype):
+    gates, c = cell_inputs(B, H, dtype)
+    actual, expected = ops.cell(gates, c), reference.cell(gates, c)
+    weights = torch.randn(2, B, H, dtype=dtype)
+    by_kernel = torch.autograd.grad(actual, (gates, c), list(weights))
+    by_autograd = torch.autograd.grad(expected, (gates, c), list(weights))
+    names = ("h", "c_next", "dgates", "dc")
+    pairs = zip(names, (*actual, *by_kernel), (*expected, *by_autograd), strict=True)
+    for name, found, wanted in pairs:
+        assert_close(found, wanted, name)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-6, 88.0, 100.0, 1e4])
+def test_cell_at_extreme_gates(ops, size):
+    """No exp overflows and no difference of two ones becomes a NaN."""
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4)
+    gates = (signs.repeat(3, 1) * size).requires_grad_()
+    c = torch.tensor([-50.0, 1e-3, 50.0]).repeat_interleave(16)[:, None].requires_grad_()
+    h, c_next = ops.cell(gates, c)
+    dgates, dc = torch.autograd.grad((h, c_next), (gates, c), [torch.ones_like(h)] * 2)
+    gates64, c64 = (t.detach().double().requires_grad_() for t in (gates, c))
+    expected = reference.cell(gates64, c64)
+    by_autograd = torch.autograd.grad(expected, (gates64, c64), [torch.ones_like(c64)] * 2)
+    _, atol = TOLERANCE[torch.float32]
+    for found, wanted in zip((h, c_next, dgates, dc), (*expected, *by_autograd), strict=True):
+        assert found.isfinite().all()
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=atol)
+
+
+def test_cell_takes_views_that_are_not_contiguous(ops):
+    gates, c = cell_inputs(6, 5, torch.float64)
+    found = ops.cell(gates[::2], c.T.contiguous().T[::2])
+    for name, actual, expected in zip(
+        ("h", "c_next"), found, reference.cell(gates[::2], c[::2]), strict=True
+    ):
+        assert_close(actual, expected, name)
+
+
+def test_opcheck_cell(ops):
+    torch.library.opcheck(ops.cell, cell_inputs(3, 5, torch.float64))
+
+
+def test_opcheck_cell_backward(ops):
+    c = torch.randn(4, 3, 5)
+    torch.library.opcheck(ops.cell_backward, (torch.randn(3, 20), *c))
+
+
+@pytest.mark.parametrize(("engine", "fuse"), rungs("cudnn", "compile"))
+def test_torch_compile_traces_without_a_break(engine, fuse):
+    module = kernels.LSTM(3, 4, 2, engine=engine, fuse=fuse)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    x = torch.randn(3, 2, 3)
+    grads = []
+    for run in (module, compiled):
+        module.zero_grad()
+        run(x)[0].sin().sum().backward()
+        grads.append({name: p.grad.clone() for name, p in module.named_parameters()})
+    for name, grad in grads[0].items():
+        assert_close(grads[1][name], grad, name)
+
+
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
+def test_two_runs_give_the_same_bits(engine, fuse):
+    module = kernels.LSTM(17, 30, 2, engine=engine, fuse=fuse)
+    x, bits = torch.randn(4, 3, 17), []
+    for _ in range(2):
+        module.zero_grad()
+        y, _ = module(x)
+        y.sum().backward()
+        bits.append([y.detach(), *(p.grad.clone() for p in module.parameters())])
+    assert all(map(torch.equal, *bits))
+
+
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn"))
+def test_autocast_on_a_cpu_gives_bfloat16(engine, fuse):
+    if engine == "triton":
+        pytest.skip("Triton's interpreter has no bfloat16 products")
+    module = kernels.LSTM(5, 8, 2, engine=engine, fuse=fuse)
+    x = torch.randn(3, 2, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, _ = module(x)
+    assert y.dtype == torch.bfloat16
+    y.sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in module.parameters())
+    rtol, atol = TOLERANCE[torch.bfloat16]
+    torch.testing.assert_close(y.float(), module(x)[0], rtol=rtol, atol=atol)
