@@ -1,9 +1,53 @@
-"""Engine `native`: the same fusions in C++ for the CPU."""
+"""Engine `native`: the three fusions in C++ for the CPU, built by setup.py (see build.py).
+
+The vectors and the matrix products are this project's own (simd.h, tile.h), compiled for several
+instruction sets of which the best that the CPU has is chosen when the library is loaded;
+the environment's FUSED_LSTM_ISA names another one.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
+
+from .. import fused, ops
+
+OPS = ops.register("native")
+
+NOT_BUILT = (
+    "its C++ extension is not built: install a C++ compiler and PyTorch, then run"
+    " `pip install --no-build-isolation -e .` in the project and look for"
+    " 'native engine not built' in what it prints"
+)
+
+
+def _load() -> str | None:
+    """Import the extension; why it cannot be, or None."""
+    name = f"{__name__}._C"
+    if importlib.util.find_spec(name) is None:
+        return NOT_BUILT
+    try:
+        importlib.import_module(name)
+        OPS.isa()  # FUSED_LSTM_ISA may ask for what this CPU does not have
+    except (ImportError, ValueError) as error:
+        return f"its C++ extension does not load here: {error}"
+    return None
+
+
+WHY_NOT = _load()
 
 
 def missing(device: torch.device) -> str | None:
-    return "its C++ extension is not built"
+    if device.type != "cpu":
+        return f"its kernels are for the CPU, not {device.type}: use triton there"
+    return WHY_NOT
+
+
+def describe(device: torch.device) -> str:
+    offer = ", ".join(OPS.isa_names())
+    return f"C++ kernels for {OPS.isa()} (this CPU has {offer}), {torch.get_num_threads()} threads"
+
+
+def lstm(x, h0, c0, weights, dropout, fuse):
+    return fused.run(OPS, x, h0, c0, weights, dropout, fuse)

@@ -1,0 +1,71 @@
+// What an operator hands to the code of one instruction set: plain pointers and sizes.
+//
+// T, B, I, H: time steps, batch, input size, hidden size. Tensors are contiguous; gate order
+// i, f, g, o. W: lanes of a vector. A "block" is W hidden units; the last one may be partial.
+#pragma once
+
+#include "team.h"
+
+namespace fused_lstm {
+
+template <class T>
+struct Layer {
+  long steps, batch, inputs, hidden;
+  const T* x;                // [T, B, I], after dropout
+  const T* h0;               // [B, H]
+  const T* c0;               // [B, H]
+  const T* w_ih;             // [4H, I]
+  const T* w_hh;             // [4H, H]
+  const T* b_ih;             // [4H] or null
+  const T* b_hh;             // [4H] or null
+  T* y;                      // [T, B, H]
+  T* c;                      // [T, B, H], or [B, H] where nothing is saved
+  T* gates;                  // [T, B, 4H] activated, or [chunk, B, 4H] scratch
+  long chunk;                // steps whose input product is made at once
+  bool save;
+};
+
+template <class T>
+struct LayerGradient {
+  const T* dy;               // [T, B, H] or null
+  const T* dh_n;             // [B, H] or null
+  const T* dc_n;             // [B, H] or null
+  T* dx;                     // [T, B, I] or null
+  T* dh0;                    // [B, H]
+  T* dc0;                    // [B, H], the running dc during the loop
+  T* dw_ih;                  // [4H, I]
+  T* dw_hh;                  // [4H, H]
+  T* db;                     // [4H] or null
+  T* dgates;                 // scratch: see steps_backward.h
+};
+
+// Scratch that outlives no call: `recurrent` holds w_hh packed, `panels` a panel for each worker.
+template <class T>
+struct Scratch {
+  T* recurrent;
+  T* panels;
+};
+
+struct Dropout {
+  float probability, scale;
+  unsigned long long seed;
+};
+
+template <class T>
+struct Kernels {
+  const char* name;
+  long lanes;
+  long (*recurrent_size)(long hidden);         // elements of Scratch::recurrent
+  long (*dgates_size)(long rows, long hidden); // of LayerGradient::dgates, rows = T * B
+  long panel_size;                             // of Scratch::panels, for each worker
+
+  void (*cell)(const Worker&, long batch, long hidden, const T* gates, const T* c, T* h, T* c_next);
+  void (*cell_backward)(const Worker&, long batch, long hidden, const T* gates, const T* c,
+                        const T* c_next, const T* dh, const T* dc_next, T* dgates, T* dc);
+  void (*forward)(const Worker&, const Layer<T>&, const Scratch<T>&);
+  void (*backward)(const Worker&, const Layer<T>&, const LayerGradient<T>&, const Scratch<T>&);
+  // out[n] = in[n] * mask(first + n); in and out may be the same.
+  void (*dropout)(const Worker&, long count, long first, const Dropout&, const T* in, T* out);
+};
+
+}  // namespace fused_lstm

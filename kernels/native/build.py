@@ -1,0 +1,39 @@
+"""What setup.py builds for the `native` engine. Imports nothing but the standard library."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+FOLDER = Path("kernels/native")  # setuptools wants paths relative to setup.py
+FLAGS = ["-O3", "-fno-math-errno", "-ffp-contract=fast"]
+
+
+def setup_arguments() -> dict:
+    """Arguments for setuptools.setup(): the extension, or none where PyTorch is not there."""
+    try:
+        from torch.utils.cpp_extension import BuildExtension, CppExtension
+    except ImportError as error:
+        print(f"native engine not built: {error}", file=sys.stderr)
+        return {}
+
+    class OptionalBuild(BuildExtension):
+        """Where it cannot be built the package is installed without it, and says so."""
+
+        def build_extensions(self) -> None:
+            try:
+                super().build_extensions()
+            except Exception as error:  # no compiler, an old one, no headers: whatever it is
+                print(f"native engine not built: {error}", file=sys.stderr)
+
+    openmp = ["-fopenmp"] if sys.platform == "linux" else []
+    extension = CppExtension(
+        "kernels.native._C",
+        sorted(str(path) for path in FOLDER.glob("*.cpp")),
+        depends=sorted(str(path) for path in FOLDER.glob("*.[hi]*")),
+        # Compiled with OpenMP but not linked with it: the symbols are found in the copy that
+        # torch brings, whose threads are then ours too. A second copy would have its own.
+        extra_compile_args=[*FLAGS, *openmp],
+        optional=True,
+    )
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": OptionalBuild}}

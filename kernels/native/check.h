@@ -1,0 +1,37 @@
+// Checks of an operator's arguments: a ValueError that names the argument, what it is and what it
+// should be.
+#pragma once
+
+#include <ATen/ATen.h>
+
+namespace fused_lstm {
+
+inline void check(const at::Tensor& tensor, const char* name, at::IntArrayRef shape,
+                  at::ScalarType dtype) {
+  TORCH_CHECK_VALUE(tensor.sizes() == shape, name, ": got shape ", tensor.sizes(), ", should be ",
+                    shape);
+  TORCH_CHECK_VALUE(tensor.scalar_type() == dtype, name, ": got dtype ", tensor.scalar_type(),
+                    ", should be ", dtype);
+  TORCH_CHECK_VALUE(tensor.is_cpu(), name, ": got device ", tensor.device(), ", should be cpu");
+}
+
+// What it is computed in: double for double, float for float and for the 16-bit types.
+inline at::ScalarType compute_dtype(const at::Tensor& tensor, const char* name) {
+  const at::ScalarType dtype = tensor.scalar_type();
+  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 ||
+                        dtype == at::kHalf,
+                    name, ": got dtype ", dtype, ", should be float32, float64, bfloat16 or float16");
+  return dtype == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+inline at::Tensor converted(const at::Tensor& tensor, at::ScalarType dtype) {
+  return tensor.to(dtype).contiguous();
+}
+
+// Calls body(T{}) with the C++ type of a dtype that compute_dtype gave.
+template <class Body>
+auto with_type(at::ScalarType dtype, const Body& body) {
+  return dtype == at::kDouble ? body(double{}) : body(float{});
+}
+
+}  // namespace fused_lstm

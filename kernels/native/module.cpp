@@ -1,0 +1,25 @@
+// Registers the operators, and makes the library a Python module so that it is imported as one.
+#include <Python.h>
+#include <torch/library.h>
+
+#include "isa.h"
+#include "ops.h"
+
+TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
+  m.impl("cell", fused_lstm::cell);
+  m.impl("cell_backward", fused_lstm::cell_backward);
+  m.impl("lstm", fused_lstm::lstm);
+  m.impl("lstm_backward", fused_lstm::lstm_backward);
+}
+
+TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
+  m.def("isa_names() -> str[]", fused_lstm::isa_names);
+  m.def("use_isa(str name) -> ()", fused_lstm::use_isa);
+  m.def("isa() -> str", fused_lstm::isa_name);
+}
+
+PyMODINIT_FUNC PyInit__C() {
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr,
+                                   nullptr,               nullptr, nullptr, nullptr};
+  return PyModule_Create(&definition);
+}

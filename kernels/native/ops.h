@@ -1,0 +1,38 @@
+// The operators, as kernels/ops.py defines them.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "team.h"
+
+namespace fused_lstm {
+
+std::tuple<at::Tensor, at::Tensor> cell(const at::Tensor& gates, const at::Tensor& c);
+
+std::tuple<at::Tensor, at::Tensor> cell_backward(const at::Tensor& gates, const at::Tensor& c,
+                                                 const at::Tensor& c_next, const at::Tensor& dh,
+                                                 const at::Tensor& dc_next);
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> lstm(
+    const at::Tensor& x, const at::Tensor& h0, const at::Tensor& c0, at::TensorList weights,
+    double dropout, const std::optional<at::Tensor>& seed, bool save);
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> lstm_backward(
+    const std::optional<at::Tensor>& dy, const std::optional<at::Tensor>& dh_n,
+    const std::optional<at::Tensor>& dc_n, const at::Tensor& x, const at::Tensor& h0,
+    const at::Tensor& c0, at::TensorList weights, double dropout,
+    const std::optional<at::Tensor>& seed, const at::Tensor& y, const at::Tensor& h,
+    const at::Tensor& c, const at::Tensor& gates, bool needs_dx);
+
+// body(worker) on each thread of a team.
+template <class Body>
+void run_on_team(const Body& body) {
+  run_team([](void* argument, const Worker& worker) { (*static_cast<const Body*>(argument))(worker); },
+           const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+}  // namespace fused_lstm

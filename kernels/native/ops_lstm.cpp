@@ -1,0 +1,254 @@
+// fuse="steps" (one layer a call) and fuse="layers" (all of them): the operators `lstm` and
+// `lstm_backward`. Schemas: kernels/ops.py. Here tensors are checked and allocated, and handed on
+// as pointers; nothing is allocated below this file.
+#include "check.h"
+#include "isa.h"
+#include "ops.h"
+
+namespace fused_lstm {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+constexpr long chunk_bytes = 16 << 20;  // of input product at once, where nothing is saved
+
+struct Sizes {
+  long steps, batch, inputs, hidden, layers, per_layer;
+  at::ScalarType given, dtype;  // of the arguments, and of the computation
+};
+
+Sizes check_arguments(const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights,
+                      double dropout, const OptionalTensor& seed) {
+  TORCH_CHECK_VALUE(x.dim() == 3, "x: got shape ", x.sizes(), ", should be [T, B, I]");
+  TORCH_CHECK_VALUE(h0.dim() == 3, "h0: got shape ", h0.sizes(), ", should be [L, B, H]");
+  Sizes s{x.size(0),  x.size(1), x.size(2), h0.size(2),
+          h0.size(0), 0,         x.scalar_type(), compute_dtype(x, "x")};
+  const long count = static_cast<long>(weights.size());
+  TORCH_CHECK_VALUE(s.steps > 0, "x: got no time steps (shape ", x.sizes(), "), should have one");
+  TORCH_CHECK_VALUE(count == 2 * s.layers || count == 4 * s.layers, "weights: got ", count,
+                    " tensors, should be 2 or 4 for each of ", s.layers, " layers");
+  s.per_layer = count / s.layers;
+  check(h0, "h0", {s.layers, s.batch, s.hidden}, s.given);
+  check(c0, "c0", h0.sizes(), s.given);
+  for (long i = 0; i < count; ++i) {
+    const long k = i % s.per_layer, gates = 4 * s.hidden;
+    const long inputs = k == 0 && i == 0 ? s.inputs : s.hidden;
+    const std::string name = "weights[" + std::to_string(i) + "]";
+    if (k < 2) check(weights[i], name.c_str(), {gates, inputs}, s.given);
+    if (k >= 2) check(weights[i], name.c_str(), {gates}, s.given);
+  }
+  TORCH_CHECK_VALUE(dropout >= 0 && dropout <= 1, "dropout: got ", dropout, ", should be in [0, 1]");
+  TORCH_CHECK_VALUE(dropout == 0 || seed.has_value(), "seed: got None, should be [1] int64");
+  if (seed) check(*seed, "seed", {1}, at::kLong);
+  return s;
+}
+
+Dropout dropout_of(double probability, const OptionalTensor& seed) {
+  Dropout drop{static_cast<float>(probability), 0, 0};
+  if (probability < 1) drop.scale = static_cast<float>(1 / (1 - probability));
+  if (seed) drop.seed = static_cast<unsigned long long>(seed->item<int64_t>());
+  return drop;
+}
+
+std::vector<Tensor> converted(at::TensorList tensors, at::ScalarType dtype) {
+  std::vector<Tensor> result;
+  for (const Tensor& tensor : tensors) result.push_back(fused_lstm::converted(tensor, dtype));
+  return result;
+}
+
+// A row of a tensor [L, ...], or null where there is none.
+template <class T>
+T* row(const Tensor& tensor, long index) {
+  return tensor.defined() && tensor.numel() > 0 ? tensor.select(0, index).data_ptr<T>() : nullptr;
+}
+
+template <class T>
+struct Buffers {
+  Tensor recurrent, panels;
+
+  Buffers(const Sizes& s, const at::TensorOptions& options)
+      : recurrent(at::empty({kernels<T>().recurrent_size(s.hidden)}, options)),
+        panels(at::empty({team_size(), kernels<T>().panel_size}, options)) {}
+
+  Scratch<T> pointers() const { return {recurrent.data_ptr<T>(), panels.data_ptr<T>()}; }
+};
+
+// The arguments of layer `index` that its forward and its backward have in common.
+template <class T>
+Layer<T> layer_arguments(const Sizes& s, const std::vector<Tensor>& weights, const Tensor& x,
+                         const Tensor& h0, const Tensor& c0, long index) {
+  const Tensor* own = &weights[index * s.per_layer];
+  Layer<T> layer{};
+  layer.steps = s.steps;
+  layer.batch = s.batch;
+  layer.inputs = x.size(2);
+  layer.hidden = s.hidden;
+  layer.x = x.data_ptr<T>();
+  layer.h0 = row<T>(h0, index);
+  layer.c0 = row<T>(c0, index);
+  layer.w_ih = own[0].data_ptr<T>();
+  layer.w_hh = own[1].data_ptr<T>();
+  layer.b_ih = s.per_layer == 4 ? own[2].data_ptr<T>() : nullptr;
+  layer.b_hh = s.per_layer == 4 ? own[3].data_ptr<T>() : nullptr;
+  return layer;
+}
+
+// x of the layer above the one whose output is `h`, the index-th of those below the last.
+template <class T>
+void drop(const Dropout& dropout, long index, const Tensor& h, const Tensor& out) {
+  const long count = h.numel();
+  run_on_team([&](const Worker& worker) {
+    kernels<T>().dropout(worker, count, index * count, dropout, h.data_ptr<T>(),
+                         out.data_ptr<T>());
+  });
+}
+
+struct Forward {
+  Tensor y, h_n, c_n, h, c, gates;
+};
+
+template <class T>
+Forward run_forward(const Sizes& s, const Tensor& x, const Tensor& h0, const Tensor& c0,
+                    const std::vector<Tensor>& weights, const Dropout& dropout, bool save) {
+  const auto options = x.options();
+  const long step_bytes = s.batch * 4 * s.hidden * static_cast<long>(sizeof(T));
+  const long chunk = save ? s.steps : std::clamp(chunk_bytes / std::max(step_bytes, 1L), 1L, s.steps);
+  Forward out;
+  out.y = at::empty({s.steps, s.batch, s.hidden}, options);
+  out.h_n = at::empty_like(h0);
+  out.c_n = at::empty_like(c0);
+  out.h = at::empty(save ? at::DimVector{s.layers - 1, s.steps, s.batch, s.hidden} : at::DimVector{0}, options);
+  out.c = at::empty(save ? at::DimVector{s.layers, s.steps, s.batch, s.hidden}
+                         : at::DimVector{1, 1, s.batch, s.hidden}, options);
+  out.gates = at::empty({save ? s.layers : 1, chunk, s.batch, 4 * s.hidden}, options);
+  const Buffers<T> buffers(s, options);
+  const bool dropping = dropout.probability > 0 && s.layers > 1;
+  const Tensor dropped = dropping ? at::empty_like(out.y) : Tensor();
+  Tensor input = x;
+  for (long index = 0; index < s.layers; ++index) {
+    // Where nothing is saved, every layer writes its output over its input, which it has used.
+    const Tensor y = save && index + 1 < s.layers ? out.h.select(0, index) : out.y;
+    const Tensor c = out.c.select(0, save ? index : 0);
+    Layer<T> layer = layer_arguments<T>(s, weights, input, h0, c0, index);
+    layer.y = y.data_ptr<T>();
+    layer.c = c.data_ptr<T>();
+    layer.gates = out.gates.select(0, save ? index : 0).template data_ptr<T>();
+    layer.chunk = chunk;
+    layer.save = save;
+    run_on_team([&](const Worker& worker) {
+      kernels<T>().forward(worker, layer, buffers.pointers());
+    });
+    out.h_n.select(0, index).copy_(y.select(0, s.steps - 1));
+    out.c_n.select(0, index).copy_(c.select(0, c.size(0) - 1));
+    input = dropping ? dropped : y;
+    if (dropping && index + 1 < s.layers) drop<T>(dropout, index, y, dropped);
+  }
+  return out;
+}
+
+struct Backward {
+  Tensor dx, dh0, dc0;
+  std::vector<Tensor> dweights;
+};
+
+template <class T>
+Backward run_backward(const Sizes& s, const Tensor& dy, const Tensor& dh_n, const Tensor& dc_n,
+                      const Tensor& x, const Tensor& h0, const Tensor& c0,
+                      const std::vector<Tensor>& weights, const Dropout& dropout,
+                      const Forward& saved, bool needs_dx) {
+  const auto options = x.options();
+  Backward out;
+  out.dx = needs_dx ? at::empty_like(x) : at::empty({0}, options);
+  out.dh0 = at::empty_like(h0);
+  out.dc0 = dc_n.defined() ? dc_n.clone() : at::zeros_like(c0);
+  for (const Tensor& weight : weights) out.dweights.push_back(at::empty_like(weight));
+  const Buffers<T> buffers(s, options);
+  const Tensor dgates = at::empty({kernels<T>().dgates_size(s.steps * s.batch, s.hidden)}, options);
+  const bool dropping = dropout.probability > 0 && s.layers > 1;
+  const Tensor dropped = dropping ? at::empty_like(saved.y) : Tensor();
+  // What goes from a layer to the one below: its dx, written over its dy, which it has used.
+  const Tensor between = s.layers > 1 ? at::empty_like(saved.y) : Tensor();
+  for (long index = s.layers - 1; index >= 0; --index) {
+    const bool top = index + 1 == s.layers;
+    const Tensor below = index > 0 ? saved.h.select(0, index - 1) : x;
+    const Tensor input = index > 0 && dropping ? dropped : below;
+    if (index > 0 && dropping) drop<T>(dropout, index - 1, below, dropped);
+    Layer<T> layer = layer_arguments<T>(s, weights, input, h0, c0, index);
+    layer.y = top ? saved.y.data_ptr<T>() : row<T>(saved.h, index);
+    layer.c = row<T>(saved.c, index);
+    layer.gates = row<T>(saved.gates, index);
+    const Tensor by_y = top ? dy : between, by_x = index > 0 ? between : out.dx;
+    const Tensor* own = &out.dweights[index * s.per_layer];
+    LayerGradient<T> gradient{};
+    gradient.dy = by_y.defined() ? by_y.data_ptr<T>() : nullptr;
+    gradient.dh_n = row<T>(dh_n, index);
+    gradient.dx = index > 0 || needs_dx ? by_x.data_ptr<T>() : nullptr;
+    gradient.dh0 = row<T>(out.dh0, index);
+    gradient.dc0 = row<T>(out.dc0, index);
+    gradient.dw_ih = own[0].data_ptr<T>();
+    gradient.dw_hh = own[1].data_ptr<T>();
+    gradient.db = s.per_layer == 4 ? own[2].data_ptr<T>() : nullptr;
+    gradient.dgates = dgates.data_ptr<T>();
+    run_on_team([&](const Worker& worker) {
+      kernels<T>().backward(worker, layer, gradient, buffers.pointers());
+    });
+    if (s.per_layer == 4) own[3].copy_(own[2]);
+    if (index > 0 && dropping) drop<T>(dropout, index - 1, between, between);
+  }
+  return out;
+}
+
+Tensor optional_converted(const OptionalTensor& tensor, const char* name, at::IntArrayRef shape,
+                          const Sizes& s) {
+  if (!tensor || !tensor->defined()) return Tensor();
+  check(*tensor, name, shape, s.given);
+  return fused_lstm::converted(*tensor, s.dtype);
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
+    const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights, double dropout,
+    const OptionalTensor& seed, bool save) {
+  const Sizes s = check_arguments(x, h0, c0, weights, dropout, seed);
+  const Forward out = with_type(s.dtype, [&](auto zero) {
+    return run_forward<decltype(zero)>(s, fused_lstm::converted(x, s.dtype),
+                                       fused_lstm::converted(h0, s.dtype),
+                                       fused_lstm::converted(c0, s.dtype),
+                                       converted(weights, s.dtype), dropout_of(dropout, seed), save);
+  });
+  const Tensor nothing = at::empty({0}, x.options());
+  const Tensor no_state = at::empty({0}, x.options().dtype(s.dtype));
+  return {out.y.to(s.given),
+          out.h_n.to(s.given),
+          out.c_n.to(s.given),
+          save ? out.h.to(s.given) : nothing,
+          save ? out.c : no_state,
+          save ? out.gates.to(s.given) : at::empty({0}, x.options())};
+}
+
+std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
+    const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
+    const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights, double dropout,
+    const OptionalTensor& seed, const Tensor& y, const Tensor& h, const Tensor& c,
+    const Tensor& gates, bool needs_dx) {
+  const Sizes s = check_arguments(x, h0, c0, weights, dropout, seed);
+  const std::vector<int64_t> shape = {s.steps, s.batch, s.hidden};
+  check(y, "y", shape, s.given);
+  check(h, "h", {s.layers - 1, s.steps, s.batch, s.hidden}, s.given);
+  check(c, "c", {s.layers, s.steps, s.batch, s.hidden}, s.dtype);
+  check(gates, "gates", {s.layers, s.steps, s.batch, 4 * s.hidden}, s.given);
+  const auto to = [&](const Tensor& tensor) { return fused_lstm::converted(tensor, s.dtype); };
+  Forward saved{to(y), Tensor(), Tensor(), to(h), to(c), to(gates)};
+  Backward out = with_type(s.dtype, [&](auto zero) {
+    return run_backward<decltype(zero)>(
+        s, optional_converted(dy, "dy", shape, s), optional_converted(dh_n, "dh_n", h0.sizes(), s),
+        optional_converted(dc_n, "dc_n", c0.sizes(), s), to(x), to(h0), to(c0),
+        converted(weights, s.dtype), dropout_of(dropout, seed), saved, needs_dx);
+  });
+  for (Tensor& gradient : out.dweights) gradient = gradient.to(s.given);
+  return {out.dx.to(s.given), out.dh0.to(s.given), out.dc0.to(s.given), out.dweights};
+}
+
+}  // namespace fused_lstm

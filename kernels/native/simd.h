@@ -1,0 +1,162 @@
+// Vectors of one instruction set: FL_BYTES wide, in the namespace FL_ISA (see isa.inc).
+//
+// Written with the compiler's vector extension (GCC, Clang), so that one text serves AVX-512,
+// AVX2, SSE and NEON. Nothing from the standard library is used here: an inline function of
+// std:: compiled for AVX-512 could be the copy that the linker keeps for every other file.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#define FL_INLINE inline __attribute__((always_inline))
+#define FL_UNROLL _Pragma("GCC unroll 16")
+
+namespace fused_lstm::FL_ISA {
+
+template <class T>
+struct Types;
+
+template <>
+struct Types<float> {
+  typedef float Vec __attribute__((vector_size(FL_BYTES)));
+  typedef int32_t Int __attribute__((vector_size(FL_BYTES)));
+  static constexpr int mantissa = 23;
+  static constexpr int32_t one = 0x3f800000;  // 1.0f
+  static constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr float log2e = 1.442695041f;
+  static constexpr float ln2_high = 0.693359375f;  // 9 bits: n * ln2_high is exact
+  static constexpr float ln2_low = -2.12194440e-4f;
+  static constexpr float largest = 87.0f;  // exp of it and of its negative are normal numbers
+};
+
+template <>
+struct Types<double> {
+  typedef double Vec __attribute__((vector_size(FL_BYTES)));
+  typedef int64_t Int __attribute__((vector_size(FL_BYTES)));
+  static constexpr int mantissa = 52;
+  static constexpr int64_t one = 0x3ff0000000000000;
+  static constexpr double round = 6755399441055744.0;
+  static constexpr double log2e = 1.4426950408889634;
+  static constexpr double ln2_high = 0.693145751953125;
+  static constexpr double ln2_low = 1.42860682030941723212e-6;
+  static constexpr double largest = 708.0;
+};
+
+template <class T>
+using Vec = typename Types<T>::Vec;
+
+template <class T>
+constexpr int W = FL_BYTES / sizeof(T);  // lanes
+
+template <class T>
+FL_INLINE Vec<T> load(const T* p) {
+  Vec<T> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class T>
+FL_INLINE void store(T* p, Vec<T> v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+// The first n lanes; the rest is zero, and what lies behind them is not touched.
+template <class T>
+FL_INLINE Vec<T> load(const T* p, long n) {
+  if (n >= W<T>) return load(p);
+  Vec<T> v = {};
+  for (long lane = 0; lane < n; ++lane) v[lane] = p[lane];
+  return v;
+}
+
+template <class T>
+FL_INLINE void store(T* p, Vec<T> v, long n) {
+  if (n >= W<T>) return store(p, v);
+  for (long lane = 0; lane < n; ++lane) p[lane] = v[lane];
+}
+
+template <class T>
+FL_INLINE Vec<T> broadcast(T x) {
+  return x - Vec<T>{};  // minus, not plus: x - 0 is x for -0 too, so it costs one instruction
+}
+
+template <class T>
+FL_INLINE Vec<T> clamp(Vec<T> x, T bound) {  // NaN stays NaN
+  x = x > broadcast(bound) ? broadcast(bound) : x;
+  return x < broadcast(-bound) ? broadcast(-bound) : x;
+}
+
+template <class T>
+FL_INLINE T sum(Vec<T> v) {
+  T total = 0;
+  for (int lane = 0; lane < W<T>; ++lane) total += v[lane];
+  return total;
+}
+
+// exp(x) = scale * (1 + rest), with scale a power of two and |rest| < 0.42; |x| <= largest.
+// rest keeps its relative accuracy near zero, which is what makes tanh accurate there.
+template <class T>
+struct Exp {
+  Vec<T> scale, rest;
+};
+
+template <class T>
+FL_INLINE Vec<T> taylor(Vec<T> r);  // exp(r) - 1 on |r| <= ln(2) / 2
+
+template <>
+FL_INLINE Vec<float> taylor<float>(Vec<float> r) {  // next term: 2^-26 of the sum
+  Vec<float> p = r * (1.0f / 5040) + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  return p * (r * r) + r;
+}
+
+template <>
+FL_INLINE Vec<double> taylor<double>(Vec<double> r) {  // next term: 2^-56 of the sum
+  Vec<double> p = r * (1.0 / 6227020800) + 1.0 / 479001600;
+  p = p * r + 1.0 / 39916800;
+  p = p * r + 1.0 / 3628800;
+  p = p * r + 1.0 / 362880;
+  p = p * r + 1.0 / 40320;
+  p = p * r + 1.0 / 5040;
+  p = p * r + 1.0 / 720;
+  p = p * r + 1.0 / 120;
+  p = p * r + 1.0 / 24;
+  p = p * r + 1.0 / 6;
+  p = p * r + 0.5;
+  return p * (r * r) + r;
+}
+
+template <class T>
+FL_INLINE Exp<T> split_exp(Vec<T> x) {
+  using C = Types<T>;
+  using Int = typename C::Int;
+  Vec<T> shifted = x * C::log2e + C::round;
+  Vec<T> n = shifted - C::round;
+  Vec<T> r = x - n * C::ln2_high;
+  r = r - n * C::ln2_low;
+  Int bits = ((Int)shifted << C::mantissa) + C::one;  // n is in the mantissa's low bits
+  return {(Vec<T>)bits, taylor<T>(r)};
+}
+
+template <class T>
+FL_INLINE Vec<T> exp(Vec<T> x) {
+  Exp<T> e = split_exp<T>(clamp<T>(x, Types<T>::largest));
+  return e.scale * e.rest + e.scale;
+}
+
+template <class T>
+FL_INLINE Vec<T> sigmoid(Vec<T> x) {
+  return 1 / (1 + exp<T>(-x));
+}
+
+template <class T>
+FL_INLINE Vec<T> tanh(Vec<T> x) {  // (exp(2x) - 1) / (exp(2x) + 1)
+  Exp<T> e = split_exp<T>(clamp<T>(2 * x, T(40)));  // tanh(20) is 1 in double
+  Vec<T> less_one = e.scale * e.rest + (e.scale - 1);
+  return less_one / (less_one + 2);
+}
+
+}  // namespace fused_lstm::FL_ISA

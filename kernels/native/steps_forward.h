@@ -1,0 +1,168 @@
+// A layer's forward pass: the input product of many steps at once, then one product a step with
+// the cell's pointwise work done on each tile while it is in registers.
+//
+// A panel holds one block's four gates: [k][i, f, g, o][W units].
+#pragma once
+
+#include "cell.h"
+#include "pack.h"
+
+namespace fused_lstm::FL_ISA {
+
+// The rows of a panel that are packed at once: 64 bytes x 4 x 1536 is a third of a 1 MiB L2 cache.
+constexpr long panel_rows = 1536;
+
+template <class T>
+FL_INLINE long blocks_of(long hidden) {
+  return divide_up(hidden, W<T>);
+}
+
+template <class T>
+FL_INLINE T* panel_of(const Worker& worker, const Scratch<T>& scratch) {
+  return scratch.panels + worker.id * panel_rows * max_vectors * W<T>;
+}
+
+template <class T>
+long recurrent_size(long hidden) {  // forward: [blocks][H][4][W]; backward: [4H][blocks][W]
+  return 4 * hidden * blocks_of<T>(hidden) * W<T>;
+}
+
+template <class T>
+void pack_recurrent(const Worker& worker, const Layer<T>& layer, T* packed) {
+  const long hidden = layer.hidden;
+  const Range mine = part(blocks_of<T>(hidden), worker.id, worker.count);
+  for (long block = mine.begin; block < mine.end; ++block) {
+    pack_gates(layer.w_hh, hidden, hidden, block * W<T>, 0, hidden,
+               packed + block * hidden * 4 * W<T>);
+  }
+}
+
+// --- the input product: gates[n] = x[n] W_ih' + b for the rows n of `chunk` steps ---
+
+template <class T>
+FL_INLINE Vec<T> bias_of(const Layer<T>& layer, int gate, long unit, long width) {
+  if (!layer.b_ih) return Vec<T>{};
+  const long at = gate * layer.hidden + unit;
+  return load(layer.b_ih + at, width) + load(layer.b_hh + at, width);
+}
+
+template <class T, int R>
+FL_INLINE void input_tile(const Layer<T>& layer, const T* x, T* gates, const T* panel, long unit,
+                          long first, long count) {
+  const long hidden = layer.hidden, width = min(hidden - unit, W<T>);
+  Tile<T, R, 4> tile;
+  FL_UNROLL for (int gate = 0; gate < 4; ++gate) {
+    const Vec<T> bias = first == 0 ? bias_of(layer, gate, unit, width) : Vec<T>{};
+    FL_UNROLL for (int r = 0; r < R; ++r) {
+      tile.sum[r][gate] = bias;
+      if (first > 0) tile.sum[r][gate] = load(gates + (4 * r + gate) * hidden + unit, width);
+    }
+  }
+  multiply<1>(tile, x + first, layer.inputs, count, panel);
+  FL_UNROLL for (int r = 0; r < R; ++r) {
+    FL_UNROLL for (int gate = 0; gate < 4; ++gate) {
+      store(gates + (4 * r + gate) * hidden + unit, tile.sum[r][gate], width);
+    }
+  }
+}
+
+template <class T>
+void input_product(const Worker& worker, const Layer<T>& layer, long step, long steps, T* panel) {
+  const T* x = layer.x + step * layer.batch * layer.inputs;
+  T* gates = layer.save ? layer.gates + step * layer.batch * 4 * layer.hidden : layer.gates;
+  const long rows = steps * layer.batch, parts = divide_up(rows, max_rows);
+  for_shares(worker, rows, blocks_of<T>(layer.hidden), 1, max_rows, false, [&](const Share& share) {
+    const long unit = share.first * W<T>;
+    for (long first = 0; first < layer.inputs; first += panel_rows) {
+      const long count = min(layer.inputs - first, panel_rows);
+      pack_gates(layer.w_ih, layer.hidden, layer.inputs, unit, first, count, panel);
+      for (long block = share.blocks.begin; block < share.blocks.end; ++block) {
+        const Range n = part(rows, block, parts);
+        with_constant<max_rows>(n.end - n.begin, [&](auto constant) {
+          input_tile<T, decltype(constant)::value>(layer, x + n.begin * layer.inputs,
+                                                   gates + n.begin * 4 * layer.hidden, panel, unit,
+                                                   first, count);
+        });
+      }
+    }
+  });
+}
+
+// --- a step ---
+
+template <class T>
+struct Step {  // pointers of one time step
+  const T* h;      // [B, H] before it
+  const T* c;      // [B, H] before it
+  T* h_next;       // [B, H]
+  T* c_next;       // [B, H]
+  T* gates;        // [B, 4H], the input product
+};
+
+template <class T>
+FL_INLINE Step<T> step_of(const Layer<T>& layer, long t, long in_chunk) {
+  const long size = layer.batch * layer.hidden;
+  Step<T> step;
+  step.h = t > 0 ? layer.y + (t - 1) * size : layer.h0;
+  step.h_next = layer.y + t * size;
+  step.c_next = layer.save ? layer.c + t * size : layer.c;
+  step.c = t == 0 ? layer.c0 : layer.save ? layer.c + (t - 1) * size : layer.c;
+  step.gates = layer.gates + 4 * size * (layer.save ? t : in_chunk);
+  return step;
+}
+
+template <class T, int R>
+FL_INLINE void step_tile(const Layer<T>& layer, const Step<T>& step, const T* panel, long unit,
+                         long row) {
+  const long hidden = layer.hidden, width = min(hidden - unit, W<T>);
+  T* gates = step.gates + row * 4 * hidden + unit;
+  Tile<T, R, 4> tile;
+  FL_UNROLL for (int r = 0; r < R; ++r) {
+    FL_UNROLL for (int gate = 0; gate < 4; ++gate) {
+      tile.sum[r][gate] = load(gates + (4 * r + gate) * hidden, width);
+    }
+  }
+  multiply<1>(tile, step.h + row * hidden, hidden, hidden, panel);
+  for (int r = 0; r < R; ++r) {
+    const long at = (row + r) * hidden + unit;
+    Vec<T> c = load(step.c + at, width);
+    const Gates<T> a = activate<T>({tile.sum[r][0], tile.sum[r][1], tile.sum[r][2], tile.sum[r][3]});
+    c = a.f * c + a.i * a.g;
+    store(step.c_next + at, c, width);
+    store(step.h_next + at, a.o * tanh<T>(c), width);
+    if (layer.save) store_gates(a, gates + 4 * r * hidden, hidden, width);
+  }
+}
+
+template <class T>
+void one_step(const Worker& worker, const Layer<T>& layer, const Step<T>& step, const T* packed,
+              bool backwards) {
+  const long batch = layer.batch, parts = divide_up(batch, max_rows);
+  for_shares(worker, batch, blocks_of<T>(layer.hidden), 1, max_rows, backwards,
+             [&](const Share& share) {
+    const T* panel = packed + share.first * layer.hidden * 4 * W<T>;
+    for (long block = share.blocks.begin; block < share.blocks.end; ++block) {
+      const Range rows = part(batch, block, parts);
+      with_constant<max_rows>(rows.end - rows.begin, [&](auto constant) {
+        step_tile<T, decltype(constant)::value>(layer, step, panel, share.first * W<T>, rows.begin);
+      });
+    }
+  });
+}
+
+template <class T>
+void forward(const Worker& worker, const Layer<T>& layer, const Scratch<T>& scratch) {
+  pack_recurrent(worker, layer, scratch.recurrent);
+  for (long begin = 0; begin < layer.steps; begin += layer.chunk) {
+    const long steps = min(layer.steps - begin, layer.chunk);
+    input_product(worker, layer, begin, steps, panel_of(worker, scratch));
+    worker.sync();
+    for (long t = begin; t < begin + steps; ++t) {
+      // Back and forth through the weights: what the last step used last is still in cache.
+      one_step(worker, layer, step_of(layer, t, t - begin), scratch.recurrent, t % 2);
+      worker.sync();
+    }
+  }
+}
+
+}  // namespace fused_lstm::FL_ISA

@@ -1,0 +1,24 @@
+// The threads that one operator runs on, and the barrier where they meet at every time step.
+#pragma once
+
+namespace fused_lstm {
+
+struct Barrier;
+
+// One thread of a team. `count` is how many threads there really are, which may be fewer than
+// were asked for: work is divided by it, never by a number fixed beforehand.
+struct Worker {
+  long id = 0;
+  long count = 1;
+  Barrier* barrier = nullptr;
+
+  void sync() const;  // waits for the whole team
+};
+
+// At most this many workers will take part in `run_team`.
+long team_size();
+
+// Calls body(argument, worker) once on each thread of torch's own pool. `body` must not throw.
+void run_team(void (*body)(void* argument, const Worker& worker), void* argument);
+
+}  // namespace fused_lstm
