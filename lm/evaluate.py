@@ -25,10 +25,10 @@ def perplexity(model: LM_LSTM, ids: torch.Tensor, batch_size: int) -> float:
     """
     was_training = model.training
     model.eval()
-    device = model.sm_fc.weight.device
+    ids = ids.to(model.sm_fc.weight.device)
     hidden, losses = model.init_hidden(batch_size), []
     for inputs, targets in evaluation_batches(ids, batch_size, model.num_steps):
-        nll, hidden = model.loss(inputs.to(device), targets.to(device), hidden, reduction="sum")
+        nll, hidden = model.loss(inputs, targets, hidden, reduction="sum")
         losses.append(nll)
     model.train(was_training)
     return perplexity_of(math.fsum(torch.stack(losses).tolist()) / (len(ids) - 1))

@@ -20,7 +20,8 @@ class Log:
 
     def advance(self) -> None:
         """One step is done."""
-        self._bar.update()
+        if self._bar is not None:
+            self._bar.update()
 
     def line(self, text: str) -> None:
         """A line above the bar, at once even through a pipe."""

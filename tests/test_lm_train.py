@@ -195,9 +195,7 @@ def recorder(corpus_dir, **settings):
         return nll, after
 
     model.loss = spy
-    log = Log()
-    log.start(1)
-    return Trainer(model, corpus, config, log), calls
+    return Trainer(model, corpus, config, Log()), calls
 
 
 def test_state_is_carried_detached_and_zeroed_each_epoch(corpus_dir):
