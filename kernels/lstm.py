@@ -47,7 +47,7 @@ def lstm(
     (h0, c0), weights = state, list(weights)
     _check(x, h0, c0, weights)
     engine, fuse = resolve(engine, fuse, x.device)
-    if torch.is_autocast_enabled(x.device.type):
+    if _autocasts(x.device):
         x, h0, c0, *weights = _autocast(x, h0, c0, *weights)
     y, h_n, c_n = engine_module(engine).lstm(x, h0, c0, weights, dropout, fuse)
     return y, (h_n, c_n)
@@ -170,6 +170,11 @@ class LSTM(nn.RNNBase):
         return (h0, c0) if batched else (h0.unsqueeze(1), c0.unsqueeze(1))
 
 
+def _autocasts(device: torch.device) -> bool:
+    kind = device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def _autocast(*tensors: Tensor) -> list[Tensor]:
     """What autocast does to the inputs of nn.LSTM: all but float64 to its dtype."""
     dtype = torch.get_autocast_dtype(tensors[0].device.type)
@@ -195,7 +200,7 @@ def _check(x: Tensor, h0: Tensor, c0: Tensor, weights: list[Tensor]) -> None:
         name = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[kind]
         columns = [[x.shape[2] if layer == 0 else H], [H], [], []][kind]
         expected.append((f"{name}_l{layer}", weight, [4 * H, *columns]))
-    autocast = torch.is_autocast_enabled(x.device.type)
+    autocast = _autocasts(x.device)
     for name, tensor, shape in expected:
         if list(tensor.shape) != shape:
             raise ValueError(f"{name}: got shape {list(tensor.shape)}, should be {shape}")
