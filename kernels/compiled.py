@@ -24,10 +24,13 @@ def describe(device: torch.device) -> str:
 
 @cache
 def _compiled():
-    return torch.compile(loop.unrolled, dynamic=False)
+    # fullgraph: what it cannot compile is an error, not a silent return to the loop.
+    return torch.compile(loop.unrolled, dynamic=False, fullgraph=True)
 
 
 def lstm(
     x: Tensor, h0: Tensor, c0: Tensor, weights: Sequence[Tensor], dropout: float, fuse: str | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _compiled()(x, h0, c0, weights, dropout, loop.cell)
+    # Every shape is compiled anew; past 8 of them torch.compile would give up.
+    with torch._dynamo.config.patch(recompile_limit=256):
+        return _compiled()(x, h0, c0, weights, dropout, loop.cell)
