@@ -29,18 +29,22 @@ TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 
 def sources(found: plan.Plan) -> dict[str, tuple]:
     """Kernel name -> (kernel, constants of its own) that a plan launches."""
-    from .triton import pointwise, steps
+    from .triton import layers, steps
 
-    if found.kind == "steps" and found.direction == "forward":
-        return {"lstm_steps_fwd_kernel": (steps.lstm_steps_fwd_kernel, {"SAVE": True})}
-    if found.kind == "steps":
-        own = {"PHASE": found.phases()[0], "SPLIT": found.split}
-        return {"lstm_steps_bwd_kernel": (steps.lstm_steps_bwd_kernel, own)}
-    raise NotImplementedError
+    forward = found.direction == "forward"
+    own = {"SAVE": True} if forward else {"PHASE": found.phases()[0], "SPLIT": found.split}
+    if found.kind == "layers":
+        own |= {"L": found.layers, "RESIDENT_IH": found.resident_ih, "DROPOUT": False}
+        kernel = layers.lstm_layers_fwd_kernel if forward else layers.lstm_layers_bwd_kernel
+    else:
+        kernel = steps.lstm_steps_fwd_kernel if forward else steps.lstm_steps_bwd_kernel
+    return {kernel.fn.__name__: (kernel, own)}
 
 
 def argument_type(name: str, dtype: str) -> str:
     """A kernel argument's type from its name, the naming rule of kernels/triton."""
+    if name in ("p", "scale"):
+        return "fp32"
     if not name.endswith("_ptr"):
         return "i32"
     if name == "barrier_ptr":
@@ -65,6 +69,10 @@ def compile_plan(found: plan.Plan, arch: int):
     for index, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name] = "constexpr"
+        elif name.endswith("_ptrs"):  # a tuple, one pointer a layer
+            signature[name] = (TYPES[found.dtype],) * found.layers
+            aligned = {(index, layer): [["tt.divisibility", 16]] for layer in range(found.layers)}
+            attributes |= aligned
         else:
             signature[name] = argument_type(name, found.dtype)
             if name.endswith("_ptr"):

@@ -9,7 +9,7 @@ many rows, summed over as many. So one calculation serves both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .devices import BARRIER_US, Device
 
@@ -106,6 +106,35 @@ def plan(
     return _compiled(kind, direction, hidden, batch, layers, dtype, device, tf32)
 
 
+def choose(
+    direction: str,
+    *,
+    hidden: int,
+    batch: int,
+    layers: int,
+    dtype: str,
+    device: Device,
+    tf32: bool = True,
+) -> Plan:
+    """The launch for a stack of layers: a wavefront of all where it is faster, else one each."""
+    shape = {"hidden": hidden, "batch": batch, "dtype": dtype, "device": device, "tf32": tf32}
+    steps = plan("steps", direction, layers=1, **shape)
+    if layers == 1:
+        return steps
+    wave = plan("layers", direction, layers=layers, **shape)
+    if device.arch == 0:
+        return wave
+    if steps.persistent and not wave.persistent:
+        reason = f"{layers} layers at once do not run at once on {device.sms} SMs"
+        return replace(steps, why=(*steps.why, f"{reason}: one launch a layer"))
+    one, all = cost(steps, device).floor_us, cost(wave, device).floor_us
+    if all > layers * one:
+        reason = f"a wave of {layers} layers takes {all:.1f} us at least, one layer {one:.1f} us"
+        return replace(steps, why=(*steps.why, f"{reason}: one launch a layer"))
+    reason = f"a wave of {layers} layers takes {all:.1f} us, its layers {layers} x {one:.1f} us"
+    return replace(wave, why=(*wave.why, reason))
+
+
 def _interpreted(kind, direction, hidden, batch, layers, dtype) -> Plan:
     """Few large programs: one costs the interpreter milliseconds, whatever its size."""
     block = min(max(16, _power_of_2(hidden)), 256)
@@ -194,8 +223,8 @@ def _warps(rows: int, device: Device) -> int:
 
 def _ahead(block_b: int, device: Device) -> int:
     # Registers: a chunk in flight takes 16 of a thread's 255 at block_b = 32.
-    deep = 4 if device.arch >= 90 else 2
-    return deep if block_b <= 32 else deep // 2
+    deep = 4 if device.arch >= 90 else 1
+    return deep if block_b <= 32 else 1
 
 
 # --- what a step costs at least ---
@@ -213,7 +242,7 @@ class Cost:
 def cost(plan: Plan, device: Device) -> Cost:
     """A step's (steps) or wave's (layers) floor on `device`, in the steady state."""
     H, B, size = plan.hidden, plan.batch, SIZES[plan.dtype]
-    products = 2 * plan.layers - 1
+    products = 2 * plan.layers - 1  # all but layer 0 multiply their input too
     flops = products * 2 * 4 * H * H * B
     k = H if plan.direction == "forward" else 4 * H // plan.split
     per_layer = plan.programs // plan.layers

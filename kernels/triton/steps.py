@@ -56,11 +56,12 @@ def lstm_steps_fwd_kernel(
     BITS: tl.constexpr,
 ):
     block = tl.program_id(0)
-    row, row_mask = tiles.gate_rows(block, H, UNITS)
+    row, row_unit = tiles.gate_rows(block, H, UNITS)
+    row_mask = row_unit < H
     w = tiles.load_resident(w_hh_ptr, row, row_mask, H, H, 1, BLOCK_K, RESIDENT)
     unit = block * UNITS + tl.arange(0, UNITS)
-    t = t_begin.to(tl.int64)
-    while t < t_end:
+    for step in range(t_end - t_begin if PERSISTENT else 1):
+        t = (t_begin + step).to(tl.int64)
         h_prev_ptr = tl.where(t == 0, h0_ptr, y_ptr + (t - 1) * B * H)
         c_prev_ptr = tl.where(t == 0, c0_ptr, c_ptr + (t - 1) * stride_c_t)
         for batch in range(BATCH_BLOCKS):
@@ -84,10 +85,8 @@ def lstm_steps_fwd_kernel(
             tl.store(c_ptr + t * stride_c_t + at, c, mask=mask)
             if SAVE:
                 tiles.store_gates(gates_ptr, gates_at, mask, i, f, g, o, H)
-        t += 1
-        if t < t_end:
-            rounds = (t - t_begin).to(tl.int32)
-            barrier.wait(barrier_ptr, rounds * tl.num_programs(0), PERSISTENT)
+        if step + 1 < t_end - t_begin:
+            barrier.wait(barrier_ptr, (step + 1) * tl.num_programs(0), PERSISTENT)
 
 
 @triton.jit(do_not_specialize=["t_begin", "t_end", "B"])
@@ -127,15 +126,15 @@ def lstm_steps_bwd_kernel(
     w_ptr = w_hh_ptr + part.to(tl.int64) * K_PART * H
     w = tiles.load_resident(w_ptr, row, row < H, K_PART, 1, H, BLOCK_K, RESIDENT)
     unit = block * UNITS + part * (UNITS // SPLIT) + tl.arange(0, UNITS // SPLIT)
-    t = t_end.to(tl.int64) - 1
-    while t >= t_begin:
-        rounds = (t_end - t).to(tl.int32)
+    for step in range(t_end - t_begin if PERSISTENT else 1):
+        t = (t_end - 1 - step).to(tl.int64)
         if PHASE != 1:
             for batch in range(BATCH_BLOCKS):
                 b = batch * BLOCK_B + tl.arange(0, BLOCK_B).to(tl.int64)
                 acc = tiles.product(
                     tl.full((UNITS, BLOCK_B), 0.0, ACC), w, w_ptr, row, row < H,
-                    dgates_ptr + (t + 1) * B * (4 * H) + part * K_PART, b, (b < B) & (t + 1 < T),
+                    dgates_ptr + (t + 1) * B * (4 * H) + part * K_PART, b,
+                    b < tl.where(t + 1 < T, B, 0),
                     4 * H, K_PART, 1, H, BLOCK_K, RESIDENT, AHEAD, STAGES, PRECISION, BITS,
                 )  # fmt: skip
                 at = (part * B + b)[None, :] * H + row[:, None]
@@ -154,18 +153,18 @@ def lstm_steps_bwd_kernel(
                 c = tl.load(c_ptr + t * B * H + at, mask=mask, other=0.0)
                 dc = tl.load(dc_ptr + at, mask=mask, other=0.0)
                 dh = tl.load(dy_ptr + t * B * H + at, mask=mask, other=0.0).to(ACC)
-                dh += tl.load(dh_n_ptr + at, mask=mask & (t == T - 1), other=0.0).to(ACC)
+                last = (b < tl.where(t == T - 1, B, 0))[None, :]
+                dh += tl.load(dh_n_ptr + at, mask=mask & last, other=0.0).to(ACC)
                 if batch == 0:
-                    barrier.wait(barrier_ptr + 1 + block, rounds * SPLIT, PERSISTENT)
+                    barrier.wait(barrier_ptr + 1 + block, (step + 1) * SPLIT, PERSISTENT)
                 dh += tiles.sum_partials(partial_ptr + at, B * H, mask, SPLIT)
                 i, f, g, o, dc = math.cell_backward(i, f, g, o, c_prev, c, dh, dc)
                 tiles.store_gates(dgates_ptr, gates_at, mask, i, f, g, o, H)
                 if batch == BATCH_BLOCKS - 1:  # the others wait for dgates alone
                     barrier.arrive(barrier_ptr, PERSISTENT)
                 tl.store(dc_ptr + at, dc, mask=mask)
-        t -= 1
-        if t >= t_begin:
-            barrier.wait(barrier_ptr, rounds * tl.num_programs(0), PERSISTENT)
+        if step + 1 < t_end - t_begin:
+            barrier.wait(barrier_ptr, (step + 1) * tl.num_programs(0), PERSISTENT)
 
 
 # --- host launchers ---

@@ -120,10 +120,10 @@ def product(
 
 @triton.jit
 def gate_rows(block, H: tl.constexpr, UNITS: tl.constexpr):
-    """The rows of [4H, .] that hold the gates of `block`'s units, gate by gate, and their mask."""
+    """The rows of [4H, .] that hold the gates of `block`'s units, gate by gate, and their unit."""
     r = tl.arange(0, 4 * UNITS)
     unit = block * UNITS + r % UNITS
-    return (r // UNITS).to(tl.int64) * H + unit, unit < H
+    return (r // UNITS).to(tl.int64) * H + unit, unit
 
 
 @triton.jit

@@ -1,0 +1,83 @@
+"""Dropout between layers, drawn by counter: any element, at any time, and the same again.
+
+The rule is kernels.reference.dropout_mask's: element n of [L-1, T, B, H] is kept where the first
+word of Philox4x32-10 (key: the seed, counter: n), as a number in [0, 1), is at least p.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .interpreter import is_interpreted
+
+# --- kernels ---
+
+
+@triton.jit
+def _multiply(a, b):
+    """High and low word of a 32 x 32 bit product."""
+    product = a.to(tl.uint64) * b
+    return (product >> 32).to(tl.uint32), (product & 0xFFFFFFFF).to(tl.uint32)
+
+
+@triton.jit
+def philox(seed, n):
+    """The first word of Philox4x32-10: seed int64, n [...] int64 -> [...] uint32."""
+    k0, k1 = seed.to(tl.uint64) & 0xFFFFFFFF, seed.to(tl.uint64) >> 32
+    c0, c1 = (n.to(tl.uint64) & 0xFFFFFFFF).to(tl.uint32), (n.to(tl.uint64) >> 32).to(tl.uint32)
+    c2, c3 = c0 & 0, c0 & 0
+    for _ in tl.static_range(10):
+        high0, low0 = _multiply(c0, 0xD2511F53)
+        high1, low1 = _multiply(c2, 0xCD9E8D57)
+        c0, c1 = high1 ^ c1 ^ k0.to(tl.uint32), low1
+        c2, c3 = high0 ^ c3 ^ k1.to(tl.uint32), low0
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return c0
+
+
+@triton.jit
+def multiplier(seed_ptr, n, p, scale):
+    """0 where element n is dropped, else `scale`, in float32."""
+    word = philox(tl.load(seed_ptr), n).to(tl.int32, bitcast=True)
+    uniform = tl.where(word < 0, -word - 1, word).to(tl.float32) * 4.6566127342e-10
+    return tl.where(uniform >= p, scale, 0.0)
+
+
+@triton.jit(do_not_specialize=["first", "size", "p", "scale"])
+def dropout_kernel(
+    x_ptr,  # [size]
+    y_ptr,  # [size] out
+    seed_ptr,  # [1] int64
+    first,  # x's first element's place in [L-1, T, B, H]
+    size,
+    p,
+    scale,  # 1 / (1 - p)
+    BLOCK: tl.constexpr,
+):
+    n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + n, mask=n < size, other=0.0)
+    y = x * multiplier(seed_ptr, first + n, p, scale)
+    tl.store(y_ptr + n, y.to(y_ptr.dtype.element_ty), mask=n < size)
+
+
+# --- host launchers ---
+
+
+def scale_of(p: float) -> float:
+    """What a kept element is multiplied by."""
+    return 1 / (1 - p) if p < 1 else 0.0
+
+
+def apply(x: Tensor, seed: Tensor | None, layer: int, p: float) -> Tensor:
+    """x [T, B, H], `layer`'s output (or the gradient by it), as the mask of the seed leaves it."""
+    if p == 0:
+        return x
+    y = torch.empty_like(x)
+    block = 4096 if is_interpreted() else 1024
+    grid = (triton.cdiv(x.numel(), block),)
+    first = layer * x.numel()
+    dropout_kernel[grid](x, y, seed, first, x.numel(), p, scale_of(p), BLOCK=block)
+    return y
