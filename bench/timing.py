@@ -1,0 +1,125 @@
+"""How time is taken: case after case in turn, medians and quartiles, ratios within a round.
+
+A machine that is shared, or that warms up, is slow for seconds at a time. Cases timed one after
+the other would each meet another machine; here every round times all of them, in an order drawn
+anew, and a ratio is taken within a round.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+Run = Callable[[], object]  # the work to time
+Timed = Callable[[], float]  # does what must precede the work, then the work; seconds of the work
+
+
+class Quartiles(NamedTuple):
+    """Of a sample, in its unit."""
+
+    q1: float
+    median: float
+    q3: float
+
+
+def quartiles(sample: Sequence[float]) -> Quartiles:
+    """First quartile, median and third quartile; ValueError for an empty sample."""
+    if not sample:
+        raise ValueError("sample: is empty, should have at least one value")
+    if len(sample) == 1:
+        return Quartiles(*sample * 3)
+    return Quartiles(*statistics.quantiles(sample, n=4, method="inclusive"))
+
+
+def speedup(base: Sequence[float], other: Sequence[float]) -> float:
+    """How many times faster `other` is than `base`: the median of the ratios within a round."""
+    if len(base) != len(other) or not base:
+        raise ValueError(f"base, other: got {len(base)} and {len(other)} rounds, should be equal")
+    return statistics.median(b / o for b, o in zip(base, other, strict=True))
+
+
+def timed(work: Run, device: torch.device, setup: Run | None = None) -> Timed:
+    """A function that runs `setup` untimed and then `work`, and returns the seconds of `work`.
+
+    On a GPU: device events, after the L2 cache has been overwritten. On a CPU: the wall clock.
+    """
+    clock = _events(device) if device.type == "cuda" else _wall
+
+    def once() -> float:
+        if setup is not None:
+            setup()
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return clock(work)
+        finally:
+            if collecting:
+                gc.enable()
+
+    return once
+
+
+def _wall(work: Run) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def _events(device: torch.device) -> Callable[[Run], float]:
+    l2 = torch.cuda.get_device_properties(device).L2_cache_size
+    flush = torch.empty(2 * l2, dtype=torch.int8, device=device)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def clock(work: Run) -> float:
+        flush.zero_()
+        begin.record()
+        work()
+        end.record()
+        torch.cuda.synchronize(device)
+        return begin.elapsed_time(end) / 1000
+
+    return clock
+
+
+def interleave(
+    cases: Mapping[str, Timed],
+    seconds: float = 5.0,
+    least: int = 5,
+    most: int = 50,
+    warmup: int = 1,
+    tick: Callable[[float], object] | None = None,
+) -> dict[str, list[float]]:
+    """Time all `cases` in every round; name -> seconds of each round.
+
+    Args:
+        seconds: no round begins later than this, once `least` rounds are done.
+        least, most: how many rounds there may be.
+        warmup: rounds beforehand that do not count.
+        tick: called after every timing with the part of the rounds that is done, 0 to 1.
+
+    The order within a round is random, from a fixed seed.
+    """
+    order, draw = list(cases), random.Random(0)
+    samples: dict[str, list[float]] = {name: [] for name in cases}
+    begin = time.perf_counter()
+    for number in range(-warmup, most):
+        if number == 0:
+            begin = time.perf_counter()
+        spent = time.perf_counter() - begin
+        if number >= least and spent > seconds:
+            break
+        draw.shuffle(order)
+        for name in order:
+            taken = cases[name]()
+            if number >= 0:
+                samples[name].append(taken)
+            if tick is not None:
+                done = min(max(number, 0) / least, spent / seconds) if number < most - 1 else 1.0
+                tick(min(done, 1.0))
+    return samples
