@@ -22,6 +22,7 @@ def constants(plan: Plan) -> dict:
     size = SIZES[plan.dtype]
     return {
         "H": plan.hidden,
+        "H_PAD": plan.chunks * plan.block_k,
         "UNITS": plan.units,
         "BLOCK_B": plan.block_b,
         "BATCH_BLOCKS": plan.batch_blocks,
@@ -52,3 +53,9 @@ def options(plan: Plan) -> dict:
 def counters(plan: Plan, device: torch.device) -> Tensor:
     """One launch's barriers, zeroed on its stream: all programs', then each block's."""
     return torch.zeros(1 + plan.programs // plan.split, dtype=torch.int32, device=device)
+
+
+def exchange(plan: Plan, like: Tensor, *leading: int) -> Tensor:
+    """A zeroed exchange (see tiles.py) of `like`'s dtype: [2, *leading, B_PAD, H_PAD]."""
+    rows, columns = plan.batch_blocks * plan.block_b, plan.chunks * plan.block_k
+    return like.new_zeros(2, *leading, rows, columns)

@@ -44,12 +44,12 @@ def lstm_layers_fwd_kernel(
     w_ih_ptrs,  # L x [4H, H]; the first is not read
     w_hh_ptrs,  # L x [4H, H]
     bias_ptr,  # [L, 4H] both biases' sum, zero for layer 0
-    h0_ptr,  # [L, B, H]
     c0_ptr,  # [L, B, H] state dtype
     h_ptr,  # [L-1, T, B, H] out
     y_ptr,  # [T, B, H] out
     c_ptr,  # [L, T, B, H] out, state dtype; [L, B, H] and stride_c_t = 0 where not SAVE
-    dropped_ptr,  # [L-1, 2, B, H] scratch: what the layer above reads, where DROPOUT
+    exchange_ptr,  # [2, L, B_PAD, H_PAD] h(t-1) in slot t % 2; in: h0 in slot 0
+    dropped_ptr,  # [2, L, B_PAD, H_PAD] the same as the layer above reads it, dropped where DROPOUT
     seed_ptr,  # [1] int64, where DROPOUT
     barrier_ptr,  # [1] int32, zero
     w_begin,  # waves of this launch
@@ -62,6 +62,7 @@ def lstm_layers_fwd_kernel(
     scale,  # 1 / (1 - p)
     L: tl.constexpr,
     H: tl.constexpr,
+    H_PAD: tl.constexpr,
     UNITS: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BATCH_BLOCKS: tl.constexpr,
@@ -77,64 +78,61 @@ def lstm_layers_fwd_kernel(
     PRECISION: tl.constexpr,
     BITS: tl.constexpr,
 ):
+    SIZE: tl.constexpr = BATCH_BLOCKS * BLOCK_B * H_PAD
     blocks = tl.num_programs(0) // L
     layer, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     row, row_unit = tiles.gate_rows(block, H, UNITS)
-    row_mask, ih_mask = row_unit < H, row_unit < tl.where(layer > 0, H, 0)
+    ih_mask = row_unit < tl.where(layer > 0, H, 0)  # layer 0 adds w_ih = 0 times what it reads
     unit = block * UNITS + tl.arange(0, UNITS)
-    # Pointers to this program's layer: everything below is that of one layer.
     w_hh_ptr, w_ih_ptr = _pick(w_hh_ptrs, layer, L), _pick(w_ih_ptrs, layer, L)
+    w_hh = tiles.load_resident(w_hh_ptr, row, row_unit < H, H, 1, H, BLOCK_K, RESIDENT)
+    w_ih = tiles.load_resident(w_ih_ptr, row, ih_mask, H, 1, H, BLOCK_K, RESIDENT_IH)
     layer = layer.to(tl.int64)
-    w_hh = tiles.load_resident(w_hh_ptr, row, row_mask, H, H, 1, BLOCK_K, RESIDENT)
-    w_ih = tiles.load_resident(w_ih_ptr, row, ih_mask, H, H, 1, BLOCK_K, RESIDENT_IH)
-    out_ptr = tl.where(layer == L - 1, y_ptr, h_ptr + layer * T * B * H)
-    below_ptr = h_ptr + (layer - 1) * T * B * H
-    gates_ptr += layer * T * B * (4 * H)
-    c_ptr += layer * stride_c_l
+    below = tl.where(layer > 0, layer - 1, 0)
     for wave in range(w_end - w_begin if PERSISTENT else 1):
         t = (w_begin + wave).to(tl.int64) - layer
+        now, after = (t + 2 * L) % 2 * L, (t + 1 + 2 * L) % 2 * L  # slots, of a t that may be < 0
         # Rows of batch that there are: none where this layer has not begun or is done.
         live = tl.where((t >= 0) & (t < T), B, 0)
-        h_prev_ptr = tl.where(t == 0, h0_ptr + layer * B * H, out_ptr + (t - 1) * B * H)
-        c_prev_ptr = tl.where(t == 0, c0_ptr + layer * B * H, c_ptr + (t - 1) * stride_c_t)
-        x_ptr = below_ptr + t * B * H
-        if DROPOUT:
-            x_ptr = dropped_ptr + ((layer - 1) * 2 + t % 2) * B * H
         for batch in range(BATCH_BLOCKS):
             b = batch * BLOCK_B + tl.arange(0, BLOCK_B).to(tl.int64)
             mask = (unit < H)[:, None] & (b < live)[None, :]
             at = b[None, :] * H + unit[:, None]
-            gates_at = (t * B + b)[None, :] * (4 * H) + unit[:, None]
-            first = (b < tl.where(layer == 0, B, 0))[None, :]
-            i, f, g, o = tiles.load_gates(gates_ptr, gates_at, mask & first, H, ACC)
+            tile_at = batch * BLOCK_B * H_PAD
+            acc = tiles.product(
+                tl.full((4 * UNITS, BLOCK_B), 0.0, ACC), w_hh, w_hh_ptr, row, row_unit < H,
+                exchange_ptr + (now + layer) * SIZE + tile_at,
+                H, 1, H, H_PAD, BLOCK_B, BLOCK_K, RESIDENT, AHEAD, STAGES, PRECISION, BITS,
+            )  # fmt: skip
+            # What no other program writes: it arrives while the second product runs.
+            gates_at = ((layer * T + t) * B + b)[None, :] * (4 * H) + unit[:, None]
+            first = mask & (b < tl.where(layer == 0, B, 0))[None, :]
+            i, f, g, o = tiles.load_gates(gates_ptr, gates_at, first, H, ACC)
+            c_prev_ptr = c_ptr + layer * stride_c_l + (t - 1) * stride_c_t
+            c_prev_ptr = tl.where(t == 0, c0_ptr + layer * B * H, c_prev_ptr)
             c = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
             acc = tiles.product(
-                tl.full((4 * UNITS, BLOCK_B), 0.0, ACC), w_hh, w_hh_ptr, row, row_mask,
-                h_prev_ptr, b, b < live,
-                H, H, H, 1, BLOCK_K, RESIDENT, AHEAD, STAGES, PRECISION, BITS,
-            )  # fmt: skip
-            acc = tiles.product(
-                acc, w_ih, w_ih_ptr, row, ih_mask, x_ptr, b,
-                b < tl.where(layer > 0, live, 0),
-                H, H, H, 1, BLOCK_K, RESIDENT_IH, AHEAD, STAGES, PRECISION, BITS,
+                acc, w_ih, w_ih_ptr, row, ih_mask, dropped_ptr + (after + below) * SIZE + tile_at,
+                H, 1, H, H_PAD, BLOCK_B, BLOCK_K, RESIDENT_IH, AHEAD, STAGES, PRECISION, BITS,
             )  # fmt: skip
             ri, rf, rg, ro = tiles.split_gates(acc, UNITS, BLOCK_B)
-            bi, bf, bg, bo = tiles.load_gates(
-                bias_ptr, layer * (4 * H) + unit[:, None], (unit < H)[:, None], H, ACC
-            )
+            bias_at = layer * (4 * H) + unit[:, None]
+            bi, bf, bg, bo = tiles.load_gates(bias_ptr, bias_at, (unit < H)[:, None], H, ACC)
             i, f, g, o, h, c = math.cell_forward(
                 i + ri + bi, f + rf + bf, g + rg + bg, o + ro + bo, c
             )
-            tl.store(out_ptr + t * B * H + at, h.to(y_ptr.dtype.element_ty), mask=mask)
+            h = h.to(y_ptr.dtype.element_ty)
+            next_at = (after + layer) * SIZE + b[None, :] * H_PAD + unit[:, None]
+            tl.store(exchange_ptr + next_at, h, mask=mask)
             if DROPOUT:
                 n = (layer * T + t) * B * H + at
-                h = h.to(y_ptr.dtype.element_ty) * dropout.multiplier(seed_ptr, n, p, scale)
-                dropped_at = (layer * 2 + t % 2) * B * H + at
-                keep = mask & (b < tl.where(layer < L - 1, B, 0))[None, :]
-                tl.store(dropped_ptr + dropped_at, h.to(y_ptr.dtype.element_ty), mask=keep)
+                dropped = h * dropout.multiplier(seed_ptr, n, p, scale)
+                tl.store(dropped_ptr + next_at, dropped.to(h.dtype), mask=mask)
             if batch == BATCH_BLOCKS - 1:  # the others wait for h alone
                 barrier.arrive(barrier_ptr, PERSISTENT)
-            tl.store(c_ptr + t * stride_c_t + at, c, mask=mask)
+            out_ptr = tl.where(layer == L - 1, y_ptr, h_ptr + layer * T * B * H)
+            tl.store(out_ptr + t * B * H + at, h, mask=mask)
+            tl.store(c_ptr + layer * stride_c_l + t * stride_c_t + at, c, mask=mask)
             if SAVE:
                 tiles.store_gates(gates_ptr, gates_at, mask, i, f, g, o, H)
         if wave + 1 < w_end - w_begin:
@@ -152,6 +150,7 @@ def lstm_layers_bwd_kernel(
     c_ptr,  # [L, T, B, H] state dtype
     dc_ptr,  # [L, B, H] state dtype; in: gradient by c(T - 1); out, in the end: by c0
     dgates_ptr,  # [L, T, B, 4H] out
+    exchange_ptr,  # [2, L, 4, B_PAD, H_PAD] dgates(t) in slot t % 2; in: zero
     partial_ptr,  # [L, SPLIT, B, H] scratch, state dtype
     seed_ptr,  # [1] int64, where DROPOUT
     barrier_ptr,  # [1 + L * blocks] int32, zero: all programs, then those of a block
@@ -163,6 +162,7 @@ def lstm_layers_bwd_kernel(
     scale,
     L: tl.constexpr,
     H: tl.constexpr,
+    H_PAD: tl.constexpr,
     UNITS: tl.constexpr,
     SPLIT: tl.constexpr,
     BLOCK_B: tl.constexpr,
@@ -179,44 +179,45 @@ def lstm_layers_bwd_kernel(
     PRECISION: tl.constexpr,
     BITS: tl.constexpr,
 ):
-    K_PART: tl.constexpr = 4 * H // SPLIT
+    SIZE: tl.constexpr = BATCH_BLOCKS * BLOCK_B * H_PAD
     blocks = tl.num_programs(0) // (L * SPLIT)
     group, part = tl.program_id(0) // SPLIT, tl.program_id(0) % SPLIT
     layer, block = group // blocks, group % blocks
     row = block.to(tl.int64) * UNITS + tl.arange(0, UNITS)
     unit = block * UNITS + part * (UNITS // SPLIT) + tl.arange(0, UNITS // SPLIT)
-    w_hh_ptr = _pick(w_hh_ptrs, layer, L) + part.to(tl.int64) * K_PART * H
-    w_ih_ptr = _pick(w_ih_ptrs, layer + 1, L) + part.to(tl.int64) * K_PART * H
+    ih_mask = row < tl.where(layer < L - 1, H, 0)  # the top layer adds 0 times what it reads
+    w_hh_ptr = _pick(w_hh_ptrs, layer, L) + part.to(tl.int64) * (H * H)
+    w_ih_ptr = _pick(w_ih_ptrs, layer + 1, L) + part.to(tl.int64) * (H * H)
+    w_hh = tiles.load_resident(w_hh_ptr, row, row < H, 1, H, H, BLOCK_K, RESIDENT)
+    w_ih = tiles.load_resident(w_ih_ptr, row, ih_mask, 1, H, H, BLOCK_K, RESIDENT_IH)
     layer = layer.to(tl.int64)
-    ih_mask = row < tl.where(layer < L - 1, H, 0)
-    w_hh = tiles.load_resident(w_hh_ptr, row, row < H, K_PART, 1, H, BLOCK_K, RESIDENT)
-    w_ih = tiles.load_resident(w_ih_ptr, row, ih_mask, K_PART, 1, H, BLOCK_K, RESIDENT_IH)
-    above_ptr = dgates_ptr + (layer + 1) * T * B * (4 * H) + part * K_PART
-    dgates_ptr += layer * T * B * (4 * H)
-    partial_ptr += layer * SPLIT * B * H
+    above = tl.where(layer < L - 1, layer + 1, 0)
     for wave in range(w_end - w_begin if PERSISTENT else 1):
         t = T - 1 - ((w_begin + wave).to(tl.int64) - (L - 1 - layer))
+        now, after = (t + 2 * L) % 2 * L, (t + 1 + 2 * L) % 2 * L  # slots, of a t that may be < 0
         live = tl.where((t >= 0) & (t < T), B, 0)
         if PHASE != 1:
             for batch in range(BATCH_BLOCKS):
                 b = batch * BLOCK_B + tl.arange(0, BLOCK_B).to(tl.int64)
                 mask = (row < H)[:, None] & (b < live)[None, :]
-                acc = tiles.product(
-                    tl.full((UNITS, BLOCK_B), 0.0, ACC), w_ih, w_ih_ptr, row, ih_mask,
-                    above_ptr + t * B * (4 * H), b,
-                    b < tl.where(layer < L - 1, live, 0),
-                    4 * H, K_PART, 1, H, BLOCK_K, RESIDENT_IH, AHEAD, STAGES, PRECISION, BITS,
-                )  # fmt: skip
+                tile_ptr = exchange_ptr + part * SIZE + batch * BLOCK_B * H_PAD
+                acc = tl.full((UNITS, BLOCK_B), 0.0, ACC)
+                for gate in tl.static_range(4 // SPLIT):
+                    x_ptr = tile_ptr + ((now + above) * 4 + gate) * SIZE
+                    acc = tiles.product(
+                        acc, w_ih, w_ih_ptr + gate * H * H, row, ih_mask, x_ptr, 1, H, H, H_PAD,
+                        BLOCK_B, BLOCK_K, RESIDENT_IH, AHEAD, STAGES, PRECISION, BITS,
+                    )  # fmt: skip
                 if DROPOUT:
                     n = ((layer * T + t) * B + b)[None, :] * H + row[:, None]
                     acc *= dropout.multiplier(seed_ptr, n, p, scale).to(ACC)
-                acc = tiles.product(
-                    acc, w_hh, w_hh_ptr, row, row < H,
-                    dgates_ptr + (t + 1) * B * (4 * H) + part * K_PART, b,
-                    b < tl.where(t + 1 < T, live, 0),
-                    4 * H, K_PART, 1, H, BLOCK_K, RESIDENT, AHEAD, STAGES, PRECISION, BITS,
-                )  # fmt: skip
-                at = (part * B + b)[None, :] * H + row[:, None]
+                for gate in tl.static_range(4 // SPLIT):
+                    x_ptr = tile_ptr + ((after + layer) * 4 + gate) * SIZE
+                    acc = tiles.product(
+                        acc, w_hh, w_hh_ptr + gate * H * H, row, row < H, x_ptr, 1, H, H, H_PAD,
+                        BLOCK_B, BLOCK_K, RESIDENT, AHEAD, STAGES, PRECISION, BITS,
+                    )  # fmt: skip
+                at = ((layer * SPLIT + part) * B + b)[None, :] * H + row[:, None]
                 tl.store(partial_ptr + at, acc, mask=mask)
             barrier.arrive(barrier_ptr + 1 + group, PERSISTENT)
         if PHASE != 0:
@@ -224,17 +225,14 @@ def lstm_layers_bwd_kernel(
                 b = batch * BLOCK_B + tl.arange(0, BLOCK_B).to(tl.int64)
                 mask = (unit < H)[:, None] & (b < live)[None, :]
                 at = b[None, :] * H + unit[:, None]
-                gates_at = (t * B + b)[None, :] * (4 * H) + unit[:, None]
-                state_at = layer * B * H + at
-                i, f, g, o = tiles.load_gates(
-                    gates_ptr + layer * T * B * (4 * H), gates_at, mask, H, ACC
-                )
-                c_at = (layer * T + t) * B * H + at
-                c_prev_ptr = tl.where(
-                    t == 0, c0_ptr + layer * B * H, c_ptr + (layer * T + t - 1) * B * H
-                )
+                gates_at = ((layer * T + t) * B + b)[None, :] * (4 * H) + unit[:, None]
+                # First what no other program writes: it arrives while the others finish.
+                i, f, g, o = tiles.load_gates(gates_ptr, gates_at, mask, H, ACC)
+                c_prev_ptr = c_ptr + (layer * T + t - 1) * B * H
+                c_prev_ptr = tl.where(t == 0, c0_ptr + layer * B * H, c_prev_ptr)
                 c_prev = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
-                c = tl.load(c_ptr + c_at, mask=mask, other=0.0)
+                c = tl.load(c_ptr + (layer * T + t) * B * H + at, mask=mask, other=0.0)
+                state_at = layer * B * H + at
                 dc = tl.load(dc_ptr + state_at, mask=mask, other=0.0)
                 top = mask & (b < tl.where(layer == L - 1, B, 0))[None, :]
                 dh = tl.load(dy_ptr + t * B * H + at, mask=top, other=0.0).to(ACC)
@@ -242,11 +240,15 @@ def lstm_layers_bwd_kernel(
                 dh += tl.load(dh_n_ptr + state_at, mask=last, other=0.0).to(ACC)
                 if batch == 0:
                     barrier.wait(barrier_ptr + 1 + group, (wave + 1) * SPLIT, PERSISTENT)
-                dh += tiles.sum_partials(partial_ptr + at, B * H, mask, SPLIT)
+                own_ptr = partial_ptr + layer * SPLIT * B * H
+                dh += tiles.sum_partials(own_ptr + at, B * H, mask, SPLIT)
                 i, f, g, o, dc = math.cell_backward(i, f, g, o, c_prev, c, dh, dc)
-                tiles.store_gates(dgates_ptr, gates_at, mask, i, f, g, o, H)
+                next_ptr = exchange_ptr + (now + layer) * (4 * SIZE)
+                next_at = b[None, :] * H_PAD + unit[:, None]
+                tiles.store_gates(next_ptr, next_at, mask, i, f, g, o, SIZE)
                 if batch == BATCH_BLOCKS - 1:  # the others wait for dgates alone
                     barrier.arrive(barrier_ptr, PERSISTENT)
+                tiles.store_gates(dgates_ptr, gates_at, mask, i, f, g, o, H)
                 tl.store(dc_ptr + state_at, dc, mask=mask)
         if wave + 1 < w_end - w_begin:
             barrier.wait(barrier_ptr, (wave + 1) * tl.num_programs(0), PERSISTENT)
@@ -283,11 +285,13 @@ def forward(
     y = gates.new_empty(T, B, H)
     h = gates.new_empty(L - 1, T, B, H)
     c = c0.new_empty(L, T if save else 1, B, H)
-    dropped = gates.new_empty(L - 1, 2, B, H) if p > 0 else h
+    exchange = launch.exchange(plan, gates, L)
+    exchange[0, :, :B, :H] = h0
+    dropped = launch.exchange(plan, gates, L) if p > 0 else exchange
     counters = launch.counters(plan, gates.device)
     for w_begin, w_end in plan.launches(T + L - 1):
         lstm_layers_fwd_kernel[(plan.programs,)](
-            gates, tuple(w_ih), tuple(w_hh), bias, h0, c0, h, y, c, dropped,
+            gates, tuple(w_ih), tuple(w_hh), bias, c0, h, y, c, exchange, dropped,
             counters if seed is None else seed, counters, w_begin, w_end, T, B,
             c.stride(0), c.stride(1) if save else 0, p, dropout.scale_of(p),
             L=L, RESIDENT_IH=plan.resident_ih, SAVE=save, DROPOUT=p > 0, **launch.options(plan),
@@ -315,13 +319,14 @@ def backward(
     """
     L, T, B, H = c.shape
     dgates = torch.empty_like(gates)
+    exchange = launch.exchange(plan, gates, L, 4)
     partial = c.new_empty(L, plan.split, B, H)
     counters = launch.counters(plan, dy.device)
     for w_begin, w_end in plan.launches(T + L - 1):
         for phase in plan.phases():
             lstm_layers_bwd_kernel[(plan.programs,)](
-                dy, dh_n, gates, tuple(w_ih), tuple(w_hh), c0, c, dc, dgates, partial,
-                counters if seed is None else seed, counters, w_begin, w_end, T, B,
+                dy, dh_n, gates, tuple(w_ih), tuple(w_hh), c0, c, dc, dgates, exchange,
+                partial, counters if seed is None else seed, counters, w_begin, w_end, T, B,
                 p, dropout.scale_of(p), L=L, SPLIT=plan.split, RESIDENT_IH=plan.resident_ih,
                 PHASE=phase, DROPOUT=p > 0, **launch.options(plan),
             )  # fmt: skip

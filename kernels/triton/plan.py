@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from .devices import BARRIER_US, Device
 
 SIZES = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
+STREAM_STAGES = 3  # tiles in flight or in use where weights stream from L2
 RESERVED = 2048  # bytes of shared memory for what the compiler adds: mbarriers, reductions
 
 
@@ -139,14 +140,13 @@ def _interpreted(kind, direction, hidden, batch, layers, dtype) -> Plan:
     """Few large programs: one costs the interpreter milliseconds, whatever its size."""
     block = min(max(16, _power_of_2(hidden)), 256)
     block_b = min(max(16, _power_of_2(batch)), 128)
-    k = hidden if direction == "forward" else 4 * hidden
-    block_k = min(max(16, _power_of_2(k)), 512)
+    block_k = min(max(16, _power_of_2(hidden)), 512)
     return Plan(
         kind, direction, "per-step", hidden, batch, layers, dtype,
         precision="upcast" if SIZES[dtype] == 2 else "ieee",
         programs=layers * _ceil(hidden, block), units=block, split=1, warps=4,
         block_b=block_b, batch_blocks=_ceil(batch, block_b),
-        block_k=block_k, chunks=_ceil(k, block_k), resident=0, resident_ih=0, ahead=0, stages=1,
+        block_k=block_k, chunks=_ceil(hidden, block_k), resident=0, resident_ih=0, ahead=0, stages=1,
         smem=0, why=("the interpreter runs one program after another: one launch a step",),
     )  # fmt: skip
 
@@ -156,19 +156,18 @@ def _compiled(kind, direction, hidden, batch, layers, dtype, device, tf32) -> Pl
     units, programs, persistent = _share_out(direction, hidden, layers, device, why)
     rows, products = 4 * units, 2 if kind == "layers" else 1
     split = 4 if direction == "backward" and persistent else 1
-    k = 4 * hidden // split if direction == "backward" else hidden
     if direction == "backward" and not persistent:
         programs = layers * _ceil(hidden, rows)
 
     precision = "tf32" if size == 2 or (dtype == "fp32" and tf32) else "ieee"
     on_tensor_cores = precision == "tf32"
-    block_k = min(256 // size if on_tensor_cores else 16, max(16, _power_of_2(k)))
+    block_k = min(256 // size if on_tensor_cores else 16, max(16, _power_of_2(hidden)))
     block_b = min(max(16, _power_of_2(batch)), 64 if rows <= 64 else 32)
-    chunks = _ceil(k, block_k)
+    chunks = _ceil(hidden, block_k)
     tile, staged = rows * block_k * size, block_k * block_b * size
     scratch = max(staged, rows * block_b * 4) + RESERVED
     free = device.smem - scratch
-    resident = 0
+    resident, stages = 0, 1
     if not persistent:
         why.append("weights are read anew by every launch")
     elif not on_tensor_cores:
@@ -180,21 +179,22 @@ def _compiled(kind, direction, hidden, batch, layers, dtype, device, tf32) -> Pl
             f" fit in {device.smem // 1024} KiB: all weights resident"
         )
     else:
-        resident = max(0, (free - tile - staged) // tile)  # and one tile to stream through
+        stages = STREAM_STAGES
+        scratch = max(stages * (tile + staged), rows * block_b * 4) + RESERVED
+        resident = max(0, (device.smem - scratch) // tile)
         why.append(
             f"{products * chunks} weight tiles of {tile // 1024} KiB do not fit in"
             f" {device.smem // 1024} KiB: {resident} resident,"
             f" {products * chunks - resident} stream from L2 every step"
         )
-    streams = resident < products * chunks
     return Plan(
         kind, direction, "persistent" if persistent else "per-step", hidden, batch, layers, dtype,
         precision, programs, units=rows if direction == "backward" else units, split=split,
         warps=_warps(rows, device), block_b=block_b, batch_blocks=_ceil(batch, block_b),
         block_k=block_k, chunks=chunks,
         resident=min(resident, chunks), resident_ih=max(0, resident - chunks),
-        ahead=_ahead(block_b, device), stages=1,
-        smem=scratch + resident * tile + (tile + staged if streams else 0), why=tuple(why),
+        ahead=_ahead(block_b, device), stages=stages,
+        smem=scratch + resident * tile, why=tuple(why),
     )  # fmt: skip
 
 
@@ -244,7 +244,7 @@ def cost(plan: Plan, device: Device) -> Cost:
     H, B, size = plan.hidden, plan.batch, SIZES[plan.dtype]
     products = 2 * plan.layers - 1  # all but layer 0 multiply their input too
     flops = products * 2 * 4 * H * H * B
-    k = H if plan.direction == "forward" else 4 * H // plan.split
+    k = H * (4 // plan.split if plan.direction == "backward" else 1)
     per_layer = plan.programs // plan.layers
     moving = products * per_layer * k * B * size  # each program reads all it sums over
     streamed = (1 - plan.resident_fraction) * products * 4 * H * H * size

@@ -32,16 +32,17 @@ from .plan import Plan
 def lstm_steps_fwd_kernel(
     gates_ptr,  # [T, B, 4H] in: input products with both biases; out, where SAVE: activated
     w_hh_ptr,  # [4H, H]
-    h0_ptr,  # [B, H]
     c0_ptr,  # [B, H] state dtype
     y_ptr,  # [T, B, H] out
     c_ptr,  # [T, B, H] out, state dtype; [B, H] and stride_c_t = 0 where not SAVE
+    exchange_ptr,  # [2, B_PAD, H_PAD] h(t-1) in slot t % 2; in: h0 in slot 0
     barrier_ptr,  # [1] int32, zero
     t_begin,
     t_end,
     B,
     stride_c_t,  # B * H or 0
     H: tl.constexpr,
+    H_PAD: tl.constexpr,
     UNITS: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BATCH_BLOCKS: tl.constexpr,  # ceil(B / BLOCK_B)
@@ -55,14 +56,12 @@ def lstm_steps_fwd_kernel(
     PRECISION: tl.constexpr,
     BITS: tl.constexpr,
 ):
-    block = tl.program_id(0)
-    row, row_unit = tiles.gate_rows(block, H, UNITS)
-    row_mask = row_unit < H
-    w = tiles.load_resident(w_hh_ptr, row, row_mask, H, H, 1, BLOCK_K, RESIDENT)
-    unit = block * UNITS + tl.arange(0, UNITS)
+    SLOT: tl.constexpr = BATCH_BLOCKS * BLOCK_B * H_PAD
+    row, row_unit = tiles.gate_rows(tl.program_id(0), H, UNITS)
+    w = tiles.load_resident(w_hh_ptr, row, row_unit < H, H, 1, H, BLOCK_K, RESIDENT)
+    unit = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     for step in range(t_end - t_begin if PERSISTENT else 1):
         t = (t_begin + step).to(tl.int64)
-        h_prev_ptr = tl.where(t == 0, h0_ptr, y_ptr + (t - 1) * B * H)
         c_prev_ptr = tl.where(t == 0, c0_ptr, c_ptr + (t - 1) * stride_c_t)
         for batch in range(BATCH_BLOCKS):
             b = batch * BLOCK_B + tl.arange(0, BLOCK_B).to(tl.int64)
@@ -72,16 +71,19 @@ def lstm_steps_fwd_kernel(
             # First what no other program writes: it arrives while the product runs.
             i, f, g, o = tiles.load_gates(gates_ptr, gates_at, mask, H, ACC)
             c = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
-            acc = tl.full((4 * UNITS, BLOCK_B), 0.0, ACC)
             acc = tiles.product(
-                acc, w, w_hh_ptr, row, row_mask, h_prev_ptr, b, b < B,
-                H, H, H, 1, BLOCK_K, RESIDENT, AHEAD, STAGES, PRECISION, BITS,
+                tl.full((4 * UNITS, BLOCK_B), 0.0, ACC), w, w_hh_ptr, row, row_unit < H,
+                exchange_ptr + (t % 2) * SLOT + batch * BLOCK_B * H_PAD,
+                H, 1, H, H_PAD, BLOCK_B, BLOCK_K, RESIDENT, AHEAD, STAGES, PRECISION, BITS,
             )  # fmt: skip
             ri, rf, rg, ro = tiles.split_gates(acc, UNITS, BLOCK_B)
             i, f, g, o, h, c = math.cell_forward(i + ri, f + rf, g + rg, o + ro, c)
-            tl.store(y_ptr + t * B * H + at, h.to(y_ptr.dtype.element_ty), mask=mask)
+            h = h.to(y_ptr.dtype.element_ty)
+            next_ptr = exchange_ptr + ((t + 1) % 2) * SLOT
+            tl.store(next_ptr + b[None, :] * H_PAD + unit[:, None], h, mask=mask)
             if batch == BATCH_BLOCKS - 1:  # the others wait for h alone
                 barrier.arrive(barrier_ptr, PERSISTENT)
+            tl.store(y_ptr + t * B * H + at, h, mask=mask)
             tl.store(c_ptr + t * stride_c_t + at, c, mask=mask)
             if SAVE:
                 tiles.store_gates(gates_ptr, gates_at, mask, i, f, g, o, H)
@@ -89,7 +91,7 @@ def lstm_steps_fwd_kernel(
             barrier.wait(barrier_ptr, (step + 1) * tl.num_programs(0), PERSISTENT)
 
 
-@triton.jit(do_not_specialize=["t_begin", "t_end", "B"])
+@triton.jit(do_not_specialize=["t_begin", "t_end", "T", "B"])
 def lstm_steps_bwd_kernel(
     dy_ptr,  # [T, B, H]
     dh_n_ptr,  # [B, H]
@@ -97,8 +99,9 @@ def lstm_steps_bwd_kernel(
     w_hh_ptr,  # [4H, H]
     c0_ptr,  # [B, H] state dtype
     c_ptr,  # [T, B, H] state dtype
-    dc_ptr,  # [B, H] state dtype; in: gradient by c(t_end - 1); out: by c(t_begin - 1)
+    dc_ptr,  # [B, H] state dtype; in: gradient by c(T - 1); out, in the end: by c0
     dgates_ptr,  # [T, B, 4H] out
+    exchange_ptr,  # [2, 4, B_PAD, H_PAD] dgates(t) in slot t % 2; in: zero
     partial_ptr,  # [SPLIT, B, H] scratch, state dtype
     barrier_ptr,  # [1 + blocks] int32, zero: all programs, then those of a block
     t_begin,
@@ -106,8 +109,9 @@ def lstm_steps_bwd_kernel(
     T,
     B,
     H: tl.constexpr,
+    H_PAD: tl.constexpr,
     UNITS: tl.constexpr,
-    SPLIT: tl.constexpr,  # programs that share a block
+    SPLIT: tl.constexpr,  # programs that share a block: 4, one a gate, or 1
     BLOCK_B: tl.constexpr,
     BATCH_BLOCKS: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -120,23 +124,24 @@ def lstm_steps_bwd_kernel(
     PRECISION: tl.constexpr,
     BITS: tl.constexpr,
 ):
+    SIZE: tl.constexpr = BATCH_BLOCKS * BLOCK_B * H_PAD
     block, part = tl.program_id(0) // SPLIT, tl.program_id(0) % SPLIT
-    K_PART: tl.constexpr = 4 * H // SPLIT
     row = block.to(tl.int64) * UNITS + tl.arange(0, UNITS)
-    w_ptr = w_hh_ptr + part.to(tl.int64) * K_PART * H
-    w = tiles.load_resident(w_ptr, row, row < H, K_PART, 1, H, BLOCK_K, RESIDENT)
+    w_ptr = w_hh_ptr + part.to(tl.int64) * (H * H)
+    w = tiles.load_resident(w_ptr, row, row < H, 1, H, H, BLOCK_K, RESIDENT)
     unit = block * UNITS + part * (UNITS // SPLIT) + tl.arange(0, UNITS // SPLIT)
     for step in range(t_end - t_begin if PERSISTENT else 1):
         t = (t_end - 1 - step).to(tl.int64)
         if PHASE != 1:
             for batch in range(BATCH_BLOCKS):
                 b = batch * BLOCK_B + tl.arange(0, BLOCK_B).to(tl.int64)
-                acc = tiles.product(
-                    tl.full((UNITS, BLOCK_B), 0.0, ACC), w, w_ptr, row, row < H,
-                    dgates_ptr + (t + 1) * B * (4 * H) + part * K_PART, b,
-                    b < tl.where(t + 1 < T, B, 0),
-                    4 * H, K_PART, 1, H, BLOCK_K, RESIDENT, AHEAD, STAGES, PRECISION, BITS,
-                )  # fmt: skip
+                x_ptr = exchange_ptr + ((t + 1) % 2) * (4 * SIZE) + batch * BLOCK_B * H_PAD
+                acc = tl.full((UNITS, BLOCK_B), 0.0, ACC)
+                for gate in tl.static_range(4 // SPLIT):
+                    acc = tiles.product(
+                        acc, w, w_ptr + gate * H * H, row, row < H, x_ptr + (part + gate) * SIZE,
+                        1, H, H, H_PAD, BLOCK_B, BLOCK_K, RESIDENT, AHEAD, STAGES, PRECISION, BITS,
+                    )  # fmt: skip
                 at = (part * B + b)[None, :] * H + row[:, None]
                 tl.store(partial_ptr + at, acc, mask=(row < H)[:, None] & (b < B)[None, :])
             barrier.arrive(barrier_ptr + 1 + block, PERSISTENT)
@@ -153,15 +158,18 @@ def lstm_steps_bwd_kernel(
                 c = tl.load(c_ptr + t * B * H + at, mask=mask, other=0.0)
                 dc = tl.load(dc_ptr + at, mask=mask, other=0.0)
                 dh = tl.load(dy_ptr + t * B * H + at, mask=mask, other=0.0).to(ACC)
-                last = (b < tl.where(t == T - 1, B, 0))[None, :]
-                dh += tl.load(dh_n_ptr + at, mask=mask & last, other=0.0).to(ACC)
+                last = mask & (b < tl.where(t == T - 1, B, 0))[None, :]
+                dh += tl.load(dh_n_ptr + at, mask=last, other=0.0).to(ACC)
                 if batch == 0:
                     barrier.wait(barrier_ptr + 1 + block, (step + 1) * SPLIT, PERSISTENT)
                 dh += tiles.sum_partials(partial_ptr + at, B * H, mask, SPLIT)
                 i, f, g, o, dc = math.cell_backward(i, f, g, o, c_prev, c, dh, dc)
-                tiles.store_gates(dgates_ptr, gates_at, mask, i, f, g, o, H)
+                next_ptr = exchange_ptr + (t % 2) * (4 * SIZE)
+                next_at = b[None, :] * H_PAD + unit[:, None]
+                tiles.store_gates(next_ptr, next_at, mask, i, f, g, o, SIZE)
                 if batch == BATCH_BLOCKS - 1:  # the others wait for dgates alone
                     barrier.arrive(barrier_ptr, PERSISTENT)
+                tiles.store_gates(dgates_ptr, gates_at, mask, i, f, g, o, H)
                 tl.store(dc_ptr + at, dc, mask=mask)
         if step + 1 < t_end - t_begin:
             barrier.wait(barrier_ptr, (step + 1) * tl.num_programs(0), PERSISTENT)
@@ -186,10 +194,12 @@ def forward(
     T, B, _ = gates.shape
     y = gates.new_empty(T, *h0.shape)
     c = c0.new_empty(T if save else 1, *h0.shape)
+    exchange = launch.exchange(plan, gates)
+    exchange[0, : len(h0), : plan.hidden] = h0
     counters = launch.counters(plan, gates.device)
     for t_begin, t_end in plan.launches(T):
         lstm_steps_fwd_kernel[(plan.programs,)](
-            gates, w_hh, h0, c0, y, c, counters, t_begin, t_end, B,
+            gates, w_hh, c0, y, c, exchange, counters, t_begin, t_end, B,
             c.stride(0) if save else 0, SAVE=save, **launch.options(plan),
         )  # fmt: skip
     return y, c
@@ -212,12 +222,13 @@ def backward(
     """
     T, B, H = dy.shape
     dgates = torch.empty_like(gates)
+    exchange = launch.exchange(plan, gates, 4)
     partial = c.new_empty(plan.split, B, H)
     counters = launch.counters(plan, dy.device)
     for t_begin, t_end in reversed(plan.launches(T)):
         for phase in plan.phases():
             lstm_steps_bwd_kernel[(plan.programs,)](
-                dy, dh_n, gates, w_hh, c0, c, dc, dgates, partial, counters,
+                dy, dh_n, gates, w_hh, c0, c, dc, dgates, exchange, partial, counters,
                 t_begin, t_end, T, B, PHASE=phase, SPLIT=plan.split, **launch.options(plan),
             )  # fmt: skip
     return dgates

@@ -2,7 +2,10 @@
 
 B, H: batch, hidden size. ROWS: rows of a weight tile, on the product's M side (gate rows in the
 forward, hidden units in the backward); BLOCK_B columns of batch on its N side; the sum runs over
-K in chunks of BLOCK_K, of which the first RESIDENT stay on chip for the whole launch.
+H in chunks of BLOCK_K, of which the first RESIDENT stay on chip for the whole launch.
+
+Exchange: what programs hand to one another between two steps, in two slots that take turns, each
+padded with zeros to B_PAD = BATCH_BLOCKS * BLOCK_B rows of H_PAD, a multiple of BLOCK_K.
 """
 
 from __future__ import annotations
@@ -17,15 +20,15 @@ def load_weight(
     row,  # [ROWS] int64
     row_mask,  # [ROWS]
     k,  # first column
-    K_END: tl.constexpr,
     STRIDE_ROW: tl.constexpr,
     STRIDE_K: tl.constexpr,
+    H: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     """A weight tile [ROWS, BLOCK_K], zero outside."""
     col = k + tl.arange(0, BLOCK_K)
     offset = row[:, None] * STRIDE_ROW + col.to(tl.int64)[None, :] * STRIDE_K
-    return tl.load(w_ptr + offset, mask=row_mask[:, None] & (col < K_END)[None, :], other=0.0)
+    return tl.load(w_ptr + offset, mask=row_mask[:, None] & (col < H)[None, :], other=0.0)
 
 
 @triton.jit
@@ -33,42 +36,39 @@ def load_resident(
     w_ptr,
     row,
     row_mask,
-    K_END: tl.constexpr,
     STRIDE_ROW: tl.constexpr,
     STRIDE_K: tl.constexpr,
+    H: tl.constexpr,
     BLOCK_K: tl.constexpr,
     RESIDENT: tl.constexpr,
 ):
     """The first RESIDENT chunks of a program's weights, loaded once a launch."""
     tiles = ()
     for i in tl.static_range(RESIDENT):
-        k = i * BLOCK_K
-        tile = load_weight(w_ptr, row, row_mask, k, K_END, STRIDE_ROW, STRIDE_K, BLOCK_K)
+        tile = load_weight(w_ptr, row, row_mask, i * BLOCK_K, STRIDE_ROW, STRIDE_K, H, BLOCK_K)
         tiles = tiles + (tile,)
     return tiles
 
 
 @triton.jit
 def load_moving(
-    x_ptr,  # [B, K], just written by other programs
-    b,  # [BLOCK_B] int64
-    b_mask,  # [BLOCK_B]
+    x_ptr,  # [BLOCK_B, H_PAD] of an exchange, just written by other programs
     k,
-    K: tl.constexpr,  # row length
-    K_END: tl.constexpr,
+    H_PAD: tl.constexpr,
+    BLOCK_B: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BITS: tl.constexpr,  # the integer type of the element's size
 ):
     """A chunk [BLOCK_K, BLOCK_B] of x transposed, as bits; .cg because L1 may hold an old line.
 
+    Unmasked: an exchange is padded with zeros to whole blocks, so that the loads of any H are 16
+    bytes wide and their addresses one register.
     As bits: the compiler moves the store to shared memory up to the load that feeds it, where it
     would wait for it; a cast in between keeps it at the product, and the load stays in flight.
     """
-    col = k + tl.arange(0, BLOCK_K)
-    offset = b[None, :] * K + col[:, None]
-    mask = (col < K_END)[:, None] & b_mask[None, :]
+    col, b = k + tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_B)
     bits_ptr = x_ptr.to(tl.pointer_type(BITS), bitcast=True)
-    return tl.load(bits_ptr + offset, mask=mask, other=0, cache_modifier=".cg")
+    return tl.load(bits_ptr + b[None, :] * H_PAD + col[:, None], cache_modifier=".cg")
 
 
 @triton.jit
@@ -86,13 +86,12 @@ def product(
     w_ptr,
     row,
     row_mask,
-    x_ptr,  # [B, K]
-    b,
-    b_mask,
-    K: tl.constexpr,  # row length of x
-    K_END: tl.constexpr,
+    x_ptr,  # [BLOCK_B, H_PAD] of an exchange
     STRIDE_ROW: tl.constexpr,
     STRIDE_K: tl.constexpr,
+    H: tl.constexpr,
+    H_PAD: tl.constexpr,
+    BLOCK_B: tl.constexpr,
     BLOCK_K: tl.constexpr,
     RESIDENT: tl.constexpr,
     AHEAD: tl.constexpr,  # chunks of x in flight in registers before the resident products
@@ -100,17 +99,16 @@ def product(
     PRECISION: tl.constexpr,
     BITS: tl.constexpr,
 ):
-    """acc + w[row, :K_END] . x[b, :K_END]^T."""
+    """acc + w[row, :H] . x[:, :H]^T."""
     chunks = ()
     for i in tl.static_range(RESIDENT + AHEAD):
         if i < RESIDENT:
-            bits = load_moving(x_ptr, b, b_mask, i * BLOCK_K, K, K_END, BLOCK_K, BITS)
-            chunks = chunks + (bits,)
+            chunks = chunks + (load_moving(x_ptr, i * BLOCK_K, H_PAD, BLOCK_B, BLOCK_K, BITS),)
         if i >= AHEAD:
             acc = dot(tiles[i - AHEAD], chunks[i - AHEAD], acc, x_ptr, PRECISION)
-    for k in tl.range(RESIDENT * BLOCK_K, K_END, BLOCK_K, num_stages=STAGES):
-        w = load_weight(w_ptr, row, row_mask, k, K_END, STRIDE_ROW, STRIDE_K, BLOCK_K)
-        bits_k = load_moving(x_ptr, b, b_mask, k, K, K_END, BLOCK_K, BITS)
+    for k in tl.range(RESIDENT * BLOCK_K, H, BLOCK_K, num_stages=STAGES):
+        w = load_weight(w_ptr, row, row_mask, k, STRIDE_ROW, STRIDE_K, H, BLOCK_K)
+        bits_k = load_moving(x_ptr, k, H_PAD, BLOCK_B, BLOCK_K, BITS)
         acc = dot(w, bits_k, acc, x_ptr, PRECISION)
     return acc
 
@@ -148,6 +146,7 @@ def load_gates(gates_ptr, offset, mask, H: tl.constexpr, ACC: tl.constexpr):
 
 @triton.jit
 def store_gates(gates_ptr, offset, mask, i, f, g, o, H: tl.constexpr):
+    """Four gates, H apart, in the memory's dtype."""
     dtype = gates_ptr.dtype.element_ty
     tl.store(gates_ptr + offset, i.to(dtype), mask=mask)
     tl.store(gates_ptr + offset + H, f.to(dtype), mask=mask)
