@@ -1,0 +1,44 @@
+"""No answer, no time: what a contender computes must be what nn.LSTM computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+# The largest error, as a part of the largest right value, of right answers whose roundings differ.
+TOLERANCE = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-3,  # the sums of a weight's gradient have T * B terms
+    torch.float16: 3e-2,
+    torch.bfloat16: 1e-1,
+}
+
+
+class WrongAnswer(Exception):
+    """A contender computed something else than nn.LSTM: it is not timed."""
+
+
+def require_right(name: str, answer: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """The largest relative error over all of `expected`; WrongAnswer where it is too large."""
+    if missing := expected.keys() - answer.keys():
+        raise WrongAnswer(f"{name}: gave no {', '.join(sorted(missing))}; not timed")
+    worst = 0.0
+    for key, value in expected.items():
+        error = relative_error(answer[key], value)
+        if not error <= TOLERANCE[value.dtype]:  # NaN is wrong too
+            raise WrongAnswer(
+                f"{name}: {key} differs from nn.LSTM's by {error:.3g} of its largest value,"
+                f" at most {TOLERANCE[value.dtype]:g} is allowed; not timed"
+            )
+        worst = max(worst, error)
+    return worst
+
+
+def relative_error(answer: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest expected value; infinite where shapes differ."""
+    if answer.shape != expected.shape:
+        return float("inf")
+    difference = (answer.detach().double() - expected.detach().double()).abs().max()
+    return float(difference / expected.detach().double().abs().max().clamp(min=1e-30))

@@ -1,0 +1,81 @@
+"""Who may race: every engine and fuse level of kernels.ENGINES, and the peers of bench.peers.
+
+Nothing else here knows an engine by name, except the two tables of exceptions below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+import kernels
+
+from . import peers
+from .work import SIZES
+
+BASE = "cudnn"  # nn.LSTM: all others are checked against it, and compared with it
+LOOP = "loop-none"
+
+# (engine, device) -> why its time would say nothing.
+NEVER_TIMED = {("triton", "cpu"): "Triton's interpreter verifies and does not race"}
+
+# What compiles for minutes before it runs is in a default run only at these sizes.
+DEFAULT_SIZES = {"compile": ("small",), "tensorflow-xla": ("small", "medium")}
+
+
+class Contender(NamedTuple):
+    """One row of a table. `fuse` is None where the engine decides itself, and for peers."""
+
+    label: str
+    engine: str
+    fuse: str | None
+    peer: bool = False
+
+
+def engines() -> list[Contender]:
+    """Every engine of the table with each of its levels, from the lowest."""
+    found = []
+    for name, engine in kernels.ENGINES.items():
+        for fuse in engine.fuses or (None,):
+            found.append(Contender(name if fuse is None else f"{name}-{fuse}", name, fuse))
+    return found
+
+
+def everyone() -> list[Contender]:
+    return engines() + [Contender(name, name, None, peer=True) for name in peers.PEERS]
+
+
+def why_not(contender: Contender, device: torch.device) -> str | None:
+    """Why a contender is not timed on a device; None if it can be."""
+    if contender.peer:
+        return peers.missing(contender.engine, device)
+    never = NEVER_TIMED.get((contender.engine, device.type))
+    return never or kernels.available_engines(device)[contender.engine]
+
+
+def choose(names: Sequence[str], known: Sequence[Contender]) -> list[Contender]:
+    """The contenders that `names` ask for: a label, or an engine for all of its levels.
+
+    Raises:
+        ValueError: a name that is neither; lists what there is.
+    """
+    for name in names:
+        if not any(name in (c.label, c.engine) for c in known):
+            labels = ", ".join(dict.fromkeys(n for c in known for n in (c.engine, c.label)))
+            raise ValueError(f"engines: got {name!r}, should be of {labels}")
+    return [c for c in known if c.label in names or c.engine in names]
+
+
+def choose_sizes(names: Sequence[str]) -> list[str]:
+    """`names` in the order of SIZES; ValueError for one that is not there."""
+    for name in names:
+        if name not in SIZES:
+            raise ValueError(f"sizes: got {name!r}, should be of {', '.join(SIZES)}")
+    return [name for name in SIZES if name in names]
+
+
+def in_default_run(contender: Contender, size: str) -> bool:
+    """Whether it is timed at `size` without having been asked for by name."""
+    return size in DEFAULT_SIZES.get(contender.engine, (size,))

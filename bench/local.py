@@ -1,0 +1,75 @@
+"""An engine of this project doing a problem, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import kernels
+
+from .contenders import Contender
+from .timing import Timed, timed
+from .work import Problem
+
+
+class Local:
+    """An engine at a fuse level with a problem's weights.
+
+    `answer` gives what is compared, `timed` what is timed: the same calls.
+    """
+
+    def __init__(self, contender: Contender, problem: Problem) -> None:
+        self.contender, self.problem = contender, problem
+        self.weights = [w.detach().clone().requires_grad_() for w in problem.weights]
+        self.x = problem.x.clone().requires_grad_()
+        self.state = problem.h0, problem.c0
+        self.y: Tensor | None = None
+
+    def forward(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Keeps what a backward pass needs."""
+        engine, fuse = self.contender.engine, self.contender.fuse
+        y, state = kernels.lstm(self.x, self.state, self.weights, 0.0, engine, fuse)
+        self.y = y
+        return y, state
+
+    def backward(self) -> tuple[Tensor, ...]:
+        """Gradients of x and of every weight."""
+        y, self.y = self.y, None
+        return torch.autograd.grad(y, [self.x, *self.weights], self.problem.dy)
+
+    def inference(self) -> Tensor:
+        with torch.no_grad():
+            y, _ = self.forward()
+        return y
+
+    def step(self) -> tuple[Tensor, ...]:
+        self.forward()
+        return self.backward()
+
+    def answer(self) -> dict[str, Tensor]:
+        y, (h_n, c_n) = self.forward()
+        found = {"inference": self.inference(), "y": y, "h_n": h_n, "c_n": c_n}
+        self.y = y
+        dx, *dweights = self.backward()
+        grads = dict(zip(self.problem.names, dweights, strict=True))
+        return found | {"x.grad": dx} | {f"{name}.grad": g for name, g in grads.items()}
+
+    def work(self, mode: str) -> tuple[Callable[[], object], Callable[[], object] | None]:
+        """What is timed in `mode`, and what has to be done before each time (or None)."""
+        work = {
+            "inference": self.inference,
+            "forward": self.forward,
+            "backward": self.backward,
+            "step": self.step,
+        }[mode]
+        return work, self.forward if mode == "backward" else None
+
+    def timed(self, mode: str) -> Timed:
+        work, setup = self.work(mode)
+        return timed(work, self.problem.device, setup)
+
+    def close(self) -> None:
+        """Free what it holds."""
+        self.y = None

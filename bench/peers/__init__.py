@@ -1,0 +1,57 @@
+"""Other systems' LSTMs on the same problem, each in a process of its own.
+
+A peer is a module here with one function, `build(problem, threads)`, which returns an object with
+`answer() -> dict of arrays`, `step()` and `inference()`; `problem` is a dict of NumPy arrays in
+PyTorch's layout and gate order, and so is the answer. Both calls return when the work is done.
+Weights go to the library's own gate order and gradients come back from it, so that an order
+mapped wrongly cannot pass the check.
+
+The post's torch.compile-like row is the engine `compile`, which races in the main process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import NamedTuple
+
+import torch
+
+
+class Peer(NamedTuple):
+    module: str  # in this package
+    requires: str  # what must be importable
+    says: str  # what it is, for a table
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    install: str = "make peers, or pip install '.[peers]'"
+
+
+PEERS = {
+    "tensorflow": Peer(
+        "tensorflow_cell", "tensorflow", "TensorFlow: the tutorial's cell, unrolled in a graph"
+    ),
+    "tensorflow-xla": Peer(
+        "tensorflow_xla", "tensorflow", "TensorFlow: the same graph, compiled by XLA"
+    ),
+    "keras": Peer("keras_lstm", "tensorflow", "Keras LSTM on TensorFlow (cuDNN on a GPU)"),
+    "jax": Peer("jax_scan", "jax", "JAX: lax.scan under jit (XLA)"),
+    "jax-cudnn": Peer("jax_cudnn", "jax", "JAX: jax.experimental.rnn (cuDNN)", ("cuda",)),
+    "flashrnn": Peer(
+        "flash_rnn", "flashrnn", "FlashRNN", ("cuda",), "https://github.com/NX-AI/flashrnn"
+    ),
+    "haste": Peer(
+        "haste", "haste_pytorch", "Haste", ("cuda",), "https://github.com/lmnt-com/haste"
+    ),
+    "torchrl": Peer(
+        "torch_rl", "torchrl", "TorchRL's Triton LSTM", ("cuda",), "pip install torchrl"
+    ),
+}
+
+
+def missing(name: str, device: torch.device) -> str | None:
+    """Why a peer cannot run on a device, and what to do; None if it can."""
+    peer = PEERS[name]
+    if device.type not in peer.devices:
+        return f"runs on {' and '.join(peer.devices)}, not on {device.type}"
+    if importlib.util.find_spec(peer.requires) is None:
+        return f"{peer.requires} is not installed; {peer.install}"
+    return None

@@ -1,0 +1,76 @@
+"""JAX: lax.scan over time for each layer, under jit: XLA compiles the body once, for any T.
+
+The input products of all steps are one product before the scan, as a JAX user would write it.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .gates import layers
+
+Layer = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def forward(
+    x: jax.Array, weights: list[Layer], h0: jax.Array, c0: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """x [T, B, I], weights (w_ih, w_hh, bias) a layer -> y [T, B, H], (h_n, c_n) [L, B, H]."""
+    h_n, c_n = [], []
+    for (w_ih, w_hh, bias), h, c in zip(weights, h0, c0, strict=True):
+
+        def step(state, gx, w_hh=w_hh):
+            h, c = state
+            i, f, g, o = jnp.split(gx + h @ w_hh.T, 4, axis=-1)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            return (h, c), h
+
+        (h, c), x = jax.lax.scan(step, (h, c), x @ w_ih.T + bias)
+        h_n.append(h)
+        c_n.append(c)
+    return x, (jnp.stack(h_n), jnp.stack(c_n))
+
+
+class Scan:
+    """`answer`, `step` and `inference` on `forward`."""
+
+    def __init__(self, problem: dict[str, np.ndarray]) -> None:
+        self.x, self.h0, self.c0, self.dy = (
+            jnp.asarray(problem[name]) for name in ("x", "h0", "c0", "dy")
+        )
+        self.weights = [
+            (
+                jnp.asarray(layer["weight_ih"]),
+                jnp.asarray(layer["weight_hh"]),
+                jnp.asarray(layer["bias_ih"] + layer["bias_hh"]),
+            )
+            for layer in layers(problem)
+        ]
+
+        def both(x, weights, h0, c0, dy):
+            y, back, state = jax.vjp(lambda x, w: forward(x, w, h0, c0), x, weights, has_aux=True)
+            return y, state, back(dy)
+
+        self._inference, self._step = jax.jit(forward), jax.jit(both)
+
+    def step(self):
+        return jax.block_until_ready(self._step(self.x, self.weights, self.h0, self.c0, self.dy))
+
+    def inference(self):
+        return jax.block_until_ready(self._inference(self.x, self.weights, self.h0, self.c0))
+
+    def answer(self) -> dict[str, np.ndarray]:
+        y, (h_n, c_n), (dx, dweights) = self.step()
+        found = {"y": y, "h_n": h_n, "c_n": c_n, "x.grad": dx, "inference": self.inference()[0]}
+        for l, (w_ih, w_hh, bias) in enumerate(dweights):
+            found |= {f"weight_ih_l{l}.grad": w_ih, f"weight_hh_l{l}.grad": w_hh}
+            found |= {f"bias_ih_l{l}.grad": bias, f"bias_hh_l{l}.grad": bias}
+        return found
+
+
+def build(problem: dict[str, np.ndarray], threads: int) -> Scan:
+    jax.config.update("jax_enable_x64", problem["x"].dtype == np.float64)
+    return Scan(problem)

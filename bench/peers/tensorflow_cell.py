@@ -1,0 +1,87 @@
+"""The TensorFlow tutorial's LSTM: BasicLSTMCell, statically unrolled in a tf.function.
+
+One product on [x, h] a step, a bias, a split and pointwise operations, as tf.nn's cell had them,
+in the tutorial's order: all layers of a step, then the next step. The tutorial's cell adds a
+forget bias of 1 to f; here it is 0, for PyTorch has none and all compute the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from .gates import TENSORFLOW, joint_gradients, joint_kernel, layers
+
+FORGET_BIAS = 0.0
+
+
+def limit_threads(threads: int) -> None:
+    """Before anything else runs."""
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+
+
+def cell(
+    x: tf.Tensor, c: tf.Tensor, h: tf.Tensor, kernel: tf.Variable, bias: tf.Variable
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """x [B, I]; c, h [B, H]; kernel [I + H, 4H] -> the next c and h."""
+    gates = tf.nn.bias_add(tf.matmul(tf.concat([x, h], 1), kernel), bias)
+    i, j, f, o = tf.split(gates, 4, axis=1)
+    c = c * tf.sigmoid(f + FORGET_BIAS) + tf.sigmoid(i) * tf.tanh(j)
+    return c, tf.tanh(c) * tf.sigmoid(o)
+
+
+class Unrolled:
+    """`jit_compile` is the one difference between TensorFlow and TensorFlow with XLA."""
+
+    def __init__(self, problem: dict[str, np.ndarray], jit_compile: bool) -> None:
+        self.x, self.h0, self.c0, self.dy = map(
+            tf.constant, (problem[name] for name in ("x", "h0", "c0", "dy"))
+        )
+        pairs = [joint_kernel(layer, TENSORFLOW) for layer in layers(problem)]
+        self.kernels = [tf.Variable(kernel) for kernel, _ in pairs]
+        self.biases = [tf.Variable(bias) for _, bias in pairs]
+        self._inference = tf.function(self._forward, jit_compile=jit_compile)
+        self._step = tf.function(self._forward_backward, jit_compile=jit_compile)
+
+    def _forward(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        c, h = tf.unstack(self.c0), tf.unstack(self.h0)
+        outputs = []
+        for below in tf.unstack(x):
+            for l, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
+                c[l], h[l] = cell(below, c[l], h[l], kernel, bias)
+                below = h[l]
+            outputs.append(below)
+        return tf.stack(outputs), tf.stack(h), tf.stack(c)
+
+    def _forward_backward(self, x: tf.Tensor, dy: tf.Tensor) -> tuple[Sequence, Sequence]:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = self._forward(x)
+        wanted = [x, *self.kernels, *self.biases]
+        return outputs, tape.gradient(outputs[0], wanted, output_gradients=dy)
+
+    def step(self) -> tuple[Sequence, Sequence]:
+        outputs, gradients = self._step(self.x, self.dy)
+        _ = [t.numpy() for t in gradients[-1:]], outputs[0][-1, -1, -1].numpy()
+        return outputs, gradients
+
+    def inference(self) -> tf.Tensor:
+        y, _, _ = self._inference(self.x)
+        y[-1, -1, -1].numpy()
+        return y
+
+    def answer(self) -> dict[str, np.ndarray]:
+        (y, h_n, c_n), (dx, *rest) = self.step()
+        found = {"y": y, "h_n": h_n, "c_n": c_n, "x.grad": dx, "inference": self.inference()}
+        count = len(self.kernels)
+        for l, (dkernel, dbias) in enumerate(zip(rest[:count], rest[count:], strict=True)):
+            found |= joint_gradients(l, dkernel.numpy(), dbias.numpy(), TENSORFLOW)
+        return found
+
+
+def build(problem: dict[str, np.ndarray], threads: int) -> Unrolled:
+    limit_threads(threads)
+    return Unrolled(problem, jit_compile=False)
