@@ -32,7 +32,7 @@ ENGINES = {
     "loop": Engine("kernels.loop", ("none",)),
     "compile": Engine("kernels.compiled", ()),
     "cudnn": Engine("kernels.cudnn", ()),
-    "triton": Engine("kernels.triton", ("pointwise",)),
+    "triton": Engine("kernels.triton", FUSED),
     "native": Engine("kernels.native", FUSED),
 }
 

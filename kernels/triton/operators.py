@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from .. import ops
-from . import interpreter, pointwise
+from . import interpreter, pointwise, sequence
 
 if interpreter.is_interpreted():
     interpreter.announce()
 
-ops.register("triton", {"cell": pointwise.cell, "cell_backward": pointwise.cell_backward})
+ops.register(
+    "triton",
+    {
+        "cell": pointwise.cell,
+        "cell_backward": pointwise.cell_backward,
+        "lstm": sequence.lstm,
+        "lstm_backward": sequence.lstm_backward,
+    },
+)
