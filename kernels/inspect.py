@@ -137,8 +137,9 @@ def inspect(found: plan.Plan, device: devices.Device) -> dict:
     cubin = compiled.asm["cubin"]
     usage = re.search(r"REG:(\d+) STACK:(\d+)", disassemble(cubin, "-res-usage"))
     code = instructions(disassemble(cubin, "-sass"))
-    loop = time_loop(code)
-    inside = [(a, text) for a, text in code if loop and loop[0] <= a <= loop[1]]
+    loop = time_loop(code) if found.persistent else None
+    # A launch of one step has no time loop: then all of it counts.
+    inside = [line for line in code if loop is None or loop[0] <= line[0] <= loop[1]]
     return {
         "kernel": next(iter(sources(found))),
         "device": device.name,
@@ -149,8 +150,159 @@ def inspect(found: plan.Plan, device: devices.Device) -> dict:
         "shared_memory": compiled.metadata.shared,
         "shared_memory_limit": device.smem,
         "whole": count(code),
-        # A launch of one step has no time loop: then all of it counts.
-        "loop": count(inside if found.persistent else code),
+        "loop": count(inside),
         "cost": asdict(plan.cost(found, device)),
-        "sass": [f"{a:6x}  {text}" for a, text in (inside if found.persistent else code)],
+        "sass": [f"{address:6x}  {text}" for address, text in inside],
     }
+
+
+def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> list[dict]:
+    """The same of the pointwise kernels, which have no plan: one block of 512 elements each."""
+    import triton
+    import triton.language as tl
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from .triton import pointwise as module
+
+    size = plan.SIZES[dtype]
+    found = []
+    for kernel in (module.lstm_cell_fwd_kernel, module.lstm_cell_bwd_kernel):
+        constants = {"BLOCK": 512, "DTYPE": tl.float64 if dtype == "fp64" else tl.float32}
+        signature, attributes = {}, {}
+        for index, name in enumerate(kernel.arg_names):
+            if name in constants:
+                signature[name] = "constexpr"
+                continue
+            state = name in ("c_ptr", "c_next_ptr", "dc_next_ptr", "dc_ptr")
+            wide = "*fp64" if dtype == "fp64" else "*fp32"
+            pointer = wide if state else TYPES[dtype]
+            signature[name] = pointer if name.endswith("_ptr") else "i32"
+            if name.endswith("_ptr"):
+                attributes[(index,)] = [["tt.divisibility", 16]]
+        source = ASTSource(kernel, signature, constants, attributes)
+        compiled = triton.compile(source, target=GPUTarget("cuda", device.arch, 32))
+        cubin = compiled.asm["cubin"]
+        usage = re.search(r"REG:(\d+) STACK:(\d+)", disassemble(cubin, "-res-usage"))
+        code = instructions(disassemble(cubin, "-sass"))
+        elements = batch * hidden
+        backward = kernel is module.lstm_cell_bwd_kernel
+        moved = elements * ((9 if backward else 5) * size + (4 if backward else 2) * max(4, size))
+        floor = moved / device.l2_rate / 1e3
+        found.append({
+            "kernel": kernel.fn.__name__, "device": device.name, "arch": f"sm_{device.arch}",
+            "plan": None, "registers": int(usage[1]), "stack": int(usage[2]),
+            "shared_memory": compiled.metadata.shared, "shared_memory_limit": device.smem,
+            "whole": count(code), "loop": count(code),
+            "cost": {"flops": 30 * elements, "bytes_l2": moved, "barriers": 0, "floor_us": floor,
+                     "bound": "L2; and a launch"},
+            "sass": [f"{address:6x}  {text}" for address, text in code],
+        })  # fmt: skip
+    return found
+
+
+# --- the command ---
+
+
+def table(report: dict) -> str:
+    """One kernel's report for people."""
+    found, loop, whole, cost = (report[k] for k in ("plan", "loop", "whole", "cost"))
+    half = found and plan.SIZES[found["dtype"]] == 2
+    cores = ", ".join(f"{loop[name]} {name}" for name in TENSOR_CORE if name in loop) or "none"
+    lines = [("kernel", f"{report['kernel']} on {report['device']} ({report['arch']})")]
+    if found:
+        split = f" x {found['split']} parts of the gates" if found["split"] > 1 else ""
+        lines += [
+            ("mode", found["mode"]),
+            ("programs", f"{found['programs']}, {found['units']} units each{split},"
+             f" {found['warps']} warps"),
+            ("blocks", f"batch {found['block_b']} x {found['batch_blocks']}, sum"
+             f" {found['block_k']} x {found['chunks']}, {found['ahead']} ahead,"
+             f" {found['stages']} stages, products in {found['dtype'] if half else found['precision']}"),
+            ("resident", f"{found['resident_fraction']:.0%} of the weights"
+             f" ({found['resident']} + {found['resident_ih']} tiles)"),
+            *[("why" if index == 0 else "", why) for index, why in enumerate(found["why"])],
+        ]  # fmt: skip
+    lines += [
+        ("registers", f"{report['registers']} a thread, {report['stack']} bytes of stack"),
+        ("spills", f"{loop['spills']} in the time loop, {whole['spills']} in all"),
+        ("shared memory", f"{report['shared_memory'] / 1024:.1f} of"
+         f" {report['shared_memory_limit'] / 1024:.0f} KiB"),
+        ("time loop", f"{loop['instructions']} instructions; tensor cores: {cores}"),
+        ("barriers", f"{loop['barrier_gpu']} arrive, {loop['acquire']} acquire (grid),"
+         f" {loop['barrier_cta']} bar.sync (program)"),
+        ("a step", f"{cost['flops'] / 1e6:.1f} MFLOP, {cost['bytes_l2'] / 1e6:.2f} MB through L2,"
+         f" {cost['barriers']} grid barriers"),
+        ("floor", f"{cost['floor_us']:.2f} us a step ({cost['bound']}; a barrier taken as"
+         f" {devices.BARRIER_US:.0f} us)"),
+    ]  # fmt: skip
+    return "\n".join(f"{name:>14}  {text}" for name, text in lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m kernels.inspect",
+        description="Compile this project's kernels for a GPU that need not be here.",
+    )
+    made.add_argument("--arch", nargs="+", default=["sm_90"], help="sm_80, sm_89, sm_90, sm_100")
+    made.add_argument("--device", choices=list(devices.DEVICES), help="instead of --arch: a card")
+    made.add_argument("--hidden", type=int, nargs="+", default=[1500])
+    made.add_argument("--batch", type=int, default=20)
+    made.add_argument("--layers", type=int, default=2)
+    made.add_argument("--dtype", nargs="+", choices=list(TYPES), default=["bf16"])
+    made.add_argument("--fuse", choices=["pointwise", "steps", "layers"], default="layers")
+    made.add_argument("--no-tf32", action="store_true", help="full precision for float32")
+    made.add_argument("--json", metavar="FILE", help="write all of it, without the machine code")
+    made.add_argument("--sass", action="store_true", help="print the time loop's machine code")
+    return made
+
+
+def chosen(args: argparse.Namespace) -> list[devices.Device]:
+    if args.device:
+        return [devices.DEVICES[args.device]]
+    if any(not re.fullmatch(r"sm_\d+", arch) for arch in args.arch):
+        raise ValueError(f"--arch must be like sm_90, got {' '.join(args.arch)}")
+    return [devices.by_arch(int(arch[3:])) for arch in args.arch]
+
+
+def reports(args: argparse.Namespace):
+    """Every kernel that the arguments ask for, one after another."""
+    for device in chosen(args):
+        for hidden in args.hidden:
+            for dtype in args.dtype:
+                shape = {"hidden": hidden, "batch": args.batch, "layers": args.layers}
+                shape |= {"dtype": dtype, "device": device, "tf32": not args.no_tf32}
+                if args.fuse == "pointwise":
+                    yield from pointwise(dtype, device, args.batch, hidden)
+                    continue
+                for direction in ("forward", "backward"):
+                    if args.fuse == "steps":
+                        yield inspect(plan.plan("steps", direction, **shape), device)
+                    else:
+                        yield inspect(plan.choose(direction, **shape), device)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    found = []
+    try:
+        if args.layers < 1 or args.batch < 1 or min(args.hidden) < 1:
+            raise ValueError("--hidden, --batch and --layers must be at least 1")
+        for report in reports(args):
+            print(table(report), end="\n\n", flush=True)
+            if args.sass:
+                print("\n".join(report["sass"]), end="\n\n")
+            found.append({key: value for key, value in report.items() if key != "sass"})
+        if args.json:
+            Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
+    except (ValueError, OSError) as error:
+        print(f"kernels.inspect: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    # Before anything imports triton: the interpreter has nothing to compile.
+    os.environ["TRITON_INTERPRET"] = "0"
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # silences a warning of Triton 3.9
+    sys.exit(main())

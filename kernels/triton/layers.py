@@ -38,7 +38,9 @@ def _pick(pointers, index, L: tl.constexpr):
     return found
 
 
-@triton.jit(do_not_specialize=["w_begin", "w_end", "T", "B", "stride_c_l", "stride_c_t", "p", "scale"])
+@triton.jit(
+    do_not_specialize=["w_begin", "w_end", "T", "B", "stride_c_l", "stride_c_t", "p", "scale"]
+)
 def lstm_layers_fwd_kernel(
     gates_ptr,  # [L, T, B, 4H] in: layer 0's input products; out, where SAVE: activated
     w_ih_ptrs,  # L x [4H, H]; the first is not read

@@ -146,8 +146,8 @@ def _interpreted(kind, direction, hidden, batch, layers, dtype) -> Plan:
         precision="upcast" if SIZES[dtype] == 2 else "ieee",
         programs=layers * _ceil(hidden, block), units=block, split=1, warps=4,
         block_b=block_b, batch_blocks=_ceil(batch, block_b),
-        block_k=block_k, chunks=_ceil(hidden, block_k), resident=0, resident_ih=0, ahead=0, stages=1,
-        smem=0, why=("the interpreter runs one program after another: one launch a step",),
+        block_k=block_k, chunks=_ceil(hidden, block_k), resident=0, resident_ih=0, ahead=0,
+        stages=1, smem=0, why=("the interpreter runs one program after another: one launch a step",),
     )  # fmt: skip
 
 
@@ -180,7 +180,8 @@ def _compiled(kind, direction, hidden, batch, layers, dtype, device, tf32) -> Pl
         )
     else:
         stages = STREAM_STAGES
-        scratch = max(stages * (tile + staged), rows * block_b * 4) + RESERVED
+        buffers = stages if device.arch >= 90 else stages - 1  # Hopper's products are asynchronous
+        scratch = max(buffers * (tile + staged), rows * block_b * 4) + RESERVED
         resident = max(0, (device.smem - scratch) // tile)
         why.append(
             f"{products * chunks} weight tiles of {tile // 1024} KiB do not fit in"
@@ -193,7 +194,7 @@ def _compiled(kind, direction, hidden, batch, layers, dtype, device, tf32) -> Pl
         warps=_warps(rows, device), block_b=block_b, batch_blocks=_ceil(batch, block_b),
         block_k=block_k, chunks=chunks,
         resident=min(resident, chunks), resident_ih=max(0, resident - chunks),
-        ahead=_ahead(block_b, device), stages=stages,
+        ahead=_ahead(kind, block_b, stages > 1, device), stages=stages,
         smem=scratch + resident * tile, why=tuple(why),
     )  # fmt: skip
 
@@ -221,10 +222,17 @@ def _warps(rows: int, device: Device) -> int:
     return 4 if device.arch >= 90 and rows == 64 else 8
 
 
-def _ahead(block_b: int, device: Device) -> int:
-    # Registers: a chunk in flight takes 16 of a thread's 255 at block_b = 32.
-    deep = 4 if device.arch >= 90 else 1
-    return deep if block_b <= 32 else 1
+def _ahead(kind: str, block_b: int, streams: bool, device: Device) -> int:
+    """As many chunks in flight as registers hold beside the rest: found by kernels.inspect."""
+    # A chunk takes 16 of a thread's 255 registers at block_b = 32 and 4 warps. From sm_80 to
+    # sm_89 and on sm_100 products hold more of them.
+    if device.arch >= 100:
+        return 0 if streams or kind == "layers" else 1
+    if device.arch < 90 or block_b > 32:
+        return 1
+    if streams:
+        return 2 if kind == "steps" else 1
+    return 4 if kind == "steps" else 3
 
 
 # --- what a step costs at least ---

@@ -118,9 +118,7 @@ def lstm_backward(
     plan = _plan("backward", x, h0)
     if plan.kind == "layers":
         w_ih, w_hh = [layer.w_ih for layer in stack], [layer.w_hh for layer in stack]
-        dgates = layers.backward(
-            plan, dy, dh_n, dc, gates, w_ih, w_hh, state, c, dropout, seed
-        )
+        dgates = layers.backward(plan, dy, dh_n, dc, gates, w_ih, w_hh, state, c, dropout, seed)
     else:
         dgates = _layers_backward(plan, dy, dh_n, dc, gates, stack, state, c, dropout, seed)
     dweights = []
