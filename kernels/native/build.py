@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path("kernels/native")  # setuptools wants paths relative to setup.py
-FLAGS = ["-O3", "-fno-math-errno", "-ffp-contract=fast"]
+FLAGS = ["-O3", "-g0", "-fno-math-errno", "-ffp-contract=fast"]
 
 
 def setup_arguments() -> dict:

@@ -3,6 +3,7 @@
 // as pointers; nothing is allocated below this file.
 #include "check.h"
 #include "isa.h"
+#include "memory.h"
 #include "ops.h"
 
 namespace fused_lstm {
@@ -68,8 +69,8 @@ struct Buffers {
   Tensor recurrent, panels;
 
   Buffers(const Sizes& s, const at::TensorOptions& options)
-      : recurrent(at::empty({kernels<T>().recurrent_size(s.hidden)}, options)),
-        panels(at::empty({team_size(), kernels<T>().panel_size}, options)) {}
+      : recurrent(fresh({kernels<T>().recurrent_size(s.hidden)}, options)),
+        panels(fresh({team_size(), kernels<T>().panel_size}, options)) {}
 
   Scratch<T> pointers() const { return {recurrent.data_ptr<T>(), panels.data_ptr<T>()}; }
 };
@@ -115,16 +116,16 @@ Forward run_forward(const Sizes& s, const Tensor& x, const Tensor& h0, const Ten
   const long step_bytes = s.batch * 4 * s.hidden * static_cast<long>(sizeof(T));
   const long chunk = save ? s.steps : std::clamp(chunk_bytes / std::max(step_bytes, 1L), 1L, s.steps);
   Forward out;
-  out.y = at::empty({s.steps, s.batch, s.hidden}, options);
-  out.h_n = at::empty_like(h0);
-  out.c_n = at::empty_like(c0);
-  out.h = at::empty(save ? at::DimVector{s.layers - 1, s.steps, s.batch, s.hidden} : at::DimVector{0}, options);
-  out.c = at::empty(save ? at::DimVector{s.layers, s.steps, s.batch, s.hidden}
+  out.y = fresh({s.steps, s.batch, s.hidden}, options);
+  out.h_n = fresh_like(h0);
+  out.c_n = fresh_like(c0);
+  out.h = fresh(save ? at::DimVector{s.layers - 1, s.steps, s.batch, s.hidden} : at::DimVector{0}, options);
+  out.c = fresh(save ? at::DimVector{s.layers, s.steps, s.batch, s.hidden}
                          : at::DimVector{1, 1, s.batch, s.hidden}, options);
-  out.gates = at::empty({save ? s.layers : 1, chunk, s.batch, 4 * s.hidden}, options);
+  out.gates = fresh({save ? s.layers : 1, chunk, s.batch, 4 * s.hidden}, options);
   const Buffers<T> buffers(s, options);
   const bool dropping = dropout.probability > 0 && s.layers > 1;
-  const Tensor dropped = dropping ? at::empty_like(out.y) : Tensor();
+  const Tensor dropped = dropping ? fresh_like(out.y) : Tensor();
   Tensor input = x;
   for (long index = 0; index < s.layers; ++index) {
     // Where nothing is saved, every layer writes its output over its input, which it has used.
@@ -159,16 +160,16 @@ Backward run_backward(const Sizes& s, const Tensor& dy, const Tensor& dh_n, cons
                       const Forward& saved, bool needs_dx) {
   const auto options = x.options();
   Backward out;
-  out.dx = needs_dx ? at::empty_like(x) : at::empty({0}, options);
-  out.dh0 = at::empty_like(h0);
+  out.dx = needs_dx ? fresh_like(x) : at::empty({0}, options);
+  out.dh0 = fresh_like(h0);
   out.dc0 = dc_n.defined() ? dc_n.clone() : at::zeros_like(c0);
-  for (const Tensor& weight : weights) out.dweights.push_back(at::empty_like(weight));
+  for (const Tensor& weight : weights) out.dweights.push_back(fresh_like(weight));
   const Buffers<T> buffers(s, options);
-  const Tensor dgates = at::empty({kernels<T>().dgates_size(s.steps * s.batch, s.hidden)}, options);
+  const Tensor dgates = fresh({kernels<T>().dgates_size(s.steps * s.batch, s.hidden)}, options);
   const bool dropping = dropout.probability > 0 && s.layers > 1;
-  const Tensor dropped = dropping ? at::empty_like(saved.y) : Tensor();
+  const Tensor dropped = dropping ? fresh_like(saved.y) : Tensor();
   // What goes from a layer to the one below: its dx, written over its dy, which it has used.
-  const Tensor between = s.layers > 1 ? at::empty_like(saved.y) : Tensor();
+  const Tensor between = s.layers > 1 ? fresh_like(saved.y) : Tensor();
   for (long index = s.layers - 1; index >= 0; --index) {
     const bool top = index + 1 == s.layers;
     const Tensor below = index > 0 ? saved.h.select(0, index - 1) : x;
