@@ -1,9 +1,10 @@
 """What a run consists of, counted outside the timing: launches, bytes, memory, and kinds of work.
 
 A launch is counted by torch.profiler: on a GPU a kernel, on a CPU the dispatch of an operator that
-is neither a view nor an allocation, nor only a name for others. Bytes are the operands that launches read and the results that they write: what stays on chip within a
-launch does not count, which is what fusion is about. Memory is the most that PyTorch's allocator
-held above what it held before.
+is neither a view nor an allocation, nor only a name for others. Bytes are the operands that
+launches read and the results that they write: what stays on chip within a launch does not count,
+which is what fusion is about. Memory is the most that PyTorch's allocator held above what it held
+before.
 """
 
 from __future__ import annotations
@@ -187,3 +188,11 @@ def kind(name: str) -> str:
     if short in COPIES or "Memcpy" in name or "Memset" in name:
         return "copies"
     return "pointwise"
+
+
+def shares(seconds: dict[str, float], whole: float) -> dict[str, float]:
+    """Parts of `whole` seconds by kind, adding up to 1: overhead is what no launch accounts for."""
+    counted = sum(seconds.values())
+    whole = max(whole, counted, 1e-12)
+    found = {name: part / whole for name, part in seconds.items()}
+    return found | {"overhead": 1 - counted / whole}

@@ -1,4 +1,4 @@
-"""The machine that a figure was measured on: its name, its libraries, and what it can do at best."""
+"""The machine that a figure was measured on: its name, its libraries, what it can do at best."""
 
 from __future__ import annotations
 

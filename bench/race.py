@@ -39,11 +39,23 @@ class Race:
             runner.close()
         self.runners = {}
 
+    def _only(self, labels: Sequence[str]) -> list[tuple[str, Runner]]:
+        return [(label, self.runners[label]) for label in self.runners if label in labels]
+
     def time(
-        self, mode: str, seconds: float = 5.0, tick: Callable[[float], object] | None = None, **how
+        self,
+        mode: str,
+        seconds: float = 5.0,
+        labels: Sequence[str] | None = None,
+        tick: Callable[[float], object] | None = None,
+        **how,
     ) -> dict[str, list[float]]:
-        """Seconds of each round, by label; `seconds` and `how` as timing.interleave takes them."""
-        cases = {label: runner.timed(mode) for label, runner in self.runners.items()}
+        """Seconds of each round, by label: of all, or of `labels`.
+
+        `seconds` and `how` are as timing.interleave takes them.
+        """
+        chosen = self.runners.items() if labels is None else self._only(labels)
+        cases = {label: runner.timed(mode) for label, runner in chosen}
         return interleave(cases, seconds, tick=tick, **how)
 
 

@@ -20,7 +20,7 @@ class Keras:
         self.dy = tf.constant(problem["dy"].transpose(1, 0, 2).copy())
         self.h0, self.c0 = tf.constant(problem["h0"]), tf.constant(problem["c0"])
         self.stack = []
-        for l, layer in enumerate(layers(problem)):
+        for layer in layers(problem):
             hidden = problem["h0"].shape[2]
             made = tf.keras.layers.LSTM(hidden, return_sequences=True, return_state=True)
             made.build((None, None, layer["weight_ih"].shape[1]))

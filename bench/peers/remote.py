@@ -5,6 +5,7 @@ So a peer's rounds can alternate with everybody else's, and no two libraries sha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -64,11 +65,9 @@ class Remote:
 
     def _ask(self, line: str) -> str:
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # _read says why
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # _read says why
         return self._read()
 
     def _read(self) -> str:
@@ -84,10 +83,8 @@ class Remote:
     def close(self) -> None:
         """End the process."""
         if self._process.stdin is not None and not self._process.stdin.closed:
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-            except BrokenPipeError:
-                pass
         try:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:

@@ -1,0 +1,195 @@
+"""The suite's options, its cases, and what pytest-benchmark writes into a result file.
+
+Nothing here runs unless `--benchmark-only` is given: plain `pytest` times nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import contenders, machine
+from bench.contenders import Contender
+from bench.session import Session
+from bench.work import MODES, SIZES
+
+HERE = Path(__file__).parent
+COLUMNS = ["min", "median", "iqr", "rounds"]
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fused-lstm benchmarks")
+    group.addoption(
+        "--sizes",
+        default=",".join(SIZES),
+        help=f"presets to time, of {', '.join(SIZES)} [all]",
+    )
+    group.addoption(
+        "--engines",
+        help="engines, engine-level pairs and peers to time, such as loop,native-steps,jax;"
+        " 'all' for everything at every size, compiled for minutes or not"
+        " [what does not compile for minutes]",
+    )
+    group.addoption("--device", help="such as cpu or cuda:1 [an accelerator if there is one]")
+    group.addoption(
+        "--dtype", default="float32", choices=DTYPES, help="of the LSTM alone [float32]"
+    )
+    group.addoption(
+        "--seconds",
+        type=float,
+        default=4.0,
+        help="for each group of cases, once each has had five rounds [4]",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its own options
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("benchmark_columns"):
+        config.option.benchmark_columns = COLUMNS
+    if config.option.benchmark_sort == "min":
+        config.option.benchmark_sort = "median"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if HERE in collection_path.parents and not config.getoption("benchmark_only"):
+        return True
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under --benchmark-only the tests are not even skipped one by one."""
+    if config.getoption("benchmark_only"):
+        others = [i for i in items if HERE not in i.path.parents]
+        if others:
+            config.hook.pytest_deselected(items=others)
+            items[:] = [i for i in items if HERE in i.path.parents]
+
+
+def device_of(config: pytest.Config) -> torch.device:
+    """What --device asks for; UsageError for what is no device."""
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(config.getoption("device") or default)
+    except RuntimeError:
+        name = config.getoption("device")
+        raise pytest.UsageError(f"--device: got {name!r}, should be such as cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError(f"--device: got {str(device)!r}, but PyTorch sees no GPU here")
+    return device
+
+
+# --- cases ---
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    names = metafunc.fixturenames
+    if "contender" not in names:
+        return
+    config = metafunc.config
+    if "size" in names:
+        sizes = _words(config, "sizes", contenders.choose_sizes)
+        modes = MODES if "mode" in names else (None,)
+        cases = [
+            (size, mode, c)
+            for size in sizes
+            for mode in modes
+            for c in _contenders(config, size, peers=mode in ("step", "inference"))
+        ]
+        if "mode" in names:
+            params = [
+                _case(config, c, (size, mode, c), f"{size}-{mode}") for size, mode, c in cases
+            ]
+            metafunc.parametrize(("size", "mode", "contender"), params)
+        else:
+            params = [_case(config, c, (size, c), size) for size, _, c in cases]
+            metafunc.parametrize(("size", "contender"), params)
+    elif "point" in names:
+        points = metafunc.module.POINTS
+        params = [
+            _case(config, c, (point, c), "-".join(map(str, point)))
+            for point in points
+            for c in _contenders(config, None, peers=False)
+        ]
+        metafunc.parametrize(("point", "contender"), params)
+
+
+def _contenders(config: pytest.Config, size: str | None, peers: bool) -> list[Contender]:
+    known = [c for c in contenders.everyone() if peers or not c.peer]
+    asked = config.getoption("engines")
+    if asked == "all":
+        return known
+    if asked is not None:
+        chosen = _words(config, "engines", lambda n: contenders.choose(n, contenders.everyone()))
+        return [c for c in chosen if c in known]
+    return [c for c in known if contenders.in_default_run(c, size)]
+
+
+def _words(config: pytest.Config, option: str, choose: Any) -> Any:
+    """The option's comma-separated words, as `choose` understands them; one line if it cannot."""
+    try:
+        return choose([word.strip() for word in config.getoption(option).split(",")])
+    except ValueError as error:
+        raise pytest.UsageError(f"--{error}") from None
+
+
+def _case(config: pytest.Config, contender: Contender, values: tuple, prefix: str) -> Any:
+    why = contenders.why_not(contender, device_of(config))
+    marks = [] if why is None else [pytest.mark.skip(reason=f"{contender.label}: {why}")]
+    return pytest.param(*values, marks=marks, id=f"{prefix}-{contender.label}")
+
+
+# --- fixtures ---
+
+
+@pytest.fixture(scope="session")
+def session(pytestconfig: pytest.Config) -> Iterator[Session]:
+    """The run's races."""
+    dtype, seconds = DTYPES[pytestconfig.getoption("dtype")], pytestconfig.getoption("seconds")
+    session = Session(device_of(pytestconfig), dtype, seconds)
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def fellows(request: pytest.FixtureRequest, contender: Contender) -> list[Contender]:
+    """All that this case is timed in turn with: the same function's, at the same parameters."""
+    own = {k: v for k, v in request.node.callspec.params.items() if k not in ("contender", "mode")}
+    found = []
+    for item in request.session.items:
+        if getattr(item, "function", None) is not request.node.function:
+            continue
+        params = item.callspec.params
+        if all(params[k] == v for k, v in own.items()) and not item.get_closest_marker("skip"):
+            found.append(params["contender"])
+    return list(dict.fromkeys(found))
+
+
+# --- the result file ---
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
+    device, dtype = device_of(config), DTYPES[config.getoption("dtype")]
+    machine_info.pop("node", None)  # a host's name is nobody's business
+    machine_info["fused_lstm"] = machine.describe(device) | {
+        "dtype": config.getoption("dtype"),
+        "product_peak_gflops": machine.product_peak(device, dtype),
+        "copy_bandwidth_gb_per_second": machine.copy_bandwidth(device),
+    }
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict) -> None:
+    """Say what was left out and why, beside what was measured."""
+    device = device_of(config)
+    output_json["not_measured"] = {
+        c.label: why for c in contenders.everyone() if (why := contenders.why_not(c, device))
+    }
+    for name, failure in getattr(config, "_bench_failures", {}).items():
+        output_json["not_measured"][name] = failure
+    for bench in output_json["benchmarks"]:
+        bench.pop("options", None)
+        bench["params"] = None  # extra_info says it in words

@@ -1,0 +1,143 @@
+"""One run of the suite: races are run once and handed to pytest-benchmark case by case.
+
+pytest-benchmark runs case after case; here all cases of a group are timed in turn (see timing.py)
+when the first of them comes up. Its timer is then a clock that only a replay moves: each round of
+`benchmark.pedantic` advances it by the seconds that the round took.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from . import machine
+from .contenders import BASE, Contender, engines
+from .count import Counts, count
+from .local import Local
+from .race import Race, line_up
+from .timing import speedup
+from .training import Training
+from .work import Shape, make_problem
+
+_now = 0.0
+
+
+def replay_clock() -> float:
+    """Seconds that replayed rounds have taken so far: pytest-benchmark's timer."""
+    return _now
+
+
+def replay(benchmark: Any, sample: Sequence[float]) -> None:
+    """Hand a sample, seconds of each round, to pytest-benchmark's fixture."""
+    rounds = iter(sample)
+
+    def advance() -> None:
+        global _now
+        _now += next(rounds)
+
+    benchmark.pedantic(advance, rounds=len(sample), iterations=1)
+
+
+@dataclass
+class Group:
+    """What one interleaved timing found, by label."""
+
+    samples: dict[str, list[float]]
+    errors: dict[str, float]
+    failed: dict[str, Exception]
+    counts: dict[str, Counts] = field(default_factory=dict)
+
+
+class Session:
+    """Settings of a run, and its groups so far.
+
+    Args:
+        seconds: for each group, once every case has had its fewest rounds.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, seconds: float) -> None:
+        self.device, self.dtype, self.seconds = device, dtype, seconds
+        self._groups: dict[tuple, Group] = {}
+        self._race: tuple[tuple, Race] | None = None
+
+    def lstm(
+        self, shape: Shape, mode: str, contenders: Sequence[Contender], counted: bool = True
+    ) -> Group:
+        """Time an LSTM in `mode`; nn.LSTM runs too, asked for or not."""
+        key = (shape, mode, tuple(c.label for c in contenders))
+        if key not in self._groups:
+            race = self._line_up(shape, contenders)
+            fits = [c for c in contenders if not c.peer or mode in ("step", "inference")]
+            samples = race.time(mode, self.seconds, labels=[BASE, *(c.label for c in fits)])
+            group = self._groups[key] = Group(samples, race.errors, race.failed)
+            for label, runner in race.runners.items():
+                if counted and isinstance(runner, Local):
+                    work, setup = runner.work(mode)
+                    group.counts[label] = count(work, self.device, setup)
+        return self._groups[key]
+
+    def training(self, size: str, contenders: Sequence[Contender]) -> Group:
+        """Time whole training steps of the language model at a preset's size."""
+        key = (size, tuple(c.label for c in contenders))
+        if key not in self._groups:
+            self.close()
+            training = Training(size, self.device, with_base(contenders))
+            samples = training.time(self.seconds)
+            self._groups[key] = Group(samples, training.errors, training.failed)
+        return self._groups[key]
+
+    def close(self) -> None:
+        """End the processes of peers, free the memory of engines."""
+        if self._race is not None:
+            self._race[1].close()
+        self._race = None
+
+    def _line_up(self, shape: Shape, contenders: Sequence[Contender]) -> Race:
+        key = (shape, tuple(c.label for c in contenders))
+        if self._race is None or self._race[0] != key:
+            self.close()
+            problem = make_problem(shape, self.device, self.dtype)
+            self._race = key, line_up(problem, with_base(contenders))
+        return self._race[1]
+
+    def facts(self, group: Group, label: str, tokens: int) -> dict[str, Any]:
+        """`extra_info` that any case has: speed, error, and how it compares with nn.LSTM."""
+        sample = group.samples[label]
+        seconds = statistics.median(sample)
+        return {
+            "tokens_per_second": tokens / seconds,
+            "speedup_over_nn_lstm": speedup(group.samples[BASE], sample),
+            "max_error": group.errors[label],
+        }
+
+    def product_facts(
+        self, group: Group, label: str, shape: Shape, mode: str
+    ) -> dict[str, float | int | None]:
+        """`extra_info` of an LSTM alone: how near the machine's limits it is, and its launches."""
+        sample = group.samples[label]
+        seconds = statistics.median(sample)
+        gflops = shape.flops(mode) / seconds / 1e9
+        found = {
+            "gflops": gflops,
+            "percent_of_product_peak": 100 * gflops / machine.product_peak(self.device, self.dtype),
+        }
+        counts = group.counts.get(label)
+        if counts is not None:
+            found |= {"launches": counts.launches, "bytes": counts.bytes}
+            found |= {"peak_memory": counts.peak_memory, "seconds_by_kind": counts.seconds}
+            if counts.bytes is not None:
+                rate = counts.bytes / seconds / 1e9
+                found["gb_per_second"] = rate
+                bandwidth = machine.copy_bandwidth(self.device)
+                found["percent_of_copy_bandwidth"] = 100 * rate / bandwidth
+        return found
+
+
+def with_base(contenders: Sequence[Contender]) -> list[Contender]:
+    """nn.LSTM in front, where it is not among them."""
+    base = next(c for c in engines() if c.label == BASE)
+    return [*contenders] if base in contenders else [base, *contenders]
