@@ -207,10 +207,11 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
 def table(report: dict) -> str:
     """One kernel's report for people."""
     found, loop, whole, cost = (report[k] for k in ("plan", "loop", "whole", "cost"))
-    half = found and plan.SIZES[found["dtype"]] == 2
     cores = ", ".join(f"{loop[name]} {name}" for name in TENSOR_CORE if name in loop) or "none"
     lines = [("kernel", f"{report['kernel']} on {report['device']} ({report['arch']})")]
     if found:
+        half = plan.SIZES[found["dtype"]] == 2
+        precision = found["dtype"] if half else found["precision"]
         split = f" x {found['split']} parts of the gates" if found["split"] > 1 else ""
         lines += [
             ("mode", found["mode"]),
@@ -218,7 +219,7 @@ def table(report: dict) -> str:
              f" {found['warps']} warps"),
             ("blocks", f"batch {found['block_b']} x {found['batch_blocks']}, sum"
              f" {found['block_k']} x {found['chunks']}, {found['ahead']} ahead,"
-             f" {found['stages']} stages, products in {found['dtype'] if half else found['precision']}"),
+             f" {found['stages']} stages, products in {precision}"),
             ("resident", f"{found['resident_fraction']:.0%} of the weights"
              f" ({found['resident']} + {found['resident_ih']} tiles)"),
             *[("why" if index == 0 else "", why) for index, why in enumerate(found["why"])],

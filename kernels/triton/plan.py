@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from .devices import BARRIER_US, Device
 
 SIZES = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
+TILE = 16 * 1024  # bytes of a tile of weights, where H is large enough
 STREAM_STAGES = 3  # tiles in flight or in use where weights stream from L2
 RESERVED = 2048  # bytes of shared memory for what the compiler adds: mbarriers, reductions
 
@@ -147,7 +148,8 @@ def _interpreted(kind, direction, hidden, batch, layers, dtype) -> Plan:
         programs=layers * _ceil(hidden, block), units=block, split=1, warps=4,
         block_b=block_b, batch_blocks=_ceil(batch, block_b),
         block_k=block_k, chunks=_ceil(hidden, block_k), resident=0, resident_ih=0, ahead=0,
-        stages=1, smem=0, why=("the interpreter runs one program after another: one launch a step",),
+        stages=1, smem=0,
+        why=("the interpreter runs one program after another: one launch a step",),
     )  # fmt: skip
 
 
@@ -161,7 +163,8 @@ def _compiled(kind, direction, hidden, batch, layers, dtype, device, tf32) -> Pl
 
     precision = "tf32" if size == 2 or (dtype == "fp32" and tf32) else "ieee"
     on_tensor_cores = precision == "tf32"
-    block_k = min(256 // size if on_tensor_cores else 16, max(16, _power_of_2(hidden)))
+    block_k = TILE // (rows * size) if on_tensor_cores else 16
+    block_k = min(block_k, max(16, _power_of_2(hidden)))
     block_b = min(max(16, _power_of_2(batch)), 64 if rows <= 64 else 32)
     chunks = _ceil(hidden, block_k)
     tile, staged = rows * block_k * size, block_k * block_b * size

@@ -1,0 +1,47 @@
+"""Plans that make small shapes take every path of the steps and layers kernels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kernels.triton.devices import INTERPRETER
+from kernels.triton.launch import NAMES
+from kernels.triton.plan import Plan, plan
+
+# name -> what differs from the interpreter's own plan: few large programs, nothing resident.
+PATHS = {
+    "own": {},
+    "many programs and chunks": {"units": 16, "block_k": 16},
+    "resident": {"units": 16, "block_k": 32, "resident": 9, "ahead": 2},
+    "partly resident": {"units": 16, "block_k": 16, "resident": 1, "resident_ih": 1, "ahead": 3},
+    "blocks of batch": {"block_b": 16, "units": 64},
+}
+PATHS_BACKWARD = PATHS | {
+    "parts of the gates": {"units": 64, "split": 4, "block_k": 32},
+    "resident parts": {"units": 64, "split": 4, "block_k": 32, "resident": 9, "ahead": 1},
+}
+paths = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+paths_backward = pytest.mark.parametrize("path", PATHS_BACKWARD.values(), ids=PATHS_BACKWARD)
+
+
+def make_plan(
+    kind: str, direction: str, H: int, B: int, L: int, dtype: torch.dtype, path: dict
+) -> Plan:
+    """The interpreter's plan with a path's changes, and what follows from them."""
+    found = plan(
+        kind, direction, hidden=H, batch=B, layers=L, dtype=NAMES[dtype], device=INTERPRETER
+    )
+    found = replace(found, **path)
+    chunks = -(-H // found.block_k)
+    whole = direction == "forward" or found.split == 4  # else a tile serves one gate of four
+    return replace(
+        found,
+        chunks=chunks,
+        resident=min(found.resident, chunks) if whole else 0,
+        resident_ih=min(found.resident_ih or found.resident, chunks) if whole else 0,
+        programs=found.layers * found.split * -(-H // found.units),
+        batch_blocks=-(-B // found.block_b),
+    )

@@ -1,0 +1,156 @@
+"""The plan: what fits, what does not, and that it says why."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from kernels.triton.devices import DEVICES, INTERPRETER, by_arch
+from kernels.triton.plan import SIZES, choose, cost, plan
+
+H100 = DEVICES["H100"]
+kinds = pytest.mark.parametrize("kind", ["steps", "layers"])
+directions = pytest.mark.parametrize("direction", ["forward", "backward"])
+
+
+@kinds
+@directions
+@pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
+@pytest.mark.parametrize("dtype", SIZES)
+def test_every_plan_fits_its_device(kind, direction, device, dtype):
+    for hidden in (1, 17, 200, 650, 1024, 1500, 2048, 4096, 10000):
+        for batch in (1, 20, 64, 1000):
+            found = plan(
+                kind, direction, hidden=hidden, batch=batch, layers=2, dtype=dtype, device=device
+            )
+            assert found.smem <= device.smem
+            assert found.chunks * found.block_k >= hidden
+            assert found.batch_blocks * found.block_b >= batch
+            assert (found.batch_blocks - 1) * found.block_b < batch
+            units = found.units * found.programs // found.split // found.layers
+            assert units >= hidden, "a unit has no program"
+            assert units - hidden < found.units, "a program has no unit"
+            assert found.units % found.split == 0
+            assert 0 <= found.resident <= found.chunks
+            assert 0 <= found.resident_ih <= found.chunks * (kind == "layers")
+            assert found.split in (1, 4)
+            assert found.split == 4 or found.resident == 0 or direction == "forward"
+            if found.persistent:
+                assert found.programs <= device.sms, "would wait for a program that cannot start"
+            assert found.why
+            floor = cost(found, device)
+            assert floor.floor_us > 0
+            assert floor.bytes_l2 > 0
+
+
+@directions
+@pytest.mark.parametrize(
+    ("device", "hidden", "dtype", "fraction"),
+    [
+        ("H100", 200, "bf16", 1.0),
+        ("H100", 650, "bf16", 1.0),
+        ("H100", 1024, "bf16", 1.0),
+        ("H100", 1500, "bf16", 1.0),
+        ("H100", 1500, "fp16", 1.0),
+        ("H100", 650, "fp32", 1.0),
+        ("H100", 1500, "fp32", 9 / 24),  # twice what the chip holds
+        ("H100", 2048, "bf16", 9 / 16),
+        ("A100", 1024, "bf16", 1.0),
+        ("A100", 1500, "bf16", 7 / 12),
+        ("B200", 1500, "bf16", 1.0),
+    ],
+)
+def test_resident_fraction(direction, device, hidden, dtype, fraction):
+    found = plan(
+        "steps", direction, hidden=hidden, batch=20, layers=1, dtype=dtype, device=DEVICES[device]
+    )
+    assert found.persistent
+    assert found.resident_fraction == fraction
+    assert any("resident" in why for why in found.why)
+
+
+@directions
+def test_full_precision_streams(direction):
+    shape = {"hidden": 650, "batch": 20, "layers": 1, "dtype": "fp32", "device": H100}
+    assert plan("steps", direction, tf32=True, **shape).precision == "tf32"
+    found = plan("steps", direction, tf32=False, **shape)
+    assert (found.precision, found.resident) == ("ieee", 0)
+    assert any("without tensor cores" in why for why in found.why)
+
+
+@kinds
+@directions
+def test_a_grid_that_cannot_be_at_once_is_launched_step_by_step(kind, direction):
+    found = plan(
+        kind, direction, hidden=10**4, batch=20, layers=2, dtype="bf16", device=DEVICES["L4"]
+    )
+    assert found.mode == "per-step"
+    assert found.launches(3) == [(0, 1), (1, 2), (2, 3)]
+    assert found.phases() == [2]
+    assert any("one launch a step" in why for why in found.why)
+
+
+@kinds
+def test_the_interpreter_never_waits(kind):
+    for direction in ("forward", "backward"):
+        found = plan(
+            kind, direction, hidden=300, batch=20, layers=2, dtype="fp32", device=INTERPRETER
+        )
+        assert not found.persistent
+
+
+def test_persistent_is_one_launch():
+    found = plan("steps", "backward", hidden=650, batch=20, layers=1, dtype="bf16", device=H100)
+    assert found.launches(35) == [(0, 35)]
+    assert found.phases() == [2]
+
+
+@directions
+@pytest.mark.parametrize(
+    ("hidden", "layers", "kind"),
+    [
+        (200, 2, "layers"),
+        (650, 2, "layers"),
+        (1500, 2, "steps"),
+        (650, 1, "steps"),
+        (1024, 2, "steps"),
+    ],
+)
+def test_choice_between_a_wavefront_and_a_launch_a_layer(direction, hidden, layers, kind):
+    found = choose(direction, hidden=hidden, batch=20, layers=layers, dtype="bf16", device=H100)
+    assert found.kind == kind
+    if layers > 1:
+        assert "wave of" in found.why[-1] or "at once" in found.why[-1]
+
+
+def test_fewer_multiprocessors_mean_more_units_each():
+    few = dataclasses.replace(H100, sms=60)
+    shape = {"hidden": 1500, "batch": 20, "layers": 1, "dtype": "bf16"}
+    assert plan("steps", "forward", device=H100, **shape).units == 16
+    assert plan("steps", "forward", device=few, **shape).units == 32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "all"}, "kind must be 'steps' or 'layers', got 'all'"),
+        ({"direction": "up"}, "direction must be"),
+        ({"dtype": "int8"}, "dtype must be one of fp16, bf16, fp32, fp64, got 'int8'"),
+        ({"hidden": 0}, "hidden must be at least 1, got 0"),
+        ({"batch": -1}, "batch must be at least 1, got -1"),
+        ({"layers": 0}, "layers must be at least 1, got 0"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_errors_name_the_argument(change, message):
+    shape = {"kind": "steps", "direction": "forward", "hidden": 8, "batch": 1, "layers": 1}
+    shape |= {"dtype": "fp32", "device": H100} | change
+    with pytest.raises(ValueError, match=message):
+        plan(shape.pop("kind"), shape.pop("direction"), **shape)
+
+
+def test_by_arch():
+    assert by_arch(90).name == "H100"
+    with pytest.raises(ValueError, match="arch must be one of sm_80"):
+        by_arch(70)

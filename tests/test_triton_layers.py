@@ -1,0 +1,186 @@
+"""fuse="layers" in the interpreter: the wavefront, its dropout, and the operators around it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from plans import PATHS, PATHS_BACKWARD, make_plan
+from tolerance import assert_close
+
+import kernels
+from kernels import reference
+from kernels.triton import devices, dropout, interpreter, plan, sequence
+
+pytestmark = pytest.mark.skipif(
+    not interpreter.is_interpreted(), reason="tests/test_gpu.py does these on a GPU"
+)
+
+NAMES = ("x", "h0", "c0")
+
+
+def make_stack(T: int, B: int, I: int, H: int, L: int, dtype: torch.dtype, bias: bool = True):
+    """x, h0, c0 and flat weights, all leaves that want gradients."""
+    made = [torch.randn(T, B, I), torch.randn(L, B, H), torch.randn(L, B, H)]
+    for layer in range(L):
+        made += [torch.randn(4 * H, I if layer == 0 else H), torch.randn(4 * H, H)]
+        made += [torch.randn(4 * H), torch.randn(4 * H)] if bias else []
+    for weight in made[3:]:
+        weight.div_(H**0.5)
+    return [t.to(dtype).requires_grad_() for t in made]
+
+
+def gradients(outputs, inputs):
+    """Of a loss that weighs every element of every output differently."""
+    weights = [torch.linspace(-1, 1, o.numel(), dtype=o.dtype).reshape(o.shape) for o in outputs]
+    return torch.autograd.grad(outputs, inputs, weights), weights
+
+
+def assert_is_the_references(inputs, p: float = 0.0, seed: torch.Tensor | None = None) -> None:
+    """Outputs and gradients of sequence.lstm and lstm_backward, by name."""
+    x, h0, c0, *weights = inputs
+    expected = reference.lstm(x, h0, c0, weights, p, seed)
+    wanted, by = gradients(expected, inputs)
+    with torch.no_grad():
+        y, h_n, c_n, h, c, gates = sequence.lstm(x, h0, c0, weights, p, seed, True)
+        dx, dh0, dc0, dweights = sequence.lstm_backward(
+            *by, x, h0, c0, weights, p, seed, y, h, c, gates, True
+        )
+    for name, a, b in zip(("y", "h_n", "c_n"), (y, h_n, c_n), expected, strict=True):
+        assert_close(a, b, name)
+    names = [*NAMES, *(f"weight {index}" for index in range(len(weights)))]
+    for name, a, b in zip(names, (dx, dh0, dc0, *dweights), wanted, strict=True):
+        assert_close(a, b, f"gradient of {name}")
+
+
+def force(monkeypatch, kind: str, path: dict) -> None:
+    """Make sequence.py launch what `path` says, instead of what plan.choose does."""
+
+    def made(direction, x, h0):
+        L, B, H = h0.shape
+        return make_plan(kind, direction, H, B, L, x.dtype, path)
+
+    monkeypatch.setattr(sequence, "_plan", made)
+
+
+SHAPES = [(1, 1, 1, 1, 2), (1, 3, 5, 3, 3), (4, 1, 4, 17, 2), (2, 20, 9, 63, 2), (2, 3, 7, 130, 2)]
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=["-".join(map(str, s)) for s in SHAPES])
+
+
+@shapes
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_wavefront_is_the_references(shape, p):
+    inputs = make_stack(*shape, torch.float64)
+    assert_is_the_references(inputs, p, torch.tensor([2**40 + 7]) if p else None)
+
+
+@pytest.mark.parametrize("path", PATHS_BACKWARD)
+def test_every_path_of_the_wavefront(path, monkeypatch):
+    force(monkeypatch, "layers", PATHS_BACKWARD[path])
+    if path not in PATHS:  # a path of the backward alone
+        original = sequence._plan
+        monkeypatch.setattr(
+            sequence,
+            "_plan",
+            lambda d, x, h0: (
+                original(d, x, h0)
+                if d == "backward"
+                else make_plan("layers", d, h0.shape[2], h0.shape[1], len(h0), x.dtype, {})
+            ),
+        )
+    assert_is_the_references(make_stack(2, 18, 5, 70, 2, torch.float32), 0.3, torch.tensor([5]))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_a_launch_a_layer_where_the_wavefront_does_not_fit(p, monkeypatch):
+    force(monkeypatch, "steps", {})
+    inputs = make_stack(3, 2, 5, 17, 3, torch.float64, bias=False)
+    assert_is_the_references(inputs, p, torch.tensor([11]) if p else None)
+
+
+def test_two_runs_give_the_same_bits():
+    x, h0, c0, *weights = (t.detach() for t in make_stack(3, 4, 5, 17, 2, torch.float32))
+    seed, runs = torch.tensor([3]), []
+    for _ in range(2):
+        y, h_n, c_n, *saved = sequence.lstm(x, h0, c0, weights, 0.5, seed, True)
+        grads = sequence.lstm_backward(y, h_n, c_n, x, h0, c0, weights, 0.5, seed, y, *saved, True)
+        runs.append([y, h_n, c_n, *saved, *grads[:3], *grads[3]])
+    for first, second in zip(*runs, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_gradients_that_nobody_asked_for():
+    """dy, dh_n or dc_n may be missing, and dx unwanted."""
+    inputs = make_stack(3, 2, 5, 7, 2, torch.float64)
+    x, h0, c0, *weights = inputs
+    with torch.no_grad():
+        y, _, _, *saved = sequence.lstm(x, h0, c0, weights, 0.0, None, True)
+    expected = reference.lstm(x, h0, c0, weights)
+    for index, out in enumerate(expected):
+        wanted = torch.autograd.grad(out.sum(), inputs[1:], retain_graph=True)
+        given = [torch.ones_like(out) if i == index else None for i in range(3)]
+        with torch.no_grad():
+            dx, *rest, dweights = sequence.lstm_backward(
+                *given, x, h0, c0, weights, 0.0, None, y, *saved, False
+            )
+        assert dx.numel() == 0
+        for found, value in zip((*rest, *dweights), wanted, strict=True):
+            assert_close(found, value, f"gradient by output {index}")
+
+
+# --- dropout ---
+
+
+@pytest.mark.parametrize("p", [0.0, 0.25, 0.9, 1.0])
+@pytest.mark.parametrize("seed", [0, 1, 2**31, 2**63 - 1], ids=hex)
+def test_dropout_is_the_references(p, seed):
+    x, seed = torch.randn(3, 4, 65), torch.tensor([seed])
+    mask = reference.dropout_mask(seed, (3, *x.shape), p)
+    for layer in range(3):
+        assert_close(dropout.apply(x, seed, layer, p), x * mask[layer], f"layer {layer}")
+
+
+def test_counter_beyond_32_bits():
+    first, x, y = 2**32 - 3, torch.ones(8), torch.empty(8)
+    seed = torch.tensor([77])
+    dropout.dropout_kernel[(1,)](x, y, seed, first, 8, 0.5, 2.0, BLOCK=8)
+    words = reference._philox_first_word(seed, torch.arange(first, first + 8))
+    kept = torch.where(words >= 2**31, 2**32 - 1 - words, words) >= 2**30
+    assert torch.equal(y, kept * 2.0)
+
+
+# --- as operators ---
+
+
+def operator():
+    kernels.LSTM(1, 1, engine="triton", fuse="steps")(torch.zeros(1, 1, 1))
+    return torch.ops.fused_lstm_triton.lstm
+
+
+@pytest.mark.parametrize(("L", "p"), [(1, 0.0), (2, 0.0), (2, 0.5)])
+def test_gradcheck_twice(L, p):
+    lstm, seed = operator(), torch.tensor([9]) if p else None
+    inputs = make_stack(2, 2, 2, 3, L, torch.float64)
+
+    def run(x, h0, c0, *weights):
+        return lstm(x, h0, c0, weights, p, seed, True)[:3]
+
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize(("L", "p"), [(1, 0.0), (2, 0.5)])
+def test_opcheck(L, p):
+    x, h0, c0, *weights = make_stack(2, 2, 3, 5, L, torch.float32)
+    seed = torch.tensor([9]) if p else None
+    torch.library.opcheck(operator().default, (x, h0, c0, weights, p, seed, True))
+
+
+def test_a_longer_sequence_needs_no_other_kernel():
+    """The constants of a launch know neither T nor, within a block, B."""
+    shape = {"hidden": 650, "layers": 2, "dtype": "bf16", "device": devices.DEVICES["H100"]}
+    plans = [plan.choose("forward", batch=batch, **shape) for batch in (17, 20, 32)]
+    for one, other in pairwise(plans):
+        assert one.block_b == other.block_b
+        assert one.batch_blocks == other.batch_blocks

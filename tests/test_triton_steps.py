@@ -1,0 +1,96 @@
+"""fuse="steps" in the interpreter: every path of the kernels against kernels.reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from plans import make_plan, paths, paths_backward
+from tolerance import assert_close
+
+from kernels import reference
+from kernels.triton import interpreter, steps
+
+pytestmark = pytest.mark.skipif(
+    not interpreter.is_interpreted(), reason="tests/test_gpu.py does these on a GPU"
+)
+
+SHAPES = [(1, 1, 1), (3, 1, 3), (2, 3, 17), (2, 20, 63), (2, 5, 130)]
+shapes = pytest.mark.parametrize(
+    ("T", "B", "H"), SHAPES, ids=[f"T{t}-B{b}-H{h}" for t, b, h in SHAPES]
+)
+dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+
+
+def make_layer(T: int, B: int, H: int, dtype: torch.dtype):
+    """x [T, B, H], h0, c0 [B, H] and a layer without biases."""
+    x, h0, c0 = (torch.randn(*size, dtype=dtype) for size in ((T, B, H), (B, H), (B, H)))
+    w_ih, w_hh = torch.randn(2, 4 * H, H, dtype=dtype) / H**0.5
+    return x, h0, c0, reference.Layer(w_ih, w_hh, None, None)
+
+
+@paths
+@shapes
+@dtypes
+def test_forward_is_the_references(T, B, H, dtype, path):
+    x, h0, c0, layer = make_layer(T, B, H, dtype)
+    expected = reference.layer_forward(x, h0, c0, layer)
+    gates = x @ layer.w_ih.T
+    y, c = steps.forward(
+        make_plan("steps", "forward", H, B, 1, dtype, path), gates, layer.w_hh, h0, c0, save=True
+    )
+    for name, found, wanted in zip(("y", "c", "gates"), (y, c, gates), expected, strict=True):
+        assert_close(found, wanted, name)
+
+
+@paths_backward
+@shapes
+@dtypes
+def test_backward_is_the_references(T, B, H, dtype, path):
+    x, h0, c0, layer = make_layer(T, B, H, dtype)
+    y, c, gates = reference.layer_forward(x, h0, c0, layer)
+    dy, dh_n, dc_n = torch.randn_like(y), torch.randn_like(h0), torch.randn_like(c0)
+    dx, _, dc0, _ = reference.layer_backward(dy, dh_n, dc_n, x, h0, c0, layer, y, c, gates)
+    dc = dc_n.clone()
+    dgates = steps.backward(
+        make_plan("steps", "backward", H, B, 1, dtype, path),
+        dy, dh_n, dc, gates, layer.w_hh, c0, c,
+    )  # fmt: skip
+    assert_close(dgates @ layer.w_ih, dx, "dx")
+    assert_close(dc, dc0, "dc0")
+
+
+def test_nothing_is_saved_where_nothing_is_asked_for():
+    x, h0, c0, layer = make_layer(4, 3, 17, torch.float32)
+    expected_y, expected_c, _ = reference.layer_forward(x, h0, c0, layer)
+    plan = make_plan("steps", "forward", 17, 3, 1, torch.float32, {})
+    y, c = steps.forward(plan, x @ layer.w_ih.T, layer.w_hh, h0, c0, save=False)
+    assert c.shape == (1, 3, 17)
+    assert_close(y, expected_y, "y")
+    assert_close(c[0], expected_c[-1], "c")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_keeps_its_state_in_float32(dtype):
+    x, h0, c0, layer = make_layer(5, 3, 17, dtype)
+    expected, expected_c, _ = reference.layer_forward(x, h0, c0, layer)
+    plan = make_plan("steps", "forward", 17, 3, 1, dtype, {})
+    y, c = steps.forward(plan, x @ layer.w_ih.T, layer.w_hh, h0, c0.float(), save=True)
+    assert c.dtype == torch.float32
+    assert_close(y, expected, "y")
+    assert_close(c.to(dtype), expected_c.to(dtype), "c")
+
+
+def test_two_runs_give_the_same_bits():
+    x, h0, c0, layer = make_layer(3, 20, 63, torch.float32)
+    path = {"units": 64, "split": 4, "block_k": 32}
+    found = []
+    for _ in range(2):
+        gates = x @ layer.w_ih.T
+        forward = make_plan("steps", "forward", 63, 20, 1, torch.float32, {"units": 16})
+        y, c = steps.forward(forward, gates, layer.w_hh, h0, c0, save=True)
+        backward = make_plan("steps", "backward", 63, 20, 1, torch.float32, path)
+        dc = torch.ones_like(c0)
+        dgates = steps.backward(backward, y, h0, dc, gates, layer.w_hh, c0, c)
+        found.append((y, c, gates, dgates, dc))
+    for first, second in zip(*found, strict=True):
+        assert torch.equal(first, second)
