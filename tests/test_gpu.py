@@ -1,0 +1,242 @@
+"""What only a GPU can show: the compiled kernels at real sizes, many times, in graphs and streams.
+
+`make gpu` runs these first. A hang here is a barrier that some program never reached: see
+docs/gpu.md for how to find it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+import pytest
+import torch
+from tolerance import TOLERANCE
+from torch import Tensor, nn
+
+import kernels
+from kernels import reference
+
+pytestmark = pytest.mark.gpu
+
+PRECISIONS = {
+    "fp32": (torch.float32, False),
+    "tf32": (torch.float32, True),
+    "bf16": (torch.bfloat16, False),
+    "fp16": (torch.float16, False),
+}
+# The error's norm as a part of the value's: TF32 keeps 10 bits of each factor, both ways.
+NORM = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
+SHAPES = {  # T, B, I, H, L
+    "small": (20, 20, 200, 200, 2),
+    "medium": (35, 20, 650, 650, 2),
+    "large": (35, 20, 1500, 1500, 2),
+    "odd": (7, 3, 5, 63, 3),
+    "one": (1, 1, 1, 1, 1),
+    "batch in blocks": (5, 150, 33, 130, 2),
+    "streamed": (9, 20, 64, 2048, 1),
+    "long": (1024, 16, 512, 512, 1),
+}
+fuses = pytest.mark.parametrize("fuse", ["pointwise", "steps", "layers"])
+shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+@contextlib.contextmanager
+def tf32(allowed: bool):
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def make(shape, dtype: torch.dtype, fuse: str, **options):
+    """nn.LSTM in float64 with weights that `dtype` holds, ours with the same, x and the state."""
+    T, B, I, H, L = shape
+    ours = kernels.LSTM(I, H, L, engine="triton", fuse=fuse, device="cuda", dtype=dtype, **options)
+    exact = nn.LSTM(I, H, L, device="cuda", dtype=torch.float64)
+    exact.load_state_dict({k: v.double() for k, v in ours.state_dict().items()})
+    x = torch.randn(T, B, I, device="cuda", dtype=dtype)
+    state = tuple(torch.randn(2, L, B, H, device="cuda", dtype=dtype))
+    return exact, ours, x, state
+
+
+def everything(module: nn.Module, x: Tensor, state: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """Outputs, final state and all gradients, by name."""
+    inputs = [t.detach().requires_grad_() for t in (x, *state)]
+    y, (h_n, c_n) = module(inputs[0], (inputs[1], inputs[2]))
+    outputs = {"y": y, "h_n": h_n, "c_n": c_n}
+    grads = [
+        torch.linspace(-1, 1, o.numel(), device="cuda").cos().reshape(o.shape)
+        for o in outputs.values()
+    ]
+    grads = [g.to(y.dtype) for g in grads]
+    names = ["x", "h_0", "c_0", *(name for name, _ in module.named_parameters())]
+    found = torch.autograd.grad(list(outputs.values()), [*inputs, *module.parameters()], grads)
+    named = zip(names, found, strict=True)
+    return {k: v.detach() for k, v in outputs.items()} | {f"{k}.grad": v for k, v in named}
+
+
+def assert_near(actual: dict, expected: dict, precision: str) -> None:
+    for name, value in expected.items():
+        found = actual[name].double()
+        assert found.isfinite().all(), name
+        error = (found - value).norm() / value.norm().clamp(min=1e-6)
+        assert error <= NORM[precision], f"{name}: {error:.2g} of its norm"
+
+
+@fuses
+@shapes
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_is_nn_lstm_in_float64(shape, precision, fuse):
+    if fuse == "pointwise" and shape[0] > 100:
+        pytest.skip("a thousand steps of launches prove nothing more")
+    dtype, allowed = PRECISIONS[precision]
+    with tf32(allowed):
+        exact, ours, x, state = make(shape, dtype, fuse)
+        actual = everything(ours, x, state)
+        expected = everything(exact, x.double(), tuple(s.double() for s in state))
+    assert_near(actual, expected, precision)
+
+
+@fuses
+def test_float64(fuse):
+    exact, ours, x, state = make((4, 3, 5, 70, 2), torch.float64, fuse)
+    actual, expected = everything(ours, x, state), everything(exact, x, state)
+    rtol, atol = TOLERANCE[torch.float64]
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("fuse", ["steps", "layers"])
+@pytest.mark.parametrize("shape", ["small", "medium", "large", "streamed"])
+def test_200_launches_give_the_same_bits(shape, fuse):
+    """A race or a lost store shows as a difference sooner or later, a lost arrival as a hang."""
+    _, ours, x, state = make(SHAPES[shape], torch.bfloat16, fuse)
+    first = everything(ours, x, state)
+    for repeat in range(200):
+        again = everything(ours, x, state)
+        for name, value in first.items():
+            assert torch.equal(again[name], value), f"{name} in repeat {repeat}"
+
+
+@pytest.mark.parametrize("fuse", ["steps", "layers"])
+def test_two_streams_at_once(fuse):
+    """Each launch has counters of its own."""
+    _, ours, x, state = make(SHAPES["small"], torch.float32, fuse)
+    expected = everything(ours, x, state)
+    streams = [torch.cuda.Stream() for _ in range(2)]
+    torch.cuda.synchronize()
+    found = []
+    for _ in range(20):
+        for stream in streams:
+            with torch.cuda.stream(stream):
+                found.append(everything(ours, x, state))
+    torch.cuda.synchronize()
+    for one in found:
+        for name, value in expected.items():
+            assert torch.equal(one[name], value), name
+
+
+@fuses
+def test_a_cuda_graph_replays_it(fuse):
+    _, ours, x, state = make(SHAPES["small"], torch.float16, fuse)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            everything(ours, x, state)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = everything(ours, x, state)
+    for _ in range(3):
+        x.normal_()
+        graph.replay()
+        torch.cuda.synchronize()
+        expected = everything(ours, x, state)
+        for name, value in expected.items():
+            assert torch.equal(captured[name], value), name
+
+
+def test_dropout_in_the_wavefront_is_the_references():
+    T, B, I, H, L = 6, 20, 33, 130, 3
+    _, ours, x, (h0, c0) = make((T, B, I, H, L), torch.float32, "layers")
+    weights = [w.detach() for w in ours._flat_weights]
+    seed = torch.tensor([2**45 + 3], device="cuda")
+    ops = torch.ops.fused_lstm_triton
+    with torch.no_grad():
+        ours(x, (h0, c0))  # registers the operators
+        y, *_ = ops.lstm(x, h0, c0, weights, 0.4, seed, True)
+        expected, *_ = reference.lstm(x, h0, c0, weights, 0.4, seed)
+    torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_launch_a_step_is_the_same_as_one_launch(direction, monkeypatch):
+    """What runs where the programs do not all fit on the GPU at once."""
+    from kernels.triton import devices, sequence
+
+    _, ours, x, state = make((5, 20, 64, 200, 2), torch.float32, "layers")
+    expected = everything(ours, x, state)
+    chosen, current = sequence._plan, devices.current
+
+    def one_sm(made_for, *tensors):
+        if made_for != direction:
+            return chosen(made_for, *tensors)
+        tiny = lambda device: replace(current(device), sms=1)  # noqa: E731
+        with monkeypatch.context() as patch:
+            patch.setattr(devices, "current", tiny)
+            return chosen(made_for, *tensors)
+
+    monkeypatch.setattr(sequence, "_plan", one_sm)
+    actual = everything(ours, x, state)
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@fuses
+def test_compile_without_a_break(fuse):
+    _, ours, x, state = make(SHAPES["small"], torch.float32, fuse)
+    compiled = torch.compile(ours, fullgraph=True)
+    y, _ = compiled(x, state)
+    torch.testing.assert_close(y, ours(x, state)[0])
+
+
+@pytest.mark.parametrize("fuse", ["steps", "layers"])
+def test_autocast(fuse):
+    _, ours, x, state = make(SHAPES["small"], torch.float32, fuse)
+    with torch.autocast("cuda", torch.bfloat16):
+        y, _ = ours(x, state)
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert ours.weight_hh_l0.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("fuse", ["steps", "layers"])
+def test_gradcheck_twice(fuse):
+    _, ours, x, state = make((2, 2, 3, 3, 2), torch.float64, fuse)
+    x.requires_grad_()
+
+    def run(x):
+        return ours(x, state)[0]
+
+    assert torch.autograd.gradcheck(run, (x,), fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, (x,), fast_mode=True)
+
+
+def test_a_new_length_needs_no_new_kernel():
+    from kernels.triton import steps
+
+    _, ours, x, state = make((4, 20, 200, 200, 1), torch.bfloat16, "steps")
+    ours(x, state)
+
+    def compiled() -> int:
+        caches = steps.lstm_steps_fwd_kernel.device_caches.values()
+        return sum(len(cache[0]) for cache in caches)
+
+    before = compiled()
+    for T in (1, 2, 16, 35):
+        ours(torch.randn(T, 20, 200, device="cuda", dtype=torch.bfloat16), state)
+    assert compiled() == before
