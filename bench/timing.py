@@ -98,8 +98,8 @@ def interleave(
     """Time all `cases` in every round; name -> seconds of each round.
 
     Args:
-        seconds: no round begins later than this, once `least` rounds are done.
-        least, most: how many rounds there may be.
+        seconds: no round begins later than this after the first, once `least` rounds are done.
+        least, most: how many rounds there may be; three will do past four times `seconds`.
         warmup: rounds beforehand that do not count.
         tick: called after every timing with the part of the rounds that is done, 0 to 1.
 
@@ -112,7 +112,7 @@ def interleave(
         if number == 0:
             begin = time.perf_counter()
         spent = time.perf_counter() - begin
-        if number >= least and spent > seconds:
+        if spent > (seconds if number >= least else 4 * seconds) and number >= min(least, 3):
             break
         draw.shuffle(order)
         for name in order:
