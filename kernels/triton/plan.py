@@ -168,7 +168,7 @@ def _compiled(kind, direction, hidden, batch, layers, dtype, device, tf32) -> Pl
     block_b = min(max(16, _power_of_2(batch)), 64 if rows <= 64 else 32)
     chunks = _ceil(hidden, block_k)
     tile, staged = rows * block_k * size, block_k * block_b * size
-    scratch = max(staged, rows * block_b * 4) + RESERVED
+    scratch = max(staged, rows * block_b * max(4, size)) + RESERVED
     free = device.smem - scratch
     resident, stages = 0, 1
     if not persistent:
@@ -184,13 +184,15 @@ def _compiled(kind, direction, hidden, batch, layers, dtype, device, tf32) -> Pl
     else:
         stages = STREAM_STAGES
         buffers = stages if device.arch >= 90 else stages - 1  # Hopper's products are asynchronous
-        scratch = max(buffers * (tile + staged), rows * block_b * 4) + RESERVED
+        scratch = max(scratch, buffers * (tile + staged) + RESERVED)
         resident = max(0, (device.smem - scratch) // tile)
         why.append(
             f"{products * chunks} weight tiles of {tile // 1024} KiB do not fit in"
             f" {device.smem // 1024} KiB: {resident} resident,"
             f" {products * chunks - resident} stream from L2 every step"
         )
+    if resident == 0:
+        scratch = max(scratch, tile + staged + RESERVED)
     return Plan(
         kind, direction, "persistent" if persistent else "per-step", hidden, batch, layers, dtype,
         precision, programs, units=rows if direction == "backward" else units, split=split,

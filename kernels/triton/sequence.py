@@ -21,8 +21,8 @@ from .plan import Plan, choose
 def _plan(direction: str, x: Tensor, h0: Tensor) -> Plan:
     """The launch for these tensors: a steps plan means a launch a layer."""
     L, B, H = h0.shape
-    # The one switch that torch keeps in step with fp32_precision, its successor.
-    tf32 = x.is_cuda and torch.backends.cuda.matmul.allow_tf32
+    # Follows allow_tf32 too; to read that one is an error once the new switch has been set.
+    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
     device = devices.current(x.device)
     return choose(
         direction, hidden=H, batch=B, layers=L, dtype=NAMES[x.dtype], device=device, tf32=tf32
