@@ -16,19 +16,22 @@ from typing import Any, get_type_hints
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `low` to `high`; `open_low` leaves `low` itself out."""
+    """The numbers from `low` to `high`; `open_low`, `open_high` leave the end itself out."""
 
     low: float
     high: float = math.inf
     open_low: bool = False
+    open_high: bool = False
 
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.open_low else value >= self.low
-        return above and value <= self.high and math.isfinite(value)
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below and math.isfinite(value)
 
     def __str__(self) -> str:
         low = f"more than {self.low:g}" if self.open_low else f"at least {self.low:g}"
-        return low if math.isinf(self.high) else f"{low} and at most {self.high:g}"
+        high = f"less than {self.high:g}" if self.open_high else f"at most {self.high:g}"
+        return low if math.isinf(self.high) else f"{low} and {high}"
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,18 @@ class Choice:
         return " or ".join(self.words)
 
 
-def _setting(text: str, valid: Range | Choice | None = None) -> Any:
-    return field(metadata={"help": text, "valid": valid})
+class Switch:
+    """Yes or no."""
+
+    def __contains__(self, value: bool) -> bool:
+        return isinstance(value, bool)
+
+    def __str__(self) -> str:
+        return "yes or no"
+
+
+def _setting(text: str, valid: Range | Choice | Switch, default: Any = dataclasses.MISSING) -> Any:
+    return field(default=default, metadata={"help": text, "valid": valid})
 
 
 _COUNT = Range(1)
@@ -92,6 +105,26 @@ class Config:
         "always the mean)",
         Choice(("sum", "mean")),
     )
+    # Beyond the published presets: their defaults change nothing and cost nothing.
+    tie_weights: bool = _setting(
+        "the softmax layer uses the embedding's weights (Press and Wolf, 2017)",
+        Switch(),
+        default=False,
+    )
+    weight_decay: float = _setting(
+        "this times the weights is added to their clipped gradient", Range(0), default=0.0
+    )
+    variational_dropout: bool = _setting(
+        "dropout keeps or drops a unit for all steps of a training step at once (Gal and "
+        "Ghahramani, 2016)",
+        Switch(),
+        default=False,
+    )
+    weight_drop: float = _setting(
+        "part of the recurrent weights that each training step drops (Merity et al., 2018)",
+        Range(0, high=1, open_high=True),
+        default=0.0,
+    )
 
     def __post_init__(self) -> None:
         kinds = get_type_hints(Config)
@@ -110,7 +143,7 @@ class Config:
 
 def check(setting: dataclasses.Field, value: Any, kind: type) -> None:
     """Raise ValueError unless `value` is a `kind` within the setting's range."""
-    kinds = (int, float) if kind is float else (kind,)
+    kinds = (int, float) if kind is float else (kind,)  # True is no number
     if type(value) not in kinds or value not in setting.metadata["valid"]:
         raise ValueError(f"{setting.name} must be {setting.metadata['valid']}, got {value!r}")
 

@@ -8,15 +8,19 @@ from tqdm import tqdm
 
 
 class Log:
-    """Lines on standard output, and on standard error, if it is a terminal, a progress bar."""
+    """Lines on standard output, and on standard error, if it is a terminal, a progress bar.
 
-    def __init__(self) -> None:
+    A `silent` one says nothing: of several processes one speaks.
+    """
+
+    def __init__(self, silent: bool = False) -> None:
+        self._silent = silent
         self._bar: tqdm | None = None
 
-    def start(self, steps: int) -> None:
-        """Begin a bar of `steps` training steps."""
-        hidden = not sys.stderr.isatty()
-        self._bar = tqdm(total=steps, unit="step", disable=hidden, dynamic_ncols=True)
+    def start(self, steps: int, done: int = 0) -> None:
+        """Begin a bar of `steps` training steps, of which `done` have been made before."""
+        hidden = self._silent or not sys.stderr.isatty()
+        self._bar = tqdm(total=steps, initial=done, unit="step", disable=hidden, dynamic_ncols=True)
 
     def advance(self) -> None:
         """One step is done."""
@@ -25,8 +29,9 @@ class Log:
 
     def line(self, text: str) -> None:
         """A line above the bar, at once even through a pipe."""
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        if not self._silent:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
 
     def field(self, name: str, text: str) -> None:
         """A line of the header."""

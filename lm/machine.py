@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from kernels.engines import resolve
+from lm.errors import UserError
+from lm.model import LM_LSTM
 
 
 def processor(device: torch.device) -> str:
@@ -34,3 +39,36 @@ def versions() -> dict[str, str | None]:
     except importlib.metadata.PackageNotFoundError:
         triton = None
     return {"torch_version": torch.__version__, "triton_version": triton}
+
+
+def open_device(name: str | None, local_rank: int = 0) -> torch.device:
+    """The device called `name`, or this machine's accelerator, or its CPU.
+
+    `local_rank` is this process's number among those on the machine, and its accelerator's.
+    """
+    if name is None:
+        if not torch.accelerator.is_available():
+            return torch.device("cpu")
+        kind = torch.accelerator.current_accelerator().type
+        count = torch.accelerator.device_count()
+        device = torch.device(kind, local_rank % count) if count > 1 else torch.device(kind)
+        torch.accelerator.set_device_index(device.index or 0)
+        return device
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (AssertionError, RuntimeError) as error:  # PyTorch raises either
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def open_model(
+    build: Callable[[], LM_LSTM], lstm: str, fuse: str | None, device: torch.device
+) -> LM_LSTM:
+    """What `build` returns, moved to `device`; UserError where the engine cannot run there."""
+    try:
+        resolve(lstm, fuse, device)
+        model = build()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(str(error)) from None
+    return model.to(device)

@@ -1,4 +1,4 @@
-"""Loss and speed of training steps, without making a GPU wait at every step."""
+"""Loss, gradient norm and speed of training steps, without making a GPU wait at every step."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ import time
 
 import torch
 
+from lm.ranks import Ranks
+
 
 class Meter:
-    """Collects each step's loss on the device; only `read` waits for it.
+    """Collects figures of each step on the device; only `take` and `read` wait for it.
 
-    `losses` are the mean negative log likelihoods of the steps read so far, in nats. The first
-    step of a run is left out of the speed: in it engines compile and allocate.
+    `losses` are the mean negative log likelihoods of the run's steps, in nats, over all ranks;
+    `norms` those of their gradients, before they were clipped. `words` and `seconds` are those of
+    training, evaluation left out, and the first step after a start or a resume: in it engines
+    compile and allocate.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks = Ranks()) -> None:  # noqa: B008  frozen
         self.losses: list[float] = []
-        self._unread: list[torch.Tensor] = []
-        self._seconds = self._words = 0
+        self.norms: list[float] = []
+        self.words, self.seconds = 0, 0.0
+        self._ranks = ranks
+        self._unread: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.checked = 0  # of the losses: so many are known to be finite
+        self._warm = False
         self._words_unread = 0
         self._since = time.perf_counter()
 
@@ -25,29 +33,41 @@ class Meter:
         """Training goes on after something that is not training, such as an evaluation."""
         self._since = time.perf_counter()
 
-    def add(self, loss: torch.Tensor, words: int) -> None:
-        """A step on `words` words has been launched; its mean loss is the scalar `loss`."""
-        self._unread.append(loss)
-        if not self.losses:
-            self._take_losses()
-            self.resume()
-        else:
+    def pause(self) -> None:
+        """Something that is not training comes: wait for the device and count the time."""
+        self.read()
+
+    def add(self, loss: torch.Tensor, norm: torch.Tensor, words: int) -> None:
+        """A step on `words` words has been launched.
+
+        `loss`, this rank's part of the mean, and `norm` are scalars on the device.
+        """
+        self._unread.append((loss, norm))
+        if self._warm:
             self._words_unread += words
+        else:
+            self.take()
+            self._warm = True
+            self.resume()
+
+    def take(self) -> None:
+        """Wait for the device, and for the other ranks; bring `losses` and `norms` up to date."""
+        if self._unread:
+            losses, norms = map(torch.stack, zip(*self._unread, strict=True))
+            self.losses += self._ranks.total(losses).tolist()
+            self.norms += norms.tolist()
+        self._unread = []
 
     def read(self) -> float | None:
-        """Wait for the device; words per second since the last reading, None if none is timed."""
-        self._take_losses()
+        """Take; words per second since the last reading, None if none is timed."""
+        self.take()
         words, seconds = self._words_unread, time.perf_counter() - self._since
-        self._words, self._seconds = self._words + words, self._seconds + seconds
+        if words:
+            self.words, self.seconds = self.words + words, self.seconds + seconds
         self._words_unread = 0
         self.resume()
         return words / seconds if words else None
 
     def words_per_second(self) -> float | None:
         """Words per second of all training so far; None while no step has been timed."""
-        return self._words / self._seconds if self._words else None
-
-    def _take_losses(self) -> None:
-        if self._unread:
-            self.losses += torch.stack(self._unread).tolist()
-        self._unread = []
+        return self.words / self.seconds if self.words else None

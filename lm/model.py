@@ -11,6 +11,7 @@ from torch import nn
 import kernels
 from lm.config import Config
 from lm.loss import linear_cross_entropy
+from lm.regularize import VariationalDropout, regularized_lstm
 
 Hidden = tuple[torch.Tensor, torch.Tensor]
 
@@ -33,6 +34,10 @@ class LM_LSTM(nn.Module):
         dp_keep_prob: part of the units that dropout keeps, on the embedding, between the layers
             and on the last layer's output.
         lstm, fuse: the engine and how much it fuses, as `kernels.LSTM` takes them.
+        tie_weights: the softmax layer's weights are the embedding's.
+        variational_dropout: dropout keeps or drops a unit for all steps of a call at once. Its
+            mask between layers then calls the engine once a layer.
+        weight_drop: part of the recurrent weights that each training call drops.
 
     The embedding and the softmax weights start uniform in [-0.1, 0.1] and the softmax bias at
     zero; the LSTM starts as `nn.LSTM` does. Raises what `kernels.LSTM` raises.
@@ -48,6 +53,10 @@ class LM_LSTM(nn.Module):
         dp_keep_prob: float,
         lstm: str = "auto",
         fuse: str | None = None,
+        *,
+        tie_weights: bool = False,
+        variational_dropout: bool = False,
+        weight_drop: float = 0.0,
     ) -> None:
         super().__init__()
         self.embedding_dim = embedding_dim
@@ -57,7 +66,9 @@ class LM_LSTM(nn.Module):
         self.num_layers = num_layers
         self.dp_keep_prob = dp_keep_prob
         self.word_embeddings = nn.Embedding(vocab_size, embedding_dim)
-        self.dropout = nn.Dropout(1 - dp_keep_prob)
+        kind = VariationalDropout if variational_dropout else nn.Dropout
+        self.dropout = kind(1 - dp_keep_prob)
+        self.weight_drop = weight_drop
         self.lstm = kernels.LSTM(
             embedding_dim,
             embedding_dim,
@@ -68,6 +79,8 @@ class LM_LSTM(nn.Module):
             fuse=fuse,
         )
         self.sm_fc = nn.Linear(embedding_dim, vocab_size)
+        if tie_weights:
+            self.sm_fc.weight = self.word_embeddings.weight
         self.init_weights()
 
     def init_weights(self, scale: float = 0.1) -> None:
@@ -86,7 +99,12 @@ class LM_LSTM(nn.Module):
     def features(self, inputs: torch.Tensor, hidden: Hidden) -> tuple[torch.Tensor, Hidden]:
         """inputs [T, B] int64 -> what the softmax layer reads, [T, B, H], and the next state."""
         embeds = self.dropout(self.word_embeddings(inputs))
-        outputs, hidden = self.lstm(embeds, hidden)
+        if self.training and (self.weight_drop or isinstance(self.dropout, VariationalDropout)):
+            outputs, hidden = regularized_lstm(
+                self.lstm, embeds, hidden, self.weight_drop, self.dropout
+            )
+        else:
+            outputs, hidden = self.lstm(embeds, hidden)
         return self.dropout(outputs), hidden
 
     def forward(self, inputs: torch.Tensor, hidden: Hidden) -> tuple[torch.Tensor, Hidden]:
@@ -126,6 +144,9 @@ def build_model(
         config.keep_prob,
         lstm=lstm,
         fuse=fuse,
+        tie_weights=config.tie_weights,
+        variational_dropout=config.variational_dropout,
+        weight_drop=config.weight_drop,
     )
     if config.init_scope == "softmax":
         model.init_weights(config.init_scale)

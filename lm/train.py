@@ -3,104 +3,141 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 
-import torch
+from lm.command import main_imports, run_command
 
-import kernels
-from kernels.engines import resolve
-from lm import checkpoint
-from lm.data import Corpus, load_corpus, unigram_perplexity
-from lm.errors import UserError
-from lm.files import check_writable, to_json, write_atomically
-from lm.log import Log
-from lm.machine import processor, versions
-from lm.model import LM_LSTM, build_model
-from lm.options import Options, parse
-from lm.trainer import Epoch, Trainer, epoch_steps
+with main_imports(__name__):
+    import torch
+
+    import kernels
+    from lm import checkpoint, ranks, state
+    from lm.checkpoint import Checkpoint
+    from lm.corpus import Corpus
+    from lm.data import load_corpus, unigram_perplexity
+    from lm.errors import UserError
+    from lm.files import check_writable, to_json, write_atomically
+    from lm.keeper import Keeper, Signals, Stopped
+    from lm.log import Log
+    from lm.machine import open_device, open_model, processor, versions
+    from lm.model import LM_LSTM, build_model
+    from lm.options import Options, parse
+    from lm.ranks import Ranks
+    from lm.record import Record
+    from lm.trainer import Epoch, Trainer, epoch_steps
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`, or this process's; return the exit status."""
-    options = parse(argv)
-    try:
-        run(options)
-    except UserError as error:
-        print(f"lm.train: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        saved = checkpoint.all_in(options.save) if options.save else []
-        kept = f"; {saved[-1]} is kept" if saved else ""
-        print(f"lm.train: interrupted{kept}", file=sys.stderr)
-        return 130
-    return 0
+
+    def command() -> int:
+        try:
+            run(parse(argv))
+        except Stopped as stopped:
+            if int(os.environ.get("RANK", "0")) == 0:
+                print(f"lm.train: {stopped}", file=sys.stderr)
+            return stopped.status
+        return 0
+
+    return run_command("lm.train", command)
 
 
 def run(options: Options) -> dict:
-    """Train as `options` say and return the summary; UserError before training if it cannot."""
+    """Train as `options` say and return the summary; UserError before training if it cannot.
+
+    Raises Stopped where a signal ended the run, which has been saved then.
+    """
     check_outputs(options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    device = open_device(options.device)
-    corpus = load_corpus(options.data)
-    epoch_steps(corpus, options.config)
-    torch.manual_seed(options.seed)
-    log = Log()
-    model = open_model(options, corpus, device)
-    print_header(log, options, corpus, model)
-    autocast = torch.bfloat16 if options.dtype == "bfloat16" else None
-    trainer = Trainer(model, corpus, options.config, log, autocast, options.max_steps)
-    log.start(trainer.total_steps)
+    device = open_device(options.device, int(os.environ.get("LOCAL_RANK", "0")))
+    found = checkpoint.load(options.resume) if options.resume is not None else None
+    team = ranks.join(device)
+    trainer = open_trainer(options, device, team, found)
     try:
-        curve = fit(trainer, options)
-        summary = summarize(trainer, options, curve)
+        with Signals() as signals:
+            summary = fit(trainer, options, Keeper(trainer, options, signals))
     finally:
-        log.close()
-    if options.summary is not None:
+        trainer.log.close()
+        trainer.record.close()
+    team.leave()
+    if options.summary is not None and team.leads:
         write_atomically(options.summary, to_json(summary))
     return summary
 
 
-def fit(trainer: Trainer, options: Options) -> list[Epoch]:
-    """Train to the end, an evaluation and a checkpoint after every epoch; the learning curve."""
-    curve, log = [], trainer.log
-    while not trainer.done:
-        epoch = len(curve)
-        rate = options.config.learning_rate_at(epoch)
-        log.line(f"Epoch: {epoch + 1} Learning rate: {rate:.4g}")
-        point = trainer.train_epoch(epoch)
-        log.line(f"Epoch: {epoch + 1} Train perplexity: {point.train_perplexity:.3f}")
-        if options.evaluate:
-            point.valid_perplexity = trainer.evaluate("valid")
-            log.line(f"Epoch: {epoch + 1} Valid perplexity: {point.valid_perplexity:.3f}")
-        if options.save is not None:
-            vocabulary = trainer.corpus.vocabulary
-            path = checkpoint.save(
-                options.save, trainer.steps, trainer.model, options.config, vocabulary
-            )
-            log.line(f"Saved {path}")
-        curve.append(point)
-    return curve
+def open_trainer(
+    options: Options, device: torch.device, team: Ranks, found: Checkpoint | None
+) -> Trainer:
+    """The run, at its start or where the checkpoint `found` was taken, its header printed."""
+    if not team.leads:
+        team.wait()  # the first one reads the text into the cache
+    corpus = load_corpus(options.data)
+    if team.leads:
+        team.wait()
+    config, log = options.config, Log(silent=not team.leads)
+    epoch_steps(corpus, config, team)
+    torch.manual_seed(options.seed)
+    model = new_model(options, corpus, device)
+    print_header(log, options, corpus, model)
+    autocast = torch.bfloat16 if options.dtype == "bfloat16" else None
+    trainer = Trainer(model, corpus, config, log, autocast, options.max_steps, team)
+    team.seed(options.seed)
+    if found is not None:
+        differences = state.restore(trainer, found)
+        found.load_into(model)
+        log.field("resumed", f"{found.path}, after step {trainer.steps}")
+        if differences:
+            log.field("note", f"not the same bits: {', '.join(differences)}")
+    if team.leads:
+        trainer.record = Record(options.save, options.tensorboard, trainer.steps)
+    log.start(trainer.total_steps, trainer.steps)
+    return trainer
 
 
-def summarize(trainer: Trainer, options: Options, curve: list[Epoch]) -> dict:
+def fit(trainer: Trainer, options: Options, keeper: Keeper) -> dict:
+    """Train to the end, an evaluation and a checkpoint after every epoch; the run's summary."""
+    log, curve = trainer.log, list(trainer.curve)
+    try:
+        going_on = trainer.epochs_left
+        while going_on:
+            epoch = len(trainer.curve)
+            rate = options.config.learning_rate_at(epoch)
+            log.line(f"Epoch: {epoch + 1} Learning rate: {rate:.4g}")
+            point = trainer.train_epoch(keeper.after_step)
+            log.line(f"Epoch: {epoch + 1} Train perplexity: {point.train_perplexity:.3f}")
+            if options.evaluate:
+                point.valid_perplexity = trainer.evaluate("valid", keeper.poll)
+                log.line(f"Epoch: {epoch + 1} Valid perplexity: {point.valid_perplexity:.3f}")
+            going_on = trainer.end_epoch(point)
+            keeper.save()
+            curve.append(point)
+        return summarize(trainer, options, curve, keeper)
+    except UserError as error:
+        saved = checkpoint.all_in(options.save) if options.save is not None else []
+        kept = f"; {saved[-1]} is kept" if saved else ""
+        raise UserError(f"{error}{kept}") from None
+
+
+def summarize(trainer: Trainer, options: Options, curve: list[Epoch], keeper: Keeper) -> dict:
     """Test the model, say how it did, and return the run's figures."""
     log, corpus = trainer.log, trainer.corpus
     speed = trainer.meter.words_per_second()
     unigram = unigram_perplexity(corpus)
-    test = trainer.evaluate("test") if options.evaluate else None
+    test = trainer.evaluate("test", keeper.poll) if options.evaluate else None
     if speed is not None:
         log.line(f"Speed: {speed:.0f} words per second of training, first step left out")
     if test is not None:
+        trainer.record.write(trainer, "test", test)
         log.line(
             f"Test perplexity: {test:.3f}, {test / unigram:.2f} of the {unigram:.3f} of word"
             " frequencies alone (unigram)"
         )
-    engine, fuse = resolve(options.lstm, options.fuse, trainer.device)
     summary = {
-        "engine": engine,
-        "fuse": fuse,
+        "engine": trainer.engine,
+        "fuse": trainer.fuse,
         "preset": options.preset,
         "data": corpus.name,
         "device": str(trainer.device),
@@ -115,6 +152,7 @@ def summarize(trainer: Trainer, options: Options, curve: list[Epoch]) -> dict:
         **versions(),
         "processor": processor(trainer.device),
         "threads": torch.get_num_threads(),
+        "processes": trainer.ranks.size,
         "seed": options.seed,
         "config": dataclasses.asdict(options.config),
         "curve": [dataclasses.asdict(point) for point in curve],
@@ -132,33 +170,20 @@ def check_outputs(options: Options) -> None:
         check_writable(options.summary.parent, "--summary")
     if options.save is not None:
         check_writable(options.save, "--save")
-        if checkpoint.all_in(options.save):
-            raise UserError(f"--save: '{options.save}' holds another run's checkpoints")
+        if options.resume is None and checkpoint.all_in(options.save):
+            raise UserError(
+                f"--save: '{options.save}' holds another run's checkpoints; --resume goes on there"
+            )
 
 
-def open_device(name: str | None) -> torch.device:
-    """The device called `name`, or this machine's accelerator, or its CPU."""
-    if name is None:
-        accelerator = torch.accelerator.is_available()
-        return torch.accelerator.current_accelerator() if accelerator else torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (AssertionError, RuntimeError) as error:  # PyTorch raises either
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
-    return device
-
-
-def open_model(options: Options, corpus: Corpus, device: torch.device) -> LM_LSTM:
+def new_model(options: Options, corpus: Corpus, device: torch.device) -> LM_LSTM:
     """The model on its engine and device, drawn on the CPU: the same weights everywhere."""
-    try:
-        resolve(options.lstm, options.fuse, device)
-        model = build_model(
-            options.config, len(corpus.vocabulary), lstm=options.lstm, fuse=options.fuse
-        )
-    except (RuntimeError, ValueError) as error:
-        raise UserError(str(error)) from None
-    return model.to(device, torch.float64 if options.dtype == "float64" else torch.float32)
+
+    def build() -> LM_LSTM:
+        model = build_model(options.config, len(corpus.vocabulary), options.lstm, options.fuse)
+        return model.to(torch.float64 if options.dtype == "float64" else torch.float32)
+
+    return open_model(build, options.lstm, options.fuse, device)
 
 
 def print_header(log: Log, options: Options, corpus: Corpus, model: LM_LSTM) -> None:
@@ -170,7 +195,7 @@ def print_header(log: Log, options: Options, corpus: Corpus, model: LM_LSTM) -> 
         f"{processor(device)}, {torch.get_num_threads()} threads, torch {found['torch_version']}, "
         f"triton {found['triton_version']}",
     )
-    engine, fuse = resolve(options.lstm, options.fuse, device)
+    engine, fuse = kernels.engines.resolve(options.lstm, options.fuse, device)
     level = "" if fuse is None else f", fuse {fuse}"
     log.field("engine", f"{engine}{level}: {kernels.describe_engine(engine, device)}")
     sizes = ", ".join(f"{len(getattr(corpus, s)):,} {s}" for s in corpus.unknown)

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
+from torch import nn
 
+from kernels.engines import resolve
 from lm import data
 from lm.config import Config
+from lm.corpus import Corpus
 from lm.errors import UserError
 from lm.evaluate import perplexity, perplexity_of
 from lm.log import Log
 from lm.meter import Meter
 from lm.model import LM_LSTM, Hidden, repackage_hidden
+from lm.optimizer import Updater
+from lm.ranks import Ranks
+from lm.record import Record
 
 LOG_LINES = 10  # an epoch
+CHECK_EVERY = 50  # steps: how long a run that has diverged may go on unnoticed
+ALONE = Ranks()
 
 
 @dataclass
@@ -38,6 +47,10 @@ class Trainer:
         corpus: its training text is read in `config.batch_size` columns.
         autocast: dtype of the products; None leaves them in the parameters' dtype.
         max_steps: ends the run before `config.epochs` are over.
+        ranks: the processes that divide the columns among them.
+
+    Between two steps everything that the next one depends on is in the model, the optimizer, the
+    random generators and `steps`, `hidden`, `curve` and `meter`: what lm.state keeps.
 
     Raises UserError where the training text is shorter than a batch.
     """
@@ -45,104 +58,179 @@ class Trainer:
     def __init__(
         self,
         model: LM_LSTM,
-        corpus: data.Corpus,
+        corpus: Corpus,
         config: Config,
         log: Log,
         autocast: torch.dtype | None = None,
         max_steps: int | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model, self.corpus, self.config, self.log = model, corpus, config, log
-        self.device = model.sm_fc.weight.device
-        self.autocast = autocast
-        self.columns = data.batchify(corpus.train, config.batch_size).to(self.device)
-        self.epoch_steps = epoch_steps(corpus, config)
+        self.ranks, self.autocast = ranks, autocast
+        self.device, self.vocabulary = model.sm_fc.weight.device, corpus.vocabulary
+        self.engine, self.fuse = resolve(model.lstm.engine, model.lstm.fuse, self.device)
+        self.epoch_steps = epoch_steps(corpus, config, ranks)
         self.total_steps = min(self.epoch_steps * config.epochs, max_steps or math.inf)
-        self.optimizer = make_optimizer(model, config)
-        self.meter = Meter()
+        own = ranks.own(config.batch_size)
+        self.columns = data.Columns(corpus.train, config.batch_size, self.device, own)
+        self._share = ranks.share(config.batch_size)
+        self._loss = ranks.average_gradients(_Loss(model))
+        self.updater = Updater(model, config)
+        self.record, self.meter = Record(), Meter(ranks)
         self.steps = 0
+        self.hidden = model.init_hidden(own.stop - own.start)
+        self.curve: list[Epoch] = []  # of the epochs that are over
+        self.seconds_before = 0.0  # of the run, before this process
+        self._begin = time.perf_counter()
 
     @property
-    def done(self) -> bool:
-        """Whether the last step has been made."""
-        return self.steps >= self.total_steps
+    def epochs_left(self) -> bool:
+        """Whether an epoch is still to be read, or at least to be evaluated."""
+        return len(self.curve) * self.epoch_steps < self.total_steps
+
+    @property
+    def best(self) -> Epoch | None:
+        """The epoch of the lowest validation perplexity so far."""
+        seen = [point for point in self.curve if point.valid_perplexity is not None]
+        return min(seen, key=lambda point: point.valid_perplexity, default=None)
+
+    def seconds(self) -> float:
+        """Wall time of the run so far, evaluation included, pauses between processes left out."""
+        return self.seconds_before + time.perf_counter() - self._begin
 
     def step(
         self, inputs: torch.Tensor, targets: torch.Tensor, hidden: Hidden
-    ) -> tuple[torch.Tensor, Hidden]:
-        """Update the model once; inputs, targets [T, B]. The mean loss and the next state."""
-        with self.precision():
-            nll, hidden = self.model.loss(inputs, targets, repackage_hidden(hidden))
-        self.optimizer.zero_grad()
-        over_time = len(inputs) if self.config.loss_over_time == "sum" else 1
-        (nll * over_time).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-        self.optimizer.step()
-        return nll.detach(), hidden
+    ) -> tuple[torch.Tensor, torch.Tensor, Hidden]:
+        """Update the model once; inputs, targets [T, B].
 
-    def train_epoch(self, epoch: int) -> Epoch:
-        """Read the training text once, or up to the run's last step; `epoch` counts from 0."""
-        rate = self.config.learning_rate_at(epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        Returns this rank's part of the mean loss, the gradient's norm before clipping (scalars on
+        the device) and the next state.
+        """
+        with self.precision():
+            nll, hidden = self._loss(inputs, targets, repackage_hidden(hidden))
+        self.updater.optimizer.zero_grad()
+        over_time = len(inputs) if self.config.loss_over_time == "sum" else 1
+        # Gradients are averaged over ranks, which may differ by a column.
+        (nll * (over_time * self._share * self.ranks.size)).backward()
+        norm = self.updater.step()
+        return nll.detach() * self._share, norm, hidden
+
+    def train_epoch(self, after_step: Callable[[], None] | None = None) -> Epoch:
+        """Read the training text, from where the run is, to its end or the run's last step."""
+        epoch = len(self.curve)
+        first = epoch * self.epoch_steps
+        last = min(first + self.epoch_steps, self.total_steps)
+        marks = {math.ceil(self.epoch_steps * n / LOG_LINES) for n in range(1, LOG_LINES + 1)}
+        self.updater.set_rate(self.config.learning_rate_at(epoch))
         self.model.train()
         self.meter.resume()
-        first = len(self.meter.losses)
-        steps = min(self.epoch_steps, self.total_steps - self.steps)
-        marks = {math.ceil(steps * tenth / LOG_LINES) for tenth in range(1, LOG_LINES + 1)}
-        hidden = self.model.init_hidden()
-        batches = data.training_batches(self.columns, self.config.num_steps)
-        for number, (inputs, targets) in enumerate(islice(batches, steps), start=1):
-            nll, hidden = self.step(inputs, targets, hidden)
-            self.steps += 1
-            self.meter.add(nll, inputs.numel())
-            self.log.advance()
-            if number in marks:
-                self._report(number / self.epoch_steps, first)
-        return Epoch(epoch + 1, self.steps, rate, self._perplexity_since(first))
+        if self.steps == first:
+            self.hidden = tuple(map(torch.zeros_like, self.hidden))
+        while self.steps < last:
+            self._train_step(self.steps - first)
+            if self.steps - first in marks or self.steps == last:
+                self._report(first, marks)
+            elif self.steps % CHECK_EVERY == 0:
+                self.check()
+            if after_step is not None:
+                after_step()
+        return Epoch(epoch + 1, self.steps, self.updater.rate, self._perplexity_since(first))
 
-    def evaluate(self, split: str) -> float:
+    def end_epoch(self, point: Epoch) -> bool:
+        """An epoch has been read and evaluated; whether another one follows."""
+        if point.valid_perplexity is not None:
+            self.record.write(self, "valid", point.valid_perplexity)
+        if self.steps < point.epoch * self.epoch_steps:  # cut short: it may still go on
+            return False
+        self.curve.append(point)
+        return self.epochs_left
+
+    def evaluate(self, split: str, after_batch: Callable[[], None] | None = None) -> float:
         """Perplexity of the "valid" or "test" text, with its batch size of the configuration."""
-        sizes = {"valid": self.config.eval_batch_size, "test": self.config.test_batch_size}
+        size = {"valid": self.config.eval_batch_size, "test": self.config.test_batch_size}[split]
         with self.precision():
-            found = perplexity(self.model, getattr(self.corpus, split), sizes[split])
-        return _finite(found, f"the {split} perplexity")
+            ids = getattr(self.corpus, split)
+            found = perplexity(self.model, ids, size, self.ranks, after_batch)
+        if not math.isfinite(found):
+            raise UserError(f"the {split} perplexity is not finite: {_ADVICE}")
+        return found
 
     def precision(self) -> torch.autocast:
         """The context in which the model computes."""
         enabled = self.autocast is not None
         return torch.autocast(self.device.type, self.autocast, enabled=enabled)
 
-    def _report(self, progress: float, first: int) -> None:
+    def check(self) -> None:
+        """Wait for the device; UserError, naming the step, if a loss or a norm is not finite."""
+        known = self.meter.checked
+        self.meter.take()
+        pairs = zip(self.meter.losses[known:], self.meter.norms[known:], strict=True)
+        for step, (loss, norm) in enumerate(pairs, start=known + 1):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                what = "gradient" if math.isfinite(loss) else "loss"
+                raise UserError(
+                    f"the {what} of step {step} is not finite (loss {loss:.4g}, gradient norm "
+                    f"{norm:.4g}): {_ADVICE}"
+                )
+        self.meter.checked = len(self.meter.losses)
+
+    def _train_step(self, number: int) -> None:
+        """The step `number`, from 0, of an epoch."""
+        inputs, targets = self.columns.batch(number, self.config.num_steps)
+        loss, norm, self.hidden = self.step(inputs, targets, self.hidden)
+        self.steps += 1
+        self.meter.add(loss, norm, self.config.batch_size * self.config.num_steps)
+        self.log.advance()
+
+    def _report(self, first: int, marks: set[int]) -> None:
+        """A line on standard output, and in the record, about the steps since the mark before."""
         speed = self.meter.read()
-        _finite(perplexity_of(self.meter.losses[-1]), f"the perplexity of step {self.steps}")
+        self.check()
+        since = max((first + mark for mark in marks if first + mark < self.steps), default=first)
+        norms = self.meter.norms[since:]
+        norm = math.fsum(norms) / len(norms)
+        clipped = sum(n > self.config.max_grad_norm for n in norms) / len(norms)
+        progress = (self.steps - first) / self.epoch_steps
+        perplexity = self._perplexity_since(first)
         shown = "" if speed is None else f" speed: {speed:.0f} wps"
-        self.log.line(f"{progress:.3f} perplexity: {self._perplexity_since(first):.3f}{shown}")
+        self.log.line(
+            f"{progress:.3f} perplexity: {perplexity:.3f}{shown}"
+            f" gradient norm: {norm:.3g}, {clipped:.0%} clipped"
+        )
+        self.record.write(
+            self, "train", perplexity, grad_norm=norm, clip_fraction=clipped, words_per_second=speed
+        )
 
     def _perplexity_since(self, first: int) -> float:
         losses = self.meter.losses[first:]
         return perplexity_of(math.fsum(losses) / len(losses))
 
 
-def _finite(perplexity: float, what: str) -> float:
-    if not math.isfinite(perplexity):
-        advice = "try a lower --learning-rate or --max-grad-norm"
-        raise UserError(f"{what} is not finite: the run has diverged; {advice}")
-    return perplexity
+_ADVICE = "the run has diverged; try a lower --learning-rate or --max-grad-norm"
 
 
-def epoch_steps(corpus: data.Corpus, config: Config) -> int:
+class _Loss(nn.Module):
+    """The model's loss as a module's forward, which is what averages gradients over ranks."""
+
+    def __init__(self, model: LM_LSTM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, inputs: torch.Tensor, targets: torch.Tensor, hidden: Hidden
+    ) -> tuple[torch.Tensor, Hidden]:
+        return self.model.loss(inputs, targets, hidden)
+
+
+def epoch_steps(corpus: Corpus, config: Config, ranks: Ranks = ALONE) -> int:
     """Training steps in an epoch; UserError, naming the text, if it is shorter than one step."""
     size, num_steps = config.batch_size, config.num_steps
     steps = data.steps_per_epoch(len(corpus.train), size, num_steps)
     if steps == 0:
         raise UserError(
-            f"{corpus.sources['train']} is shorter than a batch: {len(corpus.train)} tokens, where "
+            f"{corpus.titles['train']} is shorter than a batch: {len(corpus.train)} tokens, where "
             f"{size} columns of {num_steps} steps and a next word need {size * (num_steps + 1)}"
         )
+    if size < ranks.size:
+        raise UserError(f"--batch-size: {ranks.size} processes need {ranks.size}, got {size}")
     return steps
-
-
-def make_optimizer(model: LM_LSTM, config: Config) -> torch.optim.Optimizer:
-    """The update rule of `config`, in torch's fused form: one pass over the parameters."""
-    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config.optimizer]
-    return kind(model.parameters(), lr=config.learning_rate, fused=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,20 @@ def ptb() -> Path:
     if not PTB.is_dir():
         pytest.skip(f"Penn Treebank is licensed and not at {PTB}")
     return PTB
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory):
+    """Encoded texts and downloads of the tests stay out of the user's cache."""
+    os.environ["FUSED_LSTM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def corpus_dir(tmp_path) -> Path:
+    """A text whose next word is certain, in a language of 12 words."""
+    directory = tmp_path / "text"
+    directory.mkdir()
+    line = " ".join(f"w{n}" for n in range(11)) + "\n"
+    for split, lines in {"train": 60, "valid": 5, "test": 5}.items():
+        (directory / f"{split}.txt").write_text(line * lines)
+    return directory

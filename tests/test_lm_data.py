@@ -6,12 +6,13 @@ from collections import Counter
 import pytest
 import torch
 
-from lm import data, text
+from lm import corpus, data, sources, text
 from lm.errors import UserError
+from lm.sources import Source
 
 
 def write(directory, scheme="{}.txt", train="b a\na b a\n", valid="a b\n", test="b\n"):
-    for split, content in zip(data.SPLITS, (train, valid, test), strict=True):
+    for split, content in zip(text.SPLITS, (train, valid, test), strict=True):
         content = content if isinstance(content, bytes) else content.encode()
         (directory / scheme.format(split)).write_bytes(content)
     return directory
@@ -39,13 +40,13 @@ def test_tokenize(line, expected):
     assert text.tokenize(line) == expected
 
 
-@pytest.mark.parametrize("scheme", data.FILE_NAMES)
+@pytest.mark.parametrize("scheme", sources.FILE_NAMES)
 def test_vocabulary_is_by_count_then_word_and_lines_end(tmp_path, scheme):
     corpus = data.load_corpus(str(write(tmp_path, scheme, train="b a\nc b c\n", valid="c\n\na")))
     assert corpus.vocabulary == ("<eos>", "b", "c", "a")  # three of them twice
     assert words(corpus, "train") == ["b", "a", "<eos>", "c", "b", "c", "<eos>"]
     assert words(corpus, "valid") == ["c", "<eos>", "<eos>", "a", "<eos>"]
-    assert corpus.train.dtype == torch.int64
+    assert corpus.train.dtype == torch.int32
     assert corpus.unknown == {"train": 0, "valid": 0, "test": 0}
 
 
@@ -63,27 +64,28 @@ def test_unk_of_the_training_text_is_a_word_like_others(tmp_path):
     assert corpus.unknown == {"train": 0, "valid": 1, "test": 1}
 
 
-def test_rare_words_of_the_training_text_are_unknown():
+def test_rare_words_of_the_training_text_are_unknown(tmp_path):
     lines = {"train": [["a", "a", "z"], ["y"]], "valid": [["z"]], "test": [["a"]]}
-    sources = dict.fromkeys(data.SPLITS, "text")
-    corpus = data.build_corpus("text", lines, sources, min_count=2)
-    assert corpus.vocabulary == ("<eos>", "<unk>", "a")
-    assert words(corpus, "train") == ["a", "a", "<unk>", "<eos>", "<unk>", "<eos>"]
-    assert corpus.unknown == {"train": 2, "valid": 1, "test": 0}
+    titles = dict.fromkeys(text.SPLITS, "text")
+    source = Source("text", "text", lambda: lines, titles, key=None, min_count=2)
+    found = corpus.build(source, tmp_path / "ids")
+    assert found.vocabulary == ("<eos>", "<unk>", "a")
+    assert words(found, "train") == ["a", "a", "<unk>", "<eos>", "<unk>", "<eos>"]
+    assert found.unknown == {"train": 2, "valid": 1, "test": 0}
 
 
 def test_penn_treebank_has_its_published_sizes(ptb):
     corpus = data.load_corpus(str(ptb))
     assert len(corpus.vocabulary) == 10_000
     assert corpus.vocabulary[:4] == ("the", "<unk>", "<eos>", "N")
-    assert [len(getattr(corpus, split)) for split in data.SPLITS] == [929_589, 73_760, 82_430]
+    assert [len(getattr(corpus, split)) for split in text.SPLITS] == [929_589, 73_760, 82_430]
     assert not any(corpus.unknown.values())
 
 
 def test_built_in_text_is_fixed_and_sensible():
     corpus, again = data.load_corpus("python-docs"), data.load_corpus("python-docs")
     assert corpus.vocabulary == again.vocabulary
-    assert all(torch.equal(getattr(corpus, s), getattr(again, s)) for s in data.SPLITS)
+    assert all(torch.equal(getattr(corpus, s), getattr(again, s)) for s in text.SPLITS)
     assert len(corpus.train) > 50_000
     assert min(len(corpus.valid), len(corpus.test)) > 5_000
     counts = torch.bincount(corpus.train, minlength=len(corpus.vocabulary))
@@ -127,7 +129,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_directory_without_text_is_named(tmp_path):
     with pytest.raises(UserError, match="holds none of ptb"):
         data.load_corpus(str(tmp_path))
-    with pytest.raises(UserError, match="does not exist; the built-in text is 'python-docs'"):
+    with pytest.raises(UserError, match="does not exist; texts with a name are python-docs, kjv"):
         data.load_corpus(str(tmp_path / "nowhere"))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is not a directory"):
@@ -137,24 +139,33 @@ def test_a_directory_without_text_is_named(tmp_path):
 # --- batches ---
 
 
-def test_batchify_lays_stretches_of_text_side_by_side():
-    columns = data.batchify(torch.arange(11), 3)
-    assert columns.tolist() == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
+def columns(ids, batch_size, **own):
+    return data.Columns(ids, batch_size, torch.device("cpu"), **own)
 
 
 @pytest.mark.parametrize("tokens", [41, 42, 44, 60, 61, 100])
 @pytest.mark.parametrize(("batch_size", "num_steps"), [(2, 20), (3, 7), (1, 1)])
 def test_training_batches_follow_one_another(tokens, batch_size, num_steps):
-    columns = data.batchify(torch.arange(tokens), batch_size)
-    batches = list(data.training_batches(columns, num_steps))
-    assert len(batches) == data.steps_per_epoch(tokens, batch_size, num_steps)
-    assert len(batches) == (tokens // batch_size - 1) // num_steps
+    text = torch.arange(tokens, dtype=torch.int32)
+    steps = data.steps_per_epoch(tokens, batch_size, num_steps)
+    assert steps == (tokens // batch_size - 1) // num_steps
+    batches = [columns(text, batch_size).batch(n, num_steps) for n in range(steps)]
     for inputs, targets in batches:
         assert inputs.shape == targets.shape == (num_steps, batch_size)
+        assert inputs.dtype == targets.dtype == torch.int64
+        assert inputs.is_contiguous()
         assert torch.equal(targets, inputs + 1)  # the text counts up, so the next word is one more
     if batches:
         read = torch.cat([inputs for inputs, _ in batches])
-        assert torch.equal(read, columns[: len(read)])
+        beside = torch.arange(batch_size) * (tokens // batch_size)  # stretches of the text
+        assert torch.equal(read, torch.arange(steps * num_steps)[:, None] + beside)
+
+
+def test_ranks_divide_the_columns():
+    text = torch.arange(60, dtype=torch.int32)
+    whole, _ = columns(text, 5).batch(1, 4)
+    parts = [columns(text, 5, own=slice(*part)).batch(1, 4)[0] for part in [(0, 2), (2, 5)]]
+    assert torch.equal(torch.cat(parts, dim=1), whole)
 
 
 @pytest.mark.parametrize("tokens", [2, 3, 20, 21, 22, 101])
@@ -163,6 +174,7 @@ def test_evaluation_predicts_every_token_but_the_first_once(tokens, batch_size, 
     batches = list(data.evaluation_batches(torch.arange(tokens), batch_size, num_steps))
     assert {pair.shape for batch in batches for pair in batch} == {(num_steps, batch_size)}
     inputs, targets = (torch.cat(side).t() for side in zip(*batches, strict=True))
+    assert inputs.dtype == torch.int64
     known = targets != data.IGNORED
     assert torch.equal(targets[known], inputs[known] + 1)
     assert targets[known].tolist() == list(range(1, tokens))  # in order, column after column

@@ -10,7 +10,6 @@ from torch import nn
 
 import kernels
 from lm.config import PRESETS
-from lm.data import batchify
 from lm.evaluate import perplexity, perplexity_of
 from lm.loss import linear_cross_entropy
 from lm.model import LM_LSTM, build_model, repackage_hidden
@@ -158,11 +157,9 @@ def test_columns_do_not_change_what_is_counted(batch_size):
 
 def test_columns_cost_only_the_context_of_their_first_words():
     model, ids = make(), words(T * 40 + 1)
-    columns = batchify(ids[:-1], 4)
-    logits, _ = model.eval()(columns, model.init_hidden(4))
-    expected = math.exp(
-        F.cross_entropy(logits.flatten(0, 1), batchify(ids[1:], 4).flatten()).item()
-    )
+    inputs, targets = (part.view(4, -1).t() for part in (ids[:-1], ids[1:]))
+    logits, _ = model.eval()(inputs, model.init_hidden(4))
+    expected = math.exp(F.cross_entropy(logits.flatten(0, 1), targets.flatten()).item())
     assert perplexity(model, ids, 4) == pytest.approx(expected, rel=1e-5)
 
 

@@ -1,64 +1,35 @@
-"""The trainer, mostly through its command line: what it prints, writes, refuses and computes."""
+"""A training run, through its command line: what it says and writes."""
 
 import contextlib
 import dataclasses
-import json
 import os
 import pty
 import re
-import signal
 import subprocess
-import sys
 import termios
-from pathlib import Path
 
 import pytest
 import torch
+from lm_cases import ROOT, SMALL, TRAIN, train
 
 from lm import checkpoint
-from lm.config import PRESETS, Config
+from lm.config import Config
 from lm.data import load_corpus
 from lm.log import Log
-from lm.model import build_model
-from lm.train import main
 from lm.trainer import Trainer
-
-ROOT = Path(__file__).parents[1]
-SMALL = "--hidden-size=16 --num-steps=5 --batch-size=4 --eval-batch-size=2 --test-batch-size=1"
-TRAIN = [sys.executable, "-m", "lm.train"]
-
-
-@pytest.fixture
-def corpus_dir(tmp_path):
-    """A text whose next word is certain, in a language of 12 words."""
-    directory = tmp_path / "text"
-    directory.mkdir()
-    line = " ".join(f"w{n}" for n in range(11)) + "\n"
-    for split, lines in {"train": 60, "valid": 5, "test": 5}.items():
-        (directory / f"{split}.txt").write_text(line * lines)
-    return directory
 
 
 @pytest.fixture
 def run(corpus_dir, tmp_path):
     """Train on that text with the given options; return the summary."""
+    return lambda *options: train(tmp_path, corpus_dir, *options)
 
-    def run(*options):
-        file = tmp_path / "summary.json"
-        base = ["--lstm=cudnn", f"--data={corpus_dir}", *SMALL.split(), f"--summary={file}"]
-        assert main([*base, *options]) == 0
-        return json.loads(file.read_text())
-
-    return run
-
-
-# --- what a run says and writes ---
 
 FIELDS = {
     *("engine", "fuse", "preset", "data", "device", "dtype", "vocab_size", "steps"),
     *("words_per_second", "train_perplexity", "valid_perplexity", "test_perplexity"),
-    *("unigram_perplexity", "torch_version", "triton_version", "processor", "threads", "seed"),
-    *("config", "curve"),
+    *("unigram_perplexity", "torch_version", "triton_version", "processor", "threads"),
+    *("processes", "seed", "config", "curve"),
 }
 
 
@@ -91,7 +62,9 @@ def test_lines_on_standard_output(run, capsys):
     assert [line.split()[0] for line in lines[:6]] == [
         *("machine", "engine", "data", "unknown", "model", "training"),
     ]
-    log = re.compile(r"\d\.\d{3} perplexity: \d+\.\d{3} speed: \d+ wps")
+    log = re.compile(
+        r"\d\.\d{3} perplexity: \d+\.\d{3} speed: \d+ wps gradient norm: [\d.e+-]+, \d+% clipped"
+    )
     logged = [line for line in lines if log.fullmatch(line)]
     assert len(logged) == 20  # ten an epoch
     assert [line.split()[0] for line in logged[-2:]] == ["0.914", "1.000"]
@@ -176,204 +149,3 @@ def test_threads(run):
         assert run("--threads=1", "--max-steps=1")["threads"] == 1
     finally:
         torch.set_num_threads(before)
-
-
-# --- what it computes ---
-
-
-def recorder(corpus_dir, **settings):
-    """A trainer of a tiny model, and the (hidden, loss, next hidden) of every call of its loss."""
-    tiny = {"hidden_size": 8, "num_steps": 5, "batch_size": 4, "keep_prob": 1.0}
-    config = dataclasses.replace(PRESETS["small"], **tiny, **settings)
-    corpus = load_corpus(str(corpus_dir))
-    model = build_model(config, len(corpus.vocabulary), lstm="cudnn")
-    calls, loss = [], model.loss
-
-    def spy(inputs, targets, hidden, reduction="mean"):
-        nll, after = loss(inputs, targets, hidden, reduction)
-        calls.append((hidden, nll, after))
-        return nll, after
-
-    model.loss = spy
-    return Trainer(model, corpus, config, Log()), calls
-
-
-def test_state_is_carried_detached_and_zeroed_each_epoch(corpus_dir):
-    trainer, calls = recorder(corpus_dir)
-    for epoch in range(2):
-        trainer.train_epoch(epoch)
-    steps = trainer.epoch_steps
-    assert len(calls) == 2 * steps > 20
-    for number, (hidden, _, _) in enumerate(calls):
-        assert not any(state.requires_grad for state in hidden)
-        if number % steps == 0:
-            assert not any(state.any() for state in hidden)
-        else:
-            torch.testing.assert_close(hidden, calls[number - 1][2], rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("over_time", ["sum", "mean"])
-@pytest.mark.parametrize("clip", [0.01, 1e6], ids=["clipped", "free"])
-def test_a_step_is_sgd_on_the_clipped_scaled_loss(corpus_dir, over_time, clip):
-    settings = {"loss_over_time": over_time, "max_grad_norm": clip, "learning_rate": 0.5}
-    trainer, _ = recorder(corpus_dir, **settings)
-    model, T = trainer.model, trainer.config.num_steps
-    inputs, targets = trainer.columns[:T], trainer.columns[1 : T + 1]
-    nll, _ = model.loss(inputs, targets, model.init_hidden())
-    scale = T if over_time == "sum" else 1  # the mean over the batch, summed over time
-    grads = torch.autograd.grad(nll * scale, list(model.parameters()))
-    norm = torch.cat([grad.flatten() for grad in grads]).norm()
-    assert (norm > clip) == (clip == 0.01)
-    factor = 0.5 * min(1.0, clip / norm)
-    pairs = zip(model.parameters(), grads, strict=True)
-    expected = [(parameter - factor * grad).detach() for parameter, grad in pairs]
-    trainer.step(inputs, targets, model.init_hidden())
-    for (name, parameter), value in zip(model.named_parameters(), expected, strict=True):
-        torch.testing.assert_close(parameter.detach(), value, msg=name)
-
-
-def test_each_epoch_has_its_learning_rate(corpus_dir):
-    trainer, _ = recorder(corpus_dir, flat_epochs=1)
-    rates = [trainer.train_epoch(epoch).learning_rate for epoch in range(3)]
-    assert rates == [1.0, 0.5, 0.25]
-    assert trainer.optimizer.param_groups[0]["lr"] == 0.25
-
-
-def test_the_demo_learns(tmp_path):
-    file = tmp_path / "summary.json"
-    assert main(["--lstm=cudnn", f"--summary={file}"]) == 0
-    found = json.loads(file.read_text())
-    assert found["test_perplexity"] < 0.5 * found["unigram_perplexity"]
-
-
-@pytest.mark.parametrize("engine", ["loop", "triton"])
-def test_engines_train_alike_on_penn_treebank(ptb, tmp_path, engine):
-    def losses(name):
-        file = tmp_path / f"{name}.json"
-        options = ["--preset=small", "--max-steps=3", "--no-eval"]
-        assert main([f"--lstm={name}", f"--data={ptb}", f"--summary={file}", *options]) == 0
-        return json.loads(file.read_text())["losses"]
-
-    assert losses(engine) == pytest.approx(losses("cudnn"), rel=1e-4)
-
-
-# --- what it refuses ---
-
-
-def refused(capsys, *options):
-    """Run the command line, which must be refused before training; return its one line."""
-    try:
-        status = main(list(options))
-    except SystemExit as exit:
-        status = exit.code
-    captured = capsys.readouterr()
-    assert status == 2
-    assert captured.out == ""
-    assert captured.err.startswith("lm.train: ")
-    assert captured.err.count("\n") == 1
-    return captured.err
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("--epochs 0", "--epochs: must be a whole number, at least 1; got '0'"),
-        ("--epochs two", "--epochs: must be a whole number"),
-        ("--max-steps 0", "--max-steps"),
-        ("--keep-prob 1.5", "--keep-prob: must be a number, more than 0 and at most 1"),
-        ("--learning-rate nan", "--learning-rate"),
-        ("--seed -1", "--seed"),
-        ("--optimizer rprop", "--optimizer"),
-        ("--preset tiny", "--preset"),
-        ("--dtype int8", "--dtype"),
-        ("--nonsense", "--nonsense"),
-        ("--lstm tpu", "'tpu', should be 'auto' or one of loop"),
-        ("--lstm loop --fuse layers", "'layers'"),
-        ("--device nowhere", "--device nowhere"),
-        ("--device meta", "--device meta"),
-        ("--data nowhere", "data 'nowhere' does not exist"),
-        ("--batch-size 60000", "python-docs (train) is shorter than a batch"),
-        ("--save /dev/null/run", "--save: cannot write to '/dev/null/run'"),
-        ("--summary /dev/null/file", "--summary: cannot write to '/dev/null'"),
-        ("--summary /", "--summary: '/' is a directory"),
-    ],
-)
-def test_bad_options_are_one_line_and_status_2(capsys, options, message):
-    assert message in refused(capsys, *options.split())
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"", "valid.txt holds no words"), (b"a\n\xff", "valid.txt, line 2: not UTF-8")],
-    ids=["empty", "undecodable"],
-)
-def test_bad_text_is_one_line_and_status_2(capsys, corpus_dir, content, message):
-    (corpus_dir / "valid.txt").write_bytes(content)
-    assert message in refused(capsys, f"--data={corpus_dir}")
-
-
-def test_text_shorter_than_a_batch_is_named(capsys, corpus_dir):
-    message = refused(capsys, f"--data={corpus_dir}", "--batch-size=66", "--num-steps=10")
-    assert "train.txt is shorter than a batch: 720 tokens" in message
-    assert "need 726" in message
-
-
-def test_another_runs_checkpoints_are_not_overwritten(capsys, run, tmp_path):
-    save = f"--save={tmp_path / 'saved'}"
-    run("--max-steps=1", save)
-    capsys.readouterr()
-    assert "holds another run's checkpoints" in refused(capsys, save)
-
-
-def test_a_run_that_diverges_stops(capsys, corpus_dir):
-    wild = "--optimizer=sgd --learning-rate=1e30 --max-grad-norm=1e30"
-    assert main(["--lstm=cudnn", f"--data={corpus_dir}", *SMALL.split(), *wild.split()]) == 2
-    assert "is not finite: the run has diverged; try a lower" in capsys.readouterr().err
-
-
-def test_an_engine_that_cannot_run_says_why():
-    """Through a process of its own: Triton chooses its interpreter once, when it is imported."""
-    compiled = {**os.environ, "TRITON_INTERPRET": "0"}
-    options = {"cwd": ROOT, "env": compiled, "capture_output": True, "text": True}
-    process = subprocess.run([*TRAIN, "--lstm=triton", "--device=cpu"], **options)
-    assert process.returncode == 2
-    assert process.stdout == ""
-    assert process.stderr.startswith("lm.train: engine 'triton' cannot run on 'cpu': ")
-    assert process.stderr.count("\n") == 1
-
-
-def test_control_c_ends_with_a_message(corpus_dir, tmp_path):
-    saved = tmp_path / "saved"
-    command = [*TRAIN, "--lstm=cudnn", f"--data={corpus_dir}", "--epochs=100000", f"--save={saved}"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*command, *SMALL.split()], cwd=ROOT, **pipes) as process:
-        for line in process.stdout:
-            if line.startswith("Epoch: 2 Train"):
-                break
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert errors == f"lm.train: interrupted; {checkpoint.all_in(saved)[-1]} is kept\n"
-    assert checkpoint.load(saved).step >= 35
-
-
-def test_help_explains_every_setting_with_every_presets_value(capsys):
-    with pytest.raises(SystemExit) as exit:
-        main(["--help"])
-    assert exit.value.code == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    for setting in dataclasses.fields(Config):
-        assert f"--{setting.name.replace('_', '-')} " in shown
-        assert setting.metadata["help"] in shown
-    assert "demo 1, small 2, medium 2, large 2, blog 2" in shown
-
-
-@pytest.mark.parametrize("setting", dataclasses.fields(Config), ids=lambda field: field.name)
-def test_every_setting_has_an_option_that_overrides_the_preset(setting):
-    from lm.options import parse
-
-    values = {getattr(config, setting.name) for config in PRESETS.values()}
-    for value in values:
-        config = parse([f"--{setting.name.replace('_', '-')}={value}"]).config
-        expected = dataclasses.replace(PRESETS["demo"], **{setting.name: value})
-        assert config == expected

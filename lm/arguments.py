@@ -1,0 +1,64 @@
+"""Command-line arguments that the commands of `lm` share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import NoReturn
+
+from kernels import ENGINES
+from lm.config import Range
+
+COUNT = Range(1)
+SEED = Range(0, 2**63 - 1)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line: the usage would fill a screen."""
+
+    def __init__(self, name: str, description: str, **options: object) -> None:
+        options = {"allow_abbrev": False, **options}
+        super().__init__(prog=f"python -m {name}", description=description, **options)
+        self._name = name
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self._name}: {message}\n")
+
+
+def number(kind: type, valid: Range) -> Callable[[str], int | float]:
+    """For `type=`: an int or a float within `valid`, or an error that says what it should be."""
+
+    def convert(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or value not in valid:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"must be {what}, {valid}; got {text!r}")
+        return value
+
+    return convert
+
+
+def add_engine(group: argparse._ActionsContainer) -> None:
+    """--lstm, --fuse, --device and --threads: what runs, and where."""
+    engines = ", ".join(("auto", *ENGINES))
+    levels = ", ".join(dict.fromkeys(chain.from_iterable(e.fuses for e in ENGINES.values())))
+    add = group.add_argument
+    add("--lstm", metavar="ENGINE", help=f"{engines} [auto]")
+    add("--fuse", metavar="LEVEL", help=f"what a launch covers: {levels} [the engine's most]")
+    add("--device", metavar="NAME", help="such as cpu or cuda:1 [an accelerator if there is one]")
+    add("--threads", type=number(int, COUNT), metavar="N", help="of the CPU [PyTorch's choice]")
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """The directory of a trained model, --best, and what runs it."""
+    what = "what `lm.train --save` wrote: a directory of checkpoints, or one of them"
+    parser.add_argument("checkpoint", type=Path, metavar="DIR", help=what)
+    what = "the checkpoint of the lowest validation perplexity [the newest]"
+    parser.add_argument("--best", action="store_true", help=what)
+    parser.set_defaults(lstm="auto")
+    add_engine(parser)

@@ -1,0 +1,139 @@
+"""`python -m lm.export`: a trained model as a file that needs PyTorch only, none of this project.
+
+Legend: T time steps, B batch, H hidden size, L layers, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lm.command import main_imports, run_command
+
+with main_imports(__name__):
+    import io
+    import json
+    import warnings
+
+    import safetensors.torch
+    import torch
+    from torch import nn
+
+    from lm import checkpoint
+    from lm.arguments import Parser
+    from lm.checkpoint import Checkpoint
+    from lm.errors import UserError
+    from lm.files import check_writable, write_atomically
+
+WEIGHTS, PROGRAM = ".safetensors", ".pt2"
+
+USE_WEIGHTS = """\
+    from safetensors.torch import load_file
+    weights = load_file({file!r})
+    part = lambda name: {{k[len(name) + 1:]: v for k, v in weights.items() if k.startswith(name)}}
+    lstm = torch.nn.LSTM({hidden}, {hidden}, {layers})
+    lstm.load_state_dict(part("lstm"))   # and word_embeddings, sm_fc likewise"""
+USE_PROGRAM = """\
+    model = torch.export.load({file!r}).module()
+    logits, (h, c) = model(inputs, (h, c))   # inputs [1, B] int64; h, c [{layers}, B, {hidden}]"""
+
+
+class PlainModel(nn.Module):
+    """The trained model in PyTorch's own modules, for evaluation: what LM_LSTM's forward computes.
+
+    forward(inputs [T, B] int64, (h, c) [L, B, H]) -> (logits [T, B, V], (h, c)).
+    """
+
+    def __init__(self, found: Checkpoint) -> None:
+        super().__init__()
+        config, vocab_size = found.config, len(found.vocabulary)
+        self.word_embeddings = nn.Embedding(vocab_size, config.hidden_size)
+        self.lstm = nn.LSTM(config.hidden_size, config.hidden_size, config.num_layers)
+        self.sm_fc = nn.Linear(config.hidden_size, vocab_size)
+        self.to(found.weights["word_embeddings.weight"].dtype)
+        tied = {"sm_fc.weight": found.weights["word_embeddings.weight"]}
+        self.load_state_dict({**tied, **found.weights})
+        self.eval()
+
+    def forward(self, inputs, hidden):
+        outputs, hidden = self.lstm(self.word_embeddings(inputs), hidden)
+        return self.sm_fc(outputs), hidden
+
+
+def export_weights(found: Checkpoint) -> bytes:
+    """A safetensors file of the weights; its metadata holds the settings and the vocabulary."""
+    weights = {name: t.clone() for name, t in PlainModel(found).state_dict().items()}
+    about = {
+        "num_layers": str(found.config.num_layers),
+        "hidden_size": str(found.config.hidden_size),
+        "vocabulary": json.dumps(found.vocabulary, ensure_ascii=False),
+    }
+    return safetensors.torch.save(weights, about)
+
+
+def export_program(
+    model: nn.Module, hidden_size: int, num_layers: int, num_steps: int | None = None
+) -> torch.export.ExportedProgram:
+    """`model`, in evaluation mode, by torch.export, for every B, and T = `num_steps` or any T >= 2.
+
+    PyTorch takes its own LSTM apart into steps, so that one needs `num_steps`; an engine with an
+    operator for all steps does not.
+    """
+    weight, any_batch = model.sm_fc.weight, {1: torch.export.Dim("B")}
+    state = weight.new_zeros(num_layers, 3, hidden_size)
+    inputs = torch.zeros(num_steps or 5, 3, dtype=torch.int64, device=weight.device)
+    steps = {} if num_steps else {0: torch.export.Dim("T", min=2)}
+    with warnings.catch_warnings():
+        # nn.LSTM lists its own parameters while it is traced: known, and harmless
+        warnings.filterwarnings("ignore", "The tensor attributes .*_flat_weights")
+        return torch.export.export(
+            model,
+            (inputs, (state, state.clone())),
+            dynamic_shapes=({**steps, **any_batch}, (any_batch, any_batch)),
+        )
+
+
+# --- the command ---
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv`, or this process's; return the exit status."""
+    parser = Parser("lm.export", "A trained model as a file that needs PyTorch only.")
+    parser.add_argument("checkpoint", type=Path, metavar="DIR", help="what `lm.train --save` wrote")
+    parser.add_argument("--best", action="store_true", help="the checkpoint of the lowest "
+        "validation perplexity [the newest]")  # fmt: skip
+    parser.add_argument("--output", type=Path, default=Path(f"lm{WEIGHTS}"), metavar="FILE",
+        help=f"its name says what is written: *{WEIGHTS} weights for nn.LSTM, *{PROGRAM} a program "
+        f"of torch.export for one step (T = 1) [lm{WEIGHTS}]")  # fmt: skip
+    options = parser.parse_args(argv)
+    return run_command("lm.export", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    output = options.output
+    if output.suffix not in (WEIGHTS, PROGRAM):
+        raise UserError(f"--output: '{output}' should end in {WEIGHTS} or {PROGRAM}")
+    check_writable(output.parent, "--output")
+    found = checkpoint.load(options.checkpoint, options.best)
+    if output.suffix == WEIGHTS:
+        content, use = export_weights(found), USE_WEIGHTS
+    else:
+        content, use = _program_bytes(found), USE_PROGRAM
+    write_atomically(output, content)
+    config = found.config
+    print(f"{output}: {found.path}, {len(content):,} bytes. To use it:\n\n    import torch")
+    print(use.format(file=str(output), hidden=config.hidden_size, layers=config.num_layers))
+
+
+def _program_bytes(found: Checkpoint) -> bytes:
+    buffer = io.BytesIO()
+    config = found.config
+    program = export_program(PlainModel(found), config.hidden_size, config.num_layers, 1)
+    torch.export.save(program, buffer)
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""`python -m lm.generate`: text from a trained model, a token at a time."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+
+from lm.command import main_imports, run_command
+
+with main_imports(__name__):
+    import torch
+
+    from lm import checkpoint
+    from lm.arguments import COUNT, SEED, Parser, add_checkpoint, number
+    from lm.config import Range
+    from lm.corpus import EOS, UNK
+    from lm.errors import UserError
+    from lm.machine import open_device, open_model
+    from lm.model import LM_LSTM
+    from lm.text import tokenize
+
+
+def generate(
+    model: LM_LSTM,
+    prompt: Sequence[int],
+    generator: torch.Generator,
+    temperature: float = 1.0,
+    top_k: int = 0,
+) -> Iterator[int]:
+    """Ids of words that follow those of `prompt`, at least one, without end.
+
+    Each is drawn from softmax(logits / temperature), from the `top_k` likeliest words only unless
+    that is 0, with the random numbers of `generator` (on the CPU); temperature 0 takes the
+    likeliest word. The state is carried, so a word costs one step (T = B = 1) however long the
+    text is. The model must be in evaluation mode.
+    """
+    device = model.sm_fc.weight.device
+    with torch.inference_mode():
+        inputs = torch.tensor(prompt, device=device)[:, None]
+        hidden = model.init_hidden(1)
+        while True:
+            outputs, hidden = model.features(inputs, hidden)
+            logits = model.sm_fc(outputs[-1, 0])
+            word = choose(logits.float().cpu(), generator, temperature, top_k)
+            yield word
+            inputs = torch.tensor([[word]], device=device)
+
+
+def choose(logits: torch.Tensor, generator: torch.Generator, temperature: float, top_k: int) -> int:
+    """The index of one of logits [V], on the CPU, drawn as `generate` says."""
+    if temperature == 0:
+        return int(logits.argmax())
+    words = None
+    if 0 < top_k < len(logits):
+        logits, words = logits.topk(top_k)
+    # The largest becomes 0, so that a low temperature cannot overflow.
+    weights = ((logits - logits.max()) / temperature).exp()
+    drawn = torch.multinomial(weights, 1, generator=generator)
+    return int(drawn if words is None else words[drawn])
+
+
+def encode_prompt(prompt: str, vocabulary: Sequence[str]) -> list[int]:
+    """Ids of the words of `prompt`, after the end of a line, which is what a text begins after.
+
+    A word that the vocabulary lacks is tried in lower case, punctuation apart, and is `<unk>`
+    then. UserError where there is no `<unk>`.
+    """
+    ids = {word: i for i, word in enumerate(vocabulary)}
+    words = [EOS] if EOS in ids else []
+    for word in prompt.split():
+        words += [word] if word in ids else tokenize(word)
+    for word in words:
+        if word not in ids and UNK not in ids:
+            raise UserError(f"--prompt: {word!r} is outside the vocabulary, which has no {UNK}")
+    if not words:
+        raise UserError("--prompt: is empty")
+    return [ids.get(word, ids.get(UNK)) for word in words]
+
+
+# --- the command ---
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv`, or this process's; return the exit status."""
+    parser = Parser("lm.generate", "Text from a trained model.")
+    add_checkpoint(parser)
+    add = parser.add_argument
+    add("--prompt", default="", metavar="TEXT", help="what it goes on from [the end of a line]")
+    add("--length", default=100, type=number(int, COUNT), metavar="N", help="words [100]")
+    add("--temperature", default=1.0, type=number(float, Range(0)), metavar="X", help="below 1 "
+        "likelier words, 0 always the likeliest [1]")  # fmt: skip
+    add("--top-k", default=0, type=number(int, Range(0)), metavar="N", help="draw from the N "
+        "likeliest words only [0: from all]")  # fmt: skip
+    add("--seed", default=1, type=number(int, SEED), metavar="N", help="of the random numbers [1]")
+    options = parser.parse_args(argv)
+    return run_command("lm.generate", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    device = open_device(options.device)
+    found = checkpoint.load(options.checkpoint, options.best)
+    lstm, fuse = options.lstm, options.fuse
+    model = open_model(lambda: found.model(lstm, fuse), lstm, fuse, device).eval()
+    prompt = encode_prompt(options.prompt, found.vocabulary)
+    generator = torch.Generator().manual_seed(options.seed)
+    words = generate(model, prompt, generator, options.temperature, options.top_k)
+    sys.stdout.write(options.prompt)
+    begin = time.perf_counter()
+    first = next(words)  # reads the prompt, and what an engine compiles, it compiles now
+    middle = time.perf_counter()
+    more = options.length - 1
+    _write(found.vocabulary[i] for i in chain([first], islice(words, more)))
+    seconds = time.perf_counter() - middle
+    speed = f": {more / seconds:,.0f} tokens per second" if more else ""
+    print(
+        f"lm.generate: first token after {(middle - begin) * 1e3:.1f} ms, {more} more in "
+        f"{seconds:.2f} s{speed}",
+        file=sys.stderr,
+    )
+
+
+def _write(words: Iterable[str]) -> None:
+    """Words as they come, a line where one ends."""
+    for word in words:
+        sys.stdout.write("\n" if word == EOS else f" {word}")
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""The update: gradients scaled down to a norm, then one fused pass over the parameters."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lm.config import Config
+
+
+class Updater:
+    """The optimizer of a `Config`, with its gradient clipping.
+
+    Nothing here waits for the device: the clip's factor stays there.
+    """
+
+    def __init__(self, model: nn.Module, config: Config) -> None:
+        kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config.optimizer]
+        self.parameters = list(model.parameters())
+        self.optimizer = kind(
+            self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.max_norm = config.max_grad_norm
+        # Plain SGD is linear in the gradient, so clipping is a factor of the rate: no pass over
+        # the gradients to scale them.
+        self._linear = config.optimizer == "sgd" and config.weight_decay == 0
+        self.set_rate(config.learning_rate)
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate from now on."""
+        self.rate = rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def step(self) -> torch.Tensor:
+        """Update the parameters; the gradients' norm before they were clipped, a scalar."""
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(grads)
+        if self._linear:
+            factor = (self.max_norm / (norm + 1e-6)).clamp(max=1)  # as clip_grad_norm_ has it
+            self.optimizer.param_groups[0]["lr"] = factor * self.rate
+        else:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.max_norm, norm)
+        self.optimizer.step()
+        return norm

@@ -1,0 +1,109 @@
+"""`python -m lm.plot RUN [RUN ...]`: perplexity against words and against wall time."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lm import record
+from lm.command import main_imports, run_command
+from lm.errors import UserError
+
+with main_imports(__name__):
+    from lm.arguments import Parser
+    from lm.files import check_writable
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; black is left to the text.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+
+
+def draw(runs: dict[str, list[dict]], path: Path) -> None:
+    """Draw `runs`, lines of log.csv by the run's name, into `path`; its suffix is the format.
+
+    Raises UserError where the extra `plot` is not installed, or the format is none of its.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("lm.plot needs matplotlib: pip install 'fused-lstm[plot]'") from None
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    by_words, by_time = figure.subplots(1, 2, sharey=True)
+    every = [row for rows in runs.values() for row in rows]
+    unit, per_unit = _time_unit(max(row["seconds"] for row in every))
+    many, words = _words_unit(max(row["words"] for row in every))
+    for number, (name, rows) in enumerate(runs.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        _draw_run(by_words, rows, "words", words, name, colour)
+        _draw_run(by_time, rows, "seconds", per_unit, name, colour)
+    by_words.set(xlabel=many, ylabel="perplexity", yscale="log")
+    by_time.set(xlabel=f"{unit} of wall time, evaluation included")
+    for axes in (by_words, by_time):
+        axes.grid(alpha=0.3, which="both")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlim(left=0)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+    by_words.legend(frameon=False, title="thin: training, dots: validation, star: test")
+    try:
+        figure.savefig(path, dpi=150)
+    except ValueError as error:
+        raise UserError(f"--output: {str(error).splitlines()[0]}") from None
+
+
+def _draw_run(axes, rows: list[dict], x: str, scale: float, name: str | None, colour: str) -> None:
+    """Training thin, validation bold with a mark an epoch, the test a star."""
+    styles = {
+        "train": {"linewidth": 1, "alpha": 0.55},
+        "valid": {"linewidth": 2, "marker": "o", "markersize": 4},
+        "test": {"linestyle": "none", "marker": "*", "markersize": 12},
+    }
+    for split, style in styles.items():
+        points = [(row[x] / scale, row["perplexity"]) for row in rows if row["split"] == split]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, label=name, **style)
+            name = None  # once in the legend
+
+
+def _words_unit(words: float) -> tuple[str, float]:
+    return ("thousand words", 1e3) if words < 1e6 else ("million words", 1e6)
+
+
+def _time_unit(seconds: float) -> tuple[str, float]:
+    if seconds < 180:
+        return "seconds", 1
+    return ("minutes", 60) if seconds < 3 * 3600 else ("hours", 3600)
+
+
+# --- the command ---
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv`, or this process's; return the exit status."""
+    parser = Parser("lm.plot", "Perplexity of one or several runs against words and wall time.")
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="a directory of `lm.train --save`, or a "
+        "log.csv")  # fmt: skip
+    add("--output", type=Path, default=Path("curves.png"), metavar="FILE", help="*.png, *.svg or "
+        "*.pdf [curves.png]")  # fmt: skip
+    options = parser.parse_args(argv)
+    return run_command("lm.plot", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    check_writable(options.output.parent, "--output")
+    runs = {}
+    for path in options.runs:
+        file = path / record.FILE if path.is_dir() else path
+        name = file.parent.name if file.name == record.FILE else file.stem
+        rows = record.read(file)
+        if not rows:
+            raise UserError(f"{file} holds no figures yet")
+        runs[name if name not in runs else str(path)] = rows
+    draw(runs, options.output)
+    print(f"{options.output}: {', '.join(runs)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Dropout beyond the published presets: variational, and of recurrent weights.
+
+An engine takes its weights at the call, so that they may be computed there: dropped weights run
+on the same kernels as kept ones.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import kernels
+
+State = tuple[Tensor, Tensor]
+
+
+class VariationalDropout(nn.Module):
+    """Drops a unit of x [T, B, H] for all T steps at once, with probability `p`, in training.
+
+    After Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent Neural
+    Networks" (2016).
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        return x * F.dropout(x.new_ones(1, *x.shape[1:]), self.p)
+
+
+def regularized_lstm(
+    lstm: kernels.LSTM, x: Tensor, hidden: State, weight_drop: float, between: nn.Module
+) -> tuple[Tensor, State]:
+    """`lstm(x, hidden)` in training, part `weight_drop` of its recurrent weights dropped.
+
+    `between` is what falls between layers: an nn.Dropout is the engine's own; a VariationalDropout
+    is applied here, with a call of the engine for each layer. Shapes as `kernels.lstm` has them.
+
+    DropConnect on recurrent weights is that of Merity et al., "Regularizing and Optimizing LSTM
+    Language Models" (2018): one mask for all steps of a call.
+    """
+    weights = [
+        F.dropout(weight, weight_drop) if name.startswith("weight_hh") and weight_drop else weight
+        for name, weight in lstm.named_parameters()
+    ]
+    engine, fuse = lstm.engine, lstm.fuse
+    if not isinstance(between, VariationalDropout):
+        return kernels.lstm(x, hidden, weights, lstm.dropout, engine, fuse)
+    h_n, c_n, per_layer = [], [], len(weights) // lstm.num_layers
+    for layer, (h, c) in enumerate(zip(*hidden, strict=True)):
+        own = weights[layer * per_layer : (layer + 1) * per_layer]
+        x = between(x) if layer else x
+        x, (h, c) = kernels.lstm(x, (h[None], c[None]), own, 0.0, engine, fuse)
+        h_n.append(h)
+        c_n.append(c)
+    return x, (torch.cat(h_n), torch.cat(c_n))

@@ -1,0 +1,98 @@
+"""The command line of lm.train: what it offers, and what it refuses in one line."""
+
+import dataclasses
+import os
+import subprocess
+
+import pytest
+from lm_cases import ROOT, TRAIN, refused, train
+
+from lm.config import PRESETS, Config
+from lm.options import parse
+from lm.train import main
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--epochs 0", "--epochs: must be a whole number, at least 1; got '0'"),
+        ("--epochs two", "--epochs: must be a whole number"),
+        ("--max-steps 0", "--max-steps"),
+        ("--keep-prob 1.5", "--keep-prob: must be a number, more than 0 and at most 1"),
+        ("--learning-rate nan", "--learning-rate"),
+        ("--seed -1", "--seed"),
+        ("--optimizer rprop", "--optimizer"),
+        ("--preset tiny", "--preset"),
+        ("--dtype int8", "--dtype"),
+        ("--nonsense", "--nonsense"),
+        ("--lstm tpu", "'tpu', should be 'auto' or one of loop"),
+        ("--lstm loop --fuse layers", "'layers'"),
+        ("--device nowhere", "--device nowhere"),
+        ("--device meta", "--device meta"),
+        ("--data nowhere", "data 'nowhere' does not exist"),
+        ("--batch-size 60000", "python-docs (train) is shorter than a batch"),
+        ("--save /dev/null/run", "--save: cannot write to '/dev/null/run'"),
+        ("--summary /dev/null/file", "--summary: cannot write to '/dev/null'"),
+        ("--summary /", "--summary: '/' is a directory"),
+    ],
+)
+def test_bad_options_are_one_line_and_status_2(capsys, options, message):
+    assert message in refused(capsys, main, "train", *options.split())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "valid.txt holds no words"), (b"a\n\xff", "valid.txt, line 2: not UTF-8")],
+    ids=["empty", "undecodable"],
+)
+def test_bad_text_is_one_line_and_status_2(capsys, corpus_dir, content, message):
+    (corpus_dir / "valid.txt").write_bytes(content)
+    assert message in refused(capsys, main, "train", f"--data={corpus_dir}")
+
+
+def test_text_shorter_than_a_batch_is_named(capsys, corpus_dir):
+    message = refused(
+        capsys, main, "train", f"--data={corpus_dir}", "--batch-size=66", "--num-steps=10"
+    )
+    assert "train.txt is shorter than a batch: 720 tokens" in message
+    assert "need 726" in message
+
+
+def test_another_runs_checkpoints_are_not_overwritten(capsys, corpus_dir, tmp_path):
+    save = f"--save={tmp_path / 'saved'}"
+    train(tmp_path, corpus_dir, "--max-steps=1", save)
+    capsys.readouterr()
+    assert "holds another run's checkpoints" in refused(capsys, main, "train", save)
+
+
+def test_an_engine_that_cannot_run_says_why():
+    """Through a process of its own: Triton chooses its interpreter once, when it is imported."""
+    compiled = {**os.environ, "TRITON_INTERPRET": "0"}
+    options = {"cwd": ROOT, "env": compiled, "capture_output": True, "text": True}
+    process = subprocess.run([*TRAIN, "--lstm=triton", "--device=cpu"], **options)
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert process.stderr.startswith("lm.train: engine 'triton' cannot run on 'cpu': ")
+    assert process.stderr.count("\n") == 1
+
+
+def test_help_explains_every_setting_with_every_presets_value(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["--help"])
+    assert exit.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for setting in dataclasses.fields(Config):
+        assert f"--{setting.name.replace('_', '-')} " in shown
+        assert setting.metadata["help"] in shown
+    assert "demo 1, small 2, medium 2, large 2, blog 2" in shown
+
+
+@pytest.mark.parametrize("setting", dataclasses.fields(Config), ids=lambda field: field.name)
+def test_every_setting_has_an_option_that_overrides_the_preset(setting):
+    option = f"--{setting.name.replace('_', '-')}"
+    switch = isinstance(setting.default, bool)
+    values = {True} if switch else {getattr(config, setting.name) for config in PRESETS.values()}
+    for value in values:
+        config = parse([option if switch else f"{option}={value}"]).config
+        expected = dataclasses.replace(PRESETS["demo"], **{setting.name: value})
+        assert config == expected

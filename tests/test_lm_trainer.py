@@ -1,0 +1,90 @@
+"""The trainer: what a step, an epoch and a run compute."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from lm.config import PRESETS
+from lm.data import load_corpus
+from lm.log import Log
+from lm.model import build_model
+from lm.train import main
+from lm.trainer import Trainer
+
+
+def recorder(corpus_dir, **settings):
+    """A trainer of a tiny model, and the (hidden, loss, next hidden) of every call of its loss."""
+    tiny = {"hidden_size": 8, "num_steps": 5, "batch_size": 4, "keep_prob": 1.0}
+    config = dataclasses.replace(PRESETS["small"], **tiny, **settings)
+    corpus = load_corpus(str(corpus_dir))
+    model = build_model(config, len(corpus.vocabulary), lstm="cudnn")
+    calls, loss = [], model.loss
+
+    def spy(inputs, targets, hidden, reduction="mean"):
+        nll, after = loss(inputs, targets, hidden, reduction)
+        calls.append((hidden, nll, after))
+        return nll, after
+
+    model.loss = spy
+    return Trainer(model, corpus, config, Log()), calls
+
+
+def test_state_is_carried_detached_and_zeroed_each_epoch(corpus_dir):
+    trainer, calls = recorder(corpus_dir)
+    for _ in range(2):
+        trainer.end_epoch(trainer.train_epoch())
+    steps = trainer.epoch_steps
+    assert len(calls) == 2 * steps > 20
+    for number, (hidden, _, _) in enumerate(calls):
+        assert not any(state.requires_grad for state in hidden)
+        if number % steps == 0:
+            assert not any(state.any() for state in hidden)
+        else:
+            torch.testing.assert_close(hidden, calls[number - 1][2], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("over_time", ["sum", "mean"])
+@pytest.mark.parametrize("clip", [0.01, 1e6], ids=["clipped", "free"])
+def test_a_step_is_sgd_on_the_clipped_scaled_loss(corpus_dir, over_time, clip):
+    settings = {"loss_over_time": over_time, "max_grad_norm": clip, "learning_rate": 0.5}
+    trainer, _ = recorder(corpus_dir, **settings)
+    model, T = trainer.model, trainer.config.num_steps
+    inputs, targets = trainer.columns.batch(0, T)
+    nll, _ = model.loss(inputs, targets, model.init_hidden())
+    scale = T if over_time == "sum" else 1  # the mean over the batch, summed over time
+    grads = torch.autograd.grad(nll * scale, list(model.parameters()))
+    norm = torch.cat([grad.flatten() for grad in grads]).norm()
+    assert (norm > clip) == (clip == 0.01)
+    factor = 0.5 * min(1.0, clip / norm)
+    pairs = zip(model.parameters(), grads, strict=True)
+    expected = [(parameter - factor * grad).detach() for parameter, grad in pairs]
+    trainer.step(inputs, targets, model.init_hidden())
+    for (name, parameter), value in zip(model.named_parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), value, msg=name)
+
+
+def test_each_epoch_has_its_learning_rate(corpus_dir):
+    trainer, _ = recorder(corpus_dir, flat_epochs=1)
+    for _ in range(3):
+        trainer.end_epoch(trainer.train_epoch())
+    assert [point.learning_rate for point in trainer.curve] == [1.0, 0.5, 0.25]
+
+
+def test_the_demo_learns(tmp_path):
+    file = tmp_path / "summary.json"
+    assert main(["--lstm=cudnn", f"--summary={file}"]) == 0
+    found = json.loads(file.read_text())
+    assert found["test_perplexity"] < 0.5 * found["unigram_perplexity"]
+
+
+@pytest.mark.parametrize("engine", ["loop", "triton"])
+def test_engines_train_alike_on_penn_treebank(ptb, tmp_path, engine):
+    def losses(name):
+        file = tmp_path / f"{name}.json"
+        options = ["--preset=small", "--max-steps=3", "--no-eval"]
+        assert main([f"--lstm={name}", f"--data={ptb}", f"--summary={file}", *options]) == 0
+        return json.loads(file.read_text())["losses"]
+
+    assert losses(engine) == pytest.approx(losses("cudnn"), rel=1e-4)
