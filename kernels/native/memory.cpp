@@ -1,23 +1,83 @@
 #include "memory.h"
 
+#include <cstdlib>
+#include <list>
+#include <mutex>
+
 #if defined(__linux__)
-#include <stdlib.h>
 #include <sys/mman.h>
 #endif
 
 namespace fused_lstm {
+namespace {
+
+constexpr size_t page = 2 << 20;
+constexpr size_t most_kept = size_t{512} << 20;
+
+struct Block {
+  void* memory;
+  size_t bytes;
+};
+
+struct Pool {
+  std::mutex mutex;
+  std::list<Block> blocks;  // the longest unused first
+  size_t bytes = 0;
+};
+
+// Never destroyed: a tensor may outlive every static object.
+Pool& pool() {
+  static Pool* const one = new Pool;
+  return *one;
+}
+
+void* take(size_t bytes) {
+  {
+    const std::lock_guard<std::mutex> lock(pool().mutex);
+    for (auto it = pool().blocks.begin(); it != pool().blocks.end(); ++it) {
+      if (it->bytes == bytes) {
+        void* const memory = it->memory;
+        pool().bytes -= bytes;
+        pool().blocks.erase(it);
+        return memory;
+      }
+    }
+  }
+  void* memory = nullptr;
+  if (posix_memalign(&memory, page, bytes) != 0) return nullptr;
+#if defined(MADV_HUGEPAGE)
+  madvise(memory, bytes / page * page, MADV_HUGEPAGE);
+#endif
+  return memory;
+}
+
+void shrink(size_t most) {  // with the mutex held
+  while (pool().bytes > most) {
+    std::free(pool().blocks.front().memory);
+    pool().bytes -= pool().blocks.front().bytes;
+    pool().blocks.pop_front();
+  }
+}
+
+void give(void* memory, size_t bytes) {
+  const std::lock_guard<std::mutex> lock(pool().mutex);
+  pool().blocks.push_back({memory, bytes});
+  pool().bytes += bytes;
+  shrink(most_kept);
+}
+
+}  // namespace
 
 at::Tensor fresh(at::IntArrayRef shape, const at::TensorOptions& options) {
-#if defined(MADV_HUGEPAGE)
-  constexpr size_t page = 2 << 20;
   const size_t bytes = c10::multiply_integers(shape) * options.dtype().itemsize();
-  void* memory = nullptr;
-  if (bytes >= page && posix_memalign(&memory, page, bytes) == 0) {
-    madvise(memory, bytes / page * page, MADV_HUGEPAGE);
-    return at::from_blob(memory, shape, free, options);
-  }
-#endif
-  return at::empty(shape, options);
+  void* const memory = bytes >= page / 2 ? take(bytes) : nullptr;
+  if (memory == nullptr) return at::empty(shape, options);
+  return at::from_blob(memory, shape, [bytes](void* freed) { give(freed, bytes); }, options);
+}
+
+void release_memory() {
+  const std::lock_guard<std::mutex> lock(pool().mutex);
+  shrink(0);
 }
 
 }  // namespace fused_lstm

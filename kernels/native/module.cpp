@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "isa.h"
+#include "memory.h"
 #include "ops.h"
 
 TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
@@ -15,6 +16,7 @@ TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
 TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
   m.def("isa_names() -> str[]", fused_lstm::isa_names);
   m.def("use_isa(str name) -> ()", fused_lstm::use_isa);
+  m.def("release_memory() -> ()", fused_lstm::release_memory);
   m.def("isa() -> str", fused_lstm::isa_name);
 }
 
