@@ -8,6 +8,8 @@ NATIVE := $(wildcard kernels/native/*.cpp kernels/native/*.h kernels/native/*.py
 
 # Extra words for the command, as in: make train ARGS="--preset small"
 ARGS ?=
+# Where bench and report write.
+OUT  ?= out
 
 .PHONY: help setup train test bench report gpu peers lint format clean
 
@@ -29,8 +31,19 @@ train: setup     ## train the demo language model through the Triton kernels
 test: setup      ## run all tests
 	$(RUN) -m pytest $(ARGS)
 
-bench: setup     ## time every engine that runs here
-	$(RUN) -m pytest bench --benchmark-only $(ARGS)
+bench: setup     ## time every engine that runs here, beside nn.LSTM
+	mkdir -p $(OUT)
+	$(RUN) -m pytest --benchmark-only --benchmark-json=$(OUT)/bench.json $(ARGS)
+
+report:          ## a page with figures from what bench measured
+	$(RUN) -m bench.report $(OUT)/bench.json -o $(OUT)/report
+
+peers: setup     ## install TensorFlow and JAX, for bench to time beside ours
+	$(RUN) -m pip install --quiet --disable-pip-version-check ".[peers]"
+
+# No setup: a machine with a GPU often has its own torch and Triton, and no network.
+gpu:             ## on a machine with a GPU: its tests, then races of all kernels
+	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m bench.gpu $(ARGS)
 
 lint: setup      ## what CI checks: ruff's rules and its format
 	$(RUN) -m ruff check .
