@@ -43,9 +43,9 @@ def test_a_round_is_over_with_its_last_arrival(programs, start):
 
 
 def test_is_before_is_what_the_kernel_computes():
-    assert barrier.is_before.fn(3, 4)
-    assert not barrier.is_before.fn(4, 4)
-    assert not barrier.is_before.fn(5, 4)
+    assert barrier.is_before(3, 4)
+    assert not barrier.is_before(4, 4)
+    assert not barrier.is_before(5, 4)
 
 
 class Memory:

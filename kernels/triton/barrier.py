@@ -33,17 +33,18 @@ another: there a launch covers one step and never waits.
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
+from .helper import helper
 
-@triton.jit
+
+@helper
 def is_before(seen, target):
     """Whether `seen` has not reached `target`: by difference, so that 2**31 wraps harmlessly."""
     return seen - target < 0
 
 
-@triton.jit
+@helper
 def _load_acquire(counter_ptr):
     return tl.inline_asm_elementwise(
         "ld.acquire.gpu.global.s32 $0, [$1];",
@@ -55,7 +56,7 @@ def _load_acquire(counter_ptr):
     )
 
 
-@triton.jit
+@helper
 def arrive(
     counter_ptr,  # [1] int32
     PERSISTENT: tl.constexpr,  # whether there is anyone to meet in this launch
@@ -66,7 +67,7 @@ def arrive(
         tl.atomic_add(counter_ptr, 1, sem="release", scope="gpu")
 
 
-@triton.jit
+@helper
 def wait(
     counter_ptr,  # [1] int32
     target,  # programs * round, wrapped to int32

@@ -11,19 +11,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .helper import helper
 from .interpreter import is_interpreted
 
 # --- kernels ---
 
 
-@triton.jit
+@helper
 def _multiply(a, b):
     """High and low word of a 32 x 32 bit product."""
     product = a.to(tl.uint64) * b
     return (product >> 32).to(tl.uint32), (product & 0xFFFFFFFF).to(tl.uint32)
 
 
-@triton.jit
+@helper
 def philox(seed, n):
     """The first word of Philox4x32-10: seed int64, n [...] int64 -> [...] uint32."""
     k0, k1 = seed.to(tl.uint64) & 0xFFFFFFFF, seed.to(tl.uint64) >> 32
@@ -38,7 +39,7 @@ def philox(seed, n):
     return c0
 
 
-@triton.jit
+@helper
 def multiplier(seed_ptr, n, p, scale):
     """0 where element n is dropped, else `scale`, in float32."""
     word = philox(tl.load(seed_ptr), n).to(tl.int32, bitcast=True)

@@ -24,12 +24,13 @@ from torch import Tensor
 
 from . import barrier, dropout, launch, tiles
 from . import gates as math
+from .helper import helper
 from .plan import Plan
 
 # --- kernels ---
 
 
-@triton.jit
+@helper
 def _pick(pointers, index, L: tl.constexpr):
     """pointers[index] for an index known at run time only."""
     found = pointers[0]

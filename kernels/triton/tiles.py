@@ -10,11 +10,12 @@ padded with zeros to B_PAD = BATCH_BLOCKS * BLOCK_B rows of H_PAD, a multiple of
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
+from .helper import helper
 
-@triton.jit
+
+@helper
 def load_weight(
     w_ptr,  # [., .] by STRIDE_ROW and STRIDE_K
     row,  # [ROWS] int64
@@ -31,7 +32,7 @@ def load_weight(
     return tl.load(w_ptr + offset, mask=row_mask[:, None] & (col < H)[None, :], other=0.0)
 
 
-@triton.jit
+@helper
 def load_resident(
     w_ptr,
     row,
@@ -50,7 +51,7 @@ def load_resident(
     return tiles
 
 
-@triton.jit
+@helper
 def load_moving(
     x_ptr,  # [BLOCK_B, H_PAD] of an exchange, just written by other programs
     k,
@@ -71,7 +72,7 @@ def load_moving(
     return tl.load(bits_ptr + b[None, :] * H_PAD + col[:, None], cache_modifier=".cg")
 
 
-@triton.jit
+@helper
 def dot(w, bits, acc, x_ptr, PRECISION: tl.constexpr):
     x = bits.to(x_ptr.dtype.element_ty, bitcast=True)
     if PRECISION == "upcast":  # half precision in the interpreter, which cannot multiply it
@@ -79,7 +80,7 @@ def dot(w, bits, acc, x_ptr, PRECISION: tl.constexpr):
     return tl.dot(w, x, acc, input_precision=PRECISION, out_dtype=acc.dtype)
 
 
-@triton.jit
+@helper
 def product(
     acc,  # [ROWS, BLOCK_B]
     tiles,  # RESIDENT x [ROWS, BLOCK_K]
@@ -116,7 +117,7 @@ def product(
 # --- four gates ---
 
 
-@triton.jit
+@helper
 def gate_rows(block, H: tl.constexpr, UNITS: tl.constexpr):
     """The rows of [4H, .] that hold the gates of `block`'s units, gate by gate, and their unit."""
     r = tl.arange(0, 4 * UNITS)
@@ -124,7 +125,7 @@ def gate_rows(block, H: tl.constexpr, UNITS: tl.constexpr):
     return (r // UNITS).to(tl.int64) * H + unit, unit
 
 
-@triton.jit
+@helper
 def split_gates(acc, UNITS: tl.constexpr, BLOCK_B: tl.constexpr):
     """[4 * UNITS, BLOCK_B], gate by gate -> four [UNITS, BLOCK_B]."""
     acc = tl.permute(tl.reshape(acc, (2, 2, UNITS, BLOCK_B)), (2, 3, 1, 0))
@@ -134,7 +135,7 @@ def split_gates(acc, UNITS: tl.constexpr, BLOCK_B: tl.constexpr):
     return i, f, g, o
 
 
-@triton.jit
+@helper
 def load_gates(gates_ptr, offset, mask, H: tl.constexpr, ACC: tl.constexpr):
     """Four gates, H apart in a row of [., 4H], in the accumulator's dtype."""
     i = tl.load(gates_ptr + offset, mask=mask, other=0.0).to(ACC)
@@ -144,7 +145,7 @@ def load_gates(gates_ptr, offset, mask, H: tl.constexpr, ACC: tl.constexpr):
     return i, f, g, o
 
 
-@triton.jit
+@helper
 def store_gates(gates_ptr, offset, mask, i, f, g, o, H: tl.constexpr):
     """Four gates, H apart, in the memory's dtype."""
     dtype = gates_ptr.dtype.element_ty
@@ -154,7 +155,7 @@ def store_gates(gates_ptr, offset, mask, i, f, g, o, H: tl.constexpr):
     tl.store(gates_ptr + offset + 3 * H, o.to(dtype), mask=mask)
 
 
-@triton.jit
+@helper
 def sum_partials(partial_ptr, stride, mask, SPLIT: tl.constexpr):
     """Add up what the SPLIT programs of a block wrote, always in the same order."""
     total = tl.load(partial_ptr, mask=mask, other=0.0, cache_modifier=".cg")
