@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import NullLocator
 
 from . import style
 from .contenders import BASE, LOOP
@@ -46,7 +46,7 @@ def _times(axes, rows: list[Row], texts: list[str]) -> None:
     lows, mids, highs = (
         [1000 * t for t in part] for part in zip(*(r.time for r in rows), strict=True)
     )
-    style.bars(axes, rows, mids, texts)
+    style.bars(axes, rows, mids)
     style.quartile_bars(axes, lows, mids, highs)
     style.behind(axes, [max(m, h) for m, h in zip(mids, highs, strict=True)], texts)
 
@@ -65,7 +65,7 @@ def ladder(results: Results, size: str) -> Figure | None:
         return None
     texts, below = [], None
     for row in rows:
-        text = f"{1000 * row.time.median:.3g} ms"
+        text = f"{style.milliseconds(row.time.median)} ms"
         if row.is_own and below is not None:
             text += f", {row.info['fuse']}: {gain(below, row):.2f}x"
         below = None if row.label == BASE else row
@@ -75,7 +75,7 @@ def ladder(results: Results, size: str) -> Figure | None:
     if (base := find(rows, BASE)) is not None:
         at = 1000 * base.time.median
         axes.axvline(at, color=style.COLOURS["cudnn"], linestyle="--", linewidth=1, zorder=0)
-    axes.set_xlabel("milliseconds, median and quartiles (less is better)")
+    axes.set_xlabel("milliseconds, median and quartiles")
     return figure
 
 
@@ -86,10 +86,10 @@ def peers(results: Results, size: str) -> Figure | None:
     if not any(r.is_peer for r in rows):
         return None
     base = find(rows, BASE)
-    texts = [f"{1000 * r.time.median:.3g} ms, {gain(base, r) or 0:.2f}x" for r in rows]
-    figure, axes = _canvas(len(rows), f"{size}: the same step everywhere; x is nn.LSTM's speed")
+    texts = [f"{style.milliseconds(r.time.median)} ms, {gain(base, r) or 0:.2f}x" for r in rows]
+    figure, axes = _canvas(len(rows), f"{size}: the same step (x: nn.LSTM's speed)")
     _times(axes, rows, texts)
-    axes.set_xlabel("milliseconds, median and quartiles (less is better)")
+    axes.set_xlabel("milliseconds, median and quartiles")
     return figure
 
 
@@ -105,10 +105,10 @@ def training(results: Results, size: str) -> Figure | None:
     )
     figure, axes = _canvas(len(rows), f"{size}: the language model's whole training step")
     texts = [f"{m:,.0f}" for m in mids]
-    style.bars(axes, rows, mids, texts)
+    style.bars(axes, rows, mids)
     style.quartile_bars(axes, lows, mids, highs)
     style.behind(axes, [max(m, h) for m, h in zip(mids, highs, strict=True)], texts)
-    axes.set_xlabel("words per second, median and quartiles (more is better)")
+    axes.set_xlabel("words per second, median and quartiles")
     return figure
 
 
@@ -121,7 +121,7 @@ def where_time_goes(results: Results, size: str) -> Figure | None:
         return None
     figure, axes = _canvas(len(rows), f"{size}: where a step's time goes")
     starts = [0.0] * len(rows)
-    style.bars(axes, rows, starts, [])
+    style.bars(axes, rows, starts)
     for kind in KINDS:
         widths = [
             1000 * r.time.median * shares(r.info["seconds_by_kind"], r.time.median)[kind]
@@ -166,9 +166,8 @@ def scaling(results: Results) -> Figure | None:
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xticks(values, [str(v) for v in values])
-        axes.minorticks_off()
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
+        style.plain_log(axes.yaxis)
         axes.set_xlabel(AXES[axis])
         axes.set_ylabel("ms a step")
         axes.grid(color="#dddddd", linewidth=0.6)
@@ -206,13 +205,10 @@ def roofline(results: Results) -> Figure | None:
         f"torch.mm at best: {peak:.0f} GF/s", (high, peak), xytext=(-4, 4),
         textcoords="offset points", ha="right", va="bottom", fontsize=9,
     )  # fmt: skip
-    axes.set_xlabel(
-        f"operations per byte of operands; the slope is {bandwidth:.1f} GB/s of copying"
-    )
+    axes.set_xlabel(f"operations per byte of operands (slope: {bandwidth:.1f} GB/s)")
     axes.set_ylabel("GF/s of a step")
-    plain = FuncFormatter(lambda v, _: f"{v:g}")
-    axes.xaxis.set_major_formatter(plain)
-    axes.yaxis.set_major_formatter(plain)
+    style.plain_log(axes.xaxis)
+    style.plain_log(axes.yaxis)
     axes.grid(color="#dddddd", linewidth=0.6)
     firsts = {r.label: r for _, r in reversed(points)}
     marks = [
@@ -231,5 +227,5 @@ def roofline(results: Results) -> Figure | None:
         )
         for s in sizes
     ]
-    style.legend_below(figure, marks, names + sizes, 4)
+    style.legend_below(figure, marks, names + sizes, 3)
     return figure

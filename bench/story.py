@@ -1,4 +1,4 @@
-"""What the report says, in order: machine, post, ladder, peers, time, training, scaling, roofline."""
+"""What the report says, in order, from the machine to what was not measured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .compare import changes, differences, largest_ratio_change
 from .contenders import BASE, LOOP
 from .measured import Results, Row, find, gain
 from .page import Block, Heading, Picture, Table, Text
-from .work import SIZES
+from .work import MODES, SIZES
 
 # The post's systems, its words per second on a GTX 1080 (2017), and who stands for each here.
 POST = (
@@ -32,6 +32,7 @@ def tell(shown: Results, earlier: Sequence[Results]) -> tuple[str, list[Block]]:
     blocks: list[Block] = [*_machine(shown), *_post(shown)]
     sections: list[tuple[str, str, Callable[[Results], list[Block]]]] = [
         ("The ladder", LADDER, _ladder),
+        ("Forward, backward and inference", MODE, _modes),
         ("Other systems on the same work", PEERS, _peers),
         ("Where the time goes", TIME, _where),
         ("Whole training steps", TRAINING, _training),
@@ -52,6 +53,10 @@ LADDER = (
     " the factor at a bar is its gain over the bar above it. The dashed line is nn.LSTM. All bars"
     " of a figure were timed in turn, round by round, after each answer had been checked against"
     " nn.LSTM's."
+)
+MODE = (
+    "Inference keeps nothing for a backward pass; forward keeps it; backward is the gradient of"
+    " input and weights alone; step is forward and backward. Peers run inference and step."
 )
 PEERS = (
     "Each library runs in a process of its own, on the same weights and input and with as many"
@@ -103,14 +108,16 @@ def _post(results: Results) -> list[Block]:
     header += [f"LSTM, {s}" for s in sizes] + [f"training, {s}" for s in trained]
     rows = []
     for system, speed, labels in POST:
-        for n, label in enumerate(labels):
+        said, post = system, f"{speed:,}" if speed else ""
+        for label in labels:
             found = [find(results.select("lstm", size=s, mode="step"), label) for s in sizes]
             found += [find(results.select("train", size=s), label) for s in trained]
-            if not any(found):
-                continue
-            post = f"{speed:,}" if speed and n == 0 else ""
-            who = style.name(next(filter(None, found)))
-            rows.append([system if n == 0 else "", post, who, *map(_words, found)])
+            if any(found):
+                who = style.name(next(filter(None, found)))
+                rows.append([said, post, who, *map(_words, found)])
+                said = post = ""
+        if said:
+            rows.append([said, post, "not measured", *["-"] * len(header[3:])])
     return [
         Heading("The post's table beside ours"),
         Text(
@@ -144,8 +151,8 @@ def _says(rows: list[Row], size: str) -> str:
     if loop is None or base is None or not own:
         return f"The ladder at the {size} preset."
     return (
-        f"{size.capitalize()} ({_shape(rows[0])}): nn.LSTM is {gain(loop, base):.2f}x as fast as the"
-        f" loop, {own[-1].label} {gain(loop, own[-1]):.2f}x, which is"
+        f"{size.capitalize()} ({_shape(rows[0])}): nn.LSTM is {gain(loop, base):.2f}x as fast as"
+        f" the loop, {own[-1].label} {gain(loop, own[-1]):.2f}x, which is"
         f" {gain(base, own[-1]):.2f}x nn.LSTM's speed."
     )
 
@@ -169,14 +176,14 @@ def _table_of_rungs(rows: list[Row], size: str) -> Table:
     )
     lines = []
     for row in rows:
-        q1, median, q3 = (1000 * t for t in row.time)
+        q1, median, q3 = map(style.milliseconds, row.time)
         i = row.info
         moved = "-" if i.get("bytes") is None else f"{i['bytes'] / 1e6:,.1f}"
         lines.append(
             (
                 style.name(row),
-                f"{median:.3g}",
-                f"{q1:.3g} to {q3:.3g}",
+                median,
+                f"{q1} to {q3}",
                 f"{gain(base, row) or 0:.2f}",
                 f"{i.get('launches', '-')}",
                 moved,
@@ -186,6 +193,26 @@ def _table_of_rungs(rows: list[Row], size: str) -> Table:
             )
         )
     return Table(header, lines, f"{size}: {_shape(rows[0])}, forward and backward")
+
+
+def _modes(results: Results) -> list[Block]:
+    """Milliseconds of every contender in every mode."""
+    blocks: list[Block] = []
+    for size in results.sizes("lstm"):
+        rows = results.select("lstm", size=size)
+        by_label = {r.label: r for r in rows}
+        lines = []
+        for label, row in by_label.items():
+            found = [
+                next((r for r in rows if (r.label, r.info["mode"]) == (label, m)), None)
+                for m in MODES
+            ]
+            times = ["-" if r is None else style.milliseconds(r.time.median) for r in found]
+            memory = max((r.info.get("peak_memory") or 0 for r in found if r), default=0)
+            lines.append([style.name(row), *times, f"{memory / 1e6:,.1f}" if memory else "-"])
+        header = ["", *(f"{mode}, ms" for mode in MODES), "memory, MB"]
+        blocks.append(Table(header, lines, f"{size}: medians; memory is the most of any mode"))
+    return blocks
 
 
 def _peers(results: Results) -> list[Block]:
@@ -250,8 +277,8 @@ def _comparison(before: Results, after: Results) -> list[Block]:
         lines.append(
             (
                 f"{c.after.group}: {style.name(c.after)}",
-                f"{1000 * c.before.time.median:.3g}",
-                f"{1000 * c.after.time.median:.3g}",
+                f"{style.milliseconds(c.before.time.median)}",
+                f"{style.milliseconds(c.after.time.median)}",
                 f"{c.factor:.2f}",
                 noise,
                 f"{c.ratio_before:.2f}",

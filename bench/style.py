@@ -8,8 +8,10 @@ from collections.abc import Iterable
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from .count import KINDS
 from .measured import Row
@@ -35,7 +37,7 @@ KIND_COLOURS = dict(
 # A level of our own engines is a tint of the engine's colour, full at the highest.
 TINTS = {"pointwise": 0.4, "steps": 0.7, "layers": 1.0}
 MARKERS = {"small": "o", "medium": "s", "large": "^"}
-WIDTH = 6.4  # inches: two thirds of a printed page, and a phone held upright can still be read
+WIDTH = 5.2  # inches: text of 10 points is then still read on a phone held upright
 
 RC = {
     "font.size": 10,
@@ -67,8 +69,21 @@ def name(row: Row) -> str:
     return known.get(row.label, row.label.replace("-", ": "))
 
 
-def bars(axes: Axes, rows: list[Row], values: list[float], texts: list[str]) -> None:
-    """Horizontal bars from zero, a text behind each, first row on top."""
+def milliseconds(seconds: float) -> str:
+    """Three digits, and no power of ten."""
+    value = 1000 * seconds
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
+
+
+def plain_log(axis: Axis) -> None:
+    """Ticks at 1, 2 and 5 of each decade, written out."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def bars(axes: Axes, rows: list[Row], values: list[float]) -> None:
+    """Horizontal bars from zero, first row on top."""
     places = range(len(rows))
     axes.barh(places, values, color=[colour(r) for r in rows], edgecolor="#333333", linewidth=0.5)
     axes.set_yticks(places, [name(r) for r in rows])
@@ -90,10 +105,16 @@ def quartile_bars(axes: Axes, lows: list[float], mids: list[float], highs: list[
 def behind(axes: Axes, ends: list[float], texts: list[str]) -> None:
     """A text after the end of each bar, with room for the longest."""
     longest = max(map(len, texts))
-    axes.set_xlim(0, max(ends) * (1 + 0.021 * longest + 0.02))
+    axes.set_xlim(0, max(ends) * (1 + 0.028 * longest + 0.02))
     for place, (end, text) in enumerate(zip(ends, texts, strict=True)):
         axes.annotate(
-            text, (end, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
+            text,
+            (end, place),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )
 
 

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import torch
 
+LONGEST = 60.0  # seconds: on a machine that is too slow for `least` rounds, three must do
+
 Run = Callable[[], object]  # the work to time
 Timed = Callable[[], float]  # does what must precede the work, then the work; seconds of the work
 
@@ -99,7 +101,7 @@ def interleave(
 
     Args:
         seconds: no round begins later than this after the first, once `least` rounds are done.
-        least, most: how many rounds there may be; three will do past four times `seconds`.
+        least, most: how many rounds there may be; three will do past a minute.
         warmup: rounds beforehand that do not count.
         tick: called after every timing with the part of the rounds that is done, 0 to 1.
 
@@ -112,7 +114,7 @@ def interleave(
         if number == 0:
             begin = time.perf_counter()
         spent = time.perf_counter() - begin
-        if spent > (seconds if number >= least else 4 * seconds) and number >= min(least, 3):
+        if spent > (seconds if number >= least else LONGEST) and number >= min(least, 3):
             break
         draw.shuffle(order)
         for name in order:

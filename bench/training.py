@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
 from lm.config import PRESETS
-from lm.data import Corpus, batchify, training_batches
 from lm.log import Log
 from lm.model import build_model
 from lm.trainer import Trainer
@@ -25,7 +25,7 @@ class Training:
 
     def __init__(self, size: str, device: torch.device, contenders: Sequence[Contender]) -> None:
         self.config, self.device = PRESETS[size], device
-        self.text = _text(self.config.batch_size, self.config.num_steps, device)
+        self.batch = _words(self.config.num_steps, self.config.batch_size, device)
         self.trainers: dict[str, Trainer] = {}
         self.errors: dict[str, float] = {}
         self.failed: dict[str, Exception] = {}
@@ -50,25 +50,22 @@ class Training:
         cases = {}
         for label, trainer in self.trainers.items():
             trainer.model.train()
-            work = Step(trainer, *self._batch())
+            work = Step(trainer, *self.batch)
             cases[label] = timed(work, self.device)
         return interleave(cases, seconds)
 
     def _trainer(self, contender: Contender) -> Trainer:
         torch.manual_seed(0)
         model = build_model(self.config, VOCABULARY, contender.engine, contender.fuse)
-        return Trainer(model.to(self.device), self.text, self.config, Log())
-
-    def _batch(self) -> tuple[Tensor, Tensor]:
-        columns = batchify(self.text.train, self.config.batch_size)
-        return next(training_batches(columns, self.config.num_steps))
+        return Trainer(model.to(self.device), _text(self.words), self.config, Log())
 
     def _answer(self, trainer: Trainer) -> dict[str, Tensor]:
-        """Loss and gradients of a step without dropout, whose masks engines draw differently."""
+        """Loss and updates of a step without dropout, whose masks engines draw differently."""
         trainer.model.eval()
-        loss, _ = trainer.step(*self._batch(), trainer.model.init_hidden())
-        grads = {n: p.grad.clone() for n, p in trainer.model.named_parameters()}
-        return {"loss": loss} | grads
+        before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+        loss, *_ = trainer.step(*self.batch, trainer.model.init_hidden())
+        after = dict(trainer.model.named_parameters())
+        return {"loss": loss} | {f"update of {n}": after[n].detach() - p for n, p in before.items()}
 
 
 class Step:
@@ -79,14 +76,26 @@ class Step:
         self.hidden = trainer.model.init_hidden()
 
     def __call__(self) -> None:
-        _, self.hidden = self.trainer.step(self.inputs, self.targets, self.hidden)
+        *_, self.hidden = self.trainer.step(self.inputs, self.targets, self.hidden)
 
 
-def _text(batch_size: int, num_steps: int, device: torch.device) -> Corpus:
-    """Two batches of words drawn at random: speed does not depend on what they say."""
+def _words(T: int, B: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, [T, B], drawn at random: speed does not depend on what they say."""
     generator = torch.Generator().manual_seed(0)
-    words = torch.randint(VOCABULARY, (batch_size * (2 * num_steps + 1),), generator=generator)
-    words = words.to(device)
-    names = tuple(f"w{n}" for n in range(VOCABULARY))
-    nowhere = dict.fromkeys(("train", "valid", "test"), "random words")
-    return Corpus("random", names, words, words, words, dict.fromkeys(nowhere, 0), nowhere)
+    ids = torch.randint(VOCABULARY, (T + 1, B), generator=generator).to(device)
+    return ids[:-1], ids[1:]
+
+
+def _text(words: int) -> SimpleNamespace:
+    """What a trainer asks of a corpus, long enough for a step; `step` reads none of it."""
+    ids = torch.zeros(2 * words, dtype=torch.int32)
+    names = dict.fromkeys(("train", "valid", "test"), "random words")
+    return SimpleNamespace(
+        name="random",
+        vocabulary=("",) * VOCABULARY,
+        train=ids,
+        valid=ids,
+        test=ids,
+        sources=names,
+        titles=names,
+    )

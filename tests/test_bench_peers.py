@@ -1,0 +1,148 @@
+"""Peers: their gate orders, their processes, and, where one is installed, their answers."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from bench import peers
+from bench.contenders import Contender, everyone, why_not
+from bench.peers import gates
+from bench.peers.remote import PeerFailed, Remote, environment, to_arrays
+from bench.race import answer_of_reference, line_up
+from bench.work import Shape, make_problem
+
+CPU = torch.device("cpu")
+SHAPE = Shape(3, 2, 5, 7, 2)
+PROBLEM = make_problem(SHAPE)
+
+
+@pytest.mark.parametrize("order", [gates.PYTORCH, gates.TENSORFLOW, gates.KERAS])
+def test_reordering_gates_moves_whole_blocks_and_back(order):
+    weight = np.arange(8 * 3).reshape(8, 3)
+    moved = gates.reorder(weight, gates.PYTORCH, order)
+    for place, gate in enumerate(order):
+        own = gates.PYTORCH.index(gate)
+        np.testing.assert_array_equal(
+            moved[2 * place : 2 * place + 2], weight[2 * own : 2 * own + 2]
+        )
+    np.testing.assert_array_equal(gates.reorder(moved, order, gates.PYTORCH), weight)
+
+
+def test_the_joint_kernel_computes_pytorchs_gates():
+    layer = gates.layers(to_arrays(PROBLEM))[0]
+    kernel, bias = gates.joint_kernel(layer, gates.TENSORFLOW)
+    x, h = PROBLEM.x[0].numpy(), PROBLEM.h0[0].numpy()
+    i, g, f, o = np.split(np.concatenate([x, h], 1) @ kernel + bias, 4, axis=1)
+    ours = x @ layer["weight_ih"].T + h @ layer["weight_hh"].T + layer["bias_ih"] + layer["bias_hh"]
+    np.testing.assert_allclose(np.concatenate([i, f, g, o], 1), ours, rtol=1e-5, atol=1e-6)
+
+
+def test_joint_gradients_undo_the_joint_kernel():
+    layer = gates.layers(to_arrays(PROBLEM))[0]
+    kernel, _ = gates.joint_kernel(layer, gates.TENSORFLOW)
+    bias = gates.reorder(layer["bias_ih"], gates.PYTORCH, gates.TENSORFLOW)
+    found = gates.joint_gradients(0, kernel, bias, gates.TENSORFLOW)
+    np.testing.assert_array_equal(found["weight_ih_l0.grad"], layer["weight_ih"])
+    np.testing.assert_array_equal(found["weight_hh_l0.grad"], layer["weight_hh"])
+    np.testing.assert_array_equal(found["bias_hh_l0.grad"], layer["bias_ih"])
+
+
+def test_a_peer_that_is_absent_is_skipped_with_the_reason(monkeypatch):
+    absent = peers.Peer("jax_scan", "no_such_library", "nothing")
+    monkeypatch.setitem(peers.PEERS, "absent", absent)
+    why = peers.missing("absent", CPU)
+    assert why == "no_such_library is not installed; make peers, or pip install '.[peers]'"
+
+
+def test_peers_of_gpus_say_so():
+    for name, peer in peers.PEERS.items():
+        if "cpu" not in peer.devices:
+            assert peers.missing(name, CPU) == "runs on cuda, not on cpu"
+
+
+def test_the_environment_limits_threads():
+    found = environment(3, CPU)
+    assert found["OMP_NUM_THREADS"] == "3"
+    assert found["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.parametrize("contender", [c for c in everyone() if c.peer], ids=lambda c: c.label)
+def test_an_installed_peer_computes_what_nn_lstm_does(contender):
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if why := why_not(contender, device):
+        pytest.skip(f"{contender.label}: {why}")
+    race = line_up(make_problem(SHAPE, device), [contender])
+    assert race.failed == {}
+    samples = race.time("step", 0, least=2, most=2, warmup=0)
+    race.close()
+    assert len(samples[contender.label]) == 2
+    assert all(seconds > 0 for seconds in samples[contender.label])
+
+
+# --- the process, with a peer made of NumPy that holds nn.LSTM's answer ---
+
+STAND_IN = """
+    import os, sys, numpy as np
+
+    class Peer:
+        def __init__(self, problem, threads):
+            self.found = dict(np.load(os.environ["STAND_IN_ANSWER"]))
+            print("a library that talks on standard output")
+
+        def answer(self):
+            return self.found
+
+        def step(self):
+            return sum(range(1000))
+
+        def inference(self):
+            sys.exit("out of memory")
+
+    build = Peer
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A peer of any name, as a module that the worker finds on PYTHONPATH."""
+    answer = {k: v.numpy() for k, v in answer_of_reference(PROBLEM).items()}
+    np.savez(tmp_path / "answer.npz", **answer)
+    (tmp_path / "stand_in.py").write_text(textwrap.dedent(STAND_IN))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, stand_in\nsys.modules['bench.peers.jax_scan'] = stand_in\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("STAND_IN_ANSWER", str(tmp_path / "answer.npz"))
+    return Contender("jax", "jax", None, peer=True)
+
+
+def test_a_peer_answers_and_is_timed_in_its_own_process(stand_in):
+    race = line_up(PROBLEM, [stand_in])
+    assert race.failed == {}
+    assert race.errors == {"jax": 0.0}
+    assert len(race.time("step", 0, least=2, most=2)["jax"]) == 2
+    with pytest.raises(PeerFailed, match="jax: out of memory"):
+        race.time("inference", 0, least=2, most=2)
+    race.close()
+
+
+def test_a_peer_that_cannot_start_says_why_in_its_last_words(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nsys.modules['bench.peers.jax_scan'] = None\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(PeerFailed, match="jax: .*bench.peers.jax_scan"):
+        Remote(Contender("jax", "jax", None, peer=True), PROBLEM)
+
+
+def test_every_peer_has_its_module():
+    for peer in peers.PEERS.values():
+        name = f"bench.peers.{peer.module}"
+        assert importlib.util.find_spec(name) is not None, name
+    assert "tensorflow" not in sys.modules, "a peer's library was imported into this process"

@@ -1,0 +1,314 @@
+"""How the suite takes its times: statistics, turns, refusal, counts."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+import torch
+
+from bench import count, session
+from bench.check import TOLERANCE, WrongAnswer, relative_error, require_right
+from bench.contenders import (
+    BASE,
+    LOOP,
+    Contender,
+    choose,
+    choose_sizes,
+    engines,
+    everyone,
+    in_default_run,
+    why_not,
+)
+from bench.local import Local
+from bench.race import answer_of_reference, line_up
+from bench.timing import Quartiles, interleave, quartiles, speedup, timed
+from bench.training import Training
+from bench.work import MODES, Shape, make_problem
+from kernels import ENGINES
+from kernels.engines import Engine
+
+CPU = torch.device("cpu")
+SHAPE = Shape(3, 2, 5, 7, 2)
+
+
+def by_label(*labels: str) -> list[Contender]:
+    return [c for label in labels for c in everyone() if c.label == label]
+
+
+# --- statistics and turns ---
+
+
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        ([3.0], (3, 3, 3)),
+        ([1.0, 3.0], (1.5, 2, 2.5)),
+        ([5.0, 1.0, 3.0, 2.0, 4.0], (2, 3, 4)),
+    ],
+    ids=["one", "two", "unsorted"],
+)
+def test_quartiles(sample, expected):
+    assert quartiles(sample) == Quartiles(*expected)
+
+
+def test_quartiles_of_nothing():
+    with pytest.raises(ValueError, match="sample: is empty"):
+        quartiles([])
+
+
+def test_speedup_is_taken_within_rounds():
+    # The machine is ten times slower in the last two of five rounds: no ratio changes.
+    slow = [1, 1, 1, 10, 10]
+    assert speedup([2 * s for s in slow], slow) == 2
+    assert statistics.median([2 * s for s in slow[:3]]) / statistics.median(slow[2:]) != 2
+
+
+def test_speedup_refuses_rounds_that_do_not_belong_together():
+    with pytest.raises(ValueError, match="got 2 and 1 rounds"):
+        speedup([1, 2], [1])
+
+
+def test_interleave_takes_turns():
+    calls = []
+
+    def case(name):
+        return lambda: calls.append(name) or 1.0
+
+    found = interleave({n: case(n) for n in "abc"}, seconds=0, least=4, most=9, warmup=2)
+    assert {name: len(sample) for name, sample in found.items()} == {"a": 4, "b": 4, "c": 4}
+    rounds = [calls[n : n + 3] for n in range(0, len(calls), 3)]
+    assert len(rounds) == 6
+    assert all(sorted(r) == ["a", "b", "c"] for r in rounds)
+    assert len({tuple(r) for r in rounds}) > 1, "the order is never drawn anew"
+
+
+def test_interleave_ends_at_most_rounds_and_ticks_up_to_one():
+    parts = []
+    found = interleave({"a": lambda: 1.0}, seconds=60, least=2, most=5, tick=parts.append)
+    assert len(found["a"]) == 5
+    assert parts[-1] == 1
+    assert parts == sorted(parts)
+
+
+def test_timed_leaves_the_setup_out():
+    import time
+
+    once = timed(lambda: time.sleep(0.001), CPU, setup=lambda: time.sleep(0.05))
+    assert 0.001 <= once() < 0.05
+
+
+def test_replay_hands_over_every_round(monkeypatch):
+    class Fixture:
+        def pedantic(self, target, rounds, iterations):
+            self.rounds = []
+            for _ in range(rounds):
+                begin = session.replay_clock()
+                target()
+                self.rounds.append(session.replay_clock() - begin)
+
+    fixture = Fixture()
+    session.replay(fixture, [0.25, 0.5, 0.125])
+    assert fixture.rounds == [0.25, 0.5, 0.125]
+
+
+# --- who races ---
+
+
+def test_every_engine_and_level_is_a_contender():
+    labels = {c.label for c in engines()}
+    for name, engine in ENGINES.items():
+        assert {f"{name}-{fuse}" for fuse in engine.fuses} <= labels or name in labels
+    assert {BASE, LOOP} <= labels
+
+
+def test_the_interpreter_is_never_timed():
+    triton = [c for c in engines() if c.engine == "triton"]
+    assert triton
+    assert all("does not race" in why_not(c, CPU) for c in triton)
+
+
+def test_choose_takes_engines_and_labels():
+    known = engines()
+    assert {c.engine for c in choose(["native"], known)} == {"native"}
+    assert [c.label for c in choose(["loop-none", "cudnn"], known)] == ["loop-none", "cudnn"]
+    with pytest.raises(ValueError, match="engines: got 'cudn', should be of loop"):
+        choose(["cudn"], known)
+
+
+def test_choose_sizes():
+    assert choose_sizes(["large", "small"]) == ["small", "large"]
+    with pytest.raises(ValueError, match="sizes: got 'huge', should be of small, medium, large"):
+        choose_sizes(["huge"])
+
+
+def test_what_compiles_for_minutes_is_not_in_a_default_run():
+    (compiled,) = by_label("compile")
+    assert in_default_run(compiled, "small")
+    assert not in_default_run(compiled, "large")
+
+
+# --- work ---
+
+
+def test_flops_are_those_of_the_products():
+    # One layer: a step of one word is two products, [4H, I] and [4H, H], 2 operations an element.
+    assert Shape(1, 1, 3, 5, 1).flops("forward") == 2 * (20 * 3 + 20 * 5)
+    assert Shape(7, 2, 3, 5, 1).flops("inference") == 14 * Shape(1, 1, 3, 5, 1).flops("forward")
+    # The second layer reads the first.
+    assert Shape(1, 1, 3, 5, 2).flops("forward") == 2 * (20 * 3 + 3 * 20 * 5)
+    assert SHAPE.flops("step") == SHAPE.flops("forward") + SHAPE.flops("backward")
+
+
+def test_a_problem_is_the_same_every_time():
+    first, second = make_problem(SHAPE), make_problem(SHAPE)
+    assert torch.equal(first.x, second.x)
+    assert all(map(torch.equal, first.weights, second.weights))
+
+
+# --- no answer, no time ---
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda y: y + 2 * TOLERANCE[torch.float32] * y.abs().max(),
+        lambda y: y.where(y != y.flatten()[0], math.nan),
+        lambda y: y[:-1],
+    ],
+    ids=["off", "nan", "shape"],
+)
+def test_a_wrong_answer_is_refused(spoil):
+    expected = answer_of_reference(make_problem(SHAPE))
+    assert require_right("same", expected, expected) == 0
+    with pytest.raises(WrongAnswer, match=r"wrong: y differs from nn.LSTM's by .*; not timed"):
+        require_right("wrong", expected | {"y": spoil(expected["y"])}, expected)
+
+
+def test_a_missing_answer_is_refused():
+    expected = answer_of_reference(make_problem(SHAPE))
+    fewer = {name: t for name, t in expected.items() if name != "x.grad"}
+    with pytest.raises(WrongAnswer, match=r"gave no x\.grad"):
+        require_right("lazy", fewer, expected)
+
+
+def test_relative_error():
+    assert relative_error(torch.tensor([1.0, 4.5]), torch.tensor([1.0, 4.0])) == 0.125
+
+
+@pytest.fixture
+def wrong_engine(monkeypatch):
+    """An engine whose weight gradients are half of what they should be."""
+    from types import SimpleNamespace
+
+    from kernels import cudnn
+    from kernels.engines import LOADED
+
+    def lstm(x, h0, c0, weights, dropout, fuse):
+        halved = [w / 2 + w.detach() / 2 for w in weights]
+        return cudnn.lstm(x, h0, c0, halved, dropout, fuse)
+
+    module = SimpleNamespace(missing=lambda device: None, describe=str, lstm=lstm)
+    monkeypatch.setitem(ENGINES, "wrong", Engine("nowhere", ()))
+    monkeypatch.setitem(LOADED, "wrong", module)
+    return Contender("wrong", "wrong", None)
+
+
+def test_a_race_times_only_who_is_right(wrong_engine):
+    race = line_up(make_problem(SHAPE), [*by_label(BASE, LOOP), wrong_engine])
+    assert list(race.runners) == [BASE, LOOP]
+    assert isinstance(race.failed["wrong"], WrongAnswer)
+    assert "weight_ih_l0.grad" in str(race.failed["wrong"])
+    found = race.time("step", 0, least=2, most=2)
+    assert {label: len(sample) for label, sample in found.items()} == {BASE: 2, LOOP: 2}
+    assert list(race.time("step", 0, labels=[LOOP], least=1)) == [LOOP]
+
+
+def test_training_times_only_who_is_right(wrong_engine, monkeypatch):
+    import dataclasses
+
+    from bench import training
+    from lm.config import PRESETS
+
+    tiny = dataclasses.replace(PRESETS["small"], hidden_size=8, num_steps=3, batch_size=2)
+    monkeypatch.setitem(training.PRESETS, "small", tiny)
+    monkeypatch.setattr(training, "VOCABULARY", 11)
+    found = Training("small", CPU, [wrong_engine, *by_label(LOOP, BASE)])
+    assert isinstance(found.failed["wrong"], WrongAnswer)
+    assert set(found.errors) == {BASE, LOOP}
+    assert found.words == 6
+    assert {k: len(v) for k, v in found.time(0).items()} == {BASE: 5, LOOP: 5}
+
+
+# --- counts ---
+
+
+def runner(label: str) -> Local:
+    return Local(by_label(label)[0], make_problem(SHAPE))
+
+
+def test_launches_of_the_loop():
+    work, setup = runner(LOOP).work("inference")
+    found = count.count(work, CPU, setup)
+    T, L = SHAPE.T, SHAPE.L
+    # A step of a layer: cat, product, 3 sigmoids, 2 tanh, 3 mul, 1 add. A layer: two cats of
+    # weights and states, one sum of biases, one stack. Two stacks at the end.
+    assert 11 * T * L <= found.launches <= 11 * T * L + 4 * L + 2
+    assert found.seconds["products"] > 0
+    assert found.seconds["fused"] == 0
+    weights = sum(w.nbytes for w in make_problem(SHAPE).weights)
+    assert found.bytes > T * weights, "the loop reads all weights at every step"
+    assert found.peak_memory > 0
+
+
+def test_nn_lstm_is_fused():
+    work, setup = runner(BASE).work("step")
+    found = count.count(work, CPU, setup)
+    assert found.launches < SHAPE.T * SHAPE.L + 10
+    assert found.seconds["fused"] > found.seconds["pointwise"]
+
+
+def test_counting_is_silent(capfd):
+    held = runner(BASE)
+    work, setup = held.work("backward")
+    count.count(work, CPU, setup)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_operators_that_a_compiler_hides_give_no_bytes():
+    # Operands are seen by a dispatch mode. Here it sees nothing of what the profiler saw.
+    a = torch.randn(4, 4)
+    calls = iter([True, True, True, True, True, False])
+    found = count.count(lambda: next(calls) and a @ a, CPU)
+    assert found.launches == 1
+    assert found.bytes is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("aten::addmm", "products"),
+        ("aten::sigmoid", "pointwise"),
+        ("aten::cat", "copies"),
+        ("fused_lstm_native::lstm_backward", "fused"),
+        ("fused_lstm_native::cell", "pointwise"),
+        ("aten::mkldnn_rnn_layer", "fused"),
+        ("sm90_xmma_gemm_f32", "products"),
+        ("Memcpy DtoD", "copies"),
+    ],
+)
+def test_kind_of_a_launch(name, expected):
+    assert count.kind(name) == expected
+
+
+def test_shares_add_up():
+    parts = count.shares({"products": 1.0, "pointwise": 0.5}, 2.0)
+    assert parts == {"products": 0.5, "pointwise": 0.25, "overhead": 0.25}
+    # What was counted took longer than the median: then nothing is left for overhead.
+    assert count.shares({"products": 3.0}, 2.0) == {"products": 1.0, "overhead": 0.0}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_can_be_timed(mode):
+    assert runner(LOOP).timed(mode)() > 0
