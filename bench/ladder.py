@@ -112,7 +112,7 @@ def table(rungs: Sequence[Rung]) -> str:
     for rung in rungs:
         q1, median, q3 = (1000 * t for t in rung.time)
         moved = "-" if rung.counts.bytes is None else f"{rung.counts.bytes / 1e6:.1f}"
-        parts = "  ".join(f"{100 * rung.shares[kind]:4.0f}%" for kind in KINDS)
+        parts = "  ".join(f"{100 * rung.shares.get(kind, 0):4.0f}%" for kind in KINDS)
         gain = "" if below is None else f"{speedup(below.sample, rung.sample):.2f}"
         lines.append(
             f"{rung.contender.label:<18} {f'{median:.2f} ({q1:.2f}-{q3:.2f})':<24}"

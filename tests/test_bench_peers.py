@@ -37,7 +37,7 @@ def test_reordering_gates_moves_whole_blocks_and_back(order):
 def test_the_joint_kernel_computes_pytorchs_gates():
     layer = gates.layers(to_arrays(PROBLEM))[0]
     kernel, bias = gates.joint_kernel(layer, gates.TENSORFLOW)
-    x, h = PROBLEM.x[0].numpy(), PROBLEM.h0[0].numpy()
+    x, h = PROBLEM.x[0].numpy(), torch.randn(SHAPE.B, SHAPE.H).numpy()
     i, g, f, o = np.split(np.concatenate([x, h], 1) @ kernel + bias, 4, axis=1)
     ours = x @ layer["weight_ih"].T + h @ layer["weight_hh"].T + layer["bias_ih"] + layer["bias_hh"]
     np.testing.assert_allclose(np.concatenate([i, f, g, o], 1), ours, rtol=1e-5, atol=1e-6)
@@ -58,6 +58,12 @@ def test_a_peer_that_is_absent_is_skipped_with_the_reason(monkeypatch):
     monkeypatch.setitem(peers.PEERS, "absent", absent)
     why = peers.missing("absent", CPU)
     assert why == "no_such_library is not installed; make peers, or pip install '.[peers]'"
+
+
+def test_a_peer_is_not_run_in_another_precision_than_the_rest():
+    half = make_problem(SHAPE, dtype=torch.bfloat16)
+    with pytest.raises(PeerFailed, match="jax: does not run in bfloat16 here"):
+        Remote(Contender("jax", "jax", None, peer=True), half)
 
 
 def test_peers_of_gpus_say_so():
@@ -137,7 +143,7 @@ def test_a_peer_that_cannot_start_says_why_in_its_last_words(tmp_path, monkeypat
         "import sys\nsys.modules['bench.peers.jax_scan'] = None\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(PeerFailed, match="jax: .*bench.peers.jax_scan"):
+    with pytest.raises(PeerFailed, match=r"jax: .*bench\.peers\.jax_scan"):
         Remote(Contender("jax", "jax", None, peer=True), PROBLEM)
 
 

@@ -40,7 +40,8 @@ def pytest_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     (folder / "small_and_wrong.py").write_text(PLUGIN)
     path = os.pathsep.join([str(folder), str(ROOT)])
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "small_and_wrong", "-p", "no:cacheprovider", *arguments],
+        [sys.executable, "-m", "pytest", "-p", "small_and_wrong", "-p", "no:cacheprovider",
+         *arguments],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
     )  # fmt: skip
 
@@ -142,8 +143,9 @@ def test_the_sentence_has_each_fusions_gain():
     times = {"loop-none": 16, "native-pointwise": 8, "native-steps": 4, "native-layers": 2}
     rungs = [made_up(label, ms) for label, ms in (times | {"cudnn": 3}).items()]
     assert ladder.sentence(rungs) == (
-        "nn.LSTM is 5.33x as fast as the step loop here; fused one after the other, pointwise 2.00x,"
-        " steps 2.00x, layers 2.00x, the loop becomes 8.00x as fast, which is 1.50x nn.LSTM's speed."
+        "nn.LSTM is 5.33x as fast as the step loop here; fused one after the other,"
+        " pointwise 2.00x, steps 2.00x, layers 2.00x, the loop becomes 8.00x as fast,"
+        " which is 1.50x nn.LSTM's speed."
     )
     assert "50%" in ladder.table(rungs)
     assert "no engine of this project's own runs here" in ladder.sentence([rungs[0], rungs[-1]])

@@ -6,7 +6,9 @@ PyTorch's layout and gate order, and so is the answer. Both calls return when th
 Weights go to the library's own gate order and gradients come back from it, so that an order
 mapped wrongly cannot pass the check.
 
-The post's torch.compile-like row is the engine `compile`, which races in the main process.
+torch.compile, the sixth system, is the engine `compile`, which races in the main process. Those for
+a GPU alone were written from their documentation and have not met one yet; what they get wrong,
+the check of answers refuses.
 """
 
 from __future__ import annotations
@@ -22,8 +24,11 @@ class Peer(NamedTuple):
     requires: str  # what must be importable
     says: str  # what it is, for a table
     devices: tuple[str, ...] = ("cpu", "cuda")
+    dtypes: tuple[str, ...] = ("float32", "float64")
     install: str = "make peers, or pip install '.[peers]'"
 
+
+ON_GPU = ("cuda",), ("float32", "float16", "bfloat16")
 
 PEERS = {
     "tensorflow": Peer(
@@ -35,15 +40,11 @@ PEERS = {
     "keras": Peer("keras_lstm", "tensorflow", "Keras LSTM on TensorFlow (cuDNN on a GPU)"),
     "jax": Peer("jax_scan", "jax", "JAX: lax.scan under jit (XLA)"),
     "jax-cudnn": Peer("jax_cudnn", "jax", "JAX: jax.experimental.rnn (cuDNN)", ("cuda",)),
-    "flashrnn": Peer(
-        "flash_rnn", "flashrnn", "FlashRNN", ("cuda",), "https://github.com/NX-AI/flashrnn"
-    ),
+    "flashrnn": Peer("flash_rnn", "flashrnn", "FlashRNN", *ON_GPU, "pip install flashrnn"),
     "haste": Peer(
-        "haste", "haste_pytorch", "Haste", ("cuda",), "https://github.com/lmnt-com/haste"
+        "haste", "haste_pytorch", "Haste", ("cuda",), ("float32",), "github.com/lmnt-com/haste"
     ),
-    "torchrl": Peer(
-        "torch_rl", "torchrl", "TorchRL's Triton LSTM", ("cuda",), "pip install torchrl"
-    ),
+    "torchrl": Peer("torch_rl", "torchrl", "TorchRL's Triton LSTM", *ON_GPU, "pip install torchrl"),
 }
 
 

@@ -71,6 +71,13 @@ class Scan:
         return found
 
 
-def build(problem: dict[str, np.ndarray], threads: int) -> Scan:
+def configure(problem: dict[str, np.ndarray]) -> None:
+    """The problem's precision: JAX narrows to float32 by itself, and to TF32 on a GPU."""
     jax.config.update("jax_enable_x64", problem["x"].dtype == np.float64)
+    precision = "tensorfloat32" if problem["tf32"] else "float32"
+    jax.config.update("jax_default_matmul_precision", precision)
+
+
+def build(problem: dict[str, np.ndarray], threads: int) -> Scan:
+    configure(problem)
     return Scan(problem)

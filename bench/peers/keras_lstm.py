@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from .gates import KERAS, PYTORCH, layers, reorder
-from .tensorflow_cell import limit_threads
+from .tensorflow_cell import configure
 
 
 class Keras:
@@ -76,5 +76,5 @@ class Keras:
 
 
 def build(problem: dict[str, np.ndarray], threads: int) -> Keras:
-    limit_threads(threads)
+    configure(problem, threads)
     return Keras(problem)

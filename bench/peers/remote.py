@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..timing import Timed
 from ..work import Problem
+from . import PEERS
 
 ROOT = Path(__file__).parents[2]
 ONE_DOMAIN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -34,6 +35,9 @@ class Remote:
 
     def __init__(self, contender: Any, problem: Problem) -> None:
         self.name, self.device = contender.engine, problem.device
+        self.dtype = problem.x.dtype
+        if (dtype := dtype_name(problem)) not in PEERS[self.name].dtypes:
+            raise PeerFailed(f"{self.name}: does not run in {dtype} here")
         self._folder = tempfile.TemporaryDirectory(prefix="bench-peer-")
         folder = Path(self._folder.name)
         np.savez(folder / "problem.npz", **to_arrays(problem))
@@ -57,7 +61,9 @@ class Remote:
 
     def answer(self) -> dict[str, Tensor]:
         with np.load(Path(self._folder.name) / "answer.npz") as arrays:
-            return {name: torch.from_numpy(a).to(self.device) for name, a in arrays.items()}
+            return {
+                name: torch.from_numpy(a).to(self.device, self.dtype) for name, a in arrays.items()
+            }
 
     def timed(self, mode: str) -> Timed:
         """Only `step` and `inference`."""
@@ -108,8 +114,18 @@ def environment(threads: int, device: torch.device) -> dict[str, str]:
 
 
 def to_arrays(problem: Problem) -> dict[str, np.ndarray]:
-    """x, h0, c0, dy and nn.LSTM's weights by name; what is not float64 as float32."""
+    """x, h0, c0, dy and nn.LSTM's weights by name; what is not float64 as float32.
+
+    Beside them `dtype`, the name of the problem's own, and `tf32`, whether products may round
+    their float32 inputs to it, as they may in this process.
+    """
     named = {name: getattr(problem, name) for name in ("x", "h0", "c0", "dy")}
     named |= dict(zip(problem.names, problem.weights, strict=True))
     wide = torch.float64 if problem.x.dtype == torch.float64 else torch.float32
-    return {name: t.detach().to("cpu", wide).numpy() for name, t in named.items()}
+    found = {name: t.detach().to("cpu", wide).numpy() for name, t in named.items()}
+    tf32 = problem.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    return found | {"dtype": np.array(dtype_name(problem)), "tf32": np.array(tf32)}
+
+
+def dtype_name(problem: Problem) -> str:
+    return str(problem.x.dtype).removeprefix("torch.")

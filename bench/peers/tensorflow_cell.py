@@ -17,8 +17,9 @@ from .gates import TENSORFLOW, joint_gradients, joint_kernel, layers
 FORGET_BIAS = 0.0
 
 
-def limit_threads(threads: int) -> None:
-    """Before anything else runs."""
+def configure(problem: dict[str, np.ndarray], threads: int) -> None:
+    """Threads and precision, before anything else runs."""
+    tf.config.experimental.enable_tensor_float_32_execution(bool(problem["tf32"]))
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
 
@@ -83,5 +84,5 @@ class Unrolled:
 
 
 def build(problem: dict[str, np.ndarray], threads: int) -> Unrolled:
-    limit_threads(threads)
+    configure(problem, threads)
     return Unrolled(problem, jit_compile=False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .tensorflow_cell import Unrolled, limit_threads
+from .tensorflow_cell import Unrolled, configure
 
 
 def build(problem: dict[str, np.ndarray], threads: int) -> Unrolled:
-    limit_threads(threads)
+    configure(problem, threads)
     return Unrolled(problem, jit_compile=True)
