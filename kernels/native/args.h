@@ -4,6 +4,8 @@
 // i, f, g, o. W: lanes of a vector. A "block" is W hidden units; the last one may be partial.
 #pragma once
 
+#include <cstdint>
+
 #include "team.h"
 
 namespace fused_lstm {
@@ -46,6 +48,28 @@ struct Scratch {
   T* panels;
 };
 
+// A chunk of rows of linear_cross_entropy. N, H, V: rows, inputs, classes.
+template <class T>
+struct Loss {
+  long rows, inputs, classes;
+  const T* hidden;           // [N, H]
+  const T* weight;           // [V, H]
+  const T* bias;             // [V] or null
+  const int64_t* target;     // [N], -1 where ignored
+  const T* row_grad;         // [N], gradients by the losses; null: only the losses are wanted
+  T* loss;                   // [N]
+  T* dhidden;                // [N, H]
+  T* dweight;                // [V, H]
+  T* dbias;                  // [V] or null
+  bool add;                  // to dweight and dbias, which earlier chunks began
+  T* logits;                 // scratch: logits_size
+  T* scaled;                 // scratch: [N, H]
+  T* maxima;                 // scratch: [workers, N up to a whole vector]
+  T* sums;                   // the same
+  T* scale;                  // scratch: [N up to a whole vector]
+  T* picked;                 // the same
+};
+
 struct Dropout {
   float probability, scale;
   unsigned long long seed;
@@ -57,6 +81,7 @@ struct Kernels {
   long lanes;
   long (*recurrent_size)(long hidden);         // elements of Scratch::recurrent
   long (*dgates_size)(long rows, long hidden); // of LayerGradient::dgates, rows = T * B
+  long (*logits_size)(long rows, long classes); // of Loss::logits
   long panel_size;                             // of Scratch::panels, for each worker
 
   void (*cell)(const Worker&, long batch, long hidden, const T* gates, const T* c, T* h, T* c_next);
@@ -66,6 +91,7 @@ struct Kernels {
   void (*backward)(const Worker&, const Layer<T>&, const LayerGradient<T>&, const Scratch<T>&);
   // out[n] = in[n] * mask(first + n); in and out may be the same.
   void (*dropout)(const Worker&, long count, long first, const Dropout&, const T* in, T* out);
+  void (*cross_entropy)(const Worker&, const Loss<T>&, T* panels);
 };
 
 }  // namespace fused_lstm

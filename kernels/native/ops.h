@@ -28,6 +28,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> lstm_bac
     const std::optional<at::Tensor>& seed, const at::Tensor& y, const at::Tensor& h,
     const at::Tensor& c, const at::Tensor& gates, bool needs_dx);
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> linear_cross_entropy(
+    const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+    const at::Tensor& target, const std::optional<at::Tensor>& row_grad, int64_t ignore_index);
+
 // body(worker) on each thread of a team.
 template <class Body>
 void run_on_team(const Body& body) {

@@ -30,31 +30,34 @@ FL_INLINE void transpose_stage(Vec<T> (&rows)[W<T>]) {
   if constexpr (2 * S < W<T>) transpose_stage<2 * S, T>(rows);
 }
 
+// out[k * stride + lane] = m[lane][k] for k < count, W lanes; m has row stride `columns`. Of the
+// lanes, `exist` are rows of m; the others are zero.
+template <class T>
+void pack_transposed(const T* m, long columns, long exist, long count, T* out, long stride) {
+  for (long k = 0; k < count; k += W<T>) {
+    const long width = min(count - k, W<T>);
+    Vec<T> rows[W<T>];
+    if (exist >= W<T> && width == W<T>) {
+      FL_UNROLL for (int lane = 0; lane < W<T>; ++lane) rows[lane] = load(m + lane * columns + k);
+    } else {
+      for (int lane = 0; lane < W<T>; ++lane) {
+        rows[lane] = lane < exist ? load(m + lane * columns + k, width) : Vec<T>{};
+      }
+    }
+    transpose_stage<1, T>(rows);
+    FL_UNROLL for (int lane = 0; lane < W<T>; ++lane) {
+      if (lane < width) store(out + (k + lane) * stride, rows[lane]);
+    }
+  }
+}
+
 // out[k][4][W] = w[gate * H + unit][first + k] for the W units from `unit` on, k < count;
 // w is [4H, inputs]. Units from H on are zero.
 template <class T>
 void pack_gates(const T* w, long hidden, long inputs, long unit, long first, long count, T* out) {
-  const long units = min(hidden - unit, W<T>);
   for (int gate = 0; gate < 4; ++gate) {
-    const T* source = w + (gate * hidden + unit) * inputs + first;
-    T* target = out + gate * W<T>;
-    for (long k = 0; k < count; k += W<T>) {
-      const long width = min(count - k, W<T>);
-      Vec<T> rows[W<T>];
-      if (units == W<T> && width == W<T>) {
-        FL_UNROLL for (int lane = 0; lane < W<T>; ++lane) {
-          rows[lane] = load(source + lane * inputs + k);
-        }
-      } else {
-        for (int lane = 0; lane < W<T>; ++lane) {
-          rows[lane] = lane < units ? load(source + lane * inputs + k, width) : Vec<T>{};
-        }
-      }
-      transpose_stage<1, T>(rows);
-      FL_UNROLL for (int lane = 0; lane < W<T>; ++lane) {
-        if (lane < width) store(target + (k + lane) * 4 * W<T>, rows[lane]);
-      }
-    }
+    pack_transposed(w + (gate * hidden + unit) * inputs + first, inputs, hidden - unit, count,
+                    out + gate * W<T>, 4 * W<T>);
   }
 }
 

@@ -4,18 +4,10 @@
 // A panel holds one block's four gates: [k][i, f, g, o][W units].
 #pragma once
 
+#include "blocks.h"
 #include "cell.h"
-#include "pack.h"
 
 namespace fused_lstm::FL_ISA {
-
-// The rows of a panel that are packed at once: 64 bytes x 4 x 1536 is a third of a 1 MiB L2 cache.
-constexpr long panel_rows = 1536;
-
-template <class T>
-FL_INLINE long blocks_of(long hidden) {
-  return divide_up(hidden, W<T>);
-}
 
 template <class T>
 FL_INLINE T* panel_of(const Worker& worker, const Scratch<T>& scratch) {

@@ -1,0 +1,215 @@
+// Softmax, cross entropy and their gradients for a chunk of rows: the decoder's product, the loss
+// and all three gradients while the chunk's logits are in cache.
+//
+// Logits are made transposed, in blocks (see blocks.h) whose rows are classes and whose columns,
+// the lanes, are rows of `hidden`: so a lane's maximum and sum need no shuffle, and the largest
+// factor, the weight, is read as it lies. With e = exp(logit - max) and s = sum(e), the gradient
+// by a logit is g * (e / s - [it is the target]); g / s goes into the small factors (`scale`) and
+// the target's part is added at the end, so that e is written once and used as it is.
+#pragma once
+
+#include "args.h"
+#include "blocks.h"
+
+namespace fused_lstm::FL_ISA {
+
+template <class T>
+long logits_size(long rows, long classes) {
+  return Blocks<T>::size(1, rows, classes);
+}
+
+template <class T>
+FL_INLINE T* own_lanes(const Loss<T>& loss, T* lanes, long worker) {
+  return lanes + worker * blocks_of<T>(loss.rows) * W<T>;
+}
+
+template <class T>
+FL_INLINE Vec<T> maximum(Vec<T> a, Vec<T> b) {
+  return a > b ? a : b;
+}
+
+// The maximum, or the sum, of what the workers found for a block of rows.
+template <class T>
+FL_INLINE Vec<T> max_of(const Worker& worker, const Loss<T>& loss, long block) {
+  Vec<T> most = load(loss.maxima + block * W<T>);
+  for (long id = 1; id < worker.count; ++id) {
+    most = maximum<T>(most, load(own_lanes(loss, loss.maxima, id) + block * W<T>));
+  }
+  return most;
+}
+
+template <class T>
+FL_INLINE Vec<T> sum_of(const Worker& worker, const Loss<T>& loss, long block) {
+  Vec<T> total = load(loss.sums + block * W<T>);
+  for (long id = 1; id < worker.count; ++id) {
+    total += load(own_lanes(loss, loss.sums, id) + block * W<T>);
+  }
+  return total;
+}
+
+// --- logits' = weight hidden' + bias, and this worker's maximum in each lane ---
+
+template <class T, int R, int N>
+FL_INLINE void logits_tile(const Loss<T>& loss, const Blocks<T>& logits, T* maxima, const T* panel,
+                           long block, long row, long first, long count) {
+  Tile<T, R, N> tile;
+  FL_UNROLL for (int r = 0; r < R; ++r) {
+    const Vec<T> bias = broadcast(loss.bias ? loss.bias[row + r] : T(0));
+    FL_UNROLL for (int n = 0; n < N; ++n) {
+      tile.sum[r][n] = first > 0 ? load(logits.at(block + n, row + r)) : bias;
+    }
+  }
+  multiply<1>(tile, loss.weight + row * loss.inputs + first, loss.inputs, count, panel);
+  FL_UNROLL for (int n = 0; n < N; ++n) {
+    T* lanes = maxima + (block + n) * W<T>;
+    Vec<T> most = load(lanes);
+    FL_UNROLL for (int r = 0; r < R; ++r) {
+      store(logits.at(block + n, row + r), tile.sum[r][n]);
+      most = maximum<T>(most, tile.sum[r][n]);
+    }
+    if (first + count == loss.inputs) store(lanes, most);
+  }
+}
+
+template <class T>
+void make_logits(const Worker& worker, const Loss<T>& loss, const Blocks<T>& logits, T* panel) {
+  const long inputs = loss.inputs, parts = divide_up(loss.classes, max_rows);
+  T* maxima = own_lanes(loss, loss.maxima, worker.id);
+  for (long i = 0; i < logits.count() * W<T>; ++i) maxima[i] = -__builtin_huge_val();
+  for_shares(worker, loss.classes, logits.count(), max_vectors, max_rows, false,
+             [&](const Share& share) {
+    for (long first = 0; first < inputs; first += panel_rows) {
+      const long count = min(inputs - first, panel_rows);
+      for (long n = 0; n < share.vectors; ++n) {
+        const long row = (share.first + n) * W<T>;
+        pack_transposed(loss.hidden + row * inputs + first, inputs, loss.rows - row, count,
+                        panel + n * W<T>, share.vectors * W<T>);
+      }
+      for (long block = share.blocks.begin; block < share.blocks.end; ++block) {
+        const Range rows = part(loss.classes, block, parts);
+        with_constant<max_rows>(rows.end - rows.begin, [&](auto height) {
+          with_constant<max_vectors>(share.vectors, [&](auto vectors) {
+            logits_tile<T, decltype(height)::value, decltype(vectors)::value>(
+                loss, logits, maxima, panel, share.first, rows.begin, first, count);
+          });
+        });
+      }
+    }
+  });
+}
+
+// --- the softmax: logits become e, sums their sums; the targets' logits are picked first ---
+
+template <class T>
+void exponentiate(const Worker& worker, const Loss<T>& loss, const Blocks<T>& logits) {
+  const Range classes = part(loss.classes, worker.id, worker.count);
+  for (long n = 0; n < loss.rows; ++n) {
+    const long target = loss.target[n];
+    if (target >= classes.begin && target < classes.end) {
+      loss.picked[n] = logits.at(n / W<T>, target)[n % W<T>];
+    }
+  }
+  T* sums = own_lanes(loss, loss.sums, worker.id);
+  const Vec<T> least = broadcast<T>(-Types<T>::largest), nothing = {};
+  for (long block = 0; block < logits.count(); ++block) {
+    const Vec<T> most = max_of(worker, loss, block);
+    Vec<T> total = nothing;
+    for (long row = classes.begin; row < classes.end; ++row) {
+      const Vec<T> below = load(logits.at(block, row)) - most;
+      const Vec<T> e = below < least ? nothing : exp<T>(below);
+      total += e;
+      if (loss.row_grad) store(logits.at(block, row), e);
+    }
+    store(sums + block * W<T>, total);
+  }
+}
+
+// The loss of each row, and `scale` and `scaled`, the small factors, for the gradients.
+template <class T>
+void finish_losses(const Worker& worker, const Loss<T>& loss, const Blocks<T>& logits) {
+  const Range mine = part(logits.count(), worker.id, worker.count);
+  for (long block = mine.begin; block < mine.end; ++block) {
+    const Vec<T> most = max_of(worker, loss, block), total = sum_of(worker, loss, block);
+    for (long lane = 0; lane < W<T>; ++lane) {
+      const long n = block * W<T> + lane;
+      const bool counts = n < loss.rows && loss.target[n] >= 0;
+      if (n < loss.rows) {
+        const T log_sum = static_cast<T>(__builtin_log(static_cast<double>(total[lane])));
+        loss.loss[n] = counts ? log_sum + (most[lane] - loss.picked[n]) : T(0);
+      }
+      if (!loss.row_grad) continue;
+      loss.scale[n] = counts ? loss.row_grad[n] / total[lane] : T(0);
+      if (n >= loss.rows) continue;
+      for (long k = 0; k < loss.inputs; ++k) {
+        const T* hidden = loss.hidden + n * loss.inputs;
+        loss.scaled[n * loss.inputs + k] = counts ? hidden[k] * loss.scale[n] : T(0);
+      }
+    }
+  }
+}
+
+// --- gradients ---
+
+template <class T>
+void bias_from_logits(const Worker& worker, const Loss<T>& loss, const Blocks<T>& logits) {
+  const Range classes = part(loss.classes, worker.id, worker.count);
+  for (long row = classes.begin; row < classes.end; ++row) {
+    Vec<T> total = {};
+    for (long block = 0; block < logits.count(); ++block) {
+      total += load(logits.at(block, row)) * load(loss.scale + block * W<T>);
+    }
+    loss.dbias[row] = sum<T>(total) + (loss.add ? loss.dbias[row] : T(0));
+  }
+}
+
+// What a row's target adds. Each worker has rows of dhidden, and columns of dweight.
+template <class T>
+void subtract_targets(const Worker& worker, const Loss<T>& loss) {
+  const long inputs = loss.inputs;
+  const Range rows = part(loss.rows, worker.id, worker.count);
+  for (long n = rows.begin; n < rows.end; ++n) {
+    const long target = loss.target[n];
+    const T* weight = loss.weight + (target < 0 ? 0 : target) * inputs;
+    T* dhidden = loss.dhidden + n * inputs;
+    const T scale = loss.scale[n], grad = loss.row_grad[n];
+    for (long k = 0; k < inputs; ++k) {
+      dhidden[k] = target < 0 ? T(0) : dhidden[k] * scale - grad * weight[k];
+    }
+  }
+  const Range columns = part(inputs, worker.id, worker.count);
+  for (long n = 0; n < loss.rows; ++n) {
+    const long target = loss.target[n];
+    if (target < 0) continue;
+    const T* hidden = loss.hidden + n * inputs;
+    T* dweight = loss.dweight + target * inputs;
+    const T grad = loss.row_grad[n];
+    for (long k = columns.begin; k < columns.end; ++k) dweight[k] -= grad * hidden[k];
+    if (worker.id == 0 && loss.dbias) loss.dbias[target] -= grad;
+  }
+}
+
+template <class T>
+void cross_entropy(const Worker& worker, const Loss<T>& loss, T* panels) {
+  const Blocks<T> logits{loss.logits, 1, loss.rows, loss.classes};
+  T* panel = panels + worker.id * panel_rows * max_vectors * W<T>;
+  make_logits(worker, loss, logits, panel);
+  worker.sync();
+  exponentiate(worker, loss, logits);
+  worker.sync();
+  finish_losses(worker, loss, logits);
+  worker.sync();
+  if (!loss.row_grad) return;
+  transposed_product(
+      worker, logits, loss.inputs, loss.dhidden, panel,
+      [&](Range rows, long column, long vectors, T* out) {
+        pack_columns(loss.weight, loss.inputs, rows.begin, rows.end - rows.begin, column,
+                     loss.inputs - column, vectors, out);
+      },
+      [](long, Range) {});
+  product(worker, logits, loss.scaled, loss.inputs, loss.add, loss.dweight, panel);
+  if (loss.dbias) bias_from_logits(worker, loss, logits);
+  worker.sync();
+  subtract_targets(worker, loss);
+}
+
+}  // namespace fused_lstm::FL_ISA

@@ -1,0 +1,136 @@
+// The operator `linear_cross_entropy`: the losses of hidden [N, H] under the classes' weight
+// [V, H], and, where the gradients of the losses are known (`row_grad`), those of all inputs.
+#include "check.h"
+#include "isa.h"
+#include "memory.h"
+#include "ops.h"
+
+namespace fused_lstm {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+constexpr long logits_bytes = 16 << 20;  // of a chunk, at most; it stays in the last-level cache
+
+// Checked targets, -1 where ignored.
+Tensor checked_targets(const Tensor& target, long classes, long ignore_index) {
+  const Tensor result = target.clone(at::MemoryFormat::Contiguous);
+  int64_t* const values = result.data_ptr<int64_t>();
+  for (long n = 0; n < result.numel(); ++n) {
+    if (values[n] == ignore_index) {
+      values[n] = -1;
+      continue;
+    }
+    TORCH_CHECK_INDEX(values[n] >= 0 && values[n] < classes, "target: got ", values[n], " at ", n,
+                      ", should be in [0, ", classes, ") or ", ignore_index);
+  }
+  return result;
+}
+
+// Rows of a chunk: a multiple of `step`, nearly equal chunks, logits within `logits_bytes`.
+long chunk_rows(long rows, long classes, long bytes, long step) {
+  const long most = std::max(logits_bytes / (classes * bytes) / step * step, step);
+  const long chunks = (rows + most - 1) / most;
+  const long even = (rows + chunks - 1) / chunks;
+  return (even + step - 1) / step * step;
+}
+
+template <class T>
+struct Work {
+  Tensor logits, scaled, maxima, sums, scale, picked, panels;
+
+  Work(long rows, long inputs, long classes, bool gradients, const at::TensorOptions& options) {
+    const long workers = team_size(), lanes = kernels<T>().lanes;
+    const long padded = (rows + lanes - 1) / lanes * lanes;
+    logits = fresh({kernels<T>().logits_size(rows, classes)}, options);
+    scaled = fresh({gradients ? rows : 0, inputs}, options);
+    maxima = at::empty({workers, padded}, options);
+    sums = at::empty({workers, padded}, options);
+    scale = at::empty({padded}, options);
+    picked = at::empty({padded}, options);
+    panels = fresh({workers, kernels<T>().panel_size}, options);
+  }
+
+  void point(Loss<T>& loss) const {
+    loss.logits = logits.data_ptr<T>();
+    loss.scaled = scaled.data_ptr<T>();
+    loss.maxima = maxima.data_ptr<T>();
+    loss.sums = sums.data_ptr<T>();
+    loss.scale = scale.data_ptr<T>();
+    loss.picked = picked.data_ptr<T>();
+  }
+};
+
+struct Result {
+  Tensor loss, dhidden, dweight, dbias;
+};
+
+template <class T>
+Result run(const Tensor& hidden, const Tensor& weight, const Tensor& bias, const Tensor& target,
+           const Tensor& row_grad) {
+  const long rows = hidden.size(0), inputs = hidden.size(1), classes = weight.size(0);
+  const bool gradients = row_grad.defined();
+  const auto options = hidden.options();
+  const auto none = [&] { return at::empty({0}, options); };
+  Result out{at::empty({rows}, options), none(), none(), none()};
+  if (gradients) {
+    out.dhidden = fresh_like(hidden);
+    out.dweight = fresh_like(weight);
+    if (bias.defined()) out.dbias = at::empty_like(bias);
+  }
+  if (rows == 0) {
+    if (gradients) out.dweight.zero_();
+    if (out.dbias.numel() > 0) out.dbias.zero_();
+    return out;
+  }
+  const long at_once = chunk_rows(rows, classes, sizeof(T), kernels<T>().lanes);
+  const Work<T> work(std::min(rows, at_once), inputs, classes, gradients, options);
+  for (long first = 0; first < rows; first += at_once) {
+    Loss<T> loss{};
+    loss.rows = std::min(rows - first, at_once);
+    loss.inputs = inputs;
+    loss.classes = classes;
+    loss.hidden = hidden.data_ptr<T>() + first * inputs;
+    loss.weight = weight.data_ptr<T>();
+    loss.bias = bias.defined() ? bias.data_ptr<T>() : nullptr;
+    loss.target = target.data_ptr<int64_t>() + first;
+    loss.loss = out.loss.data_ptr<T>() + first;
+    loss.add = first > 0;
+    if (gradients) {
+      loss.row_grad = row_grad.data_ptr<T>() + first;
+      loss.dhidden = out.dhidden.data_ptr<T>() + first * inputs;
+      loss.dweight = out.dweight.data_ptr<T>();
+      loss.dbias = bias.defined() ? out.dbias.data_ptr<T>() : nullptr;
+    }
+    work.point(loss);
+    T* const panels = work.panels.template data_ptr<T>();
+    run_on_team([&](const Worker& worker) { kernels<T>().cross_entropy(worker, loss, panels); });
+  }
+  return out;
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
+    const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,
+    const OptionalTensor& row_grad, int64_t ignore_index) {
+  const at::ScalarType given = hidden.scalar_type(), dtype = compute_dtype(hidden, "hidden");
+  TORCH_CHECK_VALUE(hidden.dim() == 2, "hidden: got shape ", hidden.sizes(), ", should be [N, H]");
+  TORCH_CHECK_VALUE(weight.dim() == 2 && weight.size(0) > 0, "weight: got shape ", weight.sizes(),
+                    ", should be [V, H]");
+  check(weight, "weight", {weight.size(0), hidden.size(1)}, given);
+  if (bias) check(*bias, "bias", {weight.size(0)}, given);
+  check(target, "target", {hidden.size(0)}, at::kLong);
+  if (row_grad) check(*row_grad, "row_grad", {hidden.size(0)}, dtype);
+  const Tensor checked = checked_targets(target, weight.size(0), ignore_index);
+  const auto to = [&](const OptionalTensor& tensor) {
+    return tensor ? converted(*tensor, dtype) : Tensor();
+  };
+  const Result out = with_type(dtype, [&](auto zero) {
+    return run<decltype(zero)>(to(hidden), to(weight), to(bias), checked, to(row_grad));
+  });
+  return {out.loss, out.dhidden.to(given), out.dweight.to(given), out.dbias.to(given)};
+}
+
+}  // namespace fused_lstm
