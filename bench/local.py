@@ -11,7 +11,7 @@ import kernels
 
 from .contenders import Contender
 from .timing import Timed, timed
-from .work import Problem
+from .work import MODES, Problem
 
 
 class Local:
@@ -19,6 +19,8 @@ class Local:
 
     `answer` gives what is compared, `timed` what is timed: the same calls.
     """
+
+    modes = MODES
 
     def __init__(self, contender: Contender, problem: Problem) -> None:
         self.contender, self.problem = contender, problem

@@ -12,13 +12,15 @@ from torch import Tensor
 from .check import WrongAnswer, require_right
 from .contenders import BASE, Contender
 from .local import Local
-from .peers.remote import Remote
+from .peers.remote import PeerFailed, Remote
 from .timing import Timed, interleave
 from .work import Problem
 
 
 class Runner(Protocol):
     """A contender with a problem: Local in this process, Remote in one of its own."""
+
+    modes: tuple[str, ...]
 
     def answer(self) -> dict[str, Tensor]: ...
     def timed(self, mode: str) -> Timed: ...
@@ -39,9 +41,6 @@ class Race:
             runner.close()
         self.runners = {}
 
-    def _only(self, labels: Sequence[str]) -> list[tuple[str, Runner]]:
-        return [(label, self.runners[label]) for label in self.runners if label in labels]
-
     def time(
         self,
         mode: str,
@@ -50,13 +49,19 @@ class Race:
         tick: Callable[[float], object] | None = None,
         **how,
     ) -> dict[str, list[float]]:
-        """Seconds of each round, by label: of all, or of `labels`.
+        """Seconds of each round, by label: of all that have the mode, or of those in `labels`.
 
         `seconds` and `how` are as timing.interleave takes them.
         """
-        chosen = self.runners.items() if labels is None else self._only(labels)
-        cases = {label: runner.timed(mode) for label, runner in chosen}
-        return interleave(cases, seconds, tick=tick, **how)
+        while True:
+            chosen = [n for n in self.runners if labels is None or n in labels]
+            able = [name for name in chosen if mode in self.runners[name].modes]
+            cases = {name: self.runners[name].timed(mode) for name in able}
+            try:
+                return interleave(cases, seconds, tick=tick, **how)
+            except PeerFailed as failure:  # once more, without it
+                self.failed[failure.name] = failure
+                self.runners.pop(failure.name).close()
 
 
 def line_up(

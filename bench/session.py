@@ -71,8 +71,7 @@ class Session:
         key = (shape, mode, tuple(c.label for c in contenders))
         if key not in self._groups:
             race = self._line_up(shape, contenders)
-            fits = [c for c in contenders if not c.peer or mode in ("step", "inference")]
-            samples = race.time(mode, self.seconds, labels=[BASE, *(c.label for c in fits)])
+            samples = race.time(mode, self.seconds)
             group = self._groups[key] = Group(samples, race.errors, race.failed)
             for label, runner in race.runners.items():
                 if counted and isinstance(runner, Local):

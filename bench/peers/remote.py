@@ -29,15 +29,21 @@ ONE_DOMAIN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 class PeerFailed(Exception):
     """A peer's process ended, or could not do the work; in its own last words."""
 
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name}: {why}")
+        self.name = name
+
 
 class Remote:
     """A peer doing a problem; it has answered once when the constructor returns."""
+
+    modes = ("inference", "step")
 
     def __init__(self, contender: Any, problem: Problem) -> None:
         self.name, self.device = contender.engine, problem.device
         self.dtype = problem.x.dtype
         if (dtype := dtype_name(problem)) not in PEERS[self.name].dtypes:
-            raise PeerFailed(f"{self.name}: does not run in {dtype} here")
+            raise PeerFailed(self.name, f"does not run in {dtype} here")
         self._folder = tempfile.TemporaryDirectory(prefix="bench-peer-")
         folder = Path(self._folder.name)
         np.savez(folder / "problem.npz", **to_arrays(problem))
@@ -66,7 +72,6 @@ class Remote:
             }
 
     def timed(self, mode: str) -> Timed:
-        """Only `step` and `inference`."""
         return lambda: float(self._ask(mode))
 
     def _ask(self, line: str) -> str:
@@ -83,7 +88,7 @@ class Remote:
             self._process.wait()
             self._log.seek(0)
             words = self._log.read().decode(errors="replace").strip().splitlines()
-            raise PeerFailed(f"{self.name}: {words[-1] if words else 'ended without a word'}")
+            raise PeerFailed(self.name, words[-1] if words else "ended without a word")
         return line
 
     def close(self) -> None:
