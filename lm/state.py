@@ -124,15 +124,16 @@ def _optimizer_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def _restore_optimizer(trainer: Trainer, tensors: dict[str, torch.Tensor]) -> None:
-    optimizer, parameters = trainer.updater.optimizer, dict(trainer.model.named_parameters())
-    places, state = {name: index for index, name in enumerate(parameters)}, {}
-    for full_name, tensor in tensors.items():
-        if full_name.startswith("optimizer."):
-            _, key, name = full_name.split(".", 2)
-            if tensor.dim() and tensor.shape != parameters[name].shape:
-                raise ValueError(f"{full_name} is {list(tensor.shape)}")
-            state.setdefault(places[name], {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    if trainer.steps == 0:
+        return
+    optimizer, state = trainer.updater.optimizer, {}
+    keys = {"sgd": (), "adam": ("step", "exp_avg", "exp_avg_sq")}[trainer.config.optimizer]
+    for index, (name, parameter) in enumerate(trainer.model.named_parameters()):
+        state[index] = {key: tensors[f"optimizer.{key}.{name}"] for key in keys}
+        for key, tensor in state[index].items():
+            if tensor.dim() and tensor.shape != parameter.shape:
+                raise ValueError(f"optimizer.{key}.{name} is {list(tensor.shape)}")
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state if keys else {}})
 
 
 # --- random numbers ---

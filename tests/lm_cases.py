@@ -1,5 +1,6 @@
 """What the tests of lm share: the command as a process, and a small run of it."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -42,3 +43,9 @@ def refused(capsys, main, name, *options):
     assert captured.err.startswith(f"lm.{name}: ")
     assert captured.err.count("\n") == 1
     return captured.err
+
+
+def train_quietly(argv):
+    """lm.train in this process, its standard output thrown away; the exit status."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        return main(argv)

@@ -1,0 +1,249 @@
+"""A run that was stopped, however, goes on to the same bits as one that never was."""
+
+import json
+import multiprocessing
+import random
+import re
+import signal
+import time
+
+import pytest
+import torch
+from lm_cases import SMALL, refused, start, train, train_quietly
+
+from lm import checkpoint, record
+from lm.errors import UserError
+from lm.train import main
+
+# Everything that has a state: two moments a weight, random masks, a schedule, a carried state.
+STATEFUL = [*SMALL.split(), "--num-layers=2", "--keep-prob=0.5", "--optimizer=adam"]
+SAVE_EVERY = 11  # steps, of 35 an epoch: in the middle of it, and never at its end
+
+
+@pytest.fixture
+def options(corpus_dir):
+    return [f"--data={corpus_dir}", *STATEFUL, f"--save-every-steps={SAVE_EVERY}", "--threads=1"]
+
+
+def final(directory):
+    """What a finished run has: weights, and the losses of every step."""
+    found = checkpoint.load(directory)
+    return found.step, {**found.weights, "losses": found.training.tensors["losses"]}
+
+
+def assert_same_bits(directory, other):
+    (step, tensors), (other_step, others) = final(directory), final(other)
+    assert step == other_step
+    assert tensors.keys() == others.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, others[name]), name
+
+
+def figures(directory):
+    """The lines of log.csv but for what no two runs share."""
+    timed = {"seconds", "words_per_second"}
+    rows = record.read(directory / record.FILE)
+    return [{name: row[name] for name in row if name not in timed} for row in rows]
+
+
+# --- kill -9 ---
+
+
+def test_ten_kills_at_random_moments_change_no_bit(tmp_path, options):
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["lm.train"])
+    options = [*options, "--lstm=auto", "--epochs=9"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run = processes.Process(target=train_quietly, args=([*options, f"--save={whole}"],))
+    run.start()
+    moments, argv = random.Random(1), [*options, f"--save={killed}"]
+    for number in range(10):
+        process = processes.Process(target=train_quietly, args=(argv,))
+        process.start()
+        target = (number + moments.random()) * 27  # of 315 steps
+        wait_for(lambda goal=target: steps_saved(killed) >= goal, process)
+        time.sleep(moments.random() * 0.02)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        argv = [f"--resume={killed}"]
+    assert train_quietly(argv) == 0
+    run.join()
+    assert run.exitcode == 0
+    assert_same_bits(killed, whole)
+    assert figures(killed) == figures(whole)
+    assert len([row for row in figures(whole) if row["split"] == "valid"]) == 9
+
+
+def steps_saved(directory):
+    found = checkpoint.all_in(directory)
+    return int(found[-1].name.split("-")[1]) if found else -1
+
+
+def wait_for(condition, process):
+    until = time.monotonic() + 60
+    while not condition():
+        assert process.is_alive(), "it ended before it was to be killed"
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+# --- signals ---
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        pytest.param(signal.SIGINT, "Epoch: 2 Learning", id="ctrl-c-while-training"),
+        pytest.param(signal.SIGTERM, "Epoch: 2 Train", id="sigterm-while-evaluating"),
+    ],
+)
+def test_a_signal_saves_and_ends_the_run(tmp_path, options, number, moment):
+    saved, whole = tmp_path / "saved", tmp_path / "whole"
+    epochs = [*options, "--lstm=cudnn", "--epochs=100000", "--eval-batch-size=1"]
+    with start("train", *epochs, f"--save={saved}") as process:
+        for line in process.stdout:
+            if line.startswith(moment):
+                break
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    stopped = checkpoint.load(saved).step
+    what = "interrupted" if number == signal.SIGINT else "stopped by SIGTERM"
+    assert errors == f"lm.train: {what} after step {stopped}; --resume {saved} goes on\n"
+    assert process.returncode == (130 if number == signal.SIGINT else 0)
+    limit = f"--max-steps={stopped + 40}"
+    assert main([f"--resume={saved}", limit]) == 0
+    assert main([*epochs, limit, f"--save={whole}"]) == 0
+    assert_same_bits(saved, whole)
+    assert figures(saved)[-5:] == figures(whole)[-5:]
+
+
+def test_without_save_a_signal_says_that_nothing_is_kept(options):
+    with start("train", *options, "--lstm=cudnn", "--epochs=100000") as process:
+        for line in process.stdout:
+            if line.startswith("Epoch: 1 Learning"):
+                break
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "nothing is kept without --save" in errors
+
+
+# --- what a checkpoint goes on with ---
+
+
+def test_options_come_from_the_checkpoint(tmp_path, corpus_dir, capsys):
+    saved = tmp_path / "saved"
+    train(tmp_path, corpus_dir, "--max-steps=9", "--seed=7", "--no-eval", f"--save={saved}")
+    summary = tmp_path / "again.json"
+    assert main([f"--resume={saved}", "--epochs=1", f"--summary={summary}"]) == 0
+    found = json.loads(summary.read_text())
+    assert (found["seed"], found["engine"], found["steps"]) == (7, "cudnn", 35)
+    assert found["valid_perplexity"] is None
+    assert f"resumed   {saved}/checkpoint-0000009, after step 9" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("engine", ["loop", "native", "triton"])
+def test_another_engine_goes_on(tmp_path, corpus_dir, capsys, engine):
+    import kernels
+
+    if (why := kernels.available_engines("cpu")[engine]) is not None:
+        pytest.skip(why)
+    saved = tmp_path / "saved"
+    train(tmp_path, corpus_dir, "--max-steps=9", f"--save={saved}")
+    whole = train(tmp_path, corpus_dir, "--max-steps=14")
+    summary = tmp_path / "again.json"
+    argv = [f"--resume={saved}", f"--lstm={engine}", "--max-steps=14", f"--summary={summary}"]
+    assert main(argv) == 0
+    assert json.loads(summary.read_text())["losses"] == pytest.approx(whole["losses"], rel=1e-4)
+    assert f"not the same bits: engine {engine}, was cudnn" in capsys.readouterr().out
+
+
+def test_a_finished_run_is_only_tested_again(tmp_path, corpus_dir):
+    saved, summary = tmp_path / "saved", tmp_path / "again.json"
+    first = train(tmp_path, corpus_dir, "--epochs=2", f"--save={saved}")
+    assert main([f"--resume={saved}", f"--summary={summary}"]) == 0
+    again = json.loads(summary.read_text())
+    assert again["curve"] == first["curve"]
+    assert again["test_perplexity"] == first["test_perplexity"]
+
+
+def test_the_best_checkpoint_is_kept(tmp_path, corpus_dir):
+    """A rate that ruins the model from the second epoch on leaves the first one's."""
+    saved = tmp_path / "saved"
+    wild = ["--learning-rate=0.05", "--lr-decay=1", "--epochs=3", "--save-every-steps=10"]
+    curve = train(tmp_path, corpus_dir, *wild, f"--save={saved}")["curve"]
+    best = min(curve, key=lambda point: point["valid_perplexity"])
+    names = {path.name for path in checkpoint.all_in(saved)}
+    assert names == {f"checkpoint-{step:07d}" for step in (best["steps"], 105)}
+    assert checkpoint.load(saved, best_one=True).step == best["steps"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--hidden-size=8"], "--hidden-size cannot change with --resume"),
+        (["--seed=2"], "--seed cannot change"),
+        (["--save=elsewhere"], "--save cannot change"),
+        (["--data=python-docs"], "data 'python-docs' is not the text of"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_may_not_change(tmp_path, corpus_dir, capsys, options, message):
+    saved = tmp_path / "saved"
+    train(tmp_path, corpus_dir, "--max-steps=2", "--no-eval", f"--save={saved}")
+    capsys.readouterr()
+    try:
+        status = main([f"--resume={saved}", *options])
+    except SystemExit as exit:
+        status = exit.code
+    captured = capsys.readouterr()
+    assert (status, captured.err.count("\n")) == (2, 1)
+    assert message in captured.err
+
+
+def test_nothing_to_resume(tmp_path, capsys):
+    assert "holds no checkpoint" in refused(capsys, main, "train", f"--resume={tmp_path}")
+
+
+# --- when things go wrong ---
+
+
+def test_a_run_that_diverges_stops_and_keeps_the_last_good_one(tmp_path, corpus_dir, capsys):
+    saved = tmp_path / "saved"
+    wild = [
+        "--optimizer=sgd",
+        "--learning-rate=1e38",
+        "--max-grad-norm=1e38",
+        "--save-every-steps=1",
+    ]
+    argv = ["--lstm=cudnn", f"--data={corpus_dir}", *SMALL.split(), *wild, f"--save={saved}"]
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    found = re.fullmatch(
+        r"lm.train: the loss of step (\d+) is not finite \(loss \w+, gradient norm [\w.]+\): the "
+        r"run has diverged; try a lower --learning-rate or --max-grad-norm; (.*) is kept\n",
+        error,
+    )
+    assert found, error
+    kept = checkpoint.load(saved)
+    assert (str(kept.path), kept.step) == (found[2], int(found[1]) - 1)
+
+
+def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path, corpus_dir, capsys, monkeypatch):
+    saved, real, calls = tmp_path / "saved", checkpoint.write_synced, []
+
+    def full_disk(path, content):
+        calls.append(path)
+        if len(calls) > 15:  # in the third save
+            raise UserError(f"cannot write '{path}': No space left on device")
+        real(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_synced", full_disk)
+    argv = ["--lstm=cudnn", f"--data={corpus_dir}", *SMALL.split(), "--save-every-steps=4"]
+    assert main([*argv, f"--save={saved}"]) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert error.endswith(f"; {saved}/checkpoint-0000008 is kept\n")
+    assert [path.name for path in saved.iterdir() if path.is_dir()] == ["checkpoint-0000008"]
+    assert checkpoint.load(saved).step == 8
