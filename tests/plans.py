@@ -15,7 +15,7 @@ from kernels.triton.plan import Plan, plan
 PATHS = {
     "own": {},
     "many programs and chunks": {"units": 16, "block_k": 16},
-    "resident": {"units": 16, "block_k": 32, "resident": 9, "ahead": 2},
+    "resident": {"units": 16, "block_k": 32, "resident": 9, "ahead": 2, "hold": True},
     "partly resident": {"units": 16, "block_k": 16, "resident": 1, "resident_ih": 1, "ahead": 3},
     "blocks of batch": {"block_b": 16, "units": 64},
 }

@@ -30,6 +30,7 @@ def constants(plan: Plan) -> dict:
         "RESIDENT": plan.resident,
         "AHEAD": plan.ahead,
         "STAGES": plan.stages,
+        "HOLD": plan.hold,
         "PERSISTENT": plan.persistent,
         "ACC": tl.float64 if size == 8 else tl.float32,
         "PRECISION": plan.precision,

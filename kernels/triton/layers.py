@@ -74,6 +74,7 @@ def lstm_layers_fwd_kernel(
     RESIDENT_IH: tl.constexpr,  # and of w_ih
     AHEAD: tl.constexpr,
     STAGES: tl.constexpr,
+    HOLD: tl.constexpr,
     PERSISTENT: tl.constexpr,
     SAVE: tl.constexpr,
     DROPOUT: tl.constexpr,
@@ -105,7 +106,8 @@ def lstm_layers_fwd_kernel(
             acc = tiles.product(
                 tl.full((4 * UNITS, BLOCK_B), 0.0, ACC), w_hh, w_hh_ptr, row, row_unit < H,
                 exchange_ptr + (now + layer) * SIZE + tile_at,
-                H, 1, H, H_PAD, BLOCK_B, BLOCK_K, RESIDENT, AHEAD, STAGES, PRECISION, BITS,
+                H, 1, H, H_PAD, BLOCK_B, BLOCK_K, RESIDENT, AHEAD, STAGES, HOLD, PRECISION,
+                BITS,
             )  # fmt: skip
             # What no other program writes: it arrives while the second product runs.
             gates_at = ((layer * T + t) * B + b)[None, :] * (4 * H) + unit[:, None]
@@ -116,7 +118,8 @@ def lstm_layers_fwd_kernel(
             c = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
             acc = tiles.product(
                 acc, w_ih, w_ih_ptr, row, ih_mask, dropped_ptr + (after + below) * SIZE + tile_at,
-                H, 1, H, H_PAD, BLOCK_B, BLOCK_K, RESIDENT_IH, AHEAD, STAGES, PRECISION, BITS,
+                H, 1, H, H_PAD, BLOCK_B, BLOCK_K, RESIDENT_IH, AHEAD, STAGES, HOLD, PRECISION,
+                BITS,
             )  # fmt: skip
             ri, rf, rg, ro = tiles.split_gates(acc, UNITS, BLOCK_B)
             bias_at = layer * (4 * H) + unit[:, None]
@@ -175,6 +178,7 @@ def lstm_layers_bwd_kernel(
     RESIDENT_IH: tl.constexpr,
     AHEAD: tl.constexpr,
     STAGES: tl.constexpr,
+    HOLD: tl.constexpr,
     PERSISTENT: tl.constexpr,
     PHASE: tl.constexpr,
     DROPOUT: tl.constexpr,
@@ -209,7 +213,8 @@ def lstm_layers_bwd_kernel(
                     x_ptr = tile_ptr + ((now + above) * 4 + gate) * SIZE
                     acc = tiles.product(
                         acc, w_ih, w_ih_ptr + gate * H * H, row, ih_mask, x_ptr, 1, H, H, H_PAD,
-                        BLOCK_B, BLOCK_K, RESIDENT_IH, AHEAD, STAGES, PRECISION, BITS,
+                        BLOCK_B, BLOCK_K, RESIDENT_IH, AHEAD, STAGES, HOLD, PRECISION,
+                        BITS,
                     )  # fmt: skip
                 if DROPOUT:
                     n = ((layer * T + t) * B + b)[None, :] * H + row[:, None]
@@ -218,7 +223,8 @@ def lstm_layers_bwd_kernel(
                     x_ptr = tile_ptr + ((after + layer) * 4 + gate) * SIZE
                     acc = tiles.product(
                         acc, w_hh, w_hh_ptr + gate * H * H, row, row < H, x_ptr, 1, H, H, H_PAD,
-                        BLOCK_B, BLOCK_K, RESIDENT, AHEAD, STAGES, PRECISION, BITS,
+                        BLOCK_B, BLOCK_K, RESIDENT, AHEAD, STAGES, HOLD, PRECISION,
+                        BITS,
                     )  # fmt: skip
                 at = ((layer * SPLIT + part) * B + b)[None, :] * H + row[:, None]
                 tl.store(partial_ptr + at, acc, mask=mask)

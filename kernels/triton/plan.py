@@ -43,6 +43,7 @@ class Plan:
     resident_ih: int  # chunks of w_ih that do (layers)
     ahead: int
     stages: int
+    hold: bool  # see tiles.product
     smem: int  # bytes of shared memory, estimated
     why: tuple[str, ...]
 
@@ -148,7 +149,7 @@ def _interpreted(kind, direction, hidden, batch, layers, dtype) -> Plan:
         programs=layers * _ceil(hidden, block), units=block, split=1, warps=4,
         block_b=block_b, batch_blocks=_ceil(batch, block_b),
         block_k=block_k, chunks=_ceil(hidden, block_k), resident=0, resident_ih=0, ahead=0,
-        stages=1, smem=0,
+        stages=1, hold=False, smem=0,
         why=("the interpreter runs one program after another: one launch a step",),
     )  # fmt: skip
 
@@ -200,6 +201,7 @@ def _compiled(kind, direction, hidden, batch, layers, dtype, device, tf32) -> Pl
         block_k=block_k, chunks=chunks,
         resident=min(resident, chunks), resident_ih=max(0, resident - chunks),
         ahead=_ahead(kind, block_b, stages > 1, device), stages=stages,
+        hold=device.arch < 90,
         smem=scratch + resident * tile, why=tuple(why),
     )  # fmt: skip
 
@@ -229,12 +231,13 @@ def _warps(rows: int, device: Device) -> int:
 
 def _ahead(kind: str, block_b: int, streams: bool, device: Device) -> int:
     """As many chunks in flight as registers hold beside the rest: found by kernels.inspect."""
-    # A chunk takes 16 of a thread's 255 registers at block_b = 32 and 4 warps. From sm_80 to
-    # sm_89 and on sm_100 products hold more of them.
+    # A chunk takes 16 of a thread's 255 registers at block_b = 32 and 4 warps.
     if device.arch >= 100:
         return 0 if streams or kind == "layers" else 1
-    if device.arch < 90 or block_b > 32:
+    if block_b > 32:
         return 1
+    if device.arch < 90:
+        return 3
     if streams:
         return 2 if kind == "steps" else 1
     return 4 if kind == "steps" else 3

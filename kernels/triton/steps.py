@@ -50,6 +50,7 @@ def lstm_steps_fwd_kernel(
     RESIDENT: tl.constexpr,  # chunks of w_hh that stay on chip
     AHEAD: tl.constexpr,
     STAGES: tl.constexpr,
+    HOLD: tl.constexpr,
     PERSISTENT: tl.constexpr,
     SAVE: tl.constexpr,
     ACC: tl.constexpr,  # the state dtype
@@ -74,7 +75,8 @@ def lstm_steps_fwd_kernel(
             acc = tiles.product(
                 tl.full((4 * UNITS, BLOCK_B), 0.0, ACC), w, w_hh_ptr, row, row_unit < H,
                 exchange_ptr + (t % 2) * SLOT + batch * BLOCK_B * H_PAD,
-                H, 1, H, H_PAD, BLOCK_B, BLOCK_K, RESIDENT, AHEAD, STAGES, PRECISION, BITS,
+                H, 1, H, H_PAD, BLOCK_B, BLOCK_K, RESIDENT, AHEAD, STAGES, HOLD, PRECISION,
+                BITS,
             )  # fmt: skip
             ri, rf, rg, ro = tiles.split_gates(acc, UNITS, BLOCK_B)
             i, f, g, o, h, c = math.cell_forward(i + ri, f + rf, g + rg, o + ro, c)
@@ -118,6 +120,7 @@ def lstm_steps_bwd_kernel(
     RESIDENT: tl.constexpr,
     AHEAD: tl.constexpr,
     STAGES: tl.constexpr,
+    HOLD: tl.constexpr,
     PERSISTENT: tl.constexpr,
     PHASE: tl.constexpr,
     ACC: tl.constexpr,
@@ -140,7 +143,8 @@ def lstm_steps_bwd_kernel(
                 for gate in tl.static_range(4 // SPLIT):
                     acc = tiles.product(
                         acc, w, w_ptr + gate * H * H, row, row < H, x_ptr + (part + gate) * SIZE,
-                        1, H, H, H_PAD, BLOCK_B, BLOCK_K, RESIDENT, AHEAD, STAGES, PRECISION, BITS,
+                        1, H, H, H_PAD, BLOCK_B, BLOCK_K, RESIDENT, AHEAD, STAGES, HOLD, PRECISION,
+                        BITS,
                     )  # fmt: skip
                 at = (part * B + b)[None, :] * H + row[:, None]
                 tl.store(partial_ptr + at, acc, mask=(row < H)[:, None] & (b < B)[None, :])

@@ -66,6 +66,7 @@ def load_moving(
     bytes wide and their addresses one register.
     As bits: the compiler moves the store to shared memory up to the load that feeds it, where it
     would wait for it; a cast in between keeps it at the product, and the load stays in flight.
+    Where products take their operands from registers (HOLD) it takes an operation.
     """
     col, b = k + tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_B)
     bits_ptr = x_ptr.to(tl.pointer_type(BITS), bitcast=True)
@@ -97,16 +98,21 @@ def product(
     RESIDENT: tl.constexpr,
     AHEAD: tl.constexpr,  # chunks of x in flight in registers before the resident products
     STAGES: tl.constexpr,  # stages of the streamed products' pipeline
+    HOLD: tl.constexpr,  # a cast is not enough to keep a chunk in registers: before sm_90
     PRECISION: tl.constexpr,
     BITS: tl.constexpr,
 ):
     """acc + w[row, :H] . x[:, :H]^T."""
+    zero = tl.num_programs(1) - 1  # always, but the compiler cannot know
     chunks = ()
     for i in tl.static_range(RESIDENT + AHEAD):
         if i < RESIDENT:
             chunks = chunks + (load_moving(x_ptr, i * BLOCK_K, H_PAD, BLOCK_B, BLOCK_K, BITS),)
         if i >= AHEAD:
-            acc = dot(tiles[i - AHEAD], chunks[i - AHEAD], acc, x_ptr, PRECISION)
+            bits = chunks[i - AHEAD]
+            if HOLD:
+                bits ^= zero.to(BITS)
+            acc = dot(tiles[i - AHEAD], bits, acc, x_ptr, PRECISION)
     for k in tl.range(RESIDENT * BLOCK_K, H, BLOCK_K, num_stages=STAGES):
         w = load_weight(w_ptr, row, row_mask, k, STRIDE_ROW, STRIDE_K, H, BLOCK_K)
         bits_k = load_moving(x_ptr, k, H_PAD, BLOCK_B, BLOCK_K, BITS)
