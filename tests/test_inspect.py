@@ -57,7 +57,7 @@ def reports(tmp_path, *arguments: str) -> list[dict]:
     return json.loads(path.read_text())
 
 
-# A part of the matrix, for time; all of it is in bench/results/inspect.json (see docs/gpu.md).
+# A part of the matrix, for time; all of it is in bench/results/inspect-*.json (see docs/gpu.md).
 @pytest.mark.parametrize(
     ("arch", "dtype", "hidden", "layers", "product"),
     [
