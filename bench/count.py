@@ -37,7 +37,7 @@ class Counts:
     """Of one run of the work."""
 
     launches: int = 0
-    bytes: int | None = None  # None where the operators were not seen one by one
+    bytes: int | None = None  # None where a compiler ran kernels of its own
     peak_memory: int | None = None  # bytes
     seconds: dict[str, float] = field(default_factory=dict)  # by kind, overhead left out
 
@@ -58,21 +58,21 @@ def count(
     while len(profiles) < 3 and time.perf_counter() - begin < 1:
         prepare()
         profiles.append(_profiled(work, device))
-    found, dispatched = profiles[-1]
+    found, compiled = profiles[-1]
     for name in found.seconds:
         found.seconds[name] = statistics.median(p.seconds[name] for p, _ in profiles)
-    prepare()
-    operands = _Operands()
-    with operands:
-        work()
-    # A compiler's own kernels are not dispatched; then the operands that were seen are not all.
-    if operands.launches and abs(operands.launches - dispatched) <= 0.1 * dispatched:
+    # A compiler's own kernels are not dispatched; and its graph, watched once, never runs again.
+    if not compiled:
+        prepare()
+        operands = _Operands()
+        with operands:
+            work()
         found.bytes = operands.bytes
     return found
 
 
-def _profiled(work: Callable[[], object], device: torch.device) -> tuple[Counts, int]:
-    """What the profiler saw of one run, and how many operators were dispatched in it."""
+def _profiled(work: Callable[[], object], device: torch.device) -> tuple[Counts, bool]:
+    """What the profiler saw of one run, and whether torch.compile had a part in it."""
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
     if cuda:
@@ -83,14 +83,16 @@ def _profiled(work: Callable[[], object], device: torch.device) -> tuple[Counts,
         work()
         if cuda:
             torch.cuda.synchronize(device)
-    operators = list(_operators(prof.events()))
-    kernels = [e for e in prof.events() if e.device_type == DeviceType.CUDA]
-    launches = [(e.name, e.time_range.elapsed_us()) for e in (kernels if cuda else operators)]
+    events = prof.events()
+    kernels = [e for e in events if e.device_type == DeviceType.CUDA]
+    counted = kernels if cuda else _operators(events)
+    launches = [(e.name, e.time_range.elapsed_us()) for e in counted]
     seconds = dict.fromkeys(KINDS[:-1], 0.0)
     for name, microseconds in launches:
         seconds[kind(name)] += microseconds / 1e6
     peak = torch.cuda.max_memory_allocated(device) - before if cuda else _peak(prof)
-    return Counts(len(launches), None, peak, seconds), len(operators)
+    compiled = any(e.name.startswith("Torch-Compiled Region") for e in events)
+    return Counts(len(launches), None, peak, seconds), compiled
 
 
 @contextlib.contextmanager
