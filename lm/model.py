@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import kernels
+from kernels.cross_entropy import linear_cross_entropy
 from lm.config import Config
-from lm.loss import linear_cross_entropy
 from lm.regularize import VariationalDropout, regularized_lstm
 
 Hidden = tuple[torch.Tensor, torch.Tensor]
@@ -121,12 +121,10 @@ class LM_LSTM(nn.Module):
     ) -> tuple[torch.Tensor, Hidden]:
         """Negative log likelihood, in nats, of targets [T, B] given inputs, and the next state."""
         outputs, hidden = self.features(inputs, hidden)
+        # What autocast does for a product, as the engine did for the LSTM.
+        weight, bias = (part.to(outputs.dtype) for part in (self.sm_fc.weight, self.sm_fc.bias))
         nll = linear_cross_entropy(
-            outputs.flatten(0, 1),
-            self.sm_fc.weight,
-            self.sm_fc.bias,
-            targets.flatten(),
-            reduction,
+            outputs.flatten(0, 1), weight, bias, targets.flatten(), reduction
         )
         return nll, hidden
 

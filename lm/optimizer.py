@@ -21,8 +21,8 @@ class Updater:
             self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.max_norm = config.max_grad_norm
-        # Plain SGD is linear in the gradient, so clipping is a factor of the rate: no pass over
-        # the gradients to scale them.
+        # Plain SGD is linear in the gradient, so that a factor of the gradient is one of the rate:
+        # no pass over the gradients to scale them.
         self._linear = config.optimizer == "sgd" and config.weight_decay == 0
         self.set_rate(config.learning_rate)
 
@@ -32,14 +32,18 @@ class Updater:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def step(self) -> torch.Tensor:
-        """Update the parameters; the gradients' norm before they were clipped, a scalar."""
+    def step(self, scale: float = 1.0) -> torch.Tensor:
+        """Update the parameters by `scale` times their gradients, clipped.
+
+        Returns the norm of those before they were clipped, a scalar on the device. The gradients
+        are not what they were, afterwards.
+        """
         grads = [p.grad for p in self.parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(grads)
+        norm = nn.utils.get_total_norm(grads) * scale
+        factor = (self.max_norm / (norm + 1e-6)).clamp(max=1) * scale  # as clip_grad_norm_ has it
         if self._linear:
-            factor = (self.max_norm / (norm + 1e-6)).clamp(max=1)  # as clip_grad_norm_ has it
             self.optimizer.param_groups[0]["lr"] = factor * self.rate
         else:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.max_norm, norm)
+            torch._foreach_mul_(grads, factor)
         self.optimizer.step()
         return norm

@@ -109,10 +109,10 @@ class Trainer:
         with self.precision():
             nll, hidden = self._loss(inputs, targets, repackage_hidden(hidden))
         self.updater.optimizer.zero_grad()
-        over_time = len(inputs) if self.config.loss_over_time == "sum" else 1
         # Gradients are averaged over ranks, which may differ by a column.
-        (nll * (over_time * self._share * self.ranks.size)).backward()
-        norm = self.updater.step()
+        weight = self._share * self.ranks.size
+        (nll if weight == 1 else nll * weight).backward()
+        norm = self.updater.step(len(inputs) if self.config.loss_over_time == "sum" else 1.0)
         return nll.detach() * self._share, norm, hidden
 
     def train_epoch(self, after_step: Callable[[], None] | None = None) -> Epoch:

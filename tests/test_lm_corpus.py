@@ -1,6 +1,7 @@
 """Encoded texts stay in files: made once, made anew when the text changes, whole or absent."""
 
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from lm import corpus, data, sources
 from lm.corpus import EOS, UNK
 from lm.errors import UserError
+from lm.text import SPLITS
 
 
 @pytest.fixture(autouse=True)
@@ -123,3 +125,21 @@ def test_kjv_is_the_whole_bible():
     ends = np.concatenate([getattr(found, s).numpy() for s in ("train", "valid", "test")])
     assert (ends == found.vocabulary.index(EOS)).sum() == 31_102  # verses
     assert {"lord", "begat", UNK} <= set(found.vocabulary)
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "_CHUNK", 1 << 12)
+    tokens, line = 400_000, ["a", "b", "c"]
+    lines = {split: (line for _ in range(2)) for split in SPLITS}
+    lines["train"] = (line for _ in range(tokens // 4))
+    source = sources.Source("big", "big", lambda: lines, dict.fromkeys(SPLITS, "big"), key=None)
+    tracemalloc.start()
+    try:
+        found = corpus.build(source, tmp_path / "ids")
+        columns = data.Columns(found.train, 20, torch.device("cpu"))
+        columns.batch(100, 20)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found.train) == tokens
+    assert peak < tokens  # bytes, where the ids alone take four times as many

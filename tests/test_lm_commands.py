@@ -1,0 +1,246 @@
+"""The commands for a trained model, and what they all do when they are stopped."""
+
+import json
+import math
+import re
+import signal
+import time
+
+import pytest
+import safetensors.torch
+import torch
+from lm_cases import SMALL, refused, start, train
+from torch import nn
+
+import kernels
+from lm import checkpoint, evaluate, export, generate, plot, record
+
+FAST = ["--epochs=6", "--learning-rate=0.05", "--lr-decay=0.7", "--num-layers=2"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model that has learned a text of which each word tells the next; where, and its summary."""
+    directory = tmp_path_factory.mktemp("trained")
+    line = " ".join(f"w{n}" for n in range(11)) + "\n"
+    for split, lines in {"train": 60, "valid": 5, "test": 5}.items():
+        (directory / f"{split}.txt").write_text(line * lines)
+    summary = train(directory, directory, *FAST, f"--save={directory / 'saved'}")
+    return directory / "saved", summary
+
+
+# --- evaluate ---
+
+
+@pytest.mark.parametrize("engine", ["cudnn", "loop", "auto"])
+def test_evaluate_finds_the_perplexity_of_the_run(trained, capsys, engine):
+    directory, summary = trained
+    assert evaluate.main([str(directory), f"--lstm={engine}"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert float(lines["perplexity"]) == pytest.approx(summary["test_perplexity"], rel=1e-3)
+    assert lines["text"].endswith("test.txt: 60 tokens, 0 unknown")
+
+
+def test_evaluate_another_text(trained, capsys, tmp_path):
+    directory, summary = trained
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").write_text("w10 w9 w8 w7\n" * 20)
+    assert evaluate.main([str(directory), f"--data={tmp_path}", "--split=valid", "--best"]) == 0
+    out = capsys.readouterr().out
+    assert float(out.split()[-1]) > 10 * summary["test_perplexity"]
+    (tmp_path / "test.txt").write_text("w1 strange words\n")
+    message = refused(capsys, evaluate.main, "evaluate", directory, f"--data={tmp_path}")
+    assert "test.txt has 2 words outside the vocabulary, which has no <unk>" in message
+
+
+# --- generate ---
+
+
+def test_generate_goes_on_as_the_text_does(trained, capsys):
+    directory, _ = trained
+    argv = [str(directory), "--prompt=w0 w1 w2 w3 w4", "--length=10", "--temperature=0"]
+    assert generate.main(argv) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "w0 w1 w2 w3 w4 w5 w6 w7 w8 w9 w10\n w0 w1 w2\n"
+    assert re.fullmatch(
+        r"lm\.generate: first token after [\d.]+ ms, "
+        r"9 more in [\d.]+ s: [\d,]+ tokens per second\n",
+        captured.err,
+    )
+
+
+def test_a_seed_fixes_what_is_generated(trained, capsys):
+    directory, _ = trained
+
+    def text(*options):
+        assert generate.main([str(directory), "--length=30", "--temperature=9", *options]) == 0
+        return capsys.readouterr().out
+
+    assert text("--seed=1") == text("--seed=1") != text("--seed=2")
+    assert text("--top-k=1", "--seed=1") == text("--top-k=1", "--seed=2")
+
+
+def test_the_carried_state_is_that_of_the_whole_text(trained):
+    """Greedy words, a step at a time, are those of a forward pass over everything before them."""
+    directory, _ = trained
+    model = checkpoint.load(directory).model("loop").eval()
+    words = [3]
+    for word, _ in zip(generate.generate(model, [3], torch.Generator(), 0.0), range(9)):  # noqa: B905
+        logits, _ = model(torch.tensor(words)[:, None], model.init_hidden(1))
+        assert word == int(logits[-1, 0].argmax())
+        words.append(word)
+
+
+@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, 0), (0.5, 0), (2.0, 3), (1e-3, 0)])
+def test_words_are_drawn_as_often_as_they_should(temperature, top_k):
+    logits, generator = torch.tensor([0.0, 1.0, 2.0, -1.0, 1.5]), torch.Generator().manual_seed(0)
+    drawn = [generate.choose(logits, generator, temperature, top_k) for _ in range(4000)]
+    scaled = logits / temperature
+    if top_k:
+        scaled[logits < logits.topk(top_k).values.min()] = -math.inf
+    found = torch.bincount(torch.tensor(drawn), minlength=5) / 4000
+    torch.testing.assert_close(found, scaled.softmax(0), rtol=0, atol=0.03)
+
+
+def test_a_prompt_becomes_ids():
+    vocabulary = ["<eos>", "<unk>", "the", "N", "."]
+    assert generate.encode_prompt("The cat. N", vocabulary) == [0, 2, 1, 4, 3]
+    assert generate.encode_prompt("", vocabulary) == [0]
+
+
+def test_a_prompt_outside_the_vocabulary_is_named(trained, capsys):
+    message = refused(capsys, generate.main, "generate", trained[0], "--prompt=w1 cat")
+    assert "--prompt: 'cat' is outside the vocabulary, which has no <unk>" in message
+
+
+# --- export ---
+
+
+def test_exported_weights_are_nn_lstms(trained, tmp_path, capsys):
+    directory, _ = trained
+    file = tmp_path / "lm.safetensors"
+    assert export.main([str(directory), f"--output={file}"]) == 0
+    used = {}
+    exec(capsys.readouterr().out.partition("To use it:\n")[2].replace("\n    ", "\n"), used)
+    model = checkpoint.load(directory).model("loop")
+    assert isinstance(used["lstm"], nn.LSTM)
+    x = torch.randn(4, 3, 16)
+    torch.testing.assert_close(used["lstm"](x)[0], model.lstm(x)[0])
+    with safetensors.safe_open(file, "pt") as opened:
+        assert json.loads(opened.metadata()["vocabulary"])[:2] == ["<eos>", "w0"]
+        assert set(opened.keys()) == set(model.state_dict())
+
+
+def test_an_exported_program_runs_a_step(trained, tmp_path):
+    directory, _ = trained
+    file = tmp_path / "lm.pt2"
+    assert export.main([str(directory), f"--output={file}"]) == 0
+    program = torch.export.load(file).module()
+    model = checkpoint.load(directory).model("loop").eval()
+    for batch in (1, 4):
+        inputs, hidden = torch.randint(12, (1, batch)), model.init_hidden(batch)
+        hidden = tuple(torch.randn_like(state) for state in hidden)
+        torch.testing.assert_close(program(inputs, hidden), model(inputs, hidden))
+
+
+@pytest.mark.parametrize("engine", ["triton", "native"])
+def test_torch_export_of_the_model(trained, engine):
+    if (why := kernels.available_engines("cpu")[engine]) is not None:
+        pytest.skip(why)
+    model = checkpoint.load(trained[0]).model(engine).eval()
+    program = export.export_program(model, hidden_size=16, num_layers=2).module()
+    inputs, hidden = torch.randint(12, (7, 4)), model.init_hidden(4)
+    torch.testing.assert_close(program(inputs, hidden), model(inputs, hidden))
+
+
+def test_export_knows_two_formats(trained, capsys):
+    message = refused(capsys, export.main, "export", trained[0], "--output=model.bin")
+    assert "'model.bin' should end in .safetensors or .pt2" in message
+
+
+# --- what a run records ---
+
+
+def test_the_log_has_a_line_for_each_of_the_runs(trained):
+    directory, summary = trained
+    rows = record.read(directory / record.FILE)
+    splits = [row["split"] for row in rows]
+    assert [splits.count(split) for split in ("train", "valid", "test")] == [60, 6, 1]
+    assert [row["perplexity"] for row in rows if row["split"] == "valid"] == [
+        point["valid_perplexity"] for point in summary["curve"]
+    ]
+    assert rows[-1]["perplexity"] == summary["test_perplexity"]
+    last = next(row for row in reversed(rows) if row["split"] == "train")
+    assert (last["step"], last["epoch"], last["words"]) == (210, 6, 210 * 20)
+    assert 0 <= last["clip_fraction"] <= 1
+    assert last["grad_norm"] > 0
+    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+
+
+def test_half_a_line_that_a_kill_left_is_no_line(tmp_path, trained):
+    content = (trained[0] / record.FILE).read_text()
+    (tmp_path / "log.csv").write_text(content[:-9])
+    assert len(record.read(tmp_path / "log.csv")) == content.count("\n") - 2
+
+
+def test_tensorboard(tmp_path, corpus_dir):
+    pytest.importorskip("tensorboard", reason="needs the extra `tensorboard`")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    summary = train(tmp_path, corpus_dir, "--epochs=2", f"--tensorboard={tmp_path / 'board'}")
+    events = EventAccumulator(str(tmp_path / "board")).Reload()
+    valid = [(event.step, event.value) for event in events.Scalars("perplexity/valid")]
+    expected = [(point["steps"], point["valid_perplexity"]) for point in summary["curve"]]
+    assert valid == [(step, pytest.approx(value, rel=1e-6)) for step, value in expected]
+    tags = {"perplexity/train", "perplexity/test", "grad_norm", "clip_fraction", "learning_rate"}
+    assert tags <= set(events.Tags()["scalars"])
+
+
+def test_plot(trained, tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="needs the extra `plot`")
+    file = tmp_path / "curves.svg"
+    other = tmp_path / "other.csv"
+    other.write_bytes((trained[0] / record.FILE).read_bytes())
+    assert plot.main([str(trained[0]), str(other), f"--output={file}"]) == 0
+    assert capsys.readouterr().out == f"{file}: saved, other\n"
+    assert file.read_bytes().startswith(b"<?xml")
+    message = refused(capsys, plot.main, "plot", trained[0], f"--output={tmp_path / 'curves.txt'}")
+    assert "--output: " in message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        ("a,b\n1,2\n", "is not a log of lm.train"),
+        (",".join(record.COLUMNS) + "\n", "holds no figures yet"),
+        (",".join(record.COLUMNS) + "\n" + ",".join("x" * 10) + "\n", "is damaged"),
+    ],
+    ids=["absent", "foreign", "empty", "damaged"],
+)
+def test_plot_refuses_what_is_no_log(tmp_path, capsys, content, message):
+    if content is not None:
+        (tmp_path / "log.csv").write_text(content)
+    assert message in refused(capsys, plot.main, "plot", tmp_path / "log.csv")
+
+
+# --- stopped from outside ---
+
+
+@pytest.mark.parametrize("module", ["train", "generate"])
+def test_control_c_while_pytorch_is_imported_is_no_traceback(module):
+    with start(module, "nowhere") as process:
+        time.sleep(0.4)  # Python has begun; PyTorch takes a second and more
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode in (-signal.SIGINT, 2)  # 2: it was faster, and refused its arguments
+    assert "Traceback" not in errors
+
+
+def test_a_closed_pipe_is_no_traceback(corpus_dir):
+    options = [f"--data={corpus_dir}", *SMALL.split(), "--lstm=cudnn", "--epochs=1000"]
+    with start("train", *options) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=30) == 128 + signal.SIGPIPE
+        assert process.stderr.read() == ""
