@@ -1,6 +1,7 @@
 #include "memory.h"
 
 #include <cstdlib>
+#include <limits>
 #include <list>
 #include <mutex>
 
@@ -72,7 +73,13 @@ at::Tensor fresh(at::IntArrayRef shape, const at::TensorOptions& options) {
   const size_t bytes = c10::multiply_integers(shape) * options.dtype().itemsize();
   void* const memory = bytes >= page / 2 ? take(bytes) : nullptr;
   if (memory == nullptr) return at::empty(shape, options);
-  return at::from_blob(memory, shape, [bytes](void* freed) { give(freed, bytes); }, options);
+  const at::Tensor tensor =
+      at::from_blob(memory, shape, [bytes](void* freed) { give(freed, bytes); }, options);
+  const at::Context& context = at::globalContext();  // as at::empty does, for tests
+  if (context.deterministicAlgorithms() && context.deterministicFillUninitializedMemory()) {
+    tensor.fill_(std::numeric_limits<double>::quiet_NaN());
+  }
+  return tensor;
 }
 
 void release_memory() {

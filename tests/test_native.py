@@ -1,0 +1,271 @@
+"""The native engine's own matters: instruction sets, threads, memory, accuracy, fork."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from cases import Shape
+from tolerance import assert_close
+from torch import nn
+
+from kernels import native, reference
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.skipif(
+    native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
+)
+ISAS = native.OPS.isa_names() if native.missing(CPU) is None else []
+
+SHAPES = [
+    Shape(1, 1, 1, 1, 1),
+    Shape(3, 2, 5, 3, 2),
+    Shape(5, 20, 17, 17, 2),
+    Shape(4, 7, 63, 63, 3),
+    Shape(2, 9, 130, 130, 2),
+    Shape(2, 23, 1600, 40, 1),  # more inputs than a panel packs at once
+    Shape(90, 20, 12, 8, 2),  # more rows, T * B, than that
+    Shape(2, 3, 4, 420, 1),  # more gate columns than that
+]
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    native.OPS.use_isa(request.param)
+    yield request.param
+    native.OPS.use_isa("")
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def problem(shape: Shape, dtype=torch.float32, bias=True, scale=1.0):
+    T, B, I, H, L = shape
+    weights = list(nn.LSTM(I, H, L, bias=bias, dtype=dtype).parameters())
+    x = torch.randn(T, B, I, dtype=dtype) * scale
+    h0, c0 = torch.randn(2, L, B, H, dtype=dtype)
+    return [t.detach().requires_grad_() for t in (x, h0, c0, *weights)]
+
+
+def results(inputs, lstm) -> dict[str, torch.Tensor]:
+    x, h0, c0, *weights = inputs
+    outputs = lstm(x, h0, c0, weights)
+    loss = sum(
+        (out * torch.linspace(-1, 1, out.numel()).reshape(out.shape)).sum() for out in outputs
+    )
+    names = ["x", "h0", "c0", *(f"weights[{i}]" for i in range(len(weights)))]
+    grads = zip(names, torch.autograd.grad(loss, inputs), strict=True)
+    return dict(zip(("y", "h_n", "c_n"), outputs, strict=True)) | {f"d{n}": g for n, g in grads}
+
+
+def engine(fuse="layers", dropout=0.0):
+    return lambda x, h0, c0, weights: native.lstm(x, h0, c0, weights, dropout, fuse)
+
+
+@functools.cache
+def expected_results(shape: Shape, dtype, bias):
+    """(inputs, results, results without saving): made once for all instruction sets and levels."""
+    torch.manual_seed(0)
+    inputs = problem(shape, dtype, bias)
+    x, h0, c0, *weights = inputs
+    with torch.no_grad():
+        plain = reference.lstm(x, h0, c0, weights)
+    return inputs, results(inputs, reference.lstm), plain
+
+
+def compare(found, expected):
+    for name, value in expected.items():
+        assert_close(found[name], value, name)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("fuse", ["pointwise", "steps", "layers"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_agrees_with_the_reference(isa, shape, dtype, fuse, bias):
+    inputs, expected, plain = expected_results(shape, dtype, bias)
+    compare(results(inputs, engine(fuse)), expected)
+    with torch.no_grad():  # a path of its own: nothing saved, one buffer for all layers
+        x, h0, c0, *weights = inputs
+        found = native.lstm(x, h0, c0, weights, 0.0, fuse)
+    compare(dict(enumerate(found)), dict(enumerate(plain)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_float32_inside(isa, dtype):
+    inputs = [t.to(dtype).detach().requires_grad_() for t in problem(Shape(5, 3, 7, 19, 2))]
+    expected = results([t.float().detach().requires_grad_() for t in inputs], reference.lstm)
+    for name, value in results(inputs, engine()).items():
+        assert value.dtype == dtype, name
+        assert_close(value, expected[name].to(dtype), name)
+
+
+@pytest.mark.parametrize(
+    ("function", "lanes"),
+    # c_next is tanh(g) where i is 1 and f * c is 0, and sigmoid(f) where c is 1 and i * g is 0.
+    [(torch.tanh, (100.0, 0.0, None, 0.0)), (torch.sigmoid, (-100.0, None, 0.0, 0.0))],
+    ids=["tanh", "sigmoid"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_activations_are_within_four_ulp(isa, dtype, function, lanes):
+    x = torch.cat([torch.linspace(-20, 20, 40001), torch.logspace(-30, 1, 3000)]).to(dtype)
+    gates = torch.cat([x if v is None else torch.full_like(x, v) for v in lanes])[None]
+    c = torch.full_like(x, 0.0 if function is torch.tanh else 1.0)[None]
+    found = native.OPS.cell(gates, c)[1][0]
+    if dtype == torch.float32:
+        exact = function(x.double())
+        ulp = 2.0 ** (exact.abs().log2().floor() - 23)
+        assert ((found.double() - exact).abs() / ulp).max() < 4
+    else:
+        torch.testing.assert_close(found, function(x), rtol=8 * 2.0**-52, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_extreme_inputs_give_finite_right_results(isa, dtype):
+    inputs = problem(Shape(4, 3, 5, 33, 2), dtype, scale=1e4)
+    found = results(inputs, engine())
+    compare(found, results(inputs, reference.lstm))
+    gates = torch.tensor([1e4, -1e4, 0.0, 1e30, -1e30, float("inf"), float("-inf")], dtype=dtype)
+    c = torch.ones(1, 7, dtype=dtype)
+    h, c_next = native.OPS.cell(gates.repeat(4)[None], c)
+    for value, expected in zip((h, c_next), reference.cell(gates.repeat(4)[None], c), strict=True):
+        assert_close(value, expected, "cell")
+
+
+def test_nan_goes_through(isa):
+    x, h0, c0, *weights = problem(Shape(3, 2, 4, 20, 1))
+    x = x.detach().clone()
+    x[1, 0, 2] = float("nan")
+    y, *_ = native.lstm(x, h0, c0, weights, 0.0, "layers")
+    assert y[0].isfinite().all()
+    assert y[1:, 0].isnan().all()
+    assert y[:, 1].isfinite().all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_threads_and_runs_agree(threads, count):
+    inputs = problem(Shape(7, 20, 50, 70, 2))
+    threads(1)
+    expected = results(inputs, engine())
+    threads(count)
+    first, again = results(inputs, engine()), results(inputs, engine())
+    for name, value in first.items():
+        assert_close(value, expected[name], name)
+        assert torch.equal(value, again[name]), f"{name}: two runs differ"
+
+
+@pytest.mark.parametrize("dropout", [0.3, 1.0])
+def test_dropout_is_the_references(isa, dropout):
+    inputs = problem(Shape(9, 5, 11, 37, 3))
+    x, h0, c0, *weights = inputs
+    seed = torch.tensor([2**62 + 12345])
+
+    def fused(x, h0, c0, weights):
+        return native.OPS.lstm(x, h0, c0, weights, dropout, seed, True)[:3]
+
+    def plain(x, h0, c0, weights):
+        return reference.lstm(x, h0, c0, weights, dropout, seed)
+
+    compare(results(inputs, fused), results(inputs, plain))
+    with torch.no_grad():
+        found = native.OPS.lstm(x, h0, c0, weights, dropout, seed, False)[:3]
+        compare(dict(enumerate(found)), dict(enumerate(plain(x, h0, c0, weights))))
+
+
+def test_gradcheck():
+    x, h0, c0, *weights = problem(Shape(3, 2, 3, 5, 2), torch.float64)
+
+    def run(x, h0, c0, *weights):
+        return native.lstm(x, h0, c0, weights, 0.0, "layers")
+
+    assert torch.autograd.gradcheck(run, (x, h0, c0, *weights))
+
+
+def test_strided_inputs_and_a_second_backward():
+    inputs = problem(Shape(6, 4, 10, 24, 2))
+    expected = results(inputs, reference.lstm)
+    wide = [torch.stack([t, t], -1)[..., 0].detach().requires_grad_() for t in inputs]
+    assert not wide[0].is_contiguous()
+    compare(results(wide, engine()), expected)
+    x, h0, c0, *weights = inputs
+    y = native.lstm(x, h0, c0, weights, 0.0, "layers")[0].sum()
+    first = torch.autograd.grad(y, inputs, retain_graph=True)
+    for a, b in zip(first, torch.autograd.grad(y, inputs), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_kept_memory_is_reused_not_shared():
+    inputs = problem(Shape(40, 20, 60, 100, 1), torch.float64)  # large enough to be kept
+    expected = results(inputs, reference.lstm)
+    held = [results(inputs, engine()) for _ in range(3)]
+    for found in held:
+        compare(found, expected)
+    del held, found
+    native.OPS.release_memory()
+
+
+def _in_child(queue, inputs):
+    torch.use_deterministic_algorithms(False)  # torch's own fill with NaN waits for lost threads
+    queue.put([t.numpy() for t in engine()(*inputs[:3], inputs[3:])])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_can_run_it():
+    inputs = [t.detach() for t in problem(Shape(6, 20, 30, 64, 2))]
+    expected = engine()(*inputs[:3], inputs[3:])  # the parent's threads are up
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_in_child, args=(queue, inputs))
+    child.start()
+    try:
+        found = queue.get(timeout=60)
+    finally:
+        child.join(5)
+        child.kill()
+    for value, theirs in zip(found, expected, strict=True):
+        assert_close(torch.from_numpy(value), theirs, "child")
+
+
+def test_errors_name_the_argument():
+    x, h0, c0, *weights = (t.detach() for t in problem(Shape(3, 2, 4, 5, 1)))
+    ops = native.OPS
+
+    def call(x=x, h0=h0, c0=c0, weights=weights, dropout=0.0, seed=None):
+        return ops.lstm(x, h0, c0, weights, dropout, seed, False)
+
+    for message, change in {
+        r"x: got shape \[3, 2\], should be \[T, B, I\]": {"x": x[..., 0]},
+        r"x: got no time steps": {"x": x[:0]},
+        r"c0: got shape \[1, 2, 4\], should be \[1, 2, 5\]": {"c0": c0[..., 1:]},
+        r"weights\[0\]: got shape \[20, 4\], should be \[20, 3\]": {"x": x[..., 1:]},
+        r"weights\[1\]: got dtype Double, should be Float": {
+            "weights": [weights[0], weights[1].double(), *weights[2:]]
+        },
+        r"weights: got 3 tensors": {"weights": weights[:3]},
+        r"dropout: got 2": {"dropout": 2.0},
+        r"seed: got None": {"dropout": 0.5},
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            call(**change)
+
+
+def test_unknown_instruction_set_is_a_reason():
+    script = "from kernels import available_engines; print(available_engines('cpu')['native'])"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "FUSED_LSTM_ISA": "mmx"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "FUSED_LSTM_ISA: got 'mmx', should be one of" in done.stdout, done.stderr
