@@ -112,7 +112,7 @@ def lstm_layers_fwd_kernel(
             # What no other program writes: it arrives while the second product runs.
             gates_at = ((layer * T + t) * B + b)[None, :] * (4 * H) + unit[:, None]
             first = mask & (b < tl.where(layer == 0, B, 0))[None, :]
-            i, f, g, o = tiles.load_gates(gates_ptr, gates_at, first, H, ACC)
+            i, f, g, o = math.load_gates(gates_ptr, gates_at, first, H, ACC)
             c_prev_ptr = c_ptr + layer * stride_c_l + (t - 1) * stride_c_t
             c_prev_ptr = tl.where(t == 0, c0_ptr + layer * B * H, c_prev_ptr)
             c = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
@@ -123,7 +123,7 @@ def lstm_layers_fwd_kernel(
             )  # fmt: skip
             ri, rf, rg, ro = tiles.split_gates(acc, UNITS, BLOCK_B)
             bias_at = layer * (4 * H) + unit[:, None]
-            bi, bf, bg, bo = tiles.load_gates(bias_ptr, bias_at, (unit < H)[:, None], H, ACC)
+            bi, bf, bg, bo = math.load_gates(bias_ptr, bias_at, (unit < H)[:, None], H, ACC)
             i, f, g, o, h, c = math.cell_forward(
                 i + ri + bi, f + rf + bf, g + rg + bg, o + ro + bo, c
             )
@@ -140,7 +140,7 @@ def lstm_layers_fwd_kernel(
             tl.store(out_ptr + t * B * H + at, h, mask=mask)
             tl.store(c_ptr + layer * stride_c_l + t * stride_c_t + at, c, mask=mask)
             if SAVE:
-                tiles.store_gates(gates_ptr, gates_at, mask, i, f, g, o, H)
+                math.store_gates(gates_ptr, gates_at, mask, i, f, g, o, H)
         if wave + 1 < w_end - w_begin:
             barrier.wait(barrier_ptr, (wave + 1) * tl.num_programs(0), PERSISTENT)
 
@@ -236,7 +236,7 @@ def lstm_layers_bwd_kernel(
                 at = b[None, :] * H + unit[:, None]
                 gates_at = ((layer * T + t) * B + b)[None, :] * (4 * H) + unit[:, None]
                 # First what no other program writes: it arrives while the others finish.
-                i, f, g, o = tiles.load_gates(gates_ptr, gates_at, mask, H, ACC)
+                i, f, g, o = math.load_gates(gates_ptr, gates_at, mask, H, ACC)
                 c_prev_ptr = c_ptr + (layer * T + t - 1) * B * H
                 c_prev_ptr = tl.where(t == 0, c0_ptr + layer * B * H, c_prev_ptr)
                 c_prev = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
@@ -254,10 +254,10 @@ def lstm_layers_bwd_kernel(
                 i, f, g, o, dc = math.cell_backward(i, f, g, o, c_prev, c, dh, dc)
                 next_ptr = exchange_ptr + (now + layer) * (4 * SIZE)
                 next_at = b[None, :] * H_PAD + unit[:, None]
-                tiles.store_gates(next_ptr, next_at, mask, i, f, g, o, SIZE)
+                math.store_gates(next_ptr, next_at, mask, i, f, g, o, SIZE)
                 if batch == BATCH_BLOCKS - 1:  # the others wait for dgates alone
                     barrier.arrive(barrier_ptr, PERSISTENT)
-                tiles.store_gates(dgates_ptr, gates_at, mask, i, f, g, o, H)
+                math.store_gates(dgates_ptr, gates_at, mask, i, f, g, o, H)
                 tl.store(dc_ptr + state_at, dc, mask=mask)
         if wave + 1 < w_end - w_begin:
             barrier.wait(barrier_ptr, (wave + 1) * tl.num_programs(0), PERSISTENT)

@@ -17,16 +17,6 @@ from .interpreter import is_interpreted
 
 
 @triton.jit
-def _load_gates(gates_ptr, offset, H, mask, DTYPE: tl.constexpr):
-    """The four gates of the elements at `offset`, H apart in a row of [B, 4H]."""
-    i = tl.load(gates_ptr + offset, mask=mask, other=0.0).to(DTYPE)
-    f = tl.load(gates_ptr + offset + H, mask=mask, other=0.0).to(DTYPE)
-    g = tl.load(gates_ptr + offset + 2 * H, mask=mask, other=0.0).to(DTYPE)
-    o = tl.load(gates_ptr + offset + 3 * H, mask=mask, other=0.0).to(DTYPE)
-    return i, f, g, o
-
-
-@triton.jit
 def lstm_cell_fwd_kernel(
     gates_ptr,  # [B, 4H] before activation
     c_ptr,  # [B, H] state dtype
@@ -39,7 +29,7 @@ def lstm_cell_fwd_kernel(
 ):
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = n < size
-    i, f, g, o = _load_gates(gates_ptr, n + (n // H) * 3 * H, H, mask, DTYPE)
+    i, f, g, o = math.load_gates(gates_ptr, n + (n // H) * 3 * H, mask, H, DTYPE)
     c = tl.load(c_ptr + n, mask=mask, other=0.0)
     _, _, _, _, h, c_next = math.cell_forward(i, f, g, o, c)
     tl.store(h_ptr + n, h.to(h_ptr.dtype.element_ty), mask=mask)
@@ -68,14 +58,10 @@ def lstm_cell_bwd_kernel(
     dh = tl.load(dh_ptr + n, mask=mask, other=0.0).to(DTYPE)
     dc_next = tl.load(dc_next_ptr + n, mask=mask, other=0.0)
     # The activations are computed again: cheaper than writing and reading four of them.
-    i, f, g, o = _load_gates(gates_ptr, first, H, mask, DTYPE)
+    i, f, g, o = math.load_gates(gates_ptr, first, mask, H, DTYPE)
     i, f, g, o, _, _ = math.cell_forward(i, f, g, o, c)
     di, df, dg, do, dc = math.cell_backward(i, f, g, o, c, c_next, dh, dc_next)
-    dtype = dgates_ptr.dtype.element_ty
-    tl.store(dgates_ptr + first, di.to(dtype), mask=mask)
-    tl.store(dgates_ptr + first + H, df.to(dtype), mask=mask)
-    tl.store(dgates_ptr + first + 2 * H, dg.to(dtype), mask=mask)
-    tl.store(dgates_ptr + first + 3 * H, do.to(dtype), mask=mask)
+    math.store_gates(dgates_ptr, first, mask, di, df, dg, do, H)
     tl.store(dc_ptr + n, dc, mask=mask)
 
 

@@ -70,7 +70,7 @@ def lstm_steps_fwd_kernel(
             at = b[None, :] * H + unit[:, None]
             gates_at = (t * B + b)[None, :] * (4 * H) + unit[:, None]
             # First what no other program writes: it arrives while the product runs.
-            i, f, g, o = tiles.load_gates(gates_ptr, gates_at, mask, H, ACC)
+            i, f, g, o = math.load_gates(gates_ptr, gates_at, mask, H, ACC)
             c = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
             acc = tiles.product(
                 tl.full((4 * UNITS, BLOCK_B), 0.0, ACC), w, w_hh_ptr, row, row_unit < H,
@@ -88,7 +88,7 @@ def lstm_steps_fwd_kernel(
             tl.store(y_ptr + t * B * H + at, h, mask=mask)
             tl.store(c_ptr + t * stride_c_t + at, c, mask=mask)
             if SAVE:
-                tiles.store_gates(gates_ptr, gates_at, mask, i, f, g, o, H)
+                math.store_gates(gates_ptr, gates_at, mask, i, f, g, o, H)
         if step + 1 < t_end - t_begin:
             barrier.wait(barrier_ptr, (step + 1) * tl.num_programs(0), PERSISTENT)
 
@@ -156,7 +156,7 @@ def lstm_steps_bwd_kernel(
                 at = b[None, :] * H + unit[:, None]
                 gates_at = (t * B + b)[None, :] * (4 * H) + unit[:, None]
                 # First what no other program writes: it arrives while the others finish.
-                i, f, g, o = tiles.load_gates(gates_ptr, gates_at, mask, H, ACC)
+                i, f, g, o = math.load_gates(gates_ptr, gates_at, mask, H, ACC)
                 c_prev_ptr = tl.where(t == 0, c0_ptr, c_ptr + (t - 1) * B * H)
                 c_prev = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
                 c = tl.load(c_ptr + t * B * H + at, mask=mask, other=0.0)
@@ -170,10 +170,10 @@ def lstm_steps_bwd_kernel(
                 i, f, g, o, dc = math.cell_backward(i, f, g, o, c_prev, c, dh, dc)
                 next_ptr = exchange_ptr + (t % 2) * (4 * SIZE)
                 next_at = b[None, :] * H_PAD + unit[:, None]
-                tiles.store_gates(next_ptr, next_at, mask, i, f, g, o, SIZE)
+                math.store_gates(next_ptr, next_at, mask, i, f, g, o, SIZE)
                 if batch == BATCH_BLOCKS - 1:  # the others wait for dgates alone
                     barrier.arrive(barrier_ptr, PERSISTENT)
-                tiles.store_gates(dgates_ptr, gates_at, mask, i, f, g, o, H)
+                math.store_gates(dgates_ptr, gates_at, mask, i, f, g, o, H)
                 tl.store(dc_ptr + at, dc, mask=mask)
         if step + 1 < t_end - t_begin:
             barrier.wait(barrier_ptr, (step + 1) * tl.num_programs(0), PERSISTENT)

@@ -1,4 +1,4 @@
-"""What the steps and layers kernels share: tiles of weights, a product in chunks, four gates.
+"""What the steps and layers kernels share: tiles of weights, a product in chunks, gate rows.
 
 B, H: batch, hidden size. ROWS: rows of a weight tile, on the product's M side (gate rows in the
 forward, hidden units in the backward); BLOCK_B columns of batch on its N side; the sum runs over
@@ -120,7 +120,7 @@ def product(
     return acc
 
 
-# --- four gates ---
+# --- gate rows ---
 
 
 @helper
@@ -139,26 +139,6 @@ def split_gates(acc, UNITS: tl.constexpr, BLOCK_B: tl.constexpr):
     i, f = tl.split(i_f)
     g, o = tl.split(g_o)
     return i, f, g, o
-
-
-@helper
-def load_gates(gates_ptr, offset, mask, H: tl.constexpr, ACC: tl.constexpr):
-    """Four gates, H apart in a row of [., 4H], in the accumulator's dtype."""
-    i = tl.load(gates_ptr + offset, mask=mask, other=0.0).to(ACC)
-    f = tl.load(gates_ptr + offset + H, mask=mask, other=0.0).to(ACC)
-    g = tl.load(gates_ptr + offset + 2 * H, mask=mask, other=0.0).to(ACC)
-    o = tl.load(gates_ptr + offset + 3 * H, mask=mask, other=0.0).to(ACC)
-    return i, f, g, o
-
-
-@helper
-def store_gates(gates_ptr, offset, mask, i, f, g, o, H: tl.constexpr):
-    """Four gates, H apart, in the memory's dtype."""
-    dtype = gates_ptr.dtype.element_ty
-    tl.store(gates_ptr + offset, i.to(dtype), mask=mask)
-    tl.store(gates_ptr + offset + H, f.to(dtype), mask=mask)
-    tl.store(gates_ptr + offset + 2 * H, g.to(dtype), mask=mask)
-    tl.store(gates_ptr + offset + 3 * H, o.to(dtype), mask=mask)
 
 
 @helper
