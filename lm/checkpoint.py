@@ -156,6 +156,8 @@ def save(
         for name, content in files.items():
             write_synced(temporary / name, content)
         write_synced(temporary / SUMS, sums(files))
+    for left in directory.glob(".checkpoint-*.tmp"):  # by a save that was killed
+        shutil.rmtree(left, ignore_errors=True)
     kept = [path for path in older if best is not None and _order(path)[0] == best][-1:]
     for path in older:
         if path not in kept or best == step:

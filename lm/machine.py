@@ -44,22 +44,22 @@ def versions() -> dict[str, str | None]:
 def open_device(name: str | None, local_rank: int = 0) -> torch.device:
     """The device called `name`, or this machine's accelerator, or its CPU.
 
-    `local_rank` is this process's number among those on the machine, and its accelerator's.
+    `local_rank` is this process's number among those on the machine, and its accelerator's, where
+    `name` has no number.
     """
     if name is None:
-        if not torch.accelerator.is_available():
-            return torch.device("cpu")
-        kind = torch.accelerator.current_accelerator().type
-        count = torch.accelerator.device_count()
-        device = torch.device(kind, local_rank % count) if count > 1 else torch.device(kind)
-        torch.accelerator.set_device_index(device.index or 0)
-        return device
+        accelerator = torch.accelerator.is_available()
+        name = torch.accelerator.current_accelerator().type if accelerator else "cpu"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (AssertionError, RuntimeError) as error:  # PyTorch raises either
         raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
-    return device
+    if device.type in ("cpu", "meta") or torch.accelerator.device_count() < 2:
+        return device
+    index = local_rank % torch.accelerator.device_count() if device.index is None else device.index
+    torch.accelerator.set_device_index(index)
+    return torch.device(device.type, index)
 
 
 def open_model(

@@ -77,6 +77,8 @@ def test_what_a_killed_save_leaves_is_no_checkpoint(tmp_path):
     _, path = save(tmp_path, 1)
     shutil.copytree(path, tmp_path / ".checkpoint-0000002.99.tmp")
     assert checkpoint.all_in(tmp_path) == [path]
+    _, path = save(tmp_path, 2)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def truncate(path):

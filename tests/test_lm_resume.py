@@ -179,6 +179,20 @@ def test_the_best_checkpoint_is_kept(tmp_path, corpus_dir):
     assert checkpoint.load(saved, best_one=True).step == best["steps"]
 
 
+def test_saves_come_by_steps_and_by_minutes(tmp_path, corpus_dir, capsys):
+    often = ["--save-every-minutes=1e-9", "--max-steps=6", "--no-eval"]
+    train(tmp_path, corpus_dir, *often, f"--save={tmp_path / 'minutes'}")
+    rare = ["--save-every-minutes=60", "--save-every-steps=4", "--max-steps=6", "--no-eval"]
+    train(tmp_path, corpus_dir, *rare, f"--save={tmp_path / 'steps'}")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Saved")]
+    saved = [tuple(line.rsplit("/", 2)[1:]) for line in lines]
+    minutes = [f"checkpoint-000000{step}" for step in range(1, 7)]
+    steps = [f"checkpoint-000000{step}" for step in (4, 6)]
+    names = {"minutes": [name for run, name in saved if run == "minutes"]}
+    names["steps"] = [name for run, name in saved if run == "steps"]
+    assert names == {"minutes": [*minutes, "checkpoint-0000006-1"], "steps": steps}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
