@@ -66,7 +66,8 @@ PEERS = (
 TIME = (
     "By operator, from torch.profiler: products and pointwise work in launches of their own, both"
     " in one launch where they are fused, moving data, and what no launch accounts for: Python,"
-    " autograd and the dispatcher."
+    " autograd and the dispatcher. torch.compile's own kernels are not dispatched, so they are in"
+    " that last part of its bar."
 )
 TRAINING = (
     "Embedding, dropout, LSTM, softmax over 10,000 words, backward pass, clipping and update on"
