@@ -25,8 +25,10 @@ def _seed_and_poison():
     """Seed 0; and torch.empty gives NaN, so that an element nobody wrote cannot pass for a 0."""
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    threads = torch.get_num_threads()
     yield
     torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)  # which --threads changes for the whole process
 
 
 @pytest.fixture

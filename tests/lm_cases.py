@@ -17,7 +17,7 @@ TRAIN = [sys.executable, "-m", "lm.train"]
 def train(directory, text, *options):
     """Train a small model on `text`, in this process; return the summary."""
     file = directory / "summary.json"
-    base = ["--lstm=cudnn", f"--data={text}", *SMALL.split(), f"--summary={file}"]
+    base = ["--lstm=cudnn", "--threads=1", f"--data={text}", *SMALL.split(), f"--summary={file}"]
     assert main([*base, *options]) == 0
     return json.loads(file.read_text())
 

@@ -74,7 +74,7 @@ def test_each_epoch_has_its_learning_rate(corpus_dir):
 
 def test_the_demo_learns(tmp_path):
     file = tmp_path / "summary.json"
-    assert main(["--lstm=cudnn", f"--summary={file}"]) == 0
+    assert main(["--lstm=cudnn", "--threads=1", f"--summary={file}"]) == 0
     found = json.loads(file.read_text())
     assert found["test_perplexity"] < 0.5 * found["unigram_perplexity"]
 
@@ -83,7 +83,7 @@ def test_the_demo_learns(tmp_path):
 def test_engines_train_alike_on_penn_treebank(ptb, tmp_path, engine):
     def losses(name):
         file = tmp_path / f"{name}.json"
-        options = ["--preset=small", "--max-steps=3", "--no-eval"]
+        options = ["--preset=small", "--max-steps=3", "--no-eval", "--threads=1"]
         assert main([f"--lstm={name}", f"--data={ptb}", f"--summary={file}", *options]) == 0
         return json.loads(file.read_text())["losses"]
 
