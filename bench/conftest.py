@@ -146,11 +146,14 @@ def _case(config: pytest.Config, contender: Contender, values: tuple, prefix: st
 # --- fixtures ---
 
 
+SESSION = pytest.StashKey[Session]()
+
+
 @pytest.fixture(scope="session")
 def session(pytestconfig: pytest.Config) -> Iterator[Session]:
     """The run's races."""
     dtype, seconds = DTYPES[pytestconfig.getoption("dtype")], pytestconfig.getoption("seconds")
-    session = Session(device_of(pytestconfig), dtype, seconds)
+    session = pytestconfig.stash[SESSION] = Session(device_of(pytestconfig), dtype, seconds)
     yield session
     session.close()
 
@@ -173,23 +176,23 @@ def fellows(request: pytest.FixtureRequest, contender: Contender) -> list[Conten
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
-    device, dtype = device_of(config), DTYPES[config.getoption("dtype")]
     machine_info.pop("node", None)  # a host's name is nobody's business
-    machine_info["fused_lstm"] = machine.describe(device) | {
+    if (session := config.stash.get(SESSION, None)) is None:
+        return
+    session.peaks.measure()
+    machine_info["fused_lstm"] = machine.describe(session.device) | {
         "dtype": config.getoption("dtype"),
-        "product_peak_gflops": machine.product_peak(device, dtype),
-        "copy_bandwidth_gb_per_second": machine.copy_bandwidth(device),
+        "product_peak_gflops": session.peaks.gflops,
+        "copy_bandwidth_gb_per_second": session.peaks.gigabytes,
     }
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict) -> None:
     """Say what was left out and why, beside what was measured."""
-    device = device_of(config)
-    output_json["not_measured"] = {
-        c.label: why for c in contenders.everyone() if (why := contenders.why_not(c, device))
-    }
-    for name, failure in getattr(config, "_bench_failures", {}).items():
-        output_json["not_measured"][name] = failure
+    session = config.stash[SESSION]
+    whys = {c.label: contenders.why_not(c, session.device) for c in contenders.everyone()}
+    output_json["not_measured"] = {label: why for label, why in whys.items() if why}
     for bench in output_json["benchmarks"]:
         bench.pop("options", None)
         bench["params"] = None  # extra_info says it in words
+        session.add_percentages(bench["extra_info"])

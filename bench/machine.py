@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from functools import cache
 
 import torch
 
 from kernels import available_engines, describe_engine
 from lm.machine import processor
 
-from .timing import quartiles, timed
+from .timing import Run, timed
 
 LIBRARIES = ("torch", "triton", "numpy", "tensorflow", "keras", "jax", "flashrnn", "torchrl")
 
@@ -55,29 +54,38 @@ def in_a_line(described: dict[str, object]) -> str:
     return ", ".join([str(described["processor"]), threads, *libraries])
 
 
-@cache
-def product_peak(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """GF/s of the best large matrix product that torch.mm does here: the roof of the roofline."""
-    sizes = (1024, 1536, 2048) if device.type == "cpu" else (4096, 8192)
-    best = 0.0
-    for size in sizes:
-        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+class Peaks:
+    """The best that was seen so far: `measure` is called all through a run, for a machine may be
+    slower at one moment than at another."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.device, self.dtype = device, dtype
+        self.gflops = 0.0  # of large products, torch.mm
+        self.gigabytes = 0.0  # a second, read and written, of copying more than any cache holds
+
+    def measure(self) -> None:
+        """Takes some tenths of a second."""
+        self.gflops = max(self.gflops, *map(self._product, self._sizes()))
+        self.gigabytes = max(self.gigabytes, self._copy())
+
+    def _sizes(self) -> tuple[int, ...]:
+        return (1024, 1536) if self.device.type == "cpu" else (4096, 8192)
+
+    def _product(self, size: int) -> float:
+        a, b = (torch.randn(size, size, device=self.device).to(self.dtype) for _ in range(2))
         out = torch.empty_like(a)
-        once = timed(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device)
+        return 2 * size**3 / self._shortest(lambda: torch.mm(a, b, out=out)) / 1e9
+
+    def _copy(self) -> float:
+        size = 2**27 if self.device.type == "cpu" else 2**30
+        source = torch.zeros(size, dtype=torch.int8, device=self.device)
+        target = torch.zeros_like(source)
+        return 2 * size / self._shortest(lambda: target.copy_(source)) / 1e9
+
+    def _shortest(self, work: Run) -> float:
+        once = timed(work, self.device)
         once()
-        best = max(best, 2 * size**3 / min(once() for _ in range(8)) / 1e9)
-    return best
-
-
-@cache
-def copy_bandwidth(device: torch.device) -> float:
-    """GB/s, read and written bytes together, of copying memory larger than any cache."""
-    size = 2**28 if device.type == "cpu" else 2**30
-    source = torch.zeros(size, dtype=torch.int8, device=device)
-    target = torch.zeros_like(source)
-    once = timed(lambda: target.copy_(source), device)
-    once()
-    return 2 * size / quartiles([once() for _ in range(7)]).q1 / 1e9
+        return min(once() for _ in range(4))
 
 
 def _memory_gib(device: torch.device) -> float | None:

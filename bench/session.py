@@ -61,17 +61,22 @@ class Session:
 
     def __init__(self, device: torch.device, dtype: torch.dtype, seconds: float) -> None:
         self.device, self.dtype, self.seconds = device, dtype, seconds
+        self.peaks = machine.Peaks(device, dtype)
         self._groups: dict[tuple, Group] = {}
         self._race: tuple[tuple, Race] | None = None
 
     def lstm(
         self, shape: Shape, mode: str, contenders: Sequence[Contender], counted: bool = True
     ) -> Group:
-        """Time an LSTM in `mode`; nn.LSTM runs too, asked for or not."""
+        """Time an LSTM in `mode`; nn.LSTM runs too, asked for or not.
+
+        Without `counted` nothing but time is taken, and half as long.
+        """
         key = (shape, mode, tuple(c.label for c in contenders))
         if key not in self._groups:
             race = self._line_up(shape, contenders)
-            samples = race.time(mode, self.seconds)
+            self.peaks.measure()
+            samples = race.time(mode, self.seconds if counted else self.seconds / 2)
             group = self._groups[key] = Group(samples, race.errors, race.failed)
             for label, runner in race.runners.items():
                 if counted and isinstance(runner, Local):
@@ -84,6 +89,7 @@ class Session:
         key = (size, tuple(c.label for c in contenders))
         if key not in self._groups:
             self.close()
+            self.peaks.measure()
             training = Training(size, self.device, with_base(contenders))
             samples = training.time(self.seconds)
             self._groups[key] = Group(samples, training.errors, training.failed)
@@ -116,24 +122,24 @@ class Session:
     def product_facts(
         self, group: Group, label: str, shape: Shape, mode: str
     ) -> dict[str, float | int | None]:
-        """`extra_info` of an LSTM alone: how near the machine's limits it is, and its launches."""
-        sample = group.samples[label]
-        seconds = statistics.median(sample)
-        gflops = shape.flops(mode) / seconds / 1e9
-        found = {
-            "gflops": gflops,
-            "percent_of_product_peak": 100 * gflops / machine.product_peak(self.device, self.dtype),
-        }
+        """`extra_info` of an LSTM alone: speed of its products, launches, bytes, memory."""
+        seconds = statistics.median(group.samples[label])
+        found = {"gflops": shape.flops(mode) / seconds / 1e9}
         counts = group.counts.get(label)
         if counts is not None:
             found |= {"launches": counts.launches, "bytes": counts.bytes}
             found |= {"peak_memory": counts.peak_memory, "seconds_by_kind": counts.seconds}
             if counts.bytes is not None:
-                rate = counts.bytes / seconds / 1e9
-                found["gb_per_second"] = rate
-                bandwidth = machine.copy_bandwidth(self.device)
-                found["percent_of_copy_bandwidth"] = 100 * rate / bandwidth
+                found["gb_per_second"] = counts.bytes / seconds / 1e9
         return found
+
+    def add_percentages(self, info: dict[str, Any]) -> None:
+        """How near the machine's limits a case is, which only the end of a run knows."""
+        if "gflops" in info:
+            info["percent_of_product_peak"] = 100 * info["gflops"] / self.peaks.gflops
+        if "gb_per_second" in info:
+            part = info["gb_per_second"] / self.peaks.gigabytes
+            info["percent_of_copy_bandwidth"] = 100 * part
 
 
 def with_base(contenders: Sequence[Contender]) -> list[Contender]:

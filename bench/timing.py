@@ -16,7 +16,9 @@ from typing import NamedTuple
 
 import torch
 
-LONGEST = 60.0  # seconds: on a machine that is too slow for `least` rounds, three must do
+# On a machine, or of work, so slow that `least` rounds would take longer, three must do, and what
+# takes that long is warm without a round for it.
+LONGEST = 20.0  # seconds
 
 Run = Callable[[], object]  # the work to time
 Timed = Callable[[], float]  # does what must precede the work, then the work; seconds of the work
@@ -101,7 +103,7 @@ def interleave(
 
     Args:
         seconds: no round begins later than this after the first, once `least` rounds are done.
-        least, most: how many rounds there may be; three will do past a minute.
+        least, most: how many rounds there may be; three will do past LONGEST.
         warmup: rounds beforehand that do not count.
         tick: called after every timing with the part of the rounds that is done, 0 to 1.
 
@@ -109,19 +111,25 @@ def interleave(
     """
     order, draw = list(cases), random.Random(0)
     samples: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(warmup):
+        began = time.perf_counter()
+        warm = {name: cases[name]() for name in order}
+        if time.perf_counter() - began > LONGEST / 8:
+            samples = {name: [taken] for name, taken in warm.items()}
+            break
     begin = time.perf_counter()
-    for number in range(-warmup, most):
-        if number == 0:
-            begin = time.perf_counter()
+    for number in range(len(samples[order[0]]) if order else most, most):
         spent = time.perf_counter() - begin
         if spent > (seconds if number >= least else LONGEST) and number >= min(least, 3):
             break
         draw.shuffle(order)
         for name in order:
-            taken = cases[name]()
-            if number >= 0:
-                samples[name].append(taken)
+            samples[name].append(cases[name]())
             if tick is not None:
-                done = min(max(number, 0) / least, spent / seconds) if number < most - 1 else 1.0
-                tick(min(done, 1.0))
+                spent = time.perf_counter() - begin
+                tick(
+                    min(number / least, spent / max(seconds, 1e-9), 1.0)
+                    if number < most - 1
+                    else 1.0
+                )
     return samples
