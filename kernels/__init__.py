@@ -5,7 +5,15 @@ from .triton import interpreter
 # Before torch.compile or anyone else imports triton, which reads the choice only once.
 interpreter.enable()
 
+from .cross_entropy import linear_cross_entropy  # noqa: E402
 from .engines import ENGINES, available_engines, describe_engine  # noqa: E402
 from .lstm import LSTM, lstm  # noqa: E402
 
-__all__ = ["ENGINES", "LSTM", "available_engines", "describe_engine", "lstm"]
+__all__ = [
+    "LSTM",
+    "lstm",
+    "linear_cross_entropy",
+    "ENGINES",
+    "available_engines",
+    "describe_engine",
+]

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 import kernels
-from kernels.cross_entropy import linear_cross_entropy
 from lm.config import Config
 from lm.regularize import VariationalDropout, regularized_lstm
 
@@ -123,7 +122,7 @@ class LM_LSTM(nn.Module):
         outputs, hidden = self.features(inputs, hidden)
         # What autocast does for a product, as the engine did for the LSTM.
         weight, bias = (part.to(outputs.dtype) for part in (self.sm_fc.weight, self.sm_fc.bias))
-        nll = linear_cross_entropy(
+        nll = kernels.linear_cross_entropy(
             outputs.flatten(0, 1), weight, bias, targets.flatten(), reduction
         )
         return nll, hidden
