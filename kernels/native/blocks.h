@@ -82,8 +82,11 @@ void product(const Worker& worker, const Blocks<T>& left, const T* right, long c
   });
 }
 
+// A tile here takes its rows from one block, so their number divides W: 8 by 3 vectors, or less.
 template <class T>
-constexpr int transposed_rows = max_rows < 4 || W<T> < 4 ? 2 : 4;  // divides W
+constexpr int transposed_rows = max_rows < 4 || W<T> < 4 ? 2 : W<T> < 8 ? 4 : 8;
+template <class T>
+constexpr int transposed_vectors = transposed_rows<T> == 8 ? 3 : max_vectors;
 
 // out[existing columns of left, columns] = left' * right, where pack(rows, column, vectors, panel)
 // fills a panel with rows of right. Calls each(block, rows) once for each block and range of rows.
@@ -92,7 +95,7 @@ void transposed_product(const Worker& worker, const Blocks<T>& left, long column
                         T* panel, const Pack& pack, const Each& each) {
   constexpr int height = transposed_rows<T>;
   const long tiles = W<T> / height;  // in a block
-  for_shares(worker, left.count() * tiles, blocks_of<T>(columns), max_vectors, 1, false,
+  for_shares(worker, left.count() * tiles, blocks_of<T>(columns), transposed_vectors<T>, 1, false,
              [&](const Share& share) {
     const long column = share.first * W<T>, width = columns - column;
     for (long first = 0; first < left.rows; first += panel_rows) {
@@ -104,7 +107,7 @@ void transposed_product(const Worker& worker, const Blocks<T>& left, long column
         const long exist = min(left.width(block) - unit, height);
         if (exist <= 0) continue;
         T* target = out + (left.column(block) + unit) * columns + column;
-        with_constant<max_vectors>(share.vectors, [&](auto vectors) {
+        with_constant<transposed_vectors<T>>(share.vectors, [&](auto vectors) {
           Tile<T, height, decltype(vectors)::value> tile;
           clear(tile);
           if (first > 0) load(tile, target, columns, width, exist);

@@ -1,5 +1,6 @@
 #include "memory.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <limits>
 #include <list>
@@ -35,13 +36,15 @@ Pool& pool() {
 void* take(size_t bytes) {
   {
     const std::lock_guard<std::mutex> lock(pool().mutex);
-    for (auto it = pool().blocks.begin(); it != pool().blocks.end(); ++it) {
-      if (it->bytes == bytes) {
-        void* const memory = it->memory;
-        pool().bytes -= bytes;
-        pool().blocks.erase(it);
-        return memory;
-      }
+    std::list<Block>& blocks = pool().blocks;
+    // The last that was freed, since most of it is still in cache.
+    const auto found = std::find_if(blocks.rbegin(), blocks.rend(),
+                                    [&](const Block& block) { return block.bytes == bytes; });
+    if (found != blocks.rend()) {
+      void* const memory = found->memory;
+      pool().bytes -= bytes;
+      blocks.erase(std::next(found).base());
+      return memory;
     }
   }
   void* memory = nullptr;
