@@ -43,8 +43,8 @@ template <class T, int R, int N>
 FL_INLINE void multiply_blocks(Tile<T, R, N>& tile, const Blocks<T>& left, long row, Range range,
                                const T* panel) {
   for (long block = range.begin; block < range.end; ++block) {
-    FL_UNROLL for (int r = 0; r < R; ++r) {  // the next block is too far for the hardware to guess
-      __builtin_prefetch(left.at(block + 1, row + r));
+    FL_UNROLL for (int r = 0; r < R; ++r) {  // blocks are too far apart for the hardware to guess
+      __builtin_prefetch(left.at(block + 2, row + r));
     }
     const long width = left.width(block);
     multiply<1>(tile, left.at(block, row), W<T>, width, panel);
@@ -52,10 +52,10 @@ FL_INLINE void multiply_blocks(Tile<T, R, N>& tile, const Blocks<T>& left, long 
   }
 }
 
-// out[rows, columns] = left * right, or += where `add`; right has `columns` columns and, as rows,
+// out[rows, columns] = left * right, or += where `sum`; right has `columns` columns and, as rows,
 // the existing columns of `left`.
 template <class T>
-void product(const Worker& worker, const Blocks<T>& left, const T* right, long columns, bool add,
+void product(const Worker& worker, const Blocks<T>& left, const T* right, long columns, bool sum,
              T* out, T* panel) {
   const long parts = divide_up(left.rows, max_rows), at_once = panel_rows / W<T>;
   for_shares(worker, left.rows, blocks_of<T>(columns), max_vectors, max_rows, false,
@@ -71,9 +71,10 @@ void product(const Worker& worker, const Blocks<T>& left, const T* right, long c
           with_constant<max_vectors>(share.vectors, [&](auto vectors) {
             Tile<T, decltype(height)::value, decltype(vectors)::value> tile;
             T* target = out + n.begin * columns + column;
+            prefetch<decltype(height)::value, decltype(vectors)::value>(target, columns);
             clear(tile);
-            if (first > 0 || add) load(tile, target, columns, width);
             multiply_blocks(tile, left, n.begin, {first, last}, panel);
+            if (first > 0 || sum) add(tile, target, columns, width);
             store(tile, target, columns, width);
           });
         });
@@ -109,6 +110,7 @@ void transposed_product(const Worker& worker, const Blocks<T>& left, long column
         T* target = out + (left.column(block) + unit) * columns + column;
         with_constant<transposed_vectors<T>>(share.vectors, [&](auto vectors) {
           Tile<T, height, decltype(vectors)::value> tile;
+          prefetch<height, decltype(vectors)::value>(target, columns);
           clear(tile);
           if (first > 0) load(tile, target, columns, width, exist);
           multiply<W<T>>(tile, left.at(block, first) + unit, 1, rows.end - rows.begin, panel);

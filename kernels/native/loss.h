@@ -59,7 +59,7 @@ FL_INLINE void logits_tile(const Loss<T>& loss, const Blocks<T>& logits, T* maxi
       tile.sum[r][n] = first > 0 ? load(logits.at(block + n, row + r)) : bias;
     }
   }
-  multiply<1>(tile, loss.weight + row * loss.inputs + first, loss.inputs, count, panel);
+  multiply_rows(tile, loss.weight + row * loss.inputs + first, loss.inputs, count, panel);
   FL_UNROLL for (int n = 0; n < N; ++n) {
     T* lanes = maxima + (block + n) * W<T>;
     Vec<T> most = load(lanes);

@@ -50,7 +50,7 @@ FL_INLINE void input_tile(const Layer<T>& layer, const T* x, T* gates, const T* 
       if (first > 0) tile.sum[r][gate] = load(gates + (4 * r + gate) * hidden + unit, width);
     }
   }
-  multiply<1>(tile, x + first, layer.inputs, count, panel);
+  multiply_rows(tile, x + first, layer.inputs, count, panel);
   FL_UNROLL for (int r = 0; r < R; ++r) {
     FL_UNROLL for (int gate = 0; gate < 4; ++gate) {
       store(gates + (4 * r + gate) * hidden + unit, tile.sum[r][gate], width);
@@ -114,7 +114,7 @@ FL_INLINE void step_tile(const Layer<T>& layer, const Step<T>& step, const T* pa
       tile.sum[r][gate] = load(gates + (4 * r + gate) * hidden, width);
     }
   }
-  multiply<1>(tile, step.h + row * hidden, hidden, hidden, panel);
+  multiply_rows(tile, step.h + row * hidden, hidden, hidden, panel);
   for (int r = 0; r < R; ++r) {
     const long at = (row + r) * hidden + unit;
     Vec<T> c = load(step.c + at, width);

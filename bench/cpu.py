@@ -1,0 +1,307 @@
+"""`python -m bench.cpu`: the native engine against stock PyTorch on this machine's CPU.
+
+The LSTM alone against nn.LSTM (oneDNN) and the step loop; whole training steps against the 2017
+post's program, written out below in stock PyTorch; a step's memory. Answers are checked before
+anything is timed, contenders take turns within a round, and a ratio is one of medians, with the
+quartiles of the ratios within a round behind it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import kernels
+from lm import data
+from lm.config import PRESETS, Config
+from lm.model import build_model, repackage_hidden
+from lm.optimizer import Updater
+
+from .check import require_right
+from .contenders import Contender
+from .local import Local
+from .machine import describe, in_a_line
+from .timing import interleave, quartiles, timed
+from .work import SIZES, make_problem
+
+CPU = torch.device("cpu")
+VOCABULARY = 10_000  # Penn Treebank's, for a text drawn at random
+STOCK, LOOP, OURS = "nn.LSTM", "loop", "native"
+RUNGS = [Contender(f"native {fuse}", "native", fuse) for fuse in ("pointwise", "steps", "layers")]
+LSTMS = [Contender(STOCK, "cudnn", None), Contender(LOOP, "loop", "none"), *RUNGS]
+
+# (what, against) -> at least this at each size, and what is aimed at.
+GOALS = {
+    ("forward + backward", STOCK): ((1.3, 1.3, 1.3), 1.5),
+    ("forward + backward", LOOP): ((3.0, 3.0, 5.0), 5.0),
+    ("forward, no_grad", STOCK): ((1.05, 1.05, 1.05), 1.2),
+    ("training step", STOCK): ((1.6, 1.6, 1.6), 2.0),
+    ("training step", LOOP): ((2.0, 2.0, 2.0), 3.0),
+}
+MODES = {"forward + backward": "step", "forward, no_grad": "inference"}
+
+
+# --- the post's program ---
+
+
+class Stock(nn.Module):
+    """The post's LM_LSTM; `lstm` is nn.LSTM, or the loop engine for the step loop."""
+
+    def __init__(self, config: Config, vocabulary: int, engine: str | None) -> None:
+        super().__init__()
+        size, layers, drop = config.hidden_size, config.num_layers, 1 - config.keep_prob
+        self.word_embeddings = nn.Embedding(vocabulary, size)
+        self.dropout = nn.Dropout(drop)
+        if engine is None:
+            self.lstm = nn.LSTM(size, size, layers, dropout=drop)
+        else:
+            self.lstm = kernels.LSTM(size, size, layers, dropout=drop, engine=engine)
+        self.sm_fc = nn.Linear(size, vocabulary)
+
+    def forward(self, inputs: Tensor, hidden: tuple) -> tuple[Tensor, tuple]:
+        outputs, hidden = self.lstm(self.dropout(self.word_embeddings(inputs)), hidden)
+        return self.sm_fc(self.dropout(outputs)), hidden
+
+
+def stock_step(model: Stock, config: Config, inputs: Tensor, targets: Tensor, hidden: tuple):
+    """One training step as the post has it; returns the loss and the next state."""
+    model.zero_grad()
+    logits, hidden = model(inputs, repackage_hidden(hidden))
+    loss = nn.functional.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+    for parameter in model.parameters():
+        parameter.data.add_(parameter.grad, alpha=-config.learning_rate)
+    return loss.detach(), hidden
+
+
+def our_step(model: nn.Module, updater: Updater, inputs: Tensor, targets: Tensor, hidden: tuple):
+    """The same step as lm.trainer does it."""
+    loss, hidden = model.loss(inputs, targets, repackage_hidden(hidden))
+    updater.optimizer.zero_grad()
+    loss.backward()
+    updater.step()
+    return loss.detach(), hidden
+
+
+# --- contenders of the training step ---
+
+
+class Training:
+    """A model and how to train it on: `step()` is one training step, its state carried on."""
+
+    def __init__(self, name: str, config: Config, batches: Sequence, vocabulary: int) -> None:
+        torch.manual_seed(0)
+        start = build_model(config, vocabulary, "cudnn")
+        if name == OURS:
+            self.model = build_model(config, vocabulary, "native")
+            updater = Updater(self.model, config)
+            self._step = lambda *batch: our_step(self.model, updater, *batch)
+        else:
+            self.model = Stock(config, vocabulary, "loop" if name == LOOP else None)
+            self._step = lambda *batch: stock_step(self.model, config, *batch)
+        self.model.load_state_dict(start.state_dict())
+        self.batches, self.count = batches, 0
+        shape = config.num_layers, config.batch_size, config.hidden_size
+        self.hidden = torch.zeros(shape), torch.zeros(shape)
+
+    def step(self) -> Tensor:
+        batch = self.batches[self.count % len(self.batches)]
+        loss, self.hidden = self._step(*batch, self.hidden)
+        self.count += 1
+        return loss
+
+    def answer(self) -> dict[str, Tensor]:
+        """Loss and updates of a step without dropout, whose masks engines draw differently."""
+        self.model.eval()
+        before = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+        loss = self.step()
+        after = dict(self.model.named_parameters())
+        self.model.train()
+        return {"loss": loss} | {f"update of {n}": after[n].detach() - p for n, p in before.items()}
+
+
+def batches_of(config: Config, text: str | None) -> tuple[list, int]:
+    """Some batches (inputs, targets), [T, B], and the number of words that there are."""
+    if text is None:  # the speed does not depend on what the words say
+        generator = torch.Generator().manual_seed(0)
+        shape = 8, config.num_steps + 1, config.batch_size
+        ids = torch.randint(VOCABULARY, shape, generator=generator)
+        return [(block[:-1], block[1:]) for block in ids], VOCABULARY
+    corpus = data.load_corpus(text)
+    columns = data.Columns(corpus.train, config.batch_size, CPU)
+    return [columns.batch(i, config.num_steps) for i in range(8)], len(corpus.vocabulary)
+
+
+def training_config(size: str) -> Config:
+    """A preset with the post's loss, the mean over words, for all contenders."""
+    return dataclasses.replace(PRESETS[size], loss_over_time="mean")
+
+
+# --- measurements ---
+
+
+def checked(contenders: Mapping[str, Any]) -> dict[str, float]:
+    """The largest error of each one's answer; check.WrongAnswer where one is wrong."""
+    answers = {name: contender.answer() for name, contender in contenders.items()}
+    return {n: require_right(n, answer, answers[STOCK]) for n, answer in answers.items()}
+
+
+def measure_lstm(size: str, seconds: float) -> list[dict]:
+    problem = make_problem(SIZES[size])
+    contenders = {c.label: Local(c, problem) for c in LSTMS}
+    checked(contenders)
+    found = []
+    for what, mode in MODES.items():
+        samples = interleave({n: c.timed(mode) for n, c in contenders.items()}, seconds)
+        found.append(entry(what, size, samples, flops=SIZES[size].flops(mode)))
+    return found
+
+
+def measure_training(size: str, seconds: float, text: str | None) -> dict:
+    config = training_config(size)
+    batches, vocabulary = batches_of(config, text)
+    names = (STOCK, LOOP, OURS)
+    contenders = {n: Training(n, config, batches, vocabulary) for n in names}
+    checked(contenders)
+    cases = {n: timed(c.step, CPU) for n, c in contenders.items()}
+    samples = interleave(cases, seconds, warmup=2)
+    return entry("training step", size, samples, words=config.num_steps * config.batch_size)
+
+
+def entry(what: str, size: str, samples: dict[str, list[float]], **work: int) -> dict:
+    return {"what": what, "size": size, "samples": samples, **work}
+
+
+def measure_memory(size: str, text: str | None) -> dict[str, float | None]:
+    """MiB at the peak of a training step, beyond what was there before, each in its own process."""
+    command = [sys.executable, "-m", "bench.cpu", "--size", size]
+    command += [] if text is None else ["--data", text]
+    found = {}
+    for name in (STOCK, OURS):
+        done = subprocess.run([*command, "--memory-of", name], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"memory of {name}: {done.stderr.strip()[-500:]}")
+        found[name] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def memory_of(name: str, size: str, text: str | None) -> float | None:
+    """In a process of its own. Linux only: None elsewhere."""
+    config = training_config(size)
+    training = Training(name, config, *batches_of(config, text))
+    for parameter in training.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before = _status("VmRSS")
+        for _ in range(3):
+            training.step()
+        return (_status("VmHWM") - before) / 1024
+    except (OSError, StopIteration):
+        return None
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field + ":")).split()[1])
+
+
+# --- what is printed ---
+
+
+def ratio_rows(found: dict) -> list[tuple[str, str, str, float, tuple, float, float]]:
+    """(what, size, against, ratio, quartiles, floor, target) of a measurement."""
+    samples, rows = found["samples"], []
+    ours = samples.get(OURS) or samples[RUNGS[-1].label]
+    for (what, against), (floors, target) in GOALS.items():
+        if what != found["what"]:
+            continue
+        theirs = samples[against]
+        ratio = quartiles(theirs).median / quartiles(ours).median
+        spread = quartiles([t / o for t, o in zip(theirs, ours, strict=True)])
+        floor = floors[list(SIZES).index(found["size"])]
+        rows.append((what, found["size"], against, ratio, spread, floor, target))
+    return rows
+
+
+def print_ratios(found: dict) -> None:
+    for what, size, against, ratio, spread, floor, target in ratio_rows(found):
+        verdict = "target" if ratio >= target else "floor" if ratio >= floor else "BELOW"
+        quarters = f"{spread.q1:.2f} to {spread.q3:.2f}"
+        goal = f"{floor:g} / {target:g}"
+        print(f"{what:20}{size:8}{against:9}{ratio:6.2f}  {quarters:14}{goal:12}{verdict}")
+
+
+def print_times(found: dict) -> None:
+    for name, sample in found["samples"].items():
+        q1, median, q3 = (1000 * q for q in quartiles(sample))
+        rate = f"{found['flops'] / median / 1e6:8.0f} GF/s" if "flops" in found else ""
+        if "words" in found:
+            rate = f"{1000 * found['words'] / median:8.0f} words/s"
+        times = f"{median:9.2f} ms ({q1:.2f} to {q3:.2f})"
+        print(f"{found['what']:20}{found['size']:8}{name:18}{times:36}{rate}")
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.cpu", description=__doc__)
+    add = parser.add_argument
+    add("--size", action="append", choices=list(SIZES), help="only this one; may be given again")
+    add("--seconds", type=float, default=12.0, help="of each measurement, at least five rounds")
+    add("--threads", type=int, default=torch.get_num_threads(), help="PyTorch's")
+    add("--data", help="a text, as lm.train's; without one, 10,000 words drawn at random")
+    add("--json", type=Path, default=Path("out/cpu.json"), help="where the samples go")
+    add("--memory-of", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def run(given: argparse.Namespace, say: Callable[[str], None] = print) -> dict:
+    """Everything that was measured, as it goes into the file."""
+    machine = describe(CPU)
+    say(in_a_line(machine))
+    say(f"native: {machine['engines']['native']}\n")
+    found, sizes = [], given.size or list(SIZES)
+    for size in sizes:
+        found += measure_lstm(size, given.seconds)
+        found.append(measure_training(size, given.seconds, given.data))
+        for measured in found[-3:]:
+            print_times(measured)
+    say(f"\n{'':20}{'size':8}{'against':9}{'ratio':>6}  {'quartiles':14}{'floor/target':12}")
+    for measured in sorted(found, key=lambda m: m["what"]):
+        print_ratios(measured)
+    size = "medium" if "medium" in sizes else sizes[0]
+    memory = measure_memory(size, given.data)
+    if None not in memory.values():
+        part = memory[OURS] / memory[STOCK]
+        says = ", ".join(f"{name} {mib:.0f} MiB" for name, mib in memory.items())
+        say(f"\npeak of a training step, {size}: {says}: {part:.2f} of stock's")
+    return {"machine": machine, "measured": found, "memory_mib": {size: memory}}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    given = arguments(argv)
+    torch.set_num_threads(given.threads)
+    if given.memory_of is not None:
+        print(json.dumps(memory_of(given.memory_of, given.size[0], given.data)))
+        return 0
+    if (why := kernels.available_engines(CPU)["native"]) is not None:
+        print(f"bench.cpu: the native engine cannot run here: {why}", file=sys.stderr)
+        return 2
+    result = run(given)
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    given.json.write_text(json.dumps(result, indent=1))
+    print(f"samples: {given.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
