@@ -32,8 +32,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--engines",
         help="engines, engine-level pairs and peers to time, such as loop,native-steps,jax;"
-        " 'all' for everything at every size, compiled for minutes or not"
-        " [what does not compile for minutes]",
+        " 'all' for everything at every size, which may compile for many minutes"
+        " [everything where it fits 8 minutes in all]",
     )
     group.addoption("--device", help="such as cpu or cuda:1 [an accelerator if there is one]")
     group.addoption(

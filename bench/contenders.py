@@ -21,8 +21,15 @@ LOOP = "loop-none"
 # (engine, device) -> why its time would say nothing.
 NEVER_TIMED = {("triton", "cpu"): "Triton's interpreter verifies and does not race"}
 
-# What compiles for minutes before it runs is in a default run only at these sizes.
-DEFAULT_SIZES = {"compile": ("small",), "tensorflow-xla": ("small", "medium")}
+# In a default run, which is to end within 8 minutes on two cores, only at these sizes: what
+# compiles for minutes before it runs, and peers where a round of theirs takes many seconds.
+DEFAULT_SIZES = {
+    "compile": ("small",),
+    "tensorflow": ("small", "medium"),
+    "tensorflow-xla": ("small",),
+    "keras": ("small", "medium"),
+    "jax": ("small", "medium"),
+}
 
 
 class Contender(NamedTuple):

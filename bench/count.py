@@ -45,15 +45,15 @@ class Counts:
 def count(
     work: Callable[[], object], device: torch.device, setup: Callable[[], object] | None = None
 ) -> Counts:
-    """Run `work` under the profiler, and again to see its operands; `setup` before each run."""
+    """Run `work`, which has run before, under the profiler, and again to see its operands.
+
+    `setup` goes before each run and is not counted.
+    """
 
     def prepare() -> None:
         if setup is not None:
             setup()
 
-    for _ in range(2):
-        prepare()
-        work()
     profiles, begin = [], time.perf_counter()
     while len(profiles) < 3 and time.perf_counter() - begin < 1:
         prepare()

@@ -283,6 +283,7 @@ def test_a_compiled_function_is_not_watched():
 
     compiled = torch.compile(eager, backend="eager", fullgraph=True)
     a = torch.randn(4, 4)
+    compiled(a)
     found = count.count(lambda: compiled(a), CPU)
     assert found.launches == 2
     assert found.bytes is None
