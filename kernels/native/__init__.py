@@ -35,7 +35,22 @@ def _load() -> str | None:
     return None
 
 
+def _fake_linear_cross_entropy(hidden, weight, bias, target, row_grad, ignore_index):
+    """Shapes and dtypes alone, for torch.compile."""
+    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    inputs = (hidden, weight, bias)
+    grads = [
+        hidden.new_empty(0) if row_grad is None or t is None else torch.empty_like(t)
+        for t in inputs
+    ]
+    return hidden.new_empty(len(hidden), dtype=dtype), *grads
+
+
 WHY_NOT = _load()
+if WHY_NOT is None:
+    torch.library.register_fake(
+        "fused_lstm_native::linear_cross_entropy", _fake_linear_cross_entropy
+    )
 
 
 def missing(device: torch.device) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def setup_arguments() -> dict:
             except Exception as error:  # no compiler, an old one, no headers: whatever it is
                 print(f"native engine not built: {error}", file=sys.stderr)
 
+    # For `make sanitize`: FUSED_LSTM_SANITIZE=address,undefined
+    sanitize = os.environ.get("FUSED_LSTM_SANITIZE")
+    checks = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"] if sanitize else []
     openmp = ["-fopenmp"] if sys.platform == "linux" else []
     extension = CppExtension(
         "kernels.native._C",
@@ -33,7 +37,8 @@ def setup_arguments() -> dict:
         depends=sorted(str(path) for path in FOLDER.glob("*.[hi]*")),
         # Compiled with OpenMP but not linked with it: the symbols are found in the copy that
         # torch brings, whose threads are then ours too. A second copy would have its own.
-        extra_compile_args=[*FLAGS, *openmp],
+        extra_compile_args=[*FLAGS, *openmp, *checks],
+        extra_link_args=checks,
         optional=True,
     )
     return {"ext_modules": [extension], "cmdclass": {"build_ext": OptionalBuild}}
