@@ -31,10 +31,9 @@ template <class T>
 struct LayerGradient {
   const T* dy;               // [T, B, H] or null
   const T* dh_n;             // [B, H] or null
-  const T* dc_n;             // [B, H] or null
   T* dx;                     // [T, B, I] or null
   T* dh0;                    // [B, H]
-  T* dc0;                    // [B, H], the running dc during the loop
+  T* dc0;                    // [B, H], dc_n (or 0) at first: the running dc
   T* dw_ih;                  // [4H, I]
   T* dw_hh;                  // [4H, H]
   T* db;                     // [4H] or null

@@ -35,7 +35,7 @@ def setup_arguments() -> dict:
     extension = CppExtension(
         "kernels.native._C",
         sorted(str(path) for path in FOLDER.glob("*.cpp")),
-        depends=sorted(str(path) for path in FOLDER.glob("*.[hi]*")),
+        depends=sorted(str(path) for path in FOLDER.glob("*.h")),
         # Compiled with OpenMP but not linked with it: the symbols are found in the copy that
         # torch brings, whose threads are then ours too. A second copy would have its own.
         extra_compile_args=[*FLAGS, *openmp, *checks],

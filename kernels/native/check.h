@@ -20,7 +20,8 @@ inline at::ScalarType compute_dtype(const at::Tensor& tensor, const char* name) 
   const at::ScalarType dtype = tensor.scalar_type();
   TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 ||
                         dtype == at::kHalf,
-                    name, ": got dtype ", dtype, ", should be float32, float64, bfloat16 or float16");
+                    name, ": got dtype ", dtype,
+                    ", should be float32, float64, bfloat16 or float16");
   return dtype == at::kDouble ? at::kDouble : at::kFloat;
 }
 

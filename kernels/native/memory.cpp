@@ -13,7 +13,8 @@
 namespace fused_lstm {
 namespace {
 
-constexpr size_t page = 2 << 20;
+constexpr size_t page = 2 << 20;        // a huge one
+constexpr size_t least_kept = 1 << 15;  // what is smaller, the system's allocator keeps itself
 constexpr size_t most_kept = size_t{512} << 20;
 
 struct Block {
@@ -48,9 +49,10 @@ void* take(size_t bytes) {
     }
   }
   void* memory = nullptr;
-  if (posix_memalign(&memory, page, bytes) != 0) return nullptr;
+  const bool large = bytes >= page;
+  if (posix_memalign(&memory, large ? page : 64, bytes) != 0) return nullptr;
 #if defined(MADV_HUGEPAGE)
-  madvise(memory, bytes / page * page, MADV_HUGEPAGE);
+  if (large) madvise(memory, bytes / page * page, MADV_HUGEPAGE);
 #endif
   return memory;
 }
@@ -74,7 +76,7 @@ void give(void* memory, size_t bytes) {
 
 at::Tensor fresh(at::IntArrayRef shape, const at::TensorOptions& options) {
   const size_t bytes = c10::multiply_integers(shape) * options.dtype().itemsize();
-  void* const memory = bytes >= page / 2 ? take(bytes) : nullptr;
+  void* const memory = bytes >= least_kept ? take(bytes) : nullptr;
   if (memory == nullptr) return at::empty(shape, options);
   const at::Tensor tensor =
       at::from_blob(memory, shape, [bytes](void* freed) { give(freed, bytes); }, options);

@@ -35,8 +35,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> linear_cross_entropy(
 // body(worker) on each thread of a team.
 template <class Body>
 void run_on_team(const Body& body) {
-  run_team([](void* argument, const Worker& worker) { (*static_cast<const Body*>(argument))(worker); },
-           const_cast<void*>(static_cast<const void*>(&body)));
+  const auto call = [](void* argument, const Worker& worker) {
+    (*static_cast<const Body*>(argument))(worker);
+  };
+  run_team(call, const_cast<void*>(static_cast<const void*>(&body)));
 }
 
 }  // namespace fused_lstm

@@ -77,7 +77,7 @@ Result run(const Tensor& hidden, const Tensor& weight, const Tensor& bias, const
   if (gradients) {
     out.dhidden = fresh_like(hidden);
     out.dweight = fresh_like(weight);
-    if (bias.defined()) out.dbias = at::empty_like(bias);
+    if (bias.defined()) out.dbias = fresh_like(bias);
   }
   if (rows == 0) {
     if (gradients) out.dweight.zero_();

@@ -39,7 +39,8 @@ Sizes check_arguments(const Tensor& x, const Tensor& h0, const Tensor& c0, at::T
     if (k < 2) check(weights[i], name.c_str(), {gates, inputs}, s.given);
     if (k >= 2) check(weights[i], name.c_str(), {gates}, s.given);
   }
-  TORCH_CHECK_VALUE(dropout >= 0 && dropout <= 1, "dropout: got ", dropout, ", should be in [0, 1]");
+  TORCH_CHECK_VALUE(dropout >= 0 && dropout <= 1, "dropout: got ", dropout,
+                    ", should be in [0, 1]");
   TORCH_CHECK_VALUE(dropout == 0 || seed.has_value(), "seed: got None, should be [1] int64");
   if (seed) check(*seed, "seed", {1}, at::kLong);
   return s;
@@ -114,14 +115,18 @@ Forward run_forward(const Sizes& s, const Tensor& x, const Tensor& h0, const Ten
                     const std::vector<Tensor>& weights, const Dropout& dropout, bool save) {
   const auto options = x.options();
   const long step_bytes = s.batch * 4 * s.hidden * static_cast<long>(sizeof(T));
-  const long chunk = save ? s.steps : std::clamp(chunk_bytes / std::max(step_bytes, 1L), 1L, s.steps);
+  const long fit = std::clamp(chunk_bytes / std::max(step_bytes, 1L), 1L, s.steps);
+  const long chunk = save ? s.steps : fit;
+  const std::vector<int64_t> outputs = {s.steps, s.batch, s.hidden};
+  const std::vector<int64_t> below = {s.layers - 1, s.steps, s.batch, s.hidden};
+  const std::vector<int64_t> states = {s.layers, s.steps, s.batch, s.hidden};
+  const std::vector<int64_t> nothing = {0}, running = {1, 1, s.batch, s.hidden};
   Forward out;
-  out.y = fresh({s.steps, s.batch, s.hidden}, options);
+  out.y = fresh(outputs, options);
   out.h_n = fresh_like(h0);
   out.c_n = fresh_like(c0);
-  out.h = fresh(save ? at::DimVector{s.layers - 1, s.steps, s.batch, s.hidden} : at::DimVector{0}, options);
-  out.c = fresh(save ? at::DimVector{s.layers, s.steps, s.batch, s.hidden}
-                         : at::DimVector{1, 1, s.batch, s.hidden}, options);
+  out.h = fresh(save ? below : nothing, options);
+  out.c = fresh(save ? states : running, options);
   out.gates = fresh({save ? s.layers : 1, chunk, s.batch, 4 * s.hidden}, options);
   const Buffers<T> buffers(s, options);
   const bool dropping = dropout.probability > 0 && s.layers > 1;
@@ -217,7 +222,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
     return run_forward<decltype(zero)>(s, fused_lstm::converted(x, s.dtype),
                                        fused_lstm::converted(h0, s.dtype),
                                        fused_lstm::converted(c0, s.dtype),
-                                       converted(weights, s.dtype), dropout_of(dropout, seed), save);
+                                       converted(weights, s.dtype), dropout_of(dropout, seed),
+                                       save);
   });
   const Tensor nothing = at::empty({0}, x.options());
   const Tensor no_state = at::empty({0}, x.options().dtype(s.dtype));

@@ -73,7 +73,8 @@ template <class T>
 void one_step_back(const Worker& worker, const Layer<T>& layer, const LayerGradient<T>& gradient,
                    long t, const Blocks<T>& dgates, const T* packed) {
   const long batch = layer.batch, parts = divide_up(batch, max_rows);
-  for_shares(worker, batch, dgates.in_group(), max_vectors, max_rows, t % 2, [&](const Share& share) {
+  for_shares(worker, batch, dgates.in_group(), max_vectors, max_rows, t % 2,
+             [&](const Share& share) {
     const T* panel = packed + share.first * 4 * layer.hidden * W<T>;
     for (long block = share.blocks.begin; block < share.blocks.end; ++block) {
       const Range rows = part(batch, block, parts);

@@ -115,14 +115,20 @@ FL_INLINE void step_tile(const Layer<T>& layer, const Step<T>& step, const T* pa
     }
   }
   multiply_rows(tile, step.h + row * hidden, hidden, hidden, panel);
+  // Two loops: the tanh of c waits for all of a row's gates, and rows do not wait for each other.
+  for (int r = 0; r < R; ++r) {
+    Vec<T>(&sum)[4] = tile.sum[r];
+    const long at = (row + r) * hidden + unit;
+    const Gates<T> a = activate<T>({sum[0], sum[1], sum[2], sum[3]});
+    if (layer.save) store_gates(a, gates + 4 * r * hidden, hidden, width);
+    sum[0] = a.f * load(step.c + at, width) + a.i * a.g;
+    sum[1] = a.o;
+  }
   for (int r = 0; r < R; ++r) {
     const long at = (row + r) * hidden + unit;
-    Vec<T> c = load(step.c + at, width);
-    const Gates<T> a = activate<T>({tile.sum[r][0], tile.sum[r][1], tile.sum[r][2], tile.sum[r][3]});
-    c = a.f * c + a.i * a.g;
+    const Vec<T> c = tile.sum[r][0];
     store(step.c_next + at, c, width);
-    store(step.h_next + at, a.o * tanh<T>(c), width);
-    if (layer.save) store_gates(a, gates + 4 * r * hidden, hidden, width);
+    store(step.h_next + at, tile.sum[r][1] * tanh<T>(c), width);
   }
 }
 
