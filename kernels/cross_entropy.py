@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .native import OPS, missing
+from .reference import state_dtype
 
 CHUNK_BYTES = 64 << 20  # of logits at once, where torch makes them
 REDUCTIONS = ("none", "mean", "sum")
@@ -59,7 +60,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if reduction == "none":
             ctx.save_for_backward(hidden, weight, bias, target)
         elif gradients:
-            row_grad = hidden.new_ones(len(hidden), dtype=loss_dtype(hidden.dtype))
+            row_grad = hidden.new_ones(len(hidden), dtype=state_dtype(hidden.dtype))
         if reduction == "mean":
             count = (target != ignore_index).sum()
             if row_grad is not None:
@@ -85,10 +86,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *(g if needed else None for needed, g in wanted), None, None, None, None
 
 
-def loss_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _losses(hidden, weight, bias, target, row_grad, ignore_index):
     """[N] losses and, where row_grad [N] says the gradients by them, those of the inputs."""
     if missing(hidden.device) is None:
@@ -99,7 +96,7 @@ def _losses(hidden, weight, bias, target, row_grad, ignore_index):
 @torch.no_grad()
 def _losses_in_chunks(hidden, weight, bias, target, row_grad, ignore_index):
     """The same in torch's own operators, on any device."""
-    dtype = loss_dtype(hidden.dtype)
+    dtype = state_dtype(hidden.dtype)
     rows = max(1, CHUNK_BYTES // (len(weight) * dtype.itemsize))
     losses = hidden.new_empty(len(hidden), dtype=dtype)
     dhidden = dweight = dbias = hidden.new_empty(0)

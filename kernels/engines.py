@@ -22,7 +22,7 @@ import torch
 
 
 class Engine(NamedTuple):
-    module: str  # imported on first use: importing kernels imports neither triton nor C++
+    module: str  # imported on first use: importing kernels does not import triton
     fuses: tuple[str, ...]  # the levels it offers, lowest first; empty where it decides itself
 
 

@@ -57,7 +57,7 @@ def register(engine: str, kernels: dict[str, Callable] | None = None):
     namespace = f"fused_lstm_{engine}"
     for name, schema in SCHEMAS.items():
         torch.library.define(f"{namespace}::{name}", schema)
-        if kernels is not None and name in kernels:
+        if kernels is not None:
             torch.library.impl(f"{namespace}::{name}", ("cpu", "cuda"), kernels[name])
         torch.library.register_fake(f"{namespace}::{name}", FAKES[name])
     ops = getattr(torch.ops, namespace)

@@ -14,6 +14,7 @@ Nothing is pickled.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import json
@@ -32,7 +33,7 @@ import torch
 from lm.config import Config
 from lm.errors import UserError
 from lm.files import to_json, whole_directory, write_synced
-from lm.machine import versions
+from lm.machine import open_device, open_model, versions
 from lm.model import LM_LSTM, build_model
 
 FORMAT = 2
@@ -201,6 +202,19 @@ def load(directory: Path, best_one: bool = False) -> Checkpoint:
     """The newest checkpoint in `directory`, or the best; UserError says what is wrong with it."""
     path = best(directory) if best_one else newest(directory)
     return _guarded(path, lambda: _load(path))
+
+
+def open_trained(options: argparse.Namespace) -> tuple[Checkpoint, LM_LSTM]:
+    """The checkpoint that `lm.arguments.add_checkpoint`'s options name, and its model.
+
+    UserError where there is none, or where the engine or the device that they name cannot run.
+    """
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    device = open_device(options.device)
+    found = load(options.checkpoint, options.best)
+    lstm, fuse = options.lstm, options.fuse
+    return found, open_model(lambda: found.model(lstm, fuse), lstm, fuse, device)
 
 
 def _load(path: Path) -> Checkpoint:

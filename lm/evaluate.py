@@ -17,7 +17,6 @@ with main_imports(__name__):
     from lm.arguments import COUNT, Parser, add_checkpoint, number
     from lm.data import evaluation_batches
     from lm.errors import UserError
-    from lm.machine import open_device, open_model
     from lm.model import LM_LSTM
     from lm.ranks import Ranks
     from lm.text import SPLITS
@@ -78,12 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    device = open_device(options.device)
-    found = checkpoint.load(options.checkpoint, options.best)
-    lstm, fuse = options.lstm, options.fuse
-    model = open_model(lambda: found.model(lstm, fuse), lstm, fuse, device)
+    found, model = checkpoint.open_trained(options)
     data = options.data or found.run.get("data")
     if data is None:
         raise UserError("--data: the checkpoint names no text; name one")

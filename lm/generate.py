@@ -18,7 +18,6 @@ with main_imports(__name__):
     from lm.config import Range
     from lm.corpus import EOS, UNK
     from lm.errors import UserError
-    from lm.machine import open_device, open_model
     from lm.model import LM_LSTM
     from lm.text import tokenize
 
@@ -100,15 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    device = open_device(options.device)
-    found = checkpoint.load(options.checkpoint, options.best)
-    lstm, fuse = options.lstm, options.fuse
-    model = open_model(lambda: found.model(lstm, fuse), lstm, fuse, device).eval()
+    found, model = checkpoint.open_trained(options)
     prompt = encode_prompt(options.prompt, found.vocabulary)
     generator = torch.Generator().manual_seed(options.seed)
-    words = generate(model, prompt, generator, options.temperature, options.top_k)
+    words = generate(model.eval(), prompt, generator, options.temperature, options.top_k)
     sys.stdout.write(options.prompt)
     begin = time.perf_counter()
     first = next(words)  # reads the prompt, and what an engine compiles, it compiles now

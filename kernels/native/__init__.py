@@ -12,6 +12,7 @@ import importlib.util
 import torch
 
 from .. import fused, ops
+from ..reference import state_dtype
 
 OPS = ops.register("native")
 
@@ -37,13 +38,12 @@ def _load() -> str | None:
 
 def _fake_linear_cross_entropy(hidden, weight, bias, target, row_grad, ignore_index):
     """Shapes and dtypes alone, for torch.compile."""
-    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     inputs = (hidden, weight, bias)
     grads = [
         hidden.new_empty(0) if row_grad is None or t is None else torch.empty_like(t)
         for t in inputs
     ]
-    return hidden.new_empty(len(hidden), dtype=dtype), *grads
+    return hidden.new_empty(len(hidden), dtype=state_dtype(hidden.dtype)), *grads
 
 
 WHY_NOT = _load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
@@ -60,6 +61,7 @@ def by_arch(arch: int) -> Device:
     raise ValueError(f"arch must be one of {known}, got sm_{arch}")
 
 
+@cache
 def current(device: torch.device) -> Device:
     """The machine's own: what the driver says, and the rest from the table or the like of it."""
     if device.type == "cpu":

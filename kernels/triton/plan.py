@@ -10,6 +10,7 @@ many rows, summed over as many. So one calculation serves both.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from .devices import BARRIER_US, Device
 
@@ -109,6 +110,7 @@ def plan(
     return _compiled(kind, direction, hidden, batch, layers, dtype, device, tf32)
 
 
+@lru_cache(1024)  # asked for by every forward and every backward
 def choose(
     direction: str,
     *,
