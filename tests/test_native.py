@@ -151,9 +151,10 @@ def test_nan_goes_through(isa):
     assert y[:, 1].isfinite().all()
 
 
+@pytest.mark.parametrize("hidden", [70, 210], ids=["wavefront", "in-turns"])
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_threads_and_runs_agree(threads, count):
-    inputs = problem(Shape(7, 20, 50, 70, 2))
+def test_threads_and_runs_agree(threads, count, hidden):
+    inputs = problem(Shape(7, 20, 50, hidden, 2))
     threads(1)
     expected = results(inputs, engine())
     threads(count)
@@ -163,9 +164,11 @@ def test_threads_and_runs_agree(threads, count):
         assert torch.equal(value, again[name]), f"{name}: two runs differ"
 
 
+@pytest.mark.parametrize("layers", [3, 4], ids=["in-turns", "wavefront"])
 @pytest.mark.parametrize("dropout", [0.3, 1.0])
-def test_dropout_is_the_references(isa, dropout):
-    inputs = problem(Shape(9, 5, 11, 37, 3))
+def test_dropout_is_the_references(isa, threads, dropout, layers):
+    threads(2)
+    inputs = problem(Shape(9, 5, 11, 37, layers))
     x, h0, c0, *weights = inputs
     seed = torch.tensor([2**62 + 12345])
 

@@ -47,6 +47,23 @@ struct Scratch {
   T* panels;
 };
 
+struct Dropout {
+  float probability, scale;
+  unsigned long long seed;
+};
+
+// All layers of a call, for wavefront.h.
+template <class T>
+struct Wavefront {
+  const Layer<T>* layers;
+  const LayerGradient<T>* gradients;  // of as many; backward only
+  long count;
+  Dropout dropout;
+  T* dropped;                // [L-1, T, B, H], x of the layers above the first, or null
+  T* packed;                 // scratch: for each layer,
+  long packed_size;          // this many elements
+};
+
 // A chunk of rows of linear_cross_entropy. N, H, V: rows, inputs, classes.
 template <class T>
 struct Loss {
@@ -69,16 +86,12 @@ struct Loss {
   T* picked;                 // the same
 };
 
-struct Dropout {
-  float probability, scale;
-  unsigned long long seed;
-};
-
 template <class T>
 struct Kernels {
   const char* name;
   long lanes;
   long (*recurrent_size)(long hidden);         // elements of Scratch::recurrent
+  long (*wavefront_size)(long inputs, long hidden);  // of Wavefront::packed_size
   long (*dgates_size)(long rows, long hidden); // of LayerGradient::dgates, rows = T * B
   long (*logits_size)(long rows, long classes); // of Loss::logits
   long panel_size;                             // of Scratch::panels, for each worker
@@ -88,6 +101,8 @@ struct Kernels {
                         const T* c_next, const T* dh, const T* dc_next, T* dgates, T* dc);
   void (*forward)(const Worker&, const Layer<T>&, const Scratch<T>&);
   void (*backward)(const Worker&, const Layer<T>&, const LayerGradient<T>&, const Scratch<T>&);
+  void (*wavefront_forward)(const Worker&, const Wavefront<T>&);
+  void (*wavefront_backward)(const Worker&, const Wavefront<T>&, T* panels);
   // out[n] = in[n] * mask(first + n); in and out may be the same.
   void (*dropout)(const Worker&, long count, long first, const Dropout&, const T* in, T* out);
   void (*cross_entropy)(const Worker&, const Loss<T>&, T* panels);

@@ -1,10 +1,8 @@
 // All kernels for one instruction set: included by isa_*.cpp, which say which.
 
 #include "cell.h"
-#include "dropout.h"
 #include "loss.h"
-#include "steps_backward.h"
-#include "steps_forward.h"
+#include "wavefront.h"
 
 namespace fused_lstm::FL_ISA {
 
@@ -13,6 +11,7 @@ template <class T>
 constexpr Kernels<T> table = {FL_NAME,
                               W<T>,
                               recurrent_size<T>,
+                              wavefront_size<T>,
                               dgates_size<T>,
                               logits_size<T>,
                               panel_rows * max_vectors * W<T>,
@@ -20,6 +19,8 @@ constexpr Kernels<T> table = {FL_NAME,
                               cell_backward<T>,
                               forward<T>,
                               backward<T>,
+                              wavefront_forward<T>,
+                              wavefront_backward<T>,
                               dropout<T>,
                               cross_entropy<T>};
 

@@ -16,15 +16,21 @@ long dgates_size(long rows, long hidden) {
 }
 
 template <class T>
-void pack_recurrent_columns(const Worker& worker, const Layer<T>& layer, T* packed) {
-  const long hidden = layer.hidden, vectors = blocks_of<T>(hidden);
-  const long panels = divide_up(vectors, max_vectors);
+FL_INLINE Blocks<T> dgates_of(const Layer<T>& layer, const LayerGradient<T>& gradient) {
+  return {gradient.dgates, 4, layer.hidden, layer.steps * layer.batch};
+}
+
+// The columns of weight [4H, columns], in panels of at most max_vectors vectors.
+template <class T>
+void pack_weight_columns(const Worker& worker, const T* weight, long hidden, long columns,
+                         T* packed) {
+  const long vectors = blocks_of<T>(columns), panels = divide_up(vectors, max_vectors);
   const Range mine = part(4 * hidden, worker.id, worker.count);
   for (long i = 0; i < panels; ++i) {
-    const Range columns = part(vectors, i, panels);
-    const long n = columns.end - columns.begin, column = columns.begin * W<T>;
-    T* panel = packed + columns.begin * 4 * hidden * W<T>;
-    pack_columns(layer.w_hh, hidden, mine.begin, mine.end - mine.begin, column, hidden - column, n,
+    const Range own = part(vectors, i, panels);
+    const long n = own.end - own.begin, column = own.begin * W<T>;
+    T* panel = packed + own.begin * 4 * hidden * W<T>;
+    pack_columns(weight, columns, mine.begin, mine.end - mine.begin, column, columns - column, n,
                  panel + mine.begin * n * W<T>);
   }
 }
@@ -98,20 +104,11 @@ FL_INLINE void bias_gradient(const Blocks<T>& dgates, long block, Range rows, T*
   store(target, total, width);
 }
 
+// What is left when every step's dgates are known: the gradients by the weights and biases.
 template <class T>
-void backward(const Worker& worker, const Layer<T>& layer, const LayerGradient<T>& gradient,
-              const Scratch<T>& scratch) {
+void weight_gradients(const Worker& worker, const Layer<T>& layer,
+                      const LayerGradient<T>& gradient, const Blocks<T>& dgates, T* panel) {
   const long hidden = layer.hidden, batch = layer.batch;
-  const Blocks<T> dgates{gradient.dgates, 4, hidden, layer.steps * batch};
-  pack_recurrent_columns(worker, layer, scratch.recurrent);
-  for (long t = layer.steps - 1; t >= -1; --t) {
-    worker.sync();
-    one_step_back(worker, layer, gradient, t, dgates, scratch.recurrent);
-  }
-  T* panel = panel_of(worker, scratch);
-  if (gradient.dx) {
-    product(worker, dgates, layer.w_ih, layer.inputs, false, gradient.dx, panel);
-  }
   transposed_product(
       worker, dgates, layer.inputs, gradient.dw_ih, panel,
       [&](Range n, long column, long vectors, T* out) {
@@ -131,6 +128,22 @@ void backward(const Worker& worker, const Layer<T>& layer, const LayerGradient<T
                      out + (split - n.begin) * vectors * W<T>);
       },
       [](long, Range) {});
+}
+
+template <class T>
+void backward(const Worker& worker, const Layer<T>& layer, const LayerGradient<T>& gradient,
+              const Scratch<T>& scratch) {
+  const Blocks<T> dgates = dgates_of(layer, gradient);
+  pack_weight_columns(worker, layer.w_hh, layer.hidden, layer.hidden, scratch.recurrent);
+  for (long t = layer.steps - 1; t >= -1; --t) {
+    worker.sync();
+    one_step_back(worker, layer, gradient, t, dgates, scratch.recurrent);
+  }
+  T* panel = panel_of(worker, scratch);
+  if (gradient.dx) {
+    product(worker, dgates, layer.w_ih, layer.inputs, false, gradient.dx, panel);
+  }
+  weight_gradients(worker, layer, gradient, dgates, panel);
 }
 
 }  // namespace fused_lstm::FL_ISA

@@ -103,17 +103,12 @@ FL_INLINE Step<T> step_of(const Layer<T>& layer, long t, long in_chunk) {
   return step;
 }
 
+// The rest of a step for R rows of a block, when the tile holds the input's part of the gates.
 template <class T, int R>
-FL_INLINE void step_tile(const Layer<T>& layer, const Step<T>& step, const T* panel, long unit,
-                         long row) {
+FL_INLINE void recur(const Layer<T>& layer, const Step<T>& step, const T* panel, long unit,
+                     long row, Tile<T, R, 4>& tile) {
   const long hidden = layer.hidden, width = min(hidden - unit, W<T>);
   T* gates = step.gates + row * 4 * hidden + unit;
-  Tile<T, R, 4> tile;
-  FL_UNROLL for (int r = 0; r < R; ++r) {
-    FL_UNROLL for (int gate = 0; gate < 4; ++gate) {
-      tile.sum[r][gate] = load(gates + (4 * r + gate) * hidden, width);
-    }
-  }
   multiply_rows(tile, step.h + row * hidden, hidden, hidden, panel);
   // Two loops: the tanh of c waits for all of a row's gates, and rows do not wait for each other.
   for (int r = 0; r < R; ++r) {
@@ -130,6 +125,20 @@ FL_INLINE void step_tile(const Layer<T>& layer, const Step<T>& step, const T* pa
     store(step.c_next + at, c, width);
     store(step.h_next + at, tile.sum[r][1] * tanh<T>(c), width);
   }
+}
+
+template <class T, int R>
+FL_INLINE void step_tile(const Layer<T>& layer, const Step<T>& step, const T* panel, long unit,
+                         long row) {
+  const long hidden = layer.hidden, width = min(hidden - unit, W<T>);
+  const T* gates = step.gates + row * 4 * hidden + unit;
+  Tile<T, R, 4> tile;
+  FL_UNROLL for (int r = 0; r < R; ++r) {
+    FL_UNROLL for (int gate = 0; gate < 4; ++gate) {
+      tile.sum[r][gate] = load(gates + (4 * r + gate) * hidden, width);
+    }
+  }
+  recur(layer, step, panel, unit, row, tile);
 }
 
 template <class T>
