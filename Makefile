@@ -11,7 +11,7 @@ ARGS ?=
 # Where bench and report write.
 OUT  ?= out
 
-.PHONY: help setup train test bench report gpu peers lint format clean
+.PHONY: help setup train test bench ladder report gpu peers sanitize lint format clean
 
 help:            ## list the verbs
 	@grep -E '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ bench: setup     ## time every engine that runs here, beside nn.LSTM
 	mkdir -p $(OUT)
 	$(RUN) -m pytest --benchmark-only --benchmark-json=$(OUT)/bench.json $(ARGS)
 
+ladder: setup    ## the three fusions, one at a time, and what each gained
+	$(RUN) -m bench.ladder $(ARGS)
+
 report:          ## a page with figures from what bench measured
 	$(RUN) -m bench.report $(OUT)/bench.json -o $(OUT)/report
 
@@ -44,6 +47,24 @@ peers: setup     ## install TensorFlow and JAX, for bench to time beside ours
 # No setup: a machine with a GPU often has its own torch and Triton, and no network.
 gpu:             ## on a machine with a GPU: its tests, then races of all kernels
 	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m bench.gpu $(ARGS)
+
+# In a copy of the tree, made anew, so that the engine that was installed stays as it is. Where the
+# build failed, or the library did not load, pytest would merely skip: two checks come first. pytest
+# must leave the sanitizer its stderr.
+COPY := build/sanitize
+COPIED := kernels lm bench tests setup.py pyproject.toml README.md LICENSE
+CHECKED = cd $(COPY) && PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	$(abspath $(RUN))
+
+sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linux and g++
+	rm -rf $(COPY)
+	mkdir -p $(COPY)
+	tar -cf - --exclude='*.so' --exclude=__pycache__ $(COPIED) | tar -xf - -C $(COPY)
+	cd $(COPY) && CXX=g++ FUSED_LSTM_SANITIZE=address $(abspath $(RUN)) setup.py build_ext --inplace
+	nm -D $(COPY)/kernels/native/_C*.so | grep -q __asan_report
+	$(CHECKED) -c 'import kernels, sys; sys.exit(kernels.available_engines("cpu")["native"])'
+	$(CHECKED) -m pytest --capture=sys tests/test_native.py tests/test_cross_entropy.py $(ARGS)
 
 lint: setup      ## what CI checks: ruff's rules and its format
 	$(RUN) -m ruff check .

@@ -184,7 +184,8 @@ def entry(what: str, size: str, samples: dict[str, list[float]], **work: int) ->
 
 def measure_memory(size: str, text: str | None) -> dict[str, float | None]:
     """MiB at the peak of a training step, beyond what was there before, each in its own process."""
-    command = [sys.executable, "-m", "bench.cpu", "--size", size]
+    threads = str(torch.get_num_threads())
+    command = [sys.executable, "-m", "bench.cpu", "--size", size, "--threads", threads]
     command += [] if text is None else ["--data", text]
     found = {}
     for name in (STOCK, OURS):
@@ -252,16 +253,41 @@ def print_times(found: dict) -> None:
         print(f"{found['what']:20}{found['size']:8}{name:18}{times:36}{rate}")
 
 
+def common_parser(name: str, about: str, seconds: float) -> argparse.ArgumentParser:
+    """The options of this command and of bench.cpu_scaling; `seconds` by default."""
+    parser = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=about)
+    add = parser.add_argument
+    add("--seconds", type=float, default=seconds, help="of each measurement, or a few rounds")
+    add("--threads", type=int, default=torch.get_num_threads(), help="PyTorch's")
+    add("--json", type=Path, default=Path(f"out/{name}.json"), help="where the figures go")
+    return parser
+
+
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.cpu", description=__doc__)
+    parser = common_parser("cpu", __doc__, seconds=12.0)
     add = parser.add_argument
     add("--size", action="append", choices=list(SIZES), help="only this one; may be given again")
-    add("--seconds", type=float, default=12.0, help="of each measurement, at least five rounds")
-    add("--threads", type=int, default=torch.get_num_threads(), help="PyTorch's")
     add("--data", help="a text, as lm.train's; without one, 10,000 words drawn at random")
-    add("--json", type=Path, default=Path("out/cpu.json"), help="where the samples go")
     add("--memory-of", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
+
+
+def may_run(name: str, given: argparse.Namespace) -> bool:
+    """Whether a command can do what was asked; one line on stderr says why not."""
+    why = kernels.available_engines(CPU)["native"]
+    if why is not None:
+        why = f"the native engine cannot run here: {why}"
+    if given.threads < 1:
+        why = f"--threads must be at least 1, got {given.threads}"
+    if why is not None:
+        print(f"bench.{name}: {why}", file=sys.stderr)
+    return why is None
+
+
+def save(result: dict, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1))
+    print(f"figures: {path}")
 
 
 def run(given: argparse.Namespace, say: Callable[[str], None] = print) -> dict:
@@ -289,17 +315,13 @@ def run(given: argparse.Namespace, say: Callable[[str], None] = print) -> dict:
 
 def main(argv: Sequence[str] | None = None) -> int:
     given = arguments(argv)
+    if not may_run("cpu", given):
+        return 2
     torch.set_num_threads(given.threads)
     if given.memory_of is not None:
         print(json.dumps(memory_of(given.memory_of, given.size[0], given.data)))
         return 0
-    if (why := kernels.available_engines(CPU)["native"]) is not None:
-        print(f"bench.cpu: the native engine cannot run here: {why}", file=sys.stderr)
-        return 2
-    result = run(given)
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    given.json.write_text(json.dumps(result, indent=1))
-    print(f"samples: {given.json}")
+    save(run(given), given.json)
     return 0
 
 
