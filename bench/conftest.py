@@ -42,8 +42,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--seconds",
         type=float,
-        default=4.0,
-        help="for each group of cases, once each has had five rounds [4]",
+        default=3.0,
+        help="for each group of cases, once each has had five rounds [3]",
     )
 
 
