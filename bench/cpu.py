@@ -31,10 +31,10 @@ from .contenders import Contender
 from .local import Local
 from .machine import describe, in_a_line
 from .timing import interleave, quartiles, timed
+from .training import VOCABULARY, answer_of_step
 from .work import SIZES, make_problem
 
 CPU = torch.device("cpu")
-VOCABULARY = 10_000  # Penn Treebank's, for a text drawn at random
 STOCK, LOOP, OURS = "nn.LSTM", "loop", "native"
 RUNGS = [Contender(f"native {fuse}", "native", fuse) for fuse in ("pointwise", "steps", "layers")]
 LSTMS = [Contender(STOCK, "cudnn", None), Contender(LOOP, "loop", "none"), *RUNGS]
@@ -121,13 +121,7 @@ class Training:
         return loss
 
     def answer(self) -> dict[str, Tensor]:
-        """Loss and updates of a step without dropout, whose masks engines draw differently."""
-        self.model.eval()
-        before = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-        loss = self.step()
-        after = dict(self.model.named_parameters())
-        self.model.train()
-        return {"loss": loss} | {f"update of {n}": after[n].detach() - p for n, p in before.items()}
+        return answer_of_step(self.model, self.step)
 
 
 def batches_of(config: Config, text: str | None) -> tuple[list, int]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lm.config import PRESETS
 from lm.log import Log
@@ -49,7 +49,6 @@ class Training:
         """Seconds of a step in each round, by label, with dropout as in training."""
         cases = {}
         for label, trainer in self.trainers.items():
-            trainer.model.train()
             work = Step(trainer, *self.batch)
             cases[label] = timed(work, self.device)
         return interleave(cases, seconds)
@@ -60,12 +59,21 @@ class Training:
         return Trainer(model.to(self.device), _text(self.words), self.config, Log())
 
     def _answer(self, trainer: Trainer) -> dict[str, Tensor]:
-        """Loss and updates of a step without dropout, whose masks engines draw differently."""
-        trainer.model.eval()
-        before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
-        loss, *_ = trainer.step(*self.batch, trainer.model.init_hidden())
-        after = dict(trainer.model.named_parameters())
-        return {"loss": loss} | {f"update of {n}": after[n].detach() - p for n, p in before.items()}
+        hidden = trainer.model.init_hidden()
+        return answer_of_step(trainer.model, lambda: trainer.step(*self.batch, hidden)[0])
+
+
+def answer_of_step(model: nn.Module, step: Callable[[], Tensor]) -> dict[str, Tensor]:
+    """Loss and updates of a step without dropout, whose masks engines draw differently.
+
+    `step` makes one training step of `model` and returns its loss.
+    """
+    model.eval()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    loss = step()
+    after = dict(model.named_parameters())
+    model.train()
+    return {"loss": loss} | {f"update of {n}": after[n].detach() - p for n, p in before.items()}
 
 
 class Step:

@@ -12,6 +12,14 @@ namespace fused_lstm::FL_ISA {
 
 // The rows of a panel that are packed at once: 64 bytes x 4 x 1536 is a third of a 1 MiB L2 cache.
 constexpr long panel_rows = 1536;
+template <class T>
+constexpr long panel_size = panel_rows * max_vectors * W<T>;
+
+// The worker's own, of `panels` for all workers.
+template <class T>
+FL_INLINE T* panel_of(const Worker& worker, T* panels) {
+  return panels + worker.id * panel_size<T>;
+}
 
 template <class T>
 FL_INLINE long blocks_of(long units) {

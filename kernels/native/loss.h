@@ -191,7 +191,7 @@ void subtract_targets(const Worker& worker, const Loss<T>& loss) {
 template <class T>
 void cross_entropy(const Worker& worker, const Loss<T>& loss, T* panels) {
   const Blocks<T> logits{loss.logits, 1, loss.rows, loss.classes};
-  T* panel = panels + worker.id * panel_rows * max_vectors * W<T>;
+  T* panel = panel_of(worker, panels);
   make_logits(worker, loss, logits, panel);
   worker.sync();
   exponentiate(worker, loss, logits);

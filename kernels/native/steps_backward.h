@@ -139,7 +139,7 @@ void backward(const Worker& worker, const Layer<T>& layer, const LayerGradient<T
     worker.sync();
     one_step_back(worker, layer, gradient, t, dgates, scratch.recurrent);
   }
-  T* panel = panel_of(worker, scratch);
+  T* panel = panel_of(worker, scratch.panels);
   if (gradient.dx) {
     product(worker, dgates, layer.w_ih, layer.inputs, false, gradient.dx, panel);
   }

@@ -10,11 +10,6 @@
 namespace fused_lstm::FL_ISA {
 
 template <class T>
-FL_INLINE T* panel_of(const Worker& worker, const Scratch<T>& scratch) {
-  return scratch.panels + worker.id * panel_rows * max_vectors * W<T>;
-}
-
-template <class T>
 long recurrent_size(long hidden) {  // forward: [blocks][H][4][W]; backward: [4H][blocks][W]
   return 4 * hidden * blocks_of<T>(hidden) * W<T>;
 }
@@ -162,7 +157,7 @@ void forward(const Worker& worker, const Layer<T>& layer, const Scratch<T>& scra
   pack_recurrent(worker, layer, scratch.recurrent);
   for (long begin = 0; begin < layer.steps; begin += layer.chunk) {
     const long steps = min(layer.steps - begin, layer.chunk);
-    input_product(worker, layer, begin, steps, panel_of(worker, scratch));
+    input_product(worker, layer, begin, steps, panel_of(worker, scratch.panels));
     worker.sync();
     for (long t = begin; t < begin + steps; ++t) {
       // Back and forth through the weights: what the last step used last is still in cache.

@@ -150,7 +150,7 @@ void wavefront_backward(const Worker& worker, const Wavefront<T>& wave, T* panel
     }
     worker.sync();
   }
-  T* const panel = panels + worker.id * panel_rows * max_vectors * W<T>;
+  T* const panel = panel_of(worker, panels);
   for (long index = 0; index <= top; ++index) {
     const Layer<T>& layer = wave.layers[index];
     weight_gradients(worker, layer, wave.gradients[index],
