@@ -6,6 +6,7 @@ from .triton import interpreter
 interpreter.enable()
 
 from .cross_entropy import linear_cross_entropy  # noqa: E402
+from .dropout import Dropout, dropout  # noqa: E402
 from .engines import ENGINES, available_engines, describe_engine  # noqa: E402
 from .lstm import LSTM, lstm  # noqa: E402
 
@@ -13,6 +14,8 @@ __all__ = [
     "LSTM",
     "lstm",
     "linear_cross_entropy",
+    "Dropout",
+    "dropout",
     "ENGINES",
     "available_engines",
     "describe_engine",

@@ -65,7 +65,7 @@ class LM_LSTM(nn.Module):
         self.num_layers = num_layers
         self.dp_keep_prob = dp_keep_prob
         self.word_embeddings = nn.Embedding(vocab_size, embedding_dim)
-        kind = VariationalDropout if variational_dropout else nn.Dropout
+        kind = VariationalDropout if variational_dropout else kernels.Dropout
         self.dropout = kind(1 - dp_keep_prob)
         self.weight_drop = weight_drop
         self.lstm = kernels.LSTM(

@@ -7,7 +7,6 @@ on the same kernels as kept ones.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import kernels
@@ -29,7 +28,7 @@ class VariationalDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        return x * F.dropout(x.new_ones(1, *x.shape[1:]), self.p)
+        return x * kernels.dropout(x.new_ones(1, *x.shape[1:]), self.p)
 
 
 def regularized_lstm(
@@ -37,14 +36,14 @@ def regularized_lstm(
 ) -> tuple[Tensor, State]:
     """`lstm(x, hidden)` in training, part `weight_drop` of its recurrent weights dropped.
 
-    `between` is what falls between layers: an nn.Dropout is the engine's own; a VariationalDropout
+    `between` is what falls between layers: a Dropout is the engine's own; a VariationalDropout
     is applied here, with a call of the engine for each layer. Shapes as `kernels.lstm` has them.
 
     DropConnect on recurrent weights is that of Merity et al., "Regularizing and Optimizing LSTM
     Language Models" (2018): one mask for all steps of a call.
     """
     weights = [
-        F.dropout(weight, weight_drop) if name.startswith("weight_hh") and weight_drop else weight
+        kernels.dropout(weight, weight_drop) if name.startswith("weight_hh") else weight
         for name, weight in lstm.named_parameters()
     ]
     engine, fuse = lstm.engine, lstm.fuse

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import kernels
@@ -45,7 +44,7 @@ def test_weight_drop_is_an_lstm_of_dropped_recurrent_weights(engine):
     plain = nn.LSTM(H, H, L)
     torch.manual_seed(3)
     dropped = {
-        name: F.dropout(weight.detach(), 0.4) if "weight_hh" in name else weight.detach()
+        name: kernels.dropout(weight.detach(), 0.4) if "weight_hh" in name else weight.detach()
         for name, weight in lstm.named_parameters()
     }
     plain.load_state_dict(dropped)
@@ -159,7 +158,7 @@ def test_defaults_take_the_plain_path(monkeypatch):
     """Without an option nothing of it runs: not a call, not a random number."""
     monkeypatch.setattr("lm.model.regularized_lstm", None)
     model = make()
-    assert type(model.dropout) is nn.Dropout
+    assert type(model.dropout) is kernels.Dropout
     model(words(), model.init_hidden())
     for name in ("tie_weights", "variational_dropout", "weight_decay", "weight_drop"):
         assert not any(getattr(config, name) for config in PRESETS.values())

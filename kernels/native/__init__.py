@@ -46,11 +46,31 @@ def _fake_linear_cross_entropy(hidden, weight, bias, target, row_grad, ignore_in
     return hidden.new_empty(len(hidden), dtype=state_dtype(hidden.dtype)), *grads
 
 
+def _differentiate_dropout() -> None:
+    """The gradient is dropped by the same mask, drawn again."""
+
+    def setup_context(ctx, inputs, output):
+        _, ctx.p, seed = inputs
+        ctx.save_for_backward(seed)
+
+    def backward(ctx, grad):
+        return OPS.dropout(grad, ctx.p, *ctx.saved_tensors), None, None
+
+    torch.library.register_autograd(
+        "fused_lstm_native::dropout", backward, setup_context=setup_context
+    )
+
+
 WHY_NOT = _load()
 if WHY_NOT is None:
     torch.library.register_fake(
         "fused_lstm_native::linear_cross_entropy", _fake_linear_cross_entropy
     )
+    torch.library.register_fake(
+        "fused_lstm_native::dropout",
+        lambda x, p, seed: torch.empty_like(x, memory_format=torch.contiguous_format),
+    )
+    _differentiate_dropout()
 
 
 def missing(device: torch.device) -> str | None:

@@ -7,28 +7,48 @@
 
 namespace fused_lstm::FL_ISA {
 
-constexpr int draws = 64;  // at once: whole vectors, for the compiler to vectorise the loops
+constexpr int draws = 64;  // at once: whole vectors
+typedef uint64_t Words __attribute__((vector_size(FL_BYTES)));
 
 // The first word of Philox4x32-10 for the counters first, first + 1, ...
-FL_INLINE void philox(unsigned long long seed, unsigned long long first, uint32_t (&word)[draws]) {
-  uint32_t c1[draws], c2[draws], c3[draws];
-  for (int i = 0; i < draws; ++i) {
-    word[i] = static_cast<uint32_t>(first + i);
-    c1[i] = static_cast<uint32_t>((first + i) >> 32);
-    c2[i] = c3[i] = 0;
-  }
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-  for (int round = 0; round < 10; ++round) {
-    for (int i = 0; i < draws; ++i) {
-      const uint64_t low = static_cast<uint64_t>(word[i]) * 0xD2511F53u;
-      const uint64_t high = static_cast<uint64_t>(c2[i]) * 0xCD9E8D57u;
-      word[i] = static_cast<uint32_t>(high >> 32) ^ c1[i] ^ k0;
-      c2[i] = static_cast<uint32_t>(low >> 32) ^ c3[i] ^ k1;
-      c1[i] = static_cast<uint32_t>(high);
-      c3[i] = static_cast<uint32_t>(low);
+//
+// A 32-bit word is the low half of a lane of 64, so that a lane also holds its product with
+// another; what is in the high half of c1 and c3 never gets anywhere.
+FL_INLINE void philox(uint64_t seed, uint64_t first, int32_t (&word)[draws]) {
+  constexpr int lanes = FL_BYTES / sizeof(uint64_t);
+  constexpr uint64_t low = 0xFFFFFFFF;
+  for (int at = 0; at < draws; at += lanes) {
+    Words c0, c1, c2 = {}, c3 = {};
+    FL_UNROLL for (int lane = 0; lane < lanes; ++lane) c0[lane] = first + at + lane;
+    c1 = c0 >> 32;
+    uint64_t k0 = seed & low, k1 = seed >> 32;
+    FL_UNROLL for (int round = 0; round < 10; ++round) {
+      const Words product0 = (c0 & low) * 0xD2511F53u, product1 = (c2 & low) * 0xCD9E8D57u;
+      c0 = (product1 >> 32) ^ c1 ^ k0;
+      c1 = product1;
+      c2 = (product0 >> 32) ^ c3 ^ k1;
+      c3 = product0;
+      k0 = (k0 + 0x9E3779B9u) & low;
+      k1 = (k1 + 0xBB67AE85u) & low;
     }
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    FL_UNROLL for (int lane = 0; lane < lanes; ++lane) {
+      word[at + lane] = static_cast<int32_t>(c0[lane]);
+    }
+  }
+}
+
+// What the elements first, first + 1, ... are multiplied by. Vectors, because a compiler makes a
+// branch of a scalar choice, and this is one that no processor can predict.
+FL_INLINE void draw(const Dropout& drop, uint64_t first, float (&mask)[draws]) {
+  int32_t word[draws];
+  philox(drop.seed, first, word);
+  for (int at = 0; at < draws; at += W<float>) {
+    typename Types<float>::Int bits;
+    __builtin_memcpy(&bits, word + at, sizeof bits);
+    bits = bits < 0 ? ~bits : bits;  // as Triton's uint_to_uniform_float
+    const Vec<float> uniform = __builtin_convertvector(bits, Vec<float>) * 4.6566127342e-10f;
+    const auto kept = uniform >= broadcast(drop.probability);
+    store(mask + at, kept ? broadcast(drop.scale) : Vec<float>{});
   }
 }
 
@@ -37,14 +57,8 @@ void dropout(const Worker& worker, long count, long first, const Dropout& drop, 
              T* out) {
   const Range mine = part(divide_up(count, draws), worker.id, worker.count);
   for (long begin = mine.begin * draws; begin < min(mine.end * draws, count); begin += draws) {
-    uint32_t word[draws];
-    philox(drop.seed, first + begin, word);
-    T mask[draws];
-    for (int i = 0; i < draws; ++i) {  // as Triton's uint_to_uniform_float
-      const int32_t bits = static_cast<int32_t>(word[i]);
-      const float uniform = static_cast<float>(bits < 0 ? ~bits : bits) * 4.6566127342e-10f;
-      mask[i] = uniform >= drop.probability ? drop.scale : 0.0f;
-    }
+    float mask[draws];
+    draw(drop, first + begin, mask);
     const long size = min(count - begin, draws);
     for (long i = 0; i < size; ++i) out[begin + i] = in[begin + i] * mask[i];
   }

@@ -12,6 +12,7 @@ TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
   m.impl("lstm", fused_lstm::lstm);
   m.impl("lstm_backward", fused_lstm::lstm_backward);
   m.impl("linear_cross_entropy", fused_lstm::linear_cross_entropy);
+  m.impl("dropout", fused_lstm::dropout);
 }
 
 TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
@@ -19,6 +20,7 @@ TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
       "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor? bias, Tensor target,"
       " Tensor? row_grad, int ignore_index)"
       " -> (Tensor loss, Tensor dhidden, Tensor dweight, Tensor dbias)");
+  m.def("dropout(Tensor x, float p, Tensor seed) -> Tensor");
   m.def("isa_names() -> str[]", fused_lstm::isa_names);
   m.def("use_isa(str name) -> ()", fused_lstm::use_isa);
   m.def("release_memory() -> ()", fused_lstm::release_memory);

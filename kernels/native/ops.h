@@ -32,6 +32,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> linear_cross_entropy(
     const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
     const at::Tensor& target, const std::optional<at::Tensor>& row_grad, int64_t ignore_index);
 
+at::Tensor dropout(const at::Tensor& x, double p, const at::Tensor& seed);
+
 // body(worker) on each thread of a team.
 template <class Body>
 void run_on_team(const Body& body) {

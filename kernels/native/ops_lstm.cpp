@@ -2,10 +2,8 @@
 // `lstm_backward`. Schemas: kernels/ops.py. Here tensors are checked and allocated, and handed on
 // as pointers; nothing is allocated below this file. Layers run one after another, each step of a
 // layer divided among all workers, or, where a step is too small for that, as a wavefront.
-#include "check.h"
-#include "isa.h"
+#include "drop.h"
 #include "memory.h"
-#include "ops.h"
 
 namespace fused_lstm {
 namespace {
@@ -45,13 +43,6 @@ Sizes check_arguments(const Tensor& x, const Tensor& h0, const Tensor& c0, at::T
   TORCH_CHECK_VALUE(dropout == 0 || seed.has_value(), "seed: got None, should be [1] int64");
   if (seed) check(*seed, "seed", {1}, at::kLong);
   return s;
-}
-
-Dropout dropout_of(double probability, const OptionalTensor& seed) {
-  Dropout drop{static_cast<float>(probability), 0, 0};
-  if (probability < 1) drop.scale = static_cast<float>(1 / (1 - probability));
-  if (seed) drop.seed = static_cast<unsigned long long>(seed->item<int64_t>());
-  return drop;
 }
 
 std::vector<Tensor> converted(at::TensorList tensors, at::ScalarType dtype) {
@@ -99,12 +90,8 @@ Layer<T> layer_arguments(const Sizes& s, const std::vector<Tensor>& weights, con
 
 // x of the layer above the one whose output is `h`, the index-th of those below the last.
 template <class T>
-void drop(const Dropout& dropout, long index, const Tensor& h, const Tensor& out) {
-  const long count = h.numel();
-  run_on_team([&](const Worker& worker) {
-    kernels<T>().dropout(worker, count, index * count, dropout, h.data_ptr<T>(),
-                         out.data_ptr<T>());
-  });
+void drop_layer(const Dropout& dropout, long index, const Tensor& h, const Tensor& out) {
+  drop<T>(dropout, index * h.numel(), h, out);
 }
 
 // Whether layers rather than a step's units are divided among the workers. Measured on two cores
@@ -194,7 +181,7 @@ Forward run_forward(const Sizes& s, const Tensor& x, const Tensor& h0, const Ten
       kernels<T>().forward(worker, layers[index], buffers.pointers());
     });
     finish(index);
-    if (dropping && index + 1 < s.layers) drop<T>(dropout, index, y_of(index), dropped);
+    if (dropping && index + 1 < s.layers) drop_layer<T>(dropout, index, y_of(index), dropped);
   }
   return out;
 }
@@ -257,11 +244,11 @@ Backward run_backward(const Sizes& s, const Tensor& dy, const Tensor& dh_n, cons
     });
   } else {
     for (long index = s.layers - 1; index >= 0; --index) {
-      if (index > 0 && dropping) drop<T>(dropout, index - 1, saved.h.select(0, index - 1), dropped);
+      if (index > 0 && dropping) drop_layer<T>(dropout, index - 1, saved.h.select(0, index - 1), dropped);
       run_on_team([&](const Worker& worker) {
         kernels<T>().backward(worker, layers[index], gradients[index], buffers.pointers());
       });
-      if (index > 0 && dropping) drop<T>(dropout, index - 1, between, between);
+      if (index > 0 && dropping) drop_layer<T>(dropout, index - 1, between, between);
     }
   }
   for (long index = 0; s.per_layer == 4 && index < s.layers; ++index) {

@@ -1,0 +1,17 @@
+// The operator `dropout`: x times a mask drawn from a seed, as kernels/reference.py's dropout_mask.
+#include "drop.h"
+#include "memory.h"
+
+namespace fused_lstm {
+
+at::Tensor dropout(const at::Tensor& x, double p, const at::Tensor& seed) {
+  const at::ScalarType dtype = compute_dtype(x, "x");
+  check(x, "x", x.sizes(), x.scalar_type());
+  TORCH_CHECK_VALUE(p >= 0 && p <= 1, "p: got ", p, ", should be in [0, 1]");
+  check(seed, "seed", {1}, at::kLong);
+  const at::Tensor in = converted(x, dtype), out = fresh_like(in);
+  with_type(dtype, [&](auto zero) { drop<decltype(zero)>(dropout_of(p, seed), 0, in, out); });
+  return out.to(x.scalar_type());
+}
+
+}  // namespace fused_lstm

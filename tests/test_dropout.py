@@ -1,0 +1,137 @@
+"""kernels.dropout: the mask of kernels.reference, in C++ or as torch draws it."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+import kernels
+from kernels import native
+from kernels.reference import dropout_mask
+
+CPU = torch.device("cpu")
+WHY_NOT = native.missing(CPU)
+built = pytest.mark.skipif(WHY_NOT is not None, reason=f"native: {WHY_NOT}")
+SEED = torch.tensor([2**62 + 12345])
+
+
+@pytest.fixture(params=["native", "torch"])
+def path(request, monkeypatch):
+    if request.param == "torch":
+        module = sys.modules[kernels.dropout.__module__]  # the function has the module's name
+        monkeypatch.setattr(module, "missing", lambda device: "not in this test")
+    elif WHY_NOT is not None:
+        pytest.skip(f"native: {WHY_NOT}")
+    return request.param
+
+
+@pytest.fixture(params=native.OPS.isa_names() if WHY_NOT is None else [])
+def isa(request):
+    native.OPS.use_isa(request.param)
+    yield request.param
+    native.OPS.use_isa("")
+
+
+@built
+@pytest.mark.parametrize("p", [0.1, 0.65, 1.0])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (63,), (64,), (3, 5, 43), (100, 1001)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_mask_is_the_references(isa, dtype, shape, p):
+    x = torch.randn(shape).to(dtype)
+    expected = (x * dropout_mask(SEED, shape, p)).to(dtype)
+    torch.testing.assert_close(native.OPS.dropout(x, p, SEED), expected, rtol=0, atol=0)
+
+
+@built
+def test_mask_does_not_depend_on_the_threads():
+    x, before = torch.randn(1000), torch.get_num_threads()
+    masks = []
+    for count in (1, 2, 3, 5):
+        torch.set_num_threads(count)
+        masks.append(native.OPS.dropout(x, 0.5, SEED))
+    torch.set_num_threads(before)
+    for mask in masks[1:]:
+        assert torch.equal(mask, masks[0])
+
+
+@built
+def test_strided_input():
+    x = torch.randn(40, 30).T
+    expected = x * dropout_mask(SEED, x.shape, 0.3)
+    assert torch.equal(native.OPS.dropout(x, 0.3, SEED), expected)
+
+
+@built
+def test_operator_is_a_good_citizen():
+    torch.library.opcheck(native.OPS.dropout, (torch.randn(3, 4, requires_grad=True), 0.5, SEED))
+
+
+def test_keeps_as_many_as_it_should_and_their_mean(path):
+    y = kernels.dropout(torch.ones(100_000), 0.35)
+    kept = y != 0
+    assert kept.float().mean().item() == pytest.approx(0.65, abs=0.01)
+    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 1 / 0.65))
+
+
+def test_each_call_draws_anew_and_a_seed_repeats_it(path):
+    x = torch.ones(1000)
+    torch.manual_seed(7)
+    first, second = kernels.dropout(x), kernels.dropout(x)
+    torch.manual_seed(7)
+    assert torch.equal(kernels.dropout(x), first)
+    assert not torch.equal(first, second)
+
+
+def test_gradient_has_the_same_mask(path):
+    x = torch.randn(50, 7, requires_grad=True)
+    y = kernels.dropout(x, 0.4)
+    grad = torch.randn_like(x)
+    (dx,) = torch.autograd.grad(y, x, grad)
+    torch.testing.assert_close(dx, torch.where(y == 0, 0, grad / 0.6))
+
+
+def test_gradcheck(path):
+    def dropped(x):
+        torch.manual_seed(1)
+        return kernels.dropout(x, 0.5)
+
+    x = torch.randn(9, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(dropped, x)
+    assert torch.autograd.gradgradcheck(dropped, x)
+
+
+def test_compiles_without_a_graph_break(path):
+    compiled = torch.compile(
+        lambda x: kernels.dropout(x, 0.5) + 1, backend="aot_eager", fullgraph=True
+    )
+    x = torch.ones(1000, requires_grad=True)
+    y = compiled(x)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, y.detach() - 1)
+
+
+@pytest.mark.parametrize("arguments", [{"p": 0.0}, {"p": 0.5, "training": False}])
+def test_nothing_to_drop_is_x_itself(arguments):
+    x = torch.randn(3)
+    assert kernels.dropout(x, **arguments) is x
+
+
+def test_module_drops_in_training_alone(path):
+    drop, x = kernels.Dropout(0.5), torch.ones(100)
+    assert (drop(x) == 0).any()
+    assert drop.eval()(x) is x
+    assert isinstance(drop, torch.nn.Dropout)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
+def test_p_that_is_no_probability(p):
+    with pytest.raises(ValueError, match=r"p: got .*, should be in \[0, 1\]"):
+        kernels.dropout(torch.ones(3), p)
+
+
+@built
+def test_dtype_that_cannot_be_dropped():
+    with pytest.raises(ValueError, match="x: got dtype Long"):
+        kernels.dropout(torch.ones(3, dtype=torch.int64), 0.5)
