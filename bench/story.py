@@ -94,7 +94,10 @@ def _machine(results: Results) -> list[Block]:
         ("threads", f"{m['threads']} on {m['cores']} cores"),
         ("system", f"{m['system']}, Python {m['python']}"),
         ("libraries", libraries),
-        ("best product", f"{m['product_peak_gflops']:.0f} GF/s ({m['dtype']}, torch.mm, measured)"),
+        (
+            "best product",
+            f"{m['product_peak_gflops']:.0f} GF/s ({m['dtype']}, torch.mm or oneDNN, measured)",
+        ),
         ("copy", f"{m['copy_bandwidth_gb_per_second']:.1f} GB/s read and written, measured"),
         ("date, commit", f"{results.date[:10]}, {results.commit[:10]}"),
     ]

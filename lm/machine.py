@@ -14,6 +14,9 @@ from lm.errors import UserError
 from lm.model import LM_LSTM
 
 
+_NUMBERS = {"cpu family": "family", "model": "model"}
+
+
 def processor(device: torch.device) -> str:
     """The name of the accelerator that `device` is, or of the CPU."""
     if device.type == "cpu":
@@ -23,13 +26,15 @@ def processor(device: torch.device) -> str:
 
 
 def _cpu_name() -> str:
+    """With family and model, where Linux tells them: a virtual machine's name is often less."""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        lines = []
+    found = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+    name = found.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{word} {found[f]}" for f, word in _NUMBERS.items() if found.get(f)]
+    return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
 def versions() -> dict[str, str | None]:
