@@ -13,7 +13,6 @@ from kernels.engines import resolve
 from lm.errors import UserError
 from lm.model import LM_LSTM
 
-
 _NUMBERS = {"cpu family": "family", "model": "model"}
 
 
