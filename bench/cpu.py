@@ -3,7 +3,8 @@
 The LSTM alone against nn.LSTM (oneDNN) and the step loop; whole training steps against the 2017
 post's program, written out below in stock PyTorch; a step's memory. Answers are checked before
 anything is timed, contenders take turns within a round, and a ratio is one of medians, with the
-quartiles of the ratios within a round behind it.
+quartiles of the ratios within a round behind it. `--keep-memory` takes from the times what mapping
+memory costs: see bench.pages.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +32,7 @@ from .check import require_right
 from .contenders import Contender
 from .local import Local
 from .machine import describe, in_a_line
+from .pages import Counted, kept_environment
 from .timing import interleave, quartiles, timed
 from .training import VOCABULARY, answer_of_step
 from .work import SIZES, make_problem
@@ -156,8 +159,10 @@ def measure_lstm(size: str, seconds: float) -> list[dict]:
     checked(contenders)
     found = []
     for what, mode in MODES.items():
-        samples = interleave({n: c.timed(mode) for n, c in contenders.items()}, seconds)
-        found.append(entry(what, size, samples, flops=SIZES[size].flops(mode)))
+        cases = {n: Counted(c.timed(mode)) for n, c in contenders.items()}
+        samples = interleave(cases, seconds)
+        flops = SIZES[size].flops(mode)
+        found.append(entry(what, size, samples, typical_pages(cases), flops=flops))
     return found
 
 
@@ -167,13 +172,22 @@ def measure_training(size: str, seconds: float, text: str | None) -> dict:
     names = (STOCK, LOOP, OURS)
     contenders = {n: Training(n, config, batches, vocabulary) for n in names}
     checked(contenders)
-    cases = {n: timed(c.step, CPU) for n, c in contenders.items()}
+    cases = {n: Counted(timed(c.step, CPU)) for n, c in contenders.items()}
     samples = interleave(cases, seconds, warmup=2)
-    return entry("training step", size, samples, words=config.num_steps * config.batch_size)
+    words = config.num_steps * config.batch_size
+    return entry("training step", size, samples, typical_pages(cases), words=words)
 
 
-def entry(what: str, size: str, samples: dict[str, list[float]], **work: int) -> dict:
-    return {"what": what, "size": size, "samples": samples, **work}
+def typical_pages(cases: Mapping[str, Counted]) -> dict[str, float]:
+    """The median of the pages that a call has mapped, by name."""
+    return {name: statistics.median(case.pages) for name, case in cases.items()}
+
+
+def entry(
+    what: str, size: str, samples: dict[str, list[float]], pages: dict[str, float], **work: int
+) -> dict:
+    """A measurement as it goes into the file; `work` is a call's flops or words."""
+    return {"what": what, "size": size, "samples": samples, "pages": pages, **work}
 
 
 def measure_memory(size: str, text: str | None) -> dict[str, float | None]:
@@ -244,7 +258,8 @@ def print_times(found: dict) -> None:
         if "words" in found:
             rate = f"{1000 * found['words'] / median:8.0f} words/s"
         times = f"{median:9.2f} ms ({q1:.2f} to {q3:.2f})"
-        print(f"{found['what']:20}{found['size']:8}{name:18}{times:36}{rate}")
+        pages = f"{found['pages'][name]:9.0f} pages"
+        print(f"{found['what']:20}{found['size']:8}{name:18}{times:36}{rate:17}{pages}")
 
 
 def common_parser(name: str, about: str, seconds: float) -> argparse.ArgumentParser:
@@ -262,6 +277,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--size", action="append", choices=list(SIZES), help="only this one; may be given again")
     add("--data", help="a text, as lm.train's; without one, 10,000 words drawn at random")
+    about = "in a process whose freed memory is kept: glibc's, see bench.pages"
+    add("--keep-memory", action="store_true", help=about)
     add("--memory-of", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -311,6 +328,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = arguments(argv)
     if not may_run("cpu", given):
         return 2
+    if given.keep_memory:
+        again = [arg for arg in (sys.argv[1:] if argv is None else argv) if arg != "--keep-memory"]
+        command = [sys.executable, "-m", "bench.cpu", *again]
+        return subprocess.run(command, env=kept_environment()).returncode
     torch.set_num_threads(given.threads)
     if given.memory_of is not None:
         print(json.dumps(memory_of(given.memory_of, given.size[0], given.data)))

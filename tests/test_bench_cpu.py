@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
+import os
 import re
 import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from bench import cpu, cpu_scaling
+from bench import cpu, cpu_scaling, pages
 from bench.check import WrongAnswer
 from bench.contenders import Contender
 from bench.cpu import LOOP, OURS, RUNGS, STOCK
@@ -75,14 +78,14 @@ def goals(monkeypatch):
 
 def test_a_ratio_is_of_medians_and_its_quartiles_are_within_rounds(goals):
     samples = {STOCK: [2.0, 3.0, 4.0], RUNGS[0].label: [9.0] * 3, RUNGS[-1].label: [1.0, 2.0, 2.0]}
-    found = cpu.entry("forward + backward", "large", samples)
+    found = cpu.entry("forward + backward", "large", samples, {})
     # Within the rounds 2, 1.5 and 2: their median is not 3 / 2.
     expected = ("forward + backward", "large", STOCK, 1.5, (1.75, 2.0, 2.0), 1.6, 1.8)
     assert cpu.ratio_rows(found) == [expected]
 
 
 def test_a_training_steps_ratio_is_ours_by_name(goals):
-    found = cpu.entry("training step", "small", {LOOP: [5.0], OURS: [2.0]}, words=40)
+    found = cpu.entry("training step", "small", {LOOP: [5.0], OURS: [2.0]}, {}, words=40)
     assert cpu.ratio_rows(found) == [
         ("training step", "small", LOOP, 2.5, (2.5, 2.5, 2.5), 2.0, 3.0)
     ]
@@ -101,7 +104,7 @@ def test_a_training_steps_ratio_is_ours_by_name(goals):
 )
 def test_verdicts(goals, capsys, size, stock, verdict):
     samples = {STOCK: [stock], RUNGS[-1].label: [1.0]}
-    cpu.print_ratios(cpu.entry("forward + backward", size, samples))
+    cpu.print_ratios(cpu.entry("forward + backward", size, samples, {}))
     printed = capsys.readouterr().out
     assert f"{stock:.2f} to {stock:.2f}" in printed
     assert printed.split()[-1] == verdict
@@ -111,10 +114,11 @@ def test_verdicts(goals, capsys, size, stock, verdict):
     ("work", "says"), [({"flops": 10**9}, "500 GF/s"), ({"words": 400}, "200000 words/s")]
 )
 def test_times_and_rates(capsys, work, says):
-    cpu.print_times(cpu.entry("a step", "small", {OURS: [0.001, 0.002, 0.003]}, **work))
+    samples = {OURS: [0.001, 0.002, 0.003]}
+    cpu.print_times(cpu.entry("a step", "small", samples, {OURS: 7}, **work))
     printed = capsys.readouterr().out
     assert "2.00 ms (1.50 to 2.50)" in printed
-    assert printed.strip().endswith(f" {says}")
+    assert re.search(rf" {says} +7 pages$", printed.strip())
 
 
 # --- who is refused ---
@@ -218,6 +222,38 @@ def test_a_run_prints_its_tables_and_writes_its_samples(tiny, monkeypatch, tmp_p
     assert set(samples) == {what for what, _ in cpu.GOALS}
     assert set(samples["training step"]) == {STOCK, LOOP, OURS}
     assert all(t > 0 for sample in samples.values() for s in sample.values() for t in s)
+    assert all(set(found["pages"]) == set(found["samples"]) for found in written["measured"])
+
+
+@needs_native
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
+def test_freed_memory_is_kept_on_demand():
+    """Three blocks of 8 MiB at once, which glibc gives back: mapped anew each time, or never."""
+    program = """
+import torch
+from bench.pages import Counted
+run = Counted(lambda: [torch.ones(2**21) for _ in range(3)])
+for _ in range(5): run()
+print(run.pages[-1])
+"""
+    without = {k: v for k, v in os.environ.items() if k not in pages.KEEP}
+    ask = functools.partial(
+        subprocess.run, [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    fresh, kept = (int(ask(env=env).stdout) for env in (without, pages.kept_environment()))
+    assert kept == 0 < fresh
+
+
+def test_keep_memory_is_a_process_of_its_own(monkeypatch):
+    ran = []
+    monkeypatch.setattr(cpu, "may_run", lambda *_: True)
+    monkeypatch.setattr(
+        cpu.subprocess, "run", lambda *a, **k: ran.append((a, k)) or SimpleNamespace(returncode=3)
+    )
+    assert cpu.main(["--size", "small", "--keep-memory"]) == 3
+    ((command,), how) = ran[0]
+    assert command[1:] == ["-m", "bench.cpu", "--size", "small"]
+    assert how["env"].items() >= {n: str(size) for n, size in pages.KEEP.items()}.items()
 
 
 COMMANDS = pytest.mark.parametrize("command", [cpu, cpu_scaling], ids=["cpu", "cpu_scaling"])

@@ -1,0 +1,48 @@
+"""Memory in a CPU's timings: the pages that the system maps and clears anew during a call.
+
+glibc gives a large block back to the system when it is freed, and the next call has it mapped and
+cleared again, page by page. How often depends on what else the process has allocated before, so
+that the same call of PyTorch's may take 5 ms or 8. `Counted` shows it; an environment of KEEP
+makes glibc keep what is freed, as other allocators do.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .timing import Timed
+
+try:
+    import resource
+except ImportError:  # not Unix
+    resource = None
+
+KEEP = {  # bytes; glibc reads them when a process starts (mallopt(3))
+    "MALLOC_MMAP_THRESHOLD_": 32 << 20,  # the most that it takes
+    "MALLOC_TRIM_THRESHOLD_": 16 << 30,
+    "MALLOC_TOP_PAD_": 256 << 20,
+}
+
+
+def kept_environment() -> dict[str, str]:
+    """This process's environment, for a process in which freed memory is kept."""
+    return os.environ | {name: str(size) for name, size in KEEP.items()}
+
+
+class Counted:
+    """A `Timed` that notes the pages mapped during each call in `pages`."""
+
+    def __init__(self, run: Timed) -> None:
+        self.run = run
+        self.pages: list[int] = []
+
+    def __call__(self) -> float:
+        before = _mapped()
+        seconds = self.run()
+        self.pages.append(_mapped() - before)
+        return seconds
+
+
+def _mapped() -> int:
+    """Pages so far that needed no reading; 0 where the system does not say."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource else 0
