@@ -202,7 +202,7 @@ def roofline(results: Results) -> Figure | None:
     top = max(peak, *(r.info["gflops"] for r in rows))
     axes.set_ylim(min(r.info["gflops"] for r in rows) / 2, top * 2.2)
     axes.annotate(
-        f"torch.mm at best: {peak:.0f} GF/s", (high, top), xytext=(-4, 12),
+        f"best product: {peak:.0f} GF/s", (high, top), xytext=(-4, 12),
         textcoords="offset points", ha="right", va="bottom", fontsize=9,
     )  # fmt: skip
     axes.set_xlabel(f"operations per byte of operands (slope: {bandwidth:.1f} GB/s)")

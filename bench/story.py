@@ -81,8 +81,7 @@ ROOFLINE = (
     "Operations are the products'; bytes are the operands of all launches. A fused launch keeps its"
     " intermediate results to itself, which moves its point to the right. A point above the slope"
     " is served by caches, whose bandwidth is higher than that of the copy measured here;"
-    " one above the flat roof has better products than"
-    " torch.mm."
+    " one above the flat roof has better products than torch.mm and oneDNN."
 )
 
 
