@@ -94,8 +94,8 @@ void drop_layer(const Dropout& dropout, long index, const Tensor& h, const Tenso
   drop<T>(dropout, index * h.numel(), h, out);
 }
 
-// Whether layers rather than a step's units are divided among the workers. Measured on two cores
-// with 1 MiB of L2 cache each: worth 10 to 25 percent up to 64 units, nothing at 256, where a
+// Whether layers rather than a step's units are divided among the workers. Measured on two
+// cores of a Zen 4, with 1 MiB of L2 cache each: worth 10 to 25 percent up to 64 units, nothing at 256, where a
 // layer's weights no longer fit one cache, and with a few rows, where reading the weights is all
 // there is, dividing those is better.
 bool as_wavefront(const Sizes& s) {
