@@ -64,7 +64,8 @@ sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linu
 	cd $(COPY) && CXX=g++ FUSED_LSTM_SANITIZE=address $(abspath $(RUN)) setup.py build_ext --inplace
 	nm -D $(COPY)/kernels/native/_C*.so | grep -q __asan_report
 	$(CHECKED) -c 'import kernels, sys; sys.exit(kernels.available_engines("cpu")["native"])'
-	$(CHECKED) -m pytest --capture=sys tests/test_native.py tests/test_cross_entropy.py $(ARGS)
+	$(CHECKED) -m pytest --capture=sys tests/test_native.py tests/test_cross_entropy.py \
+		tests/test_dropout.py $(ARGS)
 
 lint: setup      ## what CI checks: ruff's rules and its format
 	$(RUN) -m ruff check .
