@@ -32,7 +32,7 @@ from .check import require_right
 from .contenders import Contender
 from .local import Local
 from .machine import describe, in_a_line
-from .pages import Counted, kept_environment
+from .pages import Counted, is_kept, kept_environment
 from .timing import interleave, quartiles, timed
 from .training import VOCABULARY, answer_of_step
 from .work import SIZES, make_problem
@@ -328,8 +328,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = arguments(argv)
     if not may_run("cpu", given):
         return 2
-    if given.keep_memory:
-        again = [arg for arg in (sys.argv[1:] if argv is None else argv) if arg != "--keep-memory"]
+    if given.keep_memory and not is_kept():
+        again = sys.argv[1:] if argv is None else argv
         command = [sys.executable, "-m", "bench.cpu", *again]
         return subprocess.run(command, env=kept_environment()).returncode
     torch.set_num_threads(given.threads)

@@ -29,6 +29,11 @@ def kept_environment() -> dict[str, str]:
     return os.environ | {name: str(size) for name, size in KEEP.items()}
 
 
+def is_kept() -> bool:
+    """Whether this process was started with `kept_environment`."""
+    return all(os.environ.get(name) == str(size) for name, size in KEEP.items())
+
+
 class Counted:
     """A `Timed` that notes the pages mapped during each call in `pages`."""
 

@@ -6,7 +6,6 @@ namespace fused_lstm {
 
 at::Tensor dropout(const at::Tensor& x, double p, const at::Tensor& seed) {
   const at::ScalarType dtype = compute_dtype(x, "x");
-  check(x, "x", x.sizes(), x.scalar_type());
   TORCH_CHECK_VALUE(p >= 0 && p <= 1, "p: got ", p, ", should be in [0, 1]");
   check(seed, "seed", {1}, at::kLong);
   const at::Tensor in = converted(x, dtype), out = fresh_like(in);

@@ -94,10 +94,10 @@ void drop_layer(const Dropout& dropout, long index, const Tensor& h, const Tenso
   drop<T>(dropout, index * h.numel(), h, out);
 }
 
-// Whether layers rather than a step's units are divided among the workers. Measured on two
-// cores of a Zen 4, with 1 MiB of L2 cache each: worth 10 to 25 percent up to 64 units, nothing at 256, where a
-// layer's weights no longer fit one cache, and with a few rows, where reading the weights is all
-// there is, dividing those is better.
+// Whether layers rather than a step's units are divided among the workers. Measured on two cores
+// of a Zen 4, with 1 MiB of L2 cache each: worth 10 to 25 percent up to 64 units, nothing at 256,
+// where a layer's weights no longer fit one cache, and with a few rows, where reading the weights
+// is all there is, dividing those is better. On a Zen 5 no difference was seen.
 bool as_wavefront(const Sizes& s) {
   const long workers = team_size(), widest = s.batch < 4 ? 64 : 200;
   return workers > 1 && s.layers % workers == 0 && std::max(s.inputs, s.hidden) <= widest;
@@ -244,7 +244,9 @@ Backward run_backward(const Sizes& s, const Tensor& dy, const Tensor& dh_n, cons
     });
   } else {
     for (long index = s.layers - 1; index >= 0; --index) {
-      if (index > 0 && dropping) drop_layer<T>(dropout, index - 1, saved.h.select(0, index - 1), dropped);
+      if (index > 0 && dropping) {
+        drop_layer<T>(dropout, index - 1, saved.h.select(0, index - 1), dropped);
+      }
       run_on_team([&](const Worker& worker) {
         kernels<T>().backward(worker, layers[index], gradients[index], buffers.pointers());
       });
