@@ -33,7 +33,7 @@ from .contenders import Contender
 from .local import Local
 from .machine import describe, in_a_line
 from .pages import Counted, is_kept, kept_environment
-from .timing import interleave, quartiles, timed
+from .timing import Timed, interleave, quartiles, timed
 from .training import VOCABULARY, answer_of_step
 from .work import SIZES, make_problem
 
@@ -159,10 +159,9 @@ def measure_lstm(size: str, seconds: float) -> list[dict]:
     checked(contenders)
     found = []
     for what, mode in MODES.items():
-        cases = {n: Counted(c.timed(mode)) for n, c in contenders.items()}
-        samples = interleave(cases, seconds)
-        flops = SIZES[size].flops(mode)
-        found.append(entry(what, size, samples, typical_pages(cases), flops=flops))
+        cases = {n: c.timed(mode) for n, c in contenders.items()}
+        samples, pages = take_turns(cases, seconds)
+        found.append(entry(what, size, samples, pages, flops=SIZES[size].flops(mode)))
     return found
 
 
@@ -172,15 +171,19 @@ def measure_training(size: str, seconds: float, text: str | None) -> dict:
     names = (STOCK, LOOP, OURS)
     contenders = {n: Training(n, config, batches, vocabulary) for n in names}
     checked(contenders)
-    cases = {n: Counted(timed(c.step, CPU)) for n, c in contenders.items()}
-    samples = interleave(cases, seconds, warmup=2)
+    cases = {n: timed(c.step, CPU) for n, c in contenders.items()}
+    samples, pages = take_turns(cases, seconds, warmup=2)
     words = config.num_steps * config.batch_size
-    return entry("training step", size, samples, typical_pages(cases), words=words)
+    return entry("training step", size, samples, pages, words=words)
 
 
-def typical_pages(cases: Mapping[str, Counted]) -> dict[str, float]:
-    """The median of the pages that a call has mapped, by name."""
-    return {name: statistics.median(case.pages) for name, case in cases.items()}
+def take_turns(
+    cases: Mapping[str, Timed], seconds: float, warmup: int = 1
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """What timing.interleave returns, and the median of the pages that a call mapped, by name."""
+    counted = {name: Counted(case) for name, case in cases.items()}
+    samples = interleave(counted, seconds, warmup=warmup)
+    return samples, {name: statistics.median(case.pages) for name, case in counted.items()}
 
 
 def entry(

@@ -7,11 +7,11 @@ backward draws again instead of keeping what the forward drew.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .native import OPS, missing
+from .ops import draw_seed
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
@@ -34,7 +34,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
         return x
     if missing(x.device) is not None:
         return F.dropout(x, p)
-    return OPS.dropout(x, p, torch.randint(2**63 - 1, (1,)))
+    return OPS.dropout(x, p, draw_seed(x.device))
 
 
 class Dropout(nn.Dropout):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .loop import unrolled
+from .ops import draw_seed
 
 
 def run(
@@ -34,9 +35,7 @@ def run(
 
 def _one_call(ops, x, h0, c0, weights, dropout):
     """All layers in one call, with the dropout between them inside."""
-    seed = None
-    if dropout > 0:  # on the device, so that it costs no sync and a CUDA graph can replay it
-        seed = torch.randint(2**63 - 1, (1,), device=x.device)
+    seed = draw_seed(x.device) if dropout > 0 else None
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
     y, h_n, c_n, *_ = ops.lstm(x, h0, c0, weights, dropout, seed, save)
     return y, h_n, c_n

@@ -66,6 +66,14 @@ def register(engine: str, kernels: dict[str, Callable] | None = None):
     return ops
 
 
+def draw_seed(device: torch.device) -> Tensor:
+    """A seed [1] int64 of a dropout mask, from PyTorch's generator.
+
+    On the device, so that it costs no sync and a CUDA graph can replay it.
+    """
+    return torch.randint(2**63 - 1, (1,), device=device)
+
+
 # --- fake implementations: shapes and dtypes alone ---
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import kernels  # noqa: F401  first: it chooses Triton's interpreter where there is no GPU
+from kernels import native
 
 PTB = Path(__file__).parents[2] / "shared" / "ptb"
 
@@ -29,6 +30,16 @@ def _seed_and_poison():
     yield
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)  # which --threads changes for the whole process
+
+
+@pytest.fixture(
+    params=native.OPS.isa_names() if native.missing(torch.device("cpu")) is None else []
+)
+def isa(request) -> str:
+    """The native engine on each instruction set that this CPU has."""
+    native.OPS.use_isa(request.param)
+    yield request.param
+    native.OPS.use_isa("")
 
 
 @pytest.fixture

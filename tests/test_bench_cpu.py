@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import io
 import json
 import os
 import re
 import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -223,25 +221,6 @@ def test_a_run_prints_its_tables_and_writes_its_samples(tiny, monkeypatch, tmp_p
     assert set(samples["training step"]) == {STOCK, LOOP, OURS}
     assert all(t > 0 for sample in samples.values() for s in sample.values() for t in s)
     assert all(set(found["pages"]) == set(found["samples"]) for found in written["measured"])
-
-
-@needs_native
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
-def test_freed_memory_is_kept_on_demand():
-    """Three blocks of 8 MiB at once, which glibc gives back: mapped anew each time, or never."""
-    program = """
-import torch
-from bench.pages import Counted
-run = Counted(lambda: [torch.ones(2**21) for _ in range(3)])
-for _ in range(5): run()
-print(run.pages[-1])
-"""
-    without = {k: v for k, v in os.environ.items() if k not in pages.KEEP}
-    ask = functools.partial(
-        subprocess.run, [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    fresh, kept = (int(ask(env=env).stdout) for env in (without, pages.kept_environment()))
-    assert kept == 0 < fresh
 
 
 def test_keep_memory_is_a_process_of_its_own(monkeypatch):

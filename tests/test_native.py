@@ -20,7 +20,6 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(
     native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
 )
-ISAS = native.OPS.isa_names() if native.missing(CPU) is None else []
 
 SHAPES = [
     Shape(1, 1, 1, 1, 1),
@@ -32,20 +31,6 @@ SHAPES = [
     Shape(90, 20, 12, 8, 2),  # more rows, T * B, than that
     Shape(2, 3, 4, 420, 1),  # more gate columns than that
 ]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    native.OPS.use_isa(request.param)
-    yield request.param
-    native.OPS.use_isa("")
-
-
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def problem(shape: Shape, dtype=torch.float32, bias=True, scale=1.0):
@@ -153,11 +138,11 @@ def test_nan_goes_through(isa):
 
 @pytest.mark.parametrize("hidden", [70, 210], ids=["wavefront", "in-turns"])
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_threads_and_runs_agree(threads, count, hidden):
+def test_threads_and_runs_agree(count, hidden):
     inputs = problem(Shape(7, 20, 50, hidden, 2))
-    threads(1)
+    torch.set_num_threads(1)
     expected = results(inputs, engine())
-    threads(count)
+    torch.set_num_threads(count)
     first, again = results(inputs, engine()), results(inputs, engine())
     for name, value in first.items():
         assert_close(value, expected[name], name)
@@ -166,8 +151,8 @@ def test_threads_and_runs_agree(threads, count, hidden):
 
 @pytest.mark.parametrize("layers", [3, 4], ids=["in-turns", "wavefront"])
 @pytest.mark.parametrize("dropout", [0.3, 1.0])
-def test_dropout_is_the_references(isa, threads, dropout, layers):
-    threads(2)
+def test_dropout_is_the_references(isa, dropout, layers):
+    torch.set_num_threads(2)
     inputs = problem(Shape(9, 5, 11, 37, layers))
     x, h0, c0, *weights = inputs
     seed = torch.tensor([2**62 + 12345])
