@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 RUN    := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
-NATIVE := $(wildcard kernels/native/*.cpp kernels/native/*.h kernels/native/*.py)
+NATIVE := $(wildcard kernels/fused_lstm/native/*.cpp kernels/fused_lstm/native/*.h kernels/fused_lstm/native/*.py)
 
 # Extra words for the command, as in: make train ARGS="--preset small"
 ARGS ?=
@@ -42,7 +42,7 @@ report:          ## a page with figures from what bench measured
 	$(RUN) -m bench.report $(OUT)/bench.json -o $(OUT)/report
 
 peers: setup     ## install TensorFlow and JAX, for bench to time beside ours
-	$(RUN) -m pip install --quiet --disable-pip-version-check ".[peers]"
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[peers]"
 
 # No setup: a machine with a GPU often has its own torch and Triton, and no network.
 gpu:             ## on a machine with a GPU: its tests, then races of all kernels
@@ -53,7 +53,7 @@ gpu:             ## on a machine with a GPU: its tests, then races of all kernel
 # must leave the sanitizer its stderr.
 COPY := build/sanitize
 COPIED := kernels lm bench tests setup.py pyproject.toml README.md LICENSE
-CHECKED = cd $(COPY) && PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 \
+CHECKED = cd $(COPY) && PYTHONPATH=kernels ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	$(abspath $(RUN))
 
@@ -62,8 +62,8 @@ sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linu
 	mkdir -p $(COPY)
 	tar -cf - --exclude='*.so' --exclude=__pycache__ $(COPIED) | tar -xf - -C $(COPY)
 	cd $(COPY) && CXX=g++ FUSED_LSTM_SANITIZE=address $(abspath $(RUN)) setup.py build_ext --inplace
-	nm -D $(COPY)/kernels/native/_C*.so | grep -q __asan_report
-	$(CHECKED) -c 'import kernels, sys; sys.exit(kernels.available_engines("cpu")["native"])'
+	nm -D $(COPY)/kernels/fused_lstm/native/_C*.so | grep -q __asan_report
+	$(CHECKED) -c 'import fused_lstm, sys; f = fused_lstm.__file__; f.startswith("$(abspath $(COPY))/") or sys.exit(f"tests would run {f}"); sys.exit(fused_lstm.available_engines("cpu")["native"])'
 	$(CHECKED) -m pytest --capture=sys tests/test_native.py tests/test_cross_entropy.py \
 		tests/test_dropout.py $(ARGS)
 
@@ -76,4 +76,4 @@ format: setup    ## let ruff mend what it can
 	$(RUN) -m ruff format .
 
 clean:           ## remove what was built, and the environment
-	rm -rf $(VENV) build *.egg-info kernels/native/*.so
+	rm -rf $(VENV) build *.egg-info kernels/fused_lstm/native/*.so

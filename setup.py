@@ -3,7 +3,7 @@
     pip install --no-build-isolation -e .
 
 Build isolation would hide the installed PyTorch: the package then installs without its C++ engine,
-and `kernels.available_engines("cpu")` says so.
+and `fused_lstm.available_engines("cpu")` says so.
 """
 
 import runpy
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from setuptools import setup
 
-# By path, not `import kernels`: that needs torch, which an isolated build does not have.
-build = runpy.run_path(str(Path(__file__).parent / "kernels" / "native" / "build.py"))
+# By path, not `import fused_lstm`: that needs torch, which an isolated build does not have.
+build = runpy.run_path(
+    str(Path(__file__).parent / "kernels" / "fused_lstm" / "native" / "build.py")
+)
 setup(**build["setup_arguments"]())

@@ -1,4 +1,4 @@
-"""Who may race: every engine and fuse level of kernels.ENGINES, and the peers of bench.peers.
+"""Who may race: every engine and fuse level of fused_lstm.ENGINES, and the peers of bench.peers.
 
 Nothing else here knows an engine by name, except the two tables of exceptions below.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-import kernels
+import fused_lstm
 
 from . import peers
 from .work import SIZES
@@ -44,7 +44,7 @@ class Contender(NamedTuple):
 def engines() -> list[Contender]:
     """Every engine of the table with each of its levels, from the lowest."""
     found = []
-    for name, engine in kernels.ENGINES.items():
+    for name, engine in fused_lstm.ENGINES.items():
         for fuse in engine.fuses or (None,):
             found.append(Contender(name if fuse is None else f"{name}-{fuse}", name, fuse))
     return found
@@ -59,7 +59,7 @@ def why_not(contender: Contender, device: torch.device) -> str | None:
     if contender.peer:
         return peers.missing(contender.engine, device)
     never = NEVER_TIMED.get((contender.engine, device.type))
-    return never or kernels.available_engines(device)[contender.engine]
+    return never or fused_lstm.available_engines(device)[contender.engine]
 
 
 def choose(names: Sequence[str], known: Sequence[Contender]) -> list[Contender]:

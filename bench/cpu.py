@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import kernels
+import fused_lstm
 from lm import data
 from lm.config import PRESETS, Config
 from lm.model import build_model, repackage_hidden
@@ -67,7 +67,7 @@ class Stock(nn.Module):
         if engine is None:
             self.lstm = nn.LSTM(size, size, layers, dropout=drop)
         else:
-            self.lstm = kernels.LSTM(size, size, layers, dropout=drop, engine=engine)
+            self.lstm = fused_lstm.LSTM(size, size, layers, dropout=drop, engine=engine)
         self.sm_fc = nn.Linear(size, vocabulary)
 
     def forward(self, inputs: Tensor, hidden: tuple) -> tuple[Tensor, tuple]:
@@ -288,7 +288,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def may_run(name: str, given: argparse.Namespace) -> bool:
     """Whether a command can do what was asked; one line on stderr says why not."""
-    why = kernels.available_engines(CPU)["native"]
+    why = fused_lstm.available_engines(CPU)["native"]
     if why is not None:
         why = f"the native engine cannot run here: {why}"
     if given.threads < 1:

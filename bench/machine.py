@@ -8,7 +8,7 @@ import platform
 
 import torch
 
-from kernels import available_engines, describe_engine
+from fused_lstm import available_engines, describe_engine
 from lm.machine import processor
 
 from .timing import Run, timed

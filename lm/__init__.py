@@ -1,1 +1,1 @@
-"""A word-level LSTM language model that runs on any engine of `kernels`."""
+"""A word-level LSTM language model that runs on any engine of `fused_lstm`."""

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
-from kernels import ENGINES
+from fused_lstm import ENGINES
 from lm.config import Range
 
 COUNT = Range(1)

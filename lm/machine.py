@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from kernels.engines import resolve
+from fused_lstm.engines import resolve
 from lm.errors import UserError
 from lm.model import LM_LSTM
 

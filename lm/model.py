@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-import kernels
+import fused_lstm
 from lm.config import Config
 from lm.regularize import VariationalDropout, regularized_lstm
 
@@ -23,7 +23,7 @@ def repackage_hidden(h):
 
 
 class LM_LSTM(nn.Module):
-    """A word-level language model on any engine of `kernels`.
+    """A word-level language model on any engine of `fused_lstm`.
 
     Args:
         embedding_dim: size H of the embedding and of every layer.
@@ -32,14 +32,14 @@ class LM_LSTM(nn.Module):
         num_layers: L.
         dp_keep_prob: part of the units that dropout keeps, on the embedding, between the layers
             and on the last layer's output.
-        lstm, fuse: the engine and how much it fuses, as `kernels.LSTM` takes them.
+        lstm, fuse: the engine and how much it fuses, as `fused_lstm.LSTM` takes them.
         tie_weights: the softmax layer's weights are the embedding's.
         variational_dropout: dropout keeps or drops a unit for all steps of a call at once. Its
             mask between layers then calls the engine once a layer.
         weight_drop: part of the recurrent weights that each training call drops.
 
     The embedding and the softmax weights start uniform in [-0.1, 0.1] and the softmax bias at
-    zero; the LSTM starts as `nn.LSTM` does. Raises what `kernels.LSTM` raises.
+    zero; the LSTM starts as `nn.LSTM` does. Raises what `fused_lstm.LSTM` raises.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class LM_LSTM(nn.Module):
         self.num_layers = num_layers
         self.dp_keep_prob = dp_keep_prob
         self.word_embeddings = nn.Embedding(vocab_size, embedding_dim)
-        kind = VariationalDropout if variational_dropout else kernels.Dropout
+        kind = VariationalDropout if variational_dropout else fused_lstm.Dropout
         self.dropout = kind(1 - dp_keep_prob)
         self.weight_drop = weight_drop
-        self.lstm = kernels.LSTM(
+        self.lstm = fused_lstm.LSTM(
             embedding_dim,
             embedding_dim,
             num_layers,
@@ -122,7 +122,7 @@ class LM_LSTM(nn.Module):
         outputs, hidden = self.features(inputs, hidden)
         # What autocast does for a product, as the engine did for the LSTM.
         weight, bias = (part.to(outputs.dtype) for part in (self.sm_fc.weight, self.sm_fc.bias))
-        nll = kernels.linear_cross_entropy(
+        nll = fused_lstm.linear_cross_entropy(
             outputs.flatten(0, 1), weight, bias, targets.flatten(), reduction
         )
         return nll, hidden

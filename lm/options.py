@@ -90,7 +90,7 @@ def _resumed(given: dict[str, Any]) -> dict[str, Any]:
 def _parser() -> Parser:
     parser = Parser(
         "lm.train",
-        "Train a word-level LSTM language model on any engine of `kernels`.",
+        "Train a word-level LSTM language model on any engine of `fused_lstm`.",
         argument_default=argparse.SUPPRESS,
     )
     _add_run(parser.add_argument_group("the run"))

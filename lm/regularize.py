@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-import kernels
+import fused_lstm
 
 State = tuple[Tensor, Tensor]
 
@@ -28,32 +28,32 @@ class VariationalDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        return x * kernels.dropout(x.new_ones(1, *x.shape[1:]), self.p)
+        return x * fused_lstm.dropout(x.new_ones(1, *x.shape[1:]), self.p)
 
 
 def regularized_lstm(
-    lstm: kernels.LSTM, x: Tensor, hidden: State, weight_drop: float, between: nn.Module
+    lstm: fused_lstm.LSTM, x: Tensor, hidden: State, weight_drop: float, between: nn.Module
 ) -> tuple[Tensor, State]:
     """`lstm(x, hidden)` in training, part `weight_drop` of its recurrent weights dropped.
 
     `between` is what falls between layers: a Dropout is the engine's own; a VariationalDropout
-    is applied here, with a call of the engine for each layer. Shapes as `kernels.lstm` has them.
+    is applied here, with a call of the engine for each layer. Shapes as `fused_lstm.lstm` has them.
 
     DropConnect on recurrent weights is that of Merity et al., "Regularizing and Optimizing LSTM
     Language Models" (2018): one mask for all steps of a call.
     """
     weights = [
-        kernels.dropout(weight, weight_drop) if name.startswith("weight_hh") else weight
+        fused_lstm.dropout(weight, weight_drop) if name.startswith("weight_hh") else weight
         for name, weight in lstm.named_parameters()
     ]
     engine, fuse = lstm.engine, lstm.fuse
     if not isinstance(between, VariationalDropout):
-        return kernels.lstm(x, hidden, weights, lstm.dropout, engine, fuse)
+        return fused_lstm.lstm(x, hidden, weights, lstm.dropout, engine, fuse)
     h_n, c_n, per_layer = [], [], len(weights) // lstm.num_layers
     for layer, (h, c) in enumerate(zip(*hidden, strict=True)):
         own = weights[layer * per_layer : (layer + 1) * per_layer]
         x = between(x) if layer else x
-        x, (h, c) = kernels.lstm(x, (h[None], c[None]), own, 0.0, engine, fuse)
+        x, (h, c) = fused_lstm.lstm(x, (h[None], c[None]), own, 0.0, engine, fuse)
         h_n.append(h)
         c_n.append(c)
     return x, (torch.cat(h_n), torch.cat(c_n))

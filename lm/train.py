@@ -12,7 +12,7 @@ from lm.command import main_imports, run_command
 with main_imports(__name__):
     import torch
 
-    import kernels
+    import fused_lstm
     from lm import checkpoint, ranks, state
     from lm.checkpoint import Checkpoint
     from lm.corpus import Corpus
@@ -195,9 +195,9 @@ def print_header(log: Log, options: Options, corpus: Corpus, model: LM_LSTM) -> 
         f"{processor(device)}, {torch.get_num_threads()} threads, torch {found['torch_version']}, "
         f"triton {found['triton_version']}",
     )
-    engine, fuse = kernels.engines.resolve(options.lstm, options.fuse, device)
+    engine, fuse = fused_lstm.engines.resolve(options.lstm, options.fuse, device)
     level = "" if fuse is None else f", fuse {fuse}"
-    log.field("engine", f"{engine}{level}: {kernels.describe_engine(engine, device)}")
+    log.field("engine", f"{engine}{level}: {fused_lstm.describe_engine(engine, device)}")
     sizes = ", ".join(f"{len(getattr(corpus, s)):,} {s}" for s in corpus.unknown)
     log.field("data", f"{corpus.name}: {sizes} tokens, {len(corpus.vocabulary):,} words")
     unknown = ", ".join(f"{count:,} {s}" for s, count in corpus.unknown.items())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from kernels.engines import resolve
+from fused_lstm.engines import resolve
 from lm import data
 from lm.config import Config
 from lm.corpus import Corpus

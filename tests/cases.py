@@ -9,8 +9,8 @@ import torch
 from tolerance import assert_close
 from torch import Tensor, nn
 
-import kernels
-from kernels import engines
+import fused_lstm
+from fused_lstm import engines
 
 
 class Shape(NamedTuple):
@@ -37,7 +37,7 @@ SHAPES = [
 
 def rungs(*exclude: str) -> list:
     """(engine, fuse) for all that the table holds; skipped with the reason where it cannot run."""
-    found, why_not = [], kernels.available_engines("cpu")
+    found, why_not = [], fused_lstm.available_engines("cpu")
     for name, engine in engines.ENGINES.items():
         if name in exclude:
             continue
@@ -51,10 +51,12 @@ def rungs(*exclude: str) -> list:
 
 def make_pair(
     shape: Shape, engine: str, fuse: str | None, dtype: torch.dtype, **options
-) -> tuple[nn.LSTM, kernels.LSTM]:
+) -> tuple[nn.LSTM, fused_lstm.LSTM]:
     """nn.LSTM and ours with the same weights."""
     theirs = nn.LSTM(shape.I, shape.H, shape.L, dtype=dtype, **options)
-    ours = kernels.LSTM(shape.I, shape.H, shape.L, dtype=dtype, engine=engine, fuse=fuse, **options)
+    ours = fused_lstm.LSTM(
+        shape.I, shape.H, shape.L, dtype=dtype, engine=engine, fuse=fuse, **options
+    )
     ours.load_state_dict(theirs.state_dict())
     return theirs, ours
 

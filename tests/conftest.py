@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import kernels  # noqa: F401  first: it chooses Triton's interpreter where there is no GPU
-from kernels import native
+import fused_lstm  # noqa: F401  first: it chooses Triton's interpreter where there is no GPU
+from fused_lstm import native
 
 PTB = Path(__file__).parents[2] / "shared" / "ptb"
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kernels.triton.devices import INTERPRETER
-from kernels.triton.launch import NAMES
-from kernels.triton.plan import Plan, plan
+from fused_lstm.triton.devices import INTERPRETER
+from fused_lstm.triton.launch import NAMES
+from fused_lstm.triton.plan import Plan, plan
 
 # name -> what differs from the interpreter's own plan: few large programs, nothing resident.
 PATHS = {

@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from kernels.triton import barrier
+from fused_lstm.triton import barrier
 
 LIMIT = 2**31
 

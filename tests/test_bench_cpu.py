@@ -20,8 +20,8 @@ from bench.check import WrongAnswer
 from bench.contenders import Contender
 from bench.cpu import LOOP, OURS, RUNGS, STOCK
 from bench.work import Shape
-from kernels import cudnn, native
-from kernels.engines import ENGINES, LOADED, Engine
+from fused_lstm import cudnn, native
+from fused_lstm.engines import ENGINES, LOADED, Engine
 
 WHY_NOT = native.missing(cpu.CPU)
 needs_native = pytest.mark.skipif(WHY_NOT is not None, reason=f"native: {WHY_NOT}")
@@ -251,7 +251,7 @@ def refusal(command, arguments, monkeypatch, capsys) -> str:
 
 @COMMANDS
 def test_without_the_native_engine_it_is_one_line(command, monkeypatch, capsys):
-    monkeypatch.setattr(cpu.kernels, "available_engines", lambda device: {"native": "not built"})
+    monkeypatch.setattr(cpu.fused_lstm, "available_engines", lambda device: {"native": "not built"})
     says = refusal(command, [], monkeypatch, capsys)
     assert says == "the native engine cannot run here: not built\n"
 

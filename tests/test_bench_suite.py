@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[1]
 PLUGIN = """
 from types import SimpleNamespace
 from bench import contenders, work, bench_scaling
-from kernels import cudnn
-from kernels.engines import ENGINES, LOADED, Engine
+from fused_lstm import cudnn
+from fused_lstm.engines import ENGINES, LOADED, Engine
 
 for size in work.SIZES:
     work.SIZES[size] = work.Shape(3, 2, 5, 7, 2)

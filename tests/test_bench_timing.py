@@ -26,8 +26,8 @@ from bench.race import answer_of_reference, line_up
 from bench.timing import Quartiles, interleave, quartiles, speedup, timed
 from bench.training import Training
 from bench.work import MODES, Shape, make_problem
-from kernels import ENGINES
-from kernels.engines import Engine
+from fused_lstm import ENGINES
+from fused_lstm.engines import Engine
 
 CPU = torch.device("cpu")
 SHAPE = Shape(3, 2, 5, 7, 2)
@@ -202,8 +202,8 @@ def wrong_engine(monkeypatch):
     """An engine whose weight gradients are half of what they should be."""
     from types import SimpleNamespace
 
-    from kernels import cudnn
-    from kernels.engines import LOADED
+    from fused_lstm import cudnn
+    from fused_lstm.engines import LOADED
 
     def lstm(x, h0, c0, weights, dropout, fuse):
         halved = [w / 2 + w.detach() / 2 for w in weights]

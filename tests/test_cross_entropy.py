@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from tolerance import assert_close
 
-from kernels import cross_entropy, native
-from kernels.cross_entropy import linear_cross_entropy
+from fused_lstm import cross_entropy, native
+from fused_lstm.cross_entropy import linear_cross_entropy
 
 CPU = torch.device("cpu")
 WHY_NOT = native.missing(CPU)

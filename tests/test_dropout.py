@@ -1,4 +1,4 @@
-"""kernels.dropout: the mask of kernels.reference, in C++ or as torch draws it."""
+"""fused_lstm.dropout: the mask of fused_lstm.reference, in C++ or as torch draws it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-import kernels
-from kernels import native
-from kernels.reference import dropout_mask
+import fused_lstm
+from fused_lstm import native
+from fused_lstm.reference import dropout_mask
 
 CPU = torch.device("cpu")
 WHY_NOT = native.missing(CPU)
@@ -20,7 +20,7 @@ SEED = torch.tensor([2**62 + 12345])
 @pytest.fixture(params=["native", "torch"])
 def path(request, monkeypatch):
     if request.param == "torch":
-        module = sys.modules[kernels.dropout.__module__]  # the function has the module's name
+        module = sys.modules[fused_lstm.dropout.__module__]  # the function has the module's name
         monkeypatch.setattr(module, "missing", lambda device: "not in this test")
     elif WHY_NOT is not None:
         pytest.skip(f"native: {WHY_NOT}")
@@ -60,7 +60,7 @@ def test_operator_is_a_good_citizen():
 
 
 def test_keeps_as_many_as_it_should_and_their_mean(path):
-    y = kernels.dropout(torch.ones(100_000), 0.35)
+    y = fused_lstm.dropout(torch.ones(100_000), 0.35)
     kept = y != 0
     assert kept.float().mean().item() == pytest.approx(0.65, abs=0.01)
     torch.testing.assert_close(y[kept], torch.full_like(y[kept], 1 / 0.65))
@@ -69,15 +69,15 @@ def test_keeps_as_many_as_it_should_and_their_mean(path):
 def test_each_call_draws_anew_and_a_seed_repeats_it(path):
     x = torch.ones(1000)
     torch.manual_seed(7)
-    first, second = kernels.dropout(x), kernels.dropout(x)
+    first, second = fused_lstm.dropout(x), fused_lstm.dropout(x)
     torch.manual_seed(7)
-    assert torch.equal(kernels.dropout(x), first)
+    assert torch.equal(fused_lstm.dropout(x), first)
     assert not torch.equal(first, second)
 
 
 def test_gradient_has_the_same_mask(path):
     x = torch.randn(50, 7, requires_grad=True)
-    y = kernels.dropout(x, 0.4)
+    y = fused_lstm.dropout(x, 0.4)
     grad = torch.randn_like(x)
     (dx,) = torch.autograd.grad(y, x, grad)
     torch.testing.assert_close(dx, torch.where(y == 0, 0, grad / 0.6))
@@ -86,7 +86,7 @@ def test_gradient_has_the_same_mask(path):
 def test_gradcheck(path):
     def dropped(x):
         torch.manual_seed(1)
-        return kernels.dropout(x, 0.5)
+        return fused_lstm.dropout(x, 0.5)
 
     x = torch.randn(9, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(dropped, x)
@@ -95,7 +95,7 @@ def test_gradcheck(path):
 
 def test_compiles_without_a_graph_break(path):
     compiled = torch.compile(
-        lambda x: kernels.dropout(x, 0.5) + 1, backend="aot_eager", fullgraph=True
+        lambda x: fused_lstm.dropout(x, 0.5) + 1, backend="aot_eager", fullgraph=True
     )
     x = torch.ones(1000, requires_grad=True)
     y = compiled(x)
@@ -106,11 +106,11 @@ def test_compiles_without_a_graph_break(path):
 @pytest.mark.parametrize("arguments", [{"p": 0.0}, {"p": 0.5, "training": False}])
 def test_nothing_to_drop_is_x_itself(arguments):
     x = torch.randn(3)
-    assert kernels.dropout(x, **arguments) is x
+    assert fused_lstm.dropout(x, **arguments) is x
 
 
 def test_module_drops_in_training_alone(path):
-    drop, x = kernels.Dropout(0.5), torch.ones(100)
+    drop, x = fused_lstm.Dropout(0.5), torch.ones(100)
     assert (drop(x) == 0).any()
     assert drop.eval()(x) is x
     assert isinstance(drop, torch.nn.Dropout)
@@ -119,10 +119,10 @@ def test_module_drops_in_training_alone(path):
 @pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
 def test_p_that_is_no_probability(p):
     with pytest.raises(ValueError, match=r"p: got .*, should be in \[0, 1\]"):
-        kernels.dropout(torch.ones(3), p)
+        fused_lstm.dropout(torch.ones(3), p)
 
 
 @built
 def test_dtype_that_cannot_be_dropped():
     with pytest.raises(ValueError, match="x: got dtype Long"):
-        kernels.dropout(torch.ones(3, dtype=torch.int64), 0.5)
+        fused_lstm.dropout(torch.ones(3, dtype=torch.int64), 0.5)

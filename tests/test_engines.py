@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-import kernels
-from kernels import engines
+import fused_lstm
+from fused_lstm import engines
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 def test_available_engines_names_every_engine():
-    found = kernels.available_engines("cpu")
+    found = fused_lstm.available_engines("cpu")
     assert list(found) == ["loop", "compile", "cudnn", "triton", "native"]
     for engine in ("loop", "cudnn"):
         assert found[engine] is None
@@ -33,18 +33,18 @@ def test_available_engines_names_every_engine():
 
 @pytest.mark.parametrize("name", ["loop", "compile", "cudnn", "auto"])
 def test_every_engine_describes_itself(name):
-    assert len(kernels.describe_engine(name, "cpu")) > 10
+    assert len(fused_lstm.describe_engine(name, "cpu")) > 10
 
 
 def test_fuse_defaults_to_the_highest_level():
     for name, engine in engines.ENGINES.items():
-        if kernels.available_engines("cpu")[name] is None:
+        if fused_lstm.available_engines("cpu")[name] is None:
             expected = engine.fuses[-1] if engine.fuses else None
             assert engines.resolve(name, None, CPU) == (name, expected)
 
 
 def test_auto_picks_native_where_it_was_built():
-    built = kernels.available_engines("cpu")["native"] is None
+    built = fused_lstm.available_engines("cpu")["native"] is None
     assert engines.resolve("auto", None, CPU)[0] == ("native" if built else "cudnn")
 
 
@@ -61,35 +61,35 @@ def test_auto_picks_native_where_it_was_built():
 )
 def test_unknown_names_are_errors_when_the_module_is_made(engine, fuse, message):
     with pytest.raises(ValueError, match=message):
-        kernels.LSTM(3, 4, engine=engine, fuse=fuse)
+        fused_lstm.LSTM(3, 4, engine=engine, fuse=fuse)
 
 
 def test_unknown_device_is_an_error():
     with pytest.raises(ValueError, match="device: got 'gpu', should be such as 'cpu'"):
-        kernels.available_engines("gpu")
+        fused_lstm.available_engines("gpu")
 
 
 def test_an_engine_that_cannot_run_says_why(monkeypatch):
-    monkeypatch.setattr("kernels.triton.missing", lambda device: "no luck today")
+    monkeypatch.setattr("fused_lstm.triton.missing", lambda device: "no luck today")
     engines._resolve.cache_clear()
     try:
         with pytest.raises(RuntimeError, match="'triton' cannot run on 'cpu': no luck today"):
-            kernels.LSTM(3, 4, engine="triton")(torch.randn(2, 2, 3))
+            fused_lstm.LSTM(3, 4, engine="triton")(torch.randn(2, 2, 3))
     finally:
         engines._resolve.cache_clear()
 
 
 def test_importing_kernels_imports_neither_triton_nor_dynamo():
-    code = "import kernels, sys; print({'triton', 'torch._dynamo'} & set(sys.modules))"
+    code = "import fused_lstm, sys; print({'triton', 'torch._dynamo'} & set(sys.modules))"
     assert python(code).stdout.strip() == "set()"
 
 
-RUN_TRITON = "kernels.LSTM(3, 4, engine='triton', fuse='pointwise')(torch.randn(2, 2, 3))"
+RUN_TRITON = "fused_lstm.LSTM(3, 4, engine='triton', fuse='pointwise')(torch.randn(2, 2, 3))"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU there is no interpreter")
 def test_the_interpreter_is_chosen_and_announced_once():
-    ran = python(f"import torch, kernels\n{RUN_TRITON}\n{RUN_TRITON}")
+    ran = python(f"import torch, fused_lstm\n{RUN_TRITON}\n{RUN_TRITON}")
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr.count("Triton's interpreter") == 1
     assert len(ran.stderr.splitlines()) == 1, ran.stderr
@@ -97,13 +97,13 @@ def test_the_interpreter_is_chosen_and_announced_once():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU there is no interpreter")
 def test_triton_imported_too_early_is_explained():
-    ran = python(f"import triton, torch, kernels\n{RUN_TRITON}")
+    ran = python(f"import triton, torch, fused_lstm\n{RUN_TRITON}")
     assert "start Python with TRITON_INTERPRET=1" in ran.stderr.splitlines()[-1]
-    ran = python(f"import triton, torch, kernels\n{RUN_TRITON}", TRITON_INTERPRET="1")
+    ran = python(f"import triton, torch, fused_lstm\n{RUN_TRITON}", TRITON_INTERPRET="1")
     assert ran.returncode == 0, ran.stderr
 
 
 def test_torch_compile_before_triton_does_no_harm():
-    code = f"import torch, kernels\ntorch.compile(lambda x: x + 1)(torch.ones(2))\n{RUN_TRITON}"
+    code = f"import torch, fused_lstm\ntorch.compile(lambda x: x + 1)(torch.ones(2))\n{RUN_TRITON}"
     ran = python(code)
     assert ran.returncode == 0, ran.stderr

@@ -14,8 +14,8 @@ import torch
 from tolerance import TOLERANCE
 from torch import Tensor, nn
 
-import kernels
-from kernels import reference
+import fused_lstm
+from fused_lstm import reference
 
 pytestmark = pytest.mark.gpu
 
@@ -54,7 +54,9 @@ def tf32(allowed: bool):
 def make(shape, dtype: torch.dtype, fuse: str, **options):
     """nn.LSTM in float64 with weights that `dtype` holds, ours with the same, x and the state."""
     T, B, I, H, L = shape
-    ours = kernels.LSTM(I, H, L, engine="triton", fuse=fuse, device="cuda", dtype=dtype, **options)
+    ours = fused_lstm.LSTM(
+        I, H, L, engine="triton", fuse=fuse, device="cuda", dtype=dtype, **options
+    )
     exact = nn.LSTM(I, H, L, device="cuda", dtype=torch.float64)
     exact.load_state_dict({k: v.double() for k, v in ours.state_dict().items()})
     x = torch.randn(T, B, I, device="cuda", dtype=dtype)
@@ -176,7 +178,7 @@ def test_dropout_in_the_wavefront_is_the_references():
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_a_launch_a_step_is_the_same_as_one_launch(direction, monkeypatch):
     """What runs where the programs do not all fit on the GPU at once."""
-    from kernels.triton import devices, sequence
+    from fused_lstm.triton import devices, sequence
 
     _, ours, x, state = make((5, 20, 64, 200, 2), torch.float32, "layers")
     expected = everything(ours, x, state)
@@ -227,7 +229,7 @@ def test_gradcheck_twice(fuse):
 
 
 def test_a_new_length_needs_no_new_kernel():
-    from kernels.triton import steps
+    from fused_lstm.triton import steps
 
     _, ours, x, state = make((4, 20, 200, 200, 1), torch.bfloat16, "steps")
     ours(x, state)

@@ -7,8 +7,8 @@ import torch
 from cases import Shape, make_state, rungs
 from torch.autograd import gradcheck, gradgradcheck
 
-import kernels
-from kernels import reference
+import fused_lstm
+from fused_lstm import reference
 
 SHAPE = Shape(2, 2, 2, 3, 2)  # every input element costs two forward passes
 every_rung = pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
@@ -21,7 +21,7 @@ def leaves(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
 @pytest.fixture
 def inputs() -> list[torch.Tensor]:
     """x, h0, c0 and the weights of a two-layer LSTM, all wanting gradients."""
-    weights = kernels.LSTM(SHAPE.I, SHAPE.H, SHAPE.L, dtype=torch.float64).parameters()
+    weights = fused_lstm.LSTM(SHAPE.I, SHAPE.H, SHAPE.L, dtype=torch.float64).parameters()
     x = torch.randn(SHAPE.T, SHAPE.B, SHAPE.I, dtype=torch.float64)
     tensors = [x, *make_state(SHAPE, torch.float64), *weights]
     return [t.detach().requires_grad_() for t in tensors]
@@ -48,7 +48,7 @@ def test_reference_backward_is_differentiable():
 @every_rung
 def test_engine(engine, fuse, inputs):
     def run(x, h0, c0, *weights):
-        y, state = kernels.lstm(x, (h0, c0), weights, engine=engine, fuse=fuse)
+        y, state = fused_lstm.lstm(x, (h0, c0), weights, engine=engine, fuse=fuse)
         return y, *state
 
     assert gradcheck(run, inputs)
@@ -57,7 +57,7 @@ def test_engine(engine, fuse, inputs):
 @pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn"))
 def test_second_derivative(engine, fuse, inputs):
     def run(x, h0, c0, *weights):
-        y, state = kernels.lstm(x, (h0, c0), weights, engine=engine, fuse=fuse)
+        y, state = fused_lstm.lstm(x, (h0, c0), weights, engine=engine, fuse=fuse)
         return y, *state
 
     # fast_mode compares random projections of the second derivative, not every element.
@@ -66,5 +66,5 @@ def test_second_derivative(engine, fuse, inputs):
 
 @every_rung
 def test_module(engine, fuse):
-    module = kernels.LSTM(3, 4, 2, dtype=torch.float64, engine=engine, fuse=fuse)
+    module = fused_lstm.LSTM(3, 4, 2, dtype=torch.float64, engine=engine, fuse=fuse)
     assert gradcheck(lambda x: module(x)[0], leaves((2, 3, 3)))

@@ -1,4 +1,4 @@
-"""kernels.inspect: what it reads from machine code, and what must be true of the kernels."""
+"""fused_lstm.inspect: what it reads from machine code, and what must be true of the kernels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from kernels import inspect
+from fused_lstm import inspect
 
 SASS = """
         /*0000*/                   LDC R1, c[0x0][0x28] ;          /* 0x00000a00ff017b82 */
@@ -46,7 +46,7 @@ def test_what_is_counted():
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
     """The command, in a process of its own: this one may hold the interpreter."""
-    command = [sys.executable, "-m", "kernels.inspect", *arguments]
+    command = [sys.executable, "-m", "fused_lstm.inspect", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 

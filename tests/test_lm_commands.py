@@ -12,7 +12,7 @@ import torch
 from lm_cases import SMALL, refused, start, train
 from torch import nn
 
-import kernels
+import fused_lstm
 from lm import checkpoint, evaluate, export, generate, plot, record
 
 FAST = ["--epochs=6", "--learning-rate=0.05", "--lr-decay=0.7", "--num-layers=2"]
@@ -145,7 +145,7 @@ def test_an_exported_program_runs_a_step(trained, tmp_path):
 
 @pytest.mark.parametrize("engine", ["triton", "native"])
 def test_torch_export_of_the_model(trained, engine):
-    if (why := kernels.available_engines("cpu")[engine]) is not None:
+    if (why := fused_lstm.available_engines("cpu")[engine]) is not None:
         pytest.skip(why)
     model = checkpoint.load(trained[0]).model(engine).eval()
     program = export.export_program(model, hidden_size=16, num_layers=2).module()

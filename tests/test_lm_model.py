@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import kernels
+import fused_lstm
 from lm.config import PRESETS
 from lm.evaluate import perplexity, perplexity_of
 from lm.model import LM_LSTM, build_model, repackage_hidden
@@ -51,7 +51,7 @@ def test_arguments_are_kept_as_the_posts_class_keeps_them():
     kept = (model.embedding_dim, model.num_steps, model.batch_size, model.vocab_size)
     assert kept == (H, T, B, V)
     assert (model.num_layers, model.dp_keep_prob, model.lstm.dropout) == (L, 0.5, 0.5)
-    assert isinstance(model.lstm, kernels.LSTM)
+    assert isinstance(model.lstm, fused_lstm.LSTM)
 
 
 def test_start_of_the_weights():
@@ -177,10 +177,10 @@ def losses(engine):
     return found
 
 
-# torch.compile takes 20 seconds over this model; the tests of kernels.LSTM cover that engine.
-@pytest.mark.parametrize("engine", ["auto", *(e for e in kernels.ENGINES if e != "compile")])
+# torch.compile takes 20 seconds over this model; the tests of fused_lstm.LSTM cover that engine.
+@pytest.mark.parametrize("engine", ["auto", *(e for e in fused_lstm.ENGINES if e != "compile")])
 def test_engines_train_alike_from_one_seed(engine):
-    why = kernels.available_engines("cpu").get(engine)
+    why = fused_lstm.available_engines("cpu").get(engine)
     if why is not None:
         pytest.skip(why)
     expected = losses("cudnn")

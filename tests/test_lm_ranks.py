@@ -16,7 +16,7 @@ import pytest
 import torch
 from lm_cases import ROOT, SMALL, train_quietly
 
-import kernels
+import fused_lstm
 from lm import checkpoint, record
 from lm.config import PRESETS
 from lm.data import load_corpus
@@ -26,7 +26,7 @@ from lm.trainer import epoch_steps
 
 OPTIONS = [*SMALL.split(), "--batch-size=5", "--eval-batch-size=3", "--num-layers=2", "--threads=1"]
 # torch.compile takes half a minute a process; that engine is the loop's autograd.
-ENGINES = [engine for engine in kernels.ENGINES if engine != "compile"]
+ENGINES = [engine for engine in fused_lstm.ENGINES if engine != "compile"]
 
 
 def one_rank(rank, size, port, argv):
@@ -56,7 +56,7 @@ def train_together(argv, size=2):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_ranks_have_the_losses_of_one(tmp_path, corpus_dir, engine):
-    if (why := kernels.available_engines("cpu")[engine]) is not None:
+    if (why := fused_lstm.available_engines("cpu")[engine]) is not None:
         pytest.skip(why)
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     steps = 3 if engine == "triton" else 17  # the interpreter takes its time

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-import kernels
+import fused_lstm
 from lm.checkpoint import load, save
 from lm.config import PRESETS
 from lm.model import LM_LSTM, build_model
@@ -14,12 +14,12 @@ from lm.optimizer import Updater
 from lm.regularize import VariationalDropout, regularized_lstm
 
 H, T, B, V, L = 12, 5, 3, 11, 3
-ENGINES = [engine for engine in kernels.ENGINES if engine != "compile"]
+ENGINES = [engine for engine in fused_lstm.ENGINES if engine != "compile"]
 
 
 @pytest.fixture(params=ENGINES)
 def engine(request):
-    if (why := kernels.available_engines("cpu")[request.param]) is not None:
+    if (why := fused_lstm.available_engines("cpu")[request.param]) is not None:
         pytest.skip(why)
     return request.param
 
@@ -37,14 +37,14 @@ def words():
 
 def test_weight_drop_is_an_lstm_of_dropped_recurrent_weights(engine):
     """The engine's outputs and gradients are nn.LSTM's on weights that were dropped by hand."""
-    lstm, x = kernels.LSTM(H, H, L, engine=engine), torch.randn(T, B, H)
+    lstm, x = fused_lstm.LSTM(H, H, L, engine=engine), torch.randn(T, B, H)
     hidden = tuple(torch.randn(2, L, B, H))
     torch.manual_seed(3)
     y, state = regularized_lstm(lstm, x, hidden, 0.4, nn.Dropout(0.0))
     plain = nn.LSTM(H, H, L)
     torch.manual_seed(3)
     dropped = {
-        name: kernels.dropout(weight.detach(), 0.4) if "weight_hh" in name else weight.detach()
+        name: fused_lstm.dropout(weight.detach(), 0.4) if "weight_hh" in name else weight.detach()
         for name, weight in lstm.named_parameters()
     }
     plain.load_state_dict(dropped)
@@ -83,7 +83,7 @@ def test_variational_dropout_has_one_mask_for_all_steps():
 
 def test_variational_dropout_falls_between_layers_too(engine):
     """Every engine's outputs are those of nn.LSTM layer by layer under the same masks."""
-    lstm, x = kernels.LSTM(H, H, L, dropout=0.5, engine=engine), torch.randn(T, B, H)
+    lstm, x = fused_lstm.LSTM(H, H, L, dropout=0.5, engine=engine), torch.randn(T, B, H)
     hidden, between = tuple(torch.randn(2, L, B, H)), VariationalDropout(0.5)
     torch.manual_seed(3)
     y, (h_n, c_n) = regularized_lstm(lstm, x, hidden, 0.0, between)
@@ -158,7 +158,7 @@ def test_defaults_take_the_plain_path(monkeypatch):
     """Without an option nothing of it runs: not a call, not a random number."""
     monkeypatch.setattr("lm.model.regularized_lstm", None)
     model = make()
-    assert type(model.dropout) is kernels.Dropout
+    assert type(model.dropout) is fused_lstm.Dropout
     model(words(), model.init_hidden())
     for name in ("tie_weights", "variational_dropout", "weight_decay", "weight_drop"):
         assert not any(getattr(config, name) for config in PRESETS.values())

@@ -145,9 +145,9 @@ def test_options_come_from_the_checkpoint(tmp_path, corpus_dir, capsys):
 
 @pytest.mark.parametrize("engine", ["loop", "native", "triton"])
 def test_another_engine_goes_on(tmp_path, corpus_dir, capsys, engine):
-    import kernels
+    import fused_lstm
 
-    if (why := kernels.available_engines("cpu")[engine]) is not None:
+    if (why := fused_lstm.available_engines("cpu")[engine]) is not None:
         pytest.skip(why)
     saved = tmp_path / "saved"
     train(tmp_path, corpus_dir, "--max-steps=9", f"--save={saved}")

@@ -1,4 +1,4 @@
-"""kernels.LSTM against torch.nn.LSTM: every engine, outputs, states and every gradient by name."""
+"""fused_lstm.LSTM against torch.nn.LSTM: every engine, outputs, states and every gradient by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tolerance import assert_close
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
-import kernels
+import fused_lstm
 
 SMALL = Shape(4, 3, 5, 6, 2)
 every_rung = pytest.mark.parametrize(("engine", "fuse"), rungs())
@@ -101,14 +101,14 @@ def test_state_dict_goes_both_ways(engine, fuse):
 
 def test_initialisation_is_nn_lstms():
     torch.manual_seed(3)
-    ours = kernels.LSTM(4, 5, 2)
+    ours = fused_lstm.LSTM(4, 5, 2)
     torch.manual_seed(3)
     for name, value in nn.LSTM(4, 5, 2).state_dict().items():
         assert torch.equal(ours.state_dict()[name], value), name
 
 
 def test_a_module_survives_copying_and_saving():
-    ours = kernels.LSTM(3, 4, engine="loop")
+    ours = fused_lstm.LSTM(3, 4, engine="loop")
     file = io.BytesIO()
     torch.save(ours, file)
     file.seek(0)
@@ -121,7 +121,7 @@ def test_a_module_survives_copying_and_saving():
 
 @every_fast_rung
 def test_double_moves_the_weights(engine, fuse):
-    ours = kernels.LSTM(3, 4, engine=engine, fuse=fuse).double()
+    ours = fused_lstm.LSTM(3, 4, engine=engine, fuse=fuse).double()
     assert ours(torch.randn(2, 2, 3, dtype=torch.float64))[0].dtype == torch.float64
 
 
@@ -153,7 +153,7 @@ def test_packed_sequences_and_bidirectional_through_cudnn_and_auto():
     packed = pack_sequence([torch.randn(4, 3), torch.randn(2, 3)])
     options = {"bidirectional": True, "proj_size": 2}
     for engine in ("cudnn", "auto"):
-        theirs, ours = nn.LSTM(3, 5, **options), kernels.LSTM(3, 5, engine=engine, **options)
+        theirs, ours = nn.LSTM(3, 5, **options), fused_lstm.LSTM(3, 5, engine=engine, **options)
         ours.load_state_dict(theirs.state_dict())
         assert torch.equal(ours(packed)[0].data, theirs(packed)[0].data)
 
@@ -164,10 +164,10 @@ def test_packed_sequences_and_bidirectional_through_cudnn_and_auto():
 )
 def test_what_an_engine_does_not_offer_names_one_that_does(engine, option):
     with pytest.raises(ValueError, match=rf"{engine}.*{next(iter(option))}.*engine='cudnn' does"):
-        kernels.LSTM(3, 5, engine=engine, **option)
+        fused_lstm.LSTM(3, 5, engine=engine, **option)
     packed = pack_sequence([torch.randn(4, 3)])
     with pytest.raises(ValueError, match=r"packed sequence.*engine='cudnn' does"):
-        kernels.LSTM(3, 5, engine=engine)(packed)
+        fused_lstm.LSTM(3, 5, engine=engine)(packed)
 
 
 BAD = {
@@ -191,7 +191,7 @@ BAD = {
 @every_fast_rung
 @pytest.mark.parametrize(("spoil", "message"), BAD.values(), ids=BAD)
 def test_bad_input_names_the_argument(spoil, message, engine, fuse):
-    ours = kernels.LSTM(SMALL.I, SMALL.H, SMALL.L, engine=engine, fuse=fuse)
+    ours = fused_lstm.LSTM(SMALL.I, SMALL.H, SMALL.L, engine=engine, fuse=fuse)
     x, state = torch.randn(SMALL.T, SMALL.B, SMALL.I), make_state(SMALL, torch.float32)
     with pytest.raises((ValueError, RuntimeError), match=message):
         ours(*spoil(x, *state))
@@ -199,13 +199,13 @@ def test_bad_input_names_the_argument(spoil, message, engine, fuse):
 
 def test_functional_form_checks_its_weights():
     x, state = torch.randn(4, 3, 5), make_state(SMALL, torch.float32)
-    weights = list(kernels.LSTM(SMALL.I, SMALL.H, SMALL.L).parameters())
-    y, _ = kernels.lstm(x, state, weights, engine="loop")
+    weights = list(fused_lstm.LSTM(SMALL.I, SMALL.H, SMALL.L).parameters())
+    y, _ = fused_lstm.lstm(x, state, weights, engine="loop")
     assert y.shape == (4, 3, 6)
     with pytest.raises(ValueError, match=r"h_0: got shape \[2, 3, 6\] for 7 weights"):
-        kernels.lstm(x, state, weights[:-1])
+        fused_lstm.lstm(x, state, weights[:-1])
     with pytest.raises(ValueError, match=r"weight_ih_l1: got shape \[24, 5\], should be \[24, 6\]"):
-        kernels.lstm(x, state, [*weights[:4], weights[0], *weights[5:]])
+        fused_lstm.lstm(x, state, [*weights[:4], weights[0], *weights[5:]])
 
 
 @every_rung

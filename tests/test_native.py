@@ -14,7 +14,7 @@ from cases import Shape
 from tolerance import assert_close
 from torch import nn
 
-from kernels import native, reference
+from fused_lstm import native, reference
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(
@@ -248,7 +248,7 @@ def test_errors_name_the_argument():
 
 
 def test_unknown_instruction_set_is_a_reason():
-    script = "from kernels import available_engines; print(available_engines('cpu')['native'])"
+    script = "from fused_lstm import available_engines; print(available_engines('cpu')['native'])"
     done = subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, "FUSED_LSTM_ISA": "mmx"},

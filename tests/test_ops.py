@@ -7,17 +7,17 @@ import torch
 from cases import rungs
 from tolerance import TOLERANCE, assert_close
 
-import kernels
-from kernels import reference
+import fused_lstm
+from fused_lstm import reference
 
 
 @pytest.fixture(params=["triton", "native"])
 def ops(request):
     """An engine's operators, registered by a first call."""
-    why = kernels.available_engines("cpu")[request.param]
+    why = fused_lstm.available_engines("cpu")[request.param]
     if why is not None:
         pytest.skip(f"{request.param}: {why}")
-    kernels.LSTM(1, 1, engine=request.param, fuse="pointwise")(torch.zeros(1, 1, 1))
+    fused_lstm.LSTM(1, 1, engine=request.param, fuse="pointwise")(torch.zeros(1, 1, 1))
     return getattr(torch.ops, f"fused_lstm_{request.param}")
 
 
@@ -78,7 +78,7 @@ def test_opcheck_cell_backward(ops):
 
 @pytest.mark.parametrize(("engine", "fuse"), rungs("cudnn", "compile"))
 def test_torch_compile_traces_without_a_break(engine, fuse):
-    module = kernels.LSTM(3, 4, 2, engine=engine, fuse=fuse)
+    module = fused_lstm.LSTM(3, 4, 2, engine=engine, fuse=fuse)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     x = torch.randn(3, 2, 3)
     grads = []
@@ -92,7 +92,7 @@ def test_torch_compile_traces_without_a_break(engine, fuse):
 
 @pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
 def test_two_runs_give_the_same_bits(engine, fuse):
-    module = kernels.LSTM(17, 30, 2, engine=engine, fuse=fuse)
+    module = fused_lstm.LSTM(17, 30, 2, engine=engine, fuse=fuse)
     x, bits = torch.randn(4, 3, 17), []
     for _ in range(2):
         module.zero_grad()
@@ -106,7 +106,7 @@ def test_two_runs_give_the_same_bits(engine, fuse):
 def test_autocast_on_a_cpu_gives_bfloat16(engine, fuse):
     if engine == "triton":
         pytest.skip("Triton's interpreter has no bfloat16 products")
-    module = kernels.LSTM(5, 8, 2, engine=engine, fuse=fuse)
+    module = fused_lstm.LSTM(5, 8, 2, engine=engine, fuse=fuse)
     x = torch.randn(3, 2, 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y, _ = module(x)

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from kernels.triton.devices import DEVICES, INTERPRETER, by_arch
-from kernels.triton.plan import SIZES, choose, cost, plan
+from fused_lstm.triton.devices import DEVICES, INTERPRETER, by_arch
+from fused_lstm.triton.plan import SIZES, choose, cost, plan
 
 H100 = DEVICES["H100"]
 kinds = pytest.mark.parametrize("kind", ["steps", "layers"])

@@ -1,4 +1,4 @@
-"""kernels.reference, the oracle: against nn.LSTM, autograd, finite differences and Philox's own."""
+"""fused_lstm.reference, the oracle: against nn.LSTM, autograd, finite differences and Philox's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cases import SHAPES, Shape, make_state
 from tolerance import assert_close
 from torch import nn
 
-from kernels import reference
+from fused_lstm import reference
 
 DOUBLE = {"dtype": torch.float64}
 

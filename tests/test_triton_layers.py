@@ -9,9 +9,9 @@ import torch
 from plans import PATHS, PATHS_BACKWARD, make_plan
 from tolerance import assert_close
 
-import kernels
-from kernels import reference
-from kernels.triton import devices, dropout, interpreter, plan, sequence
+import fused_lstm
+from fused_lstm import reference
+from fused_lstm.triton import devices, dropout, interpreter, plan, sequence
 
 pytestmark = pytest.mark.skipif(
     not interpreter.is_interpreted(), reason="tests/test_gpu.py does these on a GPU"
@@ -154,7 +154,7 @@ def test_counter_beyond_32_bits():
 
 
 def operator():
-    kernels.LSTM(1, 1, engine="triton", fuse="steps")(torch.zeros(1, 1, 1))
+    fused_lstm.LSTM(1, 1, engine="triton", fuse="steps")(torch.zeros(1, 1, 1))
     return torch.ops.fused_lstm_triton.lstm
 
 

@@ -1,4 +1,4 @@
-"""fuse="steps" in the interpreter: every path of the kernels against kernels.reference."""
+"""fuse="steps" in the interpreter: every path of the kernels against fused_lstm.reference."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 from plans import make_plan, paths, paths_backward
 from tolerance import assert_close
 
-from kernels import reference
-from kernels.triton import interpreter, steps
+from fused_lstm import reference
+from fused_lstm.triton import interpreter, steps
 
 pytestmark = pytest.mark.skipif(
     not interpreter.is_interpreted(), reason="tests/test_gpu.py does these on a GPU"

@@ -1,4 +1,4 @@
-// fuse="pointwise": the operators `cell` and `cell_backward`. Schemas: kernels/ops.py.
+// fuse="pointwise": the operators `cell` and `cell_backward`. Schemas: kernels/fused_lstm/ops.py.
 #include "ops.h"
 
 #include "check.h"

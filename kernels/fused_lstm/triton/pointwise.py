@@ -65,7 +65,7 @@ def lstm_cell_bwd_kernel(
     tl.store(dc_ptr + n, dc, mask=mask)
 
 
-# --- host launchers: the operators cell and cell_backward of kernels.ops ---
+# --- host launchers: the operators cell and cell_backward of fused_lstm.ops ---
 
 
 def _launch(kernel, c: Tensor, *tensors: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The operators `lstm` and `lstm_backward` of kernels.ops: hoisted products around the kernels.
+"""The operators `lstm` and `lstm_backward` of fused_lstm.ops: hoisted products around the kernels.
 
 What needs no order in time is one large product: before the forward's launch the inputs of all
 steps by w_ih, after the backward's launch the gradients of all weights and of x.
@@ -41,7 +41,7 @@ def lstm(
     seed: Tensor | None,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The operator `lstm` of kernels.ops."""
+    """The operator `lstm` of fused_lstm.ops."""
     x, h0, weights = x.contiguous(), h0.contiguous(), [w.contiguous() for w in weights]
     state = c0.to(state_dtype(x.dtype)).contiguous()
     stack = list(by_layer(weights, len(h0)))
@@ -109,7 +109,7 @@ def lstm_backward(
     gates: Tensor,
     needs_dx: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """The operator `lstm_backward` of kernels.ops."""
+    """The operator `lstm_backward` of fused_lstm.ops."""
     x, h0, weights = x.contiguous(), h0.contiguous(), [w.contiguous() for w in weights]
     dy = torch.zeros_like(y) if dy is None else dy.contiguous()
     dh_n = torch.zeros_like(h0) if dh_n is None else dh_n.contiguous()

@@ -29,7 +29,7 @@ def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 def unrolled(
     x: Tensor, h0: Tensor, c0: Tensor, weights: Sequence[Tensor], dropout: float, cell: Cell
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run `cell` step by step, layer by layer; shapes as in kernels.engines."""
+    """Run `cell` step by step, layer by layer; shapes as in fused_lstm.engines."""
     h_n, c_n = [], []
     for index, layer in enumerate(by_layer(weights, len(h0))):
         if index > 0:

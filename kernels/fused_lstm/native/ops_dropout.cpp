@@ -1,4 +1,4 @@
-// The operator `dropout`: x times a mask drawn from a seed, as kernels/reference.py's dropout_mask.
+// The operator `dropout`: x times a mask drawn from a seed, as kernels/fused_lstm/reference.py's dropout_mask.
 #include "drop.h"
 #include "memory.h"
 

@@ -1,6 +1,6 @@
 """Dropout between layers, drawn by counter: any element, at any time, and the same again.
 
-The rule is kernels.reference.dropout_mask's: element n of [L-1, T, B, H] is kept where the first
+The rule is fused_lstm.reference.dropout_mask's: element n of [L-1, T, B, H] is kept where the first
 word of Philox4x32-10 (key: the seed, counter: n), as a number in [0, 1), is at least p.
 """
 

@@ -1,4 +1,4 @@
-// The operators, as kernels/ops.py defines them.
+// The operators, as kernels/fused_lstm/ops.py defines them.
 #pragma once
 
 #include <ATen/ATen.h>

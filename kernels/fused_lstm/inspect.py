@@ -1,4 +1,4 @@
-"""What a kernel would be on a GPU that need not be here: `python -m kernels.inspect --help`.
+"""What a kernel would be on a GPU that need not be here: `python -m fused_lstm.inspect --help`.
 
 Compiles the steps or layers kernels for an architecture, with the plan and the alignment that a
 launch on that GPU would have, and prints what the machine code uses: registers, spills, shared
@@ -42,7 +42,7 @@ def sources(found: plan.Plan) -> dict[str, tuple]:
 
 
 def argument_type(name: str, dtype: str) -> str:
-    """A kernel argument's type from its name, the naming rule of kernels/triton."""
+    """A kernel argument's type from its name, the naming rule of kernels/fused_lstm/triton."""
     if name in ("p", "scale"):
         return "fp32"
     if not name.endswith("_ptr"):
@@ -242,7 +242,7 @@ def table(report: dict) -> str:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m kernels.inspect",
+        prog="python -m fused_lstm.inspect",
         description="Compile this project's kernels for a GPU that need not be here.",
     )
     made.add_argument("--arch", nargs="+", default=["sm_90"], help="sm_80, sm_89, sm_90, sm_100")
@@ -297,7 +297,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.json:
             Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
     except (ValueError, OSError) as error:
-        print(f"kernels.inspect: {error}", file=sys.stderr)
+        print(f"fused_lstm.inspect: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -22,7 +22,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
         p: probability of zeroing an element. Others are multiplied by 1 / (1 - p).
         training: False returns x itself.
 
-    In C++ the mask is `kernels.reference.dropout_mask(seed, x.shape, p)`, whatever the number of
+    In C++ the mask is `fused_lstm.reference.dropout_mask(seed, x.shape, p)`, whatever the number of
     threads, and p is taken in float32.
 
     Raises:

@@ -1,6 +1,6 @@
 """`LSTM`, a drop-in for torch.nn.LSTM, and `lstm`, the function under it.
 
-The only place that knows nn.LSTM's arguments. An engine (kernels.engines) sees time-major,
+The only place that knows nn.LSTM's arguments. An engine (fused_lstm.engines) sees time-major,
 batched tensors whose shapes have been checked.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers.
@@ -35,7 +35,7 @@ def lstm(
         weights: nn.LSTM's, flat: for each layer weight_ih [4H, I or H], weight_hh [4H, H] and,
             all or none, bias_ih [4H], bias_hh [4H]; gate order i, f, g, o.
         dropout: probability of dropping an element of h between two layers, in this call.
-        engine, fuse: see kernels.engines; `fuse=None` is the engine's highest level.
+        engine, fuse: see fused_lstm.engines; `fuse=None` is the engine's highest level.
 
     Returns:
         y [T, B, H], (h_n [L, B, H], c_n [L, B, H]).

@@ -22,7 +22,7 @@ RESERVED = 2048  # bytes of shared memory for what the compiler adds: mbarriers,
 
 @dataclass(frozen=True)
 class Plan:
-    """One kernel's launch. In brackets: what `kernels.inspect` prints as its reason."""
+    """One kernel's launch. In brackets: what `fused_lstm.inspect` prints as its reason."""
 
     kind: str  # steps or layers
     direction: str  # forward or backward
@@ -92,7 +92,7 @@ def plan(
         direction: "forward" or "backward".
         hidden, batch, layers: H, B, L.
         dtype: "fp16", "bf16", "fp32" or "fp64".
-        device: one of kernels.triton.devices.
+        device: one of fused_lstm.triton.devices.
         tf32: whether float32 products may round their inputs to TF32.
     """
     if kind not in ("steps", "layers"):
@@ -232,7 +232,7 @@ def _warps(rows: int, device: Device) -> int:
 
 
 def _ahead(kind: str, block_b: int, streams: bool, device: Device) -> int:
-    """As many chunks in flight as registers hold beside the rest: found by kernels.inspect."""
+    """As many chunks in flight as registers hold beside the rest: found by fused_lstm.inspect."""
     # A chunk takes 16 of a thread's 255 registers at block_b = 32 and 4 warps.
     if device.arch >= 100:
         return 0 if streams or kind == "layers" else 1

@@ -14,7 +14,7 @@ Gate order i, f, g, o. Half-precision inputs keep their cell state in float32: "
     lstm           x [T, B, I]; h0, c0 [L, B, H]; weights flat, as nn.LSTM's `_flat_weights`:
                    a layer has w_ih [4H, I or H], w_hh [4H, H] and, with bias, b_ih [4H], b_hh [4H].
                    dropout is the probability of dropping an element of h between two layers;
-                   the mask is `kernels.reference.dropout_mask(seed, ...)`, seed [1] int64 on x's
+                   the mask is `fused_lstm.reference.dropout_mask(seed, ...)`, seed [1] int64 on x's
                    device (None where dropout is 0).
                    -> y [T, B, H], h_n, c_n [L, B, H], all of x's dtype, and, where `save` is true,
                    what the backward needs (else three tensors of no elements):
@@ -50,7 +50,7 @@ def register(engine: str, kernels: dict[str, Callable] | None = None):
     """Define an engine's operators and return their namespace, `torch.ops.fused_lstm_<engine>`.
 
     Args:
-        engine: its name in kernels.engines.
+        engine: its name in fused_lstm.engines.
         kernels: operator name -> Python function with the schema's arguments; None where a
             C++ library registers its own for the operators defined here.
     """
@@ -117,7 +117,7 @@ FAKES = {
 
 
 # --- autograd ---
-# The first derivative is the engine's kernel. A second one differentiates kernels.reference
+# The first derivative is the engine's kernel. A second one differentiates fused_lstm.reference
 # instead: `create_graph=True` leaves grad mode on inside the backward, and that is the switch.
 
 

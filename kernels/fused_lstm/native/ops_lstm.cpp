@@ -1,5 +1,5 @@
 // fuse="steps" (one layer a call) and fuse="layers" (all of them): the operators `lstm` and
-// `lstm_backward`. Schemas: kernels/ops.py. Here tensors are checked and allocated, and handed on
+// `lstm_backward`. Schemas: kernels/fused_lstm/ops.py. Here tensors are checked and allocated, and handed on
 // as pointers; nothing is allocated below this file. Layers run one after another, each step of a
 // layer divided among all workers, or, where a step is too small for that, as a wavefront.
 #include "drop.h"

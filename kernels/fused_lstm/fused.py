@@ -22,7 +22,7 @@ def run(
     dropout: float,
     fuse: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run an engine's operators (see kernels.ops); other arguments as in kernels.engines.
+    """Run an engine's operators (see fused_lstm.ops); other arguments as in fused_lstm.engines.
 
     pointwise: the step loop with a fused cell. steps: one call a layer. layers: one call.
     """

@@ -22,18 +22,18 @@ import torch
 
 
 class Engine(NamedTuple):
-    module: str  # imported on first use: importing kernels does not import triton
+    module: str  # imported on first use: importing fused_lstm does not import triton
     fuses: tuple[str, ...]  # the levels it offers, lowest first; empty where it decides itself
 
 
 FUSED = ("pointwise", "steps", "layers")
 
 ENGINES = {
-    "loop": Engine("kernels.loop", ("none",)),
-    "compile": Engine("kernels.compiled", ()),
-    "cudnn": Engine("kernels.cudnn", ()),
-    "triton": Engine("kernels.triton", FUSED),
-    "native": Engine("kernels.native", FUSED),
+    "loop": Engine("fused_lstm.loop", ("none",)),
+    "compile": Engine("fused_lstm.compiled", ()),
+    "cudnn": Engine("fused_lstm.cudnn", ()),
+    "triton": Engine("fused_lstm.triton", FUSED),
+    "native": Engine("fused_lstm.native", FUSED),
 }
 
 
