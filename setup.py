@@ -12,7 +12,5 @@ from pathlib import Path
 from setuptools import setup
 
 # By path, not `import fused_lstm`: that needs torch, which an isolated build does not have.
-build = runpy.run_path(
-    str(Path(__file__).parent / "kernels" / "fused_lstm" / "native" / "build.py")
-)
-setup(**build["setup_arguments"]())
+build = Path(__file__).parent / "kernels" / "fused_lstm" / "native" / "build.py"
+setup(**runpy.run_path(str(build))["setup_arguments"]())

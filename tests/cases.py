@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from tolerance import assert_close
 from torch import Tensor, nn
 
 import fused_lstm
 from fused_lstm import engines
+from tolerance import assert_close
 
 
 class Shape(NamedTuple):

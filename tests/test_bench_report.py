@@ -7,6 +7,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+
 import synthetic
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib: pip install '.[plot]'")

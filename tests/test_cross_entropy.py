@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerance import assert_close
 
 from fused_lstm import cross_entropy, native
 from fused_lstm.cross_entropy import linear_cross_entropy
+from tolerance import assert_close
 
 CPU = torch.device("cpu")
 WHY_NOT = native.missing(CPU)

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tolerance import TOLERANCE
 from torch import Tensor, nn
 
 import fused_lstm
 from fused_lstm import reference
+from tolerance import TOLERANCE
 
 pytestmark = pytest.mark.gpu
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import Shape, make_state, rungs
 from torch.autograd import gradcheck, gradgradcheck
 
 import fused_lstm
+from cases import Shape, make_state, rungs
 from fused_lstm import reference
 
 SHAPE = Shape(2, 2, 2, 3, 2)  # every input element costs two forward passes

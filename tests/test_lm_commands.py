@@ -9,11 +9,11 @@ import time
 import pytest
 import safetensors.torch
 import torch
-from lm_cases import SMALL, refused, start, train
 from torch import nn
 
 import fused_lstm
 from lm import checkpoint, evaluate, export, generate, plot, record
+from lm_cases import SMALL, refused, start, train
 
 FAST = ["--epochs=6", "--learning-rate=0.05", "--lr-decay=0.7", "--num-layers=2"]
 

@@ -7,10 +7,10 @@ import shutil
 import pytest
 import safetensors.torch
 import torch
-from lm_cases import refused, train
 
 from lm import checkpoint, evaluate
 from lm.train import main
+from lm_cases import refused, train
 
 FILES = (
     *("model.safetensors", "training.safetensors", "training.json", "config.json"),

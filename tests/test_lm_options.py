@@ -5,11 +5,11 @@ import os
 import subprocess
 
 import pytest
-from lm_cases import ROOT, TRAIN, refused, train
 
 from lm.config import PRESETS, Config
 from lm.options import parse
 from lm.train import main
+from lm_cases import ROOT, TRAIN, refused, train
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lm_cases import ROOT, SMALL, train_quietly
 
 import fused_lstm
 from lm import checkpoint, record
@@ -23,6 +22,7 @@ from lm.data import load_corpus
 from lm.errors import UserError
 from lm.ranks import Ranks
 from lm.trainer import epoch_steps
+from lm_cases import ROOT, SMALL, train_quietly
 
 OPTIONS = [*SMALL.split(), "--batch-size=5", "--eval-batch-size=3", "--num-layers=2", "--threads=1"]
 # torch.compile takes half a minute a process; that engine is the loop's autograd.

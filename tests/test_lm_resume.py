@@ -9,11 +9,11 @@ import time
 
 import pytest
 import torch
-from lm_cases import SMALL, refused, start, train, train_quietly
 
 from lm import checkpoint, record
 from lm.errors import UserError
 from lm.train import main
+from lm_cases import SMALL, refused, start, train, train_quietly
 
 # Everything that has a state: two moments a weight, random masks, a schedule, a carried state.
 STATEFUL = [*SMALL.split(), "--num-layers=2", "--keep-prob=0.5", "--optimizer=adam"]

@@ -10,13 +10,13 @@ import termios
 
 import pytest
 import torch
-from lm_cases import ROOT, SMALL, TRAIN, train
 
 from lm import checkpoint
 from lm.config import Config
 from lm.data import load_corpus
 from lm.log import Log
 from lm.trainer import Trainer
+from lm_cases import ROOT, SMALL, TRAIN, train
 
 
 @pytest.fixture

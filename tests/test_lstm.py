@@ -1,4 +1,4 @@
-"""fused_lstm.LSTM against torch.nn.LSTM: every engine, outputs, states and every gradient by name."""
+"""fused_lstm.LSTM against nn.LSTM: every engine, outputs, states and every gradient by name."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import io
 
 import pytest
 import torch
-from cases import SHAPES, Shape, assert_same, make_pair, make_state, run, rungs
-from tolerance import assert_close
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 import fused_lstm
+from cases import SHAPES, Shape, assert_same, make_pair, make_state, run, rungs
+from tolerance import assert_close
 
 SMALL = Shape(4, 3, 5, 6, 2)
 every_rung = pytest.mark.parametrize(("engine", "fuse"), rungs())

@@ -10,11 +10,11 @@ import sys
 
 import pytest
 import torch
-from cases import Shape
-from tolerance import assert_close
 from torch import nn
 
+from cases import Shape
 from fused_lstm import native, reference
+from tolerance import assert_close
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import rungs
-from tolerance import TOLERANCE, assert_close
 
 import fused_lstm
+from cases import rungs
 from fused_lstm import reference
+from tolerance import TOLERANCE, assert_close
 
 
 @pytest.fixture(params=["triton", "native"])

@@ -1,14 +1,14 @@
-"""fused_lstm.reference, the oracle: against nn.LSTM, autograd, finite differences and Philox's own."""
+"""fused_lstm.reference, the oracle: against nn.LSTM, autograd, differences and Philox itself."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from cases import SHAPES, Shape, make_state
-from tolerance import assert_close
 from torch import nn
 
+from cases import SHAPES, Shape, make_state
 from fused_lstm import reference
+from tolerance import assert_close
 
 DOUBLE = {"dtype": torch.float64}
 

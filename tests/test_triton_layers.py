@@ -6,12 +6,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from plans import PATHS, PATHS_BACKWARD, make_plan
-from tolerance import assert_close
 
 import fused_lstm
 from fused_lstm import reference
 from fused_lstm.triton import devices, dropout, interpreter, plan, sequence
+from plans import PATHS, PATHS_BACKWARD, make_plan
+from tolerance import assert_close
 
 pytestmark = pytest.mark.skipif(
     not interpreter.is_interpreted(), reason="tests/test_gpu.py does these on a GPU"

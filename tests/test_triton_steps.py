@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from plans import make_plan, paths, paths_backward
-from tolerance import assert_close
 
 from fused_lstm import reference
 from fused_lstm.triton import interpreter, steps
+from plans import make_plan, paths, paths_backward
+from tolerance import assert_close
 
 pytestmark = pytest.mark.skipif(
     not interpreter.is_interpreted(), reason="tests/test_gpu.py does these on a GPU"
