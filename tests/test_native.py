@@ -224,6 +224,37 @@ def test_a_forked_child_can_run_it():
         assert_close(torch.from_numpy(value), theirs, "child")
 
 
+def test_another_instruction_set_may_be_chosen_during_calls():
+    """In a process of its own: a call that mixed two sets' panel sizes would end it."""
+    script = """
+import threading, torch
+from fused_lstm import native
+
+T, B, I, H, L = 6, 8, 30, 210, 2
+weights = [p.detach() for p in torch.nn.LSTM(I, H, L).parameters()]
+x, states = torch.randn(T, B, I), torch.zeros(2, L, B, H)
+call = lambda: native.OPS.lstm(x, *states, weights, 0.0, None, False)[0]
+expected, wrong = call(), []
+
+def run():
+    torch.set_num_threads(2)
+    for _ in range(30):
+        wrong.append(not torch.allclose(call(), expected, atol=1e-5))
+
+threads = [threading.Thread(target=run) for _ in range(2)]
+for thread in threads:
+    thread.start()
+while any(thread.is_alive() for thread in threads):
+    for name in native.OPS.isa_names():
+        native.OPS.use_isa(name)
+print(len(wrong), sum(wrong))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=240
+    )
+    assert (done.returncode, done.stdout) == (0, "60 0\n"), done.stderr
+
+
 def test_errors_name_the_argument():
     x, h0, c0, *weights = (t.detach() for t in problem(Shape(3, 2, 4, 5, 1)))
     ops = native.OPS

@@ -29,10 +29,4 @@ inline at::Tensor converted(const at::Tensor& tensor, at::ScalarType dtype) {
   return tensor.to(dtype).contiguous();
 }
 
-// Calls body(T{}) with the C++ type of a dtype that compute_dtype gave.
-template <class Body>
-auto with_type(at::ScalarType dtype, const Body& body) {
-  return dtype == at::kDouble ? body(double{}) : body(float{});
-}
-
 }  // namespace fused_lstm

@@ -16,9 +16,10 @@ inline Dropout dropout_of(double probability, const std::optional<at::Tensor>& s
 
 // out = in times the mask from its element `first` on.
 template <class T>
-void drop(const Dropout& dropout, long first, const at::Tensor& in, const at::Tensor& out) {
+void drop(const Kernels<T>& kernels, const Dropout& dropout, long first, const at::Tensor& in,
+          const at::Tensor& out) {
   run_on_team([&](const Worker& worker) {
-    kernels<T>().dropout(worker, in.numel(), first, dropout, in.data_ptr<T>(), out.data_ptr<T>());
+    kernels.dropout(worker, in.numel(), first, dropout, in.data_ptr<T>(), out.data_ptr<T>());
   });
 }
 

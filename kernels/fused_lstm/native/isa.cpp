@@ -3,6 +3,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <vector>
 
@@ -25,12 +26,6 @@ extern const Kernels<double> double_kernels;
 
 namespace {
 
-struct Isa {
-  bool supported;
-  const Kernels<float>* for_float;
-  const Kernels<double>* for_double;
-};
-
 const std::vector<Isa>& all() {  // best first
   static const std::vector<Isa> table = {
 #if defined(__x86_64__)
@@ -46,14 +41,26 @@ const std::vector<Isa>& all() {  // best first
   return table;
 }
 
-const Isa* chosen = nullptr;
-
-const Isa& current() {
-  if (chosen == nullptr) {
-    const char* name = std::getenv("FUSED_LSTM_ISA");
-    use_isa(name ? name : "");
+const Isa* find(const std::string& name) {
+  std::string offer;
+  for (const Isa& isa : all()) {
+    if (!isa.supported) continue;
+    if (name.empty() || name == isa.for_float->name) return &isa;
+    offer += std::string(offer.empty() ? "" : ", ") + isa.for_float->name;
   }
-  return *chosen;
+  TORCH_CHECK_VALUE(false, "FUSED_LSTM_ISA: got '", name, "', should be one of ", offer,
+                    " on this CPU, or unset");
+}
+
+const Isa* from_environment() {
+  const char* const name = std::getenv("FUSED_LSTM_ISA");
+  return find(name ? name : "");
+}
+
+// Any thread may choose while others run.
+std::atomic<const Isa*>& chosen() {
+  static std::atomic<const Isa*> one{from_environment()};
+  return one;
 }
 
 }  // namespace
@@ -66,30 +73,10 @@ std::vector<std::string> isa_names() {
   return names;
 }
 
-std::string isa_name() { return current().for_float->name; }
+const Isa& current_isa() { return *chosen().load(std::memory_order_relaxed); }
 
-void use_isa(const std::string& name) {
-  std::string offer;
-  for (const Isa& isa : all()) {
-    if (!isa.supported) continue;
-    if (name.empty() || name == isa.for_float->name) {
-      chosen = &isa;
-      return;
-    }
-    offer += std::string(offer.empty() ? "" : ", ") + isa.for_float->name;
-  }
-  TORCH_CHECK_VALUE(false, "FUSED_LSTM_ISA: got '", name, "', should be one of ", offer,
-                    " on this CPU, or unset");
-}
+std::string isa_name() { return current_isa().for_float->name; }
 
-template <>
-const Kernels<float>& kernels() {
-  return *current().for_float;
-}
-
-template <>
-const Kernels<double>& kernels() {
-  return *current().for_double;
-}
+void use_isa(const std::string& name) { chosen().store(find(name), std::memory_order_relaxed); }
 
 }  // namespace fused_lstm

@@ -9,7 +9,8 @@ at::Tensor dropout(const at::Tensor& x, double p, const at::Tensor& seed) {
   TORCH_CHECK_VALUE(p >= 0 && p <= 1, "p: got ", p, ", should be in [0, 1]");
   check(seed, "seed", {1}, at::kLong);
   const at::Tensor in = converted(x, dtype), out = fresh_like(in);
-  with_type(dtype, [&](auto zero) { drop<decltype(zero)>(dropout_of(p, seed), 0, in, out); });
+  with_kernels(dtype,
+               [&](const auto& kernels) { drop(kernels, dropout_of(p, seed), 0, in, out); });
   return out.to(x.scalar_type());
 }
 

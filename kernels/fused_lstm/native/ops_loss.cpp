@@ -40,16 +40,17 @@ template <class T>
 struct Work {
   Tensor logits, scaled, maxima, sums, scale, picked, panels;
 
-  Work(long rows, long inputs, long classes, bool gradients, const at::TensorOptions& options) {
-    const long workers = team_size(), lanes = kernels<T>().lanes;
+  Work(const Kernels<T>& kernels, long rows, long inputs, long classes, bool gradients,
+       const at::TensorOptions& options) {
+    const long workers = team_size(), lanes = kernels.lanes;
     const long padded = (rows + lanes - 1) / lanes * lanes;
-    logits = fresh({kernels<T>().logits_size(rows, classes)}, options);
+    logits = fresh({kernels.logits_size(rows, classes)}, options);
     scaled = fresh({gradients ? rows : 0, inputs}, options);
     maxima = at::empty({workers, padded}, options);
     sums = at::empty({workers, padded}, options);
     scale = at::empty({padded}, options);
     picked = at::empty({padded}, options);
-    panels = fresh({workers, kernels<T>().panel_size}, options);
+    panels = fresh({workers, kernels.panel_size}, options);
   }
 
   void point(Loss<T>& loss) const {
@@ -67,8 +68,8 @@ struct Result {
 };
 
 template <class T>
-Result run(const Tensor& hidden, const Tensor& weight, const Tensor& bias, const Tensor& target,
-           const Tensor& row_grad) {
+Result run(const Kernels<T>& kernels, const Tensor& hidden, const Tensor& weight,
+           const Tensor& bias, const Tensor& target, const Tensor& row_grad) {
   const long rows = hidden.size(0), inputs = hidden.size(1), classes = weight.size(0);
   const bool gradients = row_grad.defined();
   const auto options = hidden.options();
@@ -84,8 +85,8 @@ Result run(const Tensor& hidden, const Tensor& weight, const Tensor& bias, const
     if (out.dbias.numel() > 0) out.dbias.zero_();
     return out;
   }
-  const long at_once = chunk_rows(rows, classes, sizeof(T), kernels<T>().lanes);
-  const Work<T> work(std::min(rows, at_once), inputs, classes, gradients, options);
+  const long at_once = chunk_rows(rows, classes, sizeof(T), kernels.lanes);
+  const Work<T> work(kernels, std::min(rows, at_once), inputs, classes, gradients, options);
   for (long first = 0; first < rows; first += at_once) {
     Loss<T> loss{};
     loss.rows = std::min(rows - first, at_once);
@@ -105,7 +106,7 @@ Result run(const Tensor& hidden, const Tensor& weight, const Tensor& bias, const
     }
     work.point(loss);
     T* const panels = work.panels.template data_ptr<T>();
-    run_on_team([&](const Worker& worker) { kernels<T>().cross_entropy(worker, loss, panels); });
+    run_on_team([&](const Worker& worker) { kernels.cross_entropy(worker, loss, panels); });
   }
   return out;
 }
@@ -127,8 +128,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
   const auto to = [&](const OptionalTensor& tensor) {
     return tensor ? converted(*tensor, dtype) : Tensor();
   };
-  const Result out = with_type(dtype, [&](auto zero) {
-    return run<decltype(zero)>(to(hidden), to(weight), to(bias), checked, to(row_grad));
+  const Result out = with_kernels(dtype, [&](const auto& kernels) {
+    return run(kernels, to(hidden), to(weight), to(bias), checked, to(row_grad));
   });
   return {out.loss, out.dhidden.to(given), out.dweight.to(given), out.dbias.to(given)};
 }

@@ -61,9 +61,9 @@ template <class T>
 struct Buffers {
   Tensor recurrent, panels;
 
-  Buffers(const Sizes& s, const at::TensorOptions& options)
-      : recurrent(fresh({kernels<T>().recurrent_size(s.hidden)}, options)),
-        panels(fresh({team_size(), kernels<T>().panel_size}, options)) {}
+  Buffers(const Kernels<T>& kernels, const Sizes& s, const at::TensorOptions& options)
+      : recurrent(fresh({kernels.recurrent_size(s.hidden)}, options)),
+        panels(fresh({team_size(), kernels.panel_size}, options)) {}
 
   Scratch<T> pointers() const { return {recurrent.data_ptr<T>(), panels.data_ptr<T>()}; }
 };
@@ -90,8 +90,9 @@ Layer<T> layer_arguments(const Sizes& s, const std::vector<Tensor>& weights, con
 
 // x of the layer above the one whose output is `h`, the index-th of those below the last.
 template <class T>
-void drop_layer(const Dropout& dropout, long index, const Tensor& h, const Tensor& out) {
-  drop<T>(dropout, index * h.numel(), h, out);
+void drop_layer(const Kernels<T>& kernels, const Dropout& dropout, long index, const Tensor& h,
+                const Tensor& out) {
+  drop(kernels, dropout, index * h.numel(), h, out);
 }
 
 // Whether layers rather than a step's units are divided among the workers. Measured on two cores
@@ -104,8 +105,9 @@ bool as_wavefront(const Sizes& s) {
 }
 
 template <class T>
-Tensor packed_layers(const Sizes& s, const at::TensorOptions& options) {
-  return fresh({s.layers, kernels<T>().wavefront_size(std::max(s.inputs, s.hidden), s.hidden)},
+Tensor packed_layers(const Kernels<T>& kernels, const Sizes& s,
+                     const at::TensorOptions& options) {
+  return fresh({s.layers, kernels.wavefront_size(std::max(s.inputs, s.hidden), s.hidden)},
                options);
 }
 
@@ -132,8 +134,9 @@ struct Forward {
 };
 
 template <class T>
-Forward run_forward(const Sizes& s, const Tensor& x, const Tensor& h0, const Tensor& c0,
-                    const std::vector<Tensor>& weights, const Dropout& dropout, bool save) {
+Forward run_forward(const Kernels<T>& kernels, const Sizes& s, const Tensor& x, const Tensor& h0,
+                    const Tensor& c0, const std::vector<Tensor>& weights, const Dropout& dropout,
+                    bool save) {
   const auto options = x.options();
   const bool wave = as_wavefront(s), keep = save || wave;
   const long step_bytes = s.batch * 4 * s.hidden * static_cast<long>(sizeof(T));
@@ -169,19 +172,19 @@ Forward run_forward(const Sizes& s, const Tensor& x, const Tensor& h0, const Ten
     out.c_n.select(0, index).copy_(out.c.select(0, keep ? index : 0).select(0, -1));
   };
   if (wave) {
-    const Tensor packed = packed_layers<T>(s, options);
+    const Tensor packed = packed_layers(kernels, s, options);
     const Wavefront<T> arguments = wavefront_of(layers, dropout, dropped, packed);
-    run_on_team([&](const Worker& worker) { kernels<T>().wavefront_forward(worker, arguments); });
+    run_on_team([&](const Worker& worker) { kernels.wavefront_forward(worker, arguments); });
     for (long index = 0; index < s.layers; ++index) finish(index);
     return out;
   }
-  const Buffers<T> buffers(s, options);
+  const Buffers<T> buffers(kernels, s, options);
   for (long index = 0; index < s.layers; ++index) {
     run_on_team([&](const Worker& worker) {
-      kernels<T>().forward(worker, layers[index], buffers.pointers());
+      kernels.forward(worker, layers[index], buffers.pointers());
     });
     finish(index);
-    if (dropping && index + 1 < s.layers) drop_layer<T>(dropout, index, y_of(index), dropped);
+    if (dropping && index + 1 < s.layers) drop_layer(kernels, dropout, index, y_of(index), dropped);
   }
   return out;
 }
@@ -192,9 +195,9 @@ struct Backward {
 };
 
 template <class T>
-Backward run_backward(const Sizes& s, const Tensor& dy, const Tensor& dh_n, const Tensor& dc_n,
-                      const Tensor& x, const Tensor& h0, const Tensor& c0,
-                      const std::vector<Tensor>& weights, const Dropout& dropout,
+Backward run_backward(const Kernels<T>& kernels, const Sizes& s, const Tensor& dy,
+                      const Tensor& dh_n, const Tensor& dc_n, const Tensor& x, const Tensor& h0,
+                      const Tensor& c0, const std::vector<Tensor>& weights, const Dropout& dropout,
                       const Forward& saved, bool needs_dx) {
   const auto options = x.options();
   const bool wave = as_wavefront(s);
@@ -203,7 +206,7 @@ Backward run_backward(const Sizes& s, const Tensor& dy, const Tensor& dh_n, cons
   out.dh0 = fresh_like(h0);
   out.dc0 = dc_n.defined() ? dc_n.clone() : at::zeros_like(c0);
   for (const Tensor& weight : weights) out.dweights.push_back(fresh_like(weight));
-  const long dgates_size = kernels<T>().dgates_size(s.steps * s.batch, s.hidden);
+  const long dgates_size = kernels.dgates_size(s.steps * s.batch, s.hidden);
   const Tensor dgates = fresh({wave ? s.layers : 1, dgates_size}, options);
   const bool dropping = dropout.probability > 0 && s.layers > 1;
   const Tensor dropped = dropping ? between_layers(s, wave, options) : Tensor();
@@ -234,23 +237,23 @@ Backward run_backward(const Sizes& s, const Tensor& dy, const Tensor& dh_n, cons
     gradient.dgates = row<T>(dgates, wave ? index : 0);
     gradients.push_back(gradient);
   }
-  const Buffers<T> buffers(s, options);
+  const Buffers<T> buffers(kernels, s, options);
   if (wave) {
-    const Tensor packed = packed_layers<T>(s, options);
+    const Tensor packed = packed_layers(kernels, s, options);
     Wavefront<T> arguments = wavefront_of(layers, dropout, dropped, packed);
     arguments.gradients = gradients.data();
     run_on_team([&](const Worker& worker) {
-      kernels<T>().wavefront_backward(worker, arguments, buffers.pointers().panels);
+      kernels.wavefront_backward(worker, arguments, buffers.pointers().panels);
     });
   } else {
     for (long index = s.layers - 1; index >= 0; --index) {
       if (index > 0 && dropping) {
-        drop_layer<T>(dropout, index - 1, saved.h.select(0, index - 1), dropped);
+        drop_layer(kernels, dropout, index - 1, saved.h.select(0, index - 1), dropped);
       }
       run_on_team([&](const Worker& worker) {
-        kernels<T>().backward(worker, layers[index], gradients[index], buffers.pointers());
+        kernels.backward(worker, layers[index], gradients[index], buffers.pointers());
       });
-      if (index > 0 && dropping) drop_layer<T>(dropout, index - 1, between, between);
+      if (index > 0 && dropping) drop_layer(kernels, dropout, index - 1, between, between);
     }
   }
   for (long index = 0; s.per_layer == 4 && index < s.layers; ++index) {
@@ -272,12 +275,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
     const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights, double dropout,
     const OptionalTensor& seed, bool save) {
   const Sizes s = check_arguments(x, h0, c0, weights, dropout, seed);
-  const Forward out = with_type(s.dtype, [&](auto zero) {
-    return run_forward<decltype(zero)>(s, fused_lstm::converted(x, s.dtype),
-                                       fused_lstm::converted(h0, s.dtype),
-                                       fused_lstm::converted(c0, s.dtype),
-                                       converted(weights, s.dtype), dropout_of(dropout, seed),
-                                       save);
+  const Forward out = with_kernels(s.dtype, [&](const auto& kernels) {
+    return run_forward(kernels, s, fused_lstm::converted(x, s.dtype),
+                       fused_lstm::converted(h0, s.dtype), fused_lstm::converted(c0, s.dtype),
+                       converted(weights, s.dtype), dropout_of(dropout, seed), save);
   });
   const Tensor nothing = at::empty({0}, x.options());
   const Tensor no_state = at::empty({0}, x.options().dtype(s.dtype));
@@ -302,9 +303,10 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
   check(gates, "gates", {s.layers, s.steps, s.batch, 4 * s.hidden}, s.given);
   const auto to = [&](const Tensor& tensor) { return fused_lstm::converted(tensor, s.dtype); };
   Forward saved{to(y), Tensor(), Tensor(), to(h), to(c), to(gates)};
-  Backward out = with_type(s.dtype, [&](auto zero) {
-    return run_backward<decltype(zero)>(
-        s, optional_converted(dy, "dy", shape, s), optional_converted(dh_n, "dh_n", h0.sizes(), s),
+  Backward out = with_kernels(s.dtype, [&](const auto& kernels) {
+    return run_backward(
+        kernels, s, optional_converted(dy, "dy", shape, s),
+        optional_converted(dh_n, "dh_n", h0.sizes(), s),
         optional_converted(dc_n, "dc_n", c0.sizes(), s), to(x), to(h0), to(c0),
         converted(weights, s.dtype), dropout_of(dropout, seed), saved, needs_dx);
   });
