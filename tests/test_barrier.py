@@ -49,10 +49,11 @@ def test_is_before_is_what_the_kernel_computes():
 
 
 class Memory:
-    """Counters, and cells that know who may read them."""
+    """Counters, and cells that know what each must hold and in which wave it is used."""
 
     def __init__(self, start: int) -> None:
         self.start, self.counters, self.cells = start, {}, {}
+        self.written, self.read = {}, {}  # cell -> the last wave in which someone did
 
     def arrive(self, name: str):
         self.counters[name] = wrap(self.counters.get(name, self.start) + 1)
@@ -64,9 +65,16 @@ class Memory:
             yield "waits"
         yield
 
-    def write(self, cell, value):
+    def write(self, cell, value, wave=None):
         yield
-        self.cells[cell] = value
+        assert wave is None or self.read.get(cell) != wave, f"{cell}: is read in this wave too"
+        self.cells[cell], self.written[cell] = value, wave
+
+    def load(self, cell, wave):
+        """Read what may be multiplied by 0: any value will do, but no race, as 0 * NaN is NaN."""
+        yield
+        assert self.written.get(cell) != wave, f"{cell}: is written in this wave too"
+        self.read[cell] = wave
 
     def expect(self, cell, value):
         yield
@@ -116,32 +124,43 @@ def backward(memory: Memory, block: int, part: int, blocks: int, split: int, T: 
 
 
 def wavefront(memory: Memory, layer: int, me: int, L: int, P: int, T: int):
-    """layers.lstm_layers_fwd_kernel: slots as in `forward`, a layer one step behind the other."""
+    """layers.lstm_layers_fwd_kernel: slots as in `forward`, a layer one step behind the other.
+
+    The loads are the kernel's: of every wave, and layer 0's too, whose w_ih is zero.
+    """
     for wave in range(T + L - 1):
         t = wave - layer
+        now, after = (layer, t % 2), (layer, (t + 1) % 2)
+        below = (layer - 1, (t + 1) % 2) if layer > 0 else now
+        for other in range(P):
+            yield from memory.load((*now, other), wave)
+            yield from memory.load((*below, other), wave)
+            if 0 < t < T:
+                yield from memory.expect((*now, other), t - 1)
+            if 0 <= t < T and layer > 0:
+                yield from memory.expect((*below, other), t)
         if 0 <= t < T:
-            for other in range(P):
-                if t > 0:
-                    yield from memory.expect((layer, t % 2, other), t - 1)
-                if layer > 0:
-                    yield from memory.expect((layer - 1, (t + 1) % 2, other), t)
-            yield from memory.write((layer, (t + 1) % 2, me), t)
+            yield from memory.write((*after, me), t, wave)
         yield from memory.arrive("all")
         if wave + 1 < T + L - 1:
             yield from memory.wait("all", L * P, wave + 1)
 
 
 def wavefront_back(memory: Memory, layer: int, me: int, L: int, P: int, T: int):
-    """layers.lstm_layers_bwd_kernel with one part a block."""
+    """layers.lstm_layers_bwd_kernel with one part a block; the top layer's w_ih is zero."""
     for wave in range(T + L - 1):
         t = T - 1 - (wave - (L - 1 - layer))
+        now, after = (layer, t % 2), (layer, (t + 1) % 2)
+        above = (layer + 1, t % 2) if layer < L - 1 else after
+        for other in range(P):
+            yield from memory.load((*above, other), wave)
+            yield from memory.load((*after, other), wave)
+            if 0 <= t < T - 1:
+                yield from memory.expect((*after, other), t + 1)
+            if 0 <= t < T and layer < L - 1:
+                yield from memory.expect((*above, other), t)
         if 0 <= t < T:
-            for other in range(P):
-                if t < T - 1:
-                    yield from memory.expect((layer, (t + 1) % 2, other), t + 1)
-                if layer < L - 1:
-                    yield from memory.expect((layer + 1, t % 2, other), t)
-            yield from memory.write((layer, t % 2, me), t)
+            yield from memory.write((*now, me), t, wave)
         yield from memory.arrive("all")
         if wave + 1 < T + L - 1:
             yield from memory.wait("all", L * P, wave + 1)

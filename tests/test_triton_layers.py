@@ -99,6 +99,41 @@ def test_a_launch_a_layer_where_the_wavefront_does_not_fit(p, monkeypatch):
     assert_is_the_references(inputs, p, torch.tensor([11]) if p else None)
 
 
+# The layer at the wavefront's end adds 0 times what it reads: NaN, where that is another's NaN.
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_a_nan_does_not_reach_its_layers_other_units(p, monkeypatch):
+    force(monkeypatch, "layers", PATHS["many programs and chunks"])
+    x, h0, c0, *weights = (t.detach() for t in make_stack(2, 3, 5, 33, 2, torch.float32))
+    seed = torch.tensor([5]) if p else None
+    c0[0, 1, 2] = float("nan")
+    y, h_n, c_n, h, _, _ = sequence.lstm(x, h0, c0, weights, p, seed, True)
+    assert h[0, 0].isnan().nonzero().tolist() == [[1, 2]]  # a step later, by w_hh, the whole row
+    for name, a, b in zip(
+        ("y", "h_n", "c_n"), (y, h_n, c_n), reference.lstm(x, h0, c0, weights, p, seed), strict=True
+    ):
+        assert torch.equal(a.isnan(), b.isnan()), name
+
+
+@pytest.mark.parametrize("L", [2, 3])
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_a_nan_gradient_does_not_reach_the_layer_above(L, p, monkeypatch):
+    inputs = x, h0, c0, *weights = make_stack(3, 3, 5, 33, L, torch.float32)
+    seed = torch.tensor([5]) if p else None
+    outputs = reference.lstm(x, h0, c0, weights, p, seed)
+    by = [torch.ones_like(out) for out in outputs]
+    by[2][0, 1, 2] = float("nan")  # the gradient by the lowest layer's last cell state
+    wanted = torch.autograd.grad(outputs, inputs, by)
+    with torch.no_grad():
+        force(monkeypatch, "layers", PATHS["many programs and chunks"])
+        y, _, _, *saved = sequence.lstm(x, h0, c0, weights, p, seed, True)
+        *found, _ = sequence.lstm_backward(*by, x, h0, c0, weights, p, seed, y, *saved, True)
+    assert not wanted[1][1:].isnan().any()
+    for name, a, b in zip(NAMES, found, wanted, strict=False):
+        assert torch.equal(a.isnan(), b.isnan()), f"gradient of {name}"
+
+
 def test_two_runs_give_the_same_bits():
     x, h0, c0, *weights = (t.detach() for t in make_stack(3, 4, 5, 17, 2, torch.float32))
     seed, runs = torch.tensor([3]), []

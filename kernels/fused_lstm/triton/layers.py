@@ -92,10 +92,11 @@ def lstm_layers_fwd_kernel(
     w_hh = tiles.load_resident(w_hh_ptr, row, row_unit < H, H, 1, H, BLOCK_K, RESIDENT)
     w_ih = tiles.load_resident(w_ih_ptr, row, ih_mask, H, 1, H, BLOCK_K, RESIDENT_IH)
     layer = layer.to(tl.int64)
-    below = tl.where(layer > 0, layer - 1, 0)
     for wave in range(w_end - w_begin if PERSISTENT else 1):
         t = (w_begin + wave).to(tl.int64) - layer
         now, after = (t + 2 * L) % 2 * L, (t + 1 + 2 * L) % 2 * L  # slots, of a t that may be < 0
+        # Layer 0 reads its own h(t-1) a second time: no other is its own, and 0 * NaN is NaN.
+        below = tl.where(layer > 0, after + layer - 1, now)
         # Rows of batch that there are: none where this layer has not begun or is done.
         live = tl.where((t >= 0) & (t < T), B, 0)
         for batch in range(BATCH_BLOCKS):
@@ -117,7 +118,7 @@ def lstm_layers_fwd_kernel(
             c_prev_ptr = tl.where(t == 0, c0_ptr + layer * B * H, c_prev_ptr)
             c = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
             acc = tiles.product(
-                acc, w_ih, w_ih_ptr, row, ih_mask, dropped_ptr + (after + below) * SIZE + tile_at,
+                acc, w_ih, w_ih_ptr, row, ih_mask, dropped_ptr + below * SIZE + tile_at,
                 H, 1, H, H_PAD, BLOCK_B, BLOCK_K, RESIDENT_IH, AHEAD, STAGES, HOLD, PRECISION,
                 BITS,
             )  # fmt: skip
@@ -198,10 +199,11 @@ def lstm_layers_bwd_kernel(
     w_hh = tiles.load_resident(w_hh_ptr, row, row < H, 1, H, H, BLOCK_K, RESIDENT)
     w_ih = tiles.load_resident(w_ih_ptr, row, ih_mask, 1, H, H, BLOCK_K, RESIDENT_IH)
     layer = layer.to(tl.int64)
-    above = tl.where(layer < L - 1, layer + 1, 0)
     for wave in range(w_end - w_begin if PERSISTENT else 1):
         t = T - 1 - ((w_begin + wave).to(tl.int64) - (L - 1 - layer))
         now, after = (t + 2 * L) % 2 * L, (t + 1 + 2 * L) % 2 * L  # slots, of a t that may be < 0
+        # The top layer reads its own dgates(t+1) a second time: see the forward kernel.
+        above = tl.where(layer < L - 1, now + layer + 1, after + layer)
         live = tl.where((t >= 0) & (t < T), B, 0)
         if PHASE != 1:
             for batch in range(BATCH_BLOCKS):
@@ -210,7 +212,7 @@ def lstm_layers_bwd_kernel(
                 tile_ptr = exchange_ptr + part * SIZE + batch * BLOCK_B * H_PAD
                 acc = tl.full((UNITS, BLOCK_B), 0.0, ACC)
                 for gate in tl.static_range(4 // SPLIT):
-                    x_ptr = tile_ptr + ((now + above) * 4 + gate) * SIZE
+                    x_ptr = tile_ptr + (above * 4 + gate) * SIZE
                     acc = tiles.product(
                         acc, w_ih, w_ih_ptr + gate * H * H, row, ih_mask, x_ptr, 1, H, H, H_PAD,
                         BLOCK_B, BLOCK_K, RESIDENT_IH, AHEAD, STAGES, HOLD, PRECISION,
