@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from fused_lstm import ENGINES
 from lm.config import Range
+from lm.errors import one_line
 
 COUNT = Range(1)
 SEED = Range(0, 2**63 - 1)
@@ -24,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         self._name = name
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self._name}: {message}\n")
+        self.exit(2, f"{self._name}: {one_line(message)}\n")
 
 
 def number(kind: type, valid: Range) -> Callable[[str], int | float]:

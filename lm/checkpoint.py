@@ -19,7 +19,6 @@ import dataclasses
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -32,12 +31,13 @@ import torch
 
 from lm.config import Config
 from lm.errors import UserError
-from lm.files import to_json, whole_directory, write_synced
+from lm.files import remove_directory, to_json, whole_directory, write_synced
 from lm.machine import open_device, open_model, versions
 from lm.model import LM_LSTM, build_model
 
 FORMAT = 2
 SUMS = "SHA256SUMS"
+TEMPORARY = ".checkpoint-*.tmp"  # what is being written
 _NAME = re.compile(r"checkpoint-(\d{7,})(?:-(\d+))?")
 
 
@@ -101,9 +101,12 @@ def _order(path: Path) -> tuple[int, int]:
 
 def newest(directory: Path) -> Path:
     """The newest checkpoint in `directory`, or `directory` if it is one; UserError without one."""
-    if _NAME.fullmatch(directory.name) and directory.is_dir():
-        return directory
-    found = all_in(directory)
+    try:
+        if _NAME.fullmatch(directory.name) and directory.is_dir():
+            return directory
+        found = all_in(directory)
+    except OSError as error:
+        raise UserError(f"'{directory}': {error.strerror}") from None
     if not found:
         raise UserError(f"'{directory}' holds no checkpoint")
     return found[-1]
@@ -157,12 +160,10 @@ def save(
         for name, content in files.items():
             write_synced(temporary / name, content)
         write_synced(temporary / SUMS, sums(files))
-    for left in directory.glob(".checkpoint-*.tmp"):  # by a save that was killed
-        shutil.rmtree(left, ignore_errors=True)
     kept = [path for path in older if best is not None and _order(path)[0] == best][-1:]
     for path in older:
         if path not in kept or best == step:
-            shutil.rmtree(path)
+            remove_directory(path)
     return final
 
 
@@ -199,9 +200,18 @@ def read_about(path: Path) -> About:
 
 
 def load(directory: Path, best_one: bool = False) -> Checkpoint:
-    """The newest checkpoint in `directory`, or the best; UserError says what is wrong with it."""
-    path = best(directory) if best_one else newest(directory)
-    return _guarded(path, lambda: _load(path))
+    """The newest checkpoint in `directory`, or the best; UserError says what is wrong with it.
+
+    A run that goes on meanwhile may replace it while it is read: then its successor is read.
+    """
+    while True:
+        last = newest(directory)
+        try:
+            path = best(directory) if best_one else last
+            return _guarded(path, lambda: _load(path))  # noqa: B023  called at once
+        except UserError:
+            if last.exists():
+                raise
 
 
 def open_trained(options: argparse.Namespace) -> tuple[Checkpoint, LM_LSTM]:
@@ -220,27 +230,46 @@ def open_trained(options: argparse.Namespace) -> tuple[Checkpoint, LM_LSTM]:
 def _load(path: Path) -> Checkpoint:
     files = _read(path)
     about = _about(path, files)
-    vocabulary = tuple(json.loads(files["vocabulary.json"]))
+    vocabulary = json.loads(files["vocabulary.json"])
+    _require("vocabulary", vocabulary, list)
+    for word in vocabulary:
+        _require("a word", word, str)
+    if len(set(vocabulary)) != len(vocabulary):
+        raise ValueError("the vocabulary has a word twice")
     weights = safetensors.torch.load(files["model.safetensors"])
     _check_weights(weights, about["config"], len(vocabulary))
     tensors = safetensors.torch.load(files["training.safetensors"])
-    training = Training(tensors, json.loads(files["training.json"]))
-    return Checkpoint(**about, vocabulary=vocabulary, weights=weights, training=training)
+    facts = json.loads(files["training.json"])
+    _require("training.json", facts, dict)
+    training = Training(tensors, facts)
+    return Checkpoint(**about, vocabulary=tuple(vocabulary), weights=weights, training=training)
 
 
 def _about(path: Path, files: Mapping[str, bytes]) -> dict[str, Any]:
     about = json.loads(files["config.json"])
+    _require("config.json", about, dict)
     if about["format"] != FORMAT:
         raise UserError(f"{path} has format {about['format']}, and this program reads {FORMAT}")
-    names = ("step", "run", "best")
-    return {"path": path, "config": Config(**about["config"]), **{n: about[n] for n in names}}
+    kinds = {"step": int, "run": dict, "best": (int, type(None))}
+    for name, kind in kinds.items():
+        _require(name, about[name], kind)
+    return {"path": path, "config": Config(**about["config"]), **{n: about[n] for n in kinds}}
+
+
+def _require(name: str, value: object, kind: type | tuple[type, ...]) -> None:
+    """ValueError unless `value` is a `kind`; True is no number."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{name} is {str(value)[:40]!r}")
 
 
 def _read(path: Path) -> dict[str, bytes]:
     """The files of the checkpoint, by name; ValueError unless they are those that were written."""
     listed = (path / SUMS).read_text(encoding="ascii").splitlines()
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in listed)}
-    files = {name: (path / Path(name).name).read_bytes() for name in expected}
+    for name in expected:
+        if name != Path(name).name:
+            raise ValueError(f"{SUMS} names {name!r}, which is no file of a checkpoint")
+    files = {name: (path / name).read_bytes() for name in expected}
     for name, content in files.items():
         if hashlib.sha256(content).hexdigest() != expected[name]:
             raise ValueError(f"{name} is not what was written")
@@ -248,6 +277,8 @@ def _read(path: Path) -> dict[str, bytes]:
 
 
 def _check_weights(weights: Mapping[str, torch.Tensor], config: Config, vocab_size: int) -> None:
+    if config.num_layers > len(weights):  # a model of a million layers takes a while, even empty
+        raise ValueError(f"there are no weights for {config.num_layers} layers")
     with torch.device("meta"):
         model = build_model(config, vocab_size, lstm="loop")
     expected = {name: tensor.shape for name, tensor in weights_of(model).items()}
@@ -265,7 +296,8 @@ def _guarded(path: Path, read: Callable[[], Any]) -> Any:
     except OSError as error:
         reason = f"{error.strerror}: {error.filename}"
     except (
-        AttributeError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError
+        ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError,
+        RuntimeError, safetensors.SafetensorError,
     ) as error:  # fmt: skip
         reason = (str(error).splitlines() or [type(error).__name__])[0]
     raise UserError(f"{path} is damaged: {reason}") from None

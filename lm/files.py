@@ -1,17 +1,29 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and written by one process at a time.
+
+What is being written has a temporary name and a lock (flock), which goes with its process, however
+that ends: an unlocked temporary was left by a killed one, and the next writer removes it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
+import re
+import secrets
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from lm.errors import UserError
+
+LOCK = ".lock"
+_LONGEST = 200  # bytes of a name that its temporary shares: a name may have 255
 
 
 def cache_directory() -> Path:
@@ -22,6 +34,121 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fused-lstm"
 
 
+# --- locks ---
+
+
+@contextlib.contextmanager
+def only_writer(directory: Path, what: str) -> Iterator[str | None]:
+    """Lock `directory`; UserError, naming `what` it is for, if another process has locked it.
+
+    Gives None, or why this file system has no locks: then nothing is locked.
+    """
+    with _reported(directory / LOCK):
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        why = _lock(descriptor)
+        if why == errno.EWOULDBLOCK:
+            raise UserError(f"{what}: another run is writing to '{directory}'")
+        yield os.strerror(why) if why else None
+    finally:
+        _unlock(descriptor)
+
+
+def _lock(descriptor: int) -> int:
+    """0 where the file or directory is locked now, EWOULDBLOCK where another has it, or why not."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return errno.EWOULDBLOCK
+    except OSError as error:  # NFS locks no directories, some file systems nothing
+        return error.errno
+    return 0
+
+
+def _unlock(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # forked processes may have the descriptor too
+    os.close(descriptor)
+
+
+# --- temporary names ---
+
+
+@contextlib.contextmanager
+def temporary_directory(path: Path) -> Iterator[Path]:
+    """A directory beside `path`, locked, and gone afterwards unless it was renamed."""
+
+    def make(place: Path) -> int:
+        place.mkdir()
+        return os.open(place, os.O_RDONLY)
+
+    with _temporary(path, make) as place:
+        yield place
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
+    """What `make` makes under a name of its own beside `path`; a descriptor of it is locked."""
+    with contextlib.suppress(OSError):  # a directory may be written to and not listed
+        for place in path.parent.iterdir():
+            if re.fullmatch(rf"\.{re.escape(_stem(path))}\.[0-9a-f]+\.tmp", place.name):
+                _remove_stale(place)
+    with _reported(path):
+        place, descriptor = _locked(path, make)
+    try:
+        yield place
+    finally:
+        _remove(place)
+        _unlock(descriptor)
+
+
+def _locked(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+    """A new temporary and its locked descriptor."""
+    while True:
+        place = path.with_name(f".{_stem(path)}.{secrets.token_hex(4)}.tmp")
+        try:
+            descriptor = make(place)
+        except FileNotFoundError:
+            if not path.parent.is_dir():
+                raise
+            continue  # before it was locked, it was taken for a killed process's; so below
+        if _lock(descriptor) != errno.EWOULDBLOCK and place.exists():
+            return place, descriptor
+        os.close(descriptor)
+
+
+def _stem(path: Path) -> str:
+    return os.fsdecode(os.fsencode(path.name)[:_LONGEST])
+
+
+def remove_temporaries(directory: Path, pattern: str) -> None:
+    """Remove the temporaries in `directory` that nobody else may be writing to."""
+    for place in directory.glob(pattern):
+        _remove(place)
+
+
+def _remove_stale(place: Path) -> None:
+    """Remove a temporary unless the process that made it still lives."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            if _lock(descriptor) == 0:
+                _remove(place)
+        finally:
+            _unlock(descriptor)
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            place.unlink()
+
+
+# --- writing ---
+
+
 @contextlib.contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
     """A directory to fill that is called `path` afterwards; nothing is, if that fails.
@@ -29,43 +156,51 @@ def whole_directory(path: Path) -> Iterator[Path]:
     Its content must have been synced. Raises UserError, naming what could not be written; where
     `path` came to be meanwhile, FileExistsError.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with our number
-    try:
-        temporary.mkdir()
+    with temporary_directory(path) as temporary, _reported(path):
         yield temporary
         sync_directory(temporary)
         if path.exists():  # rename would take the place of an empty one
             raise FileExistsError(path)
         temporary.rename(path)
         sync_directory(path.parent)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside `path`, sync, rename: a crash leaves the old file as it was, or none.
+
+    Raises UserError, naming the file, where it cannot be written.
+    """
+    create = os.O_RDWR | os.O_CREAT | os.O_EXCL
+    with _temporary(path, lambda place: os.open(place, create, 0o666)) as place, _reported(path):
+        write_synced(place, content)
+        os.replace(place, path)
+        sync_directory(path.parent)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a directory: it is there with all that it holds, or not at all."""
+    with _reported(path):
+        gone = path.with_name(f".{_stem(path)}.{secrets.token_hex(4)}.tmp")
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """UserError, naming `path`, for what the system refuses; FileExistsError goes on."""
+    try:
+        yield
     except FileExistsError:
         raise
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside `path`, sync, rename: a crash leaves the old file as it was, or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write_synced(temporary, content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_directory(path.parent)
 
 
 def write_synced(path: Path, content: bytes) -> None:
     """Write a file and wait until the disk has it; UserError where it cannot."""
-    try:
-        with path.open("wb") as file:
-            file.write(content)
-            sync(file)
-    except OSError as error:
-        raise UserError(f"cannot write '{path}': {error.strerror}") from None
+    with _reported(path), path.open("wb") as file:
+        file.write(content)
+        sync(file)
 
 
 def sync(file: IO) -> None:
@@ -93,6 +228,21 @@ def check_writable(directory: Path, what: str) -> None:
         raise UserError(f"{what}: cannot write to '{directory}': {error.strerror}") from None
 
 
+def check_output(path: Path, what: str) -> None:
+    """UserError, naming `what` it is for, unless a file can be written, or replaced, at `path`."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = stat.S_IFREG
+    except OSError as error:
+        raise UserError(f"{what}: cannot write '{path}': {error.strerror}") from None
+    if not stat.S_ISREG(mode):  # a device would be replaced by a file
+        kind = "a directory" if stat.S_ISDIR(mode) else "no file"
+        raise UserError(f"{what}: '{path}' is {kind}")
+    check_writable(path.parent, what)
+
+
 def to_json(content: object) -> bytes:
     """`content` as a JSON text."""
-    return (json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n").encode()
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    return text.encode(errors="backslashreplace")  # of half a surrogate pair: JSON's own escape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,15 +52,23 @@ def open_device(name: str | None, local_rank: int = 0) -> torch.device:
     `local_rank` is this process's number among those on the machine, and its accelerator's, where
     `name` has no number.
     """
-    if name is None:
-        accelerator = torch.accelerator.is_available()
-        name = torch.accelerator.current_accelerator().type if accelerator else "cpu"
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    kinds = ["cpu"] if accelerator is None else [accelerator.type, "cpu"]
     try:
-        device = torch.device(name)
+        with warnings.catch_warnings(action="ignore"):  # of kinds that PyTorch has given up
+            device = torch.device(kinds[0] if name is None else name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    if device.type not in kinds:
+        here = " and ".join(kinds)
+        raise UserError(f"--device {name}: PyTorch finds no {device.type} here, but {here}")
+    if device.type == "cpu":
+        return torch.device("cpu")  # which has no number
+    try:
         torch.zeros(1, device=device).item()
     except (AssertionError, RuntimeError) as error:  # PyTorch raises either
         raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
-    if device.type in ("cpu", "meta") or torch.accelerator.device_count() < 2:
+    if torch.accelerator.device_count() < 2:
         return device
     index = local_rank % torch.accelerator.device_count() if device.index is None else device.index
     torch.accelerator.set_device_index(index)
@@ -72,7 +81,6 @@ def open_model(
     """What `build` returns, moved to `device`; UserError where the engine cannot run there."""
     try:
         resolve(lstm, fuse, device)
-        model = build()
     except (RuntimeError, ValueError) as error:
         raise UserError(str(error)) from None
-    return model.to(device)
+    return build().to(device)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 from lm import checkpoint
 from lm.arguments import COUNT, SEED, Parser, add_engine, number
@@ -18,14 +18,15 @@ from lm.sources import BUILT_IN, NAMED
 DTYPES = ("float32", "float64", "bfloat16")
 RESUMABLE = {"epochs"}  # the settings that a resumed run may change
 FIXED = {"preset", "seed", "dtype", "save"}  # other options that it may not
+SWITCHES = {"evaluate": ("--no-eval", False), "cuda_graph": ("--cuda-graph", True)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What the command line asks for; `config` is the preset with its overrides.
 
-    With `resume`, everything but what is about files comes from the checkpoint there, unless the
-    command line says otherwise; `save` is then the same directory.
+    With `resume`, everything comes from the checkpoint there, unless the command line says
+    otherwise; `save` is then the same directory, and `changed` says in words what is otherwise.
     """
 
     config: Config
@@ -45,15 +46,24 @@ class Options:
     save_every_minutes: float | None = None
     summary: Path | None = None
     tensorboard: Path | None = None
+    cuda_graph: bool = False
+    changed: tuple[str, ...] = ()
 
     def stored(self) -> dict[str, Any]:
-        """What a checkpoint keeps, for `resume`: all but the settings and this call's files."""
-        return {name: getattr(self, name) for name in STORED}
+        """What a checkpoint keeps, for `resume`: all but the settings and where it is itself.
+
+        Paths are absolute, so that a run may go on from another directory.
+        """
+        kept = {name: getattr(self, name) for name in STORED}
+        if self.data not in NAMED:
+            kept["data"] = Path(self.data)
+        return {k: str(v.absolute()) if isinstance(v, Path) else v for k, v in kept.items()}
 
 
 STORED = (
     *("preset", "data", "seed", "dtype", "lstm", "fuse", "device", "threads", "evaluate"),
-    *("save_every_steps", "save_every_minutes"),
+    *("max_steps", "save_every_steps", "save_every_minutes", "summary", "tensorboard"),
+    "cuda_graph",
 )
 
 
@@ -66,29 +76,70 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     given = vars(parser.parse_args(argv))
     settings = {setting.name for setting in dataclasses.fields(Config)}
     overrides = {name: given.pop(name) for name in settings & given.keys()}
-    if "resume" in given:
-        fixed = sorted(
-            overrides.keys() - set(RESUMABLE) | given.keys() & {"preset", "seed", "dtype", "save"}
+    if "resume" not in given:
+        config = PRESETS[given.get("preset", Options.preset)]
+        return Options(config=dataclasses.replace(config, **overrides), **given)
+    for name in sorted(overrides.keys() - RESUMABLE | given.keys() & FIXED):
+        parser.error(f"{_option(name)} cannot change with --resume: it is the checkpoint's")
+    before = _resumed(given.pop("resume"))
+    after = dataclasses.replace(
+        before, config=dataclasses.replace(before.config, **overrides), **given
+    )
+    return dataclasses.replace(after, changed=tuple(_changes(before, after)))
+
+
+def _resumed(directory: Path) -> Options:
+    """The options of the run that `--resume` names; UserError where nothing can go on there."""
+    path = checkpoint.newest(directory)
+    if (last := checkpoint.newest(path.parent)) != path:
+        raise UserError(
+            f"--resume: '{path}' is not the newest: going on from it would remove {last.name}; "
+            "copy it to a directory of its own"
         )
-        if fixed:
-            option = "--" + fixed[0].replace("_", "-")
-            parser.error(f"{option} cannot change with --resume: it is the checkpoint's")
-        given = _resumed(given)
-    config = given.pop("config", None) or PRESETS[given.get("preset", Options.preset)]
-    return Options(config=dataclasses.replace(config, **overrides), **given)
-
-
-def _resumed(given: dict[str, Any]) -> dict[str, Any]:
-    """The options of the run that `--resume` names, under those of this command line."""
-    about = checkpoint.read_about(checkpoint.newest(given["resume"]))
+    about = checkpoint.read_about(path)
     unknown = about.run.keys() - set(STORED)
     if unknown:
         raise UserError(f"{about.path} is damaged: unknown option {min(unknown)!r}")
-    return {"config": about.config, **about.run, "save": given["resume"], **given}
+    try:
+        argv = [argument for name in about.run for argument in _arguments(name, about.run[name])]
+        kept = vars(_parser(_Kept).parse_args(argv))
+    except ValueError as error:
+        raise UserError(f"{about.path} is damaged: {error}") from None
+    return Options(config=about.config, **kept, save=path.parent, resume=path.parent)
 
 
-def _parser() -> Parser:
-    parser = Parser(
+class _Kept(Parser):
+    """Of options that a checkpoint has kept: they are checked as the command line's are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _arguments(name: str, value: Any) -> list[str]:
+    """The option `name` as the command line would have it."""
+    if isinstance(value, bool) != (name in SWITCHES) or "\0" in str(value):
+        raise ValueError(f"option {name!r} is {value!r}")
+    if name in SWITCHES:
+        return [SWITCHES[name][0]] if value == SWITCHES[name][1] else []
+    return [] if value is None else [f"{_option(name)}={value}"]
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _changes(before: Options, after: Options) -> Iterator[str]:
+    """What the command line of a resumed run changes, in words."""
+    old, new = ({**o.stored(), "epochs": o.config.epochs} for o in (before, after))
+    for name in old:
+        if new[name] == old[name]:
+            continue
+        was = "not given" if old[name] is None else old[name]
+        yield SWITCHES[name][0] if name in SWITCHES else f"{_option(name)} {new[name]}, was {was}"
+
+
+def _parser(kind: type[Parser] = Parser) -> Parser:
+    parser = kind(
         "lm.train",
         "Train a word-level LSTM language model on any engine of `fused_lstm`.",
         argument_default=argparse.SUPPRESS,
@@ -117,6 +168,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     add("--seed", type=number(int, SEED), metavar="N", help="of the random numbers [1]")
     add("--dtype", choices=DTYPES, help="bfloat16: products in bfloat16, parameters in float32 "
         "[float32]")  # fmt: skip
+    add("--cuda-graph", action="store_true", help="launch a training step as one CUDA graph")
     add_engine(group)
 
 
@@ -133,7 +185,7 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_setting(group: argparse._ArgumentGroup, setting: dataclasses.Field, kind: type) -> None:
-    valid, option = setting.metadata["valid"], "--" + setting.name.replace("_", "-")
+    valid, option = setting.metadata["valid"], _option(setting.name)
     if kind is bool:
         group.add_argument(option, action="store_true", help=f"{setting.metadata['help']} [no]")
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm.errors import UserError
-from lm.files import write_atomically
+from lm.files import sync, write_atomically
 
 if TYPE_CHECKING:
     from lm.trainer import Trainer
@@ -25,8 +25,9 @@ COLUMNS = (
 class Record:
     """Curves of a run, in `directory`/log.csv and for TensorBoard in `tensorboard`, either None.
 
-    A run that goes on from a checkpoint at `step` drops what was recorded after it. Raises
-    UserError where a file cannot be written, or the extra `tensorboard` is not installed.
+    A run that goes on from a checkpoint at `step` drops what was recorded after it, and a figure
+    that is there already is not written again. Raises UserError where a file cannot be written, or
+    the extra `tensorboard` is not installed.
     """
 
     def __init__(
@@ -34,8 +35,10 @@ class Record:
     ) -> None:
         self._path = None if directory is None else directory / FILE
         self._writer = None if tensorboard is None else _tensorboard(tensorboard, step)
+        self._seen = set()
         if self._path is not None:
             rows = [row for row in read(self._path) if row["step"] <= step] if step else []
+            self._seen = {(row["step"], row["split"]) for row in rows}
             content = io.StringIO()
             writer = csv.DictWriter(content, COLUMNS, lineterminator="\n")
             writer.writeheader()
@@ -44,6 +47,9 @@ class Record:
 
     def write(self, trainer: Trainer, split: str, perplexity: float, **more: Any) -> None:
         """A figure of `split`, "train", "valid" or "test", at the step that the run is at."""
+        if (trainer.steps, split) in self._seen:
+            return
+        self._seen.add((trainer.steps, split))
         config = trainer.config
         row = {
             "step": trainer.steps,
@@ -55,13 +61,14 @@ class Record:
             "learning_rate": trainer.updater.rate,
             **more,
         }
-        self._write_csv(row)
         if self._writer is not None:
             self._writer.add_scalar(f"perplexity/{split}", perplexity, trainer.steps)
             for name, value in more.items():
                 if value is not None:
                     self._writer.add_scalar(name, value, trainer.steps)
             self._writer.add_scalar("learning_rate", trainer.updater.rate, trainer.steps)
+            self._writer.flush()  # a killed run has what log.csv has
+        self._write_csv(row)
 
     def close(self) -> None:
         """Everything is written."""
@@ -74,6 +81,7 @@ class Record:
         try:
             with self._path.open("a", encoding="utf-8", newline="") as file:
                 csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+                sync(file)
         except OSError as error:
             raise UserError(f"cannot write '{self._path}': {error.strerror}") from None
 
@@ -84,25 +92,26 @@ def read(path: Path) -> list[dict[str, Any]]:
     A last line that a killed run left half written is dropped. UserError where it is no log.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        text = path.read_text(encoding="utf-8-sig")
+        whole = text[: text.rfind("\n") + 1]
+        rows = list(csv.DictReader(io.StringIO(whole, newline="")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     if rows and set(rows[0]) != set(COLUMNS):
         raise UserError(f"{path} is not a log of lm.train")
-    whole = [row for row in rows if row["words_per_second"] is not None]
     try:
-        return [{name: _value(name, text) for name, text in row.items()} for row in whole]
-    except ValueError as error:
+        return [{name: _value(name, text) for name, text in row.items()} for row in rows]
+    except (TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
 
 
-def _value(name: str, text: str) -> Any:
+def _value(name: str | None, text: str) -> Any:
+    """The field `name` of a line; ValueError, or TypeError where the line is too short or long."""
     if name == "split":
         return text
     if name in ("step", "epoch", "words"):
         return int(text)
-    return float(text) if text else None
+    return float(text) if text or name in ("seconds", "perplexity") else None
 
 
 def _tensorboard(directory: Path, step: int):

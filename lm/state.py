@@ -7,6 +7,7 @@ generator, losses and norms so far, learning curve. The learning rate follows fr
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from lm.checkpoint import Checkpoint, Training
 from lm.errors import UserError
 
 if TYPE_CHECKING:
-    from lm.trainer import Trainer
+    from lm.trainer import Epoch, Trainer
 
 
 def capture(trainer: Trainer) -> Training:
@@ -67,7 +68,9 @@ def restore(trainer: Trainer, found: Checkpoint) -> list[str]:
         _restore_optimizer(trainer, tensors)
         _restore_random(trainer, tensors, facts)
         return _differences(trainer, facts["bits"])
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError
+    ) as error:  # fmt: skip
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{found.path} is damaged: training state: {reason}") from None
 
@@ -91,22 +94,43 @@ def _differences(trainer: Trainer, before: dict[str, Any]) -> list[str]:
 def _restore_position(trainer: Trainer, tensors: dict, facts: dict) -> None:
     from lm.trainer import Epoch
 
-    trainer.steps = int(facts["steps"])
-    trainer.curve = [Epoch(**point) for point in facts["curve"]]
-    trainer.seconds_before = float(facts["seconds"])
+    trainer.steps = _number(facts, "steps", int)
+    trainer.curve = [_checked(Epoch(**point)) for point in facts["curve"]]
+    trainer.seconds_before = _number(facts, "seconds")
     meter = trainer.meter
-    meter.losses, meter.norms = tensors["losses"].tolist(), tensors["norms"].tolist()
-    meter.words, meter.seconds = int(facts["words"]), float(facts["training_seconds"])
+    for name in ("losses", "norms"):
+        if tensors[name].dim() != 1 or tensors[name].dtype != torch.float64:
+            raise ValueError(f"{name} is {tensors[name].dtype} {list(tensors[name].shape)}")
+        setattr(meter, name, tensors[name].tolist())
+    meter.words = _number(facts, "words", int)
+    meter.seconds = _number(facts, "training_seconds")
     first = len(trainer.curve) * trainer.epoch_steps
     if not (len(meter.losses) == len(meter.norms) == trainer.steps >= first):
         raise ValueError(f"it is at step {trainer.steps}, and has {len(meter.losses)} losses")
     own, hidden = trainer.ranks.own(trainer.config.batch_size), []
     for name, zeros in zip(("hidden.h", "hidden.c"), trainer.hidden, strict=True):
         part = tensors[name][:, own]
-        if part.shape != zeros.shape:
+        if part.shape != zeros.shape or not part.is_floating_point():
             raise ValueError(f"{name} is {list(part.shape)}, should be {list(zeros.shape)}")
         hidden.append(part.to(trainer.device).contiguous())
     trainer.hidden = tuple(hidden)
+
+
+def _number(facts: dict, name: str, kind: type = float) -> int | float:
+    """The fact `name`, at least 0; ValueError unless it is a `kind`."""
+    value = facts[name]
+    if type(value) not in {int, kind} or not 0 <= value < math.inf:
+        raise ValueError(f"{name} is {value!r}")
+    return kind(value)
+
+
+def _checked(point: Epoch) -> Epoch:
+    facts = dataclasses.asdict(point)
+    for name in (
+        facts if point.valid_perplexity is not None else facts.keys() - {"valid_perplexity"}
+    ):
+        _number(facts, name, int if name in ("epoch", "steps") else float)
+    return point
 
 
 # --- optimizer ---
@@ -143,6 +167,8 @@ def _restore_random(trainer: Trainer, tensors: dict, facts: dict) -> None:
     python, numpy = tensors["random.python"].tolist(), facts["numpy"]
     random.setstate((3, tuple(python), facts["python_gauss"]))
     key = tensors["random.numpy"].numpy().astype(np.uint32)
+    if not 0 <= numpy["pos"] <= len(key):  # NumPy would read beyond it
+        raise ValueError(f"numpy's position is {numpy['pos']!r}")
     np.random.set_state(("MT19937", key, numpy["pos"], numpy["has_gauss"], numpy["gauss"]))
     saved, rank = tensors["random.torch"], trainer.ranks.rank
     if rank >= len(saved):  # it had fewer ranks

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lm.command import main_imports, run_command
 
@@ -13,12 +14,19 @@ with main_imports(__name__):
     import torch
 
     import fused_lstm
-    from lm import checkpoint, ranks, state
+    from lm import checkpoint, ranks, record, state
     from lm.checkpoint import Checkpoint
     from lm.corpus import Corpus
     from lm.data import load_corpus, unigram_perplexity
     from lm.errors import UserError
-    from lm.files import check_writable, to_json, write_atomically
+    from lm.files import (
+        check_output,
+        check_writable,
+        only_writer,
+        remove_temporaries,
+        to_json,
+        write_atomically,
+    )
     from lm.keeper import Keeper, Signals, Stopped
     from lm.log import Log
     from lm.machine import open_device, open_model, processor, versions
@@ -36,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             run(parse(argv))
         except Stopped as stopped:
-            if int(os.environ.get("RANK", "0")) == 0:
+            if leads():
                 print(f"lm.train: {stopped}", file=sys.stderr)
             return stopped.status
         return 0
@@ -50,22 +58,51 @@ def run(options: Options) -> dict:
     Raises Stopped where a signal ended the run, which has been saved then.
     """
     check_outputs(options)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    device = open_device(options.device, int(os.environ.get("LOCAL_RANK", "0")))
-    found = checkpoint.load(options.resume) if options.resume is not None else None
-    team = ranks.join(device)
-    trainer = open_trainer(options, device, team, found)
-    try:
-        with Signals() as signals:
-            summary = fit(trainer, options, Keeper(trainer, options, signals))
-    finally:
-        trainer.log.close()
-        trainer.record.close()
-    team.leave()
-    if options.summary is not None and team.leads:
-        write_atomically(options.summary, to_json(summary))
+    with sole_writer(options) as unlocked:
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        device = open_device(options.device, int(os.environ.get("LOCAL_RANK", "0")))
+        found = checkpoint.load(options.resume) if options.resume is not None else None
+        team = ranks.join(device)
+        trainer = open_trainer(options, device, team, found)
+        if unlocked:
+            trainer.log.field("note", f"--save: a second run would not be noticed: {unlocked}")
+        try:
+            with Signals() as signals:
+                summary = fit(trainer, options, Keeper(trainer, options, signals))
+        finally:
+            trainer.log.close()
+            trainer.record.close()
+        team.leave()
+        if options.summary is not None and team.leads:
+            write_atomically(options.summary, to_json(summary))
     return summary
+
+
+def leads() -> bool:
+    """Whether this process speaks and writes, of those that torchrun may have started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextlib.contextmanager
+def sole_writer(options: Options) -> Iterator[str | None]:
+    """Let no other run write to `--save`; what a killed one left half written goes.
+
+    Gives None, or why nothing could be locked. Raises UserError where another run has it, or has
+    left its checkpoints there.
+    """
+    if options.save is None or not leads():
+        yield None
+        return
+    with only_writer(options.save, "--save") as unlocked:
+        if options.resume is None and checkpoint.all_in(options.save):
+            raise UserError(
+                f"--save: '{options.save}' holds another run's checkpoints; --resume goes on there"
+            )
+        if not unlocked:
+            for pattern in checkpoint.TEMPORARY, f".{record.FILE}.*.tmp":
+                remove_temporaries(options.save, pattern)
+        yield unlocked
 
 
 def open_trainer(
@@ -89,8 +126,13 @@ def open_trainer(
         differences = state.restore(trainer, found)
         found.load_into(model)
         log.field("resumed", f"{found.path}, after step {trainer.steps}")
+        for change in options.changed:
+            log.field("changed", change)
         if differences:
             log.field("note", f"not the same bits: {', '.join(differences)}")
+        if (limit := options.max_steps) is not None and trainer.steps >= limit:
+            passed = "reached" if trainer.steps == limit else "passed"
+            log.field("note", f"--max-steps {limit} has been {passed}: a larger one trains on")
     if team.leads:
         trainer.record = Record(options.save, options.tensorboard, trainer.steps)
     log.start(trainer.total_steps, trainer.steps)
@@ -165,15 +207,9 @@ def summarize(trainer: Trainer, options: Options, curve: list[Epoch], keeper: Ke
 def check_outputs(options: Options) -> None:
     """UserError, before any work is done, if the results could not be written at the end."""
     if options.summary is not None:
-        if options.summary.is_dir():
-            raise UserError(f"--summary: '{options.summary}' is a directory")
-        check_writable(options.summary.parent, "--summary")
+        check_output(options.summary, "--summary")
     if options.save is not None:
         check_writable(options.save, "--save")
-        if options.resume is None and checkpoint.all_in(options.save):
-            raise UserError(
-                f"--save: '{options.save}' holds another run's checkpoints; --resume goes on there"
-            )
 
 
 def new_model(options: Options, corpus: Corpus, device: torch.device) -> LM_LSTM:

@@ -22,12 +22,14 @@ def train(directory, text, *options):
     return json.loads(file.read_text())
 
 
-def start(module, *options, **more):
+def start(module, *options, cwd=ROOT, **more):
     """`python -m lm.<module>` as a process of its own, on one thread, its outputs in pipes."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
+    paths = filter(None, [str(ROOT / "kernels"), str(ROOT), environment.get("PYTHONPATH")])
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
     return subprocess.Popen(
         [sys.executable, "-m", f"lm.{module}", *map(str, options)],
-        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 

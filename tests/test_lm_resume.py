@@ -46,6 +46,15 @@ def figures(directory):
     return [{name: row[name] for name in row if name not in timed} for row in rows]
 
 
+def events(directory):
+    """What TensorBoard shows of a run, but for the speed."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(directory)).Reload()
+    tags = set(found.Tags()["scalars"]) - {"words_per_second"}
+    return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in tags}
+
+
 # --- kill -9 ---
 
 
@@ -61,7 +70,7 @@ def test_ten_kills_at_random_moments_change_no_bit(tmp_path, options):
         process = processes.Process(target=train_quietly, args=(argv,))
         process.start()
         target = (number + moments.random()) * 27  # of 315 steps
-        wait_for(lambda goal=target: steps_saved(killed) >= goal, process)
+        wait_for(lambda goal=target: steps_saved(killed) >= goal, process.is_alive)
         time.sleep(moments.random() * 0.02)
         process.kill()
         process.join()
@@ -80,10 +89,10 @@ def steps_saved(directory):
     return int(found[-1].name.split("-")[1]) if found else -1
 
 
-def wait_for(condition, process):
+def wait_for(condition, alive):
     until = time.monotonic() + 60
     while not condition():
-        assert process.is_alive(), "it ended before it was to be killed"
+        assert alive(), "it ended before it was to be killed"
         assert time.monotonic() < until
         time.sleep(0.001)
 
@@ -136,11 +145,88 @@ def test_options_come_from_the_checkpoint(tmp_path, corpus_dir, capsys):
     saved = tmp_path / "saved"
     train(tmp_path, corpus_dir, "--max-steps=9", "--seed=7", "--no-eval", f"--save={saved}")
     summary = tmp_path / "again.json"
-    assert main([f"--resume={saved}", "--epochs=1", f"--summary={summary}"]) == 0
+    longer = ["--max-steps=99", "--epochs=1"]
+    assert main([f"--resume={saved}", *longer, f"--summary={summary}"]) == 0
     found = json.loads(summary.read_text())
     assert (found["seed"], found["engine"], found["steps"]) == (7, "cudnn", 35)
     assert found["valid_perplexity"] is None
-    assert f"resumed   {saved}/checkpoint-0000009, after step 9" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"resumed   {saved}/checkpoint-0000009, after step 9" in out
+    for change in ("--max-steps 99, was 9", "--epochs 1, was 2", f"--summary {summary}, was /"):
+        assert f"changed   {change}" in out
+
+
+def test_a_resumed_run_ends_and_writes_as_the_first_would_have(tmp_path, options, monkeypatch):
+    """Killed in its second epoch, and resumed from elsewhere, with nothing told again."""
+    pytest.importorskip("tensorboard", reason="needs the extra `tensorboard`")
+    told = [*options, "--lstm=cudnn", "--max-steps=61", "--save=saved", "--summary=run.json"]
+    told += ["--tensorboard=board"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for directory in (whole, killed):
+        directory.mkdir()
+    monkeypatch.chdir(whole)
+    assert main(told) == 0
+    with start("train", *told, cwd=killed) as process:
+        wait_for(lambda: steps_saved(killed / "saved") >= 44, lambda: process.poll() is None)
+        process.kill()
+    assert not (killed / "run.json").exists()
+    assert main(["--resume=../killed/saved"]) == 0
+    assert_same_bits(killed / "saved", whole / "saved")
+    assert figures(killed / "saved") == figures(whole / "saved")
+    assert events(killed / "board") == events(whole / "board")
+    summaries = [json.loads((run / "run.json").read_text()) for run in (whole, killed)]
+    assert summaries[1].pop("words_per_second") != summaries[0].pop("words_per_second")
+    assert summaries[1] == summaries[0]
+    assert summaries[0]["steps"] == len(summaries[0]["losses"]) == 61
+
+
+@pytest.mark.parametrize(
+    ("limit", "note"),
+    [
+        (9, "note      --max-steps 9 has been reached: a larger one trains on"),
+        (5, "note      --max-steps 5 has been passed: a larger one trains on"),
+    ],
+)
+def test_a_limit_that_is_behind_is_said(tmp_path, corpus_dir, capsys, limit, note):
+    saved = tmp_path / "saved"
+    train(tmp_path, corpus_dir, "--max-steps=9", f"--save={saved}")
+    before = figures(saved)
+    assert main([f"--resume={saved}", f"--max-steps={limit}"]) == 0
+    assert note in capsys.readouterr().out.splitlines()
+    assert checkpoint.load(saved).step == 9
+    assert figures(saved) == before  # nothing twice
+
+
+def test_one_checkpoint_is_gone_on_from_where_it_is(tmp_path, corpus_dir, capsys):
+    saved = tmp_path / "saved"
+    wild = ["--learning-rate=0.05", "--lr-decay=1", "--epochs=3"]
+    train(tmp_path, corpus_dir, *wild, f"--save={saved}")
+    best, last = checkpoint.best(saved), checkpoint.newest(saved)
+    if best != last:
+        message = refused(capsys, main, "train", f"--resume={best}")
+        assert f"is not the newest: going on from it would remove {last.name}" in message
+    assert main([f"--resume={last}", "--epochs=4"]) == 0
+    assert checkpoint.newest(saved).name == "checkpoint-0000140"
+
+
+# --- one run at a time ---
+
+
+def test_two_runs_do_not_share_a_directory(tmp_path, capsys, options):
+    """The second says so at once, fresh or resumed; the first goes on; kill -9 frees it."""
+    saved = tmp_path / "saved"
+    argv = [*options, "--lstm=cudnn", "--epochs=100000", f"--save={saved}"]
+    with start("train", *argv) as first:
+        wait_for(lambda: steps_saved(saved) > 0, lambda: first.poll() is None)
+        for second in (argv, [f"--resume={saved}"]):
+            error = refused(capsys, main, "train", *second)
+            assert error == f"lm.train: --save: another run is writing to '{saved}'\n"
+        assert first.poll() is None
+        (saved / ".checkpoint-0099999.0.tmp").mkdir()
+        first.kill()
+    limit = f"--max-steps={steps_saved(saved) + 1}"
+    assert main([f"--resume={saved}", limit, "--no-eval"]) == 0
+    assert not list(saved.glob(".*.tmp"))
 
 
 @pytest.mark.parametrize("engine", ["loop", "native", "triton"])
