@@ -28,12 +28,11 @@ import torch
 
 from lm.errors import UserError
 from lm.files import cache_directory, sync, to_json, whole_directory, write_synced
-from lm.sources import Lines, Source
-from lm.text import SPLITS
+from lm.sources import Source, Tokens
+from lm.text import EOS, SPLITS
 
-EOS = "<eos>"  # ends every line
 UNK = "<unk>"  # stands for a word outside the vocabulary
-_FORMAT = 1  # of the cache
+_FORMAT = 2  # of the cache
 _CHUNK = 1 << 20  # tokens that are in memory at a time
 
 
@@ -89,9 +88,9 @@ def build(source: Source, path: Path) -> Corpus:
         first: defaultdict[str, int] = defaultdict()
         first.default_factory = first.__len__
         unk, eos = first[UNK], first[EOS]
-        lines, counts = source.lines(), {}
+        tokens, counts = source.tokens(), {}
         for split in SPLITS:
-            counts[split] = _write_first_ids(lines[split], first, directory / f"{split}.bin")
+            counts[split] = _write_first_ids(tokens[split], first, directory / f"{split}.bin")
             if counts[split].sum() == counts[split][eos]:
                 raise UserError(f"{source.titles[split]} holds no words")
         counts = {split: np.pad(c, (0, len(first) - len(c))) for split, c in counts.items()}
@@ -105,20 +104,20 @@ def build(source: Source, path: Path) -> Corpus:
         for split in SPLITS:
             _renumber(directory / f"{split}.bin", final)
         write_synced(directory / "counts.bin", known.tobytes())
-        tokens = {split: int(counts[split].sum()) for split in SPLITS}
-        about = {"key": _key(source), "tokens": tokens, "unknown": unknown}
+        sizes = {split: int(counts[split].sum()) for split in SPLITS}
+        about = {"key": _key(source), "tokens": sizes, "unknown": unknown}
         about["vocabulary"] = vocabulary
         write_synced(directory / "corpus.json", to_json(about))
     return _open(source, path)
 
 
-def encode(lines: Lines, vocabulary: tuple[str, ...], title: str) -> tuple[torch.Tensor, int]:
+def encode(tokens: Tokens, vocabulary: tuple[str, ...], title: str) -> tuple[torch.Tensor, int]:
     """ids [N] int32 of a text under a given vocabulary, and how many words are outside it.
 
     Raises UserError where there are some and the vocabulary has no `<unk>`, or no `<eos>`.
     """
     ids = {word: i for i, word in enumerate(vocabulary)}
-    words = chain.from_iterable(chain(line, (EOS,)) for line in lines)
+    words = chain.from_iterable(tokens)
     found = np.fromiter((ids.get(word, -1) for word in words), dtype=np.int32)
     unknown = int((found < 0).sum())
     if unknown:
@@ -130,7 +129,7 @@ def encode(lines: Lines, vocabulary: tuple[str, ...], title: str) -> tuple[torch
 
 
 def _open(source: Source, path: Path) -> Corpus:
-    about = json.loads((path / "corpus.json").read_text(encoding="utf-8"))
+    about = json.loads((path / "corpus.json").read_bytes())
     if about["key"] != _key(source):
         raise ValueError(f"{path} holds another version of the text")
     vocabulary, tokens = tuple(about["vocabulary"]), about["tokens"]
@@ -152,9 +151,9 @@ def _map(path: Path, size: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.from_file(str(path), shared=False, size=size, dtype=dtype)
 
 
-def _write_first_ids(lines: Lines, first: defaultdict[str, int], path: Path) -> np.ndarray:
+def _write_first_ids(tokens: Tokens, first: defaultdict[str, int], path: Path) -> np.ndarray:
     """Write each word's place in `first`, which grows, to `path`; how often each occurs."""
-    words = chain.from_iterable(chain(line, (EOS,)) for line in lines)
+    words = chain.from_iterable(tokens)
     ids, counts = map(first.__getitem__, words), np.zeros(len(first), dtype=np.int64)
     with path.open("wb") as file:
         while (chunk := np.fromiter(islice(ids, _CHUNK), dtype=np.int32)).size:

@@ -78,12 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     found, model = checkpoint.open_trained(options)
-    data = options.data or found.run.get("data")
-    if data is None:
+    data = found.run.get("data") if options.data is None else options.data
+    if not isinstance(data, str):
         raise UserError("--data: the checkpoint names no text; name one")
     source = sources.find(data)
     ids, unknown = corpus.encode(
-        source.lines()[options.split], found.vocabulary, source.titles[options.split]
+        source.tokens()[options.split], found.vocabulary, source.titles[options.split]
     )
     if len(ids) < 2:
         raise UserError(f"{source.titles[options.split]} holds no words")

@@ -9,13 +9,14 @@ from itertools import chain
 from lm.errors import UserError
 
 SPLITS = ("train", "valid", "test")
+EOS = "<eos>"  # ends every line
 
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _RULER = re.compile(r"([^\w\s])\1{3,}")
 _TOKEN = re.compile(r"\w+|([^\w\s])\1*")
 _BLOCK = 20  # paragraphs
 
-Words = list[list[str]]  # the words of each line
+Tokens = list[list[str]]  # the words of each line, and its end
 
 
 def tokenize(line: str) -> list[str]:
@@ -40,7 +41,7 @@ def paragraphs() -> list[str]:
     return list(dict.fromkeys(part for part in parts if part.strip()))
 
 
-def python_docs() -> dict[str, Words]:
+def python_docs() -> dict[str, Tokens]:
     """The Python language reference, as `pydoc_data.topics` of the standard library has it.
 
     It differs a little between Python versions, so perplexities compare only within one version.
@@ -48,7 +49,7 @@ def python_docs() -> dict[str, Words]:
     return _split(paragraphs())
 
 
-def kjv() -> dict[str, Words]:
+def kjv() -> dict[str, Tokens]:
     """The King James Bible, a line a verse; UserError where the extra `kjv` is not installed."""
     try:
         import pythonbible
@@ -66,11 +67,11 @@ def _verses(bible) -> Iterable[str]:
             yield verse.replace("[", "").replace("]", "")  # they mark words that were supplied
 
 
-def _split(parts: Iterable[str]) -> dict[str, Words]:
-    """Lines of words of each split: of every ten blocks, eight train, one validates, one tests."""
-    splits: dict[str, Words] = {split: [] for split in SPLITS}
+def _split(parts: Iterable[str]) -> dict[str, Tokens]:
+    """The tokens of each split, in lines: of every ten blocks, eight train, one validates, one tests."""
+    splits: dict[str, Tokens] = {split: [] for split in SPLITS}
     for number, part in enumerate(parts):
         split = {8: "valid", 9: "test"}.get(number // _BLOCK % 10, "train")
         lines = (line for line in part.splitlines() if line.strip())
-        splits[split].extend(tokenize(line) for line in lines)
+        splits[split].extend([*tokenize(line), EOS] for line in lines)
     return splits

@@ -86,7 +86,7 @@ def test_the_training_text_stays_in_its_file(corpus_dir):
 
 def test_encode_with_a_vocabulary():
     vocabulary = ("a", EOS, UNK)
-    ids, unknown = corpus.encode([["a", "b"], ["c"]], vocabulary, "text")
+    ids, unknown = corpus.encode([["a", "b", EOS], ["c", EOS]], vocabulary, "text")
     assert ids.tolist() == [0, 2, 1, 2, 1]
     assert unknown == 2
     assert ids.dtype == torch.int32
@@ -94,7 +94,7 @@ def test_encode_with_a_vocabulary():
 
 def test_unknown_words_need_unk():
     with pytest.raises(UserError, match="text has 1 words outside the vocabulary, which"):
-        corpus.encode([["b"]], ("a", EOS), "text")
+        corpus.encode([["b", EOS]], ("a", EOS), "text")
 
 
 # --- what a text holds ---
@@ -129,7 +129,7 @@ def test_kjv_is_the_whole_bible():
 
 def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "_CHUNK", 1 << 12)
-    tokens, line = 400_000, ["a", "b", "c"]
+    tokens, line = 400_000, ["a", "b", "c", EOS]
     lines = {split: (line for _ in range(2)) for split in SPLITS}
     lines["train"] = (line for _ in range(tokens // 4))
     source = sources.Source("big", "big", lambda: lines, dict.fromkeys(SPLITS, "big"), key=None)

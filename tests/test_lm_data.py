@@ -1,6 +1,10 @@
 """Text becomes ids, ids become batches: nothing lost, nothing twice, every mistake named."""
 
 import math
+import os
+import random
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -9,6 +13,7 @@ import torch
 from lm import corpus, data, sources, text
 from lm.errors import UserError
 from lm.sources import Source
+from lm_cases import ROOT
 
 
 def write(directory, scheme="{}.txt", train="b a\na b a\n", valid="a b\n", test="b\n"):
@@ -65,9 +70,10 @@ def test_unk_of_the_training_text_is_a_word_like_others(tmp_path):
 
 
 def test_rare_words_of_the_training_text_are_unknown(tmp_path):
-    lines = {"train": [["a", "a", "z"], ["y"]], "valid": [["z"]], "test": [["a"]]}
+    lines = {"train": ["a a z", "y"], "valid": ["z"], "test": ["a"]}
+    tokens = {split: [[*line.split(), text.EOS] for line in lines[split]] for split in lines}
     titles = dict.fromkeys(text.SPLITS, "text")
-    source = Source("text", "text", lambda: lines, titles, key=None, min_count=2)
+    source = Source("text", "text", lambda: tokens, titles, key=None, min_count=2)
     found = corpus.build(source, tmp_path / "ids")
     assert found.vocabulary == ("<eos>", "<unk>", "a")
     assert words(found, "train") == ["a", "a", "<unk>", "<eos>", "<unk>", "<eos>"]
@@ -100,6 +106,65 @@ def test_no_paragraph_of_the_built_in_text_occurs_twice():
     found = text.paragraphs()
     assert len(found) > 1000
     assert max(Counter(found).values()) == 1
+
+
+# --- files in blocks ---
+
+SPACES = " \n\t\r\u2028\x1c"
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 1 << 16])
+def test_blocks_do_not_show(tmp_path, monkeypatch, block):
+    """Words and lines as a line at a time has them, wherever a block ends, in a character too."""
+    monkeypatch.setattr(sources, "_BLOCK", block)
+    draw = random.Random(block)
+    for number in range(200):
+        content = "".join(draw.choices("aé\U0001f600<" + SPACES, k=draw.randrange(30)))
+        path = tmp_path / f"{number}.txt"
+        path.write_bytes(content.encode())
+        lines = content.split("\n")
+        expected = [word for line in lines[:-1] for word in [*line.split(), text.EOS]]
+        expected += [*lines[-1].split(), text.EOS] if lines[-1] else []
+        assert [token for piece in sources.read_tokens(path) for token in piece] == expected
+
+
+@pytest.mark.parametrize("block", [1, 4, 1 << 16])
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(sources, "_BLOCK", block)
+    mark = "\ufeff"
+    found = data.load_corpus(str(write(tmp_path, train=f"{mark}a b a\n", valid=mark + "b\n")))
+    assert words(found, "train") == ["a", "b", "a", "<eos>"]
+    assert words(found, "valid") == ["b", "<eos>"]
+    tokens = sources.find(str(tmp_path)).tokens()["valid"]  # as lm.evaluate reads it
+    assert corpus.encode(tokens, found.vocabulary, "text")[1] == 0
+
+
+@pytest.mark.parametrize("block", [1, 1 << 16])
+def test_the_line_that_is_no_utf_8_is_named(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(sources, "_BLOCK", block)
+    (tmp_path / "text").write_bytes(b"a\nb\nc \xc3\n")
+    with pytest.raises(UserError, match=r"text, line 3: not UTF-8 text \(invalid continuation"):
+        list(sources.read_tokens(tmp_path / "text"))
+    (tmp_path / "text").write_bytes(b"a\nb \xc3")
+    with pytest.raises(UserError, match=r"text, line 2: not UTF-8 text \(unexpected end"):
+        list(sources.read_tokens(tmp_path / "text"))
+
+
+def test_a_text_without_line_ends_takes_no_more_memory(tmp_path):
+    """In a process of its own, which encodes it in lines first; 22 MB took 125 more before."""
+    content = "one two three four five six seven eight nine ten eleven " * 400_000
+    for name, train in ("lines", content.replace("ten ", "ten\n")), ("none", content):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, train=train)
+    program = (
+        "import resource, sys; from lm import data\nfor text in sys.argv[1:]: data.load_corpus(text);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "lines"), str(tmp_path / "none")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([f"{ROOT}/kernels", str(ROOT)])}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    lines, none = (int(peak) * 1024 for peak in found.stdout.split())
+    assert none < lines + len(content) / 4
 
 
 # --- mistakes ---
