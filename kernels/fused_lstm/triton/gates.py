@@ -13,17 +13,41 @@ from .helper import helper
 
 
 @helper
+def exp(x):
+    """e^x for x <= 0 with its relative accuracy far out, where a GPU's own loses it in float32.
+
+    It computes 2^(x log2 e), and the product's rounding grows with x. What that rounding left
+    out, and what float32's log2 e does, is made good to first order.
+    """
+    if x.dtype == tl.float64:
+        return tl.exp(x)
+    x = tl.maximum(x, -1000.0, propagate_nan=tl.PropagateNan.ALL)  # -inf leaves no number out
+    power = x * 1.44269502162933349609375
+    left = tl.fma(x, 1.44269502162933349609375, -power) + x * 1.925963033500011e-08
+    e = tl.exp2(power)
+    return e + e * (left * 0.6931471805599453)
+
+
+@helper
 def sigmoid(x):
     # exp only ever sees a value <= 0, so that no |x| overflows.
-    e = tl.exp(-tl.abs(x))
+    e = exp(-tl.abs(x))
     return tl.where(x < 0, e, 1.0) / (1.0 + e)
 
 
 @helper
 def tanh(x):
-    # Absolute error one rounding of 1.0, as 2 * sigmoid(2x) - 1, with one operation less.
-    e = tl.exp(-2.0 * tl.abs(x))
-    t = (1.0 - e) / (1.0 + e)
+    """Relative error a few roundings, however small x is: 1 - exp(-2x) would be 0 below 3e-8.
+
+    Below 1, x less what Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))), nine
+    levels deep (at 1 its error is 4e-17), takes off; from 1 on, 1 - 2e / (1 + e), e = exp(-2x).
+    """
+    a = tl.abs(x)
+    s, small, e = a * a, a < 1.0, tl.exp(-2.0 * a)
+    above = a * s * (11486475.0 + s * (810810.0 + s * (12870.0 + s * 44.0)))
+    below = 34459425.0 + s * (16216200.0 + s * (945945.0 + s * (13860.0 + s * 45.0)))
+    part = tl.where(small, above, 2.0 * e) / tl.where(small, below, 1.0 + e)
+    t = tl.where(small, a, 1.0) - part
     return tl.where(x < 0, -t, t)
 
 
