@@ -35,15 +35,18 @@ SHAPES = [
 ]
 
 
-def rungs(*exclude: str) -> list:
-    """(engine, fuse) for all that the table holds; skipped with the reason where it cannot run."""
+def rungs(*exclude: str, top: bool = False) -> list:
+    """(engine, fuse) for all that the table holds; skipped with the reason where it cannot run.
+
+    top: only each engine's highest level, for what does not depend on the level.
+    """
     found, why_not = [], fused_lstm.available_engines("cpu")
     for name, engine in engines.ENGINES.items():
         if name in exclude:
             continue
         why = why_not[name]
         marks = [] if why is None else [pytest.mark.skip(reason=f"{name}: {why}")]
-        for fuse in engine.fuses or (None,):
+        for fuse in (engine.fuses or (None,))[-1 if top else 0 :]:
             label = name if fuse is None else f"{name}-{fuse}"
             found.append(pytest.param(name, fuse, marks=marks, id=label))
     return found

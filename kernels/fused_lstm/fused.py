@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import derivatives
 from .loop import unrolled
 from .ops import draw_seed
 
@@ -27,17 +29,24 @@ def run(
     pointwise: the step loop with a fused cell. steps: one call a layer. layers: one call.
     """
     if fuse == "pointwise":
-        return unrolled(x, h0, c0, weights, dropout, ops.cell)
+        return unrolled(x, h0, c0, weights, dropout, _operator(ops, "cell"))
     if fuse == "layers":
         return _one_call(ops, x, h0, c0, weights, dropout)
     return _one_call_a_layer(ops, x, h0, c0, weights, dropout)
+
+
+def _operator(ops: SimpleNamespace, name: str) -> Callable:
+    """An operator; where nothing traces, what it does without the dispatcher's toll."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return getattr(ops, name)
+    return partial(getattr(derivatives, name), ops)
 
 
 def _one_call(ops, x, h0, c0, weights, dropout):
     """All layers in one call, with the dropout between them inside."""
     seed = draw_seed(x.device) if dropout > 0 else None
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
-    y, h_n, c_n, *_ = ops.lstm(x, h0, c0, weights, dropout, seed, save)
+    y, h_n, c_n, *_ = _operator(ops, "lstm")(x, h0, c0, weights, dropout, seed, save)
     return y, h_n, c_n
 
 

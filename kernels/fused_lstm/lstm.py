@@ -117,7 +117,9 @@ class LSTM(nn.RNNBase):
         x, batched = self._time_major(input)
         state = self._zeros(x) if hx is None else self._batched_state(hx, batched)
         dropout = self.dropout if self.training else 0.0
-        y, (h_n, c_n) = lstm(x, state, self._flat_weights, dropout, self.engine, self.fuse)
+        # Not _flat_weights, which does not see what functional_call or a parametrization puts in.
+        weights = [getattr(self, name) for name in self._flat_weights_names]
+        y, (h_n, c_n) = lstm(x, state, weights, dropout, self.engine, self.fuse)
         if not batched:
             return y.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
         return y.transpose(0, 1) if self.batch_first else y, (h_n, c_n)

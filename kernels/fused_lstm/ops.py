@@ -1,8 +1,9 @@
 """The operators that a fused engine implements, registered with torch.library once for all engines.
 
 `register("triton", {...})` makes `torch.ops.fused_lstm_triton.*`. What is the same for every
-engine lives here: schemas, fake implementations (for torch.compile) and autograd. What differs,
-the kernels, is what the engine passes in (or, for C++, what its library registers itself).
+engine lives here: schemas, fake implementations (for torch.compile) and, from derivatives.py,
+autograd. What differs, the kernels, is what the engine passes in (or, for C++, what its library
+registers itself).
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers.
 Gate order i, f, g, o. Half-precision inputs keep their cell state in float32: "state dtype" below.
@@ -32,7 +33,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import reference
+from . import derivatives, reference
 
 SCHEMAS = {
     "cell": "(Tensor gates, Tensor c) -> (Tensor h, Tensor c_next)",
@@ -44,6 +45,9 @@ SCHEMAS = {
     " Tensor[] weights, float dropout, Tensor? seed, Tensor y, Tensor h, Tensor c, Tensor gates,"
     " bool needs_dx) -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)",
 }
+
+
+LIBRARIES = []  # kept, since what a Library has registered goes with it
 
 
 def register(engine: str, kernels: dict[str, Callable] | None = None):
@@ -61,8 +65,9 @@ def register(engine: str, kernels: dict[str, Callable] | None = None):
             torch.library.impl(f"{namespace}::{name}", ("cpu", "cuda"), kernels[name])
         torch.library.register_fake(f"{namespace}::{name}", FAKES[name])
     ops = getattr(torch.ops, namespace)
-    _differentiate_cell(ops)
-    _differentiate_lstm(ops)
+    library = torch.library.Library(namespace, "FRAGMENT")
+    derivatives.register(library, ops)
+    LIBRARIES.append(library)
     return ops
 
 
@@ -74,15 +79,15 @@ def draw_seed(device: torch.device) -> Tensor:
     return torch.randint(2**63 - 1, (1,), device=device)
 
 
-# --- fake implementations: shapes and dtypes alone ---
+# --- fake implementations: shapes and dtypes alone. What a kernel makes is contiguous. ---
 
 
 def _fake_cell(gates, c):
-    return torch.empty_like(c, dtype=gates.dtype), torch.empty_like(c)
+    return gates.new_empty(c.shape), c.new_empty(c.shape)
 
 
 def _fake_cell_backward(gates, c, c_next, dh, dc_next):
-    return torch.empty_like(gates), torch.empty_like(c)
+    return gates.new_empty(gates.shape), c.new_empty(c.shape)
 
 
 def _fake_lstm(x, h0, c0, weights, dropout, seed, save):
@@ -92,8 +97,8 @@ def _fake_lstm(x, h0, c0, weights, dropout, seed, save):
     h, c, gates = saved
     return (
         x.new_empty(T, B, H),
-        torch.empty_like(h0),
-        torch.empty_like(c0),
+        h0.new_empty(h0.shape),
+        c0.new_empty(c0.shape),
         x.new_empty(h),
         x.new_empty(c, dtype=dtype),
         x.new_empty(gates),
@@ -103,9 +108,8 @@ def _fake_lstm(x, h0, c0, weights, dropout, seed, save):
 def _fake_lstm_backward(
     dy, dh_n, dc_n, x, h0, c0, weights, dropout, seed, y, h, c, gates, needs_dx
 ):
-    dx = torch.empty_like(x) if needs_dx else x.new_empty(0)
-    dweights = [torch.empty_like(w) for w in weights]
-    return dx, torch.empty_like(h0), torch.empty_like(c0), dweights
+    dx = x.new_empty(x.shape if needs_dx else 0)
+    return dx, *(t.new_empty(t.shape) for t in (h0, c0)), [w.new_empty(w.shape) for w in weights]
 
 
 FAKES = {
@@ -114,63 +118,3 @@ FAKES = {
     "lstm": _fake_lstm,
     "lstm_backward": _fake_lstm_backward,
 }
-
-
-# --- autograd ---
-# The first derivative is the engine's kernel. A second one differentiates fused_lstm.reference
-# instead: `create_graph=True` leaves grad mode on inside the backward, and that is the switch.
-
-
-def _composed_backward(forward, inputs: list[Tensor], grads: list[Tensor | None]):
-    """Gradients of `forward(*inputs)` by `inputs`, differentiable themselves."""
-    with torch.enable_grad():
-        pairs = [(o, g) for o, g in zip(forward(*inputs), grads, strict=True) if g is not None]
-        wanted = [t for t in inputs if t.requires_grad]
-        outputs, grad_outputs = zip(*pairs, strict=True)
-        found = torch.autograd.grad(
-            outputs, wanted, grad_outputs, create_graph=True, allow_unused=True
-        )
-    by_input = dict(zip(map(id, wanted), found, strict=True))
-    return [by_input.get(id(t)) for t in inputs]
-
-
-def _differentiate_cell(ops) -> None:
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs, output[1])
-
-    def backward(ctx, dh, dc_next):
-        gates, c, c_next = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return tuple(_composed_backward(reference.cell, [gates, c], [dh, dc_next]))
-        return ops.cell_backward(gates, c, c_next, dh, dc_next)
-
-    torch.library.register_autograd(ops.cell.default, backward, setup_context=setup_context)
-
-
-def _differentiate_lstm(ops) -> None:
-    def setup_context(ctx, inputs, output):
-        x, h0, c0, weights, ctx.dropout, seed, _ = inputs
-        y, _, _, h, c, gates = output
-        ctx.mark_non_differentiable(h, c, gates)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, h0, c0, seed, y, h, c, gates, *weights)
-
-    def backward(ctx, dy, dh_n, dc_n, *_):
-        x, h0, c0, seed, y, h, c, gates, *weights = ctx.saved_tensors
-        if torch.is_grad_enabled():
-
-            def forward(x, h0, c0, *weights):
-                return reference.lstm(x, h0, c0, weights, ctx.dropout, seed)
-
-            dx, dh0, dc0, *dweights = _composed_backward(
-                forward, [x, h0, c0, *weights], [dy, dh_n, dc_n]
-            )
-        else:
-            dx, dh0, dc0, dweights = ops.lstm_backward(
-                dy, dh_n, dc_n, x, h0, c0, weights, ctx.dropout, seed, y, h, c, gates,
-                ctx.needs_input_grad[0],
-            )  # fmt: skip
-            dx = dx if ctx.needs_input_grad[0] else None
-        return dx, dh0, dc0, dweights, None, None, None
-
-    torch.library.register_autograd(ops.lstm.default, backward, setup_context=setup_context)
