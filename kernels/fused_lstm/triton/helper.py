@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import triton
+import triton.language as tl
 
 from .interpreter import is_interpreted
+
+# Of a time loop: nothing moves out of it. Triton 3.6 builds each wgmma descriptor with an addition,
+# and would move all of them out, into more registers than there are. Later ones build none, and
+# what they move out makes their loops shorter. docs/gpu.md has both.
+KEEP_LOOP = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9))
 
 
 def helper(function: Callable):

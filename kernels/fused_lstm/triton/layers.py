@@ -24,7 +24,7 @@ from torch import Tensor
 
 from . import barrier, dropout, launch, tiles
 from . import gates as math
-from .helper import helper
+from .helper import KEEP_LOOP, helper
 from .plan import Plan
 
 # --- kernels ---
@@ -92,7 +92,7 @@ def lstm_layers_fwd_kernel(
     w_hh = tiles.load_resident(w_hh_ptr, row, row_unit < H, H, 1, H, BLOCK_K, RESIDENT)
     w_ih = tiles.load_resident(w_ih_ptr, row, ih_mask, H, 1, H, BLOCK_K, RESIDENT_IH)
     layer = layer.to(tl.int64)
-    for wave in range(w_end - w_begin if PERSISTENT else 1):
+    for wave in tl.range(0, w_end - w_begin if PERSISTENT else 1, disable_licm=KEEP_LOOP):
         t = (w_begin + wave).to(tl.int64) - layer
         now, after = (t + 2 * L) % 2 * L, (t + 1 + 2 * L) % 2 * L  # slots, of a t that may be < 0
         # Layer 0 reads its own h(t-1) a second time: no other is its own, and 0 * NaN is NaN.
@@ -199,7 +199,7 @@ def lstm_layers_bwd_kernel(
     w_hh = tiles.load_resident(w_hh_ptr, row, row < H, 1, H, H, BLOCK_K, RESIDENT)
     w_ih = tiles.load_resident(w_ih_ptr, row, ih_mask, 1, H, H, BLOCK_K, RESIDENT_IH)
     layer = layer.to(tl.int64)
-    for wave in range(w_end - w_begin if PERSISTENT else 1):
+    for wave in tl.range(0, w_end - w_begin if PERSISTENT else 1, disable_licm=KEEP_LOOP):
         t = T - 1 - ((w_begin + wave).to(tl.int64) - (L - 1 - layer))
         now, after = (t + 2 * L) % 2 * L, (t + 1 + 2 * L) % 2 * L  # slots, of a t that may be < 0
         # The top layer reads its own dgates(t+1) a second time: see the forward kernel.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..reference import Layer, by_layer, state_dtype
-from . import devices, layers, steps
+from . import devices, layers, precision, steps
 from .dropout import apply as drop
 from .launch import NAMES
 from .plan import Plan, choose
@@ -21,17 +21,16 @@ from .plan import Plan, choose
 def _plan(direction: str, x: Tensor, h0: Tensor) -> Plan:
     """The launch for these tensors: a steps plan means a launch a layer."""
     L, B, H = h0.shape
-    # Follows allow_tf32 too; to read that one is an error once the new switch has been set.
-    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
-    device = devices.current(x.device)
     return choose(
-        direction, hidden=H, batch=B, layers=L, dtype=NAMES[x.dtype], device=device, tf32=tf32
-    )
+        direction, hidden=H, batch=B, layers=L, dtype=NAMES[x.dtype],
+        device=devices.current(x.device), tf32=precision.tf32(),
+    )  # fmt: skip
 
 
 # --- forward ---
 
 
+@precision.matmul_as_rnn
 def lstm(
     x: Tensor,
     h0: Tensor,
@@ -93,6 +92,7 @@ def _layer_by_layer(plan, x, h0, c0, stack, p, seed, save):
 # --- backward ---
 
 
+@precision.matmul_as_rnn
 def lstm_backward(
     dy: Tensor | None,
     dh_n: Tensor | None,

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from . import barrier, launch, tiles
 from . import gates as math
+from .helper import KEEP_LOOP
 from .plan import Plan
 
 # --- kernels ---
@@ -61,7 +62,7 @@ def lstm_steps_fwd_kernel(
     row, row_unit = tiles.gate_rows(tl.program_id(0), H, UNITS)
     w = tiles.load_resident(w_hh_ptr, row, row_unit < H, H, 1, H, BLOCK_K, RESIDENT)
     unit = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
-    for step in range(t_end - t_begin if PERSISTENT else 1):
+    for step in tl.range(0, t_end - t_begin if PERSISTENT else 1, disable_licm=KEEP_LOOP):
         t = (t_begin + step).to(tl.int64)
         c_prev_ptr = tl.where(t == 0, c0_ptr, c_ptr + (t - 1) * stride_c_t)
         for batch in range(BATCH_BLOCKS):
@@ -133,7 +134,7 @@ def lstm_steps_bwd_kernel(
     w_ptr = w_hh_ptr + part.to(tl.int64) * (H * H)
     w = tiles.load_resident(w_ptr, row, row < H, 1, H, H, BLOCK_K, RESIDENT)
     unit = block * UNITS + part * (UNITS // SPLIT) + tl.arange(0, UNITS // SPLIT)
-    for step in range(t_end - t_begin if PERSISTENT else 1):
+    for step in tl.range(0, t_end - t_begin if PERSISTENT else 1, disable_licm=KEEP_LOOP):
         t = (t_end - 1 - step).to(tl.int64)
         if PHASE != 1:
             for batch in range(BATCH_BLOCKS):

@@ -1,0 +1,93 @@
+"""float32 follows cuDNN's LSTM switch, in the plan and in the products around the kernels."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fused_lstm.triton import devices, sequence
+
+# What a program may do before it calls an LSTM -> whether nn.LSTM's cuDNN then uses TF32.
+SWITCHES = {
+    "": True,
+    "cudnn.allow_tf32 = False": False,
+    "cudnn.allow_tf32 = True": True,
+    "cudnn.rnn.fp32_precision = 'ieee'": False,
+    "cudnn.rnn.fp32_precision = 'tf32'": True,
+    "cudnn.conv.fp32_precision = 'ieee'": True,
+    "cudnn.fp32_precision = 'ieee'": False,
+    "fp32_precision = 'ieee'": False,
+    "cuda.matmul.allow_tf32 = True": True,
+    "cuda.matmul.fp32_precision = 'ieee'": True,
+}
+PROGRAM = """
+import torch
+from fused_lstm.triton import precision
+torch.backends.{switch}
+matmul = torch.backends.cuda.matmul
+before = matmul.fp32_precision
+seen = precision.matmul_as_rnn(lambda x: matmul.fp32_precision)(torch.zeros(1))
+assert matmul.fp32_precision == before, matmul.fp32_precision
+print(precision.tf32(), seen == "tf32")
+"""
+
+
+@pytest.mark.parametrize("switch", SWITCHES, ids=lambda s: s or "nothing")
+def test_as_nn_lstm_does(switch):
+    """Each in a process of its own: torch refuses to read an old switch once a new one is set."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(switch=switch or "__name__")],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(SWITCHES[switch])] * 2
+
+
+@pytest.fixture
+def switches():
+    """Restored afterwards."""
+    before = torch.backends.cudnn.rnn.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+    yield
+    torch.backends.cudnn.rnn.fp32_precision, torch.backends.cuda.matmul.fp32_precision = before
+
+
+@pytest.mark.usefixtures("switches")
+@pytest.mark.parametrize("allowed", ["tf32", "ieee"])
+def test_the_kernels_plan(allowed, monkeypatch):
+    monkeypatch.setattr(devices, "current", lambda device: devices.DEVICES["H100"])
+    torch.backends.cudnn.rnn.fp32_precision = allowed
+    assert sequence._plan("forward", torch.zeros(1), torch.zeros(2, 3, 64)).precision == allowed
+
+
+@pytest.mark.usefixtures("switches")
+@pytest.mark.parametrize("function", [sequence.lstm, sequence.lstm_backward])
+def test_the_products_around_them(function, monkeypatch):
+    """What runs inside sees the switch; an error leaves it as it was; halves leave it alone."""
+    torch.backends.cudnn.rnn.fp32_precision = "tf32"
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    seen = []
+
+    def stop(*_):
+        seen.append(torch.backends.cuda.matmul.fp32_precision)
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr(sequence, "_plan", stop)
+    for dtype in (torch.float32, torch.bfloat16):
+        x, h0, c = (
+            torch.zeros(2, 3, 4, dtype=dtype),
+            torch.zeros(1, 3, 5, dtype=dtype),
+            torch.zeros(1, 2, 3, 5),
+        )
+        weights = [torch.zeros(20, 4, dtype=dtype), torch.zeros(20, 5, dtype=dtype)]
+        y = torch.zeros(2, 3, 5, dtype=dtype)
+        arguments = {
+            "lstm": (x, h0, h0, weights, 0.0, None, True),
+            "lstm_backward": (None, None, None, x, h0, h0, weights, 0.0, None, y, y, c, y, True),
+        }
+        with pytest.raises(RuntimeError, match="far enough"):
+            function(*arguments[function.__name__])
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    assert seen == ["tf32", "ieee"]
