@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fused_lstm.triton.devices import INTERPRETER
+from fused_lstm.triton.devices import INTERPRETER, Device
 from fused_lstm.triton.launch import NAMES
 from fused_lstm.triton.plan import Plan, plan
 
@@ -28,11 +28,19 @@ paths_backward = pytest.mark.parametrize("path", PATHS_BACKWARD.values(), ids=PA
 
 
 def make_plan(
-    kind: str, direction: str, H: int, B: int, L: int, dtype: torch.dtype, path: dict
+    kind: str,
+    direction: str,
+    H: int,
+    B: int,
+    L: int,
+    dtype: torch.dtype,
+    path: dict,
+    device: Device = INTERPRETER,
+    tf32: bool = False,
 ) -> Plan:
-    """The interpreter's plan with a path's changes, and what follows from them."""
+    """A device's plan with a path's changes, and what follows from them."""
     found = plan(
-        kind, direction, hidden=H, batch=B, layers=L, dtype=NAMES[dtype], device=INTERPRETER
+        kind, direction, hidden=H, batch=B, layers=L, dtype=NAMES[dtype], device=device, tf32=tf32
     )
     found = replace(found, **path)
     chunks = -(-H // found.block_k)

@@ -1,0 +1,257 @@
+"""The project's kernels on the machine: a case is one kernel's shape, and is run by its operators.
+
+T, B, H, L: time steps, batch, hidden size, layers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from fused_lstm import reference
+from fused_lstm.triton import devices, pointwise, sequence
+from plans import make_plan
+from tolerance import TOLERANCE
+
+from .device import Device, Failed
+from .run import WEAK, Schedule
+
+DTYPES = {
+    "fp64": torch.float64,
+    "fp32": torch.float32,  # in full precision, without tensor cores
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+# What makes small shapes take the paths of large ones: name -> changes of the plan.
+PATHS = {
+    "own": {},
+    "streamed": {"block_k": 32, "resident": 2, "resident_ih": 1, "stages": 3, "ahead": 1},
+    "all streamed": {"block_k": 32, "resident": 0, "resident_ih": 0, "stages": 3, "ahead": 0},
+    "blocks of batch": {"block_b": 16},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    kind: str  # pointwise, steps, layers
+    dtype: str  # a key of DTYPES
+    arch: int
+    H: int
+    B: int = 3
+    T: int = 3
+    L: int = 1
+    p: float = 0.0
+    mode: str = "persistent"  # or per-step: a launch a step
+    path: str = "own"
+
+    def __str__(self) -> str:
+        words = [self.kind, self.dtype, f"sm_{self.arch}", f"H{self.H}", f"B{self.B}"]
+        words += [f"L{self.L}"] if self.kind == "layers" else []
+        words += [f"dropout {self.p}"] if self.p else []
+        words += [word for word in (self.mode, self.path) if word not in ("persistent", "own")]
+        return "-".join(words).replace(" ", "-")
+
+    @property
+    def device(self) -> devices.Device:
+        """The card; without SMs nothing can run at once, and a launch takes one step."""
+        found = devices.by_arch(self.arch)
+        return found if self.mode == "persistent" else replace(found, sms=0)
+
+    @property
+    def tolerance(self) -> float:
+        """The relative one. TF32 rounds its inputs as float16 does."""
+        return TOLERANCE[torch.float16 if self.dtype == "tf32" else DTYPES[self.dtype]][0]
+
+
+@dataclass
+class Outcome:
+    """What some schedules of a case gave."""
+
+    case: Case
+    schedules: int = 0
+    error: float = 0.0  # the largest, as a part of what is allowed
+    wrong: list[str] = field(default_factory=list)  # results that are not the reference's
+    findings: Counter[str] = field(default_factory=Counter)  # "kind, source line" -> schedules
+    report: str = ""  # of the first schedule that found anything
+    stats: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def clean(self) -> bool:
+        return not self.wrong and not self.findings
+
+    def __str__(self) -> str:
+        lines = [f"{self.case}: {self.schedules} schedules, error {self.error:.2f} of the allowed"]
+        return "\n".join([*lines, *self.wrong, *map(str, self.findings.items()), self.report])
+
+
+STATS = ("instructions", "seconds", "stale_loads", "delayed_stores", "sleeps", "splits")
+
+
+def run(
+    case: Case,
+    seeds: Iterable[int] = (1,),
+    schedule: Schedule = WEAK,
+    change: Callable[[str], str] | None = None,
+    max_instructions: int = 2_000_000_000,
+) -> Outcome:
+    """Forward and backward of a case under each seed's schedule, against the reference."""
+    torch.manual_seed(0)
+    problem = _cell if case.kind == "pointwise" else _stack
+    compute, expected = problem(case)
+    outcome = Outcome(case)
+    for seed in seeds:
+        device = Device(case.arch, seed, schedule, change)
+        device.max_instructions = max_instructions
+        outcome.schedules += 1
+        try:
+            with device:
+                _compare(outcome, compute(), expected)
+        except Failed:
+            pass  # its report is the device's last
+        outcome.findings.update({f"{f.kind}, {f.source}" for f in device.findings})
+        outcome.stats.update({name: device.total(name) for name in STATS})
+        if device.findings and not outcome.report:
+            found = [str(report) for report in device.reports if report.findings]
+            outcome.report = "\n".join([f"seed {seed}:", *found])
+    return outcome
+
+
+def _compare(outcome: Outcome, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """By the largest element of each result: gradients of weights are sums of T * B terms."""
+    for name, wanted in expected.items():
+        error = (found[name].double() - wanted).abs().max().item()
+        ratio = error / (outcome.case.tolerance * wanted.abs().max().item())
+        outcome.error = max(outcome.error, ratio)
+        if not ratio <= 1:  # not a number either
+            outcome.wrong.append(f"{name}: error {error:.1e}, {ratio:.1f} times what is allowed")
+
+
+# --- problems: a function that computes all outputs and gradients, and what they should be ---
+
+Problem = tuple[Callable[[], dict[str, Tensor]], dict[str, Tensor]]
+
+
+def _cell(case: Case) -> Problem:
+    dtype = DTYPES[case.dtype]
+    gates, c = torch.randn(case.B, 4 * case.H).to(dtype), torch.randn(case.B, case.H)
+    c = c.to(reference.state_dtype(dtype))
+    wide = [_wide(t) for t in (gates, c)]
+    outputs = reference.cell(*wide)
+    weights = [_pattern(out).to(t.dtype) for out, t in zip(outputs, (gates, c), strict=True)]
+    wanted = torch.autograd.grad(outputs, wide, [w.double() for w in weights])
+    expected = dict(zip(("h", "c", "dgates", "dc"), (*outputs, *wanted), strict=True))
+
+    def compute() -> dict[str, Tensor]:
+        h, c_next = pointwise.cell(gates, c)
+        dgates, dc = pointwise.cell_backward(gates, c, c_next, *weights)
+        return {"h": h, "c": c_next, "dgates": dgates, "dc": dc}
+
+    return compute, {name: value.detach() for name, value in expected.items()}
+
+
+def _stack(case: Case) -> Problem:
+    inputs = _inputs(case)
+    seed = torch.tensor([2**40 + 7]) if case.p else None
+    wide = [_wide(t) for t in inputs]
+    outputs = reference.lstm(*wide[:3], wide[3:], case.p, seed)
+    by = [_pattern(out).to(inputs[0].dtype) for out in outputs]
+    wanted = torch.autograd.grad(outputs, wide, [t.double() for t in by])
+    names = ["y", "h_n", "c_n", "dx", "dh0", "dc0"]
+    names += [f"dweight {index}" for index in range(len(inputs) - 3)]
+    expected = dict(zip(names, (*outputs, *wanted), strict=True))
+
+    def compute() -> dict[str, Tensor]:
+        x, h0, c0, *weights = inputs
+        with _launching(case):
+            y, h_n, c_n, *saved = sequence.lstm(x, h0, c0, weights, case.p, seed, True)
+            dx, dh0, dc0, dweights = sequence.lstm_backward(
+                *by, x, h0, c0, weights, case.p, seed, y, *saved, True
+            )
+        found = (y, h_n, c_n, dx, dh0, dc0, *dweights)
+        return dict(zip(names, found, strict=True))
+
+    return compute, {name: value.detach() for name, value in expected.items()}
+
+
+def _inputs(case: Case) -> list[Tensor]:
+    """x, h0, c0 and flat weights."""
+    T, B, H, L = case.T, case.B, case.H, case.L
+    made = [torch.randn(T, B, H), torch.randn(L, B, H), torch.randn(L, B, H)]
+    for _ in range(L):
+        weights = torch.randn(2, 4 * H, H), torch.randn(2, 4 * H)
+        made += [w / H**0.5 for pair in weights for w in pair]
+    return [t.to(DTYPES[case.dtype]) for t in made]
+
+
+def _wide(t: Tensor) -> Tensor:
+    """A float64 copy that wants a gradient."""
+    return t.to(torch.float64, copy=True).requires_grad_()
+
+
+def _pattern(out: Tensor) -> Tensor:
+    """Gradients that differ from element to element."""
+    return torch.linspace(-1, 1, out.numel()).cos().reshape(out.shape)
+
+
+@contextmanager
+def _launching(case: Case) -> Iterator[None]:
+    """The operators launch what the case says, instead of what plan.choose does."""
+
+    def made(direction: str, x: Tensor, h0: Tensor):
+        return make_plan(
+            case.kind, direction, case.H, case.B, case.L, x.dtype, PATHS[case.path],
+            device=case.device, tf32=case.dtype == "tf32",
+        )  # fmt: skip
+
+    with mock.patch.object(sequence, "_plan", made):
+        yield
+
+
+# --- lists ---
+
+
+def every_case() -> list[Case]:
+    """All that `make ptx` runs."""
+    found = []
+    for arch in (80, 90):
+        for dtype in DTYPES:
+            for H in (17, 33, 130):
+                B = 20 if H == 33 else 3
+                found.append(Case("pointwise", dtype, arch, H, B))
+                for mode in ("persistent", "per-step"):
+                    found.append(Case("steps", dtype, arch, H, B, mode=mode))
+                    found.append(Case("layers", dtype, arch, H, B, L=2, mode=mode))
+            found.append(Case("layers", dtype, arch, 17, L=3))
+            found.append(Case("layers", dtype, arch, 33, 20, L=2, p=0.3))
+            found.append(Case("steps", dtype, arch, 17, L=2, p=0.3))
+            for path in ("streamed", "all streamed"):
+                if dtype in ("bf16", "tf32"):
+                    found.append(Case("steps", dtype, arch, 130, 20, path=path))
+                    found.append(Case("layers", dtype, arch, 130, 3, L=2, path=path))
+            found.append(Case("steps", dtype, arch, 33, 37, path="blocks of batch"))
+    return found
+
+
+def some_cases() -> list[Case]:
+    """A part that has everything once, for CI."""
+    found = []
+    for arch in (80, 90):
+        for dtype in DTYPES:
+            found.append(Case("pointwise", dtype, arch, 33))
+            found.append(Case("steps", dtype, arch, 17))
+            found.append(Case("layers", dtype, arch, 33, L=2))
+        found.append(Case("steps", "bf16", arch, 33, 20, path="blocks of batch"))
+        found.append(Case("steps", "bf16", arch, 130, 20, T=2, path="streamed"))
+        found.append(Case("steps", "fp16", arch, 17, L=2, p=0.3, mode="per-step"))
+        found.append(Case("layers", "bf16", arch, 17, L=3))
+        found.append(Case("layers", "tf32", arch, 130, T=2, L=2))
+        found.append(Case("layers", "fp32", arch, 17, L=2, p=0.3))
+        found.append(Case("layers", "bf16", arch, 17, L=2, mode="per-step"))
+    return found

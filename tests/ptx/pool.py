@@ -1,0 +1,27 @@
+"""Processes in which Triton compiles: one that runs its interpreter, as tests do, cannot."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+
+
+def compile_here() -> None:
+    """For a new process, before it imports triton."""
+    os.environ["TRITON_INTERPRET"] = "0"
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # silences a warning of Triton 3.9
+    import torch
+
+    torch.set_num_threads(1)
+    # torch.empty gives NaN, as in tests/conftest.py.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+@cache
+def pool() -> ProcessPoolExecutor:
+    """One process a core. What is submitted must be a module's function."""
+    cores = len(os.sched_getaffinity(0))
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(cores, mp_context=context, initializer=compile_here)

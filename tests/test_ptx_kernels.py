@@ -1,0 +1,29 @@
+"""The compiled kernels on the PTX machine, all programs at once: right numbers, and no race."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+import pytest
+
+from ptx import build, cases, pool
+
+pytestmark = pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
+
+SEEDS = (1, 2)  # `make ptx` takes more, and more cases
+
+
+@pytest.fixture(scope="module")
+def outcomes(request) -> dict[cases.Case, Future]:
+    """Every selected case runs at once, so that no core waits for a test to ask."""
+    items = [item for item in request.session.items if item.path == request.path]
+    chosen = [item.callspec.params["case"] for item in items if hasattr(item, "callspec")]
+    return {case: pool.pool().submit(cases.run, case, SEEDS) for case in chosen}
+
+
+@pytest.mark.parametrize("case", cases.some_cases(), ids=str)
+def test_kernels_under_weak_schedules(case, outcomes):
+    outcome = outcomes[case].result()
+    assert outcome.schedules == len(SEEDS)
+    assert outcome.clean, str(outcome)
+    assert outcome.stats["instructions"] > 0
