@@ -9,6 +9,7 @@ from .cross_entropy import linear_cross_entropy  # noqa: E402
 from .dropout import Dropout, dropout  # noqa: E402
 from .engines import ENGINES, available_engines, describe_engine  # noqa: E402
 from .lstm import LSTM, lstm  # noqa: E402
+from .native import release_memory  # noqa: E402
 
 __all__ = [
     "LSTM",
@@ -19,4 +20,5 @@ __all__ = [
     "ENGINES",
     "available_engines",
     "describe_engine",
+    "release_memory",
 ]

@@ -1,85 +1,211 @@
 #include "memory.h"
 
+#include <c10/core/CPUAllocator.h>
+#include <pthread.h>
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <chrono>
+#include <cstdint>
 #include <cstdlib>
 #include <limits>
 #include <list>
+#include <map>
 #include <mutex>
 
-#if defined(__linux__)
-#include <sys/mman.h>
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(memory, bytes)
+#define ASAN_UNPOISON_MEMORY_REGION(memory, bytes)
 #endif
 
 namespace fused_lstm {
 namespace {
 
-constexpr size_t page = 2 << 20;        // a huge one
+using Clock = std::chrono::steady_clock;
+
+constexpr size_t huge_page = 2 << 20;
 constexpr size_t least_kept = 1 << 15;  // what is smaller, the system's allocator keeps itself
 constexpr size_t most_kept = size_t{512} << 20;
+// Mapping most_kept anew takes some 50 ms, a hundredth of this.
+constexpr auto longest_unused = std::chrono::seconds(5);
+// Scratch of one phase of a training step is kept through the others: a seventh, of the language
+// model's. With calls of many shapes this is what bounds the whole.
+constexpr size_t most_held(size_t needed) { return needed + needed / 2; }
 
 struct Block {
-  void* memory;
-  size_t bytes;
+  void* memory = nullptr;
+  size_t bytes = 0;
+  Clock::time_point freed{};
 };
 
-struct Pool {
+// --- the system's memory ---
+
+bool is_large(size_t bytes) { return bytes >= huge_page; }
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t guard = 64;  // so that every block ends in bytes that nobody may touch
+#else
+constexpr size_t guard = 0;
+#endif
+
+size_t block_bytes(size_t bytes) {
+  const size_t unit = is_large(bytes) ? 4096 : 64;
+  return (bytes + guard + unit - 1) / unit * unit;
+}
+
+// Straight from the system and on the border of a huge page. malloc would take it from a heap whose
+// borders waste as much again, and which keeps what is freed.
+void* map_large(size_t bytes) {
+  const size_t more = bytes + huge_page;
+  void* const found =
+      mmap(nullptr, more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (found == MAP_FAILED) return nullptr;
+  char* const begin = static_cast<char*>(found);
+  const size_t before = -reinterpret_cast<uintptr_t>(begin) % huge_page;
+  if (before > 0) munmap(begin, before);
+  munmap(begin + before + bytes, more - before - bytes);
+#if defined(MADV_HUGEPAGE)
+  madvise(begin + before, bytes / huge_page * huge_page, MADV_HUGEPAGE);
+#endif
+  return begin + before;
+}
+
+Block allocate(size_t bytes) {
+  void* memory = nullptr;
+  if (is_large(bytes)) {
+    memory = map_large(bytes);
+  } else if (posix_memalign(&memory, 64, bytes) != 0) {
+    memory = nullptr;
+  }
+  return {memory, bytes};
+}
+
+void free_all(const std::list<Block>& blocks) {
+  for (const Block& block : blocks) {
+    ASAN_UNPOISON_MEMORY_REGION(block.memory, block.bytes);
+    if (is_large(block.bytes)) {
+      munmap(block.memory, block.bytes);
+    } else {
+      std::free(block.memory);
+    }
+  }
+}
+
+// --- what is kept of it ---
+
+class Pool {
+ public:
+  // A block of at least `bytes`; its memory is null where there is none.
+  Block take(size_t bytes) {
+    Block block;
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      block = find(bytes);
+      used += block.memory ? block.bytes : bytes;
+      needed = std::max(needed, used);
+    }
+    if (block.memory) return block;
+    block = allocate(bytes);
+    if (!block.memory) {
+      const std::lock_guard<std::mutex> lock(mutex);
+      used -= bytes;
+    }
+    return block;
+  }
+
+  void give(Block block) {
+    std::list<Block> surplus;  // freed when the lock is: the system takes its time
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      block.freed = Clock::now();
+      used -= block.bytes;
+      kept += block.bytes;
+      by_size.emplace(block.bytes, blocks.insert(blocks.end(), block));
+      const size_t most = std::min(most_kept, most_held(needed) - used);
+      const auto surplus_in_front = [&] {
+        return kept > most || block.freed - blocks.front().freed > longest_unused;
+      };
+      while (!blocks.empty() && surplus_in_front()) {
+        remove(by_size.lower_bound(blocks.front().bytes), surplus);
+      }
+    }
+    free_all(surplus);
+  }
+
+  size_t release() {
+    std::list<Block> all;
+    size_t bytes = 0;
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      all.swap(blocks);
+      by_size.clear();
+      std::swap(bytes, kept);
+      needed = used;
+    }
+    free_all(all);
+    return bytes;
+  }
+
   std::mutex mutex;
-  std::list<Block> blocks;  // the longest unused first
-  size_t bytes = 0;
+
+ private:
+  using Blocks = std::list<Block>;
+  using BySize = std::multimap<size_t, Blocks::iterator>;
+
+  // The smallest that will do, and of those the last that was freed: most of it is still in cache.
+  Block find(size_t bytes) {
+    const auto fit = by_size.lower_bound(bytes);
+    if (fit == by_size.end() || fit->first > bytes + bytes / 4) return {};
+    Blocks found;
+    remove(std::prev(by_size.upper_bound(fit->first)), found);
+    return found.front();
+  }
+
+  void remove(BySize::iterator entry, Blocks& to) {
+    kept -= entry->first;
+    to.splice(to.end(), blocks, entry->second);
+    by_size.erase(entry);
+  }
+
+  Blocks blocks;    // kept, the longest unused first
+  BySize by_size;   // the same; of equal size, the longest unused first
+  size_t kept = 0, used = 0, needed = 0;  // bytes; `needed`: the most that were used at once
 };
 
 // Never destroyed: a tensor may outlive every static object.
 Pool& pool() {
-  static Pool* const one = new Pool;
+  static Pool* const one = [] {
+    // A child forked while another thread holds the mutex would wait for it for ever.
+    pthread_atfork([] { pool().mutex.lock(); }, [] { pool().mutex.unlock(); },
+                   [] { pool().mutex.unlock(); });
+    return new Pool;
+  }();
   return *one;
 }
 
-void* take(size_t bytes) {
-  {
-    const std::lock_guard<std::mutex> lock(pool().mutex);
-    std::list<Block>& blocks = pool().blocks;
-    // The last that was freed, since most of it is still in cache.
-    const auto found = std::find_if(blocks.rbegin(), blocks.rend(),
-                                    [&](const Block& block) { return block.bytes == bytes; });
-    if (found != blocks.rend()) {
-      void* const memory = found->memory;
-      pool().bytes -= bytes;
-      blocks.erase(std::next(found).base());
-      return memory;
-    }
-  }
-  void* memory = nullptr;
-  const bool large = bytes >= page;
-  if (posix_memalign(&memory, large ? page : 64, bytes) != 0) return nullptr;
-#if defined(MADV_HUGEPAGE)
-  if (large) madvise(memory, bytes / page * page, MADV_HUGEPAGE);
-#endif
-  return memory;
-}
-
-void shrink(size_t most) {  // with the mutex held
-  while (pool().bytes > most) {
-    std::free(pool().blocks.front().memory);
-    pool().bytes -= pool().blocks.front().bytes;
-    pool().blocks.pop_front();
-  }
-}
+// As PyTorch's allocator does, so that a profile has this memory too. (Where nobody profiles this
+// does nothing.)
+c10::ProfiledCPUMemoryReporter& profile() { return c10::profiledCPUMemoryReporter(); }
 
 void give(void* memory, size_t bytes) {
-  const std::lock_guard<std::mutex> lock(pool().mutex);
-  pool().blocks.push_back({memory, bytes});
-  pool().bytes += bytes;
-  shrink(most_kept);
+  profile().Delete(memory);
+  ASAN_POISON_MEMORY_REGION(memory, bytes);
+  pool().give({memory, bytes});
 }
 
 }  // namespace
 
 at::Tensor fresh(at::IntArrayRef shape, const at::TensorOptions& options) {
   const size_t bytes = c10::multiply_integers(shape) * options.dtype().itemsize();
-  void* const memory = bytes >= least_kept ? take(bytes) : nullptr;
-  if (memory == nullptr) return at::empty(shape, options);
-  const at::Tensor tensor =
-      at::from_blob(memory, shape, [bytes](void* freed) { give(freed, bytes); }, options);
+  const Block block = bytes >= least_kept ? pool().take(block_bytes(bytes)) : Block{};
+  if (!block.memory) return at::empty(shape, options);
+  ASAN_UNPOISON_MEMORY_REGION(block.memory, bytes);
+  ASAN_POISON_MEMORY_REGION(static_cast<char*>(block.memory) + bytes, block.bytes - bytes);
+  profile().New(block.memory, bytes);
+  const auto free = [size = block.bytes](void* memory) { give(memory, size); };
+  const at::Tensor tensor = at::from_blob(block.memory, shape, free, options);
   const at::Context& context = at::globalContext();  // as at::empty does, for tests
   if (context.deterministicAlgorithms() && context.deterministicFillUninitializedMemory()) {
     tensor.fill_(std::numeric_limits<double>::quiet_NaN());
@@ -87,9 +213,6 @@ at::Tensor fresh(at::IntArrayRef shape, const at::TensorOptions& options) {
   return tensor;
 }
 
-void release_memory() {
-  const std::lock_guard<std::mutex> lock(pool().mutex);
-  shrink(0);
-}
+int64_t release_memory() { return static_cast<int64_t>(pool().release()); }
 
 }  // namespace fused_lstm

@@ -23,7 +23,7 @@ TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
   m.def("dropout(Tensor x, float p, Tensor seed) -> Tensor");
   m.def("isa_names() -> str[]", fused_lstm::isa_names);
   m.def("use_isa(str name) -> ()", fused_lstm::use_isa);
-  m.def("release_memory() -> ()", fused_lstm::release_memory);
+  m.def("release_memory() -> int", fused_lstm::release_memory);
   m.def("isa() -> str", fused_lstm::isa_name);
 }
 
