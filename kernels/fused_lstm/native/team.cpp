@@ -3,7 +3,9 @@
 #include <ATen/Parallel.h>
 
 #include <atomic>
+#include <climits>
 #include <cstdint>
+#include <limits>
 #include <thread>
 
 #ifdef _OPENMP
@@ -12,16 +14,25 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace fused_lstm {
 
-// Two counters on cache lines of their own, so that waiting does not disturb arriving.
+// Counters on cache lines of their own, so that waiting does not disturb arriving.
 struct Barrier {
   alignas(64) std::atomic<int32_t> arrived{0};
   alignas(64) std::atomic<int32_t> phase{0};
+  alignas(64) std::atomic<int32_t> sleeping{0};
   int32_t count = 1;
+  bool crowded = false;  // more threads than cores: who is waited for may need the waiter's
 
   void wait();
+  void sleep(int32_t now);
 };
 
 namespace {
@@ -33,6 +44,15 @@ std::atomic<bool> forked{false};
 const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 #endif
 
+// Of this thread, and so of its team; a system that does not say is taken to have enough.
+long cores() {
+#if defined(__linux__)
+  cpu_set_t mask;
+  if (sched_getaffinity(0, sizeof(mask), &mask) == 0) return CPU_COUNT(&mask);
+#endif
+  return std::numeric_limits<long>::max();
+}
+
 void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -41,24 +61,46 @@ void pause() {
 #endif
 }
 
+#if defined(__linux__)
+// Waits until `wake`, or not at all where value is no longer `now`; may also end early.
+void sleep_while(std::atomic<int32_t>& value, int32_t now) {
+  syscall(SYS_futex, &value, FUTEX_WAIT_PRIVATE, now, nullptr, nullptr, 0);
+}
+
+void wake(std::atomic<int32_t>& value) {
+  syscall(SYS_futex, &value, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+#else
+void sleep_while(std::atomic<int32_t>&, int32_t) { std::this_thread::yield(); }
+void wake(std::atomic<int32_t>&) {}
+#endif
+
 }  // namespace
 
 void Barrier::wait() {
   const int32_t now = phase.load(std::memory_order_relaxed);
   if (arrived.fetch_add(1, std::memory_order_acq_rel) == count - 1) {
     arrived.store(0, std::memory_order_relaxed);
-    phase.store(now + 1, std::memory_order_release);
+    phase.store(now + 1);  // either this sees a sleeper, or the sleeper sees this
+    if (sleeping.load() > 0) wake(phase);
     return;
   }
-  // Long enough for a neighbour's tile; then its core may be ours, so let it run.
-  constexpr int spins = 4000;
-  for (int i = 0; phase.load(std::memory_order_acquire) == now; ++i) {
-    if (i < spins) {
-      pause();
-    } else {
-      std::this_thread::yield();
-    }
+  // Waits as long as to sleep and be woken takes (20 us on a Zen 4), which is longer than most
+  // neighbours' tiles. Whoever takes longer has lost its core to another process, or waits for
+  // this one: to yield would not do, for it gives whole time slices to processes that never wait.
+  constexpr int spins = 1000;
+  for (int i = 0; i < spins && !crowded; ++i) {
+    if (phase.load(std::memory_order_acquire) != now) return;
+    pause();
   }
+  if (crowded) std::this_thread::yield();  // the team itself is who is ready to run, most times
+  sleep(now);
+}
+
+void Barrier::sleep(int32_t now) {
+  sleeping.fetch_add(1);
+  while (phase.load() == now) sleep_while(phase, now);
+  sleeping.fetch_sub(1);
 }
 
 void Worker::sync() const {
@@ -80,7 +122,10 @@ void run_team(void (*body)(void*, const Worker&), void* argument) {
 #pragma omp parallel
     {
 #pragma omp single
-      barrier.count = omp_get_num_threads();  // an implicit barrier follows
+      {
+        barrier.count = omp_get_num_threads();
+        barrier.crowded = barrier.count > cores();
+      }  // an implicit barrier follows
       at::internal::ThreadIdGuard guard(omp_get_thread_num());
       body(argument, Worker{omp_get_thread_num(), barrier.count, &barrier});
     }
