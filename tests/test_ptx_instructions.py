@@ -190,6 +190,8 @@ def test_arithmetic_rounds_to_nearest():
         np.testing.assert_array_equal(f32(f"{name}.f32 {{0}}, {{1}}, {{2}}", a, b), wanted, name)
     np.testing.assert_array_equal(f32("min.f32 {0}, {1}, {2}", a, b), np.fmin(a, b))
     np.testing.assert_array_equal(f32("max.f32 {0}, {1}, {2}", a, b), np.fmax(a, b))
+    np.testing.assert_array_equal(f32("min.NaN.f32 {0}, {1}, {2}", a, b), np.minimum(a, b))
+    np.testing.assert_array_equal(f32("max.NaN.f32 {0}, {1}, {2}", a, b), np.maximum(a, b))
     wide = [torch.from_numpy(x.astype(np.float64)) for x in (a, b)]
     found = each("add.f64 {0}, {1}, {2}", ("f64", torch.float64), *(("f64", x) for x in wide))
     np.testing.assert_array_equal(found.numpy(), a.astype(np.float64) + b)

@@ -7,6 +7,7 @@ torch.empty made counts as not written until something writes it, here or on the
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -32,8 +33,8 @@ class Block:
     @property
     def bytes(self) -> np.ndarray:
         """What the storage holds, not a copy."""
-        empty = torch.empty(0, dtype=torch.uint8)
-        return empty.set_(self.storage).numpy()
+        memory = (ctypes.c_uint8 * self.storage.nbytes()).from_address(self.storage.data_ptr())
+        return np.frombuffer(memory, np.uint8)
 
 
 @dataclass

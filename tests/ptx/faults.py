@@ -1,0 +1,158 @@
+"""Faults put into the kernels' PTX, or around them: what the machine must find, and what it cannot.
+
+Each is a change of a text that Triton compiled, so it needs no second copy of a kernel; a change
+that changes nothing is an error. "Found" means a finding, an end that is none (a deadlock, an
+address outside), or a result that is not the reference's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from unittest import mock
+
+from fused_lstm.triton import launch
+
+from . import cases
+from .cases import Case, Outcome
+
+Change = Callable[[str], str]
+
+
+def every(pattern: str, put: str | Callable) -> Change:
+    return lambda ptx: re.sub(pattern, put, ptx)
+
+
+def first(pattern: str, put: str) -> Change:
+    return lambda ptx: re.sub(pattern, put, ptx, count=1)
+
+
+def _after_acquire(pattern: str) -> Change:
+    """Drop the first statement of a kind that follows each acquire."""
+    return every(rf"(ld\.acquire(?:.|\n)*?\n)([^\n]*{pattern}[^\n]*\n)", r"\1")
+
+
+def _before_release(ptx: str) -> str:
+    """Drop the program's barriers between its last stores and the release."""
+    at = ptx.index("red.global.gpu.release")
+    start = ptx.rindex("st.global", 0, at)
+    return ptx[:start] + re.sub(r"bar\.sync[^;]*;", "", ptx[start:at]) + ptx[at:]
+
+
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    change: Change
+    finds: str = ""  # in the report
+    not_found: str = ""  # or why it cannot be
+    arch: tuple[int, ...] = (80, 90)
+    dtype: str = "bf16"
+    path: str = "own"
+    unzeroed: str = ""  # launch's function whose memory is left as torch.empty gives it
+
+
+def _unchanged(ptx: str) -> str:
+    return ptx
+
+
+H = 33
+FAULTS = [
+    # --- the barrier ---
+    Fault("wait removed", _after_acquire("bra"), "race"),
+    Fault("release relaxed", every(r"(red\.global\.gpu)\.release", r"\1.relaxed"), "race"),
+    Fault("release at cta scope", every(r"red\.global\.gpu\.release", "red.global.cta.release"),
+          "race"),
+    Fault("acquire relaxed", every(r"ld\.acquire\.gpu\.global", "ld.relaxed.gpu.global"), "race"),
+    Fault("acquire a plain load", every(r"ld\.acquire\.gpu\.global", "ld.global"), "race"),
+    Fault("acquire at cta scope", every(r"ld\.acquire\.gpu\.global", "ld.acquire.cta.global"),
+          "race"),
+    Fault("arrive removed", every(r"@%p\d+ red\.global[^;]*;", ""), "deadlock"),
+    Fault("bar.sync before the arrive removed", _before_release, "race"),
+    Fault("counters not zeroed", _unchanged, "uninitialised read", unzeroed="counters"),
+    # --- addresses and values ---
+    Fault("exchange not zeroed", _unchanged, "uninitialised read", unzeroed="exchange"),
+    Fault("masks H - 1", every(rf"(setp\.lt\.[su]\d+\s+%p\d+, %r\w+, ){H};", rf"\g<1>{H - 1};"),
+          "uninitialised read"),
+    Fault("masks H + 1", every(rf"(setp\.lt\.[su]\d+\s+%p\d+, %r\w+, ){H};", rf"\g<1>{H + 1};"),
+          "out of bounds"),
+    Fault("a factor of one fma 0", first(r"(fma\.rn\.f32\s+%\w+, )%\w+", r"\g<1>0f00000000"),
+          "times what is allowed", dtype="fp32"),
+    Fault("an address of ldmatrix + 16", first(r"(ldmatrix[^;]*\[\s*%r\d+)[^\]]*\]", r"\1 + 16]"),
+          "times what is allowed", arch=(80,)),
+    # --- asynchronous work ---
+    Fault("cp.async.wait_group + 1",
+          every(r"cp\.async\.wait_group\s+(\d+)",
+                lambda match: f"cp.async.wait_group {int(match[1]) + 1}"),
+          "uninitialised read", path="streamed"),
+    Fault("cp.async.commit_group removed", every(r"cp\.async\.commit_group;", ""),
+          "uninitialised read", path="streamed"),
+    Fault("wgmma.wait_group + 1",
+          every(r"(wgmma\.wait_group\.sync\.aligned) 0", r"\1 1"), "in flight is touched",
+          arch=(90,)),
+    Fault("wgmma.fence removed", every(r"wgmma\.fence\.sync\.aligned;", ""),
+          "without a wgmma.fence", arch=(90,)),
+    Fault("fence.proxy.async removed", every(r"fence\.proxy\.async\.shared::cta;", ""),
+          "not fenced from wgmma", arch=(90,)),
+    Fault("wgmma adds to what was there",
+          every(r"(wgmma\.mma_async[^;]*\}, %rd\d+, %rd\d+, )0,", r"\g<1>1,"),
+          "times what is allowed", arch=(90,)),
+    # --- what cannot be found, since something else protects the same ---
+    Fault(".cg of the exchange's loads dropped", every(r"ld\.global\.cg", "ld.global"),
+          not_found="each thread's own acquire drops its SM's L1 before it loads"),
+    Fault("bar.sync after the wait removed", _after_acquire(r"bar\.sync"),
+          not_found="each thread waits and acquires for itself"),
+]  # fmt: skip
+
+
+def case_of(fault: Fault, kind: str, arch: int) -> Case:
+    layers = 2 if kind == "layers" else 1
+    if fault.path == "own":
+        return Case(kind, fault.dtype, arch, H, B=20, L=layers)
+    return Case(kind, fault.dtype, arch, 100, B=3, T=2, L=layers, path=fault.path)
+
+
+def run(
+    fault: Fault, kind: str, direction: str, arch: int, seeds: int = 5
+) -> tuple[bool, Outcome | None]:
+    """Whether a schedule found it, and the last outcome; None: the fault changed nothing."""
+    changed = bool(fault.unzeroed)
+
+    def change(ptx: str) -> str:
+        nonlocal changed
+        kernel = f"{kind}_{'fwd' if direction == 'forward' else 'bwd'}_kernel("
+        made = fault.change(ptx) if kernel in ptx else ptx
+        changed |= made != ptx
+        return made
+
+    outcome = None
+    for seed in range(1, seeds + 1):
+        with _unzeroed(fault.unzeroed):
+            outcome = cases.run(
+                case_of(fault, kind, arch), (seed,), change=change, max_instructions=20_000_000
+            )
+        if not changed:
+            return False, None
+        if not outcome.clean:
+            return True, outcome
+    return False, outcome
+
+
+def _unzeroed(function: str):
+    """launch.counters or launch.exchange without its zeros."""
+    if not function:
+        return nullcontext()
+    original = getattr(launch, function)
+
+    def made(*arguments):
+        zeroed = original(*arguments)
+        return zeroed.new_empty(zeroed.shape)
+
+    return mock.patch.object(launch, function, made)
+
+
+def run_by_name(name: str, kind: str, direction: str, arch: int, seeds: int = 5):
+    """`run`, for another process: a change cannot be sent to it."""
+    (fault,) = [fault for fault in FAULTS if fault.name == name]
+    return run(fault, kind, direction, arch, seeds)
