@@ -234,8 +234,8 @@ def _load(path: Path) -> Checkpoint:
     _require("vocabulary", vocabulary, list)
     for word in vocabulary:
         _require("a word", word, str)
-    if len(set(vocabulary)) != len(vocabulary):
-        raise ValueError("the vocabulary has a word twice")
+    if not vocabulary or len(set(vocabulary)) != len(vocabulary):
+        raise ValueError("the vocabulary has a word twice, or none")
     weights = safetensors.torch.load(files["model.safetensors"])
     _check_weights(weights, about["config"], len(vocabulary))
     tensors = safetensors.torch.load(files["training.safetensors"])
@@ -267,7 +267,7 @@ def _read(path: Path) -> dict[str, bytes]:
     listed = (path / SUMS).read_text(encoding="ascii").splitlines()
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in listed)}
     for name in expected:
-        if name != Path(name).name:
+        if name in ("", "..") or name != Path(name).name:
             raise ValueError(f"{SUMS} names {name!r}, which is no file of a checkpoint")
     files = {name: (path / name).read_bytes() for name in expected}
     for name, content in files.items():

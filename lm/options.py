@@ -135,7 +135,8 @@ def _changes(before: Options, after: Options) -> Iterator[str]:
         if new[name] == old[name]:
             continue
         was = "not given" if old[name] is None else old[name]
-        yield SWITCHES[name][0] if name in SWITCHES else f"{_option(name)} {new[name]}, was {was}"
+        switch = _arguments(name, new[name]) if name in SWITCHES else []
+        yield switch[0] if switch else f"{_option(name)} {new[name]}, was {was}"
 
 
 def _parser(kind: type[Parser] = Parser) -> Parser:
@@ -168,7 +169,8 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     add("--seed", type=number(int, SEED), metavar="N", help="of the random numbers [1]")
     add("--dtype", choices=DTYPES, help="bfloat16: products in bfloat16, parameters in float32 "
         "[float32]")  # fmt: skip
-    add("--cuda-graph", action="store_true", help="launch a training step as one CUDA graph")
+    add("--cuda-graph", action=argparse.BooleanOptionalAction, help="launch a training step as one "
+        "CUDA graph")  # fmt: skip
     add_engine(group)
 
 

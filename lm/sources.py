@@ -28,9 +28,9 @@ _BLOCK = 1 << 16  # bytes of a file that are in memory at a time
 class Source:
     """A text before its words are numbered.
 
-    `tokens()` gives the words of each split, and the ends of its lines; `titles` names the splits in messages;
-    `place` tells it from other texts, and `key`, which JSON can hold, from other versions of it; a
-    training word seen fewer than `min_count` times is unknown.
+    `tokens()` gives the words of each split, and the ends of its lines; `titles` names the splits
+    in messages; `place` tells it from other texts, and `key`, which JSON can hold, from other
+    versions of it; a training word seen fewer than `min_count` times is unknown.
     """
 
     name: str

@@ -95,6 +95,8 @@ def _restore_position(trainer: Trainer, tensors: dict, facts: dict) -> None:
     from lm.trainer import Epoch
 
     trainer.steps = _number(facts, "steps", int)
+    if not isinstance(facts["curve"], list):
+        raise ValueError(f"curve is {facts['curve']!r}")
     trainer.curve = [_checked(Epoch(**point)) for point in facts["curve"]]
     trainer.seconds_before = _number(facts, "seconds")
     meter = trainer.meter
@@ -155,8 +157,9 @@ def _restore_optimizer(trainer: Trainer, tensors: dict[str, torch.Tensor]) -> No
     for index, (name, parameter) in enumerate(trainer.model.named_parameters()):
         state[index] = {key: tensors[f"optimizer.{key}.{name}"] for key in keys}
         for key, tensor in state[index].items():
-            if tensor.dim() and tensor.shape != parameter.shape:
-                raise ValueError(f"optimizer.{key}.{name} is {list(tensor.shape)}")
+            shape = torch.Size() if key == "step" else parameter.shape
+            if tensor.shape != shape or not tensor.is_floating_point():
+                raise ValueError(f"optimizer.{key}.{name} is {tensor.dtype} {list(tensor.shape)}")
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state if keys else {}})
 
 
@@ -165,6 +168,8 @@ def _restore_optimizer(trainer: Trainer, tensors: dict[str, torch.Tensor]) -> No
 
 def _restore_random(trainer: Trainer, tensors: dict, facts: dict) -> None:
     python, numpy = tensors["random.python"].tolist(), facts["numpy"]
+    if not isinstance(facts["python_gauss"], float | None):
+        raise ValueError(f"python_gauss is {facts['python_gauss']!r}")
     random.setstate((3, tuple(python), facts["python_gauss"]))
     key = tensors["random.numpy"].numpy().astype(np.uint32)
     if not 0 <= numpy["pos"] <= len(key):  # NumPy would read beyond it

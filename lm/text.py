@@ -68,7 +68,7 @@ def _verses(bible) -> Iterable[str]:
 
 
 def _split(parts: Iterable[str]) -> dict[str, Tokens]:
-    """The tokens of each split, in lines: of every ten blocks, eight train, one validates, one tests."""
+    """Lines of tokens of each split: of every ten blocks, eight train, one validates, one tests."""
     splits: dict[str, Tokens] = {split: [] for split in SPLITS}
     for number, part in enumerate(parts):
         split = {8: "valid", 9: "test"}.get(number // _BLOCK % 10, "train")

@@ -27,6 +27,7 @@ with main_imports(__name__):
         to_json,
         write_atomically,
     )
+    from lm.graph import CudaGraphs, check_graphs
     from lm.keeper import Keeper, Signals, Stopped
     from lm.log import Log
     from lm.machine import open_device, open_model, processor, versions
@@ -64,6 +65,8 @@ def run(options: Options) -> dict:
         device = open_device(options.device, int(os.environ.get("LOCAL_RANK", "0")))
         found = checkpoint.load(options.resume) if options.resume is not None else None
         team = ranks.join(device)
+        if options.cuda_graph:
+            check_graphs(device, team.size)
         trainer = open_trainer(options, device, team, found)
         if unlocked:
             trainer.log.field("note", f"--save: a second run would not be noticed: {unlocked}")
@@ -120,7 +123,8 @@ def open_trainer(
     model = new_model(options, corpus, device)
     print_header(log, options, corpus, model)
     autocast = torch.bfloat16 if options.dtype == "bfloat16" else None
-    trainer = Trainer(model, corpus, config, log, autocast, options.max_steps, team)
+    graphs = CudaGraphs() if options.cuda_graph else None
+    trainer = Trainer(model, corpus, config, log, autocast, options.max_steps, team, graphs)
     team.seed(options.seed)
     if found is not None:
         differences = state.restore(trainer, found)

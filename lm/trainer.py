@@ -16,6 +16,7 @@ from lm.config import Config
 from lm.corpus import Corpus
 from lm.errors import UserError
 from lm.evaluate import perplexity, perplexity_of
+from lm.graph import GraphedStep, Graphs
 from lm.log import Log
 from lm.meter import Meter
 from lm.model import LM_LSTM, Hidden, repackage_hidden
@@ -48,6 +49,7 @@ class Trainer:
         autocast: dtype of the products; None leaves them in the parameters' dtype.
         max_steps: ends the run before `config.epochs` are over.
         ranks: the processes that divide the columns among them.
+        graphs: what records a training step to replay it; None makes each anew.
 
     Between two steps everything that the next one depends on is in the model, the optimizer, the
     random generators and `steps`, `hidden`, `curve` and `meter`: what lm.state keeps.
@@ -64,6 +66,7 @@ class Trainer:
         autocast: torch.dtype | None = None,
         max_steps: int | None = None,
         ranks: Ranks = ALONE,
+        graphs: Graphs | None = None,
     ) -> None:
         self.model, self.corpus, self.config, self.log = model, corpus, config, log
         self.ranks, self.autocast = ranks, autocast
@@ -76,6 +79,9 @@ class Trainer:
         self._share = ranks.share(config.batch_size)
         self._loss = ranks.average_gradients(_Loss(model))
         self.updater = Updater(model, config)
+        self._step = self._flat_step
+        if graphs is not None:
+            self._step = GraphedStep(self._flat_step, carried=2, graphs=graphs)
         self.record, self.meter = Record(), Meter(ranks)
         self.steps = 0
         self.hidden = model.init_hidden(own.stop - own.start)
@@ -114,6 +120,11 @@ class Trainer:
         (nll if weight == 1 else nll * weight).backward()
         norm = self.updater.step(len(inputs) if self.config.loss_over_time == "sum" else 1.0)
         return nll.detach() * self._share, norm, hidden
+
+    def _flat_step(self, inputs, targets, *hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """`step`, its state's parts one by one."""
+        loss, norm, hidden = self.step(inputs, targets, hidden)
+        return loss, norm, *hidden
 
     def train_epoch(self, after_step: Callable[[], None] | None = None) -> Epoch:
         """Read the training text, from where the run is, to its end or the run's last step."""
@@ -177,7 +188,8 @@ class Trainer:
     def _train_step(self, number: int) -> None:
         """The step `number`, from 0, of an epoch."""
         inputs, targets = self.columns.batch(number, self.config.num_steps)
-        loss, norm, self.hidden = self.step(inputs, targets, self.hidden)
+        loss, norm, *hidden = self._step(inputs, targets, *self.hidden)
+        self.hidden = tuple(hidden)
         self.steps += 1
         self.meter.add(loss, norm, self.config.batch_size * self.config.num_steps)
         self.log.advance()

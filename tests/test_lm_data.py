@@ -157,7 +157,8 @@ def test_a_text_without_line_ends_takes_no_more_memory(tmp_path):
         (tmp_path / name).mkdir()
         write(tmp_path / name, train=train)
     program = (
-        "import resource, sys; from lm import data\nfor text in sys.argv[1:]: data.load_corpus(text);"
+        "import resource, sys; from lm import data\n"
+        "for text in sys.argv[1:]: data.load_corpus(text);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "lines"), str(tmp_path / "none")]

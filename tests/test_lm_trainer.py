@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
 
 from lm.config import PRESETS
 from lm.data import load_corpus
+from lm.errors import UserError
 from lm.log import Log
 from lm.model import build_model
 from lm.train import main
@@ -17,7 +19,7 @@ from lm.trainer import Trainer
 def recorder(corpus_dir, **settings):
     """A trainer of a tiny model, and the (hidden, loss, next hidden) of every call of its loss."""
     tiny = {"hidden_size": 8, "num_steps": 5, "batch_size": 4, "keep_prob": 1.0}
-    config = dataclasses.replace(PRESETS["small"], **tiny, **settings)
+    config = dataclasses.replace(PRESETS["small"], **{**tiny, **settings})
     corpus = load_corpus(str(corpus_dir))
     model = build_model(config, len(corpus.vocabulary), lstm="cudnn")
     calls, loss = [], model.loss
@@ -70,6 +72,42 @@ def test_each_epoch_has_its_learning_rate(corpus_dir):
     for _ in range(3):
         trainer.end_epoch(trainer.train_epoch())
     assert [point.learning_rate for point in trainer.curve] == [1.0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("shape", "seen_at"),
+    [
+        pytest.param({"num_steps": 5, "batch_size": 4}, 7, id="before-a-line-of-the-log"),
+        pytest.param({"num_steps": 1, "batch_size": 1}, 50, id="between-two-lines"),
+    ],
+)
+def test_a_run_that_diverges_ends_soon(corpus_dir, shape, seen_at):
+    """At the fifth step; a line is due after the seventh of 35, and after 72 of 719."""
+    trainer, calls = recorder(corpus_dir, **shape)
+    loss = trainer.model.loss
+
+    def diverges(*given):
+        nll, hidden = loss(*given)
+        return nll * (math.nan if len(calls) == 5 else 1), hidden
+
+    trainer.model.loss = diverges
+    with pytest.raises(UserError, match="the loss of step 5 is not finite"):
+        trainer.train_epoch()
+    assert trainer.steps == seen_at
+
+
+def test_a_gradient_that_is_not_finite_is_named(corpus_dir):
+    trainer, _ = recorder(corpus_dir)
+    trainer.meter.losses, trainer.meter.norms = [2.0, 2.0], [1.0, math.inf]
+    with pytest.raises(UserError, match="the gradient of step 2 is not finite"):
+        trainer.check()
+
+
+def test_a_perplexity_that_is_not_finite_ends_the_run(corpus_dir):
+    trainer, _ = recorder(corpus_dir)
+    torch.nn.init.constant_(trainer.model.sm_fc.bias, math.nan)
+    with pytest.raises(UserError, match="the valid perplexity is not finite"):
+        trainer.evaluate("valid")
 
 
 def test_the_demo_learns(tmp_path):

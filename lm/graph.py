@@ -1,0 +1,126 @@
+"""A training step as one CUDA graph: Python and its launches once, then one launch a step.
+
+A graph replays its kernels on the memory that they had while it was captured. So what differs from
+step to step must be in tensors that stay where they are: inputs and the carried state are copied
+into buffers, the learning rate is a tensor, and masks are drawn from seeds that the device draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lm.errors import UserError
+
+Run = Callable[[], None]
+WARM_UP = 3  # calls before the capture: engines compile and allocate, and so do cuBLAS and cuDNN
+
+
+class Graphs(Protocol):
+    """What records launches."""
+
+    def warm_up(self, run: Run) -> None:
+        """Call `run` as it will be called in a capture."""
+
+    def capture(self, run: Run) -> Run:
+        """Record what `run` launches, without running it; what replays that."""
+
+
+class GraphedStep:
+    """`function(*inputs) -> outputs`, tensors, of which later calls are replays of one capture.
+
+    Args:
+        function: its inputs have one shape and dtype at every call. Whatever else it reads or
+            writes (weights, optimizer) stays in the same memory.
+        carried: how many of its last outputs are its last inputs at the next call. Those that a
+            call returns are this object's own buffers: handed back, they cost no copy.
+
+    The first `WARM_UP` calls are calls of `function`: every call counts, and none is made twice.
+    The outputs that are not carried are the caller's own. Raises UserError where `function` cannot
+    be captured, such as where it waits for the device.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        carried: int = 0,
+        graphs: Graphs | None = None,
+    ) -> None:
+        self._function, self._carried = function, carried
+        self._graphs = CudaGraphs() if graphs is None else graphs
+        self._calls = 0
+        self._replay: Run | None = None
+        self._inputs: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        self._set_inputs(inputs)
+        if self._calls < WARM_UP:
+            self._calls += 1
+            self._graphs.warm_up(self._run)
+        else:
+            self._replay = self._replay or self._graphs.capture(self._run)
+            self._replay()
+        return *(output.clone() for output in self._outputs), *self._state
+
+    @property
+    def _state(self) -> list[Tensor]:
+        return self._inputs[len(self._inputs) - self._carried :]
+
+    def _set_inputs(self, inputs: tuple[Tensor, ...]) -> None:
+        if not self._inputs:
+            self._inputs = [given.detach().clone() for given in inputs]
+        for buffer, given in zip(self._inputs, inputs, strict=True):
+            if given is not buffer:
+                buffer.copy_(given.detach())
+
+    def _run(self) -> None:
+        """Call the function on the buffers, and put what it returns into buffers."""
+        found = [tensor.detach() for tensor in self._function(*self._inputs)]
+        if not self._outputs:
+            own = found[: len(found) - self._carried]
+            self._outputs = [torch.empty_like(tensor) for tensor in own]
+        for buffer, value in zip([*self._outputs, *self._state], found, strict=True):
+            buffer.copy_(value)
+
+
+class CudaGraphs:
+    """CUDA graphs on the current device, captured on the stream that warmed up."""
+
+    def __init__(self) -> None:
+        self._stream = torch.cuda.Stream()
+
+    def warm_up(self, run: Run) -> None:
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            run()
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+    def capture(self, run: Run) -> Run:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                run()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise UserError(f"a CUDA graph cannot hold this step: {_reason(error)}") from None
+        return graph.replay
+
+
+def _reason(error: BaseException) -> str:
+    """The first error's first line: ending a capture that has failed is one more."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def check_graphs(device: torch.device, processes: int) -> None:
+    """UserError unless training there can go in a CUDA graph."""
+    if device.type != "cuda":
+        raise UserError(f"--cuda-graph needs an NVIDIA GPU, and this run is on {device.type}")
+    if processes > 1:
+        raise UserError(f"--cuda-graph is for one process, and there are {processes}")
