@@ -27,3 +27,14 @@ def test_kernels_under_weak_schedules(case, outcomes):
     assert outcome.schedules == len(SEEDS)
     assert outcome.clean, str(outcome)
     assert outcome.stats["instructions"] > 0
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+def test_what_is_not_a_number_stays_in_its_unit(arch):
+    """Layer 0 has nothing below it. Once it added 0 times what its peers write in the same wave.
+
+    Then 17 of 33 units followed one that was not a number, in one schedule of ten.
+    """
+    seeds = range(15, 61)
+    spread = pool.pool().submit(cases.nan_spreads_to, arch, seeds).result()
+    assert spread == {seed: [5] for seed in seeds}

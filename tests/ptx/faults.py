@@ -74,7 +74,7 @@ FAULTS = [
     # --- addresses and values ---
     Fault("exchange not zeroed", _unchanged, "uninitialised read", unzeroed="exchange"),
     Fault("masks H - 1", every(rf"(setp\.lt\.[su]\d+\s+%p\d+, %r\w+, ){H};", rf"\g<1>{H - 1};"),
-          "uninitialised read"),
+          "times what is allowed"),
     Fault("masks H + 1", every(rf"(setp\.lt\.[su]\d+\s+%p\d+, %r\w+, ){H};", rf"\g<1>{H + 1};"),
           "out of bounds"),
     Fault("a factor of one fma 0", first(r"(fma\.rn\.f32\s+%\w+, )%\w+", r"\g<1>0f00000000"),
