@@ -11,7 +11,7 @@ ARGS ?=
 # Where bench and report write.
 OUT  ?= out
 
-.PHONY: help setup train test bench ladder report gpu ptx peers sanitize lint format clean
+.PHONY: help setup train test bench ladder report gpu ptx inspect peers sanitize lint format clean
 
 help:            ## list the verbs
 	@grep -E '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,16 +45,21 @@ peers: setup     ## install TensorFlow and JAX, for bench to time beside ours
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[peers]"
 
 # No setup: a machine with a GPU often has its own torch and Triton, and no network.
-gpu:             ## on a machine with a GPU: its tests, then races of all kernels
-	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m bench.gpu $(ARGS)
+gpu:             ## on a machine with a GPU: compile, test and race all kernels
+	PYTHONPATH=kernels:. $(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m bench.gpu $(ARGS)
 
 # Another version of Triton lies beside the installed one, in build/: make ptx TRITON=3.6
 TRITON ?=
 OTHER  := $(if $(TRITON),build/triton-$(TRITON))
+GET_OTHER = $(if $(TRITON),test -d $(OTHER) || $(RUN) -m pip install --quiet --no-deps --target $(OTHER) "triton==$(TRITON).*")
 
 ptx: setup       ## run the compiled Triton kernels on an emulated GPU, many schedules: minutes
-	$(if $(TRITON),test -d $(OTHER) || $(RUN) -m pip install --quiet --no-deps --target $(OTHER) "triton==$(TRITON).*")
+	$(GET_OTHER)
 	cd tests && PYTHONPATH=$(abspath $(OTHER)) $(abspath $(RUN)) -m ptx $(ARGS)
+
+inspect: setup   ## compile the kernels for GPUs that are not here: no spills, the right order
+	$(GET_OTHER)
+	PYTHONPATH=kernels:$(abspath $(OTHER)) $(RUN) -m pytest tests/test_inspect.py -k here $(ARGS)
 
 # In a copy of the tree, made anew, so that the engine that was installed stays as it is. Where the
 # build failed, or the library did not load, pytest would merely skip: two checks come first. pytest

@@ -79,6 +79,15 @@ def test_an_engine_that_cannot_run_says_why(monkeypatch):
         engines._resolve.cache_clear()
 
 
+def test_triton_on_rocm_says_so(monkeypatch):
+    """Its barriers are PTX; torch calls a ROCm device cuda too."""
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    why = engines.engine_module("triton").missing(torch.device("cuda"))
+    assert "ROCm" in why
+    assert "engine='cudnn'" in why
+    assert "ROCm" not in (engines.engine_module("triton").missing(torch.device("cpu")) or "")
+
+
 def test_importing_kernels_imports_neither_triton_nor_dynamo():
     code = "import fused_lstm, sys; print({'triton', 'torch._dynamo'} & set(sys.modules))"
     assert python(code).stdout.strip() == "set()"

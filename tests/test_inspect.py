@@ -1,14 +1,19 @@
-"""fused_lstm.inspect: what it reads from machine code, and what must be true of the kernels."""
+"""fused_lstm.inspect: what it reads from machine code, and what must be true of the kernels.
+
+`make inspect TRITON=3.6` runs those called `here` under another Triton.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
-from fused_lstm import inspect
+from fused_lstm import sass
+from fused_lstm.triton import devices, plan
 
 SASS = """
         /*0000*/                   LDC R1, c[0x0][0x28] ;          /* 0x00000a00ff017b82 */
@@ -29,19 +34,91 @@ SASS = """
 
 
 def test_the_time_loop_is_the_longest():
-    code = inspect.instructions(SASS)
+    code = sass.instructions(SASS)
     assert len(code) == 14
-    assert inspect.time_loop(code) == (0x20, 0xB0)
-    assert inspect.time_loop(code[:3]) is None
+    assert sass.loops(code) == [(0x70, 0x90), (0x20, 0xB0)]
+    assert sass.time_loop(code) == (0x20, 0xB0)
+    assert sass.time_loop(code[:3]) is None
 
 
 def test_what_is_counted():
-    code = inspect.instructions(SASS)
-    assert inspect.count(code)["spills"] == 2
-    loop = inspect.count([line for line in code if 0x20 <= line[0] <= 0xB0])
+    code = sass.instructions(SASS)
+    assert sass.count(code)["spills"] == 2
+    loop = sass.count(sass.inside(code, (0x20, 0xB0)))
     assert loop["spills"] == 1
     assert loop["HGMMA"] == 1
     assert (loop["barrier_cta"], loop["barrier_gpu"], loop["acquire"]) == (1, 1, 1)
+
+
+STREAMED = """
+        /*0010*/                   LDG.E.U16 R4, [R2.64] ;
+        /*0020*/                   LDGSTS.E.BYPASS.128 [R8], [R2.64] ;
+        /*0030*/                   HMMA.16816.F32.BF16 R24, R4, R6, R24 ;
+        /*0040*/              @!P1 BRA 0x20 ;
+        /*0050*/                   STG.E.64 [R2.64], R0 ;
+        /*0060*/                   RED.E.ADD.STRONG.GPU [R2.64], R0 ;
+        /*0070*/               @P2 BRA 0x10 ;
+"""
+
+
+def test_what_is_executed():
+    """The inner loop three times; if the products say that it was not three, nothing."""
+    code = sass.instructions(STREAMED)
+    found = sass.executed(code, [3], 3 * 16 * 8 * 16)
+    assert found == {"instructions": 4 + 3 * 3, "bytes": 2 + 3 * 16 + 8, "arrivals": 1}
+    assert sass.executed(code, [3], 4 * 16 * 8 * 16) is None
+
+
+# A step's order, as an assembler must leave it.
+STEP = [
+    "LDG.E.128.STRONG.GPU R4, [R2.64]",
+    "STG.E [R2.64], R4",
+    "BAR.SYNC.DEFER_BLOCKING 0x0",
+    "MEMBAR.SC.GPU",
+    "RED.E.ADD.STRONG.GPU [R2.64], R0",
+    "STG.E [R6.64], R4",
+    "LDG.E.STRONG.GPU R0, [R2.64]",
+    "CCTL.IVALL",
+    "BRA 0x60",
+]
+CHANGES = {
+    "a fence left out": (lambda step: step[:3] + step[4:], "without a sync and a fence"),
+    "a sync left out": (lambda step: step[:2] + step[3:], "without a sync and a fence"),
+    "a store after the sync": (
+        lambda step: [step[0], step[2], step[1], *step[3:]],
+        "without a sync and a fence",
+    ),
+    "an exchange read early": (lambda step: step[1:6] + step[:1] + step[6:], "is read between"),
+    "no loop around the acquire": (lambda step: step[:8], "not in a loop"),
+    "the read-only path": (lambda step: ["LDG.E.CONSTANT R0, [R2.64]", *step], "older value"),
+}
+
+
+def listing(step: list[str]) -> sass.Code:
+    return [(16 * index, text) for index, text in enumerate(step)]
+
+
+def test_a_right_order_has_no_problems():
+    assert sass.order(listing(STEP)) == []
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_wrong_order_is_found(change):
+    changed, message = CHANGES[change]
+    (problem,) = sass.order(listing(changed(STEP)))
+    assert message in problem
+
+
+def test_a_floor_counts_the_rows_that_are_moved():
+    """17 rows of batch travel as 32, and H=650 as 768 columns."""
+    costs = [
+        plan.cost(plan.plan("steps", "forward", hidden=650, batch=batch, layers=1, dtype="bf16",
+                            device=devices.DEVICES["H100"]), devices.DEVICES["H100"])
+        for batch in (17, 32)
+    ]  # fmt: skip
+    state = 650 * (4 * 2 + 2 + 2 * 4)  # a row's gates, h and c
+    assert costs[0].bytes_l2 == 41 * 32 * 768 * 2 + 17 * state
+    assert costs[1].bytes_l2 - costs[0].bytes_l2 == 15 * state
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -57,35 +134,54 @@ def reports(tmp_path, *arguments: str) -> list[dict]:
     return json.loads(path.read_text())
 
 
-# A part of the matrix, for time; all of it is in bench/results/inspect-*.json (see docs/gpu.md).
-@pytest.mark.parametrize(
-    ("arch", "dtype", "hidden", "layers", "product"),
-    [
-        ("sm_90", "bf16", (200, 650, 1500), 2, "HGMMA"),
-        ("sm_90", "bf16", (1024,), 1, "HGMMA"),
-        ("sm_90", "fp32", (1500,), 1, "HGMMA"),
-        ("sm_80", "bf16", (650, 1500), 1, "HMMA"),
-        ("sm_100", "bf16", (1500,), 1, "UTCHMMA"),
-    ],
-    ids=lambda value: str(value).replace(", ", "+"),
-)
-def test_kernels_on_a_gpu_that_is_not_here(tmp_path, arch, dtype, hidden, layers, product):
-    found = reports(
-        tmp_path, "--arch", arch, "--dtype", dtype, "--layers", str(layers),
-        "--hidden", *map(str, hidden),
-    )  # fmt: skip
-    assert len(found) == 2 * len(hidden)
+JOBS = str(os.cpu_count() or 1)
+HIDDEN = ("200", "650", "1024", "1500")
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+def test_kernels_of_a_gpu_that_is_not_here(tmp_path, arch, dtype):
+    """The post's sizes and one between, both directions: no spill in a time loop, order kept."""
+    of = ("--arch", arch, "--dtype", dtype, "--jobs", JOBS)
+    found = reports(tmp_path, *of, "--hidden", *HIDDEN)
+    waves = [r["plan"]["hidden"] for r in found if r["plan"]["kind"] == "layers"]
+    if waves:  # there `steps` is another kernel
+        found += reports(tmp_path, *of, "--fuse", "steps", "--hidden", *map(str, sorted({*waves})))
+    product = {"sm_80": "HMMA", "sm_90": "HGMMA"}[arch]
     for report in found:
-        name = f"{report['kernel']} at H={report['plan']['hidden']}"
-        assert report["loop"]["spills"] == 0, name
+        name = assert_is_sound(report)
         assert report["loop"][product] > 0, name
-        assert report["shared_memory"] <= report["shared_memory_limit"], name
-        assert report["shared_memory"] <= report["plan"]["smem"], f"{name}: plan too low"
-        assert report["plan"]["mode"] == "persistent", name
-        assert report["loop"]["acquire"] > 0, name
-        assert report["cost"]["floor_us"] > 0, name
         if arch == "sm_90" and dtype == "bf16":
             assert report["plan"]["resident_fraction"] == 1, name
+            assert report["executed"]["instructions"] >= report["loop"]["instructions"], name
+
+
+@pytest.mark.parametrize("card", ["L4", "RTX 4090"])
+def test_kernels_of_a_card_with_99_kib_here(tmp_path, card):
+    """Consumer cards and the L4 have less shared memory: sm_86 and sm_89."""
+    of = ("--device", card, "--dtype", "bf16", "fp32", "--jobs", JOBS)
+    for report in reports(tmp_path, *of, "--hidden", "200", "650", "1500"):
+        name = assert_is_sound(report)
+        assert report["shared_memory_limit"] == 99 * 1024, name
+        assert report["loop"]["HMMA"] > 0, name
+
+
+def test_the_newest_architecture_here(tmp_path):
+    for report in reports(tmp_path, "--arch", "sm_100", "--hidden", "1500"):
+        assert report["loop"]["UTCHMMA"] > 0, assert_is_sound(report)
+
+
+def assert_is_sound(report: dict) -> str:
+    """What must be true of every kernel that waits; returns its name."""
+    name = f"{report['kernel']} at H={report['plan']['hidden']} in {report['plan']['dtype']}"
+    assert report["loop"]["spills"] == 0, name
+    assert report["shared_memory"] <= report["shared_memory_limit"], name
+    assert report["shared_memory"] <= report["plan"]["smem"], f"{name}: plan too low"
+    assert report["plan"]["mode"] == "persistent", name
+    assert report["loop"]["acquire"] > 0, name
+    assert report["order"] == [], name
+    assert report["cost"]["floor_us"] > 0, name
+    return name
 
 
 @pytest.mark.parametrize("fuse", ["pointwise", "steps", "layers"])

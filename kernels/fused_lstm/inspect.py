@@ -11,16 +11,14 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
-import tempfile
-from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+from . import sass
 from .triton import devices, plan
 
-TENSOR_CORE = ("HGMMA", "HMMA", "DMMA", "UTCHMMA")
 TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 
 
@@ -82,64 +80,35 @@ def compile_plan(found: plan.Plan, arch: int):
     return triton.compile(source, target=target, options=launch.compile_options(found))
 
 
-# --- read the machine code ---
+# --- everything about one kernel ---
 
 
-def disassemble(cubin: bytes, *flags: str) -> str:
-    """What cuobjdump, which comes with triton, prints of a cubin."""
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        done = subprocess.run([tool, *flags, file.name], capture_output=True, text=True, check=True)
-    return done.stdout
+def trips(found: plan.Plan) -> list[int]:
+    """Rounds of a step's loops over streamed weights, in the order of the code."""
+    own, below = found.chunks - found.resident, found.chunks - found.resident_ih
+    if found.direction == "forward":
+        rounds = [own, below][: found.products]
+    else:
+        rounds = [below] * found.gates * (found.products - 1) + [own] * found.gates
+    return [n for n in rounds if n > 0]
 
 
-def instructions(sass: str) -> list[tuple[int, str]]:
-    """(address, instruction without its predicate) in order."""
-    lines = re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?(.*?)\s*;", sass, re.M)
-    return [(int(address, 16), text) for address, text in lines]
-
-
-def time_loop(code: list[tuple[int, str]]) -> tuple[int, int] | None:
-    """First and last address of the longest loop, or None: the longest branch backwards."""
-    loops = []
-    for address, text in code:
-        target = re.match(r"BRA\b.*?(0x[0-9a-f]+)", text)
-        if target and int(target[1], 16) < address:
-            loops.append((int(target[1], 16), address))
-    return max(loops, key=lambda loop: loop[1] - loop[0], default=None)
-
-
-def count(code: list[tuple[int, str]]) -> dict[str, int]:
-    """How often the instructions occur that tell something about a kernel."""
-    names = Counter(text.split()[0] for _, text in code)
-
-    def total(*prefixes: str) -> int:
-        return sum(n for name, n in names.items() if name.split(".")[0] in prefixes)
-
-    return {
-        "instructions": len(code),
-        "spills": total("LDL", "STL"),
-        **{name: total(name) for name in TENSOR_CORE if total(name)},
-        "fma": total("FFMA", "DFMA"),
-        "barrier_cta": total("BAR"),
-        "barrier_gpu": total("RED", "REDG", "ATOM", "ATOMG"),
-        "acquire": sum(n for name, n in names.items() if name.startswith("CCTL.IVALL")),
-    }
+def executed(found: plan.Plan, step: sass.Code) -> dict[str, int] | None:
+    """What a step executes: instructions of a thread, and all programs' bytes."""
+    tile = found.rows * found.block_k * found.block_b
+    products = found.products * found.gates * found.chunks * tile // found.warps
+    count = sass.executed(step, trips(found), products) if found.batch_blocks == 1 else None
+    return count and count | {"bytes": count["bytes"] * 32 * found.warps * found.programs}
 
 
 def inspect(found: plan.Plan, device: devices.Device) -> dict:
     """Everything this tool prints about one kernel, as plain data."""
     compiled = compile_plan(found, device.arch)
     cubin = compiled.asm["cubin"]
-    usage = re.search(r"REG:(\d+) STACK:(\d+)", disassemble(cubin, "-res-usage"))
-    code = instructions(disassemble(cubin, "-sass"))
-    loop = time_loop(code) if found.persistent else None
-    # A launch of one step has no time loop: then all of it counts.
-    inside = [line for line in code if loop is None or loop[0] <= line[0] <= loop[1]]
+    usage = re.search(r"REG:(\d+) STACK:(\d+)", sass.disassemble(cubin, "-res-usage"))
+    code = sass.instructions(sass.disassemble(cubin, "-sass"))
+    loop = sass.time_loop(code) if found.persistent else None
+    step = code if loop is None else sass.inside(code, loop)  # a launch of one step has no loop
     return {
         "kernel": next(iter(sources(found))),
         "device": device.name,
@@ -149,10 +118,12 @@ def inspect(found: plan.Plan, device: devices.Device) -> dict:
         "stack": int(usage[2]),
         "shared_memory": compiled.metadata.shared,
         "shared_memory_limit": device.smem,
-        "whole": count(code),
-        "loop": count(inside),
+        "whole": sass.count(code),
+        "loop": sass.count(step),
+        "executed": executed(found, step) if loop else None,
+        "order": sass.order(step) if loop else [],
         "cost": asdict(plan.cost(found, device)),
-        "sass": [f"{address:6x}  {text}" for address, text in inside],
+        "sass": [f"{address:6x}  {text}" for address, text in step],
     }
 
 
@@ -183,8 +154,8 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
         source = ASTSource(kernel, signature, constants, attributes)
         compiled = triton.compile(source, target=GPUTarget("cuda", device.arch, 32))
         cubin = compiled.asm["cubin"]
-        usage = re.search(r"REG:(\d+) STACK:(\d+)", disassemble(cubin, "-res-usage"))
-        code = instructions(disassemble(cubin, "-sass"))
+        usage = re.search(r"REG:(\d+) STACK:(\d+)", sass.disassemble(cubin, "-res-usage"))
+        code = sass.instructions(sass.disassemble(cubin, "-sass"))
         elements = batch * hidden
         backward = kernel is module.lstm_cell_bwd_kernel
         moved = elements * ((9 if backward else 5) * size + (4 if backward else 2) * max(4, size))
@@ -193,7 +164,7 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
             "kernel": kernel.fn.__name__, "device": device.name, "arch": f"sm_{device.arch}",
             "plan": None, "registers": int(usage[1]), "stack": int(usage[2]),
             "shared_memory": compiled.metadata.shared, "shared_memory_limit": device.smem,
-            "whole": count(code), "loop": count(code),
+            "whole": sass.count(code), "loop": sass.count(code), "executed": None, "order": [],
             "cost": {"flops": 30 * elements, "bytes_l2": moved, "barriers": 0, "floor_us": floor,
                      "bound": "L2; and a launch"},
             "sass": [f"{address:6x}  {text}" for address, text in code],
@@ -207,7 +178,7 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
 def table(report: dict) -> str:
     """One kernel's report for people."""
     found, loop, whole, cost = (report[k] for k in ("plan", "loop", "whole", "cost"))
-    cores = ", ".join(f"{loop[name]} {name}" for name in TENSOR_CORE if name in loop) or "none"
+    cores = ", ".join(f"{loop[name]} {name}" for name in sass.TENSOR_CORE if name in loop) or "none"
     lines = [("kernel", f"{report['kernel']} on {report['device']} ({report['arch']})")]
     if found:
         half = plan.SIZES[found["dtype"]] == 2
@@ -232,12 +203,26 @@ def table(report: dict) -> str:
         ("time loop", f"{loop['instructions']} instructions; tensor cores: {cores}"),
         ("barriers", f"{loop['barrier_gpu']} arrive, {loop['acquire']} acquire (grid),"
          f" {loop['barrier_cta']} bar.sync (program)"),
-        ("a step", f"{cost['flops'] / 1e6:.1f} MFLOP, {cost['bytes_l2'] / 1e6:.2f} MB through L2,"
+        *executed_lines(report),
+        ("at least", f"{cost['flops'] / 1e6:.1f} MFLOP, {cost['bytes_l2'] / 1e6:.2f} MB through L2,"
          f" {cost['barriers']} grid barriers"),
         ("floor", f"{cost['floor_us']:.2f} us a step ({cost['bound']}; a barrier taken as"
          f" {devices.BARRIER_US:.0f} us)"),
     ]  # fmt: skip
     return "\n".join(f"{name:>14}  {text}" for name, text in lines)
+
+
+def executed_lines(report: dict) -> list[tuple[str, str]]:
+    """What a step executes, counted in the machine code, and whether its order is the barrier's."""
+    lines, found = [], report["executed"]
+    if found:
+        lines.append(("a step", f"{found['instructions']} instructions a thread,"
+         f" {found['bytes'] / 1e6:.2f} MB loaded and stored (masked elements too),"
+         f" {found['arrivals']} arrivals"))  # fmt: skip
+    if report["loop"]["acquire"]:
+        said = report["order"] or ["fence, arrive, acquire, exchange: as the barrier needs it"]
+        lines += [("order" if i == 0 else "", line) for i, line in enumerate(said)]
+    return lines
 
 
 def parser() -> argparse.ArgumentParser:
@@ -254,6 +239,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--fuse", choices=["pointwise", "steps", "layers"], default="layers")
     made.add_argument("--no-tf32", action="store_true", help="full precision for float32")
     made.add_argument("--json", metavar="FILE", help="write all of it, without the machine code")
+    made.add_argument("--jobs", type=int, default=1, help="kernels compiled at once [1]")
     made.add_argument("--sass", action="store_true", help="print the time loop's machine code")
     return made
 
@@ -266,29 +252,38 @@ def chosen(args: argparse.Namespace) -> list[devices.Device]:
     return [devices.by_arch(int(arch[3:])) for arch in args.arch]
 
 
-def reports(args: argparse.Namespace):
-    """Every kernel that the arguments ask for, one after another."""
+def wanted(args: argparse.Namespace):
+    """What the arguments ask for: functions and their arguments, a report or several each."""
     for device in chosen(args):
         for hidden in args.hidden:
             for dtype in args.dtype:
                 shape = {"hidden": hidden, "batch": args.batch, "layers": args.layers}
                 shape |= {"dtype": dtype, "device": device, "tf32": not args.no_tf32}
                 if args.fuse == "pointwise":
-                    yield from pointwise(dtype, device, args.batch, hidden)
+                    yield pointwise, (dtype, device, args.batch, hidden)
                     continue
                 for direction in ("forward", "backward"):
+                    kind = plan.choose(direction, **shape)
                     if args.fuse == "steps":
-                        yield inspect(plan.plan("steps", direction, **shape), device)
-                    else:
-                        yield inspect(plan.choose(direction, **shape), device)
+                        kind = plan.plan("steps", direction, **shape)
+                    yield inspect, (kind, device)
+
+
+def reports(args: argparse.Namespace):
+    """Every kernel that the arguments ask for, one after another."""
+    work = list(wanted(args))
+    with ProcessPoolExecutor(args.jobs) as pool:
+        for job in [pool.submit(function, *rest) for function, rest in work]:
+            found = job.result()
+            yield from found if isinstance(found, list) else [found]
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     found = []
     try:
-        if args.layers < 1 or args.batch < 1 or min(args.hidden) < 1:
-            raise ValueError("--hidden, --batch and --layers must be at least 1")
+        if min(args.layers, args.batch, args.jobs, *args.hidden) < 1:
+            raise ValueError("--hidden, --batch, --layers and --jobs must be at least 1")
         for report in reports(args):
             print(table(report), end="\n\n", flush=True)
             if args.sass:

@@ -58,6 +58,11 @@ class Plan:
         return 4 * self.units if self.direction == "forward" else self.units
 
     @property
+    def gates(self) -> int:
+        """Of four, those that one program's product sums over: in the forward they are its rows."""
+        return 4 // self.split if self.direction == "backward" else 1
+
+    @property
     def products(self) -> int:
         return 2 if self.kind == "layers" else 1
 
@@ -262,9 +267,10 @@ def cost(plan: Plan, device: Device) -> Cost:
     H, B, size = plan.hidden, plan.batch, SIZES[plan.dtype]
     products = 2 * plan.layers - 1  # all but layer 0 multiply their input too
     flops = products * 2 * 4 * H * H * B
-    k = H * (4 // plan.split if plan.direction == "backward" else 1)
     per_layer = plan.programs // plan.layers
-    moving = products * per_layer * k * B * size  # each program reads all it sums over
+    # Each program reads all that it sums over, padded to whole blocks.
+    read = plan.gates * plan.chunks * plan.block_k * plan.batch_blocks * plan.block_b
+    moving = products * per_layer * read * size
     streamed = (1 - plan.resident_fraction) * products * 4 * H * H * size
     state = plan.layers * B * H * (4 * size + size + 2 * max(4, size))  # gates, h, c
     if plan.direction == "backward":
