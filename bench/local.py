@@ -1,15 +1,17 @@
-"""An engine of this project doing a problem, in this process."""
+"""An engine of this project, or nn.LSTM, doing a problem in this process."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fused_lstm
 
-from .contenders import Contender
+from .contenders import BASE, Contender
+from .graph import GRAPH, captured
 from .timing import Timed, timed
 from .work import MODES, Problem
 
@@ -20,17 +22,26 @@ class Local:
     `answer` gives what is compared, `timed` what is timed: the same calls.
     """
 
-    modes = MODES
-
     def __init__(self, contender: Contender, problem: Problem) -> None:
         self.contender, self.problem = contender, problem
-        self.weights = [w.detach().clone().requires_grad_() for w in problem.weights]
+        self.modes = MODES
+        if problem.device.type == "cuda":
+            self.modes += tuple(mode + GRAPH for mode in MODES if mode != "backward")
+        self.module = flat_copy(problem.reference) if contender.label == BASE else None
+        self.weights = (
+            [w.detach().clone().requires_grad_() for w in problem.weights]
+            if self.module is None
+            else list(self.module.parameters())
+        )
         self.x = problem.x.clone().requires_grad_()
         self.state = problem.h0, problem.c0
         self.y: Tensor | None = None
 
     def forward(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Keeps what a backward pass needs."""
+        if self.module is not None:
+            self.y, state = self.module(self.x, self.state)
+            return self.y, state
         engine, fuse = self.contender.engine, self.contender.fuse
         y, state = fused_lstm.lstm(self.x, self.state, self.weights, 0.0, engine, fuse)
         self.y = y
@@ -69,9 +80,19 @@ class Local:
         return work, self.forward if mode == "backward" else None
 
     def timed(self, mode: str) -> Timed:
+        if mode.endswith(GRAPH):
+            work, _ = self.work(mode.removesuffix(GRAPH))
+            return timed(captured(work), self.problem.device)
         work, setup = self.work(mode)
         return timed(work, self.problem.device, setup)
 
     def close(self) -> None:
         """Free what it holds."""
         self.y = None
+
+
+def flat_copy(reference: nn.LSTM) -> nn.LSTM:
+    """nn.LSTM at its best: cuDNN gets its weights in one buffer, and copies nothing at a call."""
+    module = copy.deepcopy(reference)
+    module.flatten_parameters()
+    return module

@@ -56,8 +56,8 @@ class Race:
         while True:
             chosen = [n for n in self.runners if labels is None or n in labels]
             able = [name for name in chosen if mode in self.runners[name].modes]
-            cases = {name: self.runners[name].timed(mode) for name in able}
             try:
+                cases = {name: self.runners[name].timed(mode) for name in able}
                 return interleave(cases, seconds, tick=tick, **how)
             except PeerFailed as failure:  # once more, without it
                 self.failed[failure.name] = failure
@@ -68,11 +68,13 @@ def line_up(
     problem: Problem,
     contenders: Sequence[Contender],
     tick: Callable[[str], object] | None = None,
+    after: Callable[[str], object] | None = None,
 ) -> Race:
     """Build every contender, and let only those start whose answer is right.
 
     Args:
         tick: called with each label before it is built (which may compile for minutes).
+        after: called with it once it has answered, or failed.
     """
     race, expected = Race(problem), answer_of_reference(problem)
     for contender in contenders:
@@ -88,6 +90,8 @@ def line_up(
             race.failed[label] = error
             if runner is not None:
                 runner.close()
+        if after is not None:
+            after(label)
     return race
 
 

@@ -1,0 +1,107 @@
+"""Every kernel that tests and races launch, compiled beforehand, on all cores and without the GPU.
+
+`python -m bench.gpu.compiling DEVICE SHAPES` with both as JSON: Triton's cache then has them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from multiprocessing import get_context
+
+from .cases import PRECISIONS
+from .watching import End, say, watch
+
+LONGEST = 16  # steps: a kernel does not know T, but how H * T is aligned it does
+
+
+def work(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tuple[int, ...]]]:
+    """(precision, [T, B, I, H, L]), each once; also a layer at a time, as `steps` launches them."""
+    found = {}
+    for precision, (T, B, I, H, L) in shapes:
+        found[precision, (min(T, LONGEST), B, I, H, L)] = None
+        for width in {I, H} if L > 1 else set():
+            found[precision, (min(T, LONGEST), B, width, H, 1)] = None
+    return list(found)
+
+
+def compile_in_time(device, shapes: Iterable, deadline: float) -> dict:
+    """Compile for `device` in processes of their own: how many kernels, in how many seconds."""
+    began, found = time.monotonic(), {"kernels": 0, "failed": {}, "seconds": 0.0}
+
+    def take(event: dict) -> None:
+        if event["event"] == "compiled":
+            found["kernels"] += event["kernels"]
+        elif event["event"] == "failed":
+            found["failed"][event["who"]] = event["why"]
+
+    arguments = json.dumps(asdict(device)), json.dumps(work(shapes))
+    command = [sys.executable, "-m", "bench.gpu.compiling", *arguments]
+    # No GPU: a context for each of these processes would be of no use.
+    hidden = os.environ | {"TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""}
+    end: End = watch(command, take, deadline, silence=deadline - began, env=hidden)
+    if end.who is not None:
+        found["failed"]["all"] = end.why
+    return found | {"seconds": time.monotonic() - began}
+
+
+# --- in a worker ---
+
+
+def prepare(device: dict) -> None:
+    import torch
+
+    from fused_lstm.triton.devices import Device
+
+    from . import dry
+
+    torch.set_num_threads(1)
+    dry.take_over(Device(**device))
+
+
+def compile_one(precision: str, shape: tuple[int, ...]) -> int:
+    """Launch a forward and a backward, and a forward that keeps nothing; kernels that it took."""
+    import torch
+
+    from fused_lstm.triton import sequence
+
+    from . import dry
+
+    (T, B, I, H, L), (dtype, tf32) = shape, PRECISIONS[precision]
+    torch.backends.cudnn.allow_tf32 = tf32
+    dry.LAUNCHES.clear()
+    x, h0 = torch.zeros(T, B, I, dtype=dtype), torch.zeros(L, B, H, dtype=dtype)
+    weights = []
+    for layer in range(L):
+        weights += [torch.zeros(4 * H, I if layer == 0 else H), torch.zeros(4 * H, H)]
+        weights += [torch.zeros(4 * H), torch.zeros(4 * H)]
+    weights = [w.to(dtype) for w in weights]
+    with torch.no_grad():
+        sequence.lstm(x, h0, h0, weights, 0.0, None, False)
+        y, _, _, *saved = sequence.lstm(x, h0, h0, weights, 0.0, None, True)
+        given = (y, h0, h0, x, h0, h0, weights, 0.0, None, y, *saved, True)
+        sequence.lstm_backward(*given)
+    return len(dry.LAUNCHES)
+
+
+def main(device: str, shapes: str) -> int:
+    jobs = json.loads(shapes)
+    spawned = get_context("spawn")  # torch's and triton's threads do not survive a fork
+    workers = min(len(jobs), os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, spawned, prepare, (json.loads(device),)) as pool:
+        for (precision, shape), job in [(j, pool.submit(compile_one, *j)) for j in jobs]:
+            name = f"{precision} {' '.join(map(str, shape))}"
+            try:
+                say(name, "compiled", kernels=job.result())
+            except Exception as error:
+                say(name, "failed", why=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,96 @@
+"""A driver for Triton that does nothing: every launch is prepared and compiled, and none is made.
+
+So any machine compiles, into Triton's cache, what a GPU of any kind would; and the host's part of
+a launch can be run and counted without a GPU. It takes over a process for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+LAUNCHES: list[dict[str, Any]] = []  # what each launch was: kernel, grid, cooperative
+
+
+class _Launcher:
+    def __init__(self, src: Any, metadata: Any) -> None:
+        self.name, self.cooperative = metadata.name, metadata.launch_cooperative_grid
+
+    def __call__(self, *arguments: Any, **_: Any) -> None:
+        grid = tuple(arguments[:3])
+        LAUNCHES.append({"kernel": self.name, "grid": grid, "cooperative": self.cooperative})
+
+
+class _Utils:
+    """What Triton asks of a GPU when it loads a kernel."""
+
+    def __init__(self, smem: int, sms: int) -> None:
+        self.properties = {"max_shared_mem": smem, "multiprocessor_count": sms, "warpSize": 32}
+        self.properties |= {"max_num_regs": 65536}
+
+    def load_binary(self, *_: Any) -> tuple:
+        return 1, 2, 255, 0, 1024  # module, function, registers, spills, threads at most
+
+    def unload_module(self, *_: Any) -> None: ...
+
+    def get_device_properties(self, _: int) -> dict[str, int]:
+        return self.properties
+
+
+class _Driver:
+    launcher_cls = _Launcher
+
+    def __init__(self, arch: int, smem: int, sms: int) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self.target, self.utils = GPUTarget("cuda", arch, 32), _Utils(smem, sms)
+
+    def get_current_target(self):
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def set_current_device(self, _: int) -> None: ...
+
+    def get_current_stream(self, _: int) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def get_device_interface(self):
+        return torch.cuda
+
+    def is_active(self) -> bool:
+        return True
+
+    def map_python_to_cpp_type(self, kind: str) -> str:
+        return kind
+
+    def assemble_tensormap_to_arg(self, *_: Any) -> None: ...
+
+
+def take_over(device: Any) -> Callable[[], None]:
+    """From now on every kernel of this process is compiled for `device`, and none is launched.
+
+    Args:
+        device: a fused_lstm.triton.devices.Device; tensors lie on the CPU. TRITON_INTERPRET must
+            have been "0" before triton was imported.
+
+    Returns:
+        What empties LAUNCHES.
+    """
+    from triton.runtime import driver
+
+    from fused_lstm.triton import devices, interpreter
+
+    if interpreter.is_interpreted():
+        raise RuntimeError(
+            f"Triton's interpreter is on; start Python with {interpreter.VARIABLE}=0"
+        )
+    driver.set_active(_Driver(device.arch, device.smem, device.sms))
+    devices.current = lambda _: device
+    return LAUNCHES.clear

@@ -1,0 +1,160 @@
+"""One race: in a process of its own, and again without whoever hung or broke the GPU's context."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+
+import torch
+
+from .. import check
+from ..contenders import BASE, everyone, why_not
+from ..peers.remote import PeerFailed
+from ..race import Runner, line_up
+from ..timing import Timed, quartiles, speedup
+from ..work import Shape, make_problem
+from .cases import MODES, PRECISIONS, Case, cudnn_algorithms
+from .watching import HUNG, broken, say, watch
+
+TF32_TOLERANCE = 1e-2  # inputs of products keep 10 bits, for nn.LSTM and for all others
+DEVICE = "cuda"
+EXCLUDED = ("compile",)  # minutes of compilation
+
+# --- in the race's process ---
+
+
+class Watched:
+    """A contender that says so before it is timed, and whose error is laid at its own door."""
+
+    def __init__(self, label: str, runner: Runner, device: torch.device) -> None:
+        self.label, self.runner, self.device = label, runner, device
+        self.modes = runner.modes
+
+    def timed(self, mode: str) -> Timed:
+        say(self.label, "starts", mode=mode)
+        once = self._guarded(lambda: self.runner.timed(mode))
+
+        def watched() -> float:
+            say(self.label, "starts", mode=mode)
+            return self._guarded(once)
+
+        return watched
+
+    def _guarded(self, work: Callable):
+        try:
+            return work()
+        except Exception as error:
+            stop_if_broken(self.label, self.device)
+            raise PeerFailed(self.label, f"{type(error).__name__}: {error}") from error
+
+    def answer(self) -> dict[str, torch.Tensor]:
+        return self.runner.answer()
+
+    def close(self) -> None:
+        self.runner.close()
+
+
+def stop_if_broken(label: str, device: torch.device) -> None:
+    """End this process where `label` left the GPU's context unfit: all others would be blamed."""
+    if why := broken(device):
+        say(label, "broke", why=why)
+        os._exit(3)  # without the destructors, which would fail or wait
+
+
+def race(case: Case, seconds: float, without: Iterable[str]) -> None:
+    """Run one race and say everything in lines of JSON."""
+    device = torch.device(DEVICE)
+    dtype, tf32 = PRECISIONS[case.precision]
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    if tf32:
+        check.TOLERANCE[dtype] = TF32_TOLERANCE
+    entered = []
+    for contender in everyone():
+        if contender.engine in EXCLUDED or contender.label in without:
+            continue
+        if why := why_not(contender, device):
+            say(contender.label, "absent", why=why)
+        else:
+            entered.append(contender)
+    problem = make_problem(Shape(*case.shape), device, dtype)
+    run = line_up(
+        problem, entered,
+        tick=lambda label: say(label, "starts", mode="answer"),
+        after=lambda label: stop_if_broken(label, device),
+    )  # fmt: skip
+    for label, error in run.errors.items():
+        say(label, "right", error=error)
+    run.runners = {label: Watched(label, r, device) for label, r in run.runners.items()}
+    for mode in MODES:
+        for label, taken in run.time(mode, seconds, least=3).items():
+            say(label, "timed", mode=mode, seconds=taken)
+    for label, error in run.failed.items():
+        say(label, "failed", why=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+    run.close()
+
+
+# --- in the parent ---
+
+
+def command(case: Case, seconds: float, without: Iterable[str]) -> list[str]:
+    """The race's process."""
+    race_of = [sys.executable, "-m", "bench.gpu", "--race", json.dumps(asdict(case))]
+    return [*race_of, "--seconds", str(seconds), "--without", *without]
+
+
+def supervise(case: Case, seconds: float, deadline: float, hung: dict[str, str], **how) -> dict:
+    """A race's outcome: {"right", "absent", "failed": label -> ..., "timed": mode -> ...}.
+
+    Args:
+        hung: label -> why, of those who hung in an earlier race: they are not started again, and
+            who hangs in this one joins them.
+    """
+    found = {"right": {}, "absent": {}, "failed": dict(hung), "timed": {m: {} for m in MODES}}
+    for _ in range(4):
+        without = [label for label in found["failed"] if label != "all"]
+        end = watch(command(case, seconds, without), lambda e: take(e, found), deadline, **how)
+        if end.who is None:
+            break
+        found["failed"][end.who] = end.why
+        if end.why == HUNG and end.who != "all":
+            hung[end.who] = f"hung in {case.name}, {case.precision}; not started again"
+        if end.who == "all" or time.monotonic() > deadline:
+            break
+    return found
+
+
+def take(event: dict, found: dict) -> None:
+    """Put what a race said into `found`."""
+    label, kind = event["who"], event["event"]
+    if kind in ("absent", "failed"):
+        found[kind][label] = event["why"]
+    elif kind == "right":
+        found["right"][label] = event["error"]
+    elif kind == "timed":
+        found["timed"][event["mode"]][label] = event["seconds"]
+
+
+def table(case: Case, outcome: dict) -> str:
+    """Medians in milliseconds, and how many times faster than cuDNN, for one race."""
+    shape = Shape(*case.shape)
+    lines = [f"{case.name}, {case.precision}: {shape}",
+             f"  cuDNN's algorithm: {cudnn_algorithms(shape, case.precision)}"]  # fmt: skip
+    lines += [f"  published: {case.published}"] if case.published else []
+    for label in outcome["right"]:
+        cells = [_cell(mode, label, outcome["timed"][mode]) for mode in MODES]
+        lines.append(f"  {label:<18} {'   '.join(cells)}   error {outcome['right'][label]:.1e}")
+    for kind in ("failed", "absent"):
+        lines += [f"  {label:<18} {kind}: {why}" for label, why in outcome[kind].items()]
+    return "\n".join(lines)
+
+
+def _cell(mode: str, label: str, samples: dict[str, list[float]]) -> str:
+    if label not in samples:
+        return f"{mode}: not timed"
+    text = f"{mode} {1e3 * quartiles(samples[label]).median:9.3f} ms"
+    return text + (f" {speedup(samples[BASE], samples[label]):6.2f}x" if BASE in samples else "")
