@@ -168,7 +168,7 @@ def test_dropout_in_the_wavefront_is_the_references():
     weights = [w.detach() for w in ours._flat_weights]
     seed = torch.tensor([2**45 + 3], device="cuda")
     ops = torch.ops.fused_lstm_triton
-    with torch.no_grad():
+    with torch.no_grad(), tf32(False):
         ours(x, (h0, c0))  # registers the operators
         y, *_ = ops.lstm(x, h0, c0, weights, 0.4, seed, True)
         expected, *_ = reference.lstm(x, h0, c0, weights, 0.4, seed)
@@ -181,7 +181,8 @@ def test_a_launch_a_step_is_the_same_as_one_launch(direction, monkeypatch):
     from fused_lstm.triton import devices, sequence
 
     _, ours, x, state = make((5, 20, 64, 200, 2), torch.float32, "layers")
-    expected = everything(ours, x, state)
+    with tf32(False):
+        expected = everything(ours, x, state)
     chosen, current = sequence._plan, devices.current
 
     def one_sm(made_for, *tensors):
@@ -193,7 +194,8 @@ def test_a_launch_a_step_is_the_same_as_one_launch(direction, monkeypatch):
             return chosen(made_for, *tensors)
 
     monkeypatch.setattr(sequence, "_plan", one_sm)
-    actual = everything(ours, x, state)
+    with tf32(False):
+        actual = everything(ours, x, state)
     for name, value in expected.items():
         torch.testing.assert_close(actual[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
@@ -204,6 +206,30 @@ def test_compile_without_a_break(fuse):
     compiled = torch.compile(ours, fullgraph=True)
     y, _ = compiled(x, state)
     torch.testing.assert_close(y, ours(x, state)[0])
+
+
+@pytest.mark.parametrize("allowed", [True, False], ids=["tf32", "ieee"])
+def test_float32_is_as_precise_as_cudnns(allowed):
+    """The error's size says which of the two ran: nn.LSTM's and ours, by the same switch."""
+    errors = []
+    with tf32(allowed):
+        exact, ours, x, state = make(SHAPES["medium"], torch.float32, "layers")
+        plain = nn.LSTM(650, 650, 2, device="cuda")
+        plain.load_state_dict(ours.state_dict())
+        expected = exact(x.double(), tuple(s.double() for s in state))[0]
+        errors = [(m(x, state)[0] - expected).abs().max().item() for m in (ours, plain)]
+    assert all((error > 1e-5) == allowed for error in errors), errors
+
+
+def test_benchs_nn_lstm_has_its_weights_in_one_buffer():
+    from bench.contenders import BASE, engines
+    from bench.local import Local
+    from bench.work import Shape, make_problem
+
+    problem = make_problem(Shape(2, 3, 64, 64, 2), "cuda", torch.float16)
+    local = Local(next(c for c in engines() if c.label == BASE), problem)
+    assert len({w.untyped_storage().data_ptr() for w in local.weights}) == 1
+    assert all(graph in local.modes for graph in ("forward graph", "step graph"))
 
 
 @pytest.mark.parametrize("fuse", ["steps", "layers"])
