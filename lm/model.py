@@ -120,10 +120,12 @@ class LM_LSTM(nn.Module):
     ) -> tuple[torch.Tensor, Hidden]:
         """Negative log likelihood, in nats, of targets [T, B] given inputs, and the next state."""
         outputs, hidden = self.features(inputs, hidden)
-        # What autocast does for a product, as the engine did for the LSTM.
-        weight, bias = (part.to(outputs.dtype) for part in (self.sm_fc.weight, self.sm_fc.bias))
         nll = fused_lstm.linear_cross_entropy(
-            outputs.flatten(0, 1), weight, bias, targets.flatten(), reduction
+            outputs,
+            self.sm_fc.weight,
+            targets,
+            linear_bias=self.sm_fc.bias,
+            reduction=reduction,
         )
         return nll, hidden
 

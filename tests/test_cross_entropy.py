@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from fused_lstm import cross_entropy, native
 from fused_lstm.cross_entropy import linear_cross_entropy
-from tolerance import assert_close
+from tolerance import TOLERANCE, assert_close
 
 CPU = torch.device("cpu")
 WHY_NOT = native.missing(CPU)
@@ -22,7 +24,7 @@ PATHS = [
 def path(request, monkeypatch):
     if request.param == "torch":
         monkeypatch.setattr(cross_entropy, "missing", lambda device: "not in this test")
-        monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 5000)
+        monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 50_000)
         yield "torch"
     else:
         native.OPS.use_isa(request.param)
@@ -36,24 +38,29 @@ def problem(N, H, V, bias=True, dtype=torch.float32):
     return [t.requires_grad_() for t in inputs], torch.randint(V, (N,))
 
 
-def stock(hidden, weight, bias, target, reduction="mean"):
-    return F.cross_entropy(F.linear(hidden, weight, bias), target, reduction=reduction)
+def stock(hidden, linear_weight, target, *, linear_bias=None, reduction="mean", **options):
+    """PyTorch's loss of [..., H] under [...], in the dtype that it was given."""
+    logits = F.linear(hidden, linear_weight, linear_bias).flatten(0, -2)
+    target = target.flatten(0, -2) if target.is_floating_point() else target.flatten()
+    loss = F.cross_entropy(logits, target, reduction=reduction, **options)
+    return loss.reshape(hidden.shape[:-1]) if reduction == "none" else loss
 
 
-def compare(inputs, target, reduction, grad_output=1.0):
+def losses_and_gradients(function, inputs, target, **options):
+    """By name, for gradients of the loss that differ from row to row."""
     hidden, weight, bias = (*inputs, None)[:3]
-    found = linear_cross_entropy(hidden, weight, bias, target, reduction)
-    expected = stock(hidden, weight, bias, target, reduction)
-    assert_close(found, expected, "loss")
-    grad = torch.linspace(0.5, 1.5, found.numel(), dtype=found.dtype).reshape(found.shape)
-    pairs = zip(
-        ("hidden", "weight", "bias"),
-        torch.autograd.grad(found, inputs, grad * grad_output),
-        torch.autograd.grad(expected, inputs, grad * grad_output),
-        strict=False,
-    )
-    for name, value, theirs in pairs:
-        assert_close(value, theirs, f"d{name}")
+    loss = function(hidden, weight, target, linear_bias=bias, **options)
+    grad = torch.linspace(0.5, 1.5, loss.numel(), dtype=loss.dtype).reshape(loss.shape)
+    grads = torch.autograd.grad(loss, inputs, -3 * grad)
+    return {"loss": loss.detach()} | dict(zip(("dhidden", "dweight", "dbias"), grads, strict=False))
+
+
+def compare(inputs, target, **options):
+    found = losses_and_gradients(linear_cross_entropy, inputs, target, **options)
+    expected = losses_and_gradients(stock, inputs, target, **options)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert_close(found[name], value, name)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -64,42 +71,175 @@ def compare(inputs, target, reduction, grad_output=1.0):
 )
 def test_agrees_with_torch(path, N, H, V, bias, dtype, reduction):
     inputs, target = problem(N, H, V, bias, dtype)
-    compare(inputs, target, reduction)
+    compare(inputs, target, reduction=reduction)
     target[:: max(2, N // 3)] = -100
     if (target != -100).any():
-        compare(inputs, target, reduction, grad_output=-3.0)
+        compare(inputs, target, reduction=reduction)
 
 
-def test_several_chunks(path):
+def test_several_chunks(path, monkeypatch):
+    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 16 << 20)  # as the C++ engine has it
     inputs, target = problem(450, 9, 20000)  # 36 MB of logits in float32
-    compare(inputs, target, "mean")
+    compare(inputs, target)
 
 
 def test_no_grad_and_frozen_inputs(path):
     (hidden, weight, bias), target = problem(20, 8, 50)
     with torch.no_grad():
-        found = linear_cross_entropy(hidden, weight, bias, target)
+        found = linear_cross_entropy(hidden, weight, target, linear_bias=bias)
     assert not found.requires_grad
-    assert_close(found, stock(hidden, weight, bias, target), "loss")
-    frozen = linear_cross_entropy(hidden, weight.detach(), bias.detach(), target)
-    expected = torch.autograd.grad(stock(hidden, weight, bias, target), hidden)[0]
+    assert_close(found, stock(hidden, weight, target, linear_bias=bias), "loss")
+    frozen = linear_cross_entropy(hidden, weight.detach(), target, linear_bias=bias.detach())
+    expected = torch.autograd.grad(stock(hidden, weight, target, linear_bias=bias), hidden)[0]
     assert_close(torch.autograd.grad(frozen, hidden)[0], expected, "dhidden")
 
 
-def test_all_ignored_and_no_rows(path):
-    (hidden, weight, bias), target = problem(4, 3, 5)
+OPTIONS = {
+    "plain": {},
+    "smoothed": {"label_smoothing": 0.1},
+    "all-smooth": {"label_smoothing": 1.0},
+    "weighted": {"weight": torch.linspace(0, 2, 13)},
+    "weighted-smoothed": {"weight": torch.linspace(0, 2, 13), "label_smoothing": 0.3},
+    "ignored": {"ignore_index": 3},
+    "all-options": {
+        "weight": torch.linspace(2, 1, 13),
+        "label_smoothing": 0.2,
+        "ignore_index": 0,
+    },
+}
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_options_on_a_batch_of_sequences(path, options, reduction):
+    inputs, target = problem(35, 6, 13)
+    hidden, *rest = inputs
+    inputs, target = [hidden.detach().reshape(5, 7, 6).requires_grad_(), *rest], target.view(5, 7)
+    target[1, :3] = options.get("ignore_index", 3)
+    compare(inputs, target, reduction=reduction, **options)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("options", [{}, OPTIONS["weighted-smoothed"]], ids=["plain", "weighted"])
+def test_targets_of_probabilities(options, reduction):
+    inputs, _ = problem(12, 6, 13)
+    hidden, *rest = inputs
+    inputs = [hidden.detach().reshape(4, 3, 6).requires_grad_(), *rest]
+    compare(inputs, torch.randn(4, 3, 13).softmax(-1), reduction=reduction, **options)
+
+
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="torch 2.13 brought it")
+def test_arguments_are_those_of_torch():
+    theirs, ours = (
+        inspect.signature(function).parameters
+        for function in (F.linear_cross_entropy, linear_cross_entropy)
+    )
+    assert [*ours, "options"] == list(theirs)
+    for name, parameter in ours.items():
+        assert parameter.kind == theirs[name].kind
+        assert parameter.default == theirs[name].default
+    (hidden, weight, bias), target = problem(5, 3, 7)
+    options = {"linear_bias": bias, "weight": torch.rand(7), "label_smoothing": 0.1}
+    for x, t in ((hidden, target), (hidden[0], target[0])):  # [N, H] and [H]
+        for reduction in ("mean", "none"):
+            found = linear_cross_entropy(x, weight, t, reduction=reduction, **options)
+            expected = F.linear_cross_entropy(x, weight, t, reduction=reduction, **options)
+            assert found.shape == expected.shape
+            assert_close(found, expected, "loss")
+
+
+EMPTY = {"no-rows": (0, 3, 5), "no-inputs": (4, 0, 5), "neither": (0, 0, 5)}
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1], ids=["plain", "smoothed"])
+@pytest.mark.parametrize(("N", "H", "V"), EMPTY.values(), ids=EMPTY)
+def test_no_rows_or_no_inputs_give_what_torch_gives(path, N, H, V, smoothing, reduction):
+    inputs = [torch.randn(size, requires_grad=True) for size in ((N, H), (V, H), (V,))]
+    target = torch.randint(V, (N,))
+    options = {"reduction": reduction, "label_smoothing": smoothing}
+    found = losses_and_gradients(linear_cross_entropy, inputs, target, **options)
+    expected = losses_and_gradients(stock, inputs, target, **options)
+    for name, value in expected.items():  # NaN, where there is nothing to take the mean of
+        torch.testing.assert_close(found[name], value, equal_nan=True, msg=name)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1], ids=["plain", "smoothed"])
+def test_all_ignored(path, smoothing):
+    inputs, target = problem(4, 3, 5)
     target.fill_(-100)
-    assert linear_cross_entropy(hidden, weight, bias, target).isnan()
-    assert linear_cross_entropy(hidden, weight, bias, target, "sum") == 0
-    nothing = linear_cross_entropy(hidden[:0], weight, bias, target[:0], "sum")
-    assert nothing == 0
-    assert not torch.autograd.grad(nothing, weight)[0].any()
+    for reduction in ("mean", "sum", "none"):
+        options = {"reduction": reduction, "label_smoothing": smoothing}
+        found = losses_and_gradients(linear_cross_entropy, inputs, target, **options)
+        loss = found.pop("loss")
+        assert loss.isnan() if reduction == "mean" else not loss.any()
+        for name, value in found.items():
+            assert not value.any(), name
+
+
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@pytest.mark.parametrize("options", [{}, OPTIONS["weighted-smoothed"]], ids=["plain", "weighted"])
+@pytest.mark.parametrize("dtype", AUTOCAST.values(), ids=AUTOCAST)
+def test_autocast(path, dtype, options):
+    """Both round the inputs to `dtype`; gradients come in the parameters' float32."""
+    inputs, target = problem(30, 16, 13)
+    with torch.autocast("cpu", dtype):
+        found = losses_and_gradients(linear_cross_entropy, inputs, target, **options)
+        expected = losses_and_gradients(stock, inputs, target, **options)
+    rtol, atol = TOLERANCE[dtype]
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype == torch.float32
+        torch.testing.assert_close(found[name], value, rtol=rtol, atol=atol, msg=name)
+
+
+def test_float16_keeps_what_a_scaler_would_save(path):
+    """Gradients of a mean are too small for float16 until GradScaler's factor is applied."""
+    (hidden, weight, bias), target = problem(300, 32, 3000)
+    inputs = [hidden, (weight * 0.1).detach().requires_grad_(), bias]
+    rounded = [t.detach().half().double().requires_grad_() for t in inputs]
+
+    def gradients(function, inputs):
+        loss = function(*inputs[:2], target, linear_bias=inputs[2])
+        return torch.autograd.grad(loss * 2.0**16, inputs)
+
+    exact = gradients(stock, rounded)
+    with torch.autocast("cpu", torch.float16):
+        ours, theirs = gradients(linear_cross_entropy, inputs), gradients(stock, inputs)
+    for name, e, a, b in zip(("dhidden", "dweight", "dbias"), exact, ours, theirs, strict=True):
+        error, allowed = ((x.double() - e).abs().sum() for x in (a, b))
+        assert error <= 2 * allowed, f"{name}: {error} where PyTorch has {allowed}"
+
+
+def test_no_graph_break(path):
+    """Under torch.compile the whole of it is one graph, for each of two batches."""
+    torch.compiler.reset()
+    compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")
+    for rows in (6, 9):
+        inputs, target = problem(rows, 5, 13)
+        for options in ({}, OPTIONS["weighted-smoothed"], {"reduction": "none"}):
+            found = losses_and_gradients(compiled, inputs, target, **options)
+            expected = losses_and_gradients(linear_cross_entropy, inputs, target, **options)
+            for name, value in expected.items():
+                assert_close(found[name], value, name)
+
+
+@pytest.mark.skipif(WHY_NOT is not None, reason=f"native: {WHY_NOT}")
+@pytest.mark.parametrize("row_grad", [None, torch.rand(4)], ids=["losses", "gradients"])
+def test_the_operator_on_transposed_inputs(row_grad):
+    inputs = torch.randn(5, 4).t(), torch.randn(5, 7).t(), torch.rand(7)
+    torch.library.opcheck(
+        native.OPS.linear_cross_entropy.default,
+        (*inputs, torch.randint(7, (4,)), row_grad, -100),
+        test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
+    )
 
 
 def test_large_logits_do_not_overflow(path):
     (hidden, weight, bias), target = problem(30, 8, 40)
     inputs = [(hidden * 1e3).detach().requires_grad_(), weight, bias]
-    compare(inputs, target, "sum")
+    compare(inputs, target, reduction="sum")
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -108,7 +248,10 @@ def test_gradcheck(path, reduction):
     target[1] = -100
 
     def run(*inputs):
-        return linear_cross_entropy(*inputs, target, reduction)
+        hidden, weight, bias = inputs
+        return linear_cross_entropy(
+            hidden, weight, target, linear_bias=bias, reduction=reduction, label_smoothing=0.1
+        )
 
     assert torch.autograd.gradcheck(run, inputs)
 
@@ -116,8 +259,9 @@ def test_gradcheck(path, reduction):
 def test_half_precision(path):
     inputs, target = problem(20, 16, 50)
     half = [t.detach().to(torch.bfloat16).requires_grad_() for t in inputs]
-    expected = stock(*(t.float() for t in half), target)
-    found = linear_cross_entropy(*half, target)
+    hidden, weight, bias = half
+    expected = stock(hidden.float(), weight.float(), target, linear_bias=bias.float())
+    found = linear_cross_entropy(hidden, weight, target, linear_bias=bias)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=2e-2, atol=1e-2)
     theirs = torch.autograd.grad(expected, half)
@@ -129,28 +273,37 @@ def test_two_runs_give_the_same_bits(path):
     inputs, target = problem(100, 20, 300)
     runs = []
     for _ in range(2):
-        loss = linear_cross_entropy(*inputs, target)
+        hidden, weight, bias = inputs
+        loss = linear_cross_entropy(hidden, weight, target, linear_bias=bias, label_smoothing=0.1)
         runs.append([loss, *torch.autograd.grad(loss, inputs)])
     for a, b in zip(*runs, strict=True):
         assert torch.equal(a, b)
 
 
-def test_errors_name_the_argument(path):
-    (hidden, weight, bias), target = problem(4, 3, 5)
-    for message, arguments in {
-        r"reduction: got 'avg', should be one of": (hidden, weight, bias, target, "avg"),
-        r"hidden: got shape \[2, 2, 3\]": (hidden.reshape(2, 2, 3), weight, bias, target),
-        r"weight: got shape \[5, 2\], should be \[5, 3\]": (hidden, weight[:, 1:], bias, target),
-        r"bias: got shape \[4\], should be \[5\]": (hidden, weight, bias[1:], target),
-        r"target: got shape \[3\], should be \[4\]": (hidden, weight, bias, target[1:]),
-        r"target: got dtype torch.int32": (hidden, weight, bias, target.int()),
-    }.items():
+def test_errors_name_the_argument():
+    (x, w, b), t = problem(4, 3, 5)
+    for message, arguments, options in [
+        (r"reduction: got 'avg', should be one of", (x, w, t), {"reduction": "avg"}),
+        (r"label_smoothing: got 1.5, should be in", (x, w, t), {"label_smoothing": 1.5}),
+        (r"input: got shape \[\] and torch.float32, should be", (x[0, 0], w, t), {}),
+        (r"input: got shape \[4, 3\] and torch.int64, should be", (x.long(), w, t), {}),
+        (r"linear_weight: got shape \[5, 2\], should be \[5, 3\]", (x, w[:, 1:], t), {}),
+        (r"linear_weight: got shape \[0, 3\], should be \[V, H\]", (x, w[:0], t), {}),
+        (r"linear_weight: got dtype torch.float64", (x, w.double(), t), {}),
+        (r"linear_bias: got shape \[4\], should be \[5\]", (x, w, t), {"linear_bias": b[1:]}),
+        (r"weight: got shape \[4\], should be \[5\]", (x, w, t), {"weight": torch.ones(4)}),
+        (r"weight: requires a gradient", (x, w, t), {"weight": b}),
+        (r"target: got shape \[3\], should be \[4\]", (x, w, t[1:]), {}),
+        (r"target: got shape \[4\], should be \[4, 5\]", (x, w, t.float()), {}),
+        (r"target: got dtype torch.int32", (x, w, t.int()), {}),
+        (r"ignore_index: got 1, should be None", (x, w, torch.rand(4, 5)), {"ignore_index": 1}),
+    ]:
         with pytest.raises(ValueError, match=message):
-            linear_cross_entropy(*arguments)
+            linear_cross_entropy(*arguments, **options)
 
 
 def test_a_target_that_is_no_class(path):
     (hidden, weight, bias), target = problem(4, 3, 5)
     target[2] = 5
     with pytest.raises((IndexError, RuntimeError), match=r"target: got 5|out of bounds"):
-        linear_cross_entropy(hidden, weight, bias, target)
+        linear_cross_entropy(hidden, weight, target, linear_bias=bias)

@@ -6,14 +6,16 @@ losses and gradients and used up while they are in cache. The forward makes the 
 making the logits a second time would cost a third more; `backward` only scales them. (The idea is
 Liger-Kernel's, https://github.com/linkedin/Liger-Kernel.)
 
-N, H, V: rows (T * B), hidden size, vocabulary.
+N, H, V: rows (all of a batch's and a sequence's), hidden size, vocabulary.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from .autocast import autocast, without_autocast
 from .native import OPS, missing
 from .reference import state_dtype
 
@@ -22,73 +24,150 @@ REDUCTIONS = ("none", "mean", "sum")
 
 
 def linear_cross_entropy(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
+    input: Tensor,
+    linear_weight: Tensor,
     target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
     reduction: str = "mean",
-    ignore_index: int = -100,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
-    """F.cross_entropy(F.linear(hidden, weight, bias), target), in C++ on a CPU that has it built.
+    """F.cross_entropy(F.linear(input, linear_weight, linear_bias), target, ...), in C++ on a CPU.
+
+    Arguments are those of F.linear_cross_entropy (torch 2.13), less `options`: rows are always
+    taken in chunks. Under autocast the inputs are cast as F.linear's are. Where the C++ engine is
+    missing, and on a GPU, torch's own operators make the chunks.
 
     Args:
-        hidden: [N, H]; weight: [V, H]; bias: [V] or None, all of one dtype.
-        target: [N] int64, classes in [0, V).
-        reduction: "none" gives [N] losses, "mean" and "sum" a scalar, as F.cross_entropy does.
-        ignore_index: a target that has no loss and is not counted in the mean.
+        input: [..., H]; linear_weight: [V, H]; linear_bias: [V] or None, all of one dtype.
+        target: [...] int64, classes in [0, V); or [..., V], probabilities in a floating dtype. They
+            are as large as the logits, so the logits are made too.
+        weight: [V], a factor for each class's loss, or None; it gets no gradient.
+        reduction: "none" gives losses [...], "mean" and "sum" a scalar. The mean is weighted.
+        ignore_index: a class that has no loss and is not counted in the mean; None is -100.
+        label_smoothing: in [0, 1], the part of each target that is spread over all classes.
 
     Returns:
-        The loss, float64 for float64 and float32 for anything else.
+        The loss, float64 for float64 and float32 for anything else (F.linear_cross_entropy: half
+        precision for half precision outside autocast).
 
     Raises:
-        ValueError: a shape, dtype or reduction that does not fit.
+        ValueError: a shape, dtype or value that does not fit; names the argument.
         IndexError: a target that is no class (on a CPU; elsewhere undefined).
     """
-    _check(hidden, weight, bias, target, reduction)
-    inputs = (hidden, weight) if bias is None else (hidden, weight, bias)
-    gradients = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
-    return _LinearCrossEntropy.apply(
-        hidden, weight, bias, target, reduction, ignore_index, gradients
-    )
+    input, linear_weight, linear_bias = autocast(input, linear_weight, linear_bias)
+    _check(
+        input, linear_weight, target, linear_bias, weight,
+        reduction, ignore_index, label_smoothing,
+    )  # fmt: skip
+    if input.shape[-1] == 0:  # a sum of no products is that of one which is zero
+        input, linear_weight = F.pad(input, (0, 1)), F.pad(linear_weight, (0, 1))
+    shape = input.shape[:-1]
+    hidden = input.reshape(-1, input.shape[-1])
+    with without_autocast(input.device):
+        if target.is_floating_point():
+            loss = _of_probabilities(
+                hidden, linear_weight, target, linear_bias, weight, reduction, label_smoothing
+            )
+        else:
+            loss = _of_labels(
+                hidden, linear_weight, target.reshape(-1), linear_bias, weight, reduction,
+                -100 if ignore_index is None else ignore_index, label_smoothing,
+            )  # fmt: skip
+    return loss.reshape(shape) if reduction == "none" else loss
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+def _of_probabilities(hidden, linear_weight, target, bias, weight, reduction, smoothing):
+    dtype, classes = state_dtype(hidden.dtype), len(linear_weight)
+    weight = None if weight is None else weight.to(dtype)
+    logits = F.linear(hidden, linear_weight, bias).to(dtype)
+    target = target.reshape(-1, classes).to(dtype)
+    return F.cross_entropy(logits, target, weight, reduction=reduction, label_smoothing=smoothing)
+
+
+def _of_labels(hidden, linear_weight, target, bias, weight, reduction, ignore_index, smoothing):
+    """Rows' losses with weights and smoothing, made of the plain losses of `_Losses`.
+
+    With logits z, w = `weight`, W = sum(w), s = smoothing and l = logsumexp(z) - z_t, the plain
+    loss under target t, a row's loss is (1 - s) w_t l + s/V sum_c w_c (l + z_t - z_c), that is
+    ((1 - s) w_t + s/V W) l + s/V sum_c w_c (z_t - z_c).
+    """
+    dtype, classes = state_dtype(hidden.dtype), len(linear_weight)
+    counts = target != ignore_index
+    label = torch.where(counts, target, 0)
+    if weight is None:
+        each, weight = counts.to(dtype), hidden.new_ones((), dtype=dtype).expand(classes)
+    else:
+        weight = weight.to(dtype)
+        each = torch.where(counts, weight[label], 0)
+    count = each.sum() if reduction == "mean" else hidden.new_ones((), dtype=dtype)
+    factor = each
+    if smoothing > 0:
+        factor = torch.where(counts, (1 - smoothing) * each + smoothing / classes * weight.sum(), 0)
+    wants_grad = (t is not None and t.requires_grad for t in (hidden, linear_weight, bias))
+    loss = _Losses.apply(
+        hidden, linear_weight, bias, target, factor, None if reduction == "none" else count,
+        ignore_index, torch.is_grad_enabled() and any(wants_grad),
+    )  # fmt: skip
+    if smoothing == 0:
+        return loss
+    parts = (t if t is None else t.to(dtype) for t in (hidden, linear_weight, bias))
+    below = torch.where(counts, _advantage(*parts, label, weight), 0) * (smoothing / classes)
+    return loss + (below if reduction == "none" else below.sum() / count)
+
+
+def _advantage(hidden, linear_weight, bias, label, weight):
+    """sum_c weight_c (z_label - z_c) of each row [N]: linear in hidden, so no logits are made."""
+    total = weight.sum()
+    direction = total * F.embedding(label, linear_weight) - weight @ linear_weight
+    found = (hidden * direction).sum(1)
+    return found if bias is None else found + (total * bias[label] - weight @ bias)
+
+
+class _Losses(torch.autograd.Function):
+    """factor [N] times each row's loss under its label; given a count, their sum divided by it."""
+
     @staticmethod
-    def forward(ctx, hidden, weight, bias, target, reduction, ignore_index, gradients):
-        ctx.reduction, ctx.ignore_index = reduction, ignore_index
-        row_grad = None
-        if reduction == "none":
-            ctx.save_for_backward(hidden, weight, bias, target)
-        elif gradients:
-            row_grad = hidden.new_ones(len(hidden), dtype=state_dtype(hidden.dtype))
-        if reduction == "mean":
-            count = (target != ignore_index).sum()
-            if row_grad is not None:
-                row_grad = row_grad / count
-        loss, *grads = _losses(hidden, weight, bias, target, row_grad, ignore_index)
-        if row_grad is not None:
-            ctx.save_for_backward(*grads)
-        if reduction == "none":
-            return loss
-        return loss.sum() / count if reduction == "mean" else loss.sum()
+    def forward(ctx, hidden, weight, bias, target, factor, count, ignore_index, gradients):
+        ctx.ignore_index, ctx.summed = ignore_index, count is not None
+        row_grad = factor / count if gradients and ctx.summed else None
+        losses, *grads = _losses(hidden, weight, bias, target, row_grad, ignore_index)
+        inputs = (hidden, weight, bias)
+        ctx.dtypes = [None if t is None else t.dtype for t in inputs]
+        ctx.save_for_backward(*(grads if ctx.summed else (*inputs, target, factor)))
+        losses = losses * factor
+        return losses.sum() / count if ctx.summed else losses
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        if ctx.reduction == "none":  # only now is each row's own gradient known
-            hidden, weight, bias, target = ctx.saved_tensors
-            _, *grads = _losses(hidden, weight, bias, target, grad.contiguous(), ctx.ignore_index)
-        else:
+        if ctx.summed:
             grads = ctx.saved_tensors
-            if grad.device.type != "cpu" or grad.item() != 1:  # spares a pass over the largest
-                grads = [g * grad.to(g.dtype) for g in grads]
-        wanted = zip(ctx.needs_input_grad[:3], grads, strict=True)
-        return *(g if needed else None for needed, g in wanted), None, None, None, None
+            if not _is_one(grad):  # spares a pass over the largest
+                grads = [g * grad for g in grads]
+        else:  # only now is each row's own gradient known
+            *inputs, target, factor = ctx.saved_tensors
+            _, *grads = _losses(*inputs, target, grad * factor, ctx.ignore_index)
+        wanted = zip(ctx.needs_input_grad[:3], grads, ctx.dtypes, strict=True)
+        return *(g.to(dtype) if needed else None for needed, g, dtype in wanted), *[None] * 5
+
+
+def _is_one(grad: Tensor) -> bool:
+    """Whether a scalar is known to be 1 without waiting for a GPU, or compiling for its value."""
+    return not torch.compiler.is_compiling() and grad.device.type == "cpu" and grad.item() == 1
 
 
 def _losses(hidden, weight, bias, target, row_grad, ignore_index):
-    """[N] losses and, where row_grad [N] says the gradients by them, those of the inputs."""
+    """[N] losses and, where row_grad [N] says the gradients by them, those of the inputs.
+
+    Gradients come in float32 for half precision: a GradScaler's factor is still to be applied, and
+    float16 would have rounded them to 0 before it.
+    """
     if missing(hidden.device) is None:
+        dtype = state_dtype(hidden.dtype)
+        hidden, weight, bias = (None if t is None else t.to(dtype) for t in (hidden, weight, bias))
         return OPS.linear_cross_entropy(hidden, weight, bias, target, row_grad, ignore_index)
     return _losses_in_chunks(hidden, weight, bias, target, row_grad, ignore_index)
 
@@ -101,43 +180,67 @@ def _losses_in_chunks(hidden, weight, bias, target, row_grad, ignore_index):
     losses = hidden.new_empty(len(hidden), dtype=dtype)
     dhidden = dweight = dbias = hidden.new_empty(0)
     if row_grad is not None:
-        dhidden = torch.empty_like(hidden)
+        row_grad = torch.where(target != ignore_index, row_grad, 0)
+        # A half-precision product takes factors of order 1: float16 would lose what a mean makes.
+        scale = F.pad(row_grad.abs(), (0, 1), value=torch.finfo(dtype).tiny).amax()
+        dhidden = torch.empty_like(hidden, dtype=dtype)
         dweight = torch.zeros_like(weight, dtype=dtype)
         dbias = dbias if bias is None else torch.zeros_like(bias, dtype=dtype)
     for first in range(0, len(hidden), rows):
         chunk = slice(first, first + rows)
         x, t = hidden[chunk], target[chunk]
         counts = t != ignore_index
-        logits = torch.nn.functional.linear(x, weight, bias).to(dtype)
-        picked = logits.gather(1, torch.where(counts, t, 0)[:, None])
+        label = torch.where(counts, t, 0)[:, None]
+        logits = F.linear(x, weight, bias).to(dtype)
         log_sum = logits.logsumexp(1, keepdim=True)
-        losses[chunk] = torch.where(counts, (log_sum - picked)[:, 0], 0)
+        losses[chunk] = torch.where(counts, (log_sum - logits.gather(1, label))[:, 0], 0)
         if row_grad is None:
             continue
-        grad = torch.where(counts, row_grad[chunk], 0)[:, None]
-        dlogits = logits.sub_(log_sum).exp_().mul_(grad)
-        dlogits.scatter_add_(1, torch.where(counts, t, 0)[:, None], -grad)
+        grad = (row_grad[chunk] / scale)[:, None]
+        dlogits = logits.sub_(log_sum).exp_().mul_(grad).scatter_add_(1, label, -grad)
         factor = dlogits.to(hidden.dtype)
-        torch.mm(factor, weight, out=dhidden[chunk])
+        dhidden[chunk] = factor @ weight
         dweight += factor.T @ x
         if bias is not None:
             dbias += dlogits.sum(0)
-    return losses, dhidden, dweight.to(weight.dtype), dbias.to(weight.dtype)
+    if row_grad is not None:
+        dhidden, dweight, dbias = dhidden * scale, dweight * scale, dbias * scale
+    return losses, dhidden, dweight, dbias
 
 
-def _check(hidden, weight, bias, target, reduction) -> None:
+def _check(
+    input, linear_weight, target, linear_bias, weight, reduction, ignore_index, label_smoothing
+) -> None:
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction: got {reduction!r}, should be one of {', '.join(REDUCTIONS)}")
-    if hidden.dim() != 2:
-        raise ValueError(f"hidden: got shape {list(hidden.shape)}, should be [N, H]")
-    (rows, size), classes = hidden.shape, len(weight)
-    expected = [("weight", weight, [classes, size]), ("target", target, [rows])]
-    expected += [] if bias is None else [("bias", bias, [classes])]
-    for name, tensor, shape in expected:
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing: got {label_smoothing}, should be in [0, 1]")
+    if input.dim() == 0 or not input.is_floating_point():
+        got = f"shape {list(input.shape)} and {input.dtype}"
+        raise ValueError(f"input: got {got}, should be [..., H] in a floating dtype")
+    if linear_weight.dim() != 2 or len(linear_weight) == 0:
+        raise ValueError(
+            f"linear_weight: got shape {list(linear_weight.shape)}, should be [V, H] with V > 0"
+        )
+    (*rows, size), classes = input.shape, len(linear_weight)
+    probabilities = target.is_floating_point()
+    if probabilities and ignore_index is not None:
+        raise ValueError(f"ignore_index: got {ignore_index}, should be None: target is no class")
+    kind = None if probabilities else torch.int64
+    expected = [
+        ("linear_weight", linear_weight, [classes, size], input.dtype),
+        ("linear_bias", linear_bias, [classes], input.dtype),
+        ("weight", weight, [classes], None),
+        ("target", target, [*rows, classes] if probabilities else rows, kind),
+    ]
+    for name, tensor, shape, dtype in expected:
+        if tensor is None:
+            continue
         if list(tensor.shape) != shape:
             raise ValueError(f"{name}: got shape {list(tensor.shape)}, should be {shape}")
-        if tensor.device != hidden.device:
-            raise ValueError(f"{name}: got device {tensor.device}, should be {hidden.device}")
-        dtype = torch.int64 if name == "target" else hidden.dtype
-        if tensor.dtype != dtype:
+        if tensor.device != input.device:
+            raise ValueError(f"{name}: got device {tensor.device}, should be {input.device}")
+        if dtype is not None and tensor.dtype != dtype:
             raise ValueError(f"{name}: got dtype {tensor.dtype}, should be {dtype}")
+    if weight is not None and weight.requires_grad:
+        raise ValueError("weight: requires a gradient, should be detached: the loss has none by it")

@@ -38,10 +38,9 @@ def _load() -> str | None:
 
 def _fake_linear_cross_entropy(hidden, weight, bias, target, row_grad, ignore_index):
     """Shapes and dtypes alone, for torch.compile."""
-    inputs = (hidden, weight, bias)
     grads = [
-        hidden.new_empty(0) if row_grad is None or t is None else torch.empty_like(t)
-        for t in inputs
+        hidden.new_empty(0) if row_grad is None or t is None else t.new_empty(t.shape)
+        for t in (hidden, weight, bias)
     ]
     return hidden.new_empty(len(hidden), dtype=state_dtype(hidden.dtype)), *grads
 

@@ -1,0 +1,31 @@
+"""What torch.autocast does to the inputs of a product, for operators that it does not know."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast is on for this kind of device."""
+    kind = device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """All but float64 and None in autocast's dtype where it is on, as they are where it is off.
+
+    Args:
+        tensors: of floating point; the first says on which device.
+    """
+    if not autocasts(tensors[0].device):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(tensors[0].device.type)
+    return [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors]
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """A context in which autocast leaves a device's tensors as they are."""
+    return torch.autocast(device.type, enabled=False) if autocasts(device) else nullcontext()
