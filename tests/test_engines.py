@@ -48,6 +48,23 @@ def test_auto_picks_native_where_it_was_built():
     assert engines.resolve("auto", None, CPU)[0] == ("native" if built else "cudnn")
 
 
+def test_auto_says_once_that_native_is_missing():
+    code = (
+        "import fused_lstm, torch\n"
+        "from fused_lstm import engines, native\n"
+        "native.WHY_NOT = native.NOT_BUILT\n"
+        "for size in (3, 4):\n"
+        "    fused_lstm.LSTM(size, 5)(torch.randn(2, 2, size))\n"
+        "assert engines.resolve('auto', None, torch.device('cpu')) == ('cudnn', None)\n"
+        "fused_lstm.describe_engine('auto', 'cpu')\n"
+        "fused_lstm.LSTM(3, 5, engine='cudnn')(torch.randn(2, 2, 3))\n"
+    )
+    ran = python(code)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count("engine='auto' takes nn.LSTM on the CPU") == 1
+    assert "pip install --no-build-isolation -e ." in ran.stderr
+
+
 @pytest.mark.parametrize(
     ("engine", "fuse", "message"),
     [

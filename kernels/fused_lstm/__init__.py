@@ -5,15 +5,20 @@ from .triton import interpreter
 # Before torch.compile or anyone else imports triton, which reads the choice only once.
 interpreter.enable()
 
+from .convert import convert  # noqa: E402
 from .cross_entropy import linear_cross_entropy  # noqa: E402
 from .dropout import Dropout, dropout  # noqa: E402
 from .engines import ENGINES, available_engines, describe_engine  # noqa: E402
 from .lstm import LSTM, lstm  # noqa: E402
 from .native import release_memory  # noqa: E402
 
+__version__ = "0.1.0"  # the only place: pyproject.toml reads it here
+
 __all__ = [
+    "__version__",
     "LSTM",
     "lstm",
+    "convert",
     "linear_cross_entropy",
     "Dropout",
     "dropout",

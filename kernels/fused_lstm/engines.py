@@ -13,8 +13,9 @@ An engine is a module with three functions:
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
@@ -115,7 +116,16 @@ def _resolve(name: str, fuse: str | None, device: torch.device) -> tuple[str, st
 
 def _automatic(fuse: str | None, device: torch.device) -> str:
     own = "native" if device.type == "cpu" else "triton"
+    why = engine_module(own).missing(device)
     # A level was asked for: then only an engine that has it will do, and its error if it cannot.
-    if fuse is not None or engine_module(own).missing(device) is None:
+    if fuse is not None or why is None:
         return own
+    if own == "native":
+        _warn_that_it_is_missing(why)
     return "cudnn"
+
+
+@cache
+def _warn_that_it_is_missing(why: str) -> None:
+    """Once a process: nn.LSTM is right, but not what a user of this library came for."""
+    warnings.warn(f"engine='auto' takes nn.LSTM on the CPU; native cannot run: {why}", stacklevel=2)

@@ -1,0 +1,77 @@
+"""`convert`: nn.LSTM inside a model becomes ours, and back, without a new parameter."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from .engines import check_engine
+from .lstm import LSTM
+
+
+def convert(
+    model: nn.Module, engine: str = "auto", fuse: str | None = None, *, back: bool = False
+) -> nn.Module:
+    """Make every nn.LSTM in a model a `fused_lstm.LSTM`, in place, or (`back`) the reverse.
+
+    A module stays the object that it is, with its Parameters, hooks, parametrizations, training
+    mode, device and dtype, and in every place that shares it: only its class changes, which both
+    derive from nn.RNNBase. So optimizers, and references to it, go on as they were. A subclass of
+    nn.LSTM is left alone: what it overrides is its own affair.
+
+    Args:
+        model: any module; it may be an nn.LSTM itself.
+        engine, fuse: as fused_lstm.LSTM takes them, for every LSTM that is converted. One that is
+            ours already takes them too.
+        back: make every fused_lstm.LSTM an nn.LSTM, as torch.ao.quantization.quantize_dynamic or
+            a check for isinstance(module, nn.LSTM) wants it.
+
+    Returns:
+        `model`, itself.
+
+    Raises:
+        ValueError: an unknown engine or level, or an LSTM that the engine does not offer, by its
+            name in the model; nothing has been changed then.
+    """
+    check_engine(engine, fuse)
+    found = {name: module for name, module in model.named_modules() if _is_lstm(module)}
+    if back:
+        for module in found.values():
+            _become(module, nn.LSTM)
+            for name in ("engine", "fuse"):
+                vars(module).pop(name, None)
+        return model
+    for name, module in found.items():
+        _check(name or "model", module, engine, fuse)
+    for module in found.values():
+        _become(module, LSTM)
+        module.engine, module.fuse = engine, fuse
+    return model
+
+
+def _is_lstm(module: nn.Module) -> bool:
+    return _own_class(module) in (nn.LSTM, LSTM)
+
+
+def _own_class(module: nn.Module) -> type:
+    """A module's class, without the one that torch.nn.utils.parametrize put before it."""
+    return type(module).__base__ if parametrize.is_parametrized(module) else type(module)
+
+
+def _become(module: nn.Module, new: type) -> None:
+    if parametrize.is_parametrized(module):
+        own = type(module)  # made for this module alone: its properties are what it adds
+        added = {k: v for k, v in vars(own).items() if k not in ("__dict__", "__weakref__")}
+        new = type(own.__name__, (new,), added)
+    module.__class__ = new
+
+
+def _check(name: str, module: nn.RNNBase, engine: str, fuse: str | None) -> None:
+    """Raise what making this LSTM for that engine would raise."""
+    try:
+        LSTM(
+            module.input_size, module.hidden_size, bidirectional=module.bidirectional,
+            proj_size=module.proj_size, device="meta", engine=engine, fuse=fuse,
+        )  # fmt: skip
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
