@@ -170,6 +170,17 @@ def test_what_an_engine_does_not_offer_names_one_that_does(engine, option):
         fused_lstm.LSTM(3, 5, engine=engine)(packed)
 
 
+@every_rung
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time-first", "batch-first"])
+def test_an_empty_batch_gives_empty_tensors(batch_first, engine, fuse):
+    theirs, ours = make_pair(SMALL, engine, fuse, torch.float32, batch_first=batch_first)
+    x = torch.randn((0, 4, SMALL.I) if batch_first else (4, 0, SMALL.I))
+    for state in (None, (torch.randn(SMALL.L, 0, SMALL.H),) * 2):
+        found, expected = run(ours, x, state), run(theirs, x, state)
+        assert_same(found, expected)
+        assert not found["weight_ih_l0.grad"].any()
+
+
 BAD = {
     "input-rank": (lambda x, h, c: (x[None], (h, c)), r"input: got shape \[1, 4, 3, 5\]"),
     "input-size": (lambda x, h, c: (x[..., :2], (h, c)), r"input: .* with I = 5"),

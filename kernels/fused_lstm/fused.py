@@ -46,6 +46,7 @@ def _one_call(ops, x, h0, c0, weights, dropout):
     """All layers in one call, with the dropout between them inside."""
     seed = draw_seed(x.device) if dropout > 0 else None
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
+    save = save or torch.jit.is_tracing()  # what is traced once may be trained and not
     y, h_n, c_n, *_ = _operator(ops, "lstm")(x, h0, c0, weights, dropout, seed, save)
     return y, h_n, c_n
 

@@ -9,11 +9,13 @@ T, B, I, H, L: time steps, batch, input size, hidden size, layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from .autocast import autocast, autocasts
 from .engines import check_engine, engine_module, resolve
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -30,7 +32,7 @@ def lstm(
     """Run an LSTM on weights given at the call (so that they may be tied, masked or computed).
 
     Args:
-        x: [T, B, I].
+        x: [T, B, I]; B may be 0.
         state: (h_0, c_0), each [L, B, H].
         weights: nn.LSTM's, flat: for each layer weight_ih [4H, I or H], weight_hh [4H, H] and,
             all or none, bias_ih [4H], bias_hh [4H]; gate order i, f, g, o.
@@ -45,10 +47,12 @@ def lstm(
         RuntimeError: the engine cannot run on x's device; says why.
     """
     (h0, c0), weights = state, list(weights)
-    _check(x, h0, c0, weights)
+    if not _traced():
+        _check(x, h0, c0, weights)
     engine, fuse = resolve(engine, fuse, x.device)
-    if _autocasts(x.device):
-        x, h0, c0, *weights = _autocast(x, h0, c0, *weights)
+    if not _traced() and x.shape[1] == 0:  # nothing to fuse: shapes, and gradients of zero
+        engine, fuse = "loop", "none"
+    x, h0, c0, *weights = autocast(x, h0, c0, *weights)
     y, h_n, c_n = engine_module(engine).lstm(x, h0, c0, weights, dropout, fuse)
     return y, (h_n, c_n)
 
@@ -112,7 +116,11 @@ class LSTM(nn.RNNBase):
         self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
         """See the class for shapes. Without `hx` both states begin at zero."""
-        if self._only_cudnn(input):
+        if isinstance(input, fx.Proxy):  # fx.symbolic_trace: a leaf, as torch.nn's modules are
+            path = input.tracer.path_of_module(self)
+            return input.tracer.create_proxy("call_module", path, (input, hx), {})
+        # ONNX has an operator for nn.LSTM, and none for an engine's.
+        if self._only_cudnn(input) or torch.onnx.is_in_onnx_export():
             return self._nn_lstm_forward(input, hx)
         x, batched = self._time_major(input)
         state = self._zeros(x) if hx is None else self._batched_state(hx, batched)
@@ -127,6 +135,13 @@ class LSTM(nn.RNNBase):
     def extra_repr(self) -> str:
         fuse = "" if self.fuse is None else f", fuse={self.fuse!r}"
         return f"{super().extra_repr()}, engine={self.engine!r}{fuse}"
+
+    def __prepare_scriptable__(self) -> nn.LSTM:
+        """What torch.jit.script compiles in this module's place: nn.LSTM on the same parameters."""
+        twin = copy(self)
+        twin.__class__ = nn.LSTM
+        del twin.engine, twin.fuse
+        return twin
 
     def _only_cudnn(self, input: Tensor | PackedSequence | None) -> bool:
         """Whether nn.LSTM runs the whole call; an error if it would have to and may not."""
@@ -146,7 +161,8 @@ class LSTM(nn.RNNBase):
         """input in any of nn.LSTM's layouts -> [T, B, I] and whether it had a batch."""
         if not isinstance(input, Tensor):
             raise ValueError(f"input: got {type(input).__name__}, should be a tensor")
-        if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
+        fits = input.dim() in (2, 3) and (_traced() or input.shape[-1] == self.input_size)
+        if not fits:
             layout = "[B, T, I]" if self.batch_first else "[T, B, I]"
             raise ValueError(
                 f"input: got shape {list(input.shape)}, should be {layout} or [T, I]"
@@ -172,21 +188,15 @@ class LSTM(nn.RNNBase):
         return (h0, c0) if batched else (h0.unsqueeze(1), c0.unsqueeze(1))
 
 
-def _autocasts(device: torch.device) -> bool:
-    kind = device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-
-
-def _autocast(*tensors: Tensor) -> list[Tensor]:
-    """What autocast does to the inputs of nn.LSTM: all but float64 to its dtype."""
-    dtype = torch.get_autocast_dtype(tensors[0].device.type)
-    return [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
+def _traced() -> bool:
+    """Whether torch.jit.trace runs this: sizes are then tensors, whose comparison it warns of."""
+    return torch.jit.is_tracing()
 
 
 def _check(x: Tensor, h0: Tensor, c0: Tensor, weights: list[Tensor]) -> None:
     """Raise ValueError, naming the argument, unless an engine can run on these."""
-    if x.dim() != 3 or 0 in x.shape:
-        raise ValueError(f"x: got shape {list(x.shape)}, should be [T, B, I], none of them 0")
+    if x.dim() != 3 or 0 in (x.shape[0], x.shape[2]):
+        raise ValueError(f"x: got shape {list(x.shape)}, should be [T, B, I], T and I not 0")
     if x.dtype not in DTYPES:
         raise ValueError(f"x: got dtype {x.dtype}, should be one of {', '.join(map(str, DTYPES))}")
     if h0.dim() != 3 or h0.shape[0] == 0 or len(weights) not in (2 * len(h0), 4 * len(h0)):
@@ -202,11 +212,11 @@ def _check(x: Tensor, h0: Tensor, c0: Tensor, weights: list[Tensor]) -> None:
         name = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[kind]
         columns = [[x.shape[2] if layer == 0 else H], [H], [], []][kind]
         expected.append((f"{name}_l{layer}", weight, [4 * H, *columns]))
-    autocast = _autocasts(x.device)
+    cast = autocasts(x.device)
     for name, tensor, shape in expected:
         if list(tensor.shape) != shape:
             raise ValueError(f"{name}: got shape {list(tensor.shape)}, should be {shape}")
         if tensor.device != x.device:
             raise ValueError(f"{name}: on {tensor.device}, should be on {x.device}, as x is")
-        if tensor.dtype != x.dtype and not autocast:
+        if tensor.dtype != x.dtype and not cast:
             raise ValueError(f"{name}: got dtype {tensor.dtype}, should be {x.dtype}, as x's")
