@@ -11,10 +11,10 @@ ARGS ?=
 # Where bench and report write.
 OUT  ?= out
 
-.PHONY: help setup train test bench ladder report gpu ptx inspect peers sanitize lint format clean
+.PHONY: help setup train test bench ladder report gpu ptx inspect peers sanitize wheel-check lint format clean
 
 help:            ## list the verbs
-	@grep -E '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+: .*##|^[a-z-]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP)  ## make .venv and install everything; instant the second time
 
@@ -79,6 +79,9 @@ sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linu
 	$(CHECKED) -c 'import fused_lstm, sys; f = fused_lstm.__file__; f.startswith("$(abspath $(COPY))/") or sys.exit(f"tests would run {f}"); sys.exit(fused_lstm.available_engines("cpu")["native"])'
 	$(CHECKED) -m pytest --capture=sys tests/test_native.py tests/test_cross_entropy.py \
 		tests/test_dropout.py $(ARGS)
+
+wheel-check: setup ## the wheel in a bare environment, beside another project's package `kernels`
+	$(RUN) .ci/wheel_check.py
 
 lint: setup      ## what CI checks: ruff's rules and its format
 	$(RUN) -m ruff check .

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
-import pytest
-import torch
+# Compiled code goes where no earlier run left any, and its processes' too: one that was killed may
+# have left half a file. Before torch or triton is imported, which read the names.
+COMPILED = tempfile.TemporaryDirectory(prefix="fused-lstm-tests-", ignore_cleanup_errors=True)
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(COMPILED.name, "inductor")
+os.environ["TRITON_CACHE_DIR"] = os.path.join(COMPILED.name, "triton")
 
-import fused_lstm  # noqa: F401  first: it chooses Triton's interpreter where there is no GPU
-from fused_lstm import native
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+import fused_lstm  # noqa: E402, F401  first: it chooses Triton's interpreter where there is no GPU
+from fused_lstm import native  # noqa: E402
 
 PTB = Path(__file__).parents[2] / "shared" / "ptb"
 

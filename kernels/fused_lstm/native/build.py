@@ -8,6 +8,7 @@ from pathlib import Path
 
 FOLDER = Path("kernels/fused_lstm/native")  # setuptools wants paths relative to setup.py
 REQUIRE = "FUSED_LSTM_REQUIRE_NATIVE"  # in the environment: a build that fails is an error
+OBJECTS = "build/objects"
 FLAGS = ["-O3", "-g0", "-fno-math-errno", "-ffp-contract=fast"]
 
 
@@ -28,6 +29,11 @@ def setup_arguments() -> dict:
 
     class OptionalBuild(BuildExtension):
         """Where it cannot be built the package is installed without it, and says so."""
+
+        def initialize_options(self) -> None:
+            super().initialize_options()
+            # Kept, so that a wheel after an editable install finds what ninja need not compile.
+            self.build_temp = OBJECTS
 
         def build_extensions(self) -> None:
             try:

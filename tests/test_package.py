@@ -1,0 +1,71 @@
+"""What is installed: one version, typed, and whether the C++ engine must be in it."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fused_lstm
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(fused_lstm.__file__).parent
+
+
+def setup_py(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "setup.py", *arguments]
+    environment = os.environ | environment
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_the_version_has_one_source():
+    ran = setup_py("--version")
+    assert ran.stdout.splitlines()[-1] == fused_lstm.__version__, ran.stderr
+    assert f'"{fused_lstm.__version__}"' not in (ROOT / "pyproject.toml").read_text()
+
+
+def test_type_checkers_may_read_the_package():
+    assert (PACKAGE / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("required", ["0", "1"])
+def test_a_failed_build_is_an_error_where_native_is_required(tmp_path, required):
+    ran = setup_py(
+        "build_ext", f"--build-lib={tmp_path}", f"--build-temp={tmp_path}",
+        CXX="false", FUSED_LSTM_REQUIRE_NATIVE=required,
+    )  # fmt: skip
+    assert (ran.returncode != 0) == (required == "1"), ran.stderr
+    assert ("native engine not built" in ran.stderr) == (required == "0")
+
+
+@pytest.mark.parametrize("required", [None, "", "0", "1"])
+def test_so_is_a_torch_that_is_missing(monkeypatch, capsys, required):
+    monkeypatch.setitem(sys.modules, "torch.utils.cpp_extension", None)
+    monkeypatch.delenv("FUSED_LSTM_REQUIRE_NATIVE", raising=False)
+    if required is not None:
+        monkeypatch.setenv("FUSED_LSTM_REQUIRE_NATIVE", required)
+    arguments = runpy.run_path(str(PACKAGE / "native" / "build.py"))["setup_arguments"]
+    if required == "1":
+        with pytest.raises(SystemExit, match="native engine not built, and FUSED_LSTM_REQUIRE"):
+            arguments()
+    else:
+        assert arguments() == {}
+        assert "native engine not built" in capsys.readouterr().err
+
+
+def test_compiled_code_of_earlier_runs_is_out_of_sight():
+    """A cache file that a killed compile had cut short once made a test fail."""
+    pytest.importorskip("triton")
+    code = (
+        "import triton; from torch._inductor.runtime.cache_dir_utils import cache_dir;"
+        "print(cache_dir(), triton.knobs.cache.dir)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    folders = [Path(name) for name in ran.stdout.split()]
+    assert [folder.name for folder in folders] == ["inductor", "triton"], ran.stderr
+    for folder in folders:
+        assert folder.parent.name.startswith("fused-lstm-tests-")
