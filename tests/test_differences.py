@@ -55,7 +55,7 @@ def test_vmap_of_nn_lstm_is_an_error():
     """When this fails the README's row is out of date."""
     engines = [e for e in ("cudnn", "compile") if fused_lstm.available_engines()[e] is None]
     for lstm in (nn.LSTM(3, 4), *(fused_lstm.LSTM(3, 4, engine=engine) for engine in engines)):
-        with pytest.raises(RuntimeError, match="Batching rule not implemented|functorch"):
+        with pytest.raises(RuntimeError, match=r"Batching rule not implemented|functorch"):
             vmap(lambda x, lstm=lstm: lstm(x)[0])(torch.randn(2, 5, 2, 3))
 
 
