@@ -3,8 +3,9 @@
 A launch is counted by torch.profiler: on a GPU a kernel, on a CPU the dispatch of an operator that
 is neither a view nor an allocation, nor only a name for others. Bytes are the operands that
 launches read and the results that they write: what stays on chip within a launch does not count,
-which is what fusion is about. Memory is the most that PyTorch's allocator held above what it held
-before.
+which is what fusion is about. Memory is the most that tensors took above what they took before, as
+PyTorch's allocator says, and the native engine's beside it; a library's own buffers, such as MKL's
+and oneDNN's, are not in it.
 """
 
 from __future__ import annotations

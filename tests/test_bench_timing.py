@@ -26,7 +26,7 @@ from bench.race import answer_of_reference, line_up
 from bench.timing import Quartiles, interleave, quartiles, speedup, timed
 from bench.training import Training
 from bench.work import MODES, Shape, make_problem
-from fused_lstm import ENGINES
+from fused_lstm import ENGINES, native
 from fused_lstm.engines import Engine
 
 CPU = torch.device("cpu")
@@ -267,6 +267,16 @@ def test_nn_lstm_is_fused():
     found = count.count(work, CPU, setup)
     assert found.launches < SHAPE.T * SHAPE.L + 10
     assert found.seconds["fused"] > found.seconds["pointwise"]
+
+
+@pytest.mark.skipif(native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}")
+def test_memory_of_native_is_what_its_tensors_take():
+    shape = Shape(30, 20, 32, 64, 2)
+    held = Local(by_label("native-layers")[0], make_problem(shape))
+    work, setup = held.work("step")
+    T, B, _, H, L = shape
+    saved = 4 * T * B * H * 6 * L  # bytes of the gates, c and h of all layers
+    assert saved < count.count(work, CPU, setup).peak_memory < 2.5 * saved
 
 
 def test_counting_is_silent(capfd):

@@ -157,6 +157,33 @@ def test_threads_and_runs_agree(count, hidden):
         assert torch.equal(value, again[name]), f"{name}: two runs differ"
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cannot keep to one core here")
+def test_more_threads_than_cores_do_not_wait_for_each_other():
+    """Eight on one core took 50 times one's time where each spun before it let others run."""
+    script = """
+import os, time, torch
+from fused_lstm import native
+
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+torch.set_num_threads(8)
+weights = [p.detach() for p in torch.nn.LSTM(64, 64, 1).parameters()]
+x, states = torch.randn(50, 20, 64), torch.zeros(2, 1, 20, 64)
+
+def seconds(threads):
+    torch.set_num_threads(threads)
+    begin = time.perf_counter()
+    native.OPS.lstm(x, *states, weights, 0.0, None, False)
+    return time.perf_counter() - begin
+
+print(min(seconds(8) for _ in range(15)) / min(seconds(1) for _ in range(15)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 8
+
+
 @pytest.mark.parametrize("layers", [3, 4], ids=["in-turns", "wavefront"])
 @pytest.mark.parametrize("dropout", [0.3, 1.0])
 def test_dropout_is_the_references(isa, dropout, layers):
