@@ -11,7 +11,7 @@ ARGS ?=
 # Where bench and report write.
 OUT  ?= out
 
-.PHONY: help setup train test bench ladder report gpu ptx inspect peers sanitize wheel-check lint format clean
+.PHONY: help setup train test bench ladder post report gpu ptx inspect peers sanitize wheel-check lint format clean
 
 help:            ## list the verbs
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ bench: setup     ## time every engine that runs here, beside nn.LSTM
 
 ladder: setup    ## the three fusions, one at a time, and what each gained
 	$(RUN) -m bench.ladder $(ARGS)
+
+post: setup      ## the post's own table: TensorFlow, JAX, PyTorch, and the fusions; 5 minutes
+	$(RUN) -m bench.post --json $(OUT)/post.json $(ARGS)
 
 report:          ## a page with figures from what bench measured
 	$(RUN) -m bench.report $(OUT)/bench.json -o $(OUT)/report

@@ -52,6 +52,7 @@ def finish(
             "label": label,
             "engine": contender.engine,
             "fuse": contender.fuse,
+            "stock": contender.stock,
             "peer": peers.PEERS[label].says if contender.peer else None,
             "device": str(session.device),
             "dtype": str(session.dtype).removeprefix("torch."),

@@ -93,38 +93,42 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     config = metafunc.config
     if "size" in names:
         sizes = _words(config, "sizes", contenders.choose_sizes)
-        modes = MODES if "mode" in names else (None,)
-        cases = [
-            (size, mode, c)
-            for size in sizes
-            for mode in modes
-            for c in _contenders(config, size, peers=mode in ("step", "inference"))
-        ]
         if "mode" in names:
             params = [
-                _case(config, c, (size, mode, c), f"{size}-{mode}") for size, mode, c in cases
+                _case(config, c, (size, mode, c), f"{size}-{mode}")
+                for size in sizes
+                for mode in MODES
+                for c in _contenders(config, size, _alone(peers=mode in ("step", "inference")))
             ]
             metafunc.parametrize(("size", "mode", "contender"), params)
         else:
-            params = [_case(config, c, (size, c), size) for size, _, c in cases]
+            params = [
+                _case(config, c, (size, c), size)
+                for size in sizes
+                for c in _contenders(config, size, contenders.trainers())
+            ]
             metafunc.parametrize(("size", "contender"), params)
     elif "point" in names:
         points = metafunc.module.POINTS
         params = [
             _case(config, c, (point, c), "-".join(map(str, point)))
             for point in points
-            for c in _contenders(config, None, peers=False)
+            for c in _contenders(config, None, _alone(peers=False))
         ]
         metafunc.parametrize(("point", "contender"), params)
 
 
-def _contenders(config: pytest.Config, size: str | None, peers: bool) -> list[Contender]:
-    known = [c for c in contenders.everyone() if peers or not c.peer]
+def _alone(peers: bool) -> list[Contender]:
+    return [c for c in contenders.everyone() if peers or not c.peer]
+
+
+def _contenders(config: pytest.Config, size: str | None, known: list[Contender]) -> list[Contender]:
     asked = config.getoption("engines")
     if asked == "all":
         return known
     if asked is not None:
-        chosen = _words(config, "engines", lambda n: contenders.choose(n, contenders.everyone()))
+        everyone = list(dict.fromkeys([*contenders.everyone(), *contenders.trainers()]))
+        chosen = _words(config, "engines", lambda n: contenders.choose(n, everyone))
         return [c for c in chosen if c in known]
     return [c for c in known if contenders.in_default_run(c, size)]
 

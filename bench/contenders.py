@@ -29,6 +29,8 @@ DEFAULT_SIZES = {
     "tensorflow-xla": ("small",),
     "keras": ("small", "medium"),
     "jax": ("small", "medium"),
+    "stock-loop-none": ("small", "medium"),
+    "stock-native-pointwise": ("small", "medium"),
 }
 
 
@@ -39,6 +41,7 @@ class Contender(NamedTuple):
     engine: str
     fuse: str | None
     peer: bool = False
+    stock: bool = False  # trains with stock PyTorch's loss and update, not with this project's
 
 
 def engines() -> list[Contender]:
@@ -52,6 +55,22 @@ def engines() -> list[Contender]:
 
 def everyone() -> list[Contender]:
     return engines() + [Contender(name, name, None, peer=True) for name in peers.PEERS]
+
+
+def trainers() -> list[Contender]:
+    """Who trains a whole language model.
+
+    Peers; every engine and level in the post's program as stock PyTorch runs it, from the step loop
+    upwards; and each engine that fuses anything, at its highest level, with this project's loss and
+    update, which come on top. torch.compile, which takes minutes, is among the LSTMs alone.
+    """
+    stock = [c for c in engines() if c.engine != "compile"]
+    top = {c.engine: c for c in stock if c.engine != "loop"}
+    return [
+        *(c for c in everyone() if c.peer and peers.PEERS[c.engine].trains),
+        *(c._replace(label=f"stock-{c.label}", stock=True) for c in stock),
+        *top.values(),
+    ]
 
 
 def why_not(contender: Contender, device: torch.device) -> str | None:
@@ -85,4 +104,5 @@ def choose_sizes(names: Sequence[str]) -> list[str]:
 
 def in_default_run(contender: Contender, size: str) -> bool:
     """Whether it is timed at `size` without having been asked for by name."""
-    return size in DEFAULT_SIZES.get(contender.engine, (size,))
+    sizes = DEFAULT_SIZES.get(contender.label) or DEFAULT_SIZES.get(contender.engine)
+    return sizes is None or size in sizes

@@ -1,7 +1,7 @@
 """`python -m bench.cpu`: the native engine against stock PyTorch on this machine's CPU.
 
 The LSTM alone against nn.LSTM (oneDNN) and the step loop; whole training steps against the 2017
-post's program, written out below in stock PyTorch; a step's memory. Answers are checked before
+post's program in stock PyTorch (bench.learner); a step's memory. Answers are checked before
 anything is timed, contenders take turns within a round, and a ratio is one of medians, with the
 quartiles of the ratios within a round behind it. `--keep-memory` takes from the times what mapping
 memory costs: see bench.pages.
@@ -10,7 +10,6 @@ memory costs: see bench.pages.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import statistics
 import subprocess
@@ -20,26 +19,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 import fused_lstm
-from lm import data
-from lm.config import PRESETS, Config
-from lm.model import build_model, repackage_hidden
-from lm.optimizer import Updater
 
 from .check import require_right
 from .contenders import Contender
+from .learner import Learner
+from .lesson import make_lesson
 from .local import Local
 from .machine import describe, in_a_line
 from .pages import Counted, is_kept, kept_environment
-from .timing import Timed, interleave, quartiles, timed
-from .training import VOCABULARY, answer_of_step
+from .timing import Timed, interleave, quartiles
 from .work import SIZES, make_problem
 
 CPU = torch.device("cpu")
 STOCK, LOOP, OURS = "nn.LSTM", "loop", "native"
 RUNGS = [Contender(f"native {fuse}", "native", fuse) for fuse in ("pointwise", "steps", "layers")]
+LEARNERS = {
+    STOCK: Contender(STOCK, "cudnn", None, stock=True),
+    LOOP: Contender(LOOP, "loop", "none", stock=True),
+    OURS: Contender(OURS, "native", None),
+}
 LSTMS = [Contender(STOCK, "cudnn", None), Contender(LOOP, "loop", "none"), *RUNGS]
 
 # (what, against) -> at least this at each size, and what is aimed at.
@@ -51,97 +51,6 @@ GOALS = {
     ("training step", LOOP): ((2.0, 2.0, 2.0), 3.0),
 }
 MODES = {"forward + backward": "step", "forward, no_grad": "inference"}
-
-
-# --- the post's program ---
-
-
-class Stock(nn.Module):
-    """The post's LM_LSTM; `lstm` is nn.LSTM, or the loop engine for the step loop."""
-
-    def __init__(self, config: Config, vocabulary: int, engine: str | None) -> None:
-        super().__init__()
-        size, layers, drop = config.hidden_size, config.num_layers, 1 - config.keep_prob
-        self.word_embeddings = nn.Embedding(vocabulary, size)
-        self.dropout = nn.Dropout(drop)
-        if engine is None:
-            self.lstm = nn.LSTM(size, size, layers, dropout=drop)
-        else:
-            self.lstm = fused_lstm.LSTM(size, size, layers, dropout=drop, engine=engine)
-        self.sm_fc = nn.Linear(size, vocabulary)
-
-    def forward(self, inputs: Tensor, hidden: tuple) -> tuple[Tensor, tuple]:
-        outputs, hidden = self.lstm(self.dropout(self.word_embeddings(inputs)), hidden)
-        return self.sm_fc(self.dropout(outputs)), hidden
-
-
-def stock_step(model: Stock, config: Config, inputs: Tensor, targets: Tensor, hidden: tuple):
-    """One training step as the post has it; returns the loss and the next state."""
-    model.zero_grad()
-    logits, hidden = model(inputs, repackage_hidden(hidden))
-    loss = nn.functional.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-    for parameter in model.parameters():
-        parameter.data.add_(parameter.grad, alpha=-config.learning_rate)
-    return loss.detach(), hidden
-
-
-def our_step(model: nn.Module, updater: Updater, inputs: Tensor, targets: Tensor, hidden: tuple):
-    """The same step as lm.trainer does it."""
-    loss, hidden = model.loss(inputs, targets, repackage_hidden(hidden))
-    updater.optimizer.zero_grad()
-    loss.backward()
-    updater.step()
-    return loss.detach(), hidden
-
-
-# --- contenders of the training step ---
-
-
-class Training:
-    """A model and how to train it on: `step()` is one training step, its state carried on."""
-
-    def __init__(self, name: str, config: Config, batches: Sequence, vocabulary: int) -> None:
-        torch.manual_seed(0)
-        start = build_model(config, vocabulary, "cudnn")
-        if name == OURS:
-            self.model = build_model(config, vocabulary, "native")
-            updater = Updater(self.model, config)
-            self._step = lambda *batch: our_step(self.model, updater, *batch)
-        else:
-            self.model = Stock(config, vocabulary, "loop" if name == LOOP else None)
-            self._step = lambda *batch: stock_step(self.model, config, *batch)
-        self.model.load_state_dict(start.state_dict())
-        self.batches, self.count = batches, 0
-        shape = config.num_layers, config.batch_size, config.hidden_size
-        self.hidden = torch.zeros(shape), torch.zeros(shape)
-
-    def step(self) -> Tensor:
-        batch = self.batches[self.count % len(self.batches)]
-        loss, self.hidden = self._step(*batch, self.hidden)
-        self.count += 1
-        return loss
-
-    def answer(self) -> dict[str, Tensor]:
-        return answer_of_step(self.model, self.step)
-
-
-def batches_of(config: Config, text: str | None) -> tuple[list, int]:
-    """Some batches (inputs, targets), [T, B], and the number of words that there are."""
-    if text is None:  # the speed does not depend on what the words say
-        generator = torch.Generator().manual_seed(0)
-        shape = 8, config.num_steps + 1, config.batch_size
-        ids = torch.randint(VOCABULARY, shape, generator=generator)
-        return [(block[:-1], block[1:]) for block in ids], VOCABULARY
-    corpus = data.load_corpus(text)
-    columns = data.Columns(corpus.train, config.batch_size, CPU)
-    return [columns.batch(i, config.num_steps) for i in range(8)], len(corpus.vocabulary)
-
-
-def training_config(size: str) -> Config:
-    """A preset with the post's loss, the mean over words, for all contenders."""
-    return dataclasses.replace(PRESETS[size], loss_over_time="mean")
 
 
 # --- measurements ---
@@ -166,15 +75,12 @@ def measure_lstm(size: str, seconds: float) -> list[dict]:
 
 
 def measure_training(size: str, seconds: float, text: str | None) -> dict:
-    config = training_config(size)
-    batches, vocabulary = batches_of(config, text)
-    names = (STOCK, LOOP, OURS)
-    contenders = {n: Training(n, config, batches, vocabulary) for n in names}
+    lesson = make_lesson(size, CPU, text)
+    contenders = {n: Learner(c, lesson) for n, c in LEARNERS.items()}
     checked(contenders)
-    cases = {n: timed(c.step, CPU) for n, c in contenders.items()}
+    cases = {n: c.timed("train") for n, c in contenders.items()}
     samples, pages = take_turns(cases, seconds, warmup=2)
-    words = config.num_steps * config.batch_size
-    return entry("training step", size, samples, pages, words=words)
+    return entry("training step", size, samples, pages, words=lesson.words)
 
 
 def take_turns(
@@ -209,8 +115,7 @@ def measure_memory(size: str, text: str | None) -> dict[str, float | None]:
 
 def memory_of(name: str, size: str, text: str | None) -> float | None:
     """In a process of its own. Linux only: None elsewhere."""
-    config = training_config(size)
-    training = Training(name, config, *batches_of(config, text))
+    training = Learner(LEARNERS[name], make_lesson(size, CPU, text))
     for parameter in training.model.parameters():
         parameter.grad = torch.ones_like(parameter)
     try:

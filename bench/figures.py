@@ -11,11 +11,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
-from . import style
+from . import style, table
 from .contenders import BASE, LOOP
 from .count import KINDS, shares
 from .measured import Results, Row, find, gain
 
+REST = 0.35  # opacity of what is not the LSTM
 AXES = {
     "T": "time steps T",
     "B": "batch B",
@@ -94,22 +95,50 @@ def peers(results: Results, size: str) -> Figure | None:
 
 
 @styled
-def training(results: Results, size: str) -> Figure | None:
-    """Words per second of the whole training step."""
-    rows = results.select("train", size=size)
-    if len(rows) < 2:
+def training(results: Results) -> Figure | None:
+    """Time for 1,000 words of training at each size, its LSTM apart, in the table's order."""
+    panels = {
+        size: rows for size in results.sizes("train") if (rows := table.rows_of(results, size))
+    }
+    if not panels:
         return None
-    words = rows[0].info["shape"]["T"] * rows[0].info["shape"]["B"]
-    lows, mids, highs = (
-        [words / t for t in part] for part in zip(*(r.time[::-1] for r in rows), strict=True)
-    )
-    figure, axes = _canvas(len(rows), f"{size}: the language model's whole training step")
-    texts = [f"{m:,.0f}" for m in mids]
-    style.bars(axes, rows, mids)
-    style.quartile_bars(axes, lows, mids, highs)
-    style.behind(axes, [max(m, h) for m, h in zip(mids, highs, strict=True)], texts)
-    axes.set_xlabel("words per second, median and quartiles")
+    says = {line.label: line.says for line in table.lines(results.machine["device"])}
+    heights = [len(rows) for rows in panels.values()]
+    inches = 0.9 + 0.75 * len(heights) + 0.26 * sum(heights)
+    figure = Figure(figsize=(1.3 * style.WIDTH, inches), layout="tight")
+    drawn = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights).flatten()
+    for axes, (size, rows) in zip(drawn, panels.items(), strict=True):
+        axes.set_title(f"{size}: words per second, and times TensorFlow's step loop")
+        _training_bars(axes, list(rows.values()), rows.get(table.FIRST), says)
+    drawn[-1].set_xlabel("milliseconds for 1,000 words: the shorter the faster")
+    handles = [Patch(color="#555555"), Patch(color="#555555", alpha=REST)]
+    style.legend_below(figure, handles, ["in the LSTM", "the rest: softmax, loss, update"], 2)
     return figure
+
+
+def _training_bars(axes, rows: list[Row], first: Row | None, says: dict[str, str]) -> None:
+    whole = [1e6 / row.info["tokens_per_second"] for row in rows]
+    lstm = [
+        ms * table.lstm_seconds(row) / row.time.median for ms, row in zip(whole, rows, strict=True)
+    ]
+    rest = [ms - part for ms, part in zip(whole, lstm, strict=True)]
+    colours = [style.colour(row) for row in rows]
+    axes.barh(range(len(rows)), lstm, color=colours, edgecolor="#333333", linewidth=0.5)
+    axes.barh(
+        range(len(rows)), rest, left=lstm, color=colours, alpha=REST, edgecolor="#333333",
+        linewidth=0.5,
+    )  # fmt: skip
+    axes.set_yticks(range(len(rows)), [says[row.label] for row in rows])
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    texts = [f"{row.info['tokens_per_second']:,.0f}" for row in rows]
+    if first is not None:
+        texts = [f"{t}, {table.faster(first, r):.2f}x" for t, r in zip(texts, rows, strict=True)]
+    for n, row in enumerate(rows):  # a rung: what it adds to the one above
+        if says[row.label].startswith(" "):
+            texts[n] += f" ({table.faster(rows[n - 1], row):.2f}x the bar above)"
+    style.behind(axes, whole, texts)
+    axes.locator_params(axis="x", nbins=5)
 
 
 @styled

@@ -96,3 +96,14 @@ def flat_copy(reference: nn.LSTM) -> nn.LSTM:
     module = copy.deepcopy(reference)
     module.flatten_parameters()
     return module
+
+
+def expected(problem: Problem) -> dict[str, Tensor]:
+    """What nn.LSTM itself computes: outputs, final state and all gradients."""
+    x = problem.x.clone().requires_grad_()
+    y, (h_n, c_n) = problem.reference(x, (problem.h0, problem.c0))
+    dx, *dweights = torch.autograd.grad(y, [x, *problem.weights], problem.dy)
+    found = {"inference": y, "y": y, "h_n": h_n, "c_n": c_n, "x.grad": dx}
+    for name, gradient in zip(problem.names, dweights, strict=True):
+        found[f"{name}.grad"] = gradient
+    return {name: tensor.detach() for name, tensor in found.items()}

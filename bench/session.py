@@ -17,10 +17,11 @@ import torch
 from . import machine
 from .contenders import BASE, Contender, engines
 from .count import Counts, count
+from .learner import full_float32
+from .lesson import make_lesson
 from .local import Local
 from .race import Race, line_up
-from .timing import speedup
-from .training import Training
+from .timing import interleave, quartiles, speedup
 from .work import Shape, make_problem
 
 _now = 0.0
@@ -50,6 +51,7 @@ class Group:
     errors: dict[str, float]
     failed: dict[str, Exception]
     counts: dict[str, Counts] = field(default_factory=dict)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)  # of training steps
 
 
 class Session:
@@ -90,9 +92,10 @@ class Session:
         if key not in self._groups:
             self.close()
             self.peaks.measure()
-            training = Training(size, self.device, with_base(contenders))
-            samples = training.time(self.seconds)
-            self._groups[key] = Group(samples, training.errors, training.failed)
+            with full_float32():
+                race = line_up(make_lesson(size, self.device), with_base(contenders))
+                self._groups[key] = time_training(race, self.seconds)
+                race.close()
         return self._groups[key]
 
     def close(self) -> None:
@@ -117,6 +120,7 @@ class Session:
             "tokens_per_second": tokens / seconds,
             "speedup_over_nn_lstm": speedup(group.samples[BASE], sample),
             "max_error": group.errors[label],
+            **group.facts.get(label, {}),
         }
 
     def product_facts(
@@ -140,6 +144,28 @@ class Session:
         if "gb_per_second" in info:
             part = info["gb_per_second"] / self.peaks.gigabytes
             info["percent_of_copy_bandwidth"] = 100 * part
+
+
+def time_training(race: Race, seconds: float, **how: Any) -> Group:
+    """Whole training steps and, in the same rounds, what a step takes without its LSTM.
+
+    `how` is as timing.interleave takes it.
+    """
+    cases = {(mode, n): case for mode in ("train", "rest") for n, case in race.cases(mode).items()}
+
+    def drop(case: tuple[str, str], error: Exception) -> None:
+        race.drop(case[1], error)
+
+    found = interleave(cases, seconds, lost=drop, **how)
+    samples = {n: found["train", n] for n in race.runners}
+    facts = {
+        n: {
+            "losses": race.losses[n],
+            "seconds_without_lstm": quartiles(found["rest", n]).median,
+        }
+        for n, sample in samples.items()
+    }
+    return Group(samples, race.errors, race.failed, facts=facts)
 
 
 def with_base(contenders: Sequence[Contender]) -> list[Contender]:

@@ -12,7 +12,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -20,8 +20,13 @@ import torch
 # takes that long is warm without a round for it.
 LONGEST = 20.0  # seconds
 
+Name = TypeVar("Name")  # of a case
 Run = Callable[[], object]  # the work to time
 Timed = Callable[[], float]  # does what must precede the work, then the work; seconds of the work
+
+
+class Lost(Exception):
+    """A case cannot go on, which is no reason for the others to stop."""
 
 
 class Quartiles(NamedTuple):
@@ -92,39 +97,59 @@ def _events(device: torch.device) -> Callable[[Run], float]:
 
 
 def interleave(
-    cases: Mapping[str, Timed],
+    cases: Mapping[Name, Timed],
     seconds: float = 5.0,
     least: int = 5,
     most: int = 50,
     warmup: int = 1,
+    longest: float = LONGEST,
+    lost: Callable[[Name, Lost], object] | None = None,
     tick: Callable[[float], object] | None = None,
-) -> dict[str, list[float]]:
+) -> dict[Name, list[float]]:
     """Time all `cases` in every round; name -> seconds of each round.
 
     Args:
         seconds: no round begins later than this after the first, once `least` rounds are done.
-        least, most: how many rounds there may be; three will do past LONGEST.
+        least, most: how many rounds there may be; three will do past `longest` seconds.
         warmup: rounds beforehand that do not count.
+        lost: called with a case that raised Lost, which is then left out of this and what follows.
         tick: called after every timing with the part of the rounds that is done, 0 to 1.
 
     The order within a round is random, from a fixed seed.
     """
-    order, draw = list(cases), random.Random(0)
-    samples: dict[str, list[float]] = {name: [] for name in cases}
+    draw = random.Random(0)
+    samples: dict[Name, list[float]] = {name: [] for name in cases}
+
+    def take(name: Name) -> None:
+        try:
+            samples[name].append(cases[name]())
+        except Lost as error:
+            if lost is None:
+                raise
+            del samples[name]
+            lost(name, error)
+
+    done = 0
     for _ in range(warmup):
         began = time.perf_counter()
-        warm = {name: cases[name]() for name in order}
-        if time.perf_counter() - began > LONGEST / 8:
-            samples = {name: [taken] for name, taken in warm.items()}
+        for name in list(samples):
+            take(name)
+        if time.perf_counter() - began > longest / 8:
+            done = 1  # so long a round is warm without another one
             break
+        for sample in samples.values():
+            sample.clear()
     begin = time.perf_counter()
-    for number in range(len(samples[order[0]]) if order else most, most):
+    for number in range(done, most):
         spent = time.perf_counter() - begin
-        if spent > (seconds if number >= least else LONGEST) and number >= min(least, 3):
+        if not samples or (
+            spent > (seconds if number >= least else longest) and number >= min(least, 3)
+        ):
             break
+        order = list(samples)
         draw.shuffle(order)
         for name in order:
-            samples[name].append(cases[name]())
+            take(name)
             if tick is not None:
                 spent = time.perf_counter() - begin
                 tick(

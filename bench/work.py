@@ -58,9 +58,15 @@ class Problem:
     c0: Tensor  # [L, B, H]
     dy: Tensor  # [T, B, H], the gradient that comes back
 
+    peer_modes = ("inference", "step")
+
     @property
     def device(self) -> torch.device:
         return self.x.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.x.dtype
 
     @property
     def weights(self) -> list[Tensor]:
@@ -70,6 +76,11 @@ class Problem:
     @property
     def names(self) -> list[str]:
         return [name for name, _ in self.reference.named_parameters()]
+
+    def named(self) -> dict[str, Tensor]:
+        """What a peer is handed over."""
+        given = {"x": self.x, "h0": self.h0, "c0": self.c0, "dy": self.dy}
+        return given | dict(zip(self.names, self.weights, strict=True))
 
 
 def make_problem(

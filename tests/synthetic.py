@@ -22,6 +22,20 @@ CASES = {
     "keras": ("keras", None, "Keras LSTM", 11e-3, None, None),
     "jax": ("jax", None, "lax.scan", 15.9e-3, None, None),
 }
+# label -> (engine, fuse, peer, seconds of a training step at the small preset, the LSTM's share)
+TRAINING = {
+    "tensorflow": ("tensorflow", None, "TensorFlow, unrolled", 90e-3, 0.3),
+    "tensorflow-xla": ("tensorflow-xla", None, "the same under XLA", 115e-3, 0.2),
+    "keras": ("keras", None, "Keras LSTM", 103e-3, 0.35),
+    "jax": ("jax", None, "lax.scan", 98e-3, 0.3),
+    "stock-loop-none": ("loop", "none", None, 86e-3, 0.3),
+    "stock-cudnn": ("cudnn", None, None, 76e-3, 0.12),
+    "stock-native-pointwise": ("native", "pointwise", None, 82e-3, 0.2),
+    "stock-native-steps": ("native", "steps", None, 71e-3, 0.08),
+    "stock-native-layers": ("native", "layers", None, 71e-3, 0.08),
+    "native-layers": ("native", "layers", None, 57e-3, 0.1),
+    "cudnn": ("cudnn", None, None, 60e-3, 0.15),
+}
 MACHINE = {
     "device": "cpu",
     "processor": "A Processor",
@@ -43,7 +57,10 @@ PART = {"inference": 0.3, "forward": 0.35, "backward": 0.65, "step": 1.0}
 
 def bench(group: str, label: str, seconds: float, shape: Shape, **about: Any) -> dict[str, Any]:
     """One entry of "benchmarks"; rounds scatter by a few per cent, the same every time."""
-    engine, fuse, peer, _, launches, megabytes = CASES[label]
+    train = about["suite"] == "train"
+    known = TRAINING if train else CASES
+    engine, fuse, peer = known[label][:3]
+    launches, megabytes = (None, None) if train else CASES[label][4:]
     draw = random.Random(group + label)
     data = sorted(seconds * draw.uniform(0.97, 1.06) for _ in range(7))
     mode = about.get("mode", "step")
@@ -52,11 +69,15 @@ def bench(group: str, label: str, seconds: float, shape: Shape, **about: Any) ->
         **{"label": label, "engine": engine, "fuse": fuse, "peer": peer, "device": "cpu"},
         **{"dtype": "float32", "shape": shape._asdict(), **about},
         "tokens_per_second": shape.tokens / data[3],
-        "speedup_over_nn_lstm": CASES["cudnn"][3] / CASES[label][3],
+        "speedup_over_nn_lstm": known["cudnn"][3] / known[label][3],
         "max_error": 2e-7,
         "gflops": flops / data[3] / 1e9,
         "percent_of_product_peak": flops / data[3] / 480e7,
     }
+    if train:
+        rest = (1 - TRAINING[label][4]) * data[3]
+        info |= {"losses": [9.210340, 9.2, 9.1], "seconds_without_lstm": rest}
+        info["stock"] = label.startswith("stock")
     if launches is not None:
         info["launches"], info["peak_memory"] = launches, 10**7
         parts = {"products": 0.5, "pointwise": 0.2, "fused": 0.0, "copies": 0.1}
@@ -68,9 +89,18 @@ def bench(group: str, label: str, seconds: float, shape: Shape, **about: Any) ->
     return {"group": group, "name": label, "stats": stats, "extra_info": info}
 
 
-def everything(slower: float = 1.0, labels: tuple[str, ...] = tuple(CASES)) -> dict[str, Any]:
+def everything(
+    slower: float = 1.0,
+    labels: tuple[str, ...] = tuple(CASES),
+    trained: tuple[str, ...] = tuple(TRAINING),
+) -> dict[str, Any]:
     """A whole run; `slower` is a factor on our own kernels' times."""
     found = []
+    for label in trained:
+        for size, shape in SIZES.items():
+            about = {"suite": "train", "size": size, "mode": "training step"}
+            at = TRAINING[label][3] * SCALE[size]
+            found.append(bench(f"training, {size}", label, at, shape, **about))
     for label in labels:
         own = slower if label.startswith("native") else 1.0
         seconds, peer = CASES[label][3] * own, CASES[label][2]
@@ -80,9 +110,6 @@ def everything(slower: float = 1.0, labels: tuple[str, ...] = tuple(CASES)) -> d
                 if peer is None or mode in ("step", "inference"):
                     about = {"suite": "lstm", "size": size, "mode": mode}
                     found.append(bench(f"LSTM, {size}, {mode}", label, at * part, shape, **about))
-            if peer is None:
-                about = {"suite": "train", "size": size, "mode": "training step"}
-                found.append(bench(f"training, {size}", label, at + 0.1, shape, **about))
         if peer is None and label != "compile":
             found += _scaling(label, seconds)
     return {

@@ -12,9 +12,10 @@ import torch
 
 from bench import peers
 from bench.contenders import Contender, everyone, why_not
+from bench.local import expected
 from bench.peers import gates
 from bench.peers.remote import PeerFailed, Remote, environment, to_arrays
-from bench.race import answer_of_reference, line_up
+from bench.race import line_up
 from bench.work import Shape, make_problem
 
 CPU = torch.device("cpu")
@@ -43,14 +44,14 @@ def test_the_joint_kernel_computes_pytorchs_gates():
     np.testing.assert_allclose(np.concatenate([i, f, g, o], 1), ours, rtol=1e-5, atol=1e-6)
 
 
-def test_joint_gradients_undo_the_joint_kernel():
+def test_from_joint_undoes_the_joint_kernel():
     layer = gates.layers(to_arrays(PROBLEM))[0]
     kernel, _ = gates.joint_kernel(layer, gates.TENSORFLOW)
     bias = gates.reorder(layer["bias_ih"], gates.PYTORCH, gates.TENSORFLOW)
-    found = gates.joint_gradients(0, kernel, bias, gates.TENSORFLOW)
-    np.testing.assert_array_equal(found["weight_ih_l0.grad"], layer["weight_ih"])
-    np.testing.assert_array_equal(found["weight_hh_l0.grad"], layer["weight_hh"])
-    np.testing.assert_array_equal(found["bias_hh_l0.grad"], layer["bias_ih"])
+    found = gates.from_joint(0, kernel, bias, gates.TENSORFLOW)
+    np.testing.assert_array_equal(found["weight_ih_l0"], layer["weight_ih"])
+    np.testing.assert_array_equal(found["weight_hh_l0"], layer["weight_hh"])
+    np.testing.assert_array_equal(found["bias_hh_l0"], layer["bias_ih"])
 
 
 def test_a_peer_that_is_absent_is_skipped_with_the_reason(monkeypatch):
@@ -117,7 +118,7 @@ STAND_IN = """
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
     """A peer of any name, as a module that the worker finds on PYTHONPATH."""
-    answer = {k: v.numpy() for k, v in answer_of_reference(PROBLEM).items()}
+    answer = {k: v.numpy() for k, v in expected(PROBLEM).items()}
     np.savez(tmp_path / "answer.npz", **answer)
     (tmp_path / "stand_in.py").write_text(textwrap.dedent(STAND_IN))
     (tmp_path / "sitecustomize.py").write_text(
@@ -151,8 +152,10 @@ def test_a_peer_that_cannot_start_says_why_in_its_last_words(tmp_path, monkeypat
         "import sys\nsys.modules['bench.peers.jax_scan'] = None\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    remote = Remote(Contender("jax", "jax", None, peer=True), PROBLEM)
     with pytest.raises(PeerFailed, match=r"jax: .*bench\.peers\.jax_scan"):
-        Remote(Contender("jax", "jax", None, peer=True), PROBLEM)
+        remote.answer()
+    remote.close()
 
 
 def test_every_peer_has_its_module():

@@ -22,9 +22,9 @@ from bench.contenders import (
     why_not,
 )
 from bench.local import Local
-from bench.race import answer_of_reference, line_up
-from bench.timing import Quartiles, interleave, quartiles, speedup, timed
-from bench.training import Training
+from bench.local import expected as expected_of
+from bench.race import line_up
+from bench.timing import Lost, Quartiles, interleave, quartiles, speedup, timed
 from bench.work import MODES, Shape, make_problem
 from fused_lstm import ENGINES, native
 from fused_lstm.engines import Engine
@@ -90,6 +90,26 @@ def test_interleave_ends_at_most_rounds_and_ticks_up_to_one():
     assert len(found["a"]) == 5
     assert parts[-1] == 1
     assert parts == sorted(parts)
+
+
+def test_interleave_goes_on_without_a_case_that_is_lost():
+    calls, lost = [], []
+
+    def dying():
+        calls.append("b")
+        if len(calls) == 2:
+            raise Lost("out of memory")
+        return 1.0
+
+    cases = {"a": lambda: 1.0, "b": dying}
+    with pytest.raises(Lost):
+        interleave(cases, seconds=0, least=3, most=3)
+    calls.clear()
+    found = interleave(
+        cases, seconds=0, least=3, most=3, lost=lambda name, error: lost.append((name, str(error)))
+    )
+    assert found == {"a": [1.0] * 3}, "its rounds are not begun anew"
+    assert lost == [("b", "out of memory")]
 
 
 def test_timed_leaves_the_setup_out():
@@ -180,14 +200,14 @@ def test_a_problem_is_the_same_every_time():
     ids=["off", "nan", "shape"],
 )
 def test_a_wrong_answer_is_refused(spoil):
-    expected = answer_of_reference(make_problem(SHAPE))
+    expected = expected_of(make_problem(SHAPE))
     assert require_right("same", expected, expected) == 0
-    with pytest.raises(WrongAnswer, match=r"wrong: y differs from nn.LSTM's by .*; not timed"):
+    with pytest.raises(WrongAnswer, match=r"wrong: y differs from the ref.* by .*; not timed"):
         require_right("wrong", expected | {"y": spoil(expected["y"])}, expected)
 
 
 def test_a_missing_answer_is_refused():
-    expected = answer_of_reference(make_problem(SHAPE))
+    expected = expected_of(make_problem(SHAPE))
     fewer = {name: t for name, t in expected.items() if name != "x.grad"}
     with pytest.raises(WrongAnswer, match=r"gave no x\.grad"):
         require_right("lazy", fewer, expected)
@@ -228,17 +248,20 @@ def test_a_race_times_only_who_is_right(wrong_engine):
 def test_training_times_only_who_is_right(wrong_engine, monkeypatch):
     import dataclasses
 
-    from bench import training
-    from lm.config import PRESETS
+    from bench import lesson
 
-    tiny = dataclasses.replace(PRESETS["small"], hidden_size=8, num_steps=3, batch_size=2)
-    monkeypatch.setitem(training.PRESETS, "small", tiny)
-    monkeypatch.setattr(training, "VOCABULARY", 11)
-    found = Training("small", CPU, [wrong_engine, *by_label(LOOP, BASE)])
+    torch.set_num_threads(1)
+    tiny = dataclasses.replace(lesson.PRESETS["small"], hidden_size=8, num_steps=3, batch_size=2)
+    monkeypatch.setitem(lesson.PRESETS, "small", tiny)
+    monkeypatch.setattr(lesson, "VOCABULARY", 11)
+    run = session.Session(CPU, torch.float32, 0)
+    found = run.training("small", [wrong_engine, *by_label(LOOP, BASE)])
     assert isinstance(found.failed["wrong"], WrongAnswer)
     assert set(found.errors) == {BASE, LOOP}
-    assert found.words == 6
-    assert {k: len(v) for k, v in found.time(0).items()} == {BASE: 5, LOOP: 5}
+    assert {k: len(v) for k, v in found.samples.items()} == {BASE: 5, LOOP: 5}
+    for label, facts in found.facts.items():
+        assert facts["seconds_without_lstm"] > 0, label
+        assert len(facts["losses"]) == lesson.CHECKED
 
 
 # --- counts ---

@@ -1,4 +1,4 @@
-"""`make gpu`: compile, test and race on a machine with a GPU, in under 9 minutes (see __init__)."""
+"""`make gpu`: compile, test, the post's table and races on a GPU, in under 9 minutes (see __init__)."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ def everything(minutes: float, seconds: float, no_tests: bool) -> int:
     from fused_lstm.triton.devices import current
 
     from ..machine import describe, in_a_line
+    from ..post import in_a_process
 
     began = time.monotonic()
     deadline = began + 60 * minutes
@@ -83,6 +84,8 @@ def everything(minutes: float, seconds: float, no_tests: bool) -> int:
         print(f"tests: {tests['passed']} passed, {len(tests['failed'])} failed, {tests['cut']}")
         for name, why in tests["failed"].items():
             print(f"  {name}: {why}", flush=True)
+    limit = min(150.0, (deadline - time.monotonic()) / 2)
+    print(in_a_process(path.with_name("gpu-post.json"), limit, "--device", "cuda"), flush=True)
     for case in cases():
         path.write_text(json.dumps(report, indent=1) + "\n")
         if deadline - time.monotonic() < 15:

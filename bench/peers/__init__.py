@@ -1,8 +1,10 @@
 """Other systems' LSTMs on the same problem, each in a process of its own.
 
-A peer is a module here with one function, `build(problem, threads)`, which returns an object with
+A peer is a module here with a function `build(problem, threads)`, which returns an object with
 `answer() -> dict of arrays`, `step()` and `inference()`; `problem` is a dict of NumPy arrays in
-PyTorch's layout and gate order, and so is the answer. Both calls return when the work is done.
+PyTorch's layout and gate order, and so is the answer. Both calls return when the work is done. A
+peer that trains has `build_learner(lesson, threads)` too, for an object with `answer()`, `train()`
+and `rest()`: a training step of the language model, and one without its LSTM (bench.lesson).
 Weights go to the library's own gate order and gradients come back from it, so that an order
 mapped wrongly cannot pass the check.
 
@@ -13,33 +15,49 @@ the check of answers refuses.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
+if TYPE_CHECKING:  # a peer's process has one library, its own
+    import torch
 
 
 class Peer(NamedTuple):
     module: str  # in this package
-    requires: str  # what must be importable
+    requires: str  # what must be importable, and is a distribution of that name
     says: str  # what it is, for a table
     devices: tuple[str, ...] = ("cpu", "cuda")
     dtypes: tuple[str, ...] = ("float32", "float64")
     install: str = "make peers, or pip install '.[peers]'"
+    at_least: str = "0"  # version
+    trains: bool = False
 
 
+TENSORFLOW = {"at_least": "2.16", "trains": True}
+JAX = "0.4.30"
 ON_GPU = ("cuda",), ("float32", "float16", "bfloat16")
 
 PEERS = {
     "tensorflow": Peer(
-        "tensorflow_cell", "tensorflow", "TensorFlow: the tutorial's cell, unrolled in a graph"
+        "tensorflow_cell",
+        "tensorflow",
+        "TensorFlow: the tutorial's cell, unrolled in a graph",
+        **TENSORFLOW,
     ),
     "tensorflow-xla": Peer(
-        "tensorflow_xla", "tensorflow", "TensorFlow: the same graph, compiled by XLA"
+        "tensorflow_xla", "tensorflow", "TensorFlow: the same graph, compiled by XLA", **TENSORFLOW
     ),
-    "keras": Peer("keras_lstm", "tensorflow", "Keras LSTM on TensorFlow (cuDNN on a GPU)"),
-    "jax": Peer("jax_scan", "jax", "JAX: lax.scan under jit (XLA)"),
-    "jax-cudnn": Peer("jax_cudnn", "jax", "JAX: jax.experimental.rnn (cuDNN)", ("cuda",)),
+    "keras": Peer(
+        "keras_lstm",
+        "tensorflow",
+        "Keras LSTM on TensorFlow (cuDNN on a GPU, a loop on a CPU)",
+        **TENSORFLOW,
+    ),
+    "jax": Peer("jax_scan", "jax", "JAX: lax.scan under jit (XLA)", at_least=JAX, trains=True),
+    "jax-cudnn": Peer(
+        "jax_cudnn", "jax", "JAX: jax.experimental.rnn (cuDNN)", ("cuda",), at_least=JAX
+    ),
     "flashrnn": Peer("flash_rnn", "flashrnn", "FlashRNN", *ON_GPU, "pip install flashrnn"),
     "haste": Peer(
         "haste", "haste_pytorch", "Haste", ("cuda",), ("float32",), "github.com/lmnt-com/haste"
@@ -55,4 +73,20 @@ def missing(name: str, device: torch.device) -> str | None:
         return f"runs on {' and '.join(peer.devices)}, not on {device.type}"
     if importlib.util.find_spec(peer.requires) is None:
         return f"{peer.requires} is not installed; {peer.install}"
+    version = _version(peer.requires)
+    if version is not None and _numbers(version) < _numbers(peer.at_least):
+        return f"{peer.requires} {version} is older than {peer.at_least}; {peer.install}"
     return None
+
+
+def _version(name: str) -> str | None:
+    """None where it is installed under another name, as tensorflow-cpu is."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """2.21.0rc1 -> (2, 21)"""
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

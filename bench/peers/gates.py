@@ -33,16 +33,17 @@ def joint_kernel(layer: dict[str, np.ndarray], order: str) -> tuple[np.ndarray, 
     return reorder(weight, PYTORCH, order).T.copy(), reorder(bias, PYTORCH, order)
 
 
-def joint_gradients(
+def from_joint(
     index: int, dkernel: np.ndarray, dbias: np.ndarray, order: str
 ) -> dict[str, np.ndarray]:
     """The way back: gradients under PyTorch's names. Both biases have the sum's gradient."""
     hidden = len(dbias) // 4
     weight = reorder(np.asarray(dkernel).T, order, PYTORCH)
     bias = reorder(np.asarray(dbias), order, PYTORCH)
-    return {
-        f"weight_ih_l{index}.grad": weight[:, :-hidden].copy(),
-        f"weight_hh_l{index}.grad": weight[:, -hidden:].copy(),
-        f"bias_ih_l{index}.grad": bias,
-        f"bias_hh_l{index}.grad": bias,
-    }
+    found = weight[:, :-hidden].copy(), weight[:, -hidden:].copy(), bias, bias
+    return dict(zip(names(index), found, strict=True))
+
+
+def names(index: int) -> list[str]:
+    """PyTorch's names of a layer's weights."""
+    return [f"{kind}_l{index}" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]

@@ -5,21 +5,32 @@ The input products of all steps are one product before the scan, as a JAX user w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .gates import layers
+from .gates import layers, names
+from .jax_program import Program
 
 Layer = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def forward(
-    x: jax.Array, weights: list[Layer], h0: jax.Array, c0: jax.Array
+    x: jax.Array,
+    weights: list[Layer],
+    h0: jax.Array,
+    c0: jax.Array,
+    between: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """x [T, B, I], weights (w_ih, w_hh, bias) a layer -> y [T, B, H], (h_n, c_n) [L, B, H]."""
+    """x [T, B, I], weights (w_ih, w_hh, bias) a layer -> y [T, B, H], (h_n, c_n) [L, B, H].
+
+    `between` is what falls on the input of every layer but the first.
+    """
     h_n, c_n = [], []
     for (w_ih, w_hh, bias), h, c in zip(weights, h0, c0, strict=True):
+        x = between(x) if h_n else x
 
         def step(state, gx, w_hh=w_hh):
             h, c = state
@@ -66,14 +77,14 @@ class Scan:
         y, (h_n, c_n), (dx, dweights) = self.step()
         found = {"y": y, "h_n": h_n, "c_n": c_n, "x.grad": dx, "inference": self.inference()[0]}
         for l, (w_ih, w_hh, bias) in enumerate(dweights):
-            found |= {f"weight_ih_l{l}.grad": w_ih, f"weight_hh_l{l}.grad": w_hh}
-            found |= {f"bias_ih_l{l}.grad": bias, f"bias_hh_l{l}.grad": bias}
+            own = zip(names(l), (w_ih, w_hh, bias, bias), strict=True)
+            found |= {f"{name}.grad": gradient for name, gradient in own}
         return found
 
 
 def configure(problem: dict[str, np.ndarray]) -> None:
     """The problem's precision: JAX narrows to float32 by itself, and to TF32 on a GPU."""
-    jax.config.update("jax_enable_x64", problem["x"].dtype == np.float64)
+    jax.config.update("jax_enable_x64", problem["h0"].dtype == np.float64)
     precision = "tensorfloat32" if problem["tf32"] else "float32"
     jax.config.update("jax_default_matmul_precision", precision)
 
@@ -81,3 +92,8 @@ def configure(problem: dict[str, np.ndarray]) -> None:
 def build(problem: dict[str, np.ndarray], threads: int) -> Scan:
     configure(problem)
     return Scan(problem)
+
+
+def build_learner(lesson: dict[str, np.ndarray], threads: int) -> Program:
+    configure(lesson)
+    return Program(lesson, forward)

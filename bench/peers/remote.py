@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,15 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..timing import Timed
+from ..lesson import Lesson
+from ..timing import Lost, Timed
 from ..work import Problem
 from . import PEERS
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 600.0  # seconds for one answer: XLA compiles for minutes
 ONE_DOMAIN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-class PeerFailed(Exception):
+class PeerFailed(Lost):
     """A peer's process ended, or could not do the work; in its own last words."""
 
     def __init__(self, name: str, why: str) -> None:
@@ -35,18 +39,16 @@ class PeerFailed(Exception):
 
 
 class Remote:
-    """A peer doing a problem; it has answered once when the constructor returns."""
+    """A peer doing a work, in a process that the constructor starts; `answer` waits for it."""
 
-    modes = ("inference", "step")
-
-    def __init__(self, contender: Any, problem: Problem) -> None:
-        self.name, self.device = contender.engine, problem.device
-        self.dtype = problem.x.dtype
-        if (dtype := dtype_name(problem)) not in PEERS[self.name].dtypes:
+    def __init__(self, contender: Any, work: Problem | Lesson) -> None:
+        self.name, self.device, self.dtype = contender.engine, work.device, work.dtype
+        self.modes = work.peer_modes
+        if (dtype := dtype_name(work)) not in PEERS[self.name].dtypes:
             raise PeerFailed(self.name, f"does not run in {dtype} here")
         self._folder = tempfile.TemporaryDirectory(prefix="bench-peer-")
         folder = Path(self._folder.name)
-        np.savez(folder / "problem.npz", **to_arrays(problem))
+        np.savez(folder / "work.npz", **to_arrays(work))
         self._log: IO[bytes] = (folder / "log").open("w+b")
         threads = torch.get_num_threads()
         command = [sys.executable, "-m", "bench.peers.worker", self.name, folder, str(threads)]
@@ -59,13 +61,12 @@ class Remote:
             stderr=self._log,
             text=True,
         )
-        try:
-            self.about = json.loads(self._read())
-        except PeerFailed:
-            self.close()
-            raise
+        self.seconds_to_start: float | None = None
 
     def answer(self) -> dict[str, Tensor]:
+        """May take minutes the first time, for it builds and compiles before it answers."""
+        if self.seconds_to_start is None:
+            self.seconds_to_start = json.loads(self._read())["seconds_to_start"]
         with np.load(Path(self._folder.name) / "answer.npz") as arrays:
             return {
                 name: torch.from_numpy(a).to(self.device, self.dtype) for name, a in arrays.items()
@@ -76,6 +77,8 @@ class Remote:
 
     def _ask(self, line: str) -> str:
         assert self._process.stdin is not None
+        if self._process.stdin.closed:
+            raise PeerFailed(self.name, "was closed")
         with contextlib.suppress(BrokenPipeError):  # _read says why
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
@@ -83,13 +86,20 @@ class Remote:
 
     def _read(self) -> str:
         assert self._process.stdout is not None
+        limit = threading.Timer(PATIENCE, self._process.kill)
+        limit.start()
         line = self._process.stdout.readline()
+        limit.cancel()
         if not line:
-            self._process.wait()
-            self._log.seek(0)
-            words = self._log.read().decode(errors="replace").strip().splitlines()
-            raise PeerFailed(self.name, words[-1] if words else "ended without a word")
+            raise PeerFailed(self.name, self._last_words(self._process.wait()))
         return line
+
+    def _last_words(self, status: int) -> str:
+        if status < 0:  # what its library last said is then not why
+            return f"its process was ended by {signal.Signals(-status).name}"
+        self._log.seek(0)
+        words = self._log.read().decode(errors="replace").strip().splitlines()
+        return words[-1] if words else "ended without a word"
 
     def close(self) -> None:
         """End the process."""
@@ -118,19 +128,20 @@ def environment(threads: int, device: torch.device) -> dict[str, str]:
     return os.environ | own
 
 
-def to_arrays(problem: Problem) -> dict[str, np.ndarray]:
-    """x, h0, c0, dy and nn.LSTM's weights by name; what is not float64 as float32.
+def to_arrays(work: Problem | Lesson) -> dict[str, np.ndarray]:
+    """What `work` names; floating-point numbers that are not float64 as float32.
 
-    Beside them `dtype`, the name of the problem's own, and `tf32`, whether products may round
-    their float32 inputs to it, as they may in this process.
+    Beside it `dtype`, the name of the work's own, and `tf32`, whether products may round their
+    float32 inputs to it, as they may in this process.
     """
-    named = {name: getattr(problem, name) for name in ("x", "h0", "c0", "dy")}
-    named |= dict(zip(problem.names, problem.weights, strict=True))
-    wide = torch.float64 if problem.x.dtype == torch.float64 else torch.float32
-    found = {name: t.detach().to("cpu", wide).numpy() for name, t in named.items()}
-    tf32 = problem.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
-    return found | {"dtype": np.array(dtype_name(problem)), "tf32": np.array(tf32)}
+    wide = torch.float64 if work.dtype == torch.float64 else torch.float32
+    found = {
+        name: (t.to(wide) if t.is_floating_point() else t).detach().cpu().numpy()
+        for name, t in work.named().items()
+    }
+    tf32 = work.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    return found | {"dtype": np.array(dtype_name(work)), "tf32": np.array(tf32)}
 
 
-def dtype_name(problem: Problem) -> str:
-    return str(problem.x.dtype).removeprefix("torch.")
+def dtype_name(work: Problem | Lesson) -> str:
+    return str(work.dtype).removeprefix("torch.")

@@ -7,21 +7,15 @@ forget bias of 1 to f; here it is 0, for PyTorch has none and all compute the sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from .gates import TENSORFLOW, joint_gradients, joint_kernel, layers
+from .gates import TENSORFLOW, from_joint, joint_kernel, layers
+from .tensorflow_program import Program, configure, same
 
 FORGET_BIAS = 0.0
-
-
-def configure(problem: dict[str, np.ndarray], threads: int) -> None:
-    """Threads and precision, before anything else runs."""
-    tf.config.experimental.enable_tensor_float_32_execution(bool(problem["tf32"]))
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
 def cell(
@@ -34,6 +28,39 @@ def cell(
     return c, tf.tanh(c) * tf.sigmoid(o)
 
 
+class Stack:
+    """Cells upon cells, unrolled: a call maps x [T, B, I], h, c [L, B, H] to y [T, B, H], h, c."""
+
+    def __init__(self, problem: dict[str, np.ndarray]) -> None:
+        pairs = [joint_kernel(layer, TENSORFLOW) for layer in layers(problem)]
+        self.kernels = [tf.Variable(kernel) for kernel, _ in pairs]
+        self.biases = [tf.Variable(bias) for _, bias in pairs]
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        return self.kernels + self.biases
+
+    def __call__(
+        self, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor, between: Callable = same
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        c, h = tf.unstack(c), tf.unstack(h)
+        outputs = []
+        for below in tf.unstack(x):
+            for l, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
+                below = between(below) if l else below
+                c[l], h[l] = cell(below, c[l], h[l], kernel, bias)
+                below = h[l]
+            outputs.append(below)
+        return tf.stack(outputs), tf.stack(h), tf.stack(c)
+
+    def named(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """What belongs to `variables`, under PyTorch's names."""
+        found, count = {}, len(self.kernels)
+        for l in range(count):
+            found |= from_joint(l, values[l], values[count + l], TENSORFLOW)
+        return found
+
+
 class Unrolled:
     """`jit_compile` is the one difference between TensorFlow and TensorFlow with XLA."""
 
@@ -41,27 +68,18 @@ class Unrolled:
         self.x, self.h0, self.c0, self.dy = map(
             tf.constant, (problem[name] for name in ("x", "h0", "c0", "dy"))
         )
-        pairs = [joint_kernel(layer, TENSORFLOW) for layer in layers(problem)]
-        self.kernels = [tf.Variable(kernel) for kernel, _ in pairs]
-        self.biases = [tf.Variable(bias) for _, bias in pairs]
+        self.stack = Stack(problem)
         self._inference = tf.function(self._forward, jit_compile=jit_compile)
         self._step = tf.function(self._forward_backward, jit_compile=jit_compile)
 
     def _forward(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        c, h = tf.unstack(self.c0), tf.unstack(self.h0)
-        outputs = []
-        for below in tf.unstack(x):
-            for l, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
-                c[l], h[l] = cell(below, c[l], h[l], kernel, bias)
-                below = h[l]
-            outputs.append(below)
-        return tf.stack(outputs), tf.stack(h), tf.stack(c)
+        return self.stack(x, self.h0, self.c0)
 
     def _forward_backward(self, x: tf.Tensor, dy: tf.Tensor) -> tuple[Sequence, Sequence]:
         with tf.GradientTape() as tape:
             tape.watch(x)
             outputs = self._forward(x)
-        wanted = [x, *self.kernels, *self.biases]
+        wanted = [x, *self.stack.variables]
         return outputs, tape.gradient(outputs[0], wanted, output_gradients=dy)
 
     def step(self) -> tuple[Sequence, Sequence]:
@@ -77,12 +95,15 @@ class Unrolled:
     def answer(self) -> dict[str, np.ndarray]:
         (y, h_n, c_n), (dx, *rest) = self.step()
         found = {"y": y, "h_n": h_n, "c_n": c_n, "x.grad": dx, "inference": self.inference()}
-        count = len(self.kernels)
-        for l, (dkernel, dbias) in enumerate(zip(rest[:count], rest[count:], strict=True)):
-            found |= joint_gradients(l, dkernel.numpy(), dbias.numpy(), TENSORFLOW)
-        return found
+        named = self.stack.named([gradient.numpy() for gradient in rest])
+        return found | {f"{name}.grad": gradient for name, gradient in named.items()}
 
 
 def build(problem: dict[str, np.ndarray], threads: int) -> Unrolled:
     configure(problem, threads)
     return Unrolled(problem, jit_compile=False)
+
+
+def build_learner(lesson: dict[str, np.ndarray], threads: int) -> Program:
+    configure(lesson, threads)
+    return Program(lesson, Stack(lesson), jit_compile=False)

@@ -1,7 +1,8 @@
 """`python -m bench.peers.worker PEER FOLDER THREADS`: the process of a peer (see remote.py).
 
-Reads FOLDER/problem.npz, writes FOLDER/answer.npz, says that it is ready, and then does a round
-for every line of its input and answers with the seconds that it took.
+Reads FOLDER/work.npz (an LSTM alone, or a lesson to train on), writes FOLDER/answer.npz, says that
+it is ready, and then does a round for every line of its input and answers with the seconds that it
+took.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-MODULES = Path(__file__).parent
-
 
 def main(name: str, folder: Path, threads: int) -> None:
     """Serve until the input ends."""
@@ -26,20 +25,21 @@ def main(name: str, folder: Path, threads: int) -> None:
     os.dup2(2, 1)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    with np.load(folder / "problem.npz") as arrays:
-        problem = dict(arrays)
+    with np.load(folder / "work.npz") as arrays:
+        work = dict(arrays)
     from bench.peers import PEERS
 
     module = importlib.import_module(f"bench.peers.{PEERS[name].module}")
     begin = time.perf_counter()
-    peer = module.build(problem, threads)
+    build = module.build_learner if "targets" in work else module.build
+    peer = build(work, threads)
     np.savez(folder / "answer.npz", **{k: np.asarray(v) for k, v in peer.answer().items()})
     print(json.dumps({"seconds_to_start": time.perf_counter() - begin}), file=answers)
     for line in sys.stdin:
-        work = getattr(peer, line.strip())
+        run = getattr(peer, line.strip())
         gc.disable()
         begin = time.perf_counter()
-        work()
+        run()
         print(time.perf_counter() - begin, file=answers)
         gc.enable()
 
