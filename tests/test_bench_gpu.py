@@ -300,15 +300,21 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys):
         stages.append("test")
         return {"passed": 3, "failed": {"test_x": "hung"}, "skipped": {}, "cut": ""}
 
+    def post(path, limit, *options):
+        stages.append("post")
+        assert path == tmp_path / "gpu-post.json"
+        return "bench.post: cut off"
+
     def raced(case, seconds, deadline, hung):
         stages.append(case.name)
         return outcome() | {"failed": {"stuck": "hung"}}
 
     monkeypatch.setattr(compiling, "compile_in_time", compiled)
     monkeypatch.setattr(testing, "run", tested)
+    monkeypatch.setattr("bench.post.in_a_process", post)
     monkeypatch.setattr(racing, "supervise", raced)
     assert command.main([]) == 1  # a test failed
-    assert stages[:4] == ["compile", "test", "FlashRNN's", "medium"]
+    assert stages[:5] == ["compile", "test", "post", "FlashRNN's", "medium"]
     report = json.loads((tmp_path / "gpu.json").read_text())
     assert len(report["races"]) == len(cases.cases())
     assert report["tests"]["failed"] == {"test_x": "hung"}
