@@ -1,4 +1,4 @@
-"""`make gpu`: compile, test, the post's table and races on a GPU, in under 9 minutes (see __init__)."""
+"""`make gpu`: compile, test, show the post's table, race: under 9 minutes (see __init__)."""
 
 from __future__ import annotations
 
