@@ -13,6 +13,7 @@ from lm.config import Range
 from lm.errors import one_line
 
 COUNT = Range(1)
+THREADS = Range(1, 1024)  # more cannot be had everywhere, and OpenMP ends the process then
 SEED = Range(0, 2**63 - 1)
 
 
@@ -52,7 +53,7 @@ def add_engine(group: argparse._ActionsContainer) -> None:
     add("--lstm", metavar="ENGINE", help=f"{engines} [auto]")
     add("--fuse", metavar="LEVEL", help=f"what a launch covers: {levels} [the engine's most]")
     add("--device", metavar="NAME", help="such as cpu or cuda:1 [an accelerator if there is one]")
-    add("--threads", type=number(int, COUNT), metavar="N", help="of the CPU [PyTorch's choice]")
+    add("--threads", type=number(int, THREADS), metavar="N", help="of the CPU [PyTorch's choice]")
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from lm.errors import UserError, one_line
 
@@ -32,7 +33,7 @@ def main_imports(name: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         command = INSTALL.get(package, "pip install 'fused-lstm[lm]'")
-        print(f"{sys.modules[name].__spec__.name} needs {package}: {command}", file=sys.stderr)
+        print(f"lm.{Path(sys.argv[0]).stem} needs {package}: {command}", file=sys.stderr)
         sys.exit(2)
     finally:
         signal.signal(signal.SIGINT, handler)
@@ -58,7 +59,7 @@ def run_command(name: str, run: Callable[[], int | None]) -> int:
         # What is still buffered would be written, and fail again, when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
         if (what := _memory(error)) is None:
             raise
         return _refuse(name, f"not enough memory{what}: try a smaller model or batch")
@@ -71,8 +72,11 @@ def _refuse(name: str, what: object) -> int:
 
 
 def _memory(error: Exception) -> str | None:
-    """What to say of an error that is one of memory: PyTorch's on a CPU is like any other."""
-    if isinstance(error, MemoryError):
+    """What to say of an error that is one of memory: PyTorch's on a CPU is like any other.
+
+    A size that is no 64-bit number is one too.
+    """
+    if isinstance(error, MemoryError) or "verflow" in str(error):
         return ""
     found = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
     return found and f" for {found[1]} more"

@@ -72,7 +72,7 @@ class Config:
     Raises ValueError, naming the setting and its range, for a value outside it.
     """
 
-    num_layers: int = _setting("LSTM layers", _COUNT)
+    num_layers: int = _setting("LSTM layers", Range(1, 1000))
     hidden_size: int = _setting("hidden units of a layer, and the embedding's size", _COUNT)
     num_steps: int = _setting("time steps that one training step unrolls", _COUNT)
     batch_size: int = _setting("columns of text read side by side in training", _COUNT)
@@ -81,7 +81,9 @@ class Config:
     keep_prob: float = _setting(
         "part of the units that dropout keeps", Range(0, high=1, open_low=True)
     )
-    init_scale: float = _setting("weights start uniform in [-init_scale, init_scale]", _POSITIVE)
+    init_scale: float = _setting(
+        "weights start uniform in [-init_scale, init_scale]", Range(0, high=1000, open_low=True)
+    )
     init_scope: str = _setting(
         "what init_scale covers: every parameter, or the embedding and softmax weights alone, "
         "with a zero softmax bias and nn.LSTM's own start for the LSTM",

@@ -7,13 +7,14 @@ files that are missing. What is licensed stays with its publisher: nothing of it
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from lm.errors import UserError
-from lm.files import cache_directory, check_writable, write_atomically
+from lm.files import cache_directory, check_writable, temporary_directory, write_atomically
 from lm.text import SPLITS
 
 
@@ -57,10 +58,10 @@ def fetch(name: str) -> Path:
     members = [directory / Path(member).name for member in download.unpack]
     if members and all(path.is_file() for path in members):
         return directory
-    check_writable(directory, f"data '{name}'")
     for file, sha256 in download.files.items():
         path = directory / file
         if not path.is_file() or _sha256(path) != sha256:
+            check_writable(directory, f"data '{name}'")
             _retrieve(name, download.base_url + file, sha256, path)
         if download.unpack:
             _unpack(path, download.unpack)
@@ -78,7 +79,9 @@ def _retrieve(name: str, url: str, sha256: str, path: Path) -> None:
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
     try:
         path.unlink(missing_ok=True)
-        pooch.retrieve(url, f"sha256:{sha256}", path.name, path.parent, downloader=downloader)
+        with temporary_directory(path) as place:
+            whole = pooch.retrieve(url, f"sha256:{sha256}", path.name, place, downloader=downloader)
+            os.replace(whole, path)
     except (OSError, ValueError, requests.RequestException) as error:
         raise UserError(
             f"data '{name}': cannot download {url} ({_reason(error)}); run this again, or place "
@@ -110,5 +113,9 @@ def _unpack(archive: Path, members: tuple[str, ...]) -> None:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    with file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -25,7 +25,7 @@ with main_imports(__name__):
     from lm.arguments import Parser
     from lm.checkpoint import Checkpoint
     from lm.errors import UserError
-    from lm.files import check_writable, write_atomically
+    from lm.files import check_output, write_atomically
 
 WEIGHTS, PROGRAM = ".safetensors", ".pt2"
 
@@ -115,7 +115,7 @@ def _run(options: argparse.Namespace) -> None:
     output = options.output
     if output.suffix not in (WEIGHTS, PROGRAM):
         raise UserError(f"--output: '{output}' should end in {WEIGHTS} or {PROGRAM}")
-    check_writable(output.parent, "--output")
+    check_output(output, "--output")
     found = checkpoint.load(options.checkpoint, options.best)
     if output.suffix == WEIGHTS:
         content, use = export_weights(found), USE_WEIGHTS

@@ -55,8 +55,8 @@ def choose(logits: torch.Tensor, generator: torch.Generator, temperature: float,
     words = None
     if 0 < top_k < len(logits):
         logits, words = logits.topk(top_k)
-    # The largest becomes 0, so that a low temperature cannot overflow.
-    weights = ((logits - logits.max()) / temperature).exp()
+    # The largest becomes 0, so that a low temperature cannot overflow; in double, none is 0.
+    weights = ((logits - logits.max()).double() / temperature).exp()
     drawn = torch.multinomial(weights, 1, generator=generator)
     return int(drawn if words is None else words[drawn])
 

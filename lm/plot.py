@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from lm.errors import UserError
 
 with main_imports(__name__):
     from lm.arguments import Parser
-    from lm.files import check_writable
+    from lm.files import check_output, write_atomically
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; black is left to the text.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -29,6 +30,9 @@ def draw(runs: dict[str, list[dict]], path: Path) -> None:
     except ImportError:
         raise UserError("lm.plot needs matplotlib: pip install 'fused-lstm[plot]'") from None
     figure = Figure(figsize=(10, 4.2), layout="constrained")
+    formats = figure.canvas.get_supported_filetypes()
+    if path.suffix[1:] not in formats:
+        raise UserError(f"--output: '{path}' should end in one of .{', .'.join(sorted(formats))}")
     by_words, by_time = figure.subplots(1, 2, sharey=True)
     every = [row for rows in runs.values() for row in rows]
     unit, per_unit = _time_unit(max(row["seconds"] for row in every))
@@ -46,10 +50,9 @@ def draw(runs: dict[str, list[dict]], path: Path) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
     by_words.legend(frameon=False, title="thin: training, dots: validation, star: test")
-    try:
-        figure.savefig(path, dpi=150)
-    except ValueError as error:
-        raise UserError(f"--output: {str(error).splitlines()[0]}") from None
+    content = io.BytesIO()
+    figure.savefig(content, dpi=150, format=path.suffix[1:])
+    write_atomically(path, content.getvalue())
 
 
 def _draw_run(axes, rows: list[dict], x: str, scale: float, name: str | None, colour: str) -> None:
@@ -92,10 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    check_writable(options.output.parent, "--output")
+    check_output(options.output, "--output")
     runs = {}
     for path in options.runs:
-        file = path / record.FILE if path.is_dir() else path
+        file = path / record.FILE if _is_directory(path) else path
         name = file.parent.name if file.name == record.FILE else file.stem
         rows = record.read(file)
         if not rows:
@@ -103,6 +106,13 @@ def _run(options: argparse.Namespace) -> None:
         runs[name if name not in runs else str(path)] = rows
     draw(runs, options.output)
     print(f"{options.output}: {', '.join(runs)}")
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # such as too long a name
+        raise UserError(f"{path}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

@@ -122,5 +122,6 @@ def _tensorboard(directory: Path, step: int):
                         ) from None  # fmt: skip
     try:
         return SummaryWriter(str(directory), purge_step=step + 1 if step else None)
-    except OSError as error:
-        raise UserError(f"--tensorboard: cannot write to '{directory}': {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--tensorboard: cannot write to '{directory}': {reason}") from None

@@ -212,6 +212,8 @@ def check_outputs(options: Options) -> None:
     """UserError, before any work is done, if the results could not be written at the end."""
     if options.summary is not None:
         check_output(options.summary, "--summary")
+    if options.tensorboard is not None:
+        check_writable(options.tensorboard, "--tensorboard")
     if options.save is not None:
         check_writable(options.save, "--save")
 

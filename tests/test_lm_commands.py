@@ -102,6 +102,12 @@ def test_words_are_drawn_as_often_as_they_should(temperature, top_k):
     torch.testing.assert_close(found, scaled.softmax(0), rtol=0, atol=0.03)
 
 
+def test_next_to_no_temperature_is_none():
+    """A number that is 0 in float32, where the words' own would be no numbers."""
+    logits, generator = torch.tensor([0.0, 2.0, 1.0]), torch.Generator()
+    assert [generate.choose(logits, generator, 1e-320, 0) for _ in range(9)] == [1] * 9
+
+
 def test_a_prompt_becomes_ids():
     vocabulary = ["<eos>", "<unk>", "the", "N", "."]
     assert generate.encode_prompt("The cat. N", vocabulary) == [0, 2, 1, 4, 3]

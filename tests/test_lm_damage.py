@@ -135,7 +135,7 @@ def test_a_pickle_in_disguise_is_never_loaded(capsys, damaged, tmp_path):
         ("format", None, "has format None"),
         ("config", {"hidden_size": 16}, "is damaged"),
         ("config", [], "is damaged"),
-        ("config.num_layers", 10**9, "is damaged: there are no weights for 1000000000 layers"),
+        ("config.num_layers", 10**9, "is damaged: num_layers must be at least 1 and at most 1000"),
         ("config.hidden_size", 2**62, "is damaged"),
         ("config.hidden_size", 16.0, "is damaged: hidden_size must be at least 1, got 16.0"),
         ("config.epochs", True, "is damaged: epochs must be at least 1, got True"),

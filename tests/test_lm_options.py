@@ -3,13 +3,18 @@
 import dataclasses
 import os
 import subprocess
+import sys
 
 import pytest
 
 from lm.config import PRESETS, Config
 from lm.options import parse
 from lm.train import main
-from lm_cases import ROOT, TRAIN, refused, train
+from lm_cases import ROOT, SMALL, TRAIN, refused, train
+
+ABSENT = ["meta", "mps", "xpu", "hpu", "mtia", "vulkan", "mkldnn", "privateuseone"]
+PATHS = ["--data", "--save", "--resume", "--summary", "--tensorboard"]
+LONG = "x" * 5000
 
 
 @pytest.mark.parametrize(
@@ -28,13 +33,17 @@ from lm_cases import ROOT, TRAIN, refused, train
         ("--lstm tpu", "'tpu', should be 'auto' or one of loop"),
         ("--lstm loop --fuse layers", "'layers'"),
         ("--device nowhere", "--device nowhere"),
-        ("--device meta", "--device meta"),
+        *((f"--device {kind}", f"PyTorch finds no {kind} here") for kind in ABSENT),
         ("--data nowhere", "data 'nowhere' does not exist"),
         ("--batch-size 60000", "python-docs (train) is shorter than a batch"),
         ("--save /dev/null/run", "--save: cannot write to '/dev/null/run'"),
         ("--summary /dev/null/file", "--summary: cannot write to '/dev/null'"),
         ("--summary /", "--summary: '/' is a directory"),
+        ("--summary /dev/null", "--summary: '/dev/null' is no file"),
+        *((f"{option}={LONG}", "File name too long") for option in PATHS),
+        ("--cuda-graph", "--cuda-graph needs an NVIDIA GPU"),
     ],
+    ids=lambda value: value[:40],
 )
 def test_bad_options_are_one_line_and_status_2(capsys, options, message):
     assert message in refused(capsys, main, "train", *options.split())
@@ -63,6 +72,38 @@ def test_another_runs_checkpoints_are_not_overwritten(capsys, corpus_dir, tmp_pa
     train(tmp_path, corpus_dir, "--max-steps=1", save)
     capsys.readouterr()
     assert "holds another run's checkpoints" in refused(capsys, main, "train", save)
+
+
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [
+        ("safetensors", "pip install 'fused-lstm[lm]'"),
+        ("tqdm", "pip install 'fused-lstm[lm]'"),
+        ("fused_lstm", "pip install --no-build-isolation -e ."),
+    ],
+)
+def test_a_package_that_is_missing_is_one_line(package, command):
+    program = (
+        "import runpy, sys; sys.argv = ['lm/train.py', '--help'];"
+        f"sys.modules[{package!r}] = None; runpy.run_module('lm.train', run_name='__main__')"
+    )
+    options = {"cwd": ROOT, "capture_output": True, "text": True}
+    process = subprocess.run([sys.executable, "-c", program], **options)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr == f"lm.train needs {package}: {command}\n"
+
+
+def test_a_message_is_one_line_whatever_it_names(capsys):
+    message = refused(capsys, main, "train", "--data=a\nb\x1b[1m\udcff")
+    assert "data 'a\\nb\\x1b[1m\\udcff' does not exist" in message
+
+
+def test_too_little_memory_is_one_line(corpus_dir, tmp_path, capsys):
+    options = ["--lstm=cudnn", f"--data={corpus_dir}", *SMALL.split(), "--max-steps=1"]
+    assert main([*options, "--eval-batch-size=99999999999999"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("lm.train: not enough memory for ")
+    assert error.count("\n") == 1
 
 
 def test_an_engine_that_cannot_run_says_why():
