@@ -17,7 +17,7 @@ SEEDS = (1, 2)  # `make ptx` takes more, and more cases
 def outcomes(request) -> dict[cases.Case, Future]:
     """Every selected case runs at once, so that no core waits for a test to ask."""
     items = [item for item in request.session.items if item.path == request.path]
-    chosen = [item.callspec.params["case"] for item in items if hasattr(item, "callspec")]
+    chosen = [item.callspec.params["case"] for item in items if "case" in item.fixturenames]
     return {case: pool.pool().submit(cases.run, case, SEEDS) for case in chosen}
 
 

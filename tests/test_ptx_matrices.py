@@ -142,6 +142,30 @@ def test_mma_in_double():
     torch.testing.assert_close(found, a @ b + c, rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.parametrize("K", [4, 8, 16])
+def test_larger_mma_in_double(K):
+    """sm_90's shapes, which Triton 3.6 takes: fragments are those of TF32."""
+    a, b, c = (torch.randn(*shape, dtype=torch.float64) for shape in ((16, K), (K, 8), (16, 8)))
+    g, t = torch.arange(32) // 4, torch.arange(32) % 4
+    left = [a[g + 8 * (q % 2), t + 4 * (q // 2)] for q in range(K // 2)]
+    right = [b[t + 4 * q, g] for q in range(K // 4)]
+    sums = [c[g + 8 * (q // 2), 2 * t + q % 2] for q in range(4)]
+    lanes = torch.stack([*left, *right, *sums], 1).contiguous()
+    names = [f"%d{k}" for k in range(lanes.shape[1])]
+    groups = names[: K // 2], names[K // 2 : K // 2 + K // 4], names[-4:]
+    a_regs, b_regs, c_regs = ("{" + ", ".join(group) + "}" for group in groups)
+    code = [f"mul.wide.u32 %at0, %t, {8 * len(names)}; add.s64 %at0, %at0, %p0;"]
+    code += [f"ld.global.b64 {name}, [%at0+{8 * k}];" for k, name in enumerate(names)]
+    code += [f"mma.sync.aligned.m16n8k{K}.row.col.f64.f64.f64.f64 {c_regs}, {a_regs}, {b_regs},"
+             f" {c_regs};"]  # fmt: skip
+    code += [f"st.global.b64 [%at0+{8 * k}], {name};" for k, name in enumerate(names)]
+    launch("\n".join(code), lanes, threads=32)
+    found = torch.zeros(16, 8, dtype=torch.float64)
+    for q in range(4):
+        found[g + 8 * (q // 2), 2 * t + q % 2] = lanes[:, q - 4]
+    torch.testing.assert_close(found, a @ b + c, rtol=1e-14, atol=1e-14)
+
+
 # --- wgmma: operands in shared memory ---
 
 WIDTHS = {1: 128, 2: 64, 3: 32}  # bytes of a row that a swizzle repeats over

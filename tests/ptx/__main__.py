@@ -27,7 +27,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, help="this schedule alone")
     made.add_argument("--only", default="", metavar="WORDS", help="cases whose name has these")
     made.add_argument("--few", action="store_true", help="only the cases that CI has")
-    made.add_argument("--faults", action="store_true", help="the table of faults instead")
+    made.add_argument(
+        "--faults", nargs="?", const="", metavar="WORDS",
+        help="the table of faults instead, or those whose name has these words and their reports",
+    )  # fmt: skip
     return made
 
 
@@ -68,26 +71,29 @@ def table(outcomes: list[cases.Outcome]) -> str:
     return "\n".join(lines)
 
 
-def run_faults(seeds: int) -> bool:
+def run_faults(words: str, seeds: int) -> bool:
     """Print the table of faults. Returns whether each was found, or could not be."""
+    chosen = [fault for fault in faults.FAULTS if words in fault.name]
     kernels = [(k, d) for k in ("steps", "layers") for d in ("forward", "backward")]
     submit = pool().submit
     futures = {
         (fault.name, kernel, arch): submit(faults.run_by_name, fault.name, *kernel, arch, seeds)
-        for fault in faults.FAULTS
+        for fault in chosen
         for kernel in kernels
         for arch in fault.arch
     }
     print(f"Triton {triton.__version__}\n")
     print("| fault | found in | of | how, or why not |\n|---|---|---|---|")
     as_wanted = True
-    for fault in faults.FAULTS:
+    for fault in chosen:
         results = [future.result() for key, future in futures.items() if key[0] == fault.name]
         results = [(found, outcome) for found, outcome in results if outcome is not None]
         found = sum(found for found, _ in results)
         as_wanted &= found == (0 if fault.not_found else len(results))
-        how = fault.not_found or fault.finds
+        how = fault.not_found or f"`{fault.finds}`"
         print(f"| {fault.name} | {found} | {len(results)} | {how} |", flush=True)
+        if words:
+            print("", *(outcome for found, outcome in results if found), sep="\n")
     return as_wanted
 
 
@@ -100,8 +106,9 @@ def main(argv: list[str] | None = None) -> int:
         print(what if args.seeds < 1 else f"--only: no case has {args.only!r}", file=sys.stderr)
         return 2
     seeds = list(range(1, args.seeds + 1)) if args.seed is None else [args.seed]
-    clean = run_faults(args.seeds) if args.faults else run_cases(chosen, seeds)
-    return 0 if clean else 1
+    if args.faults is not None:
+        return 0 if run_faults(args.faults, args.seeds) else 1
+    return 0 if run_cases(chosen, seeds) else 1
 
 
 if __name__ == "__main__":

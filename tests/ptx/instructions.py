@@ -174,7 +174,9 @@ FAMILIES = [
      lambda cache: [0, int(cache == "cg")]),  # the first is an operand: bytes
     (r"cp\.async\.wait_all", "cp.async.wait_group", lambda: [-1]),
     (r"mma\.sync\.aligned\.m16n8k(\d+)\.row\.col\.f32\.(tf32|bf16|f16)\.\2\.f32", "mma.{1}", _mma),
-    (r"mma\.sync\.aligned\.m8n8k4\.row\.col\.f64\.f64\.f64\.f64", "mma.f64", lambda: []),
+    (r"mma\.sync\.aligned\.m16n8k(4|8|16)\.row\.col\.f64\.f64\.f64\.f64", "mma.f64",
+     lambda k: [int(k)]),
+    (r"mma\.sync\.aligned\.m8n8k4\.row\.col\.f64\.f64\.f64\.f64", "mma.m8n8k4.f64", lambda: []),
     (r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k(8|16)\.f32\.(tf32|bf16|f16)\.\3",
      "wgmma.mma_async", lambda n, k, kind: [int(n), int(k), TYPES[kind], 0, 0]),
     (r"wgmma\.wait_group\.sync\.aligned", "wgmma.wait_group", lambda: [0]),  # an operand

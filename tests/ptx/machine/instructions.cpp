@@ -246,6 +246,7 @@ const Entry TABLE[] = {
     {"mma.bf16", multiply_bf16},
     {"mma.tf32", multiply_tf32},
     {"mma.f64", multiply_double},
+    {"mma.m8n8k4.f64", multiply_double_8x8},
     {"wgmma.mma_async", wgmma},
     {"wgmma.fence.sync.aligned", wgmma_fence},
     {"wgmma.commit_group.sync.aligned", commit_products},

@@ -25,6 +25,7 @@ void multiply_half(Step& s);
 void multiply_bf16(Step& s);
 void multiply_tf32(Step& s);
 void multiply_double(Step& s);
+void multiply_double_8x8(Step& s);
 
 // copy.cpp
 void copy(Step& s);

@@ -62,50 +62,62 @@ void store_matrix(Step& s) {
 
 // --- mma.m16n8: products are summed in double and rounded once ---
 
-// Modifiers: k. Operands: d, a, b, c. `Elements` of a register: 2 halves, or one tf32.
-template <int ELEMENTS, class Read>
+static const u32* source(Step& s, const Operand& o, u32) { return s.m.source_32(s.w, o); }
+static const u64* source(Step& s, const Operand& o, u64) { return s.m.source_64(s.w, o); }
+static u32* target(Step& s, const Operand& o, u32) { return s.m.target_32(s.w, o); }
+static u64* target(Step& s, const Operand& o, u64) { return s.m.target_64(s.w, o); }
+static double number(u32 bits) { return as_float(bits); }
+static double number(u64 bits) { return as_double(bits); }
+static void round_to(u32& out, double x) { out = as_bits(static_cast<float>(x)); }
+static void round_to(u64& out, double x) { out = as_bits(x); }
+
+// Modifiers: k. Operands: d, a, b, c. A register is of `Bits` and holds ELEMENTS of a or b.
+template <class Bits, int ELEMENTS, class Read>
 static void multiply(Step& s, Read read) {
   const int K = s.i.modifier[0];
-  float a[16][16], b[16][8];
+  double a[16][16], b[16][8];
   for (int q = 0; q < s.i.size[1]; q++) {
-    const u32* in = s.m.source_32(s.w, s.operand(1, q));
+    const Bits* in = source(s, s.operand(1, q), Bits());
     for (int lane = 0; lane < LANES; lane++)
       for (int e = 0; e < ELEMENTS; e++)
         a[lane / 4 + q % 2 * 8][(lane % 4 + q / 2 * 4) * ELEMENTS + e] = read(in[lane], e);
   }
   for (int q = 0; q < s.i.size[2]; q++) {
-    const u32* in = s.m.source_32(s.w, s.operand(2, q));
+    const Bits* in = source(s, s.operand(2, q), Bits());
     for (int lane = 0; lane < LANES; lane++)
       for (int e = 0; e < ELEMENTS; e++)
         b[(lane % 4 + q * 4) * ELEMENTS + e][lane / 4] = read(in[lane], e);
   }
-  u32 out[4][LANES];
+  Bits out[4][LANES];
   for (int q = 0; q < 4; q++) {
-    const u32* c = s.m.source_32(s.w, s.operand(3, q));
+    const Bits* c = source(s, s.operand(3, q), Bits());
     for (int lane = 0; lane < LANES; lane++) {
       const int row = lane / 4 + q / 2 * 8, column = lane % 4 * 2 + q % 2;
-      double sum = as_float(c[lane]);
-      for (int k = 0; k < K; k++) sum += double(a[row][k]) * b[k][column];
-      out[q][lane] = as_bits(static_cast<float>(sum));
+      double sum = number(c[lane]);
+      for (int k = 0; k < K; k++) sum += a[row][k] * b[k][column];
+      round_to(out[q][lane], sum);
     }
   }
   for (int q = 0; q < 4; q++)
-    std::memcpy(s.m.target_32(s.w, s.operand(0, q)), out[q], sizeof out[q]);
+    std::memcpy(target(s, s.operand(0, q), Bits()), out[q], sizeof out[q]);
   s.m.result.products++;
 }
 
 void multiply_half(Step& s) {
-  multiply<2>(s, [](u32 bits, int e) { return half_to_float(bits >> 16 * e & 0xffff); });
+  multiply<u32, 2>(s, [](u32 bits, int e) { return half_to_float(bits >> 16 * e & 0xffff); });
 }
 void multiply_bf16(Step& s) {
-  multiply<2>(s, [](u32 bits, int e) { return bf16_to_float(bits >> 16 * e & 0xffff); });
+  multiply<u32, 2>(s, [](u32 bits, int e) { return bf16_to_float(bits >> 16 * e & 0xffff); });
 }
 void multiply_tf32(Step& s) {
-  multiply<1>(s, [](u32 bits, int) { return tf32_to_float(bits); });
+  multiply<u32, 1>(s, [](u32 bits, int) { return tf32_to_float(bits); });
+}
+void multiply_double(Step& s) {
+  multiply<u64, 1>(s, [](u64 bits, int) { return as_double(bits); });
 }
 
 // m8n8k4: lane l holds a[l / 4][l % 4], b[l % 4][l / 4] and two elements of c and d.
-void multiply_double(Step& s) {
+void multiply_double_8x8(Step& s) {
   const u64 *a = s.m.source_64(s.w, s.operand(1)), *b = s.m.source_64(s.w, s.operand(2));
   u64 out[2][LANES];
   for (int q = 0; q < 2; q++) {
