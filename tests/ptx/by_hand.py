@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -98,3 +99,36 @@ def each(code: str, result: tuple[str, torch.dtype], *inputs: tuple[str, Tensor]
 
 def _bits(kind: str) -> str:
     return f"b{8 * size_of(kind)}"
+
+
+# --- values ---
+
+N = 1024
+EDGES = [0, 1, 2, 3, 31, 32, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1]
+
+
+def words(bits: int, seed: int = 0) -> np.ndarray:
+    """Random words of a width, edges among them, unsigned."""
+    made = np.random.default_rng(seed).integers(0, 2**bits, N, dtype=np.uint64, endpoint=False)
+    rng = np.random.default_rng(seed + 1)
+    made[: len(EDGES)] = rng.permutation(np.array(EDGES, np.uint64))
+    made[100 : 100 + len(EDGES)] |= np.uint64(2 ** (bits - 1))
+    return made.astype(f"uint{bits}")
+
+
+def torch_of(values: np.ndarray) -> torch.Tensor:
+    """Unsigned words become signed ones, which all torch operators know."""
+    kind = values.dtype.str.replace("u", "i")
+    return torch.from_numpy(values.view(kind).copy())
+
+
+def integers(code: str, result: str, *inputs: tuple[str, np.ndarray]) -> np.ndarray:
+    """`each` on words, by PTX types; returns unsigned words."""
+    bits = int(result[1:])
+    dtype = {16: torch.int16, 32: torch.int32, 64: torch.int64}[bits]
+    pairs = [(kind, torch_of(values)) for kind, values in inputs]
+    return each(code, (result, dtype), *pairs).numpy().view(f"uint{bits}")
+
+
+def signed(values: np.ndarray) -> np.ndarray:
+    return values.view(values.dtype.str.replace("u", "i"))

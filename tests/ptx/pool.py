@@ -21,7 +21,7 @@ def compile_here() -> None:
 
 @cache
 def pool() -> ProcessPoolExecutor:
-    """One process a core. What is submitted must be a module's function."""
-    cores = len(os.sched_getaffinity(0))
+    """One process a core, of a GB each: four at most. What is submitted is a module's function."""
+    cores = min(4, len(os.sched_getaffinity(0)))
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(cores, mp_context=context, initializer=compile_here)
