@@ -14,6 +14,7 @@ finds: races (vector clocks), deadlocks, reads of what nobody wrote, addresses o
 | `instructions.py`, `parser.py` | PTX text to what it executes |
 | `memory.py`, `device.py` | the tensors of this process as global memory; a driver for Triton |
 | `run.py` | one launch under one schedule, and what was found |
+| `by_hand.py` | kernels of a few instructions, for the tests of the machine itself |
 | `cases.py`, `faults.py` | the project's kernels; and with faults put into their PTX |
 | `pool.py` | processes in which Triton compiles, for tests whose own process interprets |
 
