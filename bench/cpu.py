@@ -4,13 +4,15 @@ The LSTM alone against nn.LSTM (oneDNN) and the step loop; whole training steps 
 post's program in stock PyTorch (bench.learner); a step's memory. Answers are checked before
 anything is timed, contenders take turns within a round, and a ratio is one of medians, with the
 quartiles of the ratios within a round behind it. `--keep-memory` takes from the times what mapping
-memory costs: see bench.pages.
+memory costs: see bench.pages. `--isa avx2` keeps all contenders, torch and its libraries too, to
+what a CPU without AVX-512 has.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -28,7 +30,7 @@ from .learner import Learner
 from .lesson import make_lesson
 from .local import Local
 from .machine import describe, in_a_line
-from .pages import Counted, is_kept, kept_environment
+from .pages import KEEP, Counted
 from .timing import Timed, interleave, quartiles
 from .work import SIZES, make_problem
 
@@ -51,6 +53,16 @@ GOALS = {
     ("training step", LOOP): ((2.0, 2.0, 2.0), 3.0),
 }
 MODES = {"forward + backward": "step", "forward, no_grad": "inference"}
+
+# Instruction set -> what keeps everyone to it, in the environment of a process when it starts.
+ISAS = {
+    "avx2": {
+        "FUSED_LSTM_ISA": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+    }
+}
 
 
 # --- measurements ---
@@ -187,8 +199,14 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--data", help="a text, as lm.train's; without one, 10,000 words drawn at random")
     about = "in a process whose freed memory is kept: glibc's, see bench.pages"
     add("--keep-memory", action="store_true", help=about)
+    add("--isa", choices=list(ISAS), help="keep all contenders to this instruction set")
     add("--memory-of", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
+
+
+def wanted_environment(given: argparse.Namespace) -> dict[str, str]:
+    """What the environment must have when the process starts that measures what is asked for."""
+    return (KEEP if given.keep_memory else {}) | (ISAS[given.isa] if given.isa else {})
 
 
 def may_run(name: str, given: argparse.Namespace) -> bool:
@@ -236,10 +254,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = arguments(argv)
     if not may_run("cpu", given):
         return 2
-    if given.keep_memory and not is_kept():
+    wanted = wanted_environment(given)
+    if wanted.items() - os.environ.items():
         again = sys.argv[1:] if argv is None else argv
         command = [sys.executable, "-m", "bench.cpu", *again]
-        return subprocess.run(command, env=kept_environment()).returncode
+        return subprocess.run(command, env=os.environ | wanted).returncode
     torch.set_num_threads(given.threads)
     if given.memory_of is not None:
         print(json.dumps(memory_of(given.memory_of, given.size[0], given.data)))

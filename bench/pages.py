@@ -8,8 +8,6 @@ makes glibc keep what is freed, as other allocators do.
 
 from __future__ import annotations
 
-import os
-
 from .timing import Timed
 
 try:
@@ -18,20 +16,10 @@ except ImportError:  # not Unix
     resource = None
 
 KEEP = {  # bytes; glibc reads them when a process starts (mallopt(3))
-    "MALLOC_MMAP_THRESHOLD_": 32 << 20,  # the most that it takes
-    "MALLOC_TRIM_THRESHOLD_": 16 << 30,
-    "MALLOC_TOP_PAD_": 256 << 20,
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that it takes
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+    "MALLOC_TOP_PAD_": str(256 << 20),
 }
-
-
-def kept_environment() -> dict[str, str]:
-    """This process's environment, for a process in which freed memory is kept."""
-    return os.environ | {name: str(size) for name, size in KEEP.items()}
-
-
-def is_kept() -> bool:
-    """Whether this process was started with `kept_environment`."""
-    return all(os.environ.get(name) == str(size) for name, size in KEEP.items())
 
 
 class Counted:

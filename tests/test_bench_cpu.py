@@ -223,18 +223,25 @@ def test_a_run_prints_its_tables_and_writes_its_samples(tiny, monkeypatch, tmp_p
     assert all(set(found["pages"]) == set(found["samples"]) for found in written["measured"])
 
 
-def test_keep_memory_is_a_process_of_its_own(monkeypatch):
+@pytest.mark.parametrize("option", ["--keep-memory", "--isa=avx2"])
+def test_what_a_process_has_from_its_start_is_a_process_of_its_own(option, monkeypatch):
     ran = []
+    monkeypatch.delenv("FUSED_LSTM_ISA", raising=False)
     monkeypatch.setattr(cpu, "may_run", lambda *_: True)
     monkeypatch.setattr(
         cpu.subprocess, "run", lambda *a, **k: ran.append((a, k)) or SimpleNamespace(returncode=3)
     )
-    assert cpu.main(["--size", "small", "--keep-memory"]) == 3
+    assert cpu.main(["--size", "small", option]) == 3
     ((command,), how) = ran[0]
-    assert command[1:] == ["-m", "bench.cpu", "--size", "small", "--keep-memory"]
-    assert not pages.is_kept()
+    assert command[1:] == ["-m", "bench.cpu", "--size", "small", option]
+    wanted = pages.KEEP if option == "--keep-memory" else cpu.ISAS["avx2"]
+    assert not wanted.items() <= os.environ.items()
+    assert wanted.items() <= how["env"].items()
     monkeypatch.setattr(os, "environ", how["env"])
-    assert pages.is_kept()  # so that the other process does not start a third
+    monkeypatch.setattr(cpu, "run", lambda given: {})
+    monkeypatch.setattr(cpu, "save", lambda *_: None)
+    assert cpu.main(["--size", "small", option]) == 0  # the other process does not start a third
+    assert len(ran) == 1
 
 
 COMMANDS = pytest.mark.parametrize("command", [cpu, cpu_scaling], ids=["cpu", "cpu_scaling"])

@@ -86,6 +86,21 @@ struct Loss {
   T* picked;                 // the same
 };
 
+// A product by itself, for products.h.
+//
+// The left factor is a matrix [rows, groups * units]. input: [4 * units, columns] is on the right,
+// and for logits [units, columns] with the left one [rows, columns].
+enum class Product { input, step, step_back, rows, columns, logits };
+
+template <class T>
+struct Factors {
+  Product product;
+  long rows, batch, groups, units, columns;
+  const T *left, *right;
+  T* out;
+  T *blocks, *packed, *panels;  // scratch
+};
+
 template <class T>
 struct Kernels {
   const char* name;
@@ -106,6 +121,11 @@ struct Kernels {
   // out[n] = in[n] * mask(first + n); in and out may be the same.
   void (*dropout)(const Worker&, long count, long first, const Dropout&, const T* in, T* out);
   void (*cross_entropy)(const Worker&, const Loss<T>&, T* panels);
+
+  // For bench.products (see products.h).
+  void (*prepare_product)(const Factors<T>&, bool after);
+  void (*one_product)(const Worker&, const Factors<T>&);
+  long (*best_product)(long count, T* factors);  // of panel_size
 };
 
 }  // namespace fused_lstm

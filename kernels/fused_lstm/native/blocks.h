@@ -10,8 +10,19 @@
 
 namespace fused_lstm::FL_ISA {
 
+// --- what is kept in which cache ---
+
 // The rows of a panel that are packed at once: 64 bytes x 4 x 1536 is a third of a 1 MiB L2 cache.
 constexpr long panel_rows = 1536;
+// Of the large products' left-hand factor, what stays in the L2 cache, or near it, while all columns
+// pass by: `part_bytes`, of `part_depth` in k, so that a panel stays in the L1 cache. Where that
+// factor is transposed the same k is a range of rows, and larger parts are better.
+constexpr long part_bytes = 1 << 20, part_depth = 256;
+constexpr long transposed_bytes = 2 << 20, transposed_depth = 768;
+// Of the panels that are packed for all steps: what a worker still has in its L2 cache at the next
+// step, and what of one panel it reads again for every tile of a step's rows.
+constexpr long cached_bytes = 1 << 20, step_bytes = 192 << 10;
+
 template <class T>
 constexpr long panel_size = panel_rows * max_vectors * W<T>;
 
@@ -49,14 +60,32 @@ struct Blocks {
 // tile += left[row .. row + R, blocks of `range`] * panel; a panel row for each existing column.
 template <class T, int R, int N>
 FL_INLINE void multiply_blocks(Tile<T, R, N>& tile, const Blocks<T>& left, long row, Range range,
-                               const T* panel) {
+                               const T* panel, Ahead<T> ahead = {}) {
+  long unit = range.begin % left.in_group() * W<T>;  // a division here, and none for each block
   for (long block = range.begin; block < range.end; ++block) {
     FL_UNROLL for (int r = 0; r < R; ++r) {  // blocks are too far apart for the hardware to guess
       __builtin_prefetch(left.at(block + 2, row + r));
     }
-    const long width = left.width(block);
+    ahead.fetch();
+    const long width = min(left.units - unit, W<T>);
     multiply<1>(tile, left.at(block, row), W<T>, width, panel);
     panel += width * N * W<T>;
+    unit = unit + W<T> < left.units ? unit + W<T> : 0;
+  }
+}
+
+// Divides a product into parts. Calls body(rows, depth, share) for those that this worker has a
+// share of, `rows` of the left-hand factor by `depth`, a range of its `blocks` blocks of W columns.
+// One worker has all of a tile's parts, in the order of k.
+template <class T, class Body>
+FL_INLINE void for_parts(const Worker& worker, long rows, long blocks, long vectors,
+                         const Body& body) {
+  constexpr long tallest = part_bytes / sizeof(T) / part_depth;
+  const long heights = parts_of(rows, tallest), depths = parts_of(blocks * W<T>, part_depth);
+  for (long i = 0; i < heights * depths; ++i) {
+    const Range own = part(rows, i / depths, heights), depth = part(blocks, i % depths, depths);
+    for_shares(worker, own.end - own.begin, vectors, plain_tile.vectors, plain_tile.rows, false,
+               [&](const Share& share) { body(own, depth, share); });
   }
 }
 
@@ -65,68 +94,61 @@ FL_INLINE void multiply_blocks(Tile<T, R, N>& tile, const Blocks<T>& left, long 
 template <class T>
 void product(const Worker& worker, const Blocks<T>& left, const T* right, long columns, bool sum,
              T* out, T* panel) {
-  const long parts = divide_up(left.rows, max_rows), at_once = panel_rows / W<T>;
-  for_shares(worker, left.rows, blocks_of<T>(columns), max_vectors, max_rows, false,
-             [&](const Share& share) {
+  for_parts<T>(worker, left.rows, left.count(), blocks_of<T>(columns),
+               [&](Range rows, Range depth, const Share& share) {
     const long column = share.first * W<T>, width = columns - column;
-    for (long first = 0; first < left.count(); first += at_once) {
-      const long last = min(first + at_once, left.count()), begin = left.column(first);
-      pack_columns(right, columns, begin, left.column(last) - begin, column, width, share.vectors,
-                   panel);
-      for (long block = share.blocks.begin; block < share.blocks.end; ++block) {
-        const Range n = part(left.rows, block, parts);
-        with_constant<max_rows>(n.end - n.begin, [&](auto height) {
-          with_constant<max_vectors>(share.vectors, [&](auto vectors) {
-            Tile<T, decltype(height)::value, decltype(vectors)::value> tile;
-            T* target = out + n.begin * columns + column;
-            prefetch<decltype(height)::value, decltype(vectors)::value>(target, columns);
-            clear(tile);
-            multiply_blocks(tile, left, n.begin, {first, last}, panel);
-            if (first > 0 || sum) add(tile, target, columns, width);
-            store(tile, target, columns, width);
-          });
-        });
-      }
-    }
+    const long begin = left.column(depth.begin), end = left.column(depth.end);
+    pack_columns(right, columns, begin, end - begin, column, width, share.vectors, panel);
+    for_tiles(share, rows, [&](auto height, auto vectors, long row) {
+      Tile<T, decltype(height)::value, decltype(vectors)::value> tile;
+      T* target = out + row * columns + column;
+      prefetch<decltype(height)::value, decltype(vectors)::value>(target, columns);
+      clear(tile);
+      multiply_blocks(tile, left, row, depth, panel);
+      if (depth.begin > 0 || sum) add(tile, target, columns, width);
+      store(tile, target, columns, width);
+    });
   });
 }
 
-// A tile here takes its rows from one block, so their number divides W: 8 by 3 vectors, or less.
-template <class T>
-constexpr int transposed_rows = max_rows < 4 || W<T> < 4 ? 2 : W<T> < 8 ? 4 : 8;
-template <class T>
-constexpr int transposed_vectors = transposed_rows<T> == 8 ? 3 : max_vectors;
-
 // out[existing columns of left, columns] = left' * right, where pack(rows, column, vectors, panel)
 // fills a panel with rows of right. Calls each(block, rows) once for each block and range of rows.
+// Parts as above: a range of rows, which is k here, by a range of blocks.
 template <class T, class Pack, class Each>
 void transposed_product(const Worker& worker, const Blocks<T>& left, long columns, T* out,
                         T* panel, const Pack& pack, const Each& each) {
-  constexpr int height = transposed_rows<T>;
-  const long tiles = W<T> / height;  // in a block
-  for_shares(worker, left.count() * tiles, blocks_of<T>(columns), transposed_vectors<T>, 1, false,
-             [&](const Share& share) {
-    const long column = share.first * W<T>, width = columns - column;
-    for (long first = 0; first < left.rows; first += panel_rows) {
-      const Range rows{first, min(first + panel_rows, left.rows)};
+  constexpr long height = transposed_tile<T>.rows, widest = transposed_tile<T>.vectors;
+  constexpr long tiles = W<T> / height;  // in a block
+  const long depths = parts_of(left.rows, transposed_depth);
+  const long bytes = left.count() * left.rows * FL_BYTES;
+  const long widths = parts_of(bytes, depths * transposed_bytes);
+  for (long i = 0; i < depths * widths; ++i) {
+    const Range rows = part(left.rows, i / widths, depths);
+    const Range own = part(left.count(), i % widths, widths);
+    for_shares(worker, (own.end - own.begin) * tiles, blocks_of<T>(columns), widest, 1, false,
+               [&](const Share& share) {
+      const long column = share.first * W<T>, width = columns - column;
       pack(rows, column, share.vectors, panel);
-      for (long i = share.blocks.begin; i < share.blocks.end; ++i) {
-        const long block = i / tiles, unit = i % tiles * height;
+      for (long j = share.blocks.begin; j < share.blocks.end; ++j) {
+        const long block = own.begin + j / tiles, unit = j % tiles * height;
         if (share.first == 0 && unit == 0) each(block, rows);
         const long exist = min(left.width(block) - unit, height);
         if (exist <= 0) continue;
         T* target = out + (left.column(block) + unit) * columns + column;
-        with_constant<transposed_vectors<T>>(share.vectors, [&](auto vectors) {
-          Tile<T, height, decltype(vectors)::value> tile;
-          prefetch<height, decltype(vectors)::value>(target, columns);
-          clear(tile);
-          if (first > 0) load(tile, target, columns, width, exist);
-          multiply<W<T>>(tile, left.at(block, first) + unit, 1, rows.end - rows.begin, panel);
-          store(tile, target, columns, width, exist);
+        with_constant<widest>(share.vectors, [&](auto vectors) {
+          apart([&](auto n) {
+            Tile<T, height, decltype(n)::value> tile;
+            prefetch<height, decltype(n)::value>(target, columns);
+            clear(tile);
+            if (rows.begin > 0) load(tile, target, columns, width, exist);
+            multiply<W<T>>(tile, left.at(block, rows.begin) + unit, 1, rows.end - rows.begin,
+                           panel);
+            store(tile, target, columns, width, exist);
+          }, vectors);
         });
       }
-    }
-  });
+    });
+  }
 }
 
 }  // namespace fused_lstm::FL_ISA

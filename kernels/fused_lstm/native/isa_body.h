@@ -1,7 +1,7 @@
 // All kernels for one instruction set: included by isa_*.cpp, which say which.
 
 #include "cell.h"
-#include "loss.h"
+#include "products.h"
 #include "wavefront.h"
 
 namespace fused_lstm::FL_ISA {
@@ -22,7 +22,10 @@ constexpr Kernels<T> table = {FL_NAME,
                               wavefront_forward<T>,
                               wavefront_backward<T>,
                               dropout<T>,
-                              cross_entropy<T>};
+                              cross_entropy<T>,
+                              prepare_product<T>,
+                              one_product<T>,
+                              best_product<T>};
 
 extern const Kernels<float> float_kernels;
 extern const Kernels<double> double_kernels;

@@ -73,28 +73,21 @@ FL_INLINE void logits_tile(const Loss<T>& loss, const Blocks<T>& logits, T* maxi
 
 template <class T>
 void make_logits(const Worker& worker, const Loss<T>& loss, const Blocks<T>& logits, T* panel) {
-  const long inputs = loss.inputs, parts = divide_up(loss.classes, max_rows);
+  const long inputs = loss.inputs;
   T* maxima = own_lanes(loss, loss.maxima, worker.id);
   for (long i = 0; i < logits.count() * W<T>; ++i) maxima[i] = -__builtin_huge_val();
-  for_shares(worker, loss.classes, logits.count(), max_vectors, max_rows, false,
-             [&](const Share& share) {
-    for (long first = 0; first < inputs; first += panel_rows) {
-      const long count = min(inputs - first, panel_rows);
-      for (long n = 0; n < share.vectors; ++n) {
-        const long row = (share.first + n) * W<T>;
-        pack_transposed(loss.hidden + row * inputs + first, inputs, loss.rows - row, count,
-                        panel + n * W<T>, share.vectors * W<T>);
-      }
-      for (long block = share.blocks.begin; block < share.blocks.end; ++block) {
-        const Range rows = part(loss.classes, block, parts);
-        with_constant<max_rows>(rows.end - rows.begin, [&](auto height) {
-          with_constant<max_vectors>(share.vectors, [&](auto vectors) {
-            logits_tile<T, decltype(height)::value, decltype(vectors)::value>(
-                loss, logits, maxima, panel, share.first, rows.begin, first, count);
-          });
-        });
-      }
+  for_parts<T>(worker, loss.classes, blocks_of<T>(inputs), logits.count(),
+               [&](Range classes, Range depth, const Share& share) {
+    const long first = depth.begin * W<T>, count = min(inputs, depth.end * W<T>) - first;
+    for (long n = 0; n < share.vectors; ++n) {
+      const long row = (share.first + n) * W<T>;
+      pack_transposed(loss.hidden + row * inputs + first, inputs, loss.rows - row, count,
+                      panel + n * W<T>, share.vectors * W<T>);
     }
+    for_tiles(share, classes, [&](auto height, auto vectors, long row) {
+      logits_tile<T, decltype(height)::value, decltype(vectors)::value>(
+          loss, logits, maxima, panel, share.first, row, first, count);
+    });
   });
 }
 

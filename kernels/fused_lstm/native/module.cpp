@@ -24,6 +24,12 @@ TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
   m.def("isa_names() -> str[]", fused_lstm::isa_names);
   m.def("use_isa(str name) -> ()", fused_lstm::use_isa);
   m.def("release_memory() -> int", fused_lstm::release_memory);
+  m.def("product_names() -> str[]", fused_lstm::product_names);
+  m.def(
+      "product(str name, Tensor left, Tensor right, int batch, int rounds)"
+      " -> (Tensor out, float[] seconds)",
+      fused_lstm::product);
+  m.def("best_product(ScalarType dtype) -> float", fused_lstm::best_product);
   m.def("isa() -> str", fused_lstm::isa_name);
 }
 

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include <optional>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -31,6 +32,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> lstm_bac
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> linear_cross_entropy(
     const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
     const at::Tensor& target, const std::optional<at::Tensor>& row_grad, int64_t ignore_index);
+
+std::vector<std::string> product_names();
+
+std::tuple<at::Tensor, std::vector<double>> product(const std::string& name,
+                                                    const at::Tensor& left,
+                                                    const at::Tensor& right, int64_t batch,
+                                                    int64_t rounds);
+
+double best_product(at::ScalarType dtype);
 
 at::Tensor dropout(const at::Tensor& x, double p, const at::Tensor& seed);
 

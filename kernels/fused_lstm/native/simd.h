@@ -10,6 +10,11 @@
 
 #define FL_INLINE inline __attribute__((always_inline))
 #define FL_UNROLL _Pragma("GCC unroll 16")
+#if defined(__aarch64__)  // of an asm statement: a vector in a register
+#define FL_REGISTER "+w"
+#else
+#define FL_REGISTER "+v"
+#endif
 
 namespace fused_lstm::FL_ISA {
 

@@ -20,11 +20,11 @@ FL_INLINE Blocks<T> dgates_of(const Layer<T>& layer, const LayerGradient<T>& gra
   return {gradient.dgates, 4, layer.hidden, layer.steps * layer.batch};
 }
 
-// The columns of weight [4H, columns], in panels of at most max_vectors vectors.
+// The columns of weight [4H, columns], in panels of at most plain_tile.vectors vectors.
 template <class T>
 void pack_weight_columns(const Worker& worker, const T* weight, long hidden, long columns,
                          T* packed) {
-  const long vectors = blocks_of<T>(columns), panels = divide_up(vectors, max_vectors);
+  const long vectors = blocks_of<T>(columns), panels = divide_up(vectors, plain_tile.vectors);
   const Range mine = part(4 * hidden, worker.id, worker.count);
   for (long i = 0; i < panels; ++i) {
     const Range own = part(vectors, i, panels);
@@ -37,23 +37,15 @@ void pack_weight_columns(const Worker& worker, const T* weight, long hidden, lon
 
 // --- a step: dh from the next step's dgates, then this step's dgates ---
 
+// What is left of a step for a tile of dgates R, row by row by units from vector `first` on.
 template <class T, int R, int N>
-FL_INLINE void gradient_tile(const Layer<T>& layer, const LayerGradient<T>& gradient, long t,
-                             const Blocks<T>& dgates, const T* panel, long first, long row) {
+FL_INLINE void finish_step_back(const Layer<T>& layer, const LayerGradient<T>& gradient, long t,
+                                const Blocks<T>& dgates, long first, long row,
+                                Tile<T, R, N>& dh) {
   const long hidden = layer.hidden, size = layer.batch * hidden, unit = first * W<T>;
   const long corner = row * hidden + unit, width = hidden - unit;
-  Tile<T, R, N> dh;
-  clear(dh);
-  if (t >= 0 && gradient.dy) load(dh, gradient.dy + t * size + corner, hidden, width);
-  if (t + 1 < layer.steps) {
-    multiply_blocks(dh, dgates, (t + 1) * layer.batch + row, {0, dgates.count()}, panel);
-  } else if (gradient.dh_n) {
-    Tile<T, R, N> last;
-    load(last, gradient.dh_n + corner, hidden, width);
-    FL_UNROLL for (int r = 0; r < R; ++r) {
-      FL_UNROLL for (int n = 0; n < N; ++n) dh.sum[r][n] += last.sum[r][n];
-    }
-  }
+  if (t >= 0 && gradient.dy) add(dh, gradient.dy + t * size + corner, hidden, width);
+  if (t + 1 == layer.steps && gradient.dh_n) add(dh, gradient.dh_n + corner, hidden, width);
   if (t < 0) return store(dh, gradient.dh0 + corner, hidden, width);
   const T* c_before = t > 0 ? layer.c + (t - 1) * size : layer.c0;
   for (int r = 0; r < R; ++r) {
@@ -74,23 +66,57 @@ FL_INLINE void gradient_tile(const Layer<T>& layer, const LayerGradient<T>& grad
   }
 }
 
+// tile = dgates[line + row ..] * packed, for this worker's plain tiles of `batch` rows by `vectors`
+// columns; then body(tile, first, row), `first` being the tile's first vector. A panel is read by
+// every tile in parts, so that it comes from the L2 cache; between parts the sums lie in `sums`.
+template <class T, class Body>
+FL_INLINE void for_step_back_tiles(const Worker& worker, const Blocks<T>& dgates, long line,
+                                   long batch, long vectors, const T* packed, bool backwards,
+                                   T* sums, const Body& body) {
+  const long depth = dgates.column(dgates.count());
+  const bool cached = vectors * depth * FL_BYTES <= worker.count * cached_bytes;
+  for_shares(worker, batch, vectors, plain_tile.vectors, plain_tile.rows, backwards,
+             [&](const Share& share) {
+    const long lanes = share.vectors * W<T>, size = lanes * depth;
+    const T* panel = packed + share.first * depth * W<T>;
+    const bool last = backwards ? share.first == 0 : share.first + share.vectors == vectors;
+    const T* next_panel = cached || last ? nullptr : backwards ? panel - size : panel + size;
+    const long parts = batch > panel_rows ? 1 : parts_of(share.vectors * depth * FL_BYTES, step_bytes);
+    for (long i = 0; i < parts; ++i) {
+      const Range range = part(dgates.count(), i, parts);
+      const T* here = panel + dgates.column(range.begin) * lanes;
+      const T* next = panel + dgates.column(range.end) * lanes;
+      const long count = next - here;
+      if (i + 1 == parts) next = next_panel;
+      for_tiles(share, {0, batch}, [&](auto height, auto width, long row) {
+        constexpr int R = decltype(height)::value, N = decltype(width)::value;
+        Tile<T, R, N> tile;
+        T* const kept = sums + row * lanes;
+        clear(tile);
+        Ahead<T> ahead;
+        if (next && !cached) ahead = ahead_of(next, count, row, R, batch, range.end - range.begin);
+        multiply_blocks(tile, dgates, line + row, range, here, ahead);
+        if (i > 0) add(tile, kept, lanes, lanes);
+        if (i + 1 < parts) {
+          store(tile, kept, lanes, lanes);
+        } else {
+          Tile<T, R, N> made = tile;
+          body(made, share.first, row);
+        }
+      });
+    }
+  });
+}
+
 // t = -1 is the step before the first, where there is only dh0.
 template <class T>
 void one_step_back(const Worker& worker, const Layer<T>& layer, const LayerGradient<T>& gradient,
-                   long t, const Blocks<T>& dgates, const T* packed) {
-  const long batch = layer.batch, parts = divide_up(batch, max_rows);
-  for_shares(worker, batch, dgates.in_group(), max_vectors, max_rows, t % 2,
-             [&](const Share& share) {
-    const T* panel = packed + share.first * 4 * layer.hidden * W<T>;
-    for (long block = share.blocks.begin; block < share.blocks.end; ++block) {
-      const Range rows = part(batch, block, parts);
-      with_constant<max_rows>(rows.end - rows.begin, [&](auto height) {
-        with_constant<max_vectors>(share.vectors, [&](auto vectors) {
-          gradient_tile<T, decltype(height)::value, decltype(vectors)::value>(
-              layer, gradient, t, dgates, panel, share.first, rows.begin);
-        });
-      });
-    }
+                   long t, const Blocks<T>& dgates, const T* packed, T* sums) {
+  const Blocks<T> nothing{nullptr, 0, dgates.units, 0};
+  const Blocks<T>& next = t + 1 < layer.steps ? dgates : nothing;
+  for_step_back_tiles(worker, next, (t + 1) * layer.batch, layer.batch, dgates.in_group(), packed,
+                      t % 2, sums, [&](auto& dh, long first, long row) {
+    finish_step_back(layer, gradient, t, dgates, first, row, dh);
   });
 }
 
@@ -134,12 +160,12 @@ template <class T>
 void backward(const Worker& worker, const Layer<T>& layer, const LayerGradient<T>& gradient,
               const Scratch<T>& scratch) {
   const Blocks<T> dgates = dgates_of(layer, gradient);
+  T* const panel = panel_of(worker, scratch.panels);
   pack_weight_columns(worker, layer.w_hh, layer.hidden, layer.hidden, scratch.recurrent);
   for (long t = layer.steps - 1; t >= -1; --t) {
     worker.sync();
-    one_step_back(worker, layer, gradient, t, dgates, scratch.recurrent);
+    one_step_back(worker, layer, gradient, t, dgates, scratch.recurrent, panel);
   }
-  T* panel = panel_of(worker, scratch.panels);
   if (gradient.dx) {
     product(worker, dgates, layer.w_ih, layer.inputs, false, gradient.dx, panel);
   }

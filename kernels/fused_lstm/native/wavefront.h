@@ -57,17 +57,15 @@ FL_INLINE void whole_tile(const Layer<T>& layer, const Step<T>& step, const T* x
 
 template <class T>
 void whole_step(const Layer<T>& layer, long t, const Packed<T>& packed) {
-  const long batch = layer.batch, parts = divide_up(batch, max_rows);
+  const long batch = layer.batch;
   const Step<T> step = step_of(layer, t, 0);
   const T* x = layer.x + t * batch * layer.inputs;
-  for (long block = 0; block < blocks_of<T>(layer.hidden); ++block) {
-    for (long i = 0; i < parts; ++i) {
-      const Range rows = part(batch, i, parts);
-      with_constant<max_rows>(rows.end - rows.begin, [&](auto constant) {
-        whole_tile<T, decltype(constant)::value>(layer, step, x, packed, block, rows.begin);
-      });
-    }
-  }
+  for_shares(alone, batch, blocks_of<T>(layer.hidden), 1, gates_tile.rows, false,
+             [&](const Share& share) {
+    for_heights<gates_tile.rows>(share, {0, batch}, [&](auto height, long row) {
+      whole_tile<T, decltype(height)::value>(layer, step, x, packed, share.first, row);
+    });
+  });
 }
 
 template <class T>
@@ -95,38 +93,27 @@ void wavefront_forward(const Worker& worker, const Wavefront<T>& wave) {
 // dx = dgates w_ih, of one step.
 template <class T>
 void input_gradient(const Layer<T>& layer, const Blocks<T>& dgates, long t, const T* packed,
-                    T* dx) {
+                    T* dx, T* sums) {
   const long batch = layer.batch, inputs = layer.inputs;
-  for_shares(alone, batch, blocks_of<T>(inputs), max_vectors, max_rows, false,
-             [&](const Share& share) {
-    const T* panel = packed + share.first * 4 * layer.hidden * W<T>;
-    const long column = share.first * W<T>, parts = divide_up(batch, max_rows);
-    for (long block = share.blocks.begin; block < share.blocks.end; ++block) {
-      const Range rows = part(batch, block, parts);
-      with_constant<max_rows>(rows.end - rows.begin, [&](auto height) {
-        with_constant<max_vectors>(share.vectors, [&](auto vectors) {
-          Tile<T, decltype(height)::value, decltype(vectors)::value> tile;
-          clear(tile);
-          multiply_blocks(tile, dgates, t * batch + rows.begin, {0, dgates.count()}, panel);
-          store(tile, dx + rows.begin * inputs + column, inputs, inputs - column);
-        });
-      });
-    }
+  for_step_back_tiles(alone, dgates, t * batch, batch, blocks_of<T>(inputs), packed, false, sums,
+                      [&](auto& tile, long first, long row) {
+    const long column = first * W<T>;
+    store(tile, dx + row * inputs + column, inputs, inputs - column);
   });
 }
 
 // t = -1 is the step before the first, where there is only dh0.
 template <class T>
-void whole_step_back(const Wavefront<T>& wave, long index, long t) {
+void whole_step_back(const Wavefront<T>& wave, long index, long t, T* sums) {
   const Layer<T>& layer = wave.layers[index];
   const LayerGradient<T>& gradient = wave.gradients[index];
   const Blocks<T> dgates = dgates_of(layer, gradient);
   const Packed<T> packed = packed_of(wave, index);
-  one_step_back(alone, layer, gradient, t, dgates, packed.recurrent);
+  one_step_back(alone, layer, gradient, t, dgates, packed.recurrent, sums);
   if (t < 0 || !gradient.dx) return;
   const long size = layer.batch * layer.inputs;
   T* const dx = gradient.dx + t * size;
-  input_gradient(layer, dgates, t, packed.input, dx);
+  input_gradient(layer, dgates, t, packed.input, dx, sums);
   if (index == 0 || !wave.dropped) return;
   dropout(alone, size, ((index - 1) * layer.steps + t) * size, wave.dropout, dx, dx);
 }
@@ -134,6 +121,7 @@ void whole_step_back(const Wavefront<T>& wave, long index, long t) {
 template <class T>
 void wavefront_backward(const Worker& worker, const Wavefront<T>& wave, T* panels) {
   const long top = wave.count - 1, steps = wave.layers[0].steps;
+  T* const panel = panel_of(worker, panels);
   for (long index = worker.id; index <= top; index += worker.count) {
     const Layer<T>& layer = wave.layers[index];
     const Packed<T> packed = packed_of(wave, index);
@@ -146,11 +134,10 @@ void wavefront_backward(const Worker& worker, const Wavefront<T>& wave, T* panel
   for (long tick = 0; tick <= steps + top; ++tick) {
     for (long index = worker.id; index <= top; index += worker.count) {
       const long t = steps - 1 - (tick - (top - index));
-      if (t >= -1 && t < steps) whole_step_back(wave, index, t);
+      if (t >= -1 && t < steps) whole_step_back(wave, index, t, panel);
     }
     worker.sync();
   }
-  T* const panel = panel_of(worker, panels);
   for (long index = 0; index <= top; ++index) {
     const Layer<T>& layer = wave.layers[index];
     weight_gradients(worker, layer, wave.gradients[index],

@@ -1,0 +1,145 @@
+// For bench.products and the tests: a product of a training step by itself (see products.h), timed
+// where it runs. Operands and result are plain matrices; to turn them into what the product reads
+// is not timed.
+#include <atomic>
+#include <chrono>
+
+#include "check.h"
+#include "isa.h"
+#include "memory.h"
+#include "ops.h"
+
+namespace fused_lstm {
+namespace {
+
+using at::Tensor;
+
+struct Kind {
+  const char* name;
+  Product product;
+  long groups;  // of the columns of blocks
+};
+
+constexpr Kind kinds[] = {
+    {"input", Product::input, 1},         {"step", Product::step, 1},
+    {"step back", Product::step_back, 4}, {"dx", Product::rows, 4},
+    {"dW", Product::columns, 4},          {"logits", Product::logits, 1},
+    {"dhidden", Product::columns, 1},     {"ddecoder", Product::rows, 1},
+};
+
+const Kind& kind_of(const std::string& name) {
+  std::string offer;
+  for (const Kind& kind : kinds) {
+    if (name == kind.name) return kind;
+    offer += std::string(offer.empty() ? "" : ", ") + kind.name;
+  }
+  TORCH_CHECK_VALUE(false, "name: got '", name, "', should be one of ", offer);
+}
+
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+// What [rows, result] a product makes of its factors; `right` is checked.
+std::vector<int64_t> shape_of_result(const Kind& kind, const Tensor& left, const Tensor& right,
+                                     long batch) {
+  const bool steps = kind.product == Product::step || kind.product == Product::step_back;
+  const int64_t m = left.size(0), k = left.size(1), columns = right.size(1);
+  TORCH_CHECK_VALUE(!steps || (batch > 0 && m % batch == 0), "batch: got ", batch,
+                    ", should divide the ", m, " rows of left");
+  TORCH_CHECK_VALUE(kind.groups == 1 || k % 4 == 0, "left: got shape ", left.sizes(),
+                    ", should have four gates side by side");
+  const auto right_is = [&](at::IntArrayRef shape) {
+    check(right, "right", shape, left.scalar_type());
+  };
+  if (kind.product == Product::step) right_is({4 * k, k});
+  if (kind.product == Product::input) right_is({right.size(0) / 4 * 4, k});
+  if (kind.product == Product::logits) right_is({right.size(0), k});
+  if (kind.product == Product::step_back) right_is({k, k / 4});
+  if (kind.product == Product::rows) right_is({k, columns});
+  if (kind.product != Product::columns) {
+    const bool transposed = kind.product == Product::rows || kind.product == Product::step_back;
+    return {m, transposed ? columns : right.size(0)};
+  }
+  right_is({m, columns});
+  return {k, columns};
+}
+
+template <class T>
+std::vector<double> run(const Kernels<T>& kernels, const Kind& kind, const Tensor& left, const Tensor& right,
+                        long batch, long rounds, const Tensor& out) {
+  Factors<T> f{};
+  f.product = kind.product;
+  f.rows = left.size(0);
+  f.batch = batch;
+  f.groups = kind.groups;
+  f.columns = right.size(1);
+  f.units = left.size(1) / kind.groups;
+  if (kind.product == Product::input) f.units = right.size(0) / 4;
+  if (kind.product == Product::logits) f.units = right.size(0);
+  f.left = left.data_ptr<T>();
+  f.right = right.data_ptr<T>();
+  f.out = out.data_ptr<T>();
+  const long workers = team_size(), lanes = workers * (f.units + kernels.lanes);
+  const Tensor blocks = fresh({kernels.dgates_size(f.rows, f.units)}, left.options());
+  const Tensor packed = fresh({std::max(kernels.recurrent_size(f.units), lanes)}, left.options());
+  const Tensor panels = fresh({workers, kernels.panel_size}, left.options());
+  f.blocks = blocks.data_ptr<T>();
+  f.packed = packed.data_ptr<T>();
+  f.panels = panels.data_ptr<T>();
+  kernels.prepare_product(f, false);
+  std::vector<double> seconds;
+  for (long i = 0; i < rounds; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    run_on_team([&](const Worker& worker) { kernels.one_product(worker, f); });
+    seconds.push_back(seconds_since(begin));
+  }
+  kernels.prepare_product(f, true);
+  return seconds;
+}
+
+template <class T>
+double best_rate(const Kernels<T>& kernels, at::ScalarType dtype) {
+  constexpr long count = 20000;  // some milliseconds
+  const Tensor factors = at::zeros({team_size(), kernels.panel_size}, dtype);
+  std::atomic<long> done{0};
+  const auto begin = std::chrono::steady_clock::now();
+  run_on_team([&](const Worker& worker) {
+    done += kernels.best_product(count, factors.data_ptr<T>() + worker.id * kernels.panel_size);
+  });
+  return done / seconds_since(begin);
+}
+
+}  // namespace
+
+std::vector<std::string> product_names() {
+  std::vector<std::string> names;
+  for (const Kind& kind : kinds) names.emplace_back(kind.name);
+  return names;
+}
+
+std::tuple<Tensor, std::vector<double>> product(const std::string& name, const Tensor& left,
+                                                const Tensor& right, int64_t batch,
+                                                int64_t rounds) {
+  const Kind& kind = kind_of(name);
+  TORCH_CHECK_VALUE(left.dim() == 2, "left: got shape ", left.sizes(), ", should be a matrix");
+  TORCH_CHECK_VALUE(right.dim() == 2, "right: got shape ", right.sizes(), ", should be a matrix");
+  TORCH_CHECK_VALUE(rounds > 0, "rounds: got ", rounds, ", should be 1 or more");
+  const at::ScalarType dtype = left.scalar_type();
+  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble, "left: got dtype ", dtype,
+                    ", should be float32 or float64");
+  const Tensor a = left.contiguous(), b = right.contiguous();
+  const Tensor out = at::empty(shape_of_result(kind, a, b, batch), a.options());
+  return {out, with_kernels(dtype, [&](const auto& kernels) {
+            return run(kernels, kind, a, b, batch, rounds, out);
+          })};
+}
+
+// Multiply-adds a second on each thread of the team, all at once: what no product can pass.
+double best_product(at::ScalarType dtype) {
+  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble, "dtype: got ", dtype,
+                    ", should be float32 or float64");
+  return with_kernels(dtype, [&](const auto& kernels) { return best_rate(kernels, dtype); });
+}
+
+}  // namespace fused_lstm

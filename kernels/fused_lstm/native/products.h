@@ -1,0 +1,134 @@
+// Each product of a training step by itself, through the code that makes it there: for
+// bench.products, which times it, and for the tests, which compare it with a matrix product.
+#pragma once
+
+#include "loss.h"
+#include "steps_backward.h"
+
+namespace fused_lstm::FL_ISA {
+
+// A matrix as blocks, and back.
+template <class T>
+void to_blocks(const T* matrix, const Blocks<T>& blocks) {
+  const long columns = blocks.groups * blocks.units;
+  for (long block = 0; block < blocks.count(); ++block) {
+    const T* source = matrix + blocks.column(block);
+    for (long row = 0; row < blocks.rows; ++row) {
+      store(blocks.at(block, row), load(source + row * columns, blocks.width(block)));
+    }
+  }
+}
+
+template <class T>
+void from_blocks(const Blocks<T>& blocks, T* matrix) {
+  const long columns = blocks.groups * blocks.units;
+  for (long block = 0; block < blocks.count(); ++block) {
+    T* target = matrix + blocks.column(block);
+    for (long row = 0; row < blocks.rows; ++row) {
+      store(target + row * columns, load(blocks.at(block, row)), blocks.width(block));
+    }
+  }
+}
+
+// What belongs to a product but is not timed: factors that a call packs once for all steps, or
+// that another product leaves in blocks; and, `after`, a result that lies in blocks.
+template <class T>
+void prepare_product(const Factors<T>& f, bool after) {
+  const Blocks<T> left{f.blocks, f.groups, f.units, f.rows};
+  Layer<T> layer{};
+  layer.hidden = f.units;
+  layer.w_hh = f.right;
+  if (after) {
+    if (f.product == Product::logits) from_blocks(left, f.out);
+  } else if (f.product == Product::step) {
+    pack_recurrent(Worker{}, layer, f.packed);
+  } else if (f.product != Product::input && f.product != Product::logits) {
+    to_blocks(f.left, left);
+    if (f.product == Product::step_back) {
+      pack_weight_columns(Worker{}, f.right, f.units, f.columns, f.packed);
+    }
+  }
+}
+
+template <class T>
+void steps_alone(const Worker& worker, const Factors<T>& f) {
+  const long hidden = f.units;
+  for (long t = 0; t < f.rows / f.batch; ++t) {
+    for_step_tiles(worker, f.batch, hidden, f.packed, t % 2,
+                   [&](auto height, long unit, long row, const T* panel, Ahead<T> ahead) {
+      const long at = t * f.batch + row;
+      Tile<T, decltype(height)::value, 4> tile;
+      clear(tile);
+      multiply_rows(tile, f.left + at * hidden, hidden, hidden, panel, ahead);
+      store_gates(tile, f.out + at * 4 * hidden + unit, hidden, min(hidden - unit, W<T>));
+    });
+    worker.sync();
+  }
+}
+
+template <class T>
+void steps_back_alone(const Worker& worker, const Factors<T>& f, T* panel) {
+  const Blocks<T> dgates{f.blocks, f.groups, f.units, f.rows};
+  const long columns = f.columns;
+  for (long t = 0; t < f.rows / f.batch; ++t) {
+    const long line = t * f.batch;
+    for_step_back_tiles(worker, dgates, line, f.batch, blocks_of<T>(columns), f.packed, t % 2,
+                        panel, [&](auto& tile, long first, long row) {
+      const long column = first * W<T>;
+      store(tile, f.out + (line + row) * columns + column, columns, columns - column);
+    });
+    worker.sync();
+  }
+}
+
+template <class T>
+void one_product(const Worker& worker, const Factors<T>& f) {
+  T* const panel = panel_of(worker, f.panels);
+  const Blocks<T> blocks{f.blocks, f.groups, f.units, f.rows};
+  if (f.product == Product::step) return steps_alone(worker, f);
+  if (f.product == Product::step_back) return steps_back_alone(worker, f, panel);
+  if (f.product == Product::rows) {
+    return product(worker, blocks, f.right, f.columns, false, f.out, panel);
+  }
+  if (f.product == Product::columns) {
+    const auto pack = [&](Range n, long column, long vectors, T* out) {
+      pack_columns(f.right, f.columns, n.begin, n.end - n.begin, column, f.columns - column,
+                   vectors, out);
+    };
+    return transposed_product(worker, blocks, f.columns, f.out, panel, pack, [](long, Range) {});
+  }
+  if (f.product == Product::logits) {
+    Loss<T> loss{};
+    loss.rows = f.units;
+    loss.inputs = f.columns;
+    loss.classes = f.rows;
+    loss.hidden = f.right;
+    loss.weight = f.left;
+    loss.maxima = f.packed;
+    return make_logits(worker, loss, blocks, panel);
+  }
+  Layer<T> layer{};
+  layer.batch = f.rows;
+  layer.inputs = f.columns;
+  layer.hidden = f.units;
+  layer.x = f.left;
+  layer.w_ih = f.right;
+  layer.gates = f.out;
+  input_product(worker, layer, 0, 1, panel);
+}
+
+// The same small product `count` times, with both factors in the L1 cache and the sums in registers:
+// what no product can pass. Returns its multiply-adds.
+template <class T>
+long best_product(long count, T* factors) {
+  constexpr long depth = 64, R = plain_tile.rows, N = plain_tile.vectors;
+  Tile<T, R, N> tile;
+  clear(tile);
+  for (long i = 0; i < count; ++i) {
+    multiply<1>(tile, factors, depth, depth, factors + R * depth);
+  }
+  store(tile, factors + R * depth, N * W<T>, N * W<T>);
+  return count * depth * R * N * W<T>;
+}
+
+}  // namespace fused_lstm::FL_ISA

@@ -1,0 +1,183 @@
+"""The native engine's products by themselves, and the assembly of their loops."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from bench.products import products_of
+from bench.work import Shape
+from fused_lstm import native
+from tolerance import assert_close
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.skipif(
+    native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
+)
+
+# --- answers ---
+
+SHAPES = [  # of a layer, and the number of classes
+    (Shape(1, 1, 1, 1, 1), 1),
+    (Shape(3, 4, 5, 3, 1), 7),
+    (Shape(2, 23, 19, 35, 1), 50),
+    (Shape(5, 11, 1700, 40, 1), 9),  # more inputs than a panel packs at once
+    (Shape(43, 20, 50, 70, 1), 1100),  # more rows, N and V, than a part of a product has
+    (Shape(2, 3, 6, 420, 1), 4),  # more k in a step back than a part of its panel
+    (Shape(2, 1600, 5, 130, 1), 3),  # a batch of more rows than a panel
+    (Shape(3, 20, 9, 620, 1), 12),  # weights that are fetched ahead
+]
+SIZES = [pytest.param(*pair, id=f"{pair[0]} V={pair[1]}") for pair in SHAPES]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("shape", "classes"), SIZES)
+def test_each_product_is_torchs(isa, shape, classes, dtype, threads):
+    torch.set_num_threads(threads)
+    for product in products_of(shape, classes, dtype):
+        found, seconds = product.run(rounds=2)  # twice: a result must not be added to
+        scale = product.left.shape[0 if product.form == "tn" else 1] ** 0.5
+        assert_close(found / scale, product.expected() / scale, product.name)
+        assert len(seconds) == 2
+        assert min(seconds) > 0
+
+
+def test_a_product_names_what_is_wrong():
+    a, b = torch.zeros(6, 8), torch.zeros(8, 2)
+    run = native.OPS.product
+    for message, arguments in {
+        r"name: got 'dy', should be one of input, step, step back, dx, dW, logits": ("dy", a, b),
+        r"right: got shape \[8, 2\], should be \[32, 8\]": ("step", a, b),
+        r"right: got dtype Double, should be Float": ("dx", a, b.double()),
+        r"left: got shape \[6, 7\], should have four gates": ("dx", a[:, :7], b),
+        r"batch: got 4, should divide the 6 rows of left": ("step back", a, b, 4),
+        r"left: got shape \[6\], should be a matrix": ("dx", a[:, 0], b),
+        r"left: got dtype BFloat16, should be float32 or float64": ("dx", a.bfloat16(), b),
+        r"rounds: got 0, should be 1 or more": ("dx", a, b, 1, 0),
+    }.items():
+        name, left, right, batch, rounds = (*arguments, 1, 1)[:5]
+        with pytest.raises(ValueError, match=message):
+            run(name, left, right, batch, rounds)
+
+
+def test_the_best_product_is_a_rate(isa):
+    torch.set_num_threads(1)
+    assert 1e7 < native.OPS.best_product(torch.float32) < 1e13
+
+
+# --- registers ---
+
+
+class Instruction(NamedTuple):
+    address: int
+    name: str
+    operands: str
+
+
+FUNCTION = re.compile(r"^[0-9a-f]+ <(.*)>:$")
+INSTRUCTION = re.compile(r"^\s+([0-9a-f]+):\t(\S+)\s*(.*)$")
+TARGET = re.compile(r"^([0-9a-f]+) <")
+TO_STACK = re.compile(r"%[xyz]mm\d+,-?(0x[0-9a-f]+)?\(%r[sb]p[,)]")
+
+
+def functions(listing: str) -> Iterator[tuple[str, list[Instruction]]]:
+    """(name, instructions) of what objdump disassembled."""
+    name, own = "", []
+    for line in listing.splitlines():
+        if found := FUNCTION.match(line):
+            yield name, own
+            name, own = found[1], []
+        elif found := INSTRUCTION.match(line):
+            own.append(Instruction(int(found[1], 16), found[2], found[3]))
+    yield name, own
+
+
+def innermost_loops(code: list[Instruction]) -> Iterator[list[Instruction]]:
+    """From the target of a jump backwards to the jump, where no other such loop is within."""
+    at = {instruction.address: i for i, instruction in enumerate(code)}
+    loops = []
+    for i, instruction in enumerate(code):
+        target = TARGET.match(instruction.operands) if instruction.name.startswith("j") else None
+        begin = at.get(int(target[1], 16)) if target else None
+        if begin is not None and begin <= i:
+            loops.append((begin, i))
+    for begin, end in loops:
+        within = ((b, e) for b, e in loops if (b, e) != (begin, end))
+        if not any(begin <= b and e <= end for b, e in within):
+            yield code[begin : end + 1]
+
+
+def is_product(loop: list[Instruction]) -> bool:
+    """At least six multiply-adds, and nothing of the pointwise work, which has divisions."""
+    names = [instruction.name for instruction in loop]
+    multiply = sum(re.match(r"vfmadd\d+p[sd]$|mulp[sd]$", name) is not None for name in names)
+    return multiply >= 6 and not any("div" in name or name == "call" for name in names)
+
+
+def spills(loop: list[Instruction]) -> list[Instruction]:
+    return [i for i in loop if "mov" in i.name and TO_STACK.search(i.operands)]
+
+
+LOOP = """
+0000000000001000 <product>:
+    1000:\tvmovups (%rsi),%ymm1
+    1004:\tvmovaps %ymm7,0x40(%rsp)
+    1008:\tjmp    1010 <product+0x10>
+    1010:\tvbroadcastss (%rax),%ymm0
+{multiply}
+{store}
+    1080:\tjne    1010 <product+0x10>
+    1084:\tret
+"""
+
+
+@pytest.mark.parametrize(
+    ("store", "count"),
+    [
+        ("vmovaps %ymm2,0x20(%rsp)", 1),
+        ("vmovaps %ymm2,-0x20(%rbp)", 1),
+        ("vmovaps %ymm2,(%rdi)", 0),
+        ("vmovaps 0x20(%rsp),%ymm2", 0),
+    ],
+)
+def test_a_spilled_sum_is_found(store, count):
+    multiply = "\n".join(
+        f"    10{i}0:\tvfmadd231ps 0x20(%rdx),%ymm0,%ymm{i}" for i in range(2, 8)
+    ).replace("1020", "1018")
+    listing = LOOP.format(multiply=multiply, store=f"    107c:\t{store}")
+    found = [loop for _, code in functions(listing) for loop in innermost_loops(code)]
+    assert [is_product(loop) for loop in found] == [True]
+    assert len(spills(found[0])) == count
+
+
+def test_no_sum_leaves_its_register():
+    """In no product's loop over k, of any instruction set, dtype or tile, is a vector stored on the
+    stack: each multiply-add to it would wait for the store."""
+    if shutil.which("objdump") is None:
+        pytest.skip("no objdump here")
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip(f"reads x86 assembly, not {platform.machine()}'s")
+    library = importlib.util.find_spec("fused_lstm.native._C").origin
+    command = ["objdump", "-d", "--no-show-raw-insn", library]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if "<__asan_report" in listing:
+        pytest.skip("compiled for a sanitizer")
+    seen, bad = {}, []
+    for name, code in functions(listing):
+        for loop in innermost_loops(code):
+            if not is_product(loop):
+                continue
+            isa = next((i for i in ("avx512", "avx2", "base") if f"{len(i)}{i}" in name), "other")
+            seen[isa] = seen.get(isa, 0) + 1
+            bad += [f"{name}: {i.name} {i.operands} at {i.address:x}" for i in spills(loop)]
+    assert not bad, "\n".join(bad)
+    assert all(seen[isa] > 20 for isa in ("avx512", "avx2", "base")), seen
