@@ -67,13 +67,92 @@ def test_cell_takes_views_that_are_not_contiguous(ops):
         assert_close(actual, expected, name)
 
 
-def test_opcheck_cell(ops):
-    torch.library.opcheck(ops.cell, cell_inputs(3, 5, torch.float64))
+LAYOUTS = {
+    "contiguous": lambda t: t,
+    "permuted": lambda t: t.transpose(0, -1).contiguous().transpose(0, -1),
+    "sliced": lambda t: torch.stack([t, t], -1)[..., 0],
+    "expanded": lambda t: t[:1].expand_as(t),
+}
+each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 
-def test_opcheck_cell_backward(ops):
-    c = torch.randn(4, 3, 5)
-    torch.library.opcheck(ops.cell_backward, (torch.randn(3, 20), *c))
+@each_layout
+def test_opcheck_cell(ops, layout):
+    gates, c = (layout(t.detach()).requires_grad_() for t in cell_inputs(3, 5, torch.float64))
+    torch.library.opcheck(ops.cell, (gates, c))
+
+
+@each_layout
+def test_opcheck_cell_backward(ops, layout):
+    tensors = [layout(torch.randn(3, columns)) for columns in (20, 5, 5, 5, 5)]
+    torch.library.opcheck(ops.cell_backward, tensors)
+
+
+def lstm_inputs(layout, T=3, B=2, I=5, H=4, L=2) -> tuple:
+    sizes = [(T, B, I), (L, B, H), (L, B, H)]
+    weights = [
+        (4 * H, I),
+        (4 * H, H),
+        (4 * H,),
+        (4 * H,),
+        (4 * H, H),
+        (4 * H, H),
+        (4 * H,),
+        (4 * H,),
+    ]
+    x, h0, c0 = (layout(torch.randn(size)) for size in sizes)
+    return x, h0, c0, [layout(torch.randn(size)) for size in weights]
+
+
+@each_layout
+@pytest.mark.parametrize("save", [True, False], ids=["save", "no-save"])
+def test_opcheck_lstm(ops, layout, save):
+    x, h0, c0, weights = lstm_inputs(layout)
+    tensors = [t.requires_grad_(save) for t in (x, h0, c0, *weights)]
+    torch.library.opcheck(ops.lstm, (*tensors[:3], tensors[3:], 0.0, None, save))
+
+
+@each_layout
+@pytest.mark.parametrize("needs_dx", [True, False], ids=["dx", "no-dx"])
+def test_opcheck_lstm_backward(ops, layout, needs_dx):
+    x, h0, c0, weights = lstm_inputs(layout)
+    seed = torch.tensor([3])
+    y, h_n, _, *saved = ops.lstm(x, h0, c0, weights, 0.5, seed, True)
+    grads = [layout(torch.randn_like(t)) for t in (y, h_n)]
+    saved = [layout(t) for t in (y, *saved)]
+    torch.library.opcheck(
+        ops.lstm_backward, (*grads, None, x, h0, c0, weights, 0.5, seed, *saved, needs_dx)
+    )
+
+
+def test_results_are_contiguous_whatever_the_inputs_are(ops):
+    x, h0, c0, weights = lstm_inputs(LAYOUTS["permuted"])
+    outputs = ops.lstm(x, h0, c0, weights, 0.0, None, True)
+    y, h_n, c_n, *saved = outputs
+    grads = [LAYOUTS["permuted"](t) for t in (y, h_n, c_n)]
+    *states, dweights = ops.lstm_backward(*grads, x, h0, c0, weights, 0.0, None, y, *saved, True)
+    assert all(t.is_contiguous() for t in (*outputs, *states, *dweights))
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time-first", "batch-first"])
+@pytest.mark.parametrize(("engine", "fuse"), rungs("loop", "cudnn", "compile", top=True))
+def test_inductor_trains(engine, fuse, batch_first, dynamic):
+    """Where x needs a gradient and arrives permuted, as behind a convolution."""
+    torch._dynamo.reset()
+    module = fused_lstm.LSTM(5, 4, 2, batch_first=batch_first, engine=engine, fuse=fuse)
+    compiled = torch.compile(module, fullgraph=True, dynamic=dynamic)
+    for T, B in ((3, 2), (4, 3)) if dynamic else ((3, 2),):
+        x = torch.randn(B, 5, T).permute((0, 2, 1) if batch_first else (2, 0, 1))
+        h0, c0 = (torch.randn(B, 2, 4).transpose(0, 1) for _ in range(2))
+        found = []
+        for run in (module, compiled):
+            leaves = [t.detach().requires_grad_() for t in (x, h0, c0)]
+            y, (h_n, c_n) = run(leaves[0], tuple(leaves[1:]))
+            loss = y.sin().sum() + (h_n * c_n).sum()
+            found.append([y, h_n, c_n, *torch.autograd.grad(loss, [*leaves, *module.parameters()])])
+        for n, (actual, expected) in enumerate(zip(*reversed(found), strict=True)):
+            assert_close(actual, expected, f"result {n}")
 
 
 @pytest.mark.parametrize(("engine", "fuse"), rungs("cudnn", "compile"))

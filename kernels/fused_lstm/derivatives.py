@@ -7,8 +7,9 @@ docs/functions.md has the table of what that gives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Protocol
 
@@ -19,9 +20,17 @@ from torch.autograd import forward_ad
 from . import reference
 
 
+def operator(ops: SimpleNamespace, name: str) -> Callable:
+    """An engine's operator; where nothing traces, the same without the dispatcher's toll."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return getattr(ops, name)
+    return partial(OPERATORS[name][0], ops)
+
+
 def cell(ops: SimpleNamespace, gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """The operator `cell` of fused_lstm.ops, differentiable."""
-    return _Fused.apply(_Cell(ops), gates, c)
+    wanted = torch.is_grad_enabled() and (gates.requires_grad or c.requires_grad)
+    return _apply(_Fused, wanted, _Cell(ops), gates, c)
 
 
 def lstm(
@@ -36,30 +45,47 @@ def lstm(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The operator `lstm` of fused_lstm.ops, differentiable by all but the seed."""
     call = _LSTM(ops, dropout, save, inputs=3 + len(weights))
-    return _Fused.apply(call, x, h0, c0, *weights, seed)
+    return _apply(_Fused, save, call, x, h0, c0, *weights, seed)
 
 
-def register(library: torch.library.Library, ops: SimpleNamespace) -> None:
+def dropout(ops: SimpleNamespace, x: Tensor, p: float, seed: Tensor) -> Tensor:
+    """The operator `dropout` of fused_lstm.native, differentiable by x."""
+    wanted = torch.is_grad_enabled() and x.requires_grad
+    return _apply(_Linear, wanted, _Dropout(ops, p), x, seed)[0]
+
+
+def register(library: torch.library.Library, ops: SimpleNamespace, *names: str) -> None:
     """Make an engine's operators differentiable where they are called by torch.compile's graph.
 
     Not by torch.library.register_autograd, which torch.func cannot transform.
     """
+    for name in names:
+        function, plain = OPERATORS[name]
+        call = partial(_dispatched, partial(function, ops), plain)
+        for key in ("Autograd", "FuncTorchBatched"):
+            library.impl(name, call, key)
 
-    def dispatched(function, plain):
-        def call(*args):
-            # One level of torch.func, of which there may be more: each sees plain PyTorch.
-            inside = torch._C._are_functorch_transforms_active()
-            return plain(*args) if inside else function(ops, *args)
 
-        return call
-
-    for key in ("Autograd", "FuncTorchBatched"):
-        library.impl("cell", dispatched(cell, reference.cell), key)
-        library.impl("lstm", dispatched(lstm, _plain_lstm), key)
+def _dispatched(function: Callable, plain: Callable, *args):
+    # The dispatcher comes here at one level of torch.func, of which there may be more: each has to
+    # see plain PyTorch.
+    return plain(*args) if torch._C._are_functorch_transforms_active() else function(*args)
 
 
 def _plain_lstm(x, h0, c0, weights, dropout, seed, save):
     return *reference.lstm(x, h0, c0, weights, dropout, seed), *[x.new_empty(0)] * 3
+
+
+def _plain_dropout(x, p, seed):
+    return (x * reference.dropout_mask(seed, x.shape, p)).to(x.dtype)
+
+
+# name -> the operator, and with the same arguments plain PyTorch
+OPERATORS = {
+    "cell": (cell, reference.cell),
+    "lstm": (lstm, _plain_lstm),
+    "dropout": (dropout, _plain_dropout),
+}
 
 
 # --- autograd, for any kernel with a twin ---
@@ -76,6 +102,23 @@ class _Call(Protocol):
         """What `kernel` gives first; the rest of that has no derivative."""
 
 
+def _has_eager_form(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
+    """Give it `eager`, the same where no torch.func transform is active: half as long to call."""
+
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *inputs):
+            output = function.forward(*inputs)
+            function.setup_context(ctx, inputs, output)
+            return output
+
+        backward, jvp = staticmethod(function.backward), staticmethod(function.jvp)
+
+    function.eager = Eager
+    return function
+
+
+@_has_eager_form
 class _Twin(torch.autograd.Function):
     """apply(call, *tensors): the kernel's result, with the derivatives of its twin."""
 
@@ -126,6 +169,7 @@ class _Twin(torch.autograd.Function):
         return outputs, tuple(None if out is None else 0 for out in outputs)
 
 
+@_has_eager_form
 class _Fused(_Twin):
     """The same for a kernel whose first derivative is a kernel too, `call.backward`."""
 
@@ -140,9 +184,41 @@ class _Fused(_Twin):
     @staticmethod
     def backward(ctx, *grads):
         wanted = ctx.call.backward(ctx.needs_input_grad[1:])
-        found = _Twin.apply(wanted, *grads[: ctx.call.results], *ctx.saved_tensors)
+        tensors = (*grads[: ctx.call.results], *ctx.saved_tensors)
+        found = _apply(_Twin, torch.is_grad_enabled(), wanted, *tensors)
         constants = len(ctx.needs_input_grad) - 1 - len(found)
         return None, *found, *[None] * constants
+
+
+@_has_eager_form
+class _Linear(_Twin):
+    """The same for a kernel that is linear in its first tensor and its own derivative by it."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.call, _, *constants = inputs
+        ctx.save_for_backward(*constants)
+        ctx.save_for_forward(*constants)
+
+    @staticmethod
+    def backward(ctx, grad):
+        constants = ctx.saved_tensors
+        found = _apply(_Linear, torch.is_grad_enabled(), ctx.call, grad, *constants)
+        return None, *found, *[None] * len(constants)
+
+    @staticmethod
+    def jvp(ctx, _, tangent, *_constants):
+        with forward_ad._set_fwd_grad_enabled(True):
+            return _apply(_Linear, torch.is_grad_enabled(), ctx.call, tangent, *ctx.saved_tensors)
+
+
+def _apply(function: type[_Twin], differentiable: bool, call: _Call, *tensors: Tensor | None):
+    """function.apply(call, *tensors), or as little of it as the moment needs."""
+    if torch._C._are_functorch_transforms_active():
+        return function.apply(call, *tensors)
+    if differentiable or forward_ad._current_level >= 0:
+        return function.eager.apply(call, *tensors)
+    return function.forward(call, *tensors)
 
 
 def _variable(call: _Call, tensors: Sequence[Tensor | None]):
@@ -164,7 +240,7 @@ def _filled(found: Sequence[Tensor | None], like: Sequence[Tensor]) -> tuple[Ten
     return tuple(torch.zeros_like(t) if f is None else f for f, t in pairs)
 
 
-# --- the two operators ---
+# --- the operators ---
 
 
 @dataclass(slots=True, eq=False)
@@ -249,3 +325,12 @@ class _LSTMBackward:
 
         outputs, pullback = torch.func.vjp(forward, x, h0, c0, *rest)
         return pullback(_filled((dy, dh_n, dc_n), outputs))
+
+
+@dataclass(slots=True, eq=False)
+class _Dropout:
+    ops: SimpleNamespace
+    p: float
+
+    def kernel(self, x, seed):
+        return (self.ops.dropout.default(x, self.p, seed),)

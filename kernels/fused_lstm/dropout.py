@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import derivatives
 from .native import OPS, missing
 from .ops import draw_seed
 
@@ -34,7 +35,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
         return x
     if missing(x.device) is not None:
         return F.dropout(x, p)
-    return OPS.dropout(x, p, draw_seed(x.device))
+    return derivatives.operator(OPS, "dropout")(x, p, draw_seed(x.device))
 
 
 class Dropout(nn.Dropout):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
@@ -29,17 +28,10 @@ def run(
     pointwise: the step loop with a fused cell. steps: one call a layer. layers: one call.
     """
     if fuse == "pointwise":
-        return unrolled(x, h0, c0, weights, dropout, _operator(ops, "cell"))
+        return unrolled(x, h0, c0, weights, dropout, derivatives.operator(ops, "cell"))
     if fuse == "layers":
         return _one_call(ops, x, h0, c0, weights, dropout)
     return _one_call_a_layer(ops, x, h0, c0, weights, dropout)
-
-
-def _operator(ops: SimpleNamespace, name: str) -> Callable:
-    """An operator; where nothing traces, what it does without the dispatcher's toll."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return getattr(ops, name)
-    return partial(getattr(derivatives, name), ops)
 
 
 def _one_call(ops, x, h0, c0, weights, dropout):
@@ -47,7 +39,7 @@ def _one_call(ops, x, h0, c0, weights, dropout):
     seed = draw_seed(x.device) if dropout > 0 else None
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
     save = save or torch.jit.is_tracing()  # what is traced once may be trained and not
-    y, h_n, c_n, *_ = _operator(ops, "lstm")(x, h0, c0, weights, dropout, seed, save)
+    y, h_n, c_n, *_ = derivatives.operator(ops, "lstm")(x, h0, c0, weights, dropout, seed, save)
     return y, h_n, c_n
 
 

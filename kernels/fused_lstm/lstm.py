@@ -208,7 +208,7 @@ def _check(x: Tensor, h0: Tensor, c0: Tensor, weights: list[Tensor]) -> None:
     expected = [("h_0", h0, [L, x.shape[1], H]), ("c_0", c0, [L, x.shape[1], H])]
     per_layer = len(weights) // L
     for n, weight in enumerate(weights):
-        layer, kind = divmod(n, per_layer)
+        layer, kind = n // per_layer, n % per_layer  # torch.compile has no divmod of a symbol
         name = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[kind]
         columns = [[x.shape[2] if layer == 0 else H], [H], [], []][kind]
         expected.append((f"{name}_l{layer}", weight, [4 * H, *columns]))

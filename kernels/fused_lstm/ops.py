@@ -66,7 +66,7 @@ def register(engine: str, kernels: dict[str, Callable] | None = None):
         torch.library.register_fake(f"{namespace}::{name}", FAKES[name])
     ops = getattr(torch.ops, namespace)
     library = torch.library.Library(namespace, "FRAGMENT")
-    derivatives.register(library, ops)
+    derivatives.register(library, ops, "cell", "lstm")
     LIBRARIES.append(library)
     return ops
 

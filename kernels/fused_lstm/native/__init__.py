@@ -11,7 +11,7 @@ import importlib.util
 
 import torch
 
-from .. import fused, ops
+from .. import derivatives, fused, ops
 from ..reference import state_dtype
 
 OPS = ops.register("native")
@@ -45,21 +45,6 @@ def _fake_linear_cross_entropy(hidden, weight, bias, target, row_grad, ignore_in
     return hidden.new_empty(len(hidden), dtype=state_dtype(hidden.dtype)), *grads
 
 
-def _differentiate_dropout() -> None:
-    """The gradient is dropped by the same mask, drawn again."""
-
-    def setup_context(ctx, inputs, output):
-        _, ctx.p, seed = inputs
-        ctx.save_for_backward(seed)
-
-    def backward(ctx, grad):
-        return OPS.dropout(grad, ctx.p, *ctx.saved_tensors), None, None
-
-    torch.library.register_autograd(
-        "fused_lstm_native::dropout", backward, setup_context=setup_context
-    )
-
-
 WHY_NOT = _load()
 if WHY_NOT is None:
     torch.library.register_fake(
@@ -69,7 +54,8 @@ if WHY_NOT is None:
         "fused_lstm_native::dropout",
         lambda x, p, seed: torch.empty_like(x, memory_format=torch.contiguous_format),
     )
-    _differentiate_dropout()
+    LIBRARY = torch.library.Library("fused_lstm_native", "FRAGMENT")
+    derivatives.register(LIBRARY, OPS, "dropout")
 
 
 def missing(device: torch.device) -> str | None:

@@ -25,8 +25,15 @@ inline at::ScalarType compute_dtype(const at::Tensor& tensor, const char* name) 
   return dtype == at::kDouble ? at::kDouble : at::kFloat;
 }
 
+// A tensor in a dtype. The dispatcher is asked only where something is to be done, here and below:
+// at one step and one row its calls take as long as the kernel.
+inline at::Tensor to_dtype(const at::Tensor& tensor, at::ScalarType dtype) {
+  return tensor.scalar_type() == dtype ? tensor : tensor.to(dtype);
+}
+
 inline at::Tensor converted(const at::Tensor& tensor, at::ScalarType dtype) {
-  return tensor.to(dtype).contiguous();
+  const at::Tensor result = to_dtype(tensor, dtype);
+  return result.is_contiguous() ? result : result.contiguous();
 }
 
 }  // namespace fused_lstm

@@ -5,6 +5,8 @@
 #include "drop.h"
 #include "memory.h"
 
+#include <algorithm>
+
 namespace fused_lstm {
 namespace {
 
@@ -51,10 +53,11 @@ std::vector<Tensor> converted(at::TensorList tensors, at::ScalarType dtype) {
   return result;
 }
 
-// A row of a tensor [L, ...], or null where there is none.
+// A row of a contiguous tensor [L, ...], or null where there is none.
 template <class T>
 T* row(const Tensor& tensor, long index) {
-  return tensor.defined() && tensor.numel() > 0 ? tensor.select(0, index).data_ptr<T>() : nullptr;
+  if (!tensor.defined() || tensor.numel() == 0) return nullptr;
+  return tensor.data_ptr<T>() + index * (tensor.numel() / tensor.size(0));
 }
 
 template <class T>
@@ -168,8 +171,11 @@ Forward run_forward(const Kernels<T>& kernels, const Sizes& s, const Tensor& x, 
     layers.push_back(layer);
   }
   const auto finish = [&](long index) {
-    out.h_n.select(0, index).copy_(y_of(index).select(0, s.steps - 1));
-    out.c_n.select(0, index).copy_(out.c.select(0, keep ? index : 0).select(0, -1));
+    const long state = s.batch * s.hidden;
+    const T* const h = layers[index].y + (s.steps - 1) * state;
+    const T* const c = layers[index].c + (save ? s.steps - 1 : 0) * state;
+    std::copy_n(h, state, row<T>(out.h_n, index));
+    std::copy_n(c, state, row<T>(out.c_n, index));
   };
   if (wave) {
     const Tensor packed = packed_layers(kernels, s, options);
@@ -204,7 +210,9 @@ Backward run_backward(const Kernels<T>& kernels, const Sizes& s, const Tensor& d
   Backward out;
   out.dx = needs_dx ? fresh_like(x) : at::empty({0}, options);
   out.dh0 = fresh_like(h0);
-  out.dc0 = dc_n.defined() ? dc_n.clone() : at::zeros_like(c0);
+  out.dc0 = fresh_like(c0);
+  if (dc_n.defined()) std::copy_n(dc_n.data_ptr<T>(), dc_n.numel(), out.dc0.data_ptr<T>());
+  if (!dc_n.defined()) std::fill_n(out.dc0.data_ptr<T>(), out.dc0.numel(), T(0));
   for (const Tensor& weight : weights) out.dweights.push_back(fresh_like(weight));
   const long dgates_size = kernels.dgates_size(s.steps * s.batch, s.hidden);
   const Tensor dgates = fresh({wave ? s.layers : 1, dgates_size}, options);
@@ -257,7 +265,8 @@ Backward run_backward(const Kernels<T>& kernels, const Sizes& s, const Tensor& d
     }
   }
   for (long index = 0; s.per_layer == 4 && index < s.layers; ++index) {
-    out.dweights[4 * index + 3].copy_(out.dweights[4 * index + 2]);
+    const Tensor& bias = out.dweights[4 * index + 2];
+    std::copy_n(bias.data_ptr<T>(), bias.numel(), out.dweights[4 * index + 3].data_ptr<T>());
   }
   return out;
 }
@@ -280,14 +289,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
                        fused_lstm::converted(h0, s.dtype), fused_lstm::converted(c0, s.dtype),
                        converted(weights, s.dtype), dropout_of(dropout, seed), save);
   });
-  const Tensor nothing = at::empty({0}, x.options());
-  const Tensor no_state = at::empty({0}, x.options().dtype(s.dtype));
-  return {out.y.to(s.given),
-          out.h_n.to(s.given),
-          out.c_n.to(s.given),
-          save ? out.h.to(s.given) : nothing,
-          save ? out.c : no_state,
-          save ? out.gates.to(s.given) : at::empty({0}, x.options())};
+  const auto as_given = [&](const Tensor& tensor) { return to_dtype(tensor, s.given); };
+  const auto none = [&](at::ScalarType dtype) { return at::empty({0}, x.options().dtype(dtype)); };
+  return {as_given(out.y),
+          as_given(out.h_n),
+          as_given(out.c_n),
+          save ? as_given(out.h) : none(s.given),
+          save ? out.c : none(s.dtype),
+          save ? as_given(out.gates) : none(s.given)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
@@ -310,8 +319,9 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
         optional_converted(dc_n, "dc_n", c0.sizes(), s), to(x), to(h0), to(c0),
         converted(weights, s.dtype), dropout_of(dropout, seed), saved, needs_dx);
   });
-  for (Tensor& gradient : out.dweights) gradient = gradient.to(s.given);
-  return {out.dx.to(s.given), out.dh0.to(s.given), out.dc0.to(s.given), out.dweights};
+  const auto as_given = [&](const Tensor& tensor) { return to_dtype(tensor, s.given); };
+  for (Tensor& gradient : out.dweights) gradient = as_given(gradient);
+  return {as_given(out.dx), as_given(out.dh0), as_given(out.dc0), out.dweights};
 }
 
 }  // namespace fused_lstm

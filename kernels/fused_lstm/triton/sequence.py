@@ -110,7 +110,8 @@ def lstm_backward(
     needs_dx: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """The operator `lstm_backward` of fused_lstm.ops."""
-    x, h0, weights = x.contiguous(), h0.contiguous(), [w.contiguous() for w in weights]
+    x, h0, y, h, c, gates = (t.contiguous() for t in (x, h0, y, h, c, gates))
+    weights = [w.contiguous() for w in weights]
     dy = torch.zeros_like(y) if dy is None else dy.contiguous()
     dh_n = torch.zeros_like(h0) if dh_n is None else dh_n.contiguous()
     dc = torch.zeros_like(c[:, 0]) if dc_n is None else dc_n.to(c.dtype, copy=True).contiguous()
