@@ -62,7 +62,9 @@ def lstm_steps_fwd_kernel(
     row, row_unit = tiles.gate_rows(tl.program_id(0), H, UNITS)
     w = tiles.load_resident(w_hh_ptr, row, row_unit < H, H, 1, H, BLOCK_K, RESIDENT)
     unit = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
-    for step in tl.range(0, t_end - t_begin if PERSISTENT else 1, disable_licm=KEEP_LOOP):
+    for step in tl.range(
+        0, t_end - t_begin if PERSISTENT else 1, disable_licm=KEEP_LOOP or UNITS > 16
+    ):
         t = (t_begin + step).to(tl.int64)
         c_prev_ptr = tl.where(t == 0, c0_ptr, c_ptr + (t - 1) * stride_c_t)
         for batch in range(BATCH_BLOCKS):
