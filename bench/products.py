@@ -23,9 +23,9 @@ from fused_lstm import native
 from .check import require_right
 from .cpu import CPU, common_parser, may_run, save
 from .cpu_scaling import counts_up_to
+from .lesson import VOCABULARY
 from .machine import describe, in_a_line
 from .timing import Timed, interleave, quartiles
-from .training import VOCABULARY
 from .work import SIZES, Shape
 
 ROUNDS = 3  # of a product, for one sample: their median

@@ -117,8 +117,8 @@ void one_product(const Worker& worker, const Factors<T>& f) {
   input_product(worker, layer, 0, 1, panel);
 }
 
-// The same small product `count` times, with both factors in the L1 cache and the sums in registers:
-// what no product can pass. Returns its multiply-adds.
+// The same small product `count` times, with both factors in the L1 cache and the sums in
+// registers: what no product can pass. Returns its multiply-adds.
 template <class T>
 long best_product(long count, T* factors) {
   constexpr long depth = 64, R = plain_tile.rows, N = plain_tile.vectors;

@@ -81,7 +81,8 @@ FL_INLINE void for_step_back_tiles(const Worker& worker, const Blocks<T>& dgates
     const T* panel = packed + share.first * depth * W<T>;
     const bool last = backwards ? share.first == 0 : share.first + share.vectors == vectors;
     const T* next_panel = cached || last ? nullptr : backwards ? panel - size : panel + size;
-    const long parts = batch > panel_rows ? 1 : parts_of(share.vectors * depth * FL_BYTES, step_bytes);
+    const long bytes = share.vectors * depth * FL_BYTES;
+    const long parts = batch > panel_rows ? 1 : parts_of(bytes, step_bytes);
     for (long i = 0; i < parts; ++i) {
       const Range range = part(dgates.count(), i, parts);
       const T* here = panel + dgates.column(range.begin) * lanes;
