@@ -75,7 +75,7 @@ def _rung(contender: Contender, sample: list[float], race: Race, mode: str, say:
     runner = race.runners[contender.label]
     assert isinstance(runner, Local)
     work, setup = runner.work(mode)
-    return Rung(contender, sample, count(work, race.problem.device, setup))
+    return Rung(contender, sample, count(work, race.work.device, setup))
 
 
 class _Bar:

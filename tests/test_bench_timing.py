@@ -299,7 +299,8 @@ def test_memory_of_native_is_what_its_tensors_take():
     work, setup = held.work("step")
     T, B, _, H, L = shape
     saved = 4 * T * B * H * 6 * L  # bytes of the gates, c and h of all layers
-    assert saved < count.count(work, CPU, setup).peak_memory < 2.5 * saved
+    # The backward adds one layer's gradients of gates, the weights' and panels of packed operands.
+    assert saved < count.count(work, CPU, setup).peak_memory < 3 * saved
 
 
 def test_counting_is_silent(capfd):
