@@ -28,7 +28,7 @@ from .machine import describe, in_a_line
 from .timing import Timed, interleave, quartiles
 from .work import SIZES, Shape
 
-ROUNDS = 3  # of a product, for one sample: their median
+ROUNDS = 5  # of a product, for one sample: their median, after one in which threads start
 CHUNK = 400  # rows of the softmax layer at once
 
 
@@ -82,7 +82,7 @@ def timed_product(product: Product, isa: str, threads: int) -> Timed:
     def once() -> float:
         native.OPS.use_isa(isa)
         torch.set_num_threads(threads)
-        return quartiles(product.run(ROUNDS)[1]).median
+        return quartiles(product.run(1 + ROUNDS)[1][1:]).median
 
     return once
 
