@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def _seed_and_poison():
     threads = torch.get_num_threads()
     yield
     torch.use_deterministic_algorithms(False)
+    if "torch._dynamo" in sys.modules:  # it compiles one function eight times, then is an error
+        torch._dynamo.reset()
     torch.set_num_threads(threads)  # which --threads changes for the whole process
 
 

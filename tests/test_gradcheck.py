@@ -10,7 +10,9 @@ import fused_lstm
 from cases import Shape, make_state, rungs
 from fused_lstm import reference
 
-SHAPE = Shape(2, 2, 2, 3, 2)  # every input element costs two forward passes
+# Every input element costs two forward passes; with fast_mode, which compares random projections
+# of a derivative, all of them together do.
+SHAPE = Shape(2, 2, 2, 3, 2)
 every_rung = pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
 
 
@@ -51,7 +53,7 @@ def test_engine(engine, fuse, inputs):
         y, state = fused_lstm.lstm(x, (h0, c0), weights, engine=engine, fuse=fuse)
         return y, *state
 
-    assert gradcheck(run, inputs)
+    assert gradcheck(run, inputs, fast_mode=engine == "triton")  # the interpreter takes minutes
 
 
 @pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn"))
@@ -60,7 +62,6 @@ def test_second_derivative(engine, fuse, inputs):
         y, state = fused_lstm.lstm(x, (h0, c0), weights, engine=engine, fuse=fuse)
         return y, *state
 
-    # fast_mode compares random projections of the second derivative, not every element.
     assert gradgradcheck(run, inputs, fast_mode=True)
 
 
