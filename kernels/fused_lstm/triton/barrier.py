@@ -21,7 +21,9 @@ element by thread b of program Q after its wait for round r.
 3. `wait`: every thread of Q reads with ld.acquire.gpu until that is so. The acquire synchronizes
    with all those releases, hence W happens before thread b's R. No thread relies on another
    one's acquire, and none of Q's caches can serve R with an older line: on hardware ld.acquire.gpu
-   discards the SM's L1, and loads of exchanged data carry .cg besides, which does not read L1.
+   discards the SM's L1. Loads of exchanged data carry .cg besides, which does not read L1, but
+   where a streamed product copies 8 bytes at a time to shared memory PTX has only .ca: there the
+   acquire alone makes it right.
 4. Write after read: an element is stored again at the earliest one round later, by a program that
    has waited for a round in which the reader arrived after its loads (they feed the values it
    stored before arriving; bar.sync in `arrive` covers the program's other threads).
