@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
+from lm.graph import WARM_UP, CudaGraphs
 
 GRAPH = " graph"  # at the end of a mode's name: its work is replayed from a graph
 
 
-def captured(work: Callable[[], object], warmup: int = 3) -> Callable[[], None]:
-    """Run `work` on a stream of its own, capture it, and return what replays it."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(warmup):
-            work()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        kept = work()
+def captured(work: Callable[[], object]) -> Callable[[], None]:
+    """Capture `work`, warmed up on the stream of the capture, and return what replays it.
 
-    def replay() -> None:
-        graph.replay()
-
-    replay.kept = kept  # its outputs' memory belongs to the graph
-    return replay
+    Raises lm.errors.UserError where a graph cannot hold it.
+    """
+    graphs = CudaGraphs()
+    for _ in range(WARM_UP):
+        graphs.warm_up(work)
+    return graphs.capture(work)

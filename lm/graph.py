@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lm.errors import UserError
 
-Run = Callable[[], None]
+Run = Callable[[], object]
 WARM_UP = 3  # calls before the capture: engines compile and allocate, and so do cuBLAS and cuDNN
 
 
