@@ -105,7 +105,7 @@ def _temporary(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
 def _locked(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
     """A new temporary and its locked descriptor."""
     while True:
-        place = path.with_name(f".{_stem(path)}.{secrets.token_hex(4)}.tmp")
+        place = _temporary_name(path)
         try:
             descriptor = make(place)
         except FileNotFoundError:
@@ -115,6 +115,10 @@ def _locked(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
         if _lock(descriptor) != errno.EWOULDBLOCK and place.exists():
             return place, descriptor
         os.close(descriptor)
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{_stem(path)}.{secrets.token_hex(4)}.tmp")
 
 
 def _stem(path: Path) -> str:
@@ -180,7 +184,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 def remove_directory(path: Path) -> None:
     """Remove a directory: it is there with all that it holds, or not at all."""
     with _reported(path):
-        gone = path.with_name(f".{_stem(path)}.{secrets.token_hex(4)}.tmp")
+        gone = _temporary_name(path)
         path.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
