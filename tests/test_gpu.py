@@ -170,7 +170,7 @@ def test_dropout_in_the_wavefront_is_the_references():
     ops = torch.ops.fused_lstm_triton
     with torch.no_grad(), tf32(False):
         ours(x, (h0, c0))  # registers the operators
-        y, *_ = ops.lstm(x, h0, c0, weights, 0.4, seed, True)
+        y, *_ = ops.lstm(x, h0, c0, weights, 0.4, seed, "layers", True)
         expected, *_ = reference.lstm(x, h0, c0, weights, 0.4, seed)
     torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-4)
 
@@ -185,13 +185,13 @@ def test_a_launch_a_step_is_the_same_as_one_launch(direction, monkeypatch):
         expected = everything(ours, x, state)
     chosen, current = sequence._plan, devices.current
 
-    def one_sm(made_for, *tensors):
+    def one_sm(fuse, made_for, *tensors):
         if made_for != direction:
-            return chosen(made_for, *tensors)
+            return chosen(fuse, made_for, *tensors)
         tiny = lambda device: replace(current(device), sms=1)  # noqa: E731
         with monkeypatch.context() as patch:
             patch.setattr(devices, "current", tiny)
-            return chosen(made_for, *tensors)
+            return chosen(fuse, made_for, *tensors)
 
     monkeypatch.setattr(sequence, "_plan", one_sm)
     with tf32(False):

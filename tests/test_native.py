@@ -172,7 +172,7 @@ x, states = torch.randn(50, 20, 64), torch.zeros(2, 1, 20, 64)
 def seconds(threads):
     torch.set_num_threads(threads)
     begin = time.perf_counter()
-    native.OPS.lstm(x, *states, weights, 0.0, None, False)
+    native.OPS.lstm(x, *states, weights, 0.0, None, 'layers', False)
     return time.perf_counter() - begin
 
 print(min(seconds(8) for _ in range(15)) / min(seconds(1) for _ in range(15)))
@@ -185,22 +185,23 @@ print(min(seconds(8) for _ in range(15)) / min(seconds(1) for _ in range(15)))
 
 
 @pytest.mark.parametrize("layers", [3, 4], ids=["in-turns", "wavefront"])
+@pytest.mark.parametrize("fuse", ["steps", "layers"])
 @pytest.mark.parametrize("dropout", [0.3, 1.0])
-def test_dropout_is_the_references(isa, dropout, layers):
+def test_dropout_is_the_references(isa, dropout, fuse, layers):
     torch.set_num_threads(2)
     inputs = problem(Shape(9, 5, 11, 37, layers))
     x, h0, c0, *weights = inputs
     seed = torch.tensor([2**62 + 12345])
 
     def fused(x, h0, c0, weights):
-        return native.OPS.lstm(x, h0, c0, weights, dropout, seed, True)[:3]
+        return native.OPS.lstm(x, h0, c0, weights, dropout, seed, fuse, True)[:3]
 
     def plain(x, h0, c0, weights):
         return reference.lstm(x, h0, c0, weights, dropout, seed)
 
     compare(results(inputs, fused), results(inputs, plain))
     with torch.no_grad():
-        found = native.OPS.lstm(x, h0, c0, weights, dropout, seed, False)[:3]
+        found = native.OPS.lstm(x, h0, c0, weights, dropout, seed, fuse, False)[:3]
         compare(dict(enumerate(found)), dict(enumerate(plain(x, h0, c0, weights))))
 
 
@@ -268,7 +269,7 @@ from fused_lstm import native
 T, B, I, H, L = 6, 8, 30, 210, 2
 weights = [p.detach() for p in torch.nn.LSTM(I, H, L).parameters()]
 x, states = torch.randn(T, B, I), torch.zeros(2, L, B, H)
-call = lambda: native.OPS.lstm(x, *states, weights, 0.0, None, False)[0]
+call = lambda: native.OPS.lstm(x, *states, weights, 0.0, None, 'layers', False)[0]
 expected, wrong = call(), []
 
 def run():
@@ -294,8 +295,8 @@ def test_errors_name_the_argument():
     x, h0, c0, *weights = (t.detach() for t in problem(Shape(3, 2, 4, 5, 1)))
     ops = native.OPS
 
-    def call(x=x, h0=h0, c0=c0, weights=weights, dropout=0.0, seed=None):
-        return ops.lstm(x, h0, c0, weights, dropout, seed, False)
+    def call(x=x, h0=h0, c0=c0, weights=weights, dropout=0.0, seed=None, fuse="steps"):
+        return ops.lstm(x, h0, c0, weights, dropout, seed, fuse, False)
 
     for message, change in {
         r"x: got shape \[3, 2\], should be \[T, B, I\]": {"x": x[..., 0]},
@@ -308,6 +309,7 @@ def test_errors_name_the_argument():
         r"weights: got 3 tensors": {"weights": weights[:3]},
         r"dropout: got 2": {"dropout": 2.0},
         r"seed: got None": {"dropout": 0.5},
+        r"fuse: got 'all', should be 'steps' or 'layers'": {"fuse": "all"},
     }.items():
         with pytest.raises(ValueError, match=message):
             call(**change)

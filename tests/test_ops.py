@@ -109,7 +109,7 @@ def lstm_inputs(layout, T=3, B=2, I=5, H=4, L=2) -> tuple:
 def test_opcheck_lstm(ops, layout, save):
     x, h0, c0, weights = lstm_inputs(layout)
     tensors = [t.requires_grad_(save) for t in (x, h0, c0, *weights)]
-    torch.library.opcheck(ops.lstm, (*tensors[:3], tensors[3:], 0.0, None, save))
+    torch.library.opcheck(ops.lstm, (*tensors[:3], tensors[3:], 0.0, None, "layers", save))
 
 
 @each_layout
@@ -117,20 +117,23 @@ def test_opcheck_lstm(ops, layout, save):
 def test_opcheck_lstm_backward(ops, layout, needs_dx):
     x, h0, c0, weights = lstm_inputs(layout)
     seed = torch.tensor([3])
-    y, h_n, _, *saved = ops.lstm(x, h0, c0, weights, 0.5, seed, True)
+    y, h_n, _, *saved = ops.lstm(x, h0, c0, weights, 0.5, seed, "layers", True)
     grads = [layout(torch.randn_like(t)) for t in (y, h_n)]
     saved = [layout(t) for t in (y, *saved)]
     torch.library.opcheck(
-        ops.lstm_backward, (*grads, None, x, h0, c0, weights, 0.5, seed, *saved, needs_dx)
+        ops.lstm_backward,
+        (*grads, None, x, h0, c0, weights, 0.5, seed, "layers", *saved, needs_dx),
     )
 
 
 def test_results_are_contiguous_whatever_the_inputs_are(ops):
     x, h0, c0, weights = lstm_inputs(LAYOUTS["permuted"])
-    outputs = ops.lstm(x, h0, c0, weights, 0.0, None, True)
+    outputs = ops.lstm(x, h0, c0, weights, 0.0, None, "layers", True)
     y, h_n, c_n, *saved = outputs
     grads = [LAYOUTS["permuted"](t) for t in (y, h_n, c_n)]
-    *states, dweights = ops.lstm_backward(*grads, x, h0, c0, weights, 0.0, None, y, *saved, True)
+    *states, dweights = ops.lstm_backward(
+        *grads, x, h0, c0, weights, 0.0, None, "layers", y, *saved, True
+    )
     assert all(t.is_contiguous() for t in (*outputs, *states, *dweights))
 
 

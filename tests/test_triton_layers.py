@@ -43,9 +43,9 @@ def assert_is_the_references(inputs, p: float = 0.0, seed: torch.Tensor | None =
     expected = reference.lstm(x, h0, c0, weights, p, seed)
     wanted, by = gradients(expected, inputs)
     with torch.no_grad():
-        y, h_n, c_n, h, c, gates = sequence.lstm(x, h0, c0, weights, p, seed, True)
+        y, h_n, c_n, h, c, gates = sequence.lstm(x, h0, c0, weights, p, seed, "layers", True)
         dx, dh0, dc0, dweights = sequence.lstm_backward(
-            *by, x, h0, c0, weights, p, seed, y, h, c, gates, True
+            *by, x, h0, c0, weights, p, seed, "layers", y, h, c, gates, True
         )
     for name, a, b in zip(("y", "h_n", "c_n"), (y, h_n, c_n), expected, strict=True):
         assert_close(a, b, name)
@@ -57,7 +57,7 @@ def assert_is_the_references(inputs, p: float = 0.0, seed: torch.Tensor | None =
 def force(monkeypatch, kind: str, path: dict) -> None:
     """Make sequence.py launch what `path` says, instead of what plan.choose does."""
 
-    def made(direction, x, h0):
+    def made(fuse, direction, x, h0):
         L, B, H = h0.shape
         return make_plan(kind, direction, H, B, L, x.dtype, path)
 
@@ -83,8 +83,8 @@ def test_every_path_of_the_wavefront(path, monkeypatch):
         monkeypatch.setattr(
             sequence,
             "_plan",
-            lambda d, x, h0: (
-                original(d, x, h0)
+            lambda fuse, d, x, h0: (
+                original(fuse, d, x, h0)
                 if d == "backward"
                 else make_plan("layers", d, h0.shape[2], h0.shape[1], len(h0), x.dtype, {})
             ),
@@ -108,7 +108,7 @@ def test_a_nan_does_not_reach_its_layers_other_units(p, monkeypatch):
     x, h0, c0, *weights = (t.detach() for t in make_stack(2, 3, 5, 33, 2, torch.float32))
     seed = torch.tensor([5]) if p else None
     c0[0, 1, 2] = float("nan")
-    y, h_n, c_n, h, _, _ = sequence.lstm(x, h0, c0, weights, p, seed, True)
+    y, h_n, c_n, h, _, _ = sequence.lstm(x, h0, c0, weights, p, seed, "layers", True)
     assert h[0, 0].isnan().nonzero().tolist() == [[1, 2]]  # a step later, by w_hh, the whole row
     for name, a, b in zip(
         ("y", "h_n", "c_n"), (y, h_n, c_n), reference.lstm(x, h0, c0, weights, p, seed), strict=True
@@ -127,8 +127,10 @@ def test_a_nan_gradient_does_not_reach_the_layer_above(L, p, monkeypatch):
     wanted = torch.autograd.grad(outputs, inputs, by)
     with torch.no_grad():
         force(monkeypatch, "layers", PATHS["many programs and chunks"])
-        y, _, _, *saved = sequence.lstm(x, h0, c0, weights, p, seed, True)
-        *found, _ = sequence.lstm_backward(*by, x, h0, c0, weights, p, seed, y, *saved, True)
+        y, _, _, *saved = sequence.lstm(x, h0, c0, weights, p, seed, "layers", True)
+        *found, _ = sequence.lstm_backward(
+            *by, x, h0, c0, weights, p, seed, "layers", y, *saved, True
+        )
     assert not wanted[1][1:].isnan().any()
     for name, a, b in zip(NAMES, found, wanted, strict=False):
         assert torch.equal(a.isnan(), b.isnan()), f"gradient of {name}"
@@ -138,8 +140,10 @@ def test_two_runs_give_the_same_bits():
     x, h0, c0, *weights = (t.detach() for t in make_stack(3, 4, 5, 17, 2, torch.float32))
     seed, runs = torch.tensor([3]), []
     for _ in range(2):
-        y, h_n, c_n, *saved = sequence.lstm(x, h0, c0, weights, 0.5, seed, True)
-        grads = sequence.lstm_backward(y, h_n, c_n, x, h0, c0, weights, 0.5, seed, y, *saved, True)
+        y, h_n, c_n, *saved = sequence.lstm(x, h0, c0, weights, 0.5, seed, "layers", True)
+        grads = sequence.lstm_backward(
+            y, h_n, c_n, x, h0, c0, weights, 0.5, seed, "layers", y, *saved, True
+        )
         runs.append([y, h_n, c_n, *saved, *grads[:3], *grads[3]])
     for first, second in zip(*runs, strict=True):
         assert torch.equal(first, second)
@@ -150,14 +154,14 @@ def test_gradients_that_nobody_asked_for():
     inputs = make_stack(3, 2, 5, 7, 2, torch.float64)
     x, h0, c0, *weights = inputs
     with torch.no_grad():
-        y, _, _, *saved = sequence.lstm(x, h0, c0, weights, 0.0, None, True)
+        y, _, _, *saved = sequence.lstm(x, h0, c0, weights, 0.0, None, "layers", True)
     expected = reference.lstm(x, h0, c0, weights)
     for index, out in enumerate(expected):
         wanted = torch.autograd.grad(out.sum(), inputs[1:], retain_graph=True)
         given = [torch.ones_like(out) if i == index else None for i in range(3)]
         with torch.no_grad():
             dx, *rest, dweights = sequence.lstm_backward(
-                *given, x, h0, c0, weights, 0.0, None, y, *saved, False
+                *given, x, h0, c0, weights, 0.0, None, "layers", y, *saved, False
             )
         assert dx.numel() == 0
         for found, value in zip((*rest, *dweights), wanted, strict=True):
@@ -199,7 +203,7 @@ def test_gradcheck_twice(L, p):
     inputs = make_stack(2, 2, 2, 3, L, torch.float64)
 
     def run(x, h0, c0, *weights):
-        return lstm(x, h0, c0, weights, p, seed, True)[:3]
+        return lstm(x, h0, c0, weights, p, seed, "layers", True)[:3]
 
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
     assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
@@ -209,7 +213,7 @@ def test_gradcheck_twice(L, p):
 def test_opcheck(L, p):
     x, h0, c0, *weights = make_stack(2, 2, 3, 5, L, torch.float32)
     seed = torch.tensor([9]) if p else None
-    torch.library.opcheck(operator().default, (x, h0, c0, weights, p, seed, True))
+    torch.library.opcheck(operator().default, (x, h0, c0, weights, p, seed, "layers", True))
 
 
 def test_a_longer_sequence_needs_no_other_kernel():

@@ -59,7 +59,8 @@ def switches():
 def test_the_kernels_plan(allowed, monkeypatch):
     monkeypatch.setattr(devices, "current", lambda device: devices.DEVICES["H100"])
     torch.backends.cudnn.rnn.fp32_precision = allowed
-    assert sequence._plan("forward", torch.zeros(1), torch.zeros(2, 3, 64)).precision == allowed
+    plan = sequence._plan("layers", "forward", torch.zeros(1), torch.zeros(2, 3, 64))
+    assert plan.precision == allowed
 
 
 @pytest.mark.usefixtures("switches")
@@ -84,8 +85,22 @@ def test_the_products_around_them(function, monkeypatch):
         weights = [torch.zeros(20, 4, dtype=dtype), torch.zeros(20, 5, dtype=dtype)]
         y = torch.zeros(2, 3, 5, dtype=dtype)
         arguments = {
-            "lstm": (x, h0, h0, weights, 0.0, None, True),
-            "lstm_backward": (None, None, None, x, h0, h0, weights, 0.0, None, y, y, c, y, True),
+            "lstm": (x, h0, h0, weights, 0.0, None, "layers", True),
+            "lstm_backward": (
+                *[None] * 3,
+                x,
+                h0,
+                h0,
+                weights,
+                0.0,
+                None,
+                "layers",
+                y,
+                y,
+                c,
+                y,
+                True,
+            ),
         }
         with pytest.raises(RuntimeError, match="far enough"):
             function(*arguments[function.__name__])

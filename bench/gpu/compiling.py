@@ -82,9 +82,9 @@ def compile_one(precision: str, shape: tuple[int, ...]) -> int:
         weights += [torch.zeros(4 * H), torch.zeros(4 * H)]
     weights = [w.to(dtype) for w in weights]
     with torch.no_grad():
-        sequence.lstm(x, h0, h0, weights, 0.0, None, False)
-        y, _, _, *saved = sequence.lstm(x, h0, h0, weights, 0.0, None, True)
-        given = (y, h0, h0, x, h0, h0, weights, 0.0, None, y, *saved, True)
+        sequence.lstm(x, h0, h0, weights, 0.0, None, "layers", False)
+        y, _, _, *saved = sequence.lstm(x, h0, h0, weights, 0.0, None, "layers", True)
+        given = (y, h0, h0, x, h0, h0, weights, 0.0, None, "layers", y, *saved, True)
         sequence.lstm_backward(*given)
     return len(dry.LAUNCHES)
 

@@ -41,10 +41,11 @@ def lstm(
     weights: Sequence[Tensor],
     dropout: float,
     seed: Tensor | None,
+    fuse: str,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The operator `lstm` of fused_lstm.ops, differentiable by all but the seed."""
-    call = _LSTM(ops, dropout, save, inputs=3 + len(weights))
+    call = _LSTM(ops, dropout, fuse, save, inputs=3 + len(weights))
     return _apply(_Fused, save, call, x, h0, c0, *weights, seed)
 
 
@@ -72,7 +73,7 @@ def _dispatched(function: Callable, plain: Callable, *args):
     return plain(*args) if torch._C._are_functorch_transforms_active() else function(*args)
 
 
-def _plain_lstm(x, h0, c0, weights, dropout, seed, save):
+def _plain_lstm(x, h0, c0, weights, dropout, seed, fuse, save):
     return *reference.lstm(x, h0, c0, weights, dropout, seed), *[x.new_empty(0)] * 3
 
 
@@ -281,13 +282,15 @@ class _CellBackward:
 class _LSTM:
     ops: SimpleNamespace
     dropout: float
+    fuse: str
     save: bool
     inputs: int
     results: int = 3
 
     def kernel(self, x, h0, c0, *rest):
         *weights, seed = rest
-        return self.ops.lstm.default(x, h0, c0, weights, self.dropout, seed, self.save)
+        own = self.dropout, seed, self.fuse
+        return self.ops.lstm.default(x, h0, c0, weights, *own, self.save)
 
     def twin(self, x, h0, c0, *rest):
         *weights, seed = rest
@@ -308,11 +311,11 @@ class _LSTMBackward:
 
     def kernel(self, dy, dh_n, dc_n, x, h0, c0, *rest):
         *weights, seed, y, h, c, gates = rest
-        ops, dropout = self.forward.ops, self.forward.dropout
+        ops, own = self.forward.ops, (self.forward.dropout, seed, self.forward.fuse)
         if not self.forward.save:  # an outer transform wanted what nobody here knew of
-            y, _, _, h, c, gates = ops.lstm.default(x, h0, c0, weights, dropout, seed, True)
+            y, _, _, h, c, gates = ops.lstm.default(x, h0, c0, weights, *own, True)
         dx, dh0, dc0, dweights = ops.lstm_backward.default(
-            dy, dh_n, dc_n, x, h0, c0, weights, dropout, seed, y, h, c, gates, self.needs_dx
+            dy, dh_n, dc_n, x, h0, c0, weights, *own, y, h, c, gates, self.needs_dx
         )
         return dx if self.needs_dx else None, dh0, dc0, *dweights
 

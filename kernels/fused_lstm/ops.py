@@ -16,7 +16,8 @@ Gate order i, f, g, o. Half-precision inputs keep their cell state in float32: "
                    a layer has w_ih [4H, I or H], w_hh [4H, H] and, with bias, b_ih [4H], b_hh [4H].
                    dropout is the probability of dropping an element of h between two layers;
                    the mask is `fused_lstm.reference.dropout_mask(seed, ...)`, seed [1] int64 on x's
-                   device (None where dropout is 0).
+                   device (None where dropout is 0). fuse: "steps" takes one layer after another,
+                   "layers" all at once, or as "steps" where that is faster; results are the same.
                    -> y [T, B, H], h_n, c_n [L, B, H], all of x's dtype, and, where `save` is true,
                    what the backward needs (else three tensors of no elements):
                    h [L-1, T, B, H] outputs of the layers below the last, before dropout,
@@ -40,10 +41,10 @@ SCHEMAS = {
     "cell_backward": "(Tensor gates, Tensor c, Tensor c_next, Tensor dh, Tensor dc_next)"
     " -> (Tensor dgates, Tensor dc)",
     "lstm": "(Tensor x, Tensor h0, Tensor c0, Tensor[] weights, float dropout, Tensor? seed,"
-    " bool save) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor h, Tensor c, Tensor gates)",
+    " str fuse, bool save) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor h, Tensor c, Tensor gates)",
     "lstm_backward": "(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor x, Tensor h0, Tensor c0,"
-    " Tensor[] weights, float dropout, Tensor? seed, Tensor y, Tensor h, Tensor c, Tensor gates,"
-    " bool needs_dx) -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)",
+    " Tensor[] weights, float dropout, Tensor? seed, str fuse, Tensor y, Tensor h, Tensor c,"
+    " Tensor gates, bool needs_dx) -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)",
 }
 
 
@@ -90,7 +91,7 @@ def _fake_cell_backward(gates, c, c_next, dh, dc_next):
     return gates.new_empty(gates.shape), c.new_empty(c.shape)
 
 
-def _fake_lstm(x, h0, c0, weights, dropout, seed, save):
+def _fake_lstm(x, h0, c0, weights, dropout, seed, fuse, save):
     (T, B, _), (L, _, H) = x.shape, h0.shape
     dtype = reference.state_dtype(x.dtype)
     saved = [(L - 1, T, B, H), (L, T, B, H), (L, T, B, 4 * H)] if save else [(0,)] * 3
@@ -106,7 +107,7 @@ def _fake_lstm(x, h0, c0, weights, dropout, seed, save):
 
 
 def _fake_lstm_backward(
-    dy, dh_n, dc_n, x, h0, c0, weights, dropout, seed, y, h, c, gates, needs_dx
+    dy, dh_n, dc_n, x, h0, c0, weights, dropout, seed, fuse, y, h, c, gates, needs_dx
 ):
     dx = x.new_empty(x.shape if needs_dx else 0)
     return dx, *(t.new_empty(t.shape) for t in (h0, c0)), [w.new_empty(w.shape) for w in weights]

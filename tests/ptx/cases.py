@@ -188,9 +188,9 @@ def _stack(case: Case) -> Problem:
     def compute() -> dict[str, Tensor]:
         x, h0, c0, *weights = inputs
         with _launching(case):
-            y, h_n, c_n, *saved = sequence.lstm(x, h0, c0, weights, case.p, seed, True)
+            y, h_n, c_n, *saved = sequence.lstm(x, h0, c0, weights, case.p, seed, case.kind, True)
             dx, dh0, dc0, dweights = sequence.lstm_backward(
-                *by, x, h0, c0, weights, case.p, seed, y, *saved, True
+                *by, x, h0, c0, weights, case.p, seed, case.kind, y, *saved, True
             )
         found = (y, h_n, c_n, dx, dh0, dc0, *dweights)
         return dict(zip(names, found, strict=True))
@@ -222,9 +222,9 @@ def _pattern(out: Tensor) -> Tensor:
 def _launching(case: Case) -> Iterator[None]:
     """The operators launch what the case says, instead of what plan.choose does."""
 
-    def made(direction: str, x: Tensor, h0: Tensor):
+    def made(fuse: str, direction: str, x: Tensor, h0: Tensor):
         return make_plan(
-            case.kind, direction, case.H, case.B, case.L, x.dtype, PATHS[case.path],
+            fuse, direction, case.H, case.B, case.L, x.dtype, PATHS[case.path],
             device=case.device, tf32=case.dtype == "tf32",
         )  # fmt: skip
 

@@ -17,15 +17,18 @@ constexpr long chunk_bytes = 16 << 20;  // of input product at once, where nothi
 
 struct Sizes {
   long steps, batch, inputs, hidden, layers, per_layer;
+  bool together;                // layers need not take turns
   at::ScalarType given, dtype;  // of the arguments, and of the computation
 };
 
 Sizes check_arguments(const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights,
-                      double dropout, const OptionalTensor& seed) {
+                      double dropout, const OptionalTensor& seed, std::string_view fuse) {
   TORCH_CHECK_VALUE(x.dim() == 3, "x: got shape ", x.sizes(), ", should be [T, B, I]");
   TORCH_CHECK_VALUE(h0.dim() == 3, "h0: got shape ", h0.sizes(), ", should be [L, B, H]");
   Sizes s{x.size(0),  x.size(1), x.size(2), h0.size(2),
-          h0.size(0), 0,         x.scalar_type(), compute_dtype(x, "x")};
+          h0.size(0), 0,         fuse == "layers", x.scalar_type(), compute_dtype(x, "x")};
+  TORCH_CHECK_VALUE(s.together || fuse == "steps", "fuse: got '", fuse,
+                    "', should be 'steps' or 'layers'");
   const long count = static_cast<long>(weights.size());
   TORCH_CHECK_VALUE(s.steps > 0, "x: got no time steps (shape ", x.sizes(), "), should have one");
   TORCH_CHECK_VALUE(count == 2 * s.layers || count == 4 * s.layers, "weights: got ", count,
@@ -104,7 +107,7 @@ void drop_layer(const Kernels<T>& kernels, const Dropout& dropout, long index, c
 // is all there is, dividing those is better. On a Zen 5 no difference was seen.
 bool as_wavefront(const Sizes& s) {
   const long workers = team_size(), widest = s.batch < 4 ? 64 : 200;
-  return workers > 1 && s.layers % workers == 0 && std::max(s.inputs, s.hidden) <= widest;
+  return s.together && workers > 1 && s.layers % workers == 0 && std::max(s.inputs, s.hidden) <= widest;
 }
 
 template <class T>
@@ -282,8 +285,8 @@ Tensor optional_converted(const OptionalTensor& tensor, const char* name, at::In
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
     const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights, double dropout,
-    const OptionalTensor& seed, bool save) {
-  const Sizes s = check_arguments(x, h0, c0, weights, dropout, seed);
+    const OptionalTensor& seed, std::string_view fuse, bool save) {
+  const Sizes s = check_arguments(x, h0, c0, weights, dropout, seed, fuse);
   const Forward out = with_kernels(s.dtype, [&](const auto& kernels) {
     return run_forward(kernels, s, fused_lstm::converted(x, s.dtype),
                        fused_lstm::converted(h0, s.dtype), fused_lstm::converted(c0, s.dtype),
@@ -302,9 +305,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
     const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
     const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights, double dropout,
-    const OptionalTensor& seed, const Tensor& y, const Tensor& h, const Tensor& c,
-    const Tensor& gates, bool needs_dx) {
-  const Sizes s = check_arguments(x, h0, c0, weights, dropout, seed);
+    const OptionalTensor& seed, std::string_view fuse, const Tensor& y, const Tensor& h,
+    const Tensor& c, const Tensor& gates, bool needs_dx) {
+  const Sizes s = check_arguments(x, h0, c0, weights, dropout, seed, fuse);
   const std::vector<int64_t> shape = {s.steps, s.batch, s.hidden};
   check(y, "y", shape, s.given);
   check(h, "h", {s.layers - 1, s.steps, s.batch, s.hidden}, s.given);

@@ -18,11 +18,11 @@ from .launch import NAMES
 from .plan import Plan, choose
 
 
-def _plan(direction: str, x: Tensor, h0: Tensor) -> Plan:
+def _plan(fuse: str, direction: str, x: Tensor, h0: Tensor) -> Plan:
     """The launch for these tensors: a steps plan means a launch a layer."""
     L, B, H = h0.shape
     return choose(
-        direction, hidden=H, batch=B, layers=L, dtype=NAMES[x.dtype],
+        direction, hidden=H, batch=B, layers=L if fuse == "layers" else 1, dtype=NAMES[x.dtype],
         device=devices.current(x.device), tf32=precision.tf32(),
     )  # fmt: skip
 
@@ -38,13 +38,14 @@ def lstm(
     weights: Sequence[Tensor],
     dropout: float,
     seed: Tensor | None,
+    fuse: str,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The operator `lstm` of fused_lstm.ops."""
     x, h0, weights = x.contiguous(), h0.contiguous(), [w.contiguous() for w in weights]
     state = c0.to(state_dtype(x.dtype)).contiguous()
     stack = list(by_layer(weights, len(h0)))
-    plan = _plan("forward", x, h0)
+    plan = _plan(fuse, "forward", x, h0)
     run = _wavefront if plan.kind == "layers" else _layer_by_layer
     h, y, c, gates = run(plan, x, h0, state, stack, dropout, seed, save)
     h_n = torch.cat([h[:, -1], y[-1:]])
@@ -103,6 +104,7 @@ def lstm_backward(
     weights: Sequence[Tensor],
     dropout: float,
     seed: Tensor | None,
+    fuse: str,
     y: Tensor,
     h: Tensor,
     c: Tensor,
@@ -116,7 +118,7 @@ def lstm_backward(
     dh_n = torch.zeros_like(h0) if dh_n is None else dh_n.contiguous()
     dc = torch.zeros_like(c[:, 0]) if dc_n is None else dc_n.to(c.dtype, copy=True).contiguous()
     stack, state = list(by_layer(weights, len(h0))), c0.to(c.dtype).contiguous()
-    plan = _plan("backward", x, h0)
+    plan = _plan(fuse, "backward", x, h0)
     if plan.kind == "layers":
         w_ih, w_hh = [layer.w_ih for layer in stack], [layer.w_hh for layer in stack]
         dgates = layers.backward(plan, dy, dh_n, dc, gates, w_ih, w_hh, state, c, dropout, seed)
