@@ -44,7 +44,7 @@ post: setup      ## the post's own table: TensorFlow, JAX, PyTorch, and the fusi
 report:          ## a page with figures from what bench measured
 	$(RUN) -m bench.report $(OUT)/bench.json -o $(OUT)/report
 
-peers: setup     ## install TensorFlow and JAX, for bench to time beside ours
+peers: setup     ## install TensorFlow, JAX, ONNX Runtime, OpenVINO, for bench to time
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[peers]"
 
 # No setup: a machine with a GPU often has its own torch and Triton, and no network.

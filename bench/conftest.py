@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import contenders, machine
+from bench import contenders, machine, peers
 from bench.contenders import Contender
 from bench.session import Session
 from bench.work import MODES, SIZES
@@ -98,7 +98,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 _case(config, c, (size, mode, c), f"{size}-{mode}")
                 for size in sizes
                 for mode in MODES
-                for c in _contenders(config, size, _alone(peers=mode in ("step", "inference")))
+                for c in _contenders(config, size, _alone(mode))
             ]
             metafunc.parametrize(("size", "mode", "contender"), params)
         else:
@@ -113,13 +113,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         params = [
             _case(config, c, (point, c), "-".join(map(str, point)))
             for point in points
-            for c in _contenders(config, None, _alone(peers=False))
+            for c in _contenders(config, None, contenders.engines())
         ]
         metafunc.parametrize(("point", "contender"), params)
 
 
-def _alone(peers: bool) -> list[Contender]:
-    return [c for c in contenders.everyone() if peers or not c.peer]
+def _alone(mode: str) -> list[Contender]:
+    """Who runs an LSTM alone in `mode`."""
+    everyone = contenders.everyone()
+    return [c for c in everyone if not c.peer or mode in peers.PEERS[c.engine].modes]
 
 
 def _contenders(config: pytest.Config, size: str | None, known: list[Contender]) -> list[Contender]:

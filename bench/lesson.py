@@ -32,7 +32,7 @@ class Lesson:
     targets: Tensor
     vocabulary: int
 
-    peer_modes = ("train", "rest")
+    modes = ("train", "rest")
 
     @property
     def device(self) -> torch.device:

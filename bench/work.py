@@ -58,8 +58,6 @@ class Problem:
     c0: Tensor  # [L, B, H]
     dy: Tensor  # [T, B, H], the gradient that comes back
 
-    peer_modes = ("inference", "step")
-
     @property
     def device(self) -> torch.device:
         return self.x.device

@@ -84,12 +84,14 @@ def test_an_installed_peer_computes_what_nn_lstm_does(contender):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if why := why_not(contender, device):
         pytest.skip(f"{contender.label}: {why}")
+    peer = peers.PEERS[contender.engine]
     race = line_up(make_problem(SHAPE, device), [contender])
     assert race.failed == {}
-    samples = race.time("step", 0, least=2, most=2, warmup=0)
+    for mode in ("inference", "step"):
+        samples = race.time(mode, 0, least=2, most=2, warmup=0)
+        assert [len(found) for found in samples.values()] == [2] * (mode in peer.modes), mode
+        assert all(seconds > 0 for found in samples.values() for seconds in found)
     race.close()
-    assert len(samples[contender.label]) == 2
-    assert all(seconds > 0 for seconds in samples[contender.label])
 
 
 # --- the process, with a peer made of NumPy that holds nn.LSTM's answer ---
@@ -135,6 +137,28 @@ def test_a_peer_answers_and_is_timed_in_its_own_process(stand_in):
     assert race.errors == {"jax": 0.0}
     assert len(race.time("step", 0, least=2, most=2)["jax"]) == 2
     assert race.time("backward", 0, least=2, most=2) == {}, "it has no such mode"
+    race.close()
+
+
+@pytest.mark.parametrize("modes", [("inference",), ("inference", "step")], ids=str)
+def test_only_who_cannot_train_may_leave_out_gradients(stand_in, tmp_path, monkeypatch, modes):
+    answer = {k: v.numpy() for k, v in expected(PROBLEM).items() if not k.endswith(".grad")}
+    np.savez(tmp_path / "answer.npz", **answer)
+    monkeypatch.setitem(peers.PEERS, "jax", peers.PEERS["jax"]._replace(modes=modes))
+    race = line_up(PROBLEM, [stand_in])
+    if "step" in modes:
+        assert "gave no bias_hh_l0.grad" in str(race.failed["jax"])
+    else:
+        assert race.failed == {}
+    race.close()
+
+
+def test_openvino_in_bfloat16():
+    contender = Contender("openvino", "openvino", None, peer=True)
+    if why := why_not(contender, CPU):
+        pytest.skip(why)
+    race = line_up(make_problem(SHAPE, dtype=torch.bfloat16), [contender])
+    assert race.failed == {}
     race.close()
 
 

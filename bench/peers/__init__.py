@@ -1,7 +1,8 @@
 """Other systems' LSTMs on the same problem, each in a process of its own.
 
 A peer is a module here with a function `build(problem, threads)`, which returns an object with
-`answer() -> dict of arrays`, `step()` and `inference()`; `problem` is a dict of NumPy arrays in
+`answer() -> dict of arrays`, `step()` and `inference()` (or those of them in its `modes`: who
+cannot train gives no gradients); `problem` is a dict of NumPy arrays in
 PyTorch's layout and gate order, and so is the answer. Both calls return when the work is done. A
 peer that trains has `build_learner(lesson, threads)` too, for an object with `answer()`, `train()`
 and `rest()`: a training step of the language model, and one without its LSTM (bench.lesson).
@@ -32,10 +33,12 @@ class Peer(NamedTuple):
     install: str = "make peers, or pip install '.[peers]'"
     at_least: str = "0"  # version
     trains: bool = False
+    modes: tuple[str, ...] = ("inference", "step")  # of an LSTM alone
 
 
 TENSORFLOW = {"at_least": "2.16", "trains": True}
 JAX = "0.4.30"
+INFERENCE = ("inference",)
 ON_GPU = ("cuda",), ("float32", "float16", "bfloat16")
 
 PEERS = {
@@ -57,6 +60,22 @@ PEERS = {
     "jax": Peer("jax_scan", "jax", "JAX: lax.scan under jit (XLA)", at_least=JAX, trains=True),
     "jax-cudnn": Peer(
         "jax_cudnn", "jax", "JAX: jax.experimental.rnn (cuDNN)", ("cuda",), at_least=JAX
+    ),
+    "onnxruntime": Peer(
+        "onnx_runtime",
+        "onnxruntime",
+        "ONNX Runtime's LSTM",
+        ("cpu",),
+        ("float32",),
+        modes=INFERENCE,
+    ),
+    "openvino": Peer(
+        "open_vino",
+        "openvino",
+        "OpenVINO's LSTM",
+        ("cpu",),
+        ("float32", "bfloat16"),
+        modes=INFERENCE,
     ),
     "flashrnn": Peer("flash_rnn", "flashrnn", "FlashRNN", *ON_GPU, "pip install flashrnn"),
     "haste": Peer(

@@ -43,7 +43,7 @@ class Remote:
 
     def __init__(self, contender: Any, work: Problem | Lesson) -> None:
         self.name, self.device, self.dtype = contender.engine, work.device, work.dtype
-        self.modes = work.peer_modes
+        self.modes = work.modes if isinstance(work, Lesson) else PEERS[self.name].modes
         if (dtype := dtype_name(work)) not in PEERS[self.name].dtypes:
             raise PeerFailed(self.name, f"does not run in {dtype} here")
         self._folder = tempfile.TemporaryDirectory(prefix="bench-peer-")
