@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import stack
 from .reference import by_layer, state_dtype
 
 Cell = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -30,20 +31,23 @@ def unrolled(
     x: Tensor, h0: Tensor, c0: Tensor, weights: Sequence[Tensor], dropout: float, cell: Cell
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run `cell` step by step, layer by layer; shapes as in fused_lstm.engines."""
-    h_n, c_n = [], []
-    for index, layer in enumerate(by_layer(weights, len(h0))):
-        if index > 0:
-            x = F.dropout(x, dropout)
+    layers, states = list(by_layer(weights, len(h0))), []
+
+    def sweep(x: Tensor, lane: int) -> Tensor:
+        layer, outputs = layers[lane], []
         weight, bias = torch.cat([layer.w_ih, layer.w_hh], dim=1), layer.bias()
-        h, c, outputs = h0[index], c0[index].to(state_dtype(x.dtype)), []
+        h, c = h0[lane], c0[lane].to(state_dtype(x.dtype))
         for x_t in x.unbind(0):
             gates = F.linear(torch.cat([x_t, h], dim=1), weight, bias)
             h, c = cell(gates, c)
             outputs.append(h)
-        x = torch.stack(outputs)
-        h_n.append(h)
-        c_n.append(c.to(c0.dtype))
-    return x, torch.stack(h_n), torch.stack(c_n)
+        states.append((h, c.to(c0.dtype)))
+        return torch.stack(outputs)
+
+    drop = (lambda y, layer: F.dropout(y, dropout)) if dropout > 0 else None
+    y = stack.run(x, len(layers), sweep, drop)
+    h_n, c_n = map(torch.stack, zip(*states, strict=True))
+    return y, h_n, c_n
 
 
 def missing(device: torch.device) -> str | None:

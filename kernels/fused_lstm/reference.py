@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import stack
+
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of cell states and accumulators: float64 for float64, else float32."""
@@ -157,30 +159,33 @@ def lstm(
     Returns:
         y [T, B, H], h_n [L, B, H], c_n [L, B, H].
     """
-    num_layers, h_n, c_n = len(h0), [], []
-    if dropout > 0 and num_layers > 1:
-        shape = (num_layers - 1, len(x), *h0.shape[1:])
-        masks = dropout_mask(seed, shape, dropout).to(x.dtype)
-    for index, layer in enumerate(by_layer(weights, num_layers)):
-        if dropout > 0 and index > 0:
-            x = x * masks[index - 1]
-        x, c, _ = layer_forward(x, h0[index], c0[index], layer)
-        h_n.append(x[-1])
-        c_n.append(c[-1].to(c0.dtype))
-    return x, torch.stack(h_n), torch.stack(c_n)
+    layers, states = list(by_layer(weights, len(h0))), []
+
+    def sweep(x: Tensor, lane: int) -> Tensor:
+        y, c, _ = layer_forward(x, h0[lane], c0[lane], layers[lane])
+        states.append((y[-1], c[-1].to(c0.dtype)))
+        return y
+
+    def drop(y: Tensor, layer: int) -> Tensor:
+        return y * dropout_mask(seed, y.shape, dropout, layer * y.numel()).to(y.dtype)
+
+    y = stack.run(x, len(layers), sweep, drop if dropout > 0 else None)
+    h_n, c_n = map(torch.stack, zip(*states, strict=True))
+    return y, h_n, c_n
 
 
 # --- dropout between layers ---
 
 
-def dropout_mask(seed: Tensor, shape: Sequence[int], dropout: float) -> Tensor:
+def dropout_mask(seed: Tensor, shape: Sequence[int], dropout: float, first: int = 0) -> Tensor:
     """What h is multiplied by: 0 where dropped, else 1 / (1 - dropout); float32 of `shape`.
 
-    Element n's fate is the first word of Philox4x32-10 (Salmon et al. 2011, "Parallel random
+    Its elements are number `first`, `first` + 1, ...: between layers l and l + 1 of a stack the
+    first is l times a layer's elements. Element n's fate is the first word of Philox4x32-10 (Salmon et al. 2011, "Parallel random
     numbers: as easy as 1, 2, 3") with the seed as key and n as counter, so that a kernel can
     draw any element at any time, and its backward draws the same again.
     """
-    n = torch.arange(torch.Size(shape).numel(), dtype=torch.int64, device=seed.device)
+    n = torch.arange(torch.Size(shape).numel(), dtype=torch.int64, device=seed.device) + first
     word = _philox_first_word(seed, n).reshape(shape)
     # As triton's uint_to_uniform_float: the sign bit folded away, then scaled to [0, 1).
     signed = torch.where(word >= 2**31, 2**32 - 1 - word, word)

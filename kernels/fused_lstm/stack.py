@@ -1,0 +1,55 @@
+"""A stack of layers: their order, the lanes of each, and the dropout between two of them.
+
+The one place in Python, for every engine and level that takes layers in turns; how one lane or one
+layer is swept is the caller's. (C++ has a loop of its own: nothing leaves it between two layers.)
+
+A layer has D lanes, one for each direction. Layer l's are number D * l and, backwards in time,
+D * l + 1: the order of nn.LSTM's weights and states. A caller that sweeps the lanes of a layer in
+one go says directions=1; its "lane" is then the whole layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Sweep = Callable[[Tensor, int], Tensor]  # (what a lane reads, its number) -> what it writes
+Drop = Callable[[Tensor, int], Tensor]  # (a layer's output, its number) -> what is left of it
+
+
+def run(x: Tensor, layers: int, sweep: Sweep, drop: Drop | None, directions: int = 1) -> Tensor:
+    """The last layer's output [..., D * H], lanes side by side.
+
+    Args:
+        x: [..., I], what the first layer reads.
+        layers: how many.
+        sweep: (x, lane) -> y [..., H].
+        drop: (y, layer) -> what the layer above reads; None where nothing is dropped.
+        directions: D.
+    """
+    for layer in range(layers):
+        if layer > 0 and drop is not None:
+            x = drop(x, layer - 1)
+        lanes = [sweep(x, lane) for lane in range(layer * directions, (layer + 1) * directions)]
+        x = lanes[0] if directions == 1 else torch.cat(lanes, dim=-1)
+    return x
+
+
+def run_back(
+    dy: Tensor, layers: int, sweep: Sweep, drop: Drop | None, directions: int = 1
+) -> Tensor:
+    """The gradient by x [..., I], from dy [..., D * H], that by the last layer's output.
+
+    Args:
+        sweep: (dy [..., H], lane) -> dx [..., I or D * H], what the lane sends down.
+        drop: `run`'s: a mask is its own derivative.
+    """
+    for layer in reversed(range(layers)):
+        first, parts = layer * directions, dy.chunk(directions, dim=-1)
+        dx = [sweep(part, first + n) for n, part in enumerate(parts)]
+        dy = dx[0] if directions == 1 else torch.stack(dx).sum(0)
+        if layer > 0 and drop is not None:
+            dy = drop(dy, layer - 1)
+    return dy
