@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fused_lstm import reference
-from fused_lstm.triton import interpreter, steps
+from fused_lstm.triton import interpreter, launch, steps
 from plans import make_plan, paths, paths_backward
 from tolerance import assert_close
 
@@ -28,6 +28,26 @@ def make_layer(T: int, B: int, H: int, dtype: torch.dtype):
     return x, h0, c0, reference.Layer(w_ih, w_hh, None, None)
 
 
+def forward(plan, gates, w_hh, h0, c0, save):
+    """y [T, B, H] and c [T or 1, B, H]; gates become the activated ones."""
+    T, (B, H) = len(gates), h0.shape
+    y, c = gates.new_empty(T, B, H), c0.new_empty(T if save else 1, B, H)
+    exchange, counters = launch.workspace(plan, gates, (2,), 1)
+    exchange[0, :B, :H] = h0
+    steps.forward(plan, gates, w_hh, c0, y, c, exchange, counters[0], save)
+    return y, c
+
+
+def backward(plan, dy, dh_n, dc, gates, w_hh, c0, c):
+    """dgates [T, B, 4H]; dc becomes the gradient by c0."""
+    exchange, counters = launch.workspace(plan, gates, (2, 4), 1)
+    dgates, partial = torch.empty_like(gates), c.new_empty(plan.split, *c0.shape)
+    steps.backward(
+        plan, dy, dh_n, dc, gates, w_hh, c0, c, dgates, partial, exchange, counters[0]
+    )  # fmt: skip
+    return dgates
+
+
 @paths
 @shapes
 @dtypes
@@ -35,7 +55,7 @@ def test_forward_is_the_references(T, B, H, dtype, path):
     x, h0, c0, layer = make_layer(T, B, H, dtype)
     expected = reference.layer_forward(x, h0, c0, layer)
     gates = x @ layer.w_ih.T
-    y, c = steps.forward(
+    y, c = forward(
         make_plan("steps", "forward", H, B, 1, dtype, path), gates, layer.w_hh, h0, c0, save=True
     )
     for name, found, wanted in zip(("y", "c", "gates"), (y, c, gates), expected, strict=True):
@@ -51,7 +71,7 @@ def test_backward_is_the_references(T, B, H, dtype, path):
     dy, dh_n, dc_n = torch.randn_like(y), torch.randn_like(h0), torch.randn_like(c0)
     dx, _, dc0, _ = reference.layer_backward(dy, dh_n, dc_n, x, h0, c0, layer, y, c, gates)
     dc = dc_n.clone()
-    dgates = steps.backward(
+    dgates = backward(
         make_plan("steps", "backward", H, B, 1, dtype, path),
         dy, dh_n, dc, gates, layer.w_hh, c0, c,
     )  # fmt: skip
@@ -63,7 +83,7 @@ def test_nothing_is_saved_where_nothing_is_asked_for():
     x, h0, c0, layer = make_layer(4, 3, 17, torch.float32)
     expected_y, expected_c, _ = reference.layer_forward(x, h0, c0, layer)
     plan = make_plan("steps", "forward", 17, 3, 1, torch.float32, {})
-    y, c = steps.forward(plan, x @ layer.w_ih.T, layer.w_hh, h0, c0, save=False)
+    y, c = forward(plan, x @ layer.w_ih.T, layer.w_hh, h0, c0, save=False)
     assert c.shape == (1, 3, 17)
     assert_close(y, expected_y, "y")
     assert_close(c[0], expected_c[-1], "c")
@@ -74,7 +94,7 @@ def test_half_precision_keeps_its_state_in_float32(dtype):
     x, h0, c0, layer = make_layer(5, 3, 17, dtype)
     expected, expected_c, _ = reference.layer_forward(x, h0, c0, layer)
     plan = make_plan("steps", "forward", 17, 3, 1, dtype, {})
-    y, c = steps.forward(plan, x @ layer.w_ih.T, layer.w_hh, h0, c0.float(), save=True)
+    y, c = forward(plan, x @ layer.w_ih.T, layer.w_hh, h0, c0.float(), save=True)
     assert c.dtype == torch.float32
     assert_close(y, expected, "y")
     assert_close(c.to(dtype), expected_c.to(dtype), "c")
@@ -86,11 +106,11 @@ def test_two_runs_give_the_same_bits():
     found = []
     for _ in range(2):
         gates = x @ layer.w_ih.T
-        forward = make_plan("steps", "forward", 63, 20, 1, torch.float32, {"units": 16})
-        y, c = steps.forward(forward, gates, layer.w_hh, h0, c0, save=True)
-        backward = make_plan("steps", "backward", 63, 20, 1, torch.float32, path)
+        plan = make_plan("steps", "forward", 63, 20, 1, torch.float32, {"units": 16})
+        y, c = forward(plan, gates, layer.w_hh, h0, c0, save=True)
+        plan = make_plan("steps", "backward", 63, 20, 1, torch.float32, path)
         dc = torch.ones_like(c0)
-        dgates = steps.backward(backward, y, h0, dc, gates, layer.w_hh, c0, c)
+        dgates = backward(plan, y, h0, dc, gates, layer.w_hh, c0, c)
         found.append((y, c, gates, dgates, dc))
     for first, second in zip(*found, strict=True):
         assert torch.equal(first, second)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fused_lstm import reference
-from fused_lstm.triton import devices, layers, pointwise, sequence
+from fused_lstm.triton import devices, pointwise, sequence
 from plans import make_plan
 from tolerance import TOLERANCE
 
@@ -134,20 +134,15 @@ def _compare(outcome: Outcome, found: dict[str, Tensor], expected: dict[str, Ten
 
 
 def nan_spreads_to(arch: int, seeds: Iterable[int]) -> dict[int, list[int]]:
-    """Where one unit of layer 0 is not a number at t = 2: all such units of that step, by seed."""
-    H, B, T, L, found = 33, 3, 4, 2, {}
-    plan = make_plan("layers", "forward", H, B, L, torch.bfloat16, {}, devices.by_arch(arch))
+    """Where one unit of layer 0 is not a number at t = 0: all such units of that step, by seed."""
+    case, found = Case("layers", "bf16", arch, 33, T=2, L=2), {}
     torch.manual_seed(0)
-    weights = [torch.randn(4 * H, H).div(H**0.5).bfloat16() for _ in range(2 * L)]
-    first, bias = torch.randn(T, B, 4 * H).bfloat16(), torch.zeros(L, 4 * H).bfloat16()
-    first[2, 1, 5] = torch.nan
-    h0, c0 = torch.zeros(L, B, H).bfloat16(), torch.zeros(L, B, H)
+    x, h0, c0, *weights = _inputs(case)
+    c0[0, 1, 5] = torch.nan
     for seed in seeds:
-        gates = torch.stack([first, first])
-        with Device(arch, seed, replace(WEAK, races=0)):
-            arguments = weights[:L], weights[L:], bias, h0, c0, 0.0, None, True
-            h, _, _ = layers.forward(plan, gates, *arguments)
-        found[seed] = h[0, 2, 1].isnan().nonzero().flatten().tolist()
+        with Device(arch, seed, replace(WEAK, races=0)), _launching(case):
+            _, _, _, h, _, _ = sequence.lstm(x, h0, c0, weights, 0.0, None, "layers", True)
+        found[seed] = h[0, 0, 1].isnan().nonzero().flatten().tolist()
     return found
 
 

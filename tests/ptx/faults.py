@@ -50,7 +50,7 @@ class Fault:
     arch: tuple[int, ...] = (80, 90)
     dtype: str = "bf16"
     path: str = "own"
-    unzeroed: str = ""  # launch's function whose memory is left as torch.empty gives it
+    unzeroed: str = ""  # part of a launch's workspace that is left as torch.empty gives it
 
 
 def _unchanged(ptx: str) -> str:
@@ -139,17 +139,18 @@ def run(
     return False, outcome
 
 
-def _unzeroed(function: str):
-    """launch.counters or launch.exchange without its zeros."""
-    if not function:
+def _unzeroed(part: str):
+    """launch.workspace with a part of it as torch.empty gives it."""
+    if not part:
         return nullcontext()
-    original = getattr(launch, function)
+    original = launch.workspace
 
     def made(*arguments):
-        zeroed = original(*arguments)
-        return zeroed.new_empty(zeroed.shape)
+        found = original(*arguments)
+        zeroed = getattr(found, part)
+        return found._replace(**{part: zeroed.new_empty(zeroed.shape)})
 
-    return mock.patch.object(launch, function, made)
+    return mock.patch.object(launch, "workspace", made)
 
 
 def run_by_name(name: str, kind: str, direction: str, arch: int, seeds: int = 5):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from math import prod
+from typing import NamedTuple
+
 import torch
 import triton.language as tl
 from torch import Tensor
@@ -43,6 +48,7 @@ def compile_options(plan: Plan) -> dict:
     return {"num_warps": plan.warps, "num_stages": 1, "enable_fp_fusion": True}
 
 
+@lru_cache(1024)  # asked for by every launch
 def options(plan: Plan) -> dict:
     """All keyword arguments of a launch that follow from the plan."""
     found = constants(plan)
@@ -51,12 +57,23 @@ def options(plan: Plan) -> dict:
     return found
 
 
-def counters(plan: Plan, device: torch.device) -> Tensor:
-    """One launch's barriers, zeroed on its stream: all programs', then each block's."""
-    return torch.zeros(1 + plan.programs // plan.split, dtype=torch.int32, device=device)
+class Workspace(NamedTuple):
+    """What the programs of some launches share, zeroed on the stream by one fill."""
+
+    exchange: Tensor  # see tiles.py: [*leading, B_PAD, H_PAD]
+    counters: Tensor  # int32 [launches, .]: one's barriers, all programs', then each block's
 
 
-def exchange(plan: Plan, like: Tensor, *leading: int) -> Tensor:
-    """A zeroed exchange (see tiles.py) of `like`'s dtype: [2, *leading, B_PAD, H_PAD]."""
-    rows, columns = plan.batch_blocks * plan.block_b, plan.chunks * plan.block_k
-    return like.new_zeros(2, *leading, rows, columns)
+def workspace(plan: Plan, like: Tensor, leading: Sequence[int], launches: int) -> Workspace:
+    """A zeroed exchange of `like`'s dtype, and the counters of `launches` launches."""
+    shape = (*leading, plan.batch_blocks * plan.block_b, plan.chunks * plan.block_k)
+    size, row = prod(shape), -(-(1 + plan.programs // plan.split) // 4) * 4  # a pointer's 16 bytes
+    zeros = like.new_zeros(size + launches * row * 4 // like.element_size())
+    counters = zeros[size:].view(torch.int32)
+    return Workspace(zeros[:size].view(shape), counters.view(launches, row))
+
+
+def first_rows(exchange: Tensor, lanes: int, B: int, H: int) -> Tensor:
+    """Slot 0 of an exchange [., L, 2, B_PAD, H_PAD], without its padding: [L, B, H]."""
+    *_, lane, _, row, column = exchange.stride()
+    return exchange.as_strided((lanes, B, H), (lane, row, column))

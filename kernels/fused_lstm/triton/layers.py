@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -46,13 +45,13 @@ def lstm_layers_fwd_kernel(
     gates_ptr,  # [L, T, B, 4H] in: layer 0's input products; out, where SAVE: activated
     w_ih_ptrs,  # L x [4H, H]; the first is not read
     w_hh_ptrs,  # L x [4H, H]
-    bias_ptr,  # [L, 4H] both biases' sum, zero for layer 0
+    bias_ptrs,  # L x [4H] both biases' sum; the first is not read
     c0_ptr,  # [L, B, H] state dtype
     h_ptr,  # [L-1, T, B, H] out
     y_ptr,  # [T, B, H] out
     c_ptr,  # [L, T, B, H] out, state dtype; [L, B, H] and stride_c_t = 0 where not SAVE
-    exchange_ptr,  # [2, L, B_PAD, H_PAD] h(t-1) in slot t % 2; in: h0 in slot 0
-    dropped_ptr,  # [2, L, B_PAD, H_PAD] the same as the layer above reads it, dropped where DROPOUT
+    exchange_ptr,  # [L, 2, B_PAD, H_PAD] h(t-1) in slot t % 2; in: h0 in slot 0; and, where
+    # DROPOUT, the same again as the layer above reads it
     seed_ptr,  # [1] int64, where DROPOUT
     barrier_ptr,  # [1] int32, zero
     w_begin,  # waves of this launch
@@ -89,14 +88,17 @@ def lstm_layers_fwd_kernel(
     ih_mask = row_unit < tl.where(layer > 0, H, 0)  # layer 0 adds w_ih = 0 times what it reads
     unit = block * UNITS + tl.arange(0, UNITS)
     w_hh_ptr, w_ih_ptr = _pick(w_hh_ptrs, layer, L), _pick(w_ih_ptrs, layer, L)
+    bias_ptr = _pick(bias_ptrs, layer, L)
     w_hh = tiles.load_resident(w_hh_ptr, row, row_unit < H, H, 1, H, BLOCK_K, RESIDENT)
     w_ih = tiles.load_resident(w_ih_ptr, row, ih_mask, H, 1, H, BLOCK_K, RESIDENT_IH)
     layer = layer.to(tl.int64)
+    dropped_ptr = exchange_ptr + (2 * L * SIZE if DROPOUT else 0)
     for wave in tl.range(0, w_end - w_begin if PERSISTENT else 1, disable_licm=KEEP_LOOP):
         t = (w_begin + wave).to(tl.int64) - layer
-        now, after = (t + 2 * L) % 2 * L, (t + 1 + 2 * L) % 2 * L  # slots, of a t that may be < 0
+        now, after = (t + 2 * L) % 2, (t + 1 + 2 * L) % 2  # slots, of a t that may be < 0
+        own = 2 * layer
         # Layer 0 reads its own h(t-1) a second time: no other is its own, and 0 * NaN is NaN.
-        below = tl.where(layer > 0, after + layer - 1, now)
+        below = tl.where(layer > 0, own - 2 + after, now)
         # Rows of batch that there are: none where this layer has not begun or is done.
         live = tl.where((t >= 0) & (t < T), B, 0)
         for batch in range(BATCH_BLOCKS):
@@ -106,7 +108,7 @@ def lstm_layers_fwd_kernel(
             tile_at = batch * BLOCK_B * H_PAD
             acc = tiles.product(
                 tl.full((4 * UNITS, BLOCK_B), 0.0, ACC), w_hh, w_hh_ptr, row, row_unit < H,
-                exchange_ptr + (now + layer) * SIZE + tile_at,
+                exchange_ptr + (own + now) * SIZE + tile_at,
                 H, 1, H, H_PAD, BLOCK_B, BLOCK_K, RESIDENT, AHEAD, STAGES, HOLD, PRECISION,
                 BITS,
             )  # fmt: skip
@@ -123,13 +125,13 @@ def lstm_layers_fwd_kernel(
                 BITS,
             )  # fmt: skip
             ri, rf, rg, ro = tiles.split_gates(acc, UNITS, BLOCK_B)
-            bias_at = layer * (4 * H) + unit[:, None]
-            bi, bf, bg, bo = math.load_gates(bias_ptr, bias_at, (unit < H)[:, None], H, ACC)
+            bias_mask = (unit < tl.where(layer > 0, H, 0))[:, None]
+            bi, bf, bg, bo = math.load_gates(bias_ptr, unit[:, None], bias_mask, H, ACC)
             i, f, g, o, h, c = math.cell_forward(
                 i + ri + bi, f + rf + bf, g + rg + bg, o + ro + bo, c
             )
             h = h.to(y_ptr.dtype.element_ty)
-            next_at = (after + layer) * SIZE + b[None, :] * H_PAD + unit[:, None]
+            next_at = (own + after) * SIZE + b[None, :] * H_PAD + unit[:, None]
             tl.store(exchange_ptr + next_at, h, mask=mask)
             if DROPOUT:
                 n = (layer * T + t) * B * H + at
@@ -157,7 +159,7 @@ def lstm_layers_bwd_kernel(
     c_ptr,  # [L, T, B, H] state dtype
     dc_ptr,  # [L, B, H] state dtype; in: gradient by c(T - 1); out, in the end: by c0
     dgates_ptr,  # [L, T, B, 4H] out
-    exchange_ptr,  # [2, L, 4, B_PAD, H_PAD] dgates(t) in slot t % 2; in: zero
+    exchange_ptr,  # [L, 2, 4, B_PAD, H_PAD] dgates(t) in slot t % 2; in: zero
     partial_ptr,  # [L, SPLIT, B, H] scratch, state dtype
     seed_ptr,  # [1] int64, where DROPOUT
     barrier_ptr,  # [1 + L * blocks] int32, zero: all programs, then those of a block
@@ -201,9 +203,10 @@ def lstm_layers_bwd_kernel(
     layer = layer.to(tl.int64)
     for wave in tl.range(0, w_end - w_begin if PERSISTENT else 1, disable_licm=KEEP_LOOP):
         t = T - 1 - ((w_begin + wave).to(tl.int64) - (L - 1 - layer))
-        now, after = (t + 2 * L) % 2 * L, (t + 1 + 2 * L) % 2 * L  # slots, of a t that may be < 0
+        now, after = (t + 2 * L) % 2, (t + 1 + 2 * L) % 2  # slots, of a t that may be < 0
+        own = 2 * layer
         # The top layer reads its own dgates(t+1) a second time: see the forward kernel.
-        above = tl.where(layer < L - 1, now + layer + 1, after + layer)
+        above = own + tl.where(layer < L - 1, 2 + now, after)
         live = tl.where((t >= 0) & (t < T), B, 0)
         if PHASE != 1:
             for batch in range(BATCH_BLOCKS):
@@ -222,7 +225,7 @@ def lstm_layers_bwd_kernel(
                     n = ((layer * T + t) * B + b)[None, :] * H + row[:, None]
                     acc *= dropout.multiplier(seed_ptr, n, p, scale).to(ACC)
                 for gate in tl.static_range(4 // SPLIT):
-                    x_ptr = tile_ptr + ((after + layer) * 4 + gate) * SIZE
+                    x_ptr = tile_ptr + ((own + after) * 4 + gate) * SIZE
                     acc = tiles.product(
                         acc, w_hh, w_hh_ptr + gate * H * H, row, row < H, x_ptr, 1, H, H, H_PAD,
                         BLOCK_B, BLOCK_K, RESIDENT, AHEAD, STAGES, HOLD, PRECISION,
@@ -254,7 +257,7 @@ def lstm_layers_bwd_kernel(
                 own_ptr = partial_ptr + layer * SPLIT * B * H
                 dh += tiles.sum_partials(own_ptr + at, B * H, mask, SPLIT)
                 i, f, g, o, dc = math.cell_backward(i, f, g, o, c_prev, c, dh, dc)
-                next_ptr = exchange_ptr + (now + layer) * (4 * SIZE)
+                next_ptr = exchange_ptr + (own + now) * (4 * SIZE)
                 next_at = b[None, :] * H_PAD + unit[:, None]
                 math.store_gates(next_ptr, next_at, mask, i, f, g, o, SIZE)
                 if batch == BATCH_BLOCKS - 1:  # the others wait for dgates alone
@@ -273,41 +276,38 @@ def forward(
     gates: Tensor,
     w_ih: Sequence[Tensor],
     w_hh: Sequence[Tensor],
-    bias: Tensor,
-    h0: Tensor,
+    bias: Sequence[Tensor],
     c0: Tensor,
+    h: Tensor,
+    y: Tensor,
+    c: Tensor,
+    exchange: Tensor,
+    counters: Tensor,
     p: float,
     seed: Tensor | None,
     save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> None:
     """All layers' steps.
 
     Args:
         gates: [L, T, B, 4H]; the first is layer 0's input product with its biases. Becomes the
             activated gates where `save` is true; only [1, T, B, 4H] is needed otherwise.
-        w_ih, w_hh: one weight a layer; bias: [L, 4H], the sum of both, zero for layer 0.
-        h0: [L, B, H]; c0: [L, B, H] in the state dtype. All contiguous.
+        w_ih, w_hh, bias: one a layer, [4H, H] and [4H], the sum of both; the first w_ih and the
+            first bias are not read.
+        c0: [L, B, H] in the state dtype. All contiguous.
+        h: [L-1, T, B, H] out; y: [T, B, H] out.
+        c: [L, T, B, H] out, in the state dtype; only the last ones, [L, 1, B, H], where not `save`.
+        exchange: [1 or, where p > 0, 2, L, 2, B_PAD, H_PAD], h0 in slot 0 of the first.
         p: probability of dropping what a layer hands to the next; seed: [1] int64 where p > 0.
-
-    Returns:
-        h [L-1, T, B, H], y [T, B, H] and, in the state dtype, c [L, T, B, H] or the last ones.
     """
-    (L, B, H), T = h0.shape, gates.shape[1]
-    y = gates.new_empty(T, B, H)
-    h = gates.new_empty(L - 1, T, B, H)
-    c = c0.new_empty(L, T if save else 1, B, H)
-    exchange = launch.exchange(plan, gates, L)
-    exchange[0, :, :B, :H] = h0
-    dropped = launch.exchange(plan, gates, L) if p > 0 else exchange
-    counters = launch.counters(plan, gates.device)
+    (L, B, _), T = c0.shape, gates.shape[1]
     for w_begin, w_end in plan.launches(T + L - 1):
         lstm_layers_fwd_kernel[(plan.programs,)](
-            gates, tuple(w_ih), tuple(w_hh), bias, c0, h, y, c, exchange, dropped,
+            gates, tuple(w_ih), tuple(w_hh), tuple(bias), c0, h, y, c, exchange,
             counters if seed is None else seed, counters, w_begin, w_end, T, B,
             c.stride(0), c.stride(1) if save else 0, p, dropout.scale_of(p),
             L=L, RESIDENT_IH=plan.resident_ih, SAVE=save, DROPOUT=p > 0, **launch.options(plan),
         )  # fmt: skip
-    return h, y, c
 
 
 def backward(
@@ -320,19 +320,20 @@ def backward(
     w_hh: Sequence[Tensor],
     c0: Tensor,
     c: Tensor,
+    dgates: Tensor,
+    partial: Tensor,
+    exchange: Tensor,
+    counters: Tensor,
     p: float,
     seed: Tensor | None,
-) -> Tensor:
-    """Gradients by all layers' gates before activation, [L, T, B, 4H].
+) -> None:
+    """Gradients by all layers' gates before activation: dgates, [L, T, B, 4H] out.
 
     dy: [T, B, H]; dh_n: [L, B, H]; dc: [L, B, H] in the state dtype, the gradients by the last
-    cell states, become those by c0; the rest are the forward's, c with all T states.
+    cell states, become those by c0; the rest are the forward's, c with all T states. partial:
+    [L, SPLIT, B, H] scratch in the state dtype; exchange: [L, 2, 4, B_PAD, H_PAD].
     """
-    L, T, B, H = c.shape
-    dgates = torch.empty_like(gates)
-    exchange = launch.exchange(plan, gates, L, 4)
-    partial = c.new_empty(L, plan.split, B, H)
-    counters = launch.counters(plan, dy.device)
+    L, T, B, _ = c.shape
     for w_begin, w_end in plan.launches(T + L - 1):
         for phase in plan.phases():
             lstm_layers_bwd_kernel[(plan.programs,)](
@@ -341,4 +342,3 @@ def backward(
                 p, dropout.scale_of(p), L=L, SPLIT=plan.split, RESIDENT_IH=plan.resident_ih,
                 PHASE=phase, DROPOUT=p > 0, **launch.options(plan),
             )  # fmt: skip
-    return dgates

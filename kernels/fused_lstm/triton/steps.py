@@ -16,7 +16,6 @@ one: 0 sums, 1 finishes, 2 does both, where SPLIT is 1).
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -186,30 +185,32 @@ def lstm_steps_bwd_kernel(
 
 
 def forward(
-    plan: Plan, gates: Tensor, w_hh: Tensor, h0: Tensor, c0: Tensor, save: bool
-) -> tuple[Tensor, Tensor]:
+    plan: Plan,
+    gates: Tensor,
+    w_hh: Tensor,
+    c0: Tensor,
+    y: Tensor,
+    c: Tensor,
+    exchange: Tensor,
+    counters: Tensor,
+    save: bool,
+) -> None:
     """One layer's steps.
 
     Args:
-        gates: [T, B, 4H] input products with both biases; becomes the activated gates where
+        gates: [T * B, 4H] input products with both biases; becomes the activated gates where
             `save` is true, and scratch otherwise.
-        w_hh: [4H, H]; h0: [B, H]; c0: [B, H] in the state dtype. All contiguous.
-
-    Returns:
-        y [T, B, H] and, in the state dtype, c [T, B, H], or only the last one [1, B, H].
+        w_hh: [4H, H]; c0: [B, H] in the state dtype. All contiguous.
+        y: [T, B, H] out.
+        c: [T, B, H] out, in the state dtype; only the last one, [1, B, H], where not `save`.
+        exchange: [2, B_PAD, H_PAD], h0 in slot 0; counters: of a launch.
     """
-    T, B, _ = gates.shape
-    y = gates.new_empty(T, *h0.shape)
-    c = c0.new_empty(T if save else 1, *h0.shape)
-    exchange = launch.exchange(plan, gates)
-    exchange[0, : len(h0), : plan.hidden] = h0
-    counters = launch.counters(plan, gates.device)
+    T, B, _ = y.shape
     for t_begin, t_end in plan.launches(T):
         lstm_steps_fwd_kernel[(plan.programs,)](
             gates, w_hh, c0, y, c, exchange, counters, t_begin, t_end, B,
             c.stride(0) if save else 0, SAVE=save, **launch.options(plan),
         )  # fmt: skip
-    return y, c
 
 
 def backward(
@@ -221,21 +222,21 @@ def backward(
     w_hh: Tensor,
     c0: Tensor,
     c: Tensor,
-) -> Tensor:
-    """Gradients by one layer's gates before activation, [T, B, 4H].
+    dgates: Tensor,
+    partial: Tensor,
+    exchange: Tensor,
+    counters: Tensor,
+) -> None:
+    """Gradients by one layer's gates before activation: dgates, [T, B, 4H] out.
 
-    dy: [T, B, H]; dh_n: [B, H]; dc: [B, H] in the state dtype, the gradient by the last cell
-    state, becomes the one by c0; the rest are the forward's, c with all T states.
+    dy: [T * B, H]; dh_n: [B, H]; dc: [B, H] in the state dtype, the gradient by the last cell
+    state, becomes the one by c0; the rest are the forward's, c with all T states. partial:
+    [SPLIT, B, H] scratch in the state dtype; exchange: [2, 4, B_PAD, H_PAD]; counters: of a launch.
     """
-    T, B, H = dy.shape
-    dgates = torch.empty_like(gates)
-    exchange = launch.exchange(plan, gates, 4)
-    partial = c.new_empty(plan.split, B, H)
-    counters = launch.counters(plan, dy.device)
+    T, (B, _) = len(c), c0.shape
     for t_begin, t_end in reversed(plan.launches(T)):
         for phase in plan.phases():
             lstm_steps_bwd_kernel[(plan.programs,)](
                 dy, dh_n, gates, w_hh, c0, c, dc, dgates, exchange, partial, counters,
                 t_begin, t_end, T, B, PHASE=phase, SPLIT=plan.split, **launch.options(plan),
             )  # fmt: skip
-    return dgates

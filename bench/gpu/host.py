@@ -1,0 +1,92 @@
+"""What the host does around a launch, on any machine: `python -m bench.gpu.host`.
+
+Operators' ATen calls and microseconds, with a driver that launches nothing (dry.py): what is left
+of an eager call when its kernels take no time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+
+# So small that torch's own products take the CPU no time: the calls are the same at any size.
+T, B, H, L = 2, 1, 16, 2
+ROUNDS, CALLS = 15, 100
+
+
+def problem(fuse: str) -> dict[str, Callable[[], object]]:
+    """The two operators in bfloat16, as a training step calls them: y alone has a gradient."""
+    import torch
+
+    from fused_lstm.triton import sequence
+
+    x, h0 = torch.zeros(T, B, H).bfloat16(), torch.zeros(L, B, H).bfloat16()
+    weights = [torch.zeros(4 * H, H), torch.zeros(4 * H, H), torch.zeros(4 * H), torch.zeros(4 * H)]
+    weights = [w.bfloat16() for w in weights * L]
+    given = x, h0, h0, weights, 0.0, None, fuse
+    y, _, _, *saved = sequence.lstm(*given, True)
+    return {
+        "forward": lambda: sequence.lstm(*given, True),
+        "backward": lambda: sequence.lstm_backward(y, None, None, *given, y, *saved, True),
+    }
+
+
+def calls_of(function: Callable[[], object]) -> Counter[str]:
+    """The ATen operators that one call dispatches; all views count as `views`."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            found["views" if function.is_view else function.overloadpacket.__name__] += 1
+            return function(*args, **(kwargs or {}))
+
+    found: Counter[str] = Counter()
+    with Count():
+        function()
+    return found
+
+
+def microseconds(function: Callable[[], object]) -> float:
+    """Of this thread's processor time: the median round's mean call."""
+    found = []
+    for _ in range(ROUNDS):
+        began = time.thread_time()
+        for _ in range(CALLS):
+            function()
+        found.append((time.thread_time() - began) / CALLS * 1e6)
+    return statistics.median(found)
+
+
+def main(timed: bool) -> int:
+    """Print JSON: "fuse direction" -> calls, launches and, where `timed`, microseconds."""
+    import torch
+
+    from fused_lstm.triton.devices import DEVICES
+
+    from . import dry
+
+    torch.set_num_threads(1)
+    dry.take_over(DEVICES["H100"])
+    report = {}
+    with torch.no_grad():
+        for fuse in ("steps", "layers"):
+            for direction, function in problem(fuse).items():
+                dry.LAUNCHES.clear()
+                calls = calls_of(function)
+                found = {"calls": calls, "launches": len(dry.LAUNCHES)}
+                if timed:
+                    found["us"] = microseconds(function)
+                report[f"{fuse} {direction}"] = found
+    print(json.dumps(report))
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ["TRITON_INTERPRET"] = "0"
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # silences a warning of Triton 3.9
+    sys.exit(main("--count" not in sys.argv[1:]))

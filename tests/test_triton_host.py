@@ -1,0 +1,42 @@
+"""How often the host calls ATen around the kernels: what an eager call costs on a fast GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+# Everything but views: each allocates memory or launches a kernel of torch's.
+WORK = {"_to_copy": 2, "new_empty": 4, "new_zeros": 1, "_foreach_add": 1, "copy_": 1, "cat": 1}
+FORWARD = {
+    "layers": WORK | {"addmm": 1, "views": 14},
+    "steps": WORK | {"addmm": 2, "views": 21},
+}
+GRADIENTS = {"_to_copy": 2, "zeros_like": 2, "empty_like": 2, "new_empty": 1, "new_zeros": 1}
+GRADIENTS |= {"cat": 2, "sum": 2, "clone": 2}  # of each layer: h(t-1), and two biases
+BACKWARD = {
+    "layers": GRADIENTS | {"mm": 7, "views": 23},
+    "steps": GRADIENTS | {"mm": 8, "views": 32},
+}
+
+
+@pytest.fixture(scope="module")
+def counted() -> dict[str, dict]:
+    """bench.gpu.host in a process of its own, which compiles for an H100 and launches nothing."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.gpu.host", "--count"],
+        capture_output=True, text=True, timeout=500, env=os.environ | {"TRITON_INTERPRET": "0"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("fuse", ["layers", "steps"])
+@pytest.mark.parametrize(("direction", "calls"), [("forward", FORWARD), ("backward", BACKWARD)])
+def test_aten_calls_of_two_layers(direction, calls, fuse, counted):
+    found = counted[f"{fuse} {direction}"]
+    assert found["calls"] == calls[fuse]
+    assert found["launches"] == {"layers": 1, "steps": 2}[fuse]
