@@ -28,8 +28,9 @@ $(STAMP): setup.py pyproject.toml $(NATIVE)
 train: setup     ## train the demo language model through the Triton kernels
 	$(RUN) -m lm.train --lstm triton $(ARGS)
 
+# A process a core, of a GB and more each. Plain pytest runs the same tests in one.
 test: setup      ## run all tests
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup $(ARGS)
 
 bench: setup     ## time every engine that runs here, beside nn.LSTM
 	mkdir -p $(OUT)

@@ -12,6 +12,8 @@ from pathlib import Path
 COMPILED = tempfile.TemporaryDirectory(prefix="fused-lstm-tests-", ignore_cleanup_errors=True)
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(COMPILED.name, "inductor")
 os.environ["TRITON_CACHE_DIR"] = os.path.join(COMPILED.name, "triton")
+if "PYTEST_XDIST_WORKER" in os.environ:  # its threads would spin on cores that others' tests need
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -10,7 +10,10 @@ import torch
 from ptx import build, faults, pool
 from ptx.by_hand import launch
 
-pytestmark = pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
+pytestmark = [
+    pytest.mark.skipif(build.missing() is not None, reason=str(build.missing())),
+    pytest.mark.xdist_group("ptx faults"),  # one process has all outcomes
+]
 
 TRIALS = [(fault, arch) for fault in faults.FAULTS for arch in fault.arch]
 ids = [f"{fault.name}-sm_{arch}" for fault, arch in TRIALS]

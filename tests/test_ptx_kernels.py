@@ -8,7 +8,10 @@ import pytest
 
 from ptx import build, cases, pool
 
-pytestmark = pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
+pytestmark = [
+    pytest.mark.skipif(build.missing() is not None, reason=str(build.missing())),
+    pytest.mark.xdist_group("ptx kernels"),  # one process has all outcomes
+]
 
 SEEDS = (1, 2, 3)  # `make ptx` takes more, and more cases
 
