@@ -71,7 +71,7 @@ def test_who_broke_the_context_is_named_and_not_who_comes_next():
 
 def test_who_hangs_is_named():
     code = "say('cudnn', 'starts'); say('stuck', 'starts'); time.sleep(100)"
-    assert watch(code, silence=15.0) == ("stuck", watching.HUNG)
+    assert watch(code, silence=4.0) == ("stuck", watching.HUNG)
 
 
 # --- races ---

@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple, TextIO
+from typing import IO, TYPE_CHECKING, NamedTuple, TextIO
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).parents[2]
 SILENCE = 60.0  # seconds without a word after which a process is taken for dead
@@ -37,6 +38,8 @@ def broken(device: torch.device) -> str | None:
     """Why the GPU's context serves no more, so that every later call would fail; or None."""
     if device.type != "cuda":
         return None
+    import torch  # here: who watches, and who only speaks, starts without it
+
     try:
         torch.cuda.synchronize(device)
         torch.zeros(1, device=device).add_(1).item()
