@@ -9,17 +9,19 @@ from pathlib import Path
 
 # Compiled code goes where no earlier run left any, and its processes' too: one that was killed may
 # have left half a file. Before torch or triton is imported, which read the names.
-COMPILED = tempfile.TemporaryDirectory(prefix="fused-lstm-tests-", ignore_cleanup_errors=True)
-os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(COMPILED.name, "inductor")
-os.environ["TRITON_CACHE_DIR"] = os.path.join(COMPILED.name, "triton")
-if "PYTEST_XDIST_WORKER" in os.environ:  # its threads would spin on cores that others' tests need
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="fused-lstm-tests-", ignore_cleanup_errors=True)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(COMPILED.name, "inductor")
+    os.environ["TRITON_CACHE_DIR"] = os.path.join(COMPILED.name, "triton")
+else:  # one of several processes of a run, which has made the directory
+    # Threads of one process would spin on the cores that the others' need.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
-import fused_lstm  # noqa: E402, F401  first: it chooses Triton's interpreter where there is no GPU
-from fused_lstm import native  # noqa: E402
+import fused_lstm  # noqa: F401  first: it chooses Triton's interpreter where there is no GPU
+from fused_lstm import native
 
 PTB = Path(__file__).parents[2] / "shared" / "ptb"
 

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
+import cores
 from fused_lstm import sass
 from fused_lstm.triton import devices, plan
 
@@ -134,7 +134,7 @@ def reports(tmp_path, *arguments: str) -> list[dict]:
     return json.loads(path.read_text())
 
 
-JOBS = str(os.cpu_count() or 1)
+JOBS = str(cores.own())
 HIDDEN = ("200", "650", "1024", "1500")
 
 

@@ -7,6 +7,8 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 
+import cores
+
 
 def compile_here() -> None:
     """For a new process, before it imports triton."""
@@ -22,6 +24,5 @@ def compile_here() -> None:
 @cache
 def pool() -> ProcessPoolExecutor:
     """One process a core, of a GB each: four at most. What is submitted is a module's function."""
-    cores = min(4, len(os.sched_getaffinity(0)))
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(cores, mp_context=context, initializer=compile_here)
+    return ProcessPoolExecutor(min(4, cores.own()), mp_context=context, initializer=compile_here)
