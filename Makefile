@@ -30,7 +30,7 @@ train: setup     ## train the demo language model through the Triton kernels
 
 # A process a core, of a GB and more each. Plain pytest runs the same tests in one.
 test: setup      ## run all tests
-	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup $(ARGS)
+	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 bench: setup     ## time every engine that runs here, beside nn.LSTM
 	mkdir -p $(OUT)

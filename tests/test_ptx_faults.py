@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,33 +10,31 @@ import torch
 from ptx import build, faults, pool
 from ptx.by_hand import launch
 
-pytestmark = [
-    pytest.mark.skipif(build.missing() is not None, reason=str(build.missing())),
-    pytest.mark.xdist_group("ptx faults"),  # one process has all outcomes
-]
+pytestmark = pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
 
 TRIALS = [(fault, arch) for fault in faults.FAULTS for arch in fault.arch]
 ids = [f"{fault.name}-sm_{arch}" for fault, arch in TRIALS]
 
 
+def trial(fault: str, arch: int) -> tuple:
+    """Arguments of faults.run_by_name: on steps' forward; `python -m ptx --faults` has all."""
+    return fault, "steps", "forward", arch, 3
+
+
 @pytest.fixture(scope="module")
-def outcomes(request) -> dict[tuple[str, int], Future]:
-    """Every selected trial runs at once, on steps' forward; `python -m ptx --faults` has all."""
+def outcome_of(request) -> Callable:
+    """faults.run_by_name, of the selected trials."""
     items = [item for item in request.session.items if item.path == request.path]
     chosen = [
         item.callspec.params for item in items if "fault" in getattr(item, "fixturenames", ())
     ]
-    pairs = [(params["fault"].name, params["arch"]) for params in chosen]
-    submit = pool.pool().submit
-    return {
-        (name, arch): submit(faults.run_by_name, name, "steps", "forward", arch, 3)
-        for name, arch in pairs
-    }
+    trials = (trial(params["fault"].name, params["arch"]) for params in chosen)
+    return pool.outcomes(faults.run_by_name, trials)
 
 
 @pytest.mark.parametrize(("fault", "arch"), TRIALS, ids=ids)
-def test_each_fault_is_found_or_explained(fault, arch, outcomes):
-    found, outcome = outcomes[fault.name, arch].result()
+def test_each_fault_is_found_or_explained(fault, arch, outcome_of):
+    found, outcome = outcome_of(*trial(fault.name, arch))
     assert outcome is not None, "the fault changed nothing"
     if fault.not_found:
         assert not found, f"it can be found after all:\n{outcome}"
@@ -45,8 +43,8 @@ def test_each_fault_is_found_or_explained(fault, arch, outcomes):
     assert fault.finds in str(outcome), str(outcome)
 
 
-def test_a_deadlock_names_each_warp(outcomes):
-    _, outcome = outcomes["arrive removed", 80].result()
+def test_a_deadlock_names_each_warp(outcome_of):
+    _, outcome = outcome_of(*trial("arrive removed", 80))
     programs, warps = 3, 8
     for program in range(programs):
         for warp in range(warps):

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+from collections.abc import Callable
 
 import pytest
 
 from ptx import build, cases, pool
 
-pytestmark = [
-    pytest.mark.skipif(build.missing() is not None, reason=str(build.missing())),
-    pytest.mark.xdist_group("ptx kernels"),  # one process has all outcomes
-]
+pytestmark = pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
 
 SEEDS = (1, 2, 3)  # `make ptx` takes more, and more cases
 
 
 @pytest.fixture(scope="module")
-def outcomes(request) -> dict[cases.Case, Future]:
-    """Every selected case runs at once, so that no core waits for a test to ask."""
+def outcome_of(request) -> Callable:
+    """cases.run, of the selected cases."""
     items = [item for item in request.session.items if item.path == request.path]
     chosen = [item.callspec.params["case"] for item in items if "case" in item.fixturenames]
-    return {case: pool.pool().submit(cases.run, case, SEEDS) for case in chosen}
+    return pool.outcomes(cases.run, ((case, SEEDS) for case in chosen))
 
 
 @pytest.mark.parametrize("case", cases.some_cases(), ids=str)
-def test_kernels_under_weak_schedules(case, outcomes):
-    outcome = outcomes[case].result()
+def test_kernels_under_weak_schedules(case, outcome_of):
+    outcome = outcome_of(case, SEEDS)
     assert outcome.schedules == len(SEEDS)
     assert outcome.clean, str(outcome)
     assert outcome.stats["instructions"] > 0

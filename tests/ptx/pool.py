@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 
@@ -26,3 +27,20 @@ def pool() -> ProcessPoolExecutor:
     """One process a core, of a GB each: four at most. What is submitted is a module's function."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(min(4, cores.own()), mp_context=context, initializer=compile_here)
+
+
+def outcomes(function: Callable, every: Iterable[tuple[Hashable, ...]]) -> Callable:
+    """`function` in the pool, each of its outcomes found once.
+
+    Those of `every`, tuples of arguments, are found at once, so that no core waits for a test to
+    ask; but not where processes share the tests, since another may be asked for them.
+    """
+
+    @cache
+    def submit(*arguments):
+        return pool().submit(function, *arguments)
+
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        for arguments in every:
+            submit(*arguments)
+    return lambda *arguments: submit(*arguments).result()
