@@ -116,7 +116,7 @@ def test_timed_leaves_the_setup_out():
     import time
 
     once = timed(lambda: time.sleep(0.001), CPU, setup=lambda: time.sleep(0.05))
-    assert 0.001 <= once() < 0.05
+    assert 0.001 <= min(once() for _ in range(5)) < 0.05  # a busy core may keep one waiting
 
 
 @pytest.mark.parametrize("mode", MODES)
