@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from fused_lstm.triton import devices, sequence
+from fused_lstm.triton import devices, around
 
 # What a program may do before it calls an LSTM -> whether nn.LSTM's cuDNN then uses TF32.
 SWITCHES = {
@@ -59,12 +59,12 @@ def switches():
 def test_the_kernels_plan(allowed, monkeypatch):
     monkeypatch.setattr(devices, "current", lambda device: devices.DEVICES["H100"])
     torch.backends.cudnn.rnn.fp32_precision = allowed
-    plan = sequence._plan("layers", "forward", torch.zeros(1), torch.zeros(2, 3, 64))
+    plan = around._plan("layers", "forward", torch.zeros(1), torch.zeros(2, 3, 64))
     assert plan.precision == allowed
 
 
 @pytest.mark.usefixtures("switches")
-@pytest.mark.parametrize("function", [sequence.lstm, sequence.lstm_backward])
+@pytest.mark.parametrize("function", [around.lstm, around.lstm_backward])
 def test_the_products_around_them(function, monkeypatch):
     """What runs inside sees the switch; an error leaves it as it was; halves leave it alone."""
     torch.backends.cudnn.rnn.fp32_precision = "tf32"
@@ -75,7 +75,7 @@ def test_the_products_around_them(function, monkeypatch):
         seen.append(torch.backends.cuda.matmul.fp32_precision)
         raise RuntimeError("far enough")
 
-    monkeypatch.setattr(sequence, "_plan", stop)
+    monkeypatch.setattr(around, "_plan", stop)
     for dtype in (torch.float32, torch.bfloat16):
         x, h0, c = (
             torch.zeros(2, 3, 4, dtype=dtype),

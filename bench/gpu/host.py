@@ -23,16 +23,16 @@ def problem(fuse: str) -> dict[str, Callable[[], object]]:
     """The two operators in bfloat16, as a training step calls them: y alone has a gradient."""
     import torch
 
-    from fused_lstm.triton import sequence
+    from fused_lstm.triton import around
 
     x, h0 = torch.zeros(T, B, H).bfloat16(), torch.zeros(L, B, H).bfloat16()
     weights = [torch.zeros(4 * H, H), torch.zeros(4 * H, H), torch.zeros(4 * H), torch.zeros(4 * H)]
     weights = [w.bfloat16() for w in weights * L]
     given = x, h0, h0, weights, 0.0, None, fuse
-    y, _, _, *saved = sequence.lstm(*given, True)
+    y, _, _, *saved = around.lstm(*given, True)
     return {
-        "forward": lambda: sequence.lstm(*given, True),
-        "backward": lambda: sequence.lstm_backward(y, None, None, *given, y, *saved, True),
+        "forward": lambda: around.lstm(*given, True),
+        "backward": lambda: around.lstm_backward(y, None, None, *given, y, *saved, True),
     }
 
 

@@ -19,65 +19,67 @@ from pathlib import Path
 from . import sass
 from .triton import devices, plan
 
+# A kernel's pointers to the state dtype.
+STATES = ("c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr")
 TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 
 
 # --- compile ---
 
 
-def sources(found: plan.Plan) -> dict[str, tuple]:
-    """Kernel name -> (kernel, constants of its own) that a plan launches."""
-    from .triton import layers, steps
+def kernel_of(found: plan.Plan):
+    """The kernel that a plan launches."""
+    from .triton import sweep
 
     forward = found.direction == "forward"
-    own = {"SAVE": True} if forward else {"PHASE": found.phases()[0], "SPLIT": found.split}
-    if found.kind == "layers":
-        own |= {"L": found.layers, "RESIDENT_IH": found.resident_ih, "DROPOUT": False}
-        kernel = layers.lstm_layers_fwd_kernel if forward else layers.lstm_layers_bwd_kernel
-    else:
-        kernel = steps.lstm_steps_fwd_kernel if forward else steps.lstm_steps_bwd_kernel
-    return {kernel.fn.__name__: (kernel, own)}
+    return sweep.lstm_sweep_fwd_kernel if forward else sweep.lstm_sweep_bwd_kernel
 
 
 def argument_type(name: str, dtype: str) -> str:
     """A kernel argument's type from its name, the naming rule of kernels/fused_lstm/triton."""
     if name in ("p", "scale"):
         return "fp32"
-    if not name.endswith("_ptr"):
+    if "_ptr" not in name:
         return "i32"
     if name == "barrier_ptr":
         return "*i32"
     if name == "seed_ptr":
         return "*i64"
-    state = name in ("c0_ptr", "c_ptr", "dc_ptr", "partial_ptr")
+    state = name in STATES
     return ("*fp64" if dtype == "fp64" else "*fp32") if state else TYPES[dtype]
 
 
 def compile_plan(found: plan.Plan, arch: int):
     """The compiled kernel of a plan, with every pointer aligned to 16 bytes, as torch's are."""
+    from .triton import launch
+    from .triton.cells.lstm import LSTM
+
+    given = launch.constants(found, True, found.phases()[0], False)
+    lanes = {"w_ih_ptrs": found.layers, "w_hh_ptrs": found.layers, "bias_ptrs": found.layers}
+    constants = {"CELL": LSTM, "PLAN": given}
+    options = {k: v for k, v in launch.options(found).items() if k != "launch_cooperative_grid"}
+    return compile_kernel(kernel_of(found), found.dtype, constants, lanes, arch, options)
+
+
+def compile_kernel(kernel, dtype: str, constants: dict, lanes: dict, arch: int, options=None):
+    """Compile ahead of time; `lanes`: how many pointers a tuple has, by its argument's name."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from .triton import launch
-
-    ((kernel, own),) = sources(found).values()
-    constants = {**launch.constants(found), **own}
-    signature, attributes = {}, {}
+    signature, attributes, aligned = {}, {}, [["tt.divisibility", 16]]
     for index, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name] = "constexpr"
-        elif name.endswith("_ptrs"):  # a tuple, one pointer a layer
-            signature[name] = (TYPES[found.dtype],) * found.layers
-            aligned = {(index, layer): [["tt.divisibility", 16]] for layer in range(found.layers)}
-            attributes |= aligned
+        elif name in lanes:
+            signature[name] = (argument_type(name, dtype),) * lanes[name]
+            attributes |= {(index, lane): aligned for lane in range(lanes[name])}
         else:
-            signature[name] = argument_type(name, found.dtype)
+            signature[name] = argument_type(name, dtype)
             if name.endswith("_ptr"):
-                attributes[(index,)] = [["tt.divisibility", 16]]
+                attributes[(index,)] = aligned
     source = ASTSource(kernel, signature, constants, attributes)
-    target = GPUTarget("cuda", arch, 32)
-    return triton.compile(source, target=target, options=launch.compile_options(found))
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
 
 
 # --- everything about one kernel ---
@@ -110,7 +112,7 @@ def inspect(found: plan.Plan, device: devices.Device) -> dict:
     loop = sass.time_loop(code) if found.persistent else None
     step = code if loop is None else sass.inside(code, loop)  # a launch of one step has no loop
     return {
-        "kernel": next(iter(sources(found))),
+        "kernel": kernel_of(found).fn.__name__,
         "device": device.name,
         "arch": f"sm_{device.arch}",
         "plan": {**asdict(found), "resident_fraction": found.resident_fraction},
@@ -129,10 +131,7 @@ def inspect(found: plan.Plan, device: devices.Device) -> dict:
 
 def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> list[dict]:
     """The same of the pointwise kernels, which have no plan: one block of 512 elements each."""
-    import triton
     import triton.language as tl
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     from .triton import pointwise as module
 
@@ -140,19 +139,7 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
     found = []
     for kernel in (module.lstm_cell_fwd_kernel, module.lstm_cell_bwd_kernel):
         constants = {"BLOCK": 512, "DTYPE": tl.float64 if dtype == "fp64" else tl.float32}
-        signature, attributes = {}, {}
-        for index, name in enumerate(kernel.arg_names):
-            if name in constants:
-                signature[name] = "constexpr"
-                continue
-            state = name in ("c_ptr", "c_next_ptr", "dc_next_ptr", "dc_ptr")
-            wide = "*fp64" if dtype == "fp64" else "*fp32"
-            pointer = wide if state else TYPES[dtype]
-            signature[name] = pointer if name.endswith("_ptr") else "i32"
-            if name.endswith("_ptr"):
-                attributes[(index,)] = [["tt.divisibility", 16]]
-        source = ASTSource(kernel, signature, constants, attributes)
-        compiled = triton.compile(source, target=GPUTarget("cuda", device.arch, 32))
+        compiled = compile_kernel(kernel, dtype, constants, {}, device.arch)
         cubin = compiled.asm["cubin"]
         usage = re.search(r"REG:(\d+) STACK:(\d+)", sass.disassemble(cubin, "-res-usage"))
         code = sass.instructions(sass.disassemble(cubin, "-sass"))

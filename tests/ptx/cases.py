@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fused_lstm import reference
-from fused_lstm.triton import devices, pointwise, sequence
+from fused_lstm.triton import devices, pointwise, around
 from plans import make_plan
 from tolerance import TOLERANCE
 
@@ -141,7 +141,7 @@ def nan_spreads_to(arch: int, seeds: Iterable[int]) -> dict[int, list[int]]:
     c0[0, 1, 5] = torch.nan
     for seed in seeds:
         with Device(arch, seed, replace(WEAK, races=0)), _launching(case):
-            _, _, _, h, _, _ = sequence.lstm(x, h0, c0, weights, 0.0, None, "layers", True)
+            _, _, _, h, _, _ = around.lstm(x, h0, c0, weights, 0.0, None, "layers", True)
         found[seed] = h[0, 0, 1].isnan().nonzero().flatten().tolist()
     return found
 
@@ -183,8 +183,8 @@ def _stack(case: Case) -> Problem:
     def compute() -> dict[str, Tensor]:
         x, h0, c0, *weights = inputs
         with _launching(case):
-            y, h_n, c_n, *saved = sequence.lstm(x, h0, c0, weights, case.p, seed, case.kind, True)
-            dx, dh0, dc0, dweights = sequence.lstm_backward(
+            y, h_n, c_n, *saved = around.lstm(x, h0, c0, weights, case.p, seed, case.kind, True)
+            dx, dh0, dc0, dweights = around.lstm_backward(
                 *by, x, h0, c0, weights, case.p, seed, case.kind, y, *saved, True
             )
         found = (y, h_n, c_n, dx, dh0, dc0, *dweights)
@@ -223,7 +223,7 @@ def _launching(case: Case) -> Iterator[None]:
             device=case.device, tf32=case.dtype == "tf32",
         )  # fmt: skip
 
-    with mock.patch.object(sequence, "_plan", made):
+    with mock.patch.object(around, "_plan", made):
         yield
 
 

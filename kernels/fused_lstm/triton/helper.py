@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import triton
-import triton.language as tl
 
 from .interpreter import is_interpreted
 
@@ -13,7 +12,7 @@ from .interpreter import is_interpreted
 # and would move all of them out, into more registers than there are. Later ones build none, and
 # what they move out makes their loops shorter; but a forward of more than 16 units a program (an L4
 # at H=1500) spills by it, and keeps its loop too. docs/gpu.md has both.
-KEEP_LOOP = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9))
+KEEP_LOOP = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
 
 
 def helper(function: Callable):

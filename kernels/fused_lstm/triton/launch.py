@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from .helper import KEEP_LOOP
 from .interpreter import is_interpreted
 from .plan import SIZES, Plan
 
@@ -22,39 +24,73 @@ NAMES = {
 }
 
 
-def constants(plan: Plan) -> dict:
-    """The constexpr arguments that all steps and layers kernels have."""
-    size = SIZES[plan.dtype]
-    return {
+@dataclass(frozen=True, eq=False)  # one object a plan: told apart, and hashed, by identity
+class Constants:
+    """A sweep kernel's PLAN: what it is compiled with."""
+
+    LANES: int
+    H: int
+    H_PAD: int  # chunks * BLOCK_K
+    UNITS: int
+    SPLIT: int  # programs that share a block: 4, one a gate, or 1
+    BLOCK_B: int
+    BATCH_BLOCKS: int  # ceil(B / BLOCK_B)
+    SLOT: int  # elements of an exchange's slot: B_PAD * H_PAD
+    BLOCK_K: int
+    RESIDENT: int  # chunks of w_hh that stay on chip
+    RESIDENT_IH: int  # and of w_ih
+    AHEAD: int
+    STAGES: int
+    HOLD: bool
+    KEEP_LOOP: bool
+    PERSISTENT: bool
+    ACC: tl.dtype  # the state dtype
+    PRECISION: str
+    BITS: tl.dtype
+    SAVE: bool  # forward: keep what a backward needs
+    PHASE: int  # backward: 0 sums, 1 finishes, 2 does both
+    DROPOUT: bool  # between lanes
+
+
+@lru_cache(1024)  # asked for by every launch
+def constants(plan: Plan, save: bool, phase: int, dropout: bool) -> Constants:
+    size, h_pad = SIZES[plan.dtype], plan.chunks * plan.block_k
+    found = {
+        "LANES": plan.layers,
         "H": plan.hidden,
-        "H_PAD": plan.chunks * plan.block_k,
+        "H_PAD": h_pad,
         "UNITS": plan.units,
+        "SPLIT": plan.split,
         "BLOCK_B": plan.block_b,
         "BATCH_BLOCKS": plan.batch_blocks,
+        "SLOT": plan.batch_blocks * plan.block_b * h_pad,
         "BLOCK_K": plan.block_k,
         "RESIDENT": plan.resident,
+        "RESIDENT_IH": plan.resident_ih,
         "AHEAD": plan.ahead,
         "STAGES": plan.stages,
         "HOLD": plan.hold,
+        "KEEP_LOOP": KEEP_LOOP or (plan.direction == "forward" and plan.units > 16),
         "PERSISTENT": plan.persistent,
         "ACC": tl.float64 if size == 8 else tl.float32,
         "PRECISION": plan.precision,
         "BITS": {2: tl.int16, 4: tl.int32, 8: tl.int64}[size],
+        "SAVE": save,
+        "PHASE": phase,
+        "DROPOUT": dropout,
     }
+    # Compiled code adds and compares constants of its own kind alone.
+    wrap = (lambda value: value) if is_interpreted() else tl.constexpr
+    return Constants(**{name: wrap(value) for name, value in found.items()})
 
 
-def compile_options(plan: Plan) -> dict:
-    """Options of the compiler. num_stages = 1: nothing may be prefetched across a barrier."""
-    return {"num_warps": plan.warps, "num_stages": 1, "enable_fp_fusion": True}
-
-
-@lru_cache(1024)  # asked for by every launch
+@lru_cache(1024)
 def options(plan: Plan) -> dict:
-    """All keyword arguments of a launch that follow from the plan."""
-    found = constants(plan)
-    if not is_interpreted():
-        found.update(compile_options(plan), launch_cooperative_grid=plan.persistent)
-    return found
+    """Of the compiler and the launch. num_stages = 1: nothing is prefetched across a barrier."""
+    if is_interpreted():
+        return {}
+    found = {"num_warps": plan.warps, "num_stages": 1, "enable_fp_fusion": True}
+    return found | {"launch_cooperative_grid": plan.persistent}
 
 
 class Workspace(NamedTuple):
@@ -73,7 +109,7 @@ def workspace(plan: Plan, like: Tensor, leading: Sequence[int], launches: int) -
     return Workspace(zeros[:size].view(shape), counters.view(launches, row))
 
 
-def first_rows(exchange: Tensor, lanes: int, B: int, H: int) -> Tensor:
+def first_rows(exchange: Tensor, L: int, B: int, H: int) -> Tensor:
     """Slot 0 of an exchange [., L, 2, B_PAD, H_PAD], without its padding: [L, B, H]."""
-    *_, lane, _, row, column = exchange.stride()
-    return exchange.as_strided((lanes, B, H), (lane, row, column))
+    _, lane, _, row, column = exchange.stride()
+    return exchange.as_strided((L, B, H), (lane, row, column))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import ops
-from . import interpreter, pointwise, sequence
+from . import around, interpreter, pointwise
 
 if interpreter.is_interpreted():
     interpreter.announce()
@@ -13,7 +13,7 @@ ops.register(
     {
         "cell": pointwise.cell,
         "cell_backward": pointwise.cell_backward,
-        "lstm": sequence.lstm,
-        "lstm_backward": sequence.lstm_backward,
+        "lstm": around.lstm,
+        "lstm_backward": around.lstm_backward,
     },
 )

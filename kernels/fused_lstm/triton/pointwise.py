@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import gates as math
+from . import product
+from .cells import lstm
 from .interpreter import is_interpreted
 
 # --- kernels ---
@@ -29,9 +30,9 @@ def lstm_cell_fwd_kernel(
 ):
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = n < size
-    i, f, g, o = math.load_gates(gates_ptr, n + (n // H) * 3 * H, mask, H, DTYPE)
+    gates = product.load_gates(gates_ptr, n + (n // H) * 3 * H, mask, H, DTYPE)
     c = tl.load(c_ptr + n, mask=mask, other=0.0)
-    _, _, _, _, h, c_next = math.cell_forward(i, f, g, o, c)
+    _, h, c_next = lstm.forward(gates, c)
     tl.store(h_ptr + n, h.to(h_ptr.dtype.element_ty), mask=mask)
     tl.store(c_next_ptr + n, c_next, mask=mask)
 
@@ -58,10 +59,10 @@ def lstm_cell_bwd_kernel(
     dh = tl.load(dh_ptr + n, mask=mask, other=0.0).to(DTYPE)
     dc_next = tl.load(dc_next_ptr + n, mask=mask, other=0.0)
     # The activations are computed again: cheaper than writing and reading four of them.
-    i, f, g, o = math.load_gates(gates_ptr, first, mask, H, DTYPE)
-    i, f, g, o, _, _ = math.cell_forward(i, f, g, o, c)
-    di, df, dg, do, dc = math.cell_backward(i, f, g, o, c, c_next, dh, dc_next)
-    math.store_gates(dgates_ptr, first, mask, di, df, dg, do, H)
+    gates = product.load_gates(gates_ptr, first, mask, H, DTYPE)
+    activated, _, _ = lstm.forward(gates, c)
+    dgates, dc = lstm.backward(activated, c, c_next, dh, dc_next)
+    product.store_gates(dgates_ptr, first, mask, dgates, H)
     tl.store(dc_ptr + n, dc, mask=mask)
 
 

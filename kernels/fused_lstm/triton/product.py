@@ -1,4 +1,4 @@
-"""What the steps and layers kernels share: tiles of weights, a product in chunks, gate rows.
+"""What a sweep's products are made of: tiles of weights, a product in chunks, gates.
 
 B, H: batch, hidden size. ROWS: rows of a weight tile, on the product's M side (gate rows in the
 forward, hidden units in the backward); BLOCK_B columns of batch on its N side; the sum runs over
@@ -6,6 +6,7 @@ H in chunks of BLOCK_K, of which the first RESIDENT stay on chip for the whole l
 
 Exchange: what programs hand to one another between two steps, in two slots that take turns, each
 padded with zeros to B_PAD = BATCH_BLOCKS * BLOCK_B rows of H_PAD, a multiple of BLOCK_K.
+PLAN is launch.Constants.
 """
 
 from __future__ import annotations
@@ -23,13 +24,12 @@ def load_weight(
     k,  # first column
     STRIDE_ROW: tl.constexpr,
     STRIDE_K: tl.constexpr,
-    H: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    PLAN: tl.constexpr,
 ):
     """A weight tile [ROWS, BLOCK_K], zero outside."""
-    col = k + tl.arange(0, BLOCK_K)
+    col = k + tl.arange(0, PLAN.BLOCK_K)
     offset = row[:, None] * STRIDE_ROW + col.to(tl.int64)[None, :] * STRIDE_K
-    return tl.load(w_ptr + offset, mask=row_mask[:, None] & (col < H)[None, :], other=0.0)
+    return tl.load(w_ptr + offset, mask=row_mask[:, None] & (col < PLAN.H)[None, :], other=0.0)
 
 
 @helper
@@ -39,14 +39,13 @@ def load_resident(
     row_mask,
     STRIDE_ROW: tl.constexpr,
     STRIDE_K: tl.constexpr,
-    H: tl.constexpr,
-    BLOCK_K: tl.constexpr,
     RESIDENT: tl.constexpr,
+    PLAN: tl.constexpr,
 ):
     """The first RESIDENT chunks of a program's weights, loaded once a launch."""
     tiles = ()
     for i in tl.static_range(RESIDENT):
-        tile = load_weight(w_ptr, row, row_mask, i * BLOCK_K, STRIDE_ROW, STRIDE_K, H, BLOCK_K)
+        tile = load_weight(w_ptr, row, row_mask, i * PLAN.BLOCK_K, STRIDE_ROW, STRIDE_K, PLAN)
         tiles = tiles + (tile,)
     return tiles
 
@@ -55,10 +54,7 @@ def load_resident(
 def load_moving(
     x_ptr,  # [BLOCK_B, H_PAD] of an exchange, just written by other programs
     k,
-    H_PAD: tl.constexpr,
-    BLOCK_B: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BITS: tl.constexpr,  # the integer type of the element's size
+    PLAN: tl.constexpr,
 ):
     """A chunk [BLOCK_K, BLOCK_B] of x transposed, as bits; .cg because L1 may hold an old line.
 
@@ -68,9 +64,9 @@ def load_moving(
     would wait for it; a cast in between keeps it at the product, and the load stays in flight.
     Where products take their operands from registers (HOLD) it takes an operation.
     """
-    col, b = k + tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_B)
-    bits_ptr = x_ptr.to(tl.pointer_type(BITS), bitcast=True)
-    return tl.load(bits_ptr + b[None, :] * H_PAD + col[:, None], cache_modifier=".cg")
+    col, b = k + tl.arange(0, PLAN.BLOCK_K), tl.arange(0, PLAN.BLOCK_B)
+    bits_ptr = x_ptr.to(tl.pointer_type(PLAN.BITS), bitcast=True)
+    return tl.load(bits_ptr + b[None, :] * PLAN.H_PAD + col[:, None], cache_modifier=".cg")
 
 
 @helper
@@ -91,36 +87,41 @@ def product(
     x_ptr,  # [BLOCK_B, H_PAD] of an exchange
     STRIDE_ROW: tl.constexpr,
     STRIDE_K: tl.constexpr,
-    H: tl.constexpr,
-    H_PAD: tl.constexpr,
-    BLOCK_B: tl.constexpr,
-    BLOCK_K: tl.constexpr,
     RESIDENT: tl.constexpr,
-    AHEAD: tl.constexpr,  # chunks of x in flight in registers before the resident products
-    STAGES: tl.constexpr,  # stages of the streamed products' pipeline
-    HOLD: tl.constexpr,  # a cast is not enough to keep a chunk in registers: before sm_90
-    PRECISION: tl.constexpr,
-    BITS: tl.constexpr,
+    PLAN: tl.constexpr,
 ):
     """acc + w[row, :H] . x[:, :H]^T."""
     zero = tl.num_programs(1) - 1  # always, but the compiler cannot know
     chunks = ()
-    for i in tl.static_range(RESIDENT + AHEAD):
+    for i in tl.static_range(RESIDENT + PLAN.AHEAD):
         if i < RESIDENT:
-            chunks = chunks + (load_moving(x_ptr, i * BLOCK_K, H_PAD, BLOCK_B, BLOCK_K, BITS),)
-        if i >= AHEAD:
-            bits = chunks[i - AHEAD]
-            if HOLD:
-                bits ^= zero.to(BITS)
-            acc = dot(tiles[i - AHEAD], bits, acc, x_ptr, PRECISION)
-    for k in tl.range(RESIDENT * BLOCK_K, H, BLOCK_K, num_stages=STAGES):
-        w = load_weight(w_ptr, row, row_mask, k, STRIDE_ROW, STRIDE_K, H, BLOCK_K)
-        bits_k = load_moving(x_ptr, k, H_PAD, BLOCK_B, BLOCK_K, BITS)
-        acc = dot(w, bits_k, acc, x_ptr, PRECISION)
+            chunks = chunks + (load_moving(x_ptr, i * PLAN.BLOCK_K, PLAN),)
+        if i >= PLAN.AHEAD:
+            bits = chunks[i - PLAN.AHEAD]
+            if PLAN.HOLD:
+                bits ^= zero.to(PLAN.BITS)
+            acc = dot(tiles[i - PLAN.AHEAD], bits, acc, x_ptr, PLAN.PRECISION)
+    for k in tl.range(RESIDENT * PLAN.BLOCK_K, PLAN.H, PLAN.BLOCK_K, num_stages=PLAN.STAGES):
+        w = load_weight(w_ptr, row, row_mask, k, STRIDE_ROW, STRIDE_K, PLAN)
+        acc = dot(w, load_moving(x_ptr, k, PLAN), acc, x_ptr, PLAN.PRECISION)
     return acc
 
 
-# --- gate rows ---
+@helper
+def transposed(acc, tiles, w_ptr, row, row_mask, x_ptr, RESIDENT: tl.constexpr, PLAN: tl.constexpr):
+    """acc + w[:, row]^T . x^T, over the gates of one part: [4 // SPLIT * H] of w's rows.
+
+    x_ptr: a gate's exchange [B_PAD, H_PAD] follows another's.
+    """
+    for gate in tl.static_range(4 // PLAN.SPLIT):
+        acc = product(
+            acc, tiles, w_ptr + gate * PLAN.H * PLAN.H, row, row_mask, x_ptr + gate * PLAN.SLOT,
+            1, PLAN.H, RESIDENT, PLAN,
+        )  # fmt: skip
+    return acc
+
+
+# --- gates ---
 
 
 @helper
@@ -132,13 +133,33 @@ def gate_rows(block, H: tl.constexpr, UNITS: tl.constexpr):
 
 
 @helper
-def split_gates(acc, UNITS: tl.constexpr, BLOCK_B: tl.constexpr):
-    """[4 * UNITS, BLOCK_B], gate by gate -> four [UNITS, BLOCK_B]."""
+def add_product(gates, acc, UNITS: tl.constexpr, BLOCK_B: tl.constexpr):
+    """Four gates [UNITS, BLOCK_B], and acc [4 * UNITS, BLOCK_B] that has them gate by gate."""
     acc = tl.permute(tl.reshape(acc, (2, 2, UNITS, BLOCK_B)), (2, 3, 1, 0))
     i_f, g_o = tl.split(acc)
     i, f = tl.split(i_f)
     g, o = tl.split(g_o)
+    return gates[0] + i, gates[1] + f, gates[2] + g, gates[3] + o
+
+
+@helper
+def load_gates(gates_ptr, offset, mask, STRIDE, ACC: tl.constexpr):
+    """Four gates, STRIDE apart (H in a row of [., 4H]), in the accumulator's dtype."""
+    i = tl.load(gates_ptr + offset, mask=mask, other=0.0).to(ACC)
+    f = tl.load(gates_ptr + offset + STRIDE, mask=mask, other=0.0).to(ACC)
+    g = tl.load(gates_ptr + offset + 2 * STRIDE, mask=mask, other=0.0).to(ACC)
+    o = tl.load(gates_ptr + offset + 3 * STRIDE, mask=mask, other=0.0).to(ACC)
     return i, f, g, o
+
+
+@helper
+def store_gates(gates_ptr, offset, mask, gates, STRIDE):
+    """Four gates, STRIDE apart, in the memory's dtype."""
+    dtype = gates_ptr.dtype.element_ty
+    tl.store(gates_ptr + offset, gates[0].to(dtype), mask=mask)
+    tl.store(gates_ptr + offset + STRIDE, gates[1].to(dtype), mask=mask)
+    tl.store(gates_ptr + offset + 2 * STRIDE, gates[2].to(dtype), mask=mask)
+    tl.store(gates_ptr + offset + 3 * STRIDE, gates[3].to(dtype), mask=mask)
 
 
 @helper

@@ -1,0 +1,325 @@
+"""All T steps of one lane (fuse="steps") or of several that feed each other ("layers"), in a launch.
+
+T, B, H: time steps, batch, hidden size. A lane is one layer; of L lanes, lane i reads what lane
+i - 1 writes. A block is UNITS hidden units of one lane. Weights stay on chip.
+
+Forward: a program owns one block, that is 4 * UNITS rows of its lane's weights. In wave w a lane
+works on step w - lane, while the lane below works on the step after it: T + L - 1 waves. A program
+multiplies its rows of w_ih by the output of the lane below at t (the lowest lane's inputs have been
+multiplied before the launch) and its rows of w_hh by h(t-1), both written a wave ago; does the
+cell's pointwise work; writes h(t); and meets the others at a barrier.
+
+Backward: the same from the top lane down and from T - 1 back. dh(t) of a lane sums w_ih^T .
+dgates(t) of the lane above, through the mask that dropped its output (of the top lane: dy(t)), and
+w_hh^T . dgates(t+1) of its own. SPLIT programs share a block, each sums over its part of the 4H
+gates, and then finishes UNITS / SPLIT of the block's units: with SPLIT = 4 a program reads a quarter
+of dgates, and its weights are as many as in the forward.
+
+A launch covers the waves from `begin` to `end`. PERSISTENT: all of them, with barriers, all
+programs at once on the GPU. Otherwise one, which needs no barrier (in the backward one PHASE of
+one: 0 sums, 1 finishes, 2 does both, where SPLIT is 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import barrier, launch, philox, product
+from .cells.lstm import LSTM
+from .helper import helper
+from .plan import Plan
+
+# --- a lane, and where it is in a wave ---
+
+
+@helper
+def lane_and_block(PLAN: tl.constexpr):
+    """A program's lane (0, as a constant, where there is but one), block and part of the block."""
+    group, part = tl.program_id(0) // PLAN.SPLIT, tl.program_id(0) % PLAN.SPLIT
+    lane, block = group * 0, group
+    if PLAN.LANES > 1:
+        blocks = tl.num_programs(0) // (PLAN.LANES * PLAN.SPLIT)
+        lane, block = group // blocks, group % blocks
+    return lane, block, part
+
+
+@helper
+def pick(pointers, lane, LANES: tl.constexpr):
+    """pointers[lane] for a lane known at run time only."""
+    found = pointers[0]
+    for i in tl.static_range(1, LANES):
+        found = tl.where(lane == i, pointers[i], found)
+    return found
+
+
+@helper
+def place(t, T, B, PLAN: tl.constexpr):
+    """Rows of batch that are alive at t, and the slots in which t's input and its output are.
+
+    In a wave before a lane's first or after its last step, no row is.
+    """
+    alive = B
+    if PLAN.LANES > 1:
+        alive = tl.where((t >= 0) & (t < T), B, 0)
+    return alive, t & 1, (t & 1) ^ 1
+
+
+# --- kernels ---
+
+
+@triton.jit(do_not_specialize=["begin", "end", "T", "B", "p", "scale"])
+def lstm_sweep_fwd_kernel(
+    gates_ptr,  # [L, T, B, 4H] in: lane 0's input products, both biases; out, where SAVE: activated
+    w_ih_ptrs,  # L x [4H, H]; the first is not read
+    w_hh_ptrs,  # L x [4H, H]
+    bias_ptrs,  # L x [4H] both biases' sum; the first is not read
+    c0_ptr,  # [L, B, H] state dtype
+    h_ptr,  # [L-1, T, B, H] out
+    y_ptr,  # [T, B, H] out
+    c_ptr,  # [L, T, B, H] out, state dtype; [L, 1, B, H] where not SAVE
+    exchange_ptr,  # [L, 2, B_PAD, H_PAD] h(t-1) in slot t % 2; in: h0 in slot 0; and, where
+    # DROPOUT, the same again as the lane above reads it
+    seed_ptr,  # [1] int64, where DROPOUT
+    barrier_ptr,  # [1] int32, zero
+    begin,  # waves of this launch
+    end,
+    T,
+    B,
+    p,
+    scale,  # 1 / (1 - p)
+    CELL: tl.constexpr,
+    PLAN: tl.constexpr,
+):
+    H: tl.constexpr = PLAN.H
+    UNITS: tl.constexpr = PLAN.UNITS
+    BLOCK_B: tl.constexpr = PLAN.BLOCK_B
+    ACC: tl.constexpr = PLAN.ACC
+    lane, block, _ = lane_and_block(PLAN)
+    row, row_unit = product.gate_rows(block, H, UNITS)
+    unit = block * UNITS + tl.arange(0, UNITS)
+    w_hh_ptr = pick(w_hh_ptrs, lane, PLAN.LANES)
+    w_hh = product.load_resident(w_hh_ptr, row, row_unit < H, H, 1, PLAN.RESIDENT, PLAN)
+    bias = tl.full((4 * UNITS,), 0.0, ACC)
+    if PLAN.LANES > 1:
+        fed = row_unit < tl.where(lane > 0, H, 0)  # lane 0 adds w_ih = 0 times what it reads
+        w_ih_ptr = pick(w_ih_ptrs, lane, PLAN.LANES)
+        w_ih = product.load_resident(w_ih_ptr, row, fed, H, 1, PLAN.RESIDENT_IH, PLAN)
+        bias_ptr = pick(bias_ptrs, lane, PLAN.LANES)
+        bias += tl.load(bias_ptr + row, mask=fed, other=0.0).to(ACC)
+    lane = lane.to(tl.int64)
+    own_ptr = exchange_ptr + 2 * lane * PLAN.SLOT
+    dropped_ptr = own_ptr + (2 * PLAN.LANES * PLAN.SLOT if PLAN.DROPOUT else 0)
+    waves = end - begin if PLAN.PERSISTENT else 1
+    for wave in tl.range(0, waves, disable_licm=PLAN.KEEP_LOOP):
+        t = (begin + wave).to(tl.int64) - lane
+        alive, now, after = place(t, T, B, PLAN)
+        for batch in range(PLAN.BATCH_BLOCKS):
+            b = batch * BLOCK_B + tl.arange(0, BLOCK_B).to(tl.int64)
+            mask = (unit < H)[:, None] & (b < alive)[None, :]
+            at = b[None, :] * H + unit[:, None]
+            tile = batch * BLOCK_B * PLAN.H_PAD
+            acc = tl.broadcast_to(bias[:, None], (4 * UNITS, BLOCK_B))
+            if PLAN.LANES > 1:
+                # Lane 0 reads its own h(t-1), since no other's is written yet, and 0 * NaN is NaN.
+                slot = tl.where(lane > 0, after - 2, now)
+                acc = product.product(
+                    acc, w_ih, w_ih_ptr, row, fed, dropped_ptr + slot * PLAN.SLOT + tile, H, 1,
+                    PLAN.RESIDENT_IH, PLAN,
+                )  # fmt: skip
+            # What no other program writes: it arrives while a product runs.
+            gates_at = ((lane * T + t) * B + b)[None, :] * (4 * H) + unit[:, None]
+            hoisted = mask & (b < tl.where(lane == 0, B, 0))[None, :]
+            gates = product.load_gates(gates_ptr, gates_at, hoisted, H, ACC)
+            c_at = lane * T + t if PLAN.SAVE else lane
+            c_prev_ptr = c_ptr + (c_at - 1 if PLAN.SAVE else c_at) * B * H
+            c_prev_ptr = tl.where(t == 0, c0_ptr + lane * B * H, c_prev_ptr)
+            c = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
+            acc = product.product(
+                acc, w_hh, w_hh_ptr, row, row_unit < H, own_ptr + now * PLAN.SLOT + tile, H, 1,
+                PLAN.RESIDENT, PLAN,
+            )  # fmt: skip
+            gates, h, c = CELL.forward(product.add_product(gates, acc, UNITS, BLOCK_B), c)
+            h = h.to(y_ptr.dtype.element_ty)
+            next_at = after * PLAN.SLOT + b[None, :] * PLAN.H_PAD + unit[:, None]
+            tl.store(own_ptr + next_at, h, mask=mask)
+            if PLAN.DROPOUT:
+                n = (lane * T + t) * B * H + at
+                dropped = h * philox.multiplier(seed_ptr, n, p, scale)
+                tl.store(dropped_ptr + next_at, dropped.to(h.dtype), mask=mask)
+            if batch == PLAN.BATCH_BLOCKS - 1:  # the others wait for h alone
+                barrier.arrive(barrier_ptr, PLAN.PERSISTENT)
+            out_ptr = tl.where(lane == PLAN.LANES - 1, y_ptr, h_ptr + lane * T * B * H)
+            tl.store(out_ptr + t * B * H + at, h, mask=mask)
+            tl.store(c_ptr + c_at * B * H + at, c, mask=mask)
+            if PLAN.SAVE:
+                product.store_gates(gates_ptr, gates_at, mask, gates, H)
+        if wave + 1 < end - begin:
+            barrier.wait(barrier_ptr, (wave + 1) * tl.num_programs(0), PLAN.PERSISTENT)
+
+
+@triton.jit(do_not_specialize=["begin", "end", "T", "B", "last", "p", "scale"])
+def lstm_sweep_bwd_kernel(
+    dy_ptr,  # [T, B, H]
+    dh_n_ptr,  # [L, B, H]
+    gates_ptr,  # [L, T, B, 4H] activated
+    w_ih_ptrs,  # L x [4H, H]; the first is not read
+    w_hh_ptrs,  # L x [4H, H]
+    c0_ptr,  # [L, B, H] state dtype
+    c_ptr,  # [L, T, B, H] state dtype
+    dc_ptr,  # [L, B, H] state dtype; in: gradient by c(T - 1); out, in the end: by c0
+    dgates_ptr,  # [L, T, B, 4H] out
+    exchange_ptr,  # [L, 2, 4, B_PAD, H_PAD] dgates(t) in slot t % 2; in: zero
+    partial_ptr,  # [L, SPLIT, B, H] scratch, state dtype
+    seed_ptr,  # [1] int64, where DROPOUT
+    barrier_ptr,  # [1 + L * blocks] int32, zero: all programs, then those of a block
+    begin,
+    end,
+    T,
+    B,
+    last,  # rows of dh_n and dc that there are: B, or 0 where both are zero and nobody wrote them
+    p,
+    scale,
+    CELL: tl.constexpr,
+    PLAN: tl.constexpr,
+):
+    H: tl.constexpr = PLAN.H
+    UNITS: tl.constexpr = PLAN.UNITS
+    BLOCK_B: tl.constexpr = PLAN.BLOCK_B
+    ACC: tl.constexpr = PLAN.ACC
+    OWN: tl.constexpr = PLAN.UNITS // PLAN.SPLIT
+    lane, block, part = lane_and_block(PLAN)
+    group_ptr = barrier_ptr + 1 + tl.program_id(0) // PLAN.SPLIT
+    row = block.to(tl.int64) * UNITS + tl.arange(0, UNITS)
+    unit = block * UNITS + part * OWN + tl.arange(0, OWN)
+    rows = part.to(tl.int64) * (4 // PLAN.SPLIT * H * H)
+    w_hh_ptr = pick(w_hh_ptrs, lane, PLAN.LANES) + rows
+    w_hh = product.load_resident(w_hh_ptr, row, row < H, 1, H, PLAN.RESIDENT, PLAN)
+    if PLAN.LANES > 1:
+        fed = row < tl.where(lane < PLAN.LANES - 1, H, 0)  # the top lane adds 0 times what it reads
+        w_ih_ptr = pick(w_ih_ptrs, lane + 1, PLAN.LANES) + rows
+        w_ih = product.load_resident(w_ih_ptr, row, fed, 1, H, PLAN.RESIDENT_IH, PLAN)
+    lane = lane.to(tl.int64)
+    own_ptr = exchange_ptr + 8 * lane * PLAN.SLOT
+    waves = end - begin if PLAN.PERSISTENT else 1
+    for wave in tl.range(0, waves, disable_licm=PLAN.KEEP_LOOP):
+        t = T - 1 - ((begin + wave).to(tl.int64) - (PLAN.LANES - 1 - lane))
+        alive, now, after = place(t, T, B, PLAN)
+        if PLAN.PHASE != 1:
+            for batch in range(PLAN.BATCH_BLOCKS):
+                b = batch * BLOCK_B + tl.arange(0, BLOCK_B).to(tl.int64)
+                tile_ptr = own_ptr + part * (4 // PLAN.SPLIT * PLAN.SLOT)
+                tile_ptr += batch * BLOCK_B * PLAN.H_PAD
+                acc = tl.full((UNITS, BLOCK_B), 0.0, ACC)
+                if PLAN.LANES > 1:
+                    # The top lane reads its own dgates(t+1): see the forward kernel.
+                    slot = tl.where(lane < PLAN.LANES - 1, 2 + now, after)
+                    x_ptr = tile_ptr + slot * (4 * PLAN.SLOT)
+                    acc = product.transposed(
+                        acc, w_ih, w_ih_ptr, row, fed, x_ptr, PLAN.RESIDENT_IH, PLAN
+                    )
+                if PLAN.DROPOUT:
+                    n = ((lane * T + t) * B + b)[None, :] * H + row[:, None]
+                    acc *= philox.multiplier(seed_ptr, n, p, scale).to(ACC)
+                x_ptr = tile_ptr + after * (4 * PLAN.SLOT)
+                acc = product.transposed(
+                    acc, w_hh, w_hh_ptr, row, row < H, x_ptr, PLAN.RESIDENT, PLAN
+                )
+                at = ((lane * PLAN.SPLIT + part) * B + b)[None, :] * H + row[:, None]
+                tl.store(partial_ptr + at, acc, mask=(row < H)[:, None] & (b < alive)[None, :])
+            barrier.arrive(group_ptr, PLAN.PERSISTENT)
+        if PLAN.PHASE != 0:
+            for batch in range(PLAN.BATCH_BLOCKS):
+                b = batch * BLOCK_B + tl.arange(0, BLOCK_B).to(tl.int64)
+                mask = (unit < H)[:, None] & (b < alive)[None, :]
+                at = b[None, :] * H + unit[:, None]
+                step_at = (lane * T + t) * B * H + at
+                state_at = lane * B * H + at
+                gates_at = ((lane * T + t) * B + b)[None, :] * (4 * H) + unit[:, None]
+                # First what no other program writes: it arrives while the others finish.
+                gates = product.load_gates(gates_ptr, gates_at, mask, H, ACC)
+                c_prev_ptr = tl.where(t == 0, c0_ptr + state_at, c_ptr + step_at - B * H)
+                c_prev = tl.load(c_prev_ptr, mask=mask, other=0.0)
+                c = tl.load(c_ptr + step_at, mask=mask, other=0.0)
+                given = mask & (b < tl.where(t == T - 1, last, B))[None, :]
+                dc = tl.load(dc_ptr + state_at, mask=given, other=0.0)
+                top = mask & (b < tl.where(lane == PLAN.LANES - 1, B, 0))[None, :]
+                dh = tl.load(dy_ptr + t * B * H + at, mask=top, other=0.0).to(ACC)
+                given = mask & (b < tl.where(t == T - 1, last, 0))[None, :]
+                dh += tl.load(dh_n_ptr + state_at, mask=given, other=0.0).to(ACC)
+                if batch == 0:
+                    barrier.wait(group_ptr, (wave + 1) * PLAN.SPLIT, PLAN.PERSISTENT)
+                sums_ptr = partial_ptr + lane * PLAN.SPLIT * B * H + at
+                dh += product.sum_partials(sums_ptr, B * H, mask, PLAN.SPLIT)
+                gates, dc = CELL.backward(gates, c_prev, c, dh, dc)
+                next_at = now * (4 * PLAN.SLOT) + b[None, :] * PLAN.H_PAD + unit[:, None]
+                product.store_gates(own_ptr, next_at, mask, gates, PLAN.SLOT)
+                if batch == PLAN.BATCH_BLOCKS - 1:  # the others wait for dgates alone
+                    barrier.arrive(barrier_ptr, PLAN.PERSISTENT)
+                product.store_gates(dgates_ptr, gates_at, mask, gates, H)
+                tl.store(dc_ptr + state_at, dc, mask=mask)
+        if wave + 1 < end - begin:
+            barrier.wait(barrier_ptr, (wave + 1) * tl.num_programs(0), PLAN.PERSISTENT)
+
+
+# --- host launchers: the kernels' arguments; all contiguous ---
+
+
+def forward(
+    plan: Plan,
+    gates: Tensor,
+    w_ih: Sequence[Tensor],
+    w_hh: Sequence[Tensor],
+    bias: Sequence[Tensor],
+    c0: Tensor,
+    h: Tensor,
+    y: Tensor,
+    c: Tensor,
+    exchange: Tensor,
+    counters: Tensor,
+    seed: Tensor | None,
+    T: int,
+    p: float,
+    save: bool,
+) -> None:
+    """A plan's lanes, all steps: writes h, y, c and, where `save`, the activated gates."""
+    constants = launch.constants(plan, save, 2, p > 0)
+    for begin, end in plan.launches(T + plan.layers - 1):
+        lstm_sweep_fwd_kernel[(plan.programs,)](
+            gates, w_ih, w_hh, bias, c0, h, y, c, exchange,
+            counters if seed is None else seed, counters, begin, end, T, plan.batch, p,
+            philox.scale_of(p), CELL=LSTM, PLAN=constants, **launch.options(plan),
+        )  # fmt: skip
+
+
+def backward(
+    plan: Plan,
+    dy: Tensor,
+    dh_n: Tensor | None,
+    gates: Tensor,
+    w_ih: Sequence[Tensor],
+    w_hh: Sequence[Tensor],
+    c0: Tensor,
+    c: Tensor,
+    dc: Tensor,
+    dgates: Tensor,
+    exchange: Tensor,
+    counters: Tensor,
+    partial: Tensor,
+    seed: Tensor | None,
+    T: int,
+    p: float,
+) -> None:
+    """A plan's lanes, all steps: writes dgates and dc. Without dh_n, dc is not read either."""
+    last = 0 if dh_n is None else plan.batch
+    for begin, end in plan.launches(T + plan.layers - 1):
+        for phase in plan.phases():
+            lstm_sweep_bwd_kernel[(plan.programs,)](
+                dy, dy if dh_n is None else dh_n, gates, w_ih, w_hh, c0, c, dc, dgates, exchange,
+                partial, counters if seed is None else seed, counters, begin, end, T, plan.batch,
+                last, p, philox.scale_of(p), CELL=LSTM,
+                PLAN=launch.constants(plan, True, phase, p > 0), **launch.options(plan),
+            )  # fmt: skip
