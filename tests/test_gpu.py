@@ -178,12 +178,12 @@ def test_dropout_in_the_wavefront_is_the_references():
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_a_launch_a_step_is_the_same_as_one_launch(direction, monkeypatch):
     """What runs where the programs do not all fit on the GPU at once."""
-    from fused_lstm.triton import devices, sequence
+    from fused_lstm.triton import around, devices
 
     _, ours, x, state = make((5, 20, 64, 200, 2), torch.float32, "layers")
     with tf32(False):
         expected = everything(ours, x, state)
-    chosen, current = sequence._plan, devices.current
+    chosen, current = around._plan, devices.current
 
     def one_sm(fuse, made_for, *tensors):
         if made_for != direction:
@@ -193,7 +193,7 @@ def test_a_launch_a_step_is_the_same_as_one_launch(direction, monkeypatch):
             patch.setattr(devices, "current", tiny)
             return chosen(fuse, made_for, *tensors)
 
-    monkeypatch.setattr(sequence, "_plan", one_sm)
+    monkeypatch.setattr(around, "_plan", one_sm)
     with tf32(False):
         actual = everything(ours, x, state)
     for name, value in expected.items():
@@ -255,13 +255,13 @@ def test_gradcheck_twice(fuse):
 
 
 def test_a_new_length_needs_no_new_kernel():
-    from fused_lstm.triton import steps
+    from fused_lstm.triton import sweep
 
     _, ours, x, state = make((4, 20, 200, 200, 1), torch.bfloat16, "steps")
     ours(x, state)
 
     def compiled() -> int:
-        caches = steps.lstm_steps_fwd_kernel.device_caches.values()
+        caches = sweep.lstm_sweep_fwd_kernel.device_caches.values()
         return sum(len(cache[0]) for cache in caches)
 
     before = compiled()

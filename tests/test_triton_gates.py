@@ -9,7 +9,8 @@ import triton.language as tl
 from torch import Tensor, nn
 
 import fused_lstm
-from fused_lstm.triton import gates, interpreter
+from fused_lstm.triton import interpreter
+from fused_lstm.triton.cells import activation
 
 DEVICE = "cpu" if interpreter.is_interpreted() else "cuda"
 ROUNDINGS = 5  # exp2 (its last bit: two), what corrects it, sum, quotient: where PyTorch has luck
@@ -21,8 +22,8 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=st
 def both_kernel(x_ptr, sigmoid_ptr, tanh_ptr, size, BLOCK: tl.constexpr):
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_ptr + n, mask=n < size, other=0.0)
-    tl.store(sigmoid_ptr + n, gates.sigmoid(x), mask=n < size)
-    tl.store(tanh_ptr + n, gates.tanh(x), mask=n < size)
+    tl.store(sigmoid_ptr + n, activation.sigmoid(x), mask=n < size)
+    tl.store(tanh_ptr + n, activation.tanh(x), mask=n < size)
 
 
 def both(x: Tensor) -> dict[str, Tensor]:

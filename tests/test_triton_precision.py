@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from fused_lstm.triton import devices, around
+from fused_lstm.triton import around, devices
 
 # What a program may do before it calls an LSTM -> whether nn.LSTM's cuDNN then uses TF32.
 SWITCHES = {

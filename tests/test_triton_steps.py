@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fused_lstm import reference
-from fused_lstm.triton import interpreter, launch, steps
+from fused_lstm.triton import interpreter, launch, sweep
 from plans import make_plan, paths, paths_backward
 from tolerance import assert_close
 
@@ -32,18 +32,22 @@ def forward(plan, gates, w_hh, h0, c0, save):
     """y [T, B, H] and c [T or 1, B, H]; gates become the activated ones."""
     T, (B, H) = len(gates), h0.shape
     y, c = gates.new_empty(T, B, H), c0.new_empty(T if save else 1, B, H)
-    exchange, counters = launch.workspace(plan, gates, (2,), 1)
-    exchange[0, :B, :H] = h0
-    steps.forward(plan, gates, w_hh, c0, y, c, exchange, counters[0], save)
+    exchange, (counters,) = launch.workspace(plan, gates, (1, 1, 2), 1)
+    launch.first_rows(exchange, 1, B, H).copy_(h0)
+    only = (w_hh,)  # where one lane has no use for w_ih or a bias
+    sweep.forward(
+        plan, gates, only, only, only, c0, y, y, c, exchange, counters, None, T, 0.0, save
+    )  # fmt: skip
     return y, c
 
 
 def backward(plan, dy, dh_n, dc, gates, w_hh, c0, c):
     """dgates [T, B, 4H]; dc becomes the gradient by c0."""
-    exchange, counters = launch.workspace(plan, gates, (2, 4), 1)
+    exchange, (counters,) = launch.workspace(plan, gates, (2, 4), 1)
     dgates, partial = torch.empty_like(gates), c.new_empty(plan.split, *c0.shape)
-    steps.backward(
-        plan, dy, dh_n, dc, gates, w_hh, c0, c, dgates, partial, exchange, counters[0]
+    sweep.backward(
+        plan, dy, dh_n, gates, (w_hh,), (w_hh,), c0, c, dc, dgates, exchange, counters, partial,
+        None, len(c), 0.0,
     )  # fmt: skip
     return dgates
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fused_lstm import reference
-from fused_lstm.triton import devices, pointwise, around
+from fused_lstm.triton import around, devices, pointwise
 from plans import make_plan
 from tolerance import TOLERANCE
 

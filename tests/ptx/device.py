@@ -1,7 +1,7 @@
 """Stands where Triton's CUDA driver does, so that `kernel[grid](...)` runs on the machine.
 
     with Device(arch=90, seed=3) as device:
-        steps.forward(plan, ...)        # CPU tensors; Triton binds, specialises and compiles
+        sweep.forward(plan, ...)        # CPU tensors; Triton binds, specialises and compiles
     device.findings
 
 Nothing of the project knows of it: grid, arguments, constants and options of a launch are those

@@ -121,7 +121,7 @@ def run(
 
     def change(ptx: str) -> str:
         nonlocal changed
-        kernel = f"{kind}_{'fwd' if direction == 'forward' else 'bwd'}_kernel("
+        kernel = f"sweep_{'fwd' if direction == 'forward' else 'bwd'}_kernel("
         made = fault.change(ptx) if kernel in ptx else ptx
         changed |= made != ptx
         return made

@@ -33,9 +33,11 @@ class Constants:
     H_PAD: int  # chunks * BLOCK_K
     UNITS: int
     SPLIT: int  # programs that share a block: 4, one a gate, or 1
+    OWN: int  # units of a block that one of them finishes
     BLOCK_B: int
     BATCH_BLOCKS: int  # ceil(B / BLOCK_B)
-    SLOT: int  # elements of an exchange's slot: B_PAD * H_PAD
+    TILE: int  # elements of an exchange for a block of batch: BLOCK_B * H_PAD
+    SLOT: int  # and for all of them
     BLOCK_K: int
     RESIDENT: int  # chunks of w_hh that stay on chip
     RESIDENT_IH: int  # and of w_ih
@@ -61,8 +63,10 @@ def constants(plan: Plan, save: bool, phase: int, dropout: bool) -> Constants:
         "H_PAD": h_pad,
         "UNITS": plan.units,
         "SPLIT": plan.split,
+        "OWN": plan.units // plan.split,
         "BLOCK_B": plan.block_b,
         "BATCH_BLOCKS": plan.batch_blocks,
+        "TILE": plan.block_b * h_pad,
         "SLOT": plan.batch_blocks * plan.block_b * h_pad,
         "BLOCK_K": plan.block_k,
         "RESIDENT": plan.resident,
@@ -96,7 +100,7 @@ def options(plan: Plan) -> dict:
 class Workspace(NamedTuple):
     """What the programs of some launches share, zeroed on the stream by one fill."""
 
-    exchange: Tensor  # see tiles.py: [*leading, B_PAD, H_PAD]
+    exchange: Tensor  # see product.py: [*leading, B_PAD, H_PAD]
     counters: Tensor  # int32 [launches, .]: one's barriers, all programs', then each block's
 
 

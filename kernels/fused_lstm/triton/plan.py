@@ -44,7 +44,7 @@ class Plan:
     resident_ih: int  # chunks of w_ih that do (layers)
     ahead: int
     stages: int
-    hold: bool  # see tiles.product
+    hold: bool  # see product.product
     smem: int  # bytes of shared memory, estimated
     why: tuple[str, ...]
 

@@ -108,15 +108,22 @@ def product(
 
 
 @helper
-def transposed(acc, tiles, w_ptr, row, row_mask, x_ptr, RESIDENT: tl.constexpr, PLAN: tl.constexpr):
-    """acc + w[:, row]^T . x^T, over the gates of one part: [4 // SPLIT * H] of w's rows.
-
-    x_ptr: a gate's exchange [B_PAD, H_PAD] follows another's.
-    """
+def transposed(
+    acc,  # [UNITS, BLOCK_B]
+    tiles,
+    w_ptr,  # [4 // SPLIT * H, H], a part of the gates'
+    row,
+    row_mask,
+    x_ptr,  # a part's first gate in slot 0 of an exchange [2, 4, B_PAD, H_PAD]
+    slot,
+    RESIDENT: tl.constexpr,
+    PLAN: tl.constexpr,
+):
+    """acc + w[:, row]^T . x^T, summed over the gates of one part."""
     for gate in tl.static_range(4 // PLAN.SPLIT):
         acc = product(
-            acc, tiles, w_ptr + gate * PLAN.H * PLAN.H, row, row_mask, x_ptr + gate * PLAN.SLOT,
-            1, PLAN.H, RESIDENT, PLAN,
+            acc, tiles, w_ptr + gate * PLAN.H * PLAN.H, row, row_mask,
+            x_ptr + (slot * 4 + gate) * PLAN.SLOT, 1, PLAN.H, RESIDENT, PLAN,
         )  # fmt: skip
     return acc
 

@@ -1,4 +1,4 @@
-"""All T steps of one lane (fuse="steps") or of several that feed each other ("layers"), in a launch.
+"""One launch for all T steps of a lane (fuse="steps"), or of lanes that feed each other ("layers").
 
 T, B, H: time steps, batch, hidden size. A lane is one layer; of L lanes, lane i reads what lane
 i - 1 writes. A block is UNITS hidden units of one lane. Weights stay on chip.
@@ -12,8 +12,8 @@ cell's pointwise work; writes h(t); and meets the others at a barrier.
 Backward: the same from the top lane down and from T - 1 back. dh(t) of a lane sums w_ih^T .
 dgates(t) of the lane above, through the mask that dropped its output (of the top lane: dy(t)), and
 w_hh^T . dgates(t+1) of its own. SPLIT programs share a block, each sums over its part of the 4H
-gates, and then finishes UNITS / SPLIT of the block's units: with SPLIT = 4 a program reads a quarter
-of dgates, and its weights are as many as in the forward.
+gates, and then finishes UNITS / SPLIT of the block's units: with SPLIT = 4 a program reads a
+quarter of dgates, and its weights are as many as in the forward.
 
 A launch covers the waves from `begin` to `end`. PERSISTENT: all of them, with barriers, all
 programs at once on the GPU. Otherwise one, which needs no barrier (in the backward one PHASE of
@@ -57,15 +57,26 @@ def pick(pointers, lane, LANES: tl.constexpr):
 
 
 @helper
-def place(t, T, B, PLAN: tl.constexpr):
-    """Rows of batch that are alive at t, and the slots in which t's input and its output are.
+def place(t, lane, T, B, PLAN: tl.constexpr):
+    """Where a lane's step t is: rows of batch that are alive, its first row in [L * T * B, .], and
+    the slots of its input and of its output.
 
-    In a wave before a lane's first or after its last step, no row is.
+    In a wave before a lane's first step or after its last, no row is alive.
     """
     alive = B
     if PLAN.LANES > 1:
         alive = tl.where((t >= 0) & (t < T), B, 0)
-    return alive, t & 1, (t & 1) ^ 1
+    return alive, (lane * T + t) * B, t & 1, (t & 1) ^ 1
+
+
+@helper
+def block_of(batch, unit, alive, PLAN: tl.constexpr):
+    """Rows of batch b [BLOCK_B]; of [UNITS, BLOCK_B] elements those that there are, and where they
+    are in [B, H] and in a slot.
+    """
+    b = batch * PLAN.BLOCK_B + tl.arange(0, PLAN.BLOCK_B).to(tl.int64)
+    mask = (unit < PLAN.H)[:, None] & (b < alive)[None, :]
+    return b, mask, b[None, :] * PLAN.H + unit[:, None], b[None, :] * PLAN.H_PAD + unit[:, None]
 
 
 # --- kernels ---
@@ -103,58 +114,56 @@ def lstm_sweep_fwd_kernel(
     unit = block * UNITS + tl.arange(0, UNITS)
     w_hh_ptr = pick(w_hh_ptrs, lane, PLAN.LANES)
     w_hh = product.load_resident(w_hh_ptr, row, row_unit < H, H, 1, PLAN.RESIDENT, PLAN)
-    bias = tl.full((4 * UNITS,), 0.0, ACC)
     if PLAN.LANES > 1:
         fed = row_unit < tl.where(lane > 0, H, 0)  # lane 0 adds w_ih = 0 times what it reads
         w_ih_ptr = pick(w_ih_ptrs, lane, PLAN.LANES)
         w_ih = product.load_resident(w_ih_ptr, row, fed, H, 1, PLAN.RESIDENT_IH, PLAN)
         bias_ptr = pick(bias_ptrs, lane, PLAN.LANES)
-        bias += tl.load(bias_ptr + row, mask=fed, other=0.0).to(ACC)
+        bias = tl.load(bias_ptr + row, mask=fed, other=0.0).to(ACC)
     lane = lane.to(tl.int64)
     own_ptr = exchange_ptr + 2 * lane * PLAN.SLOT
     dropped_ptr = own_ptr + (2 * PLAN.LANES * PLAN.SLOT if PLAN.DROPOUT else 0)
     waves = end - begin if PLAN.PERSISTENT else 1
     for wave in tl.range(0, waves, disable_licm=PLAN.KEEP_LOOP):
         t = (begin + wave).to(tl.int64) - lane
-        alive, now, after = place(t, T, B, PLAN)
+        alive, first, now, after = place(t, lane, T, B, PLAN)
+        c_first = first if PLAN.SAVE else lane * B
+        c_prev_ptr = c_ptr + (c_first - B if PLAN.SAVE else c_first) * H
+        c_prev_ptr = tl.where(t == 0, c0_ptr + lane * B * H, c_prev_ptr)
         for batch in range(PLAN.BATCH_BLOCKS):
-            b = batch * BLOCK_B + tl.arange(0, BLOCK_B).to(tl.int64)
-            mask = (unit < H)[:, None] & (b < alive)[None, :]
-            at = b[None, :] * H + unit[:, None]
-            tile = batch * BLOCK_B * PLAN.H_PAD
-            acc = tl.broadcast_to(bias[:, None], (4 * UNITS, BLOCK_B))
+            b, mask, at, slot_at = block_of(batch, unit, alive, PLAN)
+            acc = tl.full((4 * UNITS, BLOCK_B), 0.0, ACC)
             if PLAN.LANES > 1:
                 # Lane 0 reads its own h(t-1), since no other's is written yet, and 0 * NaN is NaN.
-                slot = tl.where(lane > 0, after - 2, now)
+                x_ptr = (
+                    dropped_ptr + tl.where(lane > 0, after - 2, now) * PLAN.SLOT + batch * PLAN.TILE
+                )
                 acc = product.product(
-                    acc, w_ih, w_ih_ptr, row, fed, dropped_ptr + slot * PLAN.SLOT + tile, H, 1,
-                    PLAN.RESIDENT_IH, PLAN,
-                )  # fmt: skip
+                    acc, w_ih, w_ih_ptr, row, fed, x_ptr, H, 1, PLAN.RESIDENT_IH, PLAN
+                )
             # What no other program writes: it arrives while a product runs.
-            gates_at = ((lane * T + t) * B + b)[None, :] * (4 * H) + unit[:, None]
+            gates_at = (first + b)[None, :] * (4 * H) + unit[:, None]
             hoisted = mask & (b < tl.where(lane == 0, B, 0))[None, :]
             gates = product.load_gates(gates_ptr, gates_at, hoisted, H, ACC)
-            c_at = lane * T + t if PLAN.SAVE else lane
-            c_prev_ptr = c_ptr + (c_at - 1 if PLAN.SAVE else c_at) * B * H
-            c_prev_ptr = tl.where(t == 0, c0_ptr + lane * B * H, c_prev_ptr)
             c = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
+            x_ptr = own_ptr + now * PLAN.SLOT + batch * PLAN.TILE
             acc = product.product(
-                acc, w_hh, w_hh_ptr, row, row_unit < H, own_ptr + now * PLAN.SLOT + tile, H, 1,
-                PLAN.RESIDENT, PLAN,
-            )  # fmt: skip
+                acc, w_hh, w_hh_ptr, row, row_unit < H, x_ptr, H, 1, PLAN.RESIDENT, PLAN
+            )
+            if PLAN.LANES > 1:
+                acc += bias[:, None]
             gates, h, c = CELL.forward(product.add_product(gates, acc, UNITS, BLOCK_B), c)
             h = h.to(y_ptr.dtype.element_ty)
-            next_at = after * PLAN.SLOT + b[None, :] * PLAN.H_PAD + unit[:, None]
-            tl.store(own_ptr + next_at, h, mask=mask)
+            tl.store(own_ptr + after * PLAN.SLOT + slot_at, h, mask=mask)
             if PLAN.DROPOUT:
-                n = (lane * T + t) * B * H + at
-                dropped = h * philox.multiplier(seed_ptr, n, p, scale)
-                tl.store(dropped_ptr + next_at, dropped.to(h.dtype), mask=mask)
+                dropped = h * philox.multiplier(seed_ptr, first * H + at, p, scale)
+                dropped = dropped.to(h.dtype)
+                tl.store(dropped_ptr + after * PLAN.SLOT + slot_at, dropped, mask=mask)
             if batch == PLAN.BATCH_BLOCKS - 1:  # the others wait for h alone
                 barrier.arrive(barrier_ptr, PLAN.PERSISTENT)
-            out_ptr = tl.where(lane == PLAN.LANES - 1, y_ptr, h_ptr + lane * T * B * H)
-            tl.store(out_ptr + t * B * H + at, h, mask=mask)
-            tl.store(c_ptr + c_at * B * H + at, c, mask=mask)
+            out_ptr = tl.where(lane == PLAN.LANES - 1, y_ptr - lane * T * B * H, h_ptr)
+            tl.store(out_ptr + first * H + at, h, mask=mask)
+            tl.store(c_ptr + c_first * H + at, c, mask=mask)
             if PLAN.SAVE:
                 product.store_gates(gates_ptr, gates_at, mask, gates, H)
         if wave + 1 < end - begin:
@@ -188,13 +197,10 @@ def lstm_sweep_bwd_kernel(
 ):
     H: tl.constexpr = PLAN.H
     UNITS: tl.constexpr = PLAN.UNITS
-    BLOCK_B: tl.constexpr = PLAN.BLOCK_B
-    ACC: tl.constexpr = PLAN.ACC
-    OWN: tl.constexpr = PLAN.UNITS // PLAN.SPLIT
     lane, block, part = lane_and_block(PLAN)
     group_ptr = barrier_ptr + 1 + tl.program_id(0) // PLAN.SPLIT
     row = block.to(tl.int64) * UNITS + tl.arange(0, UNITS)
-    unit = block * UNITS + part * OWN + tl.arange(0, OWN)
+    unit = block * UNITS + part * PLAN.OWN + tl.arange(0, PLAN.OWN)
     rows = part.to(tl.int64) * (4 // PLAN.SPLIT * H * H)
     w_hh_ptr = pick(w_hh_ptrs, lane, PLAN.LANES) + rows
     w_hh = product.load_resident(w_hh_ptr, row, row < H, 1, H, PLAN.RESIDENT, PLAN)
@@ -204,63 +210,55 @@ def lstm_sweep_bwd_kernel(
         w_ih = product.load_resident(w_ih_ptr, row, fed, 1, H, PLAN.RESIDENT_IH, PLAN)
     lane = lane.to(tl.int64)
     own_ptr = exchange_ptr + 8 * lane * PLAN.SLOT
+    own_dc_ptr, own_partial_ptr = dc_ptr + lane * B * H, partial_ptr + lane * PLAN.SPLIT * B * H
     waves = end - begin if PLAN.PERSISTENT else 1
     for wave in tl.range(0, waves, disable_licm=PLAN.KEEP_LOOP):
         t = T - 1 - ((begin + wave).to(tl.int64) - (PLAN.LANES - 1 - lane))
-        alive, now, after = place(t, T, B, PLAN)
+        alive, first, now, after = place(t, lane, T, B, PLAN)
         if PLAN.PHASE != 1:
             for batch in range(PLAN.BATCH_BLOCKS):
-                b = batch * BLOCK_B + tl.arange(0, BLOCK_B).to(tl.int64)
-                tile_ptr = own_ptr + part * (4 // PLAN.SPLIT * PLAN.SLOT)
-                tile_ptr += batch * BLOCK_B * PLAN.H_PAD
-                acc = tl.full((UNITS, BLOCK_B), 0.0, ACC)
+                b, mask, at, _ = block_of(batch, row, alive, PLAN)
+                x_ptr = own_ptr + part * (4 // PLAN.SPLIT * PLAN.SLOT) + batch * PLAN.TILE
+                acc = tl.full((UNITS, PLAN.BLOCK_B), 0.0, PLAN.ACC)
                 if PLAN.LANES > 1:
                     # The top lane reads its own dgates(t+1): see the forward kernel.
                     slot = tl.where(lane < PLAN.LANES - 1, 2 + now, after)
-                    x_ptr = tile_ptr + slot * (4 * PLAN.SLOT)
                     acc = product.transposed(
-                        acc, w_ih, w_ih_ptr, row, fed, x_ptr, PLAN.RESIDENT_IH, PLAN
+                        acc, w_ih, w_ih_ptr, row, fed, x_ptr, slot, PLAN.RESIDENT_IH, PLAN
                     )
                 if PLAN.DROPOUT:
-                    n = ((lane * T + t) * B + b)[None, :] * H + row[:, None]
-                    acc *= philox.multiplier(seed_ptr, n, p, scale).to(ACC)
-                x_ptr = tile_ptr + after * (4 * PLAN.SLOT)
+                    acc *= philox.multiplier(seed_ptr, first * H + at, p, scale).to(PLAN.ACC)
                 acc = product.transposed(
-                    acc, w_hh, w_hh_ptr, row, row < H, x_ptr, PLAN.RESIDENT, PLAN
+                    acc, w_hh, w_hh_ptr, row, row < H, x_ptr, after, PLAN.RESIDENT, PLAN
                 )
-                at = ((lane * PLAN.SPLIT + part) * B + b)[None, :] * H + row[:, None]
-                tl.store(partial_ptr + at, acc, mask=(row < H)[:, None] & (b < alive)[None, :])
+                part_at = ((lane * PLAN.SPLIT + part) * B + b)[None, :] * H + row[:, None]
+                tl.store(partial_ptr + part_at, acc, mask=mask)
             barrier.arrive(group_ptr, PLAN.PERSISTENT)
         if PLAN.PHASE != 0:
             for batch in range(PLAN.BATCH_BLOCKS):
-                b = batch * BLOCK_B + tl.arange(0, BLOCK_B).to(tl.int64)
-                mask = (unit < H)[:, None] & (b < alive)[None, :]
-                at = b[None, :] * H + unit[:, None]
-                step_at = (lane * T + t) * B * H + at
-                state_at = lane * B * H + at
-                gates_at = ((lane * T + t) * B + b)[None, :] * (4 * H) + unit[:, None]
+                b, mask, at, slot_at = block_of(batch, unit, alive, PLAN)
+                gates_at = (first + b)[None, :] * (4 * H) + unit[:, None]
                 # First what no other program writes: it arrives while the others finish.
-                gates = product.load_gates(gates_ptr, gates_at, mask, H, ACC)
-                c_prev_ptr = tl.where(t == 0, c0_ptr + state_at, c_ptr + step_at - B * H)
-                c_prev = tl.load(c_prev_ptr, mask=mask, other=0.0)
-                c = tl.load(c_ptr + step_at, mask=mask, other=0.0)
+                gates = product.load_gates(gates_ptr, gates_at, mask, H, PLAN.ACC)
+                c_prev_ptr = tl.where(t == 0, c0_ptr + lane * B * H, c_ptr + (first - B) * H)
+                c_prev = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
+                c = tl.load(c_ptr + first * H + at, mask=mask, other=0.0)
                 given = mask & (b < tl.where(t == T - 1, last, B))[None, :]
-                dc = tl.load(dc_ptr + state_at, mask=given, other=0.0)
-                top = mask & (b < tl.where(lane == PLAN.LANES - 1, B, 0))[None, :]
-                dh = tl.load(dy_ptr + t * B * H + at, mask=top, other=0.0).to(ACC)
+                dc = tl.load(own_dc_ptr + at, mask=given, other=0.0)
                 given = mask & (b < tl.where(t == T - 1, last, 0))[None, :]
-                dh += tl.load(dh_n_ptr + state_at, mask=given, other=0.0).to(ACC)
+                dh = tl.load(dh_n_ptr + lane * B * H + at, mask=given, other=0.0).to(PLAN.ACC)
+                given = mask & (b < tl.where(lane == PLAN.LANES - 1, B, 0))[None, :]
+                dh += tl.load(dy_ptr + t * B * H + at, mask=given, other=0.0).to(PLAN.ACC)
                 if batch == 0:
                     barrier.wait(group_ptr, (wave + 1) * PLAN.SPLIT, PLAN.PERSISTENT)
-                sums_ptr = partial_ptr + lane * PLAN.SPLIT * B * H + at
-                dh += product.sum_partials(sums_ptr, B * H, mask, PLAN.SPLIT)
+                dh += product.sum_partials(own_partial_ptr + at, B * H, mask, PLAN.SPLIT)
                 gates, dc = CELL.backward(gates, c_prev, c, dh, dc)
-                next_at = now * (4 * PLAN.SLOT) + b[None, :] * PLAN.H_PAD + unit[:, None]
+                next_at = now * 4 * PLAN.SLOT + slot_at
                 product.store_gates(own_ptr, next_at, mask, gates, PLAN.SLOT)
                 if batch == PLAN.BATCH_BLOCKS - 1:  # the others wait for dgates alone
                     barrier.arrive(barrier_ptr, PLAN.PERSISTENT)
                 product.store_gates(dgates_ptr, gates_at, mask, gates, H)
-                tl.store(dc_ptr + state_at, dc, mask=mask)
+                tl.store(own_dc_ptr + at, dc, mask=mask)
         if wave + 1 < end - begin:
             barrier.wait(barrier_ptr, (wave + 1) * tl.num_programs(0), PLAN.PERSISTENT)
 
