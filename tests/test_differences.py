@@ -67,18 +67,22 @@ def test_memory_is_kept_until_it_is_released():
     assert fused_lstm.release_memory() == 0
 
 
-def test_dropout_masks_are_an_engine_s_own():
+def test_dropout_masks_are_pytorchs_or_ours():
+    """Under one seed: one mask of PyTorch's for each engine that draws it, one of ours."""
     found = {}
-    for engine in ("cudnn", "loop", "native"):
+    for parameter in rungs("compile"):
+        engine, fuse = parameter.values
         if fused_lstm.available_engines("cpu")[engine] is not None:
             continue
         torch.manual_seed(0)
-        lstm = fused_lstm.LSTM(8, 8, 2, dropout=0.5, engine=engine)
+        lstm = fused_lstm.LSTM(8, 7, 3, dropout=0.5, engine=engine, fuse=fuse)
         runs = []
         for _ in range(2):
             torch.manual_seed(1)
             runs.append(lstm(torch.ones(6, 5, 8))[0])
-        assert torch.equal(*runs), f"{engine}: one seed, one mask"
-        found[engine] = runs[0]
-    if "native" in found:
-        assert not torch.allclose(found["native"], found["cudnn"])
+        assert torch.equal(*runs), f"{parameter.id}: one seed, one mask"
+        found[parameter.id] = runs[0]
+    ours = [name for name in found if name.startswith(("triton", "native"))]
+    for name in ours:
+        assert_close(found[name], found[ours[0]], f"{name} and {ours[0]}")
+        assert not torch.allclose(found[name], found["cudnn"])

@@ -21,7 +21,7 @@ SEED = torch.tensor([2**62 + 12345])
 def path(request, monkeypatch):
     if request.param == "torch":
         module = sys.modules[fused_lstm.dropout.__module__]  # the function has the module's name
-        monkeypatch.setattr(module, "missing", lambda device: "not in this test")
+        monkeypatch.setattr(module, "can_run", lambda engine, device: False)
     elif WHY_NOT is not None:
         pytest.skip(f"native: {WHY_NOT}")
     return request.param
@@ -35,6 +35,23 @@ def test_mask_is_the_references(isa, dtype, shape, p):
     x = torch.randn(shape).to(dtype)
     expected = (x * dropout_mask(SEED, shape, p)).to(dtype)
     torch.testing.assert_close(native.OPS.dropout(x, p, SEED), expected, rtol=0, atol=0)
+
+
+@built
+@pytest.mark.parametrize("first", [1, 64, 2**32 - 3])
+def test_mask_may_be_a_part_of_a_longer_one(isa, first):
+    x = torch.ones(131)
+    expected = dropout_mask(SEED, x.shape, 0.4, first)
+    assert torch.equal(native.OPS.dropout(x, 0.4, SEED, first), expected)
+    if first < len(x):
+        whole = dropout_mask(SEED, (first + len(x),), 0.4)
+        assert torch.equal(expected, whole[first:])
+
+
+@built
+def test_first_that_is_no_place():
+    with pytest.raises(ValueError, match="first: got -1, should be at least 0"):
+        native.OPS.dropout(torch.ones(3), 0.5, SEED, -1)
 
 
 @built
@@ -56,7 +73,23 @@ def test_strided_input():
 
 @built
 def test_operator_is_a_good_citizen():
-    torch.library.opcheck(native.OPS.dropout, (torch.randn(3, 4, requires_grad=True), 0.5, SEED))
+    x = torch.randn(3, 4, requires_grad=True)
+    torch.library.opcheck(native.OPS.dropout, (x, 0.5, SEED, 7))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("layout", ["contiguous", "strided", "empty"])
+def test_triton_draws_the_references_mask(layout, p):
+    if (why := fused_lstm.available_engines("cpu")["triton"]) is not None:
+        pytest.skip(f"triton: {why}")
+    ops = torch.ops.fused_lstm_triton
+    x = torch.randn(5, 130)[:, ::2] if layout == "strided" else torch.randn(5, 65)
+    x = (x[:0] if layout == "empty" else x).requires_grad_()
+    y, mask = ops.dropout(x, p, SEED, 11), dropout_mask(SEED, x.shape, p, 11)
+    torch.testing.assert_close(y, x * mask, rtol=0, atol=0)
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(dx, mask, rtol=0, atol=0)
+    torch.library.opcheck(ops.dropout, (x, p, SEED, 11))
 
 
 def test_keeps_as_many_as_it_should_and_their_mean(path):

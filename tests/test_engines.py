@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import fused_lstm
-from fused_lstm import engines
+from fused_lstm import engines, ops
 
 CPU = torch.device("cpu")
+NATIVE_MISSING = fused_lstm.available_engines("cpu")["native"]
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:
@@ -52,7 +53,7 @@ def test_auto_says_once_that_native_is_missing():
     code = (
         "import fused_lstm, torch\n"
         "from fused_lstm import engines, native\n"
-        "native.WHY_NOT = native.NOT_BUILT\n"
+        "native.load = lambda: native.NOT_BUILT\n"
         "for size in (3, 4):\n"
         "    fused_lstm.LSTM(size, 5)(torch.randn(2, 2, size))\n"
         "assert engines.resolve('auto', None, torch.device('cpu')) == ('cudnn', None)\n"
@@ -105,9 +106,68 @@ def test_triton_on_rocm_says_so(monkeypatch):
     assert "ROCm" not in (engines.engine_module("triton").missing(torch.device("cpu")) or "")
 
 
-def test_importing_kernels_imports_neither_triton_nor_dynamo():
-    code = "import fused_lstm, sys; print({'triton', 'torch._dynamo'} & set(sys.modules))"
-    assert python(code).stdout.strip() == "set()"
+IS_LOADED = """
+def loaded():
+    maps = open("/proc/self/maps").read() if sys.platform == "linux" else ""
+    extension = "fused_lstm.native._C" in sys.modules or "fused_lstm/native/_C" in maps
+    return {"triton", "torch._dynamo"} & set(sys.modules) | ({"native"} if extension else set())
+"""
+
+
+def test_importing_fused_lstm_loads_no_engine():
+    code = (
+        f"import fused_lstm, sys\n{IS_LOADED}"
+        "assert fused_lstm.release_memory() == 0\n"
+        "fused_lstm.Dropout(0.5), fused_lstm.LSTM(3, 4)\n"
+        "assert not loaded(), loaded()\n"
+    )
+    ran = python(code)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.skipif(NATIVE_MISSING is not None, reason=f"native: {NATIVE_MISSING}")
+@pytest.mark.parametrize(
+    "use",
+    [
+        "fused_lstm.LSTM(3, 4)(torch.ones(2, 2, 3))",
+        "fused_lstm.dropout(torch.ones(3))",
+        "fused_lstm.linear_cross_entropy(torch.ones(2, 3), torch.ones(4, 3), torch.tensor([0, 1]))",
+        "torch.ops.fused_lstm_native.cell(torch.ones(2, 8), torch.ones(2, 2))",
+        "fused_lstm.describe_engine('native')",
+    ],
+    ids=["LSTM", "dropout", "loss", "operator", "describe"],
+)
+def test_the_first_use_loads_native(use):
+    ran = python(
+        f"import torch, fused_lstm, sys\n{IS_LOADED}{use}\nassert loaded() == {{'native'}}"
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("name", ["native", "triton"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated")
+def test_a_saved_trace_loads_its_engine(name, tmp_path):
+    if (why := fused_lstm.available_engines("cpu")[name]) is not None:
+        pytest.skip(f"{name}: {why}")
+    module, x = fused_lstm.LSTM(3, 4, engine=name), torch.randn(3, 2, 3)
+    file = str(tmp_path / "trace.pt")
+    torch.jit.save(torch.jit.trace(module, x), file)
+    torch.save((x, module(x)[0].detach()), file + ".values")
+    code = (
+        "import torch, fused_lstm\n"
+        f"traced, (x, y) = torch.jit.load({file!r}), torch.load({file + '.values'!r})\n"
+        "with torch.inference_mode():\n"
+        "    torch.testing.assert_close(traced(x)[0], y)\n"
+    )
+    ran = python(code)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_an_operator_whose_engine_cannot_run_says_why(monkeypatch):
+    monkeypatch.setattr("fused_lstm.native.missing", lambda device: "no luck today")
+    kernel = ops._first_use("native", "cell")
+    with pytest.raises(RuntimeError, match="fused_lstm_native::cell cannot run on 'cpu': no luck"):
+        kernel(torch.ones(2, 8), torch.ones(2, 2))
 
 
 RUN_TRITON = "fused_lstm.LSTM(3, 4, engine='triton', fuse='pointwise')(torch.randn(2, 2, 3))"

@@ -157,8 +157,3 @@ def test_a_profile_has_it():
         held = take(5 * MIB)
     found = {e.key: e.self_cpu_memory_usage for e in profile.key_averages()}
     assert found["fused_lstm_native::dropout"] == held.nbytes
-
-
-def test_without_the_engine_there_is_nothing_to_release(monkeypatch):
-    monkeypatch.setattr(native, "WHY_NOT", "not in this test")
-    assert fused_lstm.release_memory() == 0

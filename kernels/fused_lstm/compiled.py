@@ -25,7 +25,7 @@ def describe(device: torch.device) -> str:
 @cache
 def _compiled():
     # fullgraph: what it cannot compile is an error, not a silent return to the loop.
-    return torch.compile(loop.unrolled, dynamic=False, fullgraph=True)
+    return torch.compile(loop.lstm, dynamic=False, fullgraph=True)
 
 
 def lstm(
@@ -33,4 +33,4 @@ def lstm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     # Every shape is compiled anew; past 8 of them torch.compile would give up.
     with torch._dynamo.config.patch(recompile_limit=256):
-        return _compiled()(x, h0, c0, weights, dropout, loop.cell)
+        return _compiled()(x, h0, c0, weights, dropout, fuse)

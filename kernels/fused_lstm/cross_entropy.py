@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autocast import autocast, without_autocast
-from .native import OPS, missing
+from .derivatives import Losses
+from .engines import can_run
+from .ops import NATIVE
 from .reference import state_dtype
 
 CHUNK_BYTES = 64 << 20  # of logits at once, where torch makes them
@@ -88,7 +90,7 @@ def _of_probabilities(hidden, linear_weight, target, bias, weight, reduction, sm
 
 
 def _of_labels(hidden, linear_weight, target, bias, weight, reduction, ignore_index, smoothing):
-    """Rows' losses with weights and smoothing, made of the plain losses of `_Losses`.
+    """Rows' losses with weights and smoothing, made of the plain losses of `Losses`.
 
     With logits z, w = `weight`, W = sum(w), s = smoothing and l = logsumexp(z) - z_t, the plain
     loss under target t, a row's loss is (1 - s) w_t l + s/V sum_c w_c (l + z_t - z_c), that is
@@ -107,9 +109,10 @@ def _of_labels(hidden, linear_weight, target, bias, weight, reduction, ignore_in
     if smoothing > 0:
         factor = torch.where(counts, (1 - smoothing) * each + smoothing / classes * weight.sum(), 0)
     wants_grad = (t is not None and t.requires_grad for t in (hidden, linear_weight, bias))
-    loss = _Losses.apply(
-        hidden, linear_weight, bias, target, factor, None if reduction == "none" else count,
-        ignore_index, torch.is_grad_enabled() and any(wants_grad),
+    loss = Losses.apply(
+        _losses, hidden, linear_weight, bias, target, factor,
+        None if reduction == "none" else count, ignore_index,
+        torch.is_grad_enabled() and any(wants_grad),
     )  # fmt: skip
     if smoothing == 0:
         return loss
@@ -126,49 +129,16 @@ def _advantage(hidden, linear_weight, bias, label, weight):
     return found if bias is None else found + (total * bias[label] - weight @ bias)
 
 
-class _Losses(torch.autograd.Function):
-    """factor [N] times each row's loss under its label; given a count, their sum divided by it."""
-
-    @staticmethod
-    def forward(ctx, hidden, weight, bias, target, factor, count, ignore_index, gradients):
-        ctx.ignore_index, ctx.summed = ignore_index, count is not None
-        row_grad = factor / count if gradients and ctx.summed else None
-        losses, *grads = _losses(hidden, weight, bias, target, row_grad, ignore_index)
-        inputs = (hidden, weight, bias)
-        ctx.dtypes = [None if t is None else t.dtype for t in inputs]
-        ctx.save_for_backward(*(grads if ctx.summed else (*inputs, target, factor)))
-        losses = losses * factor
-        return losses.sum() / count if ctx.summed else losses
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        if ctx.summed:
-            grads = ctx.saved_tensors
-            if not _is_one(grad):  # spares a pass over the largest
-                grads = [g * grad for g in grads]
-        else:  # only now is each row's own gradient known
-            *inputs, target, factor = ctx.saved_tensors
-            _, *grads = _losses(*inputs, target, grad * factor, ctx.ignore_index)
-        wanted = zip(ctx.needs_input_grad[:3], grads, ctx.dtypes, strict=True)
-        return *(g.to(dtype) if needed else None for needed, g, dtype in wanted), *[None] * 5
-
-
-def _is_one(grad: Tensor) -> bool:
-    """Whether a scalar is known to be 1 without waiting for a GPU, or compiling for its value."""
-    return not torch.compiler.is_compiling() and grad.device.type == "cpu" and grad.item() == 1
-
-
 def _losses(hidden, weight, bias, target, row_grad, ignore_index):
     """[N] losses and, where row_grad [N] says the gradients by them, those of the inputs.
 
     Gradients come in float32 for half precision: a GradScaler's factor is still to be applied, and
     float16 would have rounded them to 0 before it.
     """
-    if missing(hidden.device) is None:
+    if can_run("native", hidden.device):
         dtype = state_dtype(hidden.dtype)
         hidden, weight, bias = (None if t is None else t.to(dtype) for t in (hidden, weight, bias))
-        return OPS.linear_cross_entropy(hidden, weight, bias, target, row_grad, ignore_index)
+        return NATIVE.linear_cross_entropy(hidden, weight, bias, target, row_grad, ignore_index)
     return _losses_in_chunks(hidden, weight, bias, target, row_grad, ignore_index)
 
 

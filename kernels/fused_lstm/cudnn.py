@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .loop import cell, unrolled
+from . import loop
 
 
 def missing(device: torch.device) -> str | None:
@@ -26,7 +26,7 @@ def lstm(
     x: Tensor, h0: Tensor, c0: Tensor, weights: Sequence[Tensor], dropout: float, fuse: str | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     if _would_lose_gradients(x, h0, c0, *weights):
-        return unrolled(x, h0, c0, weights, dropout, cell)
+        return loop.lstm(x, h0, c0, weights, dropout, fuse)
     num_layers = len(h0)
     has_biases = len(weights) == 4 * num_layers
     # What torch.jit.trace sees once may be trained and not.

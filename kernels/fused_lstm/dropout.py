@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import derivatives
-from .native import OPS, missing
-from .ops import draw_seed
+from . import ops
+from .engines import can_run
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
@@ -33,9 +32,9 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
         raise ValueError(f"p: got {p}, should be in [0, 1]")
     if not training or p == 0:
         return x
-    if missing(x.device) is not None:
+    if not can_run("native", x.device):
         return F.dropout(x, p)
-    return derivatives.operator(OPS, "dropout")(x, p, draw_seed(x.device))
+    return ops.dropout(ops.NATIVE, x, p, ops.draw_seed(x.device))
 
 
 class Dropout(nn.Dropout):

@@ -44,6 +44,12 @@ def constant_while_tracing(function: Callable) -> Callable:
     return function
 
 
+@constant_while_tracing
+def can_run(name: str, device: torch.device) -> bool:
+    """Whether an engine runs on a device."""
+    return engine_module(name).missing(device) is None
+
+
 LOADED: dict[str, ModuleType] = {}  # a plain dict, which torch.compile can look into
 
 

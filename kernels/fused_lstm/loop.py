@@ -1,8 +1,8 @@
 """Engine `loop`: the TensorFlow tutorial's LSTM, one step after another. Nothing is fused.
 
 A step of a layer is one matrix product on [x, h] and about ten pointwise kernels, each with its
-own launch and its own trip to memory. `unrolled` takes the cell as an argument: that is the one
-thing fuse="pointwise" replaces, so the two rungs differ in nothing else.
+own launch and its own trip to memory. `steps` takes the cell as an argument: that is the one thing
+fuse="pointwise" replaces, so the two rungs differ in nothing else.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return h.to(gates.dtype), c_next
 
 
-def unrolled(
-    x: Tensor, h0: Tensor, c0: Tensor, weights: Sequence[Tensor], dropout: float, cell: Cell
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Run `cell` step by step, layer by layer; shapes as in fused_lstm.engines."""
+def steps(
+    h0: Tensor, c0: Tensor, weights: Sequence[Tensor], cell: Cell
+) -> tuple[stack.Sweep, list[tuple[Tensor, Tensor]]]:
+    """A sweep for fused_lstm.stack that calls `cell` at each step, and where it puts last states.
+
+    h0, c0: [L, B, H]; weights flat, as in fused_lstm.engines.
+    """
     layers, states = list(by_layer(weights, len(h0))), []
 
     def sweep(x: Tensor, lane: int) -> Tensor:
@@ -44,10 +47,21 @@ def unrolled(
         states.append((h, c.to(c0.dtype)))
         return torch.stack(outputs)
 
-    drop = (lambda y, layer: F.dropout(y, dropout)) if dropout > 0 else None
-    y = stack.run(x, len(layers), sweep, drop)
-    h_n, c_n = map(torch.stack, zip(*states, strict=True))
-    return y, h_n, c_n
+    return sweep, states
+
+
+def last(states: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """h_n, c_n [L, B, H] of what a sweep has left."""
+    h_n, c_n = zip(*states, strict=True)
+    return torch.stack(h_n), torch.stack(c_n)
+
+
+def lstm(
+    x: Tensor, h0: Tensor, c0: Tensor, weights: Sequence[Tensor], dropout: float, fuse: str | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    sweep, states = steps(h0, c0, weights, cell)
+    drop = (lambda y, _: F.dropout(y, dropout)) if dropout > 0 else None
+    return stack.run(x, len(h0), sweep, drop), *last(states)
 
 
 def missing(device: torch.device) -> str | None:
@@ -56,9 +70,3 @@ def missing(device: torch.device) -> str | None:
 
 def describe(device: torch.device) -> str:
     return "a step loop in PyTorch, one kernel for each operation"
-
-
-def lstm(
-    x: Tensor, h0: Tensor, c0: Tensor, weights: Sequence[Tensor], dropout: float, fuse: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    return unrolled(x, h0, c0, weights, dropout, cell)

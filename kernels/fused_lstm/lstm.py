@@ -8,7 +8,7 @@ T, B, I, H, L: time steps, batch, input size, hidden size, layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 
 import torch
@@ -46,14 +46,8 @@ def lstm(
         ValueError: an argument's shape, dtype or device does not fit; names it.
         RuntimeError: the engine cannot run on x's device; says why.
     """
-    (h0, c0), weights = state, list(weights)
-    if not _traced():
-        _check(x, h0, c0, weights)
-    engine, fuse = resolve(engine, fuse, x.device)
-    if not _traced() and x.shape[1] == 0:  # nothing to fuse: shapes, and gradients of zero
-        engine, fuse = "loop", "none"
-    x, h0, c0, *weights = autocast(x, h0, c0, *weights)
-    y, h_n, c_n = engine_module(engine).lstm(x, h0, c0, weights, dropout, fuse)
+    run, arguments = _call(x, state, list(weights), dropout, engine, fuse)
+    y, h_n, c_n = run(*arguments)
     return y, (h_n, c_n)
 
 
@@ -127,7 +121,8 @@ class LSTM(nn.RNNBase):
         dropout = self.dropout if self.training else 0.0
         # Not _flat_weights, which does not see what functional_call or a parametrization puts in.
         weights = [getattr(self, name) for name in self._flat_weights_names]
-        y, (h_n, c_n) = lstm(x, state, weights, dropout, self.engine, self.fuse)
+        run, arguments = _call(x, state, weights, dropout, self.engine, self.fuse)
+        y, h_n, c_n = run(*arguments)
         if not batched:
             return y.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
         return y.transpose(0, 1) if self.batch_first else y, (h_n, c_n)
@@ -186,6 +181,18 @@ class LSTM(nn.RNNBase):
                 raise ValueError(f"{name}: got shape {list(tensor.shape)}, should be {layout}")
         h0, c0 = hx
         return (h0, c0) if batched else (h0.unsqueeze(1), c0.unsqueeze(1))
+
+
+def _call(x, state, weights, dropout, engine, fuse) -> tuple[Callable, tuple]:
+    """The engine's function for these arguments of `lstm`, and its own, checked and cast."""
+    h0, c0 = state
+    if not _traced():
+        _check(x, h0, c0, weights)
+    engine, fuse = resolve(engine, fuse, x.device)
+    if not _traced() and x.shape[1] == 0:  # nothing to fuse: shapes, and gradients of zero
+        engine, fuse = "loop", "none"
+    x, h0, c0, *weights = autocast(x, h0, c0, *weights)
+    return engine_module(engine).lstm, (x, h0, c0, weights, dropout, fuse)
 
 
 def _traced() -> bool:

@@ -1,11 +1,11 @@
-"""The operators that a fused engine implements, registered with torch.library once for all engines.
+"""The operators that an engine implements: schemas, fakes and derivatives, of all, in one place.
 
-`register("triton", {...})` makes `torch.ops.fused_lstm_triton.*`. What is the same for every
-engine lives here: schemas, fake implementations (for torch.compile) and, from derivatives.py,
-autograd. What differs, the kernels, is what the engine passes in (or, for C++, what its library
-registers itself).
+`torch.ops.fused_lstm_triton.*` and `torch.ops.fused_lstm_native.*` are there as soon as fused_lstm
+is imported; their kernels come with the first call, from whomever it comes: the module, a graph of
+torch.compile, a saved trace. What differs between the engines, the kernels, is what `implement`
+is given or what the C++ library registers itself.
 
-T, B, I, H, L: time steps, batch, input size, hidden size, layers.
+T, B, I, H, L: time steps, batch, input size, hidden size, layers. N, V: rows, vocabulary.
 Gate order i, f, g, o. Half-precision inputs keep their cell state in float32: "state dtype" below.
 
     cell           gates [B, 4H] before activation, c [B, H] -> h [B, H], c_next [B, H]
@@ -25,51 +25,61 @@ Gate order i, f, g, o. Half-precision inputs keep their cell state in float32: "
                    gates [L, T, B, 4H] activated gates.
     lstm_backward  dy, dh_n, dc_n (None where no gradient comes) -> dx (no elements unless
                    `needs_dx`), dh0, dc0, and one gradient for each of `weights`.
+
+    dropout        x of any shape -> x times reference.dropout_mask(seed, x.shape, p, first): x's
+                   elements are number `first` and on of a longer mask, such as a stack's.
+    linear_cross_entropy
+                   hidden [N, H], weight [V, H], bias [V] or None, target [N] int64 -> loss [N] in
+                   the state dtype and, given row_grad [N], the gradients by the first three (else
+                   three tensors of no elements). A row whose target is `ignore_index` has no loss.
+                   `native` alone has it.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import derivatives, reference
+from . import loop, reference, stack, twins
+from .derivatives import Fused, Linear, call_of, dispatched
 
-SCHEMAS = {
-    "cell": "(Tensor gates, Tensor c) -> (Tensor h, Tensor c_next)",
-    "cell_backward": "(Tensor gates, Tensor c, Tensor c_next, Tensor dh, Tensor dc_next)"
-    " -> (Tensor dgates, Tensor dc)",
-    "lstm": "(Tensor x, Tensor h0, Tensor c0, Tensor[] weights, float dropout, Tensor? seed,"
-    " str fuse, bool save) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor h, Tensor c, Tensor gates)",
-    "lstm_backward": "(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor x, Tensor h0, Tensor c0,"
-    " Tensor[] weights, float dropout, Tensor? seed, str fuse, Tensor y, Tensor h, Tensor c,"
-    " Tensor gates, bool needs_dx) -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)",
-}
+# --- what an engine's lstm() runs ---
 
 
-LIBRARIES = []  # kept, since what a Library has registered goes with it
+def run(ops, x, h0, c0, weights, dropout, fuse):
+    """An engine's lstm(), as in fused_lstm.engines, on its operators.
 
-
-def register(engine: str, kernels: dict[str, Callable] | None = None):
-    """Define an engine's operators and return their namespace, `torch.ops.fused_lstm_<engine>`.
-
-    Args:
-        engine: its name in fused_lstm.engines.
-        kernels: operator name -> Python function with the schema's arguments; None where a
-            C++ library registers its own for the operators defined here.
+    pointwise: the step loop with a fused cell. steps, layers: one operator.
     """
-    namespace = f"fused_lstm_{engine}"
-    for name, schema in SCHEMAS.items():
-        torch.library.define(f"{namespace}::{name}", schema)
-        if kernels is not None:
-            torch.library.impl(f"{namespace}::{name}", ("cpu", "cuda"), kernels[name])
-        torch.library.register_fake(f"{namespace}::{name}", FAKES[name])
-    ops = getattr(torch.ops, namespace)
-    library = torch.library.Library(namespace, "FRAGMENT")
-    derivatives.register(library, ops, "cell", "lstm")
-    LIBRARIES.append(library)
-    return ops
+    traced = _traced()
+    seed = draw_seed(x.device) if dropout > 0 else None
+    save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
+    save = save or torch.jit.is_tracing()  # what is traced once may be trained and not
+    if fuse == "pointwise":
+        cell = ops.cell if traced else partial(call_of(Fused, save), twins.Cell(ops))
+        sweep, states = loop.steps(h0, c0, weights, cell)
+        drop = None if seed is None else partial(_drop, ops, dropout, seed)
+        return stack.run(x, len(h0), sweep, drop), *loop.last(states)
+    if traced:
+        return ops.lstm(x, h0, c0, weights, dropout, seed, fuse, save)[:3]
+    call = twins.LSTM(ops, dropout, fuse, save, 3 + len(weights))
+    return call_of(Fused, save)(call, x, h0, c0, *weights, seed)[:3]
+
+
+def _traced() -> bool:
+    """Whether a graph is being made: its operators are then called through torch's dispatcher."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def dropout(ops: SimpleNamespace, x: Tensor, p: float, seed: Tensor) -> Tensor:
+    """x with each element dropped with probability p, by the operator `dropout`."""
+    return _drop(ops, p, seed, x, 0)
 
 
 def draw_seed(device: torch.device) -> Tensor:
@@ -80,7 +90,38 @@ def draw_seed(device: torch.device) -> Tensor:
     return torch.randint(2**63 - 1, (1,), device=device)
 
 
-# --- fake implementations: shapes and dtypes alone. What a kernel makes is contiguous. ---
+# --- the operators with their derivatives ---
+
+
+def _cell(ops, gates, c):
+    wanted = torch.is_grad_enabled() and (gates.requires_grad or c.requires_grad)
+    return call_of(Fused, wanted)(twins.Cell(ops), gates, c)
+
+
+def _lstm(ops, x, h0, c0, weights, dropout, seed, fuse, save):
+    call = twins.LSTM(ops, dropout, fuse, save, 3 + len(weights))
+    return call_of(Fused, save)(call, x, h0, c0, *weights, seed)
+
+
+def _plain_lstm(x, h0, c0, weights, dropout, seed, fuse, save):
+    return *reference.lstm(x, h0, c0, weights, dropout, seed), *[x.new_empty(0)] * 3
+
+
+def _drop(ops, p, seed, y, layer):
+    """What stack.run drops with: one mask for all layers, at every level of every engine."""
+    return (ops.dropout if _traced() else partial(_dropout, ops))(y, p, seed, layer * y.numel())
+
+
+def _dropout(ops, x, p, seed, first=0):
+    wanted = torch.is_grad_enabled() and x.requires_grad
+    return call_of(Linear, wanted)(twins.Dropout(ops, p, first), x, seed)
+
+
+def _plain_dropout(x, p, seed, first=0):
+    return (x * reference.dropout_mask(seed, x.shape, p, first)).to(x.dtype)
+
+
+# --- fakes: shapes and dtypes alone. What a kernel makes is contiguous. ---
 
 
 def _fake_cell(gates, c):
@@ -113,9 +154,103 @@ def _fake_lstm_backward(
     return dx, *(t.new_empty(t.shape) for t in (h0, c0)), [w.new_empty(w.shape) for w in weights]
 
 
-FAKES = {
-    "cell": _fake_cell,
-    "cell_backward": _fake_cell_backward,
-    "lstm": _fake_lstm,
-    "lstm_backward": _fake_lstm_backward,
-}
+def _fake_dropout(x, p, seed, first=0):
+    return x.new_empty(x.shape)
+
+
+def _fake_linear_cross_entropy(hidden, weight, bias, target, row_grad, ignore_index):
+    grads = [
+        hidden.new_empty(0) if row_grad is None or t is None else t.new_empty(t.shape)
+        for t in (hidden, weight, bias)
+    ]
+    return hidden.new_empty(len(hidden), dtype=reference.state_dtype(hidden.dtype)), *grads
+
+
+# --- the table, and its registration ---
+
+
+class Operator(NamedTuple):
+    schema: str
+    fake: Callable
+    own: Callable | None = None  # with its derivatives; the first argument is an engine's operators
+    plain: Callable | None = None  # the same in plain PyTorch
+    engines: tuple[str, ...] = ("triton", "native")
+
+
+_INPUTS = "Tensor x, Tensor h0, Tensor c0, Tensor[] weights, float dropout, Tensor? seed, str fuse"
+
+OPERATORS = {
+    "cell": Operator(
+        "(Tensor gates, Tensor c) -> (Tensor h, Tensor c_next)",
+        _fake_cell, _cell, reference.cell,
+    ),
+    "cell_backward": Operator(
+        "(Tensor gates, Tensor c, Tensor c_next, Tensor dh, Tensor dc_next)"
+        " -> (Tensor dgates, Tensor dc)",
+        _fake_cell_backward,
+    ),
+    "lstm": Operator(
+        f"({_INPUTS}, bool save)"
+        " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor h, Tensor c, Tensor gates)",
+        _fake_lstm, _lstm, _plain_lstm,
+    ),
+    "lstm_backward": Operator(
+        f"(Tensor? dy, Tensor? dh_n, Tensor? dc_n, {_INPUTS}, Tensor y, Tensor h, Tensor c,"
+        " Tensor gates, bool needs_dx) -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)",
+        _fake_lstm_backward,
+    ),
+    "dropout": Operator(
+        "(Tensor x, float p, Tensor seed, int first=0) -> Tensor",
+        _fake_dropout, _dropout, _plain_dropout,
+    ),
+    "linear_cross_entropy": Operator(
+        "(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, Tensor? row_grad,"
+        " int ignore_index) -> (Tensor loss, Tensor dhidden, Tensor dweight, Tensor dbias)",
+        _fake_linear_cross_entropy, engines=("native",),
+    ),
+}  # fmt: skip
+
+LIBRARIES = {}  # kept, since what a Library has registered goes with it
+
+
+def _define(engine: str):
+    """torch.ops.fused_lstm_<engine>, whole but for kernels."""
+    namespace = f"fused_lstm_{engine}"
+    LIBRARIES[engine] = library = torch.library.Library(namespace, "FRAGMENT")
+    ops = getattr(torch.ops, namespace)
+    for name, operator in OPERATORS.items():
+        if engine not in operator.engines:
+            continue
+        library.define(name + operator.schema)
+        # A kernel of a device comes before this one.
+        library.impl(name, _first_use(engine, name), "CompositeExplicitAutograd")
+        torch.library.register_fake(f"{namespace}::{name}", operator.fake, lib=library)
+        # Not torch.library.register_autograd, which torch.func cannot transform.
+        for key in ("Autograd", "FuncTorchBatched") if operator.own else ():
+            own = dispatched(partial(operator.own, ops), operator.plain)
+            library.impl(name, own, key)
+    return ops
+
+
+def _first_use(engine: str, name: str) -> Callable:
+    """The kernel until there is one: loads the engine's, and calls it."""
+
+    def load_and_run(*args):
+        device = next(a for a in args if isinstance(a, Tensor)).device
+        module = importlib.import_module(f".{engine}", __package__)
+        why = module.missing(device) or module.load()
+        if why is not None:
+            raise RuntimeError(f"fused_lstm_{engine}::{name} cannot run on '{device}': {why}")
+        return getattr(getattr(torch.ops, f"fused_lstm_{engine}"), name)(*args)
+
+    return load_and_run
+
+
+def implement(engine: str, kernels: dict[str, Callable]) -> None:
+    """Register kernels in Python: operator name -> a function with the schema's arguments."""
+    for name, kernel in kernels.items():
+        for key in ("CPU", "CUDA"):
+            LIBRARIES[engine].impl(name, kernel, key)
+
+
+TRITON, NATIVE = _define("triton"), _define("native")

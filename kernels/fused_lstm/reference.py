@@ -181,9 +181,10 @@ def dropout_mask(seed: Tensor, shape: Sequence[int], dropout: float, first: int 
     """What h is multiplied by: 0 where dropped, else 1 / (1 - dropout); float32 of `shape`.
 
     Its elements are number `first`, `first` + 1, ...: between layers l and l + 1 of a stack the
-    first is l times a layer's elements. Element n's fate is the first word of Philox4x32-10 (Salmon et al. 2011, "Parallel random
-    numbers: as easy as 1, 2, 3") with the seed as key and n as counter, so that a kernel can
-    draw any element at any time, and its backward draws the same again.
+    first is l times a layer's elements. Element n's fate is the first word of Philox4x32-10
+    (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with the seed as key and n
+    as counter, so that a kernel can draw any element at any time, and its backward draws the same
+    again.
     """
     n = torch.arange(torch.Size(shape).numel(), dtype=torch.int64, device=seed.device) + first
     word = _philox_first_word(seed, n).reshape(shape)

@@ -32,7 +32,9 @@ def run(x: Tensor, layers: int, sweep: Sweep, drop: Drop | None, directions: int
     for layer in range(layers):
         if layer > 0 and drop is not None:
             x = drop(x, layer - 1)
-        lanes = [sweep(x, lane) for lane in range(layer * directions, (layer + 1) * directions)]
+        lanes = []
+        for lane in range(layer * directions, (layer + 1) * directions):
+            lanes.append(sweep(x, lane))
         x = lanes[0] if directions == 1 else torch.cat(lanes, dim=-1)
     return x
 

@@ -16,11 +16,6 @@ TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
 }
 
 TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
-  m.def(
-      "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor? bias, Tensor target,"
-      " Tensor? row_grad, int ignore_index)"
-      " -> (Tensor loss, Tensor dhidden, Tensor dweight, Tensor dbias)");
-  m.def("dropout(Tensor x, float p, Tensor seed) -> Tensor");
   m.def("isa_names() -> str[]", fused_lstm::isa_names);
   m.def("use_isa(str name) -> ()", fused_lstm::use_isa);
   m.def("release_memory() -> int", fused_lstm::release_memory);

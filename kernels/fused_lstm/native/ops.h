@@ -43,7 +43,7 @@ std::tuple<at::Tensor, std::vector<double>> product(const std::string& name,
 
 double best_product(at::ScalarType dtype);
 
-at::Tensor dropout(const at::Tensor& x, double p, const at::Tensor& seed);
+at::Tensor dropout(const at::Tensor& x, double p, const at::Tensor& seed, int64_t first);
 
 // body(worker) on each thread of a team.
 template <class Body>

@@ -4,13 +4,14 @@
 
 namespace fused_lstm {
 
-at::Tensor dropout(const at::Tensor& x, double p, const at::Tensor& seed) {
+at::Tensor dropout(const at::Tensor& x, double p, const at::Tensor& seed, int64_t first) {
   const at::ScalarType dtype = compute_dtype(x, "x");
   TORCH_CHECK_VALUE(p >= 0 && p <= 1, "p: got ", p, ", should be in [0, 1]");
+  TORCH_CHECK_VALUE(first >= 0, "first: got ", first, ", should be at least 0");
   check(seed, "seed", {1}, at::kLong);
   const at::Tensor in = converted(x, dtype), out = fresh_like(in);
   with_kernels(dtype,
-               [&](const auto& kernels) { drop(kernels, dropout_of(p, seed), 0, in, out); });
+               [&](const auto& kernels) { drop(kernels, dropout_of(p, seed), first, in, out); });
   return out.to(x.scalar_type());
 }
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from functools import partial
 
 import torch
-from torch import Tensor
 
-from .. import fused
-from ..engines import constant_while_tracing
+from .. import ops
 from . import interpreter
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -39,15 +37,9 @@ def describe(device: torch.device) -> str:
     return "Triton kernels, compiled for " + torch.cuda.get_device_name(device)
 
 
-@constant_while_tracing
-def _register() -> None:
-    """Define torch.ops.fused_lstm_triton, on first use: it imports triton."""
-    if not hasattr(torch.ops.fused_lstm_triton, "lstm"):
-        from . import operators  # noqa: F401
+def load() -> None:
+    """Import triton, and register the kernels."""
+    from . import operators  # noqa: F401
 
 
-def lstm(
-    x: Tensor, h0: Tensor, c0: Tensor, weights: Sequence[Tensor], dropout: float, fuse: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    _register()
-    return fused.run(torch.ops.fused_lstm_triton, x, h0, c0, weights, dropout, fuse)
+lstm = partial(ops.run, ops.TRITON)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from .. import ops
-from . import around, interpreter, pointwise
+from . import around, interpreter, philox, pointwise
 
 if interpreter.is_interpreted():
     interpreter.announce()
 
-ops.register(
+ops.implement(
     "triton",
     {
         "cell": pointwise.cell,
         "cell_backward": pointwise.cell_backward,
         "lstm": around.lstm,
         "lstm_backward": around.lstm_backward,
+        "dropout": philox.dropout,
     },
 )

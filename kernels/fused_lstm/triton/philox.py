@@ -72,13 +72,16 @@ def scale_of(p: float) -> float:
     return 1 / (1 - p) if p < 1 else 0.0
 
 
-def apply(x: Tensor, seed: Tensor | None, layer: int, p: float) -> Tensor:
-    """x [T, B, H], `layer`'s output (or the gradient by it), as the mask of the seed leaves it."""
-    if p == 0:
-        return x
+def dropout(x: Tensor, p: float, seed: Tensor, first: int = 0) -> Tensor:
+    """The operator `dropout` of fused_lstm.ops."""
+    x = x.contiguous()
     y = torch.empty_like(x)
     block = 4096 if is_interpreted() else 1024
     grid = (triton.cdiv(x.numel(), block),)
-    first = layer * x.numel()
     dropout_kernel[grid](x, y, seed, first, x.numel(), p, scale_of(p), BLOCK=block)
     return y
+
+
+def apply(x: Tensor, seed: Tensor | None, layer: int, p: float) -> Tensor:
+    """x [T, B, H], `layer`'s output (or the gradient by it), as the mask of the seed leaves it."""
+    return x if p == 0 else dropout(x, p, seed, layer * x.numel())

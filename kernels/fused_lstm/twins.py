@@ -1,0 +1,127 @@
+"""Each kernel of fused_lstm.ops beside its twin, the same function in plain PyTorch.
+
+A pair is a `Call` of fused_lstm.derivatives, which says how autograd uses it. It holds what a
+kernel takes beside tensors, puts these in the order of the kernel, and knows which outputs a
+backward needs. Shapes as in fused_lstm.ops.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+
+from . import reference
+from .derivatives import filled
+
+
+@dataclass(slots=True, eq=False)
+class Cell:
+    ops: SimpleNamespace
+    inputs: int = 2
+    results: int = 2
+
+    @property
+    def kernel(self):
+        return self.ops.cell.default
+
+    def arguments(self, gates, c):
+        return gates, c
+
+    def twin(self, gates, c):
+        return reference.cell(gates, c)
+
+    def kept(self, h, c_next):
+        return (c_next,)
+
+    def backward(self, needed):
+        return CellBackward(self.ops)
+
+
+@dataclass(slots=True, eq=False)
+class CellBackward:
+    ops: SimpleNamespace
+    inputs: int = 4
+
+    @property
+    def kernel(self):
+        return self.ops.cell_backward.default
+
+    def arguments(self, dh, dc_next, gates, c, c_next):
+        dh = torch.zeros_like(c_next, dtype=gates.dtype) if dh is None else dh
+        dc_next = torch.zeros_like(c_next) if dc_next is None else dc_next
+        return gates, c, c_next, dh, dc_next
+
+    def twin(self, dh, dc_next, gates, c, c_next):
+        outputs, pullback = torch.func.vjp(reference.cell, gates, c)
+        return pullback(filled((dh, dc_next), outputs))
+
+
+@dataclass(slots=True, eq=False)
+class LSTM:
+    ops: SimpleNamespace
+    dropout: float
+    fuse: str
+    save: bool
+    inputs: int
+    results: int = 3
+
+    @property
+    def kernel(self):
+        return self.ops.lstm.default
+
+    def arguments(self, x, h0, c0, *rest):
+        *weights, seed = rest
+        return x, h0, c0, weights, self.dropout, seed, self.fuse, self.save
+
+    def twin(self, x, h0, c0, *rest):
+        *weights, seed = rest
+        return reference.lstm(x, h0, c0, weights, self.dropout, seed)
+
+    def kept(self, y, h_n, c_n, h, c, gates):
+        return y, h, c, gates
+
+    def backward(self, needed):
+        return LSTMBackward(self, needed[0], 3 + self.inputs)
+
+
+@dataclass(slots=True, eq=False)
+class LSTMBackward:
+    forward: LSTM
+    needs_dx: bool
+    inputs: int
+
+    def kernel(self, *arguments):
+        dx, *others, dweights = self.forward.ops.lstm_backward.default(*arguments)
+        return dx if self.needs_dx else None, *others, *dweights
+
+    def arguments(self, dy, dh_n, dc_n, x, h0, c0, *rest):
+        *rest, y, h, c, gates = rest
+        *inputs, save = self.forward.arguments(x, h0, c0, *rest)
+        if not save:  # an outer transform wanted what nobody here knew of
+            y, _, _, h, c, gates = self.forward.kernel(*inputs, True)
+        return dy, dh_n, dc_n, *inputs, y, h, c, gates, self.needs_dx
+
+    def twin(self, dy, dh_n, dc_n, x, h0, c0, *rest):
+        *weights, seed, _, _, _, _ = rest
+
+        def forward(*tensors):
+            return self.forward.twin(*tensors, seed)
+
+        outputs, pullback = torch.func.vjp(forward, x, h0, c0, *weights)
+        return pullback(filled((dy, dh_n, dc_n), outputs))
+
+
+@dataclass(slots=True, eq=False)
+class Dropout:
+    ops: SimpleNamespace
+    p: float
+    first: int
+
+    @property
+    def kernel(self):
+        return self.ops.dropout.default
+
+    def arguments(self, x, seed):
+        return x, self.p, seed, self.first
