@@ -21,6 +21,8 @@ pytestmark = pytest.mark.skipif(
     native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
 )
 
+SEED = torch.tensor([2**62 + 12345])
+
 SHAPES = [
     Shape(1, 1, 1, 1, 1),
     Shape(3, 2, 5, 3, 2),
@@ -191,18 +193,26 @@ def test_dropout_is_the_references(isa, dropout, fuse, layers):
     torch.set_num_threads(2)
     inputs = problem(Shape(9, 5, 11, 37, layers))
     x, h0, c0, *weights = inputs
-    seed = torch.tensor([2**62 + 12345])
 
     def fused(x, h0, c0, weights):
-        return native.OPS.lstm(x, h0, c0, weights, dropout, seed, fuse, True)[:3]
+        return native.OPS.lstm(x, h0, c0, weights, dropout, SEED, fuse, True)[:3]
 
     def plain(x, h0, c0, weights):
-        return reference.lstm(x, h0, c0, weights, dropout, seed)
+        return reference.lstm(x, h0, c0, weights, dropout, SEED)
 
     compare(results(inputs, fused), results(inputs, plain))
     with torch.no_grad():
-        found = native.OPS.lstm(x, h0, c0, weights, dropout, seed, fuse, False)[:3]
+        found = native.OPS.lstm(x, h0, c0, weights, dropout, SEED, fuse, False)[:3]
         compare(dict(enumerate(found)), dict(enumerate(plain(x, h0, c0, weights))))
+
+
+def test_a_tensor_may_be_part_of_a_longer_mask(isa):
+    x = torch.randn(5, 77)
+    mask = reference.dropout_mask(SEED, (3, 5, 77), 0.4)
+    for n in range(3):
+        assert torch.equal(native.OPS.dropout(x, 0.4, SEED, n * x.numel()), x * mask[n])
+    with pytest.raises(ValueError, match="first: got -1, should be 0 or more"):
+        native.OPS.dropout(x, 0.4, SEED, -1)
 
 
 def test_gradcheck():

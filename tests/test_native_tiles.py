@@ -86,7 +86,8 @@ class Instruction(NamedTuple):
 FUNCTION = re.compile(r"^[0-9a-f]+ <(.*)>:$")
 INSTRUCTION = re.compile(r"^\s+([0-9a-f]+):\t(\S+)\s*(.*)$")
 TARGET = re.compile(r"^([0-9a-f]+) <")
-TO_STACK = re.compile(r"%[xyz]mm\d+,-?(0x[0-9a-f]+)?\(%r[sb]p[,)]")
+# A function's frame lies below rbp: at 0x0(%rbp) and on rbp is a pointer like others.
+TO_STACK = re.compile(r"%[xyz]mm\d+,((0x[0-9a-f]+)?\(%rsp[,)]|-0x[0-9a-f]+\(%rbp[,)])")
 
 
 def functions(listing: str) -> Iterator[tuple[str, list[Instruction]]]:
@@ -145,7 +146,9 @@ LOOP = """
     [
         ("vmovaps %ymm2,0x20(%rsp)", 1),
         ("vmovaps %ymm2,-0x20(%rbp)", 1),
+        ("vmovaps %ymm2,0x20(%rsp,%rax,1)", 1),
         ("vmovaps %ymm2,(%rdi)", 0),
+        ("vmovaps %ymm2,0x0(%rbp)", 0),
         ("vmovaps 0x20(%rsp),%ymm2", 0),
     ],
 )

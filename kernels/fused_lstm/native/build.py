@@ -50,8 +50,9 @@ def setup_arguments() -> dict:
     openmp = ["-fopenmp"] if sys.platform == "linux" else []
     extension = CppExtension(
         "fused_lstm.native._C",
-        sorted(str(path) for path in FOLDER.glob("*.cpp")),
-        depends=sorted(str(path) for path in FOLDER.glob("*.h")),
+        sorted(str(path) for path in FOLDER.rglob("*.cpp")),
+        depends=sorted(str(path) for path in FOLDER.rglob("*.h")),
+        include_dirs=[str(FOLDER.resolve())],
         # Compiled with OpenMP but not linked with it: the symbols are found in the copy that
         # torch brings, whose threads are then ours too. A second copy would have its own.
         extra_compile_args=[*FLAGS, *openmp, *checks],

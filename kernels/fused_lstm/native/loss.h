@@ -8,15 +8,10 @@
 // the target's part is added at the end, so that e is written once and used as it is.
 #pragma once
 
-#include "args.h"
-#include "blocks.h"
+#include "isa/kernels.h"
+#include "product/large.h"
 
 namespace fused_lstm::FL_ISA {
-
-template <class T>
-long logits_size(long rows, long classes) {
-  return Blocks<T>::size(1, rows, classes);
-}
 
 template <class T>
 FL_INLINE T* own_lanes(const Loss<T>& loss, T* lanes, long worker) {

@@ -2,9 +2,9 @@
 #include <Python.h>
 #include <torch/library.h>
 
-#include "isa.h"
+#include "isa/isa.h"
 #include "memory.h"
-#include "ops.h"
+#include "ops/ops.h"
 
 TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
   m.impl("cell", fused_lstm::cell);
@@ -26,6 +26,11 @@ TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
       fused_lstm::product);
   m.def("best_product(ScalarType dtype) -> float", fused_lstm::best_product);
   m.def("isa() -> str", fused_lstm::isa_name);
+  m.def(
+      "plan(int steps, int batch, int inputs, int hidden, int layers, str fuse, bool save, *,"
+      " int directions=1, int projected=0, bool even=True, bool dropout=False,"
+      " ScalarType dtype=float, int? threads=None, str isa=\"\") -> str",
+      fused_lstm::plan);
 }
 
 PyMODINIT_FUNC PyInit__C() {

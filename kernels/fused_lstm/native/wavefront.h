@@ -2,11 +2,12 @@
 // computes step t - 1, each layer whole on one worker. Workers meet once for each diagonal of the
 // (layer, step) plane, not once for each step of each layer.
 //
-// A step here makes its input product too: the layer below has only just made the input.
+// A step here makes its input product too: the layer below has only just made the input. Lanes are
+// of equal lengths, forwards in time, and nothing is projected or kept back.
 #pragma once
 
-#include "dropout.h"
-#include "steps_backward.h"
+#include "philox.h"
+#include "sweep_backward.h"
 
 namespace fused_lstm::FL_ISA {
 
@@ -15,8 +16,8 @@ constexpr Worker alone{};
 // For each layer, w_hh packed and then w_ih; forward and backward pack in different orders.
 template <class T>
 long wavefront_size(long inputs, long hidden) {
-  const long forward = inputs * blocks_of<T>(hidden), backward = hidden * blocks_of<T>(inputs);
-  return recurrent_size<T>(hidden) + 4 * (forward > backward ? forward : backward) * W<T>;
+  return recurrent_size<T>(hidden, hidden, false) +
+         max(Fma<T>::gates_size(inputs, hidden), Fma<T>::columns_size(4 * hidden, inputs));
 }
 
 template <class T>
@@ -26,63 +27,53 @@ struct Packed {
 
 template <class T>
 FL_INLINE Packed<T> packed_of(const Wavefront<T>& wave, long index) {
+  const long hidden = wave.lanes[index].hidden;
   T* const recurrent = wave.packed + index * wave.packed_size;
-  return {recurrent, recurrent + recurrent_size<T>(wave.layers[index].hidden)};
+  return {recurrent, recurrent + recurrent_size<T>(hidden, hidden, false)};
 }
 
 // --- forward ---
 
 template <class T>
-void pack_layer(const Layer<T>& layer, const Packed<T>& packed) {
-  const long inputs = layer.inputs, hidden = layer.hidden;
-  for (long block = 0; block < blocks_of<T>(hidden); ++block) {
-    pack_gates(layer.w_ih, hidden, inputs, block * W<T>, 0, inputs,
-               packed.input + block * inputs * 4 * W<T>);
-  }
-  pack_recurrent(alone, layer, packed.recurrent);
-}
-
-template <class T, int R>
-FL_INLINE void whole_tile(const Layer<T>& layer, const Step<T>& step, const T* x,
-                          const Packed<T>& packed, long block, long row) {
-  const long inputs = layer.inputs, hidden = layer.hidden, unit = block * W<T>;
-  Tile<T, R, 4> tile;
-  FL_UNROLL for (int gate = 0; gate < 4; ++gate) {
-    const Vec<T> bias = bias_of(layer, gate, unit, min(hidden - unit, W<T>));
-    FL_UNROLL for (int r = 0; r < R; ++r) tile.sum[r][gate] = bias;
-  }
-  multiply_rows(tile, x + row * inputs, inputs, inputs, packed.input + block * inputs * 4 * W<T>);
-  recur(layer, step, packed.recurrent + block * hidden * 4 * W<T>, unit, row, tile);
+void pack_forward(const Lane<T>& lane, const Packed<T>& packed) {
+  Fma<T>::pack_gates_of(alone, lane.w_ih, lane.inputs, lane.hidden, packed.input);
+  Fma<T>::pack_gates_of(alone, lane.w_hh, lane.hidden, lane.hidden, packed.recurrent);
 }
 
 template <class T>
-void whole_step(const Layer<T>& layer, long t, const Packed<T>& packed) {
-  const long batch = layer.batch;
-  const Step<T> step = step_of(layer, t, 0);
-  const T* x = layer.x + t * batch * layer.inputs;
-  for_shares(alone, batch, blocks_of<T>(layer.hidden), 1, gates_tile.rows, false,
-             [&](const Share& share) {
-    for_heights<gates_tile.rows>(share, {0, batch}, [&](auto height, long row) {
-      whole_tile<T, decltype(height)::value>(layer, step, x, packed, share.first, row);
-    });
+void whole_step(const Lane<T>& lane, long t, const Packed<T>& packed) {
+  const long inputs = lane.inputs, hidden = lane.hidden, size = inputs * 4 * W<T>;
+  T* const gates = lane.gates + (lane.save ? row_of(lane, t) * 4 * hidden : 0);
+  const T* const x = lane.x + row_of(lane, t) * inputs;
+  CellStep<T> step = cell_step(lane, t, gates);
+  for_states_before(lane, t, [&](Range rows, Rows<T> h, const T* c) {
+    step.c = c;
+    Fma<T>::gates(
+        alone, h, rows, hidden, hidden, packed.recurrent, false,
+        [&](auto& tile, long unit, long row) {
+          load_bias(tile, lane, unit);
+          multiply_rows(tile, x + row * inputs, inputs, inputs,
+                        packed.input + unit / W<T> * size);
+        },
+        [&](const auto& tile, long unit, long row) { finish_cell(step, unit, row, tile); });
   });
 }
 
 template <class T>
 void wavefront_forward(const Worker& worker, const Wavefront<T>& wave) {
-  const long top = wave.count - 1, steps = wave.layers[0].steps;
+  const long top = wave.count - 1, steps = wave.lanes[0].steps;
   for (long index = worker.id; index <= top; index += worker.count) {
-    pack_layer(wave.layers[index], packed_of(wave, index));
+    pack_forward(wave.lanes[index], packed_of(wave, index));
   }
   for (long tick = 0; tick < steps + top; ++tick) {
     for (long index = worker.id; index <= top; index += worker.count) {
-      const Layer<T>& layer = wave.layers[index];
-      const long t = tick - index, size = layer.batch * layer.hidden;
+      const Lane<T>& lane = wave.lanes[index];
+      const long t = tick - index, size = lane.batch * lane.hidden;
       if (t < 0 || t >= steps) continue;
-      whole_step(layer, t, packed_of(wave, index));
+      whole_step(lane, t, packed_of(wave, index));
       if (index == top || !wave.dropped) continue;
       const long first = (index * steps + t) * size;
-      dropout(alone, size, first, wave.dropout, layer.y + t * size, wave.dropped + first);
+      dropout(alone, size, first, wave.dropout, lane.y + t * size, wave.dropped + first);
     }
     worker.sync();
   }
@@ -90,46 +81,50 @@ void wavefront_forward(const Worker& worker, const Wavefront<T>& wave) {
 
 // --- backward ---
 
+template <class T>
+void pack_backward(const Lane<T>& lane, const Packed<T>& packed) {
+  const long gates = 4 * lane.hidden;
+  Fma<T>::pack_columns_of(alone, lane.w_hh, gates, lane.hidden, packed.recurrent);
+  Fma<T>::pack_columns_of(alone, lane.w_ih, gates, lane.inputs, packed.input);
+}
+
 // dx = dgates w_ih, of one step.
 template <class T>
-void input_gradient(const Layer<T>& layer, const Blocks<T>& dgates, long t, const T* packed,
+void input_gradient(const Lane<T>& lane, const LaneGradient<T>& gradient, long t, const T* packed,
                     T* dx, T* sums) {
-  const long batch = layer.batch, inputs = layer.inputs;
-  for_step_back_tiles(alone, dgates, t * batch, batch, blocks_of<T>(inputs), packed, false, sums,
-                      [&](auto& tile, long first, long row) {
+  const long row = row_of(lane, t), inputs = lane.inputs;
+  Fma<T>::columns(alone, dgates_of(lane, gradient), row, {0, lane.batch}, inputs, packed, false,
+                  sums, [&](const auto& tile, long first, long b) {
     const long column = first * W<T>;
-    store(tile, dx + row * inputs + column, inputs, inputs - column);
+    store(tile, dx + b * inputs + column, inputs, inputs - column);
   });
 }
 
 // t = -1 is the step before the first, where there is only dh0.
 template <class T>
 void whole_step_back(const Wavefront<T>& wave, long index, long t, T* sums) {
-  const Layer<T>& layer = wave.layers[index];
-  const LayerGradient<T>& gradient = wave.gradients[index];
-  const Blocks<T> dgates = dgates_of(layer, gradient);
+  const Lane<T>& lane = wave.lanes[index];
+  const LaneGradient<T>& gradient = wave.gradients[index];
   const Packed<T> packed = packed_of(wave, index);
-  one_step_back(alone, layer, gradient, t, dgates, packed.recurrent, sums);
+  step_backward(alone, lane, gradient, t, packed.recurrent, sums);
   if (t < 0 || !gradient.dx) return;
-  const long size = layer.batch * layer.inputs;
+  const long size = lane.batch * lane.inputs;
   T* const dx = gradient.dx + t * size;
-  input_gradient(layer, dgates, t, packed.input, dx, sums);
+  input_gradient(lane, gradient, t, packed.input, dx, sums);
   if (index == 0 || !wave.dropped) return;
-  dropout(alone, size, ((index - 1) * layer.steps + t) * size, wave.dropout, dx, dx);
+  dropout(alone, size, ((index - 1) * lane.steps + t) * size, wave.dropout, dx, dx);
 }
 
 template <class T>
 void wavefront_backward(const Worker& worker, const Wavefront<T>& wave, T* panels) {
-  const long top = wave.count - 1, steps = wave.layers[0].steps;
+  const long top = wave.count - 1, steps = wave.lanes[0].steps;
   T* const panel = panel_of(worker, panels);
   for (long index = worker.id; index <= top; index += worker.count) {
-    const Layer<T>& layer = wave.layers[index];
-    const Packed<T> packed = packed_of(wave, index);
-    pack_weight_columns(alone, layer.w_hh, layer.hidden, layer.hidden, packed.recurrent);
-    pack_weight_columns(alone, layer.w_ih, layer.hidden, layer.inputs, packed.input);
+    const Lane<T>& lane = wave.lanes[index];
+    pack_backward(lane, packed_of(wave, index));
     if (index == top || !wave.dropped) continue;  // what the layer above had read
-    const long size = steps * layer.batch * layer.hidden;
-    dropout(alone, size, index * size, wave.dropout, layer.y, wave.dropped + index * size);
+    const long size = steps * lane.batch * lane.hidden;
+    dropout(alone, size, index * size, wave.dropout, lane.y, wave.dropped + index * size);
   }
   for (long tick = 0; tick <= steps + top; ++tick) {
     for (long index = worker.id; index <= top; index += worker.count) {
@@ -139,9 +134,7 @@ void wavefront_backward(const Worker& worker, const Wavefront<T>& wave, T* panel
     worker.sync();
   }
   for (long index = 0; index <= top; ++index) {
-    const Layer<T>& layer = wave.layers[index];
-    weight_gradients(worker, layer, wave.gradients[index],
-                     dgates_of(layer, wave.gradients[index]), panel);
+    weight_gradients(worker, wave.lanes[index], wave.gradients[index], panel);
   }
 }
 

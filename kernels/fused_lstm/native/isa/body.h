@@ -1,7 +1,7 @@
 // All kernels for one instruction set: included by isa_*.cpp, which say which.
 
-#include "cell.h"
-#include "products.h"
+#include "cells/lstm.h"
+#include "product/alone.h"
 #include "wavefront.h"
 
 namespace fused_lstm::FL_ISA {
@@ -9,16 +9,15 @@ namespace fused_lstm::FL_ISA {
 // Constants: code that ran when the library is loaded would run on every CPU.
 template <class T>
 constexpr Kernels<T> table = {FL_NAME,
-                              W<T>,
+                              shapes<T>,
                               recurrent_size<T>,
                               wavefront_size<T>,
-                              dgates_size<T>,
-                              logits_size<T>,
-                              panel_size<T>,
+                              Blocks<T>::size,
                               cell<T>,
                               cell_backward<T>,
-                              forward<T>,
-                              backward<T>,
+                              sweep_forward<T>,
+                              sweep_backward<T>,
+                              gradients<T>,
                               wavefront_forward<T>,
                               wavefront_backward<T>,
                               dropout<T>,

@@ -3,7 +3,7 @@
 
 #include <utility>  // integer_sequence: a type, no code
 
-#include "tile.h"
+#include "isa/shapes.h"
 
 namespace fused_lstm::FL_ISA {
 

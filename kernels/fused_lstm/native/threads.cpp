@@ -1,4 +1,4 @@
-#include "team.h"
+#include "threads.h"
 
 #include <ATen/Parallel.h>
 
@@ -107,6 +107,8 @@ void Worker::sync() const {
   if (count > 1) barrier->wait();
 }
 
+Worker Worker::half() const { return {id % (count / 2), count / 2, barrier + 1 + side()}; }
+
 long team_size() {
 #ifdef _OPENMP
   if (!forked && !at::in_parallel_region()) return at::get_num_threads();
@@ -115,7 +117,7 @@ long team_size() {
 }
 
 void run_team(void (*body)(void*, const Worker&), void* argument) {
-  Barrier barrier;
+  Barrier barriers[3];  // of the team and of its halves
 #ifdef _OPENMP
   if (team_size() > 1) {
     // No num_threads clause: libgomp rebuilds its pool where it varies (see ATen/ParallelOpenMP.h).
@@ -123,16 +125,19 @@ void run_team(void (*body)(void*, const Worker&), void* argument) {
     {
 #pragma omp single
       {
-        barrier.count = omp_get_num_threads();
-        barrier.crowded = barrier.count > cores();
+        const int32_t count = omp_get_num_threads();
+        for (Barrier& barrier : barriers) {
+          barrier.count = &barrier == barriers ? count : count / 2;
+          barrier.crowded = count > cores();
+        }
       }  // an implicit barrier follows
       at::internal::ThreadIdGuard guard(omp_get_thread_num());
-      body(argument, Worker{omp_get_thread_num(), barrier.count, &barrier});
+      body(argument, Worker{omp_get_thread_num(), barriers[0].count, barriers});
     }
     return;
   }
 #endif
-  body(argument, Worker{0, 1, &barrier});
+  body(argument, Worker{0, 1, barriers});
 }
 
 }  // namespace fused_lstm

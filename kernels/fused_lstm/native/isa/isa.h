@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "args.h"
+#include "isa/kernels.h"
 
 namespace fused_lstm {
 
@@ -20,12 +20,14 @@ struct Isa {
 // `use_isa`, says another.
 const Isa& current_isa();
 
+// The one of that name, or the best where it is ""; ValueError where this CPU does not have it.
+const Isa& isa_of(const std::string& name);
+
 // Calls body(kernels) with those for a dtype that compute_dtype gave. An operator takes them once
 // and passes them on: another thread may choose another instruction set meanwhile, whose panels
 // have other sizes.
 template <class Body>
-auto with_kernels(c10::ScalarType dtype, const Body& body) {
-  const Isa& isa = current_isa();
+auto with_kernels(c10::ScalarType dtype, const Body& body, const Isa& isa = current_isa()) {
   return dtype == c10::kDouble ? body(*isa.for_double) : body(*isa.for_float);
 }
 

@@ -16,7 +16,7 @@
 #define FL_ISA avx2
 #define FL_NAME "avx2"
 #define FL_BYTES 32
-#include "isa_body.h"
+#include "isa/body.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "loss.h"
-#include "steps_backward.h"
+#include "sweep_backward.h"
 
 namespace fused_lstm::FL_ISA {
 
@@ -35,33 +35,29 @@ void from_blocks(const Blocks<T>& blocks, T* matrix) {
 template <class T>
 void prepare_product(const Factors<T>& f, bool after) {
   const Blocks<T> left{f.blocks, f.groups, f.units, f.rows};
-  Layer<T> layer{};
-  layer.hidden = f.units;
-  layer.w_hh = f.right;
   if (after) {
     if (f.product == Product::logits) from_blocks(left, f.out);
   } else if (f.product == Product::step) {
-    pack_recurrent(Worker{}, layer, f.packed);
+    Fma<T>::pack_gates_of(Worker{}, f.right, f.units, f.units, f.packed);
   } else if (f.product != Product::input && f.product != Product::logits) {
     to_blocks(f.left, left);
     if (f.product == Product::step_back) {
-      pack_weight_columns(Worker{}, f.right, f.units, f.columns, f.packed);
+      Fma<T>::pack_columns_of(Worker{}, f.right, 4 * f.units, f.columns, f.packed);
     }
   }
 }
 
 template <class T>
 void steps_alone(const Worker& worker, const Factors<T>& f) {
-  const long hidden = f.units;
+  const long hidden = f.units, size = f.batch * hidden;
   for (long t = 0; t < f.rows / f.batch; ++t) {
-    for_step_tiles(worker, f.batch, hidden, f.packed, t % 2,
-                   [&](auto height, long unit, long row, const T* panel, Ahead<T> ahead) {
-      const long at = t * f.batch + row;
-      Tile<T, decltype(height)::value, 4> tile;
-      clear(tile);
-      multiply_rows(tile, f.left + at * hidden, hidden, hidden, panel, ahead);
-      store_gates(tile, f.out + at * 4 * hidden + unit, hidden, min(hidden - unit, W<T>));
-    });
+    T* const out = f.out + t * 4 * size;
+    Fma<T>::gates(
+        worker, Rows<T>{f.left + t * size, hidden}, {0, f.batch}, hidden, hidden, f.packed, t % 2,
+        [&](auto& tile, long, long) { clear(tile); },
+        [&](const auto& tile, long unit, long row) {
+          store_gates(tile, out + row * 4 * hidden + unit, hidden, min(hidden - unit, W<T>));
+        });
     worker.sync();
   }
 }
@@ -72,8 +68,8 @@ void steps_back_alone(const Worker& worker, const Factors<T>& f, T* panel) {
   const long columns = f.columns;
   for (long t = 0; t < f.rows / f.batch; ++t) {
     const long line = t * f.batch;
-    for_step_back_tiles(worker, dgates, line, f.batch, blocks_of<T>(columns), f.packed, t % 2,
-                        panel, [&](auto& tile, long first, long row) {
+    Fma<T>::columns(worker, dgates, line, {0, f.batch}, columns, f.packed, t % 2, panel,
+                    [&](const auto& tile, long first, long row) {
       const long column = first * W<T>;
       store(tile, f.out + (line + row) * columns + column, columns, columns - column);
     });
@@ -107,14 +103,12 @@ void one_product(const Worker& worker, const Factors<T>& f) {
     loss.maxima = f.packed;
     return make_logits(worker, loss, blocks, panel);
   }
-  Layer<T> layer{};
-  layer.batch = f.rows;
-  layer.inputs = f.columns;
-  layer.hidden = f.units;
-  layer.x = f.left;
-  layer.w_ih = f.right;
-  layer.gates = f.out;
-  input_product(worker, layer, 0, 1, panel);
+  Lane<T> lane{};
+  lane.inputs = f.columns;
+  lane.hidden = f.units;
+  lane.x = f.left;
+  lane.w_ih = f.right;
+  input_product(worker, lane, {0, f.rows}, f.out, panel);
 }
 
 // The same small product `count` times, with both factors in the L1 cache and the sums in

@@ -1,9 +1,9 @@
 // The operator `linear_cross_entropy`: the losses of hidden [N, H] under the classes' weight
 // [V, H], and, where the gradients of the losses are known (`row_grad`), those of all inputs.
-#include "check.h"
-#include "isa.h"
+#include "ops/check.h"
+#include "isa/isa.h"
 #include "memory.h"
-#include "ops.h"
+#include "ops/ops.h"
 
 namespace fused_lstm {
 namespace {
@@ -42,15 +42,15 @@ struct Work {
 
   Work(const Kernels<T>& kernels, long rows, long inputs, long classes, bool gradients,
        const at::TensorOptions& options) {
-    const long workers = team_size(), lanes = kernels.lanes;
+    const long workers = team_size(), lanes = kernels.shapes.lanes;
     const long padded = (rows + lanes - 1) / lanes * lanes;
-    logits = fresh({kernels.logits_size(rows, classes)}, options);
+    logits = fresh({kernels.blocks_size(1, rows, classes)}, options);
     scaled = fresh({gradients ? rows : 0, inputs}, options);
     maxima = at::empty({workers, padded}, options);
     sums = at::empty({workers, padded}, options);
     scale = at::empty({padded}, options);
     picked = at::empty({padded}, options);
-    panels = fresh({workers, kernels.panel_size}, options);
+    panels = fresh({workers, kernels.shapes.panel_size}, options);
   }
 
   void point(Loss<T>& loss) const {
@@ -85,7 +85,7 @@ Result run(const Kernels<T>& kernels, const Tensor& hidden, const Tensor& weight
     if (out.dbias.numel() > 0) out.dbias.zero_();
     return out;
   }
-  const long at_once = chunk_rows(rows, classes, sizeof(T), kernels.lanes);
+  const long at_once = chunk_rows(rows, classes, sizeof(T), kernels.shapes.lanes);
   const Work<T> work(kernels, std::min(rows, at_once), inputs, classes, gradients, options);
   for (long first = 0; first < rows; first += at_once) {
     Loss<T> loss{};

@@ -16,7 +16,7 @@
 #define FL_ISA avx512
 #define FL_NAME "avx512"
 #define FL_BYTES 64
-#include "isa_body.h"
+#include "isa/body.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

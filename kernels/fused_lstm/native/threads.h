@@ -10,9 +10,14 @@ struct Barrier;
 struct Worker {
   long id = 0;
   long count = 1;
-  Barrier* barrier = nullptr;
+  Barrier* barrier = nullptr;  // its team's; those of the team's two halves follow it
 
   void sync() const;  // waits for the whole team
+
+  // Of a team of even number: which half of it this worker is in, and the same worker as one of
+  // that half, for work that the halves need not wait for each other in.
+  long side() const { return id / (count / 2); }
+  Worker half() const;
 };
 
 // At most this many workers will take part in `run_team`.

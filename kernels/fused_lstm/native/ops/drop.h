@@ -1,9 +1,9 @@
 // Dropout of whole tensors, for the operators.
 #pragma once
 
-#include "check.h"
-#include "isa.h"
-#include "ops.h"
+#include "ops/check.h"
+#include "isa/isa.h"
+#include "ops/ops.h"
 
 namespace fused_lstm {
 
@@ -14,12 +14,12 @@ inline Dropout dropout_of(double probability, const std::optional<at::Tensor>& s
   return drop;
 }
 
-// out = in times the mask from its element `first` on.
+// out = in, of `count` elements, times the mask from its element `first` on.
 template <class T>
-void drop(const Kernels<T>& kernels, const Dropout& dropout, long first, const at::Tensor& in,
-          const at::Tensor& out) {
+void drop(const Kernels<T>& kernels, const Dropout& dropout, long count, long first, const T* in,
+          T* out) {
   run_on_team([&](const Worker& worker) {
-    kernels.dropout(worker, in.numel(), first, dropout, in.data_ptr<T>(), out.data_ptr<T>());
+    kernels.dropout(worker, count, first, dropout, in, out);
   });
 }
 

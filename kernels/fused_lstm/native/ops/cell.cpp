@@ -1,8 +1,8 @@
 // fuse="pointwise": the operators `cell` and `cell_backward`. Schemas: kernels/fused_lstm/ops.py.
-#include "ops.h"
+#include "ops/ops.h"
 
-#include "check.h"
-#include "isa.h"
+#include "ops/check.h"
+#include "isa/isa.h"
 
 namespace fused_lstm {
 namespace {

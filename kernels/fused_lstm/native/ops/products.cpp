@@ -4,10 +4,10 @@
 #include <atomic>
 #include <chrono>
 
-#include "check.h"
-#include "isa.h"
+#include "ops/check.h"
+#include "isa/isa.h"
 #include "memory.h"
-#include "ops.h"
+#include "ops/ops.h"
 
 namespace fused_lstm {
 namespace {
@@ -66,8 +66,8 @@ std::vector<int64_t> shape_of_result(const Kind& kind, const Tensor& left, const
 }
 
 template <class T>
-std::vector<double> run(const Kernels<T>& kernels, const Kind& kind, const Tensor& left, const Tensor& right,
-                        long batch, long rounds, const Tensor& out) {
+std::vector<double> run(const Kernels<T>& kernels, const Kind& kind, const Tensor& left,
+                        const Tensor& right, long batch, long rounds, const Tensor& out) {
   Factors<T> f{};
   f.product = kind.product;
   f.rows = left.size(0);
@@ -80,10 +80,11 @@ std::vector<double> run(const Kernels<T>& kernels, const Kind& kind, const Tenso
   f.left = left.data_ptr<T>();
   f.right = right.data_ptr<T>();
   f.out = out.data_ptr<T>();
-  const long workers = team_size(), lanes = workers * (f.units + kernels.lanes);
-  const Tensor blocks = fresh({kernels.dgates_size(f.rows, f.units)}, left.options());
-  const Tensor packed = fresh({std::max(kernels.recurrent_size(f.units), lanes)}, left.options());
-  const Tensor panels = fresh({workers, kernels.panel_size}, left.options());
+  const long workers = team_size(), lanes = workers * (f.units + kernels.shapes.lanes);
+  const Tensor blocks = fresh({kernels.blocks_size(f.groups, f.units, f.rows)}, left.options());
+  const long recurrent = kernels.recurrent_size(f.units, f.units, false);
+  const Tensor packed = fresh({std::max(recurrent, lanes)}, left.options());
+  const Tensor panels = fresh({workers, kernels.shapes.panel_size}, left.options());
   f.blocks = blocks.data_ptr<T>();
   f.packed = packed.data_ptr<T>();
   f.panels = panels.data_ptr<T>();
@@ -101,11 +102,12 @@ std::vector<double> run(const Kernels<T>& kernels, const Kind& kind, const Tenso
 template <class T>
 double best_rate(const Kernels<T>& kernels, at::ScalarType dtype) {
   constexpr long count = 20000;  // some milliseconds
-  const Tensor factors = at::zeros({team_size(), kernels.panel_size}, dtype);
+  const Tensor factors = at::zeros({team_size(), kernels.shapes.panel_size}, dtype);
   std::atomic<long> done{0};
   const auto begin = std::chrono::steady_clock::now();
   run_on_team([&](const Worker& worker) {
-    done += kernels.best_product(count, factors.data_ptr<T>() + worker.id * kernels.panel_size);
+    T* const own = factors.data_ptr<T>() + worker.id * kernels.shapes.panel_size;
+    done += kernels.best_product(count, own);
   });
   return done / seconds_since(begin);
 }

@@ -9,7 +9,7 @@
 #include <tuple>
 #include <vector>
 
-#include "team.h"
+#include "threads.h"
 
 namespace fused_lstm {
 
@@ -44,6 +44,11 @@ std::tuple<at::Tensor, std::vector<double>> product(const std::string& name,
 double best_product(at::ScalarType dtype);
 
 at::Tensor dropout(const at::Tensor& x, double p, const at::Tensor& seed, int64_t first);
+
+std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int64_t layers,
+                 const std::string& fuse, bool save, int64_t directions, int64_t projected,
+                 bool even, bool dropout, at::ScalarType dtype, std::optional<int64_t> threads,
+                 const std::string& isa);
 
 // body(worker) on each thread of a team.
 template <class Body>

@@ -2,8 +2,8 @@
 // backward, and never stored. kernels/fused_lstm/reference.py, dropout_mask, says what it is.
 #pragma once
 
-#include "args.h"
-#include "tile.h"
+#include "isa/kernels.h"
+#include "product/divide.h"
 
 namespace fused_lstm::FL_ISA {
 

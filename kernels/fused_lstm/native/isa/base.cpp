@@ -6,4 +6,4 @@
 #define FL_NAME "sse2"
 #endif
 #define FL_BYTES 16
-#include "isa_body.h"
+#include "isa/body.h"

@@ -4,6 +4,8 @@
 
 #include <ATen/ATen.h>
 
+#include <string_view>
+
 namespace fused_lstm {
 
 inline void check(const at::Tensor& tensor, const char* name, at::IntArrayRef shape,
@@ -13,6 +15,11 @@ inline void check(const at::Tensor& tensor, const char* name, at::IntArrayRef sh
   TORCH_CHECK_VALUE(tensor.scalar_type() == dtype, name, ": got dtype ", tensor.scalar_type(),
                     ", should be ", dtype);
   TORCH_CHECK_VALUE(tensor.is_cpu(), name, ": got device ", tensor.device(), ", should be cpu");
+}
+
+inline void check_fuse(std::string_view fuse) {
+  TORCH_CHECK_VALUE(fuse == "layers" || fuse == "steps", "fuse: got '", fuse,
+                    "', should be 'steps' or 'layers'");
 }
 
 // What it is computed in: double for double, float for float and for the 16-bit types.

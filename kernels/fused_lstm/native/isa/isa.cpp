@@ -1,5 +1,5 @@
 // Chooses the instruction set, once, when the library is loaded.
-#include "isa.h"
+#include "isa/isa.h"
 
 #include <c10/util/Exception.h>
 
@@ -41,20 +41,9 @@ const std::vector<Isa>& all() {  // best first
   return table;
 }
 
-const Isa* find(const std::string& name) {
-  std::string offer;
-  for (const Isa& isa : all()) {
-    if (!isa.supported) continue;
-    if (name.empty() || name == isa.for_float->name) return &isa;
-    offer += std::string(offer.empty() ? "" : ", ") + isa.for_float->name;
-  }
-  TORCH_CHECK_VALUE(false, "FUSED_LSTM_ISA: got '", name, "', should be one of ", offer,
-                    " on this CPU, or unset");
-}
-
 const Isa* from_environment() {
   const char* const name = std::getenv("FUSED_LSTM_ISA");
-  return find(name ? name : "");
+  return &isa_of(name ? name : "");
 }
 
 // Any thread may choose while others run.
@@ -64,6 +53,17 @@ std::atomic<const Isa*>& chosen() {
 }
 
 }  // namespace
+
+const Isa& isa_of(const std::string& name) {
+  std::string offer;
+  for (const Isa& isa : all()) {
+    if (!isa.supported) continue;
+    if (name.empty() || name == isa.for_float->name) return isa;
+    offer += std::string(offer.empty() ? "" : ", ") + isa.for_float->name;
+  }
+  TORCH_CHECK_VALUE(false, "FUSED_LSTM_ISA: got '", name, "', should be one of ", offer,
+                    " on this CPU, or unset");
+}
 
 std::vector<std::string> isa_names() {
   std::vector<std::string> names;
@@ -77,6 +77,6 @@ const Isa& current_isa() { return *chosen().load(std::memory_order_relaxed); }
 
 std::string isa_name() { return current_isa().for_float->name; }
 
-void use_isa(const std::string& name) { chosen().store(find(name), std::memory_order_relaxed); }
+void use_isa(const std::string& name) { chosen().store(&isa_of(name), std::memory_order_relaxed); }
 
 }  // namespace fused_lstm

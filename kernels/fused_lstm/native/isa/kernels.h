@@ -1,0 +1,158 @@
+// What an operator hands to the code of one instruction set: plain pointers and sizes.
+//
+// T, B, N: time steps, batch, rows of all steps. I, H, P: input size, hidden size, output size.
+// Tensors are contiguous unless a stride is given; gate order i, f, g, o. W: lanes of a vector. A
+// "block" is W hidden units; the last one may be partial.
+#pragma once
+
+#include <cstdint>
+
+#include "threads.h"
+
+namespace fused_lstm {
+
+// One layer in one direction: a lane. Step t's rows are the rows first[t] .. first[t + 1] of every
+// tensor of N rows; there are never more of them than at the step before, and row b of a step is
+// row b of the states. A lane's own order is that of time, or where `reverse` the opposite, so that
+// a row begins, at h0 and c0, where it is alive for the first time in that order.
+template <class T>
+struct Lane {
+  long steps, batch, inputs;
+  long hidden, outputs;      // H, and P: H or, where h is projected, the rows of w_hr
+  const long* first;         // [T + 1]
+  bool reverse;
+  const bool* keep;          // [N], false where a row's state is 0 before that step, or null
+  const T* x;                // [N, I], after dropout
+  const T* h0;               // [B, P]
+  const T* c0;               // [B, H]
+  const T* w_ih;             // [4H, I]
+  const T* w_hh;             // [4H, P]
+  const T* b_ih;             // [4H] or null
+  const T* b_hh;             // [4H] or null
+  const T* w_hr;             // [P, H], or null where h is not projected
+  T* y;                      // [N, P], a row every y_stride
+  long y_stride;
+  T* c;                      // [N, H], or [B, H] where nothing is saved
+  T* gates;                  // [N, 4H] activated, or scratch for the rows of `chunk` steps
+  T* unprojected;            // [B, H] scratch, or null
+  long chunk;                // steps whose input product is made at once
+  bool save;
+};
+
+template <class T>
+struct LaneGradient {
+  const T* dy;               // [N, P], a row every y_stride, or null
+  const T* dh_n;             // [B, P] or null
+  T* dx;                     // [N, I] or null
+  bool add;                  // to dx, which another lane began
+  T* dh0;                    // [B, P]
+  T* dc0;                    // [B, H], dc_n (or 0) at first: the running dc
+  T* dw_ih;                  // [4H, I]
+  T* dw_hh;                  // [4H, P]
+  T* db;                     // [4H] or null
+  T* dw_hr;                  // [P, H] or null
+  T* dgates;                 // scratch: blocks_size(4, H, N)
+  T* dh;                     // scratch: blocks_size(1, P, N), or null
+};
+
+// Scratch that outlives no call: a lane's weights packed, and a panel for each worker.
+template <class T>
+struct Scratch {
+  T* recurrent;
+  T* panels;
+};
+
+struct Dropout {
+  float probability, scale;
+  unsigned long long seed;
+};
+
+// All layers of a call, for wavefront.h: lanes of equal lengths that feed each other.
+template <class T>
+struct Wavefront {
+  const Lane<T>* lanes;
+  const LaneGradient<T>* gradients;  // of as many; backward only
+  long count;
+  Dropout dropout;
+  T* dropped;                // [L-1, N, H], x of the layers above the first, or null
+  T* packed;                 // scratch: for each layer,
+  long packed_size;          // this many elements
+};
+
+// A chunk of rows of linear_cross_entropy. N, H, V: rows, inputs, classes.
+template <class T>
+struct Loss {
+  long rows, inputs, classes;
+  const T* hidden;           // [N, H]
+  const T* weight;           // [V, H]
+  const T* bias;             // [V] or null
+  const int64_t* target;     // [N], -1 where ignored
+  const T* row_grad;         // [N], gradients by the losses; null: only the losses are wanted
+  T* loss;                   // [N]
+  T* dhidden;                // [N, H]
+  T* dweight;                // [V, H]
+  T* dbias;                  // [V] or null
+  bool add;                  // to dweight and dbias, which earlier chunks began
+  T* logits;                 // scratch: blocks_size(1, N, V)
+  T* scaled;                 // scratch: [N, H]
+  T* maxima;                 // scratch: [workers, N up to a whole vector]
+  T* sums;                   // the same
+  T* scale;                  // scratch: [N up to a whole vector]
+  T* picked;                 // the same
+};
+
+// A product by itself, for alone.h.
+//
+// The left factor is a matrix [rows, groups * units]. input: [4 * units, columns] is on the right,
+// and for logits [units, columns] with the left one [rows, columns].
+enum class Product { input, step, step_back, rows, columns, logits };
+
+template <class T>
+struct Factors {
+  Product product;
+  long rows, batch, groups, units, columns;
+  const T *left, *right;
+  T* out;
+  T *blocks, *packed, *panels;  // scratch
+};
+
+struct Shape {
+  long rows, vectors;
+};
+
+// What follows from an instruction set's registers and caches: see shapes.h.
+struct Shapes {
+  long lanes;                // of a vector
+  long registers;
+  Shape gates, plain, transposed;  // tiles
+  long panel_size;           // elements of Scratch::panels for each worker
+};
+
+template <class T>
+struct Kernels {
+  const char* name;
+  Shapes shapes;
+  long (*recurrent_size)(long hidden, long outputs, bool projected);  // of Scratch::recurrent
+  long (*wavefront_size)(long inputs, long hidden);  // of Wavefront::packed_size
+  long (*blocks_size)(long groups, long units, long rows);  // of a matrix in blocks: see blocks.h
+
+  void (*cell)(const Worker&, long batch, long hidden, const T* gates, const T* c, T* h, T* c_next);
+  void (*cell_backward)(const Worker&, long batch, long hidden, const T* gates, const T* c,
+                        const T* c_next, const T* dh, const T* dc_next, T* dgates, T* dc);
+  void (*sweep_forward)(const Worker&, const Lane<T>&, const Scratch<T>&);
+  void (*sweep_backward)(const Worker&, const Lane<T>&, const LaneGradient<T>&, const Scratch<T>&);
+  // dx and the weights' gradients, from what the sweep left; all workers begin after its end.
+  void (*gradients)(const Worker&, const Lane<T>&, const LaneGradient<T>&, T* panels);
+  void (*wavefront_forward)(const Worker&, const Wavefront<T>&);
+  void (*wavefront_backward)(const Worker&, const Wavefront<T>&, T* panels);
+  // out[n] = in[n] * mask(first + n); in and out may be the same.
+  void (*dropout)(const Worker&, long count, long first, const Dropout&, const T* in, T* out);
+  void (*cross_entropy)(const Worker&, const Loss<T>&, T* panels);
+
+  // For bench.products (see alone.h).
+  void (*prepare_product)(const Factors<T>&, bool after);
+  void (*one_product)(const Worker&, const Factors<T>&);
+  long (*best_product)(long count, T* factors);  // of panel_size
+};
+
+}  // namespace fused_lstm

@@ -1,0 +1,73 @@
+// What follows from the registers and caches of an instruction set: the shapes of tiles, and the
+// parts that a product is made in. The only place that knows either.
+#pragma once
+
+#include "isa/kernels.h"
+#include "isa/simd.h"
+
+namespace fused_lstm::FL_ISA {
+
+constexpr long min(long a, long b) { return a < b ? a : b; }
+constexpr long max(long a, long b) { return a > b ? a : b; }
+constexpr long divide_up(long a, long b) { return (a + b - 1) / b; }
+
+// --- registers ---
+
+// R x N sums, a scalar and N vectors of the panel should find a register each;
+// where one is missing, `multiply` reads the last vector from the cache. So R = registers / N - 1.
+#if FL_BYTES == 64 || defined(__aarch64__)
+constexpr int registers = 32;
+#else
+constexpr int registers = 16;
+#endif
+#if FL_BYTES > 16 || defined(__aarch64__)
+constexpr int usable = registers;
+#else
+constexpr int usable = registers - 1;  // without FMA: a product needs one before it is added
+#endif
+
+constexpr Shape tile_of(long vectors) { return {registers / vectors - 1, vectors}; }
+
+constexpr long max_vectors = 4;
+constexpr Shape gates_tile = tile_of(4);  // a vector for each gate: 7 x 4 or 3 x 4
+// 7 x 4; or 4 x 3, which reads less of the panel than 3 x 4, and nothing twice.
+constexpr Shape plain_tile = tile_of(registers == 32 ? 4 : 3);
+// Rows that lie side by side in a vector of the left-hand factor: 8 x 3, 4 x 3 or less.
+template <class T>
+constexpr long transposed_rows = min(W<T>, registers / 4);
+template <class T>
+constexpr Shape transposed_tile = {transposed_rows<T>,
+                                   min(registers / (transposed_rows<T> + 1), max_vectors)};
+
+// --- caches ---
+
+template <class T>
+constexpr long line = 64 / sizeof(T);  // of the cache
+
+// The rows of a panel that are packed at once: 64 bytes x 4 x 1536 is a third of a 1 MiB L2 cache.
+constexpr long panel_rows = 1536;
+// Tiles of 16 registers read more for each multiply-add than those of 32, so they gain more by what
+// is near. Measured on a Zen 4 with 1 MiB of L2: with AVX-512 these parts cost 4 percent where the
+// left-hand factor fits the last-level cache, and fetching ahead as much, or more.
+constexpr bool frugal = registers == 32;
+// Of the large products' left-hand factor, what stays in the L2 cache, or near it, while all
+// columns pass by: `part_bytes`, of `part_depth` in k, so that a panel stays in the L1 cache. Where
+// that factor is transposed the same k is a range of rows, and larger parts are better.
+constexpr long part_bytes = frugal ? 8 << 20 : 1 << 20, part_depth = frugal ? panel_rows : 256;
+constexpr long transposed_bytes = frugal ? 8 << 20 : 2 << 20;
+constexpr long transposed_depth = frugal ? panel_rows : 768;
+// Of the panels that are packed for all steps: what a worker still has in its L2 cache at the next
+// step, and what of one panel it reads again for every tile of a step's rows. Beyond that they are
+// fetched ahead.
+constexpr long cached_bytes = frugal ? 1L << 40 : 1 << 20;
+constexpr long step_bytes = frugal ? 1L << 40 : 192 << 10;
+
+template <class T>
+constexpr long panel_size = panel_rows * max_vectors * W<T>;
+
+// For the plan, which prints them.
+template <class T>
+constexpr Shapes shapes = {W<T>, registers, gates_tile, plain_tile, transposed_tile<T>,
+                           panel_size<T>};
+
+}  // namespace fused_lstm::FL_ISA

@@ -1,0 +1,163 @@
+// The backward pass of all layers and directions, as the plan says.
+#include <algorithm>
+
+#include "ops/call.h"
+
+namespace fused_lstm {
+namespace {
+
+using at::Tensor;
+
+template <class T>
+struct Stack {
+  const Kernels<T>& kernels;
+  const Call& call;
+  const Tensor &dy, &dh_n;
+  const Forward& saved;
+  const Sizes& s;
+  const Plan plan;
+  const at::TensorOptions options;
+  Backward out;
+  Tensor dgates, dh, between, dropped;
+
+  Stack(const Kernels<T>& kernels, const Call& call, const Tensor& dy, const Tensor& dh_n,
+        const Forward& saved)
+      : kernels(kernels),
+        call(call),
+        dy(dy),
+        dh_n(dh_n),
+        saved(saved),
+        s(call.sizes),
+        plan(plan_of(s, machine_of(kernels, team_size()), Pass::backward, call.together)),
+        options(call.x.options()) {}
+
+  void allocate(const Tensor& dc_n, bool needs_dx) {
+    out.dx = needs_dx ? fresh_like(call.x) : at::empty({0}, options);
+    out.dh0 = fresh_like(call.h0);
+    out.dc0 = fresh_like(call.c0);
+    T* const dc0 = out.dc0.template data_ptr<T>();
+    if (dc_n.defined()) std::copy_n(dc_n.data_ptr<T>(), dc_n.numel(), dc0);
+    if (!dc_n.defined()) std::fill_n(dc0, out.dc0.numel(), T(0));
+    for (const Tensor& weight : call.weights) out.dweights.push_back(fresh_like(weight));
+    dgates = fresh(plan.dgates, options);
+    if (s.projected) dh = fresh(plan.dh, options);
+    if (s.layers > 1) between = fresh(plan.between, options);
+    if (plan.dropped.count > 0) dropped = fresh(plan.dropped, options);
+  }
+
+  T* output(long layer) const {
+    return layer + 1 == s.layers ? saved.y.data_ptr<T>() : part_of<T>(saved.h, layer);
+  }
+
+  const T* input(long layer) const {
+    if (layer == 0) return call.x.template data_ptr<T>();
+    if (!dropped.defined()) return output(layer - 1);
+    return part_of<T>(dropped, plan.wavefront ? layer - 1 : 0);
+  }
+
+  // Gradients by a layer's output.
+  T* by_output(long layer) const {
+    if (layer + 1 == s.layers) return part_of<T>(dy, 0);
+    return part_of<T>(between, plan.wavefront ? layer : 0);
+  }
+
+  T* by_input(long layer) const { return layer > 0 ? by_output(layer - 1) : part_of<T>(out.dx, 0); }
+
+  Lane<T> lane(long index) const {
+    const long layer = index / s.directions;
+    Lane<T> lane = lane_of<T>(call, index, input(layer), output(layer));
+    lane.c = part_of<T>(saved.c, index);
+    lane.gates = part_of<T>(saved.gates, index);
+    lane.save = true;
+    return lane;
+  }
+
+  LaneGradient<T> gradient(long index) const {
+    const long layer = index / s.directions, direction = index % s.directions;
+    const Tensor* own = &out.dweights[index * call.per_lane];
+    T* const dy = by_output(layer);
+    LaneGradient<T> gradient{};
+    gradient.dy = dy ? dy + direction * s.outputs : nullptr;
+    gradient.dh_n = part_of<T>(dh_n, index);
+    gradient.dx = by_input(layer);
+    gradient.add = direction > 0;
+    gradient.dh0 = part_of<T>(out.dh0, index);
+    gradient.dc0 = part_of<T>(out.dc0, index);
+    gradient.dw_ih = own[0].data_ptr<T>();
+    gradient.dw_hh = own[1].data_ptr<T>();
+    gradient.db = call.per_lane >= 4 ? own[2].data_ptr<T>() : nullptr;
+    gradient.dw_hr = s.projected ? own[call.per_lane - 1].data_ptr<T>() : nullptr;
+    gradient.dgates = part_of<T>(dgates, plan.wavefront ? layer : direction);
+    gradient.dh = part_of<T>(dh, direction);
+    return gradient;
+  }
+
+  void run_layer(long layer, const SweepScratch<T>& scratch) const {
+    std::vector<Lane<T>> lanes;
+    std::vector<LaneGradient<T>> gradients;
+    for (long d = 0; d < s.directions; ++d) {
+      lanes.push_back(lane(layer * s.directions + d));
+      gradients.push_back(gradient(layer * s.directions + d));
+    }
+    run_on_team([&](const Worker& worker) {
+      for_lanes(worker, s.directions, plan, [&](const Worker& own, long d, long first) {
+        kernels.sweep_backward(own, lanes[d], gradients[d], scratch.of(first));
+      });
+      if (s.directions > 1) worker.sync();
+      for (long d = 0; d < s.directions; ++d) {
+        kernels.gradients(worker, lanes[d], gradients[d], scratch.of(0).panels);
+      }
+    });
+  }
+
+  void in_turns() const {
+    const SweepScratch<T> scratch(plan, options);
+    for (long layer = s.layers - 1; layer >= 0; --layer) {
+      const bool drops = layer > 0 && dropped.defined();
+      if (drops) drop_layer(kernels, call, layer - 1, output(layer - 1), part_of<T>(dropped, 0));
+      run_layer(layer, scratch);
+      T* const dx = by_input(layer);
+      if (drops) drop_layer(kernels, call, layer - 1, dx, dx);
+    }
+  }
+
+  void as_wavefront() const {
+    std::vector<Lane<T>> lanes;
+    std::vector<LaneGradient<T>> gradients;
+    for (long index = 0; index < s.layers; ++index) {
+      lanes.push_back(lane(index));
+      gradients.push_back(gradient(index));
+    }
+    const Tensor packed = fresh(plan.packed, options), panels = fresh(plan.panels, options);
+    Wavefront<T> wave = wavefront_of(call, lanes, dropped, packed);
+    wave.gradients = gradients.data();
+    run_on_team([&](const Worker& worker) {
+      kernels.wavefront_backward(worker, wave, panels.data_ptr<T>());
+    });
+  }
+
+  void finish() {
+    const long bias = call.per_lane >= 4, lanes = s.layers * s.directions;
+    for (long index = 0; bias && index < lanes; ++index) {  // the two biases have one gradient
+      const Tensor* own = &out.dweights[index * call.per_lane];
+      std::copy_n(own[2].data_ptr<T>(), own[2].numel(), own[3].data_ptr<T>());
+    }
+    const long live = call.first.back() * s.inputs;
+    if (T* const dx = part_of<T>(out.dx, 0)) std::fill(dx + live, dx + out.dx.numel(), T(0));
+  }
+};
+
+}  // namespace
+
+Backward run_backward(const Call& call, const Tensor& dy, const Tensor& dh_n, const Tensor& dc_n,
+                      const Forward& saved, bool needs_dx) {
+  return with_kernels(call.dtype, [&](const auto& kernels) {
+    Stack stack(kernels, call, dy, dh_n, saved);
+    stack.allocate(dc_n, needs_dx);
+    stack.plan.wavefront ? stack.as_wavefront() : stack.in_turns();
+    stack.finish();
+    return stack.out;
+  });
+}
+
+}  // namespace fused_lstm

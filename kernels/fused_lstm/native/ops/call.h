@@ -1,0 +1,136 @@
+// A call of the operators lstm or lstm_backward, and its layers and directions: what forward.cpp
+// and backward.cpp have in common.
+#pragma once
+
+#include <string_view>
+
+#include "isa/isa.h"
+#include "memory.h"
+#include "ops/drop.h"
+#include "ops/ops.h"
+#include "plan.h"
+
+namespace fused_lstm {
+
+// Arguments that were checked, in the dtype of the computation.
+struct Call {
+  Sizes sizes;
+  at::ScalarType given, dtype;  // of the arguments, and of the computation
+  bool together;                // lanes may run at once: fuse="layers"
+  long per_lane;                // weights
+  at::Tensor x, h0, c0, keep;
+  std::vector<at::Tensor> weights;
+  Dropout dropout;
+  std::vector<long> first;      // [T + 1]: see Lane
+  bool packed;                  // [N, ...] rather than [T, B, ...]
+
+  // A tensor [T, B, columns] or [N, columns], and `count` of them.
+  at::DimVector shape(long columns) const;
+  at::DimVector shape(long count, long columns) const;
+};
+
+struct Forward {
+  at::Tensor y, h_n, c_n, h, c, gates;
+};
+
+struct Backward {
+  at::Tensor dx, dh0, dc0;
+  std::vector<at::Tensor> dweights;
+};
+
+Forward run_forward(const Call& call, bool save);
+
+// dy, dh_n, dc_n may be undefined; of `saved`, h_n and c_n are not used.
+Backward run_backward(const Call& call, const at::Tensor& dy, const at::Tensor& dh_n,
+                      const at::Tensor& dc_n, const Forward& saved, bool needs_dx);
+
+// The index-th of the equal parts of a contiguous tensor [count, ...], or null where it has none.
+template <class T>
+T* part_of(const at::Tensor& tensor, long index) {
+  if (!tensor.defined() || tensor.numel() == 0) return nullptr;
+  return tensor.data_ptr<T>() + index * (tensor.numel() / tensor.size(0));
+}
+
+inline at::Tensor fresh(const Buffer& buffer, const at::TensorOptions& options) {
+  return fresh(at::IntArrayRef({buffer.count, buffer.rows, buffer.columns}), options);
+}
+
+// Lane `index` of all, as the forward and the backward have it in common.
+template <class T>
+Lane<T> lane_of(const Call& call, long index, const T* x, T* y) {
+  const Sizes& s = call.sizes;
+  const at::Tensor* own = &call.weights[index * call.per_lane];
+  const long width = s.directions * s.outputs, direction = index % s.directions;
+  const bool bias = call.per_lane >= 4;
+  Lane<T> lane{};
+  lane.steps = s.steps;
+  lane.batch = s.batch;
+  lane.inputs = index < s.directions ? s.inputs : width;
+  lane.hidden = s.hidden;
+  lane.outputs = s.outputs;
+  lane.first = call.first.data();
+  lane.reverse = direction == 1;
+  lane.keep = call.keep.defined() ? call.keep.data_ptr<bool>() : nullptr;
+  lane.x = x;
+  lane.h0 = part_of<T>(call.h0, index);
+  lane.c0 = part_of<T>(call.c0, index);
+  lane.w_ih = own[0].data_ptr<T>();
+  lane.w_hh = own[1].data_ptr<T>();
+  lane.b_ih = bias ? own[2].data_ptr<T>() : nullptr;
+  lane.b_hh = bias ? own[3].data_ptr<T>() : nullptr;
+  lane.w_hr = s.projected ? own[call.per_lane - 1].data_ptr<T>() : nullptr;
+  lane.y = y + direction * s.outputs;
+  lane.y_stride = width;
+  return lane;
+}
+
+// Scratch of a layer's sweeps.
+template <class T>
+struct SweepScratch {
+  at::Tensor recurrent, panels;
+
+  SweepScratch(const Plan& plan, const at::TensorOptions& options)
+      : recurrent(fresh(plan.recurrent, options)), panels(fresh(plan.panels, options)) {}
+
+  // For the part of the team that begins with a worker, which is 0 or half of all.
+  Scratch<T> of(long worker) const {
+    return {part_of<T>(recurrent, worker > 0), part_of<T>(panels, worker)};
+  }
+};
+
+// body(worker, lane, first) for each lane of a layer: abreast, each on its half of the team, whose
+// first worker is `first`, or one after another on all of it.
+template <class Body>
+void for_lanes(const Worker& worker, long lanes, const Plan& plan, const Body& body) {
+  if (plan.abreast == 2 && worker.count % 2 == 0) {
+    const Worker half = worker.half();
+    return body(half, worker.side(), worker.id - half.id);
+  }
+  for (long lane = 0; lane < lanes; ++lane) {
+    if (lane > 0) worker.sync();  // its scratch is the same
+    body(worker, lane, 0);
+  }
+}
+
+// out = the mask of the index-th layer's output times `in`.
+template <class T>
+void drop_layer(const Kernels<T>& kernels, const Call& call, long index, const T* in, T* out) {
+  const Sizes& s = call.sizes;
+  const long count = s.rows * s.directions * s.outputs;
+  drop(kernels, call.dropout, count, index * count, in, out);
+}
+
+template <class T>
+Wavefront<T> wavefront_of(const Call& call, const std::vector<Lane<T>>& lanes,
+                          const at::Tensor& dropped, const at::Tensor& packed) {
+  Wavefront<T> wave{};
+  wave.lanes = lanes.data();
+  wave.count = static_cast<long>(lanes.size());
+  wave.dropout = call.dropout;
+  wave.dropped = part_of<T>(dropped, 0);
+  wave.packed = packed.data_ptr<T>();
+  wave.packed_size = packed.size(2);
+  return wave;
+}
+
+}  // namespace fused_lstm

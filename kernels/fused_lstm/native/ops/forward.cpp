@@ -1,0 +1,134 @@
+// The forward pass of all layers and directions, as the plan says: buffers, pointers, dropout
+// between layers. With backward.cpp the one place for that: nothing leaves C++ between two layers.
+#include <algorithm>
+
+#include "ops/call.h"
+
+namespace fused_lstm {
+namespace {
+
+using at::Tensor;
+
+// h_n and c_n of a lane: the states of each row's last step in the lane's order.
+template <class T>
+void last_states(const Lane<T>& lane, T* h_n, T* c_n) {
+  long b = 0;
+  for (long t = lane.reverse ? 0 : lane.steps - 1; t >= 0; --t) {
+    for (long n = lane.first[t] + b; n < lane.first[t + 1]; ++n, ++b) {
+      const T* const c = lane.c + (lane.save ? n : b) * lane.hidden;
+      std::copy_n(lane.y + n * lane.y_stride, lane.outputs, h_n + b * lane.outputs);
+      std::copy_n(c, lane.hidden, c_n + b * lane.hidden);
+    }
+  }
+}
+
+// The rows of a [N, columns] tensor that belong to no step are 0.
+template <class T>
+void clear_rest(const Call& call, T* rows, long columns) {
+  const long live = call.first.back();
+  std::fill(rows + live * columns, rows + call.sizes.rows * columns, T(0));
+}
+
+template <class T>
+struct Stack {
+  const Kernels<T>& kernels;
+  const Call& call;
+  const Sizes& s;
+  const bool save;
+  const Plan plan;
+  const at::TensorOptions options;
+  Forward out;
+  Tensor unprojected, dropped;
+
+  Stack(const Kernels<T>& kernels, const Call& call, bool save)
+      : kernels(kernels),
+        call(call),
+        s(call.sizes),
+        save(save),
+        plan(plan_of(s, machine_of(kernels, team_size()),
+                     save ? Pass::forward : Pass::inference, call.together)),
+        options(call.x.options()) {}
+
+  // A layer's output; the last one's is y.
+  T* output(long layer) const {
+    const long above = s.layers - 1 - layer;
+    if (above == 0) return out.y.template data_ptr<T>();
+    if (plan.h.count == s.layers - 1) return part_of<T>(out.h, layer);
+    return above % 2 && plan.h.count ? part_of<T>(out.h, 0) : out.y.template data_ptr<T>();
+  }
+
+  const T* input(long layer) const {
+    if (layer == 0) return call.x.template data_ptr<T>();
+    if (!dropped.defined()) return output(layer - 1);
+    return part_of<T>(dropped, plan.wavefront ? layer - 1 : 0);
+  }
+
+  void allocate() {
+    const long width = s.directions * s.outputs;
+    out.y = fresh(call.shape(width), options);
+    out.h_n = fresh_like(call.h0);
+    out.c_n = fresh_like(call.c0);
+    out.h = fresh(call.shape(plan.h.count, width), options);
+    out.c = save ? fresh(call.shape(plan.c.count, s.hidden), options) : fresh(plan.c, options);
+    out.gates = save ? fresh(call.shape(plan.gates.count, 4 * s.hidden), options)
+                     : fresh(plan.gates, options);
+    if (s.projected) unprojected = fresh(plan.unprojected, options);
+    if (plan.dropped.count > 0) dropped = fresh(plan.dropped, options);
+  }
+
+  Lane<T> lane(long index) const {
+    const long layer = index / s.directions, direction = index % s.directions;
+    const long slot = plan.abreast == 2 ? direction : 0;
+    Lane<T> lane = lane_of<T>(call, index, input(layer), output(layer));
+    lane.c = part_of<T>(out.c, index % plan.c.count);
+    lane.gates = part_of<T>(out.gates, save ? index : slot);
+    lane.unprojected = part_of<T>(unprojected, slot);
+    lane.chunk = plan.chunk;
+    lane.save = save;
+    return lane;
+  }
+
+  void finish(const Lane<T>& lane, long index) const {
+    last_states(lane, part_of<T>(out.h_n, index), part_of<T>(out.c_n, index));
+  }
+
+  void in_turns() {
+    const SweepScratch<T> scratch(plan, options);
+    for (long layer = 0; layer < s.layers; ++layer) {
+      std::vector<Lane<T>> lanes;
+      for (long d = 0; d < s.directions; ++d) lanes.push_back(lane(layer * s.directions + d));
+      run_on_team([&](const Worker& worker) {
+        for_lanes(worker, s.directions, plan, [&](const Worker& own, long d, long first) {
+          kernels.sweep_forward(own, lanes[d], scratch.of(first));
+        });
+      });
+      for (long d = 0; d < s.directions; ++d) finish(lanes[d], layer * s.directions + d);
+      clear_rest(call, output(layer), s.directions * s.outputs);
+      if (dropped.defined() && layer + 1 < s.layers) {
+        drop_layer(kernels, call, layer, output(layer), part_of<T>(dropped, 0));
+      }
+    }
+  }
+
+  void as_wavefront() {
+    std::vector<Lane<T>> lanes;
+    for (long index = 0; index < s.layers; ++index) lanes.push_back(lane(index));
+    const Tensor packed = fresh(plan.packed, options);
+    const Wavefront<T> wave = wavefront_of(call, lanes, dropped, packed);
+    run_on_team([&](const Worker& worker) { kernels.wavefront_forward(worker, wave); });
+    for (long index = 0; index < s.layers; ++index) finish(lanes[index], index);
+  }
+};
+
+}  // namespace
+
+Forward run_forward(const Call& call, bool save) {
+  return with_kernels(call.dtype, [&](const auto& kernels) {
+    Stack stack(kernels, call, save);
+    stack.allocate();
+    stack.plan.wavefront ? stack.as_wavefront() : stack.in_turns();
+    return stack.out;
+  });
+}
+
+}  // namespace fused_lstm

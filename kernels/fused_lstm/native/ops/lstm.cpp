@@ -1,0 +1,132 @@
+// fuse="steps" (layer after layer) and fuse="layers" (all of them): the operators `lstm` and
+// `lstm_backward`, checked. Schemas: kernels/fused_lstm/ops.py.
+#include "ops/call.h"
+
+namespace fused_lstm {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+std::vector<Tensor> converted(at::TensorList tensors, at::ScalarType dtype) {
+  std::vector<Tensor> result;
+  for (const Tensor& tensor : tensors) result.push_back(fused_lstm::converted(tensor, dtype));
+  return result;
+}
+
+void check_weights(at::TensorList weights, const Sizes& s, long per_lane, at::ScalarType dtype) {
+  const long gates = 4 * s.hidden;
+  for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
+    const long k = i % per_lane, layer = i / per_lane / s.directions;
+    const long inputs = layer == 0 ? s.inputs : s.directions * s.outputs;
+    const std::string name = "weights[" + std::to_string(i) + "]";
+    const auto is = [&](at::IntArrayRef shape) { check(weights[i], name.c_str(), shape, dtype); };
+    if (k == 0) is({gates, inputs});
+    if (k == 1) is({gates, s.outputs});
+    if (k > 1 && s.projected && k == per_lane - 1) {
+      is({s.outputs, s.hidden});
+    } else if (k > 1) {
+      is({gates});
+    }
+  }
+}
+
+Call checked_call(const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights,
+                  double dropout, const OptionalTensor& seed, std::string_view fuse) {
+  TORCH_CHECK_VALUE(x.dim() == 3, "x: got shape ", x.sizes(), ", should be [T, B, I]");
+  TORCH_CHECK_VALUE(h0.dim() == 3, "h0: got shape ", h0.sizes(), ", should be [L, B, H]");
+  check_fuse(fuse);
+  TORCH_CHECK_VALUE(x.size(0) > 0, "x: got no time steps (shape ", x.sizes(),
+                    "), should have one");
+  Call call{};
+  Sizes& s = call.sizes;
+  s.steps = x.size(0);
+  s.batch = x.size(1);
+  s.rows = s.steps * s.batch;
+  s.inputs = x.size(2);
+  s.hidden = s.outputs = h0.size(2);
+  s.layers = h0.size(0);
+  s.directions = 1;
+  s.even = true;
+  s.dropout = dropout > 0;
+  call.given = x.scalar_type();
+  call.dtype = compute_dtype(x, "x");
+  call.together = fuse == "layers";
+  const long count = static_cast<long>(weights.size());
+  TORCH_CHECK_VALUE(count == 2 * s.layers || count == 4 * s.layers, "weights: got ", count,
+                    " tensors, should be 2 or 4 for each of ", s.layers, " layers");
+  call.per_lane = count / s.layers;
+  check(h0, "h0", {s.layers, s.batch, s.hidden}, call.given);
+  check(c0, "c0", h0.sizes(), call.given);
+  check_weights(weights, s, call.per_lane, call.given);
+  TORCH_CHECK_VALUE(dropout >= 0 && dropout <= 1, "dropout: got ", dropout,
+                    ", should be in [0, 1]");
+  TORCH_CHECK_VALUE(dropout == 0 || seed.has_value(), "seed: got None, should be [1] int64");
+  if (seed) check(*seed, "seed", {1}, at::kLong);
+  for (long t = 0; t <= s.steps; ++t) call.first.push_back(t * s.batch);
+  call.x = fused_lstm::converted(x, call.dtype);
+  call.h0 = fused_lstm::converted(h0, call.dtype);
+  call.c0 = fused_lstm::converted(c0, call.dtype);
+  call.weights = converted(weights, call.dtype);
+  call.dropout = dropout_of(dropout, seed);
+  return call;
+}
+
+Tensor optional_converted(const OptionalTensor& tensor, const char* name, at::IntArrayRef shape,
+                          const Call& call) {
+  if (!tensor || !tensor->defined()) return Tensor();
+  check(*tensor, name, shape, call.given);
+  return fused_lstm::converted(*tensor, call.dtype);
+}
+
+}  // namespace
+
+at::DimVector Call::shape(long columns) const {
+  return packed ? at::DimVector{sizes.rows, columns}
+                : at::DimVector{sizes.steps, sizes.batch, columns};
+}
+
+at::DimVector Call::shape(long count, long columns) const {
+  at::DimVector result = shape(columns);
+  result.insert(result.begin(), count);
+  return result;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
+    const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights, double dropout,
+    const OptionalTensor& seed, std::string_view fuse, bool save) {
+  const Call call = checked_call(x, h0, c0, weights, dropout, seed, fuse);
+  const Forward out = run_forward(call, save);
+  const auto as_given = [&](const Tensor& tensor) { return to_dtype(tensor, call.given); };
+  const auto none = [&](at::ScalarType dtype) { return at::empty({0}, x.options().dtype(dtype)); };
+  return {as_given(out.y),
+          as_given(out.h_n),
+          as_given(out.c_n),
+          save ? as_given(out.h) : none(call.given),
+          save ? out.c : none(call.dtype),
+          save ? as_given(out.gates) : none(call.given)};
+}
+
+std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
+    const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
+    const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights, double dropout,
+    const OptionalTensor& seed, std::string_view fuse, const Tensor& y, const Tensor& h,
+    const Tensor& c, const Tensor& gates, bool needs_dx) {
+  const Call call = checked_call(x, h0, c0, weights, dropout, seed, fuse);
+  const Sizes& s = call.sizes;
+  const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
+  check(y, "y", call.shape(width), call.given);
+  check(h, "h", call.shape(s.layers - 1, width), call.given);
+  check(c, "c", call.shape(lanes, s.hidden), call.dtype);
+  check(gates, "gates", call.shape(lanes, 4 * s.hidden), call.given);
+  const auto to = [&](const Tensor& tensor) { return fused_lstm::converted(tensor, call.dtype); };
+  const Forward saved{to(y), Tensor(), Tensor(), to(h), to(c), to(gates)};
+  Backward out = run_backward(call, optional_converted(dy, "dy", y.sizes(), call),
+                              optional_converted(dh_n, "dh_n", h0.sizes(), call),
+                              optional_converted(dc_n, "dc_n", c0.sizes(), call), saved, needs_dx);
+  const auto as_given = [&](const Tensor& tensor) { return to_dtype(tensor, call.given); };
+  for (Tensor& gradient : out.dweights) gradient = as_given(gradient);
+  return {as_given(out.dx), as_given(out.dh0), as_given(out.dc0), out.dweights};
+}
+
+}  // namespace fused_lstm

@@ -1,0 +1,40 @@
+// The operator `plan`: what the operators `lstm` and `lstm_backward` would do, in words.
+#include "plan.h"
+
+#include "isa/isa.h"
+#include "ops/check.h"
+#include "ops/ops.h"
+
+namespace fused_lstm {
+
+std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int64_t layers,
+                 const std::string& fuse, bool save, int64_t directions, int64_t projected,
+                 bool even, bool dropout, at::ScalarType dtype, std::optional<int64_t> threads,
+                 const std::string& isa) {
+  check_fuse(fuse);
+  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble, "dtype: got ", dtype,
+                    ", should be float32 or float64, in which the others are computed");
+  const long workers = threads.value_or(team_size());
+  TORCH_CHECK_VALUE(workers > 0, "threads: got ", workers, ", should be 1 or more");
+  TORCH_CHECK_VALUE(layers > 0, "layers: got ", layers, ", should be 1 or more");
+  Sizes s{};
+  s.steps = steps;
+  s.batch = batch;
+  s.rows = steps * batch;
+  s.inputs = inputs;
+  s.hidden = hidden;
+  s.outputs = projected > 0 ? projected : hidden;
+  s.layers = layers;
+  s.directions = directions;
+  s.projected = projected > 0;
+  s.even = even;
+  s.dropout = dropout;
+  return with_kernels(
+      dtype,
+      [&](const auto& kernels) {
+        return to_string(s, machine_of(kernels, workers), save, fuse == "layers");
+      },
+      isa.empty() ? current_isa() : isa_of(isa));
+}
+
+}  // namespace fused_lstm

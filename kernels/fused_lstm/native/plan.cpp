@@ -1,0 +1,118 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <sstream>
+#include <utility>
+
+namespace fused_lstm {
+namespace {
+
+constexpr long chunk_bytes = 16 << 20;  // of input product at once, where nothing is saved
+
+// Whether layers rather than a step's units are divided among the workers. Measured on two cores
+// of a Zen 4, with 1 MiB of L2 cache each: worth 10 to 25 percent up to 64 units, nothing at 256,
+// where a layer's weights no longer fit one cache, and with a few rows, where reading the weights
+// is all there is, dividing those is better. On a Zen 5 no difference was seen.
+bool as_wavefront(const Sizes& s, const Machine& m) {
+  const long widest = s.batch < 4 ? 64 : 200;
+  const bool possible = s.even && !s.projected && s.directions == 1 && s.layers % m.threads == 0;
+  return possible && m.threads > 1 && std::max(s.inputs, s.hidden) <= widest;
+}
+
+void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
+  const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
+  const long step_bytes = std::max(s.batch * 4 * s.hidden * m.bytes, 1L);
+  const long fit = std::clamp(chunk_bytes / step_bytes, 1L, s.steps);
+  plan.chunk = save ? s.steps : fit;
+  // Where nothing is kept, a layer of one lane writes its output over its input, which it has used,
+  // and layers of two lanes take turns with two buffers.
+  const long others = s.directions > 1 && s.layers > 1;
+  plan.h = {save || plan.wavefront ? s.layers - 1 : others, s.rows, width};
+  if (save) {
+    plan.c = {lanes, s.rows, s.hidden};
+    plan.gates = {lanes, s.rows, 4 * s.hidden};
+  } else {
+    plan.c = {plan.wavefront ? s.layers : s.directions, s.batch, s.hidden};
+    const long rows = std::min(plan.chunk * s.batch, s.rows);
+    plan.gates = {plan.wavefront ? 0 : plan.abreast, rows, 4 * s.hidden};
+  }
+  if (s.projected) plan.unprojected = {plan.abreast, s.batch, s.hidden};
+}
+
+void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
+  const long width = s.directions * s.outputs, at_once = plan.wavefront ? s.layers : s.directions;
+  plan.dgates = {at_once, 1, m.blocks_size(4, s.hidden, s.rows)};
+  if (s.projected) plan.dh = {s.directions, 1, m.blocks_size(1, s.outputs, s.rows)};
+  // Where layers take turns, a layer writes its dx over its dy, which it has used.
+  if (s.layers > 1) plan.between = {plan.wavefront ? s.layers - 1 : 1, s.rows, width};
+}
+
+std::ostream& operator<<(std::ostream& out, const Buffer& b) {
+  out << b.count << " x ";
+  return b.rows == 1 ? out << b.columns : out << b.rows << " x " << b.columns;
+}
+
+void print_buffers(std::ostream& out, const char* pass, const Plan& plan, const Machine& m) {
+  const std::pair<const char*, const Buffer*> named[] = {
+      {"h", &plan.h},
+      {"c", &plan.c},
+      {"gates", &plan.gates},
+      {"unprojected", &plan.unprojected},
+      {"dgates", &plan.dgates},
+      {"dh", &plan.dh},
+      {"between", &plan.between},
+      {"dropped", &plan.dropped},
+      {"recurrent", &plan.recurrent},
+      {"packed", &plan.packed},
+      {"panels", &plan.panels},
+  };
+  double elements = 0;
+  out << pass << ":";
+  for (const auto& [name, buffer] : named) {
+    const double size = static_cast<double>(buffer->count) * buffer->rows * buffer->columns;
+    if (size > 0) out << " " << name << " " << *buffer << ",";
+    elements += size;
+  }
+  out << " " << static_cast<long>(elements * m.bytes / 1024) << " KiB\n";
+}
+
+}  // namespace
+
+Plan plan_of(const Sizes& s, const Machine& m, Pass pass, bool together) {
+  Plan plan{};
+  plan.wavefront = together && as_wavefront(s, m);
+  plan.abreast = together && s.directions == 2 && m.threads % 2 == 0 ? 2 : 1;
+  plan.chunk = s.steps;
+  if (pass == Pass::backward) plan_backward(plan, s, m);
+  if (pass != Pass::backward) plan_forward(plan, s, m, pass == Pass::forward);
+  const long above = s.dropout ? s.layers - 1 : 0, width = s.directions * s.outputs;
+  plan.dropped = {plan.wavefront ? above : std::min(above, 1L), s.rows, width};
+  if (plan.wavefront) {
+    plan.packed = {s.layers, 1, m.wavefront_size(std::max(s.inputs, s.hidden), s.hidden)};
+  } else {
+    plan.recurrent = {plan.abreast, 1, m.recurrent_size(s.hidden, s.outputs, s.projected)};
+  }
+  const bool unused = plan.wavefront && pass != Pass::backward;
+  plan.panels = {unused ? 0 : m.threads, 1, m.shapes.panel_size};
+  return plan;
+}
+
+std::string to_string(const Sizes& s, const Machine& m, bool save, bool together) {
+  const Plan forward = plan_of(s, m, save ? Pass::forward : Pass::inference, together);
+  const auto shape = [](const Shape& tile) {
+    return std::to_string(tile.rows) + " x " + std::to_string(tile.vectors);
+  };
+  std::ostringstream out;
+  out << m.isa << ", " << m.threads << " threads, " << 8 * m.bytes << "-bit\n";
+  out << "tiles: rows by vectors of " << m.shapes.lanes << " in " << m.shapes.registers
+      << " registers: gates " << shape(m.shapes.gates) << ", plain " << shape(m.shapes.plain)
+      << ", transposed " << shape(m.shapes.transposed) << "\n";
+  out << "layers: " << (forward.wavefront ? "a wavefront" : "in turns") << "; lanes abreast: "
+      << forward.abreast << "; input product: " << forward.chunk << " of " << s.steps
+      << " steps at once\n";
+  print_buffers(out, save ? "forward" : "inference", forward, m);
+  if (save) print_buffers(out, "backward", plan_of(s, m, Pass::backward, together), m);
+  return out.str();
+}
+
+}  // namespace fused_lstm

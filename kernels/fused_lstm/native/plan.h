@@ -1,0 +1,64 @@
+// What a call does in which order, and the memory it takes: decided before anything runs, from
+// sizes, threads and an instruction set alone.
+#pragma once
+
+#include <string>
+
+#include "isa/kernels.h"
+
+namespace fused_lstm {
+
+struct Sizes {
+  long steps, batch, rows;   // T, B and N: rows of all steps
+  long inputs, hidden, outputs;  // I, H and P: H or, where h is projected, less
+  long layers, directions;
+  bool projected, even;      // even: every row is alive at every step, and none is kept back
+  bool dropout;              // between layers
+};
+
+// What the plan has to know of a team of threads with an instruction set.
+struct Machine {
+  const char* isa;
+  long threads, bytes;       // bytes of an element
+  Shapes shapes;
+  long (*recurrent_size)(long hidden, long outputs, bool projected);
+  long (*wavefront_size)(long inputs, long hidden);
+  long (*blocks_size)(long groups, long units, long rows);
+};
+
+template <class T>
+Machine machine_of(const Kernels<T>& kernels, long threads) {
+  return {kernels.name,           threads,
+          sizeof(T),              kernels.shapes,
+          kernels.recurrent_size, kernels.wavefront_size,
+          kernels.blocks_size};
+}
+
+// `count` matrices.
+struct Buffer {
+  long count = 0, rows = 0, columns = 0;
+};
+
+// inference: a forward pass that saves nothing for a backward pass.
+enum class Pass { inference, forward, backward };
+
+struct Plan {
+  bool wavefront;  // each layer on a worker of its own, a step behind the layer below; or in turns
+  long abreast;    // lanes of a layer that run at once, each on its part of the team
+  long chunk;      // steps whose input product is made at once
+  // Forwards, saved or scratch: outputs below the last layer, cell states, gates.
+  Buffer h, c, gates, unprojected;
+  // Backwards: gradients by the gates, by a projected h, and by x of the layers above the first.
+  Buffer dgates, dh, between;
+  Buffer dropped;            // x of the layers above the first, where there is dropout
+  Buffer recurrent, packed;  // weights packed: of the lanes abreast, or of all layers
+  Buffer panels;             // one for each worker
+};
+
+// together: lanes may run at once (fuse="layers"), where that is faster.
+Plan plan_of(const Sizes& sizes, const Machine& machine, Pass pass, bool together);
+
+// A few lines to read.
+std::string to_string(const Sizes& sizes, const Machine& machine, bool save, bool together);
+
+}  // namespace fused_lstm

@@ -1,0 +1,188 @@
+// The products of a step, whose weights are packed once for all steps.
+//
+// A product here packs its weights, is divided among the workers tile by tile, and hands each
+// tile's sums on: what is done with them, the cell's pointwise work, is the caller's. Another way
+// to multiply is another struct with the members of Fma.
+#pragma once
+
+#include "product/blocks.h"
+#include "product/pack.h"
+
+namespace fused_lstm::FL_ISA {
+
+// Rows of a matrix, `stride` apart.
+template <class T>
+struct Rows {
+  const T* data;
+  long stride;
+};
+
+// R rows of [B, 4H], the four gates of a block's units.
+template <class T, int R>
+FL_INLINE void load_gates(Tile<T, R, 4>& tile, const T* gates, long hidden, long width) {
+  FL_UNROLL for (int r = 0; r < R; ++r) {
+    FL_UNROLL for (int gate = 0; gate < 4; ++gate) {
+      tile.sum[r][gate] = load(gates + (4 * r + gate) * hidden, width);
+    }
+  }
+}
+
+template <class T, int R>
+FL_INLINE void store_gates(const Tile<T, R, 4>& tile, T* gates, long hidden, long width) {
+  FL_UNROLL for (int r = 0; r < R; ++r) {
+    FL_UNROLL for (int gate = 0; gate < 4; ++gate) {
+      store(gates + (4 * r + gate) * hidden, tile.sum[r][gate], width);
+    }
+  }
+}
+
+// Multiply-adds of vectors, in tiles of registers.
+template <class T>
+struct Fma {
+  // --- gates[b] = begin + left[b] weight', weight [4H, depth] ---
+  //
+  // A panel holds one block's four gates: [k][i, f, g, o][W units].
+
+  static long gates_size(long depth, long hidden) {
+    return depth * 4 * blocks_of<T>(hidden) * W<T>;
+  }
+
+  static void pack_gates_of(const Worker& worker, const T* weight, long depth, long hidden,
+                            T* packed) {
+    const Range mine = part(blocks_of<T>(hidden), worker.id, worker.count);
+    for (long block = mine.begin; block < mine.end; ++block) {
+      pack_gates(weight, hidden, depth, block * W<T>, 0, depth, packed + block * depth * 4 * W<T>);
+    }
+  }
+
+  // For this worker's tiles of the rows `rows`, R rows from `row` on by the units of a block:
+  // begin(tile, unit, row), which says what the sums begin with, then end(tile, unit, row).
+  template <class Begin, class End>
+  FL_INLINE static void gates(const Worker& worker, Rows<T> left, Range rows, long depth,
+                              long hidden, const T* packed, bool backwards, const Begin& begin,
+                              const End& end) {
+    const long blocks = blocks_of<T>(hidden), size = depth * 4 * W<T>;  // of a panel
+    const long batch = rows.end - rows.begin;
+    const bool cached = blocks * depth * 4 * FL_BYTES <= worker.count * cached_bytes;
+    for_shares(worker, batch, blocks, 1, gates_tile.rows, backwards, [&](const Share& share) {
+      const T* panel = packed + share.first * size;
+      const long next = share.first + (backwards ? -1 : 1);
+      const bool last = next < 0 || next == blocks;
+      for_heights<gates_tile.rows>(share, rows, [&](auto height, long row) {
+        constexpr int R = decltype(height)::value;
+        Ahead<T> ahead;
+        if (!cached && !last) {
+          ahead = ahead_of(packed + next * size, size, row - rows.begin, R, batch,
+                           divide_up(depth, line<T>));
+        }
+        Tile<T, R, 4> tile;
+        begin(tile, share.first * W<T>, row);
+        multiply_rows(tile, left.data + row * left.stride, left.stride, depth, panel, ahead);
+        end(tile, share.first * W<T>, row);
+      });
+    });
+  }
+
+  // --- out[b] = left[b] weight, weight [depth, columns] ---
+  //
+  // A panel holds at most plain_tile.vectors vectors of columns.
+
+  static long columns_size(long depth, long columns) {
+    return depth * blocks_of<T>(columns) * W<T>;
+  }
+
+  static void pack_columns_of(const Worker& worker, const T* weight, long depth, long columns,
+                              T* packed) {
+    const Range mine = part(depth, worker.id, worker.count);
+    for_panels(columns, [&](Range own) {
+      const long n = own.end - own.begin, column = own.begin * W<T>;
+      T* panel = packed + own.begin * depth * W<T>;
+      pack_columns(weight, columns, mine.begin, mine.end - mine.begin, column, columns - column, n,
+                   panel + mine.begin * n * W<T>);
+    });
+  }
+
+  // The same of a transposed weight [columns, depth].
+  static void pack_transposed_of(const Worker& worker, const T* weight, long depth, long columns,
+                                 T* packed) {
+    const Range mine = part(blocks_of<T>(columns), worker.id, worker.count);
+    for_panels(columns, [&](Range own) {
+      const long n = own.end - own.begin;
+      for (long i = max(own.begin, mine.begin); i < min(own.end, mine.end); ++i) {
+        pack_transposed(weight + i * W<T> * depth, depth, columns - i * W<T>, depth,
+                        packed + (own.begin * depth + i - own.begin) * W<T>, n * W<T>);
+      }
+    });
+  }
+
+  // For this worker's tiles of the rows `rows`: end(tile, first, row), `first` being the tile's
+  // first vector of columns. Row b of left is its row `line` + b in blocks. A panel is read by
+  // every tile in parts, so that it comes from the L2 cache; between parts the sums lie in `sums`.
+  template <class End>
+  FL_INLINE static void columns(const Worker& worker, const Blocks<T>& left, long line, Range rows,
+                                long columns, const T* packed, bool backwards, T* sums,
+                                const End& end) {
+    const long vectors = blocks_of<T>(columns), batch = rows.end - rows.begin;
+    const long depth = left.column(left.count());
+    const bool cached = vectors * depth * FL_BYTES <= worker.count * cached_bytes;
+    for_shares(worker, batch, vectors, plain_tile.vectors, plain_tile.rows, backwards,
+               [&](const Share& share) {
+      const long lanes = share.vectors * W<T>, size = lanes * depth;
+      const T* panel = packed + share.first * depth * W<T>;
+      const bool last = backwards ? share.first == 0 : share.first + share.vectors == vectors;
+      const T* next_panel = cached || last ? nullptr : backwards ? panel - size : panel + size;
+      const long bytes = share.vectors * depth * FL_BYTES;
+      const long parts = batch > panel_rows ? 1 : parts_of(bytes, step_bytes);
+      for (long i = 0; i < parts; ++i) {
+        const Range range = part(left.count(), i, parts);
+        const T* here = panel + left.column(range.begin) * lanes;
+        const T* next = panel + left.column(range.end) * lanes;
+        const long count = next - here;
+        if (i + 1 == parts) next = next_panel;
+        for_tiles(share, rows, [&](auto height, auto width, long row) {
+          constexpr int R = decltype(height)::value, N = decltype(width)::value;
+          Tile<T, R, N> tile;
+          T* const kept = sums + (row - rows.begin) * lanes;
+          clear(tile);
+          Ahead<T> ahead;
+          if (next && !cached) {
+            ahead = ahead_of(next, count, row - rows.begin, R, batch, range.end - range.begin);
+          }
+          multiply_blocks(tile, left, line + row, range, here, ahead);
+          if (i > 0) add(tile, kept, lanes, lanes);
+          if (i + 1 < parts) {
+            store(tile, kept, lanes, lanes);
+          } else {
+            Tile<T, R, N> made = tile;  // may be indexed by what is no constant
+            end(made, share.first, row);
+          }
+        });
+      }
+    });
+  }
+
+  // The same of rows that are contiguous.
+  template <class End>
+  FL_INLINE static void columns(const Worker& worker, Rows<T> left, Range rows, long depth,
+                                long columns, const T* packed, const End& end) {
+    for_shares(worker, rows.end - rows.begin, blocks_of<T>(columns), plain_tile.vectors,
+               plain_tile.rows, false, [&](const Share& share) {
+      const T* panel = packed + share.first * depth * W<T>;
+      for_tiles(share, rows, [&](auto height, auto width, long row) {
+        Tile<T, decltype(height)::value, decltype(width)::value> tile;
+        clear(tile);
+        multiply_rows(tile, left.data + row * left.stride, left.stride, depth, panel);
+        end(tile, share.first, row);
+      });
+    });
+  }
+
+ private:
+  template <class Body>
+  FL_INLINE static void for_panels(long columns, const Body& body) {
+    const long vectors = blocks_of<T>(columns), panels = divide_up(vectors, plain_tile.vectors);
+    for (long i = 0; i < panels; ++i) body(part(vectors, i, panels));
+  }
+};
+
+}  // namespace fused_lstm::FL_ISA

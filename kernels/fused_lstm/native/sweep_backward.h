@@ -1,0 +1,218 @@
+// A lane's backward pass: one product a step with the cell's pointwise backward done on each tile
+// while it is in registers; then the gradients of weights and input as large products.
+//
+// dgates, by the gates before activation, is kept in blocks (see blocks.h), a row for each of N: it
+// is a factor row by row in dh = dgates R and dx = dgates W, transposed in dR = dgates' h and
+// dW = dgates' x. Where h is projected, so is dh.
+#pragma once
+
+#include "product/large.h"
+#include "sweep_forward.h"
+
+namespace fused_lstm::FL_ISA {
+
+template <class T>
+FL_INLINE long rows_in(const Lane<T>& lane) {  // N
+  return lane.first[lane.steps];
+}
+
+template <class T>
+FL_INLINE Blocks<T> dgates_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
+  return {gradient.dgates, 4, lane.hidden, rows_in(lane)};
+}
+
+template <class T>
+FL_INLINE Blocks<T> dh_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
+  return {gradient.dh, 1, lane.outputs, rows_in(lane)};
+}
+
+// --- a step: dh from the next step's dgates, then this step's dgates ---
+
+template <class T>
+FL_INLINE CellStepBack<T> cell_step_back(const Lane<T>& lane, const LaneGradient<T>& gradient,
+                                         long place) {
+  const long row = row_of(lane, place), hidden = lane.hidden;
+  CellStepBack<T> step{};
+  step.hidden = hidden;
+  step.keep = lane.keep ? lane.keep + row : nullptr;
+  step.gates = lane.gates + row * 4 * hidden;
+  step.continued = alive(lane, place - 1);
+  step.c = step.continued > 0 ? lane.c + row_of(lane, place - 1) * hidden : nullptr;
+  step.c0 = lane.c0;
+  step.c_next = lane.c + row * hidden;
+  step.dc = gradient.dc0;
+  step.dgates = dgates_of(lane, gradient);
+  step.line = row;
+  return step;
+}
+
+// What else goes into the dh that a tile has of a place's rows: none crosses a state that was
+// zeroed, dh_n comes where a row ends, dy everywhere.
+template <class T, int R, int N>
+FL_INLINE void add_gradients(const Lane<T>& lane, const LaneGradient<T>& gradient, long place,
+                             long column, long row, Tile<T, R, N>& dh) {
+  const long outputs = lane.outputs, width = outputs - column, next = alive(lane, place + 1);
+  if (lane.keep && row < next) {
+    const bool* const keep = lane.keep + row_of(lane, place + 1) + row;
+    for (int r = 0; r < R; ++r) {
+      for (int n = 0; n < N; ++n) dh.sum[r][n] = keep[r] ? dh.sum[r][n] : Vec<T>{};
+    }
+  }
+  if (row >= alive(lane, place)) return;  // what goes to h0
+  if (gradient.dy) {
+    const T* const dy = gradient.dy + (row_of(lane, place) + row) * lane.y_stride;
+    add(dh, dy + column, lane.y_stride, width);
+  }
+  if (row >= next && gradient.dh_n) add(dh, gradient.dh_n + row * outputs + column, outputs, width);
+}
+
+// body(dgates, line, rows) for the rows that a place shares with the next one, for those that end
+// at it, with no dgates, and for those that begin at the next one.
+template <class T, class Body>
+FL_INLINE void for_gradients_after(const Lane<T>& lane, const Blocks<T>& dgates, long place,
+                                   const Body& body) {
+  const long rows = alive(lane, place), next = alive(lane, place + 1), both = min(rows, next);
+  const long line = next > 0 ? row_of(lane, place + 1) : 0;
+  const Blocks<T> nothing{nullptr, 0, dgates.units, 0};
+  if (both > 0) body(dgates, line, Range{0, both});
+  if (rows != next) body(next > rows ? dgates : nothing, line, Range{both, max(rows, next)});
+}
+
+// dh of a place; place -1 is before the first, where there is only dh0.
+template <class T>
+void step_backward(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
+                   long place, const T* packed, T* sums) {
+  const long outputs = lane.outputs, rows = alive(lane, place);
+  CellStepBack<T> step{};
+  if (rows > 0) step = cell_step_back(lane, gradient, place);
+  const Blocks<T> dh = dh_of(lane, gradient);
+  for_gradients_after(lane, dgates_of(lane, gradient), place,
+                      [&](const Blocks<T>& dgates, long line, Range range) {
+    Fma<T>::columns(worker, dgates, line, range, outputs, packed, place % 2, sums,
+                    [&](auto& tile, long first, long row) {
+      const long column = first * W<T>;
+      add_gradients(lane, gradient, place, column, row, tile);
+      if (row >= rows) {
+        store(tile, gradient.dh0 + row * outputs + column, outputs, outputs - column);
+      } else if (lane.w_hr) {
+        store(tile, dh, first, step.line + row);
+      } else {
+        finish_cell_back(step, first, row, tile);
+      }
+    });
+  });
+}
+
+// From dh to dgates where h is projected.
+template <class T>
+void project_back(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
+                  long place, const T* packed, T* sums) {
+  const CellStepBack<T> step = cell_step_back(lane, gradient, place);
+  Fma<T>::columns(worker, dh_of(lane, gradient), step.line, {0, alive(lane, place)}, lane.hidden,
+                  packed, place % 2, sums, [&](auto& tile, long first, long row) {
+    finish_cell_back(step, first, row, tile);
+  });
+}
+
+template <class T>
+void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
+                    const Scratch<T>& scratch) {
+  const long hidden = lane.hidden, outputs = lane.outputs;
+  T* const projection = scratch.recurrent + Fma<T>::columns_size(4 * hidden, outputs);
+  T* const panel = panel_of(worker, scratch.panels);
+  Fma<T>::pack_columns_of(worker, lane.w_hh, 4 * hidden, outputs, scratch.recurrent);
+  if (lane.w_hr) Fma<T>::pack_columns_of(worker, lane.w_hr, outputs, hidden, projection);
+  for (long place = lane.steps - 1; place >= -1; --place) {
+    worker.sync();
+    step_backward(worker, lane, gradient, place, scratch.recurrent, panel);
+    if (!lane.w_hr || place < 0) continue;
+    worker.sync();
+    project_back(worker, lane, gradient, place, projection, panel);
+  }
+}
+
+// --- what is left when every step's dgates are known ---
+
+// db = the sum of dgates' rows, a block and a range of rows at a time.
+template <class T>
+FL_INLINE void bias_gradient(const Blocks<T>& dgates, long block, Range rows, T* db) {
+  const long width = dgates.width(block);
+  T* target = db + dgates.column(block);
+  Vec<T> total = rows.begin > 0 ? load(target, width) : Vec<T>{};
+  for (long row = rows.begin; row < rows.end; ++row) total += load(dgates.at(block, row));
+  store(target, total, width);
+}
+
+// A panel of h before each of the rows `n`: of h0, of y or, where it was zeroed, of zeros.
+template <class T>
+void pack_before(const Lane<T>& lane, Range n, long column, long vectors, T* out) {
+  for (long place = 0; place < lane.steps; ++place) {
+    const long row = row_of(lane, place);
+    if (row >= n.end || row + alive(lane, place) <= n.begin) continue;
+    for_states_before(lane, place, [&](Range rows, Rows<T> h, const T*) {
+      const long begin = max(rows.begin, n.begin - row), end = min(rows.end, n.end - row);
+      T* const target = out + (row + begin - n.begin) * vectors * W<T>;
+      pack_columns(h.data, h.stride, begin, end - begin, column, lane.outputs - column, vectors,
+                   target);
+    });
+  }
+  for (long i = n.begin; lane.keep && i < n.end; ++i) {
+    T* const target = out + (i - n.begin) * vectors * W<T>;
+    for (long k = 0; !lane.keep[i] && k < vectors * W<T>; ++k) target[k] = 0;
+  }
+}
+
+// A panel of h before it was projected, made again.
+template <class T>
+void pack_unprojected(const Lane<T>& lane, Range n, long column, long vectors, T* out) {
+  const long hidden = lane.hidden;
+  for (long i = n.begin; i < n.end; ++i) {
+    for (long unit = column; unit < column + vectors * W<T>; unit += W<T>, out += W<T>) {
+      const long width = hidden - unit;
+      const Vec<T> o = load(lane.gates + (4 * i + 3) * hidden + unit, width);
+      store(out, o * tanh<T>(load(lane.c + i * hidden + unit, width)));
+    }
+  }
+}
+
+template <class T>
+void weight_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
+                      T* panel) {
+  const Blocks<T> dgates = dgates_of(lane, gradient);
+  const auto nothing = [](long, Range) {};
+  transposed_product(
+      worker, dgates, lane.inputs, gradient.dw_ih, panel,
+      [&](Range n, long column, long vectors, T* out) {
+        pack_columns(lane.x, lane.inputs, n.begin, n.end - n.begin, column, lane.inputs - column,
+                     vectors, out);
+      },
+      [&](long block, Range n) {
+        if (gradient.db) bias_gradient(dgates, block, n, gradient.db);
+      });
+  transposed_product(
+      worker, dgates, lane.outputs, gradient.dw_hh, panel,
+      [&](Range n, long column, long vectors, T* out) {
+        pack_before(lane, n, column, vectors, out);
+      },
+      nothing);
+  if (!lane.w_hr) return;
+  transposed_product(
+      worker, dh_of(lane, gradient), lane.hidden, gradient.dw_hr, panel,
+      [&](Range n, long column, long vectors, T* out) {
+        pack_unprojected(lane, n, column, vectors, out);
+      },
+      nothing);
+}
+
+template <class T>
+void gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
+               T* panels) {
+  T* const panel = panel_of(worker, panels);
+  if (gradient.dx) {
+    product(worker, dgates_of(lane, gradient), lane.w_ih, lane.inputs, gradient.add, gradient.dx,
+            panel);
+  }
+  weight_gradients(worker, lane, gradient, panel);
+}
+
+}  // namespace fused_lstm::FL_ISA

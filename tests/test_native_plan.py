@@ -1,0 +1,127 @@
+"""What the native engine decides before a call runs: order, parts, buffers."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import fused_lstm
+from fused_lstm import native
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.skipif(
+    native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
+)
+
+
+def plan(steps=20, batch=20, inputs=200, hidden=200, layers=2, fuse="layers", save=True, **options):
+    options = {"threads": 2} | options
+    return native.OPS.plan(steps, batch, inputs, hidden, layers, fuse, save, **options)
+
+
+def kib(text: str, which: str) -> int:
+    """What the buffers of a pass take together."""
+    return int(re.search(rf"^{which}: .* (\d+) KiB$", text, re.MULTILINE)[1])
+
+
+@pytest.mark.parametrize(
+    ("order", "change"),
+    [
+        ("a wavefront", {}),
+        ("a wavefront", {"threads": 3, "layers": 3}),
+        ("a wavefront", {"batch": 3, "hidden": 64, "inputs": 64}),
+        ("in turns", {"fuse": "steps"}),
+        ("in turns", {"threads": 1}),
+        ("in turns", {"threads": 4}),
+        ("in turns", {"layers": 3}),
+        ("in turns", {"hidden": 201}),
+        ("in turns", {"inputs": 201}),
+        ("in turns", {"batch": 3}),
+        ("in turns", {"even": False}),
+        ("in turns", {"projected": 50}),
+        ("in turns", {"directions": 2}),
+    ],
+    ids=str,
+)
+def test_layers_are_a_wavefront_where_a_step_is_small(order, change):
+    for save in (True, False):
+        assert f"layers: {order};" in plan(save=save, **change)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "change"),
+    [
+        (2, {}),
+        (2, {"threads": 4}),
+        (1, {"threads": 3}),
+        (1, {"threads": 1}),
+        (1, {"fuse": "steps"}),
+        (1, {"directions": 1}),
+    ],
+    ids=str,
+)
+def test_directions_share_the_team_where_it_has_two_halves(lanes, change):
+    assert f"lanes abreast: {lanes};" in plan(**{"directions": 2} | change)
+
+
+def test_input_products_are_made_in_parts_where_nothing_is_saved():
+    shape = {"steps": 1000, "batch": 64, "hidden": 256}
+    assert "input product: 1000 of 1000 steps" in plan(**shape)
+    parts = 16 * 2**20 // (64 * 4 * 256 * 4)
+    text = plan(**shape, save=False)
+    assert f"input product: {parts} of 1000 steps" in text
+    assert f" gates 1 x {parts * 64} x 1024," in text
+
+
+@pytest.mark.parametrize(
+    ("isa", "lanes", "registers", "gates", "plain", "transposed"),
+    [
+        ("avx512", 16, 32, "7 x 4", "7 x 4", "8 x 3"),
+        ("avx2", 8, 16, "3 x 4", "4 x 3", "4 x 3"),
+        ("sse2", 4, 16, "3 x 4", "4 x 3", "4 x 3"),
+    ],
+)
+def test_tiles_follow_from_the_registers(isa, lanes, registers, gates, plain, transposed):
+    if isa not in native.OPS.isa_names():
+        pytest.skip(f"this CPU has no {isa}")
+    text = plan(isa=isa)
+    assert text.startswith(f"{isa}, 2 threads, 32-bit\n")
+    tiles = f"gates {gates}, plain {plain}, transposed {transposed}\n"
+    assert f"rows by vectors of {lanes} in {registers} registers: {tiles}" in text
+    assert f"vectors of {lanes // 2} in" in plan(isa=isa, dtype=torch.float64)
+
+
+def test_a_plan_of_this_team_is_the_default():
+    torch.set_num_threads(3)
+    text = plan(threads=None)
+    assert text == plan(threads=3, isa=native.OPS.isa())
+    assert text != plan(threads=2)
+
+
+@pytest.mark.parametrize("hidden", [256, 160], ids=["in-turns", "wavefront"])
+@pytest.mark.parametrize("save", [True, False], ids=["save", "inference"])
+def test_a_call_allocates_what_the_plan_says(save, hidden):
+    torch.set_num_threads(2)
+    T, B, H, L = 40, 32, hidden, 2
+    weights = [p.detach() for p in nn.LSTM(H, H, L).parameters()]
+    x, states = torch.randn(T, B, H), torch.zeros(2, L, B, H)
+    fused_lstm.release_memory()
+    native.OPS.lstm(x, *states, weights, 0.0, None, "layers", save)
+    results = (T * B * H + 2 * L * B * H) * 4
+    planned = kib(plan(T, B, H, H, L, save=save), "forward" if save else "inference") * 1024
+    assert fused_lstm.release_memory() == pytest.approx(planned + results, rel=0.02)
+
+
+def test_errors_name_the_argument():
+    for message, change in {
+        "fuse: got 'none', should be 'steps' or 'layers'": {"fuse": "none"},
+        "threads: got 0, should be 1 or more": {"threads": 0},
+        "layers: got 0, should be 1 or more": {"layers": 0},
+        "dtype: got BFloat16, should be float32 or float64": {"dtype": torch.bfloat16},
+        "FUSED_LSTM_ISA: got 'mmx', should be one of": {"isa": "mmx"},
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            plan(**change)
