@@ -177,7 +177,7 @@ def test_dropout_is_the_references(p, seed):
     x, seed = torch.randn(3, 4, 65), torch.tensor([seed])
     mask = reference.dropout_mask(seed, (3, *x.shape), p)
     for layer in range(3):
-        assert_close(philox.apply(x, seed, layer, p), x * mask[layer], f"layer {layer}")
+        assert_close(philox.apply(p, seed, x, layer), x * mask[layer], f"layer {layer}")
 
 
 def test_counter_beyond_32_bits():

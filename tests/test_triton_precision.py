@@ -29,7 +29,8 @@ from fused_lstm.triton import precision
 torch.backends.{switch}
 matmul = torch.backends.cuda.matmul
 before = matmul.fp32_precision
-seen = precision.matmul_as_rnn(lambda x: matmul.fp32_precision)(torch.zeros(1))
+with precision.matmul_as_rnn(torch.float32):
+    seen = matmul.fp32_precision
 assert matmul.fp32_precision == before, matmul.fp32_precision
 print(precision.tf32(), seen == "tf32")
 """

@@ -9,6 +9,7 @@ A sweep takes as many lanes as its plan has: all of the stack, or one after anot
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -46,7 +47,6 @@ def _biases(layers: Sequence[Layer], like: Tensor) -> Sequence[Tensor]:
 # --- forward ---
 
 
-@precision.matmul_as_rnn
 def lstm(
     x: Tensor,
     h0: Tensor,
@@ -58,45 +58,45 @@ def lstm(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The operator `lstm` of fused_lstm.ops."""
-    (T, B, _), (L, _, H) = x.shape, h0.shape
-    x, state = x.contiguous(), c0.to(state_dtype(x.dtype)).contiguous()
-    layers = list(by_layer([w.contiguous() for w in weights], L))
-    plan = _plan(fuse, "forward", x, h0)
-    together = plan.layers == L
-    inside = dropout if plan.layers > 1 else 0.0  # dropped by the sweep itself
+    with precision.matmul_as_rnn(x.dtype):
+        (T, B, _), (L, _, H) = x.shape, h0.shape
+        x, state = x.contiguous(), c0.to(state_dtype(x.dtype)).contiguous()
+        layers = list(by_layer([w.contiguous() for w in weights], L))
+        plan = _plan(fuse, "forward", x, h0)
+        together = plan.layers == L
+        inside = dropout if plan.layers > 1 else 0.0  # dropped by the sweep itself
 
-    y, h = x.new_empty(T, B, H), x.new_empty(L - 1, T, B, H)
-    c = state.new_empty(L, T if save else 1, B, H)
-    gates = x.new_empty(L if save else 1, T, B, 4 * H)
-    copies = 2 if inside > 0 else 1
-    exchange, counters = launch.workspace(plan, x, (copies, L, 2), L // plan.layers)
-    launch.first_rows(exchange, L, B, H).copy_(h0)
-    w_ih, w_hh = tuple(w.w_ih for w in layers), tuple(w.w_hh for w in layers)
-    swept = _by_sweep(together, w_ih, w_hh, _biases(layers, x), state, c)
-    spaces = [(exchange, counters)] if together else _by_sweep(False, exchange[0], counters)
-    rows, outputs = gates.flatten(1, 2).unbind(), [y] if together else [*h.unbind(), y]
+        y, h = x.new_empty(T, B, H), x.new_empty(L - 1, T, B, H)
+        c = state.new_empty(L, T if save else 1, B, H)
+        gates = x.new_empty(L if save else 1, T, B, 4 * H)
+        copies = 2 if inside > 0 else 1
+        exchange, counters = launch.workspace(plan, x, (copies, L, 2), L // plan.layers)
+        launch.first_rows(exchange, L, B, H).copy_(h0)
+        w_ih, w_hh = tuple(w.w_ih for w in layers), tuple(w.w_hh for w in layers)
+        swept = _by_sweep(together, w_ih, w_hh, _biases(layers, x), state, c)
+        spaces = [(exchange, counters)] if together else _by_sweep(False, exchange[0], counters)
+        rows, outputs = gates.flatten(1, 2).unbind(), [y] if together else [*h.unbind(), y]
 
-    def one(x: Tensor, index: int) -> Tensor:
-        w_ih, w_hh, bias, c0, c = swept[index]
-        own, out = rows[index if save else 0], outputs[index]
-        torch.addmm(bias[0], x.flatten(0, 1), w_ih[0].T, out=own)
-        sweep.forward(
-            plan, own, w_ih, w_hh, bias, c0, h, out, c, *spaces[index], seed, T, inside, save
-        )  # fmt: skip
-        return out
+        def one(x: Tensor, index: int) -> Tensor:
+            w_ih, w_hh, bias, c0, c = swept[index]
+            own, out = rows[index if save else 0], outputs[index]
+            torch.addmm(bias[0], x.flatten(0, 1), w_ih[0].T, out=own)
+            sweep.forward(
+                plan, own, w_ih, w_hh, bias, c0, h, out, c, *spaces[index], seed, T, inside, save
+            )  # fmt: skip
+            return out
 
-    drop = (lambda y, layer: philox.apply(y, seed, layer, dropout)) if dropout > 0 else None
-    stack.run(x, L // plan.layers, one, drop)
-    h_n = torch.cat([h[:, -1], y[-1:]])
-    if save:
-        return y, h_n, c[:, -1].to(c0.dtype, copy=True), h, c, gates
-    return y, h_n, c[:, 0].to(c0.dtype), x.new_empty(0), state.new_empty(0), x.new_empty(0)
+        drop = partial(philox.apply, dropout, seed) if dropout > 0 else None
+        stack.run(x, L // plan.layers, one, drop)
+        h_n = torch.cat([h[:, -1], y[-1:]])
+        if save:
+            return y, h_n, c[:, -1].to(c0.dtype, copy=True), h, c, gates
+        return y, h_n, c[:, 0].to(c0.dtype), x.new_empty(0), state.new_empty(0), x.new_empty(0)
 
 
 # --- backward ---
 
 
-@precision.matmul_as_rnn
 def lstm_backward(
     dy: Tensor | None,
     dh_n: Tensor | None,
@@ -115,48 +115,50 @@ def lstm_backward(
     needs_dx: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """The operator `lstm_backward` of fused_lstm.ops."""
-    x, h0, y, h, c, gates = (t.contiguous() for t in (x, h0, y, h, c, gates))
-    (T, B, H), L, state = y.shape, len(h0), c0.to(c.dtype).contiguous()
-    layers = list(by_layer([w.contiguous() for w in weights], L))
-    plan = _plan(fuse, "backward", x, h0)
-    together = plan.layers == L
-    inside = dropout if plan.layers > 1 else 0.0
-    dy = torch.zeros_like(y) if dy is None else dy.contiguous()
-    dh, dc = _last_gradients(dh_n, dc_n, h0, state)
+    with precision.matmul_as_rnn(x.dtype):
+        x, h0, y, h, c, gates = (t.contiguous() for t in (x, h0, y, h, c, gates))
+        (T, B, H), L, state = y.shape, len(h0), c0.to(c.dtype).contiguous()
+        layers = list(by_layer([w.contiguous() for w in weights], L))
+        plan = _plan(fuse, "backward", x, h0)
+        together = plan.layers == L
+        inside = dropout if plan.layers > 1 else 0.0
+        dy = torch.zeros_like(y) if dy is None else dy.contiguous()
+        dh, dc = _last_gradients(dh_n, dc_n, h0, state)
 
-    dgates, partial = torch.empty_like(gates), c.new_empty(plan.layers, plan.split, B, H)
-    space = launch.workspace(plan, gates, (L, 2, 4), L // plan.layers)
-    w_ih, w_hh = tuple(w.w_ih for w in layers), tuple(w.w_hh for w in layers)
-    swept = _by_sweep(together, gates, w_ih, w_hh, state, c, dc, dgates, *space)
-    dh_of = [dh] * L if together or dh is None else dh.unbind()
-    rows = dgates.flatten(1, 2).unbind()
+        dgates, partials = torch.empty_like(gates), c.new_empty(plan.layers, plan.split, B, H)
+        space = launch.workspace(plan, gates, (L, 2, 4), L // plan.layers)
+        w_ih, w_hh = tuple(w.w_ih for w in layers), tuple(w.w_hh for w in layers)
+        swept = _by_sweep(together, gates, w_ih, w_hh, state, c, dc, dgates, *space)
+        dh_of = [dh] * L if together or dh is None else dh.unbind()
+        rows = dgates.flatten(1, 2).unbind()
 
-    def one(dy: Tensor, index: int) -> Tensor:
-        own = swept[index]
-        sweep.backward(plan, dy, dh_of[index], *own, partial, seed, T, inside)
-        return rows[index] @ own[1][0] if index > 0 or needs_dx else dy
+        def one(dy: Tensor, index: int) -> Tensor:
+            own = swept[index]
+            sweep.backward(plan, dy, dh_of[index], *own, partials, seed, T, inside)
+            return rows[index] @ own[1][0] if index > 0 or needs_dx else dy
 
-    def drop(y: Tensor, layer: int) -> Tensor:
-        return philox.apply(y, seed, layer, dropout)
+        drop = partial(philox.apply, dropout, seed) if dropout > 0 else None
+        dx = stack.run_back(dy, L // plan.layers, one, drop)
 
-    dx = stack.run_back(dy, L // plan.layers, one, drop if dropout > 0 else None)
-
-    outputs, h0_of, dh0 = [*h.unbind(), y], h0.unbind(), torch.empty_like(h0)
-    before = [*h.flatten(1, 2)[:, :-B].unbind(), y.view(T * B, H)[:-B]]  # h(t - 1) from t = 1 on
-    dweights = []
-    for index, (layer, first, dh0_of) in enumerate(
-        zip(layers, dgates[:, 0].unbind(), dh0.unbind(), strict=True)
-    ):
-        below = x if index == 0 else outputs[index - 1]
-        if index > 0 and dropout > 0:
-            below = drop(below, index - 1)
-        columns, h_prev = rows[index].T, torch.cat([h0_of[index], before[index]])
-        dweights += [columns @ below.view(T * B, -1), columns @ h_prev]
-        if layer.b_ih is not None:
-            bias = rows[index].sum(0)
-            dweights += [bias, bias.clone()]
-        torch.mm(first, layer.w_hh, out=dh0_of)
-    return dx.view_as(x) if needs_dx else x.new_empty(0), dh0, dc.to(c0.dtype), dweights
+        outputs, h0_of, dh0 = [*h.unbind(), y], h0.unbind(), torch.empty_like(h0)
+        before = [
+            *h.flatten(1, 2)[:, :-B].unbind(),
+            y.view(T * B, H)[:-B],
+        ]  # h(t - 1) from t = 1 on
+        dweights = []
+        for index, (layer, first, dh0_of) in enumerate(
+            zip(layers, dgates[:, 0].unbind(), dh0.unbind(), strict=True)
+        ):
+            below = x if index == 0 else outputs[index - 1]
+            if index > 0 and drop is not None:
+                below = drop(below, index - 1)
+            columns, h_prev = rows[index].T, torch.cat([h0_of[index], before[index]])
+            dweights += [columns @ below.view(T * B, -1), columns @ h_prev]
+            if layer.b_ih is not None:
+                bias = rows[index].sum(0)
+                dweights += [bias, bias.clone()]
+            torch.mm(first, layer.w_hh, out=dh0_of)
+        return dx.view_as(x) if needs_dx else x.new_empty(0), dh0, dc.to(c0.dtype), dweights
 
 
 def _last_gradients(

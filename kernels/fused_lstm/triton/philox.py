@@ -82,6 +82,6 @@ def dropout(x: Tensor, p: float, seed: Tensor, first: int = 0) -> Tensor:
     return y
 
 
-def apply(x: Tensor, seed: Tensor | None, layer: int, p: float) -> Tensor:
-    """x [T, B, H], `layer`'s output (or the gradient by it), as the mask of the seed leaves it."""
-    return x if p == 0 else dropout(x, p, seed, layer * x.numel())
+def apply(p: float, seed: Tensor, y: Tensor, layer: int) -> Tensor:
+    """y [T, B, H], `layer`'s output (or the gradient by it), as the mask of the seed leaves it."""
+    return dropout(y, p, seed, layer * y.numel())

@@ -8,11 +8,10 @@ switch decides those: it is set for as long as they take, and restored.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 
 
 def tf32() -> bool:
@@ -20,24 +19,20 @@ def tf32() -> bool:
     return torch.backends.cudnn.rnn.fp32_precision == "tf32"
 
 
-def matmul_as_rnn(function: Callable) -> Callable:
-    """Run `function`, whose first Tensor has the products' dtype, with matmul's switch as rnn's.
+@contextmanager
+def matmul_as_rnn(dtype: torch.dtype) -> Iterator[None]:
+    """As long as it lasts, products of this dtype ask the LSTM's switch, not matmul's.
 
     The switch is the process's, not the thread's: a product that another thread launches meanwhile
     is as precise. A value that matmul inherited is its own afterwards.
     """
-
-    @wraps(function)
-    def run(*args):
-        first = next(a for a in args if isinstance(a, Tensor))
-        switch, wanted = torch.backends.cuda.matmul, "tf32" if tf32() else "ieee"
-        before = switch.fp32_precision
-        if first.dtype != torch.float32 or (before == "tf32") == (wanted == "tf32"):
-            return function(*args)
-        switch.fp32_precision = wanted
-        try:
-            return function(*args)
-        finally:
-            switch.fp32_precision = before
-
-    return run
+    switch, wanted = torch.backends.cuda.matmul, "tf32" if tf32() else "ieee"
+    before = switch.fp32_precision
+    if dtype != torch.float32 or (before == "tf32") == (wanted == "tf32"):
+        yield
+        return
+    switch.fp32_precision = wanted
+    try:
+        yield
+    finally:
+        switch.fp32_precision = before
