@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pytest
@@ -93,3 +94,14 @@ def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 def make_state(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     h0, c0 = torch.randn(2, shape.L, shape.B, shape.H, dtype=dtype)
     return h0, c0
+
+
+def of_one_leaf(function: Callable, tensors: Sequence[Tensor]) -> tuple[Callable, Tensor]:
+    """The function of one flat tensor, and that: gradcheck calls it anew for each input."""
+    flat = torch.cat([t.detach().flatten() for t in tensors]).requires_grad_()
+
+    def of_flat(flat: Tensor):
+        parts = flat.split([t.numel() for t in tensors])
+        return function(*(part.view_as(t) for part, t in zip(parts, tensors, strict=True)))
+
+    return of_flat, flat

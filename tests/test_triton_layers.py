@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fused_lstm
+from cases import of_one_leaf
 from fused_lstm import reference
 from fused_lstm.triton import around, devices, interpreter, philox, plan
 from plans import PATHS, PATHS_BACKWARD, make_plan
@@ -206,7 +207,10 @@ def test_gradcheck_twice(L, p):
         return lstm(x, h0, c0, weights, p, seed, "layers", True)[:3]
 
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
-    assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
+    # The interpreter takes seconds for each input alone. One projection of all of them dilutes an
+    # error: these tolerances find one of 1e-4 in one input, gradcheck's own one by one of 1e-2.
+    flat, leaf = of_one_leaf(run, inputs)
+    assert torch.autograd.gradgradcheck(flat, leaf, fast_mode=True, atol=1e-9, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("L", "p"), [(1, 0.0), (2, 0.5)])
