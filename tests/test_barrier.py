@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from fused_lstm.triton import barrier
+from ptx import build
+from ptx.by_hand import launch
 
 LIMIT = 2**31
 
@@ -15,7 +18,7 @@ def wrap(n: int) -> int:
 
 
 def is_before(seen: int, target: int) -> bool:
-    """barrier.is_before in int32 arithmetic."""
+    """Whether barrier.SPIN goes on waiting, in int32 arithmetic."""
     return wrap(seen - target) < 0
 
 
@@ -36,7 +39,14 @@ def test_a_round_is_over_with_its_last_arrival(programs, start):
         assert not is_before(wrap(count + programs - 1), target)
 
 
-def test_is_before_is_what_the_kernel_computes():
-    assert barrier.is_before(3, 4)
-    assert not barrier.is_before(4, 4)
-    assert not barrier.is_before(5, 4)
+@pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
+@pytest.mark.parametrize("target", [4, -LIMIT + 2, LIMIT - 2, 0])
+def test_a_wait_is_over_where_the_model_says(target):
+    """The wait itself, on the PTX machine: what it cannot leave is a deadlock."""
+    for seen in (target - 1, target, target + 1):
+        counter = torch.tensor([wrap(seen)], dtype=torch.int32)
+        body = f"mov.u32 %r1, {target % 2**32};" + barrier.SPIN.value.replace("$0", "%r0").replace(
+            "$1", "%p0"
+        ).replace("$2", "%r1")
+        report = str(launch(body, counter, max_instructions=20_000))
+        assert ("nothing found" not in report) == is_before(wrap(seen), target), report

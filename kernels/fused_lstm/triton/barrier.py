@@ -18,12 +18,14 @@ element by thread b of program Q after its wait for round r.
 2. All adds of a launch are atomic read-modify-writes of one address. A read that sees the value of
    a later add comes after every earlier add in observation order, through the chain of RMWs.
    So a thread that reads a value >= programs * r has observed all adds of round r.
-3. `wait`: every thread of Q reads with ld.acquire.gpu until that is so. The acquire synchronizes
-   with all those releases, hence W happens before thread b's R. No thread relies on another
-   one's acquire, and none of Q's caches can serve R with an older line: on hardware ld.acquire.gpu
-   discards the SM's L1. Loads of exchanged data carry .cg besides, which does not read L1, but
-   where a streamed product copies 8 bytes at a time to shared memory PTX has only .ca: there the
-   acquire alone makes it right.
+3. `wait`: thread 0 of Q reads with ld.acquire.gpu until that is so. The acquire synchronizes with
+   all those releases, and bar.sync orders it before what any thread of Q does next, hence W happens
+   before thread b's R: happens-before is transitive through both scopes. None of Q's caches can
+   serve R with an older line: on hardware ld.acquire.gpu discards the L1 of the SM, which all of
+   Q's threads share. Loads of exchanged data carry .cg besides, which does not read L1, but where
+   a streamed product copies 8 bytes at a time to shared memory PTX has only .ca: there the acquire
+   alone makes it right. One thread polls, not 128 or 256: the counter is in one place of L2, and
+   who polls it delays who adds to it.
 4. Write after read: an element is stored again at the earliest one round later, by a program that
    has waited for a round in which the reader arrived after its loads (they feed the values it
    stored before arriving; bar.sync in `arrive` covers the program's other threads).
@@ -40,22 +42,26 @@ import triton.language as tl
 from .helper import helper
 
 
-@helper
-def is_before(seen, target):
-    """Whether `seen` has not reached `target`: by difference, so that 2**31 wraps harmlessly."""
-    return seen - target < 0
-
-
-@helper
-def _load_acquire(counter_ptr):
-    return tl.inline_asm_elementwise(
-        "ld.acquire.gpu.global.s32 $0, [$1];",
-        "=r,l,~{memory}",
-        [counter_ptr],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
+# Thread 0 reads a counter until it is not before a target; the others go on at once. By difference,
+# so that 2**31 wraps harmlessly.
+SPIN = tl.constexpr(
+    """
+    {
+        .reg .pred waits;
+        .reg .b32 seen;
+        mov.u32 seen, %tid.x;
+        setp.ne.u32 waits, seen, 0;
+        @waits bra DONE;
+        AGAIN:
+        ld.acquire.gpu.global.s32 seen, [$1];
+        sub.s32 seen, seen, $2;
+        setp.lt.s32 waits, seen, 0;
+        @waits bra AGAIN;
+        DONE:
+        mov.u32 $0, 0;
+    }
+    """
+)
 
 
 @helper
@@ -77,8 +83,9 @@ def wait(
 ):
     """Wait until all programs have arrived; their stores are visible afterwards."""
     if PERSISTENT:
-        while is_before(_load_acquire(counter_ptr), target):
-            pass
+        tl.inline_asm_elementwise(
+            SPIN, "=r,l,r,~{memory}", [counter_ptr, target], tl.int32, is_pure=False, pack=1
+        )
         tl.debug_barrier()
 
 

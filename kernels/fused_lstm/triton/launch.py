@@ -44,6 +44,7 @@ class Constants:
     AHEAD: int
     STAGES: int
     HOLD: bool
+    EARLY: bool  # forward: a step's gates are loaded before the wait for it
     KEEP_LOOP: bool
     PERSISTENT: bool
     ACC: tl.dtype  # the state dtype
@@ -74,6 +75,7 @@ def constants(plan: Plan, save: bool, phase: int, dropout: bool) -> Constants:
         "AHEAD": plan.ahead,
         "STAGES": plan.stages,
         "HOLD": plan.hold,
+        "EARLY": plan.persistent and plan.batch_blocks == 1,
         "KEEP_LOOP": KEEP_LOOP or (plan.direction == "forward" and plan.units > 16),
         "PERSISTENT": plan.persistent,
         "ACC": tl.float64 if size == 8 else tl.float32,

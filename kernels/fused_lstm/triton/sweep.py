@@ -124,6 +124,10 @@ def lstm_sweep_fwd_kernel(
     own_ptr = exchange_ptr + 2 * lane * PLAN.SLOT
     dropped_ptr = own_ptr + (2 * PLAN.LANES * PLAN.SLOT if PLAN.DROPOUT else 0)
     waves = end - begin if PLAN.PERSISTENT else 1
+    if PLAN.EARLY:
+        b, mask, at, _ = block_of(0, unit, B, PLAN)
+        mask &= (b < tl.where(lane == 0, B, 0))[None, :]
+        gates = product.load_gates(gates_ptr, b[None, :] * (4 * H) + unit[:, None], mask, H, ACC)
     for wave in tl.range(0, waves, disable_licm=PLAN.KEEP_LOOP):
         t = (begin + wave).to(tl.int64) - lane
         alive, first, now, after = place(t, lane, T, B, PLAN)
@@ -132,19 +136,19 @@ def lstm_sweep_fwd_kernel(
         c_prev_ptr = tl.where(t == 0, c0_ptr + lane * B * H, c_prev_ptr)
         for batch in range(PLAN.BATCH_BLOCKS):
             b, mask, at, slot_at = block_of(batch, unit, alive, PLAN)
+            gates_at = (first + b)[None, :] * (4 * H) + unit[:, None]
             acc = tl.full((4 * UNITS, BLOCK_B), 0.0, ACC)
             if PLAN.LANES > 1:
                 # Lane 0 reads its own h(t-1), since no other's is written yet, and 0 * NaN is NaN.
-                x_ptr = (
-                    dropped_ptr + tl.where(lane > 0, after - 2, now) * PLAN.SLOT + batch * PLAN.TILE
-                )
+                slot = tl.where(lane > 0, after - 2, now)
                 acc = product.product(
-                    acc, w_ih, w_ih_ptr, row, fed, x_ptr, H, 1, PLAN.RESIDENT_IH, PLAN
-                )
-            # What no other program writes: it arrives while a product runs.
-            gates_at = (first + b)[None, :] * (4 * H) + unit[:, None]
-            hoisted = mask & (b < tl.where(lane == 0, B, 0))[None, :]
-            gates = product.load_gates(gates_ptr, gates_at, hoisted, H, ACC)
+                    acc, w_ih, w_ih_ptr, row, fed,
+                    dropped_ptr + slot * PLAN.SLOT + batch * PLAN.TILE, H, 1, PLAN.RESIDENT_IH, PLAN,
+                )  # fmt: skip
+            # What no other program writes: it arrives while a product runs, or the program waits.
+            if not PLAN.EARLY:
+                hoisted = mask & (b < tl.where(lane == 0, B, 0))[None, :]
+                gates = product.load_gates(gates_ptr, gates_at, hoisted, H, ACC)
             c = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
             x_ptr = own_ptr + now * PLAN.SLOT + batch * PLAN.TILE
             acc = product.product(
@@ -166,6 +170,9 @@ def lstm_sweep_fwd_kernel(
             tl.store(c_ptr + c_first * H + at, c, mask=mask)
             if PLAN.SAVE:
                 product.store_gates(gates_ptr, gates_at, mask, gates, H)
+            if PLAN.EARLY:
+                hoisted = mask & (b < tl.where((lane == 0) & (t + 1 < T), B, 0))[None, :]
+                gates = product.load_gates(gates_ptr, gates_at + B * 4 * H, hoisted, H, ACC)
         if wave + 1 < end - begin:
             barrier.wait(barrier_ptr, (wave + 1) * tl.num_programs(0), PLAN.PERSISTENT)
 
