@@ -18,6 +18,7 @@ PATHS = {
     "resident": {"units": 16, "block_k": 32, "resident": 9, "ahead": 2, "hold": True},
     "partly resident": {"units": 16, "block_k": 16, "resident": 1, "resident_ih": 1, "ahead": 3},
     "blocks of batch": {"block_b": 16, "units": 64},
+    "groups of rows": {"block_b": 16, "units": 64, "row_groups": 2},
 }
 PATHS_BACKWARD = PATHS | {
     "parts of the gates": {"units": 64, "split": 4, "block_k": 32},
@@ -50,6 +51,6 @@ def make_plan(
         chunks=chunks,
         resident=min(found.resident, chunks) if whole else 0,
         resident_ih=min(found.resident_ih or found.resident, chunks) if whole else 0,
-        programs=found.layers * found.split * -(-H // found.units),
-        batch_blocks=-(-B // found.block_b),
+        programs=found.layers * found.split * found.row_groups * -(-H // found.units),
+        batch_blocks=-(-B // (found.block_b * found.row_groups)),
     )

@@ -26,9 +26,10 @@ def test_every_plan_fits_its_device(kind, direction, device, dtype):
             )
             assert found.smem <= device.smem
             assert found.chunks * found.block_k >= hidden
-            assert found.batch_blocks * found.block_b >= batch
-            assert (found.batch_blocks - 1) * found.block_b < batch
-            units = found.units * found.programs // found.split // found.layers
+            assert found.padded_batch >= batch
+            rows = found.batch_blocks * found.block_b
+            assert (found.row_groups - 1) * rows < batch, "a group of programs has no row"
+            units = found.units * found.blocks // found.layers
             assert units >= hidden, "a unit has no program"
             assert units - hidden < found.units, "a program has no unit"
             assert found.units % found.split == 0
@@ -122,6 +123,28 @@ def test_choice_between_a_wavefront_and_a_launch_a_layer(direction, hidden, laye
     assert found.kind == kind
     if layers > 1:
         assert "wave of" in found.why[-1] or "at once" in found.why[-1]
+
+
+@directions
+@pytest.mark.parametrize(
+    ("hidden", "batch", "groups", "block_b", "batch_blocks"),
+    [
+        (512, 256, 4, 64, 1),  # 32 programs each
+        (512, 64, 2, 32, 1),
+        (512, 1024, 4, 64, 4),
+        (1500, 256, 1, 64, 4),  # 94 programs: no room for others
+        (200, 20, 1, 32, 1),
+    ],
+)
+def test_rows_of_a_large_batch_are_shared_out(
+    direction, hidden, batch, groups, block_b, batch_blocks
+):
+    shape = {"hidden": hidden, "batch": batch, "layers": 1, "dtype": "bf16", "device": H100}
+    found = plan("steps", direction, **shape)
+    assert (found.row_groups, found.block_b, found.batch_blocks) == (groups, block_b, batch_blocks)
+    assert any("shared out" in why for why in found.why) == (groups > 1)
+    if (hidden, batch) == (512, 256):
+        assert found.programs > 0.9 * H100.sms
 
 
 def test_fewer_multiprocessors_mean_more_units_each():

@@ -34,7 +34,8 @@ PATHS = {
     "own": {},
     "streamed": {"block_k": 32, "resident": 2, "resident_ih": 1, "stages": 3, "ahead": 1},
     "all streamed": {"block_k": 32, "resident": 0, "resident_ih": 0, "stages": 3, "ahead": 0},
-    "blocks of batch": {"block_b": 16},
+    "blocks of batch": {"block_b": 16, "row_groups": 1},
+    "groups of rows": {"block_b": 16, "row_groups": 2},
 }
 
 
@@ -249,6 +250,7 @@ def every_case() -> list[Case]:
                     found.append(Case("steps", dtype, arch, 130, 20, path=path))
                     found.append(Case("layers", dtype, arch, 130, 3, L=2, path=path))
             found.append(Case("steps", dtype, arch, 33, 37, path="blocks of batch"))
+            found.append(Case("steps", dtype, arch, 33, 37, path="groups of rows"))
     return found
 
 
@@ -261,6 +263,8 @@ def some_cases() -> list[Case]:
             found.append(Case("steps", dtype, arch, 17))
             found.append(Case("layers", dtype, arch, 33, L=2))
         found.append(Case("steps", "bf16", arch, 33, 20, path="blocks of batch"))
+        found.append(Case("steps", "bf16", arch, 33, 20, path="groups of rows"))
+        found.append(Case("layers", "bf16", arch, 17, 20, L=2, path="groups of rows"))
         found.append(Case("steps", "bf16", arch, 130, 20, T=2, path="streamed"))
         found.append(Case("steps", "fp16", arch, 17, L=2, p=0.3, mode="per-step"))
         found.append(Case("layers", "bf16", arch, 17, L=3))

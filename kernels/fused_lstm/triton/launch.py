@@ -12,6 +12,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from .barrier import APART
 from .helper import KEEP_LOOP
 from .interpreter import is_interpreted
 from .plan import SIZES, Plan
@@ -34,8 +35,9 @@ class Constants:
     UNITS: int
     SPLIT: int  # programs that share a block: 4, one a gate, or 1
     OWN: int  # units of a block that one of them finishes
+    ROW_GROUPS: int  # of programs, each with rows of batch and a barrier of its own
     BLOCK_B: int
-    BATCH_BLOCKS: int  # ceil(B / BLOCK_B)
+    BATCH_BLOCKS: int  # of BLOCK_B rows that a program takes in turn
     TILE: int  # elements of an exchange for a block of batch: BLOCK_B * H_PAD
     SLOT: int  # and for all of them
     BLOCK_K: int
@@ -65,10 +67,11 @@ def constants(plan: Plan, save: bool, phase: int, dropout: bool) -> Constants:
         "UNITS": plan.units,
         "SPLIT": plan.split,
         "OWN": plan.units // plan.split,
+        "ROW_GROUPS": plan.row_groups,
         "BLOCK_B": plan.block_b,
         "BATCH_BLOCKS": plan.batch_blocks,
         "TILE": plan.block_b * h_pad,
-        "SLOT": plan.batch_blocks * plan.block_b * h_pad,
+        "SLOT": plan.padded_batch * h_pad,
         "BLOCK_K": plan.block_k,
         "RESIDENT": plan.resident,
         "RESIDENT_IH": plan.resident_ih,
@@ -103,13 +106,13 @@ class Workspace(NamedTuple):
     """What the programs of some launches share, zeroed on the stream by one fill."""
 
     exchange: Tensor  # see product.py: [*leading, B_PAD, H_PAD]
-    counters: Tensor  # int32 [launches, .]: one's barriers, all programs', then each block's
+    counters: Tensor  # int32 [launches, .]: of each row group, all programs', then each block's
 
 
 def workspace(plan: Plan, like: Tensor, leading: Sequence[int], launches: int) -> Workspace:
     """A zeroed exchange of `like`'s dtype, and the counters of `launches` launches."""
-    shape = (*leading, plan.batch_blocks * plan.block_b, plan.chunks * plan.block_k)
-    size, row = prod(shape), -(-(1 + plan.programs // plan.split) // 4) * 4  # a pointer's 16 bytes
+    shape = (*leading, plan.padded_batch, plan.chunks * plan.block_k)
+    size, row = prod(shape), plan.row_groups * (1 + plan.blocks) * APART.value
     zeros = like.new_zeros(size + launches * row * 4 // like.element_size())
     counters = zeros[size:].view(torch.int32)
     return Workspace(zeros[:size].view(shape), counters.view(launches, row))

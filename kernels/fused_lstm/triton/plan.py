@@ -16,6 +16,7 @@ from .devices import BARRIER_US, Device
 
 SIZES = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
 TILE = 16 * 1024  # bytes of a tile of weights, where H is large enough
+MANY = 8  # rounds of a product, so that twice the tile pays: fewer syncs for more instructions
 STREAM_STAGES = 3  # tiles in flight or in use where weights stream from L2
 RESERVED = 2048  # bytes of shared memory for what the compiler adds: mbarriers, reductions
 
@@ -35,9 +36,10 @@ class Plan:
     programs: int
     units: int  # hidden units of a block
     split: int  # programs that share a block (backward)
+    row_groups: int  # of programs, each with rows of batch and a barrier of its own
     warps: int
     block_b: int
-    batch_blocks: int
+    batch_blocks: int  # of block_b rows that one program takes in turn
     block_k: int
     chunks: int  # of block_k that one product sums over
     resident: int  # chunks of w_hh that stay on chip
@@ -56,6 +58,16 @@ class Plan:
     def rows(self) -> int:
         """Rows of a program's weight tile."""
         return 4 * self.units if self.direction == "forward" else self.units
+
+    @property
+    def padded_batch(self) -> int:
+        """Rows of batch in whole blocks."""
+        return self.row_groups * self.batch_blocks * self.block_b
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of units, of all layers, in a row group."""
+        return self.programs // (self.split * self.row_groups)
 
     @property
     def gates(self) -> int:
@@ -153,7 +165,7 @@ def _interpreted(kind, direction, hidden, batch, layers, dtype) -> Plan:
     return Plan(
         kind, direction, "per-step", hidden, batch, layers, dtype,
         precision="upcast" if SIZES[dtype] == 2 else "ieee",
-        programs=layers * _ceil(hidden, block), units=block, split=1, warps=4,
+        programs=layers * _ceil(hidden, block), units=block, split=1, row_groups=1, warps=4,
         block_b=block_b, batch_blocks=_ceil(batch, block_b),
         block_k=block_k, chunks=_ceil(hidden, block_k), resident=0, resident_ih=0, ahead=0,
         stages=1, hold=False, smem=0,
@@ -171,13 +183,18 @@ def _compiled(kind, direction, hidden, batch, layers, dtype, device, tf32) -> Pl
 
     precision = "tf32" if size == 2 or (dtype == "fp32" and tf32) else "ieee"
     on_tensor_cores = precision == "tf32"
-    block_k = TILE // (rows * size) if on_tensor_cores else 16
-    block_k = min(block_k, max(16, _power_of_2(hidden)))
-    block_b = min(max(16, _power_of_2(batch)), 64 if rows <= 64 else 32)
-    chunks = _ceil(hidden, block_k)
-    tile, staged = rows * block_k * size, block_k * block_b * size
-    scratch = max(staged, rows * block_b * max(4, size)) + RESERVED
-    free = device.smem - scratch
+    block_b, row_groups = _divide_rows(batch, rows, programs, persistent, device, why)
+    narrow = min(TILE // (rows * size) if on_tensor_cores else 16, max(16, _power_of_2(hidden)))
+    # Half as many rounds of a product, where there are many and all of its weights are resident.
+    may_double = kind == "steps" and persistent and size == 2 and device.arch < 100
+    may_double &= block_b <= 32 and _ceil(hidden, narrow) >= MANY
+    for block_k in (2 * narrow, narrow) if may_double else (narrow,):
+        chunks = _ceil(hidden, block_k)
+        tile, staged = rows * block_k * size, block_k * block_b * size
+        scratch = max(staged, rows * block_b * max(4, size)) + RESERVED
+        free = device.smem - scratch
+        if free >= products * chunks * tile:
+            break
     resident, stages = 0, 1
     if not persistent:
         why.append("weights are read anew by every launch")
@@ -203,11 +220,12 @@ def _compiled(kind, direction, hidden, batch, layers, dtype, device, tf32) -> Pl
         scratch = max(scratch, tile + staged + RESERVED)
     return Plan(
         kind, direction, "persistent" if persistent else "per-step", hidden, batch, layers, dtype,
-        precision, programs, units=rows if direction == "backward" else units, split=split,
-        warps=_warps(rows, device), block_b=block_b, batch_blocks=_ceil(batch, block_b),
+        precision, programs * row_groups, units=rows if direction == "backward" else units,
+        split=split, row_groups=row_groups, warps=_warps(rows, device), block_b=block_b,
+        batch_blocks=_ceil(_ceil(batch, block_b), row_groups),
         block_k=block_k, chunks=chunks,
         resident=min(resident, chunks), resident_ih=max(0, resident - chunks),
-        ahead=_ahead(kind, block_b, stages > 1, device), stages=stages,
+        ahead=_ahead(kind, block_b * max(1, tile // TILE), stages > 1, device), stages=stages,
         hold=device.arch < 90,
         smem=scratch + resident * tile, why=tuple(why),
     )  # fmt: skip
@@ -230,24 +248,40 @@ def _share_out(direction, hidden, layers, device, why) -> tuple[int, int, bool]:
     return 16, layers * _ceil(hidden, 16), False
 
 
+def _divide_rows(batch, rows, programs, persistent, device, why) -> tuple[int, int]:
+    """Rows of batch that a product takes at once, and how many groups of programs share them out.
+
+    Rows do not wait for each other: as many groups as the SMs hold, each with weights of its own.
+    """
+    block_b = min(max(16, _power_of_2(batch)), 32)
+    fit = max(1, device.sms // programs) if persistent else 1
+    if _ceil(batch, block_b) > fit and rows <= 64:
+        block_b = min(_power_of_2(batch), 64)
+    groups = min(fit, _ceil(batch, block_b))
+    groups = _ceil(_ceil(batch, block_b), _ceil(_ceil(batch, block_b), groups))  # none without rows
+    if groups > 1:
+        why.append(f"{batch} rows of batch shared out to {groups} groups of {programs} programs")
+    return block_b, groups
+
+
 def _warps(rows: int, device: Device) -> int:
     # A warp group of 4 multiplies 64 rows on Hopper; two share a tile of more rows. Before it,
     # 8 warps halve what each thread holds.
     return 4 if device.arch >= 90 and rows == 64 else 8
 
 
-def _ahead(kind: str, block_b: int, streams: bool, device: Device) -> int:
+def _ahead(kind: str, wide: int, streams: bool, device: Device) -> int:
     """As many chunks in flight as registers hold beside the rest: found by fused_lstm.inspect."""
-    # A chunk takes 16 of a thread's 255 registers at block_b = 32 and 4 warps.
+    # A chunk takes 16 of a thread's 255 registers at 32 columns and 4 warps, twice that doubled.
     if device.arch >= 100:
         return 0 if streams or kind == "layers" else 1
-    if block_b > 32:
+    if wide > 32:
         return 1
     if device.arch < 90:
         return 3
     if streams:
         return 2 if kind == "steps" else 1
-    return 4 if kind == "steps" else 3
+    return 4 if kind == "steps" else 2
 
 
 # --- what a step costs at least ---
@@ -271,7 +305,7 @@ def cost(plan: Plan, device: Device) -> Cost:
     # Each program reads all that it sums over, padded to whole blocks.
     read = plan.gates * plan.chunks * plan.block_k * plan.batch_blocks * plan.block_b
     moving = products * per_layer * read * size
-    streamed = (1 - plan.resident_fraction) * products * 4 * H * H * size
+    streamed = (1 - plan.resident_fraction) * products * 4 * H * H * size * plan.row_groups
     state = plan.layers * B * H * (4 * size + size + 2 * max(4, size))  # gates, h, c
     if plan.direction == "backward":
         state += plan.layers * B * H * (4 * size + 2 * plan.split * max(4, size))

@@ -15,6 +15,8 @@ w_hh^T . dgates(t+1) of its own. SPLIT programs share a block, each sums over it
 gates, and then finishes UNITS / SPLIT of the block's units: with SPLIT = 4 a program reads a
 quarter of dgates, and its weights are as many as in the forward.
 
+Rows of batch do not wait for each other: ROW_GROUPS groups of programs share them out.
+
 A launch covers the waves from `begin` to `end`. PERSISTENT: all of them, with barriers, all
 programs at once on the GPU. Otherwise one, which needs no barrier (in the backward one PHASE of
 one: 0 sums, 1 finishes, 2 does both, where SPLIT is 1).
@@ -37,14 +39,25 @@ from .plan import Plan
 
 
 @helper
-def lane_and_block(PLAN: tl.constexpr):
-    """A program's lane (0, as a constant, where there is but one), block and part of the block."""
-    group, part = tl.program_id(0) // PLAN.SPLIT, tl.program_id(0) % PLAN.SPLIT
-    lane, block = group * 0, group
+def share(counter_ptr, PLAN: tl.constexpr):
+    """How many programs meet; a program's lane, block, part of the block and first block of batch;
+    the counters of all that meet and of those that share a block.
+
+    What there is but one of is 0 as a constant, and costs nothing.
+    """
+    programs = tl.num_programs(0) // PLAN.ROW_GROUPS
+    row_group, program = tl.program_id(0) * 0, tl.program_id(0)
+    if PLAN.ROW_GROUPS > 1:
+        row_group, program = tl.program_id(0) // programs, tl.program_id(0) % programs
+    block, part = program // PLAN.SPLIT, program % PLAN.SPLIT
+    counter_ptr += row_group * (1 + programs // PLAN.SPLIT) * barrier.APART
+    block_counter_ptr = counter_ptr + (1 + block) * barrier.APART
+    lane = block * 0
     if PLAN.LANES > 1:
-        blocks = tl.num_programs(0) // (PLAN.LANES * PLAN.SPLIT)
-        lane, block = group // blocks, group % blocks
-    return lane, block, part
+        blocks = programs // (PLAN.LANES * PLAN.SPLIT)
+        lane, block = block // blocks, block % blocks
+    first_batch = row_group * PLAN.BATCH_BLOCKS
+    return programs, lane, block, part, first_batch, counter_ptr, block_counter_ptr
 
 
 @helper
@@ -58,10 +71,8 @@ def pick(pointers, lane, LANES: tl.constexpr):
 
 @helper
 def place(t, lane, T, B, PLAN: tl.constexpr):
-    """Where a lane's step t is: rows of batch that are alive, its first row in [L * T * B, .], and
-    the slots of its input and of its output.
-
-    In a wave before a lane's first step or after its last, no row is alive.
+    """A lane's step t: rows of batch that are alive, first row in [L * T * B, .], and the slots of
+    its input and output. In a wave before a lane's first step or after its last no row is alive.
     """
     alive = B
     if PLAN.LANES > 1:
@@ -77,6 +88,14 @@ def block_of(batch, unit, alive, PLAN: tl.constexpr):
     b = batch * PLAN.BLOCK_B + tl.arange(0, PLAN.BLOCK_B).to(tl.int64)
     mask = (unit < PLAN.H)[:, None] & (b < alive)[None, :]
     return b, mask, b[None, :] * PLAN.H + unit[:, None], b[None, :] * PLAN.H_PAD + unit[:, None]
+
+
+@helper
+def load_hoisted(gates_ptr, first, rows, batch, unit, PLAN: tl.constexpr):
+    """A block of the input products of the step whose first row is `first`; of `rows` there are."""
+    b, mask, _, _ = block_of(batch, unit, rows, PLAN)
+    at = (first + b)[None, :] * (4 * PLAN.H) + unit[:, None]
+    return product.load_gates(gates_ptr, at, mask, PLAN.H, PLAN.ACC)
 
 
 # --- kernels ---
@@ -95,7 +114,7 @@ def lstm_sweep_fwd_kernel(
     exchange_ptr,  # [L, 2, B_PAD, H_PAD] h(t-1) in slot t % 2; in: h0 in slot 0; and, where
     # DROPOUT, the same again as the lane above reads it
     seed_ptr,  # [1] int64, where DROPOUT
-    barrier_ptr,  # [1] int32, zero
+    barrier_ptr,  # [ROW_GROUPS, 1 + L * blocks, APART] int32, zero: all programs' counter, others
     begin,  # waves of this launch
     end,
     T,
@@ -108,8 +127,7 @@ def lstm_sweep_fwd_kernel(
     H: tl.constexpr = PLAN.H
     UNITS: tl.constexpr = PLAN.UNITS
     BLOCK_B: tl.constexpr = PLAN.BLOCK_B
-    ACC: tl.constexpr = PLAN.ACC
-    lane, block, _ = lane_and_block(PLAN)
+    programs, lane, block, _, first_batch, barrier_ptr, _ = share(barrier_ptr, PLAN)
     row, row_unit = product.gate_rows(block, H, UNITS)
     unit = block * UNITS + tl.arange(0, UNITS)
     w_hh_ptr = pick(w_hh_ptrs, lane, PLAN.LANES)
@@ -119,36 +137,35 @@ def lstm_sweep_fwd_kernel(
         w_ih_ptr = pick(w_ih_ptrs, lane, PLAN.LANES)
         w_ih = product.load_resident(w_ih_ptr, row, fed, H, 1, PLAN.RESIDENT_IH, PLAN)
         bias_ptr = pick(bias_ptrs, lane, PLAN.LANES)
-        bias = tl.load(bias_ptr + row, mask=fed, other=0.0).to(ACC)
+        bias = tl.load(bias_ptr + row, mask=fed, other=0.0).to(PLAN.ACC)
     lane = lane.to(tl.int64)
     own_ptr = exchange_ptr + 2 * lane * PLAN.SLOT
-    dropped_ptr = own_ptr + (2 * PLAN.LANES * PLAN.SLOT if PLAN.DROPOUT else 0)
-    waves = end - begin if PLAN.PERSISTENT else 1
+    up_ptr = own_ptr + (2 * PLAN.LANES * PLAN.SLOT if PLAN.DROPOUT else 0)
     if PLAN.EARLY:
-        b, mask, at, _ = block_of(0, unit, B, PLAN)
-        mask &= (b < tl.where(lane == 0, B, 0))[None, :]
-        gates = product.load_gates(gates_ptr, b[None, :] * (4 * H) + unit[:, None], mask, H, ACC)
-    for wave in tl.range(0, waves, disable_licm=PLAN.KEEP_LOOP):
+        gates = load_hoisted(
+            gates_ptr, lane * 0, tl.where(lane == 0, B, 0), first_batch, unit, PLAN
+        )
+    for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
         t = (begin + wave).to(tl.int64) - lane
         alive, first, now, after = place(t, lane, T, B, PLAN)
         c_first = first if PLAN.SAVE else lane * B
         c_prev_ptr = c_ptr + (c_first - B if PLAN.SAVE else c_first) * H
         c_prev_ptr = tl.where(t == 0, c0_ptr + lane * B * H, c_prev_ptr)
-        for batch in range(PLAN.BATCH_BLOCKS):
+        for turn in range(PLAN.BATCH_BLOCKS):
+            batch = first_batch + turn
             b, mask, at, slot_at = block_of(batch, unit, alive, PLAN)
             gates_at = (first + b)[None, :] * (4 * H) + unit[:, None]
-            acc = tl.full((4 * UNITS, BLOCK_B), 0.0, ACC)
+            acc = tl.full((4 * UNITS, BLOCK_B), 0.0, PLAN.ACC)
             if PLAN.LANES > 1:
                 # Lane 0 reads its own h(t-1), since no other's is written yet, and 0 * NaN is NaN.
-                slot = tl.where(lane > 0, after - 2, now)
+                x_ptr = up_ptr + tl.where(lane > 0, after - 2, now) * PLAN.SLOT + batch * PLAN.TILE
                 acc = product.product(
-                    acc, w_ih, w_ih_ptr, row, fed,
-                    dropped_ptr + slot * PLAN.SLOT + batch * PLAN.TILE, H, 1, PLAN.RESIDENT_IH, PLAN,
-                )  # fmt: skip
+                    acc, w_ih, w_ih_ptr, row, fed, x_ptr, H, 1, PLAN.RESIDENT_IH, PLAN
+                )
             # What no other program writes: it arrives while a product runs, or the program waits.
             if not PLAN.EARLY:
-                hoisted = mask & (b < tl.where(lane == 0, B, 0))[None, :]
-                gates = product.load_gates(gates_ptr, gates_at, hoisted, H, ACC)
+                rows = tl.where(lane == 0, alive, 0)
+                gates = load_hoisted(gates_ptr, first, rows, batch, unit, PLAN)
             c = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
             x_ptr = own_ptr + now * PLAN.SLOT + batch * PLAN.TILE
             acc = product.product(
@@ -161,9 +178,9 @@ def lstm_sweep_fwd_kernel(
             tl.store(own_ptr + after * PLAN.SLOT + slot_at, h, mask=mask)
             if PLAN.DROPOUT:
                 dropped = h * philox.multiplier(seed_ptr, first * H + at, p, scale)
-                dropped = dropped.to(h.dtype)
-                tl.store(dropped_ptr + after * PLAN.SLOT + slot_at, dropped, mask=mask)
-            if batch == PLAN.BATCH_BLOCKS - 1:  # the others wait for h alone
+                dropped_at = after * PLAN.SLOT + slot_at
+                tl.store(up_ptr + dropped_at, dropped.to(h.dtype), mask=mask)
+            if turn == PLAN.BATCH_BLOCKS - 1:  # the others wait for h alone
                 barrier.arrive(barrier_ptr, PLAN.PERSISTENT)
             out_ptr = tl.where(lane == PLAN.LANES - 1, y_ptr - lane * T * B * H, h_ptr)
             tl.store(out_ptr + first * H + at, h, mask=mask)
@@ -171,10 +188,10 @@ def lstm_sweep_fwd_kernel(
             if PLAN.SAVE:
                 product.store_gates(gates_ptr, gates_at, mask, gates, H)
             if PLAN.EARLY:
-                hoisted = mask & (b < tl.where((lane == 0) & (t + 1 < T), B, 0))[None, :]
-                gates = product.load_gates(gates_ptr, gates_at + B * 4 * H, hoisted, H, ACC)
+                rows = tl.where((lane == 0) & (t + 1 < T), B, 0)
+                gates = load_hoisted(gates_ptr, first + B, rows, batch, unit, PLAN)
         if wave + 1 < end - begin:
-            barrier.wait(barrier_ptr, (wave + 1) * tl.num_programs(0), PLAN.PERSISTENT)
+            barrier.wait(barrier_ptr, (wave + 1) * programs, PLAN.PERSISTENT)
 
 
 @triton.jit(do_not_specialize=["begin", "end", "T", "B", "last", "p", "scale"])
@@ -191,7 +208,7 @@ def lstm_sweep_bwd_kernel(
     exchange_ptr,  # [L, 2, 4, B_PAD, H_PAD] dgates(t) in slot t % 2; in: zero
     partial_ptr,  # [L, SPLIT, B, H] scratch, state dtype
     seed_ptr,  # [1] int64, where DROPOUT
-    barrier_ptr,  # [1 + L * blocks] int32, zero: all programs, then those of a block
+    barrier_ptr,  # [ROW_GROUPS, 1 + L * blocks, APART] int32, zero: all programs', each block's
     begin,
     end,
     T,
@@ -204,8 +221,7 @@ def lstm_sweep_bwd_kernel(
 ):
     H: tl.constexpr = PLAN.H
     UNITS: tl.constexpr = PLAN.UNITS
-    lane, block, part = lane_and_block(PLAN)
-    group_ptr = barrier_ptr + 1 + tl.program_id(0) // PLAN.SPLIT
+    programs, lane, block, part, first_batch, barrier_ptr, block_ptr = share(barrier_ptr, PLAN)
     row = block.to(tl.int64) * UNITS + tl.arange(0, UNITS)
     unit = block * UNITS + part * PLAN.OWN + tl.arange(0, PLAN.OWN)
     rows = part.to(tl.int64) * (4 // PLAN.SPLIT * H * H)
@@ -218,12 +234,12 @@ def lstm_sweep_bwd_kernel(
     lane = lane.to(tl.int64)
     own_ptr = exchange_ptr + 8 * lane * PLAN.SLOT
     own_dc_ptr, own_partial_ptr = dc_ptr + lane * B * H, partial_ptr + lane * PLAN.SPLIT * B * H
-    waves = end - begin if PLAN.PERSISTENT else 1
-    for wave in tl.range(0, waves, disable_licm=PLAN.KEEP_LOOP):
+    for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
         t = T - 1 - ((begin + wave).to(tl.int64) - (PLAN.LANES - 1 - lane))
         alive, first, now, after = place(t, lane, T, B, PLAN)
         if PLAN.PHASE != 1:
-            for batch in range(PLAN.BATCH_BLOCKS):
+            for turn in range(PLAN.BATCH_BLOCKS):
+                batch = first_batch + turn
                 b, mask, at, _ = block_of(batch, row, alive, PLAN)
                 x_ptr = own_ptr + part * (4 // PLAN.SPLIT * PLAN.SLOT) + batch * PLAN.TILE
                 acc = tl.full((UNITS, PLAN.BLOCK_B), 0.0, PLAN.ACC)
@@ -240,9 +256,10 @@ def lstm_sweep_bwd_kernel(
                 )
                 part_at = ((lane * PLAN.SPLIT + part) * B + b)[None, :] * H + row[:, None]
                 tl.store(partial_ptr + part_at, acc, mask=mask)
-            barrier.arrive(group_ptr, PLAN.PERSISTENT)
+            barrier.arrive(block_ptr, PLAN.PERSISTENT)
         if PLAN.PHASE != 0:
-            for batch in range(PLAN.BATCH_BLOCKS):
+            for turn in range(PLAN.BATCH_BLOCKS):
+                batch = first_batch + turn
                 b, mask, at, slot_at = block_of(batch, unit, alive, PLAN)
                 gates_at = (first + b)[None, :] * (4 * H) + unit[:, None]
                 # First what no other program writes: it arrives while the others finish.
@@ -256,18 +273,18 @@ def lstm_sweep_bwd_kernel(
                 dh = tl.load(dh_n_ptr + lane * B * H + at, mask=given, other=0.0).to(PLAN.ACC)
                 given = mask & (b < tl.where(lane == PLAN.LANES - 1, B, 0))[None, :]
                 dh += tl.load(dy_ptr + t * B * H + at, mask=given, other=0.0).to(PLAN.ACC)
-                if batch == 0:
-                    barrier.wait(group_ptr, (wave + 1) * PLAN.SPLIT, PLAN.PERSISTENT)
+                if turn == 0:
+                    barrier.wait(block_ptr, (wave + 1) * PLAN.SPLIT, PLAN.PERSISTENT)
                 dh += product.sum_partials(own_partial_ptr + at, B * H, mask, PLAN.SPLIT)
                 gates, dc = CELL.backward(gates, c_prev, c, dh, dc)
                 next_at = now * 4 * PLAN.SLOT + slot_at
                 product.store_gates(own_ptr, next_at, mask, gates, PLAN.SLOT)
-                if batch == PLAN.BATCH_BLOCKS - 1:  # the others wait for dgates alone
+                if turn == PLAN.BATCH_BLOCKS - 1:  # the others wait for dgates alone
                     barrier.arrive(barrier_ptr, PLAN.PERSISTENT)
                 product.store_gates(dgates_ptr, gates_at, mask, gates, H)
                 tl.store(own_dc_ptr + at, dc, mask=mask)
         if wave + 1 < end - begin:
-            barrier.wait(barrier_ptr, (wave + 1) * tl.num_programs(0), PLAN.PERSISTENT)
+            barrier.wait(barrier_ptr, (wave + 1) * programs, PLAN.PERSISTENT)
 
 
 # --- host launchers: the kernels' arguments; all contiguous ---
