@@ -40,3 +40,30 @@ def test_aten_calls_of_two_layers(direction, calls, fuse, counted):
     found = counted[f"{fuse} {direction}"]
     assert found["calls"] == calls[fuse]
     assert found["launches"] == {"layers": 1, "steps": 2}[fuse]
+
+
+SIZES = """
+import torch
+from bench.gpu import dry, host
+from fused_lstm.triton import sweep
+from fused_lstm.triton.devices import DEVICES
+
+dry.take_over(DEVICES["H100"])
+found = []
+for host.T, host.B in ((4, 20), (5, 17), (16, 32), (1, 20), (7, 40)):
+    with torch.no_grad():
+        host.problem("layers")
+    caches = sweep.lstm_sweep_fwd_kernel.device_caches.values()
+    found.append(sum(len(cache[0]) for cache in caches))
+print(found)
+"""
+
+
+def test_other_lengths_and_batches_need_no_other_kernel():
+    """Of 17 to 32 rows, and of any T; 40 rows are two blocks."""
+    done = subprocess.run(
+        [sys.executable, "-c", SIZES],
+        capture_output=True, text=True, timeout=500, env=os.environ | {"TRITON_INTERPRET": "0"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [1, 1, 1, 1, 2]

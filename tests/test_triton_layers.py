@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import torch
 
 import fused_lstm
 from cases import of_one_leaf
 from fused_lstm import reference
-from fused_lstm.triton import around, devices, interpreter, philox, plan
+from fused_lstm.triton import around, interpreter, philox
 from plans import PATHS, PATHS_BACKWARD, make_plan
 from tolerance import assert_close
 
@@ -218,12 +216,3 @@ def test_opcheck(L, p):
     x, h0, c0, *weights = make_stack(2, 2, 3, 5, L, torch.float32)
     seed = torch.tensor([9]) if p else None
     torch.library.opcheck(operator().default, (x, h0, c0, weights, p, seed, "layers", True))
-
-
-def test_a_longer_sequence_needs_no_other_kernel():
-    """The constants of a launch know neither T nor, within a block, B."""
-    shape = {"hidden": 650, "layers": 2, "dtype": "bf16", "device": devices.DEVICES["H100"]}
-    plans = [plan.choose("forward", batch=batch, **shape) for batch in (17, 20, 32)]
-    for one, other in pairwise(plans):
-        assert one.block_b == other.block_b
-        assert one.batch_blocks == other.batch_blocks
