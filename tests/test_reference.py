@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from cases import SHAPES, Shape, make_state
 from fused_lstm import reference
+from fused_lstm.rows import Rows, keep_of
 from tolerance import assert_close
 
 DOUBLE = {"dtype": torch.float64}
@@ -24,26 +28,113 @@ def test_sequence_is_nn_lstms(shape, bias):
         assert_close(actual, expected, name)
 
 
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
-@pytest.mark.parametrize("shape", [s for s in SHAPES if s.L == 1] + [Shape(5, 3, 4, 6, 1)], ids=str)
-def test_backward_by_hand_is_autograds(shape, bias):
-    theirs = nn.LSTM(shape.I, shape.H, bias=bias, **DOUBLE)
-    weights = [p.detach().requires_grad_() for p in theirs.parameters()]
-    (layer,) = reference.by_layer(weights, 1)
-    x = torch.randn(shape.T, shape.B, shape.I, **DOUBLE, requires_grad=True)
-    h0, c0 = (s[0].requires_grad_() for s in make_state(shape, torch.float64))
-    y, c, gates = reference.layer_forward(x, h0, c0, layer)
-    dy, dh_n, dc_n = torch.randn_like(y), torch.randn_like(h0), torch.randn_like(c0)
+@pytest.mark.parametrize("lengths", [None, [4, 4, 2, 1]], ids=["equal", "unequal"])
+@pytest.mark.parametrize("proj_size", [0, 3], ids=["", "projected"])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["", "bidirectional"])
+def test_lanes_are_nn_lstms(bidirectional, proj_size, lengths):
+    theirs = nn.LSTM(3, 5, 2, bidirectional=bidirectional, proj_size=proj_size, **DOUBLE)
+    D, x = 1 + bidirectional, torch.randn(4, 4, 3, **DOUBLE)
+    state = (torch.randn(2 * D, 4, proj_size or 5, **DOUBLE), torch.randn(2 * D, 4, 5, **DOUBLE))
+    sizes = None
+    if lengths is not None:
+        x = pack_padded_sequence(x, torch.tensor(lengths))
+    y, (h_n, c_n) = theirs(x, state)
+    if lengths is not None:  # five rows more than there are: they are nobody's
+        x, sizes = torch.cat([x.data, torch.full((5, 3), torch.nan)]), x.batch_sizes
+        y = torch.cat([y.data, torch.zeros(5, y.data.shape[1])])
+    found = reference.lstm(x, *state, list(theirs.parameters()), 0.0, None, D, sizes)
+    for name, actual, expected in zip(("y", "h_n", "c_n"), found, (y, h_n, c_n), strict=True):
+        assert_close(actual, expected, name)
 
-    inputs = [x, h0, c0, *weights]
-    expected = torch.autograd.grad((y, y[-1], c[-1]), inputs, (dy, dh_n, dc_n))
+
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["", "bidirectional"])
+@pytest.mark.parametrize("packed", [False, True], ids=["equal", "unequal"])
+def test_a_reset_begins_another_sequence(packed, bidirectional):
+    """Row by row, nn.LSTM on each piece between two resets, in either direction."""
+    D, lengths = 1 + bidirectional, [6, 5, 2]
+    theirs = nn.LSTM(3, 5, bidirectional=bidirectional, **DOUBLE)
+    resets = torch.zeros(6, 3, dtype=torch.bool)
+    for t, b in ((0, 1), (3, 0), (4, 0), (4, 1), (1, 2), (2, 2)):  # the last is past row 2's end
+        resets[t, b] = True
+    x, state = torch.randn(6, 3, 3, **DOUBLE), torch.randn(2, D, 3, 5, **DOUBLE)
+    y, last = torch.zeros(6, 3, 5 * D, **DOUBLE), torch.zeros(2, D, 3, 5, **DOUBLE)
+    for b, length in enumerate(lengths if packed else [6] * 3):
+        begins = [t for t in range(1, length) if resets[t, b]]
+        for begin, end in pairwise([0, *begins, length]):
+            own = torch.zeros(2, D, 1, 5, **DOUBLE)
+            if begin == 0 and not resets[0, b]:
+                own[:, 0] = state[:, 0, b : b + 1]
+            if end == length:
+                own[:, 1:] = state[:, 1:, b : b + 1]
+            out, final = theirs(x[begin:end, b : b + 1], tuple(own))
+            y[begin:end, b] = out[:, 0]
+            final = torch.stack(final)[:, :, 0]
+            if end == length:
+                last[:, 0, b] = final[:, 0]
+            if begin == 0:
+                last[:, 1:, b] = final[:, 1:]
+    sizes = None
+    if packed:
+        x, sizes, *_ = pack_padded_sequence(x, torch.tensor(lengths))
+        resets = pack_padded_sequence(resets, torch.tensor(lengths)).data
+        y = pack_padded_sequence(y, torch.tensor(lengths)).data
+    keep = keep_of(resets, D, 3, sizes)
+    found = reference.lstm(x, *state, list(theirs.parameters()), 0.0, None, D, sizes, keep)
+    for name, actual, expected in zip(("y", "h_n", "c_n"), found, (y, *last), strict=True):
+        assert_close(actual, expected, name)
+
+
+LANES = {
+    "forwards": {},
+    "backwards": {"direction": 1},
+    "projected": {"proj_size": 3},
+    "rows": {"sizes": [3, 3, 2, 1, 0]},
+    "rows, backwards": {"sizes": [3, 2, 2, 1, 1], "direction": 1},
+    "keep": {"keep": True},
+    "all": {"sizes": [3, 3, 2, 1, 0], "keep": True, "proj_size": 3},
+    "all, backwards": {"sizes": [3, 3, 2, 1, 1], "keep": True, "proj_size": 3, "direction": 1},
+}
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize(
+    ("shape", "lane"),
+    [(shape, {}) for shape in SHAPES if shape.L == 1]
+    + [(Shape(5, 3, 4, 6, 1), lane) for lane in LANES.values()],
+    ids=[*(str(shape) for shape in SHAPES if shape.L == 1), *LANES],
+)
+def test_backward_by_hand_is_autograds(shape, lane, bias):
+    T, B, I, H, _ = shape
+    P, direction = lane.get("proj_size", H), lane.get("direction", 0)
+    sizes = torch.tensor(lane["sizes"]) if "sizes" in lane else None
+    x = torch.randn(T, B, I, **DOUBLE) if sizes is None else torch.randn(sizes.sum(), I, **DOUBLE)
+    keep = torch.rand(2, *x.shape[:-1]) < 0.6 if "keep" in lane else None
+    rows = Rows(x, B, sizes, keep)
+    order, x = rows.order(direction), rows.pad(x).requires_grad_()
+    shapes = [
+        (4 * H, I),
+        (4 * H, P),
+        *([(4 * H,)] * 2 if bias else []),
+        *([(P, H)] if P < H else []),
+    ]
+    weights = [torch.randn(s, **DOUBLE).div_(2).requires_grad_() for s in shapes]
+    (layer,) = reference.by_layer(weights, 1)
+    h0, c0 = (torch.randn(B, n, **DOUBLE).requires_grad_() for n in (P, H))
+    h, c, gates = reference.layer_forward(x, h0, c0, layer, order)
+    dy, dh_n, dc_n = torch.randn_like(h), torch.randn_like(h0), torch.randn_like(c0)
+
+    inputs, last = [x, h0, c0, *weights], order.steps[-1]
+    y = h if order.live is None else torch.where(order.live, h, 0)
+    expected = torch.autograd.grad((y, h[last], c[last]), inputs, (dy, dh_n, dc_n))
     with torch.no_grad():
         dx, dh0, dc0, dweights = reference.layer_backward(
-            dy, dh_n, dc_n, x, h0, c0, layer, y, c, gates
+            dy, dh_n, dc_n, x, h0, c0, layer, h, c, gates, order
         )
-    names = ["dx", "dh0", "dc0", "dw_ih", "dw_hh", "db_ih", "db_hh"]
-    for name, actual, value in zip(names, (dx, dh0, dc0, *dweights), expected, strict=False):
+    names = ["dx", "dh0", "dc0", "dw_ih", "dw_hh", *(["db_ih", "db_hh"] if bias else []), "dw_hr"]
+    found = (dx, dh0, dc0, *(d for d in dweights if d is not None))
+    for name, actual, value in zip(names, found, expected, strict=False):
         assert_close(actual, value, name)
+    assert len(found) == len(expected)
 
 
 def test_weights_come_apart_by_layer():
@@ -54,6 +145,10 @@ def test_weights_come_apart_by_layer():
     (only,) = reference.by_layer(weights[:2], 1)
     assert only.b_ih is None
     assert only.bias() is None
+    weights = list(nn.LSTM(3, 4, 2, proj_size=2, bias=False).parameters())
+    _, second = reference.by_layer(weights, 2)
+    assert second.w_hr is weights[5]
+    assert second.b_ih is None
 
 
 # The known-answer tests that Salmon et al. publish with Random123, kat_vectors: philox4x32 10.

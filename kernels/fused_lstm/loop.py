@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import stack
 from .reference import by_layer, state_dtype
+from .rows import Rows
 
 Cell = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -28,40 +29,61 @@ def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def steps(
-    h0: Tensor, c0: Tensor, weights: Sequence[Tensor], cell: Cell
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weights: Sequence[Tensor],
+    cell: Cell,
+    directions: int = 1,
+    batch_sizes: Tensor | None = None,
+    keep: Tensor | None = None,
 ) -> tuple[stack.Sweep, list[tuple[Tensor, Tensor]]]:
     """A sweep for fused_lstm.stack that calls `cell` at each step, and where it puts last states.
 
-    h0, c0: [L, B, H]; weights flat, as in fused_lstm.engines.
+    Arguments as in fused_lstm.engines; x says how its rows lie.
     """
-    layers, states = list(by_layer(weights, len(h0))), []
+    lanes, states = list(by_layer(weights, len(h0))), []
+    rows = Rows(x, h0.shape[1], batch_sizes, keep)
 
     def sweep(x: Tensor, lane: int) -> Tensor:
-        layer, outputs = layers[lane], []
-        weight, bias = torch.cat([layer.w_ih, layer.w_hh], dim=1), layer.bias()
+        own, order = lanes[lane], rows.order(lane % directions)
+        weight, bias = torch.cat([own.w_ih, own.w_hh], dim=1), own.bias()
         h, c = h0[lane], c0[lane].to(state_dtype(x.dtype))
-        for x_t in x.unbind(0):
-            gates = F.linear(torch.cat([x_t, h], dim=1), weight, bias)
-            h, c = cell(gates, c)
-            outputs.append(h)
+        xs, outputs = rows.pad(x).unbind(0), [None] * rows.T
+        for t in order.steps:
+            h_prev, c_prev = order.before(t, h, c)
+            gates = F.linear(torch.cat([xs[t], h_prev], dim=1), weight, bias)
+            h_next, c_next = cell(gates, c_prev)
+            if own.w_hr is not None:
+                h_next = F.linear(h_next, own.w_hr)
+            h, c = order.after(t, h_next, h), order.after(t, c_next, c)
+            outputs[t] = order.output(t, h)
         states.append((h, c.to(c0.dtype)))
-        return torch.stack(outputs)
+        return rows.pack(torch.stack(outputs))
 
     return sweep, states
 
 
 def last(states: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """h_n, c_n [L, B, H] of what a sweep has left."""
+    """h_n [L * D, B, P], c_n [L * D, B, H] of what a sweep has left."""
     h_n, c_n = zip(*states, strict=True)
     return torch.stack(h_n), torch.stack(c_n)
 
 
 def lstm(
-    x: Tensor, h0: Tensor, c0: Tensor, weights: Sequence[Tensor], dropout: float, fuse: str | None
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weights: Sequence[Tensor],
+    dropout: float,
+    fuse: str | None,
+    directions: int = 1,
+    batch_sizes: Tensor | None = None,
+    keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    sweep, states = steps(h0, c0, weights, cell)
+    sweep, states = steps(x, h0, c0, weights, cell, directions, batch_sizes, keep)
     drop = (lambda y, _: F.dropout(y, dropout)) if dropout > 0 else None
-    return stack.run(x, len(h0), sweep, drop), *last(states)
+    return stack.run(x, len(h0) // directions, sweep, drop, directions), *last(states)
 
 
 def missing(device: torch.device) -> str | None:

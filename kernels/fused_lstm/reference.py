@@ -3,7 +3,9 @@
 Every kernel of this project computes what stands here; docs/backward.md derives the backward.
 Nothing here is in place, so autograd can differentiate all of it, the backward included.
 
-T, B, I, H, L: time steps, batch, input size, hidden size, layers. Gate order i, f, g, o.
+T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
+size of h, which is H unless h is projected. A lane is one layer in one direction. Gate order i, f,
+g, o.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from . import stack
+from .rows import Order, Rows
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -23,23 +26,26 @@ def state_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 class Layer(NamedTuple):
-    """One layer's weights, as nn.LSTM names them."""
+    """One lane's weights, as nn.LSTM names them."""
 
-    w_ih: Tensor  # [4H, I], or [4H, H] above the first layer
-    w_hh: Tensor  # [4H, H]
-    b_ih: Tensor | None  # [4H]
-    b_hh: Tensor | None  # [4H]
+    w_ih: Tensor  # [4H, I], or [4H, D * P] above the first layer
+    w_hh: Tensor  # [4H, P]
+    b_ih: Tensor | None = None  # [4H]
+    b_hh: Tensor | None = None  # [4H]
+    w_hr: Tensor | None = None  # [P, H], where h is projected
 
     def bias(self) -> Tensor | None:
         """Both biases as one [4H]: they only ever appear as a sum."""
         return None if self.b_ih is None else self.b_ih + self.b_hh
 
 
-def by_layer(weights: Sequence[Tensor], num_layers: int) -> Iterator[Layer]:
-    """Split nn.LSTM's flat weights: two tensors a layer, or four with biases."""
-    per_layer = len(weights) // num_layers
-    for start in range(0, len(weights), per_layer):
-        yield Layer(*weights[start : start + per_layer], *[None] * (4 - per_layer))
+def by_layer(weights: Sequence[Tensor], lanes: int) -> Iterator[Layer]:
+    """Split nn.LSTM's flat weights: a lane has two, two more with biases, one more projected."""
+    per_lane = len(weights) // lanes
+    for start in range(0, len(weights), per_lane):
+        own = list(weights[start : start + per_lane])
+        w_hr = own.pop() if per_lane % 2 else None
+        yield Layer(*own, *[None] * (4 - len(own)), w_hr)
 
 
 # --- one cell's pointwise work ---
@@ -82,26 +88,36 @@ def cell_backward(
     return dgates.to(activated.dtype), dc_next * f
 
 
-# --- one step, one layer, one stack of layers ---
+# --- one lane ---
 
 
 def step(x: Tensor, h: Tensor, c: Tensor, layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
-    """x [B, I], h, c [B, H] -> h_next, c_next [B, H], activated gates [B, 4H]."""
+    """x [B, I], h [B, P], c [B, H] -> h_next, c_next, activated gates [B, 4H]."""
     gates = x @ layer.w_ih.T + h @ layer.w_hh.T
     if layer.b_ih is not None:
         gates = gates + layer.bias()
     h_next, c_next = cell(gates, c)
+    if layer.w_hr is not None:
+        h_next = h_next @ layer.w_hr.T
     return h_next, c_next, activate(gates)
 
 
-def layer_forward(x: Tensor, h0: Tensor, c0: Tensor, layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
-    """x [T, B, I], h0, c0 [B, H] -> y [T, B, H], c [T, B, H], activated gates [T, B, 4H]."""
-    h, c, steps = h0, c0.to(state_dtype(x.dtype)), []
-    for x_t in x:
-        h, c, activated = step(x_t, h, c, layer)
-        steps.append((h, c, activated))
-    y, cs, gates = (torch.stack(saved) for saved in zip(*steps, strict=True))
-    return y, cs, gates
+def layer_forward(
+    x: Tensor, h0: Tensor, c0: Tensor, layer: Layer, order: Order | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A lane: x [T, B, I], h0 [B, P], c0 [B, H] -> h [T, B, P], c [T, B, H], gates [T, B, 4H].
+
+    h and c are the state after each step, which of a row that has ended is its last; the gates are
+    activated. order: the lane's steps; None is forwards, all rows alive.
+    """
+    order = order or Order(range(len(x)))
+    h, c, saved = h0, c0.to(state_dtype(x.dtype)), [None] * len(x)
+    for t in order.steps:
+        h_next, c_next, activated = step(x[t], *order.before(t, h, c), layer)
+        h, c = order.after(t, h_next, h), order.after(t, c_next, c)
+        saved[t] = h, c, activated
+    hs, cs, gates = (torch.stack(of) for of in zip(*saved, strict=True))
+    return hs, cs, gates
 
 
 def layer_backward(
@@ -112,33 +128,51 @@ def layer_backward(
     h0: Tensor,
     c0: Tensor,
     layer: Layer,
-    y: Tensor,
+    h: Tensor,
     c: Tensor,
     gates: Tensor,
+    order: Order | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Layer]:
-    """Gradients of one layer.
+    """Gradients of one lane.
 
     The loop over time does only what must be done in order; the gradients of the weights need
     every step's dgates and no order, so they are one large product each after the loop.
 
     Args:
-        dy: [T, B, H]; dh_n, dc_n: [B, H], gradients by the outputs and by the last state.
-        x, h0, c0, layer: the forward's arguments; y, c, gates: its results.
+        dy: [T, B, P], what is sent to a row that has ended is not looked at; dh_n [B, P], dc_n
+            [B, H], gradients by the last state.
+        x, h0, c0, layer, order: the forward's arguments; h, c, gates: its results.
 
     Returns:
-        dx [T, B, I], dh0, dc0 [B, H] and the gradients of the weights.
+        dx [T, B, I], dh0 [B, P], dc0 [B, H] and the gradients of the weights.
     """
-    dh, dc, dgates = dh_n, dc_n.to(c.dtype), [None] * len(x)
-    for t in reversed(range(len(x))):
-        c_prev = c[t - 1] if t > 0 else c0.to(c.dtype)
-        dgates[t], dc = cell_backward(gates[t], c_prev, c[t], dy[t] + dh, dc)
-        dh = dgates[t] @ layer.w_hh
+    order = order or Order(range(len(x)))
+    h_prev, c_prev, last = [None] * len(x), [None] * len(x), (h0, c0.to(c.dtype))
+    for t in order.steps:
+        (h_prev[t], c_prev[t]), last = order.before(t, *last), (h[t], c[t])
+    dh, dc, dgates, dhs = dh_n, dc_n.to(c.dtype), [None] * len(x), [None] * len(x)
+    for t in reversed(order.steps):
+        dhs[t] = order.output(t, dy[t] + dh)
+        dm = dhs[t] if layer.w_hr is None else dhs[t] @ layer.w_hr  # by o * tanh(c)
+        by_gates, dc_next = cell_backward(gates[t], c_prev[t], c[t], dm, dc)
+        dgates[t] = order.output(t, by_gates)
+        before = order.before(t, dgates[t] @ layer.w_hh, dc_next)
+        dh, dc = order.after(t, before[0], dh), order.after(t, before[1], dc)
     dgates = torch.stack(dgates)
-    h_prev = torch.cat([h0[None], y[:-1]])
-    rows = dgates.flatten(0, 1)  # [T * B, 4H]
-    dbias = None if layer.b_ih is None else rows.sum(0)
-    dweights = Layer(rows.T @ x.flatten(0, 1), rows.T @ h_prev.flatten(0, 1), dbias, dbias)
+    columns = dgates.flatten(0, 1).T  # [4H, T * B]
+    dbias = None if layer.b_ih is None else columns.sum(1)
+    dw_hr = None
+    if layer.w_hr is not None:
+        o = gates.chunk(4, dim=-1)[3]
+        m = (o * c.tanh()).to(x.dtype)
+        dw_hr = torch.stack(dhs).flatten(0, 1).T @ m.flatten(0, 1)
+    dweights = Layer(
+        columns @ x.flatten(0, 1), columns @ torch.stack(h_prev).flatten(0, 1), dbias, dbias, dw_hr
+    )
     return dgates @ layer.w_ih, dh, dc.to(c0.dtype), dweights
+
+
+# --- a stack of lanes ---
 
 
 def lstm(
@@ -148,28 +182,38 @@ def lstm(
     weights: Sequence[Tensor],
     dropout: float = 0.0,
     seed: Tensor | None = None,
+    directions: int = 1,
+    batch_sizes: Tensor | None = None,
+    keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A stack of layers, for autograd to differentiate.
 
     Args:
-        x: [T, B, I]; h0, c0: [L, B, H]; weights: nn.LSTM's flat weights.
+        x: [T, B, I], or packed [N, I] with batch_sizes.
+        h0: [L * D, B, P]; c0: [L * D, B, H]; weights: nn.LSTM's flat weights.
         dropout: probability of dropping an element of h between two layers.
         seed: [1] int64, draws the dropout mask; needed where dropout > 0.
+        directions: D.
+        batch_sizes, keep: as in fused_lstm.rows.
 
     Returns:
-        y [T, B, H], h_n [L, B, H], c_n [L, B, H].
+        y [T, B, D * P] or [N, D * P], h_n [L * D, B, P], c_n [L * D, B, H].
     """
-    layers, states = list(by_layer(weights, len(h0))), []
+    lanes, states = list(by_layer(weights, len(h0))), []
+    rows = Rows(x, h0.shape[1], batch_sizes, keep)
 
     def sweep(x: Tensor, lane: int) -> Tensor:
-        y, c, _ = layer_forward(x, h0[lane], c0[lane], layers[lane])
-        states.append((y[-1], c[-1].to(c0.dtype)))
-        return y
+        order = rows.order(lane % directions)
+        h, c, _ = layer_forward(rows.pad(x), h0[lane], c0[lane], lanes[lane], order)
+        last = order.steps[-1]
+        states.append((h[last], c[last].to(c0.dtype)))
+        return rows.pack(h)
 
     def drop(y: Tensor, layer: int) -> Tensor:
         return y * dropout_mask(seed, y.shape, dropout, layer * y.numel()).to(y.dtype)
 
-    y = stack.run(x, len(layers), sweep, drop if dropout > 0 else None)
+    layers = len(h0) // directions
+    y = stack.run(x, layers, sweep, drop if dropout > 0 else None, directions)
     h_n, c_n = map(torch.stack, zip(*states, strict=True))
     return y, h_n, c_n
 
