@@ -11,7 +11,7 @@ ARGS ?=
 # Where bench and report write.
 OUT  ?= out
 
-.PHONY: help setup train test bench ladder post report gpu ptx inspect peers sanitize wheel-check lint format clean
+.PHONY: help setup train test bench ladder post report gpu ptx fuzz inspect peers sanitize wheel-check lint format clean
 
 help:            ## list the verbs
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,6 +60,10 @@ GET_OTHER = $(if $(TRITON),test -d $(OTHER) || $(RUN) -m pip install --quiet --n
 ptx: setup       ## run the compiled Triton kernels on an emulated GPU, many schedules: minutes
 	$(GET_OTHER)
 	cd tests && PYTHONPATH=$(abspath $(OTHER)) $(abspath $(RUN)) -m ptx $(ARGS)
+
+SEED ?= $(shell date +%s)
+fuzz: setup      ## any options of nn.LSTM together, 2,000 of them on native and loop: minutes
+	EXAMPLES=$(or $(EXAMPLES),2000) $(RUN) -m pytest tests/test_fuzz.py --hypothesis-seed=$(SEED) $(ARGS)
 
 inspect: setup   ## compile the kernels for GPUs that are not here: no spills, the right order
 	$(GET_OTHER)

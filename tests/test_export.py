@@ -103,8 +103,6 @@ def test_onnx_has_its_own_lstm(engine, bidirectional):
     pytest.importorskip("onnxscript", reason="ONNX export needs onnx and onnxscript")
     from onnx.reference import ReferenceEvaluator
 
-    if bidirectional and engine == "loop":
-        pytest.skip("the engine does not offer it")
     model = Tagger(engine, bidirectional=bidirectional)
     model.out = nn.Identity()
     program = torch.onnx.export(

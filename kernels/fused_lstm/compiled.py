@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from functools import cache
 
 import torch
-from torch import Tensor
 
 from . import loop
 
@@ -28,9 +26,7 @@ def _compiled():
     return torch.compile(loop.lstm, dynamic=False, fullgraph=True)
 
 
-def lstm(
-    x: Tensor, h0: Tensor, c0: Tensor, weights: Sequence[Tensor], dropout: float, fuse: str | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def lstm(x, h0, c0, weights, dropout, fuse, directions=1, batch_sizes=None, keep=None):
     # Every shape is compiled anew; past 8 of them torch.compile would give up.
     with torch._dynamo.config.patch(recompile_limit=256):
-        return _compiled()(x, h0, c0, weights, dropout, fuse)
+        return _compiled()(x, h0, c0, weights, dropout, fuse, directions, batch_sizes, keep)

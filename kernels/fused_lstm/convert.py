@@ -30,20 +30,17 @@ def convert(
         `model`, itself.
 
     Raises:
-        ValueError: an unknown engine or level, or an LSTM that the engine does not offer, by its
-            name in the model; nothing has been changed then.
+        ValueError: an unknown engine or level; nothing has been changed then.
     """
     check_engine(engine, fuse)
-    found = {name: module for name, module in model.named_modules() if _is_lstm(module)}
+    found = [module for module in model.modules() if _is_lstm(module)]
     if back:
-        for module in found.values():
+        for module in found:
             _become(module, nn.LSTM)
             for name in ("engine", "fuse"):
                 vars(module).pop(name, None)
         return model
-    for name, module in found.items():
-        _check(name or "model", module, engine, fuse)
-    for module in found.values():
+    for module in found:
         _become(module, LSTM)
         module.engine, module.fuse = engine, fuse
     return model
@@ -64,14 +61,3 @@ def _become(module: nn.Module, new: type) -> None:
         added = {k: v for k, v in vars(own).items() if k not in ("__dict__", "__weakref__")}
         new = type(own.__name__, (new,), added)
     module.__class__ = new
-
-
-def _check(name: str, module: nn.RNNBase, engine: str, fuse: str | None) -> None:
-    """Raise what making this LSTM for that engine would raise."""
-    try:
-        LSTM(
-            module.input_size, module.hidden_size, bidirectional=module.bidirectional,
-            proj_size=module.proj_size, device="meta", engine=engine, fuse=fuse,
-        )  # fmt: skip
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import loop
@@ -22,18 +21,22 @@ def describe(device: torch.device) -> str:
     return "nn.LSTM: PyTorch's own loop"
 
 
-def lstm(
-    x: Tensor, h0: Tensor, c0: Tensor, weights: Sequence[Tensor], dropout: float, fuse: str | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def lstm(x, h0, c0, weights, dropout, fuse, directions=1, batch_sizes=None, keep=None):
+    if keep is not None:
+        raise ValueError(
+            "resets: engine 'cudnn' has none; engine='loop' does, triton and native do"
+        )
     if _would_lose_gradients(x, h0, c0, *weights):
-        return loop.lstm(x, h0, c0, weights, dropout, fuse)
-    num_layers = len(h0)
-    has_biases = len(weights) == 4 * num_layers
+        return loop.lstm(x, h0, c0, weights, dropout, fuse, directions, batch_sizes)
+    layers, has_biases = len(h0) // directions, len(weights) >= 4 * len(h0)
     # What torch.jit.trace sees once may be trained and not.
     train = dropout > 0 or torch.is_grad_enabled() or torch.jit.is_tracing()
-    return torch.lstm(
-        x, (h0, c0), list(weights), has_biases, num_layers, dropout, train, False, False
-    )
+    options = list(weights), has_biases, layers, dropout, train, directions == 2
+    if batch_sizes is None:
+        return torch.lstm(x, (h0, c0), *options, False)
+    rows, batch_sizes = int(batch_sizes.sum()), batch_sizes[batch_sizes > 0]
+    y, h_n, c_n = torch.lstm(x[:rows], batch_sizes, (h0, c0), *options)
+    return F.pad(y, (0, 0, 0, len(x) - rows)), h_n, c_n
 
 
 def _would_lose_gradients(x: Tensor, *others: Tensor) -> bool:

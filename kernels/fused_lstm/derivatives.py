@@ -21,8 +21,8 @@ class Call(Protocol):
     kernel: Callable
     inputs: int  # the first tensors, by which it is differentiated; the others are constants
 
-    def arguments(self, *tensors: Tensor | None) -> tuple:
-        """What `kernel` takes."""
+    def arguments(self, *tensors: Tensor | None) -> tuple[tuple, dict]:
+        """What `kernel` takes, by place and by name."""
 
     def twin(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         """What `kernel` gives first; the rest of that has no derivative."""
@@ -76,7 +76,8 @@ def _has_eager_form(function: type[torch.autograd.Function]) -> type[torch.autog
         @staticmethod
         def forward(ctx, call, *tensors):
             with torch._C._AutoDispatchBelowAutograd():
-                output = call.kernel(*call.arguments(*tensors))
+                arguments, options = call.arguments(*tensors)
+                output = call.kernel(*arguments, **options)
             function.setup_context(ctx, (call, *tensors), output)
             return output
 
@@ -93,7 +94,8 @@ class Twin(torch.autograd.Function):
     @staticmethod
     def forward(call, *tensors):
         with torch._C._AutoDispatchBelowAutograd():
-            return call.kernel(*call.arguments(*tensors))
+            arguments, options = call.arguments(*tensors)
+            return call.kernel(*arguments, **options)
 
     @staticmethod
     def setup_context(ctx, inputs, output):

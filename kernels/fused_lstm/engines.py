@@ -4,10 +4,9 @@ An engine is a module with three functions:
 
     missing(device) -> str | None    why it cannot run on `device`, and what to do; None if it can
     describe(device) -> str          what runs there, for a log line
-    lstm(x, h0, c0, weights, dropout, fuse) -> (y, h_n, c_n)
-        x [T, B, I]; h0, c0 [L, B, H]; weights flat as nn.LSTM's `_flat_weights`, with or without
-        biases; dropout is what is dropped between layers now (0.0 outside training);
-        y [T, B, H]; h_n, c_n [L, B, H].
+    lstm(x, h0, c0, weights, dropout, fuse, directions, batch_sizes, keep) -> (y, h_n, c_n)
+        as the operator lstm of fused_lstm.ops; dropout is what is dropped between layers now (0.0
+        outside training).
 """
 
 from __future__ import annotations

@@ -15,40 +15,57 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .autocast import autocast, autocasts
+from . import packing
+from .autocast import autocast
+from .checks import check_lengths, check_resets, check_tensors
 from .engines import check_engine, engine_module, resolve
+from .packing import Packing
+from .rows import keep_of
 
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+State = tuple[Tensor, Tensor]
 
 
 def lstm(
     x: Tensor,
-    state: tuple[Tensor, Tensor],
+    state: State,
     weights: Sequence[Tensor],
     dropout: float = 0.0,
     engine: str = "auto",
     fuse: str | None = None,
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    *,
+    bidirectional: bool = False,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+) -> tuple[Tensor, State]:
     """Run an LSTM on weights given at the call (so that they may be tied, masked or computed).
 
     Args:
         x: [T, B, I]; B may be 0.
-        state: (h_0, c_0), each [L, B, H].
-        weights: nn.LSTM's, flat: for each layer weight_ih [4H, I or H], weight_hh [4H, H] and,
-            all or none, bias_ih [4H], bias_hh [4H]; gate order i, f, g, o.
+        state: (h_0 [L * D, B, P], c_0 [L * D, B, H]); P is H unless h is projected.
+        weights: nn.LSTM's, flat: for each layer and direction weight_ih [4H, I or D * P],
+            weight_hh [4H, P], all or none bias_ih [4H], bias_hh [4H] and, where h is projected,
+            weight_hr [P, H]; gate order i, f, g, o.
         dropout: probability of dropping an element of h between two layers, in this call.
         engine, fuse: see fused_lstm.engines; `fuse=None` is the engine's highest level.
+        bidirectional: each layer has two directions, D = 2.
+        lengths: [B] int64, in any order: row b ends after step lengths[b].
+        resets: [T, B] bool: where true, row b begins anew at step t: neither a state nor a gradient
+            crosses between t - 1 and t, in either direction.
 
     Returns:
-        y [T, B, H], (h_n [L, B, H], c_n [L, B, H]).
+        y [T, B, D * P], zero where a row has ended; (h_n, c_n) as the state came, each row's after
+        its last step.
 
     Raises:
-        ValueError: an argument's shape, dtype or device does not fit; names it.
+        ValueError: an argument's shape, dtype, device or value does not fit; names it.
         RuntimeError: the engine cannot run on x's device; says why.
     """
-    run, arguments = _call(x, state, list(weights), dropout, engine, fuse)
+    packed = _padded(x, lengths)
+    run, arguments = _call(
+        x, state, list(weights), dropout, engine, fuse, 1 + bidirectional, packed, resets
+    )
     y, h_n, c_n = run(*arguments)
-    return y, (h_n, c_n)
+    return packed.unpack(y), (packed.unsort(h_n), packed.unsort(c_n))
 
 
 class LSTM(nn.RNNBase):
@@ -61,21 +78,21 @@ class LSTM(nn.RNNBase):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
             device, dtype: as torch.nn.LSTM.
         engine: "loop", "compile", "cudnn", "triton", "native", or "auto": triton on a GPU, native
-            on a CPU where it was built, else cudnn. bidirectional, proj_size and packed sequences
-            need "cudnn", and "auto" takes it for them.
+            on a CPU where it was built, else cudnn.
         fuse: how much one launch covers: "pointwise", "steps" or "layers" for triton and native
             ("none" for loop); None is the engine's highest level.
 
     Raises:
-        ValueError: an unknown engine, a level it does not have, or an option it does not offer.
+        ValueError: an unknown engine, or a level that it does not have.
 
     Shapes:
-        input [T, B, I], [B, T, I] with batch_first, or unbatched [T, I]; the state, which may be
-        left out, (h_0, c_0) of [L, B, H], or [L, H] for unbatched input. Returns y and (h_n, c_n)
-        in the same layout.
+        input [T, B, I], [B, T, I] with batch_first, unbatched [T, I], or a PackedSequence; the
+        state, which may be left out, (h_0 [L * D, B, P], c_0 [L * D, B, H]), or without B for
+        unbatched input. Returns y and (h_n, c_n) in the same layout. Two arguments of a call are
+        added, see `forward`.
     """
 
-    # The checks and the forward of nn.LSTM itself, for engine="cudnn". Not inherited: torch.compile
+    # The forward of nn.LSTM itself, which ONNX has an operator for. Not inherited: torch.compile
     # refuses to trace nn.LSTM and its subclasses.
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
     check_forward_args = nn.LSTM.check_forward_args
@@ -104,28 +121,60 @@ class LSTM(nn.RNNBase):
             bidirectional, proj_size, device, dtype,
         )  # fmt: skip
         self.engine, self.fuse = engine, fuse
-        self._only_cudnn(None)
 
     def forward(
-        self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
-        """See the class for shapes. Without `hx` both states begin at zero."""
+        self,
+        input: Tensor | PackedSequence,
+        hx: State | None = None,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Tensor | PackedSequence, State]:
+        """See the class for shapes. Without `hx` both states begin at zero.
+
+        Args:
+            lengths: [B] int64, in any order, for rows that end before T: what packing, running and
+                padding again would give, without either.
+            resets: [T, B] bool, as input is laid out (for a PackedSequence [N], as its data is):
+                where true, a row begins anew at that step: neither a state nor a gradient crosses
+                between it and the step before, in either direction.
+        """
         if isinstance(input, fx.Proxy):  # fx.symbolic_trace: a leaf, as torch.nn's modules are
             path = input.tracer.path_of_module(self)
-            return input.tracer.create_proxy("call_module", path, (input, hx), {})
-        # ONNX has an operator for nn.LSTM, and none for an engine's.
-        if self._only_cudnn(input) or torch.onnx.is_in_onnx_export():
-            return self._nn_lstm_forward(input, hx)
-        x, batched = self._time_major(input)
-        state = self._zeros(x) if hx is None else self._batched_state(hx, batched)
+            return input.tracer.create_proxy("call_module", path, (input, hx, lengths, resets), {})
+        if torch.onnx.is_in_onnx_export():
+            return self._onnx(input, hx, lengths, resets)
+        if isinstance(input, PackedSequence):
+            if lengths is not None:
+                raise ValueError("lengths: got some, should be None: a PackedSequence has its own")
+            x, batched, packed = self._checked(input.data, (2,)), True, packing.of_packed(input)
+            B = packing.rows(input) if hx is None else None
+        else:
+            x, batched, lengths, resets = self._time_major(input, lengths, resets)
+            packed, B = _padded(x, lengths), x.shape[1]
+        state = self._zeros(x, B) if hx is None else self._batched_state(hx, batched)
         dropout = self.dropout if self.training else 0.0
         # Not _flat_weights, which does not see what functional_call or a parametrization puts in.
         weights = [getattr(self, name) for name in self._flat_weights_names]
-        run, arguments = _call(x, state, weights, dropout, self.engine, self.fuse)
+        run, arguments = _call(
+            x,
+            state,
+            weights,
+            dropout,
+            self.engine,
+            self.fuse,
+            1 + self.bidirectional,
+            packed,
+            resets,
+        )
         y, h_n, c_n = run(*arguments)
-        if not batched:
+        y, h_n, c_n = packed.unpack(y), packed.unsort(h_n), packed.unsort(c_n)
+        if isinstance(input, PackedSequence):
+            y = PackedSequence(y, *input[1:])
+        elif not batched:
             return y.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
-        return y.transpose(0, 1) if self.batch_first else y, (h_n, c_n)
+        elif self.batch_first:
+            y = y.transpose(0, 1)
+        return y, (h_n, c_n)
 
     def extra_repr(self) -> str:
         fuse = "" if self.fuse is None else f", fuse={self.fuse!r}"
@@ -138,61 +187,56 @@ class LSTM(nn.RNNBase):
         del twin.engine, twin.fuse
         return twin
 
-    def _only_cudnn(self, input: Tensor | PackedSequence | None) -> bool:
-        """Whether nn.LSTM runs the whole call; an error if it would have to and may not."""
-        needs = {
-            "bidirectional=True": self.bidirectional,
-            "proj_size > 0": self.proj_size > 0,
-            "a packed sequence": isinstance(input, PackedSequence),
-        }
-        wanted = [option for option, used in needs.items() if used]
-        if wanted and self.engine not in ("cudnn", "auto"):
-            raise ValueError(
-                f"engine {self.engine!r} does not offer {wanted[0]} yet; engine='cudnn' does"
-            )
-        return bool(wanted)
+    def _onnx(self, input, hx, lengths, resets):
+        """ONNX has an operator for nn.LSTM, and none for an engine's."""
+        for name, given in {"lengths": lengths, "resets": resets}.items():
+            if given is not None:
+                raise ValueError(f"{name}: got some, should be None: ONNX's LSTM has none")
+        return self._nn_lstm_forward(input, hx)
 
-    def _time_major(self, input: Tensor) -> tuple[Tensor, bool]:
-        """input in any of nn.LSTM's layouts -> [T, B, I] and whether it had a batch."""
-        if not isinstance(input, Tensor):
-            raise ValueError(f"input: got {type(input).__name__}, should be a tensor")
-        fits = input.dim() in (2, 3) and (_traced() or input.shape[-1] == self.input_size)
-        if not fits:
+    def _checked(self, x: Tensor, ranks: tuple[int, ...]) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise ValueError(f"input: got {type(x).__name__}, should be a tensor")
+        if x.dim() not in ranks or not (_traced() or x.shape[-1] == self.input_size):
             layout = "[B, T, I]" if self.batch_first else "[T, B, I]"
+            layouts = f"{layout} or [T, I]" if 3 in ranks else "packed [N, I]"
             raise ValueError(
-                f"input: got shape {list(input.shape)}, should be {layout} or [T, I]"
-                f" with I = {self.input_size}"
+                f"input: got shape {list(x.shape)}, should be {layouts} with I = {self.input_size}"
             )
-        if input.dim() == 2:
-            return input.unsqueeze(1), False
-        return input.transpose(0, 1) if self.batch_first else input, True
+        return x
 
-    def _zeros(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        zeros = x.new_zeros(self.num_layers, x.shape[1], self.hidden_size)
-        return zeros, zeros
+    def _time_major(self, input: Tensor, lengths: Tensor | None, resets: Tensor | None):
+        """These in any of nn.LSTM's layouts -> x [T, B, I], whether it had B, lengths, resets."""
+        x = self._checked(input, (2, 3))
+        batched = x.dim() == 3
+        if not batched:
+            x = x.unsqueeze(1)
+            lengths = lengths.reshape(-1) if isinstance(lengths, Tensor) else lengths
+            resets = resets.unsqueeze(-1) if isinstance(resets, Tensor) else resets
+        elif self.batch_first:
+            x = x.transpose(0, 1)
+            resets = resets.transpose(0, -1) if isinstance(resets, Tensor) else resets
+        return x, batched, lengths, resets
 
-    def _batched_state(self, hx: tuple[Tensor, Tensor], batched: bool) -> tuple[Tensor, Tensor]:
+    def _zeros(self, x: Tensor, B: int) -> State:
+        lanes = self.num_layers * (1 + self.bidirectional)
+        c = x.new_zeros(lanes, B, self.hidden_size)
+        return x.new_zeros(lanes, B, self.proj_size) if self.proj_size else c, c
+
+    def _batched_state(self, hx: State, batched: bool) -> State:
         if not isinstance(hx, tuple | list) or len(hx) != 2:
             raise ValueError("hx: should be a pair (h_0, c_0)")
-        rank = 3 if batched else 2
-        for name, tensor in zip(("h_0", "c_0"), hx, strict=True):
-            if tensor.dim() != rank:
-                layout = "[L, B, H]" if batched else "[L, H]"
+        rank, lanes = 3 if batched else 2, self.num_layers * (1 + self.bidirectional)
+        sizes = self.proj_size or self.hidden_size, self.hidden_size
+        for name, tensor, size in zip(("h_0", "c_0"), hx, sizes, strict=True):
+            fits = tensor.dim() == rank
+            if fits and not _traced():
+                fits = (tensor.shape[0], tensor.shape[-1]) == (lanes, size)
+            if not fits:
+                layout = f"[{lanes}, B, {size}]" if batched else f"[{lanes}, {size}]"
                 raise ValueError(f"{name}: got shape {list(tensor.shape)}, should be {layout}")
         h0, c0 = hx
         return (h0, c0) if batched else (h0.unsqueeze(1), c0.unsqueeze(1))
-
-
-def _call(x, state, weights, dropout, engine, fuse) -> tuple[Callable, tuple]:
-    """The engine's function for these arguments of `lstm`, and its own, checked and cast."""
-    h0, c0 = state
-    if not _traced():
-        _check(x, h0, c0, weights)
-    engine, fuse = resolve(engine, fuse, x.device)
-    if not _traced() and x.shape[1] == 0:  # nothing to fuse: shapes, and gradients of zero
-        engine, fuse = "loop", "none"
-    x, h0, c0, *weights = autocast(x, h0, c0, *weights)
-    return engine_module(engine).lstm, (x, h0, c0, weights, dropout, fuse)
 
 
 def _traced() -> bool:
@@ -200,30 +244,33 @@ def _traced() -> bool:
     return torch.jit.is_tracing()
 
 
-def _check(x: Tensor, h0: Tensor, c0: Tensor, weights: list[Tensor]) -> None:
-    """Raise ValueError, naming the argument, unless an engine can run on these."""
-    if x.dim() != 3 or 0 in (x.shape[0], x.shape[2]):
-        raise ValueError(f"x: got shape {list(x.shape)}, should be [T, B, I], T and I not 0")
-    if x.dtype not in DTYPES:
-        raise ValueError(f"x: got dtype {x.dtype}, should be one of {', '.join(map(str, DTYPES))}")
-    if h0.dim() != 3 or h0.shape[0] == 0 or len(weights) not in (2 * len(h0), 4 * len(h0)):
-        raise ValueError(
-            f"h_0: got shape {list(h0.shape)} for {len(weights)} weights, should be [L, B, H]"
-            " with two weights a layer, or four with biases"
-        )
-    L, _, H = h0.shape
-    expected = [("h_0", h0, [L, x.shape[1], H]), ("c_0", c0, [L, x.shape[1], H])]
-    per_layer = len(weights) // L
-    for n, weight in enumerate(weights):
-        layer, kind = n // per_layer, n % per_layer  # torch.compile has no divmod of a symbol
-        name = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[kind]
-        columns = [[x.shape[2] if layer == 0 else H], [H], [], []][kind]
-        expected.append((f"{name}_l{layer}", weight, [4 * H, *columns]))
-    cast = autocasts(x.device)
-    for name, tensor, shape in expected:
-        if list(tensor.shape) != shape:
-            raise ValueError(f"{name}: got shape {list(tensor.shape)}, should be {shape}")
-        if tensor.device != x.device:
-            raise ValueError(f"{name}: on {tensor.device}, should be on {x.device}, as x is")
-        if tensor.dtype != x.dtype and not cast:
-            raise ValueError(f"{name}: got dtype {tensor.dtype}, should be {x.dtype}, as x's")
+def _padded(x: Tensor, lengths: Tensor | None) -> Packing:
+    """How rows [T, B, ...] that end early are packed."""
+    if lengths is None:
+        return Packing()
+    T, B = x.shape[:2]
+    check_lengths(lengths, T, B)
+    return packing.of_padded(T, B, lengths, x.device)
+
+
+def _call(
+    x, state, weights, dropout, engine, fuse, directions, packed: Packing, resets
+) -> tuple[Callable, tuple]:
+    """The engine's function for these arguments of `lstm`, and its own, checked and cast."""
+    (h0, c0), is_packed = state, packed.batch_sizes is not None and packed.places is None
+    if not _traced():
+        check_tensors(x, h0, c0, weights, directions, is_packed)
+    if resets is not None:
+        check_resets(resets, x)
+    asked, (engine, fuse) = engine, resolve(engine, fuse, x.device)
+    # A batch of none: nothing to fuse, shapes, and gradients of zero.
+    if not (_traced() or is_packed) and h0.shape[1] == 0:
+        engine, fuse = "loop", "none"
+    if resets is not None and engine == "cudnn" and asked == "auto":  # which has none
+        engine, fuse = "loop", "none"
+    x, h0, c0, *weights = autocast(x, h0, c0, *weights)
+    x, h0, c0, keep = packed.pack(x), packed.sort(h0), packed.sort(c0), None
+    if resets is not None:
+        keep = keep_of(packed.pack(resets), directions, h0.shape[1], packed.batch_sizes)
+    lanes = directions, packed.batch_sizes, keep
+    return engine_module(engine).lstm, (x, h0, c0, weights, dropout, fuse, *lanes)

@@ -5,24 +5,30 @@ is imported; their kernels come with the first call, from whomever it comes: the
 torch.compile, a saved trace. What differs between the engines, the kernels, is what `implement`
 is given or what the C++ library registers itself.
 
-T, B, I, H, L: time steps, batch, input size, hidden size, layers. N, V: rows, vocabulary.
-Gate order i, f, g, o. Half-precision inputs keep their cell state in float32: "state dtype" below.
+T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
+size of h, which is H unless h is projected. N, V: rows, vocabulary. Gate order i, f, g, o.
+Half-precision inputs keep their cell state in float32: "state dtype" below.
 
     cell           gates [B, 4H] before activation, c [B, H] -> h [B, H], c_next [B, H]
                    gates and h have one dtype; c and c_next the state dtype.
     cell_backward  dh, dc_next [B, H] -> dgates [B, 4H], dc [B, H]
 
-    lstm           x [T, B, I]; h0, c0 [L, B, H]; weights flat, as nn.LSTM's `_flat_weights`:
-                   a layer has w_ih [4H, I or H], w_hh [4H, H] and, with bias, b_ih [4H], b_hh [4H].
+    lstm           x [T, B, I], or rows of unequal length packed, [N, I]; h0 [L*D, B, P], c0
+                   [L*D, B, H]; weights flat, as nn.LSTM's `_flat_weights`: a layer has for each
+                   direction w_ih [4H, I or D*P], w_hh [4H, P], with bias b_ih [4H], b_hh [4H], and
+                   where h is projected w_hr [P, H].
                    dropout is the probability of dropping an element of h between two layers;
                    the mask is `fused_lstm.reference.dropout_mask(seed, ...)`, seed [1] int64 on x's
                    device (None where dropout is 0). fuse: "steps" takes one layer after another,
                    "layers" all at once, or as "steps" where that is faster; results are the same.
-                   -> y [T, B, H], h_n, c_n [L, B, H], all of x's dtype, and, where `save` is true,
-                   what the backward needs (else three tensors of no elements):
-                   h [L-1, T, B, H] outputs of the layers below the last, before dropout,
-                   c [L, T, B, H] cell states in the state dtype,
-                   gates [L, T, B, 4H] activated gates.
+                   batch_sizes [T] int64 on the CPU (None for x [T, B, I]) and keep [D, T, B] or
+                   [D, N] bool (None where all is kept): fused_lstm.rows says what they are.
+                   -> y [T, B, D*P], or [N, D*P] with zeros past the last row, h_n as h0, c_n as c0,
+                   all of x's dtype, and, where `save` is true, what the backward needs (else three
+                   tensors of no elements), a row of them as a row of x:
+                   h [L-1, ..., D*P] outputs of the layers below the last, before dropout,
+                   c [L*D, ..., H] cell states in the state dtype,
+                   gates [L*D, ..., 4H] activated gates.
     lstm_backward  dy, dh_n, dc_n (None where no gradient comes) -> dx (no elements unless
                    `needs_dx`), dh0, dc0, and one gradient for each of `weights`.
 
@@ -52,7 +58,7 @@ from .derivatives import Fused, Linear, call_of, dispatched
 # --- what an engine's lstm() runs ---
 
 
-def run(ops, x, h0, c0, weights, dropout, fuse):
+def run(ops, x, h0, c0, weights, dropout, fuse, directions=1, batch_sizes=None, keep=None):
     """An engine's lstm(), as in fused_lstm.engines, on its operators.
 
     pointwise: the step loop with a fused cell. steps, layers: one operator.
@@ -61,15 +67,19 @@ def run(ops, x, h0, c0, weights, dropout, fuse):
     seed = draw_seed(x.device) if dropout > 0 else None
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
     save = save or torch.jit.is_tracing()  # what is traced once may be trained and not
-    if fuse == "pointwise":
+    lanes = directions, batch_sizes, keep
+    plain = directions == 1 and batch_sizes is None and keep is None and h0.shape == c0.shape
+    if fuse == "pointwise" or not (plain or ops in ALL_LANES):
         cell = ops.cell if traced else partial(call_of(Fused, save), twins.Cell(ops))
-        sweep, states = loop.steps(h0, c0, weights, cell)
+        sweep, states = loop.steps(x, h0, c0, weights, cell, *lanes)
         drop = None if seed is None else partial(_drop, ops, dropout, seed)
-        return stack.run(x, len(h0), sweep, drop), *loop.last(states)
+        y = stack.run(x, len(h0) // directions, sweep, drop, directions)
+        return y, *loop.last(states)
     if traced:
-        return ops.lstm(x, h0, c0, weights, dropout, seed, fuse, save)[:3]
-    call = twins.LSTM(ops, dropout, fuse, save, 3 + len(weights))
-    return call_of(Fused, save)(call, x, h0, c0, *weights, seed)[:3]
+        options = dict(zip(("directions", "batch_sizes", "keep"), lanes, strict=True))
+        return ops.lstm(x, h0, c0, weights, dropout, seed, fuse, save, **options)[:3]
+    call = twins.LSTM(ops, dropout, fuse, save, directions, 3 + len(weights))
+    return call_of(Fused, save)(call, x, h0, c0, *weights, seed, batch_sizes, keep)[:3]
 
 
 def _traced() -> bool:
@@ -98,13 +108,15 @@ def _cell(ops, gates, c):
     return call_of(Fused, wanted)(twins.Cell(ops), gates, c)
 
 
-def _lstm(ops, x, h0, c0, weights, dropout, seed, fuse, save):
-    call = twins.LSTM(ops, dropout, fuse, save, 3 + len(weights))
-    return call_of(Fused, save)(call, x, h0, c0, *weights, seed)
+def _lstm(
+    ops, x, h0, c0, weights, dropout, seed, fuse, save, directions=1, batch_sizes=None, keep=None
+):
+    call = twins.LSTM(ops, dropout, fuse, save, directions, 3 + len(weights))
+    return call_of(Fused, save)(call, x, h0, c0, *weights, seed, batch_sizes, keep)
 
 
-def _plain_lstm(x, h0, c0, weights, dropout, seed, fuse, save):
-    return *reference.lstm(x, h0, c0, weights, dropout, seed), *[x.new_empty(0)] * 3
+def _plain_lstm(x, h0, c0, weights, dropout, seed, fuse, save, **lanes):
+    return *reference.lstm(x, h0, c0, weights, dropout, seed, **lanes), *[x.new_empty(0)] * 3
 
 
 def _drop(ops, p, seed, y, layer):
@@ -132,23 +144,29 @@ def _fake_cell_backward(gates, c, c_next, dh, dc_next):
     return gates.new_empty(gates.shape), c.new_empty(c.shape)
 
 
-def _fake_lstm(x, h0, c0, weights, dropout, seed, fuse, save):
-    (T, B, _), (L, _, H) = x.shape, h0.shape
-    dtype = reference.state_dtype(x.dtype)
-    saved = [(L - 1, T, B, H), (L, T, B, H), (L, T, B, 4 * H)] if save else [(0,)] * 3
-    h, c, gates = saved
+def _fake_lstm(
+    x, h0, c0, weights, dropout, seed, fuse, save, directions=1, batch_sizes=None, keep=None
+):
+    rows, width, lanes, H = x.shape[:-1], directions * h0.shape[2], len(h0), c0.shape[2]
+    h, c, gates = [(0,)] * 3
+    if save:
+        h, c, gates = (
+            (lanes // directions - 1, *rows, width),
+            (lanes, *rows, H),
+            (lanes, *rows, 4 * H),
+        )
     return (
-        x.new_empty(T, B, H),
+        x.new_empty(*rows, width),
         h0.new_empty(h0.shape),
         c0.new_empty(c0.shape),
         x.new_empty(h),
-        x.new_empty(c, dtype=dtype),
+        x.new_empty(c, dtype=reference.state_dtype(x.dtype)),
         x.new_empty(gates),
     )
 
 
 def _fake_lstm_backward(
-    dy, dh_n, dc_n, x, h0, c0, weights, dropout, seed, fuse, y, h, c, gates, needs_dx
+    dy, dh_n, dc_n, x, h0, c0, weights, dropout, seed, fuse, y, h, c, gates, needs_dx, **lanes
 ):
     dx = x.new_empty(x.shape if needs_dx else 0)
     return dx, *(t.new_empty(t.shape) for t in (h0, c0)), [w.new_empty(w.shape) for w in weights]
@@ -177,6 +195,7 @@ class Operator(NamedTuple):
     engines: tuple[str, ...] = ("triton", "native")
 
 
+_LANES = "*, int directions=1, Tensor? batch_sizes=None, Tensor? keep=None"
 _INPUTS = "Tensor x, Tensor h0, Tensor c0, Tensor[] weights, float dropout, Tensor? seed, str fuse"
 
 OPERATORS = {
@@ -190,13 +209,14 @@ OPERATORS = {
         _fake_cell_backward,
     ),
     "lstm": Operator(
-        f"({_INPUTS}, bool save)"
+        f"({_INPUTS}, bool save, {_LANES})"
         " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor h, Tensor c, Tensor gates)",
         _fake_lstm, _lstm, _plain_lstm,
     ),
     "lstm_backward": Operator(
         f"(Tensor? dy, Tensor? dh_n, Tensor? dc_n, {_INPUTS}, Tensor y, Tensor h, Tensor c,"
-        " Tensor gates, bool needs_dx) -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)",
+        f" Tensor gates, bool needs_dx, {_LANES})"
+        " -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)",
         _fake_lstm_backward,
     ),
     "dropout": Operator(
@@ -235,13 +255,13 @@ def _define(engine: str):
 def _first_use(engine: str, name: str) -> Callable:
     """The kernel until there is one: loads the engine's, and calls it."""
 
-    def load_and_run(*args):
+    def load_and_run(*args, **options):
         device = next(a for a in args if isinstance(a, Tensor)).device
         module = importlib.import_module(f".{engine}", __package__)
         why = module.missing(device) or module.load()
         if why is not None:
             raise RuntimeError(f"fused_lstm_{engine}::{name} cannot run on '{device}': {why}")
-        return getattr(getattr(torch.ops, f"fused_lstm_{engine}"), name)(*args)
+        return getattr(getattr(torch.ops, f"fused_lstm_{engine}"), name)(*args, **options)
 
     return load_and_run
 
@@ -254,3 +274,4 @@ def implement(engine: str, kernels: dict[str, Callable]) -> None:
 
 
 TRITON, NATIVE = _define("triton"), _define("native")
+ALL_LANES = ()  # those whose operator lstm takes all that its schema has

@@ -27,7 +27,7 @@ class Cell:
         return self.ops.cell.default
 
     def arguments(self, gates, c):
-        return gates, c
+        return (gates, c), {}
 
     def twin(self, gates, c):
         return reference.cell(gates, c)
@@ -51,7 +51,7 @@ class CellBackward:
     def arguments(self, dh, dc_next, gates, c, c_next):
         dh = torch.zeros_like(c_next, dtype=gates.dtype) if dh is None else dh
         dc_next = torch.zeros_like(c_next) if dc_next is None else dc_next
-        return gates, c, c_next, dh, dc_next
+        return (gates, c, c_next, dh, dc_next), {}
 
     def twin(self, dh, dc_next, gates, c, c_next):
         outputs, pullback = torch.func.vjp(reference.cell, gates, c)
@@ -64,6 +64,7 @@ class LSTM:
     dropout: float
     fuse: str
     save: bool
+    directions: int
     inputs: int
     results: int = 3
 
@@ -72,12 +73,14 @@ class LSTM:
         return self.ops.lstm.default
 
     def arguments(self, x, h0, c0, *rest):
-        *weights, seed = rest
-        return x, h0, c0, weights, self.dropout, seed, self.fuse, self.save
+        *weights, seed, batch_sizes, keep = rest
+        lanes = {"directions": self.directions, "batch_sizes": batch_sizes, "keep": keep}
+        return (x, h0, c0, weights, self.dropout, seed, self.fuse, self.save), lanes
 
     def twin(self, x, h0, c0, *rest):
-        *weights, seed = rest
-        return reference.lstm(x, h0, c0, weights, self.dropout, seed)
+        *weights, seed, batch_sizes, keep = rest
+        lanes = self.directions, batch_sizes, keep
+        return reference.lstm(x, h0, c0, weights, self.dropout, seed, *lanes)
 
     def kept(self, y, h_n, c_n, h, c, gates):
         return y, h, c, gates
@@ -92,22 +95,22 @@ class LSTMBackward:
     needs_dx: bool
     inputs: int
 
-    def kernel(self, *arguments):
-        dx, *others, dweights = self.forward.ops.lstm_backward.default(*arguments)
+    def kernel(self, *arguments, **lanes):
+        dx, *others, dweights = self.forward.ops.lstm_backward.default(*arguments, **lanes)
         return dx if self.needs_dx else None, *others, *dweights
 
     def arguments(self, dy, dh_n, dc_n, x, h0, c0, *rest):
         *rest, y, h, c, gates = rest
-        *inputs, save = self.forward.arguments(x, h0, c0, *rest)
+        (*inputs, save), lanes = self.forward.arguments(x, h0, c0, *rest)
         if not save:  # an outer transform wanted what nobody here knew of
-            y, _, _, h, c, gates = self.forward.kernel(*inputs, True)
-        return dy, dh_n, dc_n, *inputs, y, h, c, gates, self.needs_dx
+            y, _, _, h, c, gates = self.forward.kernel(*inputs, True, **lanes)
+        return (dy, dh_n, dc_n, *inputs, y, h, c, gates, self.needs_dx), lanes
 
     def twin(self, dy, dh_n, dc_n, x, h0, c0, *rest):
-        *weights, seed, _, _, _, _ = rest
+        weights, constants = rest[: self.inputs - 6], rest[self.inputs - 6 : -4]
 
         def forward(*tensors):
-            return self.forward.twin(*tensors, seed)
+            return self.forward.twin(*tensors, *constants)
 
         outputs, pullback = torch.func.vjp(forward, x, h0, c0, *weights)
         return pullback(filled((dy, dh_n, dc_n), outputs))
@@ -124,4 +127,4 @@ class Dropout:
         return self.ops.dropout.default
 
     def arguments(self, x, seed):
-        return x, self.p, seed, self.first
+        return (x, self.p, seed, self.first), {}

@@ -1,0 +1,90 @@
+"""What an LSTM's arguments should be: ValueError that names the one which is not, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .autocast import autocasts
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def check_tensors(
+    x: Tensor, h0: Tensor, c0: Tensor, weights: Sequence[Tensor], directions: int, packed: bool
+) -> None:
+    """x [T, B, I], or [N, I] where it is packed; the others as fused_lstm.ops has them."""
+    layout = "[N, I]" if packed else "[T, B, I]"
+    if x.dim() != 3 - packed or 0 in (x.shape[0], x.shape[-1]):
+        sizes = "N and I" if packed else "T and I"
+        raise ValueError(f"x: got shape {list(x.shape)}, should be {layout}, {sizes} not 0")
+    if x.dtype not in DTYPES:
+        raise ValueError(f"x: got dtype {x.dtype}, should be one of {', '.join(map(str, DTYPES))}")
+    lanes = len(h0) if h0.dim() == 3 else 0
+    fits = lanes > 0 and lanes % directions == 0 and len(weights) % lanes == 0
+    if not fits or len(weights) // lanes not in (2, 3, 4, 5):
+        each = "layer" if directions == 1 else "layer and direction"
+        raise ValueError(
+            f"h_0: got shape {list(h0.shape)} for {len(weights)} weights, should be"
+            f" [{'L' if directions == 1 else 'L * 2'}, B, H] with two weights a {each}, or four"
+            " with biases, and one more where h is projected"
+        )
+    cast = autocasts(x.device)
+    for name, tensor, shape in _expected(x, h0, c0, weights, directions, packed):
+        if list(tensor.shape) != shape:
+            raise ValueError(f"{name}: got shape {list(tensor.shape)}, should be {shape}")
+        if tensor.device != x.device:
+            raise ValueError(f"{name}: on {tensor.device}, should be on {x.device}, as x is")
+        if tensor.dtype != x.dtype and not cast:
+            raise ValueError(f"{name}: got dtype {tensor.dtype}, should be {x.dtype}, as x's")
+
+
+def _expected(x, h0, c0, weights, directions, packed) -> list[tuple[str, Tensor, list[int]]]:
+    """(name, tensor, the shape that it should have), states first."""
+    lanes, B, P = h0.shape
+    per_lane = len(weights) // lanes
+    projected = per_lane % 2 == 1
+    H = c0.shape[-1] if projected else P
+    B = B if packed else x.shape[1]
+    names = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if per_lane >= 4 else [])]
+    names += ["weight_hr"] if projected else []
+    expected = [("h_0", h0, [lanes, B, P]), ("c_0", c0, [lanes, B, H])]
+    for n, weight in enumerate(weights):
+        lane, kind = n // per_lane, n % per_lane  # torch.compile has no divmod of a symbol
+        layer, direction = lane // directions, lane % directions
+        shape = {
+            "weight_ih": [4 * H, x.shape[-1] if layer == 0 else directions * P],
+            "weight_hh": [4 * H, P],
+            "weight_hr": [P, H],
+        }.get(names[kind], [4 * H])
+        suffix = "_reverse" if direction else ""
+        expected.append((f"{names[kind]}_l{layer}{suffix}", weight, shape))
+    return expected
+
+
+def check_lengths(lengths: Tensor, T: int, B: int) -> None:
+    """[B] int64, each in 1 to T."""
+    _check_kind("lengths", lengths, [B], torch.int64)
+    if torch.compiler.is_compiling() or B == 0:  # a graph does not know them
+        return
+    low, high = (int(n) for n in lengths.aminmax())
+    if low < 1 or high > T:
+        raise ValueError(f"lengths: got {low if low < 1 else high}, should be in 1 to T = {T}")
+
+
+def check_resets(resets: Tensor, x: Tensor) -> None:
+    """A bool for each row of x."""
+    _check_kind("resets", resets, list(x.shape[:-1]), torch.bool)
+    if resets.device != x.device:
+        raise ValueError(f"resets: on {resets.device}, should be on {x.device}, as x is")
+
+
+def _check_kind(name: str, tensor: Tensor, shape: list[int], dtype: torch.dtype) -> None:
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name}: got {type(tensor).__name__}, should be a tensor")
+    if list(tensor.shape) != shape:
+        raise ValueError(f"{name}: got shape {list(tensor.shape)}, should be {shape}")
+    if tensor.dtype != dtype:
+        raise ValueError(f"{name}: got dtype {tensor.dtype}, should be {dtype}")

@@ -1,0 +1,407 @@
+"""Bidirectional, projected, packed, with lengths and resets: all of nn.LSTM, and what it lacks."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
+
+import fused_lstm
+from cases import rungs
+from lanes import KINDS, Case, call, check, expected, make_inputs, make_modules, run
+from tolerance import assert_close
+
+every_rung = pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
+every_top = pytest.mark.parametrize(("engine", "fuse"), rungs("compile", top=True))
+every_own = pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn"))
+
+# --- PyTorch's own inputs ---
+
+
+def pytorchs_own_inputs(dtype: torch.dtype, training: bool) -> list:
+    """What PyTorch tests nn.LSTM with: 32 modules and their inputs."""
+    pytest.importorskip("expecttest", reason="PyTorch's own tests need expecttest")
+    from torch.testing._internal.common_modules import module_db
+
+    torch.backends.__allow_nonbracketed_mutation_flag = True  # which that import takes away
+    (info,) = (info for info in module_db if info.module_cls is nn.LSTM)
+    options = {"device": "cpu", "dtype": dtype, "requires_grad": True, "training": training}
+    return list(info.module_inputs_func(info, **options))
+
+
+@every_rung
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_pytorchs_own_inputs(dtype, training, engine, fuse):
+    given = pytorchs_own_inputs(dtype, training)
+    assert len(given) == 32
+    for n, one in enumerate(given):
+        make, inputs = one.constructor_input, one.forward_input
+        torch.manual_seed(n)
+        theirs = nn.LSTM(*make.args, dtype=dtype, **make.kwargs).train(training)
+        own = {"dtype": dtype, "engine": engine, "fuse": fuse, **make.kwargs}
+        ours = fused_lstm.LSTM(*make.args, **own).train(training)
+        ours.load_state_dict(theirs.state_dict())
+        found = []
+        for module in (theirs, ours):
+            y, (h_n, c_n) = module(*inputs.args, **inputs.kwargs)
+            leaves = [inputs.args[0], *module.parameters()]
+            loss = y.sin().sum() + (h_n.sum() + 1) * c_n.sum()
+            found.append([y, h_n, c_n, *torch.autograd.grad(loss, leaves)])
+        for m, (actual, wanted) in enumerate(zip(*reversed(found), strict=True)):
+            assert_close(actual, wanted, f"input {n}, result {m}: {make.kwargs}")
+
+
+# --- every option with every other ---
+
+COMBINED = [
+    Case(kind, bidirectional=two, proj_size=proj, resets=resets, batch_first=proj > 0)
+    for kind in KINDS
+    for two in (False, True)
+    for proj, resets in ((0, False), (2, False), (0, True), (3, True))
+]
+
+
+def name_of(case: Case) -> str:
+    said = ("bidirectional", "proj_size", "resets")
+    return "-".join([case.kind, *(name for name in said if getattr(case, name))])
+
+
+@pytest.mark.parametrize("case", COMBINED, ids=map(name_of, COMBINED))
+@every_own
+def test_options_together(case, engine, fuse):
+    check(case, engine, fuse)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("two", [False, True], ids=["", "bidirectional"])
+def test_cudnn_takes_all_but_resets(kind, two):
+    check(Case(kind, bidirectional=two, proj_size=2), "cudnn", None)
+    with pytest.raises(ValueError, match="resets: engine 'cudnn' has none; engine='loop' does"):
+        check(Case(kind, bidirectional=two, resets=True), "cudnn", None)
+
+
+@every_own
+def test_single_precision(engine, fuse):
+    for kind in ("plain", "lengths"):
+        check(Case(kind, H=17, bidirectional=True, proj_size=5, resets=True), engine, fuse,
+              torch.float32)  # fmt: skip
+
+
+def test_the_compile_engine():
+    if (why := fused_lstm.available_engines("cpu")["compile"]) is not None:
+        pytest.skip(why)
+    check(Case("unsorted", T=3, L=1, bidirectional=True, proj_size=2, resets=True), "compile", None)
+
+
+@every_own
+@pytest.mark.parametrize("kind", ["plain", "lengths"])
+def test_a_batch_of_none(kind, engine, fuse):
+    options = {"bidirectional": True, "proj_size": 2, "engine": engine, "fuse": fuse}
+    module = fused_lstm.LSTM(3, 4, 2, **options)
+    lengths = torch.zeros(0, dtype=torch.int64) if kind == "lengths" else None
+    x, resets = torch.randn(5, 0, 3, requires_grad=True), torch.zeros(5, 0, dtype=torch.bool)
+    y, (h_n, c_n) = module(x, None, lengths, resets)
+    assert [list(t.shape) for t in (y, h_n, c_n)] == [[5, 0, 4], [4, 0, 2], [4, 0, 4]]
+    y.sum().backward()
+    assert x.grad.shape == x.shape
+
+
+@every_own
+def test_what_has_ended_is_nobodys(engine, fuse):
+    """NaN in padding reaches neither a value nor a gradient."""
+    case = Case("lengths", bidirectional=True)
+    _, ours = make_modules(case, engine, fuse, torch.float64)
+    given = make_inputs(case, torch.float64)
+    found = []
+    for filler in (0.0, torch.nan):
+        dead = torch.arange(case.T)[:, None] >= given.lengths
+        x = torch.where(dead[..., None], filler, given.x)
+        found.append(run(call, ours, case, given._replace(x=x)))
+        assert not found[-1]["x.grad"][dead].any()
+    for name, value in found[0].items():
+        assert torch.equal(found[1][name], value), name
+
+
+@every_own
+def test_the_functional_form(engine, fuse):
+    case = Case("lengths", bidirectional=True, proj_size=2, resets=True)
+    theirs, _ = make_modules(case, engine, fuse, torch.float64)
+    given = make_inputs(case, torch.float64)
+    y, state = fused_lstm.lstm(
+        given.x, (given.h0, given.c0), list(theirs.parameters()), engine=engine, fuse=fuse,
+        bidirectional=True, lengths=given.lengths, resets=given.resets,
+    )  # fmt: skip
+    for found, wanted in zip((y, *state), expected(theirs, case, given), strict=True):
+        assert_close(found, wanted, "result")
+
+
+def test_auto_takes_our_own_for_all():
+    own = [e for e in ("native",) if fused_lstm.available_engines("cpu")[e] is None] or ["loop"]
+    case = Case("unsorted", bidirectional=True, proj_size=2, resets=True)
+    _, ours = make_modules(case, "auto", None, torch.float64)
+    _, named = make_modules(case, own[0], None, torch.float64)
+    given = make_inputs(case, torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # native may be missing
+        pairs = zip(call(ours, case, given), call(named, case, given), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+# --- dropout ---
+
+
+def test_one_mask_for_all_levels_of_both_engines():
+    found = {}
+    for parameter in rungs("compile", "loop", "cudnn"):
+        engine, fuse = parameter.values
+        if fused_lstm.available_engines("cpu")[engine] is not None:
+            continue
+        torch.manual_seed(1)
+        options = {"dropout": 0.5, "bidirectional": True, "engine": engine, "fuse": fuse}
+        lstm = fused_lstm.LSTM(8, 7, 3, **options)
+        torch.manual_seed(2)
+        found[parameter.id] = lstm(torch.ones(6, 5, 8), None, torch.tensor([6, 2, 3, 1, 5]))[0]
+    first, *others = found.items()
+    for name, y in others:
+        assert_close(y, first[1], f"{name} and {first[0]}")
+
+
+# --- derivatives and transforms ---
+
+HARD = Case("lengths", T=3, B=2, I=2, H=3, bidirectional=True, proj_size=2, resets=True)
+
+
+@every_own
+def test_second_derivative(engine, fuse):
+    theirs, _ = make_modules(HARD, engine, fuse, torch.float64)
+    given = make_inputs(HARD, torch.float64)
+
+    def function(x, h0, c0, *weights):
+        y, state = fused_lstm.lstm(
+            x, (h0, c0), weights, engine=engine, fuse=fuse, bidirectional=True,
+            lengths=given.lengths, resets=given.resets,
+        )  # fmt: skip
+        return y, *state
+
+    leaves = [t.detach().requires_grad_() for t in (*given[:3], *theirs.parameters())]
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+
+
+@every_own
+def test_per_sample_gradients(engine, fuse):
+    _, ours = make_modules(HARD, engine, fuse, torch.float64)
+    given, weights = make_inputs(HARD, torch.float64), dict(ours.named_parameters())
+
+    def loss(weights, x):
+        return torch.func.functional_call(ours, weights, (x[:, None],))[0].sin().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 1))(weights, given.x)
+    for b in range(HARD.B):
+        wanted = torch.autograd.grad(loss(weights, given.x[:, b]), list(weights.values()))
+        for (name, value), one in zip(found.items(), wanted, strict=True):
+            assert_close(value[b], one, name)
+
+
+# --- compiled, exported, under autocast ---
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("kind", KINDS)
+@every_own
+def test_torch_compile_in_one_graph(kind, backend, engine, fuse):
+    if backend == "inductor" and (kind not in ("unsorted", "lengths") or fuse == "steps"):
+        pytest.skip("inductor takes seconds each")
+    case = Case(kind, T=3, bidirectional=True, proj_size=2, resets=True, state=kind != "packed")
+    _, ours = make_modules(case, engine, fuse, torch.float64)
+    given = make_inputs(case, torch.float64)
+    wanted = run(call, ours, case, given)
+    ours.compile(fullgraph=True, backend=backend)
+    for name, value in run(call, ours, case, given).items():
+        assert_close(value, wanted[name], name)
+
+
+@every_own
+def test_autocast(engine, fuse):
+    if engine == "triton":
+        pytest.skip("Triton's interpreter has no bfloat16 products")
+    case = Case("lengths", H=8, bidirectional=True, proj_size=4, resets=True)
+    _, ours = make_modules(case, engine, fuse, torch.float32)
+    given = make_inputs(case, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, _, _ = call(ours, case, given)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), call(ours, case, given)[0], rtol=0.02, atol=0.02)
+    y.sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in ours.parameters())
+
+
+class Reader(nn.Module):
+    def __init__(self, engine: str, fuse: str | None) -> None:
+        super().__init__()
+        self.lstm = fused_lstm.LSTM(3, 4, 2, bidirectional=True, engine=engine, fuse=fuse)
+
+    def forward(self, x, lengths=None):
+        return self.lstm(x, None, lengths)[0]
+
+
+@pytest.mark.parametrize("with_lengths", [False, True], ids=["plain", "lengths"])
+@every_own
+def test_torch_export(with_lengths, engine, fuse):
+    """Any T and B where the engine has an operator; a loop has the T that it was exported with."""
+    model = Reader(engine, fuse)
+    B, T = torch.export.Dim("B", min=2, max=64), torch.export.Dim("T", min=2, max=512)
+    dynamic = {0: T, 1: B} if fuse not in ("none", "pointwise") else {1: B}
+    inputs = (torch.randn(5, 3, 3), torch.tensor([5, 2, 3]))[: 1 + with_lengths]
+    shapes = (dynamic, {0: B})[: 1 + with_lengths]
+    program = torch.export.export(model, inputs, dynamic_shapes=shapes).module()
+    x = torch.randn(9 if 0 in dynamic else 5, 4, 3)
+    inputs = (x, torch.tensor([1, 5, 2, 3]))[: 1 + with_lengths]
+    assert_close(program(*inputs).detach(), model(*inputs).detach(), "y")
+
+
+# --- what PyTorch's own tests of nn.LSTM check beyond values ---
+
+
+@every_top
+def test_packed_input_is_the_same_batch_first_or_not(engine, fuse):
+    """batch_first is about padded tensors: a PackedSequence has neither order."""
+    options = {"bidirectional": True, "engine": engine, "fuse": fuse}
+    first, second = (fused_lstm.LSTM(3, 4, batch_first=b, **options) for b in (False, True))
+    second.load_state_dict(first.state_dict())
+    packed = pack_sequence([torch.randn(4, 3), torch.randn(2, 3)])
+    (a, state_a), (b, state_b) = first(packed), second(packed)
+    for found, wanted in zip((b.data, *state_b), (a.data, *state_a), strict=True):
+        assert torch.equal(found, wanted)
+
+
+@every_top
+def test_a_packed_result_has_its_inputs_indices(engine, fuse):
+    sequences = [torch.randn(2, 3), torch.randn(4, 3), torch.randn(3, 3)]
+    packed = pack_sequence(sequences, enforce_sorted=False)
+    y, _ = fused_lstm.LSTM(3, 4, engine=engine, fuse=fuse)(packed)
+    assert type(y) is PackedSequence
+    for name in ("batch_sizes", "sorted_indices", "unsorted_indices"):
+        assert torch.equal(getattr(y, name), getattr(packed, name)), name
+
+
+STATES = {
+    "h-lanes": ((3, 3, 2), (4, 3, 5), r"h_0: got shape \[3, 3, 2\], should be \[4, B, 2\]"),
+    "h-size": ((4, 3, 5), (4, 3, 5), r"h_0: got shape \[4, 3, 5\], should be \[4, B, 2\]"),
+    "c-size": ((4, 3, 2), (4, 3, 2), r"c_0: got shape \[4, 3, 2\], should be \[4, B, 5\]"),
+    "h-batch": ((4, 2, 2), (4, 3, 5), r"h_0: got shape \[4, 2, 2\], should be \[4, 3, 2\]|c_0"),
+    "c-batch": ((4, 3, 2), (4, 1, 5), r"c_0: got shape \[4, 1, 5\], should be \[4, 3, 5\]"),
+    "c-rank": ((4, 3, 2), (4, 5), r"c_0: got shape \[4, 5\], should be \[4, B, 5\]"),
+}
+
+
+@every_top
+@pytest.mark.parametrize("kind", ["plain", "packed", "batch-first"])
+@pytest.mark.parametrize(("h", "c", "message"), STATES.values(), ids=STATES)
+def test_states_of_wrong_shape(h, c, message, kind, engine, fuse):
+    options = {"proj_size": 2, "bidirectional": True, "batch_first": kind == "batch-first"}
+    module = fused_lstm.LSTM(3, 5, 2, engine=engine, fuse=fuse, **options)
+    x = torch.randn((3, 4, 3) if kind == "batch-first" else (4, 3, 3))
+    if kind == "packed":
+        x = pack_padded_sequence(x, torch.tensor([4, 4, 4]))
+    with pytest.raises(ValueError, match=message):
+        module(x, (torch.zeros(h), torch.zeros(c)))
+
+
+@every_top
+def test_states_that_are_not_contiguous(engine, fuse):
+    theirs, ours = make_modules(Case(bidirectional=True, proj_size=2), engine, fuse, torch.float64)
+    given = make_inputs(Case(bidirectional=True, proj_size=2), torch.float64)
+    strided = (torch.stack([t, t], -1)[..., 0] for t in given[1:3])
+    transposed = (t.transpose(0, 1).contiguous().transpose(0, 1) for t in given[1:3])
+    y, _ = theirs(given.x, given[1:3])
+    for state in (tuple(strided), tuple(transposed)):
+        assert not any(t.is_contiguous() for t in state)
+        assert_close(ours(given.x, state)[0], y, "y")
+
+
+@every_top
+def test_weights_are_shared(engine, fuse):
+    """One Parameter in both directions, and in two modules: its gradient is the sum."""
+    found = []
+    for make in (nn.LSTM, lambda *a, **k: fused_lstm.LSTM(*a, engine=engine, fuse=fuse, **k)):
+        torch.manual_seed(5)
+        first = make(3, 4, bidirectional=True, dtype=torch.float64)
+        for name in ("weight_ih_l0", "weight_hh_l0"):
+            setattr(first, name + "_reverse", getattr(first, name))
+        second = copy.deepcopy(first)
+        second.weight_hh_l0 = first.weight_hh_l0
+        x = torch.linspace(-1, 1, 24, dtype=torch.float64).view(4, 2, 3)
+        (first(x)[0].sin() + second(x)[0].cos()).sum().backward()
+        found.append([p.grad for p in (*first.parameters(), *second.parameters())])
+    assert len(found[0]) == len(found[1])
+    for actual, wanted in zip(*reversed(found), strict=True):
+        assert_close(actual, wanted, "gradient")
+
+
+@every_top
+def test_cudnns_weight_format(engine, fuse):
+    """flatten_parameters, and weights that are views of one buffer, as it makes them on a GPU."""
+    theirs, ours = make_modules(Case(bidirectional=True), engine, fuse, torch.float64)
+    given = make_inputs(Case(bidirectional=True), torch.float64)
+    flat = torch.cat([p.detach().flatten() for p in ours.parameters()])
+    at = 0
+    for p in ours.parameters():
+        p.data = flat[at : at + p.numel()].view(p.shape)
+        at += p.numel()
+    ours.flatten_parameters()
+    ours.double()
+    assert_close(ours(given.x)[0], theirs(given.x)[0], "y")
+
+
+# --- errors ---
+
+NOT_LENGTHS = {
+    "rank": (torch.ones(3, 1, dtype=torch.int64), r"lengths: got shape \[3, 1\], should be \[3\]"),
+    "size": (torch.ones(2, dtype=torch.int64), r"lengths: got shape \[2\], should be \[3\]"),
+    "dtype": (torch.ones(3), r"lengths: got dtype torch.float32, should be torch.int64"),
+    "type": ([1, 2, 3], r"lengths: got list, should be a tensor"),
+    "zero": (torch.tensor([4, 0, 1]), r"lengths: got 0, should be in 1 to T = 4"),
+    "long": (torch.tensor([4, 5, 1]), r"lengths: got 5, should be in 1 to T = 4"),
+}
+
+
+@pytest.mark.parametrize(("lengths", "message"), NOT_LENGTHS.values(), ids=NOT_LENGTHS)
+@every_top
+def test_lengths_that_are_none(lengths, message, engine, fuse):
+    module = fused_lstm.LSTM(3, 4, engine=engine, fuse=fuse)
+    with pytest.raises(ValueError, match=message):
+        module(torch.randn(4, 3, 3), None, lengths)
+
+
+NOT_RESETS = {
+    "shape": (torch.zeros(3, 4, dtype=torch.bool), r"resets: got shape .*, should be \[4, 3\]"),
+    "dtype": (torch.zeros(4, 3), r"resets: got dtype torch.float32, should be torch.bool"),
+    "device": (torch.zeros(4, 3, dtype=torch.bool, device="meta"), r"resets: on meta, should be"),
+    "type": ([True], r"resets: got list, should be a tensor"),
+}
+
+
+@pytest.mark.parametrize(("resets", "message"), NOT_RESETS.values(), ids=NOT_RESETS)
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn", top=True))
+def test_resets_that_are_none(resets, message, engine, fuse):
+    module = fused_lstm.LSTM(3, 4, engine=engine, fuse=fuse)
+    with pytest.raises(ValueError, match=message):
+        module(torch.randn(4, 3, 3), None, None, resets)
+
+
+@every_top
+def test_a_packed_sequence_has_its_lengths(engine, fuse):
+    packed = pack_sequence([torch.randn(4, 3), torch.randn(2, 3)])
+    module = fused_lstm.LSTM(3, 4, engine=engine, fuse=fuse)
+    with pytest.raises(ValueError, match="lengths: got some, should be None: a PackedSequence"):
+        module(packed, None, torch.tensor([4, 2]))
+    with pytest.raises(ValueError, match=r"resets: got shape \[4, 2\], should be \[6\]"):
+        module(packed, None, None, torch.zeros(4, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"input: got shape \[6, 3\], should be packed \[N, I\]"):
+        fused_lstm.LSTM(5, 4, engine=engine, fuse=fuse)(packed)
