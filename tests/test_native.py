@@ -316,7 +316,7 @@ def test_errors_name_the_argument():
         r"weights\[1\]: got dtype Double, should be Float": {
             "weights": [weights[0], weights[1].double(), *weights[2:]]
         },
-        r"weights: got 3 tensors": {"weights": weights[:3]},
+        r"weights: got 1 tensors": {"weights": weights[:1]},
         r"dropout: got 2": {"dropout": 2.0},
         r"seed: got None": {"dropout": 0.5},
         r"fuse: got 'all', should be 'steps' or 'layers'": {"fuse": "all"},

@@ -197,6 +197,7 @@ class Operator(NamedTuple):
 
 _LANES = "*, int directions=1, Tensor? batch_sizes=None, Tensor? keep=None"
 _INPUTS = "Tensor x, Tensor h0, Tensor c0, Tensor[] weights, float dropout, Tensor? seed, str fuse"
+_LANES = "*, int directions=1, Tensor? batch_sizes=None, Tensor? keep=None"
 
 OPERATORS = {
     "cell": Operator(

@@ -31,39 +31,89 @@ void check_weights(at::TensorList weights, const Sizes& s, long per_lane, at::Sc
   }
 }
 
+// Sizes but for those of packed rows. Of h0 [L * D, B, P] and c0 [L * D, B, H] each says one.
+Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long weights,
+               int64_t directions, bool packed) {
+  TORCH_CHECK_VALUE(directions == 1 || directions == 2, "directions: got ", directions,
+                    ", should be 1 or 2");
+  TORCH_CHECK_VALUE(x.dim() == (packed ? 2 : 3), "x: got shape ", x.sizes(), ", should be ",
+                    packed ? "[N, I] with batch_sizes" : "[T, B, I]");
+  TORCH_CHECK_VALUE(h0.dim() == 3 && h0.size(0) % directions == 0, "h0: got shape ", h0.sizes(),
+                    ", should be [L, B, H]", directions > 1 ? " of a layer's two lanes each" : "");
+  TORCH_CHECK_VALUE(c0.dim() == 3, "c0: got shape ", c0.sizes(), ", should be [L, B, H]");
+  Sizes s{};
+  const long lanes = h0.size(0);
+  TORCH_CHECK_VALUE(lanes > 0 && weights % lanes == 0 && weights >= 2 * lanes &&
+                        weights <= 5 * lanes,
+                    "weights: got ", weights, " tensors, should be 2 to 5 for each of ", lanes,
+                    lanes > 1 ? " lanes" : " lane");
+  const long per_lane = weights / lanes;
+  s.projected = per_lane % 2 == 1;
+  s.batch = h0.size(1);
+  s.inputs = x.size(-1);
+  s.outputs = h0.size(2);
+  s.hidden = s.projected ? c0.size(2) : s.outputs;
+  s.layers = lanes / directions;
+  s.directions = directions;
+  return s;
+}
+
+// Where each step's rows begin, and at last their number; checks batch_sizes.
+std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes, long batch) {
+  std::vector<long> first = {0};
+  if (!batch_sizes) {
+    TORCH_CHECK_VALUE(x.size(0) > 0, "x: got no time steps (shape ", x.sizes(),
+                      "), should have one");
+    for (long t = 1; t <= x.size(0); ++t) first.push_back(t * batch);
+    return first;
+  }
+  TORCH_CHECK_VALUE(batch_sizes->dim() == 1 && batch_sizes->size(0) > 0,
+                    "batch_sizes: got shape ", batch_sizes->sizes(), ", should be [T]");
+  check(*batch_sizes, "batch_sizes", batch_sizes->sizes(), at::kLong);
+  const Tensor sizes = batch_sizes->contiguous();
+  const int64_t* const of = sizes.data_ptr<int64_t>();
+  for (long t = 0; t < sizes.size(0); ++t) {
+    const int64_t most = t > 0 ? of[t - 1] : batch, least = t > 0 ? 0 : batch;
+    TORCH_CHECK_VALUE(of[t] >= least && of[t] <= most, "batch_sizes: got ", of[t], " at ", t,
+                      ", should be ", least, least < most ? " to " + std::to_string(most) : "");
+    first.push_back(first.back() + of[t]);
+  }
+  TORCH_CHECK_VALUE(x.size(0) >= first.back(), "x: got shape ", x.sizes(),
+                    ", should have a row for each of batch_sizes, ", first.back());
+  return first;
+}
+
 Call checked_call(const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights,
-                  double dropout, const OptionalTensor& seed, std::string_view fuse) {
-  TORCH_CHECK_VALUE(x.dim() == 3, "x: got shape ", x.sizes(), ", should be [T, B, I]");
-  TORCH_CHECK_VALUE(h0.dim() == 3, "h0: got shape ", h0.sizes(), ", should be [L, B, H]");
+                  double dropout, const OptionalTensor& seed, std::string_view fuse,
+                  int64_t directions, const OptionalTensor& batch_sizes,
+                  const OptionalTensor& keep) {
   check_fuse(fuse);
-  TORCH_CHECK_VALUE(x.size(0) > 0, "x: got no time steps (shape ", x.sizes(),
-                    "), should have one");
   Call call{};
   Sizes& s = call.sizes;
-  s.steps = x.size(0);
-  s.batch = x.size(1);
-  s.rows = s.steps * s.batch;
-  s.inputs = x.size(2);
-  s.hidden = s.outputs = h0.size(2);
-  s.layers = h0.size(0);
-  s.directions = 1;
-  s.even = true;
-  s.dropout = dropout > 0;
+  call.packed = batch_sizes.has_value();
+  s = sizes_of(x, h0, c0, static_cast<long>(weights.size()), directions, call.packed);
   call.given = x.scalar_type();
   call.dtype = compute_dtype(x, "x");
   call.together = fuse == "layers";
-  const long count = static_cast<long>(weights.size());
-  TORCH_CHECK_VALUE(count == 2 * s.layers || count == 4 * s.layers, "weights: got ", count,
-                    " tensors, should be 2 or 4 for each of ", s.layers, " layers");
-  call.per_lane = count / s.layers;
-  check(h0, "h0", {s.layers, s.batch, s.hidden}, call.given);
-  check(c0, "c0", h0.sizes(), call.given);
+  call.per_lane = static_cast<long>(weights.size()) / h0.size(0);
+  if (!call.packed) s.batch = x.size(1);
+  check(h0, "h0", {s.layers * directions, s.batch, s.outputs}, call.given);
+  check(c0, "c0", {s.layers * directions, s.batch, s.hidden}, call.given);
   check_weights(weights, s, call.per_lane, call.given);
+  call.first = rows_before(x, batch_sizes, s.batch);
+  s.steps = static_cast<long>(call.first.size()) - 1;
+  s.rows = call.packed ? x.size(0) : s.steps * s.batch;
+  s.even = !keep && call.first.back() == s.steps * s.batch && call.first.back() == s.rows;
+  s.dropout = dropout > 0;
+  if (keep) {
+    const std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end() - 1);
+    check(*keep, "keep", shape, at::kBool);
+    call.keep = keep->contiguous();
+  }
   TORCH_CHECK_VALUE(dropout >= 0 && dropout <= 1, "dropout: got ", dropout,
                     ", should be in [0, 1]");
   TORCH_CHECK_VALUE(dropout == 0 || seed.has_value(), "seed: got None, should be [1] int64");
   if (seed) check(*seed, "seed", {1}, at::kLong);
-  for (long t = 0; t <= s.steps; ++t) call.first.push_back(t * s.batch);
   call.x = fused_lstm::converted(x, call.dtype);
   call.h0 = fused_lstm::converted(h0, call.dtype);
   call.c0 = fused_lstm::converted(c0, call.dtype);
@@ -94,8 +144,10 @@ at::DimVector Call::shape(long count, long columns) const {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
     const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights, double dropout,
-    const OptionalTensor& seed, std::string_view fuse, bool save) {
-  const Call call = checked_call(x, h0, c0, weights, dropout, seed, fuse);
+    const OptionalTensor& seed, std::string_view fuse, bool save, int64_t directions,
+    const OptionalTensor& batch_sizes, const OptionalTensor& keep) {
+  const Call call = checked_call(x, h0, c0, weights, dropout, seed, fuse, directions, batch_sizes,
+                                 keep);
   const Forward out = run_forward(call, save);
   const auto as_given = [&](const Tensor& tensor) { return to_dtype(tensor, call.given); };
   const auto none = [&](at::ScalarType dtype) { return at::empty({0}, x.options().dtype(dtype)); };
@@ -111,8 +163,10 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
     const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
     const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights, double dropout,
     const OptionalTensor& seed, std::string_view fuse, const Tensor& y, const Tensor& h,
-    const Tensor& c, const Tensor& gates, bool needs_dx) {
-  const Call call = checked_call(x, h0, c0, weights, dropout, seed, fuse);
+    const Tensor& c, const Tensor& gates, bool needs_dx, int64_t directions,
+    const OptionalTensor& batch_sizes, const OptionalTensor& keep) {
+  const Call call = checked_call(x, h0, c0, weights, dropout, seed, fuse, directions, batch_sizes,
+                                 keep);
   const Sizes& s = call.sizes;
   const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
   check(y, "y", call.shape(width), call.given);
