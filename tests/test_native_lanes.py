@@ -108,8 +108,9 @@ def oracle(case: Case, x, h0, c0, weights, keep):
             n = layer * case.directions + d
             own = weights[n * per_lane : (n + 1) * per_lane]
             y, h_n[n], c_n[n] = lane(
-                x, h0[n], c0[n], own, case.sizes, keep, d == 1, case.bias, case.projected
-            )
+                x, h0[n], c0[n], own, case.sizes, None if keep is None else keep[d], d == 1,
+                case.bias, case.projected,
+            )  # fmt: skip
             ys.append(y)
         x = torch.cat(ys, 1)
     return x, torch.stack(h_n), torch.stack(c_n)
@@ -124,7 +125,7 @@ class Problem(NamedTuple):
     h0: Tensor
     c0: Tensor
     weights: list[Tensor]
-    keep: Tensor | None  # [N]
+    keep: Tensor | None  # [D, N]
     by: tuple[Tensor, Tensor, Tensor]  # gradients by y [N, D * P], h_n and c_n
 
 
@@ -134,7 +135,7 @@ def make_problem(case: Case, dtype) -> Problem:
     N, P = int(case.sizes.sum()), case.projected or case.shape.H
     random = lambda *shape: torch.randn(shape, dtype=dtype)  # noqa: E731
     by = random(N, D * P), random(L * D, B, P), random(L * D, B, H)
-    keep = torch.rand(N) > 0.3 if case.keep else None
+    keep = torch.rand(D, N) > 0.3 if case.keep else None
     weights = [p.detach() for p in case.module(dtype).parameters()]
     states = random(L * D, B, P), random(L * D, B, H)
     return Problem(case, random(N, I), *states, weights, keep, by)
@@ -175,7 +176,7 @@ def call(problem: Problem, fuse: str, save: bool, **change) -> tuple[tuple, dict
     options = {
         "directions": case.directions,
         "batch_sizes": None if case.lengths is None else case.sizes,
-        "keep": None if keep is None else arranged(case, keep),
+        "keep": None if keep is None else torch.stack([arranged(case, k) for k in keep]),
     }
     return (x, h0, c0, weights, case.dropout, seed, fuse, save), options | change
 
@@ -267,8 +268,8 @@ def test_nothing_crosses_a_state_that_is_zeroed():
     """Not even inf and NaN, forwards or backwards."""
     case = Case(Shape(4, 2, 3, 20, 1))
     problem = make_problem(case, torch.float32)
-    keep = torch.ones(4, 2, dtype=torch.bool)
-    keep[2, 1] = False
+    keep = torch.ones(1, 4, 2, dtype=torch.bool)
+    keep[0, 2, 1] = False
     x = problem.x.clone().view(4, 2, 3)
     x[1, 1] = torch.nan
     arguments, options = call(problem, "layers", True, keep=keep)
@@ -302,8 +303,8 @@ def test_errors_name_the_argument():
         r"batch_sizes: got dtype Int": {"batch_sizes": sizes.int()},
         r"batch_sizes: got 2 at 0, should be 3": {"batch_sizes": torch.tensor([2, 2, 2])},
         r"batch_sizes: got 3 at 2, should be 0 to 2": {"batch_sizes": torch.tensor([3, 2, 3])},
-        r"keep: got shape \[4, 3\], should be \[7\]": {"keep": torch.ones(4, 3) > 0},
-        r"keep: got dtype Float, should be Bool": {"keep": torch.ones(7)},
+        r"keep: got shape \[7\], should be \[1, 7\]": {"keep": torch.ones(7) > 0},
+        r"keep: got dtype Float, should be Bool": {"keep": torch.ones(1, 7)},
         r"weights: got 1 tensors, should be 2 to 5 for each of 1 lane": {"weights": weights[:1]},
         r"weights\[2\]: got shape \[24\], should be \[6, 6\]": {"weights": weights[:3]},
         r"c0: got shape \[1, 3, 5\], should be \[1, 3, 6\]": {"c0": c0[..., 1:]},

@@ -195,7 +195,6 @@ class Operator(NamedTuple):
     engines: tuple[str, ...] = ("triton", "native")
 
 
-_LANES = "*, int directions=1, Tensor? batch_sizes=None, Tensor? keep=None"
 _INPUTS = "Tensor x, Tensor h0, Tensor c0, Tensor[] weights, float dropout, Tensor? seed, str fuse"
 _LANES = "*, int directions=1, Tensor? batch_sizes=None, Tensor? keep=None"
 
@@ -275,4 +274,4 @@ def implement(engine: str, kernels: dict[str, Callable]) -> None:
 
 
 TRITON, NATIVE = _define("triton"), _define("native")
-ALL_LANES = ()  # those whose operator lstm takes all that its schema has
+ALL_LANES = (NATIVE,)  # those whose operator lstm takes all that its schema has

@@ -70,7 +70,7 @@ Lane<T> lane_of(const Call& call, long index, const T* x, T* y) {
   lane.outputs = s.outputs;
   lane.first = call.first.data();
   lane.reverse = direction == 1;
-  lane.keep = call.keep.defined() ? call.keep.data_ptr<bool>() : nullptr;
+  lane.keep = part_of<bool>(call.keep, direction);
   lane.x = x;
   lane.h0 = part_of<T>(call.h0, index);
   lane.c0 = part_of<T>(call.c0, index);
