@@ -31,7 +31,7 @@ class Packing(NamedTuple):
         """[T * B, C] -> [T, B, C]."""
         if self.packed is None:
             return y
-        shape = len(self.batch_sizes), len(self.order), y.shape[-1]
+        shape = self.batch_sizes.shape[0], self.order.shape[0], y.shape[-1]
         return y.index_select(0, self.packed).view(shape)
 
     def sort(self, state: Tensor) -> Tensor:
@@ -63,10 +63,10 @@ def of_padded(T: int, B: int, lengths: Tensor, device: torch.device) -> Packing:
 def rows(sequence: PackedSequence) -> int:
     """B. torch.compile knows it by the indices alone, unless it may look at numbers."""
     if sequence.sorted_indices is not None:
-        return len(sequence.sorted_indices)
+        return sequence.sorted_indices.shape[0]
     return int(sequence.batch_sizes[0])
 
 
 def _inverse(permutation: Tensor) -> Tensor:
-    counted = torch.arange(len(permutation), device=permutation.device)
+    counted = torch.arange(permutation.shape[0], device=permutation.device)
     return torch.zeros_like(permutation).scatter(0, permutation, counted)

@@ -54,11 +54,12 @@ class Rows:
     def __init__(
         self, x: Tensor, B: int, batch_sizes: Tensor | None, keep: Tensor | None = None
     ) -> None:
-        self.T, self.live, self._keep = len(x), None, keep
+        self.T, self.live, self._keep = x.shape[0], None, keep
         if batch_sizes is None:
             return
         sizes = batch_sizes.to(x.device)
-        self.T, end, n = len(sizes), sizes.cumsum(0), torch.arange(len(x), device=x.device)
+        self.T, end = sizes.shape[0], sizes.cumsum(0)
+        n = torch.arange(x.shape[0], device=x.device)
         first, b = end - sizes, torch.arange(B, device=x.device)
         self.live = b < sizes[:, None]  # [T, B]
         self._packed = torch.where(self.live, first[:, None] + b, 0)  # [T, B] -> n
