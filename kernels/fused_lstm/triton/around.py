@@ -23,9 +23,10 @@ from .plan import Plan, choose
 def _plan(fuse: str, direction: str, x: Tensor, h0: Tensor) -> Plan:
     """The sweep for these tensors: of all lanes, or of one."""
     L, B, H = h0.shape
+    tf32 = x.dtype == torch.float32 and precision.tf32()
     return choose(
         direction, hidden=H, batch=B, layers=L if fuse == "layers" else 1,
-        dtype=launch.NAMES[x.dtype], device=devices.current(x.device), tf32=precision.tf32(),
+        dtype=launch.NAMES[x.dtype], device=devices.current(x.device), tf32=tf32,
     )  # fmt: skip
 
 

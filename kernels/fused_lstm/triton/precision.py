@@ -26,9 +26,12 @@ def matmul_as_rnn(dtype: torch.dtype) -> Iterator[None]:
     The switch is the process's, not the thread's: a product that another thread launches meanwhile
     is as precise. A value that matmul inherited is its own afterwards.
     """
+    if dtype != torch.float32:  # asked first: to read the switches takes microseconds
+        yield
+        return
     switch, wanted = torch.backends.cuda.matmul, "tf32" if tf32() else "ieee"
     before = switch.fp32_precision
-    if dtype != torch.float32 or (before == "tf32") == (wanted == "tf32"):
+    if (before == "tf32") == (wanted == "tf32"):
         yield
         return
     switch.fp32_precision = wanted
