@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.cases import measure
+from bench.contenders import engines
 from bench.session import replay_clock
 from bench.work import Shape
 
@@ -17,6 +18,7 @@ AXES = {
     "H": (64, 128, 256, 512, 1024),
     "L": (1, 2, 4),
 }
+KNOWN = engines()
 POINTS = [(axis, value) for axis, values in AXES.items() for value in values]
 
 

@@ -113,7 +113,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         params = [
             _case(config, c, (point, c), "-".join(map(str, point)))
             for point in points
-            for c in _contenders(config, None, contenders.engines())
+            for c in _contenders(config, None, metafunc.module.KNOWN)
         ]
         metafunc.parametrize(("point", "contender"), params)
 

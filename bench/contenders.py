@@ -73,6 +73,12 @@ def trainers() -> list[Contender]:
     ]
 
 
+def highest() -> list[Contender]:
+    """nn.LSTM, and the highest level of each engine with kernels of its own."""
+    top = {c.engine: c for c in engines()}
+    return [c for c in top.values() if c.label == BASE or c.fuse in fused_lstm.engines.FUSED]
+
+
 def why_not(contender: Contender, device: torch.device) -> str | None:
     """Why a contender is not timed on a device; None if it can be."""
     if contender.peer:

@@ -8,9 +8,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from . import learner, local
+from . import lanes, learner, local
 from .check import require_right
 from .contenders import Contender
+from .lanes import Sentences, Tagger
 from .learner import Learner
 from .lesson import Lesson
 from .local import Local
@@ -19,7 +20,11 @@ from .timing import Lost, Timed, interleave
 from .work import Problem
 
 # Who does a work in this process, and what the right answer to it is.
-OWN = {Problem: (Local, local.expected), Lesson: (Learner, learner.expected)}
+OWN = {
+    Problem: (Local, local.expected),
+    Lesson: (Learner, learner.expected),
+    Sentences: (Tagger, lanes.expected),
+}
 
 
 Tell = Callable[[str], object]
@@ -39,7 +44,7 @@ class Runner(Protocol):
 class Race:
     """Who runs on `work`, and how far each was from the reference; `failed` says who does not."""
 
-    work: Problem | Lesson
+    work: Problem | Lesson | Sentences
     contenders: Sequence[Contender]
     runners: dict[str, Runner] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
@@ -137,7 +142,7 @@ class Race:
 
 
 def line_up(
-    work: Problem | Lesson,
+    work: Problem | Lesson | Sentences,
     contenders: Sequence[Contender],
     tick: Tell | None = None,
     after: Tell | None = None,

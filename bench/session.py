@@ -8,7 +8,7 @@ when the first of them comes up. Its timer is then a clock that only a replay mo
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from . import machine
 from .contenders import BASE, Contender, engines
 from .count import Counts, count
+from .lanes import Case, make_sentences
 from .learner import full_float32
 from .lesson import make_lesson
 from .local import Local
@@ -52,6 +53,7 @@ class Group:
     failed: dict[str, Exception]
     counts: dict[str, Counts] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)  # of training steps
+    tokens: int = 0  # of rows of unequal length
 
 
 class Session:
@@ -76,7 +78,7 @@ class Session:
         """
         key = (shape, mode, tuple(c.label for c in contenders))
         if key not in self._groups:
-            race = self._line_up(shape, contenders)
+            race = self._line_up(shape, contenders, make_problem)
             self.peaks.measure()
             samples = race.time(mode, self.seconds if counted else self.seconds / 2)
             group = self._groups[key] = Group(samples, race.errors, race.failed)
@@ -84,6 +86,16 @@ class Session:
                 if counted and isinstance(runner, Local):
                     work, setup = runner.work(mode)
                     group.counts[label] = count(work, self.device, setup)
+        return self._groups[key]
+
+    def lanes(self, case: Case, mode: str, contenders: Sequence[Contender]) -> Group:
+        """Time both directions or rows of unequal length in `mode`, as `lstm` does."""
+        key = (case, mode, tuple(c.label for c in contenders))
+        if key not in self._groups:
+            race = self._line_up(case, contenders, make_sentences)
+            samples = race.time(mode, self.seconds / 2)
+            tokens = race.work.tokens
+            self._groups[key] = Group(samples, race.errors, race.failed, tokens=tokens)
         return self._groups[key]
 
     def training(self, size: str, contenders: Sequence[Contender]) -> Group:
@@ -104,12 +116,13 @@ class Session:
             self._race[1].close()
         self._race = None
 
-    def _line_up(self, shape: Shape, contenders: Sequence[Contender]) -> Race:
-        key = (shape, tuple(c.label for c in contenders))
+    def _line_up(self, what: Any, contenders: Sequence[Contender], make: Callable) -> Race:
+        """The race on `make(what, ...)`: the last one's, where it was the same."""
+        key = (what, tuple(c.label for c in contenders))
         if self._race is None or self._race[0] != key:
             self.close()
-            problem = make_problem(shape, self.device, self.dtype)
-            self._race = key, line_up(problem, with_base(contenders))
+            work = make(what, self.device, self.dtype)
+            self._race = key, line_up(work, with_base(contenders))
         return self._race[1]
 
     def facts(self, group: Group, label: str, tokens: int) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def test_plain_pytest_times_nothing(tmp_path):
 def test_the_users_command_collects_the_suite_and_no_test(tmp_path):
     done = pytest_in(tmp_path, "--benchmark-only", "--collect-only", "-q")
     assert done.returncode == 0, done.stderr
-    for name in ("bench_lstm", "bench_train", "bench_scaling"):
+    for name in ("bench_lstm", "bench_train", "bench_scaling", "bench_lanes"):
         assert f"bench/{name}.py::" in done.stdout
     assert "tests/test_" not in done.stdout
 

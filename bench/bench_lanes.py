@@ -1,0 +1,38 @@
+"""Both directions, and rows of unequal length, against nn.LSTM: B = 32, one layer.
+
+inference: without gradients. step: forward and backward. Beside the speed stands what a live token
+takes, to that of a token where all rows are equally long.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.cases import finish
+from bench.contenders import highest
+from bench.lanes import Case
+from bench.session import replay_clock
+from bench.work import Shape
+
+pytestmark = pytest.mark.benchmark(timer=replay_clock)
+
+SHAPES = [Shape(T, 32, H, H, 1) for T, H in ((100, 256), (100, 512), (400, 256))]
+CASES = [Case(shape, bidirectional=True) for shape in SHAPES]
+CASES += [Case(shape, False, "equal", "packed") for shape in SHAPES]
+CASES += [
+    Case(shape, False, spread, form)
+    for shape in SHAPES
+    for spread in ("uniform", "sentences")
+    for form in ("packed", "lengths")
+]
+KNOWN = highest()
+POINTS = [(case, mode) for case in CASES for mode in ("inference", "step")]
+
+
+def test_lanes(benchmark, session, fellows, point, contender):
+    case, mode = point
+    group = session.lanes(case, mode, fellows)
+    benchmark.group = f"{case}, {mode}"
+    about = {"suite": "bidirectional" if case.bidirectional else "packed", "mode": mode}
+    about |= {"case": str(case), "shape": case.shape._asdict(), "spread": case.spread}
+    finish(benchmark, session, group, contender, about | {"form": case.form}, group.tokens)
