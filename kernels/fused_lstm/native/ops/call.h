@@ -18,7 +18,8 @@ struct Call {
   at::ScalarType given, dtype;  // of the arguments, and of the computation
   bool together;                // lanes may run at once: fuse="layers"
   long per_lane;                // weights
-  at::Tensor x, h0, c0, keep;
+  at::Tensor x, h0, c0;
+  at::Tensor keep;              // [D, T, B] or [D, N], or undefined
   std::vector<at::Tensor> weights;
   Dropout dropout;
   std::vector<long> first;      // [T + 1]: see Lane

@@ -106,8 +106,8 @@ Call checked_call(const Tensor& x, const Tensor& h0, const Tensor& c0, at::Tenso
   s.even = !keep && call.first.back() == s.steps * s.batch && call.first.back() == s.rows;
   s.dropout = dropout > 0;
   if (keep) {
-    std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end() - 1);
-    shape.insert(shape.begin(), directions);
+    at::DimVector shape = {directions};
+    shape.append(x.sizes().begin(), x.sizes().end() - 1);
     check(*keep, "keep", shape, at::kBool);
     call.keep = keep->contiguous();
   }
