@@ -51,16 +51,17 @@ def _expected(x, h0, c0, weights, directions, packed) -> list[tuple[str, Tensor,
     names = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if per_lane >= 4 else [])]
     names += ["weight_hr"] if projected else []
     expected = [("h_0", h0, [lanes, B, P]), ("c_0", c0, [lanes, B, H])]
-    for n, weight in enumerate(weights):
-        lane, kind = n // per_lane, n % per_lane  # torch.compile has no divmod of a symbol
-        layer, direction = lane // directions, lane % directions
-        shape = {
-            "weight_ih": [4 * H, x.shape[-1] if layer == 0 else directions * P],
-            "weight_hh": [4 * H, P],
-            "weight_hr": [P, H],
-        }.get(names[kind], [4 * H])
-        suffix = "_reverse" if direction else ""
-        expected.append((f"{names[kind]}_l{layer}{suffix}", weight, shape))
+    others = [
+        [4 * H, P],
+        *([[4 * H]] * 2 if per_lane >= 4 else []),
+        *([[P, H]] if projected else []),
+    ]
+    for lane in range(lanes):
+        layer, suffix = lane // directions, "_reverse" if lane % directions else ""
+        shapes = [[4 * H, x.shape[-1] if layer == 0 else directions * P], *others]
+        own = weights[lane * per_lane : (lane + 1) * per_lane]
+        for name, weight, shape in zip(names, own, shapes, strict=True):
+            expected.append((f"{name}_l{layer}{suffix}", weight, shape))
     return expected
 
 

@@ -258,13 +258,14 @@ def _call(
 ) -> tuple[Callable, tuple]:
     """The engine's function for these arguments of `lstm`, and its own, checked and cast."""
     (h0, c0), is_packed = state, packed.batch_sizes is not None and packed.places is None
-    if not _traced():
+    traced = _traced()
+    if not traced:
         check_tensors(x, h0, c0, weights, directions, is_packed)
     if resets is not None:
         check_resets(resets, x)
     asked, (engine, fuse) = engine, resolve(engine, fuse, x.device)
     # A batch of none: nothing to fuse, shapes, and gradients of zero.
-    if not (_traced() or is_packed) and h0.shape[1] == 0:
+    if not (traced or is_packed) and h0.shape[1] == 0:
         engine, fuse = "loop", "none"
     if resets is not None and engine == "cudnn" and asked == "auto":  # which has none
         engine, fuse = "loop", "none"

@@ -76,7 +76,7 @@ def run(ops, x, h0, c0, weights, dropout, fuse, directions=1, batch_sizes=None, 
         y = stack.run(x, len(h0) // directions, sweep, drop, directions)
         return y, *loop.last(states)
     if traced:
-        options = dict(zip(("directions", "batch_sizes", "keep"), lanes, strict=True))
+        options = twins.named_lanes(*lanes)
         return ops.lstm(x, h0, c0, weights, dropout, seed, fuse, save, **options)[:3]
     call = twins.LSTM(ops, dropout, fuse, save, directions, 3 + len(weights))
     return call_of(Fused, save)(call, x, h0, c0, *weights, seed, batch_sizes, keep)[:3]
