@@ -1,5 +1,6 @@
 // The backward pass of all layers and directions, as the plan says.
 #include <algorithm>
+#include <utility>
 
 #include "ops/call.h"
 
@@ -156,7 +157,7 @@ Backward run_backward(const Call& call, const Tensor& dy, const Tensor& dh_n, co
     stack.allocate(dc_n, needs_dx);
     stack.plan.wavefront ? stack.as_wavefront() : stack.in_turns();
     stack.finish();
-    return stack.out;
+    return std::move(stack.out);
   });
 }
 

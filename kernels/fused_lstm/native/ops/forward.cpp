@@ -1,6 +1,7 @@
 // The forward pass of all layers and directions, as the plan says: buffers, pointers, dropout
 // between layers. With backward.cpp the one place for that: nothing leaves C++ between two layers.
 #include <algorithm>
+#include <utility>
 
 #include "ops/call.h"
 
@@ -127,7 +128,7 @@ Forward run_forward(const Call& call, bool save) {
     Stack stack(kernels, call, save);
     stack.allocate();
     stack.plan.wavefront ? stack.as_wavefront() : stack.in_turns();
-    return stack.out;
+    return std::move(stack.out);
   });
 }
 

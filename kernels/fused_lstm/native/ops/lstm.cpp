@@ -60,13 +60,14 @@ Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long weights
 
 // Where each step's rows begin, and at last their number; checks batch_sizes.
 std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes, long batch) {
-  std::vector<long> first = {0};
   if (!batch_sizes) {
     TORCH_CHECK_VALUE(x.size(0) > 0, "x: got no time steps (shape ", x.sizes(),
                       "), should have one");
-    for (long t = 1; t <= x.size(0); ++t) first.push_back(t * batch);
+    std::vector<long> first(x.size(0) + 1);
+    for (size_t t = 0; t < first.size(); ++t) first[t] = t * batch;
     return first;
   }
+  std::vector<long> first = {0};
   TORCH_CHECK_VALUE(batch_sizes->dim() == 1 && batch_sizes->size(0) > 0,
                     "batch_sizes: got shape ", batch_sizes->sizes(), ", should be [T]");
   check(*batch_sizes, "batch_sizes", batch_sizes->sizes(), at::kLong);
