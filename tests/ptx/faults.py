@@ -60,7 +60,8 @@ def _unchanged(ptx: str) -> str:
 H = 33
 FAULTS = [
     # --- the barrier ---
-    Fault("wait removed", _after_acquire("bra"), "race"),
+    Fault("wait removed", every(r"[^\n]*ld\.acquire[^\n]*\n((?:.|\n)*?)[^\n]*bra[^\n]*\n", r"\1"),
+          "race"),
     Fault("release relaxed", every(r"(red\.global\.gpu)\.release", r"\1.relaxed"), "race"),
     Fault("release at cta scope", every(r"red\.global\.gpu\.release", "red.global.cta.release"),
           "race"),
