@@ -7,6 +7,10 @@ import torch
 
 from fused_lstm import reference
 from fused_lstm.triton import interpreter, launch, sweep
+from fused_lstm.triton.cells import Cell
+from fused_lstm.triton.cells.activation import sigmoid
+from fused_lstm.triton.cells.lstm import LSTM
+from fused_lstm.triton.helper import helper
 from plans import make_plan, paths, paths_backward
 from tolerance import assert_close
 
@@ -28,7 +32,7 @@ def make_layer(T: int, B: int, H: int, dtype: torch.dtype):
     return x, h0, c0, reference.Layer(w_ih, w_hh, None, None)
 
 
-def forward(plan, gates, w_hh, h0, c0, save):
+def forward(plan, gates, w_hh, h0, c0, save, cell=LSTM):
     """y [T, B, H] and c [T or 1, B, H]; gates become the activated ones."""
     T, (B, H) = len(gates), h0.shape
     y, c = gates.new_empty(T, B, H), c0.new_empty(T if save else 1, B, H)
@@ -36,18 +40,18 @@ def forward(plan, gates, w_hh, h0, c0, save):
     launch.first_rows(exchange, 1, B, H).copy_(h0)
     only = (w_hh,)  # where one lane has no use for w_ih or a bias
     sweep.forward(
-        plan, gates, only, only, only, c0, y, y, c, exchange, counters, None, T, 0.0, save
+        plan, cell, gates, only, only, only, c0, y, y, c, exchange, counters, None, T, 0.0, save
     )  # fmt: skip
     return y, c
 
 
-def backward(plan, dy, dh_n, dc, gates, w_hh, c0, c):
+def backward(plan, dy, dh_n, dc, gates, w_hh, c0, c, cell=LSTM):
     """dgates [T, B, 4H]; dc becomes the gradient by c0."""
     exchange, (counters,) = launch.workspace(plan, gates, (2, 4), 1)
     dgates, partial = torch.empty_like(gates), c.new_empty(plan.split, *c0.shape)
     sweep.backward(
-        plan, dy, dh_n, gates, (w_hh,), (w_hh,), c0, c, dc, dgates, exchange, counters, partial,
-        None, len(c), 0.0,
+        plan, cell, dy, dh_n, gates, (w_hh,), (w_hh,), c0, c, dc, dgates, exchange, counters,
+        partial, None, len(c), 0.0,
     )  # fmt: skip
     return dgates
 
@@ -118,3 +122,48 @@ def test_two_runs_give_the_same_bits():
         found.append((y, c, gates, dgates, dc))
     for first, second in zip(*found, strict=True):
         assert torch.equal(first, second)
+
+
+# --- a cell that is not the LSTM: one gate is not read, nothing is a tanh ---
+
+
+@helper
+def leaky_forward(gates, c):
+    i, f, g, o = gates
+    f, o = sigmoid(f), sigmoid(o)
+    c_next = f * c + (1.0 - f) * g
+    return (i, f, g, o), o * c_next, c_next
+
+
+@helper
+def leaky_backward(gates, c, c_next, dh, dc_next):
+    i, f, g, o = gates
+    dc_next += dh * o
+    df = dc_next * (c - g) * f * (1.0 - f)
+    return (i * 0.0, df, dc_next * (1.0 - f), dh * c_next * o * (1.0 - o)), dc_next * f
+
+
+def test_another_cell_is_handed_in():
+    T, B, H = 3, 5, 17
+    x, h0, c0, layer = make_layer(T, B, H, torch.float64)
+    inputs = (x @ layer.w_ih.T).requires_grad_()
+    h, c, outputs = h0, c0.requires_grad_(), []
+    for before in inputs:
+        _, f, g, o = (before + h @ layer.w_hh.T).chunk(4, -1)
+        c = f.sigmoid() * c + (1 - f.sigmoid()) * g
+        h = o.sigmoid() * c
+        outputs.append(h)
+    expected, by = torch.stack(outputs), torch.randn(T, B, H, dtype=torch.float64)
+    wanted = torch.autograd.grad(expected, (inputs, c0), by)
+
+    cell, gates, dc = Cell("leaky", leaky_forward, leaky_backward), inputs.detach().clone(), c0 * 0
+    forwards, backwards = (
+        make_plan("steps", direction, H, B, 1, torch.float64, {})
+        for direction in ("forward", "backward")
+    )
+    with torch.no_grad():
+        y, states = forward(forwards, gates, layer.w_hh, h0, c0, True, cell)
+        dgates = backward(backwards, by, h0 * 0, dc, gates, layer.w_hh, c0, states, cell)
+    assert_close(y, expected.detach(), "y")
+    assert_close(dgates, wanted[0], "dgates")
+    assert_close(dc, wanted[1], "dc0")

@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import stack
 from ..reference import Layer, by_layer, state_dtype
 from . import devices, launch, philox, precision, sweep
+from .cells.lstm import LSTM
 from .plan import Plan, choose
 
 
@@ -83,7 +84,8 @@ def lstm(
             own, out = rows[index if save else 0], outputs[index]
             torch.addmm(bias[0], x.flatten(0, 1), w_ih[0].T, out=own)
             sweep.forward(
-                plan, own, w_ih, w_hh, bias, c0, h, out, c, *spaces[index], seed, T, inside, save
+                plan, LSTM, own, w_ih, w_hh, bias, c0, h, out, c, *spaces[index], seed, T, inside,
+                save,
             )  # fmt: skip
             return out
 
@@ -135,7 +137,7 @@ def lstm_backward(
 
         def one(dy: Tensor, index: int) -> Tensor:
             own = swept[index]
-            sweep.backward(plan, dy, dh_of[index], *own, partials, seed, T, inside)
+            sweep.backward(plan, LSTM, dy, dh_of[index], *own, partials, seed, T, inside)
             return rows[index] @ own[1][0] if index > 0 or needs_dx else dy
 
         drop = partial(philox.apply, dropout, seed) if dropout > 0 else None

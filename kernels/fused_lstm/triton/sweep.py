@@ -31,7 +31,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import barrier, launch, philox, product
-from .cells.lstm import LSTM
+from .cells import Cell
 from .helper import helper
 from .plan import Plan
 
@@ -292,6 +292,7 @@ def lstm_sweep_bwd_kernel(
 
 def forward(
     plan: Plan,
+    cell: Cell,
     gates: Tensor,
     w_ih: Sequence[Tensor],
     w_hh: Sequence[Tensor],
@@ -313,12 +314,13 @@ def forward(
         lstm_sweep_fwd_kernel[(plan.programs,)](
             gates, w_ih, w_hh, bias, c0, h, y, c, exchange,
             counters if seed is None else seed, counters, begin, end, T, plan.batch, p,
-            philox.scale_of(p), CELL=LSTM, PLAN=constants, **launch.options(plan),
+            philox.scale_of(p), CELL=cell, PLAN=constants, **launch.options(plan),
         )  # fmt: skip
 
 
 def backward(
     plan: Plan,
+    cell: Cell,
     dy: Tensor,
     dh_n: Tensor | None,
     gates: Tensor,
@@ -342,6 +344,6 @@ def backward(
             lstm_sweep_bwd_kernel[(plan.programs,)](
                 dy, dy if dh_n is None else dh_n, gates, w_ih, w_hh, c0, c, dc, dgates, exchange,
                 partial, counters if seed is None else seed, counters, begin, end, T, plan.batch,
-                last, p, philox.scale_of(p), CELL=LSTM,
+                last, p, philox.scale_of(p), CELL=cell,
                 PLAN=launch.constants(plan, True, phase, p > 0), **launch.options(plan),
             )  # fmt: skip
