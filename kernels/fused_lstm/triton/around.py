@@ -143,24 +143,7 @@ def lstm_backward(
         drop = partial(philox.apply, dropout, seed) if dropout > 0 else None
         dx = stack.run_back(dy, L // plan.layers, one, drop)
 
-        outputs, h0_of, dh0 = [*h.unbind(), y], h0.unbind(), torch.empty_like(h0)
-        before = [
-            *h.flatten(1, 2)[:, :-B].unbind(),
-            y.view(T * B, H)[:-B],
-        ]  # h(t - 1) from t = 1 on
-        dweights = []
-        for index, (layer, first, dh0_of) in enumerate(
-            zip(layers, dgates[:, 0].unbind(), dh0.unbind(), strict=True)
-        ):
-            below = x if index == 0 else outputs[index - 1]
-            if index > 0 and drop is not None:
-                below = drop(below, index - 1)
-            columns, h_prev = rows[index].T, torch.cat([h0_of[index], before[index]])
-            dweights += [columns @ below.view(T * B, -1), columns @ h_prev]
-            if layer.b_ih is not None:
-                bias = rows[index].sum(0)
-                dweights += [bias, bias.clone()]
-            torch.mm(first, layer.w_hh, out=dh0_of)
+        dh0, dweights = _of_states_and_weights(layers, dgates, rows, x, h0, h, y, drop)
         return dx.view_as(x) if needs_dx else x.new_empty(0), dh0, dc.to(c0.dtype), dweights
 
 
@@ -171,6 +154,34 @@ def _last_gradients(
     if dh_n is None and dc_n is None:
         return None, torch.empty_like(state)
     dh = torch.zeros_like(h0) if dh_n is None else dh_n.contiguous()
-    return dh, torch.zeros_like(state) if dc_n is None else dc_n.to(
-        state.dtype, copy=True
-    ).contiguous()
+    if dc_n is None:
+        return dh, torch.zeros_like(state)
+    return dh, dc_n.to(state.dtype, copy=True).contiguous()
+
+
+def _of_states_and_weights(
+    layers: Sequence[Layer],
+    dgates: Tensor,
+    rows: Sequence[Tensor],
+    x: Tensor,
+    h0: Tensor,
+    h: Tensor,
+    y: Tensor,
+    drop: stack.Drop | None,
+) -> tuple[Tensor, list[Tensor]]:
+    """dh0 [L, B, H] and all weights' gradients; rows: each layer's dgates, [T * B, 4H]."""
+    (T, B, H), dh0, dweights = y.shape, torch.empty_like(h0), []
+    outputs, before = [*h.unbind(), y], h.flatten(1, 2)[:, :-B].unbind()
+    before = [*before, y.view(T * B, H)[:-B]]  # a layer's h(t - 1), from t = 1 on
+    lanes = zip(layers, h0.unbind(), dgates[:, 0].unbind(), dh0.unbind(), strict=True)
+    for index, (layer, h0_own, first, dh0_own) in enumerate(lanes):
+        below = x if index == 0 else outputs[index - 1]
+        if index > 0 and drop is not None:
+            below = drop(below, index - 1)
+        columns, h_prev = rows[index].T, torch.cat([h0_own, before[index]])
+        dweights += [columns @ below.view(T * B, -1), columns @ h_prev]
+        if layer.b_ih is not None:
+            bias = rows[index].sum(0)
+            dweights += [bias, bias.clone()]
+        torch.mm(first, layer.w_hh, out=dh0_own)
+    return dh0, dweights
