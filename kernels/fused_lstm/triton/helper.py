@@ -10,8 +10,7 @@ from .interpreter import is_interpreted
 
 # Of a time loop: nothing moves out of it. Triton 3.6 builds each wgmma descriptor with an addition,
 # and would move all of them out, into more registers than there are. Later ones build none, and
-# what they move out makes their loops shorter; but a forward of more than 16 units a program (an L4
-# at H=1500) spills by it, and keeps its loop too. docs/gpu.md has both.
+# what they move out makes their loops shorter, but for the plans that launch.py names.
 KEEP_LOOP = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
 
 

@@ -79,7 +79,7 @@ def constants(plan: Plan, save: bool, phase: int, dropout: bool) -> Constants:
         "STAGES": plan.stages,
         "HOLD": plan.hold,
         "EARLY": plan.persistent and plan.batch_blocks == 1,
-        "KEEP_LOOP": KEEP_LOOP or (plan.direction == "forward" and plan.units > 16),
+        "KEEP_LOOP": KEEP_LOOP or _spills(plan),
         "PERSISTENT": plan.persistent,
         "ACC": tl.float64 if size == 8 else tl.float32,
         "PRECISION": plan.precision,
@@ -91,6 +91,17 @@ def constants(plan: Plan, save: bool, phase: int, dropout: bool) -> Constants:
     # Compiled code adds and compares constants of its own kind alone.
     wrap = (lambda value: value) if is_interpreted() else tl.constexpr
     return Constants(**{name: wrap(value) for name, value in found.items()})
+
+
+def _spills(plan: Plan) -> bool:
+    """Whether a time loop needs more registers than there are if the compiler moves out what it can.
+
+    Found by fused_lstm.inspect: a forward of many units (an L4 at H=1500), and, from sm_90 on, a
+    backward that streams a part of its weights (an H100 at H=1024 in TF32).
+    """
+    if plan.direction == "forward":
+        return plan.units > 16
+    return plan.stages > 1 and not plan.hold
 
 
 @lru_cache(1024)
