@@ -94,7 +94,7 @@ def constants(plan: Plan, save: bool, phase: int, dropout: bool) -> Constants:
 
 
 def _spills(plan: Plan) -> bool:
-    """Whether a time loop needs more registers than there are if the compiler moves out what it can.
+    """Whether a time loop needs more registers than there are once all that can is moved out.
 
     Found by fused_lstm.inspect: a forward of many units (an L4 at H=1500), and, from sm_90 on, a
     backward that streams a part of its weights (an H100 at H=1024 in TF32).
