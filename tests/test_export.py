@@ -120,6 +120,13 @@ def test_onnx_has_its_own_lstm(engine, bidirectional):
         assert_runs_as(nn_lstm_inside(model), evaluate, torch.randn(3, 5, 3))
 
 
+@pytest.mark.parametrize("name", ["lengths", "resets"])
+def test_onnx_has_no_lengths_and_no_resets(name, monkeypatch):
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    with pytest.raises(ValueError, match=f"{name}: got some, should be None: ONNX's LSTM has none"):
+        fused_lstm.LSTM(3, 4)(torch.randn(2, 5, 3), **{name: torch.tensor([2])})
+
+
 @pytest.mark.parametrize(
     ("needs", "backend"),
     [("weights", "inductor"), ("weights", "aot_eager"), ("state", "aot_eager")],
