@@ -18,7 +18,7 @@ import fused_lstm  # noqa: E402
 from fused_lstm import engines  # noqa: E402
 from lanes import KINDS, Case, check  # noqa: E402
 
-EXAMPLES = int(os.environ.get("EXAMPLES", "45"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "48"))
 RUNS = {"loop": EXAMPLES, "native": EXAMPLES, "triton": max(1, EXAMPLES // 10)}
 
 

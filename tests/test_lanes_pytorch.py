@@ -83,7 +83,8 @@ STATES = {
     "h-lanes": ((3, 3, 2), (4, 3, 5), r"h_0: got shape \[3, 3, 2\], should be \[4, B, 2\]"),
     "h-size": ((4, 3, 5), (4, 3, 5), r"h_0: got shape \[4, 3, 5\], should be \[4, B, 2\]"),
     "c-size": ((4, 3, 2), (4, 3, 2), r"c_0: got shape \[4, 3, 2\], should be \[4, B, 5\]"),
-    "h-batch": ((4, 2, 2), (4, 3, 5), r"h_0: got shape \[4, 2, 2\], should be \[4, 3, 2\]|c_0"),
+    "h-batch": ((4, 2, 2), (4, 3, 5), r"h_0: got shape \[4, 2, 2\], should be \[4, 3, 2\]"),
+    "both-batch": ((4, 2, 2), (4, 2, 5), r"h_0: got shape \[4, 2, 2\], should be \[4, 3, 2\]"),
     "c-batch": ((4, 3, 2), (4, 1, 5), r"c_0: got shape \[4, 1, 5\], should be \[4, 3, 5\]"),
     "c-rank": ((4, 3, 2), (4, 5), r"c_0: got shape \[4, 5\], should be \[4, B, 5\]"),
 }

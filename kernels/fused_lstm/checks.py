@@ -13,7 +13,13 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_tensors(
-    x: Tensor, h0: Tensor, c0: Tensor, weights: Sequence[Tensor], directions: int, packed: bool
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weights: Sequence[Tensor],
+    directions: int,
+    B: int,
+    packed: bool,
 ) -> None:
     """x [T, B, I], or [N, I] where it is packed; the others as fused_lstm.ops has them."""
     layout = "[N, I]" if packed else "[T, B, I]"
@@ -32,7 +38,7 @@ def check_tensors(
             " with biases, and one more where h is projected"
         )
     cast = autocasts(x.device)
-    for name, tensor, shape in _expected(x, h0, c0, weights, directions, packed):
+    for name, tensor, shape in _expected(x, h0, c0, weights, directions, B):
         if list(tensor.shape) != shape:
             raise ValueError(f"{name}: got shape {list(tensor.shape)}, should be {shape}")
         if tensor.device != x.device:
@@ -41,26 +47,23 @@ def check_tensors(
             raise ValueError(f"{name}: got dtype {tensor.dtype}, should be {x.dtype}, as x's")
 
 
-def _expected(x, h0, c0, weights, directions, packed) -> list[tuple[str, Tensor, list[int]]]:
+def _expected(x, h0, c0, weights, directions, B) -> list[tuple[str, Tensor, list[int]]]:
     """(name, tensor, the shape that it should have), states first."""
-    lanes, B, P = h0.shape
+    lanes, _, P = h0.shape
     per_lane = len(weights) // lanes
     projected = per_lane % 2 == 1
     H = c0.shape[-1] if projected else P
-    B = B if packed else x.shape[1]
-    names = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if per_lane >= 4 else [])]
-    names += ["weight_hr"] if projected else []
     expected = [("h_0", h0, [lanes, B, P]), ("c_0", c0, [lanes, B, H])]
-    others = [
-        [4 * H, P],
-        *([[4 * H]] * 2 if per_lane >= 4 else []),
-        *([[P, H]] if projected else []),
-    ]
+    others = {"weight_hh": [4 * H, P]}
+    if per_lane >= 4:
+        others |= {"bias_ih": [4 * H], "bias_hh": [4 * H]}
+    if projected:
+        others["weight_hr"] = [P, H]
     for lane in range(lanes):
         layer, suffix = lane // directions, "_reverse" if lane % directions else ""
-        shapes = [[4 * H, x.shape[-1] if layer == 0 else directions * P], *others]
+        shapes = {"weight_ih": [4 * H, x.shape[-1] if layer == 0 else directions * P]} | others
         own = weights[lane * per_lane : (lane + 1) * per_lane]
-        for name, weight, shape in zip(names, own, shapes, strict=True):
+        for weight, (name, shape) in zip(own, shapes.items(), strict=True):
             expected.append((f"{name}_l{layer}{suffix}", weight, shape))
     return expected
 

@@ -155,17 +155,8 @@ class LSTM(nn.RNNBase):
         dropout = self.dropout if self.training else 0.0
         # Not _flat_weights, which does not see what functional_call or a parametrization puts in.
         weights = [getattr(self, name) for name in self._flat_weights_names]
-        run, arguments = _call(
-            x,
-            state,
-            weights,
-            dropout,
-            self.engine,
-            self.fuse,
-            1 + self.bidirectional,
-            packed,
-            resets,
-        )
+        own = self.engine, self.fuse, 1 + self.bidirectional
+        run, arguments = _call(x, state, weights, dropout, *own, packed, resets)
         y, h_n, c_n = run(*arguments)
         y, h_n, c_n = packed.unpack(y), packed.unsort(h_n), packed.unsort(c_n)
         if isinstance(input, PackedSequence):
@@ -260,7 +251,10 @@ def _call(
     (h0, c0), is_packed = state, packed.batch_sizes is not None and packed.places is None
     traced = _traced()
     if not traced:
-        check_tensors(x, h0, c0, weights, directions, is_packed)
+        B = h0.shape[1] if is_packed else x.shape[1]
+        if is_packed and not torch.compiler.is_compiling():  # a graph does not know it
+            B = int(packed.batch_sizes[0])
+        check_tensors(x, h0, c0, weights, directions, B, is_packed)
     if resets is not None:
         check_resets(resets, x)
     asked, (engine, fuse) = engine, resolve(engine, fuse, x.device)
