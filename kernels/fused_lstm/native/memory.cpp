@@ -1,5 +1,6 @@
 #include "memory.h"
 
+#include <ATen/EmptyTensor.h>
 #include <c10/core/CPUAllocator.h>
 #include <pthread.h>
 #include <sys/mman.h>
@@ -200,12 +201,16 @@ void give(void* memory, size_t bytes) {
 at::Tensor fresh(at::IntArrayRef shape, const at::TensorOptions& options) {
   const size_t bytes = c10::multiply_integers(shape) * options.dtype().itemsize();
   const Block block = bytes >= least_kept ? pool().take(block_bytes(bytes)) : Block{};
-  if (!block.memory) return at::empty(shape, options);
-  ASAN_UNPOISON_MEMORY_REGION(block.memory, bytes);
-  ASAN_POISON_MEMORY_REGION(static_cast<char*>(block.memory) + bytes, block.bytes - bytes);
-  profile().New(block.memory, bytes);
-  const auto free = [size = block.bytes](void* memory) { give(memory, size); };
-  const at::Tensor tensor = at::from_blob(block.memory, shape, free, options);
+  at::Tensor tensor;
+  if (block.memory) {
+    ASAN_UNPOISON_MEMORY_REGION(block.memory, bytes);
+    ASAN_POISON_MEMORY_REGION(static_cast<char*>(block.memory) + bytes, block.bytes - bytes);
+    profile().New(block.memory, bytes);
+    const auto free = [size = block.bytes](void* memory) { give(memory, size); };
+    tensor = at::from_blob(block.memory, shape, free, options);
+  } else {
+    tensor = at::detail::empty_cpu(shape, options);  // at::empty without the dispatcher's toll
+  }
   const at::Context& context = at::globalContext();  // as at::empty does, for tests
   if (context.deterministicAlgorithms() && context.deterministicFillUninitializedMemory()) {
     tensor.fill_(std::numeric_limits<double>::quiet_NaN());

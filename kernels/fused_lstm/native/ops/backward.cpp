@@ -33,17 +33,18 @@ struct Stack {
         options(call.x.options()) {}
 
   void allocate(const Tensor& dc_n, bool needs_dx) {
-    out.dx = needs_dx ? fresh_like(call.x) : at::empty({0}, options);
+    out.dx = needs_dx ? fresh_like(call.x) : fresh(nothing, options);
     out.dh0 = fresh_like(call.h0);
     out.dc0 = fresh_like(call.c0);
     T* const dc0 = out.dc0.template data_ptr<T>();
     if (dc_n.defined()) std::copy_n(dc_n.data_ptr<T>(), dc_n.numel(), dc0);
     if (!dc_n.defined()) std::fill_n(dc0, out.dc0.numel(), T(0));
+    out.dweights.reserve(call.weights.size());
     for (const Tensor& weight : call.weights) out.dweights.push_back(fresh_like(weight));
     dgates = fresh(plan.dgates, options);
-    if (s.projected) dh = fresh(plan.dh, options);
-    if (s.layers > 1) between = fresh(plan.between, options);
-    if (plan.dropped.count > 0) dropped = fresh(plan.dropped, options);
+    dh = fresh(plan.dh, options);
+    between = fresh(plan.between, options);
+    dropped = fresh(plan.dropped, options);
   }
 
   T* output(long layer) const {

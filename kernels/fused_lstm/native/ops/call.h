@@ -2,6 +2,7 @@
 // and backward.cpp have in common.
 #pragma once
 
+#include <array>
 #include <string_view>
 
 #include "isa/isa.h"
@@ -52,7 +53,11 @@ T* part_of(const at::Tensor& tensor, long index) {
   return tensor.data_ptr<T>() + index * (tensor.numel() / tensor.size(0));
 }
 
+constexpr std::array<int64_t, 1> nothing = {0};  // the shape of a result that is not wanted
+
+// Undefined where the plan has none.
 inline at::Tensor fresh(const Buffer& buffer, const at::TensorOptions& options) {
+  if (buffer.count == 0) return at::Tensor();
   return fresh(at::IntArrayRef({buffer.count, buffer.rows, buffer.columns}), options);
 }
 

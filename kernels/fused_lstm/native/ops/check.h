@@ -4,17 +4,23 @@
 
 #include <ATen/ATen.h>
 
+#include <string>
 #include <string_view>
 
 namespace fused_lstm {
 
+// The argument `name`, or of a list its element `index`.
 inline void check(const at::Tensor& tensor, const char* name, at::IntArrayRef shape,
-                  at::ScalarType dtype) {
-  TORCH_CHECK_VALUE(tensor.sizes() == shape, name, ": got shape ", tensor.sizes(), ", should be ",
-                    shape);
-  TORCH_CHECK_VALUE(tensor.scalar_type() == dtype, name, ": got dtype ", tensor.scalar_type(),
+                  at::ScalarType dtype, long index = -1) {
+  const auto said = [&] {
+    return index < 0 ? std::string(name) : std::string(name) + "[" + std::to_string(index) + "]";
+  };
+  TORCH_CHECK_VALUE(tensor.sizes() == shape, said(), ": got shape ", tensor.sizes(),
+                    ", should be ", shape);
+  TORCH_CHECK_VALUE(tensor.scalar_type() == dtype, said(), ": got dtype ", tensor.scalar_type(),
                     ", should be ", dtype);
-  TORCH_CHECK_VALUE(tensor.is_cpu(), name, ": got device ", tensor.device(), ", should be cpu");
+  TORCH_CHECK_VALUE(tensor.is_cpu(), said(), ": got device ", tensor.device(),
+                    ", should be cpu");
 }
 
 inline void check_fuse(std::string_view fuse) {

@@ -65,16 +65,18 @@ struct Stack {
   }
 
   void allocate() {
-    const long width = s.directions * s.outputs;
-    out.y = fresh(call.shape(width), options);
+    out.y = fresh(call.shape(s.directions * s.outputs), options);
     out.h_n = fresh_like(call.h0);
     out.c_n = fresh_like(call.c0);
-    out.h = fresh(call.shape(plan.h.count, width), options);
-    out.c = save ? fresh(call.shape(plan.c.count, s.hidden), options) : fresh(plan.c, options);
-    out.gates = save ? fresh(call.shape(plan.gates.count, 4 * s.hidden), options)
-                     : fresh(plan.gates, options);
-    if (s.projected) unprojected = fresh(plan.unprojected, options);
-    if (plan.dropped.count > 0) dropped = fresh(plan.dropped, options);
+    const auto kept = [&](const Buffer& buffer) {
+      return save ? fresh(call.shape(buffer.count, buffer.columns), options)
+                  : fresh(buffer, options);
+    };
+    out.h = kept(plan.h);
+    out.c = kept(plan.c);
+    out.gates = kept(plan.gates);
+    unprojected = fresh(plan.unprojected, options);
+    dropped = fresh(plan.dropped, options);
   }
 
   Lane<T> lane(long index) const {

@@ -10,6 +10,7 @@ using OptionalTensor = std::optional<Tensor>;
 
 std::vector<Tensor> converted(at::TensorList tensors, at::ScalarType dtype) {
   std::vector<Tensor> result;
+  result.reserve(tensors.size());
   for (const Tensor& tensor : tensors) result.push_back(fused_lstm::converted(tensor, dtype));
   return result;
 }
@@ -19,8 +20,7 @@ void check_weights(at::TensorList weights, const Sizes& s, long per_lane, at::Sc
   for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
     const long k = i % per_lane, layer = i / per_lane / s.directions;
     const long inputs = layer == 0 ? s.inputs : s.directions * s.outputs;
-    const std::string name = "weights[" + std::to_string(i) + "]";
-    const auto is = [&](at::IntArrayRef shape) { check(weights[i], name.c_str(), shape, dtype); };
+    const auto is = [&](at::IntArrayRef shape) { check(weights[i], "weights", shape, dtype, i); };
     if (k == 0) is({gates, inputs});
     if (k == 1) is({gates, s.outputs});
     if (k > 1 && s.projected && k == per_lane - 1) {
@@ -152,7 +152,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
                                  keep);
   const Forward out = run_forward(call, save);
   const auto as_given = [&](const Tensor& tensor) { return to_dtype(tensor, call.given); };
-  const auto none = [&](at::ScalarType dtype) { return at::empty({0}, x.options().dtype(dtype)); };
+  const auto none = [&](at::ScalarType dtype) { return fresh(nothing, x.options().dtype(dtype)); };
   return {as_given(out.y),
           as_given(out.h_n),
           as_given(out.c_n),
