@@ -56,7 +56,7 @@ def assert_is_the_references(inputs, p: float = 0.0, seed: torch.Tensor | None =
 def force(monkeypatch, kind: str, path: dict) -> None:
     """Make around.py launch what `path` says, instead of what plan.choose does."""
 
-    def made(fuse, direction, x, h0):
+    def made(fuse, direction, x, h0, directions):
         L, B, H = h0.shape
         return make_plan(kind, direction, H, B, L, x.dtype, path)
 
@@ -82,8 +82,8 @@ def test_every_path_of_the_wavefront(path, monkeypatch):
         monkeypatch.setattr(
             around,
             "_plan",
-            lambda fuse, d, x, h0: (
-                original(fuse, d, x, h0)
+            lambda fuse, d, x, h0, directions: (
+                original(fuse, d, x, h0, directions)
                 if d == "backward"
                 else make_plan("layers", d, h0.shape[2], h0.shape[1], len(h0), x.dtype, {})
             ),
@@ -176,7 +176,7 @@ def test_dropout_is_the_references(p, seed):
     x, seed = torch.randn(3, 4, 65), torch.tensor([seed])
     mask = reference.dropout_mask(seed, (3, *x.shape), p)
     for layer in range(3):
-        assert_close(philox.apply(p, seed, x, layer), x * mask[layer], f"layer {layer}")
+        assert_close(philox.apply(p, seed, x.numel(), x, layer), x * mask[layer], f"layer {layer}")
 
 
 def test_counter_beyond_32_bits():

@@ -40,7 +40,8 @@ def forward(plan, gates, w_hh, h0, c0, save, cell=LSTM):
     launch.first_rows(exchange, 1, B, H).copy_(h0)
     only = (w_hh,)  # where one lane has no use for w_ih or a bias
     sweep.forward(
-        plan, cell, gates, only, only, only, c0, y, y, c, exchange, counters, None, T, 0.0, save
+        plan, cell, gates, only, only, only, c0, y, y, c, exchange, counters, sweep.Options(), T,
+        0.0, save,
     )  # fmt: skip
     return y, c
 
@@ -51,7 +52,7 @@ def backward(plan, dy, dh_n, dc, gates, w_hh, c0, c, cell=LSTM):
     dgates, partial = torch.empty_like(gates), c.new_empty(plan.split, *c0.shape)
     sweep.backward(
         plan, cell, dy, dh_n, gates, (w_hh,), (w_hh,), c0, c, dc, dgates, exchange, counters,
-        partial, None, len(c), 0.0,
+        partial, sweep.Options(), len(c), 0.0,
     )  # fmt: skip
     return dgates
 

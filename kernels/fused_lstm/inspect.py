@@ -43,7 +43,7 @@ def argument_type(name: str, dtype: str) -> str:
         return "i32"
     if name == "barrier_ptr":
         return "*i32"
-    if name == "seed_ptr":
+    if name == "option_ptrs":  # none of them is read
         return "*i64"
     state = name in STATES
     return ("*fp64" if dtype == "fp64" else "*fp32") if state else TYPES[dtype]
@@ -55,7 +55,8 @@ def compile_plan(found: plan.Plan, arch: int):
     from .triton.cells.lstm import LSTM
 
     given = launch.constants(found, True, found.phases()[0], False)
-    lanes = {"w_ih_ptrs": found.layers, "w_hh_ptrs": found.layers, "bias_ptrs": found.layers}
+    lanes = dict.fromkeys(("w_ih_ptrs", "w_hh_ptrs", "bias_ptrs"), found.layers)
+    lanes["option_ptrs"] = 3
     constants = {"CELL": LSTM, "PLAN": given}
     options = {k: v for k, v in launch.options(found).items() if k != "launch_cooperative_grid"}
     return compile_kernel(kernel_of(found), found.dtype, constants, lanes, arch, options)

@@ -68,8 +68,7 @@ def run(ops, x, h0, c0, weights, dropout, fuse, directions=1, batch_sizes=None, 
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
     save = save or torch.jit.is_tracing()  # what is traced once may be trained and not
     lanes = directions, batch_sizes, keep
-    plain = directions == 1 and batch_sizes is None and keep is None and h0.shape == c0.shape
-    if fuse == "pointwise" or not (plain or ops in ALL_LANES):
+    if fuse == "pointwise" or (h0.shape != c0.shape and ops not in PROJECTING):
         cell = ops.cell if traced else partial(call_of(Fused, save), twins.Cell(ops))
         sweep, states = loop.steps(x, h0, c0, weights, cell, *lanes)
         drop = None if seed is None else partial(_drop, ops, dropout, seed)
@@ -274,4 +273,4 @@ def implement(engine: str, kernels: dict[str, Callable]) -> None:
 
 
 TRITON, NATIVE = _define("triton"), _define("native")
-ALL_LANES = (NATIVE,)  # those whose operator lstm takes all that its schema has
+PROJECTING = (NATIVE,)  # those whose operator lstm can project h

@@ -41,7 +41,7 @@ PATHS = {
 
 @dataclass(frozen=True)
 class Case:
-    kind: str  # pointwise, steps, layers
+    kind: str  # pointwise, steps, layers, both
     dtype: str  # a key of DTYPES
     arch: int
     H: int
@@ -51,11 +51,15 @@ class Case:
     p: float = 0.0
     mode: str = "persistent"  # or per-step: a launch a step
     path: str = "own"
+    lengths: tuple[int, ...] = ()  # of B rows, falling, where they end early
+    keep: bool = False  # whether some states are zeroed
 
     def __str__(self) -> str:
         words = [self.kind, self.dtype, f"sm_{self.arch}", f"H{self.H}", f"B{self.B}"]
         words += [f"L{self.L}"] if self.kind == "layers" else []
         words += [f"dropout {self.p}"] if self.p else []
+        words += ["rows"] if self.lengths else []
+        words += ["keep"] if self.keep else []
         words += [word for word in (self.mode, self.path) if word not in ("persistent", "own")]
         return "-".join(words).replace(" ", "-")
 
@@ -64,6 +68,21 @@ class Case:
         """The card; without SMs nothing can run at once, and a launch takes one step."""
         found = devices.by_arch(self.arch)
         return found if self.mode == "persistent" else replace(found, sms=0)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Of x: T and B, or N, of which one is dead."""
+        return (sum(self.lengths) + 1,) if self.lengths else (self.T, self.B)
+
+    def lanes(self) -> dict:
+        """What the operators are told of them."""
+        found = {"directions": 2 if self.kind == "both" else 1, "batch_sizes": None, "keep": None}
+        if self.lengths:
+            lengths, t = torch.tensor(self.lengths), torch.arange(self.T)
+            found["batch_sizes"] = (lengths > t[:, None]).sum(1)
+        if self.keep:
+            found["keep"] = torch.rand(found["directions"], *self.rows) > 0.4
+        return found
 
     @property
     def tolerance(self) -> float:
@@ -171,10 +190,10 @@ def _cell(case: Case) -> Problem:
 
 
 def _stack(case: Case) -> Problem:
-    inputs = _inputs(case)
+    inputs, lanes = _inputs(case), case.lanes()
     seed = torch.tensor([2**40 + 7]) if case.p else None
     wide = [_wide(t) for t in inputs]
-    outputs = reference.lstm(*wide[:3], wide[3:], case.p, seed)
+    outputs = reference.lstm(*wide[:3], wide[3:], case.p, seed, **lanes)
     by = [_pattern(out).to(inputs[0].dtype) for out in outputs]
     wanted = torch.autograd.grad(outputs, wide, [t.double() for t in by])
     names = ["y", "h_n", "c_n", "dx", "dh0", "dc0"]
@@ -184,10 +203,9 @@ def _stack(case: Case) -> Problem:
     def compute() -> dict[str, Tensor]:
         x, h0, c0, *weights = inputs
         with _launching(case):
-            y, h_n, c_n, *saved = around.lstm(x, h0, c0, weights, case.p, seed, case.kind, True)
-            dx, dh0, dc0, dweights = around.lstm_backward(
-                *by, x, h0, c0, weights, case.p, seed, case.kind, y, *saved, True
-            )
+            given = x, h0, c0, weights, case.p, seed, case.kind
+            y, h_n, c_n, *saved = around.lstm(*given, True, **lanes)
+            dx, dh0, dc0, dweights = around.lstm_backward(*by, *given, y, *saved, True, **lanes)
         found = (y, h_n, c_n, dx, dh0, dc0, *dweights)
         return dict(zip(names, found, strict=True))
 
@@ -196,11 +214,12 @@ def _stack(case: Case) -> Problem:
 
 def _inputs(case: Case) -> list[Tensor]:
     """x, h0, c0 and flat weights."""
-    T, B, H, L = case.T, case.B, case.H, case.L
-    made = [torch.randn(T, B, H), torch.randn(L, B, H), torch.randn(L, B, H)]
-    for _ in range(L):
-        weights = torch.randn(2, 4 * H, H), torch.randn(2, 4 * H)
-        made += [w / H**0.5 for pair in weights for w in pair]
+    B, H, D = case.B, case.H, 2 if case.kind == "both" else 1
+    made = [torch.randn(*case.rows, H), *torch.randn(2, case.L * D, B, H)]
+    for lane in range(case.L * D):
+        columns = H if lane < D else D * H
+        weights = torch.randn(4 * H, columns), torch.randn(4 * H, H), *torch.randn(2, 4 * H)
+        made += [w / H**0.5 for w in weights]
     return [t.to(DTYPES[case.dtype]) for t in made]
 
 
@@ -218,7 +237,7 @@ def _pattern(out: Tensor) -> Tensor:
 def _launching(case: Case) -> Iterator[None]:
     """The operators launch what the case says, instead of what plan.choose does."""
 
-    def made(fuse: str, direction: str, x: Tensor, h0: Tensor):
+    def made(fuse: str, direction: str, x: Tensor, h0: Tensor, directions: int):
         return make_plan(
             fuse, direction, case.H, case.B, case.L, x.dtype, PATHS[case.path],
             device=case.device, tf32=case.dtype == "tf32",
@@ -251,6 +270,20 @@ def every_case() -> list[Case]:
                     found.append(Case("layers", dtype, arch, 130, 3, L=2, path=path))
             found.append(Case("steps", dtype, arch, 33, 37, path="blocks of batch"))
             found.append(Case("steps", dtype, arch, 33, 37, path="groups of rows"))
+            found += _lanes(dtype, arch)
+    return found
+
+
+def _lanes(dtype: str, arch: int) -> list[Case]:
+    """Two directions, rows that end, states that are zeroed."""
+    found, few, many = [], (3, 2, 1), (3,) * 3 + (2,) * 14 + (1,) * 3
+    for lengths, keep in (((), False), (few, False), ((), True), (few, True)):
+        found.append(Case("both", dtype, arch, 33, lengths=lengths, keep=keep))
+        found.append(Case("layers", dtype, arch, 17, L=2, p=0.3, lengths=lengths, keep=keep))
+    for path in ("blocks of batch", "groups of rows"):
+        found.append(Case("both", dtype, arch, 17, 20, path=path, lengths=many, keep=True))
+        found.append(Case("steps", dtype, arch, 17, 20, path=path, lengths=many, keep=True))
+    found.append(Case("both", dtype, arch, 17, L=2, lengths=few, keep=True, mode="per-step"))
     return found
 
 
@@ -271,4 +304,11 @@ def some_cases() -> list[Case]:
         found.append(Case("layers", "tf32", arch, 130, T=2, L=2))
         found.append(Case("layers", "fp32", arch, 17, L=2, p=0.3))
         found.append(Case("layers", "bf16", arch, 17, L=2, mode="per-step"))
+        few, many = (3, 2, 1), (3,) * 3 + (2,) * 14 + (1,) * 3
+        for dtype in ("bf16", "fp32"):
+            found.append(Case("both", dtype, arch, 17))
+            found.append(Case("both", dtype, arch, 17, L=2, lengths=few, keep=True))
+            found.append(Case("layers", dtype, arch, 17, L=2, p=0.3, lengths=few, keep=True))
+        path = {"path": "blocks of batch", "lengths": many}
+        found.append(Case("both", "bf16", arch, 17, 20, **path))
     return found

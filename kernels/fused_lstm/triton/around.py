@@ -3,7 +3,9 @@
 What needs no order in time is one large product: before a forward sweep the inputs of all steps by
 w_ih, after a backward sweep the gradients of x, and after all of them those of the weights.
 
-A sweep takes as many lanes as its plan has: all of the stack, or one after another.
+A sweep takes as many lanes as its plan has: all of the stack, both of a layer, or one.
+
+N: rows of x, T * B or packed. W: columns of y, D * H.
 """
 
 from __future__ import annotations
@@ -18,25 +20,41 @@ from .. import stack
 from ..reference import Layer, by_layer, state_dtype
 from . import devices, launch, philox, precision, sweep
 from .cells.lstm import LSTM
+from .packed import Rows
 from .plan import Plan, choose
 
 
-def _plan(fuse: str, direction: str, x: Tensor, h0: Tensor) -> Plan:
-    """The sweep for these tensors: of all lanes, or of one."""
+def _plan(fuse: str, direction: str, x: Tensor, h0: Tensor, directions: int) -> Plan:
+    """The sweep for these tensors: of all lanes, of both of a layer, or of one."""
     L, B, H = h0.shape
     tf32 = x.dtype == torch.float32 and precision.tf32()
     return choose(
-        direction, hidden=H, batch=B, layers=L if fuse == "layers" else 1,
+        direction, hidden=H, batch=B, layers=L if fuse == "layers" else 1, directions=directions,
         dtype=launch.NAMES[x.dtype], device=devices.current(x.device), tf32=tf32,
     )  # fmt: skip
 
 
-def _by_sweep(together: bool, *of: Tensor | Sequence[Tensor]) -> list[tuple]:
-    """Each sweep's of some [L, ...] and lists of L: all of them, or one lane's."""
-    if together:
-        return [of]
-    lanes = [t.unbind() if isinstance(t, Tensor) else [(w,) for w in t] for t in of]
-    return list(zip(*lanes, strict=True))
+def _by_sweep(lanes: int, *of: Tensor | Sequence[Tensor]) -> list[tuple]:
+    """Each sweep's of some [L, ...] and lists of L: `lanes` of them."""
+    parts = []
+    for t in of:
+        if len(t) == lanes:
+            parts.append([t])
+        elif isinstance(t, Tensor):
+            parts.append(t.split(lanes))
+        else:
+            parts.append([t[n : n + lanes] for n in range(0, len(t), lanes)])
+    return list(zip(*parts, strict=True))
+
+
+def _options(seed: Tensor | None, rows: Rows, keep: Tensor | None) -> sweep.Options:
+    keep = None if keep is None else keep.contiguous().view(torch.uint8)
+    return sweep.Options(seed, rows.offset, keep)
+
+
+def _check(h0: Tensor, c0: Tensor) -> None:
+    if h0.shape != c0.shape:
+        raise ValueError(f"h0: got shape {list(h0.shape)}, should be {list(c0.shape)}, as c0")
 
 
 def _biases(layers: Sequence[Layer], like: Tensor) -> Sequence[Tensor]:
@@ -58,43 +76,53 @@ def lstm(
     seed: Tensor | None,
     fuse: str,
     save: bool,
+    directions: int = 1,
+    batch_sizes: Tensor | None = None,
+    keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The operator `lstm` of fused_lstm.ops."""
+    """The operator `lstm` of fused_lstm.ops, but for projections."""
+    _check(h0, c0)
     with precision.matmul_as_rnn(x.dtype):
-        (T, B, _), (L, _, H) = x.shape, h0.shape
+        rows, D, (L, B, H) = Rows(x, len(h0[0]), batch_sizes), directions, h0.shape
+        N, W, shape = rows.N, D * H, x.shape[:-1]
         x, state = x.contiguous(), c0.to(state_dtype(x.dtype)).contiguous()
         layers = list(by_layer([w.contiguous() for w in weights], L))
-        plan = _plan(fuse, "forward", x, h0)
-        together = plan.layers == L
-        inside = dropout if plan.layers > 1 else 0.0  # dropped by the sweep itself
+        plan = _plan(fuse, "forward", x, h0, D)
+        inside = dropout if plan.kind == "layers" else 0.0  # dropped by the sweep itself
+        options = _options(seed, rows, keep)
 
-        y, h = x.new_empty(T, B, H), x.new_empty(L - 1, T, B, H)
-        c = state.new_empty(L, T if save else 1, B, H)
-        gates = x.new_empty(L if save else 1, T, B, 4 * H)
-        copies = 2 if inside > 0 else 1
-        exchange, counters = launch.workspace(plan, x, (copies, L, 2), L // plan.layers)
-        launch.first_rows(exchange, L, B, H).copy_(h0)
+        y, h = x.new_empty(N, W), x.new_empty(L // D - 1, N, W)
+        c = state.new_empty(L, N if save else B, H)
+        gates = x.new_empty(L if save else D, N, 4 * H)
+        copies, count = 2 if inside > 0 else 1, L // plan.layers
+        exchange, counters = launch.workspace(plan, x, (copies, L, 2), count)
+        slots = 2 if rows.offset is not None else 1  # in which a row finds its h0
+        launch.first_rows(exchange, L, B, H, slots).copy_(h0)
         w_ih, w_hh = tuple(w.w_ih for w in layers), tuple(w.w_hh for w in layers)
-        swept = _by_sweep(together, w_ih, w_hh, _biases(layers, x), state, c)
-        spaces = [(exchange, counters)] if together else _by_sweep(False, exchange[0], counters)
-        rows, outputs = gates.flatten(1, 2).unbind(), [y] if together else [*h.unbind(), y]
+        swept = _by_sweep(plan.layers, w_ih, w_hh, _biases(layers, x), state, c)
+        spaces = [exchange] if count == 1 else exchange[0].split(plan.layers)
+        hoisted, outputs = gates.unbind(), [y] if plan.kind == "layers" else [*h.unbind(), y]
 
         def one(x: Tensor, index: int) -> Tensor:
             w_ih, w_hh, bias, c0, c = swept[index]
-            own, out = rows[index if save else 0], outputs[index]
-            torch.addmm(bias[0], x.flatten(0, 1), w_ih[0].T, out=own)
+            first, out = index * plan.layers if save else 0, outputs[index]
+            for lane in range(D):
+                torch.addmm(bias[lane], x, w_ih[lane].T, out=rows.of(hoisted[first + lane]))
             sweep.forward(
-                plan, LSTM, own, w_ih, w_hh, bias, c0, h, out, c, *spaces[index], seed, T, inside,
-                save,
+                plan, LSTM, hoisted[first], w_ih, w_hh, bias, c0, h, out, c, spaces[index],
+                counters[index], options, rows.T, inside, save,
             )  # fmt: skip
-            return out
+            return rows.of(out)
 
-        drop = partial(philox.apply, dropout, seed) if dropout > 0 else None
-        stack.run(x, L // plan.layers, one, drop)
-        h_n = torch.cat([h[:, -1], y[-1:]])
-        if save:
-            return y, h_n, c[:, -1].to(c0.dtype, copy=True), h, c, gates
-        return y, h_n, c[:, 0].to(c0.dtype), x.new_empty(0), state.new_empty(0), x.new_empty(0)
+        drop = partial(philox.apply, dropout, seed, N * W) if dropout > 0 else None
+        stack.run(rows.of(x.view(N, -1)), count, one, drop)
+        y[rows.live :].zero_()
+        h_n = torch.cat([rows.ends(t.chunk(D, -1), last=True) for t in (h, y[None])])
+        y = y.view(*shape, W)
+        if not save:
+            return y, h_n, c.to(c0.dtype), x.new_empty(0), state.new_empty(0), x.new_empty(0)
+        c_n = rows.ends([c[lane::D] for lane in range(D)], last=True).to(c0.dtype, copy=True)
+        return y, h_n, c_n, *(t.view(len(t), *shape, t.shape[-1]) for t in (h, c, gates))
 
 
 # --- backward ---
@@ -116,72 +144,110 @@ def lstm_backward(
     c: Tensor,
     gates: Tensor,
     needs_dx: bool,
+    directions: int = 1,
+    batch_sizes: Tensor | None = None,
+    keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """The operator `lstm_backward` of fused_lstm.ops."""
+    """The operator `lstm_backward` of fused_lstm.ops, but for projections."""
     with precision.matmul_as_rnn(x.dtype):
+        rows, D, (L, B, H) = Rows(x, len(h0[0]), batch_sizes), directions, h0.shape
+        N, W, state = rows.N, D * H, c0.to(c.dtype).contiguous()
         x, h0, y, h, c, gates = (t.contiguous() for t in (x, h0, y, h, c, gates))
-        (T, B, H), L, state = y.shape, len(h0), c0.to(c.dtype).contiguous()
         layers = list(by_layer([w.contiguous() for w in weights], L))
-        plan = _plan(fuse, "backward", x, h0)
-        together = plan.layers == L
-        inside = dropout if plan.layers > 1 else 0.0
+        plan = _plan(fuse, "backward", x, h0, D)
+        inside = dropout if plan.kind == "layers" else 0.0
+        options = _options(seed, rows, keep)
         dy = torch.zeros_like(y) if dy is None else dy.contiguous()
-        dh, dc = _last_gradients(dh_n, dc_n, h0, state)
+        dh, dc = _last_gradients(dh_n, dc_n, h0, state, rows.offset is not None)
 
-        dgates, partials = torch.empty_like(gates), c.new_empty(plan.layers, plan.split, B, H)
-        space = launch.workspace(plan, gates, (L, 2, 4), L // plan.layers)
+        dgates, partials = gates.new_empty(L, N, 4 * H), c.new_empty(plan.layers, plan.split, B, H)
+        exchange, counters = launch.workspace(plan, gates, (L, 2, 4), L // plan.layers)
         w_ih, w_hh = tuple(w.w_ih for w in layers), tuple(w.w_hh for w in layers)
-        swept = _by_sweep(together, gates, w_ih, w_hh, state, c, dc, dgates, *space)
-        dh_of = [dh] * L if together or dh is None else dh.unbind()
-        rows = dgates.flatten(1, 2).unbind()
+        swept = _by_sweep(plan.layers, gates, w_ih, w_hh, state, c, dc, dgates, exchange)
+        dh_of = [None] * len(swept) if dh is None else dh.split(plan.layers)
+        by_gates = [rows.of(t) for t in dgates.unbind()]
 
         def one(dy: Tensor, index: int) -> Tensor:
-            own = swept[index]
-            sweep.backward(plan, LSTM, dy, dh_of[index], *own, partials, seed, T, inside)
-            return rows[index] @ own[1][0] if index > 0 or needs_dx else dy
+            own, first = swept[index], index * plan.layers
+            sweep.backward(
+                plan,
+                LSTM,
+                dy,
+                dh_of[index],
+                *own,
+                counters[index],
+                partials,
+                options,
+                rows.T,
+                inside,
+            )
+            if index == 0 and not needs_dx:
+                return dy
+            dx = by_gates[first] @ w_ih[first]
+            return dx if D == 1 else dx.addmm_(by_gates[first + 1], w_ih[first + 1])
 
-        drop = partial(philox.apply, dropout, seed) if dropout > 0 else None
-        dx = stack.run_back(dy, L // plan.layers, one, drop)
+        drop = partial(philox.apply, dropout, seed, N * W) if dropout > 0 else None
+        dx = stack.run_back(rows.of(dy.view(N, W)), len(swept), one, drop)
 
-        dh0, dweights = _of_states_and_weights(layers, dgates, rows, x, h0, h, y, drop)
-        return dx.view_as(x) if needs_dx else x.new_empty(0), dh0, dc.to(c0.dtype), dweights
+        outputs = [rows.of(t) for t in (*h.view(-1, N, W).unbind(), y.view(N, W))]
+        x2 = rows.of(x.view(N, -1))
+        dweights = _of_weights(rows, layers, by_gates, x2, h0, outputs, keep, D, drop)
+        dh0 = _first_gradients(rows, dgates, w_hh, keep, D)
+        dx = rows.filled(dx).view_as(x) if needs_dx else x.new_empty(0)
+        return dx, dh0, dc.to(c0.dtype), dweights
+
+
+def _of_weights(
+    rows: Rows,
+    layers: Sequence[Layer],
+    dgates: Sequence[Tensor],
+    below: Tensor,
+    h0: Tensor,
+    outputs: Sequence[Tensor],
+    keep: Tensor | None,
+    D: int,
+    drop: stack.Drop | None,
+) -> list[Tensor]:
+    """All weights' gradients; below: x; outputs: each layer's."""
+    dweights = []
+    for lane, layer in enumerate(layers):
+        index, d = divmod(lane, D)
+        if index > 0 and d == 0:
+            below = outputs[index - 1] if drop is None else drop(outputs[index - 1], index - 1)
+        before = rows.before(outputs[index].chunk(D, -1)[d], h0[lane], d)
+        if keep is not None:
+            before = torch.where(rows.of(keep[d].reshape(rows.N, 1)), before, 0.0)
+        columns = dgates[lane].T
+        dweights += [columns @ below, columns @ before]
+        if layer.b_ih is not None:
+            bias = dgates[lane].sum(0)
+            dweights += [bias, bias.clone()]
+    return dweights
+
+
+def _first_gradients(
+    rows: Rows, dgates: Tensor, w_hh: Sequence[Tensor], keep: Tensor | None, D: int
+) -> Tensor:
+    """dh0 [L, B, H]: what each row's first step, in its lane's order of time, sends to h0."""
+    first = rows.ends([dgates[lane::D] for lane in range(D)], last=False)
+    dh0 = dgates.new_empty(*first.shape[:2], w_hh[0].shape[1])
+    for lane, w in enumerate(w_hh):
+        torch.mm(first[lane], w, out=dh0[lane])
+    if keep is None:
+        return dh0
+    kept = rows.ends([t.reshape(1, rows.N, 1) for t in keep], last=False)  # [D, B, 1]
+    return torch.where(kept, dh0.view(-1, *kept.shape[:2], dh0.shape[-1]), 0.0).view_as(dh0)
 
 
 def _last_gradients(
-    dh_n: Tensor | None, dc_n: Tensor | None, h0: Tensor, state: Tensor
+    dh_n: Tensor | None, dc_n: Tensor | None, h0: Tensor, state: Tensor, filled: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """dh and dc [L, B, H] for the sweeps, which write to dc. Both None: nobody has to fill them."""
-    if dh_n is None and dc_n is None:
+    """dh and dc [L, B, H] for the sweeps, which write to dc. Both None: nobody has to fill them,
+    unless they are to be `filled`.
+    """
+    if dh_n is None and dc_n is None and not filled:
         return None, torch.empty_like(state)
     dh = torch.zeros_like(h0) if dh_n is None else dh_n.contiguous()
     if dc_n is None:
         return dh, torch.zeros_like(state)
     return dh, dc_n.to(state.dtype, copy=True).contiguous()
-
-
-def _of_states_and_weights(
-    layers: Sequence[Layer],
-    dgates: Tensor,
-    rows: Sequence[Tensor],
-    x: Tensor,
-    h0: Tensor,
-    h: Tensor,
-    y: Tensor,
-    drop: stack.Drop | None,
-) -> tuple[Tensor, list[Tensor]]:
-    """dh0 [L, B, H] and all weights' gradients; rows: each layer's dgates, [T * B, 4H]."""
-    (T, B, H), dh0, dweights = y.shape, torch.empty_like(h0), []
-    outputs, before = [*h.unbind(), y], h.flatten(1, 2)[:, :-B].unbind()
-    before = [*before, y.view(T * B, H)[:-B]]  # a layer's h(t - 1), from t = 1 on
-    lanes = zip(layers, h0.unbind(), dgates[:, 0].unbind(), dh0.unbind(), strict=True)
-    for index, (layer, h0_own, first, dh0_own) in enumerate(lanes):
-        below = x if index == 0 else outputs[index - 1]
-        if index > 0 and drop is not None:
-            below = drop(below, index - 1)
-        columns, h_prev = rows[index].T, torch.cat([h0_own, before[index]])
-        dweights += [columns @ below.view(T * B, -1), columns @ h_prev]
-        if layer.b_ih is not None:
-            bias = rows[index].sum(0)
-            dweights += [bias, bias.clone()]
-        torch.mm(first, layer.w_hh, out=dh0_own)
-    return dh0, dweights

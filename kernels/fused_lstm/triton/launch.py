@@ -30,6 +30,8 @@ class Constants:
     """A sweep kernel's PLAN: what it is compiled with."""
 
     LANES: int
+    CHAIN: bool  # a lane reads what the lane below it writes
+    BOTH: bool  # or: lanes 0 and 1 are a layer's directions
     H: int
     H_PAD: int  # chunks * BLOCK_K
     UNITS: int
@@ -55,13 +57,19 @@ class Constants:
     SAVE: bool  # forward: keep what a backward needs
     PHASE: int  # backward: 0 sums, 1 finishes, 2 does both
     DROPOUT: bool  # between lanes
+    ROWS: bool  # rows of batch end early
+    KEEP: bool  # states are zeroed before some steps
 
 
 @lru_cache(1024)  # asked for by every launch
-def constants(plan: Plan, save: bool, phase: int, dropout: bool) -> Constants:
+def constants(
+    plan: Plan, save: bool, phase: int, dropout: bool, rows: bool = False, keep: bool = False
+) -> Constants:
     size, h_pad = SIZES[plan.dtype], plan.chunks * plan.block_k
     found = {
         "LANES": plan.layers,
+        "CHAIN": plan.kind == "layers" and plan.layers > 1,
+        "BOTH": plan.kind == "both",
         "H": plan.hidden,
         "H_PAD": h_pad,
         "UNITS": plan.units,
@@ -78,7 +86,7 @@ def constants(plan: Plan, save: bool, phase: int, dropout: bool) -> Constants:
         "AHEAD": plan.ahead,
         "STAGES": plan.stages,
         "HOLD": plan.hold,
-        "EARLY": plan.persistent and plan.batch_blocks == 1,
+        "EARLY": plan.persistent and plan.batch_blocks == 1 and not rows,
         "KEEP_LOOP": KEEP_LOOP or _spills(plan),
         "PERSISTENT": plan.persistent,
         "ACC": tl.float64 if size == 8 else tl.float32,
@@ -87,6 +95,8 @@ def constants(plan: Plan, save: bool, phase: int, dropout: bool) -> Constants:
         "SAVE": save,
         "PHASE": phase,
         "DROPOUT": dropout,
+        "ROWS": rows,
+        "KEEP": keep,
     }
     # Compiled code adds and compares constants of its own kind alone.
     wrap = (lambda value: value) if is_interpreted() else tl.constexpr
@@ -129,7 +139,7 @@ def workspace(plan: Plan, like: Tensor, leading: Sequence[int], launches: int) -
     return Workspace(zeros[:size].view(shape), counters.view(launches, row))
 
 
-def first_rows(exchange: Tensor, L: int, B: int, H: int) -> Tensor:
-    """Slot 0 of an exchange [., L, 2, B_PAD, H_PAD], without its padding: [L, B, H]."""
-    _, lane, _, row, column = exchange.stride()
-    return exchange.as_strided((L, B, H), (lane, row, column))
+def first_rows(exchange: Tensor, L: int, B: int, H: int, slots: int = 1) -> Tensor:
+    """The first slots of an exchange [., L, 2, B_PAD, H_PAD], without its padding: [., L, B, H]."""
+    _, lane, slot, row, column = exchange.stride()
+    return exchange.as_strided((slots, L, B, H), (slot, lane, row, column))

@@ -82,6 +82,7 @@ def dropout(x: Tensor, p: float, seed: Tensor, first: int = 0) -> Tensor:
     return y
 
 
-def apply(p: float, seed: Tensor, y: Tensor, layer: int) -> Tensor:
-    """y [T, B, H], `layer`'s output (or the gradient by it), as the mask of the seed leaves it."""
-    return dropout(y, p, seed, layer * y.numel())
+def apply(p: float, seed: Tensor, size: int, y: Tensor, layer: int) -> Tensor:
+    """`layer`'s output (or the gradient by it), as the mask of the seed leaves it; size: a layer's
+    elements, of which y may have the first."""
+    return dropout(y, p, seed, layer * size)

@@ -25,12 +25,12 @@ RESERVED = 2048  # bytes of shared memory for what the compiler adds: mbarriers,
 class Plan:
     """One kernel's launch. In brackets: what `fused_lstm.inspect` prints as its reason."""
 
-    kind: str  # steps or layers
+    kind: str  # steps, layers or both
     direction: str  # forward or backward
     mode: str  # persistent: one launch; per-step: one launch a step
     hidden: int
     batch: int
-    layers: int
+    layers: int  # lanes: of a wavefront, or the two directions of one layer
     dtype: str  # a key of SIZES
     precision: str  # tl.dot's input_precision; or upcast, in the interpreter
     programs: int
@@ -82,6 +82,10 @@ class Plan:
     def resident_fraction(self) -> float:
         return (self.resident + self.resident_ih) / (self.chunks * self.products)
 
+    def waves(self, T: int) -> int:
+        """Of T steps: a lane that reads another's output is a step behind it."""
+        return T + self.layers - 1 if self.kind == "layers" else T
+
     def launches(self, count: int) -> list[tuple[int, int]]:
         """[begin, end) of each launch that `count` steps or waves take, in order."""
         return [(0, count)] if self.persistent else [(t, t + 1) for t in range(count)]
@@ -105,15 +109,16 @@ def plan(
     """The launch for one shape.
 
     Args:
-        kind: "steps" (one layer a launch) or "layers" (a wavefront of `layers`).
+        kind: "steps" (one lane a launch), "layers" (a wavefront of `layers`) or "both" (a layer's
+            two directions).
         direction: "forward" or "backward".
         hidden, batch, layers: H, B, L.
         dtype: "fp16", "bf16", "fp32" or "fp64".
         device: one of fused_lstm.triton.devices.
         tf32: whether float32 products may round their inputs to TF32.
     """
-    if kind not in ("steps", "layers"):
-        raise ValueError(f"kind must be 'steps' or 'layers', got {kind!r}")
+    if kind not in ("steps", "layers", "both"):
+        raise ValueError(f"kind must be 'steps', 'layers' or 'both', got {kind!r}")
     if direction not in ("forward", "backward"):
         raise ValueError(f"direction must be 'forward' or 'backward', got {direction!r}")
     if dtype not in SIZES:
@@ -121,7 +126,7 @@ def plan(
     for name, value in (("hidden", hidden), ("batch", batch), ("layers", layers)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    layers = 1 if kind == "steps" else layers
+    layers = {"steps": 1, "layers": layers, "both": 2}[kind]
     if device.arch == 0:
         return _interpreted(kind, direction, hidden, batch, layers, dtype)
     return _compiled(kind, direction, hidden, batch, layers, dtype, device, tf32)
@@ -137,9 +142,12 @@ def choose(
     dtype: str,
     device: Device,
     tf32: bool = True,
+    directions: int = 1,
 ) -> Plan:
     """The launch for a stack of layers: a wavefront of all where it is faster, else one each."""
     shape = {"hidden": hidden, "batch": batch, "dtype": dtype, "device": device, "tf32": tf32}
+    if directions == 2:  # a layer has to wait for the whole one below
+        return plan("both", direction, layers=2, **shape)
     steps = plan("steps", direction, layers=1, **shape)
     if layers == 1:
         return steps
@@ -186,7 +194,7 @@ def _compiled(kind, direction, hidden, batch, layers, dtype, device, tf32) -> Pl
     block_b, row_groups = _divide_rows(batch, rows, programs, persistent, device, why)
     narrow = min(TILE // (rows * size) if on_tensor_cores else 16, max(16, _power_of_2(hidden)))
     # Half as many rounds of a product, where there are many and all of its weights are resident.
-    may_double = kind == "steps" and persistent and size == 2 and device.arch < 100
+    may_double = kind != "layers" and persistent and size == 2 and device.arch < 100
     may_double &= block_b <= 32 and _ceil(hidden, narrow) >= MANY
     for block_k in (2 * narrow, narrow) if may_double else (narrow,):
         chunks = _ceil(hidden, block_k)
@@ -280,8 +288,8 @@ def _ahead(kind: str, wide: int, streams: bool, device: Device) -> int:
     if device.arch < 90:
         return 3
     if streams:
-        return 2 if kind == "steps" else 1
-    return 4 if kind == "steps" else 2
+        return 1 if kind == "layers" else 2
+    return 2 if kind == "layers" else 4
 
 
 # --- what a step costs at least ---
@@ -299,7 +307,8 @@ class Cost:
 def cost(plan: Plan, device: Device) -> Cost:
     """A step's (steps) or wave's (layers) floor on `device`, in the steady state."""
     H, B, size = plan.hidden, plan.batch, SIZES[plan.dtype]
-    products = 2 * plan.layers - 1  # all but layer 0 multiply their input too
+    # In a wavefront all but layer 0 multiply their input too.
+    products = plan.layers if plan.kind == "both" else 2 * plan.layers - 1
     flops = products * 2 * 4 * H * H * B
     per_layer = plan.programs // plan.layers
     # Each program reads all that it sums over, padded to whole blocks.

@@ -1,0 +1,186 @@
+"""What a program of a sweep works on: its lane and block, and where a step's rows and states lie.
+
+Names as in sweep.py. PLAN is launch.Constants; steps is (T, B, offset_ptr).
+"""
+
+from __future__ import annotations
+
+import triton.language as tl
+
+from . import barrier, product
+from .helper import helper
+
+
+@helper
+def share(counter_ptr, PLAN: tl.constexpr):
+    """How many programs meet; a program's lane, block, part of the block and first block of batch;
+    the counters of all that meet and of those that share a block.
+
+    What there is but one of is 0 as a constant, and costs nothing.
+    """
+    programs = tl.num_programs(0) // PLAN.ROW_GROUPS
+    row_group, program = tl.program_id(0) * 0, tl.program_id(0)
+    if PLAN.ROW_GROUPS > 1:
+        row_group, program = tl.program_id(0) // programs, tl.program_id(0) % programs
+    block, part = program // PLAN.SPLIT, program % PLAN.SPLIT
+    counter_ptr += row_group * (1 + programs // PLAN.SPLIT) * barrier.APART
+    block_counter_ptr = counter_ptr + (1 + block) * barrier.APART
+    lane = block * 0
+    if PLAN.LANES > 1:
+        blocks = programs // (PLAN.LANES * PLAN.SPLIT)
+        lane, block = block // blocks, block % blocks
+    first_batch = row_group * PLAN.BATCH_BLOCKS
+    return programs, lane, block, part, first_batch, counter_ptr, block_counter_ptr
+
+
+@helper
+def pick(pointers, lane, LANES: tl.constexpr):
+    """pointers[lane] for a lane known at run time only."""
+    found = pointers[0]
+    for i in tl.static_range(1, LANES):
+        found = tl.where(lane == i, pointers[i], found)
+    return found
+
+
+@helper
+def place(t, lane, steps, PLAN: tl.constexpr):
+    """A lane's step t: rows of batch that are alive, first row in [L * N, .], and the slots of
+    its input and output. In a wave before a lane's first step or after its last no row is alive.
+    """
+    T, B, offset_ptr = steps
+    alive, time = B, t
+    if PLAN.BOTH:
+        time = tl.where(lane == 1, T - 1 - t, t)
+    first = (lane * T + time) * B
+    if PLAN.ROWS:
+        inside = (t >= 0) & (t < T)
+        begin = tl.load(offset_ptr + time, mask=inside, other=0)
+        alive = tl.load(offset_ptr + time + 1, mask=inside, other=0) - begin
+        first = first_row(lane, steps, PLAN) + begin
+    elif PLAN.CHAIN or PLAN.KEEP:
+        alive = tl.where((t >= 0) & (t < T), B, 0)
+    return alive, first, t & 1, (t & 1) ^ 1
+
+
+@helper
+def first_row(lane, steps, PLAN: tl.constexpr):
+    """A lane's first row in [L * N, .]."""
+    T, B, offset_ptr = steps
+    return lane * tl.load(offset_ptr + T + 1) if PLAN.ROWS else lane * T * B
+
+
+@helper
+def state_before(c0_ptr, c_ptr, t, lane, first, b, steps, PLAN: tl.constexpr):
+    """Where c before step t is: what the step before wrote, or c0 where the row begins with t."""
+    _, B, _ = steps
+    begin_ptr = c0_ptr + lane * B * PLAN.H
+    if PLAN.ROWS:
+        alive, before, _, _ = place(t - 1, lane, steps, PLAN)
+        before = before if PLAN.SAVE else lane * B
+        found = tl.where((b < alive)[None, :], c_ptr + before * PLAN.H, begin_ptr)
+    else:
+        before = first - ahead(lane, B, PLAN) if PLAN.SAVE else lane * B
+        found = tl.where(t == 0, begin_ptr, c_ptr + before * PLAN.H)
+    return found
+
+
+@helper
+def ahead(lane, B, PLAN: tl.constexpr):
+    """Rows from a lane's step to its next, where all have B."""
+    return tl.where(lane == 1, -B, B) if PLAN.BOTH else B
+
+
+@helper
+def turns(alive, first_batch, PLAN: tl.constexpr):
+    """How many blocks of batch a program takes in turn. Those that have rows alive come first."""
+    if PLAN.ROWS:
+        found = tl.minimum(tl.cdiv(alive, PLAN.BLOCK_B) - first_batch, PLAN.BATCH_BLOCKS)
+    else:
+        found = PLAN.BATCH_BLOCKS
+    return found
+
+
+@helper
+def kept(keep_ptr, t, lane, b, steps, PLAN: tl.constexpr):
+    """[1, BLOCK_B]: whether a row's state is kept before step t; of a chain all lanes have one."""
+    alive, first, _, _ = place(t, lane, steps, PLAN)
+    if PLAN.CHAIN:
+        first -= first_row(lane, steps, PLAN)
+    return (tl.load(keep_ptr + first + b, mask=b < alive, other=1) != 0)[None, :]
+
+
+@helper
+def arrive(barrier_ptr, turn, PLAN: tl.constexpr):
+    """After a block of batch, unless it is not known which is the last: the others wait for it."""
+    if not PLAN.ROWS and turn == PLAN.BATCH_BLOCKS - 1:
+        barrier.arrive(barrier_ptr, PLAN.PERSISTENT)
+
+
+@helper
+def block_of(batch, unit, alive, PLAN: tl.constexpr):
+    """Rows of batch b [BLOCK_B]; of [UNITS, BLOCK_B] elements those that there are, and where they
+    are in [B, H] and in a slot.
+    """
+    b = batch * PLAN.BLOCK_B + tl.arange(0, PLAN.BLOCK_B).to(tl.int64)
+    mask = (unit < PLAN.H)[:, None] & (b < alive)[None, :]
+    return b, mask, b[None, :] * PLAN.H + unit[:, None], b[None, :] * PLAN.H_PAD + unit[:, None]
+
+
+@helper
+def output_of(t, lane, first, b, unit, steps, PLAN: tl.constexpr):
+    """Where a block of the top lane's step t is in y and dy [N, H]; or of either lane of both
+    directions, which are side by side in [N, 2H].
+    """
+    _, B, _ = steps
+    row = (first - first_row(lane, steps, PLAN) + b)[None, :]
+    if PLAN.BOTH:
+        found = row * (2 * PLAN.H) + lane * PLAN.H + unit[:, None]
+    elif PLAN.ROWS:
+        found = row * PLAN.H + unit[:, None]
+    else:
+        found = t * B * PLAN.H + (b[None, :] * PLAN.H + unit[:, None])
+    return found
+
+
+@helper
+def store_output(h_ptr, y_ptr, h, mask, t, lane, first, b, unit, steps, PLAN: tl.constexpr):
+    """A block of h: to y, or of a chain's lower lanes to `h_ptr`."""
+    if PLAN.BOTH:
+        out_ptr = y_ptr + output_of(t, lane, first, b, unit, steps, PLAN)
+    else:
+        y_ptr -= first_row(lane, steps, PLAN) * PLAN.H
+        out_ptr = tl.where(lane == PLAN.LANES - 1, y_ptr, h_ptr)
+        out_ptr += first * PLAN.H + (b[None, :] * PLAN.H + unit[:, None])
+    tl.store(out_ptr, h, mask=mask)
+
+
+@helper
+def load_gradients(
+    dy_ptr, dh_n_ptr, dc_ptr, t, lane, first, b, unit, mask, last, steps, PLAN: tl.constexpr
+):
+    """A block's dc and dh of step t, without what step t + 1 and the lane above send to h."""
+    T, B, _ = steps
+    at = lane * B * PLAN.H + (b[None, :] * PLAN.H + unit[:, None])
+    given = mask & (b < tl.where(t == T - 1, last, B))[None, :]
+    dc = tl.load(dc_ptr + at, mask=given, other=0.0)
+    given = mask & (b < tl.where(t == T - 1, last, 0))[None, :]
+    if PLAN.ROWS:  # a row ends with this step where it is not alive in the next
+        alive, _, _, _ = place(t + 1, lane, steps, PLAN)
+        given = mask & (b >= alive)[None, :]
+    dh = tl.load(dh_n_ptr + at, mask=given, other=0.0).to(PLAN.ACC)
+    top = tl.where(lane == PLAN.LANES - 1, B, 0) if PLAN.CHAIN else B
+    dy_at = output_of(t, lane, first, b, unit, steps, PLAN)
+    dh += tl.load(dy_ptr + dy_at, mask=mask & (b < top)[None, :], other=0.0).to(PLAN.ACC)
+    return dc, dh
+
+
+@helper
+def load_hoisted(gates_ptr, lane, first, rows, batch, unit, PLAN: tl.constexpr):
+    """A block of the input products of the step whose first row is `first`; of `rows` there are,
+    of a chain in the lowest lane alone.
+    """
+    if PLAN.CHAIN:
+        rows = tl.where(lane == 0, rows, 0)
+    b, mask, _, _ = block_of(batch, unit, rows, PLAN)
+    at = (first + b)[None, :] * (4 * PLAN.H) + unit[:, None]
+    return product.load_gates(gates_ptr, at, mask, PLAN.H, PLAN.ACC)

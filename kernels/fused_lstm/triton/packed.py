@@ -1,0 +1,72 @@
+"""Which rows of a lane's tensors come first and last, and which come before which.
+
+A lane's tensors have N rows: [T, B, .] flattened, or packed as fused_lstm.rows says. B, T, D: rows
+of batch, time steps, directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Rows:
+    """The rows of x [T, B, I], or of x [N, I] with batch_sizes [T]."""
+
+    def __init__(self, x: Tensor, B: int, batch_sizes: Tensor | None) -> None:
+        self.B, self.T = B, len(x)
+        self.N = self.live = x.shape[:-1].numel()  # `live` of N are some step's
+        self.offset, self._last, self._before = None, None, {}
+        if batch_sizes is None:
+            return
+        if (first := int(batch_sizes[0])) != B:
+            raise ValueError(f"batch_sizes: begins with {first}, should be with B = {B}")
+        b, ends = torch.arange(B), batch_sizes.cumsum(0)
+        self.T, self.live = len(ends), int(ends[-1])
+        lengths = (batch_sizes[:, None] > b).sum(0)
+        last = (ends - batch_sizes)[lengths - 1] + b
+        table = torch.cat([ends.new_zeros(1), ends, ends.new_tensor([self.N]), last]).to(x.device)
+        self.offset, self._last = table[: self.T + 2], table[self.T + 2 :]
+
+    def of(self, t: Tensor) -> Tensor:
+        """[N, C] -> [live, C]."""
+        return t if self.live == self.N else t[: self.live]
+
+    def filled(self, t: Tensor) -> Tensor:
+        """[live, C] -> [N, C]."""
+        return (
+            t
+            if self.live == self.N
+            else torch.cat([t, t.new_zeros(self.N - self.live, t.shape[1])])
+        )
+
+    def ends(self, lanes: Sequence[Tensor], last: bool) -> Tensor:
+        """[L * D, B, C] of D times [L, N, C]: each lane's last step of each row, or its first."""
+        found = [self._edge(t, last != (d == 1)) for d, t in enumerate(lanes)]
+        return found[0] if len(found) == 1 else torch.stack(found, 1).flatten(0, 1)
+
+    def _edge(self, t: Tensor, late: bool) -> Tensor:
+        if not late:
+            return t[:, : self.B]
+        return t[:, self.N - self.B :] if self._last is None else t.index_select(1, self._last)
+
+    def before(self, h: Tensor, h0: Tensor, direction: int) -> Tensor:
+        """h [live, C] after each step, h0 [B, C] -> before each, [live, C]."""
+        if self.offset is None:
+            return torch.cat([h[self.B :], h0] if direction else [h0, h[: -self.B]])
+        if direction not in self._before:
+            self._before[direction] = self._index(direction)
+        return torch.cat([h0, h]).index_select(0, self._before[direction])
+
+    def _index(self, direction: int) -> Tensor:
+        """[live]: of `before`'s [h0, h]."""
+        begin, n = self.offset[:-1], torch.arange(self.live, device=self.offset.device)
+        t = torch.searchsorted(begin[1:], n, right=True)
+        b, there = n - begin[t], t > 0
+        other = (t - 1).clamp(min=0)
+        if direction:
+            other = (t + 1).clamp(max=self.T - 1)
+            there = (t + 1 < self.T) & (b < begin[other + 1] - begin[other])
+        return torch.where(there, self.B + begin[other] + b, b)

@@ -1,0 +1,189 @@
+"""Both directions, rows that end and states that are zeroed inside the sweeps: the interpreter."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from cases import Shape
+from fused_lstm import reference
+from fused_lstm.triton import around, interpreter
+from plans import PATHS_BACKWARD, make_plan
+from tolerance import assert_close
+
+pytestmark = pytest.mark.skipif(
+    not interpreter.is_interpreted(), reason="tests/test_gpu.py does these on a GPU"
+)
+SEED = torch.tensor([2**40 + 7])
+
+
+class Case(NamedTuple):
+    """T, B, I, H, L, and what is not plain about them."""
+
+    shape: Shape
+    directions: int = 1
+    lengths: tuple[int, ...] | None = None  # of B rows, falling; None: T each, in [T, B, I]
+    dead: int = 0  # rows of x behind those of all steps
+    keep: bool = False
+    bias: bool = True
+    p: float = 0.0
+
+    def __str__(self) -> str:
+        said = [f"{k}={v}" for k, v in self._asdict().items() if v != self._field_defaults.get(k)]
+        return " ".join([str(self.shape), *said[1:]])
+
+    @property
+    def sizes(self) -> Tensor | None:
+        if self.lengths is None:
+            return None
+        return (torch.tensor(self.lengths) > torch.arange(self.shape.T)[:, None]).sum(1)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        return self.shape[:2] if self.lengths is None else (sum(self.lengths) + self.dead,)
+
+
+class Problem(NamedTuple):
+    inputs: list[Tensor]  # x, h0, c0 and flat weights
+    lanes: dict  # of the operators
+    seed: Tensor | None
+
+
+def make_problem(case: Case, dtype: torch.dtype = torch.float64) -> Problem:
+    (_, B, I, H, L), D = case.shape, case.directions
+    made = [torch.randn(*case.rows, I), torch.randn(L * D, B, H), torch.randn(L * D, B, H)]
+    for lane in range(L * D):
+        made += [torch.randn(4 * H, I if lane < D else D * H), torch.randn(4 * H, H)]
+        made += [torch.randn(4 * H), torch.randn(4 * H)] if case.bias else []
+    for weight in made[3:]:
+        weight.div_(H**0.5)
+    keep = torch.rand(D, *case.rows) > 0.4 if case.keep else None
+    lanes = {"directions": D, "batch_sizes": case.sizes, "keep": keep}
+    made = [t.to(dtype).requires_grad_() for t in made]
+    return Problem(made, lanes, SEED if case.p else None)
+
+
+def expected(case: Case, problem: Problem, by: list[Tensor]) -> list[Tensor]:
+    """The reference's outputs and gradients."""
+    x, h0, c0, *weights = problem.inputs
+    outputs = reference.lstm(x, h0, c0, weights, case.p, problem.seed, **problem.lanes)
+    return [*outputs, *torch.autograd.grad(outputs, problem.inputs, by)]
+
+
+def computed(case: Case, problem: Problem, by: list[Tensor]) -> list[Tensor]:
+    """The operators'. What nobody has written is not a number."""
+    x, h0, c0, *weights = (t.detach() for t in problem.inputs)
+    given = x, h0, c0, weights, case.p, problem.seed, "layers"
+    y, h_n, c_n, *saved = around.lstm(*given, True, **problem.lanes)
+    *found, dweights = around.lstm_backward(*by, *given, y, *saved, True, **problem.lanes)
+    return [y, h_n, c_n, *found, *dweights]
+
+
+def make_gradients(case: Case) -> list[Tensor]:
+    D, (_, B, _, H, L) = case.directions, case.shape
+    shapes = (*case.rows, D * H), (L * D, B, H), (L * D, B, H)
+    return [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+
+
+def check(case: Case) -> None:
+    problem, by = make_problem(case), make_gradients(case)
+    wanted, found = expected(case, problem, by), computed(case, problem, by)
+    weights = [f"weight {n}" for n in range(len(wanted) - 6)]
+    for name, a, b in zip(
+        ("y", "h_n", "c_n", "dx", "dh0", "dc0", *weights), found, wanted, strict=True
+    ):
+        assert_close(a, b, name)
+    with torch.no_grad():
+        x, h0, c0, *weights = problem.inputs
+        unsaved = around.lstm(
+            x, h0, c0, weights, case.p, problem.seed, "layers", False, **problem.lanes
+        )
+    for name, a, b in zip(("y", "h_n", "c_n"), unsaved, wanted, strict=False):
+        assert_close(a, b, f"{name} where nothing is saved")
+
+
+CASES = [
+    Case(Shape(4, 3, 5, 7, 1), directions=2),
+    Case(Shape(3, 20, 9, 19, 2), directions=2, bias=False),
+    Case(Shape(1, 1, 1, 1, 1), directions=2),
+    Case(Shape(4, 4, 9, 17, 3), directions=2, p=0.4),
+    Case(Shape(5, 3, 4, 6, 1), lengths=(5, 3, 1)),
+    Case(Shape(5, 9, 7, 17, 2), lengths=(5, 5, 4, 4, 3, 2, 2, 1, 1), dead=4),
+    Case(Shape(5, 4, 7, 17, 3), lengths=(4, 4, 2, 1), dead=3, p=0.5),  # an empty step
+    Case(Shape(4, 20, 3, 17, 1), lengths=(4,) * 3 + (2,) * 17, directions=2),
+    Case(Shape(5, 4, 3, 7, 2), lengths=(5, 4, 2, 1), directions=2, dead=2, p=0.3),
+    Case(Shape(5, 4, 4, 6, 1), keep=True),
+    Case(Shape(4, 3, 4, 18, 2), keep=True, p=0.3),
+    Case(Shape(4, 17, 4, 9, 2), keep=True, directions=2, bias=False),
+    Case(Shape(5, 5, 4, 18, 3), lengths=(5, 4, 4, 2, 1), keep=True, dead=1, p=0.3),
+    Case(Shape(5, 5, 4, 18, 2), lengths=(5, 4, 4, 2, 1), keep=True, directions=2, p=0.3),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_is_the_references(case):
+    check(case)
+
+
+def force(monkeypatch, path: dict, wavefront: bool) -> None:
+    """Make around.py launch what `path` says, instead of what plan.choose does."""
+
+    def made(fuse, direction, x, h0, directions):
+        kind = "both" if directions == 2 else "layers" if wavefront else "steps"
+        L, B, H = h0.shape
+        own = path if direction == "backward" or "split" not in path else {}
+        return make_plan(kind, direction, H, B, L, x.dtype, own)
+
+    monkeypatch.setattr(around, "_plan", made)
+
+
+MANY = [
+    Case(Shape(3, 18, 5, 70, 2), lengths=(3,) * 2 + (2,) * 2 + (1,) * 14, keep=True, p=0.3),
+    Case(Shape(3, 18, 5, 70, 1), lengths=(3,) * 2 + (2,) * 15 + (1,), keep=True, directions=2),
+]
+
+
+@pytest.mark.parametrize("case", MANY, ids=["chain", "both"])
+@pytest.mark.parametrize("path", PATHS_BACKWARD)
+def test_every_path(path, case, monkeypatch):
+    force(monkeypatch, PATHS_BACKWARD[path], True)
+    check(case)
+
+
+def test_a_launch_a_layer_where_the_wavefront_does_not_fit(monkeypatch):
+    force(monkeypatch, {}, False)
+    check(Case(Shape(4, 3, 5, 7, 3), lengths=(4, 2, 1), keep=True, p=0.4))
+
+
+def test_gradients_that_nobody_asked_for():
+    case = Case(Shape(4, 3, 5, 7, 1), lengths=(4, 2, 1), directions=2)
+    problem, by = make_problem(case), make_gradients(case)
+    for n in range(3):
+        alone = [b if m == n else torch.zeros_like(b) for m, b in enumerate(by)]
+        wanted = expected(case, problem, alone)[3:]
+        found = computed(case, problem, [b if m == n else None for m, b in enumerate(by)])[3:]
+        for m, (a, b) in enumerate(itertools.zip_longest(found, wanted)):
+            assert_close(a, b, f"gradient {m} by output {n}")
+
+
+def test_a_state_that_is_zeroed_may_be_any():
+    """NaN in a state that is not kept reaches nothing."""
+    case = Case(Shape(3, 3, 5, 7, 1), keep=True)
+    problem = make_problem(case)
+    problem.lanes["keep"][:, 0, 1] = False
+    with torch.no_grad():
+        problem.inputs[1][:, 1], problem.inputs[2][:, 1] = torch.nan, torch.nan
+    found = computed(case, problem, make_gradients(case))
+    assert all(t.isfinite().all() for t in found[:6])
+
+
+def test_more_rows_in_the_state_than_at_the_first_step():
+    problem = make_problem(Case(Shape(3, 2, 5, 7, 1), lengths=(3, 1)))
+    x, _, _, *weights = problem.inputs
+    states = torch.zeros(2, 1, 3, 7, dtype=x.dtype)
+    with pytest.raises(ValueError, match="batch_sizes: begins with 2, should be with B = 3"):
+        around.lstm(x, *states, weights, 0.0, None, "steps", False, **problem.lanes)
