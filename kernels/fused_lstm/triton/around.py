@@ -47,6 +47,16 @@ def _by_sweep(lanes: int, *of: Tensor | Sequence[Tensor]) -> list[tuple]:
     return list(zip(*parts, strict=True))
 
 
+def _halves(y: Tensor, D: int) -> Sequence[Tensor]:
+    """Each direction's columns of y [., D * H]."""
+    return y.chunk(2, -1) if D == 2 else [y]
+
+
+def _by_direction(t: Tensor, D: int) -> Sequence[Tensor]:
+    """Each direction's lanes of t [L * D, ...]."""
+    return [t[::2], t[1::2]] if D == 2 else [t]
+
+
 def _options(seed: Tensor | None, rows: Rows, keep: Tensor | None) -> sweep.Options:
     keep = None if keep is None else keep.contiguous().view(torch.uint8)
     return sweep.Options(seed, rows.offset, keep)
@@ -116,12 +126,13 @@ def lstm(
 
         drop = partial(philox.apply, dropout, seed, N * W) if dropout > 0 else None
         stack.run(rows.of(x.view(N, -1)), count, one, drop)
-        y[rows.live :].zero_()
-        h_n = torch.cat([rows.ends(t.chunk(D, -1), last=True) for t in (h, y[None])])
+        if rows.live < N:
+            y[rows.live :].zero_()
+        h_n = torch.cat([rows.ends(_halves(t, D), last=True) for t in (h, y[None])])
         y = y.view(*shape, W)
         if not save:
             return y, h_n, c.to(c0.dtype), x.new_empty(0), state.new_empty(0), x.new_empty(0)
-        c_n = rows.ends([c[lane::D] for lane in range(D)], last=True).to(c0.dtype, copy=True)
+        c_n = rows.ends(_by_direction(c, D), last=True).to(c0.dtype, copy=True)
         return y, h_n, c_n, *(t.view(len(t), *shape, t.shape[-1]) for t in (h, c, gates))
 
 
@@ -214,7 +225,7 @@ def _of_weights(
         index, d = divmod(lane, D)
         if index > 0 and d == 0:
             below = outputs[index - 1] if drop is None else drop(outputs[index - 1], index - 1)
-        before = rows.before(outputs[index].chunk(D, -1)[d], h0[lane], d)
+        before = rows.before(_halves(outputs[index], D)[d], h0[lane], d)
         if keep is not None:
             before = torch.where(rows.of(keep[d].reshape(rows.N, 1)), before, 0.0)
         columns = dgates[lane].T
@@ -229,7 +240,7 @@ def _first_gradients(
     rows: Rows, dgates: Tensor, w_hh: Sequence[Tensor], keep: Tensor | None, D: int
 ) -> Tensor:
     """dh0 [L, B, H]: what each row's first step, in its lane's order of time, sends to h0."""
-    first = rows.ends([dgates[lane::D] for lane in range(D)], last=False)
+    first = rows.ends(_by_direction(dgates, D), last=False)
     dh0 = dgates.new_empty(*first.shape[:2], w_hh[0].shape[1])
     for lane, w in enumerate(w_hh):
         torch.mm(first[lane], w, out=dh0[lane])

@@ -70,8 +70,17 @@ def first_row(lane, steps, PLAN: tl.constexpr):
 
 
 @helper
-def state_before(c0_ptr, c_ptr, t, lane, first, b, steps, PLAN: tl.constexpr):
-    """Where c before step t is: what the step before wrote, or c0 where the row begins with t."""
+def kept(keep_ptr, t, lane, b, steps, PLAN: tl.constexpr):
+    """[1, BLOCK_B]: whether a row's state is kept before step t; of a chain all lanes have one."""
+    alive, first, _, _ = place(t, lane, steps, PLAN)
+    if PLAN.CHAIN:
+        first -= first_row(lane, steps, PLAN)
+    return (tl.load(keep_ptr + first + b, mask=b < alive, other=1) != 0)[None, :]
+
+
+@helper
+def load_state(c0_ptr, c_ptr, keep_ptr, t, lane, first, b, unit, mask, steps, PLAN: tl.constexpr):
+    """A block of c before step t: what the step before wrote, or c0 where the row begins with t."""
     _, B, _ = steps
     begin_ptr = c0_ptr + lane * B * PLAN.H
     if PLAN.ROWS:
@@ -81,7 +90,8 @@ def state_before(c0_ptr, c_ptr, t, lane, first, b, steps, PLAN: tl.constexpr):
     else:
         before = first - ahead(lane, B, PLAN) if PLAN.SAVE else lane * B
         found = tl.where(t == 0, begin_ptr, c_ptr + before * PLAN.H)
-    return found
+    c = tl.load(found + (b[None, :] * PLAN.H + unit[:, None]), mask=mask, other=0.0)
+    return tl.where(kept(keep_ptr, t, lane, b, steps, PLAN), c, 0.0) if PLAN.KEEP else c
 
 
 @helper
@@ -98,15 +108,6 @@ def turns(alive, first_batch, PLAN: tl.constexpr):
     else:
         found = PLAN.BATCH_BLOCKS
     return found
-
-
-@helper
-def kept(keep_ptr, t, lane, b, steps, PLAN: tl.constexpr):
-    """[1, BLOCK_B]: whether a row's state is kept before step t; of a chain all lanes have one."""
-    alive, first, _, _ = place(t, lane, steps, PLAN)
-    if PLAN.CHAIN:
-        first -= first_row(lane, steps, PLAN)
-    return (tl.load(keep_ptr + first + b, mask=b < alive, other=1) != 0)[None, :]
 
 
 @helper

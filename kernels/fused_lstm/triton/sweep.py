@@ -110,20 +110,17 @@ def lstm_sweep_fwd_kernel(
             # What no other program writes: it arrives while a product runs, or the program waits.
             if not PLAN.EARLY:
                 gates = lanes.load_hoisted(gates_ptr, lane, first, alive, batch, unit, PLAN)
-            c_prev_ptr = lanes.state_before(c0_ptr, c_ptr, t, lane, first, b, steps, PLAN)
-            c = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
+            c = lanes.load_state(
+                c0_ptr, c_ptr, keep_ptr, t, lane, first, b, unit, mask, steps, PLAN
+            )
             x_ptr = own_ptr + now * PLAN.SLOT + batch * PLAN.TILE
             if PLAN.KEEP:
-                keep, below, acc = (
-                    lanes.kept(keep_ptr, t, lane, b, steps, PLAN),
-                    acc,
-                    tl.zeros_like(acc),
-                )
+                below, acc = acc, tl.zeros_like(acc)
             acc = product.product(
                 acc, w_hh, w_hh_ptr, row, row_unit < H, x_ptr, H, 1, PLAN.RESIDENT, PLAN
             )
             if PLAN.KEEP:
-                acc, c = below + tl.where(keep, acc, 0.0), tl.where(keep, c, 0.0)
+                acc = below + tl.where(lanes.kept(keep_ptr, t, lane, b, steps, PLAN), acc, 0.0)
             if PLAN.CHAIN:
                 acc += bias[:, None]
             gates, h, c = CELL.forward(product.add_product(gates, acc, UNITS, BLOCK_B), c)
@@ -131,8 +128,7 @@ def lstm_sweep_fwd_kernel(
             tl.store(own_ptr + after * PLAN.SLOT + slot_at, h, mask=mask)
             if PLAN.DROPOUT:
                 dropped = h * philox.multiplier(seed_ptr, first * H + at, p, scale)
-                dropped_at = after * PLAN.SLOT + slot_at
-                tl.store(up_ptr + dropped_at, dropped.to(h.dtype), mask=mask)
+                tl.store(up_ptr + after * PLAN.SLOT + slot_at, dropped.to(h.dtype), mask=mask)
             lanes.arrive(barrier_ptr, turn, PLAN)  # the others wait for h alone
             lanes.store_output(h_ptr, y_ptr, h, mask, t, lane, first, b, unit, steps, PLAN)
             tl.store(c_ptr + c_first * H + at, c, mask=mask)
@@ -225,8 +221,9 @@ def lstm_sweep_bwd_kernel(
                 gates_at = (first + b)[None, :] * (4 * H) + unit[:, None]
                 # First what no other program writes: it arrives while the others finish.
                 gates = product.load_gates(gates_ptr, gates_at, mask, H, PLAN.ACC)
-                c_prev_ptr = lanes.state_before(c0_ptr, c_ptr, t, lane, first, b, steps, PLAN)
-                c_prev = tl.load(c_prev_ptr + at, mask=mask, other=0.0)
+                c_prev = lanes.load_state(
+                    c0_ptr, c_ptr, keep_ptr, t, lane, first, b, unit, mask, steps, PLAN
+                )
                 c = tl.load(c_ptr + first * H + at, mask=mask, other=0.0)
                 dc, dh = lanes.load_gradients(
                     dy_ptr, dh_n_ptr, dc_ptr, t, lane, first, b, unit, mask, last, steps, PLAN
@@ -234,14 +231,10 @@ def lstm_sweep_bwd_kernel(
                 if turn == 0:
                     barrier.wait(block_ptr, (wave + 1) * PLAN.SPLIT, PLAN.PERSISTENT)
                 dh += product.sum_partials(own_partial_ptr + at, B * H, mask, PLAN.SPLIT)
-                if PLAN.KEEP:
-                    keep = lanes.kept(keep_ptr, t, lane, b, steps, PLAN)
-                    c_prev = tl.where(keep, c_prev, 0.0)
                 gates, dc = CELL.backward(gates, c_prev, c, dh, dc)
                 if PLAN.KEEP:
-                    dc = tl.where(keep, dc, 0.0)
-                next_at = now * 4 * PLAN.SLOT + slot_at
-                product.store_gates(own_ptr, next_at, mask, gates, PLAN.SLOT)
+                    dc = tl.where(lanes.kept(keep_ptr, t, lane, b, steps, PLAN), dc, 0.0)
+                product.store_gates(own_ptr, now * 4 * PLAN.SLOT + slot_at, mask, gates, PLAN.SLOT)
                 lanes.arrive(barrier_ptr, turn, PLAN)  # the others wait for dgates alone
                 product.store_gates(dgates_ptr, gates_at, mask, gates, H)
                 tl.store(own_dc_ptr + at, dc, mask=mask)
