@@ -1,6 +1,6 @@
 """What a program of a sweep works on: its lane and block, and where a step's rows and states lie.
 
-Names as in sweep.py. PLAN is launch.Constants; steps is (T, B, offset_ptr).
+Names as in sweep.py. PLAN is launch.Constants; steps is (T, B, offset_ptr), here (t, lane, first).
 """
 
 from __future__ import annotations
@@ -79,8 +79,9 @@ def kept(keep_ptr, t, lane, b, steps, PLAN: tl.constexpr):
 
 
 @helper
-def load_state(c0_ptr, c_ptr, keep_ptr, t, lane, first, b, unit, mask, steps, PLAN: tl.constexpr):
+def load_state(c0_ptr, c_ptr, keep_ptr, here, b, unit, mask, steps, PLAN: tl.constexpr):
     """A block of c before step t: what the step before wrote, or c0 where the row begins with t."""
+    t, lane, first = here
     _, B, _ = steps
     begin_ptr = c0_ptr + lane * B * PLAN.H
     if PLAN.ROWS:
@@ -144,8 +145,9 @@ def output_of(t, lane, first, b, unit, steps, PLAN: tl.constexpr):
 
 
 @helper
-def store_output(h_ptr, y_ptr, h, mask, t, lane, first, b, unit, steps, PLAN: tl.constexpr):
+def store_output(h_ptr, y_ptr, h, here, b, unit, mask, steps, PLAN: tl.constexpr):
     """A block of h: to y, or of a chain's lower lanes to `h_ptr`."""
+    t, lane, first = here
     if PLAN.BOTH:
         out_ptr = y_ptr + output_of(t, lane, first, b, unit, steps, PLAN)
     else:
@@ -156,10 +158,9 @@ def store_output(h_ptr, y_ptr, h, mask, t, lane, first, b, unit, steps, PLAN: tl
 
 
 @helper
-def load_gradients(
-    dy_ptr, dh_n_ptr, dc_ptr, t, lane, first, b, unit, mask, last, steps, PLAN: tl.constexpr
-):
+def load_gradients(dy_ptr, dh_n_ptr, dc_ptr, here, b, unit, mask, last, steps, PLAN: tl.constexpr):
     """A block's dc and dh of step t, without what step t + 1 and the lane above send to h."""
+    t, lane, first = here
     T, B, _ = steps
     at = lane * B * PLAN.H + (b[None, :] * PLAN.H + unit[:, None])
     given = mask & (b < tl.where(t == T - 1, last, B))[None, :]

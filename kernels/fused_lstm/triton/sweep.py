@@ -75,7 +75,7 @@ def lstm_sweep_fwd_kernel(
     BLOCK_B: tl.constexpr = PLAN.BLOCK_B
     seed_ptr, offset_ptr, keep_ptr = option_ptrs
     steps = T, B, offset_ptr
-    programs, lane, block, _, first_batch, barrier_ptr, _ = lanes.share(barrier_ptr, PLAN)
+    programs, lane, block, _, first_batch, all_ptr, _ = lanes.share(barrier_ptr, PLAN)
     row, row_unit = product.gate_rows(block, H, UNITS)
     unit = block * UNITS + tl.arange(0, UNITS)
     w_hh_ptr = lanes.pick(w_hh_ptrs, lane, PLAN.LANES)
@@ -95,6 +95,7 @@ def lstm_sweep_fwd_kernel(
     for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
         t = (begin + wave).to(tl.int64) - (lane if PLAN.CHAIN else 0)
         alive, first, now, after = lanes.place(t, lane, steps, PLAN)
+        here = t, lane, first
         c_first = first if PLAN.SAVE else lane * B
         for turn in range(lanes.turns(alive, first_batch, PLAN)):
             batch = first_batch + turn
@@ -110,9 +111,7 @@ def lstm_sweep_fwd_kernel(
             # What no other program writes: it arrives while a product runs, or the program waits.
             if not PLAN.EARLY:
                 gates = lanes.load_hoisted(gates_ptr, lane, first, alive, batch, unit, PLAN)
-            c = lanes.load_state(
-                c0_ptr, c_ptr, keep_ptr, t, lane, first, b, unit, mask, steps, PLAN
-            )
+            c = lanes.load_state(c0_ptr, c_ptr, keep_ptr, here, b, unit, mask, steps, PLAN)
             x_ptr = own_ptr + now * PLAN.SLOT + batch * PLAN.TILE
             if PLAN.KEEP:
                 below, acc = acc, tl.zeros_like(acc)
@@ -129,8 +128,8 @@ def lstm_sweep_fwd_kernel(
             if PLAN.DROPOUT:
                 dropped = h * philox.multiplier(seed_ptr, first * H + at, p, scale)
                 tl.store(up_ptr + after * PLAN.SLOT + slot_at, dropped.to(h.dtype), mask=mask)
-            lanes.arrive(barrier_ptr, turn, PLAN)  # the others wait for h alone
-            lanes.store_output(h_ptr, y_ptr, h, mask, t, lane, first, b, unit, steps, PLAN)
+            lanes.arrive(all_ptr, turn, PLAN)  # the others wait for h alone
+            lanes.store_output(h_ptr, y_ptr, h, here, b, unit, mask, steps, PLAN)
             tl.store(c_ptr + c_first * H + at, c, mask=mask)
             if PLAN.SAVE:
                 product.store_gates(gates_ptr, gates_at, mask, gates, H)
@@ -138,9 +137,9 @@ def lstm_sweep_fwd_kernel(
                 rows, next_first = tl.where(t + 1 < T, B, 0), first + lanes.ahead(lane, B, PLAN)
                 gates = lanes.load_hoisted(gates_ptr, lane, next_first, rows, batch, unit, PLAN)
         if PLAN.ROWS:
-            barrier.arrive(barrier_ptr, PLAN.PERSISTENT)
+            barrier.arrive(all_ptr, PLAN.PERSISTENT)
         if wave + 1 < end - begin:
-            barrier.wait(barrier_ptr, (wave + 1) * programs, PLAN.PERSISTENT)
+            barrier.wait(all_ptr, (wave + 1) * programs, PLAN.PERSISTENT)
 
 
 @triton.jit(do_not_specialize=["begin", "end", "T", "B", "last", "p", "scale"])
@@ -172,8 +171,7 @@ def lstm_sweep_bwd_kernel(
     UNITS: tl.constexpr = PLAN.UNITS
     seed_ptr, offset_ptr, keep_ptr = option_ptrs
     steps = T, B, offset_ptr
-    shares = lanes.share(barrier_ptr, PLAN)
-    programs, lane, block, part, first_batch, barrier_ptr, block_ptr = shares
+    programs, lane, block, part, first_batch, all_ptr, block_ptr = lanes.share(barrier_ptr, PLAN)
     row = block.to(tl.int64) * UNITS + tl.arange(0, UNITS)
     unit = block * UNITS + part * PLAN.OWN + tl.arange(0, PLAN.OWN)
     rows = part.to(tl.int64) * (4 // PLAN.SPLIT * H * H)
@@ -189,6 +187,7 @@ def lstm_sweep_bwd_kernel(
     for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
         t = T - 1 - ((begin + wave).to(tl.int64) - (PLAN.LANES - 1 - lane if PLAN.CHAIN else 0))
         alive, first, now, after = lanes.place(t, lane, steps, PLAN)
+        here = t, lane, first
         if PLAN.PHASE != 1:
             for turn in range(lanes.turns(alive, first_batch, PLAN)):
                 batch = first_batch + turn
@@ -221,12 +220,10 @@ def lstm_sweep_bwd_kernel(
                 gates_at = (first + b)[None, :] * (4 * H) + unit[:, None]
                 # First what no other program writes: it arrives while the others finish.
                 gates = product.load_gates(gates_ptr, gates_at, mask, H, PLAN.ACC)
-                c_prev = lanes.load_state(
-                    c0_ptr, c_ptr, keep_ptr, t, lane, first, b, unit, mask, steps, PLAN
-                )
+                c_prev = lanes.load_state(c0_ptr, c_ptr, keep_ptr, here, b, unit, mask, steps, PLAN)
                 c = tl.load(c_ptr + first * H + at, mask=mask, other=0.0)
                 dc, dh = lanes.load_gradients(
-                    dy_ptr, dh_n_ptr, dc_ptr, t, lane, first, b, unit, mask, last, steps, PLAN
+                    dy_ptr, dh_n_ptr, dc_ptr, here, b, unit, mask, last, steps, PLAN
                 )
                 if turn == 0:
                     barrier.wait(block_ptr, (wave + 1) * PLAN.SPLIT, PLAN.PERSISTENT)
@@ -235,13 +232,13 @@ def lstm_sweep_bwd_kernel(
                 if PLAN.KEEP:
                     dc = tl.where(lanes.kept(keep_ptr, t, lane, b, steps, PLAN), dc, 0.0)
                 product.store_gates(own_ptr, now * 4 * PLAN.SLOT + slot_at, mask, gates, PLAN.SLOT)
-                lanes.arrive(barrier_ptr, turn, PLAN)  # the others wait for dgates alone
+                lanes.arrive(all_ptr, turn, PLAN)  # the others wait for dgates alone
                 product.store_gates(dgates_ptr, gates_at, mask, gates, H)
                 tl.store(own_dc_ptr + at, dc, mask=mask)
             if PLAN.ROWS:
-                barrier.arrive(barrier_ptr, PLAN.PERSISTENT)
+                barrier.arrive(all_ptr, PLAN.PERSISTENT)
         if wave + 1 < end - begin:
-            barrier.wait(barrier_ptr, (wave + 1) * programs, PLAN.PERSISTENT)
+            barrier.wait(all_ptr, (wave + 1) * programs, PLAN.PERSISTENT)
 
 
 # --- host launchers: the kernels' arguments; all contiguous ---
