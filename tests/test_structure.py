@@ -116,3 +116,26 @@ def test_at_most_eight_calls_to_a_kernel(engine, fuse, training):
     assert found, "no kernel was seen"
     longest = max(found, key=len)
     assert len(longest) <= 8, " > ".join(longest)
+
+
+# --- sizes ---
+
+SOURCES = [p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".h", ".cpp")]
+
+
+def test_a_file_is_one_idea():
+    assert len(SOURCES) > 60
+    long = {p.name: n for p in SOURCES if (n := len(p.read_text().splitlines())) > 350}
+    assert not long, "over 350 lines"
+
+
+def test_a_kernel_fits_on_two_screens():
+    """90 lines, 22 arguments; a tuple of pointers is one."""
+    seen = {}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name.endswith("_kernel"):
+                seen[node.name] = node.end_lineno - node.lineno + 1, len(node.args.args)
+    assert {"lstm_sweep_fwd_kernel", "lstm_sweep_bwd_kernel", "dropout_kernel"} <= set(seen)
+    large = {name: size for name, size in seen.items() if size[0] > 90 or size[1] > 22}
+    assert not large, "lines and arguments"

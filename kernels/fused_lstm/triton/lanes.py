@@ -79,6 +79,12 @@ def kept(keep_ptr, t, lane, b, steps, PLAN: tl.constexpr):
 
 
 @helper
+def add_kept(other, acc, keep_ptr, t, lane, b, steps, PLAN: tl.constexpr):
+    """other + acc, a product with the state before step t, of rows whose state is kept."""
+    return other + tl.where(kept(keep_ptr, t, lane, b, steps, PLAN), acc, 0.0)
+
+
+@helper
 def load_state(c0_ptr, c_ptr, keep_ptr, here, b, unit, mask, steps, PLAN: tl.constexpr):
     """A block of c before step t: what the step before wrote, or c0 where the row begins with t."""
     t, lane, first = here
@@ -116,6 +122,15 @@ def arrive(barrier_ptr, turn, PLAN: tl.constexpr):
     """After a block of batch, unless it is not known which is the last: the others wait for it."""
     if not PLAN.ROWS and turn == PLAN.BATCH_BLOCKS - 1:
         barrier.arrive(barrier_ptr, PLAN.PERSISTENT)
+
+
+@helper
+def meet(barrier_ptr, wave, waves, programs, PLAN: tl.constexpr):
+    """After a wave: wait for the others, but for the last wave, which nothing follows."""
+    if PLAN.ROWS:
+        barrier.arrive(barrier_ptr, PLAN.PERSISTENT)
+    if wave + 1 < waves:
+        barrier.wait(barrier_ptr, (wave + 1) * programs, PLAN.PERSISTENT)
 
 
 @helper
@@ -158,8 +173,9 @@ def store_output(h_ptr, y_ptr, h, here, b, unit, mask, steps, PLAN: tl.constexpr
 
 
 @helper
-def load_gradients(dy_ptr, dh_n_ptr, dc_ptr, here, b, unit, mask, last, steps, PLAN: tl.constexpr):
+def load_gradients(given_ptrs, here, b, unit, mask, last, steps, PLAN: tl.constexpr):
     """A block's dc and dh of step t, without what step t + 1 and the lane above send to h."""
+    dy_ptr, dh_n_ptr, dc_ptr = given_ptrs
     t, lane, first = here
     T, B, _ = steps
     at = lane * B * PLAN.H + (b[None, :] * PLAN.H + unit[:, None])

@@ -119,7 +119,7 @@ def lstm_sweep_fwd_kernel(
                 acc, w_hh, w_hh_ptr, row, row_unit < H, x_ptr, H, 1, PLAN.RESIDENT, PLAN
             )
             if PLAN.KEEP:
-                acc = below + tl.where(lanes.kept(keep_ptr, t, lane, b, steps, PLAN), acc, 0.0)
+                acc = lanes.add_kept(below, acc, keep_ptr, t, lane, b, steps, PLAN)
             if PLAN.CHAIN:
                 acc += bias[:, None]
             gates, h, c = CELL.forward(product.add_product(gates, acc, UNITS, BLOCK_B), c)
@@ -136,10 +136,7 @@ def lstm_sweep_fwd_kernel(
             if PLAN.EARLY:
                 rows, next_first = tl.where(t + 1 < T, B, 0), first + lanes.ahead(lane, B, PLAN)
                 gates = lanes.load_hoisted(gates_ptr, lane, next_first, rows, batch, unit, PLAN)
-        if PLAN.ROWS:
-            barrier.arrive(all_ptr, PLAN.PERSISTENT)
-        if wave + 1 < end - begin:
-            barrier.wait(all_ptr, (wave + 1) * programs, PLAN.PERSISTENT)
+        lanes.meet(all_ptr, wave, end - begin, programs, PLAN)
 
 
 @triton.jit(do_not_specialize=["begin", "end", "T", "B", "last", "p", "scale"])
@@ -183,6 +180,7 @@ def lstm_sweep_bwd_kernel(
         w_ih = product.load_resident(w_ih_ptr, row, fed, 1, H, PLAN.RESIDENT_IH, PLAN)
     lane = lane.to(tl.int64)
     own_ptr = exchange_ptr + 8 * lane * PLAN.SLOT
+    given_ptrs = dy_ptr, dh_n_ptr, dc_ptr
     own_dc_ptr, own_partial_ptr = dc_ptr + lane * B * H, partial_ptr + lane * PLAN.SPLIT * B * H
     for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
         t = T - 1 - ((begin + wave).to(tl.int64) - (PLAN.LANES - 1 - lane if PLAN.CHAIN else 0))
@@ -208,23 +206,19 @@ def lstm_sweep_bwd_kernel(
                     acc, w_hh, w_hh_ptr, row, row < H, x_ptr, after, PLAN.RESIDENT, PLAN
                 )
                 if PLAN.KEEP:
-                    keep = lanes.kept(keep_ptr, t + 1, lane, b, steps, PLAN)
-                    acc = above + tl.where(keep, acc, 0.0)
+                    acc = lanes.add_kept(above, acc, keep_ptr, t + 1, lane, b, steps, PLAN)
                 part_at = ((lane * PLAN.SPLIT + part) * B + b)[None, :] * H + row[:, None]
                 tl.store(partial_ptr + part_at, acc, mask=mask)
             barrier.arrive(block_ptr, PLAN.PERSISTENT)
         if PLAN.PHASE != 0:
             for turn in range(lanes.turns(alive, first_batch, PLAN)):
-                batch = first_batch + turn
-                b, mask, at, slot_at = lanes.block_of(batch, unit, alive, PLAN)
+                b, mask, at, slot_at = lanes.block_of(first_batch + turn, unit, alive, PLAN)
                 gates_at = (first + b)[None, :] * (4 * H) + unit[:, None]
                 # First what no other program writes: it arrives while the others finish.
                 gates = product.load_gates(gates_ptr, gates_at, mask, H, PLAN.ACC)
                 c_prev = lanes.load_state(c0_ptr, c_ptr, keep_ptr, here, b, unit, mask, steps, PLAN)
                 c = tl.load(c_ptr + first * H + at, mask=mask, other=0.0)
-                dc, dh = lanes.load_gradients(
-                    dy_ptr, dh_n_ptr, dc_ptr, here, b, unit, mask, last, steps, PLAN
-                )
+                dc, dh = lanes.load_gradients(given_ptrs, here, b, unit, mask, last, steps, PLAN)
                 if turn == 0:
                     barrier.wait(block_ptr, (wave + 1) * PLAN.SPLIT, PLAN.PERSISTENT)
                 dh += product.sum_partials(own_partial_ptr + at, B * H, mask, PLAN.SPLIT)
@@ -235,10 +229,7 @@ def lstm_sweep_bwd_kernel(
                 lanes.arrive(all_ptr, turn, PLAN)  # the others wait for dgates alone
                 product.store_gates(dgates_ptr, gates_at, mask, gates, H)
                 tl.store(own_dc_ptr + at, dc, mask=mask)
-            if PLAN.ROWS:
-                barrier.arrive(all_ptr, PLAN.PERSISTENT)
-        if wave + 1 < end - begin:
-            barrier.wait(all_ptr, (wave + 1) * programs, PLAN.PERSISTENT)
+        lanes.meet(all_ptr, wave, end - begin, programs, PLAN)
 
 
 # --- host launchers: the kernels' arguments; all contiguous ---
