@@ -10,7 +10,6 @@ from torch import nn
 
 import fused_lstm
 from cases import rungs
-from fused_lstm import ops
 from lanes import KINDS, Case, call, check, expected, make_inputs, make_modules, run
 from tolerance import assert_close
 
@@ -216,8 +215,7 @@ def test_torch_export(with_lengths, engine, fuse):
     """Any T and B where the engine has an operator; a loop has the T that it was exported with."""
     model = Reader(engine, fuse)
     B, T = torch.export.Dim("B", min=2, max=64), torch.export.Dim("T", min=2, max=512)
-    whole = fuse in ("steps", "layers") and getattr(ops, engine.upper()) in ops.ALL_LANES
-    dynamic = {0: T, 1: B} if whole else {1: B}
+    dynamic = {0: T, 1: B} if fuse in ("steps", "layers") else {1: B}
     inputs = (torch.randn(5, 3, 3), torch.tensor([5, 2, 3]))[: 1 + with_lengths]
     shapes = (dynamic, {0: B})[: 1 + with_lengths]
     program = torch.export.export(model, inputs, dynamic_shapes=shapes).module()
