@@ -230,9 +230,9 @@ def wrong_engine(monkeypatch):
     from fused_lstm import cudnn
     from fused_lstm.engines import LOADED
 
-    def lstm(x, h0, c0, weights, dropout, fuse):
+    def lstm(x, h0, c0, weights, *others):
         halved = [w / 2 + w.detach() / 2 for w in weights]
-        return cudnn.lstm(x, h0, c0, halved, dropout, fuse)
+        return cudnn.lstm(x, h0, c0, halved, *others)
 
     module = SimpleNamespace(missing=lambda device: None, describe=str, lstm=lstm)
     monkeypatch.setitem(ENGINES, "wrong", Engine("nowhere", ()))

@@ -157,7 +157,7 @@ def test_fewer_multiprocessors_mean_more_units_each():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "all"}, "kind must be 'steps' or 'layers', got 'all'"),
+        ({"kind": "all"}, "kind must be 'steps', 'layers' or 'both', got 'all'"),
         ({"direction": "up"}, "direction must be"),
         ({"dtype": "int8"}, "dtype must be one of fp16, bf16, fp32, fp64, got 'int8'"),
         ({"hidden": 0}, "hidden must be at least 1, got 0"),
