@@ -175,6 +175,47 @@ def test_dropout_in_the_wavefront_is_the_references():
     torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one", "both"])
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@fuses
+def test_both_directions_and_rows_that_end_are_nn_lstms(fuse, packed, bidirectional):
+    T, B, I, H, L = 9, 40, 33, 200, 2
+    exact = nn.LSTM(I, H, L, bidirectional=bidirectional, device="cuda", dtype=torch.float64)
+    own = {"engine": "triton", "fuse": fuse, "device": "cuda"}
+    ours = fused_lstm.LSTM(I, H, L, bidirectional=bidirectional, **own)
+    ours.load_state_dict(exact.state_dict())
+    x, lengths = torch.randn(T, B, I, device="cuda"), torch.randint(1, T + 1, (B,))
+    lengths[0] = T
+    pack = lambda t: nn.utils.rnn.pack_padded_sequence(t, lengths, enforce_sorted=False)  # noqa: E731
+    y, (h_n, c_n) = exact(pack(x.double()))
+    y, _ = nn.utils.rnn.pad_packed_sequence(y)
+    with tf32(False):
+        if packed:
+            found, states = ours(pack(x))
+            found, _ = nn.utils.rnn.pad_packed_sequence(found)
+        else:
+            found, states = ours(x, lengths=lengths)
+        found.cos().sum().backward()
+    y.cos().sum().backward()
+    for name, a, b in zip(("y", "h_n", "c_n"), (found, *states), (y, h_n, c_n), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-4, msg=name)
+    for (name, a), b in zip(ours.named_parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-3, atol=1e-3, msg=name)
+
+
+@fuses
+def test_resets_are_the_references(fuse):
+    T, B, I, H, L = 9, 40, 33, 200, 2
+    _, ours, x, state = make((T, B, I, H, L), torch.float32, fuse)
+    resets = torch.rand(T, B, device="cuda") < 0.3
+    with tf32(False), torch.no_grad():
+        found = ours(x, state, resets=resets)
+        weights = list(ours.parameters())
+        expected = reference.lstm(x, *state, weights, keep=~resets[None])
+    for name, a, b in zip(("y", "h_n", "c_n"), (found[0], *found[1]), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
+
+
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_a_launch_a_step_is_the_same_as_one_launch(direction, monkeypatch):
     """What runs where the programs do not all fit on the GPU at once."""
