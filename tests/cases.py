@@ -25,6 +25,34 @@ class Shape(NamedTuple):
         return "-".join(f"{name}{size}" for name, size in zip("TBIHL", self, strict=True))
 
 
+class LanesCase(NamedTuple):
+    """An operator's T, B, I, H, L, and what is not plain about them."""
+
+    shape: Shape
+    directions: int = 1
+    projected: int = 0
+    lengths: tuple[int, ...] | None = None  # of B rows, falling; None: T each, in [T, B, I]
+    dead: int = 0  # rows of x behind those of all steps
+    keep: bool = False
+    bias: bool = True
+    dropout: float = 0.0
+
+    def __str__(self) -> str:
+        said = [f"{k}={v}" for k, v in self._asdict().items() if v != self._field_defaults.get(k)]
+        return " ".join([str(self.shape), *said[1:]])
+
+    @property
+    def batch_sizes(self) -> Tensor | None:
+        if self.lengths is None:
+            return None
+        return (torch.tensor(self.lengths) > torch.arange(self.shape.T)[:, None]).sum(1)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """All dimensions of the operator's x but the last."""
+        return self.shape[:2] if self.lengths is None else (sum(self.lengths) + self.dead,)
+
+
 SHAPES = [
     Shape(1, 1, 1, 1, 1),
     Shape(1, 3, 5, 3, 2),

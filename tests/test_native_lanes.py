@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cases import LanesCase as Case
 from cases import Shape
 from fused_lstm import native, reference
 from tolerance import assert_close
@@ -18,34 +19,6 @@ pytestmark = pytest.mark.skipif(
     native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
 )
 SEED = torch.tensor([2**61 + 77])
-
-
-class Case(NamedTuple):
-    """T, B, I, H, L, and what is not plain about them."""
-
-    shape: Shape
-    directions: int = 1
-    projected: int = 0
-    lengths: tuple[int, ...] | None = None  # of B rows, falling; None: T each, in [T, B, I]
-    dead: int = 0  # rows of x behind those of all steps
-    keep: bool = False
-    bias: bool = True
-    dropout: float = 0.0
-
-    def __str__(self) -> str:
-        said = [f"{k}={v}" for k, v in self._asdict().items() if v != self._field_defaults.get(k)]
-        return " ".join([str(self.shape), *said[1:]])
-
-    @property
-    def batch_sizes(self) -> Tensor | None:
-        if self.lengths is None:
-            return None
-        return (torch.tensor(self.lengths) > torch.arange(self.shape.T)[:, None]).sum(1)
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        """All dimensions of the operator's x but the last."""
-        return self.shape[:2] if self.lengths is None else (sum(self.lengths) + self.dead,)
 
 
 CASES = [

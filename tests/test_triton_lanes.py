@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cases import LanesCase as Case
 from cases import Shape
 from fused_lstm import reference
 from fused_lstm.triton import around, interpreter
@@ -19,32 +20,6 @@ pytestmark = pytest.mark.skipif(
     not interpreter.is_interpreted(), reason="tests/test_gpu.py does these on a GPU"
 )
 SEED = torch.tensor([2**40 + 7])
-
-
-class Case(NamedTuple):
-    """T, B, I, H, L, and what is not plain about them."""
-
-    shape: Shape
-    directions: int = 1
-    lengths: tuple[int, ...] | None = None  # of B rows, falling; None: T each, in [T, B, I]
-    dead: int = 0  # rows of x behind those of all steps
-    keep: bool = False
-    bias: bool = True
-    p: float = 0.0
-
-    def __str__(self) -> str:
-        said = [f"{k}={v}" for k, v in self._asdict().items() if v != self._field_defaults.get(k)]
-        return " ".join([str(self.shape), *said[1:]])
-
-    @property
-    def sizes(self) -> Tensor | None:
-        if self.lengths is None:
-            return None
-        return (torch.tensor(self.lengths) > torch.arange(self.shape.T)[:, None]).sum(1)
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        return self.shape[:2] if self.lengths is None else (sum(self.lengths) + self.dead,)
 
 
 class Problem(NamedTuple):
@@ -62,22 +37,22 @@ def make_problem(case: Case, dtype: torch.dtype = torch.float64) -> Problem:
     for weight in made[3:]:
         weight.div_(H**0.5)
     keep = torch.rand(D, *case.rows) > 0.4 if case.keep else None
-    lanes = {"directions": D, "batch_sizes": case.sizes, "keep": keep}
+    lanes = {"directions": D, "batch_sizes": case.batch_sizes, "keep": keep}
     made = [t.to(dtype).requires_grad_() for t in made]
-    return Problem(made, lanes, SEED if case.p else None)
+    return Problem(made, lanes, SEED if case.dropout else None)
 
 
 def expected(case: Case, problem: Problem, by: list[Tensor]) -> list[Tensor]:
     """The reference's outputs and gradients."""
     x, h0, c0, *weights = problem.inputs
-    outputs = reference.lstm(x, h0, c0, weights, case.p, problem.seed, **problem.lanes)
+    outputs = reference.lstm(x, h0, c0, weights, case.dropout, problem.seed, **problem.lanes)
     return [*outputs, *torch.autograd.grad(outputs, problem.inputs, by)]
 
 
 def computed(case: Case, problem: Problem, by: list[Tensor]) -> list[Tensor]:
     """The operators'. What nobody has written is not a number."""
     x, h0, c0, *weights = (t.detach() for t in problem.inputs)
-    given = x, h0, c0, weights, case.p, problem.seed, "layers"
+    given = x, h0, c0, weights, case.dropout, problem.seed, "layers"
     y, h_n, c_n, *saved = around.lstm(*given, True, **problem.lanes)
     *found, dweights = around.lstm_backward(*by, *given, y, *saved, True, **problem.lanes)
     return [y, h_n, c_n, *found, *dweights]
@@ -100,7 +75,7 @@ def check(case: Case) -> None:
     with torch.no_grad():
         x, h0, c0, *weights = problem.inputs
         unsaved = around.lstm(
-            x, h0, c0, weights, case.p, problem.seed, "layers", False, **problem.lanes
+            x, h0, c0, weights, case.dropout, problem.seed, "layers", False, **problem.lanes
         )
     for name, a, b in zip(("y", "h_n", "c_n"), unsaved, wanted, strict=False):
         assert_close(a, b, f"{name} where nothing is saved")
@@ -110,17 +85,17 @@ CASES = [
     Case(Shape(4, 3, 5, 7, 1), directions=2),
     Case(Shape(3, 20, 9, 19, 2), directions=2, bias=False),
     Case(Shape(1, 1, 1, 1, 1), directions=2),
-    Case(Shape(4, 4, 9, 17, 3), directions=2, p=0.4),
+    Case(Shape(4, 4, 9, 17, 3), directions=2, dropout=0.4),
     Case(Shape(5, 3, 4, 6, 1), lengths=(5, 3, 1)),
     Case(Shape(5, 9, 7, 17, 2), lengths=(5, 5, 4, 4, 3, 2, 2, 1, 1), dead=4),
-    Case(Shape(5, 4, 7, 17, 3), lengths=(4, 4, 2, 1), dead=3, p=0.5),  # an empty step
+    Case(Shape(5, 4, 7, 17, 3), lengths=(4, 4, 2, 1), dead=3, dropout=0.5),  # an empty step
     Case(Shape(4, 20, 3, 17, 1), lengths=(4,) * 3 + (2,) * 17, directions=2),
-    Case(Shape(5, 4, 3, 7, 2), lengths=(5, 4, 2, 1), directions=2, dead=2, p=0.3),
+    Case(Shape(5, 4, 3, 7, 2), lengths=(5, 4, 2, 1), directions=2, dead=2, dropout=0.3),
     Case(Shape(5, 4, 4, 6, 1), keep=True),
-    Case(Shape(4, 3, 4, 18, 2), keep=True, p=0.3),
+    Case(Shape(4, 3, 4, 18, 2), keep=True, dropout=0.3),
     Case(Shape(4, 17, 4, 9, 2), keep=True, directions=2, bias=False),
-    Case(Shape(5, 5, 4, 18, 3), lengths=(5, 4, 4, 2, 1), keep=True, dead=1, p=0.3),
-    Case(Shape(5, 5, 4, 18, 2), lengths=(5, 4, 4, 2, 1), keep=True, directions=2, p=0.3),
+    Case(Shape(5, 5, 4, 18, 3), lengths=(5, 4, 4, 2, 1), keep=True, dead=1, dropout=0.3),
+    Case(Shape(5, 5, 4, 18, 2), lengths=(5, 4, 4, 2, 1), keep=True, directions=2, dropout=0.3),
 ]
 
 
@@ -142,7 +117,7 @@ def force(monkeypatch, path: dict, wavefront: bool) -> None:
 
 
 MANY = [
-    Case(Shape(3, 18, 5, 70, 2), lengths=(3,) * 2 + (2,) * 2 + (1,) * 14, keep=True, p=0.3),
+    Case(Shape(3, 18, 5, 70, 2), lengths=(3,) * 2 + (2,) * 2 + (1,) * 14, keep=True, dropout=0.3),
     Case(Shape(3, 18, 5, 70, 1), lengths=(3,) * 2 + (2,) * 15 + (1,), keep=True, directions=2),
 ]
 
@@ -156,7 +131,7 @@ def test_every_path(path, case, monkeypatch):
 
 def test_a_launch_a_layer_where_the_wavefront_does_not_fit(monkeypatch):
     force(monkeypatch, {}, False)
-    check(Case(Shape(4, 3, 5, 7, 3), lengths=(4, 2, 1), keep=True, p=0.4))
+    check(Case(Shape(4, 3, 5, 7, 3), lengths=(4, 2, 1), keep=True, dropout=0.4))
 
 
 def test_gradients_that_nobody_asked_for():
