@@ -38,19 +38,28 @@ def make_plan(
     path: dict,
     device: Device = INTERPRETER,
     tf32: bool = False,
+    projected: int = 0,
 ) -> Plan:
     """A device's plan with a path's changes, and what follows from them."""
     found = plan(
-        kind, direction, hidden=H, batch=B, layers=L, dtype=NAMES[dtype], device=device, tf32=tf32
-    )
+        kind, direction, hidden=H, batch=B, layers=L, dtype=NAMES[dtype], device=device, tf32=tf32,
+        projected=projected,
+    )  # fmt: skip
     found = replace(found, **path)
-    chunks = -(-H // found.block_k)
+    sums, others = (found.outputs, H) if direction == "forward" else (H, found.outputs)
+    chunks, chunks_hr = -(-sums // found.block_k), -(-others // found.block_k)
     whole = direction == "forward" or found.split == 4  # else a tile serves one gate of four
     return replace(
         found,
         chunks=chunks,
         resident=min(found.resident, chunks) if whole else 0,
         resident_ih=min(found.resident_ih or found.resident, chunks) if whole else 0,
-        programs=found.layers * found.split * found.row_groups * -(-H // found.units),
+        chunks_hr=chunks_hr if projected else 0,
+        resident_hr=min(found.resident, chunks_hr) if projected and found.resident else 0,
+        hold_hr=found.hold_hr or found.hold,
+        programs=found.layers
+        * found.split
+        * found.row_groups
+        * -(-max(H, found.outputs) // found.units),
         batch_blocks=-(-B // (found.block_b * found.row_groups)),
     )

@@ -13,7 +13,7 @@ import pytest
 
 import cores
 from fused_lstm import sass
-from fused_lstm.triton import devices, plan
+from fused_lstm.triton import choice, devices, plan
 
 SASS = """
         /*0000*/                   LDC R1, c[0x0][0x28] ;          /* 0x00000a00ff017b82 */
@@ -112,7 +112,7 @@ def test_a_wrong_order_is_found(change):
 def test_a_floor_counts_the_rows_that_are_moved():
     """17 rows of batch travel as 32, and H=650 as 768 columns."""
     costs = [
-        plan.cost(plan.plan("steps", "forward", hidden=650, batch=batch, layers=1, dtype="bf16",
+        choice.cost(plan.plan("steps", "forward", hidden=650, batch=batch, layers=1, dtype="bf16",
                             device=devices.DEVICES["H100"]), devices.DEVICES["H100"])
         for batch in (17, 32)
     ]  # fmt: skip

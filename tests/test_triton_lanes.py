@@ -29,11 +29,12 @@ class Problem(NamedTuple):
 
 
 def make_problem(case: Case, dtype: torch.dtype = torch.float64) -> Problem:
-    (_, B, I, H, L), D = case.shape, case.directions
-    made = [torch.randn(*case.rows, I), torch.randn(L * D, B, H), torch.randn(L * D, B, H)]
+    (_, B, I, H, L), D, P = case.shape, case.directions, case.projected or case.shape.H
+    made = [torch.randn(*case.rows, I), torch.randn(L * D, B, P), torch.randn(L * D, B, H)]
     for lane in range(L * D):
-        made += [torch.randn(4 * H, I if lane < D else D * H), torch.randn(4 * H, H)]
+        made += [torch.randn(4 * H, I if lane < D else D * P), torch.randn(4 * H, P)]
         made += [torch.randn(4 * H), torch.randn(4 * H)] if case.bias else []
+        made += [torch.randn(P, H)] if case.projected else []
     for weight in made[3:]:
         weight.div_(H**0.5)
     keep = torch.rand(D, *case.rows) > 0.4 if case.keep else None
@@ -59,8 +60,8 @@ def computed(case: Case, problem: Problem, by: list[Tensor]) -> list[Tensor]:
 
 
 def make_gradients(case: Case) -> list[Tensor]:
-    D, (_, B, _, H, L) = case.directions, case.shape
-    shapes = (*case.rows, D * H), (L * D, B, H), (L * D, B, H)
+    D, (_, B, _, H, L), P = case.directions, case.shape, case.projected or case.shape.H
+    shapes = (*case.rows, D * P), (L * D, B, P), (L * D, B, H)
     return [torch.randn(shape, dtype=torch.float64) for shape in shapes]
 
 
@@ -96,6 +97,15 @@ CASES = [
     Case(Shape(4, 17, 4, 9, 2), keep=True, directions=2, bias=False),
     Case(Shape(5, 5, 4, 18, 3), lengths=(5, 4, 4, 2, 1), keep=True, dead=1, dropout=0.3),
     Case(Shape(5, 5, 4, 18, 2), lengths=(5, 4, 4, 2, 1), keep=True, directions=2, dropout=0.3),
+    Case(Shape(4, 3, 5, 7, 1), projected=3),
+    Case(Shape(1, 1, 1, 2, 1), projected=1),
+    Case(Shape(3, 20, 5, 19, 1), projected=30, bias=False),  # more than there are units
+    Case(Shape(4, 3, 5, 19, 3), projected=17, dropout=0.4),
+    Case(Shape(3, 5, 6, 40, 2), projected=39, directions=2, dropout=0.4),
+    Case(Shape(5, 4, 7, 17, 2), projected=5, lengths=(4, 4, 2, 1), dead=3, dropout=0.5),
+    Case(Shape(4, 17, 4, 9, 2), projected=4, keep=True, directions=2, bias=False),
+    Case(Shape(5, 5, 4, 18, 3), projected=6, lengths=(5, 4, 4, 2, 1), keep=True, dropout=0.3),
+    Case(Shape(5, 5, 4, 18, 2), projected=6, lengths=(5, 4, 4, 2, 1), keep=True, directions=2),
 ]
 
 
@@ -105,24 +115,27 @@ def test_is_the_references(case):
 
 
 def force(monkeypatch, path: dict, wavefront: bool) -> None:
-    """Make around.py launch what `path` says, instead of what plan.choose does."""
+    """Make around.py launch what `path` says, instead of what choice.choose does."""
 
-    def made(fuse, direction, x, h0, directions):
-        kind = "both" if directions == 2 else "layers" if wavefront else "steps"
-        L, B, H = h0.shape
+    def made(fuse, direction, x, shape):
+        L, D, B, H, projected = shape
+        kind = "both" if D == 2 else "layers" if wavefront else "steps"
         own = path if direction == "backward" or "split" not in path else {}
-        return make_plan(kind, direction, H, B, L, x.dtype, own)
+        return make_plan(kind, direction, H, B, L, x.dtype, own, projected=projected)
 
     monkeypatch.setattr(around, "_plan", made)
 
 
-MANY = [
-    Case(Shape(3, 18, 5, 70, 2), lengths=(3,) * 2 + (2,) * 2 + (1,) * 14, keep=True, dropout=0.3),
-    Case(Shape(3, 18, 5, 70, 1), lengths=(3,) * 2 + (2,) * 15 + (1,), keep=True, directions=2),
-]
+FEW, MANY = (3,) * 2 + (2,) * 2 + (1,) * 14, (3,) * 2 + (2,) * 15 + (1,)
+LARGE = {
+    "chain": Case(Shape(3, 18, 5, 70, 2), lengths=FEW, keep=True, dropout=0.3),
+    "both": Case(Shape(3, 18, 5, 70, 1), lengths=MANY, keep=True, directions=2),
+    "chain projected": Case(Shape(3, 18, 5, 70, 2), projected=37, keep=True, dropout=0.3),
+    "both projected": Case(Shape(3, 18, 5, 70, 1), projected=20, lengths=MANY, directions=2),
+}
 
 
-@pytest.mark.parametrize("case", MANY, ids=["chain", "both"])
+@pytest.mark.parametrize("case", LARGE.values(), ids=LARGE)
 @pytest.mark.parametrize("path", PATHS_BACKWARD)
 def test_every_path(path, case, monkeypatch):
     force(monkeypatch, PATHS_BACKWARD[path], True)

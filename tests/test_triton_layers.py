@@ -54,10 +54,10 @@ def assert_is_the_references(inputs, p: float = 0.0, seed: torch.Tensor | None =
 
 
 def force(monkeypatch, kind: str, path: dict) -> None:
-    """Make around.py launch what `path` says, instead of what plan.choose does."""
+    """Make around.py launch what `path` says, instead of what choice.choose does."""
 
-    def made(fuse, direction, x, h0, directions):
-        L, B, H = h0.shape
+    def made(fuse, direction, x, shape):
+        L, _, B, H, _ = shape
         return make_plan(kind, direction, H, B, L, x.dtype, path)
 
     monkeypatch.setattr(around, "_plan", made)
@@ -82,10 +82,10 @@ def test_every_path_of_the_wavefront(path, monkeypatch):
         monkeypatch.setattr(
             around,
             "_plan",
-            lambda fuse, d, x, h0, directions: (
-                original(fuse, d, x, h0, directions)
+            lambda fuse, d, x, shape: (
+                original(fuse, d, x, shape)
                 if d == "backward"
-                else make_plan("layers", d, h0.shape[2], h0.shape[1], len(h0), x.dtype, {})
+                else make_plan("layers", d, shape.H, shape.B, shape.L, x.dtype, {})
             ),
         )
     assert_is_the_references(make_stack(2, 18, 5, 70, 2, torch.float32), 0.3, torch.tensor([5]))

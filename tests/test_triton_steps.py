@@ -36,23 +36,23 @@ def forward(plan, gates, w_hh, h0, c0, save, cell=LSTM):
     """y [T, B, H] and c [T or 1, B, H]; gates become the activated ones."""
     T, (B, H) = len(gates), h0.shape
     y, c = gates.new_empty(T, B, H), c0.new_empty(T if save else 1, B, H)
-    exchange, (counters,) = launch.workspace(plan, gates, (1, 1, 2), 1)
+    exchange, _, (counters,) = launch.workspace(plan, gates, (1, 1, 2), 1)
     launch.first_rows(exchange, 1, B, H).copy_(h0)
-    only = (w_hh,)  # where one lane has no use for w_ih or a bias
+    only = (w_hh,)  # where one lane has no use for w_ih, w_hr or a bias
     sweep.forward(
-        plan, cell, gates, only, only, only, c0, y, y, c, exchange, counters, sweep.Options(), T,
-        0.0, save,
+        plan, cell, gates, sweep.Weights(only, only, only), only, c0, y, y, c, exchange, counters,
+        sweep.Options(), T, 0.0, save,
     )  # fmt: skip
     return y, c
 
 
 def backward(plan, dy, dh_n, dc, gates, w_hh, c0, c, cell=LSTM):
     """dgates [T, B, 4H]; dc becomes the gradient by c0."""
-    exchange, (counters,) = launch.workspace(plan, gates, (2, 4), 1)
+    exchange, _, (counters,) = launch.workspace(plan, gates, (2, 4), 1)
     dgates, partial = torch.empty_like(gates), c.new_empty(plan.split, *c0.shape)
     sweep.backward(
-        plan, cell, dy, dh_n, gates, (w_hh,), (w_hh,), c0, c, dc, dgates, exchange, counters,
-        partial, sweep.Options(), len(c), 0.0,
+        plan, cell, dy, dh_n, gates, sweep.Weights(*[(w_hh,)] * 3), c0, c, dc, dgates, exchange,
+        counters, partial, sweep.Options(), len(c), 0.0,
     )  # fmt: skip
     return dgates
 

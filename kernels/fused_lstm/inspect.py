@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from . import sass
-from .triton import devices, plan
+from .triton import choice, devices, plan
 
 # A kernel's pointers to the state dtype.
 STATES = ("c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr")
@@ -125,7 +125,7 @@ def inspect(found: plan.Plan, device: devices.Device) -> dict:
         "loop": sass.count(step),
         "executed": executed(found, step) if loop else None,
         "order": sass.order(step) if loop else [],
-        "cost": asdict(plan.cost(found, device)),
+        "cost": asdict(choice.cost(found, device)),
         "sass": [f"{address:6x}  {text}" for address, text in step],
     }
 
@@ -251,7 +251,7 @@ def wanted(args: argparse.Namespace):
                     yield pointwise, (dtype, device, args.batch, hidden)
                     continue
                 for direction in ("forward", "backward"):
-                    kind = plan.choose(direction, **shape)
+                    kind = choice.choose(direction, **shape)
                     if args.fuse == "steps":
                         kind = plan.plan("steps", direction, **shape)
                     yield inspect, (kind, device)

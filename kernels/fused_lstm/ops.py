@@ -44,9 +44,7 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -70,7 +68,7 @@ def run(ops, x, h0, c0, weights, dropout, fuse, directions=1, batch_sizes=None, 
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
     save = save or torch.jit.is_tracing()  # what is traced once may be trained and not
     lanes = directions, batch_sizes, keep
-    if fuse == "pointwise" or (ops not in PROJECTING and _projected(h0, c0)):
+    if fuse == "pointwise":
         cell = ops.cell if traced else partial(call_of(Fused, save), twins.Cell(ops))
         sweep, states = loop.steps(x, h0, c0, weights, cell, *lanes)
         drop = None if seed is None else partial(_drop, ops, dropout, seed)
@@ -81,14 +79,6 @@ def run(ops, x, h0, c0, weights, dropout, fuse, directions=1, batch_sizes=None, 
         return ops.lstm(x, h0, c0, weights, dropout, seed, fuse, save, **options)[:3]
     call = twins.LSTM(ops, dropout, fuse, save, directions, 3 + len(weights))
     return call_of(Fused, save)(call, x, h0, c0, *weights, seed, batch_sizes, keep)[:3]
-
-
-def _projected(h0: Tensor, c0: Tensor) -> bool:
-    """Whether h has a size of its own. torch.jit.trace warns of what depends on sizes: not this."""
-    with warnings.catch_warnings() if torch.jit.is_tracing() else nullcontext():
-        if torch.jit.is_tracing():
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        return h0.shape != c0.shape
 
 
 def _traced() -> bool:
@@ -283,4 +273,3 @@ def implement(engine: str, kernels: dict[str, Callable]) -> None:
 
 
 TRITON, NATIVE = _define("triton"), _define("native")
-PROJECTING = (NATIVE,)  # those whose operator lstm can project h

@@ -235,9 +235,9 @@ def _pattern(out: Tensor) -> Tensor:
 
 @contextmanager
 def _launching(case: Case) -> Iterator[None]:
-    """The operators launch what the case says, instead of what plan.choose does."""
+    """The operators launch what the case says, instead of what choice.choose does."""
 
-    def made(fuse: str, direction: str, x: Tensor, h0: Tensor, directions: int):
+    def made(fuse: str, direction: str, x: Tensor, shape: around.Shape):
         return make_plan(
             fuse, direction, case.H, case.B, case.L, x.dtype, PATHS[case.path],
             device=case.device, tf32=case.dtype == "tf32",

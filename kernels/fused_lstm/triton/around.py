@@ -5,13 +5,15 @@ w_ih, after a backward sweep the gradients of x, and after all of them those of 
 
 A sweep takes as many lanes as its plan has: all of the stack, both of a layer, or one.
 
-N: rows of x, T * B or packed. W: columns of y, D * H.
+L: lanes. N: rows of x, T * B or packed. P: the size of h, H where it is not projected. W: columns
+of y, D * P.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,17 +22,86 @@ from .. import stack
 from ..reference import Layer, by_layer, state_dtype
 from . import devices, launch, philox, precision, sweep
 from .cells.lstm import LSTM
+from .choice import choose
 from .packed import Rows
-from .plan import Plan, choose
+from .plan import Plan
 
 
-def _plan(fuse: str, direction: str, x: Tensor, h0: Tensor, directions: int) -> Plan:
+class Shape(NamedTuple):
+    L: int
+    D: int
+    B: int
+    H: int
+    projected: int  # P where h is projected, else 0
+
+    @property
+    def P(self) -> int:
+        return self.projected or self.H
+
+
+class Stack(NamedTuple):
+    """What both operators make of their arguments before they begin."""
+
+    shape: Shape
+    rows: Rows
+    layers: list[Layer]
+    plan: Plan
+    weights: list[sweep.Weights]  # each sweep's
+    options: sweep.Options
+    inside: float  # probability of a dropout that the sweep itself does
+    drop: stack.Drop | None
+
+
+def _stack(
+    direction: str,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weights: Sequence[Tensor],
+    dropout: float,
+    seed: Tensor | None,
+    fuse: str,
+    directions: int,
+    batch_sizes: Tensor | None,
+    keep: Tensor | None,
+) -> Stack:
+    layers = list(by_layer([w.contiguous() for w in weights], len(h0)))
+    shape, rows = _shape(h0, c0, layers[0].w_hr, directions), Rows(x, len(h0[0]), batch_sizes)
+    plan = _plan(fuse, direction, x, shape)
+    keep = None if keep is None else keep.contiguous().view(torch.uint8)
+    drop, elements = None, rows.N * shape.D * shape.P
+    if dropout > 0:
+        drop = partial(philox.apply, dropout, seed, elements)
+    of = [(w.w_ih, w.w_hh, w.w_hh if w.w_hr is None else w.w_hr) for w in layers]
+    swept = [of[n : n + plan.layers] for n in range(0, len(of), plan.layers)]
+    return Stack(
+        shape,
+        rows,
+        layers,
+        plan,
+        [sweep.Weights(*zip(*lanes, strict=True)) for lanes in swept],
+        sweep.Options(seed, rows.offset, keep),
+        dropout if plan.kind == "layers" else 0.0,
+        drop,
+    )
+
+
+def _shape(h0: Tensor, c0: Tensor, w_hr: Tensor | None, directions: int) -> Shape:
+    P, H = (c0.shape[2], c0.shape[2]) if w_hr is None else w_hr.shape
+    for name, state, size in (("c0", c0, H), ("h0", h0, P)):
+        if list(state.shape) != (wanted := [*c0.shape[:2], size]):
+            by = "as c0" if w_hr is None else "by weight_hr"
+            raise ValueError(f"{name}: got shape {list(state.shape)}, should be {wanted}, {by}")
+    return Shape(len(h0), directions, h0.shape[1], H, 0 if w_hr is None else P)
+
+
+def _plan(fuse: str, direction: str, x: Tensor, shape: Shape) -> Plan:
     """The sweep for these tensors: of all lanes, of both of a layer, or of one."""
-    L, B, H = h0.shape
     tf32 = x.dtype == torch.float32 and precision.tf32()
     return choose(
-        direction, hidden=H, batch=B, layers=L if fuse == "layers" else 1, directions=directions,
-        dtype=launch.NAMES[x.dtype], device=devices.current(x.device), tf32=tf32,
+        direction, hidden=shape.H, batch=shape.B, layers=shape.L if fuse == "layers" else 1,
+        directions=shape.D, dtype=launch.NAMES[x.dtype], device=devices.current(x.device),
+        tf32=tf32, projected=shape.projected,
     )  # fmt: skip
 
 
@@ -47,24 +118,22 @@ def _by_sweep(lanes: int, *of: Tensor | Sequence[Tensor]) -> list[tuple]:
     return list(zip(*parts, strict=True))
 
 
+def _options_by_sweep(of: Stack, **projections: Tensor | None) -> list[sweep.Options]:
+    """Each sweep's, with its part of what only a projected h has: [L, ...] each."""
+    if not of.plan.projected:
+        return [of.options] * len(of.weights)
+    parts = _by_sweep(of.plan.layers, *projections.values())
+    return [of.options._replace(**dict(zip(projections, own, strict=True))) for own in parts]
+
+
 def _halves(y: Tensor, D: int) -> Sequence[Tensor]:
-    """Each direction's columns of y [., D * H]."""
+    """Each direction's columns of y [., D * P]."""
     return y.chunk(2, -1) if D == 2 else [y]
 
 
 def _by_direction(t: Tensor, D: int) -> Sequence[Tensor]:
-    """Each direction's lanes of t [L * D, ...]."""
+    """Each direction's lanes of t [L, ...]."""
     return [t[::2], t[1::2]] if D == 2 else [t]
-
-
-def _options(seed: Tensor | None, rows: Rows, keep: Tensor | None) -> sweep.Options:
-    keep = None if keep is None else keep.contiguous().view(torch.uint8)
-    return sweep.Options(seed, rows.offset, keep)
-
-
-def _check(h0: Tensor, c0: Tensor) -> None:
-    if h0.shape != c0.shape:
-        raise ValueError(f"h0: got shape {list(h0.shape)}, should be {list(c0.shape)}, as c0")
 
 
 def _biases(layers: Sequence[Layer], like: Tensor) -> Sequence[Tensor]:
@@ -90,42 +159,39 @@ def lstm(
     batch_sizes: Tensor | None = None,
     keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The operator `lstm` of fused_lstm.ops, but for projections."""
-    _check(h0, c0)
+    """The operator `lstm` of fused_lstm.ops."""
     with precision.matmul_as_rnn(x.dtype):
-        rows, D, (L, B, H) = Rows(x, len(h0[0]), batch_sizes), directions, h0.shape
-        N, W, shape = rows.N, D * H, x.shape[:-1]
+        lanes = directions, batch_sizes, keep
+        of = _stack("forward", x, h0, c0, weights, dropout, seed, fuse, *lanes)
+        (L, D, B, H, _), P, rows, layers, plan = of.shape, of.shape.P, *of[1:4]
+        N, W, shape, count = rows.N, D * P, x.shape[:-1], len(of.weights)
         x, state = x.contiguous(), c0.to(state_dtype(x.dtype)).contiguous()
-        layers = list(by_layer([w.contiguous() for w in weights], L))
-        plan = _plan(fuse, "forward", x, h0, D)
-        inside = dropout if plan.kind == "layers" else 0.0  # dropped by the sweep itself
-        options = _options(seed, rows, keep)
 
         y, h = x.new_empty(N, W), x.new_empty(L // D - 1, N, W)
         c = state.new_empty(L, N if save else B, H)
         gates = x.new_empty(L if save else D, N, 4 * H)
-        copies, count = 2 if inside > 0 else 1, L // plan.layers
-        exchange, counters = launch.workspace(plan, x, (copies, L, 2), count)
+        copies = 2 if of.inside > 0 else 1
+        exchange, between, counters = launch.workspace(plan, x, (copies, L, 2), count)
         slots = 2 if rows.offset is not None else 1  # in which a row finds its h0
-        launch.first_rows(exchange, L, B, H, slots).copy_(h0)
-        w_ih, w_hh = tuple(w.w_ih for w in layers), tuple(w.w_hh for w in layers)
-        swept = _by_sweep(plan.layers, w_ih, w_hh, _biases(layers, x), state, c)
+        launch.first_rows(exchange, L, B, P, slots).copy_(h0)
+        swept = _by_sweep(plan.layers, _biases(layers, x), state, c)
+        options = _options_by_sweep(of, between=between)
         spaces = [exchange] if count == 1 else exchange[0].split(plan.layers)
         hoisted, outputs = gates.unbind(), [y] if plan.kind == "layers" else [*h.unbind(), y]
 
         def one(x: Tensor, index: int) -> Tensor:
-            w_ih, w_hh, bias, c0, c = swept[index]
+            bias, c0, c = swept[index]
             first, out = index * plan.layers if save else 0, outputs[index]
             for lane in range(D):
-                torch.addmm(bias[lane], x, w_ih[lane].T, out=rows.of(hoisted[first + lane]))
+                w_ih = of.weights[index].ih[lane]
+                torch.addmm(bias[lane], x, w_ih.T, out=rows.of(hoisted[first + lane]))
             sweep.forward(
-                plan, LSTM, hoisted[first], w_ih, w_hh, bias, c0, h, out, c, spaces[index],
-                counters[index], options, rows.T, inside, save,
+                plan, LSTM, hoisted[first], of.weights[index], bias, c0, h, out, c, spaces[index],
+                counters[index], options[index], rows.T, of.inside, save,
             )  # fmt: skip
             return rows.of(out)
 
-        drop = partial(philox.apply, dropout, seed, N * W) if dropout > 0 else None
-        stack.run(rows.of(x.view(N, -1)), count, one, drop)
+        stack.run(rows.of(x.view(N, -1)), count, one, of.drop)
         if rows.live < N:
             y[rows.live :].zero_()
         h_n = torch.cat([rows.ends(_halves(t, D), last=True) for t in (h, y[None])])
@@ -159,51 +225,44 @@ def lstm_backward(
     batch_sizes: Tensor | None = None,
     keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """The operator `lstm_backward` of fused_lstm.ops, but for projections."""
+    """The operator `lstm_backward` of fused_lstm.ops."""
     with precision.matmul_as_rnn(x.dtype):
-        rows, D, (L, B, H) = Rows(x, len(h0[0]), batch_sizes), directions, h0.shape
-        N, W, state = rows.N, D * H, c0.to(c.dtype).contiguous()
+        lanes = directions, batch_sizes, keep
+        of = _stack("backward", x, h0, c0, weights, dropout, seed, fuse, *lanes)
+        (L, D, B, H, _), P, rows, layers, plan = of.shape, of.shape.P, *of[1:4]
+        N, W, state, count = rows.N, D * P, c0.to(c.dtype).contiguous(), len(of.weights)
         x, h0, y, h, c, gates = (t.contiguous() for t in (x, h0, y, h, c, gates))
-        layers = list(by_layer([w.contiguous() for w in weights], L))
-        plan = _plan(fuse, "backward", x, h0, D)
-        inside = dropout if plan.kind == "layers" else 0.0
-        options = _options(seed, rows, keep)
         dy = torch.zeros_like(y) if dy is None else dy.contiguous()
-        dh, dc = _last_gradients(dh_n, dc_n, h0, state, rows.offset is not None)
+        dh_n, dc = _last_gradients(dh_n, dc_n, h0, state, rows.offset is not None)
 
-        dgates, partials = gates.new_empty(L, N, 4 * H), c.new_empty(plan.layers, plan.split, B, H)
-        exchange, counters = launch.workspace(plan, gates, (L, 2, 4), L // plan.layers)
-        w_ih, w_hh = tuple(w.w_ih for w in layers), tuple(w.w_hh for w in layers)
-        swept = _by_sweep(plan.layers, gates, w_ih, w_hh, state, c, dc, dgates, exchange)
-        dh_of = [None] * len(swept) if dh is None else dh.split(plan.layers)
+        dgates, partials = gates.new_empty(L, N, 4 * H), c.new_empty(plan.layers, plan.split, B, P)
+        dh = gates.new_empty(L, N, P) if plan.projected else None
+        exchange, between, counters = launch.workspace(plan, gates, (L, 2, 4), count)
+        swept = _by_sweep(plan.layers, gates, state, c, dc, dgates, exchange)
+        options = _options_by_sweep(of, between=between, dh=dh)
+        dh_n_of = [None] * count if dh_n is None else dh_n.split(plan.layers)
         by_gates = [rows.of(t) for t in dgates.unbind()]
 
         def one(dy: Tensor, index: int) -> Tensor:
-            own, first = swept[index], index * plan.layers
+            gates, c0, c, dc, dgates, space = swept[index]
             sweep.backward(
-                plan,
-                LSTM,
-                dy,
-                dh_of[index],
-                *own,
-                counters[index],
-                partials,
-                options,
-                rows.T,
-                inside,
-            )
+                plan, LSTM, dy, dh_n_of[index], gates, of.weights[index], c0, c, dc, dgates, space,
+                counters[index], partials, options[index], rows.T, of.inside,
+            )  # fmt: skip
             if index == 0 and not needs_dx:
                 return dy
-            dx = by_gates[first] @ w_ih[first]
-            return dx if D == 1 else dx.addmm_(by_gates[first + 1], w_ih[first + 1])
+            first, w_ih = index * plan.layers, of.weights[index].ih
+            dx = by_gates[first] @ w_ih[0]
+            return dx if D == 1 else dx.addmm_(by_gates[first + 1], w_ih[1])
 
-        drop = partial(philox.apply, dropout, seed, N * W) if dropout > 0 else None
-        dx = stack.run_back(rows.of(dy.view(N, W)), len(swept), one, drop)
+        dx = stack.run_back(rows.of(dy.view(N, W)), count, one, of.drop)
 
         outputs = [rows.of(t) for t in (*h.view(-1, N, W).unbind(), y.view(N, W))]
         x2 = rows.of(x.view(N, -1))
-        dweights = _of_weights(rows, layers, by_gates, x2, h0, outputs, keep, D, drop)
-        dh0 = _first_gradients(rows, dgates, w_hh, keep, D)
+        dweights = _of_weights(rows, layers, by_gates, x2, h0, outputs, keep, D, of.drop)
+        if dh is not None:
+            _add_projections(dweights, rows, dh, gates.view(L, N, -1), c.view(L, N, -1))
+        dh0 = _first_gradients(rows, dgates, [w.w_hh for w in layers], keep, D)
         dx = rows.filled(dx).view_as(x) if needs_dx else x.new_empty(0)
         return dx, dh0, dc.to(c0.dtype), dweights
 
@@ -234,6 +293,17 @@ def _of_weights(
             bias = dgates[lane].sum(0)
             dweights += [bias, bias.clone()]
     return dweights
+
+
+def _add_projections(
+    dweights: list[Tensor], rows: Rows, dh: Tensor, gates: Tensor, c: Tensor
+) -> None:
+    """Each lane's gradient of w_hr [P, H] after its others: dh^T . m, with m = o * tanh(c)."""
+    each = len(dweights) // len(dh)
+    for lane in reversed(range(len(dh))):
+        o = rows.of(gates[lane]).chunk(4, -1)[3]
+        m = (o * rows.of(c[lane]).tanh()).to(dh.dtype)
+        dweights.insert((lane + 1) * each, rows.of(dh[lane]).T @ m)
 
 
 def _first_gradients(

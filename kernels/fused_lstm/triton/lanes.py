@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from . import barrier, product
+from . import barrier, philox, product
 from .helper import helper
 
 
@@ -40,6 +40,12 @@ def pick(pointers, lane, LANES: tl.constexpr):
     for i in tl.static_range(1, LANES):
         found = tl.where(lane == i, pointers[i], found)
     return found
+
+
+@helper
+def load_weight(pointers, lane, first, row, row_mask, W: tl.constexpr, PLAN: tl.constexpr):
+    """A program's rows of its lane's weight, which begins at element `first`."""
+    return product.load_weight(pick(pointers, lane, PLAN.LANES) + first, row, row_mask, W, PLAN)
 
 
 @helper
@@ -108,9 +114,13 @@ def ahead(lane, B, PLAN: tl.constexpr):
 
 
 @helper
-def turns(alive, first_batch, PLAN: tl.constexpr):
-    """How many blocks of batch a program takes in turn. Those that have rows alive come first."""
-    if PLAN.ROWS:
+def turns(alive, first_batch, PHASE: tl.constexpr, PLAN: tl.constexpr):
+    """How many blocks of batch a program takes in turn, in a PHASE that the launch has. Those that
+    have rows alive come first.
+    """
+    if not PHASE:
+        found = 0
+    elif PLAN.ROWS:
         found = tl.minimum(tl.cdiv(alive, PLAN.BLOCK_B) - first_batch, PLAN.BATCH_BLOCKS)
     else:
         found = PLAN.BATCH_BLOCKS
@@ -129,67 +139,98 @@ def meet(barrier_ptr, wave, waves, programs, PLAN: tl.constexpr):
     """After a wave: wait for the others, but for the last wave, which nothing follows."""
     if PLAN.ROWS:
         barrier.arrive(barrier_ptr, PLAN.PERSISTENT)
+    rounds = 2 * (wave + 1) if PLAN.PROJECTED else wave + 1
     if wave + 1 < waves:
-        barrier.wait(barrier_ptr, (wave + 1) * programs, PLAN.PERSISTENT)
+        barrier.wait(barrier_ptr, rounds * programs, PLAN.PERSISTENT)
 
 
 @helper
-def block_of(batch, unit, alive, PLAN: tl.constexpr):
-    """Rows of batch b [BLOCK_B]; of [UNITS, BLOCK_B] elements those that there are, and where they
-    are in [B, H] and in a slot.
+def slot_of(exchange_ptr, slot, batch, W: tl.constexpr):
+    """A block of batch in a slot of an exchange that W is multiplied by."""
+    return exchange_ptr + slot * W.SLOT + batch * W.TILE
+
+
+@helper
+def block_of(batch, unit, alive, SIZE: tl.constexpr, W: tl.constexpr, PLAN: tl.constexpr):
+    """Rows of batch b [BLOCK_B]; of [UNITS, BLOCK_B] elements those that there are, of SIZE a row,
+    and where they are in [B, SIZE] and in a slot of the exchange that W is multiplied by.
     """
     b = batch * PLAN.BLOCK_B + tl.arange(0, PLAN.BLOCK_B).to(tl.int64)
-    mask = (unit < PLAN.H)[:, None] & (b < alive)[None, :]
-    return b, mask, b[None, :] * PLAN.H + unit[:, None], b[None, :] * PLAN.H_PAD + unit[:, None]
+    mask = (unit < SIZE)[:, None] & (b < alive)[None, :]
+    return b, mask, b[None, :] * SIZE + unit[:, None], b[None, :] * W.PAD + unit[:, None]
 
 
 @helper
 def output_of(t, lane, first, b, unit, steps, PLAN: tl.constexpr):
-    """Where a block of the top lane's step t is in y and dy [N, H]; or of either lane of both
-    directions, which are side by side in [N, 2H].
+    """Where a block of the top lane's step t is in y and dy [N, P]; or of either lane of both
+    directions, which are side by side in [N, 2P].
     """
     _, B, _ = steps
     row = (first - first_row(lane, steps, PLAN) + b)[None, :]
     if PLAN.BOTH:
-        found = row * (2 * PLAN.H) + lane * PLAN.H + unit[:, None]
+        found = row * (2 * PLAN.P) + lane * PLAN.P + unit[:, None]
     elif PLAN.ROWS:
-        found = row * PLAN.H + unit[:, None]
+        found = row * PLAN.P + unit[:, None]
     else:
-        found = t * B * PLAN.H + (b[None, :] * PLAN.H + unit[:, None])
+        found = t * B * PLAN.P + (b[None, :] * PLAN.P + unit[:, None])
     return found
 
 
 @helper
-def store_output(h_ptr, y_ptr, h, here, b, unit, mask, steps, PLAN: tl.constexpr):
-    """A block of h: to y, or of a chain's lower lanes to `h_ptr`."""
+def hand_out(out_ptrs, h, here, turn, batch, unit, alive, drop, steps, PLAN: tl.constexpr):
+    """A block of h(t): to the programs that wait for it, and then to y, or of a chain's lower lanes
+    to `h_ptr`.
+    """
+    own_ptr, up_ptr, h_ptr, y_ptr, all_ptr = out_ptrs
     t, lane, first = here
+    after = ((t & 1) ^ 1) * PLAN.W_HH.SLOT
+    b, mask, at, slot_at = block_of(batch, unit, alive, PLAN.P, PLAN.W_HH, PLAN)
+    h = h.to(y_ptr.dtype.element_ty)
+    tl.store(own_ptr + after + slot_at, h, mask=mask)
+    if PLAN.DROPOUT:
+        seed_ptr, p, scale = drop
+        dropped = h * philox.multiplier(seed_ptr, first * PLAN.P + at, p, scale)
+        tl.store(up_ptr + after + slot_at, dropped.to(h.dtype), mask=mask)
+    arrive(all_ptr, turn, PLAN)  # the others wait for h alone
     if PLAN.BOTH:
         out_ptr = y_ptr + output_of(t, lane, first, b, unit, steps, PLAN)
     else:
-        y_ptr -= first_row(lane, steps, PLAN) * PLAN.H
+        y_ptr -= first_row(lane, steps, PLAN) * PLAN.P
         out_ptr = tl.where(lane == PLAN.LANES - 1, y_ptr, h_ptr)
-        out_ptr += first * PLAN.H + (b[None, :] * PLAN.H + unit[:, None])
+        out_ptr += first * PLAN.P + (b[None, :] * PLAN.P + unit[:, None])
     tl.store(out_ptr, h, mask=mask)
 
 
 @helper
-def load_gradients(given_ptrs, here, b, unit, mask, last, steps, PLAN: tl.constexpr):
-    """A block's dc and dh of step t, without what step t + 1 and the lane above send to h."""
-    dy_ptr, dh_n_ptr, dc_ptr = given_ptrs
-    t, lane, first = here
+def load_dc(dc_ptr, here, b, unit, mask, last, steps, PLAN: tl.constexpr):
+    """A block's dc of step t: what step t + 1 sent, or of a row's last step what was given."""
+    t, lane, _ = here
     T, B, _ = steps
     at = lane * B * PLAN.H + (b[None, :] * PLAN.H + unit[:, None])
     given = mask & (b < tl.where(t == T - 1, last, B))[None, :]
-    dc = tl.load(dc_ptr + at, mask=given, other=0.0)
+    return tl.load(dc_ptr + at, mask=given, other=0.0)
+
+
+@helper
+def whole_dh(sent, here, b, unit, mask, wave, turn, steps, PLAN: tl.constexpr):
+    """A block's dh of step t: what was given, and what the programs that share the block have
+    summed, for which the first turn waits.
+    """
+    dy_ptr, dh_n_ptr, partial_ptr, block_ptr, last = sent
+    t, lane, first = here
+    T, B, _ = steps
+    at = b[None, :] * PLAN.P + unit[:, None]
     given = mask & (b < tl.where(t == T - 1, last, 0))[None, :]
     if PLAN.ROWS:  # a row ends with this step where it is not alive in the next
         alive, _, _, _ = place(t + 1, lane, steps, PLAN)
         given = mask & (b >= alive)[None, :]
-    dh = tl.load(dh_n_ptr + at, mask=given, other=0.0).to(PLAN.ACC)
+    dh = tl.load(dh_n_ptr + (lane * B * PLAN.P + at), mask=given, other=0.0).to(PLAN.ACC)
     top = tl.where(lane == PLAN.LANES - 1, B, 0) if PLAN.CHAIN else B
     dy_at = output_of(t, lane, first, b, unit, steps, PLAN)
     dh += tl.load(dy_ptr + dy_at, mask=mask & (b < top)[None, :], other=0.0).to(PLAN.ACC)
-    return dc, dh
+    if turn == 0:
+        barrier.wait(block_ptr, (wave + 1) * PLAN.SPLIT, PLAN.PERSISTENT)
+    return dh + product.sum_partials(partial_ptr + at, B * PLAN.P, mask, PLAN.SPLIT)
 
 
 @helper
@@ -199,6 +240,6 @@ def load_hoisted(gates_ptr, lane, first, rows, batch, unit, PLAN: tl.constexpr):
     """
     if PLAN.CHAIN:
         rows = tl.where(lane == 0, rows, 0)
-    b, mask, _, _ = block_of(batch, unit, rows, PLAN)
+    b, mask, _, _ = block_of(batch, unit, rows, PLAN.H, PLAN.W_HH, PLAN)
     at = (first + b)[None, :] * (4 * PLAN.H) + unit[:, None]
     return product.load_gates(gates_ptr, at, mask, PLAN.H, PLAN.ACC)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
@@ -26,6 +26,20 @@ NAMES = {
 
 
 @dataclass(frozen=True, eq=False)  # one object a plan: told apart, and hashed, by identity
+class Weight:
+    """One of a sweep kernel's weights, and the exchange that it is multiplied by."""
+
+    K: int  # elements of a row, summed over
+    STRIDE_ROW: int
+    STRIDE_K: int
+    RESIDENT: int  # chunks of BLOCK_K that stay on chip
+    HOLD: bool
+    PAD: int  # elements of a row of the exchange: chunks * BLOCK_K
+    TILE: int  # of a block of batch: BLOCK_B rows
+    SLOT: int  # and of all of them
+
+
+@dataclass(frozen=True, eq=False)
 class Constants:
     """A sweep kernel's PLAN: what it is compiled with."""
 
@@ -33,21 +47,21 @@ class Constants:
     CHAIN: bool  # a lane reads what the lane below it writes
     BOTH: bool  # or: lanes 0 and 1 are a layer's directions
     H: int
-    H_PAD: int  # chunks * BLOCK_K
+    P: int  # elements of h: H where it is not
+    PROJECTED: bool
     UNITS: int
     SPLIT: int  # programs that share a block: 4, one a gate, or 1
     OWN: int  # units of a block that one of them finishes
     ROW_GROUPS: int  # of programs, each with rows of batch and a barrier of its own
+    B_PAD: int  # rows of batch in whole blocks
     BLOCK_B: int
     BATCH_BLOCKS: int  # of BLOCK_B rows that a program takes in turn
-    TILE: int  # elements of an exchange for a block of batch: BLOCK_B * H_PAD
-    SLOT: int  # and for all of them
     BLOCK_K: int
-    RESIDENT: int  # chunks of w_hh that stay on chip
-    RESIDENT_IH: int  # and of w_ih
+    W_HH: Weight
+    W_IH: Weight
+    W_HR: Weight  # where PROJECTED
     AHEAD: int
     STAGES: int
-    HOLD: bool
     EARLY: bool  # forward: a step's gates are loaded before the wait for it
     KEEP_LOOP: bool
     PERSISTENT: bool
@@ -55,7 +69,10 @@ class Constants:
     PRECISION: str
     BITS: tl.dtype
     SAVE: bool  # forward: keep what a backward needs
-    PHASE: int  # backward: 0 sums, 1 finishes, 2 does both
+    SUMS: bool  # phases of a step that a launch has, see sweep.py
+    GATHERS: bool
+    FINISHES: bool
+    PROJECTS: bool
     DROPOUT: bool  # between lanes
     ROWS: bool  # rows of batch end early
     KEEP: bool  # states are zeroed before some steps
@@ -63,29 +80,32 @@ class Constants:
 
 @lru_cache(1024)  # asked for by every launch
 def constants(
-    plan: Plan, save: bool, phase: int, dropout: bool, rows: bool = False, keep: bool = False
+    plan: Plan,
+    save: bool,
+    phases: tuple[str, ...],
+    dropout: bool,
+    rows: bool = False,
+    keep: bool = False,
 ) -> Constants:
-    size, h_pad = SIZES[plan.dtype], plan.chunks * plan.block_k
+    size = SIZES[plan.dtype]
     found = {
         "LANES": plan.layers,
         "CHAIN": plan.kind == "layers" and plan.layers > 1,
         "BOTH": plan.kind == "both",
         "H": plan.hidden,
-        "H_PAD": h_pad,
+        "P": plan.outputs,
+        "PROJECTED": plan.projected > 0,
         "UNITS": plan.units,
         "SPLIT": plan.split,
-        "OWN": plan.units // plan.split,
+        "OWN": plan.own,
         "ROW_GROUPS": plan.row_groups,
+        "B_PAD": plan.padded_batch,
         "BLOCK_B": plan.block_b,
         "BATCH_BLOCKS": plan.batch_blocks,
-        "TILE": plan.block_b * h_pad,
-        "SLOT": plan.padded_batch * h_pad,
         "BLOCK_K": plan.block_k,
-        "RESIDENT": plan.resident,
-        "RESIDENT_IH": plan.resident_ih,
+        **_weights(plan),
         "AHEAD": plan.ahead,
         "STAGES": plan.stages,
-        "HOLD": plan.hold,
         "EARLY": plan.persistent and plan.batch_blocks == 1 and not rows,
         "KEEP_LOOP": KEEP_LOOP or _spills(plan),
         "PERSISTENT": plan.persistent,
@@ -93,14 +113,39 @@ def constants(
         "PRECISION": plan.precision,
         "BITS": {2: tl.int16, 4: tl.int32, 8: tl.int64}[size],
         "SAVE": save,
-        "PHASE": phase,
+        "SUMS": "sum" in phases,
+        "GATHERS": "gather" in phases,
+        "FINISHES": "finish" in phases,
+        "PROJECTS": "project" in phases,
         "DROPOUT": dropout,
         "ROWS": rows,
         "KEEP": keep,
     }
-    # Compiled code adds and compares constants of its own kind alone.
-    wrap = (lambda value: value) if is_interpreted() else tl.constexpr
-    return Constants(**{name: wrap(value) for name, value in found.items()})
+    return Constants(**_wrapped(found))
+
+
+def _weights(plan: Plan) -> dict[str, Weight]:
+    """W_HH [4H, P] and W_IH, by their rows forward and by their columns backward; W_HR [P, H]."""
+    forward, H, P = plan.direction == "forward", plan.hidden, plan.outputs
+
+    def weight(K: int, columns: int, chunks: int, resident: int, hold: bool) -> Weight:
+        pad, strides = chunks * plan.block_k, (columns, 1) if forward else (1, columns)
+        tile, slot = plan.block_b * pad, plan.padded_batch * pad
+        values = K, *strides, resident, hold, pad, tile, slot
+        names = (field.name for field in fields(Weight))
+        return Weight(**_wrapped(dict(zip(names, values, strict=True))))
+
+    gates = H if not forward else P, P, plan.chunks
+    return _wrapped({
+        "W_HH": weight(*gates, plan.resident, plan.hold),
+        "W_IH": weight(*gates, plan.resident_ih, plan.hold),
+        "W_HR": weight(H if forward else P, H, plan.chunks_hr, plan.resident_hr, plan.hold_hr),
+    })  # fmt: skip
+
+
+def _wrapped(found: dict) -> dict:
+    """Compiled code adds and compares constants of its own kind alone."""
+    return found if is_interpreted() else {name: tl.constexpr(v) for name, v in found.items()}
 
 
 def _spills(plan: Plan) -> bool:
@@ -126,20 +171,24 @@ def options(plan: Plan) -> dict:
 class Workspace(NamedTuple):
     """What the programs of some launches share, zeroed on the stream by one fill."""
 
-    exchange: Tensor  # see product.py: [*leading, B_PAD, H_PAD]
+    exchange: Tensor  # see product.py: [*leading, B_PAD, PAD]
+    between: Tensor | None  # where h is projected: [lanes, B_PAD, PAD]
     counters: Tensor  # int32 [launches, .]: of each row group, all programs', then each block's
 
 
 def workspace(plan: Plan, like: Tensor, leading: Sequence[int], launches: int) -> Workspace:
-    """A zeroed exchange of `like`'s dtype, and the counters of `launches` launches."""
+    """Zeroed exchanges of `like`'s dtype, and the counters of `launches` launches."""
     shape = (*leading, plan.padded_batch, plan.chunks * plan.block_k)
-    size, row = prod(shape), plan.row_groups * (1 + plan.blocks) * APART.value
-    zeros = like.new_zeros(size + launches * row * 4 // like.element_size())
-    counters = zeros[size:].view(torch.int32)
-    return Workspace(zeros[:size].view(shape), counters.view(launches, row))
+    between = (launches * plan.layers, plan.padded_batch, plan.chunks_hr * plan.block_k)
+    size, whole = prod(shape), prod(shape) + prod(between)
+    row = plan.row_groups * (1 + plan.blocks) * APART.value
+    zeros = like.new_zeros(whole + launches * row * 4 // like.element_size())
+    counters = zeros[whole:].view(torch.int32).view(launches, row)
+    found = zeros[size:whole].view(between) if plan.projected else None
+    return Workspace(zeros[:size].view(shape), found, counters)
 
 
-def first_rows(exchange: Tensor, L: int, B: int, H: int, slots: int = 1) -> Tensor:
-    """The first slots of an exchange [., L, 2, B_PAD, H_PAD], without its padding: [., L, B, H]."""
+def first_rows(exchange: Tensor, L: int, B: int, P: int, slots: int = 1) -> Tensor:
+    """The first slots of an exchange [., L, 2, B_PAD, PAD], without its padding: [., L, B, P]."""
     _, lane, slot, row, column = exchange.stride()
-    return exchange.as_strided((slots, L, B, H), (slot, lane, row, column))
+    return exchange.as_strided((slots, L, B, P), (slot, lane, row, column))

@@ -2,17 +2,17 @@
 
     plan("steps", "forward", hidden=1500, batch=20, layers=1, dtype="bf16", device=DEVICES["H100"])
 
-H, L: hidden size, layers. A forward program owns `units` hidden units: 4 * units rows of weights,
-summed over H. A backward program owns 4 * units hidden units and a quarter of the 4H gates: as
-many rows, summed over as many. So one calculation serves both.
+H, P, L: hidden size, size of h (H where it is not projected), layers. A forward program owns
+`units` hidden units: 4 * units rows of weights, summed over P. A backward program owns 4 * units
+elements of h and a quarter of the 4H gates: as many rows, summed over H. So one calculation serves
+both. Where h is projected, each also owns `own` rows of w_hr, or of its transpose.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 
-from .devices import BARRIER_US, Device
+from .devices import Device
 
 SIZES = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
 TILE = 16 * 1024  # bytes of a tile of weights, where H is large enough
@@ -31,6 +31,7 @@ class Plan:
     hidden: int
     batch: int
     layers: int  # lanes: of a wavefront, or the two directions of one layer
+    projected: int  # P where h is projected, else 0
     dtype: str  # a key of SIZES
     precision: str  # tl.dot's input_precision; or upcast, in the interpreter
     programs: int
@@ -44,11 +45,19 @@ class Plan:
     chunks: int  # of block_k that one product sums over
     resident: int  # chunks of w_hh that stay on chip
     resident_ih: int  # chunks of w_ih that do (layers)
+    chunks_hr: int  # of the projection's product; 0 where there is none
+    resident_hr: int
     ahead: int
     stages: int
     hold: bool  # see product.product
+    hold_hr: bool
     smem: int  # bytes of shared memory, estimated
     why: tuple[str, ...]
+
+    @property
+    def outputs(self) -> int:
+        """P."""
+        return self.projected or self.hidden
 
     @property
     def persistent(self) -> bool:
@@ -58,6 +67,11 @@ class Plan:
     def rows(self) -> int:
         """Rows of a program's weight tile."""
         return 4 * self.units if self.direction == "forward" else self.units
+
+    @property
+    def own(self) -> int:
+        """Units of a block that one program finishes: rows of its projection's tile."""
+        return self.units // self.split
 
     @property
     def padded_batch(self) -> int:
@@ -80,7 +94,10 @@ class Plan:
 
     @property
     def resident_fraction(self) -> float:
-        return (self.resident + self.resident_ih) / (self.chunks * self.products)
+        """Of a program's weights."""
+        gates = self.rows * (self.resident + self.resident_ih), self.rows * self.chunks
+        part = gates[0] + self.own * self.resident_hr
+        return part / (gates[1] * self.products + self.own * self.chunks_hr)
 
     def waves(self, T: int) -> int:
         """Of T steps: a lane that reads another's output is a step behind it."""
@@ -90,9 +107,17 @@ class Plan:
         """[begin, end) of each launch that `count` steps or waves take, in order."""
         return [(0, count)] if self.persistent else [(t, t + 1) for t in range(count)]
 
-    def phases(self) -> list[int]:
-        """PHASE of the backward launches that a range of steps takes."""
-        return [2] if self.persistent or self.split == 1 else [0, 1]
+    def phases(self) -> list[tuple[str, ...]]:
+        """Those of each launch that a range of steps takes, in order."""
+        if self.direction == "forward":
+            parts = [("finish",), ("project",)] if self.projected else [("finish",)]
+        else:
+            parts = (
+                [("sum",), ("gather",), ("finish",)] if self.projected else [("sum",), ("finish",)]
+            )
+            if self.split == 1:  # nobody to wait for after the sums
+                parts[:2] = [parts[0] + parts[1]]
+        return [sum(parts, ())] if self.persistent else parts
 
 
 def plan(
@@ -105,6 +130,7 @@ def plan(
     dtype: str,
     device: Device,
     tf32: bool = True,
+    projected: int = 0,
 ) -> Plan:
     """The launch for one shape.
 
@@ -116,6 +142,7 @@ def plan(
         dtype: "fp16", "bf16", "fp32" or "fp64".
         device: one of fused_lstm.triton.devices.
         tf32: whether float32 products may round their inputs to TF32.
+        projected: P where h is projected, else 0.
     """
     if kind not in ("steps", "layers", "both"):
         raise ValueError(f"kind must be 'steps', 'layers' or 'both', got {kind!r}")
@@ -126,90 +153,68 @@ def plan(
     for name, value in (("hidden", hidden), ("batch", batch), ("layers", layers)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    if projected < 0:
+        raise ValueError(f"projected must be at least 0, got {projected}")
     layers = {"steps": 1, "layers": layers, "both": 2}[kind]
+    shape = hidden, batch, layers, projected, dtype
     if device.arch == 0:
-        return _interpreted(kind, direction, hidden, batch, layers, dtype)
-    return _compiled(kind, direction, hidden, batch, layers, dtype, device, tf32)
+        return _interpreted(kind, direction, *shape)
+    return _compiled(kind, direction, *shape, device, tf32)
 
 
-@lru_cache(1024)  # asked for by every forward and every backward
-def choose(
-    direction: str,
-    *,
-    hidden: int,
-    batch: int,
-    layers: int,
-    dtype: str,
-    device: Device,
-    tf32: bool = True,
-    directions: int = 1,
-) -> Plan:
-    """The launch for a stack of layers: a wavefront of all where it is faster, else one each."""
-    shape = {"hidden": hidden, "batch": batch, "dtype": dtype, "device": device, "tf32": tf32}
-    if directions == 2:  # a layer has to wait for the whole one below
-        return plan("both", direction, layers=2, **shape)
-    steps = plan("steps", direction, layers=1, **shape)
-    if layers == 1:
-        return steps
-    wave = plan("layers", direction, layers=layers, **shape)
-    if device.arch == 0:
-        return wave
-    if steps.persistent and not wave.persistent:
-        reason = f"{layers} layers at once do not run at once on {device.sms} SMs"
-        return replace(steps, why=(*steps.why, f"{reason}: one launch a layer"))
-    one, all = cost(steps, device).floor_us, cost(wave, device).floor_us
-    if all > layers * one:
-        reason = f"a wave of {layers} layers takes {all:.1f} us at least, one layer {one:.1f} us"
-        return replace(steps, why=(*steps.why, f"{reason}: one launch a layer"))
-    reason = f"a wave of {layers} layers takes {all:.1f} us, its layers {layers} x {one:.1f} us"
-    return replace(wave, why=(*wave.why, reason))
-
-
-def _interpreted(kind, direction, hidden, batch, layers, dtype) -> Plan:
+def _interpreted(kind, direction, hidden, batch, layers, projected, dtype) -> Plan:
     """Few large programs: one costs the interpreter milliseconds, whatever its size."""
-    block = min(max(16, _power_of_2(hidden)), 256)
+    outputs = projected or hidden
+    widest = max(hidden, outputs)
+    block = min(max(16, _power_of_2(widest)), 256)
     block_b = min(max(16, _power_of_2(batch)), 128)
-    block_k = min(max(16, _power_of_2(hidden)), 512)
+    block_k = min(max(16, _power_of_2(widest)), 512)
+    sums, others = (outputs, hidden) if direction == "forward" else (hidden, outputs)
     return Plan(
-        kind, direction, "per-step", hidden, batch, layers, dtype,
+        kind, direction, "per-step", hidden, batch, layers, projected, dtype,
         precision="upcast" if SIZES[dtype] == 2 else "ieee",
-        programs=layers * _ceil(hidden, block), units=block, split=1, row_groups=1, warps=4,
+        programs=layers * _ceil(widest, block), units=block, split=1, row_groups=1, warps=4,
         block_b=block_b, batch_blocks=_ceil(batch, block_b),
-        block_k=block_k, chunks=_ceil(hidden, block_k), resident=0, resident_ih=0, ahead=0,
-        stages=1, hold=False, smem=0,
+        block_k=block_k, chunks=_ceil(sums, block_k), resident=0, resident_ih=0,
+        chunks_hr=_ceil(others, block_k) if projected else 0, resident_hr=0, ahead=0,
+        stages=1, hold=False, hold_hr=False, smem=0,
         why=("the interpreter runs one program after another: one launch a step",),
     )  # fmt: skip
 
 
-def _compiled(kind, direction, hidden, batch, layers, dtype, device, tf32) -> Plan:
-    size, why = SIZES[dtype], []
-    units, programs, persistent = _share_out(direction, hidden, layers, device, why)
+def _compiled(kind, direction, hidden, batch, layers, projected, dtype, device, tf32) -> Plan:
+    size, outputs, why = SIZES[dtype], projected or hidden, []
+    widest = max(hidden, outputs)
+    units, programs, persistent = _share_out(direction, widest, layers, device, why)
     rows, products = 4 * units, 2 if kind == "layers" else 1
     split = 4 if direction == "backward" and persistent else 1
     if direction == "backward" and not persistent:
-        programs = layers * _ceil(hidden, rows)
+        programs = layers * _ceil(widest, rows)
+    own = rows if direction == "backward" and split == 1 else units
+    sums, others = (outputs, hidden) if direction == "forward" else (hidden, outputs)
 
     precision = "tf32" if size == 2 or (dtype == "fp32" and tf32) else "ieee"
     on_tensor_cores = precision == "tf32"
     block_b, row_groups = _divide_rows(batch, rows, programs, persistent, device, why)
-    narrow = min(TILE // (rows * size) if on_tensor_cores else 16, max(16, _power_of_2(hidden)))
+    narrow = min(TILE // (rows * size) if on_tensor_cores else 16, max(16, _power_of_2(widest)))
     # Half as many rounds of a product, where there are many and all of its weights are resident.
     may_double = kind != "layers" and persistent and size == 2 and device.arch < 100
-    may_double &= block_b <= 32 and _ceil(hidden, narrow) >= MANY
+    may_double &= block_b <= 32 and _ceil(sums, narrow) >= MANY
     for block_k in (2 * narrow, narrow) if may_double else (narrow,):
-        chunks = _ceil(hidden, block_k)
-        tile, staged = rows * block_k * size, block_k * block_b * size
+        chunks, chunks_hr = _ceil(sums, block_k), _ceil(others, block_k) if projected else 0
+        tile, tile_hr = rows * block_k * size, own * block_k * size
+        staged = block_k * block_b * size
         scratch = max(staged, rows * block_b * max(4, size)) + RESERVED
-        free = device.smem - scratch
-        if free >= products * chunks * tile:
+        free, whole = device.smem - scratch, products * chunks * tile + chunks_hr * tile_hr
+        if free >= whole:
             break
-    resident, stages = 0, 1
+    resident, resident_hr, stages = 0, 0, 1
     if not persistent:
         why.append("weights are read anew by every launch")
     elif not on_tensor_cores:
         why.append(f"{dtype} products without tensor cores: weights stream from L2, {_NO_TILES}")
-    elif free >= products * chunks * tile:
-        resident = products * chunks
+    elif free >= whole:
+        resident, resident_hr = products * chunks, chunks_hr
         why.append(
             f"{resident} weight tiles of {tile // 1024} KiB and {scratch // 1024} KiB of scratch"
             f" fit in {device.smem // 1024} KiB: all weights resident"
@@ -218,24 +223,30 @@ def _compiled(kind, direction, hidden, batch, layers, dtype, device, tf32) -> Pl
         stages = STREAM_STAGES
         buffers = stages if device.arch >= 90 else stages - 1  # Hopper's products are asynchronous
         scratch = max(scratch, buffers * (tile + staged) + RESERVED)
-        resident = max(0, (device.smem - scratch) // tile)
+        resident = min(products * chunks, max(0, (device.smem - scratch) // tile))
+        left = max(0, device.smem - scratch - resident * tile)
+        resident_hr = min(chunks_hr, left // tile_hr)
         why.append(
             f"{products * chunks} weight tiles of {tile // 1024} KiB do not fit in"
             f" {device.smem // 1024} KiB: {resident} resident,"
             f" {products * chunks - resident} stream from L2 every step"
         )
+    if projected and on_tensor_cores and persistent:
+        why.append(f"of {chunks_hr} tiles of the projection, {resident_hr} are resident")
     if resident == 0:
         scratch = max(scratch, tile + staged + RESERVED)
     return Plan(
-        kind, direction, "persistent" if persistent else "per-step", hidden, batch, layers, dtype,
-        precision, programs * row_groups, units=rows if direction == "backward" else units,
+        kind, direction, "persistent" if persistent else "per-step", hidden, batch, layers,
+        projected, dtype, precision, programs * row_groups,
+        units=rows if direction == "backward" else units,
         split=split, row_groups=row_groups, warps=_warps(rows, device), block_b=block_b,
         batch_blocks=_ceil(_ceil(batch, block_b), row_groups),
         block_k=block_k, chunks=chunks,
         resident=min(resident, chunks), resident_ih=max(0, resident - chunks),
+        chunks_hr=chunks_hr, resident_hr=resident_hr,
         ahead=_ahead(kind, block_b * max(1, tile // TILE), stages > 1, device), stages=stages,
-        hold=device.arch < 90,
-        smem=scratch + resident * tile, why=tuple(why),
+        hold=device.arch < 90, hold_hr=device.arch < 90 or own < 64,
+        smem=scratch + resident * tile + resident_hr * tile_hr, why=tuple(why),
     )  # fmt: skip
 
 
@@ -290,42 +301,6 @@ def _ahead(kind: str, wide: int, streams: bool, device: Device) -> int:
     if streams:
         return 1 if kind == "layers" else 2
     return 2 if kind == "layers" else 4
-
-
-# --- what a step costs at least ---
-
-
-@dataclass(frozen=True)
-class Cost:
-    flops: int  # floating-point operations a step, padding left out
-    bytes_l2: int  # bytes that programs read and write through L2 a step
-    barriers: int
-    floor_us: float  # the slower of the two at the card's peak, and the barriers
-    bound: str  # what the floor is made of
-
-
-def cost(plan: Plan, device: Device) -> Cost:
-    """A step's (steps) or wave's (layers) floor on `device`, in the steady state."""
-    H, B, size = plan.hidden, plan.batch, SIZES[plan.dtype]
-    # In a wavefront all but layer 0 multiply their input too.
-    products = plan.layers if plan.kind == "both" else 2 * plan.layers - 1
-    flops = products * 2 * 4 * H * H * B
-    per_layer = plan.programs // plan.layers
-    # Each program reads all that it sums over, padded to whole blocks.
-    read = plan.gates * plan.chunks * plan.block_k * plan.batch_blocks * plan.block_b
-    moving = products * per_layer * read * size
-    streamed = (1 - plan.resident_fraction) * products * 4 * H * H * size * plan.row_groups
-    state = plan.layers * B * H * (4 * size + size + 2 * max(4, size))  # gates, h, c
-    if plan.direction == "backward":
-        state += plan.layers * B * H * (4 * size + 2 * plan.split * max(4, size))
-    bytes_l2 = int(moving + streamed + state)
-    rate = {"fp32": "tf32" if plan.precision == "tf32" else "fp32", "fp64": "fp64"}
-    peak = device.tflops[rate.get(plan.dtype, "half")] * min(1, plan.programs / device.sms)
-    compute_us, memory_us = flops / peak / 1e6, bytes_l2 / device.l2_rate / 1e3
-    barriers = 0 if not plan.persistent else 2 if plan.direction == "backward" else 1
-    bound = "L2" if memory_us > compute_us else "products"
-    floor = max(compute_us, memory_us) + barriers * BARRIER_US
-    return Cost(flops, bytes_l2, barriers, floor, f"{bound} + {barriers} barriers")
 
 
 def _ceil(a: int, b: int) -> int:

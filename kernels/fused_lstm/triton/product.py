@@ -1,12 +1,12 @@
 """What a sweep's products are made of: tiles of weights, a product in chunks, gates.
 
-B, H: batch, hidden size. ROWS: rows of a weight tile, on the product's M side (gate rows in the
-forward, hidden units in the backward); BLOCK_B columns of batch on its N side; the sum runs over
-H in chunks of BLOCK_K, of which the first RESIDENT stay on chip for the whole launch.
+B, H, P: batch, hidden size, size of h. ROWS: rows of a weight tile, on the product's M side (gate
+rows in the forward, elements of h in the backward); BLOCK_B columns of batch on its N side; the sum
+runs over K in chunks of BLOCK_K, of which the first RESIDENT stay on chip for the whole launch.
 
-Exchange: what programs hand to one another between two steps, in two slots that take turns, each
-padded with zeros to B_PAD = BATCH_BLOCKS * BLOCK_B rows of H_PAD, a multiple of BLOCK_K.
-PLAN is launch.Constants.
+Exchange: what programs hand to one another between two steps, in two slots that take turns, or
+inside of one, in one slot; each is padded with zeros to B_PAD = BATCH_BLOCKS * BLOCK_B rows of PAD,
+a multiple of BLOCK_K. PLAN is launch.Constants, W one of its launch.Weight.
 """
 
 from __future__ import annotations
@@ -17,43 +17,36 @@ from .helper import helper
 
 
 @helper
-def load_weight(
-    w_ptr,  # [., .] by STRIDE_ROW and STRIDE_K
+def load_tile(
+    w_ptr,  # [., .] by W's strides
     row,  # [ROWS] int64
     row_mask,  # [ROWS]
     k,  # first column
-    STRIDE_ROW: tl.constexpr,
-    STRIDE_K: tl.constexpr,
+    W: tl.constexpr,
     PLAN: tl.constexpr,
 ):
     """A weight tile [ROWS, BLOCK_K], zero outside."""
     col = k + tl.arange(0, PLAN.BLOCK_K)
-    offset = row[:, None] * STRIDE_ROW + col.to(tl.int64)[None, :] * STRIDE_K
-    return tl.load(w_ptr + offset, mask=row_mask[:, None] & (col < PLAN.H)[None, :], other=0.0)
+    offset = row[:, None] * W.STRIDE_ROW + col.to(tl.int64)[None, :] * W.STRIDE_K
+    return tl.load(w_ptr + offset, mask=row_mask[:, None] & (col < W.K)[None, :], other=0.0)
 
 
 @helper
-def load_resident(
-    w_ptr,
-    row,
-    row_mask,
-    STRIDE_ROW: tl.constexpr,
-    STRIDE_K: tl.constexpr,
-    RESIDENT: tl.constexpr,
-    PLAN: tl.constexpr,
-):
-    """The first RESIDENT chunks of a program's weights, loaded once a launch."""
+def load_weight(w_ptr, row, row_mask, W: tl.constexpr, PLAN: tl.constexpr):
+    """A program's rows of a weight, for `product`: of the first RESIDENT chunks the tiles, loaded
+    once a launch; and where to find the others.
+    """
     tiles = ()
-    for i in tl.static_range(RESIDENT):
-        tile = load_weight(w_ptr, row, row_mask, i * PLAN.BLOCK_K, STRIDE_ROW, STRIDE_K, PLAN)
-        tiles = tiles + (tile,)
-    return tiles
+    for i in tl.static_range(W.RESIDENT):
+        tiles = tiles + (load_tile(w_ptr, row, row_mask, i * PLAN.BLOCK_K, W, PLAN),)
+    return tiles, w_ptr, row, row_mask
 
 
 @helper
 def load_moving(
-    x_ptr,  # [BLOCK_B, H_PAD] of an exchange, just written by other programs
+    x_ptr,  # [BLOCK_B, PAD] of an exchange, just written by other programs
     k,
+    W: tl.constexpr,
     PLAN: tl.constexpr,
 ):
     """A chunk [BLOCK_K, BLOCK_B] of x transposed, as bits; .cg because L1 may hold an old line.
@@ -66,7 +59,7 @@ def load_moving(
     """
     col, b = k + tl.arange(0, PLAN.BLOCK_K), tl.arange(0, PLAN.BLOCK_B)
     bits_ptr = x_ptr.to(tl.pointer_type(PLAN.BITS), bitcast=True)
-    return tl.load(bits_ptr + b[None, :] * PLAN.H_PAD + col[:, None], cache_modifier=".cg")
+    return tl.load(bits_ptr + b[None, :] * W.PAD + col[:, None], cache_modifier=".cg")
 
 
 @helper
@@ -80,51 +73,43 @@ def dot(w, bits, acc, x_ptr, PRECISION: tl.constexpr):
 @helper
 def product(
     acc,  # [ROWS, BLOCK_B]
-    tiles,  # RESIDENT x [ROWS, BLOCK_K]
-    w_ptr,
-    row,
-    row_mask,
-    x_ptr,  # [BLOCK_B, H_PAD] of an exchange
-    STRIDE_ROW: tl.constexpr,
-    STRIDE_K: tl.constexpr,
-    RESIDENT: tl.constexpr,
+    weight,  # what load_weight gave
+    x_ptr,  # [BLOCK_B, PAD] of an exchange
+    W: tl.constexpr,
     PLAN: tl.constexpr,
 ):
-    """acc + w[row, :H] . x[:, :H]^T."""
+    """acc + w[row, :K] . x[:, :K]^T."""
+    tiles, w_ptr, row, row_mask = weight
     zero = tl.num_programs(1) - 1  # always, but the compiler cannot know
     chunks = ()
-    for i in tl.static_range(RESIDENT + PLAN.AHEAD):
-        if i < RESIDENT:
-            chunks = chunks + (load_moving(x_ptr, i * PLAN.BLOCK_K, PLAN),)
+    for i in tl.static_range(W.RESIDENT + PLAN.AHEAD):
+        if i < W.RESIDENT:
+            chunks = chunks + (load_moving(x_ptr, i * PLAN.BLOCK_K, W, PLAN),)
         if i >= PLAN.AHEAD:
             bits = chunks[i - PLAN.AHEAD]
-            if PLAN.HOLD:
+            if W.HOLD:
                 bits ^= zero.to(PLAN.BITS)
             acc = dot(tiles[i - PLAN.AHEAD], bits, acc, x_ptr, PLAN.PRECISION)
-    for k in tl.range(RESIDENT * PLAN.BLOCK_K, PLAN.H, PLAN.BLOCK_K, num_stages=PLAN.STAGES):
-        w = load_weight(w_ptr, row, row_mask, k, STRIDE_ROW, STRIDE_K, PLAN)
-        acc = dot(w, load_moving(x_ptr, k, PLAN), acc, x_ptr, PLAN.PRECISION)
+    for k in tl.range(W.RESIDENT * PLAN.BLOCK_K, W.K, PLAN.BLOCK_K, num_stages=PLAN.STAGES):
+        w = load_tile(w_ptr, row, row_mask, k, W, PLAN)
+        acc = dot(w, load_moving(x_ptr, k, W, PLAN), acc, x_ptr, PLAN.PRECISION)
     return acc
 
 
 @helper
 def transposed(
     acc,  # [UNITS, BLOCK_B]
-    tiles,
-    w_ptr,  # [4 // SPLIT * H, H], a part of the gates'
-    row,
-    row_mask,
-    x_ptr,  # a part's first gate in slot 0 of an exchange [2, 4, B_PAD, H_PAD]
+    weight,  # of [4 // SPLIT * H, P], a part of the gates'
+    x_ptr,  # a part's first gate in slot 0 of an exchange [2, 4, B_PAD, PAD]
     slot,
-    RESIDENT: tl.constexpr,
+    W: tl.constexpr,
     PLAN: tl.constexpr,
 ):
     """acc + w[:, row]^T . x^T, summed over the gates of one part."""
+    tiles, w_ptr, row, row_mask = weight
     for gate in tl.static_range(4 // PLAN.SPLIT):
-        acc = product(
-            acc, tiles, w_ptr + gate * PLAN.H * PLAN.H, row, row_mask,
-            x_ptr + (slot * 4 + gate) * PLAN.SLOT, 1, PLAN.H, RESIDENT, PLAN,
-        )  # fmt: skip
+        own = tiles, w_ptr + gate * PLAN.H * PLAN.P, row, row_mask
+        acc = product(acc, own, x_ptr + (slot * 4 + gate) * W.SLOT, W, PLAN)
     return acc
 
 
