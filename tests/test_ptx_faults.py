@@ -18,7 +18,8 @@ ids = [f"{fault.name}-sm_{arch}" for fault, arch in TRIALS]
 
 def trial(fault: str, arch: int) -> tuple:
     """Arguments of faults.run_by_name: on steps' forward; `python -m ptx --faults` has all."""
-    return fault, "steps", "forward", arch, 3
+    (kind, *_) = next(f.kinds for f in faults.FAULTS if f.name == fault)
+    return fault, kind, "forward", arch, 3
 
 
 @pytest.fixture(scope="module")

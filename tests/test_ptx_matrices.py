@@ -83,6 +83,15 @@ def test_ldmatrix_and_stmatrix_are_each_others_inverse(count, trans):
     assert torch.equal(found, matrices)
 
 
+@pytest.mark.parametrize("value", ["%base", "%t"], ids=["equal", "own"])
+def test_warps_that_store_one_matrix_must_store_the_same(value):
+    """As Triton's do where warps have computed one tile: harmless, while the values are equal."""
+    address = "and.b32 %r5, %t, 7; shl.b32 %r5, %r5, 4; add.s32 %r5, %r5, %base;"
+    store = f"mov.b32 %r1, {value}; stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r5], {{%r1}};"
+    report = launch(address + store, torch.zeros(1))
+    assert bool(report.findings) == (value == "%t"), str(report)
+
+
 # --- mma: where PTX's tables put a lane's elements; g: lane / 4, t: lane % 4 ---
 
 

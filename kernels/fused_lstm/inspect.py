@@ -43,8 +43,6 @@ def argument_type(name: str, dtype: str) -> str:
         return "i32"
     if name == "barrier_ptr":
         return "*i32"
-    if name == "option_ptrs":  # none of them is read
-        return "*i64"
     state = name in STATES
     return ("*fp64" if dtype == "fp64" else "*fp32") if state else TYPES[dtype]
 
@@ -54,16 +52,20 @@ def compile_plan(found: plan.Plan, arch: int):
     from .triton import launch
     from .triton.cells.lstm import LSTM
 
-    given = launch.constants(found, True, found.phases()[0], False)
-    lanes = dict.fromkeys(("w_ih_ptrs", "w_hh_ptrs", "bias_ptrs"), found.layers)
-    lanes["option_ptrs"] = 3
-    constants = {"CELL": LSTM, "PLAN": given}
+    own = TYPES[found.dtype]
+    tuples = dict.fromkeys(
+        ("w_ih_ptrs", "w_hh_ptrs", "w_hr_ptrs", "bias_ptrs"), (own,) * found.layers
+    )
+    tuples |= {"given_ptrs": (own, own), "option_ptrs": ("*i64", "*i64", "*u8", own, own)}
+    constants = {"CELL": LSTM, "PLAN": launch.constants(found, True, found.phases()[0], False)}
     options = {k: v for k, v in launch.options(found).items() if k != "launch_cooperative_grid"}
-    return compile_kernel(kernel_of(found), found.dtype, constants, lanes, arch, options)
+    return compile_kernel(kernel_of(found), found.dtype, constants, tuples, arch, options)
 
 
-def compile_kernel(kernel, dtype: str, constants: dict, lanes: dict, arch: int, options=None):
-    """Compile ahead of time; `lanes`: how many pointers a tuple has, by its argument's name."""
+def compile_kernel(
+    kernel, dtype: str, constants: dict, tuples: dict[str, tuple[str, ...]], arch: int, options=None
+):
+    """Compile ahead of time; `tuples`: the types of a tuple's pointers, by its argument's name."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -72,9 +74,9 @@ def compile_kernel(kernel, dtype: str, constants: dict, lanes: dict, arch: int, 
     for index, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name] = "constexpr"
-        elif name in lanes:
-            signature[name] = (argument_type(name, dtype),) * lanes[name]
-            attributes |= {(index, lane): aligned for lane in range(lanes[name])}
+        elif name in tuples:
+            signature[name] = tuples[name]
+            attributes |= {(index, n): aligned for n in range(len(tuples[name]))}
         else:
             signature[name] = argument_type(name, dtype)
             if name.endswith("_ptr"):
@@ -93,13 +95,16 @@ def trips(found: plan.Plan) -> list[int]:
         rounds = [own, below][: found.products]
     else:
         rounds = [below] * found.gates * (found.products - 1) + [own] * found.gates
+    rounds.append(found.chunks_hr - found.resident_hr)
     return [n for n in rounds if n > 0]
 
 
 def executed(found: plan.Plan, step: sass.Code) -> dict[str, int] | None:
     """What a step executes: instructions of a thread, and all programs' bytes."""
-    tile = found.rows * found.block_k * found.block_b
-    products = found.products * found.gates * found.chunks * tile // found.warps
+    rows = found.products * found.gates * found.chunks * found.rows
+    # A warp multiplies 16 rows by 8 columns at least, if others do the same.
+    rows += found.chunks_hr * max(found.own, 16 * 8 * found.warps // found.block_b)
+    products = rows * found.block_k * found.block_b // found.warps
     count = sass.executed(step, trips(found), products) if found.batch_blocks == 1 else None
     return count and count | {"bytes": count["bytes"] * 32 * found.warps * found.programs}
 
@@ -180,7 +185,7 @@ def table(report: dict) -> str:
              f" {found['block_k']} x {found['chunks']}, {found['ahead']} ahead,"
              f" {found['stages']} stages, products in {precision}"),
             ("resident", f"{found['resident_fraction']:.0%} of the weights"
-             f" ({found['resident']} + {found['resident_ih']} tiles)"),
+             f" ({found['resident']} + {found['resident_ih']} + {found['resident_hr']} tiles)"),
             *[("why" if index == 0 else "", why) for index, why in enumerate(found["why"])],
         ]  # fmt: skip
     lines += [
@@ -223,6 +228,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--hidden", type=int, nargs="+", default=[1500])
     made.add_argument("--batch", type=int, default=20)
     made.add_argument("--layers", type=int, default=2)
+    made.add_argument("--proj-size", type=int, default=0, metavar="P", help="h's size, if not H")
     made.add_argument("--dtype", nargs="+", choices=list(TYPES), default=["bf16"])
     made.add_argument("--fuse", choices=["pointwise", "steps", "layers"], default="layers")
     made.add_argument("--no-tf32", action="store_true", help="full precision for float32")
@@ -247,6 +253,7 @@ def wanted(args: argparse.Namespace):
             for dtype in args.dtype:
                 shape = {"hidden": hidden, "batch": args.batch, "layers": args.layers}
                 shape |= {"dtype": dtype, "device": device, "tf32": not args.no_tf32}
+                shape |= {"projected": args.proj_size}
                 if args.fuse == "pointwise":
                     yield pointwise, (dtype, device, args.batch, hidden)
                     continue

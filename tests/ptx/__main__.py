@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections import defaultdict
 from concurrent.futures import as_completed
+from itertools import product
 
 from .pool import compile_here, pool
 
@@ -74,12 +75,12 @@ def table(outcomes: list[cases.Outcome]) -> str:
 def run_faults(words: str, seeds: int) -> bool:
     """Print the table of faults. Returns whether each was found, or could not be."""
     chosen = [fault for fault in faults.FAULTS if words in fault.name]
-    kernels = [(k, d) for k in ("steps", "layers") for d in ("forward", "backward")]
+    directions = "forward", "backward"
     submit = pool().submit
     futures = {
         (fault.name, kernel, arch): submit(faults.run_by_name, fault.name, *kernel, arch, seeds)
         for fault in chosen
-        for kernel in kernels
+        for kernel in product(fault.kinds, directions)
         for arch in fault.arch
     }
     print(f"Triton {triton.__version__}\n")

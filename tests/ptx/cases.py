@@ -1,6 +1,6 @@
 """The project's kernels on the machine: a case is one kernel's shape, and is run by its operators.
 
-T, B, H, L: time steps, batch, hidden size, layers.
+T, B, H, L, P: time steps, batch, hidden size, layers, size of a projected h.
 """
 
 from __future__ import annotations
@@ -53,9 +53,11 @@ class Case:
     path: str = "own"
     lengths: tuple[int, ...] = ()  # of B rows, falling, where they end early
     keep: bool = False  # whether some states are zeroed
+    P: int = 0  # 0: h is not projected
 
     def __str__(self) -> str:
         words = [self.kind, self.dtype, f"sm_{self.arch}", f"H{self.H}", f"B{self.B}"]
+        words += [f"P{self.P}"] if self.P else []
         words += [f"L{self.L}"] if self.kind == "layers" else []
         words += [f"dropout {self.p}"] if self.p else []
         words += ["rows"] if self.lengths else []
@@ -214,12 +216,13 @@ def _stack(case: Case) -> Problem:
 
 def _inputs(case: Case) -> list[Tensor]:
     """x, h0, c0 and flat weights."""
-    B, H, D = case.B, case.H, 2 if case.kind == "both" else 1
-    made = [torch.randn(*case.rows, H), *torch.randn(2, case.L * D, B, H)]
+    B, H, P, D = case.B, case.H, case.P or case.H, 2 if case.kind == "both" else 1
+    states = torch.randn(case.L * D, B, P), torch.randn(case.L * D, B, H)
+    made = [torch.randn(*case.rows, H), *states]
     for lane in range(case.L * D):
-        columns = H if lane < D else D * H
-        weights = torch.randn(4 * H, columns), torch.randn(4 * H, H), *torch.randn(2, 4 * H)
-        made += [w / H**0.5 for w in weights]
+        columns = H if lane < D else D * P
+        weights = torch.randn(4 * H, columns), torch.randn(4 * H, P), *torch.randn(2, 4 * H)
+        made += [w / H**0.5 for w in (*weights, *([torch.randn(P, H)] if case.P else []))]
     return [t.to(DTYPES[case.dtype]) for t in made]
 
 
@@ -240,7 +243,7 @@ def _launching(case: Case) -> Iterator[None]:
     def made(fuse: str, direction: str, x: Tensor, shape: around.Shape):
         return make_plan(
             fuse, direction, case.H, case.B, case.L, x.dtype, PATHS[case.path],
-            device=case.device, tf32=case.dtype == "tf32",
+            device=case.device, tf32=case.dtype == "tf32", projected=case.P,
         )  # fmt: skip
 
     with mock.patch.object(around, "_plan", made):
@@ -270,7 +273,7 @@ def every_case() -> list[Case]:
                     found.append(Case("layers", dtype, arch, 130, 3, L=2, path=path))
             found.append(Case("steps", dtype, arch, 33, 37, path="blocks of batch"))
             found.append(Case("steps", dtype, arch, 33, 37, path="groups of rows"))
-            found += _lanes(dtype, arch)
+            found += _lanes(dtype, arch) + _projected(dtype, arch)
     return found
 
 
@@ -284,6 +287,24 @@ def _lanes(dtype: str, arch: int) -> list[Case]:
         found.append(Case("both", dtype, arch, 17, 20, path=path, lengths=many, keep=True))
         found.append(Case("steps", dtype, arch, 17, 20, path=path, lengths=many, keep=True))
     found.append(Case("both", dtype, arch, 17, L=2, lengths=few, keep=True, mode="per-step"))
+    return found
+
+
+def _projected(dtype: str, arch: int) -> list[Case]:
+    """A projected h, with all that a lane may have."""
+    few, many = (3, 2, 1), (3,) * 3 + (2,) * 14 + (1,) * 3
+    found = [Case("steps", dtype, arch, H, B, P=P) for H, B, P in ((17, 3, 5), (130, 20, 70))]
+    found.append(Case("steps", dtype, arch, 17, P=9, L=2, p=0.3, mode="per-step"))
+    found.append(Case("layers", dtype, arch, 33, 20, L=2, P=20))
+    for lengths, keep in (((), False), (few, False), ((), True), (few, True)):
+        found.append(Case("both", dtype, arch, 33, P=20, lengths=lengths, keep=keep))
+        found.append(Case("layers", dtype, arch, 17, L=2, P=9, p=0.3, lengths=lengths, keep=keep))
+    for path in ("blocks of batch", "groups of rows"):
+        found.append(Case("both", dtype, arch, 17, 20, P=9, path=path, lengths=many, keep=True))
+        found.append(Case("steps", dtype, arch, 33, 37, P=20, path=path))
+    for path in ("streamed", "all streamed") if dtype in ("bf16", "tf32") else ():
+        found.append(Case("steps", dtype, arch, 130, 20, P=100, path=path))
+    found.append(Case("both", dtype, arch, 17, L=2, P=9, lengths=few, keep=True, mode="per-step"))
     return found
 
 
@@ -311,4 +332,13 @@ def some_cases() -> list[Case]:
             found.append(Case("layers", dtype, arch, 17, L=2, p=0.3, lengths=few, keep=True))
         path = {"path": "blocks of batch", "lengths": many}
         found.append(Case("both", "bf16", arch, 17, 20, **path))
+        for dtype in DTYPES:
+            found.append(Case("steps", dtype, arch, 33, P=20))
+        for dtype in ("bf16", "fp32"):
+            found.append(Case("both", dtype, arch, 17, L=2, P=9, lengths=few, keep=True))
+            found.append(Case("layers", dtype, arch, 33, L=2, P=17, p=0.3))
+        found.append(Case("both", "bf16", arch, 17, 20, P=9, **path))
+        found.append(Case("steps", "bf16", arch, 33, 20, P=20, path="groups of rows"))
+        found.append(Case("steps", "bf16", arch, 130, 20, T=2, P=100, path="streamed"))
+        found.append(Case("steps", "fp16", arch, 17, L=2, P=9, p=0.3, mode="per-step"))
     return found

@@ -29,6 +29,17 @@ def first(pattern: str, put: str) -> Change:
     return lambda ptx: re.sub(pattern, put, ptx, count=1)
 
 
+def inside(pattern: str, put: str) -> Change:
+    """Only of the meeting inside a step; in the backward a block's meeting comes before it."""
+
+    def change(ptx: str) -> str:
+        before = 0 if "sweep_fwd_kernel(" in ptx else 1
+        found = list(re.finditer(pattern, ptx))[before]
+        return ptx[: found.start()] + found.expand(put) + ptx[found.end() :]
+
+    return change
+
+
 def _after_acquire(pattern: str) -> Change:
     """Drop the first statement of a kind that follows each acquire."""
     return every(rf"(ld\.acquire(?:.|\n)*?\n)([^\n]*{pattern}[^\n]*\n)", r"\1")
@@ -51,6 +62,7 @@ class Fault:
     dtype: str = "bf16"
     path: str = "own"
     unzeroed: str = ""  # part of a launch's workspace that is left as torch.empty gives it
+    kinds: tuple[str, ...] = ("steps", "layers", "projected")
 
 
 def _unchanged(ptx: str) -> str:
@@ -58,10 +70,11 @@ def _unchanged(ptx: str) -> str:
 
 
 H = 33
+WAIT = r"[^\n]*ld\.acquire[^\n]*\n((?:.|\n)*?)[^\n]*bra[^\n]*\n"
+ARRIVE = r"@%p\d+ red\.global[^;]*;"
 FAULTS = [
     # --- the barrier ---
-    Fault("wait removed", every(r"[^\n]*ld\.acquire[^\n]*\n((?:.|\n)*?)[^\n]*bra[^\n]*\n", r"\1"),
-          "race"),
+    Fault("wait removed", every(WAIT, r"\1"), "race"),
     Fault("release relaxed", every(r"(red\.global\.gpu)\.release", r"\1.relaxed"), "race"),
     Fault("release at cta scope", every(r"red\.global\.gpu\.release", "red.global.cta.release"),
           "race"),
@@ -69,10 +82,19 @@ FAULTS = [
     Fault("acquire a plain load", every(r"ld\.acquire\.gpu\.global", "ld.global"), "race"),
     Fault("acquire at cta scope", every(r"ld\.acquire\.gpu\.global", "ld.acquire.cta.global"),
           "race"),
-    Fault("arrive removed", every(r"@%p\d+ red\.global[^;]*;", ""), "deadlock"),
+    Fault("arrive removed", every(ARRIVE, ""), "deadlock"),
     Fault("bar.sync before the arrive removed", _before_release, "race"),
     Fault("bar.sync after the wait removed", _after_acquire(r"bar\.sync"), "race"),
     Fault("counters not zeroed", _unchanged, "uninitialised read", unzeroed="counters"),
+    # --- the meeting inside a step, alone ---
+    Fault("wait inside a step removed", inside(WAIT, r"\1"), "race", kinds=("projected",)),
+    Fault("arrive inside a step removed", inside(ARRIVE, ""), "deadlock", kinds=("projected",)),
+    Fault("release inside a step relaxed", inside(r"(red\.global\.gpu)\.release", r"\1.relaxed"),
+          "race", kinds=("projected",)),
+    Fault("acquire inside a step relaxed",
+          inside(r"ld\.acquire(\.gpu\.global)", r"ld.relaxed\1"), "race", kinds=("projected",)),
+    Fault("exchange inside a step not zeroed", _unchanged, "uninitialised read", unzeroed="between",
+          kinds=("projected",)),
     # --- addresses and values ---
     Fault("exchange not zeroed", _unchanged, "uninitialised read", unzeroed="exchange"),
     Fault("masks H - 1", every(rf"(setp\.lt\.[su]\d+\s+%p\d+, %r\w+, ){H};", rf"\g<1>{H - 1};"),
@@ -107,10 +129,11 @@ FAULTS = [
 
 
 def case_of(fault: Fault, kind: str, arch: int) -> Case:
-    layers = 2 if kind == "layers" else 1
-    if fault.path == "own":
-        return Case(kind, fault.dtype, arch, H, B=20, L=layers)
-    return Case(kind, fault.dtype, arch, 100, B=3, T=2, L=layers, path=fault.path)
+    size = H if fault.path == "own" else 100
+    options = {"B": 20} if fault.path == "own" else {"B": 3, "T": 2, "path": fault.path}
+    if kind == "projected":
+        return Case("steps", fault.dtype, arch, size, P=size - 13, **options)
+    return Case(kind, fault.dtype, arch, size, L=2 if kind == "layers" else 1, **options)
 
 
 def run(

@@ -55,8 +55,10 @@ void store_matrix(Step& s) {
   for (int k = 0; k < 8 * count; k++) {
     const u64 address = s.m.address(s.w, s.operand(0), k);
     const u64 offset = s.m.shared_offset(s.w, address, 16, "stmatrix");
-    s.m.note_shared_write(s.w, offset, 16);
-    std::memcpy(s.w.cta->shared.data() + offset, matrices[k / 8].at[k % 8], 16);
+    const auto* row = matrices[k / 8].at[k % 8];
+    u8* to = s.w.cta->shared.data() + offset;
+    s.m.note_shared_write(s.w, offset, 16, !std::memcmp(to, row, 16));
+    std::memcpy(to, row, 16);
   }
 }
 
