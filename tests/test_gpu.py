@@ -51,16 +51,16 @@ def tf32(allowed: bool):
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def make(shape, dtype: torch.dtype, fuse: str, **options):
+def make(shape, dtype: torch.dtype, fuse: str, proj_size: int = 0):
     """nn.LSTM in float64 with weights that `dtype` holds, ours with the same, x and the state."""
     T, B, I, H, L = shape
-    ours = fused_lstm.LSTM(
-        I, H, L, engine="triton", fuse=fuse, device="cuda", dtype=dtype, **options
-    )
-    exact = nn.LSTM(I, H, L, device="cuda", dtype=torch.float64)
+    own = {"engine": "triton", "fuse": fuse, "dtype": dtype}
+    ours = fused_lstm.LSTM(I, H, L, proj_size=proj_size, device="cuda", **own)
+    exact = nn.LSTM(I, H, L, proj_size=proj_size, device="cuda", dtype=torch.float64)
     exact.load_state_dict({k: v.double() for k, v in ours.state_dict().items()})
     x = torch.randn(T, B, I, device="cuda", dtype=dtype)
-    state = tuple(torch.randn(2, L, B, H, device="cuda", dtype=dtype))
+    sizes = proj_size or H, H
+    state = tuple(torch.randn(L, B, size, device="cuda", dtype=dtype) for size in sizes)
     return exact, ours, x, state
 
 
@@ -112,10 +112,13 @@ def test_float64(fuse):
 
 
 @pytest.mark.parametrize("fuse", ["steps", "layers"])
-@pytest.mark.parametrize("shape", ["small", "medium", "large", "streamed"])
-def test_200_launches_give_the_same_bits(shape, fuse):
+@pytest.mark.parametrize(
+    ("shape", "proj_size"),
+    [("small", 0), ("medium", 0), ("large", 0), ("streamed", 0), ("small", 90), ("large", 512)],
+)
+def test_200_launches_give_the_same_bits(shape, proj_size, fuse):
     """A race or a lost store shows as a difference sooner or later, a lost arrival as a hang."""
-    _, ours, x, state = make(SHAPES[shape], torch.bfloat16, fuse)
+    _, ours, x, state = make(SHAPES[shape], torch.bfloat16, fuse, proj_size)
     first = everything(ours, x, state)
     for repeat in range(200):
         again = everything(ours, x, state)
@@ -203,6 +206,35 @@ def test_both_directions_and_rows_that_end_are_nn_lstms(fuse, packed, bidirectio
         torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-3, atol=1e-3, msg=name)
 
 
+@pytest.mark.parametrize("directions", [1, 2], ids=["one", "both"])
+@pytest.mark.parametrize("ragged", [False, True], ids=["all", "rows that end or begin anew"])
+@pytest.mark.parametrize("fuse", ["steps", "layers"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_projected_h_is_the_references(precision, fuse, ragged, directions):
+    T, B, I, H, P, L = 9, 40, 33, 200, 90, 2
+    (dtype, allowed), D = PRECISIONS[precision], directions
+    sizes = {"proj_size": P, "bidirectional": D == 2}
+    weights = nn.LSTM(I, H, L, device="cuda", dtype=dtype, **sizes).parameters()
+    lanes, rows = {"directions": D}, (T, B)
+    if ragged:
+        lanes["batch_sizes"] = torch.tensor([40, 40, 33, 32, 20, 3, 1, 1, 1])
+        rows = (int(lanes["batch_sizes"].sum()),)
+        lanes["keep"] = torch.rand(D, *rows, device="cuda") > 0.2
+    shapes = (*rows, I), (L * D, B, P), (L * D, B, H)
+    inputs = [torch.randn(shape, device="cuda", dtype=dtype) for shape in shapes]
+    inputs = [t.detach().requires_grad_() for t in (*inputs, *weights)]
+    wide = [t.detach().double().requires_grad_() for t in inputs]
+    outputs = reference.lstm(*wide[:3], wide[3:], **lanes)
+    by = [torch.linspace(-1, 1, o.numel(), device="cuda").cos().view_as(o) for o in outputs]
+    wanted = torch.autograd.grad(outputs, wide, [g.double() for g in by])
+    with tf32(allowed):
+        operator = torch.ops.fused_lstm_triton.lstm
+        found = operator(*inputs[:3], inputs[3:], 0.0, None, fuse, True, **lanes)[:3]
+        grads = torch.autograd.grad(found, inputs, [g.to(dtype) for g in by])
+    actual, expected = dict(enumerate((*found, *grads))), dict(enumerate((*outputs, *wanted)))
+    assert_near(actual, expected, precision)
+
+
 @fuses
 def test_resets_are_the_references(fuse):
     T, B, I, H, L = 9, 40, 33, 200, 2
@@ -216,12 +248,13 @@ def test_resets_are_the_references(fuse):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("proj_size", [0, 90])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_a_launch_a_step_is_the_same_as_one_launch(direction, monkeypatch):
+def test_a_launch_a_step_is_the_same_as_one_launch(direction, proj_size, monkeypatch):
     """What runs where the programs do not all fit on the GPU at once."""
     from fused_lstm.triton import around, devices
 
-    _, ours, x, state = make((5, 20, 64, 200, 2), torch.float32, "layers")
+    _, ours, x, state = make((5, 20, 64, 200, 2), torch.float32, "layers", proj_size)
     with tf32(False):
         expected = everything(ours, x, state)
     chosen, current = around._plan, devices.current

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from fused_lstm.triton.choice import choose, cost
-from fused_lstm.triton.devices import DEVICES, INTERPRETER, by_arch
-from fused_lstm.triton.plan import SIZES, plan
+from fused_lstm.triton.devices import DEVICES, INTERPRETER, Device, by_arch
+from fused_lstm.triton.plan import SIZES, Plan, plan
 
 H100 = DEVICES["H100"]
 kinds = pytest.mark.parametrize("kind", ["steps", "layers"])
@@ -20,30 +20,44 @@ directions = pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
 @pytest.mark.parametrize("dtype", SIZES)
 def test_every_plan_fits_its_device(kind, direction, device, dtype):
+    shape = {"layers": 2, "dtype": dtype, "device": device}
     for hidden in (1, 17, 200, 650, 1024, 1500, 2048, 4096, 10000):
         for batch in (1, 20, 64, 1000):
-            found = plan(
-                kind, direction, hidden=hidden, batch=batch, layers=2, dtype=dtype, device=device
-            )
-            assert found.smem <= device.smem
-            assert found.chunks * found.block_k >= hidden
-            assert found.padded_batch >= batch
-            rows = found.batch_blocks * found.block_b
-            assert (found.row_groups - 1) * rows < batch, "a group of programs has no row"
-            units = found.units * found.blocks // found.layers
-            assert units >= hidden, "a unit has no program"
-            assert units - hidden < found.units, "a program has no unit"
-            assert found.units % found.split == 0
-            assert 0 <= found.resident <= found.chunks
-            assert 0 <= found.resident_ih <= found.chunks * (kind == "layers")
-            assert found.split in (1, 4)
-            assert found.split == 4 or found.resident == 0 or direction == "forward"
-            if found.persistent:
-                assert found.programs <= device.sms, "would wait for a program that cannot start"
-            assert found.why
-            floor = cost(found, device)
-            assert floor.floor_us > 0
-            assert floor.bytes_l2 > 0
+            for projected in (0, 1, hidden // 2, hidden + 9):
+                found = plan(
+                    kind, direction, hidden=hidden, batch=batch, projected=projected, **shape
+                )
+                assert_fits(found, device)
+
+
+def assert_fits(found: Plan, device: Device) -> None:
+    assert found.smem <= device.smem
+    sums, others = found.outputs, found.hidden
+    if found.direction == "backward":
+        sums, others = others, sums
+    assert found.chunks * found.block_k >= sums
+    assert found.chunks_hr * found.block_k >= others * (found.projected > 0)
+    assert found.padded_batch >= found.batch
+    rows = found.batch_blocks * found.block_b
+    assert (found.row_groups - 1) * rows < found.batch, "a group of programs has no row"
+    units = found.units * found.blocks // found.layers
+    widest = max(found.hidden, found.outputs)
+    assert units >= widest, "a unit has no program"
+    assert units - widest < found.units, "a program has no unit"
+    assert found.units % found.split == 0
+    assert found.own >= 16, "a product of fewer rows"
+    assert 0 <= found.resident <= found.chunks
+    assert 0 <= found.resident_ih <= found.chunks * (found.kind == "layers")
+    assert 0 <= found.resident_hr <= found.chunks_hr
+    assert (found.chunks_hr > 0) == (found.projected > 0)
+    assert found.split in (1, 4)
+    assert found.split == 4 or found.resident == 0 or found.direction == "forward"
+    if found.persistent:
+        assert found.programs <= device.sms, "would wait for a program that cannot start"
+    assert found.why
+    floor = cost(found, device)
+    assert floor.floor_us > 0
+    assert floor.bytes_l2 > 0
 
 
 @directions
@@ -149,6 +163,32 @@ def test_rows_of_a_large_batch_are_shared_out(
         assert found.programs > 0.9 * H100.sms
 
 
+@directions
+def test_a_projection_is_a_phase_and_a_meeting_more(direction):
+    shape = {"hidden": 650, "batch": 20, "layers": 1, "dtype": "bf16"}
+    plain = plan("steps", direction, device=H100, **shape)
+    found = plan("steps", direction, device=H100, projected=320, **shape)
+    forward = direction == "forward"
+    assert found.phases() == [("finish", "project") if forward else ("sum", "gather", "finish")]
+    assert cost(found, H100).barriers == cost(plain, H100).barriers + 1
+    assert (found.resident_hr, found.resident_fraction) == (found.chunks_hr, 1)
+    assert found.chunks == (3 if forward else 6)
+    assert found.chunks_hr == (6 if forward else 3)
+    # Where nothing can wait, phases that programs meet between are launches.
+    tiny = dataclasses.replace(H100, sms=1)
+    found = plan("steps", direction, device=tiny, projected=320, **shape)
+    parts = [("finish",), ("project",)] if forward else [("sum", "gather"), ("finish",)]
+    assert found.phases() == parts
+
+
+def test_a_projection_streams_where_it_does_not_fit():
+    shape = {"hidden": 1500, "batch": 20, "layers": 1, "dtype": "fp32", "device": H100}
+    found = plan("steps", "forward", projected=512, **shape)
+    assert found.resident == found.chunks
+    assert 0 < found.resident_hr < found.chunks_hr
+    assert any("of the projection" in why for why in found.why)
+
+
 def test_fewer_multiprocessors_mean_more_units_each():
     few = dataclasses.replace(H100, sms=60)
     shape = {"hidden": 1500, "batch": 20, "layers": 1, "dtype": "bf16"}
@@ -165,6 +205,7 @@ def test_fewer_multiprocessors_mean_more_units_each():
         ({"hidden": 0}, "hidden must be at least 1, got 0"),
         ({"batch": -1}, "batch must be at least 1, got -1"),
         ({"layers": 0}, "layers must be at least 1, got 0"),
+        ({"projected": -3}, "projected must be at least 0, got -3"),
     ],
     ids=lambda value: str(value)[:20],
 )
