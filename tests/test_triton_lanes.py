@@ -169,6 +169,21 @@ def test_a_state_that_is_zeroed_may_be_any():
     assert all(t.isfinite().all() for t in found[:6])
 
 
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((7, 7), r"h0: got shape \[1, 2, 7\], should be \[1, 2, 3\], by weight_hr"),
+        ((3, 3), r"c0: got shape \[1, 2, 3\], should be \[1, 2, 7\], by weight_hr"),
+    ],
+)
+def test_states_of_another_size_than_weight_hrs(sizes, message):
+    problem = make_problem(Case(Shape(3, 2, 5, 7, 1), projected=3))
+    x, _, _, *weights = problem.inputs
+    states = [torch.zeros(1, 2, size, dtype=x.dtype) for size in sizes]
+    with pytest.raises(ValueError, match=message):
+        around.lstm(x, *states, weights, 0.0, None, "steps", False)
+
+
 def test_more_rows_in_the_state_than_at_the_first_step():
     problem = make_problem(Case(Shape(3, 2, 5, 7, 1), lengths=(3, 1)))
     x, _, _, *weights = problem.inputs
