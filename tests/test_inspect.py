@@ -166,6 +166,18 @@ def test_kernels_of_a_card_with_99_kib_here(tmp_path, card):
         assert report["loop"]["HMMA"] > 0, name
 
 
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+def test_projected_kernels_here(tmp_path, arch):
+    """A chain, and a lane whose projection streams in part in TF32."""
+    for hidden, projected in ((200, 90), (1500, 512)):
+        of = ("--arch", arch, "--dtype", "bf16", "fp32", "--jobs", JOBS, "--hidden", str(hidden))
+        for report in reports(tmp_path, *of, "--proj-size", str(projected)):
+            name = assert_is_sound(report)
+            forward = report["plan"]["direction"] == "forward"
+            assert report["loop"]["acquire"] == (2 if forward else 3), name
+            assert report["loop"]["HMMA"] > 0, f"{name}: a tile of 16 rows is a warp's"
+
+
 def test_the_newest_architecture_here(tmp_path):
     for report in reports(tmp_path, "--arch", "sm_100", "--hidden", "1500"):
         assert report["loop"]["UTCHMMA"] > 0, assert_is_sound(report)
@@ -200,6 +212,7 @@ def test_every_level_and_the_machine_code(fuse):
         (["--arch", "sm_70"], "arch must be one of sm_80, sm_89, sm_90, sm_100, got sm_70"),
         (["--arch", "hopper"], "--arch must be like sm_90, got hopper"),
         (["--hidden", "0"], "must be at least 1"),
+        (["--proj-size", "-1"], "--proj-size must be at least 0, got -1"),
         (["--dtype", "int8"], "invalid choice"),
         (["--json", "/nowhere/at/all.json", "--hidden", "16"], "No such file"),
     ],

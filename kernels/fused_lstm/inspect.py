@@ -279,6 +279,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if min(args.layers, args.batch, args.jobs, *args.hidden) < 1:
             raise ValueError("--hidden, --batch, --layers and --jobs must be at least 1")
+        if args.proj_size < 0:
+            raise ValueError(f"--proj-size must be at least 0, got {args.proj_size}")
         for report in reports(args):
             print(table(report), end="\n\n", flush=True)
             if args.sass:

@@ -67,10 +67,12 @@ def cost(plan: Plan, device: Device) -> Cost:
     projected = plan.layers if plan.projected else 0
     weights = products * 4 * H * P + projected * H * P
     flops = 2 * weights * B
-    # Each program reads all that it sums over, padded to whole blocks.
-    chunks = products * plan.gates * plan.chunks + projected * plan.chunks_hr
-    read = chunks * plan.block_k * plan.batch_blocks * plan.block_b
-    moving = plan.programs // plan.layers * read * size
+    # Each program reads all that it sums over, padded to whole blocks; of those that have rows.
+    every = plan.programs // plan.layers
+    some = -(-P // plan.units) * plan.split * plan.row_groups
+    gates, hr = (every, some) if plan.direction == "forward" else (some, every)
+    chunks = gates * products * plan.gates * plan.chunks + hr * projected * plan.chunks_hr
+    moving = chunks * plan.block_k * plan.batch_blocks * plan.block_b * size
     streamed = (1 - plan.resident_fraction) * weights * size * plan.row_groups
     state = plan.layers * B * (H * 4 * size + P * size + 2 * H * max(4, size))  # gates, h, c
     if plan.direction == "backward":

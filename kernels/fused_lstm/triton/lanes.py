@@ -128,6 +128,13 @@ def turns(alive, first_batch, PHASE: tl.constexpr, PLAN: tl.constexpr):
 
 
 @helper
+def sums(alive, first_batch, block, PLAN: tl.constexpr):
+    """The same of the phase that SUMS: none where none of a block's rows is an element of h."""
+    found = turns(alive, first_batch, PLAN.SUMS, PLAN)
+    return tl.where(block * PLAN.UNITS < PLAN.P, found, 0) if PLAN.PROJECTED else found
+
+
+@helper
 def arrive(barrier_ptr, turn, PLAN: tl.constexpr):
     """After a block of batch, unless it is not known which is the last: the others wait for it."""
     if not PLAN.ROWS and turn == PLAN.BATCH_BLOCKS - 1:

@@ -13,18 +13,22 @@ from .helper import helper
 
 
 @helper
-def load(w_ptrs, between_ptr, lane, row, SIZE: tl.constexpr, PLAN: tl.constexpr):
-    """A program's rows of SIZE, and its lane's part of what they are multiplied by."""
-    row = row.to(tl.int64)
+def load(w_ptrs, between_ptr, lane, block, part, SIZE: tl.constexpr, PLAN: tl.constexpr):
+    """A program's rows, of SIZE that there are, and its lane's part of what they multiply."""
+    first = block * PLAN.UNITS + part * PLAN.OWN
+    row = first.to(tl.int64) + tl.arange(0, PLAN.OWN)
     weight = lanes.load_weight(w_ptrs, lane, 0, row, row < SIZE, PLAN.W_HR, PLAN)
-    return weight, between_ptr + lane.to(tl.int64) * PLAN.W_HR.SLOT
+    return (weight, first < SIZE), between_ptr + lane.to(tl.int64) * PLAN.W_HR.SLOT
 
 
 @helper
-def multiply(weight, between_ptr, batch, ROWS: tl.constexpr, PLAN: tl.constexpr):
-    """[ROWS, BLOCK_B]: a program's rows times a block of what all have exchanged."""
-    acc, x_ptr = tl.full((ROWS, PLAN.BLOCK_B), 0.0, PLAN.ACC), between_ptr + batch * PLAN.W_HR.TILE
-    return product.product(acc, weight, x_ptr, PLAN.W_HR, PLAN)
+def multiply(rows, between_ptr, batch, PLAN: tl.constexpr):
+    """[OWN, BLOCK_B]: a program's rows times a block of what all have exchanged."""
+    weight, has_any = rows
+    acc = tl.full((PLAN.OWN, PLAN.BLOCK_B), 0.0, PLAN.ACC)
+    if has_any:
+        acc = product.product(acc, weight, between_ptr + batch * PLAN.W_HR.TILE, PLAN.W_HR, PLAN)
+    return acc
 
 
 @helper

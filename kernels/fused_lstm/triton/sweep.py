@@ -81,7 +81,7 @@ def lstm_sweep_fwd_kernel(
     UNITS: tl.constexpr = PLAN.UNITS
     seed_ptr, offset_ptr, keep_ptr, between_ptr, _ = option_ptrs
     steps = T, B, offset_ptr
-    programs, lane, block, _, first_batch, all_ptr, _ = lanes.share(barrier_ptr, PLAN)
+    programs, lane, block, part, first_batch, all_ptr, _ = lanes.share(barrier_ptr, PLAN)
     row, row_unit = product.gate_rows(block, H, UNITS)
     unit = block * UNITS + tl.arange(0, UNITS)
     w_hh = lanes.load_weight(w_hh_ptrs, lane, 0, row, row_unit < H, PLAN.W_HH, PLAN)
@@ -91,7 +91,7 @@ def lstm_sweep_fwd_kernel(
         bias_ptr = lanes.pick(bias_ptrs, lane, PLAN.LANES)
         bias = tl.load(bias_ptr + row, mask=fed, other=0.0).to(PLAN.ACC)
     if PLAN.PROJECTED:
-        w_hr, between_ptr = project.load(w_hr_ptrs, between_ptr, lane, unit, PLAN.P, PLAN)
+        w_hr, between_ptr = project.load(w_hr_ptrs, between_ptr, lane, block, part, PLAN.P, PLAN)
     lane = lane.to(tl.int64)
     own_ptr = exchange_ptr + 2 * lane * PLAN.W_HH.SLOT
     up_ptr = own_ptr + (2 * PLAN.LANES * PLAN.W_HH.SLOT if PLAN.DROPOUT else 0)
@@ -141,7 +141,7 @@ def lstm_sweep_fwd_kernel(
             project.meet(all_ptr, wave, programs, PLAN)
             for turn in range(lanes.turns(alive, first_batch, PLAN.PROJECTS, PLAN)):
                 batch = first_batch + turn
-                h = project.multiply(w_hr, between_ptr, batch, UNITS, PLAN)
+                h = project.multiply(w_hr, between_ptr, batch, PLAN)
                 lanes.hand_out(out_ptrs, h, here, turn, batch, unit, alive, drop, steps, PLAN)
         lanes.meet(all_ptr, wave, end - begin, programs, PLAN)
 
@@ -185,7 +185,7 @@ def lstm_sweep_bwd_kernel(
         fed = row < tl.where(lane < PLAN.LANES - 1, P, 0)  # the top lane adds 0 times what it reads
         w_ih = lanes.load_weight(w_ih_ptrs, lane + 1, rows, row, fed, PLAN.W_IH, PLAN)
     if PLAN.PROJECTED:
-        w_hr, between_ptr = project.load(w_hr_ptrs, between_ptr, lane, unit, H, PLAN)
+        w_hr, between_ptr = project.load(w_hr_ptrs, between_ptr, lane, block, part, H, PLAN)
     lane = lane.to(tl.int64)
     own_ptr = exchange_ptr + 8 * lane * SLOT
     own_dc_ptr = dc_ptr + lane * B * H
@@ -195,7 +195,7 @@ def lstm_sweep_bwd_kernel(
         t = T - 1 - ((begin + wave).to(tl.int64) - (PLAN.LANES - 1 - lane if PLAN.CHAIN else 0))
         alive, first, now, after = lanes.place(t, lane, steps, PLAN)
         here = t, lane, first
-        for turn in range(lanes.turns(alive, first_batch, PLAN.SUMS, PLAN)):
+        for turn in range(lanes.sums(alive, first_batch, block, PLAN)):
             batch = first_batch + turn
             b, mask, at, _ = lanes.block_of(batch, row, alive, P, PLAN.W_HH, PLAN)
             x_ptr = lanes.slot_of(own_ptr, part * (4 // PLAN.SPLIT), batch, PLAN.W_HH)
@@ -226,7 +226,7 @@ def lstm_sweep_bwd_kernel(
             c = tl.load(c_ptr + first * H + at, mask=mask, other=0.0)
             dc = lanes.load_dc(dc_ptr, here, b, unit, mask, last, steps, PLAN)
             if PLAN.PROJECTED:
-                dh = project.multiply(w_hr, between_ptr, batch, PLAN.OWN, PLAN)
+                dh = project.multiply(w_hr, between_ptr, batch, PLAN)
             else:
                 dh = lanes.whole_dh(sent, here, b, unit, mask, wave, turn, steps, PLAN)
             gates, dc = CELL.backward(gates, c_prev, c, dh, dc)
