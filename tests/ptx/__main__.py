@@ -53,7 +53,8 @@ def table(outcomes: list[cases.Outcome]) -> str:
     groups = defaultdict(list)
     for outcome in outcomes:
         case = outcome.case
-        groups[case.kind, case.mode, f"sm_{case.arch}", case.dtype].append(outcome)
+        kind = f"{case.kind}, projected" if case.P else case.kind
+        groups[kind, case.mode, f"sm_{case.arch}", case.dtype].append(outcome)
     lines = [
         f"Triton {triton.__version__}",
         "",
