@@ -24,6 +24,15 @@ from .work import Shape
 FORMS = ("dense", "packed", "lengths")
 SPREADS = ("equal", "uniform", "sentences")
 
+# How many of Penn Treebank's training sentences (ptb.train.txt as Mikolov has it, without <eos>)
+# have 1, 2, ... words.
+SENTENCES = (
+    137, 282, 309, 434, 504, 630, 739, 929, 992, 1101, 1226, 1508, 1457, 1540, 1529, 1640, 1616,
+    1714, 1580, 1666, 1599, 1566, 1566, 1393, 1452, 1365, 1245, 1146, 1102, 1031, 881, 768, 696,
+    581, 548, 483, 441, 384, 352, 263, 252, 237, 184, 159, 121, 99, 89, 74, 58, 56, 62, 40, 27, 29,
+    27, 19, 28, 9, 14, 17, 13, 9, 8, 2, 1, 2, 2, 5, 6, 2, 1, 1, 6, 1, 3, 1, 3, 2, 0, 2, 1, 1,
+)  # fmt: skip
+
 
 class Case(NamedTuple):
     """What is run: a shape, one direction or both, how long the rows are, how they come."""
@@ -36,6 +45,17 @@ class Case(NamedTuple):
     def __str__(self) -> str:
         words = [self.spread, self.form] if self.form != "dense" else ["bidirectional"]
         return "-".join([*words, f"t{self.shape.T}", f"h{self.shape.H}"])
+
+    def beside(self, tokens: int) -> Case | None:
+        """What the time of a token stands beside: with `lengths=` packed rows, packed as many equal
+        ones (of about so many tokens as there are), else nothing.
+        """
+        if self.form == "lengths":
+            return self._replace(form="packed")
+        if self.form == "dense" or self.spread == "equal":
+            return None
+        T = round(tokens / self.shape.B)
+        return self._replace(shape=self.shape._replace(T=T), spread="equal")
 
 
 @dataclass(frozen=True)
@@ -58,27 +78,25 @@ class Sentences:
 
 
 def lengths_of(spread: str, T: int, B: int, generator: torch.Generator) -> Tensor:
-    """B lengths of at most T; "sentences" are Penn Treebank's, about: 21 words, 10 either way."""
+    """B lengths of at most T; "sentences" are drawn from Penn Treebank's."""
     if spread == "equal":
         return torch.full((B,), T)
     if spread == "uniform":
-        found = torch.randint(1, T + 1, (B,), generator=generator)
-    else:
-        words = torch.randn(B, generator=generator) * 10 + 21
-        found = (words * T / 60).round().long().clamp(1, T)
-    found[0] = T  # so that both are padded to the same
-    return found
+        return torch.randint(1, T + 1, (B,), generator=generator)
+    counts = torch.tensor(SENTENCES[:T], dtype=torch.float64)
+    return torch.multinomial(counts, B, replacement=True, generator=generator) + 1
 
 
 def make_sentences(
     case: Case, device: torch.device, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> Sentences:
-    T, B, I, H, L = case.shape
+    most, B, I, H, L = case.shape
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         reference = nn.LSTM(I, H, L, bidirectional=case.bidirectional).to(device, dtype)
-    lengths = lengths_of(case.spread, T, B, generator)
+    lengths = lengths_of(case.spread, most, B, generator)
+    T = int(lengths.max())  # rows are padded to the longest
     x = torch.randn(T, B, I, generator=generator)
     dy = torch.randn(T, B, H * (1 + case.bidirectional), generator=generator)
     dy[torch.arange(T)[:, None] >= lengths] = 0

@@ -17,7 +17,7 @@ import torch
 from . import machine
 from .contenders import BASE, Contender, engines
 from .count import Counts, count
-from .lanes import Case, make_sentences
+from .lanes import Case, Tagger, make_sentences
 from .learner import full_float32
 from .lesson import make_lesson
 from .local import Local
@@ -93,9 +93,7 @@ class Session:
         key = (case, mode, tuple(c.label for c in contenders))
         if key not in self._groups:
             race = self._line_up(case, contenders, make_sentences)
-            samples = race.time(mode, self.seconds / 5)
-            tokens = race.work.tokens
-            self._groups[key] = Group(samples, race.errors, race.failed, tokens=tokens)
+            self._groups[key] = time_lanes(race, mode, self.seconds / 5)
         return self._groups[key]
 
     def training(self, size: str, contenders: Sequence[Contender]) -> Group:
@@ -179,6 +177,30 @@ def time_training(race: Race, seconds: float, **how: Any) -> Group:
         for n, sample in samples.items()
     }
     return Group(samples, race.errors, race.failed, facts=facts)
+
+
+def time_lanes(race: Race, mode: str, seconds: float, **how: Any) -> Group:
+    """Both directions or unequal rows and, in the same rounds, what a token's time stands beside.
+
+    `how` is as timing.interleave takes it.
+    """
+    work, other = race.work, None
+    cases = {(work.case, n): case for n, case in race.cases(mode).items()}
+    if (beside := work.case.beside(work.tokens)) is not None:
+        other = make_sentences(beside, work.device, work.x.dtype)
+        own = [c for c in race.contenders if c.label in race.runners and c.label != BASE]
+        cases |= {(beside, c.label): Tagger(c, other).timed(mode) for c in own}
+    found = interleave(cases, seconds, **how)
+    samples = {n: found[work.case, n] for n in race.runners}
+    facts = {
+        n: {
+            "beside": str(beside),
+            "token_to_beside": speedup(samples[n], sample) * other.tokens / work.tokens,
+        }
+        for (case, n), sample in found.items()
+        if case == beside
+    }
+    return Group(samples, race.errors, race.failed, facts=facts, tokens=work.tokens)
 
 
 def with_base(contenders: Sequence[Contender]) -> list[Contender]:

@@ -7,20 +7,62 @@ import torch
 
 from bench.check import WrongAnswer, require_right
 from bench.contenders import BASE, highest
-from bench.lanes import FORMS, SPREADS, Case, Tagger, expected, lengths_of, make_sentences
+from bench.lanes import (
+    FORMS,
+    SENTENCES,
+    SPREADS,
+    Case,
+    Tagger,
+    expected,
+    lengths_of,
+    make_sentences,
+)
 from bench.race import line_up
+from bench.session import time_lanes
 from bench.work import Shape
 
 SHAPE = Shape(7, 5, 6, 8, 2)
 CPU = torch.device("cpu")
+NATIVE = [c for c in highest() if c.engine == "native"]
 
 
 @pytest.mark.parametrize("spread", SPREADS)
 def test_lengths(spread):
     found = lengths_of(spread, 40, 1000, torch.Generator().manual_seed(0))
     assert (int(found.min()) >= 1, int(found.max())) == (True, 40)
-    mean = {"equal": 40, "uniform": 20.5, "sentences": 14}[spread]
+    mean = {"equal": 40, "uniform": 20.5, "sentences": 20.5}[spread]
     assert abs(found.double().mean() - mean) < 1.5
+
+
+def test_sentences_are_penn_treebanks(ptb):
+    words = [len(line.split()) for line in (ptb / "ptb.train.txt").read_text().splitlines()]
+    assert tuple(torch.tensor(words).bincount().tolist()[1:]) == SENTENCES
+
+
+def test_rows_are_padded_to_the_longest():
+    work = make_sentences(Case(SHAPE._replace(T=82), spread="sentences", form="packed"), CPU)
+    assert len(work.x) == len(work.dy) == int(work.lengths.max()) < 82
+
+
+def test_a_tokens_time_stands_beside_another(monkeypatch):
+    """Packed beside as many in equal rows, `lengths=` beside packed; in one run."""
+    ragged = Case(SHAPE, False, "uniform", "packed")
+    race = line_up(make_sentences(ragged, CPU), NATIVE)
+    tokens = race.work.tokens
+    equal = Case(SHAPE._replace(T=round(tokens / 5)), False, "equal", "packed")
+    assert ragged.beside(tokens) == equal
+    assert ragged._replace(form="lengths").beside(tokens) == ragged
+    assert equal.beside(tokens) is Case(SHAPE, True).beside(tokens) is None
+
+    def timed(runner, mode):  # as if a token of the ragged rows took twice as long
+        return lambda: runner.work.tokens * (2.0 if runner.work.case == ragged else 1.0)
+
+    monkeypatch.setattr(Tagger, "timed", timed)
+    group = time_lanes(race, "step", 0, least=2, most=2)
+    facts = {"beside": str(equal), "token_to_beside": pytest.approx(2)}
+    assert group.facts == {NATIVE[0].label: facts}
+    assert group.samples == {NATIVE[0].label: [2.0 * tokens] * 2}
+    race.close()
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -28,10 +70,9 @@ def test_lengths(spread):
 def test_native_computes_what_nn_lstm_does_in_every_form(form, bidirectional):
     spread = "equal" if form == "dense" else "uniform"
     work = make_sentences(Case(SHAPE, bidirectional, spread, form), CPU)
-    native = next(c for c in highest() if c.engine == "native")
-    race = line_up(work, [native])
+    race = line_up(work, NATIVE)
     assert race.failed == {}
-    assert len(race.time("step", 0, least=2, most=2)[native.label]) == 2
+    assert len(race.time("step", 0, least=2, most=2)[NATIVE[0].label]) == 2
     assert work.tokens == int(work.lengths.sum())
     race.close()
 
