@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fused_lstm
+from fused_lstm import stack
 
 State = tuple[Tensor, Tensor]
 
@@ -49,11 +50,15 @@ def regularized_lstm(
     engine, fuse = lstm.engine, lstm.fuse
     if not isinstance(between, VariationalDropout):
         return fused_lstm.lstm(x, hidden, weights, lstm.dropout, engine, fuse)
-    h_n, c_n, per_layer = [], [], len(weights) // lstm.num_layers
-    for layer, (h, c) in enumerate(zip(*hidden, strict=True)):
+    states, per_layer = [], len(weights) // lstm.num_layers
+
+    def sweep(x: Tensor, layer: int) -> Tensor:
+        before = tuple(state[layer, None] for state in hidden)
         own = weights[layer * per_layer : (layer + 1) * per_layer]
-        x = between(x) if layer else x
-        x, (h, c) = fused_lstm.lstm(x, (h[None], c[None]), own, 0.0, engine, fuse)
-        h_n.append(h)
-        c_n.append(c)
-    return x, (torch.cat(h_n), torch.cat(c_n))
+        y, after = fused_lstm.lstm(x, before, own, 0.0, engine, fuse)
+        states.append(after)
+        return y
+
+    y = stack.run(x, lstm.num_layers, sweep, lambda y, _: between(y))
+    h_n, c_n = map(torch.cat, zip(*states, strict=True))
+    return y, (h_n, c_n)
