@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from cases import SHAPES, Shape, make_state
-from fused_lstm import reference
+from fused_lstm import philox, reference
 from fused_lstm.rows import Rows, keep_of
 from tolerance import assert_close
 
@@ -128,7 +128,7 @@ def test_backward_by_hand_is_autograds(shape, lane, bias):
     expected = torch.autograd.grad((y, h[last], c[last]), inputs, (dy, dh_n, dc_n))
     with torch.no_grad():
         dx, dh0, dc0, dweights = reference.layer_backward(
-            dy, dh_n, dc_n, x, h0, c0, layer, h, c, gates, order
+            dy, dh_n, dc_n, x, h0, c0, layer, h, c, gates, order=order
         )
     names = ["dx", "dh0", "dc0", "dw_ih", "dw_hh", *(["db_ih", "db_hh"] if bias else []), "dw_hr"]
     found = (dx, dh0, dc0, *(d for d in dweights if d is not None))
@@ -161,7 +161,7 @@ def test_philox_gives_its_published_words(key, counter, word):
     def signed(n):
         return torch.tensor([n - 2**64 if n >= 2**63 else n])
 
-    found = reference._philox_first_word(signed(key), signed(counter)).item()
+    found = philox.first_word(signed(key), signed(counter)).item()
     assert found == (_philox(key, counter) if word is None else word)
 
 

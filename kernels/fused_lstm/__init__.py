@@ -5,11 +5,13 @@ from .triton import interpreter
 # Before torch.compile or anyone else imports triton, which reads the choice only once.
 interpreter.enable()
 
+from .cell import Cell  # noqa: E402
 from .convert import convert  # noqa: E402
 from .cross_entropy import linear_cross_entropy  # noqa: E402
 from .dropout import Dropout, dropout  # noqa: E402
 from .engines import ENGINES, available_engines, describe_engine  # noqa: E402
-from .lstm import LSTM, lstm  # noqa: E402
+from .functional import lstm  # noqa: E402
+from .lstm import LSTM  # noqa: E402
 from .native import release_memory  # noqa: E402
 
 __version__ = "0.1.0"  # the only place: pyproject.toml reads it here
@@ -18,6 +20,7 @@ __all__ = [
     "__version__",
     "LSTM",
     "lstm",
+    "Cell",
     "convert",
     "linear_cross_entropy",
     "Dropout",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .autocast import autocasts
+from .cell import PLAIN, Cell
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -20,6 +21,7 @@ def check_tensors(
     directions: int,
     B: int,
     packed: bool,
+    cell: Cell = PLAIN,
 ) -> None:
     """x [T, B, I], or [N, I] where it is packed; the others as fused_lstm.ops has them."""
     layout = "[N, I]" if packed else "[T, B, I]"
@@ -30,15 +32,17 @@ def check_tensors(
         raise ValueError(f"x: got dtype {x.dtype}, should be one of {', '.join(map(str, DTYPES))}")
     lanes = len(h0) if h0.dim() == 3 else 0
     fits = lanes > 0 and lanes % directions == 0 and len(weights) % lanes == 0
-    if not fits or len(weights) // lanes not in (2, 3, 4, 5):
+    if not fits or cell.form(len(weights) // lanes) is None:
         each = "layer" if directions == 1 else "layer and direction"
+        own = list(cell.weights(1, 1, 1, True, True))[5:]
         raise ValueError(
             f"h_0: got shape {list(h0.shape)} for {len(weights)} weights, should be"
             f" [{'L' if directions == 1 else 'L * 2'}, B, H] with two weights a {each}, or four"
             " with biases, and one more where h is projected"
+            + (f"; then the cell's: {', '.join(own)}" if own else "")
         )
     cast = autocasts(x.device)
-    for name, tensor, shape in _expected(x, h0, c0, weights, directions, B):
+    for name, tensor, shape in _expected(x, h0, c0, weights, directions, B, cell):
         if list(tensor.shape) != shape:
             raise ValueError(f"{name}: got shape {list(tensor.shape)}, should be {shape}")
         if tensor.device != x.device:
@@ -47,25 +51,27 @@ def check_tensors(
             raise ValueError(f"{name}: got dtype {tensor.dtype}, should be {x.dtype}, as x's")
 
 
-def _expected(x, h0, c0, weights, directions, B) -> list[tuple[str, Tensor, list[int]]]:
+def _expected(x, h0, c0, weights, directions, B, cell) -> list[tuple[str, Tensor, list[int]]]:
     """(name, tensor, the shape that it should have), states first."""
     lanes, _, P = h0.shape
     per_lane = len(weights) // lanes
-    projected = per_lane % 2 == 1
+    form = _, projected = cell.form(per_lane)
     H = c0.shape[-1] if projected else P
     expected = [("h_0", h0, [lanes, B, P]), ("c_0", c0, [lanes, B, H])]
-    others = {"weight_hh": [4 * H, P]}
-    if per_lane >= 4:
-        others |= {"bias_ih": [4 * H], "bias_hh": [4 * H]}
-    if projected:
-        others["weight_hr"] = [P, H]
     for lane in range(lanes):
         layer, suffix = lane // directions, "_reverse" if lane % directions else ""
-        shapes = {"weight_ih": [4 * H, x.shape[-1] if layer == 0 else directions * P]} | others
+        I = x.shape[-1] if layer == 0 else directions * P
+        shapes = cell.weights(I, H, P, *form)
         own = weights[lane * per_lane : (lane + 1) * per_lane]
         for weight, (name, shape) in zip(own, shapes.items(), strict=True):
             expected.append((f"{name}_l{layer}{suffix}", weight, shape))
     return expected
+
+
+def check_plain(cell: Cell, who: str) -> None:
+    """That it is the cell of nn.LSTM, which is all that `who` has."""
+    for name, value in cell.options().items():
+        raise ValueError(f"{name}: got {value}, should be {getattr(PLAIN, name)}: {who} has none")
 
 
 def check_lengths(lengths: Tensor, T: int, B: int) -> None:

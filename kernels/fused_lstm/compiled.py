@@ -26,7 +26,7 @@ def _compiled():
     return torch.compile(loop.lstm, dynamic=False, fullgraph=True)
 
 
-def lstm(x, h0, c0, weights, dropout, fuse, directions=1, batch_sizes=None, keep=None):
+def lstm(x, h0, c0, weights, dropout, fuse, directions=1, batch_sizes=None, keep=None, *cell):
     # Every shape is compiled anew; past 8 of them torch.compile would give up.
     with torch._dynamo.config.patch(recompile_limit=256):
-        return _compiled()(x, h0, c0, weights, dropout, fuse, directions, batch_sizes, keep)
+        return _compiled()(x, h0, c0, weights, dropout, fuse, directions, batch_sizes, keep, *cell)

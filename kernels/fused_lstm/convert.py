@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.utils import parametrize
 
+from .checks import check_plain
 from .engines import check_engine
-from .lstm import LSTM
+from .lstm import LSTM, OWN
 
 
 def convert(
@@ -30,14 +31,17 @@ def convert(
         `model`, itself.
 
     Raises:
-        ValueError: an unknown engine or level; nothing has been changed then.
+        ValueError: an unknown engine or level, one that has no cell such as a module's, or, back, a
+            cell that nn.LSTM does not have; nothing has been changed then.
     """
     check_engine(engine, fuse)
     found = [module for module in model.modules() if _is_lstm(module)]
+    for cell in (module.cell for module in found if _own_class(module) is LSTM):
+        check_plain(cell, "nn.LSTM") if back else check_engine(engine, fuse, cell.options())
     if back:
         for module in found:
             _become(module, nn.LSTM)
-            for name in ("engine", "fuse"):
+            for name in OWN:
                 vars(module).pop(name, None)
         return model
     for module in found:

@@ -6,14 +6,15 @@ An engine is a module with three functions:
     describe(device) -> str          what runs there, for a log line
     lstm(x, h0, c0, weights, dropout, fuse, directions, batch_sizes, keep) -> (y, h_n, c_n)
         as the operator lstm of fused_lstm.ops; dropout is what is dropped between layers now (0.0
-        outside training).
+        outside training). An engine that has other cells than nn.LSTM's takes two arguments more
+        for them: the fused_lstm.cell.Cell, and a seed [1] int64, None outside training.
 """
 
 from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from types import ModuleType
 from typing import NamedTuple
@@ -24,13 +25,15 @@ import torch
 class Engine(NamedTuple):
     module: str  # imported on first use: importing fused_lstm does not import triton
     fuses: tuple[str, ...]  # the levels it offers, lowest first; empty where it decides itself
+    cell: tuple[str, ...] = ("coupled",)  # the options of a cell that it has
 
 
 FUSED = ("pointwise", "steps", "layers")
+CELL = "layer_norm", "peephole", "coupled", "zoneout", "recurrent_dropout", "candidate_dropout"
 
 ENGINES = {
-    "loop": Engine("fused_lstm.loop", ("none",)),
-    "compile": Engine("fused_lstm.compiled", ()),
+    "loop": Engine("fused_lstm.loop", ("none",), CELL),
+    "compile": Engine("fused_lstm.compiled", (), CELL),
     "cudnn": Engine("fused_lstm.cudnn", ()),
     "triton": Engine("fused_lstm.triton", FUSED),
     "native": Engine("fused_lstm.native", FUSED),
@@ -86,32 +89,52 @@ def as_device(device: torch.device | str) -> torch.device:
         raise ValueError(f"device: got {device!r}, should be such as 'cpu' or 'cuda'") from error
 
 
-def check_engine(name: str, fuse: str | None) -> None:
-    """Raise ValueError where an engine's name, or a level for it, is not in the table."""
+def check_engine(name: str, fuse: str | None, options: Iterable[str] = ()) -> None:
+    """Raise ValueError where an engine, a level or a cell's option is not in the table.
+
+    Args:
+        options: names in `CELL`.
+    """
     if name != "auto" and name not in ENGINES:
         raise ValueError(f"engine: got {name!r}, should be 'auto' or one of {', '.join(ENGINES)}")
     levels = FUSED if name == "auto" else ENGINES[name].fuses
     if fuse is not None and fuse not in levels:
         offer = f"one of {', '.join(levels)}, or None for the last" if levels else "None"
         raise ValueError(f"fuse: got {fuse!r}, should be {offer}, for engine {name!r}")
+    for option in options:
+        having = [engine for engine in ENGINES if option in ENGINES[engine].cell]
+        levels = {fuse for engine in having for fuse in ENGINES[engine].fuses}
+        if name not in ("auto", *having) or (name == "auto" and fuse not in (None, *levels)):
+            which = f"engine={name!r}" if name != "auto" else f"fuse={fuse!r}"
+            offer = ", ".join(map(repr, having))
+            raise ValueError(
+                f"{option}: {which} does not have it, should be engine {offer} or 'auto'"
+            )
 
 
 @constant_while_tracing
-def resolve(name: str, fuse: str | None, device: torch.device) -> tuple[str, str | None]:
+def resolve(
+    name: str, fuse: str | None, device: torch.device, options: tuple[str, ...] = ()
+) -> tuple[str, str | None]:
     """The engine and fuse level that run on `device`: "auto" and None replaced by names.
 
+    Args:
+        options: of the cell, names in `CELL`.
+
     Raises:
-        ValueError: unknown engine or level.
+        ValueError: unknown engine or level, or one without such a cell.
         RuntimeError: the engine cannot run on this device; says why and what to do.
     """
-    return _resolve(name, fuse, device)
+    return _resolve(name, fuse, device, options)
 
 
 @lru_cache
-def _resolve(name: str, fuse: str | None, device: torch.device) -> tuple[str, str | None]:
-    check_engine(name, fuse)
+def _resolve(
+    name: str, fuse: str | None, device: torch.device, options: tuple[str, ...]
+) -> tuple[str, str | None]:
+    check_engine(name, fuse, options)
     if name == "auto":
-        name = _automatic(fuse, device)
+        name = _automatic(fuse, device, options)
     why = engine_module(name).missing(device)
     if why is not None:
         raise RuntimeError(f"engine {name!r} cannot run on {str(device)!r}: {why}")
@@ -119,8 +142,10 @@ def _resolve(name: str, fuse: str | None, device: torch.device) -> tuple[str, st
     return name, fuse or (levels[-1] if levels else None)
 
 
-def _automatic(fuse: str | None, device: torch.device) -> str:
+def _automatic(fuse: str | None, device: torch.device, options: tuple[str, ...]) -> str:
     own = "native" if device.type == "cpu" else "triton"
+    if not set(options) <= set(ENGINES[own].cell):
+        return "loop"
     why = engine_module(own).missing(device)
     # A level was asked for: then only an engine that has it will do, and its error if it cannot.
     if fuse is not None or why is None:

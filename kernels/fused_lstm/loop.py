@@ -2,7 +2,8 @@
 
 A step of a layer is one matrix product on [x, h] and about ten pointwise kernels, each with its
 own launch and its own trip to memory. `steps` takes the cell as an argument: that is the one thing
-fuse="pointwise" replaces, so the two rungs differ in nothing else.
+fuse="pointwise" replaces, so the two rungs differ in nothing else. Cells other than nn.LSTM's are
+fused_lstm.reference's own loop.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import stack
+from . import reference, stack
+from .cell import PLAIN, Cell
 from .reference import by_layer, state_dtype
 from .rows import Rows
 
-Cell = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Pointwise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,7 +35,7 @@ def steps(
     h0: Tensor,
     c0: Tensor,
     weights: Sequence[Tensor],
-    cell: Cell,
+    cell: Pointwise,
     directions: int = 1,
     batch_sizes: Tensor | None = None,
     keep: Tensor | None = None,
@@ -80,7 +82,12 @@ def lstm(
     directions: int = 1,
     batch_sizes: Tensor | None = None,
     keep: Tensor | None = None,
+    options: Cell = PLAIN,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if options != PLAIN:
+        lanes = directions, batch_sizes, keep
+        return reference.lstm(x, h0, c0, weights, dropout, seed, *lanes, options)
     sweep, states = steps(x, h0, c0, weights, cell, directions, batch_sizes, keep)
     drop = (lambda y, _: F.dropout(y, dropout)) if dropout > 0 else None
     return stack.run(x, len(h0) // directions, sweep, drop, directions), *last(states)

@@ -1,14 +1,10 @@
-"""`LSTM`, a drop-in for torch.nn.LSTM, and `lstm`, the function under it.
-
-The only place that knows nn.LSTM's arguments. An engine (fused_lstm.engines) sees time-major,
-batched tensors whose shapes have been checked.
+"""`LSTM`, a drop-in for torch.nn.LSTM: the only place that knows nn.LSTM's arguments.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from copy import copy
 
 import torch
@@ -16,63 +12,20 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import packing
-from .autocast import autocast
-from .checks import check_lengths, check_resets, check_tensors
-from .engines import check_engine, engine_module, resolve
-from .packing import Packing
-from .rows import keep_of
+from .cell import PLAIN, Cell
+from .checks import check_plain
+from .engines import check_engine
+from .functional import State, call_of, padded, traced
 
-State = tuple[Tensor, Tensor]
-
-
-def lstm(
-    x: Tensor,
-    state: State,
-    weights: Sequence[Tensor],
-    dropout: float = 0.0,
-    engine: str = "auto",
-    fuse: str | None = None,
-    *,
-    bidirectional: bool = False,
-    lengths: Tensor | None = None,
-    resets: Tensor | None = None,
-) -> tuple[Tensor, State]:
-    """Run an LSTM on weights given at the call (so that they may be tied, masked or computed).
-
-    Args:
-        x: [T, B, I]; B may be 0.
-        state: (h_0 [L * D, B, P], c_0 [L * D, B, H]); P is H unless h is projected.
-        weights: nn.LSTM's, flat: for each layer and direction weight_ih [4H, I or D * P],
-            weight_hh [4H, P], all or none bias_ih [4H], bias_hh [4H] and, where h is projected,
-            weight_hr [P, H]; gate order i, f, g, o.
-        dropout: probability of dropping an element of h between two layers, in this call.
-        engine, fuse: see fused_lstm.engines; `fuse=None` is the engine's highest level.
-        bidirectional: each layer has two directions, D = 2.
-        lengths: [B] int64, in any order: row b ends after step lengths[b].
-        resets: [T, B] bool: where true, row b begins anew at step t: neither a state nor a gradient
-            crosses between t - 1 and t, in either direction.
-
-    Returns:
-        y [T, B, D * P], zero where a row has ended; (h_n, c_n) as the state came, each row's after
-        its last step.
-
-    Raises:
-        ValueError: an argument's shape, dtype, device or value does not fit; names it.
-        RuntimeError: the engine cannot run on x's device; says why.
-    """
-    packed = _padded(x, lengths)
-    run, arguments = _call(
-        x, state, list(weights), dropout, engine, fuse, 1 + bidirectional, packed, resets
-    )
-    y, h_n, c_n = run(*arguments)
-    return packed.unpack(y), (packed.unsort(h_n), packed.unsort(c_n))
+OWN = "engine", "fuse", "cell", "forget_bias"  # a module's attributes that nn.LSTM's has not
 
 
 class LSTM(nn.RNNBase):
     """A multi-layer LSTM: write it where `torch.nn.LSTM` stood.
 
     Arguments, parameters, initialisation, state_dict, inputs and outputs are nn.LSTM's (gate
-    order i, f, g, o); two arguments are added.
+    order i, f, g, o). Two arguments are added for how it runs, and some for what it is: each leaves
+    nn.LSTM as it is unless it is given.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
@@ -81,9 +34,13 @@ class LSTM(nn.RNNBase):
             on a CPU where it was built, else cudnn.
         fuse: how much one launch covers: "pointwise", "steps" or "layers" for triton and native
             ("none" for loop); None is the engine's highest level.
+        layer_norm, peephole, coupled, zoneout, recurrent_dropout, candidate_dropout: the cell, as
+            fused_lstm.Cell takes them; docs/cells.md has formulas, papers and the weights that are
+            added. The last three fall in training only; outside it zoneout is its expectation.
+        forget_bias: what the forget gate's bias starts as (Gers et al. 2000: 1.0); None, nn.LSTM's.
 
     Raises:
-        ValueError: an unknown engine, or a level that it does not have.
+        ValueError: an unknown engine, or a level or a cell that it does not have.
 
     Shapes:
         input [T, B, I], [B, T, I] with batch_first, unbatched [T, I], or a PackedSequence; the
@@ -98,6 +55,8 @@ class LSTM(nn.RNNBase):
     check_forward_args = nn.LSTM.check_forward_args
     permute_hidden = nn.LSTM.permute_hidden
     _nn_lstm_forward = nn.LSTM.forward
+
+    cell, forget_bias = PLAIN, None  # of one that `convert` has made
 
     def __init__(
         self,
@@ -114,13 +73,68 @@ class LSTM(nn.RNNBase):
         *,
         engine: str = "auto",
         fuse: str | None = None,
+        layer_norm: bool = False,
+        peephole: bool = False,
+        coupled: bool = False,
+        zoneout: float | tuple[float, float] = 0.0,
+        recurrent_dropout: float = 0.0,
+        candidate_dropout: float = 0.0,
+        forget_bias: float | None = None,
     ) -> None:
-        check_engine(engine, fuse)
+        cell = Cell(layer_norm, peephole, coupled, zoneout, recurrent_dropout, candidate_dropout)
+        check_engine(engine, fuse, cell.options())
+        if forget_bias is not None and not bias:
+            raise ValueError(f"forget_bias: got {forget_bias} with bias=False, should be None")
         super().__init__(
             "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout,
             bidirectional, proj_size, device, dtype,
         )  # fmt: skip
-        self.engine, self.fuse = engine, fuse
+        self.engine, self.fuse, self.cell, self.forget_bias = engine, fuse, cell, forget_bias
+        if cell != PLAIN:
+            self._make_weights()
+        self.reset_cell()
+
+    def _make_weights(self) -> None:
+        """The cell's parameters, and nn.LSTM's as it has them: lane by lane, in a call's order."""
+        H, D, kept = self.hidden_size, 1 + self.bidirectional, dict(self._parameters)
+        P, stdv = self.proj_size or H, H**-0.5
+        self._parameters.clear()
+        self._all_weights = []
+        for lane in range(self.num_layers * D):
+            layer, suffix = lane // D, "_reverse" if lane % D else ""
+            I = self.input_size if layer == 0 else D * P
+            shapes = self.cell.weights(I, H, P, self.bias, self.proj_size > 0)
+            self._all_weights.append([f"{name}_l{layer}{suffix}" for name in shapes])
+            for name, shape in zip(self._all_weights[-1], shapes.values(), strict=True):
+                if name not in kept or list(kept[name].shape) != shape:
+                    kept[name] = nn.Parameter(kept["weight_ih_l0"].new_empty(shape))
+                    nn.init.uniform_(kept[name], -stdv, stdv)
+                self.register_parameter(name, kept[name])
+        self._flat_weights_names = [name for names in self._all_weights for name in names]
+        self._init_flat_weights()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.reset_cell()
+
+    @torch.no_grad()
+    def reset_cell(self) -> None:
+        """Set what does not start as nn.LSTM's weights do: gains 1, c's bias 0, the forget bias."""
+        first = 0 if self.cell.coupled else self.hidden_size  # of the rows that decide of f
+        for name, parameter in self.named_parameters():
+            if name.startswith("gain_"):
+                parameter.fill_(1.0)
+            elif name.startswith("bias_c_"):
+                parameter.zero_()
+            elif name.startswith("bias_") and self.forget_bias is not None:
+                bias = self.forget_bias if name.startswith("bias_ih") else 0.0
+                rows = parameter[first : first + self.hidden_size]
+                rows.fill_(-bias if self.cell.coupled else bias)
+
+    def flatten_parameters(self) -> None:
+        """For cuDNN, which has nn.LSTM's weights alone."""
+        if self.cell == PLAIN:
+            super().flatten_parameters()
 
     def forward(
         self,
@@ -150,13 +164,12 @@ class LSTM(nn.RNNBase):
             B = packing.rows(input) if hx is None else None
         else:
             x, batched, lengths, resets = self._time_major(input, lengths, resets)
-            packed, B = _padded(x, lengths), x.shape[1]
+            packed, B = padded(x, lengths), x.shape[1]
         state = self._zeros(x, B) if hx is None else self._batched_state(hx, batched)
-        dropout = self.dropout if self.training else 0.0
         # Not _flat_weights, which does not see what functional_call or a parametrization puts in.
         weights = [getattr(self, name) for name in self._flat_weights_names]
-        own = self.engine, self.fuse, 1 + self.bidirectional
-        run, arguments = _call(x, state, weights, dropout, *own, packed, resets)
+        own = self.engine, self.fuse, 1 + self.bidirectional, packed, resets
+        run, arguments = call_of(x, state, weights, self.dropout, *own, self.cell, self.training)
         y, h_n, c_n = run(*arguments)
         y, h_n, c_n = packed.unpack(y), packed.unsort(h_n), packed.unsort(c_n)
         if isinstance(input, PackedSequence):
@@ -169,13 +182,17 @@ class LSTM(nn.RNNBase):
 
     def extra_repr(self) -> str:
         fuse = "" if self.fuse is None else f", fuse={self.fuse!r}"
-        return f"{super().extra_repr()}, engine={self.engine!r}{fuse}"
+        options = self.cell.options() | {"forget_bias": self.forget_bias}
+        cell = "".join(f", {name}={v!r}" for name, v in options.items() if v is not None)
+        return f"{super().extra_repr()}, engine={self.engine!r}{fuse}{cell}"
 
     def __prepare_scriptable__(self) -> nn.LSTM:
         """What torch.jit.script compiles in this module's place: nn.LSTM on the same parameters."""
+        check_plain(self.cell, "nn.LSTM")
         twin = copy(self)
         twin.__class__ = nn.LSTM
-        del twin.engine, twin.fuse
+        for name in OWN:
+            vars(twin).pop(name, None)
         return twin
 
     def _onnx(self, input, hx, lengths, resets):
@@ -183,12 +200,13 @@ class LSTM(nn.RNNBase):
         for name, given in {"lengths": lengths, "resets": resets}.items():
             if given is not None:
                 raise ValueError(f"{name}: got some, should be None: ONNX's LSTM has none")
+        check_plain(self.cell, "ONNX's LSTM")
         return self._nn_lstm_forward(input, hx)
 
     def _checked(self, x: Tensor, ranks: tuple[int, ...]) -> Tensor:
         if not isinstance(x, Tensor):
             raise ValueError(f"input: got {type(x).__name__}, should be a tensor")
-        if x.dim() not in ranks or not (_traced() or x.shape[-1] == self.input_size):
+        if x.dim() not in ranks or not (traced() or x.shape[-1] == self.input_size):
             layout = "[B, T, I]" if self.batch_first else "[T, B, I]"
             layouts = f"{layout} or [T, I]" if 3 in ranks else "packed [N, I]"
             raise ValueError(
@@ -221,51 +239,10 @@ class LSTM(nn.RNNBase):
         sizes = self.proj_size or self.hidden_size, self.hidden_size
         for name, tensor, size in zip(("h_0", "c_0"), hx, sizes, strict=True):
             fits = tensor.dim() == rank
-            if fits and not _traced():
+            if fits and not traced():
                 fits = (tensor.shape[0], tensor.shape[-1]) == (lanes, size)
             if not fits:
                 layout = f"[{lanes}, B, {size}]" if batched else f"[{lanes}, {size}]"
                 raise ValueError(f"{name}: got shape {list(tensor.shape)}, should be {layout}")
         h0, c0 = hx
         return (h0, c0) if batched else (h0.unsqueeze(1), c0.unsqueeze(1))
-
-
-def _traced() -> bool:
-    """Whether torch.jit.trace runs this: sizes are then tensors, whose comparison it warns of."""
-    return torch.jit.is_tracing()
-
-
-def _padded(x: Tensor, lengths: Tensor | None) -> Packing:
-    """How rows [T, B, ...] that end early are packed."""
-    if lengths is None:
-        return Packing()
-    T, B = x.shape[:2]
-    check_lengths(lengths, T, B)
-    return packing.of_padded(T, B, lengths, x.device)
-
-
-def _call(
-    x, state, weights, dropout, engine, fuse, directions, packed: Packing, resets
-) -> tuple[Callable, tuple]:
-    """The engine's function for these arguments of `lstm`, and its own, checked and cast."""
-    (h0, c0), is_packed = state, packed.batch_sizes is not None and packed.places is None
-    traced = _traced()
-    if not traced:
-        B = h0.shape[1] if is_packed else x.shape[1]
-        if is_packed and not torch.compiler.is_compiling():  # a graph does not know it
-            B = int(packed.batch_sizes[0])
-        check_tensors(x, h0, c0, weights, directions, B, is_packed)
-    if resets is not None:
-        check_resets(resets, x)
-    asked, (engine, fuse) = engine, resolve(engine, fuse, x.device)
-    # A batch of none: nothing to fuse, shapes, and gradients of zero.
-    if not (traced or is_packed) and h0.shape[1] == 0:
-        engine, fuse = "loop", "none"
-    if resets is not None and engine == "cudnn" and asked == "auto":  # which has none
-        engine, fuse = "loop", "none"
-    x, h0, c0, *weights = autocast(x, h0, c0, *weights)
-    x, h0, c0, keep = packed.pack(x), packed.sort(h0), packed.sort(c0), None
-    if resets is not None:
-        keep = keep_of(packed.pack(resets), directions, h0.shape[1], packed.batch_sizes)
-    lanes = directions, packed.batch_sizes, keep
-    return engine_module(engine).lstm, (x, h0, c0, weights, dropout, fuse, *lanes)

@@ -1,7 +1,8 @@
 """The LSTM in plain PyTorch, forward and backward by hand: the text to read first, and the oracle.
 
 Every kernel of this project computes what stands here; docs/backward.md derives the backward.
-Nothing here is in place, so autograd can differentiate all of it, the backward included.
+Nothing here is in place, so autograd can differentiate all of it, the backward included. What a
+cell adds to nn.LSTM's (fused_lstm.cell) is here too, where a lane has its weights or its masks.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
 size of h, which is H unless h is projected. A lane is one layer in one direction. Gate order i, f,
@@ -16,108 +17,113 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import stack
+from . import pointwise, stack
+from .cell import NOTHING, PLAIN, Cell, Draws
+from .philox import dropout_mask
+from .pointwise import (
+    Added,
+    cell,
+    cell_backward,
+    masked,
+    normalized,
+    normalized_backward,
+    scaled,
+    state_dtype,
+    zoned,
+    zoned_backward,
+)
 from .rows import Order, Rows
 
-
-def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of cell states and accumulators: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+__all__ = ["Layer", "by_layer", "cell", "cell_backward", "dropout_mask", "state_dtype"]
 
 
 class Layer(NamedTuple):
-    """One lane's weights, as nn.LSTM names them."""
+    """One lane's weights, as nn.LSTM and fused_lstm.cell name them."""
 
     w_ih: Tensor  # [4H, I], or [4H, D * P] above the first layer
     w_hh: Tensor  # [4H, P]
     b_ih: Tensor | None = None  # [4H]
     b_hh: Tensor | None = None  # [4H]
     w_hr: Tensor | None = None  # [P, H], where h is projected
+    w_ch: Tensor | None = None  # [3H], peepholes of i, f and o
+    gain_ih: Tensor | None = None  # [4H], where W x, R h and c are normalized
+    gain_hh: Tensor | None = None  # [4H]
+    gain_c: Tensor | None = None  # [H]
+    b_c: Tensor | None = None  # [H], with gain_c where there are biases
 
     def bias(self) -> Tensor | None:
         """Both biases as one [4H]: they only ever appear as a sum."""
         return None if self.b_ih is None else self.b_ih + self.b_hh
 
+    def added(self, mask: Tensor | None) -> Added:
+        """What the pointwise part of a step has beside nn.LSTM's; mask [B, H] or None, on g."""
+        return Added(self.w_ch, self.gain_c, self.b_c, mask)
 
-def by_layer(weights: Sequence[Tensor], lanes: int) -> Iterator[Layer]:
-    """Split nn.LSTM's flat weights: a lane has two, two more with biases, one more projected."""
+
+def by_layer(weights: Sequence[Tensor], lanes: int, cell: Cell = PLAIN) -> Iterator[Layer]:
+    """Split flat weights: a lane has nn.LSTM's, then its cell's, in the order of `Layer`."""
     per_lane = len(weights) // lanes
+    bias, projected = cell.form(per_lane)
+    norm = cell.layer_norm
+    has = True, True, bias, bias, projected, cell.peephole, norm, norm, norm, norm and bias
+    names = [name for name, there in zip(Layer._fields, has, strict=True) if there]
     for start in range(0, len(weights), per_lane):
-        own = list(weights[start : start + per_lane])
-        w_hr = own.pop() if per_lane % 2 else None
-        yield Layer(*own, *[None] * (4 - len(own)), w_hr)
-
-
-# --- one cell's pointwise work ---
-
-
-def activate(gates: Tensor) -> Tensor:
-    """gates [B, 4H] before activation -> sigmoid(i), sigmoid(f), tanh(g), sigmoid(o), [B, 4H]."""
-    i, f, g, o = gates.chunk(4, dim=-1)
-    return torch.cat([i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()], dim=-1)
-
-
-def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """gates [B, 4H] before activation, c [B, H] in the state dtype -> h, c_next [B, H]."""
-    i, f, g, o = activate(gates.to(c.dtype)).chunk(4, dim=-1)
-    c_next = f * c + i * g
-    return (o * c_next.tanh()).to(gates.dtype), c_next
-
-
-def cell_backward(
-    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of one cell.
-
-    Args:
-        activated: [B, 4H], what `activate` gave in the forward.
-        c, c_next: [B, H], the cell state before and after the step, in the state dtype.
-        dh, dc_next: [B, H], gradients of the loss by this step's h and c_next.
-
-    Returns:
-        dgates [B, 4H] (by the gates *before* activation) and dc [B, H].
-    """
-    i, f, g, o = activated.to(c.dtype).chunk(4, dim=-1)
-    tanh_c = c_next.tanh()
-    do = dh * tanh_c
-    dc_next = dc_next + dh * o * (1 - tanh_c * tanh_c)  # c_next feeds the next step and this h
-    di, df, dg = dc_next * g, dc_next * c, dc_next * i
-    dgates = torch.cat(
-        [di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o)], dim=-1
-    )
-    return dgates.to(activated.dtype), dc_next * f
+        own = weights[start : start + per_lane]
+        yield Layer(**dict(zip(names, own, strict=True)))
 
 
 # --- one lane ---
 
 
-def step(x: Tensor, h: Tensor, c: Tensor, layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
-    """x [B, I], h [B, P], c [B, H] -> h_next, c_next, activated gates [B, 4H]."""
-    gates = x @ layer.w_ih.T + h @ layer.w_hh.T
+def step(
+    x: Tensor, h: Tensor, c: Tensor, layer: Layer, draws: Draws = NOTHING
+) -> tuple[Tensor, ...]:
+    """x [B, I], h [B, P], c [B, H] -> h_next, c_next, activated gates [B, 4H], and any `Norms`."""
+    by_x, by_h, norms = x @ layer.w_ih.T, masked(h, draws.recurrent) @ layer.w_hh.T, ()
+    if layer.gain_ih is not None:
+        norms = Norms(*normalized(by_x), *normalized(by_h))
+        by_x, by_h = scaled(norms.x_hat, layer.gain_ih), scaled(norms.h_hat, layer.gain_hh)
+    gates = by_x + by_h
     if layer.b_ih is not None:
         gates = gates + layer.bias()
-    h_next, c_next = cell(gates, c)
+    added = layer.added(draws.candidate)
+    h_next, c_next, activated = pointwise.forward(gates.to(x.dtype), c, added)
     if layer.w_hr is not None:
         h_next = h_next @ layer.w_hr.T
-    return h_next, c_next, activate(gates)
+    h_next, c_next = zoned(h_next, h, draws.zoneout_h), zoned(c_next, c, draws.zoneout_c)
+    return h_next, c_next, activated, *norms
+
+
+class Norms(NamedTuple):
+    """What is kept of a lane's normalized products for the backward, in the state dtype."""
+
+    x_hat: Tensor  # [T, B, 4H], W x normalized
+    x_rstd: Tensor  # [T, B, 1], 1 / its standard deviation
+    h_hat: Tensor  # [T, B, 4H], R h normalized
+    h_rstd: Tensor  # [T, B, 1]
 
 
 def layer_forward(
-    x: Tensor, h0: Tensor, c0: Tensor, layer: Layer, order: Order | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    layer: Layer,
+    order: Order | None = None,
+    draws: Draws = NOTHING,
+) -> tuple[Tensor, ...]:
     """A lane: x [T, B, I], h0 [B, P], c0 [B, H] -> h [T, B, P], c [T, B, H], gates [T, B, 4H].
 
     h and c are the state after each step, which of a row that has ended is its last; the gates are
-    activated. order: the lane's steps; None is forwards, all rows alive.
+    activated. A lane that normalizes gives its `Norms` too. order: the lane's steps; None is
+    forwards, all rows alive.
     """
     order = order or Order(range(len(x)))
     h, c, saved = h0, c0.to(state_dtype(x.dtype)), [None] * len(x)
     for t in order.steps:
-        h_next, c_next, activated = step(x[t], *order.before(t, h, c), layer)
+        h_next, c_next, *kept = step(x[t], *order.before(t, h, c), layer, draws.at(t))
         h, c = order.after(t, h_next, h), order.after(t, c_next, c)
-        saved[t] = h, c, activated
-    hs, cs, gates = (torch.stack(of) for of in zip(*saved, strict=True))
-    return hs, cs, gates
+        saved[t] = h, c, *kept
+    return tuple(torch.stack(of) for of in zip(*saved, strict=True))
 
 
 def layer_backward(
@@ -131,7 +137,9 @@ def layer_backward(
     h: Tensor,
     c: Tensor,
     gates: Tensor,
+    *norms: Tensor,
     order: Order | None = None,
+    draws: Draws = NOTHING,
 ) -> tuple[Tensor, Tensor, Tensor, Layer]:
     """Gradients of one lane.
 
@@ -141,35 +149,72 @@ def layer_backward(
     Args:
         dy: [T, B, P], what is sent to a row that has ended is not looked at; dh_n [B, P], dc_n
             [B, H], gradients by the last state.
-        x, h0, c0, layer, order: the forward's arguments; h, c, gates: its results.
+        x, h0, c0, layer, order, draws: the forward's arguments; h, c, gates, norms: its results.
 
     Returns:
         dx [T, B, I], dh0 [B, P], dc0 [B, H] and the gradients of the weights.
     """
     order = order or Order(range(len(x)))
+    norms = Norms(*norms) if norms else None
     h_prev, c_prev, last = [None] * len(x), [None] * len(x), (h0, c0.to(c.dtype))
     for t in order.steps:
         (h_prev[t], c_prev[t]), last = order.before(t, *last), (h[t], c[t])
-    dh, dc, dgates, dhs = dh_n, dc_n.to(c.dtype), [None] * len(x), [None] * len(x)
+    h_prev, c_prev = torch.stack(h_prev), torch.stack(c_prev)
+    if draws.zoneout_c is not None:  # what a step made of c is not what it left of it
+        c = pointwise.proposed(gates, c_prev, draws.candidate)
+    dh, dc, made = dh_n, dc_n.to(c.dtype), [None] * len(x)
     for t in reversed(order.steps):
-        dhs[t] = order.output(t, dy[t] + dh)
-        dm = dhs[t] if layer.w_hr is None else dhs[t] @ layer.w_hr  # by o * tanh(c)
-        by_gates, dc_next = cell_backward(gates[t], c_prev[t], c[t], dm, dc)
-        dgates[t] = order.output(t, by_gates)
-        before = order.before(t, dgates[t] @ layer.w_hh, dc_next)
+        drawn = draws.at(t)
+        dh_new, dh_old = zoned_backward(order.output(t, dy[t] + dh), drawn.zoneout_h)
+        dc_new, dc_old = zoned_backward(dc, drawn.zoneout_c)
+        dm = dh_new if layer.w_hr is None else dh_new @ layer.w_hr  # by o * tanh(c)
+        added = layer.added(drawn.candidate)
+        by_gates, dc_prev, dseen = pointwise.backward(gates[t], c_prev[t], c[t], dm, dc_new, added)
+        dgates = by_h = order.output(t, by_gates)
+        if norms is not None:
+            by_h = normalized_backward(dgates * layer.gain_hh, norms.h_hat[t], norms.h_rstd[t])
+            by_h = by_h.to(x.dtype)
+        dh_prev = masked(by_h @ layer.w_hh, drawn.recurrent) + dh_old
+        before = order.before(t, dh_prev, dc_prev + dc_old)
         dh, dc = order.after(t, before[0], dh), order.after(t, before[1], dc)
-    dgates = torch.stack(dgates)
-    columns = dgates.flatten(0, 1).T  # [4H, T * B]
-    dbias = None if layer.b_ih is None else columns.sum(1)
-    dw_hr = None
-    if layer.w_hr is not None:
-        o = gates.chunk(4, dim=-1)[3]
-        m = (o * c.tanh()).to(x.dtype)
-        dw_hr = torch.stack(dhs).flatten(0, 1).T @ m.flatten(0, 1)
-    dweights = Layer(
-        columns @ x.flatten(0, 1), columns @ torch.stack(h_prev).flatten(0, 1), dbias, dbias, dw_hr
-    )
-    return dgates @ layer.w_ih, dh, dc.to(c0.dtype), dweights
+        made[t] = dgates, by_h, dh_new, dseen
+    dgates, by_h, dh_new, dseen = (torch.stack(of) for of in zip(*made, strict=True))
+    by_x = dgates
+    if norms is not None:
+        by_x = normalized_backward(dgates * layer.gain_ih, norms.x_hat, norms.x_rstd).to(x.dtype)
+    dbias = None if layer.b_ih is None else dgates.sum((0, 1))
+    h_fed = masked(h_prev, draws.recurrent)
+    products = _product(by_x, x), _product(by_h, h_fed), dbias, dbias
+    dw_hr = None if layer.w_hr is None else _product(dh_new, _unprojected(gates, c, layer))
+    others = _gradients_of_vectors(layer, norms, gates, dgates, dseen, c_prev, c)
+    return by_x @ layer.w_ih, dh, dc.to(c0.dtype), Layer(*products, dw_hr, *others)
+
+
+def _product(dout: Tensor, given: Tensor) -> Tensor:
+    """The gradient of a weight [M, N], of that by its products [T, B, M] and their factors."""
+    return dout.flatten(0, 1).T @ given.flatten(0, 1)
+
+
+def _unprojected(gates: Tensor, c: Tensor, layer: Layer) -> Tensor:
+    """o * tanh(c) [T, B, H] again, which is cheaper than keeping it."""
+    o = gates.chunk(4, dim=-1)[3]
+    return (o * pointwise.seen(c, layer.added(None)).tanh()).to(gates.dtype)
+
+
+def _gradients_of_vectors(layer, norms, gates, dgates, dseen, c_prev, c) -> list[Tensor | None]:
+    """Those of the peepholes, of the gains and of c's bias, in the order of `Layer`."""
+    found = [None] * 5
+    if layer.w_ch is not None:
+        di, df, _, do = dgates.chunk(4, dim=-1)
+        found[0] = torch.cat(
+            [(d * of).sum((0, 1)) for d, of in ((di, c_prev), (df, c_prev), (do, c))]
+        )
+    if layer.gain_ih is not None:
+        found[1], found[2] = ((dgates * hat).sum((0, 1)) for hat in (norms.x_hat, norms.h_hat))
+        found[3] = (dseen * normalized(c)[0]).sum((0, 1))
+    if layer.b_c is not None:
+        found[4] = dseen.sum((0, 1))
+    return found
 
 
 # --- a stack of lanes ---
@@ -185,26 +230,29 @@ def lstm(
     directions: int = 1,
     batch_sizes: Tensor | None = None,
     keep: Tensor | None = None,
+    cell: Cell = PLAIN,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A stack of layers, for autograd to differentiate.
 
     Args:
         x: [T, B, I], or packed [N, I] with batch_sizes.
-        h0: [L * D, B, P]; c0: [L * D, B, H]; weights: nn.LSTM's flat weights.
+        h0: [L * D, B, P]; c0: [L * D, B, H]; weights: flat, of each lane nn.LSTM's and the cell's.
         dropout: probability of dropping an element of h between two layers.
-        seed: [1] int64, draws the dropout mask; needed where dropout > 0.
+        seed: [1] int64, draws all masks; needed where dropout > 0. None: the cell draws nothing.
         directions: D.
         batch_sizes, keep: as in fused_lstm.rows.
+        cell: one whose forget gate is its own (`Cell.uncoupled`).
 
     Returns:
         y [T, B, D * P] or [N, D * P], h_n [L * D, B, P], c_n [L * D, B, H].
     """
-    lanes, states = list(by_layer(weights, len(h0))), []
+    lanes, states = list(by_layer(weights, len(h0), cell)), []
     rows = Rows(x, h0.shape[1], batch_sizes, keep)
 
     def sweep(x: Tensor, lane: int) -> Tensor:
         order = rows.order(lane % directions)
-        h, c, _ = layer_forward(rows.pad(x), h0[lane], c0[lane], lanes[lane], order)
+        draws = cell.draw(seed, lane, rows.T, *h0.shape[1:], c0.shape[2])
+        h, c, *_ = layer_forward(rows.pad(x), h0[lane], c0[lane], lanes[lane], order, draws)
         last = order.steps[-1]
         states.append((h[last], c[last].to(c0.dtype)))
         return rows.pack(h)
@@ -216,44 +264,3 @@ def lstm(
     y = stack.run(x, layers, sweep, drop if dropout > 0 else None, directions)
     h_n, c_n = map(torch.stack, zip(*states, strict=True))
     return y, h_n, c_n
-
-
-# --- dropout between layers ---
-
-
-def dropout_mask(seed: Tensor, shape: Sequence[int], dropout: float, first: int = 0) -> Tensor:
-    """What h is multiplied by: 0 where dropped, else 1 / (1 - dropout); float32 of `shape`.
-
-    Its elements are number `first`, `first` + 1, ...: between layers l and l + 1 of a stack the
-    first is l times a layer's elements. Element n's fate is the first word of Philox4x32-10
-    (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with the seed as key and n
-    as counter, so that a kernel can draw any element at any time, and its backward draws the same
-    again.
-    """
-    n = torch.arange(torch.Size(shape).numel(), dtype=torch.int64, device=seed.device) + first
-    word = _philox_first_word(seed, n).reshape(shape)
-    # As triton's uint_to_uniform_float: the sign bit folded away, then scaled to [0, 1).
-    signed = torch.where(word >= 2**31, 2**32 - 1 - word, word)
-    uniform = signed.to(torch.float32) * 4.6566127342e-10
-    scale = 1 / (1 - dropout) if dropout < 1 else 0.0
-    return torch.where(uniform >= dropout, scale, 0.0).to(torch.float32)
-
-
-def _philox_first_word(seed: Tensor, n: Tensor) -> Tensor:
-    """Philox4x32-10 on 32-bit words held in int64; counter (n low, n high, 0, 0), key seed."""
-    word = 0xFFFFFFFF
-    k0, k1 = seed & word, (seed >> 32) & word
-    c0, c1, c2, c3 = n & word, (n >> 32) & word, torch.zeros_like(n), torch.zeros_like(n)
-    for _ in range(10):
-        high0, low0 = _multiply(c0, 0xD2511F53)
-        high1, low1 = _multiply(c2, 0xCD9E8D57)
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = (k0 + 0x9E3779B9) & word, (k1 + 0xBB67AE85) & word
-    return c0
-
-
-def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
-    """The high and low 32-bit words of a 32 x 32 bit product, without overflowing int64."""
-    low = a * (b & 0xFFFF)
-    high = a * (b >> 16) + (low >> 16)
-    return high >> 16, ((high << 16) | (low & 0xFFFF)) & 0xFFFFFFFF

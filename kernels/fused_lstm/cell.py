@@ -1,0 +1,167 @@
+"""A cell as data: its options, the weights that a lane has for them, and the masks it draws.
+
+The cell is what an LSTM computes between the products of a step. nn.LSTM's is `PLAIN`; each option
+of `Cell` changes one thing about it. docs/cells.md has the formulas and what each costs,
+fused_lstm.reference computes them. An engine reads a `Cell` and has no option of its own.
+
+T, B, I, H: time steps, batch, input size, hidden size. P: the size of h, which is H unless h is
+projected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .philox import dropout_mask
+
+# Kinds of masks: what each numbers its elements from, for fused_lstm.philox. 0: between layers.
+ZONEOUT_H, ZONEOUT_C, RECURRENT, CANDIDATE = (kind << 56 for kind in (1, 2, 3, 4))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell. Raises ValueError, naming the option, for a value that it cannot have.
+
+    Args:
+        layer_norm: W x, R h and c are normalized, with gains (Ba, Kiros and Hinton 2016).
+        peephole: gates see the cell state (Gers and Schmidhuber 2000).
+        coupled: the forget gate is 1 minus the input gate (Greff et al. 2017). Not with layer_norm.
+        zoneout: probability that a unit keeps its h, and its c, of the step before; a pair, or one
+            number for both (Krueger et al. 2016). Outside training its expectation.
+        recurrent_dropout: probability of dropping a unit of h(t-1) on its way into R, the same
+            units at every step (Gal and Ghahramani 2016).
+        candidate_dropout: probability of dropping a unit of g, anew at every step (Semeniuta,
+            Severyn and Barth 2016).
+    """
+
+    layer_norm: bool = False
+    peephole: bool = False
+    coupled: bool = False
+    zoneout: float | tuple[float, float] = 0.0
+    recurrent_dropout: float = 0.0
+    candidate_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("layer_norm", "peephole", "coupled"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, should be True or False")
+        pair = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)
+        if len(pair) != 2 or not all(map(_is_probability, pair)):
+            raise ValueError(f"zoneout: got {self.zoneout!r}, should be in [0, 1], or two such")
+        object.__setattr__(self, "zoneout", tuple(map(float, pair)))
+        for name in ("recurrent_dropout", "candidate_dropout"):
+            if not _is_probability(getattr(self, name)):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, should be in [0, 1]")
+        if self.coupled and self.layer_norm:
+            raise ValueError(
+                "coupled: got True with layer_norm=True, should be one of them: normalized over all"
+                " gates, a forget gate is no longer 1 minus the input gate"
+            )
+
+    def options(self) -> dict[str, bool | float | tuple[float, float]]:
+        """What is not as in nn.LSTM, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {n: v for n, v in values.items() if v not in (False, 0.0, (0.0, 0.0))}
+
+    @property
+    def draws(self) -> bool:
+        """Whether a call in training needs a seed."""
+        return any((*self.zoneout, self.recurrent_dropout, self.candidate_dropout))
+
+    def weights(self, I: int, H: int, P: int, bias: bool, projected: bool) -> dict[str, list[int]]:
+        """A lane's weights in the order of a call: name, as in a state_dict, -> shape."""
+        G = (3 if self.coupled else 4) * H
+        shapes = {"weight_ih": [G, I], "weight_hh": [G, P]}
+        if bias:
+            shapes |= {"bias_ih": [G], "bias_hh": [G]}
+        if projected:
+            shapes["weight_hr"] = [P, H]
+        if self.peephole:
+            shapes["weight_ch"] = [G - H]
+        if self.layer_norm:
+            shapes |= {"gain_ih": [G], "gain_hh": [G], "gain_c": [H]}
+            shapes |= {"bias_c": [H]} if bias else {}
+        return shapes
+
+    def form(self, per_lane: int) -> tuple[bool, bool] | None:
+        """Whether a lane of so many weights has biases, and projects h; None: none has so many."""
+        for form in product((True, False), repeat=2):
+            if len(self.weights(1, 1, 1, *form)) == per_lane:
+                return form
+        return None
+
+    def uncoupled(self, weights: Sequence[Tensor], H: int) -> tuple[Cell, Sequence[Tensor]]:
+        """The same with a forget gate that has its own rows, which is what engines have.
+
+        1 - sigma(a) is sigma(-a): the forget gate's rows are minus the input gate's.
+        """
+        if not self.coupled:
+            return self, weights
+
+        def spread(weight: Tensor) -> Tensor:
+            if len(weight) < 2 * H:  # weight_hr, which no gate has
+                return weight
+            i, others = weight.tensor_split([H])
+            return torch.cat([i, -i, others])
+
+        return replace(self, coupled=False), [spread(weight) for weight in weights]
+
+    def draw(self, seed: Tensor | None, lane: int, T: int, B: int, P: int, H: int) -> Draws:
+        """The masks of a lane; seed [1] int64, or None outside training.
+
+        A unit's number among its kind's is its place in [L * D, T, B, P or H], without T where one
+        mask serves all steps. B counts rows by falling length where these differ.
+        """
+
+        def mask(kind: int, p: float, *shape: int) -> Tensor | None:
+            if seed is None or p == 0:
+                return None
+            return dropout_mask(seed, shape, p, kind + lane * prod(shape))
+
+        def zones(kind: int, p: float, *shape: int) -> Tensor | float | None:
+            dropped = mask(kind, p, *shape)
+            if dropped is None:
+                return p or None
+            return (dropped == 0).to(torch.float32)
+
+        return Draws(
+            zones(ZONEOUT_H, self.zoneout[0], T, B, P),
+            zones(ZONEOUT_C, self.zoneout[1], T, B, H),
+            mask(RECURRENT, self.recurrent_dropout, B, P),
+            mask(CANDIDATE, self.candidate_dropout, T, B, H),
+        )
+
+
+class Draws(NamedTuple):
+    """The masks of a lane, or of one of its steps; None: nothing is drawn."""
+
+    zoneout_h: Tensor | float | None = None  # [T, B, P], 1 where a unit keeps its h; or how likely
+    zoneout_c: Tensor | float | None = None  # [T, B, H], the same of c
+    recurrent: Tensor | None = None  # [B, P], what h(t-1) is multiplied by before R
+    candidate: Tensor | None = None  # [T, B, H], what g is multiplied by
+
+    def at(self, t: int) -> Draws:
+        """Those of step t."""
+        h, c, g = (
+            of[t] if isinstance(of, Tensor) else of
+            for of in (self.zoneout_h, self.zoneout_c, self.candidate)
+        )
+        return Draws(h, c, self.recurrent, g)
+
+
+NOTHING = Draws()
+
+
+def _is_probability(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value <= 1
+
+
+PLAIN = Cell()  # nn.LSTM's

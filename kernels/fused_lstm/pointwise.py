@@ -1,0 +1,167 @@
+"""A step of a cell but for its products, in plain PyTorch, forward and backward by hand.
+
+Beside nn.LSTM's cell it has what fused_lstm.cell can add to one: peepholes, a normalized c, a mask
+on the candidate g, and zoneout. docs/backward.md derives the backward.
+
+B, H: batch, hidden size. Gate order i, f, g, o.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+EPS = 1e-5  # nn.LayerNorm's
+
+
+class Added(NamedTuple):
+    """What a cell has in a step beside nn.LSTM's; None where it has none of it."""
+
+    w_ch: Tensor | None = None  # [3H], peepholes of i, f and o
+    gain_c: Tensor | None = None  # [H], where c is normalized on its way into h
+    b_c: Tensor | None = None  # [H]
+    mask: Tensor | None = None  # [B, H], what g is multiplied by
+
+
+PLAIN = Added()
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of cell states and accumulators: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+# --- the cell ---
+
+
+def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """nn.LSTM's: gates [B, 4H] before activation, c [B, H] in the state dtype -> h, c_next."""
+    return forward(gates, c)[:2]
+
+
+def cell_backward(
+    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor
+) -> tuple[Tensor, Tensor]:
+    """dgates, dc of nn.LSTM's cell; arguments as `backward`'s."""
+    return backward(activated, c, c_next, dh, dc_next)[:2]
+
+
+def forward(gates: Tensor, c: Tensor, added: Added = PLAIN) -> tuple[Tensor, Tensor, Tensor]:
+    """gates [B, 4H] before activation, c [B, H] in the state dtype -> h, c_next, activated gates.
+
+    h [B, H] is not yet projected.
+    """
+    i, f, g, o = gates.to(c.dtype).chunk(4, dim=-1)
+    if added.w_ch is not None:
+        to_i, to_f, to_o = added.w_ch.to(c.dtype).chunk(3)
+        i, f = i + to_i * c, f + to_f * c
+    i, f, g = i.sigmoid(), f.sigmoid(), g.tanh()
+    c_next = f * c + i * masked(g, added.mask)
+    if added.w_ch is not None:
+        o = o + to_o * c_next
+    o = o.sigmoid()
+    activated = torch.cat([i, f, g, o], dim=-1).to(gates.dtype)
+    return (o * seen(c_next, added).tanh()).to(gates.dtype), c_next, activated
+
+
+def backward(
+    activated: Tensor,
+    c: Tensor,
+    c_next: Tensor,
+    dh: Tensor,
+    dc_next: Tensor,
+    added: Added = PLAIN,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `forward`.
+
+    Args:
+        activated: [B, 4H], what the forward gave.
+        c, c_next: [B, H], the cell state before and after the step, in the state dtype.
+        dh, dc_next: [B, H], gradients of the loss by this step's h and c_next.
+
+    Returns:
+        dgates [B, 4H] (by the gates *before* activation), dc [B, H] and dseen [B, H], by `seen`.
+    """
+    i, f, g, o = activated.to(c.dtype).chunk(4, dim=-1)
+    tanh_c = seen(c_next, added).tanh()
+    do = dh * tanh_c * o * (1 - o)
+    dseen = dh * o * (1 - tanh_c * tanh_c)
+    dc_next = dc_next + seen_backward(dseen, c_next, added)  # c_next feeds the next step and this h
+    if added.w_ch is not None:
+        to_i, to_f, to_o = added.w_ch.to(c.dtype).chunk(3)
+        dc_next = dc_next + do * to_o
+    di = dc_next * masked(g, added.mask) * i * (1 - i)
+    df = dc_next * c * f * (1 - f)
+    dg = dc_next * masked(i, added.mask) * (1 - g * g)
+    dc = dc_next * f
+    if added.w_ch is not None:
+        dc = dc + di * to_i + df * to_f
+    return torch.cat([di, df, dg, do], dim=-1).to(activated.dtype), dc, dseen
+
+
+def proposed(activated: Tensor, c: Tensor, mask: Tensor | None = None) -> Tensor:
+    """c_next again, of what a step has kept: zoneout has left another c behind it."""
+    i, f, g, _ = activated.to(c.dtype).chunk(4, dim=-1)
+    return f * c + i * masked(g, mask)
+
+
+def seen(c: Tensor, added: Added) -> Tensor:
+    """What h's tanh sees of c."""
+    return c if added.gain_c is None else scaled(normalized(c)[0], added.gain_c, added.b_c)
+
+
+def seen_backward(dseen: Tensor, c: Tensor, added: Added) -> Tensor:
+    """The gradient by c from that by `seen`."""
+    if added.gain_c is None:
+        return dseen
+    return normalized_backward(dseen * added.gain_c, *normalized(c))
+
+
+# --- masks ---
+
+
+def masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """x as a mask leaves it; its own derivative."""
+    return x if mask is None else x * mask.to(x.dtype)
+
+
+def zoned(new: Tensor, old: Tensor, kept: Tensor | float | None) -> Tensor:
+    """`old` where a unit keeps it, else `new`; of a number, the expectation."""
+    if kept is None:
+        return new
+    kept = kept.to(new.dtype) if isinstance(kept, Tensor) else kept
+    return kept * old + (1 - kept) * new
+
+
+def zoned_backward(d: Tensor, kept: Tensor | float | None) -> tuple[Tensor, Tensor | float]:
+    """Gradients by `new` and by `old`."""
+    if kept is None:
+        return d, 0.0
+    by_old = d * (kept.to(d.dtype) if isinstance(kept, Tensor) else kept)
+    return d - by_old, by_old
+
+
+# --- layer norm ---
+
+
+def normalized(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [B, C] -> with mean 0 and variance 1 in each row, and 1 / the standard deviation [B, 1].
+
+    Both in the state dtype.
+    """
+    x = x.to(state_dtype(x.dtype))
+    x = x - x.mean(-1, keepdim=True)
+    rstd = (x.square().mean(-1, keepdim=True) + EPS).rsqrt()
+    return x * rstd, rstd
+
+
+def scaled(x_hat: Tensor, gain: Tensor, bias: Tensor | None = None) -> Tensor:
+    return x_hat * gain if bias is None else x_hat * gain + bias
+
+
+def normalized_backward(dx_hat: Tensor, x_hat: Tensor, rstd: Tensor) -> Tensor:
+    """The gradient by x [B, C], from that by `normalized`'s result."""
+    along = (dx_hat * x_hat).mean(-1, keepdim=True)
+    return rstd * (dx_hat - dx_hat.mean(-1, keepdim=True) - x_hat * along)
