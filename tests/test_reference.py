@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,9 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from cases import SHAPES, Shape, make_state
+from cells import CELLS
 from fused_lstm import philox, reference
+from fused_lstm.cell import PLAIN, Cell
 from fused_lstm.rows import Rows, keep_of
 from tolerance import assert_close
 
@@ -104,6 +107,17 @@ LANES = {
     ids=[*(str(shape) for shape in SHAPES if shape.L == 1), *LANES],
 )
 def test_backward_by_hand_is_autograds(shape, lane, bias):
+    check_backward(shape, lane, bias)
+
+
+@pytest.mark.parametrize("lane", ["all", "all, backwards"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval, no bias"])
+@pytest.mark.parametrize("options", CELLS.values(), ids=CELLS)
+def test_backward_by_hand_of_every_cell(options, training, lane):
+    check_backward(Shape(5, 3, 4, 6, 1), LANES[lane], training, Cell(**options), training)
+
+
+def check_backward(shape, lane, bias, cell=PLAIN, training=True):
     T, B, I, H, _ = shape
     P, direction = lane.get("proj_size", H), lane.get("direction", 0)
     sizes = torch.tensor(lane["sizes"]) if "sizes" in lane else None
@@ -111,16 +125,13 @@ def test_backward_by_hand_is_autograds(shape, lane, bias):
     keep = torch.rand(2, *x.shape[:-1]) < 0.6 if "keep" in lane else None
     rows = Rows(x, B, sizes, keep)
     order, x = rows.order(direction), rows.pad(x).requires_grad_()
-    shapes = [
-        (4 * H, I),
-        (4 * H, P),
-        *([(4 * H,)] * 2 if bias else []),
-        *([(P, H)] if P < H else []),
-    ]
-    weights = [torch.randn(s, **DOUBLE).div_(2).requires_grad_() for s in shapes]
-    (layer,) = reference.by_layer(weights, 1)
+    cell = replace(cell, coupled=False)  # which is a matter of weights alone
+    shapes = cell.weights(I, H, P, bias, P < H)
+    weights = [torch.randn(s, **DOUBLE).div_(2).requires_grad_() for s in shapes.values()]
+    (layer,) = reference.by_layer(weights, 1, cell)
     h0, c0 = (torch.randn(B, n, **DOUBLE).requires_grad_() for n in (P, H))
-    h, c, gates = reference.layer_forward(x, h0, c0, layer, order)
+    draws = cell.draw(torch.tensor([5]) if training else None, 1, T, B, P, H)
+    h, c, *kept = reference.layer_forward(x, h0, c0, layer, order, draws)
     dy, dh_n, dc_n = torch.randn_like(h), torch.randn_like(h0), torch.randn_like(c0)
 
     inputs, last = [x, h0, c0, *weights], order.steps[-1]
@@ -128,13 +139,11 @@ def test_backward_by_hand_is_autograds(shape, lane, bias):
     expected = torch.autograd.grad((y, h[last], c[last]), inputs, (dy, dh_n, dc_n))
     with torch.no_grad():
         dx, dh0, dc0, dweights = reference.layer_backward(
-            dy, dh_n, dc_n, x, h0, c0, layer, h, c, gates, order=order
+            dy, dh_n, dc_n, x, h0, c0, layer, h, c, *kept, order=order, draws=draws
         )
-    names = ["dx", "dh0", "dc0", "dw_ih", "dw_hh", *(["db_ih", "db_hh"] if bias else []), "dw_hr"]
     found = (dx, dh0, dc0, *(d for d in dweights if d is not None))
-    for name, actual, value in zip(names, found, expected, strict=False):
-        assert_close(actual, value, name)
-    assert len(found) == len(expected)
+    for name, actual, value in zip(("x", "h0", "c0", *shapes), found, expected, strict=True):
+        assert_close(actual, value, f"gradient by {name}")
 
 
 def test_weights_come_apart_by_layer():

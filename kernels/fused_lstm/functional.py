@@ -81,7 +81,7 @@ def padded(x: Tensor, lengths: Tensor | None) -> Packing:
         return Packing()
     T, B = x.shape[:2]
     check_lengths(lengths, T, B)
-    return packing.ofpadded(T, B, lengths, x.device)
+    return packing.of_padded(T, B, lengths, x.device)
 
 
 def call_of(

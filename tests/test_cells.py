@@ -1,0 +1,358 @@
+"""Cells that cuDNN does not have: against each written out, derivatives, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import fused_lstm
+from cases import rungs
+from cells import CELLS, drawn_seed, written_out
+from fused_lstm import engines
+from fused_lstm.cell import CANDIDATE, PLAIN, RECURRENT, ZONEOUT_C, ZONEOUT_H, Cell
+from lanes import Case, call, make_inputs
+from tolerance import assert_close
+
+each_cell = pytest.mark.parametrize("options", CELLS.values(), ids=CELLS)
+each_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+DOUBLE = {"dtype": torch.float64}
+
+
+def make(case: Case, **options) -> fused_lstm.LSTM:
+    """A module whose every weight is far from where it starts: gains are not 1."""
+    torch.manual_seed(case.seed)
+    module = fused_lstm.LSTM(case.I, case.H, **case.options, **options, **DOUBLE)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.4)
+    return module
+
+
+def outcome(module: nn.Module, outputs, leaves) -> dict[str, torch.Tensor]:
+    """Outputs and the gradient of everything, by name, by a loss that weighs each element."""
+    module.zero_grad()
+    loss = sum((o * torch.linspace(-1, 1, o.numel(), **DOUBLE).cos().view_as(o)).sum()
+               for o in outputs)  # fmt: skip
+    found = torch.autograd.grad(loss, [*leaves, *module.parameters()])
+    names = ["x", "h_0", "c_0", *(name for name, _ in module.named_parameters())]
+    return dict(zip(("y", "h_n", "c_n"), outputs, strict=True)) | {
+        f"{name}.grad": g for name, g in zip(names, found, strict=True)
+    }
+
+
+def check(case: Case, training: bool, **options) -> None:
+    """The module gives what the cell written out gives, value by value, gradient by gradient."""
+    module = make(case, **options).train(training)
+    given = make_inputs(case, torch.float64)
+    leaves = [t.detach().requires_grad_() for t in given[:3]]
+    given = given._replace(x=leaves[0], h0=leaves[1], c0=leaves[2])
+    seed = drawn_seed(7)
+    wanted = outcome(module, written_out(module, *given, seed=seed if training else None), leaves)
+    torch.manual_seed(7)
+    for name, value in outcome(module, call(module, case, given), leaves).items():
+        assert_close(value, wanted[name], name)
+
+
+# --- values ---
+
+SHAPES = {
+    "plain": Case(T=4, L=1),
+    "one": Case(T=1, B=1, I=1, H=1, L=1),
+    "two layers": Case(T=3, L=2, bias=False),
+    "bidirectional": Case(T=3, bidirectional=True, batch_first=True),
+    "projected": Case(T=3, proj_size=2),
+    "packed": Case("unsorted", T=4, L=1),
+    "all": Case("lengths", T=5, bidirectional=True, proj_size=3, resets=True),
+}
+
+
+@each_mode
+@pytest.mark.parametrize("case", SHAPES.values(), ids=SHAPES)
+@each_cell
+def test_cell_is_the_one_written_out(options, case, training):
+    check(case, training, engine="loop", **options)
+
+
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
+def test_coupled_runs_on_every_engine(engine, fuse):
+    check(SHAPES["projected"], True, coupled=True, engine=engine, fuse=fuse)
+
+
+def test_the_compile_engine_has_every_cell():
+    if (why := fused_lstm.available_engines("cpu")["compile"]) is not None:
+        pytest.skip(why)
+    check(Case(T=2, L=1), True, engine="compile", **CELLS["all but coupled"])
+
+
+@each_cell
+def test_auto_takes_an_engine_that_has_the_cell(options):
+    check(SHAPES["plain"], True, **options)
+    names = set(options)
+    engine, _ = engines.resolve("auto", None, torch.device("cpu"), tuple(names))
+    assert names <= set(engines.ENGINES[engine].cell)
+
+
+def test_dropout_between_layers_beside_a_cell():
+    """Its mask is of kind 0, as without a cell."""
+    module = make(Case(L=2), zoneout=0.5, dropout=0.5, engine="loop")
+    x, seed = torch.randn(5, 3, 3, **DOUBLE), drawn_seed(3)
+    torch.manual_seed(3)
+    y, _ = module(x)
+    found = []
+    for layer in range(2):
+        own = {name.replace(f"_l{layer}", "_l0"): value
+               for name, value in module.state_dict().items() if f"_l{layer}" in name}  # fmt: skip
+        one = fused_lstm.LSTM(x.shape[-1], 4, zoneout=0.5, **DOUBLE)
+        one.load_state_dict(own)
+        weights = list(one.parameters())
+        cell = Numbered(zoneout=0.5, layer=layer)
+        x, *_ = fused_lstm.reference.lstm(
+            x, *torch.zeros(2, 1, 3, 4, **DOUBLE), weights, 0.0, seed, cell=cell
+        )
+        found.append(x)
+        x = x * fused_lstm.philox.dropout_mask(seed, x.shape, 0.5)
+    assert_close(y, found[-1], "y")
+
+
+class Numbered(Cell):
+    """A cell whose lanes are counted from another number."""
+
+    def __init__(self, layer: int, **options) -> None:
+        super().__init__(**options)
+        object.__setattr__(self, "layer", layer)
+
+    def draw(self, seed, lane, *sizes):
+        return super().draw(seed, lane + self.layer, *sizes)
+
+
+# --- derivatives ---
+
+
+@each_cell
+def test_first_and_second_derivative(options):
+    case = Case("lengths", T=3, B=2, I=2, H=2, L=1, bidirectional=True, resets=True)
+    module, given = make(case, engine="loop", **options), make_inputs(case, torch.float64)
+
+    def function(x, h0, c0, *weights):
+        torch.manual_seed(5)
+        y, state = fused_lstm.lstm(
+            x, (h0, c0), weights, engine="loop", bidirectional=True, lengths=given.lengths,
+            resets=given.resets, cell=module.cell,
+        )  # fmt: skip
+        return y, *state
+
+    leaves = [t.detach().requires_grad_() for t in (*given[:3], *module.parameters())]
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+
+
+# --- as nn.LSTM where it is off ---
+
+
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
+def test_a_cell_with_nothing_on_is_nn_lstms(engine, fuse):
+    off = {"layer_norm": False, "peephole": False, "coupled": False, "zoneout": (0.0, 0.0),
+           "recurrent_dropout": 0.0, "candidate_dropout": 0.0, "forget_bias": None}  # fmt: skip
+    torch.manual_seed(1)
+    given = fused_lstm.LSTM(3, 4, 2, engine=engine, fuse=fuse, **off)
+    torch.manual_seed(1)
+    left_out = fused_lstm.LSTM(3, 4, 2, engine=engine, fuse=fuse)
+    torch.manual_seed(1)
+    theirs = nn.LSTM(3, 4, 2)
+    assert given.cell == PLAIN
+    x, states = torch.randn(5, 2, 3), theirs.state_dict()
+    assert list(given.state_dict()) == list(states)
+    assert all(torch.equal(given.state_dict()[name], value) for name, value in states.items())
+    assert torch.equal(given(x)[0], left_out(x)[0])
+    if engine == "cudnn":
+        assert torch.equal(given(x)[0], theirs(x)[0])
+
+
+@pytest.mark.parametrize("name", ["zoneout", "recurrent_dropout", "candidate_dropout"])
+def test_what_falls_in_training_only(name):
+    module = fused_lstm.LSTM(3, 4, engine="loop", **{name: 0.5})
+    x = torch.randn(5, 2, 3)
+    assert not torch.equal(module(x)[0], module(x)[0])
+    module.eval()
+    assert torch.equal(module(x)[0], module(x)[0])
+    plain = fused_lstm.LSTM(3, 4, engine="loop")
+    plain.load_state_dict(module.state_dict())
+    assert torch.allclose(module(x)[0], plain(x)[0]) == (name != "zoneout")
+
+
+def test_the_share_that_zoneout_keeps():
+    module = fused_lstm.LSTM(3, 200, engine="loop", zoneout=(0.3, 0.0))
+    y, _ = module(torch.randn(20, 10, 3))
+    share = (y[1:] == y[:-1]).float().mean().item()
+    assert abs(share - 0.3) < 4 * (0.3 * 0.7 / y[1:].numel()) ** 0.5
+
+
+def test_kinds_of_masks_have_numbers_apart():
+    """docs/cells.md has them. No mask has 2^56 elements."""
+    first = ZONEOUT_H, ZONEOUT_C, RECURRENT, CANDIDATE
+    assert first == (1 << 56, 2 << 56, 3 << 56, 4 << 56)
+    draws = Cell(zoneout=0.5, recurrent_dropout=0.5, candidate_dropout=0.5).draw(
+        torch.tensor([3]), 1, 4, 3, 5, 5
+    )
+    masks = [draws.zoneout_h, draws.zoneout_c, draws.candidate * 0.5, draws.recurrent * 0.5]
+    flat = [mask.flatten()[:15] for mask in masks]
+    assert all(not torch.equal(a, b) for n, a in enumerate(flat) for b in flat[:n])
+
+
+# --- the module ---
+
+
+@each_cell
+def test_state_dict_goes_both_ways(options):
+    one, other = (make(Case(seed=n), engine="loop", **options) for n in (1, 2))
+    assert list(one.state_dict()) == [name for names in one._all_weights for name in names]
+    other.load_state_dict(one.state_dict())
+    x = torch.randn(5, 2, 3, **DOUBLE)
+    assert torch.equal(one.eval()(x)[0], other.eval()(x)[0])
+    theirs = nn.LSTM(3, 4, 2)
+    if "coupled" in options:
+        with pytest.raises(RuntimeError, match="size mismatch for weight_ih_l0"):
+            theirs.load_state_dict(one.state_dict(), strict=False)
+        return
+    found = theirs.load_state_dict(one.state_dict(), strict=False)
+    assert not found.missing_keys
+    assert all(name.startswith(("weight_ch", "gain_", "bias_c_")) for name in found.unexpected_keys)
+
+
+def test_names_and_shapes_of_weights():
+    shapes = Cell(layer_norm=True, peephole=True).weights(3, 4, 2, bias=True, projected=True)
+    assert shapes == {
+        "weight_ih": [16, 3], "weight_hh": [16, 2], "bias_ih": [16], "bias_hh": [16],
+        "weight_hr": [2, 4], "weight_ch": [12],
+        "gain_ih": [16], "gain_hh": [16], "gain_c": [4], "bias_c": [4],
+    }  # fmt: skip
+    coupled = Cell(peephole=True, coupled=True).weights(3, 4, 4, bias=False, projected=False)
+    assert coupled == {"weight_ih": [12, 3], "weight_hh": [12, 4], "weight_ch": [8]}
+
+
+def test_where_weights_start():
+    torch.manual_seed(1)
+    ours = fused_lstm.LSTM(3, 4, layer_norm=True, peephole=True, forget_bias=1.0)
+    torch.manual_seed(1)
+    theirs = nn.LSTM(3, 4)
+    assert torch.equal(ours.weight_hh_l0, theirs.weight_hh_l0)
+    assert ours.gain_ih_l0.eq(1).all()
+    assert ours.gain_c_l0.eq(1).all()
+    assert ours.bias_c_l0.eq(0).all()
+    assert 0 < ours.weight_ch_l0.abs().max() <= 0.5
+    assert (ours.bias_ih_l0 + ours.bias_hh_l0)[4:8].eq(1).all()
+    assert torch.equal(ours.bias_ih_l0[8:], theirs.bias_ih_l0[8:])
+
+
+def test_a_forget_bias_of_coupled_gates_is_minus_the_input_gates():
+    module = fused_lstm.LSTM(3, 4, coupled=True, forget_bias=1.5, bidirectional=True)
+    module.reset_parameters()
+    for end in ("_l0", "_l0_reverse"):
+        bias = getattr(module, f"bias_ih{end}") + getattr(module, f"bias_hh{end}")
+        assert bias[:4].eq(-1.5).all()
+        assert bias[4:].abs().max() <= 1
+
+
+def test_it_says_what_it_is():
+    module = fused_lstm.LSTM(3, 4, layer_norm=True, zoneout=(0.1, 0.0), forget_bias=1.0)
+    assert "layer_norm=True, zoneout=(0.1, 0.0), forget_bias=1.0" in repr(module)
+    assert "peephole" not in repr(module)
+
+
+@each_cell
+def test_a_graph_of_torch_compile(options):
+    module = make(Case(T=2, L=1), engine="loop", **options).eval()
+    x = torch.randn(2, 3, 3, **DOUBLE)
+    wanted, grads = module(x)[0], []
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    for run in (module, compiled):
+        module.zero_grad()
+        run(x)[0].sin().sum().backward()
+        grads.append([p.grad.clone() for p in module.parameters()])
+    assert_close(compiled(x)[0], wanted, "y")
+    for (name, _), a, b in zip(module.named_parameters(), *grads, strict=True):
+        assert_close(a, b, name)
+
+
+@each_cell
+def test_autocast(options):
+    module = fused_lstm.LSTM(3, 8, engine="loop", **options).eval()
+    x = torch.randn(4, 2, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, _ = module(x)
+    assert y.dtype == torch.bfloat16
+    y.sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in module.parameters())
+    torch.testing.assert_close(y.float(), module(x)[0], rtol=0.05, atol=0.03)
+
+
+# --- a foreign implementation ---
+
+
+def test_recurrent_dropout_is_keras(monkeypatch):
+    """Keras draws a mask for each gate; given one mask for all, it computes ours."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    keras = pytest.importorskip("keras")
+    if keras.backend.backend() != "torch":
+        pytest.skip("keras was imported with another backend")
+    module = make(Case(L=1), engine="loop", recurrent_dropout=0.4).float()  # as its products are
+    seed = drawn_seed(11)
+    mask = fused_lstm.philox.dropout_mask(seed, (3, 4), 0.4, RECURRENT)
+    cell = keras.layers.LSTMCell(4, recurrent_dropout=0.4, implementation=1)
+    monkeypatch.setattr(cell, "get_recurrent_dropout_mask", lambda h: [mask] * 4)
+    cell.build((3, 3))
+    bias = module.bias_ih_l0 + module.bias_hh_l0
+    weights = module.weight_ih_l0.T, module.weight_hh_l0.T, bias
+    cell.set_weights([weight.detach().numpy() for weight in weights])
+    x, h, c, wanted = torch.randn(5, 3, 3), *torch.zeros(2, 3, 4), []
+    for row in x:
+        h, (_, c) = cell(row, [h, c], training=True)
+        wanted.append(h)
+    torch.manual_seed(11)
+    assert_close(module(x)[0], torch.stack(wanted), "y")
+
+
+# --- errors ---
+
+WRONG = {
+    "layer_norm": ({"layer_norm": 1}, "layer_norm: got 1, should be True or False"),
+    "zoneout": ({"zoneout": 1.5}, r"zoneout: got 1.5, should be in \[0, 1\], or two such"),
+    "zoneouts": ({"zoneout": (0.1, 0.2, 0.3)}, r"zoneout: got \(0.1, 0.2, 0.3\)"),
+    "a dropout": ({"recurrent_dropout": -0.1}, "recurrent_dropout: got -0.1, should be in"),
+    "candidate": ({"candidate_dropout": True}, "candidate_dropout: got True, should be in"),
+    "coupled": ({"coupled": True, "layer_norm": True}, "coupled: got True with layer_norm=True"),
+    "forget_bias": ({"forget_bias": 1.0, "bias": False}, "forget_bias: got 1.0 with bias=False"),
+    "engine": (
+        {"layer_norm": True, "engine": "cudnn"},
+        "layer_norm: engine='cudnn' does not have it, should be engine 'loop', 'compile'",
+    ),
+    "fuse": ({"peephole": True, "fuse": "steps"}, "peephole: fuse='steps' does not have it"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG.values(), ids=WRONG)
+def test_what_no_cell_can_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        fused_lstm.LSTM(3, 4, **options)
+
+
+def test_the_function_checks_the_cells_weights():
+    module, x = fused_lstm.LSTM(3, 4, peephole=True, engine="loop"), torch.randn(5, 2, 3)
+    state, weights = tuple(torch.zeros(2, 1, 2, 4)), list(module.parameters())
+    with pytest.raises(ValueError, match=r"weight_ch_l0: got shape \[4\], should be \[12\]"):
+        fused_lstm.lstm(x, state, [*weights[:4], weights[4][:4]], cell=module.cell)
+    with pytest.raises(ValueError, match=r"for 2 weights, .* then the cell's: weight_ch"):
+        fused_lstm.lstm(x, state, weights[:2], cell=Cell(peephole=True))
+    with pytest.raises(ValueError, match="peephole: engine='cudnn' does not have it"):
+        fused_lstm.lstm(x, state, weights, engine="cudnn", cell=module.cell)
+
+
+def test_nn_lstm_cannot_be_made_of_it():
+    model = nn.Sequential(fused_lstm.LSTM(3, 4), fused_lstm.LSTM(4, 4, zoneout=0.1))
+    with pytest.raises(ValueError, match=r"zoneout: got \(0.1, 0.1\), should be \(0.0, 0.0\)"):
+        fused_lstm.convert(model, back=True)
+    assert type(model[0]) is fused_lstm.LSTM
+    with pytest.raises(ValueError, match="zoneout: engine='cudnn' does not have it"):
+        fused_lstm.convert(model, "cudnn")
+    assert fused_lstm.convert(model, "loop")[1].cell.zoneout == (0.1, 0.1)
