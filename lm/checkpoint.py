@@ -224,7 +224,7 @@ def open_trained(options: argparse.Namespace) -> tuple[Checkpoint, LM_LSTM]:
     device = open_device(options.device)
     found = load(options.checkpoint, options.best)
     lstm, fuse = options.lstm, options.fuse
-    return found, open_model(lambda: found.model(lstm, fuse), lstm, fuse, device)
+    return found, open_model(lambda: found.model(lstm, fuse), found.config, lstm, fuse, device)
 
 
 def _load(path: Path) -> Checkpoint:

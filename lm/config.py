@@ -13,6 +13,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
+from fused_lstm import Cell
+
 
 @dataclass(frozen=True)
 class Range:
@@ -127,11 +129,54 @@ class Config:
         Range(0, high=1, open_high=True),
         default=0.0,
     )
+    layer_norm: bool = _setting(
+        "the LSTM's products and its cell state are normalized (Ba et al., 2016)",
+        Switch(),
+        default=False,
+    )
+    peephole: bool = _setting(
+        "gates see the cell state (Gers and Schmidhuber, 2000)", Switch(), default=False
+    )
+    coupled: bool = _setting(
+        "the forget gate is 1 minus the input gate (Greff et al., 2017)", Switch(), default=False
+    )
+    zoneout_h: float = _setting(
+        "part of h that keeps its value of the step before (Krueger et al., 2016)",
+        Range(0, high=1),
+        default=0.0,
+    )
+    zoneout_c: float = _setting("the same of the cell state", Range(0, high=1), default=0.0)
+    recurrent_dropout: float = _setting(
+        "part of h that is dropped before the recurrent weights, for all steps of a training step "
+        "at once (Gal and Ghahramani, 2016)",
+        Range(0, high=1),
+        default=0.0,
+    )
+    candidate_dropout: float = _setting(
+        "part of the candidate g that is dropped (Semeniuta et al., 2016)",
+        Range(0, high=1),
+        default=0.0,
+    )
+    forget_bias: float = _setting(
+        "what the forget gate's bias starts as; 0: as the other biases", Range(0), default=0.0
+    )
 
     def __post_init__(self) -> None:
         kinds = get_type_hints(Config)
         for setting in dataclasses.fields(self):
             check(setting, getattr(self, setting.name), kinds[setting.name])
+        self.cell()  # what does not go together
+
+    def cell(self) -> Cell:
+        """The LSTM's cell."""
+        return Cell(
+            self.layer_norm,
+            self.peephole,
+            self.coupled,
+            (self.zoneout_h, self.zoneout_c),
+            self.recurrent_dropout,
+            self.candidate_dropout,
+        )
 
     def learning_rate_at(self, epoch: int) -> float:
         """The learning rate of `epoch`, counted from 0."""

@@ -21,9 +21,11 @@ with main_imports(__name__):
     import torch
     from torch import nn
 
+    import fused_lstm
     from lm import checkpoint
     from lm.arguments import Parser
     from lm.checkpoint import Checkpoint
+    from lm.config import Config
     from lm.errors import UserError
     from lm.files import check_output, write_atomically
 
@@ -41,7 +43,7 @@ USE_PROGRAM = """\
 
 
 class PlainModel(nn.Module):
-    """The trained model in PyTorch's own modules, for evaluation: what LM_LSTM's forward computes.
+    """The trained model in PyTorch's own operators, for evaluation: LM_LSTM's forward.
 
     forward(inputs [T, B] int64, (h, c) [L, B, H]) -> (logits [T, B, V], (h, c)).
     """
@@ -50,7 +52,8 @@ class PlainModel(nn.Module):
         super().__init__()
         config, vocab_size = found.config, len(found.vocabulary)
         self.word_embeddings = nn.Embedding(vocab_size, config.hidden_size)
-        self.lstm = nn.LSTM(config.hidden_size, config.hidden_size, config.num_layers)
+        sizes, cell = (config.hidden_size, config.hidden_size, config.num_layers), own_cell(config)
+        self.lstm = fused_lstm.LSTM(*sizes, engine="loop", **cell) if cell else nn.LSTM(*sizes)
         self.sm_fc = nn.Linear(config.hidden_size, vocab_size)
         self.to(found.weights["word_embeddings.weight"].dtype)
         tied = {"sm_fc.weight": found.weights["word_embeddings.weight"]}
@@ -62,8 +65,16 @@ class PlainModel(nn.Module):
         return self.sm_fc(outputs), hidden
 
 
+def own_cell(config: Config) -> dict:
+    """What nn.LSTM has not, of the options that matter outside training."""
+    cell = config.cell().options()
+    return {name: v for name, v in cell.items() if not name.endswith("_dropout")}
+
+
 def export_weights(found: Checkpoint) -> bytes:
     """A safetensors file of the weights; its metadata holds the settings and the vocabulary."""
+    for name in own_cell(found.config):
+        raise UserError(f"--output: nn.LSTM has no {name}; a program, *{PROGRAM}, has it")
     weights = {name: t.clone() for name, t in PlainModel(found).state_dict().items()}
     about = {
         "num_layers": str(found.config.num_layers),

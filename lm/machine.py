@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from fused_lstm.engines import resolve
+from lm.config import Config
 from lm.errors import UserError
 from lm.model import LM_LSTM
 
@@ -76,11 +77,11 @@ def open_device(name: str | None, local_rank: int = 0) -> torch.device:
 
 
 def open_model(
-    build: Callable[[], LM_LSTM], lstm: str, fuse: str | None, device: torch.device
+    build: Callable[[], LM_LSTM], config: Config, lstm: str, fuse: str | None, device: torch.device
 ) -> LM_LSTM:
-    """What `build` returns, moved to `device`; UserError where the engine cannot run there."""
+    """What `build` returns, moved to `device`; UserError where the engine cannot run it there."""
     try:
-        resolve(lstm, fuse, device)
+        resolve(lstm, fuse, device, tuple(config.cell().options()))
     except (RuntimeError, ValueError) as error:
         raise UserError(str(error)) from None
     return build().to(device)

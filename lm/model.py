@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import fused_lstm
+from fused_lstm.cell import PLAIN
 from lm.config import Config
 from lm.regularize import VariationalDropout, regularized_lstm
 
@@ -37,6 +38,8 @@ class LM_LSTM(nn.Module):
         variational_dropout: dropout keeps or drops a unit for all steps of a call at once. Its
             mask between layers then calls the engine once a layer.
         weight_drop: part of the recurrent weights that each training call drops.
+        cell: the LSTM's, nn.LSTM's unless said otherwise; forget_bias: as `fused_lstm.LSTM` takes
+            it.
 
     The embedding and the softmax weights start uniform in [-0.1, 0.1] and the softmax bias at
     zero; the LSTM starts as `nn.LSTM` does. Raises what `fused_lstm.LSTM` raises.
@@ -56,6 +59,8 @@ class LM_LSTM(nn.Module):
         tie_weights: bool = False,
         variational_dropout: bool = False,
         weight_drop: float = 0.0,
+        cell: fused_lstm.Cell = PLAIN,
+        forget_bias: float | None = None,
     ) -> None:
         super().__init__()
         self.embedding_dim = embedding_dim
@@ -76,6 +81,8 @@ class LM_LSTM(nn.Module):
             dropout=1 - dp_keep_prob if num_layers > 1 else 0.0,
             engine=lstm,
             fuse=fuse,
+            forget_bias=forget_bias,
+            **cell.options(),
         )
         self.sm_fc = nn.Linear(embedding_dim, vocab_size)
         if tie_weights:
@@ -146,10 +153,13 @@ def build_model(
         tie_weights=config.tie_weights,
         variational_dropout=config.variational_dropout,
         weight_drop=config.weight_drop,
+        cell=config.cell(),
+        forget_bias=config.forget_bias or None,
     )
     if config.init_scope == "softmax":
         model.init_weights(config.init_scale)
     else:  # Zaremba's start: biases too
         for parameter in model.parameters():
             nn.init.uniform_(parameter, -config.init_scale, config.init_scale)
+        model.lstm.reset_cell()
     return model

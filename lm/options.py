@@ -78,14 +78,19 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     overrides = {name: given.pop(name) for name in settings & given.keys()}
     if "resume" not in given:
         config = PRESETS[given.get("preset", Options.preset)]
-        return Options(config=dataclasses.replace(config, **overrides), **given)
+        return Options(config=_replaced(parser, config, overrides), **given)
     for name in sorted(overrides.keys() - RESUMABLE | given.keys() & FIXED):
         parser.error(f"{_option(name)} cannot change with --resume: it is the checkpoint's")
     before = _resumed(given.pop("resume"))
-    after = dataclasses.replace(
-        before, config=dataclasses.replace(before.config, **overrides), **given
-    )
+    after = dataclasses.replace(before, config=_replaced(parser, before.config, overrides), **given)
     return dataclasses.replace(after, changed=tuple(_changes(before, after)))
+
+
+def _replaced(parser: Parser, config: Config, overrides: dict[str, Any]) -> Config:
+    try:
+        return dataclasses.replace(config, **overrides)
+    except ValueError as error:  # each is in its range: what does not go together
+        parser.error(str(error))
 
 
 def _resumed(directory: Path) -> Options:

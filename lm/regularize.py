@@ -47,15 +47,15 @@ def regularized_lstm(
         fused_lstm.dropout(weight, weight_drop) if name.startswith("weight_hh") else weight
         for name, weight in lstm.named_parameters()
     ]
-    engine, fuse = lstm.engine, lstm.fuse
+    engine, fuse, cell = lstm.engine, lstm.fuse, lstm.cell
     if not isinstance(between, VariationalDropout):
-        return fused_lstm.lstm(x, hidden, weights, lstm.dropout, engine, fuse)
+        return fused_lstm.lstm(x, hidden, weights, lstm.dropout, engine, fuse, cell=cell)
     states, per_layer = [], len(weights) // lstm.num_layers
 
     def sweep(x: Tensor, layer: int) -> Tensor:
         before = tuple(state[layer, None] for state in hidden)
         own = weights[layer * per_layer : (layer + 1) * per_layer]
-        y, after = fused_lstm.lstm(x, before, own, 0.0, engine, fuse)
+        y, after = fused_lstm.lstm(x, before, own, 0.0, engine, fuse, cell=cell)
         states.append(after)
         return y
 

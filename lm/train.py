@@ -225,7 +225,7 @@ def new_model(options: Options, corpus: Corpus, device: torch.device) -> LM_LSTM
         model = build_model(options.config, len(corpus.vocabulary), options.lstm, options.fuse)
         return model.to(torch.float64 if options.dtype == "float64" else torch.float32)
 
-    return open_model(build, options.lstm, options.fuse, device)
+    return open_model(build, options.config, options.lstm, options.fuse, device)
 
 
 def print_header(log: Log, options: Options, corpus: Corpus, model: LM_LSTM) -> None:
@@ -237,7 +237,8 @@ def print_header(log: Log, options: Options, corpus: Corpus, model: LM_LSTM) -> 
         f"{processor(device)}, {torch.get_num_threads()} threads, torch {found['torch_version']}, "
         f"triton {found['triton_version']}",
     )
-    engine, fuse = fused_lstm.engines.resolve(options.lstm, options.fuse, device)
+    cell = config.cell().options()
+    engine, fuse = fused_lstm.engines.resolve(options.lstm, options.fuse, device, tuple(cell))
     level = "" if fuse is None else f", fuse {fuse}"
     log.field("engine", f"{engine}{level}: {fused_lstm.describe_engine(engine, device)}")
     sizes = ", ".join(f"{len(getattr(corpus, s)):,} {s}" for s in corpus.unknown)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import fused_lstm
+from fused_lstm.cell import PLAIN
 from lm.checkpoint import load, save
 from lm.config import PRESETS
 from lm.model import LM_LSTM, build_model
@@ -162,3 +163,4 @@ def test_defaults_take_the_plain_path(monkeypatch):
     model(words(), model.init_hidden())
     for name in ("tie_weights", "variational_dropout", "weight_decay", "weight_drop"):
         assert not any(getattr(config, name) for config in PRESETS.values())
+    assert all(config.cell() == PLAIN and not config.forget_bias for config in PRESETS.values())

@@ -37,7 +37,7 @@ class LSTM(nn.RNNBase):
         layer_norm, peephole, coupled, zoneout, recurrent_dropout, candidate_dropout: the cell, as
             fused_lstm.Cell takes them; docs/cells.md has formulas, papers and the weights that are
             added. The last three fall in training only; outside it zoneout is its expectation.
-        forget_bias: what the forget gate's bias starts as (Gers et al. 2000: 1.0); None, nn.LSTM's.
+        forget_bias: what the forget gate's bias starts as; None, as nn.LSTM's.
 
     Raises:
         ValueError: an unknown engine, or a level or a cell that it does not have.

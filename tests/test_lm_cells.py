@@ -1,0 +1,82 @@
+"""The language model on cells that nn.LSTM does not have: trained, resumed, evaluated, exported."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from fused_lstm.cell import Cell
+from lm import checkpoint, evaluate, export
+from lm.config import PRESETS
+from lm.model import LM_LSTM, build_model
+from lm_cases import refused, train
+
+CELL = ["--layer-norm", "--peephole", "--zoneout-h=0.1", "--zoneout-c=0.2",
+        "--recurrent-dropout=0.1", "--candidate-dropout=0.1", "--forget-bias=1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("cells")
+    line = " ".join(f"w{n}" for n in range(11)) + "\n"
+    for split, lines in {"train": 60, "valid": 5, "test": 5}.items():
+        (directory / f"{split}.txt").write_text(line * lines)
+    options = ["--lstm=auto", "--epochs=3", "--learning-rate=0.05", *CELL]
+    summary = train(directory, directory, *options, f"--save={directory / 'saved'}")
+    return directory / "saved", summary
+
+
+def test_it_learns_and_is_evaluated(trained, capsys):
+    directory, summary = trained
+    assert summary["engine"] == "loop"
+    assert summary["test_perplexity"] < 3  # of 12 words, of which the last tells the next
+    assert evaluate.main([str(directory)]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert float(lines["perplexity"]) == pytest.approx(summary["test_perplexity"], rel=1e-3)
+
+
+def test_a_program_has_the_cell_and_weights_for_nn_lstm_are_refused(trained, capsys, tmp_path):
+    directory, _ = trained
+    message = refused(capsys, export.main, "export", directory, f"--output={tmp_path / 'a'}"
+                      ".safetensors")  # fmt: skip
+    assert "nn.LSTM has no layer_norm; a program, *.pt2, has it" in message
+    assert export.main([str(directory), f"--output={tmp_path / 'lm.pt2'}"]) == 0
+    program = torch.export.load(tmp_path / "lm.pt2").module()
+    model = checkpoint.load(directory).model("loop").eval()
+    inputs, hidden = torch.randint(12, (1, 4)), model.init_hidden(4)
+    torch.testing.assert_close(program(inputs, hidden), model(inputs, hidden))
+
+
+def test_zarembas_start_is_not_the_gains():
+    config = dataclasses.replace(PRESETS["small"], hidden_size=8, layer_norm=True, forget_bias=1.0)
+    lstm = build_model(config, 11).lstm
+    assert lstm.gain_ih_l1.eq(1).all()
+    assert (lstm.bias_ih_l0 + lstm.bias_hh_l0)[8:16].eq(1).all()
+    assert lstm.weight_ih_l0.abs().max() <= config.init_scale
+
+
+@pytest.mark.parametrize("options", [{"weight_drop": 0.5}, {"variational_dropout": True}], ids=str)
+def test_beside_dropout_that_the_model_applies(options):
+    cell = Cell(peephole=True, candidate_dropout=0.9)
+    models = [LM_LSTM(8, 3, 2, 11, 2, 0.5, cell=c, **options) for c in (cell, Cell(peephole=True))]
+    models[1].load_state_dict(models[0].state_dict())
+    inputs, found = torch.zeros(3, 2, dtype=torch.int64), []
+    for model in models:
+        torch.manual_seed(0)
+        found.append(model(inputs, model.init_hidden())[0])
+    assert not torch.allclose(*found)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--layer-norm --coupled", "coupled: got True with layer_norm=True"),
+        ("--peephole --lstm cudnn", "peephole: engine='cudnn' does not have it"),
+        ("--zoneout-h 1.5", "--zoneout-h: must be a number, at least 0 and at most 1"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_bad_options_are_one_line(capsys, options, message):
+    from lm.train import main
+
+    assert message in refused(capsys, main, "train", *options.split())
