@@ -13,6 +13,7 @@ from .engines import ENGINES, available_engines, describe_engine  # noqa: E402
 from .functional import lstm  # noqa: E402
 from .lstm import LSTM  # noqa: E402
 from .native import release_memory  # noqa: E402
+from .streaming import Streaming  # noqa: E402
 
 __version__ = "0.1.0"  # the only place: pyproject.toml reads it here
 
@@ -20,6 +21,7 @@ __all__ = [
     "__version__",
     "LSTM",
     "lstm",
+    "Streaming",
     "Cell",
     "convert",
     "linear_cross_entropy",

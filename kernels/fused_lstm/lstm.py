@@ -113,6 +113,11 @@ class LSTM(nn.RNNBase):
         self._flat_weights_names = [name for names in self._all_weights for name in names]
         self._init_flat_weights()
 
+    def weights(self) -> list[Tensor]:
+        """What `fused_lstm.lstm` takes: lane by lane nn.LSTM's, then the cell's."""
+        # Not _flat_weights, which does not see what functional_call or a parametrization puts in.
+        return [getattr(self, name) for name in self._flat_weights_names]
+
     def reset_parameters(self) -> None:
         super().reset_parameters()
         self.reset_cell()
@@ -166,8 +171,7 @@ class LSTM(nn.RNNBase):
             x, batched, lengths, resets = self._time_major(input, lengths, resets)
             packed, B = padded(x, lengths), x.shape[1]
         state = self._zeros(x, B) if hx is None else self._batched_state(hx, batched)
-        # Not _flat_weights, which does not see what functional_call or a parametrization puts in.
-        weights = [getattr(self, name) for name in self._flat_weights_names]
+        weights = self.weights()
         own = self.engine, self.fuse, 1 + self.bidirectional, packed, resets
         run, arguments = call_of(x, state, weights, self.dropout, *own, self.cell, self.training)
         y, h_n, c_n = run(*arguments)

@@ -1,0 +1,103 @@
+"""`Streaming`: step by step it gives what a call on the sequence gives, and it checks its x."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import fused_lstm
+from cases import rungs
+from cells import CELLS
+from tolerance import assert_close
+
+every_rung = pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
+
+
+def check(module: fused_lstm.LSTM, B: int = 3, T: int = 4) -> None:
+    x = torch.randn(T, B, module.input_size, dtype=module.weight_ih_l0.dtype)
+    stream = fused_lstm.Streaming(module, B)
+    with torch.no_grad():
+        y, state = module.eval()(x)
+    found = torch.stack([stream(row) for row in x])
+    assert_close(found, y, "y")
+    for name, actual, wanted in zip(("h", "c"), stream.state, state, strict=True):
+        assert_close(actual, wanted, name)
+    assert not found.requires_grad
+
+
+@every_rung
+@pytest.mark.parametrize("B", [1, 3])
+def test_steps_are_the_sequence(B, engine, fuse):
+    check(fused_lstm.LSTM(5, 7, 2, dropout=0.5, dtype=torch.float64, engine=engine, fuse=fuse), B)
+
+
+@pytest.mark.parametrize("engine", ["loop", "cudnn", "native"])
+def test_projected(engine):
+    if (why := fused_lstm.available_engines("cpu")[engine]) is not None:
+        pytest.skip(why)
+    check(fused_lstm.LSTM(5, 7, 2, proj_size=3, bias=False, engine=engine))
+
+
+@pytest.mark.parametrize("options", CELLS.values(), ids=CELLS)
+def test_every_cell(options):
+    check(fused_lstm.LSTM(3, 4, 2, dtype=torch.float64, **options))
+
+
+@every_rung
+def test_a_row_begins_anew(engine, fuse):
+    module = fused_lstm.LSTM(3, 4, engine=engine, fuse=fuse)
+    stream, x = fused_lstm.Streaming(module, 2), torch.randn(2, 3)
+    first = stream(x)
+    before = [s.clone() for s in stream.state]
+    stream.reset(torch.tensor([False, True]))
+    for kept, state in zip(before, stream.state, strict=True):
+        assert torch.equal(state[:, 0], kept[:, 0])
+        assert not state[:, 1].any()
+    assert torch.equal(stream(x)[1], first[1])
+    stream.reset()
+    assert torch.equal(stream(x), first)
+
+
+@every_rung
+def test_what_a_step_returned_stays_as_it_was(engine, fuse):
+    stream = fused_lstm.Streaming(fused_lstm.LSTM(3, 4, 2, engine=engine, fuse=fuse))
+    x = torch.randn(1, 3)
+    first, (h, _) = stream(x), stream.state
+    copies = first.clone(), h.clone()
+    stream(x)
+    assert torch.equal(first, copies[0])
+    assert torch.equal(h, copies[1])
+
+
+def test_an_output_can_be_part_of_a_graph():
+    """It is no inference tensor, which autograd refuses to keep."""
+    y = fused_lstm.Streaming(fused_lstm.LSTM(3, 4))(torch.randn(1, 3))
+    weight = torch.randn(4, requires_grad=True)
+    (y @ weight).sum().backward()
+    assert torch.equal(weight.grad, y[0])
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(2, 3), r"x: got shape \[2, 3\], torch.float32 on cpu, should be \[1, 3\]"),
+        (torch.zeros(1, 1, 3), r"x: got shape \[1, 1, 3\]"),
+        (torch.zeros(1, 3).double(), "torch.float64 on cpu, should be"),
+        (torch.zeros(1, 3, device="meta"), "on meta, should be"),
+    ],
+    ids=["batch", "rank", "dtype", "device"],
+)
+def test_x_is_checked(x, message):
+    stream = fused_lstm.Streaming(fused_lstm.LSTM(3, 4))
+    with pytest.raises(ValueError, match=message):
+        stream(x)
+
+
+def test_what_cannot_stream():
+    with pytest.raises(ValueError, match="lstm: is bidirectional, should have one direction"):
+        fused_lstm.Streaming(fused_lstm.LSTM(3, 4, bidirectional=True))
+    with pytest.raises(
+        ValueError, match=r"lstm: got LSTM of torch.nn.modules.rnn, should be a fused_lstm.LSTM"
+    ):
+        fused_lstm.Streaming(nn.LSTM(3, 4))
