@@ -47,6 +47,7 @@ class Place(NamedTuple):
 
     seed: Tensor | None
     lane: int
+    lanes: int
     T: int
     t: int
     B: int
@@ -56,7 +57,7 @@ class Place(NamedTuple):
         if p == 0 or self.seed is None:
             return 1.0
         row = (self.lane * self.T + self.t) * self.B + self.b
-        row = row if each_step else self.lane * self.B + self.b
+        row = row if each_step else self.b * self.lanes + self.lane
         return dropout_mask(self.seed, (size,), p, (kind << 56) + row * size).double()
 
     def zone(self, kind: int, p: float, size: int) -> Tensor | float:
@@ -124,7 +125,7 @@ def written_out(
                 if resets is not None and first < n and resets[first, b]:
                     h, c = torch.zeros_like(h), torch.zeros_like(c)
                 end = f"_l{layer}" + "_reverse" * backwards
-                place = Place(seed, lane, T, t, B, int(place_of[b]))
+                place = Place(seed, lane, len(h0), T, t, B, int(place_of[b]))
                 h, c = one_step(module, end, below[t, b], h, c, place)
                 y[t] = h
             rows.append(torch.stack(y))

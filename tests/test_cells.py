@@ -122,8 +122,8 @@ class Numbered(Cell):
         super().__init__(**options)
         object.__setattr__(self, "layer", layer)
 
-    def draw(self, seed, lane, *sizes):
-        return super().draw(seed, lane + self.layer, *sizes)
+    def draw(self, seed, lane, lanes, *sizes):
+        return super().draw(seed, lane + self.layer, 2, *sizes)
 
 
 # --- derivatives ---
@@ -193,7 +193,7 @@ def test_kinds_of_masks_have_numbers_apart():
     first = ZONEOUT_H, ZONEOUT_C, RECURRENT, CANDIDATE
     assert first == (1 << 56, 2 << 56, 3 << 56, 4 << 56)
     draws = Cell(zoneout=0.5, recurrent_dropout=0.5, candidate_dropout=0.5).draw(
-        torch.tensor([3]), 1, 4, 3, 5, 5
+        torch.tensor([3]), 1, 2, 4, 3, 5, 5
     )
     masks = [draws.zoneout_h, draws.zoneout_c, draws.candidate * 0.5, draws.recurrent * 0.5]
     flat = [mask.flatten()[:15] for mask in masks]

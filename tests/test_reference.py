@@ -130,7 +130,7 @@ def check_backward(shape, lane, bias, cell=PLAIN, training=True):
     weights = [torch.randn(s, **DOUBLE).div_(2).requires_grad_() for s in shapes.values()]
     (layer,) = reference.by_layer(weights, 1, cell)
     h0, c0 = (torch.randn(B, n, **DOUBLE).requires_grad_() for n in (P, H))
-    draws = cell.draw(torch.tensor([5]) if training else None, 1, T, B, P, H)
+    draws = cell.draw(torch.tensor([5]) if training else None, 1, 2, T, B, P, H)
     h, c, *kept = reference.layer_forward(x, h0, c0, layer, order, draws)
     dy, dh_n, dc_n = torch.randn_like(h), torch.randn_like(h0), torch.randn_like(c0)
 

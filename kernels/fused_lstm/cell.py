@@ -113,17 +113,21 @@ class Cell:
 
         return replace(self, coupled=False), [spread(weight) for weight in weights]
 
-    def draw(self, seed: Tensor | None, lane: int, T: int, B: int, P: int, H: int) -> Draws:
-        """The masks of a lane; seed [1] int64, or None outside training.
+    def draw(
+        self, seed: Tensor | None, lane: int, lanes: int, T: int, B: int, P: int, H: int
+    ) -> Draws:
+        """The masks of a lane, of `lanes`; seed int64, or None outside training.
 
-        A unit's number among its kind's is its place in [L * D, T, B, P or H], without T where one
-        mask serves all steps. B counts rows by falling length where these differ.
+        It is [1], or [2] where a call is part of a longer one: its own, and the whole's, which
+        draws what is the same at every step. A unit's number among its kind's is its place in
+        [lanes, T, B, P or H], or in [B, lanes, P] where one mask serves all steps. B counts rows by
+        falling length where these differ.
         """
 
         def mask(kind: int, p: float, *shape: int) -> Tensor | None:
             if seed is None or p == 0:
                 return None
-            return dropout_mask(seed, shape, p, kind + lane * prod(shape))
+            return dropout_mask(seed[:1], shape, p, kind + lane * prod(shape))
 
         def zones(kind: int, p: float, *shape: int) -> Tensor | float | None:
             dropped = mask(kind, p, *shape)
@@ -131,10 +135,14 @@ class Cell:
                 return p or None
             return (dropped == 0).to(torch.float32)
 
+        recurrent = None
+        if seed is not None and self.recurrent_dropout > 0:
+            shape = B, lanes, P
+            recurrent = dropout_mask(seed[-1:], shape, self.recurrent_dropout, RECURRENT)[:, lane]
         return Draws(
             zones(ZONEOUT_H, self.zoneout[0], T, B, P),
             zones(ZONEOUT_C, self.zoneout[1], T, B, H),
-            mask(RECURRENT, self.recurrent_dropout, B, P),
+            recurrent,
             mask(CANDIDATE, self.candidate_dropout, T, B, H),
         )
 

@@ -8,6 +8,7 @@ T, B, I, H, L: time steps, batch, input size, hidden size, layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,10 +16,11 @@ from torch import Tensor
 from . import packing
 from .autocast import autocast
 from .cell import PLAIN, Cell
-from .checks import check_lengths, check_resets, check_tensors
+from .checks import check_lengths, check_recompute, check_resets, check_tensors
 from .engines import engine_module, resolve
 from .ops import draw_seed
 from .packing import Packing
+from .recompute import in_chunks
 from .rows import keep_of
 
 State = tuple[Tensor, Tensor]
@@ -37,6 +39,7 @@ def lstm(
     resets: Tensor | None = None,
     cell: Cell = PLAIN,
     training: bool = True,
+    recompute: int | None = None,
 ) -> tuple[Tensor, State]:
     """Run an LSTM on weights given at the call (so that they may be tied, masked or computed).
 
@@ -54,6 +57,8 @@ def lstm(
             crosses between t - 1 and t, in either direction.
         cell: what is computed between the products of a step; nn.LSTM's unless said otherwise.
         training: False drops nothing, and takes the expectation of a zoneout.
+        recompute: k, keep the state of every k-th step alone for the backward, and make the rest
+            again there; None keeps all. In one direction.
 
     Returns:
         y [T, B, D * P], zero where a row has ended; (h_n, c_n) as the state came, each row's after
@@ -64,7 +69,7 @@ def lstm(
         RuntimeError: the engine cannot run on x's device; says why.
     """
     packed = padded(x, lengths)
-    own = engine, fuse, 1 + bidirectional, packed, resets, cell, training
+    own = engine, fuse, 1 + bidirectional, packed, resets, cell, training, recompute
     run, arguments = call_of(x, state, list(weights), dropout, *own)
     y, h_n, c_n = run(*arguments)
     return packed.unpack(y), (packed.unsort(h_n), packed.unsort(c_n))
@@ -85,7 +90,18 @@ def padded(x: Tensor, lengths: Tensor | None) -> Packing:
 
 
 def call_of(
-    x, state, weights, dropout, engine, fuse, directions, packed: Packing, resets, cell, training
+    x,
+    state,
+    weights,
+    dropout,
+    engine,
+    fuse,
+    directions,
+    packed: Packing,
+    resets,
+    cell,
+    training,
+    recompute,
 ) -> tuple[Callable, tuple]:
     """The engine's function for these arguments of `lstm`, and its own, checked and cast."""
     (h0, c0), is_packed = state, packed.batch_sizes is not None and packed.places is None
@@ -113,4 +129,8 @@ def call_of(
     if cell != PLAIN:
         draws = training and (dropout > 0 or cell.draws)
         arguments = *arguments, cell, draw_seed(x.device) if draws else None
-    return engine_module(engine).lstm, arguments
+    run = engine_module(engine).lstm
+    if recompute is not None:
+        check_recompute(recompute, directions)
+        run = partial(in_chunks, run, recompute)
+    return run, arguments

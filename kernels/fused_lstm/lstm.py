@@ -13,11 +13,17 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import packing
 from .cell import PLAIN, Cell
-from .checks import check_plain
+from .checks import check_plain, check_recompute
 from .engines import check_engine
 from .functional import State, call_of, padded, traced
 
-OWN = "engine", "fuse", "cell", "forget_bias"  # a module's attributes that nn.LSTM's has not
+OWN = (
+    "engine",
+    "fuse",
+    "recompute",
+    "cell",
+    "forget_bias",
+)  # a module's attributes that nn.LSTM's has not
 
 
 class LSTM(nn.RNNBase):
@@ -38,6 +44,8 @@ class LSTM(nn.RNNBase):
             fused_lstm.Cell takes them; docs/cells.md has formulas, papers and the weights that are
             added. The last three fall in training only; outside it zoneout is its expectation.
         forget_bias: what the forget gate's bias starts as; None, as nn.LSTM's.
+        recompute: k, for long sequences: keep the state of every k-th step alone for the backward,
+            and make the rest again there. In one direction.
 
     Raises:
         ValueError: an unknown engine, or a level or a cell that it does not have.
@@ -56,7 +64,7 @@ class LSTM(nn.RNNBase):
     permute_hidden = nn.LSTM.permute_hidden
     _nn_lstm_forward = nn.LSTM.forward
 
-    cell, forget_bias = PLAIN, None  # of one that `convert` has made
+    cell, forget_bias, recompute = PLAIN, None, None  # of one that `convert` has made
 
     def __init__(
         self,
@@ -80,16 +88,20 @@ class LSTM(nn.RNNBase):
         recurrent_dropout: float = 0.0,
         candidate_dropout: float = 0.0,
         forget_bias: float | None = None,
+        recompute: int | None = None,
     ) -> None:
         cell = Cell(layer_norm, peephole, coupled, zoneout, recurrent_dropout, candidate_dropout)
         check_engine(engine, fuse, cell.options())
+        if recompute is not None:
+            check_recompute(recompute, 1 + bidirectional)
         if forget_bias is not None and not bias:
             raise ValueError(f"forget_bias: got {forget_bias} with bias=False, should be None")
         super().__init__(
             "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout,
             bidirectional, proj_size, device, dtype,
         )  # fmt: skip
-        self.engine, self.fuse, self.cell, self.forget_bias = engine, fuse, cell, forget_bias
+        self.engine, self.fuse, self.recompute = engine, fuse, recompute
+        self.cell, self.forget_bias = cell, forget_bias
         if cell != PLAIN:
             self._make_weights()
         self.reset_cell()
@@ -172,8 +184,9 @@ class LSTM(nn.RNNBase):
             packed, B = padded(x, lengths), x.shape[1]
         state = self._zeros(x, B) if hx is None else self._batched_state(hx, batched)
         weights = self.weights()
-        own = self.engine, self.fuse, 1 + self.bidirectional, packed, resets
-        run, arguments = call_of(x, state, weights, self.dropout, *own, self.cell, self.training)
+        own = self.engine, self.fuse, 1 + self.bidirectional, packed, resets, self.cell
+        own = *own, self.training, self.recompute
+        run, arguments = call_of(x, state, weights, self.dropout, *own)
         y, h_n, c_n = run(*arguments)
         y, h_n, c_n = packed.unpack(y), packed.unsort(h_n), packed.unsort(c_n)
         if isinstance(input, PackedSequence):
@@ -186,7 +199,8 @@ class LSTM(nn.RNNBase):
 
     def extra_repr(self) -> str:
         fuse = "" if self.fuse is None else f", fuse={self.fuse!r}"
-        options = self.cell.options() | {"forget_bias": self.forget_bias}
+        options = {"recompute": self.recompute} | self.cell.options()
+        options["forget_bias"] = self.forget_bias
         cell = "".join(f", {name}={v!r}" for name, v in options.items() if v is not None)
         return f"{super().extra_repr()}, engine={self.engine!r}{fuse}{cell}"
 

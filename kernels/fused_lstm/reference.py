@@ -238,7 +238,7 @@ def lstm(
         x: [T, B, I], or packed [N, I] with batch_sizes.
         h0: [L * D, B, P]; c0: [L * D, B, H]; weights: flat, of each lane nn.LSTM's and the cell's.
         dropout: probability of dropping an element of h between two layers.
-        seed: [1] int64, draws all masks; needed where dropout > 0. None: the cell draws nothing.
+        seed: draws all masks, as `Cell.draw` takes it; needed where dropout > 0.
         directions: D.
         batch_sizes, keep: as in fused_lstm.rows.
         cell: one whose forget gate is its own (`Cell.uncoupled`).
@@ -251,14 +251,14 @@ def lstm(
 
     def sweep(x: Tensor, lane: int) -> Tensor:
         order = rows.order(lane % directions)
-        draws = cell.draw(seed, lane, rows.T, *h0.shape[1:], c0.shape[2])
+        draws = cell.draw(seed, lane, len(h0), rows.T, *h0.shape[1:], c0.shape[2])
         h, c, *_ = layer_forward(rows.pad(x), h0[lane], c0[lane], lanes[lane], order, draws)
         last = order.steps[-1]
         states.append((h[last], c[last].to(c0.dtype)))
         return rows.pack(h)
 
     def drop(y: Tensor, layer: int) -> Tensor:
-        return y * dropout_mask(seed, y.shape, dropout, layer * y.numel()).to(y.dtype)
+        return y * dropout_mask(seed[:1], y.shape, dropout, layer * y.numel()).to(y.dtype)
 
     layers = len(h0) // directions
     y = stack.run(x, layers, sweep, drop if dropout > 0 else None, directions)
