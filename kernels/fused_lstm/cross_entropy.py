@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autocast import autocast, without_autocast
-from .derivatives import Losses
+from .derivatives import Fused, Losses
 from .engines import can_run
 from .ops import NATIVE
 from .reference import state_dtype
+from .twins import RowLosses
 
 CHUNK_BYTES = 64 << 20  # of logits at once, where torch makes them
 REDUCTIONS = ("none", "mean", "sum")
@@ -108,17 +109,28 @@ def _of_labels(hidden, linear_weight, target, bias, weight, reduction, ignore_in
     factor = each
     if smoothing > 0:
         factor = torch.where(counts, (1 - smoothing) * each + smoothing / classes * weight.sum(), 0)
-    wants_grad = (t is not None and t.requires_grad for t in (hidden, linear_weight, bias))
-    loss = Losses.apply(
-        _losses, hidden, linear_weight, bias, target, factor,
+    loss = _weighted(
+        hidden, linear_weight, bias, target, factor,
         None if reduction == "none" else count, ignore_index,
-        torch.is_grad_enabled() and any(wants_grad),
     )  # fmt: skip
     if smoothing == 0:
         return loss
     parts = (t if t is None else t.to(dtype) for t in (hidden, linear_weight, bias))
     below = torch.where(counts, _advantage(*parts, label, weight), 0) * (smoothing / classes)
     return loss + (below if reduction == "none" else below.sum() / count)
+
+
+def _weighted(hidden, linear_weight, bias, target, factor, count, ignore_index):
+    """factor [N] times each row's plain loss; given a count, their sum divided by it."""
+    if torch._C._are_functorch_transforms_active():  # which want derivatives apart, of any order
+        rows = RowLosses(_losses, ignore_index)
+        (losses,) = Fused.apply(rows, hidden, linear_weight, bias, target)
+        return losses * factor if count is None else (losses * factor).sum() / count
+    wants_grad = (t is not None and t.requires_grad for t in (hidden, linear_weight, bias))
+    gradients = torch.is_grad_enabled() and any(wants_grad)
+    return Losses.apply(
+        _losses, hidden, linear_weight, bias, target, factor, count, ignore_index, gradients
+    )
 
 
 def _advantage(hidden, linear_weight, bias, label, weight):

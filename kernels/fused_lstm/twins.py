@@ -7,10 +7,12 @@ backward needs. Shapes as in fused_lstm.ops.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
+import torch.nn.functional as F
 
 from . import reference
 from .derivatives import filled
@@ -135,3 +137,54 @@ class Dropout:
 
     def arguments(self, x, seed):
         return (x, self.p, seed, self.first), {}
+
+
+@dataclass(slots=True, eq=False)
+class RowLosses:
+    """A softmax layer's loss of each row; `run` as fused_lstm.ops has linear_cross_entropy."""
+
+    run: Callable
+    ignore_index: int
+    inputs: int = 3
+    results: int = 1
+
+    def kernel(self, *tensors):
+        return self.run(*tensors, None, self.ignore_index)[:1]
+
+    def arguments(self, hidden, weight, bias, target):
+        return (hidden, weight, bias, target), {}
+
+    def twin(self, hidden, weight, bias, target):
+        weight, bias = (t if t is None else t.to(hidden.dtype) for t in (weight, bias))
+        logits = F.linear(hidden, weight, bias).to(reference.state_dtype(hidden.dtype))
+        options = {"reduction": "none", "ignore_index": self.ignore_index}
+        return (F.cross_entropy(logits, target, **options),)
+
+    def kept(self, losses):
+        return ()
+
+    def backward(self, needed):
+        return RowLossesBackward(self)
+
+
+@dataclass(slots=True, eq=False)
+class RowLossesBackward:
+    forward: RowLosses
+    inputs: int = 4
+
+    def kernel(self, dlosses, *tensors):
+        _, *grads = self.forward.run(*tensors, dlosses, self.forward.ignore_index)
+        inputs = zip(grads, tensors[:3], strict=True)
+        return tuple(None if t is None else grad.to(t.dtype) for grad, t in inputs)
+
+    def arguments(self, dlosses, *tensors):
+        return (dlosses, *tensors), {}
+
+    def twin(self, dlosses, hidden, weight, bias, target):
+        given = [t for t in (hidden, weight, bias) if t is not None]
+
+        def forward(*given):
+            return self.forward.twin(*given, *[None] * (3 - len(given)), target)
+
+        _, pullback = torch.func.vjp(forward, *given)
+        return pullback((dlosses,))
