@@ -126,7 +126,11 @@ class Twin(torch.autograd.Function):
 
     @classmethod
     def vmap(cls, info, in_dims, *args):
-        """One call after another: a kernel has no dimension to spare."""
+        """All at once where the call knows how, else one call after another."""
+        together = getattr(args[0], "together", None)
+        found = together and together(cls.apply, info.batch_size, in_dims[1:], args[1:])
+        if found is not None:
+            return found
         pairs = list(zip(args, in_dims, strict=True))
         calls = [cls.apply(*_sample(pairs, n)) for n in range(info.batch_size)]
         calls = zip(*calls, strict=True)

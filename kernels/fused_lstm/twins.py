@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from . import reference
 from .derivatives import filled
@@ -97,6 +99,24 @@ class LSTM:
     def backward(self, needed):
         return LSTMBackward(self, needed[0], 3 + self.inputs)
 
+    def together(self, apply, n, in_dims, tensors):
+        """Under vmap: samples are rows of one batch, where nothing but rows differs."""
+        if not self.are_rows(in_dims, tensors):
+            return None
+        *inputs, keep = tensors
+        rows = map(partial(as_rows, n, 1), inputs[:3], in_dims[:3])
+        keep = as_rows(n, 2, keep, in_dims[-1])
+        y, h_n, c_n, *saved = apply(self, *rows, *inputs[3:], keep)
+        places = 1, 1, 1, *[2 if self.save else None] * 3
+        outputs = zip((y, h_n, c_n, *saved), places, strict=True)
+        return tuple(of if d is None else of.unflatten(d, (n, -1)) for of, d in outputs), places
+
+    def are_rows(self, in_dims, tensors) -> bool:
+        """Whether a vmap gives each sample its own x, and all the same weights and masks."""
+        *weights, _seed, _batch_sizes = in_dims[3:-1]
+        plain = tensors[-2] is None and self.dropout == 0
+        return plain and in_dims[0] is not None and all(d is None for d in weights)
+
 
 @dataclass(slots=True, eq=False)
 class LSTMBackward:
@@ -123,6 +143,71 @@ class LSTMBackward:
 
         outputs, pullback = torch.func.vjp(forward, x, h0, c0, *weights)
         return pullback(filled((dy, dh_n, dc_n), outputs))
+
+    def together(self, apply, n, in_dims, tensors):
+        """Under vmap: one sweep over all samples' rows, weights' gradients sample by sample."""
+        if not self.forward.are_rows(in_dims[3:-4], tensors[3:-4]):
+            return None
+        given = map(partial(as_rows, n), self.places(), tensors, in_dims)
+        dx, *others = apply(PerSample(self, n), *given)
+        states = (t if t is None else t.unflatten(1, (n, -1)) for t in (dx, *others[:2]))
+        outputs = *states, *others[2:]
+        places = None if dx is None else 1, 1, 1, *[0] * len(others[2:])
+        return outputs, places
+
+    def places(self) -> list[int | None]:
+        """Which dimension of each tensor is the rows'; None of those that have none."""
+        return [*[1] * 6, *[None] * (self.inputs - 6 + 2), 2, 1, 2, 2, 2]
+
+
+@dataclass(slots=True, eq=False)
+class PerSample:
+    """An `LSTMBackward` of n samples' rows side by side; their weights' gradients stay apart."""
+
+    of: LSTMBackward
+    n: int
+
+    @property
+    def inputs(self):
+        return self.of.inputs
+
+    def arguments(self, *tensors):
+        return tensors, {}
+
+    def kernel(self, *tensors):
+        (dy, dh_n, dc_n, *inputs, y, h, c, gates, needs_dx), lanes = self.of.arguments(*tensors)
+        x, h0, c0, weights = inputs[:4]
+        grads = filled((dy, dh_n, dc_n), (y, h0, c0))
+        *grads, dweights = reference.lstm_backward(
+            *grads, x, h0, c0, weights, y, h, c, gates,
+            lanes.get("directions", 1), lanes.get("keep"), self.n,
+        )  # fmt: skip
+        return grads[0] if needs_dx else None, *grads[1:], *dweights
+
+    def twin(self, *tensors):
+        pairs = list(zip(tensors, self.of.places(), strict=True))
+        dims = tuple(p if has_rows(t, p) else None for t, p in pairs)
+        apart = [t if p is None else t.unflatten(p, (self.n, -1))
+                 for (t, _), p in zip(pairs, dims, strict=True)]  # fmt: skip
+        places = 1, 1, 1, *[0] * (self.inputs - 6)
+        dx, dh0, dc0, *dweights = torch.func.vmap(self.of.twin, dims, places)(*apart)
+        return *(t.flatten(1, 2) for t in (dx, dh0, dc0)), *dweights
+
+
+def has_rows(tensor: Tensor | None, place: int | None) -> bool:
+    """Whether it has a dimension of rows: what a forward has not kept has one dimension."""
+    return tensor is not None and place is not None and tensor.dim() > 1
+
+
+def as_rows(n: int, place: int | None, tensor: Tensor | None, dim: int | None) -> Tensor | None:
+    """An argument of a vmap of n samples, its dimension of rows n times as long."""
+    if not has_rows(tensor, place):
+        return tensor
+    if dim is None:
+        tensor = tensor.unsqueeze(place).expand(*tensor.shape[:place], n, *tensor.shape[place:])
+    else:
+        tensor = tensor.movedim(dim, place)
+    return tensor.flatten(place, place + 1)
 
 
 @dataclass(slots=True, eq=False)
