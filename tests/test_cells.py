@@ -147,6 +147,29 @@ def test_first_and_second_derivative(options):
     assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
 
 
+@each_cell
+def test_torch_func(options):
+    """Per-sample gradients, and forward mode, against one sample after another."""
+    module = make(Case(T=3), engine="loop", **options)
+    weights = {name: p.detach() for name, p in module.named_parameters()}
+
+    def loss(weights, x):
+        torch.manual_seed(9)
+        return torch.func.functional_call(module, weights, (x,))[0].sin().sum()
+
+    x, each = torch.randn(2, 3, 2, 3, **DOUBLE), torch.func.grad(loss)
+    found = torch.func.vmap(each, (None, 0), randomness="same")(weights, x)
+    for n in range(2):
+        wanted = torch.autograd.grad(
+            loss({k: w.requires_grad_() for k, w in weights.items()}, x[n]), list(weights.values())
+        )
+        for (name, value), one in zip(found.items(), wanted, strict=True):
+            assert_close(value[n], one, name)
+    tangent = torch.func.jvp(lambda x: loss(weights, x), (x[0],), (x[1],))[1]
+    by_x = torch.func.grad(loss, 1)(weights, x[0])
+    assert_close(tangent.detach(), (by_x * x[1]).sum().detach(), "jvp")
+
+
 # --- as nn.LSTM where it is off ---
 
 
