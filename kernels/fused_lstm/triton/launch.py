@@ -152,11 +152,11 @@ def _spills(plan: Plan) -> bool:
     """Whether a time loop needs more registers than there are once all that can is moved out.
 
     Found by fused_lstm.inspect: a forward of many units (an L4 at H=1500), and, from sm_90 on, a
-    backward that streams a part of its weights (an H100 at H=1024 in TF32).
+    backward that streams a part of its weights (an H100 at H=1024 in TF32), or a projected one.
     """
     if plan.direction == "forward":
         return plan.units > 16
-    return plan.stages > 1 and not plan.hold
+    return (plan.stages > 1 or plan.projected > 0) and not plan.hold
 
 
 @lru_cache(1024)
