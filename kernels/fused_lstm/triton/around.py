@@ -69,9 +69,8 @@ def _stack(
     shape, rows = _shape(h0, c0, layers[0].w_hr, directions), Rows(x, len(h0[0]), batch_sizes)
     plan = _plan(fuse, direction, x, shape)
     keep = None if keep is None else keep.contiguous().view(torch.uint8)
-    drop, elements = None, rows.N * shape.D * shape.P
-    if dropout > 0:
-        drop = partial(philox.apply, dropout, seed, elements)
+    size = rows.N * shape.D * shape.P
+    drop = partial(philox.apply, dropout, seed, size) if dropout > 0 else None
     of = [(w.w_ih, w.w_hh, w.w_hh if w.w_hr is None else w.w_hr) for w in layers]
     swept = [of[n : n + plan.layers] for n in range(0, len(of), plan.layers)]
     return Stack(
@@ -163,8 +162,9 @@ def lstm(
     with precision.matmul_as_rnn(x.dtype):
         lanes = directions, batch_sizes, keep
         of = _stack("forward", x, h0, c0, weights, dropout, seed, fuse, *lanes)
-        (L, D, B, H, _), P, rows, layers, plan = of.shape, of.shape.P, *of[1:4]
-        N, W, shape, count = rows.N, D * P, x.shape[:-1], len(of.weights)
+        (L, D, B, H, _), rows, layers, plan = of[:4]
+        P, N, shape, count = of.shape.P, rows.N, x.shape[:-1], len(of.weights)
+        W = D * P
         x, state = x.contiguous(), c0.to(state_dtype(x.dtype)).contiguous()
 
         y, h = x.new_empty(N, W), x.new_empty(L // D - 1, N, W)
@@ -229,8 +229,9 @@ def lstm_backward(
     with precision.matmul_as_rnn(x.dtype):
         lanes = directions, batch_sizes, keep
         of = _stack("backward", x, h0, c0, weights, dropout, seed, fuse, *lanes)
-        (L, D, B, H, _), P, rows, layers, plan = of.shape, of.shape.P, *of[1:4]
-        N, W, state, count = rows.N, D * P, c0.to(c.dtype).contiguous(), len(of.weights)
+        (L, D, B, H, _), rows, layers, plan = of[:4]
+        P, N, state, count = of.shape.P, rows.N, c0.to(c.dtype).contiguous(), len(of.weights)
+        W = D * P
         x, h0, y, h, c, gates = (t.contiguous() for t in (x, h0, y, h, c, gates))
         dy = torch.zeros_like(y) if dy is None else dy.contiguous()
         dh_n, dc = _last_gradients(dh_n, dc_n, h0, state, rows.offset is not None)
