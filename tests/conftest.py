@@ -46,14 +46,22 @@ def _seed_and_poison():
     torch.set_num_threads(threads)  # which --threads changes for the whole process
 
 
-@pytest.fixture(
-    params=native.OPS.isa_names() if native.missing(torch.device("cpu")) is None else []
-)
-def isa(request) -> str:
-    """The native engine on each instruction set that this CPU has."""
+def isa_names(dtype: torch.dtype | None = None) -> list[str]:
+    """The native engine's instruction sets on this CPU; of a dtype, with kernels of their own."""
+    return native.OPS.isa_names(dtype) if native.missing(torch.device("cpu")) is None else []
+
+
+def _use_isa(request):
     native.OPS.use_isa(request.param)
     yield request.param
     native.OPS.use_isa("")
+
+
+# The native engine on each instruction set that this CPU has and that has kernels of its own for
+# float32, for bfloat16 (most have none), or at all.
+isa = pytest.fixture(_use_isa, params=isa_names(torch.float32), name="isa")
+bf16_isa = pytest.fixture(_use_isa, params=isa_names(torch.bfloat16), name="bf16_isa")
+every_isa = pytest.fixture(_use_isa, params=isa_names(), name="every_isa")
 
 
 @pytest.fixture

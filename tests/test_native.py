@@ -96,7 +96,7 @@ def test_agrees_with_the_reference(isa, shape, dtype, fuse, bias):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_is_float32_inside(isa, dtype):
+def test_half_precision_is_float32_inside(every_isa, dtype):
     inputs = [t.to(dtype).detach().requires_grad_() for t in problem(Shape(5, 3, 7, 19, 2))]
     expected = results([t.float().detach().requires_grad_() for t in inputs], reference.lstm)
     for name, value in results(inputs, engine()).items():

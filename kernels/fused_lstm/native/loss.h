@@ -189,9 +189,8 @@ void cross_entropy(const Worker& worker, const Loss<T>& loss, T* panels) {
   if (!loss.row_grad) return;
   transposed_product(
       worker, logits, loss.inputs, loss.dhidden, panel,
-      [&](Range rows, long column, long vectors, T* out) {
-        pack_columns(loss.weight, loss.inputs, rows.begin, rows.end - rows.begin, column,
-                     loss.inputs - column, vectors, out);
+      [&](Range rows, long column, const Panel<T>& right) {
+        pack_rows(loss.weight, loss.inputs, rows, column, loss.inputs - column, right);
       },
       [](long, Range) {});
   product(worker, logits, loss.scaled, loss.inputs, loss.add, loss.dweight, panel);

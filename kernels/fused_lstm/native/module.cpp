@@ -16,7 +16,7 @@ TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
 }
 
 TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
-  m.def("isa_names() -> str[]", fused_lstm::isa_names);
+  m.def("isa_names(ScalarType? dtype=None) -> str[]", fused_lstm::isa_names);
   m.def("use_isa(str name) -> ()", fused_lstm::use_isa);
   m.def("release_memory() -> int", fused_lstm::release_memory);
   m.def("product_names() -> str[]", fused_lstm::product_names);

@@ -59,8 +59,13 @@ void dropout(const Worker& worker, long count, long first, const Dropout& drop, 
   for (long begin = mine.begin * draws; begin < min(mine.end * draws, count); begin += draws) {
     float mask[draws];
     draw(drop, first + begin, mask);
-    const long size = min(count - begin, draws);
-    for (long i = 0; i < size; ++i) out[begin + i] = in[begin + i] * mask[i];
+    typedef float Mask __attribute__((vector_size(W<T> * sizeof(float))));
+    for (long i = 0; i < min(count - begin, draws); i += W<T>) {
+      Mask own;
+      __builtin_memcpy(&own, mask + i, sizeof own);
+      const long at = begin + i, size = count - at;
+      store(out + at, load(in + at, size) * __builtin_convertvector(own, Vec<T>), size);
+    }
   }
 }
 

@@ -21,20 +21,23 @@ bool as_wavefront(const Sizes& s, const Machine& m) {
 
 void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
-  const long step_bytes = std::max(s.batch * 4 * s.hidden * m.bytes, 1L);
+  const long step_bytes = std::max(s.batch * 4 * s.hidden * m.sum_bytes, 1L);
   const long fit = std::clamp(chunk_bytes / step_bytes, 1L, s.steps);
-  plan.chunk = save ? s.steps : fit;
+  const bool in_place = save && m.bytes == m.sum_bytes;
+  plan.chunk = in_place ? s.steps : fit;
   // Where nothing is kept, a layer of one lane writes its output over its input, which it has used,
   // and layers of two lanes take turns with two buffers.
   const long others = s.directions > 1 && s.layers > 1;
   plan.h = {save || plan.wavefront ? s.layers - 1 : others, s.rows, width};
   if (save) {
-    plan.c = {lanes, s.rows, s.hidden};
+    plan.c = {lanes, s.rows, s.hidden, true};
     plan.gates = {lanes, s.rows, 4 * s.hidden};
   } else {
-    plan.c = {plan.wavefront ? s.layers : s.directions, s.batch, s.hidden};
+    plan.c = {plan.wavefront ? s.layers : s.directions, s.batch, s.hidden, true};
+  }
+  if (!in_place && !plan.wavefront) {
     const long rows = std::min(plan.chunk * s.batch, s.rows);
-    plan.gates = {plan.wavefront ? 0 : plan.abreast, rows, 4 * s.hidden};
+    plan.input_part = {plan.abreast, rows, 4 * s.hidden, true};
   }
   if (s.projected) plan.unprojected = {plan.abreast, s.batch, s.hidden};
 }
@@ -44,7 +47,7 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
   plan.dgates = {at_once, 1, m.blocks_size(4, s.hidden, s.rows)};
   if (s.projected) plan.dh = {s.directions, 1, m.blocks_size(1, s.outputs, s.rows)};
   // Where layers take turns, a layer writes its dx over its dy, which it has used.
-  if (s.layers > 1) plan.between = {plan.wavefront ? s.layers - 1 : 1, s.rows, width};
+  if (s.layers > 1) plan.between = {plan.wavefront ? s.layers - 1 : 1, s.rows, width, true};
 }
 
 std::ostream& operator<<(std::ostream& out, const Buffer& b) {
@@ -57,6 +60,7 @@ void print_buffers(std::ostream& out, const char* pass, const Plan& plan, const 
       {"h", &plan.h},
       {"c", &plan.c},
       {"gates", &plan.gates},
+      {"input part", &plan.input_part},
       {"unprojected", &plan.unprojected},
       {"dgates", &plan.dgates},
       {"dh", &plan.dh},
@@ -66,14 +70,14 @@ void print_buffers(std::ostream& out, const char* pass, const Plan& plan, const 
       {"packed", &plan.packed},
       {"panels", &plan.panels},
   };
-  double elements = 0;
+  double bytes = 0;
   out << pass << ":";
   for (const auto& [name, buffer] : named) {
     const double size = static_cast<double>(buffer->count) * buffer->rows * buffer->columns;
     if (size > 0) out << " " << name << " " << *buffer << ",";
-    elements += size;
+    bytes += size * (buffer->sums ? m.sum_bytes : m.bytes);
   }
-  out << " " << static_cast<long>(elements * m.bytes / 1024) << " KiB\n";
+  out << " " << static_cast<long>(bytes / 1024) << " KiB\n";
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ struct Sizes {
 // What the plan has to know of a team of threads with an instruction set.
 struct Machine {
   const char* isa;
-  long threads, bytes;       // bytes of an element
+  long threads, bytes, sum_bytes;  // bytes of an element, and of a sum
   Shapes shapes;
   long (*recurrent_size)(long hidden, long outputs, bool projected);
   long (*wavefront_size)(long inputs, long hidden);
@@ -28,15 +28,20 @@ struct Machine {
 
 template <class T>
 Machine machine_of(const Kernels<T>& kernels, long threads) {
-  return {kernels.name,           threads,
-          sizeof(T),              kernels.shapes,
-          kernels.recurrent_size, kernels.wavefront_size,
+  return {kernels.name,
+          threads,
+          sizeof(T),
+          sizeof(Sum<T>),
+          kernels.shapes,
+          kernels.recurrent_size,
+          kernels.wavefront_size,
           kernels.blocks_size};
 }
 
-// `count` matrices.
+// `count` matrices of elements, or of sums.
 struct Buffer {
   long count = 0, rows = 0, columns = 0;
+  bool sums = false;
 };
 
 // inference: a forward pass that saves nothing for a backward pass.
@@ -46,8 +51,9 @@ struct Plan {
   bool wavefront;  // each layer on a worker of its own, a step behind the layer below; or in turns
   long abreast;    // lanes of a layer that run at once, each on its part of the team
   long chunk;      // steps whose input product is made at once
-  // Forwards, saved or scratch: outputs below the last layer, cell states, gates.
-  Buffer h, c, gates, unprojected;
+  // Forwards, saved or scratch: outputs below the last layer, cell states, gates activated, and of
+  // `chunk` steps the gates' part that is the input's, or none, where `gates` has it first.
+  Buffer h, c, gates, input_part, unprojected;
   // Backwards: gradients by the gates, by a projected h, and by x of the layers above the first.
   Buffer dgates, dh, between;
   Buffer dropped;            // x of the layers above the first, where there is dropout

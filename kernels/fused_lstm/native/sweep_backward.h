@@ -2,8 +2,8 @@
 // while it is in registers; then the gradients of weights and input as large products.
 //
 // dgates, by the gates before activation, is kept in blocks (see blocks.h), a row for each of N: it
-// is a factor row by row in dh = dgates R and dx = dgates W, transposed in dR = dgates' h and
-// dW = dgates' x. Where h is projected, so is dh.
+// is a factor row by row in dh = dgates R and dx = dgates W, then, its rows paired, transposed in
+// dR = dgates' h and dW = dgates' x. Where h is projected, so is dh.
 #pragma once
 
 #include "product/large.h"
@@ -60,7 +60,7 @@ FL_INLINE void add_gradients(const Lane<T>& lane, const LaneGradient<T>& gradien
   }
   if (row >= alive(lane, place)) return;  // what goes to h0
   if (gradient.dy) {
-    const T* const dy = gradient.dy + (row_of(lane, place) + row) * lane.y_stride;
+    const Sum<T>* const dy = gradient.dy + (row_of(lane, place) + row) * lane.y_stride;
     add(dh, dy + column, lane.y_stride, width);
   }
   if (row >= next && gradient.dh_n) add(dh, gradient.dh_n + row * outputs + column, outputs, width);
@@ -81,7 +81,7 @@ FL_INLINE void for_gradients_after(const Lane<T>& lane, const Blocks<T>& dgates,
 // dh of a place; place -1 is before the first, where there is only dh0.
 template <class T>
 void step_backward(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
-                   long place, const T* packed, T* sums) {
+                   long place, const T* packed, Sum<T>* sums) {
   const long outputs = lane.outputs, rows = alive(lane, place);
   CellStepBack<T> step{};
   if (rows > 0) step = cell_step_back(lane, gradient, place);
@@ -106,7 +106,7 @@ void step_backward(const Worker& worker, const Lane<T>& lane, const LaneGradient
 // From dh to dgates where h is projected.
 template <class T>
 void project_back(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
-                  long place, const T* packed, T* sums) {
+                  long place, const T* packed, Sum<T>* sums) {
   const CellStepBack<T> step = cell_step_back(lane, gradient, place);
   Fma<T>::columns(worker, dh_of(lane, gradient), step.line, {0, alive(lane, place)}, lane.hidden,
                   packed, place % 2, sums, [&](auto& tile, long first, long row) {
@@ -118,59 +118,67 @@ template <class T>
 void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                     const Scratch<T>& scratch) {
   const long hidden = lane.hidden, outputs = lane.outputs;
-  T* const projection = scratch.recurrent + Fma<T>::columns_size(4 * hidden, outputs);
-  T* const panel = panel_of(worker, scratch.panels);
-  Fma<T>::pack_columns_of(worker, lane.w_hh, 4 * hidden, outputs, scratch.recurrent);
-  if (lane.w_hr) Fma<T>::pack_columns_of(worker, lane.w_hr, outputs, hidden, projection);
+  T* const projection = scratch.recurrent + Fma<T>::columns_size(4, hidden, outputs);
+  Sum<T>* const sums = sums_of(panel_of(worker, scratch.panels));
+  Fma<T>::pack_columns_of(worker, lane.w_hh, 4, hidden, outputs, scratch.recurrent);
+  if (lane.w_hr) Fma<T>::pack_columns_of(worker, lane.w_hr, 1, outputs, hidden, projection);
   for (long place = lane.steps - 1; place >= -1; --place) {
     worker.sync();
-    step_backward(worker, lane, gradient, place, scratch.recurrent, panel);
+    step_backward(worker, lane, gradient, place, scratch.recurrent, sums);
     if (!lane.w_hr || place < 0) continue;
     worker.sync();
-    project_back(worker, lane, gradient, place, projection, panel);
+    project_back(worker, lane, gradient, place, projection, sums);
   }
 }
 
 // --- what is left when every step's dgates are known ---
 
+template <class T>
+FL_INLINE void pair_dgates(const Worker& worker, const Lane<T>& lane,
+                           const LaneGradient<T>& gradient) {
+  pair_rows(worker, dgates_of(lane, gradient));
+  if (lane.w_hr) pair_rows(worker, dh_of(lane, gradient));
+}
+
 // db = the sum of dgates' rows, a block and a range of rows at a time.
 template <class T>
-FL_INLINE void bias_gradient(const Blocks<T>& dgates, long block, Range rows, T* db) {
+FL_INLINE void bias_gradient(const Blocks<T>& dgates, long block, Range rows, Sum<T>* db) {
   const long width = dgates.width(block);
-  T* target = db + dgates.column(block);
+  Sum<T>* const target = db + dgates.column(block);
   Vec<T> total = rows.begin > 0 ? load(target, width) : Vec<T>{};
-  for (long row = rows.begin; row < rows.end; ++row) total += load(dgates.at(block, row));
+  for (long row = rows.begin; row < rows.end; row += deep<T>) {
+    total = dot<T>(total, factors(dgates.at(block, row)), ones<T>());
+  }
   store(target, total, width);
 }
 
 // A panel of h before each of the rows `n`: of h0, of y or, where it was zeroed, of zeros.
 template <class T>
-void pack_before(const Lane<T>& lane, Range n, long column, long vectors, T* out) {
+void pack_before(const Lane<T>& lane, Range n, long column, const Panel<T>& panel) {
   for (long place = 0; place < lane.steps; ++place) {
     const long row = row_of(lane, place);
     if (row >= n.end || row + alive(lane, place) <= n.begin) continue;
-    for_states_before(lane, place, [&](Range rows, Rows<T> h, const T*) {
-      const long begin = max(rows.begin, n.begin - row), end = min(rows.end, n.end - row);
-      T* const target = out + (row + begin - n.begin) * vectors * W<T>;
-      pack_columns(h.data, h.stride, begin, end - begin, column, lane.outputs - column, vectors,
-                   target);
+    for_states_before(lane, place, [&](Range rows, Rows<T> h, const Sum<T>*) {
+      const Range own{max(rows.begin, n.begin - row), min(rows.end, n.end - row)};
+      pack_rows(h.data, h.stride, own, column, lane.outputs - column, panel,
+                row + own.begin - n.begin);
     });
   }
   for (long i = n.begin; lane.keep && i < n.end; ++i) {
-    T* const target = out + (i - n.begin) * vectors * W<T>;
-    for (long k = 0; !lane.keep[i] && k < vectors * W<T>; ++k) target[k] = 0;
+    if (!lane.keep[i]) panel.clear(i - n.begin);
   }
 }
 
 // A panel of h before it was projected, made again.
 template <class T>
-void pack_unprojected(const Lane<T>& lane, Range n, long column, long vectors, T* out) {
+void pack_unprojected(const Lane<T>& lane, Range rows, long column, const Panel<T>& panel) {
   const long hidden = lane.hidden;
-  for (long i = n.begin; i < n.end; ++i) {
-    for (long unit = column; unit < column + vectors * W<T>; unit += W<T>, out += W<T>) {
-      const long width = hidden - unit;
-      const Vec<T> o = load(lane.gates + (4 * i + 3) * hidden + unit, width);
-      store(out, o * tanh<T>(load(lane.c + i * hidden + unit, width)));
+  for (long row = rows.begin; row < rows.end; ++row) {
+    for (long n = 0; n < panel.vectors; ++n) {
+      const long unit = column + n * W<T>, width = hidden - unit;
+      const Vec<T> o = load(lane.gates + (4 * row + 3) * hidden + unit, width);
+      const Vec<T> c = load(lane.c + row * hidden + unit, width);
+      panel.put(row - rows.begin, n, o * tanh<Sum<T>>(c));
     }
   }
 }
@@ -182,24 +190,23 @@ void weight_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradi
   const auto nothing = [](long, Range) {};
   transposed_product(
       worker, dgates, lane.inputs, gradient.dw_ih, panel,
-      [&](Range n, long column, long vectors, T* out) {
-        pack_columns(lane.x, lane.inputs, n.begin, n.end - n.begin, column, lane.inputs - column,
-                     vectors, out);
+      [&](Range n, long column, const Panel<T>& right) {
+        pack_rows(lane.x, lane.inputs, n, column, lane.inputs - column, right);
       },
       [&](long block, Range n) {
         if (gradient.db) bias_gradient(dgates, block, n, gradient.db);
       });
   transposed_product(
       worker, dgates, lane.outputs, gradient.dw_hh, panel,
-      [&](Range n, long column, long vectors, T* out) {
-        pack_before(lane, n, column, vectors, out);
+      [&](Range n, long column, const Panel<T>& right) {
+        pack_before(lane, n, column, right);
       },
       nothing);
   if (!lane.w_hr) return;
   transposed_product(
       worker, dh_of(lane, gradient), lane.hidden, gradient.dw_hr, panel,
-      [&](Range n, long column, long vectors, T* out) {
-        pack_unprojected(lane, n, column, vectors, out);
+      [&](Range n, long column, const Panel<T>& right) {
+        pack_unprojected(lane, n, column, right);
       },
       nothing);
 }
@@ -211,6 +218,11 @@ void gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>&
   if (gradient.dx) {
     product(worker, dgates_of(lane, gradient), lane.w_ih, lane.inputs, gradient.add, gradient.dx,
             panel);
+  }
+  if (deep<T> > 1) {
+    worker.sync();
+    pair_dgates(worker, lane, gradient);
+    worker.sync();
   }
   weight_gradients(worker, lane, gradient, panel);
 }

@@ -11,9 +11,9 @@ namespace fused_lstm::FL_ISA {
 template <class T>
 long recurrent_size(long hidden, long outputs, bool projected) {
   const long forward = Fma<T>::gates_size(outputs, hidden);
-  const long backward = Fma<T>::columns_size(4 * hidden, outputs);
+  const long backward = Fma<T>::columns_size(4, hidden, outputs);
   const long projection =
-      max(Fma<T>::columns_size(hidden, outputs), Fma<T>::columns_size(outputs, hidden));
+      max(Fma<T>::columns_size(1, hidden, outputs), Fma<T>::columns_size(1, outputs, hidden));
   return max(forward, backward) + (projected ? projection : 0);
 }
 
@@ -64,7 +64,7 @@ FL_INLINE void load_bias(Tile<T, R, 4>& tile, const Lane<T>& lane, long unit) {
 }
 
 template <class T, int R>
-FL_INLINE void input_tile(const Lane<T>& lane, const T* x, T* gates, const T* panel, long unit,
+FL_INLINE void input_tile(const Lane<T>& lane, const T* x, Sum<T>* gates, const T* panel, long unit,
                           long first, long count) {
   const long hidden = lane.hidden, width = min(hidden - unit, W<T>);
   Tile<T, R, 4> tile;
@@ -79,14 +79,14 @@ FL_INLINE void input_tile(const Lane<T>& lane, const T* x, T* gates, const T* pa
 
 // Of the rows `rows`, into `gates`, where the first of them goes.
 template <class T>
-void input_product(const Worker& worker, const Lane<T>& lane, Range rows, T* gates, T* panel) {
+void input_product(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* gates, T* panel) {
   const T* x = lane.x + rows.begin * lane.inputs;
   const long count = rows.end - rows.begin;
   for_shares(worker, count, blocks_of<T>(lane.hidden), 1, gates_tile.rows, false,
              [&](const Share& share) {
     const long unit = share.first * W<T>;
-    for (long first = 0; first < lane.inputs; first += panel_rows) {
-      const long depth = min(lane.inputs - first, panel_rows);
+    for (long first = 0; first < lane.inputs; first += panel_depth<T>) {
+      const long depth = min(lane.inputs - first, panel_depth<T>);
       pack_gates(lane.w_ih, lane.hidden, lane.inputs, unit, first, depth, panel);
       for_heights<gates_tile.rows>(share, {0, count}, [&](auto height, long row) {
         input_tile<T, decltype(height)::value>(lane, x + row * lane.inputs,
@@ -99,15 +99,15 @@ void input_product(const Worker& worker, const Lane<T>& lane, Range rows, T* gat
 
 // --- a step ---
 
-// Where the cell of a place finds and leaves what it needs; `gates` are those of the step's row 0.
+// Where the cell of a place finds and leaves what it needs; `input_part` is that of its row 0.
 template <class T>
-FL_INLINE CellStep<T> cell_step(const Lane<T>& lane, long place, T* gates) {
+FL_INLINE CellStep<T> cell_step(const Lane<T>& lane, long place, const Sum<T>* input_part) {
   const long row = row_of(lane, place), hidden = lane.hidden;
   CellStep<T> step{};
   step.hidden = hidden;
-  step.save = lane.save;
   step.keep = lane.keep ? lane.keep + row : nullptr;
-  step.gates = gates;
+  step.input_part = input_part;
+  step.gates = lane.gates ? lane.gates + row * 4 * hidden : nullptr;
   step.c_next = lane.save ? lane.c + row * hidden : lane.c;
   step.h = lane.w_hr ? lane.unprojected : lane.y + row * lane.y_stride;
   step.stride = lane.w_hr ? hidden : lane.y_stride;
@@ -123,7 +123,7 @@ FL_INLINE void for_states_before(const Lane<T>& lane, long place, const Body& bo
     const Range range = begins ? Range{continued, rows} : Range{0, continued};
     if (range.begin == range.end) continue;
     const long before = begins ? 0 : row_of(lane, place - 1);
-    const T* c = begins ? lane.c0 : lane.save ? lane.c + before * lane.hidden : lane.c;
+    const Sum<T>* c = begins ? lane.c0 : lane.save ? lane.c + before * lane.hidden : lane.c;
     const Rows<T> h = begins ? Rows<T>{lane.h0, lane.outputs}
                              : Rows<T>{lane.y + before * lane.y_stride, lane.y_stride};
     body(range, h, c);
@@ -131,17 +131,17 @@ FL_INLINE void for_states_before(const Lane<T>& lane, long place, const Body& bo
 }
 
 template <class T>
-void step_forward(const Worker& worker, const Lane<T>& lane, long place, T* gates,
+void step_forward(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part,
                   const T* packed) {
   const long hidden = lane.hidden;
-  CellStep<T> step = cell_step(lane, place, gates);
-  for_states_before(lane, place, [&](Range rows, Rows<T> h, const T* c) {
+  CellStep<T> step = cell_step(lane, place, input_part);
+  for_states_before(lane, place, [&](Range rows, Rows<T> h, const Sum<T>* c) {
     step.c = c;
     // Back and forth through the weights: what the last step used last is still in cache.
     Fma<T>::gates(
         worker, h, rows, lane.outputs, hidden, packed, place % 2,
         [&](auto& tile, long unit, long row) {
-          load_gates(tile, gates + row * 4 * hidden + unit, hidden, min(hidden - unit, W<T>));
+          load_gates(tile, input_part + row * 4 * hidden + unit, hidden, min(hidden - unit, W<T>));
         },
         [&](const auto& tile, long unit, long row) { finish_cell(step, unit, row, tile); });
   });
@@ -168,12 +168,11 @@ void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& 
   for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
     const long end = min(begin + lane.chunk, lane.steps);
     const Range rows = rows_of(lane, begin, end);
-    T* const gates = lane.gates + (lane.save ? rows.begin * 4 * hidden : 0);
-    input_product(worker, lane, rows, gates, panel_of(worker, scratch.panels));
+    input_product(worker, lane, rows, lane.input_part, panel_of(worker, scratch.panels));
     worker.sync();
     for (long place = begin; place < end; ++place) {
-      T* const own = gates + (row_of(lane, place) - rows.begin) * 4 * hidden;
-      step_forward(worker, lane, place, own, scratch.recurrent);
+      const long row = row_of(lane, place) - rows.begin;
+      step_forward(worker, lane, place, lane.input_part + row * 4 * hidden, scratch.recurrent);
       worker.sync();
       if (!lane.w_hr) continue;
       project(worker, lane, place, projection);

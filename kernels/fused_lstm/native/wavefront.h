@@ -17,7 +17,7 @@ constexpr Worker alone{};
 template <class T>
 long wavefront_size(long inputs, long hidden) {
   return recurrent_size<T>(hidden, hidden, false) +
-         max(Fma<T>::gates_size(inputs, hidden), Fma<T>::columns_size(4 * hidden, inputs));
+         max(Fma<T>::gates_size(inputs, hidden), Fma<T>::columns_size(4, hidden, inputs));
 }
 
 template <class T>
@@ -42,11 +42,11 @@ void pack_forward(const Lane<T>& lane, const Packed<T>& packed) {
 
 template <class T>
 void whole_step(const Lane<T>& lane, long t, const Packed<T>& packed) {
-  const long inputs = lane.inputs, hidden = lane.hidden, size = inputs * 4 * W<T>;
-  T* const gates = lane.gates + (lane.save ? row_of(lane, t) * 4 * hidden : 0);
+  const long inputs = lane.inputs, hidden = lane.hidden;
+  const long size = Fma<T>::gates_size(inputs, W<T>);
   const T* const x = lane.x + row_of(lane, t) * inputs;
-  CellStep<T> step = cell_step(lane, t, gates);
-  for_states_before(lane, t, [&](Range rows, Rows<T> h, const T* c) {
+  CellStep<T> step = cell_step<T>(lane, t, nullptr);
+  for_states_before(lane, t, [&](Range rows, Rows<T> h, const Sum<T>* c) {
     step.c = c;
     Fma<T>::gates(
         alone, h, rows, hidden, hidden, packed.recurrent, false,
@@ -83,15 +83,15 @@ void wavefront_forward(const Worker& worker, const Wavefront<T>& wave) {
 
 template <class T>
 void pack_backward(const Lane<T>& lane, const Packed<T>& packed) {
-  const long gates = 4 * lane.hidden;
-  Fma<T>::pack_columns_of(alone, lane.w_hh, gates, lane.hidden, packed.recurrent);
-  Fma<T>::pack_columns_of(alone, lane.w_ih, gates, lane.inputs, packed.input);
+  const long hidden = lane.hidden;
+  Fma<T>::pack_columns_of(alone, lane.w_hh, 4, hidden, hidden, packed.recurrent);
+  Fma<T>::pack_columns_of(alone, lane.w_ih, 4, hidden, lane.inputs, packed.input);
 }
 
 // dx = dgates w_ih, of one step.
 template <class T>
 void input_gradient(const Lane<T>& lane, const LaneGradient<T>& gradient, long t, const T* packed,
-                    T* dx, T* sums) {
+                    Sum<T>* dx, Sum<T>* sums) {
   const long row = row_of(lane, t), inputs = lane.inputs;
   Fma<T>::columns(alone, dgates_of(lane, gradient), row, {0, lane.batch}, inputs, packed, false,
                   sums, [&](const auto& tile, long first, long b) {
@@ -102,14 +102,14 @@ void input_gradient(const Lane<T>& lane, const LaneGradient<T>& gradient, long t
 
 // t = -1 is the step before the first, where there is only dh0.
 template <class T>
-void whole_step_back(const Wavefront<T>& wave, long index, long t, T* sums) {
+void whole_step_back(const Wavefront<T>& wave, long index, long t, Sum<T>* sums) {
   const Lane<T>& lane = wave.lanes[index];
   const LaneGradient<T>& gradient = wave.gradients[index];
   const Packed<T> packed = packed_of(wave, index);
   step_backward(alone, lane, gradient, t, packed.recurrent, sums);
   if (t < 0 || !gradient.dx) return;
   const long size = lane.batch * lane.inputs;
-  T* const dx = gradient.dx + t * size;
+  Sum<T>* const dx = gradient.dx + t * size;
   input_gradient(lane, gradient, t, packed.input, dx, sums);
   if (index == 0 || !wave.dropped) return;
   dropout(alone, size, ((index - 1) * lane.steps + t) * size, wave.dropout, dx, dx);
@@ -129,10 +129,14 @@ void wavefront_backward(const Worker& worker, const Wavefront<T>& wave, T* panel
   for (long tick = 0; tick <= steps + top; ++tick) {
     for (long index = worker.id; index <= top; index += worker.count) {
       const long t = steps - 1 - (tick - (top - index));
-      if (t >= -1 && t < steps) whole_step_back(wave, index, t, panel);
+      if (t >= -1 && t < steps) whole_step_back(wave, index, t, sums_of(panel));
     }
     worker.sync();
   }
+  for (long index = 0; index <= top; ++index) {
+    pair_dgates(worker, wave.lanes[index], wave.gradients[index]);
+  }
+  if (deep<T> > 1) worker.sync();
   for (long index = 0; index <= top; ++index) {
     weight_gradients(worker, wave.lanes[index], wave.gradients[index], panel);
   }

@@ -12,13 +12,13 @@ struct Gates {
 };
 
 template <class T>
-FL_INLINE Gates<T> load_gates(const T* gates, long hidden, long width) {
+FL_INLINE Gates<Sum<T>> load_gates(const T* gates, long hidden, long width) {
   return {load(gates, width), load(gates + hidden, width), load(gates + 2 * hidden, width),
           load(gates + 3 * hidden, width)};
 }
 
 template <class T>
-FL_INLINE void store_gates(const Gates<T>& a, T* gates, long hidden, long width) {
+FL_INLINE void store_gates(const Gates<Sum<T>>& a, T* gates, long hidden, long width) {
   store(gates, a.i, width);
   store(gates + hidden, a.f, width);
   store(gates + 2 * hidden, a.g, width);
@@ -46,12 +46,12 @@ FL_INLINE Gates<T> gate_gradients(const Gates<T>& a, Vec<T> c, Vec<T> c_next, Ve
 template <class T>
 struct CellStep {
   long hidden;
-  bool save;
-  const bool* keep;  // [B], false where the state before is 0, or null
-  const T* c;        // [B, H] before
-  T* gates;          // [B, 4H], the input's part; activated afterwards where `save`
-  T* c_next;         // [B, H]
-  T* h;              // [B, H], a row every `stride`
+  const bool* keep;     // [B], false where the state before is 0, or null
+  const Sum<T>* c;      // [B, H] before
+  const Sum<T>* input_part;  // [B, 4H] of the gates; may be `gates`
+  T* gates;             // [B, 4H] activated, or null
+  Sum<T>* c_next;       // [B, H]
+  T* h;                 // [B, H], a row every `stride`
   long stride;
 };
 
@@ -64,22 +64,22 @@ FL_INLINE void finish_cell(const CellStep<T>& step, long unit, long row,
   // Two loops: the tanh of c waits for all of a row's gates, and rows do not wait for each other.
   for (int r = 0; r < R; ++r) {
     Vec<T>(&sum)[4] = made.sum[r];
-    T* const gates = step.gates + (row + r) * 4 * hidden + unit;
-    Gates<T> a = {sum[0], sum[1], sum[2], sum[3]};
+    const long at = (row + r) * 4 * hidden + unit;
+    Gates<Sum<T>> a = {sum[0], sum[1], sum[2], sum[3]};
     Vec<T> c = load(step.c + (row + r) * hidden + unit, width);
     if (step.keep && !step.keep[row + r]) {
-      a = load_gates(gates, hidden, width);
+      a = load_gates(step.input_part + at, hidden, width);
       c = Vec<T>{};
     }
-    a = activate<T>(a);
-    if (step.save) store_gates(a, gates, hidden, width);
+    a = activate(a);
+    if (step.gates) store_gates(a, step.gates + at, hidden, width);
     sum[0] = a.f * c + a.i * a.g;
     sum[1] = a.o;
   }
   for (int r = 0; r < R; ++r) {
     const Vec<T> c = made.sum[r][0];
     store(step.c_next + (row + r) * hidden + unit, c, width);
-    store(step.h + (row + r) * step.stride + unit, made.sum[r][1] * tanh<T>(c), width);
+    store(step.h + (row + r) * step.stride + unit, made.sum[r][1] * tanh<Sum<T>>(c), width);
   }
 }
 
@@ -88,11 +88,11 @@ struct CellStepBack {
   long hidden;
   const bool* keep;   // [B], as above
   const T* gates;     // [B, 4H] activated
-  const T* c;         // [B, H] before, of the first `continued` rows,
-  const T* c0;        // and of the others, which begin here
+  const Sum<T>* c;    // [B, H] before, of the first `continued` rows,
+  const Sum<T>* c0;   // and of the others, which begin here
   long continued;
-  const T* c_next;    // [B, H]
-  T* dc;              // [B, H], by c_next; then by c
+  const Sum<T>* c_next;  // [B, H]
+  Sum<T>* dc;         // [B, H], by c_next; then by c
   Blocks<T> dgates;   // row b is its row `line` + b
   long line;
 };
@@ -106,20 +106,20 @@ FL_INLINE void finish_cell_back(const CellStepBack<T>& step, long first, long ro
   for (int r = 0; r < R; ++r) {
     const long b = row + r;
     const bool kept = !step.keep || step.keep[b];
-    const T* const before = (b < step.continued ? step.c : step.c0) + b * hidden;
+    const Sum<T>* const before = (b < step.continued ? step.c : step.c0) + b * hidden;
     for (int n = 0; n < N; ++n) {
       const long block = first + n, unit = block * W<T>, at = b * hidden + unit;
       const long width = hidden - unit;
       const Vec<T> c = kept ? load(before + unit, width) : Vec<T>{};
       Vec<T> dc = load(step.dc + at, width);
-      const Gates<T> a = load_gates(step.gates + b * 4 * hidden + unit, hidden, width);
-      const Gates<T> da =
-          gate_gradients<T>(a, c, load(step.c_next + at, width), dh.sum[r][n], dc);
+      const Gates<Sum<T>> a = load_gates(step.gates + b * 4 * hidden + unit, hidden, width);
+      const Gates<Sum<T>> da =
+          gate_gradients<Sum<T>>(a, c, load(step.c_next + at, width), dh.sum[r][n], dc);
       store(step.dc + at, kept ? dc : Vec<T>{}, width);
-      store(dgates.at(block, step.line + b), da.i);
-      store(dgates.at(block + dgates.in_group(), step.line + b), da.f);
-      store(dgates.at(block + 2 * dgates.in_group(), step.line + b), da.g);
-      store(dgates.at(block + 3 * dgates.in_group(), step.line + b), da.o);
+      store_left(dgates.at(block, step.line + b), da.i, width);
+      store_left(dgates.at(block + dgates.in_group(), step.line + b), da.f, width);
+      store_left(dgates.at(block + 2 * dgates.in_group(), step.line + b), da.g, width);
+      store_left(dgates.at(block + 3 * dgates.in_group(), step.line + b), da.o, width);
     }
   }
 }

@@ -1,4 +1,5 @@
-// All kernels for one instruction set: included by isa_*.cpp, which say which.
+// All kernels for one instruction set: included by the files beside it, which say which. One that
+// defines FL_BF16 has those of bfloat16 factors, the others those of float32 and float64.
 
 #include "cells/lstm.h"
 #include "product/alone.h"
@@ -6,29 +7,41 @@
 
 namespace fused_lstm::FL_ISA {
 
-// Constants: code that ran when the library is loaded would run on every CPU.
 template <class T>
-constexpr Kernels<T> table = {FL_NAME,
-                              shapes<T>,
-                              recurrent_size<T>,
-                              wavefront_size<T>,
-                              Blocks<T>::size,
-                              cell<T>,
-                              cell_backward<T>,
-                              sweep_forward<T>,
-                              sweep_backward<T>,
-                              gradients<T>,
-                              wavefront_forward<T>,
-                              wavefront_backward<T>,
-                              dropout<T>,
-                              cross_entropy<T>,
-                              prepare_product<T>,
-                              one_product<T>,
-                              best_product<T>};
+constexpr Kernels<T> table() {
+  Kernels<T> table{};
+  table.name = FL_NAME;
+  table.shapes = shapes<T>;
+  table.recurrent_size = recurrent_size<T>;
+  table.wavefront_size = wavefront_size<T>;
+  table.blocks_size = Blocks<T>::size;
+  table.sweep_forward = sweep_forward<T>;
+  table.sweep_backward = sweep_backward<T>;
+  table.gradients = gradients<T>;
+  table.wavefront_forward = wavefront_forward<T>;
+  table.wavefront_backward = wavefront_backward<T>;
+  table.dropout = dropout<T>;
+  table.dropout_gradient = dropout<Sum<T>>;
+  table.prepare_product = prepare_product<T>;
+  table.one_product = one_product<T>;
+  table.best_product = best_product<T>;
+  if constexpr (deep<T> == 1) {
+    table.cell = cell<T>;
+    table.cell_backward = cell_backward<T>;
+    table.cross_entropy = cross_entropy<T>;
+  }
+  return table;
+}
 
+// Constants: code that ran when the library is loaded would run on every CPU.
+#ifdef FL_BF16
+extern const Kernels<Bf16> bf16_kernels;
+constexpr Kernels<Bf16> bf16_kernels = table<Bf16>();
+#else
 extern const Kernels<float> float_kernels;
 extern const Kernels<double> double_kernels;
-constexpr Kernels<float> float_kernels = table<float>;
-constexpr Kernels<double> double_kernels = table<double>;
+constexpr Kernels<float> float_kernels = table<float>();
+constexpr Kernels<double> double_kernels = table<double>();
+#endif
 
 }  // namespace fused_lstm::FL_ISA

@@ -3,6 +3,7 @@
 
 #include <c10/core/ScalarType.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,9 +12,11 @@
 namespace fused_lstm {
 
 struct Isa {
+  const char* name;
   bool supported;
-  const Kernels<float>* for_float;
+  const Kernels<float>* for_float;    // may be another set's, of which this one is more
   const Kernels<double>* for_double;
+  const Kernels<Bf16>* for_bf16;      // null: bfloat16 is widened to float32
 };
 
 // The instruction set in use: the best this CPU has, unless the environment's FUSED_LSTM_ISA, or
@@ -31,8 +34,16 @@ auto with_kernels(c10::ScalarType dtype, const Body& body, const Isa& isa = curr
   return dtype == c10::kDouble ? body(*isa.for_double) : body(*isa.for_float);
 }
 
+// The same for an operator that has kernels for bfloat16, where the instruction set has them.
+template <class Body>
+auto with_factors(c10::ScalarType dtype, const Isa& isa, const Body& body) {
+  return dtype == c10::kBFloat16 ? body(*isa.for_bf16) : with_kernels(dtype, body, isa);
+}
+
 std::string isa_name();                     // in use
-std::vector<std::string> isa_names();       // what this CPU has, best first
 void use_isa(const std::string& name);      // "" is the best; a test's way to the others
+
+// What this CPU has, best first; of a dtype, those alone that have kernels of their own for it.
+std::vector<std::string> isa_names(std::optional<c10::ScalarType> dtype);
 
 }  // namespace fused_lstm

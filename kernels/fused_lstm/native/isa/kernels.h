@@ -2,11 +2,13 @@
 //
 // T, B, N: time steps, batch, rows of all steps. I, H, P: input size, hidden size, output size.
 // Tensors are contiguous unless a stride is given; gate order i, f, g, o. W: lanes of a vector. A
-// "block" is W hidden units; the last one may be partial.
+// "block" is W hidden units; the last one may be partial. T is what the factors of products are made
+// of, Sum<T> what is summed, and kept from step to step.
 #pragma once
 
 #include <cstdint>
 
+#include "isa/element.h"
 #include "threads.h"
 
 namespace fused_lstm {
@@ -24,7 +26,7 @@ struct Lane {
   const bool* keep;          // [N], false where a row's state is 0 before that step, or null
   const T* x;                // [N, I], after dropout
   const T* h0;               // [B, P]
-  const T* c0;               // [B, H]
+  const Sum<T>* c0;          // [B, H]
   const T* w_ih;             // [4H, I]
   const T* w_hh;             // [4H, P]
   const T* b_ih;             // [4H] or null
@@ -32,8 +34,9 @@ struct Lane {
   const T* w_hr;             // [P, H], or null where h is not projected
   T* y;                      // [N, P], a row every y_stride
   long y_stride;
-  T* c;                      // [N, H], or [B, H] where nothing is saved
-  T* gates;                  // [N, 4H] activated, or scratch for the rows of `chunk` steps
+  Sum<T>* c;                 // [N, H], or [B, H] where nothing is saved
+  T* gates;                  // [N, 4H] activated, or null where nothing is saved
+  Sum<T>* input_part;        // [rows of `chunk` steps, 4H] scratch; may be `gates`
   T* unprojected;            // [B, H] scratch, or null
   long chunk;                // steps whose input product is made at once
   bool save;
@@ -41,16 +44,16 @@ struct Lane {
 
 template <class T>
 struct LaneGradient {
-  const T* dy;               // [N, P], a row every y_stride, or null
-  const T* dh_n;             // [B, P] or null
-  T* dx;                     // [N, I] or null
+  const Sum<T>* dy;          // [N, P], a row every y_stride, or null
+  const Sum<T>* dh_n;        // [B, P] or null
+  Sum<T>* dx;                // [N, I] or null
   bool add;                  // to dx, which another lane began
-  T* dh0;                    // [B, P]
-  T* dc0;                    // [B, H], dc_n (or 0) at first: the running dc
-  T* dw_ih;                  // [4H, I]
-  T* dw_hh;                  // [4H, P]
-  T* db;                     // [4H] or null
-  T* dw_hr;                  // [P, H] or null
+  Sum<T>* dh0;               // [B, P]
+  Sum<T>* dc0;               // [B, H], dc_n (or 0) at first: the running dc
+  Sum<T>* dw_ih;             // [4H, I]
+  Sum<T>* dw_hh;             // [4H, P]
+  Sum<T>* db;                // [4H] or null
+  Sum<T>* dw_hr;             // [P, H] or null
   T* dgates;                 // scratch: blocks_size(4, H, N)
   T* dh;                     // scratch: blocks_size(1, P, N), or null
 };
@@ -112,7 +115,7 @@ struct Factors {
   Product product;
   long rows, batch, groups, units, columns;
   const T *left, *right;
-  T* out;
+  Sum<T>* out;
   T *blocks, *packed, *panels;  // scratch
 };
 
@@ -147,6 +150,8 @@ struct Kernels {
   void (*wavefront_backward)(const Worker&, const Wavefront<T>&, T* panels);
   // out[n] = in[n] * mask(first + n); in and out may be the same.
   void (*dropout)(const Worker&, long count, long first, const Dropout&, const T* in, T* out);
+  void (*dropout_gradient)(const Worker&, long count, long first, const Dropout&, const Sum<T>* in,
+                           Sum<T>* out);
   void (*cross_entropy)(const Worker&, const Loss<T>&, T* panels);
 
   // For bench.products (see alone.h).

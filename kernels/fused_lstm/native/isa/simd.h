@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "isa/element.h"
+
 #define FL_INLINE inline __attribute__((always_inline))
 #define FL_UNROLL _Pragma("GCC unroll 16")
 #if defined(__aarch64__)  // of an asm statement: a vector in a register
@@ -47,11 +49,15 @@ struct Types<double> {
   static constexpr double largest = 708.0;
 };
 
+// What is computed with bfloat16 is computed in float32.
+template <>
+struct Types<Bf16> : Types<float> {};
+
 template <class T>
 using Vec = typename Types<T>::Vec;
 
 template <class T>
-constexpr int W = FL_BYTES / sizeof(T);  // lanes
+constexpr int W = FL_BYTES / sizeof(Sum<T>);  // lanes
 
 template <class T>
 FL_INLINE Vec<T> load(const T* p) {
@@ -97,6 +103,74 @@ FL_INLINE T sum(Vec<T> v) {
   for (int lane = 0; lane < W<T>; ++lane) total += v[lane];
   return total;
 }
+
+// --- factors of a product ---
+//
+// A lane of a factor holds as many elements as have the size of a sum, one behind another along k:
+// two of bfloat16, or one.
+
+template <class T>
+constexpr long deep = sizeof(Sum<T>) / sizeof(T);
+
+// Up to a whole lane.
+template <class T>
+FL_INLINE constexpr long whole(long k) {
+  return (k + deep<T> - 1) / deep<T> * deep<T>;
+}
+
+template <class T>
+struct FactorOf {
+  typedef Vec<T> Type;
+};
+
+template <class T>
+using Factor = typename FactorOf<T>::Type;
+
+// W lanes from p on; or so many elements of them, and zeros.
+template <class T>
+FL_INLINE Factor<T> factors(const T* p) {
+  return load(p);
+}
+
+template <class T>
+FL_INLINE Factor<T> factors(const T* p, long n) {
+  return load(p, n);
+}
+
+template <class T>
+FL_INLINE void store_factors(T* p, Factor<T> factor) {
+  store(p, factor);
+}
+
+// The lane at p, in every lane.
+template <class T>
+FL_INLINE Factor<T> factor(const T* p) {
+  return broadcast(*p);
+}
+
+template <class T>
+FL_INLINE Factor<T> ones() {
+  return broadcast(T(1));
+}
+
+template <class T>
+FL_INLINE Vec<T> dot(Vec<T> sum, Factor<T> a, Factor<T> b) {
+  return sum + a * b;
+}
+
+// W elements, of which n exist: where a factor is read by whole lanes, the others are zero.
+template <class T>
+FL_INLINE void store_left(T* p, Vec<T> v, long) {
+  store(p, v);
+}
+
+// Element `part` of W lanes from p on; the others are left as they are.
+template <class T>
+FL_INLINE void store_part(T* p, Vec<T> v, long) {
+  store(p, v);
+}
+
+// --- functions ---
 
 // exp(x) = scale * (1 + rest), with scale a power of two and |rest| < 0.42; |x| <= largest.
 // rest keeps its relative accuracy near zero, which is what makes tanh accurate there.
@@ -165,3 +239,7 @@ FL_INLINE Vec<T> tanh(Vec<T> x) {  // (exp(2x) - 1) / (exp(2x) + 1)
 }
 
 }  // namespace fused_lstm::FL_ISA
+
+#ifdef FL_BF16
+#include "isa/bf16.h"
+#endif

@@ -17,7 +17,7 @@ struct Stack {
   const Forward& saved;
   const Sizes& s;
   const Plan plan;
-  const at::TensorOptions options;
+  const at::TensorOptions options, sums;
   Backward out;
   Tensor dgates, dh, between, dropped;
 
@@ -30,17 +30,19 @@ struct Stack {
         saved(saved),
         s(call.sizes),
         plan(plan_of(s, machine_of(kernels, team_size()), Pass::backward, call.together)),
-        options(call.x.options()) {}
+        options(call.x.options()),
+        sums(options.dtype(sum_dtype(call.dtype))) {}
 
   void allocate(const Tensor& dc_n, bool needs_dx) {
-    out.dx = needs_dx ? fresh_like(call.x) : fresh(nothing, options);
-    out.dh0 = fresh_like(call.h0);
-    out.dc0 = fresh_like(call.c0);
-    T* const dc0 = out.dc0.template data_ptr<T>();
-    if (dc_n.defined()) std::copy_n(dc_n.data_ptr<T>(), dc_n.numel(), dc0);
-    if (!dc_n.defined()) std::fill_n(dc0, out.dc0.numel(), T(0));
+    const auto by = [&](const Tensor& tensor) { return fresh(tensor.sizes(), sums); };
+    out.dx = needs_dx ? by(call.x) : fresh(nothing, sums);
+    out.dh0 = by(call.h0);
+    out.dc0 = by(call.c0);
+    Sum<T>* const dc0 = data_of<Sum<T>>(out.dc0);
+    if (dc_n.defined()) std::copy_n(data_of<Sum<T>>(dc_n), dc_n.numel(), dc0);
+    if (!dc_n.defined()) std::fill_n(dc0, out.dc0.numel(), Sum<T>(0));
     out.dweights.reserve(call.weights.size());
-    for (const Tensor& weight : call.weights) out.dweights.push_back(fresh_like(weight));
+    for (const Tensor& weight : call.weights) out.dweights.push_back(by(weight));
     dgates = fresh(plan.dgates, options);
     dh = fresh(plan.dh, options);
     between = fresh(plan.between, options);
@@ -48,27 +50,29 @@ struct Stack {
   }
 
   T* output(long layer) const {
-    return layer + 1 == s.layers ? saved.y.data_ptr<T>() : part_of<T>(saved.h, layer);
+    return layer + 1 == s.layers ? data_of<T>(saved.y) : part_of<T>(saved.h, layer);
   }
 
   const T* input(long layer) const {
-    if (layer == 0) return call.x.template data_ptr<T>();
+    if (layer == 0) return data_of<T>(call.x);
     if (!dropped.defined()) return output(layer - 1);
     return part_of<T>(dropped, plan.wavefront ? layer - 1 : 0);
   }
 
   // Gradients by a layer's output.
-  T* by_output(long layer) const {
-    if (layer + 1 == s.layers) return part_of<T>(dy, 0);
-    return part_of<T>(between, plan.wavefront ? layer : 0);
+  Sum<T>* by_output(long layer) const {
+    if (layer + 1 == s.layers) return part_of<Sum<T>>(dy, 0);
+    return part_of<Sum<T>>(between, plan.wavefront ? layer : 0);
   }
 
-  T* by_input(long layer) const { return layer > 0 ? by_output(layer - 1) : part_of<T>(out.dx, 0); }
+  Sum<T>* by_input(long layer) const {
+    return layer > 0 ? by_output(layer - 1) : part_of<Sum<T>>(out.dx, 0);
+  }
 
   Lane<T> lane(long index) const {
     const long layer = index / s.directions;
     Lane<T> lane = lane_of<T>(call, index, input(layer), output(layer));
-    lane.c = part_of<T>(saved.c, index);
+    lane.c = part_of<Sum<T>>(saved.c, index);
     lane.gates = part_of<T>(saved.gates, index);
     lane.save = true;
     return lane;
@@ -77,18 +81,18 @@ struct Stack {
   LaneGradient<T> gradient(long index) const {
     const long layer = index / s.directions, direction = index % s.directions;
     const Tensor* own = &out.dweights[index * call.per_lane];
-    T* const dy = by_output(layer);
+    Sum<T>* const dy = by_output(layer);
     LaneGradient<T> gradient{};
     gradient.dy = dy ? dy + direction * s.outputs : nullptr;
-    gradient.dh_n = part_of<T>(dh_n, index);
+    gradient.dh_n = part_of<Sum<T>>(dh_n, index);
     gradient.dx = by_input(layer);
     gradient.add = direction > 0;
-    gradient.dh0 = part_of<T>(out.dh0, index);
-    gradient.dc0 = part_of<T>(out.dc0, index);
-    gradient.dw_ih = own[0].data_ptr<T>();
-    gradient.dw_hh = own[1].data_ptr<T>();
-    gradient.db = call.per_lane >= 4 ? own[2].data_ptr<T>() : nullptr;
-    gradient.dw_hr = s.projected ? own[call.per_lane - 1].data_ptr<T>() : nullptr;
+    gradient.dh0 = part_of<Sum<T>>(out.dh0, index);
+    gradient.dc0 = part_of<Sum<T>>(out.dc0, index);
+    gradient.dw_ih = data_of<Sum<T>>(own[0]);
+    gradient.dw_hh = data_of<Sum<T>>(own[1]);
+    gradient.db = call.per_lane >= 4 ? data_of<Sum<T>>(own[2]) : nullptr;
+    gradient.dw_hr = s.projected ? data_of<Sum<T>>(own[call.per_lane - 1]) : nullptr;
     gradient.dgates = part_of<T>(dgates, plan.wavefront ? layer : direction);
     gradient.dh = part_of<T>(dh, direction);
     return gradient;
@@ -118,8 +122,7 @@ struct Stack {
       const bool drops = layer > 0 && dropped.defined();
       if (drops) drop_layer(kernels, call, layer - 1, output(layer - 1), part_of<T>(dropped, 0));
       run_layer(layer, scratch);
-      T* const dx = by_input(layer);
-      if (drops) drop_layer(kernels, call, layer - 1, dx, dx);
+      if (drops) drop_gradient(kernels, call, layer - 1, by_input(layer));
     }
   }
 
@@ -134,7 +137,7 @@ struct Stack {
     Wavefront<T> wave = wavefront_of(call, lanes, dropped, packed);
     wave.gradients = gradients.data();
     run_on_team([&](const Worker& worker) {
-      kernels.wavefront_backward(worker, wave, panels.data_ptr<T>());
+      kernels.wavefront_backward(worker, wave, data_of<T>(panels));
     });
   }
 
@@ -142,10 +145,11 @@ struct Stack {
     const long bias = call.per_lane >= 4, lanes = s.layers * s.directions;
     for (long index = 0; bias && index < lanes; ++index) {  // the two biases have one gradient
       const Tensor* own = &out.dweights[index * call.per_lane];
-      std::copy_n(own[2].data_ptr<T>(), own[2].numel(), own[3].data_ptr<T>());
+      std::copy_n(data_of<Sum<T>>(own[2]), own[2].numel(), data_of<Sum<T>>(own[3]));
     }
     const long live = call.first.back() * s.inputs;
-    if (T* const dx = part_of<T>(out.dx, 0)) std::fill(dx + live, dx + out.dx.numel(), T(0));
+    Sum<T>* const dx = part_of<Sum<T>>(out.dx, 0);
+    if (dx) std::fill(dx + live, dx + out.dx.numel(), Sum<T>(0));
   }
 };
 
@@ -153,7 +157,7 @@ struct Stack {
 
 Backward run_backward(const Call& call, const Tensor& dy, const Tensor& dh_n, const Tensor& dc_n,
                       const Forward& saved, bool needs_dx) {
-  return with_kernels(call.dtype, [&](const auto& kernels) {
+  return with_factors(call.dtype, *call.isa, [&](const auto& kernels) {
     Stack stack(kernels, call, dy, dh_n, saved);
     stack.allocate(dc_n, needs_dx);
     stack.plan.wavefront ? stack.as_wavefront() : stack.in_turns();

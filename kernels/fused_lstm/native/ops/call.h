@@ -13,10 +13,12 @@
 
 namespace fused_lstm {
 
-// Arguments that were checked, in the dtype of the computation.
+// Arguments that were checked. x, h0 and weights are factors of products, and in their dtype; c0 is
+// in that of the sums.
 struct Call {
   Sizes sizes;
-  at::ScalarType given, dtype;  // of the arguments, and of the computation
+  const Isa* isa;
+  at::ScalarType given, dtype;  // of the arguments, and of the factors of products
   bool together;                // lanes may run at once: fuse="layers"
   long per_lane;                // weights
   at::Tensor x, h0, c0;
@@ -42,7 +44,8 @@ struct Backward {
 
 Forward run_forward(const Call& call, bool save);
 
-// dy, dh_n, dc_n may be undefined; of `saved`, h_n and c_n are not used.
+// dy, dh_n, dc_n are of the sums' dtype, as all gradients are that come back, or undefined. Of `saved`,
+// h_n and c_n are not used.
 Backward run_backward(const Call& call, const at::Tensor& dy, const at::Tensor& dh_n,
                       const at::Tensor& dc_n, const Forward& saved, bool needs_dx);
 
@@ -50,15 +53,21 @@ Backward run_backward(const Call& call, const at::Tensor& dy, const at::Tensor& 
 template <class T>
 T* part_of(const at::Tensor& tensor, long index) {
   if (!tensor.defined() || tensor.numel() == 0) return nullptr;
-  return tensor.data_ptr<T>() + index * (tensor.numel() / tensor.size(0));
+  return data_of<T>(tensor) + index * (tensor.numel() / tensor.size(0));
 }
 
 constexpr std::array<int64_t, 1> nothing = {0};  // the shape of a result that is not wanted
 
+// Its dtype, given that of elements.
+inline at::TensorOptions options_of(const Buffer& buffer, const at::TensorOptions& options) {
+  return buffer.sums ? options.dtype(sum_dtype(c10::typeMetaToScalarType(options.dtype()))) : options;
+}
+
 // Undefined where the plan has none.
 inline at::Tensor fresh(const Buffer& buffer, const at::TensorOptions& options) {
   if (buffer.count == 0) return at::Tensor();
-  return fresh(at::IntArrayRef({buffer.count, buffer.rows, buffer.columns}), options);
+  return fresh(at::IntArrayRef({buffer.count, buffer.rows, buffer.columns}),
+               options_of(buffer, options));
 }
 
 // Lane `index` of all, as the forward and the backward have it in common.
@@ -79,12 +88,12 @@ Lane<T> lane_of(const Call& call, long index, const T* x, T* y) {
   lane.keep = part_of<bool>(call.keep, direction);
   lane.x = x;
   lane.h0 = part_of<T>(call.h0, index);
-  lane.c0 = part_of<T>(call.c0, index);
-  lane.w_ih = own[0].data_ptr<T>();
-  lane.w_hh = own[1].data_ptr<T>();
-  lane.b_ih = bias ? own[2].data_ptr<T>() : nullptr;
-  lane.b_hh = bias ? own[3].data_ptr<T>() : nullptr;
-  lane.w_hr = s.projected ? own[call.per_lane - 1].data_ptr<T>() : nullptr;
+  lane.c0 = part_of<Sum<T>>(call.c0, index);
+  lane.w_ih = data_of<T>(own[0]);
+  lane.w_hh = data_of<T>(own[1]);
+  lane.b_ih = bias ? data_of<T>(own[2]) : nullptr;
+  lane.b_hh = bias ? data_of<T>(own[3]) : nullptr;
+  lane.w_hr = s.projected ? data_of<T>(own[call.per_lane - 1]) : nullptr;
   lane.y = y + direction * s.outputs;
   lane.y_stride = width;
   return lane;
@@ -123,7 +132,15 @@ template <class T>
 void drop_layer(const Kernels<T>& kernels, const Call& call, long index, const T* in, T* out) {
   const Sizes& s = call.sizes;
   const long count = s.rows * s.directions * s.outputs;
-  drop(kernels, call.dropout, count, index * count, in, out);
+  drop(kernels.dropout, call.dropout, count, index * count, in, out);
+}
+
+// The same of gradients by that output.
+template <class T>
+void drop_gradient(const Kernels<T>& kernels, const Call& call, long index, Sum<T>* dy) {
+  const Sizes& s = call.sizes;
+  const long count = s.rows * s.directions * s.outputs;
+  drop(kernels.dropout_gradient, call.dropout, count, index * count, dy, dy);
 }
 
 template <class T>
@@ -134,7 +151,7 @@ Wavefront<T> wavefront_of(const Call& call, const std::vector<Lane<T>>& lanes,
   wave.count = static_cast<long>(lanes.size());
   wave.dropout = call.dropout;
   wave.dropped = part_of<T>(dropped, 0);
-  wave.packed = packed.data_ptr<T>();
+  wave.packed = data_of<T>(packed);
   wave.packed_size = packed.size(2);
   return wave;
 }

@@ -6,6 +6,9 @@
 
 #include <string>
 #include <string_view>
+#include <type_traits>
+
+#include "isa/isa.h"
 
 namespace fused_lstm {
 
@@ -36,6 +39,34 @@ inline at::ScalarType compute_dtype(const at::Tensor& tensor, const char* name) 
                     name, ": got dtype ", dtype,
                     ", should be float32, float64, bfloat16 or float16");
   return dtype == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// What an operator computes a dtype in that has kernels for bfloat16.
+inline at::ScalarType factor_dtype(const at::Tensor& tensor, const char* name, const Isa& isa) {
+  const at::ScalarType dtype = compute_dtype(tensor, name);
+  return isa.for_bf16 && tensor.scalar_type() == at::kBFloat16 ? at::kBFloat16 : dtype;
+}
+
+// What it sums it in.
+inline at::ScalarType sum_dtype(at::ScalarType dtype) {
+  return dtype == at::kBFloat16 ? at::kFloat : dtype;
+}
+
+// said: "<argument>: got".
+inline void check_factors(at::ScalarType dtype, const Isa& isa, const char* said) {
+  const bool bf16 = isa.for_bf16 && dtype == at::kBFloat16;
+  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble || bf16, said, " ", dtype,
+                    ", should be float32", isa.for_bf16 ? ", bfloat16" : "", " or float64");
+}
+
+// A tensor's memory, whose elements are T.
+template <class T>
+T* data_of(const at::Tensor& tensor) {
+  if constexpr (std::is_same_v<T, Bf16>) {
+    return reinterpret_cast<Bf16*>(tensor.data_ptr<at::BFloat16>());
+  } else {
+    return tensor.data_ptr<T>();
+  }
 }
 
 // A tensor in a dtype. The dispatcher is asked only where something is to be done, here and below:

@@ -15,12 +15,10 @@ inline Dropout dropout_of(double probability, const std::optional<at::Tensor>& s
 }
 
 // out = in, of `count` elements, times the mask from its element `first` on.
-template <class T>
-void drop(const Kernels<T>& kernels, const Dropout& dropout, long count, long first, const T* in,
+template <class Kernel, class T>
+void drop(const Kernel& kernel, const Dropout& dropout, long count, long first, const T* in,
           T* out) {
-  run_on_team([&](const Worker& worker) {
-    kernels.dropout(worker, count, first, dropout, in, out);
-  });
+  run_on_team([&](const Worker& worker) { kernel(worker, count, first, dropout, in, out); });
 }
 
 }  // namespace fused_lstm

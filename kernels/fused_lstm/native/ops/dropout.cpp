@@ -9,7 +9,7 @@ namespace {
 template <class T>
 void drop_all(const Kernels<T>& kernels, const Dropout& dropout, long first, const at::Tensor& in,
               const at::Tensor& out) {
-  drop(kernels, dropout, in.numel(), first, in.data_ptr<T>(), out.data_ptr<T>());
+  drop(kernels.dropout, dropout, in.numel(), first, in.data_ptr<T>(), out.data_ptr<T>());
 }
 
 }  // namespace

@@ -12,11 +12,11 @@ using at::Tensor;
 
 // h_n and c_n of a lane: the states of each row's last step in the lane's order.
 template <class T>
-void last_states(const Lane<T>& lane, T* h_n, T* c_n) {
+void last_states(const Lane<T>& lane, T* h_n, Sum<T>* c_n) {
   long b = 0;
   for (long t = lane.reverse ? 0 : lane.steps - 1; t >= 0; --t) {
     for (long n = lane.first[t] + b; n < lane.first[t + 1]; ++n, ++b) {
-      const T* const c = lane.c + (lane.save ? n : b) * lane.hidden;
+      const Sum<T>* const c = lane.c + (lane.save ? n : b) * lane.hidden;
       std::copy_n(lane.y + n * lane.y_stride, lane.outputs, h_n + b * lane.outputs);
       std::copy_n(c, lane.hidden, c_n + b * lane.hidden);
     }
@@ -27,7 +27,7 @@ void last_states(const Lane<T>& lane, T* h_n, T* c_n) {
 template <class T>
 void clear_rest(const Call& call, T* rows, long columns) {
   const long live = call.first.back();
-  std::fill(rows + live * columns, rows + call.sizes.rows * columns, T(0));
+  std::fill(rows + live * columns, rows + call.sizes.rows * columns, T{});
 }
 
 template <class T>
@@ -39,7 +39,7 @@ struct Stack {
   const Plan plan;
   const at::TensorOptions options;
   Forward out;
-  Tensor unprojected, dropped;
+  Tensor input_part, unprojected, dropped;
 
   Stack(const Kernels<T>& kernels, const Call& call, bool save)
       : kernels(kernels),
@@ -53,13 +53,13 @@ struct Stack {
   // A layer's output; the last one's is y.
   T* output(long layer) const {
     const long above = s.layers - 1 - layer;
-    if (above == 0) return out.y.template data_ptr<T>();
+    if (above == 0) return data_of<T>(out.y);
     if (plan.h.count == s.layers - 1) return part_of<T>(out.h, layer);
-    return above % 2 && plan.h.count ? part_of<T>(out.h, 0) : out.y.template data_ptr<T>();
+    return above % 2 && plan.h.count ? part_of<T>(out.h, 0) : data_of<T>(out.y);
   }
 
   const T* input(long layer) const {
-    if (layer == 0) return call.x.template data_ptr<T>();
+    if (layer == 0) return data_of<T>(call.x);
     if (!dropped.defined()) return output(layer - 1);
     return part_of<T>(dropped, plan.wavefront ? layer - 1 : 0);
   }
@@ -69,12 +69,13 @@ struct Stack {
     out.h_n = fresh_like(call.h0);
     out.c_n = fresh_like(call.c0);
     const auto kept = [&](const Buffer& buffer) {
-      return save ? fresh(call.shape(buffer.count, buffer.columns), options)
+      return save ? fresh(call.shape(buffer.count, buffer.columns), options_of(buffer, options))
                   : fresh(buffer, options);
     };
     out.h = kept(plan.h);
     out.c = kept(plan.c);
     out.gates = kept(plan.gates);
+    input_part = fresh(plan.input_part, options);
     unprojected = fresh(plan.unprojected, options);
     dropped = fresh(plan.dropped, options);
   }
@@ -83,8 +84,12 @@ struct Stack {
     const long layer = index / s.directions, direction = index % s.directions;
     const long slot = plan.abreast == 2 ? direction : 0;
     Lane<T> lane = lane_of<T>(call, index, input(layer), output(layer));
-    lane.c = part_of<T>(out.c, index % plan.c.count);
-    lane.gates = part_of<T>(out.gates, save ? index : slot);
+    lane.c = part_of<Sum<T>>(out.c, index % plan.c.count);
+    lane.gates = part_of<T>(out.gates, index);
+    lane.input_part = part_of<Sum<T>>(input_part, slot);
+    if constexpr (std::is_same_v<T, Sum<T>>) {
+      if (!lane.input_part) lane.input_part = lane.gates;
+    }
     lane.unprojected = part_of<T>(unprojected, slot);
     lane.chunk = plan.chunk;
     lane.save = save;
@@ -92,7 +97,7 @@ struct Stack {
   }
 
   void finish(const Lane<T>& lane, long index) const {
-    last_states(lane, part_of<T>(out.h_n, index), part_of<T>(out.c_n, index));
+    last_states(lane, part_of<T>(out.h_n, index), part_of<Sum<T>>(out.c_n, index));
   }
 
   void in_turns() {
@@ -126,7 +131,7 @@ struct Stack {
 }  // namespace
 
 Forward run_forward(const Call& call, bool save) {
-  return with_kernels(call.dtype, [&](const auto& kernels) {
+  return with_factors(call.dtype, *call.isa, [&](const auto& kernels) {
     Stack stack(kernels, call, save);
     stack.allocate();
     stack.plan.wavefront ? stack.as_wavefront() : stack.in_turns();

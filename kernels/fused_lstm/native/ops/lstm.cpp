@@ -94,7 +94,8 @@ Call checked_call(const Tensor& x, const Tensor& h0, const Tensor& c0, at::Tenso
   call.packed = batch_sizes.has_value();
   s = sizes_of(x, h0, c0, static_cast<long>(weights.size()), directions, call.packed);
   call.given = x.scalar_type();
-  call.dtype = compute_dtype(x, "x");
+  call.isa = &current_isa();
+  call.dtype = factor_dtype(x, "x", *call.isa);
   call.together = fuse == "layers";
   call.per_lane = static_cast<long>(weights.size()) / h0.size(0);
   if (!call.packed) s.batch = x.size(1);
@@ -118,7 +119,7 @@ Call checked_call(const Tensor& x, const Tensor& h0, const Tensor& c0, at::Tenso
   if (seed) check(*seed, "seed", {1}, at::kLong);
   call.x = fused_lstm::converted(x, call.dtype);
   call.h0 = fused_lstm::converted(h0, call.dtype);
-  call.c0 = fused_lstm::converted(c0, call.dtype);
+  call.c0 = fused_lstm::converted(c0, sum_dtype(call.dtype));
   call.weights = converted(weights, call.dtype);
   call.dropout = dropout_of(dropout, seed);
   return call;
@@ -128,7 +129,7 @@ Tensor optional_converted(const OptionalTensor& tensor, const char* name, at::In
                           const Call& call) {
   if (!tensor || !tensor->defined()) return Tensor();
   check(*tensor, name, shape, call.given);
-  return fused_lstm::converted(*tensor, call.dtype);
+  return fused_lstm::converted(*tensor, sum_dtype(call.dtype));
 }
 
 }  // namespace
@@ -157,7 +158,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
           as_given(out.h_n),
           as_given(out.c_n),
           save ? as_given(out.h) : none(call.given),
-          save ? out.c : none(call.dtype),
+          save ? out.c : none(sum_dtype(call.dtype)),
           save ? as_given(out.gates) : none(call.given)};
 }
 
@@ -173,10 +174,10 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
   const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
   check(y, "y", call.shape(width), call.given);
   check(h, "h", call.shape(s.layers - 1, width), call.given);
-  check(c, "c", call.shape(lanes, s.hidden), call.dtype);
+  check(c, "c", call.shape(lanes, s.hidden), sum_dtype(call.dtype));
   check(gates, "gates", call.shape(lanes, 4 * s.hidden), call.given);
   const auto to = [&](const Tensor& tensor) { return fused_lstm::converted(tensor, call.dtype); };
-  const Forward saved{to(y), Tensor(), Tensor(), to(h), to(c), to(gates)};
+  const Forward saved{to(y), Tensor(), Tensor(), to(h), c.contiguous(), to(gates)};
   Backward out = run_backward(call, optional_converted(dy, "dy", y.sizes(), call),
                               optional_converted(dh_n, "dh_n", h0.sizes(), call),
                               optional_converted(dc_n, "dc_n", c0.sizes(), call), saved, needs_dx);

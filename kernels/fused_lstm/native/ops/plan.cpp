@@ -12,8 +12,8 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
                  bool even, bool dropout, at::ScalarType dtype, std::optional<int64_t> threads,
                  const std::string& isa) {
   check_fuse(fuse);
-  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble, "dtype: got ", dtype,
-                    ", should be float32 or float64, in which the others are computed");
+  const Isa& set = isa.empty() ? current_isa() : isa_of(isa);
+  check_factors(dtype, set, "dtype: got");
   const long workers = threads.value_or(team_size());
   TORCH_CHECK_VALUE(workers > 0, "threads: got ", workers, ", should be 1 or more");
   TORCH_CHECK_VALUE(layers > 0, "layers: got ", layers, ", should be 1 or more");
@@ -29,12 +29,9 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
   s.projected = projected > 0;
   s.even = even;
   s.dropout = dropout;
-  return with_kernels(
-      dtype,
-      [&](const auto& kernels) {
-        return to_string(s, machine_of(kernels, workers), save, fuse == "layers");
-      },
-      isa.empty() ? current_isa() : isa_of(isa));
+  return with_factors(dtype, set, [&](const auto& kernels) {
+    return to_string(s, machine_of(kernels, workers), save, fuse == "layers");
+  });
 }
 
 }  // namespace fused_lstm

@@ -77,17 +77,17 @@ std::vector<double> run(const Kernels<T>& kernels, const Kind& kind, const Tenso
   f.units = left.size(1) / kind.groups;
   if (kind.product == Product::input) f.units = right.size(0) / 4;
   if (kind.product == Product::logits) f.units = right.size(0);
-  f.left = left.data_ptr<T>();
-  f.right = right.data_ptr<T>();
-  f.out = out.data_ptr<T>();
+  f.left = data_of<T>(left);
+  f.right = data_of<T>(right);
+  f.out = data_of<Sum<T>>(out);
   const long workers = team_size(), lanes = workers * (f.units + kernels.shapes.lanes);
   const Tensor blocks = fresh({kernels.blocks_size(f.groups, f.units, f.rows)}, left.options());
   const long recurrent = kernels.recurrent_size(f.units, f.units, false);
   const Tensor packed = fresh({std::max(recurrent, lanes)}, left.options());
   const Tensor panels = fresh({workers, kernels.shapes.panel_size}, left.options());
-  f.blocks = blocks.data_ptr<T>();
-  f.packed = packed.data_ptr<T>();
-  f.panels = panels.data_ptr<T>();
+  f.blocks = data_of<T>(blocks);
+  f.packed = data_of<T>(packed);
+  f.panels = data_of<T>(panels);
   kernels.prepare_product(f, false);
   std::vector<double> seconds;
   for (long i = 0; i < rounds; ++i) {
@@ -106,7 +106,7 @@ double best_rate(const Kernels<T>& kernels, at::ScalarType dtype) {
   std::atomic<long> done{0};
   const auto begin = std::chrono::steady_clock::now();
   run_on_team([&](const Worker& worker) {
-    T* const own = factors.data_ptr<T>() + worker.id * kernels.shapes.panel_size;
+    T* const own = data_of<T>(factors) + worker.id * kernels.shapes.panel_size;
     done += kernels.best_product(count, own);
   });
   return done / seconds_since(begin);
@@ -127,21 +127,24 @@ std::tuple<Tensor, std::vector<double>> product(const std::string& name, const T
   TORCH_CHECK_VALUE(left.dim() == 2, "left: got shape ", left.sizes(), ", should be a matrix");
   TORCH_CHECK_VALUE(right.dim() == 2, "right: got shape ", right.sizes(), ", should be a matrix");
   TORCH_CHECK_VALUE(rounds > 0, "rounds: got ", rounds, ", should be 1 or more");
+  const Isa& isa = current_isa();
   const at::ScalarType dtype = left.scalar_type();
-  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble, "left: got dtype ", dtype,
-                    ", should be float32 or float64");
+  check_factors(dtype, isa, "left: got dtype");
+  TORCH_CHECK_VALUE(kind.product != Product::logits || dtype != at::kBFloat16,
+                    "left: got dtype BFloat16, which the softmax layer has no products of");
   const Tensor a = left.contiguous(), b = right.contiguous();
-  const Tensor out = at::empty(shape_of_result(kind, a, b, batch), a.options());
-  return {out, with_kernels(dtype, [&](const auto& kernels) {
+  const Tensor out =
+      at::empty(shape_of_result(kind, a, b, batch), a.options().dtype(sum_dtype(dtype)));
+  return {out, with_factors(dtype, isa, [&](const auto& kernels) {
             return run(kernels, kind, a, b, batch, rounds, out);
           })};
 }
 
 // Multiply-adds a second on each thread of the team, all at once: what no product can pass.
 double best_product(at::ScalarType dtype) {
-  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble, "dtype: got ", dtype,
-                    ", should be float32 or float64");
-  return with_kernels(dtype, [&](const auto& kernels) { return best_rate(kernels, dtype); });
+  const Isa& isa = current_isa();
+  check_factors(dtype, isa, "dtype: got");
+  return with_factors(dtype, isa, [&](const auto& kernels) { return best_rate(kernels, dtype); });
 }
 
 }  // namespace fused_lstm

@@ -14,16 +14,17 @@ void to_blocks(const T* matrix, const Blocks<T>& blocks) {
   for (long block = 0; block < blocks.count(); ++block) {
     const T* source = matrix + blocks.column(block);
     for (long row = 0; row < blocks.rows; ++row) {
-      store(blocks.at(block, row), load(source + row * columns, blocks.width(block)));
+      const long width = blocks.width(block);
+      store_left(blocks.at(block, row), load(source + row * columns, width), width);
     }
   }
 }
 
 template <class T>
-void from_blocks(const Blocks<T>& blocks, T* matrix) {
+void from_blocks(const Blocks<T>& blocks, Sum<T>* matrix) {
   const long columns = blocks.groups * blocks.units;
   for (long block = 0; block < blocks.count(); ++block) {
-    T* target = matrix + blocks.column(block);
+    Sum<T>* target = matrix + blocks.column(block);
     for (long row = 0; row < blocks.rows; ++row) {
       store(target + row * columns, load(blocks.at(block, row)), blocks.width(block));
     }
@@ -42,8 +43,9 @@ void prepare_product(const Factors<T>& f, bool after) {
   } else if (f.product != Product::input && f.product != Product::logits) {
     to_blocks(f.left, left);
     if (f.product == Product::step_back) {
-      Fma<T>::pack_columns_of(Worker{}, f.right, 4 * f.units, f.columns, f.packed);
+      Fma<T>::pack_columns_of(Worker{}, f.right, 4, f.units, f.columns, f.packed);
     }
+    if (f.product == Product::columns) pair_rows(Worker{}, left);
   }
 }
 
@@ -51,7 +53,7 @@ template <class T>
 void steps_alone(const Worker& worker, const Factors<T>& f) {
   const long hidden = f.units, size = f.batch * hidden;
   for (long t = 0; t < f.rows / f.batch; ++t) {
-    T* const out = f.out + t * 4 * size;
+    Sum<T>* const out = f.out + t * 4 * size;
     Fma<T>::gates(
         worker, Rows<T>{f.left + t * size, hidden}, {0, f.batch}, hidden, hidden, f.packed, t % 2,
         [&](auto& tile, long, long) { clear(tile); },
@@ -63,12 +65,12 @@ void steps_alone(const Worker& worker, const Factors<T>& f) {
 }
 
 template <class T>
-void steps_back_alone(const Worker& worker, const Factors<T>& f, T* panel) {
+void steps_back_alone(const Worker& worker, const Factors<T>& f, Sum<T>* sums) {
   const Blocks<T> dgates{f.blocks, f.groups, f.units, f.rows};
   const long columns = f.columns;
   for (long t = 0; t < f.rows / f.batch; ++t) {
     const long line = t * f.batch;
-    Fma<T>::columns(worker, dgates, line, {0, f.batch}, columns, f.packed, t % 2, panel,
+    Fma<T>::columns(worker, dgates, line, {0, f.batch}, columns, f.packed, t % 2, sums,
                     [&](const auto& tile, long first, long row) {
       const long column = first * W<T>;
       store(tile, f.out + (line + row) * columns + column, columns, columns - column);
@@ -78,30 +80,34 @@ void steps_back_alone(const Worker& worker, const Factors<T>& f, T* panel) {
 }
 
 template <class T>
+void logits_alone(const Worker& worker, const Factors<T>& f, const Blocks<T>& logits, T* panel) {
+  Loss<T> loss{};
+  loss.rows = f.units;
+  loss.inputs = f.columns;
+  loss.classes = f.rows;
+  loss.hidden = f.right;
+  loss.weight = f.left;
+  loss.maxima = f.packed;
+  make_logits(worker, loss, logits, panel);
+}
+
+template <class T>
 void one_product(const Worker& worker, const Factors<T>& f) {
   T* const panel = panel_of(worker, f.panels);
   const Blocks<T> blocks{f.blocks, f.groups, f.units, f.rows};
   if (f.product == Product::step) return steps_alone(worker, f);
-  if (f.product == Product::step_back) return steps_back_alone(worker, f, panel);
+  if (f.product == Product::step_back) return steps_back_alone(worker, f, sums_of(panel));
   if (f.product == Product::rows) {
     return product(worker, blocks, f.right, f.columns, false, f.out, panel);
   }
   if (f.product == Product::columns) {
-    const auto pack = [&](Range n, long column, long vectors, T* out) {
-      pack_columns(f.right, f.columns, n.begin, n.end - n.begin, column, f.columns - column,
-                   vectors, out);
+    const auto pack = [&](Range n, long column, const Panel<T>& right) {
+      pack_rows(f.right, f.columns, n, column, f.columns - column, right);
     };
     return transposed_product(worker, blocks, f.columns, f.out, panel, pack, [](long, Range) {});
   }
-  if (f.product == Product::logits) {
-    Loss<T> loss{};
-    loss.rows = f.units;
-    loss.inputs = f.columns;
-    loss.classes = f.rows;
-    loss.hidden = f.right;
-    loss.weight = f.left;
-    loss.maxima = f.packed;
-    return make_logits(worker, loss, blocks, panel);
+  if constexpr (deep<T> == 1) {  // the loss has no bfloat16 of its own
+    if (f.product == Product::logits) return logits_alone(worker, f, blocks, panel);
   }
   Lane<T> lane{};
   lane.inputs = f.columns;
@@ -114,14 +120,13 @@ void one_product(const Worker& worker, const Factors<T>& f) {
 // The same small product `count` times, with both factors in the L1 cache and the sums in
 // registers: what no product can pass. Returns its multiply-adds.
 template <class T>
-long best_product(long count, T* factors) {
+long best_product(long count, T* left) {
   constexpr long depth = 64, R = plain_tile.rows, N = plain_tile.vectors;
   Tile<T, R, N> tile;
+  T* const right = left + R * depth;
   clear(tile);
-  for (long i = 0; i < count; ++i) {
-    multiply<1>(tile, factors, depth, depth, factors + R * depth);
-  }
-  store(tile, factors + R * depth, N * W<T>, N * W<T>);
+  for (long i = 0; i < count; ++i) multiply<1>(tile, left, depth, depth, right);
+  store(tile, sums_of(right), N * W<T>, N * W<T>);
   return count * depth * R * N * W<T>;
 }
 

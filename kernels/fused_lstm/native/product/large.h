@@ -12,8 +12,8 @@ namespace fused_lstm::FL_ISA {
 template <class T, class Body>
 FL_INLINE void for_parts(const Worker& worker, long rows, long blocks, long vectors,
                          const Body& body) {
-  constexpr long tallest = part_bytes / sizeof(T) / part_depth;
-  const long heights = parts_of(rows, tallest), depths = parts_of(blocks * W<T>, part_depth);
+  constexpr long tallest = part_bytes / sizeof(T) / part_depth<T>;
+  const long heights = parts_of(rows, tallest), depths = parts_of(blocks * W<T>, part_depth<T>);
   for (long i = 0; i < heights * depths; ++i) {
     const Range own = part(rows, i / depths, heights), depth = part(blocks, i % depths, depths);
     for_shares(worker, own.end - own.begin, vectors, plain_tile.vectors, plain_tile.rows, false,
@@ -25,15 +25,14 @@ FL_INLINE void for_parts(const Worker& worker, long rows, long blocks, long vect
 // the existing columns of `left`.
 template <class T>
 void product(const Worker& worker, const Blocks<T>& left, const T* right, long columns, bool sum,
-             T* out, T* panel) {
+             Sum<T>* out, T* panel) {
   for_parts<T>(worker, left.rows, left.count(), blocks_of<T>(columns),
                [&](Range rows, Range depth, const Share& share) {
     const long column = share.first * W<T>, width = columns - column;
-    const long begin = left.column(depth.begin), end = left.column(depth.end);
-    pack_columns(right, columns, begin, end - begin, column, width, share.vectors, panel);
+    pack_for_blocks(left, depth, right, columns, column, width, Panel<T>{panel, share.vectors});
     for_tiles(share, rows, [&](auto height, auto vectors, long row) {
       Tile<T, decltype(height)::value, decltype(vectors)::value> tile;
-      T* target = out + row * columns + column;
+      Sum<T>* const target = out + row * columns + column;
       prefetch<decltype(height)::value, decltype(vectors)::value>(target, columns);
       clear(tile);
       multiply_blocks(tile, left, row, depth, panel);
@@ -43,38 +42,40 @@ void product(const Worker& worker, const Blocks<T>& left, const T* right, long c
   });
 }
 
-// out[existing columns of left, columns] = left' * right, where pack(rows, column, vectors, panel)
-// fills a panel with rows of right. Calls each(block, rows) once for each block and range of rows.
-// Parts as above: a range of rows, which is k here, by a range of blocks.
+// out[existing columns of left, columns] = left' * right, where pack(rows, column, panel) fills a
+// panel with rows of right, and the rows of `left` are paired. Calls each(block, rows) once for each
+// block and range of rows. Parts as above: a range of rows, which is k here, by a range of blocks.
 template <class T, class Pack, class Each>
-void transposed_product(const Worker& worker, const Blocks<T>& left, long columns, T* out,
+void transposed_product(const Worker& worker, const Blocks<T>& left, long columns, Sum<T>* out,
                         T* panel, const Pack& pack, const Each& each) {
   constexpr long height = transposed_tile<T>.rows, widest = transposed_tile<T>.vectors;
   constexpr long tiles = W<T> / height;  // in a block
-  const long depths = parts_of(left.rows, transposed_depth);
-  const long bytes = left.count() * left.rows * FL_BYTES;
+  const long depths = parts_of(left.rows, transposed_depth<T>);
+  const long bytes = left.count() * left.rows * vector_bytes<T>;
   const long widths = parts_of(bytes, depths * transposed_bytes);
   for (long i = 0; i < depths * widths; ++i) {
-    const Range rows = part(left.rows, i / widths, depths);
+    const Range rows = whole_part<T>(left.rows, i / widths, depths);
     const Range own = part(left.count(), i % widths, widths);
     for_shares(worker, (own.end - own.begin) * tiles, blocks_of<T>(columns), widest, 1, false,
                [&](const Share& share) {
       const long column = share.first * W<T>, width = columns - column;
-      pack(rows, column, share.vectors, panel);
+      const Panel<T> right{panel, share.vectors};
+      pack(rows, column, right);
+      for (long k = rows.end - rows.begin; k % deep<T>; ++k) right.clear(k);
       for (long j = share.blocks.begin; j < share.blocks.end; ++j) {
         const long block = own.begin + j / tiles, unit = j % tiles * height;
         if (share.first == 0 && unit == 0) each(block, rows);
         const long exist = min(left.width(block) - unit, height);
         if (exist <= 0) continue;
-        T* target = out + (left.column(block) + unit) * columns + column;
+        Sum<T>* const target = out + (left.column(block) + unit) * columns + column;
         with_constant<widest>(share.vectors, [&](auto vectors) {
           apart([&](auto n) {
             Tile<T, height, decltype(n)::value> tile;
             prefetch<height, decltype(n)::value>(target, columns);
             clear(tile);
             if (rows.begin > 0) load(tile, target, columns, width, exist);
-            multiply<W<T>>(tile, left.at(block, rows.begin) + unit, 1, rows.end - rows.begin,
-                           panel);
+            multiply<W<T>>(tile, left.at(block, rows.begin) + unit * deep<T>, deep<T>,
+                           rows.end - rows.begin, panel);
             store(tile, target, columns, width, exist);
           }, vectors);
         });

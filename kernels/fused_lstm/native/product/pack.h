@@ -3,7 +3,7 @@
 
 #include <utility>  // integer_sequence: a type, no code
 
-#include "isa/shapes.h"
+#include "product/blocks.h"
 
 namespace fused_lstm::FL_ISA {
 
@@ -23,30 +23,34 @@ FL_INLINE void exchange(V& a, V& b, std::integer_sequence<int, LANE...>) {
 }
 
 template <int S, class T>
-FL_INLINE void transpose_stage(Vec<T> (&rows)[W<T>]) {
+FL_INLINE void transpose_stage(Factor<T> (&rows)[W<T>]) {
   FL_UNROLL for (int i = 0; i < W<T>; ++i) {
     if (!(i & S)) exchange<S>(rows[i], rows[i + S], std::make_integer_sequence<int, W<T>>{});
   }
   if constexpr (2 * S < W<T>) transpose_stage<2 * S, T>(rows);
 }
 
-// out[k * stride + lane] = m[lane][k] for k < count, W lanes; m has row stride `columns`. Of the
-// lanes, `exist` are rows of m; the others are zero.
+// out[k * stride + lane] = m[lane][k] for k < count, W lanes, of pairs for every even k; m has row
+// stride `columns`. Of the lanes, `exist` are rows of m; the others are zero.
 template <class T>
 void pack_transposed(const T* m, long columns, long exist, long count, T* out, long stride) {
-  for (long k = 0; k < count; k += W<T>) {
-    const long width = min(count - k, W<T>);
-    Vec<T> rows[W<T>];
-    if (exist >= W<T> && width == W<T>) {
-      FL_UNROLL for (int lane = 0; lane < W<T>; ++lane) rows[lane] = load(m + lane * columns + k);
+  constexpr long most = W<T> * deep<T>;
+  for (long k = 0; k < count; k += most) {
+    const long width = min(count - k, most);
+    Factor<T> rows[W<T>];
+    if (exist >= W<T> && width == most) {
+      FL_UNROLL for (int lane = 0; lane < W<T>; ++lane) {
+        rows[lane] = factors(m + lane * columns + k);
+      }
     } else {
       for (int lane = 0; lane < W<T>; ++lane) {
-        rows[lane] = lane < exist ? load(m + lane * columns + k, width) : Vec<T>{};
+        rows[lane] = lane < exist ? factors(m + lane * columns + k, width) : Factor<T>{};
       }
     }
     transpose_stage<1, T>(rows);
     FL_UNROLL for (int lane = 0; lane < W<T>; ++lane) {
-      if (lane < width) store(out + (k + lane) * stride, rows[lane]);
+      const long at = lane * deep<T>;
+      if (at < width) store_factors(out + (k + at) * stride, rows[lane]);
     }
   }
 }
@@ -57,19 +61,46 @@ template <class T>
 void pack_gates(const T* w, long hidden, long inputs, long unit, long first, long count, T* out) {
   for (int gate = 0; gate < 4; ++gate) {
     pack_transposed(w + (gate * hidden + unit) * inputs + first, inputs, hidden - unit, count,
-                    out + gate * W<T>, 4 * W<T>);
+                    out + gate * W<T> * deep<T>, 4 * W<T>);
   }
 }
 
-// out[k][vectors][W] = m[first + k][column ...] for k < count; of the columns, `width` exist.
+// A panel, by its rows of one k.
 template <class T>
-void pack_columns(const T* m, long stride, long first, long count, long column, long width,
-                  long vectors, T* out) {
-  for (long k = 0; k < count; ++k) {
-    const T* source = m + (first + k) * stride + column;
-    for (long n = 0; n < vectors; ++n) {
-      store(out + (k * vectors + n) * W<T>, load(source + n * W<T>, width - n * W<T>));
+struct Panel {
+  T* data;
+  long vectors;
+
+  FL_INLINE void put(long k, long n, Vec<T> v) const {
+    T* const row = data + k / deep<T> * deep<T> * vectors * W<T>;
+    store_part(row + n * W<T> * deep<T>, v, k % deep<T>);
+  }
+  FL_INLINE void clear(long k) const {
+    for (long n = 0; n < vectors; ++n) put(k, n, Vec<T>{});
+  }
+};
+
+// panel[at + k][n] = m[rows.begin + k][column + n * W ...]; of the columns, `width` exist.
+template <class T>
+void pack_rows(const T* m, long stride, Range rows, long column, long width, const Panel<T>& panel,
+               long at = 0) {
+  for (long row = rows.begin; row < rows.end; ++row, ++at) {
+    const T* source = m + row * stride + column;
+    for (long n = 0; n < panel.vectors; ++n) {
+      panel.put(at, n, load(source + n * W<T>, width - n * W<T>));
     }
+  }
+}
+
+// The rows of m that blocks of a left-hand factor are multiplied by, from the panel's row `at` on.
+template <class T>
+void pack_for_blocks(const Blocks<T>& left, Range blocks, const T* m, long stride, long column,
+                     long width, const Panel<T>& panel, long at = 0) {
+  for (long block = blocks.begin; block < blocks.end; ++block) {
+    const long first = left.column(block), count = left.width(block);
+    pack_rows(m, stride, {first, first + count}, column, width, panel, at);
+    at += count;
+    for (; at % deep<T>; ++at) panel.clear(at);
   }
 }
 

@@ -19,7 +19,7 @@ struct Rows {
 
 // R rows of [B, 4H], the four gates of a block's units.
 template <class T, int R>
-FL_INLINE void load_gates(Tile<T, R, 4>& tile, const T* gates, long hidden, long width) {
+FL_INLINE void load_gates(Tile<T, R, 4>& tile, const Sum<T>* gates, long hidden, long width) {
   FL_UNROLL for (int r = 0; r < R; ++r) {
     FL_UNROLL for (int gate = 0; gate < 4; ++gate) {
       tile.sum[r][gate] = load(gates + (4 * r + gate) * hidden, width);
@@ -28,7 +28,7 @@ FL_INLINE void load_gates(Tile<T, R, 4>& tile, const T* gates, long hidden, long
 }
 
 template <class T, int R>
-FL_INLINE void store_gates(const Tile<T, R, 4>& tile, T* gates, long hidden, long width) {
+FL_INLINE void store_gates(const Tile<T, R, 4>& tile, Sum<T>* gates, long hidden, long width) {
   FL_UNROLL for (int r = 0; r < R; ++r) {
     FL_UNROLL for (int gate = 0; gate < 4; ++gate) {
       store(gates + (4 * r + gate) * hidden, tile.sum[r][gate], width);
@@ -44,14 +44,15 @@ struct Fma {
   // A panel holds one block's four gates: [k][i, f, g, o][W units].
 
   static long gates_size(long depth, long hidden) {
-    return depth * 4 * blocks_of<T>(hidden) * W<T>;
+    return whole<T>(depth) * 4 * blocks_of<T>(hidden) * W<T>;
   }
 
   static void pack_gates_of(const Worker& worker, const T* weight, long depth, long hidden,
                             T* packed) {
     const Range mine = part(blocks_of<T>(hidden), worker.id, worker.count);
+    const long size = gates_size(depth, W<T>);
     for (long block = mine.begin; block < mine.end; ++block) {
-      pack_gates(weight, hidden, depth, block * W<T>, 0, depth, packed + block * depth * 4 * W<T>);
+      pack_gates(weight, hidden, depth, block * W<T>, 0, depth, packed + block * size);
     }
   }
 
@@ -61,9 +62,9 @@ struct Fma {
   FL_INLINE static void gates(const Worker& worker, Rows<T> left, Range rows, long depth,
                               long hidden, const T* packed, bool backwards, const Begin& begin,
                               const End& end) {
-    const long blocks = blocks_of<T>(hidden), size = depth * 4 * W<T>;  // of a panel
+    const long blocks = blocks_of<T>(hidden), size = gates_size(depth, W<T>);  // of a panel
     const long batch = rows.end - rows.begin;
-    const bool cached = blocks * depth * 4 * FL_BYTES <= worker.count * cached_bytes;
+    const bool cached = blocks * depth * 4 * vector_bytes<T> <= worker.count * cached_bytes;
     for_shares(worker, batch, blocks, 1, gates_tile.rows, backwards, [&](const Share& share) {
       const T* panel = packed + share.first * size;
       const long next = share.first + (backwards ? -1 : 1);
@@ -85,20 +86,22 @@ struct Fma {
 
   // --- out[b] = left[b] weight, weight [depth, columns] ---
   //
-  // A panel holds at most plain_tile.vectors vectors of columns.
+  // A panel holds at most plain_tile.vectors vectors of columns. The depth is `groups` of `units`,
+  // as the left-hand factor's columns are.
 
-  static long columns_size(long depth, long columns) {
-    return depth * blocks_of<T>(columns) * W<T>;
+  static long columns_size(long groups, long units, long columns) {
+    return groups * whole<T>(units) * blocks_of<T>(columns) * W<T>;
   }
 
-  static void pack_columns_of(const Worker& worker, const T* weight, long depth, long columns,
-                              T* packed) {
-    const Range mine = part(depth, worker.id, worker.count);
+  static void pack_columns_of(const Worker& worker, const T* weight, long groups, long units,
+                              long columns, T* packed) {
+    const Blocks<T> left{nullptr, groups, units, 0};
+    const Range mine = part(left.count(), worker.id, worker.count);
     for_panels(columns, [&](Range own) {
-      const long n = own.end - own.begin, column = own.begin * W<T>;
-      T* panel = packed + own.begin * depth * W<T>;
-      pack_columns(weight, columns, mine.begin, mine.end - mine.begin, column, columns - column, n,
-                   panel + mine.begin * n * W<T>);
+      const long column = own.begin * W<T>;
+      const Panel<T> panel{packed + columns_size(groups, units, column), own.end - own.begin};
+      pack_for_blocks(left, mine, weight, columns, column, columns - column, panel,
+                      left.depth(mine.begin));
     });
   }
 
@@ -109,8 +112,9 @@ struct Fma {
     for_panels(columns, [&](Range own) {
       const long n = own.end - own.begin;
       for (long i = max(own.begin, mine.begin); i < min(own.end, mine.end); ++i) {
+        T* const panel = packed + columns_size(1, depth, own.begin * W<T>);
         pack_transposed(weight + i * W<T> * depth, depth, columns - i * W<T>, depth,
-                        packed + (own.begin * depth + i - own.begin) * W<T>, n * W<T>);
+                        panel + (i - own.begin) * W<T> * deep<T>, n * W<T>);
       }
     });
   }
@@ -120,29 +124,29 @@ struct Fma {
   // every tile in parts, so that it comes from the L2 cache; between parts the sums lie in `sums`.
   template <class End>
   FL_INLINE static void columns(const Worker& worker, const Blocks<T>& left, long line, Range rows,
-                                long columns, const T* packed, bool backwards, T* sums,
+                                long columns, const T* packed, bool backwards, Sum<T>* sums,
                                 const End& end) {
     const long vectors = blocks_of<T>(columns), batch = rows.end - rows.begin;
-    const long depth = left.column(left.count());
-    const bool cached = vectors * depth * FL_BYTES <= worker.count * cached_bytes;
+    const long depth = left.depth(left.count());
+    const bool cached = vectors * depth * vector_bytes<T> <= worker.count * cached_bytes;
     for_shares(worker, batch, vectors, plain_tile.vectors, plain_tile.rows, backwards,
                [&](const Share& share) {
       const long lanes = share.vectors * W<T>, size = lanes * depth;
       const T* panel = packed + share.first * depth * W<T>;
       const bool last = backwards ? share.first == 0 : share.first + share.vectors == vectors;
       const T* next_panel = cached || last ? nullptr : backwards ? panel - size : panel + size;
-      const long bytes = share.vectors * depth * FL_BYTES;
+      const long bytes = share.vectors * depth * vector_bytes<T>;
       const long parts = batch > panel_rows ? 1 : parts_of(bytes, step_bytes);
       for (long i = 0; i < parts; ++i) {
         const Range range = part(left.count(), i, parts);
-        const T* here = panel + left.column(range.begin) * lanes;
-        const T* next = panel + left.column(range.end) * lanes;
+        const T* here = panel + left.depth(range.begin) * lanes;
+        const T* next = panel + left.depth(range.end) * lanes;
         const long count = next - here;
         if (i + 1 == parts) next = next_panel;
         for_tiles(share, rows, [&](auto height, auto width, long row) {
           constexpr int R = decltype(height)::value, N = decltype(width)::value;
           Tile<T, R, N> tile;
-          T* const kept = sums + (row - rows.begin) * lanes;
+          Sum<T>* const kept = sums + (row - rows.begin) * lanes;
           clear(tile);
           Ahead<T> ahead;
           if (next && !cached) {
@@ -167,7 +171,7 @@ struct Fma {
                                 long columns, const T* packed, const End& end) {
     for_shares(worker, rows.end - rows.begin, blocks_of<T>(columns), plain_tile.vectors,
                plain_tile.rows, false, [&](const Share& share) {
-      const T* panel = packed + share.first * depth * W<T>;
+      const T* panel = packed + columns_size(1, depth, share.first * W<T>);
       for_tiles(share, rows, [&](auto height, auto width, long row) {
         Tile<T, decltype(height)::value, decltype(width)::value> tile;
         clear(tile);

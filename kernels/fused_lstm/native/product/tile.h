@@ -2,6 +2,10 @@
 //
 // A panel is `count` rows of N vectors, contiguous: element (k, n) of the right-hand factor.
 // The left-hand factor is read a scalar at a time, wherever it lies.
+//
+// Of bfloat16 a panel's row has two steps of k, a lane's pair side by side, and the "scalar" is a
+// pair too (`deep`, see simd.h): so (k, n) is at k * N * W + n * W * deep for every even k, in
+// elements, and a panel of a depth that is not even ends in a row half of zeros. Sums are float32.
 #pragma once
 
 #include "isa/shapes.h"
@@ -15,27 +19,27 @@ struct Tile {
   Vec<T> sum[R][N];
 };
 
-// sum[r][n] += a[r * row_stride + k * K_STRIDE] * panel[k][n] for k < count.
+// sum[r][n] += a[r * row_stride + k * K_STRIDE] * panel[k][n] for k < count, up to whole lanes.
 template <int K_STRIDE, class T, int R, int N>
 FL_INLINE void multiply(Tile<T, R, N>& tile, const T* a, long row_stride, long count,
                         const T* panel) {
   // Were more held, a compiler would keep a sum in memory, and each multiply-add to it would wait
   // for a store: 3 to 9 percent on a Zen 5. So the other vectors are operands in memory.
   constexpr long held = min(N, usable - R * N - 1);
-  for (long k = 0; k < count; ++k) {
+  for (long k = 0; k < count; k += deep<T>) {
     // A line for each k, faster than the hardware fetches ahead: this is worth 15 percent.
-    if constexpr (K_STRIDE > 1) __builtin_prefetch(a + (k + 96) * K_STRIDE);
-    Vec<T> b[N];
-    FL_UNROLL for (int n = 0; n < held; ++n) b[n] = load(panel + n * W<T>);
+    if constexpr (K_STRIDE > 1) __builtin_prefetch(a + (k + 96 * deep<T>)*K_STRIDE);
+    Factor<T> b[N];
+    FL_UNROLL for (int n = 0; n < held; ++n) b[n] = factors(panel + n * W<T> * deep<T>);
     FL_UNROLL for (int r = 0; r < R; ++r) {
-      const Vec<T> scalar = broadcast(a[r * row_stride + k * K_STRIDE]);
+      const Factor<T> scalar = factor(a + r * row_stride + k * K_STRIDE);
       if (held < N) asm("" : "+r"(panel));  // "may have changed": read it again for each row
       FL_UNROLL for (int n = 0; n < N; ++n) {
-        if (n >= held) b[n] = load(panel + n * W<T>);
-        tile.sum[r][n] += scalar * b[n];
+        if (n >= held) b[n] = factors(panel + n * W<T> * deep<T>);
+        tile.sum[r][n] = dot<T>(tile.sum[r][n], scalar, b[n]);
       }
     }
-    panel += N * W<T>;
+    panel += N * W<T> * deep<T>;
     FL_UNROLL for (int r = 0; r < R; ++r) {  // no instructions: "they are in registers here"
       FL_UNROLL for (int n = 0; n < N; ++n) asm("" : FL_REGISTER(tile.sum[r][n]));
     }
@@ -64,18 +68,24 @@ FL_INLINE Ahead<T> ahead_of(const T* next, long size, long row, long height, lon
 }
 
 // The same for rows that are contiguous, with what comes next on its way into the cache: the same
-// rows further on, and at their end the beginning of the next R rows.
+// rows further on, and at their end the beginning of the next R rows. What is behind a row's end is
+// not read: an odd depth's last element is made a pair.
 template <class T, int R, int N>
 FL_INLINE void multiply_rows(Tile<T, R, N>& tile, const T* a, long row_stride, long count,
                              const T* panel, Ahead<T> ahead = {}) {
   constexpr long distance = 4 * line<T>;
-  for (long k = 0; k < count; k += line<T>) {
+  const long paired = count / deep<T> * deep<T>;
+  for (long k = 0; k < paired; k += line<T>) {
     const T* next =
         a + (k + distance < count ? k + distance : k + distance - count + R * row_stride);
     FL_UNROLL for (int r = 0; r < R; ++r) __builtin_prefetch(next + r * row_stride);
     ahead.fetch();
-    multiply<1>(tile, a + k, row_stride, min(count - k, line<T>), panel + k * N * W<T>);
+    multiply<1>(tile, a + k, row_stride, min(paired - k, line<T>), panel + k * N * W<T>);
   }
+  if (paired == count) return;
+  T last[R][deep<T>] = {};
+  FL_UNROLL for (int r = 0; r < R; ++r) last[r][0] = a[r * row_stride + paired];
+  multiply<1>(tile, last[0], deep<T>, deep<T>, panel + paired * N * W<T>);
 }
 
 template <class T, int R, int N>
@@ -85,10 +95,10 @@ FL_INLINE void clear(Tile<T, R, N>& tile) {
   }
 }
 
-// Rows of a matrix with row stride `stride`: of the N vectors, `width` elements exist, and of the
-// R rows, `height`.
-template <class T, int R, int N>
-FL_INLINE void load(Tile<T, R, N>& tile, const T* c, long stride, long width, long height = R) {
+// Rows of a matrix of any type U with row stride `stride`: of the N vectors, `width` elements exist,
+// and of the R rows, `height`.
+template <class U, class T, int R, int N>
+FL_INLINE void load(Tile<T, R, N>& tile, const U* c, long stride, long width, long height = R) {
   FL_UNROLL for (int r = 0; r < R; ++r) {
     FL_UNROLL for (int n = 0; n < N; ++n) {
       if (r < height) tile.sum[r][n] = load(c + r * stride + n * W<T>, width - n * W<T>);
@@ -96,8 +106,8 @@ FL_INLINE void load(Tile<T, R, N>& tile, const T* c, long stride, long width, lo
   }
 }
 
-template <class T, int R, int N>
-FL_INLINE void store(const Tile<T, R, N>& tile, T* c, long stride, long width, long height = R) {
+template <class U, class T, int R, int N>
+FL_INLINE void store(const Tile<T, R, N>& tile, U* c, long stride, long width, long height = R) {
   FL_UNROLL for (int r = 0; r < R; ++r) {
     FL_UNROLL for (int n = 0; n < N; ++n) {
       if (r < height) store(c + r * stride + n * W<T>, tile.sum[r][n], width - n * W<T>);
@@ -113,8 +123,8 @@ FL_INLINE void prefetch(const T* c, long stride) {
   }
 }
 
-template <class T, int R, int N>
-FL_INLINE void add(Tile<T, R, N>& tile, const T* c, long stride, long width) {
+template <class U, class T, int R, int N>
+FL_INLINE void add(Tile<T, R, N>& tile, const U* c, long stride, long width) {
   FL_UNROLL for (int r = 0; r < R; ++r) {
     FL_UNROLL for (int n = 0; n < N; ++n) {
       tile.sum[r][n] += load(c + r * stride + n * W<T>, width - n * W<T>);

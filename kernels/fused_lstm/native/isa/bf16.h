@@ -1,0 +1,89 @@
+// bfloat16 in memory, float32 in registers, and products of pairs by AVX512_BF16.
+//
+// VDPBF16PS rounds to nearest even whatever the CPU's mode, takes denormal factors and sums for 0
+// and makes no denormals; so does the conversion to bfloat16 here.
+#pragma once
+
+namespace fused_lstm::FL_ISA {
+
+// The lanes below n, of 16 or 32.
+FL_INLINE uint32_t lanes_below(long n) { return n >= 32 ? ~0u : n <= 0 ? 0 : (1u << n) - 1; }
+
+FL_INLINE Vec<Bf16> widened(__m256i v) {
+  return (Vec<Bf16>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16);
+}
+
+FL_INLINE __m256i narrowed(Vec<Bf16> v) { return (__m256i)_mm512_cvtneps_pbh((__m512)v); }
+
+template <>
+FL_INLINE Vec<Bf16> load(const Bf16* p) {
+  return widened(_mm256_loadu_si256((const __m256i*)p));
+}
+
+template <>
+FL_INLINE Vec<Bf16> load(const Bf16* p, long n) {
+  return widened(_mm256_maskz_loadu_epi16(lanes_below(n), p));
+}
+
+template <>
+FL_INLINE void store(Bf16* p, Vec<Bf16> v) {
+  _mm256_storeu_si256((__m256i*)p, narrowed(v));
+}
+
+template <>
+FL_INLINE void store(Bf16* p, Vec<Bf16> v, long n) {
+  _mm256_mask_storeu_epi16(p, lanes_below(n), narrowed(v));
+}
+
+// --- factors: a lane is a pair along k ---
+
+template <>
+struct FactorOf<Bf16> {
+  typedef int32_t Type __attribute__((vector_size(64)));
+};
+
+template <>
+FL_INLINE Factor<Bf16> factors(const Bf16* p) {
+  return (Factor<Bf16>)_mm512_loadu_si512(p);
+}
+
+template <>
+FL_INLINE Factor<Bf16> factors(const Bf16* p, long n) {
+  return (Factor<Bf16>)_mm512_maskz_loadu_epi16(lanes_below(n), p);
+}
+
+template <>
+FL_INLINE void store_factors(Bf16* p, Factor<Bf16> factor) {
+  _mm512_storeu_si512(p, (__m512i)factor);
+}
+
+template <>
+FL_INLINE Factor<Bf16> factor(const Bf16* p) {
+  int32_t pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return (Factor<Bf16>)_mm512_set1_epi32(pair);
+}
+
+template <>
+FL_INLINE Factor<Bf16> ones<Bf16>() {
+  return (Factor<Bf16>)_mm512_set1_epi16(0x3f80);
+}
+
+template <>
+FL_INLINE Vec<Bf16> dot<Bf16>(Vec<Bf16> sum, Factor<Bf16> a, Factor<Bf16> b) {
+  return (Vec<Bf16>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+
+template <>
+FL_INLINE void store_left(Bf16* p, Vec<Bf16> v, long n) {
+  _mm256_storeu_si256((__m256i*)p, _mm256_maskz_mov_epi16(lanes_below(n), narrowed(v)));
+}
+
+template <>
+FL_INLINE void store_part(Bf16* p, Vec<Bf16> v, long part) {
+  const __m512i low = _mm512_cvtepu16_epi32(narrowed(v));
+  const __m512i both = part ? _mm512_slli_epi32(low, 16) : low;
+  _mm512_mask_storeu_epi16(p, part ? 0xaaaaaaaa : 0x55555555, both);
+}
+
+}  // namespace fused_lstm::FL_ISA

@@ -1,0 +1,202 @@
+"""bfloat16 tensors in the native engine, where the CPU multiplies pairs of them: float32 sums."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fused_lstm
+from bench.products import products_of
+from cases import Shape
+from fused_lstm import native, reference
+from test_native import SEED, SHAPES, engine, expected_results, results
+from test_native_lanes import CASES, Problem, both, compare, forward, named, solved
+from test_native_tiles import SIZES
+from tolerance import assert_close
+
+CPU, BF16 = torch.device("cpu"), torch.bfloat16
+pytestmark = pytest.mark.skipif(
+    native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
+)
+
+
+def rounded(tensors: list[Tensor]) -> list[Tensor]:
+    return [t.detach().to(BF16).requires_grad_() for t in tensors]
+
+
+def problem(shape: Shape, scale: float = 1.0) -> list[Tensor]:
+    T, B, I, H, L = shape
+    h0, c0 = torch.randn(2, L, B, H)
+    return rounded([torch.randn(T, B, I) * scale, h0, c0, *nn.LSTM(I, H, L).parameters()])
+
+
+# --- products ---
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("shape", "classes"), SIZES)
+def test_each_product_is_float64s(bf16_isa, shape, classes, threads):
+    """Factors are exact and sums float32, so the tolerance is float32's."""
+    torch.set_num_threads(threads)
+    for product in products_of(shape, classes):
+        if product.name == "logits":
+            continue
+        product = product._replace(left=product.left.to(BF16), right=product.right.to(BF16))
+        found, _ = product.run(rounds=2)
+        wide = product._replace(left=product.left.double(), right=product.right.double())
+        scale = product.left.shape[0 if product.form == "tn" else 1] ** 0.5
+        assert_close(found / scale, (wide.expected() / scale).float(), product.name)
+
+
+def one_sum(a: list[float], b: list[float]) -> float:
+    """Of products, in one step of one row."""
+    left, right = torch.tensor([a], dtype=BF16), torch.tensor(b, dtype=BF16).repeat(4 * len(b), 1)
+    return native.OPS.product("input", left, right, 1, 1)[0][0, 0].item()
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ([2.0**-126], [1.0], 2.0**-126),
+        ([2.0**-127], [1.0], 0.0),  # a denormal factor is 0
+        ([2.0**-80], [2.0**-80], 0.0),  # and so is a denormal product,
+        ([2.0**-126, -(2.0**-133)], [1.0, 1.0], 2.0**-126),  # whatever it is added to
+        ([3.38e38], [1.0], float(torch.tensor(3.38e38, dtype=BF16))),
+        ([3.38e38, 3.38e38], [1.0, 1.0], math.inf),
+        ([3.38e38, 3.38e38, 3.38e38], [2.0, 0.0, 0.0], math.inf),
+        ([math.inf, 1.0], [1.0, 1.0], math.inf),
+        ([-math.inf, 1.0], [1.0, 1.0], -math.inf),
+        ([math.inf, 1.0], [0.0, 1.0], math.nan),
+        ([math.inf, 0.0, -math.inf], [1.0, 0.0, 1.0], math.nan),
+        ([math.nan, 1.0], [1.0, 1.0], math.nan),
+        ([1.0, 2.0**-24], [1.0, 1.0], 1.0),  # a tie, to even
+        ([1.0 + 2.0**-7, 2.0**-24], [1.0, 1.0 + 2.0**-7], 1.0 + 2.0**-7),
+    ],
+)
+def test_what_is_not_a_normal_number(bf16_isa, a, b, expected):
+    found = one_sum(a, b)
+    assert found == expected or (math.isnan(found) and math.isnan(expected))
+
+
+def test_what_is_behind_a_row_is_not_read(bf16_isa):
+    """An odd depth ends in half a pair: its other half is the next row's, or nobody's."""
+    for depth in (1, 3, 31, 33):
+        left, right = torch.ones(5, depth, dtype=BF16), torch.ones(8, depth, dtype=BF16)
+        left[1::2] = torch.nan
+        out = native.OPS.product("input", left, right, 1, 1)[0]
+        assert (out[::2] == depth).all()
+        assert out[1::2].isnan().all()
+
+
+# --- the whole LSTM ---
+
+
+@pytest.mark.parametrize("fuse", ["steps", "layers"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_agrees_with_the_reference(bf16_isa, shape, fuse):
+    inputs, *_ = expected_results(shape, torch.float32, True)
+    inputs = rounded(inputs)
+    wide = [t.detach().float().requires_grad_() for t in inputs]
+    expected = results(wide, reference.lstm)
+    for name, value in results(inputs, engine(fuse)).items():
+        assert value.dtype == BF16, name
+        assert_close(value, expected[name].to(BF16), name)
+    with torch.no_grad():
+        found = engine(fuse)(*inputs[:3], inputs[3:])
+    for name, value in zip(("y", "h_n", "c_n"), found, strict=True):
+        assert_close(value, expected[name].to(BF16), f"inference: {name}")
+
+
+@pytest.mark.parametrize(("fuse", "threads"), [("steps", 1), ("layers", 2)])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_lanes_agree_with_the_reference(bf16_isa, case, fuse, threads):
+    torch.set_num_threads(threads)
+    x, h0, c0, weights, lanes, by = solved(case, torch.float32)[0]
+    x, h0, c0, *by = (t.to(BF16) for t in (x, h0, c0, *by))
+    half = Problem(x, h0, c0, [w.to(BF16) for w in weights], lanes, tuple(by))
+    wide = [t.float().requires_grad_() for t in (half.x, half.h0, half.c0, *half.weights)]
+    outputs = reference.lstm(*wide[:3], wide[3:], case.dropout, SEED, **lanes)
+    grads = torch.autograd.grad(outputs, wide, [t.float() for t in half.by])
+    outputs = [t.detach().to(BF16) for t in outputs]
+    compare(both(case, half, fuse), named(outputs, [t.to(BF16) for t in grads]))
+    inference = forward(case, half, fuse, False)[:3]
+    for name, value, theirs in zip(("y", "h_n", "c_n"), inference, outputs, strict=True):
+        assert_close(value, theirs, f"inference: {name}")
+
+
+@pytest.mark.parametrize("hidden", [70, 211], ids=["wavefront", "in-turns"])
+def test_threads_and_runs_agree_bit_by_bit(bf16_isa, hidden):
+    inputs = problem(Shape(7, 19, 51, hidden, 2))
+    torch.set_num_threads(1)
+    expected = results(inputs, engine())
+    for count in (1, 2, 3, 5):
+        torch.set_num_threads(count)
+        for name, value in results(inputs, engine()).items():
+            assert torch.equal(value, expected[name]), f"{name}, {count} threads"
+
+
+def error(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
+    """Of each result, by the root of the mean square."""
+    return {
+        name: ((found[name].double() - value).norm() / value.norm()).item()
+        for name, value in exact.items()
+    }
+
+
+def torchs(inputs: list[Tensor], shape: Shape) -> dict[str, Tensor]:
+    """nn.LSTM's results and gradients of the same inputs and weights."""
+    lstm = nn.LSTM(*shape[2:], dtype=inputs[0].dtype)
+    x, h0, c0, *weights = inputs
+    for parameter, weight in zip(lstm.parameters(), weights, strict=True):
+        parameter.data.copy_(weight)
+
+    def run(x, h0, c0, _):
+        y, (h_n, c_n) = lstm(x, (h0, c0))
+        return y, h_n, c_n
+
+    return results([x, h0, c0, *lstm.parameters()], run)
+
+
+def test_errors_are_no_larger_than_pytorchs(bf16_isa):
+    shape = Shape(20, 20, 200, 200, 2)
+    inputs = problem(shape)
+    exact = results([t.detach().double().requires_grad_() for t in inputs], reference.lstm)
+    theirs = error(torchs(inputs, shape), exact)
+    for name, value in error(results(inputs, engine()), exact).items():
+        assert value < 1.2 * theirs[name], name
+
+
+def test_autocast_is_bfloat16(bf16_isa):
+    lstm = fused_lstm.LSTM(30, 41, 2, engine="native")
+    x = torch.randn(6, 5, 30)
+    with torch.autocast("cpu", BF16):
+        y, (h_n, c_n) = lstm(x)
+    states = torch.zeros(2, 2, 5, 41, dtype=BF16)
+    weights = [p.to(BF16) for p in lstm.parameters()]
+    expected = native.OPS.lstm(x.to(BF16), *states, weights, 0.0, None, "layers", False)
+    for value, theirs in zip((y, h_n, c_n), expected, strict=False):
+        assert value.dtype == BF16
+        assert torch.equal(value, theirs)
+    y.float().square().sum().backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in lstm.parameters())
+
+
+def test_nan_goes_through_its_own_row(bf16_isa):
+    x, h0, c0, *weights = (t.detach() for t in problem(Shape(3, 4, 5, 21, 1)))
+    x[1, 0, 4] = torch.nan
+    y, *_ = native.lstm(x, h0, c0, weights, 0.0, "layers")
+    assert y[0].isfinite().all()
+    assert y[1:, 0].isnan().all()
+    assert y[:, 1:].isfinite().all()
+
+
+def test_large_inputs_give_finite_right_results(bf16_isa):
+    inputs = problem(Shape(4, 3, 5, 33, 2), scale=1e4)
+    wide = [t.detach().float().requires_grad_() for t in inputs]
+    expected = results(wide, reference.lstm)
+    for name, value in results(inputs, engine()).items():
+        scale = max(expected[name].abs().max().item(), 1.0)  # the first layer's dW is 1e4 times x's
+        assert_close(value / scale, (expected[name] / scale).to(BF16), name)
