@@ -6,6 +6,7 @@ its input (dhidden) and weights (ddecoder). Each is timed alone, through the cod
 step but without the pointwise work, for every instruction set that the CPU has, beside the best
 product that there can be: both factors in the L1 cache, the sums in registers. What is far below
 that is where a CPU loses its time. Answers are compared with torch's before anything is timed.
+Of bfloat16 (`--dtype bfloat16`, where an instruction set multiplies it) sums are float32.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from .work import SIZES, Shape
 
 ROUNDS = 5  # of a product, for one sample: their median, after one in which threads start
 CHUNK = 400  # rows of the softmax layer at once
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16")}
 
 
 class Product(NamedTuple):
@@ -47,8 +49,9 @@ class Product(NamedTuple):
         return 2 * self.left.numel() * columns
 
     def expected(self) -> Tensor:
-        left = self.left.T if self.form == "tn" else self.left
-        return left @ (self.right.T if self.form == "nt" else self.right)
+        """In float64 of float64 factors, in float32 of others."""
+        left, right = (t if t.dtype == torch.float64 else t.float() for t in self[1:3])
+        return (left.T if self.form == "tn" else left) @ (right.T if self.form == "nt" else right)
 
     def run(self, rounds: int = 1) -> tuple[Tensor, list[float]]:
         """The engine's answer, and the seconds of each round."""
@@ -56,17 +59,17 @@ class Product(NamedTuple):
 
 
 def products_of(shape: Shape, classes: int, dtype: torch.dtype = torch.float32) -> list[Product]:
-    """Those of one layer and of the softmax layer, of random factors."""
+    """Those of one layer and of the softmax layer, of random factors; no logits of bfloat16."""
     N, B, I, H = shape.tokens, shape.B, shape.I, shape.H
     rows = min(N, CHUNK)
 
     def matrix(m: int, n: int) -> Tensor:
-        return torch.randn(m, n, dtype=dtype)
+        return torch.randn(m, n, dtype=torch.float64).to(dtype)
 
     x, h, dgates = matrix(N, I), matrix(N, H), matrix(N, 4 * H)
     w_ih, w_hh = matrix(4 * H, I), matrix(4 * H, H)
     hidden, weight, logits = matrix(rows, H), matrix(classes, H), matrix(classes, rows)
-    return [
+    all_products = [
         Product("input", x, w_ih, B, "nt"),
         Product("step", h, w_hh, B, "nt"),
         Product("step back", dgates, w_hh, B, "nn"),
@@ -76,6 +79,7 @@ def products_of(shape: Shape, classes: int, dtype: torch.dtype = torch.float32) 
         Product("dhidden", logits, weight, B, "tn"),
         Product("ddecoder", logits, hidden, B, "nn"),
     ]
+    return [p for p in all_products if dtype != torch.bfloat16 or p.name != "logits"]
 
 
 def timed_product(product: Product, isa: str, threads: int) -> Timed:
@@ -87,22 +91,27 @@ def timed_product(product: Product, isa: str, threads: int) -> Timed:
     return once
 
 
-def best_product(isa: str, threads: int) -> float:
+def best_product(isa: str, threads: int, dtype: torch.dtype) -> float:
     """10^9 operations a second, of all threads."""
     native.OPS.use_isa(isa)
     torch.set_num_threads(threads)
-    return max(2 * native.OPS.best_product(torch.float32) for _ in range(5)) / 1e9
+    return max(2 * native.OPS.best_product(dtype) for _ in range(5)) / 1e9
 
 
 def measure(
-    shape: Shape, classes: int, isas: Sequence[str], threads: Sequence[int], seconds: float
+    shape: Shape,
+    classes: int,
+    isas: Sequence[str],
+    threads: Sequence[int],
+    seconds: float,
+    dtype: torch.dtype = torch.float32,
 ) -> list[dict]:
     """{"isa", "threads", "hidden", "product", "gflops": quartiles, "best"} of each; all take turns.
 
     Raises:
         WrongAnswer: a product is not what torch makes of the same factors.
     """
-    products = {product.name: product for product in products_of(shape, classes)}
+    products = {product.name: product for product in products_of(shape, classes, dtype)}
     expected = {name: product.expected() for name, product in products.items()}
     cases = {}
     for isa in isas:
@@ -116,7 +125,7 @@ def measure(
 
     def watch_top(_: float) -> None:  # now and then: a machine is not always as fast
         for key in tops:
-            tops[key] = max(tops[key], best_product(*key))
+            tops[key] = max(tops[key], best_product(*key, dtype))
 
     watch_top(0.0)
     samples = interleave(cases, seconds * len(cases), least=3)
@@ -145,7 +154,7 @@ def table(found: Sequence[dict], isa: str, threads: int) -> list[str]:
         + "".join(f" H={size} |" for size in sizes),
         "|---|" + "---:|" * len(sizes),
     ]
-    for name in native.OPS.product_names():
+    for name in dict.fromkeys(row["product"] for row in own):
         rates = {row["hidden"]: row["gflops"]["median"] for row in own if row["product"] == name}
         cells = (f" {rates[size]:.0f} ({rates[size] / best:.0%}) |" for size in sizes)
         lines.append(f"| {name} |" + "".join(cells))
@@ -157,9 +166,13 @@ def run(given: argparse.Namespace) -> dict:
     machine, found = describe(CPU), []
     print(f"{in_a_line(machine)}\nnative: {machine['engines']['native']}", flush=True)
     threads = counts_up_to(given.threads)
-    isas = given.isa or native.OPS.isa_names()
+    dtype = DTYPES[given.dtype]
+    able = native.OPS.isa_names(dtype)
+    isas = given.isa or [name for name in able if name != "emulated"]
+    if unable := set(isas) - set(able):
+        raise ValueError(f"--isa: got {unable.pop()}, which has no products of {given.dtype}")
     for size in given.size or list(SIZES):
-        found += measure(SIZES[size], VOCABULARY, isas, threads, given.seconds)
+        found += measure(SIZES[size], VOCABULARY, isas, threads, given.seconds, dtype)
     native.OPS.use_isa("")
     for isa in isas:
         for n in threads:
@@ -174,10 +187,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--size", action="append", choices=list(SIZES), help="only this one; may be given again")
     names = native.OPS.isa_names() if native.missing(CPU) is None else []
     add("--isa", action="append", choices=names, help="only this one; may be given again")
+    add("--dtype", choices=list(DTYPES), default="float32", help="of the factors")
     given = parser.parse_args(argv)
     if not may_run("products", given):
         return 2
-    save(run(given), given.json)
+    try:
+        found = run(given)
+    except ValueError as error:
+        print(f"products: {error}", file=sys.stderr)
+        return 2
+    save(found, given.json)
     return 0
 
 

@@ -2,7 +2,8 @@
 
 The vectors and the matrix products are this project's own (simd.h, tile.h), compiled for several
 instruction sets of which the best that the CPU has is chosen when the library is loaded;
-the environment's FUSED_LSTM_ISA names another one.
+the environment's FUSED_LSTM_ISA names another one, or "emulated": AMX's products of bfloat16, which
+any CPU can check and none would want.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def missing(device: torch.device) -> str | None:
 
 
 def describe(device: torch.device) -> str:
-    offer = ", ".join(OPS.isa_names())
+    offer = ", ".join(name for name in OPS.isa_names() if name != "emulated")
     return f"C++ kernels for {OPS.isa()} (this CPU has {offer}), {torch.get_num_threads()} threads"
 
 

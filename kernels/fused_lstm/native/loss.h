@@ -191,8 +191,7 @@ void cross_entropy(const Worker& worker, const Loss<T>& loss, T* panels) {
       worker, logits, loss.inputs, loss.dhidden, panel,
       [&](Range rows, long column, const Panel<T>& right) {
         pack_rows(loss.weight, loss.inputs, rows, column, loss.inputs - column, right);
-      },
-      [](long, Range) {});
+      });
   product(worker, logits, loss.scaled, loss.inputs, loss.add, loss.dweight, panel);
   if (loss.dbias) bias_from_logits(worker, loss, logits);
   worker.sync();

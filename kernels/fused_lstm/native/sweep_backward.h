@@ -7,6 +7,7 @@
 #pragma once
 
 #include "product/large.h"
+#include "product/pair.h"
 #include "sweep_forward.h"
 
 namespace fused_lstm::FL_ISA {
@@ -121,6 +122,8 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
   T* const projection = scratch.recurrent + Fma<T>::columns_size(4, hidden, outputs);
   Sum<T>* const sums = sums_of(panel_of(worker, scratch.panels));
   Fma<T>::pack_columns_of(worker, lane.w_hh, 4, hidden, outputs, scratch.recurrent);
+  clear_rest(worker, dgates_of(lane, gradient));
+  if (lane.w_hr) clear_rest(worker, dh_of(lane, gradient));
   if (lane.w_hr) Fma<T>::pack_columns_of(worker, lane.w_hr, 1, outputs, hidden, projection);
   for (long place = lane.steps - 1; place >= -1; --place) {
     worker.sync();
@@ -133,23 +136,21 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
 
 // --- what is left when every step's dgates are known ---
 
+// db = the sum of dgates' rows.
 template <class T>
-FL_INLINE void pair_dgates(const Worker& worker, const Lane<T>& lane,
-                           const LaneGradient<T>& gradient) {
-  pair_rows(worker, dgates_of(lane, gradient));
-  if (lane.w_hr) pair_rows(worker, dh_of(lane, gradient));
+void bias_gradient(const Worker& worker, const Blocks<T>& dgates, Sum<T>* db) {
+  const Range mine = part(dgates.count(), worker.id, worker.count);
+  for (long block = mine.begin; block < mine.end; ++block) {
+    Vec<T> total = {};
+    for (long row = 0; row < dgates.rows; ++row) total += load(dgates.at(block, row));
+    store(db + dgates.column(block), total, dgates.width(block));
+  }
 }
 
-// db = the sum of dgates' rows, a block and a range of rows at a time.
 template <class T>
-FL_INLINE void bias_gradient(const Blocks<T>& dgates, long block, Range rows, Sum<T>* db) {
-  const long width = dgates.width(block);
-  Sum<T>* const target = db + dgates.column(block);
-  Vec<T> total = rows.begin > 0 ? load(target, width) : Vec<T>{};
-  for (long row = rows.begin; row < rows.end; row += deep<T>) {
-    total = dot<T>(total, factors(dgates.at(block, row)), ones<T>());
-  }
-  store(target, total, width);
+void pair_dgates(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient) {
+  pair_rows(worker, dgates_of(lane, gradient));
+  if (lane.w_hr) pair_rows(worker, dh_of(lane, gradient));
 }
 
 // A panel of h before each of the rows `n`: of h0, of y or, where it was zeroed, of zeros.
@@ -187,28 +188,22 @@ template <class T>
 void weight_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                       T* panel) {
   const Blocks<T> dgates = dgates_of(lane, gradient);
-  const auto nothing = [](long, Range) {};
   transposed_product(
       worker, dgates, lane.inputs, gradient.dw_ih, panel,
       [&](Range n, long column, const Panel<T>& right) {
         pack_rows(lane.x, lane.inputs, n, column, lane.inputs - column, right);
-      },
-      [&](long block, Range n) {
-        if (gradient.db) bias_gradient(dgates, block, n, gradient.db);
       });
   transposed_product(
       worker, dgates, lane.outputs, gradient.dw_hh, panel,
       [&](Range n, long column, const Panel<T>& right) {
         pack_before(lane, n, column, right);
-      },
-      nothing);
+      });
   if (!lane.w_hr) return;
   transposed_product(
       worker, dh_of(lane, gradient), lane.hidden, gradient.dw_hr, panel,
       [&](Range n, long column, const Panel<T>& right) {
         pack_unprojected(lane, n, column, right);
-      },
-      nothing);
+      });
 }
 
 template <class T>
@@ -219,7 +214,8 @@ void gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>&
     product(worker, dgates_of(lane, gradient), lane.w_ih, lane.inputs, gradient.add, gradient.dx,
             panel);
   }
-  if (deep<T> > 1) {
+  if (gradient.db) bias_gradient(worker, dgates_of(lane, gradient), gradient.db);
+  if constexpr (deep<T> > 1) {
     worker.sync();
     pair_dgates(worker, lane, gradient);
     worker.sync();

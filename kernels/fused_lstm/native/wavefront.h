@@ -122,6 +122,7 @@ void wavefront_backward(const Worker& worker, const Wavefront<T>& wave, T* panel
   for (long index = worker.id; index <= top; index += worker.count) {
     const Lane<T>& lane = wave.lanes[index];
     pack_backward(lane, packed_of(wave, index));
+    clear_rest(alone, dgates_of(lane, wave.gradients[index]));
     if (index == top || !wave.dropped) continue;  // what the layer above had read
     const long size = steps * lane.batch * lane.hidden;
     dropout(alone, size, index * size, wave.dropout, lane.y, wave.dropped + index * size);
@@ -134,9 +135,17 @@ void wavefront_backward(const Worker& worker, const Wavefront<T>& wave, T* panel
     worker.sync();
   }
   for (long index = 0; index <= top; ++index) {
-    pair_dgates(worker, wave.lanes[index], wave.gradients[index]);
+    const Blocks<T> dgates = dgates_of(wave.lanes[index], wave.gradients[index]);
+    Sum<T>* const db = wave.gradients[index].db;
+    if (db) bias_gradient(worker, dgates, db);
   }
-  if (deep<T> > 1) worker.sync();
+  if constexpr (deep<T> > 1) {
+    worker.sync();
+    for (long index = 0; index <= top; ++index) {
+      pair_dgates(worker, wave.lanes[index], wave.gradients[index]);
+    }
+    worker.sync();
+  }
   for (long index = 0; index <= top; ++index) {
     weight_gradients(worker, wave.lanes[index], wave.gradients[index], panel);
   }

@@ -65,11 +65,6 @@ FL_INLINE Factor<Bf16> factor(const Bf16* p) {
 }
 
 template <>
-FL_INLINE Factor<Bf16> ones<Bf16>() {
-  return (Factor<Bf16>)_mm512_set1_epi16(0x3f80);
-}
-
-template <>
 FL_INLINE Vec<Bf16> dot<Bf16>(Vec<Bf16> sum, Factor<Bf16> a, Factor<Bf16> b) {
   return (Vec<Bf16>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 }

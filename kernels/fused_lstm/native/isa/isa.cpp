@@ -7,6 +7,14 @@
 #include <cstdlib>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace fused_lstm {
 
 namespace base {
@@ -25,7 +33,13 @@ extern const Kernels<double> double_kernels;
 namespace avx512_bf16 {
 extern const Kernels<Bf16> bf16_kernels;
 }  // namespace avx512_bf16
+namespace amx {
+extern const Kernels<Bf16> bf16_kernels;
+}  // namespace amx
 #endif
+namespace emulated {
+extern const Kernels<Bf16> bf16_kernels;
+}  // namespace emulated
 
 namespace {
 
@@ -39,11 +53,27 @@ bool has_avx512() {
 
 // Intel's run VDPBF16PS at half the rate of FMA, so that nothing is gained.
 bool has_fast_bf16() { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amd"); }
+
+// The tile unit's registers are a process's only once it has asked for them.
+bool has_amx() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24;
+  if (!(d & amx_bf16) || !(d & amx_tile) || !__builtin_cpu_supports("avx512bf16")) return false;
+#if defined(__linux__)
+  constexpr int request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
 #endif
 
-const std::vector<Isa>& all() {  // best first
+const std::vector<Isa>& all() {  // best first; the emulation never is
   static const std::vector<Isa> table = {
 #if defined(__x86_64__)
+      {"amx", has_avx512() && has_amx(), &avx512::float_kernels, &avx512::double_kernels,
+       &amx::bf16_kernels},
       {"avx512_bf16", has_avx512() && has_fast_bf16(), &avx512::float_kernels,
        &avx512::double_kernels, &avx512_bf16::bf16_kernels},
       {"avx512", has_avx512(), &avx512::float_kernels, &avx512::double_kernels, nullptr},
@@ -51,6 +81,7 @@ const std::vector<Isa>& all() {  // best first
        &avx2::double_kernels, nullptr},
 #endif
       {base::float_kernels.name, true, &base::float_kernels, &base::double_kernels, nullptr},
+      {"emulated", true, &base::float_kernels, &base::double_kernels, &emulated::bf16_kernels},
   };
   return table;
 }

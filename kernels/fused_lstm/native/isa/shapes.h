@@ -15,7 +15,9 @@ constexpr long divide_up(long a, long b) { return (a + b - 1) / b; }
 
 // R x N sums, a scalar and N vectors of the panel should find a register each;
 // where one is missing, `multiply` reads the last vector from the cache. So R = registers / N - 1.
-#if FL_BYTES == 64 || defined(__aarch64__)
+#if defined(FL_UNIT)
+constexpr int registers = 8;  // of 16 rows, and four are sums
+#elif FL_BYTES == 64 || defined(__aarch64__)
 constexpr int registers = 32;
 #else
 constexpr int registers = 16;
@@ -26,18 +28,27 @@ constexpr int usable = registers;
 constexpr int usable = registers - 1;  // without FMA: a product needs one before it is added
 #endif
 
-constexpr Shape tile_of(long vectors) { return {registers / vectors - 1, vectors}; }
-
 constexpr long max_vectors = 4;
+#if defined(FL_UNIT)
+constexpr Shape tile_of(long) { return {16, 4}; }
+#else
+constexpr Shape tile_of(long vectors) { return {registers / vectors - 1, vectors}; }
+#endif
+
 constexpr Shape gates_tile = tile_of(4);  // a vector for each gate: 7 x 4 or 3 x 4
 // 7 x 4; or 4 x 3, which reads less of the panel than 3 x 4, and nothing twice.
 constexpr Shape plain_tile = tile_of(registers == 32 ? 4 : 3);
 // Rows that lie side by side in a vector of the left-hand factor: 8 x 3, 4 x 3 or less.
+#if defined(FL_UNIT)
+template <class T>
+constexpr Shape transposed_tile = tile_of(4);
+#else
 template <class T>
 constexpr long transposed_rows = min(W<T>, registers / 4);
 template <class T>
 constexpr Shape transposed_tile = {transposed_rows<T>,
                                    min(registers / (transposed_rows<T> + 1), max_vectors)};
+#endif
 
 // --- caches ---
 

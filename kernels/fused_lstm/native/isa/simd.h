@@ -112,10 +112,20 @@ FL_INLINE T sum(Vec<T> v) {
 template <class T>
 constexpr long deep = sizeof(Sum<T>) / sizeof(T);
 
-// Up to a whole lane.
+// Steps of k that are made at once: a lane's, or those of a matrix unit (see product/unit.h).
+template <class T>
+constexpr long grain = deep<T>;
+#ifdef FL_UNIT
+template <>
+constexpr long grain<Bf16> = 32;
+#endif
+template <class T>
+constexpr bool by_unit = grain<T> > deep<T>;
+
+// Up to a whole grain.
 template <class T>
 FL_INLINE constexpr long whole(long k) {
-  return (k + deep<T> - 1) / deep<T> * deep<T>;
+  return (k + grain<T> - 1) / grain<T> * grain<T>;
 }
 
 template <class T>
@@ -146,11 +156,6 @@ FL_INLINE void store_factors(T* p, Factor<T> factor) {
 template <class T>
 FL_INLINE Factor<T> factor(const T* p) {
   return broadcast(*p);
-}
-
-template <class T>
-FL_INLINE Factor<T> ones() {
-  return broadcast(T(1));
 }
 
 template <class T>
@@ -240,6 +245,8 @@ FL_INLINE Vec<T> tanh(Vec<T> x) {  // (exp(2x) - 1) / (exp(2x) + 1)
 
 }  // namespace fused_lstm::FL_ISA
 
-#ifdef FL_BF16
+#if defined(FL_EMULATED)
+#include "isa/bf16_plain.h"
+#elif defined(FL_BF16)
 #include "isa/bf16.h"
 #endif

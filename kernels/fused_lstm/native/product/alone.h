@@ -104,7 +104,7 @@ void one_product(const Worker& worker, const Factors<T>& f) {
     const auto pack = [&](Range n, long column, const Panel<T>& right) {
       pack_rows(f.right, f.columns, n, column, f.columns - column, right);
     };
-    return transposed_product(worker, blocks, f.columns, f.out, panel, pack, [](long, Range) {});
+    return transposed_product(worker, blocks, f.columns, f.out, panel, pack);
   }
   if constexpr (deep<T> == 1) {  // the loss has no bfloat16 of its own
     if (f.product == Product::logits) return logits_alone(worker, f, blocks, panel);
@@ -125,7 +125,13 @@ long best_product(long count, T* left) {
   Tile<T, R, N> tile;
   T* const right = left + R * depth;
   clear(tile);
-  for (long i = 0; i < count; ++i) multiply<1>(tile, left, depth, depth, right);
+  for (long i = 0; i < count; ++i) {
+    if constexpr (by_unit<T>) {
+      multiply_tiles(tile, left, depth, grain<T>, depth / grain<T>, right);
+    } else {
+      multiply<1>(tile, left, depth, depth, right);
+    }
+  }
   store(tile, sums_of(right), N * W<T>, N * W<T>);
   return count * depth * R * N * W<T>;
 }

@@ -7,10 +7,15 @@
 //
 // Of bfloat16 a row by row factor is read in pairs of columns, so a partial block ends in zeros
 // (`store_left`). The transposed one needs pairs of rows, which `pair_rows` makes of them in place.
+// A matrix unit (see unit.h) reads 32 columns of a row at once: two blocks lie side by side, a
+// group has an even number of them, and what is paired is 32 rows by the columns of a block.
 #pragma once
 
 #include "product/divide.h"
 #include "product/tile.h"
+#ifdef FL_UNIT
+#include "product/unit.h"
+#endif
 
 namespace fused_lstm::FL_ISA {
 
@@ -36,20 +41,27 @@ struct Blocks {
   T* data;
   long groups, units, rows;
 
-  // An odd distance, so that the blocks of one row do not all fall into the same cache set.
+  static constexpr long abreast = max(grain<T> / W<T>, 1);  // blocks side by side
+
+  // Of them and the next. An odd number of vectors, so that the blocks of one row do not all fall
+  // into the same cache set.
   FL_INLINE static long distance(long rows) {
-    return (divide_up(rows, deep<T>) | 1) * deep<T> * W<T>;
+    return (whole<T>(rows) * abreast / deep<T> | 1) * deep<T> * W<T>;
   }
   FL_INLINE static long size(long groups, long units, long rows) {
-    return groups * blocks_of<T>(units) * distance(rows);
+    return groups * divide_up(units, abreast * W<T>) * distance(rows);
   }
-  FL_INLINE long in_group() const { return blocks_of<T>(units); }
+  FL_INLINE long in_group() const { return divide_up(units, abreast * W<T>) * abreast; }
   FL_INLINE long count() const { return groups * in_group(); }
   FL_INLINE T* at(long block, long row) const {
-    return data + block * distance(rows) + row * W<T>;
+    return data + block / abreast * distance(rows) + row * abreast * W<T> + block % abreast * W<T>;
+  }
+  // The pairs of rows from `row` on, the first of a whole part.
+  FL_INLINE T* paired_at(long block, long row) const {
+    return at(block / abreast * abreast, row) + block % abreast * grain<T> * W<T>;
   }
   FL_INLINE long width(long block) const {  // columns that exist
-    return min(units - block % in_group() * W<T>, W<T>);
+    return max(min(units - block % in_group() * W<T>, W<T>), 0);
   }
   FL_INLINE long column(long block) const {  // its first one, counted without gaps
     return block / in_group() * units + block % in_group() * W<T>;
@@ -69,43 +81,46 @@ FL_INLINE void store(const Tile<T, R, N>& tile, const Blocks<T>& blocks, long fi
   }
 }
 
-// Rows of a whole number of lanes.
-template <class T>
-FL_INLINE Range whole_part(long rows, long index, long parts) {
-  const Range n = part(divide_up(rows, deep<T>), index, parts);
-  return {n.begin * deep<T>, min(n.end * deep<T>, rows)};
-}
-
-// Makes pairs of rows, for a transposed factor, of pairs of columns; a last row may lack another.
-template <class T>
-void pair_rows(const Worker& worker, const Blocks<T>& blocks) {
-  if constexpr (deep<T> > 1) {
-    const Range mine = part(blocks.count(), worker.id, worker.count);
-    for (long block = mine.begin; block < mine.end; ++block) {
-      for (long row = 0; row < blocks.rows; row += deep<T>) {
-        T* const at = blocks.at(block, row);
-        const Vec<T> a = load(at), b = row + 1 < blocks.rows ? load(at + W<T>) : Vec<T>{};
-        store_part(at, a, 0);
-        store_part(at, b, 1);
-      }
-    }
-  }
+// A part of so many rows, or blocks, that is divided between grains alone.
+FL_INLINE Range whole_part(long total, long index, long parts, long grain) {
+  const Range n = part(divide_up(total, grain), index, parts);
+  return {n.begin * grain, min(n.end * grain, total)};
 }
 
 // tile += left[row .. row + R, blocks of `range`] * panel; the panel begins with the range.
 template <class T, int R, int N>
 FL_INLINE void multiply_blocks(Tile<T, R, N>& tile, const Blocks<T>& left, long row, Range range,
                                const T* panel, Ahead<T> ahead = {}) {
-  long unit = range.begin % left.in_group() * W<T>;  // a division here, and none for each block
-  for (long block = range.begin; block < range.end; ++block) {
-    FL_UNROLL for (int r = 0; r < R; ++r) {  // blocks are too far apart for the hardware to guess
-      __builtin_prefetch(left.at(block + 2, row + r));
+  if constexpr (by_unit<T>) {
+    constexpr long abreast = Blocks<T>::abreast;
+    multiply_tiles(tile, left.at(range.begin, row), abreast * W<T>, left.distance(left.rows),
+                   (range.end - range.begin) / abreast, panel);
+  } else {
+    long unit = range.begin % left.in_group() * W<T>;  // a division here, and none for each block
+    for (long block = range.begin; block < range.end; ++block) {
+      FL_UNROLL for (int r = 0; r < R; ++r) {  // too far apart for the hardware to guess
+        __builtin_prefetch(left.at(block + 2, row + r));
+      }
+      ahead.fetch();
+      const long width = min(left.units - unit, W<T>);
+      multiply<1>(tile, left.at(block, row), W<T>, width, panel);
+      panel += whole<T>(width) * N * W<T>;
+      unit = unit + W<T> < left.units ? unit + W<T> : 0;
     }
-    ahead.fetch();
-    const long width = min(left.units - unit, W<T>);
-    multiply<1>(tile, left.at(block, row), W<T>, width, panel);
-    panel += whole<T>(width) * N * W<T>;
-    unit = unit + W<T> < left.units ? unit + W<T> : 0;
+  }
+}
+
+// tile += left[rows, R columns from `unit` on of a block]' * panel, of rows that were paired.
+template <class T, int R, int N>
+FL_INLINE void multiply_transposed(Tile<T, R, N>& tile, const Blocks<T>& left, long block,
+                                   long unit, Range rows, const T* panel) {
+  const long count = rows.end - rows.begin;
+  const T* const a = left.paired_at(block, rows.begin) + unit * grain<T>;
+  if constexpr (by_unit<T>) {
+    multiply_tiles(tile, a, grain<T>, Blocks<T>::abreast * grain<T> * W<T>,
+                   divide_up(count, grain<T>), panel);
+  } else {
+    multiply<W<T>>(tile, a, deep<T>, count, panel);
   }
 }
 

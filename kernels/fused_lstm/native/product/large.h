@@ -15,7 +15,8 @@ FL_INLINE void for_parts(const Worker& worker, long rows, long blocks, long vect
   constexpr long tallest = part_bytes / sizeof(T) / part_depth<T>;
   const long heights = parts_of(rows, tallest), depths = parts_of(blocks * W<T>, part_depth<T>);
   for (long i = 0; i < heights * depths; ++i) {
-    const Range own = part(rows, i / depths, heights), depth = part(blocks, i % depths, depths);
+    const Range own = part(rows, i / depths, heights);
+    const Range depth = whole_part(blocks, i % depths, depths, Blocks<T>::abreast);
     for_shares(worker, own.end - own.begin, vectors, plain_tile.vectors, plain_tile.rows, false,
                [&](const Share& share) { body(own, depth, share); });
   }
@@ -43,28 +44,27 @@ void product(const Worker& worker, const Blocks<T>& left, const T* right, long c
 }
 
 // out[existing columns of left, columns] = left' * right, where pack(rows, column, panel) fills a
-// panel with rows of right, and the rows of `left` are paired. Calls each(block, rows) once for each
-// block and range of rows. Parts as above: a range of rows, which is k here, by a range of blocks.
-template <class T, class Pack, class Each>
+// panel with rows of right, and the rows of `left` are paired. Parts as above: a range of rows, which
+// is k here, by a range of blocks.
+template <class T, class Pack>
 void transposed_product(const Worker& worker, const Blocks<T>& left, long columns, Sum<T>* out,
-                        T* panel, const Pack& pack, const Each& each) {
+                        T* panel, const Pack& pack) {
   constexpr long height = transposed_tile<T>.rows, widest = transposed_tile<T>.vectors;
   constexpr long tiles = W<T> / height;  // in a block
   const long depths = parts_of(left.rows, transposed_depth<T>);
   const long bytes = left.count() * left.rows * vector_bytes<T>;
   const long widths = parts_of(bytes, depths * transposed_bytes);
   for (long i = 0; i < depths * widths; ++i) {
-    const Range rows = whole_part<T>(left.rows, i / widths, depths);
+    const Range rows = whole_part(left.rows, i / widths, depths, grain<T>);
     const Range own = part(left.count(), i % widths, widths);
     for_shares(worker, (own.end - own.begin) * tiles, blocks_of<T>(columns), widest, 1, false,
                [&](const Share& share) {
       const long column = share.first * W<T>, width = columns - column;
       const Panel<T> right{panel, share.vectors};
       pack(rows, column, right);
-      for (long k = rows.end - rows.begin; k % deep<T>; ++k) right.clear(k);
+      right.clear_rest(rows.end - rows.begin);
       for (long j = share.blocks.begin; j < share.blocks.end; ++j) {
         const long block = own.begin + j / tiles, unit = j % tiles * height;
-        if (share.first == 0 && unit == 0) each(block, rows);
         const long exist = min(left.width(block) - unit, height);
         if (exist <= 0) continue;
         Sum<T>* const target = out + (left.column(block) + unit) * columns + column;
@@ -74,8 +74,7 @@ void transposed_product(const Worker& worker, const Blocks<T>& left, long column
             prefetch<height, decltype(n)::value>(target, columns);
             clear(tile);
             if (rows.begin > 0) load(tile, target, columns, width, exist);
-            multiply<W<T>>(tile, left.at(block, rows.begin) + unit * deep<T>, deep<T>,
-                           rows.end - rows.begin, panel);
+            multiply_transposed(tile, left, block, unit, rows, panel);
             store(tile, target, columns, width, exist);
           }, vectors);
         });

@@ -53,6 +53,9 @@ void pack_transposed(const T* m, long columns, long exist, long count, T* out, l
       if (at < width) store_factors(out + (k + at) * stride, rows[lane]);
     }
   }
+  for (long k = divide_up(count, deep<T>) * deep<T>; k < whole<T>(count); k += deep<T>) {
+    store_factors(out + k * stride, Factor<T>{});
+  }
 }
 
 // out[k][4][W] = w[gate * H + unit][first + k] for the W units from `unit` on, k < count;
@@ -78,6 +81,9 @@ struct Panel {
   FL_INLINE void clear(long k) const {
     for (long n = 0; n < vectors; ++n) put(k, n, Vec<T>{});
   }
+  FL_INLINE void clear_rest(long k) const {  // up to a whole grain
+    for (; k % grain<T>; ++k) clear(k);
+  }
 };
 
 // panel[at + k][n] = m[rows.begin + k][column + n * W ...]; of the columns, `width` exist.
@@ -100,7 +106,9 @@ void pack_for_blocks(const Blocks<T>& left, Range blocks, const T* m, long strid
     const long first = left.column(block), count = left.width(block);
     pack_rows(m, stride, {first, first + count}, column, width, panel, at);
     at += count;
-    for (; at % deep<T>; ++at) panel.clear(at);
+    if ((block + 1) % left.in_group()) continue;
+    panel.clear_rest(at);
+    at = whole<T>(at);
   }
 }
 

@@ -138,7 +138,7 @@ struct Fma {
       const long bytes = share.vectors * depth * vector_bytes<T>;
       const long parts = batch > panel_rows ? 1 : parts_of(bytes, step_bytes);
       for (long i = 0; i < parts; ++i) {
-        const Range range = part(left.count(), i, parts);
+        const Range range = whole_part(left.count(), i, parts, Blocks<T>::abreast);
         const T* here = panel + left.depth(range.begin) * lanes;
         const T* next = panel + left.depth(range.end) * lanes;
         const long count = next - here;

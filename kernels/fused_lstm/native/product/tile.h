@@ -69,23 +69,27 @@ FL_INLINE Ahead<T> ahead_of(const T* next, long size, long row, long height, lon
 
 // The same for rows that are contiguous, with what comes next on its way into the cache: the same
 // rows further on, and at their end the beginning of the next R rows. What is behind a row's end is
-// not read: an odd depth's last element is made a pair.
+// not read: an odd depth's last element is made a pair. (A matrix unit has its own: see unit.h.)
 template <class T, int R, int N>
 FL_INLINE void multiply_rows(Tile<T, R, N>& tile, const T* a, long row_stride, long count,
                              const T* panel, Ahead<T> ahead = {}) {
-  constexpr long distance = 4 * line<T>;
-  const long paired = count / deep<T> * deep<T>;
-  for (long k = 0; k < paired; k += line<T>) {
-    const T* next =
-        a + (k + distance < count ? k + distance : k + distance - count + R * row_stride);
-    FL_UNROLL for (int r = 0; r < R; ++r) __builtin_prefetch(next + r * row_stride);
-    ahead.fetch();
-    multiply<1>(tile, a + k, row_stride, min(paired - k, line<T>), panel + k * N * W<T>);
+  if constexpr (by_unit<T>) {
+    unit_rows(tile, a, row_stride, count, panel);
+  } else {
+    constexpr long distance = 4 * line<T>;
+    const long paired = count / deep<T> * deep<T>;
+    for (long k = 0; k < paired; k += line<T>) {
+      const T* next =
+          a + (k + distance < count ? k + distance : k + distance - count + R * row_stride);
+      FL_UNROLL for (int r = 0; r < R; ++r) __builtin_prefetch(next + r * row_stride);
+      ahead.fetch();
+      multiply<1>(tile, a + k, row_stride, min(paired - k, line<T>), panel + k * N * W<T>);
+    }
+    if (paired == count) return;
+    T last[R][deep<T>] = {};
+    FL_UNROLL for (int r = 0; r < R; ++r) last[r][0] = a[r * row_stride + paired];
+    multiply<1>(tile, last[0], deep<T>, deep<T>, panel + paired * N * W<T>);
   }
-  if (paired == count) return;
-  T last[R][deep<T>] = {};
-  FL_UNROLL for (int r = 0; r < R; ++r) last[r][0] = a[r * row_stride + paired];
-  multiply<1>(tile, last[0], deep<T>, deep<T>, panel + paired * N * W<T>);
 }
 
 template <class T, int R, int N>

@@ -1,0 +1,12 @@
+// What the kernels of AMX compute, bit for bit, on any CPU, for tests: see product/unit.h.
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#define FL_ISA emulated
+#define FL_NAME "emulated"
+#define FL_BYTES 64
+#define FL_BF16
+#define FL_UNIT
+#define FL_EMULATED
+#include "isa/body.h"
