@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fused_lstm
@@ -89,6 +90,61 @@ def test_what_is_behind_a_row_is_not_read(bf16_isa):
         out = native.OPS.product("input", left, right, 1, 1)[0]
         assert (out[::2] == depth).all()
         assert out[1::2].isnan().all()
+
+
+# --- a matrix unit, and its emulation ---
+
+
+def flushed(t: Tensor) -> Tensor:
+    return torch.where(t.abs() < 2.0**-126, t * 0, t)
+
+
+def by_the_manual(left: Tensor, right: Tensor) -> Tensor:
+    """left right', in steps of TDPBF16PS: see kernels/fused_lstm/native/product/unit.h."""
+    left, right = (flushed(F.pad(t.float(), (0, -t.shape[1] % 32))).double() for t in (left, right))
+    total = torch.zeros(len(left), len(right))
+    for begin in range(0, left.shape[1], 32):
+        chains = [torch.zeros_like(total) for _ in range(2)]
+        for k in range(begin, begin + 32):
+            # Products are exact in float64, and sums near enough: see `fused` there.
+            product = left[:, None, k] * right[None, :, k]
+            chains[k % 2] = flushed((chains[k % 2].double() + product).float())
+        total = flushed(total + flushed(chains[0] + chains[1]))
+    return total
+
+
+def hard_factors(columns: int, scale: float) -> tuple[Tensor, Tensor]:
+    """[5, columns] and [4, columns] of sizes far apart."""
+    spread = torch.randint(-12, 12, (9, columns)).float().exp2()
+    both = (torch.randn(9, columns) * spread * scale).to(BF16)
+    return both[:5], both[5:]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e15, 1e-19], ids=str)
+@pytest.mark.parametrize("columns", [1, 32, 77])
+def test_the_emulation_is_the_manuals(columns, scale):
+    left, right = hard_factors(columns, scale)
+    native.OPS.use_isa("emulated")
+    try:
+        found = native.OPS.product("input", left, right, 1, 1)[0]
+    finally:
+        native.OPS.use_isa("")
+    assert torch.equal(found, by_the_manual(left, right))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e15, 1e-19], ids=str)
+@pytest.mark.parametrize(("shape", "classes"), SIZES)
+def test_the_emulation_is_the_unit_bit_by_bit(shape, classes, scale):
+    if "amx" not in native.OPS.isa_names(BF16):
+        pytest.skip("this CPU has no AMX")
+    for product in products_of(shape, classes, BF16):
+        product = product._replace(left=product.left * scale)
+        found = {}
+        for isa in ("amx", "emulated"):
+            native.OPS.use_isa(isa)
+            found[isa] = product.run()[0]
+        native.OPS.use_isa("")
+        torch.testing.assert_close(found["amx"], found["emulated"], rtol=0, atol=0, equal_nan=True)
 
 
 # --- the whole LSTM ---

@@ -188,7 +188,7 @@ void cross_entropy(const Worker& worker, const Loss<T>& loss, T* panels) {
   worker.sync();
   if (!loss.row_grad) return;
   transposed_product(
-      worker, logits, loss.inputs, loss.dhidden, panel,
+      worker, logits, loss.inputs, loss.dhidden, loss.dhidden, panel,
       [&](Range rows, long column, const Panel<T>& right) {
         pack_rows(loss.weight, loss.inputs, rows, column, loss.inputs - column, right);
       });

@@ -46,6 +46,11 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
   const long width = s.directions * s.outputs, at_once = plan.wavefront ? s.layers : s.directions;
   plan.dgates = {at_once, 1, m.blocks_size(4, s.hidden, s.rows)};
   if (s.projected) plan.dh = {s.directions, 1, m.blocks_size(1, s.outputs, s.rows)};
+  if (m.bytes < m.sum_bytes && s.rows > m.shapes.rows_at_once) {
+    const long inputs = s.layers > 1 ? std::max(s.inputs, width) : s.inputs;
+    const long projection = s.projected ? s.outputs * s.hidden : 0;
+    plan.partial = {at_once, 1, 4 * s.hidden * (inputs + s.outputs) + projection, true};
+  }
   // Where layers take turns, a layer writes its dx over its dy, which it has used.
   if (s.layers > 1) plan.between = {plan.wavefront ? s.layers - 1 : 1, s.rows, width, true};
 }
@@ -65,6 +70,7 @@ void print_buffers(std::ostream& out, const char* pass, const Plan& plan, const 
       {"dgates", &plan.dgates},
       {"dh", &plan.dh},
       {"between", &plan.between},
+      {"partial", &plan.partial},
       {"dropped", &plan.dropped},
       {"recurrent", &plan.recurrent},
       {"packed", &plan.packed},

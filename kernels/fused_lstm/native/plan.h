@@ -54,8 +54,9 @@ struct Plan {
   // Forwards, saved or scratch: outputs below the last layer, cell states, gates activated, and of
   // `chunk` steps the gates' part that is the input's, or none, where `gates` has it first.
   Buffer h, c, gates, input_part, unprojected;
-  // Backwards: gradients by the gates, by a projected h, and by x of the layers above the first.
-  Buffer dgates, dh, between;
+  // Backwards: gradients by the gates, by a projected h, and by x of the layers above the first; sums
+  // of the weights' gradients, where they are made in parts and bfloat16.
+  Buffer dgates, dh, between, partial;
   Buffer dropped;            // x of the layers above the first, where there is dropout
   Buffer recurrent, packed;  // weights packed: of the lanes abreast, or of all layers
   Buffer panels;             // one for each worker

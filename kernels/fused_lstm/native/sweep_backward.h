@@ -138,7 +138,7 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
 
 // db = the sum of dgates' rows.
 template <class T>
-void bias_gradient(const Worker& worker, const Blocks<T>& dgates, Sum<T>* db) {
+void bias_gradient(const Worker& worker, const Blocks<T>& dgates, T* db) {
   const Range mine = part(dgates.count(), worker.id, worker.count);
   for (long block = mine.begin; block < mine.end; ++block) {
     Vec<T> total = {};
@@ -184,23 +184,32 @@ void pack_unprojected(const Lane<T>& lane, Range rows, long column, const Panel<
   }
 }
 
+// Where the sums of a gradient `out` lie between parts, `before` elements of others' first.
+template <class T>
+FL_INLINE Sum<T>* partial_of(const LaneGradient<T>& gradient, T* out, long before) {
+  if constexpr (deep<T> == 1) return out;
+  return gradient.partial ? gradient.partial + before : nullptr;
+}
+
 template <class T>
 void weight_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                       T* panel) {
   const Blocks<T> dgates = dgates_of(lane, gradient);
   transposed_product(
-      worker, dgates, lane.inputs, gradient.dw_ih, panel,
+      worker, dgates, lane.inputs, gradient.dw_ih, partial_of(gradient, gradient.dw_ih, 0), panel,
       [&](Range n, long column, const Panel<T>& right) {
         pack_rows(lane.x, lane.inputs, n, column, lane.inputs - column, right);
       });
   transposed_product(
-      worker, dgates, lane.outputs, gradient.dw_hh, panel,
+      worker, dgates, lane.outputs, gradient.dw_hh,
+      partial_of(gradient, gradient.dw_hh, 4 * lane.hidden * lane.inputs), panel,
       [&](Range n, long column, const Panel<T>& right) {
         pack_before(lane, n, column, right);
       });
   if (!lane.w_hr) return;
   transposed_product(
-      worker, dh_of(lane, gradient), lane.hidden, gradient.dw_hr, panel,
+      worker, dh_of(lane, gradient), lane.hidden, gradient.dw_hr,
+      partial_of(gradient, gradient.dw_hr, 4 * lane.hidden * (lane.inputs + lane.outputs)), panel,
       [&](Range n, long column, const Panel<T>& right) {
         pack_unprojected(lane, n, column, right);
       });

@@ -136,7 +136,7 @@ void wavefront_backward(const Worker& worker, const Wavefront<T>& wave, T* panel
   }
   for (long index = 0; index <= top; ++index) {
     const Blocks<T> dgates = dgates_of(wave.lanes[index], wave.gradients[index]);
-    Sum<T>* const db = wave.gradients[index].db;
+    T* const db = wave.gradients[index].db;
     if (db) bias_gradient(worker, dgates, db);
   }
   if constexpr (deep<T> > 1) {

@@ -50,10 +50,11 @@ struct LaneGradient {
   bool add;                  // to dx, which another lane began
   Sum<T>* dh0;               // [B, P]
   Sum<T>* dc0;               // [B, H], dc_n (or 0) at first: the running dc
-  Sum<T>* dw_ih;             // [4H, I]
-  Sum<T>* dw_hh;             // [4H, P]
-  Sum<T>* db;                // [4H] or null
-  Sum<T>* dw_hr;             // [P, H] or null
+  T* dw_ih;                  // [4H, I]
+  T* dw_hh;                  // [4H, P]
+  T* db;                     // [4H] or null
+  T* dw_hr;                  // [P, H] or null
+  Sum<T>* partial;           // scratch for these, or null where N is one part (see Shapes)
   T* dgates;                 // scratch: blocks_size(4, H, N)
   T* dh;                     // scratch: blocks_size(1, P, N), or null
 };
@@ -129,6 +130,7 @@ struct Shapes {
   long registers;
   Shape gates, plain, transposed;  // tiles
   long panel_size;           // elements of Scratch::panels for each worker
+  long rows_at_once;         // in a weight's gradient; of more, T keeps no sums
 };
 
 template <class T>

@@ -87,6 +87,6 @@ constexpr long panel_size = panel_depth<T> * max_vectors * W<T>;
 // For the plan, which prints them.
 template <class T>
 constexpr Shapes shapes = {W<T>, registers, gates_tile, plain_tile, transposed_tile<T>,
-                           panel_size<T>};
+                           panel_size<T>, transposed_depth<T>};
 
 }  // namespace fused_lstm::FL_ISA

@@ -19,7 +19,7 @@ struct Stack {
   const Plan plan;
   const at::TensorOptions options, sums;
   Backward out;
-  Tensor dgates, dh, between, dropped;
+  Tensor dgates, dh, between, partial, dropped;
 
   Stack(const Kernels<T>& kernels, const Call& call, const Tensor& dy, const Tensor& dh_n,
         const Forward& saved)
@@ -42,10 +42,11 @@ struct Stack {
     if (dc_n.defined()) std::copy_n(data_of<Sum<T>>(dc_n), dc_n.numel(), dc0);
     if (!dc_n.defined()) std::fill_n(dc0, out.dc0.numel(), Sum<T>(0));
     out.dweights.reserve(call.weights.size());
-    for (const Tensor& weight : call.weights) out.dweights.push_back(by(weight));
+    for (const Tensor& weight : call.weights) out.dweights.push_back(fresh_like(weight));
     dgates = fresh(plan.dgates, options);
     dh = fresh(plan.dh, options);
     between = fresh(plan.between, options);
+    partial = fresh(plan.partial, options);
     dropped = fresh(plan.dropped, options);
   }
 
@@ -89,10 +90,11 @@ struct Stack {
     gradient.add = direction > 0;
     gradient.dh0 = part_of<Sum<T>>(out.dh0, index);
     gradient.dc0 = part_of<Sum<T>>(out.dc0, index);
-    gradient.dw_ih = data_of<Sum<T>>(own[0]);
-    gradient.dw_hh = data_of<Sum<T>>(own[1]);
-    gradient.db = call.per_lane >= 4 ? data_of<Sum<T>>(own[2]) : nullptr;
-    gradient.dw_hr = s.projected ? data_of<Sum<T>>(own[call.per_lane - 1]) : nullptr;
+    gradient.dw_ih = data_of<T>(own[0]);
+    gradient.dw_hh = data_of<T>(own[1]);
+    gradient.db = call.per_lane >= 4 ? data_of<T>(own[2]) : nullptr;
+    gradient.dw_hr = s.projected ? data_of<T>(own[call.per_lane - 1]) : nullptr;
+    gradient.partial = part_of<Sum<T>>(partial, plan.wavefront ? layer : direction);
     gradient.dgates = part_of<T>(dgates, plan.wavefront ? layer : direction);
     gradient.dh = part_of<T>(dh, direction);
     return gradient;
@@ -145,7 +147,7 @@ struct Stack {
     const long bias = call.per_lane >= 4, lanes = s.layers * s.directions;
     for (long index = 0; bias && index < lanes; ++index) {  // the two biases have one gradient
       const Tensor* own = &out.dweights[index * call.per_lane];
-      std::copy_n(data_of<Sum<T>>(own[2]), own[2].numel(), data_of<Sum<T>>(own[3]));
+      std::copy_n(data_of<T>(own[2]), own[2].numel(), data_of<T>(own[3]));
     }
     const long live = call.first.back() * s.inputs;
     Sum<T>* const dx = part_of<Sum<T>>(out.dx, 0);

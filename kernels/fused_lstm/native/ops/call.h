@@ -44,8 +44,8 @@ struct Backward {
 
 Forward run_forward(const Call& call, bool save);
 
-// dy, dh_n, dc_n are of the sums' dtype, as all gradients are that come back, or undefined. Of `saved`,
-// h_n and c_n are not used.
+// dy, dh_n, dc_n are of the sums' dtype, as are dx, dh0 and dc0, or undefined. Of `saved`, h_n and c_n
+// are not used.
 Backward run_backward(const Call& call, const at::Tensor& dy, const at::Tensor& dh_n,
                       const at::Tensor& dc_n, const Forward& saved, bool needs_dx);
 

@@ -104,7 +104,7 @@ void one_product(const Worker& worker, const Factors<T>& f) {
     const auto pack = [&](Range n, long column, const Panel<T>& right) {
       pack_rows(f.right, f.columns, n, column, f.columns - column, right);
     };
-    return transposed_product(worker, blocks, f.columns, f.out, panel, pack);
+    return transposed_product(worker, blocks, f.columns, f.out, f.out, panel, pack);
   }
   if constexpr (deep<T> == 1) {  // the loss has no bfloat16 of its own
     if (f.product == Product::logits) return logits_alone(worker, f, blocks, panel);

@@ -45,10 +45,11 @@ void product(const Worker& worker, const Blocks<T>& left, const T* right, long c
 
 // out[existing columns of left, columns] = left' * right, where pack(rows, column, panel) fills a
 // panel with rows of right, and the rows of `left` are paired. Parts as above: a range of rows, which
-// is k here, by a range of blocks.
-template <class T, class Pack>
-void transposed_product(const Worker& worker, const Blocks<T>& left, long columns, Sum<T>* out,
-                        T* panel, const Pack& pack) {
+// is k here, by a range of blocks. `partial`, as large as out, has the sums of all parts but the
+// last; it may be out.
+template <class T, class U, class Pack>
+void transposed_product(const Worker& worker, const Blocks<T>& left, long columns, U* out,
+                        Sum<T>* partial, T* panel, const Pack& pack) {
   constexpr long height = transposed_tile<T>.rows, widest = transposed_tile<T>.vectors;
   constexpr long tiles = W<T> / height;  // in a block
   const long depths = parts_of(left.rows, transposed_depth<T>);
@@ -57,6 +58,7 @@ void transposed_product(const Worker& worker, const Blocks<T>& left, long column
   for (long i = 0; i < depths * widths; ++i) {
     const Range rows = whole_part(left.rows, i / widths, depths, grain<T>);
     const Range own = part(left.count(), i % widths, widths);
+    const bool last = rows.end == left.rows;
     for_shares(worker, (own.end - own.begin) * tiles, blocks_of<T>(columns), widest, 1, false,
                [&](const Share& share) {
       const long column = share.first * W<T>, width = columns - column;
@@ -67,15 +69,16 @@ void transposed_product(const Worker& worker, const Blocks<T>& left, long column
         const long block = own.begin + j / tiles, unit = j % tiles * height;
         const long exist = min(left.width(block) - unit, height);
         if (exist <= 0) continue;
-        Sum<T>* const target = out + (left.column(block) + unit) * columns + column;
+        const long at = (left.column(block) + unit) * columns + column;
         with_constant<widest>(share.vectors, [&](auto vectors) {
           apart([&](auto n) {
             Tile<T, height, decltype(n)::value> tile;
-            prefetch<height, decltype(n)::value>(target, columns);
+            prefetch<height, decltype(n)::value>(last ? out + at : partial + at, columns);
             clear(tile);
-            if (rows.begin > 0) load(tile, target, columns, width, exist);
+            if (rows.begin > 0) load(tile, partial + at, columns, width, exist);
             multiply_transposed(tile, left, block, unit, rows, panel);
-            store(tile, target, columns, width, exist);
+            if (last) store(tile, out + at, columns, width, exist);
+            if (!last) store(tile, partial + at, columns, width, exist);
           }, vectors);
         });
       }
