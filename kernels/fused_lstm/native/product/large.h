@@ -73,7 +73,7 @@ void transposed_product(const Worker& worker, const Blocks<T>& left, long column
         with_constant<widest>(share.vectors, [&](auto vectors) {
           apart([&](auto n) {
             Tile<T, height, decltype(n)::value> tile;
-            prefetch<height, decltype(n)::value>(last ? out + at : partial + at, columns);
+            if (last) prefetch<height, decltype(n)::value>(out + at, columns);
             clear(tile);
             if (rows.begin > 0) load(tile, partial + at, columns, width, exist);
             multiply_transposed(tile, left, block, unit, rows, panel);
