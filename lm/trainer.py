@@ -78,8 +78,8 @@ class Trainer:
         own = ranks.own(config.batch_size)
         self.columns = data.Columns(corpus.train, config.batch_size, self.device, own)
         self._share = ranks.share(config.batch_size)
+        self.updater = Updater(model, config)  # which decides how the embedding's gradient comes
         self._loss = ranks.average_gradients(_Loss(model))
-        self.updater = Updater(model, config)
         self._step = self._flat_step
         if graphs is not None:
             self._step = GraphedStep(self._flat_step, carried=2, graphs=graphs)

@@ -57,6 +57,7 @@ def test_a_step_is_sgd_on_the_clipped_scaled_loss(corpus_dir, over_time, clip):
     nll, _ = model.loss(inputs, targets, model.init_hidden())
     scale = T if over_time == "sum" else 1  # the mean over the batch, summed over time
     grads = torch.autograd.grad(nll * scale, list(model.parameters()))
+    grads = [grad.to_dense() for grad in grads]
     norm = torch.cat([grad.flatten() for grad in grads]).norm()
     assert (norm > clip) == (clip == 0.01)
     factor = 0.5 * min(1.0, clip / norm)
@@ -65,6 +66,49 @@ def test_a_step_is_sgd_on_the_clipped_scaled_loss(corpus_dir, over_time, clip):
     trainer.step(inputs, targets, model.init_hidden())
     for (name, parameter), value in zip(model.named_parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.detach(), value, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sparse"),
+    [
+        ({}, True),
+        ({"optimizer": "adam"}, False),  # its moments move rows that have no gradient
+        ({"weight_decay": 0.1}, False),  # and so does a decay
+        ({"tie_weights": True}, False),  # the softmax layer's gradient has all rows
+    ],
+    ids=["sgd", "adam", "decay", "tied"],
+)
+def test_the_embedding_gives_rows_where_the_update_can_take_them(corpus_dir, settings, sparse):
+    trainer, _ = recorder(corpus_dir, **settings)
+    assert trainer.model.word_embeddings.sparse == sparse
+    before = trainer.model.word_embeddings.weight.detach().clone()
+    inputs, targets = trainer.columns.batch(0, trainer.config.num_steps)
+    trainer.step(inputs, targets, trainer.hidden)
+    moved = (trainer.model.word_embeddings.weight != before).any(1)
+    if sparse:
+        assert moved.nonzero().flatten().equal(inputs.unique())
+
+
+@pytest.mark.parametrize("clip", [0.2, 1e6], ids=["clipped", "free"])
+def test_rows_train_as_a_dense_gradient_does(corpus_dir, clip):
+    """Fifty steps: words that are read twice in a step, and words that are not."""
+    ways = []
+    for sparse in (True, False):
+        torch.manual_seed(1)
+        trainer, _ = recorder(corpus_dir, max_grad_norm=clip)
+        assert trainer.model.word_embeddings.sparse
+        trainer.model.word_embeddings.sparse = sparse
+        for _ in range(2):
+            trainer.end_epoch(trainer.train_epoch())
+        assert trainer.steps >= 50
+        ways.append(trainer)
+    rows, dense = ways
+    assert (max(dense.meter.norms) > clip) == (clip == 0.2)
+    for name in ("losses", "norms"):
+        found, expected = getattr(rows.meter, name), getattr(dense.meter, name)
+        assert found == pytest.approx(expected, rel=1e-5), name
+    for name, value in dense.model.state_dict().items():
+        torch.testing.assert_close(rows.model.state_dict()[name], value, msg=name)
 
 
 def test_each_epoch_has_its_learning_rate(corpus_dir):
