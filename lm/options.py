@@ -13,11 +13,12 @@ from lm import checkpoint
 from lm.arguments import COUNT, SEED, Parser, add_engine, number
 from lm.config import PRESETS, Choice, Config, Range
 from lm.errors import UserError
+from lm.precision import PRECISIONS
 from lm.sources import BUILT_IN, NAMED
 
 DTYPES = ("float32", "float64", "bfloat16")
 RESUMABLE = {"epochs"}  # the settings that a resumed run may change
-FIXED = {"preset", "seed", "dtype", "save"}  # other options that it may not
+FIXED = {"preset", "seed", "dtype", "precision", "save"}  # other options that it may not
 SWITCHES = {"evaluate": ("--no-eval", False), "cuda_graph": ("--cuda-graph", True)}
 
 
@@ -34,6 +35,7 @@ class Options:
     data: str = BUILT_IN
     seed: int = 1
     dtype: str = "float32"
+    precision: str | None = None
     lstm: str = "auto"
     fuse: str | None = None
     device: str | None = None
@@ -61,8 +63,8 @@ class Options:
 
 
 STORED = (
-    *("preset", "data", "seed", "dtype", "lstm", "fuse", "device", "threads", "evaluate"),
-    *("max_steps", "save_every_steps", "save_every_minutes", "summary", "tensorboard"),
+    *("preset", "data", "seed", "dtype", "precision", "lstm", "fuse", "device", "threads"),
+    *("evaluate", "max_steps", "save_every_steps", "save_every_minutes", "summary", "tensorboard"),
     "cuda_graph",
 )
 
@@ -174,6 +176,8 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     add("--seed", type=number(int, SEED), metavar="N", help="of the random numbers [1]")
     add("--dtype", choices=DTYPES, help="bfloat16: products in bfloat16, parameters in float32 "
         "[float32]")  # fmt: skip
+    add("--precision", choices=PRECISIONS, help="of float32 products: high and medium may round "
+        "their factors to 11 and 8 bits [as PyTorch's switches are]")  # fmt: skip
     add("--cuda-graph", action=argparse.BooleanOptionalAction, help="launch a training step as one "
         "CUDA graph")  # fmt: skip
     add_engine(group)

@@ -33,6 +33,7 @@ with main_imports(__name__):
     from lm.machine import open_device, open_model, processor, versions
     from lm.model import LM_LSTM, build_model
     from lm.options import Options, parse
+    from lm.precision import set_precision
     from lm.ranks import Ranks
     from lm.record import Record
     from lm.trainer import Epoch, Trainer, epoch_steps
@@ -62,6 +63,8 @@ def run(options: Options) -> dict:
     with sole_writer(options) as unlocked:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
+        if options.precision is not None:
+            set_precision(options.precision)
         device = open_device(options.device, int(os.environ.get("LOCAL_RANK", "0")))
         found = checkpoint.load(options.resume) if options.resume is not None else None
         team = ranks.join(device)
@@ -188,6 +191,7 @@ def summarize(trainer: Trainer, options: Options, curve: list[Epoch], keeper: Ke
         "data": corpus.name,
         "device": str(trainer.device),
         "dtype": options.dtype,
+        "precision": options.precision,
         "vocab_size": len(corpus.vocabulary),
         "steps": trainer.steps,
         "words_per_second": speed,
@@ -245,11 +249,12 @@ def print_header(log: Log, options: Options, corpus: Corpus, model: LM_LSTM) -> 
     log.field("data", f"{corpus.name}: {sizes} tokens, {len(corpus.vocabulary):,} words")
     unknown = ", ".join(f"{count:,} {s}" for s, count in corpus.unknown.items())
     log.field("unknown", f"{unknown} tokens outside the vocabulary")
+    precision = "" if options.precision is None else f", precision {options.precision}"
     parameters = sum(parameter.numel() for parameter in model.parameters())
     log.field(
         "model",
         f"{config.num_layers} x {config.hidden_size} units, {parameters:,} parameters, "
-        f"{options.dtype} on {device}",
+        f"{options.dtype}{precision} on {device}",
     )
     steps = epoch_steps(corpus, config)
     log.field(

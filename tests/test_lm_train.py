@@ -26,7 +26,7 @@ def run(corpus_dir, tmp_path):
 
 
 FIELDS = {
-    *("engine", "fuse", "preset", "data", "device", "dtype", "vocab_size", "steps"),
+    *("engine", "fuse", "preset", "data", "device", "dtype", "precision", "vocab_size", "steps"),
     *("words_per_second", "train_perplexity", "valid_perplexity", "test_perplexity"),
     *("unigram_perplexity", "torch_version", "triton_version", "processor", "threads"),
     *("processes", "seed", "config", "curve"),
