@@ -45,14 +45,16 @@ class Stock:
     def __init__(self, lesson: Lesson, lstm: nn.Module) -> None:
         self.model = Program(lesson, lstm).to(lesson.device, lesson.dtype)
         self.model.load_state_dict(lesson.weights)
-        config, self.scale = lesson.config, lesson.scale
+        config, self.scale, self.autocast = lesson.config, lesson.scale, lesson.autocast
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=config.learning_rate)
         self.max_norm = config.max_grad_norm
 
     def step(self, inputs: Tensor, targets: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
         self.optimizer.zero_grad()
-        logits, hidden = self.model(inputs, repackage_hidden(hidden))
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        on = self.autocast is not None
+        with torch.autocast(inputs.device.type, self.autocast, enabled=on):
+            logits, hidden = self.model(inputs, repackage_hidden(hidden))
+            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         (loss * self.scale).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
         self.optimizer.step()
@@ -77,7 +79,7 @@ class Ours:
     def __init__(self, lesson: Lesson, engine: str, fuse: str | None) -> None:
         self.model = build_model(lesson.config, lesson.vocabulary, engine, fuse).to(lesson.device)
         self.model.load_state_dict(lesson.weights)
-        self.trainer = Trainer(self.model, _text(lesson), lesson.config, Log())
+        self.trainer = Trainer(self.model, _text(lesson), lesson.config, Log(), lesson.autocast)
 
     def step(self, inputs: Tensor, targets: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
         loss, _, hidden = self.trainer.step(inputs, targets, hidden)
@@ -181,5 +183,6 @@ def expected(lesson: Lesson) -> dict[str, Tensor]:
     """The post's program in float64, with nn.LSTM: what all must compute, as float32."""
     wide = {name: w.double() for name, w in lesson.weights.items()}
     reference = Contender("reference", "cudnn", None, stock=True)
-    answer = Learner(reference, dataclasses.replace(lesson, weights=wide)).answer()
+    exact = dataclasses.replace(lesson, weights=wide, autocast=None)
+    answer = Learner(reference, exact).answer()
     return {name: value.float() for name, value in answer.items()}

@@ -23,7 +23,8 @@ class Lesson:
 
     What is differentiated is `scale` times the mean loss over words: T where the preset sums over
     time. An answer is the losses of the first CHECKED steps, and what they changed in every weight,
-    under the names of `weights` without "lstm.".
+    under the names of `weights` without "lstm.". `autocast` is the dtype of the products, None the
+    weights' own.
     """
 
     config: Config
@@ -31,6 +32,7 @@ class Lesson:
     inputs: Tensor
     targets: Tensor
     vocabulary: int
+    autocast: torch.dtype | None = None
 
     modes = ("train", "rest")
 
@@ -74,7 +76,12 @@ class Lesson:
         return weights | numbers | given
 
 
-def make_lesson(size: str, device: torch.device | str = "cpu", text: str | None = None) -> Lesson:
+def make_lesson(
+    size: str,
+    device: torch.device | str = "cpu",
+    text: str | None = None,
+    autocast: torch.dtype | None = None,
+) -> Lesson:
     """The preset `size` on words of `text`, as lm.data names it, or on words drawn at random.
 
     Speed does not depend on what the words say. But the last of the batches that are checked has
@@ -98,4 +105,4 @@ def make_lesson(size: str, device: torch.device | str = "cpu", text: str | None 
         model = build_model(config, vocabulary, "cudnn")
     weights = {name: w.detach().to(device) for name, w in model.state_dict().items()}
     inputs, targets = (t.contiguous().to(device) for t in (inputs, targets))
-    return Lesson(config, weights, inputs, targets, vocabulary)
+    return Lesson(config, weights, inputs, targets, vocabulary, autocast)

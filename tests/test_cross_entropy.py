@@ -194,22 +194,39 @@ def test_autocast(path, dtype, options):
         torch.testing.assert_close(found[name], value, rtol=rtol, atol=atol, msg=name)
 
 
-def test_float16_keeps_what_a_scaler_would_save(path):
-    """Gradients of a mean are too small for float16 until GradScaler's factor is applied."""
+@pytest.mark.parametrize(
+    ("dtype", "scale", "most"),
+    [
+        # Gradients of a mean are too small for float16 until GradScaler's factor is applied.
+        pytest.param(torch.float16, 2.0**16, 2, id="float16-scaled"),
+        pytest.param(torch.bfloat16, 1.0, 1, id="bfloat16"),
+    ],
+)
+def test_as_exact_as_torch_under_autocast(path, dtype, scale, most):
+    """The error of each gradient is at most `most` times that of PyTorch's own."""
     (hidden, weight, bias), target = problem(300, 32, 3000)
     inputs = [hidden, (weight * 0.1).detach().requires_grad_(), bias]
-    rounded = [t.detach().half().double().requires_grad_() for t in inputs]
+    rounded = [t.detach().to(dtype).double().requires_grad_() for t in inputs]
 
     def gradients(function, inputs):
         loss = function(*inputs[:2], target, linear_bias=inputs[2])
-        return torch.autograd.grad(loss * 2.0**16, inputs)
+        return torch.autograd.grad(loss * scale, inputs)
 
     exact = gradients(stock, rounded)
-    with torch.autocast("cpu", torch.float16):
+    with torch.autocast("cpu", dtype):
         ours, theirs = gradients(linear_cross_entropy, inputs), gradients(stock, inputs)
     for name, e, a, b in zip(("dhidden", "dweight", "dbias"), exact, ours, theirs, strict=True):
         error, allowed = ((x.double() - e).abs().sum() for x in (a, b))
-        assert error <= 2 * allowed, f"{name}: {error} where PyTorch has {allowed}"
+        assert error <= most * allowed, f"{name}: {error} where PyTorch has {allowed}"
+
+
+def test_weights_gradients_are_not_rounded_under_autocast(path):
+    """The products' factors are: what they make is the float32 parameters' own."""
+    inputs, target = problem(30, 16, 13)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = losses_and_gradients(linear_cross_entropy, inputs, target)
+    for name in ("dweight", "dbias"):
+        assert not torch.equal(found[name], found[name].bfloat16().float()), name
 
 
 def test_no_graph_break(path):
@@ -226,12 +243,13 @@ def test_no_graph_break(path):
 
 
 @pytest.mark.skipif(WHY_NOT is not None, reason=f"native: {WHY_NOT}")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("row_grad", [None, torch.rand(4)], ids=["losses", "gradients"])
-def test_the_operator_on_transposed_inputs(row_grad):
+def test_the_operator_on_transposed_inputs(row_grad, dtype):
     inputs = torch.randn(5, 4).t(), torch.randn(5, 7).t(), torch.rand(7)
     torch.library.opcheck(
         native.OPS.linear_cross_entropy.default,
-        (*inputs, torch.randint(7, (4,)), row_grad, -100),
+        (*(t.to(dtype) for t in inputs), torch.randint(7, (4,)), row_grad, -100),
         test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
     )
 

@@ -26,6 +26,14 @@ def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
     return [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors]
 
 
+def autocast_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype that `autocast` gives a tensor; its own, where it is not of floating point."""
+    kept = tensor.dtype == torch.float64 or not tensor.is_floating_point()
+    if kept or not autocasts(tensor.device):
+        return tensor.dtype
+    return torch.get_autocast_dtype(tensor.device.type)
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager:
     """A context in which autocast leaves a device's tensors as they are."""
     return torch.autocast(device.type, enabled=False) if autocasts(device) else nullcontext()

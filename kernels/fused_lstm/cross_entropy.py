@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .autocast import autocast, without_autocast
+from .autocast import autocast_dtype, without_autocast
 from .derivatives import Fused, Losses
 from .engines import can_run
 from .ops import NATIVE
@@ -60,11 +60,11 @@ def linear_cross_entropy(
         ValueError: a shape, dtype or value that does not fit; names the argument.
         IndexError: a target that is no class (on a CPU; elsewhere undefined).
     """
-    input, linear_weight, linear_bias = autocast(input, linear_weight, linear_bias)
     _check(
         input, linear_weight, target, linear_bias, weight,
         reduction, ignore_index, label_smoothing,
     )  # fmt: skip
+    input = input.to(autocast_dtype(input))  # in which the weights will be used
     if input.shape[-1] == 0:  # a sum of no products is that of one which is zero
         input, linear_weight = F.pad(input, (0, 1)), F.pad(linear_weight, (0, 1))
     shape = input.shape[:-1]
@@ -82,9 +82,15 @@ def linear_cross_entropy(
     return loss.reshape(shape) if reduction == "none" else loss
 
 
+def _rounded(tensor, dtype):
+    """What a product takes; None stays None."""
+    return None if tensor is None else tensor.to(dtype)
+
+
 def _of_probabilities(hidden, linear_weight, target, bias, weight, reduction, smoothing):
+    linear_weight, bias = (_rounded(t, hidden.dtype) for t in (linear_weight, bias))
     dtype, classes = state_dtype(hidden.dtype), len(linear_weight)
-    weight = None if weight is None else weight.to(dtype)
+    weight = _rounded(weight, dtype)
     logits = F.linear(hidden, linear_weight, bias).to(dtype)
     target = target.reshape(-1, classes).to(dtype)
     return F.cross_entropy(logits, target, weight, reduction=reduction, label_smoothing=smoothing)
@@ -115,7 +121,8 @@ def _of_labels(hidden, linear_weight, target, bias, weight, reduction, ignore_in
     )  # fmt: skip
     if smoothing == 0:
         return loss
-    parts = (t if t is None else t.to(dtype) for t in (hidden, linear_weight, bias))
+    rounded = (_rounded(t, hidden.dtype) for t in (hidden, linear_weight, bias))
+    parts = (_rounded(t, dtype) for t in rounded)
     below = torch.where(counts, _advantage(*parts, label, weight), 0) * (smoothing / classes)
     return loss + (below if reduction == "none" else below.sum() / count)
 
@@ -144,14 +151,13 @@ def _advantage(hidden, linear_weight, bias, label, weight):
 def _losses(hidden, weight, bias, target, row_grad, ignore_index):
     """[N] losses and, where row_grad [N] says the gradients by them, those of the inputs.
 
-    Gradients come in float32 for half precision: a GradScaler's factor is still to be applied, and
-    float16 would have rounded them to 0 before it.
+    Weights are rounded to the dtype of `hidden`. Gradients come in float32 for half precision: a
+    GradScaler's factor is still to be applied, and float16 would have rounded them to 0 before it.
     """
-    if can_run("native", hidden.device):
-        dtype = state_dtype(hidden.dtype)
-        hidden, weight, bias = (None if t is None else t.to(dtype) for t in (hidden, weight, bias))
-        return NATIVE.linear_cross_entropy(hidden, weight, bias, target, row_grad, ignore_index)
-    return _losses_in_chunks(hidden, weight, bias, target, row_grad, ignore_index)
+    weight, bias = (_rounded(t, hidden.dtype) for t in (weight, bias))
+    native = can_run("native", hidden.device)
+    run = NATIVE.linear_cross_entropy if native else _losses_in_chunks
+    return run(hidden, weight, bias, target, row_grad, ignore_index)
 
 
 @torch.no_grad()
@@ -210,8 +216,8 @@ def _check(
         raise ValueError(f"ignore_index: got {ignore_index}, should be None: target is no class")
     kind = None if probabilities else torch.int64
     expected = [
-        ("linear_weight", linear_weight, [classes, size], input.dtype),
-        ("linear_bias", linear_bias, [classes], input.dtype),
+        ("linear_weight", linear_weight, [classes, size], autocast_dtype(input)),
+        ("linear_bias", linear_bias, [classes], autocast_dtype(input)),
         ("weight", weight, [classes], None),
         ("target", target, [*rows, classes] if probabilities else rows, kind),
     ]
@@ -222,7 +228,7 @@ def _check(
             raise ValueError(f"{name}: got shape {list(tensor.shape)}, should be {shape}")
         if tensor.device != input.device:
             raise ValueError(f"{name}: got device {tensor.device}, should be {input.device}")
-        if dtype is not None and tensor.dtype != dtype:
+        if dtype is not None and autocast_dtype(tensor) != dtype:
             raise ValueError(f"{name}: got dtype {tensor.dtype}, should be {dtype}")
     if weight is not None and weight.requires_grad:
         raise ValueError("weight: requires a gradient, should be detached: the loss has none by it")

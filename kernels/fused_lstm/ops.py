@@ -36,8 +36,8 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
                    elements are number `first` and on of a longer mask, such as a stack's.
     linear_cross_entropy
                    hidden [N, H], weight [V, H], bias [V] or None, target [N] int64 -> loss [N] in
-                   the state dtype and, given row_grad [N], the gradients by the first three (else
-                   three tensors of no elements). A row whose target is `ignore_index` has no loss.
+                   the state dtype and in it, given row_grad [N], the gradients by the first three
+                   (else three tensors of no elements). A row of target `ignore_index` has no loss.
                    `native` alone has it.
 """
 
@@ -176,11 +176,9 @@ def _fake_dropout(x, p, seed, first=0):
 
 
 def _fake_linear_cross_entropy(hidden, weight, bias, target, row_grad, ignore_index):
-    grads = [
-        hidden.new_empty(0) if row_grad is None or t is None else t.new_empty(t.shape)
-        for t in (hidden, weight, bias)
-    ]
-    return hidden.new_empty(len(hidden), dtype=reference.state_dtype(hidden.dtype)), *grads
+    shapes = [(0,) if row_grad is None or t is None else t.shape for t in (hidden, weight, bias)]
+    dtype = reference.state_dtype(hidden.dtype)
+    return tuple(hidden.new_empty(shape, dtype=dtype) for shape in ((len(hidden),), *shapes))
 
 
 # --- the table, and its registration ---

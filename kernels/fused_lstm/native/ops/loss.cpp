@@ -1,5 +1,6 @@
 // The operator `linear_cross_entropy`: the losses of hidden [N, H] under the classes' weight
-// [V, H], and, where the gradients of the losses are known (`row_grad`), those of all inputs.
+// [V, H], and, where the gradients of the losses are known (`row_grad`), those of all inputs, in
+// float32 where these are in half precision.
 #include "ops/check.h"
 #include "isa/isa.h"
 #include "memory.h"
@@ -131,7 +132,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
   const Result out = with_kernels(dtype, [&](const auto& kernels) {
     return run(kernels, to(hidden), to(weight), to(bias), checked, to(row_grad));
   });
-  return {out.loss, out.dhidden.to(given), out.dweight.to(given), out.dbias.to(given)};
+  return {out.loss, out.dhidden, out.dweight, out.dbias};
 }
 
 }  // namespace fused_lstm
