@@ -1,11 +1,11 @@
 """`python -m bench.cpu`: the native engine against stock PyTorch on this machine's CPU.
 
 The LSTM alone against nn.LSTM (oneDNN) and the step loop; whole training steps against the 2017
-post's program in stock PyTorch (bench.learner); a step's memory. Answers are checked before
-anything is timed, contenders take turns within a round, and a ratio is one of medians, with the
-quartiles of the ratios within a round behind it. `--keep-memory` takes from the times what mapping
-memory costs: see bench.pages. `--isa avx2` keeps all contenders, torch and its libraries too, to
-what a CPU without AVX-512 has.
+post's program in stock PyTorch (bench.learner), both under autocast too; a step's memory. Answers
+are checked before anything is timed, contenders take turns within a round, and a ratio is one of
+medians, with the quartiles of the ratios within a round behind it. `--keep-memory` takes from the
+times what mapping memory costs: see bench.pages. `--isa avx2` keeps all contenders, torch and its
+libraries too, to what a CPU without AVX-512 has.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ GOALS = {
     ("forward, no_grad", STOCK): ((1.05, 1.05, 1.05), 1.2),
     ("training step", STOCK): ((1.6, 1.6, 1.6), 2.0),
     ("training step", LOOP): ((2.0, 2.0, 2.0), 3.0),
+    ("training step, bf16", STOCK): ((2.0, 2.0, 2.0), 3.0),
 }
 MODES = {"forward + backward": "step", "forward, no_grad": "inference"}
 
@@ -68,10 +69,10 @@ ISAS = {
 # --- measurements ---
 
 
-def checked(contenders: Mapping[str, Any]) -> dict[str, float]:
+def checked(contenders: Mapping[str, Any], rounded: torch.dtype | None = None) -> dict[str, float]:
     """The largest error of each one's answer; check.WrongAnswer where one is wrong."""
     answers = {name: contender.answer() for name, contender in contenders.items()}
-    return {n: require_right(n, answer, answers[STOCK]) for n, answer in answers.items()}
+    return {n: require_right(n, answer, answers[STOCK], rounded) for n, answer in answers.items()}
 
 
 def measure_lstm(size: str, seconds: float) -> list[dict]:
@@ -86,13 +87,18 @@ def measure_lstm(size: str, seconds: float) -> list[dict]:
     return found
 
 
-def measure_training(size: str, seconds: float, text: str | None) -> dict:
-    lesson = make_lesson(size, CPU, text)
-    contenders = {n: Learner(c, lesson) for n, c in LEARNERS.items()}
-    checked(contenders)
+def measure_training(
+    size: str, seconds: float, text: str | None, autocast: torch.dtype | None = None
+) -> dict:
+    """Of all learners, or under autocast of stock PyTorch's and ours."""
+    lesson = make_lesson(size, CPU, text, autocast)
+    names = LEARNERS if autocast is None else (STOCK, OURS)
+    contenders = {n: Learner(LEARNERS[n], lesson) for n in names}
+    checked(contenders, autocast)
     cases = {n: c.timed("train") for n, c in contenders.items()}
     samples, pages = take_turns(cases, seconds, warmup=2)
-    return entry("training step", size, samples, pages, words=lesson.words)
+    what = "training step" if autocast is None else "training step, bf16"
+    return entry(what, size, samples, pages, words=lesson.words)
 
 
 def take_turns(
@@ -235,8 +241,9 @@ def run(given: argparse.Namespace, say: Callable[[str], None] = print) -> dict:
     found, sizes = [], given.size or list(SIZES)
     for size in sizes:
         found += measure_lstm(size, given.seconds)
-        found.append(measure_training(size, given.seconds, given.data))
-        for measured in found[-3:]:
+        for autocast in (None, torch.bfloat16):
+            found.append(measure_training(size, given.seconds, given.data, autocast))
+        for measured in found[-4:]:
             print_times(measured)
     say(f"\n{'':20}{'size':8}{'against':9}{'ratio':>6}  {'quartiles':14}{'floor/target':12}")
     for measured in sorted(found, key=lambda m: m["what"]):

@@ -219,6 +219,7 @@ def test_a_run_prints_its_tables_and_writes_its_samples(tiny, monkeypatch, tmp_p
     samples = {found["what"]: found["samples"] for found in written["measured"]}
     assert set(samples) == {what for what, _ in cpu.GOALS}
     assert set(samples["training step"]) == {STOCK, LOOP, OURS}
+    assert set(samples["training step, bf16"]) == {STOCK, OURS}
     assert all(t > 0 for sample in samples.values() for s in sample.values() for t in s)
     assert all(set(found["pages"]) == set(found["samples"]) for found in written["measured"])
 
