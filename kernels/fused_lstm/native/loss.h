@@ -6,15 +6,28 @@
 // factor, the weight, is read as it lies. With e = exp(logit - max) and s = sum(e), the gradient
 // by a logit is g * (e / s - [it is the target]); g / s goes into the small factors (`scale`) and
 // the target's part is added at the end, so that e is written once and used as it is.
+//
+// Where T is bfloat16, logits, losses and gradients are float32; e and `scaled` are rounded to it.
 #pragma once
 
 #include "isa/kernels.h"
 #include "product/large.h"
+#include "product/pair.h"
 
 namespace fused_lstm::FL_ISA {
 
 template <class T>
-FL_INLINE T* own_lanes(const Loss<T>& loss, T* lanes, long worker) {
+FL_INLINE Blocks<Sum<T>> logits_of(const Loss<T>& loss) {
+  return {loss.logits, 1, loss.rows, loss.classes};
+}
+
+template <class T>
+FL_INLINE Blocks<T> exponentials_of(const Loss<T>& loss) {
+  return {loss.exponentials, 1, loss.rows, loss.classes};
+}
+
+template <class T>
+FL_INLINE Sum<T>* own_lanes(const Loss<T>& loss, Sum<T>* lanes, long worker) {
   return lanes + worker * blocks_of<T>(loss.rows) * W<T>;
 }
 
@@ -45,18 +58,19 @@ FL_INLINE Vec<T> sum_of(const Worker& worker, const Loss<T>& loss, long block) {
 // --- logits' = weight hidden' + bias, and this worker's maximum in each lane ---
 
 template <class T, int R, int N>
-FL_INLINE void logits_tile(const Loss<T>& loss, const Blocks<T>& logits, T* maxima, const T* panel,
-                           long block, long row, long first, long count) {
+FL_INLINE void logits_tile(const Loss<T>& loss, Sum<T>* maxima, const T* panel, long block,
+                           long row, long first, long count) {
+  const Blocks<Sum<T>> logits = logits_of(loss);
   Tile<T, R, N> tile;
   FL_UNROLL for (int r = 0; r < R; ++r) {
-    const Vec<T> bias = broadcast(loss.bias ? loss.bias[row + r] : T(0));
+    const Vec<T> bias = broadcast(loss.bias ? loss.bias[row + r] : Sum<T>(0));
     FL_UNROLL for (int n = 0; n < N; ++n) {
       tile.sum[r][n] = first > 0 ? load(logits.at(block + n, row + r)) : bias;
     }
   }
   multiply_rows(tile, loss.weight + row * loss.inputs + first, loss.inputs, count, panel);
   FL_UNROLL for (int n = 0; n < N; ++n) {
-    T* lanes = maxima + (block + n) * W<T>;
+    Sum<T>* lanes = maxima + (block + n) * W<T>;
     Vec<T> most = load(lanes);
     FL_UNROLL for (int r = 0; r < R; ++r) {
       store(logits.at(block + n, row + r), tile.sum[r][n]);
@@ -67,21 +81,21 @@ FL_INLINE void logits_tile(const Loss<T>& loss, const Blocks<T>& logits, T* maxi
 }
 
 template <class T>
-void make_logits(const Worker& worker, const Loss<T>& loss, const Blocks<T>& logits, T* panel) {
-  const long inputs = loss.inputs;
-  T* maxima = own_lanes(loss, loss.maxima, worker.id);
-  for (long i = 0; i < logits.count() * W<T>; ++i) maxima[i] = -__builtin_huge_val();
-  for_parts<T>(worker, loss.classes, blocks_of<T>(inputs), logits.count(),
+void make_logits(const Worker& worker, const Loss<T>& loss, T* panel) {
+  const long inputs = loss.inputs, blocks = blocks_of<T>(loss.rows);
+  Sum<T>* maxima = own_lanes(loss, loss.maxima, worker.id);
+  for (long i = 0; i < blocks * W<T>; ++i) maxima[i] = -__builtin_huge_val();
+  for_parts<T>(worker, loss.classes, blocks_of<T>(inputs), blocks,
                [&](Range classes, Range depth, const Share& share) {
     const long first = depth.begin * W<T>, count = min(inputs, depth.end * W<T>) - first;
     for (long n = 0; n < share.vectors; ++n) {
       const long row = (share.first + n) * W<T>;
       pack_transposed(loss.hidden + row * inputs + first, inputs, loss.rows - row, count,
-                      panel + n * W<T>, share.vectors * W<T>);
+                      panel + n * W<T> * deep<T>, share.vectors * W<T>);
     }
     for_tiles(share, classes, [&](auto height, auto vectors, long row) {
       logits_tile<T, decltype(height)::value, decltype(vectors)::value>(
-          loss, logits, maxima, panel, share.first, row, first, count);
+          loss, maxima, panel, share.first, row, first, count);
     });
   });
 }
@@ -89,7 +103,9 @@ void make_logits(const Worker& worker, const Loss<T>& loss, const Blocks<T>& log
 // --- the softmax: logits become e, sums their sums; the targets' logits are picked first ---
 
 template <class T>
-void exponentiate(const Worker& worker, const Loss<T>& loss, const Blocks<T>& logits) {
+void exponentiate(const Worker& worker, const Loss<T>& loss) {
+  const Blocks<Sum<T>> logits = logits_of(loss);
+  const Blocks<T> exponentials = exponentials_of(loss);
   const Range classes = part(loss.classes, worker.id, worker.count);
   for (long n = 0; n < loss.rows; ++n) {
     const long target = loss.target[n];
@@ -97,40 +113,44 @@ void exponentiate(const Worker& worker, const Loss<T>& loss, const Blocks<T>& lo
       loss.picked[n] = logits.at(n / W<T>, target)[n % W<T>];
     }
   }
-  T* sums = own_lanes(loss, loss.sums, worker.id);
-  const Vec<T> least = broadcast<T>(-Types<T>::largest), nothing = {};
+  Sum<T>* sums = own_lanes(loss, loss.sums, worker.id);
+  const Vec<T> least = broadcast(-Types<T>::largest), nothing = {};
   for (long block = 0; block < logits.count(); ++block) {
     const Vec<T> most = max_of(worker, loss, block);
+    const long width = logits.width(block);
     Vec<T> total = nothing;
     for (long row = classes.begin; row < classes.end; ++row) {
       const Vec<T> below = load(logits.at(block, row)) - most;
-      const Vec<T> e = below < least ? nothing : exp<T>(below);
+      const Vec<T> e = below < least ? nothing : exp<Sum<T>>(below);
       total += e;
-      if (loss.row_grad) store(logits.at(block, row), e);
+      if (loss.row_grad) store_left(exponentials.at(block, row), e, width);
     }
     store(sums + block * W<T>, total);
   }
+  if (loss.row_grad) clear_rest(worker, exponentials);
 }
 
 // The loss of each row, and `scale` and `scaled`, the small factors, for the gradients.
 template <class T>
-void finish_losses(const Worker& worker, const Loss<T>& loss, const Blocks<T>& logits) {
-  const Range mine = part(logits.count(), worker.id, worker.count);
+void finish_losses(const Worker& worker, const Loss<T>& loss) {
+  const long inputs = loss.inputs;
+  const Range mine = part(blocks_of<T>(loss.rows), worker.id, worker.count);
   for (long block = mine.begin; block < mine.end; ++block) {
     const Vec<T> most = max_of(worker, loss, block), total = sum_of(worker, loss, block);
     for (long lane = 0; lane < W<T>; ++lane) {
       const long n = block * W<T> + lane;
       const bool counts = n < loss.rows && loss.target[n] >= 0;
       if (n < loss.rows) {
-        const T log_sum = static_cast<T>(__builtin_log(static_cast<double>(total[lane])));
-        loss.loss[n] = counts ? log_sum + (most[lane] - loss.picked[n]) : T(0);
+        const Sum<T> log_sum = static_cast<Sum<T>>(__builtin_log(double(total[lane])));
+        loss.loss[n] = counts ? log_sum + (most[lane] - loss.picked[n]) : Sum<T>(0);
       }
       if (!loss.row_grad) continue;
-      loss.scale[n] = counts ? loss.row_grad[n] / total[lane] : T(0);
+      loss.scale[n] = counts ? loss.row_grad[n] / total[lane] : Sum<T>(0);
       if (n >= loss.rows) continue;
-      for (long k = 0; k < loss.inputs; ++k) {
-        const T* hidden = loss.hidden + n * loss.inputs;
-        loss.scaled[n * loss.inputs + k] = counts ? hidden[k] * loss.scale[n] : T(0);
+      for (long k = 0; k < inputs; k += W<T>) {
+        const Vec<T> hidden = load(loss.hidden + n * inputs + k, inputs - k);
+        store(loss.scaled + n * inputs + k, counts ? hidden * loss.scale[n] : Vec<T>{},
+              inputs - k);
       }
     }
   }
@@ -139,14 +159,15 @@ void finish_losses(const Worker& worker, const Loss<T>& loss, const Blocks<T>& l
 // --- gradients ---
 
 template <class T>
-void bias_from_logits(const Worker& worker, const Loss<T>& loss, const Blocks<T>& logits) {
+void bias_from_exponentials(const Worker& worker, const Loss<T>& loss) {
+  const Blocks<T> exponentials = exponentials_of(loss);
   const Range classes = part(loss.classes, worker.id, worker.count);
   for (long row = classes.begin; row < classes.end; ++row) {
     Vec<T> total = {};
-    for (long block = 0; block < logits.count(); ++block) {
-      total += load(logits.at(block, row)) * load(loss.scale + block * W<T>);
+    for (long block = 0; block < blocks_of<T>(loss.rows); ++block) {
+      total += load(exponentials.at(block, row)) * load(loss.scale + block * W<T>);
     }
-    loss.dbias[row] = sum<T>(total) + (loss.add ? loss.dbias[row] : T(0));
+    loss.dbias[row] = sum<Sum<T>>(total) + (loss.add ? loss.dbias[row] : Sum<T>(0));
   }
 }
 
@@ -158,10 +179,12 @@ void subtract_targets(const Worker& worker, const Loss<T>& loss) {
   for (long n = rows.begin; n < rows.end; ++n) {
     const long target = loss.target[n];
     const T* weight = loss.weight + (target < 0 ? 0 : target) * inputs;
-    T* dhidden = loss.dhidden + n * inputs;
-    const T scale = loss.scale[n], grad = loss.row_grad[n];
-    for (long k = 0; k < inputs; ++k) {
-      dhidden[k] = target < 0 ? T(0) : dhidden[k] * scale - grad * weight[k];
+    Sum<T>* dhidden = loss.dhidden + n * inputs;
+    const Sum<T> scale = loss.scale[n], grad = loss.row_grad[n];
+    for (long k = 0; k < inputs; k += W<T>) {
+      const long width = inputs - k;
+      const Vec<T> sum = load(dhidden + k, width) * scale - grad * load(weight + k, width);
+      store(dhidden + k, target < 0 ? Vec<T>{} : sum, width);
     }
   }
   const Range columns = part(inputs, worker.id, worker.count);
@@ -169,31 +192,39 @@ void subtract_targets(const Worker& worker, const Loss<T>& loss) {
     const long target = loss.target[n];
     if (target < 0) continue;
     const T* hidden = loss.hidden + n * inputs;
-    T* dweight = loss.dweight + target * inputs;
-    const T grad = loss.row_grad[n];
-    for (long k = columns.begin; k < columns.end; ++k) dweight[k] -= grad * hidden[k];
+    Sum<T>* dweight = loss.dweight + target * inputs;
+    const Sum<T> grad = loss.row_grad[n];
+    for (long k = columns.begin; k < columns.end; k += W<T>) {
+      const long width = columns.end - k;
+      store(dweight + k, load(dweight + k, width) - grad * load(hidden + k, width), width);
+    }
     if (worker.id == 0 && loss.dbias) loss.dbias[target] -= grad;
   }
 }
 
 template <class T>
 void cross_entropy(const Worker& worker, const Loss<T>& loss, T* panels) {
-  const Blocks<T> logits{loss.logits, 1, loss.rows, loss.classes};
+  const Blocks<T> exponentials = exponentials_of(loss);
   T* panel = panel_of(worker, panels);
-  make_logits(worker, loss, logits, panel);
+  make_logits(worker, loss, panel);
   worker.sync();
-  exponentiate(worker, loss, logits);
+  exponentiate(worker, loss);
   worker.sync();
-  finish_losses(worker, loss, logits);
+  finish_losses(worker, loss);
   worker.sync();
   if (!loss.row_grad) return;
+  product(worker, exponentials, loss.scaled, loss.inputs, loss.add, loss.dweight, panel);
+  if (loss.dbias) bias_from_exponentials(worker, loss);
+  if constexpr (deep<T> > 1) {
+    worker.sync();
+    pair_rows(worker, exponentials);
+    worker.sync();
+  }
   transposed_product(
-      worker, logits, loss.inputs, loss.dhidden, loss.dhidden, panel,
+      worker, exponentials, loss.inputs, loss.dhidden, loss.dhidden, panel,
       [&](Range rows, long column, const Panel<T>& right) {
         pack_rows(loss.weight, loss.inputs, rows, column, loss.inputs - column, right);
       });
-  product(worker, logits, loss.scaled, loss.inputs, loss.add, loss.dweight, panel);
-  if (loss.dbias) bias_from_logits(worker, loss, logits);
   worker.sync();
   subtract_targets(worker, loss);
 }

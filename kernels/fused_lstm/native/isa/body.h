@@ -22,13 +22,13 @@ constexpr Kernels<T> table() {
   table.wavefront_backward = wavefront_backward<T>;
   table.dropout = dropout<T>;
   table.dropout_gradient = dropout<Sum<T>>;
+  table.cross_entropy = cross_entropy<T>;
   table.prepare_product = prepare_product<T>;
   table.one_product = one_product<T>;
   table.best_product = best_product<T>;
   if constexpr (deep<T> == 1) {
     table.cell = cell<T>;
     table.cell_backward = cell_backward<T>;
-    table.cross_entropy = cross_entropy<T>;
   }
   return table;
 }

@@ -89,20 +89,21 @@ struct Loss {
   long rows, inputs, classes;
   const T* hidden;           // [N, H]
   const T* weight;           // [V, H]
-  const T* bias;             // [V] or null
+  const Sum<T>* bias;        // [V] or null
   const int64_t* target;     // [N], -1 where ignored
-  const T* row_grad;         // [N], gradients by the losses; null: only the losses are wanted
-  T* loss;                   // [N]
-  T* dhidden;                // [N, H]
-  T* dweight;                // [V, H]
-  T* dbias;                  // [V] or null
+  const Sum<T>* row_grad;    // [N], gradients by the losses; null: only the losses are wanted
+  Sum<T>* loss;              // [N]
+  Sum<T>* dhidden;           // [N, H]
+  Sum<T>* dweight;           // [V, H]
+  Sum<T>* dbias;             // [V] or null
   bool add;                  // to dweight and dbias, which earlier chunks began
-  T* logits;                 // scratch: blocks_size(1, N, V)
+  Sum<T>* logits;            // scratch: blocks_size(1, N, V)
+  T* exponentials;           // the same; may be `logits`
   T* scaled;                 // scratch: [N, H]
-  T* maxima;                 // scratch: [workers, N up to a whole vector]
-  T* sums;                   // the same
-  T* scale;                  // scratch: [N up to a whole vector]
-  T* picked;                 // the same
+  Sum<T>* maxima;            // scratch: [workers, N up to a whole vector]
+  Sum<T>* sums;              // the same
+  Sum<T>* scale;             // scratch: [N up to a whole vector]
+  Sum<T>* picked;            // the same
 };
 
 // A product by itself, for alone.h.

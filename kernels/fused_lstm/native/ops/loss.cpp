@@ -39,28 +39,32 @@ long chunk_rows(long rows, long classes, long bytes, long step) {
 
 template <class T>
 struct Work {
-  Tensor logits, scaled, maxima, sums, scale, picked, panels;
+  Tensor logits, exponentials, scaled, maxima, sums, scale, picked, panels;
 
+  // `options` are those of T, and `sum` those of Sum<T>.
   Work(const Kernels<T>& kernels, long rows, long inputs, long classes, bool gradients,
-       const at::TensorOptions& options) {
+       const at::TensorOptions& options, const at::TensorOptions& sum) {
     const long workers = team_size(), lanes = kernels.shapes.lanes;
     const long padded = (rows + lanes - 1) / lanes * lanes;
-    logits = fresh({kernels.blocks_size(1, rows, classes)}, options);
+    const long size = kernels.blocks_size(1, rows, classes | 1);  // odd: enough for T and Sum<T>
+    logits = fresh({size}, sum);
+    exponentials = std::is_same_v<T, Sum<T>> ? logits : fresh({gradients ? size : 0}, options);
     scaled = fresh({gradients ? rows : 0, inputs}, options);
-    maxima = at::empty({workers, padded}, options);
-    sums = at::empty({workers, padded}, options);
-    scale = at::empty({padded}, options);
-    picked = at::empty({padded}, options);
+    maxima = at::empty({workers, padded}, sum);
+    sums = at::empty({workers, padded}, sum);
+    scale = at::empty({padded}, sum);
+    picked = at::empty({padded}, sum);
     panels = fresh({workers, kernels.shapes.panel_size}, options);
   }
 
   void point(Loss<T>& loss) const {
-    loss.logits = logits.data_ptr<T>();
-    loss.scaled = scaled.data_ptr<T>();
-    loss.maxima = maxima.data_ptr<T>();
-    loss.sums = sums.data_ptr<T>();
-    loss.scale = scale.data_ptr<T>();
-    loss.picked = picked.data_ptr<T>();
+    loss.logits = data_of<Sum<T>>(logits);
+    loss.exponentials = data_of<T>(exponentials);
+    loss.scaled = data_of<T>(scaled);
+    loss.maxima = data_of<Sum<T>>(maxima);
+    loss.sums = data_of<Sum<T>>(sums);
+    loss.scale = data_of<Sum<T>>(scale);
+    loss.picked = data_of<Sum<T>>(picked);
   }
 };
 
@@ -68,45 +72,46 @@ struct Result {
   Tensor loss, dhidden, dweight, dbias;
 };
 
+// hidden and weight are of T, bias and row_grad of Sum<T>, and so are the results.
 template <class T>
 Result run(const Kernels<T>& kernels, const Tensor& hidden, const Tensor& weight,
            const Tensor& bias, const Tensor& target, const Tensor& row_grad) {
   const long rows = hidden.size(0), inputs = hidden.size(1), classes = weight.size(0);
   const bool gradients = row_grad.defined();
-  const auto options = hidden.options();
-  const auto none = [&] { return at::empty({0}, options); };
-  Result out{at::empty({rows}, options), none(), none(), none()};
+  const auto options = hidden.options(), sum = options.dtype(sum_dtype(hidden.scalar_type()));
+  const auto none = [&] { return at::empty({0}, sum); };
+  Result out{at::empty({rows}, sum), none(), none(), none()};
   if (gradients) {
-    out.dhidden = fresh_like(hidden);
-    out.dweight = fresh_like(weight);
-    if (bias.defined()) out.dbias = fresh_like(bias);
+    out.dhidden = fresh(hidden.sizes(), sum);
+    out.dweight = fresh(weight.sizes(), sum);
+    if (bias.defined()) out.dbias = fresh(bias.sizes(), sum);
   }
   if (rows == 0) {
     if (gradients) out.dweight.zero_();
     if (out.dbias.numel() > 0) out.dbias.zero_();
     return out;
   }
-  const long at_once = chunk_rows(rows, classes, sizeof(T), kernels.shapes.lanes);
-  const Work<T> work(kernels, std::min(rows, at_once), inputs, classes, gradients, options);
+  const long at_once = chunk_rows(rows, classes, sizeof(Sum<T>), kernels.shapes.lanes);
+  const Work<T> work(kernels, std::min(rows, at_once), inputs, classes, gradients, options, sum);
   for (long first = 0; first < rows; first += at_once) {
     Loss<T> loss{};
     loss.rows = std::min(rows - first, at_once);
     loss.inputs = inputs;
     loss.classes = classes;
-    loss.hidden = hidden.data_ptr<T>() + first * inputs;
-    loss.weight = weight.data_ptr<T>();
-    loss.bias = bias.defined() ? bias.data_ptr<T>() : nullptr;
+    loss.hidden = data_of<T>(hidden) + first * inputs;
+    loss.weight = data_of<T>(weight);
+    loss.bias = bias.defined() ? data_of<Sum<T>>(bias) : nullptr;
     loss.target = target.data_ptr<int64_t>() + first;
-    loss.loss = out.loss.data_ptr<T>() + first;
+    loss.loss = data_of<Sum<T>>(out.loss) + first;
     loss.add = first > 0;
     if (gradients) {
-      loss.row_grad = row_grad.data_ptr<T>() + first;
-      loss.dhidden = out.dhidden.data_ptr<T>() + first * inputs;
-      loss.dweight = out.dweight.data_ptr<T>();
-      loss.dbias = bias.defined() ? out.dbias.data_ptr<T>() : nullptr;
+      loss.row_grad = data_of<Sum<T>>(row_grad) + first;
+      loss.dhidden = data_of<Sum<T>>(out.dhidden) + first * inputs;
+      loss.dweight = data_of<Sum<T>>(out.dweight);
+      loss.dbias = bias.defined() ? data_of<Sum<T>>(out.dbias) : nullptr;
     }
     work.point(loss);
-    T* const panels = work.panels.template data_ptr<T>();
+    T* const panels = data_of<T>(work.panels);
     run_on_team([&](const Worker& worker) { kernels.cross_entropy(worker, loss, panels); });
   }
   return out;
@@ -117,20 +122,23 @@ Result run(const Kernels<T>& kernels, const Tensor& hidden, const Tensor& weight
 std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
     const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,
     const OptionalTensor& row_grad, int64_t ignore_index) {
-  const at::ScalarType given = hidden.scalar_type(), dtype = compute_dtype(hidden, "hidden");
+  const Isa& isa = current_isa();
+  const at::ScalarType given = hidden.scalar_type(), dtype = factor_dtype(hidden, "hidden", isa);
+  const at::ScalarType sum = sum_dtype(dtype);
   TORCH_CHECK_VALUE(hidden.dim() == 2, "hidden: got shape ", hidden.sizes(), ", should be [N, H]");
   TORCH_CHECK_VALUE(weight.dim() == 2 && weight.size(0) > 0, "weight: got shape ", weight.sizes(),
                     ", should be [V, H]");
   check(weight, "weight", {weight.size(0), hidden.size(1)}, given);
   if (bias) check(*bias, "bias", {weight.size(0)}, given);
   check(target, "target", {hidden.size(0)}, at::kLong);
-  if (row_grad) check(*row_grad, "row_grad", {hidden.size(0)}, dtype);
+  if (row_grad) check(*row_grad, "row_grad", {hidden.size(0)}, sum);
   const Tensor checked = checked_targets(target, weight.size(0), ignore_index);
-  const auto to = [&](const OptionalTensor& tensor) {
+  const auto to = [](const OptionalTensor& tensor, at::ScalarType dtype) {
     return tensor ? converted(*tensor, dtype) : Tensor();
   };
-  const Result out = with_kernels(dtype, [&](const auto& kernels) {
-    return run(kernels, to(hidden), to(weight), to(bias), checked, to(row_grad));
+  const Result out = with_factors(dtype, isa, [&](const auto& kernels) {
+    return run(kernels, to(hidden, dtype), to(weight, dtype), to(bias, sum), checked,
+               to(row_grad, sum));
   });
   return {out.loss, out.dhidden, out.dweight, out.dbias};
 }

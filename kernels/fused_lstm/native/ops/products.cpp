@@ -80,8 +80,10 @@ std::vector<double> run(const Kernels<T>& kernels, const Kind& kind, const Tenso
   f.left = data_of<T>(left);
   f.right = data_of<T>(right);
   f.out = data_of<Sum<T>>(out);
-  const long workers = team_size(), lanes = workers * (f.units + kernels.shapes.lanes);
-  const Tensor blocks = fresh({kernels.blocks_size(f.groups, f.units, f.rows)}, left.options());
+  constexpr long wide = sizeof(Sum<T>) / sizeof(T);  // logits and their maxima are sums
+  const long workers = team_size(), lanes = workers * (f.units + kernels.shapes.lanes) * wide;
+  const long size = kernels.blocks_size(f.groups, f.units, f.rows | 1) * wide;
+  const Tensor blocks = fresh({size}, left.options());
   const long recurrent = kernels.recurrent_size(f.units, f.units, false);
   const Tensor packed = fresh({std::max(recurrent, lanes)}, left.options());
   const Tensor panels = fresh({workers, kernels.shapes.panel_size}, left.options());
@@ -130,8 +132,6 @@ std::tuple<Tensor, std::vector<double>> product(const std::string& name, const T
   const Isa& isa = current_isa();
   const at::ScalarType dtype = left.scalar_type();
   check_factors(dtype, isa, "left: got dtype");
-  TORCH_CHECK_VALUE(kind.product != Product::logits || dtype != at::kBFloat16,
-                    "left: got dtype BFloat16, which the softmax layer has no products of");
   const Tensor a = left.contiguous(), b = right.contiguous();
   const Tensor out =
       at::empty(shape_of_result(kind, a, b, batch), a.options().dtype(sum_dtype(dtype)));

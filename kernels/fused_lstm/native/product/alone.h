@@ -31,13 +31,19 @@ void from_blocks(const Blocks<T>& blocks, Sum<T>* matrix) {
   }
 }
 
+// Of logits, the scratch for blocks holds sums.
+template <class T>
+Blocks<Sum<T>> logits_of(const Factors<T>& f) {
+  return {sums_of(f.blocks), 1, f.units, f.rows};
+}
+
 // What belongs to a product but is not timed: factors that a call packs once for all steps, or
 // that another product leaves in blocks; and, `after`, a result that lies in blocks.
 template <class T>
 void prepare_product(const Factors<T>& f, bool after) {
   const Blocks<T> left{f.blocks, f.groups, f.units, f.rows};
   if (after) {
-    if (f.product == Product::logits) from_blocks(left, f.out);
+    if (f.product == Product::logits) from_blocks(logits_of(f), f.out);
   } else if (f.product == Product::step) {
     Fma<T>::pack_gates_of(Worker{}, f.right, f.units, f.units, f.packed);
   } else if (f.product != Product::input && f.product != Product::logits) {
@@ -80,15 +86,16 @@ void steps_back_alone(const Worker& worker, const Factors<T>& f, Sum<T>* sums) {
 }
 
 template <class T>
-void logits_alone(const Worker& worker, const Factors<T>& f, const Blocks<T>& logits, T* panel) {
+void logits_alone(const Worker& worker, const Factors<T>& f, T* panel) {
   Loss<T> loss{};
   loss.rows = f.units;
   loss.inputs = f.columns;
   loss.classes = f.rows;
   loss.hidden = f.right;
   loss.weight = f.left;
-  loss.maxima = f.packed;
-  make_logits(worker, loss, logits, panel);
+  loss.maxima = sums_of(f.packed);
+  loss.logits = logits_of(f).data;
+  make_logits(worker, loss, panel);
 }
 
 template <class T>
@@ -106,9 +113,7 @@ void one_product(const Worker& worker, const Factors<T>& f) {
     };
     return transposed_product(worker, blocks, f.columns, f.out, f.out, panel, pack);
   }
-  if constexpr (deep<T> == 1) {  // the loss has no bfloat16 of its own
-    if (f.product == Product::logits) return logits_alone(worker, f, blocks, panel);
-  }
+  if (f.product == Product::logits) return logits_alone(worker, f, panel);
   Lane<T> lane{};
   lane.inputs = f.columns;
   lane.hidden = f.units;
