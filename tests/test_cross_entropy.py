@@ -14,14 +14,13 @@ from tolerance import TOLERANCE, assert_close
 
 CPU = torch.device("cpu")
 WHY_NOT = native.missing(CPU)
-PATHS = [
-    pytest.param(isa, marks=[pytest.mark.skipif(WHY_NOT is not None, reason=f"native: {WHY_NOT}")])
-    for isa in (native.OPS.isa_names() if WHY_NOT is None else ["native"])
-]
 
 
-@pytest.fixture(params=[*PATHS, "torch"])
-def path(request, monkeypatch):
+def _isa_names(dtype=None):
+    return native.OPS.isa_names(dtype) if WHY_NOT is None else []
+
+
+def _take(request, monkeypatch):
     if request.param == "torch":
         monkeypatch.setattr(cross_entropy, "can_run", lambda engine, device: False)
         monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 50_000)
@@ -30,6 +29,12 @@ def path(request, monkeypatch):
         native.OPS.use_isa(request.param)
         yield request.param
         native.OPS.use_isa("")
+
+
+# The C++ engine on each instruction set with kernels of its own for float32, or at all, and
+# torch's operators.
+path = pytest.fixture(_take, params=[*_isa_names(torch.float32), "torch"], name="path")
+every_path = pytest.fixture(_take, params=[*_isa_names(), "torch"], name="every_path")
 
 
 def problem(N, H, V, bias=True, dtype=torch.float32):
@@ -182,7 +187,7 @@ AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 @pytest.mark.parametrize("options", [{}, OPTIONS["weighted-smoothed"]], ids=["plain", "weighted"])
 @pytest.mark.parametrize("dtype", AUTOCAST.values(), ids=AUTOCAST)
-def test_autocast(path, dtype, options):
+def test_autocast(every_path, dtype, options):
     """Both round the inputs to `dtype`; gradients come in the parameters' float32."""
     inputs, target = problem(30, 16, 13)
     with torch.autocast("cpu", dtype):
@@ -202,7 +207,7 @@ def test_autocast(path, dtype, options):
         pytest.param(torch.bfloat16, 1.0, 1, id="bfloat16"),
     ],
 )
-def test_as_exact_as_torch_under_autocast(path, dtype, scale, most):
+def test_as_exact_as_torch_under_autocast(every_path, dtype, scale, most):
     """The error of each gradient is at most `most` times that of PyTorch's own."""
     (hidden, weight, bias), target = problem(300, 32, 3000)
     inputs = [hidden, (weight * 0.1).detach().requires_grad_(), bias]
@@ -220,7 +225,7 @@ def test_as_exact_as_torch_under_autocast(path, dtype, scale, most):
         assert error <= most * allowed, f"{name}: {error} where PyTorch has {allowed}"
 
 
-def test_weights_gradients_are_not_rounded_under_autocast(path):
+def test_weights_gradients_are_not_rounded_under_autocast(every_path):
     """The products' factors are: what they make is the float32 parameters' own."""
     inputs, target = problem(30, 16, 13)
     with torch.autocast("cpu", torch.bfloat16):
@@ -274,7 +279,7 @@ def test_gradcheck(path, reduction):
     assert torch.autograd.gradcheck(run, inputs)
 
 
-def test_half_precision(path):
+def test_half_precision(every_path):
     inputs, target = problem(20, 16, 50)
     half = [t.detach().to(torch.bfloat16).requires_grad_() for t in inputs]
     hidden, weight, bias = half
@@ -287,11 +292,12 @@ def test_half_precision(path):
         assert_close(a, b, f"d{name}")
 
 
-def test_two_runs_give_the_same_bits(path):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_two_runs_give_the_same_bits(every_path, dtype):
     inputs, target = problem(100, 20, 300)
+    hidden, weight, bias = inputs = [t.detach().to(dtype).requires_grad_() for t in inputs]
     runs = []
     for _ in range(2):
-        hidden, weight, bias = inputs
         loss = linear_cross_entropy(hidden, weight, target, linear_bias=bias, label_smoothing=0.1)
         runs.append([loss, *torch.autograd.grad(loss, inputs)])
     for a, b in zip(*runs, strict=True):
