@@ -40,7 +40,7 @@ def test_it_is_exact_but_for_its_factors(bf16_isa, N, H, V, bias):
 
 
 def test_threads_share_it(bf16_isa):
-    """As many as there are rows, and more than there are blocks of them: the same bits."""
+    """More of them than there are blocks of rows: the sums of a row are in another order."""
     inputs, target = problem(21, 24, 70)
     inputs = [t.detach().bfloat16() for t in inputs]
     answers = []
