@@ -40,6 +40,18 @@ class Differentiable(Call, Protocol):
         """Of the gradients by the results, the inputs and what was kept."""
 
 
+class Transposable(Protocol):
+    """A kernel that is linear in its first tensor, and its transpose with the same other ones."""
+
+    kernel: Callable
+
+    def arguments(self, *tensors: Tensor) -> tuple[tuple, dict]:
+        """What `kernel` takes, by place and by name."""
+
+    def transposed(self) -> Transposable:
+        """What takes a gradient by the result to one by the first tensor."""
+
+
 def call_of(function: type[torch.autograd.Function], differentiable: bool) -> Callable[..., tuple]:
     """What to call with (call, *tensors): as little of `function` as the moment needs."""
     if torch._C._are_functorch_transforms_active():
@@ -161,7 +173,7 @@ class Fused(Twin):
 
 @_has_eager_form
 class Linear(Twin):
-    """The same for a kernel with one output, linear in its first tensor and its own derivative."""
+    """The same for a kernel with one output, linear in its first tensor: a `Transposable` call."""
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -172,7 +184,7 @@ class Linear(Twin):
     @staticmethod
     def backward(ctx, grad):
         constants = ctx.saved_tensors
-        found = call_of(Linear, torch.is_grad_enabled())(ctx.call, grad, *constants)
+        found = call_of(Linear, torch.is_grad_enabled())(ctx.call.transposed(), grad, *constants)
         return None, found, *[None] * len(constants)
 
     @staticmethod

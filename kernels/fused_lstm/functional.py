@@ -80,13 +80,13 @@ def traced() -> bool:
     return torch.jit.is_tracing()
 
 
-def padded(x: Tensor, lengths: Tensor | None) -> Packing:
-    """How rows [T, B, ...] that end early are packed."""
+def padded(x: Tensor, lengths: Tensor | None, batch_first: bool = False) -> Packing:
+    """How rows [T, B, ...] that end early are packed; batch_first: how they lie in memory."""
     if lengths is None:
         return Packing()
     T, B = x.shape[:2]
     check_lengths(lengths, T, B)
-    return packing.of_padded(T, B, lengths, x.device)
+    return packing.of_padded(T, B, lengths, x.device, batch_first)
 
 
 def call_of(

@@ -181,7 +181,7 @@ class LSTM(nn.RNNBase):
             B = packing.rows(input) if hx is None else None
         else:
             x, batched, lengths, resets = self._time_major(input, lengths, resets)
-            packed, B = padded(x, lengths), x.shape[1]
+            packed, B = padded(x, lengths, self.batch_first), x.shape[1]
         state = self._zeros(x, B) if hx is None else self._batched_state(hx, batched)
         weights = self.weights()
         own = self.engine, self.fuse, 1 + self.bidirectional, packed, resets, self.cell

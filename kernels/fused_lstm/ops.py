@@ -39,6 +39,9 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
                    the state dtype and in it, given row_grad [N], the gradients by the first three
                    (else three tensors of no elements). A row of target `ignore_index` has no loss.
                    `native` alone has it.
+    packing        lengths [B] int64, each in 1 to `steps` -> what fused_lstm.packing.Packing has
+                   outside a graph. `native` alone has it.
+    gather         x [M, ...], index [N] int64 -> rows `index` of x [N, ...]. `native` alone has it.
 """
 
 from __future__ import annotations
@@ -181,6 +184,14 @@ def _fake_linear_cross_entropy(hidden, weight, bias, target, row_grad, ignore_in
     return tuple(hidden.new_empty(shape, dtype=dtype) for shape in ((len(hidden),), *shapes))
 
 
+def _fake_packing(lengths, steps, batch_first):
+    raise NotImplementedError("packing: how many rows there are depends on the lengths")
+
+
+def _fake_gather(x, index):
+    return x.new_empty(len(index), *x.shape[1:])
+
+
 # --- the table, and its registration ---
 
 
@@ -224,6 +235,14 @@ OPERATORS = {
         "(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, Tensor? row_grad,"
         " int ignore_index) -> (Tensor loss, Tensor dhidden, Tensor dweight, Tensor dbias)",
         _fake_linear_cross_entropy, engines=("native",),
+    ),
+    "packing": Operator(
+        "(Tensor lengths, int steps, bool batch_first)"
+        " -> (Tensor batch_sizes, Tensor order, Tensor back, Tensor places, Tensor back_places)",
+        _fake_packing, engines=("native",),
+    ),
+    "gather": Operator(
+        "(Tensor x, Tensor index) -> Tensor", _fake_gather, engines=("native",),
     ),
 }  # fmt: skip
 

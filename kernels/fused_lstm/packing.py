@@ -1,19 +1,25 @@
 """From what a user has, padded rows or a PackedSequence, to the packed rows of fused_lstm.ops.
 
-Both are the same with other tensors: rows sorted by falling length, step by step. In a graph padded
-rows keep all of their T * B places, the live ones first, so that no shape depends on the lengths:
-torch.compile and torch.export see sizes of x alone.
+Both are the same with other tensors: rows sorted by falling length, step by step. After the live
+ones comes one that has ended, where there is any, and stands for all; nothing is read of it, and it
+gives nothing but zeros. In a graph all that have ended come, so that no shape depends on the
+lengths: torch.compile and torch.export see sizes of x alone.
 
-T, B, N: time steps, rows, packed rows: the live ones, in a graph all.
+T, B, N: time steps, rows, packed rows.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+
+from .derivatives import Linear, call_of
+from .engines import can_run
+from .ops import NATIVE
 
 
 class Packing(NamedTuple):
@@ -22,19 +28,26 @@ class Packing(NamedTuple):
     batch_sizes: Tensor | None = None  # [T] int64, on the CPU
     order: Tensor | None = None  # [B], which row comes where by falling length
     back: Tensor | None = None  # [B], its inverse
-    places: Tensor | None = None  # [N], which padded place comes where
+    places: Tensor | None = None  # [N], which of the T * B padded rows comes where
+    back_places: Tensor | None = None  # [T * B], which of the N packed rows
+    batch_first: bool = False  # so padded rows lie in memory, which pack and unpack do not show
 
     def pack(self, x: Tensor) -> Tensor:
         """[T, B, ...] -> [N, ...]."""
-        return x if self.places is None else x.flatten(0, 1).index_select(0, self.places)
+        if self.places is None:
+            return x
+        padded = x.transpose(0, 1) if self.batch_first else x
+        return _gather(padded.flatten(0, 1), self.places, self.back_places)
 
     def unpack(self, y: Tensor) -> Tensor:
         """[N, C] -> [T, B, C], zero where a row has ended."""
         if self.places is None:
             return y
-        T, B, C = self.batch_sizes.shape[0], self.order.shape[0], y.shape[-1]
-        # No two have one place. Faster than index_copy on a CPU.
-        return y.new_zeros(T * B, C).index_add_(0, self.places, y).view(T, B, C)
+        T, B = self.batch_sizes.shape[0], self.order.shape[0]
+        padded = _gather(y, self.back_places, self.places)
+        if self.batch_first:
+            return padded.unflatten(0, (B, T)).transpose(0, 1)
+        return padded.unflatten(0, (T, B))
 
     def sort(self, state: Tensor) -> Tensor:
         """[L * D, B, H], rows by falling length."""
@@ -49,19 +62,27 @@ def of_packed(sequence: PackedSequence) -> Packing:
     return Packing(sequence.batch_sizes, sequence.sorted_indices, sequence.unsorted_indices)
 
 
-def of_padded(T: int, B: int, lengths: Tensor, device: torch.device) -> Packing:
+def of_padded(T: int, B: int, lengths: Tensor, device: torch.device, batch_first: bool) -> Packing:
     """Of B rows of T steps on `device`; lengths [B] int64."""
-    falling, order = lengths.sort(descending=True, stable=True)
-    t = torch.arange(T)
-    batch_sizes = (falling.cpu() > t[:, None]).sum(1)
-    falling, order, t = falling.to(device), order.to(device), t.to(device)
-    live = (falling > t[:, None]).flatten()
-    packed = torch.where(live, live.cumsum(0), live.sum() + (~live).cumsum(0)) - 1
-    back = _inverse(order)
-    places = _inverse(packed.view(T, B).index_select(1, back).flatten())
-    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-        places = places[: int(batch_sizes.sum())]
-    return Packing(batch_sizes, order, back, places)
+    if not _in_a_graph() and can_run("native", device):
+        return Packing(*NATIVE.packing(lengths.to(device), T, batch_first), batch_first)
+    t = torch.arange(T, device=device)[:, None]
+    lengths = lengths.to(device)
+    live = lengths > t  # [T, B]
+    sizes = live.sum(1)
+    order = lengths.argsort(descending=True, stable=True)
+    back, first = order.argsort(), sizes.cumsum(0) - sizes  # [T], the live rows before a step
+    batch_sizes, first = sizes.cpu(), first[:, None]
+    if _in_a_graph():
+        N = T * B
+        ended = sizes.sum() + t * B - first - sizes[:, None] + back  # after all that live, in order
+    else:
+        N = min(int(batch_sizes.sum()) + 1, T * B)
+        ended = N - 1
+    back_places = torch.where(live, first + back, ended)
+    back_places = (back_places.T if batch_first else back_places).flatten()
+    places = back_places.new_zeros(N).scatter(0, back_places, torch.arange(T * B, device=device))
+    return Packing(batch_sizes, order, back, places, back_places, batch_first)
 
 
 def rows(sequence: PackedSequence) -> int:
@@ -71,6 +92,33 @@ def rows(sequence: PackedSequence) -> int:
     return int(sequence.batch_sizes[0])
 
 
-def _inverse(permutation: Tensor) -> Tensor:
-    counted = torch.arange(permutation.shape[0], device=permutation.device)
-    return torch.zeros_like(permutation).scatter(0, permutation, counted)
+@dataclass(slots=True, eq=False)
+class _Gather:
+    """x [M, ...], there [N], back [M] -> rows `there` of x; backwards rows `back`.
+
+    Two rows may be one row's only where that is zero, and so is its gradient.
+    """
+
+    forwards: bool = True
+
+    def kernel(self, x: Tensor, there: Tensor) -> Tensor:
+        if x.is_floating_point() and can_run("native", x.device):
+            return NATIVE.gather(x, there)
+        return x.index_select(0, there)
+
+    def arguments(self, x: Tensor, there: Tensor, back: Tensor) -> tuple[tuple, dict]:
+        return (x, there if self.forwards else back), {}
+
+    def transposed(self) -> _Gather:
+        return _Gather(not self.forwards)
+
+
+def _gather(x: Tensor, there: Tensor, back: Tensor) -> Tensor:
+    if _in_a_graph():
+        return x.index_select(0, there)
+    wanted = torch.is_grad_enabled() and x.requires_grad
+    return call_of(Linear, wanted)(_Gather(), x, there, back)
+
+
+def _in_a_graph() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()

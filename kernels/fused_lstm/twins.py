@@ -223,6 +223,9 @@ class Dropout:
     def arguments(self, x, seed):
         return (x, self.p, seed, self.first), {}
 
+    def transposed(self):
+        return self  # x times a mask
+
 
 @dataclass(slots=True, eq=False)
 class RowLosses:

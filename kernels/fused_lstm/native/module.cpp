@@ -13,6 +13,8 @@ TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
   m.impl("lstm_backward", fused_lstm::lstm_backward);
   m.impl("linear_cross_entropy", fused_lstm::linear_cross_entropy);
   m.impl("dropout", fused_lstm::dropout);
+  m.impl("packing", fused_lstm::packing);
+  m.impl("gather", fused_lstm::gather);
 }
 
 TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {

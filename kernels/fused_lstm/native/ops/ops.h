@@ -49,6 +49,11 @@ double best_product(at::ScalarType dtype);
 
 at::Tensor dropout(const at::Tensor& x, double p, const at::Tensor& seed, int64_t first);
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> packing(
+    const at::Tensor& lengths, int64_t steps, bool batch_first);
+
+at::Tensor gather(const at::Tensor& x, const at::Tensor& index);
+
 std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int64_t layers,
                  const std::string& fuse, bool save, int64_t directions, int64_t projected,
                  bool even, bool dropout, at::ScalarType dtype, std::optional<int64_t> threads,

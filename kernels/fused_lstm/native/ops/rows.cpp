@@ -1,0 +1,89 @@
+// Rows of unequal length, packed and unpacked: the operators `packing` and `gather`. PyTorch has
+// all that they do; it is twenty calls to find the order, and results in memory that the system
+// maps anew each time (see memory.h).
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "memory.h"
+#include "ops/check.h"
+#include "ops/ops.h"
+
+namespace fused_lstm {
+namespace {
+
+using at::Tensor;
+
+constexpr int64_t worth_a_thread = 32 << 10;  // bytes: below it, waking another one costs more
+
+Tensor integers(int64_t count) {
+  return at::detail::empty_cpu({count}, at::TensorOptions(at::kLong));
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> packing(const Tensor& lengths, int64_t steps,
+                                                           bool batch_first) {
+  const int64_t B = lengths.numel();
+  check(lengths, "lengths", {B}, at::kLong);
+  const Tensor given = lengths.contiguous();
+  const int64_t* const length = given.const_data_ptr<int64_t>();
+  for (int64_t b = 0; b < B; ++b) {
+    TORCH_CHECK_VALUE(length[b] >= 1 && length[b] <= steps, "lengths: got ", length[b],
+                      ", should be in 1 to T = ", steps);
+  }
+  const int64_t live = std::accumulate(length, length + B, int64_t{0});
+  const int64_t N = std::min(live + 1, steps * B);
+  const Tensor batch_sizes = integers(steps), order = integers(B), back = integers(B);
+  const Tensor places = integers(N), back_places = integers(steps * B);
+  int64_t* const sizes = batch_sizes.mutable_data_ptr<int64_t>();
+  int64_t* const rank = back.mutable_data_ptr<int64_t>();
+  std::vector<int64_t> before(steps + 1, 0);  // how many rows are longer than t
+  for (int64_t b = 0; b < B; ++b) ++before[length[b] - 1];
+  for (int64_t t = steps - 1; t >= 0; --t) before[t] += before[t + 1];
+  std::copy_n(before.data(), steps, sizes);
+  for (int64_t b = 0; b < B; ++b) {
+    rank[b] = before[length[b]]++;
+    order.mutable_data_ptr<int64_t>()[rank[b]] = b;
+  }
+  int64_t first = 0;
+  for (int64_t t = 0; t < steps; first += sizes[t], ++t) {
+    for (int64_t b = 0; b < B; ++b) {
+      const int64_t place = batch_first ? b * steps + t : t * B + b;
+      const int64_t packed = t < length[b] ? first + rank[b] : live;
+      back_places.mutable_data_ptr<int64_t>()[place] = packed;
+      places.mutable_data_ptr<int64_t>()[packed] = place;
+    }
+  }
+  return {batch_sizes, order, back, places, back_places};
+}
+
+Tensor gather(const Tensor& x, const Tensor& index) {
+  TORCH_CHECK_VALUE(x.dim() > 0, "x: got shape ", x.sizes(), ", should be [M, ...]");
+  check(index, "index", {index.numel()}, at::kLong);
+  const Tensor from = x.contiguous(), places = index.contiguous();
+  const int64_t* const of = places.const_data_ptr<int64_t>();
+  const int64_t rows = x.size(0), count = places.numel();
+  for (int64_t n = 0; n < count; ++n) {
+    TORCH_CHECK_INDEX(of[n] >= 0 && of[n] < rows, "index: got ", of[n], " at ", n,
+                      ", should be in [0, ", rows, ")");
+  }
+  at::DimVector shape(x.sizes());
+  shape[0] = count;
+  const Tensor out = fresh(shape, x.options());
+  if (out.numel() == 0) return out;
+  const int64_t bytes = static_cast<int64_t>(from.nbytes()) / rows;
+  const char* const source = static_cast<const char*>(from.const_data_ptr());
+  char* const target = static_cast<char*>(out.mutable_data_ptr());
+  const auto copy = [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      std::memcpy(target + n * bytes, source + of[n] * bytes, bytes);
+    }
+  };
+  at::parallel_for(0, count, std::max<int64_t>(worth_a_thread / bytes, 1), copy);
+  return out;
+}
+
+}  // namespace fused_lstm
