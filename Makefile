@@ -11,7 +11,7 @@ ARGS ?=
 # Where bench and report write.
 OUT  ?= out
 
-.PHONY: help setup train test bench ladder post report gpu ptx fuzz inspect peers sanitize wheel-check lint format clean
+.PHONY: help setup train test bench ladder post report gpu ptx fuzz inspect peers sanitize arm wheel-check lint format clean
 
 help:            ## list the verbs
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -88,6 +88,9 @@ sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linu
 	$(CHECKED) -m pytest --capture=sys tests/test_native.py tests/test_native_plan.py \
 		tests/test_native_lanes.py tests/test_native_tiles.py tests/test_native_memory.py \
 		tests/test_cross_entropy.py tests/test_dropout.py $(ARGS)
+
+arm: setup       ## the C++ kernels as Arm runs them, on qemu: needs g++-aarch64-linux-gnu, qemu-user
+	$(RUN) -m pytest tests/test_arm.py -rs $(ARGS)
 
 wheel-check: setup ## the wheel in a bare environment, beside another project's package `kernels`
 	$(RUN) .ci/wheel_check.py

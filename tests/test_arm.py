@@ -1,0 +1,49 @@
+"""The C++ kernels on Arm: NEON's code, run by qemu, gives what SSE2's gives here.
+
+`make arm` says what to install, and runs it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fused_lstm.native.build import FLAGS, FOLDER
+from tolerance import assert_close
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [ROOT / "tests/arm/kernels.cpp", ROOT / FOLDER / "isa/base.cpp"]
+HERE, ARM, QEMU = "g++", "aarch64-linux-gnu-g++", "qemu-aarch64"
+
+
+def build(compiler: str, program: Path) -> Path:
+    options = ["-std=c++20", *FLAGS, f"-I{ROOT / FOLDER}", "-pthread", "-static"]
+    subprocess.run([compiler, *options, *SOURCES, "-o", program], check=True)
+    return program
+
+
+def run(*command: str | Path) -> tuple[str, dict[str, Tensor]]:
+    """The instruction set's name, and a program's results by their names."""
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    found = {}
+    for dtype, name, *values in map(str.split, lines[1:]):
+        numbers = torch.tensor([float(v) for v in values], dtype=torch.float64)
+        found[f"{dtype} {name}"] = numbers.to(getattr(torch, dtype))
+    return lines[0], found
+
+
+def test_neon_gives_what_sse2_gives(tmp_path):
+    missing = [name for name in (HERE, ARM, QEMU) if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: apt-get install g++-{ARM[:-4]} qemu-user")
+    here, expected = run(build(HERE, tmp_path / "here"))
+    name, found = run(QEMU, build(ARM, tmp_path / "arm"))
+    assert (here, name) == ("sse2", "neon")
+    assert found.keys() == expected.keys()
+    for result, value in expected.items():
+        assert_close(found[result], value, result)
