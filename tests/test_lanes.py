@@ -10,6 +10,7 @@ from torch import nn
 
 import fused_lstm
 from cases import rungs
+from fused_lstm import engines
 from lanes import KINDS, Case, call, check, expected, make_inputs, make_modules, run
 from tolerance import assert_close
 
@@ -177,12 +178,43 @@ def test_torch_compile_in_one_graph(kind, backend, engine, fuse):
     if backend == "inductor" and (kind not in ("unsorted", "lengths") or fuse == "steps"):
         pytest.skip("inductor takes seconds each")
     case = Case(kind, T=3, bidirectional=True, proj_size=2, resets=True, state=kind != "packed")
-    _, ours = make_modules(case, engine, fuse, torch.float64)
+    check_compiled(case, engine, fuse, backend)
+
+
+def check_compiled(case: Case, engine: str, fuse: str | None = None, backend="aot_eager") -> None:
+    """One graph gives what the module gives."""
+    theirs, ours = make_modules(case, engine, fuse, torch.float64)
     given = make_inputs(case, torch.float64)
-    wanted = run(call, ours, case, given)
+    wanted = run(expected, theirs, case, given)
     ours.compile(fullgraph=True, backend=backend)
     for name, value in run(call, ours, case, given).items():
         assert_close(value, wanted[name], name)
+
+
+@pytest.mark.parametrize("kind", ["plain", "unsorted", "lengths"])
+def test_the_compile_engine_in_a_graph_of_the_users(kind):
+    check_compiled(Case(kind, T=3, bidirectional=True, proj_size=2, resets=True), "compile")
+
+
+def test_cudnn_in_a_graph_takes_all_but_packed_rows():
+    """PyTorch takes nn.LSTM apart there, by the numbers of rows, which a graph does not know."""
+    check_compiled(Case("plain", T=3, bidirectional=True), "cudnn")
+    for kind in ("unsorted", "lengths"):
+        with pytest.raises(Exception, match=r"engine 'cudnn' cannot .* engine='loop' can"):
+            check_compiled(Case(kind, T=3, bidirectional=True), "cudnn")
+
+
+@pytest.mark.parametrize("kind", ["unsorted", "lengths"])
+def test_auto_in_a_graph_takes_packed_rows_without_native(kind, monkeypatch):
+    monkeypatch.setattr("fused_lstm.native.missing", lambda device: "not built today")
+    engines._resolve.cache_clear()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            check_compiled(Case(kind, T=3), "auto")
+    finally:
+        engines._resolve.cache_clear()
+        engines._warn_that_it_is_missing.cache_clear()
 
 
 @every_own

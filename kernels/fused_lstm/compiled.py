@@ -27,6 +27,9 @@ def _compiled():
 
 
 def lstm(x, h0, c0, weights, dropout, fuse, directions=1, batch_sizes=None, keep=None, *cell):
+    arguments = x, h0, c0, weights, dropout, fuse, directions, batch_sizes, keep, *cell
+    if torch.compiler.is_compiling():  # a part of that graph
+        return loop.lstm(*arguments)
     # Every shape is compiled anew; past 8 of them torch.compile would give up.
     with torch._dynamo.config.patch(recompile_limit=256):
-        return _compiled()(x, h0, c0, weights, dropout, fuse, directions, batch_sizes, keep, *cell)
+        return _compiled()(*arguments)

@@ -26,8 +26,13 @@ def lstm(x, h0, c0, weights, dropout, fuse, directions=1, batch_sizes=None, keep
         raise ValueError(
             "resets: engine 'cudnn' has none; engine='loop' does, triton and native do"
         )
+    if batch_sizes is not None and torch.compiler.is_compiling():
+        raise ValueError(
+            "input: engine 'cudnn' cannot take packed rows, or lengths, in a graph: PyTorch takes"
+            " nn.LSTM apart there by their numbers; engine='loop' can, triton and native do"
+        )
     if _would_lose_gradients(x, h0, c0, *weights):
-        return loop.lstm(x, h0, c0, weights, dropout, fuse, directions, batch_sizes)
+        return loop.lstm(x, h0, c0, weights, dropout, fuse, directions)
     layers, has_biases = len(h0) // directions, len(weights) >= 4 * len(h0)
     # What torch.jit.trace sees once may be trained and not.
     train = dropout > 0 or torch.is_grad_enabled() or torch.jit.is_tracing()

@@ -117,8 +117,10 @@ def call_of(
     # A batch of none: nothing to fuse, shapes, and gradients of zero.
     if not (tracing or is_packed) and h0.shape[1] == 0:
         engine, fuse = "loop", "none"
-    if resets is not None and engine == "cudnn" and asked == "auto":  # which has none
-        engine, fuse = "loop", "none"
+    if engine == "cudnn" and asked == "auto":  # which has no resets, and in a graph no packed rows
+        in_graph = packed.batch_sizes is not None and torch.compiler.is_compiling()
+        if resets is not None or in_graph:
+            engine, fuse = "loop", "none"
     x, h0, c0, *weights = autocast(x, h0, c0, *weights)
     x, h0, c0, keep = packed.pack(x), packed.sort(h0), packed.sort(c0), None
     if resets is not None:
