@@ -24,8 +24,6 @@ T, B, N = 3, 2, 4
 
 
 def make(engine, fuse, options) -> tuple[fused_lstm.LSTM, dict[str, torch.Tensor]]:
-    if engine == "triton" and "proj_size" in options:
-        pytest.skip("a projected h is at pointwise")
     torch.manual_seed(1)
     given = {"num_layers": 2, "engine": engine, "fuse": fuse} | options
     module = fused_lstm.LSTM(3, 4, **given, **DOUBLE)

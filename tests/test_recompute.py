@@ -41,8 +41,7 @@ def test_any_k(k, engine, fuse):
 def test_rows_that_end_or_begin_anew(kind, resets, engine, fuse):
     if resets and engine == "cudnn":
         pytest.skip("cudnn has no resets")
-    proj = 0 if engine == "triton" else 2
-    check(Case(kind, T=7, resets=resets, proj_size=proj), 2, engine, fuse)
+    check(Case(kind, T=7, resets=resets, proj_size=2), 2, engine, fuse)
 
 
 @pytest.mark.parametrize("options", CELLS.values(), ids=CELLS)

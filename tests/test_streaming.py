@@ -32,11 +32,9 @@ def test_steps_are_the_sequence(B, engine, fuse):
     check(fused_lstm.LSTM(5, 7, 2, dropout=0.5, dtype=torch.float64, engine=engine, fuse=fuse), B)
 
 
-@pytest.mark.parametrize("engine", ["loop", "cudnn", "native"])
-def test_projected(engine):
-    if (why := fused_lstm.available_engines("cpu")[engine]) is not None:
-        pytest.skip(why)
-    check(fused_lstm.LSTM(5, 7, 2, proj_size=3, bias=False, engine=engine))
+@every_rung
+def test_projected(engine, fuse):
+    check(fused_lstm.LSTM(5, 7, 2, proj_size=3, bias=False, engine=engine, fuse=fuse))
 
 
 @pytest.mark.parametrize("options", CELLS.values(), ids=CELLS)
