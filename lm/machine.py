@@ -81,7 +81,7 @@ def open_model(
 ) -> LM_LSTM:
     """What `build` returns, moved to `device`; UserError where the engine cannot run it there."""
     try:
-        resolve(lstm, fuse, device, tuple(config.cell().options()))
+        resolve(lstm, fuse, device, config.cell().on)
     except (RuntimeError, ValueError) as error:
         raise UserError(str(error)) from None
     return build().to(device)

@@ -241,8 +241,8 @@ def print_header(log: Log, options: Options, corpus: Corpus, model: LM_LSTM) -> 
         f"{processor(device)}, {torch.get_num_threads()} threads, torch {found['torch_version']}, "
         f"triton {found['triton_version']}",
     )
-    cell = config.cell().options()
-    engine, fuse = fused_lstm.engines.resolve(options.lstm, options.fuse, device, tuple(cell))
+    lstm = model.lstm
+    engine, fuse = fused_lstm.engines.resolve(lstm.engine, lstm.fuse, device, lstm.cell.on)
     level = "" if fuse is None else f", fuse {fuse}"
     log.field("engine", f"{engine}{level}: {fused_lstm.describe_engine(engine, device)}")
     sizes = ", ".join(f"{len(getattr(corpus, s)):,} {s}" for s in corpus.unknown)

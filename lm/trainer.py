@@ -71,8 +71,8 @@ class Trainer:
         self.model, self.corpus, self.config, self.log = model, corpus, config, log
         self.ranks, self.autocast = ranks, autocast
         self.device, self.vocabulary = model.sm_fc.weight.device, corpus.vocabulary
-        cell = tuple(model.lstm.cell.options())
-        self.engine, self.fuse = resolve(model.lstm.engine, model.lstm.fuse, self.device, cell)
+        lstm = model.lstm
+        self.engine, self.fuse = resolve(lstm.engine, lstm.fuse, self.device, lstm.cell.on)
         self.epoch_steps = epoch_steps(corpus, config, ranks)
         self.total_steps = min(self.epoch_steps * config.epochs, max_steps or math.inf)
         own = ranks.own(config.batch_size)

@@ -11,7 +11,7 @@ projected.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -47,6 +47,10 @@ class Cell:
     zoneout: float | tuple[float, float] = 0.0
     recurrent_dropout: float = 0.0
     candidate_dropout: float = 0.0
+    # Made of these once, since every call asks: the names of those that are not as in nn.LSTM, and
+    # of how many weights a lane has, whether biases and weight_hr are among them.
+    on: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    forms: dict[int, tuple[bool, bool]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("layer_norm", "peephole", "coupled"):
@@ -64,11 +68,17 @@ class Cell:
                 "coupled: got True with layer_norm=True, should be one of them: normalized over all"
                 " gates, a forget gate is no longer 1 minus the input gate"
             )
+        names = [of.name for of in fields(self) if of.init]
+        on = tuple(n for n in names if getattr(self, n) not in (False, 0.0, (0.0, 0.0)))
+        forms = {
+            len(self.weights(1, 1, 1, *form)): form for form in product((True, False), repeat=2)
+        }
+        object.__setattr__(self, "on", on)
+        object.__setattr__(self, "forms", forms)
 
     def options(self) -> dict[str, bool | float | tuple[float, float]]:
         """What is not as in nn.LSTM, by name."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {n: v for n, v in values.items() if v not in (False, 0.0, (0.0, 0.0))}
+        return {name: getattr(self, name) for name in self.on}
 
     @property
     def draws(self) -> bool:
@@ -89,13 +99,6 @@ class Cell:
             shapes |= {"gain_ih": [G], "gain_hh": [G], "gain_c": [H]}
             shapes |= {"bias_c": [H]} if bias else {}
         return shapes
-
-    def form(self, per_lane: int) -> tuple[bool, bool] | None:
-        """Whether a lane of so many weights has biases, and projects h; None: none has so many."""
-        for form in product((True, False), repeat=2):
-            if len(self.weights(1, 1, 1, *form)) == per_lane:
-                return form
-        return None
 
     def uncoupled(self, weights: Sequence[Tensor], H: int) -> tuple[Cell, Sequence[Tensor]]:
         """The same with a forget gate that has its own rows, which is what engines have.

@@ -32,7 +32,7 @@ def check_tensors(
         raise ValueError(f"x: got dtype {x.dtype}, should be one of {', '.join(map(str, DTYPES))}")
     lanes = len(h0) if h0.dim() == 3 else 0
     fits = lanes > 0 and lanes % directions == 0 and len(weights) % lanes == 0
-    if not fits or cell.form(len(weights) // lanes) is None:
+    if not fits or len(weights) // lanes not in cell.forms:
         each = "layer" if directions == 1 else "layer and direction"
         own = list(cell.weights(1, 1, 1, True, True))[5:]
         raise ValueError(
@@ -55,7 +55,7 @@ def _expected(x, h0, c0, weights, directions, B, cell) -> list[tuple[str, Tensor
     """(name, tensor, the shape that it should have), states first."""
     lanes, _, P = h0.shape
     per_lane = len(weights) // lanes
-    form = _, projected = cell.form(per_lane)
+    form = _, projected = cell.forms[per_lane]
     H = c0.shape[-1] if projected else P
     expected = [("h_0", h0, [lanes, B, P]), ("c_0", c0, [lanes, B, H])]
     for lane in range(lanes):

@@ -37,7 +37,7 @@ def convert(
     check_engine(engine, fuse)
     found = [module for module in model.modules() if _is_lstm(module)]
     for cell in (module.cell for module in found if _own_class(module) is LSTM):
-        check_plain(cell, "nn.LSTM") if back else check_engine(engine, fuse, cell.options())
+        check_plain(cell, "nn.LSTM") if back else check_engine(engine, fuse, cell.on)
     if back:
         for module in found:
             _become(module, nn.LSTM)

@@ -113,7 +113,7 @@ def call_of(
         check_tensors(x, h0, c0, weights, directions, B, is_packed, cell)
     if resets is not None:
         check_resets(resets, x)
-    asked, (engine, fuse) = engine, resolve(engine, fuse, x.device, tuple(cell.options()))
+    asked, (engine, fuse) = engine, resolve(engine, fuse, x.device, cell.on)
     # A batch of none: nothing to fuse, shapes, and gradients of zero.
     if not (tracing or is_packed) and h0.shape[1] == 0:
         engine, fuse = "loop", "none"
@@ -128,7 +128,7 @@ def call_of(
     cell, weights = cell.uncoupled(weights, c0.shape[-1])
     dropout = dropout if training else 0.0
     arguments = x, h0, c0, weights, dropout, fuse, directions, packed.batch_sizes, keep
-    if cell != PLAIN:
+    if cell.on:
         draws = training and (dropout > 0 or cell.draws)
         arguments = *arguments, cell, draw_seed(x.device) if draws else None
     run = engine_module(engine).lstm

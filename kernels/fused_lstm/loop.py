@@ -85,7 +85,7 @@ def lstm(
     options: Cell = PLAIN,
     seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if options != PLAIN:
+    if options.on:
         lanes = directions, batch_sizes, keep
         return reference.lstm(x, h0, c0, weights, dropout, seed, *lanes, options)
     sweep, states = steps(x, h0, c0, weights, cell, directions, batch_sizes, keep)

@@ -91,7 +91,7 @@ class LSTM(nn.RNNBase):
         recompute: int | None = None,
     ) -> None:
         cell = Cell(layer_norm, peephole, coupled, zoneout, recurrent_dropout, candidate_dropout)
-        check_engine(engine, fuse, cell.options())
+        check_engine(engine, fuse, cell.on)
         if recompute is not None:
             check_recompute(recompute, 1 + bidirectional)
         if forget_bias is not None and not bias:
@@ -102,7 +102,7 @@ class LSTM(nn.RNNBase):
         )  # fmt: skip
         self.engine, self.fuse, self.recompute = engine, fuse, recompute
         self.cell, self.forget_bias = cell, forget_bias
-        if cell != PLAIN:
+        if cell.on:
             self._make_weights()
         self.reset_cell()
 
@@ -150,7 +150,7 @@ class LSTM(nn.RNNBase):
 
     def flatten_parameters(self) -> None:
         """For cuDNN, which has nn.LSTM's weights alone."""
-        if self.cell == PLAIN:
+        if not self.cell.on:
             super().flatten_parameters()
 
     def forward(

@@ -37,7 +37,7 @@ def in_chunks(
     It is one call where nothing is kept for a backward, in a graph of torch.compile and under
     torch.func, which do not know of it.
     """
-    own = () if cell == PLAIN else (cell, seed)
+    own = (cell, seed) if cell.on else ()
     if not _keeps(x, h0, c0, *weights):
         return run(x, h0, c0, weights, dropout, fuse, directions, batch_sizes, keep, *own)
     h, c, outputs = h0, c0, []

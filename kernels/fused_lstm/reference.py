@@ -64,7 +64,7 @@ class Layer(NamedTuple):
 def by_layer(weights: Sequence[Tensor], lanes: int, cell: Cell = PLAIN) -> Iterator[Layer]:
     """Split flat weights: a lane has nn.LSTM's, then its cell's, in the order of `Layer`."""
     per_lane = len(weights) // lanes
-    bias, projected = cell.form(per_lane)
+    bias, projected = cell.forms[per_lane]
     norm = cell.layer_norm
     has = True, True, bias, bias, projected, cell.peephole, norm, norm, norm, norm and bias
     names = [name for name, there in zip(Layer._fields, has, strict=True) if there]

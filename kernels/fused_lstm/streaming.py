@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import ops
-from .cell import PLAIN, Cell
+from .cell import Cell
 from .checks import check_tensors
 from .engines import engine_module, resolve
 from .lstm import LSTM
@@ -60,8 +60,7 @@ class Streaming:
         check_tensors(
             like.new_empty(1, *self._shape), *self._zeros, weights, 1, B, False, lstm.cell
         )
-        options = tuple(lstm.cell.options())
-        engine, fuse = resolve(lstm.engine, lstm.fuse, like.device, options)
+        engine, fuse = resolve(lstm.engine, lstm.fuse, like.device, lstm.cell.on)
         cell, weights = lstm.cell.uncoupled(weights, H)
         self._step = _step_of(engine, fuse, [w.contiguous() for w in weights], cell)
         self.reset()
@@ -109,7 +108,7 @@ def _step_of(engine: str, fuse: str | None, weights: list[Tensor], cell: Cell) -
                 return run(x, h, c, *options)[:3]
 
         return step
-    module, own = engine_module(engine), () if cell == PLAIN else (cell, None)
+    module, own = engine_module(engine), (cell, None) if cell.on else ()
 
     @torch.no_grad()
     def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
