@@ -247,12 +247,12 @@ def test_state_dict_goes_both_ways(options):
 def test_names_and_shapes_of_weights():
     shapes = Cell(layer_norm=True, peephole=True).weights(3, 4, 2, bias=True, projected=True)
     assert shapes == {
-        "weight_ih": [16, 3], "weight_hh": [16, 2], "bias_ih": [16], "bias_hh": [16],
-        "weight_hr": [2, 4], "weight_ch": [12],
-        "gain_ih": [16], "gain_hh": [16], "gain_c": [4], "bias_c": [4],
+        "weight_ih": (16, 3), "weight_hh": (16, 2), "bias_ih": (16,), "bias_hh": (16,),
+        "weight_hr": (2, 4), "weight_ch": (12,),
+        "gain_ih": (16,), "gain_hh": (16,), "gain_c": (4,), "bias_c": (4,),
     }  # fmt: skip
     coupled = Cell(peephole=True, coupled=True).weights(3, 4, 4, bias=False, projected=False)
-    assert coupled == {"weight_ih": [12, 3], "weight_hh": [12, 4], "weight_ch": [8]}
+    assert coupled == {"weight_ih": (12, 3), "weight_hh": (12, 4), "weight_ch": (8,)}
 
 
 def test_where_weights_start():

@@ -85,19 +85,21 @@ class Cell:
         """Whether a call in training needs a seed."""
         return any((*self.zoneout, self.recurrent_dropout, self.candidate_dropout))
 
-    def weights(self, I: int, H: int, P: int, bias: bool, projected: bool) -> dict[str, list[int]]:
+    def weights(
+        self, I: int, H: int, P: int, bias: bool, projected: bool
+    ) -> dict[str, tuple[int, ...]]:
         """A lane's weights in the order of a call: name, as in a state_dict, -> shape."""
         G = (3 if self.coupled else 4) * H
-        shapes = {"weight_ih": [G, I], "weight_hh": [G, P]}
+        shapes = {"weight_ih": (G, I), "weight_hh": (G, P)}
         if bias:
-            shapes |= {"bias_ih": [G], "bias_hh": [G]}
+            shapes["bias_ih"] = shapes["bias_hh"] = (G,)
         if projected:
-            shapes["weight_hr"] = [P, H]
+            shapes["weight_hr"] = (P, H)
         if self.peephole:
-            shapes["weight_ch"] = [G - H]
+            shapes["weight_ch"] = (G - H,)
         if self.layer_norm:
-            shapes |= {"gain_ih": [G], "gain_hh": [G], "gain_c": [H]}
-            shapes |= {"bias_c": [H]} if bias else {}
+            shapes |= {"gain_ih": (G,), "gain_hh": (G,), "gain_c": (H,)}
+            shapes |= {"bias_c": (H,)} if bias else {}
         return shapes
 
     def uncoupled(self, weights: Sequence[Tensor], H: int) -> tuple[Cell, Sequence[Tensor]]:

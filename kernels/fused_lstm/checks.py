@@ -41,31 +41,36 @@ def check_tensors(
             " with biases, and one more where h is projected"
             + (f"; then the cell's: {', '.join(own)}" if own else "")
         )
-    cast = autocasts(x.device)
-    for name, tensor, shape in _expected(x, h0, c0, weights, directions, B, cell):
-        if list(tensor.shape) != shape:
-            raise ValueError(f"{name}: got shape {list(tensor.shape)}, should be {shape}")
-        if tensor.device != x.device:
-            raise ValueError(f"{name}: on {tensor.device}, should be on {x.device}, as x is")
-        if tensor.dtype != x.dtype and not cast:
-            raise ValueError(f"{name}: got dtype {tensor.dtype}, should be {x.dtype}, as x's")
+    device, dtype, cast = x.device, x.dtype, autocasts(x.device)
+    tensors, per_lane = (h0, c0, *weights), len(weights) // lanes
+    for n, shape in enumerate(_shapes(x, h0, c0, per_lane, directions, B, cell)):
+        tensor, wrong = tensors[n], None
+        if tuple(tensor.shape) != shape:
+            wrong = f"got shape {list(tensor.shape)}, should be {list(shape)}"
+        elif tensor.device != device:
+            wrong = f"on {tensor.device}, should be on {device}, as x is"
+        elif tensor.dtype != dtype and not cast:
+            wrong = f"got dtype {tensor.dtype}, should be {dtype}, as x's"
+        if wrong is not None:
+            raise ValueError(f"{_name(n, per_lane, directions, cell)}: {wrong}")
 
 
-def _expected(x, h0, c0, weights, directions, B, cell) -> list[tuple[str, Tensor, list[int]]]:
-    """(name, tensor, the shape that it should have), states first."""
+def _shapes(x, h0, c0, per_lane: int, directions: int, B: int, cell) -> list[tuple[int, ...]]:
+    """What h_0, c_0 and each of the weights should have."""
     lanes, _, P = h0.shape
-    per_lane = len(weights) // lanes
     form = _, projected = cell.forms[per_lane]
     H = c0.shape[-1] if projected else P
-    expected = [("h_0", h0, [lanes, B, P]), ("c_0", c0, [lanes, B, H])]
-    for lane in range(lanes):
-        layer, suffix = lane // directions, "_reverse" if lane % directions else ""
-        I = x.shape[-1] if layer == 0 else directions * P
-        shapes = cell.weights(I, H, P, *form)
-        own = weights[lane * per_lane : (lane + 1) * per_lane]
-        for weight, (name, shape) in zip(own, shapes.items(), strict=True):
-            expected.append((f"{name}_l{layer}{suffix}", weight, shape))
-    return expected
+    first, above = (cell.weights(I, H, P, *form).values() for I in (x.shape[-1], directions * P))
+    return [(lanes, B, P), (lanes, B, H), *[*first] * directions, *[*above] * (lanes - directions)]
+
+
+def _name(n: int, per_lane: int, directions: int, cell: Cell) -> str:
+    """What the n-th of h_0, c_0 and all weights is called in a state_dict."""
+    if n < 2:
+        return ("h_0", "c_0")[n]
+    lane, k = divmod(n - 2, per_lane)
+    name = list(cell.weights(1, 1, 1, *cell.forms[per_lane]))[k]
+    return f"{name}_l{lane // directions}{'_reverse' if lane % directions else ''}"
 
 
 def check_plain(cell: Cell, who: str) -> None:

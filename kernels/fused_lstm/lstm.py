@@ -118,7 +118,7 @@ class LSTM(nn.RNNBase):
             shapes = self.cell.weights(I, H, P, self.bias, self.proj_size > 0)
             self._all_weights.append([f"{name}_l{layer}{suffix}" for name in shapes])
             for name, shape in zip(self._all_weights[-1], shapes.values(), strict=True):
-                if name not in kept or list(kept[name].shape) != shape:
+                if name not in kept or kept[name].shape != shape:
                     kept[name] = nn.Parameter(kept["weight_ih_l0"].new_empty(shape))
                     nn.init.uniform_(kept[name], -stdv, stdv)
                 self.register_parameter(name, kept[name])
