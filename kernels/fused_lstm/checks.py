@@ -89,11 +89,9 @@ def check_lengths(lengths: Tensor, T: int, B: int) -> None:
         raise ValueError(f"lengths: got {low if low < 1 else high}, should be in 1 to T = {T}")
 
 
-def check_recompute(k: int, directions: int) -> None:
+def check_recompute(k: int) -> None:
     if not isinstance(k, int) or isinstance(k, bool) or k < 1:
         raise ValueError(f"recompute: got {k!r}, should be None or a number of steps, at least 1")
-    if directions == 2:
-        raise ValueError(f"recompute: got {k} with two directions, should be None: it keeps states")
 
 
 def check_resets(resets: Tensor, x: Tensor) -> None:

@@ -58,7 +58,7 @@ def lstm(
         cell: what is computed between the products of a step; nn.LSTM's unless said otherwise.
         training: False drops nothing, and takes the expectation of a zoneout.
         recompute: k, keep the state of every k-th step alone for the backward, and make the rest
-            again there; None keeps all. In one direction.
+            again there; None keeps all.
 
     Returns:
         y [T, B, D * P], zero where a row has ended; (h_n, c_n) as the state came, each row's after
@@ -133,6 +133,6 @@ def call_of(
         arguments = *arguments, cell, draw_seed(x.device) if draws else None
     run = engine_module(engine).lstm
     if recompute is not None:
-        check_recompute(recompute, directions)
+        check_recompute(recompute)
         run = partial(in_chunks, run, recompute)
     return run, arguments

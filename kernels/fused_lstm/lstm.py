@@ -45,7 +45,7 @@ class LSTM(nn.RNNBase):
             added. The last three fall in training only; outside it zoneout is its expectation.
         forget_bias: what the forget gate's bias starts as; None, as nn.LSTM's.
         recompute: k, for long sequences: keep the state of every k-th step alone for the backward,
-            and make the rest again there. In one direction.
+            and make the rest again there.
 
     Raises:
         ValueError: an unknown engine, or a level or a cell that it does not have.
@@ -93,7 +93,7 @@ class LSTM(nn.RNNBase):
         cell = Cell(layer_norm, peephole, coupled, zoneout, recurrent_dropout, candidate_dropout)
         check_engine(engine, fuse, cell.on)
         if recompute is not None:
-            check_recompute(recompute, 1 + bidirectional)
+            check_recompute(recompute)
         if forget_bias is not None and not bias:
             raise ValueError(f"forget_bias: got {forget_bias} with bias=False, should be None")
         super().__init__(

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from . import stack
 from .cell import PLAIN, Cell
 from .ops import draw_seed
 
@@ -32,19 +34,48 @@ def in_chunks(
     cell: Cell = PLAIN,
     seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """run(x, ...), an engine's call in one direction as in fused_lstm.engines, k steps at a time.
+    """run(x, ...), an engine's call as in fused_lstm.engines, k steps at a time.
 
-    It is one call where nothing is kept for a backward, in a graph of torch.compile and under
-    torch.func, which do not know of it.
+    Two directions are run apart, layer by layer, the second on turned rows. It is one call where
+    nothing is kept for a backward, in a graph of torch.compile and under torch.func, which do not
+    know of it.
     """
-    own = (cell, seed) if cell.on else ()
     if not _keeps(x, h0, c0, *weights):
+        own = (cell, seed) if cell.on else ()
         return run(x, h0, c0, weights, dropout, fuse, directions, batch_sizes, keep, *own)
-    h, c, outputs = h0, c0, []
-    for rows, alive, sizes in _chunks(x, h0.shape[1], batch_sizes, k):
-        given = x[rows], h[:, :alive], c[:, :alive], weights, dropout, fuse, directions, sizes
+    if directions == 1:
+        return _one_way(
+            run, k, x, h0, c0, weights, dropout, fuse, batch_sizes, keep, cell, seed
+        )  # fmt: skip
+    per_lane, states = len(weights) // len(h0), []
+    turn = _turn(batch_sizes, x.device)
+
+    def sweep(x: Tensor, lane: int) -> Tensor:
+        backwards = lane % 2
+        kept = None if keep is None else keep[backwards, None]
+        if backwards:
+            x, kept = turn(x, 0), None if kept is None else turn(kept, 1)
+        y, *state = _one_way(
+            run, k, x, h0[lane, None], c0[lane, None],
+            weights[lane * per_lane : (lane + 1) * per_lane], 0.0, fuse, batch_sizes, kept, cell,
+            None if seed is None else draw_seed(x.device),
+        )  # fmt: skip
+        states.append(state)
+        return turn(y, 0) if backwards else y
+
+    drop = (lambda y, _: F.dropout(y, dropout)) if dropout > 0 else None
+    y = stack.run(x, len(h0) // 2, sweep, drop, 2)
+    h_n, c_n = map(torch.cat, zip(*states, strict=True))
+    return y, h_n, c_n
+
+
+def _one_way(run, k, x, h, c, weights, dropout, fuse, batch_sizes, keep, cell, seed):
+    """The call of one direction, in parts."""
+    own, outputs = (cell, None) if cell.on else (), []
+    for rows, alive, sizes in _chunks(x, h.shape[1], batch_sizes, k):
         if seed is not None:  # its own, and the whole's for what is the same at every step
             own = cell, torch.cat([draw_seed(x.device), seed])
+        given = x[rows], h[:, :alive], c[:, :alive], weights, dropout, fuse, 1, sizes
         y, h_n, c_n = checkpoint(
             run, *given, None if keep is None else keep[:, rows], *own,
             use_reentrant=False, preserve_rng_state=dropout > 0,
@@ -52,6 +83,18 @@ def in_chunks(
         outputs.append(y)
         h, c = (torch.cat([new, old[:, alive:]], 1) for new, old in ((h_n, h), (c_n, c)))
     return torch.cat(outputs), h, c
+
+
+def _turn(batch_sizes: Tensor | None, device: torch.device) -> Callable[[Tensor, int], Tensor]:
+    """(rows, their dimension) -> each from its last step to its first."""
+    if batch_sizes is None:
+        return lambda rows, dim: rows.flip(dim)
+    T, B = batch_sizes.shape[0], int(batch_sizes[0])
+    lengths = (batch_sizes > torch.arange(B)[:, None]).sum(1)
+    first, t = batch_sizes.cumsum(0) - batch_sizes, torch.arange(T).repeat_interleave(batch_sizes)
+    b = torch.arange(len(t)) - first[t]
+    places = (first[lengths[b] - 1 - t] + b).to(device)
+    return lambda rows, dim: rows.index_select(dim, places)
 
 
 def _keeps(*tensors: Tensor) -> bool:
