@@ -40,7 +40,8 @@ def test_any_k(k, engine, fuse):
 @every_rung
 def test_rows_that_end_or_begin_anew(kind, two, engine, fuse):
     resets = engine != "cudnn"  # which has none
-    check(Case(kind, T=7, bidirectional=two, resets=resets, proj_size=2), 2, engine, fuse)
+    T = 3 if engine == "triton" else 7  # the interpreter takes seconds
+    check(Case(kind, T, bidirectional=two, resets=resets, proj_size=2), 2, engine, fuse)
 
 
 @pytest.mark.parametrize("options", CELLS.values(), ids=CELLS)
@@ -87,7 +88,8 @@ def test_a_backward_draws_what_the_forward_drew(engine, fuse, two):
 
     inputs = x, *weights.values()
     assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
-    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
+    if engine == "loop" or not two:  # a minute on native
+        assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
 
 
 PEAK = """
