@@ -43,10 +43,15 @@ def in_chunks(
     if not _keeps(x, h0, c0, *weights):
         own = (cell, seed) if cell.on else ()
         return run(x, h0, c0, weights, dropout, fuse, directions, batch_sizes, keep, *own)
-    if directions == 1:
-        return _one_way(
-            run, k, x, h0, c0, weights, dropout, fuse, batch_sizes, keep, cell, seed
-        )  # fmt: skip
+    chunked = _one_way if directions == 1 else _two_ways
+    y, h_n, c_n = chunked(run, k, x, h0, c0, weights, dropout, fuse, batch_sizes, keep, cell, seed)
+    if len(y) < len(x):  # a row that has ended stands for all such, and gives zero
+        y = F.pad(y, (0, 0, 0, len(x) - len(y)))
+    return y, h_n, c_n
+
+
+def _two_ways(run, k, x, h0, c0, weights, dropout, fuse, batch_sizes, keep, cell, seed):
+    """The call of two directions, lane by lane."""
     per_lane, states = len(weights) // len(h0), []
     turn = _turn(batch_sizes, x.device)
 
