@@ -96,7 +96,7 @@ struct Fma {
   static void pack_columns_of(const Worker& worker, const T* weight, long groups, long units,
                               long columns, T* packed) {
     const Blocks<T> left{nullptr, groups, units, 0};
-    const Range mine = part(left.count(), worker.id, worker.count);
+    const Range mine = whole_part(left.count(), worker.id, worker.count, Blocks<T>::abreast);
     for_panels(columns, [&](Range own) {
       const long column = own.begin * W<T>;
       const Panel<T> panel{packed + columns_size(groups, units, column), own.end - own.begin};
