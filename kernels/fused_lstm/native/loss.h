@@ -62,17 +62,17 @@ FL_INLINE void logits_tile(const Loss<T>& loss, Sum<T>* maxima, const T* panel, 
                            long row, long first, long count) {
   const Blocks<Sum<T>> logits = logits_of(loss);
   Tile<T, R, N> tile;
-  FL_UNROLL for (int r = 0; r < R; ++r) {
+  FL_OF_TILE for (int r = 0; r < R; ++r) {
     const Vec<T> bias = broadcast(loss.bias ? loss.bias[row + r] : Sum<T>(0));
-    FL_UNROLL for (int n = 0; n < N; ++n) {
+    FL_OF_TILE for (int n = 0; n < N; ++n) {
       tile.sum[r][n] = first > 0 ? load(logits.at(block + n, row + r)) : bias;
     }
   }
   multiply_rows(tile, loss.weight + row * loss.inputs + first, loss.inputs, count, panel);
-  FL_UNROLL for (int n = 0; n < N; ++n) {
+  FL_OF_TILE for (int n = 0; n < N; ++n) {
     Sum<T>* lanes = maxima + (block + n) * W<T>;
     Vec<T> most = load(lanes);
-    FL_UNROLL for (int r = 0; r < R; ++r) {
+    FL_OF_TILE for (int r = 0; r < R; ++r) {
       store(logits.at(block + n, row + r), tile.sum[r][n]);
       most = maximum<T>(most, tile.sum[r][n]);
     }

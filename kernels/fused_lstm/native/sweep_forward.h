@@ -57,9 +57,9 @@ FL_INLINE Vec<T> bias_of(const Lane<T>& lane, int gate, long unit, long width) {
 
 template <class T, int R>
 FL_INLINE void load_bias(Tile<T, R, 4>& tile, const Lane<T>& lane, long unit) {
-  FL_UNROLL for (int gate = 0; gate < 4; ++gate) {
+  FL_OF_TILE for (int gate = 0; gate < 4; ++gate) {
     const Vec<T> bias = bias_of(lane, gate, unit, min(lane.hidden - unit, W<T>));
-    FL_UNROLL for (int r = 0; r < R; ++r) tile.sum[r][gate] = bias;
+    FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][gate] = bias;
   }
 }
 

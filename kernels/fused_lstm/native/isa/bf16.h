@@ -69,6 +69,13 @@ FL_INLINE Vec<Bf16> dot<Bf16>(Vec<Bf16> sum, Factor<Bf16> a, Factor<Bf16> b) {
   return (Vec<Bf16>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 }
 
+// By hand: GCC 12 loads the factor into a register first, and a sum must leave its own for it.
+template <>
+FL_INLINE Vec<Bf16> dot_with<Bf16>(Vec<Bf16> sum, Factor<Bf16> a, const Bf16* p) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "m"(*(const char(*)[64])p));
+  return sum;
+}
+
 template <>
 FL_INLINE void store_left(Bf16* p, Vec<Bf16> v, long n) {
   _mm256_storeu_si256((__m256i*)p, _mm256_maskz_mov_epi16(lanes_below(n), narrowed(v)));

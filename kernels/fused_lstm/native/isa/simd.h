@@ -12,6 +12,11 @@
 
 #define FL_INLINE inline __attribute__((always_inline))
 #define FL_UNROLL _Pragma("GCC unroll 16")
+#ifdef FL_UNIT  // of loops over a tile: one in memory may be indexed, and has sixteen rows
+#define FL_OF_TILE _Pragma("GCC unroll 1")
+#else
+#define FL_OF_TILE FL_UNROLL
+#endif
 #if defined(__aarch64__)  // of an asm statement: a vector in a register
 #define FL_REGISTER "+w"
 #else
@@ -161,6 +166,12 @@ FL_INLINE Factor<T> factor(const T* p) {
 template <class T>
 FL_INLINE Vec<T> dot(Vec<T> sum, Factor<T> a, Factor<T> b) {
   return sum + a * b;
+}
+
+// The same of the W lanes at p, without a register for them.
+template <class T>
+FL_INLINE Vec<T> dot_with(Vec<T> sum, Factor<T> a, const T* p) {
+  return dot<T>(sum, a, factors(p));
 }
 
 // W elements, of which n exist: where a factor is read by whole lanes, the others are zero.

@@ -74,8 +74,8 @@ struct Blocks {
 // R rows from `row` on of the N blocks from `first` on.
 template <class T, int R, int N>
 FL_INLINE void store(const Tile<T, R, N>& tile, const Blocks<T>& blocks, long first, long row) {
-  for (int r = 0; r < R; ++r) {
-    for (int n = 0; n < N; ++n) {
+  FL_OF_TILE for (int r = 0; r < R; ++r) {
+    FL_OF_TILE for (int n = 0; n < N; ++n) {
       store_left(blocks.at(first + n, row + r), tile.sum[r][n], blocks.width(first + n));
     }
   }

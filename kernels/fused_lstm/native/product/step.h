@@ -20,8 +20,8 @@ struct Rows {
 // R rows of [B, 4H], the four gates of a block's units.
 template <class T, int R>
 FL_INLINE void load_gates(Tile<T, R, 4>& tile, const Sum<T>* gates, long hidden, long width) {
-  FL_UNROLL for (int r = 0; r < R; ++r) {
-    FL_UNROLL for (int gate = 0; gate < 4; ++gate) {
+  FL_OF_TILE for (int r = 0; r < R; ++r) {
+    FL_OF_TILE for (int gate = 0; gate < 4; ++gate) {
       tile.sum[r][gate] = load(gates + (4 * r + gate) * hidden, width);
     }
   }
@@ -29,8 +29,8 @@ FL_INLINE void load_gates(Tile<T, R, 4>& tile, const Sum<T>* gates, long hidden,
 
 template <class T, int R>
 FL_INLINE void store_gates(const Tile<T, R, 4>& tile, Sum<T>* gates, long hidden, long width) {
-  FL_UNROLL for (int r = 0; r < R; ++r) {
-    FL_UNROLL for (int gate = 0; gate < 4; ++gate) {
+  FL_OF_TILE for (int r = 0; r < R; ++r) {
+    FL_OF_TILE for (int gate = 0; gate < 4; ++gate) {
       store(gates + (4 * r + gate) * hidden, tile.sum[r][gate], width);
     }
   }

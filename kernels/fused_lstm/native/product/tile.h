@@ -35,8 +35,9 @@ FL_INLINE void multiply(Tile<T, R, N>& tile, const T* a, long row_stride, long c
       const Factor<T> scalar = factor(a + r * row_stride + k * K_STRIDE);
       if (held < N) asm("" : "+r"(panel));  // "may have changed": read it again for each row
       FL_UNROLL for (int n = 0; n < N; ++n) {
-        if (n >= held) b[n] = factors(panel + n * W<T> * deep<T>);
-        tile.sum[r][n] = dot<T>(tile.sum[r][n], scalar, b[n]);
+        Vec<T>& sum = tile.sum[r][n];
+        sum = n < held ? dot<T>(sum, scalar, b[n])
+                       : dot_with<T>(sum, scalar, panel + n * W<T> * deep<T>);
       }
     }
     panel += N * W<T> * deep<T>;
@@ -94,8 +95,8 @@ FL_INLINE void multiply_rows(Tile<T, R, N>& tile, const T* a, long row_stride, l
 
 template <class T, int R, int N>
 FL_INLINE void clear(Tile<T, R, N>& tile) {
-  FL_UNROLL for (int r = 0; r < R; ++r) {
-    FL_UNROLL for (int n = 0; n < N; ++n) tile.sum[r][n] = Vec<T>{};
+  FL_OF_TILE for (int r = 0; r < R; ++r) {
+    FL_OF_TILE for (int n = 0; n < N; ++n) tile.sum[r][n] = Vec<T>{};
   }
 }
 
@@ -103,8 +104,8 @@ FL_INLINE void clear(Tile<T, R, N>& tile) {
 // and of the R rows, `height`.
 template <class U, class T, int R, int N>
 FL_INLINE void load(Tile<T, R, N>& tile, const U* c, long stride, long width, long height = R) {
-  FL_UNROLL for (int r = 0; r < R; ++r) {
-    FL_UNROLL for (int n = 0; n < N; ++n) {
+  FL_OF_TILE for (int r = 0; r < R; ++r) {
+    FL_OF_TILE for (int n = 0; n < N; ++n) {
       if (r < height) tile.sum[r][n] = load(c + r * stride + n * W<T>, width - n * W<T>);
     }
   }
@@ -112,8 +113,8 @@ FL_INLINE void load(Tile<T, R, N>& tile, const U* c, long stride, long width, lo
 
 template <class U, class T, int R, int N>
 FL_INLINE void store(const Tile<T, R, N>& tile, U* c, long stride, long width, long height = R) {
-  FL_UNROLL for (int r = 0; r < R; ++r) {
-    FL_UNROLL for (int n = 0; n < N; ++n) {
+  FL_OF_TILE for (int r = 0; r < R; ++r) {
+    FL_OF_TILE for (int n = 0; n < N; ++n) {
       if (r < height) store(c + r * stride + n * W<T>, tile.sum[r][n], width - n * W<T>);
     }
   }
@@ -122,15 +123,15 @@ FL_INLINE void store(const Tile<T, R, N>& tile, U* c, long stride, long width, l
 // Begins to fetch a tile's place in memory, to be written when its sums are known.
 template <int R, int N, class T>
 FL_INLINE void prefetch(const T* c, long stride) {
-  FL_UNROLL for (int r = 0; r < R; ++r) {
-    FL_UNROLL for (int n = 0; n < N; ++n) __builtin_prefetch(c + r * stride + n * W<T>, 1);
+  FL_OF_TILE for (int r = 0; r < R; ++r) {
+    FL_OF_TILE for (int n = 0; n < N; ++n) __builtin_prefetch(c + r * stride + n * W<T>, 1);
   }
 }
 
 template <class U, class T, int R, int N>
 FL_INLINE void add(Tile<T, R, N>& tile, const U* c, long stride, long width) {
-  FL_UNROLL for (int r = 0; r < R; ++r) {
-    FL_UNROLL for (int n = 0; n < N; ++n) {
+  FL_OF_TILE for (int r = 0; r < R; ++r) {
+    FL_OF_TILE for (int n = 0; n < N; ++n) {
       tile.sum[r][n] += load(c + r * stride + n * W<T>, width - n * W<T>);
     }
   }

@@ -35,7 +35,7 @@ FL_INLINE Vec<Bf16> even(Pairs pairs) { return (Vec<Bf16>)(pairs << 16); }
 FL_INLINE Vec<Bf16> odd(Pairs pairs) { return (Vec<Bf16>)(pairs & 0xffff0000); }
 
 // sum += the 32 k of a row times those of a vector of columns, whose pairs are `stride` apart.
-inline void emulate(Vec<Bf16>& sum, const Bf16* row, const Bf16* column, long stride) {
+__attribute__((noinline)) inline void emulate(Vec<Bf16>& sum, const Bf16* row, const Bf16* column, long stride) {
   Vec<Bf16> first = {}, second = {};
   for (long k = 0; k < grain<Bf16>; k += 2, column += stride) {
     Pairs a, b;
@@ -54,8 +54,8 @@ inline void multiply_tiles(Tile<Bf16, R, N>& tile, const Bf16* a, long row_strid
                            long count, const Bf16* panel) {
   constexpr long line = N * 2 * W<Bf16>;
   for (long k = 0; k < count; ++k, a += k_stride, panel += grain<Bf16> / 2 * line) {
-    for (int r = 0; r < R; ++r) {
-      for (int n = 0; n < N; ++n) {
+    FL_OF_TILE for (int r = 0; r < R; ++r) {
+      FL_OF_TILE for (int n = 0; n < N; ++n) {
         emulate(tile.sum[r][n], a + r * row_stride, panel + n * 2 * W<Bf16>, line);
       }
     }
