@@ -136,20 +136,25 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
 
 // --- what is left when every step's dgates are known ---
 
-// db = the sum of dgates' rows.
+// db = the sum of dgates' rows, a block and a range of rows at a time.
 template <class T>
-void bias_gradient(const Worker& worker, const Blocks<T>& dgates, T* db) {
-  const Range mine = part(dgates.count(), worker.id, worker.count);
-  for (long block = mine.begin; block < mine.end; ++block) {
-    Vec<T> total = {};
-    for (long row = 0; row < dgates.rows; ++row) total += load(dgates.at(block, row));
-    store(db + dgates.column(block), total, dgates.width(block));
-  }
+FL_INLINE void bias_gradient(const Blocks<T>& dgates, long block, Range rows, T* db) {
+  const long width = dgates.width(block);
+  T* const target = db + dgates.column(block);
+  Vec<T> total = rows.begin > 0 ? load(target, width) : Vec<T>{};
+  for (long row = rows.begin; row < rows.end; ++row) total += load(dgates.at(block, row));
+  store(target, total, width);
 }
 
+// db, and then pairs of the rows that it is the sum of: for bfloat16, between syncs.
 template <class T>
 void pair_dgates(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient) {
-  pair_rows(worker, dgates_of(lane, gradient));
+  const Blocks<T> dgates = dgates_of(lane, gradient);
+  const Range mine = whole_part(dgates.count(), worker.id, worker.count, Blocks<T>::abreast);
+  for (long block = mine.begin; gradient.db && block < mine.end; ++block) {
+    bias_gradient(dgates, block, {0, dgates.rows}, gradient.db);
+  }
+  pair_rows(worker, dgates);
   if (lane.w_hr) pair_rows(worker, dh_of(lane, gradient));
 }
 
@@ -199,6 +204,9 @@ void weight_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradi
       worker, dgates, lane.inputs, gradient.dw_ih, partial_of(gradient, gradient.dw_ih, 0), panel,
       [&](Range n, long column, const Panel<T>& right) {
         pack_rows(lane.x, lane.inputs, n, column, lane.inputs - column, right);
+      },
+      [&](long block, Range n) {
+        if (deep<T> == 1 && gradient.db) bias_gradient(dgates, block, n, gradient.db);
       });
   transposed_product(
       worker, dgates, lane.outputs, gradient.dw_hh,
@@ -223,7 +231,6 @@ void gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>&
     product(worker, dgates_of(lane, gradient), lane.w_ih, lane.inputs, gradient.add, gradient.dx,
             panel);
   }
-  if (gradient.db) bias_gradient(worker, dgates_of(lane, gradient), gradient.db);
   if constexpr (deep<T> > 1) {
     worker.sync();
     pair_dgates(worker, lane, gradient);

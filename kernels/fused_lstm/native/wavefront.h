@@ -134,13 +134,7 @@ void wavefront_backward(const Worker& worker, const Wavefront<T>& wave, T* panel
     }
     worker.sync();
   }
-  for (long index = 0; index <= top; ++index) {
-    const Blocks<T> dgates = dgates_of(wave.lanes[index], wave.gradients[index]);
-    T* const db = wave.gradients[index].db;
-    if (db) bias_gradient(worker, dgates, db);
-  }
   if constexpr (deep<T> > 1) {
-    worker.sync();
     for (long index = 0; index <= top; ++index) {
       pair_dgates(worker, wave.lanes[index], wave.gradients[index]);
     }

@@ -46,10 +46,15 @@ void product(const Worker& worker, const Blocks<T>& left, const T* right, long c
 // out[existing columns of left, columns] = left' * right, where pack(rows, column, panel) fills a
 // panel with rows of right, and the rows of `left` are paired. Parts as above: a range of rows, which
 // is k here, by a range of blocks. `partial`, as large as out, has the sums of all parts but the
-// last; it may be out.
-template <class T, class U, class Pack>
+// last; it may be out. Calls each(block, rows) once for each block and part of its rows, just before
+// they are read.
+struct Nothing {
+  void operator()(long, Range) const {}
+};
+
+template <class T, class U, class Pack, class Each = Nothing>
 void transposed_product(const Worker& worker, const Blocks<T>& left, long columns, U* out,
-                        Sum<T>* partial, T* panel, const Pack& pack) {
+                        Sum<T>* partial, T* panel, const Pack& pack, const Each& each = {}) {
   constexpr long height = transposed_tile<T>.rows, widest = transposed_tile<T>.vectors;
   constexpr long tiles = W<T> / height;  // in a block
   const long depths = parts_of(left.rows, transposed_depth<T>);
@@ -67,6 +72,7 @@ void transposed_product(const Worker& worker, const Blocks<T>& left, long column
       right.clear_rest(rows.end - rows.begin);
       for (long j = share.blocks.begin; j < share.blocks.end; ++j) {
         const long block = own.begin + j / tiles, unit = j % tiles * height;
+        if (share.first == 0 && unit == 0) each(block, rows);
         const long exist = min(left.width(block) - unit, height);
         if (exist <= 0) continue;
         const long at = (left.column(block) + unit) * columns + column;

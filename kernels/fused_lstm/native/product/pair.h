@@ -29,8 +29,8 @@ template <class T>
 void pair_rows(const Worker& worker, const Blocks<T>& blocks) {
   if constexpr (deep<T> > 1) {
     constexpr long abreast = Blocks<T>::abreast, pairs = grain<T> / 2;
-    const Range mine = part(blocks.count() / abreast, worker.id, worker.count);
-    for (long block = mine.begin * abreast; block < mine.end * abreast; block += abreast) {
+    const Range mine = whole_part(blocks.count(), worker.id, worker.count, abreast);
+    for (long block = mine.begin; block < mine.end; block += abreast) {
       for (long first = 0; first < blocks.rows; first += grain<T>) {
         Factor<T> made[abreast][pairs];
         const auto row = [&](long n, long at) {
