@@ -137,7 +137,8 @@ struct Layer {
   void allocate() {
     lane.y = data.fresh(N * P);
     lane.c = data.fresh(lane.save ? N * H : B * H);
-    lane.gates = data.fresh(lane.save ? N * 4 * H : lane.chunk * B * 4 * H);
+    lane.gates = lane.save ? data.fresh(N * 4 * H) : nullptr;
+    lane.input_part = lane.save ? lane.gates : data.fresh(lane.chunk * B * 4 * H);
   }
 
   Scratch<T> scratch(long workers) {
@@ -250,6 +251,7 @@ void run_loss(const Kernels<T>& kernels, long workers, bool bias) {
   loss.dweight = data.fresh(V * H);
   loss.dbias = bias ? data.fresh(V) : nullptr;
   loss.logits = data.fresh(kernels.blocks_size(1, N, V));
+  loss.exponentials = loss.logits;
   loss.scaled = data.fresh(N * H);
   loss.maxima = data.fresh(workers * padded);
   loss.sums = data.fresh(workers * padded);
