@@ -10,15 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unittest import mock
 
 from fused_lstm.triton import launch
 
 from . import cases
 from .cases import Case, Outcome
+from .run import WEAK, Schedule
 
 Change = Callable[[str], str]
+LATE = replace(WEAK, lazy=2)  # a copy that nobody waits for never comes
 
 
 def every(pattern: str, put: str | Callable) -> Change:
@@ -63,6 +65,7 @@ class Fault:
     path: str = "own"
     unzeroed: str = ""  # part of a launch's workspace that is left as torch.empty gives it
     kinds: tuple[str, ...] = ("steps", "layers", "projected")
+    schedule: Schedule = WEAK
 
 
 def _unchanged(ptx: str) -> str:
@@ -111,7 +114,7 @@ FAULTS = [
                 lambda match: f"cp.async.wait_group {int(match[1]) + 1}"),
           "uninitialised read", path="streamed"),
     Fault("cp.async.commit_group removed", every(r"cp\.async\.commit_group;", ""),
-          "uninitialised read", path="streamed"),
+          "uninitialised read", path="streamed", schedule=LATE),
     Fault("wgmma.wait_group + 1",
           every(r"(wgmma\.wait_group\.sync\.aligned) 0", r"\1 1"), "in flight is touched",
           arch=(90,)),
@@ -153,7 +156,7 @@ def run(
     for seed in range(1, seeds + 1):
         with _unzeroed(fault.unzeroed):
             outcome = cases.run(
-                case_of(fault, kind, arch), (seed,), change=change, max_instructions=20_000_000
+                case_of(fault, kind, arch), (seed,), fault.schedule, change, 20_000_000
             )
         if not changed:
             return False, None
