@@ -86,7 +86,8 @@ sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linu
 	nm -D $(COPY)/kernels/fused_lstm/native/_C*.so | grep -q __asan_report
 	$(CHECKED) -c 'import fused_lstm, sys; f = fused_lstm.__file__; f.startswith("$(abspath $(COPY))/") or sys.exit(f"tests would run {f}"); sys.exit(fused_lstm.available_engines("cpu")["native"])'
 	$(CHECKED) -m pytest --capture=sys tests/test_native.py tests/test_native_plan.py \
-		tests/test_native_lanes.py tests/test_native_tiles.py tests/test_native_memory.py \
+		tests/test_native_lanes.py tests/test_native_short.py tests/test_native_tiles.py \
+		tests/test_native_memory.py \
 		tests/test_cross_entropy.py tests/test_dropout.py $(ARGS)
 
 arm: setup       ## the C++ kernels as Arm runs them, on qemu: needs g++-aarch64-linux-gnu, qemu-user

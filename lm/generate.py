@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import islice
 
 from lm.command import main_imports, run_command
 
@@ -33,8 +34,8 @@ def generate(
 
     Each is drawn from softmax(logits / temperature), from the `top_k` likeliest words only unless
     that is 0, with the random numbers of `generator` (on the CPU); temperature 0 takes the
-    likeliest word. The state is carried, so a word costs one step (T = B = 1) however long the
-    text is. The model must be in evaluation mode.
+    likeliest word. The state is carried, as the engine wrote it, so a word costs one step
+    (T = B = 1) however long the text is. The model must be in evaluation mode.
     """
     device = model.sm_fc.weight.device
     with torch.inference_mode():
@@ -104,18 +105,36 @@ def _run(options: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(options.seed)
     words = generate(model.eval(), prompt, generator, options.temperature, options.top_k)
     sys.stdout.write(options.prompt)
-    begin = time.perf_counter()
-    first = next(words)  # reads the prompt, and what an engine compiles, it compiles now
-    middle = time.perf_counter()
-    more = options.length - 1
-    _write(found.vocabulary[i] for i in chain([first], islice(words, more)))
-    seconds = time.perf_counter() - middle
-    speed = f": {more / seconds:,.0f} tokens per second" if more else ""
-    print(
-        f"lm.generate: first token after {(middle - begin) * 1e3:.1f} ms, {more} more in "
-        f"{seconds:.2f} s{speed}",
-        file=sys.stderr,
-    )
+    seconds: list[float] = []
+    words = islice(clocked(words, seconds), options.length)
+    _write(found.vocabulary[i] for i in words)
+    print(f"lm.generate: {latency(seconds)}", file=sys.stderr)
+
+
+def clocked(words: Iterator[int], seconds: list[float]) -> Iterator[int]:
+    """`words` as they come; what each took goes to `seconds`, without what is done with it."""
+    while True:
+        begin = time.perf_counter()
+        word = next(words)
+        seconds.append(time.perf_counter() - begin)
+        yield word
+
+
+def latency(seconds: Sequence[float]) -> str:
+    """What is said of the times of a text's words: at least one.
+
+    The first one's is apart: it reads the prompt, and what an engine compiles, it compiles then.
+    Of the others: tokens per second and the 50th and 99th percentile of their times.
+    """
+    first, *others = seconds
+    said = f"first token after {first * 1e3:.1f} ms"
+    if not others:
+        return said
+    sample = others if len(others) > 1 else others * 2  # Python before 3.13 wants two
+    percentiles = statistics.quantiles(sample, n=100, method="inclusive")
+    p50, p99 = (f"{percentiles[n - 1] * 1e3:.2f} ms" for n in (50, 99))
+    speed = f"{len(others) / sum(others):,.0f} tokens per second"
+    return f"{said}, {len(others)} more at {speed}, each in {p50} (p50), {p99} (p99)"
 
 
 def _write(words: Iterable[str]) -> None:

@@ -63,10 +63,52 @@ def test_generate_goes_on_as_the_text_does(trained, capsys):
     captured = capsys.readouterr()
     assert captured.out == "w0 w1 w2 w3 w4 w5 w6 w7 w8 w9 w10\n w0 w1 w2\n"
     assert re.fullmatch(
-        r"lm\.generate: first token after [\d.]+ ms, "
-        r"9 more in [\d.]+ s: [\d,]+ tokens per second\n",
+        r"lm\.generate: first token after [\d.]+ ms, 9 more at [\d,]+ tokens per second, "
+        r"each in [\d.]+ ms \(p50\), [\d.]+ ms \(p99\)\n",
         captured.err,
     )
+
+
+def test_latency_by_hand():
+    assert generate.latency([0.5]) == "first token after 500.0 ms"
+    one = "first token after 500.0 ms, 1 more at 250 tokens per second, each in 4.00 ms (p50), "
+    assert generate.latency([0.5, 0.004]) == one + "4.00 ms (p99)"
+    many = [0.5] + [0.001] * 99 + [0.101, 0.0]  # sorted: 0, then 99 of 1 ms, then 101 ms
+    said = generate.latency(many)
+    assert said.endswith("101 more at 505 tokens per second, each in 1.00 ms (p50), 1.00 ms (p99)")
+    slow = [0.5] + [0.001] * 90 + [0.101] * 11
+    assert generate.latency(slow).endswith("each in 1.00 ms (p50), 101.00 ms (p99)")
+
+
+def test_a_words_time_is_without_what_is_done_with_it(monkeypatch):
+    clock = iter([1.0, 3.0, 10.0, 11.5])
+    monkeypatch.setattr(generate.time, "perf_counter", lambda: next(clock))
+    seconds = []
+    words = generate.clocked(iter([7, 8]), seconds)
+    assert [next(words), next(words)] == [7, 8]
+    assert seconds == [2.0, 1.5]
+
+
+def test_a_state_is_carried_without_a_copy(trained):
+    """What the engine returned is what it is given again, and nothing is copied between."""
+    model = checkpoint.load(trained[0]).model("auto").eval()
+    given, made = [], []
+
+    def keep(_, arguments, output):
+        given.append(arguments[1])
+        made.append(output[1])
+
+    model.lstm.register_forward_hook(keep)
+    words = generate.generate(model, [3, 4], torch.Generator())
+    next(words)
+    with torch.profiler.profile() as profile:
+        next(words), next(words)
+    assert len(given) == 3
+    for last, now in zip(made, given[1:], strict=False):
+        assert all(a is b for a, b in zip(last, now, strict=True))
+    names = {event.name for event in profile.events()}
+    assert "aten::embedding" in names
+    assert not names & {"aten::copy_", "aten::clone", "aten::contiguous"}
 
 
 def test_a_seed_fixes_what_is_generated(trained, capsys):

@@ -68,6 +68,37 @@ def test_directions_share_the_team_where_it_has_two_halves(lanes, change):
     assert f"lanes abreast: {lanes};" in plan(**{"directions": 2} | change)
 
 
+@pytest.mark.parametrize(
+    ("order", "change"),
+    [
+        ("a short call", {"steps": 1, "batch": 16}),
+        ("in turns", {"steps": 1, "batch": 17, "layers": 3}),
+        ("a short call", {"steps": 4, "batch": 4, "hidden": 3000}),
+        ("in turns", {"steps": 5, "batch": 3, "hidden": 255, "layers": 3}),
+        ("a short call", {"steps": 5, "batch": 3, "hidden": 256}),
+        ("a short call", {"steps": 16, "batch": 1, "hidden": 1024}),
+        ("in turns", {"steps": 16, "batch": 1, "hidden": 1025}),
+        ("a short call", {"steps": 16, "batch": 1, "hidden": 1025, "dtype": torch.bfloat16}),
+        ("a short call", {"steps": 1, "batch": 1, "fuse": "steps", "threads": 64}),
+        ("a short call", {"steps": 2, "batch": 8, "directions": 2, "projected": 50}),
+        ("a short call on one thread", {"steps": 1, "batch": 1, "inputs": 30, "hidden": 50}),
+    ],
+    ids=str,
+)
+def test_a_call_of_few_rows_packs_nothing(order, change):
+    for save in (True, False):
+        text = plan(**change, save=save)
+        assert f"layers: {order};" in text
+        packed = re.search(r"recurrent|panels", text.partition("backward:")[0])
+        assert (packed is None) == ("short" in order)
+
+
+def test_bfloat16_is_float32_in_a_short_call_alone(bf16_isa):
+    options = {"dtype": torch.bfloat16, "isa": bf16_isa, "batch": 1}
+    assert ", 32-bit" in plan(steps=4, **options)
+    assert ", 16-bit" in plan(steps=5, **options)
+
+
 def test_input_products_are_made_in_parts_where_nothing_is_saved():
     shape = {"steps": 1000, "batch": 64, "hidden": 256}
     assert "input product: 1000 of 1000 steps" in plan(**shape)
@@ -115,10 +146,14 @@ def allocated(shape: Shape, dtype: torch.dtype, save: bool) -> tuple[int, float]
     return fused_lstm.release_memory(), planned + results
 
 
-@pytest.mark.parametrize("hidden", [256, 160], ids=["in-turns", "wavefront"])
+@pytest.mark.parametrize(
+    ("T", "B", "H"),
+    [(40, 32, 256), (40, 32, 160), (4, 4, 1024)],
+    ids=["in-turns", "wavefront", "short"],
+)
 @pytest.mark.parametrize("save", [True, False], ids=["save", "inference"])
-def test_a_call_allocates_what_the_plan_says(save, hidden):
-    found, planned = allocated(Shape(40, 32, hidden, hidden, 2), torch.float32, save)
+def test_a_call_allocates_what_the_plan_says(save, T, B, H):
+    found, planned = allocated(Shape(T, B, H, H, 2), torch.float32, save)
     assert found == pytest.approx(planned, rel=0.02)
 
 
@@ -135,11 +170,7 @@ def test_errors_name_the_argument():
         "fuse: got 'none', should be 'steps' or 'layers'": {"fuse": "none"},
         "threads: got 0, should be 1 or more": {"threads": 0},
         "layers: got 0, should be 1 or more": {"layers": 0},
-        "dtype: got Half, should be float32.* or float64": {"dtype": torch.float16},
-        "dtype: got BFloat16, should be float32 or float64": {
-            "dtype": torch.bfloat16,
-            "isa": native.OPS.isa_names(torch.float32)[-1],
-        },
+        "dtype: got Half, should be float32, float64 or bfloat16": {"dtype": torch.float16},
         "FUSED_LSTM_ISA: got 'mmx', should be one of": {"isa": "mmx"},
     }.items():
         with pytest.raises(ValueError, match=message):

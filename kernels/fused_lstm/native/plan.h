@@ -14,6 +14,7 @@ struct Sizes {
   long layers, directions;
   bool projected, even;      // even: every row is alive at every step, and none is kept back
   bool dropout;              // between layers
+  bool narrow;               // tensors are bfloat16
 };
 
 // What the plan has to know of a team of threads with an instruction set.
@@ -48,6 +49,8 @@ struct Buffer {
 enum class Pass { inference, forward, backward };
 
 struct Plan {
+  bool is_short;   // weights are read as they lie, in all layers in one go
+  bool alone;      // where is_short: on one worker
   bool wavefront;  // each layer on a worker of its own, a step behind the layer below; or in turns
   long abreast;    // lanes of a layer that run at once, each on its part of the team
   long chunk;      // steps whose input product is made at once
@@ -62,10 +65,15 @@ struct Plan {
   Buffer panels;             // one for each worker
 };
 
+// Whether a forward pass has so few rows that weights are best read as they lie. It is computed in
+// float32 then, whatever else there is for bfloat16, whose weights are widened in registers.
+bool is_short(const Sizes& sizes);
+
 // together: lanes may run at once (fuse="layers"), where that is faster.
 Plan plan_of(const Sizes& sizes, const Machine& machine, Pass pass, bool together);
 
-// A few lines to read.
-std::string to_string(const Sizes& sizes, const Machine& machine, bool save, bool together);
+// A few lines to read, of the kernels that run forwards and of those that run backwards.
+std::string to_string(const Sizes& sizes, const Machine& forward, const Machine& backward,
+                      bool save, bool together);
 
 }  // namespace fused_lstm

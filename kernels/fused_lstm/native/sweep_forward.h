@@ -109,8 +109,8 @@ FL_INLINE CellStep<T> cell_step(const Lane<T>& lane, long place, const Sum<T>* i
   step.input_part = input_part;
   step.gates = lane.gates ? lane.gates + row * 4 * hidden : nullptr;
   step.c_next = lane.save ? lane.c + row * hidden : lane.c;
-  step.h = lane.w_hr ? lane.unprojected : lane.y + row * lane.y_stride;
-  step.stride = lane.w_hr ? hidden : lane.y_stride;
+  step.h = lane.unprojected ? lane.unprojected : lane.y + row * lane.y_stride;
+  step.stride = lane.unprojected ? hidden : lane.y_stride;
   return step;
 }
 
@@ -130,16 +130,17 @@ FL_INLINE void for_states_before(const Lane<T>& lane, long place, const Body& bo
   }
 }
 
-template <class T>
+// Of weights as Multiply takes them: packed, or as they lie.
+template <class Multiply, class T, class E>
 void step_forward(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part,
-                  const T* packed) {
+                  const E* weight) {
   const long hidden = lane.hidden;
   CellStep<T> step = cell_step(lane, place, input_part);
   for_states_before(lane, place, [&](Range rows, Rows<T> h, const Sum<T>* c) {
     step.c = c;
     // Back and forth through the weights: what the last step used last is still in cache.
-    Fma<T>::gates(
-        worker, h, rows, lane.outputs, hidden, packed, place % 2,
+    Multiply::gates(
+        worker, h, rows, lane.outputs, hidden, weight, place % 2,
         [&](auto& tile, long unit, long row) {
           load_gates(tile, input_part + row * 4 * hidden + unit, hidden, min(hidden - unit, W<T>));
         },
@@ -148,12 +149,12 @@ void step_forward(const Worker& worker, const Lane<T>& lane, long place, const S
 }
 
 // y = unprojected w_hr', of a step.
-template <class T>
-void project(const Worker& worker, const Lane<T>& lane, long place, const T* packed) {
+template <class Multiply, class T, class E>
+void project(const Worker& worker, const Lane<T>& lane, long place, const E* weight) {
   T* const y = lane.y + row_of(lane, place) * lane.y_stride;
-  Fma<T>::columns(worker, Rows<T>{lane.unprojected, lane.hidden}, {0, alive(lane, place)},
-                  lane.hidden, lane.outputs, packed,
-                  [&](const auto& tile, long first, long row) {
+  Multiply::columns(worker, Rows<T>{lane.unprojected, lane.hidden}, {0, alive(lane, place)},
+                    lane.hidden, lane.outputs, weight,
+                    [&](const auto& tile, long first, long row) {
     const long column = first * W<T>;
     store(tile, y + row * lane.y_stride + column, lane.y_stride, lane.outputs - column);
   });
@@ -172,10 +173,11 @@ void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& 
     worker.sync();
     for (long place = begin; place < end; ++place) {
       const long row = row_of(lane, place) - rows.begin;
-      step_forward(worker, lane, place, lane.input_part + row * 4 * hidden, scratch.recurrent);
+      step_forward<Fma<T>>(worker, lane, place, lane.input_part + row * 4 * hidden,
+                           scratch.recurrent);
       worker.sync();
       if (!lane.w_hr) continue;
-      project(worker, lane, place, projection);
+      project<Fma<T>>(worker, lane, place, projection);
       worker.sync();
     }
   }

@@ -3,6 +3,7 @@
 
 #include "cells/lstm.h"
 #include "product/alone.h"
+#include "sweep_short.h"
 #include "wavefront.h"
 
 namespace fused_lstm::FL_ISA {
@@ -29,7 +30,9 @@ constexpr Kernels<T> table() {
   if constexpr (deep<T> == 1) {
     table.cell = cell<T>;
     table.cell_backward = cell_backward<T>;
+    table.short_forward = short_forward<T, T>;
   }
+  if constexpr (sizeof(T) == sizeof(float)) table.short_forward_bf16 = short_forward<T, Bf16>;
   return table;
 }
 

@@ -42,6 +42,14 @@ struct Lane {
   bool save;
 };
 
+// A lane's weights as they were given, of type E: shapes as in Lane.
+template <class E>
+struct Weights {
+  const E *w_ih, *w_hh;
+  const E *b_ih, *b_hh;      // or null
+  const E* w_hr;             // or null
+};
+
 template <class T>
 struct LaneGradient {
   const Sum<T>* dy;          // [N, P], a row every y_stride, or null
@@ -146,6 +154,9 @@ struct Kernels {
   void (*cell_backward)(const Worker&, long batch, long hidden, const T* gates, const T* c,
                         const T* c_next, const T* dh, const T* dc_next, T* dgates, T* dc);
   void (*sweep_forward)(const Worker&, const Lane<T>&, const Scratch<T>&);
+  // The same where rows are few, with weights that are read as they lie; a lane's own are not used.
+  void (*short_forward)(const Worker&, const Lane<T>&, const Weights<T>&);
+  void (*short_forward_bf16)(const Worker&, const Lane<T>&, const Weights<Bf16>&);  // T: float
   void (*sweep_backward)(const Worker&, const Lane<T>&, const LaneGradient<T>&, const Scratch<T>&);
   // dx and the weights' gradients, from what the sweep left; all workers begin after its end.
   void (*gradients)(const Worker&, const Lane<T>&, const LaneGradient<T>&, T* panels);

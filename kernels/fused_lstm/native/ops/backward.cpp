@@ -72,7 +72,7 @@ struct Stack {
 
   Lane<T> lane(long index) const {
     const long layer = index / s.directions;
-    Lane<T> lane = lane_of<T>(call, index, input(layer), output(layer));
+    Lane<T> lane = lane_of<T>(call, weights_of<T>(call, index), index, input(layer), output(layer));
     lane.c = part_of<Sum<T>>(saved.c, index);
     lane.gates = part_of<T>(saved.gates, index);
     lane.save = true;

@@ -14,7 +14,7 @@
 namespace fused_lstm {
 
 // Arguments that were checked. x, h0 and weights are factors of products, and in their dtype; c0 is
-// in that of the sums.
+// in that of the sums. Of a short call weights are in the dtype given, if that is bfloat16.
 struct Call {
   Sizes sizes;
   const Isa* isa;
@@ -70,13 +70,21 @@ inline at::Tensor fresh(const Buffer& buffer, const at::TensorOptions& options) 
                options_of(buffer, options));
 }
 
+// Of lane `index` of all, in the dtype that they are in.
+template <class E>
+Weights<E> weights_of(const Call& call, long index) {
+  const at::Tensor* const own = &call.weights[index * call.per_lane];
+  const bool bias = call.per_lane >= 4;
+  return {data_of<E>(own[0]), data_of<E>(own[1]), bias ? data_of<E>(own[2]) : nullptr,
+          bias ? data_of<E>(own[3]) : nullptr,
+          call.sizes.projected ? data_of<E>(own[call.per_lane - 1]) : nullptr};
+}
+
 // Lane `index` of all, as the forward and the backward have it in common.
 template <class T>
-Lane<T> lane_of(const Call& call, long index, const T* x, T* y) {
+Lane<T> lane_of(const Call& call, const Weights<T>& weights, long index, const T* x, T* y) {
   const Sizes& s = call.sizes;
-  const at::Tensor* own = &call.weights[index * call.per_lane];
   const long width = s.directions * s.outputs, direction = index % s.directions;
-  const bool bias = call.per_lane >= 4;
   Lane<T> lane{};
   lane.steps = s.steps;
   lane.batch = s.batch;
@@ -89,11 +97,11 @@ Lane<T> lane_of(const Call& call, long index, const T* x, T* y) {
   lane.x = x;
   lane.h0 = part_of<T>(call.h0, index);
   lane.c0 = part_of<Sum<T>>(call.c0, index);
-  lane.w_ih = data_of<T>(own[0]);
-  lane.w_hh = data_of<T>(own[1]);
-  lane.b_ih = bias ? data_of<T>(own[2]) : nullptr;
-  lane.b_hh = bias ? data_of<T>(own[3]) : nullptr;
-  lane.w_hr = s.projected ? data_of<T>(own[call.per_lane - 1]) : nullptr;
+  lane.w_ih = weights.w_ih;
+  lane.w_hh = weights.w_hh;
+  lane.b_ih = weights.b_ih;
+  lane.b_hh = weights.b_hh;
+  lane.w_hr = weights.w_hr;
   lane.y = y + direction * s.outputs;
   lane.y_stride = width;
   return lane;

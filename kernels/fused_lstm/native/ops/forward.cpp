@@ -18,7 +18,7 @@ void last_states(const Lane<T>& lane, T* h_n, Sum<T>* c_n) {
     for (long n = lane.first[t] + b; n < lane.first[t + 1]; ++n, ++b) {
       const Sum<T>* const c = lane.c + (lane.save ? n : b) * lane.hidden;
       std::copy_n(lane.y + n * lane.y_stride, lane.outputs, h_n + b * lane.outputs);
-      std::copy_n(c, lane.hidden, c_n + b * lane.hidden);
+      if (lane.c != c_n) std::copy_n(c, lane.hidden, c_n + b * lane.hidden);
     }
   }
 }
@@ -80,11 +80,16 @@ struct Stack {
     dropped = fresh(plan.dropped, options);
   }
 
+  // Whether weights are narrower than what they are computed with.
+  bool narrow() const { return plan.is_short && s.narrow; }
+
   Lane<T> lane(long index) const {
     const long layer = index / s.directions, direction = index % s.directions;
     const long slot = plan.abreast == 2 ? direction : 0;
-    Lane<T> lane = lane_of<T>(call, index, input(layer), output(layer));
-    lane.c = part_of<Sum<T>>(out.c, index % plan.c.count);
+    const auto own = narrow() ? Weights<T>{} : weights_of<T>(call, index);
+    Lane<T> lane = lane_of<T>(call, own, index, input(layer), output(layer));
+    lane.c = plan.c.count ? part_of<Sum<T>>(out.c, index % plan.c.count)
+                          : part_of<Sum<T>>(out.c_n, index);
     lane.gates = part_of<T>(out.gates, index);
     lane.input_part = part_of<Sum<T>>(input_part, slot);
     if constexpr (std::is_same_v<T, Sum<T>>) {
@@ -118,6 +123,41 @@ struct Stack {
     }
   }
 
+  // All layers in one go: nothing is packed, so they share no scratch.
+  template <class E>
+  void in_one_go(void (*sweep)(const Worker&, const Lane<T>&, const Weights<E>&)) {
+    std::vector<Lane<T>> lanes;
+    std::vector<Weights<E>> weights;
+    for (long index = 0; index < s.layers * s.directions; ++index) {
+      lanes.push_back(lane(index));
+      weights.push_back(weights_of<E>(call, index));
+    }
+    const long size = s.rows * s.directions * s.outputs;
+    const auto run = [&](const Worker& worker) {
+      for (long layer = 0; layer < s.layers; ++layer) {
+        const long first = layer * s.directions;
+        for_lanes(worker, s.directions, plan, [&](const Worker& own, long d, long) {
+          sweep(own, lanes[first + d], weights[first + d]);
+        });
+        if (s.directions > 1) worker.sync();
+        if (!dropped.defined() || layer + 1 == s.layers) continue;
+        kernels.dropout(worker, size, layer * size, call.dropout, output(layer),
+                        part_of<T>(dropped, 0));
+        worker.sync();
+      }
+    };
+    plan.alone ? run(Worker{}) : run_on_team(run);
+    for (size_t index = 0; index < lanes.size(); ++index) finish(lanes[index], index);
+    for (long layer = 0; layer < s.layers; ++layer) {
+      clear_rest(call, output(layer), s.directions * s.outputs);
+    }
+  }
+
+  void as_short() {
+    if (!narrow()) return in_one_go(kernels.short_forward);
+    if constexpr (std::is_same_v<T, float>) in_one_go(kernels.short_forward_bf16);
+  }
+
   void as_wavefront() {
     std::vector<Lane<T>> lanes;
     for (long index = 0; index < s.layers; ++index) lanes.push_back(lane(index));
@@ -125,6 +165,11 @@ struct Stack {
     const Wavefront<T> wave = wavefront_of(call, lanes, dropped, packed);
     run_on_team([&](const Worker& worker) { kernels.wavefront_forward(worker, wave); });
     for (long index = 0; index < s.layers; ++index) finish(lanes[index], index);
+  }
+
+  void run() {
+    if (plan.is_short) return as_short();
+    plan.wavefront ? as_wavefront() : in_turns();
   }
 };
 
@@ -134,7 +179,7 @@ Forward run_forward(const Call& call, bool save) {
   return with_factors(call.dtype, *call.isa, [&](const auto& kernels) {
     Stack stack(kernels, call, save);
     stack.allocate();
-    stack.plan.wavefront ? stack.as_wavefront() : stack.in_turns();
+    stack.run();
     return std::move(stack.out);
   });
 }

@@ -84,7 +84,8 @@ std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes
   return first;
 }
 
-Call checked_call(const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights,
+Call checked_call(bool forward, const Tensor& x, const Tensor& h0, const Tensor& c0,
+                  at::TensorList weights,
                   double dropout, const OptionalTensor& seed, std::string_view fuse,
                   int64_t directions, const OptionalTensor& batch_sizes,
                   const OptionalTensor& keep) {
@@ -94,8 +95,6 @@ Call checked_call(const Tensor& x, const Tensor& h0, const Tensor& c0, at::Tenso
   call.packed = batch_sizes.has_value();
   s = sizes_of(x, h0, c0, static_cast<long>(weights.size()), directions, call.packed);
   call.given = x.scalar_type();
-  call.isa = &current_isa();
-  call.dtype = factor_dtype(x, "x", *call.isa);
   call.together = fuse == "layers";
   call.per_lane = static_cast<long>(weights.size()) / h0.size(0);
   if (!call.packed) s.batch = x.size(1);
@@ -107,6 +106,10 @@ Call checked_call(const Tensor& x, const Tensor& h0, const Tensor& c0, at::Tenso
   s.rows = call.packed ? x.size(0) : s.steps * s.batch;
   s.even = !keep && call.first.back() == s.steps * s.batch && call.first.back() == s.rows;
   s.dropout = dropout > 0;
+  s.narrow = call.given == at::kBFloat16;
+  const bool as_they_lie = forward && is_short(s);
+  call.isa = &current_isa();
+  call.dtype = as_they_lie ? compute_dtype(x, "x") : factor_dtype(x, "x", *call.isa);
   if (keep) {
     at::DimVector shape = {directions};
     shape.append(x.sizes().begin(), x.sizes().end() - 1);
@@ -120,7 +123,7 @@ Call checked_call(const Tensor& x, const Tensor& h0, const Tensor& c0, at::Tenso
   call.x = fused_lstm::converted(x, call.dtype);
   call.h0 = fused_lstm::converted(h0, call.dtype);
   call.c0 = fused_lstm::converted(c0, sum_dtype(call.dtype));
-  call.weights = converted(weights, call.dtype);
+  call.weights = converted(weights, as_they_lie && s.narrow ? call.given : call.dtype);
   call.dropout = dropout_of(dropout, seed);
   return call;
 }
@@ -149,8 +152,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
     const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights, double dropout,
     const OptionalTensor& seed, std::string_view fuse, bool save, int64_t directions,
     const OptionalTensor& batch_sizes, const OptionalTensor& keep) {
-  const Call call = checked_call(x, h0, c0, weights, dropout, seed, fuse, directions, batch_sizes,
-                                 keep);
+  const Call call = checked_call(true, x, h0, c0, weights, dropout, seed, fuse, directions,
+                                 batch_sizes, keep);
   const Forward out = run_forward(call, save);
   const auto as_given = [&](const Tensor& tensor) { return to_dtype(tensor, call.given); };
   const auto none = [&](at::ScalarType dtype) { return fresh(nothing, x.options().dtype(dtype)); };
@@ -168,8 +171,8 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
     const OptionalTensor& seed, std::string_view fuse, const Tensor& y, const Tensor& h,
     const Tensor& c, const Tensor& gates, bool needs_dx, int64_t directions,
     const OptionalTensor& batch_sizes, const OptionalTensor& keep) {
-  const Call call = checked_call(x, h0, c0, weights, dropout, seed, fuse, directions, batch_sizes,
-                                 keep);
+  const Call call = checked_call(false, x, h0, c0, weights, dropout, seed, fuse, directions,
+                                 batch_sizes, keep);
   const Sizes& s = call.sizes;
   const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
   check(y, "y", call.shape(width), call.given);

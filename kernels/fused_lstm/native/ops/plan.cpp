@@ -13,7 +13,8 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
                  const std::string& isa) {
   check_fuse(fuse);
   const Isa& set = isa.empty() ? current_isa() : isa_of(isa);
-  check_factors(dtype, set, "dtype: got");
+  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16,
+                    "dtype: got ", dtype, ", should be float32, float64 or bfloat16");
   const long workers = threads.value_or(team_size());
   TORCH_CHECK_VALUE(workers > 0, "threads: got ", workers, ", should be 1 or more");
   TORCH_CHECK_VALUE(layers > 0, "layers: got ", layers, ", should be 1 or more");
@@ -29,9 +30,14 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
   s.projected = projected > 0;
   s.even = even;
   s.dropout = dropout;
-  return with_factors(dtype, set, [&](const auto& kernels) {
-    return to_string(s, machine_of(kernels, workers), save, fuse == "layers");
-  });
+  s.narrow = dtype == at::kBFloat16;
+  const auto machine = [&](bool pairs) {
+    return with_factors(s.narrow && !pairs ? at::kFloat : dtype, set, [&](const auto& kernels) {
+      return machine_of(kernels, workers);
+    });
+  };
+  const bool pairs = set.for_bf16;
+  return to_string(s, machine(pairs && !is_short(s)), machine(pairs), save, fuse == "layers");
 }
 
 }  // namespace fused_lstm
