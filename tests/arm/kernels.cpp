@@ -117,7 +117,7 @@ struct Layer {
     lane.b_hh = of.bias ? data.random(4 * H) : nullptr;
     lane.w_hr = P < H ? data.random(P * H, 0.3) : nullptr;
     lane.y_stride = P;
-    lane.unprojected = data.fresh(B * H);
+    lane.unprojected = lane.w_hr ? data.fresh(B * H) : nullptr;
     lane.chunk = of.steps;
     lane.save = true;
     allocate();
