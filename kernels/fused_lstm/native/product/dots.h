@@ -102,8 +102,10 @@ template <class T, class E>
 struct Dots {
   using P = Piece<T, E>;
   static constexpr int N = W<T> < 4 ? W<T> : 4;  // rows of weights at once
-  // Sums, a piece of each left row and one of weights find a register each.
-  static constexpr long tallest = (usable - P::parts) / (N + P::parts);
+  // Sums, a piece of each left row and one of weights find a register each; to take bfloat16 apart
+  // are needed the vector as it lies, a mask and, where there are 16, one more.
+  static constexpr long spare = P::parts == 1 ? 1 : P::parts + 3;
+  static constexpr long tallest = (usable - spare) / (N + P::parts);
 
   // gates[b] = begin + left[b] weight', weight [4H, depth]; a worker has whole blocks of units, the
   // same ones whatever the rows.

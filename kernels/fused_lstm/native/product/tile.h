@@ -24,8 +24,9 @@ template <int K_STRIDE, class T, int R, int N>
 FL_INLINE void multiply(Tile<T, R, N>& tile, const T* a, long row_stride, long count,
                         const T* panel) {
   // Were more held, a compiler would keep a sum in memory, and each multiply-add to it would wait
-  // for a store: 3 to 9 percent on a Zen 5. So the other vectors are operands in memory.
-  constexpr long held = min(N, usable - R * N - 1);
+  // for a store: 3 to 9 percent on a Zen 5. So the other vectors are operands in memory. (Of pairs
+  // GCC 12 holds two.)
+  constexpr long held = min(N, usable - R * N - deep<T>);
   for (long k = 0; k < count; k += deep<T>) {
     // A line for each k, faster than the hardware fetches ahead: this is worth 15 percent.
     if constexpr (K_STRIDE > 1) __builtin_prefetch(a + (k + 96 * deep<T>)*K_STRIDE);
