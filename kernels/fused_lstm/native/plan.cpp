@@ -101,7 +101,7 @@ const char* order_of(const Plan& plan) {
 }  // namespace
 
 // To pack weights costs about as much as to read them three times, to widen bfloat16 first far more;
-// but packed they are faster to multiply with, and lie on huge pages. Measured on a Zen 5 (one thread
+// but packed they are faster to multiply with. Measured on a Zen 5 (one thread
 // and two, H = 64, 200, 650, 1500, every instruction set): up to 4 steps this gains everywhere, up
 // to 2 to 5 times; up to 16 where a step is long but its weights come from a cache. With 32 rows it
 // loses as often as it gains.
