@@ -35,6 +35,10 @@ def pytorchs_own_inputs(dtype: torch.dtype, training: bool) -> list:
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_pytorchs_own_inputs(dtype, training, engine, fuse):
+    if (engine, training) == ("triton", False) and fuse != "layers":
+        pytest.skip(
+            "all 128 at layers alone: the interpreter is slow, and neither mode is its own path"
+        )
     given = pytorchs_own_inputs(dtype, training)
     assert len(given) == 32
     for n, one in enumerate(given):
