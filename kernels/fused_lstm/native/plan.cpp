@@ -101,10 +101,10 @@ const char* order_of(const Plan& plan) {
 }  // namespace
 
 // To pack weights costs about as much as to read them three times, to widen bfloat16 first far more;
-// but packed they are faster to multiply with. Measured on a Zen 5 (one thread
-// and two, H = 64, 200, 650, 1500, every instruction set): up to 4 steps this gains everywhere, up
-// to 2 to 5 times; up to 16 where a step is long but its weights come from a cache. With 32 rows it
-// loses as often as it gains.
+// but packed they are faster to multiply with. Measured on a Zen 5 (one thread and two, H = 64, 200,
+// 650, 1500, every instruction set): up to 4 steps this gains everywhere, up to 2 to 5 times; up to
+// 16 where a step is long but its weights come from a cache. With 32 rows it loses as often as it
+// gains.
 bool is_short(const Sizes& s) {
   const bool cached = s.hidden >= 256 && (s.narrow || s.hidden <= 1024);
   return s.rows <= 16 && (s.steps <= 4 || cached);
@@ -143,8 +143,8 @@ std::string to_string(const Sizes& s, const Machine& m, const Machine& backward,
   out << "tiles: rows by vectors of " << m.shapes.lanes << " in " << m.shapes.registers
       << " registers: gates " << shape(m.shapes.gates) << ", plain " << shape(m.shapes.plain)
       << ", transposed " << shape(m.shapes.transposed) << "\n";
-  out << "layers: " << order_of(forward) << "; lanes abreast: " << forward.abreast << "; input product: " << forward.chunk << " of " << s.steps
-      << " steps at once\n";
+  out << "layers: " << order_of(forward) << "; lanes abreast: " << forward.abreast
+      << "; input product: " << forward.chunk << " of " << s.steps << " steps at once\n";
   print_buffers(out, save ? "forward" : "inference", forward, m);
   if (!save) return out.str();
   print_buffers(out, "backward", plan_of(s, backward, Pass::backward, together), backward);

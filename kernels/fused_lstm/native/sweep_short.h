@@ -25,7 +25,8 @@ void short_input(const Worker& worker, const Lane<T>& lane, const Weights<E>& we
         }
       },
       [&](const auto& tile, long unit, long row) {
-        store_gates(tile, lane.input_part + row * 4 * hidden + unit, hidden, min(hidden - unit, W<T>));
+        store_gates(tile, lane.input_part + row * 4 * hidden + unit, hidden,
+                    min(hidden - unit, W<T>));
       });
 }
 

@@ -1,5 +1,29 @@
 // All kernels for one instruction set: included by the files beside it, which say which. One that
-// defines FL_BF16 has those of bfloat16 factors, the others those of float32 and float64.
+// defines FL_BF16 has those of bfloat16 factors, the others those of float32 and float64. What is
+// more than every CPU of the architecture has is compiled where FL_TARGET says so, and run only
+// where isa.cpp does.
+
+// All from outside, before the target: its inline functions are every file's.
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#if defined(FL_TARGET) && defined(FL_BF16)
+#include <immintrin.h>
+#endif
+
+#define FL_PRAGMA(...) FL_PRAGMA_OF(__VA_ARGS__)
+#define FL_PRAGMA_OF(...) _Pragma(#__VA_ARGS__)
+
+#if defined(FL_TARGET) && defined(__clang__)
+FL_PRAGMA(clang attribute push(__attribute__((target(FL_TARGET))), apply_to = function))
+#elif defined(FL_TARGET)
+FL_PRAGMA(GCC push_options)
+FL_PRAGMA(GCC target(FL_TARGET))
+#if FL_BYTES == 64
+FL_PRAGMA(GCC target("prefer-vector-width=512"))
+#endif
+#endif
 
 #include "cells/lstm.h"
 #include "product/alone.h"
@@ -48,3 +72,9 @@ constexpr Kernels<double> double_kernels = table<double>();
 #endif
 
 }  // namespace fused_lstm::FL_ISA
+
+#if defined(FL_TARGET) && defined(__clang__)
+FL_PRAGMA(clang attribute pop)
+#elif defined(FL_TARGET)
+FL_PRAGMA(GCC pop_options)
+#endif

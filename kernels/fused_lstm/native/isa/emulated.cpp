@@ -3,10 +3,6 @@
 #pragma GCC optimize("Os")  // nobody waits for it, and vectors of 64 bytes are long programs in SSE2
 #endif
 
-#include <cstddef>
-#include <cstdint>
-#include <utility>
-
 #define FL_ISA emulated
 #define FL_NAME "emulated"
 #define FL_BYTES 64

@@ -85,9 +85,8 @@ std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes
 }
 
 Call checked_call(bool forward, const Tensor& x, const Tensor& h0, const Tensor& c0,
-                  at::TensorList weights,
-                  double dropout, const OptionalTensor& seed, std::string_view fuse,
-                  int64_t directions, const OptionalTensor& batch_sizes,
+                  at::TensorList weights, double dropout, const OptionalTensor& seed,
+                  std::string_view fuse, int64_t directions, const OptionalTensor& batch_sizes,
                   const OptionalTensor& keep) {
   check_fuse(fuse);
   Call call{};
