@@ -68,8 +68,7 @@ class Cell:
                 "coupled: got True with layer_norm=True, should be one of them: normalized over all"
                 " gates, a forget gate is no longer 1 minus the input gate"
             )
-        names = [of.name for of in fields(self) if of.init]
-        on = tuple(n for n in names if getattr(self, n) not in (False, 0.0, (0.0, 0.0)))
+        on = tuple(n for n in OPTIONS if getattr(self, n) not in (False, 0.0, (0.0, 0.0)))
         forms = {
             len(self.weights(1, 1, 1, *form)): form for form in product((True, False), repeat=2)
         }
@@ -150,6 +149,9 @@ class Cell:
             recurrent,
             mask(CANDIDATE, self.candidate_dropout, T, B, H),
         )
+
+
+OPTIONS = tuple(option.name for option in fields(Cell) if option.init)
 
 
 class Draws(NamedTuple):

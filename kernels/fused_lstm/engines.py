@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 import torch
 
+from .cell import OPTIONS
+
 
 class Engine(NamedTuple):
     module: str  # imported on first use: importing fused_lstm does not import triton
@@ -29,11 +31,10 @@ class Engine(NamedTuple):
 
 
 FUSED = ("pointwise", "steps", "layers")
-CELL = "layer_norm", "peephole", "coupled", "zoneout", "recurrent_dropout", "candidate_dropout"
 
 ENGINES = {
-    "loop": Engine("fused_lstm.loop", ("none",), CELL),
-    "compile": Engine("fused_lstm.compiled", (), CELL),
+    "loop": Engine("fused_lstm.loop", ("none",), OPTIONS),
+    "compile": Engine("fused_lstm.compiled", (), OPTIONS),
     "cudnn": Engine("fused_lstm.cudnn", ()),
     "triton": Engine("fused_lstm.triton", FUSED),
     "native": Engine("fused_lstm.native", FUSED),
@@ -93,7 +94,7 @@ def check_engine(name: str, fuse: str | None, options: Iterable[str] = ()) -> No
     """Raise ValueError where an engine, a level or a cell's option is not in the table.
 
     Args:
-        options: names in `CELL`.
+        options: names in `OPTIONS`.
     """
     if name != "auto" and name not in ENGINES:
         raise ValueError(f"engine: got {name!r}, should be 'auto' or one of {', '.join(ENGINES)}")
@@ -119,7 +120,7 @@ def resolve(
     """The engine and fuse level that run on `device`: "auto" and None replaced by names.
 
     Args:
-        options: of the cell, names in `CELL`.
+        options: of the cell, names in `OPTIONS`.
 
     Raises:
         ValueError: unknown engine or level, or one without such a cell.

@@ -66,7 +66,7 @@ def run(ops, x, h0, c0, weights, dropout, fuse, directions=1, batch_sizes=None, 
 
     pointwise: the step loop with a fused cell. steps, layers: one operator.
     """
-    traced = _traced()
+    traced = in_a_graph()
     seed = draw_seed(x.device) if dropout > 0 else None
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
     save = save or torch.jit.is_tracing()  # what is traced once may be trained and not
@@ -84,7 +84,7 @@ def run(ops, x, h0, c0, weights, dropout, fuse, directions=1, batch_sizes=None, 
     return call_of(Fused, save)(call, x, h0, c0, *weights, seed, batch_sizes, keep)[:3]
 
 
-def _traced() -> bool:
+def in_a_graph() -> bool:
     """Whether a graph is being made: its operators are then called through torch's dispatcher."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
@@ -123,7 +123,7 @@ def _plain_lstm(x, h0, c0, weights, dropout, seed, fuse, save, **lanes):
 
 def _drop(ops, p, seed, y, layer):
     """What stack.run drops with: one mask for all layers, at every level of every engine."""
-    return (ops.dropout if _traced() else partial(_dropout, ops))(y, p, seed, layer * y.numel())
+    return (ops.dropout if in_a_graph() else partial(_dropout, ops))(y, p, seed, layer * y.numel())
 
 
 def _dropout(ops, x, p, seed, first=0):

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .derivatives import Linear, call_of
 from .engines import can_run
-from .ops import NATIVE
+from .ops import NATIVE, in_a_graph
 
 
 class Packing(NamedTuple):
@@ -64,7 +64,7 @@ def of_packed(sequence: PackedSequence) -> Packing:
 
 def of_padded(T: int, B: int, lengths: Tensor, device: torch.device, batch_first: bool) -> Packing:
     """Of B rows of T steps on `device`; lengths [B] int64."""
-    if not _in_a_graph() and can_run("native", device):
+    if not in_a_graph() and can_run("native", device):
         return Packing(*NATIVE.packing(lengths.to(device), T, batch_first), batch_first)
     t = torch.arange(T, device=device)[:, None]
     lengths = lengths.to(device)
@@ -73,7 +73,7 @@ def of_padded(T: int, B: int, lengths: Tensor, device: torch.device, batch_first
     order = lengths.argsort(descending=True, stable=True)
     back, first = order.argsort(), sizes.cumsum(0) - sizes  # [T], the live rows before a step
     batch_sizes, first = sizes.cpu(), first[:, None]
-    if _in_a_graph():
+    if in_a_graph():
         N = T * B
         ended = sizes.sum() + t * B - first - sizes[:, None] + back  # after all that live, in order
     else:
@@ -114,11 +114,7 @@ class _Gather:
 
 
 def _gather(x: Tensor, there: Tensor, back: Tensor) -> Tensor:
-    if _in_a_graph():
+    if in_a_graph():
         return x.index_select(0, there)
     wanted = torch.is_grad_enabled() and x.requires_grad
     return call_of(Linear, wanted)(_Gather(), x, there, back)
-
-
-def _in_a_graph() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()

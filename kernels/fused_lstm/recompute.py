@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from . import stack
 from .cell import PLAIN, Cell
-from .ops import draw_seed
+from .ops import draw_seed, in_a_graph
 
 
 def in_chunks(
@@ -104,8 +104,7 @@ def _turn(batch_sizes: Tensor | None, device: torch.device) -> Callable[[Tensor,
 
 def _keeps(*tensors: Tensor) -> bool:
     """Whether autograd, and nothing else, is to keep what a backward needs."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if traced or torch._C._are_functorch_transforms_active():
+    if in_a_graph() or torch._C._are_functorch_transforms_active():
         return False
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
