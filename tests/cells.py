@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import fused_lstm
 from fused_lstm.philox import dropout_mask
+from lanes import Case
 
 CELLS = {
     "layer_norm": {"layer_norm": True},
@@ -34,6 +36,17 @@ CELLS = {
         "recurrent_dropout": 0.3, "candidate_dropout": 0.4,
     },
 }  # fmt: skip
+each_cell = pytest.mark.parametrize("options", CELLS.values(), ids=CELLS)
+
+
+def make(case: Case, **options) -> fused_lstm.LSTM:
+    """A module whose every weight is far from where it starts: gains are not 1."""
+    torch.manual_seed(case.seed)
+    module = fused_lstm.LSTM(case.I, case.H, **case.options, **options, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.4)
+    return module
 
 
 def drawn_seed(seed: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 import fused_lstm
 from cases import rungs
-from cells import CELLS
+from cells import each_cell
 from lanes import KINDS, Case, call, make_inputs, run
 from tolerance import assert_close
 
@@ -44,7 +44,7 @@ def test_rows_that_end_or_begin_anew(kind, two, engine, fuse):
     check(Case(kind, T, bidirectional=two, resets=resets, proj_size=2), 2, engine, fuse)
 
 
-@pytest.mark.parametrize("options", CELLS.values(), ids=CELLS)
+@each_cell
 def test_every_cell_in_eval(options):
     """In training each chunk draws its own masks."""
     case, k = Case("lengths", T=5, bidirectional=True, resets=True), 2

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from cases import SHAPES, Shape, make_state
-from cells import CELLS
+from cells import each_cell
 from fused_lstm import philox, reference
 from fused_lstm.cell import PLAIN, Cell
 from fused_lstm.rows import Rows, keep_of
@@ -112,7 +112,7 @@ def test_backward_by_hand_is_autograds(shape, lane, bias):
 
 @pytest.mark.parametrize("lane", ["all", "all, backwards"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval, no bias"])
-@pytest.mark.parametrize("options", CELLS.values(), ids=CELLS)
+@each_cell
 def test_backward_by_hand_of_every_cell(options, training, lane):
     check_backward(Shape(5, 3, 4, 6, 1), LANES[lane], training, Cell(**options), training)
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import fused_lstm
 from cases import rungs
-from cells import CELLS
+from cells import each_cell
 from tolerance import assert_close
 
 every_rung = pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
@@ -37,7 +37,7 @@ def test_projected(engine, fuse):
     check(fused_lstm.LSTM(5, 7, 2, proj_size=3, bias=False, engine=engine, fuse=fuse))
 
 
-@pytest.mark.parametrize("options", CELLS.values(), ids=CELLS)
+@each_cell
 def test_every_cell(options):
     check(fused_lstm.LSTM(3, 4, 2, dtype=torch.float64, **options))
 
