@@ -50,7 +50,7 @@ def test_what_is_counted():
     assert (loop["barrier_cta"], loop["barrier_gpu"], loop["acquire"]) == (1, 1, 1)
 
 
-STREAMED = """
+LOOPS = """
         /*0010*/                   LDG.E.U16 R4, [R2.64] ;
         /*0020*/                   LDGSTS.E.BYPASS.128 [R8], [R2.64] ;
         /*0030*/                   HMMA.16816.F32.BF16 R24, R4, R6, R24 ;
@@ -63,7 +63,7 @@ STREAMED = """
 
 def test_what_is_executed():
     """The inner loop three times; if the products say that it was not three, nothing."""
-    code = sass.instructions(STREAMED)
+    code = sass.instructions(LOOPS)
     found = sass.executed(code, [3], 3 * 16 * 8 * 16)
     assert found == {"instructions": 4 + 3 * 3, "bytes": 2 + 3 * 16 + 8, "arrivals": 1}
     assert sass.executed(code, [3], 4 * 16 * 8 * 16) is None
@@ -166,11 +166,11 @@ def test_kernels_of_a_card_with_99_kib_here(tmp_path, card):
         assert report["loop"]["HMMA"] > 0, name
 
 
-CHAIN, STREAMED = (200, 90), (1500, 512)
+RESIDENT, STREAMED = (200, 90), (1500, 512)
 
 
 @pytest.mark.parametrize(
-    ("arch", "sizes"), [("sm_80", [CHAIN]), ("sm_90", [CHAIN, STREAMED]), ("sm_100", [STREAMED])]
+    ("arch", "sizes"), [("sm_80", [RESIDENT]), ("sm_90", [RESIDENT, STREAMED]), ("sm_100", [STREAMED])]
 )
 def test_projected_kernels_here(tmp_path, arch, sizes):
     """A chain, and a lane whose projection streams in part in TF32."""
