@@ -79,6 +79,23 @@ class Cell:
         """What is not as in nn.LSTM, by name."""
         return {name: getattr(self, name) for name in self.on}
 
+    def arguments(self) -> dict[str, str | list[float]]:
+        """As an operator of fused_lstm.ops takes it; nothing for nn.LSTM's."""
+        if not self.on:
+            return {}
+        with_weights = [name for name in ("layer_norm", "peephole") if getattr(self, name)]
+        rates = [*self.zoneout, self.recurrent_dropout, self.candidate_dropout]
+        return {"cell": ",".join(with_weights), "rates": rates}
+
+    @staticmethod
+    def of_arguments(cell: str = "", rates: Sequence[float] = ()) -> Cell:
+        """The one that `arguments` says."""
+        if not cell and not rates:
+            return PLAIN
+        z_h, z_c, recurrent, candidate = rates
+        norm, peephole = ("layer_norm" in cell), ("peephole" in cell)
+        return Cell(norm, peephole, False, (z_h, z_c), recurrent, candidate)
+
     @property
     def draws(self) -> bool:
         """Whether a call in training needs a seed."""

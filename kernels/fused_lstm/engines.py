@@ -28,6 +28,11 @@ class Engine(NamedTuple):
     module: str  # imported on first use: importing fused_lstm does not import triton
     fuses: tuple[str, ...]  # the levels it offers, lowest first; empty where it decides itself
     cell: tuple[str, ...] = ("coupled",)  # the options of a cell that it has
+    plain: tuple[str, ...] = ()  # levels that have nn.LSTM's cell alone, and coupled gates
+
+    def has(self, option: str, fuse: str | None) -> bool:
+        """Whether a cell's option is there at a level; None is the highest."""
+        return option in self.cell and (option == "coupled" or fuse not in self.plain)
 
 
 FUSED = ("pointwise", "steps", "layers")
@@ -36,8 +41,8 @@ ENGINES = {
     "loop": Engine("fused_lstm.loop", ("none",), OPTIONS),
     "compile": Engine("fused_lstm.compiled", (), OPTIONS),
     "cudnn": Engine("fused_lstm.cudnn", ()),
-    "triton": Engine("fused_lstm.triton", FUSED),
-    "native": Engine("fused_lstm.native", FUSED),
+    "triton": Engine("fused_lstm.triton", FUSED, plain=("pointwise",)),
+    "native": Engine("fused_lstm.native", FUSED, plain=("pointwise",)),
 }
 
 
@@ -104,13 +109,16 @@ def check_engine(name: str, fuse: str | None, options: Iterable[str] = ()) -> No
         raise ValueError(f"fuse: got {fuse!r}, should be {offer}, for engine {name!r}")
     for option in options:
         having = [engine for engine in ENGINES if option in ENGINES[engine].cell]
-        levels = {fuse for engine in having for fuse in ENGINES[engine].fuses}
-        if name not in ("auto", *having) or (name == "auto" and fuse not in (None, *levels)):
-            which = f"engine={name!r}" if name != "auto" else f"fuse={fuse!r}"
-            offer = ", ".join(map(repr, having))
-            raise ValueError(
-                f"{option}: {which} does not have it, should be engine {offer} or 'auto'"
-            )
+        tried = [name] if name != "auto" else [e for e in having if fuse in (None, *fuses_of(e))]
+        if any(ENGINES[engine].has(option, fuse) for engine in tried):
+            continue
+        which = f"fuse={fuse!r}" if name in ("auto", *having) else f"engine={name!r}"
+        offer = ", ".join(map(repr, having))
+        raise ValueError(f"{option}: {which} does not have it, should be engine {offer} or 'auto'")
+
+
+def fuses_of(engine: str) -> tuple[str, ...]:
+    return ENGINES[engine].fuses
 
 
 @constant_while_tracing
@@ -136,6 +144,7 @@ def _resolve(
     check_engine(name, fuse, options)
     if name == "auto":
         name = _automatic(fuse, device, options)
+        check_engine(name, fuse, options)
     why = engine_module(name).missing(device)
     if why is not None:
         raise RuntimeError(f"engine {name!r} cannot run on {str(device)!r}: {why}")

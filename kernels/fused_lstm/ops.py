@@ -16,18 +16,23 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
     lstm           x [T, B, I], or rows of unequal length packed, [N, I]; h0 [L*D, B, P], c0
                    [L*D, B, H]; weights flat, as nn.LSTM's `_flat_weights`: a layer has for each
                    direction w_ih [4H, I or D*P], w_hh [4H, P], with bias b_ih [4H], b_hh [4H], and
-                   where h is projected w_hr [P, H].
+                   where h is projected w_hr [P, H]; then what its cell adds (`Cell.weights`).
                    dropout is the probability of dropping an element of h between two layers;
                    the mask is `fused_lstm.reference.dropout_mask(seed, ...)`, seed [1] int64 on x's
                    device (None where dropout is 0). fuse: "steps" takes one layer after another,
                    "layers" all at once, or as "steps" where that is faster; results are the same.
                    batch_sizes [T] int64 on the CPU (None for x [T, B, I]) and keep [D, T, B] or
                    [D, N] bool (None where all is kept): fused_lstm.rows says what they are.
+                   cell, rates: `Cell.arguments`; "" and [] are nn.LSTM's. cell names what adds
+                   weights, "layer_norm", "peephole" or both with a comma; rates are zoneout's of h
+                   and of c, recurrent_dropout and candidate_dropout, or none. The masks are drawn
+                   from seed, [1] or [2] as `Cell.draw` takes it; None is outside training.
                    -> y [T, B, D*P], or [N, D*P] with zeros past the last row, h_n as h0, c_n as c0,
                    all of x's dtype, and, where `save` is true, what the backward needs (else three
                    tensors of no elements), a row of them as a row of x:
                    h [L-1, ..., D*P] outputs of the layers below the last, before dropout,
-                   c [L*D, ..., H] cell states in the state dtype,
+                   c [L*D, ..., H] cell states in the state dtype; with layer_norm 8 * L*D more
+                   behind them, W x and R h before they were normalized, as an engine likes,
                    gates [L*D, ..., 4H] activated gates.
     lstm_backward  dy, dh_n, dc_n (None where no gradient comes) -> dx (no elements unless
                    `needs_dx`), dh0, dc0, and one gradient for each of `weights`.
@@ -56,31 +61,36 @@ import torch
 from torch import Tensor
 
 from . import loop, reference, stack, twins
+from .cell import PLAIN, Cell
 from .derivatives import Fused, Linear, call_of, dispatched
 
 # --- what an engine's lstm() runs ---
 
 
-def run(ops, x, h0, c0, weights, dropout, fuse, directions=1, batch_sizes=None, keep=None):
+def run(
+    ops, x, h0, c0, weights, dropout, fuse,
+    directions=1, batch_sizes=None, keep=None, cell=PLAIN, seed=None,
+):  # fmt: skip
     """An engine's lstm(), as in fused_lstm.engines, on its operators.
 
-    pointwise: the step loop with a fused cell. steps, layers: one operator.
+    pointwise: the step loop with a fused cell, nn.LSTM's. steps, layers: one operator.
     """
     traced = in_a_graph()
-    seed = draw_seed(x.device) if dropout > 0 else None
+    if seed is None and dropout > 0:
+        seed = draw_seed(x.device)
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
     save = save or torch.jit.is_tracing()  # what is traced once may be trained and not
     lanes = directions, batch_sizes, keep
     if fuse == "pointwise":
-        cell = ops.cell if traced else partial(call_of(Fused, save), twins.Cell(ops))
-        sweep, states = loop.steps(x, h0, c0, weights, cell, *lanes)
+        step = ops.cell if traced else partial(call_of(Fused, save), twins.Cell(ops))
+        sweep, states = loop.steps(x, h0, c0, weights, step, *lanes)
         drop = None if seed is None else partial(_drop, ops, dropout, seed)
         y = stack.run(x, len(h0) // directions, sweep, drop, directions)
         return y, *loop.last(states)
     if traced:
-        options = twins.named_lanes(*lanes)
+        options = twins.named_lanes(*lanes, cell)
         return ops.lstm(x, h0, c0, weights, dropout, seed, fuse, save, **options)[:3]
-    call = twins.LSTM(ops, dropout, fuse, save, directions, 3 + len(weights))
+    call = twins.LSTM(ops, dropout, fuse, save, directions, 3 + len(weights), cell)
     return call_of(Fused, save)(call, x, h0, c0, *weights, seed, batch_sizes, keep)[:3]
 
 
@@ -111,13 +121,16 @@ def _cell(ops, gates, c):
 
 
 def _lstm(
-    ops, x, h0, c0, weights, dropout, seed, fuse, save, directions=1, batch_sizes=None, keep=None
-):
-    call = twins.LSTM(ops, dropout, fuse, save, directions, 3 + len(weights))
+    ops, x, h0, c0, weights, dropout, seed, fuse, save,
+    directions=1, batch_sizes=None, keep=None, cell="", rates=(),
+):  # fmt: skip
+    own = Cell.of_arguments(cell, rates)
+    call = twins.LSTM(ops, dropout, fuse, save, directions, 3 + len(weights), own)
     return call_of(Fused, save)(call, x, h0, c0, *weights, seed, batch_sizes, keep)
 
 
-def _plain_lstm(x, h0, c0, weights, dropout, seed, fuse, save, **lanes):
+def _plain_lstm(x, h0, c0, weights, dropout, seed, fuse, save, cell="", rates=(), **lanes):
+    lanes["cell"] = Cell.of_arguments(cell, rates)
     return *reference.lstm(x, h0, c0, weights, dropout, seed, **lanes), *[x.new_empty(0)] * 3
 
 
@@ -147,14 +160,15 @@ def _fake_cell_backward(gates, c, c_next, dh, dc_next):
 
 
 def _fake_lstm(
-    x, h0, c0, weights, dropout, seed, fuse, save, directions=1, batch_sizes=None, keep=None
-):
+    x, h0, c0, weights, dropout, seed, fuse, save,
+    directions=1, batch_sizes=None, keep=None, cell="", rates=(),
+):  # fmt: skip
     rows, width, lanes, H = x.shape[:-1], directions * h0.shape[2], len(h0), c0.shape[2]
     h, c, gates = [(0,)] * 3
     if save:
         h, c, gates = (
             (lanes // directions - 1, *rows, width),
-            (lanes, *rows, H),
+            (lanes * (9 if "layer_norm" in cell else 1), *rows, H),
             (lanes, *rows, 4 * H),
         )
     return (
@@ -205,6 +219,7 @@ class Operator(NamedTuple):
 
 _INPUTS = "Tensor x, Tensor h0, Tensor c0, Tensor[] weights, float dropout, Tensor? seed, str fuse"
 _LANES = "*, int directions=1, Tensor? batch_sizes=None, Tensor? keep=None"
+_CELL = "str cell='', float[] rates=[]"
 
 OPERATORS = {
     "cell": Operator(
@@ -217,13 +232,13 @@ OPERATORS = {
         _fake_cell_backward,
     ),
     "lstm": Operator(
-        f"({_INPUTS}, bool save, {_LANES})"
+        f"({_INPUTS}, bool save, {_LANES}, {_CELL})"
         " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor h, Tensor c, Tensor gates)",
         _fake_lstm, _lstm, _plain_lstm,
     ),
     "lstm_backward": Operator(
         f"(Tensor? dy, Tensor? dh_n, Tensor? dc_n, {_INPUTS}, Tensor y, Tensor h, Tensor c,"
-        f" Tensor gates, bool needs_dx, {_LANES})"
+        f" Tensor gates, bool needs_dx, {_LANES}, {_CELL})"
         " -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)",
         _fake_lstm_backward,
     ),

@@ -101,11 +101,11 @@ def _step_of(engine: str, fuse: str | None, weights: list[Tensor], cell: Cell) -
     """An engine's step in inference: (x [1, B, I], h, c) -> y [1, B, P], h, c."""
     if fuse in ("steps", "layers"):
         run = (ops.NATIVE if engine == "native" else ops.TRITON).lstm.default
-        options = weights, 0.0, None, fuse, False
+        options, own = (weights, 0.0, None, fuse, False), cell.arguments()
 
         def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             with torch._C._AutoDispatchBelowAutograd():  # half of torch.no_grad's time
-                return run(x, h, c, *options)[:3]
+                return run(x, h, c, *options, **own)[:3]
 
         return step
     module, own = engine_module(engine), (cell, None) if cell.on else ()

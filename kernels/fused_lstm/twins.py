@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import cell as cells
 from . import reference
 from .derivatives import filled
 
@@ -62,11 +63,12 @@ class CellBackward:
         return pullback(filled((dh, dc_next), outputs))
 
 
-def named_lanes(directions, batch_sizes, keep) -> dict:
-    """The operator's arguments of these names; none where all are as usual, which is faster."""
+def named_lanes(directions, batch_sizes, keep, cell: cells.Cell) -> dict:
+    """The operator's arguments by name; none where all are as usual, which is faster."""
     if directions == 1 and batch_sizes is None and keep is None:
-        return {}
-    return {"directions": directions, "batch_sizes": batch_sizes, "keep": keep}
+        return cell.arguments()
+    lanes = {"directions": directions, "batch_sizes": batch_sizes, "keep": keep}
+    return lanes | cell.arguments()
 
 
 @dataclass(slots=True, eq=False)
@@ -77,6 +79,7 @@ class LSTM:
     save: bool
     directions: int
     inputs: int
+    cell: cells.Cell = cells.PLAIN
     results: int = 3
 
     @property
@@ -86,12 +89,12 @@ class LSTM:
     def arguments(self, x, h0, c0, *rest):
         *weights, seed, batch_sizes, keep = rest
         inputs = x, h0, c0, weights, self.dropout, seed, self.fuse, self.save
-        return inputs, named_lanes(self.directions, batch_sizes, keep)
+        return inputs, named_lanes(self.directions, batch_sizes, keep, self.cell)
 
     def twin(self, x, h0, c0, *rest):
         *weights, seed, batch_sizes, keep = rest
         lanes = self.directions, batch_sizes, keep
-        return reference.lstm(x, h0, c0, weights, self.dropout, seed, *lanes)
+        return reference.lstm(x, h0, c0, weights, self.dropout, seed, *lanes, self.cell)
 
     def kept(self, y, h_n, c_n, h, c, gates):
         return y, h, c, gates
@@ -114,7 +117,7 @@ class LSTM:
     def are_rows(self, in_dims, tensors) -> bool:
         """Whether a vmap gives each sample its own x, and all the same weights and masks."""
         *weights, _seed, _batch_sizes = in_dims[3:-1]
-        plain = tensors[-2] is None and self.dropout == 0
+        plain = tensors[-2] is None and self.dropout == 0 and not self.cell.on
         return plain and in_dims[0] is not None and all(d is None for d in weights)
 
 

@@ -15,6 +15,11 @@ std::vector<Tensor> converted(at::TensorList tensors, at::ScalarType dtype) {
   return result;
 }
 
+void check_cell(std::string_view cell, at::ArrayRef<double> rates) {
+  TORCH_CHECK_VALUE(cell.empty() && rates.empty(), "cell: got '", cell, "' and rates ", rates,
+                    ", should be '' and none: native has nn.LSTM's alone");
+}
+
 void check_weights(at::TensorList weights, const Sizes& s, long per_lane, at::ScalarType dtype) {
   const long gates = 4 * s.hidden;
   for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
@@ -150,7 +155,9 @@ at::DimVector Call::shape(long count, long columns) const {
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
     const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights, double dropout,
     const OptionalTensor& seed, std::string_view fuse, bool save, int64_t directions,
-    const OptionalTensor& batch_sizes, const OptionalTensor& keep) {
+    const OptionalTensor& batch_sizes, const OptionalTensor& keep, std::string_view cell,
+    at::ArrayRef<double> rates) {
+  check_cell(cell, rates);
   const Call call = checked_call(true, x, h0, c0, weights, dropout, seed, fuse, directions,
                                  batch_sizes, keep);
   const Forward out = run_forward(call, save);
@@ -169,7 +176,9 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
     const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights, double dropout,
     const OptionalTensor& seed, std::string_view fuse, const Tensor& y, const Tensor& h,
     const Tensor& c, const Tensor& gates, bool needs_dx, int64_t directions,
-    const OptionalTensor& batch_sizes, const OptionalTensor& keep) {
+    const OptionalTensor& batch_sizes, const OptionalTensor& keep, std::string_view cell,
+    at::ArrayRef<double> rates) {
+  check_cell(cell, rates);
   const Call call = checked_call(false, x, h0, c0, weights, dropout, seed, fuse, directions,
                                  batch_sizes, keep);
   const Sizes& s = call.sizes;
