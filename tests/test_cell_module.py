@@ -116,7 +116,10 @@ WRONG = {
         {"layer_norm": True, "engine": "cudnn"},
         "layer_norm: engine='cudnn' does not have it, should be engine 'loop', 'compile'",
     ),
-    "fuse": ({"peephole": True, "fuse": "steps"}, "peephole: fuse='steps' does not have it"),
+    "fuse": (
+        {"peephole": True, "fuse": "pointwise"},
+        "peephole: fuse='pointwise' does not have it",
+    ),
 }  # fmt: skip
 
 

@@ -36,13 +36,14 @@ class Engine(NamedTuple):
 
 
 FUSED = ("pointwise", "steps", "layers")
+MASKED = tuple(option for option in OPTIONS if option != "layer_norm")
 
 ENGINES = {
     "loop": Engine("fused_lstm.loop", ("none",), OPTIONS),
     "compile": Engine("fused_lstm.compiled", (), OPTIONS),
     "cudnn": Engine("fused_lstm.cudnn", ()),
     "triton": Engine("fused_lstm.triton", FUSED, plain=("pointwise",)),
-    "native": Engine("fused_lstm.native", FUSED, plain=("pointwise",)),
+    "native": Engine("fused_lstm.native", FUSED, MASKED, plain=("pointwise",)),
 }
 
 

@@ -48,7 +48,29 @@ FL_INLINE void draw(const Dropout& drop, uint64_t first, float (&mask)[draws]) {
     bits = bits < 0 ? ~bits : bits;  // as Triton's uint_to_uniform_float
     const Vec<float> uniform = __builtin_convertvector(bits, Vec<float>) * 4.6566127342e-10f;
     const auto kept = uniform >= broadcast(drop.probability);
-    store(mask + at, kept ? broadcast(drop.scale) : Vec<float>{});
+    store(mask + at, kept ? broadcast(drop.kept) : broadcast(drop.dropped));
+  }
+}
+
+// W of a mask's elements.
+template <class T>
+FL_INLINE Vec<T> as_sums(const float* mask) {
+  typedef float Own __attribute__((vector_size(W<T> * sizeof(float))));
+  Own own;
+  __builtin_memcpy(&own, mask, sizeof own);
+  return __builtin_convertvector(own, Vec<T>);
+}
+
+// out[n] = mask(first + n)
+template <class T>
+void draw_mask(const Worker& worker, long count, uint64_t first, const Dropout& drop, T* out) {
+  const Range mine = part(divide_up(count, draws), worker.id, worker.count);
+  for (long begin = mine.begin * draws; begin < min(mine.end * draws, count); begin += draws) {
+    float mask[draws];
+    draw(drop, first + begin, mask);
+    for (long i = 0; i < min(count - begin, draws); i += W<T>) {
+      store(out + begin + i, as_sums<T>(mask + i), count - begin - i);
+    }
   }
 }
 
@@ -59,12 +81,9 @@ void dropout(const Worker& worker, long count, long first, const Dropout& drop, 
   for (long begin = mine.begin * draws; begin < min(mine.end * draws, count); begin += draws) {
     float mask[draws];
     draw(drop, first + begin, mask);
-    typedef float Mask __attribute__((vector_size(W<T> * sizeof(float))));
     for (long i = 0; i < min(count - begin, draws); i += W<T>) {
-      Mask own;
-      __builtin_memcpy(&own, mask + i, sizeof own);
       const long at = begin + i, size = count - at;
-      store(out + at, load(in + at, size) * __builtin_convertvector(own, Vec<T>), size);
+      store(out + at, load(in + at, size) * as_sums<T>(mask + i), size);
     }
   }
 }

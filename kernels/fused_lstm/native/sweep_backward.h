@@ -34,6 +34,8 @@ FL_INLINE CellStepBack<T> cell_step_back(const Lane<T>& lane, const LaneGradient
                                          long place) {
   const long row = row_of(lane, place), hidden = lane.hidden;
   CellStepBack<T> step{};
+  step.lane = &lane;
+  step.place = place;
   step.hidden = hidden;
   step.keep = lane.keep ? lane.keep + row : nullptr;
   step.gates = lane.gates + row * 4 * hidden;
@@ -53,6 +55,7 @@ template <class T, int R, int N>
 FL_INLINE void add_gradients(const Lane<T>& lane, const LaneGradient<T>& gradient, long place,
                              long column, long row, Tile<T, R, N>& dh) {
   const long outputs = lane.outputs, width = outputs - column, next = alive(lane, place + 1);
+  if (lane.added && row < next) carry_gradients(lane, column, row, dh);
   if (lane.keep && row < next) {
     const bool* const keep = lane.keep + row_of(lane, place + 1) + row;
     for (int r = 0; r < R; ++r) {
@@ -65,6 +68,7 @@ FL_INLINE void add_gradients(const Lane<T>& lane, const LaneGradient<T>& gradien
     add(dh, dy + column, lane.y_stride, width);
   }
   if (row >= next && gradient.dh_n) add(dh, gradient.dh_n + row * outputs + column, outputs, width);
+  if (lane.added) keep_gradients(lane, place, column, row, dh);
 }
 
 // body(dgates, line, rows) for the rows that a place shares with the next one, for those that end
@@ -125,9 +129,11 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
   clear_rest(worker, dgates_of(lane, gradient));
   if (lane.w_hr) clear_rest(worker, dh_of(lane, gradient));
   if (lane.w_hr) Fma<T>::pack_columns_of(worker, lane.w_hr, 1, outputs, hidden, projection);
+  draw_masks(worker, lane, lane.steps - 1);
   for (long place = lane.steps - 1; place >= -1; --place) {
     worker.sync();
     step_backward(worker, lane, gradient, place, scratch.recurrent, sums);
+    draw_masks(worker, lane, place - 1);
     if (!lane.w_hr || place < 0) continue;
     worker.sync();
     project_back(worker, lane, gradient, place, projection, sums);
@@ -164,10 +170,14 @@ void pack_before(const Lane<T>& lane, Range n, long column, const Panel<T>& pane
   for (long place = 0; place < lane.steps; ++place) {
     const long row = row_of(lane, place);
     if (row >= n.end || row + alive(lane, place) <= n.begin) continue;
-    for_states_before(lane, place, [&](Range rows, Rows<T> h, const Sum<T>*) {
+    for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
       const Range own{max(rows.begin, n.begin - row), min(rows.end, n.end - row)};
-      pack_rows(h.data, h.stride, own, column, lane.outputs - column, panel,
-                row + own.begin - n.begin);
+      const long at = row + own.begin - n.begin, width = lane.outputs - column;
+      if (lane.added && lane.added->recurrent) {
+        pack_dropped(lane, before.h, own, column, panel, at);
+      } else {
+        pack_rows(before.h.data, before.h.stride, own, column, width, panel, at);
+      }
     });
   }
   for (long i = n.begin; lane.keep && i < n.end; ++i) {
@@ -179,6 +189,9 @@ void pack_before(const Lane<T>& lane, Range n, long column, const Panel<T>& pane
 template <class T>
 void pack_unprojected(const Lane<T>& lane, Range rows, long column, const Panel<T>& panel) {
   const long hidden = lane.hidden;
+  if (lane.added) {
+    return pack_rows(lane.added->unprojected, hidden, rows, column, hidden - column, panel);
+  }
   for (long row = rows.begin; row < rows.end; ++row) {
     for (long n = 0; n < panel.vectors; ++n) {
       const long unit = column + n * W<T>, width = hidden - unit;

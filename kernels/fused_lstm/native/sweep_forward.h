@@ -2,7 +2,7 @@
 // cell's pointwise work done on each tile while it is in registers.
 #pragma once
 
-#include "cells/lstm.h"
+#include "cells/added.h"
 #include "product/step.h"
 
 namespace fused_lstm::FL_ISA {
@@ -15,35 +15,6 @@ long recurrent_size(long hidden, long outputs, bool projected) {
   const long projection =
       max(Fma<T>::columns_size(1, hidden, outputs), Fma<T>::columns_size(1, outputs, hidden));
   return max(forward, backward) + (projected ? projection : 0);
-}
-
-// --- which rows are alive ---
-
-// The time of the place-th step in a lane's order.
-template <class T>
-FL_INLINE long time_of(const Lane<T>& lane, long place) {
-  return lane.reverse ? lane.steps - 1 - place : place;
-}
-
-// Rows at a place; there are none before the first place and after the last.
-template <class T>
-FL_INLINE long alive(const Lane<T>& lane, long place) {
-  if (place < 0 || place >= lane.steps) return 0;
-  const long t = time_of(lane, place);
-  return lane.first[t + 1] - lane.first[t];
-}
-
-// The first row of a place's step, of all N.
-template <class T>
-FL_INLINE long row_of(const Lane<T>& lane, long place) {
-  return lane.first[time_of(lane, place)];
-}
-
-// All rows of the places from `begin` to `end`.
-template <class T>
-FL_INLINE Range rows_of(const Lane<T>& lane, long begin, long end) {
-  if (lane.reverse) return {lane.first[lane.steps - end], lane.first[lane.steps - begin]};
-  return {lane.first[begin], lane.first[end]};
 }
 
 // --- the input product: gates[n] = x[n] W_ih' + b for the rows n of `chunk` steps ---
@@ -104,6 +75,8 @@ template <class T>
 FL_INLINE CellStep<T> cell_step(const Lane<T>& lane, long place, const Sum<T>* input_part) {
   const long row = row_of(lane, place), hidden = lane.hidden;
   CellStep<T> step{};
+  step.lane = &lane;
+  step.place = place;
   step.hidden = hidden;
   step.keep = lane.keep ? lane.keep + row : nullptr;
   step.input_part = input_part;
@@ -114,38 +87,23 @@ FL_INLINE CellStep<T> cell_step(const Lane<T>& lane, long place, const Sum<T>* i
   return step;
 }
 
-// body(rows, h, c) for the rows of a place that were alive at the one before, then for those that
-// begin, where h [B, P] and c [B, H] are their states before.
-template <class T, class Body>
-FL_INLINE void for_states_before(const Lane<T>& lane, long place, const Body& body) {
-  const long rows = alive(lane, place), continued = min(rows, alive(lane, place - 1));
-  for (int begins = 0; begins < 2; ++begins) {
-    const Range range = begins ? Range{continued, rows} : Range{0, continued};
-    if (range.begin == range.end) continue;
-    const long before = begins ? 0 : row_of(lane, place - 1);
-    const Sum<T>* c = begins ? lane.c0 : lane.save ? lane.c + before * lane.hidden : lane.c;
-    const Rows<T> h = begins ? Rows<T>{lane.h0, lane.outputs}
-                             : Rows<T>{lane.y + before * lane.y_stride, lane.y_stride};
-    body(range, h, c);
-  }
-}
-
 // Of weights as Multiply takes them: packed, or as they lie.
 template <class Multiply, class T, class E>
 void step_forward(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part,
                   const E* weight) {
   const long hidden = lane.hidden;
   CellStep<T> step = cell_step(lane, place, input_part);
-  for_states_before(lane, place, [&](Range rows, Rows<T> h, const Sum<T>* c) {
-    step.c = c;
+  for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
+    step.c = before.c;
     // Back and forth through the weights: what the last step used last is still in cache.
     Multiply::gates(
-        worker, h, rows, lane.outputs, hidden, weight, place % 2,
+        worker, before.fed, rows, lane.outputs, hidden, weight, place % 2,
         [&](auto& tile, long unit, long row) {
           load_gates(tile, input_part + row * 4 * hidden + unit, hidden, min(hidden - unit, W<T>));
         },
         [&](const auto& tile, long unit, long row) { finish_cell(step, unit, row, tile); });
   });
+  draw_masks(worker, lane, place + 1);
 }
 
 // y = unprojected w_hr', of a step.
@@ -156,6 +114,7 @@ void project(const Worker& worker, const Lane<T>& lane, long place, const E* wei
                     lane.hidden, lane.outputs, weight,
                     [&](const auto& tile, long first, long row) {
     const long column = first * W<T>;
+    if (lane.added) return leave_tile(lane, place, column, row, tile);
     store(tile, y + row * lane.y_stride + column, lane.y_stride, lane.outputs - column);
   });
 }
@@ -166,6 +125,7 @@ void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& 
   T* const projection = scratch.recurrent + Fma<T>::gates_size(outputs, hidden);
   Fma<T>::pack_gates_of(worker, lane.w_hh, outputs, hidden, scratch.recurrent);
   if (lane.w_hr) Fma<T>::pack_transposed_of(worker, lane.w_hr, hidden, outputs, projection);
+  draw_masks(worker, lane, 0);
   for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
     const long end = min(begin + lane.chunk, lane.steps);
     const Range rows = rows_of(lane, begin, end);

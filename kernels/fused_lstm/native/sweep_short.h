@@ -32,8 +32,10 @@ void short_input(const Worker& worker, const Lane<T>& lane, const Weights<E>& we
 
 template <class T, class E>
 void short_forward(const Worker& worker, const Lane<T>& lane, const Weights<E>& weights) {
-  // No meeting before the steps: a worker has the same units in both.
+  // No meeting before the steps: a worker has the same units in both. (It shares masks.)
   short_input(worker, lane, weights);
+  draw_masks(worker, lane, 0);
+  if (lane.added) worker.sync();
   for (long place = 0; place < lane.steps; ++place) {
     const T* const input_part = lane.input_part + row_of(lane, place) * 4 * lane.hidden;
     step_forward<Dots<T, E>>(worker, lane, place, input_part, weights.w_hh);

@@ -46,10 +46,11 @@ void whole_step(const Lane<T>& lane, long t, const Packed<T>& packed) {
   const long size = Fma<T>::gates_size(inputs, W<T>);
   const T* const x = lane.x + row_of(lane, t) * inputs;
   CellStep<T> step = cell_step<T>(lane, t, nullptr);
-  for_states_before(lane, t, [&](Range rows, Rows<T> h, const Sum<T>* c) {
-    step.c = c;
+  draw_masks(alone, lane, t);
+  for_states_before(lane, t, [&](Range rows, const Before<T>& before) {
+    step.c = before.c;
     Fma<T>::gates(
-        alone, h, rows, hidden, hidden, packed.recurrent, false,
+        alone, before.fed, rows, hidden, hidden, packed.recurrent, false,
         [&](auto& tile, long unit, long row) {
           load_bias(tile, lane, unit);
           multiply_rows(tile, x + row * inputs, inputs, inputs,
@@ -106,6 +107,7 @@ void whole_step_back(const Wavefront<T>& wave, long index, long t, Sum<T>* sums)
   const Lane<T>& lane = wave.lanes[index];
   const LaneGradient<T>& gradient = wave.gradients[index];
   const Packed<T> packed = packed_of(wave, index);
+  draw_masks(alone, lane, t);
   step_backward(alone, lane, gradient, t, packed.recurrent, sums);
   if (t < 0 || !gradient.dx) return;
   const long size = lane.batch * lane.inputs;

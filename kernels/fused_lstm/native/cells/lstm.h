@@ -26,6 +26,15 @@ FL_INLINE void store_gates(const Gates<Sum<T>>& a, T* gates, long hidden, long w
 }
 
 template <class T>
+FL_INLINE void store_blocks(const Gates<Sum<T>>& a, const Blocks<T>& blocks, long block, long row,
+                            long width) {
+  store_left(blocks.at(block, row), a.i, width);
+  store_left(blocks.at(block + blocks.in_group(), row), a.f, width);
+  store_left(blocks.at(block + 2 * blocks.in_group(), row), a.g, width);
+  store_left(blocks.at(block + 3 * blocks.in_group(), row), a.o, width);
+}
+
+template <class T>
 FL_INLINE Gates<T> activate(const Gates<T>& gates) {
   return {sigmoid<T>(gates.i), sigmoid<T>(gates.f), tanh<T>(gates.g), sigmoid<T>(gates.o)};
 }
@@ -45,6 +54,8 @@ FL_INLINE Gates<T> gate_gradients(const Gates<T>& a, Vec<T> c, Vec<T> c_next, Ve
 
 template <class T>
 struct CellStep {
+  const Lane<T>* lane;
+  long place;
   long hidden;
   const bool* keep;     // [B], false where the state before is 0, or null
   const Sum<T>* c;      // [B, H] before
@@ -55,12 +66,18 @@ struct CellStep {
   long stride;
 };
 
+// Of a cell that has more than nn.LSTM's: see added.h.
+template <class T>
+void finish_added(const CellStep<T>& step, long unit, long row, long rows,
+                  const Vec<T> (*sums)[4]);
+
 // `sums`: all of the gates before activation, of R rows by the units of a block.
 template <class T, int R>
 FL_INLINE void finish_cell(const CellStep<T>& step, long unit, long row,
                            const Tile<T, R, 4>& sums) {
   const long hidden = step.hidden, width = min(hidden - unit, W<T>);
   Tile<T, R, 4> made = sums;
+  if (step.lane->added) return finish_added(step, unit, row, R, made.sum);
   // Two loops: the tanh of c waits for all of a row's gates, and rows do not wait for each other.
   for (int r = 0; r < R; ++r) {
     Vec<T>(&sum)[4] = made.sum[r];
@@ -85,6 +102,8 @@ FL_INLINE void finish_cell(const CellStep<T>& step, long unit, long row,
 
 template <class T>
 struct CellStepBack {
+  const Lane<T>* lane;
+  long place;
   long hidden;
   const bool* keep;   // [B], as above
   const T* gates;     // [B, 4H] activated
@@ -97,12 +116,17 @@ struct CellStepBack {
   long line;
 };
 
+template <class T>
+void finish_added_back(const CellStepBack<T>& step, long first, long row, long rows, long blocks,
+                       const Vec<T>* dh);
+
 // `dh`: the gradients by h, of R rows by the units of N blocks from `first` on.
 template <class T, int R, int N>
 FL_INLINE void finish_cell_back(const CellStepBack<T>& step, long first, long row,
                                 const Tile<T, R, N>& dh) {
   const long hidden = step.hidden;
   const Blocks<T>& dgates = step.dgates;
+  if (step.lane->added) return finish_added_back(step, first, row, R, N, dh.sum[0]);
   for (int r = 0; r < R; ++r) {
     const long b = row + r;
     const bool kept = !step.keep || step.keep[b];
@@ -116,10 +140,7 @@ FL_INLINE void finish_cell_back(const CellStepBack<T>& step, long first, long ro
       const Gates<Sum<T>> da =
           gate_gradients<Sum<T>>(a, c, load(step.c_next + at, width), dh.sum[r][n], dc);
       store(step.dc + at, kept ? dc : Vec<T>{}, width);
-      store_left(dgates.at(block, step.line + b), da.i, width);
-      store_left(dgates.at(block + dgates.in_group(), step.line + b), da.f, width);
-      store_left(dgates.at(block + 2 * dgates.in_group(), step.line + b), da.g, width);
-      store_left(dgates.at(block + 3 * dgates.in_group(), step.line + b), da.o, width);
+      store_blocks(da, dgates, block, step.line + b, width);
     }
   }
 }

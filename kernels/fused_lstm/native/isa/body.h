@@ -47,6 +47,7 @@ constexpr Kernels<T> table() {
   table.wavefront_backward = wavefront_backward<T>;
   table.dropout = dropout<T>;
   table.dropout_gradient = dropout<Sum<T>>;
+  table.draw_mask = draw_mask<Sum<T>>;
   table.cross_entropy = cross_entropy<T>;
   table.prepare_product = prepare_product<T>;
   table.one_product = one_product<T>;

@@ -13,6 +13,39 @@
 
 namespace fused_lstm {
 
+// Elements of a mask: `dropped` with the probability, else `kept`.
+struct Dropout {
+  float probability, kept;
+  unsigned long long seed;
+  float dropped = 0;
+};
+
+// A mask of each step's rows, [B, size]. It is drawn before the step, or always the same number.
+template <class T>
+struct StepMask {
+  Sum<T>* values;            // [2, B, size] scratch, a step's and the next one's; null: no mask
+  long size;                 // P or H
+  bool drawn;
+  Dropout rule;
+  unsigned long long first;  // its element of step 0, row 0, unit 0
+};
+
+// What a lane's cell has beside nn.LSTM's (docs/cells.md has formulas and names).
+template <class T>
+struct Added {
+  StepMask<T> zoneout_h;     // of what is kept of the h before
+  StepMask<T> zoneout_c;
+  StepMask<T> candidate;     // what g is multiplied by
+  const Sum<T>* recurrent;   // [B, P] what h is multiplied by before w_hh, or null
+  long recurrent_stride;     // of its rows
+  T* fed;                    // [2, B, P] scratch, so multiplied, of a step and the one before;
+  const T* fed_first;        // [B, P] of h0; or both null, and backwards
+  const Sum<T>* w_ch;        // [3H] of i, f, o, or null
+  Sum<T>* dw_ch;             // [B, 3H] backwards: the gradient, row by row, 0 at first
+  Sum<T>* carried;           // [B, P] backwards, scratch: by the h before, from zoneout; or null
+  T* unprojected;            // [N, H] backwards, scratch: h before it was projected; or null
+};
+
 // One layer in one direction: a lane. Step t's rows are the rows first[t] .. first[t + 1] of every
 // tensor of N rows; there are never more of them than at the step before, and row b of a step is
 // row b of the states. A lane's own order is that of time, or where `reverse` the opposite, so that
@@ -40,6 +73,7 @@ struct Lane {
   T* unprojected;            // [B, H] scratch, or null
   long chunk;                // steps whose input product is made at once
   bool save;
+  const Added<T>* added;     // or null: nn.LSTM's cell
 };
 
 // A lane's weights as they were given, of type E: shapes as in Lane.
@@ -72,11 +106,6 @@ template <class T>
 struct Scratch {
   T* recurrent;
   T* panels;
-};
-
-struct Dropout {
-  float probability, scale;
-  unsigned long long seed;
 };
 
 // All layers of a call, for wavefront.h: lanes of equal lengths that feed each other.
@@ -166,6 +195,7 @@ struct Kernels {
   void (*dropout)(const Worker&, long count, long first, const Dropout&, const T* in, T* out);
   void (*dropout_gradient)(const Worker&, long count, long first, const Dropout&, const Sum<T>* in,
                            Sum<T>* out);
+  void (*draw_mask)(const Worker&, long count, uint64_t first, const Dropout&, Sum<T>* out);
   void (*cross_entropy)(const Worker&, const Loss<T>&, T* panels);
 
   // For bench.products (see alone.h).

@@ -18,6 +18,7 @@ struct Stack {
   const Sizes& s;
   const Plan plan;
   const at::TensorOptions options, sums;
+  const AddedLanes<T> added;
   Backward out;
   Tensor dgates, dh, between, partial, dropped;
 
@@ -31,7 +32,8 @@ struct Stack {
         s(call.sizes),
         plan(plan_of(s, machine_of(kernels, team_size()), Pass::backward, call.together)),
         options(call.x.options()),
-        sums(options.dtype(sum_dtype(call.dtype))) {}
+        sums(options.dtype(sum_dtype(call.dtype))),
+        added(kernels, call, true) {}
 
   void allocate(const Tensor& dc_n, bool needs_dx) {
     const auto by = [&](const Tensor& tensor) { return fresh(tensor.sizes(), sums); };
@@ -72,7 +74,8 @@ struct Stack {
 
   Lane<T> lane(long index) const {
     const long layer = index / s.directions;
-    Lane<T> lane = lane_of<T>(call, weights_of<T>(call, index), index, input(layer), output(layer));
+    const auto own = weights_of<T>(call, index);
+    Lane<T> lane = lane_of<T>(call, own, added, index, input(layer), output(layer));
     lane.c = part_of<Sum<T>>(saved.c, index);
     lane.gates = part_of<T>(saved.gates, index);
     lane.save = true;
@@ -149,6 +152,7 @@ struct Stack {
       const Tensor* own = &out.dweights[index * call.per_lane];
       std::copy_n(data_of<T>(own[2]), own[2].numel(), data_of<T>(own[3]));
     }
+    out.dvectors = added.gradients();
     const long live = call.first.back() * s.inputs;
     Sum<T>* const dx = part_of<Sum<T>>(out.dx, 0);
     if (dx) std::fill(dx + live, dx + out.dx.numel(), Sum<T>(0));

@@ -13,6 +13,12 @@
 
 namespace fused_lstm {
 
+// What a call's cell has beside nn.LSTM's.
+struct CellOptions {
+  bool on, peephole;
+  double zoneout_h, zoneout_c, recurrent, candidate;
+};
+
 // Arguments that were checked. x, h0 and weights are factors of products, and in their dtype; c0 is
 // in that of the sums. Of a short call weights are in the dtype given, if that is bfloat16.
 struct Call {
@@ -20,10 +26,13 @@ struct Call {
   const Isa* isa;
   at::ScalarType given, dtype;  // of the arguments, and of the factors of products
   bool together;                // lanes may run at once: fuse="layers"
-  long per_lane;                // weights
+  long per_lane;                // weights, nn.LSTM's
   at::Tensor x, h0, c0;
   at::Tensor keep;              // [D, T, B] or [D, N], or undefined
   std::vector<at::Tensor> weights;
+  CellOptions cell;
+  std::vector<at::Tensor> vectors;  // the weights that a cell adds, lane by lane, as sums
+  std::optional<at::Tensor> seed;   // [1] or [2]: see Cell.draw in kernels/fused_lstm/cell.py
   Dropout dropout;
   std::vector<long> first;      // [T + 1]: see Lane
   bool packed;                  // [N, ...] rather than [T, B, ...]
@@ -39,7 +48,7 @@ struct Forward {
 
 struct Backward {
   at::Tensor dx, dh0, dc0;
-  std::vector<at::Tensor> dweights;
+  std::vector<at::Tensor> dweights, dvectors;
 };
 
 Forward run_forward(const Call& call, bool save);
@@ -80,9 +89,26 @@ Weights<E> weights_of(const Call& call, long index) {
           call.sizes.projected ? data_of<E>(own[call.per_lane - 1]) : nullptr};
 }
 
+// What the cells of all lanes have beside nn.LSTM's, and its memory.
+template <class T>
+class AddedLanes {
+ public:
+  AddedLanes(const Kernels<T>& kernels, const Call& call, bool backward);
+
+  // Of a lane; null: nothing.
+  const Added<T>* of(long index) const { return lanes_.empty() ? nullptr : &lanes_[index]; }
+
+  std::vector<at::Tensor> gradients() const;  // in the order of Call::vectors
+
+ private:
+  std::vector<Added<T>> lanes_;
+  at::Tensor scratch_, recurrent_, fed_first_, fed_, unprojected_, dw_ch_;
+};
+
 // Lane `index` of all, as the forward and the backward have it in common.
 template <class T>
-Lane<T> lane_of(const Call& call, const Weights<T>& weights, long index, const T* x, T* y) {
+Lane<T> lane_of(const Call& call, const Weights<T>& weights, const AddedLanes<T>& added, long index,
+                const T* x, T* y) {
   const Sizes& s = call.sizes;
   const long width = s.directions * s.outputs, direction = index % s.directions;
   Lane<T> lane{};
@@ -104,6 +130,7 @@ Lane<T> lane_of(const Call& call, const Weights<T>& weights, long index, const T
   lane.w_hr = weights.w_hr;
   lane.y = y + direction * s.outputs;
   lane.y_stride = width;
+  lane.added = added.of(index);
   return lane;
 }
 

@@ -7,10 +7,11 @@
 
 namespace fused_lstm {
 
+// seed: int64, of which the first element is taken.
 inline Dropout dropout_of(double probability, const std::optional<at::Tensor>& seed) {
   Dropout drop{static_cast<float>(probability), 0, 0};
-  if (probability < 1) drop.scale = static_cast<float>(1 / (1 - probability));
-  if (seed) drop.seed = static_cast<unsigned long long>(seed->item<int64_t>());
+  if (probability < 1) drop.kept = static_cast<float>(1 / (1 - probability));
+  if (seed) drop.seed = static_cast<unsigned long long>(*seed->const_data_ptr<int64_t>());
   return drop;
 }
 

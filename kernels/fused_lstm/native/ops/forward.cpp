@@ -38,6 +38,7 @@ struct Stack {
   const bool save;
   const Plan plan;
   const at::TensorOptions options;
+  const AddedLanes<T> added;
   Forward out;
   Tensor input_part, unprojected, dropped;
 
@@ -48,7 +49,8 @@ struct Stack {
         save(save),
         plan(plan_of(s, machine_of(kernels, team_size()),
                      save ? Pass::forward : Pass::inference, call.together)),
-        options(call.x.options()) {}
+        options(call.x.options()),
+        added(kernels, call, false) {}
 
   // A layer's output; the last one's is y.
   T* output(long layer) const {
@@ -87,7 +89,7 @@ struct Stack {
     const long layer = index / s.directions, direction = index % s.directions;
     const long slot = plan.abreast == 2 ? direction : 0;
     const auto own = narrow() ? Weights<T>{} : weights_of<T>(call, index);
-    Lane<T> lane = lane_of<T>(call, own, index, input(layer), output(layer));
+    Lane<T> lane = lane_of<T>(call, own, added, index, input(layer), output(layer));
     lane.c = plan.c.count ? part_of<Sum<T>>(out.c, index % plan.c.count)
                           : part_of<Sum<T>>(out.c_n, index);
     lane.gates = part_of<T>(out.gates, index);

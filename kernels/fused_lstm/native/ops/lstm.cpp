@@ -15,12 +15,29 @@ std::vector<Tensor> converted(at::TensorList tensors, at::ScalarType dtype) {
   return result;
 }
 
-void check_cell(std::string_view cell, at::ArrayRef<double> rates) {
-  TORCH_CHECK_VALUE(cell.empty() && rates.empty(), "cell: got '", cell, "' and rates ", rates,
-                    ", should be '' and none: native has nn.LSTM's alone");
+CellOptions cell_of(std::string_view cell, at::ArrayRef<double> rates, bool drawn) {
+  CellOptions options{};
+  TORCH_CHECK_VALUE(cell.empty() || cell == "peephole", "cell: got '", cell,
+                    "', should be 'peephole' or ''");
+  TORCH_CHECK_VALUE(rates.empty() ? cell.empty() : rates.size() == 4, "rates: got ", rates,
+                    ", should be four, or none for nn.LSTM's cell");
+  if (rates.empty()) return options;
+  for (const double rate : rates) {
+    TORCH_CHECK_VALUE(rate >= 0 && rate <= 1, "rates: got ", rate, ", should be in [0, 1]");
+  }
+  options.peephole = cell == "peephole";
+  options.zoneout_h = rates[0];
+  options.zoneout_c = rates[1];
+  options.recurrent = drawn ? rates[2] : 0;
+  options.candidate = drawn ? rates[3] : 0;
+  options.on = options.peephole || options.zoneout_h > 0 || options.zoneout_c > 0 ||
+               options.recurrent > 0 || options.candidate > 0;
+  return options;
 }
 
-void check_weights(at::TensorList weights, const Sizes& s, long per_lane, at::ScalarType dtype) {
+// per_lane: nn.LSTM's, and all.
+void check_weights(at::TensorList weights, const Sizes& s, long plain, long per_lane,
+                   at::ScalarType dtype) {
   const long gates = 4 * s.hidden;
   for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
     const long k = i % per_lane, layer = i / per_lane / s.directions;
@@ -28,7 +45,9 @@ void check_weights(at::TensorList weights, const Sizes& s, long per_lane, at::Sc
     const auto is = [&](at::IntArrayRef shape) { check(weights[i], "weights", shape, dtype, i); };
     if (k == 0) is({gates, inputs});
     if (k == 1) is({gates, s.outputs});
-    if (k > 1 && s.projected && k == per_lane - 1) {
+    if (k >= plain) {
+      is({3 * s.hidden});
+    } else if (k > 1 && s.projected && k == plain - 1) {
       is({s.outputs, s.hidden});
     } else if (k > 1) {
       is({gates});
@@ -37,7 +56,7 @@ void check_weights(at::TensorList weights, const Sizes& s, long per_lane, at::Sc
 }
 
 // Sizes but for those of packed rows. Of h0 [L * D, B, P] and c0 [L * D, B, H] each says one.
-Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long weights,
+Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long weights, long added,
                int64_t directions, bool packed) {
   TORCH_CHECK_VALUE(directions == 1 || directions == 2, "directions: got ", directions,
                     ", should be 1 or 2");
@@ -48,11 +67,11 @@ Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long weights
   TORCH_CHECK_VALUE(c0.dim() == 3, "c0: got shape ", c0.sizes(), ", should be [L, B, H]");
   Sizes s{};
   const long lanes = h0.size(0);
-  TORCH_CHECK_VALUE(lanes > 0 && weights % lanes == 0 && weights >= 2 * lanes &&
-                        weights <= 5 * lanes,
-                    "weights: got ", weights, " tensors, should be 2 to 5 for each of ", lanes,
-                    lanes > 1 ? " lanes" : " lane");
-  const long per_lane = weights / lanes;
+  TORCH_CHECK_VALUE(lanes > 0 && weights % lanes == 0 && weights >= (2 + added) * lanes &&
+                        weights <= (5 + added) * lanes,
+                    "weights: got ", weights, " tensors, should be ", 2 + added, " to ", 5 + added,
+                    " for each of ", lanes, lanes > 1 ? " lanes" : " lane");
+  const long per_lane = weights / lanes - added;
   s.projected = per_lane % 2 == 1;
   s.batch = h0.size(1);
   s.inputs = x.size(-1);
@@ -92,19 +111,22 @@ std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes
 Call checked_call(bool forward, const Tensor& x, const Tensor& h0, const Tensor& c0,
                   at::TensorList weights, double dropout, const OptionalTensor& seed,
                   std::string_view fuse, int64_t directions, const OptionalTensor& batch_sizes,
-                  const OptionalTensor& keep) {
+                  const OptionalTensor& keep, std::string_view cell, at::ArrayRef<double> rates) {
   check_fuse(fuse);
   Call call{};
   Sizes& s = call.sizes;
   call.packed = batch_sizes.has_value();
-  s = sizes_of(x, h0, c0, static_cast<long>(weights.size()), directions, call.packed);
+  call.cell = cell_of(cell, rates, seed.has_value());
+  const long added = call.cell.peephole;  // weights of a lane
+  s = sizes_of(x, h0, c0, static_cast<long>(weights.size()), added, directions, call.packed);
   call.given = x.scalar_type();
   call.together = fuse == "layers";
-  call.per_lane = static_cast<long>(weights.size()) / h0.size(0);
+  const long all = static_cast<long>(weights.size()) / h0.size(0);
+  call.per_lane = all - added;
   if (!call.packed) s.batch = x.size(1);
   check(h0, "h0", {s.layers * directions, s.batch, s.outputs}, call.given);
   check(c0, "c0", {s.layers * directions, s.batch, s.hidden}, call.given);
-  check_weights(weights, s, call.per_lane, call.given);
+  check_weights(weights, s, call.per_lane, all, call.given);
   call.first = rows_before(x, batch_sizes, s.batch);
   s.steps = static_cast<long>(call.first.size()) - 1;
   s.rows = call.packed ? x.size(0) : s.steps * s.batch;
@@ -123,13 +145,39 @@ Call checked_call(bool forward, const Tensor& x, const Tensor& h0, const Tensor&
   TORCH_CHECK_VALUE(dropout >= 0 && dropout <= 1, "dropout: got ", dropout,
                     ", should be in [0, 1]");
   TORCH_CHECK_VALUE(dropout == 0 || seed.has_value(), "seed: got None, should be [1] int64");
-  if (seed) check(*seed, "seed", {1}, at::kLong);
+  if (seed) {
+    const bool own = call.cell.on && seed->numel() == 2;  // [2], where a call is part of another
+    check(*seed, "seed", {own ? 2 : 1}, at::kLong);
+    call.seed = seed->contiguous();
+  }
   call.x = fused_lstm::converted(x, call.dtype);
   call.h0 = fused_lstm::converted(h0, call.dtype);
   call.c0 = fused_lstm::converted(c0, sum_dtype(call.dtype));
-  call.weights = converted(weights, as_they_lie && s.narrow ? call.given : call.dtype);
-  call.dropout = dropout_of(dropout, seed);
+  const at::ScalarType as = as_they_lie && s.narrow ? call.given : call.dtype;
+  if (added == 0) {
+    call.weights = converted(weights, as);
+  } else {
+    for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
+      const bool plain = i % all < call.per_lane;
+      auto& list = plain ? call.weights : call.vectors;
+      list.push_back(fused_lstm::converted(weights[i], plain ? as : sum_dtype(call.dtype)));
+    }
+  }
+  call.dropout = dropout_of(dropout, call.seed);
   return call;
+}
+
+// Gradients as the weights came: a lane has nn.LSTM's, then its cell's.
+std::vector<Tensor> interleaved(const Call& call, const Backward& out) {
+  std::vector<Tensor> result;
+  const long lanes = call.h0.size(0), added = static_cast<long>(out.dvectors.size()) / lanes;
+  for (long lane = 0; lane < lanes; ++lane) {
+    for (long k = 0; k < call.per_lane; ++k) result.push_back(out.dweights[lane * call.per_lane + k]);
+    for (long k = 0; k < added; ++k) {
+      result.push_back(to_dtype(out.dvectors[lane * added + k], call.given));
+    }
+  }
+  return result;
 }
 
 Tensor optional_converted(const OptionalTensor& tensor, const char* name, at::IntArrayRef shape,
@@ -157,9 +205,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
     const OptionalTensor& seed, std::string_view fuse, bool save, int64_t directions,
     const OptionalTensor& batch_sizes, const OptionalTensor& keep, std::string_view cell,
     at::ArrayRef<double> rates) {
-  check_cell(cell, rates);
   const Call call = checked_call(true, x, h0, c0, weights, dropout, seed, fuse, directions,
-                                 batch_sizes, keep);
+                                 batch_sizes, keep, cell, rates);
   const Forward out = run_forward(call, save);
   const auto as_given = [&](const Tensor& tensor) { return to_dtype(tensor, call.given); };
   const auto none = [&](at::ScalarType dtype) { return fresh(nothing, x.options().dtype(dtype)); };
@@ -178,9 +225,8 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
     const Tensor& c, const Tensor& gates, bool needs_dx, int64_t directions,
     const OptionalTensor& batch_sizes, const OptionalTensor& keep, std::string_view cell,
     at::ArrayRef<double> rates) {
-  check_cell(cell, rates);
   const Call call = checked_call(false, x, h0, c0, weights, dropout, seed, fuse, directions,
-                                 batch_sizes, keep);
+                                 batch_sizes, keep, cell, rates);
   const Sizes& s = call.sizes;
   const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
   check(y, "y", call.shape(width), call.given);
@@ -194,6 +240,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
                               optional_converted(dc_n, "dc_n", c0.sizes(), call), saved, needs_dx);
   const auto as_given = [&](const Tensor& tensor) { return to_dtype(tensor, call.given); };
   for (Tensor& gradient : out.dweights) gradient = as_given(gradient);
+  if (!out.dvectors.empty()) out.dweights = interleaved(call, out);
   return {as_given(out.dx), as_given(out.dh0), as_given(out.dc0), out.dweights};
 }
 

@@ -1,0 +1,231 @@
+// A step of a cell that has more than nn.LSTM's: peepholes and masks, as data of its lane. One
+// function for tiles of every height, called where a tile's sums already lie in memory: the plain
+// cell pays one branch a tile for it, and no tile is compiled twice.
+#pragma once
+
+#include "cells/lstm.h"
+#include "philox.h"
+#include "rows.h"
+
+namespace fused_lstm::FL_ISA {
+
+#define FL_APART __attribute__((noinline))
+
+// --- masks ---
+
+// Draws those of a place, on the whole team; nobody may still read those of two places before.
+template <class T>
+FL_APART void draw_step(const Worker& worker, const Lane<T>& lane, long place) {
+  const long t = time_of(lane, place), rows = alive(lane, place);
+  const Added<T>& added = *lane.added;
+  const StepMask<T>* const masks[] = {&added.zoneout_h, &added.zoneout_c, &added.candidate};
+  for (const StepMask<T>* mask : masks) {
+    if (!mask->values || !mask->drawn) continue;
+    const long size = lane.batch * mask->size;
+    draw_mask(worker, rows * mask->size, mask->first + t * size, mask->rule,
+              mask->values + place % 2 * size);
+  }
+}
+
+template <class T>
+FL_INLINE void draw_masks(const Worker& worker, const Lane<T>& lane, long place) {
+  if (lane.added && place >= 0 && place < lane.steps) draw_step(worker, lane, place);
+}
+
+// Of W units from `unit` on of a row at a place.
+template <class T>
+FL_INLINE Vec<T> load_mask(const StepMask<T>& mask, const Lane<T>& lane, long place, long row,
+                           long unit) {
+  return load(mask.values + (place % 2 * lane.batch + row) * mask.size + unit, mask.size - unit);
+}
+
+template <class T>
+FL_INLINE Vec<T> load_recurrent(const Lane<T>& lane, long row, long column) {
+  return load(lane.added->recurrent + row * lane.added->recurrent_stride + column,
+              lane.outputs - column);
+}
+
+// --- forwards ---
+
+// h of a row before a place, from `column` on: 0 where it was zeroed.
+template <class T>
+FL_INLINE Vec<T> load_before(const Lane<T>& lane, long place, long b, long column) {
+  if (lane.keep && !lane.keep[row_of(lane, place) + b]) return Vec<T>{};
+  const T* const h = b < alive(lane, place - 1)
+                         ? lane.y + (row_of(lane, place - 1) + b) * lane.y_stride
+                         : lane.h0 + b * lane.outputs;
+  return load(h + column, lane.outputs - column);
+}
+
+// What is left of h as it was made: into y, and for the next step's product.
+template <class T>
+FL_INLINE void leave(const Lane<T>& lane, long place, long b, long column, Vec<T> h) {
+  const Added<T>& added = *lane.added;
+  const long width = lane.outputs - column;
+  if (added.zoneout_h.values) {
+    const Vec<T> before = load_before(lane, place, b, column);
+    h += load_mask(added.zoneout_h, lane, place, b, column) * (before - h);
+  }
+  store(lane.y + (row_of(lane, place) + b) * lane.y_stride + column, h, width);
+  if (added.fed) store(fed_at(lane, place, b) + column, h * load_recurrent(lane, b, column), width);
+}
+
+template <class T, int R, int N>
+FL_INLINE void leave_tile(const Lane<T>& lane, long place, long column, long row,
+                          const Tile<T, R, N>& h) {
+  for (int r = 0; r < R; ++r) {
+    for (int n = 0; n < N; ++n) leave<T>(lane, place, row + r, column + n * W<T>, h.sum[r][n]);
+  }
+}
+
+template <class T>
+FL_INLINE Vec<T> peephole(const Lane<T>& lane, long gate, long unit) {
+  return load(lane.added->w_ch + gate * lane.hidden + unit, lane.hidden - unit);
+}
+
+// sums[r]: the gates before activation of row `row` + r, W units from `unit` on.
+template <class T>
+FL_APART void finish_added(const CellStep<T>& step, long unit, long row, long rows,
+                           const Vec<T> (*sums)[4]) {
+  const Lane<T>& lane = *step.lane;
+  const Added<T>& added = *lane.added;
+  const long hidden = step.hidden, width = min(hidden - unit, W<T>);
+  for (long b = row; b < row + rows; ++b, ++sums) {
+    const long at = b * hidden + unit;
+    Gates<Sum<T>> a = {sums[0][0], sums[0][1], sums[0][2], sums[0][3]};
+    Vec<T> c = load(step.c + at, width);
+    if (step.keep && !step.keep[b]) {
+      a = load_gates(step.input_part + b * 4 * hidden + unit, hidden, width);
+      c = Vec<T>{};
+    }
+    if (added.w_ch) {
+      a.i += peephole(lane, 0, unit) * c;
+      a.f += peephole(lane, 1, unit) * c;
+    }
+    a = {sigmoid<Sum<T>>(a.i), sigmoid<Sum<T>>(a.f), tanh<Sum<T>>(a.g), a.o};
+    const Vec<T> g = added.candidate.values
+                         ? a.g * load_mask(added.candidate, lane, step.place, b, unit)
+                         : a.g;
+    const Vec<T> made = a.f * c + a.i * g;
+    if (added.w_ch) a.o += peephole(lane, 2, unit) * made;
+    a.o = sigmoid<Sum<T>>(a.o);
+    if (step.gates) store_gates(a, step.gates + b * 4 * hidden + unit, hidden, width);
+    Vec<T> next = made;
+    if (added.zoneout_c.values) {
+      next += load_mask(added.zoneout_c, lane, step.place, b, unit) * (c - made);
+    }
+    store(step.c_next + at, next, width);
+    const Vec<T> h = a.o * tanh<Sum<T>>(made);
+    if (lane.unprojected) {
+      store(step.h + b * step.stride + unit, h, width);
+    } else {
+      leave<T>(lane, step.place, b, unit, h);
+    }
+  }
+}
+
+// --- backwards ---
+
+// To a tile of by the h that w_hh was multiplied by: by h itself.
+template <class T, int R, int N>
+FL_INLINE void carry_gradients(const Lane<T>& lane, long column, long row, Tile<T, R, N>& dh) {
+  const Added<T>& added = *lane.added;
+  for (int r = 0; r < R; ++r) {
+    for (int n = 0; n < N; ++n) {
+      const long at = column + n * W<T>;
+      Vec<T>& sum = dh.sum[r][n];
+      if (added.recurrent) sum *= load_recurrent(lane, row + r, at);
+      if (!added.carried) continue;
+      sum += load(added.carried + (row + r) * lane.outputs + at, lane.outputs - at);
+    }
+  }
+}
+
+// From by h to by h as it was made; what goes to the h before is carried there.
+template <class T, int R, int N>
+FL_INLINE void keep_gradients(const Lane<T>& lane, long place, long column, long row,
+                              Tile<T, R, N>& dh) {
+  const Added<T>& added = *lane.added;
+  if (!added.carried) return;
+  for (int r = 0; r < R; ++r) {
+    for (int n = 0; n < N; ++n) {
+      const long at = column + n * W<T>;
+      const Vec<T> old = dh.sum[r][n] * load_mask(added.zoneout_h, lane, place, row + r, at);
+      store(added.carried + (row + r) * lane.outputs + at, old, lane.outputs - at);
+      dh.sum[r][n] -= old;
+    }
+  }
+}
+
+// c as a step made it, from what was kept: zoneout has left another behind.
+template <class T>
+FL_INLINE Vec<T> made_again(const Gates<Sum<T>>& a, Vec<T> c, Vec<T> mask) {
+  return a.f * c + a.i * (a.g * mask);
+}
+
+// One vector of finish_added_back: gradients by the gates; dc becomes that by the c before.
+template <class T>
+FL_INLINE Gates<Sum<T>> added_gradients(const CellStepBack<T>& step, long b, long unit,
+                                        const Gates<Sum<T>>& a, Vec<T> c, Vec<T> dh, Vec<T>& dc) {
+  const Lane<T>& lane = *step.lane;
+  const Added<T>& added = *lane.added;
+  const long hidden = step.hidden, width = hidden - unit;
+  Vec<T> mask = broadcast(Sum<T>(1)), kept = {}, made = load(step.c_next + b * hidden + unit, width);
+  if (added.candidate.values) mask = load_mask(added.candidate, lane, step.place, b, unit);
+  if (added.zoneout_c.values) {
+    kept = dc * load_mask(added.zoneout_c, lane, step.place, b, unit);
+    made = made_again<T>(a, c, mask);
+  }
+  const Vec<T> tanh_c = tanh<Sum<T>>(made);
+  if (added.unprojected) {
+    store(added.unprojected + (step.line + b) * hidden + unit, a.o * tanh_c, width);
+  }
+  const Vec<T> by_o = dh * tanh_c * a.o * (1 - a.o);
+  Vec<T> by_c = dc - kept + dh * a.o * (1 - tanh_c * tanh_c);
+  if (added.w_ch) by_c += by_o * peephole(lane, 2, unit);
+  const Vec<T> by_i = by_c * (a.g * mask) * a.i * (1 - a.i), by_f = by_c * c * a.f * (1 - a.f);
+  dc = by_c * a.f + kept;
+  if (added.w_ch) {
+    dc += by_i * peephole(lane, 0, unit) + by_f * peephole(lane, 1, unit);
+    Sum<T>* const to = added.dw_ch + b * 3 * hidden + unit;
+    store(to, load(to, width) + by_i * c, width);
+    store(to + hidden, load(to + hidden, width) + by_f * c, width);
+    store(to + 2 * hidden, load(to + 2 * hidden, width) + by_o * made, width);
+  }
+  return {by_i, by_f, by_c * (a.i * mask) * (1 - a.g * a.g), by_o};
+}
+
+// dh: of `rows` rows by the units of `blocks` blocks from `first` on, row by row.
+template <class T>
+FL_APART void finish_added_back(const CellStepBack<T>& step, long first, long row, long rows,
+                                long blocks, const Vec<T>* dh) {
+  const long hidden = step.hidden;
+  for (long b = row; b < row + rows; ++b) {
+    const bool kept = !step.keep || step.keep[b];
+    const Sum<T>* const before = (b < step.continued ? step.c : step.c0) + b * hidden;
+    for (long block = first; block < first + blocks; ++block, ++dh) {
+      const long unit = block * W<T>, width = hidden - unit;
+      const Vec<T> c = kept ? load(before + unit, width) : Vec<T>{};
+      Vec<T> dc = load(step.dc + b * hidden + unit, width);
+      const Gates<Sum<T>> a = load_gates(step.gates + b * 4 * hidden + unit, hidden, width);
+      const Gates<Sum<T>> da = added_gradients<T>(step, b, unit, a, c, *dh, dc);
+      store(step.dc + b * hidden + unit, kept ? dc : Vec<T>{}, width);
+      store_blocks(da, step.dgates, block, step.line + b, width);
+    }
+  }
+}
+
+// A panel of h as w_hh was multiplied by it, of the rows `rows` of a step.
+template <class T>
+void pack_dropped(const Lane<T>& lane, const Rows<T>& h, Range rows, long column,
+                  const Panel<T>& panel, long at) {
+  for (long b = rows.begin; b < rows.end; ++b, ++at) {
+    for (long n = 0; n < panel.vectors; ++n) {
+      const long from = column + n * W<T>;
+      panel.put(at, n, load(h.data + b * h.stride + from, lane.outputs - from) *
+                           load_recurrent(lane, b, from));
+    }
+  }
+}
+
+}  // namespace fused_lstm::FL_ISA

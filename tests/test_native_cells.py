@@ -1,0 +1,132 @@
+"""Cells on `native`: each against the one written out, at every level, in every dtype and order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fused_lstm
+from cells import CELLS, make
+from fused_lstm import engines
+from lanes import Case, call, make_inputs
+from test_cells import SHAPES, check, each_mode
+from tolerance import assert_close
+
+NATIVE = engines.ENGINES["native"]
+HAD = {name: options for name, options in CELLS.items() if set(options) <= set(NATIVE.cell)}
+each_cell = pytest.mark.parametrize("options", HAD.values(), ids=HAD)
+
+pytestmark = pytest.mark.skipif(
+    (why := fused_lstm.available_engines("cpu")["native"]) is not None, reason=f"native: {why}"
+)
+
+ORDERS = SHAPES | {
+    "units of more than a vector": Case(T=7, B=5, I=19, H=21, L=2),
+    "a wavefront": Case(T=9, B=9, I=5, H=9, L=2),
+    "lengths": Case("lengths", T=9, B=7, H=19, L=2, resets=True),
+    "lengths, backwards": Case("unsorted", T=9, B=7, H=18, L=1, bidirectional=True, proj_size=17),
+}
+
+
+@each_mode
+@pytest.mark.parametrize("case", ORDERS.values(), ids=ORDERS)
+@each_cell
+def test_it_is_the_one_written_out(options, case, training):
+    for fuse in ("steps", "layers"):
+        check(case, training, engine="native", fuse=fuse, **options)
+
+
+@each_cell
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_thread_and_two_give_the_same(options, threads):
+    """So does a call that keeps nothing for a backward."""
+    module, before = make(Case(L=2, H=33), engine="native", **options), torch.get_num_threads()
+    x = torch.randn(9, 6, 3, dtype=torch.float64)
+    torch.manual_seed(2)
+    wanted, _ = module(x)
+    torch.set_num_threads(threads)
+    try:
+        torch.manual_seed(2)
+        with torch.no_grad():
+            found, _ = module(x)
+    finally:
+        torch.set_num_threads(before)
+    assert_close(found, wanted.detach(), "y")
+
+
+@each_cell
+def test_first_and_second_derivative(options):
+    case = Case("lengths", T=3, B=2, I=2, H=2, L=1, bidirectional=True, resets=True)
+    module, given = make(case, engine="native", **options), make_inputs(case, torch.float64)
+
+    def function(x, h0, c0, *weights):
+        torch.manual_seed(5)
+        y, state = fused_lstm.lstm(
+            x, (h0, c0), weights, engine="native", bidirectional=True, lengths=given.lengths,
+            resets=given.resets, cell=module.cell,
+        )  # fmt: skip
+        return y, *state
+
+    leaves = [t.detach().requires_grad_() for t in (*given[:3], *module.parameters())]
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("sizes", [(11, 6), (2, 3)], ids=["", "a short call"])
+@each_cell
+def test_narrower_dtypes(options, sizes, dtype):
+    """Against the same weights and inputs in float64 on the loop."""
+    (T, B), found = sizes, []
+    for engine in ("native", "loop"):
+        torch.manual_seed(3)
+        module = fused_lstm.LSTM(19, 35, 2, engine=engine, **options).to(dtype)
+        x = torch.randn(T, B, 19).to(dtype)
+        if engine == "loop":
+            module, x = module.double(), x.double()
+        x.requires_grad_()
+        torch.manual_seed(4)
+        y, (h_n, c_n) = module(x)
+        (y.double().sin().sum() + (h_n.double() * c_n.double()).sum()).backward()
+        found.append({"y": y.detach(), "c_n": c_n.detach(), "x": x.grad}
+                     | {name: p.grad for name, p in module.named_parameters()})  # fmt: skip
+    ours, wanted = found
+    for name, value in ours.items():
+        scale = wanted[name].abs().max().clamp(min=1.0)  # of a gradient: a sum over all rows
+        assert_close(value / scale.to(dtype), (wanted[name] / scale).to(dtype), name)
+
+
+@each_cell
+def test_recompute_draws_as_it_did(options):
+    module = make(Case(L=1), engine="native", recompute=3, **options)
+    x = torch.randn(8, 3, 3, dtype=torch.float64, requires_grad=True)
+
+    def run(recompute):
+        module.recompute = recompute
+        module.zero_grad()
+        torch.manual_seed(6)
+        module(x)[0].sin().sum().backward()
+        return [p.grad.clone() for p in module.parameters()]
+
+    module.eval()
+    for a, b, (name, _) in zip(run(3), run(None), module.named_parameters(), strict=True):
+        assert_close(a, b, name)
+    module.train()
+    assert all(torch.equal(a, b) for a, b in zip(run(3), run(3), strict=True))
+
+
+@each_cell
+def test_streaming(options):
+    module = make(Case(L=2), engine="native", **options).eval()
+    x, stream = torch.randn(4, 1, 3, dtype=torch.float64), fused_lstm.Streaming(module)
+    wanted, _ = module(x)
+    for t in range(4):
+        assert_close(stream(x[t]).reshape(-1), wanted[t].detach().reshape(-1), f"step {t}")
+
+
+def test_all_rows_padded_are_zero():
+    case = Case("lengths", T=6, B=4, H=18, L=1)
+    module, given = make(case, engine="native", zoneout=0.5), make_inputs(case, torch.float64)
+    y, _, _ = call(module, case, given)
+    for b, length in enumerate(given.lengths.tolist()):
+        assert y[length:, b].eq(0).all()
