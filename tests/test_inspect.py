@@ -183,6 +183,14 @@ def test_projected_kernels_here(tmp_path, arch, sizes):
             assert report["loop"]["HMMA"] > 0, f"{name}: a tile of 16 rows is a warp's"
 
 
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+def test_a_cell_with_all_options_here(tmp_path, arch):
+    options = "peephole", "zoneout", "recurrent_dropout", "candidate_dropout"
+    of = ("--arch", arch, "--dtype", "bf16", "fp32", "--jobs", JOBS, "--cell", *options)
+    for report in reports(tmp_path, *of, "--hidden", "200", "650", "1500"):
+        assert_is_sound(report)
+
+
 def test_the_newest_architecture_here(tmp_path):
     for report in reports(tmp_path, "--arch", "sm_100", "--hidden", "1500"):
         assert report["loop"]["UTCHMMA"] > 0, assert_is_sound(report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import triton.language as tl
 
 from fused_lstm import reference
 from fused_lstm.triton import interpreter, launch, sweep
@@ -129,7 +130,7 @@ def test_two_runs_give_the_same_bits():
 
 
 @helper
-def leaky_forward(gates, c):
+def leaky_forward(gates, c, added, HAS: tl.constexpr):
     i, f, g, o = gates
     f, o = sigmoid(f), sigmoid(o)
     c_next = f * c + (1.0 - f) * g
@@ -137,7 +138,7 @@ def leaky_forward(gates, c):
 
 
 @helper
-def leaky_backward(gates, c, c_next, dh, dc_next):
+def leaky_backward(gates, c, c_next, dh, dc_next, added, HAS: tl.constexpr):
     i, f, g, o = gates
     dc_next += dh * o
     df = dc_next * (c - g) * f * (1.0 - f)

@@ -17,10 +17,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from . import sass
+from .cell import PLAIN, Cell
 from .triton import choice, devices, plan
 
 # A kernel's pointers to the state dtype.
 STATES = ("c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr")
+RATES = ("zoneout", "recurrent_dropout", "candidate_dropout")  # options that draw
 TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 
 
@@ -37,8 +39,6 @@ def kernel_of(found: plan.Plan):
 
 def argument_type(name: str, dtype: str) -> str:
     """A kernel argument's type from its name, the naming rule of kernels/fused_lstm/triton."""
-    if name in ("p", "scale"):
-        return "fp32"
     if "_ptr" not in name:
         return "i32"
     if name == "barrier_ptr":
@@ -47,8 +47,10 @@ def argument_type(name: str, dtype: str) -> str:
     return ("*fp64" if dtype == "fp64" else "*fp32") if state else TYPES[dtype]
 
 
-def compile_plan(found: plan.Plan, arch: int):
-    """The compiled kernel of a plan, with every pointer aligned to 16 bytes, as torch's are."""
+def compile_plan(found: plan.Plan, arch: int, cell: Cell = PLAIN):
+    """The compiled kernel of a plan, with every pointer aligned to 16 bytes, as torch's are; in
+    training, of a cell.
+    """
     from .triton import launch
     from .triton.cells.lstm import LSTM
 
@@ -56,8 +58,11 @@ def compile_plan(found: plan.Plan, arch: int):
     tuples = dict.fromkeys(
         ("w_ih_ptrs", "w_hh_ptrs", "w_hr_ptrs", "bias_ptrs"), (own,) * found.layers
     )
-    tuples |= {"given_ptrs": (own, own), "option_ptrs": ("*i64", "*i64", "*u8", own, own)}
-    constants = {"CELL": LSTM, "PLAN": launch.constants(found, True, found.phases()[0], False)}
+    state = "*fp64" if found.dtype == "fp64" else "*fp32"
+    options = "*i64", "*i64", "*u8", own, own, own, state, state
+    tuples |= {"given_ptrs": (own, own), "option_ptrs": options, "rates": ("fp32",) * 8}
+    what = launch.constants(found, True, found.phases()[0], False, cell=cell, draws=True)
+    constants = {"CELL": LSTM, "PLAN": what}
     options = {k: v for k, v in launch.options(found).items() if k != "launch_cooperative_grid"}
     return compile_kernel(kernel_of(found), found.dtype, constants, tuples, arch, options)
 
@@ -76,7 +81,7 @@ def compile_kernel(
             signature[name] = "constexpr"
         elif name in tuples:
             signature[name] = tuples[name]
-            attributes |= {(index, n): aligned for n in range(len(tuples[name]))}
+            attributes |= {(index, n): aligned for n, of in enumerate(tuples[name]) if of[0] == "*"}
         else:
             signature[name] = argument_type(name, dtype)
             if name.endswith("_ptr"):
@@ -109,9 +114,9 @@ def executed(found: plan.Plan, step: sass.Code) -> dict[str, int] | None:
     return count and count | {"bytes": count["bytes"] * 32 * found.warps * found.programs}
 
 
-def inspect(found: plan.Plan, device: devices.Device) -> dict:
+def inspect(found: plan.Plan, device: devices.Device, cell: Cell = PLAIN) -> dict:
     """Everything this tool prints about one kernel, as plain data."""
-    compiled = compile_plan(found, device.arch)
+    compiled = compile_plan(found, device.arch, cell)
     cubin = compiled.asm["cubin"]
     usage = re.search(r"REG:(\d+) STACK:(\d+)", sass.disassemble(cubin, "-res-usage"))
     code = sass.instructions(sass.disassemble(cubin, "-sass"))
@@ -139,12 +144,14 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
     """The same of the pointwise kernels, which have no plan: one block of 512 elements each."""
     import triton.language as tl
 
+    from .triton import launch
     from .triton import pointwise as module
 
     size = plan.SIZES[dtype]
     found = []
     for kernel in (module.lstm_cell_fwd_kernel, module.lstm_cell_bwd_kernel):
         constants = {"BLOCK": 512, "DTYPE": tl.float64 if dtype == "fp64" else tl.float32}
+        constants["HAS"] = launch.has(PLAIN, False)
         compiled = compile_kernel(kernel, dtype, constants, {}, device.arch)
         cubin = compiled.asm["cubin"]
         usage = re.search(r"REG:(\d+) STACK:(\d+)", sass.disassemble(cubin, "-res-usage"))
@@ -231,6 +238,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--proj-size", type=int, default=0, metavar="P", help="h's size, if not H")
     made.add_argument("--dtype", nargs="+", choices=list(TYPES), default=["bf16"])
     made.add_argument("--fuse", choices=["pointwise", "steps", "layers"], default="layers")
+    made.add_argument(
+        "--cell", nargs="+", default=[], choices=(*RATES, "peephole"), metavar="OPTION",
+        help="a cell with these options, in training",
+    )  # fmt: skip
     made.add_argument("--no-tf32", action="store_true", help="full precision for float32")
     made.add_argument("--json", metavar="FILE", help="write all of it, without the machine code")
     made.add_argument("--jobs", type=int, default=1, help="kernels compiled at once [1]")
@@ -248,6 +259,7 @@ def chosen(args: argparse.Namespace) -> list[devices.Device]:
 
 def wanted(args: argparse.Namespace):
     """What the arguments ask for: functions and their arguments, a report or several each."""
+    cell = Cell(**{name: 0.5 if name in RATES else True for name in args.cell})
     for device in chosen(args):
         for hidden in args.hidden:
             for dtype in args.dtype:
@@ -261,7 +273,7 @@ def wanted(args: argparse.Namespace):
                     kind = choice.choose(direction, **shape)
                     if args.fuse == "steps":
                         kind = plan.plan("steps", direction, **shape)
-                    yield inspect, (kind, device)
+                    yield inspect, (kind, device, cell)
 
 
 def reports(args: argparse.Namespace):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fused_lstm import reference
+from fused_lstm.cell import PLAIN, Cell
 from fused_lstm.triton import around, devices, pointwise
 from plans import make_plan
 from tolerance import TOLERANCE
@@ -54,6 +55,7 @@ class Case:
     lengths: tuple[int, ...] = ()  # of B rows, falling, where they end early
     keep: bool = False  # whether some states are zeroed
     P: int = 0  # 0: h is not projected
+    cell: Cell = PLAIN
 
     def __str__(self) -> str:
         words = [self.kind, self.dtype, f"sm_{self.arch}", f"H{self.H}", f"B{self.B}"]
@@ -62,6 +64,7 @@ class Case:
         words += [f"dropout {self.p}"] if self.p else []
         words += ["rows"] if self.lengths else []
         words += ["keep"] if self.keep else []
+        words += [name.replace("_", " ") for name in self.cell.on]
         words += [word for word in (self.mode, self.path) if word not in ("persistent", "own")]
         return "-".join(words).replace(" ", "-")
 
@@ -193,9 +196,9 @@ def _cell(case: Case) -> Problem:
 
 def _stack(case: Case) -> Problem:
     inputs, lanes = _inputs(case), case.lanes()
-    seed = torch.tensor([2**40 + 7]) if case.p else None
+    seed = torch.tensor([2**40 + 7]) if case.p or case.cell.draws else None
     wide = [_wide(t) for t in inputs]
-    outputs = reference.lstm(*wide[:3], wide[3:], case.p, seed, **lanes)
+    outputs = reference.lstm(*wide[:3], wide[3:], case.p, seed, **lanes, cell=case.cell)
     by = [_pattern(out).to(inputs[0].dtype) for out in outputs]
     wanted = torch.autograd.grad(outputs, wide, [t.double() for t in by])
     names = ["y", "h_n", "c_n", "dx", "dh0", "dc0"]
@@ -203,11 +206,11 @@ def _stack(case: Case) -> Problem:
     expected = dict(zip(names, (*outputs, *wanted), strict=True))
 
     def compute() -> dict[str, Tensor]:
-        x, h0, c0, *weights = inputs
+        (x, h0, c0, *weights), own = inputs, lanes | case.cell.arguments()
         with _launching(case):
             given = x, h0, c0, weights, case.p, seed, case.kind
-            y, h_n, c_n, *saved = around.lstm(*given, True, **lanes)
-            dx, dh0, dc0, dweights = around.lstm_backward(*by, *given, y, *saved, True, **lanes)
+            y, h_n, c_n, *saved = around.lstm(*given, True, **own)
+            dx, dh0, dc0, dweights = around.lstm_backward(*by, *given, y, *saved, True, **own)
         found = (y, h_n, c_n, dx, dh0, dc0, *dweights)
         return dict(zip(names, found, strict=True))
 
@@ -223,6 +226,7 @@ def _inputs(case: Case) -> list[Tensor]:
         columns = H if lane < D else D * P
         weights = torch.randn(4 * H, columns), torch.randn(4 * H, P), *torch.randn(2, 4 * H)
         made += [w / H**0.5 for w in (*weights, *([torch.randn(P, H)] if case.P else []))]
+        made += [torch.randn(3 * H)] if case.cell.peephole else []
     return [t.to(DTYPES[case.dtype]) for t in made]
 
 
@@ -273,7 +277,7 @@ def every_case() -> list[Case]:
                     found.append(Case("layers", dtype, arch, 130, 3, L=2, path=path))
             found.append(Case("steps", dtype, arch, 33, 37, path="blocks of batch"))
             found.append(Case("steps", dtype, arch, 33, 37, path="groups of rows"))
-            found += _lanes(dtype, arch) + _projected(dtype, arch)
+            found += _lanes(dtype, arch) + _projected(dtype, arch) + _cells(dtype, arch)
     return found
 
 
@@ -308,6 +312,29 @@ def _projected(dtype: str, arch: int) -> list[Case]:
     return found
 
 
+ALL = Cell(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3, candidate_dropout=0.4)
+
+
+def _cells(dtype: str, arch: int) -> list[Case]:
+    """Each of a cell's options, and all of them with all that a lane may have."""
+    few, many = (3, 2, 1), (3,) * 3 + (2,) * 14 + (1,) * 3
+    alone = [
+        Cell(peephole=True), Cell(zoneout=(0.4, 0.0)), Cell(zoneout=(0.0, 0.4)),
+        Cell(recurrent_dropout=0.4), Cell(candidate_dropout=0.4),
+    ]  # fmt: skip
+    found = [Case("layers", dtype, arch, 17, L=2, cell=cell) for cell in alone]
+    found += [Case("steps", dtype, arch, H, B, cell=ALL) for H, B in ((33, 20), (130, 3))]
+    found.append(Case("steps", dtype, arch, 17, L=2, p=0.3, mode="per-step", cell=ALL))
+    found.append(Case("layers", dtype, arch, 33, L=3, p=0.3, lengths=few, keep=True, cell=ALL))
+    found.append(Case("both", dtype, arch, 33, L=2, lengths=few, keep=True, cell=ALL))
+    found.append(Case("layers", dtype, arch, 33, L=2, P=20, lengths=few, keep=True, cell=ALL))
+    found.append(Case("both", dtype, arch, 17, P=9, lengths=few, keep=True, cell=ALL))
+    for path in ("blocks of batch", "groups of rows"):
+        found.append(Case("both", dtype, arch, 17, 20, path=path, lengths=many, cell=ALL))
+        found.append(Case("steps", dtype, arch, 33, 37, path=path, P=20, cell=ALL))
+    return found
+
+
 def some_cases() -> list[Case]:
     """A part that has everything once, for CI."""
     found = []
@@ -338,6 +365,11 @@ def some_cases() -> list[Case]:
             found.append(Case("both", dtype, arch, 17, L=2, P=9, lengths=few, keep=True))
             found.append(Case("layers", dtype, arch, 33, L=2, P=17, p=0.3))
         found.append(Case("both", "bf16", arch, 17, 20, P=9, **path))
+        for dtype in ("bf16", "fp32"):
+            found.append(Case("steps", dtype, arch, 17, cell=ALL))
+            found.append(Case("both", dtype, arch, 17, P=9, lengths=few, keep=True, cell=ALL))
+            found.append(Case("layers", dtype, arch, 17, L=2, p=0.3, keep=True, cell=ALL))
+        found.append(Case("both", "bf16", arch, 17, 20, **path, cell=ALL))
         found.append(Case("steps", "bf16", arch, 33, 20, P=20, path="groups of rows"))
         found.append(Case("steps", "bf16", arch, 130, 20, T=2, P=100, path="streamed"))
         found.append(Case("steps", "fp16", arch, 17, L=2, P=9, p=0.3, mode="per-step"))

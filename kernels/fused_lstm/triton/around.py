@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from .. import stack
+from ..cell import RECURRENT, Cell
 from ..reference import Layer, by_layer, state_dtype
-from . import devices, launch, philox, precision, sweep
+from . import devices, gradients, launch, philox, precision, sweep
 from .cells.lstm import LSTM
 from .choice import choose
 from .packed import Rows
@@ -64,8 +65,9 @@ def _stack(
     directions: int,
     batch_sizes: Tensor | None,
     keep: Tensor | None,
+    cell: Cell,
 ) -> Stack:
-    layers = list(by_layer([w.contiguous() for w in weights], len(h0)))
+    layers = list(by_layer([w.contiguous() for w in weights], len(h0), cell))
     shape, rows = _shape(h0, c0, layers[0].w_hr, directions), Rows(x, len(h0[0]), batch_sizes)
     plan = _plan(fuse, direction, x, shape)
     keep = None if keep is None else keep.contiguous().view(torch.uint8)
@@ -79,7 +81,7 @@ def _stack(
         layers,
         plan,
         [sweep.Weights(*zip(*lanes, strict=True)) for lanes in swept],
-        sweep.Options(seed, rows.offset, keep),
+        sweep.Options(seed, rows.offset, keep, cell=cell),
         dropout if plan.kind == "layers" else 0.0,
         drop,
     )
@@ -117,22 +119,31 @@ def _by_sweep(lanes: int, *of: Tensor | Sequence[Tensor]) -> list[tuple]:
     return list(zip(*parts, strict=True))
 
 
-def _options_by_sweep(of: Stack, **projections: Tensor | None) -> list[sweep.Options]:
-    """Each sweep's, with its part of what only a projected h has: [L, ...] each."""
-    if not of.plan.projected:
+def _options_by_sweep(of: Stack, **options: Tensor | None) -> list[sweep.Options]:
+    """Each sweep's, with its part of what some have: [L, ...] each, or None."""
+    there, lanes = {name: t for name, t in options.items() if t is not None}, of.plan.layers
+    if not (there or of.options.cell.on):
         return [of.options] * len(of.weights)
-    parts = _by_sweep(of.plan.layers, *projections.values())
-    return [of.options._replace(**dict(zip(projections, own, strict=True))) for own in parts]
+    parts = _by_sweep(lanes, *there.values()) or [()] * len(of.weights)
+    return [
+        of.options._replace(first_lane=n * lanes, **dict(zip(there, own, strict=True)))
+        for n, own in enumerate(parts)
+    ]
 
 
-def _halves(y: Tensor, D: int) -> Sequence[Tensor]:
-    """Each direction's columns of y [., D * P]."""
-    return y.chunk(2, -1) if D == 2 else [y]
-
-
-def _by_direction(t: Tensor, D: int) -> Sequence[Tensor]:
-    """Each direction's lanes of t [L, ...]."""
-    return [t[::2], t[1::2]] if D == 2 else [t]
+def _added(of: Stack, state: Tensor, h0: Tensor | None) -> dict[str, Tensor | None]:
+    """What only some cells have, of all lanes; h0: in the forward."""
+    cell, (L, _, B, _, _), P = of.options.cell, of.shape, of.shape.P
+    w_ch, fed, carried = None, None, None
+    if cell.peephole:
+        w_ch = torch.stack([w.w_ch for w in of.layers])
+    if cell.recurrent_dropout > 0 and of.options.seed is not None:
+        ones, seed = state.new_ones(B, L, P), of.options.seed[-1:]
+        fed = philox.dropout(ones, cell.recurrent_dropout, seed, RECURRENT)
+        fed = fed.transpose(0, 1).contiguous()
+    if cell.zoneout[0] > 0:
+        carried = state.new_zeros(L, B, P) if h0 is None else state.new_empty(L, B, P).copy_(h0)
+    return {"w_ch": w_ch, "fed": fed, "carried": carried}
 
 
 def _biases(layers: Sequence[Layer], like: Tensor) -> Sequence[Tensor]:
@@ -157,10 +168,12 @@ def lstm(
     directions: int = 1,
     batch_sizes: Tensor | None = None,
     keep: Tensor | None = None,
+    cell: str = "",
+    rates: Sequence[float] = (),
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The operator `lstm` of fused_lstm.ops."""
     with precision.matmul_as_rnn(x.dtype):
-        lanes = directions, batch_sizes, keep
+        lanes = directions, batch_sizes, keep, Cell.of_arguments(cell, rates)
         of = _stack("forward", x, h0, c0, weights, dropout, seed, fuse, *lanes)
         (L, D, B, H, _), rows, layers, plan = of[:4]
         P, N, shape, count = of.shape.P, rows.N, x.shape[:-1], len(of.weights)
@@ -170,12 +183,14 @@ def lstm(
         y, h = x.new_empty(N, W), x.new_empty(L // D - 1, N, W)
         c = state.new_empty(L, N if save else B, H)
         gates = x.new_empty(L if save else D, N, 4 * H)
-        copies = 2 if of.inside > 0 else 1
+        added = _added(of, state, h0)
+        copies = 2 if of.inside > 0 or (added["fed"] is not None and plan.kind == "layers") else 1
         exchange, between, counters = launch.workspace(plan, x, (copies, L, 2), count)
         slots = 2 if rows.offset is not None else 1  # in which a row finds its h0
-        launch.first_rows(exchange, L, B, P, slots).copy_(h0)
+        fed = h0 if added["fed"] is None else h0 * added["fed"]
+        launch.first_rows(exchange, L, B, P, slots).copy_(fed)
         swept = _by_sweep(plan.layers, _biases(layers, x), state, c)
-        options = _options_by_sweep(of, between=between)
+        options = _options_by_sweep(of, between=between, **added)
         spaces = [exchange] if count == 1 else exchange[0].split(plan.layers)
         hoisted, outputs = gates.unbind(), [y] if plan.kind == "layers" else [*h.unbind(), y]
 
@@ -194,11 +209,11 @@ def lstm(
         stack.run(rows.of(x.view(N, -1)), count, one, of.drop)
         if rows.live < N:
             y[rows.live :].zero_()
-        h_n = torch.cat([rows.ends(_halves(t, D), last=True) for t in (h, y[None])])
+        h_n = torch.cat([rows.ends(gradients.halves(t, D), last=True) for t in (h, y[None])])
         y = y.view(*shape, W)
         if not save:
             return y, h_n, c.to(c0.dtype), x.new_empty(0), state.new_empty(0), x.new_empty(0)
-        c_n = rows.ends(_by_direction(c, D), last=True).to(c0.dtype, copy=True)
+        c_n = rows.ends(gradients.by_direction(c, D), last=True).to(c0.dtype, copy=True)
         return y, h_n, c_n, *(t.view(len(t), *shape, t.shape[-1]) for t in (h, c, gates))
 
 
@@ -224,10 +239,12 @@ def lstm_backward(
     directions: int = 1,
     batch_sizes: Tensor | None = None,
     keep: Tensor | None = None,
+    cell: str = "",
+    rates: Sequence[float] = (),
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """The operator `lstm_backward` of fused_lstm.ops."""
     with precision.matmul_as_rnn(x.dtype):
-        lanes = directions, batch_sizes, keep
+        lanes = directions, batch_sizes, keep, Cell.of_arguments(cell, rates)
         of = _stack("backward", x, h0, c0, weights, dropout, seed, fuse, *lanes)
         (L, D, B, H, _), rows, layers, plan = of[:4]
         P, N, state, count = of.shape.P, rows.N, c0.to(c.dtype).contiguous(), len(of.weights)
@@ -240,7 +257,8 @@ def lstm_backward(
         dh = gates.new_empty(L, N, P) if plan.projected else None
         exchange, between, counters = launch.workspace(plan, gates, (L, 2, 4), count)
         swept = _by_sweep(plan.layers, gates, state, c, dc, dgates, exchange)
-        options = _options_by_sweep(of, between=between, dh=dh)
+        added = _added(of, state, None)
+        options = _options_by_sweep(of, between=between, dh=dh, **added)
         dh_n_of = [None] * count if dh_n is None else dh_n.split(plan.layers)
         by_gates = [rows.of(t) for t in dgates.unbind()]
 
@@ -259,66 +277,13 @@ def lstm_backward(
         dx = stack.run_back(rows.of(dy.view(N, W)), count, one, of.drop)
 
         outputs = [rows.of(t) for t in (*h.view(-1, N, W).unbind(), y.view(N, W))]
-        x2 = rows.of(x.view(N, -1))
-        dweights = _of_weights(rows, layers, by_gates, x2, h0, outputs, keep, D, of.drop)
-        if dh is not None:
-            _add_projections(dweights, rows, dh, gates.view(L, N, -1), c.view(L, N, -1))
-        dh0 = _first_gradients(rows, dgates, [w.w_hh for w in layers], keep, D)
+        left = gradients.Left(
+            rows, D, layers, of.options, of.drop, state, rows.of(x.view(N, -1)), h0, outputs,
+            gates.view(L, N, -1), c.view(L, N, -1), dgates, dh, **added,
+        )  # fmt: skip
+        dweights, dh0 = gradients.of_weights(left), gradients.of_first(left)
         dx = rows.filled(dx).view_as(x) if needs_dx else x.new_empty(0)
         return dx, dh0, dc.to(c0.dtype), dweights
-
-
-def _of_weights(
-    rows: Rows,
-    layers: Sequence[Layer],
-    dgates: Sequence[Tensor],
-    below: Tensor,
-    h0: Tensor,
-    outputs: Sequence[Tensor],
-    keep: Tensor | None,
-    D: int,
-    drop: stack.Drop | None,
-) -> list[Tensor]:
-    """All weights' gradients; below: x; outputs: each layer's."""
-    dweights = []
-    for lane, layer in enumerate(layers):
-        index, d = divmod(lane, D)
-        if index > 0 and d == 0:
-            below = outputs[index - 1] if drop is None else drop(outputs[index - 1], index - 1)
-        before = rows.before(_halves(outputs[index], D)[d], h0[lane], d)
-        if keep is not None:
-            before = torch.where(rows.of(keep[d].reshape(rows.N, 1)), before, 0.0)
-        columns = dgates[lane].T
-        dweights += [columns @ below, columns @ before]
-        if layer.b_ih is not None:
-            bias = dgates[lane].sum(0)
-            dweights += [bias, bias.clone()]
-    return dweights
-
-
-def _add_projections(
-    dweights: list[Tensor], rows: Rows, dh: Tensor, gates: Tensor, c: Tensor
-) -> None:
-    """Each lane's gradient of w_hr [P, H] after its others: dh^T . m, with m = o * tanh(c)."""
-    each = len(dweights) // len(dh)
-    for lane in reversed(range(len(dh))):
-        o = rows.of(gates[lane]).chunk(4, -1)[3]
-        m = (o * rows.of(c[lane]).tanh()).to(dh.dtype)
-        dweights.insert((lane + 1) * each, rows.of(dh[lane]).T @ m)
-
-
-def _first_gradients(
-    rows: Rows, dgates: Tensor, w_hh: Sequence[Tensor], keep: Tensor | None, D: int
-) -> Tensor:
-    """dh0 [L, B, H]: what each row's first step, in its lane's order of time, sends to h0."""
-    first = rows.ends(_by_direction(dgates, D), last=False)
-    dh0 = dgates.new_empty(*first.shape[:2], w_hh[0].shape[1])
-    for lane, w in enumerate(w_hh):
-        torch.mm(first[lane], w, out=dh0[lane])
-    if keep is None:
-        return dh0
-    kept = rows.ends([t.reshape(1, rows.N, 1) for t in keep], last=False)  # [D, B, 1]
-    return torch.where(kept, dh0.view(-1, *kept.shape[:2], dh0.shape[-1]), 0.0).view_as(dh0)
 
 
 def _last_gradients(

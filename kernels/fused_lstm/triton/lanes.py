@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from . import barrier, philox, product
+from . import barrier, product
 from .helper import helper
 
 
@@ -54,9 +54,7 @@ def place(t, lane, steps, PLAN: tl.constexpr):
     its input and output. In a wave before a lane's first step or after its last no row is alive.
     """
     T, B, offset_ptr = steps
-    alive, time = B, t
-    if PLAN.BOTH:
-        time = tl.where(lane == 1, T - 1 - t, t)
+    alive, time = B, time_of(t, lane, T, PLAN)
     first = (lane * T + time) * B
     if PLAN.ROWS:
         inside = (t >= 0) & (t < T)
@@ -66,6 +64,12 @@ def place(t, lane, steps, PLAN: tl.constexpr):
     elif PLAN.CHAIN or PLAN.KEEP:
         alive = tl.where((t >= 0) & (t < T), B, 0)
     return alive, first, t & 1, (t & 1) ^ 1
+
+
+@helper
+def time_of(t, lane, T, PLAN: tl.constexpr):
+    """Where in time a lane's step t is."""
+    return tl.where(lane == 1, T - 1 - t, t) if PLAN.BOTH else t
 
 
 @helper
@@ -168,47 +172,6 @@ def block_of(batch, unit, alive, SIZE: tl.constexpr, W: tl.constexpr, PLAN: tl.c
 
 
 @helper
-def output_of(t, lane, first, b, unit, steps, PLAN: tl.constexpr):
-    """Where a block of the top lane's step t is in y and dy [N, P]; or of either lane of both
-    directions, which are side by side in [N, 2P].
-    """
-    _, B, _ = steps
-    row = (first - first_row(lane, steps, PLAN) + b)[None, :]
-    if PLAN.BOTH:
-        found = row * (2 * PLAN.P) + lane * PLAN.P + unit[:, None]
-    elif PLAN.ROWS:
-        found = row * PLAN.P + unit[:, None]
-    else:
-        found = t * B * PLAN.P + (b[None, :] * PLAN.P + unit[:, None])
-    return found
-
-
-@helper
-def hand_out(out_ptrs, h, here, turn, batch, unit, alive, drop, steps, PLAN: tl.constexpr):
-    """A block of h(t): to the programs that wait for it, and then to y, or of a chain's lower lanes
-    to `h_ptr`.
-    """
-    own_ptr, up_ptr, h_ptr, y_ptr, all_ptr = out_ptrs
-    t, lane, first = here
-    after = ((t & 1) ^ 1) * PLAN.W_HH.SLOT
-    b, mask, at, slot_at = block_of(batch, unit, alive, PLAN.P, PLAN.W_HH, PLAN)
-    h = h.to(y_ptr.dtype.element_ty)
-    tl.store(own_ptr + after + slot_at, h, mask=mask)
-    if PLAN.DROPOUT:
-        seed_ptr, p, scale = drop
-        dropped = h * philox.multiplier(seed_ptr, first * PLAN.P + at, p, scale)
-        tl.store(up_ptr + after + slot_at, dropped.to(h.dtype), mask=mask)
-    arrive(all_ptr, turn, PLAN)  # the others wait for h alone
-    if PLAN.BOTH:
-        out_ptr = y_ptr + output_of(t, lane, first, b, unit, steps, PLAN)
-    else:
-        y_ptr -= first_row(lane, steps, PLAN) * PLAN.P
-        out_ptr = tl.where(lane == PLAN.LANES - 1, y_ptr, h_ptr)
-        out_ptr += first * PLAN.P + (b[None, :] * PLAN.P + unit[:, None])
-    tl.store(out_ptr, h, mask=mask)
-
-
-@helper
 def load_dc(dc_ptr, here, b, unit, mask, last, steps, PLAN: tl.constexpr):
     """A block's dc of step t: what step t + 1 sent, or of a row's last step what was given."""
     t, lane, _ = here
@@ -216,28 +179,6 @@ def load_dc(dc_ptr, here, b, unit, mask, last, steps, PLAN: tl.constexpr):
     at = lane * B * PLAN.H + (b[None, :] * PLAN.H + unit[:, None])
     given = mask & (b < tl.where(t == T - 1, last, B))[None, :]
     return tl.load(dc_ptr + at, mask=given, other=0.0)
-
-
-@helper
-def whole_dh(sent, here, b, unit, mask, wave, turn, steps, PLAN: tl.constexpr):
-    """A block's dh of step t: what was given, and what the programs that share the block have
-    summed, for which the first turn waits.
-    """
-    dy_ptr, dh_n_ptr, partial_ptr, block_ptr, last = sent
-    t, lane, first = here
-    T, B, _ = steps
-    at = b[None, :] * PLAN.P + unit[:, None]
-    given = mask & (b < tl.where(t == T - 1, last, 0))[None, :]
-    if PLAN.ROWS:  # a row ends with this step where it is not alive in the next
-        alive, _, _, _ = place(t + 1, lane, steps, PLAN)
-        given = mask & (b >= alive)[None, :]
-    dh = tl.load(dh_n_ptr + (lane * B * PLAN.P + at), mask=given, other=0.0).to(PLAN.ACC)
-    top = tl.where(lane == PLAN.LANES - 1, B, 0) if PLAN.CHAIN else B
-    dy_at = output_of(t, lane, first, b, unit, steps, PLAN)
-    dh += tl.load(dy_ptr + dy_at, mask=mask & (b < top)[None, :], other=0.0).to(PLAN.ACC)
-    if turn == 0:
-        barrier.wait(block_ptr, (wave + 1) * PLAN.SPLIT, PLAN.PERSISTENT)
-    return dh + product.sum_partials(partial_ptr + at, B * PLAN.P, mask, PLAN.SPLIT)
 
 
 @helper

@@ -12,9 +12,11 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from ..cell import PLAIN, Cell
 from .barrier import APART
 from .helper import KEEP_LOOP
 from .interpreter import is_interpreted
+from .philox import scale_of
 from .plan import SIZES, Plan
 
 NAMES = {
@@ -37,6 +39,31 @@ class Weight:
     PAD: int  # elements of a row of the exchange: chunks * BLOCK_K
     TILE: int  # of a block of batch: BLOCK_B rows
     SLOT: int  # and of all of them
+
+
+@dataclass(frozen=True, eq=False)
+class Has:
+    """What a cell has in a step beside nn.LSTM's: PLAN.HAS."""
+
+    PEEPHOLE: bool
+    CANDIDATE: bool  # a mask on g
+    RECURRENT: bool  # a mask on what w_hh is multiplied by
+    ZONE_H: int  # zoneout: 0 none, 1 its expectation, 2 drawn
+    ZONE_C: int
+
+
+@lru_cache(1024)
+def has(cell: Cell, draws: bool) -> Has:
+    """Of a cell; draws: whether there is a seed, as in training."""
+    zone_h, zone_c = ((2 if draws else 1) if p > 0 else 0 for p in cell.zoneout)
+    found = {
+        "PEEPHOLE": cell.peephole,
+        "CANDIDATE": draws and cell.candidate_dropout > 0,
+        "RECURRENT": draws and cell.recurrent_dropout > 0,
+        "ZONE_H": zone_h,
+        "ZONE_C": zone_c,
+    }
+    return Has(**_wrapped(found))
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +103,9 @@ class Constants:
     DROPOUT: bool  # between lanes
     ROWS: bool  # rows of batch end early
     KEEP: bool  # states are zeroed before some steps
+    HAS: Has
+    UP: bool  # forward: what the lane above reads is not what w_hh is fed
+    SENT: bool  # backward: w_hh^T . dgates is not sent on as it is
 
 
 @lru_cache(1024)  # asked for by every launch
@@ -86,11 +116,14 @@ def constants(
     dropout: bool,
     rows: bool = False,
     keep: bool = False,
+    cell: Cell = PLAIN,
+    draws: bool = False,
 ) -> Constants:
-    size = SIZES[plan.dtype]
+    size, chain = SIZES[plan.dtype], plan.kind == "layers" and plan.layers > 1
+    recurrent = draws and cell.recurrent_dropout > 0
     found = {
         "LANES": plan.layers,
-        "CHAIN": plan.kind == "layers" and plan.layers > 1,
+        "CHAIN": chain,
         "BOTH": plan.kind == "both",
         "H": plan.hidden,
         "P": plan.outputs,
@@ -120,6 +153,9 @@ def constants(
         "DROPOUT": dropout,
         "ROWS": rows,
         "KEEP": keep,
+        "HAS": has(cell, draws),
+        "UP": dropout or (recurrent and chain),
+        "SENT": keep or recurrent,
     }
     return Constants(**_wrapped(found))
 
@@ -157,6 +193,15 @@ def _spills(plan: Plan) -> bool:
     if plan.direction == "forward":
         return plan.units > 16
     return (plan.stages > 1 or plan.projected > 0) and not plan.hold
+
+
+@lru_cache(1024)
+def rates(p: float, cell: Cell) -> tuple[float, ...]:
+    """RATES of added.py; p: of dropout between the sweep's lanes."""
+    near = [torch.tensor(z, dtype=torch.float32).item() for z in cell.zoneout]
+    rest = [z - of for z, of in zip(cell.zoneout, near, strict=True)]
+    dropouts = [x for p in (p, cell.candidate_dropout) for x in (p, scale_of(p))]
+    return *dropouts, *near, *rest
 
 
 @lru_cache(1024)

@@ -60,11 +60,29 @@ class Rows:
             self._before[direction] = self._index(direction)
         return torch.cat([h0, h]).index_select(0, self._before[direction])
 
-    def _index(self, direction: int) -> Tensor:
-        """[live]: of `before`'s [h0, h]."""
+    def each(self, t: Tensor) -> Tensor:
+        """[B, C], a row's own -> of each of its steps [live, C]."""
+        if self.offset is None:
+            return t.repeat(self.T, 1)
+        return t.index_select(0, self._step_and_row()[1])
+
+    def of_padded(self, t: Tensor) -> Tensor:
+        """[T * B, C] -> [live, C]."""
+        if self.offset is None:
+            return t
+        step, b = self._step_and_row()
+        return t.index_select(0, step * self.B + b)
+
+    def _step_and_row(self) -> tuple[Tensor, Tensor]:
+        """[live] each: where in [T, B] a row is."""
         begin, n = self.offset[:-1], torch.arange(self.live, device=self.offset.device)
         t = torch.searchsorted(begin[1:], n, right=True)
-        b, there = n - begin[t], t > 0
+        return t, n - begin[t]
+
+    def _index(self, direction: int) -> Tensor:
+        """[live]: of `before`'s [h0, h]."""
+        begin, (t, b) = self.offset[:-1], self._step_and_row()
+        there = t > 0
         other = (t - 1).clamp(min=0)
         if direction:
             other = (t + 1).clamp(max=self.T - 1)

@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import product
+from ..cell import PLAIN
+from . import launch, product
 from .cells import lstm
 from .interpreter import is_interpreted
 
@@ -27,12 +28,13 @@ def lstm_cell_fwd_kernel(
     H,
     BLOCK: tl.constexpr,
     DTYPE: tl.constexpr,  # the state dtype, in which everything is computed
+    HAS: tl.constexpr,
 ):
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = n < size
     gates = product.load_gates(gates_ptr, n + (n // H) * 3 * H, mask, H, DTYPE)
     c = tl.load(c_ptr + n, mask=mask, other=0.0)
-    _, h, c_next = lstm.forward(gates, c)
+    _, h, c_next = lstm.forward(gates, c, ((0.0, 0.0, 0.0), 0.0, 0.0), HAS)
     tl.store(h_ptr + n, h.to(h_ptr.dtype.element_ty), mask=mask)
     tl.store(c_next_ptr + n, c_next, mask=mask)
 
@@ -50,6 +52,7 @@ def lstm_cell_bwd_kernel(
     H,
     BLOCK: tl.constexpr,
     DTYPE: tl.constexpr,
+    HAS: tl.constexpr,
 ):
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = n < size
@@ -60,8 +63,9 @@ def lstm_cell_bwd_kernel(
     dc_next = tl.load(dc_next_ptr + n, mask=mask, other=0.0)
     # The activations are computed again: cheaper than writing and reading four of them.
     gates = product.load_gates(gates_ptr, first, mask, H, DTYPE)
-    activated, _, _ = lstm.forward(gates, c)
-    dgates, dc = lstm.backward(activated, c, c_next, dh, dc_next)
+    own = (0.0, 0.0, 0.0), 0.0, 0.0
+    activated, _, _ = lstm.forward(gates, c, own, HAS)
+    dgates, dc = lstm.backward(activated, c, c_next, dh, dc_next, own, HAS)
     product.store_gates(dgates_ptr, first, mask, dgates, H)
     tl.store(dc_ptr + n, dc, mask=mask)
 
@@ -74,7 +78,8 @@ def _launch(kernel, c: Tensor, *tensors: Tensor) -> None:
     block = 4096 if is_interpreted() else 512
     dtype = tl.float64 if c.dtype == torch.float64 else tl.float32
     grid = (triton.cdiv(c.numel(), block),)
-    kernel[grid](*tensors, c.numel(), c.shape[1], BLOCK=block, DTYPE=dtype)
+    constants = {"BLOCK": block, "DTYPE": dtype, "HAS": launch.has(PLAIN, False)}
+    kernel[grid](*tensors, c.numel(), c.shape[1], **constants)
 
 
 def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

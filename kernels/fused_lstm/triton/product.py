@@ -125,9 +125,9 @@ def gate_rows(block, H: tl.constexpr, UNITS: tl.constexpr):
 
 
 @helper
-def add_product(gates, acc, UNITS: tl.constexpr, BLOCK_B: tl.constexpr):
+def add_product(gates, acc, PLAN: tl.constexpr):
     """Four gates [UNITS, BLOCK_B], and acc [4 * UNITS, BLOCK_B] that has them gate by gate."""
-    acc = tl.permute(tl.reshape(acc, (2, 2, UNITS, BLOCK_B)), (2, 3, 1, 0))
+    acc = tl.permute(tl.reshape(acc, (2, 2, PLAN.UNITS, PLAN.BLOCK_B)), (2, 3, 1, 0))
     i_f, g_o = tl.split(acc)
     i, f = tl.split(i_f)
     g, o = tl.split(g_o)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from . import barrier, lanes, product
+from . import barrier, lanes, outputs, product
 from .helper import helper
 
 
@@ -47,7 +47,7 @@ def gather(meeting, sent, here, unit, alive, first_batch, wave, steps, PLAN: tl.
     for turn in range(lanes.turns(alive, first_batch, PLAN.GATHERS, PLAN)):
         batch = first_batch + turn
         b, mask, at, slot_at = lanes.block_of(batch, unit, alive, PLAN.P, PLAN.W_HR, PLAN)
-        dh = lanes.whole_dh(sent, here, b, unit, mask, wave, turn, steps, PLAN)
+        dh = outputs.whole_dh(sent, here, b, unit, mask, wave, turn, steps, PLAN)
         dh = dh.to(dh_ptr.dtype.element_ty)
         tl.store(between_ptr + slot_at, dh, mask=mask)
         lanes.arrive(all_ptr, turn, PLAN)  # the others wait for dh alone

@@ -38,7 +38,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import barrier, lanes, launch, philox, product, project
+from .. import cell as variant
+from . import added, barrier, lanes, launch, outputs, philox, product, project
 from .cells import Cell
 from .plan import Plan
 
@@ -50,10 +51,14 @@ from .plan import Plan
 # keep    [D, N] uint8, where KEEP: 0 where a row's state is zero before a step
 # between [L, B_PAD, PAD] what is exchanged between a step's two meetings, where PROJECTED: what
 #         w_hr is multiplied by, or, in the backward, dh; in: zero
-# dh      [L, N, P] out, where PROJECTED, in the backward: the gradients by h
+# dh      [L, N, P] out, where PROJECTED, in the backward: the gradients by w_hr times m
+# w_ch    [L, 3H] peepholes, where the cell has them
+# fed     [L, B, P] state dtype, where RECURRENT: what h is multiplied by on its way into w_hh
+# carried [L, B, P] state dtype, where ZONE_H: h before a step; in: h0. In the backward what a step
+#         passes on to the one before it beside its dgates; in: zero, out: to h0
 
 
-@triton.jit(do_not_specialize=["begin", "end", "T", "B", "p", "scale"])
+@triton.jit(do_not_specialize=["begin", "end", "T", "B", "first_lane"])
 def lstm_sweep_fwd_kernel(
     gates_ptr,  # [L, N, 4H] in: of lane 0, or of BOTH, input products and biases; out: activated
     w_ih_ptrs,  # L x [4H, P]; the first is not read
@@ -65,25 +70,24 @@ def lstm_sweep_fwd_kernel(
     y_ptr,  # [N, P] out; [N, 2P] where BOTH
     c_ptr,  # [L, N, H] out, state dtype; [L, B, H] where not SAVE
     exchange_ptr,  # [L, 2, B_PAD, PAD] h(t-1) in slot t % 2; in: h0 in slot 0, where
-    # ROWS in both; and, where DROPOUT, the same again as the lane above reads it
+    # ROWS in both; and, where UP, the same again as the lane above reads it
     option_ptrs,  # OPTIONS
     barrier_ptr,  # [ROW_GROUPS, 1 + L * blocks, APART] int32, zero: all programs' counter, others
     begin,  # waves of this launch
     end,
     T,
     B,
-    p,
-    scale,  # 1 / (1 - p)
+    first_lane,  # of these in the stack, whose masks are numbered through
+    rates,  # RATES
     CELL: tl.constexpr,
     PLAN: tl.constexpr,
 ):
     H: tl.constexpr = PLAN.H
-    UNITS: tl.constexpr = PLAN.UNITS
-    seed_ptr, offset_ptr, keep_ptr, between_ptr, _ = option_ptrs
-    steps = T, B, offset_ptr
+    _, offset_ptr, keep_ptr, between_ptr = option_ptrs[:4]
+    steps, drawn = (T, B, offset_ptr), (option_ptrs, rates, first_lane)
     programs, lane, block, part, first_batch, all_ptr, _ = lanes.share(barrier_ptr, PLAN)
-    row, row_unit = product.gate_rows(block, H, UNITS)
-    unit = block * UNITS + tl.arange(0, UNITS)
+    row, row_unit = product.gate_rows(block, H, PLAN.UNITS)
+    unit = block * PLAN.UNITS + tl.arange(0, PLAN.UNITS)
     w_hh = lanes.load_weight(w_hh_ptrs, lane, 0, row, row_unit < H, PLAN.W_HH, PLAN)
     if PLAN.CHAIN:
         fed = row_unit < tl.where(lane > 0, H, 0)  # lane 0 adds w_ih = 0 times what it reads
@@ -94,8 +98,8 @@ def lstm_sweep_fwd_kernel(
         w_hr, between_ptr = project.load(w_hr_ptrs, between_ptr, lane, block, part, PLAN.P, PLAN)
     lane = lane.to(tl.int64)
     own_ptr = exchange_ptr + 2 * lane * PLAN.W_HH.SLOT
-    up_ptr = own_ptr + (2 * PLAN.LANES * PLAN.W_HH.SLOT if PLAN.DROPOUT else 0)
-    out_ptrs, drop = (own_ptr, up_ptr, h_ptr, y_ptr, all_ptr), (seed_ptr, p, scale)
+    up_ptr = own_ptr + (2 * PLAN.LANES * PLAN.W_HH.SLOT if PLAN.UP else 0)
+    out_ptrs = own_ptr, up_ptr, h_ptr, y_ptr, all_ptr
     if PLAN.EARLY:
         first = lane * (2 * T - 1) * B if PLAN.BOTH else lane * 0  # lane 1 begins at the end
         gates = lanes.load_hoisted(gates_ptr, lane, first, B, first_batch, unit, PLAN)
@@ -107,7 +111,7 @@ def lstm_sweep_fwd_kernel(
             batch = first_batch + turn
             b, mask, at, slot_at = lanes.block_of(batch, unit, alive, H, PLAN.W_HR, PLAN)
             gates_at = (first + b)[None, :] * (4 * H) + unit[:, None]
-            acc = tl.full((4 * UNITS, PLAN.BLOCK_B), 0.0, PLAN.ACC)
+            acc = tl.full((4 * PLAN.UNITS, PLAN.BLOCK_B), 0.0, PLAN.ACC)
             if PLAN.CHAIN:
                 # Lane 0 reads its own h(t-1), since no other's is written yet, and 0 * NaN is NaN.
                 slot = tl.where(lane > 0, after - 2, now)
@@ -117,6 +121,7 @@ def lstm_sweep_fwd_kernel(
             if not PLAN.EARLY:
                 gates = lanes.load_hoisted(gates_ptr, lane, first, alive, batch, unit, PLAN)
             c = lanes.load_state(c0_ptr, c_ptr, keep_ptr, here, b, unit, mask, steps, PLAN)
+            own = added.load(drawn, here, b, unit, steps, PLAN)
             x_ptr = lanes.slot_of(own_ptr, now, batch, PLAN.W_HH)
             if PLAN.KEEP:
                 below, acc = acc, tl.zeros_like(acc)
@@ -125,12 +130,12 @@ def lstm_sweep_fwd_kernel(
                 acc = lanes.add_kept(below, acc, keep_ptr, t, lane, b, steps, PLAN)
             if PLAN.CHAIN:
                 acc += bias[:, None]
-            gates, h, c = CELL.forward(product.add_product(gates, acc, UNITS, PLAN.BLOCK_B), c)
+            gates, h, c = CELL.forward(product.add_product(gates, acc, PLAN), c, own, PLAN.HAS)
             if PLAN.PROJECTED:
                 tl.store(between_ptr + slot_at, h.to(y_ptr.dtype.element_ty), mask=mask)
                 lanes.arrive(all_ptr, turn, PLAN)
             else:
-                lanes.hand_out(out_ptrs, h, here, turn, batch, unit, alive, drop, steps, PLAN)
+                outputs.hand_out(out_ptrs, h, here, turn, batch, unit, alive, drawn, steps, PLAN)
             tl.store(c_ptr + (first if PLAN.SAVE else lane * B) * H + at, c, mask=mask)
             if PLAN.SAVE:
                 product.store_gates(gates_ptr, gates_at, mask, gates, H)
@@ -142,11 +147,11 @@ def lstm_sweep_fwd_kernel(
             for turn in range(lanes.turns(alive, first_batch, PLAN.PROJECTS, PLAN)):
                 batch = first_batch + turn
                 h = project.multiply(w_hr, between_ptr, batch, PLAN)
-                lanes.hand_out(out_ptrs, h, here, turn, batch, unit, alive, drop, steps, PLAN)
+                outputs.hand_out(out_ptrs, h, here, turn, batch, unit, alive, drawn, steps, PLAN)
         lanes.meet(all_ptr, wave, end - begin, programs, PLAN)
 
 
-@triton.jit(do_not_specialize=["begin", "end", "T", "B", "last", "p", "scale"])
+@triton.jit(do_not_specialize=["begin", "end", "T", "B", "last", "first_lane"])
 def lstm_sweep_bwd_kernel(
     given_ptrs,  # dy [N, P], [N, 2P] where BOTH; dh_n [L, B, P]
     gates_ptr,  # [L, N, 4H] activated
@@ -166,16 +171,16 @@ def lstm_sweep_bwd_kernel(
     T,
     B,
     last,  # rows of dh_n and dc that there are: B, or 0 where both are zero and nobody wrote them
-    p,
-    scale,
+    first_lane,
+    rates,
     CELL: tl.constexpr,
     PLAN: tl.constexpr,
 ):
     H: tl.constexpr = PLAN.H
     P: tl.constexpr = PLAN.P
     SLOT: tl.constexpr = PLAN.W_HH.SLOT
-    seed_ptr, offset_ptr, keep_ptr, between_ptr, dh_ptr = option_ptrs
-    steps = T, B, offset_ptr
+    seed_ptr, offset_ptr, keep_ptr, between_ptr, dh_ptr = option_ptrs[:5]
+    steps, drawn = (T, B, offset_ptr), (option_ptrs, rates, first_lane)
     programs, lane, block, part, first_batch, all_ptr, block_ptr = lanes.share(barrier_ptr, PLAN)
     row = block.to(tl.int64) * PLAN.UNITS + tl.arange(0, PLAN.UNITS)
     unit = block * PLAN.UNITS + part * PLAN.OWN + tl.arange(0, PLAN.OWN)
@@ -189,7 +194,7 @@ def lstm_sweep_bwd_kernel(
     lane = lane.to(tl.int64)
     own_ptr = exchange_ptr + 8 * lane * SLOT
     own_dc_ptr = dc_ptr + lane * B * H
-    sent = given_ptrs + (partial_ptr + lane * PLAN.SPLIT * B * P, block_ptr, last)
+    sent = given_ptrs + (partial_ptr + lane * PLAN.SPLIT * B * P, block_ptr, last, drawn)
     meeting = between_ptr, dh_ptr, all_ptr, programs
     for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
         t = T - 1 - ((begin + wave).to(tl.int64) - (PLAN.LANES - 1 - lane if PLAN.CHAIN else 0))
@@ -205,12 +210,12 @@ def lstm_sweep_bwd_kernel(
                 slot = tl.where(lane < PLAN.LANES - 1, 2 + now, after)
                 acc = product.transposed(acc, w_ih, x_ptr, slot, PLAN.W_IH, PLAN)
             if PLAN.DROPOUT:
-                acc *= philox.multiplier(seed_ptr, first * P + at, p, scale).to(PLAN.ACC)
-            if PLAN.KEEP:
+                acc *= philox.multiplier(seed_ptr, first * P + at, rates[0], rates[1]).to(PLAN.ACC)
+            if PLAN.SENT:
                 above, acc = acc, tl.zeros_like(acc)
             acc = product.transposed(acc, w_hh, x_ptr, after, PLAN.W_HH, PLAN)
-            if PLAN.KEEP:
-                acc = lanes.add_kept(above, acc, keep_ptr, t + 1, lane, b, steps, PLAN)
+            if PLAN.SENT:
+                acc = added.add_sent(above, acc, drawn, here, b, at, mask, steps, PLAN)
             part_at = ((lane * PLAN.SPLIT + part) * B + b)[None, :] * P + row[:, None]
             tl.store(partial_ptr + part_at, acc, mask=mask)
         barrier.arrive(block_ptr, PLAN.PERSISTENT)
@@ -225,13 +230,13 @@ def lstm_sweep_bwd_kernel(
             c_prev = lanes.load_state(c0_ptr, c_ptr, keep_ptr, here, b, unit, mask, steps, PLAN)
             c = tl.load(c_ptr + first * H + at, mask=mask, other=0.0)
             dc = lanes.load_dc(dc_ptr, here, b, unit, mask, last, steps, PLAN)
+            own = added.load(drawn, here, b, unit, steps, PLAN)
             if PLAN.PROJECTED:
                 dh = project.multiply(w_hr, between_ptr, batch, PLAN)
             else:
-                dh = lanes.whole_dh(sent, here, b, unit, mask, wave, turn, steps, PLAN)
-            gates, dc = CELL.backward(gates, c_prev, c, dh, dc)
-            if PLAN.KEEP:
-                dc = tl.where(lanes.kept(keep_ptr, t, lane, b, steps, PLAN), dc, 0.0)
+                dh = outputs.whole_dh(sent, here, b, unit, mask, wave, turn, steps, PLAN)
+            gates, dc = CELL.backward(gates, c_prev, c, dh, dc, own, PLAN.HAS)
+            dc = added.begun(dc, drawn, here, b, steps, PLAN)
             product.store_gates(own_ptr, now * 4 * SLOT + slot_at, mask, gates, SLOT)
             lanes.arrive(all_ptr, turn, PLAN)  # the others wait for dgates alone
             product.store_gates(dgates_ptr, gates_at, mask, gates, H)
@@ -243,20 +248,26 @@ def lstm_sweep_bwd_kernel(
 
 
 class Options(NamedTuple):
-    """What not every sweep has: OPTIONS above."""
+    """What not every sweep has: OPTIONS above, and what its cell is."""
 
     seed: Tensor | None = None
     offset: Tensor | None = None
     keep: Tensor | None = None
     between: Tensor | None = None
     dh: Tensor | None = None
+    w_ch: Tensor | None = None
+    fed: Tensor | None = None
+    carried: Tensor | None = None
+    cell: variant.Cell = variant.PLAIN
+    first_lane: int = 0
 
-    def used(self, p: float) -> tuple[bool, bool, bool]:
-        """DROPOUT, ROWS and KEEP; p: of dropout between the sweep's lanes."""
-        return p > 0, self.offset is not None, self.keep is not None
+    def used(self, p: float) -> tuple:
+        """DROPOUT, ROWS, KEEP, the cell and whether it draws; p: of dropout between the lanes."""
+        given = self.offset is not None, self.keep is not None
+        return p > 0, *given, self.cell, self.seed is not None
 
     def pointers(self, other: Tensor) -> tuple[Tensor, ...]:
-        return tuple(other if t is None else t for t in self)
+        return tuple(other if t is None else t for t in self[:8])
 
 
 class Weights(NamedTuple):
@@ -285,13 +296,13 @@ def forward(
     save: bool,
 ) -> None:
     """A plan's lanes, all steps: writes h, y, c and, where `save`, the activated gates."""
-    given = options.pointers(counters)
+    given, used, rates = options.pointers(counters), options.used(p), launch.rates(p, options.cell)
     for begin, end in plan.launches(plan.waves(T)):
         for phases in plan.phases():
             lstm_sweep_fwd_kernel[(plan.programs,)](
                 gates, *weights, bias, c0, h, y, c, exchange, given, counters,
-                begin, end, T, plan.batch, p, philox.scale_of(p), CELL=cell,
-                PLAN=launch.constants(plan, save, phases, *options.used(p)),
+                begin, end, T, plan.batch, options.first_lane, rates, CELL=cell,
+                PLAN=launch.constants(plan, save, phases, *used),
                 **launch.options(plan),
             )  # fmt: skip
 
@@ -318,12 +329,13 @@ def backward(
     is not read either.
     """
     last, given = 0 if dh_n is None else plan.batch, options.pointers(counters)
+    used, rates = options.used(p), launch.rates(p, options.cell)
     by = dy, dy if dh_n is None else dh_n
     for begin, end in plan.launches(plan.waves(T)):
         for phases in plan.phases():
             lstm_sweep_bwd_kernel[(plan.programs,)](
                 by, gates, *weights, c0, c, dc, dgates, exchange,
-                partial, given, counters, begin, end, T, plan.batch, last, p, philox.scale_of(p),
-                CELL=cell, PLAN=launch.constants(plan, True, phases, *options.used(p)),
+                partial, given, counters, begin, end, T, plan.batch, last, options.first_lane,
+                rates, CELL=cell, PLAN=launch.constants(plan, True, phases, *used),
                 **launch.options(plan),
             )  # fmt: skip

@@ -3,8 +3,12 @@
 A cell has four gates (rows of [4H, .], H each) and one state beside h. Its functions are helpers
 for kernels to call, element by element, in the accumulator's dtype:
 
-    forward(gates, c) -> (activated gates, h, c_next)
-    backward(activated gates, c, c_next, dh, dc_next) -> (gradients by the gates before, dc)
+    forward(gates, c, added, HAS) -> (activated gates, h, c_next)
+    backward(activated gates, c, c_next, dh, dc_next, added, HAS)
+        -> (gradients by the gates before, dc)
+
+HAS (launch.Has) says what a cell has beside nn.LSTM's, `added` (added.py) brings it. What is off is
+not compiled, so that one kernel serves all cells.
 """
 
 from __future__ import annotations

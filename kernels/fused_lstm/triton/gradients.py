@@ -1,0 +1,137 @@
+"""What is left after the backward sweeps: the gradients of the weights and of h0.
+
+They need every step's dgates and no order, so each is one large product or sum. Names as in
+around.py; a lane's tensors have `live` rows here, as packed.Rows says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import stack
+from ..cell import CANDIDATE
+from ..pointwise import proposed
+from ..reference import Layer
+from . import philox
+from .packed import Rows
+from .sweep import Options
+
+
+class Left(NamedTuple):
+    """What the sweeps had and made."""
+
+    rows: Rows
+    D: int
+    layers: Sequence[Layer]
+    options: Options
+    drop: stack.Drop | None
+    c0: Tensor  # [L, B, H] state dtype
+    x: Tensor  # [live, I]
+    h0: Tensor  # [L, B, P]
+    outputs: Sequence[Tensor]  # of each layer [live, W]
+    gates: Tensor  # [L, N, 4H] activated
+    c: Tensor  # [L, N, H]
+    dgates: Tensor  # [L, N, 4H]
+    dh: Tensor | None  # [L, N, P], where h is projected: the gradient by w_hr times m
+    w_ch: Tensor | None  # what only some cells have, see sweep.Options
+    fed: Tensor | None
+    carried: Tensor | None
+
+    def kept(self, state: Tensor, d: int) -> Tensor:
+        """`state` [live, C] before each step of direction d, zero where it begins anew."""
+        keep = self.options.keep
+        if keep is None:
+            return state
+        kept = self.rows.of(keep[d].reshape(self.rows.N, 1)).view(torch.bool)
+        return torch.where(kept, state, 0.0)
+
+    def h_before(self, lane: int) -> Tensor:
+        """What w_hh is multiplied by in all steps of a lane [live, P]."""
+        index, d = divmod(lane, self.D)
+        output = halves(self.outputs[index], self.D)[d]
+        h = self.kept(self.rows.before(output, self.h0[lane], d), d)
+        return h if self.fed is None else (h * self.rows.each(self.fed[lane])).to(h.dtype)
+
+    def c_before(self, lane: int) -> Tensor:
+        """c before all steps of a lane [live, H]."""
+        d = lane % self.D
+        return self.kept(self.rows.before(self.rows.of(self.c[lane]), self.c0[lane], d), d)
+
+    def c_made(self, lane: int) -> Tensor:
+        """What all steps of a lane made of c [live, H], before a zoneout."""
+        rows, cell, seed = self.rows, self.options.cell, self.options.seed
+        if cell.zoneout[1] == 0:
+            return rows.of(self.c[lane])
+        mask, shape = None, (rows.T * rows.B, self.c.shape[2])
+        if seed is not None and cell.candidate_dropout > 0:
+            first = CANDIDATE + lane * shape[0] * shape[1]
+            ones = self.c.new_ones(shape)
+            mask = rows.of_padded(philox.dropout(ones, cell.candidate_dropout, seed, first))
+        return proposed(rows.of(self.gates[lane]), self.c_before(lane), mask)
+
+
+def halves(y: Tensor, D: int) -> Sequence[Tensor]:
+    """Each direction's columns of y [., D * P]."""
+    return y.chunk(2, -1) if D == 2 else [y]
+
+
+def by_direction(t: Tensor, D: int) -> Sequence[Tensor]:
+    """Each direction's lanes of t [L, ...]."""
+    return [t[::2], t[1::2]] if D == 2 else [t]
+
+
+def of_weights(left: Left) -> list[Tensor]:
+    """All weights' gradients, flat."""
+    found, below = [], left.x
+    for lane, layer in enumerate(left.layers):
+        index, d = divmod(lane, left.D)
+        if index > 0 and d == 0:
+            below = left.outputs[index - 1]
+            below = below if left.drop is None else left.drop(below, index - 1)
+        dgates = left.rows.of(left.dgates[lane])
+        columns = dgates.T
+        found += [columns @ below, columns @ left.h_before(lane)]
+        if layer.b_ih is not None:
+            bias = dgates.sum(0)
+            found += [bias, bias.clone()]
+        if left.dh is not None:
+            found.append(_of_projection(left, lane))
+        if layer.w_ch is not None:
+            found.append(_of_peepholes(left, lane, dgates))
+    return found
+
+
+def _of_projection(left: Left, lane: int) -> Tensor:
+    """[P, H]: dh^T . m, with m = o * tanh(c)."""
+    o = left.rows.of(left.gates[lane]).chunk(4, -1)[3]
+    m = (o * left.c_made(lane).tanh()).to(left.dh.dtype)
+    return left.rows.of(left.dh[lane]).T @ m
+
+
+def _of_peepholes(left: Left, lane: int, dgates: Tensor) -> Tensor:
+    """[3H]: each gate's gradient times the c that it has seen."""
+    (di, df, _, do), before = dgates.chunk(4, -1), left.c_before(lane)
+    seen = torch.cat([(di * before), (df * before), (do * left.c_made(lane))], -1)
+    return seen.sum(0).to(dgates.dtype)
+
+
+def of_first(left: Left) -> Tensor:
+    """dh0 [L, B, P]: what each row's first step, in its lane's order of time, sends to h0."""
+    rows, keep = left.rows, left.options.keep
+    first = rows.ends(by_direction(left.dgates, left.D), last=False)
+    dh0 = left.dgates.new_empty(*first.shape[:2], left.h0.shape[2])
+    for lane, layer in enumerate(left.layers):
+        torch.mm(first[lane], layer.w_hh, out=dh0[lane])
+    if left.fed is not None:
+        dh0 = dh0 * left.fed
+    if keep is not None:
+        kept = [t.reshape(1, rows.N, 1) for t in keep]
+        kept = rows.ends(kept, last=False).view(torch.bool)  # [D, B, 1]
+        dh0 = torch.where(kept, dh0.view(-1, *kept.shape[:2], dh0.shape[-1]), 0.0).view_as(dh0)
+    if left.carried is not None:
+        dh0 = dh0 + left.carried
+    return dh0.to(left.dgates.dtype)

@@ -1,0 +1,112 @@
+"""Cells inside the sweeps, in the interpreter: values and gradients are the reference's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from cases import LanesCase, Shape
+from fused_lstm import reference
+from fused_lstm.cell import Cell
+from fused_lstm.triton import around, interpreter
+from plans import PATHS_BACKWARD
+from test_triton_lanes import SEED, force, make_gradients, make_problem
+from tolerance import assert_close
+
+pytestmark = pytest.mark.skipif(
+    not interpreter.is_interpreted(), reason="tests/test_gpu.py does these on a GPU"
+)
+
+ALL = Cell(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3, candidate_dropout=0.4)
+CELLS = {
+    "peephole": Cell(peephole=True),
+    "zoneout of h": Cell(zoneout=(0.4, 0.0)),
+    "zoneout of c": Cell(zoneout=(0.0, 0.4)),
+    "recurrent_dropout": Cell(recurrent_dropout=0.4),
+    "candidate_dropout": Cell(candidate_dropout=0.4),
+}
+CASES = [
+    LanesCase(Shape(3, 3, 5, 7, 1)),
+    LanesCase(Shape(1, 1, 1, 1, 1), directions=2),
+    LanesCase(Shape(4, 4, 9, 17, 3), dropout=0.4),
+    LanesCase(Shape(4, 5, 4, 18, 2), lengths=(4, 3, 3, 2, 1), keep=True, directions=2, dead=2),
+    LanesCase(Shape(4, 5, 4, 18, 2), lengths=(4, 3, 3, 2, 1), keep=True, dropout=0.3),
+    LanesCase(Shape(3, 4, 3, 9, 2), projected=4, keep=True, directions=2, bias=False),
+    LanesCase(Shape(3, 4, 7, 5, 2), projected=7, lengths=(3, 2, 2, 1)),
+]
+RICH = [  # two lanes, of a chain and of two directions, with all that lanes have
+    LanesCase(Shape(3, 3, 2, 5, 2), lengths=(3, 2, 2), keep=True, dropout=0.3),
+    LanesCase(Shape(3, 3, 2, 5, 1), lengths=(3, 2, 2), keep=True, directions=2, projected=4),
+]
+
+
+def run(case: LanesCase, cell: Cell, fuse: str, training: bool, dtype=torch.float64) -> None:
+    """The operators' outputs and gradients beside the reference's, which autograd has of it."""
+    problem, by = make_problem(case, dtype), [t.to(dtype) for t in make_gradients(case)]
+    problem = problem._replace(inputs=with_added(case, cell, problem.inputs))
+    seed = SEED if training else None
+    dropout = case.dropout if training else 0.0
+    x, h0, c0, *weights = problem.inputs
+    outputs = reference.lstm(x, h0, c0, weights, dropout, seed, **problem.lanes, cell=cell)
+    wanted = [*outputs, *torch.autograd.grad(outputs, problem.inputs, by)]
+
+    x, h0, c0, *weights = (t.detach() for t in problem.inputs)
+    given, lanes = (x, h0, c0, weights, dropout, seed, fuse), problem.lanes | cell.arguments()
+    y, h_n, c_n, *saved = around.lstm(*given, True, **lanes)
+    *found, dweights = around.lstm_backward(*by, *given, y, *saved, True, **lanes)
+    found = [y, h_n, c_n, *found, *dweights]
+    names = "y", "h_n", "c_n", "dx", "dh0", "dc0", *(f"weight {n}" for n in range(len(weights)))
+    for name, a, b in zip(names, found, wanted, strict=True):
+        assert_close(a, b.detach(), name)
+    unsaved = around.lstm(*given, False, **lanes)
+    for name, a, b in zip(names[:3], unsaved, found, strict=False):
+        assert torch.equal(a, b), f"{name} where nothing is saved"
+
+
+def with_added(case: LanesCase, cell: Cell, inputs: list[Tensor]) -> list[Tensor]:
+    """The inputs, and after each lane's weights those of its cell."""
+    (_, _, _, H, L), found, weights = case.shape, list(inputs[:3]), inputs[3:]
+    each = len(weights) // (L * case.directions)
+    sizes = [3 * H] if cell.peephole else []
+    for lane in range(L * case.directions):
+        found += weights[lane * each : (lane + 1) * each]
+        found += [torch.randn(size, dtype=inputs[0].dtype).requires_grad_() for size in sizes]
+    return found
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_all_options_are_the_references(case):
+    run(case, ALL, "layers", training=True)
+
+
+@pytest.mark.parametrize("case", RICH, ids=str)
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_an_option_alone_is_the_references(cell, case):
+    run(case, cell, "layers", training=True)
+
+
+@pytest.mark.parametrize("cell", [ALL, Cell(zoneout=1.0)], ids=["all", "nothing new"])
+def test_a_zoneout_outside_training_is_its_expectation(cell):
+    run(RICH[0], cell, "layers", training=False)
+
+
+def test_a_launch_a_layer(monkeypatch):
+    """Lanes are numbered through a stack, not through a launch."""
+    force(monkeypatch, {}, False)
+    run(CASES[2], ALL, "steps", training=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "projected"),
+    [("partly resident", 0), ("blocks of batch", 9), ("groups of rows", 0), ("resident parts", 9)],
+)
+def test_other_plans(path, projected, monkeypatch):
+    force(monkeypatch, PATHS_BACKWARD[path], True)
+    case = LanesCase(Shape(2, 18, 5, 70, 2), projected=projected, keep=True, dropout=0.3)
+    run(case, ALL, "layers", training=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_other_dtypes(dtype):
+    run(LanesCase(Shape(3, 3, 5, 17, 2)), ALL, "layers", training=True, dtype=dtype)
