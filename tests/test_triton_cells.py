@@ -6,11 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
+import fused_lstm
 from cases import LanesCase, Shape
+from cells import CELLS as CELLS_OF_MODULES
+from cells import make
 from fused_lstm import reference
 from fused_lstm.cell import Cell
 from fused_lstm.triton import around, interpreter
+from lanes import Case, make_inputs
 from plans import PATHS_BACKWARD
+from test_cells import SHAPES, check
 from test_triton_lanes import SEED, force, make_gradients, make_problem
 from tolerance import assert_close
 
@@ -110,3 +115,36 @@ def test_other_plans(path, projected, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_other_dtypes(dtype):
     run(LanesCase(Shape(3, 3, 5, 17, 2)), ALL, "layers", training=True, dtype=dtype)
+
+
+# --- the module ---
+
+EVERY = CELLS_OF_MODULES["all but layer_norm"]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(("fuse", "shape"), [("layers", "two layers"), ("steps", "all")])
+def test_the_module_has_the_cell_written_out(fuse, shape, training):
+    check(SHAPES[shape], training, engine="triton", fuse=fuse, **EVERY)
+
+
+def test_first_and_second_derivative():
+    case = Case("lengths", T=2, B=2, I=2, H=2, L=1, bidirectional=True, resets=True)
+    module, given = make(case, engine="triton", **EVERY), make_inputs(case, torch.float64)
+
+    def function(x, h0, c0, *weights):
+        torch.manual_seed(5)
+        y, state = fused_lstm.lstm(
+            x, (h0, c0), weights, engine="triton", bidirectional=True, lengths=given.lengths,
+            resets=given.resets, cell=module.cell,
+        )  # fmt: skip
+        return y, *state
+
+    leaves = [t.detach().requires_grad_() for t in (*given[:3], *module.parameters())]
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+
+
+def test_pointwise_refuses_what_it_does_not_have():
+    with pytest.raises(ValueError, match="peephole: fuse='pointwise' does not have it"):
+        fused_lstm.LSTM(3, 4, peephole=True, engine="triton", fuse="pointwise")

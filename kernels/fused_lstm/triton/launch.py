@@ -140,7 +140,7 @@ def constants(
         "AHEAD": plan.ahead,
         "STAGES": plan.stages,
         "EARLY": plan.persistent and plan.batch_blocks == 1 and not rows,
-        "KEEP_LOOP": KEEP_LOOP or _spills(plan),
+        "KEEP_LOOP": KEEP_LOOP or _spills(plan) or len(cell.on) > 0,  # masks need registers
         "PERSISTENT": plan.persistent,
         "ACC": tl.float64 if size == 8 else tl.float32,
         "PRECISION": plan.precision,
