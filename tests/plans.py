@@ -39,11 +39,12 @@ def make_plan(
     device: Device = INTERPRETER,
     tf32: bool = False,
     projected: int = 0,
+    norm: bool = False,
 ) -> Plan:
     """A device's plan with a path's changes, and what follows from them."""
     found = plan(
         kind, direction, hidden=H, batch=B, layers=L, dtype=NAMES[dtype], device=device, tf32=tf32,
-        projected=projected,
+        projected=projected, norm=norm,
     )  # fmt: skip
     found = replace(found, **path)
     sums, others = (found.outputs, H) if direction == "forward" else (H, found.outputs)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import fused_lstm
 from fused_lstm import reference
+from fused_lstm.cell import Cell
 from tolerance import TOLERANCE
 
 pytestmark = pytest.mark.gpu
@@ -342,3 +343,37 @@ def test_a_new_length_needs_no_new_kernel():
     for T in (1, 2, 16, 35):
         ours(torch.randn(T, 20, 200, device="cuda", dtype=torch.bfloat16), state)
     assert compiled() == before
+
+
+@pytest.mark.parametrize("directions", [1, 2], ids=["one", "both"])
+@pytest.mark.parametrize("projected", [0, 90])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("norm", [False, True], ids=["pointwise options", "and layer_norm"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_cell_is_the_references(precision, norm, training, projected, directions):
+    """With rows that end and begin anew; one seed draws the same masks here and there."""
+    B, I, H, L, P, D = 40, 33, 200, 2, projected or 200, directions
+    dtype, allowed = PRECISIONS[precision]
+    cell = Cell(
+        layer_norm=norm, peephole=True, zoneout=(0.2, 0.3), recurrent_dropout=0.3,
+        candidate_dropout=0.2,
+    )  # fmt: skip
+    own = {"proj_size": projected, "bidirectional": D == 2, **cell.options()}
+    weights = fused_lstm.LSTM(I, H, L, device="cuda", dtype=dtype, engine="triton", **own)
+    sizes = torch.tensor([40, 40, 33, 32, 20, 3, 1, 1, 1])
+    lanes, rows = {"directions": D, "batch_sizes": sizes}, int(sizes.sum())
+    lanes["keep"] = torch.rand(D, rows, device="cuda") > 0.2
+    shapes = (rows, I), (L * D, B, P), (L * D, B, H)
+    inputs = [torch.randn(shape, device="cuda", dtype=dtype) for shape in shapes]
+    inputs = [t.detach().requires_grad_() for t in (*inputs, *weights.parameters())]
+    wide = [t.detach().double().requires_grad_() for t in inputs]
+    seed = torch.tensor([2**45 + 3], device="cuda") if training else None
+    outputs = reference.lstm(*wide[:3], wide[3:], 0.0, seed, **lanes, cell=cell)
+    by = [torch.linspace(-1, 1, o.numel(), device="cuda").cos().view_as(o) for o in outputs]
+    wanted = torch.autograd.grad(outputs, wide, [g.double() for g in by])
+    with tf32(allowed):
+        given = *inputs[:3], inputs[3:], 0.0, seed, "layers", True
+        found = torch.ops.fused_lstm_triton.lstm(*given, **lanes, **cell.arguments())[:3]
+        grads = torch.autograd.grad(found, inputs, [g.to(dtype) for g in by])
+    actual, expected = dict(enumerate((*found, *grads))), dict(enumerate((*outputs, *wanted)))
+    assert_near(actual, expected, precision)

@@ -13,6 +13,8 @@ from cells import make
 from fused_lstm import reference
 from fused_lstm.cell import Cell
 from fused_lstm.triton import around, interpreter
+from fused_lstm.triton.devices import DEVICES
+from fused_lstm.triton.plan import plan
 from lanes import Case, make_inputs
 from plans import PATHS_BACKWARD
 from test_cells import SHAPES, check
@@ -23,13 +25,17 @@ pytestmark = pytest.mark.skipif(
     not interpreter.is_interpreted(), reason="tests/test_gpu.py does these on a GPU"
 )
 
-ALL = Cell(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3, candidate_dropout=0.4)
+OPTIONS = {"peephole": True, "zoneout": (0.3, 0.2), "recurrent_dropout": 0.3}
+OPTIONS |= {"candidate_dropout": 0.4}
+ALL = Cell(**OPTIONS)
+NORMED = Cell(**OPTIONS, layer_norm=True)
 CELLS = {
     "peephole": Cell(peephole=True),
     "zoneout of h": Cell(zoneout=(0.4, 0.0)),
     "zoneout of c": Cell(zoneout=(0.0, 0.4)),
     "recurrent_dropout": Cell(recurrent_dropout=0.4),
     "candidate_dropout": Cell(candidate_dropout=0.4),
+    "layer_norm": Cell(layer_norm=True),
 }
 CASES = [
     LanesCase(Shape(3, 3, 5, 7, 1)),
@@ -74,6 +80,7 @@ def with_added(case: LanesCase, cell: Cell, inputs: list[Tensor]) -> list[Tensor
     (_, _, _, H, L), found, weights = case.shape, list(inputs[:3]), inputs[3:]
     each = len(weights) // (L * case.directions)
     sizes = [3 * H] if cell.peephole else []
+    sizes += [4 * H, 4 * H, H, *([H] if case.bias else [])] if cell.layer_norm else []
     for lane in range(L * case.directions):
         found += weights[lane * each : (lane + 1) * each]
         found += [torch.randn(size, dtype=inputs[0].dtype).requires_grad_() for size in sizes]
@@ -81,8 +88,9 @@ def with_added(case: LanesCase, cell: Cell, inputs: list[Tensor]) -> list[Tensor
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_all_options_are_the_references(case):
-    run(case, ALL, "layers", training=True)
+@pytest.mark.parametrize("cell", [ALL, NORMED], ids=["all", "with layer_norm"])
+def test_all_options_are_the_references(cell, case):
+    run(case, cell, "layers", training=True)
 
 
 @pytest.mark.parametrize("case", RICH, ids=str)
@@ -119,18 +127,21 @@ def test_other_dtypes(dtype):
 
 # --- the module ---
 
-EVERY = CELLS_OF_MODULES["all but layer_norm"]
+MODULES = {name: CELLS_OF_MODULES[name] for name in ("all but layer_norm", "all but coupled")}
+each_module = pytest.mark.parametrize("options", MODULES.values(), ids=MODULES)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize(("fuse", "shape"), [("layers", "two layers"), ("steps", "all")])
-def test_the_module_has_the_cell_written_out(fuse, shape, training):
-    check(SHAPES[shape], training, engine="triton", fuse=fuse, **EVERY)
+@each_module
+def test_the_module_has_the_cell_written_out(options, fuse, shape, training):
+    check(SHAPES[shape], training, engine="triton", fuse=fuse, **options)
 
 
-def test_first_and_second_derivative():
+@each_module
+def test_first_and_second_derivative(options):
     case = Case("lengths", T=2, B=2, I=2, H=2, L=1, bidirectional=True, resets=True)
-    module, given = make(case, engine="triton", **EVERY), make_inputs(case, torch.float64)
+    module, given = make(case, engine="triton", **options), make_inputs(case, torch.float64)
 
     def function(x, h0, c0, *weights):
         torch.manual_seed(5)
@@ -148,3 +159,11 @@ def test_first_and_second_derivative():
 def test_pointwise_refuses_what_it_does_not_have():
     with pytest.raises(ValueError, match="peephole: fuse='pointwise' does not have it"):
         fused_lstm.LSTM(3, 4, peephole=True, engine="triton", fuse="pointwise")
+
+
+def test_a_norm_does_not_wait_for_programs_that_do_not_run():
+    """Where not all of a lane's run at once, it is an error and not a wrong mean."""
+    shape = {"hidden": 4000, "batch": 20, "layers": 1, "dtype": "bf16", "device": DEVICES["L4"]}
+    assert not plan("steps", "forward", **shape).persistent
+    with pytest.raises(ValueError, match=r"layer_norm: .* do not run at once on 58 SMs"):
+        plan("steps", "forward", **shape, norm=True)

@@ -117,11 +117,11 @@ def test_is_the_references(case):
 def force(monkeypatch, path: dict, wavefront: bool) -> None:
     """Make around.py launch what `path` says, instead of what choice.choose does."""
 
-    def made(fuse, direction, x, shape):
+    def made(fuse, direction, x, shape, norm):
         L, D, B, H, projected = shape
         kind = "both" if D == 2 else "layers" if wavefront else "steps"
         own = path if direction == "backward" or "split" not in path else {}
-        return make_plan(kind, direction, H, B, L, x.dtype, own, projected=projected)
+        return make_plan(kind, direction, H, B, L, x.dtype, own, projected=projected, norm=norm)
 
     monkeypatch.setattr(around, "_plan", made)
 

@@ -134,15 +134,36 @@ def leaky_forward(gates, c, added, HAS: tl.constexpr):
     i, f, g, o = gates
     f, o = sigmoid(f), sigmoid(o)
     c_next = f * c + (1.0 - f) * g
-    return (i, f, g, o), o * c_next, c_next
+    return (i, f, g, o), c_next, c_next
 
 
 @helper
-def leaky_backward(gates, c, c_next, dh, dc_next, added, HAS: tl.constexpr):
-    i, f, g, o = gates
-    dc_next += dh * o
+def leaky_made(gates, c, c_next, added, HAS: tl.constexpr):
+    return c_next
+
+
+@helper
+def leaky_output(gates, seen):
+    return gates[3] * seen
+
+
+@helper
+def leaky_output_backward(gates, seen, dh):
+    o = gates[3]
+    return dh * seen * o * (1.0 - o), dh * o
+
+
+@helper
+def leaky_backward(gates, c, dc_next, do, dmade, added, HAS: tl.constexpr):
+    i, f, g, _ = gates
+    dc_next += dmade
     df = dc_next * (c - g) * f * (1.0 - f)
-    return (i * 0.0, df, dc_next * (1.0 - f), dh * c_next * o * (1.0 - o)), dc_next * f
+    return (i * 0.0, df, dc_next * (1.0 - f), do), dc_next * f
+
+
+LEAKY = Cell(
+    "leaky", leaky_forward, leaky_made, leaky_output, leaky_output_backward, leaky_backward
+)
 
 
 def test_another_cell_is_handed_in():
@@ -158,7 +179,7 @@ def test_another_cell_is_handed_in():
     expected, by = torch.stack(outputs), torch.randn(T, B, H, dtype=torch.float64)
     wanted = torch.autograd.grad(expected, (inputs, c0), by)
 
-    cell, gates, dc = Cell("leaky", leaky_forward, leaky_backward), inputs.detach().clone(), c0 * 0
+    cell, gates, dc = LEAKY, inputs.detach().clone(), c0 * 0
     forwards, backwards = (
         make_plan("steps", direction, H, B, 1, torch.float64, {})
         for direction in ("forward", "backward")

@@ -42,7 +42,7 @@ ENGINES = {
     "loop": Engine("fused_lstm.loop", ("none",), OPTIONS),
     "compile": Engine("fused_lstm.compiled", (), OPTIONS),
     "cudnn": Engine("fused_lstm.cudnn", ()),
-    "triton": Engine("fused_lstm.triton", FUSED, MASKED, plain=("pointwise",)),
+    "triton": Engine("fused_lstm.triton", FUSED, OPTIONS, plain=("pointwise",)),
     "native": Engine("fused_lstm.native", FUSED, MASKED, plain=("pointwise",)),
 }
 

@@ -22,6 +22,7 @@ from .triton import choice, devices, plan
 
 # A kernel's pointers to the state dtype.
 STATES = ("c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr")
+SWITCHES = "peephole", "layer_norm"
 RATES = ("zoneout", "recurrent_dropout", "candidate_dropout")  # options that draw
 TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 
@@ -60,6 +61,7 @@ def compile_plan(found: plan.Plan, arch: int, cell: Cell = PLAIN):
     )
     state = "*fp64" if found.dtype == "fp64" else "*fp32"
     options = "*i64", "*i64", "*u8", own, own, own, state, state
+    options += (*[state] * 4, own, state) if cell.layer_norm else ()
     tuples |= {"given_ptrs": (own, own), "option_ptrs": options, "rates": ("fp32",) * 8}
     what = launch.constants(found, True, found.phases()[0], False, cell=cell, draws=True)
     constants = {"CELL": LSTM, "PLAN": what}
@@ -239,7 +241,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--dtype", nargs="+", choices=list(TYPES), default=["bf16"])
     made.add_argument("--fuse", choices=["pointwise", "steps", "layers"], default="layers")
     made.add_argument(
-        "--cell", nargs="+", default=[], choices=(*RATES, "peephole"), metavar="OPTION",
+        "--cell", nargs="+", default=[], choices=(*RATES, *SWITCHES), metavar="OPTION",
         help="a cell with these options, in training",
     )  # fmt: skip
     made.add_argument("--no-tf32", action="store_true", help="full precision for float32")
@@ -265,7 +267,7 @@ def wanted(args: argparse.Namespace):
             for dtype in args.dtype:
                 shape = {"hidden": hidden, "batch": args.batch, "layers": args.layers}
                 shape |= {"dtype": dtype, "device": device, "tf32": not args.no_tf32}
-                shape |= {"projected": args.proj_size}
+                shape |= {"projected": args.proj_size, "norm": cell.layer_norm}
                 if args.fuse == "pointwise":
                     yield pointwise, (dtype, device, args.batch, hidden)
                     continue

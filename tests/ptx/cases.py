@@ -227,6 +227,7 @@ def _inputs(case: Case) -> list[Tensor]:
         weights = torch.randn(4 * H, columns), torch.randn(4 * H, P), *torch.randn(2, 4 * H)
         made += [w / H**0.5 for w in (*weights, *([torch.randn(P, H)] if case.P else []))]
         made += [torch.randn(3 * H)] if case.cell.peephole else []
+        made += [torch.randn(n * H) for n in (4, 4, 1, 1)] if case.cell.layer_norm else []
     return [t.to(DTYPES[case.dtype]) for t in made]
 
 
@@ -244,10 +245,11 @@ def _pattern(out: Tensor) -> Tensor:
 def _launching(case: Case) -> Iterator[None]:
     """The operators launch what the case says, instead of what choice.choose does."""
 
-    def made(fuse: str, direction: str, x: Tensor, shape: around.Shape):
+    def made(fuse: str, direction: str, x: Tensor, shape: around.Shape, norm: bool):
         return make_plan(
             fuse, direction, case.H, case.B, case.L, x.dtype, PATHS[case.path],
             device=case.device, tf32=case.dtype == "tf32", projected=case.P,
+            norm=norm,
         )  # fmt: skip
 
     with mock.patch.object(around, "_plan", made):
@@ -314,6 +316,8 @@ def _projected(dtype: str, arch: int) -> list[Case]:
 
 ALL = Cell(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3, candidate_dropout=0.4)
 
+NORM, WHOLE = Cell(layer_norm=True), replace(ALL, layer_norm=True)
+
 
 def _cells(dtype: str, arch: int) -> list[Case]:
     """Each of a cell's options, and all of them with all that a lane may have."""
@@ -332,6 +336,11 @@ def _cells(dtype: str, arch: int) -> list[Case]:
     for path in ("blocks of batch", "groups of rows"):
         found.append(Case("both", dtype, arch, 17, 20, path=path, lengths=many, cell=ALL))
         found.append(Case("steps", dtype, arch, 33, 37, path=path, P=20, cell=ALL))
+        found.append(Case("both", dtype, arch, 33, 20, path=path, lengths=many, cell=NORM))
+        found.append(Case("steps", dtype, arch, 17, 37, path=path, P=9, cell=NORM))
+    found += [Case("steps", dtype, arch, H, B, cell=NORM) for H, B in ((17, 3), (130, 20))]
+    found.append(Case("both", dtype, arch, 33, P=20, lengths=few, keep=True, cell=WHOLE))
+    found.append(Case("steps", dtype, arch, 33, L=2, p=0.3, keep=True, cell=WHOLE))
     return found
 
 
@@ -369,7 +378,10 @@ def some_cases() -> list[Case]:
             found.append(Case("steps", dtype, arch, 17, cell=ALL))
             found.append(Case("both", dtype, arch, 17, P=9, lengths=few, keep=True, cell=ALL))
             found.append(Case("layers", dtype, arch, 17, L=2, p=0.3, keep=True, cell=ALL))
+            found.append(Case("steps", dtype, arch, 33, cell=NORM))
+            found.append(Case("both", dtype, arch, 17, P=9, lengths=few, keep=True, cell=WHOLE))
         found.append(Case("both", "bf16", arch, 17, 20, **path, cell=ALL))
+        found.append(Case("both", "bf16", arch, 17, 20, **path, cell=NORM))
         found.append(Case("steps", "bf16", arch, 33, 20, P=20, path="groups of rows"))
         found.append(Case("steps", "bf16", arch, 130, 20, T=2, P=100, path="streamed"))
         found.append(Case("steps", "fp16", arch, 17, L=2, P=9, p=0.3, mode="per-step"))

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .. import stack
 from ..cell import RECURRENT, Cell
+from ..pointwise import normalized, scaled
 from ..reference import Layer, by_layer, state_dtype
 from . import devices, gradients, launch, philox, precision, sweep
 from .cells.lstm import LSTM
@@ -69,7 +70,7 @@ def _stack(
 ) -> Stack:
     layers = list(by_layer([w.contiguous() for w in weights], len(h0), cell))
     shape, rows = _shape(h0, c0, layers[0].w_hr, directions), Rows(x, len(h0[0]), batch_sizes)
-    plan = _plan(fuse, direction, x, shape)
+    plan = _plan(fuse, direction, x, shape, cell.layer_norm)
     keep = None if keep is None else keep.contiguous().view(torch.uint8)
     size = rows.N * shape.D * shape.P
     drop = partial(philox.apply, dropout, seed, size) if dropout > 0 else None
@@ -96,13 +97,13 @@ def _shape(h0: Tensor, c0: Tensor, w_hr: Tensor | None, directions: int) -> Shap
     return Shape(len(h0), directions, h0.shape[1], H, 0 if w_hr is None else P)
 
 
-def _plan(fuse: str, direction: str, x: Tensor, shape: Shape) -> Plan:
+def _plan(fuse: str, direction: str, x: Tensor, shape: Shape, norm: bool) -> Plan:
     """The sweep for these tensors: of all lanes, of both of a layer, or of one."""
     tf32 = x.dtype == torch.float32 and precision.tf32()
     return choose(
         direction, hidden=shape.H, batch=shape.B, layers=shape.L if fuse == "layers" else 1,
         directions=shape.D, dtype=launch.NAMES[x.dtype], device=devices.current(x.device),
-        tf32=tf32, projected=shape.projected,
+        tf32=tf32, projected=shape.projected, norm=norm,
     )  # fmt: skip
 
 
@@ -143,7 +144,19 @@ def _added(of: Stack, state: Tensor, h0: Tensor | None) -> dict[str, Tensor | No
         fed = fed.transpose(0, 1).contiguous()
     if cell.zoneout[0] > 0:
         carried = state.new_zeros(L, B, P) if h0 is None else state.new_empty(L, B, P).copy_(h0)
-    return {"w_ch": w_ch, "fed": fed, "carried": carried}
+    added = {"w_ch": w_ch, "fed": fed, "carried": carried}
+    if cell.layer_norm:
+        zeros, parts = state.new_zeros(state.shape[2]), of.plan.programs // of.plan.layers
+        gains = [(w.gain_hh, w.gain_c, zeros if w.b_c is None else w.b_c) for w in of.layers]
+        added["gains"] = torch.stack([torch.cat(own).to(state.dtype) for own in gains])
+        added["shares"] = state.new_empty(L, 4 * parts * B)
+    return added
+
+
+def _planes(c: Tensor, L: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of what a lane that normalizes keeps [9L, N, H]: c, and both products raw [L, N, 4H]."""
+    raw = c[L:].view(2, L, c.shape[1], 4 * c.shape[2])
+    return c[:L], *raw.unbind()
 
 
 def _biases(layers: Sequence[Layer], like: Tensor) -> Sequence[Tensor]:
@@ -181,7 +194,10 @@ def lstm(
         x, state = x.contiguous(), c0.to(state_dtype(x.dtype)).contiguous()
 
         y, h = x.new_empty(N, W), x.new_empty(L // D - 1, N, W)
-        c = state.new_empty(L, N if save else B, H)
+        norm, raw_ih, raw_hh = of.options.cell.layer_norm, None, None
+        c = kept = state.new_empty(9 * L if norm and save else L, N if save else B, H)
+        if norm and save:
+            c, raw_ih, raw_hh = _planes(kept, L)
         gates = x.new_empty(L if save else D, N, 4 * H)
         added = _added(of, state, h0)
         copies = 2 if of.inside > 0 or (added["fed"] is not None and plan.kind == "layers") else 1
@@ -190,7 +206,7 @@ def lstm(
         fed = h0 if added["fed"] is None else h0 * added["fed"]
         launch.first_rows(exchange, L, B, P, slots).copy_(fed)
         swept = _by_sweep(plan.layers, _biases(layers, x), state, c)
-        options = _options_by_sweep(of, between=between, **added)
+        options = _options_by_sweep(of, between=between, raw=raw_hh, **added)
         spaces = [exchange] if count == 1 else exchange[0].split(plan.layers)
         hoisted, outputs = gates.unbind(), [y] if plan.kind == "layers" else [*h.unbind(), y]
 
@@ -198,8 +214,15 @@ def lstm(
             bias, c0, c = swept[index]
             first, out = index * plan.layers if save else 0, outputs[index]
             for lane in range(D):
-                w_ih = of.weights[index].ih[lane]
-                torch.addmm(bias[lane], x, w_ih.T, out=rows.of(hoisted[first + lane]))
+                w_ih, out_gates = of.weights[index].ih[lane], rows.of(hoisted[first + lane])
+                if not norm:
+                    torch.addmm(bias[lane], x, w_ih.T, out=out_gates)
+                    continue
+                by_x, number = x @ w_ih.T, index * plan.layers + lane
+                if save:
+                    rows.of(raw_ih[number]).copy_(by_x)
+                x_hat, _ = normalized(by_x)
+                out_gates.copy_(scaled(x_hat, layers[number].gain_ih, bias[lane]))
             sweep.forward(
                 plan, LSTM, hoisted[first], of.weights[index], bias, c0, h, out, c, spaces[index],
                 counters[index], options[index], rows.T, of.inside, save,
@@ -214,7 +237,7 @@ def lstm(
         if not save:
             return y, h_n, c.to(c0.dtype), x.new_empty(0), state.new_empty(0), x.new_empty(0)
         c_n = rows.ends(gradients.by_direction(c, D), last=True).to(c0.dtype, copy=True)
-        return y, h_n, c_n, *(t.view(len(t), *shape, t.shape[-1]) for t in (h, c, gates))
+        return y, h_n, c_n, *(t.view(len(t), *shape, t.shape[-1]) for t in (h, kept, gates))
 
 
 # --- backward ---
@@ -253,14 +276,24 @@ def lstm_backward(
         dy = torch.zeros_like(y) if dy is None else dy.contiguous()
         dh_n, dc = _last_gradients(dh_n, dc_n, h0, state, rows.offset is not None)
 
+        norm, raw_ih, raw_hh = of.options.cell.layer_norm, None, None
+        if norm:
+            c, raw_ih, raw_hh = _planes(c.view(9 * L, N, H), L)
         dgates, partials = gates.new_empty(L, N, 4 * H), c.new_empty(plan.layers, plan.split, B, P)
         dh = gates.new_empty(L, N, P) if plan.projected else None
         exchange, between, counters = launch.workspace(plan, gates, (L, 2, 4), count)
-        swept = _by_sweep(plan.layers, gates, state, c, dc, dgates, exchange)
         added = _added(of, state, None)
+        outputs = [rows.of(t) for t in (*h.view(-1, N, W).unbind(), y.view(N, W))]
+        left = gradients.Left(
+            rows, D, layers, of.options, of.drop, state, rows.of(x.view(N, -1)), h0, outputs,
+            gates.view(L, N, -1), c.view(L, N, -1), dgates, dh, added["fed"], added["carried"],
+        )  # fmt: skip
+        if norm:
+            left = left.normalized(raw_ih, raw_hh)
+            added |= {"raw": raw_hh, "stats": left.stats, "by_h": left.by_h, "dseen": left.dseen}
+        swept = _by_sweep(plan.layers, gates, state, c, dc, dgates, exchange)
         options = _options_by_sweep(of, between=between, dh=dh, **added)
         dh_n_of = [None] * count if dh_n is None else dh_n.split(plan.layers)
-        by_gates = [rows.of(t) for t in dgates.unbind()]
 
         def one(dy: Tensor, index: int) -> Tensor:
             gates, c0, c, dc, dgates, space = swept[index]
@@ -271,16 +304,10 @@ def lstm_backward(
             if index == 0 and not needs_dx:
                 return dy
             first, w_ih = index * plan.layers, of.weights[index].ih
-            dx = by_gates[first] @ w_ih[0]
-            return dx if D == 1 else dx.addmm_(by_gates[first + 1], w_ih[1])
+            dx = left.by_x(first) @ w_ih[0]
+            return dx if D == 1 else dx.addmm_(left.by_x(first + 1), w_ih[1])
 
         dx = stack.run_back(rows.of(dy.view(N, W)), count, one, of.drop)
-
-        outputs = [rows.of(t) for t in (*h.view(-1, N, W).unbind(), y.view(N, W))]
-        left = gradients.Left(
-            rows, D, layers, of.options, of.drop, state, rows.of(x.view(N, -1)), h0, outputs,
-            gates.view(L, N, -1), c.view(L, N, -1), dgates, dh, **added,
-        )  # fmt: skip
         dweights, dh0 = gradients.of_weights(left), gradients.of_first(left)
         dx = rows.filled(dx).view_as(x) if needs_dx else x.new_empty(0)
         return dx, dh0, dc.to(c0.dtype), dweights

@@ -24,15 +24,19 @@ def choose(
     tf32: bool = True,
     projected: int = 0,
     directions: int = 1,
+    norm: bool = False,
 ) -> Plan:
     """The launch for a stack of layers: a wavefront of all where it is faster, else one each."""
     shape = {"hidden": hidden, "batch": batch, "dtype": dtype, "device": device, "tf32": tf32}
-    shape |= {"projected": projected}
+    shape |= {"projected": projected, "norm": norm}
     if directions == 2:  # a layer has to wait for the whole one below
         return plan("both", direction, layers=2, **shape)
     steps = plan("steps", direction, layers=1, **shape)
     if layers == 1:
         return steps
+    if norm:
+        reason = "the lanes of a wavefront do not meet inside a step: one launch a layer"
+        return replace(steps, why=(*steps.why, reason))
     wave = plan("layers", direction, layers=layers, **shape)
     if device.arch == 0:
         return wave
@@ -82,7 +86,7 @@ def cost(plan: Plan, device: Device) -> Cost:
     rate = {"fp32": "tf32" if plan.precision == "tf32" else "fp32", "fp64": "fp64"}
     peak = device.tflops[rate.get(plan.dtype, "half")] * min(1, plan.programs / device.sms)
     compute_us, memory_us = flops / peak / 1e6, bytes_l2 / device.l2_rate / 1e3
-    meetings = (2 if plan.direction == "backward" else 1) + (plan.projected > 0)
+    meetings = plan.meetings + (plan.direction == "backward")
     barriers = meetings if plan.persistent else 0
     bound = "L2" if memory_us > compute_us else "products"
     floor = max(compute_us, memory_us) + barriers * BARRIER_US

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import stack
 from ..cell import CANDIDATE
-from ..pointwise import proposed
+from ..pointwise import EPS, normalized, normalized_backward, proposed, seen
 from ..reference import Layer
 from . import philox
 from .packed import Rows
@@ -37,9 +37,33 @@ class Left(NamedTuple):
     c: Tensor  # [L, N, H]
     dgates: Tensor  # [L, N, 4H]
     dh: Tensor | None  # [L, N, P], where h is projected: the gradient by w_hr times m
-    w_ch: Tensor | None  # what only some cells have, see sweep.Options
-    fed: Tensor | None
+    fed: Tensor | None  # what only some cells have, see sweep.Options
     carried: Tensor | None
+    raw_ih: Tensor | None = None  # [L, N, 4H] what is normalized
+    raw_hh: Tensor | None = None
+    stats: Tensor | None = None
+    by_h: Tensor | None = None
+    dseen: Tensor | None = None
+
+    def normalized(self, raw_ih: Tensor, raw_hh: Tensor) -> Left:
+        """With what a norm needs: statistics of all steps, and where its gradients go."""
+        stats, of = self.c.new_empty(*self.c.shape[:2], 4), self.rows.of
+        for lane, found in enumerate(stats):
+            for n, x in enumerate((self.c_made(lane), of(raw_hh[lane]))):
+                variance, mean = torch.var_mean(x, -1, correction=0)
+                of(found)[:, 2 * n], of(found)[:, 2 * n + 1] = mean, (variance + EPS).rsqrt()
+        by_h, dseen = torch.empty_like(self.dgates), torch.empty_like(self.c)
+        return self._replace(
+            raw_ih=raw_ih, raw_hh=raw_hh, stats=stats, by_h=by_h, dseen=dseen
+        )  # fmt: skip
+
+    def by_x(self, lane: int) -> Tensor:
+        """The gradient by the product with w_ih in all steps of a lane [live, 4H]."""
+        dgates = self.rows.of(self.dgates[lane])
+        if self.raw_ih is None:
+            return dgates
+        d = dgates * self.layers[lane].gain_ih
+        return normalized_backward(d, *normalized(self.rows.of(self.raw_ih[lane]))).to(dgates.dtype)
 
     def kept(self, state: Tensor, d: int) -> Tensor:
         """`state` [live, C] before each step of direction d, zero where it begins anew."""
@@ -93,8 +117,8 @@ def of_weights(left: Left) -> list[Tensor]:
             below = left.outputs[index - 1]
             below = below if left.drop is None else left.drop(below, index - 1)
         dgates = left.rows.of(left.dgates[lane])
-        columns = dgates.T
-        found += [columns @ below, columns @ left.h_before(lane)]
+        by_h = dgates if left.by_h is None else left.rows.of(left.by_h[lane])
+        found += [left.by_x(lane).T @ below, by_h.T @ left.h_before(lane)]
         if layer.b_ih is not None:
             bias = dgates.sum(0)
             found += [bias, bias.clone()]
@@ -102,27 +126,42 @@ def of_weights(left: Left) -> list[Tensor]:
             found.append(_of_projection(left, lane))
         if layer.w_ch is not None:
             found.append(_of_peepholes(left, lane, dgates))
+        if left.by_h is not None:
+            found += _of_norms(left, lane, dgates)
     return found
 
 
 def _of_projection(left: Left, lane: int) -> Tensor:
     """[P, H]: dh^T . m, with m = o * tanh(c)."""
     o = left.rows.of(left.gates[lane]).chunk(4, -1)[3]
-    m = (o * left.c_made(lane).tanh()).to(left.dh.dtype)
+    added = left.layers[lane].added(None)
+    m = (o * seen(left.c_made(lane), added).tanh()).to(left.dh.dtype)
     return left.rows.of(left.dh[lane]).T @ m
 
 
 def _of_peepholes(left: Left, lane: int, dgates: Tensor) -> Tensor:
     """[3H]: each gate's gradient times the c that it has seen."""
     (di, df, _, do), before = dgates.chunk(4, -1), left.c_before(lane)
-    seen = torch.cat([(di * before), (df * before), (do * left.c_made(lane))], -1)
-    return seen.sum(0).to(dgates.dtype)
+    each = torch.cat([(di * before), (df * before), (do * left.c_made(lane))], -1)
+    return each.sum(0).to(dgates.dtype)
+
+
+def _of_norms(left: Left, lane: int, dgates: Tensor) -> list[Tensor]:
+    """Of the gains of both products and of c, and of c's bias."""
+    hats = [normalized(left.rows.of(raw[lane]))[0] for raw in (left.raw_ih, left.raw_hh)]
+    dseen = left.rows.of(left.dseen[lane])
+    found = [(dgates * hat).sum(0) for hat in hats]
+    found.append((dseen * normalized(left.c_made(lane))[0]).sum(0))
+    if left.layers[lane].b_c is not None:
+        found.append(dseen.sum(0))
+    return [d.to(dgates.dtype) for d in found]
 
 
 def of_first(left: Left) -> Tensor:
     """dh0 [L, B, P]: what each row's first step, in its lane's order of time, sends to h0."""
     rows, keep = left.rows, left.options.keep
-    first = rows.ends(by_direction(left.dgates, left.D), last=False)
+    by_h = left.dgates if left.by_h is None else left.by_h
+    first = rows.ends(by_direction(by_h, left.D), last=False)
     dh0 = left.dgates.new_empty(*first.shape[:2], left.h0.shape[2])
     for lane, layer in enumerate(left.layers):
         torch.mm(first[lane], layer.w_hh, out=dh0[lane])

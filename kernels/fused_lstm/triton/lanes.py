@@ -124,7 +124,7 @@ def turns(alive, first_batch, PHASE: tl.constexpr, PLAN: tl.constexpr):
     """
     if not PHASE:
         found = 0
-    elif PLAN.ROWS:
+    elif PLAN.ROWS and not PLAN.HAS.NORM:  # who normalizes meets in each turn: all have as many
         found = tl.minimum(tl.cdiv(alive, PLAN.BLOCK_B) - first_batch, PLAN.BATCH_BLOCKS)
     else:
         found = PLAN.BATCH_BLOCKS
@@ -150,7 +150,7 @@ def meet(barrier_ptr, wave, waves, programs, PLAN: tl.constexpr):
     """After a wave: wait for the others, but for the last wave, which nothing follows."""
     if PLAN.ROWS:
         barrier.arrive(barrier_ptr, PLAN.PERSISTENT)
-    rounds = 2 * (wave + 1) if PLAN.PROJECTED else wave + 1
+    rounds = (wave + 1) * PLAN.MEETINGS
     if wave + 1 < waves:
         barrier.wait(barrier_ptr, rounds * programs, PLAN.PERSISTENT)
 

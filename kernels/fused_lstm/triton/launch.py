@@ -50,6 +50,7 @@ class Has:
     RECURRENT: bool  # a mask on what w_hh is multiplied by
     ZONE_H: int  # zoneout: 0 none, 1 its expectation, 2 drawn
     ZONE_C: int
+    NORM: bool  # w_hh's product and c are normalized
 
 
 @lru_cache(1024)
@@ -62,6 +63,7 @@ def has(cell: Cell, draws: bool) -> Has:
         "RECURRENT": draws and cell.recurrent_dropout > 0,
         "ZONE_H": zone_h,
         "ZONE_C": zone_c,
+        "NORM": cell.layer_norm,
     }
     return Has(**_wrapped(found))
 
@@ -104,6 +106,9 @@ class Constants:
     ROWS: bool  # rows of batch end early
     KEEP: bool  # states are zeroed before some steps
     HAS: Has
+    MEETINGS: int  # of all programs in a wave
+    BEFORE: int  # of these, before those of a norm
+    PARTS: int  # programs that finish a lane's units
     UP: bool  # forward: what the lane above reads is not what w_hh is fed
     SENT: bool  # backward: w_hh^T . dgates is not sent on as it is
 
@@ -154,6 +159,9 @@ def constants(
         "ROWS": rows,
         "KEEP": keep,
         "HAS": has(cell, draws),
+        "MEETINGS": plan.meetings,
+        "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),
+        "PARTS": plan.programs // (plan.row_groups * plan.layers),
         "UP": dropout or (recurrent and chain),
         "SENT": keep or recurrent,
     }

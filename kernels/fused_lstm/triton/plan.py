@@ -10,7 +10,7 @@ both. Where h is projected, each also owns `own` rows of w_hr, or of its transpo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .devices import Device
 
@@ -53,6 +53,7 @@ class Plan:
     hold_hr: bool
     smem: int  # bytes of shared memory, estimated
     why: tuple[str, ...]
+    norm: bool = False  # whether rows are normalized over all units
 
     @property
     def outputs(self) -> int:
@@ -99,6 +100,11 @@ class Plan:
         part = gates[0] + self.own * self.resident_hr
         return part / (gates[1] * self.products + self.own * self.chunks_hr)
 
+    @property
+    def meetings(self) -> int:
+        """How often all programs meet in a step, or wave."""
+        return 1 + (self.projected > 0) + 2 * self.batch_blocks * self.norm
+
     def waves(self, T: int) -> int:
         """Of T steps: a lane that reads another's output is a step behind it."""
         return T + self.layers - 1 if self.kind == "layers" else T
@@ -131,6 +137,7 @@ def plan(
     device: Device,
     tf32: bool = True,
     projected: int = 0,
+    norm: bool = False,
 ) -> Plan:
     """The launch for one shape.
 
@@ -143,6 +150,7 @@ def plan(
         device: one of fused_lstm.triton.devices.
         tf32: whether float32 products may round their inputs to TF32.
         projected: P where h is projected, else 0.
+        norm: whether rows are normalized over all units, so that all programs of a lane meet.
     """
     if kind not in ("steps", "layers", "both"):
         raise ValueError(f"kind must be 'steps', 'layers' or 'both', got {kind!r}")
@@ -155,18 +163,25 @@ def plan(
             raise ValueError(f"{name} must be at least 1, got {value}")
     if projected < 0:
         raise ValueError(f"projected must be at least 0, got {projected}")
+    if norm and kind == "layers":
+        raise ValueError("norm: got True with kind 'layers', should be 'steps' or 'both'")
     layers = {"steps": 1, "layers": layers, "both": 2}[kind]
     shape = hidden, batch, layers, projected, dtype
     if device.arch == 0:
-        return _interpreted(kind, direction, *shape)
-    return _compiled(kind, direction, *shape, device, tf32)
+        return _interpreted(kind, direction, *shape, norm)
+    found = replace(_compiled(kind, direction, *shape, device, tf32), norm=norm)
+    if norm and not found.persistent:
+        raise ValueError(f"layer_norm: {found.why[0]}; use engine 'loop'")
+    return found
 
 
-def _interpreted(kind, direction, hidden, batch, layers, projected, dtype) -> Plan:
+def _interpreted(kind, direction, hidden, batch, layers, projected, dtype, norm) -> Plan:
     """Few large programs: one costs the interpreter milliseconds, whatever its size."""
     outputs = projected or hidden
     widest = max(hidden, outputs)
-    block = min(max(16, _power_of_2(widest)), 256)
+    block = max(16, _power_of_2(widest))
+    if not norm:  # programs run one after another, and none can meet another
+        block = min(block, 256)
     block_b = min(max(16, _power_of_2(batch)), 128)
     block_k = min(max(16, _power_of_2(widest)), 512)
     sums, others = (outputs, hidden) if direction == "forward" else (hidden, outputs)
@@ -179,6 +194,7 @@ def _interpreted(kind, direction, hidden, batch, layers, projected, dtype) -> Pl
         chunks_hr=_ceil(others, block_k) if projected else 0, resident_hr=0, ahead=0,
         stages=1, hold=False, hold_hr=False, smem=0,
         why=("the interpreter runs one program after another: one launch a step",),
+        norm=norm,
     )  # fmt: skip
 
 

@@ -34,7 +34,8 @@ def lstm_cell_fwd_kernel(
     mask = n < size
     gates = product.load_gates(gates_ptr, n + (n // H) * 3 * H, mask, H, DTYPE)
     c = tl.load(c_ptr + n, mask=mask, other=0.0)
-    _, h, c_next = lstm.forward(gates, c, ((0.0, 0.0, 0.0), 0.0, 0.0), HAS)
+    activated, _, c_next = lstm.forward(gates, c, ((0.0, 0.0, 0.0), 0.0, 0.0), HAS)
+    h = lstm.output(activated, c_next)
     tl.store(h_ptr + n, h.to(h_ptr.dtype.element_ty), mask=mask)
     tl.store(c_next_ptr + n, c_next, mask=mask)
 
@@ -65,7 +66,8 @@ def lstm_cell_bwd_kernel(
     gates = product.load_gates(gates_ptr, first, mask, H, DTYPE)
     own = (0.0, 0.0, 0.0), 0.0, 0.0
     activated, _, _ = lstm.forward(gates, c, own, HAS)
-    dgates, dc = lstm.backward(activated, c, c_next, dh, dc_next, own, HAS)
+    do, dmade = lstm.output_backward(activated, c_next, dh)
+    dgates, dc = lstm.backward(activated, c, dc_next, do, dmade, own, HAS)
     product.store_gates(dgates_ptr, first, mask, dgates, H)
     tl.store(dc_ptr + n, dc, mask=mask)
 

@@ -125,12 +125,19 @@ def gate_rows(block, H: tl.constexpr, UNITS: tl.constexpr):
 
 
 @helper
-def add_product(gates, acc, PLAN: tl.constexpr):
-    """Four gates [UNITS, BLOCK_B], and acc [4 * UNITS, BLOCK_B] that has them gate by gate."""
+def apart(acc, PLAN: tl.constexpr):
+    """acc [4 * UNITS, BLOCK_B], gate by gate -> four [UNITS, BLOCK_B]."""
     acc = tl.permute(tl.reshape(acc, (2, 2, PLAN.UNITS, PLAN.BLOCK_B)), (2, 3, 1, 0))
     i_f, g_o = tl.split(acc)
     i, f = tl.split(i_f)
     g, o = tl.split(g_o)
+    return i, f, g, o
+
+
+@helper
+def add_product(gates, acc, PLAN: tl.constexpr):
+    """Four gates [UNITS, BLOCK_B], and acc [4 * UNITS, BLOCK_B] that has them gate by gate."""
+    i, f, g, o = apart(acc, PLAN)
     return gates[0] + i, gates[1] + f, gates[2] + g, gates[3] + o
 
 

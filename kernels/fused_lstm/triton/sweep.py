@@ -39,7 +39,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import cell as variant
-from . import added, barrier, lanes, launch, outputs, philox, product, project
+from . import added, barrier, lanes, launch, outputs, philox, product, project, step
 from .cells import Cell
 from .plan import Plan
 
@@ -56,6 +56,7 @@ from .plan import Plan
 # fed     [L, B, P] state dtype, where RECURRENT: what h is multiplied by on its way into w_hh
 # carried [L, B, P] state dtype, where ZONE_H: h before a step; in: h0. In the backward what a step
 #         passes on to the one before it beside its dgates; in: zero, out: to h0
+# And what norm.py has.
 
 
 @triton.jit(do_not_specialize=["begin", "end", "T", "B", "first_lane"])
@@ -83,7 +84,7 @@ def lstm_sweep_fwd_kernel(
     PLAN: tl.constexpr,
 ):
     H: tl.constexpr = PLAN.H
-    _, offset_ptr, keep_ptr, between_ptr = option_ptrs[:4]
+    _, offset_ptr, keep_ptr = option_ptrs[:3]
     steps, drawn = (T, B, offset_ptr), (option_ptrs, rates, first_lane)
     programs, lane, block, part, first_batch, all_ptr, _ = lanes.share(barrier_ptr, PLAN)
     row, row_unit = product.gate_rows(block, H, PLAN.UNITS)
@@ -94,12 +95,12 @@ def lstm_sweep_fwd_kernel(
         w_ih = lanes.load_weight(w_ih_ptrs, lane, 0, row, fed, PLAN.W_IH, PLAN)
         bias_ptr = lanes.pick(bias_ptrs, lane, PLAN.LANES)
         bias = tl.load(bias_ptr + row, mask=fed, other=0.0).to(PLAN.ACC)
-    if PLAN.PROJECTED:
-        w_hr, between_ptr = project.load(w_hr_ptrs, between_ptr, lane, block, part, PLAN.P, PLAN)
+    hr = project.load(w_hr_ptrs, option_ptrs, lane, block, part, PLAN.P, PLAN)
     lane = lane.to(tl.int64)
     own_ptr = exchange_ptr + 2 * lane * PLAN.W_HH.SLOT
     up_ptr = own_ptr + (2 * PLAN.LANES * PLAN.W_HH.SLOT if PLAN.UP else 0)
     out_ptrs = own_ptr, up_ptr, h_ptr, y_ptr, all_ptr
+    meeting = option_ptrs, all_ptr, programs, block
     if PLAN.EARLY:
         first = lane * (2 * T - 1) * B if PLAN.BOTH else lane * 0  # lane 1 begins at the end
         gates = lanes.load_hoisted(gates_ptr, lane, first, B, first_batch, unit, PLAN)
@@ -130,9 +131,10 @@ def lstm_sweep_fwd_kernel(
                 acc = lanes.add_kept(below, acc, keep_ptr, t, lane, b, steps, PLAN)
             if PLAN.CHAIN:
                 acc += bias[:, None]
-            gates, h, c = CELL.forward(product.add_product(gates, acc, PLAN), c, own, PLAN.HAS)
+            whole = meeting, here, b, unit, alive, turn, wave, steps
+            gates, h, c = step.forward(gates, acc, c, own, whole, mask, gates_at, CELL, PLAN)
             if PLAN.PROJECTED:
-                tl.store(between_ptr + slot_at, h.to(y_ptr.dtype.element_ty), mask=mask)
+                tl.store(hr[1] + slot_at, h.to(y_ptr.dtype.element_ty), mask=mask)
                 lanes.arrive(all_ptr, turn, PLAN)
             else:
                 outputs.hand_out(out_ptrs, h, here, turn, batch, unit, alive, drawn, steps, PLAN)
@@ -143,11 +145,8 @@ def lstm_sweep_fwd_kernel(
                 rows, next_first = tl.where(t + 1 < T, B, 0), first + lanes.ahead(lane, B, PLAN)
                 gates = lanes.load_hoisted(gates_ptr, lane, next_first, rows, batch, unit, PLAN)
         if PLAN.PROJECTED:
-            project.meet(all_ptr, wave, programs, PLAN)
-            for turn in range(lanes.turns(alive, first_batch, PLAN.PROJECTS, PLAN)):
-                batch = first_batch + turn
-                h = project.multiply(w_hr, between_ptr, batch, PLAN)
-                outputs.hand_out(out_ptrs, h, here, turn, batch, unit, alive, drawn, steps, PLAN)
+            own = out_ptrs, hr, programs, drawn
+            project.hand_out(own, here, unit, alive, first_batch, wave, steps, PLAN)
         lanes.meet(all_ptr, wave, end - begin, programs, PLAN)
 
 
@@ -179,7 +178,7 @@ def lstm_sweep_bwd_kernel(
     H: tl.constexpr = PLAN.H
     P: tl.constexpr = PLAN.P
     SLOT: tl.constexpr = PLAN.W_HH.SLOT
-    seed_ptr, offset_ptr, keep_ptr, between_ptr, dh_ptr = option_ptrs[:5]
+    seed_ptr, offset_ptr, keep_ptr = option_ptrs[:3]
     steps, drawn = (T, B, offset_ptr), (option_ptrs, rates, first_lane)
     programs, lane, block, part, first_batch, all_ptr, block_ptr = lanes.share(barrier_ptr, PLAN)
     row = block.to(tl.int64) * PLAN.UNITS + tl.arange(0, PLAN.UNITS)
@@ -189,13 +188,12 @@ def lstm_sweep_bwd_kernel(
     if PLAN.CHAIN:
         fed = row < tl.where(lane < PLAN.LANES - 1, P, 0)  # the top lane adds 0 times what it reads
         w_ih = lanes.load_weight(w_ih_ptrs, lane + 1, rows, row, fed, PLAN.W_IH, PLAN)
-    if PLAN.PROJECTED:
-        w_hr, between_ptr = project.load(w_hr_ptrs, between_ptr, lane, block, part, H, PLAN)
+    hr = project.load(w_hr_ptrs, option_ptrs, lane, block, part, H, PLAN)
     lane = lane.to(tl.int64)
     own_ptr = exchange_ptr + 8 * lane * SLOT
     own_dc_ptr = dc_ptr + lane * B * H
     sent = given_ptrs + (partial_ptr + lane * PLAN.SPLIT * B * P, block_ptr, last, drawn)
-    meeting = between_ptr, dh_ptr, all_ptr, programs
+    meeting = option_ptrs, all_ptr, programs, block * PLAN.SPLIT + part
     for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
         t = T - 1 - ((begin + wave).to(tl.int64) - (PLAN.LANES - 1 - lane if PLAN.CHAIN else 0))
         alive, first, now, after = lanes.place(t, lane, steps, PLAN)
@@ -220,7 +218,7 @@ def lstm_sweep_bwd_kernel(
             tl.store(partial_ptr + part_at, acc, mask=mask)
         barrier.arrive(block_ptr, PLAN.PERSISTENT)
         if PLAN.PROJECTED:
-            project.gather(meeting, sent, here, unit, alive, first_batch, wave, steps, PLAN)
+            project.gather(hr, meeting, sent, here, unit, alive, first_batch, wave, steps, PLAN)
         for turn in range(lanes.turns(alive, first_batch, PLAN.FINISHES, PLAN)):
             batch = first_batch + turn
             b, mask, at, slot_at = lanes.block_of(batch, unit, alive, H, PLAN.W_HH, PLAN)
@@ -231,13 +229,12 @@ def lstm_sweep_bwd_kernel(
             c = tl.load(c_ptr + first * H + at, mask=mask, other=0.0)
             dc = lanes.load_dc(dc_ptr, here, b, unit, mask, last, steps, PLAN)
             own = added.load(drawn, here, b, unit, steps, PLAN)
-            if PLAN.PROJECTED:
-                dh = project.multiply(w_hr, between_ptr, batch, PLAN)
-            else:
-                dh = outputs.whole_dh(sent, here, b, unit, mask, wave, turn, steps, PLAN)
-            gates, dc = CELL.backward(gates, c_prev, c, dh, dc, own, PLAN.HAS)
+            dh = project.dh_of(hr, batch, sent, here, b, unit, mask, wave, turn, steps, PLAN)
+            whole = meeting, here, b, unit, alive, turn, wave, steps
+            dgates = step.backward(gates, c_prev, c, dh, dc, own, whole, at, mask, CELL, PLAN)
+            gates, by_h, dc = dgates
             dc = added.begun(dc, drawn, here, b, steps, PLAN)
-            product.store_gates(own_ptr, now * 4 * SLOT + slot_at, mask, gates, SLOT)
+            product.store_gates(own_ptr, now * 4 * SLOT + slot_at, mask, by_h, SLOT)
             lanes.arrive(all_ptr, turn, PLAN)  # the others wait for dgates alone
             product.store_gates(dgates_ptr, gates_at, mask, gates, H)
             tl.store(own_dc_ptr + at, dc, mask=mask)
@@ -258,6 +255,12 @@ class Options(NamedTuple):
     w_ch: Tensor | None = None
     fed: Tensor | None = None
     carried: Tensor | None = None
+    raw: Tensor | None = None
+    gains: Tensor | None = None
+    shares: Tensor | None = None
+    stats: Tensor | None = None
+    by_h: Tensor | None = None
+    dseen: Tensor | None = None
     cell: variant.Cell = variant.PLAIN
     first_lane: int = 0
 
@@ -267,7 +270,8 @@ class Options(NamedTuple):
         return p > 0, *given, self.cell, self.seed is not None
 
     def pointers(self, other: Tensor) -> tuple[Tensor, ...]:
-        return tuple(other if t is None else t for t in self[:8])
+        own = self[: 14 if self.cell.layer_norm else 8]
+        return tuple(other if t is None else t for t in own)
 
 
 class Weights(NamedTuple):

@@ -15,37 +15,58 @@ from .activation import sigmoid, tanh
 
 @helper
 def forward(gates, c, added, HAS: tl.constexpr):
-    """Gates before activation and c -> the activated gates, h and c_next."""
+    """Gates before activation and c -> the activated gates, what is made of c, and c_next."""
     i, f, g, o = gates
     peepholes, multiplier, kept = added
     if HAS.PEEPHOLE:
         i, f = i + peepholes[0] * c, f + peepholes[1] * c
     i, f, g = sigmoid(i), sigmoid(f), tanh(g)
-    c_next = f * c + i * (g * multiplier if HAS.CANDIDATE else g)
+    made = f * c + i * (g * multiplier if HAS.CANDIDATE else g)
     if HAS.PEEPHOLE:
-        o += peepholes[2] * c_next
-    o = sigmoid(o)
-    h = o * tanh(c_next)
+        o += peepholes[2] * made
+    c_next = made
     if HAS.ZONE_C:
-        c_next = kept * c + (1.0 - kept) * c_next
-    return (i, f, g, o), h, c_next
+        c_next = kept * c + (1.0 - kept) * made
+    return (i, f, g, sigmoid(o)), made, c_next
 
 
 @helper
-def backward(gates, c, c_next, dh, dc_next, added, HAS: tl.constexpr):
-    """Activated gates, c, c_next, dh and dc_next -> gradients by the gates before it, and dc."""
-    i, f, g, o = gates
+def made(gates, c, c_next, added, HAS: tl.constexpr):
+    """What a step has made of c, of its activated gates, the c before it and the c it has left."""
+    if HAS.ZONE_C:
+        i, f, g, _ = gates
+        c_next = f * c + i * (g * added[1] if HAS.CANDIDATE else g)
+    return c_next
+
+
+@helper
+def output(gates, seen):
+    """h, of the activated gates and what it sees of c."""
+    return gates[3] * tanh(seen)
+
+
+@helper
+def output_backward(gates, seen, dh):
+    """The gradients by the output gate before activation, and by what h sees of c."""
+    o, tanh_c = gates[3], tanh(seen)
+    return dh * tanh_c * o * (1.0 - o), dh * o * (1.0 - tanh_c * tanh_c)
+
+
+@helper
+def backward(gates, c, dc_next, do, dmade, added, HAS: tl.constexpr):
+    """Activated gates, c, the gradients by c_next, by the output gate and by c as h saw it -> those
+    by the gates before activation, and by c.
+    """
+    i, f, g, _ = gates
     peepholes, multiplier, kept = added
     i_by, g_by = i, g
     if HAS.CANDIDATE:
         i_by, g_by = i * multiplier, g * multiplier
-    if HAS.ZONE_C:  # c_next has become another one since: what the step proposed is made again
-        c_next = f * c + i * g_by
+    dc_kept = dc_next
+    if HAS.ZONE_C:
         dc_kept = dc_next * kept
         dc_next -= dc_kept
-    tanh_c = tanh(c_next)
-    do = dh * tanh_c * o * (1.0 - o)
-    dc_next += dh * o * (1.0 - tanh_c * tanh_c)
+    dc_next += dmade
     if HAS.PEEPHOLE:
         dc_next += do * peepholes[2]
     di = dc_next * g_by * i * (1.0 - i)
@@ -59,4 +80,4 @@ def backward(gates, c, c_next, dh, dc_next, added, HAS: tl.constexpr):
     return (di, df, dg, do), dc
 
 
-LSTM = Cell("lstm", forward, backward)
+LSTM = Cell("lstm", forward, made, output, output_backward, backward)
