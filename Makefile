@@ -11,7 +11,7 @@ ARGS ?=
 # Where bench and report write.
 OUT  ?= out
 
-.PHONY: help setup train test bench ladder post report gpu ptx fuzz inspect peers sanitize arm wheel-check lint format clean
+.PHONY: help setup train test bench ladder post report docs gpu ptx fuzz inspect peers sanitize arm wheel-check lint format clean
 
 help:            ## list the verbs
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,10 +37,13 @@ bench: setup     ## time every engine that runs here, beside nn.LSTM
 	$(RUN) -m pytest --benchmark-only --benchmark-json=$(OUT)/bench.json $(ARGS)
 
 ladder: setup    ## the three fusions, one at a time, and what each gained
-	$(RUN) -m bench.ladder $(ARGS)
+	$(RUN) -m bench ladder $(ARGS)
 
 post: setup      ## the post's own table: TensorFlow, JAX, PyTorch, and the fusions; 5 minutes
-	$(RUN) -m bench.post --json $(OUT)/post.json $(ARGS)
+	$(RUN) -m bench post --json $(OUT)/post.json $(ARGS)
+
+docs: setup      ## the tables of README and docs, from results files
+	$(RUN) -m bench.report.documents
 
 report:          ## a page with figures from what bench measured
 	$(RUN) -m bench.report $(OUT)/bench.json -o $(OUT)/report
@@ -50,7 +53,7 @@ peers: setup     ## install TensorFlow, JAX, ONNX Runtime, OpenVINO, for bench t
 
 # No setup: a machine with a GPU often has its own torch and Triton, and no network.
 gpu:             ## on a machine with a GPU: compile, test and race all kernels
-	PYTHONPATH=kernels:. $(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m bench.gpu $(ARGS)
+	PYTHONPATH=kernels:. $(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m bench gpu $(ARGS)
 
 # Another version of Triton lies beside the installed one, in build/: make ptx TRITON=3.6
 TRITON ?=

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from bench.cases import finish
+from bench.alone import SENTENCES, Case, Shape
 from bench.contenders import highest
-from bench.lanes import SENTENCES, Case
-from bench.session import replay_clock
-from bench.work import Shape
+from bench.suite import replay_clock
 
 pytestmark = pytest.mark.benchmark(timer=replay_clock)
 
@@ -32,8 +30,8 @@ POINTS = [(case, mode) for case in CASES for mode in ("inference", "step")]
 
 def test_lanes(benchmark, session, fellows, point, contender):
     case, mode = point
-    group = session.lanes(case, mode, fellows)
+    group = session.alone(case, mode, fellows, share=0.2, counted=False)
     benchmark.group = f"{case}, {mode}"
     about = {"suite": "bidirectional" if case.bidirectional else "packed", "mode": mode}
-    about |= {"case": str(case), "shape": case.shape._asdict(), "spread": case.spread}
-    finish(benchmark, session, group, contender, about | {"form": case.form}, group.tokens)
+    about |= {"case": str(case), "shape": case.shape, "spread": case.spread, "form": case.form}
+    session.finish(benchmark, group, contender, about)

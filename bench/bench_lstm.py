@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import pytest
 
-from bench.cases import measure
-from bench.session import replay_clock
-from bench.work import SIZES
+from bench.alone import SIZES, Case
+from bench.suite import replay_clock
 
 pytestmark = pytest.mark.benchmark(timer=replay_clock)
 
 
 def test_lstm(benchmark, session, fellows, size, mode, contender):
-    shape = SIZES[size]
     benchmark.group = f"LSTM, {size}, {mode}"
-    about = {"suite": "lstm", "size": size}
-    measure(benchmark, session, contender, fellows, shape, mode, about)
+    group = session.alone(Case(SIZES[size]), mode, fellows)
+    about = {"suite": "lstm", "size": size, "mode": mode, "shape": SIZES[size]}
+    session.finish(benchmark, group, contender, about)

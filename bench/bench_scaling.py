@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import pytest
 
-from bench.cases import measure
+from bench.alone import Case, Shape
 from bench.contenders import engines
-from bench.session import replay_clock
-from bench.work import Shape
+from bench.suite import replay_clock
 
 pytestmark = pytest.mark.benchmark(timer=replay_clock)
 
-START = {"T": 20, "B": 20, "H": 256, "L": 2}
-AXES = {
-    "T": (5, 20, 80),
-    "B": (1, 5, 20, 80),
-    "H": (64, 128, 256, 512, 1024),
-    "L": (1, 2, 4),
-}
+START = Shape(T=20, B=20, I=256, H=256, L=2)
+AXES = {"T": (5, 80), "B": (1, 5, 80), "H": (64, 128, 512, 1024), "L": (1, 4)}
 KNOWN = engines()
-POINTS = [(axis, value) for axis, values in AXES.items() for value in values]
+
+
+def shape_at(axis: str, value: int) -> Shape:
+    """START with another size of one dimension; the input is as wide as the layers."""
+    return START._replace(**dict.fromkeys("HI" if axis == "H" else axis, value))
+
+
+# Where all axes meet is timed once, in the first.
+POINTS = [("T", START.T)] + [(axis, value) for axis, values in AXES.items() for value in values]
 
 
 def test_scaling(benchmark, session, fellows, point, contender):
     axis, value = point
-    at = START | {axis: value}
-    shape = Shape(at["T"], at["B"], at["H"], at["H"], at["L"])
+    shape = shape_at(axis, value)
     benchmark.group = f"scaling {axis}={value}"
-    about = {"suite": "scaling", "axis": axis, "value": value}
-    measure(benchmark, session, contender, fellows, shape, "step", about, counted=False)
+    group = session.alone(Case(shape), "step", fellows, share=0.3, counted=False)
+    about = {"suite": "scaling", "axis": axis, "value": value, "mode": "step", "shape": shape}
+    session.finish(benchmark, group, contender, about)

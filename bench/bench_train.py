@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from bench.cases import finish
-from bench.session import replay_clock
-from bench.work import SIZES
+from bench.alone import SIZES
+from bench.suite import replay_clock
 
 pytestmark = pytest.mark.benchmark(timer=replay_clock)
 
 
 def test_train(benchmark, session, fellows, size, contender):
-    shape = SIZES[size]
     benchmark.group = f"training, {size}"
     group = session.training(size, fellows)
-    about = {"suite": "train", "size": size, "mode": "training step", "shape": shape._asdict()}
-    finish(benchmark, session, group, contender, about, shape.tokens)
+    about = {"suite": "train", "size": size, "mode": "training step", "shape": SIZES[size]}
+    session.finish(benchmark, group, contender, about)

@@ -5,17 +5,18 @@ Nothing here runs unless `--benchmark-only` is given: plain `pytest` times nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from bench import contenders, machine, peers
+from bench import contenders
+from bench.alone import MODES, SIZES, choose_sizes
 from bench.contenders import Contender
-from bench.session import Session
-from bench.work import MODES, SIZES
+from bench.measure import machine
+from bench.suite import Session
 
 HERE = Path(__file__).parent
 COLUMNS = ["min", "median", "iqr", "rounds"]
@@ -87,66 +88,51 @@ def device_of(config: pytest.Config) -> torch.device:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    names = metafunc.fixturenames
+    """A case for each contender at each size (and mode), or at each of a module's POINTS."""
+    names, config, module = metafunc.fixturenames, metafunc.config, metafunc.module
     if "contender" not in names:
         return
-    config = metafunc.config
-    if "size" in names:
-        sizes = _words(config, "sizes", contenders.choose_sizes)
+    if "point" in names:
+        places = [(("point",), (point,), None, module.KNOWN) for point in module.POINTS]
+    else:
+        sizes = _checked(config, "sizes", choose_sizes)
         if "mode" in names:
-            params = [
-                _case(config, c, (size, mode, c), f"{size}-{mode}")
-                for size in sizes
-                for mode in MODES
-                for c in _contenders(config, size, _alone(mode))
-            ]
-            metafunc.parametrize(("size", "mode", "contender"), params)
+            pairs = [(size, mode) for size in sizes for mode in MODES]
+            places = [(("size", "mode"), p, p[0], contenders.everyone(p[1])) for p in pairs]
         else:
-            params = [
-                _case(config, c, (size, c), size)
-                for size in sizes
-                for c in _contenders(config, size, contenders.trainers())
-            ]
-            metafunc.parametrize(("size", "contender"), params)
-    elif "point" in names:
-        points = metafunc.module.POINTS
-        params = [
-            _case(config, c, (point, c), "-".join(map(str, point)))
-            for point in points
-            for c in _contenders(config, None, metafunc.module.KNOWN)
-        ]
-        metafunc.parametrize(("point", "contender"), params)
-
-
-def _alone(mode: str) -> list[Contender]:
-    """Who runs an LSTM alone in `mode`."""
-    everyone = contenders.everyone()
-    return [c for c in everyone if not c.peer or mode in peers.PEERS[c.engine].modes]
+            places = [(("size",), (size,), size, contenders.trainers()) for size in sizes]
+    params = [
+        _case(config, values, c)
+        for _, values, size, known in places
+        for c in _contenders(config, size, known)
+    ]
+    metafunc.parametrize((*places[0][0], "contender"), params)
 
 
 def _contenders(config: pytest.Config, size: str | None, known: list[Contender]) -> list[Contender]:
     asked = config.getoption("engines")
     if asked == "all":
         return known
-    if asked is not None:
-        everyone = list(dict.fromkeys([*contenders.everyone(), *contenders.trainers()]))
-        chosen = _words(config, "engines", lambda n: contenders.choose(n, everyone))
-        return [c for c in chosen if c in known]
-    return [c for c in known if contenders.in_default_run(c, size)]
+    if asked is None:
+        return [c for c in known if contenders.in_default_run(c, size)]
+    everyone = list(dict.fromkeys([*contenders.everyone(), *contenders.trainers()]))
+    chosen = _checked(config, "engines", lambda w: contenders.choose(w.split(","), everyone))
+    return [c for c in chosen if c in known]
 
 
-def _words(config: pytest.Config, option: str, choose: Any) -> Any:
-    """The option's comma-separated words, as `choose` understands them; one line if it cannot."""
+def _checked(config: pytest.Config, option: str, choose: Callable[[str], list]) -> list:
+    """What `choose` makes of the option; one line where it cannot."""
     try:
-        return choose([word.strip() for word in config.getoption(option).split(",")])
+        return choose(config.getoption(option))
     except ValueError as error:
         raise pytest.UsageError(f"--{error}") from None
 
 
-def _case(config: pytest.Config, contender: Contender, values: tuple, prefix: str) -> Any:
+def _case(config: pytest.Config, values: tuple, contender: Contender) -> Any:
     why = contenders.why_not(contender, device_of(config))
     marks = [] if why is None else [pytest.mark.skip(reason=f"{contender.label}: {why}")]
-    return pytest.param(*values, marks=marks, id=f"{prefix}-{contender.label}")
+    words = [str(w) for value in values for w in (value if type(value) is tuple else (value,))]
+    return pytest.param(*values, contender, marks=marks, id="-".join([*words, contender.label]))
 
 
 # --- fixtures ---

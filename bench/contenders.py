@@ -1,4 +1,4 @@
-"""Who may race: every engine and fuse level of fused_lstm.ENGINES, and the peers of bench.peers.
+"""Who may be timed: every engine and fuse level of fused_lstm.ENGINES, and bench.peers.
 
 Nothing else here knows an engine by name, except the two tables of exceptions below.
 """
@@ -6,14 +6,13 @@ Nothing else here knows an engine by name, except the two tables of exceptions b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 
 import fused_lstm
 
 from . import peers
-from .work import SIZES
 
 BASE = "cudnn"  # nn.LSTM: all others are checked against it, and compared with it
 LOOP = "loop-none"
@@ -24,37 +23,50 @@ NEVER_TIMED = {("triton", "cpu"): "Triton's interpreter verifies and does not ra
 # In a default run, which is to end within 8 minutes on two cores, only at these sizes: what
 # compiles for minutes before it runs, and peers where a round of theirs takes many seconds.
 DEFAULT_SIZES = {
-    "compile": ("small",),
-    "tensorflow": ("small", "medium"),
-    "tensorflow-xla": ("small",),
-    "keras": ("small", "medium"),
-    "jax": ("small", "medium"),
-    "stock-loop-none": ("small", "medium"),
-    "stock-native-pointwise": ("small", "medium"),
+    **dict.fromkeys(("compile", "tensorflow-xla"), ("small",)),
+    **dict.fromkeys(("tensorflow", "keras", "jax"), ("small", "medium")),
+    **dict.fromkeys(("stock-loop-none", "stock-native-pointwise"), ("small", "medium")),
 }
 
 
-class Contender(NamedTuple):
+@dataclass(frozen=True)
+class Contender:
     """One row of a table. `fuse` is None where the engine decides itself, and for peers."""
 
     label: str
     engine: str
-    fuse: str | None
+    fuse: str | None = None
     peer: bool = False
     stock: bool = False  # trains with stock PyTorch's loss and update, not with this project's
+
+    @property
+    def proof(self) -> str:
+        """The test that proves that it computes what nn.LSTM does, or learns as the post's does."""
+        if self.peer:
+            return "tests/test_bench_peers.py::test_an_installed_peer_computes_what_nn_lstm_does"
+        if self.stock:
+            return "tests/test_bench_post.py::test_every_engine_learns_as_the_reference_does"
+        proofs = {
+            "native": "tests/test_native.py::test_agrees_with_the_reference",
+            "triton": "tests/test_triton_layers.py::test_wavefront_is_the_references",
+            "compile": "tests/test_lstm.py::test_compile_agrees_with_nn_lstm",
+        }
+        return proofs.get(self.engine, "tests/test_lstm.py::test_agrees_with_nn_lstm")
 
 
 def engines() -> list[Contender]:
     """Every engine of the table with each of its levels, from the lowest."""
-    found = []
-    for name, engine in fused_lstm.ENGINES.items():
-        for fuse in engine.fuses or (None,):
-            found.append(Contender(name if fuse is None else f"{name}-{fuse}", name, fuse))
-    return found
+    return [
+        Contender(name if fuse is None else f"{name}-{fuse}", name, fuse)
+        for name, engine in fused_lstm.ENGINES.items()
+        for fuse in engine.fuses or (None,)
+    ]
 
 
-def everyone() -> list[Contender]:
-    return engines() + [Contender(name, name, None, peer=True) for name in peers.PEERS]
+def everyone(mode: str | None = None) -> list[Contender]:
+    """Engines and peers; with `mode`, those that run an LSTM alone so."""
+    able = (n for n, p in peers.PEERS.items() if mode is None or mode in p.modes)
+    return engines() + [Contender(name, name, peer=True) for name in able]
 
 
 def trainers() -> list[Contender]:
@@ -68,7 +80,7 @@ def trainers() -> list[Contender]:
     top = {c.engine: c for c in stock if c.engine != "loop"}
     return [
         *(c for c in everyone() if c.peer and peers.PEERS[c.engine].trains),
-        *(c._replace(label=f"stock-{c.label}", stock=True) for c in stock),
+        *(replace(c, label=f"stock-{c.label}", stock=True) for c in stock),
         *top.values(),
     ]
 
@@ -77,6 +89,12 @@ def highest() -> list[Contender]:
     """nn.LSTM, and the highest level of each engine with kernels of its own."""
     top = {c.engine: c for c in engines()}
     return [c for c in top.values() if c.label == BASE or c.fuse in fused_lstm.engines.FUSED]
+
+
+def with_base(contenders: Sequence[Contender]) -> list[Contender]:
+    """nn.LSTM in front, where it is not among them."""
+    base = next(c for c in engines() if c.label == BASE)
+    return [*contenders] if base in contenders else [base, *contenders]
 
 
 def why_not(contender: Contender, device: torch.device) -> str | None:
@@ -98,14 +116,6 @@ def choose(names: Sequence[str], known: Sequence[Contender]) -> list[Contender]:
             labels = ", ".join(dict.fromkeys(n for c in known for n in (c.engine, c.label)))
             raise ValueError(f"engines: got {name!r}, should be of {labels}")
     return [c for c in known if c.label in names or c.engine in names]
-
-
-def choose_sizes(names: Sequence[str]) -> list[str]:
-    """`names` in the order of SIZES; ValueError for one that is not there."""
-    for name in names:
-        if name not in SIZES:
-            raise ValueError(f"sizes: got {name!r}, should be of {', '.join(SIZES)}")
-    return [name for name in SIZES if name in names]
 
 
 def in_default_run(contender: Contender, size: str) -> bool:

@@ -1,59 +1,42 @@
-"""Contenders on one work: each checked against the reference, then all timed in turn."""
+"""Contenders on one problem: each checked against the reference, then all timed in turn."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
 from torch import Tensor
 
-from . import lanes, learner, local
-from .check import require_right
+from . import alone, training
+from .alone import Local, Problem
 from .contenders import Contender
-from .lanes import Sentences, Tagger
-from .learner import Learner
-from .lesson import Lesson
-from .local import Local
+from .measure.check import require_right
+from .measure.timing import Lost, Timed, interleave
 from .peers.remote import Remote
-from .timing import Lost, Timed, interleave
-from .work import Problem
+from .training import Learner, Lesson
 
-# Who does a work in this process, and what the right answer to it is.
-OWN = {
-    Problem: (Local, local.expected),
-    Lesson: (Learner, learner.expected),
-    Sentences: (Tagger, lanes.expected),
-}
-
+# Who does it in this process, and what the right answer is. A runner has `modes`, `answer()`,
+# `timed(mode)` and `close()`, as peers.remote.Remote has.
+OWN = {Problem: (Local, alone.expected), Lesson: (Learner, training.expected)}
 
 Tell = Callable[[str], object]
-
-
-class Runner(Protocol):
-    """A contender with its work: Local or Learner in this process, Remote in one of its own."""
-
-    modes: tuple[str, ...]
-
-    def answer(self) -> dict[str, Tensor]: ...
-    def timed(self, mode: str) -> Timed: ...
-    def close(self) -> None: ...
 
 
 @dataclass
 class Race:
     """Who runs on `work`, and how far each was from the reference; `failed` says who does not."""
 
-    work: Problem | Lesson | Sentences
+    work: Problem | Lesson
     contenders: Sequence[Contender]
-    runners: dict[str, Runner] = field(default_factory=dict)
+    runners: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     losses: dict[str, list[float]] = field(default_factory=dict)  # of a lesson's first steps
     failed: dict[str, Exception] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        own, reference = OWN[type(self.work)]
-        self._own, self._expected = own, reference(self.work)
+        self._own, self._reference = OWN[type(self.work)]
+        self._expected = self._reference(self.work)
 
     def check_own(self, tick: Tell | None = None, after: Tell | None = None) -> None:
         """Build who runs in this process, and keep those whose answer is right.
@@ -98,11 +81,27 @@ class Race:
         if after is not None:
             after(label)
 
-    def _wanted(self, runner: Runner) -> dict[str, Tensor]:
+    def _wanted(self, runner: Any) -> dict[str, Tensor]:
         """What an answer must have: of who only infers no gradients."""
         only_infers = set(runner.modes) == {"inference"}
         gradients = {name for name in self._expected if name.endswith(".grad") and only_infers}
         return {name: t for name, t in self._expected.items() if name not in gradients}
+
+    def recheck(self) -> None:
+        """After timing: who runs an LSTM here must be right on an input it has not seen either."""
+        own = {n: r for n, r in self.runners.items() if hasattr(r, "renew")}
+        if not own or not isinstance(self.work, Problem):
+            return
+        fresh = self.work.fresh()
+        right = self._reference(fresh)
+        for label, runner in own.items():
+            try:
+                runner.renew(fresh)
+                require_right(f"{label}, on a fresh input", runner.answer(), right)
+            except Exception as error:
+                self.drop(label, error)
+            else:
+                runner.renew(self.work)
 
     def drop(self, label: str, error: Exception) -> None:
         """Go on without one; the first error is the one that counts."""
@@ -116,11 +115,10 @@ class Race:
             runner.close()
         self.runners = {}
 
-    def cases(self, mode: str, labels: Sequence[str] | None = None) -> dict[str, Timed]:
-        """What is timed, by label: of all that have the mode, or of those in `labels`."""
-        chosen = {n: r for n, r in self.runners.items() if labels is None or n in labels}
+    def cases(self, mode: str) -> dict[str, Timed]:
+        """What is timed, by label, of all that have the mode."""
         found = {}
-        for name, runner in chosen.items():
+        for name, runner in list(self.runners.items()):
             if mode in runner.modes:
                 try:
                     found[name] = runner.timed(mode)
@@ -128,28 +126,25 @@ class Race:
                     self.drop(name, error)
         return found
 
-    def time(
-        self,
-        mode: str,
-        seconds: float = 5.0,
-        labels: Sequence[str] | None = None,
-        tick: Callable[[float], object] | None = None,
-        **how,
-    ) -> dict[str, list[float]]:
-        """Seconds of each round, by label; `seconds` and `how` as timing.interleave takes them."""
-        cases = self.cases(mode, labels)
-        return interleave(cases, seconds, tick=tick, lost=self.drop, **how)
+    def time(self, mode: str, seconds: float = 5.0, **how: Any) -> dict[str, list[float]]:
+        """Seconds of each round, by label, of those who are right before and after it.
+
+        `seconds` and `how` are as timing.interleave takes them.
+        """
+        samples = interleave(self.cases(mode), seconds, lost=self.drop, **how)
+        self.recheck()
+        return {label: sample for label, sample in samples.items() if label in self.runners}
 
 
 def line_up(
-    work: Problem | Lesson | Sentences,
+    work: Problem | Lesson,
     contenders: Sequence[Contender],
     tick: Tell | None = None,
     after: Tell | None = None,
 ) -> Race:
-    """A race in which everybody has been checked."""
+    """A race in which everybody has been checked; peers compile while engines are."""
     race = Race(work, contenders)
-    race.check_own(tick, after)
     race.start_peers()
+    race.check_own(tick, after)
     race.check_peers(tick, after)
     return race

@@ -15,6 +15,10 @@ from lm.errors import one_line
 COUNT = Range(1)
 THREADS = Range(1, 1024)  # more cannot be had everywhere, and OpenMP ends the process then
 SEED = Range(0, 2**63 - 1)
+# What --lstm and --fuse take.
+ENGINE = ", ".join(("auto", *ENGINES))
+LEVEL = "what a launch covers: "
+LEVEL += ", ".join(dict.fromkeys(chain.from_iterable(e.fuses for e in ENGINES.values())))
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,22 +49,14 @@ def number(kind: type, valid: Range) -> Callable[[str], int | float]:
     return convert
 
 
-def add_engine(group: argparse._ActionsContainer) -> None:
-    """--lstm, --fuse, --device and --threads: what runs, and where."""
-    engines = ", ".join(("auto", *ENGINES))
-    levels = ", ".join(dict.fromkeys(chain.from_iterable(e.fuses for e in ENGINES.values())))
-    add = group.add_argument
-    add("--lstm", metavar="ENGINE", help=f"{engines} [auto]")
-    add("--fuse", metavar="LEVEL", help=f"what a launch covers: {levels} [the engine's most]")
-    add("--device", metavar="NAME", help="such as cpu or cuda:1 [an accelerator if there is one]")
-    add("--threads", type=number(int, THREADS), metavar="N", help="of the CPU [PyTorch's choice]")
-
-
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """The directory of a trained model, --best, and what runs it."""
     what = "what `lm.train --save` wrote: a directory of checkpoints, or one of them"
     parser.add_argument("checkpoint", type=Path, metavar="DIR", help=what)
     what = "the checkpoint of the lowest validation perplexity [the newest]"
     parser.add_argument("--best", action="store_true", help=what)
-    parser.set_defaults(lstm="auto")
-    add_engine(parser)
+    add = parser.add_argument
+    add("--lstm", default="auto", metavar="ENGINE", help=f"{ENGINE} [auto]")
+    add("--fuse", metavar="LEVEL", help=f"{LEVEL} [the engine's most]")
+    add("--device", metavar="NAME", help="such as cpu or cuda:1 [an accelerator if there is one]")
+    add("--threads", type=number(int, THREADS), metavar="N", help="of the CPU [PyTorch's choice]")

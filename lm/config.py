@@ -59,8 +59,18 @@ class Switch:
         return "yes or no"
 
 
-def _setting(text: str, valid: Range | Choice | Switch, default: Any = dataclasses.MISSING) -> Any:
-    return field(default=default, metadata={"help": text, "valid": valid})
+def setting(
+    text: str,
+    valid: Range | Choice | Switch | None = None,
+    default: Any = dataclasses.MISSING,
+    **more: Any,
+) -> Any:
+    """A field that is a command-line option too, of this help and these values.
+
+    `more`: "shown" stands for the default in the help, "metavar" for the value, "flag" for the
+    option where its name is another.
+    """
+    return field(default=default, metadata={"help": text, "valid": valid, **more})
 
 
 _COUNT = Range(1)
@@ -74,97 +84,104 @@ class Config:
     Raises ValueError, naming the setting and its range, for a value outside it.
     """
 
-    num_layers: int = _setting("LSTM layers", Range(1, 1000))
-    hidden_size: int = _setting("hidden units of a layer, and the embedding's size", _COUNT)
-    num_steps: int = _setting("time steps that one training step unrolls", _COUNT)
-    batch_size: int = _setting("columns of text read side by side in training", _COUNT)
-    eval_batch_size: int = _setting("columns of text for the validation perplexity", _COUNT)
-    test_batch_size: int = _setting("columns of text for the test perplexity", _COUNT)
-    keep_prob: float = _setting(
+    num_layers: int = setting("LSTM layers", Range(1, 1000))
+    hidden_size: int = setting("hidden units of a layer, and the embedding's size", _COUNT)
+    num_steps: int = setting("time steps that one training step unrolls", _COUNT)
+    batch_size: int = setting("columns of text read side by side in training", _COUNT)
+    eval_batch_size: int = setting("columns of text for the validation perplexity", _COUNT)
+    test_batch_size: int = setting("columns of text for the test perplexity", _COUNT)
+    keep_prob: float = setting(
         "part of the units that dropout keeps", Range(0, high=1, open_low=True)
     )
-    init_scale: float = _setting(
+    init_scale: float = setting(
         "weights start uniform in [-init_scale, init_scale]", Range(0, high=1000, open_low=True)
     )
-    init_scope: str = _setting(
+    init_scope: str = setting(
         "what init_scale covers: every parameter, or the embedding and softmax weights alone, "
         "with a zero softmax bias and nn.LSTM's own start for the LSTM",
         Choice(("all", "softmax")),
     )
-    optimizer: str = _setting("the update rule", Choice(("sgd", "adam")))
-    learning_rate: float = _setting("learning rate of the first epoch", _POSITIVE)
-    lr_decay: float = _setting(
+    optimizer: str = setting("the update rule", Choice(("sgd", "adam")))
+    learning_rate: float = setting("learning rate of the first epoch", _POSITIVE)
+    lr_decay: float = setting(
         "factor on the learning rate after the flat epochs", Range(0, high=1, open_low=True)
     )
-    lr_schedule: str = _setting(
-        "how lr_decay is applied: to the first rate, as Zaremba does, or compounding, each epoch "
-        "to the epoch before, as the blog post's program does",
-        Choice(("zaremba", "compound")),
+    lr_schedule: str = setting(
+        "the rate of each epoch after the flat ones: lr_decay applied to the first rate, as "
+        "Zaremba does, or compounding, each epoch to the epoch before, as the blog post's program "
+        "does; falling to nothing along a line or a cosine; or constant",
+        Choice(("zaremba", "compound", "linear", "cosine", "constant")),
     )
-    flat_epochs: int = _setting("epochs before the learning rate decays", Range(0))
-    epochs: int = _setting("passes over the training text", _COUNT)
-    max_grad_norm: float = _setting("gradients are scaled down to this norm", _POSITIVE)
-    loss_over_time: str = _setting(
+    flat_epochs: int = setting("epochs before the learning rate decays", Range(0))
+    epochs: int = setting("passes over the training text", _COUNT)
+    max_grad_norm: float = setting("gradients are scaled down to this norm", _POSITIVE)
+    loss_over_time: str = setting(
         "the loss that is differentiated: its sum or its mean over time (over the batch it is "
         "always the mean)",
         Choice(("sum", "mean")),
     )
     # Beyond the published presets: their defaults change nothing and cost nothing.
-    tie_weights: bool = _setting(
+    accumulate: int = setting(
+        "parts into which a training step divides its columns: their gradients add up to the "
+        "step's, and one part's activations are in memory at a time",
+        _COUNT,
+        default=1,
+    )
+    tie_weights: bool = setting(
         "the softmax layer uses the embedding's weights (Press and Wolf, 2017)",
         Switch(),
         default=False,
     )
-    weight_decay: float = _setting(
+    weight_decay: float = setting(
         "this times the weights is added to their clipped gradient", Range(0), default=0.0
     )
-    variational_dropout: bool = _setting(
+    variational_dropout: bool = setting(
         "dropout keeps or drops a unit for all steps of a training step at once (Gal and "
         "Ghahramani, 2016)",
         Switch(),
         default=False,
     )
-    weight_drop: float = _setting(
+    weight_drop: float = setting(
         "part of the recurrent weights that each training step drops (Merity et al., 2018)",
         Range(0, high=1, open_high=True),
         default=0.0,
     )
-    layer_norm: bool = _setting(
+    layer_norm: bool = setting(
         "the LSTM's products and its cell state are normalized (Ba et al., 2016)",
         Switch(),
         default=False,
     )
-    peephole: bool = _setting(
+    peephole: bool = setting(
         "gates see the cell state (Gers and Schmidhuber, 2000)", Switch(), default=False
     )
-    coupled: bool = _setting(
+    coupled: bool = setting(
         "the forget gate is 1 minus the input gate (Greff et al., 2017)", Switch(), default=False
     )
-    zoneout_h: float = _setting(
+    zoneout_h: float = setting(
         "part of h that keeps its value of the step before (Krueger et al., 2016)",
         Range(0, high=1),
         default=0.0,
     )
-    zoneout_c: float = _setting("the same of the cell state", Range(0, high=1), default=0.0)
-    recurrent_dropout: float = _setting(
+    zoneout_c: float = setting("the same of the cell state", Range(0, high=1), default=0.0)
+    recurrent_dropout: float = setting(
         "part of h that is dropped before the recurrent weights, for all steps of a training step "
         "at once (Gal and Ghahramani, 2016)",
         Range(0, high=1),
         default=0.0,
     )
-    candidate_dropout: float = _setting(
+    candidate_dropout: float = setting(
         "part of the candidate g that is dropped (Semeniuta et al., 2016)",
         Range(0, high=1),
         default=0.0,
     )
-    forget_bias: float = _setting(
+    forget_bias: float = setting(
         "what the forget gate's bias starts as; 0: as the other biases", Range(0), default=0.0
     )
 
     def __post_init__(self) -> None:
         kinds = get_type_hints(Config)
-        for setting in dataclasses.fields(self):
-            check(setting, getattr(self, setting.name), kinds[setting.name])
+        for own in dataclasses.fields(self):
+            check(own, getattr(self, own.name), kinds[own.name])
         self.cell()  # what does not go together
 
     def cell(self) -> Cell:
@@ -180,19 +197,25 @@ class Config:
 
     def learning_rate_at(self, epoch: int) -> float:
         """The learning rate of `epoch`, counted from 0."""
-        if self.lr_schedule == "zaremba":
-            return self.learning_rate * self.lr_decay ** max(epoch + 1 - self.flat_epochs, 0)
-        # Each epoch multiplies the rate before it by decay ** max(epoch - flat, 0), so the
-        # exponents 1 + 2 + ... + late add up.
         late = max(epoch - self.flat_epochs, 0)
-        return self.learning_rate * self.lr_decay ** (late * (late + 1) // 2)
+        left = 1 - min(late / max(self.epochs - self.flat_epochs, 1), 1)
+        factor = {
+            "zaremba": self.lr_decay ** max(epoch + 1 - self.flat_epochs, 0),
+            # Each epoch multiplies the rate before it by decay ** max(epoch - flat, 0), so the
+            # exponents 1 + 2 + ... + late add up.
+            "compound": self.lr_decay ** (late * (late + 1) // 2),
+            "linear": left,
+            "cosine": (1 - math.cos(math.pi * left)) / 2,
+            "constant": 1.0,
+        }[self.lr_schedule]
+        return self.learning_rate * factor
 
 
-def check(setting: dataclasses.Field, value: Any, kind: type) -> None:
+def check(field: dataclasses.Field, value: Any, kind: type) -> None:
     """Raise ValueError unless `value` is a `kind` within the setting's range."""
     kinds = (int, float) if kind is float else (kind,)  # True is no number
-    if type(value) not in kinds or value not in setting.metadata["valid"]:
-        raise ValueError(f"{setting.name} must be {setting.metadata['valid']}, got {value!r}")
+    if type(value) not in kinds or value not in field.metadata["valid"]:
+        raise ValueError(f"{field.name} must be {field.metadata['valid']}, got {value!r}")
 
 
 def _zaremba(**own: Any) -> Config:
@@ -202,86 +225,44 @@ def _zaremba(**own: Any) -> Config:
     which leaves one more epoch flat than its later releases do.
     """
     return Config(
-        num_layers=2,
-        batch_size=20,
-        eval_batch_size=20,
-        test_batch_size=1,
-        init_scope="all",
-        optimizer="sgd",
-        learning_rate=1.0,
-        lr_schedule="zaremba",
-        loss_over_time="sum",
-        **own,
-    )
+        num_layers=2, batch_size=20, eval_batch_size=20, test_batch_size=1, init_scope="all",
+        optimizer="sgd", learning_rate=1.0, lr_schedule="zaremba", loss_over_time="sum", **own,
+    )  # fmt: skip
 
 
+# fmt: off
 PRESETS: dict[str, Config] = {
     "demo": Config(
-        num_layers=1,
-        hidden_size=128,
-        num_steps=10,
-        batch_size=64,
-        eval_batch_size=64,
-        test_batch_size=64,
-        keep_prob=1.0,
-        init_scale=0.1,
-        init_scope="softmax",
-        optimizer="adam",
-        learning_rate=0.01,
-        lr_decay=0.3,
-        lr_schedule="zaremba",
-        flat_epochs=1,
-        epochs=2,
-        max_grad_norm=1.0,
-        loss_over_time="mean",
+        num_layers=1, hidden_size=128, num_steps=10, batch_size=64, eval_batch_size=64,
+        test_batch_size=64, keep_prob=1.0, init_scale=0.1, init_scope="softmax", optimizer="adam",
+        learning_rate=0.01, lr_decay=0.3, lr_schedule="zaremba", flat_epochs=1, epochs=2,
+        max_grad_norm=1.0, loss_over_time="mean",
     ),
     "small": _zaremba(
-        hidden_size=200,
-        num_steps=20,
-        keep_prob=1.0,
-        init_scale=0.1,
-        lr_decay=0.5,
-        flat_epochs=5,
-        epochs=13,
-        max_grad_norm=5.0,
+        hidden_size=200, num_steps=20, keep_prob=1.0, init_scale=0.1, lr_decay=0.5, flat_epochs=5,
+        epochs=13, max_grad_norm=5.0,
     ),
     "medium": _zaremba(
-        hidden_size=650,
-        num_steps=35,
-        keep_prob=0.5,
-        init_scale=0.05,
-        lr_decay=0.8,
-        flat_epochs=7,
-        epochs=39,
-        max_grad_norm=5.0,
+        hidden_size=650, num_steps=35, keep_prob=0.5, init_scale=0.05, lr_decay=0.8, flat_epochs=7,
+        epochs=39, max_grad_norm=5.0,
     ),
     "large": _zaremba(
-        hidden_size=1500,
-        num_steps=35,
-        keep_prob=0.35,
-        init_scale=0.04,
-        lr_decay=1 / 1.15,
-        flat_epochs=15,
-        epochs=55,
-        max_grad_norm=10.0,
+        hidden_size=1500, num_steps=35, keep_prob=0.35, init_scale=0.04, lr_decay=1 / 1.15,
+        flat_epochs=15, epochs=55, max_grad_norm=10.0,
     ),
     "blog": Config(
-        num_layers=2,
-        hidden_size=1500,
-        num_steps=35,
-        batch_size=20,
-        eval_batch_size=20,
-        test_batch_size=1,
-        keep_prob=0.35,
-        init_scale=0.1,
-        init_scope="softmax",
-        optimizer="sgd",
-        learning_rate=20.0,
-        lr_decay=1 / 1.15,
-        lr_schedule="compound",
-        flat_epochs=14,
-        epochs=40,
-        max_grad_norm=0.25,
-        loss_over_time="mean",
+        num_layers=2, hidden_size=1500, num_steps=35, batch_size=20, eval_batch_size=20,
+        test_batch_size=1, keep_prob=0.35, init_scale=0.1, init_scope="softmax", optimizer="sgd",
+        learning_rate=20.0, lr_decay=1 / 1.15, lr_schedule="compound", flat_epochs=14, epochs=40,
+        max_grad_norm=0.25, loss_over_time="mean",
     ),
+}
+# fmt: on
+
+# preset -> perplexity of the training, validation and test text that its authors published.
+PUBLISHED: dict[str, tuple[float | None, float | None, float]] = {
+    "small": (37.99, 121.39, 115.91),
+    "medium": (48.45, 86.16, 82.07),
+    "large": (37.87, 82.62, 78.29),
+    "blog": (None, None, 78.04),
 }

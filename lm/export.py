@@ -1,5 +1,8 @@
 """`python -m lm.export`: a trained model as a file that needs PyTorch only, none of this project.
 
+Or as a folder in the Hugging Face hub's layout: model.safetensors, config.json, vocabulary.json and
+a model card, README.md.
+
 Legend: T time steps, B batch, H hidden size, L layers, V vocabulary.
 """
 
@@ -13,8 +16,10 @@ from pathlib import Path
 from lm.command import main_imports, run_command
 
 with main_imports(__name__):
+    import dataclasses
     import io
     import json
+    import textwrap
     import warnings
 
     import safetensors.torch
@@ -22,14 +27,42 @@ with main_imports(__name__):
     from torch import nn
 
     import fused_lstm
-    from lm import checkpoint
     from lm.arguments import Parser
-    from lm.checkpoint import Checkpoint
     from lm.config import Config
     from lm.errors import UserError
-    from lm.files import check_output, write_atomically
+    from lm.saving import checkpoint
+    from lm.saving.checkpoint import Checkpoint
+    from lm.saving.files import (
+        check_output,
+        check_writable,
+        to_json,
+        whole_directory,
+        write_atomically,
+        write_synced,
+    )
 
 WEIGHTS, PROGRAM = ".safetensors", ".pt2"
+
+CARD = """\
+---
+library_name: pytorch
+pipeline_tag: text-generation
+tags: [lstm, language-model]
+---
+
+# A word-level LSTM language model
+
+{layers} layers of {hidden} units over {words:,} words, trained on {data} for {step:,} steps by
+[fused-lstm](https://pypi.org/project/fused-lstm/), preset `{preset}`. It predicts the next word of
+a text; its license is for who trained it to say. `config.json` has every setting, `vocabulary.json`
+the word of each id. To read it with PyTorch alone:
+
+```python
+import torch
+
+{use}
+```
+"""
 
 USE_WEIGHTS = """\
     from safetensors.torch import load_file
@@ -106,6 +139,39 @@ def export_program(
         )
 
 
+def export_folder(found: Checkpoint) -> dict[str, bytes]:
+    """The files of the hub's layout, by name."""
+    config, run = found.config, found.run
+    sizes = {"hidden": config.hidden_size, "layers": config.num_layers}
+    use = textwrap.dedent(USE_WEIGHTS.format(file="model.safetensors", **sizes))
+    card = CARD.format(
+        words=len(found.vocabulary), data=Path(run.get("data", "an unnamed text")).name,
+        step=found.step, preset=run.get("preset", "unnamed"), use=use, **sizes,
+    )  # fmt: skip
+    size = len(found.vocabulary)
+    about = {"architectures": ["LM_LSTM"], "model_type": "lstm", "vocab_size": size}
+    return {
+        "model.safetensors": export_weights(found),
+        "config.json": to_json(about | dataclasses.asdict(config)),
+        "vocabulary.json": to_json(found.vocabulary),
+        "README.md": card.encode(),
+    }
+
+
+def push(folder: Path, name: str) -> str:
+    """Upload a folder to the hub's repository `name`; its address, or UserError."""
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError("--push needs huggingface_hub: pip install 'fused-lstm[hub]'") from None
+    try:
+        huggingface_hub.create_repo(name, exist_ok=True)
+        return str(huggingface_hub.upload_folder(repo_id=name, folder_path=folder))
+    except Exception as error:  # its own kinds, and those of a network
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"--push {name}: {reason}; {folder} is written") from None
+
+
 # --- the command ---
 
 
@@ -117,15 +183,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         "validation perplexity [the newest]")  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path(f"lm{WEIGHTS}"), metavar="FILE",
         help=f"its name says what is written: *{WEIGHTS} weights for nn.LSTM, *{PROGRAM} a program "
-        f"of torch.export for one step (T = 1) [lm{WEIGHTS}]")  # fmt: skip
+        f"of torch.export for one step (T = 1), a new folder without either [lm{WEIGHTS}]"
+    )  # fmt: skip
+    parser.add_argument("--push", metavar="NAME", help="then upload the folder to this repository "
+        "of the Hugging Face hub")  # fmt: skip
     options = parser.parse_args(argv)
     return run_command("lm.export", lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
     output = options.output
-    if output.suffix not in (WEIGHTS, PROGRAM):
+    if output.suffix not in ("", WEIGHTS, PROGRAM):
         raise UserError(f"--output: '{output}' should end in {WEIGHTS} or {PROGRAM}")
+    if options.push is not None and output.suffix:
+        raise UserError("--push: --output should be a folder")
+    if not output.suffix:
+        _write_folder(options)
+        return
     check_output(output, "--output")
     found = checkpoint.load(options.checkpoint, options.best)
     if output.suffix == WEIGHTS:
@@ -136,6 +210,20 @@ def _run(options: argparse.Namespace) -> None:
     config = found.config
     print(f"{output}: {found.path}, {len(content):,} bytes. To use it:\n\n    import torch")
     print(use.format(file=str(output), hidden=config.hidden_size, layers=config.num_layers))
+
+
+def _write_folder(options: argparse.Namespace) -> None:
+    output = options.output
+    if output.exists():
+        raise UserError(f"--output: '{output}' exists")
+    check_writable(output.parent, "--output")
+    files = export_folder(checkpoint.load(options.checkpoint, options.best))
+    with whole_directory(output) as directory:
+        for name, content in files.items():
+            write_synced(directory / name, content)
+    print(f"{output}: {', '.join(files)}")
+    if options.push is not None:
+        print(push(output, options.push))
 
 
 def _program_bytes(found: Checkpoint) -> bytes:

@@ -14,13 +14,13 @@ from lm.command import main_imports, run_command
 with main_imports(__name__):
     import torch
 
-    from lm import checkpoint
     from lm.arguments import COUNT, SEED, Parser, add_checkpoint, number
     from lm.config import Range
-    from lm.corpus import EOS, UNK
     from lm.errors import UserError
     from lm.model import LM_LSTM
-    from lm.text import tokenize
+    from lm.saving import checkpoint
+    from lm.text.corpus import EOS, UNK
+    from lm.text.tokens import tokenize
 
 
 def generate(

@@ -18,6 +18,10 @@ from lm.model import LM_LSTM
 _NUMBERS = {"cpu family": "family", "model": "model"}
 
 
+# --precision -> what the switches call it: 24 bits, TensorFloat-32's 11, bfloat16's 8.
+PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
+
+
 def processor(device: torch.device) -> str:
     """The name of the accelerator that `device` is, or of the CPU."""
     if device.type == "cpu":
@@ -85,3 +89,16 @@ def open_model(
     except (RuntimeError, ValueError) as error:
         raise UserError(str(error)) from None
     return build().to(device)
+
+
+def set_precision(word: str) -> None:
+    """Allow float32 products to round their factors, for the rest of the process.
+
+    The word is `torch.set_float32_matmul_precision`'s, which decides for the softmax layer; the
+    LSTM has switches of its own. Where hardware has nothing faster, products stay exact.
+    """
+    switch = PRECISIONS[word]
+    torch.set_float32_matmul_precision(word)
+    torch.backends.mkldnn.rnn.fp32_precision = switch
+    # cuDNN's knows no bfloat16.
+    torch.backends.cudnn.rnn.fp32_precision = "ieee" if switch == "ieee" else "tf32"

@@ -1,25 +1,28 @@
-"""The command line of `python -m lm.train`, with an option for every setting of `Config`."""
+"""The command line of `python -m lm.train`: an option for every field of `Options` and `Config`."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from types import UnionType
+from typing import Any, NoReturn, get_args, get_type_hints
 
-from lm import checkpoint
-from lm.arguments import COUNT, SEED, Parser, add_engine, number
-from lm.config import PRESETS, Choice, Config, Range
+from lm.arguments import COUNT, ENGINE, LEVEL, SEED, THREADS, Parser, number
+from lm.config import PRESETS, Choice, Config, Range, Switch, setting
 from lm.errors import UserError
-from lm.precision import PRECISIONS
-from lm.sources import BUILT_IN, NAMED
+from lm.machine import PRECISIONS
+from lm.saving import checkpoint
+from lm.text.sources import BUILT_IN, NAMED
 
 DTYPES = ("float32", "float64", "bfloat16")
 RESUMABLE = {"epochs"}  # the settings that a resumed run may change
 FIXED = {"preset", "seed", "dtype", "precision", "save"}  # other options that it may not
-SWITCHES = {"evaluate": ("--no-eval", False), "cuda_graph": ("--cuda-graph", True)}
+TEXTS = "ptb.{train,valid,test}.txt, wiki.{train,valid,test}.tokens or {train,valid,test}.txt"
+_MINUTES = Range(0, open_low=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,25 +34,49 @@ class Options:
     """
 
     config: Config
-    preset: str = "demo"
-    data: str = BUILT_IN
-    seed: int = 1
-    dtype: str = "float32"
-    precision: str | None = None
-    lstm: str = "auto"
-    fuse: str | None = None
-    device: str | None = None
-    threads: int | None = None
-    evaluate: bool = True
-    max_steps: int | None = None
-    save: Path | None = None
-    resume: Path | None = None
-    save_every_steps: int | None = None
-    save_every_minutes: float | None = None
-    summary: Path | None = None
-    tensorboard: Path | None = None
-    cuda_graph: bool = False
     changed: tuple[str, ...] = ()
+    data: str = setting(
+        f"{', '.join(NAMED)}, or a directory with {TEXTS}", default=BUILT_IN, metavar="NAME"
+    )
+    preset: str = setting("settings to start from", Choice(tuple(PRESETS)), "demo")
+    max_steps: int | None = setting("stop after N training steps", COUNT, None)
+    evaluate: bool = setting("valid and test perplexity", Switch(), True, flag="--eval")
+    seed: int = setting("of the random numbers", SEED, 1)
+    dtype: str = setting(
+        "bfloat16: products in bfloat16, parameters in float32", Choice(DTYPES), "float32"
+    )
+    precision: str | None = setting(
+        "of float32 products: high and medium may round their factors to 11 and 8 bits",
+        Choice(tuple(PRECISIONS)), None, shown="as PyTorch's switches are",
+    )  # fmt: skip
+    cuda_graph: bool = setting("launch a training step as one CUDA graph", Switch(), False)
+    lstm: str = setting(ENGINE, default="auto", metavar="ENGINE")
+    fuse: str | None = setting(LEVEL, default=None, metavar="LEVEL", shown="the engine's most")
+    device: str | None = setting(
+        "such as cpu or cuda:1",
+        default=None,
+        metavar="NAME",
+        shown="an accelerator if there is one",
+    )
+    threads: int | None = setting("of the CPU", THREADS, None, shown="PyTorch's choice")
+    save: Path | None = setting(
+        "write a checkpoint there after every epoch, and log.csv", default=None, metavar="DIR"
+    )
+    save_every_steps: int | None = setting("and every N steps", COUNT, None)
+    save_every_minutes: float | None = setting("and every M minutes", _MINUTES, None, metavar="M")
+    resume: Path | None = setting(
+        "go on from the newest checkpoint in DIR, with its options, and save there",
+        default=None, metavar="DIR",
+    )  # fmt: skip
+    summary: Path | None = setting(
+        "write the run's figures there, as JSON", default=None, metavar="FILE"
+    )
+    tensorboard: Path | None = setting(
+        "write the curves there for TensorBoard", default=None, metavar="DIR"
+    )
+    wandb: str | None = setting(
+        "send the curves to this project of Weights & Biases", default=None, metavar="PROJECT"
+    )
 
     def stored(self) -> dict[str, Any]:
         """What a checkpoint keeps, for `resume`: all but the settings and where it is itself.
@@ -62,21 +89,20 @@ class Options:
         return {k: str(v.absolute()) if isinstance(v, Path) else v for k, v in kept.items()}
 
 
-STORED = (
-    *("preset", "data", "seed", "dtype", "precision", "lstm", "fuse", "device", "threads"),
-    *("evaluate", "max_steps", "save_every_steps", "save_every_minutes", "summary", "tensorboard"),
-    "cuda_graph",
-)
+FIELDS = {field.name: field for field in dataclasses.fields(Options) if field.metadata}
+STORED = tuple(name for name in FIELDS if name not in ("save", "resume"))
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:
     """Read the command line `argv`, or this process's; exit with status 2 on a bad one.
 
-    Raises UserError where `--resume` names no sound checkpoint.
+    Raises UserError where `--resume` names no sound checkpoint, or `--config` no such file.
     """
     parser = _parser()
     given = vars(parser.parse_args(argv))
-    settings = {setting.name for setting in dataclasses.fields(Config)}
+    if (file := given.pop("config_file", None)) is not None:  # the command line overrides it
+        given = vars(parser.parse_args(list(_lines(parser, file)))) | given
+    settings = {field.name for field in dataclasses.fields(Config)}
     overrides = {name: given.pop(name) for name in settings & given.keys()}
     if "resume" not in given:
         config = PRESETS[given.get("preset", Options.preset)]
@@ -86,6 +112,22 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     before = _resumed(given.pop("resume"))
     after = dataclasses.replace(before, config=_replaced(parser, before.config, overrides), **given)
     return dataclasses.replace(after, changed=tuple(_changes(before, after)))
+
+
+def _lines(parser: Parser, file: Path) -> Iterator[str]:
+    """The options in a TOML file, `name = value`, as the command line would have them."""
+    try:
+        found = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"--config: {file}: {getattr(error, 'strerror', None) or error}") from None
+    known = FIELDS.keys() | {field.name for field in dataclasses.fields(Config)}
+    for name, value in found.items():
+        if name.replace("-", "_") not in known or isinstance(value, list | dict):
+            parser.error(f"--config: {file}: {name!r} is no option of lm.train")
+        try:
+            yield from _arguments(name.replace("-", "_"), value)
+        except ValueError as error:
+            parser.error(f"--config: {file}: {error}")
 
 
 def _replaced(parser: Parser, config: Config, overrides: dict[str, Any]) -> Config:
@@ -122,17 +164,23 @@ class _Kept(Parser):
         raise ValueError(message)
 
 
+def _is_switch(name: str) -> bool:
+    field = FIELDS.get(name) or Config.__dataclass_fields__[name]
+    return isinstance(field.metadata["valid"], Switch)
+
+
 def _arguments(name: str, value: Any) -> list[str]:
     """The option `name` as the command line would have it."""
-    if isinstance(value, bool) != (name in SWITCHES) or "\0" in str(value):
+    if isinstance(value, bool) != _is_switch(name) or "\0" in str(value):
         raise ValueError(f"option {name!r} is {value!r}")
-    if name in SWITCHES:
-        return [SWITCHES[name][0]] if value == SWITCHES[name][1] else []
+    if isinstance(value, bool):
+        return [_option(name) if value else _option(name).replace("--", "--no-", 1)]
     return [] if value is None else [f"{_option(name)}={value}"]
 
 
 def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    flag = FIELDS[name].metadata.get("flag") if name in FIELDS else None
+    return flag or "--" + name.replace("_", "-")
 
 
 def _changes(before: Options, after: Options) -> Iterator[str]:
@@ -142,8 +190,13 @@ def _changes(before: Options, after: Options) -> Iterator[str]:
         if new[name] == old[name]:
             continue
         was = "not given" if old[name] is None else old[name]
-        switch = _arguments(name, new[name]) if name in SWITCHES else []
-        yield switch[0] if switch else f"{_option(name)} {new[name]}, was {was}"
+        switch = isinstance(new[name], bool)
+        yield (
+            _arguments(name, new[name])[0] if switch else f"{_option(name)} {new[name]}, was {was}"
+        )
+
+
+# --- the parser ---
 
 
 def _parser(kind: type[Parser] = Parser) -> Parser:
@@ -152,64 +205,45 @@ def _parser(kind: type[Parser] = Parser) -> Parser:
         "Train a word-level LSTM language model on any engine of `fused_lstm`.",
         argument_default=argparse.SUPPRESS,
     )
-    _add_run(parser.add_argument_group("the run"))
-    _add_files(parser.add_argument_group("files"))
+    group = parser.add_argument_group("the run")
+    group.add_argument("--config", dest="config_file", type=Path, metavar="FILE", help="options in "
+        "a TOML file, `hidden_size = 200`; the command line overrides them")  # fmt: skip
+    kinds = get_type_hints(Options)
+    for name, field in FIELDS.items():
+        shown = field.metadata.get("shown") or field.default
+        _add(group, field, kinds[name], _short(shown))
     group = parser.add_argument_group("settings", "each overrides the value of the preset")
     kinds = get_type_hints(Config)
-    for setting in dataclasses.fields(Config):
-        _add_setting(group, setting, kinds[setting.name])
+    for field in dataclasses.fields(Config):
+        values = {name: getattr(config, field.name) for name, config in PRESETS.items()}
+        shown = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+        _add(group, field, kinds[field.name], "no" if kinds[field.name] is bool else shown)
     return parser
 
 
-def _add_run(group: argparse._ArgumentGroup) -> None:
-    """The options that are not settings of the model or its training."""
-    texts = "ptb.{train,valid,test}.txt, wiki.{train,valid,test}.tokens or {train,valid,test}.txt"
-    add, count = group.add_argument, number(int, COUNT)
-    add(
-        "--data",
-        metavar="NAME",
-        help=f"{', '.join(NAMED)}, or a directory with {texts} [{BUILT_IN}]",
-    )
-    add("--preset", choices=PRESETS, help="settings to start from [demo]")
-    add("--max-steps", type=count, metavar="N", help="stop after N training steps")
-    add("--no-eval", dest="evaluate", action="store_false", help="no valid and test perplexity")
-    add("--seed", type=number(int, SEED), metavar="N", help="of the random numbers [1]")
-    add("--dtype", choices=DTYPES, help="bfloat16: products in bfloat16, parameters in float32 "
-        "[float32]")  # fmt: skip
-    add("--precision", choices=PRECISIONS, help="of float32 products: high and medium may round "
-        "their factors to 11 and 8 bits [as PyTorch's switches are]")  # fmt: skip
-    add("--cuda-graph", action=argparse.BooleanOptionalAction, help="launch a training step as one "
-        "CUDA graph")  # fmt: skip
-    add_engine(group)
-
-
-def _add_files(group: argparse._ArgumentGroup) -> None:
-    add, minutes = group.add_argument, number(float, Range(0, open_low=True))
-    add("--save", type=Path, metavar="DIR", help="write a checkpoint there after every epoch, and "
-        "log.csv")  # fmt: skip
-    add("--save-every-steps", type=number(int, COUNT), metavar="N", help="and every N steps")
-    add("--save-every-minutes", type=minutes, metavar="M", help="and every M minutes")
-    add("--resume", type=Path, metavar="DIR", help="go on from the newest checkpoint in DIR, with "
-        "its options, and save there")  # fmt: skip
-    add("--summary", type=Path, metavar="FILE", help="write the run's figures there, as JSON")
-    add("--tensorboard", type=Path, metavar="DIR", help="write the curves there for TensorBoard")
-
-
-def _add_setting(group: argparse._ArgumentGroup, setting: dataclasses.Field, kind: type) -> None:
-    valid, option = setting.metadata["valid"], _option(setting.name)
+def _add(group: argparse._ArgumentGroup, field: dataclasses.Field, kind: Any, shown: str) -> None:
+    """The option of a field: its type, its range and its help come from the dataclass."""
+    if isinstance(kind, UnionType):  # such as int | None
+        kind = get_args(kind)[0]
+    valid, text = field.metadata["valid"], field.metadata["help"].replace("%", "%%")
     if kind is bool:
-        group.add_argument(option, action="store_true", help=f"{setting.metadata['help']} [no]")
+        how = {"action": argparse.BooleanOptionalAction, "dest": field.name}
+        group.add_argument(_option(field.name), help=f"{text} [{shown}]", **how)
         return
-    values = {name: getattr(config, setting.name) for name, config in PRESETS.items()}
-    shown = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+    if valid is not None and field.name not in FIELDS:
+        text += f"; {valid}"
+    named = {int: "N", float: "X", str: None if isinstance(valid, Choice) else "NAME"}
     group.add_argument(
-        option,
+        _option(field.name),
+        dest=field.name,
         type=number(kind, valid) if isinstance(valid, Range) else kind,
         choices=valid.words if isinstance(valid, Choice) else None,
-        metavar={int: "N", float: "X", str: None}[kind],
-        help=f"{setting.metadata['help']}; {valid} [{shown}]",
+        metavar=field.metadata.get("metavar", named.get(kind)),
+        help=f"{text} [{shown}]" if shown else text,
     )
 
 
-def _short(value: int | float | str) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _short(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -8,20 +8,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lm import record
 from lm.command import main_imports, run_command
 from lm.errors import UserError
+from lm.saving import record
 
 with main_imports(__name__):
     from lm.arguments import Parser
-    from lm.files import check_output, write_atomically
+    from lm.config import PUBLISHED
+    from lm.saving.files import check_output, write_atomically
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; black is left to the text.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 
 
-def draw(runs: dict[str, list[dict]], path: Path) -> None:
+def draw(runs: dict[str, list[dict]], path: Path, published: str | None = None) -> None:
     """Draw `runs`, lines of log.csv by the run's name, into `path`; its suffix is the format.
+
+    Dashed lines are what was published of the preset `published`.
 
     Raises UserError where the extra `plot` is not installed, or the format is none of its.
     """
@@ -43,13 +46,19 @@ def draw(runs: dict[str, list[dict]], path: Path) -> None:
         _draw_run(by_time, rows, "seconds", per_unit, name, colour)
     by_words.set(xlabel=many, ylabel="perplexity", yscale="log")
     by_time.set(xlabel=f"{unit} of wall time, evaluation included")
+    _, valid, test = PUBLISHED.get(published, (None, None, None))
     for axes in (by_words, by_time):
+        for value, style in ((valid, "dashed"), (test, "dotted")):
+            if value is not None:
+                axes.axhline(value, color="#333333", linewidth=1, linestyle=style, zorder=0)
         axes.grid(alpha=0.3, which="both")
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlim(left=0)
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
-    by_words.legend(frameon=False, title="thin: training, dots: validation, star: test")
+    title = "thin: training, dots: validation, star: test"
+    title += f"\npublished: valid {valid} dashed, test {test} dotted" if test is not None else ""
+    by_words.legend(frameon=False, title=title)
     content = io.BytesIO()
     figure.savefig(content, dpi=150, format=path.suffix[1:])
     write_atomically(path, content.getvalue())
@@ -90,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "log.csv")  # fmt: skip
     add("--output", type=Path, default=Path("curves.png"), metavar="FILE", help="*.png, *.svg or "
         "*.pdf [curves.png]")  # fmt: skip
+    add("--published", choices=PUBLISHED, help="draw this preset's published perplexity")
     options = parser.parse_args(argv)
     return run_command("lm.plot", lambda: _run(options))
 
@@ -104,7 +114,7 @@ def _run(options: argparse.Namespace) -> None:
         if not rows:
             raise UserError(f"{file} holds no figures yet")
         runs[name if name not in runs else str(path)] = rows
-    draw(runs, options.output)
+    draw(runs, options.output, options.published)
     print(f"{options.output}: {', '.join(runs)}")
 
 

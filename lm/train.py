@@ -14,12 +14,13 @@ with main_imports(__name__):
     import torch
 
     import fused_lstm
-    from lm import checkpoint, ranks, record, state
-    from lm.checkpoint import Checkpoint
-    from lm.corpus import Corpus
-    from lm.data import load_corpus, unigram_perplexity
     from lm.errors import UserError
-    from lm.files import (
+    from lm.machine import open_device, open_model, processor, set_precision, versions
+    from lm.model import LM_LSTM, build_model
+    from lm.options import Options, parse
+    from lm.saving import checkpoint, record
+    from lm.saving.checkpoint import Checkpoint
+    from lm.saving.files import (
         check_output,
         check_writable,
         only_writer,
@@ -27,16 +28,16 @@ with main_imports(__name__):
         to_json,
         write_atomically,
     )
-    from lm.graph import CudaGraphs, check_graphs
-    from lm.keeper import Keeper, Signals, Stopped
-    from lm.log import Log
-    from lm.machine import open_device, open_model, processor, versions
-    from lm.model import LM_LSTM, build_model
-    from lm.options import Options, parse
-    from lm.precision import set_precision
-    from lm.ranks import Ranks
-    from lm.record import Record
-    from lm.trainer import Epoch, Trainer, epoch_steps
+    from lm.saving.keeper import Keeper, Signals, Stopped, resume
+    from lm.saving.record import Record, TensorBoard, Watcher, WeightsAndBiases
+    from lm.text.batches import load_corpus, unigram_perplexity
+    from lm.text.corpus import Corpus
+    from lm.training import ranks
+    from lm.training.graph import CudaGraphs, check_graphs
+    from lm.training.log import Log
+    from lm.training.meter import Epoch
+    from lm.training.ranks import Ranks
+    from lm.training.trainer import Trainer, epoch_steps
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,8 +131,7 @@ def open_trainer(
     trainer = Trainer(model, corpus, config, log, autocast, options.max_steps, team, graphs)
     team.seed(options.seed)
     if found is not None:
-        differences = state.restore(trainer, found)
-        found.load_into(model)
+        differences = resume(trainer, found)
         log.field("resumed", f"{found.path}, after step {trainer.steps}")
         for change in options.changed:
             log.field("changed", change)
@@ -141,9 +141,20 @@ def open_trainer(
             passed = "reached" if trainer.steps == limit else "passed"
             log.field("note", f"--max-steps {limit} has been {passed}: a larger one trains on")
     if team.leads:
-        trainer.record = Record(options.save, options.tensorboard, trainer.steps)
+        trainer.record = Record(options.save, watchers(options, trainer.steps), trainer.steps)
     log.start(trainer.total_steps, trainer.steps)
     return trainer
+
+
+def watchers(options: Options, step: int) -> tuple[Watcher, ...]:
+    """What shows the curves of a run that is at `step`."""
+    found: list[Watcher] = []
+    if options.tensorboard is not None:
+        found.append(TensorBoard(options.tensorboard, step))
+    if options.wandb is not None:
+        settings = {**options.stored(), **dataclasses.asdict(options.config)}
+        found.append(WeightsAndBiases(options.wandb, settings))
+    return tuple(found)
 
 
 def fit(trainer: Trainer, options: Options, keeper: Keeper) -> dict:
@@ -179,7 +190,7 @@ def summarize(trainer: Trainer, options: Options, curve: list[Epoch], keeper: Ke
     if speed is not None:
         log.line(f"Speed: {speed:.0f} words per second of training, first step left out")
     if test is not None:
-        trainer.record.write(trainer, "test", test)
+        trainer.record.write(trainer.row("test", test))
         log.line(
             f"Test perplexity: {test:.3f}, {test / unigram:.2f} of the {unigram:.3f} of word"
             " frequencies alone (unigram)"

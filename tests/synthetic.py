@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from bench.work import MODES, SIZES, Shape
+from bench.alone import MODES, SIZES, Shape
 
 # label -> (engine, fuse, peer, seconds of a step at the small preset, launches, MB)
 CASES = {

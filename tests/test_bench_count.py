@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
-from bench import count
+from bench.alone import Local, Shape, make_problem
 from bench.contenders import BASE, LOOP, choose, engines
-from bench.local import Local
-from bench.work import Shape, make_problem
+from bench.measure import counts as count
 from fused_lstm import native
 
 CPU = torch.device("cpu")
@@ -28,7 +29,7 @@ def test_launches_of_the_loop():
     assert 11 * T * L <= found.launches <= 11 * T * L + 4 * L + 2
     assert found.seconds["products"] > 0
     assert found.seconds["fused"] == 0
-    weights = sum(w.nbytes for w in make_problem(SHAPE).weights)
+    weights = sum(w.nbytes for w in make_problem(SHAPE).reference.parameters())
     assert found.bytes > T * weights, "the loop reads all weights at every step"
     assert found.peak_memory > 0
 
@@ -89,8 +90,10 @@ def test_kind_of_a_launch(name, expected):
     assert count.kind(name) == expected
 
 
-def test_shares_add_up():
-    parts = count.shares({"products": 1.0, "pointwise": 0.5}, 2.0)
-    assert parts == {"products": 0.5, "pointwise": 0.25, "overhead": 0.25}
-    # What was counted took longer than the median: then nothing is left for overhead.
-    assert count.shares({"products": 3.0}, 2.0) == {"products": 1.0, "overhead": 0.0}
+def test_overhead_is_what_the_same_run_took_beyond_its_launches():
+    work, _ = runner(LOOP).work("inference")
+    found = count.count(lambda: (time.sleep(0.05), work()), CPU)
+    assert found.seconds["overhead"] > 0.05
+    parts = count.shares(found.seconds)
+    assert parts.keys() == set(count.KINDS)
+    assert sum(parts.values()) == pytest.approx(1)

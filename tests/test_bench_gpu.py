@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import nn
 
+from bench.__main__ import main
+from bench.alone import Local, Shape, make_problem
 from bench.contenders import BASE, engines
-from bench.gpu import __main__ as command
-from bench.gpu import cases, compiling, racing, testing, watching
-from bench.local import Local
-from bench.work import Shape, make_problem
+from bench.gpu import compiling, races, racing, testing, watching
+from bench.topics import gpu
 from fused_lstm.triton.devices import DEVICES
 
-CASE = cases.cases()[1]
+CASE = races.races()[1]
 SAY = "import sys, time; from bench.gpu.watching import say; "
 
 
@@ -29,7 +29,7 @@ def soon() -> float:
 
 
 def outcome() -> dict:
-    return {"right": {}, "absent": {}, "failed": {}, "timed": {m: {} for m in cases.MODES}}
+    return {"right": {}, "absent": {}, "failed": {}, "timed": {m: {} for m in races.MODES}}
 
 
 def watch(code: str, found: dict | None = None, **options) -> watching.End:
@@ -108,7 +108,7 @@ def test_a_race_itself(monkeypatch, capsys):
     """On the CPU, at a small size: the code that runs on a GPU."""
     monkeypatch.setattr(racing, "DEVICE", "cpu")
     others = ["compile", "native", "tensorflow", "tensorflow-xla", "keras", "jax"]
-    racing.race(cases.Case("tiny", "fp32", (2, 3, 4, 5, 1)), 0.05, others)
+    racing.race(races.GpuRace("tiny", "fp32", (2, 3, 4, 5, 1)), 0.05, others)
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     timed = {(e["who"], e["mode"]) for e in events if e["event"] == "timed"}
     assert {("cudnn", "step"), ("loop-none", "forward")} <= timed
@@ -139,7 +139,7 @@ def test_a_race_ends_with_whoever_breaks_the_context(when, monkeypatch, capsys):
     broke = "an illegal memory access"
     monkeypatch.setattr(racing, "broken", lambda device: broke)
     with pytest.raises(Ended):
-        racing.race(cases.Case("tiny", "fp32", (2, 3, 4, 5, 1)), 0.05, [])
+        racing.race(races.GpuRace("tiny", "fp32", (2, 3, 4, 5, 1)), 0.05, [])
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last == {"who": loop.label, "event": "broke", "why": broke}
 
@@ -148,7 +148,7 @@ def test_a_race_ends_with_whoever_breaks_the_context(when, monkeypatch, capsys):
 
 
 def test_flashrnns_shape_is_first_and_the_treebanks_next():
-    first, *rest = cases.cases()
+    first, *rest = races.races()
     assert (first.precision, first.shape) == ("fp16", (1024, 16, 768, 768, 1))
     assert "2.01" in first.published
     assert "5.19" in first.published
@@ -169,7 +169,7 @@ def test_flashrnns_shape_is_first_and_the_treebanks_next():
     ids=str,
 )
 def test_cudnns_algorithm_is_named(shape, precision, expected):
-    assert cases.cudnn_algorithms(Shape(*shape), precision) == expected
+    assert races.cudnn_algorithms(Shape(*shape), precision) == expected
 
 
 def test_cudnn_is_nn_lstm_with_its_weights_in_one_buffer(monkeypatch):
@@ -183,10 +183,8 @@ def test_cudnn_is_nn_lstm_with_its_weights_in_one_buffer(monkeypatch):
     local = Local(next(c for c in engines() if c.label == BASE), problem)
     assert type(local.module) is nn.LSTM
     assert flattened[-1] is local.module
-    assert [w.data_ptr() for w in local.weights] == [
-        w.data_ptr() for w in local.module.parameters()
-    ]
-    assert not {w.data_ptr() for w in local.weights} & {w.data_ptr() for w in problem.weights}
+    theirs = {w.data_ptr() for w in problem.reference.parameters()}
+    assert not {w.data_ptr() for w in local.weights} & theirs
     y, _ = problem.reference(problem.x, (problem.h0, problem.c0))
     assert torch.equal(local.answer()["y"], y)
 
@@ -271,8 +269,8 @@ def test_a_dry_runs_launches_are_cooperative():
 
 
 def test_what_is_compiled_covers_tests_and_races():
-    wanted = [*command.shapes_of_tests(), *((c.precision, c.shape) for c in cases.cases())]
-    found = compiling.work(wanted)
+    wanted = [*gpu.shapes_of_tests(), *((c.precision, c.shape) for c in races.races())]
+    found = compiling.unique(wanted)
     assert ("fp16", (16, 16, 768, 768, 1)) in found
     assert ("tf32", (7, 3, 5, 63, 3)) in found
     assert ("tf32", (7, 3, 5, 63, 1)) in found
@@ -286,10 +284,10 @@ def test_what_is_compiled_covers_tests_and_races():
 def test_everything_in_order(monkeypatch, tmp_path, capsys):
     """The whole of `make gpu`, with each stage's process left out."""
     stages = []
-    monkeypatch.setenv("OUT", str(tmp_path))
-    monkeypatch.setattr(command.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("bench.machine.describe", lambda device: {})
-    monkeypatch.setattr("bench.machine.in_a_line", lambda described: "a machine")
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("bench.__main__.torch.empty", lambda *_, **__: None)
+    monkeypatch.setattr("bench.__main__.describe", lambda device: {})
+    monkeypatch.setattr("bench.__main__.in_a_line", lambda described: "a machine")
     monkeypatch.setattr("fused_lstm.triton.devices.current", lambda device: DEVICES["H100"])
 
     def compiled(device, shapes, deadline):
@@ -303,7 +301,7 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys):
     def post(path, limit, *options):
         stages.append("post")
         assert path == tmp_path / "gpu-post.json"
-        return "bench.post: cut off"
+        return "bench post: cut off"
 
     def raced(case, seconds, deadline, hung):
         stages.append(case.name)
@@ -311,23 +309,26 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(compiling, "compile_in_time", compiled)
     monkeypatch.setattr(testing, "run", tested)
-    monkeypatch.setattr("bench.post.in_a_process", post)
+    monkeypatch.setattr("bench.topics.post.in_a_process", post)
     monkeypatch.setattr(racing, "supervise", raced)
-    assert command.main([]) == 1  # a test failed
+    assert main(["gpu", f"--json={tmp_path / 'gpu.json'}"]) == 1  # a test failed
     assert stages[:5] == ["compile", "test", "post", "FlashRNN's", "medium"]
     report = json.loads((tmp_path / "gpu.json").read_text())
-    assert len(report["races"]) == len(cases.cases())
+    assert len(report["races"]) == len(races.races())
     assert report["tests"]["failed"] == {"test_x": "hung"}
     assert "STANDARD" in capsys.readouterr().out
 
 
 def test_no_gpu_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(command.torch.cuda, "is_available", lambda: False)
-    assert command.main([]) == 2
-    assert "no NVIDIA GPU" in capsys.readouterr().err
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stopped:
+        main(["gpu"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said == "bench gpu: no NVIDIA GPU here that torch can use\n"
 
 
 def test_bad_arguments():
     with pytest.raises(SystemExit) as stopped:
-        command.main(["--minutes", "0"])
+        main(["gpu", "--minutes", "0"])
     assert stopped.value.code == 2

@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.check import WrongAnswer, require_right
-from bench.contenders import BASE, highest
-from bench.lanes import (
+from bench.alone import (
     FORMS,
     SENTENCES,
     SPREADS,
     Case,
-    Tagger,
+    Local,
+    Shape,
     expected,
     lengths_of,
-    make_sentences,
+    make_problem,
 )
+from bench.contenders import BASE, highest
+from bench.measure.check import WrongAnswer, require_right
 from bench.race import line_up
-from bench.session import time_lanes
-from bench.work import Shape
+from bench.suite import time_alone
 
 SHAPE = Shape(7, 5, 6, 8, 2)
 CPU = torch.device("cpu")
@@ -40,14 +40,14 @@ def test_sentences_are_penn_treebanks(ptb):
 
 
 def test_rows_are_padded_to_the_longest():
-    work = make_sentences(Case(SHAPE._replace(T=82), spread="sentences", form="packed"), CPU)
+    work = make_problem(Case(SHAPE._replace(T=82), spread="sentences", form="packed"), CPU)
     assert len(work.x) == len(work.dy) == int(work.lengths.max()) < 82
 
 
 def test_a_tokens_time_stands_beside_another(monkeypatch):
     """Packed beside as many in equal rows, `lengths=` beside packed; in one run."""
     ragged = Case(SHAPE, False, "uniform", "packed")
-    race = line_up(make_sentences(ragged, CPU), NATIVE)
+    race = line_up(make_problem(ragged, CPU), NATIVE)
     tokens = race.work.tokens
     equal = Case(SHAPE._replace(T=round(tokens / 5)), False, "equal", "packed")
     assert ragged.beside(tokens) == equal
@@ -55,10 +55,10 @@ def test_a_tokens_time_stands_beside_another(monkeypatch):
     assert equal.beside(tokens) is Case(SHAPE, True).beside(tokens) is None
 
     def timed(runner, mode):  # as if a token of the ragged rows took twice as long
-        return lambda: runner.work.tokens * (2.0 if runner.work.case == ragged else 1.0)
+        return lambda: runner.problem.tokens * (2.0 if runner.case == ragged else 1.0)
 
-    monkeypatch.setattr(Tagger, "timed", timed)
-    group = time_lanes(race, "step", 0, least=2, most=2)
+    monkeypatch.setattr(Local, "timed", timed)
+    group = time_alone(race, "step", 0, least=2, most=2)
     facts = {"beside": str(equal), "token_to_beside": pytest.approx(2)}
     assert group.facts == {NATIVE[0].label: facts}
     assert group.samples == {NATIVE[0].label: [2.0 * tokens] * 2}
@@ -69,7 +69,7 @@ def test_a_tokens_time_stands_beside_another(monkeypatch):
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one", "both"])
 def test_native_computes_what_nn_lstm_does_in_every_form(form, bidirectional):
     spread = "equal" if form == "dense" else "uniform"
-    work = make_sentences(Case(SHAPE, bidirectional, spread, form), CPU)
+    work = make_problem(Case(SHAPE, bidirectional, spread, form), CPU)
     race = line_up(work, NATIVE)
     assert race.failed == {}
     assert len(race.time("step", 0, least=2, most=2)[NATIVE[0].label]) == 2
@@ -79,7 +79,7 @@ def test_native_computes_what_nn_lstm_does_in_every_form(form, bidirectional):
 
 def test_all_forms_are_one_problem():
     """nn.LSTM on padded rows, packed inside the call, gives what it gives on packed ones."""
-    packed, padded = (make_sentences(Case(SHAPE, True, "uniform", f), CPU) for f in FORMS[1:])
+    packed, padded = (make_problem(Case(SHAPE, True, "uniform", f), CPU) for f in FORMS[1:])
     assert torch.equal(packed.lengths, padded.lengths)
     a, b = expected(packed), expected(padded)
     for name in ("h_n", "c_n", "weight_hh_l0.grad", "bias_ih_l1_reverse.grad"):
@@ -87,8 +87,8 @@ def test_all_forms_are_one_problem():
 
 
 def test_a_wrong_answer_is_refused():
-    work = make_sentences(Case(SHAPE, True), CPU)
-    runner = Tagger(next(c for c in highest() if c.label == BASE), work)
+    work = make_problem(Case(SHAPE, True), CPU)
+    runner = Local(next(c for c in highest() if c.label == BASE), work)
     with torch.no_grad():
         runner.module.weight_hh_l1_reverse.mul_(0.9)
     with pytest.raises(WrongAnswer, match="differs from the reference's"):

@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from bench import peers
+from bench.alone import Shape, expected, make_problem
 from bench.contenders import Contender, everyone, why_not
-from bench.local import expected
 from bench.peers import gates
 from bench.peers.remote import PeerFailed, Remote, environment, to_arrays
 from bench.race import line_up
-from bench.work import Shape, make_problem
 
 CPU = torch.device("cpu")
 SHAPE = Shape(3, 2, 5, 7, 2)

@@ -12,10 +12,10 @@ import synthetic
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib: pip install '.[plot]'")
 
-from bench import compare, figures, style
-from bench.measured import find, gain, load
-from bench.page import Heading, Table, Text, to_html, to_markdown
-from bench.report import main
+from bench.report import compare, figures, style
+from bench.report.__main__ import main
+from bench.report.markup import Heading, Table, Text, to_html, to_markdown
+from bench.report.results import find, gain, load
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -125,13 +125,13 @@ def test_the_ladder_begins_at_zero_and_has_ours_last(results):
         "nn.LSTM (oneDNN)", "step loop", "native: pointwise", "native: steps", "native: layers",
     ]  # fmt: skip
     widths = [bar.get_width() for bar in axes.patches]
-    rows = figures.rungs(results, "small")
+    rows = results.ladder("small")
     assert widths == [1000 * row.time.median for row in rows]
 
 
 def test_the_ladder_marks_each_fusions_gain(results):
     texts = [t.get_text() for t in figures.ladder(results, "small").axes[0].texts]
-    rows = {row.label: row for row in figures.rungs(results, "small")}
+    rows = {row.label: row for row in results.ladder("small")}
     steps = gain(rows["native-pointwise"], rows["native-steps"])
     assert texts[3].endswith(f"steps: {steps:.2f}x")
     assert not texts[0].endswith("x"), "nn.LSTM is no rung of ours"
@@ -199,7 +199,7 @@ def test_changes_know_ratios_and_noise(run):
     moved.info["speedup_over_nn_lstm"] *= 1.3
     found = compare.changes(before, after)
     assert len(found) == len(after.rows)
-    worst = compare.largest_ratio_change(found)
+    worst = max(found, key=lambda c: c.ratio_change)
     assert worst.after.label == "native-steps"
     assert worst.ratio_change == pytest.approx(0.3)
     by_label = {(c.after.group, c.after.label): c for c in found}

@@ -11,21 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from bench import ladder
+from bench.__main__ import main
+from bench.alone import Shape
 from bench.contenders import BASE, engines
-from bench.count import Counts
-from bench.work import Shape
+from bench.measure.counts import Counts
+from bench.topics import ladder
 
 ROOT = Path(__file__).parents[1]
 # A plugin that the suite's process loads: small shapes, and an engine that is wrong.
 PLUGIN = """
 from types import SimpleNamespace
-from bench import contenders, work, bench_scaling
+from bench import alone
 from fused_lstm import cudnn
 from fused_lstm.engines import ENGINES, LOADED, Engine
 
-for size in work.SIZES:
-    work.SIZES[size] = work.Shape(3, 2, 5, 7, 2)
+for size in alone.SIZES:
+    alone.SIZES[size] = alone.Shape(3, 2, 5, 7, 2)
 
 def lstm(*arguments):
     y, h, c = cudnn.lstm(*arguments)
@@ -122,13 +123,17 @@ def test_bad_options_are_one_line(option, says, tmp_path):
 # --- the ladder ---
 
 
-def test_the_ladder_runs_and_answers(monkeypatch, capsys):
-    monkeypatch.setitem(ladder.SIZES, "small", Shape(3, 2, 5, 7, 2))
-    assert ladder.main(["--seconds", "0.01", "--device", "cpu"]) == 0
+def test_the_ladder_runs_and_answers(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(ladder.PRESETS, "small", Shape(3, 2, 5, 7, 2))
+    file = tmp_path / "ladder.json"
+    options = ["--seconds", "0.01", "--device", "cpu", "--threads", "1", f"--json={file}"]
+    assert main(["ladder", *options]) == 0
+    measured = json.loads(file.read_text())["measured"]
     said = capsys.readouterr().out
     labels = [c.label for c in ladder.rungs_on(ladder.torch.device("cpu"))]
     assert labels[0] == "loop-none"
     assert labels[-1] == BASE
+    assert [row["label"] for row in measured] == labels
     for label in labels:
         assert re.search(rf"^{label} +\d", said, re.MULTILINE), label
     assert re.search(r"^nn\.LSTM is \d+\.\d\dx as fast as the step loop here; ", said, re.MULTILINE)
@@ -137,7 +142,7 @@ def test_the_ladder_runs_and_answers(monkeypatch, capsys):
 def made_up(label: str, milliseconds: float) -> ladder.Rung:
     contender = next(c for c in engines() if c.label == label)
     sample = [milliseconds / 1000] * 3
-    counts = Counts(7, 10**6, 10**6, {"products": 0.5 * sample[0]})
+    counts = Counts(7, 10**6, 10**6, {"products": 3.0, "overhead": 3.0})
     return ladder.Rung(contender, sample, counts)
 
 
@@ -156,17 +161,17 @@ def test_the_sentence_has_each_fusions_gain():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--preset", "huge"], "argument --preset: invalid choice: 'huge'"),
+        (["--sizes", "huge"], "--sizes: got 'huge', should be of small, medium, large"),
         (["--device", "toaster"], "--device toaster: "),
-        (["--seconds", "0"], "--seconds must be more than 0, got 0"),
-        (["--seconds", "x"], "argument --seconds: invalid float value: 'x'"),
+        (["--seconds", "0"], "argument --seconds: must be a number, more than 0; got '0'"),
+        (["--seconds", "x"], "argument --seconds: must be a number, more than 0; got 'x'"),
     ],
-    ids=["preset", "device", "seconds", "no-number"],
+    ids=["size", "device", "seconds", "no-number"],
 )
 def test_bad_arguments_of_the_ladder(arguments, says, capsys):
     with pytest.raises(SystemExit) as stop:
-        ladder.main(arguments)
+        main(["ladder", *arguments])
     assert stop.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"bench.ladder: {says}")
+    assert said.startswith(f"bench ladder: {says}")
     assert said.count("\n") == 1

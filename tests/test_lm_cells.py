@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from fused_lstm.cell import Cell
-from lm import checkpoint, evaluate, export
+from lm import evaluate, export
 from lm.config import PRESETS
 from lm.model import LM_LSTM, build_model
+from lm.saving import checkpoint
 from lm_cases import refused, train
 
 CELL = ["--layer-norm", "--peephole", "--zoneout-h=0.1", "--zoneout-c=0.2",

@@ -7,10 +7,10 @@ import shutil
 import pytest
 import torch
 
-from lm import checkpoint
 from lm.config import PRESETS
 from lm.errors import UserError
 from lm.model import build_model
+from lm.saving import checkpoint
 
 VOCABULARY = ("<eos>", "été", "<unk>", '"')
 CONFIG = PRESETS["demo"]

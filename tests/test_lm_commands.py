@@ -4,7 +4,9 @@ import json
 import math
 import re
 import signal
+import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -12,7 +14,9 @@ import torch
 from torch import nn
 
 import fused_lstm
-from lm import checkpoint, evaluate, export, generate, plot, record
+from lm import evaluate, export, generate, plot
+from lm.errors import UserError
+from lm.saving import checkpoint, record
 from lm_cases import SMALL, refused, start, train
 
 FAST = ["--epochs=6", "--learning-rate=0.05", "--lr-decay=0.7", "--num-layers=2"]
@@ -192,6 +196,36 @@ def test_an_exported_program_runs_a_step(trained, tmp_path):
         torch.testing.assert_close(program(inputs, hidden), model(inputs, hidden))
 
 
+def test_a_folder_in_the_hubs_layout(trained, tmp_path, monkeypatch, capsys):
+    directory, _ = trained
+    folder, pushed = tmp_path / "model", []
+    hub = SimpleNamespace(
+        create_repo=lambda name, exist_ok: pushed.append(name),
+        upload_folder=lambda repo_id, folder_path: f"hub/{repo_id}/{folder_path.name}",
+    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    assert export.main([str(directory), f"--output={folder}", "--push=me/model"]) == 0
+    assert capsys.readouterr().out.endswith("hub/me/model/model\n")
+    assert pushed == ["me/model"]
+    files = {"model.safetensors", "config.json", "vocabulary.json", "README.md"}
+    assert {path.name for path in folder.iterdir()} == files
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["hidden_size"], config["vocab_size"]) == (16, 12)
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: pytorch\n")
+    monkeypatch.chdir(folder)
+    used = {}
+    exec(card.partition("```python\n")[2].partition("```")[0], used)
+    x = torch.randn(4, 3, 16)
+    expected = checkpoint.load(directory).model("loop").lstm(x)[0]
+    torch.testing.assert_close(used["lstm"](x)[0], expected)
+    message = refused(capsys, export.main, "export", directory, f"--output={folder}")
+    assert "exists" in message
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="--push needs huggingface_hub"):
+        export.push(folder, "me/model")
+
+
 @pytest.mark.parametrize("engine", ["triton", "native"])
 def test_torch_export_of_the_model(trained, engine):
     if (why := fused_lstm.available_engines("cpu")[engine]) is not None:
@@ -245,12 +279,39 @@ def test_tensorboard(tmp_path, corpus_dir):
     assert tags <= set(events.Tags()["scalars"])
 
 
+def test_weights_and_biases_has_what_tensorboard_has(tmp_path, corpus_dir, monkeypatch, capsys):
+    seen, told = [], {}
+
+    class Run:
+        def log(self, values, step):
+            seen.append((step, values))
+
+        def finish(self):
+            seen.append("finished")
+
+    def init(**about):
+        told.update(about)
+        return Run()
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    summary = train(tmp_path, corpus_dir, "--epochs=2", "--wandb=runs")
+    assert (told["project"], told["config"]["hidden_size"]) == ("runs", 16)
+    assert seen.pop() == "finished"
+    valid = [(s, v["perplexity/valid"]) for s, v in seen if "perplexity/valid" in v]
+    assert valid == [(point["steps"], point["valid_perplexity"]) for point in summary["curve"]]
+    assert {"perplexity/train", "grad_norm", "learning_rate"} <= seen[0][1].keys()
+    capsys.readouterr()
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="--wandb needs wandb"):
+        record.WeightsAndBiases("runs", {})
+
+
 def test_plot(trained, tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="needs the extra `plot`")
     file = tmp_path / "curves.svg"
     other = tmp_path / "other.csv"
     other.write_bytes((trained[0] / record.FILE).read_bytes())
-    assert plot.main([str(trained[0]), str(other), f"--output={file}"]) == 0
+    assert plot.main([str(trained[0]), str(other), f"--output={file}", "--published=small"]) == 0
     assert capsys.readouterr().out == f"{file}: saved, other\n"
     assert file.read_bytes().startswith(b"<?xml")
     message = refused(capsys, plot.main, "plot", trained[0], f"--output={tmp_path / 'curves.txt'}")

@@ -53,6 +53,19 @@ def test_the_blogs_rate_compounds():
 
 
 @pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [1, 1, 1, 1, 1]),
+        ("linear", [1, 1, 0.75, 0.5, 0.25]),
+        ("cosine", [1, 1, 0.853553, 0.5, 0.146447]),
+    ],
+)
+def test_schedules_by_name(schedule, expected):
+    c = dataclasses.replace(PRESETS["small"], lr_schedule=schedule, flat_epochs=1, epochs=5)
+    assert [c.learning_rate_at(epoch) for epoch in range(5)] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("epochs", 0),

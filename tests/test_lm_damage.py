@@ -10,7 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from lm import checkpoint, evaluate
+from lm import evaluate
+from lm.saving import checkpoint
 from lm.train import main
 from lm_cases import refused, train
 

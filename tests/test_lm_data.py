@@ -10,9 +10,10 @@ from collections import Counter
 import pytest
 import torch
 
-from lm import corpus, data, sources, text
 from lm.errors import UserError
-from lm.sources import Source
+from lm.text import batches, corpus, sources
+from lm.text import tokens as text
+from lm.text.sources import Source
 from lm_cases import ROOT
 
 
@@ -47,7 +48,7 @@ def test_tokenize(line, expected):
 
 @pytest.mark.parametrize("scheme", sources.FILE_NAMES)
 def test_vocabulary_is_by_count_then_word_and_lines_end(tmp_path, scheme):
-    corpus = data.load_corpus(str(write(tmp_path, scheme, train="b a\nc b c\n", valid="c\n\na")))
+    corpus = batches.load_corpus(str(write(tmp_path, scheme, train="b a\nc b c\n", valid="c\n\na")))
     assert corpus.vocabulary == ("<eos>", "b", "c", "a")  # three of them twice
     assert words(corpus, "train") == ["b", "a", "<eos>", "c", "b", "c", "<eos>"]
     assert words(corpus, "valid") == ["c", "<eos>", "<eos>", "a", "<eos>"]
@@ -56,7 +57,7 @@ def test_vocabulary_is_by_count_then_word_and_lines_end(tmp_path, scheme):
 
 
 def test_words_outside_become_unk_and_are_counted(tmp_path):
-    corpus = data.load_corpus(str(write(tmp_path, valid="a new\n", test="x b x <unk>\n")))
+    corpus = batches.load_corpus(str(write(tmp_path, valid="a new\n", test="x b x <unk>\n")))
     assert corpus.vocabulary == ("a", "<eos>", "b", "<unk>")
     assert words(corpus, "valid") == ["a", "<unk>", "<eos>"]
     assert words(corpus, "test") == ["<unk>", "b", "<unk>", "<unk>", "<eos>"]
@@ -64,7 +65,7 @@ def test_words_outside_become_unk_and_are_counted(tmp_path):
 
 
 def test_unk_of_the_training_text_is_a_word_like_others(tmp_path):
-    corpus = data.load_corpus(str(write(tmp_path, train="<unk> a <unk> <unk>\n", valid="z\n")))
+    corpus = batches.load_corpus(str(write(tmp_path, train="<unk> a <unk> <unk>\n", valid="z\n")))
     assert corpus.vocabulary == ("<unk>", "<eos>", "a")
     assert corpus.unknown == {"train": 0, "valid": 1, "test": 1}
 
@@ -81,7 +82,7 @@ def test_rare_words_of_the_training_text_are_unknown(tmp_path):
 
 
 def test_penn_treebank_has_its_published_sizes(ptb):
-    corpus = data.load_corpus(str(ptb))
+    corpus = batches.load_corpus(str(ptb))
     assert len(corpus.vocabulary) == 10_000
     assert corpus.vocabulary[:4] == ("the", "<unk>", "<eos>", "N")
     assert [len(getattr(corpus, split)) for split in text.SPLITS] == [929_589, 73_760, 82_430]
@@ -89,7 +90,7 @@ def test_penn_treebank_has_its_published_sizes(ptb):
 
 
 def test_built_in_text_is_fixed_and_sensible():
-    corpus, again = data.load_corpus("python-docs"), data.load_corpus("python-docs")
+    corpus, again = batches.load_corpus("python-docs"), batches.load_corpus("python-docs")
     assert corpus.vocabulary == again.vocabulary
     assert all(torch.equal(getattr(corpus, s), getattr(again, s)) for s in text.SPLITS)
     assert len(corpus.train) > 50_000
@@ -132,7 +133,7 @@ def test_blocks_do_not_show(tmp_path, monkeypatch, block):
 def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path, monkeypatch, block):
     monkeypatch.setattr(sources, "_BLOCK", block)
     mark = "\ufeff"
-    found = data.load_corpus(str(write(tmp_path, train=f"{mark}a b a\n", valid=mark + "b\n")))
+    found = batches.load_corpus(str(write(tmp_path, train=f"{mark}a b a\n", valid=mark + "b\n")))
     assert words(found, "train") == ["a", "b", "a", "<eos>"]
     assert words(found, "valid") == ["b", "<eos>"]
     tokens = sources.find(str(tmp_path)).tokens()["valid"]  # as lm.evaluate reads it
@@ -158,7 +159,7 @@ def test_a_text_without_line_ends_takes_no_more_memory(tmp_path):
         write(tmp_path / name, train=train)
     program = (
         "import resource, sys; from lm import data\n"
-        "for text in sys.argv[1:]: data.load_corpus(text);"
+        "for text in sys.argv[1:]: batches.load_corpus(text);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "lines"), str(tmp_path / "none")]
@@ -183,46 +184,46 @@ def test_a_text_without_line_ends_takes_no_more_memory(tmp_path):
 )
 def test_a_bad_file_is_named(tmp_path, files, message):
     with pytest.raises(UserError, match=message):
-        data.load_corpus(str(write(tmp_path, **files)))
+        batches.load_corpus(str(write(tmp_path, **files)))
 
 
 def test_a_missing_file_is_named(tmp_path):
     (write(tmp_path, "ptb.{}.txt") / "ptb.valid.txt").unlink()
     with pytest.raises(UserError, match=r"ptb\.valid\.txt is missing"):
-        data.load_corpus(str(tmp_path))
+        batches.load_corpus(str(tmp_path))
 
 
 def test_a_directory_without_text_is_named(tmp_path):
     with pytest.raises(UserError, match="holds none of ptb"):
-        data.load_corpus(str(tmp_path))
+        batches.load_corpus(str(tmp_path))
     with pytest.raises(UserError, match="does not exist; texts with a name are python-docs, kjv"):
-        data.load_corpus(str(tmp_path / "nowhere"))
+        batches.load_corpus(str(tmp_path / "nowhere"))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is not a directory"):
-        data.load_corpus(str(tmp_path / "file"))
+        batches.load_corpus(str(tmp_path / "file"))
 
 
 # --- batches ---
 
 
 def columns(ids, batch_size, **own):
-    return data.Columns(ids, batch_size, torch.device("cpu"), **own)
+    return batches.Columns(ids, batch_size, torch.device("cpu"), **own)
 
 
 @pytest.mark.parametrize("tokens", [41, 42, 44, 60, 61, 100])
 @pytest.mark.parametrize(("batch_size", "num_steps"), [(2, 20), (3, 7), (1, 1)])
 def test_training_batches_follow_one_another(tokens, batch_size, num_steps):
     text = torch.arange(tokens, dtype=torch.int32)
-    steps = data.steps_per_epoch(tokens, batch_size, num_steps)
+    steps = batches.steps_per_epoch(tokens, batch_size, num_steps)
     assert steps == (tokens // batch_size - 1) // num_steps
-    batches = [columns(text, batch_size).batch(n, num_steps) for n in range(steps)]
-    for inputs, targets in batches:
+    found = [columns(text, batch_size).batch(n, num_steps) for n in range(steps)]
+    for inputs, targets in found:
         assert inputs.shape == targets.shape == (num_steps, batch_size)
         assert inputs.dtype == targets.dtype == torch.int64
         assert inputs.is_contiguous()
         assert torch.equal(targets, inputs + 1)  # the text counts up, so the next word is one more
-    if batches:
-        read = torch.cat([inputs for inputs, _ in batches])
+    if found:
+        read = torch.cat([inputs for inputs, _ in found])
         beside = torch.arange(batch_size) * (tokens // batch_size)  # stretches of the text
         assert torch.equal(read, torch.arange(steps * num_steps)[:, None] + beside)
 
@@ -237,17 +238,17 @@ def test_ranks_divide_the_columns():
 @pytest.mark.parametrize("tokens", [2, 3, 20, 21, 22, 101])
 @pytest.mark.parametrize(("batch_size", "num_steps"), [(1, 1), (1, 7), (4, 5), (20, 35)])
 def test_evaluation_predicts_every_token_but_the_first_once(tokens, batch_size, num_steps):
-    batches = list(data.evaluation_batches(torch.arange(tokens), batch_size, num_steps))
-    assert {pair.shape for batch in batches for pair in batch} == {(num_steps, batch_size)}
-    inputs, targets = (torch.cat(side).t() for side in zip(*batches, strict=True))
+    found = list(batches.evaluation_batches(torch.arange(tokens), batch_size, num_steps))
+    assert {pair.shape for batch in found for pair in batch} == {(num_steps, batch_size)}
+    inputs, targets = (torch.cat(side).t() for side in zip(*found, strict=True))
     assert inputs.dtype == torch.int64
-    known = targets != data.IGNORED
+    known = targets != batches.IGNORED
     assert torch.equal(targets[known], inputs[known] + 1)
     assert targets[known].tolist() == list(range(1, tokens))  # in order, column after column
 
 
 def test_unigram_perplexity_by_hand(tmp_path):
-    corpus = data.load_corpus(str(write(tmp_path, train="a a b\n", test="b a z\n")))
+    corpus = batches.load_corpus(str(write(tmp_path, train="a a b\n", test="b a z\n")))
     assert corpus.vocabulary == ("a", "<eos>", "b", "<unk>")  # counts 2, 1, 1, 0, one added each
     expected = -(math.log(3 / 8) + math.log(1 / 8) + math.log(2 / 8)) / 3  # of a, <unk>, <eos>
-    assert data.unigram_perplexity(corpus) == pytest.approx(math.exp(expected))
+    assert batches.unigram_perplexity(corpus) == pytest.approx(math.exp(expected))

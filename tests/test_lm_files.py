@@ -6,15 +6,15 @@ import sys
 
 import pytest
 
-from lm import files
 from lm.errors import UserError
+from lm.saving import files
 from lm_cases import ROOT
 
 NAME = "x" * 255  # the longest that a file system takes
 WRITER = """
 import sys
 from pathlib import Path
-from lm import files
+from lm.saving import files
 with files.temporary_directory(Path(sys.argv[1])) as place:
     print(place, flush=True)
     sys.stdin.read()

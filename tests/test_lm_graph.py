@@ -7,15 +7,15 @@ import pytest
 import torch
 
 import fused_lstm
-from lm import graph
 from lm.config import PRESETS
-from lm.data import load_corpus
 from lm.errors import UserError
-from lm.graph import WARM_UP, GraphedStep
-from lm.log import Log
 from lm.model import build_model
+from lm.text.batches import load_corpus
 from lm.train import main
-from lm.trainer import Trainer
+from lm.training import graph
+from lm.training.graph import WARM_UP, GraphedStep
+from lm.training.log import Log
+from lm.training.trainer import Trainer
 from lm_cases import SMALL, refused, train_quietly
 from recorder import Recorded
 

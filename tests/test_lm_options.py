@@ -137,3 +137,50 @@ def test_every_setting_has_an_option_that_overrides_the_preset(setting):
         config = parse([option if switch else f"{option}={value}"]).config
         expected = dataclasses.replace(PRESETS["demo"], **{setting.name: value})
         assert config == expected
+
+
+# --- a file of options ---
+
+
+def test_a_file_of_options_is_overridden_by_the_command_line(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        'preset = "small"\nhidden-size = 24\nkeep_prob = 0.5\ntie_weights = true\n'
+        'evaluate = false\nsummary = "found.json"\n'
+    )
+    found = parse([f"--config={file}", "--keep-prob=0.25", "--seed=7"])
+    expected = dataclasses.replace(
+        PRESETS["small"], hidden_size=24, keep_prob=0.25, tie_weights=True
+    )
+    assert (found.config, found.preset, found.seed) == (expected, "small", 7)
+    assert (found.evaluate, str(found.summary)) == (False, "found.json")
+    assert parse([f"--config={file}", "--no-tie-weights", "--eval"]).evaluate
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "run.toml: No such file"),
+        ("hidden_size", "run.toml: Expected '='"),
+        ("nonsense = 1", "run.toml: 'nonsense' is no option of lm.train"),
+        ("epochs = [1]", "run.toml: 'epochs' is no option of lm.train"),
+        ("tie_weights = 1", "run.toml: option 'tie_weights' is 1"),
+        ("epochs = 0", "--epochs: must be a whole number, at least 1"),
+    ],
+    ids=["absent", "no-toml", "unknown", "a-list", "no-switch", "out-of-range"],
+)
+def test_a_bad_file_of_options_is_one_line(tmp_path, capsys, content, message):
+    file = tmp_path / "run.toml"
+    if content is not None:
+        file.write_text(content)
+    assert message in refused(capsys, main, "train", f"--config={file}")
+
+
+def test_without_a_verb_they_are_listed():
+    command = [sys.executable, "-m", "lm"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [line.split()[0] for line in shown.splitlines()[1:]] == [
+        *("train", "evaluate", "generate", "export", "plot", "data"),
+    ]
+    done = subprocess.run([*command, "export"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.startswith("lm.export: ")

@@ -16,12 +16,12 @@ import pytest
 import torch
 
 import fused_lstm
-from lm import checkpoint, record
 from lm.config import PRESETS
-from lm.data import load_corpus
 from lm.errors import UserError
-from lm.ranks import Ranks
-from lm.trainer import epoch_steps
+from lm.saving import checkpoint, record
+from lm.text.batches import load_corpus
+from lm.training.ranks import Ranks
+from lm.training.trainer import epoch_steps
 from lm_cases import ROOT, SMALL, train_quietly
 
 OPTIONS = [*SMALL.split(), "--batch-size=5", "--eval-batch-size=3", "--num-layers=2", "--threads=1"]

@@ -8,11 +8,11 @@ from torch import nn
 
 import fused_lstm
 from fused_lstm.cell import PLAIN
-from lm.checkpoint import load, save
 from lm.config import PRESETS
 from lm.model import LM_LSTM, build_model
-from lm.optimizer import Updater
 from lm.regularize import VariationalDropout, regularized_lstm
+from lm.saving.checkpoint import load, save
+from lm.training.optimizer import Updater
 
 H, T, B, V, L = 12, 5, 3, 11, 3
 ENGINES = [engine for engine in fused_lstm.ENGINES if engine != "compile"]

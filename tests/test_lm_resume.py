@@ -10,8 +10,8 @@ import time
 import pytest
 import torch
 
-from lm import checkpoint, record
 from lm.errors import UserError
+from lm.saving import checkpoint, record
 from lm.train import main
 from lm_cases import SMALL, refused, start, train, train_quietly
 

@@ -11,11 +11,11 @@ import termios
 import pytest
 import torch
 
-from lm import checkpoint
 from lm.config import Config
-from lm.data import load_corpus
-from lm.log import Log
-from lm.trainer import Trainer
+from lm.saving import checkpoint
+from lm.text.batches import load_corpus
+from lm.training.log import Log
+from lm.training.trainer import Trainer
 from lm_cases import ROOT, SMALL, TRAIN, train
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from lm.config import PRESETS
-from lm.data import load_corpus
 from lm.errors import UserError
-from lm.log import Log
 from lm.model import build_model
+from lm.text.batches import load_corpus
 from lm.train import main
-from lm.trainer import Trainer
+from lm.training.log import Log
+from lm.training.trainer import Trainer
 
 
 def recorder(corpus_dir, **settings):
@@ -109,6 +109,28 @@ def test_rows_train_as_a_dense_gradient_does(corpus_dir, clip):
         assert found == pytest.approx(expected, rel=1e-5), name
     for name, value in dense.model.state_dict().items():
         torch.testing.assert_close(rows.model.state_dict()[name], value, msg=name)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_a_step_in_parts_is_the_step(corpus_dir, parts):
+    """Gradients of columns read one after another add up to the whole batch's."""
+    ways = []
+    for accumulate in (1, parts):
+        torch.manual_seed(1)
+        trainer, calls = recorder(corpus_dir, accumulate=accumulate)
+        trainer.end_epoch(trainer.train_epoch())
+        assert len(calls) == accumulate * trainer.steps
+        ways.append(trainer)
+    whole, apart = ways
+    for name in ("losses", "norms"):
+        assert getattr(apart.meter, name) == pytest.approx(getattr(whole.meter, name), rel=1e-4)
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(apart.model.state_dict()[name], value, msg=name)
+
+
+def test_more_parts_than_columns_are_refused(corpus_dir):
+    with pytest.raises(UserError, match="--batch-size: 1 processes of 5 parts need 5, got 4"):
+        recorder(corpus_dir, accumulate=5)
 
 
 def test_each_epoch_has_its_learning_rate(corpus_dir):

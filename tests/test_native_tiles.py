@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from bench.products import products_of
-from bench.work import Shape
+from bench.alone import Shape
+from bench.topics.products import products_of
 from fused_lstm import native
 from tolerance import assert_close
 

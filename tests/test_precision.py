@@ -7,7 +7,7 @@ import torch
 
 import fused_lstm
 from fused_lstm import native
-from lm.precision import PRECISIONS, set_precision
+from lm.machine import PRECISIONS, set_precision
 from lm.train import main
 from lm_cases import refused, train
 

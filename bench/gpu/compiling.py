@@ -14,13 +14,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
 
-from .cases import PRECISIONS
+from .races import PRECISIONS
 from .watching import End, say, watch
 
 LONGEST = 16  # steps: a kernel does not know T, but how H * T is aligned it does
 
 
-def work(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tuple[int, ...]]]:
+def unique(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tuple[int, ...]]]:
     """(precision, [T, B, I, H, L]), each once; also a layer at a time, as `steps` launches them."""
     found = {}
     for precision, (T, B, I, H, L) in shapes:
@@ -40,7 +40,7 @@ def compile_in_time(device, shapes: Iterable, deadline: float) -> dict:
         elif event["event"] == "failed":
             found["failed"][event["who"]] = event["why"]
 
-    arguments = json.dumps(asdict(device)), json.dumps(work(shapes))
+    arguments = json.dumps(asdict(device)), json.dumps(unique(shapes))
     command = [sys.executable, "-m", "bench.gpu.compiling", *arguments]
     # No GPU: a context for each of these processes would be of no use.
     hidden = os.environ | {"TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""}

@@ -8,16 +8,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
-from .. import check
+from ..alone import Shape, make_problem
 from ..contenders import BASE, everyone, why_not
+from ..measure import check
+from ..measure.timing import Timed, quartiles, speedup
 from ..peers.remote import PeerFailed
-from ..race import Runner, line_up
-from ..timing import Timed, quartiles, speedup
-from ..work import Shape, make_problem
-from .cases import MODES, PRECISIONS, Case, cudnn_algorithms
+from ..race import line_up
+from .races import MODES, PRECISIONS, GpuRace, cudnn_algorithms
 from .watching import HUNG, broken, say, watch
 
 TF32_TOLERANCE = 1e-2  # inputs of products keep 10 bits, for nn.LSTM and for all others
@@ -30,7 +31,7 @@ EXCLUDED = ("compile",)  # minutes of compilation
 class Watched:
     """A contender that says so before it is timed, and whose error is laid at its own door."""
 
-    def __init__(self, label: str, runner: Runner, device: torch.device) -> None:
+    def __init__(self, label: str, runner: Any, device: torch.device) -> None:
         self.label, self.runner, self.device = label, runner, device
         self.modes = runner.modes
 
@@ -52,10 +53,12 @@ class Watched:
             raise PeerFailed(self.label, f"{type(error).__name__}: {error}") from error
 
     def answer(self) -> dict[str, torch.Tensor]:
-        return self.runner.answer()
+        """On a fresh input: it may break the context only now."""
+        say(self.label, "starts", mode="answer")
+        return self._guarded(self.runner.answer)
 
-    def close(self) -> None:
-        self.runner.close()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.runner, name)
 
 
 def stop_if_broken(label: str, device: torch.device) -> None:
@@ -65,7 +68,7 @@ def stop_if_broken(label: str, device: torch.device) -> None:
         os._exit(3)  # without the destructors, which would fail or wait
 
 
-def race(case: Case, seconds: float, without: Iterable[str]) -> None:
+def race(case: GpuRace, seconds: float, without: Iterable[str]) -> None:
     """Run one race and say everything in lines of JSON."""
     device = torch.device(DEVICE)
     dtype, tf32 = PRECISIONS[case.precision]
@@ -101,13 +104,13 @@ def race(case: Case, seconds: float, without: Iterable[str]) -> None:
 # --- in the parent ---
 
 
-def command(case: Case, seconds: float, without: Iterable[str]) -> list[str]:
+def command(case: GpuRace, seconds: float, without: Iterable[str]) -> list[str]:
     """The race's process."""
-    race_of = [sys.executable, "-m", "bench.gpu", "--race", json.dumps(asdict(case))]
-    return [*race_of, "--seconds", str(seconds), "--without", *without]
+    race_of = [sys.executable, "-m", "bench.gpu.racing", json.dumps(asdict(case))]
+    return [*race_of, str(seconds), *without]
 
 
-def supervise(case: Case, seconds: float, deadline: float, hung: dict[str, str], **how) -> dict:
+def supervise(case: GpuRace, seconds: float, deadline: float, hung: dict[str, str], **how) -> dict:
     """A race's outcome: {"right", "absent", "failed": label -> ..., "timed": mode -> ...}.
 
     Args:
@@ -139,7 +142,7 @@ def take(event: dict, found: dict) -> None:
         found["timed"][event["mode"]][label] = event["seconds"]
 
 
-def table(case: Case, outcome: dict) -> str:
+def table(case: GpuRace, outcome: dict) -> str:
     """Medians in milliseconds, and how many times faster than cuDNN, for one race."""
     shape = Shape(*case.shape)
     lines = [f"{case.name}, {case.precision}: {shape}",
@@ -158,3 +161,7 @@ def _cell(mode: str, label: str, samples: dict[str, list[float]]) -> str:
         return f"{mode}: not timed"
     text = f"{mode} {1e3 * quartiles(samples[label]).median:9.3f} ms"
     return text + (f" {speedup(samples[BASE], samples[label]):6.2f}x" if BASE in samples else "")
+
+
+if __name__ == "__main__":
+    race(GpuRace(**json.loads(sys.argv[1])), float(sys.argv[2]), sys.argv[3:])

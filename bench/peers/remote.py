@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..lesson import Lesson
-from ..timing import Lost, Timed
-from ..work import Problem
+from ..alone import Problem
+from ..measure.timing import Lost, Timed
+from ..training import Lesson
 from . import PEERS
 
 ROOT = Path(__file__).parents[2]

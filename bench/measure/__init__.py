@@ -1,0 +1,1 @@
+"""How a figure is taken: time in turn, answers checked, launches counted, the machine named."""

@@ -1,0 +1,1 @@
+"""The report of the suite's results: results, figures, story, markup."""

@@ -1,0 +1,276 @@
+"""`python -m bench.report.documents [--check]`: the tables of README and docs, from results files.
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; NAME is a function below. --check
+changes nothing and says which tables are not what their files give.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..alone import SIZES
+from ..contenders import BASE, LOOP
+from ..measure.timing import quartiles
+from . import style, systems
+from .markup import Table, to_markdown
+from .results import LEVELS, Results, find, gain, load
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "bench" / "results"
+MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+RUNGS = ("loop", "native pointwise", "native steps", "native layers", "nn.LSTM")
+
+
+def suite() -> Results:
+    """The suite's run that the report shows."""
+    return load(RESULTS / "cpu.json")
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def ms(seconds: float) -> str:
+    return style.milliseconds(seconds)
+
+
+# --- the post's table ---
+
+
+def training() -> Table:
+    """Words per second of training, all systems."""
+    return systems.to_table(load(RESULTS / "post.json"))
+
+
+def training_parts() -> Table:
+    """Milliseconds of a training step, its LSTM and the rest."""
+    results, rows = load(RESULTS / "post.json"), []
+    sizes = results.sizes("train")
+    for line in systems.lines(results.machine["device"]):
+        cells = [line.says.strip()]
+        for size in sizes:
+            row = systems.rows_of(results, size)[line.label]
+            lstm = systems.lstm_seconds(row)
+            cells += [ms(lstm), ms(row.time.median - lstm)]
+        rows.append(cells)
+    return Table(("a training step, ms", *(f"{s}: {p}" for s in sizes for p in PARTS)), rows)
+
+
+PARTS = ("LSTM", "the rest")
+
+# --- the LSTM alone, from the suite ---
+
+
+def alone() -> Table:
+    """Medians at the three presets."""
+    labels = (LOOP, *(f"native-{level}" for level in LEVELS[1:]), BASE)
+    rows = {label: [style.name(find(suite().ladder("small"), label))] for label in labels}
+    for size in SIZES:
+        for label in labels:
+            rows[label].append(ms(find(suite().ladder(size), label).time.median))
+    return Table(
+        ("ms", *(f"{size}: {shape}" for size, shape in SIZES.items())), list(rows.values())
+    )
+
+
+def ladder() -> Table:
+    """The small preset's rungs: what each launches, and its gain."""
+    base, loop, *own = suite().ladder("small")
+    rows, above = [], None
+    for row in [loop, *own, base]:
+        below = "" if above is None or row is base else f"{gain(above, row):.2f}x"
+        whole = "" if row is loop else f"{gain(loop, row):.2f}x"
+        moved = f"{row.info['bytes'] / 1e6:.0f} MB"
+        launches, time = str(row.info["launches"]), ms(row.time.median)
+        rows.append([style.name(row), launches, moved, time, below, whole])
+        above = row
+    return Table(
+        ("rung", "launches", "operands", "ms", "over the rung above", "over the loop"), rows
+    )
+
+
+def peers() -> Table:
+    """Other systems on the small preset, and what each fuses."""
+    fuses = {
+        "tensorflow": "nothing",
+        "tensorflow-xla": "pointwise",
+        LOOP: "nothing",
+        "compile": "pointwise, and autograd's bookkeeping",
+        "keras": "nothing: a while loop, two products a step; on a GPU it is cuDNN's",
+        "jax": "the input product by hand, pointwise by XLA",
+        BASE: "all three",
+    }
+    rows = suite().select("lstm", size="small", mode="step")
+    base, found = find(rows, BASE), {label: find(rows, label) for label in fuses}
+    return Table(
+        ("system", "ms", "x nn.LSTM's speed", "what it fuses"),
+        [
+            [style.name(row), ms(row.time.median), f"{gain(base, row):.2f}", fuses[label]]
+            for label, row in found.items()
+        ],
+    )
+
+
+# --- `bench native`, twice: memory as it comes, and kept ---
+
+
+def measured(what: str, name: str = "native/cpu.json") -> dict[str, dict[str, Any]]:
+    """size -> what was measured of it."""
+    return {row["size"]: row for row in read(name)["measured"] if row["what"] == what}
+
+
+def ratio(row: dict[str, Any], against: str, ours: str) -> float:
+    return median(row, against) / median(row, ours)
+
+
+def median(row: dict[str, Any], name: str) -> float:
+    return statistics.median(row["samples"][name])
+
+
+def _alone(what: str) -> Table:
+    kept, rows = measured(what, "native/cpu-kept.json"), []
+    for size, row in measured(what).items():
+        times = [ms(median(row, rung)) for rung in RUNGS]
+        speed = f"{row['flops'] / median(row, RUNGS[-2]) / 1e9:.0f}"
+        ratios = [f"{ratio(r, 'nn.LSTM', RUNGS[-2]):.2f}" for r in (row, kept[size])]
+        rows.append([f"{size}, ms", *times, speed, *ratios])
+    header = (what, *(r.removeprefix("native ") for r in RUNGS), "layers, GF/s")
+    return Table((*header, "layers / nn.LSTM", "kept"), rows)
+
+
+def native_step() -> Table:
+    """Forward and backward."""
+    return _alone("forward + backward")
+
+
+def native_forward() -> Table:
+    """Without gradients."""
+    return _alone("forward, no_grad")
+
+
+def native_training() -> Table:
+    """Whole training steps on Penn Treebank."""
+    what, names, rows = "training step", ("loop", "nn.LSTM", "native"), []
+    kept = measured(what, "native/cpu-kept.json")
+    for size, row in measured(what).items():
+        speeds = [f"{row['words'] / median(row, name):,.0f}" for name in names]
+        pairs = [(r, other) for other in ("nn.LSTM", "loop") for r in (row, kept[size])]
+        rows.append([size, *speeds, *(f"{ratio(r, other, 'native'):.2f}" for r, other in pairs)])
+    header = (
+        "training step, Penn Treebank, words/s",
+        *names,
+        "/ nn.LSTM",
+        "kept",
+        "/ loop",
+        "kept",
+    )
+    return Table(header, rows)
+
+
+def native_avx2() -> Table:
+    """Ratios to nn.LSTM where everyone is kept to AVX2."""
+    rows = []
+    for what in ("forward + backward", "forward, no_grad", "training step"):
+        cells = [what]
+        for row in measured(what, "native/cpu-avx2.json").values():
+            ours = "native" if what == "training step" else RUNGS[-2]
+            pairs = zip(row["samples"]["nn.LSTM"], row["samples"][ours], strict=True)
+            q1, _, q3 = quartiles([stock / own for stock, own in pairs])
+            cells.append(f"{ratio(row, 'nn.LSTM', ours):.2f} ({q1:.2f} to {q3:.2f})")
+        rows.append(cells)
+    return Table(("AVX2 only, bench native", "small", "medium"), rows)
+
+
+# --- `bench scaling` ---
+
+
+def growth(axes: Sequence[str]) -> Table:
+    rows = []
+    for row in read("native/cpu_scaling.json")["measured"]:
+        if row["axis"] not in axes:
+            continue
+        ours, stock = (row["seconds"][name]["median"] for name in ("native", "nn.LSTM"))
+        tokens = row["shape"]["T"] * row["shape"]["B"]
+        label = f"{row['axis']}={row.get('value')}"
+        if row["axis"] == "threads":
+            label = f"{row['size']}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
+        rates = [f"{row['flops'] / t / 1e9:.0f}" for t in (ours, stock)]
+        times = [ms(ours), rates[0], f"{1e6 * ours / tokens:,.1f}", ms(stock), rates[1]]
+        rows.append([label, *times, f"{stock / ours:.2f}"])
+    header = ("", "native, ms", "GF/s", "us a token", "nn.LSTM, ms", "GF/s", "ratio")
+    return Table(header, rows)
+
+
+def growth_threads() -> Table:
+    return growth(["threads"])
+
+
+def growth_sizes() -> Table:
+    return growth(["T", "B", "H"])
+
+
+# --- perplexities ---
+
+RUNS = {
+    "small-1": "seed 1",
+    "small-2": "seed 2",
+    "small-3": "seed 3",
+    "small-1-two-threads": "seed 1, two threads",
+}
+SPLITS = ("train_perplexity", "valid_perplexity", "test_perplexity")
+
+
+def perplexity() -> Table:
+    """Each run of `small`, and the mean of three seeds."""
+    from lm.config import PUBLISHED
+
+    rows = [["the reference (TensorFlow's tutorial)", *(f"{p:.2f}" for p in PUBLISHED["small"])]]
+    found = {run: [read(f"{run}/summary.json")[split] for split in SPLITS] for run in RUNS}
+    for run, says in RUNS.items():
+        rows.append([says, *(f"{p:.2f}" for p in found[run])])
+    seeds = list(zip(*(found[f"small-{seed}"] for seed in (1, 2, 3)), strict=True))
+    spread = (f"{statistics.mean(p):.2f} ± {statistics.stdev(p):.2f}" for p in seeds)
+    rows.insert(4, ["mean of the three ± standard deviation", *spread])
+    return Table(("`small` on Penn Treebank, perplexity", "train", "valid", "test"), rows)
+
+
+TABLES: dict[str, Callable[[], Table]] = {
+    function.__name__: function
+    for function in (
+        training, training_parts, alone, ladder, peers, native_step, native_forward,
+        native_training, native_avx2, growth_threads, growth_sizes, perplexity,
+    )
+}  # fmt: skip
+
+
+def made(text: str) -> str:
+    """`text` with every marked table as its results file gives it."""
+
+    def table(match: re.Match) -> str:
+        body = to_markdown("", [TABLES[match[2]]()]).partition("\n\n")[2]
+        return f"{match[1]}{body}{match[3]}"
+
+    return MARKED.sub(table, text)
+
+
+def main(check: bool) -> int:
+    """Write, or compare; the exit status."""
+    wrong = 0
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = path.read_text(encoding="utf-8")
+        if (new := made(text)) != text:
+            wrong += 1
+            if not check:
+                path.write_text(new, encoding="utf-8")
+            print(f"{path.relative_to(ROOT)}: {'is not what its files give' * check or 'made'}")
+    return int(check and wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

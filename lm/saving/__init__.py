@@ -1,0 +1,1 @@
+"""What outlives a process: checkpoints, the state to go on from, curves, and whole files."""

@@ -1,0 +1,1 @@
+"""Texts: where they come from, their words as ids, and ids in batches."""
