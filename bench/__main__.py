@@ -68,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         given.sizes = choose_sizes(given.sizes)
         given.device = torch.device(given.device)
-        torch.empty(0, device=given.device)
         if why := getattr(module, "why_not", lambda device: None)(given.device):
             parser.error(why)
+        torch.empty(0, device=given.device)
     except ValueError as error:
         parser.error(f"--{error}")
     except (RuntimeError, AssertionError, NotImplementedError) as error:

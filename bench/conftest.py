@@ -14,8 +14,10 @@ import torch
 
 from bench import contenders
 from bench.alone import MODES, SIZES, choose_sizes
-from bench.contenders import Contender
+from bench.contenders import LOOP, Contender
 from bench.measure import machine
+from bench.measure.timing import Quartiles
+from bench.report.results import Row
 from bench.suite import Session
 
 HERE = Path(__file__).parent
@@ -25,11 +27,8 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fused-lstm benchmarks")
-    group.addoption(
-        "--sizes",
-        default=",".join(SIZES),
-        help=f"presets to time, of {', '.join(SIZES)} [all]",
-    )
+    sizes = ",".join(SIZES)
+    group.addoption("--sizes", default=sizes, help=f"presets to time, of {sizes} [all]")
     group.addoption(
         "--engines",
         help="engines, engine-level pairs and peers to time, such as loop,native-steps,jax;"
@@ -53,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("benchmark_columns"):
         config.option.benchmark_columns = COLUMNS
     if config.option.benchmark_sort == "min":
-        config.option.benchmark_sort = "median"
+        config.option.benchmark_sort = "fullname"  # which the groups below make a place
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -162,6 +161,33 @@ def fellows(request: pytest.FixtureRequest, contender: Contender) -> list[Conten
         if all(params[k] == v for k, v in own.items()) and not item.get_closest_marker("skip"):
             found.append(params["contender"])
     return list(dict.fromkeys(found))
+
+
+# --- what is printed ---
+
+
+def pytest_benchmark_group_stats(benchmarks: list, group_by: str) -> list[tuple[str, list]] | None:
+    """A group reads as the ladder: peers, nn.LSTM, the step loop, our levels; times as fast as the
+    row above it where that is the rung below."""
+    if group_by != "group":
+        return None
+    groups: dict[str, list] = {}
+    for bench in benchmarks:
+        groups.setdefault(bench["group"], []).append(bench)
+    for group in groups.values():
+        above = None
+        group.sort(key=lambda bench: _row(bench).rank)
+        for place, bench in enumerate(group):
+            row = _row(bench)
+            bench["name"], bench["fullname"] = row.label, f"{place:03}"
+            if row.is_own and above is not None:
+                bench["name"] += f" ({above['median'] / bench['median']:.2f}x)"
+            above = bench if row.is_own or row.label.endswith(LOOP) else None
+    return list(groups.items())
+
+
+def _row(bench: Any) -> Row:
+    return Row(bench["group"], (), Quartiles(0, 0, 0), bench["extra_info"])
 
 
 # --- the result file ---

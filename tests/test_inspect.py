@@ -170,7 +170,8 @@ RESIDENT, STREAMED = (200, 90), (1500, 512)
 
 
 @pytest.mark.parametrize(
-    ("arch", "sizes"), [("sm_80", [RESIDENT]), ("sm_90", [RESIDENT, STREAMED]), ("sm_100", [STREAMED])]
+    ("arch", "sizes"),
+    [("sm_80", [RESIDENT]), ("sm_90", [RESIDENT, STREAMED]), ("sm_100", [STREAMED])],
 )
 def test_projected_kernels_here(tmp_path, arch, sizes):
     """A chain, and a lane whose projection streams in part in TF32."""
@@ -216,6 +217,7 @@ def test_every_level_and_the_machine_code(fuse):
     for word in ("registers", "spills", "shared memory", "time loop", "floor"):
         assert word in done.stdout
     assert "FFMA" in done.stdout
+    assert "\nresident: weights that a program keeps" in done.stdout
     assert ("why" in done.stdout) == (fuse != "pointwise")
 
 

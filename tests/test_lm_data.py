@@ -158,7 +158,7 @@ def test_a_text_without_line_ends_takes_no_more_memory(tmp_path):
         (tmp_path / name).mkdir()
         write(tmp_path / name, train=train)
     program = (
-        "import resource, sys; from lm import data\n"
+        "import resource, sys; from lm.text import batches\n"
         "for text in sys.argv[1:]: batches.load_corpus(text);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

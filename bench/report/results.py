@@ -50,9 +50,13 @@ class Row:
     def rank(self) -> tuple[int, int, str]:
         """Where it stands among others: peers, compile, nn.LSTM, the loop, ours by level."""
         if self.is_own:
-            return 4, LEVELS.index(self.info["fuse"]), self.label
-        kind = 0 if self.is_peer else {BASE: 2, LOOP: 3}.get(self.label, 1)
-        return kind, 0, self.label
+            return 4, LEVELS.index(self.info["fuse"]), self._stock_first
+        kind = 0 if self.is_peer else {BASE: 2, LOOP: 3}.get(self.label.removeprefix("stock-"), 1)
+        return kind, 0, self._stock_first
+
+    @property
+    def _stock_first(self) -> str:
+        return f"{not self.info.get('stock')} {self.label}"
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,14 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
 # --- the command ---
 
 
+LEGEND = """\
+program: what one multiprocessor runs at a time; unit: a column of h with its four gates
+resident: weights that a program keeps on the chip for all steps, by tiles of w_hh, w_ih and w_hr
+spill: a register that went to memory for want of room; stack: the room for them
+arrive, acquire: the two halves of a barrier of all programs; bar.sync: of one program's threads
+at least, floor: what a step costs by arithmetic on the card's data, not a measured time"""
+
+
 def table(report: dict) -> str:
     """One kernel's report for people."""
     found, loop, whole, cost = (report[k] for k in ("plan", "loop", "whole", "cost"))
@@ -300,6 +308,7 @@ def main(argv: list[str] | None = None) -> int:
             if args.sass:
                 print("\n".join(report["sass"]), end="\n\n")
             found.append({key: value for key, value in report.items() if key != "sass"})
+        print(LEGEND)
         if args.json:
             Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
     except (ValueError, OSError) as error:
