@@ -19,6 +19,8 @@ import torch
 
 from lm.arguments import THREADS, Parser, number
 from lm.config import Range
+from lm.errors import UserError
+from lm.machine import open_device
 
 from .alone import SIZES, choose_sizes
 from .measure.machine import describe, in_a_line
@@ -39,12 +41,15 @@ TOPICS = {
 def parser_of(topic: str, module: object) -> Parser:
     """What all topics have, and a topic's own options."""
     parser, default = Parser(f"bench {topic}", module.__doc__), ",".join(module.SIZES)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = getattr(module, "DEVICE", device)
+    device = getattr(module, "DEVICE", None)
     threads, positive = torch.get_num_threads(), number(float, Range(0, open_low=True))
     add = parser.add_argument
     add("--sizes", default=default, help=f"presets, of {', '.join(SIZES)} [{default}]")
-    add("--device", default=device, help=f"such as cpu or cuda:1 [{device}]")
+    add(
+        "--device",
+        default=device,
+        help=f"such as cpu or cuda:1 [{device or 'an accelerator, else cpu'}]",
+    )
     add("--seconds", type=positive, default=module.SECONDS, metavar="S",
         help=f"of timing, each measurement [{module.SECONDS:g}]")  # fmt: skip
     add("--threads", type=number(int, THREADS), default=threads, metavar="N",
@@ -67,14 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv[1:])
     try:
         given.sizes = choose_sizes(given.sizes)
-        given.device = torch.device(given.device)
-        if why := getattr(module, "why_not", lambda device: None)(given.device):
-            parser.error(why)
-        torch.empty(0, device=given.device)
-    except ValueError as error:
-        parser.error(f"--{error}")
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        parser.error(f"--device {given.device}: {str(error).splitlines()[0]}")
+        given.device = open_device(given.device)
+    except (UserError, ValueError) as error:
+        parser.error(str(error) if isinstance(error, UserError) else f"--{error}")
+    if why := getattr(module, "why_not", lambda device: None)(given.device):
+        parser.error(why)
     torch.set_num_threads(given.threads)
     if hasattr(module, "elsewhere") and (status := module.elsewhere(given, argv)) is not None:
         return status

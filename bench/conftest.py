@@ -19,6 +19,8 @@ from bench.measure import machine
 from bench.measure.timing import Quartiles
 from bench.report.results import Row
 from bench.suite import Session
+from lm.errors import UserError
+from lm.machine import open_device
 
 HERE = Path(__file__).parent
 COLUMNS = ["min", "median", "iqr", "rounds"]
@@ -72,15 +74,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def device_of(config: pytest.Config) -> torch.device:
     """What --device asks for; UsageError for what is no device."""
-    default = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(config.getoption("device") or default)
-    except RuntimeError:
-        name = config.getoption("device")
-        raise pytest.UsageError(f"--device: got {name!r}, should be such as cpu or cuda") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise pytest.UsageError(f"--device: got {str(device)!r}, but PyTorch sees no GPU here")
-    return device
+        return open_device(config.getoption("device"))
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 # --- cases ---

@@ -73,6 +73,15 @@ def setting(
     return field(default=default, metadata={"help": text, "valid": valid, **more})
 
 
+def _switch(text: str) -> Any:
+    return setting(text, Switch(), False)
+
+
+def _part(text: str) -> Any:
+    """A part of something, none by default."""
+    return setting(f"part {text}", Range(0, high=1), 0.0)
+
+
 _COUNT = Range(1)
 _POSITIVE = Range(0, open_low=True)
 
@@ -123,60 +132,27 @@ class Config:
     # Beyond the published presets: their defaults change nothing and cost nothing.
     accumulate: int = setting(
         "parts into which a training step divides its columns: their gradients add up to the "
-        "step's, and one part's activations are in memory at a time",
-        _COUNT,
-        default=1,
-    )
-    tie_weights: bool = setting(
-        "the softmax layer uses the embedding's weights (Press and Wolf, 2017)",
-        Switch(),
-        default=False,
-    )
-    weight_decay: float = setting(
-        "this times the weights is added to their clipped gradient", Range(0), default=0.0
-    )
-    variational_dropout: bool = setting(
-        "dropout keeps or drops a unit for all steps of a training step at once (Gal and "
-        "Ghahramani, 2016)",
-        Switch(),
-        default=False,
-    )
-    weight_drop: float = setting(
-        "part of the recurrent weights that each training step drops (Merity et al., 2018)",
-        Range(0, high=1, open_high=True),
-        default=0.0,
-    )
-    layer_norm: bool = setting(
-        "the LSTM's products and its cell state are normalized (Ba et al., 2016)",
-        Switch(),
-        default=False,
-    )
-    peephole: bool = setting(
-        "gates see the cell state (Gers and Schmidhuber, 2000)", Switch(), default=False
-    )
-    coupled: bool = setting(
-        "the forget gate is 1 minus the input gate (Greff et al., 2017)", Switch(), default=False
-    )
-    zoneout_h: float = setting(
-        "part of h that keeps its value of the step before (Krueger et al., 2016)",
-        Range(0, high=1),
-        default=0.0,
-    )
-    zoneout_c: float = setting("the same of the cell state", Range(0, high=1), default=0.0)
-    recurrent_dropout: float = setting(
-        "part of h that is dropped before the recurrent weights, for all steps of a training step "
-        "at once (Gal and Ghahramani, 2016)",
-        Range(0, high=1),
-        default=0.0,
-    )
-    candidate_dropout: float = setting(
-        "part of the candidate g that is dropped (Semeniuta et al., 2016)",
-        Range(0, high=1),
-        default=0.0,
-    )
-    forget_bias: float = setting(
-        "what the forget gate's bias starts as; 0: as the other biases", Range(0), default=0.0
-    )
+        "step's, and one part's activations are in memory at a time", _COUNT, 1,
+    )  # fmt: skip
+    tie_weights: bool = _switch("the softmax layer uses the embedding's weights (Press and Wolf, "
+        "2017)")  # fmt: skip
+    weight_decay: float = setting("this times the weights is added to their clipped gradient",
+        Range(0), 0.0)  # fmt: skip
+    variational_dropout: bool = _switch("dropout keeps or drops a unit for all steps of a training "
+        "step at once (Gal and Ghahramani, 2016)")  # fmt: skip
+    weight_drop: float = setting("part of the recurrent weights that each training step drops "
+        "(Merity et al., 2018)", Range(0, high=1, open_high=True), 0.0)  # fmt: skip
+    layer_norm: bool = _switch("the LSTM's products and its cell state are normalized (Ba et al., "
+        "2016)")  # fmt: skip
+    peephole: bool = _switch("gates see the cell state (Gers and Schmidhuber, 2000)")
+    coupled: bool = _switch("the forget gate is 1 minus the input gate (Greff et al., 2017)")
+    zoneout_h: float = _part("of h that keeps its value of the step before (Krueger et al., 2016)")
+    zoneout_c: float = _part("of the cell state that does")
+    recurrent_dropout: float = _part("of h that is dropped before the recurrent weights, for all "
+        "steps of a training step at once (Gal and Ghahramani, 2016)")  # fmt: skip
+    candidate_dropout: float = _part("of the candidate g that is dropped (Semeniuta et al., 2016)")
+    forget_bias: float = setting("what the forget gate's bias starts as; 0: as the other biases",
+        Range(0), 0.0)  # fmt: skip
 
     def __post_init__(self) -> None:
         kinds = get_type_hints(Config)
@@ -186,14 +162,9 @@ class Config:
 
     def cell(self) -> Cell:
         """The LSTM's cell."""
-        return Cell(
-            self.layer_norm,
-            self.peephole,
-            self.coupled,
-            (self.zoneout_h, self.zoneout_c),
-            self.recurrent_dropout,
-            self.candidate_dropout,
-        )
+        zoneout = self.zoneout_h, self.zoneout_c
+        dropouts = self.recurrent_dropout, self.candidate_dropout
+        return Cell(self.layer_norm, self.peephole, self.coupled, zoneout, *dropouts)
 
     def learning_rate_at(self, epoch: int) -> float:
         """The learning rate of `epoch`, counted from 0."""

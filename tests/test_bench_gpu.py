@@ -284,8 +284,7 @@ def test_what_is_compiled_covers_tests_and_races():
 def test_everything_in_order(monkeypatch, tmp_path, capsys):
     """The whole of `make gpu`, with each stage's process left out."""
     stages = []
-    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("bench.__main__.torch.empty", lambda *_, **__: None)
+    monkeypatch.setattr("bench.__main__.open_device", torch.device)
     monkeypatch.setattr("bench.__main__.describe", lambda device: {})
     monkeypatch.setattr("bench.__main__.in_a_line", lambda described: "a machine")
     monkeypatch.setattr("fused_lstm.triton.devices.current", lambda device: DEVICES["H100"])
@@ -319,13 +318,14 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys):
     assert "STANDARD" in capsys.readouterr().out
 
 
-def test_no_gpu_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+def test_no_gpu_is_one_line(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
     with pytest.raises(SystemExit) as stopped:
         main(["gpu"])
     assert stopped.value.code == 2
     said = capsys.readouterr().err
-    assert said == "bench gpu: no NVIDIA GPU here that torch can use\n"
+    assert said == "bench gpu: --device cuda: PyTorch finds no cuda here, but cpu\n"
 
 
 def test_bad_arguments():

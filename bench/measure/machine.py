@@ -65,29 +65,23 @@ class Peaks:
 
     def measure(self) -> None:
         """Takes some tenths of a second."""
-        self.gflops = max(self.gflops, *map(self._best_product, self._sizes()))
-        self.gigabytes = max(self.gigabytes, self._copy())
-
-    def _sizes(self) -> tuple[int, ...]:
-        return (1024, 1536) if self.device.type == "cpu" else (4096, 8192)
+        cpu = self.device.type == "cpu"
+        products = map(self._best_product, (1024, 1536) if cpu else (4096, 8192))
+        self.gflops = max(self.gflops, *products)
+        size = 2**27 if cpu else 2**30
+        source = torch.zeros(size, dtype=torch.int8, device=self.device)
+        target = torch.zeros_like(source)
+        seconds = self._shortest(lambda: target.copy_(source))
+        self.gigabytes = max(self.gigabytes, 2 * size / seconds / 1e9)
 
     def _best_product(self, size: int) -> float:
         a, b = (torch.randn(size, size, device=self.device).to(self.dtype) for _ in range(2))
         out = torch.empty_like(a)
         seconds = [self._shortest(lambda: torch.mm(a, b, out=out))]
-        if self._with_onednn():
+        plain = self.device.type == "cpu" and self.dtype == torch.float32
+        if plain and torch.backends.mkldnn.is_available():
             seconds.append(self._shortest(_onednn_product(a, b)))
         return 2 * size**3 / min(seconds) / 1e9
-
-    def _with_onednn(self) -> bool:
-        available = torch.backends.mkldnn.is_available()
-        return self.device.type == "cpu" and self.dtype == torch.float32 and available
-
-    def _copy(self) -> float:
-        size = 2**27 if self.device.type == "cpu" else 2**30
-        source = torch.zeros(size, dtype=torch.int8, device=self.device)
-        target = torch.zeros_like(source)
-        return 2 * size / self._shortest(lambda: target.copy_(source)) / 1e9
 
     def _shortest(self, work: Run) -> float:
         once = timed(work, self.device)

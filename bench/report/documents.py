@@ -1,6 +1,6 @@
 """`python -m bench.report.documents [--check]`: the tables of README and docs, from results files.
 
-A table stands between `<!-- table NAME -->` and `<!-- end -->`; NAME is a function below. --check
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; NAME is one of TABLES. --check
 changes nothing and says which tables are not what their files give.
 """
 
@@ -10,7 +10,8 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,8 @@ def median(row: dict[str, Any], name: str) -> float:
     return statistics.median(row["samples"][name])
 
 
-def _alone(what: str) -> Table:
+def native_alone(what: str) -> Table:
+    """Milliseconds of the LSTM alone, and what they are in nn.LSTM's."""
     kept, rows = measured(what, "native/cpu-kept.json"), []
     for size, row in measured(what).items():
         times = [ms(median(row, rung)) for rung in RUNGS]
@@ -142,16 +144,6 @@ def _alone(what: str) -> Table:
         rows.append([f"{size}, ms", *times, speed, *ratios])
     header = (what, *(r.removeprefix("native ") for r in RUNGS), "layers, GF/s")
     return Table((*header, "layers / nn.LSTM", "kept"), rows)
-
-
-def native_step() -> Table:
-    """Forward and backward."""
-    return _alone("forward + backward")
-
-
-def native_forward() -> Table:
-    """Without gradients."""
-    return _alone("forward, no_grad")
 
 
 def native_training() -> Table:
@@ -190,7 +182,8 @@ def native_avx2() -> Table:
 # --- `bench scaling` ---
 
 
-def growth(axes: Sequence[str]) -> Table:
+def growth(*axes: str) -> Table:
+    """`bench scaling` along these axes."""
     rows = []
     for row in read("native/cpu_scaling.json")["measured"]:
         if row["axis"] not in axes:
@@ -205,14 +198,6 @@ def growth(axes: Sequence[str]) -> Table:
         rows.append([label, *times, f"{stock / ours:.2f}"])
     header = ("", "native, ms", "GF/s", "us a token", "nn.LSTM, ms", "GF/s", "ratio")
     return Table(header, rows)
-
-
-def growth_threads() -> Table:
-    return growth(["threads"])
-
-
-def growth_sizes() -> Table:
-    return growth(["T", "B", "H"])
 
 
 # --- perplexities ---
@@ -241,12 +226,19 @@ def perplexity() -> Table:
 
 
 TABLES: dict[str, Callable[[], Table]] = {
-    function.__name__: function
-    for function in (
-        training, training_parts, alone, ladder, peers, native_step, native_forward,
-        native_training, native_avx2, growth_threads, growth_sizes, perplexity,
-    )
-}  # fmt: skip
+    "training": training,
+    "training_parts": training_parts,
+    "alone": alone,
+    "ladder": ladder,
+    "peers": peers,
+    "native_step": partial(native_alone, "forward + backward"),
+    "native_forward": partial(native_alone, "forward, no_grad"),
+    "native_training": native_training,
+    "native_avx2": native_avx2,
+    "growth_threads": partial(growth, "threads"),
+    "growth_sizes": partial(growth, "T", "B", "H"),
+    "perplexity": perplexity,
+}
 
 
 def made(text: str) -> str:

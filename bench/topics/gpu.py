@@ -14,8 +14,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from lm.arguments import number
 from lm.config import Range
 
@@ -27,10 +25,6 @@ from . import post
 
 SIZES, SECONDS, DEVICE = tuple(PRESETS), 1.5, "cuda"
 COMPILING, TESTING = 0.2, 0.55  # of the minutes: by when each has to be done
-
-
-def why_not(device: torch.device) -> str | None:
-    return None if torch.cuda.is_available() else "no NVIDIA GPU here that torch can use"
 
 
 def options(add: Callable) -> None:

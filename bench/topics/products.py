@@ -22,7 +22,8 @@ from fused_lstm import native
 
 from ..alone import Shape
 from ..measure.check import require_right
-from ..measure.timing import Timed, interleave, quartiles
+from ..measure.timing import interleave, quartiles
+from ..report.markup import Table, to_markdown
 from ..training import VOCABULARY
 from .native import DEVICE, PRESETS, SIZES, why_not
 from .scaling import counts_up_to
@@ -83,22 +84,6 @@ def products_of(shape: Shape, classes: int, dtype: torch.dtype = torch.float32) 
     return [p for p in all_products if dtype != torch.bfloat16 or p.name != "logits"]
 
 
-def timed_product(product: Product, isa: str, threads: int) -> Timed:
-    def once() -> float:
-        native.OPS.use_isa(isa)
-        torch.set_num_threads(threads)
-        return quartiles(product.run(1 + ROUNDS)[1][1:]).median
-
-    return once
-
-
-def best_product(isa: str, threads: int, dtype: torch.dtype) -> float:
-    """10^9 operations a second, of all threads."""
-    native.OPS.use_isa(isa)
-    torch.set_num_threads(threads)
-    return max(2 * native.OPS.best_product(dtype) for _ in range(5)) / 1e9
-
-
 def measure(
     shape: Shape,
     classes: int,
@@ -106,60 +91,57 @@ def measure(
     threads: Sequence[int],
     seconds: float,
     dtype: torch.dtype = torch.float32,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """{"isa", "threads", "hidden", "product", "gflops": quartiles, "best"} of each; all take turns.
 
     Raises:
         WrongAnswer: a product is not what torch makes of the same factors.
     """
     products = {product.name: product for product in products_of(shape, classes, dtype)}
-    expected = {name: product.expected() for name, product in products.items()}
-    cases = {}
-    for isa in isas:
+    for name, product in products.items():
+        right = {name: product.expected()}
+        for isa in isas:
+            native.OPS.use_isa(isa)
+            require_right(f"{name} ({isa})", {name: product.run()[0]}, right)
+
+    def use(isa: str, n: int) -> None:
         native.OPS.use_isa(isa)
-        for name, product in products.items():
-            require_right(f"{name} ({isa})", {name: product.run()[0]}, {name: expected[name]})
-            for n in threads:
-                cases[isa, n, name] = timed_product(product, isa, n)
-    del expected
-    tops = {(isa, n): 0.0 for isa in isas for n in threads}
+        torch.set_num_threads(n)
 
-    def watch_top(_: float) -> None:  # now and then: a machine is not always as fast
-        for key in tops:
-            tops[key] = max(tops[key], best_product(*key, dtype))
+    def timed(isa: str, n: int, name: str) -> Callable[[], float]:
+        def once() -> float:
+            use(isa, n)
+            return quartiles(products[name].run(1 + ROUNDS)[1][1:]).median
 
-    watch_top(0.0)
+        return once
+
+    def best(isa: str, n: int) -> float:
+        use(isa, n)
+        return max(2 * native.OPS.best_product(dtype) for _ in range(5)) / 1e9
+
+    places = [(isa, n) for isa in isas for n in threads]
+    tops = {place: best(*place) for place in places}
+    cases = {(*place, name): timed(*place, name) for place in places for name in products}
     samples = interleave(cases, seconds * len(cases), least=3)
-    watch_top(1.0)
+    tops = {place: max(top, best(*place)) for place, top in tops.items()}  # it varies
     return [
-        {
-            "isa": isa,
-            "threads": n,
-            "hidden": shape.H,
-            "product": name,
-            "gflops": quartiles([products[name].flops / t / 1e9 for t in taken])._asdict(),
-            "best": tops[isa, n],
-        }
+        {"isa": isa, "threads": n, "hidden": shape.H, "product": name, "best": tops[isa, n]}
+        | {"gflops": quartiles([products[name].flops / t / 1e9 for t in taken])._asdict()}
         for (isa, n, name), taken in samples.items()
     ]
 
 
-def table(found: Sequence[dict], isa: str, threads: int) -> list[str]:
-    """Markdown: a row for each product, GF/s and the share of the best one at each size."""
+def table(found: Sequence[dict[str, Any]], isa: str, threads: int) -> str:
+    """A row for each product, GF/s and the share of the best one at each size."""
     own = [row for row in found if (row["isa"], row["threads"]) == (isa, threads)]
-    sizes = sorted({row["hidden"] for row in own})
-    best = max(row["best"] for row in own)
-    plural = "s" if threads > 1 else ""
-    lines = [
-        f"| {isa}, {threads} thread{plural}: best {best:.0f} GF/s |"
-        + "".join(f" H={size} |" for size in sizes),
-        "|---|" + "---:|" * len(sizes),
-    ]
-    for name in dict.fromkeys(row["product"] for row in own):
-        rates = {row["hidden"]: row["gflops"]["median"] for row in own if row["product"] == name}
-        cells = (f" {rates[size]:.0f} ({rates[size] / best:.0%}) |" for size in sizes)
-        lines.append(f"| {name} |" + "".join(cells))
-    return lines
+    best, rows = max(row["best"] for row in own), {}
+    for row in own:
+        rate = row["gflops"]["median"]
+        cells = rows.setdefault(row["product"], [row["product"]])
+        cells.append(f"{rate:.0f} ({rate / best:.0%})")
+    sizes = dict.fromkeys(f"H={row['hidden']}" for row in own)
+    about = f"{isa}, {threads} thread{'s' * (threads > 1)}: best {best:.0f} GF/s"
+    return to_markdown(about, [Table(("product", *sizes), list(rows.values()))])
 
 
 def options(add: Callable) -> None:
@@ -180,5 +162,5 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     native.OPS.use_isa("")
     for isa in isas:
         for n in threads:
-            print("\n" + "\n".join(table(found, isa, n)))
+            print("\n" + table(found, isa, n), end="")
     return {"measured": found}
