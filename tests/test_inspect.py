@@ -184,12 +184,16 @@ def test_projected_kernels_here(tmp_path, arch, sizes):
             assert report["loop"]["HMMA"] > 0, f"{name}: a tile of 16 rows is a warp's"
 
 
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
-def test_a_cell_with_all_options_here(tmp_path, arch):
-    options = "peephole", "zoneout", "recurrent_dropout", "candidate_dropout"
+@pytest.mark.parametrize("norm", [False, True], ids=["pointwise options", "and layer_norm"])
+@pytest.mark.parametrize(("arch", "hidden"), [("sm_80", 650), ("sm_90", 650), ("sm_100", 1500)])
+def test_a_cell_with_all_options_here(tmp_path, arch, hidden, norm):
+    options = ["peephole", "zoneout", "recurrent_dropout", "candidate_dropout"]
+    options += ["layer_norm"] * norm
     of = ("--arch", arch, "--dtype", "bf16", "fp32", "--jobs", JOBS, "--cell", *options)
-    for report in reports(tmp_path, *of, "--hidden", "200", "650", "1500"):
-        assert_is_sound(report)
+    for report in reports(tmp_path, *of, "--hidden", str(hidden)):
+        name = assert_is_sound(report)
+        backward = report["plan"]["direction"] == "backward"
+        assert report["loop"]["acquire"] == 1 + backward + 2 * norm, name
 
 
 def test_the_newest_architecture_here(tmp_path):

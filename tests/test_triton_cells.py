@@ -167,3 +167,19 @@ def test_a_norm_does_not_wait_for_programs_that_do_not_run():
     assert not plan("steps", "forward", **shape).persistent
     with pytest.raises(ValueError, match=r"layer_norm: .* do not run at once on 58 SMs"):
         plan("steps", "forward", **shape, norm=True)
+
+
+@each_module
+def test_in_parts_and_in_a_graph_it_is_the_loops(options):
+    """Seeds are drawn in one order on all engines, so masks are the same."""
+    x, found = torch.randn(5, 3, 3, dtype=torch.float64), []
+    for engine in ("loop", "triton"):
+        module = make(Case(L=2), engine=engine, recompute=2, **options)
+        torch.manual_seed(3)
+        y, _ = module(x)
+        y.sin().sum().backward()
+        found.append([y, *(p.grad for p in module.parameters())])
+        compiled = torch.compile(module.eval(), fullgraph=True, backend="aot_eager")
+        found[-1].append(compiled(x)[0])
+    for n, (a, b) in enumerate(zip(*found, strict=True)):
+        assert_close(a.detach(), b.detach(), f"result {n}")
