@@ -57,6 +57,7 @@ def test_approximate_functions_are_close():
         ("lg2.approx.f32", y, np.log2(y)),
         ("rcp.approx.f32", y, 1 / y),
         ("sqrt.approx.f32", y, np.sqrt(y)),
+        ("sqrt.approx.ftz.f32", y, np.sqrt(y)),
         ("rsqrt.approx.f32", y, 1 / np.sqrt(y)),
         ("tanh.approx.f32", x, np.tanh(x)),
     ):

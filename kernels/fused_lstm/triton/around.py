@@ -286,7 +286,8 @@ def lstm_backward(
         outputs = [rows.of(t) for t in (*h.view(-1, N, W).unbind(), y.view(N, W))]
         left = gradients.Left(
             rows, D, layers, of.options, of.drop, state, rows.of(x.view(N, -1)), h0, outputs,
-            gates.view(L, N, -1), c.view(L, N, -1), dgates, dh, added["fed"], added["carried"],
+            gates, c, dgates, [rows.of(t) for t in dgates.unbind()], dh,
+            added["fed"], added["carried"],
         )  # fmt: skip
         if norm:
             left = left.normalized(raw_ih, raw_hh)

@@ -33,9 +33,10 @@ class Left(NamedTuple):
     x: Tensor  # [live, I]
     h0: Tensor  # [L, B, P]
     outputs: Sequence[Tensor]  # of each layer [live, W]
-    gates: Tensor  # [L, N, 4H] activated
-    c: Tensor  # [L, N, H]
+    gates: Tensor  # [L, ..., 4H] activated, of N rows
+    c: Tensor  # [L, ..., H]
     dgates: Tensor  # [L, N, 4H]
+    by_gates: Sequence[Tensor]  # of each lane [live, 4H]
     dh: Tensor | None  # [L, N, P], where h is projected: the gradient by w_hr times m
     fed: Tensor | None  # what only some cells have, see sweep.Options
     carried: Tensor | None
@@ -47,23 +48,28 @@ class Left(NamedTuple):
 
     def normalized(self, raw_ih: Tensor, raw_hh: Tensor) -> Left:
         """With what a norm needs: statistics of all steps, and where its gradients go."""
-        stats, of = self.c.new_empty(*self.c.shape[:2], 4), self.rows.of
+        stats, of = self.c.new_empty(len(self.c), self.rows.N, 4), self.rows.of
         for lane, found in enumerate(stats):
             for n, x in enumerate((self.c_made(lane), of(raw_hh[lane]))):
                 variance, mean = torch.var_mean(x, -1, correction=0)
                 of(found)[:, 2 * n], of(found)[:, 2 * n + 1] = mean, (variance + EPS).rsqrt()
-        by_h, dseen = torch.empty_like(self.dgates), torch.empty_like(self.c)
+        by_h = torch.empty_like(self.dgates)
+        dseen = self.c.new_empty(len(self.c), self.rows.N, self.c.shape[-1])
         return self._replace(
             raw_ih=raw_ih, raw_hh=raw_hh, stats=stats, by_h=by_h, dseen=dseen
         )  # fmt: skip
 
     def by_x(self, lane: int) -> Tensor:
         """The gradient by the product with w_ih in all steps of a lane [live, 4H]."""
-        dgates = self.rows.of(self.dgates[lane])
+        dgates = self.by_gates[lane]
         if self.raw_ih is None:
             return dgates
         d = dgates * self.layers[lane].gain_ih
         return normalized_backward(d, *normalized(self.rows.of(self.raw_ih[lane]))).to(dgates.dtype)
+
+    def lane_of(self, t: Tensor, lane: int) -> Tensor:
+        """[L, ..., C] -> a lane's [live, C]."""
+        return self.rows.of(t[lane].view(self.rows.N, -1))
 
     def kept(self, state: Tensor, d: int) -> Tensor:
         """`state` [live, C] before each step of direction d, zero where it begins anew."""
@@ -83,19 +89,19 @@ class Left(NamedTuple):
     def c_before(self, lane: int) -> Tensor:
         """c before all steps of a lane [live, H]."""
         d = lane % self.D
-        return self.kept(self.rows.before(self.rows.of(self.c[lane]), self.c0[lane], d), d)
+        return self.kept(self.rows.before(self.lane_of(self.c, lane), self.c0[lane], d), d)
 
     def c_made(self, lane: int) -> Tensor:
         """What all steps of a lane made of c [live, H], before a zoneout."""
         rows, cell, seed = self.rows, self.options.cell, self.options.seed
         if cell.zoneout[1] == 0:
-            return rows.of(self.c[lane])
-        mask, shape = None, (rows.T * rows.B, self.c.shape[2])
+            return self.lane_of(self.c, lane)
+        mask, shape = None, (rows.T * rows.B, self.c.shape[-1])
         if seed is not None and cell.candidate_dropout > 0:
             first = CANDIDATE + lane * shape[0] * shape[1]
             ones = self.c.new_ones(shape)
             mask = rows.of_padded(philox.dropout(ones, cell.candidate_dropout, seed, first))
-        return proposed(rows.of(self.gates[lane]), self.c_before(lane), mask)
+        return proposed(self.lane_of(self.gates, lane), self.c_before(lane), mask)
 
 
 def halves(y: Tensor, D: int) -> Sequence[Tensor]:
@@ -116,9 +122,11 @@ def of_weights(left: Left) -> list[Tensor]:
         if index > 0 and d == 0:
             below = left.outputs[index - 1]
             below = below if left.drop is None else left.drop(below, index - 1)
-        dgates = left.rows.of(left.dgates[lane])
-        by_h = dgates if left.by_h is None else left.rows.of(left.by_h[lane])
-        found += [left.by_x(lane).T @ below, by_h.T @ left.h_before(lane)]
+        dgates = left.by_gates[lane]
+        of_x = of_h = dgates.T
+        if left.by_h is not None:
+            of_x, of_h = left.by_x(lane).T, left.rows.of(left.by_h[lane]).T
+        found += [of_x @ below, of_h @ left.h_before(lane)]
         if layer.b_ih is not None:
             bias = dgates.sum(0)
             found += [bias, bias.clone()]
@@ -133,7 +141,7 @@ def of_weights(left: Left) -> list[Tensor]:
 
 def _of_projection(left: Left, lane: int) -> Tensor:
     """[P, H]: dh^T . m, with m = o * tanh(c)."""
-    o = left.rows.of(left.gates[lane]).chunk(4, -1)[3]
+    o = left.lane_of(left.gates, lane).chunk(4, -1)[3]
     added = left.layers[lane].added(None)
     m = (o * seen(left.c_made(lane), added).tanh()).to(left.dh.dtype)
     return left.rows.of(left.dh[lane]).T @ m

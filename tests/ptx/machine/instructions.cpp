@@ -208,7 +208,7 @@ const Entry TABLE[] = {
      lanewise<[](float a, float b) { return a != a || b != b ? NAN : least(a, b); }>},
     {"max.NaN.f32",
      lanewise<[](float a, float b) { return a != a || b != b ? NAN : greatest(a, b); }>},
-    {"sqrt.approx.f32 sqrt.rn.f32", lanewise<[](float a) { return std::sqrt(a); }>},
+    {"sqrt.approx.f32 sqrt.approx.ftz.f32 sqrt.rn.f32", lanewise<[](float a) { return std::sqrt(a); }>},
     {"sqrt.rn.f64", lanewise<[](double a) { return std::sqrt(a); }>},
     {"rsqrt.approx.f32", lanewise<[](float a) -> float { return 1 / std::sqrt(double(a)); }>},
     {"rcp.approx.f32 rcp.rn.f32", lanewise<[](float a) { return 1 / a; }>},
