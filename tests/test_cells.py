@@ -83,6 +83,14 @@ def test_auto_takes_an_engine_that_has_the_cell(options):
     assert names <= set(engines.ENGINES[engine].cell)
 
 
+@pytest.mark.filterwarnings("ignore:engine='auto'")
+def test_auto_takes_the_loop_where_native_was_not_built(monkeypatch):
+    monkeypatch.setattr("fused_lstm.native.missing", lambda device: "not built")
+    for option, engine in (("layer_norm", "loop"), ("zoneout", "loop"), ("coupled", "cudnn")):
+        found = engines._resolve.__wrapped__("auto", None, torch.device("cpu"), (option,))
+        assert found[0] == engine
+
+
 def test_dropout_between_layers_beside_a_cell():
     """Its mask is of kind 0, as without a cell."""
     module = make(Case(L=2), zoneout=0.5, dropout=0.5, engine="loop")

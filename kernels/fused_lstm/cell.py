@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from itertools import product
 from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .philox import dropout_mask
 
@@ -83,9 +85,9 @@ class Cell:
         """As an operator of fused_lstm.ops takes it; nothing for nn.LSTM's."""
         if not self.on:
             return {}
-        with_weights = [name for name in ("layer_norm", "peephole") if getattr(self, name)]
+        names = [n for n in ("layer_norm", "peephole", "coupled") if getattr(self, n)]
         rates = [*self.zoneout, self.recurrent_dropout, self.candidate_dropout]
-        return {"cell": ",".join(with_weights), "rates": rates}
+        return {"cell": ",".join(names), "rates": rates}
 
     @staticmethod
     def of_arguments(cell: str = "", rates: Sequence[float] = ()) -> Cell:
@@ -93,8 +95,8 @@ class Cell:
         if not cell and not rates:
             return PLAIN
         z_h, z_c, recurrent, candidate = rates
-        norm, peephole = ("layer_norm" in cell), ("peephole" in cell)
-        return Cell(norm, peephole, False, (z_h, z_c), recurrent, candidate)
+        flags = (name in cell for name in ("layer_norm", "peephole", "coupled"))
+        return Cell(*flags, (z_h, z_c), recurrent, candidate)
 
     @property
     def draws(self) -> bool:
@@ -126,13 +128,13 @@ class Cell:
         if not self.coupled:
             return self, weights
 
-        def spread(weight: Tensor) -> Tensor:
-            if len(weight) < 2 * H:  # weight_hr, which no gate has
-                return weight
-            i, others = weight.tensor_split([H])
-            return torch.cat([i, -i, others])
-
-        return replace(self, coupled=False), [spread(weight) for weight in weights]
+        # Graphs, torch.func and forward mode see PyTorch's own operations.
+        plain = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        plain = plain or forward_ad._current_level >= 0
+        own = spread if plain else partial(Spreading.apply, spread, folded)
+        # weight_hr alone has no gates, and fewer rows.
+        weights = [w if len(w) < 2 * H else own(w, H) for w in weights]
+        return replace(self, coupled=False), weights
 
     def draw(
         self, seed: Tensor | None, lane: int, lanes: int, T: int, B: int, P: int, H: int
@@ -169,6 +171,30 @@ class Cell:
 
 
 OPTIONS = tuple(option.name for option in fields(Cell) if option.init)
+
+
+def spread(weight: Tensor, H: int) -> Tensor:
+    """Rows i, others -> i, f = -i, others."""
+    return torch.cat([weight[:H], -weight[:H], weight[H:]])
+
+
+def folded(grad: Tensor, H: int) -> Tensor:
+    """The transpose of `spread`."""
+    return torch.cat([grad[:H] - grad[H : 2 * H], grad[2 * H :]])
+
+
+class Spreading(torch.autograd.Function):
+    """apply(function, transpose, tensor, H), in one pass each way; autograd's own takes four."""
+
+    @staticmethod
+    def forward(ctx, function, transpose, tensor, H):
+        ctx.given = transpose, function, H
+        return function(tensor, H)
+
+    @staticmethod
+    def backward(ctx, grad):
+        transpose, function, H = ctx.given
+        return None, None, Spreading.apply(transpose, function, grad, H), None
 
 
 class Draws(NamedTuple):

@@ -29,6 +29,7 @@ class Engine(NamedTuple):
     fuses: tuple[str, ...]  # the levels it offers, lowest first; empty where it decides itself
     cell: tuple[str, ...] = ("coupled",)  # the options of a cell that it has
     plain: tuple[str, ...] = ()  # levels that have nn.LSTM's cell alone, and coupled gates
+    couples: bool = False  # whether it takes coupled gates as they are; else `Cell.uncoupled`
 
     def has(self, option: str, fuse: str | None) -> bool:
         """Whether a cell's option is there at a level; None is the highest."""
@@ -36,14 +37,13 @@ class Engine(NamedTuple):
 
 
 FUSED = ("pointwise", "steps", "layers")
-MASKED = tuple(option for option in OPTIONS if option != "layer_norm")
 
 ENGINES = {
     "loop": Engine("fused_lstm.loop", ("none",), OPTIONS),
     "compile": Engine("fused_lstm.compiled", (), OPTIONS),
     "cudnn": Engine("fused_lstm.cudnn", ()),
-    "triton": Engine("fused_lstm.triton", FUSED, OPTIONS, plain=("pointwise",)),
-    "native": Engine("fused_lstm.native", FUSED, MASKED, plain=("pointwise",)),
+    "triton": Engine("fused_lstm.triton", FUSED, OPTIONS, ("pointwise",)),
+    "native": Engine("fused_lstm.native", FUSED, OPTIONS, ("pointwise",), couples=True),
 }
 
 
@@ -155,18 +155,18 @@ def _resolve(
 
 def _automatic(fuse: str | None, device: torch.device, options: tuple[str, ...]) -> str:
     own = "native" if device.type == "cpu" else "triton"
-    if not set(options) <= set(ENGINES[own].cell):
-        return "loop"
     why = engine_module(own).missing(device)
     # A level was asked for: then only an engine that has it will do, and its error if it cannot.
     if fuse is not None or why is None:
         return own
+    instead = "cudnn" if set(options) <= set(ENGINES["cudnn"].cell) else "loop"
     if own == "native":
-        _warn_that_it_is_missing(why)
-    return "cudnn"
+        _warn_that_it_is_missing(instead, why)
+    return instead
 
 
 @cache
-def _warn_that_it_is_missing(why: str) -> None:
-    """Once a process: nn.LSTM is right, but not what a user of this library came for."""
-    warnings.warn(f"engine='auto' takes nn.LSTM on the CPU; native cannot run: {why}", stacklevel=2)
+def _warn_that_it_is_missing(instead: str, why: str) -> None:
+    """Once a process: that is right, but not what a user of this library came for."""
+    what = {"cudnn": "nn.LSTM", "loop": "a step loop"}[instead]
+    warnings.warn(f"engine='auto' takes {what} on the CPU; native cannot run: {why}", stacklevel=2)

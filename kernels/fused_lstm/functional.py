@@ -17,7 +17,7 @@ from . import packing
 from .autocast import autocast
 from .cell import PLAIN, Cell
 from .checks import check_lengths, check_recompute, check_resets, check_tensors
-from .engines import engine_module, resolve
+from .engines import ENGINES, engine_module, resolve
 from .ops import draw_seed
 from .packing import Packing
 from .recompute import in_chunks
@@ -125,7 +125,8 @@ def call_of(
     x, h0, c0, keep = packed.pack(x), packed.sort(h0), packed.sort(c0), None
     if resets is not None:
         keep = keep_of(packed.pack(resets), directions, h0.shape[1], packed.batch_sizes)
-    cell, weights = cell.uncoupled(weights, c0.shape[-1])
+    if not ENGINES[engine].couples:
+        cell, weights = cell.uncoupled(weights, c0.shape[-1])
     dropout = dropout if training else 0.0
     arguments = x, h0, c0, weights, dropout, fuse, directions, packed.batch_sizes, keep
     if cell.on:

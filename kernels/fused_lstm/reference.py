@@ -249,11 +249,12 @@ def lstm(
         seed: draws all masks, as `Cell.draw` takes it; needed where dropout > 0.
         directions: D.
         batch_sizes, keep: as in fused_lstm.rows.
-        cell: one whose forget gate is its own (`Cell.uncoupled`).
+        cell: any.
 
     Returns:
         y [T, B, D * P] or [N, D * P], h_n [L * D, B, P], c_n [L * D, B, H].
     """
+    cell, weights = cell.uncoupled(weights, c0.shape[2])
     lanes, states = list(by_layer(weights, len(h0), cell)), []
     rows = Rows(x, h0.shape[1], batch_sizes, keep)
 

@@ -15,7 +15,7 @@ constexpr long chunk_bytes = 16 << 20;  // of input product at once, where nothi
 // is all there is, dividing those is better. On a Zen 5 no difference was seen.
 bool as_wavefront(const Sizes& s, const Machine& m) {
   const long widest = s.batch < 4 ? 64 : 200;
-  const bool possible = s.even && !s.projected && s.directions == 1 && s.layers % m.threads == 0;
+  const bool possible = s.even && !s.norm && !s.projected && s.directions == 1 && s.layers % m.threads == 0;
   return possible && m.threads > 1 && std::max(s.inputs, s.hidden) <= widest;
 }
 
@@ -30,19 +30,21 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const long step_bytes = std::max(s.batch * 4 * s.hidden * m.sum_bytes, 1L);
   const long fit = std::clamp(chunk_bytes / step_bytes, 1L, s.steps);
   const bool in_place = save && m.bytes == m.sum_bytes;
-  plan.chunk = in_place || plan.is_short ? s.steps : fit;
+  const bool kept = save && s.norm;  // the input's part itself, behind c
+  plan.chunk = in_place || plan.is_short || kept ? s.steps : fit;
   // Where nothing is kept, a layer of one lane writes its output over its input, which it has used,
   // and layers of two lanes take turns with two buffers.
   const long others = s.directions > 1 && s.layers > 1;
   const bool all = save || plan.wavefront || plan.is_short;
   plan.h = {all ? s.layers - 1 : others, s.rows, width};
   if (save) {
-    plan.c = {lanes, s.rows, s.hidden, true};
+    plan.c = {s.norm ? 9 * lanes : lanes, s.rows, s.hidden, true};
     plan.gates = {lanes, s.rows, 4 * s.hidden};
   } else if (!plan.is_short) {  // which leaves it in c_n
     plan.c = {plan.wavefront ? s.layers : s.directions, s.batch, s.hidden, true};
   }
-  if (!in_place && !plan.wavefront) {
+  if (s.norm && !save) plan.by_h = {plan.abreast, s.batch, 4 * s.hidden, true};
+  if (!in_place && !plan.wavefront && !kept) {
     const long rows = std::min(plan.chunk * s.batch, s.rows);
     plan.input_part = {plan.abreast, rows, 4 * s.hidden, true};
   }
@@ -51,7 +53,7 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
 
 void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
   const long width = s.directions * s.outputs, at_once = plan.wavefront ? s.layers : s.directions;
-  plan.dgates = {at_once, 1, m.blocks_size(4, s.hidden, s.rows)};
+  plan.dgates = {s.norm ? 2 * at_once : at_once, 1, m.blocks_size(4, s.hidden, s.rows)};
   if (s.projected) plan.dh = {s.directions, 1, m.blocks_size(1, s.outputs, s.rows)};
   if (m.bytes < m.sum_bytes && s.rows > m.shapes.rows_at_once) {
     const long inputs = s.layers > 1 ? std::max(s.inputs, width) : s.inputs;
@@ -73,6 +75,7 @@ void print_buffers(std::ostream& out, const char* pass, const Plan& plan, const 
       {"c", &plan.c},
       {"gates", &plan.gates},
       {"input part", &plan.input_part},
+      {"by h", &plan.by_h},
       {"unprojected", &plan.unprojected},
       {"dgates", &plan.dgates},
       {"dh", &plan.dh},

@@ -14,6 +14,7 @@ struct Sizes {
   long layers, directions;
   bool projected, even;      // even: every row is alive at every step, and none is kept back
   bool dropout;              // between layers
+  bool norm;                 // lanes normalize their products
   bool narrow;               // tensors are bfloat16
 };
 
@@ -56,7 +57,8 @@ struct Plan {
   long chunk;      // steps whose input product is made at once
   // Forwards, saved or scratch: outputs below the last layer, cell states, gates activated, and of
   // `chunk` steps the gates' part that is the input's, or none, where `gates` has it first.
-  Buffer h, c, gates, input_part, unprojected;
+  // by_h: h w_hh' of a step, where it is normalized; what is saved of it lies behind c.
+  Buffer h, c, gates, input_part, by_h, unprojected;
   // Backwards: gradients by the gates, by a projected h, and by x of the layers above the first; sums
   // of the weights' gradients, where they are made in parts and bfloat16.
   Buffer dgates, dh, between, partial;

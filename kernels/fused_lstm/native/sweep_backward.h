@@ -23,6 +23,11 @@ FL_INLINE Blocks<T> dgates_of(const Lane<T>& lane, const LaneGradient<T>& gradie
 }
 
 template <class T>
+FL_INLINE Blocks<T> by_input_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
+  return {gradient.by_x ? gradient.by_x : gradient.dgates, 4, lane.hidden, rows_in(lane)};
+}
+
+template <class T>
 FL_INLINE Blocks<T> dh_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
   return {gradient.dh, 1, lane.outputs, rows_in(lane)};
 }
@@ -127,6 +132,7 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
   Sum<T>* const sums = sums_of(panel_of(worker, scratch.panels));
   Fma<T>::pack_columns_of(worker, lane.w_hh, 4, hidden, outputs, scratch.recurrent);
   clear_rest(worker, dgates_of(lane, gradient));
+  if (gradient.by_x) clear_rest(worker, by_input_of(lane, gradient));
   if (lane.w_hr) clear_rest(worker, dh_of(lane, gradient));
   if (lane.w_hr) Fma<T>::pack_columns_of(worker, lane.w_hr, 1, outputs, hidden, projection);
   draw_masks(worker, lane, lane.steps - 1);
@@ -134,9 +140,15 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
     worker.sync();
     step_backward(worker, lane, gradient, place, scratch.recurrent, sums);
     draw_masks(worker, lane, place - 1);
-    if (!lane.w_hr || place < 0) continue;
+    if (place < 0) break;
+    if (lane.w_hr) {
+      worker.sync();
+      project_back(worker, lane, gradient, place, projection, sums);
+    }
+    if (!gradient.by_x) continue;
     worker.sync();
-    project_back(worker, lane, gradient, place, projection, sums);
+    finish_rows_back(worker, lane, by_input_of(lane, gradient),
+                     cell_step_back(lane, gradient, place));
   }
 }
 
@@ -161,6 +173,7 @@ void pair_dgates(const Worker& worker, const Lane<T>& lane, const LaneGradient<T
     bias_gradient(dgates, block, {0, dgates.rows}, gradient.db);
   }
   pair_rows(worker, dgates);
+  if (gradient.by_x) pair_rows(worker, by_input_of(lane, gradient));
   if (lane.w_hr) pair_rows(worker, dh_of(lane, gradient));
 }
 
@@ -214,7 +227,8 @@ void weight_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradi
                       T* panel) {
   const Blocks<T> dgates = dgates_of(lane, gradient);
   transposed_product(
-      worker, dgates, lane.inputs, gradient.dw_ih, partial_of(gradient, gradient.dw_ih, 0), panel,
+      worker, by_input_of(lane, gradient), lane.inputs, gradient.dw_ih,
+      partial_of(gradient, gradient.dw_ih, 0), panel,
       [&](Range n, long column, const Panel<T>& right) {
         pack_rows(lane.x, lane.inputs, n, column, lane.inputs - column, right);
       },
@@ -241,7 +255,7 @@ void gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>&
                T* panels) {
   T* const panel = panel_of(worker, panels);
   if (gradient.dx) {
-    product(worker, dgates_of(lane, gradient), lane.w_ih, lane.inputs, gradient.add, gradient.dx,
+    product(worker, by_input_of(lane, gradient), lane.w_ih, lane.inputs, gradient.add, gradient.dx,
             panel);
   }
   if constexpr (deep<T> > 1) {

@@ -2,7 +2,7 @@
 // cell's pointwise work done on each tile while it is in registers.
 #pragma once
 
-#include "cells/added.h"
+#include "cells/layer_norm.h"
 #include "product/step.h"
 
 namespace fused_lstm::FL_ISA {
@@ -119,6 +119,20 @@ void project(const Worker& worker, const Lane<T>& lane, long place, const E* wei
   });
 }
 
+// What a step's sums begin with, given the input's part of the gates of its rows.
+template <class T>
+FL_INLINE const Sum<T>* first_sums(const Lane<T>& lane, const Sum<T>* input_part) {
+  return lane.by_h ? lane.added->zeros : input_part;
+}
+
+// After a step's product, where there is more to do that needs whole rows.
+template <class T>
+void normalize(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part) {
+  if (!lane.by_h) return;
+  finish_rows(worker, lane, cell_step<T>(lane, place, nullptr), input_part);
+  worker.sync();
+}
+
 template <class T>
 void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
   const long hidden = lane.hidden, outputs = lane.outputs;
@@ -132,10 +146,10 @@ void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& 
     input_product(worker, lane, rows, lane.input_part, panel_of(worker, scratch.panels));
     worker.sync();
     for (long place = begin; place < end; ++place) {
-      const long row = row_of(lane, place) - rows.begin;
-      step_forward<Fma<T>>(worker, lane, place, lane.input_part + row * 4 * hidden,
-                           scratch.recurrent);
+      const Sum<T>* const x = lane.input_part + (row_of(lane, place) - rows.begin) * 4 * hidden;
+      step_forward<Fma<T>>(worker, lane, place, first_sums(lane, x), scratch.recurrent);
       worker.sync();
+      normalize(worker, lane, place, x);
       if (!lane.w_hr) continue;
       project<Fma<T>>(worker, lane, place, projection);
       worker.sync();

@@ -38,8 +38,9 @@ void short_forward(const Worker& worker, const Lane<T>& lane, const Weights<E>& 
   if (lane.added) worker.sync();
   for (long place = 0; place < lane.steps; ++place) {
     const T* const input_part = lane.input_part + row_of(lane, place) * 4 * lane.hidden;
-    step_forward<Dots<T, E>>(worker, lane, place, input_part, weights.w_hh);
+    step_forward<Dots<T, E>>(worker, lane, place, first_sums(lane, input_part), weights.w_hh);
     worker.sync();
+    normalize(worker, lane, place, input_part);
     if (!weights.w_hr) continue;
     project<Dots<T, E>>(worker, lane, place, weights.w_hr);
     worker.sync();

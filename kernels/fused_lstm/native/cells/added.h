@@ -78,53 +78,79 @@ FL_INLINE void leave_tile(const Lane<T>& lane, long place, long column, long row
   }
 }
 
+// W units of R h as it is kept, of a row at a place.
+template <class T>
+FL_INLINE Sum<T>* by_h_of(const Lane<T>& lane, long place, long b) {
+  return lane.by_h + (lane.save ? row_of(lane, place) + b : b) * 4 * lane.hidden;
+}
+
 template <class T>
 FL_INLINE Vec<T> peephole(const Lane<T>& lane, long gate, long unit) {
   return load(lane.added->w_ch + gate * lane.hidden + unit, lane.hidden - unit);
+}
+
+// Gates before activation -> c as the step makes it. Activates and leaves them; leaves the next c.
+template <class T>
+FL_INLINE Vec<T> step_cell(const CellStep<T>& step, long b, long unit, Gates<Sum<T>>& a, Vec<T> c) {
+  const Lane<T>& lane = *step.lane;
+  const Added<T>& added = *lane.added;
+  const long hidden = step.hidden, width = min(hidden - unit, W<T>);
+  if (added.w_ch) {
+    a.i += peephole(lane, 0, unit) * c;
+    a.f += peephole(lane, 1, unit) * c;
+  }
+  a = {sigmoid<Sum<T>>(a.i), sigmoid<Sum<T>>(a.f), tanh<Sum<T>>(a.g), a.o};
+  const Vec<T> g = added.candidate.values
+                       ? a.g * load_mask(added.candidate, lane, step.place, b, unit)
+                       : a.g;
+  const Vec<T> made = a.f * c + a.i * g;
+  if (added.w_ch) a.o += peephole(lane, 2, unit) * made;
+  a.o = sigmoid<Sum<T>>(a.o);
+  if (step.gates) store_gates(a, step.gates + b * 4 * hidden + unit, hidden, width);
+  Vec<T> next = made;
+  if (added.zoneout_c.values) {
+    next += load_mask(added.zoneout_c, lane, step.place, b, unit) * (c - made);
+  }
+  store(step.c_next + b * hidden + unit, next, width);
+  return made;
+}
+
+template <class T>
+FL_INLINE void leave_made(const CellStep<T>& step, long b, long unit, Vec<T> h) {
+  if (step.lane->unprojected) {
+    store(step.h + b * step.stride + unit, h, min(step.hidden - unit, W<T>));
+  } else {
+    leave<T>(*step.lane, step.place, b, unit, h);
+  }
 }
 
 // sums[r]: the gates before activation of row `row` + r, W units from `unit` on.
 template <class T>
 FL_APART void finish_added(const CellStep<T>& step, long unit, long row, long rows,
                            const Vec<T> (*sums)[4]) {
-  const Lane<T>& lane = *step.lane;
-  const Added<T>& added = *lane.added;
   const long hidden = step.hidden, width = min(hidden - unit, W<T>);
   for (long b = row; b < row + rows; ++b, ++sums) {
-    const long at = b * hidden + unit;
     Gates<Sum<T>> a = {sums[0][0], sums[0][1], sums[0][2], sums[0][3]};
-    Vec<T> c = load(step.c + at, width);
+    if (step.lane->by_h) {  // the rest waits for the whole row
+      store_gates(a, by_h_of(*step.lane, step.place, b) + unit, hidden, width);
+      continue;
+    }
+    Vec<T> c = load(step.c + b * hidden + unit, width);
     if (step.keep && !step.keep[b]) {
       a = load_gates(step.input_part + b * 4 * hidden + unit, hidden, width);
       c = Vec<T>{};
     }
-    if (added.w_ch) {
-      a.i += peephole(lane, 0, unit) * c;
-      a.f += peephole(lane, 1, unit) * c;
-    }
-    a = {sigmoid<Sum<T>>(a.i), sigmoid<Sum<T>>(a.f), tanh<Sum<T>>(a.g), a.o};
-    const Vec<T> g = added.candidate.values
-                         ? a.g * load_mask(added.candidate, lane, step.place, b, unit)
-                         : a.g;
-    const Vec<T> made = a.f * c + a.i * g;
-    if (added.w_ch) a.o += peephole(lane, 2, unit) * made;
-    a.o = sigmoid<Sum<T>>(a.o);
-    if (step.gates) store_gates(a, step.gates + b * 4 * hidden + unit, hidden, width);
-    Vec<T> next = made;
-    if (added.zoneout_c.values) {
-      next += load_mask(added.zoneout_c, lane, step.place, b, unit) * (c - made);
-    }
-    store(step.c_next + at, next, width);
-    const Vec<T> h = a.o * tanh<Sum<T>>(made);
-    if (lane.unprojected) {
-      store(step.h + b * step.stride + unit, h, width);
-    } else {
-      leave<T>(lane, step.place, b, unit, h);
-    }
+    const Vec<T> made = step_cell<T>(step, b, unit, a, c);
+    leave_made<T>(step, b, unit, a.o * tanh<Sum<T>>(made));
   }
 }
 
 // --- backwards ---
+
+template <class S>
+FL_INLINE void accumulate(S* to, Vec<S> v, long width) {
+  store(to, load(to, width) + v, width);
+}
 
 // To a tile of by the h that w_hh was multiplied by: by h itself.
 template <class T, int R, int N>
@@ -157,40 +183,42 @@ FL_INLINE void keep_gradients(const Lane<T>& lane, long place, long column, long
   }
 }
 
-// c as a step made it, from what was kept: zoneout has left another behind.
+// c as a step made it: zoneout has left another behind it.
 template <class T>
-FL_INLINE Vec<T> made_again(const Gates<Sum<T>>& a, Vec<T> c, Vec<T> mask) {
-  return a.f * c + a.i * (a.g * mask);
+FL_INLINE Vec<T> made_of(const CellStepBack<T>& step, long b, long unit, const Gates<Sum<T>>& a,
+                         Vec<T> c) {
+  const Added<T>& added = *step.lane->added;
+  if (!added.zoneout_c.values) {
+    return load(step.c_next + b * step.hidden + unit, step.hidden - unit);
+  }
+  const Vec<T> g = added.candidate.values
+                       ? a.g * load_mask(added.candidate, *step.lane, step.place, b, unit)
+                       : a.g;
+  return a.f * c + a.i * g;
 }
 
-// One vector of finish_added_back: gradients by the gates; dc becomes that by the c before.
+// Gradients by the gates before activation, of those by o so and by the c that was made through h
+// alone; dc becomes the gradient by the c before.
 template <class T>
-FL_INLINE Gates<Sum<T>> added_gradients(const CellStepBack<T>& step, long b, long unit,
-                                        const Gates<Sum<T>>& a, Vec<T> c, Vec<T> dh, Vec<T>& dc) {
+FL_INLINE Gates<Sum<T>> cell_gradients(const CellStepBack<T>& step, long b, long unit,
+                                       const Gates<Sum<T>>& a, Vec<T> c, Vec<T> made, Vec<T> by_o,
+                                       Vec<T> by_made, Vec<T>& dc) {
   const Lane<T>& lane = *step.lane;
   const Added<T>& added = *lane.added;
   const long hidden = step.hidden, width = hidden - unit;
-  Vec<T> mask = broadcast(Sum<T>(1)), kept = {}, made = load(step.c_next + b * hidden + unit, width);
+  Vec<T> mask = broadcast(Sum<T>(1)), kept = {};
   if (added.candidate.values) mask = load_mask(added.candidate, lane, step.place, b, unit);
-  if (added.zoneout_c.values) {
-    kept = dc * load_mask(added.zoneout_c, lane, step.place, b, unit);
-    made = made_again<T>(a, c, mask);
-  }
-  const Vec<T> tanh_c = tanh<Sum<T>>(made);
-  if (added.unprojected) {
-    store(added.unprojected + (step.line + b) * hidden + unit, a.o * tanh_c, width);
-  }
-  const Vec<T> by_o = dh * tanh_c * a.o * (1 - a.o);
-  Vec<T> by_c = dc - kept + dh * a.o * (1 - tanh_c * tanh_c);
+  if (added.zoneout_c.values) kept = dc * load_mask(added.zoneout_c, lane, step.place, b, unit);
+  Vec<T> by_c = dc - kept + by_made;
   if (added.w_ch) by_c += by_o * peephole(lane, 2, unit);
   const Vec<T> by_i = by_c * (a.g * mask) * a.i * (1 - a.i), by_f = by_c * c * a.f * (1 - a.f);
   dc = by_c * a.f + kept;
   if (added.w_ch) {
     dc += by_i * peephole(lane, 0, unit) + by_f * peephole(lane, 1, unit);
     Sum<T>* const to = added.dw_ch + b * 3 * hidden + unit;
-    store(to, load(to, width) + by_i * c, width);
-    store(to + hidden, load(to + hidden, width) + by_f * c, width);
-    store(to + 2 * hidden, load(to + 2 * hidden, width) + by_o * made, width);
+    accumulate<Sum<T>>(to, by_i * c, width);
+    accumulate<Sum<T>>(to + hidden, by_f * c, width);
+    accumulate<Sum<T>>(to + 2 * hidden, by_o * made, width);
   }
   return {by_i, by_f, by_c * (a.i * mask) * (1 - a.g * a.g), by_o};
 }
@@ -199,17 +227,28 @@ FL_INLINE Gates<Sum<T>> added_gradients(const CellStepBack<T>& step, long b, lon
 template <class T>
 FL_APART void finish_added_back(const CellStepBack<T>& step, long first, long row, long rows,
                                 long blocks, const Vec<T>* dh) {
+  const Added<T>& added = *step.lane->added;
   const long hidden = step.hidden;
   for (long b = row; b < row + rows; ++b) {
     const bool kept = !step.keep || step.keep[b];
     const Sum<T>* const before = (b < step.continued ? step.c : step.c0) + b * hidden;
     for (long block = first; block < first + blocks; ++block, ++dh) {
-      const long unit = block * W<T>, width = hidden - unit;
+      const long unit = block * W<T>, at = b * hidden + unit, width = hidden - unit;
+      if (added.dh) {  // the rest waits for the whole row
+        store(added.dh + at, *dh, width);
+        continue;
+      }
       const Vec<T> c = kept ? load(before + unit, width) : Vec<T>{};
-      Vec<T> dc = load(step.dc + b * hidden + unit, width);
       const Gates<Sum<T>> a = load_gates(step.gates + b * 4 * hidden + unit, hidden, width);
-      const Gates<Sum<T>> da = added_gradients<T>(step, b, unit, a, c, *dh, dc);
-      store(step.dc + b * hidden + unit, kept ? dc : Vec<T>{}, width);
+      const Vec<T> made = made_of<T>(step, b, unit, a, c), tanh_c = tanh<Sum<T>>(made);
+      if (added.unprojected) {
+        store(added.unprojected + (step.line + b) * hidden + unit, a.o * tanh_c, width);
+      }
+      Vec<T> dc = load(step.dc + at, width);
+      const Gates<Sum<T>> da =
+          cell_gradients<T>(step, b, unit, a, c, made, *dh * tanh_c * a.o * (1 - a.o),
+                            *dh * a.o * (1 - tanh_c * tanh_c), dc);
+      store(step.dc + at, kept ? dc : Vec<T>{}, width);
       store_blocks(da, step.dgates, block, step.line + b, width);
     }
   }

@@ -44,6 +44,14 @@ struct Added {
   Sum<T>* dw_ch;             // [B, 3H] backwards: the gradient, row by row, 0 at first
   Sum<T>* carried;           // [B, P] backwards, scratch: by the h before, from zoneout; or null
   T* unprojected;            // [N, H] backwards, scratch: h before it was projected; or null
+  // Where the lane normalizes (its by_h is not null):
+  const Sum<T> *gain_ih, *gain_hh;  // [4H]
+  const Sum<T>* bias;        // [4H], both biases' sum, or null
+  const Sum<T> *gain_c, *bias_c;    // [H]; bias_c with bias
+  const Sum<T>* zeros;       // [B, 4H]
+  Sum<T>* own;               // [workers, 20H]: backwards a worker's share of the gradients by bias,
+                             // gain_ih, gain_hh, gain_c and bias_c, 0 at first; 6H for its rows
+  Sum<T>* dh;                // [B, H] backwards, scratch: by h before it was projected
 };
 
 // One layer in one direction: a lane. Step t's rows are the rows first[t] .. first[t + 1] of every
@@ -70,6 +78,8 @@ struct Lane {
   Sum<T>* c;                 // [N, H], or [B, H] where nothing is saved
   T* gates;                  // [N, 4H] activated, or null where nothing is saved
   Sum<T>* input_part;        // [rows of `chunk` steps, 4H] scratch; may be `gates`
+  Sum<T>* by_h;              // [N, 4H], or [B, 4H] where nothing is saved: h w_hh' where the lane
+                             // normalizes it, and input_part then is [N, 4H] and saved too; or null
   T* unprojected;            // [B, H] scratch, or null
   long chunk;                // steps whose input product is made at once
   bool save;
@@ -97,7 +107,8 @@ struct LaneGradient {
   T* db;                     // [4H] or null
   T* dw_hr;                  // [P, H] or null
   Sum<T>* partial;           // scratch for these, or null where N is one part (see Shapes)
-  T* dgates;                 // scratch: blocks_size(4, H, N)
+  T* dgates;                 // scratch: blocks_size(4, H, N); where the lane normalizes, by h w_hh'
+  T* by_x;                   // the same by x w_ih', where the lane normalizes; or null
   T* dh;                     // scratch: blocks_size(1, P, N), or null
 };
 

@@ -79,6 +79,7 @@ struct Stack {
     lane.c = part_of<Sum<T>>(saved.c, index);
     lane.gates = part_of<T>(saved.gates, index);
     lane.save = true;
+    if (s.norm) set_products(lane, call, saved.c, index);
     return lane;
   }
 
@@ -95,10 +96,11 @@ struct Stack {
     gradient.dc0 = part_of<Sum<T>>(out.dc0, index);
     gradient.dw_ih = data_of<T>(own[0]);
     gradient.dw_hh = data_of<T>(own[1]);
-    gradient.db = call.per_lane >= 4 ? data_of<T>(own[2]) : nullptr;
+    gradient.db = call.per_lane >= 4 && !s.norm ? data_of<T>(own[2]) : nullptr;
     gradient.dw_hr = s.projected ? data_of<T>(own[call.per_lane - 1]) : nullptr;
     gradient.partial = part_of<Sum<T>>(partial, plan.wavefront ? layer : direction);
     gradient.dgates = part_of<T>(dgates, plan.wavefront ? layer : direction);
+    if (s.norm) gradient.by_x = part_of<T>(dgates, s.directions + direction);
     gradient.dh = part_of<T>(dh, direction);
     return gradient;
   }
@@ -150,6 +152,7 @@ struct Stack {
     const long bias = call.per_lane >= 4, lanes = s.layers * s.directions;
     for (long index = 0; bias && index < lanes; ++index) {  // the two biases have one gradient
       const Tensor* own = &out.dweights[index * call.per_lane];
+      if (s.norm) own[2].copy_(added.bias_gradient(index));
       std::copy_n(data_of<T>(own[2]), own[2].numel(), data_of<T>(own[3]));
     }
     out.dvectors = added.gradients();

@@ -15,7 +15,7 @@ namespace fused_lstm {
 
 // What a call's cell has beside nn.LSTM's.
 struct CellOptions {
-  bool on, peephole;
+  bool on, peephole, norm, coupled;
   double zoneout_h, zoneout_c, recurrent, candidate;
 };
 
@@ -83,7 +83,7 @@ inline at::Tensor fresh(const Buffer& buffer, const at::TensorOptions& options) 
 template <class E>
 Weights<E> weights_of(const Call& call, long index) {
   const at::Tensor* const own = &call.weights[index * call.per_lane];
-  const bool bias = call.per_lane >= 4;
+  const bool bias = call.per_lane >= 4 && !call.cell.norm;  // which has its own: see Added
   return {data_of<E>(own[0]), data_of<E>(own[1]), bias ? data_of<E>(own[2]) : nullptr,
           bias ? data_of<E>(own[3]) : nullptr,
           call.sizes.projected ? data_of<E>(own[call.per_lane - 1]) : nullptr};
@@ -99,11 +99,24 @@ class AddedLanes {
   const Added<T>* of(long index) const { return lanes_.empty() ? nullptr : &lanes_[index]; }
 
   std::vector<at::Tensor> gradients() const;  // in the order of Call::vectors
+  at::Tensor bias_gradient(long index) const;  // of a lane that normalizes
 
  private:
+  void normalize(Added<T>& added, const Call& call, long index);
+
   std::vector<Added<T>> lanes_;
-  at::Tensor scratch_, recurrent_, fed_first_, fed_, unprojected_, dw_ch_;
+  long hidden_ = 0, vectors_ = 0;  // of a lane
+  at::Tensor scratch_, recurrent_, fed_first_, fed_, unprojected_, dw_ch_, own_, zeros_, biases_;
 };
+
+// Of a lane that normalizes, W x and R h in what is saved, [4H] a row.
+template <class T>
+void set_products(Lane<T>& lane, const Call& call, const at::Tensor& c, long index) {
+  const Sizes& s = call.sizes;
+  const long lanes = s.layers * s.directions, size = s.rows * s.hidden;
+  lane.input_part = part_of<Sum<T>>(c, 0) + (lanes + 8 * index) * size;
+  lane.by_h = lane.input_part + 4 * size;
+}
 
 // Lane `index` of all, as the forward and the backward have it in common.
 template <class T>

@@ -40,7 +40,7 @@ struct Stack {
   const at::TensorOptions options;
   const AddedLanes<T> added;
   Forward out;
-  Tensor input_part, unprojected, dropped;
+  Tensor input_part, by_h, unprojected, dropped;
 
   Stack(const Kernels<T>& kernels, const Call& call, bool save)
       : kernels(kernels),
@@ -78,6 +78,7 @@ struct Stack {
     out.c = kept(plan.c);
     out.gates = kept(plan.gates);
     input_part = fresh(plan.input_part, options);
+    by_h = fresh(plan.by_h, options);
     unprojected = fresh(plan.unprojected, options);
     dropped = fresh(plan.dropped, options);
   }
@@ -97,6 +98,8 @@ struct Stack {
     if constexpr (std::is_same_v<T, Sum<T>>) {
       if (!lane.input_part) lane.input_part = lane.gates;
     }
+    lane.by_h = part_of<Sum<T>>(by_h, slot);
+    if (s.norm && save) set_products(lane, call, out.c, index);
     lane.unprojected = part_of<T>(unprojected, slot);
     lane.chunk = plan.chunk;
     lane.save = save;

@@ -1,5 +1,8 @@
 // fuse="steps" (layer after layer) and fuse="layers" (all of them): the operators `lstm` and
 // `lstm_backward`, checked. Schemas: kernels/fused_lstm/ops.py.
+#include <algorithm>
+#include <type_traits>
+
 #include "ops/call.h"
 
 namespace fused_lstm {
@@ -17,36 +20,51 @@ std::vector<Tensor> converted(at::TensorList tensors, at::ScalarType dtype) {
 
 CellOptions cell_of(std::string_view cell, at::ArrayRef<double> rates, bool drawn) {
   CellOptions options{};
-  TORCH_CHECK_VALUE(cell.empty() || cell == "peephole", "cell: got '", cell,
-                    "', should be 'peephole' or ''");
+  std::string_view rest = cell;
+  const auto takes = [&](std::string_view name) {
+    const bool has = rest.substr(0, name.size()) == name;
+    if (has) rest.remove_prefix(std::min(name.size() + 1, rest.size()));
+    return has;
+  };
+  options.norm = takes("layer_norm");
+  options.peephole = takes("peephole");
+  options.coupled = takes("coupled");
+  TORCH_CHECK_VALUE(rest.empty() && !(options.norm && options.coupled), "cell: got '", cell,
+                    "', should be of layer_norm, peephole and coupled, not the first and the last");
   TORCH_CHECK_VALUE(rates.empty() ? cell.empty() : rates.size() == 4, "rates: got ", rates,
                     ", should be four, or none for nn.LSTM's cell");
   if (rates.empty()) return options;
   for (const double rate : rates) {
     TORCH_CHECK_VALUE(rate >= 0 && rate <= 1, "rates: got ", rate, ", should be in [0, 1]");
   }
-  options.peephole = cell == "peephole";
   options.zoneout_h = rates[0];
   options.zoneout_c = rates[1];
   options.recurrent = drawn ? rates[2] : 0;
   options.candidate = drawn ? rates[3] : 0;
-  options.on = options.peephole || options.zoneout_h > 0 || options.zoneout_c > 0 ||
+  options.on = options.peephole || options.norm || options.zoneout_h > 0 || options.zoneout_c > 0 ||
                options.recurrent > 0 || options.candidate > 0;
   return options;
 }
 
+// How many of a lane's weights are not nn.LSTM's; c has a bias where the gates have one.
+long weights_added(const CellOptions& cell, long per_lane) {
+  const bool bias = per_lane - cell.peephole > 6;  // 5 or 6 without it, 8 or 9 with it
+  return cell.peephole + (cell.norm ? (bias ? 4 : 3) : 0);
+}
+
 // per_lane: nn.LSTM's, and all.
-void check_weights(at::TensorList weights, const Sizes& s, long plain, long per_lane,
-                   at::ScalarType dtype) {
-  const long gates = 4 * s.hidden;
+void check_weights(at::TensorList weights, const Sizes& s, const CellOptions& cell, long plain,
+                   long per_lane, at::ScalarType dtype) {
+  const long gates = (cell.coupled ? 3 : 4) * s.hidden;
   for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
     const long k = i % per_lane, layer = i / per_lane / s.directions;
     const long inputs = layer == 0 ? s.inputs : s.directions * s.outputs;
     const auto is = [&](at::IntArrayRef shape) { check(weights[i], "weights", shape, dtype, i); };
     if (k == 0) is({gates, inputs});
     if (k == 1) is({gates, s.outputs});
-    if (k >= plain) {
-      is({3 * s.hidden});
+    const long n = k - plain + !cell.peephole;  // w_ch, two gains of 4H, what c has
+    if (n >= 0 && k >= plain) {
+      is({n == 0 ? gates - s.hidden : n < 3 ? gates : s.hidden});
     } else if (k > 1 && s.projected && k == plain - 1) {
       is({s.outputs, s.hidden});
     } else if (k > 1) {
@@ -108,6 +126,44 @@ std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes
   return first;
 }
 
+// --- coupled gates: 1 - sigma(a) is sigma(-a), so f's rows are minus i's ---
+
+template <class Body>
+void on_elements(const Tensor& tensor, const Body& body) {
+  const at::ScalarType dtype = tensor.scalar_type();
+  if (dtype == at::kDouble) return body(tensor.data_ptr<double>());
+  if (dtype == at::kBFloat16) return body(tensor.data_ptr<at::BFloat16>());
+  body(tensor.data_ptr<float>());
+}
+
+bool has_gates(const Call& call, long weight) {
+  return !call.sizes.projected || weight % call.per_lane != call.per_lane - 1;
+}
+
+// Rows i, others -> i, -i, others.
+Tensor spread(const Tensor& weight, long hidden) {
+  at::DimVector shape(weight.sizes());
+  shape[0] += hidden;
+  const Tensor out = fresh(shape, weight.options());
+  const long size = hidden * (weight.numel() / weight.size(0));
+  on_elements(weight, [&](const auto* from) {
+    auto* const to = out.data_ptr<std::remove_const_t<std::remove_pointer_t<decltype(from)>>>();
+    std::copy_n(from, size, to);
+    for (long i = 0; i < size; ++i) to[size + i] = -from[i];
+    std::copy_n(from + size, weight.numel() - size, to + 2 * size);
+  });
+  return out;
+}
+
+// The gradient of what was spread, in its memory -> of what was given.
+Tensor folded(const Tensor& gradient, long hidden) {
+  const long rows = gradient.size(0) - hidden, size = hidden * (gradient.numel() / gradient.size(0));
+  on_elements(gradient, [&](auto* own) {
+    for (long i = 0; i < size; ++i) own[size + i] = own[i] - own[size + i];
+  });
+  return gradient.narrow(0, hidden, rows);
+}
+
 Call checked_call(bool forward, const Tensor& x, const Tensor& h0, const Tensor& c0,
                   at::TensorList weights, double dropout, const OptionalTensor& seed,
                   std::string_view fuse, int64_t directions, const OptionalTensor& batch_sizes,
@@ -117,7 +173,8 @@ Call checked_call(bool forward, const Tensor& x, const Tensor& h0, const Tensor&
   Sizes& s = call.sizes;
   call.packed = batch_sizes.has_value();
   call.cell = cell_of(cell, rates, seed.has_value());
-  const long added = call.cell.peephole;  // weights of a lane
+  const long lanes = h0.dim() > 0 ? h0.size(0) : 0;
+  const long added = lanes ? weights_added(call.cell, weights.size() / lanes) : 0;
   s = sizes_of(x, h0, c0, static_cast<long>(weights.size()), added, directions, call.packed);
   call.given = x.scalar_type();
   call.together = fuse == "layers";
@@ -126,12 +183,13 @@ Call checked_call(bool forward, const Tensor& x, const Tensor& h0, const Tensor&
   if (!call.packed) s.batch = x.size(1);
   check(h0, "h0", {s.layers * directions, s.batch, s.outputs}, call.given);
   check(c0, "c0", {s.layers * directions, s.batch, s.hidden}, call.given);
-  check_weights(weights, s, call.per_lane, all, call.given);
+  check_weights(weights, s, call.cell, call.per_lane, all, call.given);
   call.first = rows_before(x, batch_sizes, s.batch);
   s.steps = static_cast<long>(call.first.size()) - 1;
   s.rows = call.packed ? x.size(0) : s.steps * s.batch;
   s.even = !keep && call.first.back() == s.steps * s.batch && call.first.back() == s.rows;
   s.dropout = dropout > 0;
+  s.norm = call.cell.norm;
   s.narrow = call.given == at::kBFloat16;
   const bool as_they_lie = forward && is_short(s);
   call.isa = &current_isa();
@@ -163,6 +221,12 @@ Call checked_call(bool forward, const Tensor& x, const Tensor& h0, const Tensor&
       list.push_back(fused_lstm::converted(weights[i], plain ? as : sum_dtype(call.dtype)));
     }
   }
+  if (call.cell.coupled) {
+    for (long i = 0; i < static_cast<long>(call.weights.size()); ++i) {
+      if (has_gates(call, i)) call.weights[i] = spread(call.weights[i], s.hidden);
+    }
+    for (Tensor& vector : call.vectors) vector = spread(vector, s.hidden);
+  }
   call.dropout = dropout_of(dropout, call.seed);
   return call;
 }
@@ -172,7 +236,8 @@ std::vector<Tensor> interleaved(const Call& call, const Backward& out) {
   std::vector<Tensor> result;
   const long lanes = call.h0.size(0), added = static_cast<long>(out.dvectors.size()) / lanes;
   for (long lane = 0; lane < lanes; ++lane) {
-    for (long k = 0; k < call.per_lane; ++k) result.push_back(out.dweights[lane * call.per_lane + k]);
+    const auto plain = out.dweights.begin() + lane * call.per_lane;
+    result.insert(result.end(), plain, plain + call.per_lane);
     for (long k = 0; k < added; ++k) {
       result.push_back(to_dtype(out.dvectors[lane * added + k], call.given));
     }
@@ -231,7 +296,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
   const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
   check(y, "y", call.shape(width), call.given);
   check(h, "h", call.shape(s.layers - 1, width), call.given);
-  check(c, "c", call.shape(lanes, s.hidden), sum_dtype(call.dtype));
+  check(c, "c", call.shape(s.norm ? 9 * lanes : lanes, s.hidden), sum_dtype(call.dtype));
   check(gates, "gates", call.shape(lanes, 4 * s.hidden), call.given);
   const auto to = [&](const Tensor& tensor) { return fused_lstm::converted(tensor, call.dtype); };
   const Forward saved{to(y), Tensor(), Tensor(), to(h), c.contiguous(), to(gates)};
@@ -239,7 +304,14 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
                               optional_converted(dh_n, "dh_n", h0.sizes(), call),
                               optional_converted(dc_n, "dc_n", c0.sizes(), call), saved, needs_dx);
   const auto as_given = [&](const Tensor& tensor) { return to_dtype(tensor, call.given); };
-  for (Tensor& gradient : out.dweights) gradient = as_given(gradient);
+  for (long i = 0; i < static_cast<long>(out.dweights.size()); ++i) {
+    Tensor& gradient = out.dweights[i];
+    if (call.cell.coupled && has_gates(call, i)) gradient = folded(gradient, s.hidden);
+    gradient = as_given(gradient);
+  }
+  for (Tensor& gradient : out.dvectors) {
+    if (call.cell.coupled) gradient = folded(gradient, s.hidden);
+  }
   if (!out.dvectors.empty()) out.dweights = interleaved(call, out);
   return {as_given(out.dx), as_given(out.dh0), as_given(out.dc0), out.dweights};
 }

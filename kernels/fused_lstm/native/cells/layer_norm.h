@@ -1,0 +1,224 @@
+// A step of a lane that normalizes: R h and c over a whole row, W x with them. A row's statistics
+// are its own, so the workers share out rows here: they meet once more a step, and no more.
+//
+// A row's products lie as they were made, W x in `input_part` and R h in `by_h`, for the backward
+// too, which finds their statistics again.
+#pragma once
+
+#include "cells/added.h"
+
+namespace fused_lstm::FL_ISA {
+
+template <class S>
+struct Moments {
+  S mean, rstd;
+};
+
+// Of `count` numbers. In two passes: a sum of squares would cancel.
+template <class S>
+FL_INLINE Moments<S> moments(const S* v, long count) {
+  const long most = count / W<S> * W<S>;
+  Vec<S> total = {}, squares = {};
+  for (long i = 0; i < count; i += W<S>) total += load(v + i, count - i);
+  const S mean = sum<S>(total) / count;
+  for (long i = 0; i < most; i += W<S>) {
+    const Vec<S> d = load(v + i) - mean;
+    squares += d * d;
+  }
+  S square = sum<S>(squares);
+  for (long i = most; i < count; ++i) square += (v[i] - mean) * (v[i] - mean);
+  const S variance = square / count + S(1e-5);
+  if constexpr (sizeof(S) == sizeof(float)) return {mean, 1 / __builtin_sqrtf(variance)};
+  return {mean, static_cast<S>(1 / __builtin_sqrt(variance))};
+}
+
+template <class S>
+FL_INLINE Vec<S> normalized(const S* v, const Moments<S>& of, long width) {
+  return (load(v, width) - of.mean) * of.rstd;
+}
+
+// What normalized(W x) and normalized(R h) become of one gate.
+template <class T>
+FL_INLINE Vec<T> gate_of(const Added<T>& added, long at, Vec<T> x, Vec<T> h, long width) {
+  const Vec<T> a = x * load(added.gain_ih + at, width) + h * load(added.gain_hh + at, width);
+  return added.bias ? a + load(added.bias + at, width) : a;
+}
+
+template <class T>
+FL_INLINE Vec<T> seen_of(const Added<T>& added, long unit, Vec<T> c, long width) {
+  const Vec<T> seen = c * load(added.gain_c + unit, width);
+  return added.bias_c ? seen + load(added.bias_c + unit, width) : seen;
+}
+
+// --- forwards ---
+
+// made: a worker's memory, [2H].
+template <class T>
+FL_APART void finish_row(const CellStep<T>& step, long b, const Sum<T>* x, Sum<T>* h,
+                         Sum<T>* made) {
+  using S = Sum<T>;
+  const Lane<T>& lane = *step.lane;
+  const Added<T>& added = *lane.added;
+  const long hidden = step.hidden;
+  const bool kept = !step.keep || step.keep[b];
+  for (long i = 0; !kept && i < 4 * hidden; ++i) h[i] = 0;
+  const Moments<S> of_x = moments(x, 4 * hidden), of_h = moments(h, 4 * hidden);
+  S* const o = made + hidden;
+  for (long unit = 0; unit < hidden; unit += W<T>) {
+    const long width = min(hidden - unit, W<T>);
+    Vec<T> of[4];
+    for (long gate = 0; gate < 4; ++gate) {
+      const long at = gate * hidden + unit;
+      of[gate] = gate_of<T>(added, at, normalized(x + at, of_x, width),
+                             normalized(h + at, of_h, width), width);
+    }
+    Gates<S> a = {of[0], of[1], of[2], of[3]};
+    const Vec<T> c = kept ? load(step.c + b * hidden + unit, width) : Vec<T>{};
+    store(made + unit, step_cell<T>(step, b, unit, a, c), width);
+    store(o + unit, a.o, width);
+  }
+  const Moments<S> of_c = moments(made, hidden);
+  for (long unit = 0; unit < hidden; unit += W<T>) {
+    const long width = min(hidden - unit, W<T>);
+    const Vec<T> seen = seen_of<T>(added, unit, normalized(made + unit, of_c, width), width);
+    leave_made<T>(step, b, unit, load(o + unit, width) * tanh<S>(seen));
+  }
+}
+
+// The rows of a place, after their products; x is W x of its row 0. All workers have met.
+template <class T>
+void finish_rows(const Worker& worker, const Lane<T>& lane, CellStep<T> step, const Sum<T>* x) {
+  const Range mine = part(alive(lane, step.place), worker.id, worker.count);
+  Sum<T>* const own = lane.added->own + worker.id * 20 * lane.hidden;
+  for_states_before(lane, step.place, [&](Range rows, const Before<T>& before) {
+    step.c = before.c;
+    for (long b = max(rows.begin, mine.begin); b < min(rows.end, mine.end); ++b) {
+      finish_row(step, b, x + b * 4 * lane.hidden, by_h_of(lane, step.place, b), own);
+    }
+  });
+}
+
+// --- backwards ---
+
+// Over a row: of a gradient by normalized(v), and of it times normalized(v).
+template <class S>
+struct Means {
+  S by, along;
+};
+
+// The gradient by v from that by normalized(v).
+template <class S>
+FL_INLINE Vec<S> unnormalized(Vec<S> by, Vec<S> hat, const Means<S>& means, S rstd) {
+  return rstd * (by - means.by - hat * means.along);
+}
+
+// c's part: from dh, the gradient by normalized(c) in `by_seen`, and by o before activation.
+template <class T>
+FL_INLINE Means<Sum<T>> row_seen(const CellStepBack<T>& step, long b, const Sum<T>* made,
+                                 const Moments<Sum<T>>& of_c, Sum<T>* by_seen, Sum<T>* by_o,
+                                 Sum<T>* own) {
+  using S = Sum<T>;
+  const Added<T>& added = *step.lane->added;
+  const long hidden = step.hidden;
+  Vec<T> mean = {}, along = {};
+  for (long unit = 0; unit < hidden; unit += W<T>) {
+    const long width = min(hidden - unit, W<T>);
+    const Vec<T> hat = normalized(made + unit, of_c, width);
+    const Vec<T> tanh_c = tanh<S>(seen_of<T>(added, unit, hat, width));
+    const Vec<T> o = load(step.gates + (4 * b + 3) * hidden + unit, width);
+    const Vec<T> dh = load(added.dh + b * hidden + unit, width);
+    const Vec<T> dseen = dh * o * (1 - tanh_c * tanh_c);
+    accumulate<S>(own + 12 * hidden + unit, dseen * hat, width);
+    accumulate<S>(own + 13 * hidden + unit, dseen, width);
+    const Vec<T> by = dseen * load(added.gain_c + unit, width);
+    mean += by;
+    along += by * hat;
+    store(by_seen + unit, by, width);
+    store(by_o + unit, dh * tanh_c * o * (1 - o), width);
+    if (added.unprojected) {
+      store(added.unprojected + (step.line + b) * hidden + unit, o * tanh_c, width);
+    }
+  }
+  return {sum<S>(mean) / hidden, sum<S>(along) / hidden};
+}
+
+// From a row of dgates to the gradient by one of the two products v.
+template <class T>
+FL_INLINE void row_product(const CellStepBack<T>& step, long b, const Sum<T>* dgates,
+                           const Sum<T>* v, const Sum<T>* gain, Sum<T>* dgain,
+                           const Blocks<T>& out) {
+  using S = Sum<T>;
+  const long hidden = step.hidden, all = 4 * hidden;
+  const Moments<S> of = moments(v, all);
+  Vec<T> mean = {}, along = {};
+  for (long i = 0; i < all; i += W<T>) {
+    const long width = min(all - i, W<T>);
+    const Vec<T> d = load(dgates + i, width), hat = normalized(v + i, of, width);
+    const Vec<T> by = d * load(gain + i, width);
+    accumulate<S>(dgain + i, d * hat, width);
+    mean += by;
+    along += by * hat;
+  }
+  const Means<S> means = {sum<S>(mean) / all, sum<S>(along) / all};
+  for (long block = 0; block < out.count(); ++block) {
+    const long width = out.width(block), at = out.column(block);
+    if (width <= 0) continue;
+    const Vec<T> by = load(dgates + at, width) * load(gain + at, width);
+    const Vec<T> hat = normalized(v + at, of, width);
+    store_left(out.at(block, step.line + b), unnormalized<S>(by, hat, means, of.rstd), width);
+  }
+}
+
+// own: a worker's, [20H]: gradients of vectors, then a row's memory.
+template <class T>
+FL_APART void finish_row_back(const CellStepBack<T>& step, long b, const Sum<T>* x,
+                              const Sum<T>* h, const Blocks<T>& by_x, Sum<T>* own) {
+  using S = Sum<T>;
+  const Added<T>& added = *step.lane->added;
+  const long hidden = step.hidden, all = 4 * hidden;
+  const bool kept = !step.keep || step.keep[b];
+  const S* const before = (b < step.continued ? step.c : step.c0) + b * hidden;
+  S *const dgates = own + 14 * hidden, *const by_seen = dgates + all;
+  S* const made = by_seen + hidden;
+  S* const by_o = dgates;  // until those of a unit are known
+  const auto gates_at = [&](long unit) {
+    return load_gates(step.gates + b * all + unit, hidden, hidden - unit);
+  };
+  const auto before_at = [&](long unit) {
+    return kept ? load(before + unit, hidden - unit) : Vec<T>{};
+  };
+  for (long unit = 0; unit < hidden; unit += W<T>) {
+    const Vec<T> c = made_of<T>(step, b, unit, gates_at(unit), before_at(unit));
+    store(made + unit, c, hidden - unit);
+  }
+  const Moments<S> of_c = moments(made, hidden);
+  const Means<S> means = row_seen(step, b, made, of_c, by_seen, by_o, own);
+  for (long unit = 0; unit < hidden; unit += W<T>) {
+    const long width = hidden - unit;
+    const Vec<T> hat = normalized(made + unit, of_c, width);
+    const Vec<T> by_made = unnormalized<S>(load(by_seen + unit, width), hat, means, of_c.rstd);
+    Vec<T> dc = load(step.dc + b * hidden + unit, width);
+    const Gates<S> d =
+        cell_gradients<T>(step, b, unit, gates_at(unit), before_at(unit),
+                          load(made + unit, width), load(by_o + unit, width), by_made, dc);
+    store(step.dc + b * hidden + unit, kept ? dc : Vec<T>{}, width);
+    store_gates(d, dgates + unit, hidden, width);
+  }
+  for (long i = 0; i < all; i += W<T>) accumulate<S>(own + i, load(dgates + i, all - i), all - i);
+  row_product(step, b, dgates, x, added.gain_ih, own + all, by_x);
+  row_product(step, b, dgates, h, added.gain_hh, own + 2 * all, step.dgates);
+}
+
+// From dh, by h before it was projected, to dgates, of the rows of a place.
+template <class T>
+void finish_rows_back(const Worker& worker, const Lane<T>& lane, const Blocks<T>& by_x,
+                      const CellStepBack<T>& step) {
+  const Range mine = part(alive(lane, step.place), worker.id, worker.count);
+  Sum<T>* const own = lane.added->own + worker.id * 20 * lane.hidden;
+  for (long b = mine.begin; b < mine.end; ++b) {
+    const Sum<T>* const x = lane.input_part + (step.line + b) * 4 * lane.hidden;
+    finish_row_back(step, b, x, by_h_of(lane, step.place, b), by_x, own);
+  }
+}
+
+}  // namespace fused_lstm::FL_ISA
