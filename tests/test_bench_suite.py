@@ -39,7 +39,7 @@ LOADED["wrong"] = SimpleNamespace(missing=lambda device: None, describe=str, lst
 
 def pytest_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     (folder / "small_and_wrong.py").write_text(PLUGIN)
-    path = os.pathsep.join([str(folder), str(ROOT)])
+    path = os.pathsep.join([str(folder), str(ROOT), str(ROOT / "kernels")])
     # Under pytest-xdist, as in `make test`, pytest-benchmark would refuse to time.
     outside = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
     return subprocess.run(
