@@ -106,17 +106,23 @@ def flushed(t: Tensor) -> Tensor:
     return torch.where(t.abs() < 2.0**-126, t * 0, t)
 
 
-def by_the_manual(left: Tensor, right: Tensor) -> Tensor:
-    """left right', in steps of TDPBF16PS: see kernels/fused_lstm/native/product/unit.h."""
-    left, right = (flushed(F.pad(t.float(), (0, -t.shape[1] % 32))).double() for t in (left, right))
-    total = torch.zeros(len(left), len(right))
-    for begin in range(0, left.shape[1], 32):
-        chains = [torch.zeros_like(total) for _ in range(2)]
-        for k in range(begin, begin + 32):
-            # Products are exact in float64, and sums near enough: see `fused` there.
-            product = left[:, None, k] * right[None, :, k]
-            chains[k % 2] = flushed((chains[k % 2].double() + product).float())
-        total = flushed(total + flushed(chains[0] + chains[1]))
+def by_the_manual(*products: tuple[Tensor, Tensor]) -> Tensor:
+    """The sum of left right' for each pair, in steps of TDPBF16PS that pairs take in turn: see
+    kernels/fused_lstm/native/product/unit.h."""
+
+    def wide(t: Tensor) -> Tensor:
+        return flushed(F.pad(t.float(), (0, -t.shape[1] % 32))).double()
+
+    products = [(wide(left), wide(right)) for left, right in products]
+    total = torch.zeros(len(products[0][0]), len(products[0][1]))
+    for begin in range(0, products[0][0].shape[1], 32):
+        for left, right in products:
+            chains = [torch.zeros_like(total) for _ in range(2)]
+            for k in range(begin, begin + 32):
+                # Products are exact in float64, and sums near enough: see `fused` there.
+                product = left[:, None, k] * right[None, :, k]
+                chains[k % 2] = flushed((chains[k % 2].double() + product).float())
+            total = flushed(total + flushed(chains[0] + chains[1]))
     return total
 
 
@@ -136,7 +142,7 @@ def test_the_emulation_is_the_manuals(columns, scale):
         found = native.OPS.product("input", left, right, 1, 1)[0]
     finally:
         native.OPS.use_isa("")
-    assert torch.equal(found, by_the_manual(left, right))
+    assert torch.equal(found, by_the_manual((left, right)))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e15, 1e-19], ids=str)

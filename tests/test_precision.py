@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-import fused_lstm
-from fused_lstm import native
 from lm.machine import PRECISIONS, set_precision
 from lm.train import main
 from lm_cases import refused, train
@@ -61,22 +59,3 @@ def test_a_run_keeps_its_precision(corpus_dir, tmp_path, capsys):
     assert "--precision cannot change with --resume" in message
     assert main([resume, "--max-steps=3"]) == 0
     assert seen() == EXPECTED["high"]
-
-
-@pytest.mark.skipif(native.missing(torch.device("cpu")) is not None, reason="native is not built")
-def test_no_switch_moves_native_in_float32():
-    """It has no product that would be faster and less exact: its answers stay, to the last bit."""
-    x, target = torch.randn(7, 3, 20), torch.randint(50, (7, 3))
-    lstm, decoder = fused_lstm.LSTM(20, 20, 2, engine="native"), torch.nn.Linear(20, 50)
-
-    def answers():
-        y, state = lstm(x)
-        loss = fused_lstm.linear_cross_entropy(y, decoder.weight, target, linear_bias=decoder.bias)
-        grads = torch.autograd.grad(loss, [*lstm.parameters(), *decoder.parameters()])
-        return [y, *state, loss, *grads]
-
-    expected = answers()
-    for word in PRECISIONS:
-        set_precision(word)
-        for found, value in zip(answers(), expected, strict=True):
-            assert torch.equal(found, value), word

@@ -11,6 +11,8 @@ N, H, V: rows (all of a batch's and a sequence's), hidden size, vocabulary.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +20,7 @@ from torch import Tensor
 from .autocast import autocast_dtype, without_autocast
 from .derivatives import Fused, Losses
 from .engines import can_run
-from .ops import NATIVE
+from .ops import NATIVE, in_a_graph, precision_now
 from .reference import state_dtype
 from .twins import RowLosses
 
@@ -129,14 +131,17 @@ def _of_labels(hidden, linear_weight, target, bias, weight, reduction, ignore_in
 
 def _weighted(hidden, linear_weight, bias, target, factor, count, ignore_index):
     """factor [N] times each row's plain loss; given a count, their sum divided by it."""
+    # A backward is as exact as its forward, whatever a switch says by then.
+    precision = None if in_a_graph() else precision_now(hidden.dtype, "matmul")
+    losses = partial(_losses, precision=precision) if precision else _losses
     if torch._C._are_functorch_transforms_active():  # which want derivatives apart, of any order
-        rows = RowLosses(_losses, ignore_index)
-        (losses,) = Fused.apply(rows, hidden, linear_weight, bias, target)
-        return losses * factor if count is None else (losses * factor).sum() / count
+        rows = RowLosses(losses, ignore_index)
+        (each,) = Fused.apply(rows, hidden, linear_weight, bias, target)
+        return each * factor if count is None else (each * factor).sum() / count
     wants_grad = (t is not None and t.requires_grad for t in (hidden, linear_weight, bias))
     gradients = torch.is_grad_enabled() and any(wants_grad)
     return Losses.apply(
-        _losses, hidden, linear_weight, bias, target, factor, count, ignore_index, gradients
+        losses, hidden, linear_weight, bias, target, factor, count, ignore_index, gradients
     )
 
 
@@ -148,16 +153,19 @@ def _advantage(hidden, linear_weight, bias, label, weight):
     return found if bias is None else found + (total * bias[label] - weight @ bias)
 
 
-def _losses(hidden, weight, bias, target, row_grad, ignore_index):
+def _losses(hidden, weight, bias, target, row_grad, ignore_index, precision=None):
     """[N] losses and, where row_grad [N] says the gradients by them, those of the inputs.
 
     Weights are rounded to the dtype of `hidden`. Gradients come in float32 for half precision: a
     GradScaler's factor is still to be applied, and float16 would have rounded them to 0 before it.
     """
     weight, bias = (_rounded(t, hidden.dtype) for t in (weight, bias))
-    native = can_run("native", hidden.device)
-    run = NATIVE.linear_cross_entropy if native else _losses_in_chunks
-    return run(hidden, weight, bias, target, row_grad, ignore_index)
+    if not can_run("native", hidden.device):
+        return _losses_in_chunks(hidden, weight, bias, target, row_grad, ignore_index)
+    options = {} if precision is None else {"precision": precision}
+    return NATIVE.linear_cross_entropy(
+        hidden, weight, bias, target, row_grad, ignore_index, **options
+    )
 
 
 @torch.no_grad()

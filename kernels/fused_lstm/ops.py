@@ -27,6 +27,8 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
                    the weights, layer_norm, peephole and coupled, with commas; rates are zoneout's
                    of h and of c, recurrent_dropout and candidate_dropout, or none. The masks are
                    drawn from seed, [1] or [2] as `Cell.draw` takes it; None is outside training.
+                   precision of float32 products, in PyTorch's words, and `native`'s alone: None is
+                   what torch.backends.mkldnn.rnn.fp32_precision says when the operator runs.
                    -> y [T, B, D*P], or [N, D*P] with zeros past the last row, h_n as h0, c_n as c0,
                    all of x's dtype, and, where `save` is true, what the backward needs (else three
                    tensors of no elements), a row of them as a row of x:
@@ -43,7 +45,7 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
                    hidden [N, H], weight [V, H], bias [V] or None, target [N] int64 -> loss [N] in
                    the state dtype and in it, given row_grad [N], the gradients by the first three
                    (else three tensors of no elements). A row of target `ignore_index` has no loss.
-                   `native` alone has it.
+                   precision: as above, or what mkldnn.matmul's switch says. `native` alone has it.
     packing        lengths [B] int64, each in 1 to `steps` -> what fused_lstm.packing.Packing has
                    outside a graph. `native` alone has it.
     gather         x [M, ...], index [N] int64 -> rows `index` of x [N, ...]. `native` alone has it.
@@ -91,13 +93,21 @@ def run(
     if traced:
         options = twins.named_lanes(*lanes, cell)
         return ops.lstm(x, h0, c0, weights, dropout, seed, fuse, save, **options)[:3]
-    call = twins.LSTM(ops, dropout, fuse, save, directions, 3 + len(weights), cell)
+    precision = precision_now(x.dtype, "rnn") if save and ops is NATIVE else None
+    call = twins.LSTM(ops, dropout, fuse, save, directions, 3 + len(weights), cell, precision)
     return call_of(Fused, save)(call, x, h0, c0, *weights, seed, batch_sizes, keep)[:3]
 
 
 def in_a_graph() -> bool:
     """Whether a graph is being made: its operators are then called through torch's dispatcher."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def precision_now(dtype: torch.dtype, op: str) -> str | None:
+    """What torch.backends.mkldnn says of `op`, for a backward to be as exact as its forward."""
+    if dtype != torch.float32:
+        return None
+    return getattr(torch.backends.mkldnn, op).fp32_precision
 
 
 def dropout(ops: SimpleNamespace, x: Tensor, p: float, seed: Tensor) -> Tensor:
@@ -123,14 +133,16 @@ def _cell(ops, gates, c):
 
 def _lstm(
     ops, x, h0, c0, weights, dropout, seed, fuse, save,
-    directions=1, batch_sizes=None, keep=None, cell="", rates=(),
+    directions=1, batch_sizes=None, keep=None, cell="", rates=(), precision=None,
 ):  # fmt: skip
     own = Cell.of_arguments(cell, rates)
-    call = twins.LSTM(ops, dropout, fuse, save, directions, 3 + len(weights), own)
+    call = twins.LSTM(ops, dropout, fuse, save, directions, 3 + len(weights), own, precision)
     return call_of(Fused, save)(call, x, h0, c0, *weights, seed, batch_sizes, keep)
 
 
-def _plain_lstm(x, h0, c0, weights, dropout, seed, fuse, save, cell="", rates=(), **lanes):
+def _plain_lstm(
+    x, h0, c0, weights, dropout, seed, fuse, save, cell="", rates=(), precision=None, **lanes
+):
     lanes["cell"] = Cell.of_arguments(cell, rates)
     return *reference.lstm(x, h0, c0, weights, dropout, seed, **lanes), *[x.new_empty(0)] * 3
 
@@ -160,10 +172,7 @@ def _fake_cell_backward(gates, c, c_next, dh, dc_next):
     return gates.new_empty(gates.shape), c.new_empty(c.shape)
 
 
-def _fake_lstm(
-    x, h0, c0, weights, dropout, seed, fuse, save,
-    directions=1, batch_sizes=None, keep=None, cell="", rates=(),
-):  # fmt: skip
+def _fake_lstm(x, h0, c0, weights, dropout, seed, fuse, save, directions=1, **_others):
     rows, width, lanes, H = x.shape[:-1], directions * h0.shape[2], len(h0), c0.shape[2]
     h, c, gates = [(0,)] * 3
     if save:
@@ -193,7 +202,9 @@ def _fake_dropout(x, p, seed, first=0):
     return x.new_empty(x.shape)
 
 
-def _fake_linear_cross_entropy(hidden, weight, bias, target, row_grad, ignore_index):
+def _fake_linear_cross_entropy(
+    hidden, weight, bias, target, row_grad, ignore_index, precision=None
+):
     shapes = [(0,) if row_grad is None or t is None else t.shape for t in (hidden, weight, bias)]
     dtype = reference.state_dtype(hidden.dtype)
     return tuple(hidden.new_empty(shape, dtype=dtype) for shape in ((len(hidden),), *shapes))
@@ -221,6 +232,7 @@ class Operator(NamedTuple):
 _INPUTS = "Tensor x, Tensor h0, Tensor c0, Tensor[] weights, float dropout, Tensor? seed, str fuse"
 _LANES = "*, int directions=1, Tensor? batch_sizes=None, Tensor? keep=None"
 _CELL = "str cell='', float[] rates=[]"
+_PRECISION = "str? precision=None"
 
 OPERATORS = {
     "cell": Operator(
@@ -233,13 +245,13 @@ OPERATORS = {
         _fake_cell_backward,
     ),
     "lstm": Operator(
-        f"({_INPUTS}, bool save, {_LANES}, {_CELL})"
+        f"({_INPUTS}, bool save, {_LANES}, {_CELL}, {_PRECISION})"
         " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor h, Tensor c, Tensor gates)",
         _fake_lstm, _lstm, _plain_lstm,
     ),
     "lstm_backward": Operator(
         f"(Tensor? dy, Tensor? dh_n, Tensor? dc_n, {_INPUTS}, Tensor y, Tensor h, Tensor c,"
-        f" Tensor gates, bool needs_dx, {_LANES}, {_CELL})"
+        f" Tensor gates, bool needs_dx, {_LANES}, {_CELL}, {_PRECISION})"
         " -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)",
         _fake_lstm_backward,
     ),
@@ -249,7 +261,8 @@ OPERATORS = {
     ),
     "linear_cross_entropy": Operator(
         "(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, Tensor? row_grad,"
-        " int ignore_index) -> (Tensor loss, Tensor dhidden, Tensor dweight, Tensor dbias)",
+        f" int ignore_index, {_PRECISION})"
+        " -> (Tensor loss, Tensor dhidden, Tensor dweight, Tensor dbias)",
         _fake_linear_cross_entropy, engines=("native",),
     ),
     "packing": Operator(

@@ -63,12 +63,14 @@ class CellBackward:
         return pullback(filled((dh, dc_next), outputs))
 
 
-def named_lanes(directions, batch_sizes, keep, cell: cells.Cell) -> dict:
+def named_lanes(directions, batch_sizes, keep, cell: cells.Cell, precision=None) -> dict:
     """The operator's arguments by name; none where all are as usual, which is faster."""
+    others = cell.arguments()
+    if precision is not None:
+        others = others | {"precision": precision}
     if directions == 1 and batch_sizes is None and keep is None:
-        return cell.arguments()
-    lanes = {"directions": directions, "batch_sizes": batch_sizes, "keep": keep}
-    return lanes | cell.arguments()
+        return others
+    return {"directions": directions, "batch_sizes": batch_sizes, "keep": keep} | others
 
 
 @dataclass(slots=True, eq=False)
@@ -80,6 +82,7 @@ class LSTM:
     directions: int
     inputs: int
     cell: cells.Cell = cells.PLAIN
+    precision: str | None = None
     results: int = 3
 
     @property
@@ -89,7 +92,7 @@ class LSTM:
     def arguments(self, x, h0, c0, *rest):
         *weights, seed, batch_sizes, keep = rest
         inputs = x, h0, c0, weights, self.dropout, seed, self.fuse, self.save
-        return inputs, named_lanes(self.directions, batch_sizes, keep, self.cell)
+        return inputs, named_lanes(self.directions, batch_sizes, keep, self.cell, self.precision)
 
     def twin(self, x, h0, c0, *rest):
         *weights, seed, batch_sizes, keep = rest

@@ -115,7 +115,7 @@ void exponentiate(const Worker& worker, const Loss<T>& loss) {
   }
   Sum<T>* sums = own_lanes(loss, loss.sums, worker.id);
   const Vec<T> least = broadcast(-Types<T>::largest), nothing = {};
-  for (long block = 0; block < logits.count(); ++block) {
+  for (long block = 0; block < blocks_of<T>(loss.rows); ++block) {
     const Vec<T> most = max_of(worker, loss, block);
     const long width = logits.width(block);
     Vec<T> total = nothing;

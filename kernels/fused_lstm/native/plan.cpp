@@ -103,11 +103,11 @@ const char* order_of(const Plan& plan) {
 
 }  // namespace
 
-// To pack weights costs about as much as to read them three times, to widen bfloat16 first far more;
-// but packed they are faster to multiply with. Measured on a Zen 5 (one thread and two, H = 64, 200,
-// 650, 1500, every instruction set): up to 4 steps this gains everywhere, up to 2 to 5 times; up to
-// 16 where a step is long but its weights come from a cache. With 32 rows it loses as often as it
-// gains.
+// To pack weights costs about as much as to read them three times, to widen bfloat16 first far
+// more; but packed they are faster to multiply with. Measured on a Zen 5 (one thread and two, H =
+// 64, 200, 650, 1500, every instruction set): up to 4 steps this gains everywhere, up to 2 to 5
+// times; up to 16 where a step is long but its weights come from a cache. With 32 rows it loses as
+// often as it gains.
 bool is_short(const Sizes& s) {
   const bool cached = s.hidden >= 256 && (s.narrow || s.hidden <= 1024);
   return s.rows <= 16 && (s.steps <= 4 || cached);

@@ -59,8 +59,8 @@ struct Plan {
   // `chunk` steps the gates' part that is the input's, or none, where `gates` has it first.
   // by_h: h w_hh' of a step, where it is normalized; what is saved of it lies behind c.
   Buffer h, c, gates, input_part, by_h, unprojected;
-  // Backwards: gradients by the gates, by a projected h, and by x of the layers above the first; sums
-  // of the weights' gradients, where they are made in parts and bfloat16.
+  // Backwards: gradients by the gates, by a projected h, and by x of the layers above the first;
+  // sums of the weights' gradients, where they are made in parts and bfloat16.
   Buffer dgates, dh, between, partial;
   Buffer dropped;            // x of the layers above the first, where there is dropout
   Buffer recurrent, packed;  // weights packed: of the lanes abreast, or of all layers

@@ -1,5 +1,6 @@
 // A lane's forward pass where rows are few: nothing is packed or widened beforehand, weights are
-// read as they lie (see product/dots.h), those of the input once and the recurrent ones once a step.
+// read as they lie (see product/dots.h), those of the input once and the recurrent ones once a
+// step.
 #pragma once
 
 #include "product/dots.h"

@@ -1,4 +1,5 @@
-// bfloat16 in memory, float32 in registers, on a CPU that knows no bfloat16: as bf16.h, bit for bit.
+// bfloat16 in memory, float32 in registers, on a CPU that knows no bfloat16: as bf16.h, bit for
+// bit.
 #pragma once
 
 namespace fused_lstm::FL_ISA {

@@ -1,7 +1,7 @@
 // All kernels for one instruction set: included by the files beside it, which say which. One that
-// defines FL_BF16 has those of bfloat16 factors, the others those of float32 and float64. What is
-// more than every CPU of the architecture has is compiled where FL_TARGET says so, and run only
-// where isa.cpp does.
+// defines FL_BF16 has those of bfloat16 factors, or with FL_TERMS those of float32 as sums of so
+// many of them, the others those of float32 and float64. What is more than every CPU of the
+// architecture has is compiled where FL_TARGET says so, and run only where isa.cpp does.
 
 // All from outside, before the target: its inline functions are every file's.
 #include <cstddef>
@@ -52,17 +52,22 @@ constexpr Kernels<T> table() {
   table.prepare_product = prepare_product<T>;
   table.one_product = one_product<T>;
   table.best_product = best_product<T>;
-  if constexpr (deep<T> == 1) {
-    table.cell = cell<T>;
-    table.cell_backward = cell_backward<T>;
-    table.short_forward = short_forward<T, T>;
+  if constexpr (!by_terms<T>) {  // whose float32 is multiplied as it is here
+    if constexpr (deep<T> == 1) {
+      table.cell = cell<T>;
+      table.cell_backward = cell_backward<T>;
+      table.short_forward = short_forward<T, T>;
+    }
+    if constexpr (sizeof(T) == sizeof(float)) table.short_forward_bf16 = short_forward<T, Bf16>;
   }
-  if constexpr (sizeof(T) == sizeof(float)) table.short_forward_bf16 = short_forward<T, Bf16>;
   return table;
 }
 
 // Constants: code that ran when the library is loaded would run on every CPU.
-#ifdef FL_BF16
+#if defined(FL_TERMS)
+extern const Kernels<float> float_kernels;
+constexpr Kernels<float> float_kernels = table<float>();
+#elif defined(FL_BF16)
 extern const Kernels<Bf16> bf16_kernels;
 constexpr Kernels<Bf16> bf16_kernels = table<Bf16>();
 #else

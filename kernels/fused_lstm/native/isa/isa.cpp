@@ -36,10 +36,22 @@ extern const Kernels<Bf16> bf16_kernels;
 namespace amx {
 extern const Kernels<Bf16> bf16_kernels;
 }  // namespace amx
+namespace amx_1 {
+extern const Kernels<float> float_kernels;
+}  // namespace amx_1
+namespace amx_2 {
+extern const Kernels<float> float_kernels;
+}  // namespace amx_2
 #endif
 namespace emulated {
 extern const Kernels<Bf16> bf16_kernels;
 }  // namespace emulated
+namespace emulated_1 {
+extern const Kernels<float> float_kernels;
+}  // namespace emulated_1
+namespace emulated_2 {
+extern const Kernels<float> float_kernels;
+}  // namespace emulated_2
 
 namespace {
 
@@ -73,15 +85,16 @@ const std::vector<Isa>& all() {  // best first; the emulation never is
   static const std::vector<Isa> table = {
 #if defined(__x86_64__)
       {"amx", has_avx512() && has_amx(), &avx512::float_kernels, &avx512::double_kernels,
-       &amx::bf16_kernels},
+       &amx::bf16_kernels, {&amx_1::float_kernels, &amx_2::float_kernels}},
       {"avx512_bf16", has_avx512() && has_fast_bf16(), &avx512::float_kernels,
-       &avx512::double_kernels, &avx512_bf16::bf16_kernels},
-      {"avx512", has_avx512(), &avx512::float_kernels, &avx512::double_kernels, nullptr},
+       &avx512::double_kernels, &avx512_bf16::bf16_kernels, {}},
+      {"avx512", has_avx512(), &avx512::float_kernels, &avx512::double_kernels, nullptr, {}},
       {"avx2", __builtin_cpu_supports("avx2") && has_fma(), &avx2::float_kernels,
-       &avx2::double_kernels, nullptr},
+       &avx2::double_kernels, nullptr, {}},
 #endif
-      {base::float_kernels.name, true, &base::float_kernels, &base::double_kernels, nullptr},
-      {"emulated", true, &base::float_kernels, &base::double_kernels, &emulated::bf16_kernels},
+      {base::float_kernels.name, true, &base::float_kernels, &base::double_kernels, nullptr, {}},
+      {"emulated", true, &base::float_kernels, &base::double_kernels, &emulated::bf16_kernels,
+       {&emulated_1::float_kernels, &emulated_2::float_kernels}},
   };
   return table;
 }

@@ -17,6 +17,8 @@ struct Isa {
   const Kernels<float>* for_float;    // may be another set's, of which this one is more
   const Kernels<double>* for_double;
   const Kernels<Bf16>* for_bf16;      // null: bfloat16 is widened to float32
+  // float32 as sums of one and of two bfloat16 terms; null: it is multiplied as it is.
+  const Kernels<float>* for_terms[2];
 };
 
 // The instruction set in use: the best this CPU has, unless the environment's FUSED_LSTM_ISA, or
@@ -34,10 +36,13 @@ auto with_kernels(c10::ScalarType dtype, const Body& body, const Isa& isa = curr
   return dtype == c10::kDouble ? body(*isa.for_double) : body(*isa.for_float);
 }
 
-// The same for an operator that has kernels for bfloat16, where the instruction set has them.
+// The same for an operator that has kernels for bfloat16, and for float32 as sums of so many terms
+// of it (0: as it is), where the instruction set has them.
 template <class Body>
-auto with_factors(c10::ScalarType dtype, const Isa& isa, const Body& body) {
-  return dtype == c10::kBFloat16 ? body(*isa.for_bf16) : with_kernels(dtype, body, isa);
+auto with_factors(c10::ScalarType dtype, int terms, const Isa& isa, const Body& body) {
+  if (dtype == c10::kBFloat16) return body(*isa.for_bf16);
+  const bool split = dtype == c10::kFloat && terms > 0 && isa.for_terms[terms - 1];
+  return split ? body(*isa.for_terms[terms - 1]) : with_kernels(dtype, body, isa);
 }
 
 std::string isa_name();                     // in use

@@ -2,8 +2,8 @@
 //
 // T, B, N: time steps, batch, rows of all steps. I, H, P: input size, hidden size, output size.
 // Tensors are contiguous unless a stride is given; gate order i, f, g, o. W: lanes of a vector. A
-// "block" is W hidden units; the last one may be partial. T is what the factors of products are made
-// of, Sum<T> what is summed, and kept from step to step.
+// "block" is W hidden units; the last one may be partial. T is what the factors of products are
+// made of, Sum<T> what is summed, and kept from step to step.
 #pragma once
 
 #include <cstdint>

@@ -88,6 +88,7 @@ FL_INLINE Vec<T> load(const T* p, long n) {
 template <class T>
 FL_INLINE void store(T* p, Vec<T> v, long n) {
   if (n >= W<T>) return store(p, v);
+  if (n <= 0) return;  // apart: GCC 12 makes a copy of the loop, and warns of fewer bytes than none
   for (long lane = 0; lane < n; ++lane) p[lane] = v[lane];
 }
 
@@ -124,8 +125,18 @@ constexpr long grain = deep<T>;
 template <>
 constexpr long grain<Bf16> = 32;
 #endif
+#ifdef FL_TERMS  // of float32: see product/terms.h
+constexpr int terms = FL_TERMS;
+template <>
+constexpr long grain<float> = 32;
+#else
+constexpr int terms = 1;
+#endif
 template <class T>
 constexpr bool by_unit = grain<T> > deep<T>;
+// Whether a factor is multiplied as a sum of bfloat16 terms.
+template <class T>
+constexpr bool by_terms = by_unit<T> && deep<T> == 1;
 
 // Up to a whole grain.
 template <class T>
@@ -176,8 +187,13 @@ FL_INLINE Vec<T> dot_with(Vec<T> sum, Factor<T> a, const T* p) {
 
 // W elements, of which n exist: where a factor is read by whole lanes, the others are zero.
 template <class T>
-FL_INLINE void store_left(T* p, Vec<T> v, long) {
-  store(p, v);
+FL_INLINE void store_left(T* p, Vec<T> v, long n) {
+  if (by_terms<T> && n < W<T>) {
+    store(p, Vec<T>{});
+    store(p, v, n);
+  } else {
+    store(p, v);
+  }
 }
 
 // Element `part` of W lanes from p on; the others are left as they are.

@@ -166,7 +166,7 @@ struct Stack {
 
 Backward run_backward(const Call& call, const Tensor& dy, const Tensor& dh_n, const Tensor& dc_n,
                       const Forward& saved, bool needs_dx) {
-  return with_factors(call.dtype, *call.isa, [&](const auto& kernels) {
+  return with_factors(call.dtype, call.terms, *call.isa, [&](const auto& kernels) {
     Stack stack(kernels, call, dy, dh_n, saved);
     stack.allocate(dc_n, needs_dx);
     stack.plan.wavefront ? stack.as_wavefront() : stack.in_turns();

@@ -25,6 +25,7 @@ struct Call {
   Sizes sizes;
   const Isa* isa;
   at::ScalarType given, dtype;  // of the arguments, and of the factors of products
+  int terms;                    // of float32 factors: see with_factors
   bool together;                // lanes may run at once: fuse="layers"
   long per_lane;                // weights, nn.LSTM's
   at::Tensor x, h0, c0;
@@ -53,8 +54,8 @@ struct Backward {
 
 Forward run_forward(const Call& call, bool save);
 
-// dy, dh_n, dc_n are of the sums' dtype, as are dx, dh0 and dc0, or undefined. Of `saved`, h_n and c_n
-// are not used.
+// dy, dh_n, dc_n are of the sums' dtype, as are dx, dh0 and dc0, or undefined. Of `saved`, h_n and
+// c_n are not used.
 Backward run_backward(const Call& call, const at::Tensor& dy, const at::Tensor& dh_n,
                       const at::Tensor& dc_n, const Forward& saved, bool needs_dx);
 
@@ -69,7 +70,8 @@ constexpr std::array<int64_t, 1> nothing = {0};  // the shape of a result that i
 
 // Its dtype, given that of elements.
 inline at::TensorOptions options_of(const Buffer& buffer, const at::TensorOptions& options) {
-  return buffer.sums ? options.dtype(sum_dtype(c10::typeMetaToScalarType(options.dtype()))) : options;
+  if (!buffer.sums) return options;
+  return options.dtype(sum_dtype(c10::typeMetaToScalarType(options.dtype())));
 }
 
 // Undefined where the plan has none.

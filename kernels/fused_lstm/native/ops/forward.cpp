@@ -181,7 +181,7 @@ struct Stack {
 }  // namespace
 
 Forward run_forward(const Call& call, bool save) {
-  return with_factors(call.dtype, *call.isa, [&](const auto& kernels) {
+  return with_factors(call.dtype, call.terms, *call.isa, [&](const auto& kernels) {
     Stack stack(kernels, call, save);
     stack.allocate();
     stack.run();

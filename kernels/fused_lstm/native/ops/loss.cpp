@@ -5,6 +5,7 @@
 #include "isa/isa.h"
 #include "memory.h"
 #include "ops/ops.h"
+#include "ops/precision.h"
 
 namespace fused_lstm {
 namespace {
@@ -121,10 +122,11 @@ Result run(const Kernels<T>& kernels, const Tensor& hidden, const Tensor& weight
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
     const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,
-    const OptionalTensor& row_grad, int64_t ignore_index) {
+    const OptionalTensor& row_grad, int64_t ignore_index, Told precision) {
   const Isa& isa = current_isa();
   const at::ScalarType given = hidden.scalar_type(), dtype = factor_dtype(hidden, "hidden", isa);
   const at::ScalarType sum = sum_dtype(dtype);
+  const int terms = terms_of(given, precision, at::Float32Op::MATMUL);
   TORCH_CHECK_VALUE(hidden.dim() == 2, "hidden: got shape ", hidden.sizes(), ", should be [N, H]");
   TORCH_CHECK_VALUE(weight.dim() == 2 && weight.size(0) > 0, "weight: got shape ", weight.sizes(),
                     ", should be [V, H]");
@@ -136,7 +138,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
   const auto to = [](const OptionalTensor& tensor, at::ScalarType dtype) {
     return tensor ? converted(*tensor, dtype) : Tensor();
   };
-  const Result out = with_factors(dtype, isa, [&](const auto& kernels) {
+  const Result out = with_factors(dtype, terms, isa, [&](const auto& kernels) {
     return run(kernels, to(hidden, dtype), to(weight, dtype), to(bias, sum), checked,
                to(row_grad, sum));
   });

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "ops/call.h"
+#include "ops/precision.h"
 
 namespace fused_lstm {
 namespace {
@@ -167,7 +168,8 @@ Tensor folded(const Tensor& gradient, long hidden) {
 Call checked_call(bool forward, const Tensor& x, const Tensor& h0, const Tensor& c0,
                   at::TensorList weights, double dropout, const OptionalTensor& seed,
                   std::string_view fuse, int64_t directions, const OptionalTensor& batch_sizes,
-                  const OptionalTensor& keep, std::string_view cell, at::ArrayRef<double> rates) {
+                  const OptionalTensor& keep, std::string_view cell, at::ArrayRef<double> rates,
+                  const Told& precision) {
   check_fuse(fuse);
   Call call{};
   Sizes& s = call.sizes;
@@ -194,6 +196,8 @@ Call checked_call(bool forward, const Tensor& x, const Tensor& h0, const Tensor&
   const bool as_they_lie = forward && is_short(s);
   call.isa = &current_isa();
   call.dtype = as_they_lie ? compute_dtype(x, "x") : factor_dtype(x, "x", *call.isa);
+  const int terms = terms_of(call.given, precision, at::Float32Op::RNN);
+  call.terms = as_they_lie ? 0 : terms;
   if (keep) {
     at::DimVector shape = {directions};
     shape.append(x.sizes().begin(), x.sizes().end() - 1);
@@ -269,9 +273,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
     const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights, double dropout,
     const OptionalTensor& seed, std::string_view fuse, bool save, int64_t directions,
     const OptionalTensor& batch_sizes, const OptionalTensor& keep, std::string_view cell,
-    at::ArrayRef<double> rates) {
+    at::ArrayRef<double> rates, Told precision) {
   const Call call = checked_call(true, x, h0, c0, weights, dropout, seed, fuse, directions,
-                                 batch_sizes, keep, cell, rates);
+                                 batch_sizes, keep, cell, rates, precision);
   const Forward out = run_forward(call, save);
   const auto as_given = [&](const Tensor& tensor) { return to_dtype(tensor, call.given); };
   const auto none = [&](at::ScalarType dtype) { return fresh(nothing, x.options().dtype(dtype)); };
@@ -289,9 +293,9 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
     const OptionalTensor& seed, std::string_view fuse, const Tensor& y, const Tensor& h,
     const Tensor& c, const Tensor& gates, bool needs_dx, int64_t directions,
     const OptionalTensor& batch_sizes, const OptionalTensor& keep, std::string_view cell,
-    at::ArrayRef<double> rates) {
+    at::ArrayRef<double> rates, Told precision) {
   const Call call = checked_call(false, x, h0, c0, weights, dropout, seed, fuse, directions,
-                                 batch_sizes, keep, cell, rates);
+                                 batch_sizes, keep, cell, rates, precision);
   const Sizes& s = call.sizes;
   const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
   check(y, "y", call.shape(width), call.given);

@@ -23,7 +23,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
     const at::Tensor& x, const at::Tensor& h0, const at::Tensor& c0, at::TensorList weights,
     double dropout, const std::optional<at::Tensor>& seed, std::string_view fuse, bool save,
     int64_t directions, const std::optional<at::Tensor>& batch_sizes,
-    const std::optional<at::Tensor>& keep, std::string_view cell, at::ArrayRef<double> rates);
+    const std::optional<at::Tensor>& keep, std::string_view cell, at::ArrayRef<double> rates,
+    std::optional<std::string_view> precision);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> lstm_backward(
     const std::optional<at::Tensor>& dy, const std::optional<at::Tensor>& dh_n,
@@ -32,11 +33,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> lstm_bac
     const std::optional<at::Tensor>& seed, std::string_view fuse, const at::Tensor& y,
     const at::Tensor& h, const at::Tensor& c, const at::Tensor& gates, bool needs_dx,
     int64_t directions, const std::optional<at::Tensor>& batch_sizes,
-    const std::optional<at::Tensor>& keep, std::string_view cell, at::ArrayRef<double> rates);
+    const std::optional<at::Tensor>& keep, std::string_view cell, at::ArrayRef<double> rates,
+    std::optional<std::string_view> precision);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> linear_cross_entropy(
     const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-    const at::Tensor& target, const std::optional<at::Tensor>& row_grad, int64_t ignore_index);
+    const at::Tensor& target, const std::optional<at::Tensor>& row_grad, int64_t ignore_index,
+    std::optional<std::string_view> precision);
 
 std::vector<std::string> product_names();
 

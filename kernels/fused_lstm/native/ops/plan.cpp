@@ -4,6 +4,7 @@
 #include "isa/isa.h"
 #include "ops/check.h"
 #include "ops/ops.h"
+#include "ops/precision.h"
 
 namespace fused_lstm {
 
@@ -31,13 +32,13 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
   s.even = even;
   s.dropout = dropout;
   s.narrow = dtype == at::kBFloat16;
-  const auto machine = [&](bool pairs) {
-    return with_factors(s.narrow && !pairs ? at::kFloat : dtype, set, [&](const auto& kernels) {
-      return machine_of(kernels, workers);
-    });
+  const int terms = terms_of(dtype, {}, at::Float32Op::RNN);
+  const auto machine = [&](bool as_they_lie) {
+    const bool wide = s.narrow && (as_they_lie || !set.for_bf16);
+    return with_factors(wide ? at::kFloat : dtype, as_they_lie ? 0 : terms, set,
+                        [&](const auto& kernels) { return machine_of(kernels, workers); });
   };
-  const bool pairs = set.for_bf16;
-  return to_string(s, machine(pairs && !is_short(s)), machine(pairs), save, fuse == "layers");
+  return to_string(s, machine(is_short(s)), machine(false), save, fuse == "layers");
 }
 
 }  // namespace fused_lstm

@@ -8,6 +8,7 @@
 #include "isa/isa.h"
 #include "memory.h"
 #include "ops/ops.h"
+#include "ops/precision.h"
 
 namespace fused_lstm {
 namespace {
@@ -17,14 +18,20 @@ using at::Tensor;
 struct Kind {
   const char* name;
   Product product;
-  long groups;  // of the columns of blocks
+  long groups;         // of the columns of blocks
+  at::Float32Op asks;  // whose switch says how exact it is
 };
 
+constexpr at::Float32Op lstm_s = at::Float32Op::RNN, softmax_s = at::Float32Op::MATMUL;
 constexpr Kind kinds[] = {
-    {"input", Product::input, 1},         {"step", Product::step, 1},
-    {"step back", Product::step_back, 4}, {"dx", Product::rows, 4},
-    {"dW", Product::columns, 4},          {"logits", Product::logits, 1},
-    {"dhidden", Product::columns, 1},     {"ddecoder", Product::rows, 1},
+    {"input", Product::input, 1, lstm_s},
+    {"step", Product::step, 1, lstm_s},
+    {"step back", Product::step_back, 4, lstm_s},
+    {"dx", Product::rows, 4, lstm_s},
+    {"dW", Product::columns, 4, lstm_s},
+    {"logits", Product::logits, 1, softmax_s},
+    {"dhidden", Product::columns, 1, softmax_s},
+    {"ddecoder", Product::rows, 1, softmax_s},
 };
 
 const Kind& kind_of(const std::string& name) {
@@ -135,7 +142,8 @@ std::tuple<Tensor, std::vector<double>> product(const std::string& name, const T
   const Tensor a = left.contiguous(), b = right.contiguous();
   const Tensor out =
       at::empty(shape_of_result(kind, a, b, batch), a.options().dtype(sum_dtype(dtype)));
-  return {out, with_factors(dtype, isa, [&](const auto& kernels) {
+  const int terms = terms_of(dtype, {}, kind.asks);
+  return {out, with_factors(dtype, terms, isa, [&](const auto& kernels) {
             return run(kernels, kind, a, b, batch, rounds, out);
           })};
 }
@@ -144,7 +152,9 @@ std::tuple<Tensor, std::vector<double>> product(const std::string& name, const T
 double best_product(at::ScalarType dtype) {
   const Isa& isa = current_isa();
   check_factors(dtype, isa, "dtype: got");
-  return with_factors(dtype, isa, [&](const auto& kernels) { return best_rate(kernels, dtype); });
+  const int terms = terms_of(dtype, {}, at::Float32Op::RNN);
+  return with_factors(dtype, terms, isa,
+                      [&](const auto& kernels) { return best_rate(kernels, dtype); });
 }
 
 }  // namespace fused_lstm

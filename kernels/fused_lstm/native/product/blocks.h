@@ -9,6 +9,7 @@
 // (`store_left`). The transposed one needs pairs of rows, which `pair_rows` makes of them in place.
 // A matrix unit (see unit.h) reads 32 columns of a row at once: two blocks lie side by side, a
 // group has an even number of them, and what is paired is 32 rows by the columns of a block.
+// float32 that it reads as sums of bfloat16 lies the same way, and is paired as it is read.
 #pragma once
 
 #include "product/divide.h"
@@ -116,7 +117,10 @@ FL_INLINE void multiply_transposed(Tile<T, R, N>& tile, const Blocks<T>& left, l
                                    long unit, Range rows, const T* panel) {
   const long count = rows.end - rows.begin;
   const T* const a = left.paired_at(block, rows.begin) + unit * grain<T>;
-  if constexpr (by_unit<T>) {
+  if constexpr (by_terms<T>) {
+    multiply_columns(tile, left.at(block, rows.begin) + unit, Blocks<T>::abreast * W<T>, count,
+                     panel);
+  } else if constexpr (by_unit<T>) {
     multiply_tiles(tile, a, grain<T>, Blocks<T>::abreast * grain<T> * W<T>,
                    divide_up(count, grain<T>), panel);
   } else {

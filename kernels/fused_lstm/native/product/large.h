@@ -44,10 +44,10 @@ void product(const Worker& worker, const Blocks<T>& left, const T* right, long c
 }
 
 // out[existing columns of left, columns] = left' * right, where pack(rows, column, panel) fills a
-// panel with rows of right, and the rows of `left` are paired. Parts as above: a range of rows, which
-// is k here, by a range of blocks. `partial`, as large as out, has the sums of all parts but the
-// last; it may be out. Calls each(block, rows) once for each block and part of its rows, just before
-// they are read.
+// panel with rows of right, and the rows of `left` are paired. Parts as above: a range of rows,
+// which is k here, by a range of blocks. `partial`, as large as out, has the sums of all parts but
+// the last; it may be out. Calls each(block, rows) once for each block and part of its rows, just
+// before they are read.
 struct Nothing {
   void operator()(long, Range) const {}
 };

@@ -1,39 +1,16 @@
 // Copies weights and activations into panels (see tile.h).
 #pragma once
 
-#include <utility>  // integer_sequence: a type, no code
-
 #include "product/blocks.h"
+#include "product/transpose.h"
 
 namespace fused_lstm::FL_ISA {
-
-// Lanes whose index has bit S from one vector, the others from its partner S lanes away.
-template <int S, class V, int... LANE>
-FL_INLINE void exchange(V& a, V& b, std::integer_sequence<int, LANE...>) {
-  constexpr int n = sizeof...(LANE);
-#if defined(__clang__) || __GNUC__ >= 12
-  const V low = __builtin_shufflevector(a, b, (LANE & S ? n + LANE - S : LANE)...);
-  b = __builtin_shufflevector(a, b, (LANE & S ? n + LANE : LANE + S)...);
-#else
-  typedef decltype(a < b) Index;
-  const V low = __builtin_shuffle(a, b, Index{(LANE & S ? n + LANE - S : LANE)...});
-  b = __builtin_shuffle(a, b, Index{(LANE & S ? n + LANE : LANE + S)...});
-#endif
-  a = low;
-}
-
-template <int S, class T>
-FL_INLINE void transpose_stage(Factor<T> (&rows)[W<T>]) {
-  FL_UNROLL for (int i = 0; i < W<T>; ++i) {
-    if (!(i & S)) exchange<S>(rows[i], rows[i + S], std::make_integer_sequence<int, W<T>>{});
-  }
-  if constexpr (2 * S < W<T>) transpose_stage<2 * S, T>(rows);
-}
 
 // out[k * stride + lane] = m[lane][k] for k < count, W lanes, of pairs for every even k; m has row
 // stride `columns`. Of the lanes, `exist` are rows of m; the others are zero.
 template <class T>
 void pack_transposed(const T* m, long columns, long exist, long count, T* out, long stride) {
+  if constexpr (by_terms<T>) return pack_terms(m, columns, exist, count, out, stride);
   constexpr long most = W<T> * deep<T>;
   for (long k = 0; k < count; k += most) {
     const long width = min(count - k, most);
@@ -75,6 +52,7 @@ struct Panel {
   long vectors;
 
   FL_INLINE void put(long k, long n, Vec<T> v) const {
+    if constexpr (by_terms<T>) return put_terms(data + n * W<T>, vectors * W<T>, k, v);
     T* const row = data + k / deep<T> * deep<T> * vectors * W<T>;
     store_part(row + n * W<T> * deep<T>, v, k % deep<T>);
   }

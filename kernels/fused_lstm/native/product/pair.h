@@ -1,15 +1,10 @@
 // A matrix of bfloat16 in blocks, between its two uses as a left-hand factor (see blocks.h).
 #pragma once
 
-#include "product/pack.h"
+#include "product/blocks.h"
+#include "product/transpose.h"
 
 namespace fused_lstm::FL_ISA {
-
-// Lanes of a and b side by side, a first.
-template <class T>
-FL_INLINE Factor<T> pair_of(Vec<T> a, Vec<T> b) {
-  return (((Factor<T>)a >> 16) & 0xffff) | ((Factor<T>)b & ~0xffff);
-}
 
 // Before the first use: zeros where a group has no columns, but a row is read.
 template <class T>

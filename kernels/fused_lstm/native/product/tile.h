@@ -101,8 +101,8 @@ FL_INLINE void clear(Tile<T, R, N>& tile) {
   }
 }
 
-// Rows of a matrix of any type U with row stride `stride`: of the N vectors, `width` elements exist,
-// and of the R rows, `height`.
+// Rows of a matrix of any type U with row stride `stride`: of the N vectors, `width` elements
+// exist, and of the R rows, `height`.
 template <class U, class T, int R, int N>
 FL_INLINE void load(Tile<T, R, N>& tile, const U* c, long stride, long width, long height = R) {
   FL_OF_TILE for (int r = 0; r < R; ++r) {

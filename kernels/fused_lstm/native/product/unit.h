@@ -1,4 +1,5 @@
-// Products of tiles of bfloat16 by a matrix unit: AMX, or what emulates it on any CPU.
+// Products of tiles of bfloat16 by a matrix unit: AMX, or what emulates it on any CPU. Factors are
+// bfloat16, or float32 as sums of them (see terms.h).
 //
 // A tile register has 16 rows of 64 bytes. TDPBF16PS adds to 16 x 16 float32 sums the product of
 // 16 rows of 32 bfloat16 and of 32 rows of 16 columns, which lie as a panel of one vector does (see
@@ -8,6 +9,7 @@
 #pragma once
 
 #include "product/divide.h"
+#include "product/terms.h"
 #include "product/tile.h"
 
 namespace fused_lstm::FL_ISA {
@@ -35,7 +37,8 @@ FL_INLINE Vec<Bf16> even(Pairs pairs) { return (Vec<Bf16>)(pairs << 16); }
 FL_INLINE Vec<Bf16> odd(Pairs pairs) { return (Vec<Bf16>)(pairs & 0xffff0000); }
 
 // sum += the 32 k of a row times those of a vector of columns, whose pairs are `stride` apart.
-__attribute__((noinline)) inline void emulate(Vec<Bf16>& sum, const Bf16* row, const Bf16* column, long stride) {
+__attribute__((noinline)) inline void emulate(Vec<Bf16>& sum, const Bf16* row,
+                                              const Bf16* column, long stride) {
   Vec<Bf16> first = {}, second = {};
   for (long k = 0; k < grain<Bf16>; k += 2, column += stride) {
     Pairs a, b;
@@ -49,14 +52,19 @@ __attribute__((noinline)) inline void emulate(Vec<Bf16>& sum, const Bf16* row, c
   sum = flushed(flushed(sum) + flushed(first + second));
 }
 
-template <int R, int N>
-inline void multiply_tiles(Tile<Bf16, R, N>& tile, const Bf16* a, long row_stride, long k_stride,
-                           long count, const Bf16* panel) {
-  constexpr long line = N * 2 * W<Bf16>;
-  for (long k = 0; k < count; ++k, a += k_stride, panel += grain<Bf16> / 2 * line) {
+// tile += left(k) * panel, 32 steps for each k < count.
+template <class T, int R, int N, class At>
+inline void multiply_unit(Tile<T, R, N>& tile, long count, const T* panel, const At& left) {
+  constexpr long line = N * 2 * W<T>;
+  for (long k = 0; k < count; ++k, panel += grain<T> * N * W<T>) {
+    const Left a = left(k);
     FL_OF_TILE for (int r = 0; r < R; ++r) {
       FL_OF_TILE for (int n = 0; n < N; ++n) {
-        emulate(tile.sum[r][n], a + r * row_stride, panel + n * 2 * W<Bf16>, line);
+        const Bf16* const column = (const Bf16*)panel + n * 2 * W<T>;
+        emulate(tile.sum[r][n], a.first + r * a.stride, column, line);
+        if constexpr (terms == 1) continue;
+        emulate(tile.sum[r][n], a.second + r * a.stride, column, line);
+        emulate(tile.sum[r][n], a.first + r * a.stride, column + 16 * line, line);
       }
     }
   }
@@ -64,16 +72,16 @@ inline void multiply_tiles(Tile<Bf16, R, N>& tile, const Bf16* a, long row_strid
 
 #else
 
-// What LDTILECFG reads: sums in the registers 0 to 3, rows of the left factor in 4, of the right
-// one in 5.
+// What LDTILECFG reads: sums in the registers 0 to 3, rows of the left factor in 4 and 6, of the
+// right one in 5.
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64};
   uint8_t rows[16];
 };
 
 template <int R>
-constexpr TileConfig config = {.rows = {R, R, R, R, R, 16}};
+constexpr TileConfig config = {.rows = {R, R, R, R, R, 16, R}};
 
 // Statements of their own, in order: GCC 12's intrinsics do not say that they read memory.
 template <int REGISTER>
@@ -86,9 +94,9 @@ FL_INLINE void store_tile(void* rows, long bytes) {
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(rows), "r"(bytes), "i"(REGISTER) : "memory");
 }
 
-template <int REGISTER>
+template <int REGISTER, int LEFT>
 FL_INLINE void dot_tile() {
-  asm volatile("tdpbf16ps %%tmm5, %%tmm4, %%tmm%c0" ::"i"(REGISTER));
+  asm volatile("tdpbf16ps %%tmm5, %%tmm%c1, %%tmm%c0" ::"i"(REGISTER), "i"(LEFT));
 }
 
 // Calls body(Constant<n>) for n < N.
@@ -98,18 +106,25 @@ FL_INLINE void for_constants(const Body& body) {
   body(Constant<N - 1>{});
 }
 
-// The unit is given back at the end: a thread that holds it costs more to switch from.
-template <int R, int N>
-FL_INLINE void multiply_tiles(Tile<Bf16, R, N>& tile, const Bf16* a, long row_stride,
-                              long k_stride, long count, const Bf16* panel) {
+// tile += left(k) * panel, 32 steps for each k < count. The unit is given back at the end: a thread
+// that holds it costs more to switch from.
+template <class T, int R, int N, class At>
+FL_INLINE void multiply_unit(Tile<T, R, N>& tile, long count, const T* panel, const At& left) {
   constexpr long line = N * 64;
   asm volatile("ldtilecfg %0" ::"m"(config<R>));
   for_constants<N>([&](auto n) { load_tile<n.value>(&tile.sum[0][n.value], line); });
-  for (long k = 0; k < count; ++k, a += k_stride, panel += grain<Bf16> * N * W<Bf16>) {
-    load_tile<4>(a, row_stride * sizeof(Bf16));
+  for (long k = 0; k < count; ++k, panel += grain<T> * N * W<T>) {
+    const Left a = left(k);
+    load_tile<4>(a.first, a.stride * sizeof(Bf16));
+    if constexpr (terms == 2) load_tile<6>(a.second, a.stride * sizeof(Bf16));
     for_constants<N>([&](auto n) {
-      load_tile<5>(panel + n.value * 2 * W<Bf16>, line);
-      dot_tile<n.value>();
+      const char* const column = (const char*)panel + n.value * 64;
+      load_tile<5>(column, line);
+      dot_tile<n.value, 4>();
+      if constexpr (terms == 1) return;
+      dot_tile<n.value, 6>();
+      load_tile<5>(column + 16 * line, line);
+      dot_tile<n.value, 4>();
     });
   }
   for_constants<N>([&](auto n) { store_tile<n.value>(&tile.sum[0][n.value], line); });
@@ -118,19 +133,43 @@ FL_INLINE void multiply_tiles(Tile<Bf16, R, N>& tile, const Bf16* a, long row_st
 
 #endif
 
-// The same of whole rows: what is behind a row's end is not read.
-template <int R, int N>
-FL_INLINE void unit_rows(Tile<Bf16, R, N>& tile, const Bf16* a, long row_stride, long count,
-                         const Bf16* panel) {
-  constexpr long step = grain<Bf16>;
+// tile += the R rows from a on, of `count` times 32 k that are `k_stride` apart, times a panel.
+template <class T, int R, int N>
+FL_INLINE void multiply_tiles(Tile<T, R, N>& tile, const T* a, long row_stride, long k_stride,
+                              long count, const T* panel) {
+  if constexpr (by_terms<T>) {
+    Split<R> split;
+    multiply_unit(tile, count, panel,
+                  [&](long k) { return split.rows(a + k * k_stride, row_stride); });
+  } else {
+    multiply_unit(tile, count, panel,
+                  [&](long k) { return Left{a + k * k_stride, nullptr, row_stride}; });
+  }
+}
+
+// The same of R columns of `count` rows, of float32.
+template <class T, int R, int N>
+FL_INLINE void multiply_columns(Tile<T, R, N>& tile, const T* a, long row_stride, long count,
+                                const T* panel) {
+  Split<R> split;
+  multiply_unit(tile, divide_up(count, grain<T>), panel, [&](long k) {
+    return split.columns(a + k * grain<T> * row_stride, row_stride, count - k * grain<T>);
+  });
+}
+
+// tile += R rows of `count` k: what is behind a row's end is not read.
+template <class T, int R, int N>
+FL_INLINE void unit_rows(Tile<T, R, N>& tile, const T* a, long row_stride, long count,
+                         const T* panel) {
+  constexpr long step = grain<T>;
   const long most = count / step * step;
   multiply_tiles(tile, a, row_stride, step, most / step, panel);
   if (most == count) return;
-  alignas(64) Bf16 last[R][step] = {};
+  alignas(64) T last[R][step] = {};
   for (int r = 0; r < R; ++r) {
     for (long k = most; k < count; ++k) last[r][k - most] = a[r * row_stride + k];
   }
-  multiply_tiles(tile, last[0], step, step, 1, panel + most * N * W<Bf16>);
+  multiply_tiles(tile, last[0], step, step, 1, panel + most * N * W<T>);
 }
 
 }  // namespace fused_lstm::FL_ISA
