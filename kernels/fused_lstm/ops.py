@@ -172,7 +172,7 @@ def _fake_cell_backward(gates, c, c_next, dh, dc_next):
     return gates.new_empty(gates.shape), c.new_empty(c.shape)
 
 
-def _fake_lstm(x, h0, c0, weights, dropout, seed, fuse, save, directions=1, **_others):
+def _fake_lstm(x, h0, c0, weights, dropout, seed, fuse, save, directions=1, cell="", **_others):
     rows, width, lanes, H = x.shape[:-1], directions * h0.shape[2], len(h0), c0.shape[2]
     h, c, gates = [(0,)] * 3
     if save:
