@@ -99,7 +99,9 @@ void step_forward(const Worker& worker, const Lane<T>& lane, long place, const S
     Multiply::gates(
         worker, before.fed, rows, lane.outputs, hidden, weight, place % 2,
         [&](auto& tile, long unit, long row) {
-          load_gates(tile, input_part + row * 4 * hidden + unit, hidden, min(hidden - unit, W<T>));
+          const Sum<T>* const begins = input_part + row * 4 * hidden + unit;
+          prefetch_gates(tile, begins + (place % 2 ? -W<T> : W<T>), hidden);
+          load_gates(tile, begins, hidden, min(hidden - unit, W<T>));
         },
         [&](const auto& tile, long unit, long row) { finish_cell(step, unit, row, tile); });
   });

@@ -40,21 +40,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> packing(const Tensor& lengths
   const Tensor places = integers(N), back_places = integers(steps * B);
   int64_t* const sizes = batch_sizes.mutable_data_ptr<int64_t>();
   int64_t* const rank = back.mutable_data_ptr<int64_t>();
+  int64_t* const row_of = order.mutable_data_ptr<int64_t>();
+  int64_t* const place_of = places.mutable_data_ptr<int64_t>();
+  int64_t* const packed_of = back_places.mutable_data_ptr<int64_t>();
   std::vector<int64_t> before(steps + 1, 0);  // how many rows are longer than t
   for (int64_t b = 0; b < B; ++b) ++before[length[b] - 1];
   for (int64_t t = steps - 1; t >= 0; --t) before[t] += before[t + 1];
   std::copy_n(before.data(), steps, sizes);
   for (int64_t b = 0; b < B; ++b) {
     rank[b] = before[length[b]]++;
-    order.mutable_data_ptr<int64_t>()[rank[b]] = b;
+    row_of[rank[b]] = b;
   }
   int64_t first = 0;
   for (int64_t t = 0; t < steps; first += sizes[t], ++t) {
     for (int64_t b = 0; b < B; ++b) {
       const int64_t place = batch_first ? b * steps + t : t * B + b;
       const int64_t packed = t < length[b] ? first + rank[b] : live;
-      back_places.mutable_data_ptr<int64_t>()[place] = packed;
-      places.mutable_data_ptr<int64_t>()[packed] = place;
+      packed_of[place] = packed;
+      place_of[packed] = place;
     }
   }
   return {batch_sizes, order, back, places, back_places};

@@ -27,6 +27,17 @@ FL_INLINE void load_gates(Tile<T, R, 4>& tile, const Sum<T>* gates, long hidden,
   }
 }
 
+// The same on their way into the L2 cache, 4 R lines that the hardware does not guess: waiting for
+// them was an eighth of a step on a Zen 4. They may lie beyond the matrix.
+template <class T, int R>
+FL_INLINE void prefetch_gates(const Tile<T, R, 4>&, const Sum<T>* gates, long hidden) {
+  FL_OF_TILE for (int r = 0; r < R; ++r) {
+    FL_OF_TILE for (int gate = 0; gate < 4; ++gate) {
+      __builtin_prefetch(gates + (4 * r + gate) * hidden, 0, 2);
+    }
+  }
+}
+
 template <class T, int R>
 FL_INLINE void store_gates(const Tile<T, R, 4>& tile, Sum<T>* gates, long hidden, long width) {
   FL_OF_TILE for (int r = 0; r < R; ++r) {
