@@ -15,7 +15,8 @@ constexpr long chunk_bytes = 16 << 20;  // of input product at once, where nothi
 // is all there is, dividing those is better. On a Zen 5 no difference was seen.
 bool as_wavefront(const Sizes& s, const Machine& m) {
   const long widest = s.batch < 4 ? 64 : 200;
-  const bool possible = s.even && !s.norm && !s.projected && s.directions == 1 && s.layers % m.threads == 0;
+  const bool possible = s.even && !s.norm && !s.projected && s.directions == 1 &&
+                        s.layers % m.threads == 0;
   return possible && m.threads > 1 && std::max(s.inputs, s.hidden) <= widest;
 }
 

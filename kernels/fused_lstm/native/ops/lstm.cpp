@@ -158,7 +158,8 @@ Tensor spread(const Tensor& weight, long hidden) {
 
 // The gradient of what was spread, in its memory -> of what was given.
 Tensor folded(const Tensor& gradient, long hidden) {
-  const long rows = gradient.size(0) - hidden, size = hidden * (gradient.numel() / gradient.size(0));
+  const long rows = gradient.size(0) - hidden;
+  const long size = hidden * (gradient.numel() / gradient.size(0));
   on_elements(gradient, [&](auto* own) {
     for (long i = 0; i < size; ++i) own[size + i] = own[i] - own[size + i];
   });
