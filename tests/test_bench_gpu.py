@@ -123,7 +123,11 @@ def test_a_race_ends_with_whoever_breaks_the_context(when, monkeypatch, capsys):
     class Ended(BaseException):
         """In place of the process's end."""
 
-    def fail(self, *_):
+    whole = getattr(Local, {"answer": "answer", "step": "timed"}[when])
+
+    def fail(self, *given):
+        if self.contender.label == BASE:  # whose answer is the right one
+            return whole(self, *given)
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     def end(status):
