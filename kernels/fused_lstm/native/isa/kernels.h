@@ -209,7 +209,7 @@ struct Kernels {
   void (*draw_mask)(const Worker&, long count, uint64_t first, const Dropout&, Sum<T>* out);
   void (*cross_entropy)(const Worker&, const Loss<T>&, T* panels);
 
-  // For bench.products (see alone.h).
+  // For bench products (see alone.h).
   void (*prepare_product)(const Factors<T>&, bool after);
   void (*one_product)(const Worker&, const Factors<T>&);
   long (*best_product)(long count, T* factors);  // of panel_size

@@ -1,4 +1,4 @@
-// For bench.products and the tests: a product of a training step by itself (see products.h), timed
+// For bench products and the tests: a product of a training step by itself (see products.h), timed
 // where it runs. Operands and result are plain matrices; to turn them into what the product reads
 // is not timed.
 #include <atomic>

@@ -1,5 +1,5 @@
 // Each product of a training step by itself, through the code that makes it there: for
-// bench.products, which times it, and for the tests, which compare it with a matrix product.
+// bench products, which times it, and for the tests, which compare it with a matrix product.
 #pragma once
 
 #include "loss.h"
