@@ -23,7 +23,7 @@ FL_INLINE void for_parts(const Worker& worker, long rows, long blocks, long vect
 }
 
 // out[rows, columns] = left * right, or += where `sum`; right has `columns` columns and, as rows,
-// the existing columns of `left`.
+// the existing columns of `left`. A unit's sums go on from part to part: the same bits as in one.
 template <class T>
 void product(const Worker& worker, const Blocks<T>& left, const T* right, long columns, bool sum,
              Sum<T>* out, T* panel) {
@@ -34,10 +34,12 @@ void product(const Worker& worker, const Blocks<T>& left, const T* right, long c
     for_tiles(share, rows, [&](auto height, auto vectors, long row) {
       Tile<T, decltype(height)::value, decltype(vectors)::value> tile;
       Sum<T>* const target = out + row * columns + column;
+      const bool begun = depth.begin > 0 || sum;
       prefetch<decltype(height)::value, decltype(vectors)::value>(target, columns);
       clear(tile);
+      if (by_unit<T> && begun) load(tile, target, columns, width);
       multiply_blocks(tile, left, row, depth, panel);
-      if (depth.begin > 0 || sum) add(tile, target, columns, width);
+      if (!by_unit<T> && begun) add(tile, target, columns, width);
       store(tile, target, columns, width);
     });
   });

@@ -159,12 +159,13 @@ struct Fma {
           Tile<T, R, N> tile;
           Sum<T>* const kept = sums + (row - rows.begin) * lanes;
           clear(tile);
+          if (by_unit<T> && i > 0) load(tile, kept, lanes, lanes);  // as `product` does
           Ahead<T> ahead;
           if (next && !cached) {
             ahead = ahead_of(next, count, row - rows.begin, R, batch, range.end - range.begin);
           }
           multiply_blocks(tile, left, line + row, range, here, ahead);
-          if (i > 0) add(tile, kept, lanes, lanes);
+          if (!by_unit<T> && i > 0) add(tile, kept, lanes, lanes);
           if (i + 1 < parts) {
             store(tile, kept, lanes, lanes);
           } else {
