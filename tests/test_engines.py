@@ -109,14 +109,14 @@ def test_triton_on_rocm_says_so(monkeypatch):
 IS_LOADED = """
 def loaded():
     maps = open("/proc/self/maps").read() if sys.platform == "linux" else ""
-    extension = "fused_lstm.native._C" in sys.modules or "fused_lstm/native/_C" in maps
-    return {"triton", "torch._dynamo"} & set(sys.modules) | ({"native"} if extension else set())
+    library = hasattr(torch.ops.fused_lstm_native, "isa") or "fused_lstm/native/_native" in maps
+    return {"triton", "torch._dynamo"} & set(sys.modules) | ({"native"} if library else set())
 """
 
 
 def test_importing_fused_lstm_loads_no_engine():
     code = (
-        f"import fused_lstm, sys\n{IS_LOADED}"
+        f"import torch, fused_lstm, sys\n{IS_LOADED}"
         "assert fused_lstm.release_memory() == 0\n"
         "fused_lstm.Dropout(0.5), fused_lstm.LSTM(3, 4)\n"
         "assert not loaded(), loaded()\n"

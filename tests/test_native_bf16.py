@@ -198,7 +198,9 @@ def test_lanes_agree_with_the_reference(bf16_isa, case, fuse, threads):
     compare(dict(enumerate(inference)), dict(enumerate(outputs)))
 
 
-@pytest.mark.parametrize("hidden", [70, 150, 211], ids=["wavefront", "wavefront-in-parts", "in-turns"])
+@pytest.mark.parametrize(
+    "hidden", [70, 150, 211], ids=["wavefront", "wavefront-in-parts", "in-turns"]
+)
 def test_threads_and_runs_agree_bit_by_bit(bf16_isa, hidden):
     inputs = problem(Shape(7, 19, 51, hidden, 2))
     torch.set_num_threads(1)

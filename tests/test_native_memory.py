@@ -152,8 +152,11 @@ def test_a_tensor_may_outlive_the_interpreter():
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
-def test_a_profile_has_it():
+def test_a_profile_has_what_is_not_kept():
+    native.OPS.keep_memory(False)
     with torch.profiler.profile(profile_memory=True) as profile:
         held = take(5 * MIB)
+    native.OPS.keep_memory(True)
+    assert kept() == 0
     found = {e.key: e.self_cpu_memory_usage for e in profile.key_averages()}
     assert found["fused_lstm_native::dropout"] == held.nbytes

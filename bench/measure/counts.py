@@ -26,6 +26,8 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fused_lstm import native
+
 KINDS = ("products", "pointwise", "fused", "copies", "overhead")
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mkl_linear", "mkldnn_linear_pointwise"}
 COPIES = {"cat", "copy_", "fill_", "zero_", "index_select", "clone", "slice_backward"}
@@ -82,7 +84,7 @@ def _profiled(work: Callable[[], object], device: torch.device) -> tuple[Counts,
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     recorded = profile(activities=activities, profile_memory=not cuda)
-    with _quiet(), recorded as prof, record_function(whole):
+    with _quiet(), _of_torch(), recorded as prof, record_function(whole):
         work()
         if cuda:
             torch.cuda.synchronize(device)
@@ -98,6 +100,19 @@ def _profiled(work: Callable[[], object], device: torch.device) -> tuple[Counts,
     peak = torch.cuda.max_memory_allocated(device) - before if cuda else _peak(prof)
     compiled = any(e.name.startswith("Torch-Compiled Region") for e in events)
     return Counts(len(launches), None, peak, seconds), compiled
+
+
+@contextlib.contextmanager
+def _of_torch() -> Iterator[None]:
+    """With all memory taken of torch, also by the native engine: what that keeps no profile has."""
+    keeps = native.missing(torch.device("cpu")) is None
+    if keeps:
+        native.OPS.keep_memory(False)
+    try:
+        yield
+    finally:
+        if keeps:
+            native.OPS.keep_memory(True)
 
 
 @contextlib.contextmanager

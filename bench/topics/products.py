@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fused_lstm import native
+from fused_lstm.ops import precision_now
 
 from ..alone import Shape
 from ..measure.check import require_right
@@ -31,6 +32,7 @@ from .scaling import counts_up_to
 __all__ = ["DEVICE", "SECONDS", "SIZES", "options", "run", "why_not"]
 
 SECONDS = 0.5
+SOFTMAX = ("logits", "dhidden", "ddecoder")  # their switch is that of matmul
 ROUNDS = 5  # of a product, for one sample: their median, after one in which threads start
 CHUNK = 400  # rows of the softmax layer at once
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16")}
@@ -57,7 +59,9 @@ class Product(NamedTuple):
 
     def run(self, rounds: int = 1) -> tuple[Tensor, list[float]]:
         """The engine's answer, and the seconds of each round."""
-        return native.OPS.product(self.name, self.left, self.right, self.batch, rounds)
+        asked = "matmul" if self.name in SOFTMAX else "rnn"
+        precision = precision_now(self.left.dtype, asked)
+        return native.OPS.product(self.name, self.left, self.right, self.batch, rounds, precision)
 
 
 def products_of(shape: Shape, classes: int, dtype: torch.dtype = torch.float32) -> list[Product]:
@@ -117,7 +121,8 @@ def measure(
 
     def best(isa: str, n: int) -> float:
         use(isa, n)
-        return max(2 * native.OPS.best_product(dtype) for _ in range(5)) / 1e9
+        precision = precision_now(dtype, "rnn")
+        return max(2 * native.OPS.best_product(dtype, precision) for _ in range(5)) / 1e9
 
     places = [(isa, n) for isa in isas for n in threads]
     tops = {place: best(*place) for place in places}

@@ -7,11 +7,17 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from .engines import constant_while_tracing
+
 
 def autocasts(device: torch.device) -> bool:
     """Whether autocast is on for this kind of device."""
-    kind = device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return _has_autocast(device.type) and torch.is_autocast_enabled(device.type)
+
+
+@constant_while_tracing  # torch.compile of torch 2.11 cannot look into it
+def _has_autocast(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind)
 
 
 def autocast(*tensors: Tensor | None) -> list[Tensor | None]:

@@ -20,7 +20,8 @@ from torch import Tensor
 from .autocast import autocast_dtype, without_autocast
 from .derivatives import Fused, Losses
 from .engines import can_run
-from .ops import NATIVE, in_a_graph, precision_now
+from .errors import meant
+from .ops import NATIVE, precision_now
 from .reference import state_dtype
 from .twins import RowLosses
 
@@ -132,7 +133,7 @@ def _of_labels(hidden, linear_weight, target, bias, weight, reduction, ignore_in
 def _weighted(hidden, linear_weight, bias, target, factor, count, ignore_index):
     """factor [N] times each row's plain loss; given a count, their sum divided by it."""
     # A backward is as exact as its forward, whatever a switch says by then.
-    precision = None if in_a_graph() else precision_now(hidden.dtype, "matmul")
+    precision = precision_now(hidden.dtype, "matmul")
     losses = partial(_losses, precision=precision) if precision else _losses
     if torch._C._are_functorch_transforms_active():  # which want derivatives apart, of any order
         rows = RowLosses(losses, ignore_index)
@@ -163,9 +164,12 @@ def _losses(hidden, weight, bias, target, row_grad, ignore_index, precision=None
     if not can_run("native", hidden.device):
         return _losses_in_chunks(hidden, weight, bias, target, row_grad, ignore_index)
     options = {} if precision is None else {"precision": precision}
-    return NATIVE.linear_cross_entropy(
-        hidden, weight, bias, target, row_grad, ignore_index, **options
-    )
+    try:
+        return NATIVE.linear_cross_entropy(
+            hidden, weight, bias, target, row_grad, ignore_index, **options
+        )
+    except RuntimeError as error:
+        raise meant(error) from None
 
 
 @torch.no_grad()

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .errors import meant
+
 
 class Call(Protocol):
     """A kernel and its twin, with all their arguments but the tensors."""
@@ -89,7 +91,10 @@ def _has_eager_form(function: type[torch.autograd.Function]) -> type[torch.autog
         def forward(ctx, call, *tensors):
             with torch._C._AutoDispatchBelowAutograd():
                 arguments, options = call.arguments(*tensors)
-                output = call.kernel(*arguments, **options)
+                try:
+                    output = call.kernel(*arguments, **options)
+                except RuntimeError as error:
+                    raise meant(error) from None
             function.setup_context(ctx, (call, *tensors), output)
             return output
 
@@ -107,7 +112,10 @@ class Twin(torch.autograd.Function):
     def forward(call, *tensors):
         with torch._C._AutoDispatchBelowAutograd():
             arguments, options = call.arguments(*tensors)
-            return call.kernel(*arguments, **options)
+            try:
+                return call.kernel(*arguments, **options)
+            except RuntimeError as error:
+                raise meant(error) from None
 
     @staticmethod
     def setup_context(ctx, inputs, output):

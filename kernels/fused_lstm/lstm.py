@@ -128,7 +128,11 @@ class LSTM(nn.RNNBase):
     def weights(self) -> list[Tensor]:
         """What `fused_lstm.lstm` takes: lane by lane nn.LSTM's, then the cell's."""
         # Not _flat_weights, which does not see what functional_call or a parametrization puts in.
-        return [getattr(self, name) for name in self._flat_weights_names]
+        names, own = self._flat_weights_names, self._parameters
+        try:
+            return [own[name] for name in names]  # what getattr would find, in a tenth of its time
+        except KeyError:  # a parametrization's
+            return [getattr(self, name) for name in names]
 
     def reset_parameters(self) -> None:
         super().reset_parameters()

@@ -28,7 +28,7 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
                    of h and of c, recurrent_dropout and candidate_dropout, or none. The masks are
                    drawn from seed, [1] or [2] as `Cell.draw` takes it; None is outside training.
                    precision of float32 products, in PyTorch's words, and `native`'s alone: None is
-                   what torch.backends.mkldnn.rnn.fp32_precision says when the operator runs.
+                   "ieee". Who calls asks torch.backends.mkldnn.rnn.fp32_precision.
                    -> y [T, B, D*P], or [N, D*P] with zeros past the last row, h_n as h0, c_n as c0,
                    all of x's dtype, and, where `save` is true, what the backward needs (else three
                    tensors of no elements), a row of them as a row of x:
@@ -45,7 +45,7 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
                    hidden [N, H], weight [V, H], bias [V] or None, target [N] int64 -> loss [N] in
                    the state dtype and in it, given row_grad [N], the gradients by the first three
                    (else three tensors of no elements). A row of target `ignore_index` has no loss.
-                   precision: as above, or what mkldnn.matmul's switch says. `native` alone has it.
+                   precision: as above, of mkldnn.matmul's switch. `native` alone has it.
     packing        lengths [B] int64, each in 1 to `steps` -> what fused_lstm.packing.Packing has
                    outside a graph. `native` alone has it.
     gather         x [M, ...], index [N] int64 -> rows `index` of x [N, ...]. `native` alone has it.
@@ -65,6 +65,7 @@ from torch import Tensor
 from . import loop, reference, stack, twins
 from .cell import PLAIN, Cell
 from .derivatives import Fused, Linear, call_of, dispatched
+from .engines import constant_while_tracing
 
 # --- what an engine's lstm() runs ---
 
@@ -90,10 +91,10 @@ def run(
         drop = None if seed is None else partial(_drop, ops, dropout, seed)
         y = stack.run(x, len(h0) // directions, sweep, drop, directions)
         return y, *loop.last(states)
+    precision = precision_now(x.dtype, "rnn") if ops is NATIVE else None
     if traced:
-        options = twins.named_lanes(*lanes, cell)
+        options = twins.named_lanes(*lanes, cell, precision)
         return ops.lstm(x, h0, c0, weights, dropout, seed, fuse, save, **options)[:3]
-    precision = precision_now(x.dtype, "rnn") if save and ops is NATIVE else None
     call = twins.LSTM(ops, dropout, fuse, save, directions, 3 + len(weights), cell, precision)
     return call_of(Fused, save)(call, x, h0, c0, *weights, seed, batch_sizes, keep)[:3]
 
@@ -103,11 +104,16 @@ def in_a_graph() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+@constant_while_tracing  # Dynamo cannot trace the switch: a graph has what it says when it is made
 def precision_now(dtype: torch.dtype, op: str) -> str | None:
-    """What torch.backends.mkldnn says of `op`, for a backward to be as exact as its forward."""
+    """What torch.backends.mkldnn says of `op`, "rnn" or "matmul"; None for float32 as it is.
+
+    An operator is told, so that a backward is as exact as its forward.
+    """
     if dtype != torch.float32:
         return None
-    return getattr(torch.backends.mkldnn, op).fp32_precision
+    word = getattr(torch.backends.mkldnn, op).fp32_precision
+    return word if word in ("tf32", "bf16") else None
 
 
 def dropout(ops: SimpleNamespace, x: Tensor, p: float, seed: Tensor) -> Tensor:

@@ -102,6 +102,8 @@ def _step_of(engine: str, fuse: str | None, weights: list[Tensor], cell: Cell) -
     if fuse in ("steps", "layers"):
         run = (ops.NATIVE if engine == "native" else ops.TRITON).lstm.default
         options, own = (weights, 0.0, None, fuse, False), cell.arguments()
+        if engine == "native":
+            own = own | {"precision": ops.precision_now(weights[0].dtype, "rnn")}
 
         def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             with torch._C._AutoDispatchBelowAutograd():  # half of torch.no_grad's time

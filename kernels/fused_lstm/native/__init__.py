@@ -8,35 +8,34 @@ any CPU can check and none would want.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from functools import cache, partial
+from pathlib import Path
 
 import torch
 
 from .. import ops
+from ..errors import meant
 
 OPS = ops.NATIVE
-EXTENSION = f"{__name__}._C"
+LIBRARY = Path(__file__).with_name("_native.so")
 
 NOT_BUILT = (
-    "its C++ extension is not built: install a C++ compiler and PyTorch, then run"
-    " `pip install --no-build-isolation -e .` in the project and look for"
-    " 'native engine not built' in what it prints"
+    "its C++ library is not there: install a wheel for this machine, or build it: install a C++"
+    " compiler, PyTorch and ninja, run `pip install --no-build-isolation -e .` in the project and"
+    " look for 'native engine not built' in what it prints"
 )
 
 
 @cache
 def load() -> str | None:
-    """Import the extension, which registers the kernels; why it cannot be, or None."""
-    if importlib.util.find_spec(EXTENSION) is None:
+    """Load the library, which registers the kernels; why it cannot be, or None."""
+    if not LIBRARY.exists():
         return NOT_BUILT
     try:
-        importlib.import_module(EXTENSION)
+        torch.ops.load_library(str(LIBRARY))
         OPS.isa()  # FUSED_LSTM_ISA may ask for what this CPU does not have
-    except (ImportError, ValueError) as error:
-        return f"its C++ extension does not load here: {error}"
+    except (OSError, RuntimeError) as error:
+        return f"its C++ library does not load here: {meant(error)}"
     return None
 
 
@@ -58,8 +57,11 @@ def release_memory() -> int:
     torch.cuda.empty_cache() that gives back): together with what is in use at most half as much
     again as calls have needed at once, at most 512 MiB, and nothing that no call has used for five
     seconds, though without a call nothing is given back. 0 where the engine has not run.
+
+    A profile of torch.profiler does not have this memory; `OPS.keep_memory(False)` makes every
+    call take its memory of torch, which a profile has.
     """
-    return OPS.release_memory() if EXTENSION in sys.modules else 0
+    return OPS.release_memory() if hasattr(OPS, "release_memory") else 0
 
 
 lstm = partial(ops.run, OPS)

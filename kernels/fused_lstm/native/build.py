@@ -1,33 +1,64 @@
-"""What setup.py builds for the `native` engine. Imports nothing but the standard library."""
+"""What setup.py builds for the `native` engine. Imports nothing but the standard library.
+
+One library for every Python and every PyTorch from 2.11 on: it knows LibTorch's stable ABI alone,
+of which the headers of any such PyTorch will do, and nothing of Python. ninja compiles it.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 FOLDER = Path("kernels/fused_lstm/native")  # setuptools wants paths relative to setup.py
+LIBRARY = "fused_lstm.native._native"
 REQUIRE = "FUSED_LSTM_REQUIRE_NATIVE"  # in the environment: a build that fails is an error
 OBJECTS = "build/objects"
-FLAGS = ["-O3", "-g0", "-fno-math-errno", "-ffp-contract=fast"]
+OLDEST_TORCH = "0x020b000000000000"  # 2.11
+FLAGS = ["-std=c++20", "-O3", "-g0", "-fPIC", "-Wall", "-DNDEBUG", "-fwrapv", "-fno-math-errno",
+         "-ffp-contract=fast", f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}"]  # fmt: skip
+
+# LibTorch is in the process before this library is: its name is all the linker has to know, and a
+# library of that name is all it gets, of whatever machine is compiled for.
+LINUX = """
+rule name
+  command = echo | $cxx -shared -nostdlib -Wl,-soname,libtorch_cpu.so -x c++ - -o $out
+build libtorch_cpu.so: name
+"""
+NINJA = """
+builddir = {folder}
+rule compile
+  command = {launcher} $cxx -MMD -MF $out.d {flags} -c $in -o $out
+  depfile = $out.d
+  deps = gcc
+rule link
+  command = $cxx -shared {link} $in {libraries} -o $out
+"""
 
 
 def setup_arguments() -> dict:
-    """Arguments for setuptools.setup(): the extension, or none where PyTorch is not there.
+    """Arguments for setuptools.setup(): the library, or none where PyTorch is not there.
 
     A package without the C++ engine is of use, so a failure is printed and no error, unless the
     environment's FUSED_LSTM_REQUIRE_NATIVE is set to anything but 0.
     """
     required = os.environ.get(REQUIRE, "0") not in ("", "0")
-    try:
-        from torch.utils.cpp_extension import BuildExtension, CppExtension
-    except ImportError as error:
+    torch = importlib.util.find_spec("torch")  # not imported: its headers are what is needed
+    if torch is None:
         if required:
-            raise SystemExit(f"native engine not built, and {REQUIRE} is set: {error}") from error
-        print(f"native engine not built: {error}", file=sys.stderr)
+            raise SystemExit(f"native engine not built, and {REQUIRE} is set: there is no torch")
+        print("native engine not built: there is no torch", file=sys.stderr)
         return {}
 
-    class OptionalBuild(BuildExtension):
+    from setuptools import Extension
+    from setuptools.command.bdist_wheel import bdist_wheel
+    from setuptools.command.build_ext import build_ext
+
+    class Build(build_ext):
         """Where it cannot be built the package is installed without it, and says so."""
 
         def initialize_options(self) -> None:
@@ -35,28 +66,59 @@ def setup_arguments() -> dict:
             # Kept, so that a wheel after an editable install finds what ninja need not compile.
             self.build_temp = OBJECTS
 
-        def build_extensions(self) -> None:
+        def get_ext_filename(self, name: str) -> str:
+            return name.replace(".", os.sep) + ".so"
+
+        def build_extension(self, extension: Extension) -> None:
+            target = Path(self.get_ext_fullpath(extension.name)).resolve()
             try:
-                super().build_extensions()
-            except Exception as error:  # no compiler, an old one, no headers: whatever it is
+                compile_all(extension.sources, Path(self.build_temp), target, torch_folder)
+            except Exception as error:  # no compiler, an old one, no ninja: whatever it is
                 if required:
                     raise
                 print(f"native engine not built: {error}", file=sys.stderr)
 
+    class Wheel(bdist_wheel):
+        def get_tag(self) -> tuple[str, str, str]:
+            return "py3", "none", super().get_tag()[2]
+
+    torch_folder = Path(torch.submodule_search_locations[0])
+    sources, headers = (sorted(map(str, FOLDER.rglob(f"*.{end}"))) for end in ("cpp", "h"))
+    extension = Extension(LIBRARY, sources, depends=headers, optional=not required)
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": Build, "bdist_wheel": Wheel}}
+
+
+def compile_all(sources: list[str], folder: Path, target: Path, torch: Path) -> None:
+    """Compile and link what has changed: the environment's CXX and MAX_JOBS say how."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    linux = sys.platform == "linux"
+    cxx = os.environ.get("CXX", "c++")
+    launcher = "" if "CXX" in os.environ else shutil.which("ccache") or ""
     # For `make sanitize`: FUSED_LSTM_SANITIZE=address. At -O3 it would compile for a quarter of an
     # hour; the tile's loops are unrolled by pragmas all the same.
     sanitize = os.environ.get("FUSED_LSTM_SANITIZE")
     checks = ["-O1", f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"] if sanitize else []
-    openmp = ["-fopenmp"] if sys.platform == "linux" else []
-    extension = CppExtension(
-        "fused_lstm.native._C",
-        sorted(str(path) for path in FOLDER.rglob("*.cpp")),
-        depends=sorted(str(path) for path in FOLDER.rglob("*.h")),
-        include_dirs=[str(FOLDER.resolve())],
-        # Compiled with OpenMP but not linked with it: the symbols are found in the copy that
-        # torch brings, whose threads are then ours too. A second copy would have its own.
-        extra_compile_args=[*FLAGS, *openmp, *checks],
-        extra_link_args=checks,
-        optional=not required,
-    )
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": OptionalBuild}}
+    # Compiled with OpenMP but not linked with it: the symbols are found in the copy that torch
+    # brings, whose threads are then ours too. A second copy would have its own. Elsewhere torch's
+    # copy cannot be relied on, and a team is one thread.
+    openmp = ["-fopenmp"] if linux else []
+    includes = [f"-I{FOLDER.resolve()}", f"-I{torch / 'include'}"]
+    libraries = ["-Wl,-Bsymbolic,--no-as-needed", "libtorch_cpu.so"] if linux else [
+        f"-L{torch / 'lib'}", "-ltorch_cpu", "-Wl,-undefined,dynamic_lookup"]  # fmt: skip
+    text = [f"cxx = {cxx}", LINUX if linux else ""]
+    text.append(NINJA.format(
+        folder=".", launcher=launcher, link=shlex.join(checks), libraries=shlex.join(libraries),
+        flags=shlex.join([*includes, *FLAGS, *openmp, *checks]),
+    ))  # fmt: skip
+    objects = [str(Path(source).with_suffix(".o")) for source in sources]
+    for source, name in zip(sources, objects, strict=True):
+        text.append(f"build {name}: compile {Path(source).resolve()}")
+    needs = " | libtorch_cpu.so" if linux else ""
+    text.append(f"build {target}: link {' '.join(objects)}{needs}\n")
+    (folder / "build.ninja").write_text("\n".join(text))
+    ninja = shutil.which("ninja", path=Path(sys.executable).parent) or shutil.which("ninja")
+    if ninja is None:
+        raise RuntimeError("there is no ninja: pip install ninja")
+    jobs = [f"-j{os.environ['MAX_JOBS']}"] if "MAX_JOBS" in os.environ else []
+    subprocess.run([ninja, "-C", folder, *jobs], check=True)

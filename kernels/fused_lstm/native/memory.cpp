@@ -1,15 +1,14 @@
 #include "memory.h"
 
-#include <ATen/EmptyTensor.h>
-#include <c10/core/CPUAllocator.h>
 #include <pthread.h>
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
-#include <limits>
+#include <cstring>
 #include <list>
 #include <map>
 #include <mutex>
@@ -186,38 +185,44 @@ Pool& pool() {
   return *one;
 }
 
-// As PyTorch's allocator does, so that a profile has this memory too. (Where nobody profiles this
-// does nothing.)
-c10::ProfiledCPUMemoryReporter& profile() { return c10::profiledCPUMemoryReporter(); }
+std::atomic<bool> keeps{true}, poisons{false};
 
-void give(void* memory, size_t bytes) {
-  profile().Delete(memory);
-  ASAN_POISON_MEMORY_REGION(memory, bytes);
-  pool().give({memory, bytes});
+// A tensor's memory comes back with the size of its block.
+void give(void* memory, void* bytes) {
+  const size_t size = reinterpret_cast<size_t>(bytes);
+  ASAN_POISON_MEMORY_REGION(memory, size);
+  pool().give({memory, size});
 }
 
 }  // namespace
 
-at::Tensor fresh(at::IntArrayRef shape, const at::TensorOptions& options) {
-  const size_t bytes = c10::multiply_integers(shape) * options.dtype().itemsize();
-  const Block block = bytes >= least_kept ? pool().take(block_bytes(bytes)) : Block{};
-  at::Tensor tensor;
+Tensor fresh(Dimensions shape, Dtype dtype) {
+  size_t bytes = bytes_of(dtype);
+  for (int64_t size : shape) bytes *= size;
+  const bool large = bytes >= least_kept && keeps.load(std::memory_order_relaxed);
+  const Block block = large ? pool().take(block_bytes(bytes)) : Block{};
+  Tensor tensor;
   if (block.memory) {
     ASAN_UNPOISON_MEMORY_REGION(block.memory, bytes);
     ASAN_POISON_MEMORY_REGION(static_cast<char*>(block.memory) + bytes, block.bytes - bytes);
-    profile().New(block.memory, bytes);
-    const auto free = [size = block.bytes](void* memory) { give(memory, size); };
-    tensor = at::from_blob(block.memory, shape, free, options);
+    tensor = tensor_of(block.memory, shape, dtype, give, reinterpret_cast<void*>(block.bytes));
   } else {
-    tensor = at::detail::empty_cpu(shape, options);  // at::empty without the dispatcher's toll
+    tensor = empty(shape, dtype);
   }
-  const at::Context& context = at::globalContext();  // as at::empty does, for tests
-  if (context.deterministicAlgorithms() && context.deterministicFillUninitializedMemory()) {
-    tensor.fill_(std::numeric_limits<double>::quiet_NaN());
-  }
+  if (poisons.load(std::memory_order_relaxed)) std::memset(tensor.data(), 0xff, bytes);
+  return tensor;
+}
+
+Tensor zeros(Dimensions shape, Dtype dtype) {
+  Tensor tensor = fresh(shape, dtype);
+  std::memset(tensor.data(), 0, tensor.numel() * bytes_of(dtype));
   return tensor;
 }
 
 int64_t release_memory() { return static_cast<int64_t>(pool().release()); }
+
+void keep_memory(bool keep) { keeps = keep; }
+
+void poison_memory(bool poison) { poisons = poison; }
 
 }  // namespace fused_lstm

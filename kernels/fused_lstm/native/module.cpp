@@ -1,42 +1,51 @@
-// Registers the operators, and makes the library a Python module so that it is imported as one.
-#include <Python.h>
-#include <torch/library.h>
-
+// Registers the operators. torch.ops.load_library loads it: there is no Python in here, and of
+// LibTorch the stable ABI alone, so that one library serves every PyTorch and every Python.
+#include "boxed.h"
 #include "isa/isa.h"
 #include "memory.h"
 #include "ops/ops.h"
 
-TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
-  m.impl("cell", fused_lstm::cell);
-  m.impl("cell_backward", fused_lstm::cell_backward);
-  m.impl("lstm", fused_lstm::lstm);
-  m.impl("lstm_backward", fused_lstm::lstm_backward);
-  m.impl("linear_cross_entropy", fused_lstm::linear_cross_entropy);
-  m.impl("dropout", fused_lstm::dropout);
-  m.impl("packing", fused_lstm::packing);
-  m.impl("gather", fused_lstm::gather);
+using fused_lstm::Boxed;
+
+STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
+  m.impl("cell", Boxed<fused_lstm::cell>::call);
+  m.impl("cell_backward", Boxed<fused_lstm::cell_backward>::call);
+  m.impl("lstm", Boxed<fused_lstm::lstm>::call);
+  m.impl("lstm_backward", Boxed<fused_lstm::lstm_backward>::call);
+  m.impl("linear_cross_entropy", Boxed<fused_lstm::linear_cross_entropy>::call);
+  m.impl("dropout", Boxed<fused_lstm::dropout>::call);
+  m.impl("packing", Boxed<fused_lstm::packing>::call);
+  m.impl("gather", Boxed<fused_lstm::gather>::call);
 }
 
-TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
-  m.def("isa_names(ScalarType? dtype=None) -> str[]", fused_lstm::isa_names);
-  m.def("use_isa(str name) -> ()", fused_lstm::use_isa);
-  m.def("release_memory() -> int", fused_lstm::release_memory);
-  m.def("product_names() -> str[]", fused_lstm::product_names);
+STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
+  m.def("isa_names(ScalarType? dtype=None) -> str[]");
+  m.def("use_isa(str name) -> ()");
+  m.def("isa() -> str");
+  m.def("release_memory() -> int");
+  m.def("keep_memory(bool keep) -> ()");
+  m.def("poison_memory(bool poison) -> ()");
+  m.def("product_names() -> str[]");
   m.def(
-      "product(str name, Tensor left, Tensor right, int batch, int rounds)"
-      " -> (Tensor out, float[] seconds)",
-      fused_lstm::product);
-  m.def("best_product(ScalarType dtype) -> float", fused_lstm::best_product);
-  m.def("isa() -> str", fused_lstm::isa_name);
+      "product(str name, Tensor left, Tensor right, int batch, int rounds,"
+      " str? precision=None) -> (Tensor out, float[] seconds)");
+  m.def("best_product(ScalarType dtype, str? precision=None) -> float");
   m.def(
       "plan(int steps, int batch, int inputs, int hidden, int layers, str fuse, bool save, *,"
       " int directions=1, int projected=0, bool even=True, bool dropout=False,"
-      " ScalarType dtype=float, int? threads=None, str isa=\"\") -> str",
-      fused_lstm::plan);
+      " ScalarType dtype=float, int? threads=None, str isa=\"\","
+      " str? precision=None) -> str");
 }
 
-PyMODINIT_FUNC PyInit__C() {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr,
-                                   nullptr,               nullptr, nullptr, nullptr};
-  return PyModule_Create(&definition);
+STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CompositeExplicitAutograd, m) {
+  m.impl("isa_names", Boxed<fused_lstm::isa_names>::call);
+  m.impl("use_isa", Boxed<fused_lstm::use_isa>::call);
+  m.impl("isa", Boxed<fused_lstm::isa_name>::call);
+  m.impl("release_memory", Boxed<fused_lstm::release_memory>::call);
+  m.impl("keep_memory", Boxed<fused_lstm::keep_memory>::call);
+  m.impl("poison_memory", Boxed<fused_lstm::poison_memory>::call);
+  m.impl("product_names", Boxed<fused_lstm::product_names>::call);
+  m.impl("product", Boxed<fused_lstm::product>::call);
+  m.impl("best_product", Boxed<fused_lstm::best_product>::call);
+  m.impl("plan", Boxed<fused_lstm::plan>::call);
 }

@@ -1,6 +1,7 @@
 #include "threads.h"
 
-#include <ATen/Parallel.h>
+#include <torch/csrc/stable/c/shim.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <atomic>
 #include <climits>
@@ -111,7 +112,11 @@ Worker Worker::half() const { return {id % (count / 2), count / 2, barrier + 1 +
 
 long team_size() {
 #ifdef _OPENMP
-  if (!forked && !at::in_parallel_region()) return at::get_num_threads();
+  if (!forked && !omp_in_parallel()) {
+    uint32_t count = 1;
+    TORCH_ERROR_CODE_CHECK(torch_get_num_threads(&count));
+    return count;
+  }
 #endif
   return 1;
 }
@@ -131,7 +136,6 @@ void run_team(void (*body)(void*, const Worker&), void* argument) {
           barrier.crowded = count > cores();
         }
       }  // an implicit barrier follows
-      at::internal::ThreadIdGuard guard(omp_get_thread_num());
       body(argument, Worker{omp_get_thread_num(), barriers[0].count, barriers});
     }
     return;

@@ -1,11 +1,11 @@
 // Chooses the instruction set, once, when the library is loaded.
 #include "isa/isa.h"
 
-#include <c10/util/Exception.h>
-
 #include <atomic>
 #include <cstdlib>
 #include <vector>
+
+#include "refuse.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -100,8 +100,8 @@ const std::vector<Isa>& all() {  // best first; the emulation never is
 }
 
 // Whether the kernels for a dtype have the set's own name.
-bool has_own(const Isa& isa, c10::ScalarType dtype) {
-  if (dtype == c10::kBFloat16) return isa.for_bf16;
+bool has_own(const Isa& isa, Dtype dtype) {
+  if (dtype == Dtype::BFloat16) return isa.for_bf16;
   return with_kernels(
       dtype, [&](const auto& kernels) { return std::string(kernels.name) == isa.name; }, isa);
 }
@@ -126,11 +126,11 @@ const Isa& isa_of(const std::string& name) {
     if (name.empty() || name == isa.name) return isa;
     offer += std::string(offer.empty() ? "" : ", ") + isa.name;
   }
-  TORCH_CHECK_VALUE(false, "FUSED_LSTM_ISA: got '", name, "', should be one of ", offer,
+  CHECK_VALUE(false, "FUSED_LSTM_ISA: got '", name, "', should be one of ", offer,
                     " on this CPU, or unset");
 }
 
-std::vector<std::string> isa_names(std::optional<c10::ScalarType> dtype) {
+std::vector<std::string> isa_names(std::optional<Dtype> dtype) {
   std::vector<std::string> names;
   for (const Isa& isa : all()) {
     if (isa.supported && (!dtype || has_own(isa, *dtype))) names.emplace_back(isa.name);

@@ -1,13 +1,12 @@
 // Which instruction set runs.
 #pragma once
 
-#include <c10/core/ScalarType.h>
-
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "isa/kernels.h"
+#include "tensor.h"
 
 namespace fused_lstm {
 
@@ -25,23 +24,23 @@ struct Isa {
 // `use_isa`, says another.
 const Isa& current_isa();
 
-// The one of that name, or the best where it is ""; ValueError where this CPU does not have it.
+// The one of that name, or the best where it is ""; an error where this CPU does not have it.
 const Isa& isa_of(const std::string& name);
 
 // Calls body(kernels) with those for a dtype that compute_dtype gave. An operator takes them once
 // and passes them on: another thread may choose another instruction set meanwhile, whose panels
 // have other sizes.
 template <class Body>
-auto with_kernels(c10::ScalarType dtype, const Body& body, const Isa& isa = current_isa()) {
-  return dtype == c10::kDouble ? body(*isa.for_double) : body(*isa.for_float);
+auto with_kernels(Dtype dtype, const Body& body, const Isa& isa = current_isa()) {
+  return dtype == Dtype::Double ? body(*isa.for_double) : body(*isa.for_float);
 }
 
 // The same for an operator that has kernels for bfloat16, and for float32 as sums of so many terms
 // of it (0: as it is), where the instruction set has them.
 template <class Body>
-auto with_factors(c10::ScalarType dtype, int terms, const Isa& isa, const Body& body) {
-  if (dtype == c10::kBFloat16) return body(*isa.for_bf16);
-  const bool split = dtype == c10::kFloat && terms > 0 && isa.for_terms[terms - 1];
+auto with_factors(Dtype dtype, int terms, const Isa& isa, const Body& body) {
+  if (dtype == Dtype::BFloat16) return body(*isa.for_bf16);
+  const bool split = dtype == Dtype::Float && terms > 0 && isa.for_terms[terms - 1];
   return split ? body(*isa.for_terms[terms - 1]) : with_kernels(dtype, body, isa);
 }
 
@@ -49,6 +48,6 @@ std::string isa_name();                     // in use
 void use_isa(const std::string& name);      // "" is the best; a test's way to the others
 
 // What this CPU has, best first; of a dtype, those alone that have kernels of their own for it.
-std::vector<std::string> isa_names(std::optional<c10::ScalarType> dtype);
+std::vector<std::string> isa_names(std::optional<Dtype> dtype);
 
 }  // namespace fused_lstm

@@ -1,12 +1,12 @@
 // What a call's cell has beside nn.LSTM's: masks, buffers and weights of each lane.
 #include <algorithm>
+#include <functional>
+#include <type_traits>
 
 #include "ops/call.h"
 
 namespace fused_lstm {
 namespace {
-
-using at::Tensor;
 
 // Kinds of masks, as kernels/fused_lstm/cell.py numbers their elements.
 constexpr unsigned long long zoneout_h = 1ull << 56, zoneout_c = 2ull << 56, recurrent = 3ull << 56,
@@ -46,30 +46,36 @@ AddedLanes<T>::AddedLanes(const Kernels<T>& kernels, const Call& call, bool back
   if (!cell.on) return;
   const Sizes& s = call.sizes;
   const long lanes = s.layers * s.directions, B = s.batch, H = s.hidden, P = s.outputs;
-  const auto options = call.x.options(), sums = options.dtype(sum_dtype(call.dtype));
-  scratch_ = fresh(Buffer{lanes, 1, B * (3 * P + 5 * H), true}, options);
+  const Dtype dtype = call.dtype, sums = sum_dtype(dtype);
+  scratch_ = fresh(Buffer{lanes, 1, B * (3 * P + 5 * H), true}, dtype);
   if (cell.recurrent > 0) {
-    recurrent_ = fresh(Buffer{B, lanes, P, true}, options);
+    recurrent_ = fresh(Buffer{B, lanes, P, true}, dtype);
     Dropout rule = dropout_of(cell.recurrent, call.seed);  // of the whole's seed, the last
-    rule.seed = call.seed->template const_data_ptr<int64_t>()[call.seed->numel() - 1];
+    rule.seed = data_of<int64_t>(*call.seed)[call.seed->numel() - 1];
     Sum<T>* const values = data_of<Sum<T>>(recurrent_);
     run_on_team([&](const Worker& worker) {
       kernels.draw_mask(worker, recurrent_.numel(), recurrent, rule, values);
     });
     if (!backward) {
-      fed_ = fresh(Buffer{lanes, 2 * B, P}, options);
-      fed_first_ = (call.h0 * recurrent_.transpose(0, 1)).to(call.dtype).contiguous();
+      fed_ = fresh(Buffer{lanes, 2 * B, P}, dtype);
+      const Tensor h0 = call.h0.to(sums), fed = fresh_like(h0);
+      Sum<T>* const out = data_of<Sum<T>>(fed);
+      for (long i = 0; i < lanes * B * P; ++i) {
+        const long lane = i / (B * P), b = i / P % B;
+        out[i] = data_of<Sum<T>>(h0)[i] * values[(b * lanes + lane) * P + i % P];
+      }
+      fed_first_ = fed.to(dtype);
     }
   }
   hidden_ = H;
   vectors_ = static_cast<long>(call.vectors.size()) / lanes;
   if (cell.norm) {
-    own_ = at::zeros({lanes, team_size(), 20 * H}, sums);
-    zeros_ = at::zeros({B, 4 * H}, sums);
-    if (call.per_lane >= 4) biases_ = fresh(Buffer{lanes, 1, 4 * H, true}, options);
+    own_ = zeros({lanes, team_size(), 20 * H}, sums);
+    zeros_ = zeros({B, 4 * H}, sums);
+    if (call.per_lane >= 4) biases_ = fresh(Buffer{lanes, 1, 4 * H, true}, dtype);
   }
-  if (backward && cell.peephole) dw_ch_ = at::zeros({lanes, B, 3 * H}, sums);
-  if (backward && s.projected) unprojected_ = fresh(Buffer{lanes, s.rows, H}, options);
+  if (backward && cell.peephole) dw_ch_ = zeros({lanes, B, 3 * H}, sums);
+  if (backward && s.projected) unprojected_ = fresh(Buffer{lanes, s.rows, H}, dtype);
   for (long lane = 0; lane < lanes; ++lane) {
     Parts<Sum<T>> parts{part_of<Sum<T>>(scratch_, lane)};
     Added<T> added{};
@@ -103,32 +109,52 @@ void AddedLanes<T>::normalize(Added<T>& added, const Call& call, long index) {
   added.own = part_of<Sum<T>>(own_, index);
   if (!biases_.defined()) return;
   const Tensor* const plain = &call.weights[index * call.per_lane];
-  biases_[index][0].copy_(plain[2]).add_(plain[3]);
-  added.bias = part_of<Sum<T>>(biases_, index);
+  const Tensor ih = plain[2].to(sum_dtype(call.dtype)), hh = plain[3].to(sum_dtype(call.dtype));
+  Sum<T>* const bias = part_of<Sum<T>>(biases_, index);
+  std::transform(data_of<Sum<T>>(ih), data_of<Sum<T>>(ih) + ih.numel(), data_of<Sum<T>>(hh), bias,
+                 std::plus<Sum<T>>());
+  added.bias = bias;
   added.bias_c = data_of<Sum<T>>(own[3]);
 }
 
+// The sum of rows, of their elements begin to end.
+template <class T, class Out>
+void sum_rows(const Tensor& matrices, long index, long begin, long end, Out* out) {
+  const long rows = matrices.size(1), columns = matrices.size(2);
+  const T* const from = part_of<T>(matrices, index);
+  for (long j = begin; j < end; ++j) {
+    T sum = 0;
+    for (long i = 0; i < rows; ++i) sum += from[i * columns + j];
+    out[j - begin] = static_cast<Out>(sum);
+  }
+}
+
 template <class T>
-std::vector<Tensor> AddedLanes<T>::gradients() const {
-  std::vector<Tensor> found;
+Tensors AddedLanes<T>::gradients() const {
+  Tensors found;
   for (long index = 0; index < static_cast<long>(lanes_.size()); ++index) {
-    if (dw_ch_.defined()) found.push_back(dw_ch_[index].sum(0));
-    if (!own_.defined()) continue;
-    const Tensor all = own_[index].sum(0);
-    const auto part = [&](long begin, long end) {
-      return all.slice(0, begin * hidden_, end * hidden_).clone();
+    const auto sum = [&](const Tensor& matrices, long begin, long end) {
+      found.push_back(fresh(Dimensions({(end - begin) * hidden_}), matrices.dtype()));
+      sum_rows<Sum<T>>(matrices, index, begin * hidden_, end * hidden_,
+                       data_of<Sum<T>>(found.back()));
     };
-    for (const Tensor& gradient : {part(4, 8), part(8, 12), part(12, 13)}) {
-      found.push_back(gradient);
-    }
-    if (biases_.defined()) found.push_back(part(13, 14));
+    if (dw_ch_.defined()) sum(dw_ch_, 0, 3);
+    if (!own_.defined()) continue;
+    sum(own_, 4, 8);
+    sum(own_, 8, 12);
+    sum(own_, 12, 13);
+    if (biases_.defined()) sum(own_, 13, 14);
   }
   return found;
 }
 
 template <class T>
-Tensor AddedLanes<T>::bias_gradient(long index) const {
-  return own_[index].slice(1, 0, 4 * hidden_).sum(0);
+void AddedLanes<T>::bias_gradient(long index, T* out) const {
+  if constexpr (std::is_same_v<T, Bf16>) {
+    sum_rows<float>(own_, index, 0, 4 * hidden_, reinterpret_cast<c10::BFloat16*>(out));
+  } else {
+    sum_rows<T>(own_, index, 0, 4 * hidden_, out);
+  }
 }
 
 template class AddedLanes<float>;

@@ -7,7 +7,6 @@
 namespace fused_lstm {
 namespace {
 
-using at::Tensor;
 
 template <class T>
 struct Stack {
@@ -17,7 +16,7 @@ struct Stack {
   const Forward& saved;
   const Sizes& s;
   const Plan plan;
-  const at::TensorOptions options, sums;
+  const Dtype dtype, sums;
   const AddedLanes<T> added;
   Backward out;
   Tensor dgates, dh, between, partial, dropped;
@@ -31,8 +30,8 @@ struct Stack {
         saved(saved),
         s(call.sizes),
         plan(plan_of(s, machine_of(kernels, team_size()), Pass::backward, call.together)),
-        options(call.x.options()),
-        sums(options.dtype(sum_dtype(call.dtype))),
+        dtype(call.dtype),
+        sums(sum_dtype(call.dtype)),
         added(kernels, call, true) {}
 
   void allocate(const Tensor& dc_n, bool needs_dx) {
@@ -45,11 +44,11 @@ struct Stack {
     if (!dc_n.defined()) std::fill_n(dc0, out.dc0.numel(), Sum<T>(0));
     out.dweights.reserve(call.weights.size());
     for (const Tensor& weight : call.weights) out.dweights.push_back(fresh_like(weight));
-    dgates = fresh(plan.dgates, options);
-    dh = fresh(plan.dh, options);
-    between = fresh(plan.between, options);
-    partial = fresh(plan.partial, options);
-    dropped = fresh(plan.dropped, options);
+    dgates = fresh(plan.dgates, dtype);
+    dh = fresh(plan.dh, dtype);
+    between = fresh(plan.between, dtype);
+    partial = fresh(plan.partial, dtype);
+    dropped = fresh(plan.dropped, dtype);
   }
 
   T* output(long layer) const {
@@ -124,7 +123,7 @@ struct Stack {
   }
 
   void in_turns() const {
-    const SweepScratch<T> scratch(plan, options);
+    const SweepScratch<T> scratch(plan, dtype);
     for (long layer = s.layers - 1; layer >= 0; --layer) {
       const bool drops = layer > 0 && dropped.defined();
       if (drops) drop_layer(kernels, call, layer - 1, output(layer - 1), part_of<T>(dropped, 0));
@@ -140,7 +139,7 @@ struct Stack {
       lanes.push_back(lane(index));
       gradients.push_back(gradient(index));
     }
-    const Tensor packed = fresh(plan.packed, options), panels = fresh(plan.panels, options);
+    const Tensor packed = fresh(plan.packed, dtype), panels = fresh(plan.panels, dtype);
     Wavefront<T> wave = wavefront_of(call, lanes, dropped, packed);
     wave.gradients = gradients.data();
     run_on_team([&](const Worker& worker) {
@@ -152,7 +151,7 @@ struct Stack {
     const long bias = call.per_lane >= 4, lanes = s.layers * s.directions;
     for (long index = 0; bias && index < lanes; ++index) {  // the two biases have one gradient
       const Tensor* own = &out.dweights[index * call.per_lane];
-      if (s.norm) own[2].copy_(added.bias_gradient(index));
+      if (s.norm) added.bias_gradient(index, data_of<T>(own[2]));
       std::copy_n(data_of<T>(own[2]), own[2].numel(), data_of<T>(own[3]));
     }
     out.dvectors = added.gradients();

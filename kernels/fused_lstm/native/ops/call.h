@@ -24,44 +24,44 @@ struct CellOptions {
 struct Call {
   Sizes sizes;
   const Isa* isa;
-  at::ScalarType given, dtype;  // of the arguments, and of the factors of products
-  int terms;                    // of float32 factors: see with_factors
+  Dtype given, dtype;   // of the arguments, and of the factors of products
+  int terms;            // of float32 factors: see with_factors
   bool together;                // lanes may run at once: fuse="layers"
   long per_lane;                // weights, nn.LSTM's
-  at::Tensor x, h0, c0;
-  at::Tensor keep;              // [D, T, B] or [D, N], or undefined
-  std::vector<at::Tensor> weights;
+  Tensor x, h0, c0;
+  Tensor keep;              // [D, T, B] or [D, N], or undefined
+  Tensors weights;
   CellOptions cell;
-  std::vector<at::Tensor> vectors;  // the weights that a cell adds, lane by lane, as sums
-  std::optional<at::Tensor> seed;   // [1] or [2]: see Cell.draw in kernels/fused_lstm/cell.py
+  Tensors vectors;  // the weights that a cell adds, lane by lane, as sums
+  OptionalTensor seed;   // [1] or [2]: see Cell.draw in kernels/fused_lstm/cell.py
   Dropout dropout;
   std::vector<long> first;      // [T + 1]: see Lane
   bool packed;                  // [N, ...] rather than [T, B, ...]
 
   // A tensor [T, B, columns] or [N, columns], and `count` of them.
-  at::DimVector shape(long columns) const;
-  at::DimVector shape(long count, long columns) const;
+  SmallShape shape(long columns) const;
+  SmallShape shape(long count, long columns) const;
 };
 
 struct Forward {
-  at::Tensor y, h_n, c_n, h, c, gates;
+  Tensor y, h_n, c_n, h, c, gates;
 };
 
 struct Backward {
-  at::Tensor dx, dh0, dc0;
-  std::vector<at::Tensor> dweights, dvectors;
+  Tensor dx, dh0, dc0;
+  Tensors dweights, dvectors;
 };
 
 Forward run_forward(const Call& call, bool save);
 
 // dy, dh_n, dc_n are of the sums' dtype, as are dx, dh0 and dc0, or undefined. Of `saved`, h_n and
 // c_n are not used.
-Backward run_backward(const Call& call, const at::Tensor& dy, const at::Tensor& dh_n,
-                      const at::Tensor& dc_n, const Forward& saved, bool needs_dx);
+Backward run_backward(const Call& call, const Tensor& dy, const Tensor& dh_n,
+                      const Tensor& dc_n, const Forward& saved, bool needs_dx);
 
 // The index-th of the equal parts of a contiguous tensor [count, ...], or null where it has none.
 template <class T>
-T* part_of(const at::Tensor& tensor, long index) {
+T* part_of(const Tensor& tensor, long index) {
   if (!tensor.defined() || tensor.numel() == 0) return nullptr;
   return data_of<T>(tensor) + index * (tensor.numel() / tensor.size(0));
 }
@@ -69,22 +69,20 @@ T* part_of(const at::Tensor& tensor, long index) {
 constexpr std::array<int64_t, 1> nothing = {0};  // the shape of a result that is not wanted
 
 // Its dtype, given that of elements.
-inline at::TensorOptions options_of(const Buffer& buffer, const at::TensorOptions& options) {
-  if (!buffer.sums) return options;
-  return options.dtype(sum_dtype(c10::typeMetaToScalarType(options.dtype())));
+inline Dtype dtype_of(const Buffer& buffer, Dtype dtype) {
+  return buffer.sums ? sum_dtype(dtype) : dtype;
 }
 
 // Undefined where the plan has none.
-inline at::Tensor fresh(const Buffer& buffer, const at::TensorOptions& options) {
-  if (buffer.count == 0) return at::Tensor();
-  return fresh(at::IntArrayRef({buffer.count, buffer.rows, buffer.columns}),
-               options_of(buffer, options));
+inline Tensor fresh(const Buffer& buffer, Dtype dtype) {
+  if (buffer.count == 0) return Tensor();
+  return fresh(Dimensions({buffer.count, buffer.rows, buffer.columns}), dtype_of(buffer, dtype));
 }
 
 // Of lane `index` of all, in the dtype that they are in.
 template <class E>
 Weights<E> weights_of(const Call& call, long index) {
-  const at::Tensor* const own = &call.weights[index * call.per_lane];
+  const Tensor* const own = &call.weights[index * call.per_lane];
   const bool bias = call.per_lane >= 4 && !call.cell.norm;  // which has its own: see Added
   return {data_of<E>(own[0]), data_of<E>(own[1]), bias ? data_of<E>(own[2]) : nullptr,
           bias ? data_of<E>(own[3]) : nullptr,
@@ -100,20 +98,20 @@ class AddedLanes {
   // Of a lane; null: nothing.
   const Added<T>* of(long index) const { return lanes_.empty() ? nullptr : &lanes_[index]; }
 
-  std::vector<at::Tensor> gradients() const;  // in the order of Call::vectors
-  at::Tensor bias_gradient(long index) const;  // of a lane that normalizes
+  Tensors gradients() const;  // in the order of Call::vectors
+  void bias_gradient(long index, T* out) const;  // of a lane that normalizes, [4H]
 
  private:
   void normalize(Added<T>& added, const Call& call, long index);
 
   std::vector<Added<T>> lanes_;
   long hidden_ = 0, vectors_ = 0;  // of a lane
-  at::Tensor scratch_, recurrent_, fed_first_, fed_, unprojected_, dw_ch_, own_, zeros_, biases_;
+  Tensor scratch_, recurrent_, fed_first_, fed_, unprojected_, dw_ch_, own_, zeros_, biases_;
 };
 
 // Of a lane that normalizes, W x and R h in what is saved, [4H] a row.
 template <class T>
-void set_products(Lane<T>& lane, const Call& call, const at::Tensor& c, long index) {
+void set_products(Lane<T>& lane, const Call& call, const Tensor& c, long index) {
   const Sizes& s = call.sizes;
   const long lanes = s.layers * s.directions, size = s.rows * s.hidden;
   lane.input_part = part_of<Sum<T>>(c, 0) + (lanes + 8 * index) * size;
@@ -152,10 +150,10 @@ Lane<T> lane_of(const Call& call, const Weights<T>& weights, const AddedLanes<T>
 // Scratch of a layer's sweeps.
 template <class T>
 struct SweepScratch {
-  at::Tensor recurrent, panels;
+  Tensor recurrent, panels;
 
-  SweepScratch(const Plan& plan, const at::TensorOptions& options)
-      : recurrent(fresh(plan.recurrent, options)), panels(fresh(plan.panels, options)) {}
+  SweepScratch(const Plan& plan, Dtype dtype)
+      : recurrent(fresh(plan.recurrent, dtype)), panels(fresh(plan.panels, dtype)) {}
 
   // For the part of the team that begins with a worker, which is 0 or half of all.
   Scratch<T> of(long worker) const {
@@ -195,7 +193,7 @@ void drop_gradient(const Kernels<T>& kernels, const Call& call, long index, Sum<
 
 template <class T>
 Wavefront<T> wavefront_of(const Call& call, const std::vector<Lane<T>>& lanes,
-                          const at::Tensor& dropped, const at::Tensor& packed) {
+                          const Tensor& dropped, const Tensor& packed) {
   Wavefront<T> wave{};
   wave.lanes = lanes.data();
   wave.count = static_cast<long>(lanes.size());

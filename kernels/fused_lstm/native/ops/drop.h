@@ -8,10 +8,10 @@
 namespace fused_lstm {
 
 // seed: int64, of which the first element is taken.
-inline Dropout dropout_of(double probability, const std::optional<at::Tensor>& seed) {
+inline Dropout dropout_of(double probability, const OptionalTensor& seed) {
   Dropout drop{static_cast<float>(probability), 0, 0};
   if (probability < 1) drop.kept = static_cast<float>(1 / (1 - probability));
-  if (seed) drop.seed = static_cast<unsigned long long>(*seed->const_data_ptr<int64_t>());
+  if (seed) drop.seed = static_cast<unsigned long long>(*data_of<int64_t>(*seed));
   return drop;
 }
 

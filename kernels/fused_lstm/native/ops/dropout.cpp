@@ -7,23 +7,23 @@ namespace fused_lstm {
 namespace {
 
 template <class T>
-void drop_all(const Kernels<T>& kernels, const Dropout& dropout, long first, const at::Tensor& in,
-              const at::Tensor& out) {
-  drop(kernels.dropout, dropout, in.numel(), first, in.data_ptr<T>(), out.data_ptr<T>());
+void drop_all(const Kernels<T>& kernels, const Dropout& dropout, long first, const Tensor& in,
+              const Tensor& out) {
+  drop(kernels.dropout, dropout, in.numel(), first, data_of<T>(in), data_of<T>(out));
 }
 
 }  // namespace
 
-at::Tensor dropout(const at::Tensor& x, double p, const at::Tensor& seed, int64_t first) {
-  const at::ScalarType dtype = compute_dtype(x, "x");
-  TORCH_CHECK_VALUE(p >= 0 && p <= 1, "p: got ", p, ", should be in [0, 1]");
-  TORCH_CHECK_VALUE(first >= 0, "first: got ", first, ", should be at least 0");
-  check(seed, "seed", {1}, at::kLong);
-  const at::Tensor in = converted(x, dtype), out = fresh_like(in);
+Tensor dropout(const Tensor& x, double p, const Tensor& seed, int64_t first) {
+  const Dtype dtype = compute_dtype(x, "x");
+  CHECK_VALUE(p >= 0 && p <= 1, "p: got ", p, ", should be in [0, 1]");
+  CHECK_VALUE(first >= 0, "first: got ", first, ", should be at least 0");
+  check(seed, "seed", {1}, Dtype::Long);
+  const Tensor in = converted(x, dtype), out = fresh_like(in);
   with_kernels(dtype, [&](const auto& kernels) {
     drop_all(kernels, dropout_of(p, seed), first, in, out);
   });
-  return out.to(x.scalar_type());
+  return out.to(x.dtype());
 }
 
 }  // namespace fused_lstm

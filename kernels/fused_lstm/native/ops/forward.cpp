@@ -8,7 +8,6 @@
 namespace fused_lstm {
 namespace {
 
-using at::Tensor;
 
 // h_n and c_n of a lane: the states of each row's last step in the lane's order.
 template <class T>
@@ -37,7 +36,7 @@ struct Stack {
   const Sizes& s;
   const bool save;
   const Plan plan;
-  const at::TensorOptions options;
+  const Dtype dtype;
   const AddedLanes<T> added;
   Forward out;
   Tensor input_part, by_h, unprojected, dropped;
@@ -49,7 +48,7 @@ struct Stack {
         save(save),
         plan(plan_of(s, machine_of(kernels, team_size()),
                      save ? Pass::forward : Pass::inference, call.together)),
-        options(call.x.options()),
+        dtype(call.dtype),
         added(kernels, call, false) {}
 
   // A layer's output; the last one's is y.
@@ -67,20 +66,20 @@ struct Stack {
   }
 
   void allocate() {
-    out.y = fresh(call.shape(s.directions * s.outputs), options);
+    out.y = fresh(call.shape(s.directions * s.outputs), dtype);
     out.h_n = fresh_like(call.h0);
     out.c_n = fresh_like(call.c0);
     const auto kept = [&](const Buffer& buffer) {
-      return save ? fresh(call.shape(buffer.count, buffer.columns), options_of(buffer, options))
-                  : fresh(buffer, options);
+      return save ? fresh(call.shape(buffer.count, buffer.columns), dtype_of(buffer, dtype))
+                  : fresh(buffer, dtype);
     };
     out.h = kept(plan.h);
     out.c = kept(plan.c);
     out.gates = kept(plan.gates);
-    input_part = fresh(plan.input_part, options);
-    by_h = fresh(plan.by_h, options);
-    unprojected = fresh(plan.unprojected, options);
-    dropped = fresh(plan.dropped, options);
+    input_part = fresh(plan.input_part, dtype);
+    by_h = fresh(plan.by_h, dtype);
+    unprojected = fresh(plan.unprojected, dtype);
+    dropped = fresh(plan.dropped, dtype);
   }
 
   // Whether weights are narrower than what they are computed with.
@@ -111,7 +110,7 @@ struct Stack {
   }
 
   void in_turns() {
-    const SweepScratch<T> scratch(plan, options);
+    const SweepScratch<T> scratch(plan, dtype);
     for (long layer = 0; layer < s.layers; ++layer) {
       std::vector<Lane<T>> lanes;
       for (long d = 0; d < s.directions; ++d) lanes.push_back(lane(layer * s.directions + d));
@@ -166,7 +165,7 @@ struct Stack {
   void as_wavefront() {
     std::vector<Lane<T>> lanes;
     for (long index = 0; index < s.layers; ++index) lanes.push_back(lane(index));
-    const Tensor packed = fresh(plan.packed, options);
+    const Tensor packed = fresh(plan.packed, dtype);
     const Wavefront<T> wave = wavefront_of(call, lanes, dropped, packed);
     run_on_team([&](const Worker& worker) { kernels.wavefront_forward(worker, wave); });
     for (long index = 0; index < s.layers; ++index) finish(lanes[index], index);

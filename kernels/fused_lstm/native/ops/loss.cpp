@@ -5,26 +5,21 @@
 #include "isa/isa.h"
 #include "memory.h"
 #include "ops/ops.h"
-#include "ops/precision.h"
 
 namespace fused_lstm {
 namespace {
-
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 
 constexpr long logits_bytes = 16 << 20;  // of a chunk, at most; it stays in the last-level cache
 
 // Checked targets, -1 where ignored.
 Tensor checked_targets(const Tensor& target, long classes, long ignore_index) {
-  const Tensor result = target.clone(at::MemoryFormat::Contiguous);
-  int64_t* const values = result.data_ptr<int64_t>();
-  for (long n = 0; n < result.numel(); ++n) {
-    if (values[n] == ignore_index) {
-      values[n] = -1;
-      continue;
-    }
-    TORCH_CHECK_INDEX(values[n] >= 0 && values[n] < classes, "target: got ", values[n], " at ", n,
+  const Tensor given = target.contiguous(), result = empty(target.sizes(), Dtype::Long);
+  const int64_t* const labels = data_of<int64_t>(given);
+  int64_t* const values = data_of<int64_t>(result);
+  for (long n = 0, count = result.numel(); n < count; ++n) {
+    values[n] = labels[n] == ignore_index ? -1 : labels[n];
+    if (labels[n] == ignore_index) continue;
+    CHECK_INDEX(values[n] >= 0 && values[n] < classes, "target: got ", values[n], " at ", n,
                       ", should be in [0, ", classes, ") or ", ignore_index);
   }
   return result;
@@ -42,20 +37,20 @@ template <class T>
 struct Work {
   Tensor logits, exponentials, scaled, maxima, sums, scale, picked, panels;
 
-  // `options` are those of T, and `sum` those of Sum<T>.
+  // `dtype` is that of T, and `sum` that of Sum<T>.
   Work(const Kernels<T>& kernels, long rows, long inputs, long classes, bool gradients,
-       const at::TensorOptions& options, const at::TensorOptions& sum) {
+       Dtype dtype, Dtype sum) {
     const long workers = team_size(), lanes = kernels.shapes.lanes;
     const long padded = (rows + lanes - 1) / lanes * lanes;
     const long size = kernels.blocks_size(1, rows, classes | 1);  // odd: enough for T and Sum<T>
     logits = fresh({size}, sum);
-    exponentials = std::is_same_v<T, Sum<T>> ? logits : fresh({gradients ? size : 0}, options);
-    scaled = fresh({gradients ? rows : 0, inputs}, options);
-    maxima = at::empty({workers, padded}, sum);
-    sums = at::empty({workers, padded}, sum);
-    scale = at::empty({padded}, sum);
-    picked = at::empty({padded}, sum);
-    panels = fresh({workers, kernels.shapes.panel_size}, options);
+    exponentials = std::is_same_v<T, Sum<T>> ? logits : fresh({gradients ? size : 0}, dtype);
+    scaled = fresh({gradients ? rows : 0, inputs}, dtype);
+    maxima = empty({workers, padded}, sum);
+    sums = empty({workers, padded}, sum);
+    scale = empty({padded}, sum);
+    picked = empty({padded}, sum);
+    panels = fresh({workers, kernels.shapes.panel_size}, dtype);
   }
 
   void point(Loss<T>& loss) const {
@@ -79,21 +74,22 @@ Result run(const Kernels<T>& kernels, const Tensor& hidden, const Tensor& weight
            const Tensor& bias, const Tensor& target, const Tensor& row_grad) {
   const long rows = hidden.size(0), inputs = hidden.size(1), classes = weight.size(0);
   const bool gradients = row_grad.defined();
-  const auto options = hidden.options(), sum = options.dtype(sum_dtype(hidden.scalar_type()));
-  const auto none = [&] { return at::empty({0}, sum); };
-  Result out{at::empty({rows}, sum), none(), none(), none()};
+  const Dtype dtype = hidden.dtype(), sum = sum_dtype(dtype);
+  const auto none = [&] { return empty({0}, sum); };
+  Result out{empty({rows}, sum), none(), none(), none()};
   if (gradients) {
     out.dhidden = fresh(hidden.sizes(), sum);
     out.dweight = fresh(weight.sizes(), sum);
     if (bias.defined()) out.dbias = fresh(bias.sizes(), sum);
   }
   if (rows == 0) {
-    if (gradients) out.dweight.zero_();
-    if (out.dbias.numel() > 0) out.dbias.zero_();
+    for (const Tensor& sums : {std::cref(out.dweight), std::cref(out.dbias)}) {
+      std::fill_n(data_of<Sum<T>>(sums), sums.numel(), Sum<T>(0));
+    }
     return out;
   }
   const long at_once = chunk_rows(rows, classes, sizeof(Sum<T>), kernels.shapes.lanes);
-  const Work<T> work(kernels, std::min(rows, at_once), inputs, classes, gradients, options, sum);
+  const Work<T> work(kernels, std::min(rows, at_once), inputs, classes, gradients, dtype, sum);
   for (long first = 0; first < rows; first += at_once) {
     Loss<T> loss{};
     loss.rows = std::min(rows - first, at_once);
@@ -102,7 +98,7 @@ Result run(const Kernels<T>& kernels, const Tensor& hidden, const Tensor& weight
     loss.hidden = data_of<T>(hidden) + first * inputs;
     loss.weight = data_of<T>(weight);
     loss.bias = bias.defined() ? data_of<Sum<T>>(bias) : nullptr;
-    loss.target = target.data_ptr<int64_t>() + first;
+    loss.target = data_of<int64_t>(target) + first;
     loss.loss = data_of<Sum<T>>(out.loss) + first;
     loss.add = first > 0;
     if (gradients) {
@@ -122,20 +118,20 @@ Result run(const Kernels<T>& kernels, const Tensor& hidden, const Tensor& weight
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
     const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,
-    const OptionalTensor& row_grad, int64_t ignore_index, Told precision) {
+    const OptionalTensor& row_grad, int64_t ignore_index, const Told& precision) {
   const Isa& isa = current_isa();
-  const at::ScalarType given = hidden.scalar_type(), dtype = factor_dtype(hidden, "hidden", isa);
-  const at::ScalarType sum = sum_dtype(dtype);
-  const int terms = terms_of(given, precision, at::Float32Op::MATMUL);
-  TORCH_CHECK_VALUE(hidden.dim() == 2, "hidden: got shape ", hidden.sizes(), ", should be [N, H]");
-  TORCH_CHECK_VALUE(weight.dim() == 2 && weight.size(0) > 0, "weight: got shape ", weight.sizes(),
+  const Dtype given = hidden.dtype(), dtype = factor_dtype(hidden, "hidden", isa);
+  const Dtype sum = sum_dtype(dtype);
+  const int terms = terms_of(given, precision);
+  CHECK_VALUE(hidden.dim() == 2, "hidden: got shape ", shown(hidden), ", should be [N, H]");
+  CHECK_VALUE(weight.dim() == 2 && weight.size(0) > 0, "weight: got shape ", shown(weight),
                     ", should be [V, H]");
   check(weight, "weight", {weight.size(0), hidden.size(1)}, given);
   if (bias) check(*bias, "bias", {weight.size(0)}, given);
-  check(target, "target", {hidden.size(0)}, at::kLong);
+  check(target, "target", {hidden.size(0)}, Dtype::Long);
   if (row_grad) check(*row_grad, "row_grad", {hidden.size(0)}, sum);
   const Tensor checked = checked_targets(target, weight.size(0), ignore_index);
-  const auto to = [](const OptionalTensor& tensor, at::ScalarType dtype) {
+  const auto to = [](const OptionalTensor& tensor, Dtype dtype) {
     return tensor ? converted(*tensor, dtype) : Tensor();
   };
   const Result out = with_factors(dtype, terms, isa, [&](const auto& kernels) {

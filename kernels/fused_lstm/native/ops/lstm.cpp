@@ -2,24 +2,15 @@
 // `lstm_backward`, checked. Schemas: kernels/fused_lstm/ops.py.
 #include <algorithm>
 #include <type_traits>
+#include <utility>
 
 #include "ops/call.h"
-#include "ops/precision.h"
 
 namespace fused_lstm {
 namespace {
 
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 
-std::vector<Tensor> converted(at::TensorList tensors, at::ScalarType dtype) {
-  std::vector<Tensor> result;
-  result.reserve(tensors.size());
-  for (const Tensor& tensor : tensors) result.push_back(fused_lstm::converted(tensor, dtype));
-  return result;
-}
-
-CellOptions cell_of(std::string_view cell, at::ArrayRef<double> rates, bool drawn) {
+CellOptions cell_of(const std::string& cell, const std::vector<double>& rates, bool drawn) {
   CellOptions options{};
   std::string_view rest = cell;
   const auto takes = [&](std::string_view name) {
@@ -30,13 +21,13 @@ CellOptions cell_of(std::string_view cell, at::ArrayRef<double> rates, bool draw
   options.norm = takes("layer_norm");
   options.peephole = takes("peephole");
   options.coupled = takes("coupled");
-  TORCH_CHECK_VALUE(rest.empty() && !(options.norm && options.coupled), "cell: got '", cell,
+  CHECK_VALUE(rest.empty() && !(options.norm && options.coupled), "cell: got '", cell,
                     "', should be of layer_norm, peephole and coupled, not the first and the last");
-  TORCH_CHECK_VALUE(rates.empty() ? cell.empty() : rates.size() == 4, "rates: got ", rates,
-                    ", should be four, or none for nn.LSTM's cell");
+  CHECK_VALUE(rates.empty() ? cell.empty() : rates.size() == 4, "rates: got ", rates.size(),
+              ", should be four, or none for nn.LSTM's cell");
   if (rates.empty()) return options;
   for (const double rate : rates) {
-    TORCH_CHECK_VALUE(rate >= 0 && rate <= 1, "rates: got ", rate, ", should be in [0, 1]");
+    CHECK_VALUE(rate >= 0 && rate <= 1, "rates: got ", rate, ", should be in [0, 1]");
   }
   options.zoneout_h = rates[0];
   options.zoneout_c = rates[1];
@@ -54,13 +45,13 @@ long weights_added(const CellOptions& cell, long per_lane) {
 }
 
 // per_lane: nn.LSTM's, and all.
-void check_weights(at::TensorList weights, const Sizes& s, const CellOptions& cell, long plain,
-                   long per_lane, at::ScalarType dtype) {
+void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& cell, long plain,
+                   long per_lane, Dtype dtype) {
   const long gates = (cell.coupled ? 3 : 4) * s.hidden;
   for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
     const long k = i % per_lane, layer = i / per_lane / s.directions;
     const long inputs = layer == 0 ? s.inputs : s.directions * s.outputs;
-    const auto is = [&](at::IntArrayRef shape) { check(weights[i], "weights", shape, dtype, i); };
+    const auto is = [&](Dimensions shape) { check(weights[i], "weights", shape, dtype, i); };
     if (k == 0) is({gates, inputs});
     if (k == 1) is({gates, s.outputs});
     const long n = k - plain + !cell.peephole;  // w_ch, two gains of 4H, what c has
@@ -77,23 +68,23 @@ void check_weights(at::TensorList weights, const Sizes& s, const CellOptions& ce
 // Sizes but for those of packed rows. Of h0 [L * D, B, P] and c0 [L * D, B, H] each says one.
 Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long weights, long added,
                int64_t directions, bool packed) {
-  TORCH_CHECK_VALUE(directions == 1 || directions == 2, "directions: got ", directions,
+  CHECK_VALUE(directions == 1 || directions == 2, "directions: got ", directions,
                     ", should be 1 or 2");
-  TORCH_CHECK_VALUE(x.dim() == (packed ? 2 : 3), "x: got shape ", x.sizes(), ", should be ",
+  CHECK_VALUE(x.dim() == (packed ? 2 : 3), "x: got shape ", shown(x), ", should be ",
                     packed ? "[N, I] with batch_sizes" : "[T, B, I]");
-  TORCH_CHECK_VALUE(h0.dim() == 3 && h0.size(0) % directions == 0, "h0: got shape ", h0.sizes(),
+  CHECK_VALUE(h0.dim() == 3 && h0.size(0) % directions == 0, "h0: got shape ", shown(h0),
                     ", should be [L, B, H]", directions > 1 ? " of a layer's two lanes each" : "");
-  TORCH_CHECK_VALUE(c0.dim() == 3, "c0: got shape ", c0.sizes(), ", should be [L, B, H]");
+  CHECK_VALUE(c0.dim() == 3, "c0: got shape ", shown(c0), ", should be [L, B, H]");
   Sizes s{};
   const long lanes = h0.size(0);
-  TORCH_CHECK_VALUE(lanes > 0 && weights % lanes == 0 && weights >= (2 + added) * lanes &&
+  CHECK_VALUE(lanes > 0 && weights % lanes == 0 && weights >= (2 + added) * lanes &&
                         weights <= (5 + added) * lanes,
                     "weights: got ", weights, " tensors, should be ", 2 + added, " to ", 5 + added,
                     " for each of ", lanes, lanes > 1 ? " lanes" : " lane");
   const long per_lane = weights / lanes - added;
   s.projected = per_lane % 2 == 1;
   s.batch = h0.size(1);
-  s.inputs = x.size(-1);
+  s.inputs = x.size(packed ? 1 : 2);
   s.outputs = h0.size(2);
   s.hidden = s.projected ? c0.size(2) : s.outputs;
   s.layers = lanes / directions;
@@ -104,25 +95,25 @@ Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long weights
 // Where each step's rows begin, and at last their number; checks batch_sizes.
 std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes, long batch) {
   if (!batch_sizes) {
-    TORCH_CHECK_VALUE(x.size(0) > 0, "x: got no time steps (shape ", x.sizes(),
+    CHECK_VALUE(x.size(0) > 0, "x: got no time steps (shape ", shown(x),
                       "), should have one");
     std::vector<long> first(x.size(0) + 1);
     for (size_t t = 0; t < first.size(); ++t) first[t] = t * batch;
     return first;
   }
   std::vector<long> first = {0};
-  TORCH_CHECK_VALUE(batch_sizes->dim() == 1 && batch_sizes->size(0) > 0,
-                    "batch_sizes: got shape ", batch_sizes->sizes(), ", should be [T]");
-  check(*batch_sizes, "batch_sizes", batch_sizes->sizes(), at::kLong);
+  CHECK_VALUE(batch_sizes->dim() == 1 && batch_sizes->size(0) > 0,
+                    "batch_sizes: got shape ", shown(*batch_sizes), ", should be [T]");
+  check(*batch_sizes, "batch_sizes", batch_sizes->sizes(), Dtype::Long);
   const Tensor sizes = batch_sizes->contiguous();
-  const int64_t* const of = sizes.data_ptr<int64_t>();
+  const int64_t* const of = data_of<int64_t>(sizes);
   for (long t = 0; t < sizes.size(0); ++t) {
     const int64_t most = t > 0 ? of[t - 1] : batch, least = t > 0 ? 0 : batch;
-    TORCH_CHECK_VALUE(of[t] >= least && of[t] <= most, "batch_sizes: got ", of[t], " at ", t,
+    CHECK_VALUE(of[t] >= least && of[t] <= most, "batch_sizes: got ", of[t], " at ", t,
                       ", should be ", least, least < most ? " to " + std::to_string(most) : "");
     first.push_back(first.back() + of[t]);
   }
-  TORCH_CHECK_VALUE(x.size(0) >= first.back(), "x: got shape ", x.sizes(),
+  CHECK_VALUE(x.size(0) >= first.back(), "x: got shape ", shown(x),
                     ", should have a row for each of batch_sizes, ", first.back());
   return first;
 }
@@ -131,10 +122,10 @@ std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes
 
 template <class Body>
 void on_elements(const Tensor& tensor, const Body& body) {
-  const at::ScalarType dtype = tensor.scalar_type();
-  if (dtype == at::kDouble) return body(tensor.data_ptr<double>());
-  if (dtype == at::kBFloat16) return body(tensor.data_ptr<at::BFloat16>());
-  body(tensor.data_ptr<float>());
+  const Dtype dtype = tensor.dtype();
+  if (dtype == Dtype::Double) return body(data_of<double>(tensor));
+  if (dtype == Dtype::BFloat16) return body(data_of<c10::BFloat16>(tensor));
+  body(data_of<float>(tensor));
 }
 
 bool has_gates(const Call& call, long weight) {
@@ -143,12 +134,12 @@ bool has_gates(const Call& call, long weight) {
 
 // Rows i, others -> i, -i, others.
 Tensor spread(const Tensor& weight, long hidden) {
-  at::DimVector shape(weight.sizes());
+  std::vector<int64_t> shape(weight.sizes().begin(), weight.sizes().end());
   shape[0] += hidden;
-  const Tensor out = fresh(shape, weight.options());
+  const Tensor out = fresh(shape, weight.dtype());
   const long size = hidden * (weight.numel() / weight.size(0));
   on_elements(weight, [&](const auto* from) {
-    auto* const to = out.data_ptr<std::remove_const_t<std::remove_pointer_t<decltype(from)>>>();
+    auto* const to = data_of<std::remove_const_t<std::remove_pointer_t<decltype(from)>>>(out);
     std::copy_n(from, size, to);
     for (long i = 0; i < size; ++i) to[size + i] = -from[i];
     std::copy_n(from + size, weight.numel() - size, to + 2 * size);
@@ -158,18 +149,17 @@ Tensor spread(const Tensor& weight, long hidden) {
 
 // The gradient of what was spread, in its memory -> of what was given.
 Tensor folded(const Tensor& gradient, long hidden) {
-  const long rows = gradient.size(0) - hidden;
   const long size = hidden * (gradient.numel() / gradient.size(0));
   on_elements(gradient, [&](auto* own) {
     for (long i = 0; i < size; ++i) own[size + i] = own[i] - own[size + i];
   });
-  return gradient.narrow(0, hidden, rows);
+  return gradient.rows_from(hidden);
 }
 
-Call checked_call(bool forward, const Tensor& x, const Tensor& h0, const Tensor& c0,
-                  at::TensorList weights, double dropout, const OptionalTensor& seed,
-                  std::string_view fuse, int64_t directions, const OptionalTensor& batch_sizes,
-                  const OptionalTensor& keep, std::string_view cell, at::ArrayRef<double> rates,
+Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights, double dropout,
+                  const OptionalTensor& seed, const std::string& fuse, int64_t directions,
+                  const OptionalTensor& batch_sizes, const OptionalTensor& keep,
+                  const std::string& cell, const std::vector<double>& rates,
                   const Told& precision) {
   check_fuse(fuse);
   Call call{};
@@ -179,7 +169,7 @@ Call checked_call(bool forward, const Tensor& x, const Tensor& h0, const Tensor&
   const long lanes = h0.dim() > 0 ? h0.size(0) : 0;
   const long added = lanes ? weights_added(call.cell, weights.size() / lanes) : 0;
   s = sizes_of(x, h0, c0, static_cast<long>(weights.size()), added, directions, call.packed);
-  call.given = x.scalar_type();
+  call.given = x.dtype();
   call.together = fuse == "layers";
   const long all = static_cast<long>(weights.size()) / h0.size(0);
   call.per_lane = all - added;
@@ -193,38 +183,35 @@ Call checked_call(bool forward, const Tensor& x, const Tensor& h0, const Tensor&
   s.even = !keep && call.first.back() == s.steps * s.batch && call.first.back() == s.rows;
   s.dropout = dropout > 0;
   s.norm = call.cell.norm;
-  s.narrow = call.given == at::kBFloat16;
+  s.narrow = call.given == Dtype::BFloat16;
   const bool as_they_lie = forward && is_short(s);
   call.isa = &current_isa();
   call.dtype = as_they_lie ? compute_dtype(x, "x") : factor_dtype(x, "x", *call.isa);
-  const int terms = terms_of(call.given, precision, at::Float32Op::RNN);
+  const int terms = terms_of(call.given, precision);
   call.terms = as_they_lie ? 0 : terms;
   if (keep) {
-    at::DimVector shape = {directions};
-    shape.append(x.sizes().begin(), x.sizes().end() - 1);
-    check(*keep, "keep", shape, at::kBool);
+    const SmallShape shape = call.packed ? SmallShape{{directions, x.size(0)}, 2}
+                                         : SmallShape{{directions, x.size(0), x.size(1)}, 3};
+    check(*keep, "keep", shape, Dtype::Bool);
     call.keep = keep->contiguous();
   }
-  TORCH_CHECK_VALUE(dropout >= 0 && dropout <= 1, "dropout: got ", dropout,
+  CHECK_VALUE(dropout >= 0 && dropout <= 1, "dropout: got ", dropout,
                     ", should be in [0, 1]");
-  TORCH_CHECK_VALUE(dropout == 0 || seed.has_value(), "seed: got None, should be [1] int64");
+  CHECK_VALUE(dropout == 0 || seed.has_value(), "seed: got None, should be [1] int64");
   if (seed) {
     const bool own = call.cell.on && seed->numel() == 2;  // [2], where a call is part of another
-    check(*seed, "seed", {own ? 2 : 1}, at::kLong);
+    check(*seed, "seed", {own ? 2 : 1}, Dtype::Long);
     call.seed = seed->contiguous();
   }
-  call.x = fused_lstm::converted(x, call.dtype);
-  call.h0 = fused_lstm::converted(h0, call.dtype);
-  call.c0 = fused_lstm::converted(c0, sum_dtype(call.dtype));
-  const at::ScalarType as = as_they_lie && s.narrow ? call.given : call.dtype;
-  if (added == 0) {
-    call.weights = converted(weights, as);
-  } else {
-    for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
-      const bool plain = i % all < call.per_lane;
-      auto& list = plain ? call.weights : call.vectors;
-      list.push_back(fused_lstm::converted(weights[i], plain ? as : sum_dtype(call.dtype)));
-    }
+  call.x = converted(std::move(x), call.dtype);
+  call.h0 = converted(std::move(h0), call.dtype);
+  call.c0 = converted(std::move(c0), sum_dtype(call.dtype));
+  const Dtype as = as_they_lie && s.narrow ? call.given : call.dtype;
+  call.weights.reserve(weights.size());
+  for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
+    const bool plain = i % all < call.per_lane;
+    Tensors& list = plain ? call.weights : call.vectors;
+    list.push_back(converted(std::move(weights[i]), plain ? as : sum_dtype(call.dtype)));
   }
   if (call.cell.coupled) {
     for (long i = 0; i < static_cast<long>(call.weights.size()); ++i) {
@@ -237,8 +224,8 @@ Call checked_call(bool forward, const Tensor& x, const Tensor& h0, const Tensor&
 }
 
 // Gradients as the weights came: a lane has nn.LSTM's, then its cell's.
-std::vector<Tensor> interleaved(const Call& call, const Backward& out) {
-  std::vector<Tensor> result;
+Tensors interleaved(const Call& call, const Backward& out) {
+  Tensors result;
   const long lanes = call.h0.size(0), added = static_cast<long>(out.dvectors.size()) / lanes;
   for (long lane = 0; lane < lanes; ++lane) {
     const auto plain = out.dweights.begin() + lane * call.per_lane;
@@ -250,65 +237,65 @@ std::vector<Tensor> interleaved(const Call& call, const Backward& out) {
   return result;
 }
 
-Tensor optional_converted(const OptionalTensor& tensor, const char* name, at::IntArrayRef shape,
+Tensor optional_converted(const OptionalTensor& tensor, const char* name, Dimensions shape,
                           const Call& call) {
   if (!tensor || !tensor->defined()) return Tensor();
   check(*tensor, name, shape, call.given);
-  return fused_lstm::converted(*tensor, sum_dtype(call.dtype));
+  return converted(*tensor, sum_dtype(call.dtype));
 }
 
 }  // namespace
 
-at::DimVector Call::shape(long columns) const {
-  return packed ? at::DimVector{sizes.rows, columns}
-                : at::DimVector{sizes.steps, sizes.batch, columns};
+SmallShape Call::shape(long columns) const {
+  return packed ? SmallShape{{sizes.rows, columns}, 2}
+                : SmallShape{{sizes.steps, sizes.batch, columns}, 3};
 }
 
-at::DimVector Call::shape(long count, long columns) const {
-  at::DimVector result = shape(columns);
-  result.insert(result.begin(), count);
-  return result;
+SmallShape Call::shape(long count, long columns) const {
+  return packed ? SmallShape{{count, sizes.rows, columns}, 3}
+                : SmallShape{{count, sizes.steps, sizes.batch, columns}, 4};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
-    const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights, double dropout,
-    const OptionalTensor& seed, std::string_view fuse, bool save, int64_t directions,
-    const OptionalTensor& batch_sizes, const OptionalTensor& keep, std::string_view cell,
-    at::ArrayRef<double> rates, Told precision) {
-  const Call call = checked_call(true, x, h0, c0, weights, dropout, seed, fuse, directions,
-                                 batch_sizes, keep, cell, rates, precision);
-  const Forward out = run_forward(call, save);
-  const auto as_given = [&](const Tensor& tensor) { return to_dtype(tensor, call.given); };
-  const auto none = [&](at::ScalarType dtype) { return fresh(nothing, x.options().dtype(dtype)); };
+    Tensor x, Tensor h0, Tensor c0, Tensors weights, double dropout, const OptionalTensor& seed,
+    const std::string& fuse, bool save, int64_t directions, const OptionalTensor& batch_sizes,
+    const OptionalTensor& keep, const std::string& cell, const std::vector<double>& rates,
+    const Told& precision) {
+  const Call call = checked_call(true, std::move(x), std::move(h0), std::move(c0),
+                                 std::move(weights), dropout, seed, fuse, directions, batch_sizes,
+                                 keep, cell, rates, precision);
+  Forward out = run_forward(call, save);
+  const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), call.given); };
   return {as_given(out.y),
           as_given(out.h_n),
           as_given(out.c_n),
-          save ? as_given(out.h) : none(call.given),
-          save ? out.c : none(sum_dtype(call.dtype)),
-          save ? as_given(out.gates) : none(call.given)};
+          save ? as_given(out.h) : fresh(nothing, call.given),
+          save ? std::move(out.c) : fresh(nothing, sum_dtype(call.dtype)),
+          save ? as_given(out.gates) : fresh(nothing, call.given)};
 }
 
-std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
-    const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
-    const Tensor& x, const Tensor& h0, const Tensor& c0, at::TensorList weights, double dropout,
-    const OptionalTensor& seed, std::string_view fuse, const Tensor& y, const Tensor& h,
-    const Tensor& c, const Tensor& gates, bool needs_dx, int64_t directions,
-    const OptionalTensor& batch_sizes, const OptionalTensor& keep, std::string_view cell,
-    at::ArrayRef<double> rates, Told precision) {
-  const Call call = checked_call(false, x, h0, c0, weights, dropout, seed, fuse, directions,
-                                 batch_sizes, keep, cell, rates, precision);
+std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
+    const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n, Tensor x,
+    Tensor h0, Tensor c0, Tensors weights, double dropout, const OptionalTensor& seed,
+    const std::string& fuse, Tensor y, Tensor h, Tensor c, Tensor gates, bool needs_dx,
+    int64_t directions, const OptionalTensor& batch_sizes, const OptionalTensor& keep,
+    const std::string& cell, const std::vector<double>& rates, const Told& precision) {
+  const Call call = checked_call(false, std::move(x), std::move(h0), std::move(c0),
+                                 std::move(weights), dropout, seed, fuse, directions, batch_sizes,
+                                 keep, cell, rates, precision);
   const Sizes& s = call.sizes;
   const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
   check(y, "y", call.shape(width), call.given);
   check(h, "h", call.shape(s.layers - 1, width), call.given);
   check(c, "c", call.shape(s.norm ? 9 * lanes : lanes, s.hidden), sum_dtype(call.dtype));
   check(gates, "gates", call.shape(lanes, 4 * s.hidden), call.given);
-  const auto to = [&](const Tensor& tensor) { return fused_lstm::converted(tensor, call.dtype); };
+  const auto to = [&](Tensor& tensor) { return converted(std::move(tensor), call.dtype); };
   const Forward saved{to(y), Tensor(), Tensor(), to(h), c.contiguous(), to(gates)};
-  Backward out = run_backward(call, optional_converted(dy, "dy", y.sizes(), call),
-                              optional_converted(dh_n, "dh_n", h0.sizes(), call),
-                              optional_converted(dc_n, "dc_n", c0.sizes(), call), saved, needs_dx);
-  const auto as_given = [&](const Tensor& tensor) { return to_dtype(tensor, call.given); };
+  Backward out = run_backward(call, optional_converted(dy, "dy", saved.y.sizes(), call),
+                              optional_converted(dh_n, "dh_n", call.h0.sizes(), call),
+                              optional_converted(dc_n, "dc_n", call.c0.sizes(), call), saved,
+                              needs_dx);
+  const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), call.given); };
   for (long i = 0; i < static_cast<long>(out.dweights.size()); ++i) {
     Tensor& gradient = out.dweights[i];
     if (call.cell.coupled && has_gates(call, i)) gradient = folded(gradient, s.hidden);
@@ -318,7 +305,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
     if (call.cell.coupled) gradient = folded(gradient, s.hidden);
   }
   if (!out.dvectors.empty()) out.dweights = interleaved(call, out);
-  return {as_given(out.dx), as_given(out.dh0), as_given(out.dc0), out.dweights};
+  return {as_given(out.dx), as_given(out.dh0), as_given(out.dc0), std::move(out.dweights)};
 }
 
 }  // namespace fused_lstm

@@ -1,19 +1,15 @@
 #include "ops/precision.h"
 
-#include <string>
+#include "refuse.h"
 
 namespace fused_lstm {
 
-int terms_of(at::ScalarType given, const Told& told, at::Float32Op op) {
-  if (given != at::kFloat) return 0;
-  const auto& context = at::globalContext();
-  const std::string word =
-      told ? std::string(*told)
-           : at::precision2str(context.float32Precision(at::Float32Backend::MKLDNN, op));
-  if (word == "tf32") return 2;
-  if (word == "bf16") return 1;
-  TORCH_CHECK_VALUE(!told || word == "ieee" || word == "none", "precision: got '", word,
-                    "', should be 'ieee', 'tf32', 'bf16' or 'none'");
+int terms_of(Dtype given, const Told& told) {
+  if (given != Dtype::Float || !told) return 0;
+  if (*told == "tf32") return 2;
+  if (*told == "bf16") return 1;
+  CHECK_VALUE(*told == "ieee" || *told == "none", "precision: got '", *told,
+              "', should be 'ieee', 'tf32', 'bf16' or 'none'");
   return 0;
 }
 

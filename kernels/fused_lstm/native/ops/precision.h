@@ -1,18 +1,18 @@
-// How exact products of float32 tensors are: as an operator is told or, where it is told nothing,
-// as PyTorch's switches are when it runs.
+// How exact products of float32 tensors are, as an operator is told.
 #pragma once
 
-#include <ATen/Context.h>
-
 #include <optional>
-#include <string_view>
+#include <string>
+
+#include "tensor.h"
 
 namespace fused_lstm {
 
-using Told = std::optional<std::string_view>;
+// One of PyTorch's words for it; nothing is "ieee".
+using Told = std::optional<std::string>;
 
 // Bfloat16 terms that each float32 factor is taken for, where the CPU has a unit for them (see
-// product/terms.h), or 0: it is multiplied as it is. `op` is whose switch is asked.
-int terms_of(at::ScalarType given, const Told& told, at::Float32Op op);
+// product/terms.h), or 0: it is multiplied as it is.
+int terms_of(Dtype given, const Told& told);
 
 }  // namespace fused_lstm

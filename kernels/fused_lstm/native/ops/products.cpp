@@ -8,30 +8,26 @@
 #include "isa/isa.h"
 #include "memory.h"
 #include "ops/ops.h"
-#include "ops/precision.h"
 
 namespace fused_lstm {
 namespace {
 
-using at::Tensor;
 
 struct Kind {
   const char* name;
   Product product;
-  long groups;         // of the columns of blocks
-  at::Float32Op asks;  // whose switch says how exact it is
+  long groups;  // of the columns of blocks
 };
 
-constexpr at::Float32Op lstm_s = at::Float32Op::RNN, softmax_s = at::Float32Op::MATMUL;
 constexpr Kind kinds[] = {
-    {"input", Product::input, 1, lstm_s},
-    {"step", Product::step, 1, lstm_s},
-    {"step back", Product::step_back, 4, lstm_s},
-    {"dx", Product::rows, 4, lstm_s},
-    {"dW", Product::columns, 4, lstm_s},
-    {"logits", Product::logits, 1, softmax_s},
-    {"dhidden", Product::columns, 1, softmax_s},
-    {"ddecoder", Product::rows, 1, softmax_s},
+    {"input", Product::input, 1},
+    {"step", Product::step, 1},
+    {"step back", Product::step_back, 4},
+    {"dx", Product::rows, 4},
+    {"dW", Product::columns, 4},
+    {"logits", Product::logits, 1},
+    {"dhidden", Product::columns, 1},
+    {"ddecoder", Product::rows, 1},
 };
 
 const Kind& kind_of(const std::string& name) {
@@ -40,7 +36,7 @@ const Kind& kind_of(const std::string& name) {
     if (name == kind.name) return kind;
     offer += std::string(offer.empty() ? "" : ", ") + kind.name;
   }
-  TORCH_CHECK_VALUE(false, "name: got '", name, "', should be one of ", offer);
+  CHECK_VALUE(false, "name: got '", name, "', should be one of ", offer);
 }
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
@@ -52,12 +48,12 @@ std::vector<int64_t> shape_of_result(const Kind& kind, const Tensor& left, const
                                      long batch) {
   const bool steps = kind.product == Product::step || kind.product == Product::step_back;
   const int64_t m = left.size(0), k = left.size(1), columns = right.size(1);
-  TORCH_CHECK_VALUE(!steps || (batch > 0 && m % batch == 0), "batch: got ", batch,
+  CHECK_VALUE(!steps || (batch > 0 && m % batch == 0), "batch: got ", batch,
                     ", should divide the ", m, " rows of left");
-  TORCH_CHECK_VALUE(kind.groups == 1 || k % 4 == 0, "left: got shape ", left.sizes(),
+  CHECK_VALUE(kind.groups == 1 || k % 4 == 0, "left: got shape ", shown(left),
                     ", should have four gates side by side");
-  const auto right_is = [&](at::IntArrayRef shape) {
-    check(right, "right", shape, left.scalar_type());
+  const auto right_is = [&](Dimensions shape) {
+    check(right, "right", shape, left.dtype());
   };
   if (kind.product == Product::step) right_is({4 * k, k});
   if (kind.product == Product::input) right_is({right.size(0) / 4 * 4, k});
@@ -90,10 +86,10 @@ std::vector<double> run(const Kernels<T>& kernels, const Kind& kind, const Tenso
   constexpr long wide = sizeof(Sum<T>) / sizeof(T);  // logits and their maxima are sums
   const long workers = team_size(), lanes = workers * (f.units + kernels.shapes.lanes) * wide;
   const long size = kernels.blocks_size(f.groups, f.units, f.rows | 1) * wide;
-  const Tensor blocks = fresh({size}, left.options());
+  const Tensor blocks = fresh({size}, left.dtype());
   const long recurrent = kernels.recurrent_size(f.units, f.units, false);
-  const Tensor packed = fresh({std::max(recurrent, lanes)}, left.options());
-  const Tensor panels = fresh({workers, kernels.shapes.panel_size}, left.options());
+  const Tensor packed = fresh({std::max(recurrent, lanes)}, left.dtype());
+  const Tensor panels = fresh({workers, kernels.shapes.panel_size}, left.dtype());
   f.blocks = data_of<T>(blocks);
   f.packed = data_of<T>(packed);
   f.panels = data_of<T>(panels);
@@ -109,9 +105,9 @@ std::vector<double> run(const Kernels<T>& kernels, const Kind& kind, const Tenso
 }
 
 template <class T>
-double best_rate(const Kernels<T>& kernels, at::ScalarType dtype) {
+double best_rate(const Kernels<T>& kernels, Dtype dtype) {
   constexpr long count = 20000;  // some milliseconds
-  const Tensor factors = at::zeros({team_size(), kernels.shapes.panel_size}, dtype);
+  const Tensor factors = zeros({team_size(), kernels.shapes.panel_size}, dtype);
   std::atomic<long> done{0};
   const auto begin = std::chrono::steady_clock::now();
   run_on_team([&](const Worker& worker) {
@@ -131,28 +127,27 @@ std::vector<std::string> product_names() {
 
 std::tuple<Tensor, std::vector<double>> product(const std::string& name, const Tensor& left,
                                                 const Tensor& right, int64_t batch,
-                                                int64_t rounds) {
+                                                int64_t rounds, const Told& precision) {
   const Kind& kind = kind_of(name);
-  TORCH_CHECK_VALUE(left.dim() == 2, "left: got shape ", left.sizes(), ", should be a matrix");
-  TORCH_CHECK_VALUE(right.dim() == 2, "right: got shape ", right.sizes(), ", should be a matrix");
-  TORCH_CHECK_VALUE(rounds > 0, "rounds: got ", rounds, ", should be 1 or more");
+  CHECK_VALUE(left.dim() == 2, "left: got shape ", shown(left), ", should be a matrix");
+  CHECK_VALUE(right.dim() == 2, "right: got shape ", shown(right), ", should be a matrix");
+  CHECK_VALUE(rounds > 0, "rounds: got ", rounds, ", should be 1 or more");
   const Isa& isa = current_isa();
-  const at::ScalarType dtype = left.scalar_type();
+  const Dtype dtype = left.dtype();
   check_factors(dtype, isa, "left: got dtype");
   const Tensor a = left.contiguous(), b = right.contiguous();
-  const Tensor out =
-      at::empty(shape_of_result(kind, a, b, batch), a.options().dtype(sum_dtype(dtype)));
-  const int terms = terms_of(dtype, {}, kind.asks);
+  const Tensor out = empty(shape_of_result(kind, a, b, batch), sum_dtype(dtype));
+  const int terms = terms_of(dtype, precision);
   return {out, with_factors(dtype, terms, isa, [&](const auto& kernels) {
             return run(kernels, kind, a, b, batch, rounds, out);
           })};
 }
 
 // Multiply-adds a second on each thread of the team, all at once: what no product can pass.
-double best_product(at::ScalarType dtype) {
+double best_product(Dtype dtype, const Told& precision) {
   const Isa& isa = current_isa();
   check_factors(dtype, isa, "dtype: got");
-  const int terms = terms_of(dtype, {}, at::Float32Op::RNN);
+  const int terms = terms_of(dtype, precision);
   return with_factors(dtype, terms, isa,
                       [&](const auto& kernels) { return best_rate(kernels, dtype); });
 }

@@ -1,8 +1,6 @@
 // Rows of unequal length, packed and unpacked: the operators `packing` and `gather`. PyTorch has
 // all that they do; it is twenty calls to find the order, and results in memory that the system
 // maps anew each time (see memory.h).
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -14,35 +12,32 @@
 namespace fused_lstm {
 namespace {
 
-using at::Tensor;
 
 constexpr int64_t worth_a_thread = 32 << 10;  // bytes: below it, waking another one costs more
 
-Tensor integers(int64_t count) {
-  return at::detail::empty_cpu({count}, at::TensorOptions(at::kLong));
-}
+Tensor integers(int64_t count) { return empty({count}, Dtype::Long); }
 
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> packing(const Tensor& lengths, int64_t steps,
                                                            bool batch_first) {
   const int64_t B = lengths.numel();
-  check(lengths, "lengths", {B}, at::kLong);
+  check(lengths, "lengths", {B}, Dtype::Long);
   const Tensor given = lengths.contiguous();
-  const int64_t* const length = given.const_data_ptr<int64_t>();
+  const int64_t* const length = data_of<int64_t>(given);
   for (int64_t b = 0; b < B; ++b) {
-    TORCH_CHECK_VALUE(length[b] >= 1 && length[b] <= steps, "lengths: got ", length[b],
+    CHECK_VALUE(length[b] >= 1 && length[b] <= steps, "lengths: got ", length[b],
                       ", should be in 1 to T = ", steps);
   }
   const int64_t live = std::accumulate(length, length + B, int64_t{0});
   const int64_t N = std::min(live + 1, steps * B);
   const Tensor batch_sizes = integers(steps), order = integers(B), back = integers(B);
   const Tensor places = integers(N), back_places = integers(steps * B);
-  int64_t* const sizes = batch_sizes.mutable_data_ptr<int64_t>();
-  int64_t* const rank = back.mutable_data_ptr<int64_t>();
-  int64_t* const row_of = order.mutable_data_ptr<int64_t>();
-  int64_t* const place_of = places.mutable_data_ptr<int64_t>();
-  int64_t* const packed_of = back_places.mutable_data_ptr<int64_t>();
+  int64_t* const sizes = data_of<int64_t>(batch_sizes);
+  int64_t* const rank = data_of<int64_t>(back);
+  int64_t* const row_of = data_of<int64_t>(order);
+  int64_t* const place_of = data_of<int64_t>(places);
+  int64_t* const packed_of = data_of<int64_t>(back_places);
   std::vector<int64_t> before(steps + 1, 0);  // how many rows are longer than t
   for (int64_t b = 0; b < B; ++b) ++before[length[b] - 1];
   for (int64_t t = steps - 1; t >= 0; --t) before[t] += before[t + 1];
@@ -64,28 +59,29 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> packing(const Tensor& lengths
 }
 
 Tensor gather(const Tensor& x, const Tensor& index) {
-  TORCH_CHECK_VALUE(x.dim() > 0, "x: got shape ", x.sizes(), ", should be [M, ...]");
-  check(index, "index", {index.numel()}, at::kLong);
+  CHECK_VALUE(x.dim() > 0, "x: got shape ", shown(x), ", should be [M, ...]");
+  check(index, "index", {index.numel()}, Dtype::Long);
   const Tensor from = x.contiguous(), places = index.contiguous();
-  const int64_t* const of = places.const_data_ptr<int64_t>();
+  const int64_t* const of = data_of<int64_t>(places);
   const int64_t rows = x.size(0), count = places.numel();
   for (int64_t n = 0; n < count; ++n) {
-    TORCH_CHECK_INDEX(of[n] >= 0 && of[n] < rows, "index: got ", of[n], " at ", n,
+    CHECK_INDEX(of[n] >= 0 && of[n] < rows, "index: got ", of[n], " at ", n,
                       ", should be in [0, ", rows, ")");
   }
-  at::DimVector shape(x.sizes());
+  std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
   shape[0] = count;
-  const Tensor out = fresh(shape, x.options());
+  const Tensor out = fresh(shape, x.dtype());
   if (out.numel() == 0) return out;
-  const int64_t bytes = static_cast<int64_t>(from.nbytes()) / rows;
-  const char* const source = static_cast<const char*>(from.const_data_ptr());
-  char* const target = static_cast<char*>(out.mutable_data_ptr());
-  const auto copy = [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
+  const int64_t bytes = from.numel() / rows * bytes_of(x.dtype());
+  const char* const source = static_cast<const char*>(from.data());
+  char* const target = static_cast<char*>(out.data());
+  const auto copy = [&](const Worker& worker) {
+    const int64_t end = count * (worker.id + 1) / worker.count;
+    for (int64_t n = count * worker.id / worker.count; n < end; ++n) {
       std::memcpy(target + n * bytes, source + of[n] * bytes, bytes);
     }
   };
-  at::parallel_for(0, count, std::max<int64_t>(worth_a_thread / bytes, 1), copy);
+  count * bytes < 2 * worth_a_thread ? copy(Worker{}) : run_on_team(copy);
   return out;
 }
 

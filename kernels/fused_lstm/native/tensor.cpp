@@ -1,0 +1,160 @@
+#include "tensor.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+namespace fused_lstm {
+namespace {
+
+namespace stable = torch::stable::detail;
+
+// Strides of a contiguous tensor, without asking the system for memory where there are few.
+class Strides {
+ public:
+  explicit Strides(Dimensions shape) {
+    if (shape.size() > few.size()) many.resize(shape.size());
+    int64_t* const strides = many.empty() ? few.data() : many.data();
+    int64_t stride = 1;
+    for (size_t i = shape.size(); i-- > 0; stride *= std::max<int64_t>(shape[i], 1)) {
+      strides[i] = stride;
+    }
+  }
+
+  const int64_t* data() const { return many.empty() ? few.data() : many.data(); }
+
+ private:
+  std::array<int64_t, 6> few;
+  std::vector<int64_t> many;
+};
+
+// An operator of PyTorch's whose first argument, and only result, is a tensor.
+template <class... Arguments>
+Tensor call(const char* name, const char* overload, const Tensor& first, Arguments... others) {
+  StableIValue stack[] = {reinterpret_cast<uintptr_t>(Tensor(first).release()), stable::from(others)...};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack, TORCH_ABI_VERSION));
+  return Tensor(stable::to<AtenTensorHandle>(stack[0]));
+}
+
+// Small tensors are converted here: to have it done takes longer than a step of a small layer.
+constexpr int64_t few_elements = 1 << 13;
+
+template <class From, class To>
+Tensor converted(const Tensor& tensor, Dtype dtype) {
+  const Tensor result = empty(tensor.sizes(), dtype);
+  std::copy_n(static_cast<const From*>(tensor.data()), tensor.numel(),
+              static_cast<To*>(result.data()));
+  return result;
+}
+
+// Undefined where it is not one of these.
+Tensor converted_here(const Tensor& tensor, Dtype to) {
+  const Dtype from = tensor.dtype();
+  if (!tensor.is_contiguous() || tensor.numel() > few_elements) return Tensor();
+  using c10::BFloat16, c10::Half;
+  if (from == Dtype::BFloat16 && to == Dtype::Float) return converted<BFloat16, float>(tensor, to);
+  if (from == Dtype::Float && to == Dtype::BFloat16) return converted<float, BFloat16>(tensor, to);
+  if (from == Dtype::Half && to == Dtype::Float) return converted<Half, float>(tensor, to);
+  if (from == Dtype::Float && to == Dtype::Half) return converted<float, Half>(tensor, to);
+  return Tensor();
+}
+
+struct Code {
+  Dtype dtype;
+  int32_t code;
+};
+
+int32_t cpu() {
+  static const int32_t type = aoti_torch_device_type_cpu();
+  return type;
+}
+
+// Those that the kernels know. The header's own way asks LibTorch for one number after another.
+const std::array<Code, 6>& known() {
+  static const std::array<Code, 6> codes = {{
+      {Dtype::Float, aoti_torch_dtype_float32()},
+      {Dtype::BFloat16, aoti_torch_dtype_bfloat16()},
+      {Dtype::Double, aoti_torch_dtype_float64()},
+      {Dtype::Half, aoti_torch_dtype_float16()},
+      {Dtype::Long, aoti_torch_dtype_int64()},
+      {Dtype::Bool, aoti_torch_dtype_bool()},
+  }};
+  return codes;
+}
+
+}  // namespace
+
+int32_t code_of(Dtype dtype) {
+  for (const Code& each : known()) {
+    if (each.dtype == dtype) return each.code;
+  }
+  return stable::to<int32_t>(stable::from(dtype));
+}
+
+Dtype dtype_of(int32_t code) {
+  for (const Code& each : known()) {
+    if (each.code == code) return each.dtype;
+  }
+  return stable::to<Dtype>(stable::from(code));
+}
+
+int64_t bytes_of(Dtype dtype) {
+  if (dtype == Dtype::Float) return sizeof(float);
+  return aoti_torch_dtype_element_size(code_of(dtype));
+}
+
+bool Tensor::is_cpu() const {
+  int32_t type = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(handle, &type));
+  return type == cpu();
+}
+
+bool Tensor::is_contiguous() const {
+  bool is = false;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(handle, &is));
+  return is;
+}
+
+Tensor Tensor::contiguous() const {
+  if (is_contiguous()) return *this;
+  return call("aten::contiguous", "", *this, aoti_torch_memory_format_contiguous_format());
+}
+
+Tensor Tensor::to(Dtype dtype) const {
+  if (this->dtype() == dtype) return *this;
+  Tensor here = converted_here(*this, dtype);
+  if (here.defined()) return here;
+  return call("aten::to", "dtype", *this, dtype, false, false, std::nullopt);
+}
+
+Tensor Tensor::rows_from(int64_t first) const {
+  std::vector<int64_t> shape(sizes().begin(), sizes().end());
+  const int64_t offset = first * (numel() / shape[0]);
+  shape[0] -= first;
+  AtenTensorHandle part = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(
+      handle, dim(), shape.data(), Strides(shape).data(), offset, &part));
+  return Tensor(part);
+}
+
+Tensor empty(Dimensions shape, Dtype dtype) {
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(shape.size(), shape.data(),
+                                                  Strides(shape).data(), code_of(dtype),
+                                                  cpu(), -1, &handle));
+  return Tensor(handle);
+}
+
+Tensor tensor_of(void* memory, Dimensions shape, Dtype dtype, void (*free)(void*, void*),
+                 void* with) {
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(torch_from_blob(
+      memory, shape.size(), shape.data(), Strides(shape).data(), 0, code_of(dtype),
+      cpu(), -1, &handle, aoti_torch_layout_strided(), nullptr, 0, free,
+      with));
+  return Tensor(handle);
+}
+
+}  // namespace fused_lstm
