@@ -20,7 +20,7 @@ inline Tensor fresh_like(const Tensor& tensor) { return fresh(tensor.sizes(), te
 
 int64_t release_memory();  // gives back all that is kept: bytes
 
-// Whether memory is kept at all. Where it is not it is torch's allocator's, so that a profile has it.
+// Whether memory is kept at all. Where it is not, it is torch's, so that a profile has it.
 void keep_memory(bool keep);
 
 // Whether fresh memory is full of NaN, for tests.

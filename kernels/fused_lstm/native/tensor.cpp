@@ -33,7 +33,8 @@ class Strides {
 // An operator of PyTorch's whose first argument, and only result, is a tensor.
 template <class... Arguments>
 Tensor call(const char* name, const char* overload, const Tensor& first, Arguments... others) {
-  StableIValue stack[] = {reinterpret_cast<uintptr_t>(Tensor(first).release()), stable::from(others)...};
+  StableIValue stack[] = {reinterpret_cast<uintptr_t>(Tensor(first).release()),
+                          stable::from(others)...};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack, TORCH_ABI_VERSION));
   return Tensor(stable::to<AtenTensorHandle>(stack[0]));
 }

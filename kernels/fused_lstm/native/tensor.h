@@ -1,5 +1,5 @@
-// A tensor as LibTorch's stable ABI has it: what this engine reads and makes of tensors goes through
-// the C functions that are called here and in tensor.cpp, and those of memory.cpp and threads.cpp.
+// A tensor as LibTorch's stable ABI has it. That is C functions, which are called here, in
+// tensor.cpp, boxed.h and threads.cpp, and nowhere else.
 #pragma once
 
 #include <torch/csrc/stable/c/shim.h>
@@ -28,8 +28,8 @@ struct SmallShape {
 int32_t code_of(Dtype dtype);
 Dtype dtype_of(int32_t code);
 
-// A handle and its one owner, and what is known of the tensor, asked for once: each question is a call
-// into LibTorch. Without a handle it is undefined. A copy is another handle of the same tensor.
+// A handle and its one owner, and what is known of the tensor, asked for once: each question is a
+// call into LibTorch. Without a handle it is undefined. A copy is another handle of the tensor.
 class Tensor {
  public:
   Tensor() = default;

@@ -127,7 +127,7 @@ const Isa& isa_of(const std::string& name) {
     offer += std::string(offer.empty() ? "" : ", ") + isa.name;
   }
   CHECK_VALUE(false, "FUSED_LSTM_ISA: got '", name, "', should be one of ", offer,
-                    " on this CPU, or unset");
+              " on this CPU, or unset");
 }
 
 std::vector<std::string> isa_names(std::optional<Dtype> dtype) {

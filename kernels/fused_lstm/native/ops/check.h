@@ -42,16 +42,16 @@ inline void check(const Tensor& tensor, const char* name, Dimensions shape, Dtyp
 
 inline void check_fuse(const std::string& fuse) {
   CHECK_VALUE(fuse == "layers" || fuse == "steps", "fuse: got '", fuse,
-                    "', should be 'steps' or 'layers'");
+              "', should be 'steps' or 'layers'");
 }
 
 // What it is computed in: double for double, float for float and for the 16-bit types.
 inline Dtype compute_dtype(const Tensor& tensor, const char* name) {
   const Dtype dtype = tensor.dtype();
   CHECK_VALUE(dtype == Dtype::Float || dtype == Dtype::Double || dtype == Dtype::BFloat16 ||
-                        dtype == Dtype::Half,
-                    name, ": got dtype ", dtype,
-                    ", should be float32, float64, bfloat16 or float16");
+                  dtype == Dtype::Half,
+              name, ": got dtype ", dtype,
+              ", should be float32, float64, bfloat16 or float16");
   return dtype == Dtype::Double ? Dtype::Double : Dtype::Float;
 }
 
@@ -70,7 +70,7 @@ inline Dtype sum_dtype(Dtype dtype) {
 inline void check_factors(Dtype dtype, const Isa& isa, const char* said) {
   const bool bf16 = isa.for_bf16 && dtype == Dtype::BFloat16;
   CHECK_VALUE(dtype == Dtype::Float || dtype == Dtype::Double || bf16, said, " ", dtype,
-                    ", should be float32", isa.for_bf16 ? ", bfloat16" : "", " or float64");
+              ", should be float32", isa.for_bf16 ? ", bfloat16" : "", " or float64");
 }
 
 // A tensor's memory, whose elements are T: of a dtype that was checked.

@@ -20,7 +20,7 @@ Tensor checked_targets(const Tensor& target, long classes, long ignore_index) {
     values[n] = labels[n] == ignore_index ? -1 : labels[n];
     if (labels[n] == ignore_index) continue;
     CHECK_INDEX(values[n] >= 0 && values[n] < classes, "target: got ", values[n], " at ", n,
-                      ", should be in [0, ", classes, ") or ", ignore_index);
+                ", should be in [0, ", classes, ") or ", ignore_index);
   }
   return result;
 }
@@ -125,7 +125,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
   const int terms = terms_of(given, precision);
   CHECK_VALUE(hidden.dim() == 2, "hidden: got shape ", shown(hidden), ", should be [N, H]");
   CHECK_VALUE(weight.dim() == 2 && weight.size(0) > 0, "weight: got shape ", shown(weight),
-                    ", should be [V, H]");
+              ", should be [V, H]");
   check(weight, "weight", {weight.size(0), hidden.size(1)}, given);
   if (bias) check(*bias, "bias", {weight.size(0)}, given);
   check(target, "target", {hidden.size(0)}, Dtype::Long);

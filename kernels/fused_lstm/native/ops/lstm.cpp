@@ -22,7 +22,7 @@ CellOptions cell_of(const std::string& cell, const std::vector<double>& rates, b
   options.peephole = takes("peephole");
   options.coupled = takes("coupled");
   CHECK_VALUE(rest.empty() && !(options.norm && options.coupled), "cell: got '", cell,
-                    "', should be of layer_norm, peephole and coupled, not the first and the last");
+              "', should be of layer_norm, peephole and coupled, not the first and the last");
   CHECK_VALUE(rates.empty() ? cell.empty() : rates.size() == 4, "rates: got ", rates.size(),
               ", should be four, or none for nn.LSTM's cell");
   if (rates.empty()) return options;
@@ -69,18 +69,18 @@ void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& ce
 Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long weights, long added,
                int64_t directions, bool packed) {
   CHECK_VALUE(directions == 1 || directions == 2, "directions: got ", directions,
-                    ", should be 1 or 2");
+              ", should be 1 or 2");
   CHECK_VALUE(x.dim() == (packed ? 2 : 3), "x: got shape ", shown(x), ", should be ",
-                    packed ? "[N, I] with batch_sizes" : "[T, B, I]");
+              packed ? "[N, I] with batch_sizes" : "[T, B, I]");
   CHECK_VALUE(h0.dim() == 3 && h0.size(0) % directions == 0, "h0: got shape ", shown(h0),
-                    ", should be [L, B, H]", directions > 1 ? " of a layer's two lanes each" : "");
+              ", should be [L, B, H]", directions > 1 ? " of a layer's two lanes each" : "");
   CHECK_VALUE(c0.dim() == 3, "c0: got shape ", shown(c0), ", should be [L, B, H]");
   Sizes s{};
   const long lanes = h0.size(0);
   CHECK_VALUE(lanes > 0 && weights % lanes == 0 && weights >= (2 + added) * lanes &&
-                        weights <= (5 + added) * lanes,
-                    "weights: got ", weights, " tensors, should be ", 2 + added, " to ", 5 + added,
-                    " for each of ", lanes, lanes > 1 ? " lanes" : " lane");
+                  weights <= (5 + added) * lanes,
+              "weights: got ", weights, " tensors, should be ", 2 + added, " to ", 5 + added,
+              " for each of ", lanes, lanes > 1 ? " lanes" : " lane");
   const long per_lane = weights / lanes - added;
   s.projected = per_lane % 2 == 1;
   s.batch = h0.size(1);
@@ -96,25 +96,25 @@ Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long weights
 std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes, long batch) {
   if (!batch_sizes) {
     CHECK_VALUE(x.size(0) > 0, "x: got no time steps (shape ", shown(x),
-                      "), should have one");
+                "), should have one");
     std::vector<long> first(x.size(0) + 1);
     for (size_t t = 0; t < first.size(); ++t) first[t] = t * batch;
     return first;
   }
   std::vector<long> first = {0};
   CHECK_VALUE(batch_sizes->dim() == 1 && batch_sizes->size(0) > 0,
-                    "batch_sizes: got shape ", shown(*batch_sizes), ", should be [T]");
+              "batch_sizes: got shape ", shown(*batch_sizes), ", should be [T]");
   check(*batch_sizes, "batch_sizes", batch_sizes->sizes(), Dtype::Long);
   const Tensor sizes = batch_sizes->contiguous();
   const int64_t* const of = data_of<int64_t>(sizes);
   for (long t = 0; t < sizes.size(0); ++t) {
     const int64_t most = t > 0 ? of[t - 1] : batch, least = t > 0 ? 0 : batch;
     CHECK_VALUE(of[t] >= least && of[t] <= most, "batch_sizes: got ", of[t], " at ", t,
-                      ", should be ", least, least < most ? " to " + std::to_string(most) : "");
+                ", should be ", least, least < most ? " to " + std::to_string(most) : "");
     first.push_back(first.back() + of[t]);
   }
   CHECK_VALUE(x.size(0) >= first.back(), "x: got shape ", shown(x),
-                    ", should have a row for each of batch_sizes, ", first.back());
+              ", should have a row for each of batch_sizes, ", first.back());
   return first;
 }
 
@@ -196,7 +196,7 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
     call.keep = keep->contiguous();
   }
   CHECK_VALUE(dropout >= 0 && dropout <= 1, "dropout: got ", dropout,
-                    ", should be in [0, 1]");
+              ", should be in [0, 1]");
   CHECK_VALUE(dropout == 0 || seed.has_value(), "seed: got None, should be [1] int64");
   if (seed) {
     const bool own = call.cell.on && seed->numel() == 2;  // [2], where a call is part of another

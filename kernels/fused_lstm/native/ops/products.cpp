@@ -49,9 +49,9 @@ std::vector<int64_t> shape_of_result(const Kind& kind, const Tensor& left, const
   const bool steps = kind.product == Product::step || kind.product == Product::step_back;
   const int64_t m = left.size(0), k = left.size(1), columns = right.size(1);
   CHECK_VALUE(!steps || (batch > 0 && m % batch == 0), "batch: got ", batch,
-                    ", should divide the ", m, " rows of left");
+              ", should divide the ", m, " rows of left");
   CHECK_VALUE(kind.groups == 1 || k % 4 == 0, "left: got shape ", shown(left),
-                    ", should have four gates side by side");
+              ", should have four gates side by side");
   const auto right_is = [&](Dimensions shape) {
     check(right, "right", shape, left.dtype());
   };
