@@ -70,7 +70,7 @@ fuzz: setup      ## any options of nn.LSTM together, 2,000 of them on native and
 
 inspect: setup   ## compile the kernels for GPUs that are not here: no spills, the right order
 	$(GET_OTHER)
-	PYTHONPATH=kernels:$(abspath $(OTHER)) $(RUN) -m pytest tests/test_inspect.py -k here $(ARGS)
+	PYTHONPATH=kernels:$(abspath $(OTHER)) $(RUN) -m pytest tests/test_inspect.py -k here --slow $(ARGS)
 
 # In a copy of the tree, made anew, so that the engine that was installed stays as it is. Where the
 # build failed, or the library did not load, pytest would merely skip: two checks come first. pytest
@@ -90,8 +90,9 @@ sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linu
 	$(CHECKED) -c 'import fused_lstm, sys; f = fused_lstm.__file__; f.startswith("$(abspath $(COPY))/") or sys.exit(f"tests would run {f}"); sys.exit(fused_lstm.available_engines("cpu")["native"])'
 	$(CHECKED) -m pytest --capture=sys tests/test_native.py tests/test_native_plan.py \
 		tests/test_native_lanes.py tests/test_native_short.py tests/test_native_tiles.py \
-		tests/test_native_memory.py \
-		tests/test_cross_entropy.py tests/test_dropout.py $(ARGS)
+		tests/test_native_memory.py tests/test_native_bf16.py tests/test_native_cells.py \
+		tests/test_native_terms.py tests/test_cross_entropy.py \
+		tests/test_cross_entropy_bf16.py tests/test_dropout.py $(ARGS)
 
 arm: setup       ## the C++ kernels as Arm runs them, on qemu: needs g++-aarch64-linux-gnu, qemu-user
 	$(RUN) -m pytest tests/test_arm.py -rs $(ARGS)

@@ -26,11 +26,19 @@ from fused_lstm import native
 PTB = Path(__file__).parents[2] / "shared" / "ptb"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests that are marked slow too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = {}
     if not torch.cuda.is_available():
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+        left_out["gpu"] = pytest.mark.skip(reason="needs an NVIDIA GPU")
+    if not config.getoption("slow"):
+        left_out["slow"] = pytest.mark.skip(reason="slow, and another much like it runs: --slow")
+    for item in items:
+        for mark in left_out.keys() & item.keywords.keys():
+            item.add_marker(left_out[mark])
 
 
 @pytest.fixture(autouse=True)

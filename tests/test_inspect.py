@@ -138,8 +138,18 @@ JOBS = str(cores.own())
 HIDDEN = ("200", "650", "1024", "1500")
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+SLOW = pytest.mark.slow  # `make inspect` runs these too
+
+
+@pytest.mark.parametrize(
+    ("arch", "dtype"),
+    [
+        ("sm_90", "bf16"),
+        pytest.param("sm_90", "fp32", marks=SLOW),
+        pytest.param("sm_80", "bf16", marks=SLOW),
+        ("sm_80", "fp32"),
+    ],
+)
 def test_kernels_of_a_gpu_that_is_not_here(tmp_path, arch, dtype):
     """The post's sizes and one between, both directions: no spill in a time loop, order kept."""
     of = ("--arch", arch, "--dtype", dtype, "--jobs", JOBS)
@@ -156,7 +166,7 @@ def test_kernels_of_a_gpu_that_is_not_here(tmp_path, arch, dtype):
             assert report["executed"]["instructions"] >= report["loop"]["instructions"], name
 
 
-@pytest.mark.parametrize("card", ["L4", "RTX 4090"])
+@pytest.mark.parametrize("card", ["L4", pytest.param("RTX 4090", marks=SLOW)])
 def test_kernels_of_a_card_with_99_kib_here(tmp_path, card):
     """Consumer cards and the L4 have less shared memory: sm_86 and sm_89."""
     of = ("--device", card, "--dtype", "bf16", "fp32", "--jobs", JOBS)
@@ -185,7 +195,14 @@ def test_projected_kernels_here(tmp_path, arch, sizes):
 
 
 @pytest.mark.parametrize("norm", [False, True], ids=["pointwise options", "and layer_norm"])
-@pytest.mark.parametrize(("arch", "hidden"), [("sm_80", 650), ("sm_90", 650), ("sm_100", 1500)])
+@pytest.mark.parametrize(
+    ("arch", "hidden"),
+    [
+        pytest.param("sm_80", 650, marks=SLOW),
+        ("sm_90", 650),
+        pytest.param("sm_100", 650, marks=SLOW),
+    ],
+)
 def test_a_cell_with_all_options_here(tmp_path, arch, hidden, norm):
     options = ["peephole", "zoneout", "recurrent_dropout", "candidate_dropout"]
     options += ["layer_norm"] * norm
