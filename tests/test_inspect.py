@@ -181,7 +181,11 @@ RESIDENT, STREAMED = (200, 90), (1500, 512)
 
 @pytest.mark.parametrize(
     ("arch", "sizes"),
-    [("sm_80", [RESIDENT]), ("sm_90", [RESIDENT, STREAMED]), ("sm_100", [STREAMED])],
+    [
+        ("sm_80", [RESIDENT]),
+        pytest.param("sm_90", [RESIDENT, STREAMED], marks=SLOW),
+        pytest.param("sm_100", [STREAMED], marks=SLOW),
+    ],
 )
 def test_projected_kernels_here(tmp_path, arch, sizes):
     """A chain, and a lane whose projection streams in part in TF32."""
