@@ -40,10 +40,10 @@ def test_check_names_what_differs(monkeypatch, capsys, tmp_path):
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text("<!-- table perplexity -->\n<!-- end -->\n")
     monkeypatch.setattr(documents, "ROOT", tmp_path)
-    assert documents.main(check=True) == 1
+    assert documents.main(["--check"]) == 1
     assert capsys.readouterr().out == "README.md: is not what its files give\n"
-    assert documents.main(check=False) == 0
-    assert documents.main(check=True) == 0
+    assert documents.main([]) == 0
+    assert documents.main(["--check"]) == 0
 
 
 def anchor(heading: str) -> str:
