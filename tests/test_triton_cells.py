@@ -138,6 +138,7 @@ def test_the_module_has_the_cell_written_out(options, fuse, shape, training):
     check(SHAPES[shape], training, engine="triton", fuse=fuse, **options)
 
 
+@pytest.mark.slow  # minutes: values and gradients are above, and one twin has every second one
 @each_module
 def test_first_and_second_derivative(options):
     case = Case("lengths", T=2, B=2, I=2, H=2, L=1, bidirectional=True, resets=True)
