@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 import torch
 
@@ -72,15 +74,17 @@ def test_first_and_second_derivative(options):
     assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
 
 
-def trained(engine: str, dtype: torch.dtype, wide: bool, T: int, B: int, **options) -> dict:
+def trained(
+    engine: str, dtype: torch.dtype, wide: bool, T: int, B: int, seed: int = 3, **options
+) -> dict:
     """A module and input of a dtype, computed in it or, wide, in float64: values and gradients."""
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     module = fused_lstm.LSTM(19, 35, 2, engine=engine, **options).to(dtype)
     x = torch.randn(T, B, 19).to(dtype)
     if wide:
         module, x = module.double(), x.double()
     x.requires_grad_()
-    torch.manual_seed(4)
+    torch.manual_seed(seed + 1)
     y, (h_n, c_n) = module(x)
     (y.double().sin().sum() + (h_n.double() * c_n.double()).sum()).backward()
     grads = {name: p.grad for name, p in module.named_parameters()}
@@ -101,14 +105,21 @@ def test_float32(options, sizes):
 @pytest.mark.parametrize("sizes", [(11, 6), (2, 3)], ids=["", "a short call"])
 @each_cell
 def test_bfloat16(options, sizes):
-    """As near to float64 as PyTorch's own bfloat16 is, on the loop: native rounds less."""
-    ours, loops, wanted = (
-        trained(engine, torch.bfloat16, wide, *sizes, **options)
-        for engine, wide in (("native", False), ("loop", False), ("loop", True))
-    )
-    for name, value in wanted.items():
-        own, theirs = ((of[name].double() - value).norm() / value.norm() for of in (ours, loops))
-        assert own <= 1.5 * theirs + 2e-3, f"{name}: {own:.3g} against {theirs:.3g}"
+    """As near to float64 as PyTorch's own bfloat16 is, on the loop: native rounds less. Of one
+    seed's gradients either may be twice as far off, so it is the mean of five that is compared.
+    """
+    errors: dict[str, list[tuple[float, float]]] = {}
+    for seed in range(5):
+        ours, loops, wanted = (
+            trained(engine, torch.bfloat16, wide, *sizes, seed, **options)
+            for engine, wide in (("native", False), ("loop", False), ("loop", True))
+        )
+        for name, value in wanted.items():
+            found = ((of[name].double() - value).norm() / value.norm() for of in (ours, loops))
+            errors.setdefault(name, []).append(tuple(error.item() for error in found))
+    for name, pairs in errors.items():
+        own, theirs = (statistics.mean(each) for each in zip(*pairs, strict=True))
+        assert own <= 1.25 * theirs + 2e-3, f"{name}: {own:.3g} against {theirs:.3g}"
 
 
 @each_cell
