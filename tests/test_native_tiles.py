@@ -176,7 +176,8 @@ def test_no_sum_leaves_its_register():
     sets, seen, bad = ("avx512_bf16", "avx512", "avx2", "base"), {}, []
     for name, code in functions(listing):
         for loop in innermost_loops(code):
-            if "emulated" in name or not is_product(loop):
+            apart = "emulated" in name or "finish_" in name  # the latter is a cell's pointwise work
+            if apart or not is_product(loop):
                 continue
             isa = next((i for i in sets if f"{len(i)}{i}" in name), "other")
             seen[isa] = seen.get(isa, 0) + 1

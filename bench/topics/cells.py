@@ -39,6 +39,13 @@ ENGINES = {"cpu": "native", "cuda": "triton"}
 MOST, LEAST, KERAS_LEAST = {"layer_norm": 1.6}, {"layer_norm": 0.7}, 3.0
 
 
+def why_not(device: torch.device) -> str | None:
+    """Why our engine cannot be timed on a device."""
+    engine = ENGINES[device.type]
+    why = fused_lstm.available_engines(device)[engine]
+    return why and f"the {engine} engine cannot run here: {why}"
+
+
 class Cost(NamedTuple):
     """What a cell costs: its time to the plain LSTM's, how many times as fast as its own loop."""
 

@@ -70,12 +70,21 @@ FL_INLINE void leave(const Lane<T>& lane, long place, long b, long column, Vec<T
   if (added.fed) store(fed_at(lane, place, b) + column, h * load_recurrent(lane, b, column), width);
 }
 
+// h: of `rows` rows by `vectors` vectors of columns, row by row.
+template <class T>
+FL_APART void leave_rows(const Lane<T>& lane, long place, long column, long row, long rows,
+                         long vectors, const Vec<T>* h) {
+  for (long b = row; b < row + rows; ++b) {
+    for (long n = 0; n < vectors; ++n) leave<T>(lane, place, b, column + n * W<T>, *h++);
+  }
+}
+
+// A copy of the sums is what goes to memory: they themselves stay in registers.
 template <class T, int R, int N>
 FL_INLINE void leave_tile(const Lane<T>& lane, long place, long column, long row,
-                          const Tile<T, R, N>& h) {
-  for (int r = 0; r < R; ++r) {
-    for (int n = 0; n < N; ++n) leave<T>(lane, place, row + r, column + n * W<T>, h.sum[r][n]);
-  }
+                          const Tile<T, R, N>& sums) {
+  const Tile<T, R, N> made = sums;
+  leave_rows(lane, place, column, row, R, N, made.sum[0]);
 }
 
 // W units of R h as it is kept, of a row at a place.
