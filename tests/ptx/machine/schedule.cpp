@@ -41,7 +41,7 @@ void Machine::set_up() {
     c.z = k / launch.grid[0] / launch.grid[1];
     c.shared.assign(launch.shared_bytes, 0xff);
     c.shared_written.assign(launch.shared_bytes, 0);
-    c.cells.resize(launch.shared_bytes / 2 + 1);
+    c.cells.resize(launch.shared_bytes);
     for (i32 id = 0; id < launch.warps; id++) {
       const i32 global_id = k * launch.warps + id;
       set_up(warps[global_id], c, id, global_id);

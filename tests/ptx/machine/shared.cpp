@@ -23,7 +23,7 @@ void Machine::note_shared_read(Warp& w, u64 offset, int bytes, bool async_proxy)
     }
   if (launch.races < 2) return;
   const i32 first = c.warps[0]->global_id;
-  for (u64 k = offset / 2, end = (offset + bytes + 1) / 2; k < end; k++) {
+  for (u64 k = offset; k < offset + bytes; k++) {
     SharedCell& cell = c.cells[k];
     if (cell.write_clock) {
       const u8 writer = cell.writer;
@@ -53,7 +53,7 @@ void Machine::note_shared_write(Warp& w, u64 offset, int bytes, bool same_value)
   const i32 first = c.warps[0]->global_id;
   const char* kind =
       same_value ? "race of equal values: write after write" : "race: write after write";
-  for (u64 k = offset / 2, end = (offset + bytes + 1) / 2; k < end; k++) {
+  for (u64 k = offset; k < offset + bytes; k++) {
     SharedCell& cell = c.cells[k];
     if (cell.write_clock && cell.writer != w.id &&
         w.shared_clocks[cell.writer] < cell.write_clock)

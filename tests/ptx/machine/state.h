@@ -1,5 +1,6 @@
 // Warps and programs (CTAs) of a launch, and the notes that memory cells keep for finding races.
-// A cell is 2 bytes. A clock is one warp's count of its releases and barriers.
+// A cell is 2 bytes of global memory and one of shared, where warps store bytes side by side.
+// A clock is one warp's count of its releases and barriers.
 #pragma once
 
 #include <array>
