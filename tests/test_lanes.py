@@ -138,8 +138,9 @@ HARD = Case("lengths", T=3, B=2, I=2, H=3, bidirectional=True, proj_size=2, rese
 
 @every_own
 def test_second_derivative(engine, fuse, request):
-    if (engine, fuse) == ("triton", "steps") and not request.config.getoption("slow"):
-        pytest.skip("slow, and two directions are one launch at layers too: --slow")
+    swept = engine == "triton" and fuse != "pointwise"
+    if swept and not request.config.getoption("slow"):
+        pytest.skip("minutes in the interpreter, and test_gradcheck.py has plain lanes: --slow")
     theirs, _ = make_modules(HARD, engine, fuse, torch.float64)
     given = make_inputs(HARD, torch.float64)
 
