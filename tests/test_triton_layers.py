@@ -57,7 +57,7 @@ def assert_is_the_references(inputs, p: float = 0.0, seed: torch.Tensor | None =
 def force(monkeypatch, kind: str, path: dict) -> None:
     """Make around.py launch what `path` says, instead of what choice.choose does."""
 
-    def made(fuse, direction, x, shape):
+    def made(fuse, direction, x, shape, norm):
         L, _, B, H, _ = shape
         return make_plan(kind, direction, H, B, L, x.dtype, path)
 

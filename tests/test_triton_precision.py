@@ -60,7 +60,7 @@ def switches():
 def test_the_kernels_plan(allowed, monkeypatch):
     monkeypatch.setattr(devices, "current", lambda device: devices.DEVICES["H100"])
     torch.backends.cudnn.rnn.fp32_precision = allowed
-    plan = around._plan("layers", "forward", torch.zeros(1), around.Shape(2, 1, 3, 64, 0))
+    plan = around._plan("layers", "forward", torch.zeros(1), around.Shape(2, 1, 3, 64, 0), False)
     assert plan.precision == allowed
 
 
