@@ -83,8 +83,8 @@ def test_every_path_of_the_wavefront(path, monkeypatch):
         monkeypatch.setattr(
             around,
             "_plan",
-            lambda fuse, d, x, shape: (
-                original(fuse, d, x, shape)
+            lambda fuse, d, x, shape, norm: (
+                original(fuse, d, x, shape, norm)
                 if d == "backward"
                 else make_plan("layers", d, shape.H, shape.B, shape.L, x.dtype, {})
             ),
