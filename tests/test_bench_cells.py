@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fused_lstm
+from bench.alone import Shape
 from bench.measure.check import WrongAnswer
 from bench.topics import cells
 from fused_lstm.cell import OPTIONS
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(cells, "SHAPES", {"small": (3, 8)})
+    monkeypatch.setattr(cells, "PRESETS", {"small": Shape(3, 20, 8, 8, 2)})
     monkeypatch.setattr(cells, "KERAS", set())  # which takes seconds to import
 
 

@@ -15,12 +15,12 @@ import torch
 
 import fused_lstm
 
+from ..alone import SIZES as PRESETS
 from ..measure.check import require_right
 from ..measure.timing import interleave, quartiles, speedup, timed
 
 SIZES = ("small", "medium")
 SECONDS = 20.0
-SHAPES = {"small": (20, 200), "medium": (35, 650)}  # T, H
 PLAIN = "plain"
 CELLS = {
     PLAIN: {},
@@ -64,12 +64,12 @@ class Stack:
     """A module of one cell on one engine, and its training step."""
 
     def __init__(self, name: str, engine: str, size: str, device: torch.device) -> None:
-        T, H = SHAPES[size]
+        T, B, I, H, L = PRESETS[size]
         torch.manual_seed(0)
         self.device = device
-        self.module = fused_lstm.LSTM(H, H, 2, engine=engine, device=device, **CELLS[name])
-        self.x = torch.randn(T, 20, H, device=device, requires_grad=True)
-        self.dy = torch.randn(T, 20, H, device=device)
+        self.module = fused_lstm.LSTM(I, H, L, engine=engine, device=device, **CELLS[name])
+        self.x = torch.randn(T, B, I, device=device, requires_grad=True)
+        self.dy = torch.randn(T, B, H, device=device)
 
     def step(self) -> tuple[torch.Tensor, ...]:
         y, _ = self.module(self.x)
@@ -89,16 +89,16 @@ class KerasStack:
 
         if not tf.config.threading.get_intra_op_parallelism_threads():
             tf.config.threading.set_intra_op_parallelism_threads(threads)
-        (T, H), layers = SHAPES[size], tf.keras.layers
+        (T, B, I, H, L), layers = PRESETS[size], tf.keras.layers
         made = []
-        for _ in range(2):
+        for _ in range(L):
             if name == "layer_norm":
                 made.append(layers.RNN(normalizing_cell(tf, H), return_sequences=True))
             else:
                 dropped = CELLS[name]["recurrent_dropout"]
                 made.append(layers.LSTM(H, recurrent_dropout=dropped, return_sequences=True))
         model = tf.keras.Sequential(made)
-        x, dy = tf.random.normal((20, T, H)), tf.random.normal((20, T, H))
+        x, dy = tf.random.normal((B, T, I)), tf.random.normal((B, T, H))
         model(x)
 
         @tf.function
