@@ -110,16 +110,14 @@ def check_engine(name: str, fuse: str | None, options: Iterable[str] = ()) -> No
         raise ValueError(f"fuse: got {fuse!r}, should be {offer}, for engine {name!r}")
     for option in options:
         having = [engine for engine in ENGINES if option in ENGINES[engine].cell]
-        tried = [name] if name != "auto" else [e for e in having if fuse in (None, *fuses_of(e))]
+        tried = [name]
+        if name == "auto":
+            tried = [engine for engine in having if fuse in (None, *ENGINES[engine].fuses)]
         if any(ENGINES[engine].has(option, fuse) for engine in tried):
             continue
         which = f"fuse={fuse!r}" if name in ("auto", *having) else f"engine={name!r}"
         offer = ", ".join(map(repr, having))
         raise ValueError(f"{option}: {which} does not have it, should be engine {offer} or 'auto'")
-
-
-def fuses_of(engine: str) -> tuple[str, ...]:
-    return ENGINES[engine].fuses
 
 
 @constant_while_tracing

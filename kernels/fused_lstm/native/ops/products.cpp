@@ -12,7 +12,6 @@
 namespace fused_lstm {
 namespace {
 
-
 struct Kind {
   const char* name;
   Product product;
