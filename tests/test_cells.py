@@ -11,7 +11,7 @@ from cases import rungs
 from cells import drawn_seed, each_cell, make, written_out
 from fused_lstm import engines
 from fused_lstm.cell import CANDIDATE, PLAIN, RECURRENT, ZONEOUT_C, ZONEOUT_H, Cell
-from lanes import Case, call, make_inputs
+from lanes import Case, assert_differentiable, call, make_inputs
 from tolerance import assert_close
 
 each_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -130,19 +130,11 @@ class Numbered(Cell):
 @each_cell
 def test_first_and_second_derivative(options):
     case = Case("lengths", T=3, B=2, I=2, H=2, L=1, bidirectional=True, resets=True)
-    module, given = make(case, engine="loop", **options), make_inputs(case, torch.float64)
-
-    def function(x, h0, c0, *weights):
-        torch.manual_seed(5)
-        y, state = fused_lstm.lstm(
-            x, (h0, c0), weights, engine="loop", bidirectional=True, lengths=given.lengths,
-            resets=given.resets, cell=module.cell,
-        )  # fmt: skip
-        return y, *state
-
-    leaves = [t.detach().requires_grad_() for t in (*given[:3], *module.parameters())]
-    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
-    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+    module = make(case, engine="loop", **options)
+    assert_differentiable(
+        make_inputs(case, torch.float64), module.parameters(), seed=5, engine="loop",
+        bidirectional=True, cell=module.cell,
+    )  # fmt: skip
 
 
 @each_cell

@@ -11,7 +11,17 @@ from torch import nn
 import fused_lstm
 from cases import rungs
 from fused_lstm import engines
-from lanes import KINDS, Case, call, check, expected, make_inputs, make_modules, run
+from lanes import (
+    KINDS,
+    Case,
+    assert_differentiable,
+    call,
+    check,
+    expected,
+    make_inputs,
+    make_modules,
+    run,
+)
 from tolerance import assert_close
 
 every_own = pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn"))
@@ -142,18 +152,10 @@ def test_second_derivative(engine, fuse, request):
     if swept and not request.config.getoption("slow"):
         pytest.skip("minutes in the interpreter, and test_gradcheck.py has plain lanes: --slow")
     theirs, _ = make_modules(HARD, engine, fuse, torch.float64)
-    given = make_inputs(HARD, torch.float64)
-
-    def function(x, h0, c0, *weights):
-        y, state = fused_lstm.lstm(
-            x, (h0, c0), weights, engine=engine, fuse=fuse, bidirectional=True,
-            lengths=given.lengths, resets=given.resets,
-        )  # fmt: skip
-        return y, *state
-
-    leaves = [t.detach().requires_grad_() for t in (*given[:3], *theirs.parameters())]
-    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
-    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+    assert_differentiable(
+        make_inputs(HARD, torch.float64), theirs.parameters(), engine=engine, fuse=fuse,
+        bidirectional=True,
+    )  # fmt: skip
 
 
 @every_own

@@ -10,7 +10,7 @@ import torch
 import fused_lstm
 from cells import CELLS, make
 from fused_lstm import engines
-from lanes import Case, call, make_inputs
+from lanes import Case, assert_differentiable, call, make_inputs
 from test_cells import SHAPES, check, each_mode
 from tolerance import assert_close
 
@@ -59,19 +59,11 @@ def test_one_thread_and_two_give_the_same(options, threads):
 @each_cell
 def test_first_and_second_derivative(options):
     case = Case("lengths", T=3, B=2, I=2, H=2, L=1, bidirectional=True, resets=True)
-    module, given = make(case, engine="native", **options), make_inputs(case, torch.float64)
-
-    def function(x, h0, c0, *weights):
-        torch.manual_seed(5)
-        y, state = fused_lstm.lstm(
-            x, (h0, c0), weights, engine="native", bidirectional=True, lengths=given.lengths,
-            resets=given.resets, cell=module.cell,
-        )  # fmt: skip
-        return y, *state
-
-    leaves = [t.detach().requires_grad_() for t in (*given[:3], *module.parameters())]
-    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
-    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+    module = make(case, engine="native", **options)
+    assert_differentiable(
+        make_inputs(case, torch.float64), module.parameters(), seed=5, engine="native",
+        bidirectional=True, cell=module.cell,
+    )  # fmt: skip
 
 
 def trained(

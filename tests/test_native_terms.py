@@ -17,7 +17,13 @@ from lm.machine import PRECISIONS, set_precision
 from lm_cases import train
 from test_cross_entropy import losses_and_gradients, problem, stock
 from test_native import SHAPES, engine, expected_results, results
-from test_native_bf16 import MORE_SHAPES, by_the_manual, error, hard_factors
+from test_native_bf16 import (
+    MORE_SHAPES,
+    assert_nan_goes_through_its_own_row,
+    by_the_manual,
+    error,
+    hard_factors,
+)
 from test_native_lanes import CASES, both, forward, solved
 from test_native_tiles import SHAPES as PRODUCTS
 from test_native_tiles import SIZES
@@ -239,13 +245,7 @@ def test_two_terms_are_nearer_than_one(unit):
 
 
 def test_nan_goes_through_its_own_row(terms):
-    x, h0, c0, *weights = (t.detach() for t in expected_results(SHAPES[2], torch.float32, True)[0])
-    x = x.clone()
-    x[1, 0, 4] = torch.nan
-    y, *_ = native.lstm(x, h0, c0, weights, 0.0, "layers")
-    assert y[0].isfinite().all()
-    assert y[1:, 0].isnan().all()
-    assert y[:, 1:].isfinite().all()
+    assert_nan_goes_through_its_own_row(expected_results(SHAPES[2], torch.float32, True)[0])
 
 
 def test_a_short_call_is_float32s(terms):

@@ -15,7 +15,7 @@ from fused_lstm.cell import Cell
 from fused_lstm.triton import around, interpreter
 from fused_lstm.triton.devices import DEVICES
 from fused_lstm.triton.plan import plan
-from lanes import Case, make_inputs
+from lanes import Case, assert_differentiable, make_inputs
 from plans import PATHS_BACKWARD
 from test_cells import SHAPES, check
 from test_triton_lanes import SEED, force, make_gradients, make_problem
@@ -142,19 +142,11 @@ def test_the_module_has_the_cell_written_out(options, fuse, shape, training):
 @each_module
 def test_first_and_second_derivative(options):
     case = Case("lengths", T=2, B=2, I=2, H=2, L=1, bidirectional=True, resets=True)
-    module, given = make(case, engine="triton", **options), make_inputs(case, torch.float64)
-
-    def function(x, h0, c0, *weights):
-        torch.manual_seed(5)
-        y, state = fused_lstm.lstm(
-            x, (h0, c0), weights, engine="triton", bidirectional=True, lengths=given.lengths,
-            resets=given.resets, cell=module.cell,
-        )  # fmt: skip
-        return y, *state
-
-    leaves = [t.detach().requires_grad_() for t in (*given[:3], *module.parameters())]
-    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
-    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+    module = make(case, engine="triton", **options)
+    assert_differentiable(
+        make_inputs(case, torch.float64), module.parameters(), seed=5, engine="triton",
+        bidirectional=True, cell=module.cell,
+    )  # fmt: skip
 
 
 def test_pointwise_refuses_what_it_does_not_have():
