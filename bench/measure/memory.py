@@ -47,6 +47,7 @@ def _mapped() -> int:
 def peak_mib(work: Callable[[], object]) -> float | None:
     """MiB that this process holds at most while `work` runs, beyond what it held before.
 
+    Of a process that has done nothing else: what malloc has kept of freed memory is held already.
     Linux only: None elsewhere.
     """
     try:
