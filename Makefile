@@ -66,11 +66,11 @@ ptx: setup       ## run the compiled Triton kernels on an emulated GPU, many sch
 
 SEED ?= $(shell date +%s)
 fuzz: setup      ## any options of nn.LSTM together, 2,000 of them on native and loop: minutes
-	EXAMPLES=$(or $(EXAMPLES),2000) $(RUN) -m pytest tests/test_fuzz.py --hypothesis-seed=$(SEED) $(ARGS)
+	EXAMPLES=$(or $(EXAMPLES),2000) $(RUN) -m pytest tests/kernels/test_fuzz.py --hypothesis-seed=$(SEED) $(ARGS)
 
 inspect: setup   ## compile the kernels for GPUs that are not here: no spills, the right order
 	$(GET_OTHER)
-	PYTHONPATH=kernels:$(abspath $(OTHER)) $(RUN) -m pytest tests/test_inspect.py -k here --slow $(ARGS)
+	PYTHONPATH=kernels:$(abspath $(OTHER)) $(RUN) -m pytest tests/kernels/test_inspect.py -k here --slow $(ARGS)
 
 # In a copy of the tree, made anew, so that the engine that was installed stays as it is. Where the
 # build failed, or the library did not load, pytest would merely skip: two checks come first. pytest
@@ -80,6 +80,8 @@ COPIED := kernels lm bench tests setup.py pyproject.toml README.md LICENSE
 CHECKED = cd $(COPY) && PYTHONPATH=kernels ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	$(abspath $(RUN))
+ENGINE  := native native_plan native_lanes native_short native_tiles native_memory native_bf16 \
+	native_cells native_terms cross_entropy cross_entropy_bf16 dropout
 
 sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linux and g++
 	rm -rf $(COPY)
@@ -88,14 +90,10 @@ sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linu
 	cd $(COPY) && CXX=g++ FUSED_LSTM_SANITIZE=address $(abspath $(RUN)) setup.py build_ext --inplace
 	nm -D $(COPY)/kernels/fused_lstm/native/_native.so | grep -q __asan_report
 	$(CHECKED) -c 'import fused_lstm, sys; f = fused_lstm.__file__; f.startswith("$(abspath $(COPY))/") or sys.exit(f"tests would run {f}"); sys.exit(fused_lstm.available_engines("cpu")["native"])'
-	$(CHECKED) -m pytest --capture=sys tests/test_native.py tests/test_native_plan.py \
-		tests/test_native_lanes.py tests/test_native_short.py tests/test_native_tiles.py \
-		tests/test_native_memory.py tests/test_native_bf16.py tests/test_native_cells.py \
-		tests/test_native_terms.py tests/test_cross_entropy.py \
-		tests/test_cross_entropy_bf16.py tests/test_dropout.py $(ARGS)
+	$(CHECKED) -m pytest --capture=sys $(ENGINE:%=tests/kernels/test_%.py) $(ARGS)
 
 arm: setup       ## the C++ kernels as Arm runs them, on qemu: needs g++-aarch64-linux-gnu, qemu-user
-	$(RUN) -m pytest tests/test_arm.py -rs $(ARGS)
+	$(RUN) -m pytest tests/kernels/test_arm.py -rs $(ARGS)
 
 # MACHINE=aarch64: by cross-compiler, of which g++-aarch64-linux-gnu is Debian's. What is left of an
 # earlier build, modules that are gone, would be in the wheel. torch brings LibTorch, and OpenMP with

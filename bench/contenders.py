@@ -43,15 +43,17 @@ class Contender:
     def proof(self) -> str:
         """The test that proves that it computes what nn.LSTM does, or learns as the post's does."""
         if self.peer:
-            return "tests/test_bench_peers.py::test_an_installed_peer_computes_what_nn_lstm_does"
+            return (
+                "tests/bench/test_bench_peers.py::test_an_installed_peer_computes_what_nn_lstm_does"
+            )
         if self.stock:
-            return "tests/test_bench_post.py::test_every_engine_learns_as_the_reference_does"
+            return "tests/bench/test_bench_post.py::test_every_engine_learns_as_the_reference_does"
         proofs = {
-            "native": "tests/test_native.py::test_agrees_with_the_reference",
-            "triton": "tests/test_triton_layers.py::test_wavefront_is_the_references",
-            "compile": "tests/test_lstm.py::test_compile_agrees_with_nn_lstm",
+            "native": "tests/kernels/test_native.py::test_agrees_with_the_reference",
+            "triton": "tests/kernels/test_triton_layers.py::test_wavefront_is_the_references",
+            "compile": "tests/kernels/test_lstm.py::test_compile_agrees_with_nn_lstm",
         }
-        return proofs.get(self.engine, "tests/test_lstm.py::test_agrees_with_nn_lstm")
+        return proofs.get(self.engine, "tests/kernels/test_lstm.py::test_agrees_with_nn_lstm")
 
 
 def engines() -> list[Contender]:

@@ -64,10 +64,11 @@ SHAPES = [
 ]
 
 
-def rungs(*exclude: str, top: bool = False) -> list:
+def rungs(*exclude: str, top: bool = False, slow: Sequence[str] = ()) -> list:
     """(engine, fuse) for all that the table holds; skipped with the reason where it cannot run.
 
-    top: only each engine's highest level, for what does not depend on the level.
+    top: only each engine's highest level, for what does not depend on the level. slow: those that
+    run with --slow alone, by how their names begin.
     """
     found, why_not = [], fused_lstm.available_engines("cpu")
     for name, engine in engines.ENGINES.items():
@@ -77,7 +78,8 @@ def rungs(*exclude: str, top: bool = False) -> list:
         marks = [] if why is None else [pytest.mark.skip(reason=f"{name}: {why}")]
         for fuse in (engine.fuses or (None,))[-1 if top else 0 :]:
             label = name if fuse is None else f"{name}-{fuse}"
-            found.append(pytest.param(name, fuse, marks=marks, id=label))
+            own = [*marks, pytest.mark.slow] if label.startswith(tuple(slow)) else marks
+            found.append(pytest.param(name, fuse, marks=own, id=label))
     return found
 
 

@@ -75,6 +75,12 @@ every_isa = pytest.fixture(_use_isa, params=isa_names(), name="every_isa")
 
 
 @pytest.fixture
+def whole(request) -> bool:
+    """Whether cases run too that take long where others do much the same."""
+    return request.config.getoption("slow")
+
+
+@pytest.fixture
 def ptb() -> Path:
     if not PTB.is_dir():
         pytest.skip(f"Penn Treebank is licensed and not at {PTB}")

@@ -11,7 +11,7 @@ from .watching import watch
 
 LIMIT = 60.0  # seconds for one test
 RESTARTS = 6  # each takes the seconds of an import and a collection
-TESTS = ("-m", "gpu", "tests/test_gpu.py")
+TESTS = ("-m", "gpu", "tests/kernels/test_gpu.py")
 
 
 def command(done: Sequence[str], tests: Sequence[str] = TESTS, limit: float = LIMIT) -> list[str]:

@@ -34,9 +34,11 @@ def options(add: Callable) -> None:
 
 
 def shapes_of_tests() -> list[tuple[str, tuple[int, ...]]]:
-    """What tests/test_gpu.py launches: read from it, so that the two cannot drift."""
+    """What tests/kernels/test_gpu.py launches: read from it, so that the two cannot drift."""
     sys.path.insert(0, str(ROOT / "tests"))
-    spec = importlib.util.spec_from_file_location("test_gpu", ROOT / "tests" / "test_gpu.py")
+    spec = importlib.util.spec_from_file_location(
+        "test_gpu", ROOT / "tests" / "kernels" / "test_gpu.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return [(p, shape) for shape in module.SHAPES.values() for p in module.PRECISIONS]

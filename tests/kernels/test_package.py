@@ -12,7 +12,7 @@ import pytest
 
 import fused_lstm
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGE = Path(fused_lstm.__file__).parent
 
 

@@ -64,7 +64,9 @@ def test_gradients_of_weights(engine, fuse, options):
 
 @pytest.mark.parametrize("dims", [(0, 2, None), (0, None, 1), (0, 1, 0)], ids=str)
 @both
-def test_states_and_resets_of_all_or_of_each(engine, fuse, dims):
+def test_states_and_resets_of_all_or_of_each(engine, fuse, dims, whole):
+    if engine == "triton" and dims != (0, None, 1) and not whole:
+        pytest.skip("long in the interpreter, of whose kernels it is nothing new: --slow")
     of_x, of_state, of_resets = dims
     module, weights = make(engine, fuse, {"bidirectional": True})
     state = torch.randn(2, 4, B, 4, **DOUBLE)
@@ -81,7 +83,9 @@ def test_states_and_resets_of_all_or_of_each(engine, fuse, dims):
 
 @each_option
 @both
-def test_differentiated_again(engine, fuse, options):
+def test_differentiated_again(engine, fuse, options, whole):
+    if engine == "triton" and options and not whole:
+        pytest.skip("long in the interpreter, of whose kernels it is nothing new: --slow")
     module, weights = make(engine, fuse, options)
     first, x = grad(loss_of(module)), torch.randn(T, B, N, 3, **DOUBLE)
 

@@ -147,7 +147,7 @@ SLOW = pytest.mark.slow  # `make inspect` runs these too
         ("sm_90", "bf16"),
         pytest.param("sm_90", "fp32", marks=SLOW),
         pytest.param("sm_80", "bf16", marks=SLOW),
-        ("sm_80", "fp32"),
+        pytest.param("sm_80", "fp32", marks=SLOW),
     ],
 )
 def test_kernels_of_a_gpu_that_is_not_here(tmp_path, arch, dtype):
@@ -166,7 +166,9 @@ def test_kernels_of_a_gpu_that_is_not_here(tmp_path, arch, dtype):
             assert report["executed"]["instructions"] >= report["loop"]["instructions"], name
 
 
-@pytest.mark.parametrize("card", ["L4", pytest.param("RTX 4090", marks=SLOW)])
+@pytest.mark.parametrize(
+    "card", [pytest.param("L4", marks=SLOW), pytest.param("RTX 4090", marks=SLOW)]
+)
 def test_kernels_of_a_card_with_99_kib_here(tmp_path, card):
     """Consumer cards and the L4 have less shared memory: sm_86 and sm_89."""
     of = ("--device", card, "--dtype", "bf16", "fp32", "--jobs", JOBS)
@@ -198,7 +200,13 @@ def test_projected_kernels_here(tmp_path, arch, sizes):
             assert report["loop"]["HMMA"] > 0, f"{name}: a tile of 16 rows is a warp's"
 
 
-@pytest.mark.parametrize("norm", [False, True], ids=["pointwise options", "and layer_norm"])
+@pytest.mark.parametrize(
+    "norm",
+    [
+        pytest.param(False, id="pointwise options", marks=SLOW),
+        pytest.param(True, id="and layer_norm"),
+    ],
+)
 @pytest.mark.parametrize(
     ("arch", "hidden"),
     [

@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib", reason="figures need matplotlib: pip install '
 
 from bench.report import documents
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path

@@ -22,7 +22,7 @@ Function = Callable[[Tensor, Tensor], Tensor]
 
 def table() -> dict[tuple[str, str], str]:
     """(what, of which function) -> the cell, from the documentation."""
-    text = (Path(__file__).parents[1] / "docs" / "functions.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "functions.md").read_text()
     rows = [line[1:-1].split("|") for line in text.splitlines() if line.startswith("| ")]
     (_, *columns), *rows = ([cell.strip(" `") for cell in row] for row in rows)
     return {

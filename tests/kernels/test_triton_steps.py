@@ -16,7 +16,7 @@ from plans import make_plan, paths, paths_backward
 from tolerance import assert_close
 
 pytestmark = pytest.mark.skipif(
-    not interpreter.is_interpreted(), reason="tests/test_gpu.py does these on a GPU"
+    not interpreter.is_interpreted(), reason="tests/kernels/test_gpu.py does these on a GPU"
 )
 
 SHAPES = [(1, 1, 1), (3, 1, 3), (2, 3, 17), (2, 20, 63), (2, 5, 130)]

@@ -183,7 +183,7 @@ def test_the_demo_learns(tmp_path):
     assert found["test_perplexity"] < 0.5 * found["unigram_perplexity"]
 
 
-@pytest.mark.parametrize("engine", ["loop", "triton"])
+@pytest.mark.parametrize("engine", ["loop", pytest.param("triton", marks=pytest.mark.slow)])
 def test_engines_train_alike_on_penn_treebank(ptb, tmp_path, engine):
     def losses(name):
         file = tmp_path / f"{name}.json"

@@ -16,8 +16,8 @@ from torch import Tensor
 from fused_lstm.native.build import FLAGS, FOLDER
 from tolerance import assert_close
 
-ROOT = Path(__file__).parents[1]
-SOURCES = [ROOT / "tests/arm/kernels.cpp", ROOT / FOLDER / "isa/base.cpp"]
+ROOT = Path(__file__).parents[2]
+SOURCES = [ROOT / "tests/kernels/arm/kernels.cpp", ROOT / FOLDER / "isa/base.cpp"]
 HERE, ARM, QEMU = "g++", "aarch64-linux-gnu-g++", "qemu-aarch64"
 
 

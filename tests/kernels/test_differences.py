@@ -16,7 +16,7 @@ from cases import rungs
 from fused_lstm import native
 from tolerance import assert_close
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 NATIVE_MISSING = native.missing(torch.device("cpu"))
 
 

@@ -65,7 +65,7 @@ def test_single_precision(engine, fuse):
 def test_the_compile_engine():
     if (why := fused_lstm.available_engines("cpu")["compile"]) is not None:
         pytest.skip(why)
-    check(Case("unsorted", T=3, L=1, bidirectional=True, proj_size=2, resets=True), "compile", None)
+    check(Case("unsorted", T=2, L=1, bidirectional=True, proj_size=2, resets=True), "compile", None)
 
 
 @every_own
@@ -146,11 +146,12 @@ def test_one_mask_for_all_levels_of_both_engines():
 HARD = Case("lengths", T=3, B=2, I=2, H=3, bidirectional=True, proj_size=2, resets=True)
 
 
-@every_own
-def test_second_derivative(engine, fuse, request):
-    swept = engine == "triton" and fuse != "pointwise"
-    if swept and not request.config.getoption("slow"):
-        pytest.skip("minutes in the interpreter, and test_gradcheck.py has plain lanes: --slow")
+# test_gradcheck.py has plain lanes of the others.
+@pytest.mark.parametrize(
+    ("engine", "fuse"),
+    rungs("compile", "cudnn", slow=("triton", "native-pointwise", "native-steps")),
+)
+def test_second_derivative(engine, fuse):
     theirs, _ = make_modules(HARD, engine, fuse, torch.float64)
     assert_differentiable(
         make_inputs(HARD, torch.float64), theirs.parameters(), engine=engine, fuse=fuse,
@@ -179,9 +180,9 @@ def test_per_sample_gradients(engine, fuse):
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("kind", KINDS)
 @every_own
-def test_torch_compile_in_one_graph(kind, backend, engine, fuse):
-    if backend == "inductor" and (kind not in ("unsorted", "lengths") or fuse == "steps"):
-        pytest.skip("inductor takes seconds each")
+def test_torch_compile_in_one_graph(kind, backend, engine, fuse, whole):
+    if backend == "inductor" and (kind, fuse) != ("lengths", "layers") and not whole:
+        pytest.skip("inductor takes up to a minute each: --slow")
     case = Case(kind, T=3, bidirectional=True, proj_size=2, resets=True, state=kind != "packed")
     check_compiled(case, engine, fuse, backend)
 

@@ -134,7 +134,7 @@ def other_weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: torch.randn_like(p).mul_(0.3) for name, p in module.named_parameters()}
 
 
-@pytest.mark.parametrize(("engine", "fuse"), rungs(top=True))
+@pytest.mark.parametrize(("engine", "fuse"), rungs(top=True, slow=("compile",)))
 def test_functional_call(engine, fuse):
     pair = make_pair(SHAPE, engine, fuse, torch.float64)
     x, state = inputs(torch.float64)

@@ -14,7 +14,7 @@ from plans import PATHS, PATHS_BACKWARD, make_plan
 from tolerance import assert_close
 
 pytestmark = pytest.mark.skipif(
-    not interpreter.is_interpreted(), reason="tests/test_gpu.py does these on a GPU"
+    not interpreter.is_interpreted(), reason="tests/kernels/test_gpu.py does these on a GPU"
 )
 
 NAMES = ("x", "h0", "c0")
@@ -116,8 +116,10 @@ def test_a_nan_does_not_reach_its_layers_other_units(p, monkeypatch):
         assert torch.equal(a.isnan(), b.isnan()), name
 
 
-@pytest.mark.parametrize("L", [2, 3])
-@pytest.mark.parametrize("p", [0.0, 0.4])
+@pytest.mark.parametrize(
+    ("L", "p"),
+    [(2, 0.0), (3, 0.4), *(pytest.param(*c, marks=pytest.mark.slow) for c in [(2, 0.4), (3, 0.0)])],
+)
 def test_a_nan_gradient_does_not_reach_the_layer_above(L, p, monkeypatch):
     inputs = x, h0, c0, *weights = make_stack(3, 3, 5, 33, L, torch.float32)
     seed = torch.tensor([5]) if p else None
@@ -197,7 +199,9 @@ def operator():
     return torch.ops.fused_lstm_triton.lstm
 
 
-@pytest.mark.parametrize(("L", "p"), [(1, 0.0), (2, 0.0), (2, 0.5)])
+@pytest.mark.parametrize(
+    ("L", "p"), [(1, 0.0), pytest.param(2, 0.0, marks=pytest.mark.slow), (2, 0.5)]
+)
 def test_gradcheck_twice(L, p):
     lstm, seed = operator(), torch.tensor([9]) if p else None
     inputs = make_stack(2, 2, 2, 3, L, torch.float64)

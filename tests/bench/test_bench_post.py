@@ -25,7 +25,7 @@ from bench.report.results import load
 from bench.training import Absent, Learner, expected, make_lesson
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STOCK = Contender("stock-cudnn", "cudnn", None, stock=True)
 
 
@@ -315,7 +315,7 @@ def test_the_factor_is_taken_apart(results):
     rows = systems.rows_of(results, "small")
     first, post = rows["tensorflow"], rows["stock-cudnn"]
     whole, fast = first.time.median, post.time.median
-    lstm, fused = 0.3 * whole, 0.12 * fast  # the shares of tests/synthetic.py
+    lstm, fused = 0.3 * whole, 0.12 * fast  # the shares of tests/bench/synthetic.py
     assert f"trains {whole / fast:.2f}x as fast" in said
     assert f"{1e3 * whole:.0f} ms a step {1e3 * lstm:.0f} are its LSTM" in said
     assert (

@@ -56,7 +56,11 @@ def test_engine(engine, fuse, inputs):
     assert gradcheck(run, inputs, fast_mode=engine == "triton")  # the interpreter takes minutes
 
 
-@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn"))
+# Of Triton's sweeps test_triton_layers.py has one in every run.
+@pytest.mark.parametrize(
+    ("engine", "fuse"),
+    rungs("compile", "cudnn", slow=("triton-steps", "triton-layers")),
+)
 def test_second_derivative(engine, fuse, inputs):
     def run(x, h0, c0, *weights):
         y, state = fused_lstm.lstm(x, (h0, c0), weights, engine=engine, fuse=fuse)

@@ -33,7 +33,7 @@ from fused_lstm import cudnn
 from fused_lstm.engines import ENGINES, LOADED, Engine
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WHY_NOT = fused_lstm.native.missing(CPU)
 needs_native = pytest.mark.skipif(WHY_NOT is not None, reason=f"native: {WHY_NOT}")
 TINY = Shape(3, 2, 7, 7, 2)
