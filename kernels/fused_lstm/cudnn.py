@@ -31,7 +31,7 @@ def lstm(x, h0, c0, weights, dropout, fuse, directions=1, batch_sizes=None, keep
             "input: engine 'cudnn' cannot take packed rows, or lengths, in a graph: PyTorch takes"
             " nn.LSTM apart there by their numbers; engine='loop' can, triton and native do"
         )
-    if _would_lose_gradients(x, h0, c0, *weights):
+    if _is_differentiated_in_a_graph(x, h0, c0, *weights):
         return loop.lstm(x, h0, c0, weights, dropout, fuse, directions)
     layers, has_biases = len(h0) // directions, len(weights) >= 4 * len(h0)
     # What torch.jit.trace sees once may be trained and not.
@@ -44,12 +44,12 @@ def lstm(x, h0, c0, weights, dropout, fuse, directions=1, batch_sizes=None, keep
     return F.pad(y, (0, 0, 0, len(x) - rows)), h_n, c_n
 
 
-def _would_lose_gradients(x: Tensor, *others: Tensor) -> bool:
-    """Whether torch.compile would make an LSTM that has no backward out of one that needs it.
+def _is_differentiated_in_a_graph(*tensors: Tensor) -> bool:
+    """Whether torch.compile would take apart an LSTM that needs a backward. The loop is then ours.
 
-    PyTorch takes an LSTM apart there: into a loop over steps, but on a CPU into oneDNN's inference
-    where x needs no gradient, whatever else does (torch 2.15). The loop is then ours.
+    PyTorch makes a loop over steps of it, so ours costs no more; but on a CPU, where x needs no
+    gradient, oneDNN's inference, which has none for the others either; and once a model has been
+    exported to ONNX with dynamic shapes, a while_loop whose gradients are wrong (torch 2.15).
     """
     traced = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
-    lost = x.device.type == "cpu" and not x.requires_grad and any(t.requires_grad for t in others)
-    return traced and torch.is_grad_enabled() and lost
+    return traced and torch.is_grad_enabled() and any(t.requires_grad for t in tensors)

@@ -127,6 +127,24 @@ def test_onnx_has_no_lengths_and_no_resets(name, monkeypatch):
         fused_lstm.LSTM(3, 4)(torch.randn(2, 5, 3), **{name: torch.tensor([2])})
 
 
+def test_a_graph_after_an_export_to_onnx():
+    """PyTorch's own nn.LSTM is differentiated wrongly in a graph from then on (torch 2.15)."""
+    pytest.importorskip("onnxscript", reason="ONNX export needs onnx and onnxscript")
+    torch.onnx.export(
+        Tagger(), (torch.randn(2, 5, 3),), dynamo=True, verbose=False, opset_version=18,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )  # fmt: skip
+    model = fused_lstm.LSTM(3, 4, 2, engine="cudnn")
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    x = torch.randn(3, 2, 3, requires_grad=True)
+    leaves = {"x": x, **dict(model.named_parameters())}
+    wanted, found = (
+        torch.autograd.grad(m(x)[0].sin().sum(), leaves.values()) for m in (model, compiled)
+    )
+    for name, a, b in zip(leaves, found, wanted, strict=True):
+        assert_close(a, b, name)
+
+
 @pytest.mark.parametrize(
     ("needs", "backend"),
     [("weights", "inductor"), ("weights", "aot_eager"), ("state", "aot_eager")],
