@@ -11,7 +11,7 @@ ARGS ?=
 # Where bench and report write.
 OUT  ?= out
 
-.PHONY: help setup train test bench ladder post report docs gpu ptx fuzz inspect peers sanitize arm wheel wheel-test lint format clean
+.PHONY: help setup train test bench ladder post report docs site gpu ptx fuzz inspect peers sanitize arm wheel wheel-test lint format clean
 
 help:            ## list the verbs
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,16 @@ post: setup      ## the post's own table: TensorFlow, JAX, PyTorch, and the fusi
 
 docs: setup      ## the tables of README and docs, from results files
 	$(RUN) -m bench.report.documents
+
+# In an environment of its own, without torch: docstrings are read, not run. A dead link is an error.
+SITE := build/site
+site:            ## these documents and the docstrings as a site, in out/site
+	test -x $(SITE)/env/bin/mkdocs || { $(PYTHON) -m venv $(SITE)/env && $(SITE)/env/bin/pip install \
+		--quiet --disable-pip-version-check "mkdocs-material>=9.5" "mkdocstrings-python>=1.16" ruff; }
+	rm -rf $(SITE)/pages
+	mkdir -p $(SITE)/pages
+	git ls-files '*.md' '*.svg' '*.py' | tar -cf - -T - | tar -xf - -C $(SITE)/pages
+	NO_MKDOCS_2_WARNING=1 $(SITE)/env/bin/mkdocs build -f docs/mkdocs.yml -d $(abspath $(OUT))/site
 
 report:          ## a page with figures from what bench measured
 	$(RUN) -m bench.report $(OUT)/bench.json -o $(OUT)/report
