@@ -128,9 +128,10 @@ CASES = $(if $(HERE),,--python $(or $(PYTHONS),python3.11 python3.13) --torch 2.
 wheel-test: wheel ## that wheel in bare environments without a compiler: two torches, two Pythons
 	$(RUN) .ci/wheel_test.py dist/fused_lstm-*-py3-none-*_$(shell uname -m).whl $(CASES) $(ARGS)
 
-lint: setup      ## what CI checks: ruff's rules and its format
+lint: setup      ## what CI checks: ruff's rules and its format, and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/pyrefly check --python-interpreter-path $(RUN)
 
 format: setup    ## let ruff mend what it can
 	$(RUN) -m ruff check --fix .

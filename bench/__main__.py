@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,7 +40,7 @@ TOPICS = {
 }
 
 
-def parser_of(topic: str, module: object) -> Parser:
+def parser_of(topic: str, module: Any) -> Parser:
     """What all topics have, and a topic's own options."""
     parser, default = Parser(f"bench {topic}", module.__doc__), ",".join(module.SIZES)
     device = getattr(module, "DEVICE", None)

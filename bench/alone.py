@@ -22,7 +22,7 @@ from .contenders import BASE, Contender, engines
 from .measure.timing import Timed, timed
 
 # What is timed. `backward` has its forward done beforehand; `step` is forward + backward.
-MODES = ("inference", "forward", "backward", "step")
+MODES: tuple[str, ...] = ("inference", "forward", "backward", "step")
 GRAPH = " graph"  # at the end of a mode's name: its work is replayed from a CUDA graph
 # How a user hands the rows over: all T steps of all; a PackedSequence made beforehand; padded, to
 # this project's `lengths=` (nn.LSTM, which has none, packs, runs and pads, and is timed with that).
@@ -163,7 +163,7 @@ def make_problem(
 def fill(case: Case, reference: nn.LSTM, lengths: Tensor, generator: torch.Generator) -> Problem:
     """A problem with what is drawn anew; rows are padded to the longest."""
     _, B, I, H, L = case.shape
-    T, D, weight = int(lengths.max()), 1 + case.bidirectional, reference.weight_hh_l0
+    T, D, weight = int(lengths.max()), 1 + case.bidirectional, next(reference.parameters())
     x = torch.randn(T, B, I, generator=generator)
     dy = torch.randn(T, B, D * H, generator=generator)
     dy[torch.arange(T)[:, None] >= lengths] = 0
@@ -192,6 +192,7 @@ class Local:
         self.modes = MODES
         if problem.device.type == "cuda":
             self.modes += tuple(mode + GRAPH for mode in MODES if mode != "backward")
+        self.module: nn.LSTM | fused_lstm.LSTM
         if contender.label == BASE:
             self.module = flat_copy(problem.reference)
         else:
@@ -236,6 +237,7 @@ class Local:
     def backward(self) -> tuple[Tensor, ...]:
         """Gradients of x and of every weight."""
         y, self.y = self.y, None
+        assert y is not None, "a forward comes before"
         return torch.autograd.grad(y, [self.x, *self.weights], self.dy)
 
     def inference(self) -> Tensor:
@@ -277,7 +279,7 @@ def flat_copy(reference: nn.LSTM) -> nn.LSTM:
     return module
 
 
-def captured(work: Callable[[], object]) -> Callable[[], None]:
+def captured(work: Callable[[], object]) -> Callable[[], object]:
     """What replays a CUDA graph of `work`, warmed up on the stream of the capture.
 
     Raises lm.errors.UserError where a graph cannot hold it.

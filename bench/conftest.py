@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -85,7 +85,8 @@ def device_of(config: pytest.Config) -> torch.device:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A case for each contender at each size (and mode), or at each of a module's POINTS."""
-    names, config, module = metafunc.fixturenames, metafunc.config, metafunc.module
+    names, config = metafunc.fixturenames, metafunc.config
+    module: Any = metafunc.module
     if "contender" not in names:
         return
     if "point" in names:
@@ -150,8 +151,8 @@ def session(pytestconfig: pytest.Config) -> Iterator[Session]:
 def fellows(request: pytest.FixtureRequest, contender: Contender) -> list[Contender]:
     """All that this case is timed in turn with: the same function's, at the same parameters."""
     own = {k: v for k, v in request.node.callspec.params.items() if k not in ("contender", "mode")}
-    found = []
-    for item in request.session.items:
+    found, items = [], cast("list[Any]", request.session.items)
+    for item in items:
         if getattr(item, "function", None) is not request.node.function:
             continue
         params = item.callspec.params

@@ -120,7 +120,7 @@ def choose(names: Sequence[str], known: Sequence[Contender]) -> list[Contender]:
     return [c for c in known if c.label in names or c.engine in names]
 
 
-def in_default_run(contender: Contender, size: str) -> bool:
+def in_default_run(contender: Contender, size: str | None) -> bool:
     """Whether it is timed at `size` without having been asked for by name."""
     sizes = DEFAULT_SIZES.get(contender.label) or DEFAULT_SIZES.get(contender.engine)
     return sizes is None or size in sizes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
@@ -18,16 +18,20 @@ from .training import Learner, Lesson
 
 # Who does it in this process, and what the right answer is. A runner has `modes`, `answer()`,
 # `timed(mode)` and `close()`, as peers.remote.Remote has.
-OWN = {Problem: (Local, alone.expected), Lesson: (Learner, training.expected)}
+OWN: dict[type, tuple[Any, Any]] = {
+    Problem: (Local, alone.expected),
+    Lesson: (Learner, training.expected),
+}
 
 Tell = Callable[[str], object]
+Work = TypeVar("Work", Problem, Lesson)
 
 
 @dataclass
-class Race:
+class Race(Generic[Work]):
     """Who runs on `work`, and how far each was from the reference; `failed` says who does not."""
 
-    work: Problem | Lesson
+    work: Work
     contenders: Sequence[Contender]
     runners: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
@@ -137,11 +141,11 @@ class Race:
 
 
 def line_up(
-    work: Problem | Lesson,
+    work: Work,
     contenders: Sequence[Contender],
     tick: Tell | None = None,
     after: Tell | None = None,
-) -> Race:
+) -> Race[Work]:
     """A race in which everybody has been checked; peers compile while engines are."""
     race = Race(work, contenders)
     race.start_peers()

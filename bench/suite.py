@@ -16,14 +16,14 @@ import pytest
 import torch
 
 from . import peers
-from .alone import Case, Local, make_problem
+from .alone import Case, Local, Problem, make_problem
 from .contenders import BASE, Contender, with_base
 from .measure.check import WrongAnswer
 from .measure.counts import Counts, count
 from .measure.machine import Peaks
 from .measure.timing import interleave, quartiles, speedup
 from .race import Race, line_up
-from .training import full_float32, make_lesson
+from .training import Lesson, full_float32, make_lesson
 
 _now = 0.0
 
@@ -67,7 +67,7 @@ class Session:
         self.device, self.dtype, self.seconds = device, dtype, seconds
         self.peaks = Peaks(device, dtype)
         self._groups: dict[tuple, Group] = {}
-        self._race: tuple[tuple, Race] | None = None
+        self._race: tuple[tuple, Race[Problem]] | None = None
 
     def alone(
         self,
@@ -141,15 +141,16 @@ class Session:
             info["percent_of_copy_bandwidth"] = 100 * part
 
 
-def time_alone(race: Race, mode: str, seconds: float, **how: Any) -> Group:
+def time_alone(race: Race[Problem], mode: str, seconds: float, **how: Any) -> Group:
     """An LSTM alone and, in the same rounds, what the time of a token of it stands beside.
 
     `how` is as timing.interleave takes it.
     """
-    problem, other = race.work, None
+    problem, tokens = race.work, 0
     cases = {(problem.case, n): case for n, case in race.cases(mode).items()}
     if (beside := problem.case.beside(problem.tokens)) is not None:
         other = make_problem(beside, problem.device, problem.dtype)
+        tokens = other.tokens
         own = [c for c in race.contenders if c.label in race.runners and c.label != BASE]
         cases |= {(beside, c.label): Local(c, other).timed(mode) for c in own}
     found = interleave(cases, seconds, lost=lambda c, error: race.drop(c[1], error), **how)
@@ -159,7 +160,7 @@ def time_alone(race: Race, mode: str, seconds: float, **how: Any) -> Group:
     facts = {
         n: {
             "beside": str(beside),
-            "token_to_beside": speedup(samples[n], sample) * other.tokens / problem.tokens,
+            "token_to_beside": speedup(samples[n], sample) * tokens / problem.tokens,
         }
         for (case, n), sample in timed.items()
         if case == beside
@@ -167,7 +168,7 @@ def time_alone(race: Race, mode: str, seconds: float, **how: Any) -> Group:
     return Group(samples, race.errors, race.failed, problem.tokens, facts=facts)
 
 
-def time_training(race: Race, seconds: float, **how: Any) -> Group:
+def time_training(race: Race[Lesson], seconds: float, **how: Any) -> Group:
     """Whole training steps and, in the same rounds, what a step takes without its LSTM."""
     cases = {(mode, n): c for mode in ("train", "rest") for n, c in race.cases(mode).items()}
     found = interleave(cases, seconds, lost=lambda c, error: race.drop(c[1], error), **how)

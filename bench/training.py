@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ import fused_lstm
 from lm.config import PRESETS, Config
 from lm.model import Hidden, build_model, repackage_hidden
 from lm.text.batches import Columns, load_corpus
+from lm.text.corpus import Corpus
 from lm.training.log import Log
 from lm.training.trainer import Trainer
 
@@ -188,14 +189,11 @@ class Ours:
         return loss, hidden
 
 
-def _text(lesson: Lesson) -> SimpleNamespace:
+def _text(lesson: Lesson) -> Corpus:
     """What a trainer asks of a corpus, long enough for a step; `step` reads none of it."""
     ids = torch.zeros(2 * lesson.words, dtype=torch.int32)
-    names = dict.fromkeys(("train", "valid", "test"), "random words")
-    words = ("",) * lesson.vocabulary
-    return SimpleNamespace(
-        name="random", vocabulary=words, train=ids, valid=ids, test=ids, sources=names, titles=names
-    )
+    words, titles = ("",) * lesson.vocabulary, {"train": "random words"}
+    return Corpus("random", words, ids, ids, ids, ids, {}, titles)
 
 
 # --- what races ---
@@ -234,7 +232,8 @@ class Learner:
             self.way = Stock(lesson, stock_lstm(lesson, engine, fuse))
         else:
             self.way = Ours(lesson, engine, fuse)
-        self.model, self.count, self.hidden = self.way.model, 0, lesson.state
+        self.model: Any = self.way.model
+        self.count, self.hidden = 0, lesson.state
 
     def step(self) -> Tensor:
         """One training step; the mean loss before it."""
@@ -270,7 +269,7 @@ class Learner:
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
     """On a GPU too, where cuDNN rounds to TF32 unless told otherwise: losses then agree."""
-    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    switches: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [switch.allow_tf32 for switch in switches]
     try:
         for switch in switches:

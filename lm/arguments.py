@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fused_lstm import ENGINES
 from lm.config import Range
@@ -24,7 +24,7 @@ LEVEL += ", ".join(dict.fromkeys(chain.from_iterable(e.fuses for e in ENGINES.va
 class Parser(argparse.ArgumentParser):
     """Says what is wrong with a command line in one line: the usage would fill a screen."""
 
-    def __init__(self, name: str, description: str, **options: object) -> None:
+    def __init__(self, name: str, description: str | None, **options: Any) -> None:
         options = {"allow_abbrev": False, **options}
         super().__init__(prog=f"python -m {name}", description=description, **options)
         self._name = name

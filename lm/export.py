@@ -125,7 +125,7 @@ def export_program(
     PyTorch takes its own LSTM apart into steps, so that one needs `num_steps`; an engine with an
     operator for all steps does not.
     """
-    weight, any_batch = model.sm_fc.weight, {1: torch.export.Dim("B")}
+    weight, any_batch = next(model.parameters()), {1: torch.export.Dim("B")}
     state = weight.new_zeros(num_layers, 3, hidden_size)
     inputs = torch.zeros(num_steps or 5, 3, dtype=torch.int64, device=weight.device)
     steps = {} if num_steps else {0: torch.export.Dim("T", min=2)}

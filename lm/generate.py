@@ -77,7 +77,7 @@ def encode_prompt(prompt: str, vocabulary: Sequence[str]) -> list[int]:
             raise UserError(f"--prompt: {word!r} is outside the vocabulary, which has no {UNK}")
     if not words:
         raise UserError("--prompt: is empty")
-    return [ids.get(word, ids.get(UNK)) for word in words]
+    return [ids[word if word in ids else UNK] for word in words]
 
 
 # --- the command ---

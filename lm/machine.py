@@ -99,6 +99,6 @@ def set_precision(word: str) -> None:
     """
     switch = PRECISIONS[word]
     torch.set_float32_matmul_precision(word)
-    torch.backends.mkldnn.rnn.fp32_precision = switch
     # cuDNN's knows no bfloat16.
-    torch.backends.cudnn.rnn.fp32_precision = "ieee" if switch == "ieee" else "tf32"
+    for library, own in ("mkldnn", switch), ("cudnn", "ieee" if switch == "ieee" else "tf32"):
+        getattr(torch.backends, library).rnn.fp32_precision = own

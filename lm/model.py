@@ -5,6 +5,8 @@ Legend: T time steps, B batch, H hidden size, L layers, V vocabulary.
 
 from __future__ import annotations
 
+from typing import Any, overload
+
 import torch
 from torch import nn
 
@@ -16,7 +18,11 @@ from lm.regularize import VariationalDropout, regularized_lstm
 Hidden = tuple[torch.Tensor, torch.Tensor]
 
 
-def repackage_hidden(h):
+@overload
+def repackage_hidden(h: Hidden) -> Hidden: ...
+@overload
+def repackage_hidden(h: torch.Tensor) -> torch.Tensor: ...
+def repackage_hidden(h: Any) -> Any:
     """The tensor, or the tuple of tensors, detached from its history: gradients stop here."""
     if isinstance(h, torch.Tensor):
         return h.detach()

@@ -46,7 +46,7 @@ def draw(runs: dict[str, list[dict]], path: Path, published: str | None = None) 
         _draw_run(by_time, rows, "seconds", per_unit, name, colour)
     by_words.set(xlabel=many, ylabel="perplexity", yscale="log")
     by_time.set(xlabel=f"{unit} of wall time, evaluation included")
-    _, valid, test = PUBLISHED.get(published, (None, None, None))
+    _, valid, test = PUBLISHED.get(published or "", (None, None, None))
     for axes in (by_words, by_time):
         for value, style in ((valid, "dashed"), (test, "dotted")):
             if value is not None:

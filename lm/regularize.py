@@ -53,7 +53,7 @@ def regularized_lstm(
     states, per_layer = [], len(weights) // lstm.num_layers
 
     def sweep(x: Tensor, layer: int) -> Tensor:
-        before = tuple(state[layer, None] for state in hidden)
+        before = hidden[0][layer, None], hidden[1][layer, None]
         own = weights[layer * per_layer : (layer + 1) * per_layer]
         y, after = fused_lstm.lstm(x, before, own, 0.0, engine, fuse, cell=cell)
         states.append(after)

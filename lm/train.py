@@ -7,6 +7,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from lm.command import main_imports, run_command
 
@@ -195,7 +196,7 @@ def summarize(trainer: Trainer, options: Options, curve: list[Epoch], keeper: Ke
             f"Test perplexity: {test:.3f}, {test / unigram:.2f} of the {unigram:.3f} of word"
             " frequencies alone (unigram)"
         )
-    summary = {
+    summary: dict[str, Any] = {
         "engine": trainer.engine,
         "fuse": trainer.fuse,
         "preset": options.preset,

@@ -83,9 +83,9 @@ def compile_one(precision: str, shape: tuple[int, ...]) -> int:
     weights = [w.to(dtype) for w in weights]
     with torch.no_grad():
         around.lstm(x, h0, h0, weights, 0.0, None, "layers", False)
-        y, _, _, *saved = around.lstm(x, h0, h0, weights, 0.0, None, "layers", True)
-        given = (y, h0, h0, x, h0, h0, weights, 0.0, None, "layers", y, *saved, True)
-        around.lstm_backward(*given)
+        y, _, _, h, c, gates = around.lstm(x, h0, h0, weights, 0.0, None, "layers", True)
+        given = x, h0, h0, weights, 0.0, None, "layers", y, h, c, gates, True
+        around.lstm_backward(y, h0, h0, *given)
     return len(dry.LAUNCHES)
 
 

@@ -91,6 +91,7 @@ def take_over(device: Any) -> Callable[[], None]:
         raise RuntimeError(
             f"Triton's interpreter is on; start Python with {interpreter.VARIABLE}=0"
         )
-    driver.set_active(_Driver(device.arch, device.smem, device.sms))
-    devices.current = lambda _: device
+    own: Any = _Driver(device.arch, device.smem, device.sms)
+    driver.set_active(own)
+    vars(devices)["current"] = lambda _: device
     return LAUNCHES.clear

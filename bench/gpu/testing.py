@@ -52,11 +52,12 @@ def run(deadline: float, tests: Sequence[str] = TESTS, limit: float = LIMIT) -> 
         end = watch(command(done, tests, limit), take, deadline, silence=limit + 15)
         if finished:  # whatever the exit status: a test's failure has been taken down
             break
-        if end.who == "all" or time.monotonic() > deadline:
-            found["cut"] = end.why
+        who = end.who or "all"
+        if who == "all" or time.monotonic() > deadline:
+            found["cut"] = end.why or "ended before its tests did"
             break
-        found["failed"][end.who] = end.why
-        done.append(end.who)
+        found["failed"][who] = end.why
+        done.append(who)
     else:
         found["cut"] = f"{RESTARTS} processes ended before their tests did"
     return found

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +83,7 @@ def _profiled(work: Callable[[], object], device: torch.device) -> tuple[Counts,
     if cuda:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+    before = torch.cuda.memory_allocated(device) if cuda else 0
     recorded = profile(activities=activities, profile_memory=not cuda)
     with _quiet(), _of_torch(), recorded as prof, record_function(whole):
         work()
@@ -149,7 +150,8 @@ def _operators(events: Iterable) -> Iterator:
 def _peak(prof: profile) -> int:
     """Bytes that the allocator held at most, above the beginning."""
     held = most = 0
-    memory = [e for e in prof.profiler.kineto_results.events() if e.name() == "[memory]"]
+    recorded: Any = prof.profiler
+    memory = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
     for event in sorted(memory, key=lambda e: e.start_ns()):
         held += event.nbytes()
         most = max(most, held)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from .timing import Run, timed
 LIBRARIES = ("torch", "triton", "numpy", "tensorflow", "keras", "jax", "flashrnn", "torchrl")
 
 
-def describe(device: torch.device) -> dict[str, object]:
+def describe(device: torch.device) -> dict[str, Any]:
     """Name, cores, threads, memory, libraries and engines, for a result file's `machine_info`."""
     return {
         "device": str(device),
@@ -46,7 +47,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def in_a_line(described: dict[str, object]) -> str:
+def in_a_line(described: dict[str, Any]) -> str:
     """What `describe` found, in words: the processor, its threads and the main libraries."""
     names = ("torch", "triton", "tensorflow", "jax")
     libraries = [f"{n} {v}" for n, v in described["libraries"].items() if n in names]

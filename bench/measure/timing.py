@@ -42,7 +42,7 @@ def quartiles(sample: Sequence[float]) -> Quartiles:
     if not sample:
         raise ValueError("sample: is empty, should have at least one value")
     if len(sample) == 1:
-        return Quartiles(*sample * 3)
+        return Quartiles(sample[0], sample[0], sample[0])
     return Quartiles(*statistics.quantiles(sample, n=4, method="inclusive"))
 
 

@@ -21,7 +21,7 @@ from ..contenders import BASE, LOOP
 from ..measure.timing import quartiles
 from . import style, systems
 from .markup import Table, to_markdown
-from .results import LEVELS, Results, find, gain, load
+from .results import LEVELS, Results, gain, load
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results"
@@ -72,13 +72,15 @@ PARTS = ("LSTM", "the rest")
 def alone() -> Table:
     """Medians at the three presets."""
     labels = (LOOP, *(f"native-{level}" for level in LEVELS[1:]), BASE)
-    rows = {label: [style.name(find(suite().ladder("small"), label))] for label in labels}
-    for size in SIZES:
-        for label in labels:
-            rows[label].append(ms(find(suite().ladder(size), label).time.median))
-    return Table(
-        ("ms", *(f"{size}: {shape}" for size, shape in SIZES.items())), list(rows.values())
-    )
+    ladders = {s: {row.label: row for row in suite().ladder(s)} for s in SIZES}
+    rows = [
+        [
+            style.name(ladders["small"][label]),
+            *(ms(of[label].time.median) for of in ladders.values()),
+        ]
+        for label in labels
+    ]
+    return Table(("ms", *(f"{size}: {shape}" for size, shape in SIZES.items())), rows)
 
 
 def ladder() -> Table:
@@ -108,15 +110,12 @@ def peers() -> Table:
         "jax": "the input product by hand, pointwise by XLA",
         BASE: "all three",
     }
-    rows = suite().select("lstm", size="small", mode="step")
-    base, found = find(rows, BASE), {label: find(rows, label) for label in fuses}
-    return Table(
-        ("system", "ms", "x nn.LSTM's speed", "what it fuses"),
-        [
-            [style.name(row), ms(row.time.median), f"{gain(base, row):.2f}", fuses[label]]
-            for label, row in found.items()
-        ],
-    )
+    found = {row.label: row for row in suite().select("lstm", size="small", mode="step")}
+    rows = [
+        [style.name(row), ms(row.time.median), f"{gain(found[BASE], row):.2f}", fuses[label]]
+        for label, row in ((label, found[label]) for label in fuses)
+    ]
+    return Table(("system", "ms", "x nn.LSTM's speed", "what it fuses"), rows)
 
 
 # --- `bench native`, twice: memory as it comes, and kept ---

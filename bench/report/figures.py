@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from statistics import mode
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -173,7 +175,7 @@ def scaling(results: Results) -> Figure | None:
     lines = (len(swept) + 1) // 2
     figure = Figure(figsize=(style.WIDTH, 0.6 + 2.5 * lines), layout="tight")
     panels = figure.subplots(lines, 2, squeeze=False).flatten()
-    drawn: dict[str, Line2D] = {}
+    drawn: dict[str, ErrorbarContainer] = {}
     for axes, (axis, found) in zip(panels, swept.items(), strict=False):
         for label in dict.fromkeys(r.label for r in found):
             drawn[label] = _curve(axes, axis, [r for r in found if r.label == label])
@@ -185,11 +187,11 @@ def scaling(results: Results) -> Figure | None:
         axes.grid(color="#dddddd", linewidth=0.6)
     for axes in panels[len(swept) :]:
         axes.remove()
-    style.legend_below(figure, drawn.values(), [h.get_label() for h in drawn.values()], 3)
+    style.legend_below(figure, drawn.values(), [str(h.get_label()) for h in drawn.values()], 3)
     return figure
 
 
-def _curve(axes: Axes, axis: str, rows: list[Row]) -> Line2D:
+def _curve(axes: Axes, axis: str, rows: list[Row]) -> ErrorbarContainer:
     at = {getattr(row.shape, axis): row for row in rows}  # once a value
     curve = [at[value] for value in sorted(at)]
     low, mid, high = style.in_milliseconds(curve)
@@ -234,7 +236,7 @@ def roofline(results: Results) -> Figure | None:
     style.plain_log(axes.yaxis)
     axes.grid(color="#dddddd", linewidth=0.6)
     firsts, sizes = {r.label: r for r in reversed(rows)}, results.sizes("lstm")
-    dot = {"linestyle": ""}
+    dot: dict[str, Any] = {"linestyle": ""}
     marks = [Line2D([], [], marker="o", color=style.colour(r), **dot) for r in firsts.values()]
     dot |= {"color": "#333333", "fillstyle": "none"}
     marks += [Line2D([], [], marker=style.MARKERS.get(s, "D"), **dot) for s in sizes]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from ..alone import SIZES, Shape
 from ..contenders import BASE, LOOP
@@ -96,6 +96,10 @@ def find(rows: list[Row], label: str) -> Row | None:
     return next((row for row in rows if row.label == label), None)
 
 
+@overload
+def gain(base: Row, other: Row) -> float: ...
+@overload
+def gain(base: Row | None, other: Row | None) -> float | None: ...
 def gain(base: Row | None, other: Row | None) -> float | None:
     """How many times as fast `other` is, of medians, so that it agrees with the times beside it."""
     if base is None or other is None:

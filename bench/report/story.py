@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from matplotlib.figure import Figure
+
 from ..alone import MODES, SIZES
 from ..contenders import BASE, LOOP
 from . import figures, style, systems
@@ -221,7 +223,7 @@ def _roofline(results: Results) -> list[Block]:
     return _picture("roofline", figures.roofline(results), caption)
 
 
-def _picture(name: str, figure: object | None, caption: str) -> list[Block]:
+def _picture(name: str, figure: Figure | None, caption: str) -> list[Block]:
     """No figure, no panel."""
     return [] if figure is None else [Picture(name, style.to_svg(figure, name), caption)]
 

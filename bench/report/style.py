@@ -55,7 +55,8 @@ def colour(row: Row) -> tuple[float, float, float]:
     """The engine's colour, tinted by its level."""
     tint = TINTS.get(row.info["fuse"], 1.0)
     rgb = to_rgb(COLOURS.get(row.info["engine"], "#000000"))
-    return tuple(1 - tint * (1 - part) for part in rgb)
+    red, green, blue = (1 - tint * (1 - part) for part in rgb)
+    return red, green, blue
 
 
 def name(row: Row) -> str:

@@ -22,7 +22,7 @@ from ..measure.timing import interleave, quartiles, speedup, timed
 SIZES = ("small", "medium")
 SECONDS = 20.0
 PLAIN = "plain"
-CELLS = {
+CELLS: dict[str, dict[str, Any]] = {
     PLAIN: {},
     "peephole": {"peephole": True},
     "coupled": {"coupled": True},

@@ -215,8 +215,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
             found.append(show(measure_training(size, given.seconds, given.data, autocast)))
     size = "medium" if "medium" in given.sizes else given.sizes[0]
     memory = measure_memory(size, given.data)
-    if None not in memory.values():
-        part = memory[OURS] / memory[STOCK]
+    if (ours := memory[OURS]) is not None and (stock := memory[STOCK]) is not None:
         says = ", ".join(f"{CALLED.get(name, name)} {mib:.0f} MiB" for name, mib in memory.items())
-        print(f"\npeak of a training step, {size}: {says}: {part:.2f} of stock's")
+        print(f"\npeak of a training step, {size}: {says}: {ours / stock:.2f} of stock's")
     return {"measured": found, "memory_mib": {size: memory}}

@@ -58,7 +58,9 @@ def measure(shape: Shape, dtype: torch.dtype, seconds: float) -> dict[str, Any]:
         WrongAnswer: an answer is not nn.LSTM's.
     """
     problem, name = make_problem(shape, dtype=dtype), str(dtype).removeprefix("torch.")
-    runners = {name: Local(contender, problem) for name, contender in RACERS.items()}
+    runners: dict[str, Any] = {
+        name: Local(contender, problem) for name, contender in RACERS.items()
+    }
     with ExitStack() as stack:
         for peer in racing(dtype):
             runners[peer.label] = stack.enter_context(closing(Remote(peer, problem)))

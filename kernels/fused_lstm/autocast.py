@@ -20,8 +20,8 @@ def _has_autocast(kind: str) -> bool:
     return torch.amp.is_autocast_available(kind)
 
 
-def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """All but float64 and None in autocast's dtype where it is on, as they are where it is off.
+def autocast(*tensors: Tensor) -> list[Tensor]:
+    """All but float64 in autocast's dtype where it is on, as they are where it is off.
 
     Args:
         tensors: of floating point; the first says on which device.
@@ -29,7 +29,7 @@ def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
     if not autocasts(tensors[0].device):
         return list(tensors)
     dtype = torch.get_autocast_dtype(tensors[0].device.type)
-    return [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors]
+    return [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype:

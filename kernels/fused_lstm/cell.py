@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import product
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,7 +77,7 @@ class Cell:
         object.__setattr__(self, "on", on)
         object.__setattr__(self, "forms", forms)
 
-    def options(self) -> dict[str, bool | float | tuple[float, float]]:
+    def options(self) -> dict[str, Any]:
         """What is not as in nn.LSTM, by name."""
         return {name: getattr(self, name) for name in self.on}
 
@@ -86,7 +86,7 @@ class Cell:
         if not self.on:
             return {}
         names = [n for n in ("layer_norm", "peephole", "coupled") if getattr(self, n)]
-        rates = [*self.zoneout, self.recurrent_dropout, self.candidate_dropout]
+        rates = [*self.zones, self.recurrent_dropout, self.candidate_dropout]
         return {"cell": ",".join(names), "rates": rates}
 
     @staticmethod
@@ -95,20 +95,26 @@ class Cell:
         if not cell and not rates:
             return PLAIN
         z_h, z_c, recurrent, candidate = rates
-        flags = (name in cell for name in ("layer_norm", "peephole", "coupled"))
-        return Cell(*flags, (z_h, z_c), recurrent, candidate)
+        norm, peephole, coupled = (n in cell for n in ("layer_norm", "peephole", "coupled"))
+        return Cell(norm, peephole, coupled, (z_h, z_c), recurrent, candidate)
+
+    @property
+    def zones(self) -> tuple[float, float]:
+        """zoneout, as the pair that it is: of h and of c."""
+        assert isinstance(self.zoneout, tuple)
+        return self.zoneout
 
     @property
     def draws(self) -> bool:
         """Whether a call in training needs a seed."""
-        return any((*self.zoneout, self.recurrent_dropout, self.candidate_dropout))
+        return any((*self.zones, self.recurrent_dropout, self.candidate_dropout))
 
     def weights(
         self, I: int, H: int, P: int, bias: bool, projected: bool
     ) -> dict[str, tuple[int, ...]]:
         """A lane's weights in the order of a call: name, as in a state_dict, -> shape."""
         G = (3 if self.coupled else 4) * H
-        shapes = {"weight_ih": (G, I), "weight_hh": (G, P)}
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (G, I), "weight_hh": (G, P)}
         if bias:
             shapes["bias_ih"] = shapes["bias_hh"] = (G,)
         if projected:
@@ -163,8 +169,8 @@ class Cell:
             shape = B, lanes, P
             recurrent = dropout_mask(seed[-1:], shape, self.recurrent_dropout, RECURRENT)[:, lane]
         return Draws(
-            zones(ZONEOUT_H, self.zoneout[0], T, B, P),
-            zones(ZONEOUT_C, self.zoneout[1], T, B, H),
+            zones(ZONEOUT_H, self.zones[0], T, B, P),
+            zones(ZONEOUT_C, self.zones[1], T, B, H),
             recurrent,
             mask(CANDIDATE, self.candidate_dropout, T, B, H),
         )
@@ -207,10 +213,8 @@ class Draws(NamedTuple):
 
     def at(self, t: int) -> Draws:
         """Those of step t."""
-        h, c, g = (
-            of[t] if isinstance(of, Tensor) else of
-            for of in (self.zoneout_h, self.zoneout_c, self.candidate)
-        )
+        h, c = (of[t] if isinstance(of, Tensor) else of for of in (self.zoneout_h, self.zoneout_c))
+        g = None if self.candidate is None else self.candidate[t]
         return Draws(h, c, self.recurrent, g)
 
 

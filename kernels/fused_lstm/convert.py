@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard, TypeVar
+
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -9,10 +11,12 @@ from .checks import check_plain
 from .engines import check_engine
 from .lstm import LSTM, OWN
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 def convert(
-    model: nn.Module, engine: str = "auto", fuse: str | None = None, *, back: bool = False
-) -> nn.Module:
+    model: Model, engine: str = "auto", fuse: str | None = None, *, back: bool = False
+) -> Model:
     """Make every nn.LSTM in a model a `fused_lstm.LSTM`, in place, or (`back`) the reverse.
 
     A module stays the object that it is, with its Parameters, hooks, parametrizations, training
@@ -36,7 +40,7 @@ def convert(
     """
     check_engine(engine, fuse)
     found = [module for module in model.modules() if _is_lstm(module)]
-    for cell in (module.cell for module in found if _own_class(module) is LSTM):
+    for cell in (module.cell for module in found if isinstance(module, LSTM)):
         check_plain(cell, "nn.LSTM") if back else check_engine(engine, fuse, cell.on)
     if back:
         for module in found:
@@ -46,17 +50,17 @@ def convert(
         return model
     for module in found:
         _become(module, LSTM)
-        module.engine, module.fuse = engine, fuse
+        vars(module).update(engine=engine, fuse=fuse)
     return model
 
 
-def _is_lstm(module: nn.Module) -> bool:
+def _is_lstm(module: nn.Module) -> TypeGuard[nn.LSTM | LSTM]:
     return _own_class(module) in (nn.LSTM, LSTM)
 
 
 def _own_class(module: nn.Module) -> type:
     """A module's class, without the one that torch.nn.utils.parametrize put before it."""
-    return type(module).__base__ if parametrize.is_parametrized(module) else type(module)
+    return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
 
 
 def _become(module: nn.Module, new: type) -> None:

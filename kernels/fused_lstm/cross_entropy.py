@@ -85,13 +85,13 @@ def linear_cross_entropy(
     return loss.reshape(shape) if reduction == "none" else loss
 
 
-def _rounded(tensor, dtype):
+def _rounded(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """What a product takes; None stays None."""
     return None if tensor is None else tensor.to(dtype)
 
 
 def _of_probabilities(hidden, linear_weight, target, bias, weight, reduction, smoothing):
-    linear_weight, bias = (_rounded(t, hidden.dtype) for t in (linear_weight, bias))
+    linear_weight, bias = linear_weight.to(hidden.dtype), _rounded(bias, hidden.dtype)
     dtype, classes = state_dtype(hidden.dtype), len(linear_weight)
     weight = _rounded(weight, dtype)
     logits = F.linear(hidden, linear_weight, bias).to(dtype)
@@ -126,7 +126,7 @@ def _of_labels(hidden, linear_weight, target, bias, weight, reduction, ignore_in
         return loss
     rounded = (_rounded(t, hidden.dtype) for t in (hidden, linear_weight, bias))
     parts = (_rounded(t, dtype) for t in rounded)
-    below = torch.where(counts, _advantage(*parts, label, weight), 0) * (smoothing / classes)
+    below = torch.where(counts, _advantage(label, weight, *parts), 0) * (smoothing / classes)
     return loss + (below if reduction == "none" else below.sum() / count)
 
 
@@ -146,7 +146,7 @@ def _weighted(hidden, linear_weight, bias, target, factor, count, ignore_index):
     )
 
 
-def _advantage(hidden, linear_weight, bias, label, weight):
+def _advantage(label, weight, hidden, linear_weight, bias):
     """sum_c weight_c (z_label - z_c) of each row [N]: linear in hidden, so no logits are made."""
     total = weight.sum()
     direction = total * F.embedding(label, linear_weight) - weight @ linear_weight
@@ -160,7 +160,7 @@ def _losses(hidden, weight, bias, target, row_grad, ignore_index, precision=None
     Weights are rounded to the dtype of `hidden`. Gradients come in float32 for half precision: a
     GradScaler's factor is still to be applied, and float16 would have rounded them to 0 before it.
     """
-    weight, bias = (_rounded(t, hidden.dtype) for t in (weight, bias))
+    weight, bias = weight.to(hidden.dtype), _rounded(bias, hidden.dtype)
     if not can_run("native", hidden.device):
         return _losses_in_chunks(hidden, weight, bias, target, row_grad, ignore_index)
     options = {} if precision is None else {"precision": precision}

@@ -8,7 +8,7 @@ kernel has which twin, docs/functions.md has the table of what that gives.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class Transposable(Protocol):
         """What takes a gradient by the result to one by the first tensor."""
 
 
-def call_of(function: type[torch.autograd.Function], differentiable: bool) -> Callable[..., tuple]:
+def call_of(function: type[Twin], differentiable: bool) -> Callable[..., Any]:
     """What to call with (call, *tensors): as little of `function` as the moment needs."""
     if torch._C._are_functorch_transforms_active():
         return function.apply
@@ -83,7 +83,10 @@ def filled(found: Sequence[Tensor | None], like: Sequence[Tensor]) -> tuple[Tens
     return tuple(torch.zeros_like(t) if f is None else f for f, t in pairs)
 
 
-def _has_eager_form(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
+Kind = TypeVar("Kind", bound="Twin")
+
+
+def _has_eager_form(function: type[Kind]) -> type[Kind]:
     """Give it `eager`, the same where no torch.func transform is active: half as long to call."""
 
     class Eager(torch.autograd.Function):
@@ -107,6 +110,8 @@ def _has_eager_form(function: type[torch.autograd.Function]) -> type[torch.autog
 @_has_eager_form
 class Twin(torch.autograd.Function):
     """apply(call, *tensors): the kernel's result, with the derivatives of its twin."""
+
+    eager: type[torch.autograd.Function]
 
     @staticmethod
     def forward(call, *tensors):

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -47,9 +47,12 @@ ENGINES = {
 }
 
 
-def constant_while_tracing(function: Callable) -> Callable:
+Function = TypeVar("Function", bound=Callable)
+
+
+def constant_while_tracing(function: Function) -> Function:
     """torch.compiler.assume_constant_result, less its import of torch._dynamo (and of triton)."""
-    function._dynamo_marked_constant = True
+    vars(function)["_dynamo_marked_constant"] = True
     return function
 
 

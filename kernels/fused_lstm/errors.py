@@ -5,7 +5,7 @@ from __future__ import annotations
 MEANT = {"ValueError": ValueError, "IndexError": IndexError}
 
 
-def meant(error: RuntimeError) -> Exception:
+def meant(error: Exception) -> Exception:
     """A C++ kernel's error as the exception that its first word names; any other one as it is.
 
     LibTorch's stable ABI, through which a kernel's errors come, has RuntimeError alone.

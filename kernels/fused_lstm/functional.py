@@ -90,26 +90,26 @@ def padded(x: Tensor, lengths: Tensor | None, batch_first: bool = False) -> Pack
 
 
 def call_of(
-    x,
-    state,
-    weights,
-    dropout,
-    engine,
-    fuse,
-    directions,
+    x: Tensor,
+    state: State,
+    weights: Sequence[Tensor],
+    dropout: float,
+    engine: str,
+    fuse: str | None,
+    directions: int,
     packed: Packing,
-    resets,
-    cell,
-    training,
-    recompute,
-) -> tuple[Callable, tuple]:
+    resets: Tensor | None,
+    cell: Cell,
+    training: bool,
+    recompute: int | None,
+) -> tuple[Callable[..., tuple[Tensor, Tensor, Tensor]], tuple]:
     """The engine's function for these arguments of `lstm`, and its own, checked and cast."""
-    (h0, c0), is_packed = state, packed.batch_sizes is not None and packed.places is None
-    tracing = traced()
+    (h0, c0), sizes, tracing = state, packed.batch_sizes, traced()
+    is_packed = sizes is not None and packed.places is None
     if not tracing:
         B = h0.shape[1] if is_packed else x.shape[1]
-        if is_packed and not torch.compiler.is_compiling():  # a graph does not know it
-            B = int(packed.batch_sizes[0])
+        if sizes is not None and is_packed and not torch.compiler.is_compiling():
+            B = int(sizes[0])  # which a graph does not know
         check_tensors(x, h0, c0, weights, directions, B, is_packed, cell)
     if resets is not None:
         check_resets(resets, x)
@@ -118,17 +118,17 @@ def call_of(
     if not (tracing or is_packed) and h0.shape[1] == 0:
         engine, fuse = "loop", "none"
     if engine == "cudnn" and asked == "auto":  # which has no resets, and in a graph no packed rows
-        in_graph = packed.batch_sizes is not None and torch.compiler.is_compiling()
+        in_graph = sizes is not None and torch.compiler.is_compiling()
         if resets is not None or in_graph:
             engine, fuse = "loop", "none"
     x, h0, c0, *weights = autocast(x, h0, c0, *weights)
     x, h0, c0, keep = packed.pack(x), packed.sort(h0), packed.sort(c0), None
     if resets is not None:
-        keep = keep_of(packed.pack(resets), directions, h0.shape[1], packed.batch_sizes)
+        keep = keep_of(packed.pack(resets), directions, h0.shape[1], sizes)
     if not ENGINES[engine].couples:
         cell, weights = cell.uncoupled(weights, c0.shape[-1])
     dropout = dropout if training else 0.0
-    arguments = x, h0, c0, weights, dropout, fuse, directions, packed.batch_sizes, keep
+    arguments: tuple = x, h0, c0, weights, dropout, fuse, directions, sizes, keep
     if cell.on:
         draws = training and (dropout > 0 or cell.draws)
         arguments = *arguments, cell, draw_seed(x.device) if draws else None

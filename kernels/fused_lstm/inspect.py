@@ -12,9 +12,11 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from . import sass
 from .cell import PLAIN, Cell
@@ -116,11 +118,18 @@ def executed(found: plan.Plan, step: sass.Code) -> dict[str, int] | None:
     return count and count | {"bytes": count["bytes"] * 32 * found.warps * found.programs}
 
 
+def thread(cubin: bytes) -> tuple[int, int]:
+    """Registers and bytes of stack that one takes."""
+    text = sass.disassemble(cubin, "-res-usage")
+    (registers, stack), *_ = re.findall(r"REG:(\d+) STACK:(\d+)", text)
+    return int(registers), int(stack)
+
+
 def inspect(found: plan.Plan, device: devices.Device, cell: Cell = PLAIN) -> dict:
     """Everything this tool prints about one kernel, as plain data."""
     compiled = compile_plan(found, device.arch, cell)
     cubin = compiled.asm["cubin"]
-    usage = re.search(r"REG:(\d+) STACK:(\d+)", sass.disassemble(cubin, "-res-usage"))
+    registers, stack = thread(cubin)
     code = sass.instructions(sass.disassemble(cubin, "-sass"))
     loop = sass.time_loop(code) if found.persistent else None
     step = code if loop is None else sass.inside(code, loop)  # a launch of one step has no loop
@@ -129,8 +138,8 @@ def inspect(found: plan.Plan, device: devices.Device, cell: Cell = PLAIN) -> dic
         "device": device.name,
         "arch": f"sm_{device.arch}",
         "plan": {**asdict(found), "resident_fraction": found.resident_fraction},
-        "registers": int(usage[1]),
-        "stack": int(usage[2]),
+        "registers": registers,
+        "stack": stack,
         "shared_memory": compiled.metadata.shared,
         "shared_memory_limit": device.smem,
         "whole": sass.count(code),
@@ -152,11 +161,14 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
     size = plan.SIZES[dtype]
     found = []
     for kernel in (module.lstm_cell_fwd_kernel, module.lstm_cell_bwd_kernel):
-        constants = {"BLOCK": 512, "DTYPE": tl.float64 if dtype == "fp64" else tl.float32}
+        constants: dict[str, Any] = {
+            "BLOCK": 512,
+            "DTYPE": tl.float64 if dtype == "fp64" else tl.float32,
+        }
         constants["HAS"] = launch.has(PLAIN, False)
         compiled = compile_kernel(kernel, dtype, constants, {}, device.arch)
         cubin = compiled.asm["cubin"]
-        usage = re.search(r"REG:(\d+) STACK:(\d+)", sass.disassemble(cubin, "-res-usage"))
+        registers, stack = thread(cubin)
         code = sass.instructions(sass.disassemble(cubin, "-sass"))
         elements = batch * hidden
         backward = kernel is module.lstm_cell_bwd_kernel
@@ -164,7 +176,7 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
         floor = moved / device.l2_rate / 1e3
         found.append({
             "kernel": kernel.fn.__name__, "device": device.name, "arch": f"sm_{device.arch}",
-            "plan": None, "registers": int(usage[1]), "stack": int(usage[2]),
+            "plan": None, "registers": registers, "stack": stack,
             "shared_memory": compiled.metadata.shared, "shared_memory_limit": device.smem,
             "whole": sass.count(code), "loop": sass.count(code), "executed": None, "order": [],
             "cost": {"flops": 30 * elements, "bytes_l2": moved, "barriers": 0, "floor_us": floor,
@@ -267,14 +279,15 @@ def chosen(args: argparse.Namespace) -> list[devices.Device]:
     return [devices.by_arch(int(arch[3:])) for arch in args.arch]
 
 
-def wanted(args: argparse.Namespace):
+def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple]]:
     """What the arguments ask for: functions and their arguments, a report or several each."""
-    cell = Cell(**{name: 0.5 if name in RATES else True for name in args.cell})
+    options: dict[str, Any] = {name: 0.5 if name in RATES else True for name in args.cell}
+    cell = Cell(**options)
     for device in chosen(args):
         for hidden in args.hidden:
             for dtype in args.dtype:
-                shape = {"hidden": hidden, "batch": args.batch, "layers": args.layers}
-                shape |= {"dtype": dtype, "device": device, "tf32": not args.no_tf32}
+                shape: dict[str, Any] = {"hidden": hidden, "batch": args.batch, "dtype": dtype}
+                shape |= {"layers": args.layers, "device": device, "tf32": not args.no_tf32}
                 shape |= {"projected": args.proj_size, "norm": cell.layer_norm}
                 if args.fuse == "pointwise":
                     yield pointwise, (dtype, device, args.batch, hidden)
@@ -286,7 +299,7 @@ def wanted(args: argparse.Namespace):
                     yield inspect, (kind, device, cell)
 
 
-def reports(args: argparse.Namespace):
+def reports(args: argparse.Namespace) -> Iterator[dict]:
     """Every kernel that the arguments ask for, one after another."""
     work = list(wanted(args))
     with ProcessPoolExecutor(args.jobs) as pool:

@@ -51,7 +51,7 @@ def steps(
         own, order = lanes[lane], rows.order(lane % directions)
         weight, bias = torch.cat([own.w_ih, own.w_hh], dim=1), own.bias()
         h, c = h0[lane], c0[lane].to(state_dtype(x.dtype))
-        xs, outputs = rows.pad(x).unbind(0), [None] * rows.T
+        xs, outputs = rows.pad(x).unbind(0), {}
         for t in order.steps:
             h_prev, c_prev = order.before(t, h, c)
             gates = F.linear(torch.cat([xs[t], h_prev], dim=1), weight, bias)
@@ -61,7 +61,7 @@ def steps(
             h, c = order.after(t, h_next, h), order.after(t, c_next, c)
             outputs[t] = order.output(t, h)
         states.append((h, c.to(c0.dtype)))
-        return rows.pack(torch.stack(outputs))
+        return rows.pack(torch.stack([outputs[t] for t in range(rows.T)]))
 
     return sweep, states
 

@@ -6,6 +6,7 @@ T, B, I, H, L: time steps, batch, input size, hidden size, layers.
 from __future__ import annotations
 
 from copy import copy
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -34,8 +35,7 @@ class LSTM(nn.RNNBase):
     nn.LSTM as it is unless it is given.
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
-            device, dtype: as torch.nn.LSTM.
+        input_size, ..., dtype: ten, as torch.nn.LSTM has them.
         engine: "loop", "compile", "cudnn", "triton", "native", or "auto": triton on a GPU, native
             on a CPU where it was built, else cudnn.
         fuse: how much one launch covers: "pointwise", "steps" or "layers" for triton and native
@@ -62,9 +62,13 @@ class LSTM(nn.RNNBase):
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
     check_forward_args = nn.LSTM.check_forward_args
     permute_hidden = nn.LSTM.permute_hidden
-    _nn_lstm_forward = nn.LSTM.forward
+    _nn_lstm_forward: Any = nn.LSTM.forward
 
-    cell, forget_bias, recompute = PLAIN, None, None  # of one that `convert` has made
+    engine: str
+    fuse: str | None
+    cell: Cell = PLAIN  # so are these three of one that `convert` has made
+    forget_bias: float | None = None
+    recompute: int | None = None
 
     def __init__(
         self,
@@ -108,7 +112,7 @@ class LSTM(nn.RNNBase):
 
     def _make_weights(self) -> None:
         """The cell's parameters, and nn.LSTM's as it has them: lane by lane, in a call's order."""
-        H, D, kept = self.hidden_size, 1 + self.bidirectional, dict(self._parameters)
+        H, D, kept = self.hidden_size, 1 + self.bidirectional, dict(self.named_parameters())
         P, stdv = self.proj_size or H, H**-0.5
         self._parameters.clear()
         self._all_weights = []
@@ -128,7 +132,7 @@ class LSTM(nn.RNNBase):
     def weights(self) -> list[Tensor]:
         """What `fused_lstm.lstm` takes: lane by lane nn.LSTM's, then the cell's."""
         # Not _flat_weights, which does not see what functional_call or a parametrization puts in.
-        names, own = self._flat_weights_names, self._parameters
+        names, own = self._flat_weights_names, cast("dict[str, Tensor]", self._parameters)
         try:
             return [own[name] for name in names]  # what getattr would find, in a tenth of its time
         except KeyError:  # a parametrization's
@@ -182,7 +186,7 @@ class LSTM(nn.RNNBase):
             if lengths is not None:
                 raise ValueError("lengths: got some, should be None: a PackedSequence has its own")
             x, batched, packed = self._checked(input.data, (2,)), True, packing.of_packed(input)
-            B = packing.rows(input) if hx is None else None
+            B = packing.rows(input) if hx is None else 0  # hx has it
         else:
             x, batched, lengths, resets = self._time_major(input, lengths, resets)
             packed, B = padded(x, lengths, self.batch_first), x.shape[1]
@@ -211,13 +215,13 @@ class LSTM(nn.RNNBase):
     def __prepare_scriptable__(self) -> nn.LSTM:
         """What torch.jit.script compiles in this module's place: nn.LSTM on the same parameters."""
         check_plain(self.cell, "nn.LSTM")
-        twin = copy(self)
+        twin: Any = copy(self)
         twin.__class__ = nn.LSTM
         for name in OWN:
             vars(twin).pop(name, None)
         return twin
 
-    def _onnx(self, input, hx, lengths, resets):
+    def _onnx(self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None) -> Any:
         """ONNX has an operator for nn.LSTM, and none for an engine's."""
         for name, given in {"lengths": lengths, "resets": resets}.items():
             if given is not None:
@@ -236,7 +240,9 @@ class LSTM(nn.RNNBase):
             )
         return x
 
-    def _time_major(self, input: Tensor, lengths: Tensor | None, resets: Tensor | None):
+    def _time_major(
+        self, input: Tensor, lengths: Tensor | None, resets: Tensor | None
+    ) -> tuple[Tensor, bool, Tensor | None, Tensor | None]:
         """These in any of nn.LSTM's layouts -> x [T, B, I], whether it had B, lengths, resets."""
         x = self._checked(input, (2, 3))
         batched = x.dim() == 3

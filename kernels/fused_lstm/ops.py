@@ -297,7 +297,9 @@ def _define(engine: str):
         library.impl(name, _first_use(engine, name), "CompositeExplicitAutograd")
         torch.library.register_fake(f"{namespace}::{name}", operator.fake, lib=library)
         # Not torch.library.register_autograd, which torch.func cannot transform.
-        for key in ("Autograd", "FuncTorchBatched") if operator.own else ():
+        if operator.own is None or operator.plain is None:
+            continue
+        for key in ("Autograd", "FuncTorchBatched"):
             own = dispatched(partial(operator.own, ops), operator.plain)
             library.impl(name, own, key)
     return ops

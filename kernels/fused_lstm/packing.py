@@ -34,15 +34,17 @@ class Packing(NamedTuple):
 
     def pack(self, x: Tensor) -> Tensor:
         """[T, B, ...] -> [N, ...]."""
-        if self.places is None:
+        if self.places is None or self.back_places is None:
             return x
         padded = x.transpose(0, 1) if self.batch_first else x
         return _gather(padded.flatten(0, 1), self.places, self.back_places)
 
     def unpack(self, y: Tensor) -> Tensor:
         """[N, C] -> [T, B, C], zero where a row has ended."""
-        if self.places is None:
+        if self.places is None or self.back_places is None:
             return y
+        assert self.batch_sizes is not None
+        assert self.order is not None
         T, B = self.batch_sizes.shape[0], self.order.shape[0]
         padded = _gather(y, self.back_places, self.places)
         if self.batch_first:
@@ -65,7 +67,8 @@ def of_packed(sequence: PackedSequence) -> Packing:
 def of_padded(T: int, B: int, lengths: Tensor, device: torch.device, batch_first: bool) -> Packing:
     """Of B rows of T steps on `device`; lengths [B] int64."""
     if not in_a_graph() and can_run("native", device):
-        return Packing(*NATIVE.packing(lengths.to(device), T, batch_first), batch_first)
+        found = NATIVE.packing(lengths.to(device), T, batch_first)
+        return Packing(*found, batch_first=batch_first)
     t = torch.arange(T, device=device)[:, None]
     lengths = lengths.to(device)
     live = lengths > t  # [T, B]

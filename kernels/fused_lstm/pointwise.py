@@ -24,6 +24,10 @@ class Added(NamedTuple):
     b_c: Tensor | None = None  # [H]
     mask: Tensor | None = None  # [B, H], what g is multiplied by
 
+    def peep(self, dtype: torch.dtype) -> tuple[Tensor, ...] | None:
+        """The peepholes of i, f and o [H] each."""
+        return None if self.w_ch is None else self.w_ch.to(dtype).chunk(3)
+
 
 PLAIN = Added()
 
@@ -54,13 +58,12 @@ def forward(gates: Tensor, c: Tensor, added: Added = PLAIN) -> tuple[Tensor, Ten
     h [B, H] is not yet projected.
     """
     i, f, g, o = gates.to(c.dtype).chunk(4, dim=-1)
-    if added.w_ch is not None:
-        to_i, to_f, to_o = added.w_ch.to(c.dtype).chunk(3)
-        i, f = i + to_i * c, f + to_f * c
+    if (peep := added.peep(c.dtype)) is not None:
+        i, f = i + peep[0] * c, f + peep[1] * c
     i, f, g = i.sigmoid(), f.sigmoid(), g.tanh()
     c_next = f * c + i * masked(g, added.mask)
-    if added.w_ch is not None:
-        o = o + to_o * c_next
+    if peep is not None:
+        o = o + peep[2] * c_next
     o = o.sigmoid()
     activated = torch.cat([i, f, g, o], dim=-1).to(gates.dtype)
     return (o * seen(c_next, added).tanh()).to(gates.dtype), c_next, activated
@@ -89,15 +92,14 @@ def backward(
     do = dh * tanh_c * o * (1 - o)
     dseen = dh * o * (1 - tanh_c * tanh_c)
     dc_next = dc_next + seen_backward(dseen, c_next, added)  # c_next feeds the next step and this h
-    if added.w_ch is not None:
-        to_i, to_f, to_o = added.w_ch.to(c.dtype).chunk(3)
-        dc_next = dc_next + do * to_o
+    if (peep := added.peep(c.dtype)) is not None:
+        dc_next = dc_next + do * peep[2]
     di = dc_next * masked(g, added.mask) * i * (1 - i)
     df = dc_next * c * f * (1 - f)
     dg = dc_next * masked(i, added.mask) * (1 - g * g)
     dc = dc_next * f
-    if added.w_ch is not None:
-        dc = dc + di * to_i + df * to_f
+    if peep is not None:
+        dc = dc + di * peep[0] + df * peep[1]
     return torch.cat([di, df, dg, do], dim=-1).to(activated.dtype), dc, dseen
 
 

@@ -11,7 +11,7 @@ g, o.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -54,7 +54,7 @@ class Layer(NamedTuple):
 
     def bias(self) -> Tensor | None:
         """Both biases as one [4H]: they only ever appear as a sum."""
-        return None if self.b_ih is None else self.b_ih + self.b_hh
+        return None if self.b_ih is None or self.b_hh is None else self.b_ih + self.b_hh
 
     def added(self, mask: Tensor | None) -> Added:
         """What the pointwise part of a step has beside nn.LSTM's; mask [B, H] or None, on g."""
@@ -81,12 +81,12 @@ def step(
 ) -> tuple[Tensor, ...]:
     """x [B, I], h [B, P], c [B, H] -> h_next, c_next, activated gates [B, 4H], and any `Norms`."""
     by_x, by_h, norms = x @ layer.w_ih.T, masked(h, draws.recurrent) @ layer.w_hh.T, ()
-    if layer.gain_ih is not None:
+    if layer.gain_ih is not None and layer.gain_hh is not None:
         norms = Norms(*normalized(by_x), *normalized(by_h))
         by_x, by_h = scaled(norms.x_hat, layer.gain_ih), scaled(norms.h_hat, layer.gain_hh)
     gates = by_x + by_h
-    if layer.b_ih is not None:
-        gates = gates + layer.bias()
+    if (bias := layer.bias()) is not None:
+        gates = gates + bias
     added = layer.added(draws.candidate)
     h_next, c_next, activated = pointwise.forward(gates.to(x.dtype), c, added)
     if layer.w_hr is not None:
@@ -119,12 +119,13 @@ def layer_forward(
     forwards, all rows alive.
     """
     order = order or Order(range(len(x)))
-    h, c, saved = h0, c0.to(state_dtype(x.dtype)), [None] * len(x)
+    h, c, saved = h0, c0.to(state_dtype(x.dtype)), {}
     for t in order.steps:
-        h_next, c_next, *kept = step(x[t], *order.before(t, h, c), layer, draws.at(t))
+        h_prev, c_prev = order.before(t, h, c)
+        h_next, c_next, *kept = step(x[t], h_prev, c_prev, layer, draws.at(t))
         h, c = order.after(t, h_next, h), order.after(t, c_next, c)
         saved[t] = h, c, *kept
-    return tuple(torch.stack(of) for of in zip(*saved, strict=True))
+    return _stacked(saved)
 
 
 def layer_backward(
@@ -138,7 +139,7 @@ def layer_backward(
     h: Tensor,
     c: Tensor,
     gates: Tensor,
-    *norms: Tensor,
+    *kept: Tensor,
     order: Order | None = None,
     draws: Draws = NOTHING,
     samples: int | None = None,
@@ -151,7 +152,7 @@ def layer_backward(
     Args:
         dy: [T, B, P], what is sent to a row that has ended is not looked at; dh_n [B, P], dc_n
             [B, H], gradients by the last state.
-        x, h0, c0, layer, order, draws: the forward's arguments; h, c, gates, norms: its results.
+        x, h0, c0, layer, order, draws: the forward's arguments; h, c, gates, kept: its results.
         samples: n, the rows are those of n samples, one after another, and each weight gets n
             gradients [n, ...].
 
@@ -159,14 +160,13 @@ def layer_backward(
         dx [T, B, I], dh0 [B, P], dc0 [B, H] and the gradients of the weights.
     """
     order = order or Order(range(len(x)))
-    norms = Norms(*norms) if norms else None
-    h_prev, c_prev, last = [None] * len(x), [None] * len(x), (h0, c0.to(c.dtype))
+    norms, found, last = Norms(*kept) if kept else None, {}, (h0, c0.to(c.dtype))
     for t in order.steps:
-        (h_prev[t], c_prev[t]), last = order.before(t, *last), (h[t], c[t])
-    h_prev, c_prev = torch.stack(h_prev), torch.stack(c_prev)
+        found[t], last = order.before(t, *last), (h[t], c[t])
+    h_prev, c_prev = _stacked(found)
     if draws.zoneout_c is not None:  # what a step made of c is not what it left of it
         c = pointwise.proposed(gates, c_prev, draws.candidate)
-    dh, dc, made = dh_n, dc_n.to(c.dtype), [None] * len(x)
+    dh, dc, made = dh_n, dc_n.to(c.dtype), {}
     for t in reversed(order.steps):
         drawn = draws.at(t)
         dh_new, dh_old = zoned_backward(order.output(t, dy[t] + dh), drawn.zoneout_h)
@@ -175,26 +175,33 @@ def layer_backward(
         added = layer.added(drawn.candidate)
         by_gates, dc_prev, dseen = pointwise.backward(gates[t], c_prev[t], c[t], dm, dc_new, added)
         dgates = by_h = order.output(t, by_gates)
-        if norms is not None:
+        if norms is not None and layer.gain_hh is not None:
             by_h = normalized_backward(dgates * layer.gain_hh, norms.h_hat[t], norms.h_rstd[t])
             by_h = by_h.to(x.dtype)
         dh_prev = masked(by_h @ layer.w_hh, drawn.recurrent) + dh_old
         before = order.before(t, dh_prev, dc_prev + dc_old)
         dh, dc = order.after(t, before[0], dh), order.after(t, before[1], dc)
         made[t] = dgates, by_h, dh_new, dseen
-    dgates, by_h, dh_new, dseen = (torch.stack(of) for of in zip(*made, strict=True))
+    dgates, by_h, dh_new, dseen = _stacked(made)
     by_x = dgates
-    if norms is not None:
+    if norms is not None and layer.gain_ih is not None:
         by_x = normalized_backward(dgates * layer.gain_ih, norms.x_hat, norms.x_rstd).to(x.dtype)
     rows = partial(_rows, samples)
+    dbias = None if layer.b_ih is None else rows(dgates).sum(-2)
     dweights = Layer(
         rows(by_x).mT @ rows(x),
         rows(by_h).mT @ rows(masked(h_prev, draws.recurrent)),
-        *[None if layer.b_ih is None else rows(dgates).sum(-2)] * 2,
+        dbias,
+        dbias,
         None if layer.w_hr is None else rows(dh_new).mT @ rows(_unprojected(gates, c, layer)),
         *_gradients_of_vectors(rows, layer, norms, dgates, dseen, c_prev, c),
     )
     return by_x @ layer.w_ih, dh, dc.to(c0.dtype), dweights
+
+
+def _stacked(of: dict[int, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What each step gave, in order of time: [T, ...] of each of its tensors."""
+    return tuple(torch.stack(parts) for parts in zip(*(of[t] for t in range(len(of))), strict=True))
 
 
 def _rows(samples: int | None, of: Tensor) -> Tensor:
@@ -210,9 +217,17 @@ def _unprojected(gates: Tensor, c: Tensor, layer: Layer) -> Tensor:
     return (o * pointwise.seen(c, layer.added(None)).tanh()).to(gates.dtype)
 
 
-def _gradients_of_vectors(rows, layer, norms, dgates, dseen, c_prev, c) -> list[Tensor | None]:
+def _gradients_of_vectors(
+    rows: Callable[[Tensor], Tensor],
+    layer: Layer,
+    norms: Norms | None,
+    dgates: Tensor,
+    dseen: Tensor,
+    c_prev: Tensor,
+    c: Tensor,
+) -> list[Tensor | None]:
     """Those of the peepholes, of the gains and of c's bias, in the order of `Layer`."""
-    found = [None] * 5
+    found: list[Tensor | None] = [None] * 5
     if layer.w_ch is not None:
         di, df, _, do = dgates.chunk(4, dim=-1)
         seen = torch.cat([di * c_prev, df * c_prev, do * c], dim=-1)
@@ -255,18 +270,19 @@ def lstm(
         y [T, B, D * P] or [N, D * P], h_n [L * D, B, P], c_n [L * D, B, H].
     """
     cell, weights = cell.uncoupled(weights, c0.shape[2])
-    lanes, states = list(by_layer(weights, len(h0), cell)), []
-    rows = Rows(x, h0.shape[1], batch_sizes, keep)
+    lanes, states, (_, B, P) = list(by_layer(weights, len(h0), cell)), [], h0.shape
+    rows = Rows(x, B, batch_sizes, keep)
 
     def sweep(x: Tensor, lane: int) -> Tensor:
         order = rows.order(lane % directions)
-        draws = cell.draw(seed, lane, len(h0), rows.T, *h0.shape[1:], c0.shape[2])
+        draws = cell.draw(seed, lane, len(h0), rows.T, B, P, c0.shape[2])
         h, c, *_ = layer_forward(rows.pad(x), h0[lane], c0[lane], lanes[lane], order, draws)
         last = order.steps[-1]
         states.append((h[last], c[last].to(c0.dtype)))
         return rows.pack(h)
 
     def drop(y: Tensor, layer: int) -> Tensor:
+        assert seed is not None
         return y * dropout_mask(seed[:1], y.shape, dropout, layer * y.numel()).to(y.dtype)
 
     layers = len(h0) // directions
@@ -300,7 +316,7 @@ def lstm_backward(
     Returns:
         dx, dh0, dc0 and one gradient for each of `weights`.
     """
-    lanes, outputs, found = list(by_layer(weights, len(h0))), [*h, y], [None] * len(h0)
+    lanes, outputs, found = list(by_layer(weights, len(h0))), [*h, y], {}
     rows = Rows(x, x.shape[1], None, keep)
 
     def sweep(dy: Tensor, lane: int) -> Tensor:
@@ -314,6 +330,6 @@ def lstm_backward(
         return dx
 
     dx = stack.run_back(dy, len(h0) // directions, sweep, None, directions)
-    dh0, dc0, dweights = zip(*found, strict=True)
+    dh0, dc0, dweights = zip(*(found[lane] for lane in range(len(h0))), strict=True)
     flat = [d for own in dweights for d in own if d is not None]
     return dx, torch.stack(dh0), torch.stack(dc0), flat

@@ -109,6 +109,6 @@ def keep_of(resets: Tensor, directions: int, B: int, batch_sizes: Tensor | None 
     padded, rows = keep[..., None], None
     if batch_sizes is not None:
         rows = Rows(keep, B, batch_sizes)
-        padded = rows.pad(padded) | ~rows.live[..., None]
+        padded = ~rows.pad(resets[..., None])  # true where a row has ended
     after = torch.cat([padded[1:], torch.ones_like(padded[:1])])  # backwards, t comes after t + 1
     return torch.stack([keep, (after if rows is None else rows.pack(after))[..., 0]])

@@ -83,7 +83,8 @@ class Streaming:
     @property
     def state(self) -> State:
         """(h [L, B, P], c [L, B, H]) after the last step, as the module takes and returns it."""
-        return tuple(self._state)
+        h, c = self._state
+        return h, c
 
     def reset(self, rows: Tensor | None = None) -> None:
         """Begin anew from a state of zero: all rows, or those where `rows` [B] bool is true."""

@@ -207,7 +207,7 @@ def has_rows(tensor: Tensor | None, place: int | None) -> bool:
 
 def as_rows(n: int, place: int | None, tensor: Tensor | None, dim: int | None) -> Tensor | None:
     """An argument of a vmap of n samples, its dimension of rows n times as long."""
-    if not has_rows(tensor, place):
+    if tensor is None or place is None or not has_rows(tensor, place):
         return tensor
     if dim is None:
         tensor = tensor.unsqueeze(place).expand(*tensor.shape[:place], n, *tensor.shape[place:])

@@ -88,7 +88,7 @@ def all_in(directory: Path) -> list[Path]:
 
 
 def _order(path: Path) -> tuple[int, int]:
-    step, again = _NAME.fullmatch(path.name).groups()
+    ((step, again),) = _NAME.findall(path.name)
     return int(step), int(again or 0)
 
 

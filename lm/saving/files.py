@@ -61,7 +61,7 @@ def _lock(descriptor: int) -> int:
     except BlockingIOError:
         return errno.EWOULDBLOCK
     except OSError as error:  # NFS locks no directories, some file systems nothing
-        return error.errno
+        return error.errno or errno.EIO
     return 0
 
 

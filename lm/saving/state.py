@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 
 from lm.training.ranks import Ranks
 
+Number = TypeVar("Number", int, float)
 MOMENTS = {"sgd": (), "adam": ("step", "exp_avg", "exp_avg_sq")}
 
 
@@ -29,7 +30,7 @@ class Training:
     facts: dict[str, Any]
 
 
-def number(facts: Mapping[str, Any], name: str, kind: type = float) -> int | float:
+def number(facts: Mapping[str, Any], name: str, kind: type[Number]) -> Number:
     """The fact `name`, at least 0; ValueError unless it is a `kind`."""
     value = facts[name]
     if type(value) not in {int, kind} or not 0 <= value < math.inf:

@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ def build(source: Source, path: Path) -> Corpus:
             _renumber(directory / f"{split}.bin", final)
         write_synced(directory / "counts.bin", known.tobytes())
         sizes = {split: int(counts[split].sum()) for split in SPLITS}
-        about = {"key": _key(source), "tokens": sizes, "unknown": unknown}
+        about: dict[str, Any] = {"key": _key(source), "tokens": sizes, "unknown": unknown}
         about["vocabulary"] = vocabulary
         write_synced(directory / "corpus.json", to_json(about))
     return _open(source, path)

@@ -12,6 +12,7 @@ import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lm.errors import UserError
 from lm.saving.files import cache_directory, check_writable, temporary_directory, write_atomically
@@ -76,7 +77,7 @@ def _retrieve(name: str, url: str, sha256: str, path: Path) -> None:
     except ImportError:
         raise UserError(f"data '{name}' needs pooch: pip install 'fused-lstm[data]'") from None
     pooch.get_logger().setLevel("WARNING")
-    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
+    downloader: Any = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
     try:
         path.unlink(missing_ok=True)
         with temporary_directory(path) as place:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -35,7 +35,7 @@ class Source:
 
     name: str
     place: str
-    tokens: Callable[[], dict[str, Tokens]]
+    tokens: Callable[[], Mapping[str, Tokens]]
     titles: dict[str, str]
     key: Any
     min_count: int = 1
@@ -61,7 +61,7 @@ def find(name: str) -> Source:
     return Source(name, place, lambda: {s: read_tokens(p) for s, p in files.items()}, titles, key)
 
 
-def _tokenized(name: str, tokens: Callable[[], dict[str, Tokens]], key: Any) -> Source:
+def _tokenized(name: str, tokens: Callable[[], Mapping[str, Tokens]], key: Any) -> Source:
     titles = {split: f"{name} ({split})" for split in SPLITS}
     return Source(name, name, tokens, titles, key, min_count=2)
 

@@ -49,9 +49,9 @@ class Updater:
         Returns the norm of those before they were clipped, a scalar on the device. The gradients
         are not what they were, afterwards.
         """
-        given = [p for p in self.parameters if p.grad is not None]
-        rows = {p: p.grad.coalesce() for p in given if p.grad.is_sparse}
-        grads = [rows[p].values() if p in rows else p.grad for p in given]
+        given = {p: p.grad for p in self.parameters if p.grad is not None}
+        rows = {p: grad.coalesce() for p, grad in given.items() if grad.is_sparse}
+        grads = [rows[p].values() if p in rows else grad for p, grad in given.items()]
         norm = nn.utils.get_total_norm(grads) * scale
         factor = (self.max_norm / (norm + 1e-6)).clamp(max=1) * scale  # as clip_grad_norm_ has it
         rate = self._rate

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fused_lstm.engines import resolve
 from lm.config import Config
@@ -67,15 +67,15 @@ class Trainer:
         lstm = model.lstm
         self.engine, self.fuse = resolve(lstm.engine, lstm.fuse, self.device, lstm.cell.on)
         self.epoch_steps = epoch_steps(corpus, config, ranks)
-        self.total_steps = min(self.epoch_steps * config.epochs, max_steps or math.inf)
+        whole = self.epoch_steps * config.epochs
+        self.total_steps = min(whole, max_steps or whole)
         own = ranks.own(config.batch_size)
         self.columns = Columns(corpus.train, config.batch_size, self.device, own)
         self._share = ranks.share(config.batch_size)
         self.updater = Updater(model, config)  # which decides how the embedding's gradient comes
-        self._loss = ranks.average_gradients(_Loss(model))
-        self._step = self._flat_step
-        if graphs is not None:
-            self._step = GraphedStep(self._flat_step, carried=2, graphs=graphs)
+        self._loss: Any = ranks.average_gradients(_Loss(model))
+        flat = self._flat_step
+        self._step = flat if graphs is None else GraphedStep(flat, carried=2, graphs=graphs)
         self.record, self.meter = Record(), Meter(ranks)
         self.steps = 0
         self.hidden = model.init_hidden(own.stop - own.start)
@@ -92,15 +92,15 @@ class Trainer:
     def best(self) -> Epoch | None:
         """The epoch of the lowest validation perplexity so far."""
         seen = [point for point in self.curve if point.valid_perplexity is not None]
-        return min(seen, key=lambda point: point.valid_perplexity, default=None)
+        return min(seen, key=lambda point: point.valid_perplexity or 0.0, default=None)
 
     def seconds(self) -> float:
         """Wall time of the run so far, evaluation included, pauses between processes left out."""
         return self.seconds_before + time.perf_counter() - self._begin
 
     def step(
-        self, inputs: torch.Tensor, targets: torch.Tensor, hidden: Hidden
-    ) -> tuple[torch.Tensor, torch.Tensor, Hidden]:
+        self, inputs: Tensor, targets: Tensor, hidden: Hidden
+    ) -> tuple[Tensor, Tensor, Hidden]:
         """Update the model once; inputs, targets [T, B].
 
         Returns this rank's part of the mean loss, the gradient's norm before clipping (scalars on
@@ -115,16 +115,19 @@ class Trainer:
             for n in range(parts):  # gradients add up; so do the parts of the mean loss
                 own = slice(n * columns // parts, (n + 1) * columns // parts)
                 share = self._share * (own.stop - own.start) / columns
-                part = tuple(s[:, own].contiguous() for s in hidden)
-                given = inputs[:, own], targets[:, own], part, share, n == parts - 1
+                h, c = (s[:, own].contiguous() for s in hidden)
+                given = inputs[:, own], targets[:, own], (h, c), share, n == parts - 1
                 found.append(self._backward(*given))
             losses, states = zip(*found, strict=True)
             loss = torch.stack(losses).sum()
-            hidden = tuple(torch.cat(s, 1) for s in zip(*states, strict=True))
+            h, c = (torch.cat(s, 1) for s in zip(*states, strict=True))
+            hidden = h, c
         norm = self.updater.step(len(inputs) if self.config.loss_over_time == "sum" else 1.0)
         return loss, norm, hidden
 
-    def _backward(self, inputs, targets, hidden: Hidden, share: float, last: bool = True):
+    def _backward(
+        self, inputs: Tensor, targets: Tensor, hidden: Hidden, share: float, last: bool = True
+    ) -> tuple[Tensor, Hidden]:
         """Add the gradients of some columns, `share` of all ranks' batch, to what there is.
 
         Ranks meet in the `last` ones of a step. Returns these columns' part of the mean loss, and
@@ -139,9 +142,11 @@ class Trainer:
             (nll if weight == 1 else nll * weight).backward()
         return nll.detach() * share, hidden
 
-    def _flat_step(self, inputs, targets, *hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _flat_step(
+        self, inputs: Tensor, targets: Tensor, h: Tensor, c: Tensor
+    ) -> tuple[Tensor, ...]:
         """`step`, its state's parts one by one."""
-        loss, norm, hidden = self.step(inputs, targets, hidden)
+        loss, norm, hidden = self.step(inputs, targets, (h, c))
         return loss, norm, *hidden
 
     def train_epoch(self, after_step: Callable[[], None] | None = None) -> Epoch:
@@ -154,7 +159,8 @@ class Trainer:
         self.model.train()
         self.meter.resume()
         if self.steps == first:
-            self.hidden = tuple(map(torch.zeros_like, self.hidden))
+            h, c = map(torch.zeros_like, self.hidden)
+            self.hidden = h, c
         while self.steps < last:
             self._train_step(self.steps - first)
             if self.steps - first in marks or self.steps == last:
@@ -250,22 +256,21 @@ class Trainer:
         if not isinstance(facts["curve"], list):
             raise ValueError(f"curve is {facts['curve']!r}")
         self.curve = [Epoch.restored(**point) for point in facts["curve"]]
-        self.seconds_before = state.number(facts, "seconds")
+        self.seconds_before = state.number(facts, "seconds", float)
         for name in ("losses", "norms"):
             if tensors[name].dim() != 1 or tensors[name].dtype != torch.float64:
                 raise ValueError(f"{name} is {tensors[name].dtype} {list(tensors[name].shape)}")
             setattr(meter, name, tensors[name].tolist())
         meter.words = state.number(facts, "words", int)
-        meter.seconds = state.number(facts, "training_seconds")
+        meter.seconds = state.number(facts, "training_seconds", float)
         first = len(self.curve) * self.epoch_steps
         if not (len(meter.losses) == len(meter.norms) == self.steps >= first):
             raise ValueError(f"it is at step {self.steps}, and has {len(meter.losses)} losses")
-        own, hidden = self.ranks.own(self.config.batch_size), []
-        for name, zeros in zip(("hidden.h", "hidden.c"), self.hidden, strict=True):
-            part = tensors[name][:, own]
-            state.require(name, part, zeros.shape)
-            hidden.append(part.to(self.device).contiguous())
-        self.hidden = tuple(hidden)
+        own = self.ranks.own(self.config.batch_size)
+        h, c = tensors["hidden.h"][:, own], tensors["hidden.c"][:, own]
+        state.require("hidden.h", h, self.hidden[0].shape)
+        state.require("hidden.c", c, self.hidden[1].shape)
+        self.hidden = h.to(self.device).contiguous(), c.to(self.device).contiguous()
         if self.steps:
             kind = self.config.optimizer
             state.set_optimizer_state(self.model, self.updater.optimizer, kind, tensors)
@@ -286,8 +291,8 @@ class Trainer:
     def _train_step(self, number: int) -> None:
         """The step `number`, from 0, of an epoch."""
         inputs, targets = self.columns.batch(number, self.config.num_steps)
-        loss, norm, *hidden = self._step(inputs, targets, *self.hidden)
-        self.hidden = tuple(hidden)
+        loss, norm, h, c = self._step(inputs, targets, *self.hidden)
+        self.hidden = h, c
         self.steps += 1
         self.meter.add(loss, norm, self.config.batch_size * self.config.num_steps)
         self.log.advance()
@@ -325,9 +330,7 @@ class _Loss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, inputs: torch.Tensor, targets: torch.Tensor, hidden: Hidden
-    ) -> tuple[torch.Tensor, Hidden]:
+    def forward(self, inputs: Tensor, targets: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
         return self.model.loss(inputs, targets, hidden)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import runpy
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import fused_lstm
+import lm.model
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(fused_lstm.__file__).parent
@@ -69,3 +71,26 @@ def test_compiled_code_of_earlier_runs_is_out_of_sight():
     assert [folder.name for folder in folders] == ["inductor", "triton"], ran.stderr
     for folder in folders:
         assert folder.parent.name.startswith("fused-lstm-tests-")
+
+
+def public_functions() -> list:
+    """Of fused_lstm and lm.model, with each class's public methods and its constructor."""
+    found = []
+    for module in (fused_lstm, fused_lstm.reference, lm.model):
+        names = getattr(module, "__all__", None) or vars(module)
+        for own in (getattr(module, name) for name in names):
+            if inspect.isclass(own) and own.__module__.startswith(("fused_lstm", "lm")):
+                methods = (m for n, m in vars(own).items() if n == "__init__" or n[0] != "_")
+                found += [inspect.unwrap(m) for m in methods if inspect.isfunction(m)]
+            elif inspect.isfunction(own):
+                found.append(own)
+    return list(dict.fromkeys(f for f in found if f.__module__.startswith(("fused_lstm", "lm"))))
+
+
+@pytest.mark.parametrize("function", public_functions(), ids=lambda f: f.__qualname__)
+def test_a_public_signature_is_typed(function):
+    """`make lint` checks what it says; what has no types it passes over."""
+    signature = inspect.signature(function)
+    without = [p.name for p in signature.parameters.values() if p.annotation is p.empty]
+    assert without in ([], ["self"])
+    assert signature.return_annotation is not signature.empty

@@ -82,7 +82,7 @@ def setup_arguments() -> dict:
         def get_tag(self) -> tuple[str, str, str]:
             return "py3", "none", super().get_tag()[2]
 
-    torch_folder = Path(torch.submodule_search_locations[0])
+    torch_folder = Path(str(torch.origin)).parent
     sources, headers = (sorted(map(str, FOLDER.rglob(f"*.{end}"))) for end in ("cpp", "h"))
     extension = Extension(LIBRARY, sources, depends=headers, optional=not required)
     return {"ext_modules": [extension], "cmdclass": {"build_ext": Build, "bdist_wheel": Wheel}}

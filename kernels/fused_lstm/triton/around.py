@@ -142,7 +142,7 @@ def _added(of: Stack, state: Tensor, h0: Tensor | None) -> dict[str, Tensor | No
         ones, seed = state.new_ones(B, L, P), of.options.seed[-1:]
         fed = philox.dropout(ones, cell.recurrent_dropout, seed, RECURRENT)
         fed = fed.transpose(0, 1).contiguous()
-    if cell.zoneout[0] > 0:
+    if cell.zones[0] > 0:
         carried = state.new_zeros(L, B, P) if h0 is None else state.new_empty(L, B, P).copy_(h0)
     added = {"w_ch": w_ch, "fed": fed, "carried": carried}
     if cell.layer_norm:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 from .devices import BARRIER_US, Device
 from .plan import SIZES, Plan, plan
@@ -27,8 +28,8 @@ def choose(
     norm: bool = False,
 ) -> Plan:
     """The launch for a stack of layers: a wavefront of all where it is faster, else one each."""
-    shape = {"hidden": hidden, "batch": batch, "dtype": dtype, "device": device, "tf32": tf32}
-    shape |= {"projected": projected, "norm": norm}
+    shape: dict[str, Any] = {"hidden": hidden, "batch": batch, "dtype": dtype, "device": device}
+    shape |= {"tf32": tf32, "projected": projected, "norm": norm}
     if directions == 2:  # a layer has to wait for the whole one below
         return plan("both", direction, layers=2, **shape)
     steps = plan("steps", direction, layers=1, **shape)

@@ -94,7 +94,7 @@ class Left(NamedTuple):
     def c_made(self, lane: int) -> Tensor:
         """What all steps of a lane made of c [live, H], before a zoneout."""
         rows, cell, seed = self.rows, self.options.cell, self.options.seed
-        if cell.zoneout[1] == 0:
+        if cell.zones[1] == 0:
             return self.lane_of(self.c, lane)
         mask, shape = None, (rows.T * rows.B, self.c.shape[-1])
         if seed is not None and cell.candidate_dropout > 0:

@@ -56,7 +56,7 @@ class Has:
 @lru_cache(1024)
 def has(cell: Cell, draws: bool) -> Has:
     """Of a cell; draws: whether there is a seed, as in training."""
-    zone_h, zone_c = ((2 if draws else 1) if p > 0 else 0 for p in cell.zoneout)
+    zone_h, zone_c = ((2 if draws else 1) if p > 0 else 0 for p in cell.zones)
     found = {
         "PEEPHOLE": cell.peephole,
         "CANDIDATE": draws and cell.candidate_dropout > 0,
@@ -82,7 +82,6 @@ class Constants:
     SPLIT: int  # programs that share a block: 4, one a gate, or 1
     OWN: int  # units of a block that one of them finishes
     ROW_GROUPS: int  # of programs, each with rows of batch and a barrier of its own
-    B_PAD: int  # rows of batch in whole blocks
     BLOCK_B: int
     BATCH_BLOCKS: int  # of BLOCK_B rows that a program takes in turn
     BLOCK_K: int
@@ -137,7 +136,6 @@ def constants(
         "SPLIT": plan.split,
         "OWN": plan.own,
         "ROW_GROUPS": plan.row_groups,
-        "B_PAD": plan.padded_batch,
         "BLOCK_B": plan.block_b,
         "BATCH_BLOCKS": plan.batch_blocks,
         "BLOCK_K": plan.block_k,
@@ -206,8 +204,8 @@ def _spills(plan: Plan) -> bool:
 @lru_cache(1024)
 def rates(p: float, cell: Cell) -> tuple[float, ...]:
     """RATES of added.py; p: of dropout between the sweep's lanes."""
-    near = [torch.tensor(z, dtype=torch.float32).item() for z in cell.zoneout]
-    rest = [z - of for z, of in zip(cell.zoneout, near, strict=True)]
+    near = [torch.tensor(z, dtype=torch.float32).item() for z in cell.zones]
+    rest = [z - of for z, of in zip(cell.zones, near, strict=True)]
     dropouts = [x for p in (p, cell.candidate_dropout) for x in (p, scale_of(p))]
     return *dropouts, *near, *rest
 

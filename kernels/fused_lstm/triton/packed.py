@@ -57,31 +57,31 @@ class Rows:
         if self.offset is None:
             return torch.cat([h[self.B :], h0] if direction else [h0, h[: -self.B]])
         if direction not in self._before:
-            self._before[direction] = self._index(direction)
+            self._before[direction] = self._index(direction, self.offset)
         return torch.cat([h0, h]).index_select(0, self._before[direction])
 
     def each(self, t: Tensor) -> Tensor:
         """[B, C], a row's own -> of each of its steps [live, C]."""
         if self.offset is None:
             return t.repeat(self.T, 1)
-        return t.index_select(0, self._step_and_row()[1])
+        return t.index_select(0, self._step_and_row(self.offset)[1])
 
     def of_padded(self, t: Tensor) -> Tensor:
         """[T * B, C] -> [live, C]."""
         if self.offset is None:
             return t
-        step, b = self._step_and_row()
+        step, b = self._step_and_row(self.offset)
         return t.index_select(0, step * self.B + b)
 
-    def _step_and_row(self) -> tuple[Tensor, Tensor]:
+    def _step_and_row(self, offset: Tensor) -> tuple[Tensor, Tensor]:
         """[live] each: where in [T, B] a row is."""
-        begin, n = self.offset[:-1], torch.arange(self.live, device=self.offset.device)
+        begin, n = offset[:-1], torch.arange(self.live, device=offset.device)
         t = torch.searchsorted(begin[1:], n, right=True)
         return t, n - begin[t]
 
-    def _index(self, direction: int) -> Tensor:
+    def _index(self, direction: int, offset: Tensor) -> Tensor:
         """[live]: of `before`'s [h0, h]."""
-        begin, (t, b) = self.offset[:-1], self._step_and_row()
+        begin, (t, b) = offset[:-1], self._step_and_row(offset)
         there = t > 0
         other = (t - 1).clamp(min=0)
         if direction:

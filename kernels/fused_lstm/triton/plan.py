@@ -115,6 +115,7 @@ class Plan:
 
     def phases(self) -> list[tuple[str, ...]]:
         """Those of each launch that a range of steps takes, in order."""
+        parts: list[tuple[str, ...]]
         if self.direction == "forward":
             parts = [("finish",), ("project",)] if self.projected else [("finish",)]
         else:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 
 def tf32() -> bool:
     """Whether products of an LSTM may round float32 to TF32: asked as cuDNN's own asks."""
-    return torch.backends.cudnn.rnn.fp32_precision == "tf32"
+    switch: Any = torch.backends.cudnn.rnn  # a module, to a checker
+    return switch.fp32_precision == "tf32"
 
 
 @contextmanager
