@@ -20,6 +20,7 @@ from bench.contenders import BASE, highest
 from bench.measure.check import WrongAnswer, require_right
 from bench.race import line_up
 from bench.suite import time_alone
+from tolerance import assert_close
 
 SHAPE = Shape(7, 5, 6, 8, 2)
 CPU = torch.device("cpu")
@@ -83,7 +84,7 @@ def test_all_forms_are_one_problem():
     assert torch.equal(packed.lengths, padded.lengths)
     a, b = expected(packed), expected(padded)
     for name in ("h_n", "c_n", "weight_hh_l0.grad", "bias_ih_l1_reverse.grad"):
-        torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5)
+        assert_close(a[name], b[name], name)
 
 
 def test_a_wrong_answer_is_refused():

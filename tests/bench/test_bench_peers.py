@@ -16,6 +16,7 @@ from bench.contenders import Contender, everyone, why_not
 from bench.peers import gates
 from bench.peers.remote import PeerFailed, Remote, environment, to_arrays
 from bench.race import line_up
+from tolerance import assert_close
 
 CPU = torch.device("cpu")
 SHAPE = Shape(3, 2, 5, 7, 2)
@@ -40,7 +41,8 @@ def test_the_joint_kernel_computes_pytorchs_gates():
     x, h = PROBLEM.x[0].numpy(), torch.randn(SHAPE.B, SHAPE.H).numpy()
     i, g, f, o = np.split(np.concatenate([x, h], 1) @ kernel + bias, 4, axis=1)
     ours = x @ layer["weight_ih"].T + h @ layer["weight_hh"].T + layer["bias_ih"] + layer["bias_hh"]
-    np.testing.assert_allclose(np.concatenate([i, f, g, o], 1), ours, rtol=1e-5, atol=1e-6)
+    found = torch.from_numpy(np.concatenate([i, f, g, o], 1))
+    assert_close(found, torch.from_numpy(ours), "gates")
 
 
 def test_from_joint_undoes_the_joint_kernel():

@@ -99,7 +99,7 @@ def test_autocast(options):
     assert y.dtype == torch.bfloat16
     y.sum().backward()
     assert all(p.grad.dtype == torch.float32 for p in module.parameters())
-    torch.testing.assert_close(y.float(), module(x)[0], rtol=0.05, atol=0.03)
+    assert_close(y.float(), module(x)[0], "y", torch.bfloat16)
 
 
 # --- errors ---

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import fused_lstm
 from fused_lstm import reference
 from fused_lstm.cell import Cell
-from tolerance import TOLERANCE
+from tolerance import GPU, GPU_NORM, GPU_WEIGHTS, assert_close, error_norm, near
 
 pytestmark = pytest.mark.gpu
 
@@ -26,8 +26,6 @@ PRECISIONS = {
     "bf16": (torch.bfloat16, False),
     "fp16": (torch.float16, False),
 }
-# The error's norm as a part of the value's: TF32 keeps 10 bits of each factor, both ways.
-NORM = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
 SHAPES = {  # T, B, I, H, L
     "small": (20, 20, 200, 200, 2),
     "medium": (35, 20, 650, 650, 2),
@@ -83,10 +81,8 @@ def everything(module: nn.Module, x: Tensor, state: tuple[Tensor, Tensor]) -> di
 
 def assert_near(actual: dict, expected: dict, precision: str) -> None:
     for name, value in expected.items():
-        found = actual[name].double()
-        assert found.isfinite().all(), name
-        error = (found - value).norm() / value.norm().clamp(min=1e-6)
-        assert error <= NORM[precision], f"{name}: {error:.2g} of its norm"
+        error = error_norm(actual[name], value)  # NaN where it is not finite
+        assert error <= GPU_NORM[precision], f"{name}: {error:.2g} of its norm"
 
 
 @fuses
@@ -107,9 +103,8 @@ def test_is_nn_lstm_in_float64(shape, precision, fuse):
 def test_float64(fuse):
     exact, ours, x, state = make((4, 3, 5, 70, 2), torch.float64, fuse)
     actual, expected = everything(ours, x, state), everything(exact, x, state)
-    rtol, atol = TOLERANCE[torch.float64]
     for name, value in expected.items():
-        torch.testing.assert_close(actual[name], value, rtol=rtol, atol=atol)
+        assert_close(actual[name], value, name)
 
 
 @pytest.mark.parametrize("fuse", ["steps", "layers"])
@@ -176,7 +171,7 @@ def test_dropout_in_the_wavefront_is_the_references():
         ours(x, (h0, c0))  # registers the operators
         y, *_ = ops.lstm(x, h0, c0, weights, 0.4, seed, "layers", True)
         expected, *_ = reference.lstm(x, h0, c0, weights, 0.4, seed)
-    torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(y, expected, **near(GPU))
 
 
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one", "both"])
@@ -202,9 +197,9 @@ def test_both_directions_and_rows_that_end_are_nn_lstms(fuse, packed, bidirectio
         found.cos().sum().backward()
     y.cos().sum().backward()
     for name, a, b in zip(("y", "h_n", "c_n"), (found, *states), (y, h_n, c_n), strict=True):
-        torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(a.double(), b, **near(GPU), msg=name)
     for (name, a), b in zip(ours.named_parameters(), exact.parameters(), strict=True):
-        torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-3, atol=1e-3, msg=name)
+        torch.testing.assert_close(a.grad.double(), b.grad, **near(GPU_WEIGHTS), msg=name)
 
 
 @pytest.mark.parametrize("directions", [1, 2], ids=["one", "both"])
@@ -246,7 +241,7 @@ def test_resets_are_the_references(fuse):
         weights = list(ours.parameters())
         expected = reference.lstm(x, *state, weights, keep=~resets[None])
     for name, a, b in zip(("y", "h_n", "c_n"), (found[0], *found[1]), expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(a, b, **near(GPU), msg=name)
 
 
 @pytest.mark.parametrize("proj_size", [0, 90])
@@ -272,7 +267,7 @@ def test_a_launch_a_step_is_the_same_as_one_launch(direction, proj_size, monkeyp
     with tf32(False):
         actual = everything(ours, x, state)
     for name, value in expected.items():
-        torch.testing.assert_close(actual[name], value, rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(actual[name], value, **near(GPU), msg=name)
 
 
 @fuses

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import io
+import re
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_lstm
 from cases import SHAPES, Shape, assert_same, make_pair, make_state, run, rungs
@@ -120,18 +123,36 @@ def test_a_module_survives_copying_and_saving():
 
 @every_fast_rung
 def test_double_moves_the_weights(engine, fuse):
-    ours = fused_lstm.LSTM(3, 4, engine=engine, fuse=fuse).double()
-    assert ours(torch.randn(2, 2, 3, dtype=torch.float64))[0].dtype == torch.float64
+    theirs, ours = make_pair(SMALL, engine, fuse, torch.float32)
+    x = torch.randn(SMALL.T, SMALL.B, SMALL.I)
+    ours(x)  # what an engine may have kept of float32 weights is of no use afterwards
+    assert_same(run(ours.double(), x.double(), None), run(theirs.double(), x.double(), None))
 
 
-@every_fast_rung
-def test_a_frozen_module_keeps_nothing_for_the_backward(engine, fuse):
+class Kept(TorchDispatchMode):
+    """How many elements an engine's operator `lstm` has made for a backward."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        if re.fullmatch("fused_lstm_.*::lstm", function._schema.name):
+            self.elements = sum(tensor.numel() for tensor in found[3:])
+        return found
+
+
+@pytest.mark.parametrize("how", ["no_grad", "inference", "frozen"])
+@pytest.mark.parametrize(("engine", "fuse"), rungs("loop", "compile", "cudnn", but="pointwise"))
+def test_who_needs_no_gradient_keeps_nothing_for_one(engine, fuse, how):
     _, ours = make_pair(SMALL, engine, fuse, torch.float64)
     x = torch.randn(SMALL.T, SMALL.B, SMALL.I, dtype=torch.float64)
-    with torch.no_grad():
-        quiet = ours(x)[0]
-    assert quiet.grad_fn is None
-    assert torch.equal(quiet, ours(x)[0].detach())
+    with Kept() as kept:
+        y, _ = ours(x)
+    assert kept.elements >= 5 * SMALL.L * y.numel(), "gates and cell states"
+    ours.requires_grad_(how != "frozen")
+    context = {"no_grad": torch.no_grad, "inference": torch.inference_mode}.get(how, nullcontext)
+    with context(), Kept() as kept:
+        quiet, _ = ours(x)
+    assert kept.elements == 0
+    assert torch.equal(quiet, y)
 
 
 @every_fast_rung

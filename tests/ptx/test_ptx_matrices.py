@@ -12,6 +12,7 @@ from torch import Tensor
 from ptx import build
 from ptx.by_hand import launch
 from ptx.run import STRICT, WEAK
+from tolerance import FEW_TERMS, near
 
 pytestmark = pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
 
@@ -148,7 +149,7 @@ def test_mma_in_double():
     st.global.v2.b64 [%at0+16], {%d2, %d3};"""
     launch(code, lanes, threads=32)
     found = torch.stack([lanes[:, 2], lanes[:, 3]], 1).reshape(8, 8)
-    torch.testing.assert_close(found, a @ b + c, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(found, a @ b + c, **near(FEW_TERMS))
 
 
 @pytest.mark.parametrize("K", [4, 8, 16])
@@ -172,7 +173,7 @@ def test_larger_mma_in_double(K):
     found = torch.zeros(16, 8, dtype=torch.float64)
     for q in range(4):
         found[g + 8 * (q // 2), 2 * t + q % 2] = lanes[:, q - 4]
-    torch.testing.assert_close(found, a @ b + c, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(found, a @ b + c, **near(FEW_TERMS))
 
 
 # --- wgmma: operands in shared memory ---

@@ -8,6 +8,7 @@ import torch
 
 from ptx import build
 from ptx.by_hand import N, each, integers, signed, torch_of, words
+from tolerance import APPROXIMATE, near
 
 pytestmark = pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
 
@@ -62,7 +63,7 @@ def test_approximate_functions_are_close():
         ("tanh.approx.f32", x, np.tanh(x)),
     ):
         found = f32(f"{name} {{0}}, {{1}}", of)
-        np.testing.assert_allclose(found, wanted, rtol=3e-7, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(found, wanted, **near(APPROXIMATE), err_msg=name)
 
 
 COMPARISONS = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal,
