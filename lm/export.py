@@ -29,7 +29,7 @@ with main_imports(__name__):
     import fused_lstm
     from lm.arguments import Parser
     from lm.config import Config
-    from lm.errors import UserError
+    from lm.errors import UserError, reason
     from lm.saving import checkpoint
     from lm.saving.checkpoint import Checkpoint
     from lm.saving.files import (
@@ -168,8 +168,7 @@ def push(folder: Path, name: str) -> str:
         huggingface_hub.create_repo(name, exist_ok=True)
         return str(huggingface_hub.upload_folder(repo_id=name, folder_path=folder))
     except Exception as error:  # its own kinds, and those of a network
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"--push {name}: {reason}; {folder} is written") from None
+        raise UserError(f"--push {name}: {reason(error)}; {folder} is written") from None
 
 
 # --- the command ---

@@ -12,7 +12,7 @@ import torch
 
 from fused_lstm.engines import resolve
 from lm.config import Config
-from lm.errors import UserError
+from lm.errors import UserError, reason
 from lm.model import LM_LSTM
 
 _NUMBERS = {"cpu family": "family", "model": "model"}
@@ -42,13 +42,17 @@ def _cpu_name() -> str:
     return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
-def versions() -> dict[str, str | None]:
-    """Version of PyTorch and of Triton, None where Triton is not installed."""
+def version(package: str) -> str | None:
+    """Of what is installed; None where it is not."""
     try:
-        triton = importlib.metadata.version("triton")
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        triton = None
-    return {"torch_version": torch.__version__, "triton_version": triton}
+        return None
+
+
+def versions() -> dict[str, str | None]:
+    """Of PyTorch and of Triton."""
+    return {"torch_version": torch.__version__, "triton_version": version("triton")}
 
 
 def open_device(name: str | None, local_rank: int = 0) -> torch.device:
@@ -63,7 +67,7 @@ def open_device(name: str | None, local_rank: int = 0) -> torch.device:
         with warnings.catch_warnings(action="ignore"):  # of kinds that PyTorch has given up
             device = torch.device(kinds[0] if name is None else name)
     except RuntimeError as error:
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--device {name}: {reason(error)}") from None
     if device.type not in kinds:
         here = " and ".join(kinds)
         raise UserError(f"--device {name}: PyTorch finds no {device.type} here, but {here}")
@@ -72,7 +76,7 @@ def open_device(name: str | None, local_rank: int = 0) -> torch.device:
     try:
         torch.zeros(1, device=device).item()
     except (AssertionError, RuntimeError) as error:  # PyTorch raises either
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--device {name}: {reason(error)}") from None
     if torch.accelerator.device_count() < 2:
         return device
     index = local_rank % torch.accelerator.device_count() if device.index is None else device.index

@@ -125,20 +125,12 @@ class LM_LSTM(nn.Module):
         return self.sm_fc(outputs), hidden
 
     def loss(
-        self,
-        inputs: torch.Tensor,
-        targets: torch.Tensor,
-        hidden: Hidden,
-        reduction: str = "mean",
+        self, inputs: torch.Tensor, targets: torch.Tensor, hidden: Hidden, reduction: str = "mean"
     ) -> tuple[torch.Tensor, Hidden]:
         """Negative log likelihood, in nats, of targets [T, B] given inputs, and the next state."""
         outputs, hidden = self.features(inputs, hidden)
         nll = fused_lstm.linear_cross_entropy(
-            outputs,
-            self.sm_fc.weight,
-            targets,
-            linear_bias=self.sm_fc.bias,
-            reduction=reduction,
+            outputs, self.sm_fc.weight, targets, linear_bias=self.sm_fc.bias, reduction=reduction
         )
         return nll, hidden
 

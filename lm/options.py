@@ -13,7 +13,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 from lm.arguments import COUNT, ENGINE, LEVEL, SEED, THREADS, Parser, number
 from lm.config import PRESETS, Choice, Config, Range, Switch, setting
-from lm.errors import UserError
+from lm.errors import UserError, reason
 from lm.machine import PRECISIONS
 from lm.saving import checkpoint
 from lm.text.sources import BUILT_IN, NAMED
@@ -119,7 +119,7 @@ def _lines(parser: Parser, file: Path) -> Iterator[str]:
     try:
         found = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"--config: {file}: {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(f"--config: {file}: {reason(error)}") from None
     known = FIELDS.keys() | {field.name for field in dataclasses.fields(Config)}
     for name, value in found.items():
         if name.replace("-", "_") not in known or isinstance(value, list | dict):

@@ -246,34 +246,26 @@ def new_model(options: Options, corpus: Corpus, device: torch.device) -> LM_LSTM
 
 def print_header(log: Log, options: Options, corpus: Corpus, model: LM_LSTM) -> None:
     """What is about to run, on what."""
-    config, device = options.config, model.sm_fc.weight.device
-    found = versions()
-    log.field(
-        "machine",
-        f"{processor(device)}, {torch.get_num_threads()} threads, torch {found['torch_version']}, "
-        f"triton {found['triton_version']}",
-    )
-    lstm = model.lstm
+    config, device, lstm, found = options.config, model.sm_fc.weight.device, model.lstm, versions()
     engine, fuse = fused_lstm.engines.resolve(lstm.engine, lstm.fuse, device, lstm.cell.on)
     level = "" if fuse is None else f", fuse {fuse}"
-    log.field("engine", f"{engine}{level}: {fused_lstm.describe_engine(engine, device)}")
     sizes = ", ".join(f"{len(getattr(corpus, s)):,} {s}" for s in corpus.unknown)
-    log.field("data", f"{corpus.name}: {sizes} tokens, {len(corpus.vocabulary):,} words")
     unknown = ", ".join(f"{count:,} {s}" for s, count in corpus.unknown.items())
-    log.field("unknown", f"{unknown} tokens outside the vocabulary")
     precision = "" if options.precision is None else f", precision {options.precision}"
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    log.field(
-        "model",
-        f"{config.num_layers} x {config.hidden_size} units, {parameters:,} parameters, "
+    fields = {
+        "machine": f"{processor(device)}, {torch.get_num_threads()} threads, "
+        f"torch {found['torch_version']}, triton {found['triton_version']}",
+        "engine": f"{engine}{level}: {fused_lstm.describe_engine(engine, device)}",
+        "data": f"{corpus.name}: {sizes} tokens, {len(corpus.vocabulary):,} words",
+        "unknown": f"{unknown} tokens outside the vocabulary",
+        "model": f"{config.num_layers} x {config.hidden_size} units, {parameters:,} parameters, "
         f"{options.dtype}{precision} on {device}",
-    )
-    steps = epoch_steps(corpus, config)
-    log.field(
-        "training",
-        f"{options.preset}: {config.epochs} epochs of {steps:,} steps, "
-        f"{config.num_steps} x {config.batch_size} words each",
-    )
+        "training": f"{options.preset}: {config.epochs} epochs of {epoch_steps(corpus, config):,} "
+        f"steps, {config.num_steps} x {config.batch_size} words each",
+    }
+    for name, text in fields.items():
+        log.field(name, text)
 
 
 if __name__ == "__main__":

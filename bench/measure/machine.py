@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from fused_lstm import available_engines, describe_engine
-from lm.machine import processor
+from lm.machine import processor, version
 
 from .timing import Run, timed
 
@@ -38,13 +37,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Version of each library that is installed and may be timed."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {name: found for name in LIBRARIES if (found := version(name)) is not None}
 
 
 def in_a_line(described: dict[str, Any]) -> str:

@@ -154,15 +154,8 @@ def native_training() -> Table:
         speeds = [f"{row['words'] / median(row, name):,.0f}" for name in names]
         pairs = [(r, other) for other in ("nn.LSTM", "loop") for r in (row, kept[size])]
         rows.append([size, *speeds, *(f"{ratio(r, other, 'native'):.2f}" for r, other in pairs)])
-    header = (
-        "training step, Penn Treebank, words/s",
-        *names,
-        "/ nn.LSTM",
-        "kept",
-        "/ loop",
-        "kept",
-    )
-    return Table(header, rows)
+    header = ("training step, Penn Treebank, words/s", *names)
+    return Table((*header, "/ nn.LSTM", "kept", "/ loop", "kept"), rows)
 
 
 def native_avx2() -> Table:

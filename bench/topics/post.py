@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from lm.errors import reason
+
 from ..alone import SIZES as PRESETS
 from ..contenders import Contender, trainers
 from ..contenders import why_not as cannot
@@ -87,7 +89,7 @@ def measure(
 
 def one_line(label: str, error: Exception) -> str:
     """Why a contender has no time, without its name."""
-    said = (str(error) or type(error).__name__).splitlines()[0]
+    said = reason(error)
     for name in (label, label.removeprefix("stock-")):
         said = said.removeprefix(f"{name}: ")
     return said[:200]

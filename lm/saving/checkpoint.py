@@ -30,7 +30,7 @@ import safetensors.torch
 import torch
 
 from lm.config import Config
-from lm.errors import UserError
+from lm.errors import UserError, reason
 from lm.machine import open_device, open_model, versions
 from lm.model import LM_LSTM, build_model
 from lm.saving.files import remove_directory, to_json, whole_directory, write_synced
@@ -285,10 +285,10 @@ def _guarded(path: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except OSError as error:
-        reason = f"{error.strerror}: {error.filename}"
+        why = f"{error.strerror}: {error.filename}"
     except (
         ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError,
         RuntimeError, safetensors.SafetensorError,
     ) as error:  # fmt: skip
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-    raise UserError(f"{path} is damaged: {reason}") from None
+        why = reason(error)
+    raise UserError(f"{path} is damaged: {why}") from None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lm.errors import UserError
+from lm.errors import UserError, reason
 from lm.options import Options
 from lm.saving import checkpoint
 from lm.saving.checkpoint import Checkpoint
@@ -131,7 +131,6 @@ def resume(trainer: Trainer, found: Checkpoint) -> list[str]:
     except (
         ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError
     ) as error:  # fmt: skip
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{found.path} is damaged: training state: {reason}") from None
+        raise UserError(f"{found.path} is damaged: training state: {reason(error)}") from None
     found.load_into(trainer.model)
     return differences

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from lm.errors import UserError
+from lm.errors import UserError, reason
 from lm.saving.files import sync, write_atomically
 
 FILE = "log.csv"
@@ -91,7 +91,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         whole = text[: text.rfind("\n") + 1]
         rows = list(csv.DictReader(io.StringIO(whole, newline="")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(f"{path}: {reason(error)}") from None
     if rows and set(rows[0]) != set(COLUMNS):
         raise UserError(f"{path} is not a log of lm.train")
     try:
@@ -124,8 +124,8 @@ class TensorBoard:
         try:
             self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"--tensorboard: cannot write to '{directory}': {reason}") from None
+            what = f"--tensorboard: cannot write to '{directory}': {reason(error)}"
+            raise UserError(what) from None
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -150,7 +150,7 @@ class WeightsAndBiases:
         try:
             self._run = wandb.init(project=project, config=dict(config))
         except Exception as error:  # its own kinds, and those of a network
-            raise UserError(f"--wandb: {(str(error).splitlines() or [error])[0]}") from None
+            raise UserError(f"--wandb: {reason(error)}") from None
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)

