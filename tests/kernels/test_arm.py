@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fused_lstm.native.build import FLAGS, FOLDER
+from fused_lstm.native.build import FLAGS, FOLDER, compile_all
 from tolerance import assert_close
 
 ROOT = Path(__file__).parents[2]
@@ -47,3 +48,24 @@ def test_neon_gives_what_sse2_gives(tmp_path):
     assert found.keys() == expected.keys()
     for result, value in expected.items():
         assert_close(found[result], value, result)
+
+
+@pytest.mark.parametrize("compiler", [HERE, ARM])
+def test_the_library_asks_for_libtorch_and_no_openmp(compiler, tmp_path, monkeypatch):
+    """Linked without LibTorch being there, of the files that know it and OpenMP alone."""
+    missing = [name for name in (compiler, "readelf") if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: apt-get install g++-{ARM[:-4]} binutils")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("CXX", f"{compiler} -O0")
+    sources = [str(FOLDER / f"{name}.cpp") for name in ("tensor", "threads")]
+    library = tmp_path / "native.so"
+    compile_all(sources, tmp_path, library, Path(torch.__file__).parent)
+    text = subprocess.run(["readelf", "-hdW", library], check=True, capture_output=True, text=True)
+    (machine,) = re.findall(r"Machine: +(.*)", text.stdout)
+    assert ("AArch64" in machine) == (compiler == ARM)
+    needed = set(re.findall(r"NEEDED.*\[(.*)\]", text.stdout))
+    assert needed - {"ld-linux-aarch64.so.1"} <= {
+        "libtorch_cpu.so", "libstdc++.so.6", "libm.so.6", "libgcc_s.so.1", "libc.so.6"
+    }  # fmt: skip
+    assert "libtorch_cpu.so" in needed
