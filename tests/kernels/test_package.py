@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import os
 import runpy
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,19 @@ def test_so_is_a_torch_that_is_missing(monkeypatch, capsys, required):
     else:
         assert arguments() == {}
         assert "native engine not built" in capsys.readouterr().err
+
+
+def test_the_source_distribution_has_all_that_a_build_needs(tmp_path):
+    ours = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
+    shutil.copytree(ROOT / "kernels", tmp_path / "kernels", ignore=ours)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    needed = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
+    subprocess.run([sys.executable, "setup.py", "-q", "sdist"], cwd=tmp_path, check=True)
+    (archive,) = (tmp_path / "dist").iterdir()
+    with tarfile.open(archive) as source:
+        packed = {Path(*Path(name).parts[1:]) for name in source.getnames()}
+    assert needed <= packed, needed - packed
 
 
 def test_compiled_code_of_earlier_runs_is_out_of_sight():
