@@ -37,7 +37,11 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
                    behind them, W x and R h before they were normalized, as an engine likes,
                    gates [L*D, ..., 4H] activated gates.
     lstm_backward  dy, dh_n, dc_n (None where no gradient comes) -> dx (no elements unless
-                   `needs_dx`), dh0, dc0, and one gradient for each of `weights`.
+                   `needs_dx`), dh0, dc0, and one gradient for each of `weights`. samples: n, the
+                   rows of a step are those of n samples, as many each, one sample's after
+                   another's (of packed rows, one each), and the gradients of the weights are
+                   [n, ...]; 0: they are of all rows together. A cell that has weights of its own
+                   has no samples.
 
     dropout        x of any shape -> x times reference.dropout_mask(seed, x.shape, p, first): x's
                    elements are number `first` and on of a longer mask, such as a stack's.
@@ -198,10 +202,12 @@ def _fake_lstm(x, h0, c0, weights, dropout, seed, fuse, save, directions=1, cell
 
 
 def _fake_lstm_backward(
-    dy, dh_n, dc_n, x, h0, c0, weights, dropout, seed, fuse, y, h, c, gates, needs_dx, **lanes
-):
-    dx = x.new_empty(x.shape if needs_dx else 0)
-    return dx, *(t.new_empty(t.shape) for t in (h0, c0)), [w.new_empty(w.shape) for w in weights]
+    dy, dh_n, dc_n, x, h0, c0, weights, dropout, seed, fuse, y, h, c, gates, needs_dx, samples=0,
+    **lanes,
+):  # fmt: skip
+    dx, each = x.new_empty(x.shape if needs_dx else 0), (samples,) * (samples > 0)
+    dweights = [w.new_empty(*each, *w.shape) for w in weights]
+    return dx, *(t.new_empty(t.shape) for t in (h0, c0)), dweights
 
 
 def _fake_dropout(x, p, seed, first=0):
@@ -257,7 +263,7 @@ OPERATORS = {
     ),
     "lstm_backward": Operator(
         f"(Tensor? dy, Tensor? dh_n, Tensor? dc_n, {_INPUTS}, Tensor y, Tensor h, Tensor c,"
-        f" Tensor gates, bool needs_dx, {_LANES}, {_CELL}, {_PRECISION})"
+        f" Tensor gates, bool needs_dx, {_LANES}, {_CELL}, {_PRECISION}, int samples=0)"
         " -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)",
         _fake_lstm_backward,
     ),

@@ -11,8 +11,7 @@ g, o.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -142,7 +141,6 @@ def layer_backward(
     *kept: Tensor,
     order: Order | None = None,
     draws: Draws = NOTHING,
-    samples: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Layer]:
     """Gradients of one lane.
 
@@ -153,8 +151,6 @@ def layer_backward(
         dy: [T, B, P], what is sent to a row that has ended is not looked at; dh_n [B, P], dc_n
             [B, H], gradients by the last state.
         x, h0, c0, layer, order, draws: the forward's arguments; h, c, gates, kept: its results.
-        samples: n, the rows are those of n samples, one after another, and each weight gets n
-            gradients [n, ...].
 
     Returns:
         dx [T, B, I], dh0 [B, P], dc0 [B, H] and the gradients of the weights.
@@ -186,15 +182,14 @@ def layer_backward(
     by_x = dgates
     if norms is not None and layer.gain_ih is not None:
         by_x = normalized_backward(dgates * layer.gain_ih, norms.x_hat, norms.x_rstd).to(x.dtype)
-    rows = partial(_rows, samples)
-    dbias = None if layer.b_ih is None else rows(dgates).sum(-2)
+    dbias = None if layer.b_ih is None else _rows(dgates).sum(0)
     dweights = Layer(
-        rows(by_x).mT @ rows(x),
-        rows(by_h).mT @ rows(masked(h_prev, draws.recurrent)),
+        _rows(by_x).T @ _rows(x),
+        _rows(by_h).T @ _rows(masked(h_prev, draws.recurrent)),
         dbias,
         dbias,
-        None if layer.w_hr is None else rows(dh_new).mT @ rows(_unprojected(gates, c, layer)),
-        *_gradients_of_vectors(rows, layer, norms, dgates, dseen, c_prev, c),
+        None if layer.w_hr is None else _rows(dh_new).T @ _rows(_unprojected(gates, c, layer)),
+        *_gradients_of_vectors(layer, norms, dgates, dseen, c_prev, c),
     )
     return by_x @ layer.w_ih, dh, dc.to(c0.dtype), dweights
 
@@ -204,11 +199,9 @@ def _stacked(of: dict[int, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     return tuple(torch.stack(parts) for parts in zip(*(of[t] for t in range(len(of))), strict=True))
 
 
-def _rows(samples: int | None, of: Tensor) -> Tensor:
-    """[T, B, C] -> [T * B, C], or of each sample [n, T * B / n, C]."""
-    if samples is None:
-        return of.flatten(0, 1)
-    return of.unflatten(1, (samples, -1)).transpose(0, 1).flatten(1, 2)
+def _rows(of: Tensor) -> Tensor:
+    """[T, B, C] -> [T * B, C]."""
+    return of.flatten(0, 1)
 
 
 def _unprojected(gates: Tensor, c: Tensor, layer: Layer) -> Tensor:
@@ -218,7 +211,6 @@ def _unprojected(gates: Tensor, c: Tensor, layer: Layer) -> Tensor:
 
 
 def _gradients_of_vectors(
-    rows: Callable[[Tensor], Tensor],
     layer: Layer,
     norms: Norms | None,
     dgates: Tensor,
@@ -231,12 +223,12 @@ def _gradients_of_vectors(
     if layer.w_ch is not None:
         di, df, _, do = dgates.chunk(4, dim=-1)
         seen = torch.cat([di * c_prev, df * c_prev, do * c], dim=-1)
-        found[0] = rows(seen).sum(-2)
+        found[0] = _rows(seen).sum(0)
     if norms is not None:
-        found[1], found[2] = (rows(dgates * hat).sum(-2) for hat in (norms.x_hat, norms.h_hat))
-        found[3] = rows(dseen * normalized(c)[0]).sum(-2)
+        found[1], found[2] = (_rows(dgates * hat).sum(0) for hat in (norms.x_hat, norms.h_hat))
+        found[3] = _rows(dseen * normalized(c)[0]).sum(0)
     if layer.b_c is not None:
-        found[4] = rows(dseen).sum(-2)
+        found[4] = _rows(dseen).sum(0)
     return found
 
 
@@ -289,47 +281,3 @@ def lstm(
     y = stack.run(x, layers, sweep, drop if dropout > 0 else None, directions)
     h_n, c_n = map(torch.stack, zip(*states, strict=True))
     return y, h_n, c_n
-
-
-def lstm_backward(
-    dy: Tensor,
-    dh_n: Tensor,
-    dc_n: Tensor,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weights: Sequence[Tensor],
-    y: Tensor,
-    h: Tensor,
-    c: Tensor,
-    gates: Tensor,
-    directions: int = 1,
-    keep: Tensor | None = None,
-    samples: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """Gradients of `lstm` on x [T, B, I] with nn.LSTM's cell and no dropout.
-
-    Args:
-        y, h, c, gates: what the operator lstm of fused_lstm.ops has kept.
-        samples: as `layer_backward`'s.
-
-    Returns:
-        dx, dh0, dc0 and one gradient for each of `weights`.
-    """
-    lanes, outputs, found = list(by_layer(weights, len(h0))), [*h, y], {}
-    rows = Rows(x, x.shape[1], None, keep)
-
-    def sweep(dy: Tensor, lane: int) -> Tensor:
-        layer, direction = divmod(lane, directions)
-        own = outputs[layer].chunk(directions, dim=-1)[direction]
-        dx, *found[lane] = layer_backward(
-            dy, dh_n[lane], dc_n[lane], outputs[layer - 1] if layer else x, h0[lane], c0[lane],
-            lanes[lane], own, c[lane], gates[lane],
-            order=rows.order(direction), samples=samples,
-        )  # fmt: skip
-        return dx
-
-    dx = stack.run_back(dy, len(h0) // directions, sweep, None, directions)
-    dh0, dc0, dweights = zip(*(found[lane] for lane in range(len(h0))), strict=True)
-    flat = [d for own in dweights for d in own if d is not None]
-    return dx, torch.stack(dh0), torch.stack(dc0), flat

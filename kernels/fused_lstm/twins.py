@@ -181,14 +181,8 @@ class PerSample:
         return tensors, {}
 
     def kernel(self, *tensors):
-        (dy, dh_n, dc_n, *inputs, y, h, c, gates, needs_dx), lanes = self.of.arguments(*tensors)
-        x, h0, c0, weights = inputs[:4]
-        grads = filled((dy, dh_n, dc_n), (y, h0, c0))
-        *grads, dweights = reference.lstm_backward(
-            *grads, x, h0, c0, weights, y, h, c, gates,
-            lanes.get("directions", 1), lanes.get("keep"), self.n,
-        )  # fmt: skip
-        return grads[0] if needs_dx else None, *grads[1:], *dweights
+        arguments, lanes = self.of.arguments(*tensors)
+        return self.of.kernel(*arguments, **lanes, samples=self.n)
 
     def twin(self, *tensors):
         pairs = list(zip(tensors, self.of.places(), strict=True))

@@ -61,6 +61,11 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
     const long projection = s.projected ? s.outputs * s.hidden : 0;
     plan.partial = {at_once, 1, 4 * s.hidden * (inputs + s.outputs) + projection, true};
   }
+  if (s.samples > 0) {
+    const long rows = s.steps * (s.batch / s.samples);
+    const long size = m.blocks_size(4, s.hidden, rows);
+    plan.sampled = {m.threads, 1, std::max(size, m.blocks_size(1, s.outputs, rows))};
+  }
   // Where layers take turns, a layer writes its dx over its dy, which it has used.
   if (s.layers > 1) plan.between = {plan.wavefront ? s.layers - 1 : 1, s.rows, width, true};
 }
@@ -82,6 +87,7 @@ void print_buffers(std::ostream& out, const char* pass, const Plan& plan, const 
       {"dh", &plan.dh},
       {"between", &plan.between},
       {"partial", &plan.partial},
+      {"sampled", &plan.sampled},
       {"dropped", &plan.dropped},
       {"recurrent", &plan.recurrent},
       {"packed", &plan.packed},

@@ -16,6 +16,7 @@ struct Sizes {
   bool dropout;              // between layers
   bool norm;                 // lanes normalize their products
   bool narrow;               // tensors are bfloat16
+  long samples;              // that the weights' gradients are of, or 0: of all rows together
 };
 
 // What the plan has to know of a team of threads with an instruction set.
@@ -62,6 +63,7 @@ struct Plan {
   // Backwards: gradients by the gates, by a projected h, and by x of the layers above the first;
   // sums of the weights' gradients, where they are made in parts and bfloat16.
   Buffer dgates, dh, between, partial;
+  Buffer sampled;            // a sample's part of them, for each worker
   Buffer dropped;            // x of the layers above the first, where there is dropout
   Buffer recurrent, packed;  // weights packed: of the lanes abreast, or of all layers
   Buffer panels;             // one for each worker

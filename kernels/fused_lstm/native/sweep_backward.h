@@ -177,40 +177,51 @@ void pair_dgates(const Worker& worker, const Lane<T>& lane, const LaneGradient<T
   if (lane.w_hr) pair_rows(worker, dh_of(lane, gradient));
 }
 
-// A panel of h before each of the rows `n`: of h0, of y or, where it was zeroed, of zeros.
+// A panel, from its row `at` on, of h before the rows `n` of a place: of h0, of y or, where it was
+// zeroed, of zeros.
+template <class T>
+void pack_before(const Lane<T>& lane, long place, Range n, long column, const Panel<T>& panel,
+                 long at) {
+  for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
+    const Range own{max(rows.begin, n.begin), min(rows.end, n.end)};
+    const long first = at + own.begin - n.begin, width = lane.outputs - column;
+    if (lane.added && lane.added->recurrent) {
+      pack_dropped(lane, before.h, own, column, panel, first);
+    } else {
+      pack_rows(before.h.data, before.h.stride, own, column, width, panel, first);
+    }
+  });
+  const bool* const keep = lane.keep ? lane.keep + row_of(lane, place) : nullptr;
+  for (long i = n.begin; keep && i < n.end; ++i) {
+    if (!keep[i]) panel.clear(at + i - n.begin);
+  }
+}
+
+// The same before each of the rows `n` of all.
 template <class T>
 void pack_before(const Lane<T>& lane, Range n, long column, const Panel<T>& panel) {
   for (long place = 0; place < lane.steps; ++place) {
     const long row = row_of(lane, place);
-    if (row >= n.end || row + alive(lane, place) <= n.begin) continue;
-    for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
-      const Range own{max(rows.begin, n.begin - row), min(rows.end, n.end - row)};
-      const long at = row + own.begin - n.begin, width = lane.outputs - column;
-      if (lane.added && lane.added->recurrent) {
-        pack_dropped(lane, before.h, own, column, panel, at);
-      } else {
-        pack_rows(before.h.data, before.h.stride, own, column, width, panel, at);
-      }
-    });
-  }
-  for (long i = n.begin; lane.keep && i < n.end; ++i) {
-    if (!lane.keep[i]) panel.clear(i - n.begin);
+    const Range own{max(n.begin - row, 0), min(n.end - row, alive(lane, place))};
+    if (own.begin >= own.end) continue;
+    pack_before(lane, place, own, column, panel, row + own.begin - n.begin);
   }
 }
 
 // A panel of h before it was projected, made again.
 template <class T>
-void pack_unprojected(const Lane<T>& lane, Range rows, long column, const Panel<T>& panel) {
+void pack_unprojected(const Lane<T>& lane, Range rows, long column, const Panel<T>& panel,
+                      long at = 0) {
   const long hidden = lane.hidden;
   if (lane.added) {
-    return pack_rows(lane.added->unprojected, hidden, rows, column, hidden - column, panel);
+    return pack_rows(lane.added->unprojected, hidden, rows, column, hidden - column, panel, at);
   }
   for (long row = rows.begin; row < rows.end; ++row) {
     for (long n = 0; n < panel.vectors; ++n) {
       const long unit = column + n * W<T>, width = hidden - unit;
       const Vec<T> o = load(lane.gates + (4 * row + 3) * hidden + unit, width);
       const Vec<T> c = load(lane.c + row * hidden + unit, width);
-      panel.put(row - rows.begin, n, o * tanh<Sum<T>>(c));
+      panel.put(at + row - rows.begin, n, o * tanh<Sum<T>>(c));
     }
   }
 }
@@ -223,8 +234,15 @@ FL_INLINE Sum<T>* partial_of(const LaneGradient<T>& gradient, T* out, long befor
 }
 
 template <class T>
+void sample_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
+                      T* panel);  // see samples.h
+
+template <class T>
 void weight_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                       T* panel) {
+  if constexpr (deep<T> == 1) {
+    if (gradient.samples > 0) return sample_gradients(worker, lane, gradient, panel);
+  }
   const Blocks<T> dgates = dgates_of(lane, gradient);
   transposed_product(
       worker, by_input_of(lane, gradient), lane.inputs, gradient.dw_ih,

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "philox.h"
-#include "sweep_backward.h"
+#include "samples.h"
 
 namespace fused_lstm::FL_ISA {
 

@@ -264,8 +264,10 @@ def lstm_backward(
     keep: Tensor | None = None,
     cell: str = "",
     rates: Sequence[float] = (),
+    samples: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """The operator `lstm_backward` of fused_lstm.ops."""
+    _check_samples(samples, h0.shape[1], batch_sizes, cell)
     with precision.matmul_as_rnn(x.dtype):
         lanes = directions, batch_sizes, keep, Cell.of_arguments(cell, rates)
         of = _stack("backward", x, h0, c0, weights, dropout, seed, fuse, *lanes)
@@ -309,9 +311,23 @@ def lstm_backward(
             return dx if D == 1 else dx.addmm_(left.by_x(first + 1), w_ih[1])
 
         dx = stack.run_back(rows.of(dy.view(N, W)), count, one, of.drop)
-        dweights, dh0 = gradients.of_weights(left), gradients.of_first(left)
+        dweights, dh0 = gradients.of_weights(left, samples), gradients.of_first(left)
         dx = rows.filled(dx).view_as(x) if needs_dx else x.new_empty(0)
         return dx, dh0, dc.to(c0.dtype), dweights
+
+
+def _check_samples(samples: int, B: int, batch_sizes: Tensor | None, cell: str) -> None:
+    """As native's operator checks it, with the same words."""
+    if samples == 0:
+        return
+    if samples < 0 or B % samples:
+        raise ValueError(f"samples: got {samples}, should divide the batch of {B}")
+    if batch_sizes is not None and samples != B:
+        raise ValueError(
+            f"samples: got {samples}, should be {B}, a row each, where rows are packed"
+        )
+    if cell:
+        raise ValueError(f"samples: got {samples}, should be 0 for a cell with weights of its own")
 
 
 def _last_gradients(

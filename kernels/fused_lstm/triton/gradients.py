@@ -7,6 +7,7 @@ around.py; a lane's tensors have `live` rows here, as packed.Rows says.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -114,24 +115,25 @@ def by_direction(t: Tensor, D: int) -> Sequence[Tensor]:
     return [t[::2], t[1::2]] if D == 2 else [t]
 
 
-def of_weights(left: Left) -> list[Tensor]:
-    """All weights' gradients, flat."""
-    found, below = [], left.x
+def of_weights(left: Left, samples: int = 0) -> list[Tensor]:
+    """All weights' gradients, flat; of each of so many samples [samples, ...], if not 0."""
+    found, below, own = [], left.x, partial(_rows_of, left.rows, samples)
     for lane, layer in enumerate(left.layers):
         index, d = divmod(lane, left.D)
         if index > 0 and d == 0:
             below = left.outputs[index - 1]
             below = below if left.drop is None else left.drop(below, index - 1)
         dgates = left.by_gates[lane]
-        of_x = of_h = dgates.T
+        by_x = by_h = own(dgates)
         if left.by_h is not None:
-            of_x, of_h = left.by_x(lane).T, left.rows.of(left.by_h[lane]).T
-        found += [of_x @ below, of_h @ left.h_before(lane)]
+            by_x, by_h = left.by_x(lane), left.rows.of(left.by_h[lane])
+        found += [by_x.mT @ own(below), by_h.mT @ own(left.h_before(lane))]
         if layer.b_ih is not None:
-            bias = dgates.sum(0)
+            bias = own(dgates).sum(-2)
             found += [bias, bias.clone()]
         if left.dh is not None:
-            found.append(_of_projection(left, lane))
+            dh, m = left.rows.of(left.dh[lane]), _unprojected(left, lane)
+            found.append(own(dh).mT @ own(m))
         if layer.w_ch is not None:
             found.append(_of_peepholes(left, lane, dgates))
         if left.by_h is not None:
@@ -139,12 +141,18 @@ def of_weights(left: Left) -> list[Tensor]:
     return found
 
 
-def _of_projection(left: Left, lane: int) -> Tensor:
-    """[P, H]: dh^T . m, with m = o * tanh(c)."""
+def _rows_of(rows: Rows, samples: int, t: Tensor) -> Tensor:
+    """[live, C] as it is; or of each sample, with zeros where a row has ended, [samples, ., C]."""
+    if samples == 0:
+        return t
+    return rows.padded(t).unflatten(1, (samples, -1)).transpose(0, 1).flatten(1, 2)
+
+
+def _unprojected(left: Left, lane: int) -> Tensor:
+    """m = o * tanh(c), h before it was projected [live, H]."""
     o = left.lane_of(left.gates, lane).chunk(4, -1)[3]
     added = left.layers[lane].added(None)
-    m = (o * seen(left.c_made(lane), added).tanh()).to(left.dh.dtype)
-    return left.rows.of(left.dh[lane]).T @ m
+    return (o * seen(left.c_made(lane), added).tanh()).to(left.dh.dtype)
 
 
 def _of_peepholes(left: Left, lane: int, dgates: Tensor) -> Tensor:

@@ -73,6 +73,14 @@ class Rows:
         step, b = self._step_and_row(self.offset)
         return t.index_select(0, step * self.B + b)
 
+    def padded(self, t: Tensor) -> Tensor:
+        """[live, C] -> [T, B, C], zero where a row has ended."""
+        if self.offset is None:
+            return t.unflatten(0, (self.T, self.B))
+        step, b = self._step_and_row(self.offset)
+        whole = t.new_zeros(self.T * self.B, t.shape[1])
+        return whole.index_copy(0, step * self.B + b, t).unflatten(0, (self.T, self.B))
+
     def _step_and_row(self, offset: Tensor) -> tuple[Tensor, Tensor]:
         """[live] each: where in [T, B] a row is."""
         begin, n = offset[:-1], torch.arange(self.live, device=offset.device)

@@ -110,6 +110,11 @@ struct LaneGradient {
   T* dgates;                 // scratch: blocks_size(4, H, N); where the lane normalizes, by h w_hh'
   T* by_x;                   // the same by x w_ih', where the lane normalizes; or null
   T* dh;                     // scratch: blocks_size(1, P, N), or null
+  // Where gradients of the weights are wanted sample by sample: how many samples a step's rows are
+  // of, as many of each, and the gradients are [samples, ...]. Not of bfloat16, nor of a norm.
+  long samples;              // or 0
+  T* sampled;                // scratch: for each worker,
+  long sampled_size;         // this many elements, blocks of a sample's rows
 };
 
 // Scratch that outlives no call: a lane's weights packed, and a panel for each worker.

@@ -19,7 +19,7 @@ struct Stack {
   const Dtype dtype, sums;
   const AddedLanes<T> added;
   Backward out;
-  Tensor dgates, dh, between, partial, dropped;
+  Tensor dgates, dh, between, partial, sampled, dropped;
 
   Stack(const Kernels<T>& kernels, const Call& call, const Tensor& dy, const Tensor& dh_n,
         const Forward& saved)
@@ -43,11 +43,16 @@ struct Stack {
     if (dc_n.defined()) std::copy_n(data_of<Sum<T>>(dc_n), dc_n.numel(), dc0);
     if (!dc_n.defined()) std::fill_n(dc0, out.dc0.numel(), Sum<T>(0));
     out.dweights.reserve(call.weights.size());
-    for (const Tensor& weight : call.weights) out.dweights.push_back(fresh_like(weight));
+    for (const Tensor& weight : call.weights) {
+      std::vector<int64_t> shape(weight.sizes().begin(), weight.sizes().end());
+      if (s.samples > 0) shape.insert(shape.begin(), s.samples);
+      out.dweights.push_back(fresh(shape, weight.dtype()));
+    }
     dgates = fresh(plan.dgates, dtype);
     dh = fresh(plan.dh, dtype);
     between = fresh(plan.between, dtype);
     partial = fresh(plan.partial, dtype);
+    sampled = fresh(plan.sampled, dtype);
     dropped = fresh(plan.dropped, dtype);
   }
 
@@ -101,6 +106,9 @@ struct Stack {
     gradient.dgates = part_of<T>(dgates, plan.wavefront ? layer : direction);
     if (s.norm) gradient.by_x = part_of<T>(dgates, s.directions + direction);
     gradient.dh = part_of<T>(dh, direction);
+    gradient.samples = s.samples;
+    gradient.sampled = part_of<T>(sampled, 0);
+    gradient.sampled_size = plan.sampled.columns;
     return gradient;
   }
 

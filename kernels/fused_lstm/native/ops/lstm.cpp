@@ -156,11 +156,22 @@ Tensor folded(const Tensor& gradient, long hidden) {
   return gradient.rows_from(hidden);
 }
 
+void check_samples(int64_t samples, const Call& call) {
+  const long batch = call.sizes.batch;
+  CHECK_VALUE(samples == 0 || (samples > 0 && batch % samples == 0), "samples: got ", samples,
+              ", should divide the batch of ", batch);
+  CHECK_VALUE(samples == 0 || samples == batch || !call.packed, "samples: got ", samples,
+              ", should be ", batch, ", a row each, where rows are packed");
+  const CellOptions& cell = call.cell;
+  CHECK_VALUE(samples == 0 || !(cell.peephole || cell.norm || cell.coupled),
+              "samples: got ", samples, ", should be 0 for a cell with weights of its own");
+}
+
 Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights, double dropout,
                   const OptionalTensor& seed, const std::string& fuse, int64_t directions,
                   const OptionalTensor& batch_sizes, const OptionalTensor& keep,
                   const std::string& cell, const std::vector<double>& rates,
-                  const Told& precision) {
+                  const Told& precision, int64_t samples = 0) {
   check_fuse(fuse);
   Call call{};
   Sizes& s = call.sizes;
@@ -186,7 +197,10 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
   s.narrow = call.given == Dtype::BFloat16;
   const bool as_they_lie = forward && is_short(s);
   call.isa = &current_isa();
-  call.dtype = as_they_lie ? compute_dtype(x, "x") : factor_dtype(x, "x", *call.isa);
+  check_samples(samples, call);
+  s.samples = samples;
+  const bool wide = as_they_lie || samples > 0;
+  call.dtype = wide ? compute_dtype(x, "x") : factor_dtype(x, "x", *call.isa);
   const int terms = terms_of(call.given, precision);
   call.terms = as_they_lie ? 0 : terms;
   if (keep) {
@@ -279,10 +293,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
     Tensor h0, Tensor c0, Tensors weights, double dropout, const OptionalTensor& seed,
     const std::string& fuse, Tensor y, Tensor h, Tensor c, Tensor gates, bool needs_dx,
     int64_t directions, const OptionalTensor& batch_sizes, const OptionalTensor& keep,
-    const std::string& cell, const std::vector<double>& rates, const Told& precision) {
+    const std::string& cell, const std::vector<double>& rates, const Told& precision,
+    int64_t samples) {
   const Call call = checked_call(false, std::move(x), std::move(h0), std::move(c0),
                                  std::move(weights), dropout, seed, fuse, directions, batch_sizes,
-                                 keep, cell, rates, precision);
+                                 keep, cell, rates, precision, samples);
   const Sizes& s = call.sizes;
   const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
   check(y, "y", call.shape(width), call.given);

@@ -35,7 +35,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
     const std::string& fuse, Tensor y, Tensor h, Tensor c, Tensor gates, bool needs_dx,
     int64_t directions, const OptionalTensor& batch_sizes, const OptionalTensor& keep,
     const std::string& cell, const std::vector<double>& rates,
-    const Told& precision);
+    const Told& precision, int64_t samples);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
     const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,
