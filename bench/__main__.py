@@ -34,6 +34,7 @@ TOPICS = {
     "short": "calls of one token and of 16, beside ONNX Runtime and OpenVINO",
     "streaming": "one step a call, as a stream is served",
     "cells": "cells that cuDNN does not have, beside the plain one, their loops and Keras",
+    "samples": "gradients of each sample, as private training needs them, beside Opacus's DPLSTM",
     "parts": "where a training step's time goes",
     "products": "each matrix product of the C++ engine by itself",
     "gpu": "on a machine with a GPU: compile, test and race all kernels",

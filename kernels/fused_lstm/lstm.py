@@ -69,6 +69,7 @@ class LSTM(nn.RNNBase):
     cell: Cell = PLAIN  # so are these three of one that `convert` has made
     forget_bias: float | None = None
     recompute: int | None = None
+    _instead: Any = None  # (run, packed) -> what runs in an engine's place: see fused_lstm.opacus
 
     def __init__(
         self,
@@ -195,6 +196,8 @@ class LSTM(nn.RNNBase):
         own = self.engine, self.fuse, 1 + self.bidirectional, packed, resets, self.cell
         own = *own, self.training, self.recompute
         run, arguments = call_of(x, state, weights, self.dropout, *own)
+        if self._instead is not None:
+            run = self._instead(run, packed)
         y, h_n, c_n = run(*arguments)
         y, h_n, c_n = packed.unpack(y), packed.unsort(h_n), packed.unsort(c_n)
         if isinstance(input, PackedSequence):
