@@ -103,7 +103,7 @@ sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linu
 	$(CHECKED) -m pytest --capture=sys $(ENGINE:%=tests/kernels/test_%.py) $(ARGS)
 
 arm: setup       ## the C++ kernels as Arm runs them, on qemu: needs g++-aarch64-linux-gnu, qemu-user
-	$(RUN) -m pytest tests/kernels/test_arm.py -rs $(ARGS)
+	$(RUN) -m pytest tests/kernels/test_arm.py --slow -rs $(ARGS)
 
 # MACHINE=aarch64: by cross-compiler, of which g++-aarch64-linux-gnu is Debian's. What is left of an
 # earlier build, modules that are gone, would be in the wheel. torch brings LibTorch, and OpenMP with

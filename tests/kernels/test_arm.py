@@ -38,6 +38,7 @@ def run(*command: str | Path) -> tuple[str, dict[str, Tensor]]:
     return lines[0], found
 
 
+@pytest.mark.slow  # minutes to compile; `make arm` runs it
 def test_neon_gives_what_sse2_gives(tmp_path):
     missing = [name for name in (HERE, ARM, QEMU) if shutil.which(name) is None]
     if missing:

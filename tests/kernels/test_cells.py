@@ -68,6 +68,7 @@ def test_coupled_runs_on_every_engine(engine, fuse):
     check(SHAPES["projected"], True, coupled=True, engine=engine, fuse=fuse)
 
 
+@pytest.mark.slow  # as the loop's, and test_lanes.py has that engine
 def test_the_compile_engine_has_cells():
     """It compiles loop's: two options, since a mask takes its compiler seconds."""
     if (why := fused_lstm.available_engines("cpu")["compile"]) is not None:

@@ -3,8 +3,8 @@
 What haste has otherwise: weights are transposed, gates in the order i, g, f, o, and there is one
 bias where nn.LSTM has two; a zoneout is of h alone; `dropout` drops weights of the recurrent
 matrix, once for all steps, where recurrent_dropout here drops units of h. What it normalizes, how,
-and what goes on to the next step is the same. tests/bench/test_bench_cells.py has the same against Keras
-as it is installed.
+and what goes on to the next step is the same. tests/bench/test_bench_cells.py has the same against
+Keras as it is installed.
 """
 
 from __future__ import annotations

@@ -136,8 +136,11 @@ def test_results_are_contiguous_whatever_the_inputs_are(ops):
     assert all(t.is_contiguous() for t in (*outputs, *states, *dweights))
 
 
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize("batch_first", [False, True], ids=["time-first", "batch-first"])
+@pytest.mark.parametrize(
+    ("batch_first", "dynamic"),
+    [(False, False), (True, True)],
+    ids=["time-first-static", "batch-first-dynamic"],
+)
 @pytest.mark.parametrize(("engine", "fuse"), rungs("loop", "cudnn", "compile", top=True))
 def test_inductor_trains(engine, fuse, batch_first, dynamic):
     """Where x needs a gradient and arrives permuted, as behind a convolution."""

@@ -37,7 +37,9 @@ def test_any_k(k, engine, fuse):
 
 @pytest.mark.parametrize("two", [False, True], ids=["", "bidirectional"])
 @pytest.mark.parametrize("kind", KINDS)
-@every_rung
+@pytest.mark.parametrize(
+    ("engine", "fuse"), rungs("compile", slow=("triton-pointwise", "triton-steps"))
+)
 def test_rows_that_end_or_begin_anew(kind, two, engine, fuse):
     resets = engine != "cudnn"  # which has none
     T = 3 if engine == "triton" else 7  # the interpreter takes seconds

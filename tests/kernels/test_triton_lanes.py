@@ -135,7 +135,16 @@ LARGE = {
 }
 
 
-@pytest.mark.parametrize("case", LARGE.values(), ids=LARGE)
+SLOW = "both", "chain projected"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name, case in LARGE.items()
+    ],
+)
 @pytest.mark.parametrize("path", PATHS_BACKWARD)
 def test_every_path(path, case, monkeypatch):
     force(monkeypatch, PATHS_BACKWARD[path], True)

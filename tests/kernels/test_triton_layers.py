@@ -75,6 +75,7 @@ def test_wavefront_is_the_references(shape, p):
     assert_is_the_references(inputs, p, torch.tensor([2**40 + 7]) if p else None)
 
 
+@pytest.mark.slow  # test_triton_lanes.py has each path with lanes
 @pytest.mark.parametrize("path", PATHS_BACKWARD)
 def test_every_path_of_the_wavefront(path, monkeypatch):
     force(monkeypatch, "layers", PATHS_BACKWARD[path])
