@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import io
 import json
 import mmap
@@ -26,7 +27,7 @@ from bench.contenders import BASE, Contender, engines, everyone, trainers
 from bench.measure import memory
 from bench.measure.check import WrongAnswer, require_right
 from bench.race import line_up
-from bench.topics import native, parts, scaling, short, streaming
+from bench.topics import native, parts, samples, scaling, short, streaming
 from bench.topics.native import LEARNERS, LOOP, OURS, STOCK
 from bench.training import Learner, expected, make_lesson
 from fused_lstm import cudnn
@@ -394,6 +395,30 @@ def test_streams(tiny, tmp_path, capsys):
     assert all(0 < row["p50"] <= row["p99"] for row in rows)
     out = capsys.readouterr().out
     assert all(f" {name} " in out for name in names)
+
+
+@needs_native
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # of DPLSTM's own layers
+def test_gradients_of_samples(tiny, tmp_path, capsys):
+    (found,) = run("samples", tmp_path, "--batch-size=3")["measured"]
+    names = [samples.ORDINARY, samples.FUNC]
+    if importlib.util.find_spec("opacus") is not None:
+        names += [samples.OURS, samples.THEIRS]
+    assert found["shape"] == "l2t3b3h7"
+    assert set(found["samples"]) == set(names)
+    assert all(min(sample) > 0 for sample in found["samples"].values())
+    assert all(name in capsys.readouterr().out for name in names[:1])
+
+
+@needs_native
+def test_gradients_that_are_wrong_are_not_timed(tiny, monkeypatch):
+    monkeypatch.setattr(samples, "interleave", no_timing)
+    right = samples.Func.answer
+    monkeypatch.setattr(
+        samples.Func, "answer", lambda self: {n: g * 1.01 for n, g in right(self).items()}
+    )
+    with pytest.raises(WrongAnswer, match=r"torch\.func: weight_ih_l0 differs"):
+        samples.measure(TINY, 0.01)
 
 
 # --- parts of a step, and steps under autocast ---
