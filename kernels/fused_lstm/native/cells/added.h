@@ -3,7 +3,7 @@
 // cell pays one branch a tile for it, and no tile is compiled twice.
 #pragma once
 
-#include "cells/lstm.h"
+#include "cells/gru.h"
 #include "philox.h"
 #include "rows.h"
 
@@ -149,6 +149,10 @@ FL_APART void finish_added(const CellStep<T>& step, long unit, long row, long ro
       a = load_gates(step.input_part + b * 4 * hidden + unit, hidden, width);
       c = Vec<T>{};
     }
+    if (step.lane->added->gru) {
+      leave<T>(*step.lane, step.place, b, unit, gru_cell<T>(step, b, unit, a, c));
+      continue;
+    }
     const Vec<T> made = step_cell<T>(step, b, unit, a, c);
     leave_made<T>(step, b, unit, a.o * tanh<Sum<T>>(made));
   }
@@ -249,14 +253,18 @@ FL_APART void finish_added_back(const CellStepBack<T>& step, long first, long ro
       }
       const Vec<T> c = kept ? load(before + unit, width) : Vec<T>{};
       const Gates<Sum<T>> a = load_gates(step.gates + b * 4 * hidden + unit, hidden, width);
-      const Vec<T> made = made_of<T>(step, b, unit, a, c), tanh_c = tanh<Sum<T>>(made);
-      if (added.unprojected) {
-        store(added.unprojected + (step.line + b) * hidden + unit, a.o * tanh_c, width);
-      }
       Vec<T> dc = load(step.dc + at, width);
-      const Gates<Sum<T>> da =
-          cell_gradients<T>(step, b, unit, a, c, made, *dh * tanh_c * a.o * (1 - a.o),
-                            *dh * a.o * (1 - tanh_c * tanh_c), dc);
+      Gates<Sum<T>> da;
+      if (added.gru) {
+        da = gru_gradients<Sum<T>>(a, c, *dh, dc);
+      } else {
+        const Vec<T> made = made_of<T>(step, b, unit, a, c), tanh_c = tanh<Sum<T>>(made);
+        if (added.unprojected) {
+          store(added.unprojected + (step.line + b) * hidden + unit, a.o * tanh_c, width);
+        }
+        da = cell_gradients<T>(step, b, unit, a, c, made, *dh * tanh_c * a.o * (1 - a.o),
+                               *dh * a.o * (1 - tanh_c * tanh_c), dc);
+      }
       store(step.dc + at, kept ? dc : Vec<T>{}, width);
       store_blocks(da, step.dgates, block, step.line + b, width);
     }

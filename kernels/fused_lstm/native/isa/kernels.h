@@ -44,6 +44,7 @@ struct Added {
   Sum<T>* dw_ch;             // [B, 3H] backwards: the gradient, row by row, 0 at first
   Sum<T>* carried;           // [B, P] backwards, scratch: by the h before, from zoneout; or null
   T* unprojected;            // [N, H] backwards, scratch: h before it was projected; or null
+  bool gru;                  // the cell is nn.GRU's: cells/gru.h
   // Where the lane normalizes (its by_h is not null):
   const Sum<T> *gain_ih, *gain_hh;  // [4H]
   const Sum<T>* bias;        // [4H], both biases' sum, or null

@@ -79,6 +79,7 @@ AddedLanes<T>::AddedLanes(const Kernels<T>& kernels, const Call& call, bool back
   for (long lane = 0; lane < lanes; ++lane) {
     Parts<Sum<T>> parts{part_of<Sum<T>>(scratch_, lane)};
     Added<T> added{};
+    added.gru = cell.gru;
     added.zoneout_h = zoneout<T>(call, lane, cell.zoneout_h, zoneout_h, P, parts);
     added.zoneout_c = zoneout<T>(call, lane, cell.zoneout_c, zoneout_c, H, parts);
     if (cell.candidate > 0) {

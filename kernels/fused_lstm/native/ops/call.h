@@ -15,7 +15,9 @@ namespace fused_lstm {
 
 // What a call's cell has beside nn.LSTM's.
 struct CellOptions {
-  bool on, peephole, norm, coupled;
+  bool on, peephole, norm, coupled, gru;
+
+  bool spread() const { return coupled || gru; }  // its weights have three gates
   double zoneout_h, zoneout_c, recurrent, candidate;
 };
 
@@ -43,6 +45,9 @@ struct Call {
   SmallShape shape(long count, long columns) const;
 };
 
+// Weights of three gates become those of four that kernels have; and their gradients back.
+void spread(Call& call);
+
 struct Forward {
   Tensor y, h_n, c_n, h, c, gates;
 };
@@ -51,6 +56,8 @@ struct Backward {
   Tensor dx, dh0, dc0;
   Tensors dweights, dvectors;
 };
+
+void fold(const Call& call, Backward& out);
 
 Forward run_forward(const Call& call, bool save);
 

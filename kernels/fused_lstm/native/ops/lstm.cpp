@@ -1,7 +1,6 @@
 // fuse="steps" (layer after layer) and fuse="layers" (all of them): the operators `lstm` and
 // `lstm_backward`, checked. Schemas: kernels/fused_lstm/ops.py.
 #include <algorithm>
-#include <type_traits>
 #include <utility>
 
 #include "ops/call.h"
@@ -21,8 +20,11 @@ CellOptions cell_of(const std::string& cell, const std::vector<double>& rates, b
   options.norm = takes("layer_norm");
   options.peephole = takes("peephole");
   options.coupled = takes("coupled");
+  options.gru = takes("gru");
   CHECK_VALUE(rest.empty() && !(options.norm && options.coupled), "cell: got '", cell,
               "', should be of layer_norm, peephole and coupled, not the first and the last");
+  CHECK_VALUE(!options.gru || (cell == "gru" && rates == std::vector<double>(4)), "cell: got '",
+              cell, "', should be gru alone");
   CHECK_VALUE(rates.empty() ? cell.empty() : rates.size() == 4, "rates: got ", rates.size(),
               ", should be four, or none for nn.LSTM's cell");
   if (rates.empty()) return options;
@@ -33,8 +35,8 @@ CellOptions cell_of(const std::string& cell, const std::vector<double>& rates, b
   options.zoneout_c = rates[1];
   options.recurrent = drawn ? rates[2] : 0;
   options.candidate = drawn ? rates[3] : 0;
-  options.on = options.peephole || options.norm || options.zoneout_h > 0 || options.zoneout_c > 0 ||
-               options.recurrent > 0 || options.candidate > 0;
+  options.on = options.gru || options.peephole || options.norm || options.zoneout_h > 0 ||
+               options.zoneout_c > 0 || options.recurrent > 0 || options.candidate > 0;
   return options;
 }
 
@@ -47,7 +49,7 @@ long weights_added(const CellOptions& cell, long per_lane) {
 // per_lane: nn.LSTM's, and all.
 void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& cell, long plain,
                    long per_lane, Dtype dtype) {
-  const long gates = (cell.coupled ? 3 : 4) * s.hidden;
+  const long gates = (cell.spread() ? 3 : 4) * s.hidden;
   for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
     const long k = i % per_lane, layer = i / per_lane / s.directions;
     const long inputs = layer == 0 ? s.inputs : s.directions * s.outputs;
@@ -118,44 +120,6 @@ std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes
   return first;
 }
 
-// --- coupled gates: 1 - sigma(a) is sigma(-a), so f's rows are minus i's ---
-
-template <class Body>
-void on_elements(const Tensor& tensor, const Body& body) {
-  const Dtype dtype = tensor.dtype();
-  if (dtype == Dtype::Double) return body(data_of<double>(tensor));
-  if (dtype == Dtype::BFloat16) return body(data_of<c10::BFloat16>(tensor));
-  body(data_of<float>(tensor));
-}
-
-bool has_gates(const Call& call, long weight) {
-  return !call.sizes.projected || weight % call.per_lane != call.per_lane - 1;
-}
-
-// Rows i, others -> i, -i, others.
-Tensor spread(const Tensor& weight, long hidden) {
-  std::vector<int64_t> shape(weight.sizes().begin(), weight.sizes().end());
-  shape[0] += hidden;
-  const Tensor out = fresh(shape, weight.dtype());
-  const long size = hidden * (weight.numel() / weight.size(0));
-  on_elements(weight, [&](const auto* from) {
-    auto* const to = data_of<std::remove_const_t<std::remove_pointer_t<decltype(from)>>>(out);
-    std::copy_n(from, size, to);
-    for (long i = 0; i < size; ++i) to[size + i] = -from[i];
-    std::copy_n(from + size, weight.numel() - size, to + 2 * size);
-  });
-  return out;
-}
-
-// The gradient of what was spread, in its memory -> of what was given.
-Tensor folded(const Tensor& gradient, long hidden) {
-  const long size = hidden * (gradient.numel() / gradient.size(0));
-  on_elements(gradient, [&](auto* own) {
-    for (long i = 0; i < size; ++i) own[size + i] = own[i] - own[size + i];
-  });
-  return gradient.rows_from(hidden);
-}
-
 void check_samples(int64_t samples, const Call& call) {
   const long batch = call.sizes.batch;
   CHECK_VALUE(samples == 0 || (samples > 0 && batch % samples == 0), "samples: got ", samples,
@@ -163,7 +127,7 @@ void check_samples(int64_t samples, const Call& call) {
   CHECK_VALUE(samples == 0 || samples == batch || !call.packed, "samples: got ", samples,
               ", should be ", batch, ", a row each, where rows are packed");
   const CellOptions& cell = call.cell;
-  CHECK_VALUE(samples == 0 || !(cell.peephole || cell.norm || cell.coupled),
+  CHECK_VALUE(samples == 0 || !(cell.peephole || cell.norm || cell.spread()),
               "samples: got ", samples, ", should be 0 for a cell with weights of its own");
 }
 
@@ -180,6 +144,7 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
   const long lanes = h0.dim() > 0 ? h0.size(0) : 0;
   const long added = lanes ? weights_added(call.cell, weights.size() / lanes) : 0;
   s = sizes_of(x, h0, c0, static_cast<long>(weights.size()), added, directions, call.packed);
+  CHECK_VALUE(!call.cell.gru || !s.projected, "weights: got weight_hr, should be none with a GRU");
   call.given = x.dtype();
   call.together = fuse == "layers";
   const long all = static_cast<long>(weights.size()) / h0.size(0);
@@ -227,12 +192,7 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
     Tensors& list = plain ? call.weights : call.vectors;
     list.push_back(converted(std::move(weights[i]), plain ? as : sum_dtype(call.dtype)));
   }
-  if (call.cell.coupled) {
-    for (long i = 0; i < static_cast<long>(call.weights.size()); ++i) {
-      if (has_gates(call, i)) call.weights[i] = spread(call.weights[i], s.hidden);
-    }
-    for (Tensor& vector : call.vectors) vector = spread(vector, s.hidden);
-  }
+  if (call.cell.spread()) spread(call);
   call.dropout = dropout_of(dropout, call.seed);
   return call;
 }
@@ -311,14 +271,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
                               optional_converted(dc_n, "dc_n", call.c0.sizes(), call), saved,
                               needs_dx);
   const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), call.given); };
-  for (long i = 0; i < static_cast<long>(out.dweights.size()); ++i) {
-    Tensor& gradient = out.dweights[i];
-    if (call.cell.coupled && has_gates(call, i)) gradient = folded(gradient, s.hidden);
-    gradient = as_given(gradient);
-  }
-  for (Tensor& gradient : out.dvectors) {
-    if (call.cell.coupled) gradient = folded(gradient, s.hidden);
-  }
+  if (call.cell.spread()) fold(call, out);
+  for (Tensor& gradient : out.dweights) gradient = as_given(gradient);
   if (!out.dvectors.empty()) out.dweights = interleaved(call, out);
   return {as_given(out.dx), as_given(out.dh0), as_given(out.dc0), std::move(out.dweights)};
 }
