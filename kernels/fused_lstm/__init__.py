@@ -11,6 +11,7 @@ from .cross_entropy import linear_cross_entropy  # noqa: E402
 from .dropout import Dropout, dropout  # noqa: E402
 from .engines import ENGINES, available_engines, describe_engine  # noqa: E402
 from .functional import lstm  # noqa: E402
+from .gru import GRU  # noqa: E402
 from .lstm import LSTM  # noqa: E402
 from .native import release_memory  # noqa: E402
 from .streaming import Streaming  # noqa: E402
@@ -21,6 +22,7 @@ __all__ = [
     "__version__",
     "LSTM",
     "lstm",
+    "GRU",
     "Streaming",
     "Cell",
     "convert",

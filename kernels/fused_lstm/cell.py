@@ -1,8 +1,9 @@
 """A cell as data: its options, the weights that a lane has for them, and the masks it draws.
 
 The cell is what an LSTM computes between the products of a step. nn.LSTM's is `PLAIN`; each option
-of `Cell` changes one thing about it. docs/cells.md has the formulas and what each costs,
-fused_lstm.reference computes them. An engine reads a `Cell` and has no option of its own.
+of `Cell` changes one thing about it, but for `gru`, another cell on the same sums: nn.GRU's.
+docs/cells.md has the formulas and what each costs, fused_lstm.reference computes them. An engine
+reads a `Cell` and has no option of its own.
 
 T, B, I, H: time steps, batch, input size, hidden size. P: the size of h, which is H unless h is
 projected.
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple
@@ -41,6 +41,8 @@ class Cell:
             units at every step (Gal and Ghahramani 2016).
         candidate_dropout: probability of dropping a unit of g, anew at every step (Semeniuta,
             Severyn and Barth 2016).
+        gru: nn.GRU's cell (Cho et al. 2014) on nn.GRU's weights, as `fused_lstm.GRU` has it; c is
+            h. Not with any other.
     """
 
     layer_norm: bool = False
@@ -49,13 +51,14 @@ class Cell:
     zoneout: float | tuple[float, float] = 0.0
     recurrent_dropout: float = 0.0
     candidate_dropout: float = 0.0
+    gru: bool = False
     # Made of these once, since every call asks: the names of those that are not as in nn.LSTM, and
     # of how many weights a lane has, whether biases and weight_hr are among them.
     on: tuple[str, ...] = field(init=False, repr=False, compare=False)
     forms: dict[int, tuple[bool, bool]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("layer_norm", "peephole", "coupled"):
+        for name in (*NAMES, "gru"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, should be True or False")
         pair = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)
@@ -71,8 +74,11 @@ class Cell:
                 " gates, a forget gate is no longer 1 minus the input gate"
             )
         on = tuple(n for n in OPTIONS if getattr(self, n) not in (False, 0.0, (0.0, 0.0)))
+        if self.gru and on != ("gru",):
+            raise ValueError(f"gru: got True with {on[0]}, should be alone: an LSTM has the others")
+        projected = (False,) if self.gru else (True, False)
         forms = {
-            len(self.weights(1, 1, 1, *form)): form for form in product((True, False), repeat=2)
+            len(self.weights(1, 1, 1, *form)): form for form in product((True, False), projected)
         }
         object.__setattr__(self, "on", on)
         object.__setattr__(self, "forms", forms)
@@ -85,7 +91,7 @@ class Cell:
         """As an operator of fused_lstm.ops takes it; nothing for nn.LSTM's."""
         if not self.on:
             return {}
-        names = [n for n in ("layer_norm", "peephole", "coupled") if getattr(self, n)]
+        names = [n for n in NAMES if getattr(self, n)]
         rates = [*self.zones, self.recurrent_dropout, self.candidate_dropout]
         return {"cell": ",".join(names), "rates": rates}
 
@@ -95,8 +101,8 @@ class Cell:
         if not cell and not rates:
             return PLAIN
         z_h, z_c, recurrent, candidate = rates
-        norm, peephole, coupled = (n in cell for n in ("layer_norm", "peephole", "coupled"))
-        return Cell(norm, peephole, coupled, (z_h, z_c), recurrent, candidate)
+        norm, peephole, coupled, gru = (name in cell for name in NAMES)
+        return Cell(norm, peephole, coupled, (z_h, z_c), recurrent, candidate, gru)
 
     @property
     def zones(self) -> tuple[float, float]:
@@ -113,7 +119,7 @@ class Cell:
         self, I: int, H: int, P: int, bias: bool, projected: bool
     ) -> dict[str, tuple[int, ...]]:
         """A lane's weights in the order of a call: name, as in a state_dict, -> shape."""
-        G = (3 if self.coupled else 4) * H
+        G = (3 if self.coupled or self.gru else 4) * H
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (G, I), "weight_hh": (G, P)}
         if bias:
             shapes["bias_ih"] = shapes["bias_hh"] = (G,)
@@ -126,20 +132,23 @@ class Cell:
             shapes |= {"bias_c": (H,)} if bias else {}
         return shapes
 
-    def uncoupled(self, weights: Sequence[Tensor], H: int) -> tuple[Cell, Sequence[Tensor]]:
-        """The same with a forget gate that has its own rows, which is what engines have.
+    def four_gates(self, weights: Sequence[Tensor], H: int) -> tuple[Cell, Sequence[Tensor]]:
+        """The same with rows for four gates, which is what engines have; where it has them, itself.
 
-        1 - sigma(a) is sigma(-a): the forget gate's rows are minus the input gate's.
+        Coupled: 1 - sigma(a) is sigma(-a), so the forget gate's rows are minus the input gate's. A
+        GRU's become m, r, z, n: m is what h alone makes of n, which is then what x alone does.
         """
-        if not self.coupled:
+        if not self.coupled and not (self.gru and len(weights[0]) == 3 * H):
             return self, weights
 
         # Graphs, torch.func and forward mode see PyTorch's own operations.
         plain = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
         plain = plain or forward_ad._current_level >= 0
-        own = spread if plain else partial(Spreading.apply, spread, folded)
+        own = _plainly if plain else Spreading.apply
+        if self.gru:  # weight_ih, weight_hh, bias_ih, bias_hh
+            return self, [own(*OF_H if n % 2 else OF_X, w, H) for n, w in enumerate(weights)]
         # weight_hr alone has no gates, and fewer rows.
-        weights = [w if len(w) < 2 * H else own(w, H) for w in weights]
+        weights = [w if len(w) < 2 * H else own(*COUPLED, w, H) for w in weights]
         return replace(self, coupled=False), weights
 
     def draw(
@@ -176,6 +185,8 @@ class Cell:
         )
 
 
+# What an operator is told by name, since it changes weights.
+NAMES = "layer_norm", "peephole", "coupled", "gru"
 OPTIONS = tuple(option.name for option in fields(Cell) if option.init)
 
 
@@ -187,6 +198,33 @@ def spread(weight: Tensor, H: int) -> Tensor:
 def folded(grad: Tensor, H: int) -> Tensor:
     """The transpose of `spread`."""
     return torch.cat([grad[:H] - grad[H : 2 * H], grad[2 * H :]])
+
+
+def spread_x(weight: Tensor, H: int) -> Tensor:
+    """Rows r, z, n that x is multiplied by -> m = 0, r, z, n."""
+    return torch.cat([torch.zeros_like(weight[:H]), weight])
+
+
+def folded_x(grad: Tensor, H: int) -> Tensor:
+    """The transpose of `spread_x`."""
+    return grad[H:]
+
+
+def spread_h(weight: Tensor, H: int) -> Tensor:
+    """Rows r, z, n that h is multiplied by -> m = n, r, z, n = 0."""
+    return torch.cat([weight[2 * H :], weight[: 2 * H], torch.zeros_like(weight[:H])])
+
+
+def folded_h(grad: Tensor, H: int) -> Tensor:
+    """The transpose of `spread_h`."""
+    return torch.cat([grad[H : 3 * H], grad[:H]])
+
+
+COUPLED, OF_X, OF_H = (spread, folded), (spread_x, folded_x), (spread_h, folded_h)
+
+
+def _plainly(function, _transpose, tensor, H):
+    return function(tensor, H)
 
 
 class Spreading(torch.autograd.Function):
@@ -226,4 +264,4 @@ def _is_probability(value: object) -> bool:
     return number and 0 <= value <= 1
 
 
-PLAIN = Cell()  # nn.LSTM's
+PLAIN, GRU = Cell(), Cell(gru=True)  # nn.LSTM's, nn.GRU's

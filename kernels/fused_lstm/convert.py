@@ -9,7 +9,8 @@ from torch.nn.utils import parametrize
 
 from .checks import check_plain
 from .engines import check_engine
-from .lstm import LSTM, OWN
+from .lstm import LSTM
+from .recurrent import OWN
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -27,9 +27,9 @@ from .cell import OPTIONS
 class Engine(NamedTuple):
     module: str  # imported on first use: importing fused_lstm does not import triton
     fuses: tuple[str, ...]  # the levels it offers, lowest first; empty where it decides itself
-    cell: tuple[str, ...] = ("coupled",)  # the options of a cell that it has
+    cell: tuple[str, ...] = ()  # the options of a cell that it has
     plain: tuple[str, ...] = ()  # levels that have nn.LSTM's cell alone, and coupled gates
-    couples: bool = False  # whether it takes coupled gates as they are; else `Cell.uncoupled`
+    spreads: bool = False  # whether it takes weights of three gates; else `Cell.four_gates`
 
     def has(self, option: str, fuse: str | None) -> bool:
         """Whether a cell's option is there at a level; None is the highest."""
@@ -41,9 +41,9 @@ FUSED = ("pointwise", "steps", "layers")
 ENGINES = {
     "loop": Engine("fused_lstm.loop", ("none",), OPTIONS),
     "compile": Engine("fused_lstm.compiled", (), OPTIONS),
-    "cudnn": Engine("fused_lstm.cudnn", ()),
+    "cudnn": Engine("fused_lstm.cudnn", (), ("coupled", "gru"), spreads=True),
     "triton": Engine("fused_lstm.triton", FUSED, OPTIONS, ("pointwise",)),
-    "native": Engine("fused_lstm.native", FUSED, OPTIONS, ("pointwise",), couples=True),
+    "native": Engine("fused_lstm.native", FUSED, OPTIONS, ("pointwise",), spreads=True),
 }
 
 

@@ -55,7 +55,8 @@ def lstm(
         lengths: [B] int64, in any order: row b ends after step lengths[b].
         resets: [T, B] bool: where true, row b begins anew at step t: neither a state nor a gradient
             crosses between t - 1 and t, in either direction.
-        cell: what is computed between the products of a step; nn.LSTM's unless said otherwise.
+        cell: what is computed between the products of a step; nn.LSTM's unless said otherwise. A
+            GRU's has one state: both are the same tensor.
         training: False drops nothing, and takes the expectation of a zoneout.
         recompute: k, keep the state of every k-th step alone for the backward, and make the rest
             again there; None keeps all.
@@ -68,6 +69,8 @@ def lstm(
         ValueError: an argument's shape, dtype, device or value does not fit; names it.
         RuntimeError: the engine cannot run on x's device; says why.
     """
+    if cell.gru and state[0] is not state[1]:
+        raise ValueError("state: got two tensors, should be one twice: h_0, with a GRU's cell")
     packed = padded(x, lengths)
     own = engine, fuse, 1 + bidirectional, packed, resets, cell, training, recompute
     run, arguments = call_of(x, state, list(weights), dropout, *own)
@@ -125,8 +128,8 @@ def call_of(
     x, h0, c0, keep = packed.pack(x), packed.sort(h0), packed.sort(c0), None
     if resets is not None:
         keep = keep_of(packed.pack(resets), directions, h0.shape[1], sizes)
-    if not ENGINES[engine].couples:
-        cell, weights = cell.uncoupled(weights, c0.shape[-1])
+    if not ENGINES[engine].spreads:
+        cell, weights = cell.four_gates(weights, c0.shape[-1])
     dropout = dropout if training else 0.0
     arguments: tuple = x, h0, c0, weights, dropout, fuse, directions, sizes, keep
     if cell.on:

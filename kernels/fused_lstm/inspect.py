@@ -24,7 +24,7 @@ from .triton import choice, devices, plan
 
 # A kernel's pointers to the state dtype.
 STATES = ("c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr")
-SWITCHES = "peephole", "layer_norm"
+SWITCHES = "peephole", "layer_norm", "gru"
 RATES = ("zoneout", "recurrent_dropout", "candidate_dropout")  # options that draw
 TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 
@@ -55,7 +55,7 @@ def compile_plan(found: plan.Plan, arch: int, cell: Cell = PLAIN):
     training, of a cell.
     """
     from .triton import launch
-    from .triton.cells.lstm import LSTM
+    from .triton.cells import gru, lstm
 
     own = TYPES[found.dtype]
     tuples = dict.fromkeys(
@@ -66,7 +66,7 @@ def compile_plan(found: plan.Plan, arch: int, cell: Cell = PLAIN):
     options += (*[state] * 4, own, state) if cell.layer_norm else ()
     tuples |= {"given_ptrs": (own, own), "option_ptrs": options, "rates": ("fp32",) * 8}
     what = launch.constants(found, True, found.phases()[0], False, cell=cell, draws=True)
-    constants = {"CELL": LSTM, "PLAN": what}
+    constants = {"CELL": gru.GRU if cell.gru else lstm.LSTM, "PLAN": what}
     options = {k: v for k, v in launch.options(found).items() if k != "launch_cooperative_grid"}
     return compile_kernel(kernel_of(found), found.dtype, constants, tuples, arch, options)
 

@@ -23,8 +23,8 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
                    "layers" all at once, or as "steps" where that is faster; results are the same.
                    batch_sizes [T] int64 on the CPU (None for x [T, B, I]) and keep [D, T, B] or
                    [D, N] bool (None where all is kept): fused_lstm.rows says what they are.
-                   cell, rates: `Cell.arguments`; "" and [] are nn.LSTM's. cell names what changes
-                   the weights, layer_norm, peephole and coupled, with commas; rates are zoneout's
+                   cell, rates: `Cell.arguments`; "" and [] are nn.LSTM's. cell names, with commas,
+                   what changes the weights: layer_norm, peephole, coupled, gru; rates are zoneout's
                    of h and of c, recurrent_dropout and candidate_dropout, or none. The masks are
                    drawn from seed, [1] or [2] as `Cell.draw` takes it; None is outside training.
                    precision of float32 products, in PyTorch's words, and `native`'s alone: None is
@@ -89,7 +89,7 @@ def run(
     save = save or torch.jit.is_tracing()  # what is traced once may be trained and not
     lanes = directions, batch_sizes, keep
     if fuse == "pointwise":
-        _, weights = cell.uncoupled(weights, c0.shape[-1])
+        _, weights = cell.four_gates(weights, c0.shape[-1])
         step = ops.cell if traced else partial(call_of(Fused, save), twins.Cell(ops))
         sweep, states = loop.steps(x, h0, c0, weights, step, *lanes)
         drop = None if seed is None else partial(_drop, ops, dropout, seed)

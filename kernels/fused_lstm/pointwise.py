@@ -1,13 +1,14 @@
 """A step of a cell but for its products, in plain PyTorch, forward and backward by hand.
 
 Beside nn.LSTM's cell it has what fused_lstm.cell can add to one: peepholes, a normalized c, a mask
-on the candidate g, and zoneout. docs/backward.md derives the backward.
+on the candidate g, and zoneout. docs/backward.md derives the backward. nn.GRU's cell is at the end.
 
-B, H: batch, hidden size. Gate order i, f, g, o.
+B, H: batch, hidden size. Gate order i, f, g, o; of a GRU m, r, z, n.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -167,3 +168,42 @@ def normalized_backward(dx_hat: Tensor, x_hat: Tensor, rstd: Tensor) -> Tensor:
     """The gradient by x [B, C], from that by `normalized`'s result."""
     along = (dx_hat * x_hat).mean(-1, keepdim=True)
     return rstd * (dx_hat - dx_hat.mean(-1, keepdim=True) - x_hat * along)
+
+
+# --- nn.GRU's cell, whose c is h ---
+
+
+def gru_forward(gates: Tensor, c: Tensor, added: Added = PLAIN) -> tuple[Tensor, Tensor, Tensor]:
+    """As `forward`. gates: m, r, z, n; m is what h makes of n, apart, since r comes between them.
+
+    Nothing activates m.
+    """
+    m, r, z, n = gates.to(c.dtype).chunk(4, dim=-1)
+    r, z = r.sigmoid(), z.sigmoid()
+    n = (n + r * m).tanh()
+    c_next = n + z * (c - n)
+    activated = torch.cat([m, r, z, n], dim=-1).to(gates.dtype)
+    return c_next.to(gates.dtype), c_next, activated
+
+
+def gru_backward(
+    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `backward`."""
+    m, r, z, n = activated.to(c.dtype).chunk(4, dim=-1)
+    dc_next = dc_next + dh
+    dz = dc_next * (c - n) * z * (1 - z)
+    dn = dc_next * (1 - z) * (1 - n * n)
+    dr = dn * m * r * (1 - r)
+    dgates = torch.cat([dn * r, dr, dz, dn], dim=-1)
+    return dgates.to(activated.dtype), dc_next * z, dh
+
+
+class Pointwise(NamedTuple):
+    """What a cell computes in a step but for its products."""
+
+    forward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
+LSTM, GRU = Pointwise(forward, backward), Pointwise(gru_forward, gru_backward)

@@ -22,6 +22,7 @@ from .cell import NOTHING, PLAIN, Cell, Draws
 from .philox import dropout_mask
 from .pointwise import (
     Added,
+    Pointwise,
     cell,
     cell_backward,
     masked,
@@ -76,7 +77,12 @@ def by_layer(weights: Sequence[Tensor], lanes: int, cell: Cell = PLAIN) -> Itera
 
 
 def step(
-    x: Tensor, h: Tensor, c: Tensor, layer: Layer, draws: Draws = NOTHING
+    x: Tensor,
+    h: Tensor,
+    c: Tensor,
+    layer: Layer,
+    draws: Draws = NOTHING,
+    own: Pointwise = pointwise.LSTM,
 ) -> tuple[Tensor, ...]:
     """x [B, I], h [B, P], c [B, H] -> h_next, c_next, activated gates [B, 4H], and any `Norms`."""
     by_x, by_h, norms = x @ layer.w_ih.T, masked(h, draws.recurrent) @ layer.w_hh.T, ()
@@ -87,7 +93,7 @@ def step(
     if (bias := layer.bias()) is not None:
         gates = gates + bias
     added = layer.added(draws.candidate)
-    h_next, c_next, activated = pointwise.forward(gates.to(x.dtype), c, added)
+    h_next, c_next, activated = own.forward(gates.to(x.dtype), c, added)
     if layer.w_hr is not None:
         h_next = h_next @ layer.w_hr.T
     h_next, c_next = zoned(h_next, h, draws.zoneout_h), zoned(c_next, c, draws.zoneout_c)
@@ -110,18 +116,19 @@ def layer_forward(
     layer: Layer,
     order: Order | None = None,
     draws: Draws = NOTHING,
+    own: Pointwise = pointwise.LSTM,
 ) -> tuple[Tensor, ...]:
     """A lane: x [T, B, I], h0 [B, P], c0 [B, H] -> h [T, B, P], c [T, B, H], gates [T, B, 4H].
 
     h and c are the state after each step, which of a row that has ended is its last; the gates are
     activated. A lane that normalizes gives its `Norms` too. order: the lane's steps; None is
-    forwards, all rows alive.
+    forwards, all rows alive. own: of the cell.
     """
     order = order or Order(range(len(x)))
     h, c, saved = h0, c0.to(state_dtype(x.dtype)), {}
     for t in order.steps:
         h_prev, c_prev = order.before(t, h, c)
-        h_next, c_next, *kept = step(x[t], h_prev, c_prev, layer, draws.at(t))
+        h_next, c_next, *kept = step(x[t], h_prev, c_prev, layer, draws.at(t), own)
         h, c = order.after(t, h_next, h), order.after(t, c_next, c)
         saved[t] = h, c, *kept
     return _stacked(saved)
@@ -141,6 +148,7 @@ def layer_backward(
     *kept: Tensor,
     order: Order | None = None,
     draws: Draws = NOTHING,
+    own: Pointwise = pointwise.LSTM,
 ) -> tuple[Tensor, Tensor, Tensor, Layer]:
     """Gradients of one lane.
 
@@ -150,7 +158,8 @@ def layer_backward(
     Args:
         dy: [T, B, P], what is sent to a row that has ended is not looked at; dh_n [B, P], dc_n
             [B, H], gradients by the last state.
-        x, h0, c0, layer, order, draws: the forward's arguments; h, c, gates, kept: its results.
+        x, h0, c0, layer, order, draws, own: the forward's arguments; h, c, gates, kept: its
+            results.
 
     Returns:
         dx [T, B, I], dh0 [B, P], dc0 [B, H] and the gradients of the weights.
@@ -169,7 +178,7 @@ def layer_backward(
         dc_new, dc_old = zoned_backward(dc, drawn.zoneout_c)
         dm = dh_new if layer.w_hr is None else dh_new @ layer.w_hr  # by o * tanh(c)
         added = layer.added(drawn.candidate)
-        by_gates, dc_prev, dseen = pointwise.backward(gates[t], c_prev[t], c[t], dm, dc_new, added)
+        by_gates, dc_prev, dseen = own.backward(gates[t], c_prev[t], c[t], dm, dc_new, added)
         dgates = by_h = order.output(t, by_gates)
         if norms is not None and layer.gain_hh is not None:
             by_h = normalized_backward(dgates * layer.gain_hh, norms.h_hat[t], norms.h_rstd[t])
@@ -261,14 +270,15 @@ def lstm(
     Returns:
         y [T, B, D * P] or [N, D * P], h_n [L * D, B, P], c_n [L * D, B, H].
     """
-    cell, weights = cell.uncoupled(weights, c0.shape[2])
+    cell, weights = cell.four_gates(weights, c0.shape[2])
     lanes, states, (_, B, P) = list(by_layer(weights, len(h0), cell)), [], h0.shape
+    own = pointwise.GRU if cell.gru else pointwise.LSTM
     rows = Rows(x, B, batch_sizes, keep)
 
     def sweep(x: Tensor, lane: int) -> Tensor:
         order = rows.order(lane % directions)
         draws = cell.draw(seed, lane, len(h0), rows.T, B, P, c0.shape[2])
-        h, c, *_ = layer_forward(rows.pad(x), h0[lane], c0[lane], lanes[lane], order, draws)
+        h, c, *_ = layer_forward(rows.pad(x), h0[lane], c0[lane], lanes[lane], order, draws, own)
         last = order.steps[-1]
         states.append((h[last], c[last].to(c0.dtype)))
         return rows.pack(h)

@@ -61,7 +61,7 @@ class Streaming:
             like.new_empty(1, *self._shape), *self._zeros, weights, 1, B, False, lstm.cell
         )
         engine, fuse = resolve(lstm.engine, lstm.fuse, like.device, lstm.cell.on)
-        cell, weights = lstm.cell.uncoupled(weights, H)
+        cell, weights = lstm.cell.four_gates(weights, H)
         self._step = _step_of(engine, fuse, [w.contiguous() for w in weights], cell)
         self.reset()
 

@@ -11,7 +11,7 @@ from cases import LanesCase, Shape
 from cells import CELLS as CELLS_OF_MODULES
 from cells import make
 from fused_lstm import reference
-from fused_lstm.cell import Cell
+from fused_lstm.cell import GRU, Cell
 from fused_lstm.triton import around, interpreter
 from fused_lstm.triton.devices import DEVICES
 from fused_lstm.triton.plan import plan
@@ -120,9 +120,21 @@ def test_other_plans(path, projected, monkeypatch):
     run(case, ALL, "layers", training=True)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if not case.projected], ids=str)
+def test_a_gru_is_the_references(case):
+    run(case, GRU, "layers", training=True)
+
+
+@pytest.mark.parametrize("path", ["partly resident", "blocks of batch", "parts of the gates"])
+def test_a_gru_under_other_plans(path, monkeypatch):
+    force(monkeypatch, PATHS_BACKWARD[path], True)
+    run(LanesCase(Shape(2, 18, 5, 70, 2), keep=True, dropout=0.3), GRU, "layers", training=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_other_dtypes(dtype):
-    run(LanesCase(Shape(3, 3, 5, 17, 2)), ALL, "layers", training=True, dtype=dtype)
+@pytest.mark.parametrize("cell", [ALL, GRU], ids=["all", "gru"])
+def test_other_dtypes(cell, dtype):
+    run(LanesCase(Shape(3, 3, 5, 17, 2)), cell, "layers", training=True, dtype=dtype)
 
 
 # --- the module ---

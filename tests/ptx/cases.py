@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fused_lstm import reference
-from fused_lstm.cell import PLAIN, Cell
+from fused_lstm.cell import GRU, PLAIN, Cell
 from fused_lstm.triton import around, devices, pointwise
 from plans import make_plan
 from tolerance import TOLERANCE
@@ -341,6 +341,10 @@ def _cells(dtype: str, arch: int) -> list[Case]:
     found += [Case("steps", dtype, arch, H, B, cell=NORM) for H, B in ((17, 3), (130, 20))]
     found.append(Case("both", dtype, arch, 33, P=20, lengths=few, keep=True, cell=WHOLE))
     found.append(Case("steps", dtype, arch, 33, L=2, p=0.3, keep=True, cell=WHOLE))
+    found += [Case("steps", dtype, arch, H, B, cell=GRU) for H, B in ((33, 20), (130, 3))]
+    found.append(Case("layers", dtype, arch, 17, L=3, p=0.3, lengths=few, keep=True, cell=GRU))
+    found.append(Case("both", dtype, arch, 33, L=2, lengths=few, keep=True, cell=GRU))
+    found.append(Case("both", dtype, arch, 17, 20, path="groups of rows", lengths=many, cell=GRU))
     return found
 
 
@@ -380,6 +384,9 @@ def some_cases() -> list[Case]:
             found.append(Case("layers", dtype, arch, 17, L=2, p=0.3, keep=True, cell=ALL))
             found.append(Case("steps", dtype, arch, 33, cell=NORM))
             found.append(Case("both", dtype, arch, 17, P=9, lengths=few, keep=True, cell=WHOLE))
+            found.append(Case("steps", dtype, arch, 33, cell=GRU))
+            found.append(Case("layers", dtype, arch, 17, L=2, p=0.3, keep=True, cell=GRU))
+            found.append(Case("both", dtype, arch, 17, lengths=few, keep=True, cell=GRU))
         found.append(Case("both", "bf16", arch, 17, 20, **path, cell=ALL))
         found.append(Case("both", "bf16", arch, 17, 20, **path, cell=NORM))
         found.append(Case("steps", "bf16", arch, 33, 20, P=20, path="groups of rows"))

@@ -22,7 +22,8 @@ from .. import stack
 from ..cell import RECURRENT, Cell
 from ..pointwise import normalized, scaled
 from ..reference import Layer, by_layer, state_dtype
-from . import devices, gradients, launch, philox, precision, sweep
+from . import cells, devices, gradients, launch, philox, precision, sweep
+from .cells.gru import GRU
 from .cells.lstm import LSTM
 from .choice import choose
 from .packed import Rows
@@ -52,6 +53,11 @@ class Stack(NamedTuple):
     options: sweep.Options
     inside: float  # probability of a dropout that the sweep itself does
     drop: stack.Drop | None
+
+    @property
+    def kernel(self) -> cells.Cell:
+        """The cell as the sweeps have it."""
+        return GRU if self.options.cell.gru else LSTM
 
 
 def _stack(
@@ -224,8 +230,8 @@ def lstm(
                 x_hat, _ = normalized(by_x)
                 out_gates.copy_(scaled(x_hat, layers[number].gain_ih, bias[lane]))
             sweep.forward(
-                plan, LSTM, hoisted[first], of.weights[index], bias, c0, h, out, c, spaces[index],
-                counters[index], options[index], rows.T, of.inside, save,
+                plan, of.kernel, hoisted[first], of.weights[index], bias, c0, h, out, c,
+                spaces[index], counters[index], options[index], rows.T, of.inside, save,
             )  # fmt: skip
             return rows.of(out)
 
@@ -301,8 +307,8 @@ def lstm_backward(
         def one(dy: Tensor, index: int) -> Tensor:
             gates, c0, c, dc, dgates, space = swept[index]
             sweep.backward(
-                plan, LSTM, dy, dh_n_of[index], gates, of.weights[index], c0, c, dc, dgates, space,
-                counters[index], partials, options[index], rows.T, of.inside,
+                plan, of.kernel, dy, dh_n_of[index], gates, of.weights[index], c0, c, dc, dgates,
+                space, counters[index], partials, options[index], rows.T, of.inside,
             )  # fmt: skip
             if index == 0 and not needs_dx:
                 return dy
