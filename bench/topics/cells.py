@@ -1,8 +1,9 @@
 """Cells that cuDNN does not have, forward and backward: what each costs beside nn.LSTM's cell.
 
 Each is timed beside the plain LSTM and beside the step loop of the same cell in the same rounds,
-and where Keras leaves its own fast path, beside Keras's loop. Two layers, B = 20. The answers are
-compared, mask by mask, before anything is timed; Keras draws masks of its own, so its are not.
+and where Keras leaves its own fast path, beside Keras's loop; the GRU beside nn.GRU. Two layers,
+B = 20. The answers are compared, mask by mask, before anything is timed; Keras draws masks of its
+own, so its are not.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ CELLS: dict[str, dict[str, Any]] = {
     "recurrent_dropout": {"recurrent_dropout": 0.25},
     "candidate_dropout": {"candidate_dropout": 0.25},
     "layer_norm": {"layer_norm": True},
+    "gru": {"gru": True},
 }
+THEIRS = {"gru": torch.nn.GRU}  # what PyTorch has
 KERAS = {"recurrent_dropout", "layer_norm"}  # what its LSTM does step by step
 ENGINES = {"cpu": "native", "cuda": "triton"}
 
@@ -52,6 +55,7 @@ class Cost(NamedTuple):
     to_plain: float
     to_loop: float
     to_keras: float | None = None
+    to_theirs: float | None = None
 
     def meets(self, name: str, plain: Cost) -> bool:
         """Whether these are the goals above."""
@@ -67,7 +71,12 @@ class Stack:
         T, B, I, H, L = PRESETS[size]
         torch.manual_seed(0)
         self.device = device
-        self.module = fused_lstm.LSTM(I, H, L, engine=engine, device=device, **CELLS[name])
+        if engine == "torch":
+            self.module = THEIRS[name](I, H, L, device=device)
+        elif name == "gru":
+            self.module = fused_lstm.GRU(I, H, L, engine=engine, device=device)
+        else:
+            self.module = fused_lstm.LSTM(I, H, L, engine=engine, device=device, **CELLS[name])
         self.x = torch.randn(T, B, I, device=device, requires_grad=True)
         self.dy = torch.randn(T, B, H, device=device)
 
@@ -147,11 +156,12 @@ def costs(
     stacks = {
         (name, engine): Stack(name, engine, size, device)
         for name in names
-        for engine in (ENGINES[device.type], "loop")
+        for engine in (ENGINES[device.type], "loop", *(["torch"] if name in THEIRS else []))
     }
     ours = ENGINES[device.type]
     for name in names:
-        require_right(name, stacks[name, ours].answer(), stacks[name, "loop"].answer())
+        for other in ("loop", *(["torch"] if name in THEIRS else [])):
+            require_right(name, stacks[name, ours].answer(), stacks[name, other].answer())
     cases = {key: timed(stack.step, device) for key, stack in stacks.items()}
     if device.type == "cpu":
         for name in KERAS.intersection(names):
@@ -164,11 +174,11 @@ def costs(
     found = {}
     for name in names:
         own = samples[name, ours]
-        keras = samples.get((name, "keras"))
+        others = (samples.get((name, other)) for other in ("keras", "torch"))
         found[name] = Cost(
             1 / speedup(samples[PLAIN, ours], own),
             speedup(samples[name, "loop"], own),
-            None if keras is None else speedup(keras, own),
+            *(None if other is None else speedup(other, own) for other in others),
         )
     return found, samples
 
@@ -178,13 +188,13 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     measured = []
     for size in given.sizes:
         found, samples = costs(size, given.device, given.seconds)
-        print(f"\n{size}: cell, ms, to plain, times its loop's speed, times Keras's")
+        print(f"\n{size}: cell, ms, to plain, times its loop's speed, Keras's, PyTorch's")
         for name, cost in found.items():
             ours = samples[name, ENGINES[given.device.type]]
-            keras = "" if cost.to_keras is None else f"{cost.to_keras:8.2f}"
+            others = " ".join(f"{to:8.2f}" if to else " " * 8 for to in cost[2:])
             row = f"{1e3 * quartiles(ours).median:9.2f} {cost.to_plain:7.3f} {cost.to_loop:8.2f}"
             says = "" if cost.meets(name, found[PLAIN]) else "  below its goal"
-            print(f"{name:18} {row} {keras}{says}")
+            print(f"{name:18} {row} {others}{says}")
             own = {engine: times for (cell, engine), times in samples.items() if cell == name}
             measured.append({"size": size, "cell": name, **cost._asdict(), "samples": own})
     return {"measured": measured}

@@ -32,7 +32,8 @@ def test_costs(small):
     assert set(found) == set(cells.CELLS)
     assert found["plain"].to_plain == 1
     assert all(cost.to_loop > 0 and cost.to_keras is None for cost in found.values())
-    assert {engine for _, engine in samples} == {"native", "loop"}
+    assert {name for name, cost in found.items() if cost.to_theirs} == {"gru"}
+    assert {engine for _, engine in samples} == {"native", "loop", "torch"}
 
 
 def test_a_wrong_cell_is_not_timed(small, monkeypatch):
