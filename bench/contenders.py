@@ -67,7 +67,8 @@ def engines() -> list[Contender]:
 
 def everyone(mode: str | None = None) -> list[Contender]:
     """Engines and peers; with `mode`, those that run an LSTM alone so."""
-    able = (n for n, p in peers.PEERS.items() if mode is None or mode in p.modes)
+    plain = {n: p for n, p in peers.PEERS.items() if not p.cells}
+    able = (n for n, p in plain.items() if mode is None or mode in p.modes)
     return engines() + [Contender(name, name, peer=True) for name in able]
 
 

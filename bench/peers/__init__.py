@@ -34,6 +34,7 @@ class Peer(NamedTuple):
     at_least: str = "0"  # version
     trains: bool = False
     modes: tuple[str, ...] = ("inference", "step")  # of an LSTM alone
+    cells: bool = False  # of cells that nn.LSTM does not have: bench/topics/cells.py times it
 
 
 TENSORFLOW = {"at_least": "2.16", "trains": True}
@@ -56,6 +57,15 @@ PEERS = {
         "tensorflow",
         "Keras LSTM on TensorFlow (cuDNN on a GPU, a loop on a CPU)",
         **TENSORFLOW,
+    ),
+    "keras-cells": Peer(
+        "keras_cells",
+        "tensorflow",
+        "Keras's loop where it leaves its fast path: recurrent_dropout, layer normalization",
+        ("cpu",),
+        at_least="2.16",
+        modes=("step",),
+        cells=True,
     ),
     "jax": Peer("jax_scan", "jax", "JAX: lax.scan under jit (XLA)", at_least=JAX, trains=True),
     "jax-cudnn": Peer(

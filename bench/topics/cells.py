@@ -1,24 +1,29 @@
 """Cells that cuDNN does not have, forward and backward: what each costs beside nn.LSTM's cell.
 
 Each is timed beside the plain LSTM and beside the step loop of the same cell in the same rounds,
-and where Keras leaves its own fast path, beside Keras's loop; the GRU beside nn.GRU. Two layers,
-B = 20. The answers are compared, mask by mask, before anything is timed; Keras draws masks of its
-own, so its are not.
+and where Keras leaves its own fast path, beside Keras's loop, which is in a process of its own; the
+GRU beside nn.GRU. Two layers, B = 20. All answers are compared, mask by mask, before anything is
+timed.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
 import torch
 
 import fused_lstm
+from fused_lstm.ops import draw_seed
 
+from .. import peers
 from ..alone import SIZES as PRESETS
+from ..contenders import Contender
 from ..measure.check import require_right
 from ..measure.timing import interleave, quartiles, speedup, timed
+from ..peers.remote import PeerFailed, Remote
 
 SIZES = ("small", "medium")
 SECONDS = 20.0
@@ -34,7 +39,8 @@ CELLS: dict[str, dict[str, Any]] = {
     "gru": {"gru": True},
 }
 THEIRS = {"gru": torch.nn.GRU}  # what PyTorch has
-KERAS = {"recurrent_dropout", "layer_norm"}  # what its LSTM does step by step
+KERAS = ("recurrent_dropout", "layer_norm")  # what its LSTM does step by step
+PEER = Contender("keras", "keras-cells", peer=True)
 ENGINES = {"cpu": "native", "cuda": "triton"}
 
 # At most this of the plain LSTM's time; at least this of the factor that it has over its own loop;
@@ -68,9 +74,9 @@ class Stack:
     """A module of one cell on one engine, and its training step."""
 
     def __init__(self, name: str, engine: str, size: str, device: torch.device) -> None:
-        T, B, I, H, L = PRESETS[size]
+        T, B, I, H, L = self.shape = PRESETS[size]
         torch.manual_seed(0)
-        self.device = device
+        self.device, self.dtype = device, torch.float32
         if engine == "torch":
             self.module = THEIRS[name](I, H, L, device=device)
         elif name == "gru":
@@ -84,65 +90,39 @@ class Stack:
         y, _ = self.module(self.x)
         return y, *torch.autograd.grad(y, [self.x, *self.module.parameters()], self.dy)
 
+    def named(self) -> dict[str, torch.Tensor]:
+        """What the peer is handed over: weights by name, and the masks of `answer`."""
+        given = {"x": self.x, "dy": self.dy} | dict(self.module.named_parameters())
+        T, B, _, H, L = self.shape
+        torch.manual_seed(1)
+        drawn = draw_seed(self.device)
+        draws = [self.module.cell.draw(drawn, lane, L, T, B, H, H) for lane in range(L)]
+        masks = [torch.ones(B, H) if d.recurrent is None else d.recurrent for d in draws]
+        rate = torch.tensor(self.module.cell.recurrent_dropout)
+        return given | {"masks": torch.stack(masks), "recurrent_dropout": rate}
+
     def answer(self) -> dict[str, torch.Tensor]:
         torch.manual_seed(1)
         names = ["y", "x.grad", *(f"{name}.grad" for name, _ in self.module.named_parameters())]
         return dict(zip(names, (t.detach() for t in self.step()), strict=True))
 
 
-class KerasStack:
-    """The same in Keras, under tf.function as its fit would run it."""
+def in_keras(stack: Stack) -> Remote:
+    """Its process, doing what a stack does.
 
-    def __init__(self, name: str, size: str, threads: int) -> None:
-        import tensorflow as tf
-
-        if not tf.config.threading.get_intra_op_parallelism_threads():
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
-        (T, B, I, H, L), layers = PRESETS[size], tf.keras.layers
-        made = []
-        for _ in range(L):
-            if name == "layer_norm":
-                made.append(layers.RNN(normalizing_cell(tf, H), return_sequences=True))
-            else:
-                dropped = CELLS[name]["recurrent_dropout"]
-                made.append(layers.LSTM(H, recurrent_dropout=dropped, return_sequences=True))
-        model = tf.keras.Sequential(made)
-        x, dy = tf.random.normal((B, T, I)), tf.random.normal((B, T, H))
-        model(x)
-
-        @tf.function
-        def both(x, dy):
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                y = model(x, training=True)
-            return tape.gradient(y, [x, *model.trainable_variables], output_gradients=dy)
-
-        def step() -> None:
-            both(x, dy)[-1].numpy()
-
-        self.step = step
-
-
-def normalizing_cell(tf, H: int):
-    """Keras has no LSTM with LayerNorm any more: its own cell, with its own LayerNormalization."""
-    layers = tf.keras.layers
-
-    class Normalizing(layers.Layer):
-        state_size, output_size = (H, H), H
-
-        def build(self, shape):
-            self.by_x, self.by_h = (layers.Dense(4 * H, use_bias=False) for _ in range(2))
-            self.norms = [layers.LayerNormalization(epsilon=1e-5) for _ in range(3)]
-
-        def call(self, x, states):
-            h, c = states
-            a = self.norms[0](self.by_x(x)) + self.norms[1](self.by_h(h))
-            i, f, g, o = tf.split(a, 4, axis=-1)
-            c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
-            h = tf.sigmoid(o) * tf.tanh(self.norms[2](c))
-            return h, [h, c]
-
-    return Normalizing()
+    Raises:
+        PeerFailed: it cannot run.
+        WrongAnswer: it does not give what the stack gives.
+    """
+    if why := peers.missing(PEER.engine, stack.device):
+        raise PeerFailed(PEER.label, why)
+    remote = Remote(PEER, stack)
+    try:
+        require_right(PEER.label, remote.answer(), stack.answer())
+    except BaseException:
+        remote.close()
+        raise
+    return remote
 
 
 def costs(
@@ -163,14 +143,16 @@ def costs(
         for other in ("loop", *(["torch"] if name in THEIRS else [])):
             require_right(name, stacks[name, ours].answer(), stacks[name, other].answer())
     cases = {key: timed(stack.step, device) for key, stack in stacks.items()}
-    if device.type == "cpu":
-        for name in KERAS.intersection(names):
+    with ExitStack() as processes:
+        for name in sorted(set(KERAS).intersection(names)):
             try:
-                keras = KerasStack(name, size, torch.get_num_threads())
-            except ImportError:
+                keras = in_keras(stacks[name, ours])
+            except PeerFailed as failed:
+                print(f"{name}: {failed}")
                 continue
-            cases[name, "keras"] = timed(keras.step, device)
-    samples = interleave(cases, seconds, warmup=1)
+            processes.enter_context(closing(keras))
+            cases[name, "keras"] = keras.timed("step")
+        samples = interleave(cases, seconds, warmup=1)
     found = {}
     for name in names:
         own = samples[name, ours]

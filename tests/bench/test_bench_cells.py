@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fused_lstm
+from bench import peers
 from bench.alone import Shape
 from bench.measure.check import WrongAnswer
 from bench.topics import cells
@@ -19,8 +20,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(cells, "PRESETS", {"small": Shape(3, 20, 8, 8, 2)})
-    monkeypatch.setattr(cells, "KERAS", set())  # which takes seconds to import
+    monkeypatch.setattr(cells, "PRESETS", {"small": Shape(3, 20, 7, 9, 2)})
+    monkeypatch.setattr(cells, "KERAS", ())  # which takes seconds to import
 
 
 def test_every_option_of_a_cell_is_timed():
@@ -40,3 +41,29 @@ def test_a_wrong_cell_is_not_timed(small, monkeypatch):
     monkeypatch.setattr(cells.Stack, "answer", lambda self: {"y": torch.rand(2)})
     with pytest.raises(WrongAnswer, match="plain: y differs"):
         cells.costs("small", CPU, 0.01, names=("plain",))
+
+
+@pytest.mark.parametrize("name", ["plain", "recurrent_dropout", "layer_norm"])
+def test_keras_gives_what_ours_gives(small, monkeypatch, name):
+    """Through its own cell or its own LayerNormalization, under the masks that ours draws."""
+    if why := peers.missing(cells.PEER.engine, CPU):
+        pytest.skip(why)
+    stack = cells.Stack(name, "native", "small", CPU)
+    with torch.no_grad():  # gains are not 1, and biases not 0
+        for parameter in stack.module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    remote = cells.in_keras(stack)
+    assert remote.timed("step")() > 0
+    with torch.no_grad():
+        stack.module.weight_hh_l1[0, 0] += 1  # and it would notice
+    with pytest.raises(WrongAnswer, match="keras: y differs"):
+        cells.require_right("keras", remote.answer(), stack.answer())
+    remote.close()
+
+
+def test_a_run_without_keras_says_why(small, monkeypatch, capsys):
+    monkeypatch.setattr(cells, "KERAS", ("layer_norm",))
+    monkeypatch.setattr(peers, "missing", lambda name, device: "it is not here")
+    found, _ = cells.costs("small", CPU, 0.01, names=("plain", "layer_norm"))
+    assert found["layer_norm"].to_keras is None
+    assert "layer_norm: keras: it is not here" in capsys.readouterr().out
