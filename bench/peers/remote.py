@@ -14,13 +14,12 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..alone import Problem
 from ..measure.timing import Lost, Timed
 from ..training import Lesson
 from . import PEERS
@@ -28,6 +27,16 @@ from . import PEERS
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600.0  # seconds for one answer: XLA compiles for minutes
 ONE_DOMAIN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class Work(Protocol):
+    """What a peer is handed: an alone.Problem, a training.Lesson, a cell's stack."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def named(self) -> dict[str, Tensor]: ...
 
 
 class PeerFailed(Lost):
@@ -41,7 +50,7 @@ class PeerFailed(Lost):
 class Remote:
     """A peer doing a work, in a process that the constructor starts; `answer` waits for it."""
 
-    def __init__(self, contender: Any, work: Problem | Lesson) -> None:
+    def __init__(self, contender: Any, work: Work) -> None:
         self.name, self.device, self.dtype = contender.engine, work.device, work.dtype
         self.modes = work.modes if isinstance(work, Lesson) else PEERS[self.name].modes
         if (dtype := dtype_name(work)) not in PEERS[self.name].dtypes:
@@ -128,7 +137,7 @@ def environment(threads: int, device: torch.device) -> dict[str, str]:
     return os.environ | own
 
 
-def to_arrays(work: Problem | Lesson) -> dict[str, np.ndarray]:
+def to_arrays(work: Work) -> dict[str, np.ndarray]:
     """What `work` names; floating-point numbers that are not float64 as float32.
 
     Beside it `dtype`, the name of the work's own, and `tf32`, whether products may round their
@@ -143,5 +152,5 @@ def to_arrays(work: Problem | Lesson) -> dict[str, np.ndarray]:
     return found | {"dtype": np.array(dtype_name(work)), "tf32": np.array(tf32)}
 
 
-def dtype_name(work: Problem | Lesson) -> str:
+def dtype_name(work: Work) -> str:
     return str(work.dtype).removeprefix("torch.")

@@ -77,6 +77,7 @@ class Stack:
         T, B, I, H, L = self.shape = PRESETS[size]
         torch.manual_seed(0)
         self.device, self.dtype = device, torch.float32
+        self.module: Any
         if engine == "torch":
             self.module = THEIRS[name](I, H, L, device=device)
         elif name == "gru":
