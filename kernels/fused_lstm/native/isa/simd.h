@@ -1,4 +1,4 @@
-// Vectors of one instruction set: FL_BYTES wide, in the namespace FL_ISA (see isa_body.h).
+// Vectors of one instruction set: FL_BYTES wide, in the namespace FL_ISA (see isa/body.h).
 //
 // Written with the compiler's vector extension (GCC, Clang), so that one text serves AVX-512,
 // AVX2, SSE and NEON. Nothing from the standard library is used here: an inline function of
