@@ -45,7 +45,7 @@ def check_tensors(
     tensors, per_lane = (h0, c0, *weights), len(weights) // lanes
     for n, shape in enumerate(_shapes(x, h0, c0, per_lane, directions, B, cell)):
         tensor, wrong = tensors[n], None
-        if tuple(tensor.shape) != shape:
+        if tensor.shape != shape:
             wrong = f"got shape {list(tensor.shape)}, should be {list(shape)}"
         elif tensor.device != device:
             wrong = f"on {tensor.device}, should be on {device}, as x is"
@@ -60,8 +60,10 @@ def _shapes(x, h0, c0, per_lane: int, directions: int, B: int, cell) -> list[tup
     lanes, _, P = h0.shape
     form = _, projected = cell.forms[per_lane]
     H = c0.shape[-1] if projected else P
-    first, above = (cell.weights(I, H, P, *form).values() for I in (x.shape[-1], directions * P))
-    return [(lanes, B, P), (lanes, B, H), *[*first] * directions, *[*above] * (lanes - directions)]
+    shapes = [(lanes, B, P), (lanes, B, H)]
+    for I in (x.shape[-1], *[directions * P] * (lanes // directions - 1)):
+        shapes += [*cell.weights(I, H, P, *form).values()] * directions
+    return shapes
 
 
 def _name(n: int, per_lane: int, directions: int, cell: Cell) -> str:

@@ -85,7 +85,7 @@ def run(
     traced = in_a_graph()
     if seed is None and dropout > 0:
         seed = draw_seed(x.device)
-    save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
+    save = torch.is_grad_enabled() and any(t.requires_grad for t in (*weights, x, h0, c0))
     save = save or torch.jit.is_tracing()  # what is traced once may be trained and not
     lanes = directions, batch_sizes, keep
     if fuse == "pointwise":
@@ -116,7 +116,8 @@ def precision_now(dtype: torch.dtype, op: str) -> str | None:
     """
     if dtype != torch.float32:
         return None
-    word = getattr(torch.backends.mkldnn, op).fp32_precision
+    # torch.backends.mkldnn's own `fp32_precision`, less its modules: a microsecond of a short call.
+    word = torch._C._get_fp32_precision_getter("mkldnn", op)
     return word if word in ("tf32", "bf16") else None
 
 

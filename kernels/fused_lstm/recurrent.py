@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from . import packing
 from .cell import PLAIN, Cell
 from .functional import State, call_of, padded, traced
+from .ops import in_a_graph
 
 # A module's attributes that torch's has not.
 OWN = "engine", "fuse", "recompute", "cell", "forget_bias"
@@ -58,7 +59,7 @@ class Recurrent(nn.RNNBase):
         if isinstance(input, fx.Proxy):  # fx.symbolic_trace: a leaf, as torch.nn's modules are
             path = input.tracer.path_of_module(self)
             return input.tracer.create_proxy("call_module", path, (input, hx, lengths, resets), {})
-        if torch.onnx.is_in_onnx_export():
+        if in_a_graph() and torch.onnx.is_in_onnx_export():  # which takes a microsecond
             return self._onnx(input, hx, lengths, resets)
         if isinstance(input, PackedSequence):
             if lengths is not None:
