@@ -41,7 +41,7 @@ def test_agrees_without_bias_or_state(bias, with_state, engine, fuse):
     assert_same(run(ours, x, state), run(theirs, x, state))
 
 
-@pytest.mark.parametrize("shape", [SHAPES[0], SMALL], ids=str)
+@pytest.mark.parametrize("shape", [SHAPES[0], pytest.param(SMALL, marks=pytest.mark.slow)], ids=str)
 def test_compile_agrees_with_nn_lstm(shape):
     theirs, ours = make_pair(shape, "compile", None, torch.float32)
     x, state = torch.randn(shape.T, shape.B, shape.I), make_state(shape, torch.float32)

@@ -103,16 +103,20 @@ def lstm_inputs(layout, T=3, B=2, I=5, H=4, L=2) -> tuple:
     return x, h0, c0, [layout(torch.randn(size)) for size in weights]
 
 
-@each_layout
-@pytest.mark.parametrize("save", [True, False], ids=["save", "no-save"])
+@pytest.mark.parametrize(
+    ("layout", "save"), zip(LAYOUTS.values(), (True, False, True, False), strict=True), ids=LAYOUTS
+)
 def test_opcheck_lstm(ops, layout, save):
     x, h0, c0, weights = lstm_inputs(layout)
     tensors = [t.requires_grad_(save) for t in (x, h0, c0, *weights)]
     torch.library.opcheck(ops.lstm, (*tensors[:3], tensors[3:], 0.0, None, "layers", save))
 
 
-@each_layout
-@pytest.mark.parametrize("needs_dx", [True, False], ids=["dx", "no-dx"])
+@pytest.mark.parametrize(
+    ("layout", "needs_dx"),
+    zip(LAYOUTS.values(), (True, False, True, False), strict=True),
+    ids=LAYOUTS,
+)
 def test_opcheck_lstm_backward(ops, layout, needs_dx):
     x, h0, c0, weights = lstm_inputs(layout)
     seed = torch.tensor([3])

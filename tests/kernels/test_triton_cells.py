@@ -112,7 +112,14 @@ def test_a_launch_a_layer(monkeypatch):
 
 @pytest.mark.parametrize(
     ("path", "projected"),
-    [("partly resident", 0), ("blocks of batch", 9), ("groups of rows", 0), ("resident parts", 9)],
+    [
+        ("groups of rows", 0),
+        ("resident parts", 9),
+        *(
+            pytest.param(*c, marks=pytest.mark.slow)
+            for c in [("partly resident", 0), ("blocks of batch", 9)]
+        ),
+    ],
 )
 def test_other_plans(path, projected, monkeypatch):
     force(monkeypatch, PATHS_BACKWARD[path], True)

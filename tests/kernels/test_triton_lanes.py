@@ -135,7 +135,7 @@ LARGE = {
 }
 
 
-SLOW = "both", "chain projected"
+SLOW = "both", "chain projected", "both projected"
 
 
 @pytest.mark.parametrize(

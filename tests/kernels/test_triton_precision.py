@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -23,28 +24,33 @@ SWITCHES = {
     "cuda.matmul.allow_tf32 = True": True,
     "cuda.matmul.fp32_precision = 'ieee'": True,
 }
+# Each in a process of its own: torch refuses to read an old switch once a new one is set.
 PROGRAM = """
-import torch
+import os, sys, torch
 from fused_lstm.triton import precision
-torch.backends.{switch}
-matmul = torch.backends.cuda.matmul
-before = matmul.fp32_precision
-with precision.matmul_as_rnn(torch.float32):
-    seen = matmul.fp32_precision
-assert matmul.fp32_precision == before, matmul.fp32_precision
-print(precision.tf32(), seen == "tf32")
+for switch in sys.argv[1:]:
+    if os.fork():
+        os.wait()
+        continue
+    exec(f"torch.backends.{switch}")
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    with precision.matmul_as_rnn(torch.float32):
+        seen = matmul.fp32_precision
+    assert matmul.fp32_precision == before, matmul.fp32_precision
+    print(switch, precision.tf32(), seen == "tf32", sep=";", flush=True)
+    os._exit(0)
 """
 
 
-@pytest.mark.parametrize("switch", SWITCHES, ids=lambda s: s or "nothing")
-def test_as_nn_lstm_does(switch):
-    """Each in a process of its own: torch refuses to read an old switch once a new one is set."""
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_as_nn_lstm_does():
+    switches = [switch or "__name__" for switch in SWITCHES]
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(switch=switch or "__name__")],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(SWITCHES[switch])] * 2
+        [sys.executable, "-c", PROGRAM, *switches], capture_output=True, text=True, timeout=300
+    )
+    wanted = [f"{s};{tf32};{tf32}" for s, tf32 in zip(switches, SWITCHES.values(), strict=True)]
+    assert done.stdout.splitlines() == wanted, done.stderr
 
 
 @pytest.fixture
