@@ -60,7 +60,7 @@ def _shapes(x, h0, c0, per_lane: int, directions: int, B: int, cell) -> list[tup
     lanes, _, P = h0.shape
     form = _, projected = cell.forms[per_lane]
     H = c0.shape[-1] if projected else P
-    shapes = [(lanes, B, P), (lanes, B, H)]
+    shapes: list[tuple[int, ...]] = [(lanes, B, P), (lanes, B, H)]
     for I in (x.shape[-1], *[directions * P] * (lanes // directions - 1)):
         shapes += [*cell.weights(I, H, P, *form).values()] * directions
     return shapes
