@@ -124,12 +124,13 @@ def of_weights(left: Left, samples: int = 0) -> list[Tensor]:
             below = left.outputs[index - 1]
             below = below if left.drop is None else left.drop(below, index - 1)
         dgates = left.by_gates[lane]
-        by_x = by_h = own(dgates)
+        by_sample = own(dgates)
+        by_x = by_h = by_sample.mT
         if left.by_h is not None:
-            by_x, by_h = left.by_x(lane), left.rows.of(left.by_h[lane])
-        found += [by_x.mT @ own(below), by_h.mT @ own(left.h_before(lane))]
+            by_x, by_h = left.by_x(lane).mT, left.rows.of(left.by_h[lane]).mT
+        found += [by_x @ own(below), by_h @ own(left.h_before(lane))]
         if layer.b_ih is not None:
-            bias = own(dgates).sum(-2)
+            bias = by_sample.sum(-2)
             found += [bias, bias.clone()]
         if left.dh is not None:
             dh, m = left.rows.of(left.dh[lane]), _unprojected(left, lane)
