@@ -233,6 +233,7 @@ def test_each_test_answers_for_itself(tmp_path, capsys):
 # --- the dry run: kernels compiled for a GPU that is not here ---
 
 
+@pytest.mark.slow  # half a minute; test_triton_host.py has such a run in every suite
 def test_a_dry_run_compiles_what_a_gpu_would(tmp_path, monkeypatch):
     """Forward and backward, a wavefront and a layer at a time; a second run finds all of it."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))

@@ -96,8 +96,9 @@ def test_torch_export(engine):
     assert_runs_as(nn_lstm_inside(model), torch.export.export(model, (x,)).module(), x)
 
 
-@pytest.mark.parametrize("bidirectional", [False, True], ids=["", "bidirectional"])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("engine", "bidirectional"), zip(ENGINES, (True, False, True), strict=True)
+)
 def test_onnx_has_its_own_lstm(engine, bidirectional):
     """The exporter takes nn.LSTM whatever the engine is, for any batch."""
     pytest.importorskip("onnxscript", reason="ONNX export needs onnx and onnxscript")

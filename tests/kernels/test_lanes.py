@@ -44,9 +44,9 @@ def name_of(case: Case) -> str:
 @pytest.mark.parametrize("case", COMBINED, ids=map(name_of, COMBINED))
 @every_own
 def test_options_together(case, engine, fuse, whole):
-    below = engine == "triton" and fuse != "layers" and case.kind != "unsorted"
-    if below and not whole:
-        pytest.skip("Triton's levels share their sweeps: --slow")
+    once = case.kind == "unsorted" or (fuse == "layers" and case.bidirectional)
+    if engine == "triton" and not (once or whole):
+        pytest.skip("long in the interpreter, whose levels share their sweeps: --slow")
     check(case, engine, fuse)
 
 

@@ -36,7 +36,6 @@ IN_THE_INTERPRETER = {
     ("pointwise", torch.float32, True),
     ("steps", torch.float64, True),
     ("layers", torch.float64, True),
-    ("layers", torch.float32, False),
 }
 
 

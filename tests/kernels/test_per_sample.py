@@ -86,7 +86,7 @@ def test_states_and_resets_of_all_or_of_each(engine, fuse, dims, whole):
 @each_option
 @both
 def test_differentiated_again(engine, fuse, options, whole):
-    if engine == "triton" and options and not whole:
+    if engine == "triton" and not whole:
         pytest.skip("long in the interpreter, of whose kernels it is nothing new: --slow")
     module, weights = make(engine, fuse, options)
     first, x = grad(loss_of(module)), torch.randn(T, B, N, 3, **DOUBLE)

@@ -201,7 +201,7 @@ def operator():
 
 
 @pytest.mark.parametrize(
-    ("L", "p"), [(1, 0.0), pytest.param(2, 0.0, marks=pytest.mark.slow), (2, 0.5)]
+    ("L", "p"), [(1, 0.0), *(pytest.param(2, p, marks=pytest.mark.slow) for p in (0.0, 0.5))]
 )
 def test_gradcheck_twice(L, p):
     lstm, seed = operator(), torch.tensor([9]) if p else None

@@ -21,7 +21,9 @@ from tolerance import assert_close
 SHAPE = Shape(3, 2, 5, 4, 2)
 # The module hands its weights to every level in one way. torch.compile takes seconds a use.
 every_engine = pytest.mark.parametrize(("engine", "fuse"), rungs("compile", top=True))
-traceable = pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn", top=True))
+traceable = pytest.mark.parametrize(
+    ("engine", "fuse"), rungs("compile", "cudnn", top=True, slow=("triton",))
+)
 
 
 # --- what is done to a module ---

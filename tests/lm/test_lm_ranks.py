@@ -54,7 +54,9 @@ def train_together(argv, size=2):
     return [process.exitcode for process in ranks]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "engine", [pytest.param(e, marks=[pytest.mark.slow] * (e == "triton")) for e in ENGINES]
+)
 def test_two_ranks_have_the_losses_of_one(tmp_path, corpus_dir, engine):
     if (why := fused_lstm.available_engines("cpu")[engine]) is not None:
         pytest.skip(why)
