@@ -97,7 +97,7 @@ def test_torch_export(engine):
 
 
 @pytest.mark.parametrize(
-    ("engine", "bidirectional"), zip(ENGINES, (True, False, True), strict=True)
+    ("engine", "bidirectional"), list(zip(ENGINES, (True, False, True), strict=True))
 )
 def test_onnx_has_its_own_lstm(engine, bidirectional):
     """The exporter takes nn.LSTM whatever the engine is, for any batch."""

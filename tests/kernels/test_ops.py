@@ -104,7 +104,7 @@ def lstm_inputs(layout, T=3, B=2, I=5, H=4, L=2) -> tuple:
 
 
 @pytest.mark.parametrize(
-    ("layout", "save"), zip(LAYOUTS.values(), (True, False, True, False), strict=True), ids=LAYOUTS
+    (X
 )
 def test_opcheck_lstm(ops, layout, save):
     x, h0, c0, weights = lstm_inputs(layout)
@@ -114,7 +114,7 @@ def test_opcheck_lstm(ops, layout, save):
 
 @pytest.mark.parametrize(
     ("layout", "needs_dx"),
-    zip(LAYOUTS.values(), (True, False, True, False), strict=True),
+    list(zip(LAYOUTS.values(), (True, False, True, False), strict=True)),
     ids=LAYOUTS,
 )
 def test_opcheck_lstm_backward(ops, layout, needs_dx):
