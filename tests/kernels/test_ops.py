@@ -104,7 +104,9 @@ def lstm_inputs(layout, T=3, B=2, I=5, H=4, L=2) -> tuple:
 
 
 @pytest.mark.parametrize(
-    (X
+    ("layout", "save"),
+    list(zip(LAYOUTS.values(), (True, False, True, False), strict=True)),
+    ids=LAYOUTS,
 )
 def test_opcheck_lstm(ops, layout, save):
     x, h0, c0, weights = lstm_inputs(layout)
