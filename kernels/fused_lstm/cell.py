@@ -58,7 +58,7 @@ class Cell:
     forms: dict[int, tuple[bool, bool]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in (*NAMES, "gru"):
+        for name in NAMES:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, should be True or False")
         pair = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)
