@@ -128,6 +128,27 @@ def make_state(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return h0, c0
 
 
+def pytorchs_own_inputs(theirs: type, dtype: torch.dtype, training: bool) -> list:
+    """What PyTorch tests nn.LSTM or nn.GRU with: modules and their inputs."""
+    pytest.importorskip("expecttest", reason="PyTorch's own tests need expecttest")
+    from torch.testing._internal.common_modules import module_db
+
+    torch.backends.__allow_nonbracketed_mutation_flag = True  # which that import takes away
+    (info,) = (info for info in module_db if info.module_cls is theirs)
+    options = {"device": "cpu", "dtype": dtype, "requires_grad": True, "training": training}
+    return list(info.module_inputs_func(info, **options))
+
+
+def assert_autocasts(module: nn.Module, x: Tensor) -> None:
+    """In bfloat16 under autocast, near what float32 gives, with gradients of float32."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, _ = module(x)
+    assert y.dtype == torch.bfloat16
+    y.sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in module.parameters())
+    assert_close(y.float(), module(x)[0], "y", torch.bfloat16)
+
+
 def of_one_leaf(function: Callable, tensors: Sequence[Tensor]) -> tuple[Callable, Tensor]:
     """The function of one flat tensor, and that: gradcheck calls it anew for each input."""
     flat = torch.cat([t.detach().flatten() for t in tensors]).requires_grad_()

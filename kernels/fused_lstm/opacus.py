@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence
 
 from . import packing, twins
-from .cell import PLAIN, Cell
+from .cell import NAMES, PLAIN, Cell
 from .functional import State
 from .lstm import LSTM as Base
 from .ops import NATIVE, TRITON, draw_seed, precision_now
@@ -104,7 +104,7 @@ class LSTM(Base):
                 f"{self.recompute!r}, should be 'native' or 'triton' at 'steps' or 'layers',"
                 " without recompute: gradients sample by sample are of their kernels"
             )
-        for name in ("layer_norm", "peephole", "coupled"):
+        for name in NAMES:
             if getattr(self.cell, name):
                 raise ValueError(
                     f"{name}: got True, should be False: it has no gradients by sample"

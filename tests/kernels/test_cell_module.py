@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import fused_lstm
+from cases import assert_autocasts
 from cells import each_cell, make
 from fused_lstm.cell import Cell
 from lanes import Case
@@ -93,13 +94,7 @@ def test_a_graph_of_torch_compile(options):
 @each_cell
 def test_autocast(options):
     module = fused_lstm.LSTM(3, 8, engine="loop", **options).eval()
-    x = torch.randn(4, 2, 3)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y, _ = module(x)
-    assert y.dtype == torch.bfloat16
-    y.sum().backward()
-    assert all(p.grad.dtype == torch.float32 for p in module.parameters())
-    assert_close(y.float(), module(x)[0], "y", torch.bfloat16)
+    assert_autocasts(module, torch.randn(4, 2, 3))
 
 
 # --- errors ---

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import fused_lstm
 import lanes
+from cases import pytorchs_own_inputs
 from cases import rungs as all_rungs
 from fused_lstm import engines, pointwise, reference
 from fused_lstm.cell import GRU, Cell
@@ -123,22 +124,11 @@ def test_the_compile_engine_has_it():
     check(Case(T=2, L=1), "compile", None)
 
 
-def pytorchs_own_inputs(dtype: torch.dtype, training: bool) -> list:
-    """What PyTorch tests nn.GRU with."""
-    pytest.importorskip("expecttest", reason="PyTorch's own tests need expecttest")
-    from torch.testing._internal.common_modules import module_db
-
-    torch.backends.__allow_nonbracketed_mutation_flag = True  # which that import takes away
-    (info,) = (info for info in module_db if info.module_cls is nn.GRU)
-    options = {"device": "cpu", "dtype": dtype, "requires_grad": True, "training": training}
-    return list(info.module_inputs_func(info, **options))
-
-
 @pytest.mark.parametrize(("engine", "fuse"), rungs("triton", "compile"))
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_pytorchs_own_inputs(dtype, training, engine, fuse):
-    given = pytorchs_own_inputs(dtype, training)
+    given = pytorchs_own_inputs(nn.GRU, dtype, training)
     assert len(given) >= 16
     for n, one in enumerate(given):
         make, inputs = one.constructor_input, one.forward_input

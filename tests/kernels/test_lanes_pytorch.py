@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
 import fused_lstm
-from cases import rungs
+from cases import pytorchs_own_inputs, rungs
 from lanes import Case, make_inputs, make_modules
 from tolerance import assert_close
 
@@ -18,17 +18,6 @@ every_rung = pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
 every_top = pytest.mark.parametrize(("engine", "fuse"), rungs("compile", top=True))
 
 # --- PyTorch's own inputs ---
-
-
-def pytorchs_own_inputs(dtype: torch.dtype, training: bool) -> list:
-    """What PyTorch tests nn.LSTM with: 32 modules and their inputs."""
-    pytest.importorskip("expecttest", reason="PyTorch's own tests need expecttest")
-    from torch.testing._internal.common_modules import module_db
-
-    torch.backends.__allow_nonbracketed_mutation_flag = True  # which that import takes away
-    (info,) = (info for info in module_db if info.module_cls is nn.LSTM)
-    options = {"device": "cpu", "dtype": dtype, "requires_grad": True, "training": training}
-    return list(info.module_inputs_func(info, **options))
 
 
 # What of it Triton's interpreter, which takes half a minute for 32, does in every run.
@@ -45,7 +34,7 @@ IN_THE_INTERPRETER = {
 def test_pytorchs_own_inputs(dtype, training, engine, fuse, whole):
     if engine == "triton" and not whole and (fuse, dtype, training) not in IN_THE_INTERPRETER:
         pytest.skip("half a minute in the interpreter: --slow")
-    given = pytorchs_own_inputs(dtype, training)
+    given = pytorchs_own_inputs(nn.LSTM, dtype, training)
     assert len(given) == 32
     for n, one in enumerate(given):
         make, inputs = one.constructor_input, one.forward_input

@@ -58,6 +58,16 @@ def engine(fuse="layers", dropout=0.0):
     return lambda x, h0, c0, weights: native.lstm(x, h0, c0, weights, dropout, fuse)
 
 
+def assert_threads_agree(inputs) -> None:
+    """Bit by bit, and run to run."""
+    torch.set_num_threads(1)
+    expected = results(inputs, engine())
+    for count in (1, 2, 3, 5):
+        torch.set_num_threads(count)
+        for name, value in results(inputs, engine()).items():
+            assert torch.equal(value, expected[name]), f"{name}, {count} threads"
+
+
 @functools.cache
 def expected_results(shape: Shape, dtype, bias):
     """(inputs, results, results without saving): made once for all instruction sets and levels."""

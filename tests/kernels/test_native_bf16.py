@@ -13,7 +13,7 @@ import fused_lstm
 from bench.topics.products import products_of
 from cases import Shape
 from fused_lstm import native, reference
-from test_native import SHAPES, engine, expected_results, results
+from test_native import SHAPES, assert_threads_agree, engine, expected_results, results
 from test_native_lanes import CASES, SEED, Problem, both, forward, named, solved
 from test_native_tiles import SIZES
 from tolerance import assert_close
@@ -203,12 +203,7 @@ def test_lanes_agree_with_the_reference(bf16_isa, case, fuse, threads):
 )
 def test_threads_and_runs_agree_bit_by_bit(bf16_isa, hidden):
     inputs = problem(Shape(7, 19, 51, hidden, 2))
-    torch.set_num_threads(1)
-    expected = results(inputs, engine())
-    for count in (1, 2, 3, 5):
-        torch.set_num_threads(count)
-        for name, value in results(inputs, engine()).items():
-            assert torch.equal(value, expected[name]), f"{name}, {count} threads"
+    assert_threads_agree(inputs)
 
 
 def error(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from fused_lstm import native, ops
 from lm.machine import PRECISIONS, set_precision
 from lm_cases import train
 from test_cross_entropy import losses_and_gradients, problem, stock
-from test_native import SHAPES, engine, expected_results, results
+from test_native import SHAPES, assert_threads_agree, engine, expected_results, results
 from test_native_bf16 import (
     MORE_SHAPES,
     assert_nan_goes_through_its_own_row,
@@ -222,12 +222,7 @@ def test_lanes_agree_with_the_reference(terms, case, fuse, threads):
 def test_threads_and_runs_agree_bit_by_bit(terms, hidden):
     shape = Shape(7, 19, 51, hidden, 2)
     inputs = [t.detach().requires_grad_() for t in expected_results(shape, torch.float32, True)[0]]
-    torch.set_num_threads(1)
-    expected = results(inputs, engine())
-    for count in (1, 2, 3, 5):
-        torch.set_num_threads(count)
-        for name, value in results(inputs, engine()).items():
-            assert torch.equal(value, expected[name]), f"{name}, {count} threads"
+    assert_threads_agree(inputs)
 
 
 def test_two_terms_are_nearer_than_one(unit):

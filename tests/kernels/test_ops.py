@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fused_lstm
-from cases import rungs
+from cases import assert_autocasts, rungs
 from fused_lstm import reference
 from tolerance import assert_close
 
@@ -197,10 +197,4 @@ def test_autocast_on_a_cpu_gives_bfloat16(engine, fuse):
     if engine == "triton":
         pytest.skip("Triton's interpreter has no bfloat16 products")
     module = fused_lstm.LSTM(5, 8, 2, engine=engine, fuse=fuse)
-    x = torch.randn(3, 2, 5)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y, _ = module(x)
-    assert y.dtype == torch.bfloat16
-    y.sum().backward()
-    assert all(p.grad.dtype == torch.float32 for p in module.parameters())
-    assert_close(y.float(), module(x)[0], "y", torch.bfloat16)
+    assert_autocasts(module, torch.randn(3, 2, 5))
