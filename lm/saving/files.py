@@ -98,7 +98,7 @@ def _temporary(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
     try:
         yield place
     finally:
-        _remove(place)
+        remove(place)
         _unlock(descriptor)
 
 
@@ -128,7 +128,7 @@ def _stem(path: Path) -> str:
 def remove_temporaries(directory: Path, pattern: str) -> None:
     """Remove the temporaries in `directory` that nobody else may be writing to."""
     for place in directory.glob(pattern):
-        _remove(place)
+        remove(place)
 
 
 def _remove_stale(place: Path) -> None:
@@ -137,12 +137,13 @@ def _remove_stale(place: Path) -> None:
         descriptor = os.open(place, os.O_RDONLY)
         try:
             if _lock(descriptor) == 0:
-                _remove(place)
+                remove(place)
         finally:
             _unlock(descriptor)
 
 
-def _remove(place: Path) -> None:
+def remove(place: Path) -> None:
+    """Remove a file, or a directory and what it holds, as far as the system lets us."""
     if place.is_dir():
         shutil.rmtree(place, ignore_errors=True)
     else:
@@ -165,7 +166,12 @@ def whole_directory(path: Path) -> Iterator[Path]:
         sync_directory(temporary)
         if path.exists():  # rename would take the place of an empty one
             raise FileExistsError(path)
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY:
+                raise FileExistsError(path) from None
+            raise
         sync_directory(path.parent)
 
 

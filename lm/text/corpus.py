@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections import defaultdict
 from contextlib import suppress
@@ -28,7 +27,7 @@ import numpy as np
 import torch
 
 from lm.errors import UserError
-from lm.saving.files import cache_directory, sync, to_json, whole_directory, write_synced
+from lm.saving.files import cache_directory, remove, sync, to_json, whole_directory, write_synced
 from lm.text.sources import Source, Tokens
 from lm.text.tokens import EOS, SPLITS
 
@@ -65,16 +64,17 @@ def load(source: Source) -> Corpus:
         return _open(source, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(path, ignore_errors=True)
-        writable = os.access(path.parent, os.W_OK)
+        remove(path)
+        writable = os.access(path.parent, os.W_OK) and not path.exists()
     except OSError:
         writable = False
     if not writable:  # the files go with their names, and the maps of them stay
         with tempfile.TemporaryDirectory() as directory:
             return build(source, Path(directory) / name)
-    with suppress(FileExistsError):  # another process was faster
+    try:
         return build(source, path)
-    return _open(source, path)
+    except FileExistsError:  # another process was faster
+        return load(source)
 
 
 def build(source: Source, path: Path) -> Corpus:
@@ -109,7 +109,8 @@ def build(source: Source, path: Path) -> Corpus:
         about: dict[str, Any] = {"key": _key(source), "tokens": sizes, "unknown": unknown}
         about["vocabulary"] = vocabulary
         write_synced(directory / "corpus.json", to_json(about))
-    return _open(source, path)
+        corpus = _open(source, directory)  # once it is in place another process may remove it
+    return corpus
 
 
 def encode(tokens: Tokens, vocabulary: tuple[str, ...], title: str) -> tuple[torch.Tensor, int]:

@@ -1,7 +1,9 @@
 """Encoded texts stay in files: made once, made anew when the text changes, whole or absent."""
 
 import os
+import shutil
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,7 +48,7 @@ def test_a_text_that_changed_is_encoded_anew(cache, corpus_dir):
     assert len(list(cache.iterdir())) == 1
 
 
-@pytest.mark.parametrize("damage", ["short", "json", "missing"])
+@pytest.mark.parametrize("damage", ["short", "json", "missing", "a file"])
 def test_a_damaged_cache_is_made_anew(cache, corpus_dir, damage):
     first = batches.load_corpus(str(corpus_dir))
     train = first.train.clone()
@@ -55,9 +57,28 @@ def test_a_damaged_cache_is_made_anew(cache, corpus_dir, damage):
         os.truncate(path / "train.bin", 8)
     elif damage == "json":
         (path / "corpus.json").write_text("{")
+    elif damage == "a file":
+        shutil.rmtree(path)
+        path.touch()
     else:
         (path / "counts.bin").unlink()
     assert torch.equal(batches.load_corpus(str(corpus_dir)).train, train)
+
+
+def test_another_process_may_be_faster(cache, corpus_dir, monkeypatch):
+    """It has the same text in place when this one is about to rename its own."""
+    rename = Path.rename
+
+    def late(place, target):
+        monkeypatch.setattr(Path, "rename", rename)
+        others.append(batches.load_corpus(str(corpus_dir)))
+        return rename(place, target)
+
+    others = []
+    monkeypatch.setattr(Path, "rename", late)
+    found = batches.load_corpus(str(corpus_dir))
+    same(found, *others)
+    assert len(list(cache.iterdir())) == 1
 
 
 def test_without_a_cache_it_works_all_the_same(tmp_path, corpus_dir, monkeypatch):

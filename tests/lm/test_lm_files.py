@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,20 @@ def test_a_temporary_that_is_taken_for_stale_before_its_lock_is_made_again(tmp_p
         pass
     assert len(set(places)) > 1
     assert (tmp_path / "out").is_dir()
+
+
+def test_a_directory_that_came_to_be_meanwhile_stays(tmp_path, monkeypatch):
+    real = Path.rename
+
+    def late(place, target):
+        target.mkdir()
+        (target / "other").touch()
+        return real(place, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    with pytest.raises(FileExistsError), files.whole_directory(tmp_path / "out"):
+        pass
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "other"]
 
 
 @pytest.mark.parametrize("make", [files.write_atomically, None], ids=["file", "directory"])
