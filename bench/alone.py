@@ -25,8 +25,9 @@ from .measure.timing import Timed, timed
 MODES: tuple[str, ...] = ("inference", "forward", "backward", "step")
 GRAPH = " graph"  # at the end of a mode's name: its work is replayed from a CUDA graph
 # How a user hands the rows over: all T steps of all; a PackedSequence made beforehand; padded, to
-# this project's `lengths=` (nn.LSTM, which has none, packs, runs and pads, and is timed with that).
-FORMS = ("dense", "packed", "lengths")
+# this project's `lengths=`; padded, and packed before and padded after the call, which is timed too
+# (what nn.LSTM, which has no `lengths=`, does there as well).
+FORMS = ("dense", "packed", "lengths", "padded")
 SPREADS = ("equal", "uniform", "sentences")
 
 # How many of Penn Treebank's training sentences (ptb.train.txt as Mikolov has it, without <eos>)
@@ -94,11 +95,11 @@ class Case(NamedTuple):
         return "-".join([*words, str(self.shape)])
 
     def beside(self, tokens: int) -> Case | None:
-        """What the time of a token stands beside: with `lengths=` packed rows, packed as many equal
-        ones (of about so many tokens as there are), else nothing.
+        """What the time of a token stands beside: with `lengths=` the same rows packed and padded
+        by the user, packed as many equal ones (of about so many tokens as there are), else nothing.
         """
         if self.form == "lengths":
-            return self._replace(form="packed")
+            return self._replace(form="padded")
         if self.form == "dense" or self.spread == "equal":
             return None
         T = round(tokens / self.shape.B)
@@ -226,7 +227,7 @@ class Local:
             y = y.data
         elif self.case.form == "dense":
             y, state = self.module(self.x, state)
-        elif isinstance(self.module, fused_lstm.LSTM):
+        elif self.case.form == "lengths" and isinstance(self.module, fused_lstm.LSTM):
             y, state = self.module(self.x, state, lengths=lengths)
         else:
             y, state = self.module(self._packed(self.x), state)

@@ -1,7 +1,8 @@
 """Both directions, and rows of unequal length, against nn.LSTM: B = 32, one layer.
 
 inference: without gradients. step: forward and backward. Packed, a token's time stands beside that
-of a token where as many are in rows of equal length; with `lengths=` beside that of packed rows.
+of a token where as many are in rows of equal length; with `lengths=` beside that of the same rows
+that a user packs before the call and pads after it.
 """
 
 from __future__ import annotations

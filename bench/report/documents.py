@@ -13,12 +13,13 @@ import statistics
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 from ..alone import SIZES
 from ..contenders import BASE, LOOP
-from ..measure.timing import quartiles
+from ..measure.timing import quartiles, speedup
 from . import style, systems
 from .markup import Table, to_markdown
 from .results import LEVELS, Results, gain, load
@@ -193,6 +194,42 @@ def growth(*axes: str) -> Table:
     return Table(header, rows)
 
 
+# --- `bench cells`, `bench samples` ---
+
+
+def cells() -> Table:
+    """What each cell takes, and that beside the others' times in the same rounds."""
+    rows: dict[str, list[str]] = {}
+    for row in read("cells.json")["measured"]:
+        ratios = row["to_plain"], row["to_loop"], row["to_keras"] or row["to_theirs"]
+        cells = [median_ms(row, "native"), *("" if r is None else f"{r:.2f}" for r in ratios)]
+        rows.setdefault(row["cell"], [f"`{row['cell']}`"]).extend(cells)
+    columns = "of plain", "x its loop", "x Keras or nn.GRU"
+    headers = ((f"{size}, ms", *columns) for size in ("small", "medium"))
+    return Table(("forward and backward", *chain.from_iterable(headers)), list(rows.values()))
+
+
+def per_sample() -> Table:
+    """Gradients by sample: what each takes, and that in times of an ordinary backward."""
+    names = {
+        "one backward": "one backward, which leaves the sum",
+        "Opacus, ours": "`fused_lstm.opacus.LSTM`",
+        "torch.func": "`torch.func`, with its forward",
+        "Opacus, DPLSTM": "Opacus's `DPLSTM`",
+    }
+    measured = read("samples.json")["measured"]
+    rows = [[says] for says in names.values()]
+    for (name, row), sized in product(zip(names, rows, strict=True), measured):
+        own, one = sized["samples"][name], sized["samples"]["one backward"]
+        row += [median_ms(sized, name), f"{speedup(own, one):.2f}"]
+    headers = ((f"{row['size']}, ms", "of one backward") for row in measured)
+    return Table(("32 samples", *chain.from_iterable(headers)), rows)
+
+
+def median_ms(row: dict[str, Any], name: str) -> str:
+    return ms(median(row, name))
+
+
 # --- perplexities ---
 
 RUNS = {
@@ -205,12 +242,34 @@ RUNS = {
 SPLITS = ("train_perplexity", "valid_perplexity", "test_perplexity")
 
 
+CELL_RUNS = {
+    "plain": "nn.LSTM's",
+    "zoneout": "`zoneout=(0.025, 0.25)`",
+    "recurrent-dropout": "`recurrent_dropout=0.2`",
+    "layer-norm": "`layer_norm=True`",
+}
+
+
+def perplexities(run: str) -> tuple[float, ...]:
+    return tuple(read(f"{run}/summary.json")[split] for split in SPLITS)
+
+
+def cell_perplexity() -> Table:
+    """Six epochs of `small` with other cells."""
+    rows = []
+    for run, says in CELL_RUNS.items():
+        found = f"{read(f'cells/{run}/summary.json')['words_per_second']:,.0f}"
+        rows.append([says, *(f"{p:.2f}" for p in perplexities(f"cells/{run}")), found])
+    header = ("`small` on Penn Treebank, six epochs, perplexity", "train", "valid", "test")
+    return Table((*header, "words/s, one thread"), rows)
+
+
 def perplexity() -> Table:
     """Each run of `small`, and the mean of three seeds."""
     from lm.config import PUBLISHED
 
     rows = [["the reference (TensorFlow's tutorial)", *(f"{p:.2f}" for p in PUBLISHED["small"])]]
-    found = {run: [read(f"{run}/summary.json")[split] for split in SPLITS] for run in RUNS}
+    found = {run: perplexities(run) for run in RUNS}
     for run, says in RUNS.items():
         rows.append([says, *(f"{p:.2f}" for p in found[run])])
     seeds = list(zip(*(found[f"small-{seed}"] for seed in (1, 2, 3)), strict=True))
@@ -231,7 +290,10 @@ TABLES: dict[str, Callable[[], Table]] = {
     "native_avx2": native_avx2,
     "growth_threads": partial(growth, "threads"),
     "growth_sizes": partial(growth, "T", "B", "H"),
+    "cells": cells,
+    "per_sample": per_sample,
     "perplexity": perplexity,
+    "cell_perplexity": cell_perplexity,
 }
 
 

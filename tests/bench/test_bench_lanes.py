@@ -46,13 +46,13 @@ def test_rows_are_padded_to_the_longest():
 
 
 def test_a_tokens_time_stands_beside_another(monkeypatch):
-    """Packed beside as many in equal rows, `lengths=` beside packed; in one run."""
+    """Packed beside as many in equal rows, `lengths=` beside pack, run, pad; in one run."""
     ragged = Case(SHAPE, False, "uniform", "packed")
     race = line_up(make_problem(ragged, CPU), NATIVE)
     tokens = race.work.tokens
     equal = Case(SHAPE._replace(T=round(tokens / 5)), False, "equal", "packed")
     assert ragged.beside(tokens) == equal
-    assert ragged._replace(form="lengths").beside(tokens) == ragged
+    assert ragged._replace(form="lengths").beside(tokens) == ragged._replace(form="padded")
     assert equal.beside(tokens) is Case(SHAPE, True).beside(tokens) is None
 
     def timed(runner, mode):  # as if a token of the ragged rows took twice as long
@@ -80,7 +80,7 @@ def test_native_computes_what_nn_lstm_does_in_every_form(form, bidirectional):
 
 def test_all_forms_are_one_problem():
     """nn.LSTM on padded rows, packed inside the call, gives what it gives on packed ones."""
-    packed, padded = (make_problem(Case(SHAPE, True, "uniform", f), CPU) for f in FORMS[1:])
+    packed, padded = (make_problem(Case(SHAPE, True, "uniform", f), CPU) for f in FORMS[1:3])
     assert torch.equal(packed.lengths, padded.lengths)
     a, b = expected(packed), expected(padded)
     for name in ("h_n", "c_n", "weight_hh_l0.grad", "bias_ih_l1_reverse.grad"):
