@@ -58,11 +58,15 @@ class Shape(NamedTuple):
         """Words that one pass reads."""
         return self.T * self.B
 
-    def flops(self, mode: str) -> int:
-        """Operations of the matrix products alone; a backward pass has twice a forward's."""
-        inputs = self.I + (self.L - 1) * self.H
-        per_token = 8 * self.H * (inputs + self.L * self.H)
-        return self.tokens * per_token * {"backward": 2, "step": 3}.get(mode, 1)
+    def flops(self, mode: str, tokens: int | None = None, directions: int = 1) -> int:
+        """Operations of the matrix products alone; a backward pass has twice a forward's.
+
+        `tokens`: how many there are, where rows end early.
+        """
+        inputs = self.I + (self.L - 1) * directions * self.H
+        per_token = 8 * self.H * directions * (inputs + self.L * self.H)
+        tokens = self.tokens if tokens is None else tokens
+        return tokens * per_token * {"backward": 2, "step": 3}.get(mode, 1)
 
 
 SIZES = {
@@ -129,6 +133,9 @@ class Problem:
     @property
     def tokens(self) -> int:
         return int(self.lengths.sum())
+
+    def flops(self, mode: str) -> int:
+        return self.case.shape.flops(mode, self.tokens, 1 + self.case.bidirectional)
 
     def named(self) -> dict[str, Tensor]:
         """What a peer is handed over: weights under nn.LSTM's names."""

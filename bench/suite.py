@@ -46,12 +46,14 @@ def replay(benchmark: Any, sample: Sequence[float]) -> None:
 
 @dataclass
 class Group:
-    """What one interleaved timing found, by label; `tokens` are those of a call."""
+    """What one interleaved timing found, by label; `tokens` and `flops` are those of a call, where
+    an LSTM is alone."""
 
     samples: dict[str, list[float]]
     errors: dict[str, float]
     failed: dict[str, Exception]
     tokens: int
+    flops: int | None = None
     counts: dict[str, Counts] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -121,7 +123,7 @@ class Session:
     ) -> None:
         """Fail where the answer was wrong, else hand rounds and facts to pytest-benchmark.
 
-        `about` joins its extra_info; its "mode" and "shape" say what the products were.
+        `about` joins its extra_info; its "mode" and "shape" say what was run.
         """
         label = contender.label
         if (failure := group.failed.get(label)) is not None:
@@ -165,7 +167,9 @@ def time_alone(race: Race[Problem], mode: str, seconds: float, **how: Any) -> Gr
         for (case, n), sample in timed.items()
         if case == beside
     }
-    return Group(samples, race.errors, race.failed, problem.tokens, facts=facts)
+    return Group(
+        samples, race.errors, race.failed, problem.tokens, problem.flops(mode), facts=facts
+    )
 
 
 def time_training(race: Race[Lesson], seconds: float, **how: Any) -> Group:
@@ -187,13 +191,13 @@ def extra_info(
 ) -> dict[str, Any]:
     """What a result file says of a case: `about`, whose "mode" and "shape" say what was run, what
     was found, and how it compares with nn.LSTM."""
-    label, shape, mode = contender.label, about["shape"], about["mode"]
+    label, shape = contender.label, about["shape"]
     sample, counts = group.samples[label], group.counts.get(label)
     seconds, found = statistics.median(sample), dict(group.facts.get(label, {}))
     if BASE in group.samples:
         found["speedup_over_nn_lstm"] = speedup(group.samples[BASE], sample)
-    if mode != "training step":
-        found["gflops"] = shape.flops(mode) / seconds / 1e9
+    if group.flops is not None:
+        found["gflops"] = group.flops / seconds / 1e9
     if counts is not None:
         found |= {"launches": counts.launches, "bytes": counts.bytes}
         found |= {"peak_memory": counts.peak_memory, "seconds_by_kind": counts.seconds}

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 import fused_lstm
+from fused_lstm import reference
 from fused_lstm.ops import draw_seed
 
 from .. import peers
@@ -77,6 +78,8 @@ class Stack:
         T, B, I, H, L = self.shape = PRESETS[size]
         torch.manual_seed(0)
         self.device, self.dtype = device, torch.float32
+        self.state = torch.zeros(2, L, B, H, device=device)
+        self.engine = engine
         self.module: Any
         if engine == "torch":
             self.module = THEIRS[name](I, H, L, device=device)
@@ -87,8 +90,15 @@ class Stack:
         self.x = torch.randn(T, B, I, device=device, requires_grad=True)
         self.dy = torch.randn(T, B, H, device=device)
 
+    def loop(self) -> torch.Tensor:
+        """The same loop for all cells, which multiplies x by W before it begins. (For nn.LSTM's,
+        engine `loop` has TensorFlow's, which multiplies [x, h] at each step.)"""
+        cell = self.module.cell
+        seed = draw_seed(self.device) if cell.draws else None
+        return reference.lstm(self.x, *self.state, self.module.weights(), seed=seed, cell=cell)[0]
+
     def step(self) -> tuple[torch.Tensor, ...]:
-        y, _ = self.module(self.x)
+        y = self.loop() if self.engine == "loop" else self.module(self.x)[0]
         return y, *torch.autograd.grad(y, [self.x, *self.module.parameters()], self.dy)
 
     def named(self) -> dict[str, torch.Tensor]:

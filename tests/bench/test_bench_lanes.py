@@ -75,6 +75,9 @@ def test_native_computes_what_nn_lstm_does_in_every_form(form, bidirectional):
     assert race.failed == {}
     assert len(race.time("step", 0, least=2, most=2)[NATIVE[0].label]) == 2
     assert work.tokens == int(work.lengths.sum())
+    directions, read = 1 + bidirectional, SHAPE.I + (1 + bidirectional) * SHAPE.H  # by two layers
+    per_token = directions * 2 * 4 * SHAPE.H * (read + 2 * SHAPE.H)
+    assert work.flops("step") == 3 * per_token * work.tokens
     race.close()
 
 

@@ -39,12 +39,19 @@ def report(*arguments):
     return main([str(a) for a in arguments])
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """What the report of such a run has written."""
+    folder = tmp_path_factory.mktemp("report")
+    assert report(synthetic.write(folder / "now.json", synthetic.everything()), "-o", folder) == 0
+    return folder
+
+
 # --- what it writes ---
 
 
-def test_the_report_is_one_file_that_needs_nothing_else(run, tmp_path, capsys):
-    assert report(run(), "-o", tmp_path / "out") == 0
-    page = (tmp_path / "out" / "report.html").read_text()
+def test_the_report_is_one_file_that_needs_nothing_else(written):
+    page = (written / "report.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!#)', page)
     assert "@import" not in page
     assert "url(http" not in page
@@ -52,26 +59,21 @@ def test_the_report_is_one_file_that_needs_nothing_else(run, tmp_path, capsys):
     assert "A Processor, 24.0 GiB" in page
     assert 'name="viewport"' in page
     assert "@media print" in page
-    assert capsys.readouterr().out.split() == [
-        str(tmp_path / "out" / name) for name in ("report.html", "report.md")
-    ]
 
 
-def test_markdown_shows_every_figure_and_each_is_well_formed(run, tmp_path):
-    report(run(), "-o", tmp_path)
-    text = (tmp_path / "report.md").read_text()
+def test_markdown_shows_every_figure_and_each_is_well_formed(written):
+    text = (written / "report.md").read_text()
     names = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
     assert len(names) == len(set(names)) == 12
     for name in names:
-        root = ElementTree.parse(tmp_path / name).getroot()
+        root = ElementTree.parse(written / name).getroot()
         assert root.tag == f"{SVG}svg"
         assert "viewBox" in root.attrib
         assert "width" not in root.attrib, "it would not shrink on a phone"
 
 
-def test_the_posts_systems_have_their_rows(run, tmp_path):
-    report(run(), "-o", tmp_path)
-    text = (tmp_path / "report.md").read_text()
+def test_the_posts_systems_have_their_rows(written):
+    text = (written / "report.md").read_text()
     for row in (
         "| TensorFlow, step loop | 3,800 | 1.00 | ",
         "| the same under XLA | 3,420 | 0.90 | ",
@@ -105,12 +107,12 @@ def test_a_run_of_an_earlier_version_has_no_table_and_the_rest(run, tmp_path):
     assert "## The ladder" in text
 
 
-def test_the_same_run_gives_the_same_bytes(run, tmp_path):
-    path = run()
-    for name in ("a", "b"):
-        report(path, "-o", tmp_path / name)
-    for file in sorted((tmp_path / "a").iterdir()):
-        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
+def test_the_same_run_gives_the_same_bytes(written, tmp_path, capsys):
+    report(written / "now.json", "-o", tmp_path)
+    names = ("report.html", "report.md")
+    assert capsys.readouterr().out.split() == [str(tmp_path / name) for name in names]
+    for file in sorted(tmp_path.iterdir()):
+        assert file.read_bytes() == (written / file.name).read_bytes(), file.name
 
 
 # --- figures ---

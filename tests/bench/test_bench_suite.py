@@ -108,7 +108,11 @@ def check_facts(run: dict) -> None:
     ("option", "says"),
     [
         ("--engines=cudn", "--engines: got 'cudn', should be of"),
-        ("--sizes=huge", "--sizes: got 'huge', should be of small, medium, large"),
+        pytest.param(
+            "--sizes=huge",
+            "--sizes: got 'huge', should be of small, medium, large",
+            marks=pytest.mark.slow,
+        ),
         ("--device=toaster", "--device toaster: "),
     ],
     ids=["engine", "size", "device"],

@@ -182,6 +182,8 @@ def test_flops_are_those_of_the_products():
     # The second layer reads the first.
     assert Shape(1, 1, 3, 5, 2).flops("forward") == 2 * (20 * 3 + 3 * 20 * 5)
     assert SHAPE.flops("step") == SHAPE.flops("forward") + SHAPE.flops("backward")
+    # Two directions: twice one's, and the second layer reads both.
+    assert Shape(1, 1, 3, 5, 2).flops("forward", None, 2) == 4 * (20 * 3 + 20 * 10 + 2 * 20 * 5)
 
 
 def test_a_problem_is_the_same_every_time():

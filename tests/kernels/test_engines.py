@@ -130,10 +130,10 @@ def test_importing_fused_lstm_loads_no_engine():
     "use",
     [
         "fused_lstm.LSTM(3, 4)(torch.ones(2, 2, 3))",
-        "fused_lstm.dropout(torch.ones(3))",
+        pytest.param("fused_lstm.dropout(torch.ones(3))", marks=pytest.mark.slow),
         "fused_lstm.linear_cross_entropy(torch.ones(2, 3), torch.ones(4, 3), torch.tensor([0, 1]))",
         "torch.ops.fused_lstm_native.cell(torch.ones(2, 8), torch.ones(2, 2))",
-        "fused_lstm.describe_engine('native')",
+        pytest.param("fused_lstm.describe_engine('native')", marks=pytest.mark.slow),
     ],
     ids=["LSTM", "dropout", "loss", "operator", "describe"],
 )

@@ -23,7 +23,6 @@ every_top = pytest.mark.parametrize(("engine", "fuse"), rungs("compile", top=Tru
 # What of it Triton's interpreter, which takes half a minute for 32, does in every run.
 IN_THE_INTERPRETER = {
     ("pointwise", torch.float32, True),
-    ("steps", torch.float64, True),
     ("layers", torch.float64, True),
 }
 

@@ -34,12 +34,14 @@ def kib(text: str, which: str) -> int:
         ("a wavefront", {}),
         ("a wavefront", {"threads": 3, "layers": 3}),
         ("a wavefront", {"batch": 3, "hidden": 64, "inputs": 64}),
+        ("a wavefront", {"hidden": 150, "inputs": 150, "dtype": torch.bfloat16, "isa": "emulated"}),
+        ("in turns", {"dtype": torch.float64}),
         ("in turns", {"fuse": "steps"}),
         ("in turns", {"threads": 1}),
         ("in turns", {"threads": 4}),
         ("in turns", {"layers": 3}),
-        ("in turns", {"hidden": 201}),
-        ("in turns", {"inputs": 201}),
+        ("in turns", {"hidden": 111}),
+        ("in turns", {"inputs": 114}),
         ("in turns", {"batch": 3}),
         ("in turns", {"even": False}),
         ("in turns", {"projected": 50}),
@@ -48,8 +50,9 @@ def kib(text: str, which: str) -> int:
     ids=str,
 )
 def test_layers_are_a_wavefront_where_a_step_is_small(order, change):
+    sizes = {"inputs": 110, "hidden": 110}
     for save in (True, False):
-        assert f"layers: {order};" in plan(save=save, **change)
+        assert f"layers: {order};" in plan(**sizes | {"save": save} | change)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +151,7 @@ def allocated(shape: Shape, dtype: torch.dtype, save: bool) -> tuple[int, float]
 
 @pytest.mark.parametrize(
     ("T", "B", "H"),
-    [(40, 32, 256), (40, 32, 160), (4, 4, 1024)],
+    [(40, 32, 256), (160, 32, 104), (4, 4, 1024)],
     ids=["in-turns", "wavefront", "short"],
 )
 @pytest.mark.parametrize("save", [True, False], ids=["save", "inference"])
@@ -157,7 +160,7 @@ def test_a_call_allocates_what_the_plan_says(save, T, B, H):
     assert found == pytest.approx(planned, rel=0.02)
 
 
-@pytest.mark.parametrize("hidden", [256, 160], ids=["in-turns", "wavefront"])
+@pytest.mark.parametrize("hidden", [256, 128], ids=["in-turns", "wavefront"])
 @pytest.mark.parametrize("save", [True, False], ids=["save", "inference"])
 def test_so_does_one_of_bfloat16(bf16_isa, save, hidden):
     """But for the states, which are float32 inside and converted."""

@@ -94,7 +94,7 @@ def test_a_backward_draws_what_the_forward_drew(engine, fuse, two):
 
     inputs = x, *weights.values()
     assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
-    if engine == "loop" or not two:  # a minute on native
+    if not two:  # a minute on native
         assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
 
 

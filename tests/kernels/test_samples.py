@@ -67,13 +67,16 @@ def of_sample(case: Case, by: tuple[Tensor, ...], samples: int, n: int) -> list[
     ]
 
 
-def check(engine, case: Case, samples: int, fuse: str, options: dict) -> None:
+def check(engine, case: Case, samples: int, fuse: str, options: dict, some: bool = False) -> None:
+    """Gradients by sample against one sample after another, the first and last where `some`."""
     problem = make_problem(case, torch.float64)
     *found, dweights = gradients(engine, case, problem, problem.by, fuse, samples, options)
-    *wanted, _ = gradients(engine, case, problem, problem.by, fuse, 0, options)
+    *wanted, whole = gradients(engine, case, problem, problem.by, fuse, 0, options)
     for name, a, b in zip(("dx", "dh0", "dc0"), found, wanted, strict=True):
         assert_close(a, b, name)
-    for n in range(samples):
+    for k, (a, b) in enumerate(zip(dweights, whole, strict=True)):
+        assert_close(a.sum(0), b, f"weight {k}, all samples")
+    for n in {0, samples - 1} if some else range(samples):
         by = of_sample(case, problem.by, samples, n)
         *_, own = gradients(engine, case, problem, by, fuse, 0, options)
         for k, (a, b) in enumerate(zip(dweights, own, strict=True)):
@@ -87,10 +90,10 @@ def test_native(isa, case, fuse, options):
     check(ops.NATIVE, *case, fuse, options)
 
 
-@pytest.mark.parametrize("options", [{}, MASKS], ids=["", "masks"])
+@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.slow), MASKS], ids=str)
 @each_case("triton", *slow)
-def test_triton(case, options):
-    check(ops.TRITON, *case, "steps", options)
+def test_triton(case, options, whole):
+    check(ops.TRITON, *case, "steps", options, some=not whole)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
