@@ -119,6 +119,29 @@ def peers() -> Table:
     return Table(("system", "ms", "x nn.LSTM's speed", "what it fuses"), rows)
 
 
+def lanes(what: str) -> Table:
+    """Two directions, or rows of unequal length, forward alone and with the backward."""
+    found = suite().select(what)
+    own = {(r.info["case"], r.info["mode"]): r for r in found if r.is_own}
+    base = {(r.info["case"], r.info["mode"]): r for r in found if r.label == BASE}
+    rows: dict[str, list[str]] = {}
+    for (case, mode), row in own.items():
+        T, H = row.shape.T, row.shape.H
+        says = f"T={T}, H={H}"
+        if what == "packed":
+            spread = "Penn Treebank's" if row.info["spread"] == "sentences" else row.info["spread"]
+            says = f"{spread}, {row.info['form']}, {says}"
+        cells = rows.setdefault(says, [says])
+        other = base[case, mode]
+        cells += [ms(row.time.median), ms(other.time.median), f"{gain(other, row):.2f}"]
+        if what == "packed":
+            token = row.info.get("token_to_beside")
+            cells.append("" if token is None else f"{token:.2f}")
+    columns = ("nn.LSTM", "ratio", *(["a token"] if what == "packed" else []))
+    header = (what, "forward", *columns, "forward and backward", *columns)
+    return Table(header, list(rows.values()))
+
+
 # --- `bench native`, twice: memory as it comes, and kept ---
 
 
@@ -192,32 +215,6 @@ def growth(*axes: str) -> Table:
         rows.append([label, *times, f"{stock / ours:.2f}"])
     header = ("", "native, ms", "GF/s", "us a token", "nn.LSTM, ms", "GF/s", "ratio")
     return Table(header, rows)
-
-
-# --- bench_lanes.py ---
-
-
-def lanes(suite: str) -> Table:
-    """Two directions, or rows of unequal length, forward alone and with the backward."""
-    found = load(RESULTS / "lanes.json").select(suite)
-    own = {(r.info["case"], r.info["mode"]): r for r in found if r.is_own}
-    base = {(r.info["case"], r.info["mode"]): r for r in found if r.label == BASE}
-    rows: dict[str, list[str]] = {}
-    for (case, mode), row in own.items():
-        T, H = row.shape.T, row.shape.H
-        says = f"T={T}, H={H}"
-        if suite == "packed":
-            spread = "Penn Treebank's" if row.info["spread"] == "sentences" else row.info["spread"]
-            says = f"{spread}, {row.info['form']}, {says}"
-        cells = rows.setdefault(says, [says])
-        other = base[case, mode]
-        cells += [ms(row.time.median), ms(other.time.median), f"{gain(other, row):.2f}"]
-        if suite == "packed":
-            token = row.info.get("token_to_beside")
-            cells.append("" if token is None else f"{token:.2f}")
-    columns = ("nn.LSTM", "ratio", *(["a token"] if suite == "packed" else []))
-    header = (suite, "forward", *columns, "forward and backward", *columns)
-    return Table(header, list(rows.values()))
 
 
 # --- `bench cells`, `bench samples` ---
