@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import FrameType
@@ -127,6 +128,28 @@ def test_a_file_is_one_idea():
     assert len(SOURCES) > 60
     long = {p.name: n for p in SOURCES if (n := len(p.read_text().splitlines())) > 350}
     assert not long, "over 350 lines"
+
+
+def compiled_functions() -> Iterator[ast.FunctionDef]:
+    """What Triton compiles: kernels, and helpers that they call."""
+    for path in sorted((PACKAGE / "triton").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            decorators = node.decorator_list if isinstance(node, ast.FunctionDef) else []
+            if any(ast.unparse(d).startswith(("helper", "triton.jit")) for d in decorators):
+                yield node
+
+
+def test_triton_3_6_can_read_every_assignment():
+    """Before it compiles it looks for a function's names, and knows no tuple within a target."""
+    seen, found = 0, []
+    for function in compiled_functions():
+        for node in ast.walk(function):
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
+                seen += 1
+                if not all(isinstance(e, ast.Name) for e in node.targets[0].elts):
+                    found.append(f"{function.name}: {ast.unparse(node.targets[0])}")
+    assert seen > 100
+    assert not found
 
 
 def test_a_kernel_fits_on_two_screens():

@@ -31,7 +31,8 @@ def share(first, second, kind, rank, whole, PLAN: tl.constexpr):
     """Hand on two numbers of each row [BLOCK_B], and meet; rank: of the two meetings of a turn.
     Returns where part 0's are.
     """
-    (option_ptrs, all_ptr, programs, part), here, b, _, alive, turn, wave, steps = whole
+    given, here, b, _, alive, turn, wave, steps = whole
+    option_ptrs, all_ptr, programs, part = given
     _, lane, _ = here
     _, B, _ = steps
     ptr = option_ptrs[10] + (lane * 2 + kind) * (2 * PLAN.PARTS) * B + b
@@ -73,7 +74,8 @@ def statistics(x, valid, EACH: tl.constexpr, kind, rank, whole, PLAN: tl.constex
 
     A part hands on its mean and the squares about it: no large numbers are subtracted.
     """
-    (_, _, _, part), _, b, _, alive, _, _, _ = whole
+    given, _, b, _, alive, _, _, _ = whole
+    _, _, _, part = given
     size = EACH * tl.minimum(tl.maximum(PLAN.H - part * PLAN.UNITS, 1), PLAN.UNITS).to(PLAN.ACC)
     mean = tl.sum(tl.where(valid, x, 0.0), 0) / size
     apart = tl.where(valid, x - mean[None, :], 0.0)
@@ -95,7 +97,8 @@ def statistics(x, valid, EACH: tl.constexpr, kind, rank, whole, PLAN: tl.constex
 @helper
 def gain(whole, which, PLAN: tl.constexpr):
     """[UNITS, 1]: of the product's four gates, of c, and c's bias."""
-    (option_ptrs, _, _, _), here, _, unit, _, _, _, _ = whole
+    given, here, _, unit, _, _, _, _ = whole
+    option_ptrs, _, _, _ = given
     _, lane, _ = here
     at = lane * (6 * PLAN.H) + which * PLAN.H + unit
     return tl.load(option_ptrs[9] + at, mask=unit < PLAN.H, other=0.0)[:, None]
@@ -136,7 +139,8 @@ def seen(c, whole, PLAN: tl.constexpr):
 @helper
 def stat(whole, which):
     """[1, BLOCK_B] of the forward's: c's mean and 1 / deviation, the product's."""
-    (option_ptrs, _, _, _), here, b, _, alive, _, _, _ = whole
+    given, here, b, _, alive, _, _, _ = whole
+    option_ptrs, _, _, _ = given
     _, _, first = here
     at = (first + b) * 4 + which
     return tl.load(option_ptrs[11] + at, mask=b < alive, other=0.0)[None, :]
@@ -154,7 +158,8 @@ def seen_again(c, whole, PLAN: tl.constexpr):
 @helper
 def seen_backward(dseen, c_hat, whole, at, mask, PLAN: tl.constexpr):
     """The gradient by c of that by what h saw of it."""
-    (option_ptrs, _, _, _), here, _, _, _, _, _, _ = whole
+    given, here, _, _, _, _, _, _ = whole
+    option_ptrs, _, _, _ = given
     _, _, first = here
     tl.store(option_ptrs[13] + first * PLAN.H + at, dseen, mask=mask)
     d = dseen * gain(whole, 4, PLAN)
@@ -166,7 +171,9 @@ def seen_backward(dseen, c_hat, whole, at, mask, PLAN: tl.constexpr):
 @helper
 def product_backward(dgates, whole, mask, PLAN: tl.constexpr):
     """The gradients by the four gates' products with w_hh, of those by the gates."""
-    (option_ptrs, _, _, _), (_, _, first), b, unit, _, _, _, _ = whole
+    given, here, b, unit, _, _, _, _ = whole
+    option_ptrs, _, _, _ = given
+    _, _, first = here
     gates_at = (first + b)[None, :] * (4 * PLAN.H) + unit[:, None]
     mean = stat(whole, 2)
     rstd = stat(whole, 3)

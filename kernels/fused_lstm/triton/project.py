@@ -29,7 +29,8 @@ def load(w_ptrs, option_ptrs, lane, block, part, SIZE: tl.constexpr, PLAN: tl.co
 @helper
 def multiply(hr, batch, PLAN: tl.constexpr):
     """[OWN, BLOCK_B]: a program's rows times a block of what all have exchanged."""
-    (weight, has_any), between_ptr = hr
+    found, between_ptr = hr
+    weight, has_any = found
     acc = tl.full((PLAN.OWN, PLAN.BLOCK_B), 0.0, PLAN.ACC)
     if has_any:
         acc = product.product(acc, weight, between_ptr + batch * PLAN.W_HR.TILE, PLAN.W_HR, PLAN)
