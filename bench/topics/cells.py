@@ -78,7 +78,7 @@ class Stack:
         T, B, I, H, L = self.shape = PRESETS[size]
         torch.manual_seed(0)
         self.device, self.dtype = device, torch.float32
-        self.state = torch.zeros(2, L, B, H, device=device)
+        self.zero = torch.zeros(L, B, H, device=device)
         self.engine = engine
         self.module: Any
         if engine == "torch":
@@ -95,7 +95,8 @@ class Stack:
         engine `loop` has TensorFlow's, which multiplies [x, h] at each step.)"""
         cell = self.module.cell
         seed = draw_seed(self.device) if cell.draws else None
-        return reference.lstm(self.x, *self.state, self.module.weights(), seed=seed, cell=cell)[0]
+        given = self.x, self.zero, self.zero, self.module.weights()
+        return reference.lstm(*given, seed=seed, cell=cell)[0]
 
     def step(self) -> tuple[torch.Tensor, ...]:
         y = self.loop() if self.engine == "loop" else self.module(self.x)[0]
