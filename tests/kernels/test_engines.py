@@ -189,6 +189,22 @@ def test_triton_imported_too_early_is_explained():
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU there is no interpreter")
+@pytest.mark.parametrize(
+    ("of_triton", "of_numpy", "works"),
+    [("3.6.0", "2.4.0", False), ("3.6.0", "2.3.5", True), ("3.7.0", "2.4.0", True)],
+)
+def test_an_interpreter_too_old_for_numpy_is_explained(of_triton, of_numpy, works, monkeypatch):
+    import numpy
+    import triton
+
+    monkeypatch.setattr(triton, "__version__", of_triton)
+    monkeypatch.setattr(numpy, "__version__", of_numpy)
+    why = fused_lstm.available_engines("cpu")["triton"]
+    assert works or "pip install 'numpy<2.4' or a newer triton" in why
+    assert (why is None) == works
+
+
 def test_torch_compile_before_triton_does_no_harm():
     code = f"import torch, fused_lstm\ntorch.compile(lambda x: x + 1)(torch.ones(2))\n{RUN_TRITON}"
     ran = python(code)

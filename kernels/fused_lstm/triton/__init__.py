@@ -26,6 +26,8 @@ def missing(device: torch.device) -> str | None:
             "on a CPU its kernels run in Triton's interpreter, which must be chosen before"
             f" triton is imported; start Python with {interpreter.VARIABLE}=1"
         )
+    if device.type == "cpu" and (why := interpreter.too_old()) is not None:
+        return why
     if device.type == "cuda" and interpreter.is_interpreted():
         return f"Triton's interpreter is on; start Python without {interpreter.VARIABLE}"
     return None

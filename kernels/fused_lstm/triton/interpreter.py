@@ -28,6 +28,24 @@ def is_interpreted() -> bool:
     return triton.knobs.runtime.interpret
 
 
+def too_old() -> str | None:
+    """Why the installed interpreter cannot run: before 3.7 it makes a loop's bound an integer in a
+    way that numpy 2.4 refuses.
+    """
+    import numpy
+    import triton
+
+    of_triton, of_numpy = (
+        tuple(map(int, module.__version__.split(".")[:2])) for module in (triton, numpy)
+    )
+    if of_triton >= (3, 7) or of_numpy < (2, 4):
+        return None
+    return (
+        f"the interpreter of triton {triton.__version__} does not run on numpy {numpy.__version__}:"
+        " pip install 'numpy<2.4' or a newer triton"
+    )
+
+
 @cache
 def announce() -> None:
     """Say once that this verifies and does not race."""
