@@ -130,6 +130,7 @@ def run(
     torch.manual_seed(0)
     problem = _cell if case.kind == "pointwise" else _stack
     compute, expected = problem(case)
+    rounded = _rounded(case, expected)
     outcome = Outcome(case)
     for seed in seeds:
         device = Device(case.arch, seed, schedule, change)
@@ -137,7 +138,7 @@ def run(
         outcome.schedules += 1
         try:
             with device:
-                _compare(outcome, compute(), expected)
+                _compare(outcome, compute(), expected, rounded)
         except Failed:
             pass  # its report is the device's last
         outcome.findings.update({f"{f.kind}, {f.source}" for f in device.findings})
@@ -148,11 +149,21 @@ def run(
     return outcome
 
 
-def _compare(outcome: Outcome, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """By the largest element of each result: gradients of weights are sums of T * B terms."""
+def _compare(
+    outcome: Outcome,
+    found: dict[str, Tensor],
+    expected: dict[str, Tensor],
+    rounded: dict[str, Tensor],
+) -> None:
+    """By the largest element of each result: gradients of weights are sums of T * B terms. Where
+    PyTorch's own rounding is known, twice its error is allowed.
+    """
     for name, wanted in expected.items():
         error = (found[name].double() - wanted).abs().max().item()
-        ratio = error / (outcome.case.tolerance * wanted.abs().max().item())
+        allowed = outcome.case.tolerance * wanted.abs().max().item()
+        if name in rounded:
+            allowed = max(allowed, 2 * (rounded[name].double() - wanted).abs().max().item())
+        ratio = error / allowed
         outcome.error = max(outcome.error, ratio)
         if not ratio <= 1:  # not a number either
             outcome.wrong.append(f"{name}: error {error:.1e}, {ratio:.1f} times what is allowed")
@@ -194,16 +205,41 @@ def _cell(case: Case) -> Problem:
     return compute, {name: value.detach() for name, value in expected.items()}
 
 
-def _stack(case: Case) -> Problem:
-    inputs, lanes = _inputs(case), case.lanes()
-    seed = torch.tensor([2**40 + 7]) if case.p or case.cell.draws else None
-    wide = [_wide(t) for t in inputs]
-    outputs = reference.lstm(*wide[:3], wide[3:], case.p, seed, **lanes, cell=case.cell)
-    by = [_pattern(out).to(inputs[0].dtype) for out in outputs]
-    wanted = torch.autograd.grad(outputs, wide, [t.double() for t in by])
+def _by_autograd(case: Case, inputs: list[Tensor], lanes: dict) -> dict[str, Tensor]:
+    """The reference's outputs and gradients, in the dtype of the inputs."""
+    leaves = [t.detach().requires_grad_() for t in inputs]
+    seed = _seed(case)
+    outputs = reference.lstm(*leaves[:3], leaves[3:], case.p, seed, **lanes, cell=case.cell)
+    by = [_pattern(out).to(DTYPES[case.dtype]).to(out.dtype) for out in outputs]
+    wanted = torch.autograd.grad(outputs, leaves, by)
     names = ["y", "h_n", "c_n", "dx", "dh0", "dc0"]
     names += [f"dweight {index}" for index in range(len(inputs) - 3)]
-    expected = dict(zip(names, (*outputs, *wanted), strict=True))
+    results = (*outputs, *wanted)
+    return {name: result.detach() for name, result in zip(names, results, strict=True)}
+
+
+def _rounded(case: Case, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """PyTorch's own results in 16 bits, where rounding grows without bound: layer norm divides by
+    the deviation, which a row's first step has none of.
+    """
+    if not case.cell.layer_norm or case.dtype not in ("bf16", "fp16"):
+        return {}
+    torch.manual_seed(0)  # the same inputs and lanes
+    found = _by_autograd(case, _inputs(case), case.lanes())
+    assert found.keys() == expected.keys()
+    return found
+
+
+def _seed(case: Case) -> Tensor | None:
+    return torch.tensor([2**40 + 7]) if case.p or case.cell.draws else None
+
+
+def _stack(case: Case) -> Problem:
+    inputs, lanes, seed = _inputs(case), case.lanes(), _seed(case)
+    expected = _by_autograd(case, [t.double() for t in inputs], lanes)
+    names = list(expected)
+    outputs = expected["y"], expected["h_n"], expected["c_n"]
+    by = [_pattern(out).to(inputs[0].dtype) for out in outputs]
 
     def compute() -> dict[str, Tensor]:
         (x, h0, c0, *weights), own = inputs, lanes | case.cell.arguments()
@@ -214,7 +250,7 @@ def _stack(case: Case) -> Problem:
         found = (y, h_n, c_n, dx, dh0, dc0, *dweights)
         return dict(zip(names, found, strict=True))
 
-    return compute, {name: value.detach() for name, value in expected.items()}
+    return compute, expected
 
 
 def _inputs(case: Case) -> list[Tensor]:
