@@ -78,7 +78,7 @@ def test_one_recurrent_mask_for_all_chunks():
 
 @pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn", "triton", top=True))
 @pytest.mark.parametrize("two", [False, True], ids=["", "bidirectional"])
-def test_a_backward_draws_what_the_forward_drew(engine, fuse, two):
+def test_a_backward_draws_what_the_forward_drew(engine, fuse, two, whole):
     """And can be differentiated again."""
     options = {"dropout": 0.5, "bidirectional": two, "recompute": 2}
     module = fused_lstm.LSTM(2, 2, 2, engine=engine, fuse=fuse, **options).double()
@@ -94,7 +94,7 @@ def test_a_backward_draws_what_the_forward_drew(engine, fuse, two):
 
     inputs = x, *weights.values()
     assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
-    if not two:  # a minute on native
+    if not two or (whole and engine == "loop"):  # a minute on native
         assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import triton
 
-from .interpreter import is_interpreted
+from .interpreter import is_interpreted, version
 
 # Of a time loop: nothing moves out of it. Triton 3.6 builds each wgmma descriptor with an addition,
 # and would move all of them out, into more registers than there are. Later ones build none, and
 # what they move out makes their loops shorter, but for the plans that launch.py names.
-KEEP_LOOP = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
+KEEP_LOOP = version(triton) < (3, 9)
 
 
 def helper(function: Callable):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from functools import cache
+from types import ModuleType
 
 import torch
 
@@ -28,6 +29,11 @@ def is_interpreted() -> bool:
     return triton.knobs.runtime.interpret
 
 
+def version(module: ModuleType) -> tuple[int, ...]:
+    """Its first two numbers."""
+    return tuple(map(int, module.__version__.split(".")[:2]))
+
+
 def too_old() -> str | None:
     """Why the installed interpreter cannot run: before 3.7 it makes a loop's bound an integer in a
     way that numpy 2.4 refuses.
@@ -35,10 +41,7 @@ def too_old() -> str | None:
     import numpy
     import triton
 
-    of_triton, of_numpy = (
-        tuple(map(int, module.__version__.split(".")[:2])) for module in (triton, numpy)
-    )
-    if of_triton >= (3, 7) or of_numpy < (2, 4):
+    if version(triton) >= (3, 7) or version(numpy) < (2, 4):
         return None
     return (
         f"the interpreter of triton {triton.__version__} does not run on numpy {numpy.__version__}:"
