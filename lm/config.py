@@ -18,7 +18,10 @@ from fused_lstm import Cell
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `low` to `high`; `open_low`, `open_high` leave the end itself out."""
+    """The numbers from `low` to `high`; `open_low`, `open_high` leave the end itself out.
+
+    A whole number that 64 bits cannot hold is none of them: what it is for could not use it.
+    """
 
     low: float
     high: float = math.inf
@@ -28,7 +31,8 @@ class Range:
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
-        return above and below and math.isfinite(value)
+        usable = value.bit_length() < 64 if isinstance(value, int) else math.isfinite(value)
+        return above and below and usable
 
     def __str__(self) -> str:
         low = f"more than {self.low:g}" if self.open_low else f"at least {self.low:g}"

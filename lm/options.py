@@ -89,52 +89,54 @@ class Options:
         return {k: str(v.absolute()) if isinstance(v, Path) else v for k, v in kept.items()}
 
 
+SETTINGS = {field.name: field for field in dataclasses.fields(Config)}
 FIELDS = {field.name: field for field in dataclasses.fields(Options) if field.metadata}
 STORED = tuple(name for name in FIELDS if name not in ("save", "resume"))
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:
-    """Read the command line `argv`, or this process's; exit with status 2 on a bad one.
+    """Read the command line `argv`, or this process's.
 
-    Raises UserError where `--resume` names no sound checkpoint, or `--config` no such file.
+    Raises UserError for a bad one, and where `--resume` names no sound checkpoint.
     """
     parser = _parser()
     given = vars(parser.parse_args(argv))
     if (file := given.pop("config_file", None)) is not None:  # the command line overrides it
-        given = vars(parser.parse_args(list(_lines(parser, file)))) | given
-    settings = {field.name for field in dataclasses.fields(Config)}
-    overrides = {name: given.pop(name) for name in settings & given.keys()}
+        given = vars(parser.parse_args(list(_lines(file)))) | given
+    overrides = {name: given.pop(name) for name in SETTINGS.keys() & given.keys()}
     if "resume" not in given:
         config = PRESETS[given.get("preset", Options.preset)]
-        return Options(config=_replaced(parser, config, overrides), **given)
+        return Options(config=_replaced(config, overrides), **given)
     for name in sorted(overrides.keys() - RESUMABLE | given.keys() & FIXED):
-        parser.error(f"{_option(name)} cannot change with --resume: it is the checkpoint's")
+        raise UserError(f"{_option(name)} cannot change with --resume: it is the checkpoint's")
     before = _resumed(given.pop("resume"))
-    after = dataclasses.replace(before, config=_replaced(parser, before.config, overrides), **given)
+    after = dataclasses.replace(before, config=_replaced(before.config, overrides), **given)
     return dataclasses.replace(after, changed=tuple(_changes(before, after)))
 
 
-def _lines(parser: Parser, file: Path) -> Iterator[str]:
+def _lines(file: Path) -> Iterator[str]:
     """The options in a TOML file, `name = value`, as the command line would have them."""
+    fields = {_option(name)[2:].replace("-", "_"): name for name in [*FIELDS, *SETTINGS]}
     try:
         found = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"--config: {file}: {reason(error)}") from None
-    known = FIELDS.keys() | {field.name for field in dataclasses.fields(Config)}
-    for name, value in found.items():
-        if name.replace("-", "_") not in known or isinstance(value, list | dict):
-            parser.error(f"--config: {file}: {name!r} is no option of lm.train")
+    for given, value in found.items():
+        name = given.replace("-", "_")
+        name = fields.get(name, name)
+        if name not in fields.values() or isinstance(value, list | dict):
+            raise UserError(f"--config: {file}: {given!r} is no option of lm.train")
         try:
-            yield from _arguments(name.replace("-", "_"), value)
-        except ValueError as error:
-            parser.error(f"--config: {file}: {error}")
+            yield from _arguments(name, value)
+        except UserError as error:
+            raise UserError(f"--config: {file}: {error}") from None
 
 
-def _replaced(parser: Parser, config: Config, overrides: dict[str, Any]) -> Config:
+def _replaced(config: Config, overrides: dict[str, Any]) -> Config:
     try:
         return dataclasses.replace(config, **overrides)
     except ValueError as error:  # each is in its range: what does not go together
-        parser.error(str(error))
+        raise UserError(str(error)) from None
 
 
 def _resumed(directory: Path) -> Options:
@@ -151,28 +153,17 @@ def _resumed(directory: Path) -> Options:
         raise UserError(f"{about.path} is damaged: unknown option {min(unknown)!r}")
     try:
         argv = [argument for name in about.run for argument in _arguments(name, about.run[name])]
-        kept = vars(_parser(_Kept).parse_args(argv))
-    except ValueError as error:
+        kept = vars(_parser().parse_args(argv))
+    except UserError as error:
         raise UserError(f"{about.path} is damaged: {error}") from None
     return Options(config=about.config, **kept, save=path.parent, resume=path.parent)
 
 
-class _Kept(Parser):
-    """Of options that a checkpoint has kept: they are checked as the command line's are."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-
-def _is_switch(name: str) -> bool:
-    field = FIELDS.get(name) or Config.__dataclass_fields__[name]
-    return isinstance(field.metadata["valid"], Switch)
-
-
 def _arguments(name: str, value: Any) -> list[str]:
-    """The option `name` as the command line would have it."""
-    if isinstance(value, bool) != _is_switch(name) or "\0" in str(value):
-        raise ValueError(f"option {name!r} is {value!r}")
+    """The option `name` as the command line would have it; UserError for what it never has."""
+    valid = (FIELDS.get(name) or SETTINGS[name]).metadata["valid"]
+    if isinstance(value, bool) != isinstance(valid, Switch) or "\0" in str(value):
+        raise UserError(f"option {name!r} is {value!r}")
     if isinstance(value, bool):
         return [_option(name) if value else _option(name).replace("--", "--no-", 1)]
     return [] if value is None else [f"{_option(name)}={value}"]
@@ -199,8 +190,15 @@ def _changes(before: Options, after: Options) -> Iterator[str]:
 # --- the parser ---
 
 
-def _parser(kind: type[Parser] = Parser) -> Parser:
-    parser = kind(
+class _Parser(Parser):
+    """Raises what is wrong: a checkpoint's options and a file's are read as the command line is."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def _parser() -> Parser:
+    parser = _Parser(
         "lm.train",
         "Train a word-level LSTM language model on any engine of `fused_lstm`.",
         argument_default=argparse.SUPPRESS,
@@ -214,10 +212,10 @@ def _parser(kind: type[Parser] = Parser) -> Parser:
         _add(group, field, kinds[name], _short(shown))
     group = parser.add_argument_group("settings", "each overrides the value of the preset")
     kinds = get_type_hints(Config)
-    for field in dataclasses.fields(Config):
-        values = {name: getattr(config, field.name) for name, config in PRESETS.items()}
-        shown = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
-        _add(group, field, kinds[field.name], "no" if kinds[field.name] is bool else shown)
+    for name, field in SETTINGS.items():
+        values = {preset: getattr(config, name) for preset, config in PRESETS.items()}
+        shown = ", ".join(f"{preset} {_short(value)}" for preset, value in values.items())
+        _add(group, field, kinds[name], "no" if kinds[name] is bool else shown)
     return parser
 
 

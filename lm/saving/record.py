@@ -46,7 +46,8 @@ class Record:
         self._path = None if directory is None else directory / FILE
         self._watchers, self._seen = watchers, set()
         if self._path is not None:
-            rows = [row for row in read(self._path) if row["step"] <= step] if step else []
+            found = read(self._path) if step and self._path.exists() else []
+            rows = [row for row in found if row["step"] <= step]
             self._seen = {(row["step"], row["split"]) for row in rows}
             content = io.StringIO()
             writer = csv.DictWriter(content, COLUMNS, lineterminator="\n")

@@ -22,6 +22,7 @@ LONG = "x" * 5000
     [
         ("--epochs 0", "--epochs: must be a whole number, at least 1; got '0'"),
         ("--epochs two", "--epochs: must be a whole number"),
+        (f"--epochs 1{'0' * 400}", "--epochs: must be a whole number, at least 1; got '1000"),
         ("--max-steps 0", "--max-steps"),
         ("--keep-prob 1.5", "--keep-prob: must be a number, more than 0 and at most 1"),
         ("--learning-rate nan", "--learning-rate"),
@@ -155,6 +156,13 @@ def test_a_file_of_options_is_overridden_by_the_command_line(tmp_path):
     assert (found.config, found.preset, found.seed) == (expected, "small", 7)
     assert (found.evaluate, str(found.summary)) == (False, "found.json")
     assert parse([f"--config={file}", "--no-tie-weights", "--eval"]).evaluate
+
+
+@pytest.mark.parametrize("name", ["eval", "evaluate"], ids=["option", "field"])
+def test_a_file_may_have_the_name_that_the_command_line_has(tmp_path, name):
+    file = tmp_path / "run.toml"
+    file.write_text(f"{name} = false\n")
+    assert not parse([f"--config={file}"]).evaluate
 
 
 @pytest.mark.parametrize(

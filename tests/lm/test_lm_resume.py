@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import random
 import re
+import shutil
 import signal
 import time
 
@@ -208,6 +209,16 @@ def test_one_checkpoint_is_gone_on_from_where_it_is(tmp_path, corpus_dir, capsys
         assert f"is not the newest: going on from it would remove {last.name}" in message
     assert main([f"--resume={last}", "--epochs=4"]) == 0
     assert checkpoint.newest(saved).name == "checkpoint-0000140"
+
+
+def test_a_checkpoint_that_was_copied_goes_on_without_its_log(tmp_path, corpus_dir):
+    """To a directory of its own, as a checkpoint that is not the newest must be."""
+    saved, own = tmp_path / "saved", tmp_path / "own"
+    train(tmp_path, corpus_dir, "--max-steps=9", "--no-eval", f"--save={saved}")
+    last = checkpoint.newest(saved)
+    shutil.copytree(last, own / last.name)
+    assert main([f"--resume={own}", "--max-steps=14"]) == 0
+    assert [row["step"] for row in record.read(own / record.FILE)] == [11, 14]
 
 
 # --- one run at a time ---
