@@ -18,8 +18,8 @@ from torch.nn import functional as F
 import fused_lstm
 from lm.config import PRESETS, Config
 from lm.model import Hidden, build_model, repackage_hidden
-from lm.text.batches import Columns, load_corpus
-from lm.text.corpus import Corpus
+from lm.text.batches import Columns
+from lm.text.corpus import Corpus, load_corpus
 from lm.training.log import Log
 from lm.training.trainer import Trainer
 

@@ -50,11 +50,15 @@ def number(kind: type, valid: Range) -> Callable[[str], int | float]:
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """The directory of a trained model, --best, and what runs it."""
+    """The directory of a trained model, and --best."""
     what = "what `lm.train --save` wrote: a directory of checkpoints, or one of them"
     parser.add_argument("checkpoint", type=Path, metavar="DIR", help=what)
     what = "the checkpoint of the lowest validation perplexity [the newest]"
     parser.add_argument("--best", action="store_true", help=what)
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """What runs a trained model."""
     add = parser.add_argument
     add("--lstm", default="auto", metavar="ENGINE", help=f"{ENGINE} [auto]")
     add("--fuse", metavar="LEVEL", help=f"{LEVEL} [the engine's most]")

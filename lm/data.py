@@ -11,10 +11,9 @@ with main_imports(__name__):
     import torch
 
     from lm.arguments import Parser
-    from lm.text.batches import load_corpus, unigram_perplexity
-    from lm.text.corpus import EOS, UNK, Corpus
+    from lm.text.corpus import UNK, Corpus, load_corpus, unigram_perplexity
     from lm.text.sources import NAMED
-    from lm.text.tokens import SPLITS
+    from lm.text.tokens import EOS, SPLITS
 
 _CHUNK = 1 << 20  # tokens
 

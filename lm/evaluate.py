@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from lm.command import main_imports, run_command
 
 with main_imports(__name__):
-    from lm.arguments import COUNT, Parser, add_checkpoint, number
+    from lm.arguments import COUNT, Parser, add_checkpoint, add_engine, number
     from lm.errors import UserError
     from lm.saving import checkpoint
     from lm.text import corpus, sources
@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`, or this process's; return the exit status."""
     parser = Parser("lm.evaluate", "Perplexity of a text under a trained model.")
     add_checkpoint(parser)
+    add_engine(parser)
     add = parser.add_argument
     add("--data", metavar="NAME", help="as lm.train's [the text that the model was trained on]")
     add("--split", default="test", choices=SPLITS, help="which part of the text [test]")
@@ -37,16 +38,15 @@ def _run(options: argparse.Namespace) -> None:
     if not isinstance(data, str):
         raise UserError("--data: the checkpoint names no text; name one")
     source = sources.find(data)
-    ids, unknown = corpus.encode(
-        source.tokens()[options.split], found.vocabulary, source.titles[options.split]
-    )
+    title = source.titles[options.split]
+    ids, unknown = corpus.encode(source.tokens()[options.split], found.vocabulary, title)
     if len(ids) < 2:
-        raise UserError(f"{source.titles[options.split]} holds no words")
+        raise UserError(f"{title} holds no words")
     begin = time.perf_counter()
     value = perplexity(model, ids, options.batch_size or found.config.test_batch_size)
     seconds = time.perf_counter() - begin
     print(f"checkpoint {found.path}, step {found.step}")
-    print(f"text       {source.titles[options.split]}: {len(ids):,} tokens, {unknown:,} unknown")
+    print(f"text       {title}: {len(ids):,} tokens, {unknown:,} unknown")
     print(f"speed      {len(ids) / seconds:,.0f} words per second")
     print(f"perplexity {value:.3f}")
 

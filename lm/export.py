@@ -27,7 +27,7 @@ with main_imports(__name__):
     from torch import nn
 
     import fused_lstm
-    from lm.arguments import Parser
+    from lm.arguments import Parser, add_checkpoint
     from lm.config import Config
     from lm.errors import UserError, reason
     from lm.saving import checkpoint
@@ -145,7 +145,7 @@ def export_folder(found: Checkpoint) -> dict[str, bytes]:
     sizes = {"hidden": config.hidden_size, "layers": config.num_layers}
     use = textwrap.dedent(USE_WEIGHTS.format(file="model.safetensors", **sizes))
     card = CARD.format(
-        words=len(found.vocabulary), data=Path(run.get("data", "an unnamed text")).name,
+        words=len(found.vocabulary), data=Path(str(run.get("data", "an unnamed text"))).name,
         step=found.step, preset=run.get("preset", "unnamed"), use=use, **sizes,
     )  # fmt: skip
     size = len(found.vocabulary)
@@ -154,7 +154,7 @@ def export_folder(found: Checkpoint) -> dict[str, bytes]:
         "model.safetensors": export_weights(found),
         "config.json": to_json(about | dataclasses.asdict(config)),
         "vocabulary.json": to_json(found.vocabulary),
-        "README.md": card.encode(),
+        "README.md": card.encode(errors="backslashreplace"),  # a text's name may hold any bytes
     }
 
 
@@ -177,9 +177,7 @@ def push(folder: Path, name: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`, or this process's; return the exit status."""
     parser = Parser("lm.export", "A trained model as a file that needs PyTorch only.")
-    parser.add_argument("checkpoint", type=Path, metavar="DIR", help="what `lm.train --save` wrote")
-    parser.add_argument("--best", action="store_true", help="the checkpoint of the lowest "
-        "validation perplexity [the newest]")  # fmt: skip
+    add_checkpoint(parser)
     parser.add_argument("--output", type=Path, default=Path(f"lm{WEIGHTS}"), metavar="FILE",
         help=f"its name says what is written: *{WEIGHTS} weights for nn.LSTM, *{PROGRAM} a program "
         f"of torch.export for one step (T = 1), a new folder without either [lm{WEIGHTS}]"

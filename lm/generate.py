@@ -14,13 +14,13 @@ from lm.command import main_imports, run_command
 with main_imports(__name__):
     import torch
 
-    from lm.arguments import COUNT, SEED, Parser, add_checkpoint, number
+    from lm.arguments import COUNT, SEED, Parser, add_checkpoint, add_engine, number
     from lm.config import Range
     from lm.errors import UserError
     from lm.model import LM_LSTM
     from lm.saving import checkpoint
-    from lm.text.corpus import EOS, UNK
-    from lm.text.tokens import tokenize
+    from lm.text.corpus import UNK
+    from lm.text.tokens import EOS, tokenize
 
 
 def generate(
@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`, or this process's; return the exit status."""
     parser = Parser("lm.generate", "Text from a trained model.")
     add_checkpoint(parser)
+    add_engine(parser)
     add = parser.add_argument
     add("--prompt", default="", metavar="TEXT", help="what it goes on from [the end of a line]")
     add("--length", default=100, type=number(int, COUNT), metavar="N", help="words [100]")

@@ -1,11 +1,10 @@
-"""The machine and the libraries that a figure was measured with."""
+"""The machine: its name, its device and what runs there, and the versions of its libraries."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,11 +12,8 @@ import torch
 from fused_lstm.engines import resolve
 from lm.config import Config
 from lm.errors import UserError, reason
-from lm.model import LM_LSTM
 
 _NUMBERS = {"cpu family": "family", "model": "model"}
-
-
 # --precision -> what the switches call it: 24 bits, TensorFloat-32's 11, bfloat16's 8.
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
 
@@ -84,15 +80,12 @@ def open_device(name: str | None, local_rank: int = 0) -> torch.device:
     return torch.device(device.type, index)
 
 
-def open_model(
-    build: Callable[[], LM_LSTM], config: Config, lstm: str, fuse: str | None, device: torch.device
-) -> LM_LSTM:
-    """What `build` returns, moved to `device`; UserError where the engine cannot run it there."""
+def check_engine(config: Config, lstm: str, fuse: str | None, device: torch.device) -> None:
+    """UserError where the engine cannot run such a model on `device`."""
     try:
         resolve(lstm, fuse, device, config.cell().on)
     except (RuntimeError, ValueError) as error:
         raise UserError(str(error)) from None
-    return build().to(device)
 
 
 def set_precision(word: str) -> None:

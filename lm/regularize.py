@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 import fused_lstm
 from fused_lstm import stack
-
-State = tuple[Tensor, Tensor]
+from fused_lstm.functional import State
 
 
 class VariationalDropout(nn.Module):

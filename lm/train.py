@@ -16,7 +16,7 @@ with main_imports(__name__):
 
     import fused_lstm
     from lm.errors import UserError
-    from lm.machine import open_device, open_model, processor, set_precision, versions
+    from lm.machine import check_engine, open_device, processor, set_precision, versions
     from lm.model import LM_LSTM, build_model
     from lm.options import Options, parse
     from lm.saving import checkpoint, record
@@ -31,14 +31,13 @@ with main_imports(__name__):
     )
     from lm.saving.keeper import Keeper, Signals, Stopped, resume
     from lm.saving.record import Record, TensorBoard, Watcher, WeightsAndBiases
-    from lm.text.batches import load_corpus, unigram_perplexity
-    from lm.text.corpus import Corpus
+    from lm.text.corpus import Corpus, load_corpus, unigram_perplexity
     from lm.training import ranks
     from lm.training.graph import CudaGraphs, check_graphs
     from lm.training.log import Log
     from lm.training.meter import Epoch
     from lm.training.ranks import Ranks
-    from lm.training.trainer import Trainer, epoch_steps
+    from lm.training.trainer import Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,14 +121,12 @@ def open_trainer(
     corpus = load_corpus(options.data)
     if team.leads:
         team.wait()
-    config, log = options.config, Log(silent=not team.leads)
-    epoch_steps(corpus, config, team)
     torch.manual_seed(options.seed)
-    model = new_model(options, corpus, device)
-    print_header(log, options, corpus, model)
+    model, log = new_model(options, corpus, device), Log(silent=not team.leads)
     autocast = torch.bfloat16 if options.dtype == "bfloat16" else None
     graphs = CudaGraphs() if options.cuda_graph else None
-    trainer = Trainer(model, corpus, config, log, autocast, options.max_steps, team, graphs)
+    trainer = Trainer(model, corpus, options.config, log, autocast, options.max_steps, team, graphs)
+    print_header(trainer, options)
     team.seed(options.seed)
     if found is not None:
         differences = resume(trainer, found)
@@ -236,36 +233,32 @@ def check_outputs(options: Options) -> None:
 
 def new_model(options: Options, corpus: Corpus, device: torch.device) -> LM_LSTM:
     """The model on its engine and device, drawn on the CPU: the same weights everywhere."""
-
-    def build() -> LM_LSTM:
-        model = build_model(options.config, len(corpus.vocabulary), options.lstm, options.fuse)
-        return model.to(torch.float64 if options.dtype == "float64" else torch.float32)
-
-    return open_model(build, options.config, options.lstm, options.fuse, device)
+    check_engine(options.config, options.lstm, options.fuse, device)
+    model = build_model(options.config, len(corpus.vocabulary), options.lstm, options.fuse)
+    return model.to(device, torch.float64 if options.dtype == "float64" else torch.float32)
 
 
-def print_header(log: Log, options: Options, corpus: Corpus, model: LM_LSTM) -> None:
+def print_header(trainer: Trainer, options: Options) -> None:
     """What is about to run, on what."""
-    config, device, lstm, found = options.config, model.sm_fc.weight.device, model.lstm, versions()
-    engine, fuse = fused_lstm.engines.resolve(lstm.engine, lstm.fuse, device, lstm.cell.on)
-    level = "" if fuse is None else f", fuse {fuse}"
+    config, corpus, device, found = options.config, trainer.corpus, trainer.device, versions()
+    level = "" if trainer.fuse is None else f", fuse {trainer.fuse}"
     sizes = ", ".join(f"{len(getattr(corpus, s)):,} {s}" for s in corpus.unknown)
     unknown = ", ".join(f"{count:,} {s}" for s, count in corpus.unknown.items())
     precision = "" if options.precision is None else f", precision {options.precision}"
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     fields = {
         "machine": f"{processor(device)}, {torch.get_num_threads()} threads, "
         f"torch {found['torch_version']}, triton {found['triton_version']}",
-        "engine": f"{engine}{level}: {fused_lstm.describe_engine(engine, device)}",
+        "engine": f"{trainer.engine}{level}: {fused_lstm.describe_engine(trainer.engine, device)}",
         "data": f"{corpus.name}: {sizes} tokens, {len(corpus.vocabulary):,} words",
         "unknown": f"{unknown} tokens outside the vocabulary",
         "model": f"{config.num_layers} x {config.hidden_size} units, {parameters:,} parameters, "
         f"{options.dtype}{precision} on {device}",
-        "training": f"{options.preset}: {config.epochs} epochs of {epoch_steps(corpus, config):,} "
+        "training": f"{options.preset}: {config.epochs} epochs of {trainer.epoch_steps:,} "
         f"steps, {config.num_steps} x {config.batch_size} words each",
     }
     for name, text in fields.items():
-        log.field(name, text)
+        trainer.log.field(name, text)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -31,10 +32,10 @@ import torch
 
 from lm.config import Config
 from lm.errors import UserError, reason
-from lm.machine import open_device, open_model, versions
+from lm.machine import check_engine, open_device, versions
 from lm.model import LM_LSTM, build_model
 from lm.saving.files import remove_directory, to_json, whole_directory, write_synced
-from lm.saving.state import Training
+from lm.saving.state import Training, require
 
 FORMAT = 2
 SUMS = "SHA256SUMS"
@@ -81,10 +82,14 @@ class Checkpoint(About):
 
 
 def all_in(directory: Path) -> list[Path]:
-    """The checkpoints in `directory`, oldest first."""
-    if not directory.is_dir():
-        return []
-    return sorted((p for p in directory.iterdir() if _NAME.fullmatch(p.name)), key=_order)
+    """The checkpoints in `directory`, oldest first; UserError where it cannot be listed."""
+    try:
+        if not directory.is_dir():
+            return []
+        found = [path for path in directory.iterdir() if _NAME.fullmatch(path.name)]
+    except OSError as error:
+        raise UserError(f"'{directory}': {error.strerror}") from None
+    return sorted(found, key=_order)
 
 
 def _order(path: Path) -> tuple[int, int]:
@@ -94,12 +99,9 @@ def _order(path: Path) -> tuple[int, int]:
 
 def newest(directory: Path) -> Path:
     """The newest checkpoint in `directory`, or `directory` if it is one; UserError without one."""
-    try:
-        if _NAME.fullmatch(directory.name) and directory.is_dir():
-            return directory
-        found = all_in(directory)
-    except OSError as error:
-        raise UserError(f"'{directory}': {error.strerror}") from None
+    if _NAME.fullmatch(directory.name) and directory in all_in(directory.parent):
+        return directory
+    found = all_in(directory)
     if not found:
         raise UserError(f"'{directory}' holds no checkpoint")
     return found[-1]
@@ -189,7 +191,8 @@ def weights_of(model: LM_LSTM) -> dict[str, torch.Tensor]:
 
 def read_about(path: Path) -> About:
     """The settings and options in the checkpoint `path`; UserError says what is wrong with it."""
-    return _guarded(path, lambda: About(**_about(path, _read(path))))
+    with reporting_damage(path):
+        return About(**_about(path, _read(path)))
 
 
 def load(directory: Path, best_one: bool = False) -> Checkpoint:
@@ -201,23 +204,24 @@ def load(directory: Path, best_one: bool = False) -> Checkpoint:
         last = newest(directory)
         try:
             path = best(directory) if best_one else last
-            return _guarded(path, lambda: _load(path))  # noqa: B023  called at once
+            with reporting_damage(path):
+                return _load(path)
         except UserError:
             if last.exists():
                 raise
 
 
 def open_trained(options: argparse.Namespace) -> tuple[Checkpoint, LM_LSTM]:
-    """The checkpoint that `lm.arguments.add_checkpoint`'s options name, and its model.
+    """The checkpoint that `lm.arguments`' options name, and its model on what they name.
 
-    UserError where there is none, or where the engine or the device that they name cannot run.
+    UserError where there is none, or where the engine or the device cannot run.
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = open_device(options.device)
     found = load(options.checkpoint, options.best)
-    lstm, fuse = options.lstm, options.fuse
-    return found, open_model(lambda: found.model(lstm, fuse), found.config, lstm, fuse, device)
+    check_engine(found.config, options.lstm, options.fuse, device)
+    return found, found.model(options.lstm, options.fuse).to(device)
 
 
 def _load(path: Path) -> Checkpoint:
@@ -276,19 +280,21 @@ def _check_weights(weights: Mapping[str, torch.Tensor], config: Config, vocab_si
     for name in sorted(expected.keys() ^ weights.keys()):
         raise ValueError(f"{name} is {'missing' if name in expected else 'not of this model'}")
     for name, shape in expected.items():
-        if weights[name].shape != shape or not weights[name].is_floating_point():
-            raise ValueError(f"{name} is {list(weights[name].shape)}, should be {list(shape)}")
+        require(name, weights[name], shape)
 
 
-def _guarded(path: Path, read: Callable[[], Any]) -> Any:
-    """What `read` gives; UserError, one line, for whatever a file can do to it."""
+@contextmanager
+def reporting_damage(path: Path, part: str = "") -> Iterator[None]:
+    """Around what reads the checkpoint `path`: UserError, one line, for all that a file can do.
+
+    `part` is said before what is wrong.
+    """
     try:
-        return read()
+        yield
     except OSError as error:
-        why = f"{error.strerror}: {error.filename}"
+        raise UserError(f"{path} is damaged: {error.strerror}: {error.filename}") from None
     except (
-        ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError,
-        RuntimeError, safetensors.SafetensorError,
+        ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+        safetensors.SafetensorError,
     ) as error:  # fmt: skip
-        why = reason(error)
-    raise UserError(f"{path} is damaged: {why}") from None
+        raise UserError(f"{path} is damaged: {part}{reason(error)}") from None

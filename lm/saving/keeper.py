@@ -6,11 +6,10 @@ import signal
 import threading
 import time
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import torch
 
-from lm.errors import UserError, reason
+from lm.errors import UserError
 from lm.options import Options
 from lm.saving import checkpoint
 from lm.saving.checkpoint import Checkpoint
@@ -86,25 +85,22 @@ class Keeper:
         if due:
             self.save()
 
-    def save(self) -> Path | None:
+    def save(self) -> None:
         """Write a checkpoint, if the run keeps any; all ranks must call it."""
         trainer, options = self._trainer, self._options
         self._saved_at = time.monotonic()
         if options.save is None:
-            return None
+            return
         trainer.meter.pause()
         trainer.check()  # what has diverged must not take a good checkpoint's place
         training = trainer.state_dict()
-        path = None
         if trainer.ranks.leads:
-            best = trainer.best
             path = checkpoint.save(
-                options.save, trainer.steps, trainer.model, trainer.config, trainer.vocabulary,
-                training, options.stored(), None if best is None else best.steps,
+                options.save, trainer.steps, trainer.model, trainer.config,
+                trainer.corpus.vocabulary, training, options.stored(), trainer.best_step,
             )  # fmt: skip
             trainer.log.line(f"Saved {path}")
         trainer.meter.resume()
-        return path
 
     def _stop(self, number: signal.Signals) -> None:
         what = "interrupted" if number == signal.SIGINT else "stopped by SIGTERM"
@@ -121,16 +117,12 @@ def resume(trainer: Trainer, found: Checkpoint) -> list[str]:
 
     Raises UserError where the checkpoint is of another text, or its training state is damaged.
     """
-    facts = found.training.facts
-    try:
-        if (facts["tokens"], found.vocabulary) != (len(trainer.corpus.train), trainer.vocabulary):
-            raise UserError(f"data '{trainer.corpus.name}' is not the text of {found.path}")
+    facts, text = found.training.facts, trainer.corpus
+    with checkpoint.reporting_damage(found.path, "training state: "):
+        if (facts["tokens"], found.vocabulary) != (len(text.train), text.vocabulary):
+            raise UserError(f"data '{text.name}' is not the text of {found.path}")
         trainer.load_state_dict(found.training)
         before, now = facts["bits"], trainer.bits_depend_on()
         differences = [f"{k} {now[k]}, was {before[k]}" for k in now if now[k] != before[k]]
-    except (
-        ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError
-    ) as error:  # fmt: skip
-        raise UserError(f"{found.path} is damaged: training state: {reason(error)}") from None
     found.load_into(trainer.model)
     return differences

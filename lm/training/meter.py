@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from lm.saving.state import number
-from lm.training.ranks import Ranks
+from lm.saving.state import fact
+from lm.training.ranks import ALONE, Ranks
 
 
 @dataclass
@@ -25,8 +25,9 @@ class Epoch:
     @classmethod
     def restored(cls, **facts: Any) -> Epoch:
         """One that a checkpoint has kept; ValueError for what is no figure."""
-        for name in facts.keys() - {n for n in ("valid_perplexity",) if facts[n] is None}:
-            number(facts, name, int if name in ("epoch", "steps") else float)
+        for name, value in facts.items():
+            if name != "valid_perplexity" or value is not None:
+                fact(facts, name, int if name in ("epoch", "steps") else float)
         return cls(**facts)
 
 
@@ -39,7 +40,7 @@ class Meter:
     compile and allocate.
     """
 
-    def __init__(self, ranks: Ranks = Ranks()) -> None:  # noqa: B008  frozen
+    def __init__(self, ranks: Ranks = ALONE) -> None:
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.words, self.seconds = 0, 0.0

@@ -9,7 +9,7 @@ import torch
 
 from lm.model import LM_LSTM
 from lm.text.batches import evaluation_batches
-from lm.training.ranks import Ranks
+from lm.training.ranks import ALONE, Ranks
 
 
 def perplexity_of(nll: float) -> float:
@@ -21,7 +21,7 @@ def perplexity(
     model: LM_LSTM,
     ids: torch.Tensor,
     batch_size: int,
-    ranks: Ranks = Ranks(),  # noqa: B008  frozen
+    ranks: Ranks = ALONE,
     after_batch: Callable[[], None] | None = None,
 ) -> float:
     """Perplexity of every token of `ids` [N] but the first, which has nothing before it.

@@ -31,11 +31,6 @@ class Ranks:
         """This rank's part of `columns` columns; parts differ by one column at most."""
         return slice(self.rank * columns // self.size, (self.rank + 1) * columns // self.size)
 
-    def share(self, columns: int) -> float:
-        """This rank's part of `columns` columns, as a part of the whole."""
-        own = self.own(columns)
-        return (own.stop - own.start) / columns
-
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
         """`tensor` summed over all ranks, on every one."""
         if self.size > 1:
@@ -80,14 +75,12 @@ class Ranks:
             dist.destroy_process_group()
 
 
-def started_by_torchrun() -> bool:
-    """Whether this process is one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+ALONE = Ranks()
 
 
 def join(device: torch.device) -> Ranks:
     """Meet the other processes that torchrun started, if any: NCCL on GPUs, gloo on CPUs."""
-    if not started_by_torchrun():
-        return Ranks()
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return ALONE
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Ranks(dist.get_rank(), dist.get_world_size())

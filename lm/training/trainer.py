@@ -26,11 +26,10 @@ from lm.training.log import Log
 from lm.training.meter import Epoch, Meter
 from lm.training.optimizer import Updater
 from lm.training.perplexity import perplexity, perplexity_of
-from lm.training.ranks import Ranks
+from lm.training.ranks import ALONE, Ranks
 
 LOG_LINES = 10  # an epoch
 CHECK_EVERY = 50  # steps: how long a run that has diverged may go on unnoticed
-ALONE = Ranks()
 
 
 class Trainer:
@@ -62,8 +61,7 @@ class Trainer:
         graphs: Graphs | None = None,
     ) -> None:
         self.model, self.corpus, self.config, self.log = model, corpus, config, log
-        self.ranks, self.autocast = ranks, autocast
-        self.device, self.vocabulary = model.sm_fc.weight.device, corpus.vocabulary
+        self.ranks, self.autocast, self.device = ranks, autocast, model.sm_fc.weight.device
         lstm = model.lstm
         self.engine, self.fuse = resolve(lstm.engine, lstm.fuse, self.device, lstm.cell.on)
         self.epoch_steps = epoch_steps(corpus, config, ranks)
@@ -71,14 +69,15 @@ class Trainer:
         self.total_steps = min(whole, max_steps or whole)
         own = ranks.own(config.batch_size)
         self.columns = Columns(corpus.train, config.batch_size, self.device, own)
-        self._share = ranks.share(config.batch_size)
+        columns = own.stop - own.start
+        self._share = columns / config.batch_size
         self.updater = Updater(model, config)  # which decides how the embedding's gradient comes
         self._loss: Any = ranks.average_gradients(_Loss(model))
         flat = self._flat_step
         self._step = flat if graphs is None else GraphedStep(flat, carried=2, graphs=graphs)
         self.record, self.meter = Record(), Meter(ranks)
         self.steps = 0
-        self.hidden = model.init_hidden(own.stop - own.start)
+        self.hidden = model.init_hidden(columns)
         self.curve: list[Epoch] = []  # of the epochs that are over
         self.seconds_before = 0.0  # of the run, before this process
         self._begin = time.perf_counter()
@@ -89,10 +88,10 @@ class Trainer:
         return len(self.curve) * self.epoch_steps < self.total_steps
 
     @property
-    def best(self) -> Epoch | None:
-        """The epoch of the lowest validation perplexity so far."""
-        seen = [point for point in self.curve if point.valid_perplexity is not None]
-        return min(seen, key=lambda point: point.valid_perplexity or 0.0, default=None)
+    def best_step(self) -> int | None:
+        """Where the epoch of the lowest validation perplexity so far ended."""
+        seen = [(p.valid_perplexity, p.steps) for p in self.curve if p.valid_perplexity is not None]
+        return min(seen)[1] if seen else None
 
     def seconds(self) -> float:
         """Wall time of the run so far, evaluation included, pauses between processes left out."""
@@ -107,23 +106,24 @@ class Trainer:
         the device) and the next state.
         """
         self.updater.optimizer.zero_grad()
-        hidden, parts = repackage_hidden(hidden), self.config.accumulate
-        if parts == 1:
-            loss, hidden = self._backward(inputs, targets, hidden, self._share)
-        else:
-            found, columns = [], inputs.shape[1]
-            for n in range(parts):  # gradients add up; so do the parts of the mean loss
-                own = slice(n * columns // parts, (n + 1) * columns // parts)
-                share = self._share * (own.stop - own.start) / columns
-                h, c = (s[:, own].contiguous() for s in hidden)
-                given = inputs[:, own], targets[:, own], (h, c), share, n == parts - 1
-                found.append(self._backward(*given))
-            losses, states = zip(*found, strict=True)
-            loss = torch.stack(losses).sum()
-            h, c = (torch.cat(s, 1) for s in zip(*states, strict=True))
-            hidden = h, c
+        backward = self._backward if self.config.accumulate == 1 else self._backward_in_parts
+        loss, hidden = backward(inputs, targets, repackage_hidden(hidden), self._share)
         norm = self.updater.step(len(inputs) if self.config.loss_over_time == "sum" else 1.0)
         return loss, norm, hidden
+
+    def _backward_in_parts(
+        self, inputs: Tensor, targets: Tensor, hidden: Hidden, share: float
+    ) -> tuple[Tensor, Hidden]:
+        """`_backward` of some columns after others: gradients and parts of the loss add up."""
+        parts, losses, states = self.config.accumulate, [], []
+        split = (tensor.tensor_split(parts, dim=1) for tensor in (inputs, targets, *hidden))
+        for number, (x, y, h, c) in enumerate(zip(*split, strict=True), start=1):
+            before, own = (h.contiguous(), c.contiguous()), share * x.shape[1] / inputs.shape[1]
+            loss, after = self._backward(x, y, before, own, last=number == parts)
+            losses.append(loss)
+            states.append(after)
+        h, c = (torch.cat(columns, dim=1) for columns in zip(*states, strict=True))
+        return torch.stack(losses).sum(), (h, c)
 
     def _backward(
         self, inputs: Tensor, targets: Tensor, hidden: Hidden, share: float, last: bool = True
@@ -252,17 +252,17 @@ class Trainer:
     def load_state_dict(self, found: Training) -> None:
         """Go on from there; ValueError and the like say what is damaged."""
         tensors, facts, meter = found.tensors, found.facts, self.meter
-        self.steps = state.number(facts, "steps", int)
+        self.steps = state.fact(facts, "steps", int)
         if not isinstance(facts["curve"], list):
             raise ValueError(f"curve is {facts['curve']!r}")
         self.curve = [Epoch.restored(**point) for point in facts["curve"]]
-        self.seconds_before = state.number(facts, "seconds", float)
+        self.seconds_before = state.fact(facts, "seconds", float)
         for name in ("losses", "norms"):
             if tensors[name].dim() != 1 or tensors[name].dtype != torch.float64:
                 raise ValueError(f"{name} is {tensors[name].dtype} {list(tensors[name].shape)}")
             setattr(meter, name, tensors[name].tolist())
-        meter.words = state.number(facts, "words", int)
-        meter.seconds = state.number(facts, "training_seconds", float)
+        meter.words = state.fact(facts, "words", int)
+        meter.seconds = state.fact(facts, "training_seconds", float)
         first = len(self.curve) * self.epoch_steps
         if not (len(meter.losses) == len(meter.norms) == self.steps >= first):
             raise ValueError(f"it is at step {self.steps}, and has {len(meter.losses)} losses")

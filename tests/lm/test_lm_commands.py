@@ -1,7 +1,9 @@
 """The commands for a trained model, and what they all do when they are stopped."""
 
+import dataclasses
 import json
 import math
+import os
 import re
 import signal
 import sys
@@ -235,6 +237,16 @@ def test_torch_export_of_the_model(trained, engine):
     program = export.export_program(model, hidden_size=16, num_layers=2).module()
     inputs, hidden = torch.randint(12, (7, 4)), model.init_hidden(4)
     torch.testing.assert_close(program(inputs, hidden), model(inputs, hidden))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [(os.fsdecode(b"/texts/\xff"), b"\\udcff"), ({"a": "b"}, b"{'a': 'b'}")],
+    ids=["no-utf-8", "no-name"],
+)
+def test_a_card_can_name_any_text(trained, data, said):
+    found = dataclasses.replace(checkpoint.load(trained[0]), run={"data": data})
+    assert b"trained on " + said in export.export_folder(found)["README.md"]
 
 
 def test_export_knows_two_formats(trained, capsys):

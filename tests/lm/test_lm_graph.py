@@ -10,7 +10,7 @@ import fused_lstm
 from lm.config import PRESETS
 from lm.errors import UserError
 from lm.model import build_model
-from lm.text.batches import load_corpus
+from lm.text.corpus import load_corpus
 from lm.train import main
 from lm.training import graph
 from lm.training.graph import WARM_UP, GraphedStep

@@ -13,7 +13,7 @@ import torch
 
 from lm.config import Config
 from lm.saving import checkpoint
-from lm.text.batches import load_corpus
+from lm.text.corpus import load_corpus
 from lm.training.log import Log
 from lm.training.trainer import Trainer
 from lm_cases import ROOT, SMALL, TRAIN, train

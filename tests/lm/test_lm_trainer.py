@@ -10,7 +10,7 @@ import torch
 from lm.config import PRESETS
 from lm.errors import UserError
 from lm.model import build_model
-from lm.text.batches import load_corpus
+from lm.text.corpus import load_corpus
 from lm.train import main
 from lm.training.log import Log
 from lm.training.trainer import Trainer
