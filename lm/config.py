@@ -134,29 +134,34 @@ class Config:
         Choice(("sum", "mean")),
     )
     # Beyond the published presets: their defaults change nothing and cost nothing.
+    # fmt: off
     accumulate: int = setting(
         "parts into which a training step divides its columns: their gradients add up to the "
         "step's, and one part's activations are in memory at a time", _COUNT, 1,
-    )  # fmt: skip
-    tie_weights: bool = _switch("the softmax layer uses the embedding's weights (Press and Wolf, "
-        "2017)")  # fmt: skip
-    weight_decay: float = setting("this times the weights is added to their clipped gradient",
-        Range(0), 0.0)  # fmt: skip
-    variational_dropout: bool = _switch("dropout keeps or drops a unit for all steps of a training "
-        "step at once (Gal and Ghahramani, 2016)")  # fmt: skip
-    weight_drop: float = setting("part of the recurrent weights that each training step drops "
-        "(Merity et al., 2018)", Range(0, high=1, open_high=True), 0.0)  # fmt: skip
-    layer_norm: bool = _switch("the LSTM's products and its cell state are normalized (Ba et al., "
-        "2016)")  # fmt: skip
+    )
+    tie_weights: bool = _switch(
+        "the softmax layer uses the embedding's weights (Press and Wolf, 2017)")
+    weight_decay: float = setting(
+        "this times the weights is added to their clipped gradient", Range(0), 0.0)
+    variational_dropout: bool = _switch(
+        "dropout keeps or drops a unit for all steps of a training step at once (Gal and "
+        "Ghahramani, 2016)")
+    weight_drop: float = setting(
+        "part of the recurrent weights that each training step drops (Merity et al., 2018)",
+        Range(0, high=1, open_high=True), 0.0)
+    layer_norm: bool = _switch(
+        "the LSTM's products and its cell state are normalized (Ba et al., 2016)")
     peephole: bool = _switch("gates see the cell state (Gers and Schmidhuber, 2000)")
     coupled: bool = _switch("the forget gate is 1 minus the input gate (Greff et al., 2017)")
     zoneout_h: float = _part("of h that keeps its value of the step before (Krueger et al., 2016)")
     zoneout_c: float = _part("of the cell state that does")
-    recurrent_dropout: float = _part("of h that is dropped before the recurrent weights, for all "
-        "steps of a training step at once (Gal and Ghahramani, 2016)")  # fmt: skip
+    recurrent_dropout: float = _part(
+        "of h that is dropped before the recurrent weights, for all steps of a training step at "
+        "once (Gal and Ghahramani, 2016)")
     candidate_dropout: float = _part("of the candidate g that is dropped (Semeniuta et al., 2016)")
-    forget_bias: float = setting("what the forget gate's bias starts as; 0: as the other biases",
-        Range(0), 0.0)  # fmt: skip
+    forget_bias: float = setting(
+        "what the forget gate's bias starts as; 0: as the other biases", Range(0), 0.0)
+    # fmt: on
 
     def __post_init__(self) -> None:
         kinds = get_type_hints(Config)
