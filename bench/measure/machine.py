@@ -44,7 +44,8 @@ def in_a_line(described: dict[str, Any]) -> str:
     """What `describe` found, in words: the processor, its threads and the main libraries."""
     names = ("torch", "triton", "tensorflow", "jax")
     libraries = [f"{n} {v}" for n, v in described["libraries"].items() if n in names]
-    threads = f"{described['threads']} threads on {described['cores']} cores"
+    many = "s" * (described["threads"] != 1)
+    threads = f"{described['threads']} thread{many} on {described['cores']} cores"
     return ", ".join([str(described["processor"]), threads, *libraries])
 
 

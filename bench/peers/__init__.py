@@ -5,7 +5,7 @@ A peer is a module here with a function `build(problem, threads)`, which returns
 cannot train gives no gradients); `problem` is a dict of NumPy arrays in
 PyTorch's layout and gate order, and so is the answer. Both calls return when the work is done. A
 peer that trains has `build_learner(lesson, threads)` too, for an object with `answer()`, `train()`
-and `rest()`: a training step of the language model, and one without its LSTM (bench.lesson).
+and `rest()`: a training step of the language model, and one without its LSTM (bench.training).
 Weights go to the library's own gate order and gradients come back from it, so that an order
 mapped wrongly cannot pass the check.
 

@@ -40,12 +40,13 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
 h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 figure { margin: 1rem 0; } figure svg { width: 100%; height: auto; display: block; }
 figcaption, caption { font-size: .875rem; color: #444; text-align: left; padding: .25rem 0; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .875rem; }
+.wide { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-size: .875rem; }
 th, td { padding: .25rem .45rem; border-bottom: 1px solid #ddd; text-align: right;
          font-variant-numeric: tabular-nums; vertical-align: top; overflow-wrap: normal; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 table.words td, table.words th { text-align: left; }
-@media (max-width: 34rem) { thead { display: none; } table, tbody { display: block; }
+@media (max-width: 34rem) { thead, td.none { display: none; }
+  table, tbody, caption { display: block; }
   tr { display: block; padding: .5rem 0; border-bottom: 2px solid #bbb; }
   td, td:first-child, table.words td { display: flex; justify-content: space-between; gap: 1rem;
     text-align: right; border: 0; padding: .1rem 0; overflow-wrap: anywhere; }
@@ -93,8 +94,9 @@ def _html(block: Block) -> str:
 
 
 def _cell_html(name: str, cell: str) -> str:
-    """A narrow screen shows the column's name beside each cell."""
-    return f'<td data-name="{name}">{_inline(cell)}</td>'
+    """A narrow screen shows the column's name beside each cell, and leaves out what is none."""
+    none = ' class="none"' if cell in ("", "-") else ""
+    return f'<td{none} data-name="{name}">{_inline(cell)}</td>'
 
 
 def _inline(text: str) -> str:

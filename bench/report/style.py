@@ -67,6 +67,7 @@ def name(row: Row) -> str:
     known |= {"tensorflow": "TensorFlow", "tensorflow-xla": "TensorFlow XLA", "keras": "Keras LSTM"}
     known |= {"jax": "JAX scan", "jax-cudnn": "JAX cuDNN", "flashrnn": "FlashRNN"}
     known |= {"haste": "Haste", "torchrl": "TorchRL"}
+    known |= {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
     return known.get(row.label, row.label.replace("-", ": "))
 
 

@@ -127,10 +127,11 @@ def _part(results: Results, label: str, size: str) -> str:
 
 def losses(results: Results, size: str) -> Table:
     """What all computed before they were timed: six digits, side by side."""
+    says = {line.label: line.says.strip() for line in lines(results.machine["device"])}
     found = []
     for label, row in rows_of(results, size).items():
         shown = [f"{loss:.5f}" for loss in row.info["losses"]]
-        found.append([label, *shown, f"{row.info['max_error']:.0e}"])
+        found.append([says[label], *shown, f"{row.info['max_error']:.0e}"])
     header = (f"loss, {size}", "step 1", "step 2", "step 3", "largest error of an update")
     return Table(header, found)
 
