@@ -91,7 +91,8 @@ CHECKED = cd $(COPY) && PYTHONPATH=kernels ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	$(abspath $(RUN))
 ENGINE  := native native_plan native_lanes native_short native_tiles native_memory native_bf16 \
-	native_cells native_terms samples cross_entropy cross_entropy_bf16 dropout
+	native_cells native_terms native_terms_lstm native_switches samples cross_entropy \
+	cross_entropy_bf16 dropout
 
 sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linux and g++
 	rm -rf $(COPY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,15 +20,17 @@ from bench.contenders import (
     engines,
     everyone,
     in_default_run,
+    trainers,
     why_not,
 )
 from bench.measure.check import TOLERANCE, WrongAnswer, relative_error, require_right
 from bench.measure.timing import Lost, Quartiles, interleave, quartiles, speedup, timed
 from bench.race import line_up
-from fused_lstm import ENGINES
-from fused_lstm.engines import Engine
+from entrant import enter
+from fused_lstm import ENGINES, cudnn
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 SHAPE = Shape(3, 2, 5, 7, 2)
 
 
@@ -172,6 +175,12 @@ def test_what_compiles_for_minutes_is_not_in_a_default_run():
     assert not in_default_run(compiled, "large")
 
 
+@pytest.mark.parametrize("contender", {c.proof: c for c in [*everyone(), *trainers()]}.values())
+def test_a_contenders_proof_is_a_test(contender):
+    file, _, name = contender.proof.partition("::")
+    assert f"\ndef {name}(" in (ROOT / file).read_text()
+
+
 # --- work ---
 
 
@@ -225,18 +234,12 @@ def test_relative_error():
 @pytest.fixture
 def wrong_engine(monkeypatch):
     """An engine whose weight gradients are half of what they should be."""
-    from types import SimpleNamespace
-
-    from fused_lstm import cudnn
-    from fused_lstm.engines import LOADED
 
     def lstm(x, h0, c0, weights, *others):
         halved = [w / 2 + w.detach() / 2 for w in weights]
         return cudnn.lstm(x, h0, c0, halved, *others)
 
-    module = SimpleNamespace(missing=lambda device: None, describe=str, lstm=lstm)
-    monkeypatch.setitem(ENGINES, "wrong", Engine("nowhere", ()))
-    monkeypatch.setitem(LOADED, "wrong", module)
+    enter(monkeypatch, "wrong", lstm)
     return Contender("wrong", "wrong", None)
 
 
@@ -247,6 +250,25 @@ def test_a_race_times_only_who_is_right(wrong_engine):
     assert "weight_ih_l0.grad" in str(race.failed["wrong"])
     found = race.time("step", 0, least=2, most=2)
     assert {label: len(sample) for label, sample in found.items()} == {BASE: 2, LOOP: 2}
+
+
+def test_who_remembers_its_answer_has_no_time(monkeypatch):
+    """An engine that is right on the input that was checked, and computes nothing afterwards."""
+    seen = {}
+
+    def lstm(x, *others):
+        y, h, c = cudnn.lstm(x, *others)
+        first = seen.setdefault("y", y.detach())
+        return y * 0 + first, h, c
+
+    enter(monkeypatch, "lazy", lstm)
+    race = line_up(make_problem(SHAPE), [*by_label(BASE), Contender("lazy", "lazy")])
+    assert list(race.runners) == [BASE]  # its gradients are wrong from the start
+    race = line_up(make_problem(SHAPE), [*by_label(BASE), Contender("cudnn-2", "cudnn")])
+    answer = race.runners["cudnn-2"].answer()
+    monkeypatch.setattr(race.runners["cudnn-2"], "answer", lambda: answer)
+    assert list(race.time("step", 0, least=1, most=1)) == [BASE]
+    assert "cudnn-2, on a fresh input: inference differs" in str(race.failed["cudnn-2"])
 
 
 def test_training_times_only_who_is_right(wrong_engine, monkeypatch):

@@ -15,7 +15,8 @@ finds: races (vector clocks), deadlocks, reads of what nobody wrote, addresses o
 | `memory.py`, `device.py` | the tensors of this process as global memory; a driver for Triton |
 | `run.py` | one launch under one schedule, and what was found |
 | `by_hand.py` | kernels of a few instructions, for the tests of the machine itself |
-| `cases.py`, `faults.py` | the project's kernels; and with faults put into their PTX |
+| `cases.py`, `lists.py` | the project's kernels: one of them at one shape; all that run |
+| `faults.py` | the same with faults put into their PTX |
 | `pool.py` | processes in which Triton compiles, for tests whose own process interprets |
 
 What it cannot see: ptxas (it runs PTX, not SASS), races among lanes of one warp, TMA, mbarrier,

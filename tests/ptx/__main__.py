@@ -19,7 +19,7 @@ compile_here()  # before triton is imported: here, and in the processes that imp
 
 import triton  # noqa: E402
 
-from . import cases, faults  # noqa: E402
+from . import cases, faults, lists  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,7 +101,7 @@ def run_faults(words: str, seeds: int) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    every = cases.some_cases() if args.few else cases.every_case()
+    every = lists.some_cases() if args.few else lists.every_case()
     chosen = [case for case in every if args.only in str(case)]
     if args.seeds < 1 or not chosen:
         what = f"--seeds must be at least 1, got {args.seeds}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ptx import build, cases, pool
+from ptx import build, cases, lists, pool
 
 pytestmark = pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
 
@@ -21,7 +21,7 @@ def outcome_of(request) -> Callable:
     return pool.outcomes(cases.run, ((case, SEEDS) for case in chosen))
 
 
-@pytest.mark.parametrize("case", cases.some_cases(), ids=str)
+@pytest.mark.parametrize("case", lists.some_cases(), ids=str)
 def test_kernels_under_weak_schedules(case, outcome_of):
     outcome = outcome_of(case, SEEDS)
     assert outcome.schedules == len(SEEDS)

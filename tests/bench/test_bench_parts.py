@@ -1,0 +1,44 @@
+"""The topic `parts`: a training step is the sum of what it reports."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench.topics import parts
+from bench.topics.native import LEARNERS, OURS, STOCK
+from bench.training import Learner, make_lesson
+from topic import needs_native, run
+
+
+@needs_native
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", [OURS, STOCK])
+def test_a_step_is_the_sum_of_its_parts(tiny, name, autocast):
+    learner = Learner(LEARNERS[name], make_lesson("small", autocast=autocast))
+    found = parts.parts_of(learner, steps=3)
+    assert found.keys() == {*parts.PARTS, parts.REST}
+    absent = set() if autocast else {"casts"}
+    assert all(time > 0 for part, time in found.items() if part not in absent), found
+
+
+def test_an_operator_within_one_that_has_a_part_is_not_counted_again():
+    class Event:
+        def __init__(self, name, caller=None):
+            self.name, self.cpu_parent = name, caller
+
+    outer = Event("aten::linear")
+    between = Event("aten::addmm", outer)
+    assert not parts._inside(outer)
+    assert parts._inside(Event("aten::to", between))
+    assert not parts._inside(Event("aten::to", Event("aten::addmm")))
+
+
+@needs_native
+def test_parts_are_printed_and_written(tiny, tmp_path, capsys):
+    measured = run("parts", tmp_path, "--steps=1")["parts_ms"]["small"]
+    shown = capsys.readouterr().out
+    assert "small, float32" in shown
+    assert all(f"\n{part:24}" in shown for part in parts.PARTS)
+    assert measured.keys() == {OURS, STOCK}
+    assert measured[OURS]["softmax layer and loss"] > 0

@@ -1,0 +1,183 @@
+"""`GRU` as a module: nn.GRU's arguments, what is around a call, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
+
+import fused_lstm
+import lanes
+from fused_lstm import engines
+from fused_lstm.cell import GRU, Cell
+from gru import Paired, every_top, make_modules
+from lanes import Case, make_inputs
+from tolerance import assert_close
+
+DOUBLE = {"dtype": torch.float64}
+
+
+def test_arguments_and_state_dict_are_nn_grus():
+    given, own = (3, 4, 2, True, True, 0.5, True), {"device": "cpu", "dtype": torch.float64}
+    torch.manual_seed(3)
+    ours = fused_lstm.GRU(*given, **own, engine="loop")
+    torch.manual_seed(3)
+    theirs = nn.GRU(*given, **own)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value), name
+    for one, other in ((ours, nn.GRU(*given, **own)), (theirs, fused_lstm.GRU(*given, **own))):
+        other.load_state_dict(one.state_dict())
+        assert torch.equal(other.weight_hh_l1_reverse, one.weight_hh_l1_reverse)
+    assert repr(ours) == repr(theirs).replace(")", ", engine='loop')")
+    with pytest.raises(TypeError, match="proj_size"):
+        fused_lstm.GRU(3, 4, proj_size=2)
+
+
+@every_top
+def test_a_graph_of_torch_compile(engine, fuse):
+    _, ours = make_modules(Case(T=2, L=2), engine, fuse, torch.float64)
+    x, found = torch.randn(2, 3, 3, **DOUBLE), []
+    for run in (ours, torch.compile(ours, fullgraph=True, backend="aot_eager")):
+        ours.zero_grad()
+        y, h_n = run(x)
+        (y.sin().sum() + h_n.sum()).backward()
+        found.append([y.detach(), h_n.detach(), *(p.grad for p in ours.parameters())])
+    for n, (a, b) in enumerate(zip(*found, strict=True)):
+        assert_close(b, a, f"result {n}")
+
+
+@every_top
+def test_recompute(engine, fuse):
+    case, found = Case("lengths", T=7, bidirectional=True), []
+    for recompute in (None, 3):
+        _, ours = make_modules(case, engine, fuse, torch.float64)
+        ours.recompute = recompute
+        found.append(lanes.run(lanes.call, Paired(ours), case, make_inputs(case, torch.float64)))
+    for name, value in found[0].items():
+        assert_close(found[1][name], value, name)
+
+
+@every_top
+def test_without_gradients_it_gives_the_same(engine, fuse):
+    for case in (Case(T=9, B=6, H=33), Case(T=2, B=2)):
+        _, ours = make_modules(case, engine, fuse, torch.float64)
+        x = make_inputs(case, torch.float64).x
+        y, h_n = ours(x)
+        with torch.no_grad():
+            quiet, last = ours(x)
+        assert_close(quiet, y.detach(), "y")
+        assert_close(last, h_n.detach(), "h_n")
+
+
+@every_top
+def test_an_empty_batch(engine, fuse):
+    theirs, ours = make_modules(Case(), engine, fuse, torch.float64)
+    x = torch.randn(4, 0, 3, **DOUBLE)
+    for a, b in zip(ours(x), theirs(x), strict=True):
+        assert a.shape == b.shape
+
+
+@every_top
+def test_autocast(engine, fuse):
+    _, ours = make_modules(Case(), engine, fuse, torch.float32)
+    x = torch.randn(4, 2, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, _ = ours(x)
+    assert y.dtype == torch.bfloat16
+    y.sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in ours.parameters())
+    torch.testing.assert_close(y.float(), ours(x)[0], rtol=0.05, atol=0.03)
+
+
+def test_a_packed_result_is_packed_as_the_input_was():
+    packed = pack_sequence([torch.randn(2, 3), torch.randn(4, 3)], enforce_sorted=False)
+    y, h_n = fused_lstm.GRU(3, 4, engine="loop")(packed)
+    assert type(y) is PackedSequence
+    assert torch.equal(y.unsorted_indices, packed.unsorted_indices)
+    assert h_n.shape == (1, 2, 4)
+
+
+def test_scripted_it_is_nn_gru():
+    theirs, ours = make_modules(Case(), "loop", None, torch.float32)
+    scripted, x = torch.jit.script(Model(ours)), torch.randn(3, 2, 3)
+    for a, b in zip(scripted(x), theirs(x), strict=True):
+        assert torch.equal(a, b)
+
+
+class Model(nn.Module):
+    def __init__(self, gru: nn.Module) -> None:
+        super().__init__()
+        self.gru = gru
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.gru(x)
+
+
+@pytest.mark.filterwarnings("ignore:engine='auto'")
+def test_auto_takes_an_engine_that_has_it(monkeypatch):
+    cpu = torch.device("cpu")
+    engine, _ = engines.resolve("auto", None, cpu, GRU.on)
+    assert engines.ENGINES[engine].has("gru", None)
+    monkeypatch.setattr("fused_lstm.native.missing", lambda device: "not built")
+    engine, _ = engines._resolve.__wrapped__("auto", None, cpu, GRU.on)
+    assert engines.ENGINES[engine].has("gru", None)
+
+
+# --- errors ---
+
+WRONG = {
+    "engine": ({"engine": "cuda"}, "engine: got 'cuda', should be 'auto' or one of"),
+    "level": ({"engine": "loop", "fuse": "steps"}, "fuse: got 'steps', should be one of none"),
+    "recompute": ({"recompute": 0}, "recompute: got 0, should be None or a number of steps"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG.values(), ids=WRONG)
+def test_what_no_module_can_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        fused_lstm.GRU(3, 4, **options)
+
+
+@pytest.mark.parametrize(
+    ("engine", "fuse"),
+    [(name, fuse) for name, one in engines.ENGINES.items() for fuse in one.fuses or (None,)
+     if not one.has("gru", fuse)],
+)  # fmt: skip
+def test_what_has_no_gru_says_so(engine, fuse):
+    with pytest.raises(ValueError, match=r"gru: .* does not have it, should be engine 'loop'"):
+        fused_lstm.GRU(3, 4, engine=engine, fuse=fuse)
+
+
+BAD = {
+    "a pair": (lambda x, h: (x, (h, h)), "hx: got tuple, should be a tensor, h_0"),
+    "rank": (lambda x, h: (x, h[0]), r"h_0: got shape \[3, 4\], should be \[2, B, 4\]"),
+    "size": (lambda x, h: (x, h[..., :3]), r"h_0: got shape \[2, 3, 3\], should be \[2, B, 4\]"),
+    "batch": (lambda x, h: (x, h[:, :2]), r"h_0: got shape \[2, 2, 4\], should be \[2, 3, 4\]"),
+    "input": (lambda x, h: (x[..., :2], h), r"input: .* with I = 3"),
+    "dtype": (lambda x, h: (x.double(), h), "h_0: got dtype torch.float32"),
+}
+
+
+@every_top
+@pytest.mark.parametrize(("spoil", "message"), BAD.values(), ids=BAD)
+def test_bad_input_names_the_argument(spoil, message, engine, fuse):
+    ours = fused_lstm.GRU(3, 4, 2, engine=engine, fuse=fuse)
+    with pytest.raises(ValueError, match=message):
+        ours(*spoil(torch.randn(5, 3, 3), torch.randn(2, 3, 4)))
+
+
+def test_the_cell_goes_alone_and_has_one_state():
+    with pytest.raises(ValueError, match="gru: got True with layer_norm, should be alone"):
+        Cell(layer_norm=True, gru=True)
+    x, (h, c) = torch.randn(3, 2, 4), torch.randn(2, 1, 2, 5)
+    weights = list(nn.GRU(4, 5).parameters())
+    _, (h_n, c_n) = fused_lstm.lstm(x, (h, h), weights, cell=GRU, engine="loop")
+    assert torch.equal(h_n, c_n)
+    with pytest.raises(ValueError, match="state: got two tensors, should be one twice"):
+        fused_lstm.lstm(x, (h, c), weights, cell=GRU)
+    assert Cell.of_arguments(**GRU.arguments()) == GRU
+    assert GRU.weights(3, 5, 5, True, False) == {
+        "weight_ih": (15, 3), "weight_hh": (15, 5), "bias_ih": (15,), "bias_hh": (15,),
+    }  # fmt: skip

@@ -1,0 +1,143 @@
+"""The lists of cases: all that `make ptx` runs, and a part that CI runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fused_lstm.cell import GRU, Cell
+
+from .cases import DTYPES, Case
+
+FEW, MANY = (3, 2, 1), (3,) * 3 + (2,) * 14 + (1,) * 3  # lengths of 3 rows and of 20
+ALL = Cell(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3, candidate_dropout=0.4)
+NORM, WHOLE = Cell(layer_norm=True), replace(ALL, layer_norm=True)
+
+
+def every_case() -> list[Case]:
+    """All that `make ptx` runs."""
+    found = []
+    for arch in (80, 90):
+        for dtype in DTYPES:
+            for H in (17, 33, 130):
+                B = 20 if H == 33 else 3
+                found.append(Case("pointwise", dtype, arch, H, B))
+                for mode in ("persistent", "per-step"):
+                    found.append(Case("steps", dtype, arch, H, B, mode=mode))
+                    found.append(Case("layers", dtype, arch, H, B, L=2, mode=mode))
+            found.append(Case("layers", dtype, arch, 17, L=3))
+            found.append(Case("layers", dtype, arch, 33, 20, L=2, p=0.3))
+            found.append(Case("steps", dtype, arch, 17, L=2, p=0.3))
+            for path in ("streamed", "all streamed"):
+                if dtype in ("bf16", "tf32"):
+                    found.append(Case("steps", dtype, arch, 130, 20, path=path))
+                    found.append(Case("layers", dtype, arch, 130, 3, L=2, path=path))
+            found.append(Case("steps", dtype, arch, 33, 37, path="blocks of batch"))
+            found.append(Case("steps", dtype, arch, 33, 37, path="groups of rows"))
+            found += _lanes(dtype, arch) + _projected(dtype, arch) + _cells(dtype, arch)
+    return found
+
+
+def _lanes(dtype: str, arch: int) -> list[Case]:
+    """Two directions, rows that end, states that are zeroed."""
+    found = []
+    for lengths, keep in (((), False), (FEW, False), ((), True), (FEW, True)):
+        found.append(Case("both", dtype, arch, 33, lengths=lengths, keep=keep))
+        found.append(Case("layers", dtype, arch, 17, L=2, p=0.3, lengths=lengths, keep=keep))
+    for path in ("blocks of batch", "groups of rows"):
+        found.append(Case("both", dtype, arch, 17, 20, path=path, lengths=MANY, keep=True))
+        found.append(Case("steps", dtype, arch, 17, 20, path=path, lengths=MANY, keep=True))
+    found.append(Case("both", dtype, arch, 17, L=2, lengths=FEW, keep=True, mode="per-step"))
+    return found
+
+
+def _projected(dtype: str, arch: int) -> list[Case]:
+    """A projected h, with all that a lane may have."""
+    found = [Case("steps", dtype, arch, H, B, P=P) for H, B, P in ((17, 3, 5), (130, 20, 70))]
+    found.append(Case("steps", dtype, arch, 17, P=9, L=2, p=0.3, mode="per-step"))
+    found.append(Case("layers", dtype, arch, 33, 20, L=2, P=20))
+    for lengths, keep in (((), False), (FEW, False), ((), True), (FEW, True)):
+        found.append(Case("both", dtype, arch, 33, P=20, lengths=lengths, keep=keep))
+        found.append(Case("layers", dtype, arch, 17, L=2, P=9, p=0.3, lengths=lengths, keep=keep))
+    for path in ("blocks of batch", "groups of rows"):
+        found.append(Case("both", dtype, arch, 17, 20, P=9, path=path, lengths=MANY, keep=True))
+        found.append(Case("steps", dtype, arch, 33, 37, P=20, path=path))
+    for path in ("streamed", "all streamed") if dtype in ("bf16", "tf32") else ():
+        found.append(Case("steps", dtype, arch, 130, 20, P=100, path=path))
+    found.append(Case("both", dtype, arch, 17, L=2, P=9, lengths=FEW, keep=True, mode="per-step"))
+    return found
+
+
+def _cells(dtype: str, arch: int) -> list[Case]:
+    """Each of a cell's options, and all of them with all that a lane may have."""
+    alone = [
+        Cell(peephole=True), Cell(zoneout=(0.4, 0.0)), Cell(zoneout=(0.0, 0.4)),
+        Cell(recurrent_dropout=0.4), Cell(candidate_dropout=0.4),
+    ]  # fmt: skip
+    found = [Case("layers", dtype, arch, 17, L=2, cell=cell) for cell in alone]
+    found += [Case("steps", dtype, arch, H, B, cell=ALL) for H, B in ((33, 20), (130, 3))]
+    found.append(Case("steps", dtype, arch, 17, L=2, p=0.3, mode="per-step", cell=ALL))
+    found.append(Case("layers", dtype, arch, 33, L=3, p=0.3, lengths=FEW, keep=True, cell=ALL))
+    found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, keep=True, cell=ALL))
+    found.append(Case("layers", dtype, arch, 33, L=2, P=20, lengths=FEW, keep=True, cell=ALL))
+    found.append(Case("both", dtype, arch, 17, P=9, lengths=FEW, keep=True, cell=ALL))
+    for path in ("blocks of batch", "groups of rows"):
+        found.append(Case("both", dtype, arch, 17, 20, path=path, lengths=MANY, cell=ALL))
+        found.append(Case("steps", dtype, arch, 33, 37, path=path, P=20, cell=ALL))
+        found.append(Case("both", dtype, arch, 33, 20, path=path, lengths=MANY, cell=NORM))
+        found.append(Case("steps", dtype, arch, 17, 37, path=path, P=9, cell=NORM))
+    found += [Case("steps", dtype, arch, H, B, cell=NORM) for H, B in ((17, 3), (130, 20))]
+    found.append(Case("both", dtype, arch, 33, P=20, lengths=FEW, keep=True, cell=WHOLE))
+    found.append(Case("steps", dtype, arch, 33, L=2, p=0.3, keep=True, cell=WHOLE))
+    found += [Case("steps", dtype, arch, H, B, cell=GRU) for H, B in ((33, 20), (130, 3))]
+    found.append(Case("layers", dtype, arch, 17, L=3, p=0.3, lengths=FEW, keep=True, cell=GRU))
+    found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, keep=True, cell=GRU))
+    found.append(Case("both", dtype, arch, 17, 20, path="groups of rows", lengths=MANY, cell=GRU))
+    return found
+
+
+def some_cases() -> list[Case]:
+    """A part that has everything once, for CI; of sm_80 every third case of sm_90's."""
+    found = []
+    for arch in (80, 90):
+        for dtype in DTYPES:
+            found.append(Case("pointwise", dtype, arch, 33))
+            found.append(Case("steps", dtype, arch, 17))
+            found.append(Case("layers", dtype, arch, 33, L=2))
+        found.append(Case("steps", "bf16", arch, 33, 20, path="blocks of batch"))
+        found.append(Case("steps", "bf16", arch, 33, 20, path="groups of rows"))
+        found.append(Case("layers", "bf16", arch, 17, 20, L=2, path="groups of rows"))
+        found.append(Case("steps", "bf16", arch, 130, 20, T=2, path="streamed"))
+        found.append(Case("steps", "fp16", arch, 17, L=2, p=0.3, mode="per-step"))
+        found.append(Case("layers", "bf16", arch, 17, L=3))
+        found.append(Case("layers", "tf32", arch, 130, T=2, L=2))
+        found.append(Case("layers", "fp32", arch, 17, L=2, p=0.3))
+        found.append(Case("layers", "bf16", arch, 17, L=2, mode="per-step"))
+        for dtype in ("bf16", "fp32"):
+            found.append(Case("both", dtype, arch, 17))
+            found.append(Case("both", dtype, arch, 17, L=2, lengths=FEW, keep=True))
+            found.append(Case("layers", dtype, arch, 17, L=2, p=0.3, lengths=FEW, keep=True))
+        path = {"path": "blocks of batch", "lengths": MANY}
+        found.append(Case("both", "bf16", arch, 17, 20, **path))
+        for dtype in DTYPES:
+            found.append(Case("steps", dtype, arch, 33, P=20))
+        for dtype in ("bf16", "fp32"):
+            found.append(Case("both", dtype, arch, 17, L=2, P=9, lengths=FEW, keep=True))
+            found.append(Case("layers", dtype, arch, 33, L=2, P=17, p=0.3))
+        found.append(Case("both", "bf16", arch, 17, 20, P=9, **path))
+        for dtype in ("bf16", "fp32"):
+            found.append(Case("steps", dtype, arch, 17, cell=ALL))
+            found.append(Case("both", dtype, arch, 17, P=9, lengths=FEW, keep=True, cell=ALL))
+            found.append(Case("layers", dtype, arch, 17, L=2, p=0.3, keep=True, cell=ALL))
+            found.append(Case("steps", dtype, arch, 33, cell=NORM))
+            found.append(Case("both", dtype, arch, 17, P=9, lengths=FEW, keep=True, cell=WHOLE))
+            found.append(Case("steps", dtype, arch, 33, cell=GRU))
+            found.append(Case("layers", dtype, arch, 17, L=2, p=0.3, keep=True, cell=GRU))
+            found.append(Case("both", dtype, arch, 17, lengths=FEW, keep=True, cell=GRU))
+        found.append(Case("both", "bf16", arch, 17, 20, **path, cell=ALL))
+        found.append(Case("both", "bf16", arch, 17, 20, **path, cell=NORM))
+        found.append(Case("steps", "bf16", arch, 33, 20, P=20, path="groups of rows"))
+        found.append(Case("steps", "bf16", arch, 130, 20, T=2, P=100, path="streamed"))
+        found.append(Case("steps", "fp16", arch, 17, L=2, P=9, p=0.3, mode="per-step"))
+        if arch == 80:
+            found = found[::3]
+    return found
