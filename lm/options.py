@@ -16,12 +16,11 @@ from lm.config import PRESETS, Choice, Config, Range, Switch, setting
 from lm.errors import UserError, reason
 from lm.machine import PRECISIONS
 from lm.saving import checkpoint
-from lm.text.sources import BUILT_IN, NAMED
+from lm.text.sources import BUILT_IN, NAMED, THREE_FILES
 
 DTYPES = ("float32", "float64", "bfloat16")
 RESUMABLE = {"epochs"}  # the settings that a resumed run may change
 FIXED = {"preset", "seed", "dtype", "precision", "save"}  # other options that it may not
-TEXTS = "ptb.{train,valid,test}.txt, wiki.{train,valid,test}.tokens or {train,valid,test}.txt"
 _MINUTES = Range(0, open_low=True)
 
 
@@ -36,7 +35,7 @@ class Options:
     config: Config
     changed: tuple[str, ...] = ()
     data: str = setting(
-        f"{', '.join(NAMED)}, or a directory with {TEXTS}", default=BUILT_IN, metavar="NAME"
+        f"{', '.join(NAMED)}, or a directory with {THREE_FILES}", default=BUILT_IN, metavar="NAME"
     )
     preset: str = setting("settings to start from", Choice(tuple(PRESETS)), "demo")
     max_steps: int | None = setting("stop after N training steps", COUNT, None)

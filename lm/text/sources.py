@@ -18,6 +18,7 @@ from lm.text.tokens import EOS, SPLITS, Tokens, read_tokens, tokenize
 BUILT_IN = "python-docs"
 NAMED = (BUILT_IN, "kjv", *DOWNLOADS)
 FILE_NAMES = ("ptb.{}.txt", "wiki.{}.tokens", "{}.txt")
+THREE_FILES = " or ".join(name.format("{train,valid,test}") for name in FILE_NAMES)
 
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _BLOCK = 20  # paragraphs, or verses
@@ -81,8 +82,7 @@ def find_files(directory: Path) -> dict[str, Path]:
             return files
         if len(missing) < len(files):
             raise UserError(f"{missing[0]} is missing")
-    names = ", ".join(scheme.format("{train,valid,test}") for scheme in FILE_NAMES)
-    raise UserError(f"data directory '{directory}' holds none of {names}")
+    raise UserError(f"data directory '{directory}' holds none of {THREE_FILES}")
 
 
 # --- texts that need no download ---
