@@ -18,6 +18,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -99,7 +100,7 @@ def _order(path: Path) -> tuple[int, int]:
 
 def newest(directory: Path) -> Path:
     """The newest checkpoint in `directory`, or `directory` if it is one; UserError without one."""
-    if _NAME.fullmatch(directory.name) and directory in all_in(directory.parent):
+    if _NAME.fullmatch(directory.name) and os.path.isdir(directory):
         return directory
     found = all_in(directory)
     if not found:

@@ -90,6 +90,9 @@ def test_a_directory_that_cannot_be_listed_is_one_line(tmp_path, monkeypatch):
     for ask in (checkpoint.all_in, checkpoint.newest, checkpoint.load):
         with pytest.raises(UserError, match=f"'{tmp_path}': Permission denied"):
             ask(tmp_path)
+    path = tmp_path / "checkpoint-0000001"
+    path.mkdir()
+    assert checkpoint.newest(path) == path
 
 
 def test_a_directory_without_a_checkpoint_is_named(tmp_path):
