@@ -37,6 +37,7 @@ TOPICS = {
     "samples": "gradients of each sample, as private training needs them, beside Opacus's DPLSTM",
     "parts": "where a training step's time goes",
     "products": "each matrix product of the C++ engine by itself",
+    "accuracy": "how near the C++ engine's results are to float64's, beside PyTorch's",
     "gpu": "on a machine with a GPU: compile, test and race all kernels",
 }
 

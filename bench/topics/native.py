@@ -1,11 +1,12 @@
 """The native engine against stock PyTorch on this machine's CPU.
 
 The LSTM alone against nn.LSTM (oneDNN) and the step loop; whole training steps against the 2017
-post's program in stock PyTorch (bench.training), both under autocast too; a step's memory. Answers
-are checked before anything is timed, contenders take turns within a round, and a ratio is one of
-medians, with the quartiles of the ratios within a round behind it. `--keep-memory` takes from the
-times what mapping memory costs (measure/memory.py). `--isa avx2` keeps all contenders, torch and
-its libraries too, to what a CPU without AVX-512 has.
+post's program in stock PyTorch (bench.training); a step's memory. nn.LSTM's and the post's program
+are raced in bfloat16 too (a training step under autocast) and, on a CPU with AMX, in float32 with
+PyTorch's switches at "tf32". Answers are checked before anything is timed, contenders take turns
+within a round, and a ratio is one of medians, with the quartiles of the ratios within a round
+behind it. `--keep-memory` takes from the times what mapping memory costs (measure/memory.py).
+`--isa avx2` keeps all contenders, torch and its libraries too, to what a CPU without AVX-512 has.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,14 +27,13 @@ import fused_lstm
 from ..alone import SIZES as PRESETS
 from ..alone import Local, make_problem
 from ..contenders import Contender
-from ..measure.check import require_right
-from ..measure.memory import KEEP, Counted, peak_mib
-from ..measure.timing import Timed, interleave, quartiles
+from ..measure.memory import KEEP, peak_mib
+from ..rows import CALLED, CPU, DEVICE, LOOP, OURS, STOCK, check, show, take_turns, why_not
 from ..training import Learner, make_lesson
 
-SIZES, SECONDS, DEVICE = tuple(PRESETS), 12.0, "cpu"
-CPU = torch.device("cpu")
-STOCK, LOOP, OURS = "cudnn", "loop-none", "native-layers"
+__all__ = ["DEVICE", "SECONDS", "SIZES", "elsewhere", "options", "run", "why_not"]
+
+SIZES, SECONDS = tuple(PRESETS), 12.0
 RUNGS = [Contender(f"native-{fuse}", "native", fuse) for fuse in ("pointwise", "steps", "layers")]
 LSTMS = [Contender(STOCK, "cudnn"), Contender(LOOP, "loop", "none"), *RUNGS]
 LEARNERS = {
@@ -41,9 +41,9 @@ LEARNERS = {
     LOOP: Contender(LOOP, "loop", "none", stock=True),
     OURS: Contender(OURS, "native", "layers"),
 }
-CALLED = {STOCK: "nn.LSTM", LOOP: "loop"}  # what a reader calls them
 
-# (what, against) -> how many times as fast ours is to be at least, at each size, and aims to be.
+# (what, against) -> how many times as fast ours is to be at least, at each size, and aims to be;
+# the second table where the CPU has AMX.
 GOALS = {
     ("forward + backward", STOCK): ((1.3, 1.3, 1.3), 1.5),
     ("forward + backward", LOOP): ((3.0, 3.0, 5.0), 5.0),
@@ -51,6 +51,13 @@ GOALS = {
     ("training step", STOCK): ((1.6, 1.6, 1.6), 2.0),
     ("training step", LOOP): ((2.0, 2.0, 2.0), 3.0),
     ("training step, bf16", STOCK): ((2.0, 2.0, 2.0), 3.0),
+}
+AMX_GOALS = {
+    ("forward + backward, bf16", STOCK): ((2.0, 2.5, 3.0), 5.0),
+    ("forward, no_grad, bf16", STOCK): ((1.5, 1.5, 1.5), 2.0),
+    ("forward + backward, tf32", STOCK): ((1.8, 1.8, 1.8), 2.4),
+    ("forward, no_grad, tf32", STOCK): ((1.5, 1.5, 1.5), 3.0),
+    ("training step, tf32", STOCK): ((2.0, 2.0, 2.0), 3.0),
 }
 MODES = {"forward + backward": "step", "forward, no_grad": "inference"}
 
@@ -64,105 +71,67 @@ ISAS = {
     }
 }
 
-# --- measurements: what scaling and short measure with, too ---
+
+def has_amx() -> bool:
+    return "amx" in fused_lstm.native.OPS.isa_names()
 
 
-def why_not(device: torch.device) -> str | None:
-    """Why the native engine cannot be timed on a device."""
-    if device.type != "cpu":
-        return f"--device {device}: the native engine runs on cpu"
-    why = fused_lstm.available_engines(CPU)["native"]
-    return why and f"the native engine cannot run here: {why}"
+@contextmanager
+def switched(word: str) -> Iterator[None]:
+    """PyTorch's switches for float32 products, the LSTM's and the softmax layer's, for a while."""
+    switches: list[Any] = [torch.backends.mkldnn.rnn, torch.backends.mkldnn.matmul]
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = word
+        yield
+    finally:
+        for switch, old in zip(switches, before, strict=True):
+            switch.fp32_precision = old
 
 
-def check(runners: Mapping[str, Any], rounded: torch.dtype | None = None) -> None:
-    """WrongAnswer where one's is not nn.LSTM's; of who only infers no gradients are asked for."""
-    answers = {name: runner.answer() for name, runner in runners.items()}
-    for name, runner in runners.items():
-        infers, right = set(runner.modes) == {"inference"}, answers[STOCK]
-        wanted = {key: t for key, t in right.items() if not (infers and key.endswith(".grad"))}
-        require_right(name, answers[name], wanted, rounded)
-
-
-def take_turns(
-    what: str, cases: Mapping[str, Timed], seconds: float, warmup: int = 1, **about: Any
-) -> dict[str, Any]:
-    """A row: each one's rounds in seconds, and the pages that its median call mapped.
-
-    `about` says what a call is: "size" or "shape", and "flops", "words" or "bytes" of a call.
-    """
-    counted = {name: Counted(case) for name, case in cases.items()}
-    samples = interleave(counted, seconds, warmup=warmup)
-    pages = {name: statistics.median(case.pages) for name, case in counted.items()}
-    return {"what": what, **about, "samples": samples, "pages": pages}
-
-
-def goals_of(row: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+def goals_of(what: str, size: str) -> dict[str, tuple[float, float]]:
     """Against whom -> the floor and the target of a row's ratio."""
-    if "goals" in row:
-        return row["goals"]
-    places = {size: n for n, size in enumerate(PRESETS)}
-    mine = {against: goal for (what, against), goal in GOALS.items() if what == row["what"]}
-    return {against: (floors[places[row["size"]]], top) for against, (floors, top) in mine.items()}
+    goals, place = GOALS | (AMX_GOALS if has_amx() else {}), list(PRESETS).index(size)
+    mine = {against: goal for (name, against), goal in goals.items() if name == what}
+    return {against: (floors[place], top) for against, (floors, top) in mine.items()}
 
 
-def lines(row: Mapping[str, Any]) -> list[str]:
-    """A line for each contender: its time, its rate, and how many times as fast ours is."""
-    samples, goals = row["samples"], goals_of(row)
-    ours = samples.get(OURS)
-    found = []
-    for name, sample in samples.items():
-        q1, median, q3 = quartiles(sample)
-        said = f"{row['what']:20}{row.get('size') or row['shape']:15}{CALLED.get(name, name):17}"
-        said += f"{f'{1e3 * median:.3f} ms ({1e3 * q1:.3f} to {1e3 * q3:.3f})':34}"
-        for key, unit, scale in (
-            ("flops", "GF/s", 1e9), ("words", "words/s", 1), ("bytes", "GB/s", 1e9)
-        ):  # fmt: skip
-            said += f"{row[key] / median / scale:8.0f} {unit}" if key in row else ""
-        said += f"{row['pages'][name]:9.0f} pages"
-        if ours and name != OURS:
-            ratio = median / quartiles(ours).median
-            low, _, high = quartiles([t / o for t, o in zip(sample, ours, strict=True)])
-            said += f"   ours x {ratio:.2f} ({low:.2f} to {high:.2f})"
-            if name in goals:
-                floor, target = goals[name]
-                verdict = "target" if ratio >= target else "floor" if ratio >= floor else "BELOW"
-                said += f", of {floor:g} / {target:g}: {verdict}"
-        found.append(said)
-    return found
+def named(what: str, numbers: str, size: str) -> dict[str, Any]:
+    """What a row is called, of float32 without saying so, and its goals."""
+    what = what if numbers == "float32" else f"{what}, {numbers}"
+    return {"what": what, "size": size, "goals": goals_of(what, size)}
 
 
-def show(row: dict[str, Any], say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Print a row; the row."""
-    say("\n".join(lines(row)))
-    return row
+def racing(contenders: Sequence[Contender], numbers: str) -> list[Contender]:
+    """All of them in float32, elsewhere stock PyTorch's and ours."""
+    return [c for c in contenders if numbers == "float32" or c.label in (STOCK, OURS)]
 
 
-# --- this topic ---
-
-
-def measure_lstm(size: str, seconds: float) -> list[dict[str, Any]]:
-    problem, shape = make_problem(PRESETS[size]), PRESETS[size]
-    runners = {c.label: Local(c, problem) for c in LSTMS}
+def measure_lstm(size: str, seconds: float, numbers: str = "float32") -> list[dict[str, Any]]:
+    """`numbers` is "float32", "bf16", of tensors, or "tf32", of the switch."""
+    shape, dtype = PRESETS[size], torch.bfloat16 if numbers == "bf16" else torch.float32
+    problem = make_problem(shape, dtype=dtype)
+    runners = {c.label: Local(c, problem) for c in racing(LSTMS, numbers)}
     check(runners)
     found = []
     for what, mode in MODES.items():
         cases, flops = {n: r.timed(mode) for n, r in runners.items()}, shape.flops(mode)
-        found.append(take_turns(what, cases, seconds, size=size, flops=flops))
+        found.append(take_turns(cases, seconds, flops=flops, **named(what, numbers, size)))
     return found
 
 
 def measure_training(
-    size: str, seconds: float, text: str | None, autocast: torch.dtype | None = None
+    size: str, seconds: float, text: str | None, numbers: str = "float32"
 ) -> dict[str, Any]:
-    """Of all learners, or under autocast of stock PyTorch's and ours."""
+    """The same of whole training steps; "bf16" is autocast."""
+    autocast = torch.bfloat16 if numbers == "bf16" else None
     lesson = make_lesson(size, CPU, text, autocast)
-    names = LEARNERS if autocast is None else (STOCK, OURS)
-    runners = {n: Learner(LEARNERS[n], lesson) for n in names}
+    runners = {c.label: Learner(c, lesson) for c in racing(list(LEARNERS.values()), numbers)}
     check(runners, autocast)
-    what = "training step" if autocast is None else "training step, bf16"
     cases = {n: r.timed("train") for n, r in runners.items()}
-    return take_turns(what, cases, seconds, 2, size=size, words=lesson.words)
+    about = named("training step", numbers, size)
+    return take_turns(cases, seconds, warmup=2, words=lesson.words, **about)
 
 
 def measure_memory(size: str, text: str | None) -> dict[str, float | None]:
@@ -210,9 +179,10 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     """Everything that was measured, as it goes into the file."""
     found = []
     for size in given.sizes:
-        found += map(show, measure_lstm(size, given.seconds))
-        for autocast in (None, torch.bfloat16):
-            found.append(show(measure_training(size, given.seconds, given.data, autocast)))
+        for numbers in ("float32", "bf16", *(["tf32"] if has_amx() else [])):
+            with switched("tf32" if numbers == "tf32" else "ieee"):
+                found += map(show, measure_lstm(size, given.seconds, numbers))
+                found.append(show(measure_training(size, given.seconds, given.data, numbers)))
     size = "medium" if "medium" in given.sizes else given.sizes[0]
     memory = measure_memory(size, given.data)
     if (ours := memory[OURS]) is not None and (stock := memory[STOCK]) is not None:

@@ -17,8 +17,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from lm.arguments import COUNT, number
 
+from ..rows import CALLED, CPU, DEVICE, OURS, STOCK, why_not
 from ..training import Learner, make_lesson
-from .native import CALLED, CPU, DEVICE, LEARNERS, OURS, SIZES, STOCK, why_not
+from .native import LEARNERS, SIZES
 
 __all__ = ["DEVICE", "SECONDS", "SIZES", "options", "run", "why_not"]
 

@@ -21,13 +21,14 @@ from torch import Tensor
 from fused_lstm import native
 from fused_lstm.ops import precision_now
 
+from ..alone import SIZES as PRESETS
 from ..alone import Shape
 from ..measure.check import require_right
 from ..measure.timing import interleave, quartiles
 from ..report.markup import Table, to_markdown
+from ..rows import DEVICE, why_not
 from ..training import VOCABULARY
-from .native import DEVICE, PRESETS, SIZES, why_not
-from .scaling import counts_up_to
+from .scaling import SIZES, counts_up_to
 
 __all__ = ["DEVICE", "SECONDS", "SIZES", "options", "run", "why_not"]
 

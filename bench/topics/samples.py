@@ -22,7 +22,7 @@ from ..alone import SIZES as PRESETS
 from ..alone import Shape
 from ..measure.check import require_right
 from ..measure.timing import interleave, quartiles, speedup, timed
-from .native import CPU, DEVICE, why_not
+from ..rows import CPU, DEVICE, why_not
 
 __all__ = ["DEVICE", "SECONDS", "SIZES", "options", "run", "why_not"]
 

@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
+from ..alone import SIZES as PRESETS
 from ..alone import Local, Shape, make_problem
 from ..measure.timing import interleave, timed
-from .native import CPU, DEVICE, LSTMS, OURS, PRESETS, SIZES, STOCK, check, show, why_not
+from ..rows import CPU, DEVICE, OURS, STOCK, check, show, why_not
+from .native import LSTMS, SIZES
 
 __all__ = ["DEVICE", "SECONDS", "SIZES", "run", "why_not"]
 

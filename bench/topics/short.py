@@ -17,11 +17,12 @@ from typing import Any
 import torch
 
 from .. import peers
+from ..alone import SIZES as PRESETS
 from ..alone import Local, Shape, make_problem
 from ..contenders import Contender
 from ..measure.timing import Timed, timed
 from ..peers.remote import Remote
-from .native import CPU, DEVICE, PRESETS, STOCK, check, show, take_turns, why_not
+from ..rows import CPU, DEVICE, STOCK, check, show, take_turns, why_not
 from .scaling import RACERS
 
 __all__ = ["DEVICE", "SECONDS", "SIZES", "run", "why_not"]
@@ -66,8 +67,8 @@ def measure(shape: Shape, dtype: torch.dtype, seconds: float) -> dict[str, Any]:
             runners[peer.label] = stack.enter_context(closing(Remote(peer, problem)))
         check(runners)
         cases = {name: burst(runner.timed("inference")) for name, runner in runners.items()}
-        goals = {"goals": {STOCK: GOALS[dtype]}, "bytes": bytes_of(shape, dtype)}
-        return take_turns(name, cases, seconds, shape=str(shape), **goals)
+        about = {"what": name, "shape": str(shape), "goals": {STOCK: GOALS[dtype]}}
+        return take_turns(cases, seconds, bytes=bytes_of(shape, dtype), **about)
 
 
 def read_rate(size: int) -> float:

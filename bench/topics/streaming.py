@@ -19,10 +19,12 @@ import fused_lstm
 from lm.arguments import COUNT, number
 
 from .. import peers
+from ..alone import SIZES as PRESETS
 from ..alone import Problem, Shape, make_problem
 from ..measure.check import require_right
 from ..peers.remote import to_arrays
-from .native import CPU, DEVICE, PRESETS, SIZES, why_not
+from ..rows import CPU, DEVICE, why_not
+from .native import SIZES
 
 __all__ = ["DEVICE", "SECONDS", "SIZES", "options", "run", "why_not"]
 

@@ -15,8 +15,8 @@ import torch
 
 from bench.__main__ import main
 from bench.measure import memory
+from bench.rows import OURS, STOCK
 from bench.topics import native
-from bench.topics.native import OURS, STOCK
 from topic import needs_native
 
 

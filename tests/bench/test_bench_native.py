@@ -10,13 +10,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import training
+from bench import rows, training
 from bench.__main__ import main
 from bench.contenders import Contender
 from bench.measure import memory
 from bench.measure.check import WrongAnswer, require_right
+from bench.rows import LOOP, OURS, STOCK
 from bench.topics import native, scaling, short
-from bench.topics.native import LEARNERS, LOOP, OURS, STOCK
+from bench.topics.native import LEARNERS
 from bench.training import Learner, expected, make_lesson
 from entrant import enter
 from fused_lstm import cudnn
@@ -25,14 +26,14 @@ from topic import TINY, needs_native, no_timing, run
 # --- a row's lines, by hand ---
 
 
-def row(what: str, samples: dict, **about) -> dict:
-    found = {"what": what, "size": "small", "samples": samples}
-    return found | {"pages": dict.fromkeys(samples, 7)} | about
+def row(samples: dict, size: str = "small", **about) -> dict:
+    found = native.named("forward + backward", "float32", size) | about
+    return found | {"samples": samples, "pages": dict.fromkeys(samples, 7)}
 
 
 def test_a_ratio_is_of_medians_and_its_quartiles_are_within_rounds():
     samples = {STOCK: [2.0, 3.0, 4.0], OURS: [1.0, 2.0, 2.0]}
-    theirs, ours = native.lines(row("forward + backward", samples, flops=10**9))
+    theirs, ours = rows.lines(row(samples, flops=10**9))
     # Within the rounds 2, 1.5 and 2: their median is not 3 / 2.
     assert theirs.endswith("ours x 1.50 (1.75 to 2.00), of 1.3 / 1.5: target")
     assert "2000.000 ms (1500.000 to 2000.000)" in ours
@@ -51,14 +52,14 @@ def test_a_ratio_is_of_medians_and_its_quartiles_are_within_rounds():
 )
 def test_verdicts(size, stock, verdict):
     samples = {LOOP: [stock], OURS: [1.0]}
-    line, _ = native.lines(row("forward + backward", samples, size=size))
+    line, _ = rows.lines(row(samples, size))
     assert line.split()[-1] == verdict
 
 
 def test_rates():
     samples = {OURS: [0.001, 0.002, 0.003]}
-    assert " 200000 words/s" in native.lines(row("a step", samples, words=400))[0]
-    assert " 500 GB/s" in native.lines(row("a step", samples, bytes=10**9))[0]
+    assert " 200000 words/s" in rows.lines(row(samples, words=400))[0]
+    assert " 500 GB/s" in rows.lines(row(samples, bytes=10**9))[0]
 
 
 # --- who is refused ---
@@ -79,7 +80,7 @@ def wrong(monkeypatch):
 def test_a_wrong_engine_is_not_timed(tiny, wrong, monkeypatch):
     monkeypatch.setattr(native, "LSTMS", [native.LSTMS[0], wrong])
     monkeypatch.setitem(scaling.RACERS, OURS, wrong)
-    for module in (native, scaling):
+    for module in (rows, scaling):
         monkeypatch.setattr(module, "interleave", no_timing)
     for measure in (
         lambda: native.measure_lstm("small", 0.01),
@@ -97,7 +98,7 @@ def test_a_training_step_that_updates_nothing_is_not_timed(tiny, monkeypatch):
         return loss.detach(), tuple(part.detach() for part in hidden)
 
     monkeypatch.setattr(training.Ours, "step", lazy)
-    monkeypatch.setattr(native, "interleave", no_timing)
+    monkeypatch.setattr(rows, "interleave", no_timing)
     with pytest.raises(WrongAnswer, match=r"^native-layers: losses differ"):
         native.measure_training("small", 0.01, None)
 
@@ -112,6 +113,36 @@ def test_both_learn_under_autocast_and_round(tiny, name):
     with pytest.raises(WrongAnswer):  # no bfloat16 has passed for float32
         require_right(name, answer, right)
     require_right("float32", Learner(LEARNERS[name], exact).answer(), right)
+
+
+def test_amx_has_goals_of_its_own(monkeypatch):
+    monkeypatch.setattr(native, "has_amx", lambda: False)
+    assert native.goals_of("forward + backward, bf16", "large") == {}
+    monkeypatch.setattr(native, "has_amx", lambda: True)
+    assert native.goals_of("forward + backward, bf16", "large") == {STOCK: (3.0, 5.0)}
+    plain = native.goals_of("forward + backward", "large")
+    assert plain == {STOCK: (1.3, 1.5), LOOP: (5.0, 5.0)}
+
+
+@needs_native
+def test_switches_are_asked_for_and_put_back(tiny, monkeypatch):
+    switches, seen = (torch.backends.mkldnn.rnn, torch.backends.mkldnn.matmul), []
+    before = [switch.fp32_precision for switch in switches]
+
+    def measure(size, seconds, numbers):
+        seen.append((numbers, *(switch.fp32_precision for switch in switches)))
+        return []
+
+    monkeypatch.setattr(native, "has_amx", lambda: True)
+    monkeypatch.setattr(native, "measure_lstm", measure)
+    monkeypatch.setattr(native, "measure_training", lambda *_: {})
+    monkeypatch.setattr(native, "show", lambda row: row)
+    monkeypatch.setattr(native, "measure_memory", lambda *_: {STOCK: None, OURS: None})
+    native.run(SimpleNamespace(sizes=["small"], seconds=0, data=None))
+    assert seen == [
+        ("float32", "ieee", "ieee"), ("bf16", "ieee", "ieee"), ("tf32", "tf32", "tf32")
+    ]  # fmt: skip
+    assert [switch.fp32_precision for switch in switches] == before
 
 
 # --- whole runs ---
@@ -145,11 +176,15 @@ def test_a_run_against_stock_pytorch(tiny, monkeypatch, tmp_path, capsys):
     assert written["machine"]["threads"] >= 1
     assert written["memory_mib"] == {"small": {STOCK: 10, OURS: 5}}
     samples = {found["what"]: found["samples"] for found in written["measured"]}
-    assert set(samples) == {what for what, _ in native.GOALS}
+    assert set(samples) == {
+        what + numbers
+        for what in (*native.MODES, "training step")
+        for numbers in ("", ", bf16", *([", tf32"] if native.has_amx() else []))
+    }
     assert set(samples["training step"]) == {STOCK, LOOP, OURS}
-    assert set(samples["training step, bf16"]) == {STOCK, OURS}
+    assert all(set(samples[what]) == {STOCK, OURS} for what in samples if what.endswith("bf16"))
     for what, sample in samples.items():
         for name in sample:
-            line = rf"^{re.escape(what)} +small +{native.CALLED.get(name, name)} +[\d.]+ ms"
+            line = rf"^{re.escape(what)} +small +{rows.CALLED.get(name, name)} +[\d.]+ ms"
             assert re.search(line, printed, re.MULTILINE), (what, name)
             assert min(sample[name]) > 0

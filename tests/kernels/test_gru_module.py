@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import fused_lstm
 import lanes
+from cases import assert_autocasts
 from fused_lstm import engines
 from fused_lstm.cell import GRU, Cell
 from gru import Paired, every_top, make_modules
@@ -82,13 +83,7 @@ def test_an_empty_batch(engine, fuse):
 @every_top
 def test_autocast(engine, fuse):
     _, ours = make_modules(Case(), engine, fuse, torch.float32)
-    x = torch.randn(4, 2, 3)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y, _ = ours(x)
-    assert y.dtype == torch.bfloat16
-    y.sum().backward()
-    assert all(p.grad.dtype == torch.float32 for p in ours.parameters())
-    torch.testing.assert_close(y.float(), ours(x)[0], rtol=0.05, atol=0.03)
+    assert_autocasts(ours, torch.randn(4, 2, 3))
 
 
 def test_a_packed_result_is_packed_as_the_input_was():
