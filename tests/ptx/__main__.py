@@ -8,10 +8,13 @@ python -m ptx --only layers-bf16-sm_90-H33 --seed 3   # one schedule, findings w
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import defaultdict
 from concurrent.futures import as_completed
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 from .pool import compile_here, pool
 
@@ -32,49 +35,35 @@ def parser() -> argparse.ArgumentParser:
         "--faults", nargs="?", const="", metavar="WORDS",
         help="the table of faults instead, or those whose name has these words and their reports",
     )  # fmt: skip
+    made.add_argument("--json", type=Path, metavar="FILE", help="where the figures go")
     return made
 
 
-def run_cases(chosen: list[cases.Case], seeds: list[int]) -> bool:
-    """Print each outcome that is not clean, then the table. Returns whether all were clean."""
+def run_cases(chosen: list[cases.Case], seeds: list[int]) -> list[dict[str, Any]]:
+    """Run them, with a line for each as it ends; rows by kernel, mode, architecture and dtype."""
     futures = [pool().submit(cases.run, case, seeds) for case in chosen]
-    outcomes = []
-    for future in as_completed(futures):
-        outcome = future.result()
-        outcomes.append(outcome)
-        clean = "clean" if outcome.clean else str(outcome)
-        print(f"{len(outcomes)}/{len(chosen)} {outcome.case}: {clean}", file=sys.stderr, flush=True)
-    print(table(outcomes))
-    return all(outcome.clean for outcome in outcomes)
-
-
-def table(outcomes: list[cases.Outcome]) -> str:
-    """By kernel, mode, architecture and dtype."""
     groups = defaultdict(list)
-    for outcome in outcomes:
-        case = outcome.case
+    for done, future in enumerate(as_completed(futures), 1):
+        outcome = future.result()
+        case, clean = outcome.case, "clean" if outcome.clean else str(outcome)
+        print(f"{done}/{len(chosen)} {case}: {clean}", file=sys.stderr, flush=True)
         kind = f"{case.kind}, projected" if case.P else case.kind
         groups[kind, case.mode, f"sm_{case.arch}", case.dtype].append(outcome)
-    lines = [
-        f"Triton {triton.__version__}",
-        "",
-        "| kernels | mode | | dtype | shapes | schedules | error / allowed"
-        " | instructions, millions | findings |",
-        "|---|---|---|---|---|---|---|---|---|",
+    return [
+        {
+            **dict(zip(("kernels", "mode", "arch", "dtype"), key, strict=True)),
+            "shapes": len(outcomes),
+            "schedules": sum(o.schedules for o in outcomes),
+            "error": max(o.error for o in outcomes),  # of what is allowed
+            "instructions": sum(o.stats["instructions"] for o in outcomes),
+            "dirty": sum(not o.clean for o in outcomes),  # shapes with a finding
+        }
+        for key, outcomes in sorted(groups.items())
     ]
-    for key, members in sorted(groups.items()):
-        shapes, schedules = len(members), sum(o.schedules for o in members)
-        error = max(o.error for o in members)
-        millions = sum(o.stats["instructions"] for o in members) / 1e6
-        bad = sum(not o.clean for o in members)
-        found = f"in {bad} shapes" if bad else "none"
-        cells = [*key, shapes, schedules, f"{error:.1g}", f"{millions:.1f}", found]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
 
 
-def run_faults(words: str, seeds: int) -> bool:
-    """Print the table of faults. Returns whether each was found, or could not be."""
+def run_faults(words: str, seeds: int) -> list[dict[str, Any]]:
+    """A row for each fault: in how many of its trials it was found, and how, or why it cannot be."""
     chosen = [fault for fault in faults.FAULTS if words in fault.name]
     directions = "forward", "backward"
     submit = pool().submit
@@ -84,19 +73,25 @@ def run_faults(words: str, seeds: int) -> bool:
         for kernel in product(fault.kinds, directions)
         for arch in fault.arch
     }
-    print(f"Triton {triton.__version__}\n")
-    print("| fault | found in | of | how, or why not |\n|---|---|---|---|")
-    as_wanted = True
+    rows = []
     for fault in chosen:
         results = [future.result() for key, future in futures.items() if key[0] == fault.name]
         results = [(found, outcome) for found, outcome in results if outcome is not None]
-        found = sum(found for found, _ in results)
-        as_wanted &= found == (0 if fault.not_found else len(results))
-        how = fault.not_found or f"`{fault.finds}`"
-        print(f"| {fault.name} | {found} | {len(results)} | {how} |", flush=True)
+        found, trials = sum(found for found, _ in results), len(results)
+        says = fault.not_found or f"`{fault.finds}`"
+        rows.append({"fault": fault.name, "found": found, "trials": trials, "says": says,
+                     "as_wanted": found == (0 if fault.not_found else trials)})  # fmt: skip
+        print(f"{fault.name}: {found} of {trials}", file=sys.stderr, flush=True)
         if words:
             print("", *(outcome for found, outcome in results if found), sep="\n")
-    return as_wanted
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """As Markdown has it."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    shown = [[f"{v:.1g}" if isinstance(v, float) else str(v) for v in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in shown)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -109,8 +104,18 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     seeds = list(range(1, args.seeds + 1)) if args.seed is None else [args.seed]
     if args.faults is not None:
-        return 0 if run_faults(args.faults, args.seeds) else 1
-    return 0 if run_cases(chosen, seeds) else 1
+        rows = run_faults(args.faults, args.seeds)
+        passed = all(row["as_wanted"] for row in rows)
+    else:
+        rows = run_cases(chosen, seeds)
+        passed = not any(row["dirty"] for row in rows)
+    print(f"Triton {triton.__version__}", "", table(rows), sep="\n")
+    if args.json is not None:
+        name = "cases" if args.faults is None else "faults"
+        args.json.write_text(
+            json.dumps({"triton": triton.__version__, name: rows}, indent=1) + "\n"
+        )
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":
