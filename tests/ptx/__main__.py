@@ -63,7 +63,7 @@ def run_cases(chosen: list[cases.Case], seeds: list[int]) -> list[dict[str, Any]
 
 
 def run_faults(words: str, seeds: int) -> list[dict[str, Any]]:
-    """A row for each fault: in how many of its trials it was found, and how, or why it cannot be."""
+    """A row for each fault: in how many trials it was found, and how, or why it cannot be."""
     chosen = [fault for fault in faults.FAULTS if words in fault.name]
     directions = "forward", "backward"
     submit = pool().submit
