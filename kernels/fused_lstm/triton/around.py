@@ -74,8 +74,8 @@ def _stack(
     keep: Tensor | None,
     cell: Cell,
 ) -> Stack:
-    layers = list(by_layer([w.contiguous() for w in weights], len(h0), cell))
-    shape, rows = _shape(h0, c0, layers[0].w_hr, directions), Rows(x, len(h0[0]), batch_sizes)
+    layers = list(by_layer([w.contiguous() for w in weights], h0.shape[0], cell))
+    shape, rows = _shape(h0, c0, layers[0].w_hr, directions), Rows(x, h0.shape[1], batch_sizes)
     plan = _plan(fuse, direction, x, shape, cell.layer_norm)
     keep = None if keep is None else keep.contiguous().view(torch.uint8)
     size = rows.N * shape.D * shape.P
@@ -100,7 +100,7 @@ def _shape(h0: Tensor, c0: Tensor, w_hr: Tensor | None, directions: int) -> Shap
         if list(state.shape) != (wanted := [*c0.shape[:2], size]):
             by = "as c0" if w_hr is None else "by weight_hr"
             raise ValueError(f"{name}: got shape {list(state.shape)}, should be {wanted}, {by}")
-    return Shape(len(h0), directions, h0.shape[1], H, 0 if w_hr is None else P)
+    return Shape(h0.shape[0], directions, h0.shape[1], H, 0 if w_hr is None else P)
 
 
 def _plan(fuse: str, direction: str, x: Tensor, shape: Shape, norm: bool) -> Plan:
@@ -117,12 +117,14 @@ def _by_sweep(lanes: int, *of: Tensor | Sequence[Tensor]) -> list[tuple]:
     """Each sweep's of some [L, ...] and lists of L: `lanes` of them."""
     parts = []
     for t in of:
-        if len(t) == lanes:
+        # A tensor's len() is Python: of shape it is asked in a tenth of the time, before each launch.
+        L = t.shape[0] if isinstance(t, Tensor) else len(t)
+        if L == lanes:
             parts.append([t])
         elif isinstance(t, Tensor):
             parts.append(t.split(lanes))
         else:
-            parts.append([t[n : n + lanes] for n in range(0, len(t), lanes)])
+            parts.append([t[n : n + lanes] for n in range(0, L, lanes)])
     return list(zip(*parts, strict=True))
 
 
@@ -243,7 +245,7 @@ def lstm(
         if not save:
             return y, h_n, c.to(c0.dtype), x.new_empty(0), state.new_empty(0), x.new_empty(0)
         c_n = rows.ends(gradients.by_direction(c, D), last=True).to(c0.dtype, copy=True)
-        return y, h_n, c_n, *(t.view(len(t), *shape, t.shape[-1]) for t in (h, kept, gates))
+        return y, h_n, c_n, *(t.view(t.shape[0], *shape, t.shape[-1]) for t in (h, kept, gates))
 
 
 # --- backward ---

@@ -16,7 +16,7 @@ class Rows:
     """The rows of x [T, B, I], or of x [N, I] with batch_sizes [T]."""
 
     def __init__(self, x: Tensor, B: int, batch_sizes: Tensor | None) -> None:
-        self.B, self.T = B, len(x)
+        self.B, self.T = B, x.shape[0]
         self.N = self.live = x.shape[:-1].numel()  # `live` of N are some step's
         self.offset, self._last, self._before = None, None, {}
         if batch_sizes is None:
