@@ -163,12 +163,11 @@ class _Operands(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.launches = self.bytes = 0
+        self.bytes = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if _works(func._schema.name):
-            self.launches += 1
             leaves = torch.utils._pytree.tree_leaves([args, kwargs or {}, result])
             tensors = {id(t): t for t in leaves if isinstance(t, Tensor)}
             self.bytes += sum(t.numel() * t.element_size() for t in tensors.values())

@@ -104,7 +104,6 @@ def interleave(
     warmup: int = 1,
     longest: float = LONGEST,
     lost: Callable[[Name, Lost], object] | None = None,
-    tick: Callable[[float], object] | None = None,
 ) -> dict[Name, list[float]]:
     """Time all `cases` in every round; name -> seconds of each round.
 
@@ -113,7 +112,6 @@ def interleave(
         least, most: how many rounds there may be; three will do past `longest` seconds.
         warmup: rounds beforehand that do not count.
         lost: called with a case that raised Lost, which is then left out of this and what follows.
-        tick: called after every timing with the part of the rounds that is done, 0 to 1.
 
     The order within a round is random, from a fixed seed.
     """
@@ -150,11 +148,4 @@ def interleave(
         draw.shuffle(order)
         for name in order:
             take(name)
-            if tick is not None:
-                spent = time.perf_counter() - begin
-                tick(
-                    min(number / least, spent / max(seconds, 1e-9), 1.0)
-                    if number < most - 1
-                    else 1.0
-                )
     return samples
