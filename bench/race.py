@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
-
-from torch import Tensor
 
 from . import alone, training
 from .alone import Local, Problem
 from .contenders import Contender
-from .measure.check import require_right
+from .measure.check import asked_of, require_right
 from .measure.timing import Lost, Timed, interleave
 from .peers.remote import Remote
 from .training import Learner, Lesson
@@ -77,19 +75,14 @@ class Race(Generic[Work]):
         try:
             runner = self.runners[label] = build(contender, self.work)
             answer = runner.answer()
-            self.errors[label] = require_right(label, answer, self._wanted(runner))
+            wanted = asked_of(runner.modes, self._expected)
+            self.errors[label] = require_right(label, answer, wanted)
             if "losses" in answer:
                 self.losses[label] = answer["losses"].tolist()
         except Exception as error:  # a contender's failure is its own: it is reported as such
             self.drop(label, error)
         if after is not None:
             after(label)
-
-    def _wanted(self, runner: Any) -> dict[str, Tensor]:
-        """What an answer must have: of who only infers no gradients."""
-        only_infers = set(runner.modes) == {"inference"}
-        gradients = {name for name in self._expected if name.endswith(".grad") and only_infers}
-        return {name: t for name, t in self._expected.items() if name not in gradients}
 
     def recheck(self) -> None:
         """After timing: who runs an LSTM here must be right on an input it has not seen either."""
@@ -119,25 +112,37 @@ class Race(Generic[Work]):
             runner.close()
         self.runners = {}
 
-    def cases(self, mode: str) -> dict[str, Timed]:
-        """What is timed, by label, of all that have the mode."""
+    def cases(self, mode: str) -> dict[tuple[Any, str], Timed]:
+        """What is timed, by (mode, label), of all that have the mode."""
         found = {}
         for name, runner in list(self.runners.items()):
             if mode in runner.modes:
                 try:
-                    found[name] = runner.timed(mode)
+                    found[mode, name] = runner.timed(mode)
                 except Lost as error:
                     self.drop(name, error)
         return found
 
-    def time(self, mode: str, seconds: float = 5.0, **how: Any) -> dict[str, list[float]]:
-        """Seconds of each round, by label, of those who are right before and after it.
+    def take_turns(
+        self, cases: Mapping[tuple[Any, str], Timed], seconds: float = 5.0, **how: Any
+    ) -> dict[tuple[Any, str], list[float]]:
+        """Seconds of each round of `cases`, by (what, label), of those who are right before and
+        after it.
 
         `seconds` and `how` are as timing.interleave takes them.
         """
-        samples = interleave(self.cases(mode), seconds, lost=self.drop, **how)
+
+        def lost(case: tuple[Any, str], error: Lost) -> None:
+            self.drop(case[1], error)
+
+        samples = interleave(cases, seconds, lost=lost, **how)
         self.recheck()
-        return {label: sample for label, sample in samples.items() if label in self.runners}
+        return {case: sample for case, sample in samples.items() if case[1] in self.runners}
+
+    def time(self, mode: str, seconds: float = 5.0, **how: Any) -> dict[str, list[float]]:
+        """The same of one mode, by label."""
+        samples = self.take_turns(self.cases(mode), seconds, **how)
+        return {label: sample for (_, label), sample in samples.items()}
 
 
 def line_up(

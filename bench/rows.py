@@ -15,7 +15,7 @@ import fused_lstm
 
 from .contenders import BASE as STOCK
 from .contenders import LOOP
-from .measure.check import require_right
+from .measure.check import asked_of, require_right
 from .measure.memory import Counted
 from .measure.timing import Timed, interleave, quartiles
 
@@ -33,12 +33,10 @@ def why_not(device: torch.device) -> str | None:
 
 
 def check(runners: Mapping[str, Any], rounded: torch.dtype | None = None) -> None:
-    """WrongAnswer where one's is not nn.LSTM's; of who only infers no gradients are asked for."""
+    """WrongAnswer where one's is not nn.LSTM's."""
     answers = {name: runner.answer() for name, runner in runners.items()}
     for name, runner in runners.items():
-        infers, right = set(runner.modes) == {"inference"}, answers[STOCK]
-        wanted = {key: t for key, t in right.items() if not (infers and key.endswith(".grad"))}
-        require_right(name, answers[name], wanted, rounded)
+        require_right(name, answers[name], asked_of(runner.modes, answers[STOCK]), rounded)
 
 
 def take_turns(

@@ -21,7 +21,7 @@ from .contenders import BASE, Contender, with_base
 from .measure.check import WrongAnswer
 from .measure.counts import Counts, count
 from .measure.machine import Peaks
-from .measure.timing import interleave, quartiles, speedup
+from .measure.timing import quartiles, speedup
 from .race import Race, line_up
 from .training import Lesson, full_float32, make_lesson
 
@@ -148,24 +148,21 @@ def time_alone(race: Race[Problem], mode: str, seconds: float, **how: Any) -> Gr
 
     `how` is as timing.interleave takes it.
     """
-    problem, tokens = race.work, 0
-    cases = {(problem.case, n): case for n, case in race.cases(mode).items()}
+    problem, cases, tokens = race.work, race.cases(mode), 0
     if (beside := problem.case.beside(problem.tokens)) is not None:
         other = make_problem(beside, problem.device, problem.dtype)
         tokens = other.tokens
         own = [c for c in race.contenders if c.label in race.runners and c.label != BASE]
         cases |= {(beside, c.label): Local(c, other).timed(mode) for c in own}
-    found = interleave(cases, seconds, lost=lambda c, error: race.drop(c[1], error), **how)
-    race.recheck()
-    timed = {c: sample for c, sample in found.items() if c[1] in race.runners}
-    samples = {n: sample for (case, n), sample in timed.items() if case == problem.case}
+    found = race.take_turns(cases, seconds, **how)
+    samples = {n: sample for (what, n), sample in found.items() if what == mode}
     facts = {
         n: {
             "beside": str(beside),
             "token_to_beside": speedup(samples[n], sample) * tokens / problem.tokens,
         }
-        for (case, n), sample in timed.items()
-        if case == beside
+        for (what, n), sample in found.items()
+        if what == beside
     }
     return Group(
         samples, race.errors, race.failed, problem.tokens, problem.flops(mode), facts=facts
@@ -174,8 +171,7 @@ def time_alone(race: Race[Problem], mode: str, seconds: float, **how: Any) -> Gr
 
 def time_training(race: Race[Lesson], seconds: float, **how: Any) -> Group:
     """Whole training steps and, in the same rounds, what a step takes without its LSTM."""
-    cases = {(mode, n): c for mode in ("train", "rest") for n, c in race.cases(mode).items()}
-    found = interleave(cases, seconds, lost=lambda c, error: race.drop(c[1], error), **how)
+    found = race.take_turns(race.cases("train") | race.cases("rest"), seconds, **how)
     samples = {n: found["train", n] for n in race.runners}
     rest = {n: quartiles(found["rest", n]).median for n in samples}
     facts = {n: {"losses": race.losses[n], "seconds_without_lstm": rest[n]} for n in samples}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -22,6 +22,12 @@ LOSSES = {
 
 class WrongAnswer(Exception):
     """A contender computed something else than the reference: it is not timed."""
+
+
+def asked_of(modes: Collection[str], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the answer of who runs in `modes` must have: of who only infers no gradients."""
+    only_infers = set(modes) == {"inference"}
+    return {n: t for n, t in expected.items() if not (only_infers and n.endswith(".grad"))}
 
 
 def require_right(
