@@ -13,15 +13,13 @@ import torch
 
 import fused_lstm
 
-from .contenders import BASE as STOCK
-from .contenders import LOOP
+from .contenders import BASE, NAMES
 from .measure.check import asked_of, require_right
 from .measure.memory import Counted
 from .measure.timing import Timed, interleave, quartiles
 
 DEVICE, CPU = "cpu", torch.device("cpu")
 OURS = "native-layers"
-CALLED = {STOCK: "nn.LSTM", LOOP: "loop"}  # what a reader calls them
 
 
 def why_not(device: torch.device) -> str | None:
@@ -36,7 +34,7 @@ def check(runners: Mapping[str, Any], rounded: torch.dtype | None = None) -> Non
     """WrongAnswer where one's is not nn.LSTM's."""
     answers = {name: runner.answer() for name, runner in runners.items()}
     for name, runner in runners.items():
-        require_right(name, answers[name], asked_of(runner.modes, answers[STOCK]), rounded)
+        require_right(name, answers[name], asked_of(runner.modes, answers[BASE]), rounded)
 
 
 def take_turns(
@@ -60,7 +58,7 @@ def lines(row: Mapping[str, Any]) -> list[str]:
     found = []
     for name, sample in samples.items():
         q1, median, q3 = quartiles(sample)
-        said = f"{row['what']:26}{row.get('size') or row['shape']:15}{CALLED.get(name, name):17}"
+        said = f"{row['what']:26}{row.get('size') or row['shape']:15}{NAMES.get(name, name):17}"
         said += f"{f'{1e3 * median:.3f} ms ({1e3 * q1:.3f} to {1e3 * q3:.3f})':34}"
         for key, unit, scale in (
             ("flops", "GF/s", 1e9), ("words", "words/s", 1), ("bytes", "GB/s", 1e9)

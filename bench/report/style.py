@@ -13,6 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from ..contenders import BASE, NAMES
 from ..measure.counts import KINDS
 from .results import Row
 
@@ -61,14 +62,10 @@ def colour(row: Row) -> tuple[float, float, float]:
 
 def name(row: Row) -> str:
     """What a reader calls it."""
-    if row.label == "cudnn":
-        return "nn.LSTM (cuDNN)" if row.info["device"].startswith("cuda") else "nn.LSTM (oneDNN)"
-    known = {"loop-none": "step loop", "compile": "torch.compile"}
-    known |= {"tensorflow": "TensorFlow", "tensorflow-xla": "TensorFlow XLA", "keras": "Keras LSTM"}
-    known |= {"jax": "JAX scan", "jax-cudnn": "JAX cuDNN", "flashrnn": "FlashRNN"}
-    known |= {"haste": "Haste", "torchrl": "TorchRL"}
-    known |= {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
-    return known.get(row.label, row.label.replace("-", ": "))
+    called = NAMES.get(row.label, row.label.replace("-", ": "))
+    if row.label != BASE:
+        return called
+    return f"{called} ({'cuDNN' if row.info['device'].startswith('cuda') else 'oneDNN'})"
 
 
 def milliseconds(seconds: float) -> str:

@@ -25,7 +25,7 @@ from fused_lstm import native
 
 from ..alone import SIZES as PRESETS
 from ..alone import Local, Problem, Shape, make_problem
-from ..contenders import BASE, Contender
+from ..contenders import NN_LSTM, Contender
 from ..rows import DEVICE, why_not
 from ..training import VOCABULARY
 from .native import has_amx, switched
@@ -38,7 +38,7 @@ DEPTHS, ROWS = (200, 650, 1500), 64  # of the products
 SHAPE = Shape(20, 20, 200, 200, 2)  # the LSTM's
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 WIDENED = "bfloat16, widened"
-OURS, THEIRS = Contender("native-layers", "native", "layers"), Contender(BASE, "cudnn")
+OURS = Contender("native-layers", "native", "layers")
 
 
 class Way(NamedTuple):
@@ -121,13 +121,13 @@ def converted(problem: Problem, dtype: torch.dtype) -> Problem:
 def of_lstm(start: torch.dtype) -> dict[str, dict[str, float]]:
     """Column -> result -> error, of tensors that had that dtype to begin with."""
     problem = converted(make_problem(SHAPE), start)
-    exact = Local(THEIRS, converted(problem, torch.float64)).answer()
+    exact = Local(NN_LSTM, converted(problem, torch.float64)).answer()
     found = {}
     for name, way in ways().items():
         with in_use(way):
             found[name] = errors(Local(OURS, converted(problem, way.dtype)).answer(), exact)
     for dtype in (FLOAT32, BFLOAT16):
-        found[theirs(dtype)] = errors(Local(THEIRS, converted(problem, dtype)).answer(), exact)
+        found[theirs(dtype)] = errors(Local(NN_LSTM, converted(problem, dtype)).answer(), exact)
     return found
 
 

@@ -14,7 +14,7 @@ import torch
 
 from ..alone import MODES, Case
 from ..alone import SIZES as PRESETS
-from ..contenders import BASE, Contender, engines
+from ..contenders import NN_LSTM, Contender, engines
 from ..contenders import why_not as cannot
 from ..measure.counts import KINDS, Counts, shares
 from ..measure.timing import quartiles
@@ -51,7 +51,7 @@ def rungs_on(device: torch.device) -> list[Contender]:
     """From the loop upwards, and nn.LSTM last: what runs on `device` and has levels."""
     found = [c for c in engines() if c.fuse is not None and cannot(c, device) is None]
     found.sort(key=lambda c: LEVELS.index(c.fuse))
-    return found + [c for c in engines() if c.label == BASE]
+    return [*found, NN_LSTM]
 
 
 def climb(preset: str, device: torch.device, mode: str, seconds: float) -> list[Rung]:

@@ -26,18 +26,18 @@ import fused_lstm
 
 from ..alone import SIZES as PRESETS
 from ..alone import Local, make_problem
-from ..contenders import Contender
+from ..contenders import BASE, LOOP, NAMES, NN_LSTM, Contender
 from ..measure.memory import KEEP, peak_mib
-from ..rows import CALLED, CPU, DEVICE, LOOP, OURS, STOCK, check, show, take_turns, why_not
+from ..rows import CPU, DEVICE, OURS, check, show, take_turns, why_not
 from ..training import Learner, make_lesson
 
 __all__ = ["DEVICE", "SECONDS", "SIZES", "elsewhere", "options", "run", "why_not"]
 
 SIZES, SECONDS = tuple(PRESETS), 12.0
 RUNGS = [Contender(f"native-{fuse}", "native", fuse) for fuse in ("pointwise", "steps", "layers")]
-LSTMS = [Contender(STOCK, "cudnn"), Contender(LOOP, "loop", "none"), *RUNGS]
+LSTMS = [NN_LSTM, Contender(LOOP, "loop", "none"), *RUNGS]
 LEARNERS = {
-    STOCK: Contender(STOCK, "cudnn", stock=True),
+    BASE: Contender(BASE, "cudnn", stock=True),
     LOOP: Contender(LOOP, "loop", "none", stock=True),
     OURS: Contender(OURS, "native", "layers"),
 }
@@ -45,19 +45,19 @@ LEARNERS = {
 # (what, against) -> how many times as fast ours is to be at least, at each size, and aims to be;
 # the second table where the CPU has AMX.
 GOALS = {
-    ("forward + backward", STOCK): ((1.3, 1.3, 1.3), 1.5),
+    ("forward + backward", BASE): ((1.3, 1.3, 1.3), 1.5),
     ("forward + backward", LOOP): ((3.0, 3.0, 5.0), 5.0),
-    ("forward, no_grad", STOCK): ((1.05, 1.05, 1.05), 1.2),
-    ("training step", STOCK): ((1.6, 1.6, 1.6), 2.0),
+    ("forward, no_grad", BASE): ((1.05, 1.05, 1.05), 1.2),
+    ("training step", BASE): ((1.6, 1.6, 1.6), 2.0),
     ("training step", LOOP): ((2.0, 2.0, 2.0), 3.0),
-    ("training step, bf16", STOCK): ((2.0, 2.0, 2.0), 3.0),
+    ("training step, bf16", BASE): ((2.0, 2.0, 2.0), 3.0),
 }
 AMX_GOALS = {
-    ("forward + backward, bf16", STOCK): ((2.0, 2.5, 3.0), 5.0),
-    ("forward, no_grad, bf16", STOCK): ((1.5, 1.5, 1.5), 2.0),
-    ("forward + backward, tf32", STOCK): ((1.8, 1.8, 1.8), 2.4),
-    ("forward, no_grad, tf32", STOCK): ((1.5, 1.5, 1.5), 3.0),
-    ("training step, tf32", STOCK): ((2.0, 2.0, 2.0), 3.0),
+    ("forward + backward, bf16", BASE): ((2.0, 2.5, 3.0), 5.0),
+    ("forward, no_grad, bf16", BASE): ((1.5, 1.5, 1.5), 2.0),
+    ("forward + backward, tf32", BASE): ((1.8, 1.8, 1.8), 2.4),
+    ("forward, no_grad, tf32", BASE): ((1.5, 1.5, 1.5), 3.0),
+    ("training step, tf32", BASE): ((2.0, 2.0, 2.0), 3.0),
 }
 MODES = {"forward + backward": "step", "forward, no_grad": "inference"}
 
@@ -79,7 +79,8 @@ def has_amx() -> bool:
 @contextmanager
 def switched(word: str) -> Iterator[None]:
     """PyTorch's switches for float32 products, the LSTM's and the softmax layer's, for a while."""
-    switches: list[Any] = [torch.backends.mkldnn.rnn, torch.backends.mkldnn.matmul]
+    onednn: Any = torch.backends.mkldnn
+    switches = onednn.rnn, onednn.matmul
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:
@@ -105,7 +106,7 @@ def named(what: str, numbers: str, size: str) -> dict[str, Any]:
 
 def racing(contenders: Sequence[Contender], numbers: str) -> list[Contender]:
     """All of them in float32, elsewhere stock PyTorch's and ours."""
-    return [c for c in contenders if numbers == "float32" or c.label in (STOCK, OURS)]
+    return [c for c in contenders if numbers == "float32" or c.label in (BASE, OURS)]
 
 
 def measure_lstm(size: str, seconds: float, numbers: str = "float32") -> list[dict[str, Any]]:
@@ -140,7 +141,7 @@ def measure_memory(size: str, text: str | None) -> dict[str, float | None]:
     command += ["--threads", str(torch.get_num_threads())]
     command += [] if text is None else ["--data", text]
     found = {}
-    for name in (STOCK, OURS):
+    for name in (BASE, OURS):
         done = subprocess.run([*command, "--memory-of", name], capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"memory of {name}: {done.stderr.strip()[-500:]}")
@@ -185,7 +186,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
                 found.append(show(measure_training(size, given.seconds, given.data, numbers)))
     size = "medium" if "medium" in given.sizes else given.sizes[0]
     memory = measure_memory(size, given.data)
-    if (ours := memory[OURS]) is not None and (stock := memory[STOCK]) is not None:
-        says = ", ".join(f"{CALLED.get(name, name)} {mib:.0f} MiB" for name, mib in memory.items())
+    if (ours := memory[OURS]) is not None and (stock := memory[BASE]) is not None:
+        says = ", ".join(f"{NAMES.get(name, name)} {mib:.0f} MiB" for name, mib in memory.items())
         print(f"\npeak of a training step, {size}: {says}: {ours / stock:.2f} of stock's")
     return {"measured": found, "memory_mib": {size: memory}}

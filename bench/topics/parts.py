@@ -17,7 +17,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from lm.arguments import COUNT, number
 
-from ..rows import CALLED, CPU, DEVICE, OURS, STOCK, why_not
+from ..contenders import BASE, NAMES
+from ..rows import CPU, DEVICE, OURS, why_not
 from ..training import Learner, make_lesson
 from .native import LEARNERS, SIZES
 
@@ -84,7 +85,7 @@ def _inside(event: torch.autograd.profiler_util.FunctionEvent) -> bool:
 def table(found: dict[str, dict[str, float]]) -> list[str]:
     """Of each program's parts: milliseconds, and shares of its step."""
     totals = {name: sum(parts.values()) for name, parts in found.items()}
-    lines = [f"{'ms':24}" + "".join(f"{CALLED.get(name, name):>18}" for name in found)]
+    lines = [f"{'ms':24}" + "".join(f"{NAMES.get(name, name):>18}" for name in found)]
     for part in (*PARTS, REST):
         cells = (f"{p[part]:10.2f} ({p[part] / totals[name]:4.0%})" for name, p in found.items())
         lines.append(f"{part:24}" + "".join(f"{cell:>18}" for cell in cells))
@@ -103,7 +104,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     for size in given.sizes:
         lesson = make_lesson(size, CPU, given.data, torch.bfloat16 if given.autocast else None)
         measured[size] = {
-            name: parts_of(Learner(LEARNERS[name], lesson), given.steps) for name in (OURS, STOCK)
+            name: parts_of(Learner(LEARNERS[name], lesson), given.steps) for name in (OURS, BASE)
         }
         print(f"\n{size}, {'autocast bfloat16' if given.autocast else 'float32'}")
         print("\n".join(table(measured[size])))

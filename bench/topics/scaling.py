@@ -15,8 +15,9 @@ import torch
 
 from ..alone import SIZES as PRESETS
 from ..alone import Local, Shape, make_problem
+from ..contenders import BASE
 from ..measure.timing import interleave, timed
-from ..rows import CPU, DEVICE, OURS, STOCK, check, show, why_not
+from ..rows import CPU, DEVICE, OURS, check, show, why_not
 from .native import LSTMS, SIZES
 
 __all__ = ["DEVICE", "SECONDS", "SIZES", "run", "why_not"]
@@ -28,7 +29,7 @@ AXES = {
     "B": (1, 5, 10, 20, 40, 80),
     "H": (64, 128, 256, 512, 1024, 2048),
 }
-RACERS = {STOCK: LSTMS[0], OURS: LSTMS[-1]}
+RACERS = {BASE: LSTMS[0], OURS: LSTMS[-1]}
 
 
 def counts_up_to(threads: int) -> list[int]:

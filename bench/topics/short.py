@@ -19,10 +19,10 @@ import torch
 from .. import peers
 from ..alone import SIZES as PRESETS
 from ..alone import Local, Shape, make_problem
-from ..contenders import Contender
+from ..contenders import BASE, Contender
 from ..measure.timing import Timed, timed
 from ..peers.remote import Remote
-from ..rows import CPU, DEVICE, STOCK, check, show, take_turns, why_not
+from ..rows import CPU, DEVICE, check, show, take_turns, why_not
 from .scaling import RACERS
 
 __all__ = ["DEVICE", "SECONDS", "SIZES", "run", "why_not"]
@@ -67,7 +67,7 @@ def measure(shape: Shape, dtype: torch.dtype, seconds: float) -> dict[str, Any]:
             runners[peer.label] = stack.enter_context(closing(Remote(peer, problem)))
         check(runners)
         cases = {name: burst(runner.timed("inference")) for name, runner in runners.items()}
-        about = {"what": name, "shape": str(shape), "goals": {STOCK: GOALS[dtype]}}
+        about = {"what": name, "shape": str(shape), "goals": {BASE: GOALS[dtype]}}
         return take_turns(cases, seconds, bytes=bytes_of(shape, dtype), **about)
 
 

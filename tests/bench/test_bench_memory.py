@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from bench.__main__ import main
+from bench.contenders import BASE
 from bench.measure import memory
-from bench.rows import OURS, STOCK
+from bench.rows import OURS
 from bench.topics import native
 from topic import needs_native
 
@@ -69,7 +70,7 @@ def test_memory_is_measured_for_both(tiny, monkeypatch):
     monkeypatch.setattr(native.subprocess, "run", in_this_process)
     monkeypatch.setattr(native, "memory_of", lambda name, size, text: (name, size, text))
     found = native.measure_memory("small", "a-text")
-    assert found == {name: [name, "small", "a-text"] for name in (STOCK, OURS)}
+    assert found == {name: [name, "small", "a-text"] for name in (BASE, OURS)}
 
 
 def test_a_memory_process_that_fails_is_an_error_with_its_words(monkeypatch):

@@ -12,10 +12,10 @@ import torch
 
 from bench import rows, training
 from bench.__main__ import main
-from bench.contenders import Contender
+from bench.contenders import BASE, LOOP, NAMES, Contender
 from bench.measure import memory
 from bench.measure.check import WrongAnswer, require_right
-from bench.rows import LOOP, OURS, STOCK
+from bench.rows import OURS
 from bench.topics import native, scaling, short
 from bench.topics.native import LEARNERS
 from bench.training import Learner, expected, make_lesson
@@ -32,7 +32,7 @@ def row(samples: dict, size: str = "small", **about) -> dict:
 
 
 def test_a_ratio_is_of_medians_and_its_quartiles_are_within_rounds():
-    samples = {STOCK: [2.0, 3.0, 4.0], OURS: [1.0, 2.0, 2.0]}
+    samples = {BASE: [2.0, 3.0, 4.0], OURS: [1.0, 2.0, 2.0]}
     theirs, ours = rows.lines(row(samples, flops=10**9))
     # Within the rounds 2, 1.5 and 2: their median is not 3 / 2.
     assert theirs.endswith("ours x 1.50 (1.75 to 2.00), of 1.3 / 1.5: target")
@@ -104,7 +104,7 @@ def test_a_training_step_that_updates_nothing_is_not_timed(tiny, monkeypatch):
 
 
 @needs_native
-@pytest.mark.parametrize("name", [OURS, STOCK])
+@pytest.mark.parametrize("name", [OURS, BASE])
 def test_both_learn_under_autocast_and_round(tiny, name):
     exact = make_lesson("small")
     given = dataclasses.replace(exact, autocast=torch.bfloat16)
@@ -119,9 +119,9 @@ def test_amx_has_goals_of_its_own(monkeypatch):
     monkeypatch.setattr(native, "has_amx", lambda: False)
     assert native.goals_of("forward + backward, bf16", "large") == {}
     monkeypatch.setattr(native, "has_amx", lambda: True)
-    assert native.goals_of("forward + backward, bf16", "large") == {STOCK: (3.0, 5.0)}
+    assert native.goals_of("forward + backward, bf16", "large") == {BASE: (3.0, 5.0)}
     plain = native.goals_of("forward + backward", "large")
-    assert plain == {STOCK: (1.3, 1.5), LOOP: (5.0, 5.0)}
+    assert plain == {BASE: (1.3, 1.5), LOOP: (5.0, 5.0)}
 
 
 @needs_native
@@ -137,7 +137,7 @@ def test_switches_are_asked_for_and_put_back(tiny, monkeypatch):
     monkeypatch.setattr(native, "measure_lstm", measure)
     monkeypatch.setattr(native, "measure_training", lambda *_: {})
     monkeypatch.setattr(native, "show", lambda row: row)
-    monkeypatch.setattr(native, "measure_memory", lambda *_: {STOCK: None, OURS: None})
+    monkeypatch.setattr(native, "measure_memory", lambda *_: {BASE: None, OURS: None})
     native.run(SimpleNamespace(sizes=["small"], seconds=0, data=None))
     assert seen == [
         ("float32", "ieee", "ieee"), ("bf16", "ieee", "ieee"), ("tf32", "tf32", "tf32")
@@ -169,22 +169,22 @@ def test_what_a_process_has_from_its_start_is_a_process_of_its_own(option, monke
 
 @needs_native
 def test_a_run_against_stock_pytorch(tiny, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(native, "measure_memory", lambda *_: {STOCK: 10.0, OURS: 5.0})
+    monkeypatch.setattr(native, "measure_memory", lambda *_: {BASE: 10.0, OURS: 5.0})
     written = run("native", tmp_path)
     printed = capsys.readouterr().out
     assert "small: nn.LSTM 10 MiB, native-layers 5 MiB: 0.50 of stock's" in printed
     assert written["machine"]["threads"] >= 1
-    assert written["memory_mib"] == {"small": {STOCK: 10, OURS: 5}}
+    assert written["memory_mib"] == {"small": {BASE: 10, OURS: 5}}
     samples = {found["what"]: found["samples"] for found in written["measured"]}
     assert set(samples) == {
         what + numbers
         for what in (*native.MODES, "training step")
         for numbers in ("", ", bf16", *([", tf32"] if native.has_amx() else []))
     }
-    assert set(samples["training step"]) == {STOCK, LOOP, OURS}
-    assert all(set(samples[what]) == {STOCK, OURS} for what in samples if what.endswith("bf16"))
+    assert set(samples["training step"]) == {BASE, LOOP, OURS}
+    assert all(set(samples[what]) == {BASE, OURS} for what in samples if what.endswith("bf16"))
     for what, sample in samples.items():
         for name in sample:
-            line = rf"^{re.escape(what)} +small +{rows.CALLED.get(name, name)} +[\d.]+ ms"
+            line = rf"^{re.escape(what)} +small +{NAMES.get(name, name)} +[\d.]+ ms"
             assert re.search(line, printed, re.MULTILINE), (what, name)
             assert min(sample[name]) > 0

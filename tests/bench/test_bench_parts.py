@@ -7,7 +7,8 @@ import time
 import pytest
 import torch
 
-from bench.rows import OURS, STOCK
+from bench.contenders import BASE
+from bench.rows import OURS
 from bench.topics import parts
 from bench.topics.native import LEARNERS
 from bench.training import Learner, make_lesson
@@ -16,7 +17,7 @@ from topic import needs_native, run
 
 @needs_native
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", [OURS, STOCK])
+@pytest.mark.parametrize("name", [OURS, BASE])
 def test_a_step_is_the_sum_of_its_parts(tiny, name, autocast):
     learner, whole = Learner(LEARNERS[name], make_lesson("small", autocast=autocast)), []
     step = learner.step
@@ -54,5 +55,5 @@ def test_parts_are_printed_and_written(tiny, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "small, float32" in shown
     assert all(f"\n{part:24}" in shown for part in parts.PARTS)
-    assert measured.keys() == {OURS, STOCK}
+    assert measured.keys() == {OURS, BASE}
     assert measured[OURS]["softmax layer and loss"] > 0
