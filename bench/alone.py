@@ -53,6 +53,10 @@ class Shape(NamedTuple):
         own = "" if self.I == self.H else f"i{self.I}"
         return f"l{self.L}t{self.T}b{self.B}{own}h{self.H}"
 
+    def resized(self, axis: str, value: int) -> Shape:
+        """With another size of one dimension; the input is as wide as the layers."""
+        return self._replace(**dict.fromkeys("HI" if axis == "H" else axis, value))
+
     @property
     def tokens(self) -> int:
         """Words that one pass reads."""

@@ -14,19 +14,13 @@ START = Shape(T=20, B=20, I=256, H=256, L=2)
 AXES = {"T": (5, 80), "B": (1, 5, 80), "H": (64, 128, 512, 1024), "L": (1, 4)}
 KNOWN = engines()
 
-
-def shape_at(axis: str, value: int) -> Shape:
-    """START with another size of one dimension; the input is as wide as the layers."""
-    return START._replace(**dict.fromkeys("HI" if axis == "H" else axis, value))
-
-
 # Where all axes meet is timed once, in the first.
 POINTS = [("T", START.T)] + [(axis, value) for axis, values in AXES.items() for value in values]
 
 
 def test_scaling(benchmark, session, fellows, point, contender):
     axis, value = point
-    shape = shape_at(axis, value)
+    shape = START.resized(axis, value)
     benchmark.group = f"scaling {axis}={value}"
     group = session.alone(Case(shape), "step", fellows, share=0.3, counted=False)
     about = {"suite": "scaling", "axis": axis, "value": value, "mode": "step", "shape": shape}

@@ -223,7 +223,7 @@ class Learner:
     is the LSTM's part of it.
     """
 
-    modes = ("train", "rest")
+    modes = Lesson.modes
 
     def __init__(self, contender: Contender, lesson: Lesson) -> None:
         self.contender, self.lesson = contender, lesson

@@ -16,12 +16,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
 from ..contenders import BASE
-from ..measure.counts import KINDS
+from ..measure.counts import KINDS, shares
 from . import style, systems
 from .results import Results, Row, find, gain
 
 REST = 0.35  # opacity of what is not the LSTM
-EDGE = {"edgecolor": "#333333", "linewidth": 0.5}
 AXES = {"T": "time steps T", "B": "batch B", "H": "hidden size H", "L": "layers L"}
 
 
@@ -112,11 +111,9 @@ def _training_bars(axes: Axes, rows: list[Row], first: Row | None, says: dict[st
     lstm = [ms * part for ms, part in zip(whole, parts, strict=True)]
     rest = [ms - part for ms, part in zip(whole, lstm, strict=True)]
     places, colours = range(len(rows)), [style.colour(row) for row in rows]
-    axes.barh(places, lstm, color=colours, **EDGE)
-    axes.barh(places, rest, left=lstm, color=colours, alpha=REST, **EDGE)
-    axes.set_yticks(places, [says[row.label] for row in rows])
-    axes.invert_yaxis()
-    axes.tick_params(axis="y", length=0)
+    axes.barh(places, lstm, color=colours, **style.EDGE)
+    axes.barh(places, rest, left=lstm, color=colours, alpha=REST, **style.EDGE)
+    style.name_bars(axes, [says[row.label] for row in rows])
     texts = [f"{row.info['tokens_per_second']:,.0f}" for row in rows]
     for n, row in enumerate(rows):  # a rung: what it adds to the one above
         texts[n] += "" if first is None else f", {gain(first, row):.2f}x"
@@ -150,11 +147,9 @@ def where_time_goes(results: Results, size: str) -> Figure | None:
 
 def parts_of(row: Row) -> dict[str, float]:
     """Parts of a step by kind; in a file of an earlier version overhead is what is left over."""
-    seconds = dict(row.info["seconds_by_kind"])
-    counted = sum(seconds.values())
-    seconds.setdefault("overhead", max(row.time.median - counted, 0.0))
-    whole = sum(seconds.values())
-    return {kind: part / whole for kind, part in seconds.items()}
+    seconds = row.info["seconds_by_kind"]
+    left = max(row.time.median - sum(seconds.values()), 0.0)
+    return shares({"overhead": left, **seconds})
 
 
 @styled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -38,6 +39,7 @@ KIND_COLOURS = dict(
 # A level of our own engines is a tint of the engine's colour, full at the highest.
 TINTS = {"pointwise": 0.4, "steps": 0.7, "layers": 1.0}
 MARKERS = {"small": "o", "medium": "s", "large": "^"}
+EDGE: dict[str, Any] = {"edgecolor": "#333333", "linewidth": 0.5}  # of a bar
 WIDTH = 5.2  # inches: text of 10 points is then still read on a phone held upright
 
 RC = {
@@ -88,12 +90,16 @@ def plain_log(axis: Axis) -> None:
 
 def bars(axes: Axes, rows: list[Row], values: list[float]) -> None:
     """Horizontal bars from zero, first row on top."""
-    places = range(len(rows))
-    axes.barh(places, values, color=[colour(r) for r in rows], edgecolor="#333333", linewidth=0.5)
-    axes.set_yticks(places, [name(r) for r in rows])
+    axes.barh(range(len(rows)), values, color=[colour(r) for r in rows], **EDGE)
+    name_bars(axes, [name(r) for r in rows])
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+
+
+def name_bars(axes: Axes, names: list[str]) -> None:
+    """A name beside each bar, the first on top."""
+    axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
 
 
 def quartile_bars(axes: Axes, lows: list[float], mids: list[float], highs: list[float]) -> None:

@@ -69,7 +69,6 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     for axis, values in AXES.items():
         print(f"\n{axis}, from {START}")
         for value in values:
-            shape = START._replace(**dict.fromkeys("HI" if axis == "H" else axis, value))
-            (row,) = measure(shape, [given.threads], given.seconds)
+            (row,) = measure(START.resized(axis, value), [given.threads], given.seconds)
             measured.append(show({"axis": axis, "value": value, **row}))
     return {"measured": measured}
