@@ -51,6 +51,8 @@ MOST, LEAST, KERAS_LEAST = {"layer_norm": 1.6}, {"layer_norm": 0.7}, 3.0
 
 def why_not(device: torch.device) -> str | None:
     """Why our engine cannot be timed on a device."""
+    if device.type not in ENGINES:
+        return f"--device {device}: our engines run on {' and '.join(ENGINES)}"
     engine = ENGINES[device.type]
     why = fused_lstm.available_engines(device)[engine]
     return why and f"the {engine} engine cannot run here: {why}"
@@ -145,15 +147,15 @@ def costs(
     Raises:
         WrongAnswer: a cell does not give what its step loop gives.
     """
+    ours = ENGINES[device.type]
     stacks = {
         (name, engine): Stack(name, engine, size, device)
         for name in names
-        for engine in (ENGINES[device.type], "loop", *(["torch"] if name in THEIRS else []))
+        for engine in (ours, "loop", *(["torch"] if name in THEIRS else []))
     }
-    ours = ENGINES[device.type]
-    for name in names:
-        for other in ("loop", *(["torch"] if name in THEIRS else [])):
-            require_right(name, stacks[name, ours].answer(), stacks[name, other].answer())
+    for (name, engine), stack in stacks.items():
+        if engine != ours:
+            require_right(name, stacks[name, ours].answer(), stack.answer())
     cases = {key: timed(stack.step, device) for key, stack in stacks.items()}
     with ExitStack() as processes:
         for name in sorted(set(KERAS).intersection(names)):
@@ -164,7 +166,7 @@ def costs(
                 continue
             processes.enter_context(closing(keras))
             cases[name, "keras"] = keras.timed("step")
-        samples = interleave(cases, seconds, warmup=1)
+        samples = interleave(cases, seconds)
     found = {}
     for name in names:
         own = samples[name, ours]

@@ -54,13 +54,12 @@ class Stack:
             found[name] = p.grad if p.grad_sample is None else p.grad_sample
         return found
 
-    def work(self) -> tuple[Callable, Callable | None]:
-        """What is timed, and what comes before."""
-        return self.backward, self.forward
-
 
 class Func(Stack):
     """By torch.func, a sample's loss differentiated under vmap."""
+
+    def forward(self) -> None:
+        """It is in the backward."""
 
     def backward(self) -> None:
         weights = {name: p.detach() for name, p in self.named.items()}
@@ -75,9 +74,6 @@ class Func(Stack):
     def answer(self) -> dict[str, Tensor]:
         self.backward()
         return self.found
-
-    def work(self) -> tuple[Callable, Callable | None]:
-        return self.backward, None
 
 
 def stacks(shape: Shape) -> dict[str, Stack]:
@@ -116,10 +112,7 @@ def measure(shape: Shape, seconds: float) -> dict[str, list[float]]:
     require_right(FUNC, {name: each.sum(0) for name, each in wanted.items()}, whole)
     for name in made.keys() - {FUNC, ORDINARY}:
         require_right(name, made[name].answer(), wanted)
-    cases = {}
-    for name, stack in made.items():
-        work, before = stack.work()
-        cases[name] = timed(work, CPU, before)
+    cases = {name: timed(stack.backward, CPU, stack.forward) for name, stack in made.items()}
     return interleave(cases, seconds)
 
 
@@ -145,9 +138,7 @@ def says(name: str, samples: dict[str, list[float]]) -> str:
     """What our own is to DPLSTM, and whether it meets its goals."""
     if name != OURS:
         return ""
-    ratio, faster = (
-        speedup(samples[OURS], samples[ORDINARY]),
-        speedup(samples[THEIRS], samples[OURS]),
-    )
+    ratio = speedup(samples[OURS], samples[ORDINARY])
+    faster = speedup(samples[THEIRS], samples[OURS])
     below = "" if ratio <= MOST and faster >= LEAST else ", below its goal"
     return f"   {faster:.1f} times DPLSTM's speed{below}"

@@ -79,15 +79,12 @@ def read_rate(size: int) -> float:
 
 def run(given: argparse.Namespace) -> dict[str, Any]:
     """Everything that was measured, as it goes into the file."""
-    measured, rates = [], {}
-    for H in (PRESETS[size].H for size in given.sizes):
-        for T in STEPS:
-            for dtype in GOALS:
-                shape = Shape(T, 1, H, H, LAYERS)
-                measured.append(show(measure(shape, dtype, given.seconds)))
-                if T == 1:
-                    rates[bytes_of(shape, dtype)] = 0.0
-    for size in rates:
-        rates[size] = read_rate(size)
-        print(f"a sum over {size / 1e6:.0f} MB: {rates[size] / 1e9:.0f} GB/s")
+    widths = [PRESETS[size].H for size in given.sizes]
+    shapes = [Shape(T, 1, H, H, LAYERS) for H in widths for T in STEPS]
+    cases = [(shape, dtype) for shape in shapes for dtype in GOALS]
+    measured = [show(measure(shape, dtype, given.seconds)) for shape, dtype in cases]
+    sizes = [bytes_of(shape, dtype) for shape, dtype in cases if shape.T == 1]
+    rates = {size: read_rate(size) for size in sizes}
+    for size, rate in rates.items():
+        print(f"a sum over {size / 1e6:.0f} MB: {rate / 1e9:.0f} GB/s")
     return {"measured": measured, "reads": rates}

@@ -28,6 +28,11 @@ def test_every_option_of_a_cell_is_timed():
     assert {name for options in cells.CELLS.values() for name in options} == set(OPTIONS)
 
 
+def test_a_device_without_an_engine_of_ours_is_one_line():
+    says = "--device mps: our engines run on cpu and cuda"
+    assert cells.why_not(torch.device("mps")) == says
+
+
 def test_costs(small):
     found, samples = cells.costs("small", CPU, 0.01)
     assert set(found) == set(cells.CELLS)
