@@ -116,6 +116,13 @@ def test_timed_leaves_the_setup_out():
     assert 0.001 <= min(once() for _ in range(5)) < 0.05  # a busy core may keep one waiting
 
 
+def test_the_clock_waits_for_an_accelerator_without_events(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: seen.append("wait"))
+    timed(lambda: seen.append("work"), torch.device("mps"), lambda: seen.append("setup"))()
+    assert seen == ["setup", "wait", "work", "wait"]
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_can_be_timed(mode):
     assert Local(*by_label(LOOP), make_problem(SHAPE)).timed(mode)() > 0
