@@ -14,6 +14,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
 
+import torch
+
+from . import dry
 from .races import PRECISIONS
 from .watching import End, say, watch
 
@@ -54,11 +57,7 @@ def compile_in_time(device, shapes: Iterable, deadline: float) -> dict:
 
 
 def prepare(device: dict) -> None:
-    import torch
-
     from fused_lstm.triton.devices import Device
-
-    from . import dry
 
     torch.set_num_threads(1)
     dry.take_over(Device(**device))
@@ -66,26 +65,17 @@ def prepare(device: dict) -> None:
 
 def compile_one(precision: str, shape: tuple[int, ...]) -> int:
     """Launch a forward and a backward, and a forward that keeps nothing; kernels that it took."""
-    import torch
-
     from fused_lstm.triton import around
 
-    from . import dry
-
-    (T, B, I, H, L), (dtype, tf32) = shape, PRECISIONS[precision]
+    dtype, tf32 = PRECISIONS[precision]
     torch.backends.cudnn.allow_tf32 = tf32
     dry.LAUNCHES.clear()
-    x, h0 = torch.zeros(T, B, I, dtype=dtype), torch.zeros(L, B, H, dtype=dtype)
-    weights = []
-    for layer in range(L):
-        weights += [torch.zeros(4 * H, I if layer == 0 else H), torch.zeros(4 * H, H)]
-        weights += [torch.zeros(4 * H), torch.zeros(4 * H)]
-    weights = [w.to(dtype) for w in weights]
+    x, h0, weights = dry.zeros(shape, dtype)
+    given = x, h0, h0, weights, 0.0, None, "layers"
     with torch.no_grad():
-        around.lstm(x, h0, h0, weights, 0.0, None, "layers", False)
-        y, _, _, h, c, gates = around.lstm(x, h0, h0, weights, 0.0, None, "layers", True)
-        given = x, h0, h0, weights, 0.0, None, "layers", y, h, c, gates, True
-        around.lstm_backward(y, h0, h0, *given)
+        around.lstm(*given, False)
+        y, _, _, h, c, gates = around.lstm(*given, True)
+        around.lstm_backward(y, h0, h0, *given, y, h, c, gates, True)
     return len(dry.LAUNCHES)
 
 

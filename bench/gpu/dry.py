@@ -73,6 +73,18 @@ class _Driver:
     def assemble_tensormap_to_arg(self, *_: Any) -> None: ...
 
 
+def zeros(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """x [T, B, I], a state [L, B, H] and all weights of an LSTM of `shape`, T, B, I, H, L."""
+    T, B, I, H, L = shape
+    weights = []
+    for layer in range(L):
+        sizes = (4 * H, I if layer == 0 else H), (4 * H, H), (4 * H,), (4 * H,)
+        weights += [torch.zeros(size, dtype=dtype) for size in sizes]
+    return torch.zeros(T, B, I, dtype=dtype), torch.zeros(L, B, H, dtype=dtype), weights
+
+
 def take_over(device: Any) -> Callable[[], None]:
     """From now on every kernel of this process is compiled for `device`, and none is launched.
 

@@ -26,9 +26,9 @@ def problem(fuse: str) -> dict[str, Callable[[], object]]:
 
     from fused_lstm.triton import around
 
-    x, h0 = torch.zeros(T, B, H).bfloat16(), torch.zeros(L, B, H).bfloat16()
-    weights = [torch.zeros(4 * H, H), torch.zeros(4 * H, H), torch.zeros(4 * H), torch.zeros(4 * H)]
-    weights = [w.bfloat16() for w in weights * L]
+    from . import dry
+
+    x, h0, weights = dry.zeros((T, B, H, H, L), torch.bfloat16)
     given = x, h0, h0, weights, 0.0, None, fuse
     y, _, _, h, c, gates = around.lstm(*given, True)
     return {
