@@ -6,7 +6,7 @@ Of the topics that time the C++ engine beside nn.LSTM on this CPU.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -77,7 +77,7 @@ def lines(row: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def show(row: dict[str, Any], say: Callable[[str], None] = print) -> dict[str, Any]:
+def show(row: dict[str, Any]) -> dict[str, Any]:
     """Print a row; the row."""
-    say("\n".join(lines(row)))
+    print("\n".join(lines(row)))
     return row

@@ -6,7 +6,6 @@ a launch can be run and counted without a GPU. It takes over a process for good.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -85,15 +84,12 @@ def zeros(
     return torch.zeros(T, B, I, dtype=dtype), torch.zeros(L, B, H, dtype=dtype), weights
 
 
-def take_over(device: Any) -> Callable[[], None]:
+def take_over(device: Any) -> None:
     """From now on every kernel of this process is compiled for `device`, and none is launched.
 
     Args:
         device: a fused_lstm.triton.devices.Device; tensors lie on the CPU. TRITON_INTERPRET must
             have been "0" before triton was imported.
-
-    Returns:
-        What empties LAUNCHES.
     """
     from triton.runtime import driver
 
@@ -106,4 +102,3 @@ def take_over(device: Any) -> Callable[[], None]:
     own: Any = _Driver(device.arch, device.smem, device.sms)
     driver.set_active(own)
     vars(devices)["current"] = lambda _: device
-    return LAUNCHES.clear

@@ -13,6 +13,7 @@ from lm.machine import processor, version
 
 from .timing import Run, timed
 
+# Those that may be timed, where they are installed.
 LIBRARIES = ("torch", "triton", "numpy", "tensorflow", "keras", "jax", "flashrnn", "torchrl")
 
 
@@ -27,17 +28,12 @@ def describe(device: torch.device) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "isa": torch.backends.cpu.get_cpu_capability(),
-        "libraries": versions(),
+        "libraries": {name: found for name in LIBRARIES if (found := version(name)) is not None},
         "engines": {
             name: why or describe_engine(name, device)
             for name, why in available_engines(device).items()
         },
     }
-
-
-def versions() -> dict[str, str]:
-    """Version of each library that is installed and may be timed."""
-    return {name: found for name in LIBRARIES if (found := version(name)) is not None}
 
 
 def in_a_line(described: dict[str, Any]) -> str:

@@ -157,12 +157,11 @@ def _post(results: Results) -> list[Block]:
 def _ladder(results: Results) -> list[Block]:
     sizes = [size for size in results.sizes("lstm") if results.ladder(size)]
     blocks: list[Block] = []
-    on_top = (
-        None
-        if results.sizes("train", lambda r: "seconds_without_lstm" in r.info)
-        else _answering(results)
-    )
-    for size in (size for size in sizes if size != on_top):
+    trained = results.sizes("train", lambda r: "seconds_without_lstm" in r.info)
+    on_top = None if trained else _answering(results)
+    for size in sizes:
+        if size == on_top:
+            continue
         caption = f"The ladder at the {size} preset, {results.ladder(size)[0].shape}."
         blocks += _picture(f"ladder-{size}", figures.ladder(results, size), caption)
     return blocks + [_table_of_rungs(results.ladder(size), size) for size in sizes]
