@@ -1,4 +1,4 @@
-"""What a call launches, moves and holds: bench.count."""
+"""What a call launches, moves and holds: bench.measure.counts."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from bench.__main__ import main
 from bench.alone import Local, Shape, make_problem
-from bench.contenders import BASE, engines
+from bench.contenders import BASE, NN_LSTM, engines
 from bench.gpu import compiling, races, racing, testing, watching
 from bench.topics import gpu
 from fused_lstm.triton.devices import DEVICES
@@ -136,9 +136,7 @@ def test_a_race_ends_with_whoever_breaks_the_context(when, monkeypatch, capsys):
     monkeypatch.setattr(racing, "DEVICE", "cpu")
     monkeypatch.setattr(racing.os, "_exit", end)
     loop = next(c for c in engines() if c.engine == "loop")
-    monkeypatch.setattr(
-        racing, "everyone", lambda: [loop, *(c for c in engines() if c.label == BASE)]
-    )
+    monkeypatch.setattr(racing, "everyone", lambda: [loop, NN_LSTM])
     monkeypatch.setattr(Local, {"answer": "answer", "step": "timed"}[when], fail)
     broke = "an illegal memory access"
     monkeypatch.setattr(racing, "broken", lambda device: broke)
@@ -184,7 +182,7 @@ def test_cudnn_is_nn_lstm_with_its_weights_in_one_buffer(monkeypatch):
         nn.LSTM, "flatten_parameters", lambda self: (flattened.append(self), original(self))[1]
     )
     problem = make_problem(Shape(2, 3, 4, 5, 2))
-    local = Local(next(c for c in engines() if c.label == BASE), problem)
+    local = Local(NN_LSTM, problem)
     assert type(local.module) is nn.LSTM
     assert flattened[-1] is local.module
     theirs = {w.data_ptr() for w in problem.reference.parameters()}

@@ -16,7 +16,7 @@ from bench.alone import (
     lengths_of,
     make_problem,
 )
-from bench.contenders import BASE, highest
+from bench.contenders import NN_LSTM, highest
 from bench.measure.check import WrongAnswer, require_right
 from bench.race import line_up
 from bench.suite import time_alone
@@ -92,7 +92,7 @@ def test_all_forms_are_one_problem():
 
 def test_a_wrong_answer_is_refused():
     work = make_problem(Case(SHAPE, True), CPU)
-    runner = Local(next(c for c in highest() if c.label == BASE), work)
+    runner = Local(NN_LSTM, work)
     with torch.no_grad():
         runner.module.weight_hh_l1_reverse.mul_(0.9)
     with pytest.raises(WrongAnswer, match="differs from the reference's"):

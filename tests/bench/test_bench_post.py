@@ -1,4 +1,4 @@
-"""bench.post: who is refused, who is missing, who dies, and what the table says of the rest."""
+"""The topic `post`: who is refused, missing or dies, and what the table says of the rest."""
 
 from __future__ import annotations
 
@@ -281,25 +281,6 @@ def test_a_peer_that_hangs_is_ended(fakes, monkeypatch):
     with pytest.raises(remote.PeerFailed, match="ended by SIGKILL"):
         race.runners["jax"].timed("train")()
     race.close()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--sizes", "huge"], "--sizes: got 'huge', should be of small, medium, large"),
-        (["--device", "toaster"], "--device toaster: "),
-        (["--seconds", "0"], "argument --"),
-        (["--threads", "0"], "argument --"),
-    ],
-    ids=["size", "device", "seconds", "threads"],
-)
-def test_bad_options_are_one_line(arguments, says, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["post", *arguments])
-    assert stop.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"bench post: {says}")
-    assert said.count("\n") == 1
 
 
 # --- the table, from made-up times ---

@@ -160,22 +160,3 @@ def test_the_sentence_has_each_fusions_gain():
     )
     assert "50%" in ladder.table(rungs)
     assert "no engine of this project's own runs here" in ladder.sentence([rungs[0], rungs[-1]])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--sizes", "huge"], "--sizes: got 'huge', should be of small, medium, large"),
-        (["--device", "toaster"], "--device toaster: "),
-        (["--seconds", "0"], "argument --seconds: must be a number, more than 0; got '0'"),
-        (["--seconds", "x"], "argument --seconds: must be a number, more than 0; got 'x'"),
-    ],
-    ids=["size", "device", "seconds", "no-number"],
-)
-def test_bad_arguments_of_the_ladder(arguments, says, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["ladder", *arguments])
-    assert stop.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"bench ladder: {says}")
-    assert said.count("\n") == 1

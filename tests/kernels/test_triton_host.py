@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -23,15 +24,20 @@ BACKWARD = {
 }
 
 
-@pytest.fixture(scope="module")
-def counted() -> dict[str, dict]:
-    """bench.gpu.host in a process of its own, which compiles for an H100 and launches nothing."""
+def python(*arguments: str) -> Any:
+    """The JSON that a process of its own prints, in which Triton's interpreter is off."""
     done = subprocess.run(
-        [sys.executable, "-m", "bench.gpu.host", "--count"],
+        [sys.executable, *arguments],
         capture_output=True, text=True, timeout=500, env=os.environ | {"TRITON_INTERPRET": "0"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def counted() -> dict[str, dict]:
+    """What bench.gpu.host says, which compiles for an H100 and launches nothing."""
+    return python("-m", "bench.gpu.host", "--count")
 
 
 @pytest.mark.parametrize("fuse", ["layers", "steps"])
@@ -61,9 +67,4 @@ print(found)
 
 def test_other_lengths_and_batches_need_no_other_kernel():
     """Of 17 to 32 rows, and of any T; 40 rows are two blocks."""
-    done = subprocess.run(
-        [sys.executable, "-c", SIZES],
-        capture_output=True, text=True, timeout=500, env=os.environ | {"TRITON_INTERPRET": "0"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [1, 1, 1, 1, 2]
+    assert python("-c", SIZES) == [1, 1, 1, 1, 2]
