@@ -25,10 +25,10 @@ from fused_lstm import native
 
 from ..alone import SIZES as PRESETS
 from ..alone import Local, Problem, Shape, make_problem
-from ..contenders import NN_LSTM, Contender
+from ..contenders import NN_LSTM
 from ..rows import DEVICE, why_not
 from ..training import VOCABULARY
-from .native import has_amx, switched
+from .native import RUNGS, has_amx, switched
 from .products import Product
 
 __all__ = ["DEVICE", "SECONDS", "SIZES", "run", "why_not"]
@@ -38,7 +38,6 @@ DEPTHS, ROWS = (200, 650, 1500), 64  # of the products
 SHAPE = Shape(20, 20, 200, 200, 2)  # the LSTM's
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 WIDENED = "bfloat16, widened"
-OURS = Contender("native-layers", "native", "layers")
 
 
 class Way(NamedTuple):
@@ -125,7 +124,7 @@ def of_lstm(start: torch.dtype) -> dict[str, dict[str, float]]:
     found = {}
     for name, way in ways().items():
         with in_use(way):
-            found[name] = errors(Local(OURS, converted(problem, way.dtype)).answer(), exact)
+            found[name] = errors(Local(RUNGS[-1], converted(problem, way.dtype)).answer(), exact)
     for dtype in (FLOAT32, BFLOAT16):
         found[theirs(dtype)] = errors(Local(NN_LSTM, converted(problem, dtype)).answer(), exact)
     return found

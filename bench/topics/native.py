@@ -39,7 +39,7 @@ LSTMS = [NN_LSTM, Contender(LOOP, "loop", "none"), *RUNGS]
 LEARNERS = {
     BASE: Contender(BASE, "cudnn", stock=True),
     LOOP: Contender(LOOP, "loop", "none", stock=True),
-    OURS: Contender(OURS, "native", "layers"),
+    OURS: RUNGS[-1],
 }
 
 # (what, against) -> how many times as fast ours is to be at least, at each size, and aims to be;
