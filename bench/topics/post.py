@@ -121,7 +121,7 @@ def show(results: Results) -> str:
     for size in results.sizes("train"):
         header, rows, _ = systems.losses(results, size)
         rows = [header, *rows]
-        parts.append("\n".join(f"{r[0]:24}{r[1]:>10}{r[2]:>10}{r[3]:>10}   {r[4]}" for r in rows))
+        parts.append("\n".join(f"{r[0]:38}{r[1]:>10}{r[2]:>10}{r[3]:>10}   {r[4]}" for r in rows))
     return "\n\n".join([*parts, *systems.sentences(results)])
 
 
