@@ -24,6 +24,7 @@ from lm.errors import UserError
 from lm.machine import open_device
 
 from .alone import SIZES, choose_sizes
+from .measure.check import WrongAnswer
 from .measure.machine import describe, in_a_line
 
 TOPICS = {
@@ -90,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = module.run(given)
     except ValueError as error:
         parser.error(f"--{error}")
+    except WrongAnswer as error:
+        parser.exit(1, f"bench {topic}: refused: {error}\n")
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps({"machine": machine, **found}, indent=1) + "\n")
     print(f"figures: {given.json}")

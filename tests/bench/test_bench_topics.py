@@ -8,6 +8,7 @@ import pytest
 
 import fused_lstm
 from bench.__main__ import TOPICS, main
+from bench.measure.check import WrongAnswer
 
 ANYWHERE = [topic for topic in TOPICS if topic != "gpu"]  # which asks for a GPU first
 NATIVE = [topic for topic in ANYWHERE if topic not in ("ladder", "post")]  # cannot run without it
@@ -39,6 +40,18 @@ def test_bad_options_are_one_line(topic, options, says, capsys):
     said = capsys.readouterr().err
     assert said.startswith(f"bench {topic}: {says}")
     assert said.count("\n") == 1
+
+
+def test_a_wrong_answer_is_one_line(monkeypatch, capsys, tmp_path):
+    def refuse(given):
+        raise WrongAnswer("loop: y differs")
+
+    monkeypatch.setattr("bench.topics.ladder.run", refuse)
+    with pytest.raises(SystemExit) as stop:
+        main(["ladder", f"--json={tmp_path / 'x.json'}"])
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "bench ladder: refused: loop: y differs\n"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("topic", NATIVE)
