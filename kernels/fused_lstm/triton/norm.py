@@ -69,6 +69,17 @@ def sums(first, second, kind, rank, whole, PLAN: tl.constexpr):
 
 
 @helper
+def column_sums(x, valid):
+    """Of x [., BLOCK_B] over its rows, of which those count that are `valid`.
+
+    A choice stands between a product and its sum, for a compiler fuses the two: a lane then adds
+    its own product unrounded to the rounded one of its neighbour, which does the opposite. Two
+    warps that hold the same rows would disagree by a bit, and which one is read is a race.
+    """
+    return tl.sum(tl.where(valid, x, 0.0), 0)
+
+
+@helper
 def statistics(x, valid, EACH: tl.constexpr, kind, rank, whole, PLAN: tl.constexpr):
     """Mean and 1 / deviation [1, BLOCK_B] of x [., BLOCK_B], EACH of a unit, and all other parts'.
 
@@ -77,18 +88,18 @@ def statistics(x, valid, EACH: tl.constexpr, kind, rank, whole, PLAN: tl.constex
     given, _, b, _, alive, _, _, _ = whole
     _, _, _, part = given
     size = EACH * tl.minimum(tl.maximum(PLAN.H - part * PLAN.UNITS, 1), PLAN.UNITS).to(PLAN.ACC)
-    mean = tl.sum(tl.where(valid, x, 0.0), 0) / size
-    apart = tl.where(valid, x - mean[None, :], 0.0)
-    squares = tl.sum(apart * apart, 0)
+    mean = column_sums(x, valid) / size
+    apart = x - mean[None, :]
+    squares = column_sums(apart * apart, valid)
     ptr = share(mean, squares, kind, rank, whole, PLAN)
     near = tl.load(ptr, mask=b < alive, other=0.0, cache_modifier=".cg")  # part 0's mean
     off, squares = tl.zeros_like(mean), tl.zeros_like(mean)
     for k in range(0, PLAN.PARTS, SOME):
         means, others, p = parts(ptr, k, whole, PLAN)
         sizes = EACH * tl.minimum(tl.maximum(PLAN.H - p * PLAN.UNITS, 0), PLAN.UNITS).to(PLAN.ACC)
-        distance = means - near[None, :]
-        off += tl.sum(sizes[:, None] * distance, 0)
-        squares += tl.sum(others + sizes[:, None] * distance * distance, 0)
+        distance, there = means - near[None, :], (p < PLAN.PARTS)[:, None]
+        off += column_sums(sizes[:, None] * distance, there)
+        squares += column_sums(others + sizes[:, None] * distance * distance, there)
     off, squares = off / (EACH * PLAN.H), squares / (EACH * PLAN.H)
     deviation = tl.sqrt(squares - off * off + EPS)
     return (near + off)[None, :], (1.0 / deviation)[None, :]
@@ -163,7 +174,9 @@ def seen_backward(dseen, c_hat, whole, at, mask, PLAN: tl.constexpr):
     _, _, first = here
     tl.store(option_ptrs[13] + first * PLAN.H + at, dseen, mask=mask)
     d = dseen * gain(whole, 4, PLAN)
-    one, other = sums(tl.sum(d, 0), tl.sum(d * c_hat, 0), STATE, 1, whole, PLAN)
+    valid = (whole[3] < PLAN.H)[:, None]
+    along = column_sums(d * c_hat, valid)
+    one, other = sums(column_sums(d, valid), along, STATE, 1, whole, PLAN)
     d -= (one / PLAN.H)[None, :] + c_hat * (other / PLAN.H)[None, :]
     return d * stat(whole, 1)
 
@@ -183,8 +196,9 @@ def product_backward(dgates, whole, mask, PLAN: tl.constexpr):
     df = dgates[1] * gain(whole, 1, PLAN)
     dg = dgates[2] * gain(whole, 2, PLAN)
     do = dgates[3] * gain(whole, 3, PLAN)
-    along = tl.sum(di * i + df * f + dg * g + do * o, 0)
-    one, other = sums(tl.sum(di + df + dg + do, 0), along, PRODUCT, 2, whole, PLAN)
+    valid = (unit < PLAN.H)[:, None]
+    along = column_sums(di * i + df * f + dg * g + do * o, valid)
+    one, other = sums(column_sums(di + df + dg + do, valid), along, PRODUCT, 2, whole, PLAN)
     one, other = (one / (4 * PLAN.H))[None, :], (other / (4 * PLAN.H))[None, :]
     found = (
         rstd * (di - one - i * other),
