@@ -117,14 +117,12 @@ def _by_sweep(lanes: int, *of: Tensor | Sequence[Tensor]) -> list[tuple]:
     """Each sweep's of some [L, ...] and lists of L: `lanes` of them."""
     parts = []
     for t in of:
-        # len() of a tensor is Python: its shape says it in a tenth of the time.
-        count = t.shape[0] if isinstance(t, Tensor) else len(t)
-        if count == lanes:
+        if len(t) == lanes:
             parts.append([t])
         elif isinstance(t, Tensor):
             parts.append(t.split(lanes))
         else:
-            parts.append([t[n : n + lanes] for n in range(0, count, lanes)])
+            parts.append([t[n : n + lanes] for n in range(0, len(t), lanes)])
     return list(zip(*parts, strict=True))
 
 
