@@ -27,6 +27,7 @@ CASES += [
 ]
 KNOWN = highest()
 POINTS = [(case, mode) for case in CASES for mode in ("inference", "step")]
+FEW = [point for point in POINTS if point[0].shape in (SHAPES[0], SHORT[0])]  # all take 5 minutes
 
 
 def test_lanes(benchmark, session, fellows, point, contender):

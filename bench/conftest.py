@@ -90,7 +90,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "contender" not in names:
         return
     if "point" in names:
-        places = [(("point",), (point,), None, module.KNOWN) for point in module.POINTS]
+        places = [(("point",), (point,), None, module.KNOWN) for point in _points(config, module)]
     else:
         sizes = _checked(config, "sizes", choose_sizes)
         if "mode" in names:
@@ -104,6 +104,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for c in _contenders(config, size, known)
     ]
     metafunc.parametrize((*places[0][0], "contender"), params)
+
+
+def _points(config: pytest.Config, module: Any) -> list:
+    """All of a module's where its file or everything is asked for, else what a default run has."""
+    named = any(Path(module.__file__).name in str(word) for word in config.invocation_params.args)
+    everything = named or config.getoption("engines") == "all"
+    return module.POINTS if everything else getattr(module, "FEW", module.POINTS)
 
 
 def _contenders(config: pytest.Config, size: str | None, known: list[Contender]) -> list[Contender]:

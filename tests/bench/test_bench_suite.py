@@ -8,9 +8,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from bench import conftest
 from bench.__main__ import main
 from bench.alone import Shape
 from bench.contenders import BASE, engines
@@ -61,6 +63,20 @@ def test_the_users_command_collects_the_suite_and_no_test(tmp_path):
     for name in ("bench_lstm", "bench_train", "bench_scaling", "bench_lanes"):
         assert f"bench/{name}.py::" in done.stdout
     assert "tests/" not in done.stdout
+
+
+def test_a_default_run_has_few_lanes_and_the_file_by_name_has_all():
+    module = SimpleNamespace(__file__="bench/bench_lanes.py", POINTS=[1, 2, 3], FEW=[1])
+
+    def points(*words, engines=None):
+        asked = SimpleNamespace(args=words)
+        config = SimpleNamespace(invocation_params=asked, getoption={"engines": engines}.get)
+        return conftest._points(config, module)
+
+    assert points("--benchmark-only") == points("bench", "--engines=native") == [1]
+    assert points("bench/bench_lanes.py") == points(engines="all") == [1, 2, 3]
+    del module.FEW
+    assert points("--benchmark-only") == [1, 2, 3]
 
 
 def test_a_wrong_kernel_is_refused_and_leaves_no_time(tmp_path):
