@@ -13,6 +13,7 @@ from ..contenders import BASE, LOOP
 from ..measure.timing import Quartiles
 
 LEVELS = ("none", "pointwise", "steps", "layers")
+RESULTS = Path(__file__).parents[1] / "results"  # as the documents show them
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ def gain(base: Row | None, other: Row | None) -> float | None:
     if base is None or other is None:
         return None
     return base.time.median / other.time.median
+
+
+def read(name: str) -> Any:
+    """A committed results file of a topic, or of another tool."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
 def load(path: Path) -> Results:

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable
 from functools import partial
 from itertools import chain, product
-from pathlib import Path
-from typing import Any
+
+from lm.config import PUBLISHED
 
 from ..alone import SIZES
 from ..contenders import BASE, LOOP
-from ..measure.timing import quartiles, speedup
-from . import style, systems
+from ..measure.timing import speedup
+from . import gpu, native, style, systems
 from .markup import Table
-from .results import LEVELS, Results, gain, load
-
-RESULTS = Path(__file__).parents[1] / "results"
-RUNGS = ("loop", "native pointwise", "native steps", "native layers", "nn.LSTM")
+from .native import median_ms, ms
+from .results import LEVELS, RESULTS, Results, gain, load, read
 
 
 def suite() -> Results:
     """The suite's run that the report shows."""
     return load(RESULTS / "cpu.json")
-
-
-def read(name: str) -> dict[str, Any]:
-    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
-
-
-def ms(seconds: float) -> str:
-    return style.milliseconds(seconds)
 
 
 # --- the post's table ---
@@ -133,81 +122,6 @@ def lanes(what: str) -> Table:
     return Table(header, list(rows.values()))
 
 
-# --- `bench native`, twice: memory as it comes, and kept ---
-
-
-def measured(what: str, name: str = "native/cpu.json") -> dict[str, dict[str, Any]]:
-    """size -> what was measured of it."""
-    return {row["size"]: row for row in read(name)["measured"] if row["what"] == what}
-
-
-def ratio(row: dict[str, Any], against: str, ours: str) -> float:
-    return median(row, against) / median(row, ours)
-
-
-def median(row: dict[str, Any], name: str) -> float:
-    return statistics.median(row["samples"][name])
-
-
-def native_alone(what: str) -> Table:
-    """Milliseconds of the LSTM alone, and what they are in nn.LSTM's."""
-    kept, rows = measured(what, "native/cpu-kept.json"), []
-    for size, row in measured(what).items():
-        times = [ms(median(row, rung)) for rung in RUNGS]
-        speed = f"{row['flops'] / median(row, RUNGS[-2]) / 1e9:.0f}"
-        ratios = [f"{ratio(r, 'nn.LSTM', RUNGS[-2]):.2f}" for r in (row, kept[size])]
-        rows.append([f"{size}, ms", *times, speed, *ratios])
-    header = (what, *(r.removeprefix("native ") for r in RUNGS), "layers, GF/s")
-    return Table((*header, "layers / nn.LSTM", "kept"), rows)
-
-
-def native_training() -> Table:
-    """Whole training steps on Penn Treebank."""
-    what, names, rows = "training step", ("loop", "nn.LSTM", "native"), []
-    kept = measured(what, "native/cpu-kept.json")
-    for size, row in measured(what).items():
-        speeds = [f"{row['words'] / median(row, name):,.0f}" for name in names]
-        pairs = [(r, other) for other in ("nn.LSTM", "loop") for r in (row, kept[size])]
-        rows.append([size, *speeds, *(f"{ratio(r, other, 'native'):.2f}" for r, other in pairs)])
-    header = ("training step, Penn Treebank, words/s", *names)
-    return Table((*header, "/ nn.LSTM", "kept", "/ loop", "kept"), rows)
-
-
-def native_avx2() -> Table:
-    """Ratios to nn.LSTM where everyone is kept to AVX2."""
-    rows = []
-    for what in ("forward + backward", "forward, no_grad", "training step"):
-        cells = [what]
-        for row in measured(what, "native/cpu-avx2.json").values():
-            ours = "native" if what == "training step" else RUNGS[-2]
-            pairs = zip(row["samples"]["nn.LSTM"], row["samples"][ours], strict=True)
-            q1, _, q3 = quartiles([stock / own for stock, own in pairs])
-            cells.append(f"{ratio(row, 'nn.LSTM', ours):.2f} ({q1:.2f} to {q3:.2f})")
-        rows.append(cells)
-    return Table(("AVX2 only, bench native", "small", "medium"), rows)
-
-
-# --- `bench scaling` ---
-
-
-def growth(*axes: str) -> Table:
-    """`bench scaling` along these axes."""
-    rows = []
-    for row in read("native/cpu_scaling.json")["measured"]:
-        if row["axis"] not in axes:
-            continue
-        ours, stock = (row["seconds"][name]["median"] for name in ("native", "nn.LSTM"))
-        tokens = row["shape"]["T"] * row["shape"]["B"]
-        label = f"{row['axis']}={row.get('value')}"
-        if row["axis"] == "threads":
-            label = f"{row['size']}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
-        rates = [f"{row['flops'] / t / 1e9:.0f}" for t in (ours, stock)]
-        times = [ms(ours), rates[0], f"{1e6 * ours / tokens:,.1f}", ms(stock), rates[1]]
-        rows.append([label, *times, f"{stock / ours:.2f}"])
-    header = ("", "native, ms", "GF/s", "us a token", "nn.LSTM, ms", "GF/s", "ratio")
-    return Table(header, rows)
-
-
 # --- `bench cells`, `bench samples` ---
 
 
@@ -240,18 +154,17 @@ def per_sample() -> Table:
     return Table(("32 samples", *chain.from_iterable(headers)), rows)
 
 
-def median_ms(row: dict[str, Any], name: str) -> str:
-    return ms(median(row, name))
-
-
 # --- perplexities ---
 
 RUNS = {
-    "small-1": "seed 1",
-    "small-2": "seed 2",
-    "small-3": "seed 3",
-    "small-1-two-threads": "seed 1, two threads",
-    "small-bf16": "seed 1, bfloat16 under autocast",
+    "small": {
+        "small-1": "seed 1",
+        "small-2": "seed 2",
+        "small-3": "seed 3",
+        "small-1-two-threads": "seed 1, two threads",
+        "small-bf16": "seed 1, bfloat16 under autocast",
+    },
+    "medium": {"medium-bf16": "seed 1, bfloat16 under autocast"},
 }
 SPLITS = ("train_perplexity", "valid_perplexity", "test_perplexity")
 
@@ -278,18 +191,17 @@ def cell_perplexity() -> Table:
     return Table((*header, "words/s, one thread"), rows)
 
 
-def perplexity() -> Table:
-    """Each run of `small`, and the mean of three seeds."""
-    from lm.config import PUBLISHED
-
-    rows = [["the reference (TensorFlow's tutorial)", *(f"{p:.2f}" for p in PUBLISHED["small"])]]
-    found = {run: perplexities(run) for run in RUNS}
-    for run, says in RUNS.items():
+def perplexity(preset: str) -> Table:
+    """Each run of a preset to its end, and of `small` the mean of three seeds."""
+    rows = [["the reference (TensorFlow's tutorial)", *(f"{p:.2f}" for p in PUBLISHED[preset])]]
+    found = {run: perplexities(run) for run in RUNS[preset]}
+    for run, says in RUNS[preset].items():
         rows.append([says, *(f"{p:.2f}" for p in found[run])])
-    seeds = list(zip(*(found[f"small-{seed}"] for seed in (1, 2, 3)), strict=True))
-    spread = (f"{statistics.mean(p):.2f} ± {statistics.stdev(p):.2f}" for p in seeds)
-    rows.insert(4, ["mean of the three ± standard deviation", *spread])
-    return Table(("`small` on Penn Treebank, perplexity", "train", "valid", "test"), rows)
+    if preset == "small":
+        seeds = list(zip(*(found[f"small-{seed}"] for seed in (1, 2, 3)), strict=True))
+        spread = (f"{statistics.mean(p):.2f} ± {statistics.stdev(p):.2f}" for p in seeds)
+        rows.insert(4, ["mean of the three ± standard deviation", *spread])
+    return Table((f"`{preset}` on Penn Treebank, perplexity", "train", "valid", "test"), rows)
 
 
 TABLES: dict[str, Callable[[], Table]] = {
@@ -298,16 +210,13 @@ TABLES: dict[str, Callable[[], Table]] = {
     "alone": alone,
     "ladder": ladder,
     "peers": peers,
-    "native_step": partial(native_alone, "forward + backward"),
-    "native_forward": partial(native_alone, "forward, no_grad"),
-    "native_training": native_training,
-    "native_avx2": native_avx2,
-    "growth_threads": partial(growth, "threads"),
-    "growth_sizes": partial(growth, "T", "B", "H"),
     "lanes_bidirectional": partial(lanes, "bidirectional"),
     "lanes_packed": partial(lanes, "packed"),
     "cells": cells,
     "per_sample": per_sample,
-    "perplexity": perplexity,
+    "perplexity": partial(perplexity, "small"),
+    "perplexity_medium": partial(perplexity, "medium"),
     "cell_perplexity": cell_perplexity,
+    **native.TABLES,
+    **gpu.TABLES,
 }
