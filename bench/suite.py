@@ -21,9 +21,10 @@ from .contenders import BASE, Contender, with_base
 from .measure.check import WrongAnswer
 from .measure.counts import Counts, count
 from .measure.machine import Peaks
+from .measure.switches import full_float32
 from .measure.timing import quartiles, speedup
 from .race import Race, line_up
-from .training import Lesson, full_float32, make_lesson
+from .training import Lesson, make_lesson
 
 _now = 0.0
 

@@ -5,9 +5,7 @@ In this process there are two programs: the post's, in stock PyTorch, and the tr
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -264,20 +262,6 @@ class Learner:
 
     def close(self) -> None:
         """Nothing to end."""
-
-
-@contextlib.contextmanager
-def full_float32() -> Iterator[None]:
-    """On a GPU too, where cuDNN rounds to TF32 unless told otherwise: losses then agree."""
-    switches: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [switch.allow_tf32 for switch in switches]
-    try:
-        for switch in switches:
-            switch.allow_tf32 = False
-        yield
-    finally:
-        for switch, allowed in zip(switches, before, strict=True):
-            switch.allow_tf32 = allowed
 
 
 def expected(lesson: Lesson) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.measure.switches import onednn_float32
 from fused_lstm import native
 
 WHY_NOT = native.missing(torch.device("cpu"))
@@ -27,11 +28,8 @@ def set_switches(switch: str) -> None:
 
 def by_fma(function: Callable):
     """What it gives with both switches at "ieee"; they stay as they are."""
-    before = RNN.fp32_precision
-    set_switches("ieee")
-    found = function()
-    set_switches(before)
-    return found
+    with onednn_float32("ieee"):
+        return function()
 
 
 def check(found: dict[str, Tensor], exact: dict[str, Tensor], most: float) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 from ..contenders import BASE, LOOP, NAMES
 from ..measure.timing import quartiles
 from ..rows import OURS
-from . import style
 from .markup import Table
 from .results import LEVELS, read
+from .style import milliseconds as ms
 
 RUNGS = {
     LOOP: NAMES[LOOP],
@@ -22,10 +22,6 @@ RUNGS = {
 }
 MODES = ("forward, no_grad", "forward + backward")
 TRAINING = "training step"
-
-
-def ms(seconds: float) -> str:
-    return style.milliseconds(seconds)
 
 
 def median(row: dict[str, Any], name: str) -> float:
@@ -152,12 +148,12 @@ def parts() -> Table:
 # --- `bench products` ---
 
 
-def products(name: str, threads: int = 1) -> Table:
+def products(name: str) -> Table:
     """GF/s of each product by itself, and the share of the best that there can be."""
     rows: dict[str, list[str]] = {}
     header: dict[str, str] = {}
     for row in read(name)["measured"]:
-        if row["threads"] != threads:
+        if row["threads"] != 1:
             continue
         column = f"{row['isa']}, H={row['hidden']}"
         header[column] = f"{column} (best {row['best']:.0f})"

@@ -14,8 +14,9 @@ from ..contenders import BASE, LOOP
 from ..measure.timing import speedup
 from . import gpu, native, style, systems
 from .markup import Table
-from .native import median_ms, ms
+from .native import median_ms
 from .results import LEVELS, RESULTS, Results, gain, load, read
+from .style import milliseconds as ms
 
 
 def suite() -> Results:

@@ -26,9 +26,10 @@ from fused_lstm import native
 from ..alone import SIZES as PRESETS
 from ..alone import Local, Problem, Shape, make_problem
 from ..contenders import NN_LSTM
+from ..measure.switches import onednn_float32
 from ..rows import DEVICE, why_not
 from ..training import VOCABULARY
-from .native import RUNGS, has_amx, switched
+from .native import RUNGS, has_amx
 from .products import Product
 
 __all__ = ["DEVICE", "SECONDS", "SIZES", "run", "why_not"]
@@ -68,7 +69,7 @@ def in_use(way: Way) -> Iterator[None]:
     """Both of PyTorch's switches and the instruction set, until the end of the block."""
     try:
         native.OPS.use_isa(way.isa)
-        with switched(way.switch):
+        with onednn_float32(way.switch):
             yield
     finally:
         native.OPS.use_isa("")

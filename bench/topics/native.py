@@ -16,8 +16,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from ..alone import SIZES as PRESETS
 from ..alone import Local, make_problem
 from ..contenders import BASE, LOOP, NAMES, NN_LSTM, Contender
 from ..measure.memory import KEEP, peak_mib
+from ..measure.switches import onednn_float32
 from ..rows import CPU, DEVICE, OURS, check, show, take_turns, why_not
 from ..training import Learner, make_lesson
 
@@ -76,21 +76,6 @@ def has_amx() -> bool:
     return "amx" in fused_lstm.native.OPS.isa_names()
 
 
-@contextmanager
-def switched(word: str) -> Iterator[None]:
-    """PyTorch's switches for float32 products, the LSTM's and the softmax layer's, for a while."""
-    onednn: Any = torch.backends.mkldnn
-    switches = onednn.rnn, onednn.matmul
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = word
-        yield
-    finally:
-        for switch, old in zip(switches, before, strict=True):
-            switch.fp32_precision = old
-
-
 def goals_of(what: str, size: str) -> dict[str, tuple[float, float]]:
     """Against whom -> the floor and the target of a row's ratio."""
     goals, place = GOALS | (AMX_GOALS if has_amx() else {}), list(PRESETS).index(size)
@@ -132,14 +117,17 @@ def measure_training(
     """
     autocast = torch.bfloat16 if numbers == "bf16" else None
     learners = racing(list(LEARNERS.values()), numbers)
-    lesson = make_lesson(size, CPU, None, autocast)
-    check({c.label: Learner(c, lesson) for c in learners}, autocast)
-    if text is not None:
+
+    def enter(text: str | None) -> dict[str, Learner]:
         lesson = make_lesson(size, CPU, text, autocast)
-    runners = {c.label: Learner(c, lesson) for c in learners}
+        return {c.label: Learner(c, lesson) for c in learners}
+
+    check(runners := enter(None), autocast)
+    if text is not None:
+        runners = enter(text)
     cases = {n: r.timed("train") for n, r in runners.items()}
     about = named("training step", numbers, size)
-    return take_turns(cases, seconds, warmup=2, words=lesson.words, **about)
+    return take_turns(cases, seconds, warmup=2, words=runners[OURS].lesson.words, **about)
 
 
 def measure_memory(size: str, text: str | None) -> dict[str, float | None]:
@@ -193,7 +181,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     found = []
     for size in given.sizes:
         for numbers in numbers_of(given.isa):
-            with switched("tf32" if numbers == "tf32" else "ieee"):
+            with onednn_float32("tf32" if numbers == "tf32" else "ieee"):
                 found += map(show, measure_lstm(size, given.seconds, numbers))
                 found.append(show(measure_training(size, given.seconds, given.data, numbers)))
     size = "medium" if "medium" in given.sizes else given.sizes[0]

@@ -27,12 +27,13 @@ from ..alone import SIZES as PRESETS
 from ..contenders import Contender, trainers
 from ..contenders import why_not as cannot
 from ..measure import machine
+from ..measure.switches import full_float32
 from ..measure.timing import quartiles
 from ..race import Race
 from ..report import systems
 from ..report.results import Results, load
 from ..suite import Group, extra_info, time_training
-from ..training import full_float32, make_lesson
+from ..training import make_lesson
 
 SIZES, SECONDS = ("small", "medium"), 20.0
 ROOT = Path(__file__).parents[2]
