@@ -132,7 +132,9 @@ class Cell:
             shapes |= {"bias_c": (H,)} if bias else {}
         return shapes
 
-    def four_gates(self, weights: Sequence[Tensor], H: int) -> tuple[Cell, Sequence[Tensor]]:
+    def four_gates(
+        self, weights: Sequence[Tensor], H: int, lanes: int
+    ) -> tuple[Cell, Sequence[Tensor]]:
         """The same with rows for four gates, which is what engines have; where it has them, itself.
 
         Coupled: 1 - sigma(a) is sigma(-a), so the forget gate's rows are minus the input gate's. A
@@ -147,8 +149,9 @@ class Cell:
         own = _plainly if plain else Spreading.apply
         if self.gru:  # weight_ih, weight_hh, bias_ih, bias_hh
             return self, [own(*OF_H if n % 2 else OF_X, w, H) for n, w in enumerate(weights)]
-        # weight_hr alone has no gates, and fewer rows.
-        weights = [w if len(w) < 2 * H else own(*COUPLED, w, H) for w in weights]
+        names = list(self.weights(1, 1, 1, *self.forms[len(weights) // lanes])) * lanes
+        weights = [w if name == "weight_hr" else own(*COUPLED, w, H)  # which alone has no gates
+                   for name, w in zip(names, weights, strict=True)]  # fmt: skip
         return replace(self, coupled=False), weights
 
     def draw(

@@ -13,6 +13,15 @@ from .cell import PLAIN, Cell
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Check that it is a tensor with strides, which a kernel can follow."""
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name}: got {type(tensor).__name__}; expected a tensor")
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else str(tensor.layout)
+        raise ValueError(f"{name}: got a tensor that is {kind}; expected a dense one, strided")
+
+
 def check_tensors(
     x: Tensor,
     h0: Tensor,
@@ -83,7 +92,7 @@ def check_plain(cell: Cell, who: str) -> None:
 
 def check_lengths(lengths: Tensor, T: int, B: int) -> None:
     """[B] int64, each in 1 to T."""
-    _check_kind("lengths", lengths, [B], torch.int64)
+    check_kind("lengths", lengths, [B], torch.int64)
     if torch.compiler.is_compiling() or B == 0:  # a graph does not know them
         return
     low, high = (int(n) for n in lengths.aminmax())
@@ -98,12 +107,12 @@ def check_recompute(k: int) -> None:
 
 def check_resets(resets: Tensor, x: Tensor) -> None:
     """A bool for each row of x."""
-    _check_kind("resets", resets, list(x.shape[:-1]), torch.bool)
+    check_kind("resets", resets, list(x.shape[:-1]), torch.bool)
     if resets.device != x.device:
         raise ValueError(f"resets: on {resets.device}, should be on {x.device}, as x is")
 
 
-def _check_kind(name: str, tensor: Tensor, shape: list[int], dtype: torch.dtype) -> None:
+def check_kind(name: str, tensor: Tensor, shape: list[int], dtype: torch.dtype) -> None:
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name}: got {type(tensor).__name__}, should be a tensor")
     if list(tensor.shape) != shape:

@@ -39,7 +39,7 @@ def lstm(
             " nn.LSTM apart there by their numbers; engine='loop' can, triton and native do"
         )
     if not cell.gru:
-        cell, weights = cell.four_gates(weights, c0.shape[-1])
+        cell, weights = cell.four_gates(weights, c0.shape[-1], len(c0))
     if _is_differentiated_in_a_graph(x, h0, c0, *weights):
         return loop.lstm(x, h0, c0, weights, dropout, fuse, directions, None, None, cell, seed)
     run, state = (torch.gru, h0) if cell.gru else (torch.lstm, (h0, c0))

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import packing
 from .autocast import autocast
 from .cell import PLAIN, Cell
-from .checks import check_lengths, check_recompute, check_resets, check_tensors
+from .checks import check_dense, check_lengths, check_recompute, check_resets, check_tensors
 from .engines import ENGINES, engine_module, resolve
 from .ops import draw_seed
 from .packing import Packing
@@ -69,6 +69,8 @@ def lstm(
         ValueError: an argument's shape, dtype, device or value does not fit; names it.
         RuntimeError: the engine cannot run on x's device; says why.
     """
+    for name, tensor in zip(("x", "h_0", "c_0"), (x, *state), strict=True):
+        check_dense(name, tensor)
     if cell.gru and state[0] is not state[1]:
         raise ValueError("state: got two tensors, should be one twice: h_0, with a GRU's cell")
     packed = padded(x, lengths)
@@ -129,7 +131,7 @@ def call_of(
     if resets is not None:
         keep = keep_of(packed.pack(resets), directions, h0.shape[1], sizes)
     if not ENGINES[engine].spreads:
-        cell, weights = cell.four_gates(weights, c0.shape[-1])
+        cell, weights = cell.four_gates(weights, c0.shape[-1], len(c0))
     dropout = dropout if training else 0.0
     arguments: tuple = x, h0, c0, weights, dropout, fuse, directions, sizes, keep
     if cell.on:

@@ -65,9 +65,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from . import loop, reference, stack, twins
 from .cell import PLAIN, Cell
+from .checks import check_dense
 from .derivatives import Fused, Linear, call_of, dispatched
 from .engines import constant_while_tracing
 
@@ -89,7 +91,7 @@ def run(
     save = save or torch.jit.is_tracing()  # what is traced once may be trained and not
     lanes = directions, batch_sizes, keep
     if fuse == "pointwise":
-        _, weights = cell.four_gates(weights, c0.shape[-1])
+        _, weights = cell.four_gates(weights, c0.shape[-1], len(c0))
         step = ops.cell if traced else partial(call_of(Fused, save), twins.Cell(ops))
         sweep, states = loop.steps(x, h0, c0, weights, step, *lanes)
         drop = None if seed is None else partial(_drop, ops, dropout, seed)
@@ -316,7 +318,11 @@ def _first_use(engine: str, name: str) -> Callable:
     """The kernel until there is one: loads the engine's, and calls it."""
 
     def load_and_run(*args, **options):
-        device = next(a for a in args if isinstance(a, Tensor)).device
+        given = pytree.arg_tree_leaves(*args, **options)
+        tensors = [t for t in given if isinstance(t, Tensor)]
+        for tensor in tensors:  # of another kind it would come here again, and for ever
+            check_dense(f"fused_lstm_{engine}::{name}", tensor)
+        device = tensors[0].device
         module = importlib.import_module(f".{engine}", __package__)
         why = module.missing(device) or module.load()
         if why is not None:

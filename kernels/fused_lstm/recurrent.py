@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import packing
 from .cell import PLAIN, Cell
+from .checks import check_dense
 from .functional import State, call_of, padded, traced
 from .ops import in_a_graph
 
@@ -129,8 +130,7 @@ class Recurrent(nn.RNNBase):
     # --- layouts ---
 
     def _checked(self, x: Tensor, ranks: tuple[int, ...]) -> Tensor:
-        if not isinstance(x, Tensor):
-            raise ValueError(f"input: got {type(x).__name__}, should be a tensor")
+        check_dense("input", x)
         if x.dim() not in ranks or not (traced() or x.shape[-1] == self.input_size):
             layout = "[B, T, I]" if self.batch_first else "[T, B, I]"
             layouts = f"{layout} or [T, I]" if 3 in ranks else "packed [N, I]"
@@ -156,6 +156,7 @@ class Recurrent(nn.RNNBase):
 
     def _with_rows(self, name: str, state: Tensor, size: int, batched: bool) -> Tensor:
         """A state [L * D, B, size], given so or, of unbatched input, without B."""
+        check_dense(name, state)
         rank, lanes = 3 if batched else 2, self.num_layers * (1 + self.bidirectional)
         fits = state.dim() == rank
         if fits and not traced():

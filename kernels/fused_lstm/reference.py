@@ -270,7 +270,7 @@ def lstm(
     Returns:
         y [T, B, D * P] or [N, D * P], h_n [L * D, B, P], c_n [L * D, B, H].
     """
-    cell, weights = cell.four_gates(weights, c0.shape[2])
+    cell, weights = cell.four_gates(weights, c0.shape[2], len(c0))
     lanes, states, (_, B, P) = list(by_layer(weights, len(h0), cell)), [], h0.shape
     own = pointwise.GRU if cell.gru else pointwise.LSTM
     rows = Rows(x, B, batch_sizes, keep)

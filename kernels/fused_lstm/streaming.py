@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import ops
 from .cell import Cell
-from .checks import check_tensors
+from .checks import check_kind, check_tensors
 from .engines import engine_module, resolve
 from .lstm import LSTM
 
@@ -61,7 +61,7 @@ class Streaming:
             like.new_empty(1, *self._shape), *self._zeros, weights, 1, B, False, lstm.cell
         )
         engine, fuse = resolve(lstm.engine, lstm.fuse, like.device, lstm.cell.on)
-        cell, weights = lstm.cell.four_gates(weights, H)
+        cell, weights = lstm.cell.four_gates(weights, H, lstm.num_layers)
         self._step = _step_of(engine, fuse, [w.contiguous() for w in weights], cell)
         self.reset()
 
@@ -87,11 +87,16 @@ class Streaming:
         return h, c
 
     def reset(self, rows: Tensor | None = None) -> None:
-        """Begin anew from a state of zero: all rows, or those where `rows` [B] bool is true."""
+        """Begin anew from a state of zero: all rows, or those where `rows` [B] bool is true.
+
+        Raises:
+            ValueError: `rows` has another shape or dtype.
+        """
         if rows is None:
-            self._state = self._zeros
+            self._state = [torch.zeros_like(s) for s in self._zeros]  # a user may write to them
         else:
-            begins = rows[:, None]
+            check_kind("rows", rows, [self._shape[0]], torch.bool)
+            begins = rows.to(self._like.device)[:, None]
             self._state = [torch.where(begins, 0.0, s) for s in self._state]
 
 

@@ -120,3 +120,28 @@ def test_cell_of_the_table(transform, name):
 def test_the_table_is_whole():
     assert set(CELLS) == {(t, name) for t in TRANSFORMS for name in FUNCTIONS}
     assert set(CELLS.values()) == {"yes", "error"}
+
+
+# --- forward mode inside forward mode ---
+
+AGAIN = {
+    "jvp of jvp": lambda f, x, w: jvp(
+        lambda x, w: jvp(f, (x, w), (x.cos(), w.cos()))[1], (x, w), (x.sin(), w.sin())
+    )[1],
+    "jacfwd of jacfwd": lambda f, x, w: jacfwd(
+        jacfwd(lambda w: f(x, w).square().sum(), randomness="same"), randomness="same"
+    )(w),
+}
+
+
+@pytest.mark.parametrize("transform", AGAIN)
+@pytest.mark.parametrize("name", ["triton", "native", "dropout", "linear_cross_entropy"])
+def test_forward_mode_twice(transform, name):
+    if name in engines.ENGINES and (why := fused_lstm.available_engines("cpu")[name]):
+        pytest.skip(f"{name}: {why}")
+    ours, plain = FUNCTIONS[name]
+    x, weight = torch.randn(2, 3, 4), torch.randn(8, 4)
+    run = AGAIN[transform]
+    wanted = run(plain, x, weight)
+    assert wanted.any()
+    assert_close(run(ours, x, weight), wanted, transform)
