@@ -159,9 +159,8 @@ def _automatic(fuse: str | None, device: torch.device, options: tuple[str, ...])
     own = "native" if device.type == "cpu" else "triton"
     why = engine_module(own).missing(device)
     instead = "cudnn" if set(options) <= set(ENGINES["cudnn"].cell) else "loop"
-    if why is None and fuse is None and own == "native" and sys.platform == "darwin":
-        # A team is one thread there, and nobody has timed Arm.
-        return instead if instead == "cudnn" else own
+    if (own, instead, why, fuse) == ("native", "cudnn", None, None) and sys.platform == "darwin":
+        return instead  # a team of native is one thread there, and nobody has timed Arm
     # A level was asked for: then only an engine that has it will do, and its error if it cannot.
     if fuse is not None or why is None:
         return own
