@@ -13,6 +13,7 @@ An engine is a module with three functions:
 from __future__ import annotations
 
 import importlib
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
@@ -157,10 +158,12 @@ def _resolve(
 def _automatic(fuse: str | None, device: torch.device, options: tuple[str, ...]) -> str:
     own = "native" if device.type == "cpu" else "triton"
     why = engine_module(own).missing(device)
+    instead = "cudnn" if set(options) <= set(ENGINES["cudnn"].cell) else "loop"
+    if (own, instead, why, fuse) == ("native", "cudnn", None, None) and sys.platform == "darwin":
+        return instead  # a team of native is one thread there, and nobody has timed Arm
     # A level was asked for: then only an engine that has it will do, and its error if it cannot.
     if fuse is not None or why is None:
         return own
-    instead = "cudnn" if set(options) <= set(ENGINES["cudnn"].cell) else "loop"
     if own == "native":
         _warn_that_it_is_missing(instead, why)
     return instead

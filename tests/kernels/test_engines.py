@@ -45,8 +45,19 @@ def test_fuse_defaults_to_the_highest_level():
 
 
 def test_auto_picks_native_where_it_was_built():
-    built = fused_lstm.available_engines("cpu")["native"] is None
+    built = fused_lstm.available_engines("cpu")["native"] is None and sys.platform != "darwin"
     assert engines.resolve("auto", None, CPU)[0] == ("native" if built else "cudnn")
+
+
+def test_auto_takes_nn_lstm_on_macos(monkeypatch):
+    """A team of `native` is one thread there; nn.LSTM has not every cell."""
+    monkeypatch.setattr(engines.sys, "platform", "darwin")
+    monkeypatch.setattr(engines.engine_module("native"), "missing", lambda device: None)
+    choose = engines._resolve.__wrapped__  # which keeps no answer for other tests
+    assert choose("auto", None, CPU, ()) == ("cudnn", None)
+    assert choose("auto", None, CPU, ("peephole",)) == ("native", "layers")
+    assert choose("auto", "steps", CPU, ()) == ("native", "steps")
+    assert choose("native", None, CPU, ()) == ("native", "layers")
 
 
 def test_auto_says_once_that_native_is_missing():
