@@ -17,13 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .autocast import autocast_dtype, without_autocast
-from .derivatives import Fused, Losses
+from .autograd import Losses, is_transformed
 from .engines import can_run
 from .errors import meant
-from .ops import NATIVE, precision_now
+from .functional import autocast_dtype, precision_now, without_autocast
+from .ops import NATIVE
 from .reference import state_dtype
-from .twins import RowLosses
 
 CHUNK_BYTES = 64 << 20  # of logits at once, where torch makes them
 REDUCTIONS = ("none", "mean", "sum")
@@ -135,9 +134,10 @@ def _weighted(hidden, linear_weight, bias, target, factor, count, ignore_index):
     # A backward is as exact as its forward, whatever a switch says by then.
     precision = precision_now(hidden.dtype, "matmul")
     losses = partial(_losses, precision=precision) if precision else _losses
-    if torch._C._are_functorch_transforms_active():  # which want derivatives apart, of any order
-        rows = RowLosses(losses, ignore_index)
-        (each,) = Fused.apply(rows, hidden, linear_weight, bias, target)
+    if is_transformed():  # which wants derivatives apart, of any order
+        rounded = (_rounded(t, hidden.dtype) for t in (hidden, linear_weight, bias))
+        logits = F.linear(*rounded).to(state_dtype(hidden.dtype))
+        each = F.cross_entropy(logits, target, reduction="none", ignore_index=ignore_index)
         return each * factor if count is None else (each * factor).sum() / count
     wants_grad = (t is not None and t.requires_grad for t in (hidden, linear_weight, bias))
     gradients = torch.is_grad_enabled() and any(wants_grad)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fused_lstm
 from fused_lstm import reference
-from fused_lstm.cell import Cell
+from fused_lstm.spec import Spec
 from tolerance import GPU, GPU_NORM, GPU_WEIGHTS, assert_close, error_norm, near
 
 pytestmark = pytest.mark.gpu
@@ -348,11 +348,11 @@ def test_a_cell_is_the_references(precision, norm, training, projected, directio
     """With rows that end and begin anew; one seed draws the same masks here and there."""
     B, I, H, L, P, D = 40, 33, 200, 2, projected or 200, directions
     dtype, allowed = PRECISIONS[precision]
-    cell = Cell(
+    cell = Spec(
         layer_norm=norm, peephole=True, zoneout=(0.2, 0.3), recurrent_dropout=0.3,
         candidate_dropout=0.2,
     )  # fmt: skip
-    own = {"proj_size": projected, "bidirectional": D == 2, **cell.options()}
+    own = {"proj_size": projected, "bidirectional": D == 2, **cell.cell_options()}
     weights = fused_lstm.LSTM(I, H, L, device="cuda", dtype=dtype, engine="triton", **own)
     sizes = torch.tensor([40, 40, 33, 32, 20, 3, 1, 1, 1])
     lanes, rows = {"directions": D, "batch_sizes": sizes}, int(sizes.sum())
@@ -367,7 +367,7 @@ def test_a_cell_is_the_references(precision, norm, training, projected, directio
     wanted = torch.autograd.grad(outputs, wide, [g.double() for g in by])
     with tf32(allowed):
         given = *inputs[:3], inputs[3:], 0.0, seed, "layers", True
-        found = torch.ops.fused_lstm_triton.lstm(*given, **lanes, **cell.arguments())[:3]
+        found = torch.ops.fused_lstm_triton.lstm(*given, **lanes, **cell.schema)[:3]
         grads = torch.autograd.grad(found, inputs, [g.to(dtype) for g in by])
     actual, expected = dict(enumerate((*found, *grads))), dict(enumerate((*outputs, *wanted)))
     assert_near(actual, expected, precision)

@@ -11,7 +11,7 @@ from cases import LanesCase, Shape
 from cells import CELLS as CELLS_OF_MODULES
 from cells import make
 from fused_lstm import reference
-from fused_lstm.cell import GRU, Cell
+from fused_lstm.spec import GRU, Spec
 from fused_lstm.triton import around, interpreter
 from fused_lstm.triton.devices import DEVICES
 from fused_lstm.triton.plan import plan
@@ -27,15 +27,15 @@ pytestmark = pytest.mark.skipif(
 
 OPTIONS = {"peephole": True, "zoneout": (0.3, 0.2), "recurrent_dropout": 0.3}
 OPTIONS |= {"candidate_dropout": 0.4}
-ALL = Cell(**OPTIONS)
-NORMED = Cell(**OPTIONS, layer_norm=True)
+ALL = Spec(**OPTIONS)
+NORMED = Spec(**OPTIONS, layer_norm=True)
 CELLS = {
-    "peephole": Cell(peephole=True),
-    "zoneout of h": Cell(zoneout=(0.4, 0.0)),
-    "zoneout of c": Cell(zoneout=(0.0, 0.4)),
-    "recurrent_dropout": Cell(recurrent_dropout=0.4),
-    "candidate_dropout": Cell(candidate_dropout=0.4),
-    "layer_norm": Cell(layer_norm=True),
+    "peephole": Spec(peephole=True),
+    "zoneout of h": Spec(zoneout=(0.4, 0.0)),
+    "zoneout of c": Spec(zoneout=(0.0, 0.4)),
+    "recurrent_dropout": Spec(recurrent_dropout=0.4),
+    "candidate_dropout": Spec(candidate_dropout=0.4),
+    "layer_norm": Spec(layer_norm=True),
 }
 CASES = [
     LanesCase(Shape(3, 3, 5, 7, 1)),
@@ -52,7 +52,7 @@ RICH = [  # two lanes, of a chain and of two directions, with all that lanes hav
 ]
 
 
-def run(case: LanesCase, cell: Cell, fuse: str, training: bool, dtype=torch.float64) -> None:
+def run(case: LanesCase, cell: Spec, fuse: str, training: bool, dtype=torch.float64) -> None:
     """The operators' outputs and gradients beside the reference's, which autograd has of it."""
     problem, by = make_problem(case, dtype), [t.to(dtype) for t in make_gradients(case)]
     problem = problem._replace(inputs=with_added(case, cell, problem.inputs))
@@ -63,7 +63,7 @@ def run(case: LanesCase, cell: Cell, fuse: str, training: bool, dtype=torch.floa
     wanted = [*outputs, *torch.autograd.grad(outputs, problem.inputs, by)]
 
     x, h0, c0, *weights = (t.detach() for t in problem.inputs)
-    given, lanes = (x, h0, c0, weights, dropout, seed, fuse), problem.lanes | cell.arguments()
+    given, lanes = (x, h0, c0, weights, dropout, seed, fuse), problem.lanes | cell.schema
     y, h_n, c_n, *saved = around.lstm(*given, True, **lanes)
     *found, dweights = around.lstm_backward(*by, *given, y, *saved, True, **lanes)
     found = [y, h_n, c_n, *found, *dweights]
@@ -75,7 +75,7 @@ def run(case: LanesCase, cell: Cell, fuse: str, training: bool, dtype=torch.floa
         assert torch.equal(a, b), f"{name} where nothing is saved"
 
 
-def with_added(case: LanesCase, cell: Cell, inputs: list[Tensor]) -> list[Tensor]:
+def with_added(case: LanesCase, cell: Spec, inputs: list[Tensor]) -> list[Tensor]:
     """The inputs, and after each lane's weights those of its cell."""
     (_, _, _, H, L), found, weights = case.shape, list(inputs[:3]), inputs[3:]
     each = len(weights) // (L * case.directions)
@@ -99,7 +99,7 @@ def test_an_option_alone_is_the_references(cell, case):
     run(case, cell, "layers", training=True)
 
 
-@pytest.mark.parametrize("cell", [ALL, Cell(zoneout=1.0)], ids=["all", "nothing new"])
+@pytest.mark.parametrize("cell", [ALL, Spec(zoneout=1.0)], ids=["all", "nothing new"])
 def test_a_zoneout_outside_training_is_its_expectation(cell):
     run(RICH[0], cell, "layers", training=False)
 

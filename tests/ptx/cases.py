@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fused_lstm import reference
-from fused_lstm.cell import PLAIN, Cell
+from fused_lstm.spec import PLAIN, Spec
 from fused_lstm.triton import around, devices, pointwise
 from plans import make_plan
 from tolerance import TOLERANCE
@@ -55,7 +55,7 @@ class Case:
     lengths: tuple[int, ...] = ()  # of B rows, falling, where they end early
     keep: bool = False  # whether some states are zeroed
     P: int = 0  # 0: h is not projected
-    cell: Cell = PLAIN
+    cell: Spec = PLAIN
 
     def __str__(self) -> str:
         words = [self.kind, self.dtype, f"sm_{self.arch}", f"H{self.H}", f"B{self.B}"]
@@ -64,7 +64,7 @@ class Case:
         words += [f"dropout {self.p}"] if self.p else []
         words += ["rows"] if self.lengths else []
         words += ["keep"] if self.keep else []
-        words += [name.replace("_", " ") for name in self.cell.on]
+        words += [name.replace("_", " ") for name in self.cell.options]
         words += [word for word in (self.mode, self.path) if word not in ("persistent", "own")]
         return "-".join(words).replace(" ", "-")
 
@@ -232,7 +232,7 @@ def _stack(case: Case) -> Problem:
     by = [_pattern(out).to(inputs[0].dtype) for out in outputs]
 
     def compute() -> dict[str, Tensor]:
-        (x, h0, c0, *weights), own = inputs, lanes | case.cell.arguments()
+        (x, h0, c0, *weights), own = inputs, lanes | case.cell.schema
         with _launching(case):
             given = x, h0, c0, weights, case.p, seed, case.kind
             y, h_n, c_n, *saved = around.lstm(*given, True, **own)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fused_lstm.cell import GRU, Cell
+from fused_lstm.spec import GRU, Spec
 
 from .cases import DTYPES, Case
 
 FEW, MANY = (3, 2, 1), (3,) * 3 + (2,) * 14 + (1,) * 3  # lengths of 3 rows and of 20
-ALL = Cell(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3, candidate_dropout=0.4)
-NORM, WHOLE = Cell(layer_norm=True), replace(ALL, layer_norm=True)
+ALL = Spec(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3, candidate_dropout=0.4)
+NORM, WHOLE = Spec(layer_norm=True), replace(ALL, layer_norm=True)
 
 
 def every_case() -> list[Case]:
@@ -70,8 +70,8 @@ def _projected(dtype: str, arch: int) -> list[Case]:
 def _cells(dtype: str, arch: int) -> list[Case]:
     """Each of a cell's options, and all of them with all that a lane may have."""
     alone = [
-        Cell(peephole=True), Cell(zoneout=(0.4, 0.0)), Cell(zoneout=(0.0, 0.4)),
-        Cell(recurrent_dropout=0.4), Cell(candidate_dropout=0.4),
+        Spec(peephole=True), Spec(zoneout=(0.4, 0.0)), Spec(zoneout=(0.0, 0.4)),
+        Spec(recurrent_dropout=0.4), Spec(candidate_dropout=0.4),
     ]  # fmt: skip
     found = [Case("layers", dtype, arch, 17, L=2, cell=cell) for cell in alone]
     found += [Case("steps", dtype, arch, H, B, cell=ALL) for H, B in ((33, 20), (130, 3))]

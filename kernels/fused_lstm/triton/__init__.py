@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from .. import ops
+from .. import autograd, ops
 from . import interpreter
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -44,4 +44,4 @@ def load() -> None:
     from . import operators  # noqa: F401
 
 
-lstm = partial(ops.run, ops.TRITON)
+run = partial(autograd.run, ops.TRITON)

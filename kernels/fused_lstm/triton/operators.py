@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import ops
-from . import around, interpreter, philox, pointwise
+from . import interpreter, philox, pointwise, spread
 
 if interpreter.is_interpreted():
     interpreter.announce()
@@ -13,8 +13,8 @@ ops.implement(
     {
         "cell": pointwise.cell,
         "cell_backward": pointwise.cell_backward,
-        "lstm": around.lstm,
-        "lstm_backward": around.lstm_backward,
+        "lstm": spread.lstm,
+        "lstm_backward": spread.lstm_backward,
         "dropout": philox.dropout,
     },
 )
