@@ -37,7 +37,9 @@ def run(spec, x, h0, c0, weights, seed=None, batch_sizes=None, not_reset=None, s
             " takes nn.LSTM apart by their numbers; expected engine 'loop', 'triton' or 'native'"
         )
     if spec.coupled:
-        weights = [w if len(w) < 2 * c0.shape[-1] else loop.four_gates(w) for w in weights]
+        names = spec.weight_names * len(h0)  # weight_hr alone has no gates
+        pairs = zip(names, weights, strict=True)
+        weights = [w if name == "weight_hr" else loop.four_gates(w) for name, w in pairs]
         spec = replace(spec, coupled=False)
     if _is_differentiated_in_a_graph(x, h0, c0, *weights):
         return loop.run(spec, x, h0, c0, weights, seed)

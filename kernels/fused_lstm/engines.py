@@ -55,7 +55,7 @@ ENGINES = {
         "fused_lstm.triton", FUSED, {"lstm": LSTM_OPTIONS, "gru": ()}, ("pointwise",)
     ),
     "native": Engine(
-        "fused_lstm.native", FUSED, {"lstm": LSTM_OPTIONS, "gru": ()}, ("pointwise",)
+        "fused_lstm.native", FUSED, EVERY, ("pointwise",)
     ),
 }  # fmt: skip
 

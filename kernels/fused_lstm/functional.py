@@ -75,6 +75,8 @@ def lstm(
         ValueError: an argument's shape, dtype, device or value does not fit; names it.
         RuntimeError: the engine cannot run on x's device; says why.
     """
+    for name, tensor in zip(("x", "h_0", "c_0"), (x, *state), strict=True):
+        check_dense(name, tensor)
     if not cell.has_c and state[0] is not state[1]:
         raise ValueError(f"state: got two tensors; expected one twice, h_0, with a {cell.cell}")
     h0, rows = state[0], padded(x, lengths)
@@ -160,7 +162,7 @@ def call(
         return outputs[:3]
     y, h_n, c_n, h, c = outputs[:5]
     h = torch.cat([h, y[None]]).unflatten(-1, (spec.directions, -1)).movedim(-2, 1).flatten(0, 1)
-    return y, h_n, c_n, h, c[: len(h)]
+    return y, h_n, c_n, h, c[: len(h)] if spec.has_c else h
 
 
 def unpacked_states(rows: Varlen, states: Tensor) -> Tensor:
@@ -272,6 +274,15 @@ def without_autocast(device: torch.device) -> AbstractContextManager:
 # --- checks: ValueError that names the argument which is wrong, and how ---
 
 
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Check that it is a tensor with strides, which a kernel can follow."""
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name}: got {type(tensor).__name__}; expected a tensor")
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else str(tensor.layout)
+        raise ValueError(f"{name}: got a tensor that is {kind}; expected a dense one, strided")
+
+
 def check_tensors(
     spec: Spec,
     x: Tensor,
@@ -335,7 +346,7 @@ def check_torchs(spec: Spec, who: str) -> None:
 
 def check_lengths(lengths: Tensor, T: int, B: int) -> None:
     """Check that they are [B] int64, each in 1 to T."""
-    _check_kind("lengths", lengths, [B], torch.int64)
+    check_kind("lengths", lengths, [B], torch.int64)
     if torch.compiler.is_compiling() or B == 0:  # a graph does not know them
         return
     low, high = (int(n) for n in lengths.aminmax())
@@ -345,12 +356,13 @@ def check_lengths(lengths: Tensor, T: int, B: int) -> None:
 
 def check_resets(resets: Tensor, x: Tensor) -> None:
     """Check that they are a bool for each row of x."""
-    _check_kind("resets", resets, list(x.shape[:-1]), torch.bool)
+    check_kind("resets", resets, list(x.shape[:-1]), torch.bool)
     if resets.device != x.device:
         raise ValueError(f"resets: got one on {resets.device}; expected {x.device}, as x is")
 
 
-def _check_kind(name: str, tensor: Tensor, shape: list[int], dtype: torch.dtype) -> None:
+def check_kind(name: str, tensor: Tensor, shape: list[int], dtype: torch.dtype) -> None:
+    """Check that it is a tensor of a shape and dtype."""
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name}: got {type(tensor).__name__}; expected a tensor")
     if list(tensor.shape) != shape:

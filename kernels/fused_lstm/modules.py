@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import varlen
 from .engines import check_engine, in_a_graph
-from .functional import State, call, check_torchs, padded, unpacked_states
+from .functional import State, call, check_dense, check_torchs, padded, unpacked_states
 from .spec import Spec
 
 # A module's attributes that torch's has not.
@@ -179,6 +179,8 @@ class Recurrent(nn.RNNBase):
 
     def _with_rows(self, name: str, state: Tensor, size: int, batched: bool) -> Tensor:
         """Return a state [L * D, B, size] that came so or, of unbatched input, without B."""
+        if not isinstance(state, Tensor) or state.layout is not torch.strided or state.is_nested:
+            check_dense(name, state)
         rank, lanes = 3 if batched else 2, self.num_layers * (1 + self.bidirectional)
         fits = state.dim() == rank
         if fits and not torch.jit.is_tracing():
@@ -189,8 +191,8 @@ class Recurrent(nn.RNNBase):
         return state if batched else state.unsqueeze(1)
 
     def _check_input(self, x: Tensor, ranks: tuple[int, ...]) -> None:
-        if not isinstance(x, Tensor):
-            raise ValueError(f"input: got {type(x).__name__}; expected a tensor")
+        if not isinstance(x, Tensor) or x.layout is not torch.strided or x.is_nested:
+            check_dense("input", x)
         # torch.jit.trace's sizes are tensors, whose comparison it warns of.
         if x.dim() not in ranks or not (torch.jit.is_tracing() or x.shape[-1] == self.input_size):
             layout = "[B, T, I]" if self.batch_first else "[T, B, I]"

@@ -24,18 +24,21 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
                    batch_sizes [T] int64 on the CPU (None for x [T, B, I]) and keep [D, T, B] or
                    [D, N] bool (None where all is kept): fused_lstm.varlen says what they are.
                    cell, rates: `Spec.schema`; "" and [] are nn.LSTM's. cell names, with commas,
-                   what changes the weights: layer_norm, peephole, coupled, gru; rates are zoneout's
-                   of h and of c, recurrent_dropout and candidate_dropout, or none. The masks are
-                   drawn from seed, [1] or [2] as `reference.draw` takes it; None is outside training.
+                   what changes the weights: layer_norm, peephole, coupled, gru, rnn_tanh, rnn_relu;
+                   rates are zoneout's of h and of c, recurrent_dropout and candidate_dropout, or
+                   none. A cell has G gates: weights of G*H rows. Where its state is h alone, c0
+                   is h0 and c_n is h_n. The masks are drawn from seed, [1] or [2] as `reference.draw`
+                   takes it; None is outside training.
                    precision of float32 products, in PyTorch's words, and `native`'s alone: None is
                    "ieee". Who calls asks torch.backends.mkldnn.rnn.fp32_precision.
                    -> y [T, B, D*P], or [N, D*P] with zeros past the last row, h_n as h0, c_n as c0,
                    all of x's dtype, and, where `save` is true, what the backward needs (else three
                    tensors of no elements), a row of them as a row of x:
                    h [L-1, ..., D*P] outputs of the layers below the last, before dropout,
-                   c [L*D, ..., H] cell states in the state dtype; with layer_norm 8 * L*D more
+                   c [L*D, ..., H] cell states in the state dtype; with layer_norm 2G * L*D more
                    behind them, W x and R h before they were normalized, as an engine likes,
-                   gates [L*D, ..., 4H] activated gates.
+                   gates [L*D, ..., G*H] activated gates, of a GRU [..., 4H]: m, r, z, n, m being
+                   what h makes of n. An RNN, of `native` alone, has neither: no elements.
     lstm_backward  dy, dh_n, dc_n (None where no gradient comes) -> dx (no elements unless
                    `needs_dx`), dh0, dc0, and one gradient for each of `weights`. samples: n, the
                    rows of a step are those of n samples, as many each, one sample's after
@@ -64,9 +67,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from . import autograd, reference
-from .spec import CELLS, Spec, of_schema
+from .functional import check_dense
+from .spec import Spec, of_schema
 
 # --- the operators with their derivatives, as torch's dispatcher calls them ---
 
@@ -139,11 +144,11 @@ def _fake_lstm(x, h0, c0, weights, dropout, seed, fuse, save, directions=1, cell
     rows, width, lanes, H = x.shape[:-1], directions * h0.shape[2], len(h0), c0.shape[2]
     h, c, gates = [(0,)] * 3
     if save:
-        h, c, gates = (
-            (lanes // directions - 1, *rows, width),
-            (lanes * (9 if "layer_norm" in cell else 1), *rows, H),
-            (lanes, *rows, _saved_gates(cell) * H),
-        )
+        h = lanes // directions - 1, *rows, width
+    if save and "rnn" not in cell:  # y is all that its backward needs
+        G = len(weights[0]) // H
+        c = lanes * (1 + 2 * G * ("layer_norm" in cell)), *rows, H
+        gates = lanes, *rows, (4 if "gru" in cell else G) * H
     return (
         x.new_empty(*rows, width),
         h0.new_empty(h0.shape),
@@ -152,10 +157,6 @@ def _fake_lstm(x, h0, c0, weights, dropout, seed, fuse, save, directions=1, cell
         x.new_empty(c, dtype=reference.state_dtype(x.dtype)),
         x.new_empty(gates),
     )
-
-
-def _saved_gates(cell: str) -> int:
-    return CELLS[cell if cell in CELLS else "lstm"].saved_gates
 
 
 def _fake_lstm_backward(
@@ -272,7 +273,11 @@ def _first_use(engine: str, name: str) -> Callable:
     """The kernel until there is one: loads the engine's, and calls it."""
 
     def load_and_run(*args, **options):
-        device = next(a for a in args if isinstance(a, Tensor)).device
+        leaves = pytree.arg_tree_leaves(*args, **options)
+        tensors = [t for t in leaves if isinstance(t, Tensor)]
+        for tensor in tensors:  # of another kind it would come here again, and for ever
+            check_dense(f"fused_lstm_{engine}::{name}", tensor)
+        device = tensors[0].device
         module = importlib.import_module(f".{engine}", __package__)
         why = module.missing(device) or module.load()
         if why is not None:

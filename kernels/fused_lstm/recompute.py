@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from . import stack
@@ -36,8 +38,8 @@ def in_chunks(
     """Call `run`, an engine's as in fused_lstm.engines, `spec.recompute` steps at a time.
 
     Two directions are run apart, layer by layer, the second on turned rows. It is one call where
-    nothing is kept for a backward, in a graph of torch.compile and under torch.func, which do not
-    know of it.
+    nothing is kept for a backward, in a graph of torch.compile, under torch.func and in forward
+    mode, which do not know of it.
     """
     if not _keeps(x, h0, c0, *weights):
         return run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states)
@@ -81,7 +83,7 @@ def _one_way(run, spec, x, h, c, weights, seed, batch_sizes, not_reset):
             if spec.options:  # the whole call's too, for what is the same at every step
                 part = torch.cat([part, seed])
         y, h_n, c_n = checkpoint(
-            run, spec, x[rows], h[:, :alive], c[:, :alive], weights, part, sizes,
+            unchanged(run, x, h, c, weights), spec, x[rows], h[:, :alive], c[:, :alive], weights, part, sizes,
             None if not_reset is None else not_reset[:, rows],
             use_reentrant=False, preserve_rng_state=spec.dropout > 0,
         )[:3]  # fmt: skip
@@ -90,21 +92,40 @@ def _one_way(run, spec, x, h, c, weights, seed, batch_sizes, not_reset):
     return torch.cat(outputs), h, c
 
 
+def unchanged(run: Callable, x: Tensor, h: Tensor, c: Tensor, weights: list[Tensor]) -> Callable:
+    """Return `run`, which raises RuntimeError once a tensor that it was to run on has changed."""
+    tensors = {"x": x, "h": h, "c": c} | {f"weights[{n}]": w for n, w in enumerate(weights)}
+    before = {name: t._version for name, t in tensors.items()}
+
+    def checked(*arguments):
+        for name, tensor in tensors.items():
+            if tensor._version != before[name]:
+                raise RuntimeError(
+                    f"{name}: got version {tensor._version}, changed in place after the forward"
+                    f" pass; expected version {before[name]}, as recompute= runs that pass again"
+                )
+        return run(*arguments)
+
+    return checked
+
+
 def _turn(batch_sizes: Tensor | None, device: torch.device) -> Callable[[Tensor, int], Tensor]:
     """(rows, their dimension) -> each from its last step to its first."""
     if batch_sizes is None:
         return lambda rows, dim: rows.flip(dim)
     T, B = batch_sizes.shape[0], int(batch_sizes[0])
-    lengths = (batch_sizes > torch.arange(B)[:, None]).sum(1)
-    first, t = batch_sizes.cumsum(0) - batch_sizes, torch.arange(T).repeat_interleave(batch_sizes)
-    b = torch.arange(len(t)) - first[t]
+    numbers = partial(torch.arange, device=batch_sizes.device)
+    lengths = (batch_sizes > numbers(B)[:, None]).sum(1)
+    first, t = batch_sizes.cumsum(0) - batch_sizes, numbers(T).repeat_interleave(batch_sizes)
+    b = numbers(len(t)) - first[t]
     places = (first[lengths[b] - 1 - t] + b).to(device)
     return lambda rows, dim: rows.index_select(dim, places)
 
 
 def _keeps(*tensors: Tensor) -> bool:
     """Whether autograd, and nothing else, is to keep what a backward needs."""
-    if in_a_graph() or torch._C._are_functorch_transforms_active():
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    if in_a_graph() or transformed:
         return False
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 

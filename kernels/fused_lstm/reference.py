@@ -211,7 +211,7 @@ def layer_forward(
     """A lane: x [T, B, I], h0 [B, P], c0 [B, H] -> h [T, B, P], c [T, B, H], gates [T, B, 4H].
 
     h and c are the state after each step, which of a row that has ended is its last; the gates are
-    activated, as many as `Spec.saved_gates` says. A lane that normalizes gives its `Norms` too.
+    activated: of a coupled LSTM four, of a GRU m, r, z, n, of an RNN [T, B, H]. A lane that normalizes gives its `Norms` too.
     order: the lane's steps; None is forwards, all rows alive.
     """
     order = order or Order(range(len(x)))

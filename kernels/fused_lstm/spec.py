@@ -20,7 +20,6 @@ class Cell(NamedTuple):
     """What sets one kind of cell apart."""
 
     gates: int  # rows of the weights / H
-    saved_gates: int  # what a step keeps of its gates for the backward / H
     options: tuple[str, ...]  # fields of Spec that it can have
     has_c: bool = False  # a state c beside h; without it c is h in the dtype of states
 
@@ -29,10 +28,10 @@ LSTM_OPTIONS = (
     "layer_norm", "peephole", "coupled", "zoneout", "recurrent_dropout", "candidate_dropout",
 )  # fmt: skip
 CELLS = {
-    "lstm": Cell(4, 4, LSTM_OPTIONS, has_c=True),
-    "gru": Cell(3, 4, ("layer_norm", "zoneout", "recurrent_dropout")),
-    "rnn_tanh": Cell(1, 1, ()),
-    "rnn_relu": Cell(1, 1, ()),
+    "lstm": Cell(4, LSTM_OPTIONS, has_c=True),
+    "gru": Cell(3, ("layer_norm", "zoneout", "recurrent_dropout")),
+    "rnn_tanh": Cell(1, ()),
+    "rnn_relu": Cell(1, ()),
 }
 # Kinds of masks: the number of each one's first element, for fused_lstm.philox. 0: between layers.
 ZONEOUT_H, ZONEOUT_C, RECURRENT, CANDIDATE = (kind << 56 for kind in (1, 2, 3, 4))
@@ -88,7 +87,6 @@ class Spec:
     is_plain_lstm: bool = field(init=False, repr=False, compare=False)  # nn.LSTM's cell
     draws: bool = field(init=False, repr=False, compare=False)  # a mask, for which it needs a seed
     gates: int = field(init=False, repr=False, compare=False)
-    saved_gates: int = field(init=False, repr=False, compare=False)
     weight_names: tuple[str, ...] = field(init=False, repr=False, compare=False)  # of one lane
     weight_dimensions: tuple[tuple[tuple[int, str], ...], ...] = field(
         init=False, repr=False, compare=False
@@ -113,7 +111,6 @@ class Spec:
         cell_draws = any((*self.zones, self.recurrent_dropout, self.candidate_dropout))
         self._set("draws", self.training and (self.dropout > 0 or cell_draws))
         self._set("gates", kind.gates - self.coupled)
-        self._set("saved_gates", kind.saved_gates)
         weights = self._weights()
         self._set("weight_names", tuple(weights))
         self._set("weight_dimensions", tuple(weights.values()))

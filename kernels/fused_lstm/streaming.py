@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import ops, varlen
 from .engines import engine_module, resolve
-from .functional import State, check_tensors, precision_now
+from .functional import State, check_kind, check_tensors, precision_now
 from .modules import Recurrent
 from .spec import Spec
 
@@ -90,11 +90,16 @@ class Streaming:
         return (h, c) if self._has_c else h
 
     def reset(self, rows: Tensor | None = None) -> None:
-        """Begin anew from a state of zero: all rows, or those where `rows` [B] bool is true."""
+        """Begin anew from a state of zero: all rows, or those where `rows` [B] bool is true.
+
+        Raises:
+            ValueError: `rows` has another shape or dtype.
+        """
         if rows is None:
-            self._states = list(self._zeros)
+            self._states = [torch.zeros_like(s) for s in self._zeros]  # a user may write to them
         else:
-            begins = rows[:, None]
+            check_kind("rows", rows, [self._shape[0]], torch.bool)
+            begins = rows.to(self._like.device)[:, None]
             self._states = [torch.where(begins, 0.0, s) for s in self._states]
 
 

@@ -16,7 +16,8 @@ constexpr long chunk_bytes = 16 << 20;  // of input product at once, where nothi
 // where reading the weights is all there is, dividing those is better.
 bool as_wavefront(const Sizes& s, const Machine& m) {
   const long most = s.batch < 4 ? 128 << 10 : 384 << 10;  // bytes
-  const long weights = 4 * s.hidden * (std::max(s.inputs, s.hidden) + s.hidden) * m.bytes;
+  const long gates = shape_of(s.cell).gates;
+  const long weights = gates * s.hidden * (std::max(s.inputs, s.hidden) + s.hidden) * m.bytes;
   const bool possible = s.even && !s.norm && !s.projected && s.directions == 1 &&
                         s.layers % m.threads == 0;
   return possible && m.threads > 1 && weights <= most;
@@ -25,47 +26,52 @@ bool as_wavefront(const Sizes& s, const Machine& m) {
 // Whether a step of a short call is too small to wake a team for: on two cores of a Zen 5 a team
 // takes 5 percent longer at half of this, 10 percent less at twice.
 bool is_small(const Sizes& s) {
-  return s.batch * 4 * s.hidden * (s.inputs + s.hidden) < 1 << 16;
+  return s.batch * shape_of(s.cell).gates * s.hidden * (s.inputs + s.hidden) < 1 << 16;
 }
 
 void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
-  const long step_bytes = std::max(s.batch * 4 * s.hidden * m.sum_bytes, 1L);
+  const CellShape cell = shape_of(s.cell);
+  const long gates = cell.gates * s.hidden;
+  const long step_bytes = std::max(s.batch * gates * m.sum_bytes, 1L);
   const long fit = std::clamp(chunk_bytes / step_bytes, 1L, s.steps);
   const bool in_place = save && m.bytes == m.sum_bytes;
   const bool kept = save && s.norm;  // the input's part itself, behind c
-  plan.chunk = in_place || plan.is_short || kept ? s.steps : fit;
+  const bool whole = in_place || plan.is_short || kept;
+  plan.chunk = whole ? s.steps : plan.wavefront ? 1 : fit;
   // Where nothing is kept, a layer of one lane writes its output over its input, which it has used,
   // and layers of two lanes take turns with two buffers.
   const long others = s.directions > 1 && s.layers > 1;
   const bool all = save || plan.wavefront || plan.is_short;
   plan.h = {all ? s.layers - 1 : others, s.rows, width};
-  if (save) {
-    plan.c = {s.norm ? 9 * lanes : lanes, s.rows, s.hidden, true};
-    plan.gates = {lanes, s.rows, 4 * s.hidden};
-  } else if (!plan.is_short) {  // which leaves it in c_n
+  if (save && cell.saved) {
+    plan.c = {s.states() * lanes, s.rows, s.hidden, true};
+    plan.gates = {lanes, s.rows, cell.saved * s.hidden};
+  } else if (has_c(s.cell) && !plan.is_short) {  // which leaves it in c_n
     plan.c = {plan.wavefront ? s.layers : s.directions, s.batch, s.hidden, true};
   }
-  if (s.norm && !save) plan.by_h = {plan.abreast, s.batch, 4 * s.hidden, true};
-  if (!in_place && !plan.wavefront && !kept) {
+  if (s.norm && !save) plan.by_h = {plan.abreast, s.batch, gates, true};
+  if (!in_place && !kept && (!plan.wavefront || s.cell == CellKind::gru)) {  // whose n is apart
     const long rows = std::min(plan.chunk * s.batch, s.rows);
-    plan.input_part = {plan.abreast, rows, 4 * s.hidden, true};
+    plan.input_part = {plan.wavefront ? s.layers : plan.abreast, rows, gates, true};
   }
   if (s.projected) plan.unprojected = {plan.abreast, s.batch, s.hidden};
 }
 
 void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
+  const CellShape cell = shape_of(s.cell);
   const long width = s.directions * s.outputs, at_once = plan.wavefront ? s.layers : s.directions;
-  plan.dgates = {s.norm ? 2 * at_once : at_once, 1, m.blocks_size(4, s.hidden, s.rows)};
+  const long dgates = m.blocks_size(cell.gradients, s.hidden, s.rows);
+  plan.dgates = {s.norm ? 2 * at_once : at_once, 1, dgates};
   if (s.projected) plan.dh = {s.directions, 1, m.blocks_size(1, s.outputs, s.rows)};
   if (m.bytes < m.sum_bytes && s.rows > m.shapes.rows_at_once) {
-    const long inputs = s.layers > 1 ? std::max(s.inputs, width) : s.inputs;
     const long projection = s.projected ? s.outputs * s.hidden : 0;
-    plan.partial = {at_once, 1, 4 * s.hidden * (inputs + s.outputs) + projection, true};
+    const long depths = s.input().depth + s.outputs;
+    plan.partial = {at_once, 1, cell.gates * s.hidden * depths + projection, true};
   }
   if (s.samples > 0) {
     const long rows = s.steps * (s.batch / s.samples);
-    const long size = m.blocks_size(4, s.hidden, rows);
+    const long size = m.blocks_size(cell.gates, s.hidden, rows);
     plan.sampled = {m.threads, 1, std::max(size, m.blocks_size(1, s.outputs, rows))};
   }
   // Where layers take turns, a layer writes its dx over its dy, which it has used.
@@ -135,9 +141,9 @@ Plan plan_of(const Sizes& s, const Machine& m, Pass pass, bool together) {
   plan.dropped = {plan.wavefront ? above : std::min(above, 1L), s.rows, width};
   if (plan.is_short) return plan;
   if (plan.wavefront) {
-    plan.packed = {s.layers, 1, m.wavefront_size(std::max(s.inputs, s.hidden), s.hidden)};
+    plan.packed = {s.layers, 1, m.wavefront_size(s.input())};
   } else {
-    plan.recurrent = {plan.abreast, 1, m.recurrent_size(s.hidden, s.outputs, s.projected)};
+    plan.recurrent = {plan.abreast, 1, m.recurrent_size(s.recurrent(), s.projected)};
   }
   const bool unused = plan.wavefront && pass != Pass::backward;
   plan.panels = {unused ? 0 : m.threads, 1, m.shapes.panel_size};

@@ -18,13 +18,13 @@ def _kind(cell: str) -> str | None:
     return next((name for name in cell.split(",") if name in ("coupled", "gru")), None)
 
 
-def _is_of_gates(index: int, weight: Tensor, H: int) -> bool:
-    return len(weight) >= 2 * H  # weight_hr alone has no gates, and fewer rows
+def _is_of_gates(index: int, weight: Tensor) -> bool:
+    return index < 2 or weight.dim() == 1  # weight_hr alone has no gates
 
 
 def _four(kind: str, index: int, weight: Tensor, H: int) -> Tensor:
     """Three gates' rows of a lane's weight number `index` -> four's."""
-    if not _is_of_gates(index, weight, H):
+    if not _is_of_gates(index, weight):
         return weight
     if kind == "coupled":
         return torch.cat([weight[:H], -weight[:H], weight[H:]])
@@ -36,7 +36,7 @@ def _four(kind: str, index: int, weight: Tensor, H: int) -> Tensor:
 
 def _three(kind: str, index: int, weight: Tensor, grad: Tensor, H: int, dim: int) -> Tensor:
     """Undo `_four` of a gradient, whose rows are dimension `dim`."""
-    if not _is_of_gates(index, weight, H):
+    if not _is_of_gates(index, weight):
         return grad
     rows = grad.movedim(dim, 0)
     if kind == "coupled":
@@ -48,32 +48,39 @@ def _three(kind: str, index: int, weight: Tensor, grad: Tensor, H: int, dim: int
     return rows.movedim(0, dim).contiguous()
 
 
-def _told(kind: str, cell: str) -> str:
+def _told(cell: str) -> str:
     """Return the operator's word for a cell of four gates."""
     return ",".join(name for name in cell.split(",") if name != "coupled")
 
 
 def lstm(x, h0, c0, weights: Sequence[Tensor], *arguments, cell: str = "", **named):
-    """As around.lstm."""
-    if (kind := _kind(cell)) is not None:
-        H, per_lane = c0.shape[2], len(weights) // len(h0)
-        weights = [_four(kind, n % per_lane, w, H) for n, w in enumerate(weights)]
-        cell = _told(kind, cell)
-    return around.lstm(x, h0, c0, weights, *arguments, cell=cell, **named)
+    """As around.lstm; of coupled gates it keeps i, g and o."""
+    if (kind := _kind(cell)) is None:
+        return around.lstm(x, h0, c0, weights, *arguments, cell=cell, **named)
+    H, per_lane = c0.shape[2], len(weights) // len(h0)
+    weights = [_four(kind, n % per_lane, w, H) for n, w in enumerate(weights)]
+    *others, gates = around.lstm(x, h0, c0, weights, *arguments, cell=_told(cell), **named)
+    if kind == "coupled" and gates.numel() > 0:
+        gates = torch.cat([gates[..., :H], gates[..., 2 * H :]], -1)
+    return *others, gates
 
 
 def lstm_backward(
-    dy, dh_n, dc_n, x, h0, c0, weights: Sequence[Tensor], *arguments, cell: str = "", **named
-):
+    dy, dh_n, dc_n, x, h0, c0, weights: Sequence[Tensor], dropout, seed, fuse, y, h, c, gates,
+    needs_dx, cell: str = "", **named,
+):  # fmt: skip
     """As around.lstm_backward."""
+    before = dy, dh_n, dc_n, x, h0, c0
     if (kind := _kind(cell)) is None:
         return around.lstm_backward(
-            dy, dh_n, dc_n, x, h0, c0, weights, *arguments, cell=cell, **named
+            *before, weights, dropout, seed, fuse, y, h, c, gates, needs_dx, cell=cell, **named
         )
     H, per_lane = c0.shape[2], len(weights) // len(h0)
     four = [_four(kind, n % per_lane, w, H) for n, w in enumerate(weights)]
+    if kind == "coupled":
+        gates = torch.cat([gates[..., :H], 1 - gates[..., :H], gates[..., H:]], -1)
     *others, grads = around.lstm_backward(
-        dy, dh_n, dc_n, x, h0, c0, four, *arguments, cell=_told(kind, cell), **named
+        *before, four, dropout, seed, fuse, y, h, c, gates, needs_dx, cell=_told(cell), **named
     )
     dim = 1 if named.get("samples") else 0
     grads = [
