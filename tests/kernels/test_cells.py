@@ -70,6 +70,29 @@ def test_coupled_runs_on_every_engine(engine, fuse):
     check(SHAPES["projected"], True, coupled=True, engine=engine, fuse=fuse)
 
 
+@pytest.mark.parametrize("P", [8, 12, 13])  # of H = 4: a gate's weight has 12 rows
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", ""])
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
+def test_coupled_with_an_h_that_is_projected_to_more(engine, fuse, bias, P):
+    """Against nn.LSTM's cell on the same weights, its forget gate's rows minus the input gate's."""
+    T, B, I, H, L = 3, 2, 5, 4, 2
+    coupled, full = [], []
+    for layer in range(L):
+        shapes = [(3 * H, P if layer else I), (3 * H, P), *[(3 * H,)] * (2 * bias)]
+        gates = [torch.randn(shape, **DOUBLE) * 0.5 for shape in shapes]
+        w_hr = torch.randn(P, H, **DOUBLE) * 0.5
+        coupled += [*gates, w_hr]
+        full += [*(torch.cat([w[:H], -w[:H], w[H:]]) for w in gates), w_hr]
+    x = torch.randn(T, B, I, **DOUBLE)
+    state = torch.randn(L, B, P, **DOUBLE), torch.randn(L, B, H, **DOUBLE)
+    y, (h_n, c_n) = fused_lstm.lstm(
+        x, state, coupled, engine=engine, fuse=fuse, cell=Cell(coupled=True)
+    )
+    wanted, (h, c) = fused_lstm.lstm(x, state, full, engine="loop")
+    for name, a, b in zip(("y", "h_n", "c_n"), (y, h_n, c_n), (wanted, h, c), strict=True):
+        assert_close(a, b, name)
+
+
 @pytest.mark.slow  # as the loop's, and test_lanes.py has that engine
 def test_the_compile_engine_has_cells():
     """It compiles loop's: two options, since a mask takes its compiler seconds."""

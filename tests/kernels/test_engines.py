@@ -170,6 +170,22 @@ def test_an_operator_whose_engine_cannot_run_says_why(monkeypatch):
         kernel(torch.ones(2, 8), torch.ones(2, 2))
 
 
+@pytest.mark.parametrize("engine", ["triton", "native"])
+def test_an_operator_takes_dense_tensors_alone(engine):
+    if (why := fused_lstm.available_engines("cpu")[engine]) is not None:
+        pytest.skip(why)
+    gates, c = torch.ones(2, 8), torch.ones(2, 2)
+    with pytest.raises(ValueError, match=r"cell: got .*sparse_coo.*; expected"):
+        getattr(torch.ops, f"fused_lstm_{engine}").cell(gates.to_sparse(), c)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_triton_says_that_there_is_none():
+    why = fused_lstm.available_engines("cuda")["triton"]
+    assert "GPU" in why
+    assert "TRITON_INTERPRET" not in why
+
+
 RUN_TRITON = "fused_lstm.LSTM(3, 4, engine='triton', fuse='pointwise')(torch.randn(2, 2, 3))"
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fused_lstm import native
-from fused_lstm.rows import keep_of
+from fused_lstm.varlen import reset_mask
 from tolerance import assert_close
 
 CPU = torch.device("cpu")
@@ -159,7 +159,7 @@ def check(cell: str, case: Case, dtype: torch.dtype = torch.float64) -> None:
         if sizes is not None:
             lengths = torch.tensor([int((sizes > b).sum()) for b in range(case.B)])
             given = nn.utils.rnn.pack_padded_sequence(resets, lengths).data
-        keep = keep_of(given, D, case.B, sizes)
+        keep = reset_mask(given, D, case.B, sizes)
     lanes = {"directions": D, "batch_sizes": sizes, "keep": keep, "cell": cell, "rates": RATES}
     inputs = x, h0, h0, weights, 0.0, None, case.fuse
     with torch.no_grad():

@@ -220,3 +220,46 @@ def test_other_modes_are_refused(mode):
     )
     with pytest.raises(NotImplementedError, match="grad_sample_mode='hooks' alone"):
         module(torch.randn(B, T, I))
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("sizes", [(4, 2), (2, 4)], ids=["fewer", "more"])
+@engines
+def test_two_calls_of_unequal_batch(engine, sizes, reduction):
+    """A sample is row n of each call that has as many; a mean is one over the larger batch."""
+    lstm = fused_lstm.opacus.LSTM(I, H, batch_first=True, engine=engine, **DOUBLE)
+    inputs = [torch.randn(n, T, I, **DOUBLE) for n in sizes]
+
+    def losses(module):
+        each = torch.zeros(max(sizes), **DOUBLE)
+        for x in inputs:
+            each = each + nn.functional.pad(module(x)[0].sin().sum((1, 2)), (0, len(each) - len(x)))
+        return each
+
+    weights, wanted = dict(lstm.named_parameters()), []
+    for n in range(max(sizes)):
+        found = torch.autograd.grad(losses(lstm)[n], list(weights.values()))
+        wanted.append(dict(zip(weights, found, strict=True)))
+    sampled = opacus.GradSampleModule(copy.deepcopy(lstm), loss_reduction=reduction)
+    getattr(losses(sampled), reduction)().backward()
+    for name, p in sampled._module.named_parameters():
+        assert_close(p.grad_sample, torch.stack([of[name] for of in wanted]), name)
+
+
+@engines
+def test_with_its_hooks_disabled_it_is_the_module(engine):
+    lstm = fused_lstm.opacus.LSTM(I, H, engine=engine, **DOUBLE)
+    x = torch.randn(T, B, I, **DOUBLE)
+    wanted = torch.autograd.grad(lstm(x)[0].sin().sum(), list(lstm.parameters()))
+    sampled = opacus.GradSampleModule(lstm, batch_first=False)
+    sampled.disable_hooks()
+    sampled(x)[0].sin().sum().backward()
+    for (name, p), grad in zip(lstm.named_parameters(), wanted, strict=True):
+        assert_close(p.grad, grad, name)
+        assert p.grad_sample is None
+    sampled.zero_grad()
+    sampled.enable_hooks()
+    sampled(x)[0].sin().sum((0, 2)).mean().backward()
+    for (name, p), grad in zip(lstm.named_parameters(), wanted, strict=True):
+        assert_close(p.grad_sample.sum(0), grad, f"{name}, with its hooks enabled again")

@@ -152,3 +152,31 @@ def test_one_call_for_all_samples(engine, fuse):
     with Calls() as calls:
         vmap(grad(loss_of(module)), (0, None))(own, x[0])
     assert calls.names == ["lstm"] * N + ["lstm_backward"] * N
+
+
+MASKS = {
+    "dropout": {"dropout": 0.5},
+    "zoneout": {"zoneout": 0.4},
+    "recurrent_dropout": {"recurrent_dropout": 0.4},
+    "candidate_dropout": {"candidate_dropout": 0.4},
+    "layer_norm": {"layer_norm": True},
+    "peephole": {"peephole": True},
+}
+
+
+@pytest.mark.parametrize("options", MASKS.values(), ids=MASKS)
+@both
+def test_every_sample_draws_what_it_would_alone(engine, fuse, options, whole):
+    """randomness="same": the same masks for all, and with gradients of each."""
+    if engine == "triton" and options not in (MASKS["dropout"], MASKS["peephole"]) and not whole:
+        pytest.skip("long in the interpreter: --slow")
+    module, weights = make(engine, fuse, options)
+    x, loss = torch.randn(N, T, B, 3, **DOUBLE), loss_of(module)
+
+    def one(x):
+        torch.manual_seed(5)
+        return {"y": module(x)[0], **grad(loss)(weights, x)}
+
+    found = vmap(one, randomness="same")(x)
+    for name, wanted in one_by_one(one, (0,), x).items():
+        assert_close(found[name].detach(), wanted.detach(), name)

@@ -20,6 +20,8 @@ def missing(device: torch.device) -> str | None:
         return f"its kernels run on CUDA GPUs, not on {device.type!r}; use engine='cudnn'"
     if device.type == "cuda" and torch.version.hip is not None:
         return "its barriers are NVIDIA's machine code, and this is ROCm; use engine='cudnn'"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "PyTorch finds no CUDA GPU on this machine; device 'cpu' has the interpreter"
     interpreter.enable()
     if device.type == "cpu" and not interpreter.is_interpreted():
         return (

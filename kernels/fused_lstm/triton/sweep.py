@@ -126,6 +126,8 @@ def lstm_sweep_fwd_kernel(
             x_ptr = lanes.slot_of(own_ptr, now, batch, PLAN.W_HH)
             if PLAN.KEEP:
                 below, acc = acc, tl.zeros_like(acc)
+                if PLAN.CHAIN:  # 0 * NaN of what lane 0 read: it may lie before a reset
+                    below = tl.where(lane > 0, below, 0.0)
             acc = product.product(acc, w_hh, x_ptr, PLAN.W_HH, PLAN)
             if PLAN.KEEP:
                 acc = lanes.add_kept(below, acc, keep_ptr, t, lane, b, steps, PLAN)
@@ -211,6 +213,8 @@ def lstm_sweep_bwd_kernel(
                 acc *= philox.multiplier(seed_ptr, first * P + at, rates[0], rates[1]).to(PLAN.ACC)
             if PLAN.SENT:
                 above, acc = acc, tl.zeros_like(acc)
+                if PLAN.CHAIN and PLAN.KEEP:  # of the top lane: see the forward kernel
+                    above = tl.where(lane < PLAN.LANES - 1, above, 0.0)
             acc = product.transposed(acc, w_hh, x_ptr, after, PLAN.W_HH, PLAN)
             if PLAN.SENT:
                 acc = added.add_sent(above, acc, drawn, here, b, at, mask, steps, PLAN)
