@@ -173,7 +173,7 @@ class Config:
         """The LSTM's cell."""
         zoneout = self.zoneout_h, self.zoneout_c
         dropouts = self.recurrent_dropout, self.candidate_dropout
-        return Spec(self.layer_norm, self.peephole, self.coupled, zoneout, *dropouts)
+        return Spec("lstm", self.layer_norm, self.peephole, self.coupled, zoneout, *dropouts)
 
     def learning_rate_at(self, epoch: int) -> float:
         """The learning rate of `epoch`, counted from 0."""

@@ -92,29 +92,34 @@ def run(
         return loop.steps(
             spec, x, h0, c0, weights, batch_sizes, not_reset, states, step, drop
         )
-    save = is_differentiated(x, h0, c0, *weights)
-    if in_a_graph():
-        save = save or states or torch.jit.is_tracing()  # a trace may be trained and not
+    save = states
+    if torch.is_grad_enabled():
+        for tensor in (*weights, x, h0, c0):
+            if tensor.requires_grad:
+                save = True
+                break
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        save = save or torch.jit.is_tracing()  # a trace may be trained and not
         return ops.lstm(
             x, h0, c0, weights, spec.dropout, seed, spec.level, save, directions=spec.directions,
             batch_sizes=batch_sizes, keep=not_reset, cell=spec.schema_cell,
             rates=list(spec.schema_rates) if spec.schema_cell or any(spec.schema_rates) else [],
             precision=spec.precision,
         )  # fmt: skip
-    if is_transformed():
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
     if save:
         return LSTM.apply(ops, spec, seed, batch_sizes, not_reset, x, h0, c0, *weights)
-    options = named(spec, batch_sizes, not_reset)
+    options = spec.schema
+    if batch_sizes is not None or not_reset is not None:
+        options = named(spec, batch_sizes, not_reset)
     return kernel(
-        ops.lstm.default, x, h0, c0, weights, spec.dropout, seed, spec.level, states, **options
+        ops.lstm.default, x, h0, c0, weights, spec.dropout, seed, spec.level, False, **options
     )
 
 
 def named(spec: Spec, batch_sizes: Tensor | None, not_reset: Tensor | None) -> dict[str, Any]:
-    """Return the operator's arguments by name; what is as usual is left out, which is faster."""
-    if batch_sizes is None and not_reset is None:
-        return spec.schema
+    """Return the operator's arguments by name, of rows that differ."""
     return {**spec.schema, "batch_sizes": batch_sizes, "keep": not_reset}
 
 
@@ -126,10 +131,12 @@ class LSTM(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, ops, spec, seed, batch_sizes, not_reset, x, h0, c0, *weights):
+        options = spec.schema
+        if batch_sizes is not None or not_reset is not None:
+            options = named(spec, batch_sizes, not_reset)
         y, h_n, c_n, h, c, gates = kernel(
-            ops.lstm.default, x, h0, c0, weights, spec.dropout, seed, spec.level, True,
-            **named(spec, batch_sizes, not_reset),
-        )  # fmt: skip
+            ops.lstm.default, x, h0, c0, weights, spec.dropout, seed, spec.level, True, **options
+        )
         ctx.ops, ctx.spec = ops, spec
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(gates)
@@ -160,7 +167,9 @@ def _plain(spec, seed, batch_sizes, not_reset, x, h0, c0, *weights):
 def lstm_backward(ops, spec, needs_dx, saved, dy, dh_n, dc_n, x, h0, c0, *weights, samples=0):
     """Return the kernel's gradients by x (None where nobody needs it), h0, c0 and each weight."""
     seed, batch_sizes, not_reset, y, h, c, gates = saved
-    options = named(spec, batch_sizes, not_reset)
+    options = spec.schema
+    if batch_sizes is not None or not_reset is not None:
+        options = named(spec, batch_sizes, not_reset)
     if samples:
         options = {**options, "samples": samples}
     dx, dh0, dc0, dweights = kernel(
@@ -250,15 +259,31 @@ class CellBackward(torch.autograd.Function):
 # --- dropout ---
 
 
-def dropout(ops: SimpleNamespace, x: Tensor, p: float, seed: Tensor, first: int = 0) -> Tensor:
-    """Return x times its mask, of which x's elements are number `first` and on."""
-    if in_a_graph():
+def draw_seed(device: torch.device) -> Tensor:
+    """Draw a seed [1] int64 of a call's masks, from PyTorch's generator.
+
+    On the device, so that it costs no sync and a CUDA graph can replay it.
+    """
+    return torch.randint(2**63 - 1, (1,), device=device)
+
+
+def dropout(
+    ops: SimpleNamespace, x: Tensor, p: float, seed: Tensor | None, first: int = 0
+) -> Tensor:
+    """Return x times its mask, of which x's elements are number `first` and on.
+
+    seed: [1] int64, or None for one that is drawn here.
+    """
+    if seed is None:
+        seed = torch.randint(2**63 - 1, (1,), device=x.device)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return ops.dropout(x, p, seed, first)
-    if is_transformed():
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return plain_dropout(x, p, seed, first)
-    if is_differentiated(x):
+    if torch.is_grad_enabled() and x.requires_grad:
         return Dropout.apply(ops, x, p, seed, first)
-    return kernel(ops.dropout.default, x, p, seed, first)
+    with torch._C._AutoDispatchBelowAutograd():
+        return ops.dropout.default(x, p, seed, first)
 
 
 def plain_dropout(x: Tensor, p: float, seed: Tensor, first: int = 0) -> Tensor:
@@ -278,7 +303,8 @@ class Dropout(torch.autograd.Function):
     def forward(ctx, ops, x, p, seed, first):
         ctx.options = ops, p, first
         ctx.save_for_backward(seed)
-        return kernel(ops.dropout.default, x, p, seed, first)
+        with torch._C._AutoDispatchBelowAutograd():
+            return ops.dropout.default(x, p, seed, first)
 
     @staticmethod
     def backward(ctx, grad):

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from . import autograd
 from .engines import can_run
 from .ops import NATIVE
-from .philox import draw_seed
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
@@ -36,7 +35,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
         return x
     if not can_run("native", x.device):
         return F.dropout(x, p)
-    return autograd.dropout(NATIVE, x, p, draw_seed(x.device))
+    return autograd.dropout(NATIVE, x, p, None)
 
 
 class Dropout(nn.Dropout):

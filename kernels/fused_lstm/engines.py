@@ -77,7 +77,7 @@ def in_a_graph() -> bool:
 @constant_while_tracing
 def can_run(name: str, device: torch.device) -> bool:
     """Return whether an engine runs on a device."""
-    return engine_module(name).missing(device) is None
+    return (LOADED.get(name) or engine_module(name)).missing(device) is None
 
 
 LOADED: dict[str, ModuleType] = {}  # a plain dict, which torch.compile can look into

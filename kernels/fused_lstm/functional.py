@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from . import varlen
-from .engines import constant_while_tracing, engine_module, in_a_graph, resolve
-from .philox import draw_seed
+from .autograd import draw_seed
+from .engines import LOADED, constant_while_tracing, engine_module, resolve
 from .recompute import in_chunks
 from .spec import PLAIN, Spec, completed, shapes
 from .varlen import Varlen, reset_mask
@@ -79,23 +79,25 @@ def lstm(
         check_dense(name, tensor)
     if not cell.has_c and state[0] is not state[1]:
         raise ValueError(f"state: got two tensors; expected one twice, h_0, with a {cell.cell}")
-    h0, rows = state[0], padded(x, lengths)
-    base = completed(cell, len(h0) if h0.dim() == 3 else 0, len(weights), 1 + bidirectional)
+    h0, c0 = state
+    rows = None if lengths is None else padded(x, lengths)
+    lanes, P = (len(h0), h0.shape[2]) if h0.dim() == 3 else (0, 0)
+    base = completed(cell, lanes, len(weights), 1 + bidirectional)
     y, h_n, c_n, *states = call(
-        base, x, state, weights, engine, fuse, dropout, training, recompute, rows, resets,
-        return_states,
+        base, x, h0, c0, weights, c0.shape[-1] if base.projection else P, P, engine, fuse, dropout,
+        training, recompute, rows, resets, return_states,
     )  # fmt: skip
-    left = rows.unpack(y), (rows.unsort(h_n), rows.unsort(c_n))
+    if rows is not None:
+        y, h_n, c_n = rows.unpack(y), rows.unsort(h_n), rows.unsort(c_n)
+        states = [unpacked_states(rows, s) for s in states]
     if not return_states:
-        return left
-    h, c = (unpacked_states(rows, s) for s in states)
-    return *left, (h, c)
+        return y, (h_n, c_n)
+    h, c = states
+    return y, (h_n, c_n), (h, c)
 
 
-def padded(x: Tensor, lengths: Tensor | None, batch_first: bool = False) -> Varlen:
+def padded(x: Tensor, lengths: Tensor, batch_first: bool = False) -> Varlen:
     """Return how rows [T, B, ...] that end early are packed; batch_first: how they lie in memory."""
-    if lengths is None:
-        return varlen.EVEN
     T, B = x.shape[:2]
     check_lengths(lengths, T, B)
     return varlen.of_lengths(T, B, lengths, x.device, batch_first)
@@ -106,14 +108,17 @@ def padded(x: Tensor, lengths: Tensor | None, batch_first: bool = False) -> Varl
 def call(
     base: Spec,
     x: Tensor,
-    state: State,
+    h0: Tensor,
+    c0: Tensor,
     weights: Sequence[Tensor],
+    H: int,
+    P: int,
     engine: str,
     fuse: str | None,
     dropout: float,
     training: bool,
     recompute: int | None,
-    rows: Varlen = varlen.EVEN,
+    rows: Varlen | None = None,
     resets: Tensor | None = None,
     states: bool = False,
     instead: Callable | None = None,
@@ -122,7 +127,7 @@ def call(
 
     Args:
         base: the cell, its options, layers, directions and which weights a lane has.
-        rows: how they are packed.
+        rows: how they are packed; None where all have T steps.
         states: whether the state after every step is wanted too.
         instead: (an engine's name, its function, rows) -> what runs in its place: see
             fused_lstm.opacus.
@@ -131,32 +136,43 @@ def call(
         y, h_n, c_n as the engine has them: packed, and sorted by length; where `states` are wanted
         h and c of every lane after every step [L * D, ..., P or H].
     """
-    (h0, c0), sizes, graph = state, rows.batch_sizes, in_a_graph()
-    name, spec = (_plan_in_a_graph if graph else _plan)(
-        base, float(dropout), training, recompute, engine, fuse, x.device, precision_now(x.dtype),
-        sizes is not None and graph, resets is not None, states,
+    dtype, device, sizes = x.dtype, x.device, None if rows is None else rows.batch_sizes
+    compiling, tracing = torch.compiler.is_compiling(), torch.jit.is_tracing()
+    key = (
+        dropout, training, recompute, engine, fuse, device, dtype,
+        sizes is not None and (compiling or tracing), resets is not None, states,
     )  # fmt: skip
-    autocasts = is_autocast_on(x.device)
-    if not torch.jit.is_tracing():
-        check_tensors(spec, x, h0, c0, weights, rows, autocasts)
+    if compiling:
+        name, spec = _plan_in_a_graph(base, *key)
+        expected, autocasts = expected_weights(spec, x.shape[-1], H, P), is_autocast_on(device)
+    else:
+        word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
+        key = *key, word, 0 if tracing else x.shape[-1], H, P
+        name, spec, expected = base.plans.get(key) or _plan(base, *key)
+        autocasts = torch._C._is_any_autocast_enabled() and is_autocast_on(device)
+    if not tracing:
+        check_tensors(spec, x, h0, c0, weights, H, P, expected, rows, autocasts)
         # A batch of none: nothing to fuse, shapes, and gradients of zero.
-        if not rows.arrives_packed and h0.shape[1] == 0:
+        if h0.shape[1] == 0 and (rows is None or not rows.arrives_packed):
             name, spec = "loop", replace(spec, level="none")
     if resets is not None:
         check_resets(resets, x)
     if autocasts:
         x, h0, c0, *weights = autocast(x, h0, c0, *weights)
     not_reset = None
-    if sizes is not None:
+    if rows is not None:
         x, h0, c0 = rows.pack(x), rows.sort(h0), rows.sort(c0)
     if resets is not None:
-        not_reset = reset_mask(rows.pack(resets), spec.directions, h0.shape[1], sizes)
-    run = engine_module(name).run
+        kept = resets if rows is None else rows.pack(resets)
+        not_reset = reset_mask(kept, spec.directions, h0.shape[1], sizes)
+    run = (LOADED.get(name) or engine_module(name)).run
     if instead is not None:
         run = instead(name, run, rows)
     if spec.recompute is not None:
         run = partial(in_chunks, run)
-    seed = draw_seed(x.device) if spec.draws and is_drawn_by_counter(name, spec) else None
+    seed = None
+    if spec.draws and is_drawn_by_counter(name, spec):
+        seed = draw_seed(x.device)
     outputs = run(spec, x, h0, c0, weights, seed, sizes, not_reset, states)
     if not states:
         return outputs[:3]
@@ -178,7 +194,6 @@ def unpacked_states(rows: Varlen, states: Tensor) -> Tensor:
 # --- which engine, and its Spec ---
 
 
-@lru_cache(maxsize=1024)
 def _plan(
     base: Spec,
     dropout: float,
@@ -187,12 +202,19 @@ def _plan(
     engine: str,
     fuse: str | None,
     device: torch.device,
-    precision: str | None,
+    dtype: torch.dtype,
     packed_in_a_graph: bool,
     resets: bool,
     states: bool,
-) -> tuple[str, Spec]:
-    """Return the engine that runs a call, and the call's Spec."""
+    word: str,
+    I: int,
+    H: int,
+    P: int,
+) -> tuple[str, Spec, list[tuple[int, ...]]]:
+    """Return the engine that runs a call, the call's Spec, and the shapes of its weights.
+
+    word: see `precision_now`. `base` keeps it, by all the other arguments.
+    """
     name, level = resolve(engine, fuse, device, base)
     # cudnn has no resets and no states, and in a graph no packed rows.
     if name == "cudnn" and engine == "auto" and (packed_in_a_graph or resets or states):
@@ -205,17 +227,24 @@ def _plan(
             )
     if states and recompute is not None:
         raise ValueError("return_states: got True with recompute, which keeps few; expected False")
+    lowered = name == "native" and dtype == torch.float32 and word in ("tf32", "bf16")
     spec = replace(
-        base, dropout=dropout if training else 0.0, training=training, recompute=recompute,
-        level=level, precision=precision if name == "native" else None,
+        base, dropout=float(dropout) if training else 0.0, training=training, recompute=recompute,
+        level=level, precision=word if lowered else None,
     )  # fmt: skip
-    return name, spec
+    plan = name, spec, expected_weights(spec, I, H, P)
+    base.plans[
+        dropout, training, recompute, engine, fuse, device, dtype, packed_in_a_graph, resets,
+        states, word, I, H, P,
+    ] = plan  # fmt: skip
+    return plan
 
 
 @constant_while_tracing
 def _plan_in_a_graph(*key):
-    """`_plan`, for torch.compile, which cannot look into a cache."""
-    return _plan(*key)
+    """Make `_plan`, for torch.compile, which cannot look into a cache or at a switch."""
+    word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
+    return _plan(*key, word, 1, 1, 1)[:2]
 
 
 def is_drawn_by_counter(engine: str, spec: Spec) -> bool:
@@ -224,7 +253,7 @@ def is_drawn_by_counter(engine: str, spec: Spec) -> bool:
 
 
 @constant_while_tracing  # Dynamo cannot trace the switch: a graph has what it says when it is made
-def precision_now(dtype: torch.dtype, op: str = "rnn") -> str | None:
+def precision_now(dtype: torch.dtype, op: str) -> str | None:
     """Return what torch.backends.mkldnn says of `op`, "rnn" or "matmul"; None: float32 as it is.
 
     An operator is told, so that a backward is as exact as its forward.
@@ -289,53 +318,57 @@ def check_tensors(
     h0: Tensor,
     c0: Tensor,
     weights: Sequence[Tensor],
-    rows: Varlen,
+    H: int,
+    P: int,
+    expected: Sequence[tuple[int, ...]],
+    rows: Varlen | None,
     autocasts: bool,
 ) -> None:
     """x [T, B, I], or [N, I] where it arrives packed; the others as fused_lstm.ops has them."""
-    packed, device, dtype = rows.arrives_packed, x.device, x.dtype
-    if x.dim() != 3 - packed or 0 in (x.shape[0], x.shape[-1]):
+    device, dtype, packed = x.device, x.dtype, rows is not None and rows.arrives_packed
+    if x.dim() != 3 - packed or x.shape[0] == 0 or x.shape[-1] == 0:
         layout, sizes = ("[N, I]", "N and I") if packed else ("[T, B, I]", "T and I")
         raise ValueError(f"x: got shape {list(x.shape)}; expected {layout}, {sizes} not 0")
     if dtype not in DTYPES:
         raise ValueError(f"x: got {dtype}; expected one of {', '.join(map(str, DTYPES))}")
+    if not packed:
+        B = x.shape[1]
+    elif torch.compiler.is_compiling():  # a graph does not know it
+        B = h0.shape[1]
+    else:
+        B = int(rows.batch_sizes[0])
     lanes = spec.layers * spec.directions
-    if h0.dim() != 3 or len(h0) != lanes:
-        raise ValueError(f"h_0: got shape {list(h0.shape)}; expected [{lanes}, B, H]")
-    B = h0.shape[1] if packed else x.shape[1]
-    if packed and rows.batch_sizes is not None and not torch.compiler.is_compiling():
-        B = int(rows.batch_sizes[0])  # which a graph does not know
-    P = h0.shape[2]
-    H = c0.shape[-1] if spec.projection else P
-    shapes_of = _shapes_in_a_graph if torch.compiler.is_compiling() else _shapes
-    expected, tensors = shapes_of(spec, x.shape[-1], H, P, B), (h0, c0, *weights)
-    if [t.shape for t in tensors] == expected and all(
-        [t.device == device and (t.dtype == dtype or autocasts) for t in tensors]
-    ):
-        return
+    wrong = h0.shape != (lanes, B, P) or c0.shape != (lanes, B, H)
+    for tensor, shape in zip(weights, expected, strict=True):
+        wrong = wrong or tensor.shape != shape
+    tensors = h0, c0, *weights
+    for tensor in tensors:
+        wrong = wrong or tensor.device != device or (tensor.dtype != dtype and not autocasts)
+    if wrong:
+        _say_which(spec, x, tensors, [(lanes, B, P), (lanes, B, H), *expected], autocasts)
+
+
+def _say_which(spec, x, tensors, expected, autocasts) -> None:
+    """Raise the error of the first tensor that is not as expected."""
     names = ["h_0", "c_0"]
-    for lane in range(lanes):
+    for lane in range(spec.layers * spec.directions):
         suffix = f"_l{lane // spec.directions}{'_reverse' if lane % spec.directions else ''}"
         names += [name + suffix for name in spec.weight_names]
     for name, tensor, shape in zip(names, tensors, expected, strict=True):
         if tensor.shape != shape:
             raise ValueError(f"{name}: got shape {list(tensor.shape)}; expected {list(shape)}")
-        if tensor.device != device:
-            raise ValueError(f"{name}: got one on {tensor.device}; expected {device}, as x is")
-        if tensor.dtype != dtype and not autocasts:
-            raise ValueError(f"{name}: got {tensor.dtype}; expected {dtype}, as x's")
+        if tensor.device != x.device:
+            raise ValueError(f"{name}: got one on {tensor.device}; expected {x.device}, as x is")
+        if tensor.dtype != x.dtype and not autocasts:
+            raise ValueError(f"{name}: got {tensor.dtype}; expected {x.dtype}, as x's")
 
 
-def _shapes_in_a_graph(spec: Spec, I: int, H: int, P: int, B: int) -> list[tuple[int, ...]]:
-    """Return what h_0, c_0 and each of the weights should have."""
-    lanes = spec.layers * spec.directions
-    expected: list[tuple[int, ...]] = [(lanes, B, P), (lanes, B, H)]
+def expected_weights(spec: Spec, I: int, H: int, P: int) -> list[tuple[int, ...]]:
+    """Return the shapes of a call's weights."""
+    expected: list[tuple[int, ...]] = []
     for inputs in (I, *[spec.directions * P] * (spec.layers - 1)):
         expected += shapes(spec, inputs, H, P) * spec.directions
     return expected
-
-
-_shapes = lru_cache(maxsize=1024)(_shapes_in_a_graph)
 
 
 def check_torchs(spec: Spec, who: str) -> None:

@@ -108,13 +108,12 @@ class Recurrent(nn.RNNBase):
             return input.tracer.create_proxy("call_module", path, arguments, {})
         if in_a_graph() and torch.onnx.is_in_onnx_export():  # which takes a microsecond
             return self._onnx(input, hx, lengths, resets)
-        batched = True
+        batched, rows = True, None
         if isinstance(input, PackedSequence):
             if lengths is not None:
                 raise ValueError("lengths: got some; expected None: a PackedSequence has its own")
             x, rows = input.data, varlen.of_packed(input)
             self._check_input(x, (2,))
-            B = varlen.rows_of(input) if hx is None else 0  # hx has it
         else:
             self._check_input(input, (2, 3))
             x, batched = input, input.dim() == 3
@@ -125,29 +124,40 @@ class Recurrent(nn.RNNBase):
             elif self.batch_first:
                 x = x.transpose(0, 1)
                 resets = resets.transpose(0, -1) if isinstance(resets, Tensor) else resets
-            rows, B = varlen.EVEN, x.shape[1]
             if lengths is not None:
                 rows = padded(x, lengths, self.batch_first)
-        state = self._zeros(x, B) if hx is None else self._state(hx, batched)
+        spec, H = self.spec, self.hidden_size
+        P = self.proj_size or H
+        if hx is None:
+            B = x.shape[1] if rows is None or not rows.arrives_packed else varlen.rows_of(input)
+            lanes = spec.layers * spec.directions
+            c0 = x.new_zeros(lanes, B, H)
+            h0 = x.new_zeros(lanes, B, P) if spec.projection else c0
+        elif spec.has_c and type(hx) is tuple and len(hx) == 2 and batched:
+            h0, c0 = hx
+        else:
+            h0, c0 = self._state(hx, batched)
+        if type(h0) is not Tensor or type(c0) is not Tensor:
+            check_dense("h_0", h0)
+            check_dense("c_0", c0)
         y, h_n, c_n, *states = call(
-            self.spec, x, state, self.weights(), self.engine, self.fuse, self.dropout,
+            spec, x, h0, c0, self.weights(), H, P, self.engine, self.fuse, self.dropout,
             self.training, self.recompute, rows, resets, return_states, self._instead,
         )  # fmt: skip
-        if rows.batch_sizes is not None:
+        if rows is not None:
             y, h_n, c_n = rows.unpack(y), rows.unsort(h_n), rows.unsort(c_n)
             states = [unpacked_states(rows, s) for s in states]
-        if isinstance(input, PackedSequence):
-            y = PackedSequence(y, *input[1:])
-        elif not batched:
+            if isinstance(input, PackedSequence):
+                y = PackedSequence(y, *input[1:])
+        if not batched:
             y, h_n, c_n = y.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
             states = [s.squeeze(2) for s in states]
-        elif self.batch_first:
+        elif self.batch_first and not isinstance(input, PackedSequence):
             y, states = y.transpose(0, 1), [s.transpose(1, 2) for s in states]
-        has_c = self.spec.has_c
-        last = (h_n, c_n) if has_c else h_n
+        last = (h_n, c_n) if spec.has_c else h_n
         if not return_states:
             return y, last
-        return y, last, tuple(states) if has_c else states[0]
+        return y, last, tuple(states) if spec.has_c else states[0]
 
     def extra_repr(self) -> str:
         options = {"engine": self.engine, "fuse": self.fuse, "recompute": self.recompute}
@@ -159,36 +169,20 @@ class Recurrent(nn.RNNBase):
 
     # --- states ---
 
-    def _zeros(self, x: Tensor, B: int) -> State:
-        """Return h_0 and c_0 where there is none; without a c h_0 twice."""
-        lanes = self.num_layers * (1 + self.bidirectional)
-        c = x.new_zeros(lanes, B, self.hidden_size)
-        return x.new_zeros(lanes, B, self.proj_size) if self.proj_size else c, c
-
     def _state(self, hx: Any, batched: bool) -> State:
-        """Return h_0 and c_0 [L * D, B, .] of a call's `hx`."""
-        if not self.spec.has_c:
-            if not isinstance(hx, Tensor):
-                raise ValueError(f"hx: got {type(hx).__name__}; expected a tensor, h_0")
-            h = self._with_rows("h_0", hx, self.hidden_size, batched)
-            return h, h
-        if not isinstance(hx, tuple | list) or len(hx) != 2:
-            raise ValueError(f"hx: got {type(hx).__name__}; expected a pair (h_0, c_0)")
-        h0 = self._with_rows("h_0", hx[0], self.proj_size or self.hidden_size, batched)
-        return h0, self._with_rows("c_0", hx[1], self.hidden_size, batched)
-
-    def _with_rows(self, name: str, state: Tensor, size: int, batched: bool) -> Tensor:
-        """Return a state [L * D, B, size] that came so or, of unbatched input, without B."""
-        if not isinstance(state, Tensor) or state.layout is not torch.strided or state.is_nested:
-            check_dense(name, state)
-        rank, lanes = 3 if batched else 2, self.num_layers * (1 + self.bidirectional)
-        fits = state.dim() == rank
-        if fits and not torch.jit.is_tracing():
-            fits = (state.shape[0], state.shape[-1]) == (lanes, size)
-        if not fits:
-            layout = f"[{lanes}, B, {size}]" if batched else f"[{lanes}, {size}]"
-            raise ValueError(f"{name}: got shape {list(state.shape)}; expected {layout}")
-        return state if batched else state.unsqueeze(1)
+        """Return h_0 and c_0 [L * D, B, .] of a call's `hx`; without a c h_0 twice."""
+        if self.spec.has_c:
+            if not isinstance(hx, tuple | list) or len(hx) != 2:
+                raise ValueError(f"hx: got {type(hx).__name__}; expected a pair (h_0, c_0)")
+        elif not isinstance(hx, Tensor):
+            raise ValueError(f"hx: got {type(hx).__name__}; expected a tensor, h_0")
+        parts = hx if self.spec.has_c else (hx,)
+        for name, part in zip(("h_0", "c_0"), parts, strict=False):
+            check_dense(name, part)
+            if not batched and part.dim() != 2:
+                raise ValueError(f"{name}: got shape {list(part.shape)}; expected [L * D, H]")
+        parts = [part if batched else part.unsqueeze(1) for part in parts]
+        return parts[0], parts[-1]
 
     def _check_input(self, x: Tensor, ranks: tuple[int, ...]) -> None:
         if not isinstance(x, Tensor) or x.layout is not torch.strided or x.is_nested:
@@ -442,10 +436,10 @@ class RecurrentCell(nn.RNNCellBase):
             raise ValueError(f"input: got {got}; expected [B, I] or [I] with I = {self.input_size}")
         if in_a_graph() and torch.onnx.is_in_onnx_export():
             return self.torchs.forward(self, input, hx)
-        batched, has_c = input.dim() == 2, self.spec.has_c
+        batched, has_c, H = input.dim() == 2, self.spec.has_c, self.hidden_size
         x = input[None] if batched else input[None, None]
         if hx is None:
-            h0 = c0 = x.new_zeros(1, x.shape[1], self.hidden_size)
+            h0 = c0 = x.new_zeros(1, x.shape[1], H)
         else:
             if has_c and (not isinstance(hx, tuple | list) or len(hx) != 2):
                 raise ValueError(f"hx: got {type(hx).__name__}; expected a pair (h, c)")
@@ -453,8 +447,8 @@ class RecurrentCell(nn.RNNCellBase):
                 raise ValueError(f"hx: got {type(hx).__name__}; expected a tensor, h")
             parts = hx if has_c else (hx,)
             for name, part in zip("hc", parts, strict=False):
-                if part.dim() != input.dim() or part.shape[-1] != self.hidden_size:
-                    layout = f"[B, {self.hidden_size}]" if batched else f"[{self.hidden_size}]"
+                if part.dim() != input.dim() or part.shape[-1] != H:
+                    layout = f"[B, {H}]" if batched else f"[{H}]"
                     raise ValueError(f"{name}: got shape {list(part.shape)}; expected {layout}")
             lifted = [part[None] if batched else part[None, None] for part in parts]
             h0, c0 = lifted[0], lifted[-1]
@@ -462,7 +456,7 @@ class RecurrentCell(nn.RNNCellBase):
         if self.bias:
             weights += [self.bias_ih, self.bias_hh]
         _, h, c = call(
-            self.spec, x, (h0, c0), weights, self.engine, self.fuse, 0.0, self.training, None
+            self.spec, x, h0, c0, weights, H, H, self.engine, self.fuse, 0.0, self.training, None
         )
         h, c = (h[0], c[0]) if batched else (h[0, 0], c[0, 0])
         return (h, c) if has_c else h

@@ -29,14 +29,6 @@ def dropout_mask(seed: Tensor, shape: Sequence[int], dropout: float, first: int 
     return torch.where(uniform >= dropout, scale, 0.0).to(torch.float32)
 
 
-def draw_seed(device: torch.device) -> Tensor:
-    """Draw a seed [1] int64 of a call's masks, from PyTorch's generator.
-
-    On the device, so that it costs no sync and a CUDA graph can replay it.
-    """
-    return torch.randint(2**63 - 1, (1,), device=device)
-
-
 def first_word(seed: Tensor, n: Tensor) -> Tensor:
     """Philox4x32-10 on 32-bit words held in int64; counter (n low, n high, 0, 0), key seed."""
     word = 0xFFFFFFFF

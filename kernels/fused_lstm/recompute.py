@@ -18,8 +18,8 @@ from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from . import stack
+from .autograd import draw_seed
 from .engines import in_a_graph
-from .philox import draw_seed
 from .spec import Spec
 
 

@@ -93,6 +93,7 @@ class Spec:
     )
     schema_cell: str = field(init=False, repr=False, compare=False)  # an operator's `cell`
     schema_rates: tuple[float, ...] = field(init=False, repr=False, compare=False)  # its `rates`
+    plans: dict[tuple, Any] = field(init=False, repr=False, compare=False)  # see functional.call
     schema: dict[str, Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -119,6 +120,10 @@ class Spec:
         self._set("schema_cell", ",".join(names))
         self._set("schema_rates", (*self.zones, self.recurrent_dropout, self.candidate_dropout))
         self._set("schema", self._schema())
+        self._set("plans", {})
+
+    def __reduce__(self) -> tuple:  # without its plans
+        return type(self), tuple([getattr(self, name) for name in FIELDS])
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -275,5 +280,5 @@ def of_schema(
     )
 
 
-PLAIN, GRU = Spec(), Spec("gru")  # nn.LSTM's cell, nn.GRU's
 FIELDS = tuple(f.name for f in fields(Spec) if f.init)
+PLAIN, GRU = Spec(), Spec("gru")  # nn.LSTM's cell, nn.GRU's

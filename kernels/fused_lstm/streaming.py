@@ -12,9 +12,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from . import ops, varlen
+from . import ops
 from .engines import engine_module, resolve
-from .functional import State, check_kind, check_tensors, precision_now
+from .functional import State, check_kind, check_tensors, expected_weights, precision_now
 from .modules import Recurrent
 from .spec import Spec
 
@@ -55,9 +55,12 @@ class Streaming:
         P = module.proj_size
         self._zeros = like.new_zeros(module.num_layers, B, P) if P else c, c
         x = like.new_empty(1, *self._shape)
-        check_tensors(module.spec, x, *self._zeros, weights, varlen.EVEN, False)
+        expected = expected_weights(module.spec, module.input_size, H, P or H)
+        check_tensors(
+            module.spec, x, *self._zeros, weights, H, P or H, expected, None, False
+        )
         engine, level = resolve(module.engine, module.fuse, like.device, module.spec)
-        precision = precision_now(like.dtype) if engine == "native" else None
+        precision = precision_now(like.dtype, "rnn") if engine == "native" else None
         spec = replace(
             module.spec, dropout=0.0, training=False, level=level, precision=precision,
             recompute=None,

@@ -74,9 +74,6 @@ class Varlen(NamedTuple):
         return state if self.back is None else state.index_select(1, self.back)
 
 
-EVEN = Varlen()  # all rows of T steps
-
-
 def of_packed(sequence: PackedSequence) -> Varlen:
     """Return how a PackedSequence is: its data as it is, states in the order of before packing."""
     return Varlen(sequence.batch_sizes, sequence.sorted_indices, sequence.unsorted_indices)

@@ -86,7 +86,7 @@ def test_coupled_with_an_h_that_is_projected_to_more(engine, fuse, bias, P):
     x = torch.randn(T, B, I, **DOUBLE)
     state = torch.randn(L, B, P, **DOUBLE), torch.randn(L, B, H, **DOUBLE)
     y, (h_n, c_n) = fused_lstm.lstm(
-        x, state, coupled, engine=engine, fuse=fuse, cell=Cell(coupled=True)
+        x, state, coupled, engine=engine, fuse=fuse, cell=Spec(coupled=True)
     )
     wanted, (h, c) = fused_lstm.lstm(x, state, full, engine="loop")
     for name, a, b in zip(("y", "h_n", "c_n"), (y, h_n, c_n), (wanted, h, c), strict=True):
