@@ -1,4 +1,4 @@
-"""Recurrent layers whose kernels fuse pointwise operations, steps and layers, beside cuDNN's and a step loop."""
+"""LSTM, GRU and RNN kernels that fuse pointwise operations, steps and layers."""
 
 from .triton import interpreter
 

@@ -89,9 +89,7 @@ def run(
     if spec.level == "pointwise":
         step = partial(cell, ops)
         drop = None if spec.dropout == 0 else partial(_drop, ops, spec.dropout, seed)
-        return loop.steps(
-            spec, x, h0, c0, weights, batch_sizes, not_reset, states, step, drop
-        )
+        return loop.steps(spec, x, h0, c0, weights, batch_sizes, not_reset, states, step, drop)
     save = states
     if torch.is_grad_enabled():
         for tensor in (*weights, x, h0, c0):
@@ -140,9 +138,7 @@ class LSTM(torch.autograd.Function):
         ctx.ops, ctx.spec = ops, spec
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(gates)
-        ctx.save_for_backward(
-            x, h0, c0, *weights, seed, batch_sizes, not_reset, y, h, c, gates
-        )
+        ctx.save_for_backward(x, h0, c0, *weights, seed, batch_sizes, not_reset, y, h, c, gates)
         return y, h_n, c_n, h, c, gates
 
     @staticmethod

@@ -212,20 +212,20 @@ def _check(
     input, linear_weight, target, linear_bias, weight, reduction, ignore_index, label_smoothing
 ) -> None:
     if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction: got {reduction!r}, should be one of {', '.join(REDUCTIONS)}")
+        raise ValueError(f"reduction: got {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
     if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing: got {label_smoothing}, should be in [0, 1]")
+        raise ValueError(f"label_smoothing: got {label_smoothing}; expected in [0, 1]")
     if input.dim() == 0 or not input.is_floating_point():
         got = f"shape {list(input.shape)} and {input.dtype}"
-        raise ValueError(f"input: got {got}, should be [..., H] in a floating dtype")
+        raise ValueError(f"input: got {got}; expected [..., H] in a floating dtype")
     if linear_weight.dim() != 2 or len(linear_weight) == 0:
         raise ValueError(
-            f"linear_weight: got shape {list(linear_weight.shape)}, should be [V, H] with V > 0"
+            f"linear_weight: got shape {list(linear_weight.shape)}; expected [V, H] with V > 0"
         )
     (*rows, size), classes = input.shape, len(linear_weight)
     probabilities = target.is_floating_point()
     if probabilities and ignore_index is not None:
-        raise ValueError(f"ignore_index: got {ignore_index}, should be None: target is no class")
+        raise ValueError(f"ignore_index: got {ignore_index}; expected None: target is no class")
     kind = None if probabilities else torch.int64
     expected = [
         ("linear_weight", linear_weight, [classes, size], autocast_dtype(input)),
@@ -237,10 +237,10 @@ def _check(
         if tensor is None:
             continue
         if list(tensor.shape) != shape:
-            raise ValueError(f"{name}: got shape {list(tensor.shape)}, should be {shape}")
+            raise ValueError(f"{name}: got shape {list(tensor.shape)}; expected {shape}")
         if tensor.device != input.device:
-            raise ValueError(f"{name}: got device {tensor.device}, should be {input.device}")
+            raise ValueError(f"{name}: got device {tensor.device}; expected {input.device}")
         if dtype is not None and autocast_dtype(tensor) != dtype:
-            raise ValueError(f"{name}: got dtype {tensor.dtype}, should be {dtype}")
+            raise ValueError(f"{name}: got dtype {tensor.dtype}; expected {dtype}")
     if weight is not None and weight.requires_grad:
-        raise ValueError("weight: requires a gradient, should be detached: the loss has none by it")
+        raise ValueError("weight: requires a gradient; expected detached: the loss has none by it")

@@ -70,7 +70,7 @@ def constant_while_tracing(function: Function) -> Function:
 
 
 def in_a_graph() -> bool:
-    """Return whether a graph is being made: operators are then called through torch's dispatcher."""
+    """Return whether a graph is being made: its operators go through torch's dispatcher."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
@@ -114,7 +114,7 @@ def as_device(device: torch.device | str) -> torch.device:
     try:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device: got {device!r}, should be such as 'cpu' or 'cuda'") from error
+        raise ValueError(f"device: got {device!r}; expected such as 'cpu' or 'cuda'") from error
 
 
 def check_engine(name: str, fuse: str | None, spec: Spec = PLAIN) -> None:
@@ -187,7 +187,9 @@ def _automatic(fuse: str | None, device: torch.device, spec: Spec) -> str:
 @cache
 def _warn_that_it_is_missing(instead: str, why: str) -> None:
     """Once a process: that is right, but not what a user of this library came for."""
-    warnings.warn(f"engine='auto' takes {instead} on the CPU; native cannot run: {why}", stacklevel=2)
+    warnings.warn(
+        f"engine='auto' takes {instead} on the CPU; native cannot run: {why}", stacklevel=2
+    )
 
 
 TORCHS = {"lstm": "nn.LSTM", "gru": "nn.GRU", "rnn_tanh": "nn.RNN", "rnn_relu": "nn.RNN"}

@@ -97,12 +97,10 @@ def lstm(
 
 
 def padded(x: Tensor, lengths: Tensor, batch_first: bool = False) -> Varlen:
-    """Return how rows [T, B, ...] that end early are packed; batch_first: how they lie in memory."""
+    """Return how rows [T, B, ...] of lengths are packed; batch_first: how they lie in memory."""
     T, B = x.shape[:2]
     check_lengths(lengths, T, B)
     return varlen.of_lengths(T, B, lengths, x.device, batch_first)
-
-
 
 
 def call(

@@ -462,8 +462,10 @@ class RecurrentCell(nn.RNNCellBase):
         return (h, c) if has_c else h
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + f", engine={self.engine!r}" + (
-            f", fuse={self.fuse!r}" if self.fuse is not None else ""
+        return (
+            super().extra_repr()
+            + f", engine={self.engine!r}"
+            + (f", fuse={self.fuse!r}" if self.fuse is not None else "")
         )
 
     def __prepare_scriptable__(self) -> nn.RNNCellBase:

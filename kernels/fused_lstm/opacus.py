@@ -99,8 +99,8 @@ class Sampled(modules.Recurrent):
         return run if listener(self) is None else partial(self._sampled, engine, run, rows)
 
     def _sampled(
-        self, engine, run, rows, spec, x, h0, c0, weights, seed=None, batch_sizes=None, not_reset=None,
-        states=False,
+        self, engine, run, rows, spec, x, h0, c0, weights, seed=None, batch_sizes=None,
+        not_reset=None, states=False,
     ):  # fmt: skip
         """Make the call of `run`, an engine's, with a backward that keeps samples apart."""
         if h0.shape[1] == 0:  # an engine of kernels is not asked
@@ -114,9 +114,7 @@ class Sampled(modules.Recurrent):
             )
         for name in ("layer_norm", "peephole", "coupled"):
             if getattr(spec, name):
-                raise ValueError(
-                    f"{name}: got True; expected False: it has no gradients by sample"
-                )
+                raise ValueError(f"{name}: got True; expected False: it has no gradients by sample")
         mean = listener(self).loss_reduction == "mean"
         call = OPERATORS[engine], spec, (seed, batch_sizes, not_reset), rows.back
         return Gradients.apply(self, mean, call, x, h0, c0, *weights)
@@ -170,13 +168,14 @@ def listener(module: nn.Module) -> GradSampleHooks | None:
     ghost = isinstance(owner, GradSampleHooksFastGradientClipping)
     if ghost or owner.force_functorch or type(module) not in owner.GRAD_SAMPLERS:
         raise NotImplementedError(
-            f"fused_lstm.opacus.{type(module).__name__}, itself and no subclass, has grad_sample_mode='hooks' alone"
+            f"fused_lstm.opacus.{type(module).__name__}, itself and no subclass, has"
+            " grad_sample_mode='hooks' alone"
         )
     return owner
 
 
 class Gradients(torch.autograd.Function):
-    """apply(module, mean, call, x, h0, c0, *weights): as autograd.LSTM; of weights, a sample's each.
+    """apply(module, mean, call, x, h0, c0, *weights): as autograd.LSTM, of weights by sample.
 
     mean: whether the loss is one over the batch.
     """

@@ -27,8 +27,8 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
                    what changes the weights: layer_norm, peephole, coupled, gru, rnn_tanh, rnn_relu;
                    rates are zoneout's of h and of c, recurrent_dropout and candidate_dropout, or
                    none. A cell has G gates: weights of G*H rows. Where its state is h alone, c0
-                   is h0 and c_n is h_n. The masks are drawn from seed, [1] or [2] as `reference.draw`
-                   takes it; None is outside training.
+                   is h0 and c_n is h_n. The masks are drawn from seed, [1] or [2] as
+                   `reference.draw` takes it; None is outside training.
                    precision of float32 products, in PyTorch's words, and `native`'s alone: None is
                    "ieee". Who calls asks torch.backends.mkldnn.rnn.fp32_precision.
                    -> y [T, B, D*P], or [N, D*P] with zeros past the last row, h_n as h0, c_n as c0,
@@ -90,9 +90,7 @@ def _lstm(
     if save:
         return autograd.LSTM.apply(ops, spec, seed, batch_sizes, keep, x, h0, c0, *weights)
     named = autograd.named(spec, batch_sizes, keep)
-    return autograd.kernel(
-        ops.lstm.default, x, h0, c0, weights, dropout, seed, fuse, save, **named
-    )
+    return autograd.kernel(ops.lstm.default, x, h0, c0, weights, dropout, seed, fuse, save, **named)
 
 
 def _plain_lstm(

@@ -83,8 +83,8 @@ def _one_way(run, spec, x, h, c, weights, seed, batch_sizes, not_reset):
             if spec.options:  # the whole call's too, for what is the same at every step
                 part = torch.cat([part, seed])
         y, h_n, c_n = checkpoint(
-            unchanged(run, x, h, c, weights), spec, x[rows], h[:, :alive], c[:, :alive], weights, part, sizes,
-            None if not_reset is None else not_reset[:, rows],
+            unchanged(run, x, h, c, weights), spec, x[rows], h[:, :alive], c[:, :alive], weights,
+            part, sizes, None if not_reset is None else not_reset[:, rows],
             use_reentrant=False, preserve_rng_state=spec.dropout > 0,
         )[:3]  # fmt: skip
         outputs.append(y)

@@ -211,8 +211,8 @@ def layer_forward(
     """A lane: x [T, B, I], h0 [B, P], c0 [B, H] -> h [T, B, P], c [T, B, H], gates [T, B, 4H].
 
     h and c are the state after each step, which of a row that has ended is its last; the gates are
-    activated: of a coupled LSTM four, of a GRU m, r, z, n, of an RNN [T, B, H]. A lane that normalizes gives its `Norms` too.
-    order: the lane's steps; None is forwards, all rows alive.
+    activated: of a coupled LSTM four, of a GRU m, r, z, n, of an RNN [T, B, H]. A lane that
+    normalizes gives its `Norms` too. order: the lane's steps; None is forwards, all rows alive.
     """
     order = order or Order(range(len(x)))
     h, c, saved = h0, c0.to(state_dtype(x.dtype)), {}

@@ -104,7 +104,9 @@ class Spec:
         on = tuple(n for n in LSTM_OPTIONS if getattr(self, n) not in (False, 0.0, (0.0, 0.0)))
         for option in on:
             if option not in kind.options:
-                raise ValueError(f"{option}: got {getattr(self, option)}; expected none of a {self.cell}")
+                raise ValueError(
+                    f"{option}: got {getattr(self, option)}; expected none of a {self.cell}"
+                )
         self._set("options", on)
         self._set("zones", self.zoneout)
         self._set("has_c", kind.has_c)
@@ -139,7 +141,9 @@ class Spec:
             raise ValueError(f"zoneout: got {self.zoneout!r}; expected a number in [0, 1], or two")
         for name in ("recurrent_dropout", "candidate_dropout", "dropout"):
             if not _is_probability(getattr(self, name)):
-                raise ValueError(f"{name}: got {getattr(self, name)!r}; expected a number in [0, 1]")
+                raise ValueError(
+                    f"{name}: got {getattr(self, name)!r}; expected a number in [0, 1]"
+                )
         if self.coupled and self.layer_norm:
             raise ValueError(
                 "coupled: got True with layer_norm=True; expected one of them: normalized over all"
@@ -147,9 +151,13 @@ class Spec:
             )
         k = self.recompute
         if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
-            raise ValueError(f"recompute: got {k!r}; expected None or a number of steps, at least 1")
+            raise ValueError(
+                f"recompute: got {k!r}; expected None or a number of steps, at least 1"
+            )
         if self.num_heads != 1:
-            raise ValueError(f"num_heads: got {self.num_heads!r}; expected 1: there are no heads yet")
+            raise ValueError(
+                f"num_heads: got {self.num_heads!r}; expected 1: there are no heads yet"
+            )
 
     def cell_options(self) -> dict[str, Any]:
         """Return the cell's options that are on, by name."""

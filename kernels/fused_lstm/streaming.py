@@ -56,9 +56,7 @@ class Streaming:
         self._zeros = like.new_zeros(module.num_layers, B, P) if P else c, c
         x = like.new_empty(1, *self._shape)
         expected = expected_weights(module.spec, module.input_size, H, P or H)
-        check_tensors(
-            module.spec, x, *self._zeros, weights, H, P or H, expected, None, False
-        )
+        check_tensors(module.spec, x, *self._zeros, weights, H, P or H, expected, None, False)
         engine, level = resolve(module.engine, module.fuse, like.device, module.spec)
         precision = precision_now(like.dtype, "rnn") if engine == "native" else None
         spec = replace(

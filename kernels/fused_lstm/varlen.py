@@ -222,7 +222,9 @@ class Rows:
         return Order(steps, live, (kept if live is None else kept[self._packed])[..., None])
 
 
-def reset_mask(resets: Tensor, directions: int, B: int, batch_sizes: Tensor | None = None) -> Tensor:
+def reset_mask(
+    resets: Tensor, directions: int, B: int, batch_sizes: Tensor | None = None
+) -> Tensor:
     """Return `not_reset` of what a user says: resets is true where a row begins anew at a step.
 
     Nothing then crosses between that step and the one before, in either direction.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -118,6 +119,11 @@ def test_auto_takes_the_loop_where_native_was_not_built(monkeypatch):
         assert found[0] == engine
 
 
+def numbered(draw, first, spec, seed, lane, lanes, *sizes):
+    """Draw as of two lanes, counted from number `first`."""
+    return draw(spec, seed, lane + first, 2, *sizes)
+
+
 def test_dropout_between_layers_beside_a_cell(monkeypatch):
     """Its mask is of kind 0, as without a cell."""
     module = make(Case(L=2), zoneout=0.5, dropout=0.5, engine="loop")
@@ -131,10 +137,8 @@ def test_dropout_between_layers_beside_a_cell(monkeypatch):
         one = fused_lstm.LSTM(x.shape[-1], 4, zoneout=0.5, **DOUBLE)
         one.load_state_dict(own)
         weights = list(one.parameters())
-        drawn = reference.draw
-        with monkeypatch.context() as patch:  # lanes are counted from the layer's number
-            patch.setattr(reference, "draw", lambda spec, seed, lane, lanes, *sizes, n=layer:
-                          drawn(spec, seed, lane + n, 2, *sizes))  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(reference, "draw", partial(numbered, reference.draw, layer))
             x, *_ = reference.lstm(
                 x, *torch.zeros(2, 1, 3, 4, **DOUBLE), weights, 0.0, seed, cell=Spec(zoneout=0.5)
             )

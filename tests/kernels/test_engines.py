@@ -69,10 +69,10 @@ def test_auto_says_once_that_native_is_missing():
 @pytest.mark.parametrize(
     ("engine", "fuse", "message"),
     [
-        ("cuddn", None, r"engine: got 'cuddn', should be 'auto' or one of loop, compile"),
-        ("triton", "none", r"fuse: got 'none', should be one of pointwise"),
-        ("loop", "steps", r"fuse: got 'steps', should be one of none"),
-        ("cudnn", "layers", r"fuse: got 'layers', should be None, for engine 'cudnn'"),
+        ("cuddn", None, r"engine: got 'cuddn'; expected 'auto' or one of loop, compile"),
+        ("triton", "none", r"fuse: got 'none'; expected one of pointwise"),
+        ("loop", "steps", r"fuse: got 'steps'; expected one of none"),
+        ("cudnn", "layers", r"fuse: got 'layers'; expected None, for engine 'cudnn'"),
         ("auto", "some", r"fuse: got 'some'"),
     ],
     ids=lambda value: str(value)[:12],
@@ -83,7 +83,7 @@ def test_unknown_names_are_errors_when_the_module_is_made(engine, fuse, message)
 
 
 def test_unknown_device_is_an_error():
-    with pytest.raises(ValueError, match="device: got 'gpu', should be such as 'cpu'"):
+    with pytest.raises(ValueError, match="device: got 'gpu'; expected such as 'cpu'"):
         fused_lstm.available_engines("gpu")
 
 

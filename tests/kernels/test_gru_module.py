@@ -141,14 +141,16 @@ def test_what_no_module_can_be(options, message):
      if not one.has("gru", None, fuse)],
 )  # fmt: skip
 def test_what_has_no_gru_says_so(engine, fuse):
-    with pytest.raises(ValueError, match=r"cell: got 'gru' .* does not have it; expected engine 'loop'"):
+    with pytest.raises(
+        ValueError, match=r"cell: got 'gru' .* does not have it; expected engine 'loop'"
+    ):
         fused_lstm.GRU(3, 4, engine=engine, fuse=fuse)
 
 
 BAD = {
     "a pair": (lambda x, h: (x, (h, h)), "hx: got tuple; expected a tensor, h_0"),
-    "rank": (lambda x, h: (x, h[0]), r"h_0: got shape \[3, 4\]; expected \[2, B, 4\]"),
-    "size": (lambda x, h: (x, h[..., :3]), r"h_0: got shape \[2, 3, 3\]; expected \[2, B, 4\]"),
+    "rank": (lambda x, h: (x, h[0]), r"h_0: got shape \[3, 4\]; expected \[2, 3, 4\]"),
+    "size": (lambda x, h: (x, h[..., :3]), r"h_0: got shape \[2, 3, 3\]; expected \[2, 3, 4\]"),
     "batch": (lambda x, h: (x, h[:, :2]), r"h_0: got shape \[2, 2, 4\]; expected \[2, 3, 4\]"),
     "input": (lambda x, h: (x[..., :2], h), r"input: .* with I = 3"),
     "dtype": (lambda x, h: (x.double(), h), "h_0: got torch.float32"),

@@ -1,4 +1,4 @@
-"""fused_lstm.inspect: what it reads from machine code, and what must be true of the kernels.
+"""fused_lstm.tools.inspect: what it reads from machine code, and what must be true of the kernels.
 
 `make inspect TRITON=3.6` runs those called `here` under another Triton.
 """
@@ -12,7 +12,7 @@ import sys
 import pytest
 
 import cores
-from fused_lstm import inspect, sass
+from fused_lstm.tools import inspect, sass
 from fused_lstm.triton import choice, devices, plan
 
 SASS = """
@@ -123,7 +123,7 @@ def test_a_floor_counts_the_rows_that_are_moved():
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
     """The command, in a process of its own: this one may hold the interpreter."""
-    command = [sys.executable, "-m", "fused_lstm.inspect", *arguments]
+    command = [sys.executable, "-m", "fused_lstm.tools.inspect", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 

@@ -131,7 +131,7 @@ def test_the_peak_of_memory():
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="recompute: got 0, should be None or a number of steps"):
+    with pytest.raises(ValueError, match="recompute: got 0; expected None or a number of steps"):
         fused_lstm.LSTM(3, 4, recompute=0)
     assert "recompute=5" in repr(fused_lstm.LSTM(3, 4, recompute=5))
 

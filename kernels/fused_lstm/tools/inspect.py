@@ -1,4 +1,4 @@
-"""What a kernel would be on a GPU that need not be here: `python -m fused_lstm.inspect --help`.
+"""What a kernel would be on a GPU that is not here: `python -m fused_lstm.tools.inspect --help`.
 
 Compiles the steps or layers kernels for an architecture, with the plan and the alignment that a
 launch on that GPU would have, and prints what the machine code uses: registers, spills, shared
@@ -18,9 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..cell import PLAIN, Cell
+from ..triton import choice, devices, plan
 from . import sass
-from .cell import PLAIN, Cell
-from .triton import choice, devices, plan
 
 # A kernel's pointers to the state dtype.
 STATES = ("c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr")
@@ -34,7 +34,7 @@ TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 
 def kernel_of(found: plan.Plan):
     """The kernel that a plan launches."""
-    from .triton import sweep
+    from ..triton import sweep
 
     forward = found.direction == "forward"
     return sweep.lstm_sweep_fwd_kernel if forward else sweep.lstm_sweep_bwd_kernel
@@ -54,8 +54,8 @@ def compile_plan(found: plan.Plan, arch: int, cell: Cell = PLAIN):
     """The compiled kernel of a plan, with every pointer aligned to 16 bytes, as torch's are; in
     training, of a cell.
     """
-    from .triton import launch
-    from .triton.cells import gru, lstm
+    from ..triton import launch
+    from ..triton.cells import gru, lstm
 
     own = TYPES[found.dtype]
     tuples = dict.fromkeys(
@@ -155,8 +155,8 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
     """The same of the pointwise kernels, which have no plan: one block of 512 elements each."""
     import triton.language as tl
 
-    from .triton import launch
-    from .triton import pointwise as module
+    from ..triton import launch
+    from ..triton import pointwise as module
 
     size = plan.SIZES[dtype]
     found = []
@@ -249,7 +249,7 @@ def executed_lines(report: dict) -> list[tuple[str, str]]:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m fused_lstm.inspect",
+        prog="python -m fused_lstm.tools.inspect",
         description="Compile this project's kernels for a GPU that need not be here.",
     )
     made.add_argument("--arch", nargs="+", default=["sm_90"], help="sm_80, sm_89, sm_90, sm_100")
@@ -325,7 +325,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.json:
             Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
     except (ValueError, OSError) as error:
-        print(f"fused_lstm.inspect: {error}", file=sys.stderr)
+        print(f"fused_lstm.tools.inspect: {error}", file=sys.stderr)
         return 2
     return 0
 

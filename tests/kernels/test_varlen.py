@@ -16,8 +16,8 @@ LENGTHS = [[5, 2, 3, 5], [1], [4, 4], [2, 7, 7, 1, 3]]
 
 @pytest.fixture(params=["torch", "graph", pytest.param("native", marks=needs_native)])
 def how(request, monkeypatch):
-    monkeypatch.setattr(packing, "can_run", lambda *_: request.param == "native")
-    monkeypatch.setattr(packing, "in_a_graph", lambda: request.param == "graph")
+    monkeypatch.setattr(varlen, "can_run", lambda *_: request.param == "native")
+    monkeypatch.setattr(varlen, "in_a_graph", lambda: request.param == "graph")
 
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
