@@ -252,7 +252,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m fused_lstm.inspect",
         description="Compile this project's kernels for a GPU that need not be here.",
     )
-    made.add_argument("--arch", nargs="+", default=["sm_90"], help="sm_80, sm_89, sm_90, sm_100")
+    made.add_argument("--arch", nargs="+", default=["sm_90"], help="sm_80, sm_89, sm_90, sm_100, sm_120")
     made.add_argument("--device", choices=list(devices.DEVICES), help="instead of --arch: a card")
     made.add_argument("--hidden", type=int, nargs="+", default=[1500])
     made.add_argument("--batch", type=int, default=20)

@@ -140,6 +140,19 @@ def test_two_streams_at_once(fuse):
             assert torch.equal(one[name], value), name
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@fuses
+def test_a_gpu_that_is_not_the_current_one(fuse):
+    exact, ours, x, state = make(SHAPES["odd"], torch.float32, fuse)
+    expected = everything(ours, x, state)
+    other = torch.device("cuda", 1)
+    assert torch.cuda.current_device() == 0
+    moved = everything(ours.to(other), x.to(other), tuple(s.to(other) for s in state))
+    for name, value in expected.items():
+        assert moved[name].device == other, name
+        torch.testing.assert_close(moved[name].to(value.device), value, **near(GPU), msg=name)
+
+
 @fuses
 def test_a_cuda_graph_replays_it(fuse):
     _, ours, x, state = make(SHAPES["small"], torch.float16, fuse)

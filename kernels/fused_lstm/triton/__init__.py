@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -20,6 +21,8 @@ def missing(device: torch.device) -> str | None:
         return f"its kernels run on CUDA GPUs, not on {device.type!r}; use engine='cudnn'"
     if device.type == "cuda" and torch.version.hip is not None:
         return "its barriers are NVIDIA's machine code, and this is ROCm; use engine='cudnn'"
+    if device.type == "cuda" and (why := too_old(torch.cuda.get_device_properties(device))):
+        return why
     interpreter.enable()
     if device.type == "cpu" and not interpreter.is_interpreted():
         return (
@@ -31,6 +34,21 @@ def missing(device: torch.device) -> str | None:
     if device.type == "cuda" and interpreter.is_interpreted():
         return f"Triton's interpreter is on; start Python without {interpreter.VARIABLE}"
     return None
+
+
+def too_old(properties: Any) -> str | None:
+    """Why these kernels do not run on a GPU of before Ampere, or None.
+
+    Triton has no tensor cores there and needs more shared memory than there is, and some of the
+    fences and copies that the kernels are made of begin with sm_80.
+    """
+    arch = properties.major * 10 + properties.minor
+    if arch >= 80:
+        return None
+    return (
+        f"its kernels need compute capability 8.0 (Ampere), and {properties.name} has"
+        f" {properties.major}.{properties.minor}; use engine='cudnn'"
+    )
 
 
 def describe(device: torch.device) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, wraps
 from math import prod
 from typing import NamedTuple
 
@@ -25,6 +25,23 @@ NAMES = {
     torch.float32: "fp32",
     torch.float64: "fp64",
 }
+
+
+def on_their_device(operator: Callable) -> Callable:
+    """`operator`, with its tensors' GPU as the current one.
+
+    Triton launches on the current GPU and its stream, whichever the tensors are on.
+    """
+
+    @wraps(operator)
+    def run(*args, **options):
+        device = next(a for a in args if isinstance(a, Tensor)).device
+        if device.type == "cpu":
+            return operator(*args, **options)
+        with torch.cuda.device(device):
+            return operator(*args, **options)
+
+    return run
 
 
 @dataclass(frozen=True, eq=False)  # one object a plan: told apart, and hashed, by identity

@@ -215,7 +215,7 @@ def _compiled(kind, direction, hidden, batch, layers, projected, dtype, device, 
     block_b, row_groups = _divide_rows(batch, rows, programs, persistent, device, why)
     narrow = min(TILE // (rows * size) if on_tensor_cores else 16, max(16, _power_of_2(widest)))
     # Half as many rounds of a product, where there are many and all of its weights are resident.
-    may_double = kind != "layers" and persistent and size == 2 and device.arch < 100
+    may_double = kind != "layers" and persistent and size == 2 and not device.tcgen05
     may_double &= block_b <= 32 and _ceil(sums, narrow) >= MANY
     for block_k in (2 * narrow, narrow) if may_double else (narrow,):
         chunks, chunks_hr = _ceil(sums, block_k), _ceil(others, block_k) if projected else 0
@@ -238,7 +238,7 @@ def _compiled(kind, direction, hidden, batch, layers, projected, dtype, device, 
         )
     else:
         stages = STREAM_STAGES
-        buffers = stages if device.arch >= 90 else stages - 1  # Hopper's products are asynchronous
+        buffers = stages if device.asynchronous else stages - 1
         scratch = max(scratch, buffers * (tile + staged) + RESERVED)
         resident = min(products * chunks, max(0, (device.smem - scratch) // tile))
         left = max(0, device.smem - scratch - resident * tile)
@@ -262,7 +262,7 @@ def _compiled(kind, direction, hidden, batch, layers, projected, dtype, device, 
         resident=min(resident, chunks), resident_ih=max(0, resident - chunks),
         chunks_hr=chunks_hr, resident_hr=resident_hr,
         ahead=_ahead(kind, block_b * max(1, tile // TILE), stages > 1, device), stages=stages,
-        hold=device.arch < 90, hold_hr=device.arch < 90 or own < 64,
+        hold=not device.asynchronous, hold_hr=not device.asynchronous or own < 64,
         smem=scratch + resident * tile + resident_hr * tile_hr, why=tuple(why),
     )  # fmt: skip
 
@@ -301,19 +301,19 @@ def _divide_rows(batch, rows, programs, persistent, device, why) -> tuple[int, i
 
 
 def _warps(rows: int, device: Device) -> int:
-    # A warp group of 4 multiplies 64 rows on Hopper; two share a tile of more rows. Before it,
-    # 8 warps halve what each thread holds.
-    return 4 if device.arch >= 90 and rows == 64 else 8
+    # A warp group of 4 multiplies 64 rows; two share a tile of more rows. Where warps multiply on
+    # their own, 8 of them halve what each thread holds.
+    return 4 if device.asynchronous and rows == 64 else 8
 
 
 def _ahead(kind: str, wide: int, streams: bool, device: Device) -> int:
     """As many chunks in flight as registers hold beside the rest: found by fused_lstm.inspect."""
     # A chunk takes 16 of a thread's 255 registers at 32 columns and 4 warps, twice that doubled.
-    if device.arch >= 100:
+    if device.tcgen05:
         return 0 if streams or kind == "layers" else 1
     if wide > 32:
         return 1
-    if device.arch < 90:
+    if not device.asynchronous:
         return 3
     if streams:
         return 1 if kind == "layers" else 2
