@@ -1,7 +1,8 @@
 """A cell as data: its options, the weights that a lane has for them, and the masks it draws.
 
 The cell is what an LSTM computes between the products of a step. nn.LSTM's is `PLAIN`; each option
-of `Cell` changes one thing about it, but for `gru`, another cell on the same sums: nn.GRU's.
+of `Cell` changes one thing about it, except `gru`, `rnn_tanh` and `rnn_relu`, other cells: nn.GRU's
+and nn.RNN's.
 docs/cells.md has the formulas and what each costs, fused_lstm.reference computes them. An engine
 reads a `Cell` and has no option of its own.
 
@@ -43,6 +44,8 @@ class Cell:
             Severyn and Barth 2016).
         gru: nn.GRU's cell (Cho et al. 2014) on nn.GRU's weights, as `fused_lstm.GRU` has it; c is
             h. Not with any other.
+        rnn_tanh, rnn_relu: nn.RNN's cell with either activation, on nn.RNN's weights; c is h. Not
+            with any other. The engine `triton` alone has it.
     """
 
     layer_norm: bool = False
@@ -52,6 +55,8 @@ class Cell:
     recurrent_dropout: float = 0.0
     candidate_dropout: float = 0.0
     gru: bool = False
+    rnn_tanh: bool = False
+    rnn_relu: bool = False
     # Made of these once, since every call asks: the names of those that are not as in nn.LSTM, and
     # of how many weights a lane has, whether biases and weight_hr are among them.
     on: tuple[str, ...] = field(init=False, repr=False, compare=False)
@@ -74,9 +79,14 @@ class Cell:
                 " gates, a forget gate is no longer 1 minus the input gate"
             )
         on = tuple(n for n in OPTIONS if getattr(self, n) not in (False, 0.0, (0.0, 0.0)))
-        if self.gru and on != ("gru",):
-            raise ValueError(f"gru: got True with {on[0]}, should be alone: an LSTM has the others")
-        projected = (False,) if self.gru else (True, False)
+        alone = "gru", "rnn_tanh", "rnn_relu"
+        for name in alone:
+            if getattr(self, name) and on != (name,):
+                other = next(option for option in on if option != name)
+                raise ValueError(
+                    f"{name}: got True with {other}, should be alone: an LSTM has the others"
+                )
+        projected = (False,) if on and on[0] in alone else (True, False)
         forms = {
             len(self.weights(1, 1, 1, *form)): form for form in product((True, False), projected)
         }
@@ -101,8 +111,8 @@ class Cell:
         if not cell and not rates:
             return PLAIN
         z_h, z_c, recurrent, candidate = rates
-        norm, peephole, coupled, gru = (name in cell for name in NAMES)
-        return Cell(norm, peephole, coupled, (z_h, z_c), recurrent, candidate, gru)
+        norm, peephole, coupled, *others = (name in cell for name in NAMES)
+        return Cell(norm, peephole, coupled, (z_h, z_c), recurrent, candidate, *others)
 
     @property
     def zones(self) -> tuple[float, float]:
@@ -119,7 +129,7 @@ class Cell:
         self, I: int, H: int, P: int, bias: bool, projected: bool
     ) -> dict[str, tuple[int, ...]]:
         """A lane's weights in the order of a call: name, as in a state_dict, -> shape."""
-        G = (3 if self.coupled or self.gru else 4) * H
+        G = self.gates * H
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (G, I), "weight_hh": (G, P)}
         if bias:
             shapes["bias_ih"] = shapes["bias_hh"] = (G,)
@@ -131,6 +141,13 @@ class Cell:
             shapes |= {"gain_ih": (G,), "gain_hh": (G,), "gain_c": (H,)}
             shapes |= {"bias_c": (H,)} if bias else {}
         return shapes
+
+    @property
+    def gates(self) -> int:
+        """Rows of its weights / H."""
+        if self.rnn_tanh or self.rnn_relu:
+            return 1
+        return 3 if self.coupled or self.gru else 4
 
     def four_gates(self, weights: Sequence[Tensor], H: int) -> tuple[Cell, Sequence[Tensor]]:
         """The same with rows for four gates, which is what engines have; where it has them, itself.
@@ -186,7 +203,7 @@ class Cell:
 
 
 # What an operator is told by name, since it changes weights.
-NAMES = "layer_norm", "peephole", "coupled", "gru"
+NAMES = "layer_norm", "peephole", "coupled", "gru", "rnn_tanh", "rnn_relu"
 OPTIONS = tuple(option.name for option in fields(Cell) if option.init)
 
 

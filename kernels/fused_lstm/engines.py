@@ -42,7 +42,7 @@ ENGINES = {
     "loop": Engine("fused_lstm.loop", ("none",), OPTIONS),
     "compile": Engine("fused_lstm.compiled", (), OPTIONS),
     "cudnn": Engine("fused_lstm.cudnn", (), ("coupled", "gru"), spreads=True),
-    "triton": Engine("fused_lstm.triton", FUSED, OPTIONS, ("pointwise",)),
+    "triton": Engine("fused_lstm.triton", FUSED, OPTIONS, ("pointwise",), spreads=True),
     "native": Engine("fused_lstm.native", FUSED, OPTIONS, ("pointwise",), spreads=True),
 }
 

@@ -24,7 +24,7 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
                    batch_sizes [T] int64 on the CPU (None for x [T, B, I]) and keep [D, T, B] or
                    [D, N] bool (None where all is kept): fused_lstm.rows says what they are.
                    cell, rates: `Cell.arguments`; "" and [] are nn.LSTM's. cell names, with commas,
-                   what changes the weights: layer_norm, peephole, coupled, gru; rates are zoneout's
+                   what changes the weights: layer_norm, peephole, coupled, gru, rnn_tanh, rnn_relu; rates are zoneout's
                    of h and of c, recurrent_dropout and candidate_dropout, or none. The masks are
                    drawn from seed, [1] or [2] as `Cell.draw` takes it; None is outside training.
                    precision of float32 products, in PyTorch's words, and `native`'s alone: None is
@@ -183,14 +183,22 @@ def _fake_cell_backward(gates, c, c_next, dh, dc_next):
     return gates.new_empty(gates.shape), c.new_empty(c.shape)
 
 
-def _fake_lstm(x, h0, c0, weights, dropout, seed, fuse, save, directions=1, cell="", **_others):
+def _fake_counted(x, h0, c0, weights, *others, cell="", **named):
+    """`_fake_lstm` of an engine that saves the gates that there are; of a GRU m, r, z, n."""
+    saved = 4 if "gru" in cell else len(weights[0]) // c0.shape[2]
+    return _fake_lstm(x, h0, c0, weights, *others, cell=cell, saved=saved, **named)
+
+
+def _fake_lstm(
+    x, h0, c0, weights, dropout, seed, fuse, save, directions=1, cell="", saved=4, **_others
+):
     rows, width, lanes, H = x.shape[:-1], directions * h0.shape[2], len(h0), c0.shape[2]
     h, c, gates = [(0,)] * 3
     if save:
         h, c, gates = (
             (lanes // directions - 1, *rows, width),
             (lanes * (9 if "layer_norm" in cell else 1), *rows, H),
-            (lanes, *rows, 4 * H),
+            (lanes, *rows, saved * H),
         )
     return (
         x.new_empty(*rows, width),
@@ -302,7 +310,8 @@ def _define(engine: str):
         library.define(name + operator.schema)
         # A kernel of a device comes before this one.
         library.impl(name, _first_use(engine, name), "CompositeExplicitAutograd")
-        torch.library.register_fake(f"{namespace}::{name}", operator.fake, lib=library)
+        fake = _fake_counted if (engine, name) == ("triton", "lstm") else operator.fake
+        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
         # Not torch.library.register_autograd, which torch.func cannot transform.
         if operator.own is None or operator.plain is None:
             continue

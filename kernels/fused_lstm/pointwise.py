@@ -199,6 +199,43 @@ def gru_backward(
     return dgates.to(activated.dtype), dc_next * z, dh
 
 
+# --- nn.RNN's cells, whose c is h ---
+
+
+def rnn_tanh_forward(
+    gates: Tensor, c: Tensor, added: Added = PLAIN
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `forward`; gates [B, H]."""
+    c_next = gates.to(c.dtype).tanh()
+    h = c_next.to(gates.dtype)
+    return h, c_next, h
+
+
+def rnn_tanh_backward(
+    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `backward`."""
+    dgates = (dc_next + dh) * (1 - activated.to(c.dtype).square())
+    return dgates.to(activated.dtype), torch.zeros_like(c), dh
+
+
+def rnn_relu_forward(
+    gates: Tensor, c: Tensor, added: Added = PLAIN
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `forward`; gates [B, H]."""
+    c_next = gates.to(c.dtype).relu()
+    h = c_next.to(gates.dtype)
+    return h, c_next, h
+
+
+def rnn_relu_backward(
+    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `backward`; where relu gave 0 its derivative is 0, as torch has it."""
+    dgates = torch.where(activated > 0, dc_next + dh, 0.0)
+    return dgates.to(activated.dtype), torch.zeros_like(c), dh
+
+
 class Pointwise(NamedTuple):
     """What a cell computes in a step but for its products."""
 
@@ -207,3 +244,5 @@ class Pointwise(NamedTuple):
 
 
 LSTM, GRU = Pointwise(forward, backward), Pointwise(gru_forward, gru_backward)
+RNN_TANH = Pointwise(rnn_tanh_forward, rnn_tanh_backward)
+RNN_RELU = Pointwise(rnn_relu_forward, rnn_relu_backward)

@@ -273,6 +273,8 @@ def lstm(
     cell, weights = cell.four_gates(weights, c0.shape[2])
     lanes, states, (_, B, P) = list(by_layer(weights, len(h0), cell)), [], h0.shape
     own = pointwise.GRU if cell.gru else pointwise.LSTM
+    if cell.rnn_tanh or cell.rnn_relu:
+        own = pointwise.RNN_TANH if cell.rnn_tanh else pointwise.RNN_RELU
     rows = Rows(x, B, batch_sizes, keep)
 
     def sweep(x: Tensor, lane: int) -> Tensor:

@@ -261,22 +261,22 @@ def test_resets_are_the_references(fuse):
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_a_launch_a_step_is_the_same_as_one_launch(direction, proj_size, monkeypatch):
     """What runs where the programs do not all fit on the GPU at once."""
-    from fused_lstm.triton import around, devices
+    from fused_lstm.triton import devices, op
 
     _, ours, x, state = make((5, 20, 64, 200, 2), torch.float32, "layers", proj_size)
     with tf32(False):
         expected = everything(ours, x, state)
-    chosen, current = around._plan, devices.current
+    chosen, current = op.plan_of, devices.current
 
-    def one_sm(fuse, made_for, *tensors):
+    def one_sm(fuse, made_for, *others, **options):
         if made_for != direction:
-            return chosen(fuse, made_for, *tensors)
+            return chosen(fuse, made_for, *others, **options)
         tiny = lambda device: replace(current(device), sms=1)  # noqa: E731
         with monkeypatch.context() as patch:
             patch.setattr(devices, "current", tiny)
-            return chosen(fuse, made_for, *tensors)
+            return chosen(fuse, made_for, *others, **options)
 
-    monkeypatch.setattr(around, "_plan", one_sm)
+    monkeypatch.setattr(op, "plan_of", one_sm)
     with tf32(False):
         actual = everything(ours, x, state)
     for name, value in expected.items():
@@ -337,13 +337,13 @@ def test_gradcheck_twice(fuse):
 
 
 def test_a_new_length_needs_no_new_kernel():
-    from fused_lstm.triton import sweep
+    from fused_lstm.triton import forward
 
     _, ours, x, state = make((4, 20, 200, 200, 1), torch.bfloat16, "steps")
     ours(x, state)
 
     def compiled() -> int:
-        caches = sweep.lstm_sweep_fwd_kernel.device_caches.values()
+        caches = forward.lstm_forward_kernel.device_caches.values()
         return sum(len(cache[0]) for cache in caches)
 
     before = compiled()

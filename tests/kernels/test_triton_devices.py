@@ -12,7 +12,7 @@ import fused_lstm
 from fused_lstm import engines
 from fused_lstm import triton as engine
 from fused_lstm.triton import launch
-from fused_lstm.triton.devices import DEVICES, described
+from fused_lstm.triton.devices import AMD, DEVICES, described
 from fused_lstm.triton.plan import plan
 
 
@@ -81,6 +81,7 @@ def test_an_rtx_5090_is_planned_as_ampere_is(kind, hidden, direction):
 def turing(monkeypatch):
     """A Tesla T4 as cuda:0."""
     t4 = driver("Tesla T4", (7, 5), 40, 64)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: t4)
     engines._resolve.cache_clear()
     yield
@@ -100,8 +101,25 @@ def test_before_ampere_auto_takes_cudnn_and_triton_says_why():
 
 
 def test_from_ampere_on_nobody_is_too_old():
-    assert engine.too_old(driver("NVIDIA A100-SXM4-40GB", (8, 0), 108, 163)) is None
-    assert engine.too_old(driver("NVIDIA Thor", (11, 0), 20, 227)) is None
+    assert engine.unfit(driver("NVIDIA A100-SXM4-40GB", (8, 0), 108, 163)) is None
+    assert engine.unfit(driver("NVIDIA Thor", (11, 0), 20, 227)) is None
+
+
+def test_amds_by_their_architecture():
+    """PyTorch calls a ROCm device cuda too, and gives NVIDIA's a gcnArchName that is none."""
+    mi300 = driver("AMD Instinct MI300X", (9, 4), 304, 64, gcnArchName="gfx942:sramecc+:xnack-")
+    found = described(mi300)
+    assert (found.gfx, found.wave, found.has_tf32) == ("gfx942", 64, True)
+    assert not found.asynchronous
+    assert engine.unfit(mi300) is None
+    old = driver("AMD Radeon RX 6800", (10, 3), 30, 64, gcnArchName="gfx1030")
+    assert "not for gfx1030" in engine.unfit(old)
+    assert described(driver("NVIDIA L4", (8, 9), 58, 99, gcnArchName="NVIDIA L4")).gfx == ""
+    plans = [plan("steps", "forward", hidden=650, batch=20, layers=1, dtype=dtype, device=device)
+             for device in AMD.values() for dtype in ("bf16", "fp32")]  # fmt: skip
+    assert all(made.amd for made in plans)
+    assert [made.warps for made in plans] == [4] * 6 + [8] * 4
+    assert [made.precision for made in plans].count("tf32") == 2  # both of gfx942
 
 
 def test_an_operators_gpu_is_the_current_one(monkeypatch):

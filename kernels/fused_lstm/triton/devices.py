@@ -12,8 +12,8 @@ import torch
 @dataclass(frozen=True)
 class Device:
     name: str
-    arch: int  # compute capability, 90 for 9.0; 0 is Triton's interpreter
-    sms: int
+    arch: int  # compute capability, 90 for 9.0; 0 where there is none
+    sms: int  # multiprocessors; of AMD's GPUs compute units, or pairs of them (RDNA)
     smem: int  # bytes of shared memory that one program may have
     l2: int  # bytes
     # Only for floors in microseconds, and for choosing between two plans that both fit:
@@ -22,6 +22,18 @@ class Device:
     l2_rate: float  # GB/s, about: what others measured, no data sheet states it
     tflops: dict[str, float]  # dense peak by precision: half, tf32, fp32, fp64
     registers: int = 65536  # 32-bit, per SM
+    gfx: str = ""  # AMD's name of an architecture
+    wave: int = 32  # threads of a warp
+
+    @property
+    def is_interpreter(self) -> bool:
+        """Whether it is no GPU: Triton's interpreter."""
+        return self.name == "interpreter"
+
+    @property
+    def has_tf32(self) -> bool:
+        """Whether Triton multiplies in TF32 there; of AMD's it does on gfx942 alone."""
+        return self.gfx in ("", "gfx942")
 
     @property
     def wgmma(self) -> bool:
@@ -65,6 +77,26 @@ DEVICES = {
     )
 }
 
+
+
+def _amd(name, gfx, wave, units, lds_kib, l2_mb, clock, hbm, l2_rate, half, tf32, fp32, fp64):
+    made = _device(name, 0, units, lds_kib, l2_mb, clock, hbm, l2_rate, half, tf32, fp32, fp64)
+    return replace(made, gfx=gfx, wave=wave)
+
+
+# From AMD's data sheets; L2's rates are guesses. No kernel of this project has run on any of them.
+AMD = {
+    device.name: device
+    for device in (
+        #    name        gfx       wave units LDS  L2 clock  HBM   L2/s  half  tf32   fp32   fp64
+        _amd("MI210", "gfx90a", 64, 104, 64, 8, 1.70, 1638, 3500, 181, 45.3, 45.3, 45.3),
+        _amd("MI300X", "gfx942", 64, 304, 64, 32, 2.10, 5300, 9000, 1307, 654, 163, 163),
+        _amd("MI350X", "gfx950", 64, 256, 160, 32, 2.20, 8000, 9000, 2300, 144, 144, 72),
+        _amd("7900 XTX", "gfx1100", 32, 48, 64, 6, 2.50, 960, 3500, 123, 61, 61, 1.9),
+        _amd("RX 9070", "gfx1201", 32, 28, 64, 8, 2.52, 640, 3000, 145, 36, 36, 1.1),
+    )
+}
+
 # What a driver calls them. A variant with other memory or another socket is another card.
 DRIVERS_NAMES = {
     "NVIDIA H100 80GB HBM3": "H100",
@@ -92,6 +124,21 @@ def by_arch(arch: int) -> Device:
     raise ValueError(f"arch must be one of {known}, got sm_{arch}")
 
 
+def gfx_of(properties: Any) -> str:
+    """AMD's name of a GPU's architecture, "" of another's: PyTorch gives that one its card's."""
+    name = getattr(properties, "gcnArchName", "")
+    return name.partition(":")[0] if name.startswith("gfx") else ""
+
+
+def by_gfx(gfx: str) -> Device:
+    """The described GPU of AMD's with this architecture."""
+    for device in AMD.values():
+        if device.gfx == gfx:
+            return device
+    known = ", ".join(device.gfx for device in AMD.values())
+    raise ValueError(f"gfx: got {gfx!r}; expected one of {known}")
+
+
 @cache
 def current(device: torch.device) -> Device:
     """The machine's own: by its exact name from the table, any other as its driver describes it."""
@@ -106,6 +153,11 @@ def described(properties: Any) -> Device:
     Rates that no driver tells are those of the nearest described architecture, a multiprocessor
     and a clock cycle.
     """
+    if gfx := gfx_of(properties):
+        return replace(
+            by_gfx(gfx), name=properties.name, sms=properties.multi_processor_count,
+            l2=properties.L2_cache_size,
+        )  # fmt: skip
     arch = properties.major * 10 + properties.minor
     limits = {
         "name": properties.name,
