@@ -163,7 +163,8 @@ def inspect_amd(found: plan.Plan, device: devices.Device, cell: Cell = PLAIN) ->
     text = compiled.asm["amdgcn"]
 
     def number(key: str) -> int:
-        return int(re.search(rf"\.{key}:? +(\d+)", text)[1])
+        (found, *_) = re.findall(rf"\.{key}:? +(\d+)", text)
+        return int(found)
 
     return {
         "kernel": kernel_of(found).fn.__name__,
@@ -299,7 +300,9 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m fused_lstm.inspect",
         description="Compile this project's kernels for a GPU that need not be here.",
     )
-    made.add_argument("--arch", nargs="+", default=["sm_90"], help="sm_80, sm_89, sm_90, sm_100, sm_120")
+    made.add_argument(
+        "--arch", nargs="+", default=["sm_90"], help="sm_80, sm_89, sm_90, sm_100, sm_120"
+    )
     made.add_argument(
         "--device", choices=[*devices.DEVICES, *devices.AMD], help="instead of --arch: a card"
     )

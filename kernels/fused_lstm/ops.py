@@ -24,9 +24,10 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
                    batch_sizes [T] int64 on the CPU (None for x [T, B, I]) and keep [D, T, B] or
                    [D, N] bool (None where all is kept): fused_lstm.rows says what they are.
                    cell, rates: `Cell.arguments`; "" and [] are nn.LSTM's. cell names, with commas,
-                   what changes the weights: layer_norm, peephole, coupled, gru, rnn_tanh, rnn_relu; rates are zoneout's
-                   of h and of c, recurrent_dropout and candidate_dropout, or none. The masks are
-                   drawn from seed, [1] or [2] as `Cell.draw` takes it; None is outside training.
+                   what changes the weights: layer_norm, peephole, coupled, gru, rnn_tanh, rnn_relu;
+                   rates are zoneout's of h and of c, recurrent_dropout and candidate_dropout, or
+                   none. The masks are drawn from seed, [1] or [2] as `Cell.draw` takes it; None is
+                   outside training.
                    precision of float32 products, in PyTorch's words, and `native`'s alone: None is
                    "ieee". Who calls asks torch.backends.mkldnn.rnn.fp32_precision.
                    -> y [T, B, D*P], or [N, D*P] with zeros past the last row, h_n as h0, c_n as c0,

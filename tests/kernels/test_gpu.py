@@ -143,7 +143,7 @@ def test_two_streams_at_once(fuse):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @fuses
 def test_a_gpu_that_is_not_the_current_one(fuse):
-    exact, ours, x, state = make(SHAPES["odd"], torch.float32, fuse)
+    _, ours, x, state = make(SHAPES["odd"], torch.float32, fuse)
     expected = everything(ours, x, state)
     other = torch.device("cuda", 1)
     assert torch.cuda.current_device() == 0

@@ -60,7 +60,8 @@ def run(case: LanesCase, cell: Cell, fuse: str, training: bool, dtype=torch.floa
     dropout = case.dropout if training else 0.0
     x, h0, c0, *weights = problem.inputs
     outputs = reference.lstm(x, h0, c0, weights, dropout, seed, **problem.lanes, cell=cell)
-    grads = torch.autograd.grad(outputs, problem.inputs, by, allow_unused=True, materialize_grads=True)
+    unused = {"allow_unused": True, "materialize_grads": True}  # nn.RNN has no c
+    grads = torch.autograd.grad(outputs, problem.inputs, by, **unused)
     wanted = [*outputs, *grads]
 
     x, h0, c0, *weights = (t.detach() for t in problem.inputs)

@@ -130,9 +130,7 @@ def test_a_nan_gradient_does_not_reach_the_layer_above(L, p, monkeypatch):
     with torch.no_grad():
         force(monkeypatch, "layers", PATHS["many programs and chunks"])
         y, _, _, *saved = op.lstm(x, h0, c0, weights, p, seed, "layers", True)
-        *found, _ = op.lstm_backward(
-            *by, x, h0, c0, weights, p, seed, "layers", y, *saved, True
-        )
+        *found, _ = op.lstm_backward(*by, x, h0, c0, weights, p, seed, "layers", y, *saved, True)
     assert not wanted[1][1:].isnan().any()
     for name, a, b in zip(NAMES, found, wanted, strict=False):
         assert torch.equal(a.isnan(), b.isnan()), f"gradient of {name}"

@@ -277,7 +277,7 @@ def _pattern(out: Tensor) -> Tensor:
 def _launching(case: Case) -> Iterator[None]:
     """The operators launch what the case says, instead of what choice.choose does."""
 
-    def made(fuse: str, direction: str, dtype, device, shape, *, norm: bool, gates: int, tf32: bool):
+    def made(fuse: str, direction: str, dtype, device, shape, *, norm, gates, tf32):
         return make_plan(
             fuse, direction, case.H, case.B, case.L, dtype, PATHS[case.path],
             device=case.device, tf32=case.dtype == "tf32", projected=case.P, norm=norm,

@@ -20,9 +20,9 @@ def missing(device: torch.device) -> str | None:
         return "the package triton is not installed; pip install triton (Linux only)"
     if device.type not in ("cpu", "cuda"):
         return f"its kernels run on CUDA GPUs, not on {device.type!r}; use engine='cudnn'"
-    if device.type == "cuda" and torch.cuda.is_available():
-        if (why := unfit(torch.cuda.get_device_properties(device))) is not None:
-            return why
+    is_here = device.type == "cuda" and torch.cuda.is_available()
+    if is_here and (why := unfit(torch.cuda.get_device_properties(device))) is not None:
+        return why
     interpreter.enable()
     if device.type == "cpu" and not interpreter.is_interpreted():
         return (

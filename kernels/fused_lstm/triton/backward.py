@@ -254,7 +254,7 @@ def dh_of(
     """A block's dh of a step: what was given, and what the programs that share the block have
     summed, for which the first turn waits. Of a zoneout, what is left for the step itself.
     """
-    t, lane, first, _ = step
+    t, lane, _, _ = step
     T, B, _, _ = rows
     at = b[None, :] * PLAN.P + unit[:, None]
     is_last = mask & (b < tl.where(t == T - 1, last, 0))[None, :]

@@ -78,7 +78,6 @@ DEVICES = {
 }
 
 
-
 def _amd(name, gfx, wave, units, lds_kib, l2_mb, clock, hbm, l2_rate, half, tf32, fp32, fp64):
     made = _device(name, 0, units, lds_kib, l2_mb, clock, hbm, l2_rate, half, tf32, fp32, fp64)
     return replace(made, gfx=gfx, wave=wave)

@@ -174,7 +174,7 @@ def constants(
     resets: bool = False,
     draws: bool = False,
 ) -> Constants:
-    """PLAN of a launch that has `phases`; draws: whether a cell's masks are drawn, as in training."""
+    """PLAN of a launch that has `phases`; draws: whether a cell's masks are drawn."""
     size, chain = SIZES[plan.dtype], plan.kind == "layers" and plan.layers > 1
     recurrent = draws and cell.recurrent_dropout > 0
     kernels = kernel_cell(cell)
@@ -322,7 +322,7 @@ class Launch:
         if is_interpreted():
             kernel[(grid,)](*given)
             return
-        active = driver.active
+        active: Any = driver.active
         device = active.get_current_device()
         # What Triton specialises by: no number, and of a pointer whether 16 divides it.
         key = device, active, *(_kind(a) for a in arguments)

@@ -367,7 +367,9 @@ def lstm_backward(
         )
         by_h = torch.empty_like(dgates) if norm or G < prepared.S else None
         dh = gates.new_empty(L, N, P) if plan.projected else None
-        exchange, between, counters = launch.workspace(plan, gates, (L, 2, prepared.exchanged), count)
+        exchange, between, counters = launch.workspace(
+            plan, gates, (L, 2, prepared.exchanged), count
+        )
         extra = _extra(of, state, None)
         outputs = [rows.of(t) for t in (*h.view(-1, N, W).unbind(), y.view(N, W))]
         left = gradients.Left(

@@ -219,7 +219,9 @@ def _compiled(
     precision = "tf32" if rounds else "ieee"
     on_tensor_cores = rounds or size == 2
     block_b, row_groups = _divide_rows(batch, rows, programs, persistent, device, why)
-    narrow = min(TILE // (max(rows, 64) * size) if on_tensor_cores else 16, max(16, _power_of_2(widest)))
+    narrow = min(
+        TILE // (max(rows, 64) * size) if on_tensor_cores else 16, max(16, _power_of_2(widest))
+    )
     # Half as many rounds of a product, where there are many and all of its weights are resident.
     may_double = kind != "layers" and persistent and size == 2 and not device.tcgen05
     may_double &= block_b <= 32 and _ceil(sums, narrow) >= MANY
@@ -261,8 +263,8 @@ def _compiled(
     return Plan(
         kind, direction, "persistent" if persistent else "per-step", hidden, batch, layers,
         projected, dtype, precision, programs * row_groups,
-        rows=rows, units=units, own=own, split=split, row_groups=row_groups, warps=_warps(rows, device),
-        block_b=block_b,
+        rows=rows, units=units, own=own, split=split, row_groups=row_groups,
+        warps=_warps(rows, device), block_b=block_b,
         batch_blocks=_ceil(_ceil(batch, block_b), row_groups),
         block_k=block_k, chunks=chunks,
         resident=min(resident, chunks), resident_ih=max(0, resident - chunks),
