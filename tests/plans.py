@@ -47,7 +47,7 @@ def make_plan(
     """A device's plan with a path's changes, and what follows from them."""
     found = plan(
         kind, direction, hidden=H, batch=B, layers=L, dtype=NAMES[dtype], device=device, tf32=tf32,
-        projected=projected, norm=norm, gates=gates,
+        projected=projected, norm=norm, gates=gates, in_parts=not path,
     )  # fmt: skip
     path = dict(path)
     tile = 1 << (gates - 1).bit_length()

@@ -259,7 +259,8 @@ def table(report: dict) -> str:
             ("programs", f"{found['programs']}, {found['units']} units each{split},"
              f" {found['warps']} warps"),
             ("blocks", f"batch {found['block_b']} x {found['batch_blocks']}, sum"
-             f" {found['block_k']} x {found['chunks']}, {found['ahead']} ahead,"
+             f" {found['block_k']} x {found['chunks']} in {found['k_parts']} parts,"
+             f" {found['ahead']} ahead,"
              f" {found['stages']} stages, products in {precision}"),
             ("resident", f"{found['resident_fraction']:.0%} of the weights"
              f" ({found['resident']} + {found['resident_ih']} + {found['resident_hr']} tiles)"),
@@ -316,6 +317,9 @@ def parser() -> argparse.ArgumentParser:
         "--cell", nargs="+", default=[], choices=(*RATES, *SWITCHES), metavar="OPTION",
         help="a cell with these options, in training",
     )  # fmt: skip
+    made.add_argument(
+        "--whole-sums", action="store_true", help="no product's sum is shared out to warps"
+    )
     made.add_argument("--no-tf32", action="store_true", help="full precision for float32")
     made.add_argument("--json", metavar="FILE", help="write all of it, without the machine code")
     made.add_argument("--jobs", type=int, default=1, help="kernels compiled at once [1]")
@@ -345,7 +349,7 @@ def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple
                     yield pointwise, (dtype, device, args.batch, hidden)
                     continue
                 for direction in ("forward", "backward"):
-                    shape["gates"] = cell.gates
+                    shape |= {"gates": cell.gates, "in_parts": not args.whole_sums}
                     kind = choice.choose(direction, **shape)
                     if args.fuse == "steps":
                         kind = plan.plan("steps", direction, **shape)

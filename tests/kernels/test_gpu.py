@@ -384,3 +384,38 @@ def test_a_cell_is_the_references(precision, norm, training, projected, directio
         grads = torch.autograd.grad(found, inputs, [g.to(dtype) for g in by])
     actual, expected = dict(enumerate((*found, *grads))), dict(enumerate((*outputs, *wanted)))
     assert_near(actual, expected, precision)
+
+
+COUNTED = {
+    "coupled": Cell(coupled=True),
+    "gru": Cell(gru=True),
+    "rnn_tanh": Cell(rnn_tanh=True),
+    "rnn_relu": Cell(rnn_relu=True),
+}
+
+
+@pytest.mark.parametrize("fuse", ["steps", "layers"])
+@pytest.mark.parametrize("cell", COUNTED.values(), ids=COUNTED)
+@pytest.mark.parametrize("shape", ["medium", "odd", "large"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_cell_of_other_gates_is_the_references(precision, shape, cell, fuse):
+    """Coupled gates, nn.GRU's and nn.RNN's: as many rows as they have gates."""
+    T, B, I, H, L = SHAPES[shape]
+    dtype, allowed = PRECISIONS[precision]
+    G, inputs = cell.gates * H, [(T, B, I), (L, B, H), (L, B, H)]
+    for layer in range(L):
+        inputs += [(G, I if layer == 0 else H), (G, H), (G,), (G,)]
+    tensors = [torch.randn(size, device="cuda") for size in inputs]
+    tensors = [t if n < 3 else t / H**0.5 for n, t in enumerate(tensors)]
+    leaves = [t.to(dtype).requires_grad_() for t in tensors]
+    wide = [t.detach().double().requires_grad_() for t in leaves]
+    outputs = reference.lstm(*wide[:3], wide[3:], cell=cell)
+    by = [torch.linspace(-1, 1, o.numel(), device="cuda").cos().view_as(o) for o in outputs]
+    options = {"allow_unused": True, "materialize_grads": True}  # nn.RNN has no c
+    wanted = torch.autograd.grad(outputs, wide, [g.double() for g in by], **options)
+    with tf32(allowed):
+        given = *leaves[:3], leaves[3:], 0.0, None, fuse, True
+        found = torch.ops.fused_lstm_triton.lstm(*given, **cell.arguments())[:3]
+        grads = torch.autograd.grad(found, leaves, [g.to(dtype) for g in by], **options)
+    actual, expected = dict(enumerate((*found, *grads))), dict(enumerate((*outputs, *wanted)))
+    assert_near(actual, expected, precision)

@@ -37,11 +37,8 @@ PATHS = {
     "all streamed": {"block_k": 32, "resident": 0, "resident_ih": 0, "stages": 3, "ahead": 0},
     "blocks of batch": {"block_b": 16, "row_groups": 1},
     "groups of rows": {"block_b": 16, "row_groups": 2},
-    "sums in parts": {
-        "k_parts": 8, "warps": 8, "block_k": 128, "resident": 9, "resident_ih": 9, "ahead": 1,
-        "hold": False,
-    },
-}  # fmt: skip
+    "whole sums": {"k_parts": 1},
+}
 
 
 @dataclass(frozen=True)

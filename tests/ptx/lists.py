@@ -38,7 +38,7 @@ def every_case() -> list[Case]:
             found += _lanes(dtype, arch) + _projected(dtype, arch) + _cells(dtype, arch)
             found += [Case("steps", dtype, arch, 33, 20, **LONG)]
             found += [Case("layers", dtype, arch, 17, L=3, p=0.3, **LONG)]
-            found += _parts(dtype, arch) if dtype in ("bf16", "fp16") else []
+            found += _whole_sums(dtype, arch) if dtype in ("bf16", "fp16") else []
     return found
 
 
@@ -104,9 +104,9 @@ def _cells(dtype: str, arch: int) -> list[Case]:
     return found
 
 
-def _parts(dtype: str, arch: int) -> list[Case]:
-    """Products whose sums are shared out to warps, where tensor cores multiply."""
-    path = {"path": "sums in parts"}
+def _whole_sums(dtype: str, arch: int) -> list[Case]:
+    """Products whose warps share rows and columns, where they would share out a sum."""
+    path = {"path": "whole sums"}
     found = [Case("steps", dtype, arch, H, B, **path) for H, B in ((17, 3), (130, 20))]
     found.append(Case("steps", dtype, arch, 33, 20, **path, **LONG))
     found.append(Case("layers", dtype, arch, 33, L=2, p=0.3, lengths=FEW, keep=True, **path))
@@ -158,8 +158,8 @@ def some_cases() -> list[Case]:
             found.append(Case("layers", dtype, arch, 33, 20, L=2, keep=True, cell=RNN))
         found.append(Case("steps", "bf16", arch, 33, 20, **LONG))
         found.append(Case("layers", "tf32", arch, 17, L=3, **LONG))
-        found.append(Case("steps", "bf16", arch, 130, 20, path="sums in parts"))
-        found.append(Case("layers", "bf16", arch, 17, L=2, cell=GRU, path="sums in parts"))
+        found.append(Case("steps", "bf16", arch, 130, 20, path="whole sums"))
+        found.append(Case("layers", "bf16", arch, 17, L=2, cell=GRU, path="whole sums"))
         found.append(Case("both", "bf16", arch, 17, 20, **path, cell=ALL))
         found.append(Case("both", "bf16", arch, 17, 20, **path, cell=NORM))
         found.append(Case("steps", "bf16", arch, 33, 20, P=20, path="groups of rows"))
@@ -168,6 +168,6 @@ def some_cases() -> list[Case]:
         if arch == 80:
             # In the last one several warps hold the same rows.
             shared = Case("steps", "fp64", arch, 17, 37, path="blocks of batch", P=9, cell=NORM)
-            long = Case("steps", "bf16", arch, 33, 20, path="sums in parts", **LONG)
+            long = Case("steps", "bf16", arch, 33, 20, path="whole sums", **LONG)
             found = [*found[::3], shared, long]
     return found

@@ -27,10 +27,12 @@ def choose(
     directions: int = 1,
     norm: bool = False,
     gates: int = 4,
+    in_parts: bool = True,
 ) -> Plan:
     """The launch for a stack of layers: a wavefront of all where it is faster, else one each."""
     shape: dict[str, Any] = {"hidden": hidden, "batch": batch, "dtype": dtype, "device": device}
     shape |= {"tf32": tf32, "projected": projected, "norm": norm, "gates": gates}
+    shape["in_parts"] = in_parts
     if directions == 2:  # a layer has to wait for the whole one below
         return plan("both", direction, layers=2, **shape)
     steps = plan("steps", direction, layers=1, **shape)

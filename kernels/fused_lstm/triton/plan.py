@@ -19,6 +19,8 @@ SIZES = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
 TILE = 16 * 1024  # bytes of a tile of weights, where H is large enough
 MANY = 8  # rounds of a product, so that twice the tile pays: fewer syncs for more instructions
 STREAM_STAGES = 3  # tiles in flight or in use where weights stream from L2
+K_PARTS = 8  # warps that share out a product's sum, where they do
+PART_REGISTERS = 176  # of a thread, that its weights and sums may take: found by fused_lstm.inspect
 RESERVED = 2048  # bytes of shared memory for what the compiler adds: mbarriers, reductions
 
 
@@ -135,6 +137,7 @@ def plan(
     projected: int = 0,
     norm: bool = False,
     gates: int = 4,
+    in_parts: bool = True,
 ) -> Plan:
     """The launch for one shape.
 
@@ -149,6 +152,7 @@ def plan(
         projected: P where h is projected, else 0.
         norm: whether rows are normalized over all units, so that all programs of a lane meet.
         gates: G, 1, 3 or 4.
+        in_parts: whether a product's sum may be shared out to warps; False to compare.
     """
     if kind not in ("steps", "layers", "both"):
         raise ValueError(f"kind must be 'steps', 'layers' or 'both', got {kind!r}")
@@ -170,6 +174,8 @@ def plan(
     if device.is_interpreter:
         return _interpreted(kind, direction, *shape, norm)
     found = replace(_compiled(kind, direction, *shape, device, tf32), norm=norm)
+    if in_parts:
+        found = _in_parts(found, device)
     if norm and not found.persistent:
         raise ValueError(f"layer_norm: {found.why[0]}; use engine 'loop'")
     return found
@@ -275,6 +281,46 @@ def _compiled(
         smem=scratch + resident * tile + resident_hr * tile_hr, why=tuple(why), gates=gates,
         amd=device.gfx != "",
     )  # fmt: skip
+
+
+def _in_parts(found: Plan, device: Device) -> Plan:
+    """The same plan with each product's sum shared out to 8 warps, where their registers hold it.
+
+    A warp multiplies all of a program's rows by its eighth of K, from registers, and the sums meet
+    once: fewer instructions, and a third of the syncs of warps that share rows and columns.
+    """
+    if not (
+        found.persistent and found.direction == "forward" and SIZES[found.dtype] == 2
+        and found.batch_blocks == 1 and not found.projected and not found.amd
+        and not device.tcgen05 and found.own == 16
+    ):  # fmt: skip
+        return found
+    columns = _ceil(found.hidden, K_PARTS * 16) * 16  # of K, that a warp sums over
+    part_k = 32 if columns % 32 == 0 else 16
+    chunks = columns // part_k
+    for own in (16, 8):
+        rows = _tile_gates(found.gates) * own
+        programs = found.layers * _ceil(found.hidden, own) * found.row_groups
+        registers = (
+            rows * (found.products * columns * SIZES[found.dtype] + found.block_b * 4) // 128
+        )
+        pad = K_PARTS * columns
+        smem = rows * (found.products * pad * SIZES[found.dtype] + K_PARTS * found.block_b * 4)
+        smem += RESERVED
+        if programs > device.sms or registers > PART_REGISTERS or smem > device.smem:
+            continue
+        return replace(
+            found, programs=programs, rows=rows, units=own, own=own, warps=K_PARTS,
+            block_k=K_PARTS * part_k, chunks=chunks, resident=chunks,
+            resident_ih=chunks * (found.products - 1), ahead=chunks, stages=1, hold=False,
+            smem=smem, k_parts=K_PARTS,
+            why=(
+                f"{programs} programs of {own} units, one on each of {device.sms} SMs at most",
+                f"{registers} of a thread's registers hold its weights and sums: each of"
+                f" {K_PARTS} warps sums over {columns} of K",
+            ),
+        )  # fmt: skip
+    return found
 
 
 _NO_TILES = "since operands of such products live in registers"

@@ -93,6 +93,7 @@ def load_moving(
         part = tl.arange(0, PLAN.K_PARTS)[:, None, None] * W.K_PART
         col = part + chunk * PLAN.PART_K + tl.arange(0, PLAN.PART_K)[None, :, None]
         offset = b[None, None, :] * W.PAD + col
+        return tl.load(x_ptr + offset, cache_modifier=".cg")
     bits_ptr = x_ptr.to(tl.pointer_type(PLAN.BITS), bitcast=True)
     return tl.load(bits_ptr + offset, cache_modifier=".cg")
 
