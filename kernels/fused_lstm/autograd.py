@@ -107,7 +107,7 @@ def run(
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
     if save:
-        return LSTM.apply(ops, spec, seed, batch_sizes, not_reset, x, h0, c0, *weights)
+        return LSTMFunction.apply(ops, spec, seed, batch_sizes, not_reset, x, h0, c0, *weights)
     options = spec.schema
     if batch_sizes is not None or not_reset is not None:
         options = named(spec, batch_sizes, not_reset)
@@ -121,7 +121,7 @@ def named(spec: Spec, batch_sizes: Tensor | None, not_reset: Tensor | None) -> d
     return {**spec.schema, "batch_sizes": batch_sizes, "keep": not_reset}
 
 
-class LSTM(torch.autograd.Function):
+class LSTMFunction(torch.autograd.Function):
     """apply(ops, spec, seed, batch_sizes, not_reset, x, h0, c0, *weights) -> the operator's six.
 
     All have derivatives except the gates: those by the states of every step are the reference's.
@@ -151,7 +151,7 @@ class LSTM(torch.autograd.Function):
             grads = pulled_back(forward, inputs, (dy, dh_n, dc_n, dh, dc))
             return *[None] * 5, *grads
         call = ctx.ops, ctx.spec, ctx.needs_input_grad[5], (*constants, y, h, c, gates)
-        run = LSTMBackward.apply if torch.is_grad_enabled() else lstm_backward
+        run = LSTMBackwardFunction.apply if torch.is_grad_enabled() else lstm_backward
         return *[None] * 5, *run(*call, dy, dh_n, dc_n, *inputs)
 
 
@@ -175,7 +175,7 @@ def lstm_backward(ops, spec, needs_dx, saved, dy, dh_n, dc_n, x, h0, c0, *weight
     return dx if needs_dx else None, dh0, dc0, *dweights
 
 
-class LSTMBackward(torch.autograd.Function):
+class LSTMBackwardFunction(torch.autograd.Function):
     """`lstm_backward`, where it will be differentiated: its derivatives are the reference's."""
 
     @staticmethod
@@ -204,11 +204,11 @@ def cell(ops: SimpleNamespace, gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor
     if is_transformed():
         return reference.cell(gates, c)
     if is_differentiated(gates, c):
-        return Cell.apply(ops, gates, c)
+        return CellFunction.apply(ops, gates, c)
     return kernel(ops.cell.default, gates, c)
 
 
-class Cell(torch.autograd.Function):
+class CellFunction(torch.autograd.Function):
     """apply(ops, gates, c) -> h, c_next."""
 
     @staticmethod
@@ -224,7 +224,7 @@ class Cell(torch.autograd.Function):
         gates, c, c_next = ctx.saved_tensors
         if torch._C._are_functorch_transforms_active():
             return None, *pulled_back(reference.cell, (gates, c), (dh, dc_next))
-        run = CellBackward.apply if torch.is_grad_enabled() else cell_backward
+        run = CellBackwardFunction.apply if torch.is_grad_enabled() else cell_backward
         return None, *run(ctx.ops, c_next, dh, dc_next, gates, c)
 
 
@@ -235,7 +235,7 @@ def cell_backward(ops, c_next, dh, dc_next, gates, c):
     return kernel(ops.cell_backward.default, gates, c, c_next, dh, dc_next)
 
 
-class CellBackward(torch.autograd.Function):
+class CellBackwardFunction(torch.autograd.Function):
     """`cell_backward`, where it will be differentiated."""
 
     @staticmethod
@@ -277,7 +277,7 @@ def dropout(
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return plain_dropout(x, p, seed, first)
     if torch.is_grad_enabled() and x.requires_grad:
-        return Dropout.apply(ops, x, p, seed, first)
+        return DropoutFunction.apply(ops, x, p, seed, first)
     with torch._C._AutoDispatchBelowAutograd():
         return ops.dropout.default(x, p, seed, first)
 
@@ -292,7 +292,7 @@ def _drop(ops, p, seed, y, layer):
     return dropout(ops, y, p, seed, layer * y.numel())
 
 
-class Dropout(torch.autograd.Function):
+class DropoutFunction(torch.autograd.Function):
     """apply(ops, x, p, seed, first): linear in x, and its own transpose."""
 
     @staticmethod

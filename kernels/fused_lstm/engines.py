@@ -52,7 +52,8 @@ ENGINES = {
         {"lstm": ("coupled",), "gru": (), "rnn_tanh": (), "rnn_relu": ()},
     ),
     "triton": Engine(
-        "fused_lstm.triton", FUSED, {"lstm": LSTM_OPTIONS, "gru": ()}, ("pointwise",)
+        "fused_lstm.triton", FUSED,
+        {"lstm": LSTM_OPTIONS, "gru": (), "rnn_tanh": (), "rnn_relu": ()}, ("pointwise",),
     ),
     "native": Engine(
         "fused_lstm.native", FUSED, EVERY, ("pointwise",)

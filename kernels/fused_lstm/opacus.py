@@ -175,7 +175,7 @@ def listener(module: nn.Module) -> GradSampleHooks | None:
 
 
 class Gradients(torch.autograd.Function):
-    """apply(module, mean, call, x, h0, c0, *weights): as autograd.LSTM, of weights by sample.
+    """apply(module, mean, call, x, h0, c0, *weights): autograd.LSTMFunction, by sample.
 
     mean: whether the loss is one over the batch.
     """

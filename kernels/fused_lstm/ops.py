@@ -38,7 +38,7 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
                    c [L*D, ..., H] cell states in the state dtype; with layer_norm 2G * L*D more
                    behind them, W x and R h before they were normalized, as an engine likes,
                    gates [L*D, ..., G*H] activated gates, of a GRU [..., 4H]: m, r, z, n, m being
-                   what h makes of n. An RNN, of `native` alone, has neither: no elements.
+                   what h makes of n. `native` keeps neither of an RNN: no elements.
     lstm_backward  dy, dh_n, dc_n (None where no gradient comes) -> dx (no elements unless
                    `needs_dx`), dh0, dc0, and one gradient for each of `weights`. samples: n, the
                    rows of a step are those of n samples, as many each, one sample's after
@@ -88,7 +88,7 @@ def _lstm(
 ):  # fmt: skip
     spec = _spec_of(h0, weights, dropout, seed, fuse, directions, cell, rates, precision)
     if save:
-        return autograd.LSTM.apply(ops, spec, seed, batch_sizes, keep, x, h0, c0, *weights)
+        return autograd.LSTMFunction.apply(ops, spec, seed, batch_sizes, keep, x, h0, c0, *weights)
     named = autograd.named(spec, batch_sizes, keep)
     return autograd.kernel(ops.lstm.default, x, h0, c0, weights, dropout, seed, fuse, save, **named)
 
@@ -104,13 +104,13 @@ def _plain_lstm(
 
 def _dropout(ops, x, p, seed, first=0):
     if autograd.is_differentiated(x):
-        return autograd.Dropout.apply(ops, x, p, seed, first)
+        return autograd.DropoutFunction.apply(ops, x, p, seed, first)
     return autograd.kernel(ops.dropout.default, x, p, seed, first)
 
 
 def _cell(ops, gates, c):
     if autograd.is_differentiated(gates, c):
-        return autograd.Cell.apply(ops, gates, c)
+        return autograd.CellFunction.apply(ops, gates, c)
     return autograd.kernel(ops.cell.default, gates, c)
 
 
@@ -138,12 +138,14 @@ def _fake_cell_backward(gates, c, c_next, dh, dc_next):
     return gates.new_empty(gates.shape), c.new_empty(c.shape)
 
 
-def _fake_lstm(x, h0, c0, weights, dropout, seed, fuse, save, directions=1, cell="", **_others):
+def _fake_lstm(
+    engine, x, h0, c0, weights, dropout, seed, fuse, save, directions=1, cell="", **_others
+):  # fmt: skip
     rows, width, lanes, H = x.shape[:-1], directions * h0.shape[2], len(h0), c0.shape[2]
     h, c, gates = [(0,)] * 3
     if save:
         h = lanes // directions - 1, *rows, width
-    if save and "rnn" not in cell:  # y is all that its backward needs
+    if save and not (engine == "native" and "rnn" in cell):  # there y is all that is needed
         G = len(weights[0]) // H
         c = lanes * (1 + 2 * G * ("layer_norm" in cell)), *rows, H
         gates = lanes, *rows, (4 if "gru" in cell else G) * H
@@ -257,7 +259,8 @@ def _define(engine: str):
         library.define(name + operator.schema)
         # A kernel of a device comes before this one.
         library.impl(name, _first_use(engine, name), "CompositeExplicitAutograd")
-        torch.library.register_fake(f"{namespace}::{name}", operator.fake, lib=library)
+        fake = partial(_fake_lstm, engine) if name == "lstm" else operator.fake
+        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
         # Not torch.library.register_autograd, which torch.func cannot transform.
         if operator.differentiable is None or operator.plain is None:
             continue

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 
-class Cell(NamedTuple):
+class Kind(NamedTuple):
     """What sets one kind of cell apart."""
 
     gates: int  # rows of the weights / H
@@ -28,10 +28,10 @@ LSTM_OPTIONS = (
     "layer_norm", "peephole", "coupled", "zoneout", "recurrent_dropout", "candidate_dropout",
 )  # fmt: skip
 CELLS = {
-    "lstm": Cell(4, LSTM_OPTIONS, has_c=True),
-    "gru": Cell(3, ("layer_norm", "zoneout", "recurrent_dropout")),
-    "rnn_tanh": Cell(1, ()),
-    "rnn_relu": Cell(1, ()),
+    "lstm": Kind(4, LSTM_OPTIONS, has_c=True),
+    "gru": Kind(3, ("layer_norm", "zoneout", "recurrent_dropout")),
+    "rnn_tanh": Kind(1, ()),
+    "rnn_relu": Kind(1, ()),
 }
 # Kinds of masks: the number of each one's first element, for fused_lstm.philox. 0: between layers.
 ZONEOUT_H, ZONEOUT_C, RECURRENT, CANDIDATE = (kind << 56 for kind in (1, 2, 3, 4))
@@ -249,26 +249,14 @@ FORMS = (True, False), (False, False), (True, True), (False, True)  # bias, proj
 
 
 @lru_cache(maxsize=4096)
-def _of_schema(
-    cell: str,
-    rates: tuple[float, ...],
-    lanes: int,
-    weights: int,
-    directions: int,
-    dropout: float,
-    training: bool,
-    precision: str | None,
-    level: str | None,
-) -> Spec:
+def cell_of(cell: str = "", rates: tuple[float, ...] = ()) -> Spec:
+    """Return the cell and options that an operator is told as `cell` and `rates`."""
     names = cell.split(",") if cell else []
     z_h, z_c, recurrent, candidate = rates or (0.0,) * 4
     kind = next((name for name in names if name in CELLS), "lstm")
     options = {name: True for name in names if name not in CELLS}
-    zoneout = (z_h, z_c) if CELLS[kind].has_c else z_h
-    spec = Spec(
-        kind, **options, zoneout=zoneout, recurrent_dropout=recurrent, candidate_dropout=candidate
-    )
-    return completed(spec, lanes, weights, directions, dropout, training, precision, level)
+    drops = {"recurrent_dropout": recurrent, "candidate_dropout": candidate}
+    return Spec(kind, **options, zoneout=(z_h, z_c), **drops)
 
 
 def of_schema(
@@ -283,9 +271,8 @@ def of_schema(
     precision: str | None = None,
 ) -> Spec:
     """Return the Spec of an operator's call: the inverse of `Spec.schema`."""
-    return _of_schema(
-        cell, tuple(rates), lanes, weights, directions, dropout, training, precision, level
-    )
+    base = cell_of(cell, tuple(rates))
+    return completed(base, lanes, weights, directions, dropout, training, precision, level)
 
 
 FIELDS = tuple(f.name for f in fields(Spec) if f.init)

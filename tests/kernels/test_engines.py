@@ -97,15 +97,6 @@ def test_an_engine_that_cannot_run_says_why(monkeypatch):
         engines._resolve.cache_clear()
 
 
-def test_triton_on_rocm_says_so(monkeypatch):
-    """Its barriers are PTX; torch calls a ROCm device cuda too."""
-    monkeypatch.setattr(torch.version, "hip", "6.4")
-    why = engines.engine_module("triton").missing(torch.device("cuda"))
-    assert "ROCm" in why
-    assert "engine='cudnn'" in why
-    assert "ROCm" not in (engines.engine_module("triton").missing(torch.device("cpu")) or "")
-
-
 IS_LOADED = """
 def loaded():
     maps = open("/proc/self/maps").read() if sys.platform == "linux" else ""

@@ -51,7 +51,7 @@ def test_aten_calls_of_two_layers(direction, calls, fuse, counted):
 SIZES = """
 import torch
 from bench.gpu import dry, host
-from fused_lstm.triton import sweep
+from fused_lstm.triton import forward
 from fused_lstm.triton.devices import DEVICES
 
 dry.take_over(DEVICES["H100"])
@@ -59,7 +59,7 @@ found = []
 for host.T, host.B in ((4, 20), (5, 17), (16, 32), (1, 20), (7, 40)):
     with torch.no_grad():
         host.problem("layers")
-    caches = sweep.lstm_sweep_fwd_kernel.device_caches.values()
+    caches = forward.lstm_forward_kernel.device_caches.values()
     found.append(sum(len(cache[0]) for cache in caches))
 print(found)
 """

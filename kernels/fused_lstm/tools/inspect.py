@@ -18,13 +18,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..cell import PLAIN, Cell
+from ..spec import PLAIN, Spec
 from ..triton import choice, devices, plan
 from . import sass
 
 # A kernel's pointers to the state dtype.
-STATES = ("c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr")
-SWITCHES = "peephole", "layer_norm", "gru"
+STATES = {
+    "c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr", "h_mask_ptr",
+    "h_old_ptr", "dh_old_ptr", "raw_ptr", "gain_ptr", "shares_ptr", "stats_ptr", "dseen_ptr",
+}  # fmt: skip
+OTHERS = {"barrier_ptr": "*i32", "offset_ptr": "*i64", "not_reset_ptr": "*u8", "seed_ptr": "*i64"}
+RATE = re.compile(r"(dropout|candidate|zone)_")  # floats
+SWITCHES = "peephole", "layer_norm", "coupled", "gru", "rnn_tanh", "rnn_relu"
 RATES = ("zoneout", "recurrent_dropout", "candidate_dropout")  # options that draw
 TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 
@@ -34,47 +39,45 @@ TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 
 def kernel_of(found: plan.Plan):
     """The kernel that a plan launches."""
-    from ..triton import sweep
+    from ..triton import backward, forward
 
-    forward = found.direction == "forward"
-    return sweep.lstm_sweep_fwd_kernel if forward else sweep.lstm_sweep_bwd_kernel
+    if found.direction == "forward":
+        return forward.lstm_forward_kernel
+    return backward.lstm_backward_kernel
 
 
 def argument_type(name: str, dtype: str) -> str:
     """A kernel argument's type from its name, the naming rule of kernels/fused_lstm/triton."""
-    if "_ptr" not in name:
-        return "i32"
-    if name == "barrier_ptr":
-        return "*i32"
-    state = name in STATES
-    return ("*fp64" if dtype == "fp64" else "*fp32") if state else TYPES[dtype]
+    if name in OTHERS:
+        return OTHERS[name]
+    if name in STATES:
+        return "*fp64" if dtype == "fp64" else "*fp32"
+    if name.endswith("_ptr") or name.endswith("_ptrs"):
+        return TYPES[dtype]
+    return "fp32" if RATE.match(name) else "i32"
 
 
-def compile_plan(found: plan.Plan, arch: int, cell: Cell = PLAIN):
+def compile_plan(found: plan.Plan, target: Any, cell: Spec = PLAIN):
     """The compiled kernel of a plan, with every pointer aligned to 16 bytes, as torch's are; in
     training, of a cell.
+
+    Args:
+        target: an architecture such as 90, or Triton's GPUTarget.
     """
     from ..triton import launch
-    from ..triton.cells import gru, lstm
 
-    own = TYPES[found.dtype]
-    tuples = dict.fromkeys(
-        ("w_ih_ptrs", "w_hh_ptrs", "w_hr_ptrs", "bias_ptrs"), (own,) * found.layers
-    )
-    state = "*fp64" if found.dtype == "fp64" else "*fp32"
-    options = "*i64", "*i64", "*u8", own, own, own, state, state
-    options += (*[state] * 4, own, state) if cell.layer_norm else ()
-    tuples |= {"given_ptrs": (own, own), "option_ptrs": options, "rates": ("fp32",) * 8}
-    what = launch.constants(found, True, found.phases()[0], False, cell=cell, draws=True)
-    constants = {"CELL": gru.GRU if cell.gru else lstm.LSTM, "PLAN": what}
+    what = launch.constants(found, cell, True, found.phases()[0], draws=True)
+    constants = {"CELL": launch.kernel_cell(cell), "PLAN": what}
     options = {k: v for k, v in launch.options(found).items() if k != "launch_cooperative_grid"}
-    return compile_kernel(kernel_of(found), found.dtype, constants, tuples, arch, options)
+    kernel = kernel_of(found)
+    lanes = dict.fromkeys((n for n in kernel.arg_names if n.endswith("_ptrs")), found.layers)
+    return compile_kernel(kernel, found.dtype, constants, lanes, target, options)
 
 
 def compile_kernel(
-    kernel, dtype: str, constants: dict, tuples: dict[str, tuple[str, ...]], arch: int, options=None
+    kernel, dtype: str, constants: dict, lanes: dict[str, int], target: Any, options=None
 ):
-    """Compile ahead of time; `tuples`: the types of a tuple's pointers, by its argument's name."""
+    """Compile ahead of time; `lanes`: how many pointers a tuple has, by its argument's name."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -83,15 +86,16 @@ def compile_kernel(
     for index, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name] = "constexpr"
-        elif name in tuples:
-            signature[name] = tuples[name]
-            attributes |= {(index, n): aligned for n, of in enumerate(tuples[name]) if of[0] == "*"}
+        elif name in lanes:
+            signature[name] = (argument_type(name, dtype),) * lanes[name]
+            attributes |= {(index, n): aligned for n in range(lanes[name])}
         else:
             signature[name] = argument_type(name, dtype)
             if name.endswith("_ptr"):
                 attributes[(index,)] = aligned
     source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    target = target if isinstance(target, GPUTarget) else GPUTarget("cuda", target, 32)
+    return triton.compile(source, target=target, options=options)
 
 
 # --- everything about one kernel ---
@@ -99,18 +103,18 @@ def compile_kernel(
 
 def trips(found: plan.Plan) -> list[int]:
     """Rounds of a step's loops over streamed weights, in the order of the code."""
-    own, below = found.chunks - found.resident, found.chunks - found.resident_ih
+    by_h, below = found.chunks - found.resident, found.chunks - found.resident_ih
     if found.direction == "forward":
-        rounds = [own, below][: found.products]
+        rounds = [by_h, below][: found.products]
     else:
-        rounds = [below] * found.gates * (found.products - 1) + [own] * found.gates
+        rounds = [below] * found.summed_gates * (found.products - 1) + [by_h] * found.summed_gates
     rounds.append(found.chunks_hr - found.resident_hr)
     return [n for n in rounds if n > 0]
 
 
 def executed(found: plan.Plan, step: sass.Code) -> dict[str, int] | None:
     """What a step executes: instructions of a thread, and all programs' bytes."""
-    rows = found.products * found.gates * found.chunks * found.rows
+    rows = found.products * found.summed_gates * found.chunks * found.rows
     # A warp multiplies 16 rows by 8 columns at least, if others do the same.
     rows += found.chunks_hr * max(found.own, 16 * 8 * found.warps // found.block_b)
     products = rows * found.block_k * found.block_b // found.warps
@@ -125,7 +129,7 @@ def thread(cubin: bytes) -> tuple[int, int]:
     return int(registers), int(stack)
 
 
-def inspect(found: plan.Plan, device: devices.Device, cell: Cell = PLAIN) -> dict:
+def inspect(found: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> dict:
     """Everything this tool prints about one kernel, as plain data."""
     compiled = compile_plan(found, device.arch, cell)
     cubin = compiled.asm["cubin"]
@@ -148,6 +152,32 @@ def inspect(found: plan.Plan, device: devices.Device, cell: Cell = PLAIN) -> dic
         "order": sass.order(step) if loop else [],
         "cost": asdict(choice.cost(found, device)),
         "sass": [f"{address:6x}  {text}" for address, text in step],
+    }
+
+
+def inspect_amd(found: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> dict:
+    """The same of one of AMD's GPUs, of its assembler text: a time loop is not told apart."""
+    from triton.backends.compiler import GPUTarget
+
+    compiled = compile_plan(found, GPUTarget("hip", device.gfx, device.wave), cell)
+    text = compiled.asm["amdgcn"]
+
+    def number(key: str) -> int:
+        (found, *_) = re.findall(rf"\.{key}:? +(\d+)", text)
+        return int(found)
+
+    return {
+        "kernel": kernel_of(found).fn.__name__,
+        "device": device.name,
+        "arch": device.gfx,
+        "plan": {**asdict(found), "resident_fraction": found.resident_fraction},
+        "registers": number("vgpr_count"),
+        "stack": number("private_segment_fixed_size"),
+        "shared_memory": compiled.metadata.shared,
+        "shared_memory_limit": device.smem,
+        "spills": number("vgpr_spill_count"),
+        "matrix": len(re.findall(r"\bv_(?:mfma|wmma)_", text)),
+        "cost": asdict(choice.cost(found, device)),
     }
 
 
@@ -197,8 +227,26 @@ arrive, acquire: the two halves of a barrier of all programs; bar.sync: of one p
 at least, floor: what a step costs by arithmetic on the card's data, not a measured time"""
 
 
+def table_amd(report: dict) -> str:
+    """One kernel's report on AMD's, for people."""
+    found = report["plan"]
+    return "\n".join([
+        f"        kernel  {report['kernel']} on {report['device']} ({report['arch']})",
+        f"      programs  {found['programs']}, {found['mode']}, {found['warps']} wavefronts",
+        f"      resident  {found['resident_fraction']:.0%} of the weights",
+        f"     registers  {report['registers']} a thread, {report['spills']} spilled,"
+        f" {report['stack']} bytes of stack",
+        f" shared memory  {report['shared_memory'] / 1024:.1f} of"
+        f" {report['shared_memory_limit'] / 1024:.0f} KiB",
+        f"      products  {report['matrix']} matrix instructions",
+        f"         floor  {report['cost']['floor_us']:.2f} us a step",
+    ])  # fmt: skip
+
+
 def table(report: dict) -> str:
     """One kernel's report for people."""
+    if "matrix" in report:
+        return table_amd(report)
     found, loop, whole, cost = (report[k] for k in ("plan", "loop", "whole", "cost"))
     cores = ", ".join(f"{loop[name]} {name}" for name in sass.TENSOR_CORE if name in loop) or "none"
     lines = [("kernel", f"{report['kernel']} on {report['device']} ({report['arch']})")]
@@ -211,7 +259,8 @@ def table(report: dict) -> str:
             ("programs", f"{found['programs']}, {found['units']} units each{split},"
              f" {found['warps']} warps"),
             ("blocks", f"batch {found['block_b']} x {found['batch_blocks']}, sum"
-             f" {found['block_k']} x {found['chunks']}, {found['ahead']} ahead,"
+             f" {found['block_k']} x {found['chunks']} in {found['k_parts']} parts,"
+             f" {found['ahead']} ahead,"
              f" {found['stages']} stages, products in {precision}"),
             ("resident", f"{found['resident_fraction']:.0%} of the weights"
              f" ({found['resident']} + {found['resident_ih']} + {found['resident_hr']} tiles)"),
@@ -252,8 +301,12 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m fused_lstm.tools.inspect",
         description="Compile this project's kernels for a GPU that need not be here.",
     )
-    made.add_argument("--arch", nargs="+", default=["sm_90"], help="sm_80, sm_89, sm_90, sm_100")
-    made.add_argument("--device", choices=list(devices.DEVICES), help="instead of --arch: a card")
+    made.add_argument(
+        "--arch", nargs="+", default=["sm_90"], help="sm_80, sm_89, sm_90, sm_100, sm_120"
+    )
+    made.add_argument(
+        "--device", choices=[*devices.DEVICES, *devices.AMD], help="instead of --arch: a card"
+    )
     made.add_argument("--hidden", type=int, nargs="+", default=[1500])
     made.add_argument("--batch", type=int, default=20)
     made.add_argument("--layers", type=int, default=2)
@@ -264,6 +317,9 @@ def parser() -> argparse.ArgumentParser:
         "--cell", nargs="+", default=[], choices=(*RATES, *SWITCHES), metavar="OPTION",
         help="a cell with these options, in training",
     )  # fmt: skip
+    made.add_argument(
+        "--whole-sums", action="store_true", help="no product's sum is shared out to warps"
+    )
     made.add_argument("--no-tf32", action="store_true", help="full precision for float32")
     made.add_argument("--json", metavar="FILE", help="write all of it, without the machine code")
     made.add_argument("--jobs", type=int, default=1, help="kernels compiled at once [1]")
@@ -273,7 +329,7 @@ def parser() -> argparse.ArgumentParser:
 
 def chosen(args: argparse.Namespace) -> list[devices.Device]:
     if args.device:
-        return [devices.DEVICES[args.device]]
+        return [(devices.DEVICES | devices.AMD)[args.device]]
     if any(not re.fullmatch(r"sm_\d+", arch) for arch in args.arch):
         raise ValueError(f"--arch must be like sm_90, got {' '.join(args.arch)}")
     return [devices.by_arch(int(arch[3:])) for arch in args.arch]
@@ -282,7 +338,7 @@ def chosen(args: argparse.Namespace) -> list[devices.Device]:
 def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple]]:
     """What the arguments ask for: functions and their arguments, a report or several each."""
     options: dict[str, Any] = {name: 0.5 if name in RATES else True for name in args.cell}
-    cell = Cell(**options)
+    cell = Spec(**options)
     for device in chosen(args):
         for hidden in args.hidden:
             for dtype in args.dtype:
@@ -293,10 +349,11 @@ def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple
                     yield pointwise, (dtype, device, args.batch, hidden)
                     continue
                 for direction in ("forward", "backward"):
+                    shape |= {"gates": cell.gates, "in_parts": not args.whole_sums}
                     kind = choice.choose(direction, **shape)
                     if args.fuse == "steps":
                         kind = plan.plan("steps", direction, **shape)
-                    yield inspect, (kind, device, cell)
+                    yield inspect_amd if device.gfx else inspect, (kind, device, cell)
 
 
 def reports(args: argparse.Namespace) -> Iterator[dict]:
