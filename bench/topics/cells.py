@@ -17,7 +17,7 @@ import torch
 
 import fused_lstm
 from fused_lstm import reference
-from fused_lstm.philox import draw_seed
+from fused_lstm.autograd import draw_seed
 
 from .. import peers
 from ..alone import SIZES as PRESETS

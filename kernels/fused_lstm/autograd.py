@@ -62,7 +62,7 @@ def pulled_back(
             full[n] = tensor
         return function(*full)
 
-    outputs, pullback = torch.func.vjp(of_tensors, *(inputs[n] for n in places))
+    outputs, pullback, *_ = torch.func.vjp(of_tensors, *(inputs[n] for n in places))
     by_place = dict(zip(places, pullback(filled(grads[: len(outputs)], outputs)), strict=True))
     return [by_place.get(n) for n in range(len(inputs))]
 

@@ -323,18 +323,20 @@ def check_tensors(
     autocasts: bool,
 ) -> None:
     """x [T, B, I], or [N, I] where it arrives packed; the others as fused_lstm.ops has them."""
-    device, dtype, packed = x.device, x.dtype, rows is not None and rows.arrives_packed
+    device, dtype = x.device, x.dtype
+    sizes = rows.batch_sizes if rows is not None and rows.arrives_packed else None
+    packed = sizes is not None
     if x.dim() != 3 - packed or x.shape[0] == 0 or x.shape[-1] == 0:
-        layout, sizes = ("[N, I]", "N and I") if packed else ("[T, B, I]", "T and I")
-        raise ValueError(f"x: got shape {list(x.shape)}; expected {layout}, {sizes} not 0")
+        layout = "[N, I], N and I" if packed else "[T, B, I], T and I"
+        raise ValueError(f"x: got shape {list(x.shape)}; expected {layout} not 0")
     if dtype not in DTYPES:
         raise ValueError(f"x: got {dtype}; expected one of {', '.join(map(str, DTYPES))}")
-    if not packed:
+    if sizes is None:
         B = x.shape[1]
     elif torch.compiler.is_compiling():  # a graph does not know it
         B = h0.shape[1]
     else:
-        B = int(rows.batch_sizes[0])
+        B = int(sizes[0])
     lanes = spec.layers * spec.directions
     wrong = h0.shape != (lanes, B, P) or c0.shape != (lanes, B, H)
     for tensor, shape in zip(weights, expected, strict=True):

@@ -129,7 +129,7 @@ class Recurrent(nn.RNNBase):
         spec, H = self.spec, self.hidden_size
         P = self.proj_size or H
         if hx is None:
-            B = x.shape[1] if rows is None or not rows.arrives_packed else varlen.rows_of(input)
+            B = varlen.rows_of(input) if isinstance(input, PackedSequence) else x.shape[1]
             lanes = spec.layers * spec.directions
             c0 = x.new_zeros(lanes, B, H)
             h0 = x.new_zeros(lanes, B, P) if spec.projection else c0
@@ -144,20 +144,20 @@ class Recurrent(nn.RNNBase):
             spec, x, h0, c0, self.weights(), H, P, self.engine, self.fuse, self.dropout,
             self.training, self.recompute, rows, resets, return_states, self._instead,
         )  # fmt: skip
+        packed = isinstance(input, PackedSequence)
         if rows is not None:
             y, h_n, c_n = rows.unpack(y), rows.unsort(h_n), rows.unsort(c_n)
             states = [unpacked_states(rows, s) for s in states]
-            if isinstance(input, PackedSequence):
-                y = PackedSequence(y, *input[1:])
         if not batched:
             y, h_n, c_n = y.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
             states = [s.squeeze(2) for s in states]
-        elif self.batch_first and not isinstance(input, PackedSequence):
+        elif self.batch_first and not packed:
             y, states = y.transpose(0, 1), [s.transpose(1, 2) for s in states]
+        output = PackedSequence(y, *input[1:]) if packed else y
         last = (h_n, c_n) if spec.has_c else h_n
         if not return_states:
-            return y, last
-        return y, last, tuple(states) if spec.has_c else states[0]
+            return output, last
+        return output, last, tuple(states) if spec.has_c else states[0]
 
     def extra_repr(self) -> str:
         options = {"engine": self.engine, "fuse": self.fuse, "recompute": self.recompute}
@@ -176,7 +176,7 @@ class Recurrent(nn.RNNBase):
                 raise ValueError(f"hx: got {type(hx).__name__}; expected a pair (h_0, c_0)")
         elif not isinstance(hx, Tensor):
             raise ValueError(f"hx: got {type(hx).__name__}; expected a tensor, h_0")
-        parts = hx if self.spec.has_c else (hx,)
+        parts: Any = hx if self.spec.has_c else (hx,)
         for name, part in zip(("h_0", "c_0"), parts, strict=False):
             check_dense(name, part)
             if not batched and part.dim() != 2:

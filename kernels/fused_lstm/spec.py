@@ -254,7 +254,7 @@ def cell_of(cell: str = "", rates: tuple[float, ...] = ()) -> Spec:
     names = cell.split(",") if cell else []
     z_h, z_c, recurrent, candidate = rates or (0.0,) * 4
     kind = next((name for name in names if name in CELLS), "lstm")
-    options = {name: True for name in names if name not in CELLS}
+    options: dict[str, Any] = {name: True for name in names if name not in CELLS}
     drops = {"recurrent_dropout": recurrent, "candidate_dropout": candidate}
     return Spec(kind, **options, zoneout=(z_h, z_c), **drops)
 
