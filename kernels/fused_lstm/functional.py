@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def lstm(
     training: bool = True,
     recompute: int | None = None,
     return_states: bool = False,
-) -> tuple[Tensor, State] | tuple[Tensor, State, State]:
+) -> tuple[Any, ...]:
     """Run an LSTM on weights given at the call (so that they may be tied, masked or computed).
 
     Args:
