@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fused_lstm import native
+from fused_lstm import native, reference
+from fused_lstm.spec import Spec
 from fused_lstm.varlen import reset_mask
 from tolerance import assert_close
 
@@ -263,6 +265,83 @@ def test_threads_give_the_same_bits(cell, threads):
         found.append([y, h_n, dx, dh0, *dweights])
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
+
+
+# --- what a GRU may have more ---
+
+OPTIONS = {
+    "layer_norm": ("layer_norm,gru", {}),
+    "zoneout": ("gru", {"zoneout": (0.4, 0.0)}),
+    "recurrent_dropout": ("gru", {"recurrent_dropout": 0.4}),
+    "all": ("layer_norm,gru", {"zoneout": (0.3, 0.0), "recurrent_dropout": 0.4}),
+}
+
+
+def written_out(
+    x: Tensor, h0: Tensor, weights: list[Tensor], cell: Spec, norm: bool, seed: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """A stack of GRU layers with masks and layer norm, a step at a time: y, h_n."""
+    (L, B, H), T = h0.shape, len(x)
+    per_lane, last = len(weights) // L, []
+    for layer in range(L):
+        w_ih, w_hh, *others = weights[layer * per_lane : (layer + 1) * per_lane]
+        gains = [others.pop(), others.pop()] if norm else []
+        b_ih, b_hh = others or [torch.zeros(3 * H, dtype=x.dtype)] * 2
+        draws = reference.draw(cell, seed, layer, L, T, B, H, H)
+        h, y = h0[layer], []
+        for t in range(T):
+            fed = h if draws.recurrent is None else h * draws.recurrent.to(h.dtype)
+            by_x, by_h = x[t] @ w_ih.T, fed @ w_hh.T
+            if norm:
+                by_x = F.layer_norm(by_x, by_x.shape[1:]) * gains[1]
+                by_h = F.layer_norm(by_h, by_h.shape[1:]) * gains[0]
+            (x_r, x_z, x_n), (h_r, h_z, h_n) = (by_x + b_ih).chunk(3, 1), (by_h + b_hh).chunk(3, 1)
+            r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
+            new = (1 - z) * torch.tanh(x_n + r * h_n) + z * h
+            kept = draws.at(t).zoneout_h
+            kept = 0.0 if kept is None else kept
+            kept = kept.to(h.dtype) if isinstance(kept, Tensor) else kept
+            h = kept * h + (1 - kept) * new
+            y.append(h)
+        x = torch.stack(y)
+        last.append(h)
+    return x, torch.stack(last)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["", "no bias"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("case", [Case(7, 5, 4, 19, 2), Case(2, 3, 4, 19, 2)], ids=["", "short"])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_gru_with_options_is_the_one_written_out(options, case, training, bias):
+    name, rates = OPTIONS[options]
+    cell, norm = Spec(**rates), "layer_norm" in name
+    seed = torch.tensor([12345]) if training else None
+    torch.manual_seed(1)
+    weights = []
+    for layer in range(case.L):
+        inputs = case.H if layer else case.I
+        shapes = [(3 * case.H, inputs), (3 * case.H, case.H)]
+        shapes += [(3 * case.H,)] * (2 * bias + 2 * norm)
+        weights += [torch.randn(shape, dtype=torch.float64) * 0.5 for shape in shapes]
+    x = torch.randn(case.T, case.B, case.I, dtype=torch.float64)
+    h0 = torch.randn(case.L, case.B, case.H, dtype=torch.float64)
+    leaves = [t.clone().requires_grad_() for t in (x, h0, *weights)]
+    wanted, last = written_out(leaves[0], leaves[1], leaves[2:], cell, norm, seed)
+    dy, dh_n = torch.randn_like(wanted), torch.randn_like(last)
+    gradients = torch.autograd.grad([wanted, last], leaves, [dy, dh_n])
+    how = {"cell": name, "rates": [*cell.zones, cell.recurrent_dropout, 0.0]}
+    inputs = x, h0, h0, weights, 0.0, seed, "layers"
+    y, *_ = kernel("lstm", *inputs, False, **how)
+    assert_close(y, wanted.detach(), "y of inference")
+    y, h_n, c_n, *saved = kernel("lstm", *inputs, True, **how)
+    for what, value in {"y": y, "h_n": h_n, "c_n": c_n}.items():
+        assert_close(value, (wanted if what == "y" else last).detach(), what)
+    dx, dh0, dc0, dweights = kernel(
+        "lstm_backward", dy, dh_n / 2, dh_n / 2, *inputs, y, *saved, True, **how
+    )
+    found = [dx, dh0 + dc0, *dweights]
+    for n, (one, other) in enumerate(zip(found, gradients, strict=True)):
+        assert_close(one, other, f"gradient {n}")
 
 
 GATES = {"": (4, 4), "coupled": (3, 3), "gru": (3, 4), "rnn_tanh": (1, 0)}

@@ -95,18 +95,19 @@ FL_INLINE GruGradients<Sum<T>> gru_gradients(const CellStepBack<T>& step, long b
 template <class T>
 FL_APART void finish_gru_back(const CellStepBack<T>& step, long first, long row, long rows,
                               long blocks, const Vec<T>* dh) {
-  const Blocks<T>& dgates = step.dgates;
+  const CellStepBack<T> local = step;  // a copy: what is stored below cannot change it
+  const Blocks<T>& dgates = local.dgates;
   for (long b = row; b < row + rows; ++b) {
-    const bool kept = step.kept(b);
+    const bool kept = local.kept(b);
     for (long block = first; block < first + blocks; ++block, ++dh) {
-      const long unit = block * W<T>, at = b * step.hidden + unit, width = step.hidden - unit;
-      Vec<T> dc = load(step.dc + at, width);
-      const GruGradients<Sum<T>> d = gru_gradients<T>(step, b, unit, *dh, dc);
-      store(step.dc + at, kept ? dc : Vec<T>{}, width);
-      store_block(dgates, 0, block, step.line + b, d.m, width);
-      store_block(dgates, 1, block, step.line + b, d.r, width);
-      store_block(dgates, 2, block, step.line + b, d.z, width);
-      store_block(dgates, 3, block, step.line + b, d.n, width);
+      const long unit = block * W<T>, at = b * local.hidden + unit, width = local.hidden - unit;
+      Vec<T> dc = load(local.dc + at, width);
+      const GruGradients<Sum<T>> d = gru_gradients<T>(local, b, unit, *dh, dc);
+      store(local.dc + at, kept ? dc : Vec<T>{}, width);
+      store_block(dgates, 0, block, local.line + b, d.m, width);
+      store_block(dgates, 1, block, local.line + b, d.r, width);
+      store_block(dgates, 2, block, local.line + b, d.z, width);
+      store_block(dgates, 3, block, local.line + b, d.n, width);
     }
   }
 }

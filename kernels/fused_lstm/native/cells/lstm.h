@@ -93,20 +93,21 @@ FL_APART void finish_lstm(const CellStep<T>& step, long unit, long row, long row
 template <int GATES, class T>
 FL_APART void finish_lstm_back(const CellStepBack<T>& step, long first, long row, long rows,
                                long blocks, const Vec<T>* dh) {
-  const long hidden = step.hidden;
+  const CellStepBack<T> local = step;  // a copy: what is stored below cannot change it
+  const long hidden = local.hidden;
   for (long b = row; b < row + rows; ++b) {
-    const bool kept = step.kept(b);
-    const Sum<T>* const before = step.before(b);
+    const bool kept = local.kept(b);
+    const Sum<T>* const before = local.before(b);
     for (long block = first; block < first + blocks; ++block, ++dh) {
       const long unit = block * W<T>, at = b * hidden + unit, width = hidden - unit;
       const Vec<T> c = kept ? load(before + unit, width) : Vec<T>{};
-      Vec<T> dc = load(step.dc + at, width);
+      Vec<T> dc = load(local.dc + at, width);
       const Gates<Sum<T>> a =
-          load_gates<GATES>(step.gates + b * GATES * hidden + unit, hidden, width);
+          load_gates<GATES>(local.gates + b * GATES * hidden + unit, hidden, width);
       const Gates<Sum<T>> da =
-          gate_gradients<GATES, Sum<T>>(a, c, load(step.c_next + at, width), *dh, dc);
-      store(step.dc + at, kept ? dc : Vec<T>{}, width);
-      store_blocks<GATES>(da, step.dgates, block, step.line + b, width);
+          gate_gradients<GATES, Sum<T>>(a, c, load(local.c_next + at, width), *dh, dc);
+      store(local.dc + at, kept ? dc : Vec<T>{}, width);
+      store_blocks<GATES>(da, local.dgates, block, local.line + b, width);
     }
   }
 }

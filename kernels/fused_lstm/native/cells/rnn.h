@@ -27,17 +27,18 @@ FL_APART void finish_rnn(const CellStep<T>& step, long unit, long row, long rows
 template <bool TANH, class T>
 FL_APART void finish_rnn_back(const CellStepBack<T>& step, long first, long row, long rows,
                               long blocks, const Vec<T>* dh) {
+  const CellStepBack<T> local = step;  // a copy: what is stored below cannot change it
   for (long b = row; b < row + rows; ++b) {
     for (long block = first; block < first + blocks; ++block, ++dh) {
-      const long unit = block * W<T>, width = step.hidden - unit;
-      const Vec<T> h = load(step.h + b * step.stride + unit, width);
+      const long unit = block * W<T>, width = local.hidden - unit;
+      const Vec<T> h = load(local.h + b * local.stride + unit, width);
       Vec<T> by_sum;
       if constexpr (TANH) {
         by_sum = *dh * (1 - h * h);
       } else {
         by_sum = h > Vec<T>{} ? *dh : Vec<T>{};
       }
-      store_block(step.dgates, 0, block, step.line + b, by_sum, width);
+      store_block(local.dgates, 0, block, local.line + b, by_sum, width);
     }
   }
 }

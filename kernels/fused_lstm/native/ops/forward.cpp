@@ -118,7 +118,7 @@ struct Stack {
     }
     lane.gates = part_of<T>(out.gates, index);
     lane.input_part = part_of<Sum<T>>(input_part, plan.wavefront ? index : slot);
-    if (save && !lane.input_part) place_input_part(lane);
+    if (save && !lane.input_part && !s.norm) place_input_part(lane);
     if (!b_m.empty()) lane.b_m = data_of<T>(b_m[index]);
     lane.by_h = part_of<Sum<T>>(by_h, slot);
     if (s.norm && save) set_products(lane, call, out.c, index);
