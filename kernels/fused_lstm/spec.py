@@ -1,7 +1,7 @@
 """`Spec`: everything about a call of a recurrent layer except its tensors.
 
 A module makes one when it is made, and a call completes it; what it says is checked once. Autograd,
-the reference and every engine are handed the whole of it. docs/cells.md has the formulas of a
+the reference and every engine are handed all of it. docs/cells.md has the formulas of a
 cell's options, fused_lstm.reference computes them.
 
 T, B, I, H: time steps, batch, input size, hidden size. P: the size of h, which is H unless h is
@@ -228,13 +228,13 @@ def completed(
     for bias, projection in FORMS if fits else ():
         if projection and not spec.has_c:
             continue
-        found = replace(
+        candidate = replace(
             spec, layers=lanes // directions, directions=directions, bias=bias,
             projection=projection, dropout=dropout, training=training, precision=precision,
             level=level,
         )  # fmt: skip
-        if len(found.weight_names) == weights // lanes:
-            return found
+        if len(candidate.weight_names) == weights // lanes:
+            return candidate
     each = "layer" if directions == 1 else "layer and direction"
     added = list(replace(spec, bias=True, projection=False).weights(1, 1, 1))[4:]
     raise ValueError(

@@ -37,11 +37,11 @@ TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 # --- compile ---
 
 
-def kernel_of(found: plan.Plan):
+def kernel_of(chosen: plan.Plan):
     """The kernel that a plan launches."""
     from ..triton import backward, forward
 
-    if found.direction == "forward":
+    if chosen.direction == "forward":
         return forward.lstm_forward_kernel
     return backward.lstm_backward_kernel
 
@@ -57,7 +57,7 @@ def argument_type(name: str, dtype: str) -> str:
     return "fp32" if RATE.match(name) else "i32"
 
 
-def compile_plan(found: plan.Plan, target: Any, cell: Spec = PLAIN):
+def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN):
     """The compiled kernel of a plan, with every pointer aligned to 16 bytes, as torch's are; in
     training, of a cell.
 
@@ -66,12 +66,12 @@ def compile_plan(found: plan.Plan, target: Any, cell: Spec = PLAIN):
     """
     from ..triton import launch
 
-    what = launch.constants(found, cell, True, found.phases()[0], draws=True)
+    what = launch.constants(chosen, cell, True, chosen.phases()[0], draws=True)
     constants = {"CELL": launch.kernel_cell(cell), "PLAN": what}
-    options = {k: v for k, v in launch.options(found).items() if k != "launch_cooperative_grid"}
-    kernel = kernel_of(found)
-    lanes = dict.fromkeys((n for n in kernel.arg_names if n.endswith("_ptrs")), found.layers)
-    return compile_kernel(kernel, found.dtype, constants, lanes, target, options)
+    options = {k: v for k, v in launch.options(chosen).items() if k != "launch_cooperative_grid"}
+    kernel = kernel_of(chosen)
+    lanes = dict.fromkeys((n for n in kernel.arg_names if n.endswith("_ptrs")), chosen.layers)
+    return compile_kernel(kernel, chosen.dtype, constants, lanes, target, options)
 
 
 def compile_kernel(
@@ -101,25 +101,25 @@ def compile_kernel(
 # --- everything about one kernel ---
 
 
-def trips(found: plan.Plan) -> list[int]:
+def trips(chosen: plan.Plan) -> list[int]:
     """Rounds of a step's loops over streamed weights, in the order of the code."""
-    by_h, below = found.chunks - found.resident, found.chunks - found.resident_ih
-    if found.direction == "forward":
-        rounds = [by_h, below][: found.products]
+    by_h, below = chosen.chunks - chosen.resident, chosen.chunks - chosen.resident_ih
+    if chosen.direction == "forward":
+        rounds = [by_h, below][: chosen.products]
     else:
-        rounds = [below] * found.summed_gates * (found.products - 1) + [by_h] * found.summed_gates
-    rounds.append(found.chunks_hr - found.resident_hr)
+        rounds = [below] * chosen.summed_gates * (chosen.products - 1) + [by_h] * chosen.summed_gates
+    rounds.append(chosen.chunks_hr - chosen.resident_hr)
     return [n for n in rounds if n > 0]
 
 
-def executed(found: plan.Plan, step: sass.Code) -> dict[str, int] | None:
+def executed(chosen: plan.Plan, step: sass.Code) -> dict[str, int] | None:
     """What a step executes: instructions of a thread, and all programs' bytes."""
-    rows = found.products * found.summed_gates * found.chunks * found.rows
+    rows = chosen.products * chosen.summed_gates * chosen.chunks * chosen.rows
     # A warp multiplies 16 rows by 8 columns at least, if others do the same.
-    rows += found.chunks_hr * max(found.own, 16 * 8 * found.warps // found.block_b)
-    products = rows * found.block_k * found.block_b // found.warps
-    count = sass.executed(step, trips(found), products) if found.batch_blocks == 1 else None
-    return count and count | {"bytes": count["bytes"] * 32 * found.warps * found.programs}
+    rows += chosen.chunks_hr * max(chosen.own, 16 * 8 * chosen.warps // chosen.block_b)
+    products = rows * chosen.block_k * chosen.block_b // chosen.warps
+    count = sass.executed(step, trips(chosen), products) if chosen.batch_blocks == 1 else None
+    return count and count | {"bytes": count["bytes"] * 32 * chosen.warps * chosen.programs}
 
 
 def thread(cubin: bytes) -> tuple[int, int]:
@@ -129,55 +129,55 @@ def thread(cubin: bytes) -> tuple[int, int]:
     return int(registers), int(stack)
 
 
-def inspect(found: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> dict:
+def inspect(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> dict:
     """Everything this tool prints about one kernel, as plain data."""
-    compiled = compile_plan(found, device.arch, cell)
+    compiled = compile_plan(chosen, device.arch, cell)
     cubin = compiled.asm["cubin"]
     registers, stack = thread(cubin)
     code = sass.instructions(sass.disassemble(cubin, "-sass"))
-    loop = sass.time_loop(code) if found.persistent else None
+    loop = sass.time_loop(code) if chosen.persistent else None
     step = code if loop is None else sass.inside(code, loop)  # a launch of one step has no loop
     return {
-        "kernel": kernel_of(found).fn.__name__,
+        "kernel": kernel_of(chosen).fn.__name__,
         "device": device.name,
         "arch": f"sm_{device.arch}",
-        "plan": {**asdict(found), "resident_fraction": found.resident_fraction},
+        "plan": {**asdict(chosen), "resident_fraction": chosen.resident_fraction},
         "registers": registers,
         "stack": stack,
         "shared_memory": compiled.metadata.shared,
         "shared_memory_limit": device.smem,
         "whole": sass.count(code),
         "loop": sass.count(step),
-        "executed": executed(found, step) if loop else None,
+        "executed": executed(chosen, step) if loop else None,
         "order": sass.order(step) if loop else [],
-        "cost": asdict(choice.cost(found, device)),
+        "cost": asdict(choice.cost(chosen, device)),
         "sass": [f"{address:6x}  {text}" for address, text in step],
     }
 
 
-def inspect_amd(found: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> dict:
+def inspect_amd(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> dict:
     """The same of one of AMD's GPUs, of its assembler text: a time loop is not told apart."""
     from triton.backends.compiler import GPUTarget
 
-    compiled = compile_plan(found, GPUTarget("hip", device.gfx, device.wave), cell)
+    compiled = compile_plan(chosen, GPUTarget("hip", device.gfx, device.wave), cell)
     text = compiled.asm["amdgcn"]
 
     def number(key: str) -> int:
-        (found, *_) = re.findall(rf"\.{key}:? +(\d+)", text)
-        return int(found)
+        (chosen, *_) = re.findall(rf"\.{key}:? +(\d+)", text)
+        return int(chosen)
 
     return {
-        "kernel": kernel_of(found).fn.__name__,
+        "kernel": kernel_of(chosen).fn.__name__,
         "device": device.name,
         "arch": device.gfx,
-        "plan": {**asdict(found), "resident_fraction": found.resident_fraction},
+        "plan": {**asdict(chosen), "resident_fraction": chosen.resident_fraction},
         "registers": number("vgpr_count"),
         "stack": number("private_segment_fixed_size"),
         "shared_memory": compiled.metadata.shared,
         "shared_memory_limit": device.smem,
         "spills": number("vgpr_spill_count"),
         "matrix": len(re.findall(r"\bv_(?:mfma|wmma)_", text)),
-        "cost": asdict(choice.cost(found, device)),
+        "cost": asdict(choice.cost(chosen, device)),
     }
 
 
@@ -189,7 +189,7 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
     from ..triton import pointwise as module
 
     size = plan.SIZES[dtype]
-    found = []
+    chosen = []
     for kernel in (module.lstm_cell_fwd_kernel, module.lstm_cell_bwd_kernel):
         constants: dict[str, Any] = {
             "BLOCK": 512,
@@ -204,7 +204,7 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
         backward = kernel is module.lstm_cell_bwd_kernel
         moved = elements * ((9 if backward else 5) * size + (4 if backward else 2) * max(4, size))
         floor = moved / device.l2_rate / 1e3
-        found.append({
+        chosen.append({
             "kernel": kernel.fn.__name__, "device": device.name, "arch": f"sm_{device.arch}",
             "plan": None, "registers": registers, "stack": stack,
             "shared_memory": compiled.metadata.shared, "shared_memory_limit": device.smem,
@@ -213,7 +213,7 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
                      "bound": "L2; and a launch"},
             "sass": [f"{address:6x}  {text}" for address, text in code],
         })  # fmt: skip
-    return found
+    return chosen
 
 
 # --- the command ---
@@ -229,11 +229,11 @@ at least, floor: what a step costs by arithmetic on the card's data, not a measu
 
 def table_amd(report: dict) -> str:
     """One kernel's report on AMD's, for people."""
-    found = report["plan"]
+    chosen = report["plan"]
     return "\n".join([
         f"        kernel  {report['kernel']} on {report['device']} ({report['arch']})",
-        f"      programs  {found['programs']}, {found['mode']}, {found['warps']} wavefronts",
-        f"      resident  {found['resident_fraction']:.0%} of the weights",
+        f"      programs  {chosen['programs']}, {chosen['mode']}, {chosen['warps']} wavefronts",
+        f"      resident  {chosen['resident_fraction']:.0%} of the weights",
         f"     registers  {report['registers']} a thread, {report['spills']} spilled,"
         f" {report['stack']} bytes of stack",
         f" shared memory  {report['shared_memory'] / 1024:.1f} of"
@@ -247,24 +247,24 @@ def table(report: dict) -> str:
     """One kernel's report for people."""
     if "matrix" in report:
         return table_amd(report)
-    found, loop, whole, cost = (report[k] for k in ("plan", "loop", "whole", "cost"))
+    chosen, loop, whole, cost = (report[k] for k in ("plan", "loop", "whole", "cost"))
     cores = ", ".join(f"{loop[name]} {name}" for name in sass.TENSOR_CORE if name in loop) or "none"
     lines = [("kernel", f"{report['kernel']} on {report['device']} ({report['arch']})")]
-    if found:
-        half = plan.SIZES[found["dtype"]] == 2
-        precision = found["dtype"] if half else found["precision"]
-        split = f" x {found['split']} parts of the gates" if found["split"] > 1 else ""
+    if chosen:
+        half = plan.SIZES[chosen["dtype"]] == 2
+        precision = chosen["dtype"] if half else chosen["precision"]
+        split = f" x {chosen['split']} parts of the gates" if chosen["split"] > 1 else ""
         lines += [
-            ("mode", found["mode"]),
-            ("programs", f"{found['programs']}, {found['units']} units each{split},"
-             f" {found['warps']} warps"),
-            ("blocks", f"batch {found['block_b']} x {found['batch_blocks']}, sum"
-             f" {found['block_k']} x {found['chunks']} in {found['k_parts']} parts,"
-             f" {found['ahead']} ahead,"
-             f" {found['stages']} stages, products in {precision}"),
-            ("resident", f"{found['resident_fraction']:.0%} of the weights"
-             f" ({found['resident']} + {found['resident_ih']} + {found['resident_hr']} tiles)"),
-            *[("why" if index == 0 else "", why) for index, why in enumerate(found["why"])],
+            ("mode", chosen["mode"]),
+            ("programs", f"{chosen['programs']}, {chosen['units']} units each{split},"
+             f" {chosen['warps']} warps"),
+            ("blocks", f"batch {chosen['block_b']} x {chosen['batch_blocks']}, sum"
+             f" {chosen['block_k']} x {chosen['chunks']} in {chosen['k_parts']} parts,"
+             f" {chosen['ahead']} ahead,"
+             f" {chosen['stages']} stages, products in {precision}"),
+            ("resident", f"{chosen['resident_fraction']:.0%} of the weights"
+             f" ({chosen['resident']} + {chosen['resident_ih']} + {chosen['resident_hr']} tiles)"),
+            *[("why" if index == 0 else "", why) for index, why in enumerate(chosen["why"])],
         ]  # fmt: skip
     lines += [
         ("registers", f"{report['registers']} a thread, {report['stack']} bytes of stack"),
@@ -285,11 +285,11 @@ def table(report: dict) -> str:
 
 def executed_lines(report: dict) -> list[tuple[str, str]]:
     """What a step executes, counted in the machine code, and whether its order is the barrier's."""
-    lines, found = [], report["executed"]
-    if found:
-        lines.append(("a step", f"{found['instructions']} instructions a thread,"
-         f" {found['bytes'] / 1e6:.2f} MB loaded and stored (masked elements too),"
-         f" {found['arrivals']} arrivals"))  # fmt: skip
+    lines, chosen = [], report["executed"]
+    if chosen:
+        lines.append(("a step", f"{chosen['instructions']} instructions a thread,"
+         f" {chosen['bytes'] / 1e6:.2f} MB loaded and stored (masked elements too),"
+         f" {chosen['arrivals']} arrivals"))  # fmt: skip
     if report["loop"]["acquire"]:
         said = report["order"] or ["fence, arrive, acquire, exchange: as the barrier needs it"]
         lines += [("order" if i == 0 else "", line) for i, line in enumerate(said)]
@@ -361,13 +361,13 @@ def reports(args: argparse.Namespace) -> Iterator[dict]:
     work = list(wanted(args))
     with ProcessPoolExecutor(args.jobs) as pool:
         for job in [pool.submit(function, *rest) for function, rest in work]:
-            found = job.result()
-            yield from found if isinstance(found, list) else [found]
+            chosen = job.result()
+            yield from chosen if isinstance(chosen, list) else [chosen]
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    found = []
+    chosen = []
     try:
         if min(args.layers, args.batch, args.jobs, *args.hidden) < 1:
             raise ValueError("--hidden, --batch, --layers and --jobs must be at least 1")
@@ -377,10 +377,10 @@ def main(argv: list[str] | None = None) -> int:
             print(table(report), end="\n\n", flush=True)
             if args.sass:
                 print("\n".join(report["sass"]), end="\n\n")
-            found.append({key: value for key, value in report.items() if key != "sass"})
+            chosen.append({key: value for key, value in report.items() if key != "sass"})
         print(LEGEND)
         if args.json:
-            Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
+            Path(args.json).write_text(json.dumps(chosen, indent=1) + "\n")
     except (ValueError, OSError) as error:
         print(f"fused_lstm.tools.inspect: {error}", file=sys.stderr)
         return 2
