@@ -193,9 +193,11 @@ def test_a_projection_streams_where_it_does_not_fit():
     assert any("of the projection" in why for why in found.why)
 
 
+@directions
 @pytest.mark.parametrize(
     ("device", "hidden", "batch", "dtype", "gates", "own"),
     [
+        ("H100", 200, 20, "bf16", 4, 8),
         ("H100", 650, 20, "bf16", 4, 16),
         ("A100", 650, 20, "bf16", 4, 16),
         ("H100", 768, 16, "fp16", 4, 16),  # FlashRNN's
@@ -208,15 +210,18 @@ def test_a_projection_streams_where_it_does_not_fit():
         ("H100", 1500, 20, "bf16", 1, 16),
     ],
 )
-def test_where_a_sum_is_shared_out_to_warps(device, hidden, batch, dtype, gates, own):
+def test_where_a_sum_is_shared_out_to_warps(direction, device, hidden, batch, dtype, gates, own):
     shape = {"hidden": hidden, "batch": batch, "layers": 1, "dtype": dtype, "gates": gates}
-    found = plan("steps", "forward", device=DEVICES[device], **shape)
+    found = plan("steps", direction, device=DEVICES[device], **shape)
     assert found.k_parts == (1 if own is None else 8)
     assert found.own == (own or 16)
     if own is not None:
         assert found.resident == found.chunks
-        assert found.programs == -(-hidden // own)
-    assert plan("steps", "backward", device=DEVICES[device], **shape).k_parts == 1
+        blocks = -(-hidden // found.units)
+        assert found.programs == blocks * found.split
+        assert any("registers hold its weights" in why for why in found.why)
+        whole = plan("steps", direction, device=DEVICES[device], **shape, in_parts=False)
+        assert whole.k_parts == 1
 
 
 def test_fewer_multiprocessors_mean_more_units_each():

@@ -21,6 +21,7 @@ MANY = 8  # rounds of a product, so that twice the tile pays: fewer syncs for mo
 STREAM_STAGES = 3  # tiles in flight or in use where weights stream from L2
 K_PARTS = 8  # warps that share out a product's sum, where they do
 PART_REGISTERS = 176  # of a thread, that its weights and sums may take: found by fused_lstm.inspect
+READ_US = 0.2  # what reading K once more may take, by arithmetic, for half as many units a program
 RESERVED = 2048  # bytes of shared memory for what the compiler adds: mbarriers, reductions
 
 
@@ -289,35 +290,34 @@ def _in_parts(found: Plan, device: Device) -> Plan:
     A warp multiplies all of a program's rows by its eighth of K, from registers, and the sums meet
     once: fewer instructions, and a third of the syncs of warps that share rows and columns.
     """
-    if not (
-        found.persistent and found.direction == "forward" and SIZES[found.dtype] == 2
-        and found.batch_blocks == 1 and not found.projected and not found.amd
-        and not device.tcgen05 and found.own == 16
-    ):  # fmt: skip
+    may = found.persistent and SIZES[found.dtype] == 2 and found.batch_blocks == 1
+    may &= found.own == 16 and not (found.projected or found.amd or device.tcgen05)
+    if not may:
         return found
+    size, products = SIZES[found.dtype], found.products
     columns = _ceil(found.hidden, K_PARTS * 16) * 16  # of K, that a warp sums over
     part_k = 32 if columns % 32 == 0 else 16
-    chunks = columns // part_k
-    for own in (16, 8):
+    chunks, pad = columns // part_k, K_PARTS * columns
+    # Programs of 8 units have half the instructions, and are twice as many to read all of K.
+    read_us = found.programs * products * pad * found.block_b * size / device.l2_rate / 1e3
+    for own in (8, 16) if read_us < READ_US else (16, 8):
         rows = _tile_gates(found.gates) * own
-        programs = found.layers * _ceil(found.hidden, own) * found.row_groups
-        registers = (
-            rows * (found.products * columns * SIZES[found.dtype] + found.block_b * 4) // 128
-        )
-        pad = K_PARTS * columns
-        smem = rows * (found.products * pad * SIZES[found.dtype] + K_PARTS * found.block_b * 4)
-        smem += RESERVED
-        if programs > device.sms or registers > PART_REGISTERS or smem > device.smem:
+        units = found.gates * own if found.direction == "backward" else own
+        blocks = _ceil(found.hidden, units) * found.split * found.row_groups
+        registers = rows * (products * columns * size + found.block_b * 4) // 128
+        smem = rows * (products * pad * size + K_PARTS * found.block_b * 4) + RESERVED
+        fits = found.layers * blocks <= device.sms and smem <= device.smem
+        if not fits or registers > PART_REGISTERS or rows < 16:
             continue
         return replace(
-            found, programs=programs, rows=rows, units=own, own=own, warps=K_PARTS,
+            found, programs=found.layers * blocks, rows=rows, units=units, own=own, warps=K_PARTS,
             block_k=K_PARTS * part_k, chunks=chunks, resident=chunks,
-            resident_ih=chunks * (found.products - 1), ahead=chunks, stages=1, hold=False,
-            smem=smem, k_parts=K_PARTS,
+            resident_ih=chunks * (products - 1), ahead=chunks, stages=1, hold=False, smem=smem,
+            k_parts=K_PARTS,
             why=(
-                f"{programs} programs of {own} units, one on each of {device.sms} SMs at most",
-                f"{registers} of a thread's registers hold its weights and sums: each of"
-                f" {K_PARTS} warps sums over {columns} of K",
+                f"{found.layers * blocks} programs, one on each of {device.sms} SMs at most",
+                f"{registers} of a thread's registers hold its weights and sums: all resident,"
+                f" each of {K_PARTS} warps sums over {columns} of K",
             ),
         )  # fmt: skip
     return found

@@ -77,13 +77,13 @@ def load_moving(
     W: tl.constexpr,
     PLAN: tl.constexpr,
 ):
-    """A chunk [BLOCK_K, BLOCK_B] of x transposed, as bits; .cg because L1 may hold an old line.
+    """A chunk [BLOCK_K, BLOCK_B] of x transposed; .cg because L1 may hold an old line.
 
     Unmasked: an exchange is padded with zeros to whole blocks, so that the loads of any H are 16
     bytes wide and their addresses one register.
-    As bits: the compiler moves the store to shared memory up to the load that feeds it, where it
-    would wait for it; a cast in between keeps it at the product, and the load stays in flight.
-    Where products take their operands from registers (HOLD) it takes an operation.
+    As bits where warps share it: the compiler moves the store to shared memory up to the load that
+    feeds it, where it would wait for it; a cast in between keeps it at the product, and the load
+    stays in flight. Where products take their operands from registers (HOLD) it takes an operation.
     """
     b = tl.arange(0, PLAN.BLOCK_B)
     if PLAN.K_PARTS == 1:
@@ -93,9 +93,9 @@ def load_moving(
         part = tl.arange(0, PLAN.K_PARTS)[:, None, None] * W.K_PART
         col = part + chunk * PLAN.PART_K + tl.arange(0, PLAN.PART_K)[None, :, None]
         offset = b[None, None, :] * W.PAD + col
-        return tl.load(x_ptr + offset, cache_modifier=".cg")
-    bits_ptr = x_ptr.to(tl.pointer_type(PLAN.BITS), bitcast=True)
-    return tl.load(bits_ptr + offset, cache_modifier=".cg")
+    if PLAN.K_PARTS == 1:
+        x_ptr = x_ptr.to(tl.pointer_type(PLAN.BITS), bitcast=True)
+    return tl.load(x_ptr + offset, cache_modifier=".cg")
 
 
 @helper
