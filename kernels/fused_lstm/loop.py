@@ -46,7 +46,7 @@ def steps(
 
     cell: of nn.LSTM, with coupled gates or not.
     """
-    layers, D = list(by_layer(weights, len(h0), spec)), spec.directions
+    layers, D = by_layer(weights, len(h0), spec), spec.directions
     last, h_all, c_all = [], [], []
     rows = Rows(x, h0.shape[1], batch_sizes, not_reset)
 

@@ -11,7 +11,7 @@ order i, f, g, o; of a GRU r, z, n.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -72,15 +72,17 @@ FIELDS = {
 }  # fmt: skip
 
 
-def by_layer(weights: Sequence[Tensor], lanes: int, spec: Spec = PLAIN) -> Iterator[Layer]:
+def by_layer(weights: Sequence[Tensor], lanes: int, spec: Spec = PLAIN) -> list[Layer]:
     """Split flat weights, a lane's in the order of `Spec.weights`."""
     per_lane = len(weights) // lanes
     names = spec.weight_names
     if len(names) != per_lane:
         names = completed(spec, lanes, len(weights), 1).weight_names
+    fields, layers = [FIELDS[name] for name in names], []
     for start in range(0, len(weights), per_lane):
         lane = weights[start : start + per_lane]
-        yield Layer(**{FIELDS[name]: w for name, w in zip(names, lane, strict=True)})
+        layers.append(Layer(**dict(zip(fields, lane, strict=True))))
+    return layers
 
 
 # --- masks ---
@@ -350,7 +352,7 @@ def run(
         y [T, B, D * P] or [N, D * P], h_n [L * D, B, P], c_n [L * D, B, H], and the state after
         every step: h of the layers below the last [L - 1, ..., D * P], c of all [L * D, ..., H].
     """
-    layers, (lanes, B, P), D = list(by_layer(weights, len(h0), spec)), h0.shape, spec.directions
+    layers, (lanes, B, P), D = by_layer(weights, len(h0), spec), h0.shape, spec.directions
     rows, last, h_all, c_all = Rows(x, B, batch_sizes, not_reset), [], [], []
 
     def sweep(x: Tensor, lane: int) -> Tensor:

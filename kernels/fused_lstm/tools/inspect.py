@@ -107,7 +107,9 @@ def trips(chosen: plan.Plan) -> list[int]:
     if chosen.direction == "forward":
         rounds = [by_h, below][: chosen.products]
     else:
-        rounds = [below] * chosen.summed_gates * (chosen.products - 1) + [by_h] * chosen.summed_gates
+        rounds = [below] * chosen.summed_gates * (chosen.products - 1) + [
+            by_h
+        ] * chosen.summed_gates
     rounds.append(chosen.chunks_hr - chosen.resident_hr)
     return [n for n in rounds if n > 0]
 

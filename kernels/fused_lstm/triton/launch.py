@@ -42,10 +42,12 @@ def on_their_device(operator: Callable) -> Callable:
 
     @wraps(operator)
     def run(*args, **options):
-        device = next(a for a in args if isinstance(a, Tensor)).device
-        if device.type == "cpu":
+        for argument in args:
+            if isinstance(argument, Tensor):
+                break
+        if argument.device.type == "cpu":
             return operator(*args, **options)
-        with torch.cuda.device(device):
+        with torch.cuda.device(argument.device):
             return operator(*args, **options)
 
     return run

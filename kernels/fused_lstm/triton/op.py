@@ -35,10 +35,7 @@ class Shape(NamedTuple):
     B: int
     H: int
     projected: int  # P where h is projected, else 0
-
-    @property
-    def P(self) -> int:
-        return self.projected or self.H
+    P: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +124,8 @@ class Stack(NamedTuple):
         """w_ih, w_hh and w_hr of a launch's lanes."""
         lanes = self.prepared.call.plan.layers
         layers = self.layers[index * lanes : (index + 1) * lanes]
-        hr = tuple(w.w_hr for w in layers) if self.shape.projected else None
-        return tuple(w.w_ih for w in layers), tuple(w.w_hh for w in layers), hr
+        w_ih, w_hh, *others = zip(*layers, strict=True)  # in the order of Layer
+        return w_ih, w_hh, others[2] if self.shape.projected else None
 
 
 def _stack(
@@ -146,7 +143,7 @@ def _stack(
     keep: Tensor | None,
     cell: Spec,
 ) -> Stack:
-    layers = list(by_layer([w.contiguous() for w in weights], h0.shape[0], cell))
+    layers = by_layer([w.contiguous() for w in weights], h0.shape[0], cell)
     shape, rows = _shape(h0, c0, layers[0].w_hr, directions), Rows(x, h0.shape[1], batch_sizes)
     tf32 = x.dtype == torch.float32 and precision.tf32()
     prepared = prepare(
@@ -166,14 +163,15 @@ def _shape(h0: Tensor, c0: Tensor, w_hr: Tensor | None, directions: int) -> Shap
         if list(state.shape) != (wanted := [*c0.shape[:2], size]):
             by = "as c0" if w_hr is None else "by weight_hr"
             raise ValueError(f"{name}: got shape {list(state.shape)}, should be {wanted}, {by}")
-    return Shape(h0.shape[0], directions, h0.shape[1], H, 0 if w_hr is None else P)
+    return Shape(h0.shape[0], directions, h0.shape[1], H, 0 if w_hr is None else P, P)
 
 
-def _each(tensor: Tensor | None, lanes: int, count: int) -> Sequence[Tensor | None]:
-    """Of [L, ...] or None the part of each of `count` launches."""
-    if tensor is None or count == 1:
-        return [tensor] * count
-    return tensor.split(lanes)
+def _split(lanes: int, count: int, *tensors: Tensor | None) -> list[Sequence[Tensor | None]]:
+    """Return of each [L, ...] or None the part of each of `count` launches."""
+    return [
+        [tensor] * count if tensor is None or count == 1 else tensor.split(lanes)
+        for tensor in tensors
+    ]
 
 
 class Extra(NamedTuple):
@@ -186,9 +184,9 @@ class Extra(NamedTuple):
     shares: Tensor | None = None
 
     def of_launches(self, lanes: int, count: int) -> list[Extra]:
-        if not any(t is not None for t in self):
+        if count == 1 or self is NOTHING:
             return [self] * count
-        return [Extra(*of) for of in zip(*(_each(t, lanes, count) for t in self), strict=True)]
+        return [Extra(*of) for of in zip(*_split(lanes, count, *self), strict=True)]
 
 
 NOTHING = Extra()
@@ -196,7 +194,7 @@ NOTHING = Extra()
 
 def _extra(of: Stack, state: Tensor, h0: Tensor | None) -> Extra:
     """h0: in the forward."""
-    cell, (L, _, B, _, _), P = of.cell, of.shape, of.shape.P
+    cell, (L, _, B, _, _, P) = of.cell, of.shape
     if not cell.options:
         return NOTHING
     peephole, h_mask, h_old, gain, shares = None, None, None, None, None
@@ -258,9 +256,9 @@ def lstm(
     with precision.matmul_as_rnn(x.dtype):
         lanes = directions, batch_sizes, keep, cell_of(cell, tuple(rates))
         of = _stack("forward", save, x, h0, c0, weights, dropout, seed, fuse, *lanes)
-        prepared, (L, D, B, H, _), rows, layers = of[:4]
+        prepared, (L, D, B, H, _, P), rows, layers = of[:4]
         plan, count, G, S = prepared.call.plan, prepared.count, prepared.G, prepared.S
-        P, N, shape = of.shape.P, rows.N, x.shape[:-1]
+        N, shape = rows.N, x.shape[:-1]
         W = D * P
         x, state = x.contiguous(), c0.to(state_dtype(x.dtype)).contiguous()
 
@@ -277,8 +275,7 @@ def lstm(
         fed = precision.rounded(fed) if prepared.rounds else fed
         launch.first_rows(exchange, L, B, P, slots).copy_(fed)
         extras = extra.of_launches(plan.layers, count)
-        c0s, cs, raws = (_each(t, plan.layers, count) for t in (state, c, raw_hh))
-        betweens = _each(between, plan.layers, count)
+        c0s, cs, raws, betweens = _split(plan.layers, count, state, c, raw_hh, between)
         spaces = [exchange] if count == 1 else exchange[0].split(plan.layers)
         by_lane, outputs = gates.unbind(), [y] if prepared.is_fused else [*h.unbind(), y]
         x_columns = slice((S - G) * H, None)
@@ -311,12 +308,15 @@ def lstm(
         stack.run(rows.of(x.view(N, -1)), count, one, of.drop)
         if rows.live < N:
             y[rows.live :].zero_()
-        h_n = torch.cat([rows.ends(gradients.halves(t, D), last=True) for t in (h, y[None])])
+        last = rows.ends(gradients.halves(y[None], D), last=True)
+        below = [rows.ends(gradients.halves(h, D), last=True)] if L > D else []
+        h_n = torch.cat([*below, last])
         y = y.view(*shape, W)
         if not save:
             return y, h_n, c.to(c0.dtype), x.new_empty(0), state.new_empty(0), x.new_empty(0)
         c_n = rows.ends(gradients.by_direction(c, D), last=True).to(c0.dtype, copy=True)
-        return y, h_n, c_n, *(t.view(t.shape[0], *shape, t.shape[-1]) for t in (h, kept, gates))
+        kept = kept.view(len(kept), *shape, H)
+        return y, h_n, c_n, h.view(len(h), *shape, W), kept, gates.view(L, *shape, S * H)
 
 
 # --- backward ---
@@ -350,9 +350,9 @@ def lstm_backward(
     with precision.matmul_as_rnn(x.dtype):
         lanes = directions, batch_sizes, keep, cell_of(cell, tuple(rates))
         of = _stack("backward", True, x, h0, c0, weights, dropout, seed, fuse, *lanes)
-        prepared, (L, D, B, H, _), rows, layers = of[:4]
+        prepared, (L, D, B, H, _, P), rows, layers = of[:4]
         plan, count, G = prepared.call.plan, prepared.count, prepared.G
-        P, N, state = of.shape.P, rows.N, c0.to(c.dtype).contiguous()
+        N, state = rows.N, c0.to(c.dtype).contiguous()
         W = D * P
         x, h0, y, h, c, gates = (t.contiguous() for t in (x, h0, y, h, c, gates))
         dy = torch.zeros_like(y) if dy is None else dy.contiguous()
@@ -380,11 +380,10 @@ def lstm_backward(
         if norm:
             left = left.normalized(raw_ih, raw_hh)
         extras = extra.of_launches(plan.layers, count)
-        each = [
-            _each(t, plan.layers, count)
-            for t in (gates, state, c, dc, dgates, exchange, dh_n, between, dh, by_h, raw_hh,
-                      left.stats, left.dseen)
-        ]  # fmt: skip
+        each = _split(
+            plan.layers, count, gates, state, c, dc, dgates, exchange, dh_n, between, dh, by_h,
+            raw_hh, left.stats, left.dseen,
+        )  # fmt: skip
         (gates_of, c0_of, c_of, dc_of, dgates_of, exchange_of, dh_n_of, between_of, dh_of, by_h_of,
          raw_of, stats_of, dseen_of) = each  # fmt: skip
 
