@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
-from fused_lstm import Cell
+from fused_lstm import Spec
 
 
 @dataclass(frozen=True)
@@ -169,11 +169,11 @@ class Config:
             check(own, getattr(self, own.name), kinds[own.name])
         self.cell()  # what does not go together
 
-    def cell(self) -> Cell:
+    def cell(self) -> Spec:
         """The LSTM's cell."""
         zoneout = self.zoneout_h, self.zoneout_c
         dropouts = self.recurrent_dropout, self.candidate_dropout
-        return Cell(self.layer_norm, self.peephole, self.coupled, zoneout, *dropouts)
+        return Spec("lstm", self.layer_norm, self.peephole, self.coupled, zoneout, *dropouts)
 
     def learning_rate_at(self, epoch: int) -> float:
         """The learning rate of `epoch`, counted from 0."""

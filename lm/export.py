@@ -100,7 +100,7 @@ class PlainModel(nn.Module):
 
 def own_cell(config: Config) -> dict:
     """What nn.LSTM has not, of the options that matter outside training."""
-    cell = config.cell().options()
+    cell = config.cell().cell_options()
     return {name: v for name, v in cell.items() if not name.endswith("_dropout")}
 
 

@@ -83,7 +83,7 @@ def open_device(name: str | None, local_rank: int = 0) -> torch.device:
 def check_engine(config: Config, lstm: str, fuse: str | None, device: torch.device) -> None:
     """UserError where the engine cannot run such a model on `device`."""
     try:
-        resolve(lstm, fuse, device, config.cell().on)
+        resolve(lstm, fuse, device, config.cell())
     except (RuntimeError, ValueError) as error:
         raise UserError(str(error)) from None
 

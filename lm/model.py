@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import fused_lstm
-from fused_lstm.cell import PLAIN
+from fused_lstm.spec import PLAIN
 from lm.config import Config
 from lm.regularize import VariationalDropout, regularized_lstm
 
@@ -65,7 +65,7 @@ class LM_LSTM(nn.Module):
         tie_weights: bool = False,
         variational_dropout: bool = False,
         weight_drop: float = 0.0,
-        cell: fused_lstm.Cell = PLAIN,
+        cell: fused_lstm.Spec = PLAIN,
         forget_bias: float | None = None,
     ) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class LM_LSTM(nn.Module):
             engine=lstm,
             fuse=fuse,
             forget_bias=forget_bias,
-            **cell.options(),
+            **cell.cell_options(),
         )
         self.sm_fc = nn.Linear(embedding_dim, vocab_size)
         if tie_weights:

@@ -46,7 +46,7 @@ def regularized_lstm(
         fused_lstm.dropout(weight, weight_drop) if name.startswith("weight_hh") else weight
         for name, weight in lstm.named_parameters()
     ]
-    engine, fuse, cell = lstm.engine, lstm.fuse, lstm.cell
+    engine, fuse, cell = lstm.engine, lstm.fuse, lstm.spec
     if not isinstance(between, VariationalDropout):
         return fused_lstm.lstm(x, hidden, weights, lstm.dropout, engine, fuse, cell=cell)
     states, per_layer = [], len(weights) // lstm.num_layers

@@ -2,8 +2,8 @@
 
 A step of a layer is one matrix product on [x, h] and about ten pointwise kernels, each with its
 own launch and its own trip to memory. `steps` takes the cell as an argument: that is the one thing
-fuse="pointwise" replaces, so the two rungs differ in nothing else. Cells other than nn.LSTM's are
-fused_lstm.reference's own loop.
+fuse="pointwise" replaces, so the two levels differ in nothing else. Cells other than nn.LSTM's are
+fused_lstm.reference's loop.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference, stack
-from .cell import PLAIN, Cell
 from .reference import by_layer, state_dtype
-from .rows import Rows
+from .spec import Spec
+from .varlen import Rows
 
 Pointwise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """gates [B, 4H] before activation, c [B, H] -> h, c_next [B, H]: every operation a kernel."""
+    """gates [B, 4H] before activation, c [B, H] -> h, c_next: every operation a kernel."""
     i, f, g, o = gates.chunk(4, dim=1)
     c_next = f.sigmoid() * c + i.sigmoid() * g.tanh()
     h = o.sigmoid() * c_next.tanh()
@@ -31,66 +31,80 @@ def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def steps(
+    spec: Spec,
     x: Tensor,
     h0: Tensor,
     c0: Tensor,
     weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    not_reset: Tensor | None,
+    states: bool,
     cell: Pointwise,
-    directions: int = 1,
-    batch_sizes: Tensor | None = None,
-    keep: Tensor | None = None,
-) -> tuple[stack.Sweep, list[tuple[Tensor, Tensor]]]:
-    """A sweep for fused_lstm.stack that calls `cell` at each step, and where it puts last states.
+    drop: stack.Drop | None,
+) -> tuple[Tensor, ...]:
+    """Run a call, as in fused_lstm.engines, with `cell` at each step and `drop` between layers.
 
-    Arguments as in fused_lstm.engines; x says how its rows lie.
+    cell: of nn.LSTM, with coupled gates or not.
     """
-    lanes, states = list(by_layer(weights, len(h0))), []
-    rows = Rows(x, h0.shape[1], batch_sizes, keep)
+    layers, D = by_layer(weights, len(h0), spec), spec.directions
+    last, h_all, c_all = [], [], []
+    rows = Rows(x, h0.shape[1], batch_sizes, not_reset)
 
     def sweep(x: Tensor, lane: int) -> Tensor:
-        own, order = lanes[lane], rows.order(lane % directions)
-        weight, bias = torch.cat([own.w_ih, own.w_hh], dim=1), own.bias()
+        layer, order = layers[lane], rows.order(lane % D)
+        weight, bias = torch.cat([layer.w_ih, layer.w_hh], dim=1), layer.bias()
+        if spec.coupled:  # 1 - sigma(a) is sigma(-a)
+            weight = four_gates(weight)
+            bias = None if bias is None else four_gates(bias)
         h, c = h0[lane], c0[lane].to(state_dtype(x.dtype))
-        xs, outputs = rows.pad(x).unbind(0), {}
+        xs, outputs, cs = rows.pad(x).unbind(0), {}, {}
         for t in order.steps:
             h_prev, c_prev = order.before(t, h, c)
             gates = F.linear(torch.cat([xs[t], h_prev], dim=1), weight, bias)
             h_next, c_next = cell(gates, c_prev)
-            if own.w_hr is not None:
-                h_next = F.linear(h_next, own.w_hr)
+            if layer.w_hr is not None:
+                h_next = F.linear(h_next, layer.w_hr)
             h, c = order.after(t, h_next, h), order.after(t, c_next, c)
-            outputs[t] = order.output(t, h)
-        states.append((h, c.to(c0.dtype)))
-        return rows.pack(torch.stack([outputs[t] for t in range(rows.T)]))
+            outputs[t], cs[t] = order.output(t, h), c
+        last.append((h, c.to(c0.dtype)))
+        y = rows.pack(torch.stack([outputs[t] for t in range(rows.T)]))
+        if states:
+            h_all.append(y)
+            c_all.append(rows.pack(torch.stack([cs[t] for t in range(rows.T)])))
+        return y
 
-    return sweep, states
+    y = stack.run(x, spec.layers, sweep, drop, D)
+    h_n, c_n = map(torch.stack, zip(*last, strict=True))
+    if not states:
+        return y, h_n, c_n
+    below = [torch.cat(h_all[n : n + D], -1) for n in range(0, len(h_all) - D, D)]
+    h = torch.stack(below) if below else y.new_empty(0, *y.shape)
+    return y, h_n, c_n, h, torch.stack(c_all)
 
 
-def last(states: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """h_n [L * D, B, P], c_n [L * D, B, H] of what a sweep has left."""
-    h_n, c_n = zip(*states, strict=True)
-    return torch.stack(h_n), torch.stack(c_n)
+def four_gates(weight: Tensor) -> Tensor:
+    """Rows i, g, o of coupled gates -> i, f = -i, g, o."""
+    i, g, o = weight.chunk(3)
+    return torch.cat([i, -i, g, o])
 
 
-def lstm(
+def run(
+    spec: Spec,
     x: Tensor,
     h0: Tensor,
     c0: Tensor,
     weights: Sequence[Tensor],
-    dropout: float,
-    fuse: str | None,
-    directions: int = 1,
-    batch_sizes: Tensor | None = None,
-    keep: Tensor | None = None,
-    options: Cell = PLAIN,
     seed: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if options.on:
-        lanes = directions, batch_sizes, keep
-        return reference.lstm(x, h0, c0, weights, dropout, seed, *lanes, options)
-    sweep, states = steps(x, h0, c0, weights, cell, directions, batch_sizes, keep)
-    drop = (lambda y, _: F.dropout(y, dropout)) if dropout > 0 else None
-    return stack.run(x, len(h0) // directions, sweep, drop, directions), *last(states)
+    batch_sizes: Tensor | None = None,
+    not_reset: Tensor | None = None,
+    states: bool = False,
+) -> tuple[Tensor, ...]:
+    """Run a call, as in fused_lstm.engines."""
+    if not spec.is_plain_lstm:
+        return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
+    p = spec.dropout
+    drop = (lambda y, _: F.dropout(y, p)) if p > 0 else None
+    return steps(spec, x, h0, c0, weights, batch_sizes, not_reset, states, cell, drop)
 
 
 def missing(device: torch.device) -> str | None:

@@ -63,7 +63,7 @@ class Trainer:
         self.model, self.corpus, self.config, self.log = model, corpus, config, log
         self.ranks, self.autocast, self.device = ranks, autocast, model.sm_fc.weight.device
         lstm = model.lstm
-        self.engine, self.fuse = resolve(lstm.engine, lstm.fuse, self.device, lstm.cell.on)
+        self.engine, self.fuse = resolve(lstm.engine, lstm.fuse, self.device, lstm.spec)
         self.epoch_steps = epoch_steps(corpus, config, ranks)
         whole = self.epoch_steps * config.epochs
         self.total_steps = min(whole, max_steps or whole)

@@ -193,7 +193,7 @@ BAD = {
     "input-type": (lambda x, h, c: (x.tolist(), (h, c)), r"input: got list; expected a tensor"),
     "no-steps": (lambda x, h, c: (x[:0], (h, c)), r"x: got shape \[0, 3, 5\]"),
     "dtype": (lambda x, h, c: (x.double(), (h, c)), r"h_0: got dtype torch.float32"),
-    "integers": (lambda x, h, c: (x.long(), (h, c)), r"x: got dtype torch.int64, should be one"),
+    "integers": (lambda x, h, c: (x.long(), (h, c)), r"x: got torch.int64; expected one"),
     "sparse": (lambda x, h, c: (x.to_sparse(), (h, c)), r"input: got .*sparse_coo.*; expected"),
     "mkldnn": (lambda x, h, c: (x.to_mkldnn(), (h, c)), r"input: got .*mkldnn.*; expected"),
     "nested": (lambda x, h, c: (nested(x), (h, c)), r"input: got .*nested.*; expected"),
@@ -204,14 +204,14 @@ BAD = {
     "sparse-state": (lambda x, h, c: (x, (h.to_sparse(), c)), r"h_0: got .*sparse_coo.*; expected"),
     "no-c": (lambda x, h, c: (x, (h, None)), r"c_0: got NoneType; expected a tensor"),
     "no-h": (lambda x, h, c: (x, (None, c)), r"h_0: got NoneType; expected a tensor"),
-    "state-pair": (lambda x, h, c: (x, h), r"hx: should be a pair"),
-    "state-rank": (lambda x, h, c: (x, (h[0], c)), r"h_0: got shape \[3, 6\], should be \[2, B, 6"),
+    "state-pair": (lambda x, h, c: (x, h), r"hx: got Tensor; expected a pair"),
+    "state-rank": (lambda x, h, c: (x, (h[0], c)), r"h_0: got shape \[3, 6\]; expected \[2, 3, 6"),
     "h-batch": (
         lambda x, h, c: (x, (h[:, :2], c)),
         r"h_0: got shape \[2, 2, 6\], .* \[2, 3",
     ),
-    "c-layers": (lambda x, h, c: (x, (h, c[:1])), r"c_0: got shape \[1, 3, 6\], should be \[2, B"),
-    "device": (lambda x, h, c: (x.to("meta"), (h, c)), r"cannot run on 'meta'|on cpu, should be"),
+    "c-layers": (lambda x, h, c: (x, (h, c[:1])), r"c_0: got shape \[1, 3, 6\]; expected \[2, 3"),
+    "device": (lambda x, h, c: (x.to("meta"), (h, c)), r"cannot run on 'meta'|on cpu; expected"),
 }
 
 
@@ -240,7 +240,7 @@ def test_functional_form_checks_its_weights():
     assert y.shape == (4, 3, 6)
     with pytest.raises(ValueError, match=r"h_0: got shape \[2, 3, 6\] for 7 weights"):
         fused_lstm.lstm(x, state, weights[:-1])
-    with pytest.raises(ValueError, match=r"weight_ih_l1: got shape \[24, 5\], should be \[24, 6\]"):
+    with pytest.raises(ValueError, match=r"weight_ih_l1: got shape \[24, 5\]; expected \[24, 6\]"):
         fused_lstm.lstm(x, state, [*weights[:4], weights[0], *weights[5:]])
 
 

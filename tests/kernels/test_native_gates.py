@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fused_lstm import native
-from fused_lstm.cell import Cell
-from fused_lstm.rows import keep_of
+from fused_lstm import native, reference
+from fused_lstm.spec import Spec
+from fused_lstm.varlen import reset_mask
 from tolerance import assert_close
 
 CPU = torch.device("cpu")
@@ -161,7 +161,7 @@ def check(cell: str, case: Case, dtype: torch.dtype = torch.float64) -> None:
         if sizes is not None:
             lengths = torch.tensor([int((sizes > b).sum()) for b in range(case.B)])
             given = nn.utils.rnn.pack_padded_sequence(resets, lengths).data
-        keep = keep_of(given, D, case.B, sizes)
+        keep = reset_mask(given, D, case.B, sizes)
     lanes = {"directions": D, "batch_sizes": sizes, "keep": keep, "cell": cell, "rates": RATES}
     inputs = x, h0, h0, weights, 0.0, None, case.fuse
     with torch.no_grad():
@@ -278,7 +278,7 @@ OPTIONS = {
 
 
 def written_out(
-    x: Tensor, h0: Tensor, weights: list[Tensor], cell: Cell, norm: bool, seed: Tensor | None
+    x: Tensor, h0: Tensor, weights: list[Tensor], cell: Spec, norm: bool, seed: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """A stack of GRU layers with masks and layer norm, a step at a time: y, h_n."""
     (L, B, H), T = h0.shape, len(x)
@@ -287,7 +287,7 @@ def written_out(
         w_ih, w_hh, *others = weights[layer * per_lane : (layer + 1) * per_lane]
         gains = [others.pop(), others.pop()] if norm else []
         b_ih, b_hh = others or [torch.zeros(3 * H, dtype=x.dtype)] * 2
-        draws = cell.draw(seed, layer, L, T, B, H, H)
+        draws = reference.draw(cell, seed, layer, L, T, B, H, H)
         h, y = h0[layer], []
         for t in range(T):
             fed = h if draws.recurrent is None else h * draws.recurrent.to(h.dtype)
@@ -314,7 +314,7 @@ def written_out(
 @pytest.mark.parametrize("options", OPTIONS)
 def test_a_gru_with_options_is_the_one_written_out(options, case, training, bias):
     name, rates = OPTIONS[options]
-    cell, norm = Cell(**rates), "layer_norm" in name
+    cell, norm = Spec(**rates), "layer_norm" in name
     seed = torch.tensor([12345]) if training else None
     torch.manual_seed(1)
     weights = []

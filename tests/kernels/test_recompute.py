@@ -86,7 +86,7 @@ def test_a_backward_draws_what_the_forward_drew(engine, fuse, two, whole):
     options = {"dropout": 0.5, "bidirectional": two, "recompute": 2}
     module = fused_lstm.LSTM(2, 2, 2, engine=engine, fuse=fuse, **options).double()
     if engine == "loop":
-        module.cell = fused_lstm.Cell(zoneout=0.3, recurrent_dropout=0.3)
+        module.cell = fused_lstm.Spec(zoneout=0.3, recurrent_dropout=0.3)
     x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
     weights = dict(module.named_parameters())
 
@@ -133,7 +133,7 @@ def test_the_peak_of_memory():
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="recompute: got 0, should be None or a number of steps"):
+    with pytest.raises(ValueError, match="recompute: got 0; expected None or a number of steps"):
         fused_lstm.LSTM(3, 4, recompute=0)
     assert "recompute=5" in repr(fused_lstm.LSTM(3, 4, recompute=5))
 

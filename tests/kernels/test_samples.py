@@ -12,7 +12,7 @@ from torch import Tensor
 import fused_lstm
 from cases import LanesCase as Case
 from cases import Shape
-from fused_lstm import Cell, ops
+from fused_lstm import Spec, ops
 from test_native_lanes import SEED, make_problem
 from tolerance import assert_close
 
@@ -43,13 +43,13 @@ def each_case(engine: str, *without: str):
 
 def gradients(engine, case: Case, problem, by, fuse: str, samples: int, options: dict, dtype=None):
     x, h0, c0, weights, lanes, _ = problem
-    cell = Cell(**options)
+    cell = Spec(**options)
     seed = SEED if case.dropout > 0 or cell.draws else None
     given = x, h0, c0, weights, case.dropout, seed, fuse
     if dtype is not None:
         given = *(t.to(dtype) for t in given[:3]), [w.to(dtype) for w in weights], *given[4:]
         by = [t.to(dtype) for t in by]
-    own = lanes | cell.arguments()
+    own = lanes | cell.schema
     y, _, _, *saved = engine.lstm(*given, True, **own)
     return engine.lstm_backward(*by, *given, y, *saved, True, samples=samples, **own)
 

@@ -79,10 +79,10 @@ def test_an_output_can_be_part_of_a_graph():
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.zeros(2, 3), r"x: got shape \[2, 3\], torch.float32 on cpu, should be \[1, 3\]"),
+        (torch.zeros(2, 3), r"x: got shape \[2, 3\], torch.float32 on cpu; expected \[1, 3\]"),
         (torch.zeros(1, 1, 3), r"x: got shape \[1, 1, 3\]"),
-        (torch.zeros(1, 3).double(), "torch.float64 on cpu, should be"),
-        (torch.zeros(1, 3, device="meta"), "on meta, should be"),
+        (torch.zeros(1, 3).double(), "torch.float64 on cpu; expected"),
+        (torch.zeros(1, 3, device="meta"), "on meta; expected"),
     ],
     ids=["batch", "rank", "dtype", "device"],
 )
@@ -93,10 +93,10 @@ def test_x_is_checked(x, message):
 
 
 def test_what_cannot_stream():
-    with pytest.raises(ValueError, match="lstm: is bidirectional, should have one direction"):
+    with pytest.raises(ValueError, match="module: got two directions; expected one"):
         fused_lstm.Streaming(fused_lstm.LSTM(3, 4, bidirectional=True))
     with pytest.raises(
-        ValueError, match=r"lstm: got LSTM of torch.nn.modules.rnn, should be a fused_lstm.LSTM"
+        ValueError, match=r"module: got LSTM of torch.nn.modules.rnn; expected a fused_lstm.LSTM"
     ):
         fused_lstm.Streaming(nn.LSTM(3, 4))
 

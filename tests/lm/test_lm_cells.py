@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fused_lstm
-from fused_lstm.cell import Cell
+from fused_lstm.spec import Spec
 from lm import evaluate, export
 from lm.config import PRESETS
 from lm.model import LM_LSTM, build_model
@@ -60,8 +60,8 @@ def test_zarembas_start_is_not_the_gains():
 
 @pytest.mark.parametrize("options", [{"weight_drop": 0.5}, {"variational_dropout": True}], ids=str)
 def test_beside_dropout_that_the_model_applies(options):
-    cell = Cell(peephole=True, candidate_dropout=0.9)
-    models = [LM_LSTM(8, 3, 2, 11, 2, 0.5, cell=c, **options) for c in (cell, Cell(peephole=True))]
+    cell = Spec(peephole=True, candidate_dropout=0.9)
+    models = [LM_LSTM(8, 3, 2, 11, 2, 0.5, cell=c, **options) for c in (cell, Spec(peephole=True))]
     models[1].load_state_dict(models[0].state_dict())
     inputs, found = torch.zeros(3, 2, dtype=torch.int64), []
     for model in models:

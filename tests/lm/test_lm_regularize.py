@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fused_lstm
-from fused_lstm.cell import PLAIN
+from fused_lstm.spec import PLAIN
 from lm.config import PRESETS
 from lm.model import LM_LSTM, build_model
 from lm.regularize import VariationalDropout, regularized_lstm

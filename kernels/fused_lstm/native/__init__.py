@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from .. import ops
+from .. import autograd, ops
 from ..errors import meant
 
 OPS = ops.NATIVE
@@ -111,4 +111,4 @@ def release_memory() -> int:
     return OPS.release_memory() if hasattr(OPS, "release_memory") else 0
 
 
-lstm = partial(ops.run, OPS)
+run = partial(autograd.run, OPS)

@@ -1,4 +1,4 @@
-"""What a kernel would be on a GPU that need not be here: `python -m fused_lstm.inspect --help`.
+"""What a kernel would be on a GPU that is not here: `python -m fused_lstm.tools.inspect --help`.
 
 Compiles the steps or layers kernels for an architecture, with the plan and the alignment that a
 launch on that GPU would have, and prints what the machine code uses: registers, spills, shared
@@ -18,13 +18,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..spec import PLAIN, Spec
+from ..triton import choice, devices, plan
 from . import sass
-from .cell import PLAIN, Cell
-from .triton import choice, devices, plan
 
 # A kernel's pointers to the state dtype.
-STATES = ("c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr")
-SWITCHES = "peephole", "layer_norm", "gru"
+STATES = {
+    "c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr", "h_mask_ptr",
+    "h_old_ptr", "dh_old_ptr", "raw_ptr", "gain_ptr", "shares_ptr", "stats_ptr", "dseen_ptr",
+}  # fmt: skip
+OTHERS = {"barrier_ptr": "*i32", "offset_ptr": "*i64", "not_reset_ptr": "*u8", "seed_ptr": "*i64"}
+RATE = re.compile(r"(dropout|candidate|zone)_")  # floats
+SWITCHES = "peephole", "layer_norm", "coupled", "gru", "rnn_tanh", "rnn_relu"
 RATES = ("zoneout", "recurrent_dropout", "candidate_dropout")  # options that draw
 TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 
@@ -32,49 +37,47 @@ TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 # --- compile ---
 
 
-def kernel_of(found: plan.Plan):
+def kernel_of(chosen: plan.Plan):
     """The kernel that a plan launches."""
-    from .triton import sweep
+    from ..triton import backward, forward
 
-    forward = found.direction == "forward"
-    return sweep.lstm_sweep_fwd_kernel if forward else sweep.lstm_sweep_bwd_kernel
+    if chosen.direction == "forward":
+        return forward.lstm_forward_kernel
+    return backward.lstm_backward_kernel
 
 
 def argument_type(name: str, dtype: str) -> str:
     """A kernel argument's type from its name, the naming rule of kernels/fused_lstm/triton."""
-    if "_ptr" not in name:
-        return "i32"
-    if name == "barrier_ptr":
-        return "*i32"
-    state = name in STATES
-    return ("*fp64" if dtype == "fp64" else "*fp32") if state else TYPES[dtype]
+    if name in OTHERS:
+        return OTHERS[name]
+    if name in STATES:
+        return "*fp64" if dtype == "fp64" else "*fp32"
+    if name.endswith("_ptr") or name.endswith("_ptrs"):
+        return TYPES[dtype]
+    return "fp32" if RATE.match(name) else "i32"
 
 
-def compile_plan(found: plan.Plan, arch: int, cell: Cell = PLAIN):
+def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN):
     """The compiled kernel of a plan, with every pointer aligned to 16 bytes, as torch's are; in
     training, of a cell.
-    """
-    from .triton import launch
-    from .triton.cells import gru, lstm
 
-    own = TYPES[found.dtype]
-    tuples = dict.fromkeys(
-        ("w_ih_ptrs", "w_hh_ptrs", "w_hr_ptrs", "bias_ptrs"), (own,) * found.layers
-    )
-    state = "*fp64" if found.dtype == "fp64" else "*fp32"
-    options = "*i64", "*i64", "*u8", own, own, own, state, state
-    options += (*[state] * 4, own, state) if cell.layer_norm else ()
-    tuples |= {"given_ptrs": (own, own), "option_ptrs": options, "rates": ("fp32",) * 8}
-    what = launch.constants(found, True, found.phases()[0], False, cell=cell, draws=True)
-    constants = {"CELL": gru.GRU if cell.gru else lstm.LSTM, "PLAN": what}
-    options = {k: v for k, v in launch.options(found).items() if k != "launch_cooperative_grid"}
-    return compile_kernel(kernel_of(found), found.dtype, constants, tuples, arch, options)
+    Args:
+        target: an architecture such as 90, or Triton's GPUTarget.
+    """
+    from ..triton import launch
+
+    what = launch.constants(chosen, cell, True, chosen.phases()[0], draws=True)
+    constants = {"CELL": launch.kernel_cell(cell), "PLAN": what}
+    options = {k: v for k, v in launch.options(chosen).items() if k != "launch_cooperative_grid"}
+    kernel = kernel_of(chosen)
+    lanes = dict.fromkeys((n for n in kernel.arg_names if n.endswith("_ptrs")), chosen.layers)
+    return compile_kernel(kernel, chosen.dtype, constants, lanes, target, options)
 
 
 def compile_kernel(
-    kernel, dtype: str, constants: dict, tuples: dict[str, tuple[str, ...]], arch: int, options=None
+    kernel, dtype: str, constants: dict, lanes: dict[str, int], target: Any, options=None
 ):
-    """Compile ahead of time; `tuples`: the types of a tuple's pointers, by its argument's name."""
+    """Compile ahead of time; `lanes`: how many pointers a tuple has, by its argument's name."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -83,39 +86,42 @@ def compile_kernel(
     for index, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name] = "constexpr"
-        elif name in tuples:
-            signature[name] = tuples[name]
-            attributes |= {(index, n): aligned for n, of in enumerate(tuples[name]) if of[0] == "*"}
+        elif name in lanes:
+            signature[name] = (argument_type(name, dtype),) * lanes[name]
+            attributes |= {(index, n): aligned for n in range(lanes[name])}
         else:
             signature[name] = argument_type(name, dtype)
             if name.endswith("_ptr"):
                 attributes[(index,)] = aligned
     source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    target = target if isinstance(target, GPUTarget) else GPUTarget("cuda", target, 32)
+    return triton.compile(source, target=target, options=options)
 
 
 # --- everything about one kernel ---
 
 
-def trips(found: plan.Plan) -> list[int]:
+def trips(chosen: plan.Plan) -> list[int]:
     """Rounds of a step's loops over streamed weights, in the order of the code."""
-    own, below = found.chunks - found.resident, found.chunks - found.resident_ih
-    if found.direction == "forward":
-        rounds = [own, below][: found.products]
+    by_h, below = chosen.chunks - chosen.resident, chosen.chunks - chosen.resident_ih
+    if chosen.direction == "forward":
+        rounds = [by_h, below][: chosen.products]
     else:
-        rounds = [below] * found.gates * (found.products - 1) + [own] * found.gates
-    rounds.append(found.chunks_hr - found.resident_hr)
+        rounds = [below] * chosen.summed_gates * (chosen.products - 1) + [
+            by_h
+        ] * chosen.summed_gates
+    rounds.append(chosen.chunks_hr - chosen.resident_hr)
     return [n for n in rounds if n > 0]
 
 
-def executed(found: plan.Plan, step: sass.Code) -> dict[str, int] | None:
+def executed(chosen: plan.Plan, step: sass.Code) -> dict[str, int] | None:
     """What a step executes: instructions of a thread, and all programs' bytes."""
-    rows = found.products * found.gates * found.chunks * found.rows
+    rows = chosen.products * chosen.summed_gates * chosen.chunks * chosen.rows
     # A warp multiplies 16 rows by 8 columns at least, if others do the same.
-    rows += found.chunks_hr * max(found.own, 16 * 8 * found.warps // found.block_b)
-    products = rows * found.block_k * found.block_b // found.warps
-    count = sass.executed(step, trips(found), products) if found.batch_blocks == 1 else None
-    return count and count | {"bytes": count["bytes"] * 32 * found.warps * found.programs}
+    rows += chosen.chunks_hr * max(chosen.own, 16 * 8 * chosen.warps // chosen.block_b)
+    products = rows * chosen.block_k * chosen.block_b // chosen.warps
+    count = sass.executed(step, trips(chosen), products) if chosen.batch_blocks == 1 else None
+    return count and count | {"bytes": count["bytes"] * 32 * chosen.warps * chosen.programs}
 
 
 def thread(cubin: bytes) -> tuple[int, int]:
@@ -125,29 +131,55 @@ def thread(cubin: bytes) -> tuple[int, int]:
     return int(registers), int(stack)
 
 
-def inspect(found: plan.Plan, device: devices.Device, cell: Cell = PLAIN) -> dict:
+def inspect(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> dict:
     """Everything this tool prints about one kernel, as plain data."""
-    compiled = compile_plan(found, device.arch, cell)
+    compiled = compile_plan(chosen, device.arch, cell)
     cubin = compiled.asm["cubin"]
     registers, stack = thread(cubin)
     code = sass.instructions(sass.disassemble(cubin, "-sass"))
-    loop = sass.time_loop(code) if found.persistent else None
+    loop = sass.time_loop(code) if chosen.persistent else None
     step = code if loop is None else sass.inside(code, loop)  # a launch of one step has no loop
     return {
-        "kernel": kernel_of(found).fn.__name__,
+        "kernel": kernel_of(chosen).fn.__name__,
         "device": device.name,
         "arch": f"sm_{device.arch}",
-        "plan": {**asdict(found), "resident_fraction": found.resident_fraction},
+        "plan": {**asdict(chosen), "resident_fraction": chosen.resident_fraction},
         "registers": registers,
         "stack": stack,
         "shared_memory": compiled.metadata.shared,
         "shared_memory_limit": device.smem,
         "whole": sass.count(code),
         "loop": sass.count(step),
-        "executed": executed(found, step) if loop else None,
+        "executed": executed(chosen, step) if loop else None,
         "order": sass.order(step) if loop else [],
-        "cost": asdict(choice.cost(found, device)),
+        "cost": asdict(choice.cost(chosen, device)),
         "sass": [f"{address:6x}  {text}" for address, text in step],
+    }
+
+
+def inspect_amd(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> dict:
+    """The same of one of AMD's GPUs, of its assembler text: a time loop is not told apart."""
+    from triton.backends.compiler import GPUTarget
+
+    compiled = compile_plan(chosen, GPUTarget("hip", device.gfx, device.wave), cell)
+    text = compiled.asm["amdgcn"]
+
+    def number(key: str) -> int:
+        (chosen, *_) = re.findall(rf"\.{key}:? +(\d+)", text)
+        return int(chosen)
+
+    return {
+        "kernel": kernel_of(chosen).fn.__name__,
+        "device": device.name,
+        "arch": device.gfx,
+        "plan": {**asdict(chosen), "resident_fraction": chosen.resident_fraction},
+        "registers": number("vgpr_count"),
+        "stack": number("private_segment_fixed_size"),
+        "shared_memory": compiled.metadata.shared,
+        "shared_memory_limit": device.smem,
+        "spills": number("vgpr_spill_count"),
+        "matrix": len(re.findall(r"\bv_(?:mfma|wmma)_", text)),
+        "cost": asdict(choice.cost(chosen, device)),
     }
 
 
@@ -155,11 +187,11 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
     """The same of the pointwise kernels, which have no plan: one block of 512 elements each."""
     import triton.language as tl
 
-    from .triton import launch
-    from .triton import pointwise as module
+    from ..triton import launch
+    from ..triton import pointwise as module
 
     size = plan.SIZES[dtype]
-    found = []
+    chosen = []
     for kernel in (module.lstm_cell_fwd_kernel, module.lstm_cell_bwd_kernel):
         constants: dict[str, Any] = {
             "BLOCK": 512,
@@ -174,7 +206,7 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
         backward = kernel is module.lstm_cell_bwd_kernel
         moved = elements * ((9 if backward else 5) * size + (4 if backward else 2) * max(4, size))
         floor = moved / device.l2_rate / 1e3
-        found.append({
+        chosen.append({
             "kernel": kernel.fn.__name__, "device": device.name, "arch": f"sm_{device.arch}",
             "plan": None, "registers": registers, "stack": stack,
             "shared_memory": compiled.metadata.shared, "shared_memory_limit": device.smem,
@@ -183,7 +215,7 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
                      "bound": "L2; and a launch"},
             "sass": [f"{address:6x}  {text}" for address, text in code],
         })  # fmt: skip
-    return found
+    return chosen
 
 
 # --- the command ---
@@ -197,25 +229,44 @@ arrive, acquire: the two halves of a barrier of all programs; bar.sync: of one p
 at least, floor: what a step costs by arithmetic on the card's data, not a measured time"""
 
 
+def table_amd(report: dict) -> str:
+    """One kernel's report on AMD's, for people."""
+    chosen = report["plan"]
+    return "\n".join([
+        f"        kernel  {report['kernel']} on {report['device']} ({report['arch']})",
+        f"      programs  {chosen['programs']}, {chosen['mode']}, {chosen['warps']} wavefronts",
+        f"      resident  {chosen['resident_fraction']:.0%} of the weights",
+        f"     registers  {report['registers']} a thread, {report['spills']} spilled,"
+        f" {report['stack']} bytes of stack",
+        f" shared memory  {report['shared_memory'] / 1024:.1f} of"
+        f" {report['shared_memory_limit'] / 1024:.0f} KiB",
+        f"      products  {report['matrix']} matrix instructions",
+        f"         floor  {report['cost']['floor_us']:.2f} us a step",
+    ])  # fmt: skip
+
+
 def table(report: dict) -> str:
     """One kernel's report for people."""
-    found, loop, whole, cost = (report[k] for k in ("plan", "loop", "whole", "cost"))
+    if "matrix" in report:
+        return table_amd(report)
+    chosen, loop, whole, cost = (report[k] for k in ("plan", "loop", "whole", "cost"))
     cores = ", ".join(f"{loop[name]} {name}" for name in sass.TENSOR_CORE if name in loop) or "none"
     lines = [("kernel", f"{report['kernel']} on {report['device']} ({report['arch']})")]
-    if found:
-        half = plan.SIZES[found["dtype"]] == 2
-        precision = found["dtype"] if half else found["precision"]
-        split = f" x {found['split']} parts of the gates" if found["split"] > 1 else ""
+    if chosen:
+        half = plan.SIZES[chosen["dtype"]] == 2
+        precision = chosen["dtype"] if half else chosen["precision"]
+        split = f" x {chosen['split']} parts of the gates" if chosen["split"] > 1 else ""
         lines += [
-            ("mode", found["mode"]),
-            ("programs", f"{found['programs']}, {found['units']} units each{split},"
-             f" {found['warps']} warps"),
-            ("blocks", f"batch {found['block_b']} x {found['batch_blocks']}, sum"
-             f" {found['block_k']} x {found['chunks']}, {found['ahead']} ahead,"
-             f" {found['stages']} stages, products in {precision}"),
-            ("resident", f"{found['resident_fraction']:.0%} of the weights"
-             f" ({found['resident']} + {found['resident_ih']} + {found['resident_hr']} tiles)"),
-            *[("why" if index == 0 else "", why) for index, why in enumerate(found["why"])],
+            ("mode", chosen["mode"]),
+            ("programs", f"{chosen['programs']}, {chosen['units']} units each{split},"
+             f" {chosen['warps']} warps"),
+            ("blocks", f"batch {chosen['block_b']} x {chosen['batch_blocks']}, sum"
+             f" {chosen['block_k']} x {chosen['chunks']} in {chosen['k_parts']} parts,"
+             f" {chosen['ahead']} ahead,"
+             f" {chosen['stages']} stages, products in {precision}"),
+            ("resident", f"{chosen['resident_fraction']:.0%} of the weights"
+             f" ({chosen['resident']} + {chosen['resident_ih']} + {chosen['resident_hr']} tiles)"),
+            *[("why" if index == 0 else "", why) for index, why in enumerate(chosen["why"])],
         ]  # fmt: skip
     lines += [
         ("registers", f"{report['registers']} a thread, {report['stack']} bytes of stack"),
@@ -236,11 +287,11 @@ def table(report: dict) -> str:
 
 def executed_lines(report: dict) -> list[tuple[str, str]]:
     """What a step executes, counted in the machine code, and whether its order is the barrier's."""
-    lines, found = [], report["executed"]
-    if found:
-        lines.append(("a step", f"{found['instructions']} instructions a thread,"
-         f" {found['bytes'] / 1e6:.2f} MB loaded and stored (masked elements too),"
-         f" {found['arrivals']} arrivals"))  # fmt: skip
+    lines, chosen = [], report["executed"]
+    if chosen:
+        lines.append(("a step", f"{chosen['instructions']} instructions a thread,"
+         f" {chosen['bytes'] / 1e6:.2f} MB loaded and stored (masked elements too),"
+         f" {chosen['arrivals']} arrivals"))  # fmt: skip
     if report["loop"]["acquire"]:
         said = report["order"] or ["fence, arrive, acquire, exchange: as the barrier needs it"]
         lines += [("order" if i == 0 else "", line) for i, line in enumerate(said)]
@@ -249,11 +300,15 @@ def executed_lines(report: dict) -> list[tuple[str, str]]:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m fused_lstm.inspect",
+        prog="python -m fused_lstm.tools.inspect",
         description="Compile this project's kernels for a GPU that need not be here.",
     )
-    made.add_argument("--arch", nargs="+", default=["sm_90"], help="sm_80, sm_89, sm_90, sm_100")
-    made.add_argument("--device", choices=list(devices.DEVICES), help="instead of --arch: a card")
+    made.add_argument(
+        "--arch", nargs="+", default=["sm_90"], help="sm_80, sm_89, sm_90, sm_100, sm_120"
+    )
+    made.add_argument(
+        "--device", choices=[*devices.DEVICES, *devices.AMD], help="instead of --arch: a card"
+    )
     made.add_argument("--hidden", type=int, nargs="+", default=[1500])
     made.add_argument("--batch", type=int, default=20)
     made.add_argument("--layers", type=int, default=2)
@@ -264,6 +319,9 @@ def parser() -> argparse.ArgumentParser:
         "--cell", nargs="+", default=[], choices=(*RATES, *SWITCHES), metavar="OPTION",
         help="a cell with these options, in training",
     )  # fmt: skip
+    made.add_argument(
+        "--whole-sums", action="store_true", help="no product's sum is shared out to warps"
+    )
     made.add_argument("--no-tf32", action="store_true", help="full precision for float32")
     made.add_argument("--json", metavar="FILE", help="write all of it, without the machine code")
     made.add_argument("--jobs", type=int, default=1, help="kernels compiled at once [1]")
@@ -273,7 +331,7 @@ def parser() -> argparse.ArgumentParser:
 
 def chosen(args: argparse.Namespace) -> list[devices.Device]:
     if args.device:
-        return [devices.DEVICES[args.device]]
+        return [(devices.DEVICES | devices.AMD)[args.device]]
     if any(not re.fullmatch(r"sm_\d+", arch) for arch in args.arch):
         raise ValueError(f"--arch must be like sm_90, got {' '.join(args.arch)}")
     return [devices.by_arch(int(arch[3:])) for arch in args.arch]
@@ -282,7 +340,7 @@ def chosen(args: argparse.Namespace) -> list[devices.Device]:
 def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple]]:
     """What the arguments ask for: functions and their arguments, a report or several each."""
     options: dict[str, Any] = {name: 0.5 if name in RATES else True for name in args.cell}
-    cell = Cell(**options)
+    cell = Spec(**options)
     for device in chosen(args):
         for hidden in args.hidden:
             for dtype in args.dtype:
@@ -293,10 +351,11 @@ def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple
                     yield pointwise, (dtype, device, args.batch, hidden)
                     continue
                 for direction in ("forward", "backward"):
+                    shape |= {"gates": cell.gates, "in_parts": not args.whole_sums}
                     kind = choice.choose(direction, **shape)
                     if args.fuse == "steps":
                         kind = plan.plan("steps", direction, **shape)
-                    yield inspect, (kind, device, cell)
+                    yield inspect_amd if device.gfx else inspect, (kind, device, cell)
 
 
 def reports(args: argparse.Namespace) -> Iterator[dict]:
@@ -304,13 +363,13 @@ def reports(args: argparse.Namespace) -> Iterator[dict]:
     work = list(wanted(args))
     with ProcessPoolExecutor(args.jobs) as pool:
         for job in [pool.submit(function, *rest) for function, rest in work]:
-            found = job.result()
-            yield from found if isinstance(found, list) else [found]
+            chosen = job.result()
+            yield from chosen if isinstance(chosen, list) else [chosen]
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    found = []
+    chosen = []
     try:
         if min(args.layers, args.batch, args.jobs, *args.hidden) < 1:
             raise ValueError("--hidden, --batch, --layers and --jobs must be at least 1")
@@ -320,12 +379,12 @@ def main(argv: list[str] | None = None) -> int:
             print(table(report), end="\n\n", flush=True)
             if args.sass:
                 print("\n".join(report["sass"]), end="\n\n")
-            found.append({key: value for key, value in report.items() if key != "sass"})
+            chosen.append({key: value for key, value in report.items() if key != "sass"})
         print(LEGEND)
         if args.json:
-            Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
+            Path(args.json).write_text(json.dumps(chosen, indent=1) + "\n")
     except (ValueError, OSError) as error:
-        print(f"fused_lstm.inspect: {error}", file=sys.stderr)
+        print(f"fused_lstm.tools.inspect: {error}", file=sys.stderr)
         return 2
     return 0
 
