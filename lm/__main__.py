@@ -19,7 +19,8 @@ def main() -> None:
         print(__doc__, *(f"    {verb:9} {about}" for verb, about in VERBS.items()), sep="\n")
         return
     if verb not in VERBS:
-        sys.exit(f"lm: got {verb!r}; expected one of {', '.join(VERBS)}")
+        print(f"lm: got {verb!r}; expected one of {', '.join(VERBS)}", file=sys.stderr)
+        sys.exit(2)
     sys.argv[:2] = [verb]
     runpy.run_module(f"lm.{verb}", run_name="__main__", alter_sys=True)
 
