@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import torch
 
 IGNORED = -100  # a target that pads a batch: F.cross_entropy leaves it out
-_RESIDENT = 1 << 26  # tokens: a text up to this is kept on an accelerator, 256 MiB
 _ALL = slice(None)
 
 
@@ -26,7 +25,7 @@ class Columns:
         length = len(ids) // batch_size
         self._ids = ids[: length * batch_size].view(batch_size, length)[part]
         self._device = device
-        if device.type != "cpu" and self._ids.numel() <= _RESIDENT:
+        if device.type != "cpu" and self._ids.numel() <= 1 << 26:  # 256 MiB
             self._ids = self._ids.to(device)
 
     def batch(self, number: int, num_steps: int) -> tuple[torch.Tensor, torch.Tensor]:

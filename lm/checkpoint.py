@@ -33,7 +33,7 @@ from lm.model import LM_LSTM, build_model
 from lm.settings import Config, config_of, read_options
 
 FORMAT = 3
-_NAME = re.compile(r"checkpoint-(\d{7,})\.safetensors")
+_NAME = re.compile(r"checkpoint-\d{7,}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Checkpoint:
     options: dict[str, Any]  # as `lm.settings.stored_options` has them
     config: Config
     vocabulary: tuple[str, ...]
+    dtype: torch.dtype  # of the weights
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
@@ -56,7 +57,7 @@ class Checkpoint:
     def model(self, lstm: str = "auto", fuse: str | None = None) -> LM_LSTM:
         """Return the trained model, on any engine."""
         model = build_model(self.config, len(self.vocabulary), lstm, fuse)
-        self.load_into(model.to(self.weights()["word_embeddings.weight"].dtype))
+        self.load_into(model.to(self.dtype))
         return model
 
     def load_into(self, model: nn.Module) -> None:
@@ -87,7 +88,7 @@ def all_in(directory: Path) -> list[Path]:
 
 def step_of(path: Path) -> int:
     """Return the step in a checkpoint's name."""
-    return int(_NAME.findall(path.name)[0])
+    return int(path.stem.removeprefix("checkpoint-"))
 
 
 def newest(directory: Path) -> Path:
@@ -134,7 +135,7 @@ def digest(about: str, tensors: Mapping[str, Tensor]) -> str:
     sha256 = hashlib.sha256(about.encode())
     for name, tensor in sorted(tensors.items()):
         sha256.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        sha256.update(tensor.flatten().view(torch.uint8).numpy())
+        sha256.update(tensor.flatten().view(torch.uint8).numpy().data)
     return sha256.hexdigest()
 
 
@@ -207,8 +208,8 @@ def read(path: Path) -> Checkpoint:
             raise ValueError("its content is not what was written")
         options = read_options(about["options"])
         return Checkpoint(
-            path, about["step"], about["best"], options, config_of(options),
-            tuple(about["vocabulary"]), tensors, about["state"],
+            path, int(about["step"]), about["best"], options, config_of(options),
+            tuple(about["vocabulary"]), tensors["model.sm_fc.bias"].dtype, tensors, about["state"],
         )  # fmt: skip
 
 

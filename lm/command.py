@@ -56,9 +56,8 @@ def run_command(name: str, run: Callable[[], int | None]) -> int:
     except ModuleNotFoundError as error:  # one that an extra brings
         message = f"needs {error.name}: pip install {error.name}"
     except OSError as error:
-        if error.filename is None:
-            raise
-        message = one_line(f"'{error.filename}': {error.strerror}")
+        name_of_file = f"'{error.filename}': " if error.filename else ""
+        message = one_line(f"{name_of_file}{reason(error)}")
     except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
         if not out_of_memory(error):
             raise
@@ -121,6 +120,7 @@ class Range:
 COUNT = Range(1)
 POSITIVE = Range(0, open_low=True)
 PART = Range(0, high=1)
+SHARE = Range(0, high=1, open_low=True)
 THREADS = Range(1, 1024)  # more cannot be had everywhere, and OpenMP ends the process then
 SEED = Range(0, 2**63 - 1)
 

@@ -68,7 +68,7 @@ class Corpus:
         """Return the sha256 of its words in their order."""
         sha256 = hashlib.sha256("\n".join(self.vocabulary).encode(errors="surrogateescape"))
         for split in SPLITS:
-            sha256.update(getattr(self, split).numpy())
+            sha256.update(getattr(self, split).numpy().data)
         return sha256.hexdigest()
 
     def unigram_perplexity(self) -> float:

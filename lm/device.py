@@ -54,8 +54,9 @@ def set_precision(word: str) -> None:
     """
     switch = PRECISIONS[word]
     torch.set_float32_matmul_precision(word)
-    torch.backends.mkldnn.rnn.fp32_precision = switch
-    torch.backends.cudnn.rnn.fp32_precision = "ieee" if switch == "ieee" else "tf32"
+    # cuDNN's knows no bfloat16.
+    for library, value in ("mkldnn", switch), ("cudnn", "ieee" if switch == "ieee" else "tf32"):
+        getattr(torch.backends, library).rnn.fp32_precision = value
 
 
 def processor(device: torch.device) -> str:

@@ -72,7 +72,7 @@ class PlainModel(nn.Module):
         self.word_embeddings = nn.Embedding(vocab_size, hidden_size)
         self.lstm = fused_lstm.LSTM(*sizes, engine="loop", **cell) if cell else nn.LSTM(*sizes)
         self.sm_fc = nn.Linear(hidden_size, vocab_size)
-        self.to(checkpoint.weights()["word_embeddings.weight"].dtype)
+        self.to(checkpoint.dtype)
         checkpoint.load_into(self)
         self.eval()
 

@@ -21,16 +21,13 @@ WARM_UP = 3  # calls before the capture: engines compile and allocate, and so do
 class GraphedStep:
     """`function(*inputs) -> outputs`, tensors, of which later calls are replays of one capture.
 
-    Args:
-        function: its inputs have one shape and dtype at every call. Whatever else it reads or
-            writes (weights, optimizer) stays in the same memory.
-        carried: how many of its last outputs are its last inputs at the next call. Those that a
-            call returns are this object's own buffers: handed back, they cost no copy.
-        graphs: what captures, CudaGraphs() if None.
+    Inputs have one shape and dtype at every call; whatever else `function` reads or writes stays
+    in the same memory. Its last `carried` outputs are its last inputs at the next call: this
+    object's own buffers, which cost no copy where they are handed back. The other outputs are the
+    caller's. `graphs` is what captures, CudaGraphs() if None.
 
     The first `WARM_UP` calls are calls of `function`: every call counts, and none is made twice.
-    The outputs that are not carried are the caller's own. Raises UserError where `function` cannot
-    be captured, such as where it waits for the device.
+    Raises UserError where it cannot be captured, such as where it waits for the device.
     """
 
     def __init__(

@@ -65,8 +65,9 @@ class Log:
             file=self._terminal, dynamic_ncols=True, leave=not self._bars,
         )  # fmt: skip
         self._bars.append(bar)
+        above_the_bar: Any = DummyTqdmFile(self._terminal)
         try:
-            with contextlib.redirect_stderr(DummyTqdmFile(self._terminal)):
+            with contextlib.redirect_stderr(above_the_bar):
                 yield
         finally:
             self._bars.pop().close()
@@ -165,8 +166,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def _value(name: str | None, text: str) -> Any:
     """Return a field of a line; ValueError, or TypeError where the line is too short or long."""
-    if name == "split":
-        return text
     if name in ("step", "epoch", "words"):
         return int(text)
-    return float(text) if text or name in ("seconds", "perplexity") else None
+    if name == "split" or (name in FIGURES and not text):
+        return text or None
+    return float(text)

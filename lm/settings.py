@@ -22,6 +22,7 @@ from lm.command import (
     PART,
     POSITIVE,
     SEED,
+    SHARE,
     Parser,
     Range,
     UserError,
@@ -48,62 +49,52 @@ class Config:
     batch_size: Annotated[int, COUNT, "columns of text read side by side in training"]
     eval_batch_size: Annotated[int, COUNT, "columns of text for the validation perplexity"]
     test_batch_size: Annotated[int, COUNT, "columns of text for the test perplexity"]
-    keep_prob: Annotated[float, Range(0, 1, open_low=True), "part of the units that dropout keeps"]
-    init_scale: Annotated[float, Range(0, 1000, open_low=True), "weights start uniform in "
-        "[-init_scale, init_scale]"]
+    keep_prob: Annotated[float, SHARE, "part of the units that dropout keeps"]
+    init_scale: Annotated[float, Range(0, 1000, open_low=True), "weights start uniform in ± this"]
     init_scope: Annotated[str, ("all", "softmax"), "what init_scale covers: every parameter, or "
-        "the embedding and softmax weights alone, with a zero softmax bias and nn.LSTM's own start "
-        "for the LSTM"]
+        "the embedding and softmax weights, with a zero softmax bias and nn.LSTM's own start"]
     optimizer: Annotated[str, ("sgd", "adam"), "the update rule"]
     learning_rate: Annotated[float, POSITIVE, "of the first epoch"]
-    lr_decay: Annotated[float, Range(0, 1, open_low=True), "factor on the learning rate after the "
-        "flat epochs"]
+    lr_decay: Annotated[float, SHARE, "factor on the learning rate after the flat epochs"]
     lr_schedule: Annotated[str, ("zaremba", "compound", "linear", "cosine", "constant"), "the rate "
-        "of each epoch after the flat ones: lr_decay applied to the first rate, as Zaremba does, "
-        "or compounding, each epoch to the epoch before, as the blog post's program does; falling "
-        "to nothing along a line or a cosine; or constant"]
+        "of each epoch after the flat ones: lr_decay applied to the first rate (Zaremba), or "
+        "compounding (the blog post); falling to nothing along a line or a cosine; or constant"]
     flat_epochs: Annotated[int, Range(0), "epochs before the learning rate decays"]
     epochs: Annotated[int, COUNT, "passes over the training text"]
     max_grad_norm: Annotated[float, POSITIVE, "gradients are scaled down to this norm"]
-    loss_over_time: Annotated[str, ("sum", "mean"), "the loss that is differentiated: its sum or "
-        "its mean over time (over the batch it is always the mean)"]
+    loss_over_time: Annotated[str, ("sum", "mean"), "the loss's sum or mean over time is "
+        "differentiated (over the batch always its mean)"]
     # Beyond the published presets: these change nothing and cost nothing.
-    accumulate: Annotated[int, COUNT, "parts into which a training step divides its columns: their "
-        "gradients add up to the step's, and one part's activations are in memory at a time"] = 1
+    accumulate: Annotated[int, COUNT, "parts into which a training step divides its columns: one "
+        "part's activations are in memory at a time"] = 1
     tie_weights: Annotated[bool, None, "the softmax layer uses the embedding's weights (Press and "
         "Wolf, 2017)"] = False
-    weight_decay: Annotated[float, Range(0), "this times the weights is added to their clipped "
-        "gradient"] = 0.0
-    variational_dropout: Annotated[bool, None, "dropout keeps or drops a unit for all steps of a "
-        "training step at once (Gal and Ghahramani, 2016)"] = False
+    weight_decay: Annotated[float, Range(0), "times the weights, added to the gradient"] = 0.0
+    variational_dropout: Annotated[bool, None, "dropout has one mask for all steps of a training "
+        "step (Gal and Ghahramani, 2016)"] = False
     weight_drop: Annotated[float, Range(0, 1, open_high=True), "part of the recurrent weights that "
         "each training step drops (Merity et al., 2018)"] = 0.0
     layer_norm: Annotated[bool, None, "the LSTM's products and its cell state are normalized (Ba "
         "et al., 2016)"] = False
     peephole: Annotated[bool, None, "gates see the cell state (Gers, Schmidhuber, 2000)"] = False
-    coupled: Annotated[bool, None, "the forget gate is 1 minus the input gate (Greff et al., "
-        "2017)"] = False
+    coupled: Annotated[bool, None, "forget gate = 1 - input gate (Greff et al., 2017)"] = False
     zoneout_h: Annotated[float, PART, "part of h that keeps its value of the step before (Krueger "
         "et al., 2016)"] = 0.0
     zoneout_c: Annotated[float, PART, "part of the cell state that does"] = 0.0
     recurrent_dropout: Annotated[float, PART, "part of h that is dropped before the recurrent "
-        "weights, for all steps of a training step at once (Gal and Ghahramani, 2016)"] = 0.0
+        "weights, for all steps of a training step (Gal and Ghahramani, 2016)"] = 0.0
     candidate_dropout: Annotated[float, PART, "part of the candidate g that is dropped (Semeniuta "
         "et al., 2016)"] = 0.0
-    forget_bias: Annotated[float, Range(0), "what the forget gate's bias starts as; 0: as the "
-        "other biases"] = 0.0
+    forget_bias: Annotated[float, Range(0), "the forget gate's first bias; 0: as the others"] = 0.0
     # fmt: on
 
     def cell(self) -> Cell:
         """Return the LSTM's cell; raise ValueError for options that exclude each other."""
         return Cell(
-            layer_norm=self.layer_norm,
-            peephole=self.peephole,
-            coupled=self.coupled,
-            zoneout=(self.zoneout_h, self.zoneout_c),
-            recurrent_dropout=self.recurrent_dropout,
+            layer_norm=self.layer_norm, peephole=self.peephole, coupled=self.coupled,
+            zoneout=(self.zoneout_h, self.zoneout_c), recurrent_dropout=self.recurrent_dropout,
             candidate_dropout=self.candidate_dropout,
-        )
+        )  # fmt: skip
 
     def learning_rate_at(self, epoch: int) -> float:
         """Return the learning rate of `epoch`, counted from 0."""
@@ -157,11 +148,9 @@ PRESETS: dict[str, Config] = {
 
 # preset -> perplexity of the training, validation and test text that its authors published.
 PUBLISHED: dict[str, tuple[float | None, float | None, float]] = {
-    "small": (37.99, 121.39, 115.91),
-    "medium": (48.45, 86.16, 82.07),
-    "large": (37.87, 82.62, 78.29),
-    "blog": (None, None, 78.04),
-}
+    "small": (37.99, 121.39, 115.91), "medium": (48.45, 86.16, 82.07),
+    "large": (37.87, 82.62, 78.29), "blog": (None, None, 78.04),
+}  # fmt: skip
 
 
 # --- the command line ---

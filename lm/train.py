@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import fused_lstm
 from lm import checkpoint, distributed
@@ -37,7 +38,7 @@ from lm.evaluate import perplexity, perplexity_of
 from lm.files import check_directory, check_file, to_json, write_atomically
 from lm.graph import GraphedStep, check_graphs
 from lm.log import Log, Record
-from lm.model import Hidden, build_model, repackage_hidden
+from lm.model import LM_LSTM, Hidden, build_model, repackage_hidden
 from lm.optimizer import Optimizer
 from lm.settings import Config, parse, stored_options
 
@@ -81,7 +82,7 @@ def only_writer(directory: Path | None, resumed: Checkpoint | None) -> Iterator[
         yield
         return
     try:
-        lock = FileLock(directory / ".lock", blocking=False).acquire()
+        lock = FileLock(directory / ".lock").acquire(blocking=False)
     except Timeout:
         raise UserError(f"--save: another run is writing to '{directory}'") from None
     with lock:
@@ -123,7 +124,7 @@ def noted_signals() -> Iterator[list[int]]:
 class Loss(nn.Module):
     """The model's loss as a module's forward, which is what averages gradients over ranks."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: LM_LSTM) -> None:
         super().__init__()
         self.model = model
 
@@ -156,6 +157,7 @@ class Trainer:
 
         # The text, and this rank's columns of it.
         self.corpus = load_corpus(args.data)
+        self.text = self.corpus.digest()
         self.epoch_steps = epoch_steps(self.corpus, config, self.world)
         self.total_steps = min(self.epoch_steps * config.epochs, args.max_steps or sys.maxsize)
         self.step_words = config.batch_size * config.num_steps
@@ -171,8 +173,7 @@ class Trainer:
         self.optimizer = Optimizer(model, config)  # decides how the embedding's gradient comes
         self.loss: Any = Loss(model)
         if self.world.size > 1:
-            wrap = nn.parallel.DistributedDataParallel
-            self.loss = wrap(self.loss, gradient_as_bucket_view=True)
+            self.loss = DistributedDataParallel(self.loss, gradient_as_bucket_view=True)
         self.world.seed(args.seed)  # each rank drops units of its own
         self.update: Callable[..., tuple[Tensor, ...]] = self.train_step
         if args.cuda_graph:
@@ -184,9 +185,7 @@ class Trainer:
         self.hidden: tuple[Tensor, ...] = model.init_hidden(part.stop - part.start)
         self.losses: list[float] = []  # of each step, over all ranks: nats a word
         self.norms: list[float] = []  # of each step's gradient, before it was clipped
-        self.unread: list[
-            tuple[Tensor, Tensor]
-        ] = []  # the last steps' loss and norm, on the device
+        self.unread: list[tuple[Tensor, Tensor]] = []  # the same of the last steps, on the device
         self.curve: list[dict[str, Any]] = []  # a point for each epoch that is over
         self.last_point: dict[str, Any] = {}  # the newest, of an epoch that was cut short too
         self.words, self.words_seconds = 0, 0.0  # of training, without each process's first step
@@ -213,20 +212,14 @@ class Trainer:
         level = "" if self.fuse is None else f", fuse {self.fuse}"
         precision = "" if args.precision is None else f", precision {args.precision}"
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        field(
-            "machine",
-            f"{processor(self.device)}, {threads} thread{'s' * (threads > 1)}, torch "
-            f"{library['torch_version']}, triton {library['triton_version']}",
-        )
+        field("machine", f"{processor(self.device)}, {threads} thread{'s' * (threads > 1)}, torch "
+              f"{library['torch_version']}, triton {library['triton_version']}")  # fmt: skip
         engine = fused_lstm.describe_engine(self.engine, self.device)
         field("engine", f"{self.engine}{level}: {engine}")
         field("data", f"{corpus.name}: {sizes} tokens, {len(corpus.vocabulary):,} words")
         field("unknown", f"{unknown} tokens outside the vocabulary")
-        field(
-            "model",
-            f"{config.num_layers} x {config.hidden_size} units, {parameters:,} "
-            f"parameters, {args.dtype}{precision} on {self.device}",
-        )
+        field("model", f"{config.num_layers} x {config.hidden_size} units, {parameters:,} "
+              f"parameters, {args.dtype}{precision} on {self.device}")  # fmt: skip
         field("training", f"{args.preset}: {config.epochs} epochs of {self.epoch_steps:,} steps, "
               f"{config.num_steps} x {config.batch_size} words each")  # fmt: skip
 
@@ -362,20 +355,18 @@ class Trainer:
 
     def evaluate_epoch(self) -> None:
         """Add a point to the curve, unless --max-steps has cut the epoch short."""
-        self.last_point = point = {
-            "epoch": len(self.curve) + 1,
-            "steps": self.step,
-            "learning_rate": self.optimizer.rate,
-            "train_perplexity": self.train_perplexity(),
-            "valid_perplexity": None,
-        }
+        point: dict[str, Any] = {
+            "epoch": len(self.curve) + 1, "steps": self.step, "learning_rate": self.optimizer.rate,
+            "train_perplexity": self.train_perplexity(), "valid_perplexity": None,
+        }  # fmt: skip
         name = f"Epoch: {point['epoch']}"
         self.log.line(f"{name} Train perplexity: {point['train_perplexity']:.3f}")
         if self.args.eval:
             point["valid_perplexity"] = value = self.evaluate("valid")
             self.log.line(f"{name} Valid perplexity: {value:.3f}")
             self.write("valid", value)
-        if self.step == len(self.curve) * self.epoch_steps + self.epoch_steps:
+        self.last_point = point
+        if self.step == point["epoch"] * self.epoch_steps:
             self.curve.append(point)
 
     def evaluate(self, split: str) -> float:
@@ -438,13 +429,10 @@ class Trainer:
             states = self.world.gather(generator.get_rng_state().cpu())
             tensors[f"random.{name}"] = torch.stack(states)
         state = {
-            "text": self.corpus.digest(),
-            "curve": self.curve,
-            "words": self.words,
-            "words_seconds": self.words_seconds,
-            "seconds": self.seconds(),
+            "text": self.text, "curve": self.curve, "words": self.words,
+            "words_seconds": self.words_seconds, "seconds": self.seconds(),
             "bits": self.bits_depend_on(),
-        }
+        }  # fmt: skip
         if self.world.rank == 0:
             seen = [point for point in self.curve if point["valid_perplexity"] is not None]
             best = min(seen, key=lambda point: point["valid_perplexity"], default={"steps": None})
@@ -464,25 +452,21 @@ class Trainer:
     def bits_depend_on(self) -> dict[str, Any]:
         """Return what must stay the same for the same bits."""
         return {
-            "engine": self.engine,
-            "threads": torch.get_num_threads(),
-            "device": self.device.type,
-            "ranks": self.world.size,
-            "torch": torch.__version__,
-        }
+            "engine": self.engine, "threads": torch.get_num_threads(), "device": self.device.type,
+            "ranks": self.world.size, "torch": torch.__version__,
+        }  # fmt: skip
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint; raise UserError where it is of another text, or damaged."""
-        tensors, state, part = (
-            saved.tensors,
-            saved.state,
-            self.world.columns(self.config.batch_size),
-        )
+        tensors, state = saved.tensors, saved.state
+        part = self.world.columns(self.config.batch_size)
         with checkpoint.reporting_damage(saved.path):
             saved.load_into(self.model)
             checkpoint.load_optimizer(self.model, self.optimizer.base, tensors)
             self.step, self.curve, text = saved.step, state["curve"], state["text"]
             self.losses, self.norms = tensors["losses"].tolist(), tensors["norms"].tolist()
+            if not len(self.losses) == len(self.norms) == self.step:
+                raise ValueError(f"it is at step {self.step}, and has {len(self.losses)} losses")
             self.words, self.words_seconds = state["words"], state["words_seconds"]
             self.seconds_before, before = state["seconds"], state["bits"]
             h, c = (tensors[f"hidden.{name}"][:, part].to(self.device) for name in "hc")
@@ -495,7 +479,7 @@ class Trainer:
             now = self.bits_depend_on()
             differences = [f"{name} {now[name]}, was {before[name]}" for name in now
                            if now[name] != before[name]]  # fmt: skip
-        if text != self.corpus.digest():
+        if text != self.text:
             raise UserError(f"--data: '{self.corpus.name}' is not the text of {saved.path}")
         self.last_point, self.saved = self.curve[-1] if self.curve else {}, self.position()
         self.log.field("resumed", f"{saved.path}, after step {self.step}")
