@@ -26,7 +26,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lm.command import UserError, reason
+from lm.command import UserError, out_of_memory, reason
 from lm.device import choose_engine, open_device, versions
 from lm.files import to_json, write_atomically
 from lm.model import LM_LSTM, build_model
@@ -222,6 +222,8 @@ def reporting_damage(path: Path) -> Iterator[None]:
         AttributeError, LookupError, RuntimeError, TypeError, UserError, ValueError,
         safetensors.SafetensorError,
     ) as error:  # fmt: skip
+        if out_of_memory(error):
+            raise
         raise UserError(f"{path} is damaged: {reason(error)}") from None
 
 

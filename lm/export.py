@@ -11,7 +11,6 @@ import json
 import shutil
 import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,6 @@ import safetensors.torch
 import torch
 from torch import nn
 
-import fused_lstm
 from lm.checkpoint import Checkpoint, load
 from lm.command import Parser, UserError, add_checkpoint, reason, run_command
 from lm.files import check_file, sync_directory, to_json, write_atomically
@@ -58,40 +56,13 @@ model = torch.export.load({file!r}).module()
 logits, (h, c) = model(inputs, (h, c))   # inputs [1, B] int64; h, c [{layers}, B, {hidden}]"""
 
 
-class PlainModel(nn.Module):
-    """The trained model in PyTorch's own operators, for evaluation: LM_LSTM's forward.
-
-    forward(inputs [T, B] int64, (h, c) [L, B, H]) -> (logits [T, B, V], (h, c)).
-    """
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        super().__init__()
-        vocab_size, hidden_size = len(checkpoint.vocabulary), checkpoint.config.hidden_size
-        sizes = (hidden_size, hidden_size, checkpoint.config.num_layers)
-        cell = other_cell(checkpoint)
-        self.word_embeddings = nn.Embedding(vocab_size, hidden_size)
-        self.lstm = fused_lstm.LSTM(*sizes, engine="loop", **cell) if cell else nn.LSTM(*sizes)
-        self.sm_fc = nn.Linear(hidden_size, vocab_size)
-        self.to(checkpoint.dtype)
-        checkpoint.load_into(self)
-        self.eval()
-
-    def forward(self, inputs, hidden):
-        outputs, hidden = self.lstm(self.word_embeddings(inputs), hidden)
-        return self.sm_fc(outputs), hidden
-
-
-def other_cell(checkpoint: Checkpoint) -> dict:
-    """Return what nn.LSTM has not, of the options that matter outside training."""
-    options = checkpoint.config.cell().options()
-    return {name: v for name, v in options.items() if not name.endswith("_dropout")}
-
-
 def export_weights(checkpoint: Checkpoint) -> bytes:
     """Return a safetensors file of the weights; its metadata: the sizes and the vocabulary."""
-    for name in other_cell(checkpoint):
-        raise UserError(f"--output: nn.LSTM has no {name}; a program, *{PROGRAM}, has it")
-    weights = {name: t.clone() for name, t in PlainModel(checkpoint).state_dict().items()}
+    for name in checkpoint.config.cell().options():
+        if not name.endswith("_dropout"):  # which matters in training only
+            raise UserError(f"--output: nn.LSTM has no {name}; a program, *{PROGRAM}, has it")
+    model = checkpoint.model("loop")
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     about = {
         "num_layers": str(checkpoint.config.num_layers),
         "hidden_size": str(checkpoint.config.hidden_size),
@@ -105,27 +76,22 @@ def export_program(
 ) -> torch.export.ExportedProgram:
     """Return `model`, in evaluation mode, by torch.export, for every B, and T = `num_steps`.
 
-    Without `num_steps`, for any T >= 2: PyTorch takes its own LSTM apart into steps and cannot; an
-    engine with an operator for all steps can.
+    Without `num_steps`, for any T >= 2: an engine with an operator for all steps can, a loop
+    cannot.
     """
     weight, any_batch = next(model.parameters()), {1: torch.export.Dim("B")}
     state = weight.new_zeros(num_layers, 3, hidden_size)
     inputs = torch.zeros(num_steps or 5, 3, dtype=torch.int64, device=weight.device)
     steps = {} if num_steps else {0: torch.export.Dim("T", min=2)}
-    with warnings.catch_warnings():
-        # nn.LSTM lists its own parameters while it is traced: known, and harmless
-        warnings.filterwarnings("ignore", "The tensor attributes .*_flat_weights")
-        return torch.export.export(
-            model,
-            (inputs, (state, state.clone())),
-            dynamic_shapes=({**steps, **any_batch}, (any_batch, any_batch)),
-        )
+    shapes = ({**steps, **any_batch}, (any_batch, any_batch))
+    return torch.export.export(model, (inputs, (state, state.clone())), dynamic_shapes=shapes)
 
 
 def program_bytes(checkpoint: Checkpoint) -> bytes:
-    """Return the file of a program for one step."""
+    """Return the file of a program for one step, in PyTorch's own operators: those of `loop`."""
     config, buffer = checkpoint.config, io.BytesIO()
-    program = export_program(PlainModel(checkpoint), config.hidden_size, config.num_layers, 1)
+    model = checkpoint.model("loop").eval()
+    program = export_program(model, config.hidden_size, config.num_layers, 1)
     torch.export.save(program, buffer)
     return buffer.getvalue()
 

@@ -43,14 +43,14 @@ def assert_same_bits(directory, other):
 
 
 def figures(directory):
-    """The lines of log.csv but for what no two runs share."""
+    """The lines of log.csv, except what no two runs share."""
     timed = {"seconds", "words_per_second"}
     rows = read_log(directory / FILE)
     return [{name: row[name] for name in row if name not in timed} for row in rows]
 
 
 def events(directory):
-    """What TensorBoard shows of a run, but for the speed."""
+    """What TensorBoard shows of a run, except the speed."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(directory)).Reload()
