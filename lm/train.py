@@ -393,7 +393,8 @@ class Trainer:
         number = self.signals[0] if self.signals else 0
         minutes = self.args.save_every_minutes
         due = minutes is not None and time.monotonic() - self.saved_at > minutes * 60
-        number, due = map(max, zip(*self.world.gather((number, due)), strict=True))
+        if self.world.size > 1:
+            number, due = map(max, zip(*self.world.gather((number, due)), strict=True))
         if due or (number and self.args.save is not None):
             self.save()
         if number == 0:
@@ -565,7 +566,9 @@ def train_step(
     optimizer.base.zero_grad()
     world_size = 1 if world is None else world.size
     tensors = (inputs, targets, *repackage_hidden(hidden))
-    parts = zip(*(t.tensor_split(config.accumulate, dim=1) for t in tensors), strict=True)
+    parts: Any = [tensors]
+    if config.accumulate > 1:
+        parts = zip(*(t.tensor_split(config.accumulate, dim=1) for t in tensors), strict=True)
     losses, states = [], []
     for number, (x, y, h, c) in enumerate(parts, start=1):
         last = number == config.accumulate
@@ -574,10 +577,12 @@ def train_step(
                 nll, state = loss(x, y, (h.contiguous(), c.contiguous()))
             part = share * x.shape[1] / inputs.shape[1]
             # Gradients are averaged over ranks, which may differ by a column.
-            (nll * (part * world_size)).backward()
+            (nll if part * world_size == 1 else nll * (part * world_size)).backward()
         losses.append(nll.detach() * part)
         states.append(state)
     norm = optimizer.step(len(inputs) if config.loss_over_time == "sum" else 1.0)
+    if config.accumulate == 1:
+        return losses[0], norm, states[0]
     h, c = (torch.cat(columns, dim=1) for columns in zip(*states, strict=True))
     return torch.stack(losses).sum(), norm, (h, c)
 
