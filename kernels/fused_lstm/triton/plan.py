@@ -232,20 +232,27 @@ def _compiled(
     # Half as many rounds of a product, where there are many and all of its weights are resident.
     may_double = kind != "layers" and persistent and size == 2 and not device.tcgen05
     may_double &= block_b <= 32 and _ceil(sums, narrow) >= MANY
-    for block_k in (2 * narrow, narrow) if may_double else (narrow,):
-        chunks, chunks_hr = _ceil(sums, block_k), _ceil(others, block_k) if projected else 0
-        tile, tile_hr = rows * block_k * size, own * block_k * size
-        staged = block_k * block_b * size
-        scratch = max(staged, rows * block_b * max(4, size)) + RESERVED
-        free, whole = device.smem - scratch, products * chunks * tile + chunks_hr * tile_hr
-        if free >= whole:
-            break
+
+    def memory(block_k: int) -> tuple[int, int]:
+        """Return the bytes of scratch, and those of all weight tiles."""
+        scratch = max(block_k * block_b * size, rows * block_b * max(4, size)) + RESERVED
+        weights = products * _ceil(sums, block_k) * rows * block_k * size
+        return scratch, weights + (
+            _ceil(others, block_k) * own * block_k * size if projected else 0
+        )
+
+    doubles = may_double and sum(memory(2 * narrow)) <= device.smem
+    block_k = 2 * narrow if doubles else narrow
+    scratch, weights = memory(block_k)
+    chunks, chunks_hr = _ceil(sums, block_k), _ceil(others, block_k) if projected else 0
+    tile, tile_hr = rows * block_k * size, own * block_k * size
+    staged = block_k * block_b * size
     resident, resident_hr, stages = 0, 0, 1
     if not persistent:
         why.append("weights are read anew by every launch")
     elif not on_tensor_cores:
         why.append(f"{dtype} products without tensor cores: weights stream from L2, {_NO_TILES}")
-    elif free >= whole:
+    elif scratch + weights <= device.smem:
         resident, resident_hr = products * chunks, chunks_hr
         why.append(
             f"{resident} weight tiles of {tile // 1024} KiB and {scratch // 1024} KiB of scratch"
