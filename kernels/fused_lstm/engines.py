@@ -29,21 +29,28 @@ class Engine(NamedTuple):
     fuses: tuple[str, ...]  # the levels it offers, lowest first; empty where it decides itself
     cell: tuple[str, ...] = ()  # the options of a cell that it has
     plain: tuple[str, ...] = ()  # levels that have nn.LSTM's cell alone, and coupled gates
+    usual: str | None = None  # the level that None is; where it is None too, the highest
     spreads: bool = False  # whether it takes weights of three gates; else `Cell.four_gates`
 
     def has(self, option: str, fuse: str | None) -> bool:
-        """Whether a cell's option is there at a level; None is the highest."""
+        """Whether a cell's option is there at a level; None is `default`."""
         return option in self.cell and (option == "coupled" or fuse not in self.plain)
 
+    @property
+    def default(self) -> str | None:
+        """The level that None is."""
+        return self.usual or (self.fuses[-1] if self.fuses else None)
 
-FUSED = ("pointwise", "steps", "layers")
+
+FUSED = ("pointwise", "hoisted", "steps", "layers")
+STEP_BY_STEP = ("pointwise", "hoisted")  # a launch for each step of nn.LSTM's cell
 
 ENGINES = {
-    "loop": Engine("fused_lstm.loop", ("none",), OPTIONS),
+    "loop": Engine("fused_lstm.loop", ("none", "hoisted"), OPTIONS, ("hoisted",), "none"),
     "compile": Engine("fused_lstm.compiled", (), OPTIONS),
     "cudnn": Engine("fused_lstm.cudnn", (), ("coupled", "gru"), spreads=True),
-    "triton": Engine("fused_lstm.triton", FUSED, OPTIONS, ("pointwise",)),
-    "native": Engine("fused_lstm.native", FUSED, OPTIONS, ("pointwise",), spreads=True),
+    "triton": Engine("fused_lstm.triton", FUSED, OPTIONS, STEP_BY_STEP),
+    "native": Engine("fused_lstm.native", FUSED, OPTIONS, STEP_BY_STEP, spreads=True),
 }
 
 
@@ -109,7 +116,8 @@ def check_engine(name: str, fuse: str | None, options: Iterable[str] = ()) -> No
         raise ValueError(f"engine: got {name!r}, should be 'auto' or one of {', '.join(ENGINES)}")
     levels = FUSED if name == "auto" else ENGINES[name].fuses
     if fuse is not None and fuse not in levels:
-        offer = f"one of {', '.join(levels)}, or None for the last" if levels else "None"
+        usual = "" if name == "auto" else f" for {ENGINES[name].default!r}"
+        offer = f"one of {', '.join(levels)}, or None{usual}" if levels else "None"
         raise ValueError(f"fuse: got {fuse!r}, should be {offer}, for engine {name!r}")
     for option in options:
         having = [engine for engine in ENGINES if option in ENGINES[engine].cell]
@@ -150,20 +158,44 @@ def _resolve(
     why = engine_module(name).missing(device)
     if why is not None:
         raise RuntimeError(f"engine {name!r} cannot run on {str(device)!r}: {why}")
-    levels = ENGINES[name].fuses
-    return name, fuse or (levels[-1] if levels else None)
+    return name, fuse or ENGINES[name].default
 
 
 def _automatic(fuse: str | None, device: torch.device, options: tuple[str, ...]) -> str:
     own = "native" if device.type == "cpu" else "triton"
-    why = engine_module(own).missing(device)
-    # A level was asked for: then only an engine that has it will do, and its error if it cannot.
-    if fuse is not None or why is None:
+    if fuse is not None:  # then only an engine that has the level will do, and its error if it cannot
         return own
-    instead = "cudnn" if set(options) <= set(ENGINES["cudnn"].cell) else "loop"
+    has_cell = set(options) <= set(ENGINES["cudnn"].cell)
+    why = engine_module(own).missing(device)
     if own == "native":
+        if why is None:
+            return own
+        instead = "cudnn" if has_cell else "loop"
         _warn_that_it_is_missing(instead, why)
-    return instead
+        return instead
+    return "cudnn" if has_cell else where_cudnn_cannot(device)[0]
+
+
+@constant_while_tracing
+def where_cudnn_cannot(device: torch.device) -> tuple[str, str | None]:
+    """The engine and level that "auto" takes for what nn.LSTM does not have.
+
+    On a GPU that is triton, whose kernels no GPU has run yet: until results of one are committed,
+    "auto" takes cuDNN, which is known to work, wherever it can, and else says so once.
+    """
+    if device.type != "cpu" and engine_module("triton").missing(device) is None:
+        _warn_that_no_gpu_has_run_it()
+        return "triton", ENGINES["triton"].default
+    return "loop", "none"
+
+
+@cache
+def _warn_that_no_gpu_has_run_it() -> None:
+    warnings.warn(
+        "engine='auto' takes triton for what nn.LSTM does not have; no GPU has run these kernels"
+        " yet: engine='loop' is slower, and plain PyTorch",
+        stacklevel=2,
+    )
 
 
 @cache

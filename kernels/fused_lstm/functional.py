@@ -17,7 +17,7 @@ from . import packing
 from .autocast import autocast
 from .cell import PLAIN, Cell
 from .checks import check_lengths, check_recompute, check_resets, check_tensors
-from .engines import ENGINES, engine_module, resolve
+from .engines import ENGINES, engine_module, resolve, where_cudnn_cannot
 from .ops import draw_seed
 from .packing import Packing
 from .recompute import in_chunks
@@ -123,7 +123,7 @@ def call_of(
     if engine == "cudnn" and asked == "auto":  # which has no resets, and in a graph no packed rows
         in_graph = sizes is not None and torch.compiler.is_compiling()
         if resets is not None or in_graph:
-            engine, fuse = "loop", "none"
+            engine, fuse = where_cudnn_cannot(x.device)
     x, h0, c0, *weights = autocast(x, h0, c0, *weights)
     x, h0, c0, keep = packed.pack(x), packed.sort(h0), packed.sort(c0), None
     if resets is not None:

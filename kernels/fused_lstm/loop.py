@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import reference, stack
+from . import hoisted, reference, stack
 from .cell import PLAIN, Cell
 from .reference import by_layer, state_dtype
 from .rows import Rows
@@ -85,10 +85,13 @@ def lstm(
     options: Cell = PLAIN,
     seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    lanes = directions, batch_sizes, keep
     if options.on:
-        lanes = directions, batch_sizes, keep
         return reference.lstm(x, h0, c0, weights, dropout, seed, *lanes, options)
-    sweep, states = steps(x, h0, c0, weights, cell, directions, batch_sizes, keep)
+    if fuse == "hoisted":
+        sweep, states = hoisted.steps(x, h0, c0, weights, hoisted.UNFUSED, *lanes)
+    else:
+        sweep, states = steps(x, h0, c0, weights, cell, *lanes)
     drop = (lambda y, _: F.dropout(y, dropout)) if dropout > 0 else None
     return stack.run(x, len(h0) // directions, sweep, drop, directions), *last(states)
 

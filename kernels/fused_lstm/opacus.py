@@ -28,6 +28,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import packing, twins
 from .cell import NAMES, PLAIN, Cell
+from .engines import STEP_BY_STEP
 from .functional import State
 from .lstm import LSTM as Base
 from .ops import NATIVE, TRITON, draw_seed, precision_now
@@ -45,7 +46,7 @@ class LSTM(Base):
 
     Raises:
         ValueError: in training under Opacus, for an engine but `native` and `triton`, for
-            fuse="pointwise" or recompute, and for a cell with weights of its own.
+            fuse="pointwise" or "hoisted" or recompute, and for a cell with weights of its own.
     """
 
     _samples: dict[nn.Parameter, Tensor] | None = None  # what a backward has left for the sampler
@@ -98,7 +99,7 @@ class LSTM(Base):
             self._keep([w.new_zeros(0, *w.shape) for w in weights])
             return run(x, h0, c0, weights, dropout, fuse, directions, batch_sizes, keep, cell, seed)
         ops = getattr(run, "args", (None,))[0]
-        if ops not in (NATIVE, TRITON) or fuse == "pointwise" or self.recompute is not None:
+        if ops not in (NATIVE, TRITON) or fuse in STEP_BY_STEP or self.recompute is not None:
             raise ValueError(
                 f"engine: got {self.engine!r} with fuse={self.fuse!r} and recompute="
                 f"{self.recompute!r}, should be 'native' or 'triton' at 'steps' or 'layers',"

@@ -66,7 +66,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import loop, reference, stack, twins
+from . import hoisted, loop, reference, stack, twins
 from .cell import PLAIN, Cell
 from .derivatives import Fused, Linear, call_of, dispatched
 from .engines import constant_while_tracing
@@ -80,7 +80,8 @@ def run(
 ):  # fmt: skip
     """An engine's lstm(), as in fused_lstm.engines, on its operators.
 
-    pointwise: the step loop with a fused cell, nn.LSTM's. steps, layers: one operator.
+    pointwise: the step loop with a fused cell, nn.LSTM's. hoisted: the same with all that needs no
+    order in time taken out of the loop. steps, layers: one operator.
     """
     traced = in_a_graph()
     if seed is None and dropout > 0:
@@ -88,10 +89,13 @@ def run(
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (*weights, x, h0, c0))
     save = save or torch.jit.is_tracing()  # what is traced once may be trained and not
     lanes = directions, batch_sizes, keep
-    if fuse == "pointwise":
+    if fuse in ("pointwise", "hoisted"):
         _, weights = cell.four_gates(weights, c0.shape[-1])
-        step = ops.cell if traced else partial(call_of(Fused, save), twins.Cell(ops))
-        sweep, states = loop.steps(x, h0, c0, weights, step, *lanes)
+        if fuse == "hoisted":
+            sweep, states = hoisted.steps(x, h0, c0, weights, hoisted.fused(ops), *lanes)
+        else:
+            step = ops.cell if traced else partial(call_of(Fused, save), twins.Cell(ops))
+            sweep, states = loop.steps(x, h0, c0, weights, step, *lanes)
         drop = None if seed is None else partial(_drop, ops, dropout, seed)
         y = stack.run(x, len(h0) // directions, sweep, drop, directions)
         return y, *loop.last(states)

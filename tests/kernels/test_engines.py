@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,10 +38,10 @@ def test_every_engine_describes_itself(name):
     assert len(fused_lstm.describe_engine(name, "cpu")) > 10
 
 
-def test_fuse_defaults_to_the_highest_level():
+def test_fuse_defaults_to_the_highest_level_but_for_the_loop():
     for name, engine in engines.ENGINES.items():
         if fused_lstm.available_engines("cpu")[name] is None:
-            expected = engine.fuses[-1] if engine.fuses else None
+            expected = "none" if name == "loop" else engine.fuses[-1] if engine.fuses else None
             assert engines.resolve(name, None, CPU) == (name, expected)
 
 
@@ -71,7 +72,7 @@ def test_auto_says_once_that_native_is_missing():
     [
         ("cuddn", None, r"engine: got 'cuddn', should be 'auto' or one of loop, compile"),
         ("triton", "none", r"fuse: got 'none', should be one of pointwise"),
-        ("loop", "steps", r"fuse: got 'steps', should be one of none"),
+        ("loop", "steps", r"fuse: got 'steps', should be one of none, hoisted, or None for 'none'"),
         ("cudnn", "layers", r"fuse: got 'layers', should be None, for engine 'cudnn'"),
         ("auto", "some", r"fuse: got 'some'"),
     ],
@@ -209,3 +210,41 @@ def test_torch_compile_before_triton_does_no_harm():
     code = f"import torch, fused_lstm\ntorch.compile(lambda x: x + 1)(torch.ones(2))\n{RUN_TRITON}"
     ran = python(code)
     assert ran.returncode == 0, ran.stderr
+
+
+GPU = torch.device("cuda")
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """As if triton ran on a GPU; nothing is run."""
+    monkeypatch.setattr("fused_lstm.triton.missing", lambda device: None)
+    engines._warn_that_no_gpu_has_run_it.cache_clear()
+
+
+def test_auto_on_a_gpu_takes_what_is_known_to_work(on_a_gpu, recwarn):
+    resolve = engines._resolve.__wrapped__
+    assert resolve("auto", None, GPU, ()) == ("cudnn", None)
+    assert resolve("auto", None, GPU, ("gru",)) == ("cudnn", None)
+    assert resolve("auto", "steps", GPU, ()) == ("triton", "steps")  # a level is asked for
+    assert resolve("triton", None, GPU, ()) == ("triton", "layers")
+    assert not recwarn.list
+
+
+def test_auto_on_a_gpu_says_once_that_no_gpu_has_run_what_it_takes(on_a_gpu):
+    resolve = engines._resolve.__wrapped__
+    with pytest.warns(UserWarning, match="no GPU has run these kernels yet") as told:
+        assert resolve("auto", None, GPU, ("layer_norm",)) == ("triton", "layers")
+        assert engines.where_cudnn_cannot(GPU) == ("triton", "layers")
+    assert len(told) == 1
+
+
+def test_auto_without_triton_takes_the_loop_for_what_cudnn_does_not_have(monkeypatch):
+    monkeypatch.setattr("fused_lstm.triton.missing", lambda device: "no luck today")
+    assert engines._resolve.__wrapped__("auto", None, GPU, ("layer_norm",)) == ("loop", "none")
+
+
+def test_auto_on_a_gpu_is_chosen_anew_with_the_first_results_of_one():
+    """Then triton's kernels have run, and `where_cudnn_cannot` need not warn."""
+    results = Path(__file__).parents[2] / "bench" / "results"
+    assert not any(results.glob("gpu*")), "choose again what engine='auto' takes on a GPU"
