@@ -39,10 +39,11 @@ def steps(
     directions: int = 1,
     batch_sizes: Tensor | None = None,
     keep: Tensor | None = None,
+    linear: Callable[..., Tensor] = F.linear,
 ) -> tuple[stack.Sweep, list[tuple[Tensor, Tensor]]]:
     """A sweep for fused_lstm.stack that calls `cell` at each step, and where it puts last states.
 
-    Arguments as in fused_lstm.engines; x says how its rows lie.
+    Arguments as in fused_lstm.engines; x says how its rows lie. linear multiplies: x, W, b -> W x + b.
     """
     lanes, states = list(by_layer(weights, len(h0))), []
     rows = Rows(x, h0.shape[1], batch_sizes, keep)
@@ -54,7 +55,7 @@ def steps(
         xs, outputs = rows.pad(x).unbind(0), {}
         for t in order.steps:
             h_prev, c_prev = order.before(t, h, c)
-            gates = F.linear(torch.cat([xs[t], h_prev], dim=1), weight, bias)
+            gates = linear(torch.cat([xs[t], h_prev], dim=1), weight, bias)
             h_next, c_next = cell(gates, c_prev)
             if own.w_hr is not None:
                 h_next = F.linear(h_next, own.w_hr)
