@@ -9,7 +9,8 @@ torch.mm is cuBLAS for all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,9 +21,10 @@ from torch import Tensor
 from fused_lstm import hoisted, loop, native, stack, twins
 from fused_lstm.derivatives import Fused, call_of
 
-from .cases import Problem
+from . import model
+from .cases import Problem, make_problem
 from .contenders import NN_LSTM, Contender
-from .core import Timed, timed
+from .core import Group, Record, Timed, measure, quartiles, speedup, timed
 from .lstm import Local
 
 # --- products by the C++ engine, on the instruction set that it is set to ---
@@ -108,8 +110,7 @@ class Climber(Local):
     def answer(self) -> dict[str, Tensor]:
         """Return y, the final state and all gradients."""
         self._set_isa()
-        answer = super().answer()
-        return answer
+        return super().answer()
 
     def timed(self, mode: str) -> Timed:
         """Return what runs it once, on its instruction set, and returns its seconds."""
@@ -117,18 +118,130 @@ class Climber(Local):
         return timed(work, self.problem.device, self._set_isa)
 
 
-def on_cpu(isa: str, suffix: str = "") -> list[Rung]:
-    """Return the five rungs on an instruction set, from the loop upwards."""
-    return [
-        Rung("loop" + suffix, Contender("loop", "loop", "none"), OURS, isa),
-        *(
-            Rung(fuse + suffix, Contender(fuse, "native", fuse),
-                OURS if fuse in ("pointwise", "hoisted") else None, isa)
-            for fuse in ("pointwise", "hoisted", "steps", "layers")
-        ),
+LEVELS = ("pointwise", "hoisted", "steps", "layers")
+TORCH_LOOP, NN = "loop, torch.mm", "nn.LSTM"
+
+
+def on_cpu(isa: str, products: hoisted.Products | None, suffix: str = "") -> list[Rung]:
+    """Return the five rungs on an instruction set, from the loop upwards.
+
+    Where PyTorch multiplies on the same instruction set, `products` is None: torch.mm for all.
+    """
+    first = Rung("loop" + suffix, Contender("loop", "loop", "none"), products, isa)
+    rest = [
+        Rung(fuse + suffix, Contender(fuse, "native", fuse),
+            products if fuse in ("pointwise", "hoisted") else None, isa)
+        for fuse in LEVELS
     ]  # fmt: skip
+    return [first, *rest]
 
 
-def beside() -> list[Rung]:
-    """Return what PyTorch ships: its step loop's products are torch.mm, and nn.LSTM."""
-    return [Rung("loop, torch.mm", Contender("loop", "loop", "none")), Rung("nn.LSTM", NN_LSTM)]
+def rungs(device: torch.device, dtype: torch.dtype, older: bool = True) -> list[Rung]:
+    """Return all that take turns: the five rungs, what PyTorch ships and, `older`, five in AVX2.
+
+    bfloat16's loop multiplies with torch.mm: oneDNN has the same instructions, and is faster there
+    than the C++ engine's product of a matrix that is not packed beforehand.
+    """
+    shipped = [Rung(TORCH_LOOP, Contender("loop", "loop", "none")), Rung(NN, NN_LSTM)]
+    if device.type != "cpu":
+        levels = [Rung(fuse, Contender(fuse, "triton", fuse)) for fuse in LEVELS]
+        return [Rung("loop", shipped[0].contender), *levels, shipped[1]]
+    if (why := native.missing(device)) is not None:
+        raise ValueError(f"ladder: needs the engine 'native', which cannot run: {why}")
+    if dtype == torch.bfloat16:
+        return [*on_cpu(native.OPS.isa(), None), shipped[1]]
+    best = native.OPS.isa()
+    ours = on_cpu(best, OURS) + shipped
+    older = older and best not in ("avx2", "base") and "avx2" in native.OPS.isa_names(dtype)
+    return ours + (on_cpu("avx2", OURS, ", avx2") if older else [])
+
+
+# --- the suite ---
+
+
+def run(name: str, suite: Any, options: argparse.Namespace) -> Iterator[Record]:
+    """Climb the ladder on each case and dtype: check, time in turn, count, predict."""
+    for case in suite.cases:
+        for dtype_name in suite.dtypes:
+            dtype = getattr(torch, dtype_name)
+            problem = make_problem(case, options.device, dtype)
+            older = case.shape.H < 1024  # a round of large's ten rungs takes half a minute
+            climbed = {rung.label: rung for rung in rungs(options.device, dtype, older)}
+            group = Group(problem, {label: partial(r.build, problem) for label, r in climbed.items()})
+            isas = {rung.isa for rung in climbed.values() if rung.isa}
+            limits = {isa: model.measure_limits(dtype, isa) for isa in isas}
+
+            def extra(
+                label: str, mode: str, *_seconds: Any, case=case, climbed=climbed, limits=limits,
+                group=group, size=dtype.itemsize,
+            ) -> dict[str, Any]:  # fmt: skip
+                facts: dict[str, Any] = {"shape": case.shape._asdict(), "isa": climbed[label].isa}
+                if label == NN:
+                    return facts
+                runner, fuse = group.runners[label], climbed[label].contender.fuse
+                found = model.counts(runner.work(mode)[0], case.shape, fuse or "layers", size)
+                facts |= found.facts()
+                if (of := limits.get(climbed[label].isa)) is not None:
+                    facts["limits"] = {"flops": of.flops, "bandwidth": of.bandwidth,
+                        "launch": of.launch}  # fmt: skip
+                    facts["predicted"] = of.seconds(found)
+                return facts
+
+            place = options.device, dtype, ""
+            yield from measure(name, case.name, group, ("step",), suite.pace, *place, extra)
+            group.close()
+            if options.device.type == "cpu":
+                native.OPS.use_isa("")
+
+
+def ladder_of(records: Sequence[Record], suffix: str = "") -> list[Record]:
+    """Return the five rungs of one group, from the loop upwards."""
+    by_label = {record.contender: record for record in records}
+    return [by_label[label + suffix] for label in ("loop", *LEVELS) if label + suffix in by_label]
+
+
+def predicted(record: Record) -> float:
+    """Return the model's seconds of a rung; NaN where there are none."""
+    return sum(record.extra.get("predicted", {"": float("nan")}).values())
+
+
+def show(records: Sequence[Record]) -> str:
+    """Return every group's ladder as text, and the answer in a sentence."""
+    lines = []
+    for group in dict.fromkeys(record.group for record in records):
+        of = [r for r in records if r.group == group and r.seconds]
+        for suffix in ("", ", avx2"):
+            climbed = ladder_of(of, suffix)
+            if len(climbed) < 2:
+                continue
+            first, words = climbed[0], climbed[0].extra.get("isa") or first_device(of)
+            threads = f"{first.threads} thread{'s' * (first.threads != 1)}"
+            lines += ["", f"{first.case}, {first.dtype}, {words}, {threads}"]
+            lines.append(f"{'rung':<16}{'launches':>9}{'weights':>9}{'grads':>8}{'rest':>8} MB"
+                f"{'model':>8}{'ms':>8}   over the rung above")  # fmt: skip
+            for below, rung in zip((None, *climbed), climbed, strict=False):
+                found = model.Counts.of_facts(dict(rung.extra))
+                moved = (getattr(found, kind).total / 1e6 for kind in model.KINDS)
+                sizes = "".join(f"{size:{w}.0f}" for size, w in zip(moved, (9, 8, 8), strict=True))
+                gain = "" if below is None else speedup(below, rung).text
+                lines.append(f"{rung.contender:<16}{found.launches:>9}{sizes}   "
+                    f"{1e3 * predicted(rung):8.1f}{1e3 * rung.median:8.1f}   {gain}")  # fmt: skip
+            whole = speedup(climbed[0], climbed[-1])
+            lines.append(f"the loop, all fused: {whole.text}")
+        labels = {r.contender: r for r in of}
+        for label in (TORCH_LOOP, NN):
+            if label in labels and "loop" in labels:
+                q1, median, q3 = (1e3 * t for t in quartiles(labels[label].seconds))
+                versus = speedup(labels[label], labels["loop"]).text
+                lines.append(f"{label:<16}{median:8.1f} ms ({q1:.1f} to {q3:.1f}); its speed times"
+                    f" what makes the loop's: {versus}")  # fmt: skip
+        for label in ("loop", *LEVELS):
+            if f"{label}, avx2" in labels:
+                worth = speedup(labels[f"{label}, avx2"], labels[label]).text
+                lines.append(f"{label}: {labels[label].extra['isa']} over avx2 {worth}")
+    return "\n".join(lines)
+
+
+def first_device(records: Sequence[Record]) -> str:
+    """Return where records were measured."""
+    return records[0].device
