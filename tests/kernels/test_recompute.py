@@ -65,7 +65,9 @@ def test_every_cell_in_eval(options):
         assert_close(value, wanted[name], name)
 
 
-@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn", "triton", but="pointwise"))
+@pytest.mark.parametrize(
+    ("engine", "fuse"), rungs("compile", "cudnn", "triton", but=("pointwise", "hoisted"))
+)
 def test_one_recurrent_mask_for_all_chunks(engine, fuse):
     options = {"engine": engine, "fuse": fuse, "dtype": torch.float64}
     options |= {"recurrent_dropout": 0.5, "num_layers": 2}
