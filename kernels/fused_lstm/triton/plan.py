@@ -309,8 +309,9 @@ def _in_parts(found: Plan, device: Device) -> Plan:
         units = found.gates * own if found.direction == "backward" else own
         blocks = _ceil(found.hidden, units) * found.split * found.row_groups
         registers = rows * (products * columns * size + found.block_b * 4) // 128
-        exchange = K_PARTS * rows * found.block_b * 4
-        smem = rows * products * pad * size + exchange * (2 if columns >= 128 else 1) + RESERVED
+        # Weights on their way into registers, and then sums among the warps, or all of h.
+        smem = rows * products * pad * size + RESERVED
+        smem += found.block_b * max(K_PARTS * rows * 4, products * pad * size)
         fits = found.layers * blocks <= device.sms and smem <= device.smem
         if not fits or registers > PART_REGISTERS or rows < 16:
             continue
