@@ -303,16 +303,22 @@ def _in_parts(found: Plan, device: Device) -> Plan:
         return found
     size, products = SIZES[found.dtype], found.products
     columns = _ceil(found.hidden, K_PARTS * 16) * 16  # of K, that a warp sums over
+    if device.wgmma and found.direction == "backward" and columns <= 32:
+        return found  # so few columns leave 4 warps that share rows and columns ahead
     part_k = 32 if columns % 32 == 0 else 16
     chunks, pad = columns // part_k, K_PARTS * columns
-    # Programs of 8 units have half the instructions, and are twice as many to read all of K.
+    # Programs of 8 units have half the instructions, and are twice as many to read all of K: where
+    # that is soon done, or half as many would have to stream weights.
     read_us = found.programs * products * pad * found.block_b * size / device.l2_rate / 1e3
-    for own in (8, 16) if read_us < READ_US else (16, 8):
+    owns = (8, 16) if read_us < READ_US else (16, 8) if found.resident_fraction < 1 else (16,)
+    for own in owns:
         rows = _tile_gates(found.gates) * own
         units = found.gates * own if found.direction == "backward" else own
         blocks = _ceil(found.hidden, units) * found.split * found.row_groups
         registers = rows * (products * columns * size + found.block_b * 4) // 128
-        smem = rows * (products * pad * size + K_PARTS * found.block_b * 4) + RESERVED
+        # Weights on their way into registers, and then sums among the warps, or all of h.
+        smem = rows * products * pad * size + RESERVED
+        smem += found.block_b * max(K_PARTS * rows * 4, products * pad * size)
         fits = found.layers * blocks <= device.sms and smem <= device.smem
         if not fits or registers > PART_REGISTERS or rows < 16:
             continue
