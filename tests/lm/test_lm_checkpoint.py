@@ -66,10 +66,11 @@ def test_float64_stays_float64(tmp_path, corpus_dir):
 
 def test_a_failure_while_saving_leaves_the_last_good_one(sound, tmp_path, monkeypatch):
     saved = checkpoint.load(sound)
+    options = {n: str(v) if isinstance(v, Path) else v for n, v in saved.options.items()}
     content = {"vocabulary": saved.vocabulary, "tensors": saved.tensors, "state": saved.state}
 
     def save(step):
-        return checkpoint.save(tmp_path, step, None, saved.options, **content)
+        return checkpoint.save(tmp_path, step, None, options, **content)
 
     path = save(1)
 
@@ -135,12 +136,11 @@ def test_other_facts(capsys, damaged, change, message):
     [
         lambda about, tensors: tensors.pop("model.sm_fc.bias"),
         lambda about, tensors: tensors.update({"model.sm_fc.bias": torch.zeros(3)}),
-        lambda about, tensors: about["vocabulary"].pop(),
         lambda about, tensors: tensors.pop("losses"),
         lambda about, tensors: tensors.update({"random.cpu": torch.zeros(1, 3, dtype=torch.uint8)}),
         lambda about, tensors: about["state"].pop("curve"),
     ],
-    ids=["no-weight", "shape", "few-words", "no-losses", "random-state", "no-curve"],
+    ids=["no-weight", "shape", "no-losses", "random-state", "no-curve"],
 )
 def test_other_content(capsys, damaged, change):
     directory, path = damaged
@@ -149,6 +149,13 @@ def test_other_content(capsys, damaged, change):
     error = capsys.readouterr().err
     assert error.startswith(f"lm.train: {path} is damaged: ")
     assert error.count("\n") == 1
+
+
+def test_a_vocabulary_of_another_size(capsys, damaged):
+    directory, path = damaged
+    rewrite(path, lambda about, tensors: about["vocabulary"].pop())
+    message = refused(capsys, evaluate.main, "evaluate", directory)
+    assert message.startswith(f"lm.evaluate: {path} is damaged: ")
 
 
 @pytest.mark.parametrize("kind", ["fifo", "endless", "directory", "pickle"])
