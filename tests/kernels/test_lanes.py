@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import fused_lstm
 from cases import rungs
@@ -258,6 +259,29 @@ def test_steps_that_no_row_reaches(engine, fuse, two):
     wanted = run(expected, theirs, case, given)
     for name, value in run(call, ours, case, given).items():
         assert_close(value, wanted[name], name)
+
+
+class Rows(TorchFunctionMode):
+    """Keeps the batch_sizes of each call of torch.lstm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_calls: list[list[int]] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func.__name__ == "lstm":
+            self.of_calls.append(args[1].tolist())
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_step_without_rows_reaches_cudnn():
+    """PyTorch's own loop takes one, and cuDNN none."""
+    case = Case("lengths", T=6)
+    _, ours = make_modules(case, "cudnn", None, torch.float64)
+    given = make_inputs(case, torch.float64)._replace(lengths=torch.tensor([2, 4, 1]))
+    with Rows() as rows:
+        call(ours, case, given)
+    assert rows.of_calls == [[3, 2, 1, 1]]
 
 
 @pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))

@@ -182,6 +182,26 @@ def nan_spreads_to(arch: int, seeds: Iterable[int]) -> dict[int, list[int]]:
     return found
 
 
+def nan_beside_resets(arch: int, dtype: str, seeds: Iterable[int]) -> dict[int, list]:
+    """All rows begin anew at step 1. Row 1 is not a number before, row 2 after: by seed, in which
+    [step, row] of y and of dx there is one.
+    """
+    case, found = Case("layers", dtype, arch, 17, T=2, L=2, keep=True), {}
+    torch.manual_seed(0)
+    x, h0, c0, *weights = _inputs(case)
+    x[0, 1], x[1, 2] = torch.nan, torch.nan
+    keep = torch.ones(1, 2, case.B, dtype=torch.bool)
+    keep[:, 1] = False
+    given = x, h0, c0, weights, 0.0, None, "layers"
+    for seed in seeds:
+        with Device(arch, seed, replace(WEAK, races=0)), _launching(case):
+            y, _, _, *saved = around.lstm(*given, True, keep=keep)
+            dy = torch.ones_like(y)
+            dx, *_ = around.lstm_backward(dy, None, None, *given, y, *saved, True, keep=keep)
+        found[seed] = [t.isnan().any(-1).nonzero().tolist() for t in (y, dx)]
+    return found
+
+
 # --- problems: what computes all results, what they should be, and what PyTorch rounds them to ---
 
 Problem = tuple[Callable[[], dict[str, Tensor]], dict[str, Tensor], dict[str, Tensor]]
