@@ -137,9 +137,9 @@ class Recurrent(nn.RNNBase):
             h0, c0 = hx
         else:
             h0, c0 = self._state(hx, batched)
-        if type(h0) is not Tensor or type(c0) is not Tensor:
-            check_dense("h_0", h0)
-            check_dense("c_0", c0)
+        for name, tensor in (("h_0", h0), ("c_0", c0)):
+            if type(tensor) is not Tensor or tensor.layout is not torch.strided or tensor.is_nested:
+                check_dense(name, tensor)
         y, h_n, c_n, *states = call(
             spec, x, h0, c0, self.weights(), H, P, self.engine, self.fuse, self.dropout,
             self.training, self.recompute, rows, resets, return_states, self._instead,

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from opacus.grad_sample import (
     GradSampleHooks,
     GradSampleHooksFastGradientClipping,
@@ -31,6 +32,7 @@ from . import autograd, modules, varlen
 from .engines import STEP_BY_STEP
 from .functional import State
 from .ops import NATIVE, TRITON
+from .spec import Spec
 from .varlen import Varlen
 
 __all__ = ["LSTM", "GRU", "RNN"]
@@ -46,9 +48,8 @@ class Sampled(modules.Recurrent):
     state counts, as one by the output does.
 
     Raises:
-        ValueError: in training under Opacus, for an engine but `native` and `triton`, for
-            fuse="pointwise" or "hoisted", recompute or return_states, and for an LSTM's or a GRU's
-            cell with weights of its own.
+        ValueError: in training under Opacus, for an engine but `native` and `triton`, and for
+            fuse="pointwise" or "hoisted", recompute or return_states.
     """
 
     _samples: dict[nn.Parameter, Tensor] | None = None  # what a backward has left for the sampler
@@ -96,7 +97,7 @@ class Sampled(modules.Recurrent):
         shapes += [t.shape for t in outputs]
         return torch.cat([t.flatten() for t in outputs])[None]
 
-    def _instead(self, engine: str, run, rows: Varlen):
+    def _instead(self, engine: str, run, rows: Varlen | None):
         return run if listener(self) is None else partial(self._sampled, engine, run, rows)
 
     def _sampled(
@@ -113,11 +114,13 @@ class Sampled(modules.Recurrent):
                 f"{self.recompute!r}; expected 'native' or 'triton' at 'steps' or 'layers',"
                 " without recompute: gradients sample by sample are of their kernels"
             )
-        for name in ("layer_norm", "peephole", "coupled"):
-            if getattr(spec, name):
-                raise ValueError(f"{name}: got True; expected False: it has no gradients by sample")
         mean = listener(self).loss_reduction == "mean"
-        call = OPERATORS[engine], spec, (seed, batch_sizes, not_reset), rows.back
+        call = (
+            OPERATORS[engine],
+            spec,
+            (seed, batch_sizes, not_reset),
+            None if rows is None else rows.back,
+        )
         return Gradients.apply(self, mean, call, x, h0, c0, *weights)
 
     def _keep(self, grads: list[Tensor], back: Tensor | None = None) -> None:
@@ -200,15 +203,49 @@ class Gradients(torch.autograd.Function):
         # Opacus takes a mean loss's gradients times the batch. The many are made so: the few that
         # go on are then divided.
         scale = ctx.module.max_batch_len if ctx.mean else 1
-        grads = (None if g is None else g * scale for g in grads)
+        grads = [None if g is None else g * scale for g in grads]
         saved = seed, batch_sizes, not_reset, y, h, c, gates
-        dx, dh0, dc0, *dweights = autograd.lstm_backward(
-            ctx.ops, ctx.spec, ctx.needs_input_grad[3], saved, *grads, *inputs,
-            samples=inputs[1].shape[1],
-        )  # fmt: skip
+        by_sample = together if has_samples(ctx.ops, ctx.spec) else one_by_one
+        needs_dx = ctx.needs_input_grad[3]
+        dx, dh0, dc0, *dweights = by_sample(ctx.ops, ctx.spec, needs_dx, saved, grads, inputs)
         ctx.module._keep(dweights, ctx.back)
         states = (None if d is None else d / scale for d in (dx, dh0, dc0))
         return *[None] * 3, *states, *[None] * (len(inputs) - 3)
+
+
+def has_samples(ops, spec: Spec) -> bool:
+    """Return whether an engine's backward has gradients by sample of a cell."""
+    if spec.peephole or spec.layer_norm:
+        return False
+    return ops is NATIVE or (spec.cell == "lstm" and not spec.coupled)
+
+
+def together(ops, spec: Spec, needs_dx: bool, saved: tuple, grads: list, inputs: list) -> tuple:
+    """Return the gradients by x, h0 and c0, and those by each weight [B, ...], of one backward."""
+    samples = inputs[1].shape[1]
+    return autograd.lstm_backward(ops, spec, needs_dx, saved, *grads, *inputs, samples=samples)
+
+
+def one_by_one(ops, spec: Spec, needs_dx: bool, saved: tuple, grads: list, inputs: list) -> tuple:
+    """Return what `together` does, by a backward a sample: others' rows get no gradient."""
+    dx, dh0, dc0, *_ = autograd.lstm_backward(ops, spec, needs_dx, saved, *grads, *inputs)
+    dy, dh_n, dc_n = grads
+    B, sizes, rows = inputs[1].shape[1], saved[1], torch.arange(inputs[1].shape[1])
+    if sizes is None:
+        row_of = rows.expand(inputs[0].shape[:2])
+    else:
+        row_of = torch.cat([rows[:n] for n in sizes.tolist()])
+        row_of = F.pad(row_of, (0, len(inputs[0]) - len(row_of)), value=-1)
+    row_of, rows = row_of.to(inputs[0].device)[..., None], rows.to(inputs[0].device)[:, None]
+    samples = []
+    for n in range(B):
+        of_sample = [
+            None if grad is None else torch.where(of == n, grad, 0.0)
+            for grad, of in ((dy, row_of), (dh_n, rows), (dc_n, rows))
+        ]
+        _, _, _, *dweights = autograd.lstm_backward(ops, spec, False, saved, *of_sample, *inputs)
+        samples.append(dweights)
+    return dx, dh0, dc0, *(torch.stack(of) for of in zip(*samples, strict=True))
 
 
 def take(module: Sampled, activations: list[Tensor], backprops: Tensor) -> dict:

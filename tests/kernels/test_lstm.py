@@ -194,7 +194,7 @@ BAD = {
     "input-size": (lambda x, h, c: (x[..., :2], (h, c)), r"input: .* with I = 5"),
     "input-type": (lambda x, h, c: (x.tolist(), (h, c)), r"input: got list; expected a tensor"),
     "no-steps": (lambda x, h, c: (x[:0], (h, c)), r"x: got shape \[0, 3, 5\]"),
-    "dtype": (lambda x, h, c: (x.double(), (h, c)), r"h_0: got dtype torch.float32"),
+    "dtype": (lambda x, h, c: (x.double(), (h, c)), r"h_0: got torch.float32"),
     "integers": (lambda x, h, c: (x.long(), (h, c)), r"x: got torch.int64; expected one"),
     "sparse": (lambda x, h, c: (x.to_sparse(), (h, c)), r"input: got .*sparse_coo.*; expected"),
     "mkldnn": (lambda x, h, c: (x.to_mkldnn(), (h, c)), r"input: got .*mkldnn.*; expected"),
@@ -210,7 +210,7 @@ BAD = {
     "state-rank": (lambda x, h, c: (x, (h[0], c)), r"h_0: got shape \[3, 6\]; expected \[2, 3, 6"),
     "h-batch": (
         lambda x, h, c: (x, (h[:, :2], c)),
-        r"h_0: got shape \[2, 2, 6\], .* \[2, 3",
+        r"h_0: got shape \[2, 2, 6\]; .* \[2, 3",
     ),
     "c-layers": (lambda x, h, c: (x, (h, c[:1])), r"c_0: got shape \[1, 3, 6\]; expected \[2, 3"),
     "device": (lambda x, h, c: (x.to("meta"), (h, c)), r"cannot run on 'meta'|on cpu; expected"),
@@ -240,7 +240,7 @@ def test_functional_form_checks_its_weights():
     weights = list(fused_lstm.LSTM(SMALL.I, SMALL.H, SMALL.L).parameters())
     y, _ = fused_lstm.lstm(x, state, weights, engine="loop")
     assert y.shape == (4, 3, 6)
-    with pytest.raises(ValueError, match=r"h_0: got shape \[2, 3, 6\] for 7 weights"):
+    with pytest.raises(ValueError, match=r"h_0: got 2 states for 7 weights"):
         fused_lstm.lstm(x, state, weights[:-1])
     with pytest.raises(ValueError, match=r"weight_ih_l1: got shape \[24, 5\]; expected \[24, 6\]"):
         fused_lstm.lstm(x, state, [*weights[:4], weights[0], *weights[5:]])

@@ -123,6 +123,55 @@ def test_masks(engine):
     check(engine, uses="yhc", call="lengths", num_layers=2, **MASKS)
 
 
+CELLS = {
+    "layer_norm": {"layer_norm": True, "zoneout": 0.3},
+    "peephole": {"peephole": True},
+    "coupled": {"coupled": True},
+}
+
+
+@pytest.mark.parametrize("options", CELLS.values(), ids=CELLS)
+@engines
+def test_cells_with_weights_of_their_own(engine, options):
+    check(engine, uses="yhc", call="lengths", num_layers=2, **options)
+
+
+FAMILY = {
+    "GRU": {},
+    "GRU, layer_norm": {"layer_norm": True, "recurrent_dropout": 0.4},
+    "RNN": {"nonlinearity": "relu"},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+@pytest.mark.parametrize("lengths", [None, torch.tensor([3, 5, 1, 4])], ids=["", "lengths"])
+@pytest.mark.parametrize("name", FAMILY)
+@engines
+def test_a_gru_and_an_rnn(engine, name, lengths):
+    if engine == "triton" and "layer_norm" in name:
+        pytest.skip("has no such GRU")
+    kind = getattr(fused_lstm.opacus, name.partition(",")[0])
+    module = kind(I, H, 2, engine=engine, **FAMILY[name], **DOUBLE)
+    x, wanted = torch.randn(T, B, I, **DOUBLE), []
+
+    def losses(module):
+        torch.manual_seed(3)
+        y, h_n = module(x, lengths=lengths)
+        return y.sin().sum((0, 2)) + (h_n * h_n.cos()).sum((0, 2))
+
+    for n in range(B):
+        module.zero_grad()
+        losses(module)[n].backward()
+        wanted.append({name: p.grad.clone() for name, p in module.named_parameters()})
+    module.zero_grad()
+    sampled = opacus.GradSampleModule(module, batch_first=False)
+    losses(sampled).mean().backward()
+    for name, p in module.named_parameters():
+        assert_close(p.grad_sample, torch.stack([of[name] for of in wanted]), name)
+    fixed = opacus.validators.ModuleValidator.fix(getattr(fused_lstm, kind.__name__)(I, H))
+    assert type(fixed) is kind
+
+
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 def test_as_opacus_own_lstm():
     """Against DPLSTM, on the same weights."""
@@ -200,9 +249,6 @@ REFUSED = {
     "engine: got 'loop'": {"engine": "loop"},
     "fuse='pointwise'": {"engine": "native", "fuse": "pointwise"},
     "recompute=2": {"recompute": 2},
-    "layer_norm: got True": {"layer_norm": True},
-    "peephole: got True": {"peephole": True},
-    "coupled: got True": {"coupled": True},
 }
 
 
