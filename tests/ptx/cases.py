@@ -195,9 +195,9 @@ def nan_beside_resets(arch: int, dtype: str, seeds: Iterable[int]) -> dict[int, 
     given = x, h0, c0, weights, 0.0, None, "layers"
     for seed in seeds:
         with Device(arch, seed, replace(WEAK, races=0)), _launching(case):
-            y, _, _, *saved = around.lstm(*given, True, keep=keep)
+            y, _, _, *saved = op.lstm(*given, True, keep=keep)
             dy = torch.ones_like(y)
-            dx, *_ = around.lstm_backward(dy, None, None, *given, y, *saved, True, keep=keep)
+            dx, *_ = op.lstm_backward(dy, None, None, *given, y, *saved, True, keep=keep)
         found[seed] = [t.isnan().any(-1).nonzero().tolist() for t in (y, dx)]
     return found
 
