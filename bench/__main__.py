@@ -18,10 +18,8 @@ from typing import Any
 
 import torch
 
-from lm.arguments import THREADS, Parser, number
-from lm.config import Range
-from lm.errors import UserError
-from lm.machine import open_device
+from lm.command import THREADS, Parser, Range, UserError, number
+from lm.device import open_device
 
 from .alone import SIZES, choose_sizes
 from .measure.check import WrongAnswer

@@ -64,11 +64,13 @@ SHAPES = [
 ]
 
 
-def rungs(*exclude: str, top: bool = False, slow: Sequence[str] = (), but: str = "") -> list:
+def rungs(
+    *exclude: str, top: bool = False, slow: Sequence[str] = (), but: Sequence[str] = ()
+) -> list:
     """(engine, fuse) for all that the table holds; skipped with the reason where it cannot run.
 
-    top: only each engine's highest level, for what does not depend on the level. slow: those that
-    run with --slow alone, by how their names begin. but: a level that is left out.
+    top: only the level that each engine takes by itself, for what does not depend on the level.
+    slow: those that run with --slow alone, by how their names begin. but: levels that are left out.
     """
     found, why_not = [], fused_lstm.available_engines("cpu")
     for name, engine in engines.ENGINES.items():
@@ -76,8 +78,8 @@ def rungs(*exclude: str, top: bool = False, slow: Sequence[str] = (), but: str =
             continue
         why = why_not[name]
         marks = [] if why is None else [pytest.mark.skip(reason=f"{name}: {why}")]
-        for fuse in (engine.fuses or (None,))[-1 if top else 0 :]:
-            if fuse == but:
+        for fuse in (engine.default,) if top else engine.fuses or (None,):
+            if fuse in but:
                 continue
             label = name if fuse is None else f"{name}-{fuse}"
             own = [*marks, pytest.mark.slow] if label.startswith(tuple(slow)) else marks

@@ -7,7 +7,7 @@ of what that gives. Shapes as in fused_lstm.ops; `ops` is an engine's operators.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -16,56 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import loop, reference
+from . import hoisted, loop, reference
 from .engines import in_a_graph
-from .errors import meant
+from .pullback import is_differentiated, is_transformed, kernel, pulled_back
 from .spec import Spec
-
-
-def is_transformed() -> bool:
-    """Return whether torch.func or forward mode wants derivatives that no kernel has."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-
-
-def is_differentiated(*tensors: Tensor | None) -> bool:
-    """Return whether autograd will want a gradient by one of these."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
-def kernel(operator: Callable, *arguments: Any, **options: Any) -> Any:
-    """Call an operator below autograd, its C++ errors as the exceptions that they name."""
-    with torch._C._AutoDispatchBelowAutograd():
-        try:
-            return operator(*arguments, **options)
-        except RuntimeError as error:
-            raise meant(error) from None
-
-
-def filled(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return gradients, with zeros `like` what they are by in place of None."""
-    pairs = zip(grads, like, strict=True)
-    return tuple(torch.zeros_like(t) if g is None else g.to(t.dtype) for g, t in pairs)
-
-
-def pulled_back(
-    function: Callable, inputs: Sequence[Tensor | None], grads: Sequence[Tensor | None]
-) -> list[Tensor | None]:
-    """Return the gradients by `inputs` of function(*inputs), a tuple, in plain PyTorch.
-
-    An input that is None has none. What is returned can be differentiated again.
-    """
-    places = [n for n, t in enumerate(inputs) if t is not None]
-
-    def of_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
-        full = list(inputs)
-        for n, tensor in zip(places, tensors, strict=True):
-            full[n] = tensor
-        return function(*full)
-
-    outputs, pullback, *_ = torch.func.vjp(of_tensors, *(inputs[n] for n in places))
-    by_place = dict(zip(places, pullback(filled(grads[: len(outputs)], outputs)), strict=True))
-    return [by_place.get(n) for n in range(len(inputs))]
-
 
 # --- a stack of layers ---
 
@@ -84,12 +38,15 @@ def run(
 ) -> tuple[Tensor, ...]:
     """Run an engine's call, as in fused_lstm.engines, on its operators.
 
-    "pointwise" is the step loop with a fused cell; "steps" and "layers" are one operator.
+    "pointwise" is the step loop with a fused cell, "hoisted" the same with all products that need
+    no order in time outside the loop; "steps" and "layers" are one operator.
     """
-    if spec.level == "pointwise":
-        step = partial(cell, ops)
+    if spec.level in ("pointwise", "hoisted"):
         drop = None if spec.dropout == 0 else partial(_drop, ops, spec.dropout, seed)
-        return loop.steps(spec, x, h0, c0, weights, batch_sizes, not_reset, states, step, drop)
+        call = spec, x, h0, c0, weights, batch_sizes, not_reset, states
+        if spec.level == "hoisted":
+            return hoisted.steps(*call, hoisted.fused(ops), drop)
+        return loop.steps(*call, partial(cell, ops), drop)
     save = states
     if torch.is_grad_enabled():
         for tensor in (*weights, x, h0, c0):

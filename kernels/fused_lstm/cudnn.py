@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import loop
+from . import loop, pointwise
 
 
 def missing(device: torch.device) -> str | None:
@@ -39,7 +39,7 @@ def run(spec, x, h0, c0, weights, seed=None, batch_sizes=None, not_reset=None, s
     if spec.coupled:
         names = spec.weight_names * len(h0)  # weight_hr alone has no gates
         pairs = zip(names, weights, strict=True)
-        weights = [w if name == "weight_hr" else loop.four_gates(w) for name, w in pairs]
+        weights = [w if name == "weight_hr" else pointwise.four_gates(w) for name, w in pairs]
         spec = replace(spec, coupled=False)
     if _is_differentiated_in_a_graph(x, h0, c0, *weights):
         return loop.run(spec, x, h0, c0, weights, seed)

@@ -13,6 +13,7 @@ An engine is a module with three functions:
 from __future__ import annotations
 
 import importlib
+import sys
 import warnings
 from collections.abc import Callable
 from functools import cache, lru_cache
@@ -29,9 +30,15 @@ class Engine(NamedTuple):
     fuses: tuple[str, ...]  # the levels it offers, lowest first; empty where it decides itself
     cells: dict[str, tuple[str, ...]]  # cell -> the options of it that it has
     plain: tuple[str, ...] = ()  # levels that have nn.LSTM's cell alone, and coupled gates
+    usual: str | None = None  # the level that None is; where it is None too, the highest
+
+    @property
+    def default(self) -> str | None:
+        """Return the level that None is."""
+        return self.usual or (self.fuses[-1] if self.fuses else None)
 
     def has(self, cell: str, option: str | None, fuse: str | None = None) -> bool:
-        """Return whether it has a cell, or an option of one, at a level; None is the highest."""
+        """Return whether it has a cell, or an option of one, at a level; None is `default`."""
         if fuse in self.plain:
             return cell == "lstm" and option in (None, "coupled")
         return cell in self.cells and (option is None or option in self.cells[cell])
@@ -41,11 +48,12 @@ class Engine(NamedTuple):
         return all(self.has(spec.cell, option, fuse) for option in (None, *spec.options))
 
 
-FUSED = ("pointwise", "steps", "layers")
+FUSED = ("pointwise", "hoisted", "steps", "layers")
+STEP_BY_STEP = ("pointwise", "hoisted")  # a launch for each step of nn.LSTM's cell
 EVERY = {name: cell.options for name, cell in CELLS.items()}
 
 ENGINES = {
-    "loop": Engine("fused_lstm.loop", ("none",), EVERY),
+    "loop": Engine("fused_lstm.loop", ("none", "hoisted"), EVERY, ("hoisted",), "none"),
     "compile": Engine("fused_lstm.compiled", (), EVERY),
     "cudnn": Engine(
         "fused_lstm.cudnn", (),
@@ -53,10 +61,10 @@ ENGINES = {
     ),
     "triton": Engine(
         "fused_lstm.triton", FUSED,
-        {"lstm": LSTM_OPTIONS, "gru": (), "rnn_tanh": (), "rnn_relu": ()}, ("pointwise",),
+        {"lstm": LSTM_OPTIONS, "gru": (), "rnn_tanh": (), "rnn_relu": ()}, STEP_BY_STEP,
     ),
     "native": Engine(
-        "fused_lstm.native", FUSED, EVERY, ("pointwise",)
+        "fused_lstm.native", FUSED, EVERY, STEP_BY_STEP
     ),
 }  # fmt: skip
 
@@ -124,7 +132,8 @@ def check_engine(name: str, fuse: str | None, spec: Spec = PLAIN) -> None:
         raise ValueError(f"engine: got {name!r}; expected 'auto' or one of {', '.join(ENGINES)}")
     levels = FUSED if name == "auto" else ENGINES[name].fuses
     if fuse is not None and fuse not in levels:
-        offer = f"one of {', '.join(levels)}, or None for the last" if levels else "None"
+        usual = "" if name == "auto" else f" for {ENGINES[name].default!r}"
+        offer = f"one of {', '.join(levels)}, or None{usual}" if levels else "None"
         raise ValueError(f"fuse: got {fuse!r}; expected {offer}, for engine {name!r}")
     for option in (None, *spec.options):
         having = [e for e, engine in ENGINES.items() if engine.has(spec.cell, option)]
@@ -167,22 +176,48 @@ def _resolve(
     why = engine_module(name).missing(device)
     if why is not None:
         raise RuntimeError(f"engine {name!r} cannot run on {str(device)!r}: {why}")
-    levels = ENGINES[name].fuses
-    return name, fuse or (levels[-1] if levels else None)
+    return name, fuse or ENGINES[name].default
 
 
 def _automatic(fuse: str | None, device: torch.device, spec: Spec) -> str:
     fused = "native" if device.type == "cpu" else "triton"
-    why = engine_module(fused).missing(device)
     # A level was asked for: then only an engine that has it will do, and its error if it cannot.
     if fuse is not None:
         return fused
-    instead = "cudnn" if ENGINES["cudnn"].runs(spec) else "loop"
-    if why is None:
-        return fused if ENGINES[fused].runs(spec) else instead
-    if fused == "native":
-        _warn_that_it_is_missing(TORCHS[spec.cell] if instead == "cudnn" else "a step loop", why)
-    return instead
+    has_cudnn = ENGINES["cudnn"].runs(spec)
+    if fused == "triton":
+        return "cudnn" if has_cudnn else where_cudnn_cannot(device, spec)[0]
+    instead, why = "cudnn" if has_cudnn else "loop", engine_module(fused).missing(device)
+    if why is not None:
+        _warn_that_it_is_missing(TORCHS[spec.cell] if has_cudnn else "a step loop", why)
+        return instead
+    # On macOS a team of native is one thread, and nobody has timed Arm.
+    slow = has_cudnn and sys.platform == "darwin"
+    return fused if ENGINES[fused].runs(spec) and not slow else instead
+
+
+@constant_while_tracing
+def where_cudnn_cannot(device: torch.device, spec: Spec = PLAIN) -> tuple[str, str | None]:
+    """Return the engine and level that "auto" takes for what nn.LSTM does not have.
+
+    On a GPU that is triton, whose kernels no GPU has run yet: until results of one are committed,
+    "auto" takes cuDNN, which is known to work, wherever it can, and else says so once.
+    """
+    triton = ENGINES["triton"]
+    has_triton = device.type != "cpu" and engine_module("triton").missing(device) is None
+    if has_triton and triton.runs(spec):
+        _warn_that_no_gpu_has_run_it()
+        return "triton", triton.default
+    return "loop", "none"
+
+
+@cache
+def _warn_that_no_gpu_has_run_it() -> None:
+    warnings.warn(
+        "engine='auto' takes triton for what nn.LSTM does not have; no GPU has run these kernels"
+        " yet: engine='loop' is slower, and plain PyTorch",
+        stacklevel=2,
+    )
 
 
 @cache

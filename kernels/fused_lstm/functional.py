@@ -19,7 +19,13 @@ from torch import Tensor
 
 from . import varlen
 from .autograd import draw_seed
-from .engines import LOADED, constant_while_tracing, engine_module, resolve
+from .engines import (
+    LOADED,
+    constant_while_tracing,
+    engine_module,
+    resolve,
+    where_cudnn_cannot,
+)
 from .recompute import in_chunks
 from .spec import PLAIN, Spec, completed, shapes
 from .varlen import Varlen, reset_mask
@@ -217,7 +223,7 @@ def _plan(
     name, level = resolve(engine, fuse, device, base)
     # cudnn has no resets and no states, and in a graph no packed rows.
     if name == "cudnn" and engine == "auto" and (packed_in_a_graph or resets or states):
-        name, level = "loop", "none"
+        name, level = where_cudnn_cannot(device, base)
     for option, has in {"resets": resets, "return_states": states}.items():
         if has and name == "cudnn":
             raise ValueError(

@@ -2,8 +2,8 @@
 
 A step of a layer is one matrix product on [x, h] and about ten pointwise kernels, each with its
 own launch and its own trip to memory. `steps` takes the cell as an argument: that is the one thing
-fuse="pointwise" replaces, so the two levels differ in nothing else. Cells other than nn.LSTM's are
-fused_lstm.reference's loop.
+fuse="pointwise" replaces, so the two levels differ in nothing else. fuse="hoisted" is
+fused_lstm.hoisted with the same cell. Cells other than nn.LSTM's are fused_lstm.reference's loop.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import reference, stack
+from . import hoisted, pointwise, reference, stack
 from .reference import by_layer, state_dtype
 from .spec import Spec
 from .varlen import Rows
@@ -41,51 +41,38 @@ def steps(
     states: bool,
     cell: Pointwise,
     drop: stack.Drop | None,
+    linear: Callable[..., Tensor] = F.linear,
 ) -> tuple[Tensor, ...]:
     """Run a call, as in fused_lstm.engines, with `cell` at each step and `drop` between layers.
 
     cell: of nn.LSTM, with coupled gates or not.
+    linear: multiplies x [B, I + P], weight [4H, I + P] and bias [4H] or None, as F.linear does.
     """
-    layers, D = by_layer(weights, len(h0), spec), spec.directions
-    last, h_all, c_all = [], [], []
+    layers = by_layer(weights, len(h0), spec)
     rows = Rows(x, h0.shape[1], batch_sizes, not_reset)
 
-    def sweep(x: Tensor, lane: int) -> Tensor:
-        layer, order = layers[lane], rows.order(lane % D)
+    def sweep(x: Tensor, lane: int) -> stack.Swept:
+        layer, order = layers[lane], rows.order(lane % spec.directions)
         weight, bias = torch.cat([layer.w_ih, layer.w_hh], dim=1), layer.bias()
         if spec.coupled:  # 1 - sigma(a) is sigma(-a)
-            weight = four_gates(weight)
-            bias = None if bias is None else four_gates(bias)
+            weight = pointwise.four_gates(weight)
+            bias = None if bias is None else pointwise.four_gates(bias)
         h, c = h0[lane], c0[lane].to(state_dtype(x.dtype))
-        xs, outputs, cs = rows.pad(x).unbind(0), {}, {}
+        xs, outputs, cs = x.unbind(0), {}, {}
         for t in order.steps:
             h_prev, c_prev = order.before(t, h, c)
-            gates = F.linear(torch.cat([xs[t], h_prev], dim=1), weight, bias)
+            gates = linear(torch.cat([xs[t], h_prev], dim=1), weight, bias)
             h_next, c_next = cell(gates, c_prev)
             if layer.w_hr is not None:
                 h_next = F.linear(h_next, layer.w_hr)
             h, c = order.after(t, h_next, h), order.after(t, c_next, c)
             outputs[t], cs[t] = order.output(t, h), c
-        last.append((h, c.to(c0.dtype)))
-        y = rows.pack(torch.stack([outputs[t] for t in range(rows.T)]))
-        if states:
-            h_all.append(y)
-            c_all.append(rows.pack(torch.stack([cs[t] for t in range(rows.T)])))
-        return y
+        in_time = range(rows.T)
+        h_all = torch.stack([outputs[t] for t in in_time])
+        c_all = torch.stack([cs[t] for t in in_time]) if states else None
+        return stack.Swept(h_all, c_all, h, c)
 
-    y = stack.run(x, spec.layers, sweep, drop, D)
-    h_n, c_n = map(torch.stack, zip(*last, strict=True))
-    if not states:
-        return y, h_n, c_n
-    below = [torch.cat(h_all[n : n + D], -1) for n in range(0, len(h_all) - D, D)]
-    h = torch.stack(below) if below else y.new_empty(0, *y.shape)
-    return y, h_n, c_n, h, torch.stack(c_all)
-
-
-def four_gates(weight: Tensor) -> Tensor:
-    """Rows i, g, o of coupled gates -> i, f = -i, g, o."""
-    i, g, o = weight.chunk(3)
-    return torch.cat([i, -i, g, o])
+    return stack.run_lanes(spec, x, c0.dtype, rows, sweep, drop, states)
 
 
 def run(
@@ -100,11 +87,14 @@ def run(
     states: bool = False,
 ) -> tuple[Tensor, ...]:
     """Run a call, as in fused_lstm.engines."""
-    if not spec.is_plain_lstm:
+    p, level = spec.dropout, spec.level
+    if level != "hoisted" and not spec.is_plain_lstm:
         return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
-    p = spec.dropout
     drop = (lambda y, _: F.dropout(y, p)) if p > 0 else None
-    return steps(spec, x, h0, c0, weights, batch_sizes, not_reset, states, cell, drop)
+    call = spec, x, h0, c0, weights, batch_sizes, not_reset, states
+    if level == "hoisted":
+        return hoisted.steps(*call, hoisted.UNFUSED, drop)
+    return steps(*call, cell, drop)
 
 
 def missing(device: torch.device) -> str | None:

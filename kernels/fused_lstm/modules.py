@@ -224,10 +224,11 @@ class LSTM(Recurrent):
 
     Args:
         input_size, ..., dtype: ten, as torch.nn.LSTM has them.
-        engine: "loop", "compile", "cudnn", "triton", "native", or "auto": triton on a GPU, native
-            on a CPU where it was built, else cudnn.
-        fuse: how much one launch covers: "pointwise", "steps" or "layers" for triton and native
-            ("none" for loop); None is the engine's highest level.
+        engine: "loop", "compile", "cudnn", "triton", "native", or "auto": on a CPU native where it
+            was built, else cudnn; on a GPU cudnn, and triton for what nn.LSTM does not have, until
+            results of triton's kernels on a GPU are committed: none has run them yet.
+        fuse: how much one launch covers: "pointwise", "hoisted", "steps" or "layers" for triton and
+            native, "none" or "hoisted" for loop; None is "none" for loop, else the highest.
         layer_norm, peephole, coupled, zoneout, recurrent_dropout, candidate_dropout: the cell, as
             fused_lstm.Spec takes them; docs/cells.md has formulas, papers and the weights that are
             added. The last three fall in training only; outside it zoneout is its expectation.

@@ -29,6 +29,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence
 
 from . import autograd, modules, varlen
+from .engines import STEP_BY_STEP
 from .functional import State
 from .ops import NATIVE, TRITON
 from .spec import Spec
@@ -48,7 +49,7 @@ class Sampled(modules.Recurrent):
 
     Raises:
         ValueError: in training under Opacus, for an engine but `native` and `triton`, and for
-            fuse="pointwise", recompute or return_states.
+            fuse="pointwise" or "hoisted", recompute or return_states.
     """
 
     _samples: dict[nn.Parameter, Tensor] | None = None  # what a backward has left for the sampler
@@ -107,7 +108,7 @@ class Sampled(modules.Recurrent):
         if h0.shape[1] == 0:  # an engine of kernels is not asked
             self._keep([w.new_zeros(0, *w.shape) for w in weights])
             return run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
-        if engine not in OPERATORS or spec.level == "pointwise" or self.recompute is not None:
+        if engine not in OPERATORS or spec.level in STEP_BY_STEP or self.recompute is not None:
             raise ValueError(
                 f"engine: got {self.engine!r} with fuse={self.fuse!r} and recompute="
                 f"{self.recompute!r}; expected 'native' or 'triton' at 'steps' or 'layers',"

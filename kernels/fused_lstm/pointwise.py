@@ -123,6 +123,12 @@ def seen_backward(dseen: Tensor, c: Tensor, added: Added) -> Tensor:
     return normalized_backward(dseen * added.gain_c, *normalized(c))
 
 
+def four_gates(weight: Tensor) -> Tensor:
+    """Rows i, g, o of coupled gates -> i, f = -i, g, o: 1 - sigma(a) is sigma(-a)."""
+    i, g, o = weight.chunk(3)
+    return torch.cat([i, -i, g, o])
+
+
 # --- masks ---
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import fused_lstm
 from fused_lstm import engines, ops
+from fused_lstm.spec import PLAIN, Spec
 
 CPU = torch.device("cpu")
 NATIVE_MISSING = fused_lstm.available_engines("cpu")["native"]
@@ -37,16 +39,27 @@ def test_every_engine_describes_itself(name):
     assert len(fused_lstm.describe_engine(name, "cpu")) > 10
 
 
-def test_fuse_defaults_to_the_highest_level():
+def test_fuse_defaults_to_the_highest_level_except_for_the_loop():
     for name, engine in engines.ENGINES.items():
         if fused_lstm.available_engines("cpu")[name] is None:
-            expected = engine.fuses[-1] if engine.fuses else None
+            expected = "none" if name == "loop" else engine.fuses[-1] if engine.fuses else None
             assert engines.resolve(name, None, CPU) == (name, expected)
 
 
 def test_auto_picks_native_where_it_was_built():
-    built = fused_lstm.available_engines("cpu")["native"] is None
+    built = fused_lstm.available_engines("cpu")["native"] is None and sys.platform != "darwin"
     assert engines.resolve("auto", None, CPU)[0] == ("native" if built else "cudnn")
+
+
+def test_auto_takes_nn_lstm_on_macos(monkeypatch):
+    """A team of `native` is one thread there; nn.LSTM has not every cell."""
+    monkeypatch.setattr(engines.sys, "platform", "darwin")
+    monkeypatch.setattr(engines.engine_module("native"), "missing", lambda device: None)
+    choose = engines._resolve.__wrapped__  # which keeps no answer for other tests
+    assert choose("auto", None, CPU, PLAIN) == ("cudnn", None)
+    assert choose("auto", None, CPU, Spec(peephole=True)) == ("native", "layers")
+    assert choose("auto", "steps", CPU, PLAIN) == ("native", "steps")
+    assert choose("native", None, CPU, PLAIN) == ("native", "layers")
 
 
 def test_auto_says_once_that_native_is_missing():
@@ -71,7 +84,7 @@ def test_auto_says_once_that_native_is_missing():
     [
         ("cuddn", None, r"engine: got 'cuddn'; expected 'auto' or one of loop, compile"),
         ("triton", "none", r"fuse: got 'none'; expected one of pointwise"),
-        ("loop", "steps", r"fuse: got 'steps'; expected one of none"),
+        ("loop", "steps", r"fuse: got 'steps'; expected one of none, hoisted, or None for 'none'"),
         ("cudnn", "layers", r"fuse: got 'layers'; expected None, for engine 'cudnn'"),
         ("auto", "some", r"fuse: got 'some'"),
     ],
@@ -216,3 +229,47 @@ def test_torch_compile_before_triton_does_no_harm():
     code = f"import torch, fused_lstm\ntorch.compile(lambda x: x + 1)(torch.ones(2))\n{RUN_TRITON}"
     ran = python(code)
     assert ran.returncode == 0, ran.stderr
+
+
+GPU = torch.device("cuda")
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """As if triton ran on a GPU; nothing is run."""
+    monkeypatch.setattr("fused_lstm.triton.missing", lambda device: None)
+    engines._warn_that_no_gpu_has_run_it.cache_clear()
+
+
+def test_auto_on_a_gpu_takes_what_is_known_to_work(on_a_gpu, recwarn):
+    resolve = engines._resolve.__wrapped__
+    assert resolve("auto", None, GPU, PLAIN) == ("cudnn", None)
+    assert resolve("auto", None, GPU, Spec("gru")) == ("cudnn", None)
+    assert resolve("auto", "steps", GPU, PLAIN) == ("triton", "steps")  # a level is asked for
+    assert resolve("triton", None, GPU, PLAIN) == ("triton", "layers")
+    assert not recwarn.list
+
+
+def test_auto_on_a_gpu_says_once_that_no_gpu_has_run_what_it_takes(on_a_gpu):
+    resolve = engines._resolve.__wrapped__
+    with pytest.warns(UserWarning, match="no GPU has run these kernels yet") as told:
+        chosen = [
+            resolve("auto", None, GPU, Spec(layer_norm=True)),
+            engines.where_cudnn_cannot(GPU),
+        ]
+    assert chosen == [("triton", "layers")] * 2
+    assert len(told) == 1
+
+
+def test_auto_without_triton_takes_the_loop_for_what_cudnn_does_not_have(monkeypatch):
+    monkeypatch.setattr("fused_lstm.triton.missing", lambda device: "no luck today")
+    assert engines._resolve.__wrapped__("auto", None, GPU, Spec(layer_norm=True)) == (
+        "loop",
+        "none",
+    )
+
+
+def test_auto_on_a_gpu_is_chosen_anew_with_the_first_results_of_one():
+    """Then triton's kernels have run, and `where_cudnn_cannot` need not warn."""
+    results = Path(__file__).parents[2] / "bench" / "results"
+    assert not any(results.glob("gpu*")), "choose again what engine='auto' takes on a GPU"

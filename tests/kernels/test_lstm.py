@@ -141,7 +141,9 @@ class Kept(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("how", ["no_grad", "inference", "frozen"])
-@pytest.mark.parametrize(("engine", "fuse"), rungs("loop", "compile", "cudnn", but="pointwise"))
+@pytest.mark.parametrize(
+    ("engine", "fuse"), rungs("loop", "compile", "cudnn", but=("pointwise", "hoisted"))
+)
 def test_who_needs_no_gradient_keeps_nothing_for_one(engine, fuse, how):
     _, ours = make_pair(SMALL, engine, fuse, torch.float64)
     x = torch.randn(SMALL.T, SMALL.B, SMALL.I, dtype=torch.float64)

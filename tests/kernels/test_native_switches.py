@@ -10,7 +10,8 @@ from torch import Tensor
 
 import fused_lstm
 from fused_lstm import native
-from lm.machine import PRECISIONS, set_precision
+from lm.device import set_precision
+from lm.settings import PRECISIONS
 from lm_cases import train
 from terms import ISAS, MATMUL, RNN, UNITS, by_fma, of_terms, set_switches
 from test_native import SHAPES, expected_results

@@ -197,12 +197,13 @@ def test_a_projection_streams_where_it_does_not_fit():
 @pytest.mark.parametrize(
     ("device", "hidden", "batch", "dtype", "gates", "own"),
     [
-        ("H100", 200, 20, "bf16", 4, 8),
+        ("A100", 200, 20, "bf16", 4, 8),
         ("H100", 650, 20, "bf16", 4, 16),
         ("A100", 650, 20, "bf16", 4, 16),
         ("H100", 768, 16, "fp16", 4, 16),  # FlashRNN's
-        ("H100", 1024, 20, "bf16", 4, 8),
-        ("A100", 1024, 20, "bf16", 4, None),  # 128 programs of 8 units, and 108 SMs
+        ("H100", 1024, 20, "bf16", 4, None),  # 128 programs of 8 units would read h for too long
+        ("A100", 1024, 20, "bf16", 4, None),
+        ("RTX 5090", 650, 20, "bf16", 4, 8),  # of 16 the weights do not fit
         ("H100", 1500, 20, "bf16", 4, None),
         ("H100", 650, 20, "fp32", 4, None),
         ("B200", 650, 20, "bf16", 4, None),
@@ -222,6 +223,12 @@ def test_where_a_sum_is_shared_out_to_warps(direction, device, hidden, batch, dt
         assert any("registers hold its weights" in why for why in found.why)
         whole = plan("steps", direction, device=DEVICES[device], **shape, in_parts=False)
         assert whole.k_parts == 1
+
+
+def test_few_columns_on_hopper_are_shared_out_forward_alone():
+    shape = {"hidden": 200, "batch": 20, "layers": 1, "dtype": "bf16", "device": H100}
+    assert plan("steps", "forward", **shape).k_parts == 8
+    assert plan("steps", "backward", **shape).k_parts == 1
 
 
 def test_fewer_multiprocessors_mean_more_units_each():

@@ -65,8 +65,12 @@ def test_every_cell_in_eval(options):
         assert_close(value, wanted[name], name)
 
 
-def test_one_recurrent_mask_for_all_chunks():
-    options = {"engine": "loop", "recurrent_dropout": 0.5, "num_layers": 2, "dtype": torch.float64}
+@pytest.mark.parametrize(
+    ("engine", "fuse"), rungs("compile", "cudnn", "triton", but=("pointwise", "hoisted"))
+)
+def test_one_recurrent_mask_for_all_chunks(engine, fuse):
+    options = {"engine": engine, "fuse": fuse, "dtype": torch.float64}
+    options |= {"recurrent_dropout": 0.5, "num_layers": 2}
     plain = fused_lstm.LSTM(3, 16, **options)
     ours = fused_lstm.LSTM(3, 16, **options, recompute=2)
     ours.load_state_dict(plain.state_dict())

@@ -27,6 +27,7 @@ CASES = {
     "and are projected": (
         Case(Shape(6, 4, 4, 9, 1), lengths=(6, 3, 3, 1), projected=4, directions=2, keep=True), 4,
     ),
+    "rows that all end early": (Case(Shape(6, 3, 4, 9, 2), 2, lengths=(4, 2, 1), dead=9), 3),
     "rows in parts": (Case(Shape(800, 2, 3, 4, 1)), 2),
 }  # fmt: skip
 MASKS = {"zoneout": (0.3, 0.2), "recurrent_dropout": 0.4, "candidate_dropout": 0.3}

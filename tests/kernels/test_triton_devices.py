@@ -67,7 +67,7 @@ def test_what_multiplies(capability, like, wgmma, tcgen05):
 @pytest.mark.parametrize(("kind", "hidden"), [("steps", 650), ("steps", 1500), ("layers", 650)])
 def test_an_rtx_5090_is_planned_as_ampere_is(kind, hidden, direction):
     """sm_120 multiplies by warps, from registers, with 99 KiB: all of an RTX 4090 but its count."""
-    shape = {"hidden": hidden, "batch": 20, "layers": 2, "dtype": "bf16"}
+    shape = {"hidden": hidden, "batch": 20, "layers": 2, "dtype": "bf16", "in_parts": False}
     new = plan(kind, direction, device=DEVICES["RTX 5090"], **shape)
     old = plan(kind, direction, device=DEVICES["RTX 4090"], **shape)
     assert new.hold
@@ -75,6 +75,16 @@ def test_an_rtx_5090_is_planned_as_ampere_is(kind, hidden, direction):
     if new.units == old.units:
         names = "resident", "resident_ih", "block_k", "ahead", "stages", "smem"
         assert [getattr(new, n) for n in names] == [getattr(old, n) for n in names]
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_an_rtx_5090_holds_weights_in_registers(direction):
+    """Its shared memory has room for 3 of the 6 tiles of H=650."""
+    shape = {"hidden": 650, "batch": 20, "layers": 1, "dtype": "bf16"}
+    found = plan("steps", direction, device=DEVICES["RTX 5090"], **shape)
+    assert (found.k_parts, found.resident_fraction) == (8, 1)
+    before = plan("steps", direction, device=DEVICES["RTX 5090"], **shape, in_parts=False)
+    assert before.resident_fraction <= 0.5
 
 
 @pytest.fixture

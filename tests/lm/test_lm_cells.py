@@ -7,10 +7,9 @@ import torch
 
 import fused_lstm
 from fused_lstm.spec import Spec
-from lm import evaluate, export
-from lm.config import PRESETS
+from lm import checkpoint, evaluate, export
 from lm.model import LM_LSTM, build_model
-from lm.saving import checkpoint
+from lm.settings import PRESETS
 from lm_cases import refused, train
 
 CELL = ["--layer-norm", "--peephole", "--zoneout-h=0.1", "--zoneout-c=0.2",
@@ -75,7 +74,7 @@ def test_beside_dropout_that_the_model_applies(options):
     [
         ("--layer-norm --coupled", "coupled: got True with layer_norm=True"),
         ("--peephole --lstm cudnn", "peephole: engine='cudnn' does not have it"),
-        ("--zoneout-h 1.5", "--zoneout-h: must be a number, at least 0 and at most 1"),
+        ("--zoneout-h 1.5", "--zoneout-h: got '1.5'; expected a number, at least 0 and at most 1"),
     ],
     ids=lambda value: value[:20],
 )

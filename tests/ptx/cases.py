@@ -183,23 +183,24 @@ def nan_spreads_to(arch: int, seeds: Iterable[int]) -> dict[int, list[int]]:
 
 
 def nan_beside_resets(arch: int, dtype: str, seeds: Iterable[int]) -> dict[int, list]:
-    """All rows begin anew at step 1. Row 1 is not a number before, row 2 after: by seed, in which
-    [step, row] of y and of dx there is one.
+    """Return, by seed, the [step, row] of y and of dx that hold a NaN.
+
+    All rows begin anew at step 1. In x row 1 is NaN before it, row 2 after it.
     """
-    case, found = Case("layers", dtype, arch, 17, T=2, L=2, keep=True), {}
+    case, result = Case("layers", dtype, arch, 17, T=2, L=2, keep=True), {}
     torch.manual_seed(0)
     x, h0, c0, *weights = _inputs(case)
     x[0, 1], x[1, 2] = torch.nan, torch.nan
     keep = torch.ones(1, 2, case.B, dtype=torch.bool)
     keep[:, 1] = False
-    given = x, h0, c0, weights, 0.0, None, "layers"
+    inputs = x, h0, c0, weights, 0.0, None, "layers"
     for seed in seeds:
         with Device(arch, seed, replace(WEAK, races=0)), _launching(case):
-            y, _, _, *saved = op.lstm(*given, True, keep=keep)
+            y, _, _, *saved = op.lstm(*inputs, True, keep=keep)
             dy = torch.ones_like(y)
-            dx, *_ = op.lstm_backward(dy, None, None, *given, y, *saved, True, keep=keep)
-        found[seed] = [t.isnan().any(-1).nonzero().tolist() for t in (y, dx)]
-    return found
+            dx, *_ = op.lstm_backward(dy, None, None, *inputs, y, *saved, True, keep=keep)
+        result[seed] = [t.isnan().any(-1).nonzero().tolist() for t in (y, dx)]
+    return result
 
 
 # --- problems: what computes all results, what they should be, and what PyTorch rounds them to ---

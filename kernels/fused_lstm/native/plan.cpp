@@ -29,6 +29,15 @@ bool is_small(const Sizes& s) {
   return s.batch * shape_of(s.cell).gates * s.hidden * (s.inputs + s.hidden) < 1 << 16;
 }
 
+// As many as a step has tiles: a worker more would have none, and yet meet the others at every step.
+// Where the input product of all steps is more work than these it decides instead.
+long most_workers(const Plan& plan, const Sizes& s, const Shapes& shapes) {
+  const auto divided = [](long size, long by) { return (size + by - 1) / by; };
+  const long rows = plan.is_short ? 1 : divided(s.batch, shapes.gates.rows);  // or whole blocks
+  const long tiles = plan.abreast * divided(s.hidden, shapes.lanes) * rows;
+  return std::max(tiles, 1L) * std::max(s.inputs / std::max(s.hidden, 1L), 1L);
+}
+
 void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
   const CellShape cell = shape_of(s.cell);
@@ -128,12 +137,15 @@ bool is_short(const Sizes& s) {
   return s.rows <= 16 && (s.steps <= 4 || cached);
 }
 
-Plan plan_of(const Sizes& s, const Machine& m, Pass pass, bool together) {
+Plan plan_of(const Sizes& s, const Machine& machine, Pass pass, bool together) {
+  Machine m = machine;
   Plan plan{};
   plan.is_short = pass != Pass::backward && is_short(s);
   plan.alone = plan.is_short && is_small(s);
   plan.wavefront = !plan.is_short && together && as_wavefront(s, m);
   plan.abreast = together && s.directions == 2 && m.threads % 2 == 0 ? 2 : 1;
+  if (!plan.wavefront) m.threads = std::min(m.threads, most_workers(plan, s, m.shapes));
+  plan.team = m.threads;
   plan.chunk = s.steps;
   if (pass == Pass::backward) plan_backward(plan, s, m);
   if (pass != Pass::backward) plan_forward(plan, s, m, pass == Pass::forward);
@@ -162,7 +174,7 @@ std::string to_string(const Sizes& s, const Machine& m, const Machine& backward,
       << " registers: gates " << shape(m.shapes.gates) << ", plain " << shape(m.shapes.plain)
       << ", transposed " << shape(m.shapes.transposed) << "\n";
   out << "layers: " << order_of(forward) << "; lanes abreast: " << forward.abreast
-      << "; input product: " << forward.chunk << " of " << s.steps << " steps at once\n";
+      << "; workers: " << forward.team << "; input product: " << forward.chunk << " of " << s.steps << " steps at once\n";
   print_buffers(out, save ? "forward" : "inference", forward, m);
   if (!save) return out.str();
   print_buffers(out, "backward", plan_of(s, backward, Pass::backward, together), backward);

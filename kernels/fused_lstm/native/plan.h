@@ -65,6 +65,7 @@ struct Plan {
   bool alone;      // where is_short: on one worker
   bool wavefront;  // each layer on a worker of its own, a step behind the layer below; or in turns
   long abreast;    // lanes of a layer that run at once, each on its part of the team
+  long team;       // workers
   long chunk;      // steps whose input product is made at once
   // Forwards, saved or scratch: outputs below the last layer, cell states, gates activated, and of
   // `chunk` steps the gates' part that is the input's, or none, where `gates` has it first.

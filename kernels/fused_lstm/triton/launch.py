@@ -327,7 +327,7 @@ class Launch:
         active: Any = driver.active
         device = active.get_current_device()
         # What Triton specialises by: no number, and of a pointer whether 16 divides it.
-        key = device, active, *(_kind(a) for a in arguments)
+        key = device, type(active), *(_kind(a) for a in arguments)
         found = self.compiled.get(key)
         if found is None:
             self.compiled[key] = kernel[(grid,)](*given, **options(self.plan))

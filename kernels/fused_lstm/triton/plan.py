@@ -232,20 +232,27 @@ def _compiled(
     # Half as many rounds of a product, where there are many and all of its weights are resident.
     may_double = kind != "layers" and persistent and size == 2 and not device.tcgen05
     may_double &= block_b <= 32 and _ceil(sums, narrow) >= MANY
-    for block_k in (2 * narrow, narrow) if may_double else (narrow,):
-        chunks, chunks_hr = _ceil(sums, block_k), _ceil(others, block_k) if projected else 0
-        tile, tile_hr = rows * block_k * size, own * block_k * size
-        staged = block_k * block_b * size
-        scratch = max(staged, rows * block_b * max(4, size)) + RESERVED
-        free, whole = device.smem - scratch, products * chunks * tile + chunks_hr * tile_hr
-        if free >= whole:
-            break
+
+    def memory(block_k: int) -> tuple[int, int]:
+        """Return the bytes of scratch, and those of all weight tiles."""
+        scratch = max(block_k * block_b * size, rows * block_b * max(4, size)) + RESERVED
+        weights = products * _ceil(sums, block_k) * rows * block_k * size
+        return scratch, weights + (
+            _ceil(others, block_k) * own * block_k * size if projected else 0
+        )
+
+    doubles = may_double and sum(memory(2 * narrow)) <= device.smem
+    block_k = 2 * narrow if doubles else narrow
+    scratch, weights = memory(block_k)
+    chunks, chunks_hr = _ceil(sums, block_k), _ceil(others, block_k) if projected else 0
+    tile, tile_hr = rows * block_k * size, own * block_k * size
+    staged = block_k * block_b * size
     resident, resident_hr, stages = 0, 0, 1
     if not persistent:
         why.append("weights are read anew by every launch")
     elif not on_tensor_cores:
         why.append(f"{dtype} products without tensor cores: weights stream from L2, {_NO_TILES}")
-    elif free >= whole:
+    elif scratch + weights <= device.smem:
         resident, resident_hr = products * chunks, chunks_hr
         why.append(
             f"{resident} weight tiles of {tile // 1024} KiB and {scratch // 1024} KiB of scratch"
@@ -296,16 +303,22 @@ def _in_parts(found: Plan, device: Device) -> Plan:
         return found
     size, products = SIZES[found.dtype], found.products
     columns = _ceil(found.hidden, K_PARTS * 16) * 16  # of K, that a warp sums over
+    if device.wgmma and found.direction == "backward" and columns <= 32:
+        return found  # so few columns leave 4 warps that share rows and columns ahead
     part_k = 32 if columns % 32 == 0 else 16
     chunks, pad = columns // part_k, K_PARTS * columns
-    # Programs of 8 units have half the instructions, and are twice as many to read all of K.
+    # Programs of 8 units have half the instructions, and are twice as many to read all of K: where
+    # that is soon done, or half as many would have to stream weights.
     read_us = found.programs * products * pad * found.block_b * size / device.l2_rate / 1e3
-    for own in (8, 16) if read_us < READ_US else (16, 8):
+    owns = (8, 16) if read_us < READ_US else (16, 8) if found.resident_fraction < 1 else (16,)
+    for own in owns:
         rows = _tile_gates(found.gates) * own
         units = found.gates * own if found.direction == "backward" else own
         blocks = _ceil(found.hidden, units) * found.split * found.row_groups
         registers = rows * (products * columns * size + found.block_b * 4) // 128
-        smem = rows * (products * pad * size + K_PARTS * found.block_b * 4) + RESERVED
+        # Weights on their way into registers, and then sums among the warps, or all of h.
+        smem = rows * products * pad * size + RESERVED
+        smem += found.block_b * max(K_PARTS * rows * 4, products * pad * size)
         fits = found.layers * blocks <= device.sms and smem <= device.smem
         if not fits or registers > PART_REGISTERS or rows < 16:
             continue

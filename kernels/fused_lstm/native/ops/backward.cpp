@@ -122,7 +122,7 @@ struct Stack {
       lanes.push_back(lane(layer * s.directions + d));
       gradients.push_back(gradient(layer * s.directions + d));
     }
-    run_on_team([&](const Worker& worker) {
+    run_on_team(plan.team, [&](const Worker& worker) {
       for_lanes(worker, s.directions, plan, [&](const Worker& own, long d, long first) {
         kernels.sweep_backward(own, lanes[d], gradients[d], scratch.of(first));
       });
@@ -153,7 +153,7 @@ struct Stack {
     const Tensor packed = fresh(plan.packed, dtype), panels = fresh(plan.panels, dtype);
     Wavefront<T> wave = wavefront_of(call, lanes, dropped, packed);
     wave.gradients = gradients.data();
-    run_on_team([&](const Worker& worker) {
+    run_on_team(plan.team, [&](const Worker& worker) {
       kernels.wavefront_backward(worker, wave, data_of<T>(panels));
     });
   }

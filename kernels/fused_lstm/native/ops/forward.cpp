@@ -137,7 +137,7 @@ struct Stack {
     for (long layer = 0; layer < s.layers; ++layer) {
       std::vector<Lane<T>> lanes;
       for (long d = 0; d < s.directions; ++d) lanes.push_back(lane(layer * s.directions + d));
-      run_on_team([&](const Worker& worker) {
+      run_on_team(plan.team, [&](const Worker& worker) {
         for_lanes(worker, s.directions, plan, [&](const Worker& own, long d, long first) {
           kernels.sweep_forward(own, lanes[d], scratch.of(first));
         });
@@ -173,7 +173,7 @@ struct Stack {
         worker.sync();
       }
     };
-    plan.alone ? run(Worker{}) : run_on_team(run);
+    plan.alone ? run(Worker{}) : run_on_team(plan.team, run);
     for (size_t index = 0; index < lanes.size(); ++index) finish(lanes[index], index);
     for (long layer = 0; layer < s.layers; ++layer) {
       clear_rest(call, output(layer), s.directions * s.outputs);
@@ -190,7 +190,7 @@ struct Stack {
     for (long index = 0; index < s.layers; ++index) lanes.push_back(lane(index));
     const Tensor packed = fresh(plan.packed, dtype);
     const Wavefront<T> wave = wavefront_of(call, lanes, dropped, packed);
-    run_on_team([&](const Worker& worker) { kernels.wavefront_forward(worker, wave); });
+    run_on_team(plan.team, [&](const Worker& worker) { kernels.wavefront_forward(worker, wave); });
     for (long index = 0; index < s.layers; ++index) finish(lanes[index], index);
   }
 

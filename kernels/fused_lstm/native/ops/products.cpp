@@ -1,6 +1,6 @@
-// For bench products and the tests: a product of a training step by itself (see products.h), timed
-// where it runs. Operands and result are plain matrices; to turn them into what the product reads
-// is not timed.
+// A product of a training step by itself (see product/alone.h), timed where it runs: for bench
+// products, bench ladder, whose step loops multiply with it, and the tests. Operands and result are
+// plain matrices; to turn them into what the product reads is not in the seconds that it returns.
 #include <atomic>
 #include <chrono>
 
@@ -83,11 +83,13 @@ std::vector<double> run(const Kernels<T>& kernels, const Kind& kind, const Tenso
   f.right = data_of<T>(right);
   f.out = data_of<Sum<T>>(out);
   constexpr long wide = sizeof(Sum<T>) / sizeof(T);  // logits and their maxima are sums
+  const bool steps = kind.product == Product::step || kind.product == Product::step_back;
+  const bool logits = kind.product == Product::logits, plain = kind.product == Product::input;
   const long workers = team_size(), lanes = workers * (f.units + kernels.shapes.lanes) * wide;
-  const long size = kernels.blocks_size(f.groups, f.units, f.rows | 1) * wide;
+  const long size = plain ? 1 : kernels.blocks_size(f.groups, f.units, f.rows | 1) * wide;
   const Tensor blocks = fresh({size}, left.dtype());
   const long recurrent = kernels.recurrent_size({4, f.units, f.units}, false);
-  const Tensor packed = fresh({std::max(recurrent, lanes)}, left.dtype());
+  const Tensor packed = fresh({steps ? recurrent : logits ? lanes : 1}, left.dtype());
   const Tensor panels = fresh({workers, kernels.shapes.panel_size}, left.dtype());
   f.blocks = data_of<T>(blocks);
   f.packed = data_of<T>(packed);
@@ -135,7 +137,7 @@ std::tuple<Tensor, std::vector<double>> product(const std::string& name, const T
   const Dtype dtype = left.dtype();
   check_factors(dtype, isa, "left: got dtype");
   const Tensor a = left.contiguous(), b = right.contiguous();
-  const Tensor out = empty(shape_of_result(kind, a, b, batch), sum_dtype(dtype));
+  const Tensor out = fresh(shape_of_result(kind, a, b, batch), sum_dtype(dtype));
   const int terms = terms_of(dtype, precision);
   return {out, with_factors(dtype, terms, isa, [&](const auto& kernels) {
             return run(kernels, kind, a, b, batch, rounds, out);

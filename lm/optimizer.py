@@ -1,4 +1,4 @@
-"""The update: gradients scaled down to a norm, then one fused pass over the parameters."""
+"""The optimizer: gradients scaled down to a norm, then one fused pass over the parameters."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections import Counter
 import torch
 from torch import nn
 
-from lm.config import Config
+from lm.settings import Config
 
 
-class Updater:
-    """The optimizer of a `Config`, with its gradient clipping.
+class Optimizer:
+    """The optimizer of a `Config`, with its gradient clipping; `base` is PyTorch's.
 
-    Nothing here waits for a GPU, and what changes between steps is in tensors that stay where they
+    Nothing in it waits for a GPU, and what changes between steps is in tensors that stay where they
     are: the rate too, so that a CUDA graph may hold a step.
 
     Where it can, on a CPU, it has the model's embedding give its gradient by the rows that a step
@@ -27,7 +27,7 @@ class Updater:
         # The fused kernels of a GPU read a float; those of a CPU a double.
         dtype = torch.float64 if device.type == "cpu" else torch.float32
         self._rate = torch.zeros((), dtype=dtype, device=device)
-        self.optimizer = kind(
+        self.base = kind(
             self.parameters, lr=self._rate, weight_decay=config.weight_decay, fused=True
         )
         self.max_norm = config.max_grad_norm
@@ -35,11 +35,11 @@ class Updater:
         # no pass over the gradients to scale them. And where a gradient is 0 it does nothing.
         self._linear = config.optimizer == "sgd" and config.weight_decay == 0
         if self._linear and device.type == "cpu":  # to find equal rows a GPU would be waited for
-            _give_rows(model)
+            give_rows(model)
         self.set_rate(config.learning_rate)
 
     def set_rate(self, rate: float) -> None:
-        """The learning rate from now on."""
+        """Set the learning rate from now on."""
         self.rate = rate
         self._rate.fill_(rate)
 
@@ -49,9 +49,9 @@ class Updater:
         Returns the norm of those before they were clipped, a scalar on the device. The gradients
         are not what they were, afterwards.
         """
-        given = {p: p.grad for p in self.parameters if p.grad is not None}
-        rows = {p: grad.coalesce() for p, grad in given.items() if grad.is_sparse}
-        grads = [rows[p].values() if p in rows else grad for p, grad in given.items()]
+        gradients = {p: p.grad for p in self.parameters if p.grad is not None}
+        rows = {p: grad.coalesce() for p, grad in gradients.items() if grad.is_sparse}
+        grads = [rows[p].values() if p in rows else grad for p, grad in gradients.items()]
         norm = nn.utils.get_total_norm(grads) * scale
         factor = (self.max_norm / (norm + 1e-6)).clamp(max=1) * scale  # as clip_grad_norm_ has it
         rate = self._rate
@@ -59,24 +59,21 @@ class Updater:
             rate = (factor * rate.to(factor.dtype)).to(rate.dtype)
         else:
             torch._foreach_mul_(grads, factor)
-        (group,) = self.optimizer.param_groups
+        (group,) = self.base.param_groups
         group["lr"] = rate
         if "capturable" in group:  # Adam asks for it in a capture, and warns of it elsewhere
-            group["capturable"] = _capturing(rate.device)
+            on_gpu = rate.device.type == "cuda"
+            group["capturable"] = on_gpu and torch.cuda.is_current_stream_capturing()
         for parameter, grad in rows.items():
             parameter.grad = None  # the fused update takes no rows
             parameter.detach().add_(grad, alpha=-rate.item())
-        self.optimizer.step()
+        self.base.step()
         return norm
 
 
-def _give_rows(model: nn.Module) -> None:
-    """Sparse gradients for the embeddings whose weights nothing else has."""
+def give_rows(model: nn.Module) -> None:
+    """Ask for sparse gradients of the embeddings whose weights nothing else has."""
     users = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             module.sparse = users[id(module.weight)] == 1
-
-
-def _capturing(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

@@ -8,56 +8,44 @@ into buffers, the learning rate is a tensor, and masks are drawn from seeds that
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lm.errors import UserError, reason
+from lm.command import UserError, reason
 
-Run = Callable[[], object]
 WARM_UP = 3  # calls before the capture: engines compile and allocate, and so do cuBLAS and cuDNN
-
-
-class Graphs(Protocol):
-    """What records launches."""
-
-    def warm_up(self, run: Run) -> None:
-        """Call `run` as it will be called in a capture."""
-
-    def capture(self, run: Run) -> Run:
-        """Record what `run` launches, without running it; what replays that."""
 
 
 class GraphedStep:
     """`function(*inputs) -> outputs`, tensors, of which later calls are replays of one capture.
 
-    Args:
-        function: its inputs have one shape and dtype at every call. Whatever else it reads or
-            writes (weights, optimizer) stays in the same memory.
-        carried: how many of its last outputs are its last inputs at the next call. Those that a
-            call returns are this object's own buffers: handed back, they cost no copy.
+    Inputs have one shape and dtype at every call; whatever else `function` reads or writes stays
+    in the same memory. Its last `carried` outputs are its last inputs at the next call: this
+    object's own buffers, which cost no copy where they are handed back. The other outputs are the
+    caller's. `graphs` is what captures, CudaGraphs() if None.
 
     The first `WARM_UP` calls are calls of `function`: every call counts, and none is made twice.
-    The outputs that are not carried are the caller's own. Raises UserError where `function` cannot
-    be captured, such as where it waits for the device.
+    Raises UserError where it cannot be captured, such as where it waits for the device.
     """
 
     def __init__(
-        self,
-        function: Callable[..., tuple[Tensor, ...]],
-        carried: int = 0,
-        graphs: Graphs | None = None,
+        self, function: Callable[..., tuple[Tensor, ...]], carried: int = 0, graphs: Any = None
     ) -> None:
         self._function, self._carried = function, carried
         self._graphs = CudaGraphs() if graphs is None else graphs
         self._calls = 0
-        self._replay: Run | None = None
+        self._replay: Callable[[], object] | None = None
         self._inputs: list[Tensor] = []
         self._outputs: list[Tensor] = []
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        self._set_inputs(inputs)
+        if not self._inputs:
+            self._inputs = [value.detach().clone() for value in inputs]
+        for buffer, value in zip(self._inputs, inputs, strict=True):
+            if value is not buffer:
+                buffer.copy_(value.detach())
         if self._calls < WARM_UP:
             self._calls += 1
             self._graphs.warm_up(self._run)
@@ -70,20 +58,13 @@ class GraphedStep:
     def _state(self) -> list[Tensor]:
         return self._inputs[len(self._inputs) - self._carried :]
 
-    def _set_inputs(self, inputs: tuple[Tensor, ...]) -> None:
-        if not self._inputs:
-            self._inputs = [given.detach().clone() for given in inputs]
-        for buffer, given in zip(self._inputs, inputs, strict=True):
-            if given is not buffer:
-                buffer.copy_(given.detach())
-
     def _run(self) -> None:
         """Call the function on the buffers, and put what it returns into buffers."""
-        found = [tensor.detach() for tensor in self._function(*self._inputs)]
+        values = [tensor.detach() for tensor in self._function(*self._inputs)]
         if not self._outputs:
-            own = found[: len(found) - self._carried]
-            self._outputs = [torch.empty_like(tensor) for tensor in own]
-        for buffer, value in zip([*self._outputs, *self._state], found, strict=True):
+            outputs = values[: len(values) - self._carried]
+            self._outputs = [torch.empty_like(tensor) for tensor in outputs]
+        for buffer, value in zip([*self._outputs, *self._state], values, strict=True):
             buffer.copy_(value)
 
 
@@ -93,13 +74,15 @@ class CudaGraphs:
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream()
 
-    def warm_up(self, run: Run) -> None:
+    def warm_up(self, run: Callable[[], object]) -> None:
+        """Call `run` as it will be called in a capture."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             run()
         torch.cuda.current_stream().wait_stream(self._stream)
 
-    def capture(self, run: Run) -> Run:
+    def capture(self, run: Callable[[], object]) -> Callable[[], object]:
+        """Record what `run` launches, without running it; return what replays that."""
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream):
@@ -107,20 +90,16 @@ class CudaGraphs:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise UserError(f"a CUDA graph cannot hold this step: {_first(error)}") from None
+            first: BaseException = error  # ending a capture that has failed is one more error
+            while first.__context__ is not None:
+                first = first.__context__
+            raise UserError(f"a CUDA graph cannot hold this step: {reason(first)}") from None
         return graph.replay
 
 
-def _first(error: BaseException) -> str:
-    """What the first error says: ending a capture that has failed is one more."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return reason(error)
-
-
-def check_graphs(device: torch.device, processes: int) -> None:
-    """UserError unless training there can go in a CUDA graph."""
+def check_graphs(device: torch.device, world_size: int) -> None:
+    """Raise UserError unless training on `device` can go in a CUDA graph."""
     if device.type != "cuda":
         raise UserError(f"--cuda-graph needs an NVIDIA GPU, and this run is on {device.type}")
-    if processes > 1:
-        raise UserError(f"--cuda-graph is for one process, and there are {processes}")
+    if world_size > 1:
+        raise UserError(f"--cuda-graph is for one process, and there are {world_size}")

@@ -1,0 +1,155 @@
+"""An LSTM alone, in this process: nn.LSTM, or an engine at a fuse level.
+
+The modes that are timed: inference, without gradients; forward, which keeps what a backward needs;
+backward, its forward done beforehand; step, forward and backward. On a CUDA device also some of
+them replayed from a CUDA graph.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+import fused_lstm
+
+from .cases import Problem
+from .contenders import BASE, Contender
+from .core import Timed, timed
+
+MODES: tuple[str, ...] = ("inference", "forward", "backward", "step")
+GRAPH = " graph"  # at the end of a mode's name: its work is replayed from a CUDA graph
+WARM_UP = 3  # calls before a capture: engines compile and allocate, and so do cuBLAS and cuDNN
+
+
+class Local:
+    """A contender with a problem's weights. `answer` gives what is compared, `timed` what is timed:
+    the same calls."""
+
+    def __init__(self, contender: Contender, problem: Problem) -> None:
+        self.contender, self.problem, self.case = contender, problem, problem.case
+        self.modes = MODES
+        if problem.device.type == "cuda":
+            self.modes += tuple(mode + GRAPH for mode in MODES if mode != "backward")
+        self.module: nn.LSTM | fused_lstm.LSTM
+        if (
+            contender.label == BASE
+        ):  # cuDNN gets its weights in one buffer: it copies none at a call
+            self.module = copy.deepcopy(problem.reference)
+            self.module.flatten_parameters()
+        else:
+            _, _, I, H, L = self.case.shape
+            self.module = fused_lstm.LSTM(
+                *(I, H, L),
+                bidirectional=self.case.bidirectional,
+                engine=contender.engine,
+                fuse=contender.fuse,
+            )
+            self.module.to(problem.x).load_state_dict(problem.reference.state_dict())
+        self.weights = list(self.module.parameters())
+        self.packed = self._packed(problem.x) if self.case.form == "packed" else None
+        x = problem.x if self.packed is None else self.packed.data
+        self.x, self.dy = x.clone().requires_grad_(), self._rows(problem.dy).clone()
+        self.resets = problem.resets.clone()
+        self.y: Tensor | None = None
+
+    def _packed(self, rows: Tensor) -> PackedSequence:
+        return pack_padded_sequence(rows, self.problem.lengths, enforce_sorted=False)
+
+    def _rows(self, rows: Tensor) -> Tensor:
+        return rows if self.case.form != "packed" else self._packed(rows).data
+
+    def renew(self, problem: Problem) -> None:
+        """Take another input and gradient, in the same memory: a CUDA graph reads them too."""
+        with torch.no_grad():
+            self.x.copy_(self._rows(problem.x))
+            self.dy.copy_(self._rows(problem.dy))
+            self.resets.copy_(problem.resets)
+
+    def forward(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Run the layers, keeping what a backward needs."""
+        state, lengths = (self.problem.h0, self.problem.c0), self.problem.lengths
+        form, ours = self.case.form, isinstance(self.module, fused_lstm.LSTM)
+        if self.packed is not None:
+            y, state = self.module(PackedSequence(self.x, *self.packed[1:]), state)
+            y = y.data
+        elif form == "dense":
+            y, state = self.module(self.x, state)
+        elif form == "lengths" and ours:
+            y, state = self.module(self.x, state, lengths=lengths)
+        elif form == "resets" and ours:
+            y, state = self.module(self.x, state, resets=self.resets)
+        elif form == "resets":
+            y, state = self._step_by_step(state)
+        else:
+            y, state = self.module(self._packed(self.x), state)
+            y = pad_packed_sequence(y)[0]
+        self.y = y
+        return y, state
+
+    def _step_by_step(self, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Call nn.LSTM on one step after another, its state zero where a row begins anew."""
+        rows = []
+        for x, reset in zip(self.x, self.resets, strict=True):
+            h, c = (s.masked_fill(reset[:, None], 0) for s in state)
+            y, state = self.module(x[None], (h, c))
+            rows.append(y)
+        return torch.cat(rows), state
+
+    def backward(self) -> tuple[Tensor, ...]:
+        """Return gradients of x and of every weight."""
+        y, self.y = self.y, None
+        assert y is not None, "a forward comes before"
+        return torch.autograd.grad(y, [self.x, *self.weights], self.dy)
+
+    def inference(self) -> Tensor:
+        """Return y, keeping nothing."""
+        with torch.no_grad():
+            y, _ = self.forward()
+        return y
+
+    def step(self) -> tuple[Tensor, ...]:
+        """Run forward and backward."""
+        self.forward()
+        return self.backward()
+
+    def answer(self) -> dict[str, Tensor]:
+        """Return y, of inference too, the final state and all gradients."""
+        inference = self.inference()
+        y, (h_n, c_n) = self.forward()
+        names = ["x", *(name for name, _ in self.module.named_parameters())]
+        grads = {f"{n}.grad": g for n, g in zip(names, self.backward(), strict=True)}
+        tensors = {"inference": inference, "y": y, "h_n": h_n, "c_n": c_n} | grads
+        return {name: tensor.detach() for name, tensor in tensors.items()}
+
+    def work(self, mode: str) -> tuple[Callable[[], object], Callable[[], object] | None]:
+        """Return what is timed in `mode`, and what has to be done before each time, or None."""
+        return getattr(self, mode), self.forward if mode == "backward" else None
+
+    def timed(self, mode: str) -> Timed:
+        """Return what runs it once and returns its seconds."""
+        work, setup = self.work(mode.removesuffix(GRAPH))
+        if mode.endswith(GRAPH):
+            work = captured(work)
+        return timed(work, self.problem.device, setup)
+
+    def close(self) -> None:
+        """Free what it holds."""
+        self.y = None
+
+
+def captured(work: Callable[[], object]) -> Callable[[], object]:
+    """Return what replays a CUDA graph of `work`, warmed up on the stream of the capture."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        work()
+    return graph.replay

@@ -1,0 +1,198 @@
+"""The machine that a figure was measured on: its name, its libraries, its limits, its other work."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+try:
+    import resource
+except ImportError:  # not Unix
+    resource = None
+
+LIBRARIES = (
+    *("torch", "triton", "numpy", "tensorflow", "keras", "jax", "onnxruntime", "openvino"),
+    *("flashrnn", "torchrl", "xlstm", "opacus"),
+)
+PROC = Path("/proc")
+
+
+def versions() -> dict[str, str]:
+    """Return the installed libraries that may be timed, name -> version, and Python's."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def name(device: torch.device) -> str:
+    """Return the accelerator's name, or the CPU's with its family and model, cores and ISA."""
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        return module.get_device_name(device) if hasattr(module, "get_device_name") else str(device)
+    try:
+        lines = (PROC / "cpuinfo").read_text().partition("\n\n")[0].splitlines()
+    except OSError:
+        lines = []
+    facts = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
+    model = facts.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in facts:
+        model += f" (family {facts['cpu family']}, model {facts.get('model', '?')})"
+    return f"{model}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def commit() -> str:
+    """Return the short id of the checkout's commit, "+" behind it where files differ from it."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+# --- other work on the machine ---
+
+
+class ForeignTime:
+    """Measures the part of all cores' time that others than this process and its children took.
+
+    `share()` is that part since the last call, 0 to 1; NaN where /proc is not Linux's.
+    """
+
+    def __init__(self) -> None:
+        self._last = self._now()
+
+    def share(self) -> float:
+        """Return the part of all cores' time that was foreign since the last call."""
+        before, self._last = self._last, self._now()
+        if before is None or self._last is None:
+            return float("nan")
+        wall, busy, ours = (now - then for now, then in zip(self._last, before, strict=True))
+        return min(max((busy - ours) / max(wall, 1e-9), 0.0), 1.0)
+
+    def _now(self) -> tuple[float, float, float] | None:
+        """Return seconds of all cores so far: what passed, what was busy, what was ours."""
+        try:
+            words = (PROC / "stat").read_text().splitlines()[0].split()[1:]
+        except OSError:
+            return None
+        tick, cores = os.sysconf("SC_CLK_TCK"), os.cpu_count() or 1
+        user, nice, system, _, _, irq, softirq, steal = (int(word) / tick for word in words[:8])
+        busy = user + nice + system + irq + softirq + steal
+        return time.monotonic() * cores, busy, family_seconds(os.getpid())
+
+
+def family_seconds(root: int) -> float:
+    """Return the processor seconds so far of process `root` and all below it."""
+    parents: dict[int, tuple[int, float]] = {}
+    tick = os.sysconf("SC_CLK_TCK")
+    for path in PROC.glob("[0-9]*/stat"):
+        try:  # a name may have blanks and brackets in it
+            words = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        parents[int(path.parent.name)] = int(words[1]), sum(map(int, words[11:15])) / tick
+    family, seconds = {root}, 0.0
+    while True:
+        more = {pid for pid, (parent, _) in parents.items() if parent in family} - family
+        if not more:
+            return seconds + sum(parents[pid][1] for pid in family if pid in parents)
+        family |= more
+
+
+# --- its limits ---
+
+
+class Peaks:
+    """The fastest product and copy seen so far.
+
+    `measure` may be called several times in a run: a shared machine is slower at times.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.device, self.dtype = device, dtype
+        self.gflops = 0.0  # GF/s of large products, the better of torch.mm and oneDNN
+        self.gigabytes = 0.0  # GB/s, read and written, of a copy that no cache holds
+
+    def measure(self) -> None:
+        """Time a large product and a large copy: some tenths of a second."""
+        cpu = self.device.type == "cpu"
+        products = [self._product(size) for size in ((1024, 1536) if cpu else (4096, 8192))]
+        self.gflops = max(self.gflops, *products)
+        size = 2**27 if cpu else 2**30
+        source = torch.zeros(size, dtype=torch.int8, device=self.device)
+        target = torch.zeros_like(source)
+        seconds = self._shortest(lambda: target.copy_(source))
+        self.gigabytes = max(self.gigabytes, 2 * size / seconds / 1e9)
+
+    def _product(self, size: int) -> float:
+        a, b = (torch.randn(size, size, device=self.device).to(self.dtype) for _ in range(2))
+        out = torch.empty_like(a)
+        seconds = [self._shortest(lambda: torch.mm(a, b, out=out))]
+        if self.device.type == "cpu" and self.dtype == torch.float32:
+            # b packed beforehand, as torch.compile freezes it: where torch.mm knows no AVX-512
+            # this is more than twice as fast.
+            ops = torch.ops.mkldnn
+            packed = ops._reorder_linear_weight(b, len(a))
+            linear = (a, packed, None, "none", [], "")
+            seconds.append(self._shortest(lambda: ops._linear_pointwise(*linear)))
+        return 2 * size**3 / min(seconds) / 1e9
+
+    def _shortest(self, work: Callable[[], object]) -> float:
+        from .core import timed
+
+        once = timed(work, self.device)
+        once()
+        return min(once() for _ in range(4))
+
+
+# --- a call's memory ---
+
+KEEP = {  # glibc reads these when a process starts (mallopt(3)): it then keeps what is freed
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # bytes; the most that it takes
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+    "MALLOC_TOP_PAD_": str(256 << 20),
+}
+
+
+def mapped_pages() -> int:
+    """Return the pages mapped for this process so far that needed no reading; 0 if not on Unix."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource else 0
+
+
+def peak_bytes(work: Callable[[], object]) -> int | None:
+    """Return the bytes that this process holds at most during `work`, beyond those before it.
+
+    What malloc has kept of freed memory is held already, so a process that has done nothing else
+    answers best. Linux only: None elsewhere.
+    """
+    try:
+        (PROC / "self/clear_refs").write_text("5")  # the peak begins anew
+        before = _status("VmRSS")
+        work()
+        return 1024 * (_status("VmHWM") - before)
+    except (OSError, StopIteration):
+        return None
+
+
+def _status(field: str) -> int:
+    """Return a KiB figure of /proc/self/status."""
+    lines = (PROC / "self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field + ":")).split()[1])

@@ -1,0 +1,294 @@
+"""A model of a training step's LSTM: what it moves, computes and launches, and the time of that.
+
+    seconds = FLOP / peak + bytes / bandwidth + launches * cost of one
+
+Nothing overlaps and nothing that a launch keeps on chip costs anything: the two errors have opposite
+signs. Bytes are counted where a launch reads or writes them, in three kinds: weights, gradients of
+weights, and all else, intermediate results. `traffic` counts a run; the formulas for weights and
+their gradients are in `weight_bytes`, and tests/bench/test_model.py compares the two.
+
+T, B, I, H, L: time steps, batch, input size, hidden size, layers. W [4H, I], R [4H, H].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fused_lstm import native
+
+from .cases import Shape
+
+# --- what a step consists of ---
+
+LOOPS = ("none", "pointwise")  # levels whose weights' gradients are made and summed at every step
+
+
+class Moved(NamedTuple):
+    """Bytes that launches read and write."""
+
+    read: int = 0
+    written: int = 0
+
+    @property
+    def total(self) -> int:
+        """Return both together."""
+        return self.read + self.written
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A forward and a backward of the LSTM: launches, FLOP of the products, bytes by kind."""
+
+    launches: int
+    flop: int
+    weights: Moved
+    gradients: Moved  # of weights
+    intermediates: Moved
+
+    def facts(self) -> dict[str, int]:
+        """Return them flat, as a record has them."""
+        kinds = {kind: getattr(self, kind) for kind in KINDS}
+        flat = {
+            f"{kind}_{way}": getattr(of, way) for kind, of in kinds.items() for way in of._fields
+        }
+        return {"launches": self.launches, "flop": self.flop} | flat
+
+    @classmethod
+    def of_facts(cls, facts: dict[str, int]) -> Counts:
+        """Return what `facts` made flat."""
+        kinds = {kind: Moved(facts[f"{kind}_read"], facts[f"{kind}_written"]) for kind in KINDS}
+        return cls(facts["launches"], facts["flop"], **kinds)
+
+
+KINDS = ("weights", "gradients", "intermediates")
+
+
+def weight_bytes(shape: Shape, fuse: str, size: int) -> tuple[Moved, Moved]:
+    """Return what a step at a level moves of weights, and of their gradients.
+
+    `size` is a number's bytes. A loop joins W and R once a layer and reads them at each step, twice;
+    it writes their gradient at each step and adds it to the sum so far, in place. Hoisted, W is read
+    twice in all and R at each step, twice. A launch that covers all steps reads R twice in all.
+    """
+    T, _, I, H, L = shape
+    weights, gradients = Moved(), Moved()
+    for layer in range(L):
+        w, r = 4 * H * (I if layer == 0 else H) * size, 4 * H * H * size
+        if fuse in LOOPS:
+            weights = _sum(weights, Moved((w + r) * (2 * T + 1), w + r))
+            gradients = _sum(gradients, Moved(2 * (T - 1) * (w + r), (2 * T - 1) * (w + r)))
+        else:
+            times = T if fuse == "hoisted" else 1
+            weights = _sum(weights, Moved(2 * w + 2 * times * r))
+            gradients = _sum(gradients, Moved(0, w + r))
+    return weights, gradients
+
+
+def _sum(a: Moved, b: Moved) -> Moved:
+    return Moved(a.read + b.read, a.written + b.written)
+
+
+class Traffic(TorchDispatchMode):
+    """Counts launches and what they read and write: operators that are no view and no allocation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches, self.read, self.written = 0, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if _works(function):
+            self.launches += 1
+            self.read += _bytes((args, kwargs))
+            self.written += _bytes(result)
+        return result
+
+
+def _works(function) -> bool:
+    """Return whether an operator moves anything: it is neither a view nor an allocation."""
+    name = function._schema.name.partition("::")[2]
+    if name.startswith(("empty", "new_empty", "detach", "lift_fresh")):
+        return False
+    aliases = [r.alias_info for r in function._schema.returns if r.alias_info is not None]
+    return not aliases or any(alias.is_write for alias in aliases)
+
+
+def _bytes(values: object) -> int:
+    leaves = torch.utils._pytree.tree_leaves(values)
+    tensors = {id(t): t for t in leaves if isinstance(t, Tensor)}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def traffic(work: Callable[[], object]) -> Traffic:
+    """Run `work` and return what it launched."""
+    with Traffic() as seen:
+        work()
+    return seen
+
+
+def counts(work: Callable[[], object], shape: Shape, fuse: str, size: int) -> Counts:
+    """Return the counts of a step at a level: launches and all bytes seen, weights by formula."""
+    seen = traffic(work)
+    weights, gradients = weight_bytes(shape, fuse, size)
+    rest = Moved(
+        seen.read - weights.read - gradients.read,
+        seen.written - weights.written - gradients.written,
+    )
+    return Counts(seen.launches, shape.flops("step"), weights, gradients, rest)
+
+
+# --- what a machine can do ---
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A machine: its peak, its bandwidth, and what a launch costs."""
+
+    name: str
+    flops: float  # FLOP a second
+    bandwidth: float  # bytes a second, read and written
+    launch: float  # seconds
+    says: str = ""  # where the figures are from
+
+    def seconds(self, counts: Counts) -> dict[str, float]:
+        """Return where a step's time goes by the model, and so in sum its time."""
+        kinds = {kind: getattr(counts, kind).total / self.bandwidth for kind in KINDS}
+        return {
+            "products": counts.flop / self.flops,
+            **kinds,
+            "launches": counts.launches * self.launch,
+        }
+
+
+def measure_limits(dtype: torch.dtype, isa: str = "") -> Limits:
+    """Measure this CPU, on the threads that PyTorch is set to.
+
+    The peak is that of the C++ engine's products on registers, the bandwidth that of a copy which no
+    cache holds, and a launch is an operator on one number, with its part of autograd's way back.
+    """
+    if isa:
+        native.OPS.use_isa(isa)
+    peak = max(2 * native.OPS.best_product(dtype) for _ in range(20))
+    source = torch.zeros(2**27, dtype=torch.int8)
+    target = torch.zeros_like(source)
+    copy = min(_seconds(lambda: target.copy_(source)) for _ in range(5))
+    return Limits("this CPU", peak, 2 * len(source) / copy, launch_seconds())
+
+
+def launch_seconds(length: int = 500) -> float:
+    """Return the seconds of a launch: of a chain of operators on one number, there and back."""
+    x = torch.zeros(1, requires_grad=True)
+
+    def chain() -> None:
+        y = x
+        for _ in range(length):
+            y = y.sigmoid()
+        y.backward()
+
+    chain()
+    return min(_seconds(chain) for _ in range(5)) / (2 * length)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+# Data sheets; a launch as measured by many on such machines, and not by this project.
+GTX_1080 = Limits(
+    "GTX 1080, float32", 8.87e12, 320e9, 5e-6,
+    "2560 cores x 2 x 1.733 GHz; 320 GB/s; 2 MB of L2, so that all weights come from memory",
+)  # fmt: skip
+H100 = Limits(
+    "H100, bfloat16", 989e12, 3.35e12, 2e-6,
+    "989 TFLOP/s dense; 3.35 TB/s of memory; a launch after a dependent one takes some 2 us",
+)  # fmt: skip
+H100_L2 = 5.5e12  # bytes a second: weights of one layer, 36 MB, stay in its 50 MB of L2
+
+
+# --- the post's card ---
+
+V = 10_000  # words
+POST_WORDS = {"TensorFlow's loop": 3800, "PyTorch with cuDNN": 7400}  # a second, large, GTX 1080
+LARGE = Shape(35, 20, 1500, 1500, 2)
+
+
+class Span(NamedTuple):
+    """Seconds, from the smallest that an assumption allows to the largest."""
+
+    low: float
+    high: float
+
+
+def rest_of_the_step(shape: Shape, limits: Limits, size: int = 4) -> Span:
+    """Return the seconds of what is not the LSTM: softmax layer, embedding, clipping, update.
+
+    Products at the peak; the softmax layer's weights read twice and their gradient written; logits
+    passed over 6 to 10 times; each parameter read and written 6 times by clipping and update.
+    """
+    T, B, I, H, L = shape
+    softmax = H * V
+    parameters = I * V + softmax + sum(4 * H * ((I if n == 0 else H) + H) for n in range(L))
+    flop = 3 * 2 * T * B * softmax / limits.flops
+    moved = [3 * softmax + passes * T * B * V + 6 * parameters for passes in (6, 10)]
+    return Span(*(flop + size * numbers / limits.bandwidth for numbers in moved))
+
+
+def post_step(
+    loop: Counts, hoisted: Counts, limits: Limits = GTX_1080
+) -> dict[str, dict[str, Span]]:
+    """Return where the post's two systems spent their milliseconds, by the model: who -> kind -> span.
+
+    `loop` and `hoisted` are counts of large in float32: the loop's at "none" for TensorFlow, which
+    sums a weight's gradients in one sum of all (low) or as each is made (high), as its graph likes;
+    for cuDNN, which is hoisted, reads R at every step (its STANDARD algorithm) and fuses a cell's
+    pointwise work, those at "hoisted", with two launches a step each way. A launch costs 2 to 10 us
+    and overlaps with nothing.
+    """
+    rest = rest_of_the_step(LARGE, limits)
+    T, _, _, _, L = LARGE
+    cudnn = dataclasses.replace(hoisted, launches=4 * T * L + 5 * L)
+    steps = {}
+    for who, of in (("TensorFlow's loop", loop), ("PyTorch with cuDNN", cudnn)):
+        seconds = limits.seconds(of)
+        gradients = Span(seconds["gradients"], seconds["gradients"])
+        if of is loop:
+            w = of.gradients.written / (2 * LARGE.T - 1)  # of all layers, once
+            one_sum = w * (LARGE.T + LARGE.T + 1)  # written step by step, read once, written once
+            gradients = Span(one_sum / limits.bandwidth, seconds["gradients"])
+        steps[who] = {
+            "products at the peak": Span(seconds["products"], seconds["products"]),
+            "softmax, clipping, update": rest,
+            "weights": Span(seconds["weights"], seconds["weights"]),
+            "gradients of weights": gradients,
+            "intermediate results": Span(seconds["intermediates"], seconds["intermediates"]),
+            "launches": Span(of.launches * 2e-6, of.launches * 10e-6),
+        }
+    return steps
+
+
+def post_seconds() -> dict[str, float]:
+    """Return what the post's systems took for a step, from its words a second."""
+    return {who: LARGE.tokens / words for who, words in POST_WORDS.items()}
+
+
+def explained(steps: dict[str, dict[str, Span]]) -> dict[str, Span]:
+    """Return, kind by kind, how many seconds more the loop takes: the same assumption in both."""
+    loop, cudnn = steps.values()
+    return {
+        kind: Span(*(a - b for a, b in zip(loop[kind], cudnn[kind], strict=True))) for kind in loop
+    }
+
+
+def with_limits(limits: Limits, **changed: float) -> Limits:
+    """Return a machine with other figures."""
+    return dataclasses.replace(limits, **changed)

@@ -1,0 +1,336 @@
+"""How anything is measured: turns, ratios and their intervals, checks, records."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import math
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from bench import core, machine
+from bench.cases import CASES, Problem, Shape, choose, make_problem
+from bench.contenders import NN_LSTM, engines
+from bench.core import Group, Lost, Pace, Record, WrongAnswer
+from bench.lstm import Local
+from tolerance import assert_close
+
+CPU = torch.device("cpu")
+TINY = Shape(3, 2, 5, 7, 2)
+QUICK = Pace(seconds=0, least=2, most=2, warmup=0)
+
+
+class Fake:
+    """A runner whose answer and times are given."""
+
+    modes = ("step",)
+
+    def __init__(self, answer: float = 1.0, seconds: tuple = (1.0, 2.0, 3.0)) -> None:
+        self.value, self.seconds, self.closed = answer, iter(seconds), False
+
+    def answer(self):
+        return {"y": torch.tensor([self.value])}
+
+    def timed(self, mode):
+        return lambda: next(self.seconds)
+
+    def close(self):
+        self.closed = True
+
+
+class Right:
+    """Work whose right answer is 1."""
+
+    def expected(self):
+        return {"y": torch.ones(1)}
+
+    def fresh(self):
+        return None
+
+
+# --- turns ---
+
+
+def test_every_round_times_everybody_and_the_order_changes():
+    turns: list[str] = []
+    cases = {n: (lambda n=n: (turns.append(n), 0.1)[1]) for n in "abc"}
+    samples = core.take_turns(cases, Pace(seconds=0, least=4, most=4, warmup=1))
+    assert [len(sample) for sample in samples.values()] == [4, 4, 4]
+    rounds = ["".join(turns[i : i + 3]) for i in range(0, 15, 3)]
+    assert all(sorted(r) == ["a", "b", "c"] for r in rounds)
+    assert len(set(rounds)) > 1
+
+
+def test_warm_up_rounds_do_not_count():
+    seconds = iter([9.0, 1.0, 2.0])
+    samples = core.take_turns({"a": lambda: next(seconds)}, Pace(0, least=2, most=2, warmup=1))
+    assert samples == {"a": [1.0, 2.0]}
+
+
+def test_slow_work_stops_after_three_rounds(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(core.time, "perf_counter", lambda: now[0])
+
+    def slow():
+        now[0] += 15
+        return 15.0
+
+    samples = core.take_turns({"a": slow}, Pace(seconds=1, least=7, most=50, longest=20, warmup=1))
+    assert len(samples["a"]) == 3
+
+
+def test_who_is_lost_is_left_out_and_the_others_go_on():
+    gone = []
+
+    def fail():
+        raise Lost("it died")
+
+    cases = {"a": lambda: 1.0, "b": fail}
+    samples = core.take_turns(cases, QUICK, lambda name, error: gone.append((name, str(error))))
+    assert samples == {"a": [1.0, 1.0]}
+    assert gone == [("b", "it died")]
+    with pytest.raises(Lost, match="it died"):
+        core.take_turns(cases, QUICK)
+
+
+def test_timed_runs_the_setup_first_and_collects_no_garbage():
+    order: list[str] = []
+    once = core.timed(
+        lambda: order.append(f"work {gc.isenabled()}"), CPU, lambda: order.append("setup")
+    )
+    assert once() >= 0
+    assert order == ["setup", "work False"]
+    assert gc.isenabled()
+
+
+# --- ratios ---
+
+
+def test_factors_along_a_chain_multiply_to_the_whole():
+    a, b, c = [4.0, 5, 6, 9, 4], [2.0, 3, 2, 2, 7], [1.0, 1, 2, 1, 3]
+    assert core.ratio(a, b).value * core.ratio(b, c).value == pytest.approx(core.ratio(a, c).value)
+
+
+def test_an_interval_covers_a_true_ratio_at_about_its_rate():
+    torch.manual_seed(0)
+    covered = 0
+    for _ in range(100):
+        noise = torch.randn(2, 15).mul(0.1).exp()
+        base, other = (noise * torch.tensor([[2.0], [1.0]])).tolist()
+        found = core.ratio(base, other, draws=500)
+        covered += found.low <= 2 <= found.high
+    assert 85 <= covered <= 100
+
+
+def test_noise_is_no_factor():
+    noisy = core.ratio([1.0, 2.0, 0.5, 3.0, 1.0], [1.1, 0.4, 2.0, 1.0, 1.5])
+    assert not noisy.clear
+    assert str(noisy) == "no difference seen"
+    assert str(core.ratio([2.0, 2.1, 2.0], [1.0, 1.0, 1.1])) == "2.00x"
+    assert str(core.ratio([1.0, 1.01, 0.99], [1.0, 1.0, 1.0])) == "1.00x"  # narrow enough
+    assert core.ratio([2.0] * 3, [1.0] * 3).text == "2.00x (2.00 to 2.00)"
+
+
+def test_rounds_that_do_not_pair_have_no_ratio():
+    with pytest.raises(ValueError, match="got 2 and 1 rounds; expected as many"):
+        core.ratio([1.0, 2.0], [1.0])
+    one = Record("s", "c", "a", "step", (1.0,), group="x")
+    with pytest.raises(ValueError, match="other: got group 'y'; expected 'x'"):
+        core.speedup(one, Record("s", "c", "b", "step", (1.0,), group="y"))
+
+
+def test_quartiles():
+    assert core.quartiles([3.0, 1.0, 2.0]) == (1.5, 2.0, 2.5)
+    assert core.quartiles([3.0]) == (3.0, 3.0, 3.0)
+    with pytest.raises(ValueError, match="sample: got no value"):
+        core.quartiles([])
+
+
+# --- answers ---
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ({}, "a: gave no y; not timed"),
+        ({"y": torch.tensor([1.01])}, "a: y differs from the reference's by 0.01 of its largest"),
+        ({"y": torch.tensor([math.nan])}, "by nan of its largest"),
+        ({"y": torch.ones(2)}, "by inf of its largest"),
+    ],
+    ids=["missing", "wrong", "nan", "shape"],
+)
+def test_a_wrong_answer_is_refused(answer, says):
+    with pytest.raises(WrongAnswer, match=says):
+        core.require_right("a", answer, {"y": torch.ones(1)})
+
+
+def test_an_answer_of_rounded_factors_is_allowed_their_error():
+    answer, expected = {"y": torch.tensor([1.05])}, {"y": torch.ones(1)}
+    assert core.require_right("a", answer, expected, torch.bfloat16) == pytest.approx(0.05)
+
+
+def test_a_group_goes_on_without_who_is_wrong_or_cannot_be_built():
+    runners = {"good": Fake(), "wrong": Fake(2.0)}
+
+    def broken():
+        raise RuntimeError("no such engine")
+
+    build = {name: (lambda name=name: runners[name]) for name in runners} | {"broken": broken}
+    began, ended = [], []
+    group = Group(Right(), build, begin=began.append, end=ended.append)
+    assert group.errors == {"good": 0.0}
+    assert {name: type(error) for name, error in group.failed.items()} == {
+        "wrong": WrongAnswer,
+        "broken": RuntimeError,
+    }
+    assert runners["wrong"].closed
+    assert began == ended == ["good", "wrong", "broken", "good", "wrong"]
+    assert group.time(["step", "inference"], QUICK) == {("good", "step"): [1.0, 2.0]}
+    group.close()
+    assert runners["good"].closed
+
+
+def test_records_of_a_group():
+    torch.set_num_threads(1)
+    build = {"a": lambda: Fake(seconds=(2.0, 4.0)), "b": Fake, "wrong": lambda: Fake(2.0)}
+    group = Group(Right(), build)
+    a, b, wrong = core.measure(
+        "suite", "case", group, ["step"], QUICK, extra=lambda label, mode: {"memory": 7, "words": 3}
+    )
+    assert (a.median, a.error, a.memory, a.extra, a.threads) == (3.0, 0.0, 7, {"words": 3}, 1)
+    assert core.speedup(a, b).value == 2.0
+    assert wrong.seconds == ()
+    assert wrong.why.startswith("y differs from the reference's")
+    assert a.machine
+    assert a.versions["torch"] == torch.__version__.partition("+")[0]
+    assert 0 <= a.foreign <= 1
+
+
+def test_a_fresh_input_is_asked_for_after_timing():
+    """An engine that answers rightly once and then repeats itself is not timed."""
+    loop = next(c for c in engines() if c.engine == "loop")
+
+    class Stale(Local):
+        def renew(self, problem):
+            pass
+
+    problem = make_problem(TINY)
+    build = {"cudnn": lambda: Local(NN_LSTM, problem), "stale": lambda: Stale(loop, problem)}
+    group = Group(problem, build)
+    assert group.time(["step"], QUICK).keys() == {("cudnn", "step")}
+    assert "on a fresh input" in str(group.failed["stale"])
+
+
+# --- records ---
+
+RECORD = Record("s", "small", "cudnn", "step", (1.0, 2.0, 4.0), error=1e-7, memory=3, group="g",
+    machine="m", versions={"torch": "2"}, extra={"tokens": 400})  # fmt: skip
+
+
+def test_a_record_is_a_line_that_reads_back(tmp_path):
+    file = tmp_path / "new" / "run.jsonl"
+    core.save(file, [RECORD])
+    core.save(file, [Record("s", "small", "jax", "step", why="not installed")], append=True)
+    first, second = core.load(file)
+    assert first == RECORD
+    assert math.isnan(second.median)
+    assert second.why == "not installed"
+    line = file.read_text().splitlines()[0]
+    assert '"q1": 1.5, "median": 2.0, "q3": 3.0, "rounds": 3' in line
+    assert '"tokens": 400' in line
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("nonsense", "is no file of records"), ("[1]", "got list"), ('{"suite": "s"}', "lacks case")],
+    ids=["text", "list", "object"],
+)
+def test_what_is_no_file_of_records_is_one_line(text, says, tmp_path):
+    file = tmp_path / "run.jsonl"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=says):
+        core.load(file)
+    with pytest.raises(ValueError, match="No such file"):
+        core.load(tmp_path / "none")
+
+
+def test_extra_does_not_hide_a_field():
+    with pytest.raises(ValueError, match="extra: got case"):
+        Record("s", "c", "a", "m", extra={"case": 1}).to_json()
+
+
+# --- cases ---
+
+
+def test_cases_are_chosen_by_name():
+    assert [case.name for case in choose("rl, small")] == ["small", "rl"]
+    with pytest.raises(ValueError, match="cases: got 'huge'; expected of small, medium"):
+        choose("huge")
+
+
+def test_a_shape_in_words_and_its_operations():
+    assert str(Shape(35, 20, 650, 650, 2)) == "l2t35b20h650"
+    assert str(TINY.resized("T", 4)) == "l2t4b2i5h7"
+    assert TINY.resized("H", 4) == Shape(3, 2, 4, 4, 2)
+    T, B, I, H, L = TINY
+    weights = 4 * H * (I + H) + 4 * H * (H + H)
+    assert TINY.flops("forward") == 2 * T * B * weights
+    assert TINY.flops("step") == 3 * TINY.flops("inference")
+    assert TINY.flops("forward", tokens=1, directions=2) == 2 * 2 * 4 * H * (I + 2 * H + 2 * H)
+
+
+@pytest.mark.parametrize("form", ["dense", "packed", "lengths", "padded", "resets"])
+def test_every_form_has_one_answer(form):
+    """The loop, by the form's own arguments, gives what nn.LSTM gives as its user has to do it."""
+    case = dataclasses.replace(CASES["rl"], shape=TINY, form=form)
+    if form in ("packed", "lengths", "padded"):
+        case = dataclasses.replace(case, spread="uniform")
+    problem: Problem = make_problem(case)
+    if form == "resets":
+        problem.resets[1] = True
+    expected = problem.expected()
+    loop = next(c for c in engines() if c.engine == "loop")
+    answer = Local(loop, problem).answer()
+    for name, value in expected.items():
+        assert_close(answer[name], value, name)
+
+
+# --- the machine ---
+
+
+BURN = "import time\nwhile time.process_time() < 0.6: pass"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="Linux's /proc")
+def test_a_childs_time_is_ours_and_an_orphans_is_not():
+    def took(*command: str) -> float:
+        before = machine.family_seconds(os.getpid())
+        subprocess.run([sys.executable, "-c", *command], check=True)
+        time.sleep(0.9 if len(command) > 1 else 0)
+        return machine.family_seconds(os.getpid()) - before
+
+    orphan = (
+        "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]],"
+        " start_new_session=True)"
+    )
+    assert took(BURN) > 0.5
+    assert took(orphan, BURN) < 0.5
+    assert 0 <= machine.ForeignTime().share() <= 1
+
+
+def test_the_machine_is_named():
+    assert "cores" in machine.name(CPU)
+    assert {"python", "torch", "numpy"} <= machine.versions().keys()
+    assert machine.commit()
+
+
+def test_the_peaks_are_measured():
+    peaks = machine.Peaks(CPU)
+    peaks.measure()
+    assert peaks.gflops > 1
+    assert peaks.gigabytes > 0.1
