@@ -322,6 +322,7 @@ def _in_parts(found: Plan, device: Device) -> Plan:
             k_parts=K_PARTS,
             why=(
                 f"{found.layers * blocks} programs, one on each of {device.sms} SMs at most",
+                *(why for why in found.why if "rows of batch" in why),
                 f"{registers} of a thread's registers hold its weights and sums: all resident,"
                 f" each of {K_PARTS} warps sums over {columns} of K",
             ),
