@@ -167,7 +167,9 @@ def run(name: str, suite: Any, options: argparse.Namespace) -> Iterator[Record]:
             problem = make_problem(case, options.device, dtype)
             older = case.shape.H < 1024  # a round of large's ten rungs takes half a minute
             climbed = {rung.label: rung for rung in rungs(options.device, dtype, older)}
-            group = Group(problem, {label: partial(r.build, problem) for label, r in climbed.items()})
+            group = Group(
+                problem, {label: partial(r.build, problem) for label, r in climbed.items()}
+            )
             isas = {rung.isa for rung in climbed.values() if rung.isa}
             limits = {isa: model.measure_limits(dtype, isa) for isa in isas}
 
@@ -178,7 +180,8 @@ def run(name: str, suite: Any, options: argparse.Namespace) -> Iterator[Record]:
                 facts: dict[str, Any] = {"shape": case.shape._asdict(), "isa": climbed[label].isa}
                 if label == NN:
                     return facts
-                runner, fuse = group.runners[label], climbed[label].contender.fuse
+                runner: Any = group.runners[label]
+                fuse = climbed[label].contender.fuse
                 found = model.counts(runner.work(mode)[0], case.shape, fuse or "layers", size)
                 facts |= found.facts()
                 if (of := limits.get(climbed[label].isa)) is not None:

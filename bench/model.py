@@ -2,10 +2,10 @@
 
     seconds = FLOP / peak + bytes / bandwidth + launches * cost of one
 
-Nothing overlaps and nothing that a launch keeps on chip costs anything: the two errors have opposite
-signs. Bytes are counted where a launch reads or writes them, in three kinds: weights, gradients of
-weights, and all else, intermediate results. `traffic` counts a run; the formulas for weights and
-their gradients are in `weight_bytes`, and tests/bench/test_model.py compares the two.
+Nothing overlaps and nothing that a launch keeps on chip costs anything: the two errors have
+opposite signs. Bytes are counted where a launch reads or writes them, in three kinds: weights,
+gradients of weights, and all else, intermediate results. `traffic` counts a run; the formulas for
+weights and their gradients are in `weight_bytes`, and tests/bench/test_model.py compares the two.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. W [4H, I], R [4H, H].
 """
@@ -56,7 +56,9 @@ class Counts:
     def facts(self) -> dict[str, int]:
         """Return them flat, as a record has them."""
         kinds = {kind: getattr(self, kind) for kind in KINDS}
-        flat = {f"{kind}_{way}": getattr(of, way) for kind, of in kinds.items() for way in of._fields}
+        flat = {
+            f"{kind}_{way}": getattr(of, way) for kind, of in kinds.items() for way in of._fields
+        }
         return {"launches": self.launches, "flop": self.flop} | flat
 
     @classmethod
@@ -72,9 +74,9 @@ KINDS = ("weights", "gradients", "intermediates")
 def weight_bytes(shape: Shape, fuse: str, size: int) -> tuple[Moved, Moved]:
     """Return what a step at a level moves of weights, and of their gradients.
 
-    `size` is a number's bytes. A loop joins W and R once a layer and reads them at each step, twice;
-    it writes their gradient at each step and adds it to the sum so far, in place. Hoisted, W is read
-    twice in all and R at each step, twice. A launch that covers all steps reads R twice in all.
+    `size` is a number's bytes. A loop joins W and R once a layer and reads them at each step,
+    twice; it writes their gradient at each step and adds it to the sum so far, in place. Hoisted, W
+    is read twice in all and R at each step, twice. A launch of all steps reads R twice in all.
     """
     T, _, I, H, L = shape
     weights, gradients = Moved(), Moved()
@@ -95,7 +97,7 @@ def _sum(a: Moved, b: Moved) -> Moved:
 
 
 class Traffic(TorchDispatchMode):
-    """Counts launches and what they read and write: operators that are no view and no allocation."""
+    """Counts launches and what they read and write: operators, but no view and no allocation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,8 +171,8 @@ class Limits:
 def measure_limits(dtype: torch.dtype, isa: str = "") -> Limits:
     """Measure this CPU, on the threads that PyTorch is set to.
 
-    The peak is that of the C++ engine's products on registers, the bandwidth that of a copy which no
-    cache holds, and a launch is an operator on one number, with its part of autograd's way back.
+    The peak is that of the C++ engine's products on registers, the bandwidth that of a copy that
+    no cache holds, and a launch is an operator on one number, with its part of autograd's way back.
     """
     if isa:
         native.OPS.use_isa(isa)
@@ -241,8 +243,10 @@ def rest_of_the_step(shape: Shape, limits: Limits, size: int = 4) -> Span:
     return Span(*(flop + size * numbers / limits.bandwidth for numbers in moved))
 
 
-def post_step(loop: Counts, hoisted: Counts, limits: Limits = GTX_1080) -> dict[str, dict[str, Span]]:
-    """Return where the post's two systems spent their milliseconds, by the model: who -> kind -> span.
+def post_step(
+    loop: Counts, hoisted: Counts, limits: Limits = GTX_1080
+) -> dict[str, dict[str, Span]]:
+    """Return where the post's two systems spent a step, by the model: who -> kind -> seconds.
 
     `loop` and `hoisted` are counts of large in float32: the loop's at "none" for TensorFlow, which
     sums a weight's gradients in one sum of all (low) or as each is made (high), as its graph likes;
@@ -283,8 +287,3 @@ def explained(steps: dict[str, dict[str, Span]]) -> dict[str, Span]:
     return {
         kind: Span(*(a - b for a, b in zip(loop[kind], cudnn[kind], strict=True))) for kind in loop
     }
-
-
-def with_limits(limits: Limits, **changed: float) -> Limits:
-    """Return a machine with other figures."""
-    return dataclasses.replace(limits, **changed)

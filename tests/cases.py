@@ -69,8 +69,8 @@ def rungs(
 ) -> list:
     """(engine, fuse) for all that the table holds; skipped with the reason where it cannot run.
 
-    top: only the level that each engine takes by itself, for what does not depend on the level. slow: those that
-    run with --slow alone, by how their names begin. but: levels that are left out.
+    top: only the level that each engine takes by itself, for what does not depend on the level.
+    slow: those that run with --slow alone, by how their names begin. but: levels that are left out.
     """
     found, why_not = [], fused_lstm.available_engines("cpu")
     for name, engine in engines.ENGINES.items():

@@ -163,7 +163,9 @@ def _resolve(
 
 def _automatic(fuse: str | None, device: torch.device, options: tuple[str, ...]) -> str:
     own = "native" if device.type == "cpu" else "triton"
-    if fuse is not None:  # then only an engine that has the level will do, and its error if it cannot
+    if (
+        fuse is not None
+    ):  # then only an engine that has the level will do, and its error if it cannot
         return own
     has_cell = set(options) <= set(ENGINES["cudnn"].cell)
     why = engine_module(own).missing(device)

@@ -43,7 +43,7 @@ def steps(
 ) -> tuple[stack.Sweep, list[tuple[Tensor, Tensor]]]:
     """A sweep for fused_lstm.stack that calls `cell` at each step, and where it puts last states.
 
-    Arguments as in fused_lstm.engines; x says how its rows lie. linear multiplies: x, W, b -> W x + b.
+    Arguments as in fused_lstm.engines; x says how its rows lie. linear: x, W, b -> W x + b.
     """
     lanes, states = list(by_layer(weights, len(h0))), []
     rows = Rows(x, h0.shape[1], batch_sizes, keep)
