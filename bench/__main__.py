@@ -18,10 +18,8 @@ from typing import Any
 
 import torch
 
-from lm.arguments import THREADS, Parser, number
-from lm.config import Range
-from lm.errors import UserError
-from lm.machine import open_device
+from lm.command import THREADS, Parser, Range, UserError, number
+from lm.device import open_device
 
 from .alone import SIZES, choose_sizes
 from .measure.check import WrongAnswer
@@ -70,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`, or this process's; return the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] not in TOPICS:
+        if argv and argv[0] not in ("--help", "-h"):
+            print(f"bench: got {argv[0]!r}; expected one of these topics\n", file=sys.stderr)
         print(__doc__, *(f"{name:10} {about}" for name, about in TOPICS.items()), sep="\n")
         return 0 if argv[:1] in ([], ["--help"], ["-h"]) else 2
     topic, module = argv[0], importlib.import_module(f"bench.topics.{argv[0]}")

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import fused_lstm
-from lm.config import PRESETS
-from lm.training.graph import WARM_UP, CudaGraphs
+from lm.graph import WARM_UP, CudaGraphs
+from lm.settings import PRESETS
 
 from .contenders import BASE, NN_LSTM, Contender
 from .measure.timing import Timed, timed
@@ -294,7 +294,7 @@ def flat_copy(reference: nn.LSTM) -> nn.LSTM:
 def captured(work: Callable[[], object]) -> Callable[[], object]:
     """What replays a CUDA graph of `work`, warmed up on the stream of the capture.
 
-    Raises lm.errors.UserError where a graph cannot hold it.
+    Raises lm.command.UserError where a graph cannot hold it.
     """
     graphs = CudaGraphs()
     for _ in range(WARM_UP):

@@ -19,8 +19,8 @@ from bench.measure import machine
 from bench.measure.timing import Quartiles
 from bench.report.results import Row
 from bench.suite import Session
-from lm.errors import UserError
-from lm.machine import open_device
+from lm.command import UserError
+from lm.device import open_device
 
 HERE = Path(__file__).parent
 COLUMNS = ["min", "median", "iqr", "rounds"]

@@ -460,7 +460,9 @@ class Group:
         return cases
 
     def time(
-        self, modes: Iterable[str], pace: Pace = Pace()  # noqa: B008
+        self,
+        modes: Iterable[str],
+        pace: Pace = Pace(),  # noqa: B008
     ) -> dict[tuple[str, str], list[float]]:
         """Return seconds of each round by (label, mode), of those right before and after."""
         return self.take_turns(self.cases(modes), pace)
@@ -542,8 +544,16 @@ def measure(
         more = dict(extra(label, mode))
         memory, error = more.pop("memory", None), group.errors[label]
         records.append(
-            Record(contender=label, mode=mode, seconds=tuple(seconds), error=error, memory=memory,
-                foreign=round(foreign, 4), extra=more, **common)  # fmt: skip
+            Record(
+                contender=label,
+                mode=mode,
+                seconds=tuple(seconds),
+                error=error,
+                memory=memory,
+                foreign=round(foreign, 4),
+                extra=more,
+                **common,
+            )  # fmt: skip
         )
     for label, error in group.failed.items():
         why = reason(error).removeprefix(f"{label}: ")

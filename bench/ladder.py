@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_lstm import hoisted, loop, native, stack, twins
-from fused_lstm.derivatives import Fused, call_of
+from fused_lstm import autograd, hoisted, loop, native
+from fused_lstm.spec import Spec
 
 from . import model
 from .cases import Problem, make_problem
@@ -95,17 +95,15 @@ class Climber(Local):
         if self.rung.products is None:
             return super().forward()
         products, fuse = self.rung.products, self.contender.fuse
-        call = self.x, self.problem.h0, self.problem.c0, self.weights
+        spec = Spec(layers=self.case.shape.L, level=fuse)
+        call = spec, self.x, self.problem.h0, self.problem.c0, self.weights, None, None, False
         if fuse == "hoisted":
-            cell = hoisted.fused(native.OPS)
-            sweep, states = hoisted.steps(*call, cell, products=products)
+            y, h_n, c_n = hoisted.steps(*call, hoisted.fused(native.OPS), None, products)
         else:
-            fused = partial(call_of(Fused, True), twins.Cell(native.OPS))
-            cell = loop.cell if fuse == "none" else fused
-            sweep, states = loop.steps(*call, cell, linear=products.linear)
-        y = stack.run(self.x, self.case.shape.L, sweep, None)
+            cell = loop.cell if fuse == "none" else partial(autograd.cell, native.OPS)
+            y, h_n, c_n = loop.steps(*call, cell, None, products.linear)
         self.y = y
-        return y, loop.last(states)
+        return y, (h_n, c_n)
 
     def answer(self) -> dict[str, Tensor]:
         """Return y, the final state and all gradients."""
@@ -165,7 +163,7 @@ def run(name: str, suite: Any, options: argparse.Namespace) -> Iterator[Record]:
         for dtype_name in suite.dtypes:
             dtype = getattr(torch, dtype_name)
             problem = make_problem(case, options.device, dtype)
-            older = case.shape.H < 1024  # a round of large's ten rungs takes half a minute
+            older = case.shape.H < 1024  # large takes half a minute a round
             climbed = {rung.label: rung for rung in rungs(options.device, dtype, older)}
             group = Group(
                 problem, {label: partial(r.build, problem) for label, r in climbed.items()}

@@ -44,7 +44,9 @@ def name(device: torch.device) -> str:
         lines = (PROC / "cpuinfo").read_text().partition("\n\n")[0].splitlines()
     except OSError:
         lines = []
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    facts = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
     model = facts.get("model name") or platform.processor() or platform.machine()
     if "cpu family" in facts:
         model += f" (family {facts['cpu family']}, model {facts.get('model', '?')})"

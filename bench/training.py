@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fused_lstm
-from lm.config import PRESETS, Config
+from lm.batches import Columns
+from lm.data import load_corpus
 from lm.model import Hidden, build_model, repackage_hidden
-from lm.text.batches import Columns
-from lm.text.corpus import Corpus, load_corpus
-from lm.training.log import Log
-from lm.training.trainer import Trainer
+from lm.optimizer import Optimizer
+from lm.settings import PRESETS, Config
+from lm.train import train_step
 
 from .contenders import Contender
 from .measure.timing import Timed, timed
@@ -95,7 +95,7 @@ def make_lesson(
     text: str | None = None,
     autocast: torch.dtype | None = None,
 ) -> Lesson:
-    """The preset `size` on words of `text`, as lm.data names it, or on words drawn at random.
+    """The preset `size` on words of `text`, lm.train's --data, or on words drawn at random.
 
     Speed does not depend on what the words say. But the last of the batches that are checked has
     FEW words, so that its gradient is clipped, which others at the start are not.
@@ -175,23 +175,21 @@ def stock_lstm(lesson: Lesson, engine: str, fuse: str | None) -> nn.Module:
 
 
 class Ours:
-    """lm.training.trainer's training step: our loss and our update around any engine."""
+    """lm.train's training step: our loss and our update around any engine."""
 
     def __init__(self, lesson: Lesson, engine: str, fuse: str | None) -> None:
         self.model = build_model(lesson.config, lesson.vocabulary, engine, fuse).to(lesson.device)
         self.model.load_state_dict(lesson.weights)
-        self.trainer = Trainer(self.model, _text(lesson), lesson.config, Log(), lesson.autocast)
+        self.optimizer, self.lesson = Optimizer(self.model, lesson.config), lesson
 
     def step(self, inputs: Tensor, targets: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
-        loss, _, hidden = self.trainer.step(inputs, targets, hidden)
+        lesson = self.lesson
+        on = lesson.autocast is not None
+        autocast = torch.autocast(inputs.device.type, lesson.autocast, enabled=on)
+        loss, _, hidden = train_step(
+            self.model.loss, self.optimizer, lesson.config, inputs, targets, hidden, autocast
+        )
         return loss, hidden
-
-
-def _text(lesson: Lesson) -> Corpus:
-    """What a trainer asks of a corpus, long enough for a step; `step` reads none of it."""
-    ids = torch.zeros(2 * lesson.words, dtype=torch.int32)
-    words, titles = ("",) * lesson.vocabulary, {"train": "random words"}
-    return Corpus("random", words, ids, ids, ids, ids, {}, titles)
 
 
 # --- what races ---

@@ -9,17 +9,19 @@ VERBS = {
     "generate": "text from a trained model",
     "export": "a trained model for plain PyTorch, or in the Hugging Face hub's layout",
     "plot": "perplexity of one or several runs against words and wall time",
-    "data": "what a text holds",
 }
 
 
 def main() -> None:
     """Run a verb, or list them."""
-    if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
+    verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if verb in ("--help", "-h"):
         print(__doc__, *(f"    {verb:9} {about}" for verb, about in VERBS.items()), sep="\n")
-        sys.exit(0 if sys.argv[1:2] in ([], ["--help"], ["-h"]) else 2)
-    verb = sys.argv.pop(1)
-    sys.argv[0] = verb  # what an error names
+        return
+    if verb not in VERBS:
+        print(f"lm: got {verb!r}; expected one of {', '.join(VERBS)}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv[:2] = [verb]
     runpy.run_module(f"lm.{verb}", run_name="__main__", alter_sys=True)
 
 

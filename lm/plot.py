@@ -7,15 +7,12 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from lm.command import main_imports, run_command
-from lm.errors import UserError
-from lm.saving import record
-
-with main_imports(__name__):
-    from lm.arguments import Parser
-    from lm.config import PUBLISHED
-    from lm.saving.files import check_output, write_atomically
+from lm.command import Parser, UserError, run_command
+from lm.files import check_file, write_atomically
+from lm.log import FILE, read_log
+from lm.settings import PUBLISHED
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; black is left to the text.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -26,26 +23,28 @@ def draw(runs: dict[str, list[dict]], path: Path, published: str | None = None) 
 
     Dashed lines are what was published of the preset `published`.
 
-    Raises UserError where the extra `plot` is not installed, or the format is none of its.
+    Raises UserError where the format is none of matplotlib's.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("lm.plot needs matplotlib: pip install 'fused-lstm[plot]'") from None
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     formats = figure.canvas.get_supported_filetypes()
     if path.suffix[1:] not in formats:
-        raise UserError(f"--output: '{path}' should end in one of .{', .'.join(sorted(formats))}")
+        expected = f".{', .'.join(sorted(formats))}"
+        raise UserError(f"--output: got '{path}'; expected it to end in one of {expected}")
+    rows = [row for run in runs.values() for row in run]
+    words, seconds = (max(row[name] for row in rows) for name in ("words", "seconds"))
+    words_unit, words_scale = ("thousand", 1e3) if words < 1e6 else ("million", 1e6)
+    time_unit, time_scale = "hours", 3600.0
+    if seconds < 3 * 3600:
+        time_unit, time_scale = ("seconds", 1.0) if seconds < 180 else ("minutes", 60.0)
     by_words, by_time = figure.subplots(1, 2, sharey=True)
-    every = [row for rows in runs.values() for row in rows]
-    unit, per_unit = _time_unit(max(row["seconds"] for row in every))
-    many, words = _words_unit(max(row["words"] for row in every))
-    for number, (name, rows) in enumerate(runs.items()):
+    for number, (name, run) in enumerate(runs.items()):
         colour = COLOURS[number % len(COLOURS)]
-        _draw_run(by_words, rows, "words", words, name, colour)
-        _draw_run(by_time, rows, "seconds", per_unit, name, colour)
-    by_words.set(xlabel=many, ylabel="perplexity", yscale="log")
-    by_time.set(xlabel=f"{unit} of wall time, evaluation included")
+        draw_run(by_words, run, "words", words_scale, name, colour)
+        draw_run(by_time, run, "seconds", time_scale, name, colour)
+    by_words.set(xlabel=f"{words_unit} words", ylabel="perplexity", yscale="log")
+    by_time.set(xlabel=f"{time_unit} of wall time, evaluation included")
     _, valid, test = PUBLISHED.get(published or "", (None, None, None))
     for axes in (by_words, by_time):
         for value, style in ((valid, "dashed"), (test, "dotted")):
@@ -64,28 +63,21 @@ def draw(runs: dict[str, list[dict]], path: Path, published: str | None = None) 
     write_atomically(path, content.getvalue())
 
 
-def _draw_run(axes, rows: list[dict], x: str, scale: float, name: str | None, colour: str) -> None:
-    """Training thin, validation bold with a mark an epoch, the test a star."""
+def draw_run(axes: Any, rows: list[dict], x: str, scale: float, name: str, colour: str) -> None:
+    """Draw training thin, validation bold with a mark an epoch, the test a star."""
     styles = {
         "train": {"linewidth": 1, "alpha": 0.55},
         "valid": {"linewidth": 2, "marker": "o", "markersize": 4},
         "test": {"linestyle": "none", "marker": "*", "markersize": 12},
     }
+    label: str | None = name
     for split, style in styles.items():
         points = [(row[x] / scale, row["perplexity"]) for row in rows if row["split"] == split]
+        if len(points) == 1:
+            style = {"marker": ".", **style}  # a line of one point shows nothing
         if points:
-            axes.plot(*zip(*points, strict=True), color=colour, label=name, **style)
-            name = None  # once in the legend
-
-
-def _words_unit(words: float) -> tuple[str, float]:
-    return ("thousand words", 1e3) if words < 1e6 else ("million words", 1e6)
-
-
-def _time_unit(seconds: float) -> tuple[str, float]:
-    if seconds < 180:
-        return "seconds", 1
-    return ("minutes", 60) if seconds < 3 * 3600 else ("hours", 3600)
+            axes.plot(*zip(*points, strict=True), color=colour, label=label, **style)
+            label = None  # once in the legend
 
 
 # --- the command ---
@@ -100,29 +92,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--output", type=Path, default=Path("curves.png"), metavar="FILE", help="*.png, *.svg or "
         "*.pdf [curves.png]")  # fmt: skip
     add("--published", choices=PUBLISHED, help="draw this preset's published perplexity")
-    options = parser.parse_args(argv)
-    return run_command("lm.plot", lambda: _run(options))
+    args = parser.parse_args(argv)
+    return run_command("lm.plot", lambda: _run(args))
 
 
-def _run(options: argparse.Namespace) -> None:
-    check_output(options.output, "--output")
+def _run(args: argparse.Namespace) -> None:
+    check_file(args.output, "--output")
     runs = {}
-    for path in options.runs:
-        file = path / record.FILE if _is_directory(path) else path
-        name = file.parent.name if file.name == record.FILE else file.stem
-        rows = record.read(file)
+    for path in args.runs:
+        file = path / FILE if path.is_dir() else path
+        name = file.parent.name if file.name == FILE else file.stem
+        rows = read_log(file)
         if not rows:
             raise UserError(f"{file} holds no figures yet")
         runs[name if name not in runs else str(path)] = rows
-    draw(runs, options.output, options.published)
-    print(f"{options.output}: {', '.join(runs)}")
-
-
-def _is_directory(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError as error:  # such as too long a name
-        raise UserError(f"{path}: {error.strerror}") from None
+    draw(runs, args.output, args.published)
+    print(f"{args.output}: {', '.join(runs)}")
 
 
 if __name__ == "__main__":

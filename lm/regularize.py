@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 import fused_lstm
-from fused_lstm import stack
-from fused_lstm.functional import State
 
 
 class VariationalDropout(nn.Module):
@@ -32,12 +30,17 @@ class VariationalDropout(nn.Module):
 
 
 def regularized_lstm(
-    lstm: fused_lstm.LSTM, x: Tensor, hidden: State, weight_drop: float, between: nn.Module
-) -> tuple[Tensor, State]:
-    """`lstm(x, hidden)` in training, part `weight_drop` of its recurrent weights dropped.
+    lstm: fused_lstm.LSTM,
+    x: Tensor,
+    hidden: tuple[Tensor, Tensor],
+    weight_drop: float,
+    between: nn.Module,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Return `lstm(x, hidden)` in training, part `weight_drop` of its recurrent weights dropped.
 
     `between` is what falls between layers: a Dropout is the engine's own; a VariationalDropout
-    is applied here, with a call of the engine for each layer. Shapes as `fused_lstm.lstm` has them.
+    is applied by this function, with a call of the engine for each layer. Shapes as
+    `fused_lstm.lstm` has them.
 
     DropConnect on recurrent weights is that of Merity et al., "Regularizing and Optimizing LSTM
     Language Models" (2018): one mask for all steps of a call.
@@ -46,18 +49,15 @@ def regularized_lstm(
         fused_lstm.dropout(weight, weight_drop) if name.startswith("weight_hh") else weight
         for name, weight in lstm.named_parameters()
     ]
-    engine, fuse, cell = lstm.engine, lstm.fuse, lstm.cell
+    engine, fuse, cell = lstm.engine, lstm.fuse, lstm.spec
     if not isinstance(between, VariationalDropout):
         return fused_lstm.lstm(x, hidden, weights, lstm.dropout, engine, fuse, cell=cell)
     states, per_layer = [], len(weights) // lstm.num_layers
-
-    def sweep(x: Tensor, layer: int) -> Tensor:
-        before = hidden[0][layer, None], hidden[1][layer, None]
-        own = weights[layer * per_layer : (layer + 1) * per_layer]
-        y, after = fused_lstm.lstm(x, before, own, 0.0, engine, fuse, cell=cell)
-        states.append(after)
-        return y
-
-    y = stack.run(x, lstm.num_layers, sweep, lambda y, _: between(y))
+    for layer in range(lstm.num_layers):
+        x = between(x) if layer > 0 else x
+        state = hidden[0][layer, None], hidden[1][layer, None]
+        layer_weights = weights[layer * per_layer : (layer + 1) * per_layer]
+        x, state = fused_lstm.lstm(x, state, layer_weights, 0.0, engine, fuse, cell=cell)
+        states.append(state)
     h_n, c_n = map(torch.cat, zip(*states, strict=True))
-    return y, (h_n, c_n)
+    return x, (h_n, c_n)

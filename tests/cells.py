@@ -79,7 +79,7 @@ class Place(NamedTuple):
 
 def one_step(module: fused_lstm.LSTM, end: str, x, h, c, place: Place) -> tuple[Tensor, Tensor]:
     """x [I], h [P], c [H] of one row; end: of the weights' names, such as "_l0"."""
-    cell, H = module.cell, module.hidden_size
+    cell, H = module.spec, module.hidden_size
 
     def weight(name: str):
         return getattr(module, name + end, 0.0)

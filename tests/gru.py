@@ -15,7 +15,7 @@ from lanes import Case
 def rungs(*exclude: str, **how) -> list:
     """(engine, fuse) for all that have a GRU."""
     found = all_rungs(*exclude, **how)
-    return [rung for rung in found if ENGINES[rung.values[0]].has("gru", rung.values[1])]
+    return [rung for rung in found if ENGINES[rung.values[0]].has("gru", None, rung.values[1])]
 
 
 every_top = pytest.mark.parametrize(("engine", "fuse"), rungs("compile", top=True))

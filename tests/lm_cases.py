@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lm.train import main
+from lm import checkpoint
+from lm.settings import flag, parse
+from lm.train import Trainer, main
 
 ROOT = Path(__file__).parents[1]
 SMALL = "--hidden-size=16 --num-steps=5 --batch-size=4 --eval-batch-size=2 --test-batch-size=1"
@@ -20,6 +22,16 @@ def train(directory, text, *options):
     base = ["--lstm=cudnn", "--threads=1", f"--data={text}", *SMALL.split(), f"--summary={file}"]
     assert main([*base, *options]) == 0
     return json.loads(file.read_text())
+
+
+def make_trainer(text, **options):
+    """A trainer of a tiny model on `text`, with options by name."""
+    argv = ["--lstm=cudnn", "--threads=1", f"--data={text}", "--preset=small", "--hidden-size=8",
+            "--num-steps=5", "--batch-size=4"]  # fmt: skip
+    for name, value in options.items():
+        switch = flag(name) if value else flag(f"no_{name}")
+        argv.append(switch if isinstance(value, bool) else f"{flag(name)}={value}")
+    return Trainer(parse(argv, checkpoint.load))
 
 
 def start(module, *options, cwd=ROOT, **more):

@@ -19,6 +19,8 @@ PATHS = {
     "partly resident": {"units": 16, "block_k": 16, "resident": 1, "resident_ih": 1, "ahead": 3},
     "blocks of batch": {"block_b": 16, "units": 64},
     "groups of rows": {"block_b": 16, "units": 64, "row_groups": 2},
+    "sums in 8 parts": {"units": 16, "block_k": 128, "k_parts": 8, "resident": 9, "ahead": 1},
+    "sums in 4 parts": {"units": 16, "block_k": 64, "k_parts": 4, "resident": 1, "resident_ih": 1},
 }
 PATHS_BACKWARD = PATHS | {
     "parts of the gates": {"units": 64, "split": 4, "block_k": 32},
@@ -40,16 +42,26 @@ def make_plan(
     tf32: bool = False,
     projected: int = 0,
     norm: bool = False,
+    gates: int = 4,
 ) -> Plan:
     """A device's plan with a path's changes, and what follows from them."""
     found = plan(
         kind, direction, hidden=H, batch=B, layers=L, dtype=NAMES[dtype], device=device, tf32=tf32,
-        projected=projected, norm=norm,
+        projected=projected, norm=norm, gates=gates, in_parts=not path,
     )  # fmt: skip
+    path = dict(path)
+    tile = 1 << (gates - 1).bit_length()
+    if found.direction == "backward" and path.get("split", found.split) > 1:
+        path["split"] = gates  # a part a gate
+        rows = path.get("units", found.rows)
+        path |= {"rows": rows, "own": rows // tile, "units": gates * (rows // tile)}
+    elif "units" in path:
+        own = path["units"]
+        path |= {"own": own, "rows": tile * own if direction == "forward" else own, "split": 1}
     found = replace(found, **path)
     sums, others = (found.outputs, H) if direction == "forward" else (H, found.outputs)
     chunks, chunks_hr = -(-sums // found.block_k), -(-others // found.block_k)
-    whole = direction == "forward" or found.split == 4  # else a tile serves one gate of four
+    whole = direction == "forward" or found.split == gates  # else a tile serves one gate of all
     return replace(
         found,
         chunks=chunks,

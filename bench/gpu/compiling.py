@@ -65,7 +65,7 @@ def prepare(device: dict) -> None:
 
 def compile_one(precision: str, shape: tuple[int, ...]) -> int:
     """Launch a forward and a backward, and a forward that keeps nothing; kernels that it took."""
-    from fused_lstm.triton import around
+    from fused_lstm.triton import op
 
     dtype, tf32 = PRECISIONS[precision]
     torch.backends.cudnn.allow_tf32 = tf32
@@ -73,9 +73,9 @@ def compile_one(precision: str, shape: tuple[int, ...]) -> int:
     x, h0, weights = dry.zeros(shape, dtype)
     given = x, h0, h0, weights, 0.0, None, "layers"
     with torch.no_grad():
-        around.lstm(*given, False)
-        y, _, _, h, c, gates = around.lstm(*given, True)
-        around.lstm_backward(y, h0, h0, *given, y, h, c, gates, True)
+        op.lstm(*given, False)
+        y, _, _, h, c, gates = op.lstm(*given, True)
+        op.lstm_backward(y, h0, h0, *given, y, h, c, gates, True)
     return len(dry.LAUNCHES)
 
 

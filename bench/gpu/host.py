@@ -24,16 +24,16 @@ def problem(fuse: str) -> dict[str, Callable[[], object]]:
     """The two operators in bfloat16, as a training step calls them: y alone has a gradient."""
     import torch
 
-    from fused_lstm.triton import around
+    from fused_lstm.triton import op
 
     from . import dry
 
     x, h0, weights = dry.zeros((T, B, H, H, L), torch.bfloat16)
     given = x, h0, h0, weights, 0.0, None, fuse
-    y, _, _, h, c, gates = around.lstm(*given, True)
+    y, _, _, h, c, gates = op.lstm(*given, True)
     return {
-        "forward": lambda: around.lstm(*given, True),
-        "backward": lambda: around.lstm_backward(y, None, None, *given, y, h, c, gates, True),
+        "forward": lambda: op.lstm(*given, True),
+        "backward": lambda: op.lstm_backward(y, None, None, *given, y, h, c, gates, True),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fused_lstm import available_engines, describe_engine
-from lm.machine import processor, version
+from lm.device import processor, version
 
 from .timing import Run, timed
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lm.arguments import Parser
+from lm.command import Parser
 
 from .markup import to_html, to_markdown
 from .results import load

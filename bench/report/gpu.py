@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fused_lstm import sass
+from fused_lstm.tools import sass
 
 from .markup import Table
 from .results import read
 
 
 def kernels(*arches: str) -> Iterator[dict[str, Any]]:
-    """What `python -m fused_lstm.inspect` wrote of half precision: `steps`, then `layers` where the
-    plan chooses them."""
+    """What `python -m fused_lstm.tools.inspect` wrote of half precision: `steps`, then `layers`
+    where the plan chooses them."""
     for kind in ("steps", "layers"):
         for row in read(f"inspect-{kind}.json"):
             plan = row["plan"]

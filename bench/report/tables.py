@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import chain, product
 
-from lm.config import PUBLISHED
+from lm.settings import PUBLISHED
 
 from ..alone import SIZES
 from ..contenders import BASE, LOOP

@@ -17,7 +17,7 @@ import torch
 
 import fused_lstm
 from fused_lstm import reference
-from fused_lstm.ops import draw_seed
+from fused_lstm.autograd import draw_seed
 
 from .. import peers
 from ..alone import SIZES as PRESETS
@@ -95,7 +95,7 @@ class Stack:
     def loop(self) -> torch.Tensor:
         """The same loop for all cells, which multiplies x by W before it begins. (For nn.LSTM's,
         engine `loop` has TensorFlow's, which multiplies [x, h] at each step.)"""
-        cell = self.module.cell
+        cell = self.module.spec
         seed = draw_seed(self.device) if cell.draws else None
         given = self.x, self.zero, self.zero, self.module.weights()
         return reference.lstm(*given, seed=seed, cell=cell)[0]
@@ -110,9 +110,9 @@ class Stack:
         T, B, _, H, L = self.shape
         torch.manual_seed(1)
         drawn = draw_seed(self.device)
-        draws = [self.module.cell.draw(drawn, lane, L, T, B, H, H) for lane in range(L)]
+        draws = [reference.draw(self.module.spec, drawn, lane, L, T, B, H, H) for lane in range(L)]
         masks = [torch.ones(B, H) if d.recurrent is None else d.recurrent for d in draws]
-        rate = torch.tensor(self.module.cell.recurrent_dropout)
+        rate = torch.tensor(self.module.spec.recurrent_dropout)
         return given | {"masks": torch.stack(masks), "recurrent_dropout": rate}
 
     def answer(self) -> dict[str, torch.Tensor]:

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from lm.arguments import number
-from lm.config import Range
+from lm.command import Range, number
 
 from ..alone import SIZES as PRESETS
 from ..gpu import compiling, racing, testing

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from lm.arguments import COUNT, number
+from lm.command import COUNT, number
 
 from ..contenders import BASE, NAMES
 from ..rows import CPU, DEVICE, OURS, why_not

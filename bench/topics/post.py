@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from lm.errors import reason
+from lm.command import reason
 
 from ..alone import SIZES as PRESETS
 from ..contenders import Contender, trainers

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fused_lstm import native
-from fused_lstm.ops import precision_now
+from fused_lstm.functional import precision_now
 
 from ..alone import SIZES as PRESETS
 from ..alone import Shape

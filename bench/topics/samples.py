@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import fused_lstm
-from lm.arguments import COUNT, number
+from lm.command import COUNT, number
 
 from ..alone import SIZES as PRESETS
 from ..alone import Shape

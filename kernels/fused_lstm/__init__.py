@@ -1,19 +1,18 @@
-"""LSTM kernels that fuse pointwise operations, steps and layers, beside cuDNN's and a step loop."""
+"""LSTM, GRU and RNN kernels that fuse pointwise operations, steps and layers."""
 
 from .triton import interpreter
 
 # Before torch.compile or anyone else imports triton, which reads the choice only once.
 interpreter.enable()
 
-from .cell import Cell  # noqa: E402
-from .convert import convert  # noqa: E402
+from .convert import conversions, convert  # noqa: E402
 from .cross_entropy import linear_cross_entropy  # noqa: E402
 from .dropout import Dropout, dropout  # noqa: E402
 from .engines import ENGINES, available_engines, describe_engine  # noqa: E402
 from .functional import lstm  # noqa: E402
-from .gru import GRU  # noqa: E402
-from .lstm import LSTM  # noqa: E402
+from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell  # noqa: E402
 from .native import release_memory  # noqa: E402
+from .spec import Spec  # noqa: E402
 from .streaming import Streaming  # noqa: E402
 
 __version__ = "0.1.0"  # the only place: pyproject.toml reads it here
@@ -23,9 +22,14 @@ __all__ = [
     "LSTM",
     "lstm",
     "GRU",
+    "RNN",
+    "LSTMCell",
+    "GRUCell",
+    "RNNCell",
     "Streaming",
-    "Cell",
+    "Spec",
     "convert",
+    "conversions",
     "linear_cross_entropy",
     "Dropout",
     "dropout",

@@ -17,13 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .autocast import autocast_dtype, without_autocast
-from .derivatives import Fused, Losses
+from .autograd import Losses, is_transformed
 from .engines import can_run
 from .errors import meant
-from .ops import NATIVE, precision_now
+from .functional import autocast_dtype, precision_now, without_autocast
+from .ops import NATIVE
 from .reference import state_dtype
-from .twins import RowLosses
 
 CHUNK_BYTES = 64 << 20  # of logits at once, where torch makes them
 REDUCTIONS = ("none", "mean", "sum")
@@ -135,9 +134,10 @@ def _weighted(hidden, linear_weight, bias, target, factor, count, ignore_index):
     # A backward is as exact as its forward, whatever a switch says by then.
     precision = precision_now(hidden.dtype, "matmul")
     losses = partial(_losses, precision=precision) if precision else _losses
-    if torch._C._are_functorch_transforms_active():  # which want derivatives apart, of any order
-        rows = RowLosses(losses, ignore_index)
-        (each,) = Fused.apply(rows, hidden, linear_weight, bias, target)
+    if is_transformed():  # which wants derivatives apart, of any order
+        rounded = (_rounded(t, hidden.dtype) for t in (hidden, linear_weight, bias))
+        logits = F.linear(*rounded).to(state_dtype(hidden.dtype))
+        each = F.cross_entropy(logits, target, reduction="none", ignore_index=ignore_index)
         return each * factor if count is None else (each * factor).sum() / count
     wants_grad = (t is not None and t.requires_grad for t in (hidden, linear_weight, bias))
     gradients = torch.is_grad_enabled() and any(wants_grad)
@@ -212,20 +212,20 @@ def _check(
     input, linear_weight, target, linear_bias, weight, reduction, ignore_index, label_smoothing
 ) -> None:
     if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction: got {reduction!r}, should be one of {', '.join(REDUCTIONS)}")
+        raise ValueError(f"reduction: got {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
     if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing: got {label_smoothing}, should be in [0, 1]")
+        raise ValueError(f"label_smoothing: got {label_smoothing}; expected in [0, 1]")
     if input.dim() == 0 or not input.is_floating_point():
         got = f"shape {list(input.shape)} and {input.dtype}"
-        raise ValueError(f"input: got {got}, should be [..., H] in a floating dtype")
+        raise ValueError(f"input: got {got}; expected [..., H] in a floating dtype")
     if linear_weight.dim() != 2 or len(linear_weight) == 0:
         raise ValueError(
-            f"linear_weight: got shape {list(linear_weight.shape)}, should be [V, H] with V > 0"
+            f"linear_weight: got shape {list(linear_weight.shape)}; expected [V, H] with V > 0"
         )
     (*rows, size), classes = input.shape, len(linear_weight)
     probabilities = target.is_floating_point()
     if probabilities and ignore_index is not None:
-        raise ValueError(f"ignore_index: got {ignore_index}, should be None: target is no class")
+        raise ValueError(f"ignore_index: got {ignore_index}; expected None: target is no class")
     kind = None if probabilities else torch.int64
     expected = [
         ("linear_weight", linear_weight, [classes, size], autocast_dtype(input)),
@@ -237,10 +237,10 @@ def _check(
         if tensor is None:
             continue
         if list(tensor.shape) != shape:
-            raise ValueError(f"{name}: got shape {list(tensor.shape)}, should be {shape}")
+            raise ValueError(f"{name}: got shape {list(tensor.shape)}; expected {shape}")
         if tensor.device != input.device:
-            raise ValueError(f"{name}: got device {tensor.device}, should be {input.device}")
+            raise ValueError(f"{name}: got device {tensor.device}; expected {input.device}")
         if dtype is not None and autocast_dtype(tensor) != dtype:
-            raise ValueError(f"{name}: got dtype {tensor.dtype}, should be {dtype}")
+            raise ValueError(f"{name}: got dtype {tensor.dtype}; expected {dtype}")
     if weight is not None and weight.requires_grad:
-        raise ValueError("weight: requires a gradient, should be detached: the loss has none by it")
+        raise ValueError("weight: requires a gradient; expected detached: the loss has none by it")

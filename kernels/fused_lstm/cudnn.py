@@ -1,16 +1,17 @@
 """Engine `cudnn`: PyTorch's own nn.LSTM, which is cuDNN on an NVIDIA GPU and oneDNN on a CPU.
 
-And its nn.GRU, which on a CPU is PyTorch's own loop.
+And its nn.GRU and nn.RNN, which on a CPU are PyTorch's loop.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import loop
-from .cell import PLAIN
+from . import loop, pointwise
 
 
 def missing(device: torch.device) -> str | None:
@@ -25,35 +26,34 @@ def describe(device: torch.device) -> str:
     return "nn.LSTM: PyTorch's own loop"
 
 
-def lstm(
-    x, h0, c0, weights, dropout, fuse,
-    directions=1, batch_sizes=None, keep=None, cell=PLAIN, seed=None,
-):  # fmt: skip
-    if keep is not None:
-        raise ValueError(
-            "resets: engine 'cudnn' has none; engine='loop' does, triton and native do"
-        )
+RUN = {"gru": torch.gru, "rnn_tanh": torch.rnn_tanh, "rnn_relu": torch.rnn_relu}
+
+
+def run(spec, x, h0, c0, weights, seed=None, batch_sizes=None, not_reset=None, states=False):
+    """Run a call, as in fused_lstm.engines; it has no resets and no states of every step."""
     if batch_sizes is not None and torch.compiler.is_compiling():
         raise ValueError(
-            "input: engine 'cudnn' cannot take packed rows, or lengths, in a graph: PyTorch takes"
-            " nn.LSTM apart there by their numbers; engine='loop' can, triton and native do"
+            "input: got packed rows, or lengths, in a graph with engine 'cudnn', where PyTorch"
+            " takes nn.LSTM apart by their numbers; expected engine 'loop', 'triton' or 'native'"
         )
-    if not cell.gru:
-        cell, weights = cell.four_gates(weights, c0.shape[-1])
+    if spec.coupled:
+        names = spec.weight_names * len(h0)  # weight_hr alone has no gates
+        pairs = zip(names, weights, strict=True)
+        weights = [w if name == "weight_hr" else pointwise.four_gates(w) for name, w in pairs]
+        spec = replace(spec, coupled=False)
     if _is_differentiated_in_a_graph(x, h0, c0, *weights):
-        return loop.lstm(x, h0, c0, weights, dropout, fuse, directions, None, None, cell, seed)
-    run, state = (torch.gru, h0) if cell.gru else (torch.lstm, (h0, c0))
-    layers, has_biases = len(h0) // directions, len(weights) >= 4 * len(h0)
+        return loop.run(spec, x, h0, c0, weights, seed)
+    torchs, state = (torch.lstm, (h0, c0)) if spec.has_c else (RUN[spec.cell], h0)
     # What torch.jit.trace sees once may be trained and not.
-    train = dropout > 0 or torch.is_grad_enabled() or torch.jit.is_tracing()
-    options = list(weights), has_biases, layers, dropout, train, directions == 2
+    train = spec.dropout > 0 or torch.is_grad_enabled() or torch.jit.is_tracing()
+    options = spec.bias, spec.layers, spec.dropout, train, spec.directions == 2
     if batch_sizes is None:
-        y, *states = run(x, state, *options, False)
+        y, *last = torchs(x, state, list(weights), *options, False)
     else:
         rows, batch_sizes = int(batch_sizes.sum()), batch_sizes[batch_sizes > 0]
-        y, *states = run(x[:rows], batch_sizes, state, *options)
+        y, *last = torchs(x[:rows], batch_sizes, state, list(weights), *options)
         y = F.pad(y, (0, 0, 0, len(x) - rows))
-    return y, states[0], states[-1]  # a GRU's are one
+    return y, last[0], last[-1]  # of a GRU and an RNN one
 
 
 def _is_differentiated_in_a_graph(*tensors: Tensor) -> bool:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import ops
+from . import autograd
 from .engines import can_run
+from .ops import NATIVE
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
@@ -29,12 +30,12 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
         ValueError: p outside [0, 1], or a dtype that is none of these.
     """
     if not 0 <= p <= 1:
-        raise ValueError(f"p: got {p}, should be in [0, 1]")
+        raise ValueError(f"p: got {p}; expected a number in [0, 1]")
     if not training or p == 0:
         return x
     if not can_run("native", x.device):
         return F.dropout(x, p)
-    return ops.dropout(ops.NATIVE, x, p, ops.draw_seed(x.device))
+    return autograd.dropout(NATIVE, x, p, None)
 
 
 class Dropout(nn.Dropout):

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-MEANT = {"ValueError": ValueError, "IndexError": IndexError}
+import torch
+
+MEANT = {
+    "ValueError": ValueError,
+    "IndexError": IndexError,
+    "OutOfMemoryError": torch.OutOfMemoryError,
+}
 
 
 def meant(error: Exception) -> Exception:

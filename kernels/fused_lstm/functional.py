@@ -1,29 +1,38 @@
-"""`lstm`, the function under the module `LSTM`: an engine's call, of arguments checked and cast.
+"""The function under the modules: a call's arguments checked and cast, its rows packed, its engine.
 
 An engine (fused_lstm.engines) sees time-major, batched tensors whose shapes have been checked.
 
-T, B, I, H, L: time steps, batch, input size, hidden size, layers.
+T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
+size of h, which is H unless h is projected. G: the cell's gates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import packing
-from .autocast import autocast
-from .cell import PLAIN, Cell
-from .checks import check_lengths, check_recompute, check_resets, check_tensors
-from .engines import ENGINES, engine_module, resolve, where_cudnn_cannot
-from .ops import draw_seed
-from .packing import Packing
+from . import varlen
+from .autograd import draw_seed
+from .engines import (
+    LOADED,
+    constant_while_tracing,
+    engine_module,
+    resolve,
+    where_cudnn_cannot,
+)
 from .recompute import in_chunks
-from .rows import keep_of
+from .spec import PLAIN, Spec, completed, shapes
+from .varlen import Varlen, reset_mask
 
 State = tuple[Tensor, Tensor]
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def lstm(
@@ -37,10 +46,11 @@ def lstm(
     bidirectional: bool = False,
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
-    cell: Cell = PLAIN,
+    cell: Spec = PLAIN,
     training: bool = True,
     recompute: int | None = None,
-) -> tuple[Tensor, State]:
+    return_states: bool = False,
+) -> tuple[Any, ...]:
     """Run an LSTM on weights given at the call (so that they may be tied, masked or computed).
 
     Args:
@@ -48,95 +58,354 @@ def lstm(
         state: (h_0 [L * D, B, P], c_0 [L * D, B, H]); P is H unless h is projected.
         weights: nn.LSTM's, flat: for each layer and direction weight_ih [4H, I or D * P],
             weight_hh [4H, P], all or none bias_ih [4H], bias_hh [4H] and, where h is projected,
-            weight_hr [P, H]; gate order i, f, g, o. After them the cell's, see `Cell.weights`.
+            weight_hr [P, H]; gate order i, f, g, o. After them the cell's, see `Spec.weights`.
         dropout: probability of dropping an element of h between two layers, in this call.
         engine, fuse: see fused_lstm.engines; `fuse=None` is the engine's highest level.
         bidirectional: each layer has two directions, D = 2.
         lengths: [B] int64, in any order: row b ends after step lengths[b].
         resets: [T, B] bool: where true, row b begins anew at step t: neither a state nor a gradient
             crosses between t - 1 and t, in either direction.
-        cell: what is computed between the products of a step; nn.LSTM's unless said otherwise. A
-            GRU's has one state: both are the same tensor.
+        cell: what is computed between the products of a step, nn.LSTM's unless said otherwise: a
+            Spec's cell and options are read. A GRU's and an RNN's state is one: both are the same
+            tensor.
         training: False drops nothing, and takes the expectation of a zoneout.
         recompute: k, keep the state of every k-th step alone for the backward, and make the rest
             again there; None keeps all.
+        return_states: return the state after every step too.
 
     Returns:
         y [T, B, D * P], zero where a row has ended; (h_n, c_n) as the state came, each row's after
-        its last step.
+        its last step; given return_states, (h [L * D, T, B, P], c [L * D, T, B, H]), zero where a
+        row has ended, c in float32 where the inputs are of half precision.
 
     Raises:
         ValueError: an argument's shape, dtype, device or value does not fit; names it.
         RuntimeError: the engine cannot run on x's device; says why.
     """
-    if cell.gru and state[0] is not state[1]:
-        raise ValueError("state: got two tensors, should be one twice: h_0, with a GRU's cell")
-    packed = padded(x, lengths)
-    own = engine, fuse, 1 + bidirectional, packed, resets, cell, training, recompute
-    run, arguments = call_of(x, state, list(weights), dropout, *own)
-    y, h_n, c_n = run(*arguments)
-    return packed.unpack(y), (packed.unsort(h_n), packed.unsort(c_n))
+    for name, tensor in zip(("x", "h_0", "c_0"), (x, *state), strict=True):
+        check_dense(name, tensor)
+    if not cell.has_c and state[0] is not state[1]:
+        raise ValueError(f"state: got two tensors; expected one twice, h_0, with a {cell.cell}")
+    h0, c0 = state
+    rows = None if lengths is None else padded(x, lengths)
+    lanes, P = (len(h0), h0.shape[2]) if h0.dim() == 3 else (0, 0)
+    base = completed(cell, lanes, len(weights), 1 + bidirectional)
+    y, h_n, c_n, *states = call(
+        base, x, h0, c0, weights, c0.shape[-1] if base.projection else P, P, engine, fuse, dropout,
+        training, recompute, rows, resets, return_states,
+    )  # fmt: skip
+    if rows is not None:
+        y, h_n, c_n = rows.unpack(y), rows.unsort(h_n), rows.unsort(c_n)
+        states = [unpacked_states(rows, s) for s in states]
+    if not return_states:
+        return y, (h_n, c_n)
+    h, c = states
+    return y, (h_n, c_n), (h, c)
 
 
-def traced() -> bool:
-    """Whether torch.jit.trace runs this: sizes are then tensors, whose comparison it warns of."""
-    return torch.jit.is_tracing()
-
-
-def padded(x: Tensor, lengths: Tensor | None, batch_first: bool = False) -> Packing:
-    """How rows [T, B, ...] that end early are packed; batch_first: how they lie in memory."""
-    if lengths is None:
-        return Packing()
+def padded(x: Tensor, lengths: Tensor, batch_first: bool = False) -> Varlen:
+    """Return how rows [T, B, ...] of lengths are packed; batch_first: how they lie in memory."""
     T, B = x.shape[:2]
     check_lengths(lengths, T, B)
-    return packing.of_padded(T, B, lengths, x.device, batch_first)
+    return varlen.of_lengths(T, B, lengths, x.device, batch_first)
 
 
-def call_of(
+def call(
+    base: Spec,
     x: Tensor,
-    state: State,
+    h0: Tensor,
+    c0: Tensor,
     weights: Sequence[Tensor],
-    dropout: float,
+    H: int,
+    P: int,
     engine: str,
     fuse: str | None,
-    directions: int,
-    packed: Packing,
-    resets: Tensor | None,
-    cell: Cell,
+    dropout: float,
     training: bool,
     recompute: int | None,
-) -> tuple[Callable[..., tuple[Tensor, Tensor, Tensor]], tuple]:
-    """The engine's function for these arguments of `lstm`, and its own, checked and cast."""
-    (h0, c0), sizes, tracing = state, packed.batch_sizes, traced()
-    is_packed = sizes is not None and packed.places is None
+    rows: Varlen | None = None,
+    resets: Tensor | None = None,
+    states: bool = False,
+    instead: Callable | None = None,
+) -> tuple[Tensor, ...]:
+    """Check and cast a call's arguments, pack its rows, and run its engine.
+
+    Args:
+        base: the cell, its options, layers, directions and which weights a lane has.
+        rows: how they are packed; None where all have T steps.
+        states: whether the state after every step is wanted too.
+        instead: (an engine's name, its function, rows) -> what runs in its place: see
+            fused_lstm.opacus.
+
+    Returns:
+        y, h_n, c_n as the engine has them: packed, and sorted by length; where `states` are wanted
+        h and c of every lane after every step [L * D, ..., P or H].
+    """
+    dtype, device, sizes = x.dtype, x.device, None if rows is None else rows.batch_sizes
+    compiling, tracing = torch.compiler.is_compiling(), torch.jit.is_tracing()
+    key = (
+        dropout, training, recompute, engine, fuse, device, dtype,
+        sizes is not None and (compiling or tracing), resets is not None, states,
+    )  # fmt: skip
+    if compiling:
+        name, spec = _plan_in_a_graph(base, *key)
+        expected, autocasts = expected_weights(spec, x.shape[-1], H, P), is_autocast_on(device)
+    else:
+        word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
+        key = *key, word, 0 if tracing else x.shape[-1], H, P
+        name, spec, expected = base.plans.get(key) or _plan(base, *key)
+        autocasts = torch._C._is_any_autocast_enabled() and is_autocast_on(device)
     if not tracing:
-        B = h0.shape[1] if is_packed else x.shape[1]
-        if sizes is not None and is_packed and not torch.compiler.is_compiling():
-            B = int(sizes[0])  # which a graph does not know
-        check_tensors(x, h0, c0, weights, directions, B, is_packed, cell)
+        check_tensors(spec, x, h0, c0, weights, H, P, expected, rows, autocasts)
+        # A batch of none: nothing to fuse, shapes, and gradients of zero.
+        if h0.shape[1] == 0 and (rows is None or not rows.arrives_packed):
+            name, spec = "loop", replace(spec, level="none")
     if resets is not None:
         check_resets(resets, x)
-    asked, (engine, fuse) = engine, resolve(engine, fuse, x.device, cell.on)
-    # A batch of none: nothing to fuse, shapes, and gradients of zero.
-    if not (tracing or is_packed) and h0.shape[1] == 0:
-        engine, fuse = "loop", "none"
-    if engine == "cudnn" and asked == "auto":  # which has no resets, and in a graph no packed rows
-        in_graph = sizes is not None and torch.compiler.is_compiling()
-        if resets is not None or in_graph:
-            engine, fuse = where_cudnn_cannot(x.device)
-    x, h0, c0, *weights = autocast(x, h0, c0, *weights)
-    x, h0, c0, keep = packed.pack(x), packed.sort(h0), packed.sort(c0), None
+    if autocasts:
+        x, h0, c0, *weights = autocast(x, h0, c0, *weights)
+    not_reset = None
+    if rows is not None:
+        x, h0, c0 = rows.pack(x), rows.sort(h0), rows.sort(c0)
     if resets is not None:
-        keep = keep_of(packed.pack(resets), directions, h0.shape[1], sizes)
-    if not ENGINES[engine].spreads:
-        cell, weights = cell.four_gates(weights, c0.shape[-1])
-    dropout = dropout if training else 0.0
-    arguments: tuple = x, h0, c0, weights, dropout, fuse, directions, sizes, keep
-    if cell.on:
-        draws = training and (dropout > 0 or cell.draws)
-        arguments = *arguments, cell, draw_seed(x.device) if draws else None
-    run = engine_module(engine).lstm
-    if recompute is not None:
-        check_recompute(recompute)
-        run = partial(in_chunks, run, recompute)
-    return run, arguments
+        kept = resets if rows is None else rows.pack(resets)
+        not_reset = reset_mask(kept, spec.directions, h0.shape[1], sizes)
+    run = (LOADED.get(name) or engine_module(name)).run
+    if instead is not None:
+        run = instead(name, run, rows)
+    if spec.recompute is not None:
+        run = partial(in_chunks, run)
+    seed = None
+    if spec.draws and is_drawn_by_counter(name, spec):
+        seed = draw_seed(x.device)
+    outputs = run(spec, x, h0, c0, weights, seed, sizes, not_reset, states)
+    if not states:
+        return outputs[:3]
+    y, h_n, c_n, h, c = outputs[:5]
+    h = torch.cat([h, y[None]]).unflatten(-1, (spec.directions, -1)).movedim(-2, 1).flatten(0, 1)
+    return y, h_n, c_n, h, c[: len(h)] if spec.has_c else h
+
+
+def unpacked_states(rows: Varlen, states: Tensor) -> Tensor:
+    """[L * D, N, H] -> [L * D, T, B, H], zero where a row has ended, of padded rows of lengths."""
+    if rows.places is None or rows.batch_sizes is None or rows.back is None:
+        return states
+    lanes = len(states)
+    padded = rows.unpack(states.movedim(0, 1).flatten(1)).unflatten(-1, (lanes, -1)).movedim(-2, 0)
+    live = rows.batch_sizes.to(states.device)[:, None] > rows.back
+    return torch.where(live[..., None], padded, 0.0)
+
+
+# --- which engine, and its Spec ---
+
+
+def _plan(
+    base: Spec,
+    dropout: float,
+    training: bool,
+    recompute: int | None,
+    engine: str,
+    fuse: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    packed_in_a_graph: bool,
+    resets: bool,
+    states: bool,
+    word: str,
+    I: int,
+    H: int,
+    P: int,
+) -> tuple[str, Spec, list[tuple[int, ...]]]:
+    """Return the engine that runs a call, the call's Spec, and the shapes of its weights.
+
+    word: see `precision_now`. `base` keeps it, by all the other arguments.
+    """
+    name, level = resolve(engine, fuse, device, base)
+    # cudnn has no resets and no states, and in a graph no packed rows.
+    if name == "cudnn" and engine == "auto" and (packed_in_a_graph or resets or states):
+        name, level = where_cudnn_cannot(device, base)
+    for option, has in {"resets": resets, "return_states": states}.items():
+        if has and name == "cudnn":
+            raise ValueError(
+                f"{option}: got some with engine 'cudnn', which has none; expected engine 'loop',"
+                " 'compile', 'triton' or 'native'"
+            )
+    if states and recompute is not None:
+        raise ValueError("return_states: got True with recompute, which keeps few; expected False")
+    lowered = name == "native" and dtype == torch.float32 and word in ("tf32", "bf16")
+    spec = replace(
+        base, dropout=float(dropout) if training else 0.0, training=training, recompute=recompute,
+        level=level, precision=word if lowered else None,
+    )  # fmt: skip
+    plan = name, spec, expected_weights(spec, I, H, P)
+    base.plans[
+        dropout, training, recompute, engine, fuse, device, dtype, packed_in_a_graph, resets,
+        states, word, I, H, P,
+    ] = plan  # fmt: skip
+    return plan
+
+
+@constant_while_tracing
+def _plan_in_a_graph(*key):
+    """Make `_plan`, for torch.compile, which cannot look into a cache or at a switch."""
+    word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
+    return _plan(*key, word, 1, 1, 1)[:2]
+
+
+def is_drawn_by_counter(engine: str, spec: Spec) -> bool:
+    """Return whether an engine draws masks by counter. The others draw as torch.nn does."""
+    return engine in ("triton", "native") or (engine != "cudnn" and not spec.is_plain_lstm)
+
+
+@constant_while_tracing  # Dynamo cannot trace the switch: a graph has what it says when it is made
+def precision_now(dtype: torch.dtype, op: str) -> str | None:
+    """Return what torch.backends.mkldnn says of `op`, "rnn" or "matmul"; None: float32 as it is.
+
+    An operator is told, so that a backward is as exact as its forward.
+    """
+    if dtype != torch.float32:
+        return None
+    # torch.backends.mkldnn's own `fp32_precision`, less its modules: a microsecond of a short call.
+    word = torch._C._get_fp32_precision_getter("mkldnn", op)
+    return word if word in ("tf32", "bf16") else None
+
+
+# --- autocast, for operators that it does not know ---
+
+
+def is_autocast_on(device: torch.device) -> bool:
+    """Return whether autocast is on for this kind of device."""
+    available = torch._C._is_autocast_available
+    if torch.compiler.is_compiling():  # torch.compile of torch 2.11 cannot look into it
+        available = _has_autocast
+    return available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+@constant_while_tracing
+def _has_autocast(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind)
+
+
+def autocast(*tensors: Tensor) -> list[Tensor]:
+    """Return all but float64 in autocast's dtype, which is on for the first one's device."""
+    dtype = torch.get_autocast_dtype(tensors[0].device.type)
+    return [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
+
+
+def autocast_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the dtype that autocast gives a tensor; its own, where autocast leaves it."""
+    kept = tensor.dtype == torch.float64 or not tensor.is_floating_point()
+    if kept or not is_autocast_on(tensor.device):
+        return tensor.dtype
+    return torch.get_autocast_dtype(tensor.device.type)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Return a context in which autocast leaves a device's tensors as they are."""
+    return torch.autocast(device.type, enabled=False) if is_autocast_on(device) else nullcontext()
+
+
+# --- checks: ValueError that names the argument which is wrong, and how ---
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Check that it is a tensor with strides, which a kernel can follow."""
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name}: got {type(tensor).__name__}; expected a tensor")
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else str(tensor.layout)
+        raise ValueError(f"{name}: got a tensor that is {kind}; expected a dense one, strided")
+
+
+def check_tensors(
+    spec: Spec,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weights: Sequence[Tensor],
+    H: int,
+    P: int,
+    expected: Sequence[tuple[int, ...]],
+    rows: Varlen | None,
+    autocasts: bool,
+) -> None:
+    """x [T, B, I], or [N, I] where it arrives packed; the others as fused_lstm.ops has them."""
+    device, dtype = x.device, x.dtype
+    sizes = rows.batch_sizes if rows is not None and rows.arrives_packed else None
+    packed = sizes is not None
+    if x.dim() != 3 - packed or x.shape[0] == 0 or x.shape[-1] == 0:
+        layout = "[N, I], N and I" if packed else "[T, B, I], T and I"
+        raise ValueError(f"x: got shape {list(x.shape)}; expected {layout} not 0")
+    if dtype not in DTYPES:
+        raise ValueError(f"x: got {dtype}; expected one of {', '.join(map(str, DTYPES))}")
+    if sizes is None:
+        B = x.shape[1]
+    elif torch.compiler.is_compiling():  # a graph does not know it
+        B = h0.shape[1]
+    else:
+        B = int(sizes[0])
+    lanes = spec.layers * spec.directions
+    wrong = h0.shape != (lanes, B, P) or c0.shape != (lanes, B, H)
+    for tensor, shape in zip(weights, expected, strict=True):
+        wrong = wrong or tensor.shape != shape
+    tensors = h0, c0, *weights
+    for tensor in tensors:
+        wrong = wrong or tensor.device != device or (tensor.dtype != dtype and not autocasts)
+    if wrong:
+        _say_which(spec, x, tensors, [(lanes, B, P), (lanes, B, H), *expected], autocasts)
+
+
+def _say_which(spec, x, tensors, expected, autocasts) -> None:
+    """Raise the error of the first tensor that is not as expected."""
+    names = ["h_0", "c_0"]
+    for lane in range(spec.layers * spec.directions):
+        suffix = f"_l{lane // spec.directions}{'_reverse' if lane % spec.directions else ''}"
+        names += [name + suffix for name in spec.weight_names]
+    for name, tensor, shape in zip(names, tensors, expected, strict=True):
+        if tensor.shape != shape:
+            raise ValueError(f"{name}: got shape {list(tensor.shape)}; expected {list(shape)}")
+        if tensor.device != x.device:
+            raise ValueError(f"{name}: got one on {tensor.device}; expected {x.device}, as x is")
+        if tensor.dtype != x.dtype and not autocasts:
+            raise ValueError(f"{name}: got {tensor.dtype}; expected {x.dtype}, as x's")
+
+
+def expected_weights(spec: Spec, I: int, H: int, P: int) -> list[tuple[int, ...]]:
+    """Return the shapes of a call's weights."""
+    expected: list[tuple[int, ...]] = []
+    for inputs in (I, *[spec.directions * P] * (spec.layers - 1)):
+        expected += shapes(spec, inputs, H, P) * spec.directions
+    return expected
+
+
+def check_torchs(spec: Spec, who: str) -> None:
+    """Check that the cell is torch.nn's, which is all that `who` has."""
+    for name, value in spec.cell_options().items():
+        raise ValueError(f"{name}: got {value}; expected {getattr(PLAIN, name)}: {who} has none")
+
+
+def check_lengths(lengths: Tensor, T: int, B: int) -> None:
+    """Check that they are [B] int64, each in 1 to T."""
+    check_kind("lengths", lengths, [B], torch.int64)
+    if torch.compiler.is_compiling() or B == 0:  # a graph does not know them
+        return
+    low, high = (int(n) for n in lengths.aminmax())
+    if low < 1 or high > T:
+        raise ValueError(f"lengths: got {low if low < 1 else high}; expected 1 to T = {T}")
+
+
+def check_resets(resets: Tensor, x: Tensor) -> None:
+    """Check that they are a bool for each row of x."""
+    check_kind("resets", resets, list(x.shape[:-1]), torch.bool)
+    if resets.device != x.device:
+        raise ValueError(f"resets: got one on {resets.device}; expected {x.device}, as x is")
+
+
+def check_kind(name: str, tensor: Tensor, shape: list[int], dtype: torch.dtype) -> None:
+    """Check that it is a tensor of a shape and dtype."""
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name}: got {type(tensor).__name__}; expected a tensor")
+    if list(tensor.shape) != shape:
+        raise ValueError(f"{name}: got shape {list(tensor.shape)}; expected {shape}")
+    if tensor.dtype != dtype:
+        raise ValueError(f"{name}: got {tensor.dtype}; expected {dtype}")

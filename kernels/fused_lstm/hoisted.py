@@ -10,8 +10,8 @@ those of dW, dR and of the gradient by [x, h]. Only R h and dgates R need the st
 so a weight's gradient is written once, and not once a step and summed. Nothing is kept on chip and
 no launch covers two steps: that is what fuse="steps" adds.
 
-W x, dW, db and dx are PyTorch's own F.linear, whose derivative is one product each. The rest, a
-lane's recurrence, is a `Recurrence`, with a backward written by hand.
+W x, dW, db and dx are PyTorch's F.linear, whose derivative is one product each. The rest, a lane's
+recurrence, has a backward written by hand.
 
 T, B, H, P: time steps, batch, hidden size, size of h (H unless it is projected). Gate order i, f,
 g, o. A lane is one layer in one direction.
@@ -20,7 +20,7 @@ g, o. A lane is one layer in one direction.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -28,12 +28,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import pointwise, reference, stack
-from .derivatives import Fused, call_of, filled
+from . import pointwise, stack
+from .engines import in_a_graph
+from .pullback import is_differentiated, is_transformed, kernel, pulled_back
 from .reference import by_layer, state_dtype
-from .rows import Order, Rows
-
-Product = Callable[[Tensor, Tensor], Tensor]
+from .spec import Spec
+from .varlen import Order, Rows
 
 
 class Pointwise(NamedTuple):
@@ -45,242 +45,270 @@ class Pointwise(NamedTuple):
     backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def _by_rows(dgates: Tensor, weight: Tensor) -> Tensor:
-    return torch.mm(dgates, weight)
-
-
-def _of_weight(dgates: Tensor, left: Tensor) -> Tensor:
-    return torch.mm(dgates.T, left)
-
-
-def _step(x_part: Tensor, h: Tensor, w_hh: Tensor) -> Tensor:
-    return torch.addmm(x_part, h, w_hh.T)
-
-
-class Products(NamedTuple):
-    """How matrices are multiplied; PyTorch's way unless a benchmark says otherwise.
-
-    N: rows of one step or of all.
-    """
-
-    linear: Callable[..., Tensor] = F.linear  # x [.., I], W [4H, I], b [4H] or None: W x + b
-    step: Callable[[Tensor, Tensor, Tensor], Tensor] = _step  # W x + b of a step, h, R: + R h
-    by_rows: Product = _by_rows  # dgates [N, 4H], R [4H, P] -> [N, P]
-    of_weight: Product = _of_weight  # dgates [N, 4H], h [N, P] -> R's gradient [4H, P]
-
-
-TORCH = Products()
-
 # The cell as engine `loop` has it: a kernel for each operation.
-UNFUSED = Pointwise(pointwise.forward, reference.cell_backward)
+UNFUSED = Pointwise(pointwise.forward, pointwise.cell_backward)
 
 
 def fused(ops: SimpleNamespace) -> Pointwise:
-    """The cell as one kernel each way: the operators `cell` and `cell_backward` of an engine."""
+    """Return the cell as one kernel each way: an engine's operators `cell` and `cell_backward`."""
 
     def forward(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return *ops.cell.default(gates, c), gates
+        if in_a_graph() or is_differentiated(gates, c):
+            return *ops.cell(gates, c), gates
+        return *kernel(ops.cell.default, gates, c), gates
 
-    return Pointwise(forward, ops.cell_backward.default)
+    return Pointwise(forward, partial(kernel, ops.cell_backward.default))
+
+
+class Products(NamedTuple):
+    """How matrices are multiplied. N: rows of one step, or of all."""
+
+    linear: Callable[..., Tensor]  # x [.., I], W [4H, I], b [4H] or None: W x + b
+    step: Callable[[Tensor, Tensor, Tensor], Tensor]  # W x + b of a step, h, R: W x + b + R h
+    by_rows: Callable[[Tensor, Tensor], Tensor]  # dgates [N, 4H], R [4H, P] -> [N, P]
+    of_weight: Callable[[Tensor, Tensor], Tensor]  # dgates [N, 4H], h [N, P] -> dR [4H, P]
+
+
+TORCH = Products(
+    linear=F.linear,
+    step=lambda x_part, h, w_hh: torch.addmm(x_part, h, w_hh.T),
+    by_rows=torch.mm,
+    of_weight=lambda dgates, h: torch.mm(dgates.T, h),
+)
 
 
 def steps(
+    spec: Spec,
     x: Tensor,
     h0: Tensor,
     c0: Tensor,
     weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    not_reset: Tensor | None,
+    states: bool,
     cell: Pointwise,
-    directions: int = 1,
-    batch_sizes: Tensor | None = None,
-    keep: Tensor | None = None,
+    drop: stack.Drop | None,
     products: Products = TORCH,
-) -> tuple[stack.Sweep, list[tuple[Tensor, Tensor]]]:
-    """Return a sweep for fused_lstm.stack, and where it puts last states, as loop.steps does.
+) -> tuple[Tensor, ...]:
+    """Run a call, as in fused_lstm.engines, with `drop` between layers.
 
-    A graph that is being made, of torch.compile or a trace, takes the loop's own derivatives: there
-    R's gradient is a product a step, summed.
+    A graph that is being made, of torch.compile or a trace, and a call whose states of every step
+    are wanted, take PyTorch's derivatives of the loop: there R's gradient is a product a step.
 
     Args:
-        x, h0, c0, weights, directions, batch_sizes, keep: as in fused_lstm.engines.
-        cell: `UNFUSED`, or `fused` of an engine's operators.
-        products: how matrices are multiplied.
+        cell: `UNFUSED`, or `fused` of an engine's operators; of nn.LSTM, coupled gates or not.
+        products: how matrices are multiplied; PyTorch's way unless a benchmark says otherwise.
     """
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
-    lanes, states = list(by_layer(weights, len(h0))), []
-    rows = Rows(x, h0.shape[1], batch_sizes, keep)
+    layers = by_layer(weights, len(h0), spec)
+    rows = Rows(x, h0.shape[1], batch_sizes, not_reset)
+    unrolls = states or in_a_graph()
 
-    def sweep(x: Tensor, lane: int) -> Tensor:
-        layer, order = lanes[lane], rows.order(lane % directions)
-        x_part = products.linear(rows.pad(x), layer.w_ih, layer.bias())
-        c = c0[lane].to(state_dtype(x.dtype))
-        inputs = x_part, h0[lane], c, layer.w_hh, layer.w_hr
-        if traced:
-            h, c_n = unrolled(*inputs, order, cell)
+    def sweep(x: Tensor, lane: int) -> stack.Swept:
+        layer, order = layers[lane], rows.order(lane % spec.directions)
+        w_ih, w_hh, bias = layer.w_ih, layer.w_hh, layer.bias()
+        if spec.coupled:
+            w_ih, w_hh = pointwise.four_gates(w_ih), pointwise.four_gates(w_hh)
+            bias = None if bias is None else pointwise.four_gates(bias)
+        x_part, c = products.linear(x, w_ih, bias), c0[lane].to(state_dtype(x.dtype))
+        inputs = x_part, h0[lane], c, w_hh, layer.w_hr
+        if unrolls or is_transformed():
+            h, c_all = unrolled(order, UNFUSED if is_transformed() else cell, *inputs)
+            last = order.steps[-1]
+            return stack.Swept(h, c_all if states else None, h[last], c_all[last])
+        if is_differentiated(*inputs):
+            h, c_n = RecurrenceFunction.apply(cell, products, order, *inputs)
         else:
-            call = Recurrence(cell, products, order.steps, save)
-            h, c_n, *_ = call_of(Fused, save)(call, *inputs, order.live, order.keep)
-        states.append((h[order.steps[-1]], c_n.to(c0.dtype)))
-        return rows.pack(h)
+            h, c_n = recurrence(cell, products, order, *inputs)
+        return stack.Swept(h, None, h[order.steps[-1]], c_n)
 
-    return sweep, states
+    return stack.run_lanes(spec, x, c0.dtype, rows, sweep, drop, states)
 
 
 # --- the recurrence of a lane ---
 
 
-def unrolled(
+class Kept(NamedTuple):
+    """What a backward needs of each step, in order of time."""
+
+    gates: list[Tensor]  # T x [B, 4H], as the cell keeps them
+    c: list[Tensor]  # T x [B, H], after each step
+    unprojected: list[Tensor]  # T x [B, H] where h is projected, else none
+
+
+def recurrence(
+    cell: Pointwise,
+    products: Products,
+    order: Order,
     x_part: Tensor,
     h0: Tensor,
     c0: Tensor,
     w_hh: Tensor,
     w_hr: Tensor | None,
-    order: Order,
-    cell: Pointwise,
+    kept: Kept | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence for autograd to differentiate, whose arguments `Recurrence.kernel` has.
+    """Run a lane whose input product has been made.
+
+    Args:
+        order: the lane's steps.
+        x_part: [T, B, 4H], W x + b.
+        h0, c0: [B, P], and [B, H] in the state dtype.
+        w_hh, w_hr: [4H, P], and [P, H] where h is projected, else None.
+        kept: empty lists, to be filled for a backward.
 
     Returns:
-        h [T, B, P], the state after each step, and c_n [B, H].
+        h [T, B, P], the state after each step in order of time, and c_n [B, H].
     """
-    h, c, outputs = h0, c0, {}
+    h, c, parts = h0, c0, x_part.unbind(0)
+    outputs = x_part.new_empty(len(parts), *h0.shape)
     for t in order.steps:
         h_prev, c_prev = order.before(t, h, c)
-        h_next, c_next, *_ = cell.forward(x_part[t] + F.linear(h_prev, w_hh), c_prev)
+        h_next, c_next, gates = cell.forward(products.step(parts[t], h_prev, w_hh), c_prev)
+        unprojected = h_next
         if w_hr is not None:
-            h_next = F.linear(h_next, w_hr)
+            h_next = products.linear(h_next, w_hr, None)
         h, c = order.after(t, h_next, h), order.after(t, c_next, c)
         outputs[t] = h
-    return torch.stack([outputs[t] for t in range(len(x_part))]), c
-
-
-@dataclass(slots=True, eq=False)
-class Recurrence:
-    """A lane less its input product: a `Differentiable` call of fused_lstm.derivatives."""
-
-    cell: Pointwise
-    products: Products
-    order: range  # the steps in the lane's order of time
-    save: bool
-    inputs: int = 5
-    results: int = 2
-
-    def arguments(self, *tensors):
-        return tensors, {}
-
-    def kernel(
-        self,
-        x_part: Tensor,  # [T, B, 4H], W x + b
-        h0: Tensor,  # [B, P]
-        c0: Tensor,  # [B, H] in the state dtype
-        w_hh: Tensor,  # [4H, P]
-        w_hr: Tensor | None,  # [P, H] where h is projected
-        live: Tensor | None,  # [T, B, 1] as `Order` has it
-        keep: Tensor | None,  # [T, B, 1]
-    ) -> tuple[Tensor, ...]:
-        """Return h [T, B, P], the state after each step, c_n [B, H], and what a backward needs.
-
-        That is, where it is kept: the gates of all steps as the cell keeps them, c after all steps
-        but the lane's last, whose is c_n, and where h is projected what it was before; in order of
-        time.
-        """
-        order, parts = Order(self.order, live, keep), x_part.unbind(0)
-        h, c, states, kept, unprojected = h0, c0, {}, {}, {}
-        outputs = x_part.new_empty(len(parts), *h0.shape)
-        for t in order.steps:
-            h_prev, c_prev = order.before(t, h, c)
-            gates = self.products.step(parts[t], h_prev, w_hh)
-            h_next, c_next, kept[t] = self.cell.forward(gates, c_prev)
+        if kept is not None:
+            kept.gates.append(gates)
+            kept.c.append(c)
             if w_hr is not None:
-                unprojected[t] = h_next
-                h_next = self.products.linear(h_next, w_hr, None)
-            h, c = order.after(t, h_next, h), order.after(t, c_next, c)
-            outputs[t], states[t] = h, c
-            if not self.save:
-                states, kept, unprojected = {}, {}, {}
-        states.pop(order.steps[-1], None)
-        saved = (of[t] for of in (kept, states, unprojected) for t in sorted(of))
-        return outputs, c, *saved
-
-    def twin(self, x_part, h0, c0, w_hh, w_hr, live, keep):
-        return unrolled(x_part, h0, c0, w_hh, w_hr, Order(self.order, live, keep), UNFUSED)
-
-    def kept(self, h, c_n, *saved):
-        return h, c_n, *saved
-
-    def backward(self, needed):
-        return RecurrenceBackward(self)
+                kept.unprojected.append(unprojected)
+    if kept is not None and order.steps.step < 0:
+        for of_steps in kept:
+            of_steps.reverse()
+    return outputs, c
 
 
-@dataclass(slots=True, eq=False)
-class RecurrenceBackward:
-    """Gradients by a `Recurrence`'s inputs: a `Call` of fused_lstm.derivatives."""
+def recurrence_backward(
+    cell: Pointwise,
+    products: Products,
+    order: Order,
+    h: Tensor,
+    kept: Kept,
+    dh_all: Tensor | None,
+    dc_n: Tensor | None,
+    x_part: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    w_hh: Tensor,
+    w_hr: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients by x_part, which are every step's dgates, h0, c0, w_hh and w_hr.
 
-    forward: Recurrence
-    inputs: int = 7
-
-    def arguments(self, dh, dc_n, x_part, h0, c0, w_hh, w_hr, live, keep, h, c_n, *saved):
-        if not saved:  # an outer transform wanted what nobody here knew of
-            saving = Recurrence(self.forward.cell, self.forward.products, self.forward.order, True)
-            h, c_n, *saved = saving.kernel(x_part, h0, c0, w_hh, w_hr, live, keep)
-        dh, dc_n = filled((dh, dc_n), (h, c_n))
-        return (dh, dc_n, h0, c0, w_hh, w_hr, live, keep, h, c_n, *saved), {}
-
-    def kernel(
-        self,
-        dh_all: Tensor,  # [T, B, P], by the state after each step
-        dc_n: Tensor,  # [B, H], by the last c
-        h0: Tensor,
-        c0: Tensor,
-        w_hh: Tensor,
-        w_hr: Tensor | None,
-        live: Tensor | None,
-        keep: Tensor | None,
-        h: Tensor,  # [T, B, P]; this and what follows are the forward's results
-        c_n: Tensor,
-        *saved: Tensor,
-    ) -> tuple[Tensor | None, ...]:
-        """Return dx_part [T, B, 4H], which is every step's dgates, dh0, dc0, dw_hh and dw_hr."""
-        products, cell, T = self.forward.products, self.forward.cell, len(h)
-        order = Order(self.forward.order, live, keep)
-        gates, unprojected = saved[:T], saved[2 * T - 1 :]
-        c = dict(zip(sorted(order.steps[:-1]), saved[T : 2 * T - 1], strict=True))
-        c[order.steps[-1]] = c_n
-        previous = dict(zip(order.steps[1:], order.steps[:-1], strict=True))
-        dgates, by_projected = {}, {}
-        dh, dc = torch.zeros_like(h0), dc_n
-        for t in reversed(order.steps):
+    Args:
+        cell, products, order, x_part, h0, c0, w_hh, w_hr: as `recurrence` has them.
+        h, kept: what it gave.
+        dh_all, dc_n: gradients by the state after each step [T, B, P] and by the last c [B, H];
+            None where there is none.
+    """
+    previous = dict(zip(order.steps[1:], order.steps[:-1], strict=True))
+    dgates, by_projected = {}, {}
+    dh, dc = torch.zeros_like(h0), torch.zeros_like(c0) if dc_n is None else dc_n
+    for t in reversed(order.steps):
+        if dh_all is not None:
             dh = dh + dh_all[t]
-            by_h, by_c = order.output(t, dh), order.output(t, dc)
-            if w_hr is not None:
-                by_projected[t] = by_h
-                by_h = products.by_rows(by_h, w_hr)
-            (c_prev,) = order.before(t, c[previous[t]] if t in previous else c0)
-            dgates[t], by_c = cell.backward(gates[t], c_prev, c[t], by_h, by_c)
-            by_h, by_c = order.before(t, products.by_rows(dgates[t], w_hh), by_c)
-            dh, dc = order.after(t, by_h, dh), order.after(t, by_c, dc)
-        dx_part = torch.stack([dgates[t] for t in range(T)])
-        dw_hh = products.of_weight(dx_part.flatten(0, 1), _before_each_step(h, h0, order))
-        dw_hr = None
+        by_h, by_c = order.output(t, dh), order.output(t, dc)
         if w_hr is not None:
-            rows = torch.cat([by_projected[t] for t in range(T)])
-            dw_hr = products.of_weight(rows, torch.cat(unprojected))
-        return dx_part, dh, dc, dw_hh, dw_hr
-
-    def twin(self, dh, dc_n, x_part, h0, c0, w_hh, w_hr, live, keep, *results):
-        weights = (w_hh,) if w_hr is None else (w_hh, w_hr)
-
-        def forward(x_part, h0, c0, w_hh, w_hr=None):
-            return self.forward.twin(x_part, h0, c0, w_hh, w_hr, live, keep)
-
-        outputs, pullback = torch.func.vjp(forward, x_part, h0, c0, *weights)
-        return pullback(filled((dh, dc_n), outputs))
+            by_projected[t] = by_h
+            by_h = products.by_rows(by_h, w_hr)
+        (c_prev,) = order.before(t, kept.c[previous[t]] if t in previous else c0)
+        dgates[t], by_c = cell.backward(kept.gates[t], c_prev, kept.c[t], by_h, by_c)
+        by_h, by_c = order.before(t, products.by_rows(dgates[t], w_hh), by_c)
+        dh, dc = order.after(t, by_h, dh), order.after(t, by_c, dc)
+    in_time = range(len(x_part))
+    dx_part = torch.stack([dgates[t] for t in in_time])
+    dw_hh = products.of_weight(dx_part.flatten(0, 1), _before_each_step(h, h0, order))
+    dw_hr = None
+    if w_hr is not None:
+        rows = torch.cat([by_projected[t] for t in in_time])
+        dw_hr = products.of_weight(rows, torch.cat(kept.unprojected))
+    return dx_part, dh, dc, dw_hh, dw_hr
 
 
 def _before_each_step(h: Tensor, h0: Tensor, order: Order) -> Tensor:
-    """[T * B, P]: the h that each step started from, in order of time."""
+    """Return [T * B, P], the h that each step started from, in order of time."""
     forwards = order.steps.step > 0
     previous = torch.cat([h0[None], h[:-1]] if forwards else [h[1:], h0[None]])
-    if order.keep is not None:
-        previous = torch.where(order.keep, previous, 0.0)
+    if order.not_reset is not None:
+        previous = torch.where(order.not_reset, previous, 0.0)
     return previous.flatten(0, 1)
+
+
+def unrolled(
+    order: Order,
+    cell: Pointwise,
+    x_part: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    w_hh: Tensor,
+    w_hr: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return `recurrence`'s h [T, B, P] and the c of every step [T, B, H], for PyTorch to
+    differentiate.
+    """
+    h, c, hs, cs = h0, c0, {}, {}
+    for t in order.steps:
+        h_prev, c_prev = order.before(t, h, c)
+        h_next, c_next, _ = cell.forward(x_part[t] + F.linear(h_prev, w_hh), c_prev)
+        if w_hr is not None:
+            h_next = F.linear(h_next, w_hr)
+        h, c = order.after(t, h_next, h), order.after(t, c_next, c)
+        hs[t], cs[t] = h, c
+    in_time = range(len(x_part))
+    return torch.stack([hs[t] for t in in_time]), torch.stack([cs[t] for t in in_time])
+
+
+def _plain(
+    order: Order, x_part: Tensor, h0: Tensor, c0: Tensor, w_hh: Tensor, w_hr: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return `recurrence`'s results in plain PyTorch."""
+    h, c = unrolled(order, UNFUSED, x_part, h0, c0, w_hh, w_hr)
+    return h, c[order.steps[-1]]
+
+
+class RecurrenceFunction(torch.autograd.Function):
+    """apply(cell, products, order, x_part, h0, c0, w_hh, w_hr) -> h, c_n of `recurrence`."""
+
+    @staticmethod
+    def forward(ctx, cell, products, order, *inputs):
+        kept = Kept([], [], [])
+        h, c_n = recurrence(cell, products, order, *inputs, kept)
+        kept.c.pop(order.steps[-1])  # it is c_n, which autograd keeps as a result
+        ctx.cell, ctx.products, ctx.order, ctx.T = cell, products, order, len(h)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs, h, c_n, *kept.gates, *kept.c, *kept.unprojected)
+        return h, c_n
+
+    @staticmethod
+    def backward(ctx, dh_all, dc_n):
+        *inputs, h, c_n = ctx.saved_tensors[:7]
+        T, order, saved = ctx.T, ctx.order, list(ctx.saved_tensors[7:])
+        if torch._C._are_functorch_transforms_active():
+            grads = pulled_back(partial(_plain, order), inputs, (dh_all, dc_n))
+            return None, None, None, *grads
+        c = saved[T : 2 * T - 1]
+        c.insert(order.steps[-1], c_n)
+        call = ctx.cell, ctx.products, order, h, Kept(saved[:T], c, saved[2 * T - 1 :])
+        run = recurrence_backward
+        if torch.is_grad_enabled():
+            run = RecurrenceBackwardFunction.apply
+        return None, None, None, *run(*call, dh_all, dc_n, *inputs)
+
+
+class RecurrenceBackwardFunction(torch.autograd.Function):
+    """`recurrence_backward`, where it will be differentiated: in plain PyTorch."""
+
+    @staticmethod
+    def forward(ctx, cell, products, order, h, kept, *tensors):
+        ctx.order = order
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        return recurrence_backward(cell, products, order, h, kept, *tensors)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        def gradients(dh_all, dc_n, *inputs):
+            outputs = pulled_back(partial(_plain, ctx.order), inputs, (dh_all, dc_n))
+            return tuple(t for t in outputs if t is not None)
+
+        return *[None] * 5, *pulled_back(gradients, ctx.saved_tensors, grads)

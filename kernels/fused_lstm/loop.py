@@ -2,8 +2,8 @@
 
 A step of a layer is one matrix product on [x, h] and about ten pointwise kernels, each with its
 own launch and its own trip to memory. `steps` takes the cell as an argument: that is the one thing
-fuse="pointwise" replaces, so the two rungs differ in nothing else. Cells other than nn.LSTM's are
-fused_lstm.reference's own loop.
+fuse="pointwise" replaces, so the two levels differ in nothing else. fuse="hoisted" is
+fused_lstm.hoisted with the same cell. Cells other than nn.LSTM's are fused_lstm.reference's loop.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import hoisted, reference, stack
-from .cell import PLAIN, Cell
+from . import hoisted, pointwise, reference, stack
 from .reference import by_layer, state_dtype
-from .rows import Rows
+from .spec import Spec
+from .varlen import Rows
 
 Pointwise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """gates [B, 4H] before activation, c [B, H] -> h, c_next [B, H]: every operation a kernel."""
+    """gates [B, 4H] before activation, c [B, H] -> h, c_next: every operation a kernel."""
     i, f, g, o = gates.chunk(4, dim=1)
     c_next = f.sigmoid() * c + i.sigmoid() * g.tanh()
     h = o.sigmoid() * c_next.tanh()
@@ -31,70 +31,70 @@ def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def steps(
+    spec: Spec,
     x: Tensor,
     h0: Tensor,
     c0: Tensor,
     weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    not_reset: Tensor | None,
+    states: bool,
     cell: Pointwise,
-    directions: int = 1,
-    batch_sizes: Tensor | None = None,
-    keep: Tensor | None = None,
+    drop: stack.Drop | None,
     linear: Callable[..., Tensor] = F.linear,
-) -> tuple[stack.Sweep, list[tuple[Tensor, Tensor]]]:
-    """A sweep for fused_lstm.stack that calls `cell` at each step, and where it puts last states.
+) -> tuple[Tensor, ...]:
+    """Run a call, as in fused_lstm.engines, with `cell` at each step and `drop` between layers.
 
-    Arguments as in fused_lstm.engines; x says how its rows lie. linear: x, W, b -> W x + b.
+    cell: of nn.LSTM, with coupled gates or not.
+    linear: multiplies x [B, I + P], weight [4H, I + P] and bias [4H] or None, as F.linear does.
     """
-    lanes, states = list(by_layer(weights, len(h0))), []
-    rows = Rows(x, h0.shape[1], batch_sizes, keep)
+    layers = by_layer(weights, len(h0), spec)
+    rows = Rows(x, h0.shape[1], batch_sizes, not_reset)
 
-    def sweep(x: Tensor, lane: int) -> Tensor:
-        own, order = lanes[lane], rows.order(lane % directions)
-        weight, bias = torch.cat([own.w_ih, own.w_hh], dim=1), own.bias()
+    def sweep(x: Tensor, lane: int) -> stack.Swept:
+        layer, order = layers[lane], rows.order(lane % spec.directions)
+        weight, bias = torch.cat([layer.w_ih, layer.w_hh], dim=1), layer.bias()
+        if spec.coupled:  # 1 - sigma(a) is sigma(-a)
+            weight = pointwise.four_gates(weight)
+            bias = None if bias is None else pointwise.four_gates(bias)
         h, c = h0[lane], c0[lane].to(state_dtype(x.dtype))
-        xs, outputs = rows.pad(x).unbind(0), {}
+        xs, outputs, cs = x.unbind(0), {}, {}
         for t in order.steps:
             h_prev, c_prev = order.before(t, h, c)
             gates = linear(torch.cat([xs[t], h_prev], dim=1), weight, bias)
             h_next, c_next = cell(gates, c_prev)
-            if own.w_hr is not None:
-                h_next = F.linear(h_next, own.w_hr)
+            if layer.w_hr is not None:
+                h_next = F.linear(h_next, layer.w_hr)
             h, c = order.after(t, h_next, h), order.after(t, c_next, c)
-            outputs[t] = order.output(t, h)
-        states.append((h, c.to(c0.dtype)))
-        return rows.pack(torch.stack([outputs[t] for t in range(rows.T)]))
+            outputs[t], cs[t] = order.output(t, h), c
+        in_time = range(rows.T)
+        h_all = torch.stack([outputs[t] for t in in_time])
+        c_all = torch.stack([cs[t] for t in in_time]) if states else None
+        return stack.Swept(h_all, c_all, h, c)
 
-    return sweep, states
-
-
-def last(states: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """h_n [L * D, B, P], c_n [L * D, B, H] of what a sweep has left."""
-    h_n, c_n = zip(*states, strict=True)
-    return torch.stack(h_n), torch.stack(c_n)
+    return stack.run_lanes(spec, x, c0.dtype, rows, sweep, drop, states)
 
 
-def lstm(
+def run(
+    spec: Spec,
     x: Tensor,
     h0: Tensor,
     c0: Tensor,
     weights: Sequence[Tensor],
-    dropout: float,
-    fuse: str | None,
-    directions: int = 1,
-    batch_sizes: Tensor | None = None,
-    keep: Tensor | None = None,
-    options: Cell = PLAIN,
     seed: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    lanes = directions, batch_sizes, keep
-    if options.on:
-        return reference.lstm(x, h0, c0, weights, dropout, seed, *lanes, options)
-    if fuse == "hoisted":
-        sweep, states = hoisted.steps(x, h0, c0, weights, hoisted.UNFUSED, *lanes)
-    else:
-        sweep, states = steps(x, h0, c0, weights, cell, *lanes)
-    drop = (lambda y, _: F.dropout(y, dropout)) if dropout > 0 else None
-    return stack.run(x, len(h0) // directions, sweep, drop, directions), *last(states)
+    batch_sizes: Tensor | None = None,
+    not_reset: Tensor | None = None,
+    states: bool = False,
+) -> tuple[Tensor, ...]:
+    """Run a call, as in fused_lstm.engines."""
+    p, level = spec.dropout, spec.level
+    if level != "hoisted" and not spec.is_plain_lstm:
+        return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
+    drop = (lambda y, _: F.dropout(y, p)) if p > 0 else None
+    call = spec, x, h0, c0, weights, batch_sizes, not_reset, states
+    if level == "hoisted":
+        return hoisted.steps(*call, hoisted.UNFUSED, drop)
+    return steps(*call, cell, drop)
 
 
 def missing(device: torch.device) -> str | None:

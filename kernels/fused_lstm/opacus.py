@@ -1,20 +1,22 @@
-"""The LSTM under Opacus: each sample's own gradients, from the one backward that there is anyway.
+"""LSTM, GRU and RNN under Opacus: each sample's own gradients, from the one backward that there is.
 
     import fused_lstm.opacus  # needs `pip install opacus`
     model = ModuleValidator.fix(model)  # as for nn.LSTM; or made of fused_lstm.opacus.LSTM
     model, optimizer, loader = PrivacyEngine().make_private(module=model, ...)
 
 Opacus gives a sampler of gradients a module's positional inputs and the gradient by its first
-output, which is not enough for an LSTM: states come and go beside them. So the module here shows
-Opacus one tensor in and one out, keeps what its backward makes of each sample, and the sampler
-hands it over.
+output, which is not enough for a recurrent layer: states come and go beside them. So the module
+here shows Opacus one tensor in and one out, keeps what its backward makes of each sample, and the
+sampler hands it over.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from opacus.grad_sample import (
     GradSampleHooks,
     GradSampleHooksFastGradientClipping,
@@ -26,27 +28,28 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence
 
-from . import packing, twins
-from .cell import NAMES, PLAIN, Cell
+from . import autograd, modules, varlen
 from .engines import STEP_BY_STEP
 from .functional import State
-from .lstm import LSTM as Base
-from .ops import NATIVE, TRITON, draw_seed, precision_now
-from .packing import Packing
+from .ops import NATIVE, TRITON
+from .spec import Spec
+from .varlen import Varlen
 
-__all__ = ["LSTM"]
+__all__ = ["LSTM", "GRU", "RNN"]
+
+OPERATORS = {"native": NATIVE, "triton": TRITON}
 
 
-class LSTM(Base):
-    """fused_lstm.LSTM with gradients sample by sample, under Opacus's grad_sample_mode="hooks".
+class Sampled(modules.Recurrent):
+    """A module with gradients sample by sample, under Opacus's grad_sample_mode="hooks".
 
-    Arguments, shapes and state_dict are fused_lstm.LSTM's. A sample is a row of the batch; lengths,
-    resets, PackedSequence and states are as ever. A gradient by the last state counts, as one by
-    the output does.
+    Arguments, shapes and state_dict are those of fused_lstm's class of that name. A sample is a row
+    of the batch; lengths, resets, PackedSequence and states are as ever. A gradient by the last
+    state counts, as one by the output does.
 
     Raises:
-        ValueError: in training under Opacus, for an engine but `native` and `triton`, for
-            fuse="pointwise" or "hoisted" or recompute, and for a cell with weights of its own.
+        ValueError: in training under Opacus, for an engine but `native` and `triton`, and for
+            fuse="pointwise" or "hoisted", recompute or return_states.
     """
 
     _samples: dict[nn.Parameter, Tensor] | None = None  # what a backward has left for the sampler
@@ -54,78 +57,95 @@ class LSTM(Base):
     def __call__(
         self,
         input: Tensor | PackedSequence,
-        hx: State | None = None,
+        hx: State | Tensor | None = None,
         lengths: Tensor | None = None,
         resets: Tensor | None = None,
-    ) -> tuple[Tensor | PackedSequence, State]:
+        return_states: bool = False,
+    ) -> Any:
         if listener(self) is None:
-            return super().__call__(input, hx, lengths, resets)
+            return super().__call__(input, hx, lengths, resets, return_states)
+        if return_states:
+            raise ValueError("return_states: got True under Opacus; expected False")
         packed = isinstance(input, PackedSequence)
         x = input.data if packed else input
         if not x.requires_grad:  # Opacus would ask before there is a backward
             x = x.detach().requires_grad_()
-        batch = packing.rows(input) if packed else 1
+        batch = varlen.rows_of(input) if packed else 1
         if x.dim() == 3:
             batch = x.shape[0 if self.batch_first else 1]
         if getattr(self, "activations", None):  # of a call whose backward is still to come
             batch = max(batch, self.max_batch_len)
         self.max_batch_len = batch
         shapes: list[torch.Size] = []
-        given = {"lengths": lengths, "resets": resets, "of": input[1:] if packed else None}
-        flat = super().__call__(x, hx=hx, **given, shapes=shapes)
+        options = {"lengths": lengths, "resets": resets, "of": input[1:] if packed else None}
+        flat = super().__call__(x, hx=hx, **options, shapes=shapes)
         parts = flat[0].split([shape.numel() for shape in shapes])
-        y, h_n, c_n = (part.view(shape) for part, shape in zip(parts, shapes, strict=True))
-        return (PackedSequence(y, *input[1:]) if packed else y), (h_n, c_n)
+        y, *last = (part.view(shape) for part, shape in zip(parts, shapes, strict=True))
+        y = PackedSequence(y, *input[1:]) if packed else y
+        return y, tuple(last) if self.spec.has_c else last[0]
 
-    def forward(self, input, hx=None, lengths=None, resets=None, of=None, shapes=None):
-        """Given `shapes`, which it fills: y, h_n and c_n one after another, as one [1, ...]."""
+    def forward(
+        self, input, hx=None, lengths=None, resets=None, return_states=False, of=None, shapes=None
+    ):
+        """Given `shapes`, which it fills: y and the last state one after another, as one [1, .]."""
         x = input if of is None else PackedSequence(input, *of)
-        y, (h_n, c_n) = super().forward(x, hx, lengths, resets)
+        outputs = super().forward(x, hx, lengths, resets, return_states)
         if shapes is None:
-            return y, (h_n, c_n)
-        outputs = y if of is None else y.data, h_n, c_n
+            return outputs
+        y, last = outputs
+        outputs = y if of is None else y.data, *(last if self.spec.has_c else (last,))
         shapes += [t.shape for t in outputs]
         return torch.cat([t.flatten() for t in outputs])[None]
 
-    def _instead(self, run, packed: Packing):
-        return run if listener(self) is None else partial(self._sampled, run, packed)
+    def _instead(self, engine: str, run, rows: Varlen | None):
+        return run if listener(self) is None else partial(self._sampled, engine, run, rows)
 
     def _sampled(
-        self, run, packed, x, h0, c0, weights, dropout, fuse,
-        directions=1, batch_sizes=None, keep=None, cell: Cell = PLAIN, seed=None,
+        self, engine, run, rows, spec, x, h0, c0, weights, seed=None, batch_sizes=None,
+        not_reset=None, states=False,
     ):  # fmt: skip
-        """`run`, an engine's call, with a backward of its own."""
+        """Make the call of `run`, an engine's, with a backward that keeps samples apart."""
         if h0.shape[1] == 0:  # an engine of kernels is not asked
             self._keep([w.new_zeros(0, *w.shape) for w in weights])
-            return run(x, h0, c0, weights, dropout, fuse, directions, batch_sizes, keep, cell, seed)
-        ops = getattr(run, "args", (None,))[0]
-        if ops not in (NATIVE, TRITON) or fuse in STEP_BY_STEP or self.recompute is not None:
+            return run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
+        if engine not in OPERATORS or spec.level in STEP_BY_STEP or self.recompute is not None:
             raise ValueError(
                 f"engine: got {self.engine!r} with fuse={self.fuse!r} and recompute="
-                f"{self.recompute!r}, should be 'native' or 'triton' at 'steps' or 'layers',"
+                f"{self.recompute!r}; expected 'native' or 'triton' at 'steps' or 'layers',"
                 " without recompute: gradients sample by sample are of their kernels"
             )
-        for name in NAMES:
-            if getattr(self.cell, name):
-                raise ValueError(
-                    f"{name}: got True, should be False: it has no gradients by sample"
-                )
-        if seed is None and dropout > 0:
-            seed = draw_seed(x.device)
-        precision = precision_now(x.dtype, "rnn") if ops is NATIVE else None
-        call = twins.LSTM(ops, dropout, fuse, True, directions, 3 + len(weights), cell, precision)
-        given = x, h0, c0, *weights, seed, batch_sizes, keep
         mean = listener(self).loss_reduction == "mean"
-        return Sampled.apply(self, call, mean, packed.back, *given)
+        call = (
+            OPERATORS[engine],
+            spec,
+            (seed, batch_sizes, not_reset),
+            None if rows is None else rows.back,
+        )
+        return Gradients.apply(self, mean, call, x, h0, c0, *weights)
 
-    def _keep(self, found: list[Tensor]) -> None:
-        """Each weight's gradients [B, ...], in the order of `weights`."""
+    def _keep(self, grads: list[Tensor], back: Tensor | None = None) -> None:
+        """Keep each weight's gradients [B, ...], in the order of `weights`.
+
+        back [B]: where the engine has a sample of the user's, or None.
+        """
         kept = self._samples or {}
-        for weight, own in zip(self.weights(), found, strict=True):
+        for weight, grad in zip(self.weights(), grads, strict=True):
             if weight.requires_grad:
-                own = own.to(weight.dtype)
-                kept[weight] = own if weight not in kept else added(kept[weight], own)
+                grad = (grad if back is None else grad.index_select(0, back)).to(weight.dtype)
+                kept[weight] = grad if weight not in kept else added(kept[weight], grad)
         self._samples = kept
+
+
+class LSTM(Sampled, modules.LSTM):
+    __doc__ = Sampled.__doc__
+
+
+class GRU(Sampled, modules.GRU):
+    __doc__ = Sampled.__doc__
+
+
+class RNN(Sampled, modules.RNN):
+    __doc__ = Sampled.__doc__
 
 
 def added(a: Tensor, b: Tensor) -> Tensor:
@@ -146,78 +166,119 @@ def listener(module: nn.Module) -> GradSampleHooks | None:
         return None
     owners = (getattr(hook.func, "__self__", None)
               for hook in module._backward_hooks.values() if isinstance(hook, partial))  # fmt: skip
-    owner = next((own for own in owners if isinstance(own, GradSampleHooks)), None)
+    owner = next((o for o in owners if isinstance(o, GradSampleHooks)), None)
     if owner is None or not owner.hooks_enabled:
         return None
     ghost = isinstance(owner, GradSampleHooksFastGradientClipping)
     if ghost or owner.force_functorch or type(module) not in owner.GRAD_SAMPLERS:
         raise NotImplementedError(
-            "fused_lstm.opacus.LSTM, itself and no subclass, has grad_sample_mode='hooks' alone"
+            f"fused_lstm.opacus.{type(module).__name__}, itself and no subclass, has"
+            " grad_sample_mode='hooks' alone"
         )
     return owner
 
 
-class Sampled(torch.autograd.Function):
-    """apply(module, call, mean, back, *tensors): as derivatives.Fused; of weights, a sample's each.
+class Gradients(torch.autograd.Function):
+    """apply(module, mean, call, x, h0, c0, *weights): autograd.LSTMFunction, by sample.
 
-    mean: whether the loss is one over the batch; back [B]: where the engine has a sample of the
-    user's, or None.
+    mean: whether the loss is one over the batch.
     """
 
     @staticmethod
-    def forward(ctx, module, call, mean, back, *tensors):
-        arguments, options = call.arguments(*tensors)
-        y, h_n, c_n, *saved = call.kernel(*arguments, **options)
+    def forward(ctx, module, mean, call, x, h0, c0, *weights):
+        ops, spec, (seed, batch_sizes, not_reset), ctx.back = call
+        named = autograd.named(spec, batch_sizes, not_reset)
+        y, h_n, c_n, *saved = autograd.kernel(
+            ops.lstm.default, x, h0, c0, weights, spec.dropout, seed, spec.level, True, **named
+        )
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, *call.kept(y, h_n, c_n, *saved))
-        ctx.module, ctx.call, ctx.back, ctx.mean = module, call, back, mean
+        ctx.save_for_backward(x, h0, c0, *weights, seed, batch_sizes, not_reset, y, *saved)
+        ctx.module, ctx.ops, ctx.spec, ctx.mean = module, ops, spec, mean
         return y, h_n, c_n
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):
-        tensors = ctx.saved_tensors
+        *inputs, seed, batch_sizes, not_reset, y, h, c, gates = ctx.saved_tensors
         # Opacus takes a mean loss's gradients times the batch. The many are made so: the few that
         # go on are then divided.
         scale = ctx.module.max_batch_len if ctx.mean else 1
-        grads = (None if g is None else g * scale for g in grads)
-        backward = ctx.call.backward(ctx.needs_input_grad[4:])
-        dx, dh0, dc0, *found = twins.PerSample(backward, tensors[1].shape[1]).kernel(
-            *grads, *tensors
-        )
-        if ctx.back is not None:
-            found = [g.index_select(0, ctx.back) for g in found]
-        ctx.module._keep(found)
+        grads = [None if g is None else g * scale for g in grads]
+        saved = seed, batch_sizes, not_reset, y, h, c, gates
+        by_sample = together if has_samples(ctx.ops, ctx.spec) else one_by_one
+        needs_dx = ctx.needs_input_grad[3]
+        dx, dh0, dc0, *dweights = by_sample(ctx.ops, ctx.spec, needs_dx, saved, grads, inputs)
+        ctx.module._keep(dweights, ctx.back)
         states = (None if d is None else d / scale for d in (dx, dh0, dc0))
-        return *[None] * 4, *states, *[None] * (len(tensors) - 4 - 3)
+        return *[None] * 3, *states, *[None] * (len(inputs) - 3)
 
 
-@register_grad_sampler(LSTM)
-def take(module: LSTM, activations: list[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
-    """Opacus's sampler: what the module's backward has left, [B, ...] for each of its weights.
+def has_samples(ops, spec: Spec) -> bool:
+    """Return whether an engine's backward has gradients by sample of a cell."""
+    if spec.peephole or spec.layer_norm:
+        return False
+    return ops is NATIVE or (spec.cell == "lstm" and not spec.coupled)
+
+
+def together(ops, spec: Spec, needs_dx: bool, saved: tuple, grads: list, inputs: list) -> tuple:
+    """Return the gradients by x, h0 and c0, and those by each weight [B, ...], of one backward."""
+    samples = inputs[1].shape[1]
+    return autograd.lstm_backward(ops, spec, needs_dx, saved, *grads, *inputs, samples=samples)
+
+
+def one_by_one(ops, spec: Spec, needs_dx: bool, saved: tuple, grads: list, inputs: list) -> tuple:
+    """Return what `together` does, by a backward a sample: others' rows get no gradient."""
+    dx, dh0, dc0, *_ = autograd.lstm_backward(ops, spec, needs_dx, saved, *grads, *inputs)
+    dy, dh_n, dc_n = grads
+    B, sizes, rows = inputs[1].shape[1], saved[1], torch.arange(inputs[1].shape[1])
+    if sizes is None:
+        row_of = rows.expand(inputs[0].shape[:2])
+    else:
+        row_of = torch.cat([rows[:n] for n in sizes.tolist()])
+        row_of = F.pad(row_of, (0, len(inputs[0]) - len(row_of)), value=-1)
+    row_of, rows = row_of.to(inputs[0].device)[..., None], rows.to(inputs[0].device)[:, None]
+    samples = []
+    for n in range(B):
+        of_sample = [
+            None if grad is None else torch.where(of == n, grad, 0.0)
+            for grad, of in ((dy, row_of), (dh_n, rows), (dc_n, rows))
+        ]
+        _, _, _, *dweights = autograd.lstm_backward(ops, spec, False, saved, *of_sample, *inputs)
+        samples.append(dweights)
+    return dx, dh0, dc0, *(torch.stack(of) for of in zip(*samples, strict=True))
+
+
+def take(module: Sampled, activations: list[Tensor], backprops: Tensor) -> dict:
+    """Return what the module's backward has left, [B, ...] for each weight: Opacus's sampler.
 
     Opacus would add it to zeros of that size, which takes longer than to make it. Where there is
     nothing to add to, it is put where the sum would be.
     """
-    found, module._samples = module._samples or {}, None
-    for weight in list(found):
+    left, module._samples = module._samples or {}, None
+    for weight in list(left):
         first = not hasattr(weight, "_current_grad_sample")
-        if first and len(found[weight]) == module.max_batch_len:
-            weight._current_grad_sample = found.pop(weight)
-    return found
+        if first and len(left[weight]) == module.max_batch_len:
+            weight._current_grad_sample = left.pop(weight)
+    return left
 
 
-@register_module_validator(Base)
-def validate(module: Base) -> list[ShouldReplaceModuleError]:
+def validate(module: modules.Recurrent) -> list[ShouldReplaceModuleError]:
+    name = type(module).__name__
     return [
         ShouldReplaceModuleError(
-            "fused_lstm.LSTM has gradients by sample as fused_lstm.opacus.LSTM: ModuleValidator.fix"
-            " makes it one"
+            f"fused_lstm.{name} has gradients by sample as fused_lstm.opacus.{name}:"
+            " ModuleValidator.fix makes it one"
         )
     ]
 
 
-@register_module_fixer(Base)
-def fix(module: Base) -> LSTM:
-    module.__class__ = LSTM
+def fix(module: modules.Recurrent) -> Sampled:
+    module.__class__ = OF[type(module)]
     return module
+
+
+OF = {modules.LSTM: LSTM, modules.GRU: GRU, modules.RNN: RNN}
+for ours, sampled in OF.items():
+    register_grad_sampler(sampled)(take)
+    register_module_validator(ours)(validate)
+    register_module_fixer(ours)(fix)

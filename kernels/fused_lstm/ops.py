@@ -1,4 +1,4 @@
-"""The operators that an engine implements: schemas, fakes and derivatives, of all, in one place.
+"""The operators that an engine implements: schemas and fakes, of all, in one place.
 
 `torch.ops.fused_lstm_triton.*` and `torch.ops.fused_lstm_native.*` are there as soon as fused_lstm
 is imported; their kernels come with the first call, from whomever it comes: the module, a graph of
@@ -16,26 +16,29 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
     lstm           x [T, B, I], or rows of unequal length packed, [N, I]; h0 [L*D, B, P], c0
                    [L*D, B, H]; weights flat, as nn.LSTM's `_flat_weights`: a layer has for each
                    direction w_ih [4H, I or D*P], w_hh [4H, P], with bias b_ih [4H], b_hh [4H], and
-                   where h is projected w_hr [P, H]; then what its cell adds (`Cell.weights`).
+                   where h is projected w_hr [P, H]; then what its cell adds (`Spec.weights`).
                    dropout is the probability of dropping an element of h between two layers;
                    the mask is `fused_lstm.reference.dropout_mask(seed, ...)`, seed [1] int64 on x's
                    device (None where dropout is 0). fuse: "steps" takes one layer after another,
                    "layers" all at once, or as "steps" where that is faster; results are the same.
                    batch_sizes [T] int64 on the CPU (None for x [T, B, I]) and keep [D, T, B] or
-                   [D, N] bool (None where all is kept): fused_lstm.rows says what they are.
-                   cell, rates: `Cell.arguments`; "" and [] are nn.LSTM's. cell names, with commas,
-                   what changes the weights: layer_norm, peephole, coupled, gru; rates are zoneout's
-                   of h and of c, recurrent_dropout and candidate_dropout, or none. The masks are
-                   drawn from seed, [1] or [2] as `Cell.draw` takes it; None is outside training.
+                   [D, N] bool (None where all is kept): fused_lstm.varlen says what they are.
+                   cell, rates: `Spec.schema`; "" and [] are nn.LSTM's. cell names, with commas,
+                   what changes the weights: layer_norm, peephole, coupled, gru, rnn_tanh, rnn_relu;
+                   rates are zoneout's of h and of c, recurrent_dropout and candidate_dropout, or
+                   none. A cell has G gates: weights of G*H rows. Where its state is h alone, c0
+                   is h0 and c_n is h_n. The masks are drawn from seed, [1] or [2] as
+                   `reference.draw` takes it; None is outside training.
                    precision of float32 products, in PyTorch's words, and `native`'s alone: None is
                    "ieee". Who calls asks torch.backends.mkldnn.rnn.fp32_precision.
                    -> y [T, B, D*P], or [N, D*P] with zeros past the last row, h_n as h0, c_n as c0,
                    all of x's dtype, and, where `save` is true, what the backward needs (else three
                    tensors of no elements), a row of them as a row of x:
                    h [L-1, ..., D*P] outputs of the layers below the last, before dropout,
-                   c [L*D, ..., H] cell states in the state dtype; with layer_norm 8 * L*D more
+                   c [L*D, ..., H] cell states in the state dtype; with layer_norm 2G * L*D more
                    behind them, W x and R h before they were normalized, as an engine likes,
-                   gates [L*D, ..., 4H] activated gates.
+                   gates [L*D, ..., G*H] activated gates, of a GRU [..., 4H]: m, r, z, n, m being
+                   what h makes of n. `native` keeps neither of an RNN: no elements.
     lstm_backward  dy, dh_n, dc_n (None where no gradient comes) -> dx (no elements unless
                    `needs_dx`), dh0, dc0, and one gradient for each of `weights`. samples: n, the
                    rows of a step are those of n samples, as many each, one sample's after
@@ -50,7 +53,7 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
                    the state dtype and in it, given row_grad [N], the gradients by the first three
                    (else three tensors of no elements). A row of target `ignore_index` has no loss.
                    precision: as above, of mkldnn.matmul's switch. `native` alone has it.
-    packing        lengths [B] int64, each in 1 to `steps` -> what fused_lstm.packing.Packing has
+    packing        lengths [B] int64, each in 1 to `steps` -> what fused_lstm.varlen.Varlen has
                    outside a graph. `native` alone has it.
     gather         x [M, ...], index [N] int64 -> rows `index` of x [N, ...]. `native` alone has it.
 """
@@ -60,120 +63,68 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from . import hoisted, loop, reference, stack, twins
-from .cell import PLAIN, Cell
-from .derivatives import Fused, Linear, call_of, dispatched
-from .engines import constant_while_tracing
+from . import autograd, reference
+from .functional import check_dense
+from .spec import Spec, of_schema
 
-# --- what an engine's lstm() runs ---
-
-
-def run(
-    ops, x, h0, c0, weights, dropout, fuse,
-    directions=1, batch_sizes=None, keep=None, cell=PLAIN, seed=None,
-):  # fmt: skip
-    """An engine's lstm(), as in fused_lstm.engines, on its operators.
-
-    pointwise: the step loop with a fused cell, nn.LSTM's. hoisted: the same with all that needs no
-    order in time taken out of the loop. steps, layers: one operator.
-    """
-    traced = in_a_graph()
-    if seed is None and dropout > 0:
-        seed = draw_seed(x.device)
-    save = torch.is_grad_enabled() and any(t.requires_grad for t in (*weights, x, h0, c0))
-    save = save or torch.jit.is_tracing()  # what is traced once may be trained and not
-    lanes = directions, batch_sizes, keep
-    if fuse in ("pointwise", "hoisted"):
-        _, weights = cell.four_gates(weights, c0.shape[-1])
-        if fuse == "hoisted":
-            sweep, states = hoisted.steps(x, h0, c0, weights, hoisted.fused(ops), *lanes)
-        else:
-            step = ops.cell if traced else partial(call_of(Fused, save), twins.Cell(ops))
-            sweep, states = loop.steps(x, h0, c0, weights, step, *lanes)
-        drop = None if seed is None else partial(_drop, ops, dropout, seed)
-        y = stack.run(x, len(h0) // directions, sweep, drop, directions)
-        return y, *loop.last(states)
-    precision = precision_now(x.dtype, "rnn") if ops is NATIVE else None
-    if traced:
-        options = twins.named_lanes(*lanes, cell, precision)
-        return ops.lstm(x, h0, c0, weights, dropout, seed, fuse, save, **options)[:3]
-    call = twins.LSTM(ops, dropout, fuse, save, directions, 3 + len(weights), cell, precision)
-    return call_of(Fused, save)(call, x, h0, c0, *weights, seed, batch_sizes, keep)[:3]
+# --- the operators with their derivatives, as torch's dispatcher calls them ---
 
 
-def in_a_graph() -> bool:
-    """Whether a graph is being made: its operators are then called through torch's dispatcher."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
-@constant_while_tracing  # Dynamo cannot trace the switch: a graph has what it says when it is made
-def precision_now(dtype: torch.dtype, op: str) -> str | None:
-    """What torch.backends.mkldnn says of `op`, "rnn" or "matmul"; None for float32 as it is.
-
-    An operator is told, so that a backward is as exact as its forward.
-    """
-    if dtype != torch.float32:
-        return None
-    # torch.backends.mkldnn's own `fp32_precision`, less its modules: a microsecond of a short call.
-    word = torch._C._get_fp32_precision_getter("mkldnn", op)
-    return word if word in ("tf32", "bf16") else None
-
-
-def dropout(ops: SimpleNamespace, x: Tensor, p: float, seed: Tensor) -> Tensor:
-    """x with each element dropped with probability p, by the operator `dropout`."""
-    return _drop(ops, p, seed, x, 0)
-
-
-def draw_seed(device: torch.device) -> Tensor:
-    """A seed [1] int64 of a dropout mask, from PyTorch's generator.
-
-    On the device, so that it costs no sync and a CUDA graph can replay it.
-    """
-    return torch.randint(2**63 - 1, (1,), device=device)
-
-
-# --- the operators with their derivatives ---
-
-
-def _cell(ops, gates, c):
-    wanted = torch.is_grad_enabled() and (gates.requires_grad or c.requires_grad)
-    return call_of(Fused, wanted)(twins.Cell(ops), gates, c)
+def _spec_of(h0, weights, dropout, seed, fuse, directions, cell, rates, precision) -> Spec:
+    return of_schema(
+        len(h0), len(weights), dropout, fuse, seed is not None, directions, cell, rates, precision
+    )
 
 
 def _lstm(
     ops, x, h0, c0, weights, dropout, seed, fuse, save,
     directions=1, batch_sizes=None, keep=None, cell="", rates=(), precision=None,
 ):  # fmt: skip
-    own = Cell.of_arguments(cell, rates)
-    call = twins.LSTM(ops, dropout, fuse, save, directions, 3 + len(weights), own, precision)
-    return call_of(Fused, save)(call, x, h0, c0, *weights, seed, batch_sizes, keep)
+    spec = _spec_of(h0, weights, dropout, seed, fuse, directions, cell, rates, precision)
+    if save:
+        return autograd.LSTMFunction.apply(ops, spec, seed, batch_sizes, keep, x, h0, c0, *weights)
+    named = autograd.named(spec, batch_sizes, keep)
+    return autograd.kernel(ops.lstm.default, x, h0, c0, weights, dropout, seed, fuse, save, **named)
 
 
 def _plain_lstm(
-    x, h0, c0, weights, dropout, seed, fuse, save, cell="", rates=(), precision=None, **lanes
-):
-    lanes["cell"] = Cell.of_arguments(cell, rates)
-    return *reference.lstm(x, h0, c0, weights, dropout, seed, **lanes), *[x.new_empty(0)] * 3
-
-
-def _drop(ops, p, seed, y, layer):
-    """What stack.run drops with: one mask for all layers, at every level of every engine."""
-    return (ops.dropout if in_a_graph() else partial(_dropout, ops))(y, p, seed, layer * y.numel())
+    x, h0, c0, weights, dropout, seed, fuse, save,
+    directions=1, batch_sizes=None, keep=None, cell="", rates=(), precision=None,
+):  # fmt: skip
+    spec = _spec_of(h0, weights, dropout, seed, fuse, directions, cell, rates, precision)
+    states = reference.run(spec, x, h0, c0, weights, seed, batch_sizes, keep)
+    return *states, x.new_empty(0)
 
 
 def _dropout(ops, x, p, seed, first=0):
-    wanted = torch.is_grad_enabled() and x.requires_grad
-    return call_of(Linear, wanted)(twins.Dropout(ops, p, first), x, seed)
+    if autograd.is_differentiated(x):
+        return autograd.DropoutFunction.apply(ops, x, p, seed, first)
+    return autograd.kernel(ops.dropout.default, x, p, seed, first)
 
 
-def _plain_dropout(x, p, seed, first=0):
-    return (x * reference.dropout_mask(seed, x.shape, p, first)).to(x.dtype)
+def _cell(ops, gates, c):
+    if autograd.is_differentiated(gates, c):
+        return autograd.CellFunction.apply(ops, gates, c)
+    return autograd.kernel(ops.cell.default, gates, c)
+
+
+def _dispatched(function: Callable, plain: Callable) -> Callable:
+    """Return what torch's dispatcher calls where a graph, or anyone else, calls an operator itself.
+
+    The dispatcher comes at one level of torch.func, of which there may be more: each has to see
+    plain PyTorch.
+    """
+
+    def run(*args, **kwargs):
+        return (plain if autograd.is_transformed() else function)(*args, **kwargs)
+
+    return run
 
 
 # --- fakes: shapes and dtypes alone. What a kernel makes is contiguous. ---
@@ -187,15 +138,17 @@ def _fake_cell_backward(gates, c, c_next, dh, dc_next):
     return gates.new_empty(gates.shape), c.new_empty(c.shape)
 
 
-def _fake_lstm(x, h0, c0, weights, dropout, seed, fuse, save, directions=1, cell="", **_others):
+def _fake_lstm(
+    engine, x, h0, c0, weights, dropout, seed, fuse, save, directions=1, cell="", **_others
+):  # fmt: skip
     rows, width, lanes, H = x.shape[:-1], directions * h0.shape[2], len(h0), c0.shape[2]
     h, c, gates = [(0,)] * 3
     if save:
-        h, c, gates = (
-            (lanes // directions - 1, *rows, width),
-            (lanes * (9 if "layer_norm" in cell else 1), *rows, H),
-            (lanes, *rows, 4 * H),
-        )
+        h = lanes // directions - 1, *rows, width
+    if save and not (engine == "native" and "rnn" in cell):  # there y is all that is needed
+        G = len(weights[0]) // H
+        c = lanes * (1 + 2 * G * ("layer_norm" in cell)), *rows, H
+        gates = lanes, *rows, (4 if "gru" in cell else G) * H
     return (
         x.new_empty(*rows, width),
         h0.new_empty(h0.shape),
@@ -241,7 +194,7 @@ def _fake_gather(x, index):
 class Operator(NamedTuple):
     schema: str
     fake: Callable
-    own: Callable | None = None  # with its derivatives; the first argument is an engine's operators
+    differentiable: Callable | None = None  # the first argument is an engine's operators
     plain: Callable | None = None  # the same in plain PyTorch
     engines: tuple[str, ...] = ("triton", "native")
 
@@ -274,7 +227,7 @@ OPERATORS = {
     ),
     "dropout": Operator(
         "(Tensor x, float p, Tensor seed, int first=0) -> Tensor",
-        _fake_dropout, _dropout, _plain_dropout,
+        _fake_dropout, _dropout, autograd.plain_dropout,
     ),
     "linear_cross_entropy": Operator(
         "(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, Tensor? row_grad,"
@@ -306,13 +259,14 @@ def _define(engine: str):
         library.define(name + operator.schema)
         # A kernel of a device comes before this one.
         library.impl(name, _first_use(engine, name), "CompositeExplicitAutograd")
-        torch.library.register_fake(f"{namespace}::{name}", operator.fake, lib=library)
+        fake = partial(_fake_lstm, engine) if name == "lstm" else operator.fake
+        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
         # Not torch.library.register_autograd, which torch.func cannot transform.
-        if operator.own is None or operator.plain is None:
+        if operator.differentiable is None or operator.plain is None:
             continue
         for key in ("Autograd", "FuncTorchBatched"):
-            own = dispatched(partial(operator.own, ops), operator.plain)
-            library.impl(name, own, key)
+            run = _dispatched(partial(operator.differentiable, ops), operator.plain)
+            library.impl(name, run, key)
     return ops
 
 
@@ -320,7 +274,11 @@ def _first_use(engine: str, name: str) -> Callable:
     """The kernel until there is one: loads the engine's, and calls it."""
 
     def load_and_run(*args, **options):
-        device = next(a for a in args if isinstance(a, Tensor)).device
+        leaves = pytree.arg_tree_leaves(*args, **options)
+        tensors = [t for t in leaves if isinstance(t, Tensor)]
+        for tensor in tensors:  # of another kind it would come here again, and for ever
+            check_dense(f"fused_lstm_{engine}::{name}", tensor)
+        device = tensors[0].device
         module = importlib.import_module(f".{engine}", __package__)
         why = module.missing(device) or module.load()
         if why is not None:

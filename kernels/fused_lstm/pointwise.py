@@ -1,7 +1,8 @@
 """A step of a cell but for its products, in plain PyTorch, forward and backward by hand.
 
-Beside nn.LSTM's cell it has what fused_lstm.cell can add to one: peepholes, a normalized c, a mask
-on the candidate g, and zoneout. docs/backward.md derives the backward. nn.GRU's cell is at the end.
+Beside nn.LSTM's cell it has what fused_lstm.spec can add to one: peepholes, a normalized c, a mask
+on the candidate g, and zoneout. docs/backward.md derives the backward. nn.GRU's and nn.RNN's cells
+are at the end.
 
 B, H: batch, hidden size. Gate order i, f, g, o; of a GRU m, r, z, n.
 """
@@ -122,6 +123,12 @@ def seen_backward(dseen: Tensor, c: Tensor, added: Added) -> Tensor:
     return normalized_backward(dseen * added.gain_c, *normalized(c))
 
 
+def four_gates(weight: Tensor) -> Tensor:
+    """Rows i, g, o of coupled gates -> i, f = -i, g, o: 1 - sigma(a) is sigma(-a)."""
+    i, g, o = weight.chunk(3)
+    return torch.cat([i, -i, g, o])
+
+
 # --- masks ---
 
 
@@ -199,11 +206,53 @@ def gru_backward(
     return dgates.to(activated.dtype), dc_next * z, dh
 
 
+# --- nn.RNN's cells, whose c is h ---
+
+
+def rnn_tanh_forward(
+    gates: Tensor, c: Tensor, added: Added = PLAIN
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `forward`; gates [B, H]."""
+    c_next = gates.to(c.dtype).tanh()
+    h = c_next.to(gates.dtype)
+    return h, c_next, h
+
+
+def rnn_tanh_backward(
+    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `backward`."""
+    dgates = (dc_next + dh) * (1 - activated.to(c.dtype).square())
+    return dgates.to(activated.dtype), torch.zeros_like(c), dh
+
+
+def rnn_relu_forward(
+    gates: Tensor, c: Tensor, added: Added = PLAIN
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `forward`; gates [B, H]."""
+    c_next = gates.to(c.dtype).relu()
+    h = c_next.to(gates.dtype)
+    return h, c_next, h
+
+
+def rnn_relu_backward(
+    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `backward`; where relu gave 0 its derivative is 0, as torch has it."""
+    dgates = torch.where(activated > 0, dc_next + dh, 0.0)
+    return dgates.to(activated.dtype), torch.zeros_like(c), dh
+
+
 class Pointwise(NamedTuple):
-    """What a cell computes in a step but for its products."""
+    """What a cell computes in a step except its products."""
 
     forward: Callable[..., tuple[Tensor, Tensor, Tensor]]
     backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
-LSTM, GRU = Pointwise(forward, backward), Pointwise(gru_forward, gru_backward)
+CELLS = {
+    "lstm": Pointwise(forward, backward),
+    "gru": Pointwise(gru_forward, gru_backward),
+    "rnn_tanh": Pointwise(rnn_tanh_forward, rnn_tanh_backward),
+    "rnn_relu": Pointwise(rnn_relu_forward, rnn_relu_backward),
+}

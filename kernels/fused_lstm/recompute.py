@@ -8,86 +8,105 @@ of k steps (Chen et al. 2016, "Training deep nets with sublinear memory cost").
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from . import stack
-from .cell import PLAIN, Cell
-from .ops import draw_seed, in_a_graph
+from .autograd import draw_seed
+from .engines import in_a_graph
+from .spec import Spec
 
 
 def in_chunks(
     run: Callable,
-    k: int,
+    spec: Spec,
     x: Tensor,
     h0: Tensor,
     c0: Tensor,
     weights: list[Tensor],
-    dropout: float,
-    fuse: str | None,
-    directions: int = 1,
-    batch_sizes: Tensor | None = None,
-    keep: Tensor | None = None,
-    cell: Cell = PLAIN,
     seed: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """run(x, ...), an engine's call as in fused_lstm.engines, k steps at a time.
+    batch_sizes: Tensor | None = None,
+    not_reset: Tensor | None = None,
+    states: bool = False,
+) -> tuple[Tensor, ...]:
+    """Call `run`, an engine's as in fused_lstm.engines, `spec.recompute` steps at a time.
 
     Two directions are run apart, layer by layer, the second on turned rows. It is one call where
-    nothing is kept for a backward, in a graph of torch.compile and under torch.func, which do not
-    know of it.
+    nothing is kept for a backward, in a graph of torch.compile, under torch.func and in forward
+    mode, which do not know of it.
     """
     if not _keeps(x, h0, c0, *weights):
-        own = (cell, seed) if cell.on else ()
-        return run(x, h0, c0, weights, dropout, fuse, directions, batch_sizes, keep, *own)
-    chunked = _one_way if directions == 1 else _two_ways
-    y, h_n, c_n = chunked(run, k, x, h0, c0, weights, dropout, fuse, batch_sizes, keep, cell, seed)
+        return run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states)
+    chunked = _one_way if spec.directions == 1 else _two_ways
+    y, h_n, c_n = chunked(run, spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
     if len(y) < len(x):  # a row that has ended stands for all such, and gives zero
         y = F.pad(y, (0, 0, 0, len(x) - len(y)))
     return y, h_n, c_n
 
 
-def _two_ways(run, k, x, h0, c0, weights, dropout, fuse, batch_sizes, keep, cell, seed):
-    """The call of two directions, lane by lane."""
-    per_lane, states = len(weights) // len(h0), []
-    turn = _turn(batch_sizes, x.device)
+def _two_ways(run, spec, x, h0, c0, weights, seed, batch_sizes, not_reset):
+    """Make the call of two directions, lane by lane."""
+    per_lane, last = len(spec.weight_names), []
+    turn, of_lane = _turn(batch_sizes, x.device), replace(spec, layers=1, directions=1, dropout=0.0)
 
     def sweep(x: Tensor, lane: int) -> Tensor:
         backwards = lane % 2
-        kept = None if keep is None else keep[backwards, None]
+        kept = None if not_reset is None else not_reset[backwards, None]
         if backwards:
             x, kept = turn(x, 0), None if kept is None else turn(kept, 1)
         y, *state = _one_way(
-            run, k, x, h0[lane, None], c0[lane, None],
-            weights[lane * per_lane : (lane + 1) * per_lane], 0.0, fuse, batch_sizes, kept, cell,
-            None if seed is None else draw_seed(x.device),
+            run, of_lane, x, h0[lane, None], c0[lane, None],
+            weights[lane * per_lane : (lane + 1) * per_lane],
+            draw_seed(x.device) if of_lane.draws else None, batch_sizes, kept,
         )  # fmt: skip
-        states.append(state)
+        last.append(state)
         return turn(y, 0) if backwards else y
 
-    drop = (lambda y, _: F.dropout(y, dropout)) if dropout > 0 else None
-    y = stack.run(x, len(h0) // 2, sweep, drop, 2)
-    h_n, c_n = map(torch.cat, zip(*states, strict=True))
+    p = spec.dropout
+    y = stack.run(x, spec.layers, sweep, (lambda y, _: F.dropout(y, p)) if p > 0 else None, 2)
+    h_n, c_n = map(torch.cat, zip(*last, strict=True))
     return y, h_n, c_n
 
 
-def _one_way(run, k, x, h, c, weights, dropout, fuse, batch_sizes, keep, cell, seed):
-    """The call of one direction, in parts."""
-    own, outputs = (cell, None) if cell.on else (), []
-    for rows, alive, sizes in _chunks(x, h.shape[1], batch_sizes, k):
-        if seed is not None:  # its own, and the whole's for what is the same at every step
-            own = cell, torch.cat([draw_seed(x.device), seed])
-        given = x[rows], h[:, :alive], c[:, :alive], weights, dropout, fuse, 1, sizes
+def _one_way(run, spec, x, h, c, weights, seed, batch_sizes, not_reset):
+    """Make the call of one direction, in parts."""
+    outputs, part = [], None
+    for rows, alive, sizes in _chunks(x, h.shape[1], batch_sizes, spec.recompute):
+        if seed is not None:
+            part = draw_seed(x.device)
+            if spec.options:  # the whole call's too, for what is the same at every step
+                part = torch.cat([part, seed])
         y, h_n, c_n = checkpoint(
-            run, *given, None if keep is None else keep[:, rows], *own,
-            use_reentrant=False, preserve_rng_state=dropout > 0,
-        )  # fmt: skip
+            unchanged(run, x, h, c, weights), spec, x[rows], h[:, :alive], c[:, :alive], weights,
+            part, sizes, None if not_reset is None else not_reset[:, rows],
+            use_reentrant=False, preserve_rng_state=spec.dropout > 0,
+        )[:3]  # fmt: skip
         outputs.append(y)
         h, c = (torch.cat([new, old[:, alive:]], 1) for new, old in ((h_n, h), (c_n, c)))
     return torch.cat(outputs), h, c
+
+
+def unchanged(run: Callable, x: Tensor, h: Tensor, c: Tensor, weights: list[Tensor]) -> Callable:
+    """Return `run`, which raises RuntimeError once a tensor that it was to run on has changed."""
+    tensors = {"x": x, "h": h, "c": c} | {f"weights[{n}]": w for n, w in enumerate(weights)}
+    before = {name: t._version for name, t in tensors.items()}
+
+    def checked(*arguments):
+        for name, tensor in tensors.items():
+            if tensor._version != before[name]:
+                raise RuntimeError(
+                    f"{name}: got version {tensor._version}, changed in place after the forward"
+                    f" pass; expected version {before[name]}, as recompute= runs that pass again"
+                )
+        return run(*arguments)
+
+    return checked
 
 
 def _turn(batch_sizes: Tensor | None, device: torch.device) -> Callable[[Tensor, int], Tensor]:
@@ -95,16 +114,18 @@ def _turn(batch_sizes: Tensor | None, device: torch.device) -> Callable[[Tensor,
     if batch_sizes is None:
         return lambda rows, dim: rows.flip(dim)
     T, B = batch_sizes.shape[0], int(batch_sizes[0])
-    lengths = (batch_sizes > torch.arange(B)[:, None]).sum(1)
-    first, t = batch_sizes.cumsum(0) - batch_sizes, torch.arange(T).repeat_interleave(batch_sizes)
-    b = torch.arange(len(t)) - first[t]
+    numbers = partial(torch.arange, device=batch_sizes.device)
+    lengths = (batch_sizes > numbers(B)[:, None]).sum(1)
+    first, t = batch_sizes.cumsum(0) - batch_sizes, numbers(T).repeat_interleave(batch_sizes)
+    b = numbers(len(t)) - first[t]
     places = (first[lengths[b] - 1 - t] + b).to(device)
     return lambda rows, dim: rows.index_select(dim, places)
 
 
 def _keeps(*tensors: Tensor) -> bool:
     """Whether autograd, and nothing else, is to keep what a backward needs."""
-    if in_a_graph() or torch._C._are_functorch_transforms_active():
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    if in_a_graph() or transformed:
         return False
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 

@@ -1,28 +1,27 @@
-"""The LSTM in plain PyTorch, forward and backward by hand: the text to read first, and the oracle.
+"""Every cell in plain PyTorch, forward and backward by hand: the text to read first, the oracle.
 
 Every kernel of this project computes what stands here; docs/backward.md derives the backward.
 Nothing here is in place, so autograd can differentiate all of it, the backward included. What a
-cell adds to nn.LSTM's (fused_lstm.cell) is here too, where a lane has its weights or its masks.
+cell's options add is here too, where a lane has their weights or their masks.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
-size of h, which is H unless h is projected. A lane is one layer in one direction. Gate order i, f,
-g, o.
+size of h, which is H unless h is projected. G: gates. A lane is one layer in one direction. Gate
+order i, f, g, o; of a GRU r, z, n.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import pointwise, stack
-from .cell import NOTHING, PLAIN, Cell, Draws
 from .philox import dropout_mask
 from .pointwise import (
     Added,
-    Pointwise,
     cell,
     cell_backward,
     masked,
@@ -33,80 +32,173 @@ from .pointwise import (
     zoned,
     zoned_backward,
 )
-from .rows import Order, Rows
+from .spec import CANDIDATE, PLAIN, RECURRENT, ZONEOUT_C, ZONEOUT_H, Spec, completed
+from .varlen import Order, Rows
 
 __all__ = ["Layer", "by_layer", "cell", "cell_backward", "dropout_mask", "state_dtype"]
 
 
 class Layer(NamedTuple):
-    """One lane's weights, as nn.LSTM and fused_lstm.cell name them."""
+    """One lane's weights, as torch.nn and fused_lstm.spec name them."""
 
-    w_ih: Tensor  # [4H, I], or [4H, D * P] above the first layer
-    w_hh: Tensor  # [4H, P]
-    b_ih: Tensor | None = None  # [4H]
-    b_hh: Tensor | None = None  # [4H]
+    w_ih: Tensor  # [G*H, I], or [G*H, D * P] above the first layer
+    w_hh: Tensor  # [G*H, P]
+    b_ih: Tensor | None = None  # [G*H]
+    b_hh: Tensor | None = None  # [G*H]
     w_hr: Tensor | None = None  # [P, H], where h is projected
-    w_ch: Tensor | None = None  # [3H], peepholes of i, f and o
-    gain_ih: Tensor | None = None  # [4H], where W x, R h and c are normalized
-    gain_hh: Tensor | None = None  # [4H]
-    gain_c: Tensor | None = None  # [H]
+    w_ch: Tensor | None = None  # [3H], peepholes of i, f and o; coupled [2H], of i and o
+    gain_ih: Tensor | None = None  # [G*H], where W x, R h and c are normalized
+    gain_hh: Tensor | None = None  # [G*H]
+    gain_c: Tensor | None = None  # [H], of an LSTM
     b_c: Tensor | None = None  # [H], with gain_c where there are biases
 
     def bias(self) -> Tensor | None:
-        """Both biases as one [4H]: they only ever appear as a sum."""
+        """Return both biases of an LSTM as one [4H]: they only ever appear as a sum."""
         return None if self.b_ih is None or self.b_hh is None else self.b_ih + self.b_hh
 
-    def added(self, mask: Tensor | None) -> Added:
-        """What the pointwise part of a step has beside nn.LSTM's; mask [B, H] or None, on g."""
-        return Added(self.w_ch, self.gain_c, self.b_c, mask)
+    def added(self, mask: Tensor | None, coupled: bool = False) -> Added:
+        """Return what a step has beside nn.LSTM's; mask [B, H] or None, on g."""
+        w_ch = self.w_ch
+        if coupled and w_ch is not None:
+            of_i, of_o = w_ch.chunk(2)
+            w_ch = torch.cat([of_i, -of_i, of_o])
+        return Added(w_ch, self.gain_c, self.b_c, mask)
 
 
-def by_layer(weights: Sequence[Tensor], lanes: int, cell: Cell = PLAIN) -> Iterator[Layer]:
-    """Split flat weights: a lane has nn.LSTM's, then its cell's, in the order of `Layer`."""
+FIELDS = {
+    "weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh",
+    "weight_hr": "w_hr", "weight_ch": "w_ch", "gain_ih": "gain_ih", "gain_hh": "gain_hh",
+    "gain_c": "gain_c", "bias_c": "b_c",
+}  # fmt: skip
+
+
+def by_layer(weights: Sequence[Tensor], lanes: int, spec: Spec = PLAIN) -> list[Layer]:
+    """Split flat weights, a lane's in the order of `Spec.weights`."""
     per_lane = len(weights) // lanes
-    bias, projected = cell.forms[per_lane]
-    norm = cell.layer_norm
-    has = True, True, bias, bias, projected, cell.peephole, norm, norm, norm, norm and bias
-    names = [name for name, there in zip(Layer._fields, has, strict=True) if there]
+    names = spec.weight_names
+    if len(names) != per_lane:
+        names = completed(spec, lanes, len(weights), 1).weight_names
+    fields, layers = [FIELDS[name] for name in names], []
     for start in range(0, len(weights), per_lane):
-        own = weights[start : start + per_lane]
-        yield Layer(**dict(zip(names, own, strict=True)))
+        lane = weights[start : start + per_lane]
+        layers.append(Layer(**dict(zip(fields, lane, strict=True))))
+    return layers
+
+
+# --- masks ---
+
+
+class Draws(NamedTuple):
+    """The masks of a lane, or of one of its steps; None: nothing is drawn."""
+
+    zoneout_h: Tensor | float | None = None  # [T, B, P], 1 where a unit keeps its h; or how likely
+    zoneout_c: Tensor | float | None = None  # [T, B, H], the same of c
+    recurrent: Tensor | None = None  # [B, P], what h(t-1) is multiplied by before R
+    candidate: Tensor | None = None  # [T, B, H], what g is multiplied by
+
+    def at(self, t: int) -> Draws:
+        """Return those of step t."""
+        h, c = (of[t] if isinstance(of, Tensor) else of for of in (self.zoneout_h, self.zoneout_c))
+        g = None if self.candidate is None else self.candidate[t]
+        return Draws(h, c, self.recurrent, g)
+
+
+NOTHING = Draws()
+
+
+def draw(
+    spec: Spec, seed: Tensor | None, lane: int, lanes: int, T: int, B: int, P: int, H: int
+) -> Draws:
+    """Return the masks of a lane, of `lanes`; seed int64, or None outside training.
+
+    The seed is [1], or [2] where a call is part of a longer one: the part's, and the longer one's,
+    which draws what is the same at every step. A unit's number among its kind's is its place in
+    [lanes, T, B, P or H], or in [B, lanes, P] where one mask serves all steps. B counts rows by
+    falling length where these differ.
+    """
+
+    def mask(kind: int, p: float, *shape: int) -> Tensor | None:
+        if seed is None or p == 0:
+            return None
+        return dropout_mask(seed[:1], shape, p, kind + lane * prod(shape))
+
+    def zones(kind: int, p: float, *shape: int) -> Tensor | float | None:
+        dropped = mask(kind, p, *shape)
+        if dropped is None:
+            return p or None
+        return (dropped == 0).to(torch.float32)
+
+    recurrent = None
+    if seed is not None and spec.recurrent_dropout > 0:
+        shape = B, lanes, P
+        recurrent = dropout_mask(seed[-1:], shape, spec.recurrent_dropout, RECURRENT)[:, lane]
+    of_h = zones(ZONEOUT_H, spec.zones[0], T, B, P)
+    return Draws(
+        of_h,
+        zones(ZONEOUT_C, spec.zones[1], T, B, H) if spec.has_c else of_h,
+        recurrent,
+        mask(CANDIDATE, spec.candidate_dropout, T, B, H),
+    )
 
 
 # --- one lane ---
 
 
+class Norms(NamedTuple):
+    """What is kept of a lane's normalized products for the backward, in the state dtype."""
+
+    x_hat: Tensor  # [T, B, G*H], W x normalized
+    x_rstd: Tensor  # [T, B, 1], 1 / its standard deviation
+    h_hat: Tensor  # [T, B, G*H], R h normalized
+    h_rstd: Tensor  # [T, B, 1]
+
+
+def sums(by_x: Tensor, by_h: Tensor, layer: Layer, spec: Spec) -> Tensor:
+    """Return the gates before activation of W x and R h [B, G*H] each, as a step keeps them.
+
+    Of a coupled LSTM they are i, -i, g, o: 1 - sigma(a) is sigma(-a). Of a GRU they are m, r, z, n,
+    where m is what h alone makes of n, since r comes between them.
+    """
+    if spec.cell == "gru":
+        if layer.b_ih is not None and layer.b_hh is not None:
+            by_x, by_h = by_x + layer.b_ih, by_h + layer.b_hh
+        (r_x, z_x, n), (r_h, z_h, m) = by_x.chunk(3, -1), by_h.chunk(3, -1)
+        return torch.cat([m, r_x + r_h, z_x + z_h, n], dim=-1)
+    gates = by_x + by_h
+    if (bias := layer.bias()) is not None:
+        gates = gates + bias
+    if spec.coupled:
+        i, g, o = gates.chunk(3, -1)
+        gates = torch.cat([i, -i, g, o], dim=-1)
+    return gates
+
+
+def sums_backward(dgates: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
+    """Return the gradients by both products with their biases [..., G*H], of `sums`."""
+    if spec.cell == "gru":
+        dm, dr, dz, dn = dgates.chunk(4, -1)
+        return torch.cat([dr, dz, dn], dim=-1), torch.cat([dr, dz, dm], dim=-1)
+    if spec.coupled:
+        di, df, dg, do = dgates.chunk(4, -1)
+        dgates = torch.cat([di - df, dg, do], dim=-1)
+    return dgates, dgates
+
+
 def step(
-    x: Tensor,
-    h: Tensor,
-    c: Tensor,
-    layer: Layer,
-    draws: Draws = NOTHING,
-    own: Pointwise = pointwise.LSTM,
+    x: Tensor, h: Tensor, c: Tensor, layer: Layer, draws: Draws = NOTHING, spec: Spec = PLAIN
 ) -> tuple[Tensor, ...]:
-    """x [B, I], h [B, P], c [B, H] -> h_next, c_next, activated gates [B, 4H], and any `Norms`."""
+    """x [B, I], h [B, P], c [B, H] -> h_next, c_next, activated gates, and any `Norms`."""
     by_x, by_h, norms = x @ layer.w_ih.T, masked(h, draws.recurrent) @ layer.w_hh.T, ()
     if layer.gain_ih is not None and layer.gain_hh is not None:
         norms = Norms(*normalized(by_x), *normalized(by_h))
         by_x, by_h = scaled(norms.x_hat, layer.gain_ih), scaled(norms.h_hat, layer.gain_hh)
-    gates = by_x + by_h
-    if (bias := layer.bias()) is not None:
-        gates = gates + bias
-    added = layer.added(draws.candidate)
-    h_next, c_next, activated = own.forward(gates.to(x.dtype), c, added)
+    gates = sums(by_x, by_h, layer, spec)
+    added = layer.added(draws.candidate, spec.coupled)
+    h_next, c_next, activated = pointwise.CELLS[spec.cell].forward(gates.to(x.dtype), c, added)
     if layer.w_hr is not None:
         h_next = h_next @ layer.w_hr.T
     h_next, c_next = zoned(h_next, h, draws.zoneout_h), zoned(c_next, c, draws.zoneout_c)
     return h_next, c_next, activated, *norms
-
-
-class Norms(NamedTuple):
-    """What is kept of a lane's normalized products for the backward, in the state dtype."""
-
-    x_hat: Tensor  # [T, B, 4H], W x normalized
-    x_rstd: Tensor  # [T, B, 1], 1 / its standard deviation
-    h_hat: Tensor  # [T, B, 4H], R h normalized
-    h_rstd: Tensor  # [T, B, 1]
 
 
 def layer_forward(
@@ -116,19 +208,19 @@ def layer_forward(
     layer: Layer,
     order: Order | None = None,
     draws: Draws = NOTHING,
-    own: Pointwise = pointwise.LSTM,
+    spec: Spec = PLAIN,
 ) -> tuple[Tensor, ...]:
     """A lane: x [T, B, I], h0 [B, P], c0 [B, H] -> h [T, B, P], c [T, B, H], gates [T, B, 4H].
 
     h and c are the state after each step, which of a row that has ended is its last; the gates are
-    activated. A lane that normalizes gives its `Norms` too. order: the lane's steps; None is
-    forwards, all rows alive. own: of the cell.
+    activated: of a coupled LSTM four, of a GRU m, r, z, n, of an RNN [T, B, H]. A lane that
+    normalizes gives its `Norms` too. order: the lane's steps; None is forwards, all rows alive.
     """
     order = order or Order(range(len(x)))
     h, c, saved = h0, c0.to(state_dtype(x.dtype)), {}
     for t in order.steps:
         h_prev, c_prev = order.before(t, h, c)
-        h_next, c_next, *kept = step(x[t], h_prev, c_prev, layer, draws.at(t), own)
+        h_next, c_next, *kept = step(x[t], h_prev, c_prev, layer, draws.at(t), spec)
         h, c = order.after(t, h_next, h), order.after(t, c_next, c)
         saved[t] = h, c, *kept
     return _stacked(saved)
@@ -148,9 +240,9 @@ def layer_backward(
     *kept: Tensor,
     order: Order | None = None,
     draws: Draws = NOTHING,
-    own: Pointwise = pointwise.LSTM,
+    spec: Spec = PLAIN,
 ) -> tuple[Tensor, Tensor, Tensor, Layer]:
-    """Gradients of one lane.
+    """Return the gradients of one lane.
 
     The loop over time does only what must be done in order; the gradients of the weights need
     every step's dgates and no order, so they are one large product each after the loop.
@@ -158,53 +250,60 @@ def layer_backward(
     Args:
         dy: [T, B, P], what is sent to a row that has ended is not looked at; dh_n [B, P], dc_n
             [B, H], gradients by the last state.
-        x, h0, c0, layer, order, draws, own: the forward's arguments; h, c, gates, kept: its
+        x, h0, c0, layer, order, draws, spec: the forward's arguments; h, c, gates, kept: its
             results.
 
     Returns:
         dx [T, B, I], dh0 [B, P], dc0 [B, H] and the gradients of the weights.
     """
     order = order or Order(range(len(x)))
-    norms, found, last = Norms(*kept) if kept else None, {}, (h0, c0.to(c.dtype))
+    norms, before, last = Norms(*kept) if kept else None, {}, (h0, c0.to(c.dtype))
     for t in order.steps:
-        found[t], last = order.before(t, *last), (h[t], c[t])
-    h_prev, c_prev = _stacked(found)
-    if draws.zoneout_c is not None:  # what a step made of c is not what it left of it
+        before[t], last = order.before(t, *last), (h[t], c[t])
+    h_prev, c_prev = _stacked(before)
+    if draws.zoneout_c is not None and spec.has_c:  # what a step made of c is not what it left
         c = pointwise.proposed(gates, c_prev, draws.candidate)
+    backward = pointwise.CELLS[spec.cell].backward
     dh, dc, made = dh_n, dc_n.to(c.dtype), {}
     for t in reversed(order.steps):
         drawn = draws.at(t)
         dh_new, dh_old = zoned_backward(order.output(t, dy[t] + dh), drawn.zoneout_h)
         dc_new, dc_old = zoned_backward(dc, drawn.zoneout_c)
         dm = dh_new if layer.w_hr is None else dh_new @ layer.w_hr  # by o * tanh(c)
-        added = layer.added(drawn.candidate)
-        by_gates, dc_prev, dseen = own.backward(gates[t], c_prev[t], c[t], dm, dc_new, added)
-        dgates = by_h = order.output(t, by_gates)
+        added = layer.added(drawn.candidate, spec.coupled)
+        by_gates, dc_prev, dseen = backward(gates[t], c_prev[t], c[t], dm, dc_new, added)
+        dgates = order.output(t, by_gates)
+        _, by_h = sums_backward(dgates, spec)
         if norms is not None and layer.gain_hh is not None:
-            by_h = normalized_backward(dgates * layer.gain_hh, norms.h_hat[t], norms.h_rstd[t])
+            by_h = normalized_backward(by_h * layer.gain_hh, norms.h_hat[t], norms.h_rstd[t])
             by_h = by_h.to(x.dtype)
         dh_prev = masked(by_h @ layer.w_hh, drawn.recurrent) + dh_old
-        before = order.before(t, dh_prev, dc_prev + dc_old)
-        dh, dc = order.after(t, before[0], dh), order.after(t, before[1], dc)
+        crossed = order.before(t, dh_prev, dc_prev + dc_old)
+        dh, dc = order.after(t, crossed[0], dh), order.after(t, crossed[1], dc)
         made[t] = dgates, by_h, dh_new, dseen
     dgates, by_h, dh_new, dseen = _stacked(made)
-    by_x = dgates
+    of_x, of_h = sums_backward(dgates, spec)
+    by_x = of_x
     if norms is not None and layer.gain_ih is not None:
-        by_x = normalized_backward(dgates * layer.gain_ih, norms.x_hat, norms.x_rstd).to(x.dtype)
-    dbias = None if layer.b_ih is None else _rows(dgates).sum(0)
+        by_x = normalized_backward(of_x * layer.gain_ih, norms.x_hat, norms.x_rstd).to(x.dtype)
+    has_bias = layer.b_ih is not None
     dweights = Layer(
         _rows(by_x).T @ _rows(x),
         _rows(by_h).T @ _rows(masked(h_prev, draws.recurrent)),
-        dbias,
-        dbias,
+        _rows(of_x).sum(0) if has_bias else None,
+        _rows(of_h).sum(0) if has_bias else None,
         None if layer.w_hr is None else _rows(dh_new).T @ _rows(_unprojected(gates, c, layer)),
-        *_gradients_of_vectors(layer, norms, dgates, dseen, c_prev, c),
+        None if layer.w_ch is None else _of_peepholes(dgates, c_prev, c, spec.coupled),
+        None if norms is None else _rows(of_x * norms.x_hat).sum(0),
+        None if norms is None else _rows(of_h * norms.h_hat).sum(0),
+        None if layer.gain_c is None else _rows(dseen * normalized(c)[0]).sum(0),
+        None if layer.b_c is None else _rows(dseen).sum(0),
     )
     return by_x @ layer.w_ih, dh, dc.to(c0.dtype), dweights
 
 
 def _stacked(of: dict[int, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """What each step gave, in order of time: [T, ...] of each of its tensors."""
+    """Stack what each step gave, in order of time: [T, ...] of each of its tensors."""
     return tuple(torch.stack(parts) for parts in zip(*(of[t] for t in range(len(of))), strict=True))
 
 
@@ -214,34 +313,67 @@ def _rows(of: Tensor) -> Tensor:
 
 
 def _unprojected(gates: Tensor, c: Tensor, layer: Layer) -> Tensor:
-    """o * tanh(c) [T, B, H] again, which is cheaper than keeping it."""
+    """Make o * tanh(c) [T, B, H] again, which is cheaper than keeping it."""
     o = gates.chunk(4, dim=-1)[3]
     return (o * pointwise.seen(c, layer.added(None)).tanh()).to(gates.dtype)
 
 
-def _gradients_of_vectors(
-    layer: Layer,
-    norms: Norms | None,
-    dgates: Tensor,
-    dseen: Tensor,
-    c_prev: Tensor,
-    c: Tensor,
-) -> list[Tensor | None]:
-    """Those of the peepholes, of the gains and of c's bias, in the order of `Layer`."""
-    found: list[Tensor | None] = [None] * 5
-    if layer.w_ch is not None:
-        di, df, _, do = dgates.chunk(4, dim=-1)
-        seen = torch.cat([di * c_prev, df * c_prev, do * c], dim=-1)
-        found[0] = _rows(seen).sum(0)
-    if norms is not None:
-        found[1], found[2] = (_rows(dgates * hat).sum(0) for hat in (norms.x_hat, norms.h_hat))
-        found[3] = _rows(dseen * normalized(c)[0]).sum(0)
-    if layer.b_c is not None:
-        found[4] = _rows(dseen).sum(0)
-    return found
+def _of_peepholes(dgates: Tensor, c_prev: Tensor, c: Tensor, coupled: bool) -> Tensor:
+    """Return the gradient by weight_ch."""
+    di, df, _, do = dgates.chunk(4, dim=-1)
+    if coupled:
+        return _rows(torch.cat([(di - df) * c_prev, do * c], dim=-1)).sum(0)
+    return _rows(torch.cat([di * c_prev, df * c_prev, do * c], dim=-1)).sum(0)
 
 
 # --- a stack of lanes ---
+
+
+def run(
+    spec: Spec,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weights: Sequence[Tensor],
+    seed: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+    not_reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """A call, for autograd to differentiate.
+
+    Args:
+        spec: any.
+        x: [T, B, I], or packed [N, I] with batch_sizes.
+        h0: [L * D, B, P]; c0: [L * D, B, H]; weights: flat, as `Spec.weights` names a lane's.
+        seed: draws all masks, as `draw` takes it.
+        batch_sizes, not_reset: as in fused_lstm.varlen.
+
+    Returns:
+        y [T, B, D * P] or [N, D * P], h_n [L * D, B, P], c_n [L * D, B, H], and the state after
+        every step: h of the layers below the last [L - 1, ..., D * P], c of all [L * D, ..., H].
+    """
+    layers, (lanes, B, P), D = by_layer(weights, len(h0), spec), h0.shape, spec.directions
+    rows, last, h_all, c_all = Rows(x, B, batch_sizes, not_reset), [], [], []
+
+    def sweep(x: Tensor, lane: int) -> Tensor:
+        order = rows.order(lane % D)
+        drawn = draw(spec, seed, lane, lanes, rows.T, B, P, c0.shape[2])
+        h, c, *_ = layer_forward(rows.pad(x), h0[lane], c0[lane], layers[lane], order, drawn, spec)
+        end = order.steps[-1]
+        last.append((h[end], c[end].to(c0.dtype)))
+        h_all.append(rows.pack(h))
+        c_all.append(rows.pack(c))
+        return h_all[-1]
+
+    def drop(y: Tensor, layer: int) -> Tensor:
+        assert seed is not None
+        return y * dropout_mask(seed[:1], y.shape, spec.dropout, layer * y.numel()).to(y.dtype)
+
+    y = stack.run(x, lanes // D, sweep, drop if spec.dropout > 0 else None, D)
+    h_n, c_n = map(torch.stack, zip(*last, strict=True))
+    below = [torch.cat(h_all[n : n + D], -1) for n in range(0, lanes - D, D)]
+    h = torch.stack(below) if below else y.new_empty(0, *y.shape)
+    return y, h_n, c_n, h, torch.stack(c_all)
 
 
 def lstm(
@@ -254,40 +386,8 @@ def lstm(
     directions: int = 1,
     batch_sizes: Tensor | None = None,
     keep: Tensor | None = None,
-    cell: Cell = PLAIN,
+    cell: Spec = PLAIN,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A stack of layers, for autograd to differentiate.
-
-    Args:
-        x: [T, B, I], or packed [N, I] with batch_sizes.
-        h0: [L * D, B, P]; c0: [L * D, B, H]; weights: flat, of each lane nn.LSTM's and the cell's.
-        dropout: probability of dropping an element of h between two layers.
-        seed: draws all masks, as `Cell.draw` takes it; needed where dropout > 0.
-        directions: D.
-        batch_sizes, keep: as in fused_lstm.rows.
-        cell: any.
-
-    Returns:
-        y [T, B, D * P] or [N, D * P], h_n [L * D, B, P], c_n [L * D, B, H].
-    """
-    cell, weights = cell.four_gates(weights, c0.shape[2])
-    lanes, states, (_, B, P) = list(by_layer(weights, len(h0), cell)), [], h0.shape
-    own = pointwise.GRU if cell.gru else pointwise.LSTM
-    rows = Rows(x, B, batch_sizes, keep)
-
-    def sweep(x: Tensor, lane: int) -> Tensor:
-        order = rows.order(lane % directions)
-        draws = cell.draw(seed, lane, len(h0), rows.T, B, P, c0.shape[2])
-        h, c, *_ = layer_forward(rows.pad(x), h0[lane], c0[lane], lanes[lane], order, draws, own)
-        last = order.steps[-1]
-        states.append((h[last], c[last].to(c0.dtype)))
-        return rows.pack(h)
-
-    def drop(y: Tensor, layer: int) -> Tensor:
-        assert seed is not None
-        return y * dropout_mask(seed[:1], y.shape, dropout, layer * y.numel()).to(y.dtype)
-
-    layers = len(h0) // directions
-    y = stack.run(x, layers, sweep, drop if dropout > 0 else None, directions)
-    h_n, c_n = map(torch.stack, zip(*states, strict=True))
-    return y, h_n, c_n
+    """Return y, h_n and c_n of `run`, of a cell and what completes its Spec."""
+    spec = completed(cell, len(h0), len(weights), directions, dropout, seed is not None)
+    return run(spec, x, h0, c0, weights, seed, batch_sizes, keep)[:3]

@@ -11,9 +11,13 @@ one go says directions=1; its "lane" is then the whole layer.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .spec import Spec
+from .varlen import Rows
 
 Sweep = Callable[[Tensor, int], Tensor]  # (what a lane reads, its number) -> what it writes
 Drop = Callable[[Tensor, int], Tensor]  # (a layer's output, its number) -> what is left of it
@@ -37,6 +41,55 @@ def run(x: Tensor, layers: int, sweep: Sweep, drop: Drop | None, directions: int
             lanes.append(sweep(x, lane))
         x = lanes[0] if directions == 1 else torch.cat(lanes, dim=-1)
     return x
+
+
+class Swept(NamedTuple):
+    """What a lane leaves, step after step in order of time."""
+
+    h: Tensor  # [T, B, P], after each step; zero, or whatever it was, where a row has ended
+    c: Tensor | None  # [T, B, H] in the state dtype, where the states are wanted
+    h_n: Tensor  # [B, P], each row's after its last step
+    c_n: Tensor  # [B, H]
+
+
+def run_lanes(
+    spec: Spec,
+    x: Tensor,
+    dtype: torch.dtype,
+    rows: Rows,
+    sweep: Callable[[Tensor, int], Swept],
+    drop: Drop | None,
+    states: bool,
+) -> tuple[Tensor, ...]:
+    """Run a call, as in fused_lstm.engines, lane by lane in plain PyTorch.
+
+    Args:
+        x: as the call has it, [T, B, I] or packed [N, I].
+        dtype: of c_n.
+        rows: where the rows of x lie.
+        sweep: (x [T, B, I], lane) -> what the lane leaves.
+        drop: as `run` takes it.
+        states: whether the state after every step is wanted too.
+    """
+    D = spec.directions
+    last, h_all, c_all = [], [], []
+
+    def packed(x: Tensor, lane: int) -> Tensor:
+        swept = sweep(rows.pad(x), lane)
+        last.append((swept.h_n, swept.c_n.to(dtype)))
+        y = rows.pack(swept.h)
+        if swept.c is not None:
+            h_all.append(y)
+            c_all.append(rows.pack(swept.c))
+        return y
+
+    y = run(x, spec.layers, packed, drop, D)
+    h_n, c_n = map(torch.stack, zip(*last, strict=True))
+    if not states:
+        return y, h_n, c_n
+    below = [torch.cat(h_all[n : n + D], -1) for n in range(0, len(h_all) - D, D)]
+    h = torch.stack(below) if below else y.new_empty(0, *y.shape)
+    return y, h_n, c_n, h, torch.stack(c_all)
 
 
 def run_back(

@@ -1,68 +1,69 @@
-"""`Streaming`: an LSTM that is fed one step at a time, and keeps its own state.
+"""`Streaming`: a recurrent layer that is fed one step at a time, and keeps its own state.
 
 What a call of the module does once a call, it does once: which engine runs, what is wrong with the
-weights, their order, a cell's spread rows. A step is then the engine's operator and little else.
+weights, their order. A step is then the engine's operator and little else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from . import ops
-from .cell import Cell
-from .checks import check_tensors
 from .engines import engine_module, resolve
-from .lstm import LSTM
-
-State = tuple[Tensor, Tensor]
+from .functional import State, check_kind, check_tensors, expected_weights, precision_now
+from .modules import Recurrent
+from .spec import Spec
 
 
 class Streaming:
-    """One call, one step: an LSTM in inference, its state held between calls.
+    """One call, one step: an LSTM, GRU or RNN in inference, its state held between calls.
 
     It runs the module's weights and engine as they are when it is made; a change of weights in
-    place is seen but for a `coupled` cell's. No gradient is taken, and nothing falls that falls in
-    training only.
+    place is seen. No gradient is taken, and nothing falls that falls in training only.
 
     Args:
-        lstm: of one direction.
+        module: a fused_lstm.LSTM, GRU or RNN of one direction.
         batch_size: B, rows that step together.
 
     Raises:
-        ValueError: `lstm` is no fused_lstm.LSTM, or has two directions: the second begins where a
+        ValueError: `module` is none of these, or has two directions: the second begins where a
             stream has not come to.
         RuntimeError: the engine cannot run on the weights' device; says why.
 
     Example:
-        >>> stream = fused_lstm.Streaming(lstm)
+        >>> stream = fused_lstm.Streaming(module)
         >>> for x in frames:  # [B, I] each
         ...     y = stream(x)  # [B, P]
     """
 
-    def __init__(self, lstm: LSTM, batch_size: int = 1) -> None:
-        if not isinstance(lstm, LSTM):
-            got = f"{type(lstm).__name__} of {type(lstm).__module__}"
+    def __init__(self, module: Recurrent, batch_size: int = 1) -> None:
+        if not isinstance(module, Recurrent):
+            got = f"{type(module).__name__} of {type(module).__module__}"
             raise ValueError(
-                f"lstm: got {got}, should be a fused_lstm.LSTM; see fused_lstm.convert"
+                f"module: got {got}; expected a fused_lstm.LSTM, GRU or RNN; see fused_lstm.convert"
             )
-        if lstm.bidirectional:
-            raise ValueError("lstm: is bidirectional, should have one direction")
-        weights = [weight.detach() for weight in lstm.weights()]
-        like, B, H = weights[0], batch_size, lstm.hidden_size
-        self._shape, self._like = (B, lstm.input_size), like
-        self._zeros = (
-            like.new_zeros(lstm.num_layers, B, lstm.proj_size or H),
-            like.new_zeros(lstm.num_layers, B, H),
-        )
-        check_tensors(
-            like.new_empty(1, *self._shape), *self._zeros, weights, 1, B, False, lstm.cell
-        )
-        engine, fuse = resolve(lstm.engine, lstm.fuse, like.device, lstm.cell.on)
-        cell, weights = lstm.cell.four_gates(weights, H)
-        self._step = _step_of(engine, fuse, [w.contiguous() for w in weights], cell)
+        if module.bidirectional:
+            raise ValueError("module: got two directions; expected one")
+        weights = [weight.detach() for weight in module.weights()]
+        like, B, H = weights[0], batch_size, module.hidden_size
+        self._shape, self._like, self._has_c = (B, module.input_size), like, module.spec.has_c
+        c = like.new_zeros(module.num_layers, B, H)
+        P = module.proj_size
+        self._zeros = like.new_zeros(module.num_layers, B, P) if P else c, c
+        x = like.new_empty(1, *self._shape)
+        expected = expected_weights(module.spec, module.input_size, H, P or H)
+        check_tensors(module.spec, x, *self._zeros, weights, H, P or H, expected, None, False)
+        engine, level = resolve(module.engine, module.fuse, like.device, module.spec)
+        precision = precision_now(like.dtype, "rnn") if engine == "native" else None
+        spec = replace(
+            module.spec, dropout=0.0, training=False, level=level, precision=precision,
+            recompute=None,
+        )  # fmt: skip
+        self._step = _step_of(engine, spec, [w.contiguous() for w in weights])
         self.reset()
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -74,47 +75,53 @@ class Streaming:
         if x.shape != self._shape or x.dtype != self._like.dtype or x.device != self._like.device:
             like = self._like
             raise ValueError(
-                f"x: got shape {list(x.shape)}, {x.dtype} on {x.device}, should be"
+                f"x: got shape {list(x.shape)}, {x.dtype} on {x.device}; expected"
                 f" {list(self._shape)}, {like.dtype} on {like.device}"
             )
-        y, *self._state = self._step(x.unsqueeze(0), *self._state)
+        y, *self._states = self._step(x.unsqueeze(0), *self._states)
         return y.squeeze(0)
 
     @property
-    def state(self) -> State:
-        """(h [L, B, P], c [L, B, H]) after the last step, as the module takes and returns it."""
-        h, c = self._state
-        return h, c
+    def state(self) -> State | Tensor:
+        """The state after the last step, as the module takes and returns it.
+
+        (h [L, B, P], c [L, B, H]), or h alone where the module has no c.
+        """
+        h, c = self._states
+        return (h, c) if self._has_c else h
 
     def reset(self, rows: Tensor | None = None) -> None:
-        """Begin anew from a state of zero: all rows, or those where `rows` [B] bool is true."""
+        """Begin anew from a state of zero: all rows, or those where `rows` [B] bool is true.
+
+        Raises:
+            ValueError: `rows` has another shape or dtype.
+        """
         if rows is None:
-            self._state = self._zeros
+            self._states = [torch.zeros_like(s) for s in self._zeros]  # a user may write to them
         else:
-            begins = rows[:, None]
-            self._state = [torch.where(begins, 0.0, s) for s in self._state]
+            check_kind("rows", rows, [self._shape[0]], torch.bool)
+            begins = rows.to(self._like.device)[:, None]
+            self._states = [torch.where(begins, 0.0, s) for s in self._states]
 
 
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
-def _step_of(engine: str, fuse: str | None, weights: list[Tensor], cell: Cell) -> Step:
-    """An engine's step in inference: (x [1, B, I], h, c) -> y [1, B, P], h, c."""
-    if fuse in ("steps", "layers"):
+def _step_of(engine: str, spec: Spec, weights: list[Tensor]) -> Step:
+    """Return an engine's step in inference: (x [1, B, I], h, c) -> y [1, B, P], h, c."""
+    if spec.level in ("steps", "layers"):
         run = (ops.NATIVE if engine == "native" else ops.TRITON).lstm.default
-        options, own = (weights, 0.0, None, fuse, False), cell.arguments()
-        if engine == "native":
-            own = own | {"precision": ops.precision_now(weights[0].dtype, "rnn")}
+        arguments, named = (weights, 0.0, None, spec.level, False), spec.schema
 
         def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             with torch._C._AutoDispatchBelowAutograd():  # half of torch.no_grad's time
-                return run(x, h, c, *options, **own)[:3]
+                return run(x, h, c, *arguments, **named)[:3]
 
         return step
-    module, own = engine_module(engine), (cell, None) if cell.on else ()
+    module = engine_module(engine)
 
     @torch.no_grad()
     def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return module.lstm(x, h, c, weights, 0.0, fuse, 1, None, None, *own)
+        return module.run(spec, x, h, c, weights)[:3]
 
     return step

@@ -10,7 +10,7 @@ from bench import peers
 from bench.alone import Shape
 from bench.measure.check import WrongAnswer
 from bench.topics import cells
-from fused_lstm.cell import OPTIONS
+from fused_lstm.spec import LSTM_OPTIONS
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(
@@ -25,7 +25,7 @@ def small(monkeypatch):
 
 
 def test_every_option_of_a_cell_is_timed():
-    assert {name for options in cells.CELLS.values() for name in options} == set(OPTIONS)
+    assert {name for options in cells.CELLS.values() for name in options} == set(LSTM_OPTIONS)
 
 
 def test_a_device_without_an_engine_of_ours_is_one_line():

@@ -240,7 +240,7 @@ def test_a_dry_run_compiles_what_a_gpu_would(tmp_path, monkeypatch):
     assert found["failed"] == {}
     assert found["kernels"] == 3 + 3  # forward, forward that keeps, backward; L = 2 and 1
     kernels = {path.stem for path in tmp_path.rglob("*.cubin")}
-    assert kernels == {"lstm_sweep_fwd_kernel", "lstm_sweep_bwd_kernel"}
+    assert kernels == {"lstm_forward_kernel", "lstm_backward_kernel"}
     before = sorted(tmp_path.rglob("*.cubin"))
     compiling.compile_in_time(device, wanted, time.monotonic() + 500)
     assert sorted(tmp_path.rglob("*.cubin")) == before
@@ -265,7 +265,7 @@ def test_a_dry_runs_launches_are_cooperative():
     assert done.returncode == 0, done.stderr
     launches = json.loads(done.stdout)
     assert [launch["kernel"] for launch in launches] == [
-        "lstm_sweep_fwd_kernel", "lstm_sweep_fwd_kernel", "lstm_sweep_bwd_kernel",
+        "lstm_forward_kernel", "lstm_forward_kernel", "lstm_backward_kernel",
     ]  # fmt: skip
     assert all(launch["cooperative"] for launch in launches)
     assert launches[0]["grid"] == [3, 1, 1]  # 16 units of 33 each

@@ -19,6 +19,7 @@ def test_without_a_topic_it_lists_them(capsys):
     said = capsys.readouterr().out
     assert all(re.search(rf"^{topic} +\w", said, re.MULTILINE) for topic in TOPICS)
     assert main(["nothing"]) == 2
+    assert "'nothing'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("topic", ANYWHERE)

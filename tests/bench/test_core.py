@@ -100,7 +100,9 @@ def test_who_is_lost_is_left_out_and_the_others_go_on():
 
 def test_timed_runs_the_setup_first_and_collects_no_garbage():
     order: list[str] = []
-    once = core.timed(lambda: order.append(f"work {gc.isenabled()}"), CPU, lambda: order.append("setup"))
+    once = core.timed(
+        lambda: order.append(f"work {gc.isenabled()}"), CPU, lambda: order.append("setup")
+    )
     assert once() >= 0
     assert order == ["setup", "work False"]
     assert gc.isenabled()

@@ -9,7 +9,7 @@ from torch import nn
 import fused_lstm
 from cases import assert_autocasts
 from cells import each_cell, make
-from fused_lstm.cell import Cell
+from fused_lstm.spec import Spec
 from lanes import Case
 from tolerance import assert_close
 
@@ -37,13 +37,13 @@ def test_state_dict_goes_both_ways(options):
 
 
 def test_names_and_shapes_of_weights():
-    shapes = Cell(layer_norm=True, peephole=True).weights(3, 4, 2, bias=True, projected=True)
+    shapes = Spec(layer_norm=True, peephole=True, projection=True).weights(3, 4, 2)
     assert shapes == {
         "weight_ih": (16, 3), "weight_hh": (16, 2), "bias_ih": (16,), "bias_hh": (16,),
         "weight_hr": (2, 4), "weight_ch": (12,),
         "gain_ih": (16,), "gain_hh": (16,), "gain_c": (4,), "bias_c": (4,),
     }  # fmt: skip
-    coupled = Cell(peephole=True, coupled=True).weights(3, 4, 4, bias=False, projected=False)
+    coupled = Spec(peephole=True, coupled=True, bias=False).weights(3, 4, 4)
     assert coupled == {"weight_ih": (12, 3), "weight_hh": (12, 4), "weight_ch": (8,)}
 
 
@@ -100,20 +100,20 @@ def test_autocast(options):
 # --- errors ---
 
 WRONG = {
-    "layer_norm": ({"layer_norm": 1}, "layer_norm: got 1, should be True or False"),
-    "zoneout": ({"zoneout": 1.5}, r"zoneout: got 1.5, should be in \[0, 1\], or two such"),
+    "layer_norm": ({"layer_norm": 1}, "layer_norm: got 1; expected True or False"),
+    "zoneout": ({"zoneout": 1.5}, r"zoneout: got 1.5; expected a number in \[0, 1\], or two"),
     "zoneouts": ({"zoneout": (0.1, 0.2, 0.3)}, r"zoneout: got \(0.1, 0.2, 0.3\)"),
-    "a dropout": ({"recurrent_dropout": -0.1}, "recurrent_dropout: got -0.1, should be in"),
-    "candidate": ({"candidate_dropout": True}, "candidate_dropout: got True, should be in"),
+    "a dropout": ({"recurrent_dropout": -0.1}, "recurrent_dropout: got -0.1; expected a number in"),
+    "candidate": ({"candidate_dropout": True}, "candidate_dropout: got True; expected a number in"),
     "coupled": ({"coupled": True, "layer_norm": True}, "coupled: got True with layer_norm=True"),
     "forget_bias": ({"forget_bias": 1.0, "bias": False}, "forget_bias: got 1.0 with bias=False"),
     "engine": (
         {"layer_norm": True, "engine": "cudnn"},
-        "layer_norm: engine='cudnn' does not have it, should be engine 'loop', 'compile'",
+        "layer_norm: got True with engine='cudnn', which does not have it; expected engine 'loop'",
     ),
     "fuse": (
         {"peephole": True, "fuse": "pointwise"},
-        "peephole: fuse='pointwise' does not have it",
+        "peephole: got True with fuse='pointwise', which does not have it",
     ),
 }  # fmt: skip
 
@@ -127,19 +127,19 @@ def test_what_no_cell_can_be(options, message):
 def test_the_function_checks_the_cells_weights():
     module, x = fused_lstm.LSTM(3, 4, peephole=True, engine="loop"), torch.randn(5, 2, 3)
     state, weights = tuple(torch.zeros(2, 1, 2, 4)), list(module.parameters())
-    with pytest.raises(ValueError, match=r"weight_ch_l0: got shape \[4\], should be \[12\]"):
-        fused_lstm.lstm(x, state, [*weights[:4], weights[4][:4]], cell=module.cell)
+    with pytest.raises(ValueError, match=r"weight_ch_l0: got shape \[4\]; expected \[12\]"):
+        fused_lstm.lstm(x, state, [*weights[:4], weights[4][:4]], cell=module.spec)
     with pytest.raises(ValueError, match=r"for 2 weights, .* then the cell's: weight_ch"):
-        fused_lstm.lstm(x, state, weights[:2], cell=Cell(peephole=True))
-    with pytest.raises(ValueError, match="peephole: engine='cudnn' does not have it"):
-        fused_lstm.lstm(x, state, weights, engine="cudnn", cell=module.cell)
+        fused_lstm.lstm(x, state, weights[:2], cell=Spec(peephole=True))
+    with pytest.raises(ValueError, match="peephole: got True with engine='cudnn'"):
+        fused_lstm.lstm(x, state, weights, engine="cudnn", cell=module.spec)
 
 
 def test_nn_lstm_cannot_be_made_of_it():
     model = nn.Sequential(fused_lstm.LSTM(3, 4), fused_lstm.LSTM(4, 4, zoneout=0.1))
-    with pytest.raises(ValueError, match=r"zoneout: got \(0.1, 0.1\), should be \(0.0, 0.0\)"):
+    with pytest.raises(ValueError, match=r"zoneout: got \(0.1, 0.1\); expected \(0.0, 0.0\)"):
         fused_lstm.convert(model, back=True)
     assert type(model[0]) is fused_lstm.LSTM
-    with pytest.raises(ValueError, match="zoneout: engine='cudnn' does not have it"):
+    with pytest.raises(ValueError, match=r"zoneout: got \(0.1, 0.1\) with engine='cudnn'"):
         fused_lstm.convert(model, "cudnn")
-    assert fused_lstm.convert(model, "loop")[1].cell.zoneout == (0.1, 0.1)
+    assert fused_lstm.convert(model, "loop")[1].spec.zoneout == (0.1, 0.1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -9,8 +12,8 @@ from torch import nn
 import fused_lstm
 from cases import rungs
 from cells import drawn_seed, each_cell, make, written_out
-from fused_lstm import engines
-from fused_lstm.cell import CANDIDATE, PLAIN, RECURRENT, ZONEOUT_C, ZONEOUT_H, Cell
+from fused_lstm import engines, reference
+from fused_lstm.spec import CANDIDATE, PLAIN, RECURRENT, ZONEOUT_C, ZONEOUT_H, Spec
 from lanes import Case, assert_differentiable, call, make_inputs
 from tolerance import assert_close
 
@@ -68,6 +71,29 @@ def test_coupled_runs_on_every_engine(engine, fuse):
     check(SHAPES["projected"], True, coupled=True, engine=engine, fuse=fuse)
 
 
+@pytest.mark.parametrize("P", [8, 12, 13])  # of H = 4: a gate's weight has 12 rows
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", ""])
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
+def test_coupled_with_an_h_that_is_projected_to_more(engine, fuse, bias, P):
+    """Against nn.LSTM's cell on the same weights, its forget gate's rows minus the input gate's."""
+    T, B, I, H, L = 3, 2, 5, 4, 2
+    coupled, full = [], []
+    for layer in range(L):
+        shapes = [(3 * H, P if layer else I), (3 * H, P), *[(3 * H,)] * (2 * bias)]
+        gates = [torch.randn(shape, **DOUBLE) * 0.5 for shape in shapes]
+        w_hr = torch.randn(P, H, **DOUBLE) * 0.5
+        coupled += [*gates, w_hr]
+        full += [*(torch.cat([w[:H], -w[:H], w[H:]]) for w in gates), w_hr]
+    x = torch.randn(T, B, I, **DOUBLE)
+    state = torch.randn(L, B, P, **DOUBLE), torch.randn(L, B, H, **DOUBLE)
+    y, (h_n, c_n) = fused_lstm.lstm(
+        x, state, coupled, engine=engine, fuse=fuse, cell=Spec(coupled=True)
+    )
+    wanted, (h, c) = fused_lstm.lstm(x, state, full, engine="loop")
+    for name, a, b in zip(("y", "h_n", "c_n"), (y, h_n, c_n), (wanted, h, c), strict=True):
+        assert_close(a, b, name)
+
+
 @pytest.mark.slow  # as the loop's, and test_lanes.py has that engine
 def test_the_compile_engine_has_cells():
     """It compiles loop's: two options, since a mask takes its compiler seconds."""
@@ -80,19 +106,25 @@ def test_the_compile_engine_has_cells():
 def test_auto_takes_an_engine_that_has_the_cell(options):
     check(SHAPES["plain"], True, **options)
     names = set(options)
-    engine, _ = engines.resolve("auto", None, torch.device("cpu"), tuple(names))
-    assert names <= set(engines.ENGINES[engine].cell)
+    engine, _ = engines.resolve("auto", None, torch.device("cpu"), Spec(**options))
+    assert names <= set(engines.ENGINES[engine].cells["lstm"])
 
 
 @pytest.mark.filterwarnings("ignore:engine='auto'")
 def test_auto_takes_the_loop_where_native_was_not_built(monkeypatch):
     monkeypatch.setattr("fused_lstm.native.missing", lambda device: "not built")
-    for option, engine in (("layer_norm", "loop"), ("zoneout", "loop"), ("coupled", "cudnn")):
-        found = engines._resolve.__wrapped__("auto", None, torch.device("cpu"), (option,))
+    specs = Spec(layer_norm=True), Spec(zoneout=0.1), Spec(coupled=True)
+    for spec, engine in zip(specs, ("loop", "loop", "cudnn"), strict=True):
+        found = engines._resolve.__wrapped__("auto", None, torch.device("cpu"), spec)
         assert found[0] == engine
 
 
-def test_dropout_between_layers_beside_a_cell():
+def numbered(draw, first, spec, seed, lane, lanes, *sizes):
+    """Draw as of two lanes, counted from number `first`."""
+    return draw(spec, seed, lane + first, 2, *sizes)
+
+
+def test_dropout_between_layers_beside_a_cell(monkeypatch):
     """Its mask is of kind 0, as without a cell."""
     module = make(Case(L=2), zoneout=0.5, dropout=0.5, engine="loop")
     x, seed = torch.randn(5, 3, 3, **DOUBLE), drawn_seed(3)
@@ -105,24 +137,14 @@ def test_dropout_between_layers_beside_a_cell():
         one = fused_lstm.LSTM(x.shape[-1], 4, zoneout=0.5, **DOUBLE)
         one.load_state_dict(own)
         weights = list(one.parameters())
-        cell = Numbered(zoneout=0.5, layer=layer)
-        x, *_ = fused_lstm.reference.lstm(
-            x, *torch.zeros(2, 1, 3, 4, **DOUBLE), weights, 0.0, seed, cell=cell
-        )
+        with monkeypatch.context() as patch:
+            patch.setattr(reference, "draw", partial(numbered, reference.draw, layer))
+            x, *_ = reference.lstm(
+                x, *torch.zeros(2, 1, 3, 4, **DOUBLE), weights, 0.0, seed, cell=Spec(zoneout=0.5)
+            )
         found.append(x)
         x = x * fused_lstm.philox.dropout_mask(seed, x.shape, 0.5)
     assert_close(y, found[-1], "y")
-
-
-class Numbered(Cell):
-    """A cell whose lanes are counted from another number."""
-
-    def __init__(self, layer: int, **options) -> None:
-        super().__init__(**options)
-        object.__setattr__(self, "layer", layer)
-
-    def draw(self, seed, lane, lanes, *sizes):
-        return super().draw(seed, lane + self.layer, 2, *sizes)
 
 
 # --- derivatives ---
@@ -134,7 +156,7 @@ def test_first_and_second_derivative(options):
     module = make(case, engine="loop", **options)
     assert_differentiable(
         make_inputs(case, torch.float64), module.parameters(), seed=5, engine="loop",
-        bidirectional=True, cell=module.cell,
+        bidirectional=True, cell=module.spec,
     )  # fmt: skip
 
 
@@ -174,7 +196,7 @@ def test_a_cell_with_nothing_on_is_nn_lstms(engine, fuse):
     left_out = fused_lstm.LSTM(3, 4, 2, engine=engine, fuse=fuse)
     torch.manual_seed(1)
     theirs = nn.LSTM(3, 4, 2)
-    assert given.cell == PLAIN
+    assert replace(given.spec, layers=1) == PLAIN
     x, states = torch.randn(5, 2, 3), theirs.state_dict()
     assert list(given.state_dict()) == list(states)
     assert all(torch.equal(given.state_dict()[name], value) for name, value in states.items())
@@ -206,9 +228,8 @@ def test_kinds_of_masks_have_numbers_apart():
     """docs/cells.md has them. No mask has 2^56 elements."""
     first = ZONEOUT_H, ZONEOUT_C, RECURRENT, CANDIDATE
     assert first == (1 << 56, 2 << 56, 3 << 56, 4 << 56)
-    draws = Cell(zoneout=0.5, recurrent_dropout=0.5, candidate_dropout=0.5).draw(
-        torch.tensor([3]), 1, 2, 4, 3, 5, 5
-    )
+    spec = Spec(zoneout=0.5, recurrent_dropout=0.5, candidate_dropout=0.5)
+    draws = reference.draw(spec, torch.tensor([3]), 1, 2, 4, 3, 5, 5)
     masks = [draws.zoneout_h, draws.zoneout_c, draws.candidate * 0.5, draws.recurrent * 0.5]
     flat = [mask.flatten()[:15] for mask in masks]
     assert all(not torch.equal(a, b) for n, a in enumerate(flat) for b in flat[:n])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import fused_lstm
 from cells import drawn_seed, make
+from fused_lstm import reference
 from lanes import Case
 from tolerance import assert_close
 
@@ -43,17 +44,17 @@ def haste(module: fused_lstm.LSTM, x: Tensor, kept: Tensor | float, drop=lambda 
     kernel, recurrent = as_haste(own["weight_ih"]), drop(as_haste(own["weight_hh"]))
     bias = as_haste(own["bias_ih"] + own["bias_hh"])
     by_x = x @ kernel
-    if module.cell.layer_norm:
+    if module.spec.layer_norm:
         by_x = normalized(by_x) * as_haste(own["gain_ih"])
     h, c, y = torch.zeros(B, H, **DOUBLE), torch.zeros(B, H, **DOUBLE), []
     for t in range(T):
         by_h = h @ recurrent
-        if module.cell.layer_norm:
+        if module.spec.layer_norm:
             by_h = normalized(by_h) * as_haste(own["gain_hh"])
         i, g, f, o = (by_x[t] + by_h + bias).chunk(4, -1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         seen = c
-        if module.cell.layer_norm:
+        if module.spec.layer_norm:
             seen = normalized(c) * own["gain_c"] + own["bias_c"]
         new = o.sigmoid() * seen.tanh()
         h = (new - h) * (kept[t] if isinstance(kept, Tensor) else kept) + h
@@ -87,7 +88,7 @@ def test_haste(engine, layer_norm, zoneout, training):
     module = make(CASE, engine=engine, layer_norm=layer_norm, zoneout=(zoneout, 0.0))
     x, kept = torch.randn(T, B, I, **DOUBLE), 1 - zoneout
     if training and zoneout > 0:
-        kept = 1 - module.cell.draw(drawn_seed(7), 0, 1, T, B, H, H).zoneout_h.double()
+        kept = 1 - reference.draw(module.spec, drawn_seed(7), 0, 1, T, B, H, H).zoneout_h.double()
     torch.manual_seed(7)
     y, (h_n, c_n) = module.train(training)(x)
     compare(module, (y, h_n, c_n), haste(module, x, kept))

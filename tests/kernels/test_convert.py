@@ -114,21 +114,53 @@ def test_a_parametrized_lstm():
     assert type(model[0]) is fused_lstm.LSTM
 
 
-def test_a_subclass_is_left_alone():
+def test_a_subclass_is_left_alone(caplog):
     class Own(nn.LSTM):
         pass
 
     model = nn.Sequential(Own(3, 4), nn.GRU(3, 4))
-    assert type(fused_lstm.convert(model)[0]) is Own
-    assert type(model[1]) is nn.GRU
+    with caplog.at_level("INFO", "fused_lstm"):
+        assert type(fused_lstm.convert(model)[0]) is Own
+    assert type(model[1]) is fused_lstm.GRU
+    found = [record.getMessage() for record in caplog.records]
+    assert found[0].startswith("left 0, a Own: it is a subclass of LSTM")
+    assert found[1] == "made 1, a GRU, fused_lstm's GRU"
+    assert caplog.records[0].levelname == "WARNING"
+    assert list(fused_lstm.conversions(model)) == ["0", "1"]
+    assert fused_lstm.conversions(model, back=True)["1"] is None
 
 
 def test_an_unknown_engine_changes_nothing():
     model = nn.ModuleDict({"first": nn.LSTM(3, 4), "second": nn.LSTM(8, 4, proj_size=2)})
-    with pytest.raises(ValueError, match=r"engine: got 'fast', should be"):
+    with pytest.raises(ValueError, match=r"engine: got 'fast'; expected"):
         fused_lstm.convert(model, engine="fast")
     with pytest.raises(ValueError, match=r"fuse: got 'steps'"):
         fused_lstm.convert(model, engine="loop", fuse="steps")
     assert [type(module) for module in model.values()] == [nn.LSTM, nn.LSTM]
     fused_lstm.convert(model, engine="loop")
     assert [type(module) for module in model.values()] == [fused_lstm.LSTM, fused_lstm.LSTM]
+
+
+FAMILY = {
+    "LSTM": (nn.LSTM, {"num_layers": 2, "proj_size": 2}),
+    "GRU": (nn.GRU, {"num_layers": 2, "bidirectional": True}),
+    "RNN": (nn.RNN, {"nonlinearity": "relu", "bias": False}),
+    "LSTMCell": (nn.LSTMCell, {}),
+    "GRUCell": (nn.GRUCell, {"bias": False}),
+    "RNNCell": (nn.RNNCell, {"nonlinearity": "relu"}),
+}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_whole_family_there_and_back(name):
+    kind, options = FAMILY[name]
+    model = kind(3, 4, dtype=torch.float64, **options)
+    x = torch.randn(*(() if "Cell" in name else (5,)), 2, 3, dtype=torch.float64)
+    expected, text = outputs_and_gradients(model, x), repr(model)
+    assert type(fused_lstm.convert(model, "loop")) is getattr(fused_lstm, name)
+    assert repr(model) == text[:-1] + ", engine='loop')"
+    assert_alike(outputs_and_gradients(model, x), expected)
+    assert type(fused_lstm.convert(model, back=True)) is kind
+    assert repr(model) == text
+    assert not {"spec", "engine", "fuse"} & vars(model).keys()
+    assert_alike(outputs_and_gradients(model, x), expected)

@@ -308,20 +308,20 @@ def test_two_runs_give_the_same_bits(every_path, dtype):
 def test_errors_name_the_argument():
     (x, w, b), t = problem(4, 3, 5)
     for message, arguments, options in [
-        (r"reduction: got 'avg', should be one of", (x, w, t), {"reduction": "avg"}),
-        (r"label_smoothing: got 1.5, should be in", (x, w, t), {"label_smoothing": 1.5}),
-        (r"input: got shape \[\] and torch.float32, should be", (x[0, 0], w, t), {}),
-        (r"input: got shape \[4, 3\] and torch.int64, should be", (x.long(), w, t), {}),
-        (r"linear_weight: got shape \[5, 2\], should be \[5, 3\]", (x, w[:, 1:], t), {}),
-        (r"linear_weight: got shape \[0, 3\], should be \[V, H\]", (x, w[:0], t), {}),
+        (r"reduction: got 'avg'; expected one of", (x, w, t), {"reduction": "avg"}),
+        (r"label_smoothing: got 1.5; expected in", (x, w, t), {"label_smoothing": 1.5}),
+        (r"input: got shape \[\] and torch.float32; expected", (x[0, 0], w, t), {}),
+        (r"input: got shape \[4, 3\] and torch.int64; expected", (x.long(), w, t), {}),
+        (r"linear_weight: got shape \[5, 2\]; expected \[5, 3\]", (x, w[:, 1:], t), {}),
+        (r"linear_weight: got shape \[0, 3\]; expected \[V, H\]", (x, w[:0], t), {}),
         (r"linear_weight: got dtype torch.float64", (x, w.double(), t), {}),
-        (r"linear_bias: got shape \[4\], should be \[5\]", (x, w, t), {"linear_bias": b[1:]}),
-        (r"weight: got shape \[4\], should be \[5\]", (x, w, t), {"weight": torch.ones(4)}),
+        (r"linear_bias: got shape \[4\]; expected \[5\]", (x, w, t), {"linear_bias": b[1:]}),
+        (r"weight: got shape \[4\]; expected \[5\]", (x, w, t), {"weight": torch.ones(4)}),
         (r"weight: requires a gradient", (x, w, t), {"weight": b}),
-        (r"target: got shape \[3\], should be \[4\]", (x, w, t[1:]), {}),
-        (r"target: got shape \[4\], should be \[4, 5\]", (x, w, t.float()), {}),
+        (r"target: got shape \[3\]; expected \[4\]", (x, w, t[1:]), {}),
+        (r"target: got shape \[4\]; expected \[4, 5\]", (x, w, t.float()), {}),
         (r"target: got dtype torch.int32", (x, w, t.int()), {}),
-        (r"ignore_index: got 1, should be None", (x, w, torch.rand(4, 5)), {"ignore_index": 1}),
+        (r"ignore_index: got 1; expected None", (x, w, torch.rand(4, 5)), {"ignore_index": 1}),
     ]:
         with pytest.raises(ValueError, match=message):
             linear_cross_entropy(*arguments, **options)

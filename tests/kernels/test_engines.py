@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 
 import fused_lstm
 from fused_lstm import engines, ops
+from fused_lstm.spec import PLAIN, Spec
 
 CPU = torch.device("cpu")
 NATIVE_MISSING = fused_lstm.available_engines("cpu")["native"]
@@ -39,7 +39,7 @@ def test_every_engine_describes_itself(name):
     assert len(fused_lstm.describe_engine(name, "cpu")) > 10
 
 
-def test_fuse_defaults_to_the_highest_level_but_for_the_loop():
+def test_fuse_defaults_to_the_highest_level_except_for_the_loop():
     for name, engine in engines.ENGINES.items():
         if fused_lstm.available_engines("cpu")[name] is None:
             expected = "none" if name == "loop" else engine.fuses[-1] if engine.fuses else None
@@ -47,8 +47,19 @@ def test_fuse_defaults_to_the_highest_level_but_for_the_loop():
 
 
 def test_auto_picks_native_where_it_was_built():
-    built = fused_lstm.available_engines("cpu")["native"] is None
+    built = fused_lstm.available_engines("cpu")["native"] is None and sys.platform != "darwin"
     assert engines.resolve("auto", None, CPU)[0] == ("native" if built else "cudnn")
+
+
+def test_auto_takes_nn_lstm_on_macos(monkeypatch):
+    """A team of `native` is one thread there; nn.LSTM has not every cell."""
+    monkeypatch.setattr(engines.sys, "platform", "darwin")
+    monkeypatch.setattr(engines.engine_module("native"), "missing", lambda device: None)
+    choose = engines._resolve.__wrapped__  # which keeps no answer for other tests
+    assert choose("auto", None, CPU, PLAIN) == ("cudnn", None)
+    assert choose("auto", None, CPU, Spec(peephole=True)) == ("native", "layers")
+    assert choose("auto", "steps", CPU, PLAIN) == ("native", "steps")
+    assert choose("native", None, CPU, PLAIN) == ("native", "layers")
 
 
 def test_auto_says_once_that_native_is_missing():
@@ -71,10 +82,10 @@ def test_auto_says_once_that_native_is_missing():
 @pytest.mark.parametrize(
     ("engine", "fuse", "message"),
     [
-        ("cuddn", None, r"engine: got 'cuddn', should be 'auto' or one of loop, compile"),
-        ("triton", "none", r"fuse: got 'none', should be one of pointwise"),
-        ("loop", "steps", r"fuse: got 'steps', should be one of none, hoisted, or None for 'none'"),
-        ("cudnn", "layers", r"fuse: got 'layers', should be None, for engine 'cudnn'"),
+        ("cuddn", None, r"engine: got 'cuddn'; expected 'auto' or one of loop, compile"),
+        ("triton", "none", r"fuse: got 'none'; expected one of pointwise"),
+        ("loop", "steps", r"fuse: got 'steps'; expected one of none, hoisted, or None for 'none'"),
+        ("cudnn", "layers", r"fuse: got 'layers'; expected None, for engine 'cudnn'"),
         ("auto", "some", r"fuse: got 'some'"),
     ],
     ids=lambda value: str(value)[:12],
@@ -85,7 +96,7 @@ def test_unknown_names_are_errors_when_the_module_is_made(engine, fuse, message)
 
 
 def test_unknown_device_is_an_error():
-    with pytest.raises(ValueError, match="device: got 'gpu', should be such as 'cpu'"):
+    with pytest.raises(ValueError, match="device: got 'gpu'; expected such as 'cpu'"):
         fused_lstm.available_engines("gpu")
 
 
@@ -97,15 +108,6 @@ def test_an_engine_that_cannot_run_says_why(monkeypatch):
             fused_lstm.LSTM(3, 4, engine="triton")(torch.randn(2, 2, 3))
     finally:
         engines._resolve.cache_clear()
-
-
-def test_triton_on_rocm_says_so(monkeypatch):
-    """Its barriers are PTX; torch calls a ROCm device cuda too."""
-    monkeypatch.setattr(torch.version, "hip", "6.4")
-    why = engines.engine_module("triton").missing(torch.device("cuda"))
-    assert "ROCm" in why
-    assert "engine='cudnn'" in why
-    assert "ROCm" not in (engines.engine_module("triton").missing(torch.device("cpu")) or "")
 
 
 IS_LOADED = """
@@ -172,6 +174,22 @@ def test_an_operator_whose_engine_cannot_run_says_why(monkeypatch):
         kernel(torch.ones(2, 8), torch.ones(2, 2))
 
 
+@pytest.mark.parametrize("engine", ["triton", "native"])
+def test_an_operator_takes_dense_tensors_alone(engine):
+    if (why := fused_lstm.available_engines("cpu")[engine]) is not None:
+        pytest.skip(why)
+    gates, c = torch.ones(2, 8), torch.ones(2, 2)
+    with pytest.raises(ValueError, match=r"cell: got .*sparse_coo.*; expected"):
+        getattr(torch.ops, f"fused_lstm_{engine}").cell(gates.to_sparse(), c)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_triton_says_that_there_is_none():
+    why = fused_lstm.available_engines("cuda")["triton"]
+    assert "GPU" in why
+    assert "TRITON_INTERPRET" not in why
+
+
 RUN_TRITON = "fused_lstm.LSTM(3, 4, engine='triton', fuse='pointwise')(torch.randn(2, 2, 3))"
 
 
@@ -225,25 +243,30 @@ def on_a_gpu(monkeypatch):
 
 def test_auto_on_a_gpu_takes_what_is_known_to_work(on_a_gpu, recwarn):
     resolve = engines._resolve.__wrapped__
-    assert resolve("auto", None, GPU, ()) == ("cudnn", None)
-    assert resolve("auto", None, GPU, ("gru",)) == ("cudnn", None)
-    assert resolve("auto", "steps", GPU, ()) == ("triton", "steps")  # a level is asked for
-    assert resolve("triton", None, GPU, ()) == ("triton", "layers")
+    assert resolve("auto", None, GPU, PLAIN) == ("cudnn", None)
+    assert resolve("auto", None, GPU, Spec("gru")) == ("cudnn", None)
+    assert resolve("auto", "steps", GPU, PLAIN) == ("triton", "steps")  # a level is asked for
+    assert resolve("triton", None, GPU, PLAIN) == ("triton", "layers")
     assert not recwarn.list
 
 
 def test_auto_on_a_gpu_says_once_that_no_gpu_has_run_what_it_takes(on_a_gpu):
     resolve = engines._resolve.__wrapped__
-    with pytest.warns(UserWarning, match="no GPU has run these kernels yet"):
-        assert resolve("auto", None, GPU, ("layer_norm",)) == ("triton", "layers")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert engines.where_cudnn_cannot(GPU) == ("triton", "layers")
+    with pytest.warns(UserWarning, match="no GPU has run these kernels yet") as told:
+        chosen = [
+            resolve("auto", None, GPU, Spec(layer_norm=True)),
+            engines.where_cudnn_cannot(GPU),
+        ]
+    assert chosen == [("triton", "layers")] * 2
+    assert len(told) == 1
 
 
 def test_auto_without_triton_takes_the_loop_for_what_cudnn_does_not_have(monkeypatch):
     monkeypatch.setattr("fused_lstm.triton.missing", lambda device: "no luck today")
-    assert engines._resolve.__wrapped__("auto", None, GPU, ("layer_norm",)) == ("loop", "none")
+    assert engines._resolve.__wrapped__("auto", None, GPU, Spec(layer_norm=True)) == (
+        "loop",
+        "none",
+    )
 
 
 def test_auto_on_a_gpu_is_chosen_anew_with_the_first_results_of_one():

@@ -58,7 +58,7 @@ def a_dropout(x: Tensor, weight: Tensor) -> Tensor:
 
 def a_dropout_in_plain_pytorch(x: Tensor, weight: Tensor) -> Tensor:
     torch.manual_seed(3)
-    seed = sys.modules["fused_lstm.ops"].draw_seed(torch.device("cpu"))
+    seed = sys.modules["fused_lstm.autograd"].draw_seed(torch.device("cpu"))
     return (x.sin() * weight.mean() * dropout_mask(seed, x.shape, 0.5)).square()
 
 
@@ -120,3 +120,42 @@ def test_cell_of_the_table(transform, name):
 def test_the_table_is_whole():
     assert set(CELLS) == {(t, name) for t in TRANSFORMS for name in FUNCTIONS}
     assert set(CELLS.values()) == {"yes", "error"}
+
+
+# --- one inside another, beside those of the table ---
+
+
+def of_weight(f: Function, x: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda w: f(x, w).square().sum()
+
+
+def each_weight(f: Function, x: Tensor, weight: Tensor) -> Tensor:
+    """The sum over a vmap over weights: inside it, nothing knows of a gradient outside."""
+    scales = torch.tensor([1.0, 0.5, -0.7])
+    return vmap(lambda s: of_weight(f, x)(weight * s), randomness="same")(scales).sum()
+
+
+INSIDE = {
+    "jvp of jvp": lambda f, x, w: jvp(
+        lambda x, w: jvp(f, (x, w), (x.cos(), w.cos()))[1], (x, w), (x.sin(), w.sin())
+    )[1],
+    "jacfwd of jacfwd": lambda f, x, w: jacfwd(
+        jacfwd(of_weight(f, x), randomness="same"), randomness="same"
+    )(w),
+    "jacrev of jacfwd": lambda f, x, w: jacrev(jacfwd(of_weight(f, x), randomness="same"))(w),
+    "grad of vmap over weights": lambda f, x, w: grad(lambda w: each_weight(f, x, w))(w),
+}
+
+
+@pytest.mark.parametrize("transform", INSIDE)
+@pytest.mark.parametrize("name", ["triton", "native", "dropout", "linear_cross_entropy"])
+def test_one_inside_another(transform, name):
+    needed = name if name in engines.ENGINES else "native"  # whose masks are known
+    if (why := fused_lstm.available_engines("cpu")[needed]) is not None:
+        pytest.skip(f"{needed}: {why}")
+    ours, plain = FUNCTIONS[name]
+    x, weight = torch.randn(2, 3, 4), torch.randn(8, 4)
+    run = INSIDE[transform]
+    wanted = run(plain, x, weight)
+    assert wanted.any()
+    assert_close(run(ours, x, weight), wanted, transform)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fused_lstm
 from fused_lstm import reference
-from fused_lstm.cell import Cell
+from fused_lstm.spec import Spec
 from tolerance import GPU, GPU_NORM, GPU_WEIGHTS, assert_close, error_norm, near
 
 pytestmark = pytest.mark.gpu
@@ -140,6 +140,19 @@ def test_two_streams_at_once(fuse):
             assert torch.equal(one[name], value), name
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@fuses
+def test_a_gpu_that_is_not_the_current_one(fuse):
+    _, ours, x, state = make(SHAPES["odd"], torch.float32, fuse)
+    expected = everything(ours, x, state)
+    other = torch.device("cuda", 1)
+    assert torch.cuda.current_device() == 0
+    moved = everything(ours.to(other), x.to(other), tuple(s.to(other) for s in state))
+    for name, value in expected.items():
+        assert moved[name].device == other, name
+        torch.testing.assert_close(moved[name].to(value.device), value, **near(GPU), msg=name)
+
+
 @fuses
 def test_a_cuda_graph_replays_it(fuse):
     _, ours, x, state = make(SHAPES["small"], torch.float16, fuse)
@@ -248,22 +261,22 @@ def test_resets_are_the_references(fuse):
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_a_launch_a_step_is_the_same_as_one_launch(direction, proj_size, monkeypatch):
     """What runs where the programs do not all fit on the GPU at once."""
-    from fused_lstm.triton import around, devices
+    from fused_lstm.triton import devices, op
 
     _, ours, x, state = make((5, 20, 64, 200, 2), torch.float32, "layers", proj_size)
     with tf32(False):
         expected = everything(ours, x, state)
-    chosen, current = around._plan, devices.current
+    chosen, current = op.plan_of, devices.current
 
-    def one_sm(fuse, made_for, *tensors):
+    def one_sm(fuse, made_for, *others, **options):
         if made_for != direction:
-            return chosen(fuse, made_for, *tensors)
+            return chosen(fuse, made_for, *others, **options)
         tiny = lambda device: replace(current(device), sms=1)  # noqa: E731
         with monkeypatch.context() as patch:
             patch.setattr(devices, "current", tiny)
-            return chosen(fuse, made_for, *tensors)
+            return chosen(fuse, made_for, *others, **options)
 
-    monkeypatch.setattr(around, "_plan", one_sm)
+    monkeypatch.setattr(op, "plan_of", one_sm)
     with tf32(False):
         actual = everything(ours, x, state)
     for name, value in expected.items():
@@ -324,13 +337,13 @@ def test_gradcheck_twice(fuse):
 
 
 def test_a_new_length_needs_no_new_kernel():
-    from fused_lstm.triton import sweep
+    from fused_lstm.triton import forward
 
     _, ours, x, state = make((4, 20, 200, 200, 1), torch.bfloat16, "steps")
     ours(x, state)
 
     def compiled() -> int:
-        caches = sweep.lstm_sweep_fwd_kernel.device_caches.values()
+        caches = forward.lstm_forward_kernel.device_caches.values()
         return sum(len(cache[0]) for cache in caches)
 
     before = compiled()
@@ -348,11 +361,11 @@ def test_a_cell_is_the_references(precision, norm, training, projected, directio
     """With rows that end and begin anew; one seed draws the same masks here and there."""
     B, I, H, L, P, D = 40, 33, 200, 2, projected or 200, directions
     dtype, allowed = PRECISIONS[precision]
-    cell = Cell(
+    cell = Spec(
         layer_norm=norm, peephole=True, zoneout=(0.2, 0.3), recurrent_dropout=0.3,
         candidate_dropout=0.2,
     )  # fmt: skip
-    own = {"proj_size": projected, "bidirectional": D == 2, **cell.options()}
+    own = {"proj_size": projected, "bidirectional": D == 2, **cell.cell_options()}
     weights = fused_lstm.LSTM(I, H, L, device="cuda", dtype=dtype, engine="triton", **own)
     sizes = torch.tensor([40, 40, 33, 32, 20, 3, 1, 1, 1])
     lanes, rows = {"directions": D, "batch_sizes": sizes}, int(sizes.sum())
@@ -367,7 +380,42 @@ def test_a_cell_is_the_references(precision, norm, training, projected, directio
     wanted = torch.autograd.grad(outputs, wide, [g.double() for g in by])
     with tf32(allowed):
         given = *inputs[:3], inputs[3:], 0.0, seed, "layers", True
-        found = torch.ops.fused_lstm_triton.lstm(*given, **lanes, **cell.arguments())[:3]
+        found = torch.ops.fused_lstm_triton.lstm(*given, **lanes, **cell.schema)[:3]
         grads = torch.autograd.grad(found, inputs, [g.to(dtype) for g in by])
+    actual, expected = dict(enumerate((*found, *grads))), dict(enumerate((*outputs, *wanted)))
+    assert_near(actual, expected, precision)
+
+
+COUNTED = {
+    "coupled": Spec(coupled=True),
+    "gru": Spec("gru"),
+    "rnn_tanh": Spec("rnn_tanh"),
+    "rnn_relu": Spec("rnn_relu"),
+}
+
+
+@pytest.mark.parametrize("fuse", ["steps", "layers"])
+@pytest.mark.parametrize("cell", COUNTED.values(), ids=COUNTED)
+@pytest.mark.parametrize("shape", ["medium", "odd", "large"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_cell_of_other_gates_is_the_references(precision, shape, cell, fuse):
+    """Coupled gates, nn.GRU's and nn.RNN's: as many rows as they have gates."""
+    T, B, I, H, L = SHAPES[shape]
+    dtype, allowed = PRECISIONS[precision]
+    G, inputs = cell.gates * H, [(T, B, I), (L, B, H), (L, B, H)]
+    for layer in range(L):
+        inputs += [(G, I if layer == 0 else H), (G, H), (G,), (G,)]
+    tensors = [torch.randn(size, device="cuda") for size in inputs]
+    tensors = [t if n < 3 else t / H**0.5 for n, t in enumerate(tensors)]
+    leaves = [t.to(dtype).requires_grad_() for t in tensors]
+    wide = [t.detach().double().requires_grad_() for t in leaves]
+    outputs = reference.lstm(*wide[:3], wide[3:], cell=cell)
+    by = [torch.linspace(-1, 1, o.numel(), device="cuda").cos().view_as(o) for o in outputs]
+    options = {"allow_unused": True, "materialize_grads": True}  # nn.RNN has no c
+    wanted = torch.autograd.grad(outputs, wide, [g.double() for g in by], **options)
+    with tf32(allowed):
+        given = *leaves[:3], leaves[3:], 0.0, None, fuse, True
+        found = torch.ops.fused_lstm_triton.lstm(*given, **cell.schema)[:3]
+        grads = torch.autograd.grad(found, leaves, [g.to(dtype) for g in by], **options)
     actual, expected = dict(enumerate((*found, *grads))), dict(enumerate((*outputs, *wanted)))
     assert_near(actual, expected, precision)

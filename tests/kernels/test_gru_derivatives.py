@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fused_lstm import pointwise, reference
+from fused_lstm.spec import GRU
 from gru import make_modules, rungs
 from lanes import Case, make_inputs
 from tolerance import assert_close
@@ -29,16 +30,16 @@ def test_the_cells_backward_is_its_derivative():
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_lanes_backward_is_its_derivative(reverse):
     T, B, I, H = 4, 3, 5, 6
-    sizes = (T, B, I), (B, H), (B, H), (4 * H, I), (4 * H, H), (4 * H,), (4 * H,)
+    sizes = (T, B, I), (B, H), (B, H), (3 * H, I), (3 * H, H), (3 * H,), (3 * H,)
     x, h0, c0, *weights = leaves = [torch.randn(s, **DOUBLE).requires_grad_() for s in sizes]
     layer = reference.Layer(*weights)
     order = reference.Rows(x, B, None, torch.rand(2, T, B) > 0.3).order(int(reverse))
-    own = {"order": order, "own": pointwise.GRU}
-    h, c, gates = reference.layer_forward(x, h0, c0, layer, **own)
+    options = {"order": order, "spec": GRU}
+    h, c, gates = reference.layer_forward(x, h0, c0, layer, **options)
     last = order.steps[-1]
     by = [torch.randn_like(t) for t in (h, h[last], c[last])]
     wanted = torch.autograd.grad((h, h[last], c[last]), leaves, by)
-    *found, dlayer = reference.layer_backward(*by, x, h0, c0, layer, h, c, gates, **own)
+    *found, dlayer = reference.layer_backward(*by, x, h0, c0, layer, h, c, gates, **options)
     found += [d for d in dlayer if d is not None]
     for n, (value, other) in enumerate(zip(found, wanted, strict=True)):
         assert_close(value.detach(), other, f"gradient {n}")

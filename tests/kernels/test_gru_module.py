@@ -11,7 +11,7 @@ import fused_lstm
 import lanes
 from cases import assert_autocasts
 from fused_lstm import engines
-from fused_lstm.cell import GRU, Cell
+from fused_lstm.spec import GRU, Spec, of_schema
 from gru import Paired, every_top, make_modules
 from lanes import Case, make_inputs
 from tolerance import assert_close
@@ -113,19 +113,19 @@ class Model(nn.Module):
 @pytest.mark.filterwarnings("ignore:engine='auto'")
 def test_auto_takes_an_engine_that_has_it(monkeypatch):
     cpu = torch.device("cpu")
-    engine, _ = engines.resolve("auto", None, cpu, GRU.on)
-    assert engines.ENGINES[engine].has("gru", None)
+    engine, _ = engines.resolve("auto", None, cpu, GRU)
+    assert engines.ENGINES[engine].runs(GRU)
     monkeypatch.setattr("fused_lstm.native.missing", lambda device: "not built")
-    engine, _ = engines._resolve.__wrapped__("auto", None, cpu, GRU.on)
-    assert engines.ENGINES[engine].has("gru", None)
+    engine, _ = engines._resolve.__wrapped__("auto", None, cpu, GRU)
+    assert engines.ENGINES[engine].runs(GRU)
 
 
 # --- errors ---
 
 WRONG = {
-    "engine": ({"engine": "cuda"}, "engine: got 'cuda', should be 'auto' or one of"),
-    "level": ({"engine": "loop", "fuse": "steps"}, "fuse: got 'steps', should be one of none"),
-    "recompute": ({"recompute": 0}, "recompute: got 0, should be None or a number of steps"),
+    "engine": ({"engine": "cuda"}, "engine: got 'cuda'; expected 'auto' or one of"),
+    "level": ({"engine": "loop", "fuse": "steps"}, "fuse: got 'steps'; expected one of none"),
+    "recompute": ({"recompute": 0}, "recompute: got 0; expected None or a number of steps"),
 }
 
 
@@ -138,20 +138,22 @@ def test_what_no_module_can_be(options, message):
 @pytest.mark.parametrize(
     ("engine", "fuse"),
     [(name, fuse) for name, one in engines.ENGINES.items() for fuse in one.fuses or (None,)
-     if not one.has("gru", fuse)],
+     if not one.has("gru", None, fuse)],
 )  # fmt: skip
 def test_what_has_no_gru_says_so(engine, fuse):
-    with pytest.raises(ValueError, match=r"gru: .* does not have it, should be engine 'loop'"):
+    with pytest.raises(
+        ValueError, match=r"cell: got 'gru' .* does not have it; expected engine 'loop'"
+    ):
         fused_lstm.GRU(3, 4, engine=engine, fuse=fuse)
 
 
 BAD = {
-    "a pair": (lambda x, h: (x, (h, h)), "hx: got tuple, should be a tensor, h_0"),
-    "rank": (lambda x, h: (x, h[0]), r"h_0: got shape \[3, 4\], should be \[2, B, 4\]"),
-    "size": (lambda x, h: (x, h[..., :3]), r"h_0: got shape \[2, 3, 3\], should be \[2, B, 4\]"),
-    "batch": (lambda x, h: (x, h[:, :2]), r"h_0: got shape \[2, 2, 4\], should be \[2, 3, 4\]"),
+    "a pair": (lambda x, h: (x, (h, h)), "hx: got tuple; expected a tensor, h_0"),
+    "rank": (lambda x, h: (x, h[0]), r"h_0: got shape \[3, 4\]; expected \[2, 3, 4\]"),
+    "size": (lambda x, h: (x, h[..., :3]), r"h_0: got shape \[2, 3, 3\]; expected \[2, 3, 4\]"),
+    "batch": (lambda x, h: (x, h[:, :2]), r"h_0: got shape \[2, 2, 4\]; expected \[2, 3, 4\]"),
     "input": (lambda x, h: (x[..., :2], h), r"input: .* with I = 3"),
-    "dtype": (lambda x, h: (x.double(), h), "h_0: got dtype torch.float32"),
+    "dtype": (lambda x, h: (x.double(), h), "h_0: got torch.float32"),
 }
 
 
@@ -163,16 +165,16 @@ def test_bad_input_names_the_argument(spoil, message, engine, fuse):
         ours(*spoil(torch.randn(5, 3, 3), torch.randn(2, 3, 4)))
 
 
-def test_the_cell_goes_alone_and_has_one_state():
-    with pytest.raises(ValueError, match="gru: got True with layer_norm, should be alone"):
-        Cell(layer_norm=True, gru=True)
+def test_the_cell_has_its_options_and_one_state():
+    with pytest.raises(ValueError, match="peephole: got True; expected none of a gru"):
+        Spec("gru", peephole=True)
     x, (h, c) = torch.randn(3, 2, 4), torch.randn(2, 1, 2, 5)
     weights = list(nn.GRU(4, 5).parameters())
     _, (h_n, c_n) = fused_lstm.lstm(x, (h, h), weights, cell=GRU, engine="loop")
     assert torch.equal(h_n, c_n)
-    with pytest.raises(ValueError, match="state: got two tensors, should be one twice"):
+    with pytest.raises(ValueError, match="state: got two tensors; expected one twice"):
         fused_lstm.lstm(x, (h, c), weights, cell=GRU)
-    assert Cell.of_arguments(**GRU.arguments()) == GRU
-    assert GRU.weights(3, 5, 5, True, False) == {
+    assert of_schema(1, 4, 0.0, None, True, **GRU.schema) == GRU
+    assert GRU.weights(3, 5, 5) == {
         "weight_ih": (15, 3), "weight_hh": (15, 5), "bias_ih": (15,), "bias_hh": (15,),
     }  # fmt: skip

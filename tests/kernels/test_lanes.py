@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import fused_lstm
 from cases import rungs
@@ -226,6 +227,73 @@ def test_auto_in_a_graph_takes_packed_rows_without_native(kind, monkeypatch):
     finally:
         engines._resolve.cache_clear()
         engines._warn_that_it_is_missing.cache_clear()
+
+
+def test_auto_takes_resets_without_native(monkeypatch):
+    """By the loop: nn.LSTM, which it takes for all else, has none."""
+    case = Case(resets=True)
+    _, ours = make_modules(case, "auto", None, torch.float64)
+    _, loop = make_modules(case, "loop", None, torch.float64)
+    given = make_inputs(case, torch.float64)
+    assert given.resets.any()
+    wanted = call(loop, case, given)
+    monkeypatch.setattr("fused_lstm.native.missing", lambda device: "not built today")
+    engines._resolve.cache_clear()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = call(ours, case, given)
+    finally:
+        engines._resolve.cache_clear()
+        engines._warn_that_it_is_missing.cache_clear()
+    for name, a, b in zip(("y", "h_n", "c_n"), found, wanted, strict=True):
+        assert_close(a, b, name)
+
+
+@pytest.mark.parametrize("two", [False, True], ids=["", "bidirectional"])
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
+def test_steps_that_no_row_reaches(engine, fuse, two):
+    case = Case("lengths", T=6, bidirectional=two)
+    theirs, ours = make_modules(case, engine, fuse, torch.float64)
+    given = make_inputs(case, torch.float64)._replace(lengths=torch.tensor([2, 4, 1]))
+    wanted = run(expected, theirs, case, given)
+    for name, value in run(call, ours, case, given).items():
+        assert_close(value, wanted[name], name)
+
+
+class Rows(TorchFunctionMode):
+    """Keeps the batch_sizes of each call of torch.lstm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_calls: list[list[int]] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func.__name__ == "lstm":
+            self.of_calls.append(args[1].tolist())
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_step_without_rows_reaches_cudnn():
+    """PyTorch's own loop takes one, and cuDNN none."""
+    case = Case("lengths", T=6)
+    _, ours = make_modules(case, "cudnn", None, torch.float64)
+    given = make_inputs(case, torch.float64)._replace(lengths=torch.tensor([2, 4, 1]))
+    with Rows() as rows:
+        call(ours, case, given)
+    assert rows.of_calls == [[3, 2, 1, 1]]
+
+
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
+def test_autocast_leaves_float64_as_it_is(engine, fuse):
+    case = Case("lengths", bidirectional=True)
+    _, ours = make_modules(case, engine, fuse, torch.float64)
+    given = make_inputs(case, torch.float64)
+    wanted = run(call, ours, case, given)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = run(call, ours, case, given)
+    for name, value in wanted.items():
+        assert_close(found[name], value, name)
 
 
 @every_own

@@ -78,13 +78,13 @@ def test_a_packed_result_has_its_inputs_indices(engine, fuse):
 
 
 STATES = {
-    "h-lanes": ((3, 3, 2), (4, 3, 5), r"h_0: got shape \[3, 3, 2\], should be \[4, B, 2\]"),
-    "h-size": ((4, 3, 5), (4, 3, 5), r"h_0: got shape \[4, 3, 5\], should be \[4, B, 2\]"),
-    "c-size": ((4, 3, 2), (4, 3, 2), r"c_0: got shape \[4, 3, 2\], should be \[4, B, 5\]"),
-    "h-batch": ((4, 2, 2), (4, 3, 5), r"h_0: got shape \[4, 2, 2\], should be \[4, 3, 2\]"),
-    "both-batch": ((4, 2, 2), (4, 2, 5), r"h_0: got shape \[4, 2, 2\], should be \[4, 3, 2\]"),
-    "c-batch": ((4, 3, 2), (4, 1, 5), r"c_0: got shape \[4, 1, 5\], should be \[4, 3, 5\]"),
-    "c-rank": ((4, 3, 2), (4, 5), r"c_0: got shape \[4, 5\], should be \[4, B, 5\]"),
+    "h-lanes": ((3, 3, 2), (4, 3, 5), r"h_0: got shape \[3, 3, 2\]; expected \[4, 3, 2\]"),
+    "h-size": ((4, 3, 5), (4, 3, 5), r"h_0: got shape \[4, 3, 5\]; expected \[4, 3, 2\]"),
+    "c-size": ((4, 3, 2), (4, 3, 2), r"c_0: got shape \[4, 3, 2\]; expected \[4, 3, 5\]"),
+    "h-batch": ((4, 2, 2), (4, 3, 5), r"h_0: got shape \[4, 2, 2\]; expected \[4, 3, 2\]"),
+    "both-batch": ((4, 2, 2), (4, 2, 5), r"h_0: got shape \[4, 2, 2\]; expected \[4, 3, 2\]"),
+    "c-batch": ((4, 3, 2), (4, 1, 5), r"c_0: got shape \[4, 1, 5\]; expected \[4, 3, 5\]"),
+    "c-rank": ((4, 3, 2), (4, 5), r"c_0: got shape \[4, 5\]; expected \[4, 3, 5\]"),
 }
 
 
@@ -150,12 +150,12 @@ def test_cudnns_weight_format(engine, fuse):
 # --- errors ---
 
 NOT_LENGTHS = {
-    "rank": (torch.ones(3, 1, dtype=torch.int64), r"lengths: got shape \[3, 1\], should be \[3\]"),
-    "size": (torch.ones(2, dtype=torch.int64), r"lengths: got shape \[2\], should be \[3\]"),
-    "dtype": (torch.ones(3), r"lengths: got dtype torch.float32, should be torch.int64"),
-    "type": ([1, 2, 3], r"lengths: got list, should be a tensor"),
-    "zero": (torch.tensor([4, 0, 1]), r"lengths: got 0, should be in 1 to T = 4"),
-    "long": (torch.tensor([4, 5, 1]), r"lengths: got 5, should be in 1 to T = 4"),
+    "rank": (torch.ones(3, 1, dtype=torch.int64), r"lengths: got shape \[3, 1\]; expected \[3\]"),
+    "size": (torch.ones(2, dtype=torch.int64), r"lengths: got shape \[2\]; expected \[3\]"),
+    "dtype": (torch.ones(3), r"lengths: got torch.float32; expected torch.int64"),
+    "type": ([1, 2, 3], r"lengths: got list; expected a tensor"),
+    "zero": (torch.tensor([4, 0, 1]), r"lengths: got 0; expected 1 to T = 4"),
+    "long": (torch.tensor([4, 5, 1]), r"lengths: got 5; expected 1 to T = 4"),
 }
 
 
@@ -168,10 +168,13 @@ def test_lengths_that_are_none(lengths, message, engine, fuse):
 
 
 NOT_RESETS = {
-    "shape": (torch.zeros(3, 4, dtype=torch.bool), r"resets: got shape .*, should be \[4, 3\]"),
-    "dtype": (torch.zeros(4, 3), r"resets: got dtype torch.float32, should be torch.bool"),
-    "device": (torch.zeros(4, 3, dtype=torch.bool, device="meta"), r"resets: on meta, should be"),
-    "type": ([True], r"resets: got list, should be a tensor"),
+    "shape": (torch.zeros(3, 4, dtype=torch.bool), r"resets: got shape .*; expected \[4, 3\]"),
+    "dtype": (torch.zeros(4, 3), r"resets: got torch.float32; expected torch.bool"),
+    "device": (
+        torch.zeros(4, 3, dtype=torch.bool, device="meta"),
+        r"resets: got one on meta; expected",
+    ),
+    "type": ([True], r"resets: got list; expected a tensor"),
 }
 
 
@@ -187,9 +190,9 @@ def test_resets_that_are_none(resets, message, engine, fuse):
 def test_a_packed_sequence_has_its_lengths(engine, fuse):
     packed = pack_sequence([torch.randn(4, 3), torch.randn(2, 3)])
     module = fused_lstm.LSTM(3, 4, engine=engine, fuse=fuse)
-    with pytest.raises(ValueError, match="lengths: got some, should be None: a PackedSequence"):
+    with pytest.raises(ValueError, match="lengths: got some; expected None: a PackedSequence"):
         module(packed, None, torch.tensor([4, 2]))
-    with pytest.raises(ValueError, match=r"resets: got shape \[4, 2\], should be \[6\]"):
+    with pytest.raises(ValueError, match=r"resets: got shape \[4, 2\]; expected \[6\]"):
         module(packed, None, None, torch.zeros(4, 2, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"input: got shape \[6, 3\], should be packed \[N, I\]"):
+    with pytest.raises(ValueError, match=r"input: got shape \[6, 3\]; expected packed \[N, I\]"):
         fused_lstm.LSTM(5, 4, engine=engine, fuse=fuse)(packed)

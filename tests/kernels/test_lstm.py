@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import re
+import warnings
 from contextlib import nullcontext
 
 import pytest
@@ -182,21 +183,37 @@ def test_an_empty_batch_gives_empty_tensors(batch_first, engine, fuse):
         assert not found["weight_ih_l0.grad"].any()
 
 
+def nested(x: torch.Tensor, **options) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch calls them a prototype
+        return torch.nested.nested_tensor(list(x), **options)
+
+
 BAD = {
     "input-rank": (lambda x, h, c: (x[None], (h, c)), r"input: got shape \[1, 4, 3, 5\]"),
     "input-size": (lambda x, h, c: (x[..., :2], (h, c)), r"input: .* with I = 5"),
-    "input-type": (lambda x, h, c: (x.tolist(), (h, c)), r"input: got list, should be a tensor"),
+    "input-type": (lambda x, h, c: (x.tolist(), (h, c)), r"input: got list; expected a tensor"),
     "no-steps": (lambda x, h, c: (x[:0], (h, c)), r"x: got shape \[0, 3, 5\]"),
-    "dtype": (lambda x, h, c: (x.double(), (h, c)), r"h_0: got dtype torch.float32"),
-    "integers": (lambda x, h, c: (x.long(), (h, c)), r"x: got dtype torch.int64, should be one"),
-    "state-pair": (lambda x, h, c: (x, h), r"hx: should be a pair"),
-    "state-rank": (lambda x, h, c: (x, (h[0], c)), r"h_0: got shape \[3, 6\], should be \[2, B, 6"),
+    "dtype": (lambda x, h, c: (x.double(), (h, c)), r"h_0: got torch.float32"),
+    "integers": (lambda x, h, c: (x.long(), (h, c)), r"x: got torch.int64; expected one"),
+    "sparse": (lambda x, h, c: (x.to_sparse(), (h, c)), r"input: got .*sparse_coo.*; expected"),
+    "mkldnn": (lambda x, h, c: (x.to_mkldnn(), (h, c)), r"input: got .*mkldnn.*; expected"),
+    "nested": (lambda x, h, c: (nested(x), (h, c)), r"input: got .*nested.*; expected"),
+    "jagged": (
+        lambda x, h, c: (nested(x, layout=torch.jagged), (h, c)),
+        r"input: got .*nested.*; expected",
+    ),
+    "sparse-state": (lambda x, h, c: (x, (h.to_sparse(), c)), r"h_0: got .*sparse_coo.*; expected"),
+    "no-c": (lambda x, h, c: (x, (h, None)), r"c_0: got NoneType; expected a tensor"),
+    "no-h": (lambda x, h, c: (x, (None, c)), r"h_0: got NoneType; expected a tensor"),
+    "state-pair": (lambda x, h, c: (x, h), r"hx: got Tensor; expected a pair"),
+    "state-rank": (lambda x, h, c: (x, (h[0], c)), r"h_0: got shape \[3, 6\]; expected \[2, 3, 6"),
     "h-batch": (
         lambda x, h, c: (x, (h[:, :2], c)),
-        r"h_0: got shape \[2, 2, 6\], .* \[2, 3",
+        r"h_0: got shape \[2, 2, 6\]; .* \[2, 3",
     ),
-    "c-layers": (lambda x, h, c: (x, (h, c[:1])), r"c_0: got shape \[1, 3, 6\], should be \[2, B"),
-    "device": (lambda x, h, c: (x.to("meta"), (h, c)), r"cannot run on 'meta'|on cpu, should be"),
+    "c-layers": (lambda x, h, c: (x, (h, c[:1])), r"c_0: got shape \[1, 3, 6\]; expected \[2, 3"),
+    "device": (lambda x, h, c: (x.to("meta"), (h, c)), r"cannot run on 'meta'|on cpu; expected"),
 }
 
 
@@ -209,14 +226,23 @@ def test_bad_input_names_the_argument(spoil, message, engine, fuse):
         ours(*spoil(x, *state))
 
 
+@pytest.mark.parametrize("name", ["sparse", "mkldnn", "nested", "jagged", "no-c", "no-h"])
+def test_so_does_the_functional_form(name):
+    spoil, message = BAD[name]
+    weights = list(fused_lstm.LSTM(SMALL.I, SMALL.H, SMALL.L).parameters())
+    x, state = torch.randn(SMALL.T, SMALL.B, SMALL.I), make_state(SMALL, torch.float32)
+    with pytest.raises(ValueError, match=message.replace("input", "(x|input)")):
+        fused_lstm.lstm(*spoil(x, *state), weights, engine="loop")
+
+
 def test_functional_form_checks_its_weights():
     x, state = torch.randn(4, 3, 5), make_state(SMALL, torch.float32)
     weights = list(fused_lstm.LSTM(SMALL.I, SMALL.H, SMALL.L).parameters())
     y, _ = fused_lstm.lstm(x, state, weights, engine="loop")
     assert y.shape == (4, 3, 6)
-    with pytest.raises(ValueError, match=r"h_0: got shape \[2, 3, 6\] for 7 weights"):
+    with pytest.raises(ValueError, match=r"h_0: got 2 states for 7 weights"):
         fused_lstm.lstm(x, state, weights[:-1])
-    with pytest.raises(ValueError, match=r"weight_ih_l1: got shape \[24, 5\], should be \[24, 6\]"):
+    with pytest.raises(ValueError, match=r"weight_ih_l1: got shape \[24, 5\]; expected \[24, 6\]"):
         fused_lstm.lstm(x, state, [*weights[:4], weights[0], *weights[5:]])
 
 

@@ -142,6 +142,26 @@ def test_activations_are_within_four_ulp(isa, dtype, function, lanes):
     assert ulps(found, function(x.double())) < (4 if dtype == torch.float32 else 8)
 
 
+@pytest.mark.parametrize("sign", [1, -1], ids=["positive", "negative"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_saturated_tanh_has_pytorchs_gradient(isa, dtype, sign):
+    """It is 1 - tanh(x)^2, which has all errors of tanh near 1: below 0 there were three."""
+    x = sign * torch.linspace(4, 8 if dtype == torch.float32 else 16, 20001, dtype=dtype)
+    gates = torch.stack([torch.full_like(x, 100.0), *torch.zeros(3, *x.shape, dtype=dtype)])
+    gates[2] = x  # g, and i is 1: c_next is tanh(g)
+    zero, one = torch.zeros_like(x)[None], torch.ones_like(x)[None]
+    gates = gates.reshape(1, -1)
+    c_next = native.OPS.cell(gates, zero)[1]
+    dgates, _ = native.OPS.cell_backward(gates, zero, c_next, zero, one)
+    exact, shares = x.double().cosh() ** -2, torch.tensor([0.5, 0.99], dtype=torch.float64)
+
+    def errors(slope: torch.Tensor) -> torch.Tensor:
+        return ((slope - exact) / exact).abs().quantile(shares)
+
+    ours, theirs = errors(dgates.view(4, -1)[2].double()), errors((1 - x.tanh() ** 2).double())
+    assert (ours <= 1.1 * theirs).all(), f"median and p99: {ours.tolist()}, {theirs.tolist()}"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_extreme_inputs_give_finite_right_results(isa, dtype):
     inputs = problem(Shape(4, 3, 5, 33, 2), dtype, scale=1e4)

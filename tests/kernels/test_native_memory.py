@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -160,3 +162,87 @@ def test_a_profile_has_what_is_not_kept():
     assert kept() == 0
     found = {e.key: e.self_cpu_memory_usage for e in profile.key_averages()}
     assert found["fused_lstm_native::dropout"] == held.nbytes
+
+
+LITTLE = """
+import resource, torch, fused_lstm
+from fused_lstm import native
+
+torch.set_num_threads(1)
+lstm = fused_lstm.LSTM(256, 256, engine="native")
+lstm(torch.ones(2, 20, 256))
+native.OPS.dropout(torch.ones(2**20), 0.0, torch.tensor([1]))  # 4 MiB, kept
+x = torch.ones({steps}, 20, 256)
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + {more} * 2**20,) * 2)
+try:
+    lstm(x)
+    print("enough")
+except torch.OutOfMemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="this system does not say what a process holds")
+@pytest.mark.parametrize(
+    ("steps", "more", "said"),
+    [
+        (2000, 128, "native tried to allocate 163840000 bytes: the system has no more\n"),
+        (20, 0, "enough\n"),  # what is kept is given back first
+    ],
+    ids=["too-little", "enough-with-what-is-kept"],
+)
+def test_too_little_memory_is_an_error_that_says_how_much(steps, more, said):
+    """Of 2000 steps the gates are 2000 * 20 * 4 * 256 * 4 bytes; y is a quarter of that."""
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE.format(steps=steps, more=more)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert (done.stdout, done.stderr) == (said, ""), done.stderr
+
+
+FORKS = """
+import os, threading, torch
+from fused_lstm import native
+
+torch.set_num_threads(1)
+seed, small = torch.tensor([1]), torch.ones(10_000)
+take = lambda: native.OPS.dropout(small, 0.0, seed)
+stop = False
+
+def work():
+    while not stop:
+        held = [take() for _ in range(500)]
+        del held
+        native.OPS.release_memory()  # the longest that the mutex is held
+
+thread = threading.Thread(target=work)
+thread.start()
+for _ in range({rounds}):
+    child = os.fork()
+    if child == 0:
+        take()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+stop = True
+thread.join()
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_forked_while_another_thread_takes_memory_can_take_some():
+    """One that inherited a held mutex would wait for it for ever."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", FORKS.format(rounds=400)],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    ) as process:
+        try:
+            assert process.communicate(timeout=120)[0] == "done\n"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # its child too

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import fused_lstm
-from fused_lstm import native, ops
-from lm.machine import PRECISIONS, set_precision
+from fused_lstm import native
+from lm.device import set_precision
+from lm.settings import PRECISIONS
 from lm_cases import train
 from terms import ISAS, MATMUL, RNN, UNITS, by_fma, of_terms, set_switches
 from test_native import SHAPES, expected_results
@@ -107,7 +108,8 @@ def test_an_operator_can_be_told(unit):
     told = native.OPS.lstm(*given, precision="tf32")[0]
     plain = native.OPS.lstm(*given)[0]
     set_switches("tf32")
-    assert torch.equal(ops.run(native.OPS, *given[:5], "layers")[0], told)
+    state, options = (h0, c0), {"engine": "native", "fuse": "layers"}
+    assert torch.equal(fused_lstm.lstm(x, state, weights, **options)[0], told)
     assert torch.equal(native.OPS.lstm(*given, precision="none")[0], plain)
     assert not torch.equal(told, plain)
     message = "precision: got 'fp8', should be 'ieee', 'tf32', 'bf16' or 'none'"

@@ -123,6 +123,55 @@ def test_masks(engine):
     check(engine, uses="yhc", call="lengths", num_layers=2, **MASKS)
 
 
+CELLS = {
+    "layer_norm": {"layer_norm": True, "zoneout": 0.3},
+    "peephole": {"peephole": True},
+    "coupled": {"coupled": True},
+}
+
+
+@pytest.mark.parametrize("options", CELLS.values(), ids=CELLS)
+@engines
+def test_cells_with_weights_of_their_own(engine, options):
+    check(engine, uses="yhc", call="lengths", num_layers=2, **options)
+
+
+FAMILY = {
+    "GRU": {},
+    "GRU, layer_norm": {"layer_norm": True, "recurrent_dropout": 0.4},
+    "RNN": {"nonlinearity": "relu"},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+@pytest.mark.parametrize("lengths", [None, torch.tensor([3, 5, 1, 4])], ids=["", "lengths"])
+@pytest.mark.parametrize("name", FAMILY)
+@engines
+def test_a_gru_and_an_rnn(engine, name, lengths):
+    if engine == "triton" and "layer_norm" in name:
+        pytest.skip("has no such GRU")
+    kind = getattr(fused_lstm.opacus, name.partition(",")[0])
+    module = kind(I, H, 2, engine=engine, **FAMILY[name], **DOUBLE)
+    x, wanted = torch.randn(T, B, I, **DOUBLE), []
+
+    def losses(module):
+        torch.manual_seed(3)
+        y, h_n = module(x, lengths=lengths)
+        return y.sin().sum((0, 2)) + (h_n * h_n.cos()).sum((0, 2))
+
+    for n in range(B):
+        module.zero_grad()
+        losses(module)[n].backward()
+        wanted.append({name: p.grad.clone() for name, p in module.named_parameters()})
+    module.zero_grad()
+    sampled = opacus.GradSampleModule(module, batch_first=False)
+    losses(sampled).mean().backward()
+    for name, p in module.named_parameters():
+        assert_close(p.grad_sample, torch.stack([of[name] for of in wanted]), name)
+    fixed = opacus.validators.ModuleValidator.fix(getattr(fused_lstm, kind.__name__)(I, H))
+    assert type(fixed) is kind
+
+
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 def test_as_opacus_own_lstm():
     """Against DPLSTM, on the same weights."""
@@ -200,9 +249,6 @@ REFUSED = {
     "engine: got 'loop'": {"engine": "loop"},
     "fuse='pointwise'": {"engine": "native", "fuse": "pointwise"},
     "recompute=2": {"recompute": 2},
-    "layer_norm: got True": {"layer_norm": True},
-    "peephole: got True": {"peephole": True},
-    "coupled: got True": {"coupled": True},
 }
 
 
@@ -220,3 +266,46 @@ def test_other_modes_are_refused(mode):
     )
     with pytest.raises(NotImplementedError, match="grad_sample_mode='hooks' alone"):
         module(torch.randn(B, T, I))
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("sizes", [(4, 2), (2, 4)], ids=["fewer", "more"])
+@engines
+def test_two_calls_of_unequal_batch(engine, sizes, reduction):
+    """A sample is row n of each call that has as many; a mean is one over the larger batch."""
+    lstm = fused_lstm.opacus.LSTM(I, H, batch_first=True, engine=engine, **DOUBLE)
+    inputs = [torch.randn(n, T, I, **DOUBLE) for n in sizes]
+
+    def losses(module):
+        each = torch.zeros(max(sizes), **DOUBLE)
+        for x in inputs:
+            each = each + nn.functional.pad(module(x)[0].sin().sum((1, 2)), (0, len(each) - len(x)))
+        return each
+
+    weights, wanted = dict(lstm.named_parameters()), []
+    for n in range(max(sizes)):
+        found = torch.autograd.grad(losses(lstm)[n], list(weights.values()))
+        wanted.append(dict(zip(weights, found, strict=True)))
+    sampled = opacus.GradSampleModule(copy.deepcopy(lstm), loss_reduction=reduction)
+    getattr(losses(sampled), reduction)().backward()
+    for name, p in sampled._module.named_parameters():
+        assert_close(p.grad_sample, torch.stack([of[name] for of in wanted]), name)
+
+
+@engines
+def test_with_its_hooks_disabled_it_is_the_module(engine):
+    lstm = fused_lstm.opacus.LSTM(I, H, engine=engine, **DOUBLE)
+    x = torch.randn(T, B, I, **DOUBLE)
+    wanted = torch.autograd.grad(lstm(x)[0].sin().sum(), list(lstm.parameters()))
+    sampled = opacus.GradSampleModule(lstm, batch_first=False)
+    sampled.disable_hooks()
+    sampled(x)[0].sin().sum().backward()
+    for (name, p), grad in zip(lstm.named_parameters(), wanted, strict=True):
+        assert_close(p.grad, grad, name)
+        assert p.grad_sample is None
+    sampled.zero_grad()
+    sampled.enable_hooks()
+    sampled(x)[0].sin().sum((0, 2)).mean().backward()
+    for (name, p), grad in zip(lstm.named_parameters(), wanted, strict=True):
+        assert_close(p.grad_sample.sum(0), grad, f"{name}, with its hooks enabled again")

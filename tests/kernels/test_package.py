@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -109,3 +111,16 @@ def test_a_public_signature_is_typed(function):
     without = [p.name for p in signature.parameters.values() if p.annotation is p.empty]
     assert without in ([], ["self"])
     assert signature.return_annotation is not signature.empty
+
+
+def test_the_api_reference_shows_every_member_that_it_names():
+    """mkdocstrings leaves out what a class has inherited, unless it is told."""
+    text = (ROOT / "docs" / "api.md").read_text()
+    shown = re.findall(
+        r"^::: (\S+)\.(\w+)\n    options: .*members: \[(.+?)\](.*)", text, re.MULTILINE
+    )
+    assert {"LSTM", "GRU"} <= {kind for _, kind, _, _ in shown}
+    for module, kind, members, rest in shown:
+        of_its_own = vars(getattr(importlib.import_module(module), kind))
+        for name in members.split(", "):
+            assert name in of_its_own or "inherited_members: true" in rest, f"{kind}.{name}"

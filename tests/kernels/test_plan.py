@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from fused_lstm.triton.choice import choose, cost
-from fused_lstm.triton.devices import DEVICES, INTERPRETER, Device, by_arch
+from fused_lstm.triton.devices import AMD, DEVICES, INTERPRETER, Device, by_arch
 from fused_lstm.triton.plan import SIZES, Plan, plan
 
 H100 = DEVICES["H100"]
@@ -17,13 +17,14 @@ directions = pytest.mark.parametrize("direction", ["forward", "backward"])
 
 @kinds
 @directions
-@pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
+@pytest.mark.parametrize("gates", [1, 3, 4])
+@pytest.mark.parametrize("device", (DEVICES | AMD).values(), ids=DEVICES | AMD)
 @pytest.mark.parametrize("dtype", SIZES)
-def test_every_plan_fits_its_device(kind, direction, device, dtype):
-    shape = {"layers": 2, "dtype": dtype, "device": device}
+def test_every_plan_fits_its_device(kind, direction, device, dtype, gates):
+    shape = {"layers": 2, "dtype": dtype, "device": device, "gates": gates}
     for hidden in (1, 17, 200, 650, 1024, 1500, 2048, 4096, 10000):
         for batch in (1, 20, 64, 1000):
-            for projected in (0, 1, hidden // 2, hidden + 9):
+            for projected in (0, 1, hidden // 2, hidden + 9) if gates == 4 else (0,):
                 found = plan(
                     kind, direction, hidden=hidden, batch=batch, projected=projected, **shape
                 )
@@ -45,13 +46,16 @@ def assert_fits(found: Plan, device: Device) -> None:
     assert units >= widest, "a unit has no program"
     assert units - widest < found.units, "a program has no unit"
     assert found.units % found.split == 0
-    assert found.own >= 16, "a product of fewer rows"
+    assert found.own >= (16 if found.k_parts == 1 else 8), "a product of fewer rows"
+    assert found.rows >= 16
+    assert found.block_k % found.k_parts == 0
+    assert found.k_parts in (1, found.warps)
     assert 0 <= found.resident <= found.chunks
     assert 0 <= found.resident_ih <= found.chunks * (found.kind == "layers")
     assert 0 <= found.resident_hr <= found.chunks_hr
     assert (found.chunks_hr > 0) == (found.projected > 0)
-    assert found.split in (1, 4)
-    assert found.split == 4 or found.resident == 0 or found.direction == "forward"
+    assert found.split in (1, found.gates)
+    assert found.split == found.gates or found.resident == 0 or found.direction == "forward"
     if found.persistent:
         assert found.programs <= device.sms, "would wait for a program that cannot start"
     assert found.why
@@ -187,6 +191,44 @@ def test_a_projection_streams_where_it_does_not_fit():
     assert found.resident == found.chunks
     assert 0 < found.resident_hr < found.chunks_hr
     assert any("of the projection" in why for why in found.why)
+
+
+@directions
+@pytest.mark.parametrize(
+    ("device", "hidden", "batch", "dtype", "gates", "own"),
+    [
+        ("A100", 200, 20, "bf16", 4, 8),
+        ("H100", 650, 20, "bf16", 4, 16),
+        ("A100", 650, 20, "bf16", 4, 16),
+        ("H100", 768, 16, "fp16", 4, 16),  # FlashRNN's
+        ("H100", 1024, 20, "bf16", 4, None),  # 128 programs of 8 units would read h for too long
+        ("A100", 1024, 20, "bf16", 4, None),
+        ("RTX 5090", 650, 20, "bf16", 4, 8),  # of 16 the weights do not fit
+        ("H100", 1500, 20, "bf16", 4, None),
+        ("H100", 650, 20, "fp32", 4, None),
+        ("B200", 650, 20, "bf16", 4, None),
+        ("H100", 650, 20, "bf16", 3, 16),
+        ("H100", 1500, 20, "bf16", 1, 16),
+    ],
+)
+def test_where_a_sum_is_shared_out_to_warps(direction, device, hidden, batch, dtype, gates, own):
+    shape = {"hidden": hidden, "batch": batch, "layers": 1, "dtype": dtype, "gates": gates}
+    found = plan("steps", direction, device=DEVICES[device], **shape)
+    assert found.k_parts == (1 if own is None else 8)
+    assert found.own == (own or 16)
+    if own is not None:
+        assert found.resident == found.chunks
+        blocks = -(-hidden // found.units)
+        assert found.programs == blocks * found.split
+        assert any("registers hold its weights" in why for why in found.why)
+        whole = plan("steps", direction, device=DEVICES[device], **shape, in_parts=False)
+        assert whole.k_parts == 1
+
+
+def test_few_columns_on_hopper_are_shared_out_forward_alone():
+    shape = {"hidden": 200, "batch": 20, "layers": 1, "dtype": "bf16", "device": H100}
+    assert plan("steps", "forward", **shape).k_parts == 8
+    assert plan("steps", "backward", **shape).k_parts == 1
 
 
 def test_fewer_multiprocessors_mean_more_units_each():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lm.machine import PRECISIONS, set_precision
+from lm.device import set_precision
+from lm.settings import PRECISIONS
 from lm.train import main
 from lm_cases import refused, train
 

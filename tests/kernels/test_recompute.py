@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import fused_lstm
 from cases import rungs
@@ -64,8 +65,12 @@ def test_every_cell_in_eval(options):
         assert_close(value, wanted[name], name)
 
 
-def test_one_recurrent_mask_for_all_chunks():
-    options = {"engine": "loop", "recurrent_dropout": 0.5, "num_layers": 2, "dtype": torch.float64}
+@pytest.mark.parametrize(
+    ("engine", "fuse"), rungs("compile", "cudnn", "triton", but=("pointwise", "hoisted"))
+)
+def test_one_recurrent_mask_for_all_chunks(engine, fuse):
+    options = {"engine": engine, "fuse": fuse, "dtype": torch.float64}
+    options |= {"recurrent_dropout": 0.5, "num_layers": 2}
     plain = fused_lstm.LSTM(3, 16, **options)
     ours = fused_lstm.LSTM(3, 16, **options, recompute=2)
     ours.load_state_dict(plain.state_dict())
@@ -83,7 +88,7 @@ def test_a_backward_draws_what_the_forward_drew(engine, fuse, two, whole):
     options = {"dropout": 0.5, "bidirectional": two, "recompute": 2}
     module = fused_lstm.LSTM(2, 2, 2, engine=engine, fuse=fuse, **options).double()
     if engine == "loop":
-        module.cell = fused_lstm.Cell(zoneout=0.3, recurrent_dropout=0.3)
+        module.cell = fused_lstm.Spec(zoneout=0.3, recurrent_dropout=0.3)
     x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
     weights = dict(module.named_parameters())
 
@@ -130,6 +135,72 @@ def test_the_peak_of_memory():
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="recompute: got 0, should be None or a number of steps"):
+    with pytest.raises(ValueError, match="recompute: got 0; expected None or a number of steps"):
         fused_lstm.LSTM(3, 4, recompute=0)
     assert "recompute=5" in repr(fused_lstm.LSTM(3, 4, recompute=5))
+
+
+@every_rung
+def test_each_chunk_draws_its_own_masks(engine, fuse, whole):
+    """Where zoneout keeps a unit its h is that of the step before."""
+    if fuse == "pointwise" or engine == "cudnn":
+        pytest.skip("has nn.LSTM's cell alone")
+    if engine == "triton" and fuse == "steps" and not whole:
+        pytest.skip("long in the interpreter: --slow")
+    module = fused_lstm.LSTM(3, 32, engine=engine, fuse=fuse, zoneout=(0.5, 0.0), recompute=2)
+    y = module(torch.randn(8, 2, 3))[0].detach()
+    kept = (y[1:] == y[:-1])[1:]  # of steps 2 to 7
+    assert 0.4 < kept.float().mean() < 0.6
+    for n, chunk in enumerate(kept.split(2)):
+        for m, other in enumerate(kept.split(2)[:n]):
+            assert not torch.equal(chunk, other), f"chunks {m + 1} and {n + 1} draw the same"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "triton", top=True))
+def test_under_a_default_device(kind, engine, fuse):
+    """Nothing is made where PyTorch's default is: here where there are no numbers."""
+    case = Case(kind, bidirectional=True)
+    module = fused_lstm.LSTM(case.I, case.H, **case.options, engine=engine, fuse=fuse, recompute=2)
+    given = make_inputs(case, torch.float32)
+    wanted = [t.detach() for t in call(module, case, given)]
+    before = torch.get_default_device()
+    torch.set_default_device("meta")
+    try:
+        found = call(module, case, given)
+    finally:
+        torch.set_default_device(before)
+    for name, a, b in zip(("y", "h_n", "c_n"), found, wanted, strict=True):
+        assert_close(a.detach(), b, name)
+
+
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn", top=True))
+def test_in_forward_mode(engine, fuse):
+    plain = fused_lstm.LSTM(2, 3, engine=engine, fuse=fuse, dtype=torch.float64)
+    ours = fused_lstm.LSTM(2, 3, engine=engine, fuse=fuse, dtype=torch.float64, recompute=2)
+    ours.load_state_dict(plain.state_dict())
+    x, tangent, found = *torch.randn(2, 3, 2, 2, dtype=torch.float64), []
+    for module in (plain, ours):
+        with forward_ad.dual_level():
+            y, _ = module(forward_ad.make_dual(x, tangent))
+            found.append(forward_ad.unpack_dual(y))
+    for name in ("primal", "tangent"):
+        assert_close(getattr(found[1], name).detach(), getattr(found[0], name).detach(), name)
+
+
+@pytest.mark.parametrize(
+    "changed", ["x", "h_0", "c_0", "weight_ih_l0", "weight_hh_l1", "bias_hh_l0"]
+)
+@pytest.mark.parametrize("two", [False, True], ids=["", "bidirectional"])
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "triton", top=True))
+def test_what_is_changed_before_the_backward_is_an_error(engine, fuse, two, changed):
+    """As nn.LSTM's: the forward that runs again would be another function."""
+    options = {"engine": engine, "fuse": fuse, "bidirectional": two, "recompute": 2}
+    module, lanes = fused_lstm.LSTM(3, 4, 2, **options), 2 + 2 * two
+    tensors = {"x": torch.randn(5, 2, 3), "h_0": torch.randn(lanes, 2, 4)}
+    tensors["c_0"] = torch.randn(lanes, 2, 4)
+    y, _ = module(tensors["x"], (tensors["h_0"], tensors["c_0"]))
+    with torch.no_grad():
+        (tensors | dict(module.named_parameters()))[changed].mul_(2)
+    with pytest.raises(RuntimeError, match=r"in.?place"):
+        y.sum().backward()

@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from cases import SHAPES, Shape, make_state
 from cells import each_cell
 from fused_lstm import philox, reference
-from fused_lstm.cell import PLAIN, Cell
-from fused_lstm.rows import Rows, keep_of
+from fused_lstm.spec import PLAIN, Spec
+from fused_lstm.varlen import Rows, reset_mask
 from tolerance import assert_close
 
 DOUBLE = {"dtype": torch.float64}
@@ -81,7 +81,7 @@ def test_a_reset_begins_another_sequence(packed, bidirectional):
         x, sizes, *_ = pack_padded_sequence(x, torch.tensor(lengths))
         resets = pack_padded_sequence(resets, torch.tensor(lengths)).data
         y = pack_padded_sequence(y, torch.tensor(lengths)).data
-    keep = keep_of(resets, D, 3, sizes)
+    keep = reset_mask(resets, D, 3, sizes)
     found = reference.lstm(x, *state, list(theirs.parameters()), 0.0, None, D, sizes, keep)
     for name, actual, expected in zip(("y", "h_n", "c_n"), found, (y, *last), strict=True):
         assert_close(actual, expected, name)
@@ -114,7 +114,23 @@ def test_backward_by_hand_is_autograds(shape, lane, bias):
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval, no bias"])
 @each_cell
 def test_backward_by_hand_of_every_cell(options, training, lane):
-    check_backward(Shape(5, 3, 4, 6, 1), LANES[lane], training, Cell(**options), training)
+    check_backward(Shape(5, 3, 4, 6, 1), LANES[lane], training, Spec(**options), training)
+
+
+OTHERS = {
+    "gru": Spec("gru"),
+    "gru, all": Spec("gru", layer_norm=True, zoneout=0.3, recurrent_dropout=0.4),
+    "rnn_tanh": Spec("rnn_tanh"),
+    "rnn_relu": Spec("rnn_relu"),
+}
+
+
+@pytest.mark.parametrize("lane", [0, 1], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval, no bias"])
+@pytest.mark.parametrize("cell", OTHERS.values(), ids=OTHERS)
+def test_backward_by_hand_of_a_gru_and_an_rnn(cell, training, lane):
+    lane = {"sizes": [3, 2, 2, 1, 1], "keep": True, "direction": lane}
+    check_backward(Shape(5, 3, 4, 6, 1), lane, training, cell, training)
 
 
 def check_backward(shape, lane, bias, cell=PLAIN, training=True):
@@ -125,13 +141,13 @@ def check_backward(shape, lane, bias, cell=PLAIN, training=True):
     keep = torch.rand(2, *x.shape[:-1]) < 0.6 if "keep" in lane else None
     rows = Rows(x, B, sizes, keep)
     order, x = rows.order(direction), rows.pad(x).requires_grad_()
-    cell = replace(cell, coupled=False)  # which is a matter of weights alone
-    shapes = cell.weights(I, H, P, bias, P < H)
+    cell = replace(cell, bias=bias, projection=P < H)
+    shapes = cell.weights(I, H, P)
     weights = [torch.randn(s, **DOUBLE).div_(2).requires_grad_() for s in shapes.values()]
     (layer,) = reference.by_layer(weights, 1, cell)
     h0, c0 = (torch.randn(B, n, **DOUBLE).requires_grad_() for n in (P, H))
-    draws = cell.draw(torch.tensor([5]) if training else None, 1, 2, T, B, P, H)
-    h, c, *kept = reference.layer_forward(x, h0, c0, layer, order, draws)
+    draws = reference.draw(cell, torch.tensor([5]) if training else None, 1, 2, T, B, P, H)
+    h, c, *kept = reference.layer_forward(x, h0, c0, layer, order, draws, cell)
     dy, dh_n, dc_n = torch.randn_like(h), torch.randn_like(h0), torch.randn_like(c0)
 
     inputs, last = [x, h0, c0, *weights], order.steps[-1]
@@ -139,7 +155,7 @@ def check_backward(shape, lane, bias, cell=PLAIN, training=True):
     expected = torch.autograd.grad((y, h[last], c[last]), inputs, (dy, dh_n, dc_n))
     with torch.no_grad():
         dx, dh0, dc0, dweights = reference.layer_backward(
-            dy, dh_n, dc_n, x, h0, c0, layer, h, c, *kept, order=order, draws=draws
+            dy, dh_n, dc_n, x, h0, c0, layer, h, c, *kept, order=order, draws=draws, spec=cell
         )
     found = (dx, dh0, dc0, *(d for d in dweights if d is not None))
     for name, actual, value in zip(("x", "h0", "c0", *shapes), found, expected, strict=True):

@@ -12,7 +12,7 @@ from torch import Tensor
 import fused_lstm
 from cases import LanesCase as Case
 from cases import Shape
-from fused_lstm import Cell, ops
+from fused_lstm import Spec, ops
 from test_native_lanes import SEED, make_problem
 from tolerance import assert_close
 
@@ -27,6 +27,7 @@ CASES = {
     "and are projected": (
         Case(Shape(6, 4, 4, 9, 1), lengths=(6, 3, 3, 1), projected=4, directions=2, keep=True), 4,
     ),
+    "rows that all end early": (Case(Shape(6, 3, 4, 9, 2), 2, lengths=(4, 2, 1), dead=9), 3),
     "rows in parts": (Case(Shape(800, 2, 3, 4, 1)), 2),
 }  # fmt: skip
 MASKS = {"zoneout": (0.3, 0.2), "recurrent_dropout": 0.4, "candidate_dropout": 0.3}
@@ -42,13 +43,13 @@ def each_case(engine: str, *without: str):
 
 def gradients(engine, case: Case, problem, by, fuse: str, samples: int, options: dict, dtype=None):
     x, h0, c0, weights, lanes, _ = problem
-    cell = Cell(**options)
+    cell = Spec(**options)
     seed = SEED if case.dropout > 0 or cell.draws else None
     given = x, h0, c0, weights, case.dropout, seed, fuse
     if dtype is not None:
         given = *(t.to(dtype) for t in given[:3]), [w.to(dtype) for w in weights], *given[4:]
         by = [t.to(dtype) for t in by]
-    own = lanes | cell.arguments()
+    own = lanes | cell.schema
     y, _, _, *saved = engine.lstm(*given, True, **own)
     return engine.lstm_backward(*by, *given, y, *saved, True, samples=samples, **own)
 

@@ -79,10 +79,10 @@ def test_an_output_can_be_part_of_a_graph():
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.zeros(2, 3), r"x: got shape \[2, 3\], torch.float32 on cpu, should be \[1, 3\]"),
+        (torch.zeros(2, 3), r"x: got shape \[2, 3\], torch.float32 on cpu; expected \[1, 3\]"),
         (torch.zeros(1, 1, 3), r"x: got shape \[1, 1, 3\]"),
-        (torch.zeros(1, 3).double(), "torch.float64 on cpu, should be"),
-        (torch.zeros(1, 3, device="meta"), "on meta, should be"),
+        (torch.zeros(1, 3).double(), "torch.float64 on cpu; expected"),
+        (torch.zeros(1, 3, device="meta"), "on meta; expected"),
     ],
     ids=["batch", "rank", "dtype", "device"],
 )
@@ -93,9 +93,42 @@ def test_x_is_checked(x, message):
 
 
 def test_what_cannot_stream():
-    with pytest.raises(ValueError, match="lstm: is bidirectional, should have one direction"):
+    with pytest.raises(ValueError, match="module: got two directions; expected one"):
         fused_lstm.Streaming(fused_lstm.LSTM(3, 4, bidirectional=True))
     with pytest.raises(
-        ValueError, match=r"lstm: got LSTM of torch.nn.modules.rnn, should be a fused_lstm.LSTM"
+        ValueError, match=r"module: got LSTM of torch.nn.modules.rnn; expected a fused_lstm.LSTM"
     ):
         fused_lstm.Streaming(nn.LSTM(3, 4))
+
+
+@every_rung
+def test_who_writes_to_a_state_does_not_change_what_reset_gives(engine, fuse):
+    stream, x = (
+        fused_lstm.Streaming(fused_lstm.LSTM(3, 4, engine=engine, fuse=fuse)),
+        torch.ones(1, 3),
+    )
+    first = stream(x)
+    stream.reset()
+    for tensor in stream.state:
+        tensor.fill_(7.0)
+    stream.reset()
+    assert torch.equal(stream(x), first)
+
+
+BAD_ROWS = {
+    "too few": torch.tensor([True]),
+    "too many": torch.tensor([True, False, True]),
+    "rank": torch.ones(2, 1, dtype=torch.bool),
+    "dtype": torch.ones(2),
+    "type": [True, False],
+}
+
+
+@pytest.mark.parametrize("rows", BAD_ROWS.values(), ids=BAD_ROWS)
+def test_reset_checks_its_rows(rows):
+    stream = fused_lstm.Streaming(fused_lstm.LSTM(3, 4), 2)
+    stream(torch.ones(2, 3))
+    before = [s.clone() for s in stream.state]
+    with pytest.raises(ValueError, match="rows: got "):
+        stream.reset(rows)
+    assert all(map(torch.equal, stream.state, before))

@@ -11,8 +11,8 @@ from cases import LanesCase, Shape
 from cells import CELLS as CELLS_OF_MODULES
 from cells import make
 from fused_lstm import reference
-from fused_lstm.cell import GRU, Cell
-from fused_lstm.triton import around, interpreter
+from fused_lstm.spec import GRU, Spec
+from fused_lstm.triton import interpreter, op
 from fused_lstm.triton.devices import DEVICES
 from fused_lstm.triton.plan import plan
 from lanes import Case, assert_differentiable, make_inputs
@@ -27,15 +27,15 @@ pytestmark = pytest.mark.skipif(
 
 OPTIONS = {"peephole": True, "zoneout": (0.3, 0.2), "recurrent_dropout": 0.3}
 OPTIONS |= {"candidate_dropout": 0.4}
-ALL = Cell(**OPTIONS)
-NORMED = Cell(**OPTIONS, layer_norm=True)
+ALL = Spec(**OPTIONS)
+NORMED = Spec(**OPTIONS, layer_norm=True)
 CELLS = {
-    "peephole": Cell(peephole=True),
-    "zoneout of h": Cell(zoneout=(0.4, 0.0)),
-    "zoneout of c": Cell(zoneout=(0.0, 0.4)),
-    "recurrent_dropout": Cell(recurrent_dropout=0.4),
-    "candidate_dropout": Cell(candidate_dropout=0.4),
-    "layer_norm": Cell(layer_norm=True),
+    "peephole": Spec(peephole=True),
+    "zoneout of h": Spec(zoneout=(0.4, 0.0)),
+    "zoneout of c": Spec(zoneout=(0.0, 0.4)),
+    "recurrent_dropout": Spec(recurrent_dropout=0.4),
+    "candidate_dropout": Spec(candidate_dropout=0.4),
+    "layer_norm": Spec(layer_norm=True),
 }
 CASES = [
     LanesCase(Shape(3, 3, 5, 7, 1)),
@@ -52,38 +52,43 @@ RICH = [  # two lanes, of a chain and of two directions, with all that lanes hav
 ]
 
 
-def run(case: LanesCase, cell: Cell, fuse: str, training: bool, dtype=torch.float64) -> None:
+def run(case: LanesCase, cell: Spec, fuse: str, training: bool, dtype=torch.float64) -> None:
     """The operators' outputs and gradients beside the reference's, which autograd has of it."""
     problem, by = make_problem(case, dtype), [t.to(dtype) for t in make_gradients(case)]
-    problem = problem._replace(inputs=with_added(case, cell, problem.inputs))
+    problem = problem._replace(inputs=with_cell(case, cell, problem.inputs))
     seed = SEED if training else None
     dropout = case.dropout if training else 0.0
     x, h0, c0, *weights = problem.inputs
     outputs = reference.lstm(x, h0, c0, weights, dropout, seed, **problem.lanes, cell=cell)
-    wanted = [*outputs, *torch.autograd.grad(outputs, problem.inputs, by)]
+    unused = {"allow_unused": True, "materialize_grads": True}  # nn.RNN has no c
+    grads = torch.autograd.grad(outputs, problem.inputs, by, **unused)
+    wanted = [*outputs, *grads]
 
     x, h0, c0, *weights = (t.detach() for t in problem.inputs)
-    given, lanes = (x, h0, c0, weights, dropout, seed, fuse), problem.lanes | cell.arguments()
-    y, h_n, c_n, *saved = around.lstm(*given, True, **lanes)
-    *found, dweights = around.lstm_backward(*by, *given, y, *saved, True, **lanes)
+    given, lanes = (x, h0, c0, weights, dropout, seed, fuse), problem.lanes | cell.schema
+    y, h_n, c_n, *saved = op.lstm(*given, True, **lanes)
+    *found, dweights = op.lstm_backward(*by, *given, y, *saved, True, **lanes)
     found = [y, h_n, c_n, *found, *dweights]
     names = "y", "h_n", "c_n", "dx", "dh0", "dc0", *(f"weight {n}" for n in range(len(weights)))
     for name, a, b in zip(names, found, wanted, strict=True):
         assert_close(a, b.detach(), name)
-    unsaved = around.lstm(*given, False, **lanes)
+    unsaved = op.lstm(*given, False, **lanes)
     for name, a, b in zip(names[:3], unsaved, found, strict=False):
         assert torch.equal(a, b), f"{name} where nothing is saved"
 
 
-def with_added(case: LanesCase, cell: Cell, inputs: list[Tensor]) -> list[Tensor]:
-    """The inputs, and after each lane's weights those of its cell."""
+def with_cell(case: LanesCase, cell: Spec, inputs: list[Tensor]) -> list[Tensor]:
+    """The inputs with as many gates as the cell has, and after each lane's weights its others."""
     (_, _, _, H, L), found, weights = case.shape, list(inputs[:3]), inputs[3:]
-    each = len(weights) // (L * case.directions)
-    sizes = [3 * H] if cell.peephole else []
-    sizes += [4 * H, 4 * H, H, *([H] if case.bias else [])] if cell.layer_norm else []
+    each, dtype = len(weights) // (L * case.directions), inputs[0].dtype
+    G = cell.gates * H
+    sizes = [G - H] if cell.peephole else []
+    sizes += [G, G, H, *([H] if case.bias else [])] if cell.layer_norm else []
     for lane in range(L * case.directions):
-        found += weights[lane * each : (lane + 1) * each]
-        found += [torch.randn(size, dtype=inputs[0].dtype).requires_grad_() for size in sizes]
+        of_lane = weights[lane * each : (lane + 1) * each]
+        cut = [w[:G].detach().requires_grad_() if len(w) == 4 * H else w for w in of_lane]
+        found += cut
+        found += [torch.randn(size, dtype=dtype).requires_grad_() for size in sizes]
     return found
 
 
@@ -99,7 +104,41 @@ def test_an_option_alone_is_the_references(cell, case):
     run(case, cell, "layers", training=True)
 
 
-@pytest.mark.parametrize("cell", [ALL, Cell(zoneout=1.0)], ids=["all", "nothing new"])
+COUNTED = {
+    "coupled": Spec(coupled=True),
+    "coupled with all options": Spec(**OPTIONS, coupled=True),
+    "gru": GRU,
+    "rnn_tanh": Spec("rnn_tanh"),
+    "rnn_relu": Spec("rnn_relu"),
+}
+PLAIN_CASES = [case for case in CASES if not case.projected]
+counted = pytest.mark.parametrize("cell", COUNTED.values(), ids=COUNTED)
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+@counted
+def test_cells_of_other_gates_are_the_references(cell, case):
+    run(case, cell, "layers", training=True)
+
+
+@pytest.mark.parametrize("path", PATHS_BACKWARD)
+@counted
+def test_every_path_with_other_gates(cell, path, monkeypatch):
+    force(monkeypatch, PATHS_BACKWARD[path], True)
+    run(LanesCase(Shape(2, 18, 5, 70, 2), keep=True, dropout=0.3), cell, "layers", True)
+
+
+@counted
+def test_nothing_has_rows_for_a_gate_that_is_not_there(cell):
+    """What is saved, and what programs exchange: S and G columns a unit, and no more."""
+    x, h0, G = torch.randn(3, 2, 7), torch.randn(1, 2, 7), cell.gates
+    weights = [torch.randn(G * 7, 7), torch.randn(G * 7, 7), *torch.randn(2, G * 7)]
+    weights += [torch.randn((G - 1) * 7)] if cell.peephole else []
+    *_, gates = op.lstm(x, h0, h0, weights, 0.0, None, "steps", True, **cell.schema)
+    assert gates.shape == (1, 3, 2, (4 if cell.cell == "gru" else G) * 7)
+
+
+@pytest.mark.parametrize("cell", [ALL, Spec(zoneout=1.0)], ids=["all", "nothing new"])
 def test_a_zoneout_outside_training_is_its_expectation(cell):
     run(RICH[0], cell, "layers", training=False)
 

@@ -51,7 +51,7 @@ def test_aten_calls_of_two_layers(direction, calls, fuse, counted):
 SIZES = """
 import torch
 from bench.gpu import dry, host
-from fused_lstm.triton import sweep
+from fused_lstm.triton import forward
 from fused_lstm.triton.devices import DEVICES
 
 dry.take_over(DEVICES["H100"])
@@ -59,7 +59,7 @@ found = []
 for host.T, host.B in ((4, 20), (5, 17), (16, 32), (1, 20), (7, 40)):
     with torch.no_grad():
         host.problem("layers")
-    caches = sweep.lstm_sweep_fwd_kernel.device_caches.values()
+    caches = forward.lstm_forward_kernel.device_caches.values()
     found.append(sum(len(cache[0]) for cache in caches))
 print(found)
 """
@@ -68,3 +68,34 @@ print(found)
 def test_other_lengths_and_batches_need_no_other_kernel():
     """Of 17 to 32 rows, and of any T; 40 rows are two blocks."""
     assert python("-c", SIZES) == [1, 1, 1, 1, 2]
+
+
+PREPARED = """
+import torch
+from bench.gpu import dry, host
+from fused_lstm.triton import backward, forward
+from fused_lstm.triton.devices import DEVICES
+
+dry.take_over(DEVICES["H100"])
+bound = []
+for kernel in (forward.lstm_forward_kernel, backward.lstm_backward_kernel):
+    def run(*args, original=kernel.run, **options):
+        bound.append(original)
+        return original(*args, **options)
+    kernel.run = run
+found = []
+with torch.no_grad():
+    for call in host.problem("layers").values():
+        call()
+        before = len(bound)
+        dry.LAUNCHES.clear()
+        for _ in range(5):
+            call()
+        found.append([len(bound) - before, len(dry.LAUNCHES), dry.LAUNCHES[0]["cooperative"]])
+print(str(found).lower())
+"""
+
+
+def test_after_the_first_call_a_launch_is_only_a_launch():
+    """Triton binds, specialises and looks for a kernel once; the grid is still cooperative."""
+    assert python("-c", PREPARED) == [[0, 5, True], [0, 5, True]]

@@ -12,7 +12,7 @@ from torch import Tensor
 from cases import LanesCase as Case
 from cases import Shape
 from fused_lstm import reference
-from fused_lstm.triton import around, interpreter
+from fused_lstm.triton import interpreter, op
 from plans import PATHS_BACKWARD, make_plan
 from tolerance import assert_close
 
@@ -54,8 +54,8 @@ def computed(case: Case, problem: Problem, by: list[Tensor]) -> list[Tensor]:
     """The operators'. What nobody has written is not a number."""
     x, h0, c0, *weights = (t.detach() for t in problem.inputs)
     given = x, h0, c0, weights, case.dropout, problem.seed, "layers"
-    y, h_n, c_n, *saved = around.lstm(*given, True, **problem.lanes)
-    *found, dweights = around.lstm_backward(*by, *given, y, *saved, True, **problem.lanes)
+    y, h_n, c_n, *saved = op.lstm(*given, True, **problem.lanes)
+    *found, dweights = op.lstm_backward(*by, *given, y, *saved, True, **problem.lanes)
     return [y, h_n, c_n, *found, *dweights]
 
 
@@ -75,7 +75,7 @@ def check(case: Case) -> None:
         assert_close(a, b, name)
     with torch.no_grad():
         x, h0, c0, *weights = problem.inputs
-        unsaved = around.lstm(
+        unsaved = op.lstm(
             x, h0, c0, weights, case.dropout, problem.seed, "layers", False, **problem.lanes
         )
     for name, a, b in zip(("y", "h_n", "c_n"), unsaved, wanted, strict=False):
@@ -115,15 +115,16 @@ def test_is_the_references(case):
 
 
 def force(monkeypatch, path: dict, wavefront: bool) -> None:
-    """Make around.py launch what `path` says, instead of what choice.choose does."""
+    """Make op.py launch what `path` says, instead of what choice.choose does."""
 
-    def made(fuse, direction, x, shape, norm):
+    def made(fuse, direction, dtype, device, shape, *, norm, gates, tf32):
         L, D, B, H, projected = shape
         kind = "both" if D == 2 else "layers" if wavefront else "steps"
-        own = path if direction == "backward" or "split" not in path else {}
-        return make_plan(kind, direction, H, B, L, x.dtype, own, projected=projected, norm=norm)
+        changes = path if direction == "backward" or "split" not in path else {}
+        options = {"projected": projected, "norm": norm, "gates": gates}
+        return make_plan(kind, direction, H, B, L, dtype, changes, **options)
 
-    monkeypatch.setattr(around, "_plan", made)
+    monkeypatch.setattr(op, "plan_of", made)
 
 
 FEW, MANY = (3,) * 2 + (2,) * 2 + (1,) * 14, (3,) * 2 + (2,) * 15 + (1,)
@@ -190,7 +191,7 @@ def test_states_of_another_size_than_weight_hrs(sizes, message):
     x, _, _, *weights = problem.inputs
     states = [torch.zeros(1, 2, size, dtype=x.dtype) for size in sizes]
     with pytest.raises(ValueError, match=message):
-        around.lstm(x, *states, weights, 0.0, None, "steps", False)
+        op.lstm(x, *states, weights, 0.0, None, "steps", False)
 
 
 def test_more_rows_in_the_state_than_at_the_first_step():
@@ -198,4 +199,4 @@ def test_more_rows_in_the_state_than_at_the_first_step():
     x, _, _, *weights = problem.inputs
     states = torch.zeros(2, 1, 3, 7, dtype=x.dtype)
     with pytest.raises(ValueError, match="batch_sizes: begins with 2, should be with B = 3"):
-        around.lstm(x, *states, weights, 0.0, None, "steps", False, **problem.lanes)
+        op.lstm(x, *states, weights, 0.0, None, "steps", False, **problem.lanes)

@@ -9,7 +9,7 @@ import fused_lstm
 from cases import of_one_leaf
 from fused_lstm import reference
 from fused_lstm.philox import first_word
-from fused_lstm.triton import around, interpreter, philox
+from fused_lstm.triton import interpreter, op, philox
 from plans import PATHS, PATHS_BACKWARD, make_plan
 from tolerance import assert_close
 
@@ -38,13 +38,13 @@ def gradients(outputs, inputs):
 
 
 def assert_is_the_references(inputs, p: float = 0.0, seed: torch.Tensor | None = None) -> None:
-    """Outputs and gradients of around.lstm and lstm_backward, by name."""
+    """Outputs and gradients of op.lstm and lstm_backward, by name."""
     x, h0, c0, *weights = inputs
     expected = reference.lstm(x, h0, c0, weights, p, seed)
     wanted, by = gradients(expected, inputs)
     with torch.no_grad():
-        y, h_n, c_n, h, c, gates = around.lstm(x, h0, c0, weights, p, seed, "layers", True)
-        dx, dh0, dc0, dweights = around.lstm_backward(
+        y, h_n, c_n, h, c, gates = op.lstm(x, h0, c0, weights, p, seed, "layers", True)
+        dx, dh0, dc0, dweights = op.lstm_backward(
             *by, x, h0, c0, weights, p, seed, "layers", y, h, c, gates, True
         )
     for name, a, b in zip(("y", "h_n", "c_n"), (y, h_n, c_n), expected, strict=True):
@@ -55,13 +55,12 @@ def assert_is_the_references(inputs, p: float = 0.0, seed: torch.Tensor | None =
 
 
 def force(monkeypatch, kind: str, path: dict) -> None:
-    """Make around.py launch what `path` says, instead of what choice.choose does."""
+    """Make op.py launch what `path` says, instead of what choice.choose does."""
 
-    def made(fuse, direction, x, shape, norm):
-        L, _, B, H, _ = shape
-        return make_plan(kind, direction, H, B, L, x.dtype, path)
+    def made(fuse, direction, dtype, device, shape, **options):
+        return make_plan(kind, direction, shape.H, shape.B, shape.L, dtype, path)
 
-    monkeypatch.setattr(around, "_plan", made)
+    monkeypatch.setattr(op, "plan_of", made)
 
 
 SHAPES = [(1, 1, 1, 1, 2), (1, 3, 5, 3, 3), (4, 1, 4, 17, 2), (2, 20, 9, 63, 2), (2, 3, 7, 130, 2)]
@@ -80,14 +79,14 @@ def test_wavefront_is_the_references(shape, p):
 def test_every_path_of_the_wavefront(path, monkeypatch):
     force(monkeypatch, "layers", PATHS_BACKWARD[path])
     if path not in PATHS:  # a path of the backward alone
-        original = around._plan
+        original = op.plan_of
         monkeypatch.setattr(
-            around,
-            "_plan",
-            lambda fuse, d, x, shape, norm: (
-                original(fuse, d, x, shape, norm)
+            op,
+            "plan_of",
+            lambda fuse, d, dtype, device, shape, **options: (
+                original(fuse, d, dtype, device, shape, **options)
                 if d == "backward"
-                else make_plan("layers", d, shape.H, shape.B, shape.L, x.dtype, {})
+                else make_plan("layers", d, shape.H, shape.B, shape.L, dtype, {})
             ),
         )
     assert_is_the_references(make_stack(2, 18, 5, 70, 2, torch.float32), 0.3, torch.tensor([5]))
@@ -109,7 +108,7 @@ def test_a_nan_does_not_reach_its_layers_other_units(p, monkeypatch):
     x, h0, c0, *weights = (t.detach() for t in make_stack(2, 3, 5, 33, 2, torch.float32))
     seed = torch.tensor([5]) if p else None
     c0[0, 1, 2] = float("nan")
-    y, h_n, c_n, h, _, _ = around.lstm(x, h0, c0, weights, p, seed, "layers", True)
+    y, h_n, c_n, h, _, _ = op.lstm(x, h0, c0, weights, p, seed, "layers", True)
     assert h[0, 0].isnan().nonzero().tolist() == [[1, 2]]  # a step later, by w_hh, the whole row
     for name, a, b in zip(
         ("y", "h_n", "c_n"), (y, h_n, c_n), reference.lstm(x, h0, c0, weights, p, seed), strict=True
@@ -130,10 +129,8 @@ def test_a_nan_gradient_does_not_reach_the_layer_above(L, p, monkeypatch):
     wanted = torch.autograd.grad(outputs, inputs, by)
     with torch.no_grad():
         force(monkeypatch, "layers", PATHS["many programs and chunks"])
-        y, _, _, *saved = around.lstm(x, h0, c0, weights, p, seed, "layers", True)
-        *found, _ = around.lstm_backward(
-            *by, x, h0, c0, weights, p, seed, "layers", y, *saved, True
-        )
+        y, _, _, *saved = op.lstm(x, h0, c0, weights, p, seed, "layers", True)
+        *found, _ = op.lstm_backward(*by, x, h0, c0, weights, p, seed, "layers", y, *saved, True)
     assert not wanted[1][1:].isnan().any()
     for name, a, b in zip(NAMES, found, wanted, strict=False):
         assert torch.equal(a.isnan(), b.isnan()), f"gradient of {name}"
@@ -143,8 +140,8 @@ def test_two_runs_give_the_same_bits():
     x, h0, c0, *weights = (t.detach() for t in make_stack(3, 4, 5, 17, 2, torch.float32))
     seed, runs = torch.tensor([3]), []
     for _ in range(2):
-        y, h_n, c_n, *saved = around.lstm(x, h0, c0, weights, 0.5, seed, "layers", True)
-        grads = around.lstm_backward(
+        y, h_n, c_n, *saved = op.lstm(x, h0, c0, weights, 0.5, seed, "layers", True)
+        grads = op.lstm_backward(
             y, h_n, c_n, x, h0, c0, weights, 0.5, seed, "layers", y, *saved, True
         )
         runs.append([y, h_n, c_n, *saved, *grads[:3], *grads[3]])
@@ -157,13 +154,13 @@ def test_gradients_that_nobody_asked_for():
     inputs = make_stack(3, 2, 5, 7, 2, torch.float64)
     x, h0, c0, *weights = inputs
     with torch.no_grad():
-        y, _, _, *saved = around.lstm(x, h0, c0, weights, 0.0, None, "layers", True)
+        y, _, _, *saved = op.lstm(x, h0, c0, weights, 0.0, None, "layers", True)
     expected = reference.lstm(x, h0, c0, weights)
     for index, out in enumerate(expected):
         wanted = torch.autograd.grad(out.sum(), inputs[1:], retain_graph=True)
         given = [torch.ones_like(out) if i == index else None for i in range(3)]
         with torch.no_grad():
-            dx, *rest, dweights = around.lstm_backward(
+            dx, *rest, dweights = op.lstm_backward(
                 *given, x, h0, c0, weights, 0.0, None, "layers", y, *saved, False
             )
         assert dx.numel() == 0

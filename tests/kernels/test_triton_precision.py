@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
-from fused_lstm.triton import around, devices
+from fused_lstm import reference
+from fused_lstm.triton import devices, op, precision, tile
+from plans import make_plan
 
 # What a program may do before it calls an LSTM -> whether nn.LSTM's cuDNN then uses TF32.
 SWITCHES = {
@@ -66,23 +71,25 @@ def switches():
 def test_the_kernels_plan(allowed, monkeypatch):
     monkeypatch.setattr(devices, "current", lambda device: devices.DEVICES["H100"])
     torch.backends.cudnn.rnn.fp32_precision = allowed
-    plan = around._plan("layers", "forward", torch.zeros(1), around.Shape(2, 1, 3, 64, 0), False)
+    shape = op.Shape(2, 1, 3, 64, 0)
+    of = "layers", "forward", torch.float32, torch.device("cpu"), shape
+    plan = op.plan_of(*of, norm=False, gates=4, tf32=precision.tf32())
     assert plan.precision == allowed
 
 
 @pytest.mark.usefixtures("switches")
-@pytest.mark.parametrize("function", [around.lstm, around.lstm_backward])
+@pytest.mark.parametrize("function", [op.lstm, op.lstm_backward])
 def test_the_products_around_them(function, monkeypatch):
     """What runs inside sees the switch; an error leaves it as it was; halves leave it alone."""
     torch.backends.cudnn.rnn.fp32_precision = "tf32"
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     seen = []
 
-    def stop(*_):
+    def stop(*_, **__):
         seen.append(torch.backends.cuda.matmul.fp32_precision)
         raise RuntimeError("far enough")
 
-    monkeypatch.setattr(around, "_plan", stop)
+    monkeypatch.setattr(op, "plan_of", stop)
     for dtype in (torch.float32, torch.bfloat16):
         x, h0, c = (
             torch.zeros(2, 3, 4, dtype=dtype),
@@ -113,3 +120,87 @@ def test_the_products_around_them(function, monkeypatch):
             function(*arguments[function.__name__])
         assert torch.backends.cuda.matmul.fp32_precision == "ieee"
     assert seen == ["tf32", "ieee"]
+
+
+# --- TF32 factors are rounded, not cut ---
+
+
+@triton.jit
+def rounded_kernel(x_ptr, y_ptr, SIZE: tl.constexpr):
+    n = tl.arange(0, SIZE)
+    tl.store(y_ptr + n, tile.rounded(tl.load(x_ptr + n), True))
+
+
+def exactly_rounded(x: torch.Tensor) -> torch.Tensor:
+    """To 10 bits of fraction, ties away from zero, by way of float64."""
+    fraction, exponent = torch.frexp(x.double())
+    scaled = fraction * 2**11
+    return torch.ldexp((scaled.abs() + 0.5).floor() * scaled.sign(), exponent - 11).float()
+
+
+def test_factors_are_rounded_to_the_nearest():
+    x = torch.randn(1024)
+    x[:4] = torch.tensor([1 + 2**-11, -1 - 2**-11, 1 + 2**-11 - 2**-23, 0.0])  # ties, and less
+    y = torch.empty_like(x)
+    rounded_kernel[(1,)](x, y, SIZE=1024)
+    assert torch.equal(y, exactly_rounded(x))
+    assert torch.equal(precision.rounded(x), y)
+    assert (y.view(torch.int32) & 0x1FFF == 0).all(), "a tensor core has nothing left to cut"
+    worse = cut(x)
+    assert (y - x).norm() < 0.55 * (worse - x).norm()
+    assert ((y - x) * x.sign()).mean().abs() < 0.05 * ((worse - x) * x.sign()).mean().abs()
+
+
+def test_what_is_no_number_stays_so():
+    """A GPU's own NaN has all bits set: an addition to it would make it zero."""
+    bits = [0x7FFFFFFF, -1, 0x7FC00000, 0x7F800001, 0x7F800000, -0x800000, 0x7F7FFFFF, 1]
+    x = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    y = torch.empty_like(x)
+    rounded_kernel[(1,)](x, y, SIZE=8)
+    for found in (y, precision.rounded(x)):
+        assert found[:4].isnan().all()
+        assert found[4:7].tolist() == [torch.inf, -torch.inf, torch.inf]
+        assert found[7] == 0
+
+
+def cut(x: torch.Tensor) -> torch.Tensor:
+    """What a tensor core makes of a factor that nobody has rounded."""
+    return (x.view(torch.int32) & -0x2000).view(torch.float32)
+
+
+def stack_of(x, h0, weights, kind: str, r) -> torch.Tensor:
+    """y of layers without biases, or of both directions, whose kernels' factors are r(.)."""
+    outputs = []
+    for lane in range(len(h0)):
+        w_ih, w_hh = weights[2 * lane], weights[2 * lane + 1]
+        read = x if lane == 0 or kind == "both" else outputs[-1]
+        # In a wavefront an upper lane's inputs are the kernel's product; all others are torch's.
+        by_x = r(read) @ r(w_ih).T if lane > 0 and kind == "layers" else read @ w_ih.T
+        h, c, steps = h0[lane], h0[lane], {}
+        for t in (2, 1, 0) if lane == 1 and kind == "both" else range(3):
+            h, c = reference.cell(by_x[t] + r(h) @ r(w_hh).T, c)
+            steps[t] = h
+        outputs.append(torch.stack([steps[t] for t in range(3)]))
+    return torch.cat(outputs, -1) if kind == "both" else outputs[-1]
+
+
+@pytest.mark.parametrize("kind", ["steps", "layers", "both"])
+def test_the_kernels_multiply_rounded_factors(kind, monkeypatch):
+    """Weights, h, h0 and what the lane below hands on.
+
+    Of a factor near the middle of two numbers a sum in another order may round to the other one, so
+    that errors are compared: with rounded factors, with cut ones, with those as they are.
+    """
+    D = 2 if kind == "both" else 1
+    x, h0 = torch.randn(3, 4, 17), torch.randn(2, 4, 17)
+    weights = [torch.randn(68, 17) / 4 for _ in range(4)]
+
+    def made(fuse, direction, dtype, device, shape, **options):
+        plan = make_plan(kind, direction, 17, 4, shape.L // D, dtype, {})
+        return replace(plan, precision="tf32")
+
+    monkeypatch.setattr(op, "plan_of", made)
+    y, *_ = op.lstm(x, h0, h0, weights, 0.0, None, kind, True, directions=D)
+    models = [stack_of(x, h0, weights, kind, r) for r in (precision.rounded, cut, torch.clone)]
+    error, *others = [(y - model).norm() for model in models]
+    assert error < 0.2 * min(others)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import triton.language as tl
 
 from fused_lstm import reference
-from fused_lstm.triton import interpreter, launch, sweep
+from fused_lstm.triton import backward as bwd
+from fused_lstm.triton import forward as fwd
+from fused_lstm.triton import interpreter, launch
 from fused_lstm.triton.cells import Cell
 from fused_lstm.triton.cells.activation import sigmoid
-from fused_lstm.triton.cells.lstm import LSTM
+from fused_lstm.triton.cells.lstm import combine
 from fused_lstm.triton.helper import helper
 from plans import make_plan, paths, paths_backward
 from tolerance import assert_close
@@ -33,29 +37,36 @@ def make_layer(T: int, B: int, H: int, dtype: torch.dtype):
     return x, h0, c0, reference.Layer(w_ih, w_hh, None, None)
 
 
-def forward(plan, gates, w_hh, h0, c0, save, cell=LSTM):
+def forward(plan, gates, w_hh, h0, c0, save, cell=None):
     """y [T, B, H] and c [T or 1, B, H]; gates become the activated ones."""
     T, (B, H) = len(gates), h0.shape
     y, c = gates.new_empty(T, B, H), c0.new_empty(T if save else 1, B, H)
     exchange, _, (counters,) = launch.workspace(plan, gates, (1, 1, 2), 1)
     launch.first_rows(exchange, 1, B, H).copy_(h0)
-    only = (w_hh,)  # where one lane has no use for w_ih, w_hr or a bias
-    sweep.forward(
-        plan, cell, gates, sweep.Weights(only, only, only), only, c0, y, y, c, exchange, counters,
-        sweep.Options(), T, 0.0, save,
+    tensors = fwd.Tensors(
+        gates, None, (w_hh,), None, None, c0, c, y, y, exchange, counters,
     )  # fmt: skip
+    fwd.forward(on_cell(launch.call(plan, save=save), cell), tensors, T)
     return y, c
 
 
-def backward(plan, dy, dh_n, dc, gates, w_hh, c0, c, cell=LSTM):
+def backward(plan, dy, dh_n, dc, gates, w_hh, c0, c, cell=None):
     """dgates [T, B, 4H]; dc becomes the gradient by c0."""
     exchange, _, (counters,) = launch.workspace(plan, gates, (2, 4), 1)
     dgates, partial = torch.empty_like(gates), c.new_empty(plan.split, *c0.shape)
-    sweep.backward(
-        plan, cell, dy, dh_n, gates, sweep.Weights(*[(w_hh,)] * 3), c0, c, dc, dgates, exchange,
-        counters, partial, sweep.Options(), len(c), 0.0,
+    tensors = bwd.Tensors(
+        dy, dh_n, gates, None, (w_hh,), None, c0, c, dc, dgates, exchange, partial, counters,
     )  # fmt: skip
+    bwd.backward(on_cell(launch.call(plan), cell), tensors, len(c))
     return dgates
+
+
+def on_cell(call, cell):
+    """A call's launches with another cell in its kernels."""
+    if cell is None:
+        return call
+    launches = [launch.Launch(one.plan, cell, one.constants) for one in call.launches]
+    return replace(call, launches=tuple(launches))
 
 
 @paths
@@ -130,7 +141,7 @@ def test_two_runs_give_the_same_bits():
 
 
 @helper
-def leaky_forward(gates, c, added, HAS: tl.constexpr):
+def leaky_forward(gates, c, options, HAS: tl.constexpr):
     i, f, g, o = gates
     f, o = sigmoid(f), sigmoid(o)
     c_next = f * c + (1.0 - f) * g
@@ -138,7 +149,7 @@ def leaky_forward(gates, c, added, HAS: tl.constexpr):
 
 
 @helper
-def leaky_made(gates, c, c_next, added, HAS: tl.constexpr):
+def leaky_made(gates, c, c_next, options, HAS: tl.constexpr):
     return c_next
 
 
@@ -154,16 +165,18 @@ def leaky_output_backward(gates, seen, dh):
 
 
 @helper
-def leaky_backward(gates, c, dc_next, do, dmade, added, HAS: tl.constexpr):
+def leaky_backward(gates, c, dc_next, do, dmade, options, HAS: tl.constexpr):
     i, f, g, _ = gates
     dc_next += dmade
     df = dc_next * (c - g) * f * (1.0 - f)
-    return (i * 0.0, df, dc_next * (1.0 - f), do), dc_next * f
+    dgates = i * 0.0, df, dc_next * (1.0 - f), do
+    return dgates, dgates, dc_next * f
 
 
 LEAKY = Cell(
-    "leaky", leaky_forward, leaky_made, leaky_output, leaky_output_backward, leaky_backward
-)
+    "leaky", 4, 4, False, combine, leaky_forward, leaky_made, leaky_output, leaky_output_backward,
+    leaky_backward,
+)  # fmt: skip
 
 
 def test_another_cell_is_handed_in():

@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Recorded:
-    """Graphs for `lm.training.graph.GraphedStep` whose replays call no Python of the step.
+    """Graphs for `lm.graph.GraphedStep` whose replays call no Python of the step.
 
     A replay calls the operators that the capture called, with the same numbers, on the memory that
     the tensors had then; random numbers go on. So a rate, a mask or a tensor that the step holds

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 import fused_lstm
-from fused_lstm.cell import Cell
-from lm import evaluate, export
-from lm.config import PRESETS
+from fused_lstm.spec import Spec
+from lm import checkpoint, evaluate, export
 from lm.model import LM_LSTM, build_model
-from lm.saving import checkpoint
+from lm.settings import PRESETS
 from lm_cases import refused, train
 
 CELL = ["--layer-norm", "--peephole", "--zoneout-h=0.1", "--zoneout-c=0.2",
@@ -60,8 +59,8 @@ def test_zarembas_start_is_not_the_gains():
 
 @pytest.mark.parametrize("options", [{"weight_drop": 0.5}, {"variational_dropout": True}], ids=str)
 def test_beside_dropout_that_the_model_applies(options):
-    cell = Cell(peephole=True, candidate_dropout=0.9)
-    models = [LM_LSTM(8, 3, 2, 11, 2, 0.5, cell=c, **options) for c in (cell, Cell(peephole=True))]
+    cell = Spec(peephole=True, candidate_dropout=0.9)
+    models = [LM_LSTM(8, 3, 2, 11, 2, 0.5, cell=c, **options) for c in (cell, Spec(peephole=True))]
     models[1].load_state_dict(models[0].state_dict())
     inputs, found = torch.zeros(3, 2, dtype=torch.int64), []
     for model in models:
@@ -75,7 +74,7 @@ def test_beside_dropout_that_the_model_applies(options):
     [
         ("--layer-norm --coupled", "coupled: got True with layer_norm=True"),
         ("--peephole --lstm cudnn", "peephole: engine='cudnn' does not have it"),
-        ("--zoneout-h 1.5", "--zoneout-h: must be a number, at least 0 and at most 1"),
+        ("--zoneout-h 1.5", "--zoneout-h: got '1.5'; expected a number, at least 0 and at most 1"),
     ],
     ids=lambda value: value[:20],
 )

@@ -1,101 +1,214 @@
-"""A checkpoint comes back as it was, on any engine; the last good one survives what goes wrong."""
+"""A checkpoint comes back as it was, on any engine; a damaged one is one line and status 2."""
 
+import json
 import os
+import random
 import shutil
+from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
-from lm.config import PRESETS
-from lm.errors import UserError
-from lm.model import build_model
-from lm.saving import checkpoint
-
-VOCABULARY = ("<eos>", "été", "<unk>", '"')
-CONFIG = PRESETS["demo"]
-
-
-def save(directory, step=7):
-    model = build_model(CONFIG, len(VOCABULARY), lstm="cudnn")
-    return model, checkpoint.save(directory, step, model, CONFIG, VOCABULARY)
+import fused_lstm
+from lm import checkpoint, evaluate
+from lm.command import UserError
+from lm.log import FILE
+from lm.train import main
+from lm_cases import refused, train
 
 
-@pytest.mark.parametrize("engine", ["cudnn", "loop", "triton"])
-def test_a_checkpoint_comes_back_on_any_engine(tmp_path, engine):
-    model, path = save(tmp_path)
-    assert path == tmp_path / "checkpoint-0000007"
-    found = checkpoint.load(tmp_path)
-    assert (found.step, found.config, found.vocabulary) == (7, CONFIG, VOCABULARY)
-    again = found.model(engine)
-    assert again.lstm.engine == engine
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A run's directory with a checkpoint in the middle of an epoch."""
+    directory = tmp_path_factory.mktemp("sound")
+    line = " ".join(f"w{n}" for n in range(11)) + "\n"
+    for split in ("train", "valid", "test"):
+        (directory / f"{split}.txt").write_text(line * 60)
+    train(directory, directory, "--max-steps=5", "--no-eval", f"--save={directory / 'saved'}")
+    return directory / "saved"
+
+
+@pytest.fixture
+def damaged(sound, tmp_path):
+    """A copy of that directory, and the checkpoint in it."""
+    copy = tmp_path / "saved"
+    shutil.copytree(sound, copy)
+    return copy, checkpoint.newest(copy)
+
+
+def refuse(capsys, directory, message):
+    """Both who would go on from it and who would use it say so."""
+    for command, name, option in (main, "train", "--resume="), (evaluate.main, "evaluate", ""):
+        assert message in refused(capsys, command, name, f"{option}{directory}")
+
+
+# --- whole ---
+
+
+@pytest.mark.parametrize("engine", fused_lstm.ENGINES)
+def test_a_checkpoint_comes_back_on_any_engine(sound, engine):
+    saved = checkpoint.load(sound)
+    assert (saved.step, saved.config.hidden_size, len(saved.vocabulary)) == (5, 16, 12)
+    model = saved.model(engine)
+    assert model.lstm.engine == engine
+    names = set(torch.nn.LSTM(2, 2).state_dict())
+    assert {name.removeprefix("lstm.") for name in saved.weights() if "lstm." in name} == names
     for name, tensor in model.state_dict().items():
-        assert torch.equal(again.state_dict()[name], tensor), name
+        assert torch.equal(saved.weights()[name], tensor), name
 
 
-def test_float64_stays_float64(tmp_path):
-    model = build_model(CONFIG, len(VOCABULARY), lstm="cudnn").double()
-    checkpoint.save(tmp_path, 1, model, CONFIG, VOCABULARY)
-    again = checkpoint.load(tmp_path).model("cudnn")
-    assert torch.equal(again.sm_fc.weight, model.sm_fc.weight)
-    assert again.lstm.weight_hh_l0.dtype == torch.float64
+def test_float64_stays_float64(tmp_path, corpus_dir):
+    save = f"--save={tmp_path / 'saved'}"
+    train(tmp_path, corpus_dir, "--dtype=float64", "--max-steps=2", save)
+    assert checkpoint.load(tmp_path / "saved").model("cudnn").sm_fc.weight.dtype == torch.float64
 
 
-def test_weights_have_nn_lstms_names(tmp_path):
-    save(tmp_path)
-    names = checkpoint.load(tmp_path).weights.keys()
-    lstm = {name.removeprefix("lstm.") for name in names if name.startswith("lstm.")}
-    assert lstm == set(torch.nn.LSTM(2, 2).state_dict())
+def test_a_failure_while_saving_leaves_the_last_good_one(sound, tmp_path, monkeypatch):
+    saved = checkpoint.load(sound)
+    options = {n: str(v) if isinstance(v, Path) else v for n, v in saved.options.items()}
+    content = {"vocabulary": saved.vocabulary, "tensors": saved.tensors, "state": saved.state}
 
+    def save(step):
+        return checkpoint.save(tmp_path, step, None, options, **content)
 
-def test_only_the_newest_is_kept(tmp_path):
-    for step in (9, 10, 12345678):
-        save(tmp_path, step)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint-12345678"]
-    assert checkpoint.load(tmp_path).step == 12345678
-
-
-def test_a_failure_while_saving_leaves_the_last_good_one(tmp_path, monkeypatch):
-    model, path = save(tmp_path, 1)
-    real, synced = os.fsync, []
+    path = save(1)
 
     def full_disk(descriptor):
-        synced.append(descriptor)
-        if len(synced) == 2:
-            raise OSError(28, "No space left on device")
-        real(descriptor)
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(UserError, match=r"cannot write .*training\.safetensors': No space left"):
-        save(tmp_path, 2)
-    assert len(synced) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_disk)
+        with pytest.raises(UserError, match=r"cannot write .*0000002.*: No space left on device"):
+            save(2)
     assert list(tmp_path.iterdir()) == [path]
-    assert torch.equal(checkpoint.load(tmp_path).weights["sm_fc.weight"], model.sm_fc.weight)
+    assert checkpoint.load(tmp_path).step == 1
+    later = save(12345678)
+    assert list(tmp_path.iterdir()) == [later]
 
 
-def test_what_a_killed_save_leaves_is_no_checkpoint(tmp_path):
-    _, path = save(tmp_path, 1)
-    shutil.copytree(path, tmp_path / ".checkpoint-0000002.99.tmp")
-    assert checkpoint.all_in(tmp_path) == [path]
-    _, path = save(tmp_path, 2)
-    assert list(tmp_path.iterdir()) == [path]
+# --- damaged ---
 
 
-def test_a_directory_that_cannot_be_listed_is_one_line(tmp_path, monkeypatch):
-    """It may be written to all the same."""
-
-    def refuse(directory):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(checkpoint.Path, "iterdir", refuse)
-    for ask in (checkpoint.all_in, checkpoint.newest, checkpoint.load):
-        with pytest.raises(UserError, match=f"'{tmp_path}': Permission denied"):
-            ask(tmp_path)
-    path = tmp_path / "checkpoint-0000001"
-    path.mkdir()
-    assert checkpoint.newest(path) == path
+@pytest.mark.parametrize("seed", range(8))
+def test_truncated_or_with_a_bit_flipped(capsys, damaged, seed):
+    directory, path = damaged
+    content, draw = bytearray(path.read_bytes()), random.Random(seed)
+    place = draw.randrange(len(content) if seed % 4 else 3000)  # the header, in every fourth
+    if seed % 2:
+        content = content[:place]
+    else:
+        content[place] ^= 1 << draw.randrange(8)
+    path.write_bytes(content)
+    refuse(capsys, directory, f"{path} is damaged: ")
 
 
-def test_a_directory_without_a_checkpoint_is_named(tmp_path):
-    for directory in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(UserError, match="holds no checkpoint"):
-            checkpoint.load(directory)
+def rewrite(path, change):
+    """Change the JSON part and the tensors, and sign them, as whoever does it on purpose would."""
+    with safetensors.safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["about"])
+    tensors = safetensors.torch.load_file(path)
+    change(about, tensors)
+    text = json.dumps(about)
+    metadata = {"about": text, "sha256": checkpoint.digest(text, tensors)}
+    safetensors.torch.save_file(tensors, path, metadata)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda about, tensors: about.update(format=2), "format 2, and this program reads 3"),
+        (lambda about, tensors: about["options"].update(x=1), "'x' is no option of lm.train"),
+        (lambda about, tensors: about["options"].update(num_layers=10**9), "--num-layers: got"),
+        (lambda about, tensors: about["options"].update(hidden_size=True), "--hidden-size"),
+        (lambda about, tensors: about.pop("vocabulary"), "vocabulary"),
+    ],
+    ids=["format", "unknown-option", "out-of-range", "no-number", "no-vocabulary"],
+)
+def test_other_facts(capsys, damaged, change, message):
+    directory, path = damaged
+    rewrite(path, change)
+    assert message in refused(capsys, main, "train", f"--resume={directory}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda about, tensors: tensors.pop("model.sm_fc.bias"),
+        lambda about, tensors: tensors.update({"model.sm_fc.bias": torch.zeros(3)}),
+        lambda about, tensors: tensors.pop("losses"),
+        lambda about, tensors: tensors.update({"random.cpu": torch.zeros(1, 3, dtype=torch.uint8)}),
+        lambda about, tensors: about["state"].pop("curve"),
+    ],
+    ids=["no-weight", "shape", "no-losses", "random-state", "no-curve"],
+)
+def test_other_content(capsys, damaged, change):
+    directory, path = damaged
+    rewrite(path, change)
+    assert main([f"--resume={directory}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"lm.train: {path} is damaged: ")
+    assert error.count("\n") == 1
+
+
+def test_a_vocabulary_of_another_size(capsys, damaged):
+    directory, path = damaged
+    rewrite(path, lambda about, tensors: about["vocabulary"].pop())
+    message = refused(capsys, evaluate.main, "evaluate", directory)
+    assert message.startswith(f"lm.evaluate: {path} is damaged: ")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "endless", "directory", "pickle"])
+def test_what_is_no_checkpoint_is_not_read(capsys, damaged, tmp_path, kind):
+    """A FIFO would be waited for, an endless file read for ever, a pickle run."""
+
+    class Trap:
+        def __reduce__(self):
+            return open, (str(tmp_path / "sprung"), "w")
+
+    directory, path = damaged
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "endless":
+        path.symlink_to("/dev/zero")
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        torch.save({"sm_fc.bias": Trap()}, path)
+    refuse(capsys, directory, f"{path} is damaged: ")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_an_older_versions_checkpoint_is_named(capsys, tmp_path):
+    (tmp_path / "checkpoint-0000001").mkdir()
+    (tmp_path / "checkpoint-0000001" / "SHA256SUMS").touch()
+    refuse(capsys, tmp_path, "holds only those of an older version, which cannot be read")
+
+
+# --- what else a resumed run asks for ---
+
+
+def test_a_text_whose_lines_were_shuffled_is_another_text(capsys, damaged):
+    directory, _ = damaged
+    text = Path(checkpoint.load(directory).options["data"])
+    copy = directory.parent / "text"
+    copy.mkdir()
+    for split in ("train", "valid", "test"):
+        shutil.copy(text / f"{split}.txt", copy)
+    words = (copy / "train.txt").read_text().split("\n")
+    words[3] = " ".join(reversed(words[3].split()))  # as many of each
+    (copy / "train.txt").write_text("\n".join(words))
+    assert main([f"--resume={directory}", f"--data={text}", "--max-steps=6", "--no-eval"]) == 0
+    capsys.readouterr()
+    assert main([f"--resume={directory}", f"--data={copy}"]) == 2
+    assert f"--data: '{copy}' is not the text of" in capsys.readouterr().err
+
+
+def test_a_damaged_log_may_be_removed(capsys, damaged):
+    directory, _ = damaged
+    (directory / FILE).write_text("a,b\n1,2\n")
+    assert main([f"--resume={directory}", "--max-steps=6"]) == 2
+    assert f"{FILE} is not a log of lm.train; it may be removed" in capsys.readouterr().err
+    (directory / FILE).unlink()
+    assert main([f"--resume={directory}", "--max-steps=6"]) == 0

@@ -1,25 +1,24 @@
 """Text becomes ids, ids become batches: nothing lost, nothing twice, every mistake named."""
 
+import hashlib
+import http.server
+import io
 import math
-import os
 import random
-import subprocess
-import sys
-from collections import Counter
+import threading
+import zipfile
 
 import pytest
 import torch
 
-from lm.errors import UserError
-from lm.text import batches, corpus, sources
-from lm.text import tokens as text
-from lm.text.corpus import load_corpus, unigram_perplexity
-from lm.text.sources import Source
-from lm_cases import ROOT
+from lm import batches, data
+from lm.command import UserError
+from lm.data import EOS, SPLITS, UNK, load_corpus
+from lm.distributed import World
 
 
 def write(directory, scheme="{}.txt", train="b a\na b a\n", valid="a b\n", test="b\n"):
-    for split, content in zip(text.SPLITS, (train, valid, test), strict=True):
+    for split, content in zip(SPLITS, (train, valid, test), strict=True):
         content = content if isinstance(content, bytes) else content.encode()
         (directory / scheme.format(split)).write_bytes(content)
     return directory
@@ -29,7 +28,7 @@ def words(corpus, split):
     return [corpus.vocabulary[i] for i in getattr(corpus, split)]
 
 
-# --- tokens and vocabulary ---
+# --- words and vocabulary ---
 
 
 @pytest.mark.parametrize(
@@ -44,144 +43,90 @@ def words(corpus, split):
     ],
 )
 def test_tokenize(line, expected):
-    assert text.tokenize(line) == expected
+    assert data.tokenize(line) == expected
 
 
-@pytest.mark.parametrize("scheme", sources.FILE_NAMES)
+@pytest.mark.parametrize("scheme", data.FILE_NAMES)
 def test_vocabulary_is_by_count_then_word_and_lines_end(tmp_path, scheme):
     corpus = load_corpus(str(write(tmp_path, scheme, train="b a\nc b c\n", valid="c\n\na")))
-    assert corpus.vocabulary == ("<eos>", "b", "c", "a")  # three of them twice
-    assert words(corpus, "train") == ["b", "a", "<eos>", "c", "b", "c", "<eos>"]
-    assert words(corpus, "valid") == ["c", "<eos>", "<eos>", "a", "<eos>"]
+    assert corpus.vocabulary == (EOS, "b", "c", "a")  # three of them twice
+    assert words(corpus, "train") == ["b", "a", EOS, "c", "b", "c", EOS]
+    assert words(corpus, "valid") == ["c", EOS, EOS, "a", EOS]
     assert corpus.train.dtype == torch.int32
     assert corpus.unknown == {"train": 0, "valid": 0, "test": 0}
 
 
 def test_words_outside_become_unk_and_are_counted(tmp_path):
     corpus = load_corpus(str(write(tmp_path, valid="a new\n", test="x b x <unk>\n")))
-    assert corpus.vocabulary == ("a", "<eos>", "b", "<unk>")
-    assert words(corpus, "valid") == ["a", "<unk>", "<eos>"]
-    assert words(corpus, "test") == ["<unk>", "b", "<unk>", "<unk>", "<eos>"]
+    assert corpus.vocabulary == ("a", EOS, "b", UNK)
+    assert words(corpus, "valid") == ["a", UNK, EOS]
+    assert words(corpus, "test") == [UNK, "b", UNK, UNK, EOS]
     assert corpus.unknown == {"train": 0, "valid": 1, "test": 3}
 
 
 def test_unk_of_the_training_text_is_a_word_like_others(tmp_path):
     corpus = load_corpus(str(write(tmp_path, train="<unk> a <unk> <unk>\n", valid="z\n")))
-    assert corpus.vocabulary == ("<unk>", "<eos>", "a")
+    assert corpus.vocabulary == (UNK, EOS, "a")
     assert corpus.unknown == {"train": 0, "valid": 1, "test": 1}
 
 
-def test_rare_words_of_the_training_text_are_unknown(tmp_path):
-    lines = {"train": ["a a z", "y"], "valid": ["z"], "test": ["a"]}
-    tokens = {split: [[*line.split(), text.EOS] for line in lines[split]] for split in lines}
-    titles = dict.fromkeys(text.SPLITS, "text")
-    source = Source("text", "text", lambda: tokens, titles, key=None, min_count=2)
-    found = corpus.build(source, tmp_path / "ids")
-    assert found.vocabulary == ("<eos>", "<unk>", "a")
-    assert words(found, "train") == ["a", "a", "<unk>", "<eos>", "<unk>", "<eos>"]
-    assert found.unknown == {"train": 2, "valid": 1, "test": 0}
+def test_lines_end_at_line_feeds_alone(tmp_path):
+    draw = random.Random(1)
+    for _ in range(200):
+        content = "".join(draw.choices("aé\U0001f600< \n\t\r\u2028\x1c", k=draw.randrange(30)))
+        path = tmp_path / "text"
+        path.write_bytes(content.encode("utf-8-sig"))
+        lines = content.split("\n")
+        expected = [word for line in lines[:-1] for word in [*line.split(), EOS]]
+        expected += [*lines[-1].split(), EOS] if lines[-1] else []
+        assert list(data.file_words(path)) == expected
 
 
-def test_penn_treebank_has_its_published_sizes(ptb):
+def test_penn_treebank_has_its_published_sizes_and_sums(ptb):
     corpus = load_corpus(str(ptb))
     assert len(corpus.vocabulary) == 10_000
-    assert corpus.vocabulary[:4] == ("the", "<unk>", "<eos>", "N")
-    assert [len(getattr(corpus, split)) for split in text.SPLITS] == [929_589, 73_760, 82_430]
+    assert corpus.vocabulary[:4] == ("the", UNK, EOS, "N")
+    assert [len(getattr(corpus, split)) for split in SPLITS] == [929_589, 73_760, 82_430]
     assert not any(corpus.unknown.values())
+    for name, sha256 in data.DOWNLOADS["ptb"][1].items():
+        assert hashlib.sha256((ptb / name).read_bytes()).hexdigest() == sha256
 
 
 def test_built_in_text_is_fixed_and_sensible():
     corpus, again = load_corpus("python-docs"), load_corpus("python-docs")
-    assert corpus.vocabulary == again.vocabulary
-    assert all(torch.equal(getattr(corpus, s), getattr(again, s)) for s in text.SPLITS)
+    assert corpus.digest() == again.digest()
     assert len(corpus.train) > 50_000
     assert min(len(corpus.valid), len(corpus.test)) > 5_000
     counts = torch.bincount(corpus.train, minlength=len(corpus.vocabulary))
-    assert {"<unk>", "<eos>", "the"} <= set(corpus.vocabulary)
-    assert counts.min() >= 2
+    assert {UNK, EOS, "the"} <= set(corpus.vocabulary)
+    assert counts.min() >= 2  # a word seen once is unknown
     order = [(-int(n), word) for n, word in zip(counts, corpus.vocabulary, strict=True)]
     assert order == sorted(order)
     assert 0 < corpus.unknown["test"] < 0.1 * len(corpus.test)
 
 
-def test_no_paragraph_of_the_built_in_text_occurs_twice():
-    found = sources.paragraphs()
-    assert len(found) > 1000
-    assert max(Counter(found).values()) == 1
+def test_encode_with_a_vocabulary():
+    ids, unknown = data.encode(["a", "b", EOS, "c", EOS], ("a", EOS, UNK), "text")
+    assert (ids.tolist(), unknown, ids.dtype) == ([0, 2, 1, 2, 1], 2, torch.int32)
+    with pytest.raises(UserError, match="text has 1 words outside the vocabulary, which"):
+        data.encode(["b", EOS], ("a", EOS), "text")
 
 
-# --- files in blocks ---
-
-SPACES = " \n\t\r\u2028\x1c"
-
-
-@pytest.mark.parametrize("block", [1, 2, 3, 7, 1 << 16])
-def test_blocks_do_not_show(tmp_path, monkeypatch, block):
-    """Words and lines as a line at a time has them, wherever a block ends, in a character too."""
-    monkeypatch.setattr(text, "_BLOCK", block)
-    draw = random.Random(block)
-    for number in range(200):
-        content = "".join(draw.choices("aé\U0001f600<" + SPACES, k=draw.randrange(30)))
-        path = tmp_path / f"{number}.txt"
-        path.write_bytes(content.encode())
-        lines = content.split("\n")
-        expected = [word for line in lines[:-1] for word in [*line.split(), text.EOS]]
-        expected += [*lines[-1].split(), text.EOS] if lines[-1] else []
-        assert [token for piece in text.read_tokens(path) for token in piece] == expected
-
-
-@pytest.mark.parametrize("block", [1, 4, 1 << 16])
-def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(text, "_BLOCK", block)
-    mark = "\ufeff"
-    found = load_corpus(str(write(tmp_path, train=f"{mark}a b a\n", valid=mark + "b\n")))
-    assert words(found, "train") == ["a", "b", "a", "<eos>"]
-    assert words(found, "valid") == ["b", "<eos>"]
-    tokens = sources.find(str(tmp_path)).tokens()["valid"]  # as lm.evaluate reads it
-    assert corpus.encode(tokens, found.vocabulary, "text")[1] == 0
-
-
-@pytest.mark.parametrize("block", [1, 1 << 16])
-def test_the_line_that_is_no_utf_8_is_named(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(text, "_BLOCK", block)
-    (tmp_path / "text").write_bytes(b"a\nb\nc \xc3\n")
-    with pytest.raises(UserError, match=r"text, line 3: not UTF-8 text \(invalid continuation"):
-        list(text.read_tokens(tmp_path / "text"))
-    (tmp_path / "text").write_bytes(b"a\nb \xc3")
-    with pytest.raises(UserError, match=r"text, line 2: not UTF-8 text \(unexpected end"):
-        list(text.read_tokens(tmp_path / "text"))
-
-
-def test_a_text_without_line_ends_takes_no_more_memory(tmp_path):
-    """In a process of its own, which encodes it in lines first; 22 MB took 125 more before."""
-    content = "one two three four five six seven eight nine ten eleven " * 400_000
-    for name, train in ("lines", content.replace("ten ", "ten\n")), ("none", content):
-        (tmp_path / name).mkdir()
-        write(tmp_path / name, train=train)
-    program = (
-        "import resource, sys; from lm.text.corpus import load_corpus\n"
-        "for text in sys.argv[1:]: load_corpus(text);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path / "lines"), str(tmp_path / "none")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([f"{ROOT}/kernels", str(ROOT)])}
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    lines, none = (int(peak) * 1024 for peak in found.stdout.split())
-    assert none < lines + len(content) / 4
-
-
-# --- mistakes ---
+def test_unigram_perplexity_by_hand(tmp_path):
+    corpus = load_corpus(str(write(tmp_path, train="a a b\n", test="b a z\n")))
+    assert corpus.vocabulary == ("a", EOS, "b", UNK)  # counts 2, 1, 1, 0, one added each
+    expected = -(math.log(3 / 8) + math.log(1 / 8) + math.log(2 / 8)) / 3  # of a, <unk>, <eos>
+    assert corpus.unigram_perplexity() == pytest.approx(math.exp(expected))
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        pytest.param({"train": ""}, r"train\.txt holds no words", id="empty-file"),
-        pytest.param({"test": "\n \n"}, r"test\.txt holds no words", id="blank-lines"),
-        pytest.param(
-            {"valid": b"good\nbad \xff\n"}, r"valid\.txt, line 2: not UTF-8", id="undecodable"
-        ),
+        ({"train": ""}, r"train\.txt holds no words"),
+        ({"test": "\n \n"}, r"test\.txt holds no words"),
+        ({"valid": b"good\nbad \xff\n"}, r"valid\.txt: not UTF-8 text \(invalid start byte"),
     ],
+    ids=["empty-file", "blank-lines", "undecodable"],
 )
 def test_a_bad_file_is_named(tmp_path, files, message):
     with pytest.raises(UserError, match=message):
@@ -189,67 +134,145 @@ def test_a_bad_file_is_named(tmp_path, files, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="holds none of ptb"):
+        load_corpus(str(tmp_path))
     (write(tmp_path, "ptb.{}.txt") / "ptb.valid.txt").unlink()
     with pytest.raises(UserError, match=r"ptb\.valid\.txt is missing"):
         load_corpus(str(tmp_path))
 
 
-def test_a_directory_without_text_is_named(tmp_path):
-    with pytest.raises(UserError, match="holds none of ptb"):
-        load_corpus(str(tmp_path))
-    with pytest.raises(UserError, match="does not exist; texts with a name are python-docs, kjv"):
-        load_corpus(str(tmp_path / "nowhere"))
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="is not a directory"):
-        load_corpus(str(tmp_path / "file"))
-
-
 # --- batches ---
-
-
-def columns(ids, batch_size, **own):
-    return batches.Columns(ids, batch_size, torch.device("cpu"), **own)
 
 
 @pytest.mark.parametrize("tokens", [41, 42, 44, 60, 61, 100])
 @pytest.mark.parametrize(("batch_size", "num_steps"), [(2, 20), (3, 7), (1, 1)])
-def test_training_batches_follow_one_another(tokens, batch_size, num_steps):
-    text = torch.arange(tokens, dtype=torch.int32)
+def test_columns_read_stretches_of_the_text_once(tokens, batch_size, num_steps):
+    ids = torch.arange(tokens, dtype=torch.int32)
+    columns = batches.Columns(ids, batch_size, torch.device("cpu"))
     steps = batches.steps_per_epoch(tokens, batch_size, num_steps)
     assert steps == (tokens // batch_size - 1) // num_steps
-    found = [columns(text, batch_size).batch(n, num_steps) for n in range(steps)]
-    for inputs, targets in found:
+    pairs = [columns.batch(number, num_steps) for number in range(steps)]
+    for inputs, targets in pairs:
         assert inputs.shape == targets.shape == (num_steps, batch_size)
-        assert inputs.dtype == targets.dtype == torch.int64
-        assert inputs.is_contiguous()
-        assert torch.equal(targets, inputs + 1)  # the text counts up, so the next word is one more
-    if found:
-        read = torch.cat([inputs for inputs, _ in found])
-        beside = torch.arange(batch_size) * (tokens // batch_size)  # stretches of the text
+        assert inputs.dtype == torch.int64
+        assert torch.equal(targets, inputs + 1)  # the text counts up
+    if pairs:
+        read = torch.cat([inputs for inputs, _ in pairs])
+        beside = torch.arange(batch_size) * (tokens // batch_size)
         assert torch.equal(read, torch.arange(steps * num_steps)[:, None] + beside)
 
 
 def test_ranks_divide_the_columns():
     text = torch.arange(60, dtype=torch.int32)
-    whole, _ = columns(text, 5).batch(1, 4)
-    parts = [columns(text, 5, own=slice(*part)).batch(1, 4)[0] for part in [(0, 2), (2, 5)]]
-    assert torch.equal(torch.cat(parts, dim=1), whole)
+    parts = [
+        batches.Columns(text, 5, torch.device("cpu"), World(rank, 2).columns(5)).batch(1, 4)[0]
+        for rank in range(2)
+    ]
+    together, _ = batches.Columns(text, 5, torch.device("cpu")).batch(1, 4)
+    assert torch.equal(torch.cat(parts, dim=1), together)
 
 
 @pytest.mark.parametrize("tokens", [2, 3, 20, 21, 22, 101])
 @pytest.mark.parametrize(("batch_size", "num_steps"), [(1, 1), (1, 7), (4, 5), (20, 35)])
 def test_evaluation_predicts_every_token_but_the_first_once(tokens, batch_size, num_steps):
-    found = list(batches.evaluation_batches(torch.arange(tokens), batch_size, num_steps))
-    assert {pair.shape for batch in found for pair in batch} == {(num_steps, batch_size)}
-    inputs, targets = (torch.cat(side).t() for side in zip(*found, strict=True))
+    pairs = list(batches.evaluation_batches(torch.arange(tokens), batch_size, num_steps))
+    assert len(pairs) == batches.evaluation_steps(tokens, batch_size, num_steps)
+    assert {part.shape for pair in pairs for part in pair} == {(num_steps, batch_size)}
+    inputs, targets = (torch.cat(side).t() for side in zip(*pairs, strict=True))
     assert inputs.dtype == torch.int64
     known = targets != batches.IGNORED
     assert torch.equal(targets[known], inputs[known] + 1)
     assert targets[known].tolist() == list(range(1, tokens))  # in order, column after column
 
 
-def test_unigram_perplexity_by_hand(tmp_path):
-    corpus = load_corpus(str(write(tmp_path, train="a a b\n", test="b a z\n")))
-    assert corpus.vocabulary == ("a", "<eos>", "b", "<unk>")  # counts 2, 1, 1, 0, one added each
-    expected = -(math.log(3 / 8) + math.log(1 / 8) + math.log(2 / 8)) / 3  # of a, <unk>, <eos>
-    assert unigram_perplexity(corpus) == pytest.approx(math.exp(expected))
+# --- downloads, from a server on this machine ---
+
+TEXTS = {f"ptb.{split}.txt": f"a b {split}\n".encode() * 500 for split in SPLITS}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        name = self.path.rpartition("/")[2]
+        self.server.asked.append(name)
+        mode, content = self.server.modes.get(name), self.server.files.get(name)
+        if mode == "404" or content is None:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if mode == "truncated":
+            content = content[: len(content) // 2]
+        elif mode == "wrong":
+            content = content[:-1] + b"?"
+        self.wfile.write(content)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A server of `files`, each in one of `modes`, that notes what it was `asked` for."""
+    pytest.importorskip("pooch", reason="needs the extra `data`")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.files, server.modes, server.asked = dict(TEXTS), {}, []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("FUSED_LSTM_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        serve(monkeypatch, "ptb", server.server_address[1], server.files)
+        yield server
+        server.shutdown()
+
+
+def serve(monkeypatch, name, port, files):
+    """Let the text `name` be what the server on `port` has."""
+    sums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+    monkeypatch.setitem(data.DOWNLOADS, name, (f"http://127.0.0.1:{port}/some/where/", sums))
+
+
+def test_a_good_download_is_made_once_and_a_damaged_file_again(server, tmp_path):
+    corpus = load_corpus("ptb")
+    assert set(corpus.vocabulary) == {"a", "b", "train", EOS, UNK}
+    assert sorted(server.asked) == sorted(TEXTS)
+    load_corpus("ptb")
+    assert len(server.asked) == 3
+    path = tmp_path / "cache" / "texts" / "ptb" / "ptb.test.txt"
+    path.write_bytes(path.read_bytes()[:-7])
+    load_corpus("ptb")
+    assert path.read_bytes() == TEXTS["ptb.test.txt"]
+    assert {p.name for p in path.parent.iterdir()} == set(TEXTS)
+
+
+@pytest.mark.parametrize("mode", ["404", "truncated", "wrong", "no-network"])
+def test_a_bad_download_names_the_file_and_goes_on_when_run_again(server, tmp_path, mode):
+    server.modes["ptb.valid.txt"] = mode
+    if mode == "no-network":
+        server.shutdown()
+        server.server_close()
+    with pytest.raises(UserError) as caught:
+        load_corpus("ptb")
+    name = "ptb.train.txt" if mode == "no-network" else "ptb.valid.txt"
+    path, message = tmp_path / "cache" / "texts" / "ptb" / name, str(caught.value)
+    assert f"run this again, or place the file by hand at {path}" in message
+    assert hashlib.sha256(TEXTS[name]).hexdigest() in message
+    assert "\n" not in message
+    assert not path.exists()  # nothing half-done
+    if mode != "no-network":
+        server.modes.clear()
+        server.asked.clear()
+        load_corpus("ptb")
+        assert server.asked == ["ptb.valid.txt", "ptb.test.txt"]
+
+
+def test_an_archive_is_read(server, monkeypatch, tmp_path):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for split in SPLITS:
+            archive.writestr(f"wikitext-2/wiki.{split}.tokens", f" = {split} =\n\na b\n" * 3)
+    server.files["wikitext-2-v1.zip"] = content.getvalue()
+    files = {"wikitext-2-v1.zip": content.getvalue()}
+    serve(monkeypatch, "wikitext-2", server.server_address[1], files)
+    assert len(load_corpus("wikitext-2").train) == 3 * (3 + 1 + 0 + 1 + 2 + 1)
+    assert load_corpus("wikitext-2").titles["test"].endswith("wikitext-2/wiki.test.tokens")
+    assert server.asked == ["wikitext-2-v1.zip"]

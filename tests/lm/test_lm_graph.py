@@ -7,40 +7,31 @@ import pytest
 import torch
 
 import fused_lstm
-from lm.config import PRESETS
-from lm.errors import UserError
+from lm import graph
+from lm.command import UserError
+from lm.graph import WARM_UP, GraphedStep
 from lm.model import build_model
-from lm.text.corpus import load_corpus
+from lm.settings import PRESETS
 from lm.train import main
-from lm.training import graph
-from lm.training.graph import WARM_UP, GraphedStep
-from lm.training.log import Log
-from lm.training.trainer import Trainer
-from lm_cases import SMALL, refused, train_quietly
+from lm_cases import SMALL, make_trainer, refused, train_quietly
 from recorder import Recorded
 
 # Masks, clipping, a rate that falls each epoch, a carried state that starts anew.
-CONFIG = dataclasses.replace(
-    PRESETS["small"], hidden_size=8, num_steps=5, batch_size=4, keep_prob=0.5, flat_epochs=1,
-    epochs=3, max_grad_norm=0.3,
-)  # fmt: skip
+SETTINGS = {"hidden_size": 8, "num_steps": 5, "batch_size": 4, "keep_prob": 0.5, "flat_epochs": 1,
+            "epochs": 3, "max_grad_norm": 0.3}  # fmt: skip
 
 
 def trained(corpus_dir, engine, graphs=None, **settings):
     """A run's weights and losses."""
-    torch.set_num_threads(1)  # so small a model gains nothing by more
-    config = dataclasses.replace(CONFIG, **settings)
-    corpus = load_corpus(str(corpus_dir))
-    torch.manual_seed(3)
-    model = build_model(config, len(corpus.vocabulary), engine)
-    trainer = Trainer(model, corpus, config, Log(silent=True), graphs=graphs)
-    for module in model.modules():  # gradients as on a GPU, where alone steps are recorded
+    trainer = make_trainer(corpus_dir, lstm=engine, seed=3, eval=False, **SETTINGS | settings)
+    for module in trainer.model.modules():  # gradients as on a GPU, where alone steps are recorded
         if isinstance(module, torch.nn.Embedding):
             module.sparse = False
-    while trainer.epochs_left:
-        trainer.end_epoch(trainer.train_epoch())
-    assert trainer.steps == 3 * trainer.epoch_steps > 100
-    return {**model.state_dict(), "losses": torch.tensor(trainer.meter.losses)}
+    if graphs is not None:
+        trainer.update = GraphedStep(trainer.train_step, carried=2, graphs=graphs)
+    trainer.run()
+    assert trainer.step == 3 * trainer.epoch_steps > 100
+    return {**trainer.model.state_dict(), "losses": torch.tensor(trainer.losses)}
 
 
 def assert_same_bits(found, expected):
@@ -162,7 +153,8 @@ def test_every_replay_draws_masks_of_its_own(engine):
     """With a rate of nothing, only the masks can change the loss of one batch."""
     if (why := fused_lstm.available_engines("cuda")[engine]) is not None:
         pytest.skip(why)
-    model = build_model(CONFIG, 50, engine).cuda()
+    config = dataclasses.replace(PRESETS["small"], **SETTINGS)
+    model = build_model(config, 50, engine).cuda()
     ids = torch.randint(50, (2, 5, 4), device="cuda")
 
     def step(inputs, targets, h, c):

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import fused_lstm
-from lm.config import PRESETS
+from lm.evaluate import perplexity, perplexity_of
 from lm.model import LM_LSTM, build_model, repackage_hidden
-from lm.training.perplexity import perplexity, perplexity_of
+from lm.settings import PRESETS
 
 H, T, B, V, L = 6, 5, 3, 11, 2
 

@@ -16,12 +16,13 @@ import pytest
 import torch
 
 import fused_lstm
-from lm.config import PRESETS
-from lm.errors import UserError
-from lm.saving import checkpoint, record
-from lm.text.corpus import load_corpus
-from lm.training.ranks import Ranks
-from lm.training.trainer import epoch_steps
+from lm import checkpoint
+from lm.command import UserError
+from lm.data import load_corpus
+from lm.distributed import World
+from lm.log import FILE, read_log
+from lm.settings import PRESETS
+from lm.train import epoch_steps
 from lm_cases import ROOT, SMALL, train_quietly
 
 OPTIONS = [*SMALL.split(), "--batch-size=5", "--eval-batch-size=3", "--num-layers=2", "--threads=1"]
@@ -85,11 +86,11 @@ def test_one_writes_for_all_and_both_go_on(tmp_path, corpus_dir):
         assert train_together([*options, "--max-steps=5", f"--save={directory}"]) == [0, 0]
     assert train_together([f"--resume={parts}", "--max-steps=12"]) == [0, 0]
     first, second = checkpoint.load(whole), checkpoint.load(parts)
-    assert torch.equal(first.training.tensors["losses"], second.training.tensors["losses"])
-    for name, weight in first.weights.items():
-        assert torch.equal(weight, second.weights[name]), name
+    assert torch.equal(first.tensors["losses"], second.tensors["losses"])
+    for name, weight in first.weights().items():
+        assert torch.equal(weight, second.weights()[name]), name
     assert train_quietly([f"--resume={alone}", "--max-steps=12"]) == 0
-    assert [row["step"] for row in record.read(whole / record.FILE)] == [3, 6, 9, 12]
+    assert [row["step"] for row in read_log(whole / FILE)] == [3, 6, 9, 12]
 
 
 def test_ranks_drop_different_units(tmp_path):
@@ -97,7 +98,7 @@ def test_ranks_drop_different_units(tmp_path):
     draws = []
     for rank in range(3):
         torch.manual_seed(1)
-        Ranks(rank, 3).seed(1)
+        World(rank, 3).seed(1)
         draws.append(torch.rand(5))
     assert not torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[1], draws[2])
@@ -105,14 +106,16 @@ def test_ranks_drop_different_units(tmp_path):
 
 @pytest.mark.parametrize(("columns", "size"), [(20, 2), (5, 2), (7, 3), (1, 4)])
 def test_every_column_has_one_rank(columns, size):
-    own = [Ranks(rank, size).own(columns) for rank in range(size)]
+    own = [World(rank, size).columns(columns) for rank in range(size)]
     assert [c for part in own for c in range(columns)[part]] == list(range(columns))
 
 
 def test_more_ranks_than_columns_is_an_error(corpus_dir):
     config = dataclasses.replace(PRESETS["demo"], batch_size=1)
-    with pytest.raises(UserError, match="--batch-size: 2 processes need 2, got 1"):
-        epoch_steps(load_corpus(str(corpus_dir)), config, Ranks(0, 2))
+    with pytest.raises(
+        UserError, match="--batch-size: got 1; expected at least one for each of 2 processes"
+    ):
+        epoch_steps(load_corpus(str(corpus_dir)), config, World(0, 2))
 
 
 def test_a_rank_that_dies_ends_the_job(tmp_path, corpus_dir):

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 import fused_lstm
-from fused_lstm.cell import PLAIN
-from lm.config import PRESETS
+from lm import checkpoint
 from lm.model import LM_LSTM, build_model
+from lm.optimizer import Optimizer
 from lm.regularize import VariationalDropout, regularized_lstm
-from lm.saving.checkpoint import load, save
-from lm.training.optimizer import Updater
+from lm.settings import PRESETS
+from lm_cases import train
 
 H, T, B, V, L = 12, 5, 3, 11, 3
 ENGINES = [engine for engine in fused_lstm.ENGINES if engine != "compile"]
@@ -110,41 +110,40 @@ def test_variational_dropout_of_the_model_is_off_in_evaluation():
 # --- tied weights ---
 
 
-def test_tied_weights_are_one_parameter(tmp_path):
+def test_tied_weights_are_one_parameter(corpus_dir, tmp_path):
     config = dataclasses.replace(PRESETS["demo"], tie_weights=True, hidden_size=H)
     model = build_model(config, V, lstm="cudnn")
     assert model.sm_fc.weight is model.word_embeddings.weight
-    untied = sum(p.numel() for p in build_model(PRESETS["demo"], V, lstm="cudnn").parameters())
-    assert sum(p.numel() for p in model.parameters()) < untied
-    save(tmp_path, 1, model, config, tuple(map(str, range(V))))
-    again = load(tmp_path).model("loop")
+    train(tmp_path, corpus_dir, "--tie-weights", "--max-steps=3", f"--save={tmp_path / 'saved'}")
+    saved = checkpoint.load(tmp_path / "saved")
+    assert "sm_fc.weight" not in saved.weights()
+    again = saved.model("loop")
     assert again.sm_fc.weight is again.word_embeddings.weight
-    assert torch.equal(again.sm_fc.weight, model.sm_fc.weight)
-    assert "sm_fc.weight" not in load(tmp_path).weights
+    assert torch.equal(again.sm_fc.weight, saved.weights()["word_embeddings.weight"])
 
 
 # --- the update ---
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("name", ["sgd", "adam"])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("clip", [0.01, 1e6], ids=["clipped", "free"])
-def test_an_update_is_torchs_clip_and_step(optimizer, decay, clip):
+def test_an_update_is_torchs_clip_and_step(name, decay, clip):
     config = dataclasses.replace(
-        PRESETS["demo"], optimizer=optimizer, weight_decay=decay, max_grad_norm=clip
+        PRESETS["demo"], optimizer=name, weight_decay=decay, max_grad_norm=clip
     )
     ours, theirs = nn.Linear(5, 7), nn.Linear(5, 7)
     theirs.load_state_dict(ours.state_dict())
-    updater = Updater(ours, config)
-    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer]
+    optimizer = Optimizer(ours, config)
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name]
     reference = kind(theirs.parameters(), lr=0.01, weight_decay=decay)
-    updater.set_rate(0.01)
+    optimizer.set_rate(0.01)
     for seed in range(3):
         x = torch.randn(4, 5, generator=torch.Generator().manual_seed(seed))
-        for module, rule, scale in ((ours, updater.optimizer, 1), (theirs, reference, 20)):
+        for module, rule, scale in ((ours, optimizer.base, 1), (theirs, reference, 20)):
             rule.zero_grad()
             (module(x).square().sum() * scale).backward()
-        norm = updater.step(scale=20)
+        norm = optimizer.step(scale=20)
         expected = nn.utils.clip_grad_norm_(theirs.parameters(), clip)
         reference.step()
         torch.testing.assert_close(norm, expected)
@@ -163,4 +162,6 @@ def test_defaults_take_the_plain_path(monkeypatch):
     model(words(), model.init_hidden())
     for name in ("tie_weights", "variational_dropout", "weight_decay", "weight_drop"):
         assert not any(getattr(config, name) for config in PRESETS.values())
-    assert all(config.cell() == PLAIN and not config.forget_bias for config in PRESETS.values())
+    assert all(
+        config.cell() == fused_lstm.Spec() and not config.forget_bias for config in PRESETS.values()
+    )

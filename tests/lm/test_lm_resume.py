@@ -2,17 +2,19 @@
 
 import json
 import multiprocessing
+import os
 import random
 import re
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from lm.errors import UserError
-from lm.saving import checkpoint, record
+from lm import checkpoint
+from lm.log import FILE, read_log
 from lm.train import main
 from lm_cases import SMALL, refused, start, train, train_quietly
 
@@ -28,8 +30,8 @@ def options(corpus_dir):
 
 def final(directory):
     """What a finished run has: weights, and the losses of every step."""
-    found = checkpoint.load(directory)
-    return found.step, {**found.weights, "losses": found.training.tensors["losses"]}
+    saved = checkpoint.load(directory)
+    return saved.step, saved.tensors
 
 
 def assert_same_bits(directory, other):
@@ -41,14 +43,14 @@ def assert_same_bits(directory, other):
 
 
 def figures(directory):
-    """The lines of log.csv but for what no two runs share."""
+    """The lines of log.csv, except what no two runs share."""
     timed = {"seconds", "words_per_second"}
-    rows = record.read(directory / record.FILE)
+    rows = read_log(directory / FILE)
     return [{name: row[name] for name in row if name not in timed} for row in rows]
 
 
 def events(directory):
-    """What TensorBoard shows of a run, but for the speed."""
+    """What TensorBoard shows of a run, except the speed."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(directory)).Reload()
@@ -86,8 +88,8 @@ def test_ten_kills_at_random_moments_change_no_bit(tmp_path, options):
 
 
 def steps_saved(directory):
-    found = checkpoint.all_in(directory)
-    return int(found[-1].name.split("-")[1]) if found else -1
+    paths = checkpoint.all_in(directory)
+    return checkpoint.step_of(paths[-1]) if paths else -1
 
 
 def wait_for(condition, alive):
@@ -152,7 +154,7 @@ def test_options_come_from_the_checkpoint(tmp_path, corpus_dir, capsys):
     assert (found["seed"], found["engine"], found["steps"]) == (7, "cudnn", 35)
     assert found["valid_perplexity"] is None
     out = capsys.readouterr().out
-    assert f"resumed   {saved}/checkpoint-0000009, after step 9" in out
+    assert f"resumed   {saved}/checkpoint-0000009.safetensors, after step 9" in out
     for change in ("--max-steps 99, was 9", "--epochs 1, was 2", f"--summary {summary}, was /"):
         assert f"changed   {change}" in out
 
@@ -185,8 +187,8 @@ def test_a_resumed_run_ends_and_writes_as_the_first_would_have(tmp_path, options
 @pytest.mark.parametrize(
     ("limit", "note"),
     [
-        (9, "note      --max-steps 9 has been reached: a larger one trains on"),
-        (5, "note      --max-steps 5 has been passed: a larger one trains on"),
+        (9, "note      step 9 of 9: nothing is left to train; more --epochs or --max-steps go on"),
+        (5, "note      step 9 of 5: nothing is left to train; more --epochs or --max-steps go on"),
     ],
 )
 def test_a_limit_that_is_behind_is_said(tmp_path, corpus_dir, capsys, limit, note):
@@ -203,12 +205,12 @@ def test_one_checkpoint_is_gone_on_from_where_it_is(tmp_path, corpus_dir, capsys
     saved = tmp_path / "saved"
     wild = ["--learning-rate=0.05", "--lr-decay=1", "--epochs=3"]
     train(tmp_path, corpus_dir, *wild, f"--save={saved}")
-    best, last = checkpoint.best(saved), checkpoint.newest(saved)
+    best, last = checkpoint.load(saved, best=True).path, checkpoint.newest(saved)
     if best != last:
         message = refused(capsys, main, "train", f"--resume={best}")
         assert f"is not the newest: going on from it would remove {last.name}" in message
     assert main([f"--resume={last}", "--epochs=4"]) == 0
-    assert checkpoint.newest(saved).name == "checkpoint-0000140"
+    assert checkpoint.newest(saved).name == "checkpoint-0000140.safetensors"
 
 
 def test_a_checkpoint_that_was_copied_goes_on_without_its_log(tmp_path, corpus_dir):
@@ -216,9 +218,10 @@ def test_a_checkpoint_that_was_copied_goes_on_without_its_log(tmp_path, corpus_d
     saved, own = tmp_path / "saved", tmp_path / "own"
     train(tmp_path, corpus_dir, "--max-steps=9", "--no-eval", f"--save={saved}")
     last = checkpoint.newest(saved)
-    shutil.copytree(last, own / last.name)
+    own.mkdir()
+    shutil.copy(last, own)
     assert main([f"--resume={own}", "--max-steps=14"]) == 0
-    assert [row["step"] for row in record.read(own / record.FILE)] == [11, 14]
+    assert [row["step"] for row in read_log(own / FILE)] == [11, 14]
 
 
 # --- one run at a time ---
@@ -234,7 +237,7 @@ def test_two_runs_do_not_share_a_directory(tmp_path, capsys, options):
             error = refused(capsys, main, "train", *second)
             assert error == f"lm.train: --save: another run is writing to '{saved}'\n"
         assert first.poll() is None
-        (saved / ".checkpoint-0099999.0.tmp").mkdir()
+        (saved / ".99999.tmp").touch()
         first.kill()
     limit = f"--max-steps={steps_saved(saved) + 1}"
     assert main([f"--resume={saved}", limit, "--no-eval"]) == 0
@@ -258,12 +261,16 @@ def test_another_engine_goes_on(tmp_path, corpus_dir, capsys, engine):
 
 
 def test_a_finished_run_is_only_tested_again(tmp_path, corpus_dir):
+    """Its checkpoint stays as it is, its log too."""
     saved, summary = tmp_path / "saved", tmp_path / "again.json"
     first = train(tmp_path, corpus_dir, "--epochs=2", f"--save={saved}")
+    (path,) = checkpoint.all_in(saved)
+    before, log = path.stat().st_mtime_ns, (saved / FILE).read_text()
     assert main([f"--resume={saved}", f"--summary={summary}"]) == 0
     again = json.loads(summary.read_text())
     assert again["curve"] == first["curve"]
     assert again["test_perplexity"] == first["test_perplexity"]
+    assert (path.stat().st_mtime_ns, (saved / FILE).read_text()) == (before, log)
 
 
 def test_the_best_checkpoint_is_kept(tmp_path, corpus_dir):
@@ -272,9 +279,9 @@ def test_the_best_checkpoint_is_kept(tmp_path, corpus_dir):
     wild = ["--learning-rate=0.05", "--lr-decay=1", "--epochs=3", "--save-every-steps=10"]
     curve = train(tmp_path, corpus_dir, *wild, f"--save={saved}")["curve"]
     best = min(curve, key=lambda point: point["valid_perplexity"])
-    names = {path.name for path in checkpoint.all_in(saved)}
-    assert names == {f"checkpoint-{step:07d}" for step in (best["steps"], 105)}
-    assert checkpoint.load(saved, best_one=True).step == best["steps"]
+    steps = {checkpoint.step_of(path) for path in checkpoint.all_in(saved)}
+    assert steps == {best["steps"], 105}
+    assert checkpoint.load(saved, best=True).step == best["steps"]
 
 
 def test_saves_come_by_steps_and_by_minutes(tmp_path, corpus_dir, capsys):
@@ -283,12 +290,11 @@ def test_saves_come_by_steps_and_by_minutes(tmp_path, corpus_dir, capsys):
     rare = ["--save-every-minutes=60", "--save-every-steps=4", "--max-steps=6", "--no-eval"]
     train(tmp_path, corpus_dir, *rare, f"--save={tmp_path / 'steps'}")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Saved")]
-    saved = [tuple(line.rsplit("/", 2)[1:]) for line in lines]
-    minutes = [f"checkpoint-000000{step}" for step in range(1, 7)]
-    steps = [f"checkpoint-000000{step}" for step in (4, 6)]
-    names = {"minutes": [name for run, name in saved if run == "minutes"]}
-    names["steps"] = [name for run, name in saved if run == "steps"]
-    assert names == {"minutes": [*minutes, "checkpoint-0000006-1"], "steps": steps}
+    steps = {"minutes": [], "steps": []}
+    for line in lines:
+        path = Path(line.removeprefix("Saved "))
+        steps[path.parent.name].append(checkpoint.step_of(path))
+    assert steps == {"minutes": [1, 2, 3, 4, 5, 6], "steps": [4, 6]}
 
 
 @pytest.mark.parametrize(
@@ -297,7 +303,7 @@ def test_saves_come_by_steps_and_by_minutes(tmp_path, corpus_dir, capsys):
         (["--hidden-size=8"], "--hidden-size cannot change with --resume"),
         (["--seed=2"], "--seed cannot change"),
         (["--save=elsewhere"], "--save cannot change"),
-        (["--data=python-docs"], "data 'python-docs' is not the text of"),
+        (["--data=python-docs"], "--data: 'python-docs' is not the text of"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -343,19 +349,20 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_good_one(tmp_path, corpus_
 
 
 def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path, corpus_dir, capsys, monkeypatch):
-    saved, real, calls = tmp_path / "saved", checkpoint.write_synced, []
+    saved, real, synced = tmp_path / "saved", os.fsync, []
 
-    def full_disk(path, content):
-        calls.append(path)
-        if len(calls) > 15:  # in the third save
-            raise UserError(f"cannot write '{path}': No space left on device")
-        real(path, content)
+    def full_disk(descriptor):
+        synced.append(descriptor)
+        if len(synced) > 6:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
 
-    monkeypatch.setattr(checkpoint, "write_synced", full_disk)
-    argv = ["--lstm=cudnn", f"--data={corpus_dir}", *SMALL.split(), "--save-every-steps=4"]
+    monkeypatch.setattr(os, "fsync", full_disk)
+    argv = ["--lstm=cudnn", f"--data={corpus_dir}", *SMALL.split(), "--save-every-steps=1"]
     assert main([*argv, f"--save={saved}"]) == 2
     error = capsys.readouterr().err
+    (path,) = checkpoint.all_in(saved)
     assert "No space left on device" in error
-    assert error.endswith(f"; {saved}/checkpoint-0000008 is kept\n")
-    assert [path.name for path in saved.iterdir() if path.is_dir()] == ["checkpoint-0000008"]
-    assert checkpoint.load(saved).step == 8
+    assert error.endswith(f"; {path} is kept\n")
+    assert {p.name for p in saved.iterdir()} == {path.name, FILE, ".lock"}
+    assert checkpoint.load(saved).step >= 1

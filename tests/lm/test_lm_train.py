@@ -2,21 +2,23 @@
 
 import contextlib
 import dataclasses
+import json
+import math
 import os
 import pty
 import re
 import subprocess
+import sys
 import termios
 
 import pytest
 import torch
 
-from lm.config import Config
-from lm.saving import checkpoint
-from lm.text.corpus import load_corpus
-from lm.training.log import Log
-from lm.training.trainer import Trainer
-from lm_cases import ROOT, SMALL, TRAIN, train
+from lm import checkpoint
+from lm.command import UserError
+from lm.settings import Config
+from lm.train import main
+from lm_cases import ROOT, SMALL, TRAIN, make_trainer, train
 
 
 @pytest.fixture
@@ -74,27 +76,44 @@ def test_lines_on_standard_output(run, capsys):
     assert re.fullmatch(r"Test perplexity: [\d.]+, [\d.]+ of the [\d.]+ of .*unigram.*", lines[-1])
 
 
-def test_a_terminal_gets_a_progress_bar(corpus_dir):
+def on_a_terminal(*command):
+    """Run a command whose standard error is a terminal; what it writes there, and its lines."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
-    command = [*TRAIN, "--lstm=cudnn", f"--data={corpus_dir}", *SMALL.split(), "--epochs=1"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs) as process:
         os.close(theirs)
-        bar = read_all(ours)
-        lines = process.stdout.read()
+        content = b""
+        with contextlib.suppress(OSError), open(ours, "rb", buffering=0) as file:
+            while chunk := file.read(4096):  # Linux ends a terminal with an error, EIO
+                content += chunk
+        lines = process.stdout.read().decode()
     assert process.returncode == 0
-    assert "35/35" in bar
-    assert b"Test perplexity" in lines
-    assert b"35/35" not in lines
+    return content.decode(), lines
 
 
-def read_all(terminal):
-    """What a process writes to a terminal until it ends."""
-    content = b""
-    with contextlib.suppress(OSError), open(terminal, "rb", buffering=0) as file:
-        while chunk := file.read(4096):  # Linux ends a terminal with an error, EIO
-            content += chunk
-    return content.decode()
+def test_a_terminal_gets_progress_bars(corpus_dir):
+    """Of training and of each evaluation, with words per second and the time left."""
+    options = ["--lstm=cudnn", f"--data={corpus_dir}", *SMALL.split(), "--epochs=1"]
+    shown, lines = on_a_terminal(*TRAIN, *options)
+    assert re.search(r"train: 100%\|.*\| 700/700 \[\d\d:\d\d<\d\d:\d\d, .*words/s\]", shown)
+    for split in ("valid", "test"):
+        assert re.search(rf"{split}: +\d+%\|.* words/s\]", shown)
+    assert "Test perplexity" in lines
+    assert "700/700" not in lines
+
+
+def test_a_warning_is_above_the_bar(corpus_dir):
+    """And not within its line: what a library prints while a step runs."""
+    program = (
+        "import runpy, sys, lm.train as t; step = t.train_step\n"
+        "def warns(*args): print('beware', file=sys.stderr); return step(*args)\n"
+        "t.train_step = warns; sys.exit(t.main(sys.argv[1:]))"
+    )
+    options = ["--lstm=cudnn", f"--data={corpus_dir}", *SMALL.split(), "--max-steps=3", "--no-eval"]
+    shown, _ = on_a_terminal(sys.executable, "-c", program, *options)
+    assert shown.count("beware") == 3
+    for line in re.split("[\r\n]+", shown):
+        assert "beware" not in line or line.strip() == "beware", line
 
 
 def test_max_steps_ends_an_epoch_early_and_lists_the_losses(run, capsys):
@@ -135,13 +154,192 @@ def test_dtypes_learn_alike(run, dtype):
 
 def test_save_keeps_the_trained_model(run, corpus_dir, tmp_path):
     summary = run("--epochs=2", f"--save={tmp_path / 'new' / 'run'}")
-    found = checkpoint.load(tmp_path / "new" / "run")
-    assert found.step == summary["steps"]
-    assert dataclasses.asdict(found.config) == summary["config"]
-    corpus = load_corpus(str(corpus_dir))
-    trainer = Trainer(found.model("loop"), corpus, found.config, Log())
+    saved = checkpoint.load(tmp_path / "new" / "run")
+    assert saved.step == summary["steps"]
+    assert dataclasses.asdict(saved.config) == summary["config"]
+    trainer = make_trainer(corpus_dir, hidden_size=16, num_layers=1)
+    saved.load_into(trainer.model)
     assert trainer.evaluate("test") == pytest.approx(summary["test_perplexity"], rel=1e-4)
 
 
-def test_threads(run):
+def test_threads(run, capsys):
     assert run("--threads=2", "--max-steps=1")["threads"] == 2
+    assert ", 2 threads, " in capsys.readouterr().out
+    run("--threads=1", "--max-steps=1")
+    assert ", 1 thread, " in capsys.readouterr().out
+
+
+# --- what a step and an epoch compute ---
+
+
+def recorder(corpus_dir, **options):
+    """A trainer of a tiny model, and the (hidden, loss, next hidden) of every call of its loss."""
+    trainer = make_trainer(corpus_dir, eval=False, **options)
+    calls, loss = [], trainer.model.loss
+
+    def spy(inputs, targets, hidden, reduction="mean"):
+        nll, after = loss(inputs, targets, hidden, reduction)
+        calls.append((hidden, nll, after))
+        return nll, after
+
+    trainer.model.loss = spy
+    return trainer, calls
+
+
+def test_state_is_carried_detached_and_zeroed_each_epoch(corpus_dir):
+    trainer, calls = recorder(corpus_dir, epochs=2)
+    trainer.run()
+    steps = trainer.epoch_steps
+    assert len(calls) == 2 * steps > 20
+    for number, (hidden, _, _) in enumerate(calls):
+        assert not any(state.requires_grad for state in hidden)
+        if number % steps == 0:
+            assert not any(state.any() for state in hidden)
+        else:
+            torch.testing.assert_close(hidden, calls[number - 1][2], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("over_time", ["sum", "mean"])
+@pytest.mark.parametrize("clip", [0.01, 1e6], ids=["clipped", "free"])
+def test_a_step_is_sgd_on_the_clipped_scaled_loss(corpus_dir, over_time, clip):
+    settings = {"loss_over_time": over_time, "max_grad_norm": clip, "learning_rate": 0.5}
+    trainer, _ = recorder(corpus_dir, **settings)
+    model, T = trainer.model, trainer.config.num_steps
+    inputs, targets = trainer.columns.batch(0, T)
+    nll, _ = model.loss(inputs, targets, model.init_hidden())
+    scale = T if over_time == "sum" else 1  # the mean over the batch, summed over time
+    grads = torch.autograd.grad(nll * scale, list(model.parameters()))
+    grads = [grad.to_dense() for grad in grads]
+    norm = torch.cat([grad.flatten() for grad in grads]).norm()
+    assert (norm > clip) == (clip == 0.01)
+    factor = 0.5 * min(1.0, clip / norm)
+    pairs = zip(model.parameters(), grads, strict=True)
+    expected = [(parameter - factor * grad).detach() for parameter, grad in pairs]
+    trainer.train_step(inputs, targets, *model.init_hidden())
+    for (name, parameter), value in zip(model.named_parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), value, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sparse"),
+    [
+        ({}, True),
+        ({"optimizer": "adam"}, False),  # its moments move rows that have no gradient
+        ({"weight_decay": 0.1}, False),  # and so does a decay
+        ({"tie_weights": True}, False),  # the softmax layer's gradient has all rows
+    ],
+    ids=["sgd", "adam", "decay", "tied"],
+)
+def test_the_embedding_gives_rows_where_the_update_can_take_them(corpus_dir, settings, sparse):
+    trainer, _ = recorder(corpus_dir, **settings)
+    assert trainer.model.word_embeddings.sparse == sparse
+    before = trainer.model.word_embeddings.weight.detach().clone()
+    inputs, targets = trainer.columns.batch(0, trainer.config.num_steps)
+    trainer.train_step(inputs, targets, *trainer.hidden)
+    moved = (trainer.model.word_embeddings.weight != before).any(1)
+    if sparse:
+        assert moved.nonzero().flatten().equal(inputs.unique())
+
+
+@pytest.mark.parametrize("clip", [0.2, 1e6], ids=["clipped", "free"])
+def test_rows_train_as_a_dense_gradient_does(corpus_dir, clip):
+    """Fifty steps: words that are read twice in a step, and words that are not."""
+    ways = []
+    for sparse in (True, False):
+        trainer, _ = recorder(corpus_dir, max_grad_norm=clip, epochs=2)
+        assert trainer.model.word_embeddings.sparse
+        trainer.model.word_embeddings.sparse = sparse
+        trainer.run()
+        assert trainer.step >= 50
+        ways.append(trainer)
+    rows, dense = ways
+    assert (max(dense.norms) > clip) == (clip == 0.2)
+    assert rows.losses == pytest.approx(dense.losses, rel=1e-5)
+    assert rows.norms == pytest.approx(dense.norms, rel=1e-5)
+    for name, value in dense.model.state_dict().items():
+        torch.testing.assert_close(rows.model.state_dict()[name], value, msg=name)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_a_step_in_parts_is_the_step(corpus_dir, parts):
+    """Gradients of columns read one after another add up to the batch's."""
+    ways = []
+    for accumulate in (1, parts):
+        trainer, calls = recorder(corpus_dir, accumulate=accumulate, epochs=1)
+        trainer.run()
+        assert len(calls) == accumulate * trainer.step
+        ways.append(trainer)
+    together, apart = ways
+    assert apart.losses == pytest.approx(together.losses, rel=1e-4)
+    assert apart.norms == pytest.approx(together.norms, rel=1e-4)
+    for name, value in together.model.state_dict().items():
+        torch.testing.assert_close(apart.model.state_dict()[name], value, msg=name)
+
+
+def test_each_epoch_has_its_learning_rate(corpus_dir):
+    trainer, _ = recorder(corpus_dir, flat_epochs=1, epochs=3)
+    trainer.run()
+    assert [point["learning_rate"] for point in trainer.curve] == [1.0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("shape", "seen_at"),
+    [
+        pytest.param({"num_steps": 5, "batch_size": 4}, 7, id="before-a-line-of-the-log"),
+        pytest.param({"num_steps": 1, "batch_size": 1}, 50, id="between-two-lines"),
+    ],
+)
+def test_a_run_that_diverges_ends_soon(corpus_dir, shape, seen_at):
+    """At the fifth step; a line is due after the seventh of 35, and after 72 of 719."""
+    trainer, calls = recorder(corpus_dir, **shape)
+    loss = trainer.model.loss
+
+    def diverges(*arguments):
+        nll, hidden = loss(*arguments)
+        return nll * (math.nan if len(calls) == 5 else 1), hidden
+
+    trainer.model.loss = diverges
+    with pytest.raises(UserError, match="the loss of step 5 is not finite"):
+        trainer.run()
+    assert trainer.step == seen_at
+
+
+def test_what_is_not_finite_is_named(corpus_dir):
+    trainer, _ = recorder(corpus_dir)
+    pairs = [(2.0, 1.0), (2.0, math.inf)]
+    trainer.unread = [(torch.tensor(loss), torch.tensor(norm)) for loss, norm in pairs]
+    with pytest.raises(UserError, match="the gradient of step 2 is not finite"):
+        trainer.read()
+    torch.nn.init.constant_(trainer.model.sm_fc.bias, math.nan)
+    with pytest.raises(UserError, match="the valid perplexity is not finite"):
+        trainer.evaluate("valid")
+
+
+def test_a_run_that_has_diverged_but_is_finite_is_one_line(corpus_dir, tmp_path, capsys):
+    """A mean loss of 700 nats or more, of which the perplexity is not finite."""
+    options = ["--optimizer=sgd", "--learning-rate=1e6", "--max-grad-norm=1e6", "--no-eval"]
+    text, save = f"--data={corpus_dir}", f"--save={tmp_path / 'saved'}"
+    summary = f"--summary={tmp_path / 'summary.json'}"
+    assert main(["--lstm=cudnn", *SMALL.split(), *options, text, save, summary]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("lm.train: the train perplexity is not finite: the run has diverged;")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_the_demo_learns(tmp_path):
+    file = tmp_path / "summary.json"
+    assert main(["--lstm=cudnn", "--threads=1", f"--summary={file}"]) == 0
+    summary = json.loads(file.read_text())
+    assert summary["test_perplexity"] < 0.5 * summary["unigram_perplexity"]
+
+
+@pytest.mark.parametrize("engine", ["loop", pytest.param("triton", marks=pytest.mark.slow)])
+def test_engines_train_alike_on_penn_treebank(ptb, tmp_path, engine):
+    def losses(name):
+        file = tmp_path / f"{name}.json"
+        options = ["--preset=small", "--max-steps=3", "--no-eval", "--threads=1"]
+        assert main([f"--lstm={name}", f"--data={ptb}", f"--summary={file}", *options]) == 0
+        return json.loads(file.read_text())["losses"]
+
+    assert losses(engine) == pytest.approx(losses("cudnn"), rel=1e-4)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fused_lstm import reference
-from fused_lstm.cell import PLAIN, Cell
-from fused_lstm.triton import around, devices, pointwise
+from fused_lstm.spec import PLAIN, Spec
+from fused_lstm.triton import devices, op, pointwise
 from plans import make_plan
 from tolerance import TOLERANCE
 
@@ -37,6 +37,7 @@ PATHS = {
     "all streamed": {"block_k": 32, "resident": 0, "resident_ih": 0, "stages": 3, "ahead": 0},
     "blocks of batch": {"block_b": 16, "row_groups": 1},
     "groups of rows": {"block_b": 16, "row_groups": 2},
+    "whole sums": {"k_parts": 1},
 }
 
 
@@ -55,7 +56,7 @@ class Case:
     lengths: tuple[int, ...] = ()  # of B rows, falling, where they end early
     keep: bool = False  # whether some states are zeroed
     P: int = 0  # 0: h is not projected
-    cell: Cell = PLAIN
+    cell: Spec = PLAIN
 
     def __str__(self) -> str:
         words = [self.kind, self.dtype, f"sm_{self.arch}", f"H{self.H}", f"B{self.B}"]
@@ -64,7 +65,7 @@ class Case:
         words += [f"dropout {self.p}"] if self.p else []
         words += ["rows"] if self.lengths else []
         words += ["keep"] if self.keep else []
-        words += [name.replace("_", " ") for name in self.cell.on]
+        words += [name.replace("_", " ") for name in self.cell.options]
         words += [word for word in (self.mode, self.path) if word not in ("persistent", "own")]
         return "-".join(words).replace(" ", "-")
 
@@ -176,9 +177,30 @@ def nan_spreads_to(arch: int, seeds: Iterable[int]) -> dict[int, list[int]]:
     c0[0, 1, 5] = torch.nan
     for seed in seeds:
         with Device(arch, seed, replace(WEAK, races=0)), _launching(case):
-            _, _, _, h, _, _ = around.lstm(x, h0, c0, weights, 0.0, None, "layers", True)
+            _, _, _, h, _, _ = op.lstm(x, h0, c0, weights, 0.0, None, "layers", True)
         found[seed] = h[0, 0, 1].isnan().nonzero().flatten().tolist()
     return found
+
+
+def nan_beside_resets(arch: int, dtype: str, seeds: Iterable[int]) -> dict[int, list]:
+    """Return, by seed, the [step, row] of y and of dx that hold a NaN.
+
+    All rows begin anew at step 1. In x row 1 is NaN before it, row 2 after it.
+    """
+    case, result = Case("layers", dtype, arch, 17, T=2, L=2, keep=True), {}
+    torch.manual_seed(0)
+    x, h0, c0, *weights = _inputs(case)
+    x[0, 1], x[1, 2] = torch.nan, torch.nan
+    keep = torch.ones(1, 2, case.B, dtype=torch.bool)
+    keep[:, 1] = False
+    inputs = x, h0, c0, weights, 0.0, None, "layers"
+    for seed in seeds:
+        with Device(arch, seed, replace(WEAK, races=0)), _launching(case):
+            y, _, _, *saved = op.lstm(*inputs, True, keep=keep)
+            dy = torch.ones_like(y)
+            dx, *_ = op.lstm_backward(dy, None, None, *inputs, y, *saved, True, keep=keep)
+        result[seed] = [t.isnan().any(-1).nonzero().tolist() for t in (y, dx)]
+    return result
 
 
 # --- problems: what computes all results, what they should be, and what PyTorch rounds them to ---
@@ -210,7 +232,8 @@ def _by_autograd(case: Case, inputs: list[Tensor], lanes: dict) -> dict[str, Ten
     seed = _seed(case)
     outputs = reference.lstm(*leaves[:3], leaves[3:], case.p, seed, **lanes, cell=case.cell)
     by = [_pattern(out).to(DTYPES[case.dtype]).to(out.dtype) for out in outputs]
-    wanted = torch.autograd.grad(outputs, leaves, by)
+    unused = {"allow_unused": True, "materialize_grads": True}  # nn.RNN has no c
+    wanted = torch.autograd.grad(outputs, leaves, by, **unused)
     names = ["y", "h_n", "c_n", "dx", "dh0", "dc0"]
     names += [f"dweight {index}" for index in range(len(inputs) - 3)]
     results = (*outputs, *wanted)
@@ -232,11 +255,11 @@ def _stack(case: Case) -> Problem:
     by = [_pattern(out).to(inputs[0].dtype) for out in outputs]
 
     def compute() -> dict[str, Tensor]:
-        (x, h0, c0, *weights), own = inputs, lanes | case.cell.arguments()
+        (x, h0, c0, *weights), own = inputs, lanes | case.cell.schema
         with _launching(case):
             given = x, h0, c0, weights, case.p, seed, case.kind
-            y, h_n, c_n, *saved = around.lstm(*given, True, **own)
-            dx, dh0, dc0, dweights = around.lstm_backward(*by, *given, y, *saved, True, **own)
+            y, h_n, c_n, *saved = op.lstm(*given, True, **own)
+            dx, dh0, dc0, dweights = op.lstm_backward(*by, *given, y, *saved, True, **own)
         found = (y, h_n, c_n, dx, dh0, dc0, *dweights)
         return dict(zip(names, found, strict=True))
 
@@ -250,9 +273,10 @@ def _inputs(case: Case) -> list[Tensor]:
     made = [torch.randn(*case.rows, H), *states]
     for lane in range(case.L * D):
         columns = H if lane < D else D * P
-        weights = torch.randn(4 * H, columns), torch.randn(4 * H, P), *torch.randn(2, 4 * H)
+        G = case.cell.gates * H
+        weights = torch.randn(G, columns), torch.randn(G, P), *torch.randn(2, G)
         made += [w / H**0.5 for w in (*weights, *([torch.randn(P, H)] if case.P else []))]
-        made += [torch.randn(3 * H)] if case.cell.peephole else []
+        made += [torch.randn(G - H)] if case.cell.peephole else []
         made += [torch.randn(n * H) for n in (4, 4, 1, 1)] if case.cell.layer_norm else []
     return [t.to(DTYPES[case.dtype]) for t in made]
 
@@ -271,12 +295,12 @@ def _pattern(out: Tensor) -> Tensor:
 def _launching(case: Case) -> Iterator[None]:
     """The operators launch what the case says, instead of what choice.choose does."""
 
-    def made(fuse: str, direction: str, x: Tensor, shape: around.Shape, norm: bool):
+    def made(fuse: str, direction: str, dtype, device, shape, *, norm, gates, tf32):
         return make_plan(
-            fuse, direction, case.H, case.B, case.L, x.dtype, PATHS[case.path],
-            device=case.device, tf32=case.dtype == "tf32", projected=case.P,
-            norm=norm,
+            fuse, direction, case.H, case.B, case.L, dtype, PATHS[case.path],
+            device=case.device, tf32=case.dtype == "tf32", projected=case.P, norm=norm,
+            gates=gates,
         )  # fmt: skip
 
-    with mock.patch.object(around, "_plan", made):
+    with mock.patch.object(op, "plan_of", made):
         yield

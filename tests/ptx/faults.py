@@ -35,7 +35,7 @@ def inside(pattern: str, put: str) -> Change:
     """Only of the meeting inside a step; in the backward a block's meeting comes before it."""
 
     def change(ptx: str) -> str:
-        before = 0 if "sweep_fwd_kernel(" in ptx else 1
+        before = 0 if "forward_kernel(" in ptx else 1
         found = list(re.finditer(pattern, ptx))[before]
         return ptx[: found.start()] + found.expand(put) + ptx[found.end() :]
 
@@ -147,7 +147,7 @@ def run(
 
     def change(ptx: str) -> str:
         nonlocal changed
-        kernel = f"sweep_{'fwd' if direction == 'forward' else 'bwd'}_kernel("
+        kernel = f"{direction}_kernel("
         made = fault.change(ptx) if kernel in ptx else ptx
         changed |= made != ptx
         return made

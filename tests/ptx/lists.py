@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fused_lstm.cell import GRU, Cell
+from fused_lstm.spec import GRU, Spec
 
 from .cases import DTYPES, Case
 
 FEW, MANY = (3, 2, 1), (3,) * 3 + (2,) * 14 + (1,) * 3  # lengths of 3 rows and of 20
-ALL = Cell(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3, candidate_dropout=0.4)
-NORM, WHOLE = Cell(layer_norm=True), replace(ALL, layer_norm=True)
+ALL = Spec(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3, candidate_dropout=0.4)
+NORM, WHOLE = Spec(layer_norm=True), replace(ALL, layer_norm=True)
+COUPLED, RNN = Spec(coupled=True), Spec("rnn_tanh")
+LONG = {"T": 9}  # a fault may begin at the fourth wave
 
 
 def every_case() -> list[Case]:
@@ -34,6 +36,9 @@ def every_case() -> list[Case]:
             found.append(Case("steps", dtype, arch, 33, 37, path="blocks of batch"))
             found.append(Case("steps", dtype, arch, 33, 37, path="groups of rows"))
             found += _lanes(dtype, arch) + _projected(dtype, arch) + _cells(dtype, arch)
+            found += [Case("steps", dtype, arch, 33, 20, **LONG)]
+            found += [Case("layers", dtype, arch, 17, L=3, p=0.3, **LONG)]
+            found += _whole_sums(dtype, arch) if dtype in ("bf16", "fp16") else []
     return found
 
 
@@ -70,8 +75,8 @@ def _projected(dtype: str, arch: int) -> list[Case]:
 def _cells(dtype: str, arch: int) -> list[Case]:
     """Each of a cell's options, and all of them with all that a lane may have."""
     alone = [
-        Cell(peephole=True), Cell(zoneout=(0.4, 0.0)), Cell(zoneout=(0.0, 0.4)),
-        Cell(recurrent_dropout=0.4), Cell(candidate_dropout=0.4),
+        Spec(peephole=True), Spec(zoneout=(0.4, 0.0)), Spec(zoneout=(0.0, 0.4)),
+        Spec(recurrent_dropout=0.4), Spec(candidate_dropout=0.4),
     ]  # fmt: skip
     found = [Case("layers", dtype, arch, 17, L=2, cell=cell) for cell in alone]
     found += [Case("steps", dtype, arch, H, B, cell=ALL) for H, B in ((33, 20), (130, 3))]
@@ -92,6 +97,22 @@ def _cells(dtype: str, arch: int) -> list[Case]:
     found.append(Case("layers", dtype, arch, 17, L=3, p=0.3, lengths=FEW, keep=True, cell=GRU))
     found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, keep=True, cell=GRU))
     found.append(Case("both", dtype, arch, 17, 20, path="groups of rows", lengths=MANY, cell=GRU))
+    for cell in (COUPLED, RNN, Spec("rnn_relu")):
+        found += [Case("steps", dtype, arch, H, B, cell=cell) for H, B in ((33, 20), (130, 3))]
+        found.append(Case("layers", dtype, arch, 17, L=3, p=0.3, lengths=FEW, keep=True, cell=cell))
+        found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, keep=True, cell=cell))
+    return found
+
+
+def _whole_sums(dtype: str, arch: int) -> list[Case]:
+    """Products whose warps share rows and columns, where they would share out a sum."""
+    path = {"path": "whole sums"}
+    found = [Case("steps", dtype, arch, H, B, **path) for H, B in ((17, 3), (130, 20))]
+    found.append(Case("steps", dtype, arch, 33, 20, **path, **LONG))
+    found.append(Case("layers", dtype, arch, 33, L=2, p=0.3, lengths=FEW, keep=True, **path))
+    found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, keep=True, **path))
+    found += [Case("steps", dtype, arch, 33, 20, cell=cell, **path) for cell in (GRU, COUPLED, RNN)]
+    found.append(Case("layers", dtype, arch, 17, L=3, cell=GRU, **path))
     return found
 
 
@@ -133,6 +154,12 @@ def some_cases() -> list[Case]:
             found.append(Case("steps", dtype, arch, 33, cell=GRU))
             found.append(Case("layers", dtype, arch, 17, L=2, p=0.3, keep=True, cell=GRU))
             found.append(Case("both", dtype, arch, 17, lengths=FEW, keep=True, cell=GRU))
+            found.append(Case("layers", dtype, arch, 17, L=2, keep=True, cell=COUPLED))
+            found.append(Case("layers", dtype, arch, 33, 20, L=2, keep=True, cell=RNN))
+        found.append(Case("steps", "bf16", arch, 33, 20, **LONG))
+        found.append(Case("layers", "tf32", arch, 17, L=3, **LONG))
+        found.append(Case("steps", "bf16", arch, 130, 20, path="whole sums"))
+        found.append(Case("layers", "bf16", arch, 17, L=2, cell=GRU, path="whole sums"))
         found.append(Case("both", "bf16", arch, 17, 20, **path, cell=ALL))
         found.append(Case("both", "bf16", arch, 17, 20, **path, cell=NORM))
         found.append(Case("steps", "bf16", arch, 33, 20, P=20, path="groups of rows"))
@@ -141,5 +168,6 @@ def some_cases() -> list[Case]:
         if arch == 80:
             # In the last one several warps hold the same rows.
             shared = Case("steps", "fp64", arch, 17, 37, path="blocks of batch", P=9, cell=NORM)
-            found = [*found[::3], shared]
+            long = Case("steps", "bf16", arch, 33, 20, path="whole sums", **LONG)
+            found = [*found[::3], shared, long]
     return found

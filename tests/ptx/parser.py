@@ -23,7 +23,7 @@ UNUSED: Operand = (NOTHING, 0, 0, 0, 0)
 class Statement:
     text: str
     line: int  # of the PTX
-    source: str  # "sweep.py:132 < sweep.py:110": the kernel's line, and who inlined it
+    source: str  # "forward.py:132 < tile.py:110": the kernel's line, and who inlined it
     scope: tuple[int, ...]  # of the braces around it
 
 

@@ -38,3 +38,10 @@ def test_what_is_not_a_number_stays_in_its_unit(arch):
     seeds = range(15, 61)
     spread = pool.pool().submit(cases.nan_spreads_to, arch, seeds).result()
     assert spread == {seed: [5] for seed in seeds}
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+def test_what_is_not_a_number_does_not_cross_a_reset(dtype, arch):
+    found = pool.pool().submit(cases.nan_beside_resets, arch, dtype, (1, 2)).result()
+    assert found == dict.fromkeys((1, 2), [[[0, 1], [1, 2]]] * 2)

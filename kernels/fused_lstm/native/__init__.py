@@ -8,12 +8,13 @@ any CPU can check and none would want.
 
 from __future__ import annotations
 
+import math
 from functools import cache, partial
 from pathlib import Path
 
 import torch
 
-from .. import ops
+from .. import autograd, ops
 from ..errors import meant
 
 OPS = ops.NATIVE
@@ -34,9 +35,53 @@ def load() -> str | None:
     try:
         torch.ops.load_library(str(LIBRARY))
         OPS.isa()  # FUSED_LSTM_ISA may ask for what this CPU does not have
+        OPS.limit_team(most_threads())
     except (OSError, RuntimeError) as error:
         return f"its C++ library does not load here: {meant(error)}"
     return None
+
+
+def granted_cores(groups: str, root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Return how many cores' time a quota grants this process, infinity where there is none.
+
+    Args:
+        groups: the text of /proc/self/cgroup.
+        root: where control groups are mounted, of either version.
+    """
+    granted = math.inf
+    for line in groups.splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number != "0" and "cpu" not in controllers.split(","):
+            continue
+        top = root if number == "0" else root / "cpu"
+        group = top / path.lstrip("/")
+        # A group has no more than those around it. In a container it may be mounted as their root.
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(top):
+                granted = min(granted, _quota(folder))
+    return granted
+
+
+def _quota(folder: Path) -> float:
+    """Return the cores' time that one control group is granted."""
+    try:
+        if (limit := folder / "cpu.max").exists():
+            quota, period = limit.read_text().split()
+        else:
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
+            )
+        return math.inf if quota == "max" or int(quota) < 0 else int(quota) / int(period)
+    except (OSError, ValueError):
+        return math.inf
+
+
+@cache
+def most_threads() -> int:
+    """Return how many threads can run without a pause: beyond its quota a process stands still."""
+    groups = Path("/proc/self/cgroup")
+    granted = granted_cores(groups.read_text()) if groups.exists() else math.inf
+    return max(1, math.floor(min(granted, 2**31)))
 
 
 def missing(device: torch.device) -> str | None:
@@ -47,7 +92,9 @@ def missing(device: torch.device) -> str | None:
 
 def describe(device: torch.device) -> str:
     offer = ", ".join(name for name in OPS.isa_names() if name != "emulated")
-    return f"C++ kernels for {OPS.isa()} (this CPU has {offer}), {torch.get_num_threads()} threads"
+    count = min(torch.get_num_threads(), most_threads())
+    threads = f"{count} thread{'s' * (count > 1)}"
+    return f"C++ kernels for {OPS.isa()} (this CPU has {offer}), {threads}"
 
 
 def release_memory() -> int:
@@ -64,4 +111,4 @@ def release_memory() -> int:
     return OPS.release_memory() if hasattr(OPS, "release_memory") else 0
 
 
-lstm = partial(ops.run, OPS)
+run = partial(autograd.run, OPS)

@@ -72,7 +72,9 @@ def setup_arguments() -> dict:
         def build_extension(self, extension: Extension) -> None:
             target = Path(self.get_ext_fullpath(extension.name)).resolve()
             try:
-                compile_all(extension.sources, Path(self.build_temp), target, torch_folder)
+                compile_all(
+                    list(map(str, extension.sources)), Path(self.build_temp), target, torch_folder
+                )
             except Exception as error:  # no compiler, an old one, no ninja: whatever it is
                 if required:
                     raise

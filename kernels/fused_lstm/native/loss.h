@@ -93,7 +93,7 @@ void make_logits(const Worker& worker, const Loss<T>& loss, T* panel) {
       pack_transposed(loss.hidden + row * inputs + first, inputs, loss.rows - row, count,
                       panel + n * W<T> * deep<T>, share.vectors * W<T>);
     }
-    for_tiles(share, classes, [&](auto height, auto vectors, long row) {
+    for_plain_tiles(share, classes, [&](auto height, auto vectors, long row) {
       logits_tile<T, decltype(height)::value, decltype(vectors)::value>(
           loss, maxima, panel, share.first, row, first, count);
     });

@@ -13,6 +13,8 @@
 #include <map>
 #include <mutex>
 
+#include "refuse.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #else
@@ -97,7 +99,7 @@ void free_all(const std::list<Block>& blocks) {
 
 class Pool {
  public:
-  // A block of at least `bytes`; its memory is null where there is none.
+  // A block of at least `bytes`, or an error that says how many there were not.
   Block take(size_t bytes) {
     Block block;
     {
@@ -108,9 +110,11 @@ class Pool {
     }
     if (block.memory) return block;
     block = allocate(bytes);
+    if (!block.memory && release() > 0) block = allocate(bytes);
     if (!block.memory) {
       const std::lock_guard<std::mutex> lock(mutex);
       used -= bytes;
+      out_of_memory(bytes);
     }
     return block;
   }
@@ -197,8 +201,7 @@ void give(void* memory, void* bytes) {
 }  // namespace
 
 Tensor fresh(Dimensions shape, Dtype dtype) {
-  size_t bytes = bytes_of(dtype);
-  for (int64_t size : shape) bytes *= size;
+  const size_t bytes = bytes_of(shape, dtype);
   const bool large = bytes >= least_kept && keeps.load(std::memory_order_relaxed);
   const Block block = large ? pool().take(block_bytes(bytes)) : Block{};
   Tensor tensor;

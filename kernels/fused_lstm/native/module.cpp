@@ -25,6 +25,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
   m.def("release_memory() -> int");
   m.def("keep_memory(bool keep) -> ()");
   m.def("poison_memory(bool poison) -> ()");
+  m.def("limit_team(int workers) -> ()");
   m.def("product_names() -> str[]");
   m.def(
       "product(str name, Tensor left, Tensor right, int batch, int rounds,"
@@ -44,6 +45,7 @@ STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CompositeExplicitAutograd, m) {
   m.impl("release_memory", Boxed<fused_lstm::release_memory>::call);
   m.impl("keep_memory", Boxed<fused_lstm::keep_memory>::call);
   m.impl("poison_memory", Boxed<fused_lstm::poison_memory>::call);
+  m.impl("limit_team", Boxed<fused_lstm::limit_team>::call);
   m.impl("product_names", Boxed<fused_lstm::product_names>::call);
   m.impl("product", Boxed<fused_lstm::product>::call);
   m.impl("best_product", Boxed<fused_lstm::best_product>::call);

@@ -16,7 +16,8 @@ constexpr long chunk_bytes = 16 << 20;  // of input product at once, where nothi
 // where reading the weights is all there is, dividing those is better.
 bool as_wavefront(const Sizes& s, const Machine& m) {
   const long most = s.batch < 4 ? 128 << 10 : 384 << 10;  // bytes
-  const long weights = 4 * s.hidden * (std::max(s.inputs, s.hidden) + s.hidden) * m.bytes;
+  const long gates = shape_of(s.cell).gates;
+  const long weights = gates * s.hidden * (std::max(s.inputs, s.hidden) + s.hidden) * m.bytes;
   const bool possible = s.even && !s.norm && !s.projected && s.directions == 1 &&
                         s.layers % m.threads == 0;
   return possible && m.threads > 1 && weights <= most;
@@ -25,47 +26,61 @@ bool as_wavefront(const Sizes& s, const Machine& m) {
 // Whether a step of a short call is too small to wake a team for: on two cores of a Zen 5 a team
 // takes 5 percent longer at half of this, 10 percent less at twice.
 bool is_small(const Sizes& s) {
-  return s.batch * 4 * s.hidden * (s.inputs + s.hidden) < 1 << 16;
+  return s.batch * shape_of(s.cell).gates * s.hidden * (s.inputs + s.hidden) < 1 << 16;
+}
+
+// As many as a step has tiles: a worker more would have none, and yet meet the others at every step.
+// Where the input product of all steps is more work than these it decides instead.
+long most_workers(const Plan& plan, const Sizes& s, const Shapes& shapes) {
+  const auto divided = [](long size, long by) { return (size + by - 1) / by; };
+  const long rows = plan.is_short ? 1 : divided(s.batch, shapes.gates.rows);  // or whole blocks
+  const long tiles = plan.abreast * divided(s.hidden, shapes.lanes) * rows;
+  return std::max(tiles, 1L) * std::max(s.inputs / std::max(s.hidden, 1L), 1L);
 }
 
 void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
-  const long step_bytes = std::max(s.batch * 4 * s.hidden * m.sum_bytes, 1L);
+  const CellShape cell = shape_of(s.cell);
+  const long gates = cell.gates * s.hidden;
+  const long step_bytes = std::max(s.batch * gates * m.sum_bytes, 1L);
   const long fit = std::clamp(chunk_bytes / step_bytes, 1L, s.steps);
   const bool in_place = save && m.bytes == m.sum_bytes;
   const bool kept = save && s.norm;  // the input's part itself, behind c
-  plan.chunk = in_place || plan.is_short || kept ? s.steps : fit;
+  const bool whole = in_place || plan.is_short || kept;
+  plan.chunk = whole ? s.steps : plan.wavefront ? 1 : fit;
   // Where nothing is kept, a layer of one lane writes its output over its input, which it has used,
   // and layers of two lanes take turns with two buffers.
   const long others = s.directions > 1 && s.layers > 1;
   const bool all = save || plan.wavefront || plan.is_short;
   plan.h = {all ? s.layers - 1 : others, s.rows, width};
-  if (save) {
-    plan.c = {s.norm ? 9 * lanes : lanes, s.rows, s.hidden, true};
-    plan.gates = {lanes, s.rows, 4 * s.hidden};
-  } else if (!plan.is_short) {  // which leaves it in c_n
+  if (save && cell.saved) {
+    plan.c = {s.states() * lanes, s.rows, s.hidden, true};
+    plan.gates = {lanes, s.rows, cell.saved * s.hidden};
+  } else if (has_c(s.cell) && !plan.is_short) {  // which leaves it in c_n
     plan.c = {plan.wavefront ? s.layers : s.directions, s.batch, s.hidden, true};
   }
-  if (s.norm && !save) plan.by_h = {plan.abreast, s.batch, 4 * s.hidden, true};
-  if (!in_place && !plan.wavefront && !kept) {
+  if (s.norm && !save) plan.by_h = {plan.abreast, s.batch, gates, true};
+  if (!in_place && !kept && (!plan.wavefront || s.cell == CellKind::gru)) {  // whose n is apart
     const long rows = std::min(plan.chunk * s.batch, s.rows);
-    plan.input_part = {plan.abreast, rows, 4 * s.hidden, true};
+    plan.input_part = {plan.wavefront ? s.layers : plan.abreast, rows, gates, true};
   }
   if (s.projected) plan.unprojected = {plan.abreast, s.batch, s.hidden};
 }
 
 void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
+  const CellShape cell = shape_of(s.cell);
   const long width = s.directions * s.outputs, at_once = plan.wavefront ? s.layers : s.directions;
-  plan.dgates = {s.norm ? 2 * at_once : at_once, 1, m.blocks_size(4, s.hidden, s.rows)};
+  const long dgates = m.blocks_size(cell.gradients, s.hidden, s.rows);
+  plan.dgates = {s.norm ? 2 * at_once : at_once, 1, dgates};
   if (s.projected) plan.dh = {s.directions, 1, m.blocks_size(1, s.outputs, s.rows)};
   if (m.bytes < m.sum_bytes && s.rows > m.shapes.rows_at_once) {
-    const long inputs = s.layers > 1 ? std::max(s.inputs, width) : s.inputs;
     const long projection = s.projected ? s.outputs * s.hidden : 0;
-    plan.partial = {at_once, 1, 4 * s.hidden * (inputs + s.outputs) + projection, true};
+    const long depths = s.input().depth + s.outputs;
+    plan.partial = {at_once, 1, cell.gates * s.hidden * depths + projection, true};
   }
   if (s.samples > 0) {
     const long rows = s.steps * (s.batch / s.samples);
-    const long size = m.blocks_size(4, s.hidden, rows);
+    const long size = m.blocks_size(cell.gates, s.hidden, rows);
     plan.sampled = {m.threads, 1, std::max(size, m.blocks_size(1, s.outputs, rows))};
   }
   // Where layers take turns, a layer writes its dx over its dy, which it has used.
@@ -122,12 +137,15 @@ bool is_short(const Sizes& s) {
   return s.rows <= 16 && (s.steps <= 4 || cached);
 }
 
-Plan plan_of(const Sizes& s, const Machine& m, Pass pass, bool together) {
+Plan plan_of(const Sizes& s, const Machine& machine, Pass pass, bool together) {
+  Machine m = machine;
   Plan plan{};
   plan.is_short = pass != Pass::backward && is_short(s);
   plan.alone = plan.is_short && is_small(s);
   plan.wavefront = !plan.is_short && together && as_wavefront(s, m);
   plan.abreast = together && s.directions == 2 && m.threads % 2 == 0 ? 2 : 1;
+  if (!plan.wavefront) m.threads = std::min(m.threads, most_workers(plan, s, m.shapes));
+  plan.team = m.threads;
   plan.chunk = s.steps;
   if (pass == Pass::backward) plan_backward(plan, s, m);
   if (pass != Pass::backward) plan_forward(plan, s, m, pass == Pass::forward);
@@ -135,9 +153,9 @@ Plan plan_of(const Sizes& s, const Machine& m, Pass pass, bool together) {
   plan.dropped = {plan.wavefront ? above : std::min(above, 1L), s.rows, width};
   if (plan.is_short) return plan;
   if (plan.wavefront) {
-    plan.packed = {s.layers, 1, m.wavefront_size(std::max(s.inputs, s.hidden), s.hidden)};
+    plan.packed = {s.layers, 1, m.wavefront_size(s.input())};
   } else {
-    plan.recurrent = {plan.abreast, 1, m.recurrent_size(s.hidden, s.outputs, s.projected)};
+    plan.recurrent = {plan.abreast, 1, m.recurrent_size(s.recurrent(), s.projected)};
   }
   const bool unused = plan.wavefront && pass != Pass::backward;
   plan.panels = {unused ? 0 : m.threads, 1, m.shapes.panel_size};
@@ -156,7 +174,7 @@ std::string to_string(const Sizes& s, const Machine& m, const Machine& backward,
       << " registers: gates " << shape(m.shapes.gates) << ", plain " << shape(m.shapes.plain)
       << ", transposed " << shape(m.shapes.transposed) << "\n";
   out << "layers: " << order_of(forward) << "; lanes abreast: " << forward.abreast
-      << "; input product: " << forward.chunk << " of " << s.steps << " steps at once\n";
+      << "; workers: " << forward.team << "; input product: " << forward.chunk << " of " << s.steps << " steps at once\n";
   print_buffers(out, save ? "forward" : "inference", forward, m);
   if (!save) return out.str();
   print_buffers(out, "backward", plan_of(s, backward, Pass::backward, together), backward);

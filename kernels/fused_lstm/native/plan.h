@@ -2,6 +2,7 @@
 // sizes, threads and an instruction set alone.
 #pragma once
 
+#include <algorithm>
 #include <string>
 
 #include "isa/kernels.h"
@@ -12,11 +13,20 @@ struct Sizes {
   long steps, batch, rows;   // T, B and N: rows of all steps
   long inputs, hidden, outputs;  // I, H and P: H or, where h is projected, less
   long layers, directions;
+  CellKind cell;
   bool projected, even;      // even: every row is alive at every step, and none is kept back
   bool dropout;              // between layers
   bool norm;                 // lanes normalize their products
   bool narrow;               // tensors are bfloat16
   long samples;              // that the weights' gradients are of, or 0: of all rows together
+
+  WeightShape recurrent() const { return {shape_of(cell).gates, hidden, outputs}; }
+  WeightShape input() const {  // of the layer that has the widest
+    const long widest = layers > 1 ? std::max(inputs, directions * outputs) : inputs;
+    return {shape_of(cell).gates, hidden, widest};
+  }
+  // Matrices [N, H] of sums that a lane keeps: c and, where it normalizes, W x and R h.
+  long states() const { return has_c(cell) + (norm ? 2 * shape_of(cell).gates : 0); }
 };
 
 // What the plan has to know of a team of threads with an instruction set.
@@ -24,8 +34,8 @@ struct Machine {
   const char* isa;
   long threads, bytes, sum_bytes;  // bytes of an element, and of a sum
   Shapes shapes;
-  long (*recurrent_size)(long hidden, long outputs, bool projected);
-  long (*wavefront_size)(long inputs, long hidden);
+  long (*recurrent_size)(const WeightShape& recurrent, bool projected);
+  long (*wavefront_size)(const WeightShape& input);
   long (*blocks_size)(long groups, long units, long rows);
 };
 
@@ -55,6 +65,7 @@ struct Plan {
   bool alone;      // where is_short: on one worker
   bool wavefront;  // each layer on a worker of its own, a step behind the layer below; or in turns
   long abreast;    // lanes of a layer that run at once, each on its part of the team
+  long team;       // workers
   long chunk;      // steps whose input product is made at once
   // Forwards, saved or scratch: outputs below the last layer, cell states, gates activated, and of
   // `chunk` steps the gates' part that is the input's, or none, where `gates` has it first.

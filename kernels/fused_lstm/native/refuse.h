@@ -2,6 +2,7 @@
 // says which of Python's it is, and kernels/fused_lstm/errors.py raises that one.
 #pragma once
 
+#include <cstddef>
 #include <sstream>
 #include <stdexcept>
 
@@ -13,6 +14,10 @@ template <class... Parts>
   message << kind << ": ";
   (message << ... << parts);
   throw std::runtime_error(message.str());
+}
+
+[[noreturn]] inline void out_of_memory(size_t bytes) {
+  refuse("OutOfMemoryError", "native tried to allocate ", bytes, " bytes: the system has no more");
 }
 
 }  // namespace fused_lstm

@@ -25,7 +25,7 @@ FL_INLINE long for_rows_of(const Lane<T>& lane, Range sample, Range n, const Bod
 // The rows of a sample, `count`, of a matrix in blocks, in `memory`.
 template <class T>
 Blocks<T> gathered(const Lane<T>& lane, const Blocks<T>& all, Range sample, long count, T* memory) {
-  const Blocks<T> out{memory, all.groups, all.units, count};
+  const Blocks<T> out{memory, all.groups, all.units, count, all.turn};
   for_rows_of(lane, sample, {0, count}, [&](long place, Range rows, long at) {
     const long line = row_of(lane, place) + rows.begin;
     for (long block = 0; block < all.count(); ++block) {
@@ -55,20 +55,24 @@ void gradients_of(const Lane<T>& lane, const LaneGradient<T>& gradient, Range sa
         },
         each);
   };
-  const Blocks<T> dgates = from(dgates_of(lane, gradient));
-  make(dgates, lane.inputs, gradient.dw_ih,
+  const Blocks<T> by_x = from(by_input_of(lane, gradient));
+  make(by_x, lane.inputs, gradient.dw_ih,
        [&](long place, Range rows, long column, const Panel<T>& right, long at) {
          const T* const x = lane.x + row_of(lane, place) * lane.inputs;
          pack_rows(x, lane.inputs, rows, column, lane.inputs - column, right, at);
        },
        [&](long block, Range n) {
-         if (gradient.db) bias_gradient(dgates, block, n, gradient.db);
+         if (gradient.db_ih) bias_gradient(by_x, block, n, gradient.db_ih);
        });
-  make(dgates, lane.outputs, gradient.dw_hh,
+  const Blocks<T> by_h =
+      lane.cell == CellKind::gru ? from(by_recurrent_of(lane, gradient)) : by_x;
+  make(by_h, lane.outputs, gradient.dw_hh,
        [&](long place, Range rows, long column, const Panel<T>& right, long at) {
          pack_before(lane, place, rows, column, right, at);
        },
-       Nothing{});
+       [&](long block, Range n) {
+         if (gradient.db_hh) bias_gradient(by_h, block, n, gradient.db_hh);
+       });
   if (!lane.w_hr) return;
   make(from(dh_of(lane, gradient)), lane.hidden, gradient.dw_hr,
        [&](long place, Range rows, long column, const Panel<T>& right, long at) {
@@ -81,13 +85,14 @@ void gradients_of(const Lane<T>& lane, const LaneGradient<T>& gradient, Range sa
 template <class T>
 void sample_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                       T* panel) {
-  const long share = lane.batch / gradient.samples, gates = 4 * lane.hidden;
+  const long share = lane.batch / gradient.samples, gates = shape_of(lane.cell).gates * lane.hidden;
   const Range mine = part(gradient.samples, worker.id, worker.count);
   for (long index = mine.begin; index < mine.end; ++index) {
     LaneGradient<T> own = gradient;
     own.dw_ih += index * gates * lane.inputs;
     own.dw_hh += index * gates * lane.outputs;
-    if (own.db) own.db += index * gates;
+    if (own.db_ih) own.db_ih += index * gates;
+    if (own.db_hh) own.db_hh += index * gates;
     if (own.dw_hr) own.dw_hr += index * lane.outputs * lane.hidden;
     own.sampled += worker.id * gradient.sampled_size;
     const Range sample{index * share, (index + 1) * share};

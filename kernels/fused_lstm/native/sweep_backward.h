@@ -17,14 +17,25 @@ FL_INLINE long rows_in(const Lane<T>& lane) {  // N
   return lane.first[lane.steps];
 }
 
+// By all gates before activation.
 template <class T>
 FL_INLINE Blocks<T> dgates_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
-  return {gradient.dgates, 4, lane.hidden, rows_in(lane)};
+  return {gradient.dgates, shape_of(lane.cell).gradients, lane.hidden, rows_in(lane)};
+}
+
+// Of a GRU's m, r, z, n, those by r, z, n that x makes, and those by m, r, z, where m is what h
+// makes of n: w_hh has its rows at the end.
+template <class T>
+FL_INLINE Blocks<T> by_input_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
+  Blocks<T> all = dgates_of(lane, gradient);
+  if (gradient.by_x) all.data = gradient.by_x;
+  return lane.cell == CellKind::gru ? groups_of(all, 1, 3, 0) : all;
 }
 
 template <class T>
-FL_INLINE Blocks<T> by_input_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
-  return {gradient.by_x ? gradient.by_x : gradient.dgates, 4, lane.hidden, rows_in(lane)};
+FL_INLINE Blocks<T> by_recurrent_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
+  const Blocks<T> all = dgates_of(lane, gradient);
+  return lane.cell == CellKind::gru ? groups_of(all, 0, 3, 2) : all;
 }
 
 template <class T>
@@ -40,18 +51,27 @@ FL_INLINE CellStepBack<T> cell_step_back(const Lane<T>& lane, const LaneGradient
   const long row = row_of(lane, place), hidden = lane.hidden;
   CellStepBack<T> step{};
   step.lane = &lane;
+  step.finish = finish_back_of(lane);
   step.place = place;
   step.hidden = hidden;
   step.keep = lane.keep ? lane.keep + row : nullptr;
-  step.gates = lane.gates + row * 4 * hidden;
+  step.gates = lane.gates + row * shape_of(lane.cell).saved * hidden;
   step.continued = alive(lane, place - 1);
   step.c = step.continued > 0 ? lane.c + row_of(lane, place - 1) * hidden : nullptr;
   step.c0 = lane.c0;
   step.c_next = lane.c + row * hidden;
+  step.h = lane.y + row * lane.y_stride;
+  step.stride = lane.y_stride;
   step.dc = gradient.dc0;
   step.dgates = dgates_of(lane, gradient);
   step.line = row;
   return step;
+}
+
+template <class T, int R, int N>
+FL_INLINE void finish_cell_back(const CellStepBack<T>& step, long first, long row,
+                                const Tile<T, R, N>& dh) {
+  step.finish(step, first, row, R, N, dh.sum[0]);
 }
 
 // What else goes into the dh that a tile has of a place's rows: none crosses a state that was
@@ -96,7 +116,7 @@ void step_backward(const Worker& worker, const Lane<T>& lane, const LaneGradient
   CellStepBack<T> step{};
   if (rows > 0) step = cell_step_back(lane, gradient, place);
   const Blocks<T> dh = dh_of(lane, gradient);
-  for_gradients_after(lane, dgates_of(lane, gradient), place,
+  for_gradients_after(lane, by_recurrent_of(lane, gradient), place,
                       [&](const Blocks<T>& dgates, long line, Range range) {
     Fma<T>::columns(worker, dgates, line, range, outputs, packed, place % 2, sums,
                     [&](auto& tile, long first, long row) {
@@ -127,14 +147,17 @@ void project_back(const Worker& worker, const Lane<T>& lane, const LaneGradient<
 template <class T>
 void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                     const Scratch<T>& scratch) {
-  const long hidden = lane.hidden, outputs = lane.outputs;
-  T* const projection = scratch.recurrent + Fma<T>::columns_size(4, hidden, outputs);
+  T* const projection = scratch.recurrent + Fma<T>::columns_size(recurrent_shape(lane));
   Sum<T>* const sums = sums_of(panel_of(worker, scratch.panels));
-  Fma<T>::pack_columns_of(worker, lane.w_hh, 4, hidden, outputs, scratch.recurrent);
+  const Blocks<T> by_h = by_recurrent_of(lane, gradient), by_x = by_input_of(lane, gradient);
+  Fma<T>::pack_columns_of(worker, lane.w_hh, by_h, lane.outputs, scratch.recurrent);
   clear_rest(worker, dgates_of(lane, gradient));
-  if (gradient.by_x) clear_rest(worker, by_input_of(lane, gradient));
-  if (lane.w_hr) clear_rest(worker, dh_of(lane, gradient));
-  if (lane.w_hr) Fma<T>::pack_columns_of(worker, lane.w_hr, 1, outputs, hidden, projection);
+  if (gradient.by_x) clear_rest(worker, by_x);
+  if (lane.w_hr) {
+    const Blocks<T> dh = dh_of(lane, gradient);
+    clear_rest(worker, dh);
+    Fma<T>::pack_columns_of(worker, lane.w_hr, dh, lane.hidden, projection);
+  }
   draw_masks(worker, lane, lane.steps - 1);
   for (long place = lane.steps - 1; place >= -1; --place) {
     worker.sync();
@@ -147,8 +170,7 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
     }
     if (!gradient.by_x) continue;
     worker.sync();
-    finish_rows_back(worker, lane, by_input_of(lane, gradient),
-                     cell_step_back(lane, gradient, place));
+    finish_rows_back(worker, lane, by_x, by_h, cell_step_back(lane, gradient, place));
   }
 }
 
@@ -164,15 +186,24 @@ FL_INLINE void bias_gradient(const Blocks<T>& dgates, long block, Range rows, T*
   store(target, total, width);
 }
 
+// db of a worker's share of the blocks.
+template <class T>
+void bias_gradient(const Worker& worker, const Blocks<T>& dgates, T* db) {
+  const Range mine = whole_part(dgates.count(), worker.id, worker.count, Blocks<T>::abreast);
+  for (long block = mine.begin; db && block < mine.end; ++block) {
+    bias_gradient(dgates, block, {0, dgates.rows}, db);
+  }
+}
+
 // db, and then pairs of the rows that it is the sum of: for bfloat16, between syncs.
 template <class T>
 void pair_dgates(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient) {
-  const Blocks<T> dgates = dgates_of(lane, gradient);
-  const Range mine = whole_part(dgates.count(), worker.id, worker.count, Blocks<T>::abreast);
-  for (long block = mine.begin; gradient.db && block < mine.end; ++block) {
-    bias_gradient(dgates, block, {0, dgates.rows}, gradient.db);
+  bias_gradient(worker, by_input_of(lane, gradient), gradient.db_ih);
+  if (gradient.db_hh) {
+    bias_gradient(worker, by_recurrent_of(lane, gradient), gradient.db_hh);
+    worker.sync();  // a worker's shares of the two are not the same
   }
-  pair_rows(worker, dgates);
+  pair_rows(worker, dgates_of(lane, gradient));
   if (gradient.by_x) pair_rows(worker, by_input_of(lane, gradient));
   if (lane.w_hr) pair_rows(worker, dh_of(lane, gradient));
 }
@@ -216,10 +247,11 @@ void pack_unprojected(const Lane<T>& lane, Range rows, long column, const Panel<
   if (lane.added) {
     return pack_rows(lane.added->unprojected, hidden, rows, column, hidden - column, panel, at);
   }
+  const long gates = shape_of(lane.cell).gates;
   for (long row = rows.begin; row < rows.end; ++row) {
     for (long n = 0; n < panel.vectors; ++n) {
       const long unit = column + n * W<T>, width = hidden - unit;
-      const Vec<T> o = load(lane.gates + (4 * row + 3) * hidden + unit, width);
+      const Vec<T> o = load(lane.gates + (gates * row + gates - 1) * hidden + unit, width);
       const Vec<T> c = load(lane.c + row * hidden + unit, width);
       panel.put(at + row - rows.begin, n, o * tanh<Sum<T>>(c));
     }
@@ -243,26 +275,29 @@ void weight_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradi
   if constexpr (deep<T> == 1) {
     if (gradient.samples > 0) return sample_gradients(worker, lane, gradient, panel);
   }
-  const Blocks<T> dgates = dgates_of(lane, gradient);
+  const long gates = shape_of(lane.cell).gates * lane.hidden;
+  const Blocks<T> by_x = by_input_of(lane, gradient), by_h = by_recurrent_of(lane, gradient);
   transposed_product(
-      worker, by_input_of(lane, gradient), lane.inputs, gradient.dw_ih,
-      partial_of(gradient, gradient.dw_ih, 0), panel,
+      worker, by_x, lane.inputs, gradient.dw_ih, partial_of(gradient, gradient.dw_ih, 0), panel,
       [&](Range n, long column, const Panel<T>& right) {
         pack_rows(lane.x, lane.inputs, n, column, lane.inputs - column, right);
       },
       [&](long block, Range n) {
-        if (deep<T> == 1 && gradient.db) bias_gradient(dgates, block, n, gradient.db);
+        if (deep<T> == 1 && gradient.db_ih) bias_gradient(by_x, block, n, gradient.db_ih);
       });
   transposed_product(
-      worker, dgates, lane.outputs, gradient.dw_hh,
-      partial_of(gradient, gradient.dw_hh, 4 * lane.hidden * lane.inputs), panel,
+      worker, by_h, lane.outputs, gradient.dw_hh,
+      partial_of(gradient, gradient.dw_hh, gates * lane.inputs), panel,
       [&](Range n, long column, const Panel<T>& right) {
         pack_before(lane, n, column, right);
+      },
+      [&](long block, Range n) {
+        if (deep<T> == 1 && gradient.db_hh) bias_gradient(by_h, block, n, gradient.db_hh);
       });
   if (!lane.w_hr) return;
   transposed_product(
       worker, dh_of(lane, gradient), lane.hidden, gradient.dw_hr,
-      partial_of(gradient, gradient.dw_hr, 4 * lane.hidden * (lane.inputs + lane.outputs)), panel,
+      partial_of(gradient, gradient.dw_hr, gates * (lane.inputs + lane.outputs)), panel,
       [&](Range n, long column, const Panel<T>& right) {
         pack_unprojected(lane, n, column, right);
       });

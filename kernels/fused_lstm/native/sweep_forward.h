@@ -9,60 +9,56 @@ namespace fused_lstm::FL_ISA {
 
 // Of a lane's recurrent weights, packed, and where h is projected those of the projection too.
 template <class T>
-long recurrent_size(long hidden, long outputs, bool projected) {
-  const long forward = Fma<T>::gates_size(outputs, hidden);
-  const long backward = Fma<T>::columns_size(4, hidden, outputs);
+long recurrent_size(const WeightShape& recurrent, bool projected) {
+  const long hidden = recurrent.units, outputs = recurrent.depth;
+  const long forward = Fma<T>::gates_size(recurrent), backward = Fma<T>::columns_size(recurrent);
   const long projection =
-      max(Fma<T>::columns_size(1, hidden, outputs), Fma<T>::columns_size(1, outputs, hidden));
+      max(Fma<T>::columns_size({1, hidden, outputs}), Fma<T>::columns_size({1, outputs, hidden}));
   return max(forward, backward) + (projected ? projection : 0);
 }
 
 // --- the input product: gates[n] = x[n] W_ih' + b for the rows n of `chunk` steps ---
 
+// Both biases, but for m's part, which r comes between.
 template <class T>
-FL_INLINE Vec<T> bias_of(const Lane<T>& lane, int gate, long unit, long width) {
+FL_INLINE Vec<T> bias_of(const Lane<T>& lane, int gate, long unit) {
   if (!lane.b_ih) return Vec<T>{};
-  const long at = gate * lane.hidden + unit;
-  return load(lane.b_ih + at, width) + load(lane.b_hh + at, width);
+  const long at = gate * lane.hidden + unit, width = min(lane.hidden - unit, W<T>);
+  const Vec<T> bias = load(lane.b_ih + at, width);
+  return gate == 2 && lane.b_m ? bias : bias + load(lane.b_hh + at, width);
 }
 
-template <class T, int R>
-FL_INLINE void load_bias(Tile<T, R, 4>& tile, const Lane<T>& lane, long unit) {
-  FL_OF_TILE for (int gate = 0; gate < 4; ++gate) {
-    const Vec<T> bias = bias_of(lane, gate, unit, min(lane.hidden - unit, W<T>));
-    FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][gate] = bias;
+template <int GATES, class T, int R, int V>
+FL_INLINE void load_bias(Tile<T, R, V>& tile, const Lane<T>& lane, long unit) {
+  FL_OF_TILE for (int v = 0; v < V; ++v) {
+    const Vec<T> bias = bias_of(lane, v % GATES, unit + v / GATES * W<T>);
+    FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][v] = bias;
   }
-}
-
-template <class T, int R>
-FL_INLINE void input_tile(const Lane<T>& lane, const T* x, Sum<T>* gates, const T* panel, long unit,
-                          long first, long count) {
-  const long hidden = lane.hidden, width = min(hidden - unit, W<T>);
-  Tile<T, R, 4> tile;
-  if (first > 0) {
-    load_gates(tile, gates + unit, hidden, width);
-  } else {
-    load_bias(tile, lane, unit);
-  }
-  multiply_rows(tile, x + first, lane.inputs, count, panel);
-  store_gates(tile, gates + unit, hidden, width);
 }
 
 // Of the rows `rows`, into `gates`, where the first of them goes.
-template <class T>
+template <int GATES, class T>
 void input_product(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* gates, T* panel) {
-  const T* x = lane.x + rows.begin * lane.inputs;
-  const long count = rows.end - rows.begin;
-  for_shares(worker, count, blocks_of<T>(lane.hidden), 1, gates_tile.rows, false,
-             [&](const Share& share) {
-    const long unit = share.first * W<T>;
+  const WeightShape shape = input_shape(lane);
+  const T* const x = lane.x + rows.begin * lane.inputs;
+  const long count = rows.end - rows.begin, stride = lane.input_stride;
+  for_shares(worker, count, blocks_of<T>(shape.units), blocks_abreast<GATES>,
+             gates_tile<GATES>.rows, false, [&](const Share& share) {
+    const long unit = share.first * W<T>, width = shape.units - unit;
     for (long first = 0; first < lane.inputs; first += panel_depth<T>) {
       const long depth = min(lane.inputs - first, panel_depth<T>);
-      pack_gates(lane.w_ih, lane.hidden, lane.inputs, unit, first, depth, panel);
-      for_heights<gates_tile.rows>(share, {0, count}, [&](auto height, long row) {
-        input_tile<T, decltype(height)::value>(lane, x + row * lane.inputs,
-                                               gates + row * 4 * lane.hidden, panel, unit, first,
-                                               depth);
+      pack_gates<GATES>(lane.w_ih, shape, unit, share.vectors, first, depth, panel);
+      for_tiles<gates_tile<GATES>.rows, blocks_abreast<GATES>>(
+          share, {0, count}, [&](auto height, auto abreast, long row) {
+        Tile<T, decltype(height)::value, decltype(abreast)::value * GATES> tile;
+        Sum<T>* const target = gates + row * stride + unit;
+        if (first > 0) {
+          load_gates<GATES>(tile, target, stride, lane.hidden, width);
+        } else {
+          load_bias<GATES>(tile, lane, unit);
+        }
+        multiply_rows(tile, x + row * lane.inputs + first, lane.inputs, depth, panel);
+        store_gates<GATES>(tile, target, stride, lane.hidden, width);
       });
     }
   });
@@ -76,34 +72,58 @@ FL_INLINE CellStep<T> cell_step(const Lane<T>& lane, long place, const Sum<T>* i
   const long row = row_of(lane, place), hidden = lane.hidden;
   CellStep<T> step{};
   step.lane = &lane;
+  step.finish = finish_of(lane);
   step.place = place;
   step.hidden = hidden;
   step.keep = lane.keep ? lane.keep + row : nullptr;
   step.input_part = input_part;
-  step.gates = lane.gates ? lane.gates + row * 4 * hidden : nullptr;
+  step.input_stride = lane.input_stride;
+  step.gates = lane.gates ? lane.gates + row * shape_of(lane.cell).saved * hidden : nullptr;
   step.c_next = lane.save ? lane.c + row * hidden : lane.c;
   step.h = lane.unprojected ? lane.unprojected : lane.y + row * lane.y_stride;
   step.stride = lane.unprojected ? hidden : lane.y_stride;
   return step;
 }
 
+template <class T, int R, int V>
+FL_INLINE void finish_cell(const CellStep<T>& step, long unit, long row, const Tile<T, R, V>& sums,
+                           long blocks) {
+  Tile<T, R, V> made = sums;  // in memory: they themselves stay in registers
+  step.finish(step, unit, row, R, blocks, made.sum[0]);
+}
+
+// What a step's sums begin with, given the input's part of the gates of its row 0. A GRU's m is of h
+// alone; what is to be normalized is alone too.
+template <int GATES, class T, int R, int V>
+FL_INLINE void load_first(Tile<T, R, V>& tile, const Lane<T>& lane, const Sum<T>* input_part,
+                          long unit, long row) {
+  const long hidden = lane.hidden, width = min(hidden - unit, V / GATES * W<T>);
+  const long stride = lane.by_h ? GATES * hidden : lane.input_stride;
+  load_gates<GATES>(tile, input_part + row * stride + unit, stride, hidden, width);
+  if (GATES != 3 || lane.cell != CellKind::gru || lane.by_h) return;
+  const Vec<T> m = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{};
+  FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][2] = m;
+}
+
 // Of weights as Multiply takes them: packed, or as they lie.
-template <class Multiply, class T, class E>
+template <class Multiply, int GATES, class T, class E>
 void step_forward(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part,
                   const E* weight) {
-  const long hidden = lane.hidden;
   CellStep<T> step = cell_step(lane, place, input_part);
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
     // Back and forth through the weights: what the last step used last is still in cache.
-    Multiply::gates(
-        worker, before.fed, rows, lane.outputs, hidden, weight, place % 2,
-        [&](auto& tile, long unit, long row) {
-          const Sum<T>* const begins = input_part + row * 4 * hidden + unit;
-          prefetch_gates(tile, begins + (place % 2 ? -W<T> : W<T>), hidden);
-          load_gates(tile, begins, hidden, min(hidden - unit, W<T>));
+    Multiply::template gates<GATES>(
+        worker, before.fed, rows, recurrent_shape(lane), weight, place % 2,
+        [&]<int R, int V>(Tile<T, R, V>& tile, long unit, long row) {
+          const long stride = lane.input_stride, next = V / GATES * W<T>;
+          const Sum<T>* const begins = input_part + row * stride + unit;
+          prefetch_gates<GATES>(tile, begins + (place % 2 ? -next : next), stride, lane.hidden);
+          load_first<GATES>(tile, lane, input_part, unit, row);
         },
-        [&](const auto& tile, long unit, long row) { finish_cell(step, unit, row, tile); });
+        [&]<int R, int V>(const Tile<T, R, V>& tile, long unit, long row) {
+          finish_cell(step, unit, row, tile, V / GATES);
+        });
   });
   draw_masks(worker, lane, place + 1);
 }
@@ -135,21 +155,24 @@ void normalize(const Worker& worker, const Lane<T>& lane, long place, const Sum<
   worker.sync();
 }
 
-template <class T>
-void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
-  const long hidden = lane.hidden, outputs = lane.outputs;
-  T* const projection = scratch.recurrent + Fma<T>::gates_size(outputs, hidden);
-  Fma<T>::pack_gates_of(worker, lane.w_hh, outputs, hidden, scratch.recurrent);
-  if (lane.w_hr) Fma<T>::pack_transposed_of(worker, lane.w_hr, hidden, outputs, projection);
+template <int GATES, class T>
+void sweep_gates(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
+  T* const projection = scratch.recurrent + Fma<T>::gates_size(recurrent_shape(lane));
+  Fma<T>::template pack_gates_of<GATES>(worker, lane.w_hh, recurrent_shape(lane),
+                                        scratch.recurrent);
+  if (lane.w_hr) {
+    Fma<T>::pack_transposed_of(worker, lane.w_hr, lane.hidden, lane.outputs, projection);
+  }
   draw_masks(worker, lane, 0);
   for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
     const long end = min(begin + lane.chunk, lane.steps);
     const Range rows = rows_of(lane, begin, end);
-    input_product(worker, lane, rows, lane.input_part, panel_of(worker, scratch.panels));
+    input_product<GATES>(worker, lane, rows, lane.input_part, panel_of(worker, scratch.panels));
     worker.sync();
     for (long place = begin; place < end; ++place) {
-      const Sum<T>* const x = lane.input_part + (row_of(lane, place) - rows.begin) * 4 * hidden;
-      step_forward<Fma<T>>(worker, lane, place, first_sums(lane, x), scratch.recurrent);
+      const Sum<T>* const x =
+          lane.input_part + (row_of(lane, place) - rows.begin) * lane.input_stride;
+      step_forward<Fma<T>, GATES>(worker, lane, place, first_sums(lane, x), scratch.recurrent);
       worker.sync();
       normalize(worker, lane, place, x);
       if (!lane.w_hr) continue;
@@ -157,6 +180,11 @@ void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& 
       worker.sync();
     }
   }
+}
+
+template <class T>
+void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
+  with_gates(lane, [&](auto gates) { sweep_gates<gates.value>(worker, lane, scratch); });
 }
 
 }  // namespace fused_lstm::FL_ISA

@@ -1,5 +1,7 @@
 #include "tensor.h"
 
+#include "refuse.h"
+
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -106,6 +108,12 @@ int64_t bytes_of(Dtype dtype) {
   return aoti_torch_dtype_element_size(code_of(dtype));
 }
 
+size_t bytes_of(Dimensions shape, Dtype dtype) {
+  size_t bytes = bytes_of(dtype);
+  for (int64_t size : shape) bytes *= size;
+  return bytes;
+}
+
 bool Tensor::is_cpu() const {
   int32_t type = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(handle, &type));
@@ -142,9 +150,9 @@ Tensor Tensor::rows_from(int64_t first) const {
 
 Tensor empty(Dimensions shape, Dtype dtype) {
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(shape.size(), shape.data(),
-                                                  Strides(shape).data(), code_of(dtype),
-                                                  cpu(), -1, &handle));
+  const auto error = aoti_torch_empty_strided(shape.size(), shape.data(), Strides(shape).data(),
+                                              code_of(dtype), cpu(), -1, &handle);
+  if (error != AOTI_TORCH_SUCCESS) out_of_memory(bytes_of(shape, dtype));
   return Tensor(handle);
 }
 

@@ -92,6 +92,7 @@ class Tensor {
 };
 
 int64_t bytes_of(Dtype dtype);  // of an element
+size_t bytes_of(Dimensions shape, Dtype dtype);
 
 // torch.empty on the CPU.
 Tensor empty(Dimensions shape, Dtype dtype);

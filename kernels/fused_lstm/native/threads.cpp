@@ -3,9 +3,11 @@
 #include <torch/csrc/stable/c/shim.h>
 #include <torch/headeronly/util/shim_utils.h>
 
+#include <algorithm>
 #include <atomic>
 #include <climits>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <thread>
 
@@ -30,7 +32,7 @@ struct Barrier {
   alignas(64) std::atomic<int32_t> phase{0};
   alignas(64) std::atomic<int32_t> sleeping{0};
   int32_t count = 1;
-  bool crowded = false;  // more threads than cores: who is waited for may need the waiter's
+  std::atomic<bool> crowded{false};  // workers share cores: who is waited for may need the waiter's
 
   void wait();
   void sleep(int32_t now);
@@ -38,21 +40,7 @@ struct Barrier {
 
 namespace {
 
-// OpenMP's threads do not survive fork(), and a child that asked for them would wait for ever.
-std::atomic<bool> forked{false};
-
-#if defined(__unix__) || defined(__APPLE__)
-const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
-#endif
-
-// Of this thread, and so of its team; a system that does not say is taken to have enough.
-long cores() {
-#if defined(__linux__)
-  cpu_set_t mask;
-  if (sched_getaffinity(0, sizeof(mask), &mask) == 0) return CPU_COUNT(&mask);
-#endif
-  return std::numeric_limits<long>::max();
-}
+std::atomic<long> limit{std::numeric_limits<long>::max()};  // of a team's workers
 
 void pause() {
 #if defined(__x86_64__)
@@ -74,6 +62,79 @@ void wake(std::atomic<int32_t>& value) {
 #else
 void sleep_while(std::atomic<int32_t>&, int32_t) { std::this_thread::yield(); }
 void wake(std::atomic<int32_t>&) {}
+#endif
+
+#ifdef _OPENMP
+// A thread that works for one other.
+class Deputy {
+ public:
+  Deputy() { std::thread([this] { serve(); }).detach(); }
+
+  void run(const std::function<void()>& work) {
+    task = &work;
+    set(true);
+    await(false);
+  }
+
+ private:
+  void serve() {
+    while (true) {
+      await(true);
+      (*task)();
+      set(false);
+    }
+  }
+
+  void set(bool now) {
+    busy.store(now);
+    wake(busy);
+  }
+
+  void await(bool wanted) {
+    while (busy.load() != wanted) sleep_while(busy, !wanted);
+  }
+
+  const std::function<void()>* task = nullptr;
+  std::atomic<int32_t> busy{false};
+};
+
+// OpenMP keeps a pool for each thread that asked for one. Its threads do not survive fork(), and the
+// thread that does would wait for them for ever: a deputy asks for it, which has no pool yet.
+thread_local bool forked = false;
+thread_local Deputy* deputy = nullptr;
+
+const int registered = pthread_atfork(nullptr, nullptr, [] {
+  forked = true;
+  deputy = nullptr;  // lost too
+});
+
+// Where the workers of a team are.
+class Places {
+ public:
+  void enter(int id) {
+    if (id < most) core[id] = sched_getcpu();
+  }
+
+  // Two workers on one core stay there, beside a core that is free: each sleeps in turn, and the
+  // system sees no reason to move either. So the second moves itself to a core without a worker, and
+  // may go where it could before. Returns false where there is none; all must have entered.
+  bool are_apart(int id, int count) const {
+    if (count > most || std::find(core, core + id, core[id]) == core + id) return true;
+    cpu_set_t mask;
+    if (sched_getaffinity(0, sizeof(mask), &mask) != 0) return true;
+    cpu_set_t others = mask;
+    for (int worker = 0; worker < count; ++worker) CPU_CLR(core[worker], &others);
+    if (CPU_COUNT(&others) == 0) return false;
+    if (sched_setaffinity(0, sizeof(others), &others) == 0) {
+      sched_setaffinity(0, sizeof(mask), &mask);
+    }
+    return true;
+  }
+
+ private:
+  static constexpr int most = 256;  // of larger teams nothing is known
+  int core[most];
+};
 #endif
 
 }  // namespace
@@ -110,35 +171,49 @@ void Worker::sync() const {
 
 Worker Worker::half() const { return {id % (count / 2), count / 2, barrier + 1 + side()}; }
 
+void limit_team(int64_t workers) { limit = std::max<int64_t>(workers, 1); }
+
 long team_size() {
 #ifdef _OPENMP
-  if (!forked && !omp_in_parallel()) {
+  if (!omp_in_parallel()) {
     uint32_t count = 1;
     TORCH_ERROR_CODE_CHECK(torch_get_num_threads(&count));
-    return count;
+    return std::min<long>(count, limit);
   }
 #endif
   return 1;
 }
 
-void run_team(void (*body)(void*, const Worker&), void* argument) {
+void run_team(long most, void (*body)(void*, const Worker&), void* argument) {
   Barrier barriers[3];  // of the team and of its halves
 #ifdef _OPENMP
-  if (team_size() > 1) {
+  const auto run = [&] {
+    Places places;
     // No num_threads clause: libgomp rebuilds its pool where it varies (see ATen/ParallelOpenMP.h).
 #pragma omp parallel
     {
+      const int id = omp_get_thread_num();
+      const int count = std::min<long>(omp_get_num_threads(), most);
+      places.enter(id);
 #pragma omp single
-      {
-        const int32_t count = omp_get_num_threads();
-        for (Barrier& barrier : barriers) {
-          barrier.count = &barrier == barriers ? count : count / 2;
-          barrier.crowded = count > cores();
+      for (Barrier& barrier : barriers) barrier.count = &barrier == barriers ? count : count / 2;
+      // an implicit barrier follows
+      if (id < count) {
+        if (!places.are_apart(id, count)) {
+          for (Barrier& barrier : barriers) barrier.crowded = true;
         }
-      }  // an implicit barrier follows
-      body(argument, Worker{omp_get_thread_num(), barriers[0].count, barriers});
+        body(argument, Worker{id, count, barriers});
+      }
     }
-    return;
+  };
+  if (most > 1 && team_size() > 1) {
+    if (!forked) return run();
+    if (!deputy) deputy = new Deputy;  // never deleted: at exit it may be waiting
+    const int count = omp_get_max_threads();
+    return deputy->run([&] {
+      omp_set_num_threads(count);
+      run();
+    });
   }
 #endif
   body(argument, Worker{0, 1, barriers});

@@ -1,6 +1,8 @@
 // The threads that one operator runs on, and the barrier where they meet at every time step.
 #pragma once
 
+#include <cstdint>
+
 namespace fused_lstm {
 
 struct Barrier;
@@ -20,10 +22,14 @@ struct Worker {
   Worker half() const;
 };
 
-// At most this many workers will take part in `run_team`.
+// At most this many workers will take part in `run_team`: torch's threads, or fewer.
 long team_size();
 
-// Calls body(argument, worker) once on each thread of torch's own pool. `body` must not throw.
-void run_team(void (*body)(void* argument, const Worker& worker), void* argument);
+// Keeps teams to so many workers, whatever torch's threads are: native/__init__.py says why.
+void limit_team(int64_t workers);
+
+// Calls body(argument, worker) once on each of at most `most` threads of torch's own pool, which may
+// be larger: its others wait for the end. `body` must not throw.
+void run_team(long most, void (*body)(void* argument, const Worker& worker), void* argument);
 
 }  // namespace fused_lstm

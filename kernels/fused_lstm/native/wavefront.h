@@ -15,9 +15,9 @@ constexpr Worker alone{};
 
 // For each layer, w_hh packed and then w_ih; forward and backward pack in different orders.
 template <class T>
-long wavefront_size(long inputs, long hidden) {
-  return recurrent_size<T>(hidden, hidden, false) +
-         max(Fma<T>::gates_size(inputs, hidden), Fma<T>::columns_size(4, hidden, inputs));
+long wavefront_size(const WeightShape& input) {
+  return recurrent_size<T>({input.gates, input.units, input.units}, false) +
+         max(Fma<T>::gates_size(input), Fma<T>::columns_size(input));
 }
 
 template <class T>
@@ -27,51 +27,76 @@ struct Packed {
 
 template <class T>
 FL_INLINE Packed<T> packed_of(const Wavefront<T>& wave, long index) {
-  const long hidden = wave.lanes[index].hidden;
   T* const recurrent = wave.packed + index * wave.packed_size;
-  return {recurrent, recurrent + recurrent_size<T>(hidden, hidden, false)};
+  return {recurrent, recurrent + recurrent_size<T>(recurrent_shape(wave.lanes[index]), false)};
 }
 
 // --- forward ---
 
-template <class T>
+template <int GATES, class T>
 void pack_forward(const Lane<T>& lane, const Packed<T>& packed) {
-  Fma<T>::pack_gates_of(alone, lane.w_ih, lane.inputs, lane.hidden, packed.input);
-  Fma<T>::pack_gates_of(alone, lane.w_hh, lane.hidden, lane.hidden, packed.recurrent);
+  Fma<T>::template pack_gates_of<GATES>(alone, lane.w_ih, input_shape(lane), packed.input);
+  Fma<T>::template pack_gates_of<GATES>(alone, lane.w_hh, recurrent_shape(lane), packed.recurrent);
 }
 
+// Where the input's part of a step's gates goes, for a GRU, whose n has it apart.
 template <class T>
+FL_INLINE Sum<T>* input_part_of(const Lane<T>& lane, long t) {
+  if (!lane.input_part || lane.chunk < lane.steps) return lane.input_part;
+  return lane.input_part + row_of(lane, t) * lane.input_stride;
+}
+
+// From sums of x's product alone to what h's begins with.
+template <class T, int R>
+FL_INLINE void leave_n(Tile<T, R, 3>& tile, const Lane<T>& lane, Sum<T>* input_part, long unit,
+                       long row) {
+  const long width = min(lane.hidden - unit, W<T>);
+  Sum<T>* const n = input_part + row * lane.input_stride + 2 * lane.hidden + unit;
+  const Vec<T> m = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{};
+  FL_OF_TILE for (int r = 0; r < R; ++r) {
+    store(n + r * lane.input_stride, tile.sum[r][2], width);
+    tile.sum[r][2] = m;
+  }
+}
+
+template <int GATES, class T>
 void whole_step(const Lane<T>& lane, long t, const Packed<T>& packed) {
-  const long inputs = lane.inputs, hidden = lane.hidden;
-  const long size = Fma<T>::gates_size(inputs, W<T>);
+  const long inputs = lane.inputs;
+  const long size = Fma<T>::gates_size({GATES, W<T>, inputs});
   const T* const x = lane.x + row_of(lane, t) * inputs;
-  CellStep<T> step = cell_step<T>(lane, t, nullptr);
+  Sum<T>* const input_part = input_part_of(lane, t);
+  CellStep<T> step = cell_step<T>(lane, t, input_part);
   draw_masks(alone, lane, t);
   for_states_before(lane, t, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
-    Fma<T>::gates(
-        alone, before.fed, rows, hidden, hidden, packed.recurrent, false,
+    Fma<T>::template gates<GATES>(
+        alone, before.fed, rows, recurrent_shape(lane), packed.recurrent, false,
         [&](auto& tile, long unit, long row) {
-          load_bias(tile, lane, unit);
+          load_bias<GATES>(tile, lane, unit);
           multiply_rows(tile, x + row * inputs, inputs, inputs,
                         packed.input + unit / W<T> * size);
+          if constexpr (GATES == 3) {
+            if (lane.cell == CellKind::gru) leave_n(tile, lane, input_part, unit, row);
+          }
         },
-        [&](const auto& tile, long unit, long row) { finish_cell(step, unit, row, tile); });
+        [&]<int R, int V>(const Tile<T, R, V>& tile, long unit, long row) {
+          finish_cell(step, unit, row, tile, V / GATES);
+        });
   });
 }
 
-template <class T>
-void wavefront_forward(const Worker& worker, const Wavefront<T>& wave) {
+template <int GATES, class T>
+void wavefront_gates(const Worker& worker, const Wavefront<T>& wave) {
   const long top = wave.count - 1, steps = wave.lanes[0].steps;
   for (long index = worker.id; index <= top; index += worker.count) {
-    pack_forward(wave.lanes[index], packed_of(wave, index));
+    pack_forward<GATES>(wave.lanes[index], packed_of(wave, index));
   }
   for (long tick = 0; tick < steps + top; ++tick) {
     for (long index = worker.id; index <= top; index += worker.count) {
       const Lane<T>& lane = wave.lanes[index];
       const long t = tick - index, size = lane.batch * lane.hidden;
       if (t < 0 || t >= steps) continue;
-      whole_step(lane, t, packed_of(wave, index));
+      whole_step<GATES>(lane, t, packed_of(wave, index));
       if (index == top || !wave.dropped) continue;
       const long first = (index * steps + t) * size;
       dropout(alone, size, first, wave.dropout, lane.y + t * size, wave.dropped + first);
@@ -80,13 +105,19 @@ void wavefront_forward(const Worker& worker, const Wavefront<T>& wave) {
   }
 }
 
+template <class T>
+void wavefront_forward(const Worker& worker, const Wavefront<T>& wave) {
+  with_gates(wave.lanes[0], [&](auto gates) { wavefront_gates<gates.value>(worker, wave); });
+}
+
 // --- backward ---
 
 template <class T>
-void pack_backward(const Lane<T>& lane, const Packed<T>& packed) {
-  const long hidden = lane.hidden;
-  Fma<T>::pack_columns_of(alone, lane.w_hh, 4, hidden, hidden, packed.recurrent);
-  Fma<T>::pack_columns_of(alone, lane.w_ih, 4, hidden, lane.inputs, packed.input);
+void pack_backward(const Lane<T>& lane, const LaneGradient<T>& gradient, const Packed<T>& packed) {
+  Fma<T>::pack_columns_of(alone, lane.w_hh, by_recurrent_of(lane, gradient), lane.outputs,
+                          packed.recurrent);
+  Fma<T>::pack_columns_of(alone, lane.w_ih, by_input_of(lane, gradient), lane.inputs,
+                          packed.input);
 }
 
 // dx = dgates w_ih, of one step.
@@ -94,7 +125,7 @@ template <class T>
 void input_gradient(const Lane<T>& lane, const LaneGradient<T>& gradient, long t, const T* packed,
                     Sum<T>* dx, Sum<T>* sums) {
   const long row = row_of(lane, t), inputs = lane.inputs;
-  Fma<T>::columns(alone, dgates_of(lane, gradient), row, {0, lane.batch}, inputs, packed, false,
+  Fma<T>::columns(alone, by_input_of(lane, gradient), row, {0, lane.batch}, inputs, packed, false,
                   sums, [&](const auto& tile, long first, long b) {
     const long column = first * W<T>;
     store(tile, dx + b * inputs + column, inputs, inputs - column);
@@ -123,7 +154,7 @@ void wavefront_backward(const Worker& worker, const Wavefront<T>& wave, T* panel
   T* const panel = panel_of(worker, panels);
   for (long index = worker.id; index <= top; index += worker.count) {
     const Lane<T>& lane = wave.lanes[index];
-    pack_backward(lane, packed_of(wave, index));
+    pack_backward(lane, wave.gradients[index], packed_of(wave, index));
     clear_rest(alone, dgates_of(lane, wave.gradients[index]));
     if (index == top || !wave.dropped) continue;  // what the layer above had read
     const long size = steps * lane.batch * lane.hidden;

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from functools import partial
+from typing import Any
 
 import torch
 
-from .. import ops
+from .. import autograd, ops
 from . import interpreter
+from .devices import AMD, gfx_of
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
@@ -18,8 +20,13 @@ def missing(device: torch.device) -> str | None:
         return "the package triton is not installed; pip install triton (Linux only)"
     if device.type not in ("cpu", "cuda"):
         return f"its kernels run on CUDA GPUs, not on {device.type!r}; use engine='cudnn'"
-    if device.type == "cuda" and torch.version.hip is not None:
-        return "its barriers are NVIDIA's machine code, and this is ROCm; use engine='cudnn'"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "PyTorch finds no CUDA GPU on this machine; device 'cpu' has the interpreter"
+    if (
+        device.type == "cuda"
+        and (why := unfit(torch.cuda.get_device_properties(device))) is not None
+    ):
+        return why
     interpreter.enable()
     if device.type == "cpu" and not interpreter.is_interpreted():
         return (
@@ -33,6 +40,29 @@ def missing(device: torch.device) -> str | None:
     return None
 
 
+def unfit(properties: Any) -> str | None:
+    """Why these kernels do not run on a GPU, of before Ampere or unknown of AMD's; or None.
+
+    Triton has no tensor cores there and needs more shared memory than there is, and some of the
+    fences and copies that the kernels are made of begin with sm_80.
+    """
+    if gfx := gfx_of(properties):
+        known = sorted(card.gfx for card in AMD.values())
+        if gfx in known:
+            return None
+        return (
+            f"on ROCm its kernels are compiled for {', '.join(known)}, not for {gfx};"
+            " use engine='cudnn'"
+        )
+    arch = properties.major * 10 + properties.minor
+    if arch >= 80:
+        return None
+    return (
+        f"its kernels need compute capability 8.0 (Ampere), and {properties.name} has"
+        f" {properties.major}.{properties.minor}; use engine='cudnn'"
+    )
+
+
 def describe(device: torch.device) -> str:
     if device.type == "cpu":
         return "Triton kernels in Triton's interpreter on the CPU: verifies, does not race"
@@ -44,4 +74,4 @@ def load() -> None:
     from . import operators  # noqa: F401
 
 
-lstm = partial(ops.run, ops.TRITON)
+run = partial(autograd.run, ops.TRITON)

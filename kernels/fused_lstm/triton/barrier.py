@@ -31,6 +31,10 @@ element by thread b of program Q after its wait for round r.
    has waited for a round in which the reader arrived after its loads (they feed the values it
    stored before arriving; bar.sync in `arrive` covers the program's other threads).
 
+On AMD's GPUs there is no PTX: a program adds 0 to the counter, with acquire semantics, until the
+round is complete. It is right for the same reasons; on NVIDIA's a poll that adds would hold up
+those who arrive.
+
 It can only end if all programs run at once: launches that wait are cooperative, so that CUDA
 refuses a grid that does not fit instead of letting it hang. The interpreter runs one program after
 another: there a launch covers one step and never waits.
@@ -83,12 +87,18 @@ def wait(
     counter_ptr,  # [1] int32
     target,  # programs * round, wrapped to int32
     PERSISTENT: tl.constexpr,
+    NVIDIA: tl.constexpr,
 ):
     """Wait until all programs have arrived; their stores are visible afterwards."""
     if PERSISTENT:
-        tl.inline_asm_elementwise(
-            SPIN, "=r,l,r,~{memory}", [counter_ptr, target], tl.int32, is_pure=False, pack=1
-        )
+        if NVIDIA:
+            tl.inline_asm_elementwise(
+                SPIN, "=r,l,r,~{memory}", [counter_ptr, target], tl.int32, is_pure=False, pack=1
+            )
+        else:
+            seen = tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu")
+            while seen - target < 0:
+                seen = tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu")
         tl.debug_barrier()
 
 

@@ -1,6 +1,6 @@
 """Which launches a stack of layers gets: a wavefront of all, or one each. By a step's floor.
 
-H, P, L, B: hidden size, size of h, layers, batch.
+H, P, L, B, G: hidden size, size of h, layers, batch, gates.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ def choose(
     projected: int = 0,
     directions: int = 1,
     norm: bool = False,
+    gates: int = 4,
+    in_parts: bool = True,
 ) -> Plan:
     """The launch for a stack of layers: a wavefront of all where it is faster, else one each."""
     shape: dict[str, Any] = {"hidden": hidden, "batch": batch, "dtype": dtype, "device": device}
-    shape |= {"tf32": tf32, "projected": projected, "norm": norm}
+    shape |= {"tf32": tf32, "projected": projected, "norm": norm, "gates": gates}
+    shape["in_parts"] = in_parts
     if directions == 2:  # a layer has to wait for the whole one below
         return plan("both", direction, layers=2, **shape)
     steps = plan("steps", direction, layers=1, **shape)
@@ -39,7 +42,7 @@ def choose(
         reason = "the lanes of a wavefront do not meet inside a step: one launch a layer"
         return replace(steps, why=(*steps.why, reason))
     wave = plan("layers", direction, layers=layers, **shape)
-    if device.arch == 0:
+    if device.is_interpreter:
         return wave
     if steps.persistent and not wave.persistent:
         reason = f"{layers} layers at once do not run at once on {device.sms} SMs"
@@ -66,22 +69,23 @@ class Cost:
 
 def cost(plan: Plan, device: Device) -> Cost:
     """A step's (steps) or wave's (layers) floor on `device`, in the steady state."""
-    H, P, B, size = plan.hidden, plan.outputs, plan.batch, SIZES[plan.dtype]
+    H, P, B, G, size = plan.hidden, plan.outputs, plan.batch, plan.gates, SIZES[plan.dtype]
     # In a wavefront all but layer 0 multiply their input too.
     products = plan.layers if plan.kind == "both" else 2 * plan.layers - 1
     projected = plan.layers if plan.projected else 0
-    weights = products * 4 * H * P + projected * H * P
+    weights = products * G * H * P + projected * H * P
     flops = 2 * weights * B
     # Each program reads all that it sums over, padded to whole blocks; of those that have rows.
     every = plan.programs // plan.layers
     some = -(-P // plan.units) * plan.split * plan.row_groups
-    gates, hr = (every, some) if plan.direction == "forward" else (some, every)
-    chunks = gates * products * plan.gates * plan.chunks + hr * projected * plan.chunks_hr
+    of_gates, of_hr = (every, some) if plan.direction == "forward" else (some, every)
+    chunks = of_gates * products * plan.summed_gates * plan.chunks
+    chunks += of_hr * projected * plan.chunks_hr
     moving = chunks * plan.block_k * plan.batch_blocks * plan.block_b * size
     streamed = (1 - plan.resident_fraction) * weights * size * plan.row_groups
-    state = plan.layers * B * (H * 4 * size + P * size + 2 * H * max(4, size))  # gates, h, c
+    state = plan.layers * B * (H * G * size + P * size + 2 * H * max(4, size))  # gates, h, c
     if plan.direction == "backward":
-        state += plan.layers * B * (H * 4 * size + 2 * P * plan.split * max(4, size))
+        state += plan.layers * B * (H * G * size + 2 * P * plan.split * max(4, size))
     state += 2 * projected * B * (H if plan.direction == "forward" else P) * size  # exchanged
     bytes_l2 = int(moving + streamed + state)
     rate = {"fp32": "tf32" if plan.precision == "tf32" else "fp32", "fp64": "fp64"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -11,8 +12,8 @@ import torch
 @dataclass(frozen=True)
 class Device:
     name: str
-    arch: int  # compute capability, 90 for 9.0; 0 is Triton's interpreter
-    sms: int
+    arch: int  # compute capability, 90 for 9.0; 0 where there is none
+    sms: int  # multiprocessors; of AMD's GPUs compute units, or pairs of them (RDNA)
     smem: int  # bytes of shared memory that one program may have
     l2: int  # bytes
     # Only for floors in microseconds, and for choosing between two plans that both fit:
@@ -21,6 +22,36 @@ class Device:
     l2_rate: float  # GB/s, about: what others measured, no data sheet states it
     tflops: dict[str, float]  # dense peak by precision: half, tf32, fp32, fp64
     registers: int = 65536  # 32-bit, per SM
+    gfx: str = ""  # AMD's name of an architecture
+    wave: int = 32  # threads of a warp
+
+    @property
+    def is_interpreter(self) -> bool:
+        """Whether it is no GPU: Triton's interpreter."""
+        return self.name == "interpreter"
+
+    @property
+    def has_tf32(self) -> bool:
+        """Whether Triton multiplies in TF32 there; of AMD's it does on gfx942 alone."""
+        return self.gfx in ("", "gfx942")
+
+    @property
+    def wgmma(self) -> bool:
+        """Whether a warp group multiplies 64 rows at once, from shared memory: Hopper."""
+        return 90 <= self.arch < 100
+
+    @property
+    def tcgen05(self) -> bool:
+        """Whether products have a memory of their own: data-center Blackwell, sm_100 and sm_103.
+
+        sm_110 and sm_12x have neither: their warps multiply as Ampere's do.
+        """
+        return 100 <= self.arch < 110
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether products read their operands from shared memory, while warps go on."""
+        return self.wgmma or self.tcgen05
 
     def __hash__(self) -> int:
         return hash((self.name, self.arch, self.sms, self.smem))
@@ -42,7 +73,38 @@ DEVICES = {
         _device("L4", 89, 58, 99, 48, 2.04, 300, 1500, 121, 60, 30, 0.5),
         _device("RTX 4090", 89, 128, 99, 72, 2.52, 1008, 4500, 165, 82.6, 82.6, 1.3),
         _device("B200", 100, 148, 227, 126, 1.85, 8000, 9000, 2250, 1125, 75, 37),
+        _device("RTX 5090", 120, 170, 99, 96, 2.41, 1792, 5500, 210, 105, 105, 1.6),
     )
+}
+
+
+def _amd(name, gfx, wave, units, lds_kib, l2_mb, clock, hbm, l2_rate, half, tf32, fp32, fp64):
+    made = _device(name, 0, units, lds_kib, l2_mb, clock, hbm, l2_rate, half, tf32, fp32, fp64)
+    return replace(made, gfx=gfx, wave=wave)
+
+
+# From AMD's data sheets; L2's rates are guesses. No kernel of this project has run on any of them.
+AMD = {
+    device.name: device
+    for device in (
+        #    name        gfx       wave units LDS  L2 clock  HBM   L2/s  half  tf32   fp32   fp64
+        _amd("MI210", "gfx90a", 64, 104, 64, 8, 1.70, 1638, 3500, 181, 45.3, 45.3, 45.3),
+        _amd("MI300X", "gfx942", 64, 304, 64, 32, 2.10, 5300, 9000, 1307, 654, 163, 163),
+        _amd("MI350X", "gfx950", 64, 256, 160, 32, 2.20, 8000, 9000, 2300, 144, 144, 72),
+        _amd("7900 XTX", "gfx1100", 32, 48, 64, 6, 2.50, 960, 3500, 123, 61, 61, 1.9),
+        _amd("RX 9070", "gfx1201", 32, 28, 64, 8, 2.52, 640, 3000, 145, 36, 36, 1.1),
+    )
+}
+
+# What a driver calls them. A variant with other memory or another socket is another card.
+DRIVERS_NAMES = {
+    "NVIDIA H100 80GB HBM3": "H100",
+    "NVIDIA H200": "H200",
+    "NVIDIA A100-SXM4-80GB": "A100",
+    "NVIDIA L4": "L4",
+    "NVIDIA GeForce RTX 4090": "RTX 4090",
+    "NVIDIA B200": "B200",
+    "NVIDIA GeForce RTX 5090": "RTX 5090",
 }
 
 INTERPRETER = Device(
@@ -61,21 +123,61 @@ def by_arch(arch: int) -> Device:
     raise ValueError(f"arch must be one of {known}, got sm_{arch}")
 
 
+def gfx_of(properties: Any) -> str:
+    """AMD's name of a GPU's architecture, "" of another's: PyTorch gives that one its card's."""
+    name = getattr(properties, "gcnArchName", "")
+    return name.partition(":")[0] if name.startswith("gfx") else ""
+
+
+def by_gfx(gfx: str) -> Device:
+    """The described GPU of AMD's with this architecture."""
+    for device in AMD.values():
+        if device.gfx == gfx:
+            return device
+    known = ", ".join(device.gfx for device in AMD.values())
+    raise ValueError(f"gfx: got {gfx!r}; expected one of {known}")
+
+
 @cache
 def current(device: torch.device) -> Device:
-    """The machine's own: what the driver says, and the rest from the table or the like of it."""
+    """The machine's own: by its exact name from the table, any other as its driver describes it."""
     if device.type == "cpu":
         return INTERPRETER
-    found = torch.cuda.get_device_properties(device)
-    arch = found.major * 10 + found.minor
-    named = [d for d in DEVICES.values() if d.name in found.name]
-    older = [d for d in DEVICES.values() if d.arch <= arch] or [DEVICES["A100"]]
-    like = named[0] if named else max(older, key=lambda d: d.arch)
-    return replace(
-        like,
-        name=found.name,
-        arch=arch,
-        sms=found.multi_processor_count,
-        smem=found.shared_memory_per_block_optin,
-        l2=found.L2_cache_size,
-    )
+    return described(torch.cuda.get_device_properties(device))
+
+
+def described(properties: Any) -> Device:
+    """A GPU of what its driver says (`torch.cuda.get_device_properties`).
+
+    Rates that no driver tells are those of the nearest described architecture, a multiprocessor
+    and a clock cycle.
+    """
+    if gfx := gfx_of(properties):
+        return replace(
+            by_gfx(gfx), name=properties.name, sms=properties.multi_processor_count,
+            l2=properties.L2_cache_size,
+        )  # fmt: skip
+    arch = properties.major * 10 + properties.minor
+    limits = {
+        "name": properties.name,
+        "arch": arch,
+        "sms": properties.multi_processor_count,
+        "smem": properties.shared_memory_per_block_optin,
+        "l2": properties.L2_cache_size,
+    }
+    if (name := DRIVERS_NAMES.get(properties.name)) is not None:
+        return replace(DEVICES[name], **limits)
+    like = nearest(arch)
+    clock = getattr(properties, "clock_rate", 0) / 1e6 or like.clock  # kHz
+    hbm = like.hbm
+    if (rate := getattr(properties, "memory_clock_rate", 0)) > 0:  # kHz, two transfers a cycle
+        hbm = 2 * rate * properties.memory_bus_width / 8 / 1e6
+    factor = limits["sms"] * clock / (like.sms * like.clock)
+    tflops = {precision: of * factor for precision, of in like.tflops.items()}
+    rates = {"clock": clock, "hbm": hbm, "l2_rate": like.l2_rate * factor, "tflops": tflops}
+    return replace(like, **limits, **rates)
+
+
+def nearest(arch: int) -> Device:
+    """The described GPU whose architecture is nearest to `arch`; of two as near, the older one."""
+    return min(DEVICES.values(), key=lambda device: (abs(device.arch - arch), device.arch))

@@ -1,7 +1,7 @@
-"""What is left after the backward sweeps: the gradients of the weights and of h0.
+"""What is left after the backward launches: the gradients of the weights and of h0.
 
 They need every step's dgates and no order, so each is one large product or sum. Names as in
-around.py; a lane's tensors have `live` rows here, as packed.Rows says.
+op.py; a lane's tensors have `live` rows here, as packed.Rows says.
 """
 
 from __future__ import annotations
@@ -14,37 +14,38 @@ import torch
 from torch import Tensor
 
 from .. import stack
-from ..cell import CANDIDATE
 from ..pointwise import EPS, normalized, normalized_backward, proposed, seen
 from ..reference import Layer
+from ..spec import CANDIDATE, Spec
 from . import philox
 from .packed import Rows
-from .sweep import Options
 
 
 class Left(NamedTuple):
-    """What the sweeps had and made."""
+    """What the launches had and made."""
 
     rows: Rows
     D: int
     layers: Sequence[Layer]
-    options: Options
+    cell: Spec
+    seed: Tensor | None
+    not_reset: Tensor | None
     drop: stack.Drop | None
     c0: Tensor  # [L, B, H] state dtype
     x: Tensor  # [live, I]
     h0: Tensor  # [L, B, P]
     outputs: Sequence[Tensor]  # of each layer [live, W]
-    gates: Tensor  # [L, ..., 4H] activated, of N rows
+    gates: Tensor  # [L, ..., S*H] saved, of N rows
     c: Tensor  # [L, ..., H]
-    dgates: Tensor  # [L, N, 4H]
-    by_gates: Sequence[Tensor]  # of each lane [live, 4H]
+    dgates: Tensor  # [L, N, G*H]
+    by_gates: Sequence[Tensor]  # of each lane [live, G*H]
+    by_h: Tensor | None  # [L, N, G*H], where that is not dgates: by h's part of the gates
     dh: Tensor | None  # [L, N, P], where h is projected: the gradient by w_hr times m
-    fed: Tensor | None  # what only some cells have, see sweep.Options
-    carried: Tensor | None
+    h_mask: Tensor | None  # as in backward.py
+    dh_old: Tensor | None
     raw_ih: Tensor | None = None  # [L, N, 4H] what is normalized
     raw_hh: Tensor | None = None
     stats: Tensor | None = None
-    by_h: Tensor | None = None
     dseen: Tensor | None = None
 
     def normalized(self, raw_ih: Tensor, raw_hh: Tensor) -> Left:
@@ -54,11 +55,8 @@ class Left(NamedTuple):
             for n, x in enumerate((self.c_made(lane), of(raw_hh[lane]))):
                 variance, mean = torch.var_mean(x, -1, correction=0)
                 of(found)[:, 2 * n], of(found)[:, 2 * n + 1] = mean, (variance + EPS).rsqrt()
-        by_h = torch.empty_like(self.dgates)
         dseen = self.c.new_empty(len(self.c), self.rows.N, self.c.shape[-1])
-        return self._replace(
-            raw_ih=raw_ih, raw_hh=raw_hh, stats=stats, by_h=by_h, dseen=dseen
-        )  # fmt: skip
+        return self._replace(raw_ih=raw_ih, raw_hh=raw_hh, stats=stats, dseen=dseen)
 
     def by_x(self, lane: int) -> Tensor:
         """The gradient by the product with w_ih in all steps of a lane [live, 4H]."""
@@ -74,7 +72,7 @@ class Left(NamedTuple):
 
     def kept(self, state: Tensor, d: int) -> Tensor:
         """`state` [live, C] before each step of direction d, zero where it begins anew."""
-        keep = self.options.keep
+        keep = self.not_reset
         if keep is None:
             return state
         kept = self.rows.of(keep[d].reshape(self.rows.N, 1)).view(torch.bool)
@@ -85,7 +83,7 @@ class Left(NamedTuple):
         index, d = divmod(lane, self.D)
         output = halves(self.outputs[index], self.D)[d]
         h = self.kept(self.rows.before(output, self.h0[lane], d), d)
-        return h if self.fed is None else (h * self.rows.each(self.fed[lane])).to(h.dtype)
+        return h if self.h_mask is None else (h * self.rows.each(self.h_mask[lane])).to(h.dtype)
 
     def c_before(self, lane: int) -> Tensor:
         """c before all steps of a lane [live, H]."""
@@ -94,7 +92,7 @@ class Left(NamedTuple):
 
     def c_made(self, lane: int) -> Tensor:
         """What all steps of a lane made of c [live, H], before a zoneout."""
-        rows, cell, seed = self.rows, self.options.cell, self.options.seed
+        rows, cell, seed = self.rows, self.cell, self.seed
         if cell.zones[1] == 0:
             return self.lane_of(self.c, lane)
         mask, shape = None, (rows.T * rows.B, self.c.shape[-1])
@@ -102,7 +100,11 @@ class Left(NamedTuple):
             first = CANDIDATE + lane * shape[0] * shape[1]
             ones = self.c.new_ones(shape)
             mask = rows.of_padded(philox.dropout(ones, cell.candidate_dropout, seed, first))
-        return proposed(self.lane_of(self.gates, lane), self.c_before(lane), mask)
+        gates = self.lane_of(self.gates, lane)
+        if cell.coupled:
+            i, g, o = gates.chunk(3, -1)
+            gates = torch.cat([i, 1 - i, g, o], -1)
+        return proposed(gates, self.c_before(lane), mask)
 
 
 def halves(y: Tensor, D: int) -> Sequence[Tensor]:
@@ -124,20 +126,24 @@ def of_weights(left: Left, samples: int = 0) -> list[Tensor]:
             below = left.outputs[index - 1]
             below = below if left.drop is None else left.drop(below, index - 1)
         dgates = left.by_gates[lane]
-        by_sample = own(dgates)
-        by_x = by_h = by_sample.mT
+        by_x = by_h = own(dgates)
         if left.by_h is not None:
-            by_x, by_h = left.by_x(lane).mT, left.rows.of(left.by_h[lane]).mT
-        found += [by_x @ own(below), by_h @ own(left.h_before(lane))]
+            by_h = own(left.rows.of(left.by_h[lane]))
         if layer.b_ih is not None:
-            bias = by_sample.sum(-2)
-            found += [bias, bias.clone()]
+            bias = by_x.sum(-2)
+            apart = left.by_h is not None and left.raw_ih is None
+            biases = [bias, by_h.sum(-2) if apart else bias.clone()]
+        if left.raw_ih is not None:
+            by_x = left.by_x(lane)
+        found += [by_x.mT @ own(below), by_h.mT @ own(left.h_before(lane))]
+        if layer.b_ih is not None:
+            found += biases
         if left.dh is not None:
             dh, m = left.rows.of(left.dh[lane]), _unprojected(left, lane)
             found.append(own(dh).mT @ own(m))
         if layer.w_ch is not None:
             found.append(_of_peepholes(left, lane, dgates))
-        if left.by_h is not None:
+        if left.raw_ih is not None:
             found += _of_norms(left, lane, dgates)
     return found
 
@@ -151,15 +157,16 @@ def _rows_of(rows: Rows, samples: int, t: Tensor) -> Tensor:
 
 def _unprojected(left: Left, lane: int) -> Tensor:
     """m = o * tanh(c), h before it was projected [live, H]."""
-    o = left.lane_of(left.gates, lane).chunk(4, -1)[3]
+    o = left.lane_of(left.gates, lane)[:, -left.c0.shape[-1] :]
     added = left.layers[lane].added(None)
     return (o * seen(left.c_made(lane), added).tanh()).to(left.dh.dtype)
 
 
 def _of_peepholes(left: Left, lane: int, dgates: Tensor) -> Tensor:
-    """[3H]: each gate's gradient times the c that it has seen."""
-    (di, df, _, do), before = dgates.chunk(4, -1), left.c_before(lane)
-    each = torch.cat([(di * before), (df * before), (do * left.c_made(lane))], -1)
+    """[3H], or [2H] of coupled gates: each one's gradient times the c that it has seen."""
+    *inputs, _, do = dgates.split(left.c0.shape[-1], -1)
+    before = left.c_before(lane)
+    each = torch.cat([*(d * before for d in inputs), do * left.c_made(lane)], -1)
     return each.sum(0).to(dgates.dtype)
 
 
@@ -176,18 +183,18 @@ def _of_norms(left: Left, lane: int, dgates: Tensor) -> list[Tensor]:
 
 def of_first(left: Left) -> Tensor:
     """dh0 [L, B, P]: what each row's first step, in its lane's order of time, sends to h0."""
-    rows, keep = left.rows, left.options.keep
+    rows, keep = left.rows, left.not_reset
     by_h = left.dgates if left.by_h is None else left.by_h
     first = rows.ends(by_direction(by_h, left.D), last=False)
     dh0 = left.dgates.new_empty(*first.shape[:2], left.h0.shape[2])
     for lane, layer in enumerate(left.layers):
         torch.mm(first[lane], layer.w_hh, out=dh0[lane])
-    if left.fed is not None:
-        dh0 = dh0 * left.fed
+    if left.h_mask is not None:
+        dh0 = dh0 * left.h_mask
     if keep is not None:
         kept = [t.reshape(1, rows.N, 1) for t in keep]
         kept = rows.ends(kept, last=False).view(torch.bool)  # [D, B, 1]
         dh0 = torch.where(kept, dh0.view(-1, *kept.shape[:2], dh0.shape[-1]), 0.0).view_as(dh0)
-    if left.carried is not None:
-        dh0 = dh0 + left.carried
+    if left.dh_old is not None:
+        dh0 = dh0 + left.dh_old
     return dh0.to(left.dgates.dtype)

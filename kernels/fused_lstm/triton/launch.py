@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from functools import lru_cache, wraps
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton.language as tl
 from torch import Tensor
+from triton import knobs
+from triton.runtime import driver
 
-from ..cell import PLAIN, Cell
+from ..spec import PLAIN, Spec
+from . import cells
 from .barrier import APART
+from .cells.coupled import COUPLED
+from .cells.gru import GRU
+from .cells.lstm import LSTM
+from .cells.rnn import RNN_RELU, RNN_TANH
 from .helper import KEEP_LOOP
 from .interpreter import is_interpreted
 from .philox import scale_of
@@ -27,25 +34,60 @@ NAMES = {
 }
 
 
+def on_their_device(operator: Callable) -> Callable:
+    """`operator`, with its tensors' GPU as the current one.
+
+    Triton launches on the current GPU and its stream, whichever the tensors are on.
+    """
+
+    @wraps(operator)
+    def run(*args, **options):
+        for argument in args:
+            if isinstance(argument, Tensor):
+                break
+        if argument.device.type == "cpu":
+            return operator(*args, **options)
+        with torch.cuda.device(argument.device):
+            return operator(*args, **options)
+
+    return run
+
+
+# --- what a kernel is compiled with ---
+
+
+def kernel_cell(cell: Spec) -> cells.Cell:
+    """A cell as the kernels have it."""
+    if cell.cell == "gru":
+        return GRU
+    if cell.cell == "rnn_tanh":
+        return RNN_TANH
+    if cell.cell == "rnn_relu":
+        return RNN_RELU
+    return COUPLED if cell.coupled else LSTM
+
+
 @dataclass(frozen=True, eq=False)  # one object a plan: told apart, and hashed, by identity
 class Weight:
-    """One of a sweep kernel's weights, and the exchange that it is multiplied by."""
+    """One of a kernel's weights, and the exchange that it is multiplied by."""
 
     K: int  # elements of a row, summed over
     STRIDE_ROW: int
     STRIDE_K: int
-    RESIDENT: int  # chunks of BLOCK_K that stay on chip
+    CHUNKS: int  # of BLOCK_K, of a row
+    RESIDENT: int  # of these, that stay on chip
     HOLD: bool
     PAD: int  # elements of a row of the exchange: chunks * BLOCK_K
     TILE: int  # of a block of batch: BLOCK_B rows
     SLOT: int  # and of all of them
+    K_PART: int  # of a row, that one of K_PARTS sums over
 
 
 @dataclass(frozen=True, eq=False)
 class Has:
-    """What a cell has in a step beside nn.LSTM's: PLAN.HAS."""
+    """What a cell has in a step beside torch's own: PLAN.HAS."""
 
-    PEEPHOLE: bool
+    PEEPHOLES: int
     CANDIDATE: bool  # a mask on g
     RECURRENT: bool  # a mask on what w_hh is multiplied by
     ZONE_H: int  # zoneout: 0 none, 1 its expectation, 2 drawn
@@ -54,11 +96,11 @@ class Has:
 
 
 @lru_cache(1024)
-def has(cell: Cell, draws: bool) -> Has:
+def has(cell: Spec, draws: bool) -> Has:
     """Of a cell; draws: whether there is a seed, as in training."""
     zone_h, zone_c = ((2 if draws else 1) if p > 0 else 0 for p in cell.zones)
     found = {
-        "PEEPHOLE": cell.peephole,
+        "PEEPHOLES": kernel_cell(cell).gates - 1 if cell.peephole else 0,
         "CANDIDATE": draws and cell.candidate_dropout > 0,
         "RECURRENT": draws and cell.recurrent_dropout > 0,
         "ZONE_H": zone_h,
@@ -70,21 +112,29 @@ def has(cell: Cell, draws: bool) -> Has:
 
 @dataclass(frozen=True, eq=False)
 class Constants:
-    """A sweep kernel's PLAN: what it is compiled with."""
+    """A kernel's PLAN."""
 
     LANES: int
     CHAIN: bool  # a lane reads what the lane below it writes
     BOTH: bool  # or: lanes 0 and 1 are a layer's directions
     H: int
-    P: int  # elements of h: H where it is not
+    P: int  # elements of h: H where it is not projected
     PROJECTED: bool
-    UNITS: int
-    SPLIT: int  # programs that share a block: 4, one a gate, or 1
+    GATES: int  # G
+    SAVED: int  # S
+    APART: bool  # h has parts of gates that are not added to x's
+    EXCHANGED: int  # gradients that the backward's exchange has of a unit
+    ROWS: int  # of a weight tile
+    UNITS: int  # of a block: hidden units in the forward, elements of h in the backward
+    SPLIT: int  # programs that share a block: G, one a gate, or 1
+    PART_GATES: int  # of the gates, those that one of them sums over
     OWN: int  # units of a block that one of them finishes
     ROW_GROUPS: int  # of programs, each with rows of batch and a barrier of its own
     BLOCK_B: int
     BATCH_BLOCKS: int  # of BLOCK_B rows that a program takes in turn
     BLOCK_K: int
+    K_PARTS: int  # of a chunk's sum, each a warp's; 1: all warps share a chunk's rows and columns
+    PART_K: int
     W_HH: Weight
     W_IH: Weight
     W_HR: Weight  # where PROJECTED
@@ -93,38 +143,43 @@ class Constants:
     EARLY: bool  # forward: a step's gates are loaded before the wait for it
     KEEP_LOOP: bool
     PERSISTENT: bool
+    NVIDIA: bool  # else AMD
     ACC: tl.dtype  # the state dtype
     PRECISION: str
+    ROUND: bool  # factors of products are rounded to TF32
     BITS: tl.dtype
     SAVE: bool  # forward: keep what a backward needs
-    SUMS: bool  # phases of a step that a launch has, see sweep.py
+    SUMS: bool  # phases of a step that a launch has, see forward.py and backward.py
     GATHERS: bool
     FINISHES: bool
     PROJECTS: bool
     DROPOUT: bool  # between lanes
-    ROWS: bool  # rows of batch end early
-    KEEP: bool  # states are zeroed before some steps
+    VARLEN: bool  # rows of batch end early
+    RESETS: bool  # states are zeroed before some steps
     HAS: Has
     MEETINGS: int  # of all programs in a wave
     BEFORE: int  # of these, before those of a norm
     PARTS: int  # programs that finish a lane's units
     UP: bool  # forward: what the lane above reads is not what w_hh is fed
+    SEPARATE: bool  # forward: x's and h's parts of a gate are not summed in one accumulator
     SENT: bool  # backward: w_hh^T . dgates is not sent on as it is
 
 
-@lru_cache(1024)  # asked for by every launch
+@lru_cache(1024)
 def constants(
     plan: Plan,
-    save: bool,
-    phases: tuple[str, ...],
-    dropout: bool,
-    rows: bool = False,
-    keep: bool = False,
-    cell: Cell = PLAIN,
+    cell: Spec = PLAIN,
+    save: bool = True,
+    phases: tuple[str, ...] = (),
+    dropout: bool = False,
+    varlen: bool = False,
+    resets: bool = False,
     draws: bool = False,
 ) -> Constants:
+    """PLAN of a launch that has `phases`; draws: whether a cell's masks are drawn."""
     size, chain = SIZES[plan.dtype], plan.kind == "layers" and plan.layers > 1
     recurrent = draws and cell.recurrent_dropout > 0
+    kernels = kernel_cell(cell)
     found = {
         "LANES": plan.layers,
         "CHAIN": chain,
@@ -132,21 +187,31 @@ def constants(
         "H": plan.hidden,
         "P": plan.outputs,
         "PROJECTED": plan.projected > 0,
+        "GATES": kernels.gates,
+        "SAVED": kernels.saved,
+        "APART": kernels.apart,
+        "EXCHANGED": exchanged(plan, cell),
+        "ROWS": plan.rows,
         "UNITS": plan.units,
         "SPLIT": plan.split,
+        "PART_GATES": plan.summed_gates,
         "OWN": plan.own,
         "ROW_GROUPS": plan.row_groups,
         "BLOCK_B": plan.block_b,
         "BATCH_BLOCKS": plan.batch_blocks,
         "BLOCK_K": plan.block_k,
+        "K_PARTS": plan.k_parts,
+        "PART_K": plan.block_k // plan.k_parts,
         **_weights(plan),
         "AHEAD": plan.ahead,
         "STAGES": plan.stages,
-        "EARLY": plan.persistent and plan.batch_blocks == 1 and not rows,
-        "KEEP_LOOP": KEEP_LOOP or _spills(plan) or len(cell.on) > 0,  # masks need registers
+        "EARLY": plan.persistent and plan.batch_blocks == 1 and not varlen,
+        "KEEP_LOOP": _keep_loop(plan, cell),
         "PERSISTENT": plan.persistent,
+        "NVIDIA": not plan.amd,
         "ACC": tl.float64 if size == 8 else tl.float32,
         "PRECISION": plan.precision,
+        "ROUND": plan.dtype == "fp32" and plan.precision == "tf32",
         "BITS": {2: tl.int16, 4: tl.int32, 8: tl.int64}[size],
         "SAVE": save,
         "SUMS": "sum" in phases,
@@ -154,26 +219,35 @@ def constants(
         "FINISHES": "finish" in phases,
         "PROJECTS": "project" in phases,
         "DROPOUT": dropout,
-        "ROWS": rows,
-        "KEEP": keep,
+        "VARLEN": varlen,
+        "RESETS": resets,
         "HAS": has(cell, draws),
         "MEETINGS": plan.meetings,
         "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),
         "PARTS": plan.programs // (plan.row_groups * plan.layers),
         "UP": dropout or (recurrent and chain),
-        "SENT": keep or recurrent,
+        "SEPARATE": resets or cell.layer_norm or (kernels.apart and chain),
+        "SENT": resets or recurrent,
     }
     return Constants(**_wrapped(found))
 
 
+def exchanged(plan: Plan, cell: Spec) -> int:
+    """Columns of the backward's exchange: by h's part of the gates, and, where the lane below
+    multiplies by another one, by x's part of the last gate.
+    """
+    kernels = kernel_cell(cell)
+    return kernels.gates + (kernels.apart and plan.kind == "layers" and plan.layers > 1)
+
+
 def _weights(plan: Plan) -> dict[str, Weight]:
-    """W_HH [4H, P] and W_IH, by their rows forward and by their columns backward; W_HR [P, H]."""
+    """W_HH [G*H, P] and W_IH, by their rows forward and by their columns backward; W_HR [P, H]."""
     forward, H, P = plan.direction == "forward", plan.hidden, plan.outputs
 
     def weight(K: int, columns: int, chunks: int, resident: int, hold: bool) -> Weight:
         pad, strides = chunks * plan.block_k, (columns, 1) if forward else (1, columns)
         tile, slot = plan.block_b * pad, plan.padded_batch * pad
-        values = K, *strides, resident, hold, pad, tile, slot
+        values = K, *strides, chunks, resident, hold, pad, tile, slot, pad // plan.k_parts
         names = (field.name for field in fields(Weight))
         return Weight(**_wrapped(dict(zip(names, values, strict=True))))
 
@@ -190,6 +264,17 @@ def _wrapped(found: dict) -> dict:
     return found if is_interpreted() else {name: tl.constexpr(v) for name, v in found.items()}
 
 
+def _keep_loop(plan: Plan, cell: Spec) -> bool:
+    """Whether nothing may move out of the time loop, since it would need too many registers.
+
+    Triton 3.6 moves out the descriptors of wgmma; masks need registers too. Weights that warps
+    multiply from registers, each its part of K, do move out: that is what they are for.
+    """
+    if plan.k_parts > 1:
+        return False
+    return KEEP_LOOP or _spills(plan) or not cell.is_plain_lstm
+
+
 def _spills(plan: Plan) -> bool:
     """Whether a time loop needs more registers than there are once all that can is moved out.
 
@@ -202,12 +287,12 @@ def _spills(plan: Plan) -> bool:
 
 
 @lru_cache(1024)
-def rates(p: float, cell: Cell) -> tuple[float, ...]:
-    """RATES of added.py; p: of dropout between the sweep's lanes."""
+def rates(p: float, cell: Spec) -> tuple[float, ...]:
+    """The kernels' floats, dropout_p to zone_c_rest; p: of dropout between a launch's lanes."""
     near = [torch.tensor(z, dtype=torch.float32).item() for z in cell.zones]
     rest = [z - of for z, of in zip(cell.zones, near, strict=True)]
-    dropouts = [x for p in (p, cell.candidate_dropout) for x in (p, scale_of(p))]
-    return *dropouts, *near, *rest
+    zones = near[0], rest[0], near[1], rest[1]
+    return p, scale_of(p), cell.candidate_dropout, scale_of(cell.candidate_dropout), *zones
 
 
 @lru_cache(1024)
@@ -216,13 +301,86 @@ def options(plan: Plan) -> dict:
     if is_interpreted():
         return {}
     found = {"num_warps": plan.warps, "num_stages": 1, "enable_fp_fusion": True}
+    if plan.amd:
+        del found["enable_fp_fusion"]
     return found | {"launch_cooperative_grid": plan.persistent}
+
+
+# --- a launch ---
+
+
+@dataclass(eq=False)
+class Launch:
+    """A kernel on one plan with one set of constants: compiled once, then only launched."""
+
+    plan: Plan
+    cell: cells.Cell
+    constants: Constants
+    compiled: dict[tuple, Any] = field(default_factory=dict)
+
+    def __call__(self, kernel: Any, arguments: tuple) -> None:
+        """Launch it on pointers and numbers in the kernel's order, without its constants."""
+        grid, given = self.plan.programs, (*arguments, self.cell, self.constants)
+        if is_interpreted():
+            kernel[(grid,)](*given)
+            return
+        active: Any = driver.active
+        device = active.get_current_device()
+        # What Triton specialises by: no number, and of a pointer whether 16 divides it.
+        key = device, type(active), *(_kind(a) for a in arguments)
+        found = self.compiled.get(key)
+        if found is None:
+            self.compiled[key] = kernel[(grid,)](*given, **options(self.plan))
+            return
+        stream = active.get_current_stream(device)
+        metadata = found.launch_metadata((grid, 1, 1), stream, *given)
+        found.run(
+            grid, 1, 1, stream, found.function, found.packed_metadata, metadata,
+            knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook, *given,
+        )  # fmt: skip
+
+
+def _kind(argument: Any) -> Any:
+    if isinstance(argument, Tensor):
+        return argument.data_ptr() % 16 == 0
+    if isinstance(argument, tuple):
+        return tuple(a.data_ptr() % 16 == 0 for a in argument)
+    return argument is None
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """All that is known of an operator's launches before its tensors: prepared once."""
+
+    plan: Plan
+    cell: Spec
+    launches: tuple[Launch, ...]  # those that a range of steps takes, in order
+    rates: tuple[float, ...]
+
+
+def call(
+    plan: Plan,
+    cell: Spec = PLAIN,
+    *,
+    save: bool = True,
+    p: float = 0.0,
+    varlen: bool = False,
+    resets: bool = False,
+    draws: bool = False,
+) -> Call:
+    """A plan's launches; p: of dropout between its lanes."""
+    kernels = kernel_cell(cell)
+    launches = [
+        Launch(plan, kernels, constants(plan, cell, save, phases, p > 0, varlen, resets, draws))
+        for phases in plan.phases()
+    ]
+    return Call(plan, cell, tuple(launches), rates(p, cell))
 
 
 class Workspace(NamedTuple):
     """What the programs of some launches share, zeroed on the stream by one fill."""
 
-    exchange: Tensor  # see product.py: [*leading, B_PAD, PAD]
+    exchange: Tensor  # see tile.py: [*leading, B_PAD, PAD]
     between: Tensor | None  # where h is projected: [lanes, B_PAD, PAD]
     counters: Tensor  # int32 [launches, .]: of each row group, all programs', then each block's
 

@@ -1,24 +1,19 @@
-"""Layer norm inside a sweep: a row's statistics are over all units, so all programs of it meet.
+"""Layer norm inside a step: a row's statistics are over all units, so all programs of it meet.
 
-In a step once for the product with w_hh, [4H] a whole, and once for c, [H]: PLAN.MEETINGS counts
-these too. Names as in sweep.py; of OPTIONS, where HAS.NORM, after those of all cells:
+In a step once for the product with w_hh, [G*H] a whole, and once for c, [H]: PLAN.MEETINGS counts
+these too. Names as in position.py; a part is what one program finishes of a lane. meeting is
+(all_ptr, shares_ptr, programs, part, wave, turn): whom a program meets, and when. Of tensors:
 
-raw     [L, N, 4H] state dtype, out, in the backward in: w_hh times h
-gains   [L, 6H] state dtype: of that product, of c, and c's bias
 shares  [L, 2, 2, PARTS, B] scratch, state dtype: what each part of a lane has summed up
+gain    [L, (G+2) * H] state dtype: of that product, of c, and c's bias
 stats   [L, N, 4] state dtype, in the backward: c's mean and 1 / deviation, and the product's
-by_h    [L, N, 4H] out, in the backward: the gradients by the product with w_hh
-dseen   [L, N, H] state dtype, out, in the backward: those by what h sees of c
-
-A part is what one program finishes of a lane. `whole` is whom a program meets, and
-what it is about: ((option_ptrs, all_ptr, programs, part), here, b, unit, alive, turn, wave, steps).
 """
 
 from __future__ import annotations
 
 import triton.language as tl
 
-from . import barrier, product
+from . import barrier, tile
 from .helper import helper
 
 EPS = tl.constexpr(1e-5)  # nn.LayerNorm's
@@ -27,28 +22,27 @@ PRODUCT, STATE = tl.constexpr(0), tl.constexpr(1)
 
 
 @helper
-def share(first, second, kind, rank, whole, PLAN: tl.constexpr):
+def share(first, second, kind, rank, meeting, step, b, rows, PLAN: tl.constexpr):
     """Hand on two numbers of each row [BLOCK_B], and meet; rank: of the two meetings of a turn.
     Returns where part 0's are.
     """
-    given, here, b, _, alive, turn, wave, steps = whole
-    option_ptrs, all_ptr, programs, part = given
-    _, lane, _ = here
-    _, B, _ = steps
-    ptr = option_ptrs[10] + (lane * 2 + kind) * (2 * PLAN.PARTS) * B + b
+    all_ptr, shares_ptr, programs, part, wave, turn = meeting
+    _, lane, _, alive = step
+    _, B, _, _ = rows
+    ptr = shares_ptr + (lane * 2 + kind) * (2 * PLAN.PARTS) * B + b
     tl.store(ptr + part * B, first, mask=b < alive)
     tl.store(ptr + (PLAN.PARTS + part) * B, second, mask=b < alive)
     barrier.arrive(all_ptr, PLAN.PERSISTENT)
     rounds = wave * PLAN.MEETINGS + PLAN.BEFORE + 2 * turn + rank
-    barrier.wait(all_ptr, rounds * programs, PLAN.PERSISTENT)
+    barrier.wait(all_ptr, rounds * programs, PLAN.PERSISTENT, PLAN.NVIDIA)
     return ptr
 
 
 @helper
-def parts(ptr, k, whole, PLAN: tl.constexpr):
+def parts(ptr, k, step, b, rows, PLAN: tl.constexpr):
     """The two numbers of parts k to k + SOME, [SOME, BLOCK_B], and which these are."""
-    _, _, b, _, alive, _, _, steps = whole
-    _, B, _ = steps
+    _, _, _, alive = step
+    _, B, _, _ = rows
     p = k + tl.arange(0, SOME)
     at, there = p.to(tl.int64)[:, None] * B, (p < PLAN.PARTS)[:, None] & (b < alive)[None, :]
     first = tl.load(ptr[None, :] + at, mask=there, other=0.0, cache_modifier=".cg")
@@ -57,12 +51,12 @@ def parts(ptr, k, whole, PLAN: tl.constexpr):
 
 
 @helper
-def sums(first, second, kind, rank, whole, PLAN: tl.constexpr):
+def sums(first, second, kind, rank, meeting, step, b, rows, PLAN: tl.constexpr):
     """Two numbers of each row [BLOCK_B], summed over all parts, always in the same order."""
-    ptr = share(first, second, kind, rank, whole, PLAN)
+    ptr = share(first, second, kind, rank, meeting, step, b, rows, PLAN)
     first, second = tl.zeros_like(first), tl.zeros_like(second)
     for k in range(0, PLAN.PARTS, SOME):
-        one, other, _ = parts(ptr, k, whole, PLAN)
+        one, other, _ = parts(ptr, k, step, b, rows, PLAN)
         first += tl.sum(one, 0)
         second += tl.sum(other, 0)
     return first, second
@@ -80,131 +74,137 @@ def column_sums(x, valid):
 
 
 @helper
-def statistics(x, valid, EACH: tl.constexpr, kind, rank, whole, PLAN: tl.constexpr):
-    """Mean and 1 / deviation [1, BLOCK_B] of x [., BLOCK_B], EACH of a unit, and all other parts'.
+def statistics(xs, valid, N: tl.constexpr, kind, rank, meeting, step, b, rows, PLAN: tl.constexpr):
+    """Mean and 1 / deviation [1, BLOCK_B] of N blocks xs [UNITS, BLOCK_B] and all other parts'.
 
     A part hands on its mean and the squares about it: no large numbers are subtracted.
     """
-    given, _, b, _, alive, _, _, _ = whole
-    _, _, _, part = given
-    size = EACH * tl.minimum(tl.maximum(PLAN.H - part * PLAN.UNITS, 1), PLAN.UNITS).to(PLAN.ACC)
-    mean = column_sums(x, valid) / size
-    apart = x - mean[None, :]
-    squares = column_sums(apart * apart, valid)
-    ptr = share(mean, squares, kind, rank, whole, PLAN)
+    _, _, _, part, _, _ = meeting
+    _, _, _, alive = step
+    size = N * tl.minimum(tl.maximum(PLAN.H - part * PLAN.UNITS, 1), PLAN.UNITS).to(PLAN.ACC)
+    mean = column_sums(xs[0], valid)
+    for i in tl.static_range(1, N):
+        mean += column_sums(xs[i], valid)
+    mean /= size
+    squares = tl.zeros_like(mean)
+    for i in tl.static_range(N):
+        off_mean = xs[i] - mean[None, :]
+        squares += column_sums(off_mean * off_mean, valid)
+    ptr = share(mean, squares, kind, rank, meeting, step, b, rows, PLAN)
     near = tl.load(ptr, mask=b < alive, other=0.0, cache_modifier=".cg")  # part 0's mean
     off, squares = tl.zeros_like(mean), tl.zeros_like(mean)
     for k in range(0, PLAN.PARTS, SOME):
-        means, others, p = parts(ptr, k, whole, PLAN)
-        sizes = EACH * tl.minimum(tl.maximum(PLAN.H - p * PLAN.UNITS, 0), PLAN.UNITS).to(PLAN.ACC)
+        means, others, p = parts(ptr, k, step, b, rows, PLAN)
+        sizes = N * tl.minimum(tl.maximum(PLAN.H - p * PLAN.UNITS, 0), PLAN.UNITS).to(PLAN.ACC)
         distance, there = means - near[None, :], (p < PLAN.PARTS)[:, None]
         off += column_sums(sizes[:, None] * distance, there)
         squares += column_sums(others + sizes[:, None] * distance * distance, there)
-    off, squares = off / (EACH * PLAN.H), squares / (EACH * PLAN.H)
+    off, squares = off / (N * PLAN.H), squares / (N * PLAN.H)
     deviation = tl.sqrt(squares - off * off + EPS)
     return (near + off)[None, :], (1.0 / deviation)[None, :]
 
 
 @helper
-def gain(whole, which, PLAN: tl.constexpr):
-    """[UNITS, 1]: of the product's four gates, of c, and c's bias."""
-    given, here, _, unit, _, _, _, _ = whole
-    option_ptrs, _, _, _ = given
-    _, lane, _ = here
-    at = lane * (6 * PLAN.H) + which * PLAN.H + unit
-    return tl.load(option_ptrs[9] + at, mask=unit < PLAN.H, other=0.0)[:, None]
+def gain(gain_ptr, lane, unit, which, PLAN: tl.constexpr):
+    """[UNITS, 1]: of one of the product's gates, of c (which = G), and c's bias (G + 1)."""
+    at = lane * ((PLAN.GATES + 2) * PLAN.H) + which * PLAN.H + unit
+    return tl.load(gain_ptr + at, mask=unit < PLAN.H, other=0.0)[:, None]
 
 
 # --- forward ---
 
 
 @helper
-def add_product(gates, acc, whole, mask, gates_at, PLAN: tl.constexpr):
-    """Four gates, and acc as product.add_product has it, normalized."""
-    option_ptrs, _, _, part = whole[0]
-    _, row_unit = product.gate_rows(part, PLAN.H, PLAN.UNITS)
-    mean, rstd = statistics(acc, (row_unit < PLAN.H)[:, None], 4, PRODUCT, 1, whole, PLAN)
-    i, f, g, o = product.apart(acc, PLAN)
-    if PLAN.SAVE:
-        product.store_gates(option_ptrs[8], gates_at, mask, (i, f, g, o), PLAN.H)
-    return (
-        gates[0] + (i - mean) * rstd * gain(whole, 0, PLAN),
-        gates[1] + (f - mean) * rstd * gain(whole, 1, PLAN),
-        gates[2] + (g - mean) * rstd * gain(whole, 2, PLAN),
-        gates[3] + (o - mean) * rstd * gain(whole, 3, PLAN),
-    )
+def of_product(by_h, gain_ptr, unit, meeting, step, b, rows, PLAN: tl.constexpr):
+    """What h makes of G gates, normalized and scaled."""
+    _, lane, _, _ = step
+    valid = (unit < PLAN.H)[:, None]
+    gates: tl.constexpr = PLAN.GATES
+    mean, rstd = statistics(by_h, valid, gates, PRODUCT, 1, meeting, step, b, rows, PLAN)
+    scaled = ()
+    for i in tl.static_range(gates):
+        scaled = scaled + ((by_h[i] - mean) * rstd * gain(gain_ptr, lane, unit, i, PLAN),)
+    return scaled
 
 
 @helper
-def seen(c, whole, PLAN: tl.constexpr):
+def of_state(c, gain_ptr, unit, meeting, step, b, rows, PLAN: tl.constexpr):
     """What h sees of c, of what all have made of it."""
-    valid = (whole[3] < PLAN.H)[:, None]
-    mean, rstd = statistics(c, valid, 1, STATE, 2, whole, PLAN)
-    scaled = (c - mean) * rstd * gain(whole, 4, PLAN)
-    return scaled + gain(whole, 5, PLAN)
+    _, lane, _, _ = step
+    valid = (unit < PLAN.H)[:, None]
+    mean, rstd = statistics((c,), valid, 1, STATE, 2, meeting, step, b, rows, PLAN)
+    scaled = (c - mean) * rstd * gain(gain_ptr, lane, unit, PLAN.GATES, PLAN)
+    return scaled + gain(gain_ptr, lane, unit, PLAN.GATES + 1, PLAN)
 
 
 # --- backward ---
 
 
 @helper
-def stat(whole, which):
+def stat(stats_ptr, which, step, b):
     """[1, BLOCK_B] of the forward's: c's mean and 1 / deviation, the product's."""
-    given, here, b, _, alive, _, _, _ = whole
-    option_ptrs, _, _, _ = given
-    _, _, first = here
-    at = (first + b) * 4 + which
-    return tl.load(option_ptrs[11] + at, mask=b < alive, other=0.0)[None, :]
+    _, _, first, alive = step
+    return tl.load(stats_ptr + (first + b) * 4 + which, mask=b < alive, other=0.0)[None, :]
 
 
 @helper
-def seen_again(c, whole, PLAN: tl.constexpr):
+def of_state_again(c, gain_ptr, stats_ptr, unit, step, b, PLAN: tl.constexpr):
     """c normalized, and what h saw of it."""
-    c_hat = c - stat(whole, 0)
-    c_hat *= stat(whole, 1)
-    scaled = c_hat * gain(whole, 4, PLAN)
-    return c_hat, scaled + gain(whole, 5, PLAN)
+    _, lane, _, _ = step
+    c_hat = c - stat(stats_ptr, 0, step, b)
+    c_hat *= stat(stats_ptr, 1, step, b)
+    scaled = c_hat * gain(gain_ptr, lane, unit, PLAN.GATES, PLAN)
+    return c_hat, scaled + gain(gain_ptr, lane, unit, PLAN.GATES + 1, PLAN)
 
 
 @helper
-def seen_backward(dseen, c_hat, whole, at, mask, PLAN: tl.constexpr):
+def of_state_backward(
+    dseen, c_hat, gain_ptr, stats_ptr, unit, meeting, step, b, rows, PLAN: tl.constexpr
+):
     """The gradient by c of that by what h saw of it."""
-    given, here, _, _, _, _, _, _ = whole
-    option_ptrs, _, _, _ = given
-    _, _, first = here
-    tl.store(option_ptrs[13] + first * PLAN.H + at, dseen, mask=mask)
-    d = dseen * gain(whole, 4, PLAN)
-    valid = (whole[3] < PLAN.H)[:, None]
+    _, lane, _, _ = step
+    d = dseen * gain(gain_ptr, lane, unit, PLAN.GATES, PLAN)
+    valid = (unit < PLAN.H)[:, None]
     along = column_sums(d * c_hat, valid)
-    one, other = sums(column_sums(d, valid), along, STATE, 1, whole, PLAN)
+    one, other = sums(column_sums(d, valid), along, STATE, 1, meeting, step, b, rows, PLAN)
     d -= (one / PLAN.H)[None, :] + c_hat * (other / PLAN.H)[None, :]
-    return d * stat(whole, 1)
+    return d * stat(stats_ptr, 1, step, b)
 
 
 @helper
-def product_backward(dgates, whole, mask, PLAN: tl.constexpr):
-    """The gradients by the four gates' products with w_hh, of those by the gates."""
-    given, here, b, unit, _, _, _, _ = whole
-    option_ptrs, _, _, _ = given
-    _, _, first = here
-    gates_at = (first + b)[None, :] * (4 * PLAN.H) + unit[:, None]
-    mean = stat(whole, 2)
-    rstd = stat(whole, 3)
-    i, f, g, o = product.load_gates(option_ptrs[8], gates_at, mask, PLAN.H, PLAN.ACC)
-    i, f, g, o = (i - mean) * rstd, (f - mean) * rstd, (g - mean) * rstd, (o - mean) * rstd
-    di = dgates[0] * gain(whole, 0, PLAN)
-    df = dgates[1] * gain(whole, 1, PLAN)
-    dg = dgates[2] * gain(whole, 2, PLAN)
-    do = dgates[3] * gain(whole, 3, PLAN)
+def of_product_backward(
+    dgates,  # by G gates
+    raw_ptr,  # [L, N, G*H] state dtype: w_hh times h
+    gain_ptr,
+    stats_ptr,
+    unit,
+    mask,
+    gates_at,
+    meeting,
+    step,
+    b,
+    rows,
+    PLAN: tl.constexpr,
+):
+    """The gradients by the gates' products with w_hh, of those by the gates."""
+    _, lane, _, _ = step
+    gates: tl.constexpr = PLAN.GATES
+    mean = stat(stats_ptr, 2, step, b)
+    rstd = stat(stats_ptr, 3, step, b)
+    raw = tile.load_columns(raw_ptr, gates_at, mask, PLAN.H, gates, PLAN.ACC)
+    hats, d = (), ()
+    for i in tl.static_range(gates):
+        hats = hats + ((raw[i] - mean) * rstd,)
+        d = d + (dgates[i] * gain(gain_ptr, lane, unit, i, PLAN),)
+    along, whole = d[0] * hats[0], d[0]
+    for i in tl.static_range(1, gates):
+        along += d[i] * hats[i]
+        whole += d[i]
     valid = (unit < PLAN.H)[:, None]
-    along = column_sums(di * i + df * f + dg * g + do * o, valid)
-    one, other = sums(column_sums(di + df + dg + do, valid), along, PRODUCT, 2, whole, PLAN)
-    one, other = (one / (4 * PLAN.H))[None, :], (other / (4 * PLAN.H))[None, :]
-    found = (
-        rstd * (di - one - i * other),
-        rstd * (df - one - f * other),
-        rstd * (dg - one - g * other),
-        rstd * (do - one - o * other),
-    )
-    product.store_gates(option_ptrs[12], gates_at, mask, found, PLAN.H)
+    one, other = column_sums(whole, valid), column_sums(along, valid)
+    one, other = sums(one, other, PRODUCT, 2, meeting, step, b, rows, PLAN)
+    one, other = (one / (gates * PLAN.H))[None, :], (other / (gates * PLAN.H))[None, :]
+    found = ()
+    for i in tl.static_range(gates):
+        found = found + (rstd * (d[i] - one - hats[i] * other),)
     return found

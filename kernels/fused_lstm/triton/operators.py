@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from .. import ops
-from . import around, interpreter, philox, pointwise
+from . import interpreter, op, philox, pointwise
+from .launch import on_their_device
 
 if interpreter.is_interpreted():
     interpreter.announce()
 
-ops.implement(
-    "triton",
-    {
-        "cell": pointwise.cell,
-        "cell_backward": pointwise.cell_backward,
-        "lstm": around.lstm,
-        "lstm_backward": around.lstm_backward,
-        "dropout": philox.dropout,
-    },
-)
+KERNELS = {
+    "cell": pointwise.cell,
+    "cell_backward": pointwise.cell_backward,
+    "lstm": op.lstm,
+    "lstm_backward": op.lstm_backward,
+    "dropout": philox.dropout,
+}
+GUARDED = {name: on_their_device(kernel) for name, kernel in KERNELS.items()}
+ops.implement("triton", GUARDED)

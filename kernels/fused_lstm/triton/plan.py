@@ -2,10 +2,11 @@
 
     plan("steps", "forward", hidden=1500, batch=20, layers=1, dtype="bf16", device=DEVICES["H100"])
 
-H, P, L: hidden size, size of h (H where it is not projected), layers. A forward program owns
-`units` hidden units: 4 * units rows of weights, summed over P. A backward program owns 4 * units
-elements of h and a quarter of the 4H gates: as many rows, summed over H. So one calculation serves
-both. Where h is projected, each also owns `own` rows of w_hr, or of its transpose.
+H, P, L, G: hidden size, size of h (H where it is not projected), layers, gates. A forward program
+owns `units` hidden units: G * units rows of weights, summed over P. A backward program owns G *
+units elements of h and one of the G gates: as many rows, summed over H. So one calculation serves
+both. A tile has 1 or 4 times `units` rows, since Triton wants powers of 2: of three gates the last
+quarter is masked. Where h is projected, each also owns `own` rows of w_hr, or of its transpose.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ SIZES = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
 TILE = 16 * 1024  # bytes of a tile of weights, where H is large enough
 MANY = 8  # rounds of a product, so that twice the tile pays: fewer syncs for more instructions
 STREAM_STAGES = 3  # tiles in flight or in use where weights stream from L2
+K_PARTS = 8  # warps that share out a product's sum, where they do
+PART_REGISTERS = 176  # of a thread, that its weights and sums may take: found by fused_lstm.inspect
+READ_US = 0.2  # what reading K once more may take, by arithmetic, for half as many units a program
 RESERVED = 2048  # bytes of shared memory for what the compiler adds: mbarriers, reductions
 
 
@@ -35,7 +39,9 @@ class Plan:
     dtype: str  # a key of SIZES
     precision: str  # tl.dot's input_precision; or upcast, in the interpreter
     programs: int
-    units: int  # hidden units of a block
+    rows: int  # of a weight tile
+    units: int  # of a block: hidden units, or elements of h (backward)
+    own: int  # units of a block that one program finishes: rows of its projection's tile
     split: int  # programs that share a block (backward)
     row_groups: int  # of programs, each with rows of batch and a barrier of its own
     warps: int
@@ -54,6 +60,9 @@ class Plan:
     smem: int  # bytes of shared memory, estimated
     why: tuple[str, ...]
     norm: bool = False  # whether rows are normalized over all units
+    gates: int = 4  # G
+    k_parts: int = 1  # of a product's sum, each a warp's; 1: warps share rows and columns instead
+    amd: bool = False
 
     @property
     def outputs(self) -> int:
@@ -63,16 +72,6 @@ class Plan:
     @property
     def persistent(self) -> bool:
         return self.mode == "persistent"
-
-    @property
-    def rows(self) -> int:
-        """Rows of a program's weight tile."""
-        return 4 * self.units if self.direction == "forward" else self.units
-
-    @property
-    def own(self) -> int:
-        """Units of a block that one program finishes: rows of its projection's tile."""
-        return self.units // self.split
 
     @property
     def padded_batch(self) -> int:
@@ -85,9 +84,9 @@ class Plan:
         return self.programs // (self.split * self.row_groups)
 
     @property
-    def gates(self) -> int:
-        """Of four, those that one program's product sums over: in the forward they are its rows."""
-        return 4 // self.split if self.direction == "backward" else 1
+    def summed_gates(self) -> int:
+        """Those that one program's product sums over: in the forward they are its rows."""
+        return self.gates // self.split if self.direction == "backward" else 1
 
     @property
     def products(self) -> int:
@@ -96,9 +95,8 @@ class Plan:
     @property
     def resident_fraction(self) -> float:
         """Of a program's weights."""
-        gates = self.rows * (self.resident + self.resident_ih), self.rows * self.chunks
-        part = gates[0] + self.own * self.resident_hr
-        return part / (gates[1] * self.products + self.own * self.chunks_hr)
+        resident = self.rows * (self.resident + self.resident_ih) + self.own * self.resident_hr
+        return resident / (self.rows * self.chunks * self.products + self.own * self.chunks_hr)
 
     @property
     def meetings(self) -> int:
@@ -139,6 +137,8 @@ def plan(
     tf32: bool = True,
     projected: int = 0,
     norm: bool = False,
+    gates: int = 4,
+    in_parts: bool = True,
 ) -> Plan:
     """The launch for one shape.
 
@@ -152,6 +152,8 @@ def plan(
         tf32: whether float32 products may round their inputs to TF32.
         projected: P where h is projected, else 0.
         norm: whether rows are normalized over all units, so that all programs of a lane meet.
+        gates: G, 1, 3 or 4.
+        in_parts: whether a product's sum may be shared out to warps; False to compare.
     """
     if kind not in ("steps", "layers", "both"):
         raise ValueError(f"kind must be 'steps', 'layers' or 'both', got {kind!r}")
@@ -159,6 +161,8 @@ def plan(
         raise ValueError(f"direction must be 'forward' or 'backward', got {direction!r}")
     if dtype not in SIZES:
         raise ValueError(f"dtype must be one of {', '.join(SIZES)}, got {dtype!r}")
+    if gates not in (1, 3, 4):
+        raise ValueError(f"gates: got {gates}; expected 1, 3 or 4")
     for name, value in (("hidden", hidden), ("batch", batch), ("layers", layers)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -167,16 +171,18 @@ def plan(
     if norm and kind == "layers":
         raise ValueError("norm: got True with kind 'layers', should be 'steps' or 'both'")
     layers = {"steps": 1, "layers": layers, "both": 2}[kind]
-    shape = hidden, batch, layers, projected, dtype
-    if device.arch == 0:
+    shape = hidden, batch, layers, projected, dtype, gates
+    if device.is_interpreter:
         return _interpreted(kind, direction, *shape, norm)
     found = replace(_compiled(kind, direction, *shape, device, tf32), norm=norm)
+    if in_parts:
+        found = _in_parts(found, device)
     if norm and not found.persistent:
         raise ValueError(f"layer_norm: {found.why[0]}; use engine 'loop'")
     return found
 
 
-def _interpreted(kind, direction, hidden, batch, layers, projected, dtype, norm) -> Plan:
+def _interpreted(kind, direction, hidden, batch, layers, projected, dtype, gates, norm) -> Plan:
     """Few large programs: one costs the interpreter milliseconds, whatever its size."""
     outputs = projected or hidden
     widest = max(hidden, outputs)
@@ -189,48 +195,64 @@ def _interpreted(kind, direction, hidden, batch, layers, projected, dtype, norm)
     return Plan(
         kind, direction, "per-step", hidden, batch, layers, projected, dtype,
         precision="upcast" if SIZES[dtype] == 2 else "ieee",
-        programs=layers * _ceil(widest, block), units=block, split=1, row_groups=1, warps=4,
+        programs=layers * _ceil(widest, block),
+        rows=_tile_gates(gates) * block if direction == "forward" else block,
+        units=block, own=block, split=1, row_groups=1, warps=4,
         block_b=block_b, batch_blocks=_ceil(batch, block_b),
         block_k=block_k, chunks=_ceil(sums, block_k), resident=0, resident_ih=0,
         chunks_hr=_ceil(others, block_k) if projected else 0, resident_hr=0, ahead=0,
         stages=1, hold=False, hold_hr=False, smem=0,
         why=("the interpreter runs one program after another: one launch a step",),
-        norm=norm,
+        norm=norm, gates=gates,
     )  # fmt: skip
 
 
-def _compiled(kind, direction, hidden, batch, layers, projected, dtype, device, tf32) -> Plan:
+def _compiled(
+    kind, direction, hidden, batch, layers, projected, dtype, gates, device, tf32
+) -> Plan:
     size, outputs, why = SIZES[dtype], projected or hidden, []
     widest = max(hidden, outputs)
-    units, programs, persistent = _share_out(direction, widest, layers, device, why)
-    rows, products = 4 * units, 2 if kind == "layers" else 1
-    split = 4 if direction == "backward" and persistent else 1
-    if direction == "backward" and not persistent:
+    own, programs, persistent = _share_out(direction, widest, layers, gates, device, why)
+    rows, products = _tile_gates(gates) * own, 2 if kind == "layers" else 1
+    units, split = own, 1
+    if direction == "backward" and persistent:
+        units, split = gates * own, gates
+    elif direction == "backward":
+        units = own = rows
         programs = layers * _ceil(widest, rows)
-    own = rows if direction == "backward" and split == 1 else units
     sums, others = (outputs, hidden) if direction == "forward" else (hidden, outputs)
 
-    precision = "tf32" if size == 2 or (dtype == "fp32" and tf32) else "ieee"
-    on_tensor_cores = precision == "tf32"
+    rounds = (size == 2 or (dtype == "fp32" and tf32)) and device.has_tf32
+    precision = "tf32" if rounds else "ieee"
+    on_tensor_cores = rounds or size == 2
     block_b, row_groups = _divide_rows(batch, rows, programs, persistent, device, why)
-    narrow = min(TILE // (rows * size) if on_tensor_cores else 16, max(16, _power_of_2(widest)))
+    narrow = min(
+        TILE // (max(rows, 64) * size) if on_tensor_cores else 16, max(16, _power_of_2(widest))
+    )
     # Half as many rounds of a product, where there are many and all of its weights are resident.
-    may_double = kind != "layers" and persistent and size == 2 and device.arch < 100
+    may_double = kind != "layers" and persistent and size == 2 and not device.tcgen05
     may_double &= block_b <= 32 and _ceil(sums, narrow) >= MANY
-    for block_k in (2 * narrow, narrow) if may_double else (narrow,):
-        chunks, chunks_hr = _ceil(sums, block_k), _ceil(others, block_k) if projected else 0
-        tile, tile_hr = rows * block_k * size, own * block_k * size
-        staged = block_k * block_b * size
-        scratch = max(staged, rows * block_b * max(4, size)) + RESERVED
-        free, whole = device.smem - scratch, products * chunks * tile + chunks_hr * tile_hr
-        if free >= whole:
-            break
+
+    def memory(block_k: int) -> tuple[int, int]:
+        """Return the bytes of scratch, and those of all weight tiles."""
+        scratch = max(block_k * block_b * size, rows * block_b * max(4, size)) + RESERVED
+        weights = products * _ceil(sums, block_k) * rows * block_k * size
+        return scratch, weights + (
+            _ceil(others, block_k) * own * block_k * size if projected else 0
+        )
+
+    doubles = may_double and sum(memory(2 * narrow)) <= device.smem
+    block_k = 2 * narrow if doubles else narrow
+    scratch, weights = memory(block_k)
+    chunks, chunks_hr = _ceil(sums, block_k), _ceil(others, block_k) if projected else 0
+    tile, tile_hr = rows * block_k * size, own * block_k * size
+    staged = block_k * block_b * size
     resident, resident_hr, stages = 0, 0, 1
     if not persistent:
         why.append("weights are read anew by every launch")
     elif not on_tensor_cores:
         why.append(f"{dtype} products without tensor cores: weights stream from L2, {_NO_TILES}")
-    elif free >= whole:
+    elif scratch + weights <= device.smem:
         resident, resident_hr = products * chunks, chunks_hr
         why.append(
             f"{resident} weight tiles of {tile // 1024} KiB and {scratch // 1024} KiB of scratch"
@@ -238,7 +260,7 @@ def _compiled(kind, direction, hidden, batch, layers, projected, dtype, device, 
         )
     else:
         stages = STREAM_STAGES
-        buffers = stages if device.arch >= 90 else stages - 1  # Hopper's products are asynchronous
+        buffers = stages if device.asynchronous else stages - 1
         scratch = max(scratch, buffers * (tile + staged) + RESERVED)
         resident = min(products * chunks, max(0, (device.smem - scratch) // tile))
         left = max(0, device.smem - scratch - resident * tile)
@@ -255,25 +277,79 @@ def _compiled(kind, direction, hidden, batch, layers, projected, dtype, device, 
     return Plan(
         kind, direction, "persistent" if persistent else "per-step", hidden, batch, layers,
         projected, dtype, precision, programs * row_groups,
-        units=rows if direction == "backward" else units,
-        split=split, row_groups=row_groups, warps=_warps(rows, device), block_b=block_b,
+        rows=rows, units=units, own=own, split=split, row_groups=row_groups,
+        warps=_warps(rows, device), block_b=block_b,
         batch_blocks=_ceil(_ceil(batch, block_b), row_groups),
         block_k=block_k, chunks=chunks,
         resident=min(resident, chunks), resident_ih=max(0, resident - chunks),
         chunks_hr=chunks_hr, resident_hr=resident_hr,
         ahead=_ahead(kind, block_b * max(1, tile // TILE), stages > 1, device), stages=stages,
-        hold=device.arch < 90, hold_hr=device.arch < 90 or own < 64,
-        smem=scratch + resident * tile + resident_hr * tile_hr, why=tuple(why),
+        hold=not device.asynchronous or rows < 64,
+        hold_hr=not device.asynchronous or own < 64,
+        smem=scratch + resident * tile + resident_hr * tile_hr, why=tuple(why), gates=gates,
+        amd=device.gfx != "",
     )  # fmt: skip
+
+
+def _in_parts(found: Plan, device: Device) -> Plan:
+    """The same plan with each product's sum shared out to 8 warps, where their registers hold it.
+
+    A warp multiplies all of a program's rows by its eighth of K, from registers, and the sums meet
+    once: fewer instructions, and a third of the syncs of warps that share rows and columns.
+    """
+    may = found.persistent and SIZES[found.dtype] == 2 and found.batch_blocks == 1
+    may &= found.own == 16 and not (found.projected or found.amd or device.tcgen05)
+    if not may:
+        return found
+    size, products = SIZES[found.dtype], found.products
+    columns = _ceil(found.hidden, K_PARTS * 16) * 16  # of K, that a warp sums over
+    if device.wgmma and found.direction == "backward" and columns <= 32:
+        return found  # so few columns leave 4 warps that share rows and columns ahead
+    part_k = 32 if columns % 32 == 0 else 16
+    chunks, pad = columns // part_k, K_PARTS * columns
+    # Programs of 8 units have half the instructions, and are twice as many to read all of K: where
+    # that is soon done, or half as many would have to stream weights.
+    read_us = found.programs * products * pad * found.block_b * size / device.l2_rate / 1e3
+    owns = (8, 16) if read_us < READ_US else (16, 8) if found.resident_fraction < 1 else (16,)
+    for own in owns:
+        rows = _tile_gates(found.gates) * own
+        units = found.gates * own if found.direction == "backward" else own
+        blocks = _ceil(found.hidden, units) * found.split * found.row_groups
+        registers = rows * (products * columns * size + found.block_b * 4) // 128
+        # Weights on their way into registers, and then sums among the warps, or all of h.
+        smem = rows * products * pad * size + RESERVED
+        smem += found.block_b * max(K_PARTS * rows * 4, products * pad * size)
+        fits = found.layers * blocks <= device.sms and smem <= device.smem
+        if not fits or registers > PART_REGISTERS or rows < 16:
+            continue
+        return replace(
+            found, programs=found.layers * blocks, rows=rows, units=units, own=own, warps=K_PARTS,
+            block_k=K_PARTS * part_k, chunks=chunks, resident=chunks,
+            resident_ih=chunks * (products - 1), ahead=chunks, stages=1, hold=False, smem=smem,
+            k_parts=K_PARTS,
+            why=(
+                f"{found.layers * blocks} programs, one on each of {device.sms} SMs at most",
+                f"{registers} of a thread's registers hold its weights and sums: all resident,"
+                f" each of {K_PARTS} warps sums over {columns} of K",
+            ),
+        )  # fmt: skip
+    return found
 
 
 _NO_TILES = "since operands of such products live in registers"
 
 
-def _share_out(direction, hidden, layers, device, why) -> tuple[int, int, bool]:
+def _tile_gates(gates: int) -> int:
+    """Gates that a tile has rows for: Triton wants a power of 2."""
+    return _power_of_2(gates)
+
+
+def _share_out(direction, hidden, layers, gates, device, why) -> tuple[int, int, bool]:
     """Hidden units a program, programs, and whether all of them run at once."""
     for units in (16, 32, 64):
-        blocks = _ceil(hidden, units) if direction == "forward" else 4 * _ceil(hidden, 4 * units)
+        blocks = _ceil(hidden, units)
+        if direction == "backward":
+            blocks = gates * _ceil(hidden, gates * units)
         if layers * blocks <= device.sms:
             why.append(f"{layers * blocks} programs, one on each of {device.sms} SMs at most")
             return units, layers * blocks, True
@@ -301,19 +377,21 @@ def _divide_rows(batch, rows, programs, persistent, device, why) -> tuple[int, i
 
 
 def _warps(rows: int, device: Device) -> int:
-    # A warp group of 4 multiplies 64 rows on Hopper; two share a tile of more rows. Before it,
-    # 8 warps halve what each thread holds.
-    return 4 if device.arch >= 90 and rows == 64 else 8
+    # A warp group of 4 multiplies 64 rows; two share a tile of more rows. Where warps multiply on
+    # their own, 8 of them halve what each thread holds.
+    if device.asynchronous and rows == 64:
+        return 4
+    return 8 * 32 // device.wave
 
 
 def _ahead(kind: str, wide: int, streams: bool, device: Device) -> int:
     """As many chunks in flight as registers hold beside the rest: found by fused_lstm.inspect."""
     # A chunk takes 16 of a thread's 255 registers at 32 columns and 4 warps, twice that doubled.
-    if device.arch >= 100:
+    if device.tcgen05:
         return 0 if streams or kind == "layers" else 1
     if wide > 32:
         return 1
-    if device.arch < 90:
+    if not device.asynchronous:
         return 3
     if streams:
         return 1 if kind == "layers" else 2

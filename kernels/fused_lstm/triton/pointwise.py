@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..cell import PLAIN
-from . import launch, product
+from ..spec import PLAIN
+from . import launch, tile
 from .cells import lstm
 from .interpreter import is_interpreted
 
@@ -32,9 +32,9 @@ def lstm_cell_fwd_kernel(
 ):
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = n < size
-    gates = product.load_gates(gates_ptr, n + (n // H) * 3 * H, mask, H, DTYPE)
+    gates = tile.load_columns(gates_ptr, n + (n // H) * 3 * H, mask, H, 4, DTYPE)
     c = tl.load(c_ptr + n, mask=mask, other=0.0)
-    activated, _, c_next = lstm.forward(gates, c, ((0.0, 0.0, 0.0), 0.0, 0.0), HAS)
+    activated, _, c_next = lstm.forward(gates, c, ((), 0.0, 0.0), HAS)
     h = lstm.output(activated, c_next)
     tl.store(h_ptr + n, h.to(h_ptr.dtype.element_ty), mask=mask)
     tl.store(c_next_ptr + n, c_next, mask=mask)
@@ -63,12 +63,12 @@ def lstm_cell_bwd_kernel(
     dh = tl.load(dh_ptr + n, mask=mask, other=0.0).to(DTYPE)
     dc_next = tl.load(dc_next_ptr + n, mask=mask, other=0.0)
     # The activations are computed again: cheaper than writing and reading four of them.
-    gates = product.load_gates(gates_ptr, first, mask, H, DTYPE)
-    own = (0.0, 0.0, 0.0), 0.0, 0.0
-    activated, _, _ = lstm.forward(gates, c, own, HAS)
+    gates = tile.load_columns(gates_ptr, first, mask, H, 4, DTYPE)
+    options = (), 0.0, 0.0
+    activated, _, _ = lstm.forward(gates, c, options, HAS)
     do, dmade = lstm.output_backward(activated, c_next, dh)
-    dgates, dc = lstm.backward(activated, c, dc_next, do, dmade, own, HAS)
-    product.store_gates(dgates_ptr, first, mask, dgates, H)
+    dgates, _, dc = lstm.backward(activated, c, dc_next, do, dmade, options, HAS)
+    tile.store_columns(dgates_ptr, first, mask, dgates, H, 4)
     tl.store(dc_ptr + n, dc, mask=mask)
 
 

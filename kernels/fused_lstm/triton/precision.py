@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def tf32() -> bool:
@@ -41,3 +42,9 @@ def matmul_as_rnn(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         switch.fp32_precision = before
+
+
+def rounded(x: Tensor) -> Tensor:
+    """float32 as TF32, to the nearest, ties away from zero: what tile.rounded does in a kernel."""
+    bits = x.view(torch.int32)
+    return torch.where(x == x, (bits + 0x1000) & -0x2000, bits).view(torch.float32)

@@ -107,7 +107,9 @@ struct Layer {
     }
     N = first.back();
     for (size_t n = 0; n < keep.size(); ++n) keep[n] = n % 3 != 1;
-    lane = {of.steps, B, I, H, P, first.data(), of.reverse, of.keep ? keep.data() : nullptr};
+    lane = {of.steps, B, I, H, P, CellKind::lstm, first.data(), of.reverse,
+            of.keep ? keep.data() : nullptr};
+    lane.input_stride = 4 * H;
     lane.x = data.random(N * I);
     lane.h0 = data.random(B * P);
     lane.c0 = data.random(B * H);
@@ -128,7 +130,7 @@ struct Layer {
     d.dc0 = data.random(B * H);
     d.dw_ih = data.fresh(4 * H * I);
     d.dw_hh = data.fresh(4 * H * P);
-    d.db = of.bias ? data.fresh(4 * H) : nullptr;
+    d.db_ih = of.bias ? data.fresh(4 * H) : nullptr;
     d.dw_hr = lane.w_hr ? data.fresh(P * H) : nullptr;
     d.dgates = data.fresh(kernels.blocks_size(4, H, N));
     d.dh = data.fresh(kernels.blocks_size(1, P, N));
@@ -142,7 +144,7 @@ struct Layer {
   }
 
   Scratch<T> scratch(long workers) {
-    return {data.fresh(kernels.recurrent_size(H, P, lane.w_hr)),
+    return {data.fresh(kernels.recurrent_size({4, H, P}, lane.w_hr)),
             data.fresh(workers * kernels.shapes.panel_size)};
   }
 
@@ -155,7 +157,7 @@ struct Layer {
     data.print("dc0" + suffix, d.dc0, B * H);
     data.print("dw_ih" + suffix, d.dw_ih, 4 * H * I);
     data.print("dw_hh" + suffix, d.dw_hh, 4 * H * P);
-    if (d.db) data.print("db" + suffix, d.db, 4 * H);
+    if (d.db_ih) data.print("db" + suffix, d.db_ih, 4 * H);
     if (d.dw_hr) data.print("dw_hr" + suffix, d.dw_hr, P * H);
   }
 };
@@ -195,7 +197,7 @@ void run_wavefront(const Kernels<T>& kernels) {
   below.d.dy = above.d.dx = between;
   const Lane<T> lanes[] = {below.lane, above.lane};
   const LaneGradient<T> gradients[] = {below.d, above.d};
-  const long size = kernels.wavefront_size(of.inputs, of.hidden);
+  const long size = kernels.wavefront_size({4, of.hidden, of.inputs});
   const Wavefront<T> wave{lanes, gradients, 2, dropping, dropped, data.fresh(2 * size), size};
   T* const panels = data.fresh(2 * kernels.shapes.panel_size);
   run_team(2, [&](const Worker& w) { kernels.wavefront_forward(w, wave); });

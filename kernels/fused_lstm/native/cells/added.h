@@ -1,15 +1,11 @@
-// A step of a cell that has more than nn.LSTM's: peepholes and masks, as data of its lane. One
-// function for tiles of every height, called where a tile's sums already lie in memory: the plain
-// cell pays one branch a tile for it, and no tile is compiled twice.
+// A step of an LSTM's cell that has more than nn.LSTM's: peepholes and masks, as data of its lane.
 #pragma once
 
-#include "cells/gru.h"
+#include "cells/lstm.h"
 #include "philox.h"
 #include "rows.h"
 
 namespace fused_lstm::FL_ISA {
-
-#define FL_APART __attribute__((noinline))
 
 // --- masks ---
 
@@ -90,7 +86,8 @@ FL_INLINE void leave_tile(const Lane<T>& lane, long place, long column, long row
 // W units of R h as it is kept, of a row at a place.
 template <class T>
 FL_INLINE Sum<T>* by_h_of(const Lane<T>& lane, long place, long b) {
-  return lane.by_h + (lane.save ? row_of(lane, place) + b : b) * 4 * lane.hidden;
+  const long width = shape_of(lane.cell).gates * lane.hidden;
+  return lane.by_h + (lane.save ? row_of(lane, place) + b : b) * width;
 }
 
 template <class T>
@@ -99,23 +96,23 @@ FL_INLINE Vec<T> peephole(const Lane<T>& lane, long gate, long unit) {
 }
 
 // Gates before activation -> c as the step makes it. Activates and leaves them; leaves the next c.
-template <class T>
+template <int GATES, class T>
 FL_INLINE Vec<T> step_cell(const CellStep<T>& step, long b, long unit, Gates<Sum<T>>& a, Vec<T> c) {
   const Lane<T>& lane = *step.lane;
   const Added<T>& added = *lane.added;
   const long hidden = step.hidden, width = min(hidden - unit, W<T>);
   if (added.w_ch) {
     a.i += peephole(lane, 0, unit) * c;
-    a.f += peephole(lane, 1, unit) * c;
+    if (GATES == 4) a.f += peephole(lane, 1, unit) * c;
   }
-  a = {sigmoid<Sum<T>>(a.i), sigmoid<Sum<T>>(a.f), tanh<Sum<T>>(a.g), a.o};
+  a = activate_all_but_o<GATES, T>(a.i, a.f, a.g, a.o);
   const Vec<T> g = added.candidate.values
                        ? a.g * load_mask(added.candidate, lane, step.place, b, unit)
                        : a.g;
   const Vec<T> made = a.f * c + a.i * g;
-  if (added.w_ch) a.o += peephole(lane, 2, unit) * made;
+  if (added.w_ch) a.o += peephole(lane, GATES - 2, unit) * made;
   a.o = sigmoid<Sum<T>>(a.o);
-  if (step.gates) store_gates(a, step.gates + b * 4 * hidden + unit, hidden, width);
+  if (step.gates) store_gates<GATES>(a, step.gates + b * GATES * hidden + unit, hidden, width);
   Vec<T> next = made;
   if (added.zoneout_c.values) {
     next += load_mask(added.zoneout_c, lane, step.place, b, unit) * (c - made);
@@ -133,27 +130,29 @@ FL_INLINE void leave_made(const CellStep<T>& step, long b, long unit, Vec<T> h) 
   }
 }
 
-// sums[r]: the gates before activation of row `row` + r, W units from `unit` on.
-template <class T>
-FL_APART void finish_added(const CellStep<T>& step, long unit, long row, long rows,
-                           const Vec<T> (*sums)[4]) {
+// R h of a lane that normalizes, where the rest waits for the whole row.
+template <int GATES, class T>
+FL_APART void keep_by_h(const CellStep<T>& step, long unit, long row, long rows, long, Vec<T>* sums) {
+  const long width = min(step.hidden - unit, W<T>);
+  for (long b = row; b < row + rows; ++b) {
+    Sum<T>* const by_h = by_h_of(*step.lane, step.place, b) + unit;
+    for (int gate = 0; gate < GATES; ++gate) store(by_h + gate * step.hidden, *sums++, width);
+  }
+}
+
+template <int GATES, class T>
+FL_APART void finish_added(const CellStep<T>& step, long unit, long row, long rows, long,
+                           Vec<T>* sums) {
   const long hidden = step.hidden, width = min(hidden - unit, W<T>);
-  for (long b = row; b < row + rows; ++b, ++sums) {
-    Gates<Sum<T>> a = {sums[0][0], sums[0][1], sums[0][2], sums[0][3]};
-    if (step.lane->by_h) {  // the rest waits for the whole row
-      store_gates(a, by_h_of(*step.lane, step.place, b) + unit, hidden, width);
-      continue;
-    }
+  for (long b = row; b < row + rows; ++b, sums += GATES) {
     Vec<T> c = load(step.c + b * hidden + unit, width);
-    if (step.keep && !step.keep[b]) {
-      a = load_gates(step.input_part + b * 4 * hidden + unit, hidden, width);
+    if (!step.kept(b)) {
+      const Sum<T>* const x = step.input_part + b * step.input_stride + unit;
+      for (int gate = 0; gate < GATES; ++gate) sums[gate] = load(x + gate * hidden, width);
       c = Vec<T>{};
     }
-    if (step.lane->added->gru) {
-      leave<T>(*step.lane, step.place, b, unit, gru_cell<T>(step, b, unit, a, c));
-      continue;
-    }
-    const Vec<T> made = step_cell<T>(step, b, unit, a, c);
+    Gates<Sum<T>> a = {sums[0], sums[1], sums[GATES - 2], sums[GATES - 1]};
+    const Vec<T> made = step_cell<GATES, T>(step, b, unit, a, c);
     leave_made<T>(step, b, unit, a.o * tanh<Sum<T>>(made));
   }
 }
@@ -212,7 +211,7 @@ FL_INLINE Vec<T> made_of(const CellStepBack<T>& step, long b, long unit, const G
 
 // Gradients by the gates before activation, of those by o so and by the c that was made through h
 // alone; dc becomes the gradient by the c before.
-template <class T>
+template <int GATES, class T>
 FL_INLINE Gates<Sum<T>> cell_gradients(const CellStepBack<T>& step, long b, long unit,
                                        const Gates<Sum<T>>& a, Vec<T> c, Vec<T> made, Vec<T> by_o,
                                        Vec<T> by_made, Vec<T>& dc) {
@@ -223,50 +222,57 @@ FL_INLINE Gates<Sum<T>> cell_gradients(const CellStepBack<T>& step, long b, long
   if (added.candidate.values) mask = load_mask(added.candidate, lane, step.place, b, unit);
   if (added.zoneout_c.values) kept = dc * load_mask(added.zoneout_c, lane, step.place, b, unit);
   Vec<T> by_c = dc - kept + by_made;
-  if (added.w_ch) by_c += by_o * peephole(lane, 2, unit);
-  const Vec<T> by_i = by_c * (a.g * mask) * a.i * (1 - a.i), by_f = by_c * c * a.f * (1 - a.f);
+  if (added.w_ch) by_c += by_o * peephole(lane, GATES - 2, unit);
+  const Vec<T> through_i = GATES == 4 ? a.g * mask : a.g * mask - c;
+  const Vec<T> by_i = by_c * through_i * a.i * (1 - a.i), by_f = by_c * c * a.f * (1 - a.f);
   dc = by_c * a.f + kept;
   if (added.w_ch) {
-    dc += by_i * peephole(lane, 0, unit) + by_f * peephole(lane, 1, unit);
-    Sum<T>* const to = added.dw_ch + b * 3 * hidden + unit;
+    Sum<T>* const to = added.dw_ch + b * (GATES - 1) * hidden + unit;
+    dc += by_i * peephole(lane, 0, unit);
     accumulate<Sum<T>>(to, by_i * c, width);
-    accumulate<Sum<T>>(to + hidden, by_f * c, width);
-    accumulate<Sum<T>>(to + 2 * hidden, by_o * made, width);
+    if (GATES == 4) {
+      dc += by_f * peephole(lane, 1, unit);
+      accumulate<Sum<T>>(to + hidden, by_f * c, width);
+    }
+    accumulate<Sum<T>>(to + (GATES - 2) * hidden, by_o * made, width);
   }
   return {by_i, by_f, by_c * (a.i * mask) * (1 - a.g * a.g), by_o};
 }
 
-// dh: of `rows` rows by the units of `blocks` blocks from `first` on, row by row.
+// dh of a lane that normalizes, where the rest waits for the whole row.
 template <class T>
+FL_APART void keep_dh(const CellStepBack<T>& step, long first, long row, long rows, long blocks,
+                      const Vec<T>* dh) {
+  for (long b = row; b < row + rows; ++b) {
+    for (long unit = first * W<T>; unit < (first + blocks) * W<T>; unit += W<T>) {
+      store(step.lane->added->dh + b * step.hidden + unit, *dh++, step.hidden - unit);
+    }
+  }
+}
+
+template <int GATES, class T>
 FL_APART void finish_added_back(const CellStepBack<T>& step, long first, long row, long rows,
                                 long blocks, const Vec<T>* dh) {
   const Added<T>& added = *step.lane->added;
   const long hidden = step.hidden;
   for (long b = row; b < row + rows; ++b) {
-    const bool kept = !step.keep || step.keep[b];
-    const Sum<T>* const before = (b < step.continued ? step.c : step.c0) + b * hidden;
+    const bool kept = step.kept(b);
+    const Sum<T>* const before = step.before(b);
     for (long block = first; block < first + blocks; ++block, ++dh) {
       const long unit = block * W<T>, at = b * hidden + unit, width = hidden - unit;
-      if (added.dh) {  // the rest waits for the whole row
-        store(added.dh + at, *dh, width);
-        continue;
-      }
       const Vec<T> c = kept ? load(before + unit, width) : Vec<T>{};
-      const Gates<Sum<T>> a = load_gates(step.gates + b * 4 * hidden + unit, hidden, width);
+      const Gates<Sum<T>> a =
+          load_gates<GATES>(step.gates + b * GATES * hidden + unit, hidden, width);
       Vec<T> dc = load(step.dc + at, width);
-      Gates<Sum<T>> da;
-      if (added.gru) {
-        da = gru_gradients<Sum<T>>(a, c, *dh, dc);
-      } else {
-        const Vec<T> made = made_of<T>(step, b, unit, a, c), tanh_c = tanh<Sum<T>>(made);
-        if (added.unprojected) {
-          store(added.unprojected + (step.line + b) * hidden + unit, a.o * tanh_c, width);
-        }
-        da = cell_gradients<T>(step, b, unit, a, c, made, *dh * tanh_c * a.o * (1 - a.o),
-                               *dh * a.o * (1 - tanh_c * tanh_c), dc);
+      const Vec<T> made = made_of<T>(step, b, unit, a, c), tanh_c = tanh<Sum<T>>(made);
+      if (added.unprojected) {
+        store(added.unprojected + (step.line + b) * hidden + unit, a.o * tanh_c, width);
       }
+      const Gates<Sum<T>> da =
+          cell_gradients<GATES, T>(step, b, unit, a, c, made, *dh * tanh_c * a.o * (1 - a.o),
+                                   *dh * a.o * (1 - tanh_c * tanh_c), dc);
       store(step.dc + at, kept ? dc : Vec<T>{}, width);
-      store_blocks(da, step.dgates, block, step.line + b, width);
+      store_blocks<GATES>(da, step.dgates, block, step.line + b, width);
     }
   }
 }

@@ -5,7 +5,7 @@
 // too, which finds their statistics again.
 #pragma once
 
-#include "cells/added.h"
+#include "cells/cells.h"
 
 namespace fused_lstm::FL_ISA {
 
@@ -54,14 +54,11 @@ FL_INLINE Vec<T> seen_of(const Added<T>& added, long unit, Vec<T> c, long width)
 
 // made: a worker's memory, [2H].
 template <class T>
-FL_APART void finish_row(const CellStep<T>& step, long b, const Sum<T>* x, Sum<T>* h,
+FL_APART void finish_row(const CellStep<T>& step, long b, const Sum<T>* x, const Sum<T>* h,
                          Sum<T>* made) {
   using S = Sum<T>;
-  const Lane<T>& lane = *step.lane;
-  const Added<T>& added = *lane.added;
+  const Added<T>& added = *step.lane->added;
   const long hidden = step.hidden;
-  const bool kept = !step.keep || step.keep[b];
-  for (long i = 0; !kept && i < 4 * hidden; ++i) h[i] = 0;
   const Moments<S> of_x = moments(x, 4 * hidden), of_h = moments(h, 4 * hidden);
   S* const o = made + hidden;
   for (long unit = 0; unit < hidden; unit += W<T>) {
@@ -73,8 +70,8 @@ FL_APART void finish_row(const CellStep<T>& step, long b, const Sum<T>* x, Sum<T
                              normalized(h + at, of_h, width), width);
     }
     Gates<S> a = {of[0], of[1], of[2], of[3]};
-    const Vec<T> c = kept ? load(step.c + b * hidden + unit, width) : Vec<T>{};
-    store(made + unit, step_cell<T>(step, b, unit, a, c), width);
+    const Vec<T> c = step.kept(b) ? load(step.c + b * hidden + unit, width) : Vec<T>{};
+    store(made + unit, step_cell<4, T>(step, b, unit, a, c), width);
     store(o + unit, a.o, width);
   }
   const Moments<S> of_c = moments(made, hidden);
@@ -85,15 +82,46 @@ FL_APART void finish_row(const CellStep<T>& step, long b, const Sum<T>* x, Sum<T
   }
 }
 
+// The same of a GRU, of whose bias m's part comes first.
+template <class T>
+FL_APART void finish_gru_row(const CellStep<T>& step, long b, const Sum<T>* x, const Sum<T>* h) {
+  using S = Sum<T>;
+  const Added<T>& added = *step.lane->added;
+  const long hidden = step.hidden;
+  const Moments<S> of_x = moments(x, 3 * hidden), of_h = moments(h, 3 * hidden);
+  for (long unit = 0; unit < hidden; unit += W<T>) {
+    const long width = min(hidden - unit, W<T>);
+    const auto x_part = [&](long at) {
+      return normalized(x + at, of_x, width) * load(added.gain_ih + at, width);
+    };
+    const auto h_part = [&](long at) {
+      return normalized(h + at, of_h, width) * load(added.gain_hh + at, width);
+    };
+    const auto bias = [&](long at) { return added.bias ? load(added.bias + at, width) : Vec<T>{}; };
+    const long of_z = hidden + unit, of_n = 2 * hidden + unit;
+    const Vec<T> m = h_part(of_n) + bias(unit);
+    const Vec<T> r = sigmoid<S>(x_part(unit) + h_part(unit) + bias(of_z));
+    const Vec<T> z = sigmoid<S>(x_part(of_z) + h_part(of_z) + bias(of_n));
+    store_gru<T>(step, b, unit, m, r, z);
+    const Vec<T> c = step.kept(b) ? load(step.c + b * hidden + unit, width) : Vec<T>{};
+    leave_gru<T>(step, b, unit, c, z, x_part(of_n) + bias(3 * hidden + unit) + r * m);
+  }
+}
+
 // The rows of a place, after their products; x is W x of its row 0. All workers have met.
 template <class T>
 void finish_rows(const Worker& worker, const Lane<T>& lane, CellStep<T> step, const Sum<T>* x) {
   const Range mine = part(alive(lane, step.place), worker.id, worker.count);
-  Sum<T>* const own = lane.added->own + worker.id * 20 * lane.hidden;
+  const bool gru = lane.cell == CellKind::gru;
+  const long width = shape_of(lane.cell).gates * lane.hidden;
+  Sum<T>* const made = lane.added->own + worker.id * 20 * lane.hidden;
   for_states_before(lane, step.place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
     for (long b = max(rows.begin, mine.begin); b < min(rows.end, mine.end); ++b) {
-      finish_row(step, b, x + b * 4 * lane.hidden, by_h_of(lane, step.place, b), own);
+      Sum<T>* const h = by_h_of(lane, step.place, b);
+      for (long i = 0; !step.kept(b) && i < width; ++i) h[i] = 0;
+      gru ? finish_gru_row(step, b, x + b * width, h)
+          : finish_row(step, b, x + b * width, h, made);
     }
   });
 }
@@ -148,7 +176,7 @@ FL_INLINE void row_product(const CellStepBack<T>& step, long b, const Sum<T>* dg
                            const Sum<T>* v, const Sum<T>* gain, Sum<T>* dgain,
                            const Blocks<T>& out) {
   using S = Sum<T>;
-  const long hidden = step.hidden, all = 4 * hidden;
+  const long all = out.groups * step.hidden;
   const Moments<S> of = moments(v, all);
   Vec<T> mean = {}, along = {};
   for (long i = 0; i < all; i += W<T>) {
@@ -169,20 +197,27 @@ FL_INLINE void row_product(const CellStepBack<T>& step, long b, const Sum<T>* dg
   }
 }
 
+// The sums of a row of W x and of R h, and where the gradients by them go.
+template <class T>
+struct RowProducts {
+  const Sum<T> *x, *h;
+  Blocks<T> by_x, by_h;
+};
+
 // own: a worker's, [20H]: gradients of vectors, then a row's memory.
 template <class T>
-FL_APART void finish_row_back(const CellStepBack<T>& step, long b, const Sum<T>* x,
-                              const Sum<T>* h, const Blocks<T>& by_x, Sum<T>* own) {
+FL_APART void finish_row_back(const CellStepBack<T>& step, long b, const RowProducts<T>& products,
+                              Sum<T>* own) {
   using S = Sum<T>;
   const Added<T>& added = *step.lane->added;
   const long hidden = step.hidden, all = 4 * hidden;
-  const bool kept = !step.keep || step.keep[b];
-  const S* const before = (b < step.continued ? step.c : step.c0) + b * hidden;
+  const bool kept = step.kept(b);
+  const S* const before = step.before(b);
   S *const dgates = own + 14 * hidden, *const by_seen = dgates + all;
   S* const made = by_seen + hidden;
   S* const by_o = dgates;  // until those of a unit are known
   const auto gates_at = [&](long unit) {
-    return load_gates(step.gates + b * all + unit, hidden, hidden - unit);
+    return load_gates<4>(step.gates + b * all + unit, hidden, hidden - unit);
   };
   const auto before_at = [&](long unit) {
     return kept ? load(before + unit, hidden - unit) : Vec<T>{};
@@ -199,25 +234,55 @@ FL_APART void finish_row_back(const CellStepBack<T>& step, long b, const Sum<T>*
     const Vec<T> by_made = unnormalized<S>(load(by_seen + unit, width), hat, means, of_c.rstd);
     Vec<T> dc = load(step.dc + b * hidden + unit, width);
     const Gates<S> d =
-        cell_gradients<T>(step, b, unit, gates_at(unit), before_at(unit),
-                          load(made + unit, width), load(by_o + unit, width), by_made, dc);
+        cell_gradients<4, T>(step, b, unit, gates_at(unit), before_at(unit),
+                             load(made + unit, width), load(by_o + unit, width), by_made, dc);
     store(step.dc + b * hidden + unit, kept ? dc : Vec<T>{}, width);
-    store_gates(d, dgates + unit, hidden, width);
+    store_gates<4>(d, dgates + unit, hidden, width);
   }
   for (long i = 0; i < all; i += W<T>) accumulate<S>(own + i, load(dgates + i, all - i), all - i);
-  row_product(step, b, dgates, x, added.gain_ih, own + all, by_x);
-  row_product(step, b, dgates, h, added.gain_hh, own + 2 * all, step.dgates);
+  row_product(step, b, dgates, products.x, added.gain_ih, own + all, products.by_x);
+  row_product(step, b, dgates, products.h, added.gain_hh, own + 2 * all, products.by_h);
+}
+
+// The same of a GRU.
+template <class T>
+FL_APART void finish_gru_row_back(const CellStepBack<T>& step, long b,
+                                  const RowProducts<T>& products, Sum<T>* own) {
+  using S = Sum<T>;
+  const Added<T>& added = *step.lane->added;
+  const long hidden = step.hidden, all = 4 * hidden;
+  S* const dgates = own + 14 * hidden;  // m, r, z, n
+  for (long unit = 0; unit < hidden; unit += W<T>) {
+    const long width = hidden - unit, at = b * hidden + unit;
+    Vec<T> dc = load(step.dc + at, width);
+    const GruGradients<S> d = gru_gradients<T>(step, b, unit, load(added.dh + at, width), dc);
+    store(step.dc + at, step.kept(b) ? dc : Vec<T>{}, width);
+    store(dgates + unit, d.m, width);
+    store(dgates + hidden + unit, d.r, width);
+    store(dgates + 2 * hidden + unit, d.z, width);
+    store(dgates + 3 * hidden + unit, d.n, width);
+  }
+  for (long i = 0; i < all; i += W<T>) accumulate<S>(own + i, load(dgates + i, all - i), all - i);
+  S* const of_weights = dgates + hidden;  // r, z, n; then r, z, m
+  row_product(step, b, of_weights, products.x, added.gain_ih, own + all, products.by_x);
+  for (long unit = 0; unit < hidden; unit += W<T>) {
+    store(dgates + 3 * hidden + unit, load(dgates + unit, hidden - unit), hidden - unit);
+  }
+  row_product(step, b, of_weights, products.h, added.gain_hh, own + 2 * all, products.by_h);
 }
 
 // From dh, by h before it was projected, to dgates, of the rows of a place.
 template <class T>
 void finish_rows_back(const Worker& worker, const Lane<T>& lane, const Blocks<T>& by_x,
-                      const CellStepBack<T>& step) {
+                      const Blocks<T>& by_h, const CellStepBack<T>& step) {
   const Range mine = part(alive(lane, step.place), worker.id, worker.count);
+  const long width = shape_of(lane.cell).gates * lane.hidden;
   Sum<T>* const own = lane.added->own + worker.id * 20 * lane.hidden;
   for (long b = mine.begin; b < mine.end; ++b) {
-    const Sum<T>* const x = lane.input_part + (step.line + b) * 4 * lane.hidden;
-    finish_row_back(step, b, x, by_h_of(lane, step.place, b), by_x, own);
+    const Sum<T>* const x = lane.input_part + (step.line + b) * width;
+    const RowProducts<T> products = {x, by_h_of(lane, step.place, b), by_x, by_h};
+    lane.cell == CellKind::gru ? finish_gru_row_back(step, b, products, own)
+                               : finish_row_back(step, b, products, own);
   }
 }
 

@@ -25,7 +25,6 @@ FL_PRAGMA(GCC target("prefer-vector-width=512"))
 #endif
 #endif
 
-#include "cells/lstm.h"
 #include "product/alone.h"
 #include "sweep_short.h"
 #include "wavefront.h"

@@ -1,9 +1,9 @@
 // What an operator hands to the code of one instruction set: plain pointers and sizes.
 //
 // T, B, N: time steps, batch, rows of all steps. I, H, P: input size, hidden size, output size.
-// Tensors are contiguous unless a stride is given; gate order i, f, g, o. W: lanes of a vector. A
-// "block" is W hidden units; the last one may be partial. T is what the factors of products are
-// made of, Sum<T> what is summed, and kept from step to step.
+// G: gates of the cell, K: its saved columns a unit (`CellShape`). Tensors are contiguous unless a
+// stride is given. W: lanes of a vector. A "block" is W hidden units; the last one may be partial. T
+// is what the factors of products are made of, Sum<T> what is summed, and kept from step to step.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,32 @@
 #include "threads.h"
 
 namespace fused_lstm {
+
+enum class CellKind { lstm, coupled, gru, rnn_tanh, rnn_relu };
+
+// Columns a unit. Gates are the rows of w_ih, and as many of w_hh: i, f, g, o of an LSTM; i, g, o
+// where gates are coupled; r, z, n of a GRU. What is made of a GRU's n by h alone is apart, m: the
+// gradients by all gates are m, r, z, n, of which w_hh has the first three and w_ih the last three.
+struct CellShape {
+  long gates;      // G
+  long gradients;  // columns of dgates
+  long saved;      // K: activated gates that the backward reads; of an RNN it reads y alone
+};
+
+constexpr CellShape shape_of(CellKind kind) {
+  if (kind == CellKind::lstm) return {4, 4, 4};
+  if (kind == CellKind::coupled) return {3, 3, 3};
+  if (kind == CellKind::gru) return {3, 4, 4};
+  return {1, 1, 0};
+}
+
+// Whether a cell's state is h and c, not h alone. (A GRU keeps h in c before it is rounded.)
+constexpr bool has_c(CellKind kind) { return shape_of(kind).saved > 0; }
+
+// A weight that a product is made with: `gates` matrices [units, depth], one under another.
+struct WeightShape {
+  long gates, units, depth;
+};
 
 // Elements of a mask: `dropped` with the probability, else `kept`.
 struct Dropout {
@@ -40,18 +66,18 @@ struct Added {
   long recurrent_stride;     // of its rows
   T* fed;                    // [2, B, P] scratch, so multiplied, of a step and the one before;
   const T* fed_first;        // [B, P] of h0; or both null, and backwards
-  const Sum<T>* w_ch;        // [3H] of i, f, o, or null
-  Sum<T>* dw_ch;             // [B, 3H] backwards: the gradient, row by row, 0 at first
+  const Sum<T>* w_ch;        // [3H] of i, f, o, or [2H] of i, o where gates are coupled, or null
+  Sum<T>* dw_ch;             // [B, 3H] or so, backwards: the gradient, row by row, 0 at first
   Sum<T>* carried;           // [B, P] backwards, scratch: by the h before, from zoneout; or null
   T* unprojected;            // [N, H] backwards, scratch: h before it was projected; or null
-  bool gru;                  // the cell is nn.GRU's: cells/gru.h
   // Where the lane normalizes (its by_h is not null):
-  const Sum<T> *gain_ih, *gain_hh;  // [4H]
-  const Sum<T>* bias;        // [4H], both biases' sum, or null
-  const Sum<T> *gain_c, *bias_c;    // [H]; bias_c with bias
-  const Sum<T>* zeros;       // [B, 4H]
+  const Sum<T> *gain_ih, *gain_hh;  // [G*H]
+  const Sum<T>* bias;        // [4H], both biases' sum, of a GRU m, r, z, n; or null
+  const Sum<T> *gain_c, *bias_c;    // [H]; bias_c with bias; null for a GRU
+  const Sum<T>* zeros;       // [B, G*H]
   Sum<T>* own;               // [workers, 20H]: backwards a worker's share of the gradients by bias,
-                             // gain_ih, gain_hh, gain_c and bias_c, 0 at first; 6H for its rows
+                             // gain_ih, gain_hh (4H each), gain_c and bias_c, 0 at first; 6H for
+                             // its rows
   Sum<T>* dh;                // [B, H] backwards, scratch: by h before it was projected
 };
 
@@ -63,29 +89,42 @@ template <class T>
 struct Lane {
   long steps, batch, inputs;
   long hidden, outputs;      // H, and P: H or, where h is projected, the rows of w_hr
+  CellKind cell;
   const long* first;         // [T + 1]
   bool reverse;
   const bool* keep;          // [N], false where a row's state is 0 before that step, or null
   const T* x;                // [N, I], after dropout
   const T* h0;               // [B, P]
   const Sum<T>* c0;          // [B, H]
-  const T* w_ih;             // [4H, I]
-  const T* w_hh;             // [4H, P]
-  const T* b_ih;             // [4H] or null
-  const T* b_hh;             // [4H] or null
+  const T* w_ih;             // [G*H, I]
+  const T* w_hh;             // [G*H, P]
+  const T* b_ih;             // [G*H] or null
+  const T* b_hh;             // [G*H] or null
+  const T* b_m;              // [H], a GRU's b_hh of n, or null
   const T* w_hr;             // [P, H], or null where h is not projected
   T* y;                      // [N, P], a row every y_stride
   long y_stride;
-  Sum<T>* c;                 // [N, H], or [B, H] where nothing is saved
-  T* gates;                  // [N, 4H] activated, or null where nothing is saved
-  Sum<T>* input_part;        // [rows of `chunk` steps, 4H] scratch; may be `gates`
-  Sum<T>* by_h;              // [N, 4H], or [B, 4H] where nothing is saved: h w_hh' where the lane
-                             // normalizes it, and input_part then is [N, 4H] and saved too; or null
+  Sum<T>* c;                 // [N, H], or [B, H] where nothing is saved; null for an RNN
+  T* gates;                  // [N, K*H] activated, or null where nothing is saved
+  Sum<T>* input_part;        // [rows of `chunk` steps, G*H] scratch, or in `gates` or y
+  long input_stride;         // of its rows
+  Sum<T>* by_h;              // [N, G*H], or [B, G*H] where nothing is saved: h w_hh' where the lane
+                             // normalizes it, and input_part then is [N, G*H] and saved; or null
   T* unprojected;            // [B, H] scratch, or null
   long chunk;                // steps whose input product is made at once
   bool save;
-  const Added<T>* added;     // or null: nn.LSTM's cell
+  const Added<T>* added;     // or null: the cell as it is in torch.nn
 };
+
+template <class T>
+constexpr WeightShape input_shape(const Lane<T>& lane) {
+  return {shape_of(lane.cell).gates, lane.hidden, lane.inputs};
+}
+
+template <class T>
+constexpr WeightShape recurrent_shape(const Lane<T>& lane) {
+  return {shape_of(lane.cell).gates, lane.hidden, lane.outputs};
+}
 
 // A lane's weights as they were given, of type E: shapes as in Lane.
 template <class E>
@@ -103,12 +142,14 @@ struct LaneGradient {
   bool add;                  // to dx, which another lane began
   Sum<T>* dh0;               // [B, P]
   Sum<T>* dc0;               // [B, H], dc_n (or 0) at first: the running dc
-  T* dw_ih;                  // [4H, I]
-  T* dw_hh;                  // [4H, P]
-  T* db;                     // [4H] or null
+  T* dw_ih;                  // [G*H, I]
+  T* dw_hh;                  // [G*H, P]
+  T* db_ih;                  // [G*H] or null
+  T* db_hh;                  // [G*H] of a GRU, or null: the same as db_ih
   T* dw_hr;                  // [P, H] or null
   Sum<T>* partial;           // scratch for these, or null where N is one part (see Shapes)
-  T* dgates;                 // scratch: blocks_size(4, H, N); where the lane normalizes, by h w_hh'
+  T* dgates;                 // scratch: blocks_size(CellShape::gradients, H, N); where the lane
+                             // normalizes, by h w_hh'
   T* by_x;                   // the same by x w_ih', where the lane normalizes; or null
   T* dh;                     // scratch: blocks_size(1, P, N), or null
   // Where gradients of the weights are wanted sample by sample: how many samples a step's rows are
@@ -192,8 +233,8 @@ template <class T>
 struct Kernels {
   const char* name;
   Shapes shapes;
-  long (*recurrent_size)(long hidden, long outputs, bool projected);  // of Scratch::recurrent
-  long (*wavefront_size)(long inputs, long hidden);  // of Wavefront::packed_size
+  long (*recurrent_size)(const WeightShape& recurrent, bool projected);  // of Scratch::recurrent
+  long (*wavefront_size)(const WeightShape& input);  // of Wavefront::packed_size
   long (*blocks_size)(long groups, long units, long rows);  // of a matrix in blocks: see blocks.h
 
   void (*cell)(const Worker&, long batch, long hidden, const T* gates, const T* c, T* h, T* c_next);

@@ -30,14 +30,19 @@ constexpr int usable = registers - 1;  // without FMA: a product needs one befor
 
 constexpr long max_vectors = 4;
 #if defined(FL_UNIT)
-constexpr Shape tile_of(long) { return {16, 4}; }
+constexpr Shape tile_of(long vectors) { return {16, vectors}; }
 #else
 constexpr Shape tile_of(long vectors) { return {registers / vectors - 1, vectors}; }
 #endif
 
-constexpr Shape gates_tile = tile_of(4);  // a vector for each gate: 7 x 4 or 3 x 4
 // 7 x 4; or 4 x 3, which reads less of the panel than 3 x 4, and nothing twice.
-constexpr Shape plain_tile = tile_of(registers == 32 ? 4 : 3);
+constexpr Shape plain_tile = tile_of(registers == 16 ? 3 : 4);
+// A vector for each gate of a block of units: 7 x 4 or 3 x 4 of four gates, 9 x 3 or 4 x 3 of three.
+// Of one gate a few blocks lie abreast.
+template <int GATES>
+constexpr Shape gates_tile = GATES > 1 ? tile_of(GATES) : plain_tile;
+template <int GATES>
+constexpr long blocks_abreast = gates_tile<GATES>.vectors / GATES;
 // Rows that lie side by side in a vector of the left-hand factor: 8 x 3, 4 x 3 or less.
 #if defined(FL_UNIT)
 template <class T>
@@ -86,7 +91,7 @@ constexpr long panel_size = panel_depth<T> * max_vectors * W<T>;
 
 // For the plan, which prints them.
 template <class T>
-constexpr Shapes shapes = {W<T>, registers, gates_tile, plain_tile, transposed_tile<T>,
+constexpr Shapes shapes = {W<T>, registers, gates_tile<4>, plain_tile, transposed_tile<T>,
                            panel_size<T>, transposed_depth<T>};
 
 }  // namespace fused_lstm::FL_ISA

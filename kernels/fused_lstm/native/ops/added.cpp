@@ -67,26 +67,28 @@ AddedLanes<T>::AddedLanes(const Kernels<T>& kernels, const Call& call, bool back
       fed_first_ = fed.to(dtype);
     }
   }
+  cell_ = s.cell;
   hidden_ = H;
   vectors_ = static_cast<long>(call.vectors.size()) / lanes;
   if (cell.norm) {
     own_ = zeros({lanes, team_size(), 20 * H}, sums);
-    zeros_ = zeros({B, 4 * H}, sums);
+    zeros_ = zeros({B, shape_of(s.cell).gates * H}, sums);
     if (call.per_lane >= 4) biases_ = fresh(Buffer{lanes, 1, 4 * H, true}, dtype);
   }
-  if (backward && cell.peephole) dw_ch_ = zeros({lanes, B, 3 * H}, sums);
+  if (backward && cell.peephole) dw_ch_ = zeros({lanes, B, (shape_of(s.cell).gates - 1) * H}, sums);
   if (backward && s.projected) unprojected_ = fresh(Buffer{lanes, s.rows, H}, dtype);
   for (long lane = 0; lane < lanes; ++lane) {
     Parts<Sum<T>> parts{part_of<Sum<T>>(scratch_, lane)};
     Added<T> added{};
-    added.gru = cell.gru;
-    added.zoneout_h = zoneout<T>(call, lane, cell.zoneout_h, zoneout_h, P, parts);
-    added.zoneout_c = zoneout<T>(call, lane, cell.zoneout_c, zoneout_c, H, parts);
+    const bool gru = s.cell == CellKind::gru;  // whose c is the h that zoneout keeps
+    StepMask<T>& of_h = gru ? added.zoneout_c : added.zoneout_h;
+    of_h = zoneout<T>(call, lane, cell.zoneout_h, zoneout_h, P, parts);
+    if (!gru) added.zoneout_c = zoneout<T>(call, lane, cell.zoneout_c, zoneout_c, H, parts);
     if (cell.candidate > 0) {
       added.candidate = {parts.take(2 * B * H), H, true, dropout_of(cell.candidate, call.seed),
                          candidate + lane * s.steps * B * H};
     }
-    if (backward && cell.zoneout_h > 0) added.carried = parts.take(B * P);
+    if (backward && added.zoneout_h.values) added.carried = parts.take(B * P);
     if (cell.recurrent > 0) added.recurrent = part_of<Sum<T>>(recurrent_, 0) + lane * P;
     added.recurrent_stride = lanes * P;
     added.fed = part_of<T>(fed_, lane);
@@ -105,17 +107,23 @@ void AddedLanes<T>::normalize(Added<T>& added, const Call& call, long index) {
   const Tensor* const own = &call.vectors[index * vectors_ + call.cell.peephole];
   added.gain_ih = data_of<Sum<T>>(own[0]);
   added.gain_hh = data_of<Sum<T>>(own[1]);
-  added.gain_c = data_of<Sum<T>>(own[2]);
+  const bool gru = cell_ == CellKind::gru;
+  if (!gru) added.gain_c = data_of<Sum<T>>(own[2]);
   added.zeros = part_of<Sum<T>>(zeros_, 0);
   added.own = part_of<Sum<T>>(own_, index);
   if (!biases_.defined()) return;
   const Tensor* const plain = &call.weights[index * call.per_lane];
   const Tensor ih = plain[2].to(sum_dtype(call.dtype)), hh = plain[3].to(sum_dtype(call.dtype));
+  const Sum<T>*const of_x = data_of<Sum<T>>(ih), *const of_h = data_of<Sum<T>>(hh);
   Sum<T>* const bias = part_of<Sum<T>>(biases_, index);
-  std::transform(data_of<Sum<T>>(ih), data_of<Sum<T>>(ih) + ih.numel(), data_of<Sum<T>>(hh), bias,
-                 std::plus<Sum<T>>());
+  const long H = hidden_, both = gru ? 2 * H : 4 * H;  // m, r, z, n of a GRU
+  std::transform(of_x, of_x + both, of_h, gru ? bias + H : bias, std::plus<Sum<T>>());
+  if (gru) {
+    std::copy_n(of_h + 2 * H, H, bias);
+    std::copy_n(of_x + 2 * H, H, bias + 3 * H);
+  }
   added.bias = bias;
-  added.bias_c = data_of<Sum<T>>(own[3]);
+  if (!gru) added.bias_c = data_of<Sum<T>>(own[3]);
 }
 
 // The sum of rows, of their elements begin to end.
@@ -139,10 +147,12 @@ Tensors AddedLanes<T>::gradients() const {
       sum_rows<Sum<T>>(matrices, index, begin * hidden_, end * hidden_,
                        data_of<Sum<T>>(found.back()));
     };
-    if (dw_ch_.defined()) sum(dw_ch_, 0, 3);
+    const long gates = shape_of(cell_).gates;
+    if (dw_ch_.defined()) sum(dw_ch_, 0, gates - 1);
     if (!own_.defined()) continue;
-    sum(own_, 4, 8);
-    sum(own_, 8, 12);
+    sum(own_, 4, 4 + gates);
+    sum(own_, 8, 8 + gates);
+    if (cell_ == CellKind::gru) continue;
     sum(own_, 12, 13);
     if (biases_.defined()) sum(own_, 13, 14);
   }
@@ -150,11 +160,19 @@ Tensors AddedLanes<T>::gradients() const {
 }
 
 template <class T>
-void AddedLanes<T>::bias_gradient(long index, T* out) const {
-  if constexpr (std::is_same_v<T, Bf16>) {
-    sum_rows<float>(own_, index, 0, 4 * hidden_, reinterpret_cast<c10::BFloat16*>(out));
+void AddedLanes<T>::bias_gradients(long index, T* ih, T* hh) const {
+  using Out = std::conditional_t<std::is_same_v<T, Bf16>, c10::BFloat16, T>;
+  const long H = hidden_;
+  const auto sum = [&](long begin, long end, T* out) {
+    sum_rows<Sum<T>>(own_, index, begin * H, end * H, reinterpret_cast<Out*>(out));
+  };
+  if (cell_ == CellKind::gru) {  // of m, r, z, n
+    sum(1, 4, ih);
+    sum(1, 3, hh);
+    sum(0, 1, hh + 2 * H);
   } else {
-    sum_rows<T>(own_, index, 0, 4 * hidden_, out);
+    sum(0, 4, ih);
+    sum(0, 4, hh);
   }
 }
 

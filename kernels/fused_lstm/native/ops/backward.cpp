@@ -40,8 +40,9 @@ struct Stack {
     out.dh0 = by(call.h0);
     out.dc0 = by(call.c0);
     Sum<T>* const dc0 = data_of<Sum<T>>(out.dc0);
-    if (dc_n.defined()) std::copy_n(data_of<Sum<T>>(dc_n), dc_n.numel(), dc0);
-    if (!dc_n.defined()) std::fill_n(dc0, out.dc0.numel(), Sum<T>(0));
+    const bool running = has_c(s.cell) && dc_n.defined();
+    if (running) std::copy_n(data_of<Sum<T>>(dc_n), dc_n.numel(), dc0);
+    if (!running) std::fill_n(dc0, out.dc0.numel(), Sum<T>(0));
     out.dweights.reserve(call.weights.size());
     for (const Tensor& weight : call.weights) {
       std::vector<int64_t> shape(weight.sizes().begin(), weight.sizes().end());
@@ -100,7 +101,9 @@ struct Stack {
     gradient.dc0 = part_of<Sum<T>>(out.dc0, index);
     gradient.dw_ih = data_of<T>(own[0]);
     gradient.dw_hh = data_of<T>(own[1]);
-    gradient.db = call.per_lane >= 4 && !s.norm ? data_of<T>(own[2]) : nullptr;
+    const bool bias = call.per_lane >= 4 && !s.norm;
+    gradient.db_ih = bias ? data_of<T>(own[2]) : nullptr;
+    gradient.db_hh = bias && s.cell == CellKind::gru ? data_of<T>(own[3]) : nullptr;
     gradient.dw_hr = s.projected ? data_of<T>(own[call.per_lane - 1]) : nullptr;
     gradient.partial = part_of<Sum<T>>(partial, plan.wavefront ? layer : direction);
     gradient.dgates = part_of<T>(dgates, plan.wavefront ? layer : direction);
@@ -119,7 +122,7 @@ struct Stack {
       lanes.push_back(lane(layer * s.directions + d));
       gradients.push_back(gradient(layer * s.directions + d));
     }
-    run_on_team([&](const Worker& worker) {
+    run_on_team(plan.team, [&](const Worker& worker) {
       for_lanes(worker, s.directions, plan, [&](const Worker& own, long d, long first) {
         kernels.sweep_backward(own, lanes[d], gradients[d], scratch.of(first));
       });
@@ -150,17 +153,21 @@ struct Stack {
     const Tensor packed = fresh(plan.packed, dtype), panels = fresh(plan.panels, dtype);
     Wavefront<T> wave = wavefront_of(call, lanes, dropped, packed);
     wave.gradients = gradients.data();
-    run_on_team([&](const Worker& worker) {
+    run_on_team(plan.team, [&](const Worker& worker) {
       kernels.wavefront_backward(worker, wave, data_of<T>(panels));
     });
   }
 
   void finish() {
-    const long bias = call.per_lane >= 4, lanes = s.layers * s.directions;
-    for (long index = 0; bias && index < lanes; ++index) {  // the two biases have one gradient
+    const bool bias = call.per_lane >= 4, one = s.cell != CellKind::gru;
+    for (long index = 0; bias && index < s.layers * s.directions; ++index) {
       const Tensor* own = &out.dweights[index * call.per_lane];
-      if (s.norm) added.bias_gradient(index, data_of<T>(own[2]));
-      std::copy_n(data_of<T>(own[2]), own[2].numel(), data_of<T>(own[3]));
+      T *const ih = data_of<T>(own[2]), *const hh = data_of<T>(own[3]);
+      if (s.norm) {
+        added.bias_gradients(index, ih, hh);
+      } else if (one) {  // the two biases have one gradient
+        std::copy_n(ih, own[2].numel(), hh);
+      }
     }
     out.dvectors = added.gradients();
     const long live = call.first.back() * s.inputs;

@@ -13,11 +13,9 @@
 
 namespace fused_lstm {
 
-// What a call's cell has beside nn.LSTM's.
+// What a call's cell has beside torch.nn's.
 struct CellOptions {
-  bool on, peephole, norm, coupled, gru;
-
-  bool spread() const { return coupled || gru; }  // its weights have three gates
+  bool on, peephole, norm;
   double zoneout_h, zoneout_c, recurrent, candidate;
 };
 
@@ -45,9 +43,6 @@ struct Call {
   SmallShape shape(long count, long columns) const;
 };
 
-// Weights of three gates become those of four that kernels have; and their gradients back.
-void spread(Call& call);
-
 struct Forward {
   Tensor y, h_n, c_n, h, c, gates;
 };
@@ -56,8 +51,6 @@ struct Backward {
   Tensor dx, dh0, dc0;
   Tensors dweights, dvectors;
 };
-
-void fold(const Call& call, Backward& out);
 
 Forward run_forward(const Call& call, bool save);
 
@@ -106,23 +99,26 @@ class AddedLanes {
   const Added<T>* of(long index) const { return lanes_.empty() ? nullptr : &lanes_[index]; }
 
   Tensors gradients() const;  // in the order of Call::vectors
-  void bias_gradient(long index, T* out) const;  // of a lane that normalizes, [4H]
+  // Of a lane that normalizes, [G*H] each.
+  void bias_gradients(long index, T* ih, T* hh) const;
 
  private:
   void normalize(Added<T>& added, const Call& call, long index);
 
   std::vector<Added<T>> lanes_;
+  CellKind cell_ = CellKind::lstm;
   long hidden_ = 0, vectors_ = 0;  // of a lane
   Tensor scratch_, recurrent_, fed_first_, fed_, unprojected_, dw_ch_, own_, zeros_, biases_;
 };
 
-// Of a lane that normalizes, W x and R h in what is saved, [4H] a row.
+// Of a lane that normalizes, W x and R h in what is saved, [G*H] a row.
 template <class T>
 void set_products(Lane<T>& lane, const Call& call, const Tensor& c, long index) {
   const Sizes& s = call.sizes;
   const long lanes = s.layers * s.directions, size = s.rows * s.hidden;
-  lane.input_part = part_of<Sum<T>>(c, 0) + (lanes + 8 * index) * size;
-  lane.by_h = lane.input_part + 4 * size;
+  const long gates = shape_of(s.cell).gates;
+  lane.input_part = part_of<Sum<T>>(c, 0) + (lanes + 2 * gates * index) * size;
+  lane.by_h = lane.input_part + gates * size;
 }
 
 // Lane `index` of all, as the forward and the backward have it in common.
@@ -137,6 +133,8 @@ Lane<T> lane_of(const Call& call, const Weights<T>& weights, const AddedLanes<T>
   lane.inputs = index < s.directions ? s.inputs : width;
   lane.hidden = s.hidden;
   lane.outputs = s.outputs;
+  lane.cell = s.cell;
+  lane.input_stride = shape_of(s.cell).gates * s.hidden;
   lane.first = call.first.data();
   lane.reverse = direction == 1;
   lane.keep = part_of<bool>(call.keep, direction);
@@ -147,6 +145,7 @@ Lane<T> lane_of(const Call& call, const Weights<T>& weights, const AddedLanes<T>
   lane.w_hh = weights.w_hh;
   lane.b_ih = weights.b_ih;
   lane.b_hh = weights.b_hh;
+  if (s.cell == CellKind::gru && weights.b_hh) lane.b_m = weights.b_hh + 2 * s.hidden;
   lane.w_hr = weights.w_hr;
   lane.y = y + direction * s.outputs;
   lane.y_stride = width;

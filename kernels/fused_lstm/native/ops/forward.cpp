@@ -1,6 +1,7 @@
 // The forward pass of all layers and directions, as the plan says: buffers, pointers, dropout
 // between layers. With backward.cpp the one place for that: nothing leaves C++ between two layers.
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "ops/call.h"
@@ -9,15 +10,21 @@ namespace fused_lstm {
 namespace {
 
 
-// h_n and c_n of a lane: the states of each row's last step in the lane's order.
+// h_n and c_n of a lane: the states of each row's last step in the lane's order. Of an RNN both are h.
 template <class T>
 void last_states(const Lane<T>& lane, T* h_n, Sum<T>* c_n) {
   long b = 0;
   for (long t = lane.reverse ? 0 : lane.steps - 1; t >= 0; --t) {
     for (long n = lane.first[t] + b; n < lane.first[t + 1]; ++n, ++b) {
-      const Sum<T>* const c = lane.c + (lane.save ? n : b) * lane.hidden;
-      std::copy_n(lane.y + n * lane.y_stride, lane.outputs, h_n + b * lane.outputs);
-      if (lane.c != c_n) std::copy_n(c, lane.hidden, c_n + b * lane.hidden);
+      const T* const h = lane.y + n * lane.y_stride;
+      std::copy_n(h, lane.outputs, h_n + b * lane.outputs);
+      if (!lane.c) {
+        using E = std::conditional_t<std::is_same_v<T, Bf16>, c10::BFloat16, T>;
+        std::copy_n(reinterpret_cast<const E*>(h), lane.hidden, c_n + b * lane.hidden);
+      } else if (lane.c != c_n) {
+        std::copy_n(lane.c + (lane.save ? n : b) * lane.hidden, lane.hidden,
+                    c_n + b * lane.hidden);
+      }
     }
   }
 }
@@ -40,6 +47,7 @@ struct Stack {
   const AddedLanes<T> added;
   Forward out;
   Tensor input_part, by_h, unprojected, dropped;
+  Tensors b_m;  // of each lane, where its weights are narrow
 
   Stack(const Kernels<T>& kernels, const Call& call, bool save)
       : kernels(kernels),
@@ -80,23 +88,38 @@ struct Stack {
     by_h = fresh(plan.by_h, dtype);
     unprojected = fresh(plan.unprojected, dtype);
     dropped = fresh(plan.dropped, dtype);
+    if (!narrow() || s.cell != CellKind::gru || call.per_lane < 4 || s.norm) return;
+    for (long index = 0; index < s.layers * s.directions; ++index) {
+      const Tensor& bias = call.weights[index * call.per_lane + 3];
+      b_m.push_back(bias.rows_from(2 * s.hidden).to(dtype));
+    }
   }
 
   // Whether weights are narrower than what they are computed with.
   bool narrow() const { return plan.is_short && s.narrow; }
+
+  // In what is kept of a step: a GRU's r, z, n, behind m, or an RNN's y.
+  void place_input_part(Lane<T>& lane) const {
+    if constexpr (std::is_same_v<T, Sum<T>>) {
+      const CellShape cell = shape_of(s.cell);
+      lane.input_part = cell.saved ? lane.gates + (cell.saved - cell.gates) * s.hidden : lane.y;
+      lane.input_stride = cell.saved ? cell.saved * s.hidden : lane.y_stride;
+    }
+  }
 
   Lane<T> lane(long index) const {
     const long layer = index / s.directions, direction = index % s.directions;
     const long slot = plan.abreast == 2 ? direction : 0;
     const auto own = narrow() ? Weights<T>{} : weights_of<T>(call, index);
     Lane<T> lane = lane_of<T>(call, own, added, index, input(layer), output(layer));
-    lane.c = plan.c.count ? part_of<Sum<T>>(out.c, index % plan.c.count)
-                          : part_of<Sum<T>>(out.c_n, index);
-    lane.gates = part_of<T>(out.gates, index);
-    lane.input_part = part_of<Sum<T>>(input_part, slot);
-    if constexpr (std::is_same_v<T, Sum<T>>) {
-      if (!lane.input_part) lane.input_part = lane.gates;
+    if (has_c(s.cell)) {
+      lane.c = plan.c.count ? part_of<Sum<T>>(out.c, index % plan.c.count)
+                            : part_of<Sum<T>>(out.c_n, index);
     }
+    lane.gates = part_of<T>(out.gates, index);
+    lane.input_part = part_of<Sum<T>>(input_part, plan.wavefront ? index : slot);
+    if (save && !lane.input_part && !s.norm) place_input_part(lane);
+    if (!b_m.empty()) lane.b_m = data_of<T>(b_m[index]);
     lane.by_h = part_of<Sum<T>>(by_h, slot);
     if (s.norm && save) set_products(lane, call, out.c, index);
     lane.unprojected = part_of<T>(unprojected, slot);
@@ -114,7 +137,7 @@ struct Stack {
     for (long layer = 0; layer < s.layers; ++layer) {
       std::vector<Lane<T>> lanes;
       for (long d = 0; d < s.directions; ++d) lanes.push_back(lane(layer * s.directions + d));
-      run_on_team([&](const Worker& worker) {
+      run_on_team(plan.team, [&](const Worker& worker) {
         for_lanes(worker, s.directions, plan, [&](const Worker& own, long d, long first) {
           kernels.sweep_forward(own, lanes[d], scratch.of(first));
         });
@@ -150,7 +173,7 @@ struct Stack {
         worker.sync();
       }
     };
-    plan.alone ? run(Worker{}) : run_on_team(run);
+    plan.alone ? run(Worker{}) : run_on_team(plan.team, run);
     for (size_t index = 0; index < lanes.size(); ++index) finish(lanes[index], index);
     for (long layer = 0; layer < s.layers; ++layer) {
       clear_rest(call, output(layer), s.directions * s.outputs);
@@ -167,7 +190,7 @@ struct Stack {
     for (long index = 0; index < s.layers; ++index) lanes.push_back(lane(index));
     const Tensor packed = fresh(plan.packed, dtype);
     const Wavefront<T> wave = wavefront_of(call, lanes, dropped, packed);
-    run_on_team([&](const Worker& worker) { kernels.wavefront_forward(worker, wave); });
+    run_on_team(plan.team, [&](const Worker& worker) { kernels.wavefront_forward(worker, wave); });
     for (long index = 0; index < s.layers; ++index) finish(lanes[index], index);
   }
 

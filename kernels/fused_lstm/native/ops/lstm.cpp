@@ -1,6 +1,8 @@
 // fuse="steps" (layer after layer) and fuse="layers" (all of them): the operators `lstm` and
 // `lstm_backward`, checked. Schemas: kernels/fused_lstm/ops.py.
 #include <algorithm>
+#include <functional>
+#include <type_traits>
 #include <utility>
 
 #include "ops/call.h"
@@ -9,7 +11,12 @@ namespace fused_lstm {
 namespace {
 
 
-CellOptions cell_of(const std::string& cell, const std::vector<double>& rates, bool drawn) {
+struct NamedCell {
+  CellKind kind;
+  CellOptions options;
+};
+
+NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, bool drawn) {
   CellOptions options{};
   std::string_view rest = cell;
   const auto takes = [&](std::string_view name) {
@@ -19,44 +26,56 @@ CellOptions cell_of(const std::string& cell, const std::vector<double>& rates, b
   };
   options.norm = takes("layer_norm");
   options.peephole = takes("peephole");
-  options.coupled = takes("coupled");
-  options.gru = takes("gru");
-  CHECK_VALUE(rest.empty() && !(options.norm && options.coupled), "cell: got '", cell,
-              "', should be of layer_norm, peephole and coupled, not the first and the last");
-  CHECK_VALUE(!options.gru || (cell == "gru" && rates == std::vector<double>(4)), "cell: got '",
-              cell, "', should be gru alone");
+  CellKind kind = CellKind::lstm;
+  if (takes("coupled")) kind = CellKind::coupled;
+  if (rest == "gru") kind = CellKind::gru;
+  if (cell == "rnn_tanh") kind = CellKind::rnn_tanh;
+  if (cell == "rnn_relu") kind = CellKind::rnn_relu;
+  const bool rnn = !has_c(kind), named = rest.empty() || rnn || kind == CellKind::gru;
+  CHECK_VALUE(named && !(options.norm && kind == CellKind::coupled), "cell: got '", cell,
+              "', should be of layer_norm, peephole and coupled, not the first and the last; or of"
+              " layer_norm and gru; or rnn_tanh or rnn_relu");
+  CHECK_VALUE(kind != CellKind::gru || !(options.peephole || cell.find("coupled") != cell.npos),
+              "cell: got '", cell, "', should have no more than layer_norm with gru");
   CHECK_VALUE(rates.empty() ? cell.empty() : rates.size() == 4, "rates: got ", rates.size(),
               ", should be four, or none for nn.LSTM's cell");
-  if (rates.empty()) return options;
+  if (rates.empty()) return {kind, options};
   for (const double rate : rates) {
     CHECK_VALUE(rate >= 0 && rate <= 1, "rates: got ", rate, ", should be in [0, 1]");
+    CHECK_VALUE(rate == 0 || !rnn, "rates: got ", rate, ", should be 0 for ", cell);
   }
+  CHECK_VALUE(rates[3] == 0 || kind != CellKind::gru, "rates: got candidate_dropout ", rates[3],
+              ", should be 0 for a GRU");
   options.zoneout_h = rates[0];
-  options.zoneout_c = rates[1];
+  options.zoneout_c = kind == CellKind::gru ? 0 : rates[1];  // whose state is h
   options.recurrent = drawn ? rates[2] : 0;
   options.candidate = drawn ? rates[3] : 0;
-  options.on = options.gru || options.peephole || options.norm || options.zoneout_h > 0 ||
+  options.on = options.peephole || options.norm || options.zoneout_h > 0 ||
                options.zoneout_c > 0 || options.recurrent > 0 || options.candidate > 0;
-  return options;
+  return {kind, options};
 }
 
-// How many of a lane's weights are not nn.LSTM's; c has a bias where the gates have one.
-long weights_added(const CellOptions& cell, long per_lane) {
-  const bool bias = per_lane - cell.peephole > 6;  // 5 or 6 without it, 8 or 9 with it
-  return cell.peephole + (cell.norm ? (bias ? 4 : 3) : 0);
+// How many of a lane's weights are not torch.nn's; an LSTM's c has a gain, and a bias where the gates
+// have one.
+long weights_added(const NamedCell& cell, long per_lane) {
+  const bool peephole = cell.options.peephole;
+  if (!cell.options.norm) return peephole;
+  if (cell.kind == CellKind::gru) return 2;
+  const bool bias = per_lane - peephole > 6;  // 5 or 6 without it, 8 or 9 with it
+  return peephole + (bias ? 4 : 3);
 }
 
 // per_lane: nn.LSTM's, and all.
 void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& cell, long plain,
                    long per_lane, Dtype dtype) {
-  const long gates = (cell.spread() ? 3 : 4) * s.hidden;
+  const long gates = shape_of(s.cell).gates * s.hidden;
   for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
     const long k = i % per_lane, layer = i / per_lane / s.directions;
     const long inputs = layer == 0 ? s.inputs : s.directions * s.outputs;
     const auto is = [&](Dimensions shape) { check(weights[i], "weights", shape, dtype, i); };
     if (k == 0) is({gates, inputs});
     if (k == 1) is({gates, s.outputs});
-    const long n = k - plain + !cell.peephole;  // w_ch, two gains of 4H, what c has
+    const long n = k - plain + !cell.peephole;  // w_ch, two gains of the gates, what c has
     if (n >= 0 && k >= plain) {
       is({n == 0 ? gates - s.hidden : n < 3 ? gates : s.hidden});
     } else if (k > 1 && s.projected && k == plain - 1) {
@@ -126,8 +145,7 @@ void check_samples(int64_t samples, const Call& call) {
               ", should divide the batch of ", batch);
   CHECK_VALUE(samples == 0 || samples == batch || !call.packed, "samples: got ", samples,
               ", should be ", batch, ", a row each, where rows are packed");
-  const CellOptions& cell = call.cell;
-  CHECK_VALUE(samples == 0 || !(cell.peephole || cell.norm || cell.spread()),
+  CHECK_VALUE(samples == 0 || !(call.cell.peephole || call.cell.norm),
               "samples: got ", samples, ", should be 0 for a cell with weights of its own");
 }
 
@@ -140,11 +158,14 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
   Call call{};
   Sizes& s = call.sizes;
   call.packed = batch_sizes.has_value();
-  call.cell = cell_of(cell, rates, seed.has_value());
+  const NamedCell named = cell_of(cell, rates, seed.has_value());
+  call.cell = named.options;
+  const bool lstm = named.kind == CellKind::lstm || named.kind == CellKind::coupled;
   const long lanes = h0.dim() > 0 ? h0.size(0) : 0;
-  const long added = lanes ? weights_added(call.cell, weights.size() / lanes) : 0;
+  const long added = lanes ? weights_added(named, weights.size() / lanes) : 0;
   s = sizes_of(x, h0, c0, static_cast<long>(weights.size()), added, directions, call.packed);
-  CHECK_VALUE(!call.cell.gru || !s.projected, "weights: got weight_hr, should be none with a GRU");
+  s.cell = named.kind;
+  CHECK_VALUE(lstm || !s.projected, "weights: got weight_hr, should be an LSTM's alone");
   call.given = x.dtype();
   call.together = fuse == "layers";
   const long all = static_cast<long>(weights.size()) / h0.size(0);
@@ -192,7 +213,6 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
     Tensors& list = plain ? call.weights : call.vectors;
     list.push_back(converted(std::move(weights[i]), plain ? as : sum_dtype(call.dtype)));
   }
-  if (call.cell.spread()) spread(call);
   call.dropout = dropout_of(dropout, call.seed);
   return call;
 }
@@ -218,6 +238,18 @@ Tensor optional_converted(const OptionalTensor& tensor, const char* name, Dimens
   return converted(*tensor, sum_dtype(call.dtype));
 }
 
+// Of two tensors of one dtype and shape, either of which may be undefined.
+Tensor sum_of(const Tensor& a, const Tensor& b) {
+  if (!a.defined() || !b.defined()) return a.defined() ? a : b;
+  const Tensor sum = fresh_like(a);
+  const auto add = [&](const auto* left) {
+    using E = std::remove_const_t<std::remove_pointer_t<decltype(left)>>;
+    std::transform(left, left + a.numel(), data_of<E>(b), data_of<E>(sum), std::plus<E>());
+  };
+  a.dtype() == Dtype::Double ? add(data_of<double>(a)) : add(data_of<float>(a));
+  return sum;
+}
+
 }  // namespace
 
 SmallShape Call::shape(long columns) const {
@@ -239,13 +271,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
                                  std::move(weights), dropout, seed, fuse, directions, batch_sizes,
                                  keep, cell, rates, precision);
   Forward out = run_forward(call, save);
+  const bool keeps = save && has_c(call.sizes.cell);
   const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), call.given); };
   return {as_given(out.y),
           as_given(out.h_n),
           as_given(out.c_n),
           save ? as_given(out.h) : fresh(nothing, call.given),
-          save ? std::move(out.c) : fresh(nothing, sum_dtype(call.dtype)),
-          save ? as_given(out.gates) : fresh(nothing, call.given)};
+          keeps ? std::move(out.c) : fresh(nothing, sum_dtype(call.dtype)),
+          keeps ? as_given(out.gates) : fresh(nothing, call.given)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
@@ -262,16 +295,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
   const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
   check(y, "y", call.shape(width), call.given);
   check(h, "h", call.shape(s.layers - 1, width), call.given);
-  check(c, "c", call.shape(s.norm ? 9 * lanes : lanes, s.hidden), sum_dtype(call.dtype));
-  check(gates, "gates", call.shape(lanes, 4 * s.hidden), call.given);
+  if (has_c(s.cell)) {
+    check(c, "c", call.shape(s.states() * lanes, s.hidden), sum_dtype(call.dtype));
+    check(gates, "gates", call.shape(lanes, shape_of(s.cell).saved * s.hidden), call.given);
+  }
   const auto to = [&](Tensor& tensor) { return converted(std::move(tensor), call.dtype); };
   const Forward saved{to(y), Tensor(), Tensor(), to(h), c.contiguous(), to(gates)};
-  Backward out = run_backward(call, optional_converted(dy, "dy", saved.y.sizes(), call),
-                              optional_converted(dh_n, "dh_n", call.h0.sizes(), call),
-                              optional_converted(dc_n, "dc_n", call.c0.sizes(), call), saved,
-                              needs_dx);
+  const Tensor by_y = optional_converted(dy, "dy", saved.y.sizes(), call);
+  Tensor by_h = optional_converted(dh_n, "dh_n", call.h0.sizes(), call);
+  const Tensor by_c = optional_converted(dc_n, "dc_n", call.c0.sizes(), call);
+  if (!has_c(s.cell)) by_h = sum_of(by_h, by_c);  // both are gradients by h
+  Backward out = run_backward(call, by_y, by_h, by_c, saved, needs_dx);
   const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), call.given); };
-  if (call.cell.spread()) fold(call, out);
   for (Tensor& gradient : out.dweights) gradient = as_given(gradient);
   if (!out.dvectors.empty()) out.dweights = interleaved(call, out);
   return {as_given(out.dx), as_given(out.dh0), as_given(out.dc0), std::move(out.dweights)};

@@ -61,13 +61,18 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
                  bool even, bool dropout, Dtype dtype, std::optional<int64_t> threads,
                  const std::string& isa, const Told& precision);
 
-// body(worker) on each thread of a team.
+// body(worker) on each thread of a team of at most `most`.
 template <class Body>
-void run_on_team(const Body& body) {
+void run_on_team(long most, const Body& body) {
   const auto call = [](void* argument, const Worker& worker) {
     (*static_cast<const Body*>(argument))(worker);
   };
-  run_team(call, const_cast<void*>(static_cast<const void*>(&body)));
+  run_team(most, call, const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+template <class Body>
+void run_on_team(const Body& body) {
+  run_on_team(team_size(), body);
 }
 
 }  // namespace fused_lstm

@@ -45,11 +45,11 @@ void prepare_product(const Factors<T>& f, bool after) {
   if (after) {
     if (f.product == Product::logits) from_blocks(logits_of(f), f.out);
   } else if (f.product == Product::step) {
-    Fma<T>::pack_gates_of(Worker{}, f.right, f.units, f.units, f.packed);
+    Fma<T>::template pack_gates_of<4>(Worker{}, f.right, {4, f.units, f.units}, f.packed);
   } else if (f.product != Product::input && f.product != Product::logits) {
     to_blocks(f.left, left);
     if (f.product == Product::step_back) {
-      Fma<T>::pack_columns_of(Worker{}, f.right, 4, f.units, f.columns, f.packed);
+      Fma<T>::pack_columns_of(Worker{}, f.right, left, f.columns, f.packed);
     }
     if (f.product == Product::columns) pair_rows(Worker{}, left);
   }
@@ -60,11 +60,11 @@ void steps_alone(const Worker& worker, const Factors<T>& f) {
   const long hidden = f.units, size = f.batch * hidden;
   for (long t = 0; t < f.rows / f.batch; ++t) {
     Sum<T>* const out = f.out + t * 4 * size;
-    Fma<T>::gates(
-        worker, Rows<T>{f.left + t * size, hidden}, {0, f.batch}, hidden, hidden, f.packed, t % 2,
-        [&](auto& tile, long, long) { clear(tile); },
+    Fma<T>::template gates<4>(
+        worker, Rows<T>{f.left + t * size, hidden}, {0, f.batch}, {4, hidden, hidden}, f.packed,
+        t % 2, [&](auto& tile, long, long) { clear(tile); },
         [&](const auto& tile, long unit, long row) {
-          store_gates(tile, out + row * 4 * hidden + unit, hidden, min(hidden - unit, W<T>));
+          store_gates<4>(tile, out + row * 4 * hidden + unit, 4 * hidden, hidden, hidden - unit);
         });
     worker.sync();
   }
@@ -119,7 +119,8 @@ void one_product(const Worker& worker, const Factors<T>& f) {
   lane.hidden = f.units;
   lane.x = f.left;
   lane.w_ih = f.right;
-  input_product(worker, lane, {0, f.rows}, f.out, panel);
+  lane.input_stride = 4 * f.units;
+  input_product<4>(worker, lane, {0, f.rows}, f.out, panel);
 }
 
 // The same small product `count` times, with both factors in the L1 cache and the sums in

@@ -2,8 +2,9 @@
 //
 // Element (row, column) lies at [column / W][row][column % W]. A vector store fills a line of it,
 // and it serves as either factor, row by row or transposed, without a copy. The columns come in
-// groups (the four gates) of `units` each; a group's last block may be partial, and then the rest
-// of its lanes is never used.
+// groups (the gates) of `units` each; a group's last block may be partial, and then the rest of its
+// lanes is never used. The first group is number `turn` of the same columns elsewhere, and the ones
+// behind the last are those that come before it.
 //
 // Of bfloat16 a row by row factor is read in pairs of columns, so a partial block ends in zeros
 // (`store_left`). The transposed one needs pairs of rows, which `pair_rows` makes of them in place.
@@ -41,6 +42,7 @@ template <class T>
 struct Blocks {
   T* data;
   long groups, units, rows;
+  long turn = 0;
 
   static constexpr long abreast = max(grain<T> / W<T>, 1);  // blocks side by side
 
@@ -64,13 +66,20 @@ struct Blocks {
   FL_INLINE long width(long block) const {  // columns that exist
     return max(min(units - block % in_group() * W<T>, W<T>), 0);
   }
-  FL_INLINE long column(long block) const {  // its first one, counted without gaps
-    return block / in_group() * units + block % in_group() * W<T>;
+  FL_INLINE long column(long block) const {  // its first one elsewhere, counted without gaps
+    return (block / in_group() + turn) % groups * units + block % in_group() * W<T>;
   }
-  FL_INLINE long depth(long block) const {  // the same in a panel, whose groups are whole
+  FL_INLINE long depth(long block) const {  // in a panel, whose groups are whole and do not turn
     return block / in_group() * whole<T>(units) + block % in_group() * W<T>;
   }
 };
+
+// `count` of the groups from `first` on.
+template <class T>
+FL_INLINE Blocks<T> groups_of(const Blocks<T>& all, long first, long count, long turn) {
+  T* const data = all.data ? all.at(first * all.in_group(), 0) : nullptr;
+  return {data, count, all.units, all.rows, turn};
+}
 
 // R rows from `row` on of the N blocks from `first` on.
 template <class T, int R, int N>

@@ -81,12 +81,21 @@ FL_INLINE void for_heights(const Share& share, Range rows, const Body& body) {
   }
 }
 
-// The same for plain tiles: body(height, vectors, row).
-template <class Body>
+// The same for tiles of a constant number of vectors too, the share's: body(height, vectors, row).
+template <long TALLEST, long WIDEST, class Body>
 FL_INLINE void for_tiles(const Share& share, Range rows, const Body& body) {
-  for_heights<plain_tile.rows>(share, rows, [&](auto height, long row) {
-    with_constant<plain_tile.vectors>(share.vectors, [&](auto n) { apart(body, height, n, row); });
+  for_heights<TALLEST>(share, rows, [&](auto height, long row) {
+    if constexpr (WIDEST == 1) {
+      body(height, Constant<1>{}, row);
+    } else {
+      with_constant<WIDEST>(share.vectors, [&](auto n) { apart(body, height, n, row); });
+    }
   });
+}
+
+template <class Body>
+FL_INLINE void for_plain_tiles(const Share& share, Range rows, const Body& body) {
+  for_tiles<plain_tile.rows, plain_tile.vectors>(share, rows, body);
 }
 
 }  // namespace fused_lstm::FL_ISA

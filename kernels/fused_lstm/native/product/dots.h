@@ -107,20 +107,21 @@ struct Dots {
   static constexpr long spare = P::parts == 1 ? 1 : P::parts + 3;
   static constexpr long tallest = (usable - spare) / (N + P::parts);
 
-  // gates[b] = begin + left[b] weight', weight [4H, depth]; a worker has whole blocks of units, the
-  // same ones whatever the rows.
-  template <class Begin, class End>
-  FL_INLINE static void gates(const Worker& worker, Rows<T> left, Range rows, long depth,
-                              long hidden, const E* weight, bool backwards, const Begin& begin,
-                              const End& end) {
-    for_blocks(worker, rows, hidden, backwards, [&](auto height, long unit, long row) {
+  // gates[b] = begin + left[b] weight'; a worker has whole blocks of units, the same ones whatever
+  // the rows.
+  template <int GATES, class Begin, class End>
+  FL_INLINE static void gates(const Worker& worker, Rows<T> left, Range rows,
+                              const WeightShape& shape, const E* weight, bool backwards,
+                              const Begin& begin, const End& end) {
+    const long units = shape.units, depth = shape.depth;
+    for_blocks(worker, rows, units, backwards, [&](auto height, long unit, long row) {
       constexpr int R = decltype(height)::value;
-      Tile<T, R, 4> tile;
+      Tile<T, R, GATES> tile;
       begin(tile, unit, row);
-      for (int gate = 0; gate < 4; ++gate) {
-        const E* const own = weight + (gate * hidden + unit) * depth;
+      for (int gate = 0; gate < GATES; ++gate) {
+        const E* const own = weight + (gate * units + unit) * depth;
         Vec<T> sums[R];
-        columns_of(sums, from(left, row), depth, own, hidden - unit, own + hidden * depth);
+        columns_of(sums, from(left, row), depth, own, units - unit, own + units * depth);
         FL_UNROLL for (int r = 0; r < R; ++r) tile.sum[r][gate] += sums[r];
       }
       end(tile, unit, row);

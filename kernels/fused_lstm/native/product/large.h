@@ -31,7 +31,7 @@ void product(const Worker& worker, const Blocks<T>& left, const T* right, long c
                [&](Range rows, Range depth, const Share& share) {
     const long column = share.first * W<T>, width = columns - column;
     pack_for_blocks(left, depth, right, columns, column, width, Panel<T>{panel, share.vectors});
-    for_tiles(share, rows, [&](auto height, auto vectors, long row) {
+    for_plain_tiles(share, rows, [&](auto height, auto vectors, long row) {
       Tile<T, decltype(height)::value, decltype(vectors)::value> tile;
       Sum<T>* const target = out + row * columns + column;
       const bool begun = depth.begin > 0 || sum;

@@ -35,13 +35,17 @@ void pack_transposed(const T* m, long columns, long exist, long count, T* out, l
   }
 }
 
-// out[k][4][W] = w[gate * H + unit][first + k] for the W units from `unit` on, k < count;
-// w is [4H, inputs]. Units from H on are zero.
-template <class T>
-void pack_gates(const T* w, long hidden, long inputs, long unit, long first, long count, T* out) {
-  for (int gate = 0; gate < 4; ++gate) {
-    pack_transposed(w + (gate * hidden + unit) * inputs + first, inputs, hidden - unit, count,
-                    out + gate * W<T> * deep<T>, 4 * W<T>);
+// out[k][blocks][GATES][W] = w[gate * units + unit][first + k] for so many blocks of units from
+// `unit` on, k < count. Units that do not exist are zero.
+template <int GATES, class T>
+void pack_gates(const T* w, const WeightShape& shape, long unit, long blocks, long first, long count,
+                T* out) {
+  const long stride = blocks * GATES * W<T>;
+  for (long block = 0; block < blocks; ++block, unit += W<T>) {
+    for (int gate = 0; gate < GATES; ++gate, out += W<T> * deep<T>) {
+      pack_transposed(w + (gate * shape.units + unit) * shape.depth + first, shape.depth,
+                      shape.units - unit, count, out, stride);
+    }
   }
 }
 

@@ -17,32 +17,39 @@ struct Rows {
   long stride;
 };
 
-// R rows of [B, 4H], the four gates of a block's units.
-template <class T, int R>
-FL_INLINE void load_gates(Tile<T, R, 4>& tile, const Sum<T>* gates, long hidden, long width) {
+// R rows of a matrix, `stride` apart, the gates of the units of some blocks: vectors of a tile are
+// [blocks][GATES]. A gate is `units` columns further on than the one before; of the units from the
+// first block's on, `width` exist.
+template <int GATES, class T, int R, int V>
+FL_INLINE void load_gates(Tile<T, R, V>& tile, const Sum<T>* gates, long stride, long units,
+                          long width) {
   FL_OF_TILE for (int r = 0; r < R; ++r) {
-    FL_OF_TILE for (int gate = 0; gate < 4; ++gate) {
-      tile.sum[r][gate] = load(gates + (4 * r + gate) * hidden, width);
+    FL_OF_TILE for (int v = 0; v < V; ++v) {
+      const long first = v / GATES * W<T>;
+      tile.sum[r][v] = load(gates + r * stride + v % GATES * units + first, width - first);
     }
   }
 }
 
-// The same on their way into the L2 cache, 4 R lines that the hardware does not guess: waiting for
-// them was an eighth of a step on a Zen 4. They may lie beyond the matrix.
-template <class T, int R>
-FL_INLINE void prefetch_gates(const Tile<T, R, 4>&, const Sum<T>* gates, long hidden) {
+// The same on their way into the L2 cache, lines that the hardware does not guess: waiting for them
+// was an eighth of a step on a Zen 4. They may lie beyond the matrix.
+template <int GATES, class T, int R, int V>
+FL_INLINE void prefetch_gates(const Tile<T, R, V>&, const Sum<T>* gates, long stride, long units) {
   FL_OF_TILE for (int r = 0; r < R; ++r) {
-    FL_OF_TILE for (int gate = 0; gate < 4; ++gate) {
-      __builtin_prefetch(gates + (4 * r + gate) * hidden, 0, 2);
+    FL_OF_TILE for (int v = 0; v < V; ++v) {
+      const Sum<T>* const row = gates + r * stride + v / GATES * W<T>;
+      __builtin_prefetch(row + v % GATES * units, 0, 2);
     }
   }
 }
 
-template <class T, int R>
-FL_INLINE void store_gates(const Tile<T, R, 4>& tile, Sum<T>* gates, long hidden, long width) {
+template <int GATES, class T, int R, int V>
+FL_INLINE void store_gates(const Tile<T, R, V>& tile, Sum<T>* gates, long stride, long units,
+                           long width) {
   FL_OF_TILE for (int r = 0; r < R; ++r) {
-    FL_OF_TILE for (int gate = 0; gate < 4; ++gate) {
-      store(gates + (4 * r + gate) * hidden, tile.sum[r][gate], width);
+    FL_OF_TILE for (int v = 0; v < V; ++v) {
+      const long first = v / GATES * W<T>;
+      store(gates + r * stride + v % GATES * units + first, tile.sum[r][v], width - first);
     }
   }
 }
@@ -50,44 +57,52 @@ FL_INLINE void store_gates(const Tile<T, R, 4>& tile, Sum<T>* gates, long hidden
 // Multiply-adds of vectors, in tiles of registers.
 template <class T>
 struct Fma {
-  // --- gates[b] = begin + left[b] weight', weight [4H, depth] ---
+  // --- gates[b] = begin + left[b] weight' ---
   //
-  // A panel holds one block's four gates: [k][i, f, g, o][W units].
+  // A panel holds the gates of one block, or of one gate some blocks: [k][blocks][gates][W units].
 
-  static long gates_size(long depth, long hidden) {
-    return whole<T>(depth) * 4 * blocks_of<T>(hidden) * W<T>;
+  static long gates_size(const WeightShape& shape) {
+    return whole<T>(shape.depth) * shape.gates * blocks_of<T>(shape.units) * W<T>;
   }
 
-  static void pack_gates_of(const Worker& worker, const T* weight, long depth, long hidden,
+  template <int GATES>
+  static void pack_gates_of(const Worker& worker, const T* weight, const WeightShape& shape,
                             T* packed) {
-    const Range mine = part(blocks_of<T>(hidden), worker.id, worker.count);
-    const long size = gates_size(depth, W<T>);
-    for (long block = mine.begin; block < mine.end; ++block) {
-      pack_gates(weight, hidden, depth, block * W<T>, 0, depth, packed + block * size);
+    const long blocks = blocks_of<T>(shape.units), panels = divide_up(blocks, blocks_abreast<GATES>);
+    const long size = gates_size({GATES, W<T>, shape.depth});  // of a block
+    const Range mine = part(panels, worker.id, worker.count);
+    for (long i = mine.begin; i < mine.end; ++i) {
+      const Range panel = part(blocks, i, panels);
+      pack_gates<GATES>(weight, shape, panel.begin * W<T>, panel.end - panel.begin, 0, shape.depth,
+                        packed + panel.begin * size);
     }
   }
 
-  // For this worker's tiles of the rows `rows`, R rows from `row` on by the units of a block:
-  // begin(tile, unit, row), which says what the sums begin with, then end(tile, unit, row).
-  template <class Begin, class End>
-  FL_INLINE static void gates(const Worker& worker, Rows<T> left, Range rows, long depth,
-                              long hidden, const T* packed, bool backwards, const Begin& begin,
-                              const End& end) {
-    const long blocks = blocks_of<T>(hidden), size = gates_size(depth, W<T>);  // of a panel
+  // For this worker's tiles of the rows `rows`, R rows from `row` on by the units of some blocks,
+  // of which `unit` is the first: begin(tile, unit, row), which says what the sums begin with, then
+  // end(tile, unit, row).
+  template <int GATES, class Begin, class End>
+  FL_INLINE static void gates(const Worker& worker, Rows<T> left, Range rows,
+                              const WeightShape& shape, const T* packed, bool backwards,
+                              const Begin& begin, const End& end) {
+    const long blocks = blocks_of<T>(shape.units), depth = shape.depth;
+    const long size = gates_size({GATES, W<T>, depth});  // of a block
     const long batch = rows.end - rows.begin;
-    const bool cached = blocks * depth * 4 * vector_bytes<T> <= worker.count * cached_bytes;
-    for_shares(worker, batch, blocks, 1, gates_tile.rows, backwards, [&](const Share& share) {
+    const bool cached = blocks * depth * GATES * vector_bytes<T> <= worker.count * cached_bytes;
+    for_shares(worker, batch, blocks, blocks_abreast<GATES>, gates_tile<GATES>.rows, backwards,
+               [&](const Share& share) {
       const T* panel = packed + share.first * size;
-      const long next = share.first + (backwards ? -1 : 1);
+      const long own = share.vectors * size, next = share.first + (backwards ? -1 : share.vectors);
       const bool last = next < 0 || next == blocks;
-      for_heights<gates_tile.rows>(share, rows, [&](auto height, long row) {
+      for_tiles<gates_tile<GATES>.rows, blocks_abreast<GATES>>(
+          share, rows, [&](auto height, auto abreast, long row) {
         constexpr int R = decltype(height)::value;
         Ahead<T> ahead;
         if (!cached && !last) {
-          ahead = ahead_of(packed + next * size, size, row - rows.begin, R, batch,
+          ahead = ahead_of(backwards ? panel - own : panel + own, own, row - rows.begin, R, batch,
                            divide_up(depth, line<T>));
         }
-        Tile<T, R, 4> tile;
+        Tile<T, R, decltype(abreast)::value * GATES> tile;
         begin(tile, share.first * W<T>, row);
         multiply_rows(tile, left.data + row * left.stride, left.stride, depth, panel, ahead);
         end(tile, share.first * W<T>, row);
@@ -97,20 +112,19 @@ struct Fma {
 
   // --- out[b] = left[b] weight, weight [depth, columns] ---
   //
-  // A panel holds at most plain_tile.vectors vectors of columns. The depth is `groups` of `units`,
-  // as the left-hand factor's columns are.
+  // A panel holds at most plain_tile.vectors vectors of columns. The depth is that of the left-hand
+  // factor's blocks.
 
-  static long columns_size(long groups, long units, long columns) {
-    return groups * whole<T>(units) * blocks_of<T>(columns) * W<T>;
+  static long columns_size(const WeightShape& shape) {
+    return shape.gates * whole<T>(shape.units) * blocks_of<T>(shape.depth) * W<T>;
   }
 
-  static void pack_columns_of(const Worker& worker, const T* weight, long groups, long units,
+  static void pack_columns_of(const Worker& worker, const T* weight, const Blocks<T>& left,
                               long columns, T* packed) {
-    const Blocks<T> left{nullptr, groups, units, 0};
     const Range mine = whole_part(left.count(), worker.id, worker.count, Blocks<T>::abreast);
     for_panels(columns, [&](Range own) {
       const long column = own.begin * W<T>;
-      const Panel<T> panel{packed + columns_size(groups, units, column), own.end - own.begin};
+      const Panel<T> panel{packed + left.depth(left.count()) * column, own.end - own.begin};
       pack_for_blocks(left, mine, weight, columns, column, columns - column, panel,
                       left.depth(mine.begin));
     });
@@ -123,7 +137,7 @@ struct Fma {
     for_panels(columns, [&](Range own) {
       const long n = own.end - own.begin;
       for (long i = max(own.begin, mine.begin); i < min(own.end, mine.end); ++i) {
-        T* const panel = packed + columns_size(1, depth, own.begin * W<T>);
+        T* const panel = packed + whole<T>(depth) * own.begin * W<T>;
         pack_transposed(weight + i * W<T> * depth, depth, columns - i * W<T>, depth,
                         panel + (i - own.begin) * W<T> * deep<T>, n * W<T>);
       }
@@ -154,7 +168,7 @@ struct Fma {
         const T* next = panel + left.depth(range.end) * lanes;
         const long count = next - here;
         if (i + 1 == parts) next = next_panel;
-        for_tiles(share, rows, [&](auto height, auto width, long row) {
+        for_plain_tiles(share, rows, [&](auto height, auto width, long row) {
           constexpr int R = decltype(height)::value, N = decltype(width)::value;
           Tile<T, R, N> tile;
           Sum<T>* const kept = sums + (row - rows.begin) * lanes;
@@ -183,8 +197,8 @@ struct Fma {
                                 long columns, const T* packed, const End& end) {
     for_shares(worker, rows.end - rows.begin, blocks_of<T>(columns), plain_tile.vectors,
                plain_tile.rows, false, [&](const Share& share) {
-      const T* panel = packed + columns_size(1, depth, share.first * W<T>);
-      for_tiles(share, rows, [&](auto height, auto width, long row) {
+      const T* panel = packed + whole<T>(depth) * share.first * W<T>;
+      for_plain_tiles(share, rows, [&](auto height, auto width, long row) {
         Tile<T, decltype(height)::value, decltype(width)::value> tile;
         clear(tile);
         multiply_rows(tile, left.data + row * left.stride, left.stride, depth, panel);

@@ -1,7 +1,7 @@
-"""nn.GRU's cell: gates m, r, z, n, where m is what h makes of n; the state c is h, not yet rounded.
+"""nn.GRU's cell: gates r, z, n; the state c is h, not yet rounded.
 
-Its functions are those of cells/lstm.py, with nothing added. `fused_lstm.pointwise` is the same in
-plain PyTorch.
+What h makes of n stays apart from what x makes of it, since r comes between the two: it is m, the
+first of the columns m, r, z, n. `fused_lstm.pointwise` is the same in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -14,8 +14,14 @@ from .activation import sigmoid, tanh
 
 
 @helper
-def forward(gates, c, added, HAS: tl.constexpr):
-    """Gates before activation and c -> the activated gates, what is made of c, and c_next."""
+def combine(by_x, by_h, h_bias):
+    r, z, n = by_x
+    return by_h[2] + h_bias, r + by_h[0], z + by_h[1], n
+
+
+@helper
+def forward(gates, c, options, HAS: tl.constexpr):
+    """Columns before activation and c -> the activated ones, what is made of c, and c_next."""
     m, r, z, n = gates
     r, z = sigmoid(r), sigmoid(z)
     n = tanh(n + r * m)
@@ -24,7 +30,7 @@ def forward(gates, c, added, HAS: tl.constexpr):
 
 
 @helper
-def made(gates, c, c_next, added, HAS: tl.constexpr):
+def made(gates, c, c_next, options, HAS: tl.constexpr):
     return c_next
 
 
@@ -40,16 +46,16 @@ def output_backward(gates, seen, dh):
 
 
 @helper
-def backward(gates, c, dc_next, do, dmade, added, HAS: tl.constexpr):
-    """Activated gates, c, the gradients by c_next and by h -> those by the gates before activation,
-    and by c.
+def backward(gates, c, dc_next, do, dmade, options, HAS: tl.constexpr):
+    """Activated columns, c, the gradients by c_next and by h -> those by the gates' parts by x, by
+    those by h, and by c.
     """
     m, r, z, n = gates
     dc_next += dmade
     dz = dc_next * (c - n) * z * (1.0 - z)
     dn = dc_next * (1.0 - z) * (1.0 - n * n)
     dr = dn * m * r * (1.0 - r)
-    return (dn * r, dr, dz, dn), dc_next * z
+    return (dr, dz, dn), (dr, dz, dn * r), dc_next * z
 
 
-GRU = Cell("gru", forward, made, output, output_backward, backward)
+GRU = Cell("gru", 3, 4, True, combine, forward, made, output, output_backward, backward)

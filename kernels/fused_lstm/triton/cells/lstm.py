@@ -1,6 +1,6 @@
 """The LSTM's cell: gates i, f, g, o, and the state c; with peepholes, a mask on g and c's zoneout.
 
-added: (peepholes of i, f and o, what g is multiplied by, how much of c is kept), each where HAS
+options: (peepholes of i, f and o, what g is multiplied by, how much of c is kept), each where HAS
 (launch.Has) it. `fused_lstm.pointwise` is the same in plain PyTorch.
 """
 
@@ -14,15 +14,21 @@ from .activation import sigmoid, tanh
 
 
 @helper
-def forward(gates, c, added, HAS: tl.constexpr):
+def combine(by_x, by_h, h_bias):
+    i, f, g, o = by_x
+    return i + by_h[0], f + by_h[1], g + by_h[2], o + by_h[3]
+
+
+@helper
+def forward(gates, c, options, HAS: tl.constexpr):
     """Gates before activation and c -> the activated gates, what is made of c, and c_next."""
     i, f, g, o = gates
-    peepholes, multiplier, kept = added
-    if HAS.PEEPHOLE:
+    peepholes, multiplier, kept = options
+    if HAS.PEEPHOLES:
         i, f = i + peepholes[0] * c, f + peepholes[1] * c
     i, f, g = sigmoid(i), sigmoid(f), tanh(g)
     made = f * c + i * (g * multiplier if HAS.CANDIDATE else g)
-    if HAS.PEEPHOLE:
+    if HAS.PEEPHOLES:
         o += peepholes[2] * made
     c_next = made
     if HAS.ZONE_C:
@@ -31,11 +37,11 @@ def forward(gates, c, added, HAS: tl.constexpr):
 
 
 @helper
-def made(gates, c, c_next, added, HAS: tl.constexpr):
+def made(gates, c, c_next, options, HAS: tl.constexpr):
     """What a step has made of c, of its activated gates, the c before it and the c it has left."""
     if HAS.ZONE_C:
         i, f, g, _ = gates
-        c_next = f * c + i * (g * added[1] if HAS.CANDIDATE else g)
+        c_next = f * c + i * (g * options[1] if HAS.CANDIDATE else g)
     return c_next
 
 
@@ -53,12 +59,12 @@ def output_backward(gates, seen, dh):
 
 
 @helper
-def backward(gates, c, dc_next, do, dmade, added, HAS: tl.constexpr):
+def backward(gates, c, dc_next, do, dmade, options, HAS: tl.constexpr):
     """Activated gates, c, the gradients by c_next, by the output gate and by c as h saw it -> those
-    by the gates before activation, and by c.
+    by the gates before activation, twice, and by c.
     """
     i, f, g, _ = gates
-    peepholes, multiplier, kept = added
+    peepholes, multiplier, kept = options
     i_by, g_by = i, g
     if HAS.CANDIDATE:
         i_by, g_by = i * multiplier, g * multiplier
@@ -67,17 +73,17 @@ def backward(gates, c, dc_next, do, dmade, added, HAS: tl.constexpr):
         dc_kept = dc_next * kept
         dc_next -= dc_kept
     dc_next += dmade
-    if HAS.PEEPHOLE:
+    if HAS.PEEPHOLES:
         dc_next += do * peepholes[2]
     di = dc_next * g_by * i * (1.0 - i)
     df = dc_next * c * f * (1.0 - f)
     dg = dc_next * i_by * (1.0 - g * g)
     dc = dc_next * f
-    if HAS.PEEPHOLE:
+    if HAS.PEEPHOLES:
         dc += di * peepholes[0] + df * peepholes[1]
     if HAS.ZONE_C:
         dc += dc_kept
-    return (di, df, dg, do), dc
+    return (di, df, dg, do), (di, df, dg, do), dc
 
 
-LSTM = Cell("lstm", forward, made, output, output_backward, backward)
+LSTM = Cell("lstm", 4, 4, False, combine, forward, made, output, output_backward, backward)

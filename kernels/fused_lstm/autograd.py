@@ -1,0 +1,307 @@
+"""One autograd function an operator: its kernel for the first derivative, plain PyTorch for others.
+
+Under torch.func, in forward mode, and where a backward is itself differentiated, an operator is
+fused_lstm.reference: right everywhere, at the speed of a step loop. docs/functions.md has the table
+of what that gives. Shapes as in fused_lstm.ops; `ops` is an engine's operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import hoisted, loop, reference
+from .engines import in_a_graph
+from .pullback import is_differentiated, is_transformed, kernel, pulled_back
+from .spec import Spec
+
+# --- a stack of layers ---
+
+
+def run(
+    ops: SimpleNamespace,
+    spec: Spec,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weights: Sequence[Tensor],
+    seed: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+    not_reset: Tensor | None = None,
+    states: bool = False,
+) -> tuple[Tensor, ...]:
+    """Run an engine's call, as in fused_lstm.engines, on its operators.
+
+    "pointwise" is the step loop with a fused cell, "hoisted" the same with all products that need
+    no order in time outside the loop; "steps" and "layers" are one operator.
+    """
+    if spec.level in ("pointwise", "hoisted"):
+        drop = None if spec.dropout == 0 else partial(_drop, ops, spec.dropout, seed)
+        call = spec, x, h0, c0, weights, batch_sizes, not_reset, states
+        if spec.level == "hoisted":
+            return hoisted.steps(*call, hoisted.fused(ops), drop)
+        return loop.steps(*call, partial(cell, ops), drop)
+    save = states
+    if torch.is_grad_enabled():
+        for tensor in (*weights, x, h0, c0):
+            if tensor.requires_grad:
+                save = True
+                break
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        save = save or torch.jit.is_tracing()  # a trace may be trained and not
+        return ops.lstm(
+            x, h0, c0, weights, spec.dropout, seed, spec.level, save, directions=spec.directions,
+            batch_sizes=batch_sizes, keep=not_reset, cell=spec.schema_cell,
+            rates=list(spec.schema_rates) if spec.schema_cell or any(spec.schema_rates) else [],
+            precision=spec.precision,
+        )  # fmt: skip
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
+    if save:
+        return LSTMFunction.apply(ops, spec, seed, batch_sizes, not_reset, x, h0, c0, *weights)
+    options = spec.schema
+    if batch_sizes is not None or not_reset is not None:
+        options = named(spec, batch_sizes, not_reset)
+    return kernel(
+        ops.lstm.default, x, h0, c0, weights, spec.dropout, seed, spec.level, False, **options
+    )
+
+
+def named(spec: Spec, batch_sizes: Tensor | None, not_reset: Tensor | None) -> dict[str, Any]:
+    """Return the operator's arguments by name, of rows that differ."""
+    return {**spec.schema, "batch_sizes": batch_sizes, "keep": not_reset}
+
+
+class LSTMFunction(torch.autograd.Function):
+    """apply(ops, spec, seed, batch_sizes, not_reset, x, h0, c0, *weights) -> the operator's six.
+
+    All have derivatives except the gates: those by the states of every step are the reference's.
+    """
+
+    @staticmethod
+    def forward(ctx, ops, spec, seed, batch_sizes, not_reset, x, h0, c0, *weights):
+        options = spec.schema
+        if batch_sizes is not None or not_reset is not None:
+            options = named(spec, batch_sizes, not_reset)
+        y, h_n, c_n, h, c, gates = kernel(
+            ops.lstm.default, x, h0, c0, weights, spec.dropout, seed, spec.level, True, **options
+        )
+        ctx.ops, ctx.spec = ops, spec
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(gates)
+        ctx.save_for_backward(x, h0, c0, *weights, seed, batch_sizes, not_reset, y, h, c, gates)
+        return y, h_n, c_n, h, c, gates
+
+    @staticmethod
+    def backward(ctx, dy, dh_n, dc_n, dh, dc, _):
+        *inputs, seed, batch_sizes, not_reset, y, h, c, gates = ctx.saved_tensors
+        constants = seed, batch_sizes, not_reset
+        if dh is not None or dc is not None or torch._C._are_functorch_transforms_active():
+            dc = None if dc is None else dc[: len(inputs[1])]  # layer norm keeps more behind it
+            forward = partial(_plain, ctx.spec, *constants)
+            grads = pulled_back(forward, inputs, (dy, dh_n, dc_n, dh, dc))
+            return *[None] * 5, *grads
+        call = ctx.ops, ctx.spec, ctx.needs_input_grad[5], (*constants, y, h, c, gates)
+        run = LSTMBackwardFunction.apply if torch.is_grad_enabled() else lstm_backward
+        return *[None] * 5, *run(*call, dy, dh_n, dc_n, *inputs)
+
+
+def _plain(spec, seed, batch_sizes, not_reset, x, h0, c0, *weights):
+    """Return what has derivatives of a call, by the reference."""
+    return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
+
+
+def lstm_backward(ops, spec, needs_dx, saved, dy, dh_n, dc_n, x, h0, c0, *weights, samples=0):
+    """Return the kernel's gradients by x (None where nobody needs it), h0, c0 and each weight."""
+    seed, batch_sizes, not_reset, y, h, c, gates = saved
+    options = spec.schema
+    if batch_sizes is not None or not_reset is not None:
+        options = named(spec, batch_sizes, not_reset)
+    if samples:
+        options = {**options, "samples": samples}
+    dx, dh0, dc0, dweights = kernel(
+        ops.lstm_backward.default, dy, dh_n, dc_n, x, h0, c0, weights, spec.dropout, seed,
+        spec.level, y, h, c, gates, needs_dx, **options,
+    )  # fmt: skip
+    return dx if needs_dx else None, dh0, dc0, *dweights
+
+
+class LSTMBackwardFunction(torch.autograd.Function):
+    """`lstm_backward`, where it will be differentiated: its derivatives are the reference's."""
+
+    @staticmethod
+    def forward(ctx, ops, spec, needs_dx, saved, *tensors):
+        ctx.spec, ctx.constants = spec, saved[:3]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        return lstm_backward(ops, spec, needs_dx, saved, *tensors)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        def gradients(dy, dh_n, dc_n, *inputs):
+            forward = partial(_plain, ctx.spec, *ctx.constants)
+            return tuple(pulled_back(forward, inputs, (dy, dh_n, dc_n, None, None)))
+
+        return *[None] * 4, *pulled_back(gradients, ctx.saved_tensors, grads)
+
+
+# --- the pointwise part of a step ---
+
+
+def cell(ops: SimpleNamespace, gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """gates [B, 4H] before activation, c [B, H] -> h, c_next: nn.LSTM's cell."""
+    if in_a_graph():
+        return ops.cell(gates, c)
+    if is_transformed():
+        return reference.cell(gates, c)
+    if is_differentiated(gates, c):
+        return CellFunction.apply(ops, gates, c)
+    return kernel(ops.cell.default, gates, c)
+
+
+class CellFunction(torch.autograd.Function):
+    """apply(ops, gates, c) -> h, c_next."""
+
+    @staticmethod
+    def forward(ctx, ops, gates, c):
+        h, c_next = kernel(ops.cell.default, gates, c)
+        ctx.ops = ops
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(gates, c, c_next)
+        return h, c_next
+
+    @staticmethod
+    def backward(ctx, dh, dc_next):
+        gates, c, c_next = ctx.saved_tensors
+        if torch._C._are_functorch_transforms_active():
+            return None, *pulled_back(reference.cell, (gates, c), (dh, dc_next))
+        run = CellBackwardFunction.apply if torch.is_grad_enabled() else cell_backward
+        return None, *run(ctx.ops, c_next, dh, dc_next, gates, c)
+
+
+def cell_backward(ops, c_next, dh, dc_next, gates, c):
+    """Return the kernel's gradients by gates and c."""
+    dh = torch.zeros_like(c_next, dtype=gates.dtype) if dh is None else dh
+    dc_next = torch.zeros_like(c_next) if dc_next is None else dc_next
+    return kernel(ops.cell_backward.default, gates, c, c_next, dh, dc_next)
+
+
+class CellBackwardFunction(torch.autograd.Function):
+    """`cell_backward`, where it will be differentiated."""
+
+    @staticmethod
+    def forward(ctx, ops, c_next, *tensors):
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        return cell_backward(ops, c_next, *tensors)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        def gradients(dh, dc_next, gates, c):
+            return tuple(pulled_back(reference.cell, (gates, c), (dh, dc_next)))
+
+        return None, None, *pulled_back(gradients, ctx.saved_tensors, grads)
+
+
+# --- dropout ---
+
+
+def draw_seed(device: torch.device) -> Tensor:
+    """Draw a seed [1] int64 of a call's masks, from PyTorch's generator.
+
+    On the device, so that it costs no sync and a CUDA graph can replay it.
+    """
+    return torch.randint(2**63 - 1, (1,), device=device)
+
+
+def dropout(
+    ops: SimpleNamespace, x: Tensor, p: float, seed: Tensor | None, first: int = 0
+) -> Tensor:
+    """Return x times its mask, of which x's elements are number `first` and on.
+
+    seed: [1] int64, or None for one that is drawn here.
+    """
+    if seed is None:
+        seed = torch.randint(2**63 - 1, (1,), device=x.device)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return ops.dropout(x, p, seed, first)
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return plain_dropout(x, p, seed, first)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return DropoutFunction.apply(ops, x, p, seed, first)
+    with torch._C._AutoDispatchBelowAutograd():
+        return ops.dropout.default(x, p, seed, first)
+
+
+def plain_dropout(x: Tensor, p: float, seed: Tensor, first: int = 0) -> Tensor:
+    """Return `dropout`'s result in plain PyTorch."""
+    return (x * reference.dropout_mask(seed, x.shape, p, first)).to(x.dtype)
+
+
+def _drop(ops, p, seed, y, layer):
+    """Drop between layers: one mask for all of them, at every level of every engine."""
+    return dropout(ops, y, p, seed, layer * y.numel())
+
+
+class DropoutFunction(torch.autograd.Function):
+    """apply(ops, x, p, seed, first): linear in x, and its own transpose."""
+
+    @staticmethod
+    def forward(ctx, ops, x, p, seed, first):
+        ctx.options = ops, p, first
+        ctx.save_for_backward(seed)
+        with torch._C._AutoDispatchBelowAutograd():
+            return ops.dropout.default(x, p, seed, first)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (ops, p, first), (seed,) = ctx.options, ctx.saved_tensors
+        return None, dropout(ops, grad, p, seed, first), None, None, None
+
+
+# --- a loss ---
+
+
+class Losses(torch.autograd.Function):
+    """apply(kernel, hidden, weight, bias, target, factor, count, ignore_index, gradients):
+
+    factor [N] times each row's loss under its label; given a count, their sum divided by it.
+    kernel(hidden, weight, bias, target, row_grad, ignore_index) makes losses and, in one go, the
+    gradients that row_grad [N] or None asks for. A second derivative is an error.
+    """
+
+    @staticmethod
+    def forward(ctx, kernel, hidden, weight, bias, target, factor, count, ignore_index, gradients):
+        ctx.kernel, ctx.ignore_index, ctx.summed = kernel, ignore_index, count is not None
+        row_grad = factor / count if gradients and ctx.summed else None
+        losses, *grads = kernel(hidden, weight, bias, target, row_grad, ignore_index)
+        inputs = (hidden, weight, bias)
+        ctx.dtypes = [None if t is None else t.dtype for t in inputs]
+        ctx.save_for_backward(*(grads if ctx.summed else (*inputs, target, factor)))
+        losses = losses * factor
+        return losses.sum() / count if ctx.summed else losses
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        if ctx.summed:
+            grads = ctx.saved_tensors
+            if not _is_one(grad):  # spares a pass over the largest
+                grads = [g * grad for g in grads]
+        else:  # only now is each row's gradient known
+            *inputs, target, factor = ctx.saved_tensors
+            _, *grads = ctx.kernel(*inputs, target, grad * factor, ctx.ignore_index)
+        wanted = zip(ctx.needs_input_grad[1:4], grads, ctx.dtypes, strict=True)
+        cast = (g.to(dtype) if needed else None for needed, g, dtype in wanted)
+        return None, *cast, *[None] * 5
+
+
+def _is_one(grad: Tensor) -> bool:
+    """Whether a scalar is known to be 1 without waiting for a GPU, or compiling for its value."""
+    return not torch.compiler.is_compiling() and grad.device.type == "cpu" and grad.item() == 1

@@ -1,0 +1,52 @@
+// What finishes a tile of a lane: its cell's function.
+#pragma once
+
+#include "cells/gru.h"
+#include "cells/rnn.h"
+
+namespace fused_lstm::FL_ISA {
+
+template <class T>
+FL_INLINE Finish<T> finish_of(const Lane<T>& lane) {
+  const bool norm = lane.by_h;
+  switch (lane.cell) {
+    case CellKind::lstm:
+      return norm ? keep_by_h<4, T> : lane.added ? finish_added<4, T> : finish_lstm<4, T>;
+    case CellKind::coupled:
+      return lane.added ? finish_added<3, T> : finish_lstm<3, T>;
+    case CellKind::gru:
+      return norm ? keep_by_h<3, T> : finish_gru<T>;
+    case CellKind::rnn_tanh:
+      return finish_rnn<true, T>;
+    default:
+      return finish_rnn<false, T>;
+  }
+}
+
+template <class T>
+FL_INLINE FinishBack<T> finish_back_of(const Lane<T>& lane) {
+  if (lane.by_h) return keep_dh<T>;
+  switch (lane.cell) {
+    case CellKind::lstm:
+      return lane.added ? finish_added_back<4, T> : finish_lstm_back<4, T>;
+    case CellKind::coupled:
+      return lane.added ? finish_added_back<3, T> : finish_lstm_back<3, T>;
+    case CellKind::gru:
+      return finish_gru_back<T>;
+    case CellKind::rnn_tanh:
+      return finish_rnn_back<true, T>;
+    default:
+      return finish_rnn_back<false, T>;
+  }
+}
+
+// body(Constant<G>) for the gates of a lane's cell.
+template <class T, class Body>
+FL_INLINE void with_gates(const Lane<T>& lane, const Body& body) {
+  const long gates = shape_of(lane.cell).gates;
+  if (gates == 4) return body(Constant<4>{});
+  if (gates == 3) return body(Constant<3>{});
+  body(Constant<1>{});
+}
+
+}  // namespace fused_lstm::FL_ISA

@@ -1,0 +1,78 @@
+// A step of a lane but for its products: where its cell finds and leaves what it needs. Forwards a
+// cell is handed the sums of a product's tile by the gates, backwards those of dh, and knows nothing
+// of how they were made. Cells are functions of their own, called once for each tile: its sums lie in
+// memory then, and no tile is compiled again for another cell.
+#pragma once
+
+#include "product/blocks.h"
+
+namespace fused_lstm::FL_ISA {
+
+#define FL_APART __attribute__((noinline))
+
+template <class T>
+struct CellStep;
+template <class T>
+struct CellStepBack;
+
+// sums: all of the gates before activation, of `rows` rows from `row` on by the units of `blocks`
+// blocks from `unit` on, [rows][blocks][G]. They may be overwritten.
+template <class T>
+using Finish = void (*)(const CellStep<T>& step, long unit, long row, long rows, long blocks,
+                        Vec<T>* sums);
+
+// dh: the gradients by h, of `rows` rows by the units of `blocks` blocks from `first` on.
+template <class T>
+using FinishBack = void (*)(const CellStepBack<T>& step, long first, long row, long rows,
+                            long blocks, const Vec<T>* dh);
+
+// b below is a row of the batch.
+template <class T>
+struct CellStep {
+  const Lane<T>* lane;
+  Finish<T> finish;
+  long place;
+  long hidden;
+  const bool* keep;     // [B], false where the state before is 0, or null
+  const Sum<T>* c;      // [B, H] before
+  const Sum<T>* input_part;  // [B, G*H] of the gates, a row every `input_stride`
+  long input_stride;
+  T* gates;             // [B, K*H] activated, or null
+  Sum<T>* c_next;       // [B, H]
+  T* h;                 // [B, H], a row every `stride`
+  long stride;
+
+  FL_INLINE bool kept(long b) const { return !keep || keep[b]; }
+};
+
+template <class T>
+struct CellStepBack {
+  const Lane<T>* lane;
+  FinishBack<T> finish;
+  long place;
+  long hidden;
+  const bool* keep;   // [B], as above
+  const T* gates;     // [B, K*H] activated
+  const Sum<T>* c;    // [B, H] before, of the first `continued` rows,
+  const Sum<T>* c0;   // and of the others, which begin here
+  long continued;
+  const Sum<T>* c_next;  // [B, H]
+  const T* h;         // [B, H] of an RNN, a row every `stride`
+  long stride;
+  Sum<T>* dc;         // [B, H], by c_next; then by c
+  Blocks<T> dgates;   // by all gates; row b is its row `line` + b
+  long line;
+
+  FL_INLINE bool kept(long b) const { return !keep || keep[b]; }
+  FL_INLINE const Sum<T>* before(long b) const {
+    return (b < continued ? c : c0) + b * hidden;
+  }
+};
+
+template <class T>
+FL_INLINE void store_block(const Blocks<T>& blocks, long gate, long block, long row, Vec<T> v,
+                           long width) {
+  store_left(blocks.at(gate * blocks.in_group() + block, row), v, width);
+}
+
+}  // namespace fused_lstm::FL_ISA

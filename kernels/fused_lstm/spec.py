@@ -1,0 +1,279 @@
+"""`Spec`: everything about a call of a recurrent layer except its tensors.
+
+A module makes one when it is made, and a call completes it; what it says is checked once. Autograd,
+the reference and every engine are handed all of it. docs/cells.md has the formulas of a
+cell's options, fused_lstm.reference computes them.
+
+T, B, I, H: time steps, batch, input size, hidden size. P: the size of h, which is H unless h is
+projected. D: directions, 1 or 2. A lane is one layer in one direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+
+class Kind(NamedTuple):
+    """What sets one kind of cell apart."""
+
+    gates: int  # rows of the weights / H
+    options: tuple[str, ...]  # fields of Spec that it can have
+    has_c: bool = False  # a state c beside h; without it c is h in the dtype of states
+
+
+LSTM_OPTIONS = (
+    "layer_norm", "peephole", "coupled", "zoneout", "recurrent_dropout", "candidate_dropout",
+)  # fmt: skip
+CELLS = {
+    "lstm": Kind(4, LSTM_OPTIONS, has_c=True),
+    "gru": Kind(3, ("layer_norm", "zoneout", "recurrent_dropout")),
+    "rnn_tanh": Kind(1, ()),
+    "rnn_relu": Kind(1, ()),
+}
+# Kinds of masks: the number of each one's first element, for fused_lstm.philox. 0: between layers.
+ZONEOUT_H, ZONEOUT_C, RECURRENT, CANDIDATE = (kind << 56 for kind in (1, 2, 3, 4))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A call. Raises ValueError, naming the field, for a value that it cannot have.
+
+    Args:
+        cell: "lstm", "gru", "rnn_tanh" or "rnn_relu": torch.nn's, on torch.nn's weights.
+        layer_norm: W x, R h and an LSTM's c are normalized, with gains (Ba, Kiros and Hinton 2016).
+        peephole: gates see the cell state (Gers and Schmidhuber 2000).
+        coupled: the forget gate is 1 minus the input gate (Greff et al. 2017). Not with layer_norm.
+        zoneout: probability that a unit keeps its h, and its c, of the step before; a pair, or one
+            number for both (Krueger et al. 2016). Outside training its expectation. A GRU has h.
+        recurrent_dropout: probability of dropping a unit of h(t-1) on its way into R, the same
+            units at every step (Gal and Ghahramani 2016).
+        candidate_dropout: probability of dropping a unit of g, anew at every step (Semeniuta,
+            Severyn and Barth 2016).
+        layers, directions: how many.
+        bias: whether a lane has bias_ih and bias_hh.
+        projection: whether h is projected, by weight_hr.
+        dropout: probability of dropping an element of h between two layers, in training.
+        training: False drops nothing, and takes the expectation of a zoneout.
+        precision: of float32 products: None as they are, "tf32" or "bf16".
+        recompute: k, keep the state of every k-th step alone for the backward; None keeps all.
+        level: how much one kernel launch covers, as fused_lstm.engines has it.
+        num_heads: blocks on the diagonal of the recurrent weights. Only 1 is there.
+    """
+
+    cell: str = "lstm"
+    layer_norm: bool = False
+    peephole: bool = False
+    coupled: bool = False
+    zoneout: float | tuple[float, float] = 0.0
+    recurrent_dropout: float = 0.0
+    candidate_dropout: float = 0.0
+    layers: int = 1
+    directions: int = 1
+    bias: bool = True
+    projection: bool = False
+    dropout: float = 0.0
+    training: bool = True
+    precision: str | None = None
+    recompute: int | None = None
+    level: str | None = None
+    num_heads: int = 1
+    # Made of these once, since every call asks; no properties, which torch.compile cannot read.
+    options: tuple[str, ...] = field(init=False, repr=False, compare=False)  # those that are on
+    zones: tuple[float, float] = field(init=False, repr=False, compare=False)  # zoneout of h, c
+    has_c: bool = field(init=False, repr=False, compare=False)  # whether there is a c beside h
+    is_plain_lstm: bool = field(init=False, repr=False, compare=False)  # nn.LSTM's cell
+    draws: bool = field(init=False, repr=False, compare=False)  # a mask, for which it needs a seed
+    gates: int = field(init=False, repr=False, compare=False)
+    weight_names: tuple[str, ...] = field(init=False, repr=False, compare=False)  # of one lane
+    weight_dimensions: tuple[tuple[tuple[int, str], ...], ...] = field(
+        init=False, repr=False, compare=False
+    )
+    schema_cell: str = field(init=False, repr=False, compare=False)  # an operator's `cell`
+    schema_rates: tuple[float, ...] = field(init=False, repr=False, compare=False)  # its `rates`
+    plans: dict[tuple, Any] = field(init=False, repr=False, compare=False)  # see functional.call
+    schema: dict[str, Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._check()
+        kind = CELLS[self.cell]
+        zoneout = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * 2
+        self._set("zoneout", (float(zoneout[0]), float(zoneout[1]) if kind.has_c else 0.0))
+        on = tuple(n for n in LSTM_OPTIONS if getattr(self, n) not in (False, 0.0, (0.0, 0.0)))
+        for option in on:
+            if option not in kind.options:
+                raise ValueError(
+                    f"{option}: got {getattr(self, option)}; expected none of a {self.cell}"
+                )
+        self._set("options", on)
+        self._set("zones", self.zoneout)
+        self._set("has_c", kind.has_c)
+        self._set("is_plain_lstm", self.cell == "lstm" and not on)
+        cell_draws = any((*self.zones, self.recurrent_dropout, self.candidate_dropout))
+        self._set("draws", self.training and (self.dropout > 0 or cell_draws))
+        self._set("gates", kind.gates - self.coupled)
+        weights = self._weights()
+        self._set("weight_names", tuple(weights))
+        self._set("weight_dimensions", tuple(weights.values()))
+        names = [n for n in ("layer_norm", "peephole", "coupled") if getattr(self, n)]
+        names += [self.cell] if self.cell != "lstm" else []
+        self._set("schema_cell", ",".join(names))
+        self._set("schema_rates", (*self.zones, self.recurrent_dropout, self.candidate_dropout))
+        self._set("schema", self._schema())
+        self._set("plans", {})
+
+    def __reduce__(self) -> tuple:  # without its plans
+        return type(self), tuple([getattr(self, name) for name in FIELDS])
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check(self) -> None:
+        if self.cell not in CELLS:
+            raise ValueError(f"cell: got {self.cell!r}; expected one of {', '.join(CELLS)}")
+        for name in ("layer_norm", "peephole", "coupled"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}; expected True or False")
+        pair = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)
+        if len(pair) != 2 or not all(map(_is_probability, pair)):
+            raise ValueError(f"zoneout: got {self.zoneout!r}; expected a number in [0, 1], or two")
+        for name in ("recurrent_dropout", "candidate_dropout", "dropout"):
+            if not _is_probability(getattr(self, name)):
+                raise ValueError(
+                    f"{name}: got {getattr(self, name)!r}; expected a number in [0, 1]"
+                )
+        if self.coupled and self.layer_norm:
+            raise ValueError(
+                "coupled: got True with layer_norm=True; expected one of them: normalized over all"
+                " gates, a forget gate is no longer 1 minus the input gate"
+            )
+        k = self.recompute
+        if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
+            raise ValueError(
+                f"recompute: got {k!r}; expected None or a number of steps, at least 1"
+            )
+        if self.num_heads != 1:
+            raise ValueError(
+                f"num_heads: got {self.num_heads!r}; expected 1: there are no heads yet"
+            )
+
+    def cell_options(self) -> dict[str, Any]:
+        """Return the cell's options that are on, by name."""
+        return {name: getattr(self, name) for name in self.options}
+
+    def weights(self, I: int, H: int, P: int) -> dict[str, tuple[int, ...]]:
+        """Return a lane's weights in the order of a call: name, as in a state_dict, -> shape."""
+        return dict(zip(self.weight_names, shapes(self, I, H, P), strict=True))
+
+    def _weights(self) -> dict[str, tuple[tuple[int, str], ...]]:
+        """Return a lane's weights: name -> dimensions, each a multiple of I, H or P."""
+        G = self.gates
+        of: dict[str, tuple[tuple[int, str], ...]] = {
+            "weight_ih": ((G, "H"), (1, "I")),
+            "weight_hh": ((G, "H"), (1, "P")),
+        }
+        if self.bias:
+            of["bias_ih"] = of["bias_hh"] = ((G, "H"),)
+        if self.projection:
+            of["weight_hr"] = ((1, "P"), (1, "H"))
+        if self.peephole:
+            of["weight_ch"] = ((G - 1, "H"),)
+        if self.layer_norm:
+            of["gain_ih"] = of["gain_hh"] = ((G, "H"),)
+            if self.has_c:
+                of["gain_c"] = ((1, "H"),)
+                if self.bias:
+                    of["bias_c"] = ((1, "H"),)
+        return of
+
+    def _schema(self) -> dict[str, Any]:
+        """Return what an operator of fused_lstm.ops is told by name; nothing for nn.LSTM's call."""
+        told: dict[str, Any] = {"directions": self.directions} if self.directions > 1 else {}
+        if self.schema_cell or any(self.schema_rates):
+            told |= {"cell": self.schema_cell, "rates": list(self.schema_rates)}
+        if self.precision is not None:
+            told["precision"] = self.precision
+        return told
+
+
+def shapes(spec: Spec, I: int, H: int, P: int) -> list[tuple[int, ...]]:
+    """Return the shapes of a lane's weights, in the order of a call."""
+    sizes = {"I": I, "H": H, "P": P}
+    return [tuple([n * sizes[name] for n, name in of]) for of in spec.weight_dimensions]
+
+
+def _is_probability(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value <= 1
+
+
+@lru_cache(maxsize=4096)
+def completed(
+    spec: Spec,
+    lanes: int,
+    weights: int,
+    directions: int,
+    dropout: float = 0.0,
+    training: bool = True,
+    precision: str | None = None,
+    level: str | None = None,
+) -> Spec:
+    """Return `spec`, a cell and its options, for a call of `lanes` and of so many weights.
+
+    Raises ValueError where so many lanes cannot have so many weights.
+    """
+    fits = lanes > 0 and lanes % directions == 0 and weights % lanes == 0
+    for bias, projection in FORMS if fits else ():
+        if projection and not spec.has_c:
+            continue
+        candidate = replace(
+            spec, layers=lanes // directions, directions=directions, bias=bias,
+            projection=projection, dropout=dropout, training=training, precision=precision,
+            level=level,
+        )  # fmt: skip
+        if len(candidate.weight_names) == weights // lanes:
+            return candidate
+    each = "layer" if directions == 1 else "layer and direction"
+    added = list(replace(spec, bias=True, projection=False).weights(1, 1, 1))[4:]
+    raise ValueError(
+        f"h_0: got {lanes} states for {weights} weights, expected"
+        f" [{'L' if directions == 1 else 'L * 2'}, B, H] with two weights a {each}, or four"
+        " with biases, and one more where h is projected"
+        + (f"; then the cell's: {', '.join(added)}" if added else "")
+    )
+
+
+FORMS = (True, False), (False, False), (True, True), (False, True)  # bias, projection
+
+
+@lru_cache(maxsize=4096)
+def cell_of(cell: str = "", rates: tuple[float, ...] = ()) -> Spec:
+    """Return the cell and options that an operator is told as `cell` and `rates`."""
+    names = cell.split(",") if cell else []
+    z_h, z_c, recurrent, candidate = rates or (0.0,) * 4
+    kind = next((name for name in names if name in CELLS), "lstm")
+    options: dict[str, Any] = {name: True for name in names if name not in CELLS}
+    drops = {"recurrent_dropout": recurrent, "candidate_dropout": candidate}
+    return Spec(kind, **options, zoneout=(z_h, z_c), **drops)
+
+
+def of_schema(
+    lanes: int,
+    weights: int,
+    dropout: float,
+    level: str | None,
+    training: bool,
+    directions: int = 1,
+    cell: str = "",
+    rates: Sequence[float] = (),
+    precision: str | None = None,
+) -> Spec:
+    """Return the Spec of an operator's call: the inverse of `Spec.schema`."""
+    base = cell_of(cell, tuple(rates))
+    return completed(base, lanes, weights, directions, dropout, training, precision, level)
+
+
+FIELDS = tuple(f.name for f in fields(Spec) if f.init)
+PLAIN, GRU = Spec(), Spec("gru")  # nn.LSTM's cell, nn.GRU's

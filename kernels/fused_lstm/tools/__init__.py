@@ -1,0 +1,1 @@
+"""Programs beside the library: what its kernels compile to."""

@@ -1,0 +1,396 @@
+"""What a kernel would be on a GPU that is not here: `python -m fused_lstm.tools.inspect --help`.
+
+Compiles the steps or layers kernels for an architecture, with the plan and the alignment that a
+launch on that GPU would have, and prints what the machine code uses: registers, spills, shared
+memory, tensor-core instructions, and a floor for the time of a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..spec import PLAIN, Spec
+from ..triton import choice, devices, plan
+from . import sass
+
+# A kernel's pointers to the state dtype.
+STATES = {
+    "c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr", "h_mask_ptr",
+    "h_old_ptr", "dh_old_ptr", "raw_ptr", "gain_ptr", "shares_ptr", "stats_ptr", "dseen_ptr",
+}  # fmt: skip
+OTHERS = {"barrier_ptr": "*i32", "offset_ptr": "*i64", "not_reset_ptr": "*u8", "seed_ptr": "*i64"}
+RATE = re.compile(r"(dropout|candidate|zone)_")  # floats
+SWITCHES = "peephole", "layer_norm", "coupled", "gru", "rnn_tanh", "rnn_relu"
+RATES = ("zoneout", "recurrent_dropout", "candidate_dropout")  # options that draw
+TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
+
+
+# --- compile ---
+
+
+def kernel_of(chosen: plan.Plan):
+    """The kernel that a plan launches."""
+    from ..triton import backward, forward
+
+    if chosen.direction == "forward":
+        return forward.lstm_forward_kernel
+    return backward.lstm_backward_kernel
+
+
+def argument_type(name: str, dtype: str) -> str:
+    """A kernel argument's type from its name, the naming rule of kernels/fused_lstm/triton."""
+    if name in OTHERS:
+        return OTHERS[name]
+    if name in STATES:
+        return "*fp64" if dtype == "fp64" else "*fp32"
+    if name.endswith("_ptr") or name.endswith("_ptrs"):
+        return TYPES[dtype]
+    return "fp32" if RATE.match(name) else "i32"
+
+
+def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN):
+    """The compiled kernel of a plan, with every pointer aligned to 16 bytes, as torch's are; in
+    training, of a cell.
+
+    Args:
+        target: an architecture such as 90, or Triton's GPUTarget.
+    """
+    from ..triton import launch
+
+    what = launch.constants(chosen, cell, True, chosen.phases()[0], draws=True)
+    constants = {"CELL": launch.kernel_cell(cell), "PLAN": what}
+    options = {k: v for k, v in launch.options(chosen).items() if k != "launch_cooperative_grid"}
+    kernel = kernel_of(chosen)
+    lanes = dict.fromkeys((n for n in kernel.arg_names if n.endswith("_ptrs")), chosen.layers)
+    return compile_kernel(kernel, chosen.dtype, constants, lanes, target, options)
+
+
+def compile_kernel(
+    kernel, dtype: str, constants: dict, lanes: dict[str, int], target: Any, options=None
+):
+    """Compile ahead of time; `lanes`: how many pointers a tuple has, by its argument's name."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature, attributes, aligned = {}, {}, [["tt.divisibility", 16]]
+    for index, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in lanes:
+            signature[name] = (argument_type(name, dtype),) * lanes[name]
+            attributes |= {(index, n): aligned for n in range(lanes[name])}
+        else:
+            signature[name] = argument_type(name, dtype)
+            if name.endswith("_ptr"):
+                attributes[(index,)] = aligned
+    source = ASTSource(kernel, signature, constants, attributes)
+    target = target if isinstance(target, GPUTarget) else GPUTarget("cuda", target, 32)
+    return triton.compile(source, target=target, options=options)
+
+
+# --- everything about one kernel ---
+
+
+def trips(chosen: plan.Plan) -> list[int]:
+    """Rounds of a step's loops over streamed weights, in the order of the code."""
+    by_h, below = chosen.chunks - chosen.resident, chosen.chunks - chosen.resident_ih
+    if chosen.direction == "forward":
+        rounds = [by_h, below][: chosen.products]
+    else:
+        rounds = [below] * chosen.summed_gates * (chosen.products - 1) + [
+            by_h
+        ] * chosen.summed_gates
+    rounds.append(chosen.chunks_hr - chosen.resident_hr)
+    return [n for n in rounds if n > 0]
+
+
+def executed(chosen: plan.Plan, step: sass.Code) -> dict[str, int] | None:
+    """What a step executes: instructions of a thread, and all programs' bytes."""
+    rows = chosen.products * chosen.summed_gates * chosen.chunks * chosen.rows
+    # A warp multiplies 16 rows by 8 columns at least, if others do the same.
+    rows += chosen.chunks_hr * max(chosen.own, 16 * 8 * chosen.warps // chosen.block_b)
+    products = rows * chosen.block_k * chosen.block_b // chosen.warps
+    count = sass.executed(step, trips(chosen), products) if chosen.batch_blocks == 1 else None
+    return count and count | {"bytes": count["bytes"] * 32 * chosen.warps * chosen.programs}
+
+
+def thread(cubin: bytes) -> tuple[int, int]:
+    """Registers and bytes of stack that one takes."""
+    text = sass.disassemble(cubin, "-res-usage")
+    (registers, stack), *_ = re.findall(r"REG:(\d+) STACK:(\d+)", text)
+    return int(registers), int(stack)
+
+
+def inspect(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> dict:
+    """Everything this tool prints about one kernel, as plain data."""
+    compiled = compile_plan(chosen, device.arch, cell)
+    cubin = compiled.asm["cubin"]
+    registers, stack = thread(cubin)
+    code = sass.instructions(sass.disassemble(cubin, "-sass"))
+    loop = sass.time_loop(code) if chosen.persistent else None
+    step = code if loop is None else sass.inside(code, loop)  # a launch of one step has no loop
+    return {
+        "kernel": kernel_of(chosen).fn.__name__,
+        "device": device.name,
+        "arch": f"sm_{device.arch}",
+        "plan": {**asdict(chosen), "resident_fraction": chosen.resident_fraction},
+        "registers": registers,
+        "stack": stack,
+        "shared_memory": compiled.metadata.shared,
+        "shared_memory_limit": device.smem,
+        "whole": sass.count(code),
+        "loop": sass.count(step),
+        "executed": executed(chosen, step) if loop else None,
+        "order": sass.order(step) if loop else [],
+        "cost": asdict(choice.cost(chosen, device)),
+        "sass": [f"{address:6x}  {text}" for address, text in step],
+    }
+
+
+def inspect_amd(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> dict:
+    """The same of one of AMD's GPUs, of its assembler text: a time loop is not told apart."""
+    from triton.backends.compiler import GPUTarget
+
+    compiled = compile_plan(chosen, GPUTarget("hip", device.gfx, device.wave), cell)
+    text = compiled.asm["amdgcn"]
+
+    def number(key: str) -> int:
+        (chosen, *_) = re.findall(rf"\.{key}:? +(\d+)", text)
+        return int(chosen)
+
+    return {
+        "kernel": kernel_of(chosen).fn.__name__,
+        "device": device.name,
+        "arch": device.gfx,
+        "plan": {**asdict(chosen), "resident_fraction": chosen.resident_fraction},
+        "registers": number("vgpr_count"),
+        "stack": number("private_segment_fixed_size"),
+        "shared_memory": compiled.metadata.shared,
+        "shared_memory_limit": device.smem,
+        "spills": number("vgpr_spill_count"),
+        "matrix": len(re.findall(r"\bv_(?:mfma|wmma)_", text)),
+        "cost": asdict(choice.cost(chosen, device)),
+    }
+
+
+def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> list[dict]:
+    """The same of the pointwise kernels, which have no plan: one block of 512 elements each."""
+    import triton.language as tl
+
+    from ..triton import launch
+    from ..triton import pointwise as module
+
+    size = plan.SIZES[dtype]
+    chosen = []
+    for kernel in (module.lstm_cell_fwd_kernel, module.lstm_cell_bwd_kernel):
+        constants: dict[str, Any] = {
+            "BLOCK": 512,
+            "DTYPE": tl.float64 if dtype == "fp64" else tl.float32,
+        }
+        constants["HAS"] = launch.has(PLAIN, False)
+        compiled = compile_kernel(kernel, dtype, constants, {}, device.arch)
+        cubin = compiled.asm["cubin"]
+        registers, stack = thread(cubin)
+        code = sass.instructions(sass.disassemble(cubin, "-sass"))
+        elements = batch * hidden
+        backward = kernel is module.lstm_cell_bwd_kernel
+        moved = elements * ((9 if backward else 5) * size + (4 if backward else 2) * max(4, size))
+        floor = moved / device.l2_rate / 1e3
+        chosen.append({
+            "kernel": kernel.fn.__name__, "device": device.name, "arch": f"sm_{device.arch}",
+            "plan": None, "registers": registers, "stack": stack,
+            "shared_memory": compiled.metadata.shared, "shared_memory_limit": device.smem,
+            "whole": sass.count(code), "loop": sass.count(code), "executed": None, "order": [],
+            "cost": {"flops": 30 * elements, "bytes_l2": moved, "barriers": 0, "floor_us": floor,
+                     "bound": "L2; and a launch"},
+            "sass": [f"{address:6x}  {text}" for address, text in code],
+        })  # fmt: skip
+    return chosen
+
+
+# --- the command ---
+
+
+LEGEND = """\
+program: what one multiprocessor runs at a time; unit: a column of h with its four gates
+resident: weights that a program keeps on the chip for all steps, by tiles of w_hh, w_ih and w_hr
+spill: a register that went to memory for want of room; stack: the room for them
+arrive, acquire: the two halves of a barrier of all programs; bar.sync: of one program's threads
+at least, floor: what a step costs by arithmetic on the card's data, not a measured time"""
+
+
+def table_amd(report: dict) -> str:
+    """One kernel's report on AMD's, for people."""
+    chosen = report["plan"]
+    return "\n".join([
+        f"        kernel  {report['kernel']} on {report['device']} ({report['arch']})",
+        f"      programs  {chosen['programs']}, {chosen['mode']}, {chosen['warps']} wavefronts",
+        f"      resident  {chosen['resident_fraction']:.0%} of the weights",
+        f"     registers  {report['registers']} a thread, {report['spills']} spilled,"
+        f" {report['stack']} bytes of stack",
+        f" shared memory  {report['shared_memory'] / 1024:.1f} of"
+        f" {report['shared_memory_limit'] / 1024:.0f} KiB",
+        f"      products  {report['matrix']} matrix instructions",
+        f"         floor  {report['cost']['floor_us']:.2f} us a step",
+    ])  # fmt: skip
+
+
+def table(report: dict) -> str:
+    """One kernel's report for people."""
+    if "matrix" in report:
+        return table_amd(report)
+    chosen, loop, whole, cost = (report[k] for k in ("plan", "loop", "whole", "cost"))
+    cores = ", ".join(f"{loop[name]} {name}" for name in sass.TENSOR_CORE if name in loop) or "none"
+    lines = [("kernel", f"{report['kernel']} on {report['device']} ({report['arch']})")]
+    if chosen:
+        half = plan.SIZES[chosen["dtype"]] == 2
+        precision = chosen["dtype"] if half else chosen["precision"]
+        split = f" x {chosen['split']} parts of the gates" if chosen["split"] > 1 else ""
+        lines += [
+            ("mode", chosen["mode"]),
+            ("programs", f"{chosen['programs']}, {chosen['units']} units each{split},"
+             f" {chosen['warps']} warps"),
+            ("blocks", f"batch {chosen['block_b']} x {chosen['batch_blocks']}, sum"
+             f" {chosen['block_k']} x {chosen['chunks']} in {chosen['k_parts']} parts,"
+             f" {chosen['ahead']} ahead,"
+             f" {chosen['stages']} stages, products in {precision}"),
+            ("resident", f"{chosen['resident_fraction']:.0%} of the weights"
+             f" ({chosen['resident']} + {chosen['resident_ih']} + {chosen['resident_hr']} tiles)"),
+            *[("why" if index == 0 else "", why) for index, why in enumerate(chosen["why"])],
+        ]  # fmt: skip
+    lines += [
+        ("registers", f"{report['registers']} a thread, {report['stack']} bytes of stack"),
+        ("spills", f"{loop['spills']} in the time loop, {whole['spills']} in all"),
+        ("shared memory", f"{report['shared_memory'] / 1024:.1f} of"
+         f" {report['shared_memory_limit'] / 1024:.0f} KiB"),
+        ("time loop", f"{loop['instructions']} instructions; tensor cores: {cores}"),
+        ("barriers", f"{loop['barrier_gpu']} arrive, {loop['acquire']} acquire (grid),"
+         f" {loop['barrier_cta']} bar.sync (program)"),
+        *executed_lines(report),
+        ("at least", f"{cost['flops'] / 1e6:.1f} MFLOP, {cost['bytes_l2'] / 1e6:.2f} MB through L2,"
+         f" {cost['barriers']} grid barriers"),
+        ("floor", f"{cost['floor_us']:.2f} us a step ({cost['bound']}; a barrier taken as"
+         f" {devices.BARRIER_US:.0f} us)"),
+    ]  # fmt: skip
+    return "\n".join(f"{name:>14}  {text}" for name, text in lines)
+
+
+def executed_lines(report: dict) -> list[tuple[str, str]]:
+    """What a step executes, counted in the machine code, and whether its order is the barrier's."""
+    lines, chosen = [], report["executed"]
+    if chosen:
+        lines.append(("a step", f"{chosen['instructions']} instructions a thread,"
+         f" {chosen['bytes'] / 1e6:.2f} MB loaded and stored (masked elements too),"
+         f" {chosen['arrivals']} arrivals"))  # fmt: skip
+    if report["loop"]["acquire"]:
+        said = report["order"] or ["fence, arrive, acquire, exchange: as the barrier needs it"]
+        lines += [("order" if i == 0 else "", line) for i, line in enumerate(said)]
+    return lines
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m fused_lstm.tools.inspect",
+        description="Compile this project's kernels for a GPU that need not be here.",
+    )
+    made.add_argument(
+        "--arch", nargs="+", default=["sm_90"], help="sm_80, sm_89, sm_90, sm_100, sm_120"
+    )
+    made.add_argument(
+        "--device", choices=[*devices.DEVICES, *devices.AMD], help="instead of --arch: a card"
+    )
+    made.add_argument("--hidden", type=int, nargs="+", default=[1500])
+    made.add_argument("--batch", type=int, default=20)
+    made.add_argument("--layers", type=int, default=2)
+    made.add_argument("--proj-size", type=int, default=0, metavar="P", help="h's size, if not H")
+    made.add_argument("--dtype", nargs="+", choices=list(TYPES), default=["bf16"])
+    made.add_argument("--fuse", choices=["pointwise", "steps", "layers"], default="layers")
+    made.add_argument(
+        "--cell", nargs="+", default=[], choices=(*RATES, *SWITCHES), metavar="OPTION",
+        help="a cell with these options, in training",
+    )  # fmt: skip
+    made.add_argument(
+        "--whole-sums", action="store_true", help="no product's sum is shared out to warps"
+    )
+    made.add_argument("--no-tf32", action="store_true", help="full precision for float32")
+    made.add_argument("--json", metavar="FILE", help="write all of it, without the machine code")
+    made.add_argument("--jobs", type=int, default=1, help="kernels compiled at once [1]")
+    made.add_argument("--sass", action="store_true", help="print the time loop's machine code")
+    return made
+
+
+def chosen(args: argparse.Namespace) -> list[devices.Device]:
+    if args.device:
+        return [(devices.DEVICES | devices.AMD)[args.device]]
+    if any(not re.fullmatch(r"sm_\d+", arch) for arch in args.arch):
+        raise ValueError(f"--arch must be like sm_90, got {' '.join(args.arch)}")
+    return [devices.by_arch(int(arch[3:])) for arch in args.arch]
+
+
+def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple]]:
+    """What the arguments ask for: functions and their arguments, a report or several each."""
+    options: dict[str, Any] = {name: 0.5 if name in RATES else True for name in args.cell}
+    cell = Spec(**options)
+    for device in chosen(args):
+        for hidden in args.hidden:
+            for dtype in args.dtype:
+                shape: dict[str, Any] = {"hidden": hidden, "batch": args.batch, "dtype": dtype}
+                shape |= {"layers": args.layers, "device": device, "tf32": not args.no_tf32}
+                shape |= {"projected": args.proj_size, "norm": cell.layer_norm}
+                if args.fuse == "pointwise":
+                    yield pointwise, (dtype, device, args.batch, hidden)
+                    continue
+                for direction in ("forward", "backward"):
+                    shape |= {"gates": cell.gates, "in_parts": not args.whole_sums}
+                    kind = choice.choose(direction, **shape)
+                    if args.fuse == "steps":
+                        kind = plan.plan("steps", direction, **shape)
+                    yield inspect_amd if device.gfx else inspect, (kind, device, cell)
+
+
+def reports(args: argparse.Namespace) -> Iterator[dict]:
+    """Every kernel that the arguments ask for, one after another."""
+    work = list(wanted(args))
+    with ProcessPoolExecutor(args.jobs) as pool:
+        for job in [pool.submit(function, *rest) for function, rest in work]:
+            chosen = job.result()
+            yield from chosen if isinstance(chosen, list) else [chosen]
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    chosen = []
+    try:
+        if min(args.layers, args.batch, args.jobs, *args.hidden) < 1:
+            raise ValueError("--hidden, --batch, --layers and --jobs must be at least 1")
+        if args.proj_size < 0:
+            raise ValueError(f"--proj-size must be at least 0, got {args.proj_size}")
+        for report in reports(args):
+            print(table(report), end="\n\n", flush=True)
+            if args.sass:
+                print("\n".join(report["sass"]), end="\n\n")
+            chosen.append({key: value for key, value in report.items() if key != "sass"})
+        print(LEGEND)
+        if args.json:
+            Path(args.json).write_text(json.dumps(chosen, indent=1) + "\n")
+    except (ValueError, OSError) as error:
+        print(f"fused_lstm.tools.inspect: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    # Before anything imports triton: the interpreter has nothing to compile.
+    os.environ["TRITON_INTERPRET"] = "0"
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # silences a warning of Triton 3.9
+    sys.exit(main())

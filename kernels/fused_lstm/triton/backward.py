@@ -1,0 +1,324 @@
+"""All T steps of a layer in one launch, or of all layers, or of a layer's two directions: backward.
+
+Names and waves as in forward.py, from the top lane down and from T - 1 back. dh(t) of a lane sums
+w_ih^T . dgates(t) of the lane above, through the mask that dropped its output (of the top lane:
+dy(t)), and w_hh^T . dgates(t+1) of its own.
+
+A block is UNITS elements of h. SPLIT programs share it: each sums over one of the G gates, and then
+finishes OWN of the block's units. A program reads one gate of dgates, and its weights are as many
+as in the forward. Where PROJECTED, what it finishes first are elements of dh(t); all meet, and then
+its units' dh are rows of w_hr^T . dh(t).
+
+A launch's phases: it SUMS, GATHERS dh where PROJECTED, FINISHES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import barrier, norm, options, philox, position, project, tile
+from .helper import helper
+from .launch import Call
+
+# --- kernel ---
+
+
+@triton.jit(do_not_specialize=["begin", "end", "T", "B", "last", "first_lane"])
+def lstm_backward_kernel(
+    dy_ptr,  # [N, P]; [N, 2P] where BOTH
+    dh_n_ptr,  # [L, B, P]
+    gates_ptr,  # [L, N, S*H] what the forward saved
+    w_ih_ptrs,  # of each lane [G*H, P]; the lowest one's is not read
+    w_hh_ptrs,  # of each lane [G*H, P]
+    w_hr_ptrs,  # of each lane [P, H], where PROJECTED
+    c0_ptr,  # [L, B, H] state dtype
+    c_ptr,  # [L, N, H] state dtype
+    dc_ptr,  # [L, B, H] state dtype; in: gradient by a row's last c; out, in the end: by c0
+    dgates_ptr,  # [L, N, G*H] out: by x's part of the gates
+    exchange_ptr,  # [L, 2, EXCHANGED, B_PAD, PAD] by h's part of the gates at t in slot t % 2, and,
+    # of a CHAIN where they are APART, by x's part of the last one; in: zero
+    partial_ptr,  # [L, SPLIT, B, P] scratch, state dtype
+    barrier_ptr,  # [ROW_GROUPS, 1 + L * blocks, APART] int32, zero: all programs', each block's
+    offset_ptr,  # [T + 2] int64, where VARLEN
+    not_reset_ptr,  # [D, N] uint8, where RESETS
+    between_ptr,  # [L, B_PAD, PAD] zero, where PROJECTED: dh, as w_hr^T is multiplied by it
+    dh_ptr,  # [L, N, P] out, where PROJECTED: dh, for w_hr's gradient
+    seed_ptr,  # [1] int64, where a mask is drawn
+    peephole_ptr,  # [L, 3H], or [L, 2H] of coupled gates, where there are peepholes
+    h_mask_ptr,  # [L, B, P] state dtype, where RECURRENT
+    dh_old_ptr,  # [L, B, P] state dtype, where ZONE_H; in: zero; out: by h0, past the gates
+    by_h_ptr,  # [L, N, G*H] out, where NORM or APART: by h's part of the gates
+    raw_ptr,  # [L, N, G*H] state dtype, where NORM: w_hh times h
+    gain_ptr,  # [L, (G+2) * H] state dtype, where NORM
+    shares_ptr,  # [L, 2, 2, PARTS, B] state dtype, where NORM
+    stats_ptr,  # [L, N, 4] state dtype, where NORM
+    dseen_ptr,  # [L, N, H] state dtype, out, where NORM: by what h sees of c
+    begin,
+    end,
+    T,
+    B,
+    last,  # rows of dh_n and dc that there are: B, or 0 where both are zero and nobody wrote them
+    first_lane,
+    dropout_p,
+    dropout_scale,
+    candidate_p,
+    candidate_scale,
+    zone_h,
+    zone_h_rest,
+    zone_c,
+    zone_c_rest,
+    CELL: tl.constexpr,
+    PLAN: tl.constexpr,
+):
+    H: tl.constexpr = PLAN.H
+    P: tl.constexpr = PLAN.P
+    G: tl.constexpr = PLAN.GATES
+    S: tl.constexpr = PLAN.SAVED
+    SLOT: tl.constexpr = PLAN.W_HH.SLOT
+    rows = T, B, offset_ptr, not_reset_ptr
+    masks = seed_ptr, first_lane
+    programs, lane, block, part, first_batch, all_ptr, block_ptr = position.share(barrier_ptr, PLAN)
+    # Elements of h that a program sums, and units that it finishes.
+    element = block.to(tl.int64) * PLAN.UNITS + tl.arange(0, PLAN.ROWS)
+    element_mask = elements_of(element, block, P, PLAN)
+    first_unit = block * PLAN.UNITS + part * PLAN.OWN
+    unit = first_unit + tl.arange(0, PLAN.OWN)
+    # Weights, once: of this program's gates.
+    of_part = part.to(tl.int64) * (PLAN.PART_GATES * H * P)
+    w_hh_ptr = position.pick(w_hh_ptrs, lane, PLAN) + of_part
+    w_hh = tile.load_weight(w_hh_ptr, element, element_mask, PLAN.W_HH, PLAN)
+    if PLAN.CHAIN:  # the top lane adds 0 times what it reads
+        is_fed = elements_of(element, block, tl.where(lane < PLAN.LANES - 1, P, 0), PLAN)
+        w_ih_ptr = position.pick(w_ih_ptrs, lane + 1, PLAN) + of_part
+        w_ih = tile.load_weight(w_ih_ptr, element, is_fed, PLAN.W_IH, PLAN)
+    if PLAN.PROJECTED:
+        w_hr_ptr = position.pick(w_hr_ptrs, lane, PLAN)
+        w_hr = project.load_weight(w_hr_ptr, first_unit, H, PLAN)
+    lane = lane.to(tl.int64)
+    lane_ptr = exchange_ptr + 2 * lane * PLAN.EXCHANGED * SLOT
+    first_gate = part.to(tl.int64) * PLAN.PART_GATES
+    sums_ptr = partial_ptr + lane * PLAN.SPLIT * B * P
+    between_ptr = between_ptr + lane * PLAN.W_HR.SLOT if PLAN.PROJECTED else between_ptr
+    for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
+        t = T - 1 - ((begin + wave).to(tl.int64) - (PLAN.LANES - 1 - lane if PLAN.CHAIN else 0))
+        first, alive = position.place(t, lane, rows, PLAN)
+        step = t, lane, first, alive
+        now, after = t & 1, (t & 1) ^ 1
+        # SUMS: a part of dh.
+        summing = position.turns(alive, first_batch, PLAN.SUMS, PLAN)
+        if PLAN.PROJECTED:  # none of a block's rows may be an element of h
+            summing = tl.where(block * PLAN.UNITS < P, summing, 0)
+        for turn in range(summing):
+            batch = first_batch + turn
+            b, mask, at, _ = position.block_of(batch, element, alive, P, PLAN.W_HH, PLAN)
+            if PLAN.ROWS > PLAN.UNITS:
+                mask = mask & element_mask[:, None]
+            dgates_in_ptr = position.slot_of(lane_ptr, 0, batch, PLAN.W_HH)
+            acc = tile.zeros(PLAN.ROWS, PLAN)
+            if PLAN.CHAIN:
+                # The top lane reads its own dgates(t+1): see the forward kernel.
+                slot = tl.where(lane < PLAN.LANES - 1, 2 + now, after)
+                acc = tile.transposed(
+                    acc, w_ih, dgates_in_ptr, slot, first_gate, True, PLAN.W_IH, PLAN
+                )
+            if PLAN.DROPOUT:
+                n = first * P + at
+                acc *= philox.multiplier(seed_ptr, n, dropout_p, dropout_scale).to(PLAN.ACC)
+            if PLAN.SENT:
+                from_above = tile.summed(acc, PLAN.ROWS, PLAN)
+                if PLAN.CHAIN and PLAN.RESETS:  # 0 times a NaN, as in the forward kernel
+                    from_above = tl.where(lane < PLAN.LANES - 1, from_above, 0.0)
+                acc = tile.zeros(PLAN.ROWS, PLAN)
+            acc = tile.transposed(
+                acc, w_hh, dgates_in_ptr, after, first_gate, False, PLAN.W_HH, PLAN
+            )
+            acc = tile.summed(acc, PLAN.ROWS, PLAN)
+            if PLAN.HAS.RECURRENT:
+                acc *= options.h_mask(h_mask_ptr, lane, b, element, mask, rows, PLAN)
+            if PLAN.SENT:
+                acc = from_above + position.unless_reset(acc, t + 1, lane, b, rows, PLAN)
+            sums_at = (part * B + b)[None, :] * P + element[:, None]
+            tl.store(sums_ptr + sums_at, acc, mask=mask)
+        barrier.arrive(block_ptr, PLAN.PERSISTENT)
+        # GATHERS: dh whole, for all programs to multiply and for w_hr's gradient.
+        if PLAN.PROJECTED:
+            for turn in range(position.turns(alive, first_batch, PLAN.GATHERS, PLAN)):
+                batch = first_batch + turn
+                b, mask, at, slot_at = position.block_of(batch, unit, alive, P, PLAN.W_HR, PLAN)
+                dh = dh_of(
+                    dy_ptr, dh_n_ptr, sums_ptr, block_ptr, dh_old_ptr, zone_h, zone_h_rest, masks,
+                    step, b, unit, mask, last, wave, turn, rows, PLAN,
+                )  # fmt: skip
+                dh = dh.to(dh_ptr.dtype.element_ty)
+                tl.store(between_ptr + slot_at, tile.rounded(dh, PLAN.ROUND), mask=mask)
+                position.arrive(all_ptr, turn, PLAN)  # the others wait for dh alone
+                tl.store(dh_ptr + first * P + at, dh, mask=mask)
+            position.wait(all_ptr, wave * PLAN.MEETINGS + 1, programs, PLAN)
+        # FINISHES: the cell.
+        for turn in range(position.turns(alive, first_batch, PLAN.FINISHES, PLAN)):
+            batch = first_batch + turn
+            b, mask, at, slot_at = position.block_of(batch, unit, alive, H, PLAN.W_HH, PLAN)
+            saved_at = (first + b)[None, :] * (S * H) + unit[:, None]
+            gates_at = (first + b)[None, :] * (G * H) + unit[:, None]
+            # First what no other program writes: it arrives while the others finish.
+            gates = tile.load_columns(gates_ptr, saved_at, mask, H, S, PLAN.ACC)
+            c_before = position.load_state(c0_ptr, c_ptr, step, b, unit, mask, rows, PLAN)
+            c = tl.load(c_ptr + first * H + at, mask=mask, other=0.0)
+            dc_at = lane * B * H + at
+            is_sent = mask & (b < tl.where(t == T - 1, last, B))[None, :]
+            dc = tl.load(dc_ptr + dc_at, mask=is_sent, other=0.0)
+            cell_options = options.of_cell(
+                peephole_ptr, candidate_p, candidate_scale, zone_c, zone_c_rest, masks, step, b,
+                unit, rows, PLAN,
+            )  # fmt: skip
+            if PLAN.PROJECTED:
+                dm = project.multiply(w_hr, between_ptr, batch, PLAN)
+            else:
+                dm = dh_of(
+                    dy_ptr, dh_n_ptr, sums_ptr, block_ptr, dh_old_ptr, zone_h, zone_h_rest, masks,
+                    step, b, unit, mask, last, wave, turn, rows, PLAN,
+                )  # fmt: skip
+            meeting = all_ptr, shares_ptr, programs, block * PLAN.SPLIT + part, wave, turn
+            made = CELL.made(gates, c_before, c, cell_options, PLAN.HAS)
+            seen = made
+            if PLAN.HAS.NORM:
+                made, seen = norm.of_state_again(made, gain_ptr, stats_ptr, unit, step, b, PLAN)
+            do, dmade = CELL.output_backward(gates, seen, dm)
+            if PLAN.HAS.NORM:
+                tl.store(dseen_ptr + first * H + at, dmade, mask=mask)
+                dmade = norm.of_state_backward(
+                    dmade, made, gain_ptr, stats_ptr, unit, meeting, step, b, rows, PLAN
+                )
+            by_x, by_h, dc = CELL.backward(gates, c_before, dc, do, dmade, cell_options, PLAN.HAS)
+            if PLAN.HAS.NORM:
+                by_h = norm.of_product_backward(
+                    by_h, raw_ptr, gain_ptr, stats_ptr, unit, mask, gates_at, meeting, step, b,
+                    rows, PLAN,
+                )  # fmt: skip
+            dc = position.unless_reset(dc, t, lane, b, rows, PLAN)
+            out_ptr = lane_ptr + now * PLAN.EXCHANGED * SLOT + slot_at
+            store_exchange(out_ptr, by_x, by_h, mask, PLAN)
+            position.arrive(all_ptr, turn, PLAN)  # the others wait for by_h alone
+            tile.store_columns(dgates_ptr, gates_at, mask, by_x, H, G)
+            if PLAN.HAS.NORM or PLAN.APART:
+                tile.store_columns(by_h_ptr, gates_at, mask, by_h, H, G)
+            tl.store(dc_ptr + dc_at, dc, mask=mask)
+        position.wait_for_next(all_ptr, wave, end - begin, programs, PLAN)
+
+
+@helper
+def elements_of(element, block, count, PLAN: tl.constexpr):
+    """[ROWS]: which elements are the block's, of `count` in all; a tile may have more rows."""
+    if PLAN.ROWS > PLAN.UNITS:
+        count = tl.minimum(count, (block + 1) * PLAN.UNITS)
+    return element < count
+
+
+@helper
+def store_exchange(ptr, by_x, by_h, mask, PLAN: tl.constexpr):
+    """The gates of a block, for the programs that wait for them."""
+    dtype = ptr.dtype.element_ty
+    for i in tl.static_range(PLAN.GATES):
+        of_gate = tile.rounded(by_h[i].to(dtype), PLAN.ROUND)
+        tl.store(ptr + i * PLAN.W_HH.SLOT, of_gate, mask=mask)
+    if PLAN.EXCHANGED > PLAN.GATES:
+        last = tile.rounded(by_x[PLAN.GATES - 1].to(dtype), PLAN.ROUND)
+        tl.store(ptr + PLAN.GATES * PLAN.W_HH.SLOT, last, mask=mask)
+
+
+@helper
+def dh_of(
+    dy_ptr,
+    dh_n_ptr,
+    sums_ptr,  # [SPLIT, B, P]
+    block_ptr,
+    dh_old_ptr,
+    zone_h,
+    zone_h_rest,
+    masks,
+    step,
+    b,
+    unit,
+    mask,
+    last,
+    wave,
+    turn,
+    rows,
+    PLAN: tl.constexpr,
+):
+    """A block's dh of a step: what was given, and what the programs that share the block have
+    summed, for which the first turn waits. Of a zoneout, what is left for the step itself.
+    """
+    t, lane, _, _ = step
+    T, B, _, _ = rows
+    at = b[None, :] * PLAN.P + unit[:, None]
+    is_last = mask & (b < tl.where(t == T - 1, last, 0))[None, :]
+    if PLAN.VARLEN:  # a row ends with this step where it is not alive in the next
+        _, alive_next = position.place(t + 1, lane, rows, PLAN)
+        is_last = mask & (b >= alive_next)[None, :]
+    dh = tl.load(dh_n_ptr + (lane * B * PLAN.P + at), mask=is_last, other=0.0).to(PLAN.ACC)
+    top = tl.where(lane == PLAN.LANES - 1, B, 0) if PLAN.CHAIN else B
+    dy_at = position.output_of(step, b, unit, rows, PLAN)
+    dh += tl.load(dy_ptr + dy_at, mask=mask & (b < top)[None, :], other=0.0).to(PLAN.ACC)
+    if turn == 0:
+        barrier.wait(block_ptr, (wave + 1) * PLAN.SPLIT, PLAN.PERSISTENT, PLAN.NVIDIA)
+    dh += tile.sum_partials(sums_ptr + at, B * PLAN.P, mask, PLAN.SPLIT)
+    if PLAN.HAS.ZONE_H:
+        dh = options.zone_out_backward(
+            dh, dh_old_ptr, zone_h, zone_h_rest, masks, step, b, unit, mask, rows, PLAN
+        )
+    return dh
+
+
+# --- launcher ---
+
+
+class Tensors(NamedTuple):
+    """The kernel's pointers, in its order; all contiguous, None where it has no use for one."""
+
+    dy: Tensor
+    dh_n: Tensor
+    gates: Tensor
+    w_ih: Sequence[Tensor] | None
+    w_hh: Sequence[Tensor]
+    w_hr: Sequence[Tensor] | None
+    c0: Tensor
+    c: Tensor
+    dc: Tensor
+    dgates: Tensor
+    exchange: Tensor
+    partial: Tensor
+    barrier: Tensor
+    offset: Tensor | None = None
+    not_reset: Tensor | None = None
+    between: Tensor | None = None
+    dh: Tensor | None = None
+    seed: Tensor | None = None
+    peephole: Tensor | None = None
+    h_mask: Tensor | None = None
+    dh_old: Tensor | None = None
+    by_h: Tensor | None = None
+    raw: Tensor | None = None
+    gain: Tensor | None = None
+    shares: Tensor | None = None
+    stats: Tensor | None = None
+    dseen: Tensor | None = None
+
+
+def backward(
+    call: Call, tensors: Tensors, T: int, has_last: bool = True, first_lane: int = 0
+) -> None:
+    """All steps of a call's lanes: writes dgates, dc and what else the kernel has.
+
+    Without has_last, dh_n and dc are not read.
+    """
+    plan = call.plan
+    numbers = T, plan.batch, plan.batch if has_last else 0, first_lane, *call.rates
+    for begin, end in plan.launches(plan.waves(T)):
+        for run in call.launches:
+            run(lstm_backward_kernel, (*tensors, begin, end, *numbers))

@@ -1,0 +1,291 @@
+"""All T steps of a layer in one launch, or of all layers, or of a layer's two directions: forward.
+
+T, B, H, P: time steps, batch, hidden size, size of h (H unless PROJECTED). G, S: gates, and columns
+that are saved of them (cells/). L: lanes, a layer in one direction each. N: rows of batch at all
+times, T * B, or fewer where rows end early (VARLEN).
+
+A program owns a block, UNITS hidden units of one lane: G * UNITS rows of its weights, which stay on
+chip. In wave w a lane works on step w, or, of a CHAIN, lane i on step w - i, while the lane below
+works on the step after it: T + L - 1 waves. A program multiplies its rows of w_ih by the output of
+the lane below at t (the lowest lane's inputs have been multiplied before the launch) and its rows
+of w_hh by h(t-1), both written a wave ago; does the cell's pointwise work; writes h(t); and meets
+the others at a barrier. Where PROJECTED, it is not h(t) yet: see project.py. The two lanes of BOTH
+directions do not wait for each other: lane 1's step t is at time T - 1 - t.
+
+Rows of batch do not wait for each other: ROW_GROUPS groups of programs share them out. A row that
+is not alive is not written: a lane backwards in time finds h0 in the slot of the row's own last
+step, and none of its blocks that are dead is multiplied. Where RESETS, a state that is not kept is
+zero.
+
+A launch covers the waves from `begin` to `end`. PERSISTENT: all of them, with barriers, all
+programs at once on the GPU. Otherwise one, which needs no barrier, or those phases of one that no
+meeting parts: FINISHES the cell, PROJECTS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import norm, options, philox, position, project, tile
+from .helper import helper
+from .launch import Call
+
+# --- kernel ---
+
+
+@triton.jit(do_not_specialize=["begin", "end", "T", "B", "first_lane"])
+def lstm_forward_kernel(
+    gates_ptr,  # [L, N, S*H] in: x's part of lane 0, or of BOTH, with biases; out, where SAVE: S
+    w_ih_ptrs,  # of each lane [G*H, P]; the lowest one's is not read
+    w_hh_ptrs,  # of each lane [G*H, P]
+    w_hr_ptrs,  # of each lane [P, H], where PROJECTED
+    bias_ptrs,  # of each lane [S*H]: of each column what x and h have
+    c0_ptr,  # [L, B, H] state dtype
+    c_ptr,  # [L, N, H] state dtype, out; [L, B, H] where not SAVE
+    h_ptr,  # [L-1, N, P] out, where CHAIN
+    y_ptr,  # [N, P] out; [N, 2P] where BOTH
+    exchange_ptr,  # [L, 2, B_PAD, PAD] h(t-1) in slot t % 2; in: h0 in slot 0, where VARLEN in
+    # both; and, where UP, the same again as the lane above reads it
+    barrier_ptr,  # [ROW_GROUPS, 1 + L * blocks, APART] int32, zero: all programs' counter, others
+    offset_ptr,  # [T + 2] int64, where VARLEN: the first row of each step, the end of all, and N
+    not_reset_ptr,  # [D, N] uint8, where RESETS: 0 where a row's state is zero before a step
+    between_ptr,  # [L, B_PAD, PAD] zero, where PROJECTED: what w_hr is multiplied by
+    seed_ptr,  # [1] int64, where a mask is drawn
+    peephole_ptr,  # [L, 3H], or [L, 2H] of coupled gates, where there are peepholes
+    h_mask_ptr,  # [L, B, P] state dtype, where RECURRENT: what h is multiplied by before w_hh
+    h_old_ptr,  # [L, B, P] state dtype, where ZONE_H: in: h0; out: h after the last step
+    raw_ptr,  # [L, N, G*H] state dtype, out, where NORM and SAVE: w_hh times h
+    gain_ptr,  # [L, (G+2) * H] state dtype, where NORM
+    shares_ptr,  # [L, 2, 2, PARTS, B] state dtype, where NORM
+    begin,  # waves of this launch
+    end,
+    T,
+    B,
+    first_lane,  # of these in the stack, whose masks are numbered through
+    dropout_p,  # between lanes
+    dropout_scale,  # 1 / (1 - p)
+    candidate_p,
+    candidate_scale,
+    zone_h,  # probability that h is kept, in float32, and what float32 has lost of it
+    zone_h_rest,
+    zone_c,
+    zone_c_rest,
+    CELL: tl.constexpr,
+    PLAN: tl.constexpr,
+):
+    H: tl.constexpr = PLAN.H
+    G: tl.constexpr = PLAN.GATES
+    S: tl.constexpr = PLAN.SAVED
+    rows = T, B, offset_ptr, not_reset_ptr
+    masks = seed_ptr, first_lane
+    programs, lane, block, _, first_batch, all_ptr, _ = position.share(barrier_ptr, PLAN)
+    unit = block * PLAN.UNITS + tl.arange(0, PLAN.UNITS)
+    # Weights and biases, once.
+    row, row_unit = tile.gate_rows(block, PLAN)
+    w_hh_ptr = position.pick(w_hh_ptrs, lane, PLAN)
+    w_hh = tile.load_weight(w_hh_ptr, row, row_unit < H, PLAN.W_HH, PLAN)
+    if PLAN.CHAIN or PLAN.APART:
+        bias_ptr = position.pick(bias_ptrs, lane, PLAN) + unit[:, None]
+    if PLAN.CHAIN:  # lane 0 adds w_ih = 0 times what it reads
+        fed = tl.where(lane > 0, H, 0)
+        w_ih_ptr = position.pick(w_ih_ptrs, lane, PLAN)
+        w_ih = tile.load_weight(w_ih_ptr, row, row_unit < fed, PLAN.W_IH, PLAN)
+        x_bias_ptr = bias_ptr + (S - G) * H
+        x_bias = tile.load_columns(x_bias_ptr, 0, (unit < fed)[:, None], H, G, PLAN.ACC)
+    if PLAN.APART:  # h's part of a gate has a bias of its own
+        h_bias = tl.load(bias_ptr, mask=(unit < H)[:, None], other=0.0).to(PLAN.ACC)
+    if PLAN.PROJECTED:
+        w_hr_ptr = position.pick(w_hr_ptrs, lane, PLAN)
+        w_hr = project.load_weight(w_hr_ptr, block * PLAN.UNITS, PLAN.P, PLAN)
+    lane = lane.to(tl.int64)
+    h_in_ptr = exchange_ptr + 2 * lane * PLAN.W_HH.SLOT  # this lane's h
+    up_ptr = h_in_ptr + (2 * PLAN.LANES * PLAN.W_HH.SLOT if PLAN.UP else 0)
+    between_ptr = between_ptr + lane * PLAN.W_HR.SLOT if PLAN.PROJECTED else between_ptr
+    if PLAN.EARLY:
+        first = lane * (2 * T - 1) * B if PLAN.BOTH else lane * 0  # lane 1 begins at the end
+        x_gates = load_x_gates(gates_ptr, lane, first, B, first_batch, unit, PLAN)
+    for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
+        t = (begin + wave).to(tl.int64) - (lane if PLAN.CHAIN else 0)
+        first, alive = position.place(t, lane, rows, PLAN)
+        step = t, lane, first, alive
+        now, after = t & 1, (t & 1) ^ 1
+        for turn in range(position.turns(alive, first_batch, PLAN.FINISHES, PLAN)):
+            batch = first_batch + turn
+            b, mask, at, slot_at = position.block_of(batch, unit, alive, H, PLAN.W_HR, PLAN)
+            by_x = tile.zeros(PLAN.ROWS, PLAN)
+            if PLAN.CHAIN:
+                # Lane 0 reads its own h(t-1), since no other's is written yet, and 0 * NaN is NaN.
+                slot = tl.where(lane > 0, after - 2, now)
+                x_ptr = position.slot_of(up_ptr, slot, batch, PLAN.W_IH)
+                by_x = tile.product(by_x, w_ih, x_ptr, PLAN.W_IH, PLAN)
+            # What no other program writes: it arrives while a product runs, or the program waits.
+            if not PLAN.EARLY:
+                x_gates = load_x_gates(gates_ptr, lane, first, alive, batch, unit, PLAN)
+            c = position.load_state(c0_ptr, c_ptr, step, b, unit, mask, rows, PLAN)
+            cell_options = options.of_cell(
+                peephole_ptr, candidate_p, candidate_scale, zone_c, zone_c_rest, masks, step, b,
+                unit, rows, PLAN,
+            )  # fmt: skip
+            h_ptr_now = position.slot_of(h_in_ptr, now, batch, PLAN.W_HH)
+            if PLAN.SEPARATE:  # what x makes of a gate, and what h makes
+                by_h = tile.product(tile.zeros(PLAN.ROWS, PLAN), w_hh, h_ptr_now, PLAN.W_HH, PLAN)
+                by_h = position.unless_reset(by_h, t, lane, b, rows, PLAN)
+                by_h = tile.gates_of(by_h, PLAN)
+                if PLAN.CHAIN:
+                    # What lane 0 read may be a NaN from before a reset, and 0 times it is one too.
+                    by_x = tl.where(lane > 0, by_x, 0.0)
+                    x_gates = tile.sums(x_gates, tile.gates_of(by_x, PLAN), G)
+            else:
+                by_h = tile.product(by_x, w_hh, h_ptr_now, PLAN.W_HH, PLAN)
+                by_h = tile.gates_of(by_h, PLAN)
+            if PLAN.CHAIN:
+                x_gates = tile.sums(x_gates, x_bias, G)
+            gates_at = (first + b)[None, :] * (S * H) + unit[:, None]
+            meeting = all_ptr, shares_ptr, programs, block, wave, turn
+            if PLAN.HAS.NORM:
+                if PLAN.SAVE:
+                    raw_at = (first + b)[None, :] * (G * H) + unit[:, None]
+                    tile.store_columns(raw_ptr, raw_at, mask, by_h, H, G)
+                by_h = norm.of_product(by_h, gain_ptr, unit, meeting, step, b, rows, PLAN)
+            gates = CELL.combine(x_gates, by_h, h_bias if PLAN.APART else 0.0)
+            gates, made, c = CELL.forward(gates, c, cell_options, PLAN.HAS)
+            if PLAN.HAS.NORM:
+                made = norm.of_state(made, gain_ptr, unit, meeting, step, b, rows, PLAN)
+            h = CELL.output(gates, made)
+            if PLAN.PROJECTED:
+                m = tile.rounded(h.to(y_ptr.dtype.element_ty), PLAN.ROUND)
+                tl.store(between_ptr + slot_at, m, mask=mask)
+                position.arrive(all_ptr, turn, PLAN)
+            else:
+                hand_out(
+                    h, h_in_ptr, up_ptr, h_ptr, y_ptr, all_ptr, seed_ptr, h_mask_ptr, h_old_ptr,
+                    dropout_p, dropout_scale, zone_h, zone_h_rest, masks, step, turn, batch, unit,
+                    rows, PLAN,
+                )  # fmt: skip
+            tl.store(c_ptr + (first if PLAN.SAVE else lane * B) * H + at, c, mask=mask)
+            if PLAN.SAVE:
+                tile.store_columns(gates_ptr, gates_at, mask, gates, H, S)
+            if PLAN.EARLY:
+                next_rows = tl.where(t + 1 < T, B, 0)
+                next_first = first + position.ahead(lane, B, PLAN)
+                x_gates = load_x_gates(gates_ptr, lane, next_first, next_rows, batch, unit, PLAN)
+        if PLAN.PROJECTED:
+            position.wait(all_ptr, (wave + 1) * PLAN.MEETINGS - 1, programs, PLAN)
+            for turn in range(position.turns(alive, first_batch, PLAN.PROJECTS, PLAN)):
+                h = project.multiply(w_hr, between_ptr, first_batch + turn, PLAN)
+                hand_out(
+                    h, h_in_ptr, up_ptr, h_ptr, y_ptr, all_ptr, seed_ptr, h_mask_ptr, h_old_ptr,
+                    dropout_p, dropout_scale, zone_h, zone_h_rest, masks, step, turn,
+                    first_batch + turn, unit, rows, PLAN,
+                )  # fmt: skip
+        position.wait_for_next(all_ptr, wave, end - begin, programs, PLAN)
+
+
+@helper
+def load_x_gates(gates_ptr, lane, first, count, batch, unit, PLAN: tl.constexpr):
+    """A block of x's part of G gates in the step whose first row is `first`, of `count` rows; of a
+    chain in the lowest lane alone.
+    """
+    if PLAN.CHAIN:
+        count = tl.where(lane == 0, count, 0)
+    b, mask, _, _ = position.block_of(batch, unit, count, PLAN.H, PLAN.W_HH, PLAN)
+    at = (first + b)[None, :] * (PLAN.SAVED * PLAN.H) + unit[:, None]
+    x_ptr = gates_ptr + (PLAN.SAVED - PLAN.GATES) * PLAN.H
+    return tile.load_columns(x_ptr, at, mask, PLAN.H, PLAN.GATES, PLAN.ACC)
+
+
+@helper
+def hand_out(
+    h,  # [UNITS, BLOCK_B] what the step has made
+    h_in_ptr,  # this lane's part of the exchange
+    up_ptr,  # and as the lane above reads it
+    h_ptr,
+    y_ptr,
+    all_ptr,
+    seed_ptr,
+    h_mask_ptr,
+    h_old_ptr,
+    dropout_p,
+    dropout_scale,
+    zone_h,
+    zone_h_rest,
+    masks,
+    step,
+    turn,
+    batch,
+    unit,
+    rows,
+    PLAN: tl.constexpr,
+):
+    """A block of h(t): to the programs that wait for it, and then to y, or of a chain's lower lanes
+    to `h_ptr`.
+    """
+    t, lane, first, alive = step
+    after = ((t & 1) ^ 1) * PLAN.W_HH.SLOT
+    b, mask, at, slot_at = position.block_of(batch, unit, alive, PLAN.P, PLAN.W_HH, PLAN)
+    if PLAN.HAS.ZONE_H:
+        h = options.zone_out(
+            h, h_old_ptr, zone_h, zone_h_rest, masks, step, b, unit, mask, rows, PLAN
+        )
+    dtype = y_ptr.dtype.element_ty
+    h = h.to(dtype)
+    h_in = h
+    if PLAN.HAS.RECURRENT:
+        h_in = (h * options.h_mask(h_mask_ptr, lane, b, unit, mask, rows, PLAN)).to(dtype)
+    tl.store(h_in_ptr + after + slot_at, tile.rounded(h_in, PLAN.ROUND), mask=mask)
+    if PLAN.UP:
+        up = h
+        if PLAN.DROPOUT:
+            n = first * PLAN.P + at
+            up = (h * philox.multiplier(seed_ptr, n, dropout_p, dropout_scale)).to(dtype)
+        tl.store(up_ptr + after + slot_at, tile.rounded(up, PLAN.ROUND), mask=mask)
+    position.arrive(all_ptr, turn, PLAN)  # the others wait for h alone
+    if PLAN.BOTH:
+        out_ptr = y_ptr + position.output_of(step, b, unit, rows, PLAN)
+    else:
+        y_ptr -= position.first_row(lane, rows, PLAN) * PLAN.P
+        out_ptr = tl.where(lane == PLAN.LANES - 1, y_ptr, h_ptr)
+        out_ptr += first * PLAN.P + (b[None, :] * PLAN.P + unit[:, None])
+    tl.store(out_ptr, h, mask=mask)
+
+
+# --- launcher ---
+
+
+class Tensors(NamedTuple):
+    """The kernel's pointers, in its order; all contiguous, None where it has no use for one."""
+
+    gates: Tensor
+    w_ih: Sequence[Tensor] | None
+    w_hh: Sequence[Tensor]
+    w_hr: Sequence[Tensor] | None
+    bias: Sequence[Tensor] | None
+    c0: Tensor
+    c: Tensor
+    h: Tensor
+    y: Tensor
+    exchange: Tensor
+    barrier: Tensor
+    offset: Tensor | None = None
+    not_reset: Tensor | None = None
+    between: Tensor | None = None
+    seed: Tensor | None = None
+    peephole: Tensor | None = None
+    h_mask: Tensor | None = None
+    h_old: Tensor | None = None
+    raw: Tensor | None = None
+    gain: Tensor | None = None
+    shares: Tensor | None = None
+
+
+def forward(call: Call, tensors: Tensors, T: int, first_lane: int = 0) -> None:
+    """All steps of a call's lanes: writes h, y, c and, where the call saves, the gates."""
+    plan = call.plan
+    for begin, end in plan.launches(plan.waves(T)):
+        for run in call.launches:
+            run(lstm_forward_kernel, (*tensors, begin, end, T, plan.batch, first_lane, *call.rates))

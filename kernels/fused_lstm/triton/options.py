@@ -1,0 +1,151 @@
+"""What a cell has in a step beside torch's own: peepholes, masks, zoneout.
+
+Names as in position.py. masks is (seed_ptr, first_lane): what numbers are drawn from, and which of
+the stack's lanes is this launch's first. Masks are drawn by counter where they are needed, in the
+backward again; docs/cells.md has the numbers. PLAN.HAS is launch.Has.
+"""
+
+from __future__ import annotations
+
+import triton.language as tl
+
+from .. import spec
+from . import philox, position
+from .helper import helper
+
+ZONEOUT_H, ZONEOUT_C = tl.constexpr(spec.ZONEOUT_H), tl.constexpr(spec.ZONEOUT_C)
+CANDIDATE = tl.constexpr(spec.CANDIDATE)
+DRAWN = tl.constexpr(2)  # of launch.Has.ZONE_H and ZONE_C: in training
+
+
+@helper
+def number(kind, masks, step, b, unit, SIZE: tl.constexpr, rows, PLAN: tl.constexpr):
+    """[UNITS, BLOCK_B]: the numbers of a block's elements among all masks."""
+    _, first_lane = masks
+    t, lane, _, _ = step
+    T, B, _, _ = rows
+    row = ((first_lane + lane) * T + position.time_of(t, lane, T, PLAN)) * B + b
+    return kind + row[None, :] * SIZE + unit[:, None]
+
+
+@helper
+def kept_part(n, masks, p, rest, MODE: tl.constexpr, PLAN: tl.constexpr):
+    """How much of elements number n a zoneout keeps: 1 or 0 where DRAWN, else the probability, of
+    which float32 has lost `rest`.
+    """
+    seed_ptr, _ = masks
+    if MODE == DRAWN:
+        found = (philox.multiplier(seed_ptr, n, p, 1.0) == 0.0).to(PLAN.ACC)
+    else:
+        found = tl.zeros_like(n).to(PLAN.ACC) + p + rest
+    return found
+
+
+@helper
+def of_cell(
+    peephole_ptr,  # [L, PEEPHOLES * H]
+    candidate_p,
+    candidate_scale,
+    zone_c,
+    zone_c_rest,
+    masks,
+    step,
+    b,
+    unit,
+    rows,
+    PLAN: tl.constexpr,
+):
+    """What a cell's functions take as `options`: peepholes [UNITS, 1] each, what g is multiplied
+    by, and how much of c is kept [UNITS, BLOCK_B]; each 0 where PLAN.HAS none.
+    """
+    _, lane, _, _ = step
+    seed_ptr, _ = masks
+    peepholes, multiplier, kept = (), 0.0, 0.0
+    if PLAN.HAS.PEEPHOLES > 0:
+        at = lane * (PLAN.HAS.PEEPHOLES * PLAN.H) + unit[:, None]
+        there = (unit < PLAN.H)[:, None]
+        count: tl.constexpr = PLAN.HAS.PEEPHOLES
+        for i in tl.static_range(count):
+            w = tl.load(peephole_ptr + at + i * PLAN.H, mask=there, other=0.0)
+            peepholes = peepholes + (w.to(PLAN.ACC),)
+    if PLAN.HAS.CANDIDATE:
+        n = number(CANDIDATE, masks, step, b, unit, PLAN.H, rows, PLAN)
+        multiplier = philox.multiplier(seed_ptr, n, candidate_p, candidate_scale).to(PLAN.ACC)
+    if PLAN.HAS.ZONE_C:
+        n = number(ZONEOUT_C, masks, step, b, unit, PLAN.H, rows, PLAN)
+        kept = kept_part(n, masks, zone_c, zone_c_rest, PLAN.HAS.ZONE_C, PLAN)
+    return peepholes, multiplier, kept
+
+
+# --- zoneout of h ---
+
+
+@helper
+def zone_out(
+    h,
+    h_old_ptr,  # [L, B, P] state dtype: h before the step; out: after it
+    zone_h,
+    zone_h_rest,
+    masks,
+    step,
+    b,
+    unit,
+    mask,
+    rows,
+    PLAN: tl.constexpr,
+):
+    """h of a step, of what the step has made of it."""
+    t, lane, _, _ = step
+    _, B, _, _ = rows
+    ptr = h_old_ptr + (lane * B + b)[None, :] * PLAN.P + unit[:, None]
+    old = tl.load(ptr, mask=mask, other=0.0)
+    old = position.unless_reset(old, t, lane, b, rows, PLAN)
+    n = number(ZONEOUT_H, masks, step, b, unit, PLAN.P, rows, PLAN)
+    kept = kept_part(n, masks, zone_h, zone_h_rest, PLAN.HAS.ZONE_H, PLAN)
+    h = kept * old + (1.0 - kept) * h
+    tl.store(ptr, h, mask=mask)
+    return h
+
+
+@helper
+def zone_out_backward(
+    dh,
+    dh_old_ptr,  # [L, B, P] state dtype: what a step passes on to the one before, past its gates
+    zone_h,
+    zone_h_rest,
+    masks,
+    step,
+    b,
+    unit,
+    mask,
+    rows,
+    PLAN: tl.constexpr,
+):
+    """The gradient by what a step has made of h, of that by h; passes on the other part of it."""
+    t, lane, _, _ = step
+    _, B, _, _ = rows
+    ptr = dh_old_ptr + (lane * B + b)[None, :] * PLAN.P + unit[:, None]
+    dh += tl.load(ptr, mask=mask, other=0.0)
+    n = number(ZONEOUT_H, masks, step, b, unit, PLAN.P, rows, PLAN)
+    old = dh * kept_part(n, masks, zone_h, zone_h_rest, PLAN.HAS.ZONE_H, PLAN)
+    tl.store(ptr, position.unless_reset(old, t, lane, b, rows, PLAN), mask=mask)
+    return dh - old
+
+
+# --- recurrent dropout ---
+
+
+@helper
+def h_mask(
+    h_mask_ptr,  # [L, B, P] state dtype
+    lane,
+    b,
+    unit,
+    mask,
+    rows,
+    PLAN: tl.constexpr,
+):
+    """What a block of h is multiplied by on its way into w_hh."""
+    _, B, _, _ = rows
+    at = (lane * B + b)[None, :] * PLAN.P + unit[:, None]
+    return tl.load(h_mask_ptr + at, mask=mask, other=0.0)

@@ -1,0 +1,258 @@
+"""What a step's products are made of: tiles of weights, a product in chunks, gates.
+
+B, H, P: batch, hidden size, size of h. G: gates. ROWS: rows of a weight tile, on the product's M
+side (gate rows in the forward, elements of h in the backward); BLOCK_B columns of batch on its N
+side; the sum runs over K in chunks of BLOCK_K, of which the first RESIDENT stay on chip for the
+whole launch.
+
+Where K_PARTS is not 1 a chunk's K is shared out to so many warps: tiles are [K_PARTS, ROWS,
+BLOCK_K / K_PARTS], a product has a sum for each part, [K_PARTS, ROWS, BLOCK_B], and what adds them
+up (`summed`, `gates_of`) takes one exchange among the warps.
+
+Exchange: what programs hand to one another between two steps, in two slots that take turns, or
+inside of one, in one slot; each is padded with zeros to B_PAD = BATCH_BLOCKS * BLOCK_B rows of PAD,
+a multiple of BLOCK_K. PLAN is launch.Constants, W one of its launch.Weight.
+"""
+
+from __future__ import annotations
+
+import triton.language as tl
+
+from .helper import helper
+
+
+@helper
+def rounded(x, ROUND: tl.constexpr):
+    """float32 as TF32 where ROUND: to the nearest, ties away from zero; a tensor core cuts.
+
+    A NaN stays one: a GPU's own has all bits set, and an addition would make it zero.
+    """
+    if ROUND:
+        bits = x.to(tl.int32, bitcast=True)
+        bits = tl.where(x == x, (bits + 0x1000) & -0x2000, bits)
+        x = bits.to(tl.float32, bitcast=True)
+    return x
+
+
+# --- products ---
+
+
+@helper
+def load_tile(
+    w_ptr,  # [., .] by W's strides
+    row,  # [ROWS] int64
+    row_mask,  # [ROWS]
+    chunk,
+    W: tl.constexpr,
+    PLAN: tl.constexpr,
+):
+    """A weight tile [ROWS, BLOCK_K], or [K_PARTS, ROWS, BLOCK_K / K_PARTS], zero outside."""
+    if PLAN.K_PARTS == 1:
+        col = chunk * PLAN.BLOCK_K + tl.arange(0, PLAN.BLOCK_K)
+        offset = row[:, None] * W.STRIDE_ROW + col.to(tl.int64)[None, :] * W.STRIDE_K
+        mask = row_mask[:, None] & (col < W.K)[None, :]
+    else:
+        part = tl.arange(0, PLAN.K_PARTS)[:, None, None] * W.K_PART
+        col = part + chunk * PLAN.PART_K + tl.arange(0, PLAN.PART_K)[None, None, :]
+        offset = row[None, :, None] * W.STRIDE_ROW + col.to(tl.int64) * W.STRIDE_K
+        mask = row_mask[None, :, None] & (col < W.K)
+    return rounded(tl.load(w_ptr + offset, mask=mask, other=0.0), PLAN.ROUND)
+
+
+@helper
+def load_weight(w_ptr, row, row_mask, W: tl.constexpr, PLAN: tl.constexpr):
+    """A program's rows of a weight, for `product`: of the first RESIDENT chunks the tiles, loaded
+    once a launch; and where to find the others.
+    """
+    tiles = ()
+    for i in tl.static_range(W.RESIDENT):
+        tiles = tiles + (load_tile(w_ptr, row, row_mask, i, W, PLAN),)
+    return tiles, w_ptr, row, row_mask
+
+
+@helper
+def load_moving(
+    x_ptr,  # [BLOCK_B, PAD] of an exchange, just written by other programs
+    chunk,
+    W: tl.constexpr,
+    PLAN: tl.constexpr,
+):
+    """A chunk [BLOCK_K, BLOCK_B] of x transposed; .cg because L1 may hold an old line.
+
+    Unmasked: an exchange is padded with zeros to whole blocks, so that the loads of any H are 16
+    bytes wide and their addresses one register.
+    As bits where warps share it: the compiler moves the store to shared memory up to the load that
+    feeds it, where it would wait for it; a cast in between keeps it at the product, and the load
+    stays in flight. Where products take their operands from registers (HOLD) it takes an operation.
+    """
+    b = tl.arange(0, PLAN.BLOCK_B)
+    if PLAN.K_PARTS == 1:
+        col = chunk * PLAN.BLOCK_K + tl.arange(0, PLAN.BLOCK_K)
+        offset = b[None, :] * W.PAD + col[:, None]
+    else:
+        part = tl.arange(0, PLAN.K_PARTS)[:, None, None] * W.K_PART
+        col = part + chunk * PLAN.PART_K + tl.arange(0, PLAN.PART_K)[None, :, None]
+        offset = b[None, None, :] * W.PAD + col
+    if PLAN.K_PARTS == 1:
+        x_ptr = x_ptr.to(tl.pointer_type(PLAN.BITS), bitcast=True)
+    return tl.load(x_ptr + offset, cache_modifier=".cg")
+
+
+@helper
+def dot(w, bits, acc, x_ptr, PRECISION: tl.constexpr):
+    x = bits.to(x_ptr.dtype.element_ty, bitcast=True)
+    if PRECISION == "upcast":  # half precision in the interpreter, which cannot multiply it
+        return tl.dot(w.to(acc.dtype), x.to(acc.dtype), acc, out_dtype=acc.dtype)
+    return tl.dot(w, x, acc, input_precision=PRECISION, out_dtype=acc.dtype)
+
+
+@helper
+def zeros(ROWS: tl.constexpr, PLAN: tl.constexpr):
+    """What a product begins with."""
+    if PLAN.K_PARTS == 1:
+        acc = tl.full((ROWS, PLAN.BLOCK_B), 0.0, PLAN.ACC)
+    else:
+        acc = tl.full((PLAN.K_PARTS, ROWS, PLAN.BLOCK_B), 0.0, PLAN.ACC)
+    return acc
+
+
+@helper
+def product(
+    acc,  # [ROWS, BLOCK_B], or [K_PARTS, ROWS, BLOCK_B]
+    weight,  # what load_weight gave
+    x_ptr,  # [BLOCK_B, PAD] of an exchange
+    W: tl.constexpr,
+    PLAN: tl.constexpr,
+):
+    """acc + w[row, :K] . x[:, :K]^T."""
+    tiles, w_ptr, row, row_mask = weight
+    zero = tl.num_programs(1) - 1  # always, but the compiler cannot know
+    chunks = ()
+    for i in tl.static_range(W.RESIDENT + PLAN.AHEAD):
+        if i < W.RESIDENT:
+            chunks = chunks + (load_moving(x_ptr, i, W, PLAN),)
+        if i >= PLAN.AHEAD:
+            bits = chunks[i - PLAN.AHEAD]
+            if W.HOLD:
+                bits ^= zero.to(PLAN.BITS)
+            acc = dot(tiles[i - PLAN.AHEAD], bits, acc, x_ptr, PLAN.PRECISION)
+    for chunk in tl.range(W.RESIDENT, W.CHUNKS, num_stages=PLAN.STAGES):
+        w = load_tile(w_ptr, row, row_mask, chunk, W, PLAN)
+        acc = dot(w, load_moving(x_ptr, chunk, W, PLAN), acc, x_ptr, PLAN.PRECISION)
+    return acc
+
+
+@helper
+def transposed(
+    acc,  # as product's
+    weight,  # of [PART_GATES * H, P], those of a part
+    exchange_ptr,  # a block of batch in slot 0 of an exchange [2, EXCHANGED, B_PAD, PAD]
+    slot,
+    first_gate,  # of the part
+    BY_X: tl.constexpr,  # what the gates' parts by x are multiplied by: w_ih
+    W: tl.constexpr,
+    PLAN: tl.constexpr,
+):
+    """acc + w[:, row]^T . dgates^T, summed over the gates of one part."""
+    tiles, w_ptr, row, row_mask = weight
+    for i in tl.static_range(PLAN.PART_GATES):
+        of_gate = tiles, w_ptr + i * PLAN.H * PLAN.P, row, row_mask
+        gate = first_gate + i
+        if BY_X and PLAN.APART:  # the last one, by x, lies behind all of those by h
+            gate += tl.where(gate == PLAN.GATES - 1, 1, 0)
+        x_ptr = exchange_ptr + (slot * PLAN.EXCHANGED + gate) * W.SLOT
+        acc = product(acc, of_gate, x_ptr, W, PLAN)
+    return acc
+
+
+@helper
+def summed(acc, ROWS: tl.constexpr, PLAN: tl.constexpr):
+    """A product's sums of all parts of K [ROWS, BLOCK_B], always added in the same order."""
+    if PLAN.K_PARTS == 8:
+        acc = tl.permute(tl.reshape(acc, (2, 2, 2, ROWS, PLAN.BLOCK_B)), (3, 4, 2, 1, 0))
+        acc = halves_added(halves_added(halves_added(acc)))
+    elif PLAN.K_PARTS == 4:
+        acc = tl.permute(tl.reshape(acc, (2, 2, ROWS, PLAN.BLOCK_B)), (2, 3, 1, 0))
+        acc = halves_added(halves_added(acc))
+    return acc
+
+
+@helper
+def halves_added(x):
+    """[..., 2] -> [...]."""
+    first, second = tl.split(x)
+    return first + second
+
+
+# --- gates ---
+
+
+@helper
+def gate_rows(block, PLAN: tl.constexpr):
+    """The rows of [G*H, .] that hold the gates of `block`'s units, gate by gate, and their unit: H
+    where a row is no gate's, since a tile has 1 or 4 of them.
+    """
+    r = tl.arange(0, PLAN.ROWS)
+    unit = block * PLAN.UNITS + r % PLAN.UNITS
+    row = (r // PLAN.UNITS).to(tl.int64) * PLAN.H + unit
+    return row, tl.where(r < PLAN.GATES * PLAN.UNITS, unit, PLAN.H)
+
+
+@helper
+def gates_of(acc, PLAN: tl.constexpr):
+    """A product of gate_rows' rows -> its G gates [UNITS, BLOCK_B]."""
+    if PLAN.ROWS == PLAN.UNITS:
+        gates = (summed(acc, PLAN.ROWS, PLAN),)
+    else:
+        # Sums and gates go to where one thread has all of an element's: one exchange among warps.
+        if PLAN.K_PARTS == 8:
+            acc = tl.reshape(acc, (2, 2, 2, 2, 2, PLAN.UNITS, PLAN.BLOCK_B))
+            acc = tl.permute(acc, (5, 6, 4, 3, 2, 1, 0))
+            acc = halves_added(halves_added(halves_added(acc)))
+        elif PLAN.K_PARTS == 4:
+            acc = tl.reshape(acc, (2, 2, 2, 2, PLAN.UNITS, PLAN.BLOCK_B))
+            acc = halves_added(halves_added(tl.permute(acc, (4, 5, 3, 2, 1, 0))))
+        else:
+            acc = tl.permute(tl.reshape(acc, (2, 2, PLAN.UNITS, PLAN.BLOCK_B)), (2, 3, 1, 0))
+        first, last = tl.split(acc)
+        gate_0, gate_1 = tl.split(first)
+        gate_2, gate_3 = tl.split(last)
+        gates = (gate_0, gate_1, gate_2)
+        if PLAN.GATES == 4:
+            gates = gates + (gate_3,)
+    return gates
+
+
+@helper
+def sums(one, other, N: tl.constexpr):
+    """N numbers each, added."""
+    found = ()
+    for i in tl.static_range(N):
+        found = found + (one[i] + other[i],)
+    return found
+
+
+@helper
+def load_columns(ptr, offset, mask, STRIDE, N: tl.constexpr, ACC: tl.constexpr):
+    """N columns, STRIDE apart (H in a row of [., N*H]), in the accumulator's dtype."""
+    found = ()
+    for i in tl.static_range(N):
+        found = found + (tl.load(ptr + offset + i * STRIDE, mask=mask, other=0.0).to(ACC),)
+    return found
+
+
+@helper
+def store_columns(ptr, offset, mask, columns, STRIDE, N: tl.constexpr):
+    """N columns, STRIDE apart, in the memory's dtype."""
+    for i in tl.static_range(N):
+        tl.store(ptr + offset + i * STRIDE, columns[i].to(ptr.dtype.element_ty), mask=mask)
+
+
+@helper
+def sum_partials(partial_ptr, stride, mask, SPLIT: tl.constexpr):
+    """Add up what the SPLIT programs of a block wrote, always in the same order."""
+    total = tl.load(partial_ptr, mask=mask, other=0.0, cache_modifier=".cg")
+    for i in tl.static_range(1, SPLIT):
+        at = partial_ptr + tl.full((), i, tl.int64) * stride
+        total += tl.load(at, mask=mask, other=0.0, cache_modifier=".cg")
+    return total

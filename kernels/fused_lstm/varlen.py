@@ -1,0 +1,248 @@
+"""Rows of unequal length, and rows that begin anew: lengths, PackedSequence and resets.
+
+An operator of fused_lstm.ops gets rows of unequal length packed: x [N, ...] has step 0's rows, then
+step 1's, ..., `batch_sizes` says how many of each, and the longest rows come first. `Varlen` makes
+that of what a user has, padded rows or a PackedSequence. After the live rows comes one that has
+ended, where there is any, and stands for all; nothing is read of it, and it gives nothing but
+zeros. In a graph all that have ended come, so that no shape depends on the lengths: torch.compile
+and torch.export see sizes of x alone.
+
+The reference and the step loops take packed rows apart again (`Rows`): [T, B, ...] with zeros where
+a row has ended.
+
+A reset mask `not_reset` has a part for each direction, [D, T, B] or [D, N]: false where a lane, in
+its own order of time, takes a row's state as zero before a step.
+
+T, B, D, N: time steps, rows, directions, packed rows (at least the sum of batch_sizes; the rest is
+not read).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.utils.rnn import PackedSequence
+
+from .engines import can_run, in_a_graph
+
+# --- what a user has ---
+
+
+class Varlen(NamedTuple):
+    """How rows and states of a call are rearranged; None: not at all."""
+
+    batch_sizes: Tensor | None = None  # [T] int64, on the CPU
+    order: Tensor | None = None  # [B], which row comes where by falling length
+    back: Tensor | None = None  # [B], its inverse
+    places: Tensor | None = None  # [N], which of the T * B padded rows comes where
+    back_places: Tensor | None = None  # [T * B], which of the N packed rows
+    batch_first: bool = False  # so padded rows lie in memory, which pack and unpack do not show
+
+    @property
+    def arrives_packed(self) -> bool:
+        """Whether x comes as [N, I]."""
+        return self.batch_sizes is not None and self.places is None
+
+    def pack(self, x: Tensor) -> Tensor:
+        """[T, B, ...] -> [N, ...]."""
+        if self.places is None or self.back_places is None:
+            return x
+        padded = x.transpose(0, 1) if self.batch_first else x
+        return gather(padded.flatten(0, 1), self.places, self.back_places)
+
+    def unpack(self, y: Tensor) -> Tensor:
+        """[N, C] -> [T, B, C], zero where a row has ended."""
+        if self.places is None or self.back_places is None:
+            return y
+        assert self.batch_sizes is not None
+        assert self.order is not None
+        T, B = self.batch_sizes.shape[0], self.order.shape[0]
+        padded = gather(y, self.back_places, self.places)
+        if self.batch_first:
+            return padded.unflatten(0, (B, T)).transpose(0, 1)
+        return padded.unflatten(0, (T, B))
+
+    def sort(self, state: Tensor) -> Tensor:
+        """[L * D, B, H] -> the same, rows by falling length."""
+        return state if self.order is None else state.index_select(1, self.order)
+
+    def unsort(self, state: Tensor) -> Tensor:
+        """Undo `sort`."""
+        return state if self.back is None else state.index_select(1, self.back)
+
+
+def of_packed(sequence: PackedSequence) -> Varlen:
+    """Return how a PackedSequence is: its data as it is, states in the order of before packing."""
+    return Varlen(sequence.batch_sizes, sequence.sorted_indices, sequence.unsorted_indices)
+
+
+def of_lengths(T: int, B: int, lengths: Tensor, device: torch.device, batch_first: bool) -> Varlen:
+    """Return how B rows of T steps on `device` are packed.
+
+    Args:
+        lengths: [B] int64, each in 1 to T, in any order.
+        batch_first: whether the rows lie in memory one after another.
+    """
+    if not in_a_graph() and can_run("native", device):
+        made = torch.ops.fused_lstm_native.packing(lengths.to(device), T, batch_first)
+        return Varlen(*made, batch_first=batch_first)
+    t = torch.arange(T, device=device)[:, None]
+    lengths = lengths.to(device)
+    live = lengths > t  # [T, B]
+    sizes = live.sum(1)
+    order = lengths.argsort(descending=True, stable=True)
+    back, first = order.argsort(), sizes.cumsum(0) - sizes  # [T], the live rows before a step
+    batch_sizes, first = sizes.cpu(), first[:, None]
+    if in_a_graph():
+        N = T * B
+        ended = sizes.sum() + t * B - first - sizes[:, None] + back  # after all that live, in order
+    else:
+        N = min(int(batch_sizes.sum()) + 1, T * B)
+        ended = N - 1
+    back_places = torch.where(live, first + back, ended)
+    back_places = (back_places.T if batch_first else back_places).flatten()
+    places = back_places.new_zeros(N).scatter(0, back_places, torch.arange(T * B, device=device))
+    return Varlen(batch_sizes, order, back, places, back_places, batch_first)
+
+
+def rows_of(sequence: PackedSequence) -> int:
+    """Return B. torch.compile knows it by the indices alone, unless it may look at numbers."""
+    if sequence.sorted_indices is not None:
+        return sequence.sorted_indices.shape[0]
+    return int(sequence.batch_sizes[0])
+
+
+class Gather(torch.autograd.Function):
+    """apply(x [M, ...], there [N], back [M]) -> rows `there` of x; its gradient is rows `back`.
+
+    Two rows may be one row's only where that is zero, and so is its gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, x, there, back):
+        ctx.save_for_backward(there, back)
+        return _rows_at(x, there)
+
+    @staticmethod
+    def backward(ctx, grad):
+        there, back = ctx.saved_tensors
+        return gather(grad, back, there), None, None
+
+
+def gather(x: Tensor, there: Tensor, back: Tensor) -> Tensor:
+    """Return rows `there` of x, as `Gather` has it."""
+    plain = in_a_graph() or torch._C._are_functorch_transforms_active()
+    if plain or forward_ad._current_level >= 0:
+        return x.index_select(0, there)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return Gather.apply(x, there, back)
+    return _rows_at(x, there)
+
+
+def _rows_at(x: Tensor, index: Tensor) -> Tensor:
+    if x.is_floating_point() and can_run("native", x.device):
+        return torch.ops.fused_lstm_native.gather(x, index)
+    return x.index_select(0, index)
+
+
+# --- what a step sees ---
+
+
+class Order(NamedTuple):
+    """One lane's steps in its order of time, and what happens to the state at each."""
+
+    steps: range
+    live: Tensor | None = None  # [T, B, 1] bool: false where a row has ended: its state stays
+    not_reset: Tensor | None = None  # [T, B, 1] bool: false where the state is zero before the step
+
+    def before(self, t: int, *state: Tensor) -> tuple[Tensor, ...]:
+        """Return what step t starts from, of the state [B, H] after the step before it."""
+        if self.not_reset is None:
+            return state
+        return tuple(torch.where(self.not_reset[t], s, 0.0) for s in state)
+
+    def after(self, t: int, new: Tensor, old: Tensor) -> Tensor:
+        """Return the state after step t, of what the step has made and what was there."""
+        return new if self.live is None else torch.where(self.live[t], new, old)
+
+    def output(self, t: int, h: Tensor) -> Tensor:
+        """Return y of step t [B, H]: zero where a row has ended."""
+        return h if self.live is None else torch.where(self.live[t], h, 0.0)
+
+
+class Rows:
+    """Where the rows of x lie.
+
+    Args:
+        x: [T, B, ...], or [N, ...] with batch_sizes.
+        B: rows.
+        batch_sizes: [T] int64, falling; it may end in zeros.
+        not_reset: bool, [D, T, B] or [D, N].
+    """
+
+    def __init__(
+        self, x: Tensor, B: int, batch_sizes: Tensor | None, not_reset: Tensor | None = None
+    ) -> None:
+        self.T, self.live, self._not_reset = x.shape[0], None, not_reset
+        if batch_sizes is None:
+            return
+        sizes = batch_sizes.to(x.device)
+        self.T, end = sizes.shape[0], sizes.cumsum(0)
+        n = torch.arange(x.shape[0], device=x.device)
+        first, b = end - sizes, torch.arange(B, device=x.device)
+        self.live = b < sizes[:, None]  # [T, B]
+        self._packed = torch.where(self.live, first[:, None] + b, 0)  # [T, B] -> n
+        step = torch.searchsorted(end, n, right=True).clamp(max=self.T - 1)
+        self._is_row = n < end[-1]
+        self._padded = torch.where(self._is_row, step * B + n - first[step], 0)  # n -> t * B + b
+
+    def pad(self, x: Tensor) -> Tensor:
+        """x [N, C] as the operator got it -> [T, B, C], zero where a row has ended."""
+        if self.live is None:
+            return x
+        return torch.where(self.live[..., None], x[self._packed], x.new_zeros(()))
+
+    def pack(self, y: Tensor) -> Tensor:
+        """y [T, B, C] -> [N, C], as x came, zero past the last row."""
+        if self.live is None:
+            return y
+        rows = y.flatten(0, 1)[self._padded]
+        return torch.where(self._is_row[:, None], rows, y.new_zeros(()))
+
+    def order(self, direction: int) -> Order:
+        """Return a lane's, forwards in time, 0, or backwards, 1: there a row begins at its end."""
+        steps = range(self.T - 1, -1, -1) if direction else range(self.T)
+        live = None if self.live is None else self.live[..., None]
+        if self._not_reset is None:
+            return Order(steps, live)
+        kept = self._not_reset[direction]
+        return Order(steps, live, (kept if live is None else kept[self._packed])[..., None])
+
+
+def reset_mask(
+    resets: Tensor, directions: int, B: int, batch_sizes: Tensor | None = None
+) -> Tensor:
+    """Return `not_reset` of what a user says: resets is true where a row begins anew at a step.
+
+    Nothing then crosses between that step and the one before, in either direction.
+
+    Args:
+        resets: bool [T, B], or [N] with batch_sizes.
+        directions: D.
+        B: rows.
+
+    Returns:
+        [D, T, B] or [D, N].
+    """
+    kept = ~resets
+    if directions == 1:
+        return kept[None]
+    padded, rows = kept[..., None], None
+    if batch_sizes is not None:
+        rows = Rows(kept, B, batch_sizes)
+        padded = ~rows.pad(resets[..., None])  # true where a row has ended
+    after = torch.cat([padded[1:], torch.ones_like(padded[:1])])  # backwards, t comes after t + 1
+    return torch.stack([kept, (after if rows is None else rows.pack(after))[..., 0]])

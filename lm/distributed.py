@@ -1,0 +1,59 @@
+"""Several processes: torchrun starts them, and the columns of a batch are divided among them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+_GOLDEN = 0x9E3779B97F4A7C15  # seeds of neighbouring ranks lie far apart
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's rank among `size`; a process alone is 0 of 1, and never communicates.
+
+    Every rank must call `sum` and `gather`, in the same order.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def columns(self, count: int) -> slice:
+        """Return this rank's part of `count` columns; parts differ by one column at most."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return `tensor` summed over all ranks."""
+        if self.size > 1:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every rank's `value`, which lies on the CPU."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def seed(self, seed: int) -> None:
+        """Let every rank but the first, which goes on with what drew the weights, draw its own."""
+        if self.rank > 0:
+            torch.manual_seed((seed + self.rank * _GOLDEN) % 2**63)
+
+
+def rank() -> int:
+    """Return this process's rank, which torchrun tells it: the first one speaks and writes."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def join(device: torch.device) -> World:
+    """Meet the other processes that torchrun started, if any: NCCL on GPUs, gloo on CPUs."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return World()
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return World(dist.get_rank(), dist.get_world_size())

@@ -1,1 +1,0 @@
-"""Texts: where they come from, their words as ids, and ids in batches."""

@@ -1,1 +1,0 @@
-"""Training: the steps of an epoch and what they need."""
