@@ -19,6 +19,7 @@ from pathlib import Path
 
 from . import answer_figures as figures
 from . import core, ladder, model
+from .cases import Shape
 from .core import Ratio, Record, speedup
 from .model import KINDS, Counts, Moved, Span
 
@@ -27,7 +28,6 @@ RESULTS = Path(__file__).parent / "results"
 FILE = RESULTS / "ladder.jsonl"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "why.md")
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-SIZES = ("small", "medium", "large")
 SAYS = {
     "loop": "nothing: a launch for each operation, five products a step",
     "pointwise": "a cell's pointwise operations are one launch",
@@ -45,6 +45,11 @@ def groups() -> dict[tuple[str, str, int], dict[str, Record]]:
     for record in core.load(FILE):
         found.setdefault((record.case, record.dtype, record.threads), {})[record.contender] = record
     return found
+
+
+def sizes() -> list[str]:
+    """Return the cases that were measured in float32 on one thread."""
+    return [case for case, dtype, threads in groups() if (dtype, threads) == ("float32", 1)]
 
 
 def climbed(case: str, dtype: str = "float32", threads: int = 1, suffix: str = "") -> list[Record]:
@@ -108,8 +113,20 @@ def times(gain: Ratio) -> str:
 @cache
 def post() -> dict[str, dict[str, Span]]:
     """Return where the post's two systems spent their milliseconds."""
-    large = {r.contender: r for r in climbed("large")}
-    return model.post_step(counts(large["loop"]), counts(large["hoisted"]))
+    large = at_large()
+    return model.post_step(large["loop"], large["hoisted"])
+
+
+@cache
+def at_large() -> dict[str, Counts]:
+    """Return what large's rungs consist of, which medium's say: their T, B and L are the same."""
+    return {
+        rung.contender: model.resized(
+            counts(rung), Shape(**rung.extra["shape"]), model.LARGE,
+            "none" if rung.contender == "loop" else rung.contender, 4,
+        )
+        for rung in climbed("medium")
+    }  # fmt: skip
 
 
 def total(of: Iterable[Span]) -> Span:
@@ -158,7 +175,7 @@ def answer() -> str:
     here = (
         f"**By how much here?** {whole.value:.2f} times ({whole.low:.2f} to {whole.high:.2f}), on"
         f" one core of {machine(rungs[0])}: {ms(rungs[0].median)} ms become"
-        f" {ms(rungs[-1].median)}. Of that factor {', '.join(most)}; {' and '.join(least)} add"
+        f" {ms(rungs[-1].median)}. Of that factor {listed(most)}; {listed(least)} add"
         " little or nothing that can be seen, for on a CPU a launch is cheap."
     )
     card = (
@@ -169,6 +186,11 @@ def answer() -> str:
         f" results for {span(between['intermediate results'])}."
     )
     return "\n".join(map(wrapped, (why, here, card)))
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words as a sentence lists them."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 def _counts(gain: Ratio) -> bool:
@@ -188,7 +210,7 @@ def machine(record: Record) -> str:
 def measured_on() -> str:
     """Return when and on what the ladder was measured, and how well the model does."""
     first = climbed("medium")[0]
-    errors = [ladder.predicted(r) / r.median for case in SIZES for r in climbed(case)]
+    errors = [ladder.predicted(r) / r.median for case in sizes() for r in climbed(case)]
     limits = first.extra["limits"]
     busy = max(r.foreign for of in groups().values() for r in of.values())
     return wrapped(
@@ -197,8 +219,8 @@ def measured_on() -> str:
         f" machine. In that run a core's products reached {limits['flops'] / 1e9:.0f} GF/s, a copy"
         f" {limits['bandwidth'] / 1e9:.1f} GB/s read and written, and a launch cost"
         f" {1e6 * limits['launch']:.1f} us. The model gives {min(errors):.2f} to"
-        f" {max(errors):.2f} of the measured time over the {len(errors)} rungs of small, medium and"
-        " large."
+        f" {max(errors):.2f} of the measured time over the {len(errors)} rungs of"
+        f" {' and '.join(sizes())}."
     )
 
 
@@ -221,19 +243,17 @@ def post_said() -> str:
 
 def isa_said() -> str:
     """Return what the instruction set is worth."""
-    by_case = {}
-    for case in ("small", "medium"):
-        new, old = climbed(case), climbed(case, suffix=", avx2")
-        by_case[case] = [speedup(b, a) for a, b in zip(new, old, strict=True)]
-    of = by_case["medium"]
+    new, old = climbed("medium"), climbed("medium", suffix=", avx2")
+    worth = [
+        f"{NAMES[rung.contender]} {speedup(before, rung).text}"
+        for rung, before in zip(new, old, strict=True)
+    ]
     shipped = groups()["medium", "float32", 1][ladder.TORCH_LOOP]
-    ours = climbed("medium", suffix=", avx2")[0]
     return wrapped(
-        "The instruction set is a bar of its own: at medium AVX-512 makes the loop"
-        f" {of[0].text} and all fused {of[-1].text} times as fast as AVX2 does, rung by rung with"
-        " the same code. PyTorch's own loop, whose `torch.mm` has another product kernel, takes"
-        f" {ms(shipped.median)} ms there and ours held to AVX2 {ms(ours.median)}: the same loop is"
-        f" {speedup(shipped, ours).text} by its products alone."
+        "The instruction set is a bar of its own. AVX-512 over AVX2 at medium, the same code in the"
+        f" same rounds: {listed(worth)}. PyTorch's own loop takes {ms(shipped.median)} ms and ours"
+        f" {ms(old[0].median)} on AVX2: the same launches, another product kernel, and memory for"
+        f" each gradient that malloc hands out anew; that is {speedup(shipped, old[0]).text}."
     )
 
 
@@ -320,14 +340,13 @@ def h100() -> dict[str, dict[str, float]]:
     """Return the model's seconds of large's LSTM on an H100, bfloat16: rung -> kind -> s."""
     limits = model.H100
     found = {}
-    for rung in climbed("large"):
-        of = counts(rung)
+    for name, of in at_large().items():
         half = (Moved(*(n // 2 for n in getattr(of, kind))) for kind in KINDS)
         seconds = limits.seconds(Counts(of.launches, of.flop, *half))
         # A layer's weights and a step's results stay in L2, where they are read from at its rate.
         for kind in ("weights", "intermediates"):
             seconds[kind] *= limits.bandwidth / model.H100_L2
-        found[rung.contender] = seconds
+        found[name] = seconds
     return found
 
 
@@ -385,7 +404,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 FIGURES: dict[str, Callable[[], str]] = {
     "ladder.svg": lambda: figures.ladder({"medium": climbed("medium")}, NAMES),
-    "ladders.svg": lambda: figures.ladder({case: climbed(case) for case in SIZES}, NAMES),
+    "ladders.svg": lambda: figures.ladder({case: climbed(case) for case in sizes()}, NAMES),
     "post-card.svg": lambda: figures.post(post(), model.post_seconds()),
 }
 

@@ -24,7 +24,7 @@ from fused_lstm.spec import Spec
 from . import model
 from .cases import Problem, make_problem
 from .contenders import NN_LSTM, Contender
-from .core import Group, Record, Timed, measure, quartiles, speedup, timed
+from .core import BUSY, Group, Record, Timed, measure, quartiles, speedup, timed
 from .lstm import Local
 
 # --- products by the C++ engine, on the instruction set that it is set to ---
@@ -208,7 +208,12 @@ def predicted(record: Record) -> float:
 
 def show(records: Sequence[Record]) -> str:
     """Return every group's ladder as text, and the answer in a sentence."""
-    lines = []
+    lines, foreign = [], max((record.foreign for record in records), default=0.0)
+    if foreign > BUSY:
+        lines.append(
+            f"BUSY: other work took up to {foreign:.0%} of this machine meanwhile; what follows is"
+            " no measurement of it"
+        )
     for group in dict.fromkeys(record.group for record in records):
         of = [r for r in records if r.group == group and r.seconds]
         for suffix in ("", ", avx2"):

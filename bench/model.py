@@ -134,6 +134,17 @@ def traffic(work: Callable[[], object]) -> Traffic:
     return seen
 
 
+def resized(of: Counts, shape: Shape, to: Shape, fuse: str, size: int) -> Counts:
+    """Return the counts of a step that is as another but for its H, which is I too.
+
+    As many launches then, and every intermediate result has a dimension of H.
+    """
+    if (shape.T, shape.B, shape.L) != (to.T, to.B, to.L) or (shape.I, to.I) != (shape.H, to.H):
+        raise ValueError(f"to: got {to}; expected {shape} with another H alone")
+    rest = Moved(*(bytes_ * to.H // shape.H for bytes_ in of.intermediates))
+    return Counts(of.launches, to.flops("step"), *weight_bytes(to, fuse, size), rest)
+
+
 def counts(work: Callable[[], object], shape: Shape, fuse: str, size: int) -> Counts:
     """Return the counts of a step at a level: launches and all bytes seen, weights by formula."""
     seen = traffic(work)
@@ -176,7 +187,7 @@ def measure_limits(dtype: torch.dtype, isa: str = "") -> Limits:
     """
     if isa:
         native.OPS.use_isa(isa)
-    peak = max(2 * native.OPS.best_product(dtype) for _ in range(20))
+    peak = max(2 * native.OPS.best_product(dtype) for _ in range(100))
     source = torch.zeros(2**27, dtype=torch.int8)
     target = torch.zeros_like(source)
     copy = min(_seconds(lambda: target.copy_(source)) for _ in range(5))

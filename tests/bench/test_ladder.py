@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 
@@ -70,7 +71,7 @@ def test_rungs_that_multiply_step_by_step_use_one_product(monkeypatch):
         assert sorted(kinds) == sorted(["input", "dx", "dW"] * T * L)
 
 
-def records(*, foreign: float = 0.0) -> list[Record]:
+def records() -> list[Record]:
     suite = SimpleNamespace(cases=[CASE], dtypes=["float32"], pace=core.Pace(0.2, 3, 4))
     options = SimpleNamespace(device=CPU)
     return list(ladder.run("ladder", suite, options))
@@ -107,6 +108,13 @@ def test_it_comes_back_from_a_file_and_is_told(measured, tmp_path):
     text = ladder.show(loaded)
     for name in ("loop", *ladder.LEVELS, "nn.LSTM", "loop, torch.mm"):
         assert name in text
+
+
+def test_a_busy_machine_is_said_first(measured):
+    busy = [dataclasses.replace(record, foreign=0.3) for record in measured]
+    assert ladder.show(busy).startswith("BUSY: other work took up to 30%")
+    quiet = [dataclasses.replace(record, foreign=0.1) for record in measured]
+    assert "BUSY" not in ladder.show(quiet)
 
 
 def test_noise_is_no_factor():
