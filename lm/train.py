@@ -462,9 +462,13 @@ class Trainer:
         tensors, state = saved.tensors, saved.state
         part = self.world.columns(self.config.batch_size)
         with checkpoint.reporting_damage(saved.path):
+            text = state["text"]
+        if text != self.text:
+            raise UserError(f"--data: '{self.corpus.name}' is not the text of {saved.path}")
+        with checkpoint.reporting_damage(saved.path):
             saved.load_into(self.model)
             checkpoint.load_optimizer(self.model, self.optimizer.base, tensors)
-            self.step, self.curve, text = saved.step, state["curve"], state["text"]
+            self.step, self.curve = saved.step, state["curve"]
             self.losses, self.norms = tensors["losses"].tolist(), tensors["norms"].tolist()
             if not len(self.losses) == len(self.norms) == self.step:
                 raise ValueError(f"it is at step {self.step}, and has {len(self.losses)} losses")
@@ -480,8 +484,6 @@ class Trainer:
             now = self.bits_depend_on()
             differences = [f"{name} {now[name]}, was {before[name]}" for name in now
                            if now[name] != before[name]]  # fmt: skip
-        if text != self.text:
-            raise UserError(f"--data: '{self.corpus.name}' is not the text of {saved.path}")
         self.last_point, self.saved = self.curve[-1] if self.curve else {}, self.position()
         self.log.field("resumed", f"{saved.path}, after step {self.step}")
         for change in self.args.changed:
