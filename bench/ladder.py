@@ -10,7 +10,7 @@ torch.mm is cuBLAS for all.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -246,6 +246,12 @@ def show(records: Sequence[Record]) -> str:
                 worth = speedup(labels[f"{label}, avx2"], labels[label]).text
                 lines.append(f"{label}: {labels[label].extra['isa']} over avx2 {worth}")
     return "\n".join(lines)
+
+
+def section(page: Any, every: Iterable[Record]) -> None:
+    """Add the ladder to the report's page, as it was printed."""
+    if records := [record for record in every if record.suite == "ladder" and record.seconds]:
+        page.add("## The ladder: one fusion after another", f"```text\n{show(records)}\n```")
 
 
 def first_device(records: Sequence[Record]) -> str:

@@ -110,6 +110,15 @@ def test_it_comes_back_from_a_file_and_is_told(measured, tmp_path):
         assert name in text
 
 
+def test_the_report_has_it(measured):
+    blocks: list[str] = []
+    page = SimpleNamespace(add=lambda *texts: blocks.extend(texts))
+    ladder.section(page, [])
+    assert not blocks
+    ladder.section(page, measured)
+    assert ladder.show(measured) in blocks[1]
+
+
 def test_a_busy_machine_is_said_first(measured):
     busy = [dataclasses.replace(record, foreign=0.3) for record in measured]
     assert ladder.show(busy).startswith("BUSY: other work took up to 30%")
