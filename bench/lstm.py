@@ -35,7 +35,9 @@ class Local:
         if problem.device.type == "cuda":
             self.modes += tuple(mode + GRAPH for mode in MODES if mode != "backward")
         self.module: nn.LSTM | fused_lstm.LSTM
-        if contender.label == BASE:  # cuDNN gets its weights in one buffer: it copies none at a call
+        if (
+            contender.label == BASE
+        ):  # cuDNN gets its weights in one buffer: it copies none at a call
             self.module = copy.deepcopy(problem.reference)
             self.module.flatten_parameters()
         else:
