@@ -26,6 +26,7 @@ from .cases import Case, choose
 from .contenders import BASE, NAMES
 from .core import BUSY, Lost, Record, WrongAnswer, quartiles, reason, save, speedup
 from .suites import DEFAULT, DTYPES, SUITES, available, start
+from .tables import Results, training
 
 FAILED, USAGE, BUSY_MACHINE = 1, 2, 3
 # Instruction set -> what keeps everyone to it, in the environment of a process when it starts.
@@ -78,16 +79,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--minutes", type=positive(float), default=8.5, help="of `gpu` in all [%(default)s]")
     add("--no-tests", action="store_true", help="of `gpu`: compile and race alone")
     options = parser.parse_args(argv)
-    options.names = [n for name in options.names for n in (DEFAULT if name == "all" else [name])]
+    known = [name for name in SUITES if available(name)]
     for name in options.names:
-        if name not in SUITES or not available(name):
-            known = ", ".join(n for n in SUITES if available(n))
-            parser.error(f"suite: got {name!r}; expected of {known}, all")
-    kinds = {SUITES[name].device for name in options.names} - {None}
+        if name not in (*known, "all"):
+            parser.error(f"suite: got {name!r}; expected of {', '.join(known)}, all")
+    kinds = {SUITES[name].device for name in options.names if name != "all"} - {None}
     if options.device is None:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         cpu = accelerator is None or kinds == {"cpu"}
         options.device = torch.device("cpu") if cpu else accelerator
+    here = [n for n in DEFAULT if SUITES[n].device in (None, options.device.type)]
+    options.names = [n for name in options.names for n in (here if name == "all" else [name])]
     for name in options.names:
         if SUITES[name].device not in (None, options.device.type):
             parser.error(
@@ -178,6 +180,8 @@ def measure(name: str, options: argparse.Namespace) -> list[Record]:
         if records:
             save(path, records, append=options.json is not None and len(options.names) > 1)
             print(f"records: {path}")
+    if name == "post":
+        print(f"\n{training(Results(records))}")
     run = SUITES[name].run
     module = importlib.import_module(f"bench.{run}") if available(name) and run == name else None
     if hasattr(module, "show"):

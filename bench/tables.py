@@ -163,8 +163,9 @@ def training(records: Results) -> str:
         for case in cases:
             train = records.where(case=case, mode="train").by("contender")
             record = train.get(label)
-            speed = "" if record is None else f"{words_per_second(record):,.0f}"
-            row.append(f"{speed} ({factor(train.get(FIRST), record)})" if speed else "-")
+            speed = "-" if record is None else f"{words_per_second(record):,.0f}"
+            to_first = factor(train.get(FIRST), record)
+            row.append(speed if to_first == "-" else f"{speed} ({to_first})")
         rest = records.where(case=cases[-1], mode="rest").by("contender").get(label)
         seconds = record and lstm_seconds(record, rest)
         row.append(f"{seconds / record.median:.0%}" if record and seconds else "-")

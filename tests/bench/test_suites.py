@@ -84,8 +84,9 @@ def test_a_stream_that_forgets_its_state_is_refused(tiny, tmp_path, monkeypatch)
 
 
 @needs_native
-def test_a_training_step_has_its_lstms_time_and_its_losses(tiny, tmp_path):
+def test_a_training_step_has_its_lstms_time_and_its_losses(tiny, tmp_path, capsys):
     records = {r.contender: r for r in run(tmp_path, "post") if r.mode == "train" and r.seconds}
+    assert "| PyTorch, nn.LSTM: oneDNN | 7,400 | " in capsys.readouterr().out
     for label in ("stock-cudnn", "native-layers"):
         r = records[label]
         assert len(r.extra["lstm_seconds"]) == len(r.seconds)
