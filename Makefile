@@ -57,7 +57,7 @@ site:            ## these documents and the docstrings as a site, in out/site
 	NO_MKDOCS_2_WARNING=1 $(SITE)/env/bin/mkdocs build -f docs/mkdocs.yml -d $(abspath $(OUT))/site
 
 report:          ## a page with figures from what bench measured
-	$(RUN) -m bench.report $(wildcard $(OUT)/*.jsonl) -o $(OUT)/report
+	$(RUN) -m bench.report $(OUT)/*.jsonl -o $(OUT)/report
 
 # In an environment of their own, where they change no library of this one.
 PEERS := build/peers

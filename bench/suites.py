@@ -102,7 +102,9 @@ SENTENCES = [
     for form in ("packed", "lengths", "padded")
 ]
 SUITES = {
-    "ladder": Suite("the fusions, one at a time, and what each gained", named("small"), "ladder"),
+    "ladder": Suite("the fusions, one at a time, and what each gained", named("small"),
+        contenders=lambda: [c for c in who.engines() if c.fuse or c.label == BASE], counted=True,
+        pace=Pace(15)),
     "post": Suite(
         "the post's own table: words per second of training, TensorFlow, JAX, PyTorch, the fusions",
         named("small", "medium"), "train", modes=("train", "rest"), contenders=who.trainers,
