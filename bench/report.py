@@ -18,7 +18,6 @@ from .contenders import BASE, LOOP
 from .core import Record, load, quartiles, speedup
 from .tables import (
     FIRST,
-    OURS,
     Results,
     calls,
     digits,
@@ -33,7 +32,12 @@ from .tables import (
     words_per_second,
 )
 
-ROOT = Path(__file__).parents[1]
+LEVELS = {
+    "pointwise": "makes all pointwise operations of a cell one launch",
+    "hoisted": "takes the products that need no order in time out of the loop",
+    "steps": "makes the launches of all time steps one and leaves the weights where they are",
+    "layers": "makes the launches of all layers one",
+}
 
 
 class Page:
@@ -88,16 +92,15 @@ def answer(page: Page, every: Results) -> None:
     alone = steps_of(every)
     size = next((s for s in ("medium", "large", "small") if s in alone), "")
     of = alone.get(size, {})
-    if LOOP in of and OURS in of and BASE in of:
-        labels = (LOOP, "native-pointwise", "native-steps", OURS)
-        rungs = [of[label] for label in labels if label in of]
+    rungs = [of[label] for label in rungs_of(of)]
+    if BASE in of and len(rungs) > 1:
         gains = {b.contender: speedup(a, b).value for a, b in pairwise(rungs)}
         most = max(gains, key=gains.__getitem__)
+        level = most.rpartition("-")[2]
         page.add(
             "**On this machine the fused LSTM runs forward and backward"
-            f" {factor(of[LOOP], of[OURS])} as fast as a step loop at {size}, nearly all of it by"
-            f" `{most.rpartition('-')[2]}` ({gains[most]:.2f}x), which makes the launches of all"
-            f" time steps one and leaves the weights where they are; nn.LSTM is"
+            f" {factor(rungs[0], rungs[-1])} as fast as a step loop at {size}, most of it by"
+            f" `{level}` ({gains[most]:.2f}x), which {LEVELS[level]}; nn.LSTM is"
             f" {factor(of[LOOP], of[BASE])} as fast as the loop.**"
         )
     if not cases:
@@ -166,6 +169,13 @@ def steps_of(every: Results) -> dict[str, dict[str, Record]]:
     return found
 
 
+def rungs_of(of: dict[str, Record]) -> list[str]:
+    """Return the loop and the levels of one engine of ours that took turns with it."""
+    engine = "triton" if "triton-layers" in of else "native"
+    labels = (LOOP, *(f"{engine}-{level}" for level in LEVELS))
+    return [n for n in labels if n in of and LOOP in of and of[n].group == of[LOOP].group]
+
+
 def ladder(page: Page, every: Results) -> None:
     """Add bench.ladder's section, or, where that is not there, the levels of the LSTM alone."""
     if importlib.util.find_spec("bench.ladder"):
@@ -180,9 +190,8 @@ def ladder(page: Page, every: Results) -> None:
         if LOOP not in of:
             continue
         rows, above = [], None
-        for label in (LOOP, "native-pointwise", "native-steps", OURS, BASE):
-            if (r := of.get(label)) is None or r.group != of[LOOP].group:
-                continue
+        for label in (*rungs_of(of), *[BASE] * (BASE in of)):
+            r = of[label]
             to = speedup(of[LOOP], r)
             note = f"{to.value:.2f}x"
             if above is not None and label != BASE:
