@@ -415,7 +415,7 @@ class Group:
     ) -> None:
         self.work, self.tolerate = work, tolerate
         self.runners: dict[str, Any] = {}  # label -> Runner
-        self.answers: dict[str, dict[str, Tensor]] = {}
+        self.losses: dict[str, list[float]] = {}  # of a lesson's first steps
         self.errors: dict[str, float] = {}
         self.failed: dict[str, Exception] = {}
         right = work.expected()
@@ -425,9 +425,10 @@ class Group:
 
         def ask(label: str) -> None:
             runner = self.runners[label]
-            answer = self.answers[label] = runner.answer()
-            expected = asked_of(runner.modes, right)
+            answer, expected = runner.answer(), asked_of(runner.modes, right)
             self.errors[label] = require_right(label, answer, expected, tolerate)
+            if "losses" in answer:
+                self.losses[label] = answer["losses"].tolist()
 
         for stage in (make, ask):
             for label in build:

@@ -324,7 +324,7 @@ def learned(
     lesson: Any = group.work
     runner = group.runners[label]
     facts = {"shape": lesson.shape._asdict(), "tokens": lesson.shape.tokens}
-    facts["losses"] = [float(loss) for loss in group.answers[label]["losses"]]
+    facts["losses"] = group.losses[label]
     if mode == "train" and hasattr(runner, "lstm_seconds"):
         facts["lstm_seconds"] = core.rounded(runner.lstm_seconds[-len(seconds) :])
     if memory and case == "medium" and lesson.autocast is None:
