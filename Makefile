@@ -32,18 +32,19 @@ train: setup     ## train the demo language model through the Triton kernels
 test: setup      ## run all tests
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
-bench: setup     ## time every engine that runs here, beside nn.LSTM
-	mkdir -p $(OUT)
-	$(RUN) -m pytest --benchmark-only --benchmark-json=$(OUT)/bench.json $(ARGS)
+bench: setup     ## time every engine that runs here, beside nn.LSTM; 8 minutes on two cores
+	OUT=$(OUT) $(RUN) -m bench all $(ARGS)
 
 ladder: setup    ## the three fusions, one at a time, and what each gained
-	$(RUN) -m bench ladder $(ARGS)
+	OUT=$(OUT) $(RUN) -m bench ladder $(ARGS)
 
-post: setup      ## the post's own table: TensorFlow, JAX, PyTorch, and the fusions; 5 minutes
-	$(RUN) -m bench post --json $(OUT)/post.json $(ARGS)
+post: setup      ## the post's own table: TensorFlow, JAX, PyTorch, and the fusions; 4 minutes
+	OUT=$(OUT) $(RUN) -m bench post $(ARGS)
 
-docs: setup      ## the tables of README and docs, from results files
-	$(RUN) -m bench.report.documents
+RESULTS := $(wildcard $(addsuffix .jsonl,$(addprefix bench/results/,post ladder lstm peers inference short busy streaming scaling)))
+docs: setup      ## the tables of README and docs, and the report's page, from results files
+	$(RUN) -m bench.tables
+	$(RUN) -m bench.report $(RESULTS) -o bench/results/cpu
 	$(RUN) -m bench.answer
 
 # In an environment of its own, without torch: docstrings are read, not run. A dead link is an error.
@@ -57,10 +58,14 @@ site:            ## these documents and the docstrings as a site, in out/site
 	NO_MKDOCS_2_WARNING=1 $(SITE)/env/bin/mkdocs build -f docs/mkdocs.yml -d $(abspath $(OUT))/site
 
 report:          ## a page with figures from what bench measured
-	$(RUN) -m bench.report $(OUT)/bench.json -o $(OUT)/report
+	$(RUN) -m bench.report $(OUT)/*.jsonl -o $(OUT)/report
 
+# In an environment of their own, where they change no library of this one.
+PEERS := build/peers
 peers: setup     ## install TensorFlow, JAX, ONNX Runtime, OpenVINO, for bench to time
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[peers]"
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peers"], sep="\n")' > $(PEERS)/requirements.txt
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -r $(PEERS)/requirements.txt
 
 # No setup: a machine with a GPU often has its own torch and Triton, and no network.
 gpu:             ## on a machine with a GPU: compile, test and race all kernels

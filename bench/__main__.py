@@ -1,103 +1,223 @@
-"""`python -m bench TOPIC`: one driver for whatever is measured outside the suite.
+"""`python -m bench NAME ...`: measure suites, check every answer first, write a line a measurement.
 
-    python -m bench ladder --sizes medium --device cuda:0
-    python -m bench native --help
+    python -m bench post --engines native,cudnn
+    python -m bench inference short --cases medium --threads 1
+    python -m bench.report out/*.jsonl -o out/report    # a page with figures from what was written
 
-Every topic names the machine, checks the answers, takes its times in turn and writes a file.
+The exit status is 1 where a contender that is here gave a wrong answer or failed, 2 for a command
+line that cannot be, and 3 where other work took more than a tenth of the machine.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
-import json
 import os
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
-from lm.command import THREADS, Parser, Range, UserError, number
-from lm.device import open_device
+from . import machine
+from .cases import Case, choose
+from .contenders import BASE, NAMES
+from .core import BUSY, Lost, Record, WrongAnswer, quartiles, reason, save, speedup
+from .suites import DEFAULT, DTYPES, SUITES, available, start
+from .tables import Results, training
 
-from .alone import SIZES, choose_sizes
-from .measure.check import WrongAnswer
-from .measure.machine import describe, in_a_line
-
-TOPICS = {
-    "ladder": "the three fusions, one at a time, and what each gained",
-    "post": "the post's own table: TensorFlow, JAX, PyTorch, and the fusions",
-    "native": "the C++ engine against stock PyTorch, the LSTM alone and whole training steps",
-    "scaling": "the C++ engine's time by threads, T, B and H",
-    "short": "calls of one token and of 16, beside ONNX Runtime and OpenVINO",
-    "streaming": "one step a call, as a stream is served",
-    "cells": "cells that cuDNN does not have, beside the plain one, their loops and Keras",
-    "samples": "gradients of each sample, as private training needs them, beside Opacus's DPLSTM",
-    "parts": "where a training step's time goes",
-    "products": "each matrix product of the C++ engine by itself",
-    "accuracy": "how near the C++ engine's results are to float64's, beside PyTorch's",
-    "gpu": "on a machine with a GPU: compile, test and race all kernels",
+FAILED, USAGE, BUSY_MACHINE = 1, 2, 3
+# Instruction set -> what keeps everyone to it, in the environment of a process when it starts.
+ISAS = {
+    "avx2": {
+        "FUSED_LSTM_ISA": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+    }
 }
 
 
-def parser_of(topic: str, module: Any) -> Parser:
-    """What all topics have, and a topic's own options."""
-    parser, default = Parser(f"bench {topic}", module.__doc__), ",".join(module.SIZES)
-    device = getattr(module, "DEVICE", None)
-    threads, positive = torch.get_num_threads(), number(float, Range(0, open_low=True))
+class Parser(argparse.ArgumentParser):
+    """Says what was wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2."""
+        self.exit(USAGE, f"bench: {message}\n")
+
+
+def listing() -> str:
+    """Return the suites and what each measures."""
+    names = [name for name in SUITES if available(name)]
+    return "\n".join(f"  {name:10} {SUITES[name].says}" for name in names)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options; exit with one line where they cannot be."""
+    text = f"{__doc__}\nsuites ('all' is {', '.join(DEFAULT)}):\n{listing()}"
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = Parser("bench", description=text, formatter_class=kind)
     add = parser.add_argument
-    add("--sizes", default=default, help=f"presets, of {', '.join(SIZES)} [{default}]")
+    add("names", nargs="*", metavar="NAME", help="suites")
+    add("--cases", type=cases, help="named cases, such as small,medium [the suite's]")
+    add("--engines", help="engines, levels and peers, such as loop,native-steps,jax; 'all' for what"
+        " takes minutes to compile too [what fits a few minutes]")  # fmt: skip
+    add("--device", type=device, help="such as cpu or cuda:1 [an accelerator, else cpu]")
+    add("--dtype", choices=DTYPES, help="[the suite's]")
+    add("--seconds", type=positive(float), help="of timing, each group [the suite's]")
     add(
-        "--device",
-        default=device,
-        help=f"such as cpu or cuda:1 [{device or 'an accelerator, else cpu'}]",
+        "--threads",
+        type=positive(int),
+        default=torch.get_num_threads(),
+        help="everybody's [%(default)s]",
     )
-    add("--seconds", type=positive, default=module.SECONDS, metavar="S",
-        help=f"of timing, each measurement [{module.SECONDS:g}]")  # fmt: skip
-    add("--threads", type=number(int, THREADS), default=threads, metavar="N",
-        help=f"PyTorch's, and everybody's [{threads}]")  # fmt: skip
-    file = Path(os.environ.get("OUT") or "out") / f"{topic}.json"
-    add("--json", type=Path, default=file, metavar="FILE", help=f"where the figures go [{file}]")
-    if hasattr(module, "options"):
-        module.options(add)
-    return parser
+    add("--isa", choices=ISAS, help="keep all contenders to this instruction set")
+    add("--keep-memory", action="store_true", help="in a process whose freed memory is kept")
+    add("--json", type=Path, metavar="FILE", help="where records go [out/NAME.jsonl]")
+    add("--minutes", type=positive(float), default=8.5, help="of `gpu` in all [%(default)s]")
+    add("--no-tests", action="store_true", help="of `gpu`: compile and race alone")
+    options = parser.parse_args(argv)
+    known = [name for name in SUITES if available(name)]
+    for name in options.names:
+        if name not in (*known, "all"):
+            parser.error(f"suite: got {name!r}; expected of {', '.join(known)}, all")
+    kinds = {SUITES[name].device for name in options.names if name != "all"} - {None}
+    if options.device is None:
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        cpu = accelerator is None or kinds == {"cpu"}
+        options.device = torch.device("cpu") if cpu else accelerator
+    here = [n for n in DEFAULT if SUITES[n].device in (None, options.device.type)]
+    options.names = [n for name in options.names for n in (here if name == "all" else [name])]
+    for name in options.names:
+        if SUITES[name].device not in (None, options.device.type):
+            parser.error(
+                f"--device: got {options.device}; expected {SUITES[name].device} for {name}"
+            )
+    return options
+
+
+def cases(text: str) -> list[Case]:
+    """Return the named cases."""
+    try:
+        return choose(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def device(text: str) -> torch.device:
+    """Return the device; ValueError where it is none or is not here."""
+    try:
+        torch.zeros(1, device=text)
+        return torch.device(text)
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(f"got {text!r}; {reason(error)}") from None
+
+
+def positive(kind: type) -> Callable[[str], Any]:
+    """Return what reads a number above 0."""
+
+    def read(text: str) -> Any:
+        if (value := kind(text)) <= 0:
+            raise argparse.ArgumentTypeError(f"got {text}; expected more than 0")
+        return value
+
+    read.__name__ = kind.__name__
+    return read
+
+
+class Printer:
+    """Prints records as they come: times, rates, and how many times as fast as nn.LSTM."""
+
+    def __init__(self) -> None:
+        self.bases: dict[tuple[str, str], Record] = {}
+        self.place = ""
+
+    def __call__(self, record: Record) -> None:
+        """Print a line, and above it what it belongs to, where that is new."""
+        r = record
+        place = f"{r.case}, {r.dtype}, {r.threads} thread{'s' * (r.threads != 1)}"
+        if beside := r.extra.get("neighbours"):
+            place += f", {beside} busy neighbour{'s' * (beside > 1)}"
+        if place != self.place:
+            self.place = place
+            print(f"\n{r.suite}: {place}", flush=True)
+        label = NAMES.get(r.contender, r.contender)
+        if r.why:
+            print(f"  {r.mode:10} {label:22} {r.why}", flush=True)
+            return
+        if not r.seconds:
+            print(f"  {r.mode:10} {label:22} {r.extra.get('rms', '')}", flush=True)
+            return
+        q1, median, q3 = (1e3 * t for t in quartiles(r.seconds))
+        said = f"  {r.mode:10} {label:22} {median:10.4g} ms ({q1:.4g} to {q3:.4g})"
+        if r.contender in (BASE, f"stock-{BASE}"):
+            self.bases.setdefault((r.group, r.mode), r)
+        elif base := self.bases.get((r.group, r.mode)):
+            said += f"   against nn.LSTM {speedup(base, r).text}"
+        if "flops" in r.extra:
+            said += f"   {r.extra['flops'] / r.median / 1e9:,.0f} GF/s"
+        elif "tokens" in r.extra:
+            said += f"   {r.extra['tokens'] / r.median:,.0f} words/s"
+        if "p99" in r.extra:
+            said += f"   p50 {1e6 * r.extra['p50']:,.0f} us, p99 {1e6 * r.extra['p99']:,.0f} us"
+        print(said, flush=True)
+
+
+def measure(name: str, options: argparse.Namespace) -> list[Record]:
+    """Run a suite, print and write its records; exit with a line where it cannot run."""
+    path = options.json or Path(os.environ.get("OUT") or "out") / f"{name}.jsonl"
+    records, show = [], Printer()
+    try:
+        for record in start(name, options):
+            records.append(record)
+            show(record)
+    except (ValueError, WrongAnswer, Lost) as error:
+        print(f"bench {name}: {reason(error)}", file=sys.stderr)
+        raise SystemExit(USAGE if isinstance(error, ValueError) else FAILED) from None
+    finally:
+        if records:
+            save(path, records, append=options.json is not None and len(options.names) > 1)
+            print(f"records: {path}")
+    if name == "post":
+        print(f"\n{training(Results(records))}")
+    run = SUITES[name].run
+    module = importlib.import_module(f"bench.{run}") if available(name) and run == name else None
+    if hasattr(module, "show"):
+        print(module.show(records))
+    return records
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`, or this process's; return the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] not in TOPICS:
-        if argv and argv[0] not in ("--help", "-h"):
-            print(f"bench: got {argv[0]!r}; expected one of these topics\n", file=sys.stderr)
-        print(__doc__, *(f"{name:10} {about}" for name, about in TOPICS.items()), sep="\n")
-        return 0 if argv[:1] in ([], ["--help"], ["-h"]) else 2
-    topic, module = argv[0], importlib.import_module(f"bench.topics.{argv[0]}")
-    parser = parser_of(topic, module)
-    given = parser.parse_args(argv[1:])
-    try:
-        given.sizes = choose_sizes(given.sizes)
-        given.device = open_device(given.device)
-    except (UserError, ValueError) as error:
-        parser.error(str(error) if isinstance(error, UserError) else f"--{error}")
-    if why := getattr(module, "why_not", lambda device: None)(given.device):
-        parser.error(why)
-    torch.set_num_threads(given.threads)
-    if hasattr(module, "elsewhere") and (status := module.elsewhere(given, argv)) is not None:
-        return status
-    machine = describe(given.device)
-    print(in_a_line(machine), flush=True)
-    try:
-        found = module.run(given)
-    except ValueError as error:
-        parser.error(f"--{error}")
-    except WrongAnswer as error:
-        parser.exit(1, f"bench {topic}: refused: {error}\n")
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    given.json.write_text(json.dumps({"machine": machine, **found}, indent=1) + "\n")
-    print(f"figures: {given.json}")
-    after = getattr(module, "after", None)
-    return 0 if after is None else after(given) or 0
+    options = parse(argv)
+    if not options.names:
+        print(f"{__doc__}\nsuites ('all' is {', '.join(DEFAULT)}):\n{listing()}")
+        return 0
+    wanted = (machine.KEEP if options.keep_memory else {}) | (
+        ISAS[options.isa] if options.isa else {}
+    )
+    if wanted.items() - os.environ.items():  # they are read when a process starts
+        again = [sys.executable, "-m", "bench", *(sys.argv[1:] if argv is None else argv)]
+        return subprocess.run(again, env=os.environ | wanted).returncode
+    torch.set_num_threads(options.threads)
+    if options.json is not None:
+        options.json.unlink(missing_ok=True)
+    print(machine.name(options.device))
+    clock, records = machine.ForeignTime(), []
+    for name in options.names:
+        records += measure(name, options)
+    foreign = max([record.foreign for record in records], default=0.0)
+    if foreign > BUSY:
+        print(
+            f"bench: other work took up to {foreign:.0%} of the machine: the times above are"
+            f" no measurement of this machine (all in all {clock.share():.0%})",
+            file=sys.stderr,
+        )
+    if any(record.why and record.group for record in records):  # it took part, and failed
+        return FAILED
+    return BUSY_MACHINE if foreign > BUSY else 0
 
 
 if __name__ == "__main__":

@@ -1,21 +1,66 @@
-"""The LSTM alone: every engine, fuse level and peer, at the three presets, in four modes.
+"""`pytest --benchmark-only`: the LSTM alone by plain pytest-benchmark, each contender by itself.
 
-inference: without gradients. forward: keeping what the backward needs. backward: its forward done
-beforehand. step: forward and backward. The input's gradient is wanted too: an embedding needs it.
+    pytest --benchmark-only -k "medium and step" --benchmark-autosave
+    pytest --benchmark-only -k "medium and step" --benchmark-compare
+
+To set two contenders beside each other `python -m bench lstm` is better, which times them in turn.
 """
 
 from __future__ import annotations
 
+import functools
+
 import pytest
+import torch
 
-from bench.alone import SIZES, Case
-from bench.suite import replay_clock
+from bench.cases import CASES, Problem, make_problem
+from bench.contenders import NN_LSTM, Contender, engines, in_default_run, why_not
+from bench.core import quartiles, require_right
+from bench.lstm import Local
 
-pytestmark = pytest.mark.benchmark(timer=replay_clock)
+DEVICE = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+CASE_NAMES = ("small", "medium", "large")
+ROUNDS = {"small": 30, "medium": 7, "large": 3}
 
 
-def test_lstm(benchmark, session, fellows, size, mode, contender):
-    benchmark.group = f"LSTM, {size}, {mode}"
-    group = session.alone(Case(SIZES[size]), mode, fellows)
-    about = {"suite": "lstm", "size": size, "mode": mode, "shape": SIZES[size]}
-    session.finish(benchmark, group, contender, about)
+@functools.cache
+def problem_of(case: str) -> tuple[Problem, dict[str, torch.Tensor]]:
+    """Return a case's problem, and what the right answer is."""
+    problem = make_problem(CASES[case], DEVICE)
+    return problem, problem.expected()
+
+
+@functools.cache
+def base_seconds(case: str, mode: str) -> float:
+    """Return nn.LSTM's median of a few rounds."""
+    once = Local(NN_LSTM, problem_of(case)[0]).timed(mode)
+    return quartiles([once() for _ in range(6)][1:]).median
+
+
+@pytest.mark.parametrize("mode", ["inference", "step"])
+@pytest.mark.parametrize("case", CASE_NAMES)
+@pytest.mark.parametrize("contender", engines(), ids=lambda c: c.label)
+def test_lstm(benchmark, contender: Contender, case: str, mode: str):
+    """Check the answer, then time some rounds."""
+    if why := why_not(contender, DEVICE):
+        pytest.skip(why)
+    if not in_default_run(contender, case):
+        pytest.skip("compiles for minutes")
+    problem, expected = problem_of(case)
+    runner = Local(contender, problem)
+    error = require_right(contender.label, runner.answer(), expected)
+    work, _ = runner.work(mode)
+
+    def finished() -> None:
+        work()
+        if DEVICE.type != "cpu":
+            torch.accelerator.synchronize(DEVICE)
+
+    benchmark.group = f"{case} ({problem.case.shape}), {mode}"
+    benchmark.pedantic(finished, rounds=ROUNDS[case], warmup_rounds=1)
+    median = benchmark.stats.stats.median
+    benchmark.extra_info |= {
+        "GF/s": round(problem.flops(mode) / median / 1e9, 1),
+        "x nn.LSTM": round(base_seconds(case, mode) / median, 3),
+        "max_error": error,
+    }

@@ -54,22 +54,6 @@ class Contender:
     peer: bool = False
     stock: bool = False  # trains with stock PyTorch's loss and update, not with this project's
 
-    @property
-    def proof(self) -> str:
-        """The test that proves that it computes what nn.LSTM does, or learns as the post's does."""
-        if self.peer:
-            return (
-                "tests/bench/test_bench_peers.py::test_an_installed_peer_computes_what_nn_lstm_does"
-            )
-        if self.stock:
-            return "tests/bench/test_bench_post.py::test_every_engine_learns_as_the_reference_does"
-        proofs = {
-            "native": "tests/kernels/test_native.py::test_agrees_with_the_reference",
-            "triton": "tests/kernels/test_triton_layers.py::test_wavefront_is_the_references",
-            "compile": "tests/kernels/test_lstm.py::test_compile_agrees_with_nn_lstm",
-        }
-        return proofs.get(self.engine, "tests/kernels/test_lstm.py::test_agrees_with_nn_lstm")
-
 
 NN_LSTM = Contender(BASE, "cudnn")
 
@@ -112,11 +96,6 @@ def highest() -> list[Contender]:
     return [c for c in top.values() if c.label == BASE or c.fuse in fused_lstm.engines.FUSED]
 
 
-def with_base(contenders: Sequence[Contender]) -> list[Contender]:
-    """nn.LSTM in front, where it is not among them."""
-    return [*contenders] if NN_LSTM in contenders else [NN_LSTM, *contenders]
-
-
 def why_not(contender: Contender, device: torch.device) -> str | None:
     """Why a contender is not timed on a device; None if it can be."""
     if contender.peer:
@@ -134,7 +113,7 @@ def choose(names: Sequence[str], known: Sequence[Contender]) -> list[Contender]:
     for name in names:
         if not any(name in (c.label, c.engine) for c in known):
             labels = ", ".join(dict.fromkeys(n for c in known for n in (c.engine, c.label)))
-            raise ValueError(f"engines: got {name!r}, should be of {labels}")
+            raise ValueError(f"engines: got {name!r}; expected of {labels}")
     return [c for c in known if c.label in names or c.engine in names]
 
 

@@ -17,7 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -29,6 +29,7 @@ from . import machine
 
 Run = Callable[[], object]  # the work to time
 Timed = Callable[[], float]  # does what must precede the work, then the work; seconds of the work
+CPU = torch.device("cpu")
 BUSY = 0.1  # of all cores' time: above it the machine had other work
 
 # --- the record of a measurement ---
@@ -83,7 +84,7 @@ class Record:
         extra = line.pop("extra")
         if taken := extra.keys() & line.keys():
             raise ValueError(f"extra: got {', '.join(sorted(taken))}; expected no field's name")
-        line["seconds"] = [float(f"{second:.6g}") for second in self.seconds]
+        line["seconds"] = rounded(self.seconds)
         if self.seconds:
             line |= quartiles(self.seconds)._asdict() | {"rounds": len(self.seconds)}
         return json.dumps(line | dict(extra))
@@ -102,6 +103,11 @@ class Record:
             raise ValueError(f"record: lacks {', '.join(sorted(missing))}")
         fields["seconds"] = tuple(fields.get("seconds", ()))
         return cls(**fields, extra=values)
+
+
+def rounded(seconds: Iterable[float]) -> list[float]:
+    """Return them with six digits each, as a file has them."""
+    return [float(f"{second:.6g}") for second in seconds]
 
 
 def save(path: Path, records: Iterable[Record], append: bool = False) -> None:
@@ -258,15 +264,18 @@ class Pace:
     warmup: int = 1  # rounds that do not count, except where one takes an eighth of `longest`
 
 
+PACE = Pace()
+
+
 def take_turns(
     cases: Mapping[Any, Timed],
-    pace: Pace = Pace(),  # noqa: B008  it is frozen
-    lost: Callable[[Any, Lost], object] | None = None,
+    pace: Pace = PACE,
+    lost: Callable[[Any, Exception], object] | None = None,
 ) -> dict[Any, list[float]]:
     """Time all `cases` in every round; return each one's seconds, round by round.
 
     The order within a round is random, from a fixed seed. `lost` is called with a case that raised
-    Lost, which is left out of this round and all others.
+    an error, and with that; the case is left out of this round and all others.
     """
     draw = random.Random(0)
     samples: dict[Any, list[float]] = {name: [] for name in cases}
@@ -274,7 +283,7 @@ def take_turns(
     def take(name: Any) -> None:
         try:
             samples[name].append(cases[name]())
-        except Lost as error:
+        except Exception as error:
             if lost is None:
                 raise
             del samples[name]
@@ -405,8 +414,8 @@ class Group:
         end: Callable[[str], object] = lambda label: None,
     ) -> None:
         self.work, self.tolerate = work, tolerate
-        self.runners: dict[str, Runner] = {}
-        self.answers: dict[str, dict[str, Tensor]] = {}
+        self.runners: dict[str, Any] = {}  # label -> Runner
+        self.losses: dict[str, list[float]] = {}  # of a lesson's first steps
         self.errors: dict[str, float] = {}
         self.failed: dict[str, Exception] = {}
         right = work.expected()
@@ -416,9 +425,10 @@ class Group:
 
         def ask(label: str) -> None:
             runner = self.runners[label]
-            answer = self.answers[label] = runner.answer()
-            expected = asked_of(runner.modes, right)
+            answer, expected = runner.answer(), asked_of(runner.modes, right)
             self.errors[label] = require_right(label, answer, expected, tolerate)
+            if "losses" in answer:
+                self.losses[label] = answer["losses"].tolist()
 
         for stage in (make, ask):
             for label in build:
@@ -462,7 +472,7 @@ class Group:
     def time(
         self,
         modes: Iterable[str],
-        pace: Pace = Pace(),  # noqa: B008
+        pace: Pace = PACE,
     ) -> dict[tuple[str, str], list[float]]:
         """Return seconds of each round by (label, mode), of those right before and after."""
         return self.take_turns(self.cases(modes), pace)
@@ -493,9 +503,53 @@ class Group:
             self._attempt(ask, label)
 
 
+class InBursts:
+    """A runner whose turn is at least some calls in a row, and so many seconds: a round is their
+    median. The first of a turn, which finds another one's data in the cache, does not count, and a
+    turn begins after a rest: threads of the one before spin for a while after their work."""
+
+    REST = 0.1  # seconds
+
+    def __init__(self, runner: Any, calls: int, seconds: float = 0.0) -> None:
+        self.runner, self.calls, self.seconds = runner, calls, seconds
+        self.turns: dict[str, list[list[float]]] = {}  # mode -> seconds of the calls of each turn
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.runner, name)
+
+    def timed(self, mode: str) -> Timed:
+        """Return what takes a turn and returns the median of its calls."""
+        turns = self.turns[mode] = []
+        if hasattr(self.runner, "burst"):  # in a process of its own, which need not be asked again
+            burst = partial(self.runner.burst, mode, self.calls, self.seconds)
+        else:
+            burst = partial(in_a_row, self.runner.timed(mode), self.calls, self.seconds)
+
+        def turn() -> float:
+            time.sleep(self.REST)
+            turns.append(burst()[1:])
+            return statistics.median(turns[-1])
+
+        return turn
+
+    def percentiles(self, mode: str, rounds: int) -> dict[str, float]:
+        """Return the calls of the last so many rounds: how many, their p50 and p99 in seconds."""
+        calls = sorted(second for turn in self.turns[mode][-rounds:] for second in turn)
+        points = {f"p{n}": calls[min(len(calls) * n // 100, len(calls) - 1)] for n in (50, 99)}
+        return {"calls": len(calls), **points}
+
+
+def in_a_row(once: Timed, calls: int, seconds: float) -> list[float]:
+    """Return the seconds of at least `calls` calls, and of more until `seconds` have passed."""
+    taken, end = [], time.perf_counter() + seconds
+    while len(taken) < calls or time.perf_counter() < end:
+        taken.append(once())
+    return taken
+
+
 def asked_of(modes: Collection[str], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return what the answer of who runs in `modes` must have: no gradients of who only infers."""
-    only_infers = set(modes) == {"inference"}
+    only_infers = "inference" in modes and "step" not in modes
     return {n: t for n, t in expected.items() if not (only_infers and n.endswith(".grad"))}
 
 
@@ -519,17 +573,17 @@ def measure(
     case: str,
     group: Group,
     modes: Sequence[str],
-    pace: Pace = Pace(),  # noqa: B008
-    device: torch.device = torch.device("cpu"),  # noqa: B008
+    pace: Pace = PACE,
+    device: torch.device = CPU,
     dtype: torch.dtype = torch.float32,
     conditions: str = "",
-    extra: Callable[[str, str], Mapping[str, Any]] = lambda label, mode: {},
+    extra: Callable[[str, str, list[float]], Mapping[str, Any]] = lambda label, mode, seconds: {},
 ) -> list[Record]:
     """Time a group in some modes; return a record for each, and one with `why` for who failed.
 
     Args:
         conditions: joins the group's name, where a suite times a case under several.
-        extra: label and mode -> what else a record has; "memory" becomes its memory.
+        extra: label, mode and seconds -> what else a record has; "memory" becomes its memory.
     """
     common: dict[str, Any] = surroundings(device) | {"suite": suite, "case": case}
     common |= {"dtype": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
@@ -538,22 +592,13 @@ def measure(
     common["group"] = ", ".join(word for word in words if word)
     clock = machine.ForeignTime()
     samples = group.time(modes, pace)
-    foreign = clock.share()
+    common["foreign"] = round(clock.share(), 4)
     records = []
     for (label, mode), seconds in samples.items():
-        more = dict(extra(label, mode))
-        memory, error = more.pop("memory", None), group.errors[label]
+        more = dict(extra(label, mode, seconds))
+        facts = {"error": group.errors[label], "memory": more.pop("memory", None), "extra": more}
         records.append(
-            Record(
-                contender=label,
-                mode=mode,
-                seconds=tuple(seconds),
-                error=error,
-                memory=memory,
-                foreign=round(foreign, 4),
-                extra=more,
-                **common,
-            )  # fmt: skip
+            Record(contender=label, mode=mode, seconds=tuple(seconds), **facts, **common)
         )
     for label, error in group.failed.items():
         why = reason(error).removeprefix(f"{label}: ")

@@ -1,4 +1,4 @@
-"""The machine that a figure was measured on: its name, its libraries, its limits, its other work."""
+"""The machine that a figure was measured on: its name, libraries, limits and other work."""
 
 from __future__ import annotations
 
@@ -12,21 +12,16 @@ from pathlib import Path
 
 import torch
 
-try:
-    import resource
-except ImportError:  # not Unix
-    resource = None
+from . import peers
 
-LIBRARIES = (
-    *("torch", "triton", "numpy", "tensorflow", "keras", "jax", "onnxruntime", "openvino"),
-    *("flashrnn", "torchrl", "xlstm", "opacus"),
-)
+LIBRARIES = ("torch", "triton", "numpy", "opacus", "xlstm")  # besides the peers'
 PROC = Path("/proc")
 
 
 def versions() -> dict[str, str]:
     """Return the installed libraries that may be timed, name -> version, and Python's."""
     versions = {"python": platform.python_version()}
+    versions |= {name: version for name, version in peers.installed().items() if version}
     for name in LIBRARIES:
         try:
             versions[name] = importlib.metadata.version(name)
@@ -170,11 +165,6 @@ KEEP = {  # glibc reads these when a process starts (mallopt(3)): it then keeps 
     "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
     "MALLOC_TOP_PAD_": str(256 << 20),
 }
-
-
-def mapped_pages() -> int:
-    """Return the pages mapped for this process so far that needed no reading; 0 if not on Unix."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource else 0
 
 
 def peak_bytes(work: Callable[[], object]) -> int | None:

@@ -1,12 +1,18 @@
-"""A training step of the language model: what every contender is given, and who learns it here.
+"""A training step of the language model: what every contender is handed, and who learns it here.
 
-In this process there are two programs: the post's, in stock PyTorch, and the trainer's own step.
+In this process there are two programs: the post's, in stock PyTorch, and this project's, its loss
+and its update around any engine.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,111 +20,126 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fused_lstm
-from lm.batches import Columns
-from lm.data import load_corpus
-from lm.model import Hidden, build_model, repackage_hidden
-from lm.optimizer import Optimizer
-from lm.settings import PRESETS, Config
-from lm.train import train_step
+from lm.model import LM_LSTM, repackage_hidden
 
-from .contenders import Contender
-from .measure.timing import Timed, timed
+from .cases import CASES, Shape
+from .contenders import Contender, trainers
+from .core import Timed, timed
+from .machine import peak_bytes
+from .switches import held
 
+Hidden = tuple[Tensor, Tensor]
 VOCABULARY = 10_000  # Penn Treebank's
 BATCHES = 8
 CHECKED = 3  # steps whose losses and whose updates are compared
 FEW = 10  # words of the last checked batch
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Of Zaremba's presets what a step depends on; the loss is summed over time."""
+
+    keep_prob: float
+    clip: float
+    init: float
+    rate: float = 1.0
+
+
+SETTINGS = {
+    "small": Settings(1.0, 5.0, 0.1),
+    "medium": Settings(0.5, 5.0, 0.05),
+    "large": Settings(0.35, 10.0, 0.04),
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Lesson:
     """`weights` is LM_LSTM's state_dict; `inputs` and `targets` are int64 [BATCHES, T, B].
 
-    What is differentiated is `scale` times the mean loss over words: T where the preset sums over
-    time. An answer is the losses of the first CHECKED steps, and what they changed in every weight,
-    under the names of `weights` without "lstm.". `autocast` is the dtype of the products, None the
-    weights' own.
+    What is differentiated is T times the mean loss over words. An answer is the losses of the first
+    CHECKED steps, and what they changed in every weight, under the names of `weights` without
+    "lstm.". `autocast` is the dtype of the products, None the weights'.
     """
 
-    config: Config
+    shape: Shape
+    settings: Settings
     weights: dict[str, Tensor]
     inputs: Tensor
     targets: Tensor
-    vocabulary: int
     autocast: torch.dtype | None = None
 
-    modes = ("train", "rest")
+    modes = ("train", "rest")  # of a peer
 
     @property
     def device(self) -> torch.device:
+        """Return where the tensors lie."""
         return self.inputs.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Return the dtype of the weights."""
         return self.weights["sm_fc.weight"].dtype
 
     @property
-    def words(self) -> int:
-        """That one step reads."""
-        return self.inputs[0].numel()
+    def vocabulary(self) -> int:
+        """Return V."""
+        return len(self.weights["sm_fc.bias"])
 
     @property
-    def scale(self) -> int:
-        return self.config.num_steps if self.config.loss_over_time == "sum" else 1
-
-    @property
-    def state(self) -> tuple[Tensor, Tensor]:
-        """h, c before the first step: zeros [L, B, H]."""
-        c = self.config
-        h, c = torch.zeros(2, c.num_layers, c.batch_size, c.hidden_size, device=self.device)
-        return h.to(self.dtype), c.to(self.dtype)
+    def state(self) -> Hidden:
+        """Return h, c before the first step: zeros [L, B, H]."""
+        _, B, _, H, L = self.shape
+        h, c = torch.zeros(2, L, B, H, device=self.device, dtype=self.dtype)
+        return h, c
 
     def named(self) -> dict[str, Tensor]:
-        """What a peer is handed over."""
+        """Return what a peer is handed."""
         h0, c0 = self.state
         weights = {name.removeprefix("lstm."): w for name, w in self.weights.items()}
-        settings = {
-            "keep_prob": self.config.keep_prob,
-            "rate": self.config.learning_rate,
-            "clip": self.config.max_grad_norm,
-            "scale": float(self.scale),
-        }
-        numbers = {name: torch.tensor(value) for name, value in settings.items()}
-        numbers["checked"] = torch.tensor(CHECKED)
-        given = {"h0": h0, "c0": c0, "inputs": self.inputs, "targets": self.targets}
-        return weights | numbers | given
+        s = self.settings
+        numbers = {"keep_prob": s.keep_prob, "rate": s.rate, "clip": s.clip}
+        numbers |= {"scale": float(self.shape.T), "checked": CHECKED}
+        tensors = {"h0": h0, "c0": c0, "inputs": self.inputs, "targets": self.targets}
+        return weights | {name: torch.tensor(value) for name, value in numbers.items()} | tensors
+
+    def expected(self) -> dict[str, Tensor]:
+        """Return what the post's program in float64, with nn.LSTM, computes, as float32."""
+        wide = {name: w.double() for name, w in self.weights.items()}
+        reference = Contender("reference", "cudnn", stock=True)
+        exact = dataclasses.replace(self, weights=wide, autocast=None)
+        answer = Learner(reference, exact).answer()
+        return {name: value.float() for name, value in answer.items()}
+
+    def fresh(self) -> None:
+        """Return None: a learner has changed its weights by the time it is asked again."""
 
 
 def make_lesson(
-    size: str,
-    device: torch.device | str = "cpu",
-    text: str | None = None,
-    autocast: torch.dtype | None = None,
+    name: str, device: torch.device | str = "cpu", autocast: torch.dtype | None = None
 ) -> Lesson:
-    """The preset `size` on words of `text`, lm.train's --data, or on words drawn at random.
+    """Return the preset `name` on words drawn at random: speed does not depend on what they say.
 
-    Speed does not depend on what the words say. But the last of the batches that are checked has
-    FEW words, so that its gradient is clipped, which others at the start are not.
+    The last of the batches that are checked has FEW words, so that its gradient is clipped, which
+    others at the start are not.
     """
-    config = PRESETS[size]
-    if text is None:
-        vocabulary, generator = VOCABULARY, torch.Generator().manual_seed(0)
-        shape = BATCHES, config.num_steps + 1, config.batch_size
-        ids = torch.randint(vocabulary, shape, generator=generator)
-        ids[CHECKED - 1] %= FEW
-        inputs, targets = ids[:, :-1], ids[:, 1:]
-    else:
-        corpus = load_corpus(text)
-        columns = Columns(corpus.train, config.batch_size, torch.device("cpu"))
-        pairs = [columns.batch(i, config.num_steps) for i in range(BATCHES)]
-        inputs, targets = map(torch.stack, zip(*pairs, strict=True))
-        vocabulary = len(corpus.vocabulary)
+    shape, settings = CASES[name].shape, SETTINGS[name]
+    T, B, _, H, L = shape
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(VOCABULARY, (BATCHES, T + 1, B), generator=generator)
+    ids[CHECKED - 1] %= FEW
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build_model(config, vocabulary, "cudnn")
+        model = LM_LSTM(H, T, B, VOCABULARY, L, settings.keep_prob, lstm="cudnn")
+        for parameter in model.parameters():  # Zaremba's start: biases too
+            nn.init.uniform_(parameter, -settings.init, settings.init)
     weights = {name: w.detach().to(device) for name, w in model.state_dict().items()}
-    inputs, targets = (t.contiguous().to(device) for t in (inputs, targets))
-    return Lesson(config, weights, inputs, targets, vocabulary, autocast)
+    inputs, targets = (t.contiguous().to(device) for t in (ids[:, :-1], ids[:, 1:]))
+    return Lesson(shape, settings, weights, inputs, targets, autocast)
+
+
+def full_float32() -> AbstractContextManager[None]:
+    """Hold products at float32 on a GPU too, where cuDNN rounds to TF32: losses then agree."""
+    return held("allow_tf32", False, torch.backends.cuda.matmul, torch.backends.cudnn)
 
 
 # --- the post's program ---
@@ -129,118 +150,104 @@ class Program(nn.Module):
 
     def __init__(self, lesson: Lesson, lstm: nn.Module) -> None:
         super().__init__()
-        size = lesson.config.hidden_size
+        size = lesson.shape.H
         self.word_embeddings = nn.Embedding(lesson.vocabulary, size)
-        self.dropout = nn.Dropout(1 - lesson.config.keep_prob)
+        self.dropout = nn.Dropout(1 - lesson.settings.keep_prob)
         self.lstm = lstm
         self.sm_fc = nn.Linear(size, lesson.vocabulary)
 
     def forward(self, inputs: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
+        """Map inputs [T, B] to logits [T, B, V] and the next state."""
         outputs, hidden = self.lstm(self.dropout(self.word_embeddings(inputs)), hidden)
         return self.sm_fc(self.dropout(outputs)), hidden
 
 
-class Stock:
-    """The post's training step: F.cross_entropy, clip_grad_norm_, torch.optim.SGD."""
+def stock_step(lesson: Lesson, engine: str, fuse: str | None) -> tuple[Any, Callable]:
+    """Return the post's model and its step: F.cross_entropy, clip_grad_norm_, torch.optim.SGD."""
+    _, _, I, H, L = lesson.shape
+    settings, arguments = lesson.settings, {"dropout": 1 - lesson.settings.keep_prob}
+    if engine == "cudnn":
+        lstm: nn.Module = nn.LSTM(I, H, L, **arguments)
+    else:
+        lstm = fused_lstm.LSTM(I, H, L, engine=engine, fuse=fuse, **arguments)
+    model = Program(lesson, lstm).to(lesson.device, lesson.dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=settings.rate)
 
-    def __init__(self, lesson: Lesson, lstm: nn.Module) -> None:
-        self.model = Program(lesson, lstm).to(lesson.device, lesson.dtype)
-        self.model.load_state_dict(lesson.weights)
-        config, self.scale, self.autocast = lesson.config, lesson.scale, lesson.autocast
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=config.learning_rate)
-        self.max_norm = config.max_grad_norm
-
-    def step(self, inputs: Tensor, targets: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
-        self.optimizer.zero_grad()
-        on = self.autocast is not None
-        with torch.autocast(inputs.device.type, self.autocast, enabled=on):
-            logits, hidden = self.model(inputs, repackage_hidden(hidden))
+    def step(inputs: Tensor, targets: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
+        optimizer.zero_grad()
+        on = lesson.autocast is not None
+        with torch.autocast(inputs.device.type, lesson.autocast, enabled=on):
+            logits, hidden = model(inputs, repackage_hidden(hidden))
             loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        (loss * self.scale).backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
-        self.optimizer.step()
+        (loss * lesson.shape.T).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
         return loss.detach(), hidden
 
-
-def stock_lstm(lesson: Lesson, engine: str, fuse: str | None) -> nn.Module:
-    """nn.LSTM itself, or another engine in its place."""
-    c = lesson.config
-    arguments, dropout = (c.hidden_size, c.hidden_size, c.num_layers), 1 - c.keep_prob
-    if engine == "cudnn":
-        return nn.LSTM(*arguments, dropout=dropout)
-    return fused_lstm.LSTM(*arguments, dropout=dropout, engine=engine, fuse=fuse)
+    return model, step
 
 
 # --- this project's ---
 
 
-class Ours:
-    """lm.train's training step: our loss and our update around any engine."""
+def our_step(lesson: Lesson, engine: str, fuse: str | None) -> tuple[Any, Callable]:
+    """Return LM_LSTM and lm.train's step of it: our loss and our update around any engine."""
+    from lm.optimizer import Optimizer
 
-    def __init__(self, lesson: Lesson, engine: str, fuse: str | None) -> None:
-        self.model = build_model(lesson.config, lesson.vocabulary, engine, fuse).to(lesson.device)
-        self.model.load_state_dict(lesson.weights)
-        self.optimizer, self.lesson = Optimizer(self.model, lesson.config), lesson
+    T, B, _, H, L = lesson.shape
+    s = lesson.settings
+    model = LM_LSTM(H, T, B, lesson.vocabulary, L, s.keep_prob, lstm=engine, fuse=fuse)
+    model.to(lesson.device, lesson.dtype)
+    config: Any = SimpleNamespace(
+        optimizer="sgd", weight_decay=0, max_grad_norm=s.clip, learning_rate=s.rate
+    )
+    optimizer = Optimizer(model, config)
 
-    def step(self, inputs: Tensor, targets: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
-        lesson = self.lesson
+    def step(inputs: Tensor, targets: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
+        optimizer.base.zero_grad()
         on = lesson.autocast is not None
-        autocast = torch.autocast(inputs.device.type, lesson.autocast, enabled=on)
-        loss, _, hidden = train_step(
-            self.model.loss, self.optimizer, lesson.config, inputs, targets, hidden, autocast
-        )
-        return loss, hidden
+        with torch.autocast(inputs.device.type, lesson.autocast, enabled=on):
+            loss, hidden = model.loss(inputs, targets, repackage_hidden(hidden))
+        loss.backward()
+        optimizer.step(T)
+        return loss.detach(), hidden
+
+    return model, step
 
 
-# --- what races ---
-
-
-class Absent(nn.Module):
-    """In an LSTM's place: y is x. Its weights have gradients, zeros, for clip and update."""
-
-    def __init__(self, lstm: nn.Module) -> None:
-        super().__init__()
-        self.lstm = lstm
-        self.gradients = [torch.zeros_like(p) for p in lstm.parameters()]
-
-    def forward(self, x: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
-        x.register_hook(self._give)
-        return x, hidden
-
-    def _give(self, _: Tensor) -> None:
-        for parameter, gradient in zip(self.lstm.parameters(), self.gradients, strict=True):
-            parameter.grad = gradient
+# --- who learns ---
 
 
 class Learner:
     """A contender learning a lesson, step by step, the state carried on.
 
-    Two modes: `train` is a training step, `rest` the same without its LSTM, so that the difference
-    is the LSTM's part of it.
+    `lstm_seconds` are, of each step so far, those of its LSTM, taken inside the step.
     """
 
-    modes = Lesson.modes
+    modes = ("train",)
 
     def __init__(self, contender: Contender, lesson: Lesson) -> None:
-        self.contender, self.lesson = contender, lesson
-        engine, fuse = contender.engine, contender.fuse
-        if contender.stock:
-            self.way = Stock(lesson, stock_lstm(lesson, engine, fuse))
-        else:
-            self.way = Ours(lesson, engine, fuse)
-        self.model: Any = self.way.model
+        self.lesson = lesson
+        make = stock_step if contender.stock else our_step
+        self.model, self._step = make(lesson, contender.engine, contender.fuse)
+        self.model.load_state_dict(lesson.weights)
         self.count, self.hidden = 0, lesson.state
+        self._inside = Inside(self.model.lstm, lesson.device)
+
+    @property
+    def lstm_seconds(self) -> list[float]:
+        """Return the seconds of the LSTM in each step so far."""
+        return self._inside.seconds()
 
     def step(self) -> Tensor:
-        """One training step; the mean loss before it."""
+        """Take one training step; return the mean loss before it."""
         at = self.count % len(self.lesson.inputs)
-        inputs, targets = self.lesson.inputs[at], self.lesson.targets[at]
-        loss, self.hidden = self.way.step(inputs, targets, self.hidden)
+        loss, self.hidden = self._step(self.lesson.inputs[at], self.lesson.targets[at], self.hidden)
         self.count += 1
         return loss
 
     def answer(self) -> dict[str, Tensor]:
-        """Without dropout, whose masks differ."""
+        """Return losses and updates of the first steps, without dropout, whose masks differ."""
         self.model.eval()
         before = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         losses = torch.stack([self.step() for _ in range(CHECKED)])
@@ -252,20 +259,64 @@ class Learner:
         }
 
     def timed(self, mode: str) -> Timed:
-        learner = self
-        if mode == "rest":
-            learner = Learner(self.contender, self.lesson)
-            learner.model.lstm = Absent(learner.model.lstm)
-        return timed(learner.step, self.lesson.device)
+        """Return what takes a step and returns its seconds."""
+        return timed(self.step, self.lesson.device)
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing: it holds no process."""
 
 
-def expected(lesson: Lesson) -> dict[str, Tensor]:
-    """The post's program in float64, with nn.LSTM: what all must compute, as float32."""
-    wide = {name: w.double() for name, w in lesson.weights.items()}
-    reference = Contender("reference", "cudnn", None, stock=True)
-    exact = dataclasses.replace(lesson, weights=wide, autocast=None)
-    answer = Learner(reference, exact).answer()
-    return {name: value.float() for name, value in answer.items()}
+class Inside:
+    """Times a module inside a step: from its input to its output, and from the gradient of the one
+    to that of the other."""
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self.marks: list[list] = []  # of a step: forward begins, ends, backward begins, ends
+        module.register_forward_pre_hook(self._before)
+        module.register_forward_hook(self._after)
+
+    def _mark(self) -> Any:
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _before(self, module: nn.Module, inputs: tuple) -> None:
+        step: list = []
+        self.marks.append(step)
+        if inputs[0].requires_grad:  # its gradient is there when the module's backward is over
+            inputs[0].register_hook(lambda _: step.append(self._mark()))
+        step.append(self._mark())
+
+    def _after(self, module: nn.Module, inputs: tuple, outputs: tuple) -> None:
+        step = self.marks[-1]
+        step.append(self._mark())
+        if outputs[0].requires_grad:
+            outputs[0].register_hook(lambda _: step.append(self._mark()))
+
+    def seconds(self) -> list[float]:
+        """Return, of every whole step, forward and backward together."""
+        steps = [step for step in self.marks if len(step) == 4]
+        if not self.cuda:
+            return [b - a + d - c for a, b, c, d in steps]
+        torch.cuda.synchronize()
+        return [(a.elapsed_time(b) + c.elapsed_time(d)) / 1000 for a, b, c, d in steps]
+
+
+# --- the memory of a step, in a process that has done nothing else ---
+
+
+def memory_of(label: str, name: str) -> int | None:
+    """Return the bytes that a preset's training step takes at most beyond those before it."""
+    contender = next(c for c in trainers() if c.label == label)
+    learner = Learner(contender, make_lesson(name))
+    for parameter in learner.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    return peak_bytes(lambda: [learner.step() for _ in range(3)])
+
+
+if __name__ == "__main__":  # python -m bench.training LABEL PRESET THREADS
+    torch.set_num_threads(int(sys.argv[3]))
+    print(memory_of(sys.argv[1], sys.argv[2]))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.measure.switches import onednn_float32
+from bench.switches import onednn_float32
 from fused_lstm import native
 
 WHY_NOT = native.missing(torch.device("cpu"))

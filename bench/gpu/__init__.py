@@ -1,4 +1,4 @@
-"""The parts of `make gpu` (bench/topics/gpu.py), each in processes of its own.
+"""The parts of `make gpu` (suite.py), each in processes of its own.
 
 compiling.py   every kernel that follows, in parallel, before anything is timed (dry.py: how)
 testing.py     `pytest -m gpu`, test by test (plugin.py: what it says meanwhile)

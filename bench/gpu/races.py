@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..alone import GRAPH, SIZES, Shape
+from ..cases import CASES, Shape
+from ..lstm import GRAPH
 
 PRECISIONS = {  # dtype, and whether products of float32 may round their factors to TF32
     "fp32": (torch.float32, False),
@@ -29,13 +30,13 @@ class GpuRace:
 
 
 def races() -> list[GpuRace]:
-    """FlashRNN's shape, Penn Treebank's, and more where cuDNN's own persistent kernel runs."""
+    """Return FlashRNN's shape, Penn Treebank's, more where cuDNN's persistent kernel runs."""
     flash = GpuRace(
-        "FlashRNN's", "fp16", (1024, 16, 768, 768, 1),
+        "FlashRNN's", "fp16", tuple(CASES["flashrnn"].shape),
         "cuDNN 2.01 ms forward, 5.19 ms step on an H100 (FlashRNN's paper)",
     )  # fmt: skip
     treebank = [
-        GpuRace(size, precision, tuple(SIZES[size]))
+        GpuRace(size, precision, tuple(CASES[size].shape))
         for precision in ("bf16", "tf32", "fp16", "fp32")
         for size in ("medium", "large", "small")
     ]
@@ -48,7 +49,7 @@ def races() -> list[GpuRace]:
 
 
 def cudnn_algorithms(shape: Shape, precision: str) -> str:
-    """Which of cuDNN's algorithms nn.LSTM asks for, forward and backward, as RNN.cpp of ATen does.
+    """Return which of cuDNN's algorithms nn.LSTM asks for, as RNN.cpp of ATen does.
 
     PERSIST_STATIC_SMALL_H: any depth, H up to 192 forward and 128 backward. PERSIST_STATIC:
     float16, one layer, H up to 1024, H and I divisible by 128, B by 8 and up to 128 (not on sm_86).

@@ -8,16 +8,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
 
-from ..alone import Shape, make_problem
+from .. import core
+from ..cases import Case, Shape, make_problem
 from ..contenders import BASE, everyone, why_not
-from ..measure import check
-from ..measure.timing import Timed, quartiles, speedup
-from ..peers.remote import PeerFailed
-from ..race import line_up
+from ..core import Group, Pace, Timed, measure, quartiles, ratio
+from ..lstm import Local
+from ..peers.remote import PeerFailed, Remote
 from .races import MODES, PRECISIONS, GpuRace, cudnn_algorithms
 from .watching import HUNG, broken, say, watch
 
@@ -69,13 +70,13 @@ def stop_if_broken(label: str, device: torch.device) -> None:
 
 
 def race(case: GpuRace, seconds: float, without: Iterable[str]) -> None:
-    """Run one race and say everything in lines of JSON."""
+    """Run one race and say everything in lines of JSON; records among them."""
     device = torch.device(DEVICE)
     dtype, tf32 = PRECISIONS[case.precision]
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
     if tf32:
-        check.TOLERANCE[dtype] = TF32_TOLERANCE
+        core.TOLERANCE[dtype] = TF32_TOLERANCE
     entered = []
     for contender in everyone():
         if contender.engine in EXCLUDED or contender.label in without:
@@ -84,21 +85,31 @@ def race(case: GpuRace, seconds: float, without: Iterable[str]) -> None:
             say(contender.label, "absent", why=why)
         else:
             entered.append(contender)
-    problem = make_problem(Shape(*case.shape), device, dtype)
-    run = line_up(
-        problem, entered,
-        tick=lambda label: say(label, "starts", mode="answer"),
-        after=lambda label: stop_if_broken(label, device),
-    )  # fmt: skip
-    for label, error in run.errors.items():
+    problem = make_problem(Case(case.name, Shape(*case.shape)), device, dtype)
+    group = Group(
+        problem,
+        {c.label: partial(Remote if c.peer else Local, c, problem) for c in entered},
+        begin=lambda label: say(label, "starts", mode="answer"),
+        end=lambda label: stop_if_broken(label, device),
+    )
+    for label, error in group.errors.items():
         say(label, "right", error=error)
-    run.runners = {label: Watched(label, r, device) for label, r in run.runners.items()}
+    watched: dict[str, Any] = {n: Watched(n, r, device) for n, r in group.runners.items()}
+    group.runners = watched
+    pace = Pace(seconds, least=3)
     for mode in MODES:
-        for label, taken in run.time(mode, seconds, least=3).items():
-            say(label, "timed", mode=mode, seconds=taken)
-    for label, error in run.failed.items():
+        for record in measure("gpu", case.name, group, [mode], pace, device, dtype, case.precision):
+            if record.seconds:
+                say(
+                    record.contender,
+                    "timed",
+                    mode=mode,
+                    seconds=record.seconds,
+                    record=record.to_json(),
+                )
+    for label, error in group.failed.items():
         say(label, "failed", why=f"{type(error).__name__}: {error}".splitlines()[0][:300])
-    run.close()
+    group.close()
 
 
 # --- in the parent ---
@@ -111,13 +122,14 @@ def command(case: GpuRace, seconds: float, without: Iterable[str]) -> list[str]:
 
 
 def supervise(case: GpuRace, seconds: float, deadline: float, hung: dict[str, str], **how) -> dict:
-    """A race's outcome: {"right", "absent", "failed": label -> ..., "timed": mode -> ...}.
+    """Return {"right", "absent", "failed": label -> ..., "timed": mode -> ..., "records": lines}.
 
     Args:
         hung: label -> why, of those who hung in an earlier race: they are not started again, and
             who hangs in this one joins them.
     """
-    found = {"right": {}, "absent": {}, "failed": dict(hung), "timed": {m: {} for m in MODES}}
+    found: dict[str, Any] = {"right": {}, "absent": {}, "failed": dict(hung), "records": []}
+    found["timed"] = {mode: {} for mode in MODES}
     for _ in range(4):
         without = [label for label in found["failed"] if label != "all"]
         end = watch(command(case, seconds, without), lambda e: take(e, found), deadline, **how)
@@ -140,6 +152,8 @@ def take(event: dict, found: dict) -> None:
         found["right"][label] = event["error"]
     elif kind == "timed":
         found["timed"][event["mode"]][label] = event["seconds"]
+        if "record" in event:
+            found["records"].append(event["record"])
 
 
 def table(case: GpuRace, outcome: dict) -> str:
@@ -160,7 +174,7 @@ def _cell(mode: str, label: str, samples: dict[str, list[float]]) -> str:
     if label not in samples:
         return f"{mode}: not timed"
     text = f"{mode} {1e3 * quartiles(samples[label]).median:9.3f} ms"
-    return text + (f" {speedup(samples[BASE], samples[label]):6.2f}x" if BASE in samples else "")
+    return text + (f" {ratio(samples[BASE], samples[label]).text:>10}" if BASE in samples else "")
 
 
 if __name__ == "__main__":

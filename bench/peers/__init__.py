@@ -16,8 +16,12 @@ the check of answers refuses.
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # a peer's process has one library, its own
@@ -34,12 +38,12 @@ class Peer(NamedTuple):
     at_least: str = "0"  # version
     trains: bool = False
     modes: tuple[str, ...] = ("inference", "step")  # of an LSTM alone
-    cells: bool = False  # of cells that nn.LSTM does not have: bench/topics/cells.py times it
+    cells: bool = False  # of cells that nn.LSTM does not have: bench/cells.py times it
 
 
 TENSORFLOW = {"at_least": "2.16", "trains": True}
 JAX = "0.4.30"
-INFERENCE = ("inference",)
+INFERENCE = ("inference", "call")
 ON_GPU = ("cuda",), ("float32", "float16", "bfloat16")
 
 PEERS = {
@@ -95,25 +99,44 @@ PEERS = {
 }
 
 
+# They may have an environment of their own, in which they change no library of this one's.
+_APART = Path(__file__).parents[2] / "build" / "peers" / "bin" / "python"
+PYTHON = os.environ.get("PEERS_PYTHON") or str(_APART if _APART.exists() else sys.executable)
+_ASK = """
+import importlib.metadata, importlib.util, json, sys
+found = {}
+for name in sys.argv[1:]:
+    if importlib.util.find_spec(name) is not None:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # as tensorflow-cpu is
+            found[name] = ""
+print(json.dumps(found))
+"""
+
+
+@cache
+def installed() -> dict[str, str]:
+    """Return what peers require and PYTHON can import, name -> version, "" where it has none."""
+    names = sorted({peer.requires for peer in PEERS.values()})
+    command = [PYTHON, "-c", _ASK, *names]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise RuntimeError(f"PEERS_PYTHON: got {PYTHON}, which does not run: {error}") from None
+    return json.loads(said)
+
+
 def missing(name: str, device: torch.device) -> str | None:
-    """Why a peer cannot run on a device, and what to do; None if it can."""
+    """Return why a peer cannot run on a device, and what to do; None if it can."""
     peer = PEERS[name]
     if device.type not in peer.devices:
         return f"runs on {' and '.join(peer.devices)}, not on {device.type}"
-    if importlib.util.find_spec(peer.requires) is None:
+    if (version := installed().get(peer.requires)) is None:
         return f"{peer.requires} is not installed; {peer.install}"
-    version = _version(peer.requires)
-    if version is not None and _numbers(version) < _numbers(peer.at_least):
+    if version and _numbers(version) < _numbers(peer.at_least):
         return f"{peer.requires} {version} is older than {peer.at_least}; {peer.install}"
     return None
-
-
-def _version(name: str) -> str | None:
-    """None where it is installed under another name, as tensorflow-cpu is."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

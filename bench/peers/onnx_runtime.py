@@ -17,6 +17,9 @@ class ONNXRuntime(Runtime):
         )
         self.inputs = {name: problem[name] for name in ("x", "h0", "c0")}
 
+    def set_state(self, h: np.ndarray, c: np.ndarray) -> None:
+        self.inputs["h0"], self.inputs["c0"] = h, c
+
     def inference(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return tuple(self.session.run(["y", "h_n", "c_n"], self.inputs))
 

@@ -25,6 +25,10 @@ class OpenVINO(Runtime):
         for name in ("x", "h0", "c0"):
             self.request.set_tensor(name, openvino.Tensor(problem[name]))
 
+    def set_state(self, h: np.ndarray, c: np.ndarray) -> None:
+        for name, value in {"h0": h, "c0": c}.items():
+            self.request.get_tensor(name).data[:] = value
+
     def inference(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         self.request.infer()
         return tuple(self.request.get_tensor(name).data for name in ("y", "h_n", "c_n"))

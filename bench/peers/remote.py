@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -20,9 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..measure.timing import Lost, Timed
-from ..training import Lesson
-from . import PEERS
+from ..core import Lost, Timed
+from . import PEERS, PYTHON
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600.0  # seconds for one answer: XLA compiles for minutes
@@ -30,7 +28,7 @@ ONE_DOMAIN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Work(Protocol):
-    """What a peer is handed: an alone.Problem, a training.Lesson, a cell's stack."""
+    """What a peer is handed: an LSTM alone, a lesson, a cell's stack."""
 
     @property
     def device(self) -> torch.device: ...
@@ -52,7 +50,8 @@ class Remote:
 
     def __init__(self, contender: Any, work: Work) -> None:
         self.name, self.device, self.dtype = contender.engine, work.device, work.dtype
-        self.modes = work.modes if isinstance(work, Lesson) else PEERS[self.name].modes
+        # A lesson says how a peer is timed; an LSTM alone leaves it to the peer.
+        self.modes = getattr(work, "modes", PEERS[self.name].modes)
         if (dtype := dtype_name(work)) not in PEERS[self.name].dtypes:
             raise PeerFailed(self.name, f"does not run in {dtype} here")
         self._folder = tempfile.TemporaryDirectory(prefix="bench-peer-")
@@ -60,7 +59,7 @@ class Remote:
         np.savez(folder / "work.npz", **to_arrays(work))
         self._log: IO[bytes] = (folder / "log").open("w+b")
         threads = torch.get_num_threads()
-        command = [sys.executable, "-m", "bench.peers.worker", self.name, folder, str(threads)]
+        command = [PYTHON, "-m", "bench.peers.worker", self.name, folder, str(threads)]
         self._process = subprocess.Popen(
             [str(part) for part in command],
             cwd=ROOT,
@@ -82,7 +81,11 @@ class Remote:
             }
 
     def timed(self, mode: str) -> Timed:
-        return lambda: float(self._ask(mode))
+        return lambda: self.burst(mode, 1)[0]
+
+    def burst(self, mode: str, calls: int, seconds: float = 0.0) -> list[float]:
+        """Return the seconds of at least `calls` calls, and of more until `seconds` have passed."""
+        return json.loads(self._ask(f"{mode} {calls} {seconds}"))
 
     def _ask(self, line: str) -> str:
         assert self._process.stdin is not None

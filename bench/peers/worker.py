@@ -1,8 +1,8 @@
 """`python -m bench.peers.worker PEER FOLDER THREADS`: the process of a peer (see remote.py).
 
 Reads FOLDER/work.npz (an LSTM alone, or a lesson to train on), writes FOLDER/answer.npz, says that
-it is ready, and then does a round for every line of its input and answers with the seconds that it
-took.
+it is ready, and then does at least as many calls as a line of its input says, "MODE CALLS SECONDS",
+and more until so many seconds have passed, and answers with the seconds of each.
 """
 
 from __future__ import annotations
@@ -36,11 +36,15 @@ def main(name: str, folder: Path, threads: int) -> None:
     np.savez(folder / "answer.npz", **{k: np.asarray(v) for k, v in peer.answer().items()})
     print(json.dumps({"seconds_to_start": time.perf_counter() - begin}), file=answers)
     for line in sys.stdin:
-        run = getattr(peer, line.strip())
+        mode, calls, seconds = line.split()
+        run, taken = getattr(peer, mode), []
         gc.disable()
-        begin = time.perf_counter()
-        run()
-        print(time.perf_counter() - begin, file=answers)
+        end = time.perf_counter() + float(seconds)
+        while len(taken) < int(calls) or time.perf_counter() < end:
+            begin = time.perf_counter()
+            run()
+            taken.append(time.perf_counter() - begin)
+        print(json.dumps(taken), file=answers)
         gc.enable()
 
 

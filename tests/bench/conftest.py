@@ -1,28 +1,20 @@
-"""What the tests of topics get: presets that take milliseconds."""
+"""What the tests of suites get: presets that take milliseconds."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import pytest
 import torch
 
-from bench import training
-from bench.topics import native, scaling, short
-from topic import TINY
+from bench import cases, training
+
+TINY = cases.Shape(3, 2, 7, 7, 2)
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """The presets take milliseconds; one thread, for two would wait for a busy machine."""
+    """The presets take milliseconds and are clipped from the first step on; one thread."""
     torch.set_num_threads(1)
-    T, B, _, H, L = TINY
-    sizes = {"num_steps": T, "batch_size": B, "hidden_size": H, "num_layers": L, "keep_prob": 0.5}
-    config = dataclasses.replace(training.PRESETS["small"], **sizes)
-    for size in native.PRESETS:
-        monkeypatch.setitem(training.PRESETS, size, config)
-        monkeypatch.setitem(native.PRESETS, size, TINY)
+    for name in ("small", "medium", "large"):
+        monkeypatch.setitem(cases.CASES, name, cases.Case(name, TINY))
+        monkeypatch.setitem(training.SETTINGS, name, training.Settings(0.5, 0.3, 0.5))
     monkeypatch.setattr(training, "VOCABULARY", 40)
-    monkeypatch.setattr(scaling, "START", TINY)
-    monkeypatch.setattr(scaling, "AXES", {"T": (1, 5), "H": (4,)})
-    monkeypatch.setattr(short, "PEERS", ())

@@ -200,7 +200,12 @@ def test_records_of_a_group():
     build = {"a": lambda: Fake(seconds=(2.0, 4.0)), "b": Fake, "wrong": lambda: Fake(2.0)}
     group = Group(Right(), build)
     a, b, wrong = core.measure(
-        "suite", "case", group, ["step"], QUICK, extra=lambda label, mode: {"memory": 7, "words": 3}
+        "suite",
+        "case",
+        group,
+        ["step"],
+        QUICK,
+        extra=lambda label, mode, seconds: {"memory": 7, "words": 3},
     )
     assert (a.median, a.error, a.memory, a.extra, a.threads) == (3.0, 0.0, 7, {"words": 3}, 1)
     assert core.speedup(a, b).value == 2.0
@@ -277,7 +282,7 @@ def test_a_shape_in_words_and_its_operations():
     assert str(Shape(35, 20, 650, 650, 2)) == "l2t35b20h650"
     assert str(TINY.resized("T", 4)) == "l2t4b2i5h7"
     assert TINY.resized("H", 4) == Shape(3, 2, 4, 4, 2)
-    T, B, I, H, L = TINY
+    T, B, I, H, _ = TINY
     weights = 4 * H * (I + H) + 4 * H * (H + H)
     assert TINY.flops("forward") == 2 * T * B * weights
     assert TINY.flops("step") == 3 * TINY.flops("inference")

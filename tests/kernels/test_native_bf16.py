@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fused_lstm
-from bench.topics.products import products_of
+from bench.products import products_of
 from cases import Shape
 from fused_lstm import native, reference
 from test_native import SHAPES, assert_threads_agree, engine, expected_results, results

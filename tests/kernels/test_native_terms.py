@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.topics.products import products_of
+from bench.products import products_of
 from fused_lstm import native
 from terms import RNN, TERMS, by_fma, check, of_terms, set_switches
 from test_native_bf16 import by_the_manual, hard_factors

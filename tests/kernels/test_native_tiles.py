@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from bench.alone import Shape
-from bench.topics.products import products_of
+from bench.cases import Shape
+from bench.products import products_of
 from fused_lstm import native
 from tolerance import assert_close
 

@@ -1,0 +1,96 @@
+"""On a machine with a GPU: compile, test, show the post's table, race; under 9 minutes.
+
+What is done is written after each part, so that nothing is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..core import Record
+from ..suites import Options, Suite
+from . import compiling, racing, testing
+from .races import races
+from .watching import ROOT
+
+COMPILING, TESTING = 0.2, 0.55  # of the minutes: by when each has to be done
+
+
+def shapes_of_tests() -> list[tuple[str, tuple[int, ...]]]:
+    """Return what tests/kernels/test_gpu.py launches, read from it: the two cannot drift."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    names = runpy.run_path(str(ROOT / "tests" / "kernels" / "test_gpu.py"))
+    return [(p, shape) for shape in names["SHAPES"].values() for p in names["PRECISIONS"]]
+
+
+def run(name: str, suite: Suite, options: Options) -> Iterator[Record]:
+    """Compile, test, race; yield what the races measured.
+
+    Everything else is in gpu.json beside the records. Raises SystemExit(1), at the end, where a
+    test failed.
+    """
+    from fused_lstm.triton.devices import current
+
+    began, minutes = time.monotonic(), options.minutes
+    hung: dict[str, str] = {}
+    deadline = began + 60 * minutes
+    file = Path(os.environ.get("OUT") or "out") / "gpu.json"
+    if options.json is not None:
+        file = options.json.with_suffix(".report.json")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {"compiled": None, "tests": None, "races": [], "skipped": []}
+
+    wanted = [(race.precision, race.shape) for race in races()]
+    wanted += [] if options.no_tests else shapes_of_tests()
+    until = began + COMPILING * 60 * minutes
+    done = report["compiled"] = compiling.compile_in_time(current(options.device), wanted, until)
+    print(f"{done['kernels']} launches compiled in {done['seconds']:.0f} s")
+    tell(done["failed"])
+    failed = False
+    if not options.no_tests:
+        report["tests"] = tests = testing.run(began + TESTING * 60 * minutes)
+        print(f"tests: {tests['passed']} passed, {len(tests['failed'])} failed, {tests['cut']}")
+        tell(tests["failed"])
+        failed = bool(tests["failed"] or tests["cut"])
+    limit = min(150.0, (deadline - time.monotonic()) / 2)
+    print(post(file.with_name("gpu-post.jsonl"), limit), flush=True)
+    for race in races():
+        file.write_text(json.dumps(report, indent=1) + "\n")
+        if deadline - time.monotonic() < 15:
+            report["skipped"].append(asdict(race))
+            print(f"no time left for {race.name}, {race.precision}")
+            continue
+        outcome = racing.supervise(race, suite.pace.seconds, deadline, hung)
+        report["races"].append({"case": asdict(race), **outcome})
+        print(racing.table(race, outcome), flush=True)
+        yield from map(Record.from_json, outcome.pop("records"))
+    file.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"compiled, tested and raced: {file}")
+    if failed:
+        raise SystemExit(1)
+
+
+def post(path: Path, limit: float) -> str:
+    """Return what `bench post` says on the GPU, or one line about why it did not end well."""
+    command = [sys.executable, "-m", "bench", "post", "--json", str(path), "--device", "cuda"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, cwd=ROOT)
+    except subprocess.TimeoutExpired:
+        return f"bench post: cut off after {limit:.0f} s"
+    words = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return done.stdout if done.returncode in (0, 3) else f"bench post: {words[-1]}"
+
+
+def tell(failed: dict[str, str]) -> None:
+    """Print who failed and why."""
+    for name, why in failed.items():
+        print(f"  {name}: {why}", flush=True)

@@ -1,1 +1,0 @@
-"""The report of the suite's results: results, figures, story, markup."""

@@ -1,0 +1,336 @@
+"""bench.gpu without a GPU: what it makes of a process that ends, breaks or hangs; its dry run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from bench.__main__ import main
+from bench.cases import Shape, make_problem
+from bench.contenders import BASE, NN_LSTM, engines
+from bench.core import Record
+from bench.gpu import compiling, races, racing, suite, testing, watching
+from bench.lstm import Local
+from bench.suites import SUITES
+from fused_lstm.triton.devices import DEVICES
+
+CASE = races.races()[1]
+SAY = "import sys, time; from bench.gpu.watching import say; "
+
+
+def soon() -> float:
+    return time.monotonic() + 120
+
+
+def outcome() -> dict:
+    found = {"right": {}, "absent": {}, "failed": {}, "timed": {m: {} for m in races.MODES}}
+    return found | {"records": []}
+
+
+def watch(code: str, found: dict | None = None, **options) -> watching.End:
+    found = outcome() if found is None else found
+    program = [sys.executable, "-c", SAY + code]
+    return watching.watch(program, lambda event: racing.take(event, found), soon(), **options)
+
+
+# --- a process that is watched ---
+
+
+def test_a_race_that_ends():
+    found = outcome()
+    code = (
+        "say('cudnn', 'starts'); print('a library says hello'); say('cudnn', 'right', error=0.1);"
+        "say('jax', 'absent', why='not here');"
+        "say('cudnn', 'timed', mode='step', seconds=[0.001, 0.002, 0.003])"
+    )
+    assert watch(code, found) == (None, "")
+    assert found["right"] == {"cudnn": 0.1}
+    assert found["absent"] == {"jax": "not here"}
+    text = racing.table(CASE, found)
+    assert "2.000 ms" in text
+    assert "forward graph: not timed" in text
+
+
+def test_who_ends_it_is_named():
+    code = "say('cudnn', 'starts'); say('bad', 'starts'); sys.exit('illegal memory access')"
+    assert watch(code) == ("bad", "illegal memory access")
+
+
+def test_who_broke_the_context_is_named_and_not_who_comes_next():
+    """A kernel's fault shows at some later call: the process asks after each contender."""
+    code = "say('bad', 'starts'); say('bad', 'broke', why='misaligned address'); sys.exit(3)"
+    end = watch(code)
+    assert end.who == "bad"
+    assert end.why == f"{watching.BROKE}: misaligned address"
+
+
+def test_who_hangs_is_named():
+    code = "say('cudnn', 'starts'); say('stuck', 'starts'); time.sleep(100)"
+    assert watch(code, silence=4.0) == ("stuck", watching.HUNG)
+
+
+# --- races ---
+
+
+def supervise(monkeypatch, ends: list, hung: dict) -> tuple[dict, list]:
+    """A race whose processes end so; its outcome, and whom each process was started without."""
+    started = []
+    monkeypatch.setattr(
+        racing, "command", lambda case, seconds, without: started.append([*without])
+    )
+    monkeypatch.setattr(racing, "watch", lambda *_, **__: ends.pop(0))
+    return racing.supervise(CASE, 1.0, soon(), hung), started
+
+
+def test_the_race_goes_on_without_whoever_broke_it(monkeypatch):
+    ends = [watching.End("bad", "broke"), watching.End(None)]
+    found, started = supervise(monkeypatch, ends, {})
+    assert started == [[], ["bad"]]
+    assert found["failed"] == {"bad": "broke"}
+
+
+def test_who_hung_once_is_not_started_again(monkeypatch):
+    hung: dict[str, str] = {}
+    ends = [watching.End("stuck", watching.HUNG), watching.End("bad", "broke"), watching.End(None)]
+    supervise(monkeypatch, ends, hung)
+    assert list(hung) == ["stuck"]
+    found, started = supervise(monkeypatch, [watching.End(None)], hung)
+    assert started == [["stuck"]]
+    assert "not started again" in found["failed"]["stuck"]
+
+
+def test_a_race_itself(monkeypatch, capsys):
+    """On the CPU, at a small size: the code that runs on a GPU."""
+    monkeypatch.setattr(racing, "DEVICE", "cpu")
+    others = ["compile", "native", "tensorflow", "tensorflow-xla", "keras", "jax"]
+    racing.race(races.GpuRace("tiny", "fp32", (2, 3, 4, 5, 1)), 0.05, others)
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    timed = {(e["who"], e["mode"]) for e in events if e["event"] == "timed"}
+    assert {("cudnn", "step"), ("loop-none", "forward")} <= timed
+    began = [e["who"] for e in events if e["event"] == "starts" and e["mode"] == "step"]
+    assert {"cudnn", "loop-none"} <= set(began)  # said before each timing
+
+
+@pytest.mark.parametrize("when", ["answer", "step"])
+def test_a_race_ends_with_whoever_breaks_the_context(when, monkeypatch, capsys):
+    """The error comes up in its answer or while it is timed; the process ends then and there."""
+
+    class Ended(BaseException):
+        """In place of the process's end."""
+
+    whole = getattr(Local, {"answer": "answer", "step": "timed"}[when])
+
+    def fail(self, *given):
+        if self.contender.label == BASE:  # whose answer is the right one
+            return whole(self, *given)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def end(status):
+        raise Ended
+
+    monkeypatch.setattr(racing, "DEVICE", "cpu")
+    monkeypatch.setattr(racing.os, "_exit", end)
+    loop = next(c for c in engines() if c.engine == "loop")
+    monkeypatch.setattr(racing, "everyone", lambda: [loop, NN_LSTM])
+    monkeypatch.setattr(Local, {"answer": "answer", "step": "timed"}[when], fail)
+    broke = "an illegal memory access"
+    monkeypatch.setattr(racing, "broken", lambda device: broke)
+    with pytest.raises(Ended):
+        racing.race(races.GpuRace("tiny", "fp32", (2, 3, 4, 5, 1)), 0.05, [])
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last == {"who": loop.label, "event": "broke", "why": broke}
+
+
+# --- who is raced, and where ---
+
+
+def test_flashrnns_shape_is_first_and_the_treebanks_next():
+    first, *rest = races.races()
+    assert (first.precision, first.shape) == ("fp16", (1024, 16, 768, 768, 1))
+    assert "2.01" in first.published
+    assert "5.19" in first.published
+    assert [case.name for case in rest[:3]] == ["medium", "large", "small"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "precision", "expected"),
+    [
+        ((20, 20, 200, 200, 2), "bf16", "STANDARD"),
+        ((20, 20, 192, 192, 2), "fp32", "PERSIST_STATIC_SMALL_H forward, STANDARD backward"),
+        ((20, 20, 128, 128, 3), "bf16", "PERSIST_STATIC_SMALL_H"),
+        ((1024, 16, 768, 768, 1), "fp16", "PERSIST_STATIC"),
+        ((1024, 16, 768, 768, 1), "bf16", "STANDARD"),
+        ((1024, 12, 768, 768, 1), "fp16", "STANDARD"),
+        ((35, 16, 768, 768, 2), "fp16", "STANDARD"),
+    ],
+    ids=str,
+)
+def test_cudnns_algorithm_is_named(shape, precision, expected):
+    assert races.cudnn_algorithms(Shape(*shape), precision) == expected
+
+
+def test_cudnn_is_nn_lstm_with_its_weights_in_one_buffer(monkeypatch):
+    """Clones of the weights would be copied into such a buffer at every call."""
+    flattened = []
+    original = nn.LSTM.flatten_parameters
+    monkeypatch.setattr(
+        nn.LSTM, "flatten_parameters", lambda self: (flattened.append(self), original(self))[1]
+    )
+    problem = make_problem(Shape(2, 3, 4, 5, 2))
+    local = Local(NN_LSTM, problem)
+    assert type(local.module) is nn.LSTM
+    assert flattened[-1] is local.module
+    theirs = {w.data_ptr() for w in problem.reference.parameters()}
+    assert not {w.data_ptr() for w in local.weights} & theirs
+    y, _ = problem.reference(problem.x, (problem.h0, problem.c0))
+    assert torch.equal(local.answer()["y"], y)
+
+
+# --- tests, one by one ---
+
+PROGRAM = """
+import time, pytest, torch
+from bench.gpu import plugin
+
+@pytest.mark.parametrize("n", range(2))
+def test_good(n): pass
+
+def test_wrong(): assert 1 == 2, "one is two"
+
+@pytest.mark.skip(reason="not today")
+def test_skipped(): pass
+
+def test_breaks(monkeypatch):
+    plugin.broken = lambda device: "misaligned address"
+
+def test_hangs(): time.sleep(200)
+
+def test_after(): pass
+"""
+
+
+def test_each_test_answers_for_itself(tmp_path, capsys):
+    path = tmp_path / "test_program.py"
+    path.write_text(PROGRAM)
+    found = testing.run(soon(), ["-p", "no:cacheprovider", str(path)], limit=2.0)
+    assert found["passed"] == 3 + 1  # who breaks the context has passed by itself
+    failed = {name.split("::")[1]: why for name, why in found["failed"].items()}
+    assert failed.keys() == {"test_wrong", "test_breaks", "test_hangs"}
+    assert "misaligned address" in failed["test_breaks"]
+    assert [name.split("::")[1] for name in found["skipped"]] == ["test_skipped"]
+    assert found["cut"] == ""
+    said = capsys.readouterr().out
+    assert said.index("test_breaks") < said.index("test_hangs") < said.index("test_after")
+
+
+# --- the dry run: kernels compiled for a GPU that is not here ---
+
+
+@pytest.mark.slow  # half a minute; test_triton_host.py has such a run in every suite
+def test_a_dry_run_compiles_what_a_gpu_would(tmp_path, monkeypatch):
+    """Forward and backward, a wavefront and a layer at a time; a second run finds all of it."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    device, wanted = DEVICES["H100"], [("bf16", (1024, 16, 64, 64, 2))]
+    found = compiling.compile_in_time(device, wanted, time.monotonic() + 500)
+    assert found["failed"] == {}
+    assert found["kernels"] == 3 + 3  # forward, forward that keeps, backward; L = 2 and 1
+    kernels = {path.stem for path in tmp_path.rglob("*.cubin")}
+    assert kernels == {"lstm_forward_kernel", "lstm_backward_kernel"}
+    before = sorted(tmp_path.rglob("*.cubin"))
+    compiling.compile_in_time(device, wanted, time.monotonic() + 500)
+    assert sorted(tmp_path.rglob("*.cubin")) == before
+
+
+DRY = """
+import json, sys, torch
+from bench.gpu import compiling, dry
+device, precision, shape = json.loads(sys.argv[1])
+compiling.prepare(device)
+compiling.compile_one(precision, shape)
+print(json.dumps(dry.LAUNCHES))
+"""
+
+
+def test_a_dry_runs_launches_are_cooperative():
+    arguments = json.dumps([asdict(DEVICES["A100"]), "fp16", (3, 5, 33, 33, 1)])
+    done = subprocess.run(
+        [sys.executable, "-c", DRY, arguments], capture_output=True, text=True, timeout=500,
+        env=os.environ | {"TRITON_INTERPRET": "0"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    launches = json.loads(done.stdout)
+    assert [launch["kernel"] for launch in launches] == [
+        "lstm_forward_kernel", "lstm_forward_kernel", "lstm_backward_kernel",
+    ]  # fmt: skip
+    assert all(launch["cooperative"] for launch in launches)
+    assert launches[0]["grid"] == [3, 1, 1]  # 16 units of 33 each
+
+
+def test_what_is_compiled_covers_tests_and_races():
+    wanted = [*suite.shapes_of_tests(), *((c.precision, c.shape) for c in races.races())]
+    found = compiling.unique(wanted)
+    assert ("fp16", (16, 16, 768, 768, 1)) in found
+    assert ("tf32", (7, 3, 5, 63, 3)) in found
+    assert ("tf32", (7, 3, 5, 63, 1)) in found
+    assert ("tf32", (7, 3, 63, 63, 1)) in found
+    assert len(found) == len(set(found))
+
+
+# --- the command ---
+
+
+def test_everything_in_order(monkeypatch, tmp_path, capsys):
+    """The whole of `make gpu`, with each stage's process left out."""
+    stages = []
+    monkeypatch.setattr("fused_lstm.triton.devices.current", lambda device: DEVICES["H100"])
+
+    def compiled(device, shapes, deadline):
+        stages.append("compile")
+        return {"kernels": 7, "failed": {"fp32 1": "no"}, "seconds": 1.0}
+
+    def tested(deadline):
+        stages.append("test")
+        return {"passed": 3, "failed": {"test_x": "hung"}, "skipped": {}, "cut": ""}
+
+    def post(path, limit):
+        stages.append("post")
+        assert path == tmp_path / "gpu-post.jsonl"
+        return "bench post: cut off"
+
+    record = Record("gpu", "medium", "cudnn", "step", (0.1, 0.2))
+
+    def raced(case, seconds, deadline, hung):
+        stages.append(case.name)
+        return outcome() | {"failed": {"stuck": "hung"}, "records": [record.to_json()]}
+
+    monkeypatch.setattr(compiling, "compile_in_time", compiled)
+    monkeypatch.setattr(testing, "run", tested)
+    monkeypatch.setattr(suite, "post", post)
+    monkeypatch.setattr(racing, "supervise", raced)
+    options = SimpleNamespace(device="cuda", minutes=8.5, no_tests=False, json=tmp_path / "r.jsonl")
+    records = []
+    with pytest.raises(SystemExit, match="1"):  # a test failed
+        records += suite.run("gpu", SUITES["gpu"], options)
+    assert stages[:5] == ["compile", "test", "post", "FlashRNN's", "medium"]
+    report = json.loads((tmp_path / "r.report.json").read_text())
+    assert len(report["races"]) == len(races.races())
+    assert report["tests"]["failed"] == {"test_x": "hung"}
+    assert "STANDARD" in capsys.readouterr().out
+
+
+def test_no_gpu_is_one_line(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(SystemExit) as stopped:
+        main(["gpu"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "bench: --device: got cpu; expected cuda for gpu\n"

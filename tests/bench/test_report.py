@@ -1,0 +1,268 @@
+"""The report's page and figures, the tables of README and docs, and pytest --benchmark-only."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import fnmatch
+import json
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from bench import tables
+from bench.core import Record, save
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SVG = "{http://www.w3.org/2000/svg}"
+SHAPE = {"T": 35, "B": 20, "I": 650, "H": 650, "L": 2}
+MADE_UP = {"loop-none": 8.0, "native-pointwise": 7.0, "native-steps": 2.0, "native-layers": 1.9,
+    "cudnn": 4.0}  # fmt: skip
+
+
+def record(suite: str, contender: str, mode: str, ms: float, **more) -> Record:
+    seconds = tuple(1e-3 * ms * wobble for wobble in (0.99, 1.0, 1.0, 1.0, 1.02))
+    fields = {"case": "medium", "machine": "A Processor", "versions": {"torch": "9"}, "error": 1e-6,
+        "date": "2026-01-01", "group": suite, "threads": 2} | more  # fmt: skip
+    extra = {"shape": SHAPE, "tokens": 700, "flops": 10**9} | fields.pop("extra", {})
+    return Record(suite, contender=contender, mode=mode, seconds=seconds, extra=extra, **fields)
+
+
+def everything() -> list[Record]:
+    """A made-up run of every suite that the page shows."""
+    records = [record("lstm", label, mode, ms, memory=10**6, extra={"launches": 7})
+               for label, ms in MADE_UP.items() for mode in ("inference", "step")]  # fmt: skip
+    losses = {"losses": [9.2, 9.1, 9.0]}
+    for label, ms in {"tensorflow": 300.0, "jax": 290.0}.items():
+        records.append(record("post", label, "train", ms, extra=losses))
+        records.append(record("post", label, "rest", 100.0))
+    for label, ms in {
+        "stock-cudnn": 250.0,
+        "stock-loop-none": 500.0,
+        "native-layers": 130.0,
+    }.items():
+        records.append(record("post", label, "train", ms, extra=losses | {"lstm_seconds": [0.08]}))
+    records += [
+        record("peers", label, "step", ms) for label, ms in {"jax": 9.0, "cudnn": 4.0}.items()
+    ]
+    for label in ("cudnn", "native-layers"):
+        records.append(record("inference", label, "inference", 3.0))
+        for count in (0, 2):
+            about = {"neighbours": count, "p50": 1e-3, "p99": 2e-3, "calls": 50}
+            records.append(record("busy", label, "inference", 1.0, extra=about))
+        records += [record("scaling", label, "step", n, case=f"T={n}") for n in (5, 10)]
+    about = {"p50": 1e-5, "p99": 3e-5, "calls": 500}
+    records.append(record("streaming", "streaming", "call", 0.01, extra=about))
+    return [*records, Record("post", "", "haste", "", why="runs on cuda, not on cpu")]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder that the report of such a run has written."""
+    pytest.importorskip("matplotlib", reason="figures need matplotlib: pip install '.[plot]'")
+    from bench.report import main
+
+    folder = tmp_path_factory.mktemp("report")
+    save(folder / "run.jsonl", everything())
+    assert main([str(folder / "run.jsonl"), "-o", str(folder)]) == 0
+    return folder
+
+
+def test_the_page_opens_with_the_answer_and_a_figure_of_words_per_second(written):
+    title, sentence, figure, *_ = (written / "report.md").read_text().split("\n\n")
+    assert title == "# Why is a fused LSTM faster, and by how much here?"
+    assert "4.21x as fast as a step loop at medium" in sentence
+    assert "`steps` (3.50x)" in sentence
+    assert "nn.LSTM is 2.00x as fast as the loop" in sentence
+    assert figure.endswith("(answer.svg)")
+
+
+def test_every_figure_has_a_caption_one_unit_and_both_modes(written):
+    text = (written / "report.md").read_text()
+    shown = re.findall(r"!\[([^]]+)\]\(([^)]+)\)\n\n\*([^*]+)\*", text)
+    assert {file for _, file, _ in shown} == {path.name for path in written.glob("*.svg")}
+    assert len(shown) >= 6
+    for alternative, file, caption in shown:
+        assert alternative == caption
+        svg = (written / file).read_text()
+        root = ElementTree.fromstring(svg)
+        assert root.tag == f"{SVG}svg"
+        assert "viewBox" in root.attrib
+        assert "width" not in root.attrib, "it would not shrink on a phone"
+        assert "prefers-color-scheme: dark" in svg
+        drawn = svg.partition("</style>")[2]
+        assert "#1a1a1a" not in drawn, "ink that stays dark on dark paper"
+
+
+def test_the_factor_is_taken_apart_and_who_is_missing_is_named(written):
+    text = (written / "report.md").read_text()
+    assert "nn.LSTM trains 1.20x as fast" in text
+    assert "300 ms a step 200 are its LSTM, where nn.LSTM takes 80" in text
+    assert "| post | Haste | runs on cuda, not on cpu |" in text
+    assert "No GPU: nothing here says how fast a GPU is." in text
+
+
+def test_bars_are_told_apart_by_the_colour_blind():
+    pytest.importorskip("matplotlib")
+    from bench.figures import COLOURS
+
+    assert len(set(COLOURS.values())) == len(COLOURS)
+
+
+def test_two_runs_are_compared_beside_their_noise(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    from bench.report import main
+
+    before, after = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    records = everything()
+    faster = [
+        dataclasses.replace(r, seconds=tuple(t / 2 for t in r.seconds))
+        if r.contender == "cudnn" and r.suite == "lstm" else r for r in records
+    ]  # fmt: skip
+    save(before, records)
+    save(after, faster)
+    assert main([str(after), "-o", str(tmp_path), "--before", str(before)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert re.search(r"lstm, medium, step, float32: nn\.LSTM .* 2\.00x .* faster \|", text)
+    assert re.search(r"lstm, medium, step, float32: step loop .* - .* within noise \|", text)
+
+
+def test_a_busy_machine_is_said_at_the_head(tmp_path):
+    pytest.importorskip("matplotlib")
+    from bench.report import tell
+
+    page = tell([dataclasses.replace(r, foreign=0.4) for r in everything()])
+    assert page.blocks[1] == "**The machine was busy: other work took 40% of it.**"
+
+
+def test_files_that_cannot_be_read_are_one_line(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    from bench.report import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path / "none.jsonl"), "-o", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.endswith("none.jsonl: No such file or directory\n")
+
+
+# --- the tables of README and docs ---
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_tables_are_what_their_files_give(path):
+    text = path.read_text()
+    assert tables.made(text) == text, "make docs"
+
+
+def test_every_table_is_somewhere_and_a_changed_one_is_made_again():
+    texts = "".join(path.read_text() for path in DOCUMENTS)
+    assert set(tables.TABLES) == {name for _, name, _ in tables.MARKED.findall(texts)}
+    start = texts.index("<!-- table perplexity -->")
+    changed = texts[:start] + texts[start:].replace("115.86", "115.85", 1)
+    assert tables.made(changed) == texts != changed
+
+
+def test_check_names_what_differs(monkeypatch, capsys, tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("<!-- table perplexity -->\n<!-- end -->\n")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    assert tables.main(["--check"]) == 1
+    assert capsys.readouterr().out == "README.md: is not what its files give\n"
+    assert tables.main([]) == 0
+    assert tables.main(["--check"]) == 0
+
+
+def anchor(heading: str) -> str:
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name)
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if link.startswith(("http:", "https:")):
+            continue
+        name, _, place = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), link
+        if place:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert place in map(anchor, headings), link
+
+
+def test_the_map_names_files_that_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("## Where things are")[2]
+    names = re.findall(r"`([\w./*-]+(?:\.(?:py|h|cpp|md|yml)|/))`", text)
+    there = [p for f in ("kernels", "lm", "bench", "tests") for p in (ROOT / f).rglob("*")]
+    there = [f"/{p.relative_to(ROOT)}{'/' * p.is_dir()}" for p in [*there, *ROOT.iterdir()]]
+    assert not [name for name in names if not fnmatch.filter(there, f"*/{name}")]
+
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for folder in ("lm", "bench")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+
+
+def imports(name: str, path: Path) -> set[str]:
+    """Return the modules of lm and bench that a module imports when it is loaded."""
+    package, names = name.rpartition(".")[0].split("."), set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
+    return (names & MODULES.keys()) - {name}
+
+
+def test_no_circle_of_imports():
+    graph = {name: imports(name, path) for name, path in MODULES.items()}
+    assert graph["bench.lstm"] >= {"bench.cases", "bench.core"}
+    TopologicalSorter(graph).prepare()  # names a circle where there is one
+    assert not {m for name in graph if name.startswith("lm") for m in graph[name] if m[:2] != "lm"}
+
+
+# --- pytest --benchmark-only ---
+
+
+def pytest_in(*arguments: str) -> subprocess.CompletedProcess:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    # Under pytest-xdist, as in `make test`, pytest-benchmark would refuse to time.
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    environment = outside | {"PYTHONPATH": path}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_plain_pytest_times_nothing():
+    done = pytest_in("--collect-only", "-q", "bench")
+    assert "bench_lstm" not in done.stdout
+    assert "no tests" in done.stdout
+
+
+def test_pytest_benchmark_times_checks_and_compares(tmp_path):
+    """Plain pytest-benchmark: groups by case, extra_info, --benchmark-compare."""
+    storage, file = f"--benchmark-storage={tmp_path}", tmp_path / "run.json"
+    only = ["--benchmark-only", "-q", "-k", "small and step and (cudnn or loop)", storage]
+    done = pytest_in(*only, "--benchmark-autosave", f"--benchmark-json={file}")
+    assert done.returncode == 0, done.stdout
+    assert "benchmark 'small (l2t20b20h200), step': 2 tests" in done.stdout
+    run = json.loads(file.read_text())
+    assert "node" not in run["machine_info"]
+    assert len(run["benchmarks"]) == 2
+    for facts in (bench["extra_info"] for bench in run["benchmarks"]):
+        assert facts["GF/s"] > 0
+        assert facts["x nn.LSTM"] > 0
+        assert facts["max_error"] < 1e-5
+    again = pytest_in(*only, "--benchmark-compare")
+    assert again.returncode == 0, again.stdout
+    assert "Comparing against benchmarks from" in again.stdout + again.stderr

@@ -1,0 +1,210 @@
+"""`python -m bench`: every suite runs, what it writes, and bad command lines."""
+
+from __future__ import annotations
+
+import importlib.util
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import fused_lstm
+from bench import accuracy, core, samples, suites
+from bench.__main__ import BUSY_MACHINE, FAILED, main
+from bench.core import load
+from bench.suites import DEFAULT, SUITES, available
+from fused_lstm import cudnn, native
+from fused_lstm.engines import ENGINES, LOADED, Engine
+
+CPU = torch.device("cpu")
+WHY_NOT = native.missing(CPU)
+needs_native = pytest.mark.skipif(WHY_NOT is not None, reason=f"native: {WHY_NOT}")
+RUNNABLE = [name for name in SUITES if available(name) and SUITES[name].device != "cuda"]
+
+
+def run(tmp_path, *words: str, status: int = 0) -> list[core.Record]:
+    """Run a suite in milliseconds; return its records. A busy machine is no failure here."""
+    file = tmp_path / "new" / "records.jsonl"
+    options = ["--cases=large", "--seconds=0.01", "--threads=1", f"--json={file}"]
+    assert main([*words, *options]) in (status, BUSY_MACHINE if status == 0 else status)
+    return load(file)
+
+
+@needs_native
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # of DPLSTM's own layers
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_every_suite_runs_and_its_answers_are_right(name, tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(accuracy, "SHAPE", suites.Shape(7, 5, 33, 33, 2))
+    monkeypatch.setattr(accuracy, "DEPTHS", (33,))
+    monkeypatch.setattr(accuracy, "VOCABULARY", 40)
+    records = run(tmp_path, name)
+    assert records
+    assert {r.suite for r in records} == {name}
+    assert not [r for r in records if r.why and r.group], "who took part failed"
+    wanted = [r for r in records if not r.why]
+    assert all(r.seconds and min(r.seconds) > 0 for r in wanted if r.mode != "casts"
+               and name not in ("accuracy", "parts"))  # fmt: skip
+    assert all(r.machine and r.versions and r.threads == 1 for r in wanted)
+    printed = capsys.readouterr().out
+    assert "large" in printed
+    assert "records: " in printed
+
+
+def test_a_default_run_is_of_suites_that_are_there():
+    assert set(DEFAULT) <= SUITES.keys()
+    assert all(available(name) for name in DEFAULT)
+
+
+@needs_native
+def test_a_busy_machines_neighbours_are_there_while_it_is_timed(tiny, tmp_path):
+    records = run(tmp_path, "busy")
+    ours = [r for r in records if r.contender == suites.OURS]
+    assert [r.extra["neighbours"] for r in ours] == [0, 1, 2]
+    assert len({r.group for r in ours}) == 3
+    for r in ours:
+        assert r.extra["calls"] >= 3 * len(r.seconds)
+        assert r.extra["p50"] <= r.extra["p99"]
+
+
+@needs_native
+def test_a_stream_that_forgets_its_state_is_refused(tiny, tmp_path, monkeypatch):
+    real = fused_lstm.Streaming
+
+    class Forgetful:
+        def __init__(self, lstm, batch_size):
+            self.begin = lambda: real(lstm, batch_size)
+
+        def __call__(self, x):
+            return self.begin()(x)
+
+    monkeypatch.setattr(fused_lstm, "Streaming", Forgetful)
+    records = run(tmp_path, "streaming", status=FAILED)
+    assert "stream differs" in next(r.why for r in records if r.contender == "streaming")
+    assert next(r for r in records if r.contender == "module").seconds
+
+
+@needs_native
+def test_a_training_step_has_its_lstms_time_and_its_losses(tiny, tmp_path, capsys):
+    records = {r.contender: r for r in run(tmp_path, "post") if r.mode == "train" and r.seconds}
+    assert "| PyTorch, nn.LSTM: oneDNN | 7,400 | " in capsys.readouterr().out
+    for label in ("stock-cudnn", "native-layers"):
+        r = records[label]
+        assert len(r.extra["lstm_seconds"]) == len(r.seconds)
+        inside = zip(r.extra["lstm_seconds"], r.seconds, strict=True)
+        assert all(0 < lstm < whole for lstm, whole in inside)
+        assert len(r.extra["losses"]) == 3
+
+
+def test_samples_that_do_not_add_up_are_not_timed(tiny, tmp_path, monkeypatch, capsys):
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
+    right = samples.Func.answer
+    monkeypatch.setattr(
+        samples.Func, "answer", lambda self: {n: 1.01 * g for n, g in right(self).items()}
+    )
+    with pytest.raises(SystemExit, match=str(FAILED)):
+        run(tmp_path, "samples")
+    assert "torch.func: weight_ih_l0 differs" in capsys.readouterr().err
+
+
+@needs_native
+def test_errors_are_those_of_each_ways_bits(tiny, tmp_path, monkeypatch):
+    within = {"float32": 1e-5, "two terms": 1e-4, "one term": 2e-2, "bfloat16": 2e-2}
+    monkeypatch.setattr(accuracy, "SHAPE", suites.Shape(7, 5, 33, 33, 2))
+    monkeypatch.setattr(accuracy, "DEPTHS", (33,))
+    monkeypatch.setattr(accuracy, "VOCABULARY", 40)
+    isa, switches = native.OPS.isa(), (torch.backends.mkldnn.rnn, torch.backends.mkldnn.matmul)
+    before = [switch.fp32_precision for switch in switches]
+    records = run(tmp_path, "accuracy")
+    assert [switch.fp32_precision for switch in switches] == before
+    assert native.OPS.isa() == isa
+    for way, most in within.items():
+        errors = [
+            r.extra["rms"] for r in records
+            if r.contender == way and r.case in ("33", "float32")
+        ]  # fmt: skip
+        assert errors
+        assert all(most / 1e4 < error < most for error in errors), way
+
+
+# --- who is refused, and command lines that cannot be ---
+
+
+def test_a_wrong_engine_is_refused_and_the_others_are_timed(tiny, tmp_path, monkeypatch):
+    def lstm(*arguments):
+        y, h, c = cudnn.lstm(*arguments)
+        return y * 1.01, h, c
+
+    module = SimpleNamespace(missing=lambda device: None, describe=str, lstm=lstm)
+    monkeypatch.setitem(ENGINES, "wrong", Engine("nowhere", ()))
+    monkeypatch.setitem(LOADED, "wrong", module)
+    records = run(tmp_path, "lstm", "--engines=loop,wrong", "--device=cpu", status=FAILED)
+    (wrong,) = (r for r in records if r.contender == "wrong")
+    assert wrong.why == (
+        "inference differs from the reference's by 0.01 of its largest value, at most 0.001 is"
+        " allowed; not timed"
+    )
+    timed = {(r.contender, r.mode) for r in records if r.seconds}
+    assert timed == {(c, m) for c in ("cudnn", "loop-none") for m in suites.MODES}
+    for r in (r for r in records if r.seconds):
+        assert r.extra["launches"] > 0
+        assert r.extra["bytes"] > 0
+        assert r.memory > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nothing"], "suite: got 'nothing'; expected of ladder, post, "),
+        (["post", "--cases=huge"], "cases: got 'huge'; expected of small, medium"),
+        (["lstm", "--engines=cudn"], "engines: got 'cudn'; expected of loop"),
+        (["lstm", "--device=toaster"], "argument --device: got 'toaster'"),
+        (["lstm", "--threads=0"], "argument --threads: got 0; expected more than 0"),
+        (["lstm", "--seconds=x"], "argument --seconds: invalid float value: 'x'"),
+        (["busy", "--device=meta"], "--device: got meta; expected cpu for busy"),
+    ],
+    ids=["suite", "case", "engine", "device", "threads", "seconds", "elsewhere"],
+)
+def test_bad_command_lines_are_one_line(words, says, tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OUT", str(tmp_path))
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+
+
+def test_without_a_name_the_suites_are_listed(capsys):
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    assert all(SUITES[name].says in printed for name in RUNNABLE)
+
+
+def test_a_busy_machine_has_a_status_of_its_own(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(core.machine.ForeignTime, "share", lambda self: 0.4)
+    file = tmp_path / "r.jsonl"
+    words = ["lstm", "--cases=large", "--engines=loop", "--seconds=0.01", f"--json={file}"]
+    assert main(words) == BUSY_MACHINE
+    assert "other work took up to 40% of the machine" in capsys.readouterr().err
+    assert all(r.busy for r in load(file) if r.seconds)
+
+
+def test_the_whole_command_keeps_to_an_instruction_set(tmp_path):
+    """In a process of its own, in whose environment it is: everybody reads it when it starts."""
+    import subprocess
+    import sys
+
+    file = tmp_path / "r.jsonl"
+    words = ["--cases=time-series", "--engines=loop", "--seconds=0.01", "--isa=avx2"]
+    command = [sys.executable, "-m", "bench", "lstm", *words, "--device=cpu", f"--json={file}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=suites.ROOT)
+    assert done.returncode in (0, BUSY_MACHINE), done.stderr
+    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+        assert all(r.machine.endswith("AVX2") for r in load(file))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("opacus") is None, reason="opacus is not installed")
+def test_opacus_takes_part(tiny, tmp_path):
+    labels = {r.contender for r in run(tmp_path, "samples") if r.seconds}
+    assert {samples.OURS, samples.THEIRS} <= labels
