@@ -89,8 +89,7 @@ def _lstm(
     spec = _spec_of(h0, weights, dropout, seed, fuse, directions, cell, rates, precision)
     if save:
         return autograd.LSTMFunction.apply(ops, spec, seed, batch_sizes, keep, x, h0, c0, *weights)
-    named = autograd.named(spec, batch_sizes, keep)
-    return autograd.kernel(ops.lstm.default, x, h0, c0, weights, dropout, seed, fuse, save, **named)
+    return autograd.lstm_forward(ops, spec, save, seed, batch_sizes, keep, x, h0, c0, weights)
 
 
 def _plain_lstm(
