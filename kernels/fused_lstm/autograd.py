@@ -81,7 +81,7 @@ def lstm_forward(
     c0: Tensor,
     weights: Sequence[Tensor],
 ) -> tuple[Tensor, ...]:
-    """Return the operator's six; of the last three, which a backward needs, nothing but by `save`."""
+    """Return the operator's six; the last three, for a backward, are empty without `save`."""
     options = spec.schema
     if batch_sizes is not None or not_reset is not None:
         options = named(spec, batch_sizes, not_reset)

@@ -11,6 +11,6 @@ from fused_lstm.engines import ENGINES, LOADED, Engine
 
 
 def enter(monkeypatch: pytest.MonkeyPatch, name: str, lstm: Callable) -> None:
-    module = SimpleNamespace(missing=lambda device: None, describe=str, lstm=lstm)
-    monkeypatch.setitem(ENGINES, name, Engine("nowhere", ()))
+    module = SimpleNamespace(missing=lambda device: None, describe=str, run=lstm)
+    monkeypatch.setitem(ENGINES, name, Engine("nowhere", (), {"lstm": ()}))
     monkeypatch.setitem(LOADED, name, module)

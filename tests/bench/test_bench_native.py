@@ -70,7 +70,7 @@ def wrong(monkeypatch):
     """A contender whose output is one per cent too large."""
 
     def lstm(*arguments):
-        y, h, c = cudnn.lstm(*arguments)
+        y, h, c = cudnn.run(*arguments)
         return y * 1.01, h, c
 
     enter(monkeypatch, "wrong", lstm)

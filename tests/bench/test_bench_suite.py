@@ -31,11 +31,11 @@ for size in alone.SIZES:
     alone.SIZES[size] = alone.Shape(3, 2, 5, 7, 2)
 
 def lstm(*arguments):
-    y, h, c = cudnn.lstm(*arguments)
+    y, h, c = cudnn.run(*arguments)
     return y * 1.01, h, c
 
-ENGINES["wrong"] = Engine("nowhere", ())
-LOADED["wrong"] = SimpleNamespace(missing=lambda device: None, describe=str, lstm=lstm)
+ENGINES["wrong"] = Engine("nowhere", (), {"lstm": ()})
+LOADED["wrong"] = SimpleNamespace(missing=lambda device: None, describe=str, run=lstm)
 """
 
 

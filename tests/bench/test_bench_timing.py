@@ -238,9 +238,9 @@ def test_relative_error():
 def wrong_engine(monkeypatch):
     """An engine whose weight gradients are half of what they should be."""
 
-    def lstm(x, h0, c0, weights, *others):
+    def lstm(spec, x, h0, c0, weights, *others):
         halved = [w / 2 + w.detach() / 2 for w in weights]
-        return cudnn.lstm(x, h0, c0, halved, *others)
+        return cudnn.run(spec, x, h0, c0, halved, *others)
 
     enter(monkeypatch, "wrong", lstm)
     return Contender("wrong", "wrong", None)
@@ -259,8 +259,8 @@ def test_who_remembers_its_answer_has_no_time(monkeypatch):
     """An engine that is right on the input that was checked, and computes nothing afterwards."""
     seen = {}
 
-    def lstm(x, *others):
-        y, h, c = cudnn.lstm(x, *others)
+    def lstm(spec, x, *others):
+        y, h, c = cudnn.run(spec, x, *others)
         first = seen.setdefault("y", y.detach())
         return y * 0 + first, h, c
 
