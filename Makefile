@@ -44,6 +44,7 @@ post: setup      ## the post's own table: TensorFlow, JAX, PyTorch, and the fusi
 
 docs: setup      ## the tables of README and docs, from results files
 	$(RUN) -m bench.report.documents
+	$(RUN) -m bench.answer
 
 # In an environment of its own, without torch: docstrings are read, not run. A dead link is an error.
 SITE := build/site

@@ -10,7 +10,7 @@ torch.mm is cuBLAS for all.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from fused_lstm.spec import Spec
 from . import model
 from .cases import Problem, make_problem
 from .contenders import NN_LSTM, Contender
-from .core import Group, Record, Timed, measure, quartiles, speedup, timed
+from .core import BUSY, Group, Record, Timed, measure, quartiles, speedup, timed
 from .lstm import Local
 
 # --- products by the C++ engine, on the instruction set that it is set to ---
@@ -178,7 +178,8 @@ def run(name: str, suite: Any, options: argparse.Namespace) -> Iterator[Record]:
                 facts: dict[str, Any] = {"shape": case.shape._asdict(), "isa": climbed[label].isa}
                 if label == NN:
                     return facts
-                runner, fuse = group.runners[label], climbed[label].contender.fuse
+                runner: Any = group.runners[label]
+                fuse = climbed[label].contender.fuse
                 found = model.counts(runner.work(mode)[0], case.shape, fuse or "layers", size)
                 facts |= found.facts()
                 if (of := limits.get(climbed[label].isa)) is not None:
@@ -207,7 +208,12 @@ def predicted(record: Record) -> float:
 
 def show(records: Sequence[Record]) -> str:
     """Return every group's ladder as text, and the answer in a sentence."""
-    lines = []
+    lines, foreign = [], max((record.foreign for record in records), default=0.0)
+    if foreign > BUSY:
+        lines.append(
+            f"BUSY: other work took up to {foreign:.0%} of this machine meanwhile; what follows is"
+            " no measurement of it"
+        )
     for group in dict.fromkeys(record.group for record in records):
         of = [r for r in records if r.group == group and r.seconds]
         for suffix in ("", ", avx2"):
@@ -240,6 +246,12 @@ def show(records: Sequence[Record]) -> str:
                 worth = speedup(labels[f"{label}, avx2"], labels[label]).text
                 lines.append(f"{label}: {labels[label].extra['isa']} over avx2 {worth}")
     return "\n".join(lines)
+
+
+def section(page: Any, every: Iterable[Record]) -> None:
+    """Add the ladder to the report's page, as it was printed."""
+    if records := [record for record in every if record.suite == "ladder" and record.seconds]:
+        page.add("## The ladder: one fusion after another", f"```text\n{show(records)}\n```")
 
 
 def first_device(records: Sequence[Record]) -> str:

@@ -2,10 +2,10 @@
 
     seconds = FLOP / peak + bytes / bandwidth + launches * cost of one
 
-Nothing overlaps and nothing that a launch keeps on chip costs anything: the two errors have opposite
-signs. Bytes are counted where a launch reads or writes them, in three kinds: weights, gradients of
-weights, and all else, intermediate results. `traffic` counts a run; the formulas for weights and
-their gradients are in `weight_bytes`, and tests/bench/test_model.py compares the two.
+Nothing overlaps and nothing that a launch keeps on chip costs anything: the two errors have
+opposite signs. Bytes are counted where a launch reads or writes them, in three kinds: weights,
+gradients of weights, and all else, intermediate results. `traffic` counts a run; the formulas for
+weights and their gradients are in `weight_bytes`, and tests/bench/test_model.py compares the two.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. W [4H, I], R [4H, H].
 """
@@ -74,9 +74,9 @@ KINDS = ("weights", "gradients", "intermediates")
 def weight_bytes(shape: Shape, fuse: str, size: int) -> tuple[Moved, Moved]:
     """Return what a step at a level moves of weights, and of their gradients.
 
-    `size` is a number's bytes. A loop joins W and R once a layer and reads them at each step, twice;
-    it writes their gradient at each step and adds it to the sum so far, in place. Hoisted, W is read
-    twice in all and R at each step, twice. A launch that covers all steps reads R twice in all.
+    `size` is a number's bytes. A loop joins W and R once a layer and reads them at each step,
+    twice; it writes their gradient at each step and adds it to the sum so far, in place. Hoisted, W
+    is read twice in all and R at each step, twice. A launch of all steps reads R twice in all.
     """
     T, _, I, H, L = shape
     weights, gradients = Moved(), Moved()
@@ -97,7 +97,7 @@ def _sum(a: Moved, b: Moved) -> Moved:
 
 
 class Traffic(TorchDispatchMode):
-    """Counts launches and what they read and write: operators that are no view and no allocation."""
+    """Counts launches and what they read and write: operators, but no view and no allocation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,6 +132,17 @@ def traffic(work: Callable[[], object]) -> Traffic:
     with Traffic() as seen:
         work()
     return seen
+
+
+def resized(of: Counts, shape: Shape, to: Shape, fuse: str, size: int) -> Counts:
+    """Return the counts of a step that is as another but for its H, which is I too.
+
+    As many launches then, and every intermediate result has a dimension of H.
+    """
+    if (shape.T, shape.B, shape.L) != (to.T, to.B, to.L) or (shape.I, to.I) != (shape.H, to.H):
+        raise ValueError(f"to: got {to}; expected {shape} with another H alone")
+    rest = Moved(*(bytes_ * to.H // shape.H for bytes_ in of.intermediates))
+    return Counts(of.launches, to.flops("step"), *weight_bytes(to, fuse, size), rest)
 
 
 def counts(work: Callable[[], object], shape: Shape, fuse: str, size: int) -> Counts:
@@ -171,12 +182,12 @@ class Limits:
 def measure_limits(dtype: torch.dtype, isa: str = "") -> Limits:
     """Measure this CPU, on the threads that PyTorch is set to.
 
-    The peak is that of the C++ engine's products on registers, the bandwidth that of a copy which no
-    cache holds, and a launch is an operator on one number, with its part of autograd's way back.
+    The peak is that of the C++ engine's products on registers, the bandwidth that of a copy that
+    no cache holds, and a launch is an operator on one number, with its part of autograd's way back.
     """
     if isa:
         native.OPS.use_isa(isa)
-    peak = max(2 * native.OPS.best_product(dtype) for _ in range(20))
+    peak = max(2 * native.OPS.best_product(dtype) for _ in range(100))
     source = torch.zeros(2**27, dtype=torch.int8)
     target = torch.zeros_like(source)
     copy = min(_seconds(lambda: target.copy_(source)) for _ in range(5))
@@ -246,7 +257,7 @@ def rest_of_the_step(shape: Shape, limits: Limits, size: int = 4) -> Span:
 def post_step(
     loop: Counts, hoisted: Counts, limits: Limits = GTX_1080
 ) -> dict[str, dict[str, Span]]:
-    """Return where the post's two systems spent their milliseconds, by the model: who -> kind -> span.
+    """Return where the post's two systems spent a step, by the model: who -> kind -> seconds.
 
     `loop` and `hoisted` are counts of large in float32: the loop's at "none" for TensorFlow, which
     sums a weight's gradients in one sum of all (low) or as each is made (high), as its graph likes;
@@ -287,8 +298,3 @@ def explained(steps: dict[str, dict[str, Span]]) -> dict[str, Span]:
     return {
         kind: Span(*(a - b for a, b in zip(loop[kind], cudnn[kind], strict=True))) for kind in loop
     }
-
-
-def with_limits(limits: Limits, **changed: float) -> Limits:
-    """Return a machine with other figures."""
-    return dataclasses.replace(limits, **changed)

@@ -14,8 +14,10 @@ from lanes import Case, assert_differentiable, call, make_inputs
 from test_cells import SHAPES, check, each_mode
 from tolerance import assert_close
 
-OPTIONS = set(engines.ENGINES["native"].cells["lstm"])
-HAD = {name: options for name, options in CELLS.items() if set(options) <= OPTIONS}
+NATIVE = engines.ENGINES["native"]
+HAD = {
+    name: options for name, options in CELLS.items() if set(options) <= set(NATIVE.cells["lstm"])
+}
 each_cell = pytest.mark.parametrize("options", HAD.values(), ids=HAD)
 
 pytestmark = pytest.mark.skipif(

@@ -19,8 +19,8 @@ FORWARD = {
 GRADIENTS = {"_to_copy": 2, "empty_like": 1, "new_empty": 3, "new_zeros": 1}
 GRADIENTS |= {"cat": 2, "sum": 2, "clone": 2}  # of each layer: h(t-1), and two biases
 BACKWARD = {
-    "layers": GRADIENTS | {"mm": 7, "views": 26},
-    "steps": GRADIENTS | {"mm": 8, "views": 34},
+    "layers": GRADIENTS | {"mm": 7, "views": 28},
+    "steps": GRADIENTS | {"mm": 8, "views": 36},
 }
 
 

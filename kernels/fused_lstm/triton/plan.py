@@ -225,10 +225,10 @@ def _compiled(
     rounds = (size == 2 or (dtype == "fp32" and tf32)) and device.has_tf32
     precision = "tf32" if rounds else "ieee"
     on_tensor_cores = rounds or size == 2
-    block_b, row_groups = _divide_rows(batch, rows, programs, persistent, device, why)
-    narrow = min(
-        TILE // (max(rows, 64) * size) if on_tensor_cores else 16, max(16, _power_of_2(widest))
-    )
+    block_b, row_groups = _divide_rows(batch, rows, size, programs, persistent, device, why)
+    large = TILE if device.smem > 64 * 1024 else TILE // 2
+    narrow = large // (max(rows, 64) * size) if on_tensor_cores else 16
+    narrow = min(narrow, max(16, _power_of_2(widest)))
     # Half as many rounds of a product, where there are many and all of its weights are resident.
     may_double = kind != "layers" and persistent and size == 2 and not device.tcgen05
     may_double &= block_b <= 32 and _ceil(sums, narrow) >= MANY
@@ -329,6 +329,7 @@ def _in_parts(found: Plan, device: Device) -> Plan:
             k_parts=K_PARTS,
             why=(
                 f"{found.layers * blocks} programs, one on each of {device.sms} SMs at most",
+                *(why for why in found.why if "rows of batch" in why),
                 f"{registers} of a thread's registers hold its weights and sums: all resident,"
                 f" each of {K_PARTS} warps sums over {columns} of K",
             ),
@@ -360,12 +361,14 @@ def _share_out(direction, hidden, layers, gates, device, why) -> tuple[int, int,
     return 16, layers * _ceil(hidden, 16), False
 
 
-def _divide_rows(batch, rows, programs, persistent, device, why) -> tuple[int, int]:
+def _divide_rows(batch, rows, size, programs, persistent, device, why) -> tuple[int, int]:
     """Rows of batch that a product takes at once, and how many groups of programs share them out.
 
     Rows do not wait for each other: as many groups as the SMs hold, each with weights of its own.
     """
     block_b = min(max(16, _power_of_2(batch)), 32)
+    if rows * block_b * max(4, size) + RESERVED > device.smem:  # sums among the warps
+        block_b = 16
     fit = max(1, device.sms // programs) if persistent else 1
     if _ceil(batch, block_b) > fit and rows <= 64:
         block_b = min(_power_of_2(batch), 64)
