@@ -87,6 +87,12 @@ def rungs(
     return found
 
 
+def native_lstm(x, h0, c0, weights, dropout: float, fuse: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The engine `native` on weights given at the call: y, h_n, c_n."""
+    y, state = fused_lstm.lstm(x, (h0, c0), weights, dropout, "native", fuse)
+    return y, *state
+
+
 def make_pair(
     shape: Shape, engine: str, fuse: str | None, dtype: torch.dtype, **options
 ) -> tuple[nn.LSTM, fused_lstm.LSTM]:

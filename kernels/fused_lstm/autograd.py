@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 
 from . import hoisted, loop, reference
 from .engines import in_a_graph
+from .errors import meant
 from .pullback import is_differentiated, is_transformed, kernel, pulled_back
 from .spec import Spec
 
@@ -65,12 +66,32 @@ def run(
         return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
     if save:
         return LSTMFunction.apply(ops, spec, seed, batch_sizes, not_reset, x, h0, c0, *weights)
+    return lstm_forward(ops, spec, False, seed, batch_sizes, not_reset, x, h0, c0, weights)
+
+
+def lstm_forward(
+    ops: SimpleNamespace,
+    spec: Spec,
+    save: bool,
+    seed: Tensor | None,
+    batch_sizes: Tensor | None,
+    not_reset: Tensor | None,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weights: Sequence[Tensor],
+) -> tuple[Tensor, ...]:
+    """Return the operator's six; the last three, for a backward, are empty without `save`."""
     options = spec.schema
     if batch_sizes is not None or not_reset is not None:
         options = named(spec, batch_sizes, not_reset)
-    return kernel(
-        ops.lstm.default, x, h0, c0, weights, spec.dropout, seed, spec.level, False, **options
-    )
+    with torch._C._AutoDispatchBelowAutograd():
+        try:
+            return ops.lstm.default(
+                x, h0, c0, weights, spec.dropout, seed, spec.level, save, **options
+            )
+        except RuntimeError as error:
+            raise meant(error) from None
 
 
 def named(spec: Spec, batch_sizes: Tensor | None, not_reset: Tensor | None) -> dict[str, Any]:
@@ -86,11 +107,8 @@ class LSTMFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, ops, spec, seed, batch_sizes, not_reset, x, h0, c0, *weights):
-        options = spec.schema
-        if batch_sizes is not None or not_reset is not None:
-            options = named(spec, batch_sizes, not_reset)
-        y, h_n, c_n, h, c, gates = kernel(
-            ops.lstm.default, x, h0, c0, weights, spec.dropout, seed, spec.level, True, **options
+        y, h_n, c_n, h, c, gates = lstm_forward(
+            ops, spec, True, seed, batch_sizes, not_reset, x, h0, c0, weights
         )
         ctx.ops, ctx.spec = ops, spec
         ctx.set_materialize_grads(False)
@@ -125,10 +143,14 @@ def lstm_backward(ops, spec, needs_dx, saved, dy, dh_n, dc_n, x, h0, c0, *weight
         options = named(spec, batch_sizes, not_reset)
     if samples:
         options = {**options, "samples": samples}
-    dx, dh0, dc0, dweights = kernel(
-        ops.lstm_backward.default, dy, dh_n, dc_n, x, h0, c0, weights, spec.dropout, seed,
-        spec.level, y, h, c, gates, needs_dx, **options,
-    )  # fmt: skip
+    with torch._C._AutoDispatchBelowAutograd():
+        try:
+            dx, dh0, dc0, dweights = ops.lstm_backward.default(
+                dy, dh_n, dc_n, x, h0, c0, weights, spec.dropout, seed, spec.level, y, h, c, gates,
+                needs_dx, **options,
+            )  # fmt: skip
+        except RuntimeError as error:
+            raise meant(error) from None
     return dx if needs_dx else None, dh0, dc0, *dweights
 
 
@@ -235,8 +257,7 @@ def dropout(
         return plain_dropout(x, p, seed, first)
     if torch.is_grad_enabled() and x.requires_grad:
         return DropoutFunction.apply(ops, x, p, seed, first)
-    with torch._C._AutoDispatchBelowAutograd():
-        return ops.dropout.default(x, p, seed, first)
+    return kernel(ops.dropout.default, x, p, seed, first)
 
 
 def plain_dropout(x: Tensor, p: float, seed: Tensor, first: int = 0) -> Tensor:
@@ -257,7 +278,10 @@ class DropoutFunction(torch.autograd.Function):
         ctx.options = ops, p, first
         ctx.save_for_backward(seed)
         with torch._C._AutoDispatchBelowAutograd():
-            return ops.dropout.default(x, p, seed, first)
+            try:
+                return ops.dropout.default(x, p, seed, first)
+            except RuntimeError as error:
+                raise meant(error) from None
 
     @staticmethod
     def backward(ctx, grad):

@@ -112,7 +112,7 @@ def _spec_of(module: Any) -> Spec:
         directions, projection = 1 + module.bidirectional, module.proj_size > 0
         return Spec(
             module.mode.lower(), layers=module.num_layers, directions=directions, bias=module.bias,
-            projection=projection,
+            projection=projection, dropout=float(module.dropout),
         )  # fmt: skip
     kind = {nn.LSTMCell: "lstm", nn.GRUCell: "gru"}.get(_class_of(module))
     return Spec(kind or f"rnn_{module.nonlinearity}", bias=module.bias)

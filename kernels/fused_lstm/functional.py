@@ -89,9 +89,9 @@ def lstm(
     h0, c0 = state
     rows = None if lengths is None else padded(x, lengths)
     lanes, P = (len(h0), h0.shape[2]) if h0.dim() == 3 else (0, 0)
-    base = completed(cell, lanes, len(weights), 1 + bidirectional)
+    base = completed(cell, lanes, len(weights), 1 + bidirectional, float(dropout))
     y, h_n, c_n, *states = call(
-        base, x, h0, c0, weights, c0.shape[-1] if base.projection else P, P, engine, fuse, dropout,
+        base, x, h0, c0, weights, c0.shape[-1] if base.projection else P, P, engine, fuse,
         training, recompute, rows, resets, return_states,
     )  # fmt: skip
     if rows is not None:
@@ -120,7 +120,6 @@ def call(
     P: int,
     engine: str,
     fuse: str | None,
-    dropout: float,
     training: bool,
     recompute: int | None,
     rows: Varlen | None = None,
@@ -131,7 +130,7 @@ def call(
     """Check and cast a call's arguments, pack its rows, and run its engine.
 
     Args:
-        base: the cell, its options, layers, directions and which weights a lane has.
+        base: the cell, its options, layers, directions, dropout and which weights a lane has.
         rows: how they are packed; None where all have T steps.
         states: whether the state after every step is wanted too.
         instead: (an engine's name, its function, rows) -> what runs in its place: see
@@ -144,7 +143,7 @@ def call(
     dtype, device, sizes = x.dtype, x.device, None if rows is None else rows.batch_sizes
     compiling, tracing = torch.compiler.is_compiling(), torch.jit.is_tracing()
     key = (
-        dropout, training, recompute, engine, fuse, device, dtype,
+        training, recompute, engine, fuse, device, dtype,
         sizes is not None and (compiling or tracing), resets is not None, states,
     )  # fmt: skip
     if compiling:
@@ -201,7 +200,6 @@ def unpacked_states(rows: Varlen, states: Tensor) -> Tensor:
 
 def _plan(
     base: Spec,
-    dropout: float,
     training: bool,
     recompute: int | None,
     engine: str,
@@ -234,12 +232,12 @@ def _plan(
         raise ValueError("return_states: got True with recompute, which keeps few; expected False")
     lowered = name == "native" and dtype == torch.float32 and word in ("tf32", "bf16")
     spec = replace(
-        base, dropout=float(dropout) if training else 0.0, training=training, recompute=recompute,
+        base, dropout=base.dropout if training else 0.0, training=training, recompute=recompute,
         level=level, precision=word if lowered else None,
     )  # fmt: skip
     plan = name, spec, expected_weights(spec, I, H, P)
     base.plans[
-        dropout, training, recompute, engine, fuse, device, dtype, packed_in_a_graph, resets,
+        training, recompute, engine, fuse, device, dtype, packed_in_a_graph, resets,
         states, word, I, H, P,
     ] = plan  # fmt: skip
     return plan

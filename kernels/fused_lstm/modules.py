@@ -7,6 +7,7 @@ size of h, which is H unless h is projected.
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -31,6 +32,17 @@ class Recurrent(nn.RNNBase):
     spec: Spec  # the cell, its options, layers, directions and which weights a lane has
     recompute: int | None = None  # of one that `convert` has made
     _instead: Any = None  # (engine's name, its function) -> what runs: see fused_lstm.opacus
+
+    @property
+    def dropout(self) -> float:
+        """Probability of dropping an element of h between two layers, in training."""
+        return vars(self)["dropout"]
+
+    @dropout.setter
+    def dropout(self, p: float) -> None:
+        vars(self)["dropout"] = p
+        if "spec" in vars(self):
+            self.spec = replace(self.spec, dropout=float(p))
 
     def _set_up(self, spec: Spec, engine: str, fuse: str | None, recompute: int | None) -> None:
         self.engine, self.fuse, self.recompute, self.spec = engine, fuse, recompute, spec
@@ -141,7 +153,7 @@ class Recurrent(nn.RNNBase):
             if type(tensor) is not Tensor or tensor.layout is not torch.strided or tensor.is_nested:
                 check_dense(name, tensor)
         y, h_n, c_n, *states = call(
-            spec, x, h0, c0, self.weights(), H, P, self.engine, self.fuse, self.dropout,
+            spec, x, h0, c0, self.weights(), H, P, self.engine, self.fuse,
             self.training, self.recompute, rows, resets, return_states, self._instead,
         )  # fmt: skip
         packed = isinstance(input, PackedSequence)
@@ -282,7 +294,7 @@ class LSTM(Recurrent):
     ) -> None:
         spec = Spec(
             "lstm", layer_norm, peephole, coupled, zoneout, recurrent_dropout, candidate_dropout,
-            num_layers, 1 + bool(bidirectional), bias, proj_size > 0, recompute=recompute,
+            num_layers, 1 + bool(bidirectional), bias, proj_size > 0, dropout, recompute=recompute,
             num_heads=num_heads,
         )  # fmt: skip
         check_engine(engine, fuse, spec)
@@ -355,8 +367,8 @@ class GRU(Recurrent):
     ) -> None:
         spec = Spec(
             "gru", layer_norm, zoneout=zoneout, recurrent_dropout=recurrent_dropout,
-            layers=num_layers, directions=1 + bool(bidirectional), bias=bias, recompute=recompute,
-            num_heads=num_heads,
+            layers=num_layers, directions=1 + bool(bidirectional), bias=bias, dropout=dropout,
+            recompute=recompute, num_heads=num_heads,
         )  # fmt: skip
         check_engine(engine, fuse, spec)
         super().__init__(
@@ -408,7 +420,7 @@ class RNN(Recurrent):
             raise ValueError(f"nonlinearity: got {nonlinearity!r}; expected 'tanh' or 'relu'")
         spec = Spec(
             f"rnn_{nonlinearity}", layers=num_layers, directions=1 + bool(bidirectional), bias=bias,
-            recompute=recompute, num_heads=num_heads,
+            dropout=dropout, recompute=recompute, num_heads=num_heads,
         )  # fmt: skip
         check_engine(engine, fuse, spec)
         super().__init__(
@@ -457,7 +469,7 @@ class RecurrentCell(nn.RNNCellBase):
         if self.bias:
             weights += [self.bias_ih, self.bias_hh]
         _, h, c = call(
-            self.spec, x, h0, c0, weights, H, H, self.engine, self.fuse, 0.0, self.training, None
+            self.spec, x, h0, c0, weights, H, H, self.engine, self.fuse, self.training, None
         )
         h, c = (h[0], c[0]) if batched else (h[0, 0], c[0, 0])
         return (h, c) if has_c else h

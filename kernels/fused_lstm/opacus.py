@@ -187,9 +187,8 @@ class Gradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx, module, mean, call, x, h0, c0, *weights):
         ops, spec, (seed, batch_sizes, not_reset), ctx.back = call
-        named = autograd.named(spec, batch_sizes, not_reset)
-        y, h_n, c_n, *saved = autograd.kernel(
-            ops.lstm.default, x, h0, c0, weights, spec.dropout, seed, spec.level, True, **named
+        y, h_n, c_n, *saved = autograd.lstm_forward(
+            ops, spec, True, seed, batch_sizes, not_reset, x, h0, c0, weights
         )
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, h0, c0, *weights, seed, batch_sizes, not_reset, y, *saved)

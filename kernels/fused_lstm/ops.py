@@ -86,11 +86,13 @@ def _lstm(
     ops, x, h0, c0, weights, dropout, seed, fuse, save,
     directions=1, batch_sizes=None, keep=None, cell="", rates=(), precision=None,
 ):  # fmt: skip
-    spec = _spec_of(h0, weights, dropout, seed, fuse, directions, cell, rates, precision)
     if save:
+        spec = _spec_of(h0, weights, dropout, seed, fuse, directions, cell, rates, precision)
         return autograd.LSTMFunction.apply(ops, spec, seed, batch_sizes, keep, x, h0, c0, *weights)
-    named = autograd.named(spec, batch_sizes, keep)
-    return autograd.kernel(ops.lstm.default, x, h0, c0, weights, dropout, seed, fuse, save, **named)
+    return autograd.kernel(
+        ops.lstm.default, x, h0, c0, weights, dropout, seed, fuse, save, directions=directions,
+        batch_sizes=batch_sizes, keep=keep, cell=cell, rates=rates, precision=precision,
+    )  # fmt: skip
 
 
 def _plain_lstm(

@@ -151,7 +151,7 @@ def test_module_drops_in_training_alone(path):
 
 @pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
 def test_p_that_is_no_probability(p):
-    with pytest.raises(ValueError, match=r"p: got .*, should be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"p: got .*; expected a number in \[0, 1\]"):
         fused_lstm.dropout(torch.ones(3), p)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from cases import Shape
+from cases import Shape, native_lstm
 from fused_lstm import native, reference
 from tolerance import HALF, TOLERANCE, assert_close, error_norm, ulps
 
@@ -55,7 +55,7 @@ def results(inputs, lstm) -> dict[str, torch.Tensor]:
 
 
 def engine(fuse="layers", dropout=0.0):
-    return lambda x, h0, c0, weights: native.lstm(x, h0, c0, weights, dropout, fuse)
+    return lambda x, h0, c0, weights: native_lstm(x, h0, c0, weights, dropout, fuse)
 
 
 def assert_threads_agree(inputs) -> None:
@@ -101,7 +101,7 @@ def test_agrees_with_the_reference(isa, shape, dtype, fuse, bias):
     compare(results(inputs, engine(fuse)), expected)
     with torch.no_grad():  # a path of its own: nothing saved, one buffer for all layers
         x, h0, c0, *weights = inputs
-        found = native.lstm(x, h0, c0, weights, 0.0, fuse)
+        found = native_lstm(x, h0, c0, weights, 0.0, fuse)
     compare(dict(enumerate(found)), dict(enumerate(plain)))
 
 
@@ -178,7 +178,7 @@ def test_nan_goes_through(isa):
     x, h0, c0, *weights = problem(Shape(3, 2, 4, 20, 1))
     x = x.detach().clone()
     x[1, 0, 2] = float("nan")
-    y, *_ = native.lstm(x, h0, c0, weights, 0.0, "layers")
+    y, *_ = native_lstm(x, h0, c0, weights, 0.0, "layers")
     assert y[0].isfinite().all()
     assert y[1:, 0].isnan().all()
     assert y[:, 1].isfinite().all()
@@ -257,7 +257,7 @@ def test_gradcheck():
     x, h0, c0, *weights = problem(Shape(3, 2, 3, 5, 2), torch.float64)
 
     def run(x, h0, c0, *weights):
-        return native.lstm(x, h0, c0, weights, 0.0, "layers")
+        return native_lstm(x, h0, c0, weights, 0.0, "layers")
 
     assert torch.autograd.gradcheck(run, (x, h0, c0, *weights))
 
@@ -269,7 +269,7 @@ def test_strided_inputs_and_a_second_backward():
     assert not wide[0].is_contiguous()
     compare(results(wide, engine()), expected)
     x, h0, c0, *weights = inputs
-    y = native.lstm(x, h0, c0, weights, 0.0, "layers")[0].sum()
+    y = native_lstm(x, h0, c0, weights, 0.0, "layers")[0].sum()
     first = torch.autograd.grad(y, inputs, retain_graph=True)
     for a, b in zip(first, torch.autograd.grad(y, inputs), strict=True):
         assert torch.equal(a, b)
