@@ -63,6 +63,7 @@ class Case:
         words += [f"P{self.P}"] if self.P else []
         words += [f"L{self.L}"] if self.kind == "layers" else []
         words += [f"dropout {self.p}"] if self.p else []
+        words += [f"T{self.T}"] if self.T > 3 else []
         words += ["rows"] if self.lengths else []
         words += ["keep"] if self.keep else []
         words += [name.replace("_", " ") for name in self.cell.options]
