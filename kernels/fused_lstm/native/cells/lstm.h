@@ -38,7 +38,7 @@ FL_INLINE void store_blocks(const Gates<Sum<T>>& a, const Blocks<T>& blocks, lon
   store_block(blocks, GATES - 1, block, row, a.o, width);
 }
 
-// The sums of a unit's gates, `stride` apart; o is not activated.
+// From sums to activated gates; o stays a sum.
 template <int GATES, class T>
 FL_INLINE Gates<Sum<T>> activate_all_but_o(Vec<T> i, Vec<T> f, Vec<T> g, Vec<T> o) {
   i = sigmoid<Sum<T>>(i);
