@@ -131,12 +131,12 @@ def test_errors_are_those_of_each_ways_bits(tiny, tmp_path, monkeypatch):
 
 
 def test_a_wrong_engine_is_refused_and_the_others_are_timed(tiny, tmp_path, monkeypatch):
-    def lstm(*arguments):
-        y, h, c = cudnn.lstm(*arguments)
+    def run(*arguments):
+        y, h, c = cudnn.run(*arguments)
         return y * 1.01, h, c
 
-    module = SimpleNamespace(missing=lambda device: None, describe=str, lstm=lstm)
-    monkeypatch.setitem(ENGINES, "wrong", Engine("nowhere", ()))
+    module = SimpleNamespace(missing=lambda device: None, describe=str, run=run)
+    monkeypatch.setitem(ENGINES, "wrong", Engine("nowhere", (), {"lstm": ()}))
     monkeypatch.setitem(LOADED, "wrong", module)
     records = run(tmp_path, "lstm", "--engines=loop,wrong", "--device=cpu", status=FAILED)
     (wrong,) = (r for r in records if r.contender == "wrong")
