@@ -103,7 +103,7 @@ SENTENCES = [
 ]
 SUITES = {
     "ladder": Suite("the fusions, one at a time, on one product kernel: counted, predicted, timed",
-        named("small", "medium"), "ladder", pace=Pace(70, 5, 60, 20)),
+        named("small", "medium"), "ladder", pace=Pace(48, 5, 60)),
     "post": Suite(
         "the post's own table: words per second of training, TensorFlow, JAX, PyTorch, the fusions",
         named("small", "medium"), "train", modes=("train", "rest"), contenders=who.trainers,
