@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -109,32 +108,19 @@ def _run(args: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(args.seed)
     words = generate(model.eval(), prompt, generator, args.temperature, args.top_k)
     sys.stdout.write(args.prompt)
-    seconds: list[float] = []
+    moments = [time.perf_counter()]
     for _ in range(args.length):
-        begin = time.perf_counter()
         word = checkpoint.vocabulary[next(words)]
-        seconds.append(time.perf_counter() - begin)
         sys.stdout.write("\n" if word == EOS else f" {word}")
         sys.stdout.flush()
+        moments.append(time.perf_counter())
     sys.stdout.write("\n")
-    print(f"lm.generate: {latency(seconds)}", file=sys.stderr)
-
-
-def latency(seconds: Sequence[float]) -> str:
-    """Return what is said of the times of a text's words, at least one.
-
-    The first one's is apart: it reads the prompt, and what an engine compiles, it compiles then.
-    Of the others: tokens per second and the 50th and 99th percentile of their times.
-    """
-    first, *others = seconds
-    text = f"first token after {first * 1e3:.1f} ms"
-    if not others:
-        return text
-    sample = others if len(others) > 1 else others * 2  # Python before 3.13 wants two
-    percentiles = statistics.quantiles(sample, n=100, method="inclusive")
-    p50, p99 = (f"{percentiles[n - 1] * 1e3:.2f} ms" for n in (50, 99))
-    speed = f"{len(others) / sum(others):,.0f} tokens per second"
-    return f"{text}, {len(others)} more at {speed}, each in {p50} (p50), {p99} (p99)"
+    # The first reads the prompt, and what an engine compiles, it compiles then.
+    begin, first, last = moments[0], moments[1], moments[-1]
+    text = f"lm.generate: first token after {(first - begin) * 1e3:.1f} ms"
+    if args.length > 1:
+        text += f", then {(args.length - 1) / (last - first):,.0f} tokens per second"
+    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -590,4 +590,4 @@ def train_step(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    distributed.leave(main())

@@ -73,7 +73,7 @@ def test_beside_dropout_that_the_model_applies(options):
     ("options", "message"),
     [
         ("--layer-norm --coupled", "coupled: got True with layer_norm=True"),
-        ("--peephole --lstm cudnn", "peephole: engine='cudnn' does not have it"),
+        ("--peephole --lstm cudnn", "peephole: got True with engine='cudnn'"),
         ("--zoneout-h 1.5", "--zoneout-h: got '1.5'; expected a number, at least 0 and at most 1"),
     ],
     ids=lambda value: value[:20],

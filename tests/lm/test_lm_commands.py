@@ -68,21 +68,12 @@ def test_generate_goes_on_as_the_text_does(trained, capsys):
     captured = capsys.readouterr()
     assert captured.out == "w0 w1 w2 w3 w4 w5 w6 w7 w8 w9 w10\n w0 w1 w2\n"
     assert re.fullmatch(
-        r"lm\.generate: first token after [\d.]+ ms, 9 more at [\d,]+ tokens per second, "
-        r"each in [\d.]+ ms \(p50\), [\d.]+ ms \(p99\)\n",
+        r"lm\.generate: first token after [\d.]+ ms, then [\d,]+ tokens per second\n",
         captured.err,
     )
-
-
-def test_latency_by_hand():
-    assert generate.latency([0.5]) == "first token after 500.0 ms"
-    one = "first token after 500.0 ms, 1 more at 250 tokens per second, each in 4.00 ms (p50), "
-    assert generate.latency([0.5, 0.004]) == one + "4.00 ms (p99)"
-    many = [0.5] + [0.001] * 99 + [0.101, 0.0]  # sorted: 0, then 99 of 1 ms, then 101 ms
-    said = generate.latency(many)
-    assert said.endswith("101 more at 505 tokens per second, each in 1.00 ms (p50), 1.00 ms (p99)")
-    slow = [0.5] + [0.001] * 90 + [0.101] * 11
-    assert generate.latency(slow).endswith("each in 1.00 ms (p50), 101.00 ms (p99)")
+    assert generate.main([str(directory), "--length=1"]) == 0
+    alone = r"lm\.generate: first token after [\d.]+ ms\n"
+    assert re.fullmatch(alone, capsys.readouterr().err)
 
 
 def test_a_state_is_carried_without_a_copy(trained):

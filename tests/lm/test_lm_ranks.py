@@ -159,3 +159,17 @@ def worker_of(parent, rank):
             if ours and f"RANK={rank}".encode() in variables:
                 return int(status.parent.name)
     raise AssertionError("no such worker")
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1, "first\nlast\n"), (2, "first\n")])
+def test_a_rank_ends_before_python_takes_itself_apart(size, expected):
+    """In that gloo's threads would abort it, now and then; its lines and its status are out."""
+    program = (
+        "import atexit; from lm.distributed import leave\n"
+        "atexit.register(print, 'last'); print('first'); leave(3)"
+    )
+    environment = {**os.environ, "WORLD_SIZE": str(size)}
+    process = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert (process.returncode, process.stdout) == (3, expected)

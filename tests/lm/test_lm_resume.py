@@ -260,17 +260,21 @@ def test_another_engine_goes_on(tmp_path, corpus_dir, capsys, engine):
     assert f"not the same bits: engine {engine}, was cudnn" in capsys.readouterr().out
 
 
-def test_a_finished_run_is_only_tested_again(tmp_path, corpus_dir):
-    """Its checkpoint stays as it is, its log too."""
+@pytest.mark.parametrize("end", ["--epochs=2", "--max-steps=37"])
+def test_a_finished_run_is_only_tested_again(tmp_path, corpus_dir, end):
+    """Its checkpoints stay as they are, its log too."""
     saved, summary = tmp_path / "saved", tmp_path / "again.json"
-    first = train(tmp_path, corpus_dir, "--epochs=2", f"--save={saved}")
-    (path,) = checkpoint.all_in(saved)
-    before, log = path.stat().st_mtime_ns, (saved / FILE).read_text()
+    first = train(tmp_path, corpus_dir, end, f"--save={saved}")
+
+    def checkpoints():
+        return {path: path.stat().st_mtime_ns for path in checkpoint.all_in(saved)}
+
+    before, log = checkpoints(), (saved / FILE).read_text()
     assert main([f"--resume={saved}", f"--summary={summary}"]) == 0
     again = json.loads(summary.read_text())
     assert again["curve"] == first["curve"]
     assert again["test_perplexity"] == first["test_perplexity"]
-    assert (path.stat().st_mtime_ns, (saved / FILE).read_text()) == (before, log)
+    assert (checkpoints(), (saved / FILE).read_text()) == (before, log)
 
 
 def test_the_best_checkpoint_is_kept(tmp_path, corpus_dir):
