@@ -140,6 +140,8 @@ def call(
         y, h_n, c_n as the engine has them: packed, and sorted by length; where `states` are wanted
         h and c of every lane after every step [L * D, ..., P or H].
     """
+    if resets is not None:
+        check_resets(resets, x)
     dtype, device, sizes = x.dtype, x.device, None if rows is None else rows.batch_sizes
     compiling, tracing = torch.compiler.is_compiling(), torch.jit.is_tracing()
     key = (
@@ -159,8 +161,6 @@ def call(
         # A batch of none: nothing to fuse, shapes, and gradients of zero.
         if h0.shape[1] == 0 and (rows is None or not rows.arrives_packed):
             name, spec = "loop", replace(spec, level="none")
-    if resets is not None:
-        check_resets(resets, x)
     if autocasts:
         x, h0, c0, *weights = autocast(x, h0, c0, *weights)
     not_reset = None

@@ -281,8 +281,8 @@ class RecurrenceFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dh_all, dc_n):
-        *inputs, h, c_n = ctx.saved_tensors[:7]
-        T, order, saved = ctx.T, ctx.order, list(ctx.saved_tensors[7:])
+        x_part, h0, c0, w_hh, w_hr, h, c_n, *saved = ctx.saved_tensors  # asked for once
+        inputs, T, order = (x_part, h0, c0, w_hh, w_hr), ctx.T, ctx.order
         if torch._C._are_functorch_transforms_active():
             grads = pulled_back(partial(_plain, order), inputs, (dh_all, dc_n))
             return None, None, None, *grads

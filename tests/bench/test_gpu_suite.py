@@ -272,7 +272,7 @@ def test_a_dry_runs_launches_are_cooperative():
         "lstm_forward_kernel", "lstm_forward_kernel", "lstm_backward_kernel",
     ]  # fmt: skip
     assert all(launch["cooperative"] for launch in launches)
-    assert launches[0]["grid"] == [3, 1, 1]  # 16 units of 33 each
+    assert launches[0]["grid"] == [5, 1, 1]  # 8 units of 33 each
 
 
 def test_what_is_compiled_covers_tests_and_races():

@@ -131,11 +131,11 @@ def test_errors_are_those_of_each_ways_bits(tiny, tmp_path, monkeypatch):
 
 
 def test_a_wrong_engine_is_refused_and_the_others_are_timed(tiny, tmp_path, monkeypatch):
-    def run(*arguments):
+    def wrong_by_a_hundredth(*arguments):
         y, h, c = cudnn.run(*arguments)
         return y * 1.01, h, c
 
-    module = SimpleNamespace(missing=lambda device: None, describe=str, run=run)
+    module = SimpleNamespace(missing=lambda device: None, describe=str, run=wrong_by_a_hundredth)
     monkeypatch.setitem(ENGINES, "wrong", Engine("nowhere", (), {"lstm": ()}))
     monkeypatch.setitem(LOADED, "wrong", module)
     records = run(tmp_path, "lstm", "--engines=loop,wrong", "--device=cpu", status=FAILED)
@@ -145,7 +145,7 @@ def test_a_wrong_engine_is_refused_and_the_others_are_timed(tiny, tmp_path, monk
         " allowed; not timed"
     )
     timed = {(r.contender, r.mode) for r in records if r.seconds}
-    assert timed == {(c, m) for c in ("cudnn", "loop-none") for m in suites.MODES}
+    assert timed == {(c, m) for c in ("cudnn", "loop-none", "loop-hoisted") for m in suites.MODES}
     for r in (r for r in records if r.seconds):
         assert r.extra["launches"] > 0
         assert r.extra["bytes"] > 0

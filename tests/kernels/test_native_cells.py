@@ -64,7 +64,7 @@ def test_first_and_second_derivative(options):
     module = make(case, engine="native", **options)
     assert_differentiable(
         make_inputs(case, torch.float64), module.parameters(), seed=5, engine="native",
-        bidirectional=True, cell=module.cell,
+        bidirectional=True, cell=module.spec,
     )  # fmt: skip
 
 
