@@ -118,6 +118,8 @@ struct Dots {
       constexpr int R = decltype(height)::value;
       Tile<T, R, GATES> tile;
       begin(tile, unit, row);
+      // Not unrolled: with the sums of two gates alive at once, registers would run out.
+#pragma GCC unroll 1
       for (int gate = 0; gate < GATES; ++gate) {
         const E* const own = weight + (gate * units + unit) * depth;
         Vec<T> sums[R];
