@@ -36,7 +36,7 @@ SHAPES = {  # T, B, I, H, L
     "streamed": (9, 20, 64, 2048, 1),
     "long": (1024, 16, 512, 512, 1),
 }
-fuses = pytest.mark.parametrize("fuse", ["pointwise", "steps", "layers"])
+fuses = pytest.mark.parametrize("fuse", ["pointwise", "hoisted", "steps", "layers"])
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
