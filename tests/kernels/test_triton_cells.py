@@ -208,7 +208,8 @@ def test_first_and_second_derivative(options):
 
 
 def test_pointwise_refuses_what_it_does_not_have():
-    with pytest.raises(ValueError, match="peephole: got True with fuse='pointwise', which does not have it"):
+    refused = "peephole: got True with fuse='pointwise', which does not have it"
+    with pytest.raises(ValueError, match=refused):
         fused_lstm.LSTM(3, 4, peephole=True, engine="triton", fuse="pointwise")
 
 
