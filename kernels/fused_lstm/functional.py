@@ -158,8 +158,8 @@ def call(
         autocasts = torch._C._is_any_autocast_enabled() and is_autocast_on(device)
     if not tracing:
         check_tensors(spec, x, h0, c0, weights, H, P, expected, rows, autocasts)
-        # A batch of none: nothing to fuse, shapes, and gradients of zero. (Of rows that arrive packed
-        # a graph does not know their number.)
+        # A batch of none: nothing to fuse, shapes, and gradients of zero. A graph does not know how
+        # many rows arrive packed.
         if (rows is None or not rows.arrives_packed) and h0.shape[1] == 0:
             name, spec = "loop", replace(spec, level="none")
     if autocasts:

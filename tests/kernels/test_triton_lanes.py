@@ -118,7 +118,7 @@ def force(monkeypatch, path: dict, wavefront: bool) -> None:
     """Make op.py launch what `path` says, instead of what choice.choose does."""
 
     def made(fuse, direction, dtype, device, shape, *, norm, gates, tf32):
-        L, D, B, H, projected = shape
+        L, D, B, H, projected, _ = shape
         kind = "both" if D == 2 else "layers" if wavefront else "steps"
         changes = path if direction == "backward" or "split" not in path else {}
         options = {"projected": projected, "norm": norm, "gates": gates}
