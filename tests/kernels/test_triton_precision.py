@@ -71,7 +71,7 @@ def switches():
 def test_the_kernels_plan(allowed, monkeypatch):
     monkeypatch.setattr(devices, "current", lambda device: devices.DEVICES["H100"])
     torch.backends.cudnn.rnn.fp32_precision = allowed
-    shape = op.Shape(2, 1, 3, 64, 0)
+    shape = op.Shape(2, 1, 3, 64, 0, 64)
     of = "layers", "forward", torch.float32, torch.device("cpu"), shape
     plan = op.plan_of(*of, norm=False, gates=4, tf32=precision.tf32())
     assert plan.precision == allowed
