@@ -164,7 +164,7 @@ def _compare(
         allowed = outcome.case.tolerance * wanted.abs().max().item()
         if name in rounded:
             allowed = max(allowed, 2 * (rounded[name].double() - wanted).abs().max().item())
-        ratio = error / allowed
+        ratio = error / allowed if allowed else float("inf" if error else 0)  # all zero
         outcome.error = max(outcome.error, ratio)
         if not ratio <= 1:  # not a number either
             outcome.wrong.append(f"{name}: error {error:.1e}, {ratio:.1f} times what is allowed")

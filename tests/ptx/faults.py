@@ -117,14 +117,14 @@ FAULTS = [
           "uninitialised read", path="streamed", schedule=LATE),
     Fault("wgmma.wait_group + 1",
           every(r"(wgmma\.wait_group\.sync\.aligned) 0", r"\1 1"), "in flight is touched",
-          arch=(90,)),
+          arch=(90,), path="whole sums"),
     Fault("wgmma.fence removed", every(r"wgmma\.fence\.sync\.aligned;", ""),
-          "without a wgmma.fence", arch=(90,)),
+          "without a wgmma.fence", arch=(90,), path="whole sums"),
     Fault("fence.proxy.async removed", every(r"fence\.proxy\.async\.shared::cta;", ""),
-          "not fenced from wgmma", arch=(90,)),
+          "not fenced from wgmma", arch=(90,), path="whole sums"),
     Fault("wgmma adds to what was there",
           every(r"(wgmma\.mma_async[^;]*\}, %rd\d+, %rd\d+, )0,", r"\g<1>1,"),
-          "times what is allowed", arch=(90,)),
+          "times what is allowed", arch=(90,), path="whole sums"),
     # --- what cannot be found, since something else protects the same ---
     Fault(".cg of the exchange's loads dropped", every(r"ld\.global\.cg", "ld.global"),
           not_found="the wait's acquire drops the SM's L1 before any thread loads"),
@@ -132,8 +132,9 @@ FAULTS = [
 
 
 def case_of(fault: Fault, kind: str, arch: int) -> Case:
-    size = H if fault.path == "own" else 100
-    options = {"B": 20} if fault.path == "own" else {"B": 3, "T": 2, "path": fault.path}
+    size = H if fault.path in ("own", "whole sums") else 100
+    few = {"B": 3, "T": 2} if size == 100 else {"B": 20}
+    options = {**few, "path": fault.path}
     if kind == "projected":
         return Case("steps", fault.dtype, arch, size, P=size - 13, **options)
     return Case(kind, fault.dtype, arch, size, L=2 if kind == "layers" else 1, **options)
