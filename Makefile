@@ -41,7 +41,7 @@ ladder: setup    ## the three fusions, one at a time, and what each gained
 post: setup      ## the post's own table: TensorFlow, JAX, PyTorch, and the fusions; 4 minutes
 	OUT=$(OUT) $(RUN) -m bench post $(ARGS)
 
-RESULTS := $(wildcard $(addsuffix .jsonl,$(addprefix bench/results/,post ladder lstm peers inference short busy streaming scaling)))
+RESULTS := $(wildcard $(addsuffix .jsonl,$(addprefix bench/results/,post ladder peers inference short busy streaming scaling)))
 docs: setup      ## the tables of README and docs, and the report's page, from results files
 	$(RUN) -m bench.tables
 	$(RUN) -m bench.report $(RESULTS) -o bench/results/cpu
