@@ -175,14 +175,14 @@ def answer() -> str:
     here = (
         f"**By how much here?** {whole.value:.2f} times ({whole.low:.2f} to {whole.high:.2f}), on"
         f" one core of {machine(rungs[0])}: {ms(rungs[0].median)} ms become"
-        f" {ms(rungs[-1].median)}. Of that factor {listed(most)}; {listed(least)} add"
-        " little or nothing that can be seen, for on a CPU a launch is cheap."
+        f" {ms(rungs[-1].median)}. Of that factor {listed(most)}; of {listed(least)} no"
+        " gain of 5% was seen."
     )
     card = (
         "**Was it 2x on the GTX 1080 for the same reason?** Mostly, by arithmetic: nobody measured"
         f" inside. Of the {1e3 * gap():.1f} ms a step that TensorFlow's loop took longer than"
         " cuDNN, reading weights and summing their gradients step by step account for"
-        f" {span(weights_between())}, launches for {span(between['launches'])} and intermediate"
+        f" {span(weights_between())} ms, launches for {span(between['launches'])} and intermediate"
         f" results for {span(between['intermediate results'])}."
     )
     return "\n".join(map(wrapped, (why, here, card)))
@@ -253,7 +253,7 @@ def isa_said() -> str:
         "The instruction set is a bar of its own. AVX-512 over AVX2 at medium, the same code in the"
         f" same rounds: {listed(worth)}. PyTorch's own loop takes {ms(shipped.median)} ms and ours"
         f" {ms(old[0].median)} on AVX2: the same launches, another product kernel, and memory for"
-        f" each gradient that malloc hands out anew; that is {speedup(shipped, old[0]).text}."
+        f" each gradient that malloc hands out anew; {speedup(shipped, old[0]).text}."
     )
 
 

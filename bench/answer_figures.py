@@ -26,7 +26,7 @@ STYLE = {
     "xtick.color": INK, "ytick.color": INK, "figure.facecolor": PAPER, "axes.facecolor": PAPER,
     "grid.color": GRID, "savefig.facecolor": PAPER, "legend.labelcolor": INK,
 }  # fmt: skip
-MEASURED = "#3a3a3a"
+MEASURED = INK  # light in dark mode
 PARTS = {  # kind of the model -> what it is called, and its colour
     "products": ("products at the peak", "#0072B2"),
     "weights": ("weights", "#D55E00"),
@@ -63,7 +63,7 @@ def ladder(groups: Mapping[str, Sequence[Record]], names: Mapping[str, str]) -> 
                     part = 1e3 * rung.extra["predicted"][kind]
                     axes.barh(place + 0.2, part, 0.36, left=left, color=colour)
                     left += part
-                note = f"{1e3 * rung.median:.3g} ms"
+                note = f"{1e3 * rung.median:,.{1 if rung.median < 0.1 else 0}f} ms"
                 if place:
                     gain = speedup(rungs[place - 1], rung)
                     note += f", {gain.value:.2f}x" if gain.clear else ", no difference seen"
@@ -73,7 +73,7 @@ def ladder(groups: Mapping[str, Sequence[Record]], names: Mapping[str, str]) -> 
             axes.set_yticks(range(len(rungs)), [names[r.contender] for r in rungs])
             axes.tick_params(axis="y", length=0)
             axes.invert_yaxis()
-            axes.set_xlim(0, 1.32 * longest)
+            axes.set_xlim(0, 1.62 * longest)
             axes.grid(axis="x", linewidth=0.6)
         drawn[-1].set_xlabel("milliseconds of the LSTM a training step (shorter is better)")
         handles = [Patch(color=MEASURED), *(Patch(color=colour) for _, colour in PARTS.values())]
