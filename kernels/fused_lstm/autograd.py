@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import hoisted, loop, reference
-from .engines import in_a_graph
+from .engines import STEP_BY_STEP, in_a_graph
 from .errors import meant
 from .pullback import is_differentiated, is_transformed, kernel, pulled_back
 from .spec import Spec
@@ -42,7 +42,7 @@ def run(
     "pointwise" is the step loop with a fused cell, "hoisted" the same with all products that need
     no order in time outside the loop; "steps" and "layers" are one operator.
     """
-    if spec.level in ("pointwise", "hoisted"):
+    if spec.level in STEP_BY_STEP:
         drop = None if spec.dropout == 0 else partial(_drop, ops, spec.dropout, seed)
         call = spec, x, h0, c0, weights, batch_sizes, not_reset, states
         if spec.level == "hoisted":
