@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_lstm import native
 
+from . import kernels
 from .cases import Shape
 
 # --- what a step consists of ---
@@ -187,7 +188,7 @@ def measure_limits(dtype: torch.dtype, isa: str = "") -> Limits:
     """
     if isa:
         native.OPS.use_isa(isa)
-    peak = max(2 * native.OPS.best_product(dtype) for _ in range(100))
+    peak = max(2 * kernels.ops().best_product(dtype) for _ in range(100))
     source = torch.zeros(2**27, dtype=torch.int8)
     target = torch.zeros_like(source)
     copy = min(_seconds(lambda: target.copy_(source)) for _ in range(5))

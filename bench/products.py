@@ -22,6 +22,7 @@ from torch import Tensor
 from fused_lstm import native
 from fused_lstm.functional import precision_now
 
+from . import kernels
 from .cases import Case, Shape
 from .core import Pace, Record, quartiles, require_right, surroundings, take_turns
 from .suites import Options, Suite
@@ -34,7 +35,7 @@ DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat1
 
 
 class Product(NamedTuple):
-    """One of native.OPS.product_names() and its factors, both matrices."""
+    """One of kernels.ops().product_names() and its factors, both matrices."""
 
     name: str
     left: Tensor
@@ -56,7 +57,8 @@ class Product(NamedTuple):
         """Return the engine's answer, and the seconds of each round."""
         asked = "matmul" if self.name in SOFTMAX else "rnn"
         precision = precision_now(self.left.dtype, asked)
-        return native.OPS.product(self.name, self.left, self.right, self.batch, rounds, precision)
+        factors = self.left, self.right, self.batch
+        return kernels.ops().product(self.name, *factors, rounds, precision)
 
 
 def products_of(shape: Shape, classes: int, dtype: torch.dtype = torch.float32) -> list[Product]:
@@ -124,7 +126,7 @@ def measure(
     def best(isa: str, n: int) -> float:
         use(isa, n)
         precision = precision_now(dtype, "rnn")
-        return max(2 * native.OPS.best_product(dtype, precision) for _ in range(5)) / 1e9
+        return max(2 * kernels.ops().best_product(dtype, precision) for _ in range(5)) / 1e9
 
     places = [(isa, n) for isa in isas for n in threads]
     tops = {place: best(*place) for place in places}

@@ -57,7 +57,7 @@ def convert(
     for module, reason in plan.values():
         if reason is not None:
             continue
-        spec = _spec_of(module)
+        spec = spec_of(module)
         if back:
             check_torchs(spec, f"nn.{TORCHS[_class_of(module)].__name__}")
         else:
@@ -66,7 +66,7 @@ def convert(
         if reason is not None:
             log.warning("left %s, a %s: %s", name or "the model", type(module).__name__, reason)
             continue
-        before, spec = type(module).__name__, _spec_of(module)
+        before, spec = type(module).__name__, spec_of(module)
         if back:
             _become(module, TORCHS[_class_of(module)])
             for attribute in ADDED:
@@ -104,7 +104,7 @@ def _class_of(module: nn.Module) -> type:
     return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
 
 
-def _spec_of(module: Any) -> Spec:
+def spec_of(module: Any) -> Spec:
     """Return the Spec of a recurrent layer, torch.nn's or ours."""
     if isinstance(module, Recurrent | RecurrentCell):
         return module.spec

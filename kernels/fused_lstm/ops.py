@@ -1,9 +1,9 @@
-"""The operators that an engine implements: schemas and fakes, of all, in one place.
+"""The operators that an engine implements: schemas, fakes and derivatives, of all, in one place.
 
 `torch.ops.fused_lstm_triton.*` and `torch.ops.fused_lstm_native.*` are there as soon as fused_lstm
-is imported; their kernels come with the first call, from whomever it comes: the module, a graph of
-torch.compile, a saved trace. What differs between the engines, the kernels, is what `implement`
-is given or what the C++ library registers itself.
+is imported. Triton's kernels come with the first call, from whomever it comes: the module, a graph
+of torch.compile, a saved trace. The C++ library defines the operators of `native` itself, kernels
+and all (native/module.cpp); where there is none they are defined here, and a call says why.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
 size of h, which is H unless h is projected. N, V: rows, vocabulary. Gate order i, f, g, o.
@@ -69,7 +69,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from . import autograd, reference
+from . import autograd, library, reference
 from .functional import check_dense
 from .spec import Spec, of_schema
 
@@ -250,25 +250,26 @@ OPERATORS = {
 LIBRARIES = {}  # kept, since what a Library has registered goes with it
 
 
-def _define(engine: str):
-    """torch.ops.fused_lstm_<engine>, whole but for kernels."""
+def _define(engine: str, defined: bool):
+    """Return torch.ops.fused_lstm_<engine>, without kernels; defined: schemas are there already."""
     namespace = f"fused_lstm_{engine}"
-    LIBRARIES[engine] = library = torch.library.Library(namespace, "FRAGMENT")
+    LIBRARIES[engine] = registry = torch.library.Library(namespace, "FRAGMENT")
     ops = getattr(torch.ops, namespace)
     for name, operator in OPERATORS.items():
         if engine not in operator.engines:
             continue
-        library.define(name + operator.schema)
+        if not defined:
+            registry.define(name + operator.schema)
         # A kernel of a device comes before this one.
-        library.impl(name, _first_use(engine, name), "CompositeExplicitAutograd")
+        registry.impl(name, _first_use(engine, name), "CompositeExplicitAutograd")
         fake = partial(_fake_lstm, engine) if name == "lstm" else operator.fake
-        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
+        torch.library.register_fake(f"{namespace}::{name}", fake, lib=registry)
         # Not torch.library.register_autograd, which torch.func cannot transform.
         if operator.differentiable is None or operator.plain is None:
             continue
         for key in ("Autograd", "FuncTorchBatched"):
             run = _dispatched(partial(operator.differentiable, ops), operator.plain)
-            library.impl(name, run, key)
+            registry.impl(name, run, key)
     return ops
 
 
@@ -297,4 +298,4 @@ def implement(engine: str, kernels: dict[str, Callable]) -> None:
             LIBRARIES[engine].impl(name, kernel, key)
 
 
-TRITON, NATIVE = _define("triton"), _define("native")
+TRITON, NATIVE = _define("triton", False), _define("native", library.load() is None)

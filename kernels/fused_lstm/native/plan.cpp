@@ -1,8 +1,6 @@
 #include "plan.h"
 
 #include <algorithm>
-#include <sstream>
-#include <utility>
 
 namespace fused_lstm {
 namespace {
@@ -30,9 +28,13 @@ bool is_small(const Sizes& s) {
 }
 
 // As many as a step has tiles: a worker more would have none, and yet meet the others at every step.
-// Where the input product of all steps is more work than these it decides instead.
+// Where the input product of all steps is more work than these it decides instead. A step that takes
+// a microsecond is one worker's: to divide it gains at most a fifth where every core is free (Zen 4,
+// a GRU of 64 units and one row), and loses many times that where another process has one of them.
 long most_workers(const Plan& plan, const Sizes& s, const Shapes& shapes) {
   const auto divided = [](long size, long by) { return (size + by - 1) / by; };
+  const long step = s.batch * shape_of(s.cell).gates * s.hidden * std::max(s.inputs, s.outputs);
+  if (!plan.is_short && step < 1 << 14) return plan.abreast;
   const long rows = plan.is_short ? 1 : divided(s.batch, shapes.gates.rows);  // or whole blocks
   const long tiles = plan.abreast * divided(s.hidden, shapes.lanes) * rows;
   return std::max(tiles, 1L) * std::max(s.inputs / std::max(s.hidden, 1L), 1L);
@@ -87,44 +89,6 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
   if (s.layers > 1) plan.between = {plan.wavefront ? s.layers - 1 : 1, s.rows, width, true};
 }
 
-std::ostream& operator<<(std::ostream& out, const Buffer& b) {
-  out << b.count << " x ";
-  return b.rows == 1 ? out << b.columns : out << b.rows << " x " << b.columns;
-}
-
-void print_buffers(std::ostream& out, const char* pass, const Plan& plan, const Machine& m) {
-  const std::pair<const char*, const Buffer*> named[] = {
-      {"h", &plan.h},
-      {"c", &plan.c},
-      {"gates", &plan.gates},
-      {"input part", &plan.input_part},
-      {"by h", &plan.by_h},
-      {"unprojected", &plan.unprojected},
-      {"dgates", &plan.dgates},
-      {"dh", &plan.dh},
-      {"between", &plan.between},
-      {"partial", &plan.partial},
-      {"sampled", &plan.sampled},
-      {"dropped", &plan.dropped},
-      {"recurrent", &plan.recurrent},
-      {"packed", &plan.packed},
-      {"panels", &plan.panels},
-  };
-  double bytes = 0;
-  out << pass << ":";
-  for (const auto& [name, buffer] : named) {
-    const double size = static_cast<double>(buffer->count) * buffer->rows * buffer->columns;
-    if (size > 0) out << " " << name << " " << *buffer << ",";
-    bytes += size * (buffer->sums ? m.sum_bytes : m.bytes);
-  }
-  out << " " << static_cast<long>(bytes / 1024) << " KiB\n";
-}
-
-const char* order_of(const Plan& plan) {
-  if (plan.is_short) return plan.alone ? "a short call on one thread" : "a short call";
-  return plan.wavefront ? "a wavefront" : "in turns";
-}
-
 }  // namespace
 
 // To pack weights costs about as much as to read them three times, to widen bfloat16 first far
@@ -160,25 +124,6 @@ Plan plan_of(const Sizes& s, const Machine& machine, Pass pass, bool together) {
   const bool unused = plan.wavefront && pass != Pass::backward;
   plan.panels = {unused ? 0 : m.threads, 1, m.shapes.panel_size};
   return plan;
-}
-
-std::string to_string(const Sizes& s, const Machine& m, const Machine& backward, bool save,
-                      bool together) {
-  const Plan forward = plan_of(s, m, save ? Pass::forward : Pass::inference, together);
-  const auto shape = [](const Shape& tile) {
-    return std::to_string(tile.rows) + " x " + std::to_string(tile.vectors);
-  };
-  std::ostringstream out;
-  out << m.isa << ", " << m.threads << " threads, " << 8 * m.bytes << "-bit\n";
-  out << "tiles: rows by vectors of " << m.shapes.lanes << " in " << m.shapes.registers
-      << " registers: gates " << shape(m.shapes.gates) << ", plain " << shape(m.shapes.plain)
-      << ", transposed " << shape(m.shapes.transposed) << "\n";
-  out << "layers: " << order_of(forward) << "; lanes abreast: " << forward.abreast
-      << "; workers: " << forward.team << "; input product: " << forward.chunk << " of " << s.steps << " steps at once\n";
-  print_buffers(out, save ? "forward" : "inference", forward, m);
-  if (!save) return out.str();
-  print_buffers(out, "backward", plan_of(s, backward, Pass::backward, together), backward);
-  return out.str();
 }
 
 }  // namespace fused_lstm

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <string>
 
 #include "isa/kernels.h"
 
@@ -86,9 +85,5 @@ bool is_short(const Sizes& sizes);
 
 // together: lanes may run at once (fuse="layers"), where that is faster.
 Plan plan_of(const Sizes& sizes, const Machine& machine, Pass pass, bool together);
-
-// A few lines to read, of the kernels that run forwards and of those that run backwards.
-std::string to_string(const Sizes& sizes, const Machine& forward, const Machine& backward,
-                      bool save, bool together);
 
 }  // namespace fused_lstm

@@ -43,16 +43,6 @@ namespace amx_2 {
 extern const Kernels<float> float_kernels;
 }  // namespace amx_2
 #endif
-namespace emulated {
-extern const Kernels<Bf16> bf16_kernels;
-}  // namespace emulated
-namespace emulated_1 {
-extern const Kernels<float> float_kernels;
-}  // namespace emulated_1
-namespace emulated_2 {
-extern const Kernels<float> float_kernels;
-}  // namespace emulated_2
-
 namespace {
 
 #if defined(__x86_64__)
@@ -81,7 +71,7 @@ bool has_amx() {
 }
 #endif
 
-const std::vector<Isa>& all() {  // best first; the emulation never is
+const std::vector<Isa>& built_in() {  // best first
   static const std::vector<Isa> table = {
 #if defined(__x86_64__)
       {"amx", has_avx512() && has_amx(), &avx512::float_kernels, &avx512::double_kernels,
@@ -93,10 +83,19 @@ const std::vector<Isa>& all() {  // best first; the emulation never is
        &avx2::double_kernels, nullptr, {}},
 #endif
       {base::float_kernels.name, true, &base::float_kernels, &base::double_kernels, nullptr, {}},
-      {"emulated", true, &base::float_kernels, &base::double_kernels, &emulated::bf16_kernels,
-       {&emulated_1::float_kernels, &emulated_2::float_kernels}},
   };
   return table;
+}
+
+std::atomic<const Isa*> added{nullptr};
+
+// Calls body(isa) for those that this CPU has, best first, until it returns true.
+template <class Body>
+void for_supported(const Body& body) {
+  for (const Isa& isa : built_in()) {
+    if (isa.supported && body(isa)) return;
+  }
+  if (const Isa* const last = added.load()) body(*last);
 }
 
 // Whether the kernels for a dtype have the set's own name.
@@ -119,22 +118,27 @@ std::atomic<const Isa*>& chosen() {
 
 }  // namespace
 
+void add_isa(const Isa& isa) { added.store(&isa); }
+
 const Isa& isa_of(const std::string& name) {
   std::string offer;
-  for (const Isa& isa : all()) {
-    if (!isa.supported) continue;
-    if (name.empty() || name == isa.name) return isa;
+  const Isa* match = nullptr;
+  for_supported([&](const Isa& isa) {
     offer += std::string(offer.empty() ? "" : ", ") + isa.name;
-  }
-  CHECK_VALUE(false, "FUSED_LSTM_ISA: got '", name, "', should be one of ", offer,
+    if (name.empty() || name == isa.name) match = &isa;
+    return match != nullptr;
+  });
+  CHECK_VALUE(match, "FUSED_LSTM_ISA: got '", name, "', should be one of ", offer,
               " on this CPU, or unset");
+  return *match;
 }
 
 std::vector<std::string> isa_names(std::optional<Dtype> dtype) {
   std::vector<std::string> names;
-  for (const Isa& isa : all()) {
-    if (isa.supported && (!dtype || has_own(isa, *dtype))) names.emplace_back(isa.name);
-  }
+  for_supported([&](const Isa& isa) {
+    if (!dtype || has_own(isa, *dtype)) names.emplace_back(isa.name);
+    return false;
+  });
   return names;
 }
 

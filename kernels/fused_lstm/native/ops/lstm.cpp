@@ -10,51 +10,6 @@
 namespace fused_lstm {
 namespace {
 
-
-struct NamedCell {
-  CellKind kind;
-  CellOptions options;
-};
-
-NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, bool drawn) {
-  CellOptions options{};
-  std::string_view rest = cell;
-  const auto takes = [&](std::string_view name) {
-    const bool has = rest.substr(0, name.size()) == name;
-    if (has) rest.remove_prefix(std::min(name.size() + 1, rest.size()));
-    return has;
-  };
-  options.norm = takes("layer_norm");
-  options.peephole = takes("peephole");
-  CellKind kind = CellKind::lstm;
-  if (takes("coupled")) kind = CellKind::coupled;
-  if (rest == "gru") kind = CellKind::gru;
-  if (cell == "rnn_tanh") kind = CellKind::rnn_tanh;
-  if (cell == "rnn_relu") kind = CellKind::rnn_relu;
-  const bool rnn = !has_c(kind), named = rest.empty() || rnn || kind == CellKind::gru;
-  CHECK_VALUE(named && !(options.norm && kind == CellKind::coupled), "cell: got '", cell,
-              "', should be of layer_norm, peephole and coupled, not the first and the last; or of"
-              " layer_norm and gru; or rnn_tanh or rnn_relu");
-  CHECK_VALUE(kind != CellKind::gru || !(options.peephole || cell.find("coupled") != cell.npos),
-              "cell: got '", cell, "', should have no more than layer_norm with gru");
-  CHECK_VALUE(rates.empty() ? cell.empty() : rates.size() == 4, "rates: got ", rates.size(),
-              ", should be four, or none for nn.LSTM's cell");
-  if (rates.empty()) return {kind, options};
-  for (const double rate : rates) {
-    CHECK_VALUE(rate >= 0 && rate <= 1, "rates: got ", rate, ", should be in [0, 1]");
-    CHECK_VALUE(rate == 0 || !rnn, "rates: got ", rate, ", should be 0 for ", cell);
-  }
-  CHECK_VALUE(rates[3] == 0 || kind != CellKind::gru, "rates: got candidate_dropout ", rates[3],
-              ", should be 0 for a GRU");
-  options.zoneout_h = rates[0];
-  options.zoneout_c = kind == CellKind::gru ? 0 : rates[1];  // whose state is h
-  options.recurrent = drawn ? rates[2] : 0;
-  options.candidate = drawn ? rates[3] : 0;
-  options.on = options.peephole || options.norm || options.zoneout_h > 0 ||
-               options.zoneout_c > 0 || options.recurrent > 0 || options.candidate > 0;
-  return {kind, options};
-}
-
 // How many of a lane's weights are not torch.nn's; an LSTM's c has a gain, and a bias where the gates
 // have one.
 long weights_added(const NamedCell& cell, long per_lane) {
@@ -250,7 +205,57 @@ Tensor sum_of(const Tensor& a, const Tensor& b) {
   return sum;
 }
 
+// A result that is not wanted, the RESULT-th of its call: at every call the same tensor of no elements,
+// since to make one takes as long as a small step. (Not where autograd gives it a history.)
+template <int RESULT>
+Tensor unwanted(Dtype dtype) {
+  static const auto* const all = new std::vector<Tensor>{  // never destroyed: LibTorch may be gone
+      empty(nothing, Dtype::Float), empty(nothing, Dtype::Double), empty(nothing, Dtype::BFloat16),
+      empty(nothing, Dtype::Half)};
+  return *std::find_if(all->begin(), all->end() - 1,
+                       [&](const Tensor& tensor) { return tensor.dtype() == dtype; });
+}
+
 }  // namespace
+
+NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, bool drawn) {
+  CellOptions options{};
+  std::string_view rest = cell;
+  const auto takes = [&](std::string_view name) {
+    const bool has = rest.substr(0, name.size()) == name;
+    if (has) rest.remove_prefix(std::min(name.size() + 1, rest.size()));
+    return has;
+  };
+  options.norm = takes("layer_norm");
+  options.peephole = takes("peephole");
+  CellKind kind = CellKind::lstm;
+  if (takes("coupled")) kind = CellKind::coupled;
+  if (rest == "gru") kind = CellKind::gru;
+  if (cell == "rnn_tanh") kind = CellKind::rnn_tanh;
+  if (cell == "rnn_relu") kind = CellKind::rnn_relu;
+  const bool rnn = !has_c(kind), named = rest.empty() || rnn || kind == CellKind::gru;
+  CHECK_VALUE(named && !(options.norm && kind == CellKind::coupled), "cell: got '", cell,
+              "', should be of layer_norm, peephole and coupled, not the first and the last; or of"
+              " layer_norm and gru; or rnn_tanh or rnn_relu");
+  CHECK_VALUE(kind != CellKind::gru || !(options.peephole || cell.find("coupled") != cell.npos),
+              "cell: got '", cell, "', should have no more than layer_norm with gru");
+  CHECK_VALUE(rates.empty() ? cell.empty() : rates.size() == 4, "rates: got ", rates.size(),
+              ", should be four, or none for nn.LSTM's cell");
+  if (rates.empty()) return {kind, options};
+  for (const double rate : rates) {
+    CHECK_VALUE(rate >= 0 && rate <= 1, "rates: got ", rate, ", should be in [0, 1]");
+    CHECK_VALUE(rate == 0 || !rnn, "rates: got ", rate, ", should be 0 for ", cell);
+  }
+  CHECK_VALUE(rates[3] == 0 || kind != CellKind::gru, "rates: got candidate_dropout ", rates[3],
+              ", should be 0 for a GRU");
+  options.zoneout_h = rates[0];
+  options.zoneout_c = kind == CellKind::gru ? 0 : rates[1];  // whose state is h
+  options.recurrent = drawn ? rates[2] : 0;
+  options.candidate = drawn ? rates[3] : 0;
+  options.on = options.peephole || options.norm || options.zoneout_h > 0 ||
+               options.zoneout_c > 0 || options.recurrent > 0 || options.candidate > 0;
+  return {kind, options};
+}
 
 SmallShape Call::shape(long columns) const {
   return packed ? SmallShape{{sizes.rows, columns}, 2}
@@ -271,14 +276,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
                                  std::move(weights), dropout, seed, fuse, directions, batch_sizes,
                                  keep, cell, rates, precision);
   Forward out = run_forward(call, save);
-  const bool keeps = save && has_c(call.sizes.cell);
+  const bool keeps = has_c(call.sizes.cell);
   const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), call.given); };
-  return {as_given(out.y),
-          as_given(out.h_n),
-          as_given(out.c_n),
-          save ? as_given(out.h) : fresh(nothing, call.given),
-          keeps ? std::move(out.c) : fresh(nothing, sum_dtype(call.dtype)),
-          keeps ? as_given(out.gates) : fresh(nothing, call.given)};
+  const Dtype given = call.given, sums = sum_dtype(call.dtype);
+  Tensor y = as_given(out.y), h_n = as_given(out.h_n), c_n = as_given(out.c_n);
+  if (!save) {
+    return {std::move(y),       std::move(h_n),    std::move(c_n),
+            unwanted<0>(given), unwanted<1>(sums), unwanted<2>(given)};
+  }
+  return {std::move(y), std::move(h_n), std::move(c_n), as_given(out.h),
+          keeps ? std::move(out.c) : fresh(nothing, sums),
+          keeps ? as_given(out.gates) : fresh(nothing, given)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
