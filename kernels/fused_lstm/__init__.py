@@ -12,6 +12,7 @@ from .engines import ENGINES, available_engines, describe_engine  # noqa: E402
 from .functional import lstm  # noqa: E402
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell  # noqa: E402
 from .native import release_memory  # noqa: E402
+from .quantize import quantize  # noqa: E402
 from .spec import Spec  # noqa: E402
 from .streaming import Streaming  # noqa: E402
 
@@ -30,6 +31,7 @@ __all__ = [
     "Spec",
     "convert",
     "conversions",
+    "quantize",
     "linear_cross_entropy",
     "Dropout",
     "dropout",

@@ -26,13 +26,17 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
       " -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)");
   m.def(
       "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor? bias, Tensor target,"
-      " Tensor? row_grad, int ignore_index, *, str? precision=None)"
+      " Tensor? row_grad, int ignore_index, str? precision=None)"
       " -> (Tensor loss, Tensor dhidden, Tensor dweight, Tensor dbias)");
   m.def("dropout(Tensor x, float p, Tensor seed, int first=0) -> Tensor");
   m.def(
       "packing(Tensor lengths, int steps, bool batch_first)"
       " -> (Tensor batch_sizes, Tensor order, Tensor back, Tensor places, Tensor back_places)");
   m.def("gather(Tensor x, Tensor index) -> Tensor");
+  m.def("int8_pack(Tensor weight, Tensor scale, int gates) -> Tensor");
+  m.def(
+      "int8_lstm(Tensor x, Tensor h0, Tensor c0, Tensor[] weights, int directions,"
+      " Tensor? batch_sizes, Tensor? keep, str cell) -> (Tensor y, Tensor h_n, Tensor c_n)");
   m.def("isa_names(ScalarType? dtype=None) -> str[]");
   m.def("use_isa(str name) -> ()");
   m.def("isa() -> str");
@@ -50,6 +54,8 @@ STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
   m.impl("dropout", Boxed<fused_lstm::dropout>::call);
   m.impl("packing", Boxed<fused_lstm::packing>::call);
   m.impl("gather", Boxed<fused_lstm::gather>::call);
+  m.impl("int8_pack", Boxed<fused_lstm::int8_pack>::call);
+  m.impl("int8_lstm", Boxed<fused_lstm::int8_lstm>::call);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CompositeExplicitAutograd, m) {

@@ -3,7 +3,10 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <string_view>
 #include <vector>
+
+#include "isa/int8.h"
 
 #include "refuse.h"
 
@@ -17,6 +20,17 @@
 
 namespace fused_lstm {
 
+namespace int8_base {
+extern const Int8Sweep int8_sweep;
+}  // namespace int8_base
+#if defined(__x86_64__)
+namespace int8_avx2 {
+extern const Int8Sweep int8_sweep;
+}  // namespace int8_avx2
+namespace int8_avx512_vnni {
+extern const Int8Sweep int8_sweep;
+}  // namespace int8_avx512_vnni
+#endif
 namespace base {
 extern const Kernels<float> float_kernels;
 extern const Kernels<double> double_kernels;
@@ -117,6 +131,16 @@ std::atomic<const Isa*>& chosen() {
 }
 
 }  // namespace
+
+Int8Sweep int8_sweep(const char* isa) {
+#if defined(__x86_64__)
+  static const bool vnni = has_avx512() && __builtin_cpu_supports("avx512vnni");
+  const std::string_view name = isa;
+  if (name == "avx512") return vnni ? int8_avx512_vnni::int8_sweep : int8_avx2::int8_sweep;
+  if (name == "avx2") return int8_avx2::int8_sweep;
+#endif
+  return int8_base::int8_sweep;
+}
 
 void add_isa(const Isa& isa) { added.store(&isa); }
 

@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "isa/int8.h"
 #include "ops/call.h"
 
 namespace fused_lstm {
@@ -94,6 +95,16 @@ std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes
   return first;
 }
 
+// Undefined where there is none.
+Tensor checked_keep(const OptionalTensor& keep, const Call& call, const Tensor& x) {
+  if (!keep) return Tensor();
+  const long directions = call.sizes.directions;
+  const SmallShape shape = call.packed ? SmallShape{{directions, x.size(0)}, 2}
+                                       : SmallShape{{directions, x.size(0), x.size(1)}, 3};
+  check(*keep, "keep", shape, Dtype::Bool);
+  return keep->contiguous();
+}
+
 void check_samples(int64_t samples, const Call& call) {
   const long batch = call.sizes.batch;
   CHECK_VALUE(samples == 0 || (samples > 0 && batch % samples == 0), "samples: got ", samples,
@@ -144,12 +155,7 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
   call.dtype = wide ? compute_dtype(x, "x") : factor_dtype(x, "x", *call.isa);
   const int terms = terms_of(call.given, precision);
   call.terms = as_they_lie ? 0 : terms;
-  if (keep) {
-    const SmallShape shape = call.packed ? SmallShape{{directions, x.size(0)}, 2}
-                                         : SmallShape{{directions, x.size(0), x.size(1)}, 3};
-    check(*keep, "keep", shape, Dtype::Bool);
-    call.keep = keep->contiguous();
-  }
+  call.keep = checked_keep(keep, call, x);
   CHECK_VALUE(dropout >= 0 && dropout <= 1, "dropout: got ", dropout,
               ", should be in [0, 1]");
   CHECK_VALUE(dropout == 0 || seed.has_value(), "seed: got None, should be [1] int64");
@@ -318,6 +324,58 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
   for (Tensor& gradient : out.dweights) gradient = as_given(gradient);
   if (!out.dvectors.empty()) out.dweights = interleaved(call, out);
   return {as_given(out.dx), as_given(out.dh0), as_given(out.dc0), std::move(out.dweights)};
+}
+
+std::tuple<Tensor, Tensor, Tensor> int8_lstm(Tensor x, Tensor h0, Tensor c0, Tensors weights,
+                                             int64_t directions, const OptionalTensor& batch_sizes,
+                                             const OptionalTensor& keep, const std::string& cell) {
+  Call call{};
+  Sizes& s = call.sizes;
+  call.packed = batch_sizes.has_value();
+  const NamedCell named = cell_of(cell, std::vector<double>(cell.empty() ? 0 : 4), false);
+  CHECK_VALUE(!named.options.on && has_c(named.kind), "cell: got '", cell,
+              "', should be '', coupled or gru");
+  const long count = static_cast<long>(weights.size());
+  s = sizes_of(x, h0, c0, count, 0, directions, call.packed);
+  s.cell = named.kind;
+  CHECK_VALUE(s.cell != CellKind::gru || !s.projected,
+              "weights: got weight_hr, should be an LSTM's alone");
+  call.given = x.dtype();
+  call.dtype = compute_dtype(x, "x");
+  CHECK_VALUE(call.dtype == Dtype::Float, "x: got dtype ", call.given,
+              ", should be float32, bfloat16 or float16");
+  const long lanes = h0.size(0);
+  call.per_lane = count / lanes;
+  if (!call.packed) s.batch = x.size(1);
+  check(h0, "h0", {lanes, s.batch, s.outputs}, call.given);
+  check(c0, "c0", {lanes, s.batch, s.hidden}, call.given);
+  const long gates = shape_of(s.cell).gates;
+  for (long i = 0; i < count; ++i) {
+    const long k = i % call.per_lane;
+    const long inputs = i / call.per_lane < directions ? s.inputs : directions * s.outputs;
+    const bool projection = s.projected && k == call.per_lane - 1;
+    if (k < 2 || projection) {
+      const WeightShape shape = projection ? WeightShape{1, s.outputs, s.hidden}
+                                           : WeightShape{gates, s.hidden, k ? s.outputs : inputs};
+      check(weights[i], "weights", {int8::packed_bytes(shape)}, Dtype::Char, i);
+    } else {
+      check(weights[i], "weights", {gates * s.hidden}, Dtype::Float, i);
+    }
+    call.weights.push_back(weights[i].contiguous());
+  }
+  call.first = rows_before(x, batch_sizes, s.batch);
+  s.steps = static_cast<long>(call.first.size()) - 1;
+  s.rows = call.packed ? x.size(0) : s.steps * s.batch;
+  s.even = !keep && call.first.back() == s.steps * s.batch && call.first.back() == s.rows;
+  s.int8 = true;
+  call.isa = &current_isa();
+  call.keep = checked_keep(keep, call, x);
+  call.x = converted(std::move(x), call.dtype);
+  call.h0 = converted(std::move(h0), call.dtype);
+  call.c0 = converted(std::move(c0), call.dtype);
+  Forward out = run_forward(call, false);
+  const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), call.given); };
+  return {as_given(out.y), as_given(out.h_n), as_given(out.c_n)};
 }
 
 }  // namespace fused_lstm
