@@ -51,9 +51,10 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const bool whole = in_place || (plan.is_short && !s.int8) || kept;
   plan.chunk = whole ? s.steps : plan.wavefront ? 1 : fit;
   // Where nothing is kept, a layer of one lane writes its output over its input, which it has used,
-  // and layers of two lanes take turns with two buffers.
+  // unless its steps make their products (few_inputs), and layers of two lanes take turns with two
+  // buffers.
   const long others = s.directions > 1 && s.layers > 1;
-  const bool all = save || plan.wavefront || plan.is_short;
+  const bool all = save || plan.wavefront || plan.is_short || width <= few_inputs;
   plan.h = {all ? s.layers - 1 : others, s.rows, width};
   if (save && cell.saved) {
     plan.c = {s.states() * lanes, s.rows, s.hidden, true};
