@@ -120,7 +120,7 @@ def _spec_of(module: Any) -> Spec:
 
 def _become(module: nn.Module, new: type) -> None:
     if parametrize.is_parametrized(module):
-        kind = type(module)  # made for this module alone: its properties are what it adds
+        kind = type(module)  # a class of this module only, which adds properties
         added = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
         new = type(kind.__name__, (new,), added)
     module.__class__ = new

@@ -24,7 +24,7 @@ from .functional import autocast_dtype, precision_now, without_autocast
 from .ops import NATIVE
 from .reference import state_dtype
 
-CHUNK_BYTES = 64 << 20  # of logits at once, where torch makes them
+CHUNK_BYTES = 64 << 20  # the most logits at once where PyTorch computes them
 REDUCTIONS = ("none", "mean", "sum")
 
 

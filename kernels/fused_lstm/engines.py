@@ -89,7 +89,7 @@ def can_run(name: str, device: torch.device) -> bool:
     return (LOADED.get(name) or engine_module(name)).missing(device) is None
 
 
-LOADED: dict[str, ModuleType] = {}  # a plain dict, which torch.compile can look into
+LOADED: dict[str, ModuleType] = {}  # a plain dict, which torch.compile can trace
 
 
 def engine_module(name: str) -> ModuleType:

@@ -45,7 +45,7 @@ class Pointwise(NamedTuple):
     backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-# The cell as engine `loop` has it: a kernel for each operation.
+# Engine `loop`'s cell: a kernel for each operation.
 UNFUSED = Pointwise(pointwise.forward, pointwise.cell_backward)
 
 

@@ -82,17 +82,11 @@ class Spec:
     level: str | None = None
     num_heads: int = 1
     # Computed once, since every call reads them. torch.compile cannot read properties.
-    options: tuple[str, ...] = field(
-        init=False, repr=False, compare=False
-    )  # the options that are on
-    zones: tuple[float, float] = field(
-        init=False, repr=False, compare=False
-    )  # zoneout of h and of c
+    options: tuple[str, ...] = field(init=False, repr=False, compare=False)  # the ones that are on
+    zones: tuple[float, float] = field(init=False, repr=False, compare=False)  # zoneout of h, of c
     has_c: bool = field(init=False, repr=False, compare=False)  # whether there is a c beside h
     is_plain_lstm: bool = field(init=False, repr=False, compare=False)  # nn.LSTM's cell
-    draws: bool = field(
-        init=False, repr=False, compare=False
-    )  # whether a mask is drawn, which needs a seed
+    draws: bool = field(init=False, repr=False, compare=False)  # whether a call needs a seed
     gates: int = field(init=False, repr=False, compare=False)
     weight_names: tuple[str, ...] = field(init=False, repr=False, compare=False)  # of one lane
     weight_dimensions: tuple[tuple[tuple[int, str], ...], ...] = field(
@@ -246,7 +240,7 @@ def completed(
     each = "layer" if directions == 1 else "layer and direction"
     added = list(replace(spec, bias=True, projection=False).weights(1, 1, 1))[4:]
     raise ValueError(
-        f"h_0: got {lanes} states for {weights} weights, expected"
+        f"h_0: got {lanes} states for {weights} weights; expected"
         f" [{'L' if directions == 1 else 'L * 2'}, B, H] with two weights a {each}, or four"
         " with biases, and one more where h is projected"
         + (f"; then the cell's: {', '.join(added)}" if added else "")
