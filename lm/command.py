@@ -54,9 +54,11 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., int]]:
                 status, message = 128 + signal.SIGINT, "interrupted"
             except ModuleNotFoundError as error:  # one that an extra brings
                 status, message = 2, f"needs {error.name}: pip install {error.name}"
-            except (UserError, OSError) as error:
-                file = getattr(error, "filename", None)
-                status, message = 2, f"'{file}': {reason(error)}" if file else reason(error)
+            except UserError as error:
+                status, message = 2, str(error)
+            except OSError as error:
+                named = f"'{error.filename}': " if error.filename else ""
+                status, message = 2, f"{named}{reason(error)}"
             except (MemoryError, OverflowError, RuntimeError) as error:
                 text = f"{type(error).__name__} {error}"
                 if not re.search(
