@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 from lm.command import UserError
@@ -31,9 +32,18 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def check_file(path: Path, option: str) -> None:
-    """Raise UserError, naming the option, unless a file can be written at `path`."""
-    if not os.access(path.parent, os.W_OK) or (path.exists() and not path.is_file()):
-        raise UserError(f"{option}: got '{path}'; expected a file in a directory to write to")
+    """Make the directory of `path`; raise UserError, naming the option, unless a file can be there.
+
+    A device cannot: a file would take its place.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{option}: cannot write '{path}': {error.strerror}") from None
+    if path.exists() and not path.is_file():
+        raise UserError(f"{option}: got '{path}'; expected a file's name")
 
 
 def to_json(content: object) -> bytes:

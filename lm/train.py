@@ -138,6 +138,7 @@ class Trainer:
 
         # The text, and this rank's columns of it.
         self.corpus = load_corpus(args.data)
+        self.digest = self.corpus.digest()
         tokens, size = len(self.corpus.train), config.batch_size
         self.epoch_steps = steps_per_epoch(tokens, size, config.num_steps)
         if self.epoch_steps == 0:
@@ -188,7 +189,8 @@ class Trainer:
         self.record = Record()
         if self.world.rank == 0:
             self.record = Record(args.save, args.tensorboard, args.wandb, args.options, self.step)
-        self.train_bar = self.bar("train", self.total_steps, self.step)
+        words = self.total_steps * self.step_words
+        self.train_bar = self.bar("train", words, self.step * self.step_words)
 
     def say(self, text: str) -> None:
         """Print a line, at once and above the progress bar; of several ranks one speaks."""
@@ -306,11 +308,10 @@ class Trainer:
         h, c = (torch.cat(part, dim=1) for part in zip(*states, strict=True))
         return torch.stack(losses).sum(), norm, h, c
 
-    def bar(self, name: str, steps: int, done: int = 0, words: int | None = None) -> tqdm:
-        """Return a progress bar of `steps` steps of `words` words, where a person watches."""
-        words = words or self.step_words
+    def bar(self, name: str, words: int, done: int = 0) -> tqdm:
+        """Return a bar of how many words are read, how fast, and the time left, on a terminal."""
         return tqdm(
-            desc=name, total=steps * words, initial=done * words, unit=" words", unit_scale=True,
+            desc=name, total=words, initial=done, unit=" words", unit_scale=True,
             dynamic_ncols=True, file=sys.__stderr__, leave=name == "train",
             disable=None if self.world.rank == 0 else True,
         )  # fmt: skip
@@ -401,7 +402,7 @@ class Trainer:
         size = config.eval_batch_size if split == "valid" else config.test_batch_size
         words = size * config.num_steps
         steps = evaluation_steps(len(ids), size, config.num_steps)
-        with self.autocast, self.bar(split, steps, words=words) as bar:
+        with self.autocast, self.bar(split, steps * words) as bar:
 
             def after_batch() -> None:
                 bar.update(words)
@@ -456,7 +457,7 @@ class Trainer:
             states = self.world.gather(generator.get_rng_state().cpu())
             tensors[f"random.{name}"] = torch.stack(states)
         state = {
-            "text": self.corpus.digest(), "curve": self.curve, "words": self.words,
+            "text": self.digest, "curve": self.curve, "words": self.words,
             "words_seconds": self.words_seconds, "seconds": self.seconds(),
             "bits": self.bits_depend_on(),
         }  # fmt: skip
@@ -487,7 +488,7 @@ class Trainer:
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint; raise UserError where it is of another text."""
         tensors, state = saved.tensors, saved.state
-        if state["text"] != self.corpus.digest():
+        if state["text"] != self.digest:
             raise UserError(f"--data: '{self.corpus.name}' is not the text of {saved.path}")
         self.model.load_state_dict(saved.weights())
         checkpoint.load_optimizer(self.model, self.optimizer.base, tensors)

@@ -17,7 +17,7 @@ SMALL = "--hidden-size=16 --num-steps=5 --batch-size=4 --eval-batch-size=2 --tes
 
 def train(directory, text, *options):
     """Train a small model on `text`, in this process; return the summary."""
-    file = directory / "summary.json"
+    file = directory / "figures" / "summary.json"
     base = ["--lstm=cudnn", "--threads=1", f"--data={text}", *SMALL.split(), f"--summary={file}"]
     assert main([*base, *options]) == 0
     return json.loads(file.read_text())
