@@ -67,7 +67,8 @@ class Checkpoint:
 
 def all_in(directory: Path) -> list[Path]:
     """Return the checkpoints in `directory`, oldest first."""
-    return sorted(directory.glob("checkpoint-[0-9]*.safetensors"), key=step_of)
+    paths = directory.glob("checkpoint-*.safetensors")
+    return sorted((path for path in paths if path.stem[11:].isdigit()), key=step_of)
 
 
 def step_of(path: Path) -> int:

@@ -32,6 +32,7 @@ def damaged(sound, tmp_path):
     """A copy of that directory, and the checkpoint in it."""
     copy = tmp_path / "saved"
     shutil.copytree(sound, copy)
+    (copy / "checkpoint-0000009 (copy).safetensors").touch()  # which is none of ours
     return copy, checkpoint.all_in(copy)[-1]
 
 
