@@ -103,6 +103,14 @@ def noted_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def stderr_above() -> contextlib.AbstractContextManager[Any]:
+    """Let what a library prints meanwhile, such as a warning, go above the progress bar."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    above: Any = DummyTqdmFile(sys.stderr)
+    return contextlib.redirect_stderr(above)
+
+
 class Loss(nn.Module):
     """The model's loss as a module's forward, which is what averages gradients over ranks."""
 
@@ -547,14 +555,6 @@ class Trainer:
             summary["losses"] = self.losses
         if args.summary is not None and self.world.rank == 0:
             write_atomically(args.summary, to_json(summary))
-
-
-def stderr_above() -> contextlib.AbstractContextManager[Any]:
-    """Let what a library prints meanwhile, such as a warning, go above the progress bar."""
-    if not sys.stderr.isatty():
-        return nullcontext()
-    above: Any = DummyTqdmFile(sys.stderr)
-    return contextlib.redirect_stderr(above)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ class Run:
     def __init__(self, directory, *argv, **environment):
         directory.mkdir(exist_ok=True)
         processes = multiprocessing.get_context("forkserver")
-        processes.set_forkserver_preload(["lm.train"])
+        # An optimizer's first step imports the other, which takes a second.
+        processes.set_forkserver_preload(["lm.train", "torch._dynamo"])
         self.out, self.err = directory / "out", directory / "err"
         arguments = directory, list(map(str, argv)), environment
         self.process = processes.Process(target=_train_in, args=arguments)
