@@ -193,18 +193,26 @@ def worth(of: Sequence[Row]) -> tuple[list[str], list[str]]:
     return most, least
 
 
-def sentence(frame: pd.DataFrame) -> str:
-    """Return the answer in one sentence, of the ladder at medium, or the largest there is."""
+def headline(frame: pd.DataFrame) -> tuple[tuple[str, str, int], list[Row]]:
+    """Return the ladder that the answer is of: medium in float32 on one core, or what there is."""
     found = groups(frame)
-    key = next((k for k in found if k[:2] == ("medium", "float32")), next(iter(found)))
-    of = rungs(found[key])
-    whole, (most, _) = speedup(of[0], of[-1]), worth(of)
-    gained = f" ({listed(most)})" if most else ""
+    key = ("medium", "float32", 1)
+    key = key if key in found else next(iter(found))
+    return key, rungs(found[key])
+
+
+def sentence(frame: pd.DataFrame) -> str:
+    """Return the answer in one sentence."""
+    (case, dtype, threads), of = headline(frame)
+    (most, _), first, last = worth(of), of[0], of[-1]
+    cores = "one core" if threads == 1 else f"{threads} cores"
+    gained = f" (of that factor {listed(most)})" if most else ""
     return (
-        f"**Fused, an LSTM's training step is {whole.text} as fast as the step loop here"
-        f" ({where(key)}){gained}, because it moves {moved(of[-1]) / 1e9:.2f} GB of weights and"
-        f" their gradients where the loop moves {moved(of[0]) / 1e9:.1f}, and starts"
-        f" {launches(of[-1])} operators where the loop starts {launches(of[0])}.**"
+        f"**On {cores} of {machine(first)} a fused LSTM takes {ms(last.median)} ms forward and"
+        f" backward at {case}, {dtype}, where a step loop takes {ms(first.median)}:"
+        f" {speedup(first, last).text} as fast{gained}. It moves {moved(last) / 1e9:.2f} GB of"
+        f" weights and their gradients instead of {moved(first) / 1e9:.1f}, and starts"
+        f" {launches(last)} operators instead of {launches(first)}.**"
     )
 
 
@@ -320,14 +328,11 @@ def ladder_table(of: Sequence[Row], removes: bool = False) -> str:
 
 
 def ladders(frame: pd.DataFrame) -> str:
-    """Return every ladder there is, and what PyTorch ships beside it."""
-    blocks = []
-    for key, records in groups(frame).items():
-        for suffix in ("", ", avx2"):
-            if of := [row for row in rungs(records, suffix) if isinstance(row.predicted, dict)]:
-                whole = f"The loop, all fused: {speedup(of[0], of[-1]).text}."
-                blocks += [f"{where(key, of[0].isa)}:", ladder_table(of, not suffix), whole]
-    return "\n\n".join(text.strip() for text in (*blocks, beside(frame)))
+    """Return what every ladder comes to, and the answer's rung by rung."""
+    key, of = headline(frame)
+    texts = (f"{where(key, of[0].isa)}:", ladder_table(of, removes=True), "All ladders:",
+        everywhere(frame), "What PyTorch ships, in the same rounds:", beside(frame))  # fmt: skip
+    return "\n\n".join(text.strip() for text in texts)
 
 
 def counts_table() -> str:
@@ -430,16 +435,15 @@ def ladder_figure(by_title: Mapping[str, Sequence[Row]]) -> figures.Figure:
 def post_figure() -> figures.Figure:
     """Draw where the post's milliseconds go, at each end of the assumptions."""
     colours = dict(PARTS.values()) | {"softmax, clipping, update": figures.GREY}
-    took, panels = model.post_seconds(), {}
+    took, bars = model.post_seconds(), []
     for who, kinds in post().items():
-        bars = []
-        for end, way in enumerate(("the least", "the most")):
-            parts = {kind: 1e3 * of[end] for kind, of in kinds.items()}
+        for end, way in enumerate(("least", "most")):
+            parts = {kind: 1e3 * span_of[end] for kind, span_of in kinds.items()}
             rest = max(1e3 * took[who] - sum(parts.values()), 0.0)
-            bars.append(Bar(way, parts | {"not found by the model": rest}))
-        panels[f"{who}: {1e3 * took[who]:.1f} ms"] = bars
+            note = f"{1e3 * took[who]:.1f} ms"
+            bars.append(Bar(f"{who}: {way}", parts | {"not found by the model": rest}, note))
     unit = "milliseconds a training step of large, GTX 1080"
-    return figures.bars(panels, unit, colours | {"not found by the model": ""})
+    return figures.bars({"": bars}, unit, colours | {"not found by the model": ""})
 
 
 FILE = partial(results, "ladder.jsonl")

@@ -63,9 +63,10 @@ def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, s
     for axes, rows in zip(drawn, panels.values(), strict=True):
         longest = max(sum(row.parts.values()) for row in rows)
         places: dict[float, str] = {}
-        place = 0.0
+        place, paired = 0.0, False
         for row in rows:
-            left = 0.0
+            place += 0.35 * (paired and bool(row.name))  # what belongs together stands together
+            paired, left = not row.name, 0.0
             for part, value in row.parts.items():
                 axes.barh(place, value, 0.8, left=left, **_filled(colours[part]))
                 left += value
@@ -77,6 +78,7 @@ def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, s
         axes.set_ylim(place - 0.4, -0.6)
         axes.set_xlim(0, longest * (1.02 + 0.027 * max(len(row.note) for row in rows)))
         axes.locator_params(axis="x", nbins=5)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     drawn[-1].set_xlabel(unit)
     if len(colours) > 1:
         _legend(figure, [Patch(**_filled(colour)) for colour in colours.values()], list(colours))
@@ -120,7 +122,7 @@ def lines(
             x, y = zip(*sorted(points), strict=True)
             shown[label] = axes.plot(x, y, marker="o", markersize=4, color=colours[label])[0]
         axes.set_xticks(sorted({x for points in series.values() for x, _ in points}))
-        axes.tick_params(axis="x", labelsize=8)
+        axes.tick_params(axis="x", labelsize=7)
         _plain(axes.xaxis, ())
         _plain(axes.yaxis, (1, 2, 5))
         axes.grid(axis="y", linewidth=0.6)
@@ -155,7 +157,7 @@ def _plain(axis: Axis, ticks: Sequence[int]) -> None:
     if ticks:
         axis.set_major_locator(LogLocator(subs=ticks, numticks=12))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
 
 
 def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:

@@ -155,11 +155,20 @@ def post(page: Page, frame: pd.DataFrame) -> None:
 
 def peers(page: Page, frame: pd.DataFrame) -> None:
     """Add other systems on the same LSTM."""
+    whose = {"other systems, and loops": figures.GREY, "nn.LSTM": figures.BLUE,
+        "this project's, fused": figures.GREEN}  # fmt: skip
+    others, theirs, ours = whose
+
+    def owner(label: str) -> str:
+        fused = label.endswith(("-steps", "-layers"))
+        return theirs if label == BASE else ours if fused else others
+
     panels = {}
     for case in each(frame, "case", mode="step"):
         slowest = sorted(rows(frame, case=case, mode="step"), key=lambda row: -row.median)
         panels[case] = [
-            Bar(name(row.contender), {"": 1e3 * row.median}, f"{ms(row)} ms") for row in slowest
+            Bar(name(r.contender), {owner(r.contender): 1e3 * r.median}, f"{ms(r)} ms")
+            for r in slowest
         ]
     page.add(
         "## Other systems on the same LSTM",
@@ -168,7 +177,7 @@ def peers(page: Page, frame: pd.DataFrame) -> None:
     )
     unit = "milliseconds of forward and backward: shorter is better"
     caption = "From the slowest to the fastest; the input products are in everybody's time."
-    page.figure("peers", figures.bars(panels, unit, {"": figures.BLUE}), caption)
+    page.figure("peers", figures.bars(panels, unit, whose), caption)
 
 
 def inference(page: Page, frame: pd.DataFrame) -> None:

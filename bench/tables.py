@@ -81,10 +81,10 @@ def each(frame: pd.DataFrame, field: str, **fields: Any) -> list[Any]:
 
 
 def markdown(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """Return a table; columns of figures are set right, the first is words."""
+    """Return a table; columns that have figures are set right, others and the first left."""
     body = list(body)
-    figures = any(cell[:1].isdigit() for row in body for cell in row[1:])
-    rule = ["---", *["---:" if figures else "---"] * (len(header) - 1)]
+    figures = [any(row[n][:1].isdigit() for row in body) for n in range(len(header))]
+    rule = ["---", *("---:" if number else "---" for number in figures[1:])]
     lines = (
         "| " + " | ".join(c.replace("|", r"\|") for c in row) + " |"
         for row in (header, rule, *body)

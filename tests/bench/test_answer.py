@@ -90,7 +90,12 @@ def test_no_factor_is_told_from_noise():
 
 def test_the_ladders_are_told_with_what_is_beside_them():
     text = answer.ladders(tables.results("ladder.jsonl"))
-    for name in ("step loop", *(f"+ {fuse}" for fuse in ladder.LEVELS), "nn.LSTM", "avx2, 1 core"):
+    for name in (
+        "step loop",
+        *(f"+ {fuse}" for fuse in ladder.LEVELS),
+        "nn.LSTM",
+        "small, AVX2, 1 core",
+    ):
         assert name in text
 
 
