@@ -20,7 +20,7 @@ from .model import KINDS, Counts, Span
 from .tables import Row, by_contender, markdown, results, rows, tool
 
 FUSED = {
-    "loop": ("step loop", "nothing: a launch for each operation, five products a step"),
+    "loop": ("step loop", "nothing: a launch for each operation, three products a step and layer"),
     "pointwise": ("+ pointwise", "the launches between a cell's pointwise operations"),
     "hoisted": ("+ hoisted", "products in the loop that need no order in time, and the sum of"
         " weights' gradients over steps"),
@@ -314,23 +314,22 @@ def floors() -> str:
 # --- tables ---
 
 
-def ladder_table(of: Sequence[Row], removes: bool = False) -> str:
-    """Return the rungs of a group; `removes`: with what each takes away."""
+def ladder_table(of: Sequence[Row]) -> str:
+    """Return the rungs of a group."""
     body, gained = [], ["", *(gain.text for gain in gains(of))]
     for row, gain in zip(of, gained, strict=True):
-        name, says = FUSED[fuse(row)]
-        body.append([name, *([says] if removes else []), launches(row),
-            megabytes(moved(row)), f"{ms(predicted(row))} / {ms(row.median)}", gain])  # fmt: skip
-    header = ("launches", "weights and their gradients, MB", "ms: model / measured",
+        times = f"{ms(predicted(row))} / {ms(row.median)}"
+        body.append([NAMES[fuse(row)], launches(row), megabytes(moved(row)), times, gain])
+    header = ("fused so far", "launches", "weights and their gradients, MB", "ms: model / measured",
         "times as fast as the row above (95%)")  # fmt: skip
-    first = ("fused so far", "what is gone") if removes else ("fused so far",)
-    return markdown((*first, *header), body)
+    return markdown(header, body)
 
 
 def ladders(frame: pd.DataFrame) -> str:
     """Return what every ladder comes to, and the answer's rung by rung."""
     key, of = headline(frame)
-    texts = (f"{where(key, of[0].isa)}:", ladder_table(of, removes=True), "All ladders:",
+    texts = (markdown(("fused", "what is gone"), FUSED.values()),
+        f"{where(key, of[0].isa)}:", ladder_table(of), "All ladders:",
         everywhere(frame), "What PyTorch ships, in the same rounds:", beside(frame))  # fmt: skip
     return "\n\n".join(text.strip() for text in texts)
 

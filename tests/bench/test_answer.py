@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("pandas", reason="tables need pandas: pip install '.[plot]'")
 pytest.importorskip("matplotlib", reason="figures need matplotlib: pip install '.[plot]'")
 
-from bench import answer, core, docs, ladder, tables
+from bench import answer, core, docs, ladder, model, tables
 from bench.core import Record
 
 ROOT = Path(__file__).parents[2]
@@ -38,14 +38,33 @@ def test_every_block_is_somewhere_and_a_changed_one_is_made_again(monkeypatch, c
     assert page.read_text() == right
 
 
-# A quantity outside all blocks -> why it is no results file's.
+# A time, a rate or a factor in the words of a page, which is in no results file -> whose it is.
+QUANTITY = re.compile(
+    r"(?<![\w.])\d[\d,.]*(?: to \d[\d,.]*)?"
+    r"(?:%| ?(?:times|x|ms|us|[GT]F(?:LOP)?/s|[GT]B/s|words/s)\b)"
+)
+CARD, H100 = model.GTX_1080, model.H100
 STATED = {
-    "README.md": {
-        "11 times": "a peak of memory",
-        "2 times": "",
-        "1.5 times": "",
+    "README.md": {"11 times": "a peak of memory, by hand", "1.5 times": "recompute, by hand"},
+    "why.md": {
+        f"{CARD.flops / 1e12:g} TFLOP/s": "data sheet",
+        f"{CARD.bandwidth / 1e9:g} GB/s": "the same",
+        f"{H100.flops / 1e12:g} TFLOP/s": "data sheet",
+        f"{H100.bandwidth / 1e12:g} TB/s": "the same",
+        f"{model.H100_L2 / 1e12:g} TB/s": "assumed", f"{1e6 * H100.launch:g} us": "assumed",
+        "2 to 10 us": "assumed", "6 to 10 times": "assumed", "95%": "of an interval",
+        "5%": "of an interval",
     },
-}
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", STATED)
+def test_every_other_quantity_in_a_sentence_has_a_source(page):
+    """A measured one belongs in a block, which its results file makes."""
+    path = next(path for path in FILES if path.name == page)
+    words = re.sub(r"```.*?```", "", docs.MARKED.sub("", path.read_text()), flags=re.DOTALL)
+    quantities = {re.sub(r"\s+", " ", quantity) for quantity in QUANTITY.findall(words)}
+    assert quantities <= STATED[page].keys(), quantities - STATED[page].keys()
 
 
 def first_screen() -> str:
