@@ -10,9 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TextIO
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TextIO
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).parents[2]
 SILENCE = 60.0  # seconds without a word after which a process is taken for dead
@@ -40,6 +41,8 @@ def broken(device: torch.device) -> str | None:
     """Return why the GPU's context serves no more, so that every later call would fail; or None."""
     if device.type != "cuda":
         return None
+    import torch  # here: who watches, and who only speaks, starts without it
+
     try:
         torch.cuda.synchronize(device)
         torch.zeros(1, device=device).add_(1).item()
