@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit._builtins import _register_builtin
 from torch.nn.modules import rnn
 
 from .engines import cell_pays, in_a_graph, resolve, step_pays
@@ -132,7 +133,8 @@ def _cell(cell: str, x: Tensor, hx: Any, *weights: Tensor) -> Any:
     bias = weights[2] is not None
     spec, used = spec_of(cell, 1, 1, bias, False, 0.0), weights if bias else weights[:2]
     tensors, H = (h0, c0, *used), h0.shape[-1]
-    slow = not cell_pays(cell, *x.shape, H, is_differentiated(x, *tensors))
+    B, I = x.shape
+    slow = not cell_pays(cell, B, I, H, is_differentiated(x, *tensors))
     if slow or why_torchs(spec, x, tensors) is not None:
         return torchs(x, hx, *weights)
     try:
@@ -204,8 +206,8 @@ def install() -> Installation:
         if calls == 1:
             for name, function in vars(FUNCTIONS).items():
                 if isinstance(function, partial):  # torch.jit.script compiles torch's operator
-                    torch.jit._builtins._register_builtin(function, f"aten::{name}")
-            rnn._VF = FUNCTIONS
+                    _register_builtin(function, f"aten::{name}")
+            vars(rnn)["_VF"] = FUNCTIONS
     return Installation()
 
 
@@ -215,7 +217,7 @@ def uninstall() -> None:
     with LOCK:
         calls = max(calls - 1, 0)
         if calls == 0:
-            rnn._VF = TORCHS
+            vars(rnn)["_VF"] = TORCHS
 
 
 def is_installed() -> bool:

@@ -9,12 +9,14 @@ call. Policies, parameters and saved models are sb3-contrib's: either loads the 
 
 from __future__ import annotations
 
+from typing import Any
+
 from sb3_contrib.common.recurrent.policies import (
     RecurrentActorCriticCnnPolicy,
     RecurrentActorCriticPolicy,
     RecurrentMultiInputActorCriticPolicy,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional import lstm as run
 
@@ -29,7 +31,7 @@ class Resets:
         features: Tensor,
         lstm_states: tuple[Tensor, Tensor],
         episode_starts: Tensor,
-        lstm: nn.LSTM,
+        lstm: Any,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run features [B * T, I], whose episodes start where episode_starts [B * T] is not 0.
 
