@@ -352,6 +352,40 @@ def calls(records: Results) -> str:
     return markdown(("ms", *map(name, labels), "nn.LSTM / native"), rows)
 
 
+# What README shows of them: file, the case's name, mode, dtype, and native's rival.
+FASTER = {
+    "small": ("native-kept.jsonl", "small", "step", "float32", BASE),
+    "medium": ("native-kept.jsonl", "medium", "step", "float32", BASE),
+    "large": ("native-kept.jsonl", "large", "step", "float32", BASE),
+    "medium, inference": ("native-kept.jsonl", "medium", "inference", "float32", BASE),
+    "medium, bfloat16": ("native.jsonl", "medium", "step", "bfloat16", BASE),
+    "medium, a whole training step": (
+        "steps-kept.jsonl", "medium", "train", "float32", "stock-cudnn",
+    ),
+    "rows of unequal length, T=100, B=32, H=256": (
+        "lanes.jsonl", "uniform, lengths, T=100, H=256", "step", "float32", BASE,
+    ),
+    "two directions, T=100, B=32, H=512, inference": (
+        "lanes.jsonl", "bidirectional, T=100, H=512", "inference", "float32", BASE,
+    ),
+    "one step, B=1, H=650": ("short.jsonl", "T=1, H=650", "inference", "float32", BASE),
+    "one step, B=1, H=1500": ("short.jsonl", "T=1, H=1500", "inference", "float32", "onnxruntime"),
+    "one step, B=1, H=1500, bfloat16": (
+        "short.jsonl", "T=1, H=1500", "inference", "bfloat16", "openvino",
+    ),
+}  # fmt: skip
+
+
+def faster() -> str:
+    """Return cases in which native is faster than another system, and in which it is not."""
+    rows = []
+    for says, (file, case, mode, dtype, other) in FASTER.items():
+        of = results(file).of(case=case, mode=mode, dtype=dtype)
+        beside = "nn.LSTM" if other in (BASE, "stock-cudnn") else name(other)
+        rows.append([says, beside, *cells_of(of, f"ms {other}", f"ms {OURS}", f"x {other} {OURS}")])
+    return markdown(("forward and backward", "beside", "ms", "native, ms", "native's speed"), rows)
+
+
 # --- `bench parts`, `products`, `accuracy`, `cells`, `samples` ---
 
 
@@ -551,6 +585,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "training": lambda: training(results("post.jsonl")),
     "training_parts": lambda: training_parts(results("post.jsonl")),
     "alone": alone,
+    "faster": faster,
     "peers": peers,
     "lanes_bidirectional": partial(lanes, True),
     "lanes_packed": partial(lanes, False),

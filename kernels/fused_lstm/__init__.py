@@ -2,7 +2,7 @@
 
 from .triton import interpreter
 
-# Before torch.compile or anyone else imports triton, which reads the choice only once.
+# Before triton is imported, which reads the choice of its interpreter only once.
 interpreter.enable()
 
 from .convert import conversions, convert  # noqa: E402

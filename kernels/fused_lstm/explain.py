@@ -1,4 +1,4 @@
-"""`explain`: what runs each recurrent layer of a model, ours or torch's own, and why."""
+"""`explain`: which code runs each recurrent layer of a model, and why."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ CELLS = {
 
 
 def explain(model: nn.Module) -> dict[str, str]:
-    """Return what runs each recurrent layer of a model.
+    """Return which code runs each recurrent layer of a model, and why.
 
     Args:
         model: any module; it may be a recurrent layer itself.
 
     Returns:
-        its name, as named_modules has it -> "native at layers: ...", an engine and what that is
-        here, or "torch's own: ..." and why; then which calls differ. Under `install` a call is
-        torch's own, too, where torch.jit, torch.compile, torch.export or ONNX make a graph, under
-        torch.func, and of tensors that are no plain ones.
+        The layer's name, as in named_modules -> an engine and its description, such as "native at
+        layers: C++ kernels ...", or "torch's own: " and the reason; then the calls that differ.
+        Under `install`, calls in a graph (torch.jit, torch.compile, torch.export, ONNX), under
+        torch.func, under a TorchDispatchMode and on tensor subclasses run torch's own code too.
     """
     layers = {name: _explained(module) for name, module in model.named_modules()}
     return {name: what for name, what in layers.items() if what is not None}

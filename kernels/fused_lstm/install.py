@@ -1,9 +1,9 @@
-"""`install`: nn.LSTM, nn.GRU, nn.RNN and their cells run ours, and stay what they are.
+"""`install`: nn.LSTM, nn.GRU, nn.RNN and their cells run this library's kernels.
 
 A module of torch.nn checks its arguments, lays them out and calls a function of `torch._VF`, such
-as `_VF.lstm`. `install` gives torch.nn.modules.rnn functions of the same names and arguments: no
-class, attribute, parameter, file or forward is touched. A function here runs ours where
-`why_torchs` has nothing against it, and else torch's.
+as `_VF.lstm`. `install` gives torch.nn.modules.rnn functions with the same names and arguments. No
+class, attribute, parameter, file or forward changes. A function of this file runs this library's
+kernels, or torch's own function where `why_torchs` gives a reason.
 
 T, B, I, H, P: time steps, batch, input size, hidden size, size of h. L, D: layers, directions.
 """
@@ -35,7 +35,7 @@ TORCHS = rnn._VF  # torch._VF, which has lstm, gru, rnn_tanh, rnn_relu and their
 
 
 def why_torchs(spec: Spec, x: Tensor, tensors: Sequence[Tensor]) -> str | None:
-    """Return why a call is torch's own; None where it is ours.
+    """Return why a call runs torch's own code; None where it runs this library's.
 
     Args:
         x: its input, time first.
@@ -55,7 +55,7 @@ def why_torchs(spec: Spec, x: Tensor, tensors: Sequence[Tensor]) -> str | None:
 
 @lru_cache
 def why_never(spec: Spec, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why no call of a module on a device and in a dtype is ours; None where one may be."""
+    """Return why a module on a device, in a dtype, always runs torch's own code, or None."""
     if dtype not in DTYPES:
         return f"it is in {dtype}"
     engine, _ = resolve("auto", None, device, spec)
@@ -157,7 +157,7 @@ def _as_torch_casts(x: Tensor, promotes: bool) -> AbstractContextManager:
 
 
 class Functions(ModuleType):
-    """torch._VF with ours in it, for torch.nn.modules.rnn."""
+    """A torch._VF with this library's functions, for torch.nn.modules.rnn."""
 
     def __init__(self) -> None:
         super().__init__("fused_lstm.install.Functions")
@@ -179,26 +179,26 @@ calls = 0  # how many calls of `install` no `uninstall` has answered
 
 
 class Installation(AbstractContextManager):
-    """What `install` returns: leaving it as a context calls `uninstall`."""
+    """The context manager that `install` returns: its exit calls `uninstall`."""
 
     def __exit__(self, *_: object) -> None:
         uninstall()
 
 
 def install() -> Installation:
-    """Let nn.LSTM, nn.GRU, nn.RNN and their cells run ours, in this process, wherever they can.
+    """Let nn.LSTM, nn.GRU, nn.RNN and their cells run this library's kernels in this process.
 
-    Modules stay torch.nn's, those that are there and those to come: class, attributes, parameters,
-    state_dict, pickles and files. A subclass that calls nn.LSTM's forward runs ours too. torch's
-    own runs where a graph is made (torch.jit, torch.compile, torch.export, ONNX), so that files
-    need no fused_lstm, and where `explain` says so. Values are torch's to rounding; dropout's masks
-    between layers are drawn otherwise under the same seed.
+    Modules stay torch.nn's, those that exist and those built later: class, attributes, parameters,
+    state_dict, pickles and files. A subclass that calls nn.LSTM's forward runs the kernels too.
+    torch's own code runs where a graph is made (torch.jit, torch.compile, torch.export, ONNX), so
+    that the graph needs no fused_lstm, and where `explain` says so. Values are torch's to rounding.
+    Under the same seed, dropout between layers draws other masks than torch's.
 
-    It holds for all threads, and in children that are forked. Calls nest: ours run until
-    `uninstall` has been called as often.
+    All threads are affected, and children that are forked later. Calls nest: the kernels run until
+    `uninstall` has been called as often as `install`.
 
     Returns:
-        a context manager, for `with fused_lstm.install():`, which uninstalls at its end.
+        A context manager, for `with fused_lstm.install():`, whose exit calls `uninstall`.
     """
     global calls
     with LOCK:
@@ -212,7 +212,7 @@ def install() -> Installation:
 
 
 def uninstall() -> None:
-    """Undo one `install`; the last one puts back what stood there. Without one it does nothing."""
+    """Undo one `install`, if there was one; the last one restores torch's functions."""
     global calls
     with LOCK:
         calls = max(calls - 1, 0)
@@ -221,5 +221,5 @@ def uninstall() -> None:
 
 
 def is_installed() -> bool:
-    """Return whether torch.nn's modules run ours now."""
+    """Return whether torch.nn's modules run this library's kernels now."""
     return rnn._VF is FUNCTIONS

@@ -24,7 +24,7 @@ __all__ = ["MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy"]
 
 
 class Resets:
-    """What the three policies have in place of sb3-contrib's loop over steps."""
+    """Mixin for the policies: one call with `resets=` in place of sb3-contrib's loop over steps."""
 
     @staticmethod
     def _process_sequence(
