@@ -107,7 +107,8 @@ class LSTMFunction(torch.autograd.Function):
     """apply(ops, spec, seed, batch_sizes, not_reset, x, h0, c0, *weights) -> the six outputs.
 
     All outputs except `gates` can be differentiated. A gradient by h or c, the state after every
-    step, is computed by the reference.
+    step, is computed by the reference. The caller may write over y before the backward
+    (`y.mul_(2)`), which then computes it again.
     """
 
     @staticmethod
@@ -118,13 +119,23 @@ class LSTMFunction(torch.autograd.Function):
         ctx.ops, ctx.spec = ops, spec
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(gates)
-        ctx.save_for_backward(x, h0, c0, *weights, seed, batch_sizes, not_reset, y, h, c, gates)
+        ctx.y, saved = None, y
+        # Not where hooks take what is saved, as torch.utils.checkpoint's do, nor in a graph.
+        if type(y) is Tensor and torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
+            ctx.y, ctx.version, saved = y.detach(), y._version, None
+        ctx.save_for_backward(x, h0, c0, *weights, seed, batch_sizes, not_reset, saved, h, c, gates)
         return y, h_n, c_n, h, c, gates
 
     @staticmethod
     def backward(ctx, dy, dh_n, dc_n, dh, dc, _):
         *inputs, seed, batch_sizes, not_reset, y, h, c, gates = ctx.saved_tensors
         constants = seed, batch_sizes, not_reset
+        y = ctx.y if y is None else y
+        if ctx.y is not None and y._version != ctx.version:  # who called has written over it
+            with torch.no_grad():
+                y = lstm_forward(ctx.ops, ctx.spec, False, *constants, *inputs[:3], inputs[3:])[0]
+        if not torch._C._autograd._get_current_graph_task_keep_graph():
+            ctx.y = None  # as what is saved is let go
         if dh is not None or dc is not None or torch._C._are_functorch_transforms_active():
             dc = None if dc is None else dc[: len(inputs[1])]  # layer norm appends more to c
             forward = partial(_plain, ctx.spec, *constants)

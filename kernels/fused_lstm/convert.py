@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -33,7 +34,8 @@ def convert(
     keeps its identity, Parameters, hooks, parametrizations, training mode, device and dtype: only
     its class changes, and both classes derive from nn.RNNBase or nn.RNNCellBase. So optimizers and
     other references to the module stay valid. A subclass of a torch.nn layer is left alone, since
-    it may override what would change.
+    it may override what would change, and so is a layer that is quantized or compiled by torch.jit.
+    `fused_lstm.install` changes no class, and reaches models that are built later.
 
     The logger "fused_lstm" names each layer that was converted (INFO), and each that was left and
     why (WARNING). `conversions` returns the same as data.
@@ -57,7 +59,7 @@ def convert(
     for module, reason in plan.values():
         if reason is not None:
             continue
-        spec = _spec_of(module)
+        spec = spec_of(module)
         if back:
             check_torchs(spec, f"nn.{TORCHS[_class_of(module)].__name__}")
         else:
@@ -66,7 +68,7 @@ def convert(
         if reason is not None:
             log.warning("left %s, a %s: %s", name or "the model", type(module).__name__, reason)
             continue
-        before, spec = type(module).__name__, _spec_of(module)
+        before, spec = type(module).__name__, spec_of(module)
         if back:
             _become(module, TORCHS[_class_of(module)])
             for attribute in ADDED:
@@ -88,15 +90,30 @@ def _plan(model: nn.Module, back: bool) -> dict[str, tuple[Any, str | None]]:
     """Name each recurrent layer: name -> (layer, why it is left or None)."""
     plan: dict[str, tuple[Any, str | None]] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, nn.RNNBase | nn.RNNCellBase):
-            continue
-        kind = _class_of(module)
-        if kind in TORCHS or (kind in OURS and not back):
+        kind, why = _class_of(module), compiled_or_quantized(module)
+        if why is not None:
+            plan[name] = module, why
+        elif kind in TORCHS or (kind in OURS and not back):
             plan[name] = module, None
-        elif kind not in OURS:
+        elif kind not in OURS and isinstance(module, nn.RNNBase | nn.RNNCellBase):
             base = next((b.__name__ for b in kind.__mro__ if b in OURS or b in TORCHS), "RNNBase")
-            plan[name] = module, f"it is a subclass of {base} and may override what would change"
+            why = (
+                f"it is a subclass of {base} and may override what would change; where it calls"
+                f" nn.{base}'s forward, fused_lstm.install() reaches it"
+            )
+            plan[name] = module, why
     return plan
+
+
+def compiled_or_quantized(module: nn.Module) -> str | None:
+    """Return why a recurrent layer is neither torch.nn's nor ours any more; else None."""
+    if isinstance(module, torch.jit.ScriptModule):
+        names = {kind.__name__ for kind in OURS}
+        return "torch.jit has compiled it" if module.original_name in names else None
+    quantized = torch.ao.nn.quantized.dynamic.modules.rnn
+    if isinstance(module, quantized.RNNBase | quantized.RNNCellBase):
+        return "it is quantized, with integers for weights"
+    return None
 
 
 def _class_of(module: nn.Module) -> type:
@@ -104,7 +121,7 @@ def _class_of(module: nn.Module) -> type:
     return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
 
 
-def _spec_of(module: Any) -> Spec:
+def spec_of(module: Any) -> Spec:
     """Return the Spec of a recurrent layer of torch.nn or of this library."""
     if isinstance(module, Recurrent | RecurrentCell):
         return module.spec
@@ -114,8 +131,9 @@ def _spec_of(module: Any) -> Spec:
             module.mode.lower(), layers=module.num_layers, directions=directions, bias=module.bias,
             projection=projection, dropout=float(module.dropout),
         )  # fmt: skip
-    kind = {nn.LSTMCell: "lstm", nn.GRUCell: "gru"}.get(_class_of(module))
-    return Spec(kind or f"rnn_{module.nonlinearity}", bias=module.bias)
+    if isinstance(module, nn.RNNCell):
+        return Spec(f"rnn_{module.nonlinearity}", bias=module.bias)
+    return Spec("lstm" if isinstance(module, nn.LSTMCell) else "gru", bias=module.bias)
 
 
 def _become(module: nn.Module, new: type) -> None:

@@ -25,8 +25,10 @@ from .engines import (
     constant_while_tracing,
     engine_module,
     resolve,
+    step_pays,
     where_cudnn_cannot,
 )
+from .pullback import is_differentiated, is_transformed
 from .recompute import in_chunks
 from .spec import PLAIN, Spec, completed, shapes
 from .varlen import Varlen, reset_mask
@@ -147,6 +149,10 @@ def call(
         check_resets(resets, x)
     dtype, device, sizes = x.dtype, x.device, None if rows is None else rows.batch_sizes
     compiling, tracing = torch.compiler.is_compiling(), torch.jit.is_tracing()
+    if engine == "auto" and base.cell != "lstm" and fuse is None and not (compiling or tracing):
+        asked = rows, resets, recompute, instead, states or None
+        if asked == (None,) * 5 and _is_torchs_step(base, x, h0, weights):
+            engine = "cudnn"
     key = (
         training, recompute, engine, fuse, device, dtype,
         sizes is not None and (compiling or tracing), resets is not None, states,
@@ -187,6 +193,13 @@ def call(
     y, h_n, c_n, h, c = outputs[:5]
     h = torch.cat([h, y[None]]).unflatten(-1, (spec.directions, -1)).movedim(-2, 1).flatten(0, 1)
     return y, h_n, c_n, h, c[: len(h)] if spec.has_c else h
+
+
+def _is_torchs_step(base: Spec, x: Tensor, h0: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Return whether "auto" takes torch's own for a call that is one step on a CPU."""
+    if len(x) != 1 or x.device.type != "cpu" or base.options or is_transformed():
+        return False
+    return not step_pays(base.cell, is_differentiated(x, h0, *weights))
 
 
 def unpacked_states(rows: Varlen, states: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ size of h, which is H unless h is projected.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any, cast
@@ -15,8 +16,9 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import varlen
-from .engines import check_engine, in_a_graph
+from .engines import cell_pays, check_engine, in_a_graph
 from .functional import State, call, check_dense, check_torchs, padded, unpacked_states
+from .pullback import is_differentiated, is_transformed
 from .spec import Spec
 
 # A module's attributes that torch.nn's does not have.
@@ -118,6 +120,8 @@ class Recurrent(nn.RNNBase):
         if isinstance(input, fx.Proxy):  # a leaf of fx.symbolic_trace, as torch.nn's modules are
             path, arguments = input.tracer.path_of_module(self), (input, hx, lengths, resets)
             return input.tracer.create_proxy("call_module", path, arguments, {})
+        if self._backward_hooks and self._instead is None:
+            self._refuse_opacus()
         if in_a_graph() and torch.onnx.is_in_onnx_export():  # the second call takes a microsecond
             return self._onnx(input, hx, lengths, resets)
         batched, rows = True, None
@@ -208,6 +212,18 @@ class Recurrent(nn.RNNBase):
             )
 
     # --- torch.jit.script and ONNX ---
+
+    def _refuse_opacus(self) -> None:
+        """Raise where Opacus has hooked itself to this module, which has no gradients by sample."""
+        for hook in self._backward_hooks.values():
+            owner = getattr(getattr(hook, "func", None), "__self__", None)
+            if type(owner).__module__.startswith("opacus."):
+                name = type(self).__name__
+                raise ValueError(
+                    f"module: got fused_lstm.{name} under Opacus; expected"
+                    f" fused_lstm.opacus.{name}: import fused_lstm.opacus, and let"
+                    " ModuleValidator.fix make it one"
+                )
 
     def __prepare_scriptable__(self) -> nn.RNNBase:
         """Return torch.nn's module on the same parameters, for torch.jit.script to compile."""
@@ -447,35 +463,49 @@ class RecurrentCell(nn.RNNCellBase):
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """Run one step: input [B, I] or [I], hx as torch.nn's cell takes it -> the next state."""
-        if not isinstance(input, Tensor) or input.dim() not in (1, 2):
+        fits = isinstance(input, Tensor) and input.dim() in (1, 2)
+        if not fits or not (torch.jit.is_tracing() or input.shape[-1] == self.input_size):
             got = list(input.shape) if isinstance(input, Tensor) else type(input).__name__
             raise ValueError(f"input: got {got}; expected [B, I] or [I] with I = {self.input_size}")
         if in_a_graph() and torch.onnx.is_in_onnx_export():
             return self.torchs.forward(self, input, hx)
         batched, has_c, H = input.dim() == 2, self.spec.has_c, self.hidden_size
-        x = input[None] if batched else input[None, None]
-        if hx is None:
-            h0 = c0 = x.new_zeros(1, x.shape[1], H)
-        else:
+        parts: Any = ()
+        if hx is not None:
             if has_c and (not isinstance(hx, tuple | list) or len(hx) != 2):
                 raise ValueError(f"hx: got {type(hx).__name__}; expected a pair (h, c)")
             if not has_c and not isinstance(hx, Tensor):
                 raise ValueError(f"hx: got {type(hx).__name__}; expected a tensor, h")
             parts = hx if has_c else (hx,)
             for name, part in zip("hc", parts, strict=False):
-                if part.dim() != input.dim() or part.shape[-1] != H:
+                if part.shape != (*input.shape[:-1], H):
                     layout = f"[B, {H}]" if batched else f"[{H}]"
                     raise ValueError(f"{name}: got shape {list(part.shape)}; expected {layout}")
-            lifted = [part[None] if batched else part[None, None] for part in parts]
-            h0, c0 = lifted[0], lifted[-1]
         weights = [self.weight_ih, self.weight_hh]
         if self.bias:
             weights += [self.bias_ih, self.bias_hh]
+        if self._is_torchs(input, parts, weights):
+            return self.torchs.forward(self, input, hx)
+        x = input[None] if batched else input[None, None]
+        if hx is None:
+            h0 = c0 = x.new_zeros(1, x.shape[1], H)
+        else:
+            lifted = [part[None] if batched else part[None, None] for part in parts]
+            h0, c0 = lifted[0], lifted[-1]
         _, h, c = call(
             self.spec, x, h0, c0, weights, H, H, self.engine, self.fuse, self.training, None
         )
         h, c = (h[0], c[0]) if batched else (h[0, 0], c[0, 0])
         return (h, c) if has_c else h
+
+    def _is_torchs(self, input: Tensor, states: Sequence[Tensor], weights: list[Tensor]) -> bool:
+        """Return whether "auto" takes torch's own for a call, which then is faster."""
+        automatic = self.engine == "auto" and self.fuse is None and input.device.type == "cpu"
+        if not automatic or in_a_graph() or is_transformed():
+            return False
+        B, H = len(input) if input.dim() == 2 else 1, self.hidden_size
+        trains = is_differentiated(input, *states, *weights)
+        return not cell_pays(self.spec.cell, B, self.input_size, H, trains)
 
     def extra_repr(self) -> str:
         return (
