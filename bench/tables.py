@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -350,6 +351,55 @@ def calls(frame: pd.DataFrame) -> str:
     return markdown(("ms", *map(name, labels), "nn.LSTM / native"), body)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A row of README's table: what it says, and the records that it is made of."""
+
+    says: str
+    file: str
+    case: str
+    mode: str = "step"
+    dtype: str = "float32"
+    beside: str = BASE
+
+
+COMPARISONS = (
+    Comparison("small", "native-kept", "small"),
+    Comparison("medium", "native-kept", "medium"),
+    Comparison("large", "native-kept", "large"),
+    Comparison("medium, inference", "native-kept", "medium", "inference"),
+    Comparison("medium, bfloat16", "native", "medium", dtype="bfloat16"),
+    Comparison(
+        "medium, a whole training step", "steps-kept", "medium", "train", beside="stock-cudnn"
+    ),
+    Comparison(
+        "rows of unequal length, T=100, B=32, H=256", "lanes", "uniform, lengths, T=100, H=256"
+    ),
+    Comparison(
+        "two directions, T=100, B=32, H=512, inference",
+        "lanes", "bidirectional, T=100, H=512", "inference",
+    ),
+    Comparison("one step, B=1, H=650", "short", "T=1, H=650", "inference"),
+    Comparison("one step, B=1, H=1500", "short", "T=1, H=1500", "inference", beside="onnxruntime"),
+    Comparison(
+        "one step, B=1, H=1500, bfloat16",
+        "short", "T=1, H=1500", "inference", "bfloat16", "openvino",
+    ),
+)  # fmt: skip
+
+
+def faster() -> str:
+    """Return cases in which native is faster than another system, and in which it is not."""
+    body = []
+    for row in COMPARISONS:
+        frame = results(f"{row.file}.jsonl")
+        by = by_contender(frame, case=row.case, mode=row.mode, dtype=row.dtype)
+        wanted = f"ms {row.beside}", f"ms {OURS}", f"x {row.beside} {OURS}"
+        beside = "nn.LSTM" if row.beside in (BASE, "stock-cudnn") else name(row.beside)
+        body.append([row.says, beside, *cells_of(by, *wanted)])
+    return markdown(("forward and backward", "beside", "ms", "native, ms", "native's speed"), body)
+
+
 # --- `bench parts`, `products`, `accuracy`, `cells`, `samples` ---
 
 
@@ -548,6 +598,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "training": lambda: training(results("post.jsonl")),
     "training_parts": lambda: training_parts(results("post.jsonl")),
     "alone": alone,
+    "faster": faster,
     "peers": peers,
     "lanes_bidirectional": partial(lanes, True),
     "lanes_packed": partial(lanes, False),
