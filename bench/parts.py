@@ -1,4 +1,4 @@
-"""Where a training step's time goes, ours beside stock PyTorch's.
+"""Parts of a training step's time, ours beside stock PyTorch's.
 
 A step of the language model on the native engine, and the post's program with nn.LSTM, both under
 torch.profiler: the time of each operator, those that are called by another counted with it, summed

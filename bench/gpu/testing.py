@@ -24,18 +24,18 @@ OUT = os.fdopen(os.dup(1), "w", buffering=1)
 
 
 def tell(who: str, event: str, **more: object) -> None:
-    """Say it on a line of its own: pytest's dots have begun one."""
+    """Write it on a line of its own: pytest's dots have begun one."""
     OUT.write("\n")
     say(who, event, OUT, **more)
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
-    """Say who begins."""
+    """Tell which test begins."""
     tell(nodeid, "starts")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Say how it ended."""
+    """Tell how it ended."""
     if report.when == "call" or not report.passed:
         lines = str(report.longrepr or "").strip().splitlines() or [""]
         error = next((line[1:].strip() for line in lines if line.startswith("E ")), lines[-1])
