@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 
 import pytest
-import torch
 
 from .watching import outlive, say, stop_if_broken
 
@@ -45,7 +44,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     """Stop where it broke the context: every test after it would be blamed."""
-    stop_if_broken(item.nodeid, torch.device("cuda" if torch.cuda.is_available() else "cpu"), OUT)
+    if (torch := sys.modules.get("torch")) and torch.cuda.is_available():
+        stop_if_broken(item.nodeid, torch.device("cuda"), OUT)
 
 
 @pytest.hookimpl(trylast=True)
@@ -82,5 +82,5 @@ def run(deadline: float, tests: Sequence[str] = TESTS, limit: float = LIMIT) -> 
             (failed if kind == "failed" else skipped)[name] = event["why"]
 
     # A little longer than pytest-timeout, so that it may speak first.
-    failed |= outlive(command, take, deadline, limit + 15)
+    failed |= outlive(command, take, deadline, 1.25 * limit)
     return {"passed": len(passed), "failed": failed, "skipped": skipped}
