@@ -1,4 +1,4 @@
-"""How near the C++ engine's results are to float64's, beside PyTorch's: nothing here is timed.
+"""Errors of the C++ engine's results against float64's, beside PyTorch's: nothing is timed.
 
 Products by themselves, a whole LSTM and the softmax layer, in every way that this CPU has to hold a
 number: float32, the bfloat16 terms that PyTorch's switches ask for (of a matrix unit, or of its
@@ -64,7 +64,7 @@ def ways() -> dict[str, Way]:
 
 @contextmanager
 def in_use(way: Way) -> Iterator[None]:
-    """Both of PyTorch's switches and the instruction set, until the end of the block."""
+    """Hold both of PyTorch's switches and the instruction set until the end of the block."""
     try:
         native.OPS.use_isa(way.isa)
         with onednn_float32(way.switch):

@@ -1,4 +1,4 @@
-"""What is measured: shapes that people know, by name, and the input and weights of an LSTM alone.
+"""Cases: shapes that people know, by name, and the input and weights of an LSTM alone.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers; D: directions.
 """
@@ -67,7 +67,7 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """What is run: a shape, one direction or both, how long the rows are, how they come."""
+    """A call: its shape, one direction or both, how long the rows are, how they come."""
 
     name: str
     shape: Shape

@@ -1,4 +1,4 @@
-"""Who may be timed: every engine and fuse level of fused_lstm.ENGINES, and bench.peers.
+"""Contenders: every engine and fuse level of fused_lstm.ENGINES, and bench.peers.
 
 Nothing else here knows an engine by name, except the tables below.
 """
@@ -60,7 +60,7 @@ NN_LSTM = Contender(BASE, "cudnn")
 
 
 def engines() -> list[Contender]:
-    """Every engine of the table with each of its levels, from the lowest."""
+    """Return every engine of the table with each of its levels, from the lowest."""
     return [
         Contender(name if fuse is None else f"{name}-{fuse}", name, fuse)
         for name, engine in fused_lstm.ENGINES.items()
@@ -69,7 +69,7 @@ def engines() -> list[Contender]:
 
 
 def everyone() -> list[Contender]:
-    """Engines and peers that run an LSTM alone."""
+    """Return engines and peers that run an LSTM alone."""
     able = [name for name, peer in peers.PEERS.items() if not peer.cells]
     return engines() + [Contender(name, name, peer=True) for name in able]
 
@@ -80,7 +80,7 @@ def of_labels(*labels: str) -> Callable[[], list[Contender]]:
 
 
 def trainers() -> list[Contender]:
-    """Who trains a whole language model.
+    """Return the contenders that train a whole language model.
 
     Peers; every engine and level in the post's program as stock PyTorch runs it, from the step loop
     upwards; and each engine that fuses anything, at its highest level, with this project's loss and
@@ -96,13 +96,13 @@ def trainers() -> list[Contender]:
 
 
 def highest() -> list[Contender]:
-    """nn.LSTM, and the highest level of each engine with kernels of its own."""
+    """Return nn.LSTM, and the highest level of each engine with kernels of its own."""
     top = {c.engine: c for c in engines()}
     return [c for c in top.values() if c.label == BASE or c.fuse in fused_lstm.engines.FUSED]
 
 
 def why_not(contender: Contender, device: torch.device, dtype: str = "float32") -> str | None:
-    """Why a contender is not timed on a device, in a dtype; None if it can be."""
+    """Return why a contender is not timed on a device, in a dtype; None if it can be."""
     if contender.peer:
         peer = peers.PEERS[contender.engine]
         fits = dtype in peer.dtypes
@@ -112,7 +112,7 @@ def why_not(contender: Contender, device: torch.device, dtype: str = "float32") 
 
 
 def choose(names: Sequence[str], known: Sequence[Contender]) -> list[Contender]:
-    """The contenders that `names` ask for: a label, or an engine for all of its levels.
+    """Return the contenders that `names` ask for: a label, or an engine for all of its levels.
 
     Raises:
         ValueError: a name that is neither; lists what there is.
@@ -125,7 +125,7 @@ def choose(names: Sequence[str], known: Sequence[Contender]) -> list[Contender]:
 
 
 def in_default_run(contender: Contender, size: str | None) -> bool:
-    """Whether it is timed at `size` without having been asked for by name."""
+    """Return whether it is timed at `size` without having been asked for by name."""
     sizes = DEFAULT_SIZES.get(contender.label) or DEFAULT_SIZES.get(contender.engine)
     return sizes is None or size in sizes
 

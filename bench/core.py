@@ -114,7 +114,7 @@ def quartiles(sample: Sequence[float]) -> tuple[float, float, float]:
 
 
 class Ratio(NamedTuple):
-    """How many times as fast one is as another, with a 95% interval over paired rounds."""
+    """A speed as a multiple of another, with its 95% interval over paired rounds."""
 
     value: float
     low: float
@@ -216,7 +216,7 @@ def _events(device: torch.device) -> Callable[[Run], float]:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a group is timed, and what a turn in it is.
+    """The time that a group gets, and what a turn in it is.
 
     Where a turn is more than one call its first, which finds another's data in the cache, does not
     count, and a round is the median of the others.
@@ -405,10 +405,10 @@ class Watch:
     """Is told who is at work: nobody's business, except on a GPU that a contender may break."""
 
     def starts(self, label: str, what: str) -> None:
-        """A contender is built, asked for its answer, or takes a turn."""
+        """Hear that a contender is built, asked for its answer, or takes a turn."""
 
     def failed(self, label: str, error: Exception) -> None:
-        """It raised an error."""
+        """Hear that it raised an error."""
 
 
 class Group:

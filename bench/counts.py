@@ -1,4 +1,4 @@
-"""What a call consists of, counted outside the timing: launches, bytes, memory.
+"""Counts of a call, taken outside the timing: launches, bytes, memory.
 
 A launch is an operator that is neither a view nor an allocation; on a GPU a kernel. Bytes are the
 operands that launches read and the results that they write: what stays on chip within a launch does

@@ -1,4 +1,4 @@
-"""Where a training step's time goes, ours beside stock PyTorch's.
+"""Parts of a training step's time, ours beside stock PyTorch's.
 
 A step of the language model on the native engine, and the post's program with nn.LSTM, both under
 torch.profiler: the time of each operator, those that are called by another counted with it, summed
@@ -46,12 +46,12 @@ OF = {name: part for part, names in PARTS.items() for name in names}
 REST = "the rest"
 
 
-def parts_of(learner: Learner, steps: int = STEPS) -> dict[str, list[float]]:
+def parts_of(learner: Learner) -> dict[str, list[float]]:
     """Return the seconds of each part in each of some steps; their sum is a step's."""
     for _ in range(2):
         learner.step()
     seconds: dict[str, list[float]] = {part: [] for part in (*PARTS, REST)}
-    for _ in range(steps):
+    for _ in range(STEPS):
         with profile(activities=[ProfilerActivity.CPU]) as profiled, record_function(STEP):
             learner.step()
         times = dict.fromkeys(seconds, 0.0)

@@ -1,4 +1,4 @@
-"""What `python -m bench NAME` measures: suites as data, and how each kind is run."""
+"""Suites, the data of `python -m bench NAME`, and the one loop that measures them."""
 
 from __future__ import annotations
 

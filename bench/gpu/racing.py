@@ -86,7 +86,7 @@ class Speaker(Watch):
         self.device = device
 
     def starts(self, label: str, what: str) -> None:
-        """Say it before: whoever hangs has been named."""
+        """Tell it before: whoever hangs has been named."""
         say(label, "starts", what=what)
 
     def failed(self, label: str, error: Exception) -> None:

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 
 import pytest
-import torch
 
 from .watching import outlive, say, stop_if_broken
 
@@ -24,18 +23,18 @@ OUT = os.fdopen(os.dup(1), "w", buffering=1)
 
 
 def tell(who: str, event: str, **more: object) -> None:
-    """Say it on a line of its own: pytest's dots have begun one."""
+    """Write it on a line of its own: pytest's dots have begun one."""
     OUT.write("\n")
     say(who, event, OUT, **more)
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
-    """Say who begins."""
+    """Tell which test begins."""
     tell(nodeid, "starts")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Say how it ended."""
+    """Tell how it ended."""
     if report.when == "call" or not report.passed:
         lines = str(report.longrepr or "").strip().splitlines() or [""]
         error = next((line[1:].strip() for line in lines if line.startswith("E ")), lines[-1])
@@ -45,7 +44,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     """Stop where it broke the context: every test after it would be blamed."""
-    stop_if_broken(item.nodeid, torch.device("cuda" if torch.cuda.is_available() else "cpu"), OUT)
+    if (torch := sys.modules.get("torch")) and torch.cuda.is_available():
+        stop_if_broken(item.nodeid, torch.device("cuda"), OUT)
 
 
 @pytest.hookimpl(trylast=True)
@@ -82,5 +82,5 @@ def run(deadline: float, tests: Sequence[str] = TESTS, limit: float = LIMIT) -> 
             (failed if kind == "failed" else skipped)[name] = event["why"]
 
     # A little longer than pytest-timeout, so that it may speak first.
-    failed |= outlive(command, take, deadline, limit + 15)
+    failed |= outlive(command, take, deadline, 1.25 * limit)
     return {"passed": len(passed), "failed": failed, "skipped": skipped}

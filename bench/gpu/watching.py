@@ -23,7 +23,7 @@ BROKE = "broke the GPU's context"
 
 
 class End(NamedTuple):
-    """How a process ended: by itself, or by someone's fault. `who` None: well."""
+    """The end of a process: by itself, or by someone's fault. `who` None: well."""
 
     who: str | None
     why: str = ""

@@ -30,7 +30,7 @@ ONE_DOMAIN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Work(Protocol):
-    """What a peer is handed: an LSTM alone, a lesson, a cell's stack."""
+    """The work that a peer is handed: an LSTM alone, a lesson, a cell's stack."""
 
     @property
     def device(self) -> torch.device: ...
@@ -74,7 +74,7 @@ class Remote:
         self.seconds_to_start: float | None = None
 
     def answer(self) -> dict[str, Tensor]:
-        """May take minutes the first time, for it builds and compiles before it answers."""
+        """Return its answer: minutes the first time, for it builds and compiles before."""
         if self.seconds_to_start is None:
             self.seconds_to_start = json.loads(self._read())["seconds_to_start"]
         with np.load(Path(self._folder.name) / "answer.npz") as arrays:
@@ -142,7 +142,7 @@ class Remote:
 
 
 def environment(threads: int, device: torch.device) -> dict[str, str]:
-    """As many threads for the peer as PyTorch has, and little talk."""
+    """Return the peer's environment: as many threads as PyTorch has, and little talk."""
     own = dict.fromkeys(ONE_DOMAIN, str(threads))
     own |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_MODULE_LOADING": "LAZY"}
     # Two frameworks on one GPU: neither may take all of its memory.
@@ -153,7 +153,7 @@ def environment(threads: int, device: torch.device) -> dict[str, str]:
 
 
 def to_arrays(work: Work) -> dict[str, np.ndarray]:
-    """What `work` names; floating-point numbers that are not float64 as float32.
+    """Return what `work` names; floating-point numbers that are not float64 as float32.
 
     Beside it `dtype`, the name of the work's own, and `tf32`, whether products may round their
     float32 inputs to it, as they may in this process.

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from bench import cases, training
+from bench import cases, core, parts, training
 from lm.settings import PRESETS
 
 TINY = cases.Shape(3, 2, 7, 7, 2)
@@ -22,3 +22,5 @@ def tiny(monkeypatch):
         quick = {"keep_prob": 0.5, "max_grad_norm": 0.3, "init_scale": 0.5}
         monkeypatch.setitem(PRESETS, name, dataclasses.replace(PRESETS[name], **quick))
     monkeypatch.setattr(training, "VOCABULARY", 40)
+    monkeypatch.setattr(core, "REST", 0.0)
+    monkeypatch.setattr(parts, "STEPS", 2)

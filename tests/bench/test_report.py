@@ -116,18 +116,13 @@ def test_the_factor_is_taken_apart_and_who_is_missing_is_named(written):
     assert "No GPU: nothing here says how fast a GPU is." in text
 
 
-def test_two_runs_are_compared_beside_their_noise(tmp_path, capsys):
-    before, after = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+def test_two_runs_are_compared_beside_their_noise():
     records = everything()
     faster = [
         dataclasses.replace(r, seconds=tuple(t / 2 for t in r.seconds))
         if r.contender == "cudnn" and r.suite == "lstm" else r for r in records
     ]  # fmt: skip
-    save(before, records)
-    save(after, faster)
-    words = [str(after), "-o", str(tmp_path), "--before", str(before)]
-    assert report().main(words) == 0
-    text = (tmp_path / "report.md").read_text()
+    text = "\n".join(report().tell(frame(faster), frame(records)).blocks)
     assert re.search(r"lstm, medium, step, float32: nn\.LSTM .* 2\.00x .* faster \|", text)
     assert re.search(r"lstm, medium, step, float32: step loop .* - .* within noise \|", text)
 
@@ -234,11 +229,11 @@ def test_plain_pytest_times_nothing():
     assert "no tests" in done.stdout
 
 
-def test_pytest_benchmark_times_checks_and_compares(tmp_path):
-    """Plain pytest-benchmark: groups by case, extra_info, --benchmark-compare."""
-    storage, file = f"--benchmark-storage={tmp_path}", tmp_path / "run.json"
-    only = ["--benchmark-only", "-q", "-k", "small and step and (cudnn or loop-none)", storage]
-    done = pytest_in(*only, "--benchmark-autosave", f"--benchmark-json={file}")
+def test_pytest_benchmark_times_and_checks(tmp_path):
+    """Plain pytest-benchmark: groups by case, extra_info."""
+    file = tmp_path / "run.json"
+    only = ["bench", "--benchmark-only", "-q", "-k", "small and step and (cudnn or loop-none)"]
+    done = pytest_in(*only, f"--benchmark-json={file}")
     assert done.returncode == 0, done.stdout
     assert "benchmark 'small (l2t20b20h200), step': 2 tests" in done.stdout
     run = json.loads(file.read_text())
@@ -248,6 +243,13 @@ def test_pytest_benchmark_times_checks_and_compares(tmp_path):
         assert facts["GF/s"] > 0
         assert facts["x nn.LSTM"] > 0
         assert facts["max_error"] < 1e-5
+
+
+@pytest.mark.slow  # plain pytest-benchmark's own
+def test_two_runs_of_pytest_benchmark_are_compared(tmp_path):
+    storage = f"--benchmark-storage={tmp_path}"
+    only = ["bench", "--benchmark-only", "-q", "-k", "small and step and cudnn", storage]
+    assert pytest_in(*only, "--benchmark-autosave").returncode == 0
     again = pytest_in(*only, "--benchmark-compare")
     assert again.returncode == 0, again.stdout
     assert "Comparing against benchmarks from" in again.stdout + again.stderr

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fused_lstm
-from bench import accuracy, core, samples, suites
+from bench import __main__, accuracy, core, samples, suites
 from bench.__main__ import BUSY_MACHINE, FAILED, main
 from bench.suites import DEFAULT, SUITES
 from fused_lstm import cudnn, native
@@ -36,7 +36,7 @@ def run(tmp_path, *words: str, status: int = 0) -> list[core.Record]:
 
 @needs_native
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # of DPLSTM's own layers
-@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize("name", [n for n in RUNNABLE if n != "ladder"])  # test_ladder.py has it
 def test_every_suite_runs_and_its_answers_are_right(name, tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(accuracy, "SHAPE", suites.Shape(7, 5, 33, 33, 2))
     monkeypatch.setattr(accuracy, "DEPTHS", (33,))
@@ -191,11 +191,27 @@ def test_a_busy_machine_has_a_status_of_its_own(tiny, tmp_path, monkeypatch, cap
     words = ["lstm", "--cases=large", "--engines=loop", "--seconds=0.01", f"--json={file}"]
     assert main(words) == BUSY_MACHINE
     assert "other work took up to 40% of the machine" in capsys.readouterr().err
-    assert all(r.busy for r in load(file) if r.seconds)
+    assert all(r.foreign > core.BUSY for r in load(file) if r.seconds)
 
 
+def test_an_instruction_set_is_in_the_environment_of_a_process(monkeypatch):
+    """Everybody reads it when it starts."""
+    ran = []
+    monkeypatch.setattr(
+        __main__.subprocess,
+        "run",
+        lambda *a, **k: ran.append((a, k)) or SimpleNamespace(returncode=0),
+    )
+    words = ["lstm", "--isa=avx2", "--keep-memory", "--device=cpu"]
+    assert main(words) == 0
+    (((command,), how),) = ran
+    assert command[1:] == ["-m", "bench", *words]
+    wanted = __main__.ISAS["avx2"] | __main__.machine.KEEP
+    assert wanted.items() <= how["env"].items()
+
+
+@pytest.mark.slow  # two starts of Python
 def test_the_whole_command_keeps_to_an_instruction_set(tmp_path):
-    """In a process of its own, in whose environment it is: everybody reads it when it starts."""
     import subprocess
     import sys
 
