@@ -9,6 +9,7 @@ T, B, I, H: time steps, batch, input size, hidden size. D: directions, 1 or 2. L
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ def check(spec: Spec, packed: bool, resets: Tensor | None, return_states: bool) 
 def run(
     spec: Spec, x: Tensor, h0: Tensor, c0: Tensor, weights: Sequence[Tensor], lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Emit a call's nodes: x [T, B, I], h0 and c0 [L * D, B, H] -> y [T, B, D * H], h_n, c_n.
+    """Add a call's nodes: x [T, B, I], h0 and c0 [L * D, B, H] -> y [T, B, D * H], h_n, c_n.
 
     Args:
         weights: in the order of `Spec.weights`, lane by lane.
@@ -70,7 +71,7 @@ def run(
 def _layer(
     spec: Spec, x: Tensor, h0: Tensor, c0: Tensor, lanes: Sequence[Layer], sizes: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Emit one layer's node; c is h where the cell has none."""
+    """Add one layer's node; c is h where the cell has none."""
     operator = OPERATORS[spec.cell]
     (T, B), (D, _, H) = x.shape[:2], h0.shape
     w, r = (torch.stack([_rows(spec, w) for w in of]) for of in _pairs(lanes, "w_ih", "w_hh"))
@@ -78,7 +79,7 @@ def _layer(
     if spec.bias:
         parts = [torch.cat([_rows(spec, lane.b_ih), _rows(spec, lane.b_hh)]) for lane in lanes]
         bias = torch.stack(parts)
-    attributes: dict[str, int | str | list[str]] = {
+    attributes: dict[str, Any] = {
         "hidden_size": H,
         "direction": "bidirectional" if D == 2 else "forward",
     }
