@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from . import cells, ladder, products, samples, streaming, training
+from . import cells, ladder, models, products, samples, streaming, training
 from . import contenders as who
 from .cases import CASES, DTYPES, Case, Shape, make_problem
 from .contenders import BASE, LOOP, Contender, of_labels
@@ -154,6 +154,9 @@ SUITES = {
         named("small", "medium"), cells.tasks, tuple(cells.CELLS), pace=Pace(20)),
     "samples": Suite("gradients of each sample, beside Opacus's DPLSTM", named("small"),
         samples.tasks, ("backward",), pace=Pace(10), device="cpu"),
+    "models": Suite("models of other packages, with torch's own recurrent layers and with ours",
+        tasks=models.tasks, modes=models.MODES, threads=(1,), pace=Pace(2.5, least=4),
+        device="cpu"),
     "products": Suite("each matrix product of the C++ engine by itself", PTB, products.tasks,
         products.NAMES, threads=(1,), pace=Pace(8, least=3), device="cpu"),
     "parts": Suite("where a training step's time goes", PTB, device="cpu", module="parts"),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import varlen
+from . import onnx, varlen
 from .engines import cell_pays, check_engine, in_a_graph
 from .functional import State, call, check_dense, check_torchs, padded, unpacked_states
 from .pullback import is_differentiated, is_transformed
@@ -123,7 +123,7 @@ class Recurrent(nn.RNNBase):
         if self._backward_hooks and self._instead is None:
             self._refuse_opacus()
         if in_a_graph() and torch.onnx.is_in_onnx_export():  # the second call takes a microsecond
-            return self._onnx(input, hx, lengths, resets)
+            return self._onnx(input, hx, lengths, resets, return_states)
         batched, rows = True, None
         if isinstance(input, PackedSequence):
             if lengths is not None:
@@ -234,15 +234,34 @@ class Recurrent(nn.RNNBase):
             vars(module).pop(name, None)
         return module
 
-    def _onnx(self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None) -> Any:
-        """Run torch.nn's forward, which ONNX has an operator for."""
-        for name, value in {"lengths": lengths, "resets": resets}.items():
-            if value is not None:
-                raise ValueError(
-                    f"{name}: got a tensor; expected None, since ONNX's {self.mode} has no {name}"
-                )
-        check_torchs(self.spec, f"ONNX's {self.mode}")
-        return self.torchs.forward(self, input, hx)
+    def _onnx(
+        self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None, states: bool
+    ) -> Any:
+        """Run the call as ONNX's operators, one a layer."""
+        if (
+            torch.jit.is_tracing()
+        ):  # the exporter of TorchScript, which knows torch.nn's forward alone
+            check_torchs(self.spec, f"ONNX's {self.mode} with dynamo=False")
+            if lengths is not None or resets is not None:
+                raise ValueError("lengths, resets: got a tensor with dynamo=False; expected None")
+            return self.torchs.forward(self, input, hx)
+        spec = replace(self.spec, training=self.training)
+        onnx.check(spec, isinstance(input, PackedSequence), resets, states)
+        self._check_input(input, (2, 3))
+        batched = input.dim() == 3
+        x = input if batched else input.unsqueeze(1)
+        x = x.transpose(0, 1) if batched and self.batch_first else x
+        lanes, H = spec.layers * spec.directions, self.hidden_size
+        if hx is None:
+            h0 = c0 = x.new_zeros(lanes, x.shape[1], H)
+        else:
+            h0, c0 = self._state(hx, batched)
+        y, h_n, c_n = onnx.run(spec, x, h0, c0, self.weights(), lengths)
+        if not batched:
+            y, h_n, c_n = y.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
+        elif self.batch_first:
+            y = y.transpose(0, 1)
+        return y, (h_n, c_n) if spec.has_c else h_n
 
 
 class LSTM(Recurrent):
