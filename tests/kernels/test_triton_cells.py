@@ -16,7 +16,7 @@ from fused_lstm.triton import interpreter, op
 from fused_lstm.triton.devices import DEVICES
 from fused_lstm.triton.plan import plan
 from lanes import Case, assert_differentiable, make_inputs
-from plans import PATHS_BACKWARD
+from plans import ALONE, PATHS_BACKWARD
 from test_cells import SHAPES, check
 from test_triton_lanes import SEED, force, make_gradients, make_problem
 from tolerance import assert_close
@@ -28,14 +28,14 @@ pytestmark = pytest.mark.skipif(
 OPTIONS = {"peephole": True, "zoneout": (0.3, 0.2), "recurrent_dropout": 0.3}
 OPTIONS |= {"candidate_dropout": 0.4}
 ALL = Spec(**OPTIONS)
-NORMED = Spec(**OPTIONS, layer_norm=True)
+NORMED = Spec(**OPTIONS, layer_norm=2)
 CELLS = {
     "peephole": Spec(peephole=True),
     "zoneout of h": Spec(zoneout=(0.4, 0.0)),
     "zoneout of c": Spec(zoneout=(0.0, 0.4)),
     "recurrent_dropout": Spec(recurrent_dropout=0.4),
     "candidate_dropout": Spec(candidate_dropout=0.4),
-    "layer_norm": Spec(layer_norm=True),
+    "layer_norm": Spec(layer_norm=2),
 }
 CASES = [
     LanesCase(Shape(3, 3, 5, 7, 1)),
@@ -83,7 +83,8 @@ def with_cell(case: LanesCase, cell: Spec, inputs: list[Tensor]) -> list[Tensor]
     each, dtype = len(weights) // (L * case.directions), inputs[0].dtype
     G = cell.gates * H
     sizes = [G - H] if cell.peephole else []
-    sizes += [G, G, H, *([H] if case.bias else [])] if cell.layer_norm else []
+    if cell.layer_norm:
+        sizes += [G, G, *([H] * cell.has_c), *([H] * (cell.has_c and case.bias))]
     for lane in range(L * case.directions):
         of_lane = weights[lane * each : (lane + 1) * each]
         cut = [w[:G].detach().requires_grad_() if len(w) == 4 * H else w for w in of_lane]
@@ -108,6 +109,7 @@ COUNTED = {
     "coupled": Spec(coupled=True),
     "coupled with all options": Spec(**OPTIONS, coupled=True),
     "gru": GRU,
+    "gru with all options": Spec("gru", layer_norm=True, zoneout=0.3, recurrent_dropout=0.4),
     "rnn_tanh": Spec("rnn_tanh"),
     "rnn_relu": Spec("rnn_relu"),
 }
@@ -166,9 +168,11 @@ def test_other_plans(path, projected, monkeypatch):
     run(case, ALL, "layers", training=True)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.projected], ids=str)
-def test_a_gru_is_the_references(case):
-    run(case, GRU, "layers", training=True)
+@pytest.mark.parametrize("cell", [ALL, *COUNTED.values()], ids=["all", *COUNTED])
+@pytest.mark.parametrize("case", [CASES[1], CASES[3]], ids=str)
+def test_a_program_has_a_lane_alone(case, cell, monkeypatch):
+    force(monkeypatch, ALONE, False)
+    run(case, cell, "layers", training=True)
 
 
 @pytest.mark.parametrize("path", ["partly resident", "blocks of batch", "parts of the gates"])
@@ -218,7 +222,7 @@ def test_a_norm_does_not_wait_for_programs_that_do_not_run():
     shape = {"hidden": 4000, "batch": 20, "layers": 1, "dtype": "bf16", "device": DEVICES["L4"]}
     assert not plan("steps", "forward", **shape).persistent
     with pytest.raises(ValueError, match=r"layer_norm: .* do not run at once on 58 SMs"):
-        plan("steps", "forward", **shape, norm=True)
+        plan("steps", "forward", **shape, norm=2)
 
 
 @each_module

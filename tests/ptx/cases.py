@@ -38,7 +38,13 @@ PATHS = {
     "blocks of batch": {"block_b": 16, "row_groups": 1},
     "groups of rows": {"block_b": 16, "row_groups": 2},
     "whole sums": {"k_parts": 1},
-}
+    # Backward: programs that share a block, a gate each, with sums in parts.
+    "a gate each": {
+        "units": 64, "split": 4, "block_k": 128, "k_parts": 8, "warps": 8, "resident": 9,
+        "ahead": 1, "hold": False,
+    },
+    "alone": {"alone": 16},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -278,7 +284,9 @@ def _inputs(case: Case) -> list[Tensor]:
         weights = torch.randn(G, columns), torch.randn(G, P), *torch.randn(2, G)
         made += [w / H**0.5 for w in (*weights, *([torch.randn(P, H)] if case.P else []))]
         made += [torch.randn(G - H)] if case.cell.peephole else []
-        made += [torch.randn(n * H) for n in (4, 4, 1, 1)] if case.cell.layer_norm else []
+        if case.cell.layer_norm:
+            of_c = (H, H) if case.cell.has_c else ()
+            made += [torch.randn(n) for n in (G, G, *of_c)]
     return [t.to(DTYPES[case.dtype]) for t in made]
 
 
@@ -297,8 +305,11 @@ def _launching(case: Case) -> Iterator[None]:
     """The operators launch what the case says, instead of what choice.choose does."""
 
     def made(fuse: str, direction: str, dtype, device, shape, *, norm, gates, tf32):
+        path = PATHS[case.path]
+        if direction == "forward" and "split" in path:
+            path = {}
         return make_plan(
-            fuse, direction, case.H, case.B, case.L, dtype, PATHS[case.path],
+            fuse, direction, case.H, case.B, case.L, dtype, path,
             device=case.device, tf32=case.dtype == "tf32", projected=case.P, norm=norm,
             gates=gates,
         )  # fmt: skip
