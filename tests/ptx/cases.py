@@ -243,7 +243,9 @@ def _by_autograd(case: Case, inputs: list[Tensor], lanes: dict) -> dict[str, Ten
     wanted = torch.autograd.grad(outputs, leaves, by, **unused)
     names = ["y", "h_n", "c_n", "dx", "dh0", "dc0"]
     names += [f"dweight {index}" for index in range(len(inputs) - 3)]
-    results = (*outputs, *wanted)
+    results = [*outputs, *wanted]
+    if not case.cell.has_c:  # c is h, and gradients by either are by both
+        results[4], results[5] = results[4] + results[5], torch.zeros_like(results[5])
     return {name: result.detach() for name, result in zip(names, results, strict=True)}
 
 
@@ -267,6 +269,8 @@ def _stack(case: Case) -> Problem:
             given = x, h0, c0, weights, case.p, seed, case.kind
             y, h_n, c_n, *saved = op.lstm(*given, True, **own)
             dx, dh0, dc0, dweights = op.lstm_backward(*by, *given, y, *saved, True, **own)
+        if not case.cell.has_c:
+            dh0, dc0 = dh0 + dc0.to(dh0.dtype), torch.zeros_like(dc0)
         found = (y, h_n, c_n, dx, dh0, dc0, *dweights)
         return dict(zip(names, found, strict=True))
 
@@ -277,6 +281,8 @@ def _inputs(case: Case) -> list[Tensor]:
     """x, h0, c0 and flat weights."""
     B, H, P, D = case.B, case.H, case.P or case.H, 2 if case.kind == "both" else 1
     states = torch.randn(case.L * D, B, P), torch.randn(case.L * D, B, H)
+    if not case.cell.has_c:
+        states = states[0], states[0].clone()
     made = [torch.randn(*case.rows, H), *states]
     for lane in range(case.L * D):
         columns = H if lane < D else D * P

@@ -370,7 +370,10 @@ def parser() -> argparse.ArgumentParser:
         "--arch", nargs="+", default=["sm_90"], help="sm_80, sm_89, sm_90, sm_100, sm_120"
     )
     made.add_argument(
-        "--device", choices=[*devices.DEVICES, *devices.AMD], help="instead of --arch: a card"
+        "--device",
+        nargs="+",
+        choices=[*devices.DEVICES, *devices.AMD],
+        help="instead of --arch: cards",
     )
     made.add_argument("--hidden", type=int, nargs="+", default=[1500])
     made.add_argument("--batch", type=int, default=20)
@@ -397,7 +400,7 @@ def parser() -> argparse.ArgumentParser:
 
 def chosen(args: argparse.Namespace) -> list[devices.Device]:
     if args.device:
-        return [(devices.DEVICES | devices.AMD)[args.device]]
+        return [(devices.DEVICES | devices.AMD)[name] for name in args.device]
     if any(not re.fullmatch(r"sm_\d+", arch) for arch in args.arch):
         raise ValueError(f"--arch must be like sm_90, got {' '.join(args.arch)}")
     return [devices.by_arch(int(arch[3:])) for arch in args.arch]
