@@ -5,6 +5,7 @@ T, B, H, L, P: time steps, batch, hidden size, layers, size of a projected h.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from fused_lstm import reference
 from fused_lstm.spec import PLAIN, Spec
-from fused_lstm.triton import devices, op, pointwise
+from fused_lstm.triton import devices, launch, op, pointwise
 from plans import make_plan
 from tolerance import TOLERANCE
 
@@ -174,6 +175,17 @@ def _compare(
         outcome.error = max(outcome.error, ratio)
         if not ratio <= 1:  # not a number either
             outcome.wrong.append(f"{name}: error {error:.1e}, {ratio:.1f} times what is allowed")
+
+
+def with_polls(polls: int, seed: int = 1) -> Outcome:
+    """A case whose launches trap after so many polls."""
+    with mock.patch.dict(os.environ, {launch.POLLS: str(polls)}):
+        launch.constants.cache_clear()
+        op.prepare.cache_clear()
+        outcome = run(Case("steps", "bf16", 90, 33, path="whole sums"), (seed,))
+    launch.constants.cache_clear()
+    op.prepare.cache_clear()
+    return outcome
 
 
 def nan_spreads_to(arch: int, seeds: Iterable[int]) -> dict[int, list[int]]:

@@ -334,7 +334,9 @@ def dh_of(
         dh += sums
     else:
         if turn == 0:
-            barrier.wait(block_ptr, (wave + 1) * PLAN.SPLIT, PLAN.PERSISTENT, PLAN.NVIDIA)
+            barrier.wait(
+                block_ptr, (wave + 1) * PLAN.SPLIT, PLAN.PERSISTENT, PLAN.NVIDIA, PLAN.POLLS
+            )
         dh += tile.sum_partials(sums_ptr + at, B * PLAN.P, mask, PLAN.SPLIT)
     if PLAN.HAS.ZONE_H:
         dh = options.zone_out_backward(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, wraps
@@ -26,6 +27,7 @@ from .interpreter import is_interpreted
 from .philox import scale_of
 from .plan import SIZES, Plan
 
+POLLS = "FUSED_LSTM_POLLS"  # an environment variable, see barrier.py
 NAMES = {
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
@@ -162,6 +164,7 @@ class Constants:
     ALONE: bool  # a program has a lane to itself, of its rows of batch
     MEETS: bool  # programs wait for each other
     NVIDIA: bool  # else AMD
+    POLLS: int  # of a counter, after which a launch traps; 0: never
     ACC: tl.dtype  # the state dtype
     PRECISION: str
     ROUND: bool  # factors of products are rounded to TF32
@@ -230,6 +233,7 @@ def constants(
         "ALONE": plan.alone,
         "MEETS": plan.persistent and not plan.alone,
         "NVIDIA": not plan.amd,
+        "POLLS": int(os.environ.get(POLLS, "0")),
         "ACC": tl.float64 if size == 8 else tl.float32,
         "PRECISION": plan.precision,
         "ROUND": plan.dtype == "fp32" and plan.precision == "tf32",

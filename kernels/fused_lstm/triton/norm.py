@@ -35,7 +35,7 @@ def share(first, second, kind, rank, meeting, step, b, rows, PLAN: tl.constexpr)
     tl.store(ptr + (PLAN.PARTS + part) * B, second, mask=b < alive)
     barrier.arrive(all_ptr, PLAN.PERSISTENT)
     rounds = wave * PLAN.MEETINGS + PLAN.BEFORE + PLAN.NORMS * turn + rank
-    barrier.wait(all_ptr, rounds * programs, PLAN.PERSISTENT, PLAN.NVIDIA)
+    barrier.wait(all_ptr, rounds * programs, PLAN.PERSISTENT, PLAN.NVIDIA, PLAN.POLLS)
     return ptr
 
 

@@ -188,7 +188,7 @@ def wait(all_ptr, rounds, programs, PLAN: tl.constexpr):
     """For the others, until all have arrived so many times."""
     if PLAN.VARLEN:
         barrier.arrive(all_ptr, PLAN.MEETS)
-    barrier.wait(all_ptr, rounds * programs, PLAN.MEETS, PLAN.NVIDIA)
+    barrier.wait(all_ptr, rounds * programs, PLAN.MEETS, PLAN.NVIDIA, PLAN.POLLS)
 
 
 @helper
@@ -198,4 +198,4 @@ def wait_for_next(all_ptr, wave, waves, programs, PLAN: tl.constexpr):
         barrier.arrive(all_ptr, PLAN.MEETS)
     rounds = (wave + 1) * PLAN.MEETINGS
     if PLAN.MEETS and wave + 1 < waves:
-        barrier.wait(all_ptr, rounds * programs, PLAN.MEETS, PLAN.NVIDIA)
+        barrier.wait(all_ptr, rounds * programs, PLAN.MEETS, PLAN.NVIDIA, PLAN.POLLS)
