@@ -38,6 +38,7 @@ def run(name: str, suite: Suite, options: Options) -> Iterator[Record]:
     Everything else is in gpu.json beside the records. Raises SystemExit(1), at the end, where a
     test failed.
     """
+    from fused_lstm.triton import measure
     from fused_lstm.triton.devices import current
 
     began, minutes = time.monotonic(), options.minutes
@@ -55,6 +56,9 @@ def run(name: str, suite: Suite, options: Options) -> Iterator[Record]:
     done = report["compiled"] = compiling.compile_in_time(current(options.device), wanted, until)
     print(f"{done['kernels']} launches compiled in {done['seconds']:.0f} s")
     tell(done["failed"])
+    if options.device.type == "cuda":
+        report["card"] = measure.measured(current(options.device))
+        print("  ".join(f"{name} {value:.2f}" for name, value in report["card"].items()))
     failed = False
     if not options.no_tests:
         report["tests"] = tests = testing.run(began + TESTING * 60 * minutes)

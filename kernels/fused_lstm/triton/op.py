@@ -23,7 +23,7 @@ from .. import stack
 from ..pointwise import normalized, scaled
 from ..reference import Layer, by_layer, state_dtype
 from ..spec import RECURRENT, Spec, cell_of
-from . import backward, devices, forward, gradients, launch, philox, precision
+from . import backward, devices, forward, gradients, launch, philox, precision, tuned
 from .choice import choose
 from .packed import Rows
 from .plan import Plan
@@ -101,11 +101,13 @@ def plan_of(
     tf32: bool,
 ) -> Plan:
     """The launch for these tensors: of all lanes, of both of a layer, or of one."""
-    return choose(
+    card = devices.current(device)
+    chosen = choose(
         direction, hidden=shape.H, batch=shape.B, layers=shape.L if fuse == "layers" else 1,
-        directions=shape.D, dtype=launch.NAMES[dtype], device=devices.current(device), tf32=tf32,
+        directions=shape.D, dtype=launch.NAMES[dtype], device=card, tf32=tf32,
         projected=shape.projected, norm=norm, gates=gates,
     )  # fmt: skip
+    return tuned.of(chosen, card)
 
 
 class Stack(NamedTuple):

@@ -180,7 +180,7 @@ def plan(
         return _interpreted(kind, direction, *shape, norm)
     found = replace(_compiled(kind, direction, *shape, device, tf32), norm=norm)
     if in_parts:
-        found = _in_parts(found, device)
+        found, *_ = [*sums_in_parts(found, device), found]
     if norm and not found.persistent:
         raise ValueError(f"layer_norm: {found.why[0]}; use engine 'loop'")
     return found
@@ -295,8 +295,9 @@ def _compiled(
     )  # fmt: skip
 
 
-def _in_parts(found: Plan, device: Device) -> Plan:
-    """The same plan with each product's sum shared out to 8 warps, where their registers hold it.
+def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
+    """The same plan with each product's sum shared out to 8 warps, where their registers hold it:
+    those that there are, the best first.
 
     A warp multiplies all of a program's rows by its eighth of K, from registers, and the sums meet
     once: fewer instructions, and a third of the syncs of warps that share rows and columns.
@@ -304,7 +305,7 @@ def _in_parts(found: Plan, device: Device) -> Plan:
     may = found.persistent and SIZES[found.dtype] == 2 and found.batch_blocks == 1
     may &= found.own == 16 and not (found.projected or found.amd or device.tcgen05)
     if not may:
-        return found
+        return []
     size, products, backward = SIZES[found.dtype], found.products, found.direction == "backward"
     columns = _ceil(found.hidden, K_PARTS * 16) * 16  # of K, that a warp sums over
     part_k = 32 if columns % 32 == 0 else 16
@@ -326,7 +327,8 @@ def _in_parts(found: Plan, device: Device) -> Plan:
         if more_us < BARRIER_US:
             splits.insert(0, (16, 1))
         elif device.wgmma and columns <= 32:
-            return found  # so few columns leave 4 warps that share rows and columns ahead
+            return []  # so few columns leave 4 warps that share rows and columns ahead
+    fitting = []
     for own, split in splits:
         sums = found.gates // split if backward else 1  # over so many gates
         units = found.gates * own // sums if backward else own
@@ -339,7 +341,7 @@ def _in_parts(found: Plan, device: Device) -> Plan:
         fits = found.layers * blocks <= device.sms and smem <= device.smem
         if not fits or registers > PART_REGISTERS or rows < 16:
             continue
-        return replace(
+        one = replace(
             found, programs=found.layers * blocks, rows=rows, units=units, own=own, split=split,
             warps=K_PARTS, block_k=K_PARTS * part_k, chunks=chunks, resident=chunks,
             resident_ih=chunks * (products - 1), ahead=chunks * sums, stages=1, hold=False,
@@ -352,7 +354,8 @@ def _in_parts(found: Plan, device: Device) -> Plan:
                 *((f"each sums over all {sums} gates: a meeting less",) if sums > 1 else ()),
             ),
         )  # fmt: skip
-    return found
+        fitting.append(one)
+    return fitting
 
 
 def alone(found: Plan, device: Device) -> Plan | None:
