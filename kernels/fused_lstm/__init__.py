@@ -10,7 +10,7 @@ from .cross_entropy import linear_cross_entropy  # noqa: E402
 from .dropout import Dropout, dropout  # noqa: E402
 from .engines import ENGINES, available_engines, describe_engine  # noqa: E402
 from .functional import lstm  # noqa: E402
-from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell  # noqa: E402
+from .modules import GRU, LSTM, RNN, SLSTM, GRUCell, LSTMCell, RNNCell  # noqa: E402
 from .native import release_memory  # noqa: E402
 from .spec import Spec  # noqa: E402
 from .streaming import Streaming  # noqa: E402
@@ -23,6 +23,7 @@ __all__ = [
     "lstm",
     "GRU",
     "RNN",
+    "SLSTM",
     "LSTMCell",
     "GRUCell",
     "RNNCell",

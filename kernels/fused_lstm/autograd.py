@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import hoisted, loop, reference
+from . import hoisted, loop, recurrence, reference
 from .engines import STEP_BY_STEP, in_a_graph
 from .errors import meant
 from .pullback import is_differentiated, is_transformed, kernel, pulled_back
@@ -42,8 +42,13 @@ def run(
     "pointwise" is the step loop with a fused cell, "hoisted" the same with all products that need
     no order in time outside the loop; "steps" and "layers" are one operator.
     """
-    if spec.level in STEP_BY_STEP:
+    heads = spec.num_heads > 1 or spec.cell == "slstm"
+    if heads or spec.level in STEP_BY_STEP:
         drop = None if spec.dropout == 0 else partial(_drop, ops, spec.dropout, seed)
+        if heads:
+            return recurrence.run(
+                ops, spec, x, h0, c0, weights, drop, batch_sizes, not_reset, states
+            )
         call = spec, x, h0, c0, weights, batch_sizes, not_reset, states
         if spec.level == "hoisted":
             return hoisted.steps(*call, hoisted.fused(ops), drop)
@@ -267,7 +272,7 @@ def plain_dropout(x: Tensor, p: float, seed: Tensor, first: int = 0) -> Tensor:
 
 def _drop(ops, p, seed, y, layer):
     """Drop between layers: one mask for all of them, at every level of every engine."""
-    return dropout(ops, y, p, seed, layer * y.numel())
+    return dropout(ops, y, p, seed[:1], layer * y.numel())  # [2] where a call is part of another
 
 
 class DropoutFunction(torch.autograd.Function):

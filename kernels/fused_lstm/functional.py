@@ -55,10 +55,12 @@ def lstm(
 
     Args:
         x: [T, B, I]; B may be 0.
-        state: (h_0 [L * D, B, P], c_0 [L * D, B, H]); P is H unless h is projected.
+        state: (h_0 [L * D, B, P], c_0 [L * D, B, H]); P is H unless h is projected. An sLSTM's c_0
+            is c, n and m side by side [L * D, B, 3H].
         weights: nn.LSTM's, flat: for each layer and direction weight_ih [4H, I or D * P],
             weight_hh [4H, P], all or none bias_ih [4H], bias_hh [4H] and, where h is projected,
-            weight_hr [P, H]; gate order i, f, g, o. After them the cell's, see `Spec.weights`.
+            weight_hr [P, H]; gate order i, f, g, o. After them the cell's, see `Spec.weights`, which
+            has an sLSTM's and those of heads too.
         dropout: probability of dropping an element of h between two layers, in this call.
         engine, fuse: see fused_lstm.engines; `fuse=None` is the engine's highest level.
         bidirectional: each layer has two directions, D = 2.
@@ -248,7 +250,8 @@ def _plan(
 def _plan_in_a_graph(*key):
     """Make `_plan`, for torch.compile, which cannot look into a cache or at a switch."""
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-    return _plan(*key, word, 1, 1, 1)[:2]
+    N = key[0].num_heads
+    return _plan(*key, word, 1, N, N)[:2]
 
 
 def is_drawn_by_counter(engine: str, spec: Spec) -> bool:
@@ -344,14 +347,15 @@ def check_tensors(
     else:
         B = int(sizes[0])
     lanes = spec.layers * spec.directions
-    wrong = h0.shape != (lanes, B, P) or c0.shape != (lanes, B, H)
+    C = H * spec.c_parts
+    wrong = h0.shape != (lanes, B, P) or c0.shape != (lanes, B, C)
     for tensor, shape in zip(weights, expected, strict=True):
         wrong = wrong or tensor.shape != shape
     tensors = h0, c0, *weights
     for tensor in tensors:
         wrong = wrong or tensor.device != device or (tensor.dtype != dtype and not autocasts)
     if wrong:
-        _say_which(spec, x, tensors, [(lanes, B, P), (lanes, B, H), *expected], autocasts)
+        _say_which(spec, x, tensors, [(lanes, B, P), (lanes, B, C), *expected], autocasts)
 
 
 def _say_which(spec, x, tensors, expected, autocasts) -> None:
@@ -371,6 +375,7 @@ def _say_which(spec, x, tensors, expected, autocasts) -> None:
 
 def expected_weights(spec: Spec, I: int, H: int, P: int) -> list[tuple[int, ...]]:
     """Return the shapes of a call's weights."""
+    spec.check_size(H)
     expected: list[tuple[int, ...]] = []
     for inputs in (I, *[spec.directions * P] * (spec.layers - 1)):
         expected += shapes(spec, inputs, H, P) * spec.directions
@@ -379,6 +384,8 @@ def expected_weights(spec: Spec, I: int, H: int, P: int) -> list[tuple[int, ...]
 
 def check_torchs(spec: Spec, who: str) -> None:
     """Check that the cell is torch.nn's, which is all that `who` has."""
+    if spec.cell == "slstm":
+        raise ValueError(f"cell: got 'slstm'; expected another: {who} has none")
     for name, value in spec.cell_options().items():
         raise ValueError(f"{name}: got {value}; expected {getattr(PLAIN, name)}: {who} has none")
 

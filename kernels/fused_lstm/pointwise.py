@@ -4,7 +4,7 @@ Beside nn.LSTM's cell it has what fused_lstm.spec can add to one: peepholes, a n
 on the candidate g, and zoneout. docs/backward.md derives the backward. nn.GRU's and nn.RNN's cells
 are at the end.
 
-B, H: batch, hidden size. Gate order i, f, g, o; of a GRU m, r, z, n.
+B, H: batch, hidden size. Gate order i, f, g, o; of a GRU m, r, z, n; of an sLSTM i, f, z, o.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-5  # nn.LayerNorm's
@@ -25,6 +26,7 @@ class Added(NamedTuple):
     gain_c: Tensor | None = None  # [H], where c is normalized on its way into h
     b_c: Tensor | None = None  # [H]
     mask: Tensor | None = None  # [B, H], what g is multiplied by
+    exponential_forget: bool = False  # of an sLSTM
 
     def peep(self, dtype: torch.dtype) -> tuple[Tensor, ...] | None:
         """The peepholes of i, f and o [H] each."""
@@ -243,6 +245,51 @@ def rnn_relu_backward(
     return dgates.to(activated.dtype), torch.zeros_like(c), dh
 
 
+# --- the sLSTM's cell (Beck et al. 2024), whose c is c, n and m side by side ---
+
+
+def slstm_forward(gates: Tensor, c: Tensor, added: Added = PLAIN) -> tuple[Tensor, Tensor, Tensor]:
+    """As `forward`; c [B, 3H] is the cell state c, its normalizer n and the stabilizer m.
+
+    c and n are kept divided by exp(m), so that no exponential gate overflows; h does not depend on
+    m. A state whose n is 0 holds nothing yet, and m begins at i.
+
+    What is activated is [B, 5H]: the derivative of log f by f's sum, i, f, z, o.
+    """
+    i, f, z, o = gates.to(c.dtype).chunk(4, dim=-1)
+    c, n, m = c.chunk(3, dim=-1)
+    slope = torch.ones_like(f) if added.exponential_forget else (-f).sigmoid()
+    log_f = (f if added.exponential_forget else F.logsigmoid(f)) + m
+    m_next = torch.where((n == 0) | (i >= log_f), i, log_f)
+    i, f = (i - m_next).exp(), (log_f - m_next).clamp(max=0).exp()
+    z, o = z.tanh(), o.sigmoid()
+    c_next, n_next = f * c + i * z, f * n + i
+    activated = torch.cat([slope, i, f, z, o], dim=-1).to(gates.dtype)
+    h = (o * c_next / n_next).to(gates.dtype)
+    return h, torch.cat([c_next, n_next, m_next], dim=-1), activated
+
+
+def slstm_backward(
+    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `backward`, that by m included: a loss may look at the states."""
+    slope, i, f, z, o = activated.to(c.dtype).chunk(5, dim=-1)
+    (c, n, _), (c_next, n_next, _) = c.chunk(3, dim=-1), c_next.chunk(3, dim=-1)
+    dc, dn, dm = dc_next.chunk(3, dim=-1)
+    mean = c_next / n_next
+    do = dh * mean * o * (1 - o)
+    dseen = dh * o / n_next
+    dc, dn = dc + dseen, dn - dseen * mean
+    begins = n == 0
+    di = (dc * z + dn) * i  # by i's sum less m_next
+    df = torch.where(begins & (f == 1), 0.0, (dc * c + dn * n) * f)  # by log f + m less m_next
+    dm = dm - di - df  # by m_next, which is one of the two
+    of_i = begins | (i >= f)
+    di, df = di + torch.where(of_i, dm, 0.0), df + torch.where(of_i, 0.0, dm)
+    dgates = torch.cat([di, df * slope, dc * i * (1 - z * z), do], dim=-1)
+    return dgates.to(activated.dtype), torch.cat([dc * f, dn * f, df], dim=-1), dseen
+
+
 class Pointwise(NamedTuple):
     """What a cell computes in a step except its products."""
 
@@ -255,4 +302,5 @@ CELLS = {
     "gru": Pointwise(gru_forward, gru_backward),
     "rnn_tanh": Pointwise(rnn_tanh_forward, rnn_tanh_backward),
     "rnn_relu": Pointwise(rnn_relu_forward, rnn_relu_backward),
+    "slstm": Pointwise(slstm_forward, slstm_backward),
 }
