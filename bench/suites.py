@@ -146,6 +146,10 @@ SUITES = {
         device="cpu"),
     "cells": Suite("cells that cuDNN does not have, beside the plain one, their loops and Keras",
         named("small", "medium"), "cells", pace=Pace(20)),
+    "slstm": Suite("the sLSTM beside xLSTM's own PyTorch cell, eager and compiled, in heads",
+        [Case(f"T={T}, B={B}, H={H}", Shape(T, B, H, H, 1))
+         for T in (256, 2048) for B in (1, 16) for H in (512, 768)],
+        "slstm", modes=("inference", "step"), threads=(1, 2), pace=Pace(1.0, least=3, longest=8)),
     "samples": Suite("gradients of each sample, beside Opacus's DPLSTM", named("small"), "samples",
         modes=("backward",), pace=Pace(10), device="cpu"),
     "parts": Suite("where a training step's time goes", PTB, "parts", device="cpu"),

@@ -1,4 +1,4 @@
-"""Modules with heads, and all that a call of one gives: what the tests of heads and sLSTMs share."""
+"""Modules with heads, and all that a call of one gives."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from .spec import CELLS, LSTM_OPTIONS, PLAIN, Spec
+from .spec import CELLS, PLAIN, Spec
 
 
 class Engine(NamedTuple):
@@ -61,7 +61,11 @@ ENGINES = {
     ),
     "triton": Engine(
         "fused_lstm.triton", FUSED,
-        {"lstm": LSTM_OPTIONS, "gru": (), "rnn_tanh": (), "rnn_relu": ()}, STEP_BY_STEP,
+        {
+            "lstm": EVERY["lstm"], "gru": ("num_heads",), "rnn_tanh": EVERY["rnn_tanh"],
+            "rnn_relu": EVERY["rnn_relu"], "slstm": EVERY["slstm"],
+        },
+        STEP_BY_STEP,
     ),
     "native": Engine(
         "fused_lstm.native", FUSED, EVERY, STEP_BY_STEP

@@ -59,8 +59,8 @@ def lstm(
             is c, n and m side by side [L * D, B, 3H].
         weights: nn.LSTM's, flat: for each layer and direction weight_ih [4H, I or D * P],
             weight_hh [4H, P], all or none bias_ih [4H], bias_hh [4H] and, where h is projected,
-            weight_hr [P, H]; gate order i, f, g, o. After them the cell's, see `Spec.weights`, which
-            has an sLSTM's and those of heads too.
+            weight_hr [P, H]; gate order i, f, g, o. After them the cell's. `Spec.weights` has all,
+            an sLSTM's and those of heads too.
         dropout: probability of dropping an element of h between two layers, in this call.
         engine, fuse: see fused_lstm.engines; `fuse=None` is the engine's highest level.
         bidirectional: each layer has two directions, D = 2.

@@ -1,8 +1,8 @@
 """Recurrent weights of heads, from and to the layouts of other libraries.
 
-Here `weight_hh` of N > 1 heads is [N, G*K, K]: head n's rows are its K units of gate 0, then of gate
-1 and so on, its columns the K units of h that it sees. G, N, K: gates, heads, hidden size / N. The
-gate order is as the cell has it; none of these functions changes it.
+Here `weight_hh` of N > 1 heads is [N, G*K, K]: head n's rows are its K units of gate 0, then of
+gate 1 and so on, its columns the K units of h that it sees. G, N, K: gates, heads, hidden size / N.
+The gate order is as the cell has it; none of these functions changes it.
 
 TiRex's `_recurrent_kernel_` and the kernel of DreamerV3's BlockLinear are one layout.
 """

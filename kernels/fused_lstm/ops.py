@@ -50,12 +50,13 @@ Half-precision inputs keep their cell state in float32: "state dtype" below.
                    sLSTM run: x_part [T, B, G*H], or packed [n, G*H], W x with all biases except
                    bias_m [H], a GRU's of m; h0 [B, H], c0 [B, S*H], where S states lie side by
                    side: c, or c, n and m of an sLSTM, or h0 again; weight_hh [N, G*K, K], K units a
-                   head. cell: lstm, gru, rnn_tanh, rnn_relu, slstm, slstm_exponential; reverse: from
-                   the last step to the first; batch_sizes, keep as above, keep [T, B] or [n]; clip,
-                   the backward's: what comes through weight_hh is cut to [-clip, clip], 0 nothing.
+                   head. cell: lstm, gru, rnn_tanh, rnn_relu, slstm or slstm_exponential. reverse:
+                   from the last step to the first. batch_sizes, keep as above, keep [T, B] or [n].
+                   clip, the backward's: what comes through weight_hh is cut to [-clip, clip]; 0
+                   cuts nothing.
                    -> y [.., H], h_n [B, H], c_n [B, S*H] (no elements where the state is h alone)
                    and, where `save` is true, of an LSTM, a GRU and an sLSTM what the backward
-                   needs: c [N, .., S*K] in the state dtype and gates [N, .., as many * K] activated.
+                   needs: c [N, .., S*K] in the state dtype, and gates [N, .., gates * K].
     recurrence_backward
                    dy, dh_n, dc_n (None where no gradient comes) -> dx_part, dh0, dc0, dweight_hh,
                    dbias_m (no elements without one).
@@ -224,7 +225,7 @@ def _fake_recurrence(x_part, h0, c0, weight_hh, bias_m, cell, save, **_others):
 def _fake_recurrence_backward(
     dy, dh_n, dc_n, h0, c0, weight_hh, bias_m, y, c, gates, cell, **_others
 ):
-    N, columns, K = weight_hh.shape
+    N, columns, _ = weight_hh.shape
     dx_part = y.new_empty(*y.shape[:-1], N * columns)
     dbias_m = y.new_empty(0 if bias_m is None else bias_m.shape)
     return dx_part, *(t.new_empty(t.shape) for t in (h0, c0, weight_hh)), dbias_m
@@ -294,13 +295,13 @@ OPERATORS = {
         "(Tensor x_part, Tensor h0, Tensor c0, Tensor weight_hh, Tensor? bias_m, str cell,"
         f" bool save, *, {_HEADS})"
         " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor gates)",
-        _fake_recurrence, _recurrence, _plain_recurrence, engines=("native",),
+        _fake_recurrence, _recurrence, _plain_recurrence,
     ),
     "recurrence_backward": Operator(
         "(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor h0, Tensor c0, Tensor weight_hh,"
         f" Tensor? bias_m, Tensor y, Tensor c, Tensor gates, str cell, *, {_HEADS})"
         " -> (Tensor dx_part, Tensor dh0, Tensor dc0, Tensor dweight_hh, Tensor dbias_m)",
-        _fake_recurrence_backward, engines=("native",),
+        _fake_recurrence_backward,
     ),
     "dropout": Operator(
         "(Tensor x, float p, Tensor seed, int first=0) -> Tensor",

@@ -1,11 +1,12 @@
 """Heads, and the sLSTM: the products of x outside, then one operator for a layer's recurrence.
 
-With recurrent weights in N blocks, head n's states depend on head n's alone. So a layer is one product
-of x for all gates of all heads, which is PyTorch's, and N recurrences of K units that never wait for
-each other: an engine's operator `recurrence` (fused_lstm.ops). Whoever makes the gates otherwise, as
-xLSTM's layers do, calls `recur` itself.
+With recurrent weights in N blocks, head n's states depend on head n's alone. So a layer is one
+product of x for all gates of all heads, which is PyTorch's, and N recurrences of K units that never
+wait for each other: an engine's operator `recurrence` (fused_lstm.ops). Whoever makes the gates
+otherwise, as xLSTM's layers do, calls `recur` itself.
 
-T, B, H, N, K: time steps, batch, hidden size, heads, H / N. G: gates. S: states beside h, at least 1.
+T, B, H, N, K: time steps, batch, hidden size, heads, H / N. G: gates. S: states beside h, at least
+one.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ cell's options add is here too, where a lane has their weights or their masks.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
 size of h, which is H unless h is projected. G: gates. A lane is one layer in one direction. Gate
-order i, f, g, o; of a GRU r, z, n; of an sLSTM i, f, z, o. N, K: heads, and the H / N units of each.
-Of an sLSTM c is [.., 3H]: c, n and m side by side.
+order i, f, g, o; of a GRU r, z, n; of an sLSTM i, f, z, o. N, K: heads, and the H / N units of
+each. Of an sLSTM c is [.., 3H]: c, n and m side by side.
 """
 
 from __future__ import annotations
@@ -280,7 +280,8 @@ def layer_forward(
 
     h and c are the state after each step, which of a row that has ended is its last; the gates are
     activated: of a coupled LSTM four, of a GRU m, r, z, n, of an RNN [T, B, H], of an sLSTM five
-    (`pointwise.slstm_forward`). A lane that normalizes gives its `Norms` too. order: the lane's steps; None is forwards, all rows alive.
+    (`pointwise.slstm_forward`). A lane that normalizes gives its `Norms` too. order: the lane's
+    steps; None is forwards, all rows alive.
     """
     order = order or Order(range(len(x)))
     h, c, saved = h0, c0.to(state_dtype(x.dtype)), {}

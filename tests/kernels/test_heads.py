@@ -57,7 +57,7 @@ def test_heads_are_blocks_of_a_dense_weight(cell, case, engine):
 @pytest.mark.parametrize(("H", "N", "B"), [(66, 2, 3), (40, 8, 9), (70, 1, 20)])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "slstm"])
 def test_native_divides_heads_among_any_number_of_workers(cell, H, N, B, threads):
-    """One on a worker, one on a part of a team, more than there are workers; sizes with remainders."""
+    """One on a worker, one on a part of a team, more than there are workers; odd sizes."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -156,29 +156,22 @@ def test_recompute_streaming_and_states(cell, engine):
     module.recompute = None
     stream = fused_lstm.Streaming(module, 2)
     assert_close(torch.stack([stream(row) for row in x]), expected["y"], "streamed")
-    y, last, states = module(x, return_states=True)
-    single = not isinstance(last, tuple)
-    for name, part, of_steps in zip(
-        module.spec.states,
-        (last,) if single else last,
-        (states,) if single else states,
-        strict=True,
-    ):
+    last, states = map(as_tuple, module(x, return_states=True)[1:])
+    streamed = as_tuple(stream.state)
+    for name, part, of_steps, other in zip(module.spec.states, last, states, streamed, strict=True):
         assert_close(of_steps[:, -1], part, f"{name} after the last step")
-        assert_close(
-            getattr(stream, "state") if single else stream.state[module.spec.states.index(name)],
-            part.detach(),
-            name,
-        )  # noqa: E501
-    inner = (states if single else states[-1])[:, 2].sin().sum()
-    grads = torch.autograd.grad(inner, list(module.parameters()))
-    module.engine = "loop"
-    states = module(x, return_states=True)[2]
-    inner = (states if single else states[-1])[:, 2].sin().sum()
-    for n, (one, other) in enumerate(
-        zip(grads, torch.autograd.grad(inner, list(module.parameters())), strict=True)
-    ):
-        assert_close(one, other, f"gradient {n} by a state inside")
+        assert_close(other, part.detach(), f"{name} streamed")
+    grads = []
+    for one in (engine, "loop"):  # by a state inside
+        module.engine = one
+        inner = as_tuple(module(x, return_states=True)[2])[-1][:, 2]
+        grads.append(torch.autograd.grad(inner.sin().sum(), list(module.parameters())))
+    for n, (ours, theirs) in enumerate(zip(*grads, strict=True)):
+        assert_close(ours, theirs, f"gradient {n} by a state inside")
+
+
+def as_tuple(state) -> tuple[torch.Tensor, ...]:
+    return state if isinstance(state, tuple) else (state,)
 
 
 @native_only
@@ -203,7 +196,7 @@ def test_a_state_dict_goes_round_and_convert_keeps_it():
     assert torch.equal(module(x)[0], other(x)[0])
     assert fused_lstm.convert(other, engine="loop").engine == "loop"
     assert_close(other(x)[0], module(x)[0], "y")
-    with pytest.raises(ValueError, match="num_heads: got 4; expected 1: nn.LSTM has none"):
+    with pytest.raises(ValueError, match=r"num_heads: got 4; expected 1: nn.LSTM has none"):
         fused_lstm.convert(other, back=True)
 
 
@@ -238,13 +231,13 @@ def test_layouts_convert_both_ways(layout):
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="num_heads: got 3; expected a divisor of hidden_size 8"):
+    x, state = torch.randn(2, 2, 3), (torch.zeros(1, 2, 8),) * 2
+    weights = fused_lstm.LSTM(3, 8).weights()
+    divisor = "num_heads: got 3; expected a divisor of hidden_size 8"
+    with pytest.raises(ValueError, match=divisor):
         fused_lstm.GRU(3, 8, num_heads=3)
-    with pytest.raises(ValueError, match="num_heads: got 3; expected a divisor of hidden_size 8"):
-        weights = fused_lstm.LSTM(3, 8).weights()
-        fused_lstm.lstm(
-            torch.randn(2, 2, 3), (torch.zeros(1, 2, 8),) * 2, weights, cell=Spec(num_heads=3)
-        )
+    with pytest.raises(ValueError, match=divisor):
+        fused_lstm.lstm(x, state, weights, cell=Spec(num_heads=3))
     for wrong in (0, 1.5, True):
         with pytest.raises(ValueError, match=f"num_heads: got {wrong}; expected a divisor"):
             fused_lstm.LSTM(3, 8, num_heads=wrong)
@@ -259,7 +252,4 @@ def test_what_is_refused():
     with pytest.raises(
         ValueError, match=r"weight_hh_l0: got shape \[32, 8\]; expected \[2, 16, 4\]"
     ):
-        weights = fused_lstm.LSTM(3, 8).weights()
-        fused_lstm.lstm(
-            torch.randn(2, 2, 3), (torch.zeros(1, 2, 8),) * 2, weights, cell=Spec(num_heads=2)
-        )
+        fused_lstm.lstm(x, state, weights, cell=Spec(num_heads=2))

@@ -23,7 +23,7 @@ def outcome(cell, gates, state, takes_gradients=True) -> dict[str, torch.Tensor]
         (
             y.sin().sum()
             + (last * torch.linspace(-1, 1, last.numel(), dtype=last.dtype).view_as(last)).sum()
-        ).backward()  # noqa: E501
+        ).backward()
         got |= {"gates.grad": leaves[0].grad, "state.grad": leaves[1].grad}
         got |= {f"{name}.grad": p.grad.clone() for name, p in cell.named_parameters()}
     return got

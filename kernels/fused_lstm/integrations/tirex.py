@@ -2,9 +2,9 @@
 
     fused_lstm.integrations.tirex.convert(model)
 
-A cell stays the object that it is, with its Parameters and its state_dict; its forward is ours. TiRex
-computes in bfloat16 and rounds all four states to it at every step. A converted cell computes in the
-dtype of its input, and keeps c, n and m in float32 at least.
+A cell stays the object that it is, with its Parameters and its state_dict; its forward is ours.
+TiRex computes in bfloat16 and rounds all four states to it at every step. A converted cell computes
+in the dtype of its input, and keeps c, n and m in float32 at least.
 """
 
 from __future__ import annotations

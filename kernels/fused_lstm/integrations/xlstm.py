@@ -2,8 +2,9 @@
 
     fused_lstm.integrations.xlstm.convert(model)
 
-A cell stays the object that it is, with its Parameters and its state_dict; its forward is ours. So a
-model that was built for the package's `vanilla` loop needs neither CUDA nor a compiler to be fast.
+A cell stays the object that it is, with its Parameters and its state_dict; its forward is ours. So
+a model that was built for the package's `vanilla` loop needs neither CUDA nor a compiler to be
+fast.
 """
 
 from __future__ import annotations

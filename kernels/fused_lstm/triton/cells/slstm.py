@@ -1,0 +1,56 @@
+"""The sLSTM's cell: gates i, f, z, o and the states c, n and m, a tuple, c and n divided by exp(m).
+
+What is saved of a step are five columns: the derivative of log f by f's sum, then i, f, z and o.
+`fused_lstm.pointwise` is the same in plain PyTorch.
+"""
+
+from __future__ import annotations
+
+import triton.language as tl
+
+from ..helper import helper
+from .activation import exp, sigmoid, tanh
+
+
+@helper
+def log_sigmoid(x):
+    e = exp(-tl.abs(x))
+    u = 1.0 + e
+    return tl.minimum(x, 0.0) - (tl.log(u) + (e - (u - 1.0)) / u)  # what u's rounding left out
+
+
+@helper
+def forward(gates, states, EXPONENTIAL: tl.constexpr):
+    """Gates before activation and states -> h, the next states, and what is saved."""
+    i, f, z, o = gates
+    c, n, m = states
+    if EXPONENTIAL:
+        slope, log_f = tl.full(f.shape, 1.0, f.dtype), f + m
+    else:
+        slope, log_f = sigmoid(-f), log_sigmoid(f) + m
+    m_next = tl.where((n == 0.0) | (i >= log_f), i, log_f)
+    i, f = exp(i - m_next), exp(tl.minimum(log_f - m_next, 0.0))
+    z, o = tanh(z), sigmoid(o)
+    c_next, n_next = f * c + i * z, f * n + i
+    return o * c_next / n_next, (c_next, n_next, m_next), (slope, i, f, z, o)
+
+
+@helper
+def backward(saved, states, next_states, dh, dnext):
+    """What was saved, the states before and after, and the gradients by h and by the states after
+    -> those by the gates before activation and by the states before.
+    """
+    slope, i, f, z, o = saved
+    c, n = states[0], states[1]
+    n_next = tl.where(next_states[1] == 0.0, 1.0, next_states[1])  # where no unit is
+    mean = next_states[0] / n_next
+    seen = dh * o / n_next
+    dc, dn = dnext[0] + seen, dnext[1] - seen * mean
+    di = (dc * z + dn) * i
+    begins = n == 0.0
+    df = tl.where(begins & (f == 1.0), 0.0, (dc * c + dn * n) * f)
+    dm = dnext[2] - di - df
+    of_i = begins | (i >= f)
+    di, df = di + tl.where(of_i, dm, 0.0), df + tl.where(of_i, 0.0, dm)
+    dgates = di, df * slope, dc * i * (1.0 - z * z), dh * mean * o * (1.0 - o)
+    return dgates, (dc * f, dn * f, df)
