@@ -104,7 +104,7 @@ def run(name: str, suite: Suite, options: Options) -> Iterator[Record]:
                 group = Group(problem, build)
                 yield from measure(
                     name, f"{case.name}, N={N}", group, suite.modes, suite.pace, options.device,
-                    extra=lambda *_, facts=facts: facts,
+                    extra=lambda label, mode, seconds, facts=facts: facts,
                 )  # fmt: skip
                 group.close()
     torch.set_num_threads(options.threads)

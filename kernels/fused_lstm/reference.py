@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ __all__ = ["Layer", "by_layer", "cell", "cell_backward", "dropout_mask", "state_
 class Layer(NamedTuple):
     """One lane's weights, as torch.nn and fused_lstm.spec name them."""
 
-    w_ih: Tensor | None  # [G*H, I], or [G*H, D * P] above the first layer; None: x is W x
+    w_ih: Any  # [G*H, I], or [G*H, D * P] above the first layer; None: x is W x
     w_hh: Tensor  # [G*H, P], or of N > 1 heads [N, G*K, K]
     b_ih: Tensor | None = None  # [G*H]; an sLSTM's only one
     b_hh: Tensor | None = None  # [G*H]

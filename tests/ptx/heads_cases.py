@@ -69,7 +69,7 @@ def run(cell: str, name: str, arch: int, seed: int = 1) -> tuple[dict[str, float
 def stack_bytes(cell: str, name: str, arch: int) -> dict[str, int]:
     """Return the spills of both kernels, compiled for an architecture: kernel -> instructions."""
     constants = heads.constants(recurrence.Cell(cell), 128, DTYPES[name], True)
-    options = {"num_warps": heads.WARPS}
+    options = {"num_warps": constants.pop("num_warps")}
     forward = constants | {"EXPONENTIAL": False, "SAVE": True, "BIAS": False}
     backward = constants | {"APART": cell == "gru", "CLIP": True}
     found = {}

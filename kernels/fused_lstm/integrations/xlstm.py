@@ -80,12 +80,12 @@ class Fused:
         self._check_input(input)
         config = self.config
         gates = input.transpose(0, 1) if config.input_shape.startswith("BS") else input
-        state = self._get_state(gates, state)
+        states = self._get_state(gates, state)
         weight_hh = self._recurrent_kernel
         if not isinstance(self, sLSTMCell_vanilla):  # whose layout is ours
             weight_hh = heads.from_xlstm(self._recurrent_kernel_int2ext(weight_hh))
         bias = self._bias_int2ext(self._bias).transpose(0, 1).flatten()  # [N, G, K], to [G*H]
-        y, last = run_gates(spec_of(config), self.engine, gates, state, weight_hh, bias)
+        y, last = run_gates(spec_of(config), self.engine, gates, states, weight_hh, bias)
         y = self._permute_output(y)
         return (
             (y, last) if torch.is_autocast_enabled() else (y.to(input.dtype), last.to(input.dtype))

@@ -60,8 +60,9 @@ def heads_forward_kernel(
     B,
     R,
     K,
-    CELL: tl.constexpr,  # cells.Cell; of an sLSTM None
-    EXPONENTIAL: tl.constexpr,  # of an sLSTM
+    CELL: tl.constexpr,  # cells.Cell, but for an sLSTM
+    SLSTM: tl.constexpr,
+    EXPONENTIAL: tl.constexpr,  # an sLSTM's forget gate is exp
     G: tl.constexpr,
     S: tl.constexpr,
     V: tl.constexpr,
@@ -121,7 +122,7 @@ def heads_forward_kernel(
                 c0_ptr, b[:, None] * S * H + column, begins[:, None] & exists, H, S, DTYPE
             )
             c = tile.sums(c, c0, S)
-            if CELL is None:
+            if SLSTM:
                 gates = tile.sums(x, by_h, G)
                 h, c_next, saved = slstm.forward(gates, c, EXPONENTIAL)
             else:
@@ -129,7 +130,7 @@ def heads_forward_kernel(
                 if BIAS:
                     bias_m = tl.load(bias_m_ptr + column, mask=exists, other=0.0).to(DTYPE)
                 gates = CELL.combine(x, by_h, bias_m)
-                state = by_h[0]  # which an RNN does not look at
+                state = x[0]  # which an RNN does not look at
                 if S > 0:
                     state = c[0]
                 saved, made, next_state = CELL.forward(gates, state, ((), 0.0, 0.0), HAS)
@@ -161,7 +162,8 @@ def heads_backward_kernel(
     R,
     K,
     clip,
-    CELL: tl.constexpr,  # cells.Cell; of an sLSTM None
+    CELL: tl.constexpr,  # cells.Cell, but for an sLSTM
+    SLSTM: tl.constexpr,
     G: tl.constexpr,
     S: tl.constexpr,
     V: tl.constexpr,
@@ -230,7 +232,7 @@ def heads_backward_kernel(
             dc_next = tile.load_columns(dc_ptr, running, mask, H, S, DTYPE)
             at = head * R * V * K + row[:, None] * V * K + unit[None, :]
             saved = tile.load_columns(gates_ptr, at, mask, K, V, DTYPE)
-            if CELL is None:
+            if SLSTM:
                 dgates, dc = slstm.backward(saved, c, c_next, dh, dc_next)
                 dx = dgates
             else:
@@ -266,6 +268,7 @@ def constants(cell: Cell, K: int, dtype: torch.dtype, keep: bool) -> dict[str, A
     half, rounds = dtype.itemsize == 2, dtype == torch.float32 and tf32() and not is_interpreted()
     return {
         "CELL": kernels,
+        "SLSTM": is_slstm,
         "G": 4 if kernels is None else kernels.gates,
         "S": 3 if is_slstm else 0 if rnn else 1,
         "V": 5 if kernels is None else 0 if rnn else kernels.saved,
@@ -277,6 +280,7 @@ def constants(cell: Cell, K: int, dtype: torch.dtype, keep: bool) -> dict[str, A
         "HAS": launch.has(PLAIN, False),
         "BLOCK_B": 16,
         "BLOCK_K": 32 if K > 16 else 16,
+        "num_warps": WARPS,
     }
 
 
@@ -347,12 +351,13 @@ def recurrence(
     y, own_c0 = x_part.new_zeros(R, H), c0.to(sums).contiguous()
     c = x_part.new_empty(N, R, S * K, dtype=sums)
     gates = x_part.new_empty((N, R, V * K) if save else (0,))
+    own = {"EXPONENTIAL": cell == "slstm_exponential", "SAVE": save and V > 0}
+    told |= own | {"BIAS": bias_m is not None}
     grid = N, triton.cdiv(B, told["BLOCK_B"])
     heads_forward_kernel[grid](
         x_part.contiguous(), h0.contiguous(), own_c0, weight_hh.contiguous(),
         h0 if bias_m is None else bias_m.contiguous(), order.first, flat_mask(keep, x_part), y, c,
-        gates, order.T, B, R, K, EXPONENTIAL=cell == "slstm_exponential", SAVE=save and V > 0,
-        BIAS=bias_m is not None, **told, num_warps=WARPS,
+        gates, order.T, B, R, K, **told,
     )  # fmt: skip
     last = order.last(reverse)
     c_n = c0.new_empty(0)
@@ -402,11 +407,10 @@ def recurrence_backward(
         dc = dc_n.to(sums, copy=True).contiguous()
     weight, by_y = weight_hh.contiguous(), torch.zeros_like(y) if dy is None else dy.contiguous()
     by_last = torch.zeros_like(h0) if dh_n is None else dh_n.contiguous()
-    grid = N, triton.cdiv(B, told["BLOCK_B"])
+    grid, told = (N, triton.cdiv(B, told["BLOCK_B"])), told | {"APART": apart, "CLIP": clip > 0}
     heads_backward_kernel[grid](
         by_y, by_last, c0.to(sums).contiguous(), weight, order.first, flat_mask(keep, y),
-        y.contiguous(), c, gates, dx, dgates, dc, order.T, B, R, K, float(clip), APART=apart,
-        CLIP=clip > 0, **told, num_warps=WARPS,
+        y.contiguous(), c, gates, dx, dgates, dc, order.T, B, R, K, float(clip), **told,
     )  # fmt: skip
     # What needs no order in time: the gradients of weights, and by h0 of the rows that begin.
     begin, h = order.begin(reverse), y.flatten(0, -2)
