@@ -42,10 +42,9 @@ def run(
     "pointwise" is the step loop with a fused cell, "hoisted" the same with all products that need
     no order in time outside the loop; "steps" and "layers" are one operator.
     """
-    heads = spec.num_heads > 1 or spec.cell == "slstm"
-    if heads or spec.level in STEP_BY_STEP:
+    if spec.in_heads or spec.level in STEP_BY_STEP:
         drop = None if spec.dropout == 0 else partial(_drop, ops, spec.dropout, seed)
-        if heads:
+        if spec.in_heads:
             return recurrence.run(
                 ops, spec, x, h0, c0, weights, drop, batch_sizes, not_reset, states
             )

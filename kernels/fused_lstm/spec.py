@@ -103,6 +103,7 @@ class Spec:
     states: tuple[str, ...] = field(init=False, repr=False, compare=False)  # h first
     c_parts: int = field(init=False, repr=False, compare=False)  # c is [.., c_parts * H]
     is_plain_lstm: bool = field(init=False, repr=False, compare=False)  # nn.LSTM's cell
+    in_heads: bool = field(init=False, repr=False, compare=False)  # see fused_lstm.recurrence
     is_torchs: bool = field(init=False, repr=False, compare=False)  # a cell of torch.nn's
     draws: bool = field(init=False, repr=False, compare=False)  # a mask, for which it needs a seed
     gates: int = field(init=False, repr=False, compare=False)
@@ -133,6 +134,7 @@ class Spec:
         self._set("has_c", len(kind.states) > 1)
         self._set("c_parts", max(len(kind.states) - 1, 1))
         self._set("is_plain_lstm", self.cell == "lstm" and not on)
+        self._set("in_heads", self.num_heads > 1 or self.cell == "slstm")
         self._set("is_torchs", self.cell != "slstm" and not on)
         cell_draws = any((*self.zones, self.recurrent_dropout, self.candidate_dropout))
         self._set("draws", self.training and (self.dropout > 0 or cell_draws))

@@ -108,7 +108,7 @@ Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 def _step_of(engine: str, spec: Spec, weights: list[Tensor]) -> Step:
     """Return an engine's step in inference: (x [1, B, I], h, c) -> y [1, B, P], h, c."""
-    if spec.level in ("steps", "layers"):
+    if spec.level in ("steps", "layers") and not spec.in_heads:
         run = (ops.NATIVE if engine == "native" else ops.TRITON).lstm.default
         arguments, named = (weights, 0.0, None, spec.level, False), spec.schema
 

@@ -10,8 +10,15 @@ from tolerance import TOLERANCE
 
 
 @pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
-@pytest.mark.parametrize("arch", [80, 90])
-@pytest.mark.parametrize(("cell", "dtype"), [("slstm", "fp32"), ("slstm", "bf16"), ("gru", "fp32")])
+@pytest.mark.parametrize(
+    ("cell", "dtype", "arch"),
+    [
+        ("slstm", "fp32", 90),
+        pytest.param("slstm", "bf16", 80, marks=pytest.mark.slow),
+        pytest.param("gru", "fp32", 80, marks=pytest.mark.slow),
+        pytest.param("rnn_tanh", "bf16", 90, marks=pytest.mark.slow),
+    ],
+)
 def test_programs_of_heads_under_a_weak_schedule(cell, dtype, arch):
     errors, findings = pool.pool().submit(heads_cases.run, cell, dtype, arch).result()
     assert not findings

@@ -13,10 +13,24 @@ from .activation import exp, sigmoid, tanh
 
 
 @helper
+def log_one_plus(y):
+    """log(1 + y) of 0 <= y <= 1: twice the inverse hyperbolic tangent of y / (2 + y)."""
+    s = y / (2.0 + y)
+    square = s * s
+    if y.dtype == tl.float64:
+        total = 1.0 / 31 + square * 0.0
+        for k in tl.static_range(15):
+            total = total * square + 1.0 / (29 - 2 * k)
+    else:
+        total = 1.0 / 13 + square * 0.0
+        for k in tl.static_range(6):
+            total = total * square + 1.0 / (11 - 2 * k)
+    return 2.0 * s * total
+
+
+@helper
 def log_sigmoid(x):
-    e = exp(-tl.abs(x))
-    u = 1.0 + e
-    return tl.minimum(x, 0.0) - (tl.log(u) + (e - (u - 1.0)) / u)  # what u's rounding left out
+    return tl.minimum(x, 0.0) - log_one_plus(exp(-tl.abs(x)))
 
 
 @helper
