@@ -41,11 +41,8 @@ ladder: setup    ## the three fusions, one at a time, and what each gained
 post: setup      ## the post's own table: TensorFlow, JAX, PyTorch, and the fusions; 4 minutes
 	OUT=$(OUT) $(RUN) -m bench post $(ARGS)
 
-RESULTS := $(wildcard $(addsuffix .jsonl,$(addprefix bench/results/,post ladder peers inference short busy streaming scaling)))
-docs: setup      ## the tables of README and docs, and the report's page, from results files
-	$(RUN) -m bench.tables
-	$(RUN) -m bench.report $(RESULTS) -o bench/results/cpu
-	$(RUN) -m bench.answer
+docs: setup      ## the tables and figures of README and docs, and the report's page, from results files
+	$(RUN) -m bench.docs
 
 # In an environment of its own, without torch: docstrings are read, not run. A dead link is an error.
 SITE := build/site

@@ -8,15 +8,16 @@ by what they are for. What no named operator took is Python, autograd and torch'
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from .contenders import trainers
 from .core import Record, surroundings
-from .suites import OURS, Options, Suite
 from .training import Learner, make_lesson
 
+WHO = ("native-layers", "stock-cudnn")
 STEPS = 15  # that are profiled
 STEP = "a training step"
 BACKWARD = "autograd::engine::evaluate_function: "
@@ -75,13 +76,13 @@ def _inside(event: torch.autograd.profiler_util.FunctionEvent) -> bool:
     return False
 
 
-def run(name: str, suite: Suite, options: Options) -> Iterator[Record]:
+def run(name: str, suite: Any, options: Any) -> Iterator[Record]:
     """Yield a record for each part of a step: its seconds in each of some steps."""
     autocast = None if options.dtype in (None, "float32") else torch.bfloat16
     for case in suite.cases:
         lesson = make_lesson(case.name, autocast=autocast)
         common = surroundings(lesson.device) | {"threads": torch.get_num_threads()}
         common |= {"dtype": options.dtype or "float32", "extra": {"shape": case.shape._asdict()}}
-        for contender in (c for c in trainers() if c.label in (OURS, "stock-cudnn")):
+        for contender in (c for c in trainers() if c.label in WHO):
             for part, seconds in parts_of(Learner(contender, lesson)).items():
                 yield Record(name, case.name, contender.label, part, tuple(seconds), **common)

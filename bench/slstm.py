@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .core import Group, Record, Timed, measure, timed
-from .suites import Options, Suite, absent
+from .cases import Shape
+from .core import Runner, Task
 
 HEADS = (1, 4, 8)
 
@@ -25,27 +25,28 @@ HEADS = (1, 4, 8)
 class Problem:
     """Gates, a cell of xLSTM's with weights that are not zero, and what it makes of them."""
 
-    def __init__(self, T: int, B: int, H: int, N: int, device: torch.device) -> None:
+    def __init__(self, shape: Shape, N: int) -> None:
         from xlstm.blocks.slstm.cell import sLSTMCell, sLSTMCellConfig
 
+        T, B, _, H, _ = shape
+        self.shape, self.heads = shape, N
         torch.manual_seed(0)
-        self.device = device
         self.cell = sLSTMCell(sLSTMCellConfig(hidden_size=H, num_heads=N, backend="vanilla"))
         torch.nn.init.uniform_(self.cell._recurrent_kernel_, -(H**-0.5), H**-0.5)
-        self.cell.to(device)
-        self.gates = torch.randn(B, T, 4 * H, device=device, requires_grad=True)
-        self.dy = torch.randn(B, N, T, H // N, device=device)
+        self.gates = torch.randn(B, T, 4 * H, requires_grad=True)
+        self.dy = torch.randn(B, N, T, H // N)
 
     def expected(self) -> dict[str, Tensor]:
         """Return y and all gradients, by the cell as it comes."""
         return Caller(self, "eager").answer()
 
-    def fresh(self) -> None:
-        """Return None: one input is checked."""
+    def facts(self, mode: str) -> dict[str, Any]:
+        """Return the shape and the heads."""
+        return {"shape": self.shape._asdict(), "heads": self.heads}
 
 
-class Caller:
-    """A cell, as it is, compiled, or converted; a contender of `Group`."""
+class Caller(Runner):
+    """A cell, as it is, compiled, or converted to an engine."""
 
     modes = ("inference", "step")
 
@@ -77,34 +78,13 @@ class Caller:
         named = {f"{name}.grad": grad for name, grad in zip(names, grads, strict=True)}
         return {"inferred": inferred, "y": y.detach()} | named
 
-    def timed(self, mode: str) -> Timed:
-        """Return what makes a call and returns its seconds."""
-        return timed(getattr(self, mode), self.problem.device)
 
-    def close(self) -> None:
-        """Do nothing: it holds no process."""
-
-
-def run(name: str, suite: Suite, options: Options) -> Iterator[Record]:
-    """Yield a record for each contender, shape and number of heads."""
+def tasks(suite: Any, options: Any) -> Iterator[Task]:
+    """Yield a task for each shape and number of heads."""
     if importlib.util.find_spec("xlstm") is None:
-        whys = {"eager": "xlstm is not installed; pip install --no-deps xlstm"}
-        yield from absent(name, "every case", suite.modes[0], whys, options.device)
-        return
-    ours = "native" if options.device.type == "cpu" else "triton"
-    threads = sorted({n for n in suite.threads if n < options.threads} | {options.threads})
+        raise ValueError("xlstm: got none; expected the package, pip install --no-deps xlstm")
     for case in suite.cases:
-        T, B, _, H, _ = case.shape
         for N in HEADS:
-            problem = Problem(T, B, H, N, options.device)
-            build = {how: partial(Caller, problem, how) for how in ("eager", "compiled", ours)}
-            facts = {"shape": case.shape._asdict(), "heads": N}
-            for count in threads:
-                torch.set_num_threads(count)
-                group = Group(problem, build)
-                yield from measure(
-                    name, f"{case.name}, N={N}", group, suite.modes, suite.pace, options.device,
-                    extra=lambda label, mode, seconds, facts=facts: facts,
-                )  # fmt: skip
-                group.close()
-    torch.set_num_threads(options.threads)
+            problem = Problem(case.shape, N)
+            build = {how: partial(Caller, problem, how) for how in ("eager", "compiled", "native")}
+            yield Task(f"{case.name}, N={N}", problem, build)

@@ -5,7 +5,7 @@ Legend: T time steps, B batch, H hidden size, L layers, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,10 +17,6 @@ from lm.settings import Config
 Hidden = tuple[torch.Tensor, torch.Tensor]
 
 
-@overload
-def repackage_hidden(h: Hidden) -> Hidden: ...
-@overload
-def repackage_hidden(h: torch.Tensor) -> torch.Tensor: ...
 def repackage_hidden(h: Any) -> Any:
     """Return the tensor, or the tuple of tensors, detached from its history."""
     if isinstance(h, torch.Tensor):

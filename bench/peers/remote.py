@@ -12,6 +12,8 @@ import signal
 import subprocess
 import tempfile
 import threading
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Lost, Timed
+from ..core import Lost, Turn
 from . import PEERS, PYTHON
 
 ROOT = Path(__file__).parents[2]
@@ -80,10 +82,20 @@ class Remote:
                 name: torch.from_numpy(a).to(self.device, self.dtype) for name, a in arrays.items()
             }
 
-    def timed(self, mode: str) -> Timed:
-        return lambda: self.burst(mode, 1)[0]
+    def asks(self, right: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what it must give of the right answer: no gradients, where it only infers."""
+        only_infers = "inference" in self.modes and "step" not in self.modes
+        return {n: t for n, t in right.items() if not (only_infers and n.endswith(".grad"))}
 
-    def burst(self, mode: str, calls: int, seconds: float = 0.0) -> list[float]:
+    def timed(self, mode: str) -> Turn:
+        """Return what takes a turn there."""
+        return partial(self.burst, mode)
+
+    def facts(self, mode: str, rounds: int) -> dict[str, Any]:
+        """Return nothing: its process says seconds."""
+        return {}
+
+    def burst(self, mode: str, calls: int = 1, seconds: float = 0.0) -> list[float]:
         """Return the seconds of at least `calls` calls, and of more until `seconds` have passed."""
         return json.loads(self._ask(f"{mode} {calls} {seconds}"))
 

@@ -2,14 +2,16 @@
 
 from .triton import interpreter
 
-# Before torch.compile or anyone else imports triton, which reads the choice only once.
+# Before triton is imported, which reads the choice of its interpreter only once.
 interpreter.enable()
 
 from .convert import conversions, convert  # noqa: E402
 from .cross_entropy import linear_cross_entropy  # noqa: E402
 from .dropout import Dropout, dropout  # noqa: E402
 from .engines import ENGINES, available_engines, describe_engine  # noqa: E402
+from .explain import explain  # noqa: E402
 from .functional import lstm  # noqa: E402
+from .install import install, uninstall  # noqa: E402
 from .modules import GRU, LSTM, RNN, SLSTM, GRUCell, LSTMCell, RNNCell  # noqa: E402
 from .native import release_memory  # noqa: E402
 from .spec import Spec  # noqa: E402
@@ -31,6 +33,9 @@ __all__ = [
     "Spec",
     "convert",
     "conversions",
+    "install",
+    "uninstall",
+    "explain",
     "linear_cross_entropy",
     "Dropout",
     "dropout",

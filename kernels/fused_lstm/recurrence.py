@@ -197,7 +197,10 @@ def plain(cell, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m):
 
 
 class RecurrenceFunction(torch.autograd.Function):
-    """apply(ops, cell, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m) -> the operator's five."""
+    """apply(ops, cell, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m) -> the operator's five.
+
+    As with autograd.LSTMFunction, the caller may write over y before the backward.
+    """
 
     @staticmethod
     def forward(ctx, ops, cell, batch_sizes, keep, *inputs):
@@ -205,12 +208,20 @@ class RecurrenceFunction(torch.autograd.Function):
         ctx.ops, ctx.cell = ops, cell
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(gates)
-        ctx.save_for_backward(*inputs, batch_sizes, keep, y, c, gates)
+        ctx.y, saved = None, y
+        # Not where hooks take what is saved, as torch.utils.checkpoint's do, nor in a graph.
+        if type(y) is Tensor and torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
+            ctx.y, ctx.version, saved = y.detach(), y._version, None
+        ctx.save_for_backward(*inputs, batch_sizes, keep, saved, c, gates)
         return y, h_n, c_n, c, gates
 
     @staticmethod
     def backward(ctx, dy, dh_n, dc_n, dc, _):
         *inputs, batch_sizes, keep, y, c, gates = ctx.saved_tensors
+        y = ctx.y if y is None else y
+        if ctx.y is not None and y._version != ctx.version:  # who called has written over it
+            with torch.no_grad():
+                y = forward(ctx.ops, ctx.cell, False, batch_sizes, keep, *inputs)[0]
         if dc is not None or torch._C._are_functorch_transforms_active():
             function = partial(plain, ctx.cell, batch_sizes, keep)
             return *[None] * 4, *pulled_back(function, inputs, (dy, dh_n, dc_n, dc))

@@ -125,7 +125,9 @@ def test_onnx_has_its_own_lstm(engine, bidirectional):
 def test_onnx_has_no_lengths_and_no_resets(name, monkeypatch):
     monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
     monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)  # as while it exports
-    with pytest.raises(ValueError, match=f"{name}: got some; expected None: ONNX's LSTM has none"):
+    with pytest.raises(
+        ValueError, match=f"{name}: got a tensor; expected None, since ONNX's LSTM has no {name}"
+    ):
         fused_lstm.LSTM(3, 4)(torch.randn(2, 5, 3), **{name: torch.tensor([2])})
 
 

@@ -258,7 +258,7 @@ def test_every_level_and_the_machine_code(fuse):
     ("arguments", "message"),
     [
         (["--arch", "sm_70"], "arch must be one of sm_80, sm_89, sm_90, sm_100, sm_120, got sm_70"),
-        (["--arch", "hopper"], "--arch must be like sm_90, got hopper"),
+        (["--arch", "hopper"], "--arch: got hopper; expected such as sm_90"),
         (["--hidden", "0"], "must be at least 1"),
         (["--proj-size", "-1"], "--proj-size must be at least 0, got -1"),
         (["--dtype", "int8"], "invalid choice"),

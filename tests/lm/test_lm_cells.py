@@ -74,7 +74,7 @@ def test_beside_dropout_that_the_model_applies(options):
     [
         ("--layer-norm --coupled", "coupled: got True with layer_norm=True"),
         ("--peephole --lstm cudnn", "peephole: got True with engine='cudnn'"),
-        ("--zoneout-h 1.5", "--zoneout-h: got '1.5'; expected a number, at least 0 and at most 1"),
+        ("--zoneout-h 1.5", "--zoneout-h: got '1.5'; expected a number from 0 to 1"),
     ],
     ids=lambda value: value[:20],
 )

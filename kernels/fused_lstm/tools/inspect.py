@@ -1,8 +1,8 @@
-"""What a kernel would be on a GPU that is not here: `python -m fused_lstm.tools.inspect --help`.
+"""The kernels compiled for a GPU that is not here: `python -m fused_lstm.tools.inspect --help`.
 
-Compiles the steps or layers kernels for an architecture, with the plan and the alignment that a
-launch on that GPU would have, and prints what the machine code uses: registers, spills, shared
-memory, tensor-core instructions, and a floor for the time of a step.
+The tool compiles the steps or layers kernels for an architecture, with the plan and the alignment
+of a launch on that GPU. It prints registers, spills, shared memory, tensor-core instructions, and
+a lower bound for the time of a step.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 
 
 def kernel_of(chosen: plan.Plan):
-    """The kernel that a plan launches."""
+    """Return the kernel that a plan launches."""
     from ..triton import backward, forward
 
     if chosen.direction == "forward":
@@ -50,7 +50,7 @@ def kernel_of(chosen: plan.Plan):
 
 
 def argument_type(name: str, dtype: str) -> str:
-    """A kernel argument's type from its name, the naming rule of kernels/fused_lstm/triton."""
+    """Return a kernel argument's type from its name, by the rule of kernels/fused_lstm/triton."""
     if name in OTHERS:
         return OTHERS[name]
     if name in STATES:
@@ -61,8 +61,7 @@ def argument_type(name: str, dtype: str) -> str:
 
 
 def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN):
-    """The compiled kernel of a plan, with every pointer aligned to 16 bytes, as torch's are; in
-    training, of a cell.
+    """Compile a plan's kernel for a cell in training, with pointers aligned to 16 bytes as torch's.
 
     Args:
         target: an architecture such as 90, or Triton's GPUTarget.
@@ -80,7 +79,10 @@ def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN):
 def compile_kernel(
     kernel, dtype: str, constants: dict, lanes: dict[str, int], target: Any, options=None
 ):
-    """Compile ahead of time; `lanes`: how many pointers a tuple has, by its argument's name."""
+    """Compile a kernel ahead of time.
+
+    lanes: argument's name -> the number of pointers in its tuple.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -105,7 +107,7 @@ def compile_kernel(
 
 
 def trips(chosen: plan.Plan) -> list[int]:
-    """Rounds of a step's loops over streamed weights, in the order of the code."""
+    """Return the rounds of a step's loops over streamed weights, in the order of the code."""
     by_h, below = chosen.chunks - chosen.resident, chosen.chunks - chosen.resident_ih
     if chosen.direction == "forward":
         rounds = [by_h, below][: chosen.products]
@@ -118,7 +120,7 @@ def trips(chosen: plan.Plan) -> list[int]:
 
 
 def executed(chosen: plan.Plan, step: sass.Code) -> dict[str, int] | None:
-    """What a step executes: instructions of a thread, and all programs' bytes."""
+    """Count a step's instructions of a thread, and the bytes of all programs."""
     rows = chosen.products * chosen.summed_gates * chosen.chunks * chosen.rows
     # A warp multiplies 16 rows by 8 columns at least, if others do the same.
     rows += chosen.chunks_hr * max(chosen.own, 16 * 8 * chosen.warps // chosen.block_b)
@@ -128,14 +130,14 @@ def executed(chosen: plan.Plan, step: sass.Code) -> dict[str, int] | None:
 
 
 def thread(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of stack that one takes."""
+    """Return a thread's registers and bytes of stack."""
     text = sass.disassemble(cubin, "-res-usage")
     (registers, stack), *_ = re.findall(r"REG:(\d+) STACK:(\d+)", text)
     return int(registers), int(stack)
 
 
 def inspect(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> dict:
-    """Everything this tool prints about one kernel, as plain data."""
+    """Return everything that this tool prints about one kernel, as plain data."""
     compiled = compile_plan(chosen, device.arch, cell)
     cubin = compiled.asm["cubin"]
     registers, stack = thread(cubin)
@@ -161,7 +163,7 @@ def inspect(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> di
 
 
 def inspect_amd(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> dict:
-    """The same of one of AMD's GPUs, of its assembler text: a time loop is not told apart."""
+    """Return `inspect`'s data for an AMD GPU, from assembler text without its time loop."""
     from triton.backends.compiler import GPUTarget
 
     compiled = compile_plan(chosen, GPUTarget("hip", device.gfx, device.wave), cell)
@@ -187,7 +189,7 @@ def inspect_amd(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -
 
 
 def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> list[dict]:
-    """The same of the pointwise kernels, which have no plan: one block of 512 elements each."""
+    """Return `inspect`'s data for the pointwise kernels, each with one block of 512 elements."""
     import triton.language as tl
 
     from ..triton import launch
@@ -233,7 +235,7 @@ at least, floor: what a step costs by arithmetic on the card's data, not a measu
 
 
 def table_amd(report: dict) -> str:
-    """One kernel's report on AMD's, for people."""
+    """Return one kernel's report on an AMD GPU as text."""
     chosen = report["plan"]
     return "\n".join([
         f"        kernel  {report['kernel']} on {report['device']} ({report['arch']})",
@@ -249,7 +251,7 @@ def table_amd(report: dict) -> str:
 
 
 def table(report: dict) -> str:
-    """One kernel's report for people."""
+    """Return one kernel's report as text."""
     if "matrix" in report:
         return table_amd(report)
     chosen, loop, whole, cost = (report[k] for k in ("plan", "loop", "whole", "cost"))
@@ -289,7 +291,7 @@ def table(report: dict) -> str:
 
 
 def executed_lines(report: dict) -> list[tuple[str, str]]:
-    """What a step executes, counted in the machine code, and whether its order is the barrier's."""
+    """Return lines on a step's instructions, and on the order that the grid barrier needs."""
     lines, chosen = [], report["executed"]
     if chosen:
         lines.append(("a step", f"{chosen['instructions']} instructions a thread,"
@@ -336,12 +338,12 @@ def chosen(args: argparse.Namespace) -> list[devices.Device]:
     if args.device:
         return [(devices.DEVICES | devices.AMD)[args.device]]
     if any(not re.fullmatch(r"sm_\d+", arch) for arch in args.arch):
-        raise ValueError(f"--arch must be like sm_90, got {' '.join(args.arch)}")
+        raise ValueError(f"--arch: got {' '.join(args.arch)}; expected such as sm_90")
     return [devices.by_arch(int(arch[3:])) for arch in args.arch]
 
 
 def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple]]:
-    """What the arguments ask for: functions and their arguments, a report or several each."""
+    """Yield each function, with its arguments, that makes a report of the command line."""
     options: dict[str, Any] = {name: 0.5 if name in RATES else True for name in args.cell}
     cell = Spec(**options)
     for device in chosen(args):
@@ -362,7 +364,7 @@ def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple
 
 
 def reports(args: argparse.Namespace) -> Iterator[dict]:
-    """Every kernel that the arguments ask for, one after another."""
+    """Yield the reports of every kernel that the arguments ask for."""
     work = list(wanted(args))
     with ProcessPoolExecutor(args.jobs) as pool:
         for job in [pool.submit(function, *rest) for function, rest in work]:
