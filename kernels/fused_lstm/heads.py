@@ -13,37 +13,37 @@ from torch import Tensor
 
 
 def from_flashrnn(weight: Tensor) -> Tensor:
-    """FlashRNN's [G, N, K, K] -> [N, G*K, K]."""
+    """Return weight_hh [N, G*K, K] of FlashRNN's [G, N, K, K]."""
     return weight.transpose(0, 1).flatten(1, 2)
 
 
 def to_flashrnn(weight_hh: Tensor) -> Tensor:
-    """[N, G*K, K] -> FlashRNN's [G, N, K, K]."""
+    """Return FlashRNN's [G, N, K, K] of weight_hh [N, G*K, K]."""
     return weight_hh.unflatten(1, (-1, weight_hh.shape[2])).transpose(0, 1)
 
 
 def from_dreamer(weight: Tensor) -> Tensor:
-    """DreamerV3's and TiRex's [N, K, G*K], inputs first -> [N, G*K, K]."""
+    """Return weight_hh [N, G*K, K] of DreamerV3's or TiRex's [N, K, G*K], inputs first."""
     return weight.transpose(1, 2)
 
 
 def to_dreamer(weight_hh: Tensor) -> Tensor:
-    """[N, G*K, K] -> DreamerV3's and TiRex's [N, K, G*K]."""
+    """Return DreamerV3's and TiRex's [N, K, G*K], inputs first, of weight_hh [N, G*K, K]."""
     return weight_hh.transpose(1, 2)
 
 
 def from_xlstm(weight: Tensor) -> Tensor:
-    """xLSTM's `recurrent_kernel` [N, K, G, K], inputs first -> [N, G*K, K]."""
+    """Return weight_hh [N, G*K, K] of xLSTM's `recurrent_kernel` [N, K, G, K], inputs first."""
     return weight.flatten(2).transpose(1, 2)
 
 
 def to_xlstm(weight_hh: Tensor) -> Tensor:
-    """[N, G*K, K] -> xLSTM's `recurrent_kernel` [N, K, G, K]."""
+    """Return xLSTM's `recurrent_kernel` [N, K, G, K], inputs first, of weight_hh [N, G*K, K]."""
     return weight_hh.transpose(1, 2).unflatten(2, (-1, weight_hh.shape[2]))
 
 
 def dense(weight_hh: Tensor) -> Tensor:
-    """[N, G*K, K] -> nn.LSTM's [G*H, H] with zeros between the blocks."""
+    """Return nn.LSTM's weight [G*H, H], zero between the blocks, of weight_hh [N, G*K, K]."""
     N, rows, K = weight_hh.shape
     blocks = weight_hh.unflatten(1, (rows // K, K)).permute(1, 0, 2, 3)  # [G, N, K, K]
     full = weight_hh.new_zeros(rows // K, N, K, N, K)

@@ -255,12 +255,11 @@ def rnn_relu_backward(
 
 
 def slstm_forward(gates: Tensor, c: Tensor, added: Added = PLAIN) -> tuple[Tensor, Tensor, Tensor]:
-    """As `forward`; c [B, 3H] is the cell state c, its normalizer n and the stabilizer m.
+    """Compute `forward`'s results of an sLSTM, whose c [B, 3H] is c, the normalizer n and m.
 
-    c and n are kept divided by exp(m), so that no exponential gate overflows; h does not depend on
-    m. A state whose n is 0 holds nothing yet, and m begins at i.
-
-    What is activated is [B, 5H]: the derivative of log f by f's sum, i, f, z, o.
+    c and n are stored divided by exp(m), so that no exponential gate overflows; h does not depend
+    on the stabilizer m. A state whose n is 0 holds nothing yet, and m begins at i. The activated
+    gates are [B, 5H]: the derivative of log f by f before activation, then i, f, z, o.
     """
     i, f, z, o = gates.to(c.dtype).chunk(4, dim=-1)
     c, n, m = c.chunk(3, dim=-1)
@@ -278,7 +277,7 @@ def slstm_forward(gates: Tensor, c: Tensor, added: Added = PLAIN) -> tuple[Tenso
 def slstm_backward(
     activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `backward`, that by m included: a loss may look at the states."""
+    """Compute `backward`'s results of an sLSTM, those by m included, since a loss may use m."""
     slope, i, f, z, o = activated.to(c.dtype).chunk(5, dim=-1)
     (c, n, _), (c_next, n_next, _) = c.chunk(3, dim=-1), c_next.chunk(3, dim=-1)
     dc, dn, dm = dc_next.chunk(3, dim=-1)

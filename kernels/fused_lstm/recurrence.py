@@ -106,7 +106,7 @@ def biases(layer: Layer, spec: Spec) -> tuple[Tensor | None, Tensor | None]:
 
 
 def by_state(c: Tensor, S: int) -> Tensor:
-    """[N, .., S*K], heads first, -> [.., S*H], states side by side."""
+    """Return c [.., S*H], states side by side, of [N, .., S*K], heads first."""
     return c.unflatten(-1, (S, -1)).movedim(0, -2).flatten(-3)
 
 

@@ -54,7 +54,7 @@ class Layer(NamedTuple):
     b_c: Tensor | None = None  # [H], with gain_c where there are biases
 
     def bias(self) -> Tensor | None:
-        """Return the sum of an LSTM's two biases [4H], which nothing needs apart, or the only one."""
+        """Return the sum of an LSTM's biases [4H]; nothing needs them apart."""
         if self.b_ih is None or self.b_hh is None:
             return self.b_ih
         return self.b_ih + self.b_hh
@@ -148,17 +148,17 @@ def draw(
 
 
 def by_head(gates: Tensor, N: int, K: int) -> Tensor:
-    """[.., G*H] -> [.., N, G*K], a head's gates together; H is N*K."""
+    """Return gates [.., G*H] as [.., N, G*K], those of a head together; H is N*K."""
     return gates.unflatten(-1, (-1, N, K)).transpose(-3, -2).flatten(-2)
 
 
 def by_gate(gates: Tensor, K: int) -> Tensor:
-    """[.., N, G*K] -> [.., G*H]: undo `by_head`."""
+    """Return gates [.., N, G*K] as [.., G*H]: undo `by_head`."""
     return gates.unflatten(-1, (-1, K)).transpose(-3, -2).flatten(-3)
 
 
 def recurrent_product(h: Tensor, w_hh: Tensor) -> Tensor:
-    """h [B, P], w_hh [G*H, P] or [N, G*K, K] -> R h [B, G*H]."""
+    """Return R h [B, G*H] of h [B, P] and w_hh [G*H, P] or [N, G*K, K]."""
     if w_hh.dim() == 2:
         return h @ w_hh.T
     N, _, K = w_hh.shape
@@ -166,7 +166,7 @@ def recurrent_product(h: Tensor, w_hh: Tensor) -> Tensor:
 
 
 def recurrent_product_backward(dgates: Tensor, w_hh: Tensor) -> Tensor:
-    """dgates [B, G*H] -> the gradient by h [B, P]."""
+    """Return the gradient by h [B, P] of dgates [B, G*H]."""
     if w_hh.dim() == 2:
         return dgates @ w_hh
     N, _, K = w_hh.shape
@@ -174,7 +174,7 @@ def recurrent_product_backward(dgates: Tensor, w_hh: Tensor) -> Tensor:
 
 
 def recurrent_product_by_weight(dgates: Tensor, h: Tensor, w_hh: Tensor) -> Tensor:
-    """dgates [T * B, G*H], h [T * B, P] -> the gradient by w_hh, as w_hh is."""
+    """Return the gradient by w_hh, of its shape, of dgates [T * B, G*H] and h [T * B, P]."""
     if w_hh.dim() == 2:
         return dgates.T @ h
     N, _, K = w_hh.shape

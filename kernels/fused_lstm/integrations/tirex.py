@@ -47,7 +47,7 @@ def convert(model: Model, engine: str = "auto") -> Model:
 
 
 class Fused(sLSTMCell):
-    """A converted cell."""
+    """Replace the forward of TiRex's cell."""
 
     engine: str
 

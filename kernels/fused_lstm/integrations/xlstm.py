@@ -66,7 +66,7 @@ def spec_of(config: Any) -> Spec:
 
 
 class Fused:
-    """What a converted cell does in place of its class's."""
+    """Replace the forward and the step of xLSTM's cell."""
 
     engine: str
 
