@@ -9,7 +9,7 @@ import fused_lstm
 from fused_lstm import heads, native
 from fused_lstm.spec import Spec
 from heads import MAKE, results, state_of
-from tolerance import assert_close
+from tolerance import GPU_NORM, assert_close, error_norm
 
 DOUBLE = {"dtype": torch.float64}
 HAVE_NATIVE = fused_lstm.available_engines("cpu")["native"] is None
@@ -77,16 +77,18 @@ def test_native_divides_heads_among_any_number_of_workers(cell, H, N, B, threads
 
 @native_only
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "slstm"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_native_in_every_dtype(cell, dtype):
+@pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
+def test_native_in_every_dtype(cell, name):
+    """By the error's norm: x's part of the gates is rounded to a half dtype before R h is added."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
     torch.manual_seed(2)
     module = MAKE[cell](12, 40, 2, num_heads=2, engine="native", dtype=dtype)
     x = torch.randn(9, 5, 12).to(dtype)
     got = results(module, x)
     module.engine = "loop"
     exact = results(module.double(), x.double())
-    for name, value in exact.items():
-        assert_close(got[name].double(), value, name, dtype)
+    errors = {part: error_norm(got[part], value) for part, value in exact.items()}
+    assert max(errors.values()) < GPU_NORM[name], errors
 
 
 @native_only

@@ -169,5 +169,5 @@ def test_what_is_refused():
         fused_lstm.SLSTM(3, 8, engine="cudnn")
     with pytest.raises(ValueError, match=r"cell: got 'slstm'; expected another"):
         fused_lstm.convert(module, back=True)
-    with pytest.raises(ValueError, match=r"recurrent_clip: got 0\.1; expected none of a lstm"):
+    with pytest.raises(ValueError, match=r"recurrent_clip: got 0\.1; expected None with cell"):
         Spec(recurrent_clip=0.1)

@@ -233,7 +233,9 @@ def heads_backward_kernel(
             at = head * R * V * K + row[:, None] * V * K + unit[None, :]
             saved = tile.load_columns(gates_ptr, at, mask, K, V, DTYPE)
             if SLSTM:
-                dgates, dc = slstm.backward(saved, c, c_next, dh, dc_next)
+                dgates, dc = slstm.backward(
+                    saved, c, c_next, dh, dc_next, ends[:, None], (b >= size_before)[:, None]
+                )
                 dx = dgates
             else:
                 state, next_state, dnext = dh, dh, tl.zeros_like(dh)  # an RNN has none

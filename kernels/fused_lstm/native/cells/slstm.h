@@ -3,6 +3,8 @@
 // a step is the derivative of log f by f's sum, then i, f, z and o.
 #pragma once
 
+#include "rows.h"
+
 #include "cells/step.h"
 
 namespace fused_lstm::FL_ISA {
@@ -70,11 +72,14 @@ FL_APART void finish_slstm(const CellStep<T>& step, long unit, long row, long ro
   }
 }
 
+// The gradient by m is not summed up from those by i and f, which cancel: h does not depend on m, so
+// what is left of it is what a loss that looks at the last state sends to m, less what m takes from c
+// and n. That goes on to i, or by way of f to the m before, and lies in dc's third part meanwhile.
 template <class T>
 FL_APART void finish_slstm_back(const CellStepBack<T>& step, long first, long row, long rows,
                                 long blocks, const Vec<T>* dh) {
   const CellStepBack<T> local = step;  // a copy: what is stored below cannot change it
-  const long hidden = local.hidden;
+  const long hidden = local.hidden, next = alive(*local.lane, local.place + 1);
   const Vec<T> zero{};
   for (long b = row; b < row + rows; ++b) {
     const bool kept = local.kept(b);
@@ -89,18 +94,22 @@ FL_APART void finish_slstm_back(const CellStepBack<T>& step, long first, long ro
       const Vec<T> n = kept ? load(before + hidden + unit, width) : zero;
       Vec<T> n_next = load(after + hidden + unit, width);
       n_next = n_next == zero ? broadcast(Sum<T>(1)) : n_next;  // lanes that do not exist
-      const Vec<T> mean = load(after + unit, width) / n_next, seen = *dh * o / n_next;
-      const Vec<T> dc = load(running + unit, width) + seen;
-      const Vec<T> dn = load(running + hidden + unit, width) - seen * mean;
+      const Vec<T> c_next = load(after + unit, width), mean = c_next / n_next;
+      const Vec<T> seen = *dh * o / n_next;
+      Vec<T> dc = load(running + unit, width), dn = load(running + hidden + unit, width);
+      Vec<T> dm = load(running + 2 * hidden + unit, width);
+      if (b >= next) dm = dm - dc * c_next - dn * n_next;  // the row ends here
+      dc = dc + seen;
+      dn = dn - seen * mean;
       const Vec<T> by_i = (dc * z + dn) * i;  // by i's sum less m
       const auto begins = n == zero;
       const Vec<T> by_f = begins & (f == 1) ? zero : (dc * c + dn * n) * f;  // by log f less m
-      const Vec<T> dm = load(running + 2 * hidden + unit, width) - by_i - by_f;
       const auto of_i = begins | (i >= f);  // m is i's sum, and not log f's
       const Vec<T> by_log_f = by_f + (of_i ? zero : dm);
+      const Vec<T> left = b >= local.continued ? by_log_f : of_i ? zero : dm;  // by the m before
       store(running + unit, kept ? dc * f : zero, width);
       store(running + hidden + unit, kept ? dn * f : zero, width);
-      store(running + 2 * hidden + unit, kept ? by_log_f : zero, width);
+      store(running + 2 * hidden + unit, kept ? left : zero, width);
       const long line = local.line + b;
       store_block(local.dgates, 0, block, line, Vec<T>(by_i + (of_i ? dm : zero)), width);
       store_block(local.dgates, 1, block, line, Vec<T>(by_log_f * slope), width);

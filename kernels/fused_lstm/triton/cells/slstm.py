@@ -50,21 +50,31 @@ def forward(gates, states, EXPONENTIAL: tl.constexpr):
 
 
 @helper
-def backward(saved, states, next_states, dh, dnext):
-    """What was saved, the states before and after, and the gradients by h and by the states after
-    -> those by the gates before activation and by the states before.
+def backward(saved, states, next_states, dh, dnext, ends, begins_here):
+    """Return the gradients by the gates before activation and by the states before.
+
+    The gradient by m is not summed up from those by i and f, which cancel: what is left of it is
+    what a loss that looks at the last state sends to m, less what m takes from c and n. It goes on
+    to i, or by way of f to the m before.
+
+    Args:
+        saved, states, next_states: what was saved, the states before and after.
+        dh, dnext: the gradients by h and by the states after; by m only what is left.
+        ends, begins_here: [BLOCK_B, 1], whether a row ends, or begins, at the step.
     """
     slope, i, f, z, o = saved
     c, n = states[0], states[1]
     n_next = tl.where(next_states[1] == 0.0, 1.0, next_states[1])  # where no unit is
     mean = next_states[0] / n_next
     seen = dh * o / n_next
+    dm = dnext[2]
+    dm = tl.where(ends, dm - dnext[0] * next_states[0] - dnext[1] * n_next, dm)
     dc, dn = dnext[0] + seen, dnext[1] - seen * mean
     di = (dc * z + dn) * i
     begins = n == 0.0
     df = tl.where(begins & (f == 1.0), 0.0, (dc * c + dn * n) * f)
-    dm = dnext[2] - di - df
     of_i = begins | (i >= f)
-    di, df = di + tl.where(of_i, dm, 0.0), df + tl.where(of_i, 0.0, dm)
+    left = tl.where(of_i, 0.0, dm)
+    di, df = di + tl.where(of_i, dm, 0.0), df + left
     dgates = di, df * slope, dc * i * (1.0 - z * z), dh * mean * o * (1.0 - o)
-    return dgates, (dc * f, dn * f, df)
+    return dgates, (dc * f, dn * f, tl.where(begins_here, df, left))
