@@ -44,7 +44,7 @@ CELLS = {
     "rnn_relu": Kind(1, ("num_heads",)),
     "slstm": Kind(4, (*SLSTM_OPTIONS, "num_heads"), ("h", "c", "n", "m")),
 }
-OFF = (None, False, 0.0, (0.0, 0.0), 1)  # the values of an option that is off
+OFF = (None, False, 0.0, (0.0, 0.0))  # the values of an option that is off, except num_heads' 1
 # The counter of each kind of mask's first element in fused_lstm.philox. 0 is between layers.
 ZONEOUT_H, ZONEOUT_C, RECURRENT, CANDIDATE = (kind << 56 for kind in (1, 2, 3, 4))
 
@@ -126,7 +126,8 @@ class Spec:
         kind = CELLS[self.cell]
         zoneout = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * 2
         self._set("zoneout", (float(zoneout[0]), float(zoneout[1]) if "c" in kind.states else 0.0))
-        on = tuple(n for n in OPTIONS if getattr(self, n) not in OFF)
+        on = [n for n in OPTIONS if getattr(self, n) not in OFF and n != "num_heads"]
+        on = (*on, "num_heads") if self.num_heads > 1 else tuple(on)
         for option in on:
             if option not in kind.options:
                 raise ValueError(
