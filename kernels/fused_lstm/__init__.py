@@ -14,7 +14,7 @@ from .engines import ENGINES, available_engines, describe_engine  # noqa: E402
 from .explain import explain  # noqa: E402
 from .functional import lstm  # noqa: E402
 from .install import install, uninstall  # noqa: E402
-from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell  # noqa: E402
+from .modules import GRU, LSTM, RNN, SLSTM, GRUCell, LSTMCell, RNNCell  # noqa: E402
 from .native import release_memory  # noqa: E402
 from .spec import Spec  # noqa: E402
 from .streaming import Streaming  # noqa: E402
@@ -30,6 +30,7 @@ __all__ = [
     "lstm",
     "GRU",
     "RNN",
+    "SLSTM",
     "LSTMCell",
     "GRUCell",
     "RNNCell",

@@ -28,8 +28,11 @@ STATES = {
     "c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr", "h_mask_ptr",
     "h_old_ptr", "dh_old_ptr", "raw_ptr", "gain_ptr", "shares_ptr", "stats_ptr", "dseen_ptr",
 }  # fmt: skip
-OTHERS = {"barrier_ptr": "*i32", "offset_ptr": "*i64", "not_reset_ptr": "*u8", "seed_ptr": "*i64"}
-RATE = re.compile(r"(dropout|candidate|zone)_")  # floats
+OTHERS = {
+    "barrier_ptr": "*i32", "offset_ptr": "*i64", "not_reset_ptr": "*u8", "seed_ptr": "*i64",
+    "first_ptr": "*i64", "keep_ptr": "*u8",
+}  # fmt: skip
+RATE = re.compile(r"(dropout|candidate|zone)_|clip$")  # floats
 SWITCHES = "peephole", "layer_norm", "coupled", "gru", "rnn_tanh", "rnn_relu"
 SYNC_CYCLES = 64  # clock cycles of a sync among a program's warps, about
 RATES = ("zoneout", "recurrent_dropout", "candidate_dropout")  # options that draw
