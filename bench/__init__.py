@@ -1,1 +1,1 @@
-"""What each fusion is worth on this machine: a pytest-benchmark suite, a ladder and a report."""
+"""Measurements of what each fusion is worth on this machine: suites, a ladder and a report."""

@@ -11,7 +11,7 @@ line that cannot be, and 3 where other work took more than a tenth of the machin
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -22,11 +22,10 @@ from typing import Any, NoReturn
 import torch
 
 from . import machine
-from .cases import Case, choose
+from .cases import DTYPES, Case, choose
 from .contenders import BASE, NAMES
 from .core import BUSY, Lost, Record, WrongAnswer, quartiles, reason, save, speedup
-from .suites import DEFAULT, DTYPES, SUITES, available, start
-from .tables import Results, training
+from .suites import DEFAULT, SUITES, start
 
 FAILED, USAGE, BUSY_MACHINE = 1, 2, 3
 # Instruction set -> what keeps everyone to it, in the environment of a process when it starts.
@@ -40,6 +39,11 @@ ISAS = {
 }
 
 
+TEXT = f"{__doc__}\nsuites ('all' is {', '.join(DEFAULT)}):\n" + "\n".join(
+    f"  {name:10} {suite.says}" for name, suite in SUITES.items()
+)
+
+
 class Parser(argparse.ArgumentParser):
     """Says what was wrong in one line."""
 
@@ -48,17 +52,10 @@ class Parser(argparse.ArgumentParser):
         self.exit(USAGE, f"bench: {message}\n")
 
 
-def listing() -> str:
-    """Return the suites and what each measures."""
-    names = [name for name in SUITES if available(name)]
-    return "\n".join(f"  {name:10} {SUITES[name].says}" for name in names)
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options; exit with one line where they cannot be."""
-    text = f"{__doc__}\nsuites ('all' is {', '.join(DEFAULT)}):\n{listing()}"
     kind = argparse.RawDescriptionHelpFormatter
-    parser = Parser("bench", description=text, formatter_class=kind)
+    parser = Parser("bench", description=TEXT, formatter_class=kind)
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help="suites")
     add("--cases", type=cases, help="named cases, such as small,medium [the suite's]")
@@ -79,10 +76,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--minutes", type=positive(float), default=8.5, help="of `gpu` in all [%(default)s]")
     add("--no-tests", action="store_true", help="of `gpu`: compile and race alone")
     options = parser.parse_args(argv)
-    known = [name for name in SUITES if available(name)]
     for name in options.names:
-        if name not in (*known, "all"):
-            parser.error(f"suite: got {name!r}; expected of {', '.join(known)}, all")
+        if name not in (*SUITES, "all"):
+            parser.error(f"suite: got {name!r}; expected of {', '.join(SUITES)}, all")
     kinds = {SUITES[name].device for name in options.names if name != "all"} - {None}
     if options.device is None:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
@@ -134,35 +130,34 @@ class Printer:
         self.bases: dict[tuple[str, str], Record] = {}
         self.place = ""
 
-    def __call__(self, record: Record) -> None:
+    def __call__(self, r: Record) -> None:
         """Print a line, and above it what it belongs to, where that is new."""
-        r = record
         place = f"{r.case}, {r.dtype}, {r.threads} thread{'s' * (r.threads != 1)}"
         if beside := r.extra.get("neighbours"):
             place += f", {beside} busy neighbour{'s' * (beside > 1)}"
         if place != self.place:
             self.place = place
-            print(f"\n{r.suite}: {place}", flush=True)
-        label = NAMES.get(r.contender, r.contender)
-        if r.why:
-            print(f"  {r.mode:10} {label:22} {r.why}", flush=True)
-            return
+            print(f"\n{r.suite}: {place}")
+        words = [f"  {r.mode:10} {NAMES.get(r.contender, r.contender):22}"]
         if not r.seconds:
-            print(f"  {r.mode:10} {label:22} {r.extra.get('rms', '')}", flush=True)
-            return
-        q1, median, q3 = (1e3 * t for t in quartiles(r.seconds))
-        said = f"  {r.mode:10} {label:22} {median:10.4g} ms ({q1:.4g} to {q3:.4g})"
-        if r.contender in (BASE, f"stock-{BASE}"):
-            self.bases.setdefault((r.group, r.mode), r)
-        elif base := self.bases.get((r.group, r.mode)):
-            said += f"   against nn.LSTM {speedup(base, r).text}"
-        if "flops" in r.extra:
-            said += f"   {r.extra['flops'] / r.median / 1e9:,.0f} GF/s"
-        elif "tokens" in r.extra:
-            said += f"   {r.extra['tokens'] / r.median:,.0f} words/s"
-        if "p99" in r.extra:
-            said += f"   p50 {1e6 * r.extra['p50']:,.0f} us, p99 {1e6 * r.extra['p99']:,.0f} us"
-        print(said, flush=True)
+            words.append(r.why or str(r.extra.get("rms", "")))
+        else:
+            q1, median, q3 = (1e3 * t for t in quartiles(r.seconds))
+            words.append(f"{median:10.4g} ms ({q1:.4g} to {q3:.4g})")
+            base = self.bases.get((r.group, r.mode))
+            if r.contender in (BASE, f"stock-{BASE}"):
+                self.bases.setdefault((r.group, r.mode), r)
+            elif base:
+                words.append(f"against nn.LSTM {speedup(base, r).text}")
+            if "flops" in r.extra:
+                words.append(f"{r.extra['flops'] / r.median / 1e9:,.0f} GF/s")
+            elif "tokens" in r.extra:
+                words.append(f"{r.extra['tokens'] / r.median:,.0f} words/s")
+            if "p99" in r.extra:
+                words.append(
+                    f"p50 {1e6 * r.extra['p50']:,.0f} us, p99 {1e6 * r.extra['p99']:,.0f} us"
+                )
+        print("  ".join(words), flush=True)
 
 
 def measure(name: str, options: argparse.Namespace) -> list[Record]:
@@ -180,20 +175,26 @@ def measure(name: str, options: argparse.Namespace) -> list[Record]:
         if records:
             save(path, records, append=options.json is not None and len(options.names) > 1)
             print(f"records: {path}")
-    if name == "post":
-        print(f"\n{training(Results(records))}")
-    run = SUITES[name].run
-    module = importlib.import_module(f"bench.{run}") if available(name) and run == name else None
-    if hasattr(module, "show"):
-        print(module.show(records))
+    if name in ("post", "ladder"):
+        print(f"\n{summary(name, records)}")
     return records
+
+
+def summary(name: str, records: list[Record]) -> str:
+    """Return what a suite comes to, as tables."""
+    if importlib.util.find_spec("pandas") is None:
+        return "a table needs pandas: pip install 'fused-lstm[plot]'"
+    from . import answer, tables
+
+    frame = tables.of_records(records)
+    return tables.training(frame) if name == "post" else answer.ladders(frame)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`, or this process's; return the exit status."""
     options = parse(argv)
     if not options.names:
-        print(f"{__doc__}\nsuites ('all' is {', '.join(DEFAULT)}):\n{listing()}")
+        print(TEXT)
         return 0
     wanted = (machine.KEEP if options.keep_memory else {}) | (
         ISAS[options.isa] if options.isa else {}

@@ -1,4 +1,4 @@
-"""How near the C++ engine's results are to float64's, beside PyTorch's: nothing here is timed.
+"""Errors of the C++ engine's results against float64's, beside PyTorch's: nothing is timed.
 
 Products by themselves, a whole LSTM and the softmax layer, in every way that this CPU has to hold a
 number: float32, the bfloat16 terms that PyTorch's switches ask for (of a matrix unit, or of its
@@ -10,9 +10,10 @@ same tensors. "rounded first" are tensors of bfloat16 that float64 is given too.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,10 +26,9 @@ from fused_lstm import native
 from . import kernels
 from .cases import Problem, Shape, make_problem
 from .contenders import NN_LSTM, Contender
-from .core import Record, surroundings
+from .core import CPU, Record, surroundings
 from .lstm import Local
 from .products import Product
-from .suites import Options, Suite
 from .switches import onednn_float32
 from .training import VOCABULARY
 
@@ -37,6 +37,7 @@ DEPTHS, ROWS = (200, 650, 1500), 64  # of the products
 SHAPE = Shape(20, 20, 200, 200, 2)  # the LSTM's
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 WIDENED = "bfloat16, widened"
+Answer = dict[str, Tensor]
 
 
 class Way(NamedTuple):
@@ -65,7 +66,7 @@ def ways() -> dict[str, Way]:
 
 @contextmanager
 def in_use(way: Way) -> Iterator[None]:
-    """Both of PyTorch's switches and the instruction set, until the end of the block."""
+    """Hold both of PyTorch's switches and the instruction set until the end of the block."""
     try:
         native.OPS.use_isa(way.isa)
         with onednn_float32(way.switch):
@@ -74,67 +75,60 @@ def in_use(way: Way) -> Iterator[None]:
         native.OPS.use_isa("")
 
 
-def errors(found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict[str, float]:
-    """Of each result, as the module's text says."""
+def errors(
+    exact: Answer,
+    ours: Callable[[torch.dtype], Answer],
+    theirs: Callable[[torch.dtype], Answer],
+    without: Callable[[str, Way], bool] = lambda name, way: False,
+) -> dict[str, dict[str, float]]:
+    """Return way -> result -> error, of our answer in every way and of PyTorch's two."""
+    answers: dict[str, Answer] = {}
+    for name, way in ways().items():
+        if not without(name, way):
+            with in_use(way):
+                answers[name] = ours(way.dtype)
+    for dtype in (FLOAT32, BFLOAT16):
+        answers[f"PyTorch {str(dtype).removeprefix('torch.')}"] = theirs(dtype)
     return {
-        name: float((found[name].double() - value).norm() / value.norm())
-        for name, value in exact.items()
+        name: {of: float((a[of].double() - t).norm() / t.norm()) for of, t in exact.items()}
+        for name, a in answers.items()
     }
 
 
-# --- products ---
-
-
-def of_products(depth: int) -> dict[str, float]:
-    """Of ROWS x ROWS sums of so many products of normal numbers."""
+def of_products(depth: int) -> dict[str, dict[str, float]]:
+    """Return those of ROWS x ROWS sums of so many products; what is widened is float32's."""
     torch.manual_seed(0)
     left, right = torch.randn(2, ROWS, depth)
+
+    def ours(dtype: torch.dtype) -> Answer:
+        return {"product": Product("input", left.to(dtype), right.to(dtype), 1, "nt").run()[0]}
+
+    def theirs(dtype: torch.dtype) -> Answer:
+        return {"product": left.to(dtype) @ right.to(dtype).T}
+
     exact = {"product": left.double() @ right.double().T}
-    found = {}
-    for name, way in ways().items():
-        if name == WIDENED:
-            continue  # its products are float32's
-        factors = left.to(way.dtype), right.to(way.dtype)
-        with in_use(way):
-            found[name] = Product("input", *factors, 1, "nt").run()[0]
-    for dtype in (FLOAT32, BFLOAT16):
-        found[theirs(dtype)] = left.to(dtype) @ right.to(dtype).T
-    return {name: errors({"product": p}, exact)["product"] for name, p in found.items()}
-
-
-def theirs(dtype: torch.dtype) -> str:
-    """The name of PyTorch's column."""
-    return f"PyTorch {str(dtype).removeprefix('torch.')}"
-
-
-# --- a whole LSTM ---
+    return errors(exact, ours, theirs, lambda name, way: name == WIDENED)
 
 
 def converted(problem: Problem, dtype: torch.dtype) -> Problem:
-    """The same numbers, rounded where the dtype asks for it."""
-    names = ("x", "h0", "c0", "dy")
-    tensors = {name: getattr(problem, name).to(dtype) for name in names}
+    """Return the same numbers, rounded where the dtype asks for it."""
+    tensors = {name: getattr(problem, name).to(dtype) for name in ("x", "h0", "c0", "dy")}
     return replace(problem, reference=copy.deepcopy(problem.reference).to(dtype), **tensors)
 
 
 def of_lstm(start: torch.dtype) -> dict[str, dict[str, float]]:
-    """Column -> result -> error, of tensors that had that dtype to begin with."""
+    """Return those of tensors that had that dtype to begin with."""
     problem = converted(make_problem(SHAPE), start)
-    exact = Local(NN_LSTM, converted(problem, torch.float64)).answer()
-    found = {}
-    for name, way in ways().items():
-        with in_use(way):
-            found[name] = errors(Local(OURS, converted(problem, way.dtype)).answer(), exact)
-    for dtype in (FLOAT32, BFLOAT16):
-        found[theirs(dtype)] = errors(Local(NN_LSTM, converted(problem, dtype)).answer(), exact)
-    return found
 
+    def answer(contender: Contender, dtype: torch.dtype) -> Answer:
+        return Local(contender, converted(problem, dtype)).answer()
 
-# --- the softmax layer ---
+    exact = answer(NN_LSTM, torch.float64)
+    return errors(exact, partial(answer, OURS), partial(answer, NN_LSTM))
 
 
 def of_softmax(shape: Shape) -> dict[str, dict[str, float]]:
-    """The same of loss, dhidden, dweight and dbias, of numbers that bfloat16 has.
+    """Return those of loss, dhidden, dweight and dbias, of numbers that bfloat16 has.
 
     bfloat16 is autocast here: its hidden state has that dtype, the weights are float32. By the
     emulation it would take minutes.
@@ -143,50 +137,31 @@ def of_softmax(shape: Shape) -> dict[str, dict[str, float]]:
     H, target = shape.H, torch.randint(VOCABULARY, (shape.tokens,))
     sizes = {(shape.tokens, H): 1.0, (VOCABULARY, H): H**-0.5, (VOCABULARY,): 0.1}
     given = [(torch.randn(size) * scale).bfloat16().float() for size, scale in sizes.items()]
-    exact = gradients(plain, torch.float64, [t.double() for t in given], target)
-    found = {}
-    for name, way in ways().items():
-        if way.isa != "emulated":
-            with in_use(way):
-                own = gradients(fused_lstm.linear_cross_entropy, way.dtype, given, target)
-            found[name] = errors(own, exact)
-    for dtype in (FLOAT32, BFLOAT16):
-        found[theirs(dtype)] = errors(gradients(plain, dtype, given, target), exact)
-    return found
+
+    def plain(hidden: Tensor, weight: Tensor, target: Tensor, *, linear_bias: Tensor) -> Tensor:
+        return F.cross_entropy(F.linear(hidden, weight, linear_bias), target)
+
+    def answer(function: Any, dtype: torch.dtype) -> Answer:
+        wide = torch.float64 if dtype == torch.float64 else FLOAT32
+        hidden, weight, bias = leaves = [t.to(wide, copy=True).requires_grad_() for t in given]
+        with torch.autocast("cpu", BFLOAT16, enabled=dtype == BFLOAT16):
+            loss = function(hidden.to(dtype), weight, target, linear_bias=bias)
+        names = ("dhidden", "dweight", "dbias")
+        grads = zip(names, torch.autograd.grad(loss, leaves), strict=True)
+        return {"loss": loss.detach(), **dict(grads)}
+
+    ours = partial(answer, fused_lstm.linear_cross_entropy)
+    exact = answer(plain, torch.float64)
+    return errors(exact, ours, partial(answer, plain), lambda name, way: way.isa == "emulated")
 
 
-def plain(hidden: Tensor, weight: Tensor, target: Tensor, *, linear_bias: Tensor) -> Tensor:
-    """PyTorch's two operators."""
-    return F.cross_entropy(F.linear(hidden, weight, linear_bias), target)
-
-
-def gradients(
-    function: Any, dtype: torch.dtype, given: list[Tensor], target: Tensor
-) -> dict[str, Tensor]:
-    """The loss and what it leaves, under autocast where the dtype is bfloat16."""
-    hidden, weight, bias = leaves = [t.clone().requires_grad_() for t in given]
-    with torch.autocast("cpu", BFLOAT16, enabled=dtype == BFLOAT16):
-        loss = function(hidden.to(dtype), weight, target, linear_bias=bias)
-    names = ("dhidden", "dweight", "dbias")
-    grads = dict(zip(names, torch.autograd.grad(loss, leaves), strict=True))
-    return {"loss": loss.detach(), **grads}
-
-
-# --- the suite ---
-
-
-def run(name: str, suite: Suite, options: Options) -> Iterator[Record]:
+def run(name: str, suite: Any, options: Any) -> Iterator[Record]:
     """Yield a record for each way to hold numbers and each result: "rms", and no time."""
-    tables: dict[tuple[str, str], dict] = {}
-    for depth in DEPTHS:
-        errors_of = of_products(depth)
-        tables["product", str(depth)] = {way: {"product": e} for way, e in errors_of.items()}
+    tables = {("product", str(depth)): of_products(depth) for depth in DEPTHS}
     tables["lstm", "float32"], tables["lstm", "rounded first"] = of_lstm(FLOAT32), of_lstm(BFLOAT16)
-    for case in suite.cases:
-        tables["softmax", case.name] = of_softmax(case.shape)
-    common = surroundings(torch.device("cpu"))
-    for (what, about), ways_of in tables.items():
-        for way, results in ways_of.items():
+    tables |= {("softmax", case.name): of_softmax(case.shape) for case in suite.cases}
+    for (what, about), by_way in tables.items():
+        for way, results in by_way.items():
             for result, rms in results.items():
                 facts = {"of": what, "rms": rms}
-                yield Record(name, about, way, result, extra=facts, **common)
+                yield Record(name, about, way, result, extra=facts, **surroundings(CPU))

@@ -9,17 +9,17 @@ To set two contenders beside each other `python -m bench lstm` is better, which 
 from __future__ import annotations
 
 import functools
+import statistics
 
 import pytest
 import torch
 
 from bench.cases import CASES, Problem, make_problem
 from bench.contenders import NN_LSTM, Contender, engines, in_default_run, why_not
-from bench.core import quartiles, require_right
+from bench.core import require_right
 from bench.lstm import Local
 
 DEVICE = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-CASE_NAMES = ("small", "medium", "large")
 ROUNDS = {"small": 30, "medium": 7, "large": 3}
 
 
@@ -33,12 +33,11 @@ def problem_of(case: str) -> tuple[Problem, dict[str, torch.Tensor]]:
 @functools.cache
 def base_seconds(case: str, mode: str) -> float:
     """Return nn.LSTM's median of a few rounds."""
-    once = Local(NN_LSTM, problem_of(case)[0]).timed(mode)
-    return quartiles([once() for _ in range(6)][1:]).median
+    return statistics.median(Local(NN_LSTM, problem_of(case)[0]).timed(mode)(6, 0.0)[1:])
 
 
 @pytest.mark.parametrize("mode", ["inference", "step"])
-@pytest.mark.parametrize("case", CASE_NAMES)
+@pytest.mark.parametrize("case", ROUNDS)
 @pytest.mark.parametrize("contender", engines(), ids=lambda c: c.label)
 def test_lstm(benchmark, contender: Contender, case: str, mode: str):
     """Check the answer, then time some rounds."""

@@ -1,4 +1,4 @@
-"""What is measured: shapes that people know, by name, and the input and weights of an LSTM alone.
+"""Cases: shapes that people know, by name, and the input and weights of an LSTM alone.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers; D: directions.
 """
@@ -6,7 +6,7 @@ T, B, I, H, L: time steps, batch, input size, hidden size, layers; D: directions
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ SENTENCES = (
     581, 548, 483, 441, 384, 352, 263, 252, 237, 184, 159, 121, 99, 89, 74, 58, 56, 62, 40, 27, 29,
     27, 19, 28, 9, 14, 17, 13, 9, 8, 2, 1, 2, 2, 5, 6, 2, 1, 1, 6, 1, 3, 1, 3, 2, 0, 2, 1, 1,
 )  # fmt: skip
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Shape(NamedTuple):
@@ -64,7 +67,7 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """What is run: a shape, one direction or both, how long the rows are, how they come."""
+    """A call: its shape, one direction or both, how long the rows are, how they come."""
 
     name: str
     shape: Shape
@@ -146,15 +149,18 @@ class Problem:
         """Return the operations of a call's matrix products."""
         return self.case.shape.flops(mode, self.tokens, 1 + self.case.bidirectional)
 
+    def facts(self, mode: str) -> dict[str, Any]:
+        """Return what a record says of it."""
+        return {
+            "shape": self.case.shape._asdict(), "form": self.case.form,
+            "bidirectional": self.case.bidirectional, "tokens": self.tokens,
+            "flops": self.flops(mode),
+        }  # fmt: skip
+
     def named(self) -> dict[str, Tensor]:
         """Return what a peer is handed: weights under nn.LSTM's names."""
         tensors = {"x": self.x, "h0": self.h0, "c0": self.c0, "dy": self.dy}
         return tensors | dict(self.reference.named_parameters())
-
-    def fresh(self) -> Problem:
-        """Return the same with another input and another gradient."""
-        generator = torch.Generator().manual_seed(1)
-        return fill(self.case, self.reference, self.lengths, generator)
 
     def expected(self) -> dict[str, Tensor]:
         """Return what nn.LSTM computes: outputs, final state and all gradients."""
@@ -181,20 +187,15 @@ def make_problem(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         reference = nn.LSTM(I, H, L, bidirectional=case.bidirectional).to(device, dtype)
-    return fill(case, reference, lengths_of(case.spread, T, B, generator), generator)
-
-
-def fill(case: Case, reference: nn.LSTM, lengths: Tensor, generator: torch.Generator) -> Problem:
-    """Return a problem with what is drawn anew; rows are padded to the longest."""
-    _, B, I, H, L = case.shape
-    T, D, weight = int(lengths.max()), 1 + case.bidirectional, next(reference.parameters())
+    lengths = lengths_of(case.spread, T, B, generator)
+    T, D = int(lengths.max()), 1 + case.bidirectional  # rows are padded to the longest
     x = torch.randn(T, B, I, generator=generator)
     dy = torch.randn(T, B, D * H, generator=generator)
     dy[torch.arange(T)[:, None] >= lengths] = 0
-    resets = torch.rand(T, B, generator=generator) < RESET
-    h0, c0 = weight.new_zeros(2, D * L, B, H)
-    resets = resets.to(weight.device)
-    return Problem(case, reference, x.to(weight), h0, c0, dy.to(weight), lengths, resets)
+    resets = (torch.rand(T, B, generator=generator) < RESET).to(device)
+    h0, c0 = torch.zeros(2, D * L, B, H).to(device, dtype)
+    x, dy = x.to(device, dtype), dy.to(device, dtype)
+    return Problem(case, reference, x, h0, c0, dy, lengths, resets)
 
 
 def lengths_of(spread: str, T: int, B: int, generator: torch.Generator) -> Tensor:

@@ -1,13 +1,13 @@
 """Cells that cuDNN does not have, forward and backward, beside nn.LSTM's: what each costs.
 
-Each is timed beside the plain LSTM and the step loop of the same cell, in the same rounds, and
-where Keras leaves its own fast path, beside Keras's loop; the GRU beside nn.GRU. Two layers.
-All answers are compared, mask by mask, before anything is timed.
+A mode is a cell. Each is timed beside the plain LSTM and the step loop of the same cell, in the
+same rounds, and where Keras leaves its own fast path, beside Keras's loop; the GRU beside nn.GRU.
+Two layers. All answers are compared, mask by mask, before anything is timed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,17 +18,13 @@ import fused_lstm
 from fused_lstm import reference
 from fused_lstm.autograd import draw_seed
 
-from . import core, peers
 from .cases import Shape
-from .contenders import Contender
-from .core import Group, Record, Timed, take_turns, timed
-from .machine import ForeignTime
+from .contenders import Contender, why_not
+from .core import Runner, Task, Turn
 from .peers.remote import Remote
-from .suites import Options, Suite, absent
 
-PLAIN = "plain"
 CELLS: dict[str, dict[str, Any]] = {
-    PLAIN: {},
+    "plain": {},
     "peephole": {"peephole": True},
     "coupled": {"coupled": True},
     "zoneout": {"zoneout": (0.15, 0.3)},
@@ -42,15 +38,15 @@ PEER = Contender("keras", "keras-cells", peer=True)
 ENGINES = {"cpu": "native", "cuda": "triton"}
 
 
-class Stack:
-    """A module of one cell on one engine, and its training step; Work and Runner at once."""
+class Stack(Runner):
+    """A module of one cell on one engine, and its training step."""
 
     def __init__(self, cell: str, engine: str, shape: Shape, device: torch.device) -> None:
         T, B, I, H, L = self.shape = shape
         torch.manual_seed(0)
         self.device, self.dtype = device, torch.float32
         self.zero = torch.zeros(L, B, H, device=device)
-        self.cell, self.engine = cell, engine
+        self.engine = engine
         self.module: Any
         if engine == "torch":
             self.module = torch.nn.GRU(I, H, L, device=device)
@@ -60,8 +56,6 @@ class Stack:
             self.module = fused_lstm.LSTM(I, H, L, engine=engine, device=device, **CELLS[cell])
         self.x = torch.randn(T, B, I, device=device, requires_grad=True)
         self.dy = torch.randn(T, B, H, device=device)
-
-    modes = ("step",)
 
     def loop(self) -> Tensor:
         """Run the reference's loop, which multiplies x by W before it begins.
@@ -96,54 +90,59 @@ class Stack:
         names = ["y", "x.grad", *(f"{name}.grad" for name, _ in self.module.named_parameters())]
         return dict(zip(names, (t.detach() for t in self.step()), strict=True))
 
+
+class Cells(Runner):
+    """The stacks of one contender, by their cells. The loop's are the work, whose answer is right.
+
+    Names of tensors begin with their cell's.
+    """
+
+    def __init__(self, stacks: Mapping[str, Any]) -> None:
+        self.stacks, self.modes = stacks, tuple(stacks)
+
+    def answer(self) -> dict[str, Tensor]:
+        """Return the answers of all."""
+        each = {cell: stack.answer() for cell, stack in self.stacks.items()}
+        return {f"{cell} {name}": t for cell, of in each.items() for name, t in of.items()}
+
     expected = answer
 
-    def fresh(self) -> None:
-        """Return None: one input is checked."""
+    def asks(self, right: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the right answers of its cells."""
+        return {name: t for name, t in right.items() if name.partition(" ")[0] in self.modes}
 
-    def timed(self, mode: str) -> Timed:
-        """Return what takes a step and returns its seconds."""
-        return timed(self.step, self.device)
+    def timed(self, mode: str) -> Turn:
+        """Return what takes a turn of a cell's step."""
+        return self.stacks[mode].timed("step")
+
+    def facts(self, mode: str, rounds: int = 0) -> dict[str, Any]:
+        """Return the shape, of the work alone."""
+        return {"shape": self.stacks[mode].shape._asdict()} if not rounds else {}
 
     def close(self) -> None:
-        """Do nothing: it holds no process."""
+        """End the processes of peers."""
+        for stack in self.stacks.values():
+            stack.close()
 
 
-def run(name: str, suite: Suite, options: Options) -> Iterator[Record]:
-    """Yield a record for each cell and engine; all of a size take turns."""
+def tasks(suite: Any, options: Any) -> Iterator[Task]:
+    """Yield the cells of each case."""
     device: torch.device = options.device
     ours = ENGINES.get(device.type, "loop")
     if why := fused_lstm.available_engines(device)[ours]:
         raise ValueError(f"device: got {device}; the {ours} engine cannot run here: {why}")
     for case in suite.cases:
-        groups = {}
-        for cell in CELLS:
-            right = Stack(cell, "loop", case.shape, device)
-            build: dict[str, Any] = {"loop": lambda right=right: right}
-            build["ours"] = partial(Stack, cell, ours, case.shape, device)
-            if cell == "gru":
-                build["torch"] = partial(Stack, cell, "torch", case.shape, device)
-            if cell in KERAS:
-                if why := peers.missing(PEER.engine, device):
-                    yield from absent(name, case.name, cell, {"keras": why}, device)
-                else:
-                    build["keras"] = partial(Remote, PEER, right)
-            groups[cell] = Group(right, build)
-        cases = {
-            (cell, label): runner.timed("step")
-            for cell, group in groups.items()
-            for label, runner in group.runners.items()
-        }
-        clock = ForeignTime()
-        samples = take_turns(cases, suite.pace)
-        common = core.surroundings(device) | {"foreign": round(clock.share(), 4)}
-        common |= {"threads": torch.get_num_threads(), "group": f"{name}, {case}, {common['date']}"}
-        for (cell, label), seconds in samples.items():
-            error, extra = groups[cell].errors[label], {"shape": case.shape._asdict()}
-            yield Record(
-                name, case.name, label, cell, tuple(seconds), error=error, extra=extra, **common
-            )
-        for cell, group in groups.items():
-            for label, error in group.failed.items():
-                yield Record(name, case.name, label, cell, why=core.reason(error), **common)
-            group.close()
+
+        def stacks(engine: str, *cells: str, shape: Shape = case.shape) -> Cells:
+            return Cells({cell: Stack(cell, engine, shape, device) for cell in cells or CELLS})
+
+        loop = stacks("loop")
+
+        def keras(loop: Cells = loop) -> Cells:
+            return Cells({cell: Remote(PEER, loop.stacks[cell]) for cell in KERAS})
+
+        build: dict[str, Any] = {"loop": lambda loop=loop: loop, "ours": partial(stacks, ours),
+            "torch": partial(stacks, "torch", "gru")}  # fmt: skip
+        absent = why_not(PEER, device)
+        whys = {"keras": absent} if absent else {}
+        yield Task(case.name, loop, build if absent else build | {"keras": keras}, whys)

@@ -1,12 +1,13 @@
-"""Who may be timed: every engine and fuse level of fused_lstm.ENGINES, and bench.peers.
+"""Contenders: every engine and fuse level of fused_lstm.ENGINES, and bench.peers.
 
 Nothing else here knows an engine by name, except the tables below.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -38,8 +39,8 @@ NEVER_TIMED = {("triton", "cpu"): "Triton's interpreter verifies and does not ra
 # In a default run, which is to end within 8 minutes on two cores, only at these sizes: what
 # compiles for minutes before it runs, and peers where a round of theirs takes many seconds.
 DEFAULT_SIZES = {
-    **dict.fromkeys(("compile", "tensorflow-xla"), ("small",)),
-    **dict.fromkeys(("tensorflow", "keras", "jax"), ("small", "medium")),
+    "compile": ("small",),
+    **dict.fromkeys(("tensorflow", "tensorflow-xla", "keras", "jax"), ("small", "medium")),
     **dict.fromkeys(("stock-loop-none", "stock-native-pointwise"), ("small", "medium")),
 }
 
@@ -59,7 +60,7 @@ NN_LSTM = Contender(BASE, "cudnn")
 
 
 def engines() -> list[Contender]:
-    """Every engine of the table with each of its levels, from the lowest."""
+    """Return every engine of the table with each of its levels, from the lowest."""
     return [
         Contender(name if fuse is None else f"{name}-{fuse}", name, fuse)
         for name, engine in fused_lstm.ENGINES.items()
@@ -67,15 +68,19 @@ def engines() -> list[Contender]:
     ]
 
 
-def everyone(mode: str | None = None) -> list[Contender]:
-    """Engines and peers; with `mode`, those that run an LSTM alone so."""
-    plain = {n: p for n, p in peers.PEERS.items() if not p.cells}
-    able = (n for n, p in plain.items() if mode is None or mode in p.modes)
+def everyone() -> list[Contender]:
+    """Return engines and peers that run an LSTM alone."""
+    able = [name for name, peer in peers.PEERS.items() if not peer.cells]
     return engines() + [Contender(name, name, peer=True) for name in able]
 
 
+def of_labels(*labels: str) -> Callable[[], list[Contender]]:
+    """Return what picks the contenders with these labels."""
+    return lambda: [c for c in everyone() if c.label in labels]
+
+
 def trainers() -> list[Contender]:
-    """Who trains a whole language model.
+    """Return the contenders that train a whole language model.
 
     Peers; every engine and level in the post's program as stock PyTorch runs it, from the step loop
     upwards; and each engine that fuses anything, at its highest level, with this project's loss and
@@ -91,21 +96,23 @@ def trainers() -> list[Contender]:
 
 
 def highest() -> list[Contender]:
-    """nn.LSTM, and the highest level of each engine with kernels of its own."""
+    """Return nn.LSTM, and the highest level of each engine with kernels of its own."""
     top = {c.engine: c for c in engines()}
     return [c for c in top.values() if c.label == BASE or c.fuse in fused_lstm.engines.FUSED]
 
 
-def why_not(contender: Contender, device: torch.device) -> str | None:
-    """Why a contender is not timed on a device; None if it can be."""
+def why_not(contender: Contender, device: torch.device, dtype: str = "float32") -> str | None:
+    """Return why a contender is not timed on a device, in a dtype; None if it can be."""
     if contender.peer:
-        return peers.missing(contender.engine, device)
+        peer = peers.PEERS[contender.engine]
+        fits = dtype in peer.dtypes
+        return peers.missing(contender.engine, device) if fits else f"does not run in {dtype} here"
     never = NEVER_TIMED.get((contender.engine, device.type))
     return never or fused_lstm.available_engines(device)[contender.engine]
 
 
 def choose(names: Sequence[str], known: Sequence[Contender]) -> list[Contender]:
-    """The contenders that `names` ask for: a label, or an engine for all of its levels.
+    """Return the contenders that `names` ask for: a label, or an engine for all of its levels.
 
     Raises:
         ValueError: a name that is neither; lists what there is.
@@ -118,6 +125,26 @@ def choose(names: Sequence[str], known: Sequence[Contender]) -> list[Contender]:
 
 
 def in_default_run(contender: Contender, size: str | None) -> bool:
-    """Whether it is timed at `size` without having been asked for by name."""
+    """Return whether it is timed at `size` without having been asked for by name."""
     sizes = DEFAULT_SIZES.get(contender.label) or DEFAULT_SIZES.get(contender.engine)
     return sizes is None or size in sizes
+
+
+def entered(
+    known: Sequence[Contender], options: Any, case: str, dtype: str = "float32"
+) -> tuple[list[Contender], dict[str, str]]:
+    """Return who of `known` runs as options ask, and, label -> why, who cannot.
+
+    nn.LSTM runs too, asked for or not.
+    """
+    if options.engines == "all":
+        asked = list(known)
+    elif options.engines:
+        asked = choose(options.engines.split(","), known)
+    else:
+        asked = [c for c in known if in_default_run(c, case)]
+    bases = [c for c in known if c.label in (BASE, f"stock-{BASE}")]
+    asked = bases + [c for c in asked if c not in bases]
+    whys = {c.label: why_not(c, options.device, dtype) for c in asked}
+    able = [c for c in asked if not whys[c.label]]
+    return able, {label: why for label, why in whys.items() if why}

@@ -28,9 +28,11 @@ from torch import Tensor
 from . import machine
 
 Run = Callable[[], object]  # the work to time
-Timed = Callable[[], float]  # does what must precede the work, then the work; seconds of the work
+# At least so many calls in a row, and more until so many seconds have passed: the seconds of each.
+Turn = Callable[[int, float], list[float]]
 CPU = torch.device("cpu")
 BUSY = 0.1  # of all cores' time: above it the machine had other work
+REST = 0.1  # seconds before a turn of several calls: another's threads spin for a while
 
 # --- the record of a measurement ---
 
@@ -47,7 +49,7 @@ class Record:
     case: str
     contender: str
     mode: str
-    seconds: tuple[float, ...] = ()  # of each round
+    seconds: Sequence[float] = ()  # of each round
     dtype: str = "float32"
     threads: int = 1
     device: str = "cpu"
@@ -67,42 +69,25 @@ class Record:
         """Return the median round in seconds; NaN where there is none."""
         return statistics.median(self.seconds) if self.seconds else math.nan
 
-    @property
-    def noise(self) -> float:
-        """Return half the distance of the quartiles, as a part of the median."""
-        q1, median, q3 = quartiles(self.seconds)
-        return (q3 - q1) / 2 / median
-
-    @property
-    def busy(self) -> bool:
-        """Return whether other work took more than a tenth of the machine."""
-        return self.foreign > BUSY
-
-    def to_json(self) -> str:
-        """Return one line: the fields, the quartiles and, beside them, what `extra` has."""
-        line = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        extra = line.pop("extra")
-        if taken := extra.keys() & line.keys():
+    def line(self) -> dict[str, Any]:
+        """Return the fields, the quartiles and, beside them, what `extra` has."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        extra = values.pop("extra")
+        if taken := extra.keys() & values.keys():
             raise ValueError(f"extra: got {', '.join(sorted(taken))}; expected no field's name")
-        line["seconds"] = rounded(self.seconds)
+        values["seconds"] = rounded(self.seconds)
         if self.seconds:
-            line |= quartiles(self.seconds)._asdict() | {"rounds": len(self.seconds)}
-        return json.dumps(line | dict(extra))
+            q1, median, q3 = quartiles(self.seconds)
+            values |= {"q1": q1, "median": median, "q3": q3, "rounds": len(self.seconds)}
+        return values | dict(extra)
 
     @classmethod
-    def from_json(cls, line: str) -> Record:
-        """Return the record that `to_json` wrote; ValueError where it is none."""
-        values = json.loads(line)
-        if not isinstance(values, dict):
-            raise ValueError(f"record: got {type(values).__name__}; expected an object")
-        for name in ("q1", "median", "q3", "rounds"):
-            values.pop(name, None)
-        names = {f.name for f in dataclasses.fields(cls)} - {"extra"}
-        fields = {name: values.pop(name) for name in names & values.keys()}
-        if missing := {"suite", "case", "contender", "mode"} - fields.keys():
-            raise ValueError(f"record: lacks {', '.join(sorted(missing))}")
-        fields["seconds"] = tuple(fields.get("seconds", ()))
-        return cls(**fields, extra=values)
+    def of_line(cls, line: Mapping[str, Any]) -> Record:
+        """Return the record that gave a line."""
+        own = {f.name for f in dataclasses.fields(cls)}
+        made = {"q1", "median", "q3", "rounds"}
+        extra = {name: value for name, value in line.items() if name not in own | made}
+        return cls(**{name: value for name, value in line.items() if name in own}, extra=extra)
 
 
 def rounded(seconds: Iterable[float]) -> list[float]:
@@ -111,48 +96,25 @@ def rounded(seconds: Iterable[float]) -> list[float]:
 
 
 def save(path: Path, records: Iterable[Record], append: bool = False) -> None:
-    """Write a line for each record."""
+    """Write a line of JSON for each record."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a" if append else "w", encoding="utf-8") as file:
-        file.writelines(record.to_json() + "\n" for record in records)
-
-
-def load(*paths: Path) -> list[Record]:
-    """Return the records of results files; ValueError, one line, where one cannot be read."""
-    records = []
-    for path in paths:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            records += [Record.from_json(line) for line in lines if line.strip()]
-        except OSError as error:
-            raise ValueError(f"{path}: {error.strerror}") from None
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: is no file of records: {error}") from None
-    return records
+        file.writelines(json.dumps(record.line()) + "\n" for record in records)
 
 
 # --- times, ratios, intervals ---
 
 
-class Quartiles(NamedTuple):
-    """First quartile, median and third quartile of a sample, in its unit."""
-
-    q1: float
-    median: float
-    q3: float
-
-
-def quartiles(sample: Sequence[float]) -> Quartiles:
-    """Return the quartiles; ValueError for an empty sample."""
-    if not sample:
+def quartiles(sample: Sequence[float]) -> tuple[float, float, float]:
+    """Return first quartile, median and third quartile; ValueError for an empty sample."""
+    if not len(sample):
         raise ValueError("sample: got no value; expected at least one")
-    if len(sample) == 1:
-        return Quartiles(sample[0], sample[0], sample[0])
-    return Quartiles(*statistics.quantiles(sample, n=4, method="inclusive"))
+    q1, median, q3 = np.quantile(sample, (0.25, 0.5, 0.75)).tolist()
+    return q1, median, q3
 
 
 class Ratio(NamedTuple):
-    """How many times as fast one is as another, with a 95% interval over paired rounds."""
+    """A speed as a multiple of another, with its 95% interval over paired rounds."""
 
     value: float
     low: float
@@ -160,7 +122,7 @@ class Ratio(NamedTuple):
 
     @property
     def clear(self) -> bool:
-        """Return whether it may be printed: the interval excludes 1, or is within 5% of it."""
+        """Return whether it may be told: the interval excludes 1, or is within 5% of it."""
         return not self.low <= 1 <= self.high or self.high / self.low < 1.05
 
     def __str__(self) -> str:
@@ -178,7 +140,7 @@ def ratio(base: Sequence[float], other: Sequence[float], draws: int = 4000) -> R
     The value is a ratio of medians, so that factors along a chain multiply to the whole. A draw
     takes as many rounds as there are, with replacement, the same ones of both.
     """
-    if len(base) != len(other) or not base:
+    if len(base) != len(other) or not len(base):
         raise ValueError(
             f"base, other: got {len(base)} and {len(other)} rounds; expected as many, and some"
         )
@@ -189,33 +151,36 @@ def ratio(base: Sequence[float], other: Sequence[float], draws: int = 4000) -> R
     return Ratio(float(np.divide(*np.median(pair, axis=-1))), float(low), float(high))
 
 
-def speedup(base: Record, other: Record) -> Ratio:
+def speedup(base: Any, other: Any) -> Ratio:
     """Return how many times as fast `other` is as `base`; ValueError where they took no turns."""
     if base.group != other.group:
         raise ValueError(f"other: got group {other.group!r}; expected {base.group!r}")
     return ratio(base.seconds, other.seconds)
 
 
-def timed(work: Run, device: torch.device, setup: Run | None = None) -> Timed:
-    """Return what runs `setup` untimed and then `work`, and returns the seconds of `work`.
+def timed(work: Run, device: torch.device, setup: Run | None = None) -> Turn:
+    """Return what takes a turn of `work`, each call after an untimed `setup`.
 
     On an NVIDIA or AMD GPU by device events, after the L2 cache has been overwritten. Elsewhere by
     the wall clock, which stops when the device has done the work.
     """
     clock = _events(device) if device.type == "cuda" else _wall(device)
 
-    def once() -> float:
-        if setup is not None:
-            setup()
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
-            return clock(work)
-        finally:
-            if collecting:
-                gc.enable()
+    def turn(calls: int = 1, seconds: float = 0.0) -> list[float]:
+        taken, end = [], time.perf_counter() + seconds
+        while len(taken) < calls or time.perf_counter() < end:
+            if setup is not None:
+                setup()
+            collecting = gc.isenabled()
+            gc.disable()
+            try:
+                taken.append(clock(work))
+            finally:
+                if collecting:
+                    gc.enable()
+        return taken
 
-    return once
+    return turn
 
 
 def _wall(device: torch.device) -> Callable[[Run], float]:
@@ -249,66 +214,70 @@ def _events(device: torch.device) -> Callable[[Run], float]:
     return clock
 
 
-class Lost(Exception):
-    """A contender cannot go on, which is no reason for the others to stop."""
-
-
 @dataclass(frozen=True)
 class Pace:
-    """How long a group is timed."""
+    """The time that a group gets, and what a turn in it is.
+
+    Where a turn is more than one call its first, which finds another's data in the cache, does not
+    count, and a round is the median of the others.
+    """
 
     seconds: float = 3.0  # no round begins later than this, once `least` rounds are done
     least: int = 5  # rounds
     most: int = 50
     longest: float = 20.0  # seconds past which three rounds do
     warmup: int = 1  # rounds that do not count, except where one takes an eighth of `longest`
+    calls: int = 1  # of a turn, at least; beyond 1 a record has p50 and p99
+    turn: float = 0.0  # seconds of a turn, at least: long enough for the system to interrupt
 
 
 PACE = Pace()
 
 
 def take_turns(
-    cases: Mapping[Any, Timed],
+    cases: Mapping[Any, Turn],
     pace: Pace = PACE,
     lost: Callable[[Any, Exception], object] | None = None,
-) -> dict[Any, list[float]]:
-    """Time all `cases` in every round; return each one's seconds, round by round.
+) -> dict[Any, list[list[float]]]:
+    """Time all `cases` in every round; return each one's turns: the seconds of their calls.
 
     The order within a round is random, from a fixed seed. `lost` is called with a case that raised
     an error, and with that; the case is left out of this round and all others.
     """
-    draw = random.Random(0)
-    samples: dict[Any, list[float]] = {name: [] for name in cases}
+    draw, several = random.Random(0), pace.calls > 1
+    turns: dict[Any, list[list[float]]] = {name: [] for name in cases}
 
     def take(name: Any) -> None:
+        if several:
+            time.sleep(REST)
         try:
-            samples[name].append(cases[name]())
+            turns[name].append(cases[name](pace.calls, pace.turn)[several:])
         except Exception as error:
             if lost is None:
                 raise
-            del samples[name]
+            del turns[name]
             lost(name, error)
 
     done = 0
     for _ in range(pace.warmup):
         began = time.perf_counter()
-        for name in list(samples):
+        for name in list(turns):
             take(name)
         if time.perf_counter() - began > pace.longest / 8:
             done = 1  # a round as long as this is warm without another one
             break
-        for sample in samples.values():
-            sample.clear()
+        for of in turns.values():
+            of.clear()
     begin = time.perf_counter()
     for number in range(done, pace.most):
         limit = pace.seconds if number >= pace.least else pace.longest
-        if not samples or (number >= min(pace.least, 3) and time.perf_counter() - begin > limit):
+        if not turns or (number >= min(pace.least, 3) and time.perf_counter() - begin > limit):
             break
-        order = list(samples)
+        order = list(turns)
         draw.shuffle(order)
         for name in order:
             take(name)
-    return samples
+    return turns
 
 
 # --- no answer, no time ---
@@ -326,6 +295,10 @@ LOSSES = {
 }
 
 
+class Lost(Exception):
+    """A contender cannot go on, which is no reason for the others to stop."""
+
+
 class WrongAnswer(Exception):
     """A contender computed something else than the reference: it is not timed."""
 
@@ -334,19 +307,19 @@ def require_right(
     name: str,
     answer: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
-    rounded: torch.dtype | None = None,
+    rounded_to: torch.dtype | None = None,
 ) -> float:
     """Return the largest relative error over all of `expected`.
 
-    `rounded` is what the products' factors were rounded to, where that is not the answer's dtype.
-    Raises WrongAnswer where a tensor is missing or its error is too large.
+    `rounded_to` is the dtype of the products' factors, where that is not the answer's. Raises
+    WrongAnswer where a tensor is missing or its error is too large.
     """
     if missing := expected.keys() - answer.keys():
         raise WrongAnswer(f"{name}: gave no {', '.join(sorted(missing))}; not timed")
     worst = 0.0
     for key, value in expected.items():
         error = relative_error(answer[key], value)
-        dtype = rounded or value.dtype
+        dtype = rounded_to or value.dtype
         allowed = LOSSES[dtype] if key == "losses" else TOLERANCE[dtype]
         if not error <= allowed:  # NaN is wrong too
             verb = "differ" if key == "losses" else "differs"
@@ -370,82 +343,112 @@ def relative_error(answer: Tensor, expected: Tensor) -> float:
 # --- contenders on one problem ---
 
 
-class Runner(Protocol):
-    """A contender with a problem in hand: nn.LSTM, an engine, another system's process.
+class Runner:
+    """A contender with a problem in hand, in this process. A peer's is bench.peers.remote."""
 
-    `renew(work)` may be there too: the runner then takes another input.
-    """
+    modes: Collection[str] = ("step",)
+    device: Any = CPU
 
-    @property
-    def modes(self) -> Collection[str]: ...
-    def answer(self) -> dict[str, Tensor]: ...
-    def timed(self, mode: str) -> Timed: ...
-    def close(self) -> None: ...
+    def answer(self) -> dict[str, Tensor]:
+        """Return what is compared with the right answer."""
+        raise NotImplementedError
+
+    def asks(self, right: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return what of the right answer this one must give."""
+        return right
+
+    def work(self, mode: str) -> tuple[Run, Run | None]:
+        """Return what is timed in `mode`, and what has to be done before each time, or None."""
+        return getattr(self, mode), None
+
+    def timed(self, mode: str) -> Turn:
+        """Return what takes a turn in `mode`."""
+        work, setup = self.work(mode)
+        return timed(work, self.device, setup)
+
+    def facts(self, mode: str, rounds: int) -> dict[str, Any]:
+        """Return what a record of the last `rounds` rounds says of it; "memory" is a field."""
+        return {}
+
+    def close(self) -> None:
+        """Free what it holds."""
 
 
 class Work(Protocol):
-    """A problem: an LSTM alone, a lesson of the language model, a cell.
+    """A problem: an LSTM alone, a lesson of the language model, a stream, cells, products."""
 
-    `expected()` is the right answer. `fresh()` is the same with an input nobody has seen, or None.
+    def expected(self) -> Mapping[str, Tensor]:
+        """Return the right answer."""
+        ...
+
+    def facts(self, mode: str) -> dict[str, Any]:
+        """Return what all records of it say, such as its shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """A group to measure: a case's work, label -> who does it, label -> why others cannot.
+
+    `rounded_to` is the dtype of the products' factors, where it is not the answer's.
     """
 
-    def expected(self) -> dict[str, Tensor]: ...
-    def fresh(self) -> Work | None: ...
+    case: str
+    work: Work
+    build: Mapping[str, Callable[[], Any]]
+    whys: Mapping[str, str] = field(default_factory=dict)
+    dtype: str = "float32"
+    rounded_to: torch.dtype | None = None
+
+
+class Watch:
+    """Is told who is at work: nobody's business, except on a GPU that a contender may break."""
+
+    def starts(self, label: str, what: str) -> None:
+        """Hear that a contender is built, asked for its answer, or takes a turn."""
+
+    def failed(self, label: str, error: Exception) -> None:
+        """Hear that it raised an error."""
 
 
 class Group:
-    """Runners on one problem under the same conditions: checked, then timed in turn.
+    """The runners of a task, under the same conditions: checked, then timed in turn.
 
-    Args:
-        build: label -> what makes the runner. All are made before any is asked for its answer, so
-            that processes of peers compile side by side.
-        tolerate: dtype that the products' factors were rounded to, where it is not the answer's.
-        begin, end: called with a label before it is built and asked, and after each.
-
-    `failed` says who is not timed, label -> the error.
+    All are made before any is asked for its answer, so that processes of peers compile side by
+    side. `failed` says who is not timed, label -> the error.
     """
 
-    def __init__(
-        self,
-        work: Work,
-        build: Mapping[str, Callable[[], Runner]],
-        tolerate: torch.dtype | None = None,
-        begin: Callable[[str], object] = lambda label: None,
-        end: Callable[[str], object] = lambda label: None,
-    ) -> None:
-        self.work, self.tolerate = work, tolerate
+    def __init__(self, task: Task, watch: Watch | None = None) -> None:
+        self.task, self.watch = task, watch or Watch()
         self.runners: dict[str, Any] = {}  # label -> Runner
-        self.losses: dict[str, list[float]] = {}  # of a lesson's first steps
         self.errors: dict[str, float] = {}
         self.failed: dict[str, Exception] = {}
-        right = work.expected()
+        right = task.work.expected()
 
         def make(label: str) -> None:
-            self.runners[label] = build[label]()
+            self.runners[label] = task.build[label]()
 
         def ask(label: str) -> None:
             runner = self.runners[label]
-            answer, expected = runner.answer(), asked_of(runner.modes, right)
-            self.errors[label] = require_right(label, answer, expected, tolerate)
-            if "losses" in answer:
-                self.losses[label] = answer["losses"].tolist()
+            answer, expected = runner.answer(), runner.asks(right)
+            self.errors[label] = require_right(label, answer, expected, task.rounded_to)
 
         for stage in (make, ask):
-            for label in build:
+            for label in task.build:
                 if label not in self.failed:
-                    begin(label)
-                    self._attempt(stage, label)
-                    end(label)
+                    self._attempt(label, stage.__name__, partial(stage, label))
 
-    def _attempt(self, action: Callable[[str], object], label: str) -> None:
+    def _attempt(self, label: str, what: str, action: Callable[[], Any]) -> Any:
         """Go on without a runner that fails."""
+        self.watch.starts(label, what)
         try:
-            action(label)
+            return action()
         except Exception as error:  # a contender's failure is no one else's: it is reported
             self.drop(label, error)
 
     def drop(self, label: str, error: Exception) -> None:
         """Go on without one; its first error counts."""
+        self.watch.failed(label, error)
         self.failed.setdefault(label, error)
         self.errors.pop(label, None)
         if (runner := self.runners.pop(label, None)) is not None:
@@ -457,103 +460,27 @@ class Group:
             runner.close()
         self.runners = {}
 
-    def cases(self, modes: Iterable[str]) -> dict[tuple[str, str], Timed]:
-        """Return what is timed, (label, mode) -> Timed, of all that have the mode."""
-        cases: dict[tuple[str, str], Timed] = {}
+    def time(
+        self, modes: Iterable[str], pace: Pace = PACE
+    ) -> dict[tuple[str, str], list[list[float]]]:
+        """Return the turns of each round by (label, mode), of those who have the mode."""
+        cases: dict[tuple[str, str], Turn] = {}
+
+        def watched(label: str, mode: str, turn: Turn, calls: int, seconds: float) -> list[float]:
+            self.watch.starts(label, mode)
+            return turn(calls, seconds)
+
         for mode in modes:
             for label, runner in list(self.runners.items()):
-                if mode in runner.modes:
-                    try:
-                        cases[label, mode] = runner.timed(mode)
-                    except Exception as error:  # such as a CUDA graph that cannot hold it
-                        self.drop(label, error)
-        return cases
-
-    def time(
-        self,
-        modes: Iterable[str],
-        pace: Pace = PACE,
-    ) -> dict[tuple[str, str], list[float]]:
-        """Return seconds of each round by (label, mode), of those right before and after."""
-        return self.take_turns(self.cases(modes), pace)
-
-    def take_turns(
-        self, cases: Mapping[tuple[str, str], Timed], pace: Pace
-    ) -> dict[tuple[str, str], list[float]]:
-        """Do the same with `cases`, whose names begin with a runner's label."""
-        samples = take_turns(cases, pace, lambda case, error: self.drop(case[0], error))
-        self._recheck()
-        return {case: sample for case, sample in samples.items() if case[0] in self.runners}
-
-    def _recheck(self) -> None:
-        """Ask those who can take another input for its answer too."""
-        renewable = {label: r for label, r in self.runners.items() if hasattr(r, "renew")}
-        if not renewable or (fresh := self.work.fresh()) is None:
-            return
-        right = fresh.expected()
-
-        def ask(label: str) -> None:
-            runner: Any = self.runners[label]
-            runner.renew(fresh)
-            expected = asked_of(runner.modes, right)
-            require_right(f"{label}, on a fresh input", runner.answer(), expected, self.tolerate)
-            runner.renew(self.work)
-
-        for label in renewable:
-            self._attempt(ask, label)
+                if mode in runner.modes:  # a CUDA graph, for one, may not hold it
+                    turn = self._attempt(label, mode, partial(runner.timed, mode))
+                    if turn is not None:
+                        cases[label, mode] = partial(watched, label, mode, turn)
+        turns = take_turns(cases, pace, lambda case, error: self.drop(case[0], error))
+        return {case: of for case, of in turns.items() if case[0] in self.runners}
 
 
-class InBursts:
-    """A runner whose turn is at least some calls in a row, and so many seconds: a round is their
-    median. The first of a turn, which finds another one's data in the cache, does not count, and a
-    turn begins after a rest: threads of the one before spin for a while after their work."""
-
-    REST = 0.1  # seconds
-
-    def __init__(self, runner: Any, calls: int, seconds: float = 0.0) -> None:
-        self.runner, self.calls, self.seconds = runner, calls, seconds
-        self.turns: dict[str, list[list[float]]] = {}  # mode -> seconds of the calls of each turn
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.runner, name)
-
-    def timed(self, mode: str) -> Timed:
-        """Return what takes a turn and returns the median of its calls."""
-        turns = self.turns[mode] = []
-        if hasattr(self.runner, "burst"):  # in a process of its own, which need not be asked again
-            burst = partial(self.runner.burst, mode, self.calls, self.seconds)
-        else:
-            burst = partial(in_a_row, self.runner.timed(mode), self.calls, self.seconds)
-
-        def turn() -> float:
-            time.sleep(self.REST)
-            turns.append(burst()[1:])
-            return statistics.median(turns[-1])
-
-        return turn
-
-    def percentiles(self, mode: str, rounds: int) -> dict[str, float]:
-        """Return the calls of the last so many rounds: how many, their p50 and p99 in seconds."""
-        calls = sorted(second for turn in self.turns[mode][-rounds:] for second in turn)
-        points = {f"p{n}": calls[min(len(calls) * n // 100, len(calls) - 1)] for n in (50, 99)}
-        return {"calls": len(calls), **points}
-
-
-def in_a_row(once: Timed, calls: int, seconds: float) -> list[float]:
-    """Return the seconds of at least `calls` calls, and of more until `seconds` have passed."""
-    taken, end = [], time.perf_counter() + seconds
-    while len(taken) < calls or time.perf_counter() < end:
-        taken.append(once())
-    return taken
-
-
-def asked_of(modes: Collection[str], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what the answer of who runs in `modes` must have: no gradients of who only infers."""
-    only_infers = "inference" in modes and "step" not in modes
-    return {n: t for n, t in expected.items() if not (only_infers and n.endswith(".grad"))}
-
-
-# --- from samples to records ---
+# --- from turns to records ---
 
 
 @cache
@@ -570,40 +497,47 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 
 def measure(
     suite: str,
-    case: str,
     group: Group,
     modes: Sequence[str],
     pace: Pace = PACE,
     device: torch.device = CPU,
-    dtype: torch.dtype = torch.float32,
-    conditions: str = "",
-    extra: Callable[[str, str, list[float]], Mapping[str, Any]] = lambda label, mode, seconds: {},
+    conditions: Mapping[str, Any] | None = None,
 ) -> list[Record]:
     """Time a group in some modes; return a record for each, and one with `why` for who failed.
 
-    Args:
-        conditions: joins the group's name, where a suite times a case under several.
-        extra: label, mode and seconds -> what else a record has; "memory" becomes its memory.
+    `conditions`, where a suite times a case under several, join the group's name and the records.
     """
-    common: dict[str, Any] = surroundings(device) | {"suite": suite, "case": case}
-    common |= {"dtype": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
-    words = [suite, case, common["dtype"], f"{common['threads']} threads", conditions]
+    task, conditions = group.task, conditions or {}
+    common: dict[str, Any] = surroundings(device) | {"suite": suite, "case": task.case}
+    common |= {"dtype": task.dtype, "threads": torch.get_num_threads()}
+    words = [suite, task.case, task.dtype, f"{common['threads']} threads"]
+    words += [f"{name} {value}" for name, value in conditions.items()]
     words.append(common["date"])  # two runs in one file took no turns with each other
-    common["group"] = ", ".join(word for word in words if word)
+    common["group"] = ", ".join(words)
     clock = machine.ForeignTime()
-    samples = group.time(modes, pace)
+    turns = group.time(modes, pace)
     common["foreign"] = round(clock.share(), 4)
     records = []
-    for (label, mode), seconds in samples.items():
-        more = dict(extra(label, mode, seconds))
-        facts = {"error": group.errors[label], "memory": more.pop("memory", None), "extra": more}
+    for (label, mode), rounds in turns.items():
+        facts = task.work.facts(mode) | group.runners[label].facts(mode, len(rounds)) | conditions
+        if pace.calls > 1:
+            facts |= percentiles(rounds)
+        seconds, memory = tuple(map(statistics.median, rounds)), facts.pop("memory", None)
         records.append(
-            Record(contender=label, mode=mode, seconds=tuple(seconds), **facts, **common)
-        )
+            Record(contender=label, mode=mode, seconds=seconds, error=group.errors[label],
+                memory=memory, extra=facts, **common)
+        )  # fmt: skip
     for label, error in group.failed.items():
         why = reason(error).removeprefix(f"{label}: ")
         records.append(Record(contender=label, mode=modes[0], why=why, **common))
     return records
+
+
+def percentiles(rounds: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Return the calls of all rounds: how many, their p50 and p99 in seconds."""
+    calls = sorted(second for turn in rounds for second in turn)
+    points = {f"p{n}": calls[min(len(calls) * n // 100, len(calls) - 1)] for n in (50, 99)}
+    return {"calls": len(calls), **points}
 
 
 def reason(error: Exception) -> str:

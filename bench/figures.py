@@ -1,4 +1,4 @@
-"""The report's figures: bars, lines and spans of one unit each, for a phone, light or dark.
+"""All figures: bars in parts, lines and spans, of one unit each, for a phone, in light and dark.
 
 Colours are told apart by the colour-blind (Okabe and Ito, 2008; Tol), and every bar has its name.
 """
@@ -8,32 +8,15 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from .tables import digits, name
-
-COLOURS = {
-    "loop": "#7f7f7f",
-    "compile": "#E69F00",
-    "cudnn": "#0072B2",
-    "triton": "#D55E00",
-    "native": "#009E73",
-    "tensorflow": "#CC79A7",
-    "keras": "#56B4E9",
-    "jax": "#DDCC77",
-    "onnxruntime": "#AA4499",
-    "openvino": "#882255",
-    "torchrl": "#332288",
-}
-TINTS = {"pointwise": 0.45, "hoisted": 0.6, "steps": 0.8}  # of our levels below the highest
 # Drawn in these, and replaced in the file by variables that follow the reader's light or dark mode.
 INK, PAPER, GRID = "#1a1a1a", "#fefefe", "#dcdcdc"
 MODES = f"""<style>
@@ -42,169 +25,156 @@ svg {{ --ink: {INK}; --paper: {PAPER}; --grid: {GRID}; }}
   svg {{ --ink: #e8e8e8; --paper: #1e2227; --grid: #444b54; }}
 }}
 </style>"""
-RC = {
+STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10,
     "axes.titlelocation": "left", "axes.axisbelow": True, "svg.fonttype": "path",
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK,
     "ytick.color": INK, "figure.facecolor": PAPER, "axes.facecolor": PAPER, "grid.color": GRID,
-    "savefig.facecolor": PAPER, "legend.labelcolor": INK,
+    "savefig.facecolor": PAPER, "legend.labelcolor": INK, "svg.hashsalt": "bench",
 }  # fmt: skip
 WIDTH = 5.2  # inches: text of 10 points is then still read on a phone held upright
+BLUE, ORANGE, GREEN, AMBER, SKY, PINK, GREY = (
+    "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#999999"
+)  # fmt: skip
+NOTE: dict[str, Any] = {
+    "xytext": (4, 0),
+    "textcoords": "offset points",
+    "va": "center",
+    "fontsize": 9,
+}
 
 
 class Bar(NamedTuple):
-    """One bar: `part` of it is drawn in full colour, the rest light; `note` stands behind it."""
+    """One bar, of parts that `colours` names; `note` stands behind it. No name: the one above's."""
 
     name: str
-    value: float
-    colour: str
+    parts: Mapping[str, float]
     note: str = ""
-    low: float | None = None
-    high: float | None = None
-    part: float = 1.0
 
 
-def engine(label: str) -> str:
-    """Return the engine of a contender's label."""
-    return label.removeprefix("stock-").partition("-")[0]
-
-
-def colour(label: str) -> str:
-    """Return the engine's colour, tinted by its level."""
-    tint = TINTS.get(label.rpartition("-")[2], 1.0)
-    red, green, blue = (
-        1 - tint * (1 - part) for part in to_rgb(COLOURS.get(engine(label), "#555555"))
-    )
-    return to_hex((red, green, blue))
-
-
-def bars(
-    panels: Mapping[str, Sequence[Bar]], unit: str, parts: tuple[str, str] | None = None,
-    rule: float | None = None,
-) -> Figure:  # fmt: skip
+@matplotlib.rc_context(STYLE)
+def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, str]) -> Figure:
     """Return horizontal bars from zero, a panel under another, the first bar on top.
 
-    Args:
-        parts: what the full and the light part of a bar are, for a legend.
-        rule: where a dashed line stands.
+    Colour "" is hatched paper. One part that all bars are of needs no legend.
     """
     heights = [len(rows) for rows in panels.values()]
-    with matplotlib.rc_context(RC):
-        inches = 0.7 * len(heights) + 0.3 * sum(heights) + 0.3
-        figure = Figure(figsize=(WIDTH, inches), layout="tight")
-        drawn = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights).flatten()
-        for axes, (title, rows) in zip(drawn, panels.items(), strict=True):
-            axes.set_title(title)
-            _bars(axes, rows)
-            if rule is not None:
-                axes.axvline(rule, color=INK, linestyle="--", linewidth=0.8)
-        drawn[-1].set_xlabel(unit)
-        if parts is not None:
-            handles = [Patch(color="#777777"), Patch(color="#777777", alpha=0.35)]
-            _legend(figure, handles, parts)
-        return figure
+    figure, drawn = _panels(list(panels), heights, 0.27)
+    for axes, rows in zip(drawn, panels.values(), strict=True):
+        longest = max(sum(row.parts.values()) for row in rows)
+        places: dict[float, str] = {}
+        place, paired = 0.0, False
+        for row in rows:
+            place += 0.35 * (paired and bool(row.name))  # what belongs together stands together
+            paired, left = not row.name, 0.0
+            for part, value in row.parts.items():
+                axes.barh(place, value, 0.8, left=left, **_filled(colours[part]))
+                left += value
+            axes.annotate(row.note, (left, place), **NOTE)
+            if row.name:
+                places[place] = row.name
+            place += 1
+        axes.set_yticks(list(places), list(places.values()))
+        axes.set_ylim(place - 0.4, -0.6)
+        axes.set_xlim(0, longest * (1.02 + 0.027 * max(len(row.note) for row in rows)))
+        axes.locator_params(axis="x", nbins=5)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    drawn[-1].set_xlabel(unit)
+    if len(colours) > 1:
+        _legend(figure, [Patch(**_filled(colour)) for colour in colours.values()], list(colours))
+    return figure
 
 
-def _bars(axes: Axes, rows: Sequence[Bar]) -> None:
-    places = range(len(rows))
-    colours = [row.colour for row in rows]
-    full = [row.value * row.part for row in rows]
-    rest = [row.value - part for row, part in zip(rows, full, strict=True)]
-    axes.barh(places, full, color=colours)
-    axes.barh(places, rest, left=full, color=colours, alpha=0.35)
-    for place, row in zip(places, rows, strict=True):
-        if row.low is not None and row.high is not None:
-            axes.plot([row.low, row.high], [place, place], color=INK, linewidth=1.2)
-    axes.set_yticks(places, [row.name for row in rows])
-    axes.invert_yaxis()
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", linewidth=0.6)
-    ends = [max(row.value, row.high or 0) for row in rows]
-    longest = max(len(row.note) for row in rows)
-    axes.set_xlim(0, max(ends) * (1.02 + 0.026 * longest))
-    axes.locator_params(axis="x", nbins=5)
-    for place, (end, row) in enumerate(zip(ends, rows, strict=True)):
-        box = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.4}
-        behind = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
-        axes.annotate(row.note, (end, place), bbox=box, **behind)
+def _filled(colour: str) -> dict[str, Any]:
+    return {"color": colour} if colour else {"facecolor": PAPER, "edgecolor": INK, "hatch": "///"}
 
 
-def lines(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], unit: str) -> Figure:
+def _panels(
+    titles: Sequence[str], heights: Sequence[int], row: float, **more: Any
+) -> tuple[Figure, list[Axes]]:
+    inches = 0.65 * len(heights) + row * sum(heights) + 0.3
+    figure = Figure(figsize=(WIDTH, inches), layout="tight")
+    shape: dict[str, Any] = {"squeeze": False, "height_ratios": list(heights)} | more
+    drawn: list[Axes] = list(figure.subplots(len(heights), 1, **shape).flatten())
+    for axes, title in zip(drawn, titles, strict=True):
+        axes.set_title(title)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", linewidth=0.6)
+    return figure, drawn
+
+
+@matplotlib.rc_context(STYLE)
+def lines(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], unit: str,
+    colours: Mapping[str, str],
+) -> Figure:  # fmt: skip
     """Return panels of lines on logarithmic axes: title -> label -> points."""
     count = (len(panels) + 1) // 2
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(WIDTH, 0.5 + 2.3 * count), layout="tight")
-        drawn = figure.subplots(count, 2, squeeze=False).flatten()
-        for axes in drawn[len(panels) :]:
-            axes.set_visible(False)
-        labels: dict[str, object] = {}
-        for axes, (title, series) in zip(drawn, panels.items(), strict=False):
-            axes.set_title(title)
-            axes.loglog()
-            for label, points in series.items():
-                x, y = zip(*sorted(points), strict=True)
-                labels[label] = axes.plot(x, y, marker="o", markersize=4, color=colour(label))[0]
-            axes.set_xticks(sorted({x for points in series.values() for x, _ in points}))
-            axes.tick_params(axis="x", labelsize=8)
-            _plain(axes.xaxis, ())
-            _plain(axes.yaxis)
-            axes.grid(axis="y", linewidth=0.6)
-            axes.set_ylabel(unit)
-        _legend(figure, list(labels.values()), [name(label) for label in labels])
-        return figure
+    figure = Figure(figsize=(WIDTH, 0.5 + 2.3 * count), layout="tight")
+    drawn = figure.subplots(count, 2, squeeze=False).flatten()
+    for axes in drawn[len(panels) :]:
+        axes.set_visible(False)
+    shown: dict[str, object] = {}
+    for axes, (title, series) in zip(drawn, panels.items(), strict=False):
+        axes.set_title(title)
+        axes.loglog()
+        for label, points in series.items():
+            x, y = zip(*sorted(points), strict=True)
+            shown[label] = axes.plot(x, y, marker="o", markersize=4, color=colours[label])[0]
+        axes.set_xticks(sorted({x for points in series.values() for x, _ in points}))
+        axes.tick_params(axis="x", labelsize=7)
+        _plain(axes.xaxis, ())
+        _plain(axes.yaxis, (1, 2, 5))
+        axes.grid(axis="y", linewidth=0.6)
+        axes.set_ylabel(unit)
+    _legend(figure, list(shown.values()), list(shown))
+    return figure
 
 
-def spans(panels: Mapping[str, Sequence[tuple[str, str, float, float]]], unit: str) -> Figure:
-    """Return p50 (a dot) to p99 (a bar's end) on a logarithmic axis: title -> name, label, both."""
-    heights = [len(rows) for rows in panels.values()]
-    with matplotlib.rc_context(RC):
-        inches = 0.6 * len(heights) + 0.3 * sum(heights) + 0.3
-        figure = Figure(figsize=(WIDTH, inches), layout="tight")
-        drawn = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights, sharex=True)
-        for axes, (title, rows) in zip(drawn.flatten(), panels.items(), strict=True):
-            axes.set_title(title)
-            axes.set_xscale("log")
-            for place, (_, label, p50, p99) in enumerate(rows):
-                axes.plot([p50, p99], [place, place], color=colour(label), linewidth=4)
-                axes.plot([p50], [place], marker="o", color=INK, markersize=6)
-                axes.annotate(f"{digits(p50)} / {digits(p99)}", (p99, place), xytext=(5, 0),
-                    textcoords="offset points", va="center", fontsize=9)  # fmt: skip
-            axes.set_yticks(range(len(rows)), [row[0] for row in rows])
-            axes.set_ylim(len(rows) - 0.4, -0.6)
-            axes.tick_params(axis="y", length=0)
-            axes.grid(axis="x", linewidth=0.6)
-            _plain(axes.xaxis, (1,))
-        low, high = axes.get_xlim()
-        axes.set_xlim(low, high * (high / low) ** 0.35)  # for the notes
-        axes.set_xlabel(unit)
-        return figure
+@matplotlib.rc_context(STYLE)
+def spans(
+    panels: Mapping[str, Sequence[tuple[str, float, float]]], unit: str, colours: Mapping[str, str]
+) -> Figure:
+    """Return p50 (a dot) to p99 (a bar's end) on a logarithmic axis: title -> name, both."""
+    figure, drawn = _panels(list(panels), [len(rows) for rows in panels.values()], 0.3, sharex=True)
+    for axes, rows in zip(drawn, panels.values(), strict=True):
+        axes.set_xscale("log")
+        for place, (name, p50, p99) in enumerate(rows):
+            axes.plot([p50, p99], [place, place], color=colours[name], linewidth=4)
+            axes.plot([p50], [place], marker="o", color=INK, markersize=6)
+            axes.annotate(f"{p50:,.3g} / {p99:,.3g}", (p99, place), **NOTE)
+        axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        _plain(axes.xaxis, (1,))
+    low, high = drawn[-1].get_xlim()
+    drawn[-1].set_xlim(low, high * (high / low) ** 0.35)  # for the notes
+    drawn[-1].set_xlabel(unit)
+    return figure
 
 
-def _plain(axis: Axis, ticks: Sequence[int] = (1, 2, 5)) -> None:
+def _plain(axis: Axis, ticks: Sequence[int]) -> None:
     """Write ticks out, at these places of each decade; without places as they are set."""
     if ticks:
         axis.set_major_locator(LogLocator(subs=ticks, numticks=12))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:.0f}" if value >= 1 else f"{value:g}")
-    )
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
 
 
-def _legend(figure: Figure, handles: Sequence, labels: Sequence[str]) -> None:
+def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
     """Put one legend for all panels under them, where it covers nothing."""
     figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2,
         frameon=False, fontsize=9)  # fmt: skip
 
 
-def to_svg(figure: Figure, salt: str) -> str:
+@matplotlib.rc_context(STYLE)
+def to_svg(figure: Figure) -> str:
     """Return an <svg> that takes its container's width; the same figure gives the same bytes."""
-    with matplotlib.rc_context(RC | {"svg.hashsalt": salt}):
-        file = io.StringIO()
-        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
+    file = io.StringIO()
+    figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
-    for colour_of, variable in ((INK, "ink"), (PAPER, "paper"), (GRID, "grid")):
-        text = text.replace(colour_of, f"var(--{variable})")
+    for colour, variable in ((INK, "ink"), (PAPER, "paper"), (GRID, "grid")):
+        text = text.replace(colour, f"var(--{variable})")
     opening, rest = text.split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)
     return f"{opening}>{MODES}{rest}"

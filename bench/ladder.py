@@ -9,8 +9,7 @@ torch.mm is cuBLAS for all.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,10 +21,11 @@ from fused_lstm import autograd, hoisted, loop, native
 from fused_lstm.spec import Spec
 
 from . import kernels, model
-from .cases import Problem, make_problem
+from .cases import DTYPES, Problem, make_problem
 from .contenders import NN_LSTM, Contender
-from .core import BUSY, Group, Record, Timed, measure, quartiles, speedup, timed
+from .core import Task, Turn, timed
 from .lstm import Local
+from .model import Limits
 
 # --- products by the C++ engine, on the instruction set that it is set to ---
 
@@ -74,17 +74,13 @@ class Rung:
     products: hoisted.Products | None = None  # None: the contender's own way
     isa: str = ""  # of the C++ engine; "" is the best that the CPU has
 
-    def build(self, problem: Problem) -> Climber:
-        """Return the runner."""
-        return Climber(self, problem)
-
 
 class Climber(Local):
-    """A rung with a problem in hand."""
+    """A rung with a problem in hand. `limits`: what the machine can do on its instruction set."""
 
-    def __init__(self, rung: Rung, problem: Problem) -> None:
+    def __init__(self, rung: Rung, problem: Problem, limits: Limits | None = None) -> None:
         super().__init__(rung.contender, problem)
-        self.rung, self.modes = rung, ("forward", "step")
+        self.rung, self.limits = rung, limits
 
     def _set_isa(self) -> None:
         if self.rung.isa:
@@ -110,10 +106,27 @@ class Climber(Local):
         self._set_isa()
         return super().answer()
 
-    def timed(self, mode: str) -> Timed:
-        """Return what runs it once, on its instruction set, and returns its seconds."""
-        work, _ = self.work(mode)
-        return timed(work, self.problem.device, self._set_isa)
+    def timed(self, mode: str) -> Turn:
+        """Return what takes a turn, on its instruction set."""
+        return timed(self.work(mode)[0], self.device, self._set_isa)
+
+    def facts(self, mode: str, rounds: int) -> dict[str, Any]:
+        """Return what a step consists of, and, where limits are known, the model's seconds."""
+        facts: dict[str, Any] = {"isa": self.rung.isa}
+        if self.rung.label == NN:
+            return facts
+        fuse, size = self.contender.fuse or "layers", self.problem.dtype.itemsize
+        counts = model.counts(self.work(mode)[0], self.case.shape, fuse, size)
+        facts |= counts
+        if self.limits is not None:
+            facts |= {"limits": self.limits.facts(), "predicted": self.limits.seconds(counts)}
+        return facts
+
+    def close(self) -> None:
+        """Go back to the best instruction set."""
+        super().close()
+        if self.rung.isa:
+            native.OPS.use_isa("")
 
 
 LEVELS = ("pointwise", "hoisted", "steps", "layers")
@@ -154,106 +167,15 @@ def rungs(device: torch.device, dtype: torch.dtype, older: bool = True) -> list[
     return ours + (on_cpu("avx2", OURS, ", avx2") if older else [])
 
 
-# --- the suite ---
-
-
-def run(name: str, suite: Any, options: argparse.Namespace) -> Iterator[Record]:
-    """Climb the ladder on each case and dtype: check, time in turn, count, predict."""
+def tasks(suite: Any, options: Any) -> Iterator[Task]:
+    """Yield the ladder of each case and dtype."""
     for case in suite.cases:
-        for dtype_name in suite.dtypes:
-            dtype = getattr(torch, dtype_name)
+        for name in suite.dtypes:
+            dtype = DTYPES[name]
             problem = make_problem(case, options.device, dtype)
             older = case.shape.H < 1024  # large takes half a minute a round
-            climbed = {rung.label: rung for rung in rungs(options.device, dtype, older)}
-            group = Group(
-                problem, {label: partial(r.build, problem) for label, r in climbed.items()}
-            )
-            isas = {rung.isa for rung in climbed.values() if rung.isa}
+            climbed = rungs(options.device, dtype, older)
+            isas = {rung.isa for rung in climbed if rung.isa}
             limits = {isa: model.measure_limits(dtype, isa) for isa in isas}
-
-            def extra(
-                label: str, mode: str, *_seconds: Any, case=case, climbed=climbed, limits=limits,
-                group=group, size=dtype.itemsize,
-            ) -> dict[str, Any]:  # fmt: skip
-                facts: dict[str, Any] = {"shape": case.shape._asdict(), "isa": climbed[label].isa}
-                if label == NN:
-                    return facts
-                runner: Any = group.runners[label]
-                fuse = climbed[label].contender.fuse
-                found = model.counts(runner.work(mode)[0], case.shape, fuse or "layers", size)
-                facts |= found.facts()
-                if (of := limits.get(climbed[label].isa)) is not None:
-                    facts["limits"] = {"flops": of.flops, "bandwidth": of.bandwidth,
-                        "launch": of.launch}  # fmt: skip
-                    facts["predicted"] = of.seconds(found)
-                return facts
-
-            place = options.device, dtype, ""
-            yield from measure(name, case.name, group, ("step",), suite.pace, *place, extra)
-            group.close()
-            if options.device.type == "cpu":
-                native.OPS.use_isa("")
-
-
-def ladder_of(records: Sequence[Record], suffix: str = "") -> list[Record]:
-    """Return the five rungs of one group, from the loop upwards."""
-    by_label = {record.contender: record for record in records}
-    return [by_label[label + suffix] for label in ("loop", *LEVELS) if label + suffix in by_label]
-
-
-def predicted(record: Record) -> float:
-    """Return the model's seconds of a rung; NaN where there are none."""
-    return sum(record.extra.get("predicted", {"": float("nan")}).values())
-
-
-def show(records: Sequence[Record]) -> str:
-    """Return every group's ladder as text, and the answer in a sentence."""
-    lines, foreign = [], max((record.foreign for record in records), default=0.0)
-    if foreign > BUSY:
-        lines.append(
-            f"BUSY: other work took up to {foreign:.0%} of this machine meanwhile; what follows is"
-            " no measurement of it"
-        )
-    for group in dict.fromkeys(record.group for record in records):
-        of = [r for r in records if r.group == group and r.seconds]
-        for suffix in ("", ", avx2"):
-            climbed = ladder_of(of, suffix)
-            if len(climbed) < 2:
-                continue
-            first, words = climbed[0], climbed[0].extra.get("isa") or first_device(of)
-            threads = f"{first.threads} thread{'s' * (first.threads != 1)}"
-            lines += ["", f"{first.case}, {first.dtype}, {words}, {threads}"]
-            lines.append(f"{'rung':<16}{'launches':>9}{'weights':>9}{'grads':>8}{'rest':>8} MB"
-                f"{'model':>8}{'ms':>8}   over the rung above")  # fmt: skip
-            for below, rung in zip((None, *climbed), climbed, strict=False):
-                found = model.Counts.of_facts(dict(rung.extra))
-                moved = (getattr(found, kind).total / 1e6 for kind in model.KINDS)
-                sizes = "".join(f"{size:{w}.0f}" for size, w in zip(moved, (9, 8, 8), strict=True))
-                gain = "" if below is None else speedup(below, rung).text
-                lines.append(f"{rung.contender:<16}{found.launches:>9}{sizes}   "
-                    f"{1e3 * predicted(rung):8.1f}{1e3 * rung.median:8.1f}   {gain}")  # fmt: skip
-            whole = speedup(climbed[0], climbed[-1])
-            lines.append(f"the loop, all fused: {whole.text}")
-        labels = {r.contender: r for r in of}
-        for label in (TORCH_LOOP, NN):
-            if label in labels and "loop" in labels:
-                q1, median, q3 = (1e3 * t for t in quartiles(labels[label].seconds))
-                versus = speedup(labels[label], labels["loop"]).text
-                lines.append(f"{label:<16}{median:8.1f} ms ({q1:.1f} to {q3:.1f}); its speed times"
-                    f" what makes the loop's: {versus}")  # fmt: skip
-        for label in ("loop", *LEVELS):
-            if f"{label}, avx2" in labels:
-                worth = speedup(labels[f"{label}, avx2"], labels[label]).text
-                lines.append(f"{label}: {labels[label].extra['isa']} over avx2 {worth}")
-    return "\n".join(lines)
-
-
-def section(page: Any, every: Iterable[Record]) -> None:
-    """Add the ladder to the report's page, as it was printed."""
-    if records := [record for record in every if record.suite == "ladder" and record.seconds]:
-        page.add("## The ladder: one fusion after another", f"```text\n{show(records)}\n```")
-
-
-def first_device(records: Sequence[Record]) -> str:
-    """Return where records were measured."""
-    return records[0].device
+            build = {r.label: partial(Climber, r, problem, limits.get(r.isa)) for r in climbed}
+            yield Task(case.name, problem, build, {}, name)

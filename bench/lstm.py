@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,56 +19,45 @@ import fused_lstm
 
 from .cases import Problem
 from .contenders import BASE, Contender
-from .core import Timed, timed
+from .core import Run, Runner, Turn, timed
+from .counts import count
 
 MODES: tuple[str, ...] = ("inference", "forward", "backward", "step")
 GRAPH = " graph"  # at the end of a mode's name: its work is replayed from a CUDA graph
 WARM_UP = 3  # calls before a capture: engines compile and allocate, and so do cuBLAS and cuDNN
 
 
-class Local:
-    """A contender with a problem's weights. `answer` gives what is compared, `timed` what is timed:
-    the same calls."""
+class Local(Runner):
+    """A contender with a problem's weights.
 
-    def __init__(self, contender: Contender, problem: Problem) -> None:
+    `counted`: a record has launches, bytes and memory of a call too.
+    """
+
+    def __init__(self, contender: Contender, problem: Problem, counted: bool = False) -> None:
         self.contender, self.problem, self.case = contender, problem, problem.case
+        self.device, self.counted = problem.device, counted
         self.modes = MODES
         if problem.device.type == "cuda":
             self.modes += tuple(mode + GRAPH for mode in MODES if mode != "backward")
         self.module: nn.LSTM | fused_lstm.LSTM
-        if (
-            contender.label == BASE
-        ):  # cuDNN gets its weights in one buffer: it copies none at a call
+        if contender.label == BASE:
             self.module = copy.deepcopy(problem.reference)
-            self.module.flatten_parameters()
+            self.module.flatten_parameters()  # one buffer for cuDNN, which copies none at a call
         else:
             _, _, I, H, L = self.case.shape
-            self.module = fused_lstm.LSTM(
-                *(I, H, L),
-                bidirectional=self.case.bidirectional,
-                engine=contender.engine,
-                fuse=contender.fuse,
-            )
+            ways = {"engine": contender.engine, "fuse": contender.fuse}
+            self.module = fused_lstm.LSTM(I, H, L, bidirectional=self.case.bidirectional, **ways)
             self.module.to(problem.x).load_state_dict(problem.reference.state_dict())
         self.weights = list(self.module.parameters())
         self.packed = self._packed(problem.x) if self.case.form == "packed" else None
-        x = problem.x if self.packed is None else self.packed.data
-        self.x, self.dy = x.clone().requires_grad_(), self._rows(problem.dy).clone()
-        self.resets = problem.resets.clone()
+        x, dy = problem.x, problem.dy
+        if self.packed is not None:
+            x, dy = self.packed.data, self._packed(dy).data
+        self.x, self.dy = x.clone().requires_grad_(), dy.clone()
         self.y: Tensor | None = None
 
     def _packed(self, rows: Tensor) -> PackedSequence:
         return pack_padded_sequence(rows, self.problem.lengths, enforce_sorted=False)
-
-    def _rows(self, rows: Tensor) -> Tensor:
-        return rows if self.case.form != "packed" else self._packed(rows).data
-
-    def renew(self, problem: Problem) -> None:
-        """Take another input and gradient, in the same memory: a CUDA graph reads them too."""
-        with torch.no_grad():
-            self.x.copy_(self._rows(problem.x))
-            self.dy.copy_(self._rows(problem.dy))
-            self.resets.copy_(problem.resets)
 
     def forward(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run the layers, keeping what a backward needs."""
@@ -81,7 +71,7 @@ class Local:
         elif form == "lengths" and ours:
             y, state = self.module(self.x, state, lengths=lengths)
         elif form == "resets" and ours:
-            y, state = self.module(self.x, state, resets=self.resets)
+            y, state = self.module(self.x, state, resets=self.problem.resets)
         elif form == "resets":
             y, state = self._step_by_step(state)
         else:
@@ -93,7 +83,7 @@ class Local:
     def _step_by_step(self, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Call nn.LSTM on one step after another, its state zero where a row begins anew."""
         rows = []
-        for x, reset in zip(self.x, self.resets, strict=True):
+        for x, reset in zip(self.x, self.problem.resets, strict=True):
             h, c = (s.masked_fill(reset[:, None], 0) for s in state)
             y, state = self.module(x[None], (h, c))
             rows.append(y)
@@ -125,16 +115,19 @@ class Local:
         tensors = {"inference": inference, "y": y, "h_n": h_n, "c_n": c_n} | grads
         return {name: tensor.detach() for name, tensor in tensors.items()}
 
-    def work(self, mode: str) -> tuple[Callable[[], object], Callable[[], object] | None]:
+    def work(self, mode: str) -> tuple[Run, Run | None]:
         """Return what is timed in `mode`, and what has to be done before each time, or None."""
         return getattr(self, mode), self.forward if mode == "backward" else None
 
-    def timed(self, mode: str) -> Timed:
-        """Return what runs it once and returns its seconds."""
-        work, setup = self.work(mode.removesuffix(GRAPH))
-        if mode.endswith(GRAPH):
-            work = captured(work)
-        return timed(work, self.problem.device, setup)
+    def timed(self, mode: str) -> Turn:
+        """Return what takes a turn, from a CUDA graph where the mode says so."""
+        if not mode.endswith(GRAPH):
+            return super().timed(mode)
+        return timed(captured(self.work(mode.removesuffix(GRAPH))[0]), self.device)
+
+    def facts(self, mode: str, rounds: int) -> dict[str, Any]:
+        """Return launches, bytes and memory of a call, where these are asked for."""
+        return count(*self.work(mode), self.device) if self.counted else {}
 
     def close(self) -> None:
         """Free what it holds."""

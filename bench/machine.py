@@ -1,4 +1,4 @@
-"""The machine that a figure was measured on: its name, libraries, limits and other work."""
+"""The machine that a figure was measured on: its name, libraries, and other work on it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -112,77 +111,10 @@ def family_seconds(root: int) -> float:
         family |= more
 
 
-# --- its limits ---
-
-
-class Peaks:
-    """The fastest product and copy seen so far.
-
-    `measure` may be called several times in a run: a shared machine is slower at times.
-    """
-
-    def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-        self.device, self.dtype = device, dtype
-        self.gflops = 0.0  # GF/s of large products, the better of torch.mm and oneDNN
-        self.gigabytes = 0.0  # GB/s, read and written, of a copy that no cache holds
-
-    def measure(self) -> None:
-        """Time a large product and a large copy: some tenths of a second."""
-        cpu = self.device.type == "cpu"
-        products = [self._product(size) for size in ((1024, 1536) if cpu else (4096, 8192))]
-        self.gflops = max(self.gflops, *products)
-        size = 2**27 if cpu else 2**30
-        source = torch.zeros(size, dtype=torch.int8, device=self.device)
-        target = torch.zeros_like(source)
-        seconds = self._shortest(lambda: target.copy_(source))
-        self.gigabytes = max(self.gigabytes, 2 * size / seconds / 1e9)
-
-    def _product(self, size: int) -> float:
-        a, b = (torch.randn(size, size, device=self.device).to(self.dtype) for _ in range(2))
-        out = torch.empty_like(a)
-        seconds = [self._shortest(lambda: torch.mm(a, b, out=out))]
-        if self.device.type == "cpu" and self.dtype == torch.float32:
-            # b packed beforehand, as torch.compile freezes it: where torch.mm knows no AVX-512
-            # this is more than twice as fast.
-            ops = torch.ops.mkldnn
-            packed = ops._reorder_linear_weight(b, len(a))
-            linear = (a, packed, None, "none", [], "")
-            seconds.append(self._shortest(lambda: ops._linear_pointwise(*linear)))
-        return 2 * size**3 / min(seconds) / 1e9
-
-    def _shortest(self, work: Callable[[], object]) -> float:
-        from .core import timed
-
-        once = timed(work, self.device)
-        once()
-        return min(once() for _ in range(4))
-
-
-# --- a call's memory ---
+# --- memory that stays ---
 
 KEEP = {  # glibc reads these when a process starts (mallopt(3)): it then keeps what is freed
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # bytes; the most that it takes
     "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
     "MALLOC_TOP_PAD_": str(256 << 20),
 }
-
-
-def peak_bytes(work: Callable[[], object]) -> int | None:
-    """Return the bytes that this process holds at most during `work`, beyond those before it.
-
-    What malloc has kept of freed memory is held already, so a process that has done nothing else
-    answers best. Linux only: None elsewhere.
-    """
-    try:
-        (PROC / "self/clear_refs").write_text("5")  # the peak begins anew
-        before = _status("VmRSS")
-        work()
-        return 1024 * (_status("VmHWM") - before)
-    except (OSError, StopIteration):
-        return None
-
-
-def _status(field: str) -> int:
-    """Return a KiB figure of /proc/self/status."""
-    lines = (PROC / "self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field + ":")).split()[1])

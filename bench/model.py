@@ -14,65 +14,36 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_lstm import native
 
 from . import kernels
 from .cases import Shape
+from .core import Run
+from .counts import traffic
 
 # --- what a step consists of ---
 
 LOOPS = ("none", "pointwise")  # levels whose weights' gradients are made and summed at every step
 
 
-class Moved(NamedTuple):
-    """Bytes that launches read and write."""
-
-    read: int = 0
-    written: int = 0
-
-    @property
-    def total(self) -> int:
-        """Return both together."""
-        return self.read + self.written
+KINDS = ("weights", "gradients", "intermediates")  # of bytes; "gradients": of weights
+# A forward and a backward of the LSTM: "launches", "flop" of the products, and of each kind bytes
+# "KIND_read" and "KIND_written". A record has them under the same names.
+Counts = Mapping[str, int]
 
 
-@dataclass(frozen=True)
-class Counts:
-    """A forward and a backward of the LSTM: launches, FLOP of the products, bytes by kind."""
-
-    launches: int
-    flop: int
-    weights: Moved
-    gradients: Moved  # of weights
-    intermediates: Moved
-
-    def facts(self) -> dict[str, int]:
-        """Return them flat, as a record has them."""
-        kinds = {kind: getattr(self, kind) for kind in KINDS}
-        flat = {
-            f"{kind}_{way}": getattr(of, way) for kind, of in kinds.items() for way in of._fields
-        }
-        return {"launches": self.launches, "flop": self.flop} | flat
-
-    @classmethod
-    def of_facts(cls, facts: dict[str, int]) -> Counts:
-        """Return what `facts` made flat."""
-        kinds = {kind: Moved(facts[f"{kind}_read"], facts[f"{kind}_written"]) for kind in KINDS}
-        return cls(facts["launches"], facts["flop"], **kinds)
+def moved(counts: Counts, *kinds: str) -> int:
+    """Return the bytes of these kinds, read and written."""
+    return sum(int(counts[f"{kind}_{way}"]) for kind in kinds for way in ("read", "written"))
 
 
-KINDS = ("weights", "gradients", "intermediates")
-
-
-def weight_bytes(shape: Shape, fuse: str, size: int) -> tuple[Moved, Moved]:
+def weight_bytes(shape: Shape, fuse: str, size: int) -> dict[str, int]:
     """Return what a step at a level moves of weights, and of their gradients.
 
     `size` is a number's bytes. A loop joins W and R once a layer and reads them at each step,
@@ -80,81 +51,40 @@ def weight_bytes(shape: Shape, fuse: str, size: int) -> tuple[Moved, Moved]:
     is read twice in all and R at each step, twice. A launch of all steps reads R twice in all.
     """
     T, _, I, H, L = shape
-    weights, gradients = Moved(), Moved()
-    for layer in range(L):
-        w, r = 4 * H * (I if layer == 0 else H) * size, 4 * H * H * size
-        if fuse in LOOPS:
-            weights = _sum(weights, Moved((w + r) * (2 * T + 1), w + r))
-            gradients = _sum(gradients, Moved(2 * (T - 1) * (w + r), (2 * T - 1) * (w + r)))
-        else:
-            times = T if fuse == "hoisted" else 1
-            weights = _sum(weights, Moved(2 * w + 2 * times * r))
-            gradients = _sum(gradients, Moved(0, w + r))
-    return weights, gradients
+    w = 4 * H * (I + (L - 1) * H) * size  # of all layers
+    r = 4 * H * H * L * size
+    if fuse in LOOPS:
+        return {
+            "weights_read": (w + r) * (2 * T + 1), "weights_written": w + r,
+            "gradients_read": 2 * (T - 1) * (w + r), "gradients_written": (2 * T - 1) * (w + r),
+        }  # fmt: skip
+    times = T if fuse == "hoisted" else 1
+    return {
+        "weights_read": 2 * w + 2 * times * r, "weights_written": 0,
+        "gradients_read": 0, "gradients_written": w + r,
+    }  # fmt: skip
 
 
-def _sum(a: Moved, b: Moved) -> Moved:
-    return Moved(a.read + b.read, a.written + b.written)
+def counts(work: Run, shape: Shape, fuse: str, size: int) -> dict[str, int]:
+    """Return the counts of a step at a level: launches and all bytes seen, weights by formula."""
+    seen, weights = traffic(work), weight_bytes(shape, fuse, size)
+    read = seen.read - weights["weights_read"] - weights["gradients_read"]
+    written = seen.written - weights["weights_written"] - weights["gradients_written"]
+    rest = {"intermediates_read": read, "intermediates_written": written}
+    return {"launches": seen.launches, "flop": shape.flops("step")} | weights | rest
 
 
-class Traffic(TorchDispatchMode):
-    """Counts launches and what they read and write: operators, but no view and no allocation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.launches, self.read, self.written = 0, 0, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if _works(function):
-            self.launches += 1
-            self.read += _bytes((args, kwargs))
-            self.written += _bytes(result)
-        return result
-
-
-def _works(function) -> bool:
-    """Return whether an operator moves anything: it is neither a view nor an allocation."""
-    name = function._schema.name.partition("::")[2]
-    if name.startswith(("empty", "new_empty", "detach", "lift_fresh")):
-        return False
-    aliases = [r.alias_info for r in function._schema.returns if r.alias_info is not None]
-    return not aliases or any(alias.is_write for alias in aliases)
-
-
-def _bytes(values: object) -> int:
-    leaves = torch.utils._pytree.tree_leaves(values)
-    tensors = {id(t): t for t in leaves if isinstance(t, Tensor)}
-    return sum(t.numel() * t.element_size() for t in tensors.values())
-
-
-def traffic(work: Callable[[], object]) -> Traffic:
-    """Run `work` and return what it launched."""
-    with Traffic() as seen:
-        work()
-    return seen
-
-
-def resized(of: Counts, shape: Shape, to: Shape, fuse: str, size: int) -> Counts:
+def resized(of: Counts, shape: Shape, to: Shape, fuse: str, size: int) -> dict[str, int]:
     """Return the counts of a step that is as another but for its H, which is I too.
 
     As many launches then, and every intermediate result has a dimension of H.
     """
     if (shape.T, shape.B, shape.L) != (to.T, to.B, to.L) or (shape.I, to.I) != (shape.H, to.H):
         raise ValueError(f"to: got {to}; expected {shape} with another H alone")
-    rest = Moved(*(bytes_ * to.H // shape.H for bytes_ in of.intermediates))
-    return Counts(of.launches, to.flops("step"), *weight_bytes(to, fuse, size), rest)
-
-
-def counts(work: Callable[[], object], shape: Shape, fuse: str, size: int) -> Counts:
-    """Return the counts of a step at a level: launches and all bytes seen, weights by formula."""
-    seen = traffic(work)
-    weights, gradients = weight_bytes(shape, fuse, size)
-    rest = Moved(
-        seen.read - weights.read - gradients.read,
-        seen.written - weights.written - gradients.written,
-    )
-    return Counts(seen.launches, shape.flops("step"), weights, gradients, rest)
+    ways = ("intermediates_read", "intermediates_written")
+    rest = {way: int(of[way]) * to.H // shape.H for way in ways}
+    same = {"launches": int(of["launches"]), "flop": to.flops("step")}
+    return same | weight_bytes(to, fuse, size) | rest
 
 
 # --- what a machine can do ---
@@ -164,19 +94,20 @@ def counts(work: Callable[[], object], shape: Shape, fuse: str, size: int) -> Co
 class Limits:
     """A machine: its peak, its bandwidth, and what a launch costs."""
 
-    name: str
     flops: float  # FLOP a second
     bandwidth: float  # bytes a second, read and written
     launch: float  # seconds
-    says: str = ""  # where the figures are from
+
+    def facts(self) -> dict[str, float]:
+        """Return them, as a record has them."""
+        return dataclasses.asdict(self)
 
     def seconds(self, counts: Counts) -> dict[str, float]:
         """Return where a step's time goes by the model, and so in sum its time."""
-        kinds = {kind: getattr(counts, kind).total / self.bandwidth for kind in KINDS}
         return {
-            "products": counts.flop / self.flops,
-            **kinds,
-            "launches": counts.launches * self.launch,
+            "products": counts["flop"] / self.flops,
+            **{kind: moved(counts, kind) / self.bandwidth for kind in KINDS},
+            "launches": counts["launches"] * self.launch,
         }
 
 
@@ -192,7 +123,7 @@ def measure_limits(dtype: torch.dtype, isa: str = "") -> Limits:
     source = torch.zeros(2**27, dtype=torch.int8)
     target = torch.zeros_like(source)
     copy = min(_seconds(lambda: target.copy_(source)) for _ in range(5))
-    return Limits("this CPU", peak, 2 * len(source) / copy, launch_seconds())
+    return Limits(peak, 2 * len(source) / copy, launch_seconds())
 
 
 def launch_seconds(length: int = 500) -> float:
@@ -209,21 +140,15 @@ def launch_seconds(length: int = 500) -> float:
     return min(_seconds(chain) for _ in range(5)) / (2 * length)
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _seconds(work: Run) -> float:
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
 
 
 # Data sheets; a launch as measured by many on such machines, and not by this project.
-GTX_1080 = Limits(
-    "GTX 1080, float32", 8.87e12, 320e9, 5e-6,
-    "2560 cores x 2 x 1.733 GHz; 320 GB/s; 2 MB of L2, so that all weights come from memory",
-)  # fmt: skip
-H100 = Limits(
-    "H100, bfloat16", 989e12, 3.35e12, 2e-6,
-    "989 TFLOP/s dense; 3.35 TB/s of memory; a launch after a dependent one takes some 2 us",
-)  # fmt: skip
+GTX_1080 = Limits(8.87e12, 320e9, 5e-6)  # float32: 2560 cores x 2 x 1.733 GHz
+H100 = Limits(989e12, 3.35e12, 2e-6)  # bfloat16, dense; a launch that depends on one before it
 H100_L2 = 5.5e12  # bytes a second: weights of one layer, 36 MB, stay in its 50 MB of L2
 
 
@@ -268,13 +193,13 @@ def post_step(
     """
     rest = rest_of_the_step(LARGE, limits)
     T, _, _, _, L = LARGE
-    cudnn = dataclasses.replace(hoisted, launches=4 * T * L + 5 * L)
+    cudnn = {**hoisted, "launches": 4 * T * L + 5 * L}
     steps = {}
     for who, of in (("TensorFlow's loop", loop), ("PyTorch with cuDNN", cudnn)):
         seconds = limits.seconds(of)
         gradients = Span(seconds["gradients"], seconds["gradients"])
         if of is loop:
-            w = of.gradients.written / (2 * LARGE.T - 1)  # of all layers, once
+            w = of["gradients_written"] / (2 * LARGE.T - 1)  # of all layers, once
             one_sum = w * (LARGE.T + LARGE.T + 1)  # written step by step, read once, written once
             gradients = Span(one_sum / limits.bandwidth, seconds["gradients"])
         steps[who] = {
@@ -283,7 +208,7 @@ def post_step(
             "weights": Span(seconds["weights"], seconds["weights"]),
             "gradients of weights": gradients,
             "intermediate results": Span(seconds["intermediates"], seconds["intermediates"]),
-            "launches": Span(of.launches * 2e-6, of.launches * 10e-6),
+            "launches": Span(of["launches"] * 2e-6, of["launches"] * 10e-6),
         }
     return steps
 

@@ -1,4 +1,4 @@
-"""Where a training step's time goes, ours beside stock PyTorch's.
+"""Parts of a training step's time, ours beside stock PyTorch's.
 
 A step of the language model on the native engine, and the post's program with nn.LSTM, both under
 torch.profiler: the time of each operator, those that are called by another counted with it, summed
@@ -8,15 +8,16 @@ by what they are for. What no named operator took is Python, autograd and torch'
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from .contenders import trainers
 from .core import Record, surroundings
-from .suites import OURS, Options, Suite
 from .training import Learner, make_lesson
 
+WHO = ("native-layers", "stock-cudnn")
 STEPS = 15  # that are profiled
 STEP = "a training step"
 BACKWARD = "autograd::engine::evaluate_function: "
@@ -45,12 +46,12 @@ OF = {name: part for part, names in PARTS.items() for name in names}
 REST = "the rest"
 
 
-def parts_of(learner: Learner, steps: int = STEPS) -> dict[str, list[float]]:
+def parts_of(learner: Learner) -> dict[str, list[float]]:
     """Return the seconds of each part in each of some steps; their sum is a step's."""
     for _ in range(2):
         learner.step()
     seconds: dict[str, list[float]] = {part: [] for part in (*PARTS, REST)}
-    for _ in range(steps):
+    for _ in range(STEPS):
         with profile(activities=[ProfilerActivity.CPU]) as profiled, record_function(STEP):
             learner.step()
         times = dict.fromkeys(seconds, 0.0)
@@ -75,13 +76,13 @@ def _inside(event: torch.autograd.profiler_util.FunctionEvent) -> bool:
     return False
 
 
-def run(name: str, suite: Suite, options: Options) -> Iterator[Record]:
+def run(name: str, suite: Any, options: Any) -> Iterator[Record]:
     """Yield a record for each part of a step: its seconds in each of some steps."""
     autocast = None if options.dtype in (None, "float32") else torch.bfloat16
     for case in suite.cases:
         lesson = make_lesson(case.name, autocast=autocast)
         common = surroundings(lesson.device) | {"threads": torch.get_num_threads()}
         common |= {"dtype": options.dtype or "float32", "extra": {"shape": case.shape._asdict()}}
-        for contender in (c for c in trainers() if c.label in (OURS, "stock-cudnn")):
+        for contender in (c for c in trainers() if c.label in WHO):
             for part, seconds in parts_of(Learner(contender, lesson)).items():
                 yield Record(name, case.name, contender.label, part, tuple(seconds), **common)

@@ -2,19 +2,18 @@
 
 A training step is eight products: in the LSTM the input's, a step's, a step's backwards, and the
 gradients by its input (dx) and weights (dW); in the softmax layer the logits and their gradients by
-its input (dhidden) and weights (ddecoder). Each is timed alone, through the code that makes it in a
-step but without the pointwise work, for every instruction set that the CPU has, beside the best
-product that there can be: both factors in the L1 cache, the sums in registers. What is far below
-that is where a CPU loses its time. Answers are compared with torch's before anything is timed.
-Of bfloat16 (`--dtype bfloat16`, where an instruction set multiplies it) sums are float32.
+its input (dhidden) and weights (ddecoder). A mode is a product, a contender is an instruction set.
+Each is timed through the code that makes it in a step but without the pointwise work, beside the
+best product that there can be: both factors in the L1 cache, the sums in registers. What is far
+below that is where a CPU loses its time. Of bfloat16 (`--dtype bfloat16`, where an instruction set
+multiplies it) sums are float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,15 +22,14 @@ from fused_lstm import native
 from fused_lstm.functional import precision_now
 
 from . import kernels
-from .cases import Case, Shape
-from .core import Pace, Record, quartiles, require_right, surroundings, take_turns
-from .suites import Options, Suite
+from .cases import Shape
+from .core import Runner, Task, Turn, quartiles
 from .training import VOCABULARY
 
+NAMES = ("input", "step", "step back", "dx", "dW", "logits", "dhidden", "ddecoder")
 SOFTMAX = ("logits", "dhidden", "ddecoder")  # their switch is that of matmul
 ROUNDS = 5  # of a product, for one sample: their median, after one in which threads start
 CHUNK = 400  # rows of the softmax layer at once
-DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16")}
 
 
 class Product(NamedTuple):
@@ -88,56 +86,60 @@ def products_of(shape: Shape, classes: int, dtype: torch.dtype = torch.float32) 
     return [p for p in all_products if dtype != torch.bfloat16 or p.name != "logits"]
 
 
-def run(name: str, suite: Suite, options: Options) -> Iterator[Record]:
-    """Yield a record for each product, on every instruction set and one and all threads.
+class Products:
+    """Work: the products of a shape."""
 
-    "best" of a record is the GF/s of the best product there can be. Raises WrongAnswer where a
-    product is not what torch makes of the same factors.
-    """
-    dtype = DTYPES[options.dtype or "float32"]
-    isas = [isa for isa in native.OPS.isa_names(dtype) if isa != "emulated"]
-    threads = sorted({1, options.threads})
-    for case in suite.cases:
-        yield from measure(name, case, isas, threads, suite.pace, dtype)
-    native.OPS.use_isa("")
-    torch.set_num_threads(options.threads)
+    def __init__(self, shape: Shape, dtype: torch.dtype) -> None:
+        self.shape, self.dtype = shape, dtype
+        self.products = {p.name: p for p in products_of(shape, VOCABULARY, dtype)}
+
+    def expected(self) -> dict[str, Tensor]:
+        """Return what torch makes of the same factors."""
+        return {name: product.expected() for name, product in self.products.items()}
+
+    def facts(self, mode: str) -> dict[str, Any]:
+        """Return what a record says of a product."""
+        return {"shape": self.shape._asdict(), "flops": self.products[mode].flops}
 
 
-def measure(
-    name: str, case: Case, isas: Sequence[str], threads: Sequence[int], pace: Pace,
-    dtype: torch.dtype, classes: int = VOCABULARY,
-) -> Iterator[Record]:  # fmt: skip
-    """Check and time the products of a case; all take turns."""
-    products = {product.name: product for product in products_of(case.shape, classes, dtype)}
-    for label, product in products.items():
-        right = {label: product.expected()}
-        for isa in isas:
-            native.OPS.use_isa(isa)
-            require_right(f"{label} ({isa})", {label: product.run()[0]}, right)
+class OnIsa(Runner):
+    """The products on one instruction set."""
 
-    def use(isa: str, n: int) -> None:
-        native.OPS.use_isa(isa)
-        torch.set_num_threads(n)
+    def __init__(self, isa: str, work: Products) -> None:
+        self.isa, self.products, self.dtype = isa, work.products, work.dtype
+        self.modes = tuple(self.products)
 
-    def once(isa: str, n: int, label: str) -> float:
-        use(isa, n)
-        return quartiles(products[label].run(1 + ROUNDS)[1][1:]).median
+    def answer(self) -> dict[str, Tensor]:
+        """Return all products."""
+        native.OPS.use_isa(self.isa)
+        return {name: product.run()[0] for name, product in self.products.items()}
 
-    def best(isa: str, n: int) -> float:
-        use(isa, n)
-        precision = precision_now(dtype, "rnn")
-        return max(2 * kernels.ops().best_product(dtype, precision) for _ in range(5)) / 1e9
+    def timed(self, mode: str) -> Turn:
+        """Return what makes a product some times; the engine has the clock."""
 
-    places = [(isa, n) for isa in isas for n in threads]
-    tops = {place: best(*place) for place in places}
-    cases = {
-        (*place, label): partial(once, *place, label) for place in places for label in products
-    }
-    samples = take_turns(cases, replace(pace, seconds=pace.seconds * len(cases)))
-    tops = {place: max(top, best(*place)) for place, top in tops.items()}  # it varies
-    common = surroundings(torch.device("cpu")) | {"dtype": str(dtype).removeprefix("torch.")}
-    common["group"] = f"{name}, {case}, {common['date']}"
-    for (isa, n, label), seconds in samples.items():
-        facts = {"isa": isa, "best_gflops": tops[isa, n], "flops": products[label].flops}
-        facts["shape"] = case.shape._asdict()
-        yield Record(name, case.name, isa, label, tuple(seconds), threads=n, extra=facts, **common)
+        def turn(calls: int, seconds: float) -> list[float]:
+            native.OPS.use_isa(self.isa)
+            return [quartiles(self.products[mode].run(1 + ROUNDS)[1][1:])[1]]
+
+        return turn
+
+    def facts(self, mode: str, rounds: int) -> dict[str, Any]:
+        """Return GF/s of the best product that there can be."""
+        native.OPS.use_isa(self.isa)
+        precision = precision_now(self.dtype, "rnn")
+        best = max(2 * kernels.ops().best_product(self.dtype, precision) for _ in range(5))
+        return {"isa": self.isa, "best_gflops": best / 1e9}
+
+    def close(self) -> None:
+        """Go back to the best instruction set."""
+        native.OPS.use_isa("")
+
+
+def tasks(suite: Any, options: Any) -> Iterator[Task]:
+    """Yield the products of each case, on every instruction set."""
+    for name in suite.dtypes:
+        dtype = getattr(torch, name)
+        isas = [isa for isa in native.OPS.isa_names(dtype) if isa != "emulated"]
+        for case in suite.cases:
+            work = Products(case.shape, dtype)
+            yield Task(case.name, work, {isa: partial(OnIsa, isa, work) for isa in isas}, {}, name)

@@ -8,36 +8,39 @@ with what changed since.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
-from .contenders import BASE, LOOP
-from .core import Record, load, quartiles, speedup
+import pandas as pd
+from matplotlib.figure import Figure
+
+from . import answer, figures
+from .contenders import BASE
+from .core import BUSY, speedup
+from .figures import Bar
 from .tables import (
     FIRST,
-    Results,
+    OURS,
+    Row,
     calls,
     digits,
-    factor,
-    lstm_seconds,
+    each,
     markdown,
     ms,
     name,
+    read,
+    rows,
     systems,
+    trained,
     training,
     training_parts,
-    words_per_second,
 )
 
-LEVELS = {
-    "pointwise": "makes all pointwise operations of a cell one launch",
-    "hoisted": "takes the products that need no order in time out of the loop",
-    "steps": "makes the launches of all time steps one and leaves the weights where they are",
-    "layers": "makes the launches of all layers one",
-}
+INSIDE, OUTSIDE = "the LSTM's share of the time", "softmax, loss, update"
+COLOURS = {OURS: figures.GREEN, "streaming": figures.GREEN, "module": figures.SKY,
+    BASE: figures.BLUE, "onnxruntime": "#AA4499", "openvino": "#882255",
+    "triton-layers": figures.ORANGE}  # fmt: skip
 
 
 class Page:
@@ -45,353 +48,257 @@ class Page:
 
     def __init__(self) -> None:
         self.blocks: list[str] = []
-        self.figures: dict[str, str] = {}  # file name -> SVG
+        self.figures: dict[str, Figure] = {}  # file name -> figure
 
     def add(self, *texts: str) -> None:
         """Add paragraphs, headings or tables."""
         self.blocks += [text.strip("\n") for text in texts if text]
 
-    def figure(self, file: str, figure: object, caption: str) -> None:
+    def figure(self, file: str, figure: Figure, caption: str) -> None:
         """Add a figure; its caption says what to see."""
-        from .figures import to_svg
-
-        self.figures[f"{file}.svg"] = to_svg(figure, file)  # type: ignore
+        self.figures[f"{file}.svg"] = figure
         self.add(f"![{caption}]({file}.svg)", f"*{caption}*")
 
-    def write(self, folder: Path) -> None:
-        """Write report.md and the figures."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for file, svg in self.figures.items():
-            (folder / file).write_text(svg, encoding="utf-8")
-        (folder / "report.md").write_text("\n\n".join(self.blocks) + "\n", encoding="utf-8")
+    def files(self, folder: Path) -> dict[Path, str]:
+        """Return report.md and the figures, by where they go."""
+        drawn = {folder / file: figures.to_svg(figure) for file, figure in self.figures.items()}
+        return {folder / "report.md": "\n\n".join(self.blocks) + "\n"} | drawn
 
 
-def tell(records: Sequence[Record], before: Sequence[Record] = ()) -> Page:
+def tell(frame: pd.DataFrame, before: pd.DataFrame | None = None) -> Page:
     """Return the page."""
-    page, timed = Page(), [r for r in records if r.seconds]
-    if not timed:
+    if not (timed := [row for row in rows(frame) if row.seconds]):
         raise ValueError("records: got no measurement; expected at least one")
-    every = Results(records)
+    page = Page()
     page.add("# Why is a fused LSTM faster, and by how much here?")
-    answer(page, every)
-    for section in (ladder, peers, inference, busy, streaming, modes, scaling, checked):
-        section(page, every)
-    if before:
-        compare(page, before, records)
-    surroundings(page, records)
+    busiest = max(timed, key=lambda row: row.foreign)
+    if busiest.foreign > BUSY:
+        page.add(f"**The machine was busy: other work took {busiest.foreign:.0%} of it.**")
+    suites = each(frame, "suite")
+    if "ladder" in suites:
+        page.add(answer.sentence(frame))
+    if "post" in suites:
+        words_per_second(page, frame)
+    if "ladder" in suites:
+        climb(page, frame)
+    for suite, section in SECTIONS.items():
+        if suite in suites:
+            section(page, frame[frame["suite"] == suite])
+    if before is not None:
+        compare(page, rows(before), timed)
+    surroundings(page, timed, frame)
     return page
 
 
-# --- the answer ---
-
-
-def answer(page: Page, every: Results) -> None:
-    """Add one sentence, and the figure of words per second."""
-    trained = every.where(suite="post", mode="train")
-    cases = list(dict.fromkeys(r.case for r in trained))
-    alone = steps_of(every)
-    size = next((s for s in ("medium", "large", "small") if s in alone), "")
-    of = alone.get(size, {})
-    rungs = [of[label] for label in rungs_of(of)]
-    if BASE in of and len(rungs) > 1:
-        gains = {b.contender: speedup(a, b).value for a, b in pairwise(rungs)}
-        most = max(gains, key=gains.__getitem__)
-        level = most.rpartition("-")[2]
-        page.add(
-            "**On this machine the fused LSTM runs forward and backward"
-            f" {factor(rungs[0], rungs[-1])} as fast as a step loop at {size}, most of it by"
-            f" `{level}` ({gains[most]:.2f}x), which {LEVELS[level]}; nn.LSTM is"
-            f" {factor(of[LOOP], of[BASE])} as fast as the loop.**"
-        )
-    if not cases:
-        return
-    from .figures import Bar, bars, colour
-
+def words_per_second(page: Page, frame: pd.DataFrame) -> None:
+    """Add the first figure: whole training steps, the LSTM's share of each apart."""
     panels = {}
-    for case in cases:
-        train = trained.where(case=case).by("contender")
-        rest = every.where(suite="post", case=case, mode="rest").by("contender")
-        rows = []
-        for label, (_, says) in systems(next(iter(train.values())).device).items():
-            if (r := train.get(label)) is None:
-                continue
-            seconds = lstm_seconds(r, rest.get(label))
-            part = 1.0 if seconds is None else seconds / r.median
-            value = words_per_second(r)
-            q1, q3 = (r.extra["tokens"] / t for t in quartile_ends(r))
-            rows.append(Bar(says, value, colour(label), f"{value:,.0f}", q3, q1, part))
-        panels[case] = rows
+    for case in each(frame, "case", suite="post", mode="train"):
+        panels[case] = []
+        for label, (step, inside) in trained(frame, case).items():
+            speed, share = step.tokens / step.median, (inside or 0) / step.median
+            parts = {INSIDE: speed * share, OUTSIDE: speed * (1 - share)}
+            panels[case].append(Bar(systems(step.device)[label][1], parts, f"{speed:,.0f}"))
     page.figure(
         "answer",
-        bars(panels, "words per second of training: longer is better",
-            ("the LSTM's share of the time", "softmax, loss, update")),
-        "A whole training step of the post's language model. `+` adds to the row above. The rows"
-        " of PyTorch have its own loss and update until `+ our loss`.",
+        figures.bars(panels, "words per second of training: longer is better",
+            {INSIDE: figures.BLUE, OUTSIDE: figures.SKY}),
+        "A whole training step of the post's language model: where a bar is dark it is the LSTM"
+        " that takes the time. `+` adds to the row above. PyTorch's rows have its own loss and"
+        " update until `+ our loss`.",
     )  # fmt: skip
-    page.add("## The post's table beside this machine's", training(every), training_parts(every))
-    page.add(*(explained(trained, every, case) for case in cases))
 
 
-def quartile_ends(record: Record) -> tuple[float, float]:
-    """Return the first and the third quartile."""
-    q1, _, q3 = quartiles(record.seconds)
-    return q1, q3
-
-
-def explained(trained: Results, every: Results, case: str) -> str:
-    """Return what the factor between the post's two ends is made of here; "" without them."""
-    train = trained.where(case=case).by("contender")
-    rest = every.where(suite="post", case=case, mode="rest").by("contender")
-    if FIRST not in train or "stock-cudnn" not in train:
-        return ""
-    slow, fast = train[FIRST], train["stock-cudnn"]
-    a, b = lstm_seconds(slow, rest.get(FIRST)), lstm_seconds(fast, rest.get("stock-cudnn"))
-    if a is None or b is None:
-        return ""
-    return (
-        f"{case}: PyTorch with nn.LSTM trains {factor(slow, fast)} as fast as TensorFlow's step"
-        " loop (the post, large, on a GTX 1080: 1.95x). Of TensorFlow's"
-        f" {digits(1e3 * slow.median)} ms a step {digits(1e3 * a)} are its LSTM, where nn.LSTM"
-        f" takes {digits(1e3 * b)}; the rest is {digits(1e3 * (slow.median - a))} ms there and"
-        f" {digits(1e3 * (fast.median - b))} in PyTorch."
+def climb(page: Page, frame: pd.DataFrame) -> None:
+    """Add what each fusion removes and gains."""
+    page.add(
+        "## The ladder: one fusion after another",
+        "Each row keeps what the row above has; all multiply with the same kernels on the same"
+        " instruction set. Launches are operators that PyTorch starts, the model's time follows"
+        " from FLOP, bytes and launches alone.",
     )
-
-
-# --- sections ---
-
-
-def steps_of(every: Results) -> dict[str, dict[str, Record]]:
-    """Return forward and backward of the presets alone: case -> label -> record."""
-    found: dict[str, dict[str, Record]] = {}
-    for r in every.where(mode="step", dtype="float32"):
-        if r.suite in ("lstm", "native", "ladder") and r.case in ("small", "medium", "large"):
-            found.setdefault(r.case, {}).setdefault(r.contender, r)
-    return found
-
-
-def rungs_of(of: dict[str, Record]) -> list[str]:
-    """Return the loop and the levels of one engine of ours that took turns with it."""
-    engine = "triton" if "triton-layers" in of else "native"
-    labels = (LOOP, *(f"{engine}-{level}" for level in LEVELS))
-    return [n for n in labels if n in of and LOOP in of and of[n].group == of[LOOP].group]
-
-
-def ladder(page: Page, every: Results) -> None:
-    """Add bench.ladder's section, or, where that is not there, the levels of the LSTM alone."""
-    if importlib.util.find_spec("bench.ladder"):
-        from . import ladder as rungs  # type: ignore
-
-        rungs.section(page, every)
-        return
-    from .figures import Bar, bars, colour
-
     panels = {}
-    for case, of in steps_of(every).items():
-        if LOOP not in of:
-            continue
-        rows, above = [], None
-        for label in (*rungs_of(of), *[BASE] * (BASE in of)):
-            r = of[label]
-            to = speedup(of[LOOP], r)
-            note = f"{to.value:.2f}x"
-            if above is not None and label != BASE:
-                note += f" (+ {factor(above, r)})"
-            rows.append(Bar(name(label), to.value, colour(label), note, to.low, to.high))
-            above = r
-        panels[case] = rows
+    for key, records in answer.groups(frame).items():
+        of = answer.rungs(records)
+        if key[1] == "float32" and all(isinstance(row.predicted, dict) for row in of):
+            panels[answer.where(key)] = of
     if panels:
-        page.add("## The ladder: one fusion after another")
         page.figure(
-            "ladder", bars(panels, "times the step loop's speed: longer is better", rule=1.0),
-            "Forward and backward of the LSTM alone, each rung one fusion more than the one above;"
-            " `+` is what that fusion adds, with a line for its 95% interval over rounds.",
+            "ladder", answer.ladder_figure(panels),
+            "Forward and backward of the LSTM alone. Under each measured bar is the model's: what"
+            " `hoisted` takes away are weights' gradients and half of the weights' bytes.",
         )  # fmt: skip
+    page.add(answer.ladders(frame))
 
 
-def peers(page: Page, every: Results) -> None:
+def post(page: Page, frame: pd.DataFrame) -> None:
+    """Add the post's table, and what its factor is made of here."""
+    page.add("## The post's table beside this machine's", training(frame), training_parts(frame))
+    worst = max(row.error for row in rows(frame) if row.seconds)
+    page.add(
+        "Before anything was timed, losses and updates of every weight were compared with"
+        f" float64's over three steps: the largest error is {worst:.0e} of the largest value."
+    )
+    for case in each(frame, "case", mode="train"):
+        by_label = trained(frame, case)
+        if {FIRST, "stock-cudnn"} <= by_label.keys():
+            (slow, a), (fast, b) = by_label[FIRST], by_label["stock-cudnn"]
+            a, b = a or 0.0, b or 0.0
+            rest = digits(1e3 * (slow.median - a)), digits(1e3 * (fast.median - b))
+            page.add(
+                f"{case}: PyTorch with nn.LSTM trains {speedup(slow, fast)} as fast as"
+                " TensorFlow's step loop (the post, large, on a GTX 1080: 1.95x). Of TensorFlow's"
+                f" {ms(slow)} ms a step {digits(1e3 * a)} are its LSTM, where nn.LSTM takes"
+                f" {digits(1e3 * b)}; the rest is {rest[0]} ms there and {rest[1]} in PyTorch."
+            )
+
+
+def peers(page: Page, frame: pd.DataFrame) -> None:
     """Add other systems on the same LSTM."""
-    from .figures import Bar, bars, colour
+    whose = {"other systems, and loops": figures.GREY, "nn.LSTM": figures.BLUE,
+        "this project's, fused": figures.GREEN}  # fmt: skip
+    others, theirs, ours = whose
+
+    def owner(label: str) -> str:
+        fused = label.endswith(("-steps", "-layers"))
+        return theirs if label == BASE else ours if fused else others
 
     panels = {}
-    for case in dict.fromkeys(r.case for r in every.where(suite="peers", mode="step")):
-        found = every.where(suite="peers", mode="step", case=case).by("contender")
-        if not any(label not in (BASE, LOOP) and not label.startswith("native") for label in found):
-            continue
-        rows = [
-            Bar(name(label), 1e3 * r.median, colour(label), f"{ms(r)} ms")
-            for label, r in found.items()
+    for case in each(frame, "case", mode="step"):
+        slowest = sorted(rows(frame, case=case, mode="step"), key=lambda row: -row.median)
+        panels[case] = [
+            Bar(name(r.contender), {owner(r.contender): 1e3 * r.median}, f"{ms(r)} ms")
+            for r in slowest
         ]
-        panels[case] = sorted(rows, key=lambda row: -row.value)
-    if panels:
-        page.add("## Other systems on the same LSTM")
-        page.add(
-            "Each library runs in a process of its own, on the same weights and input and with as"
-            " many threads; outputs and gradients are checked against nn.LSTM's."
-        )
-        unit = "milliseconds of forward and backward: shorter is better"
-        caption = "From the slowest to the fastest; the input products are in everybody's time."
-        page.figure("peers", bars(panels, unit), caption)
+    page.add(
+        "## Other systems on the same LSTM",
+        "Each library runs in a process of its own, on the same weights and input and with as many"
+        " threads; outputs and gradients are checked against nn.LSTM's.",
+    )
+    unit = "milliseconds of forward and backward: shorter is better"
+    caption = "From the slowest to the fastest; the input products are in everybody's time."
+    page.figure("peers", figures.bars(panels, unit, whose), caption)
 
 
-def inference(page: Page, every: Results) -> None:
+def inference(page: Page, frame: pd.DataFrame) -> None:
     """Add forwards that keep nothing, beside runtimes that only infer."""
-    records = Results(r for r in every if r.suite in ("inference", "short"))
-    if records.where(mode="inference").records:
-        page.add("## Inference", calls(records))
+    titles = {"inference": "## Inference", "short": "## A few rows, as text is generated"}
+    page.add(titles[frame["suite"].iloc[0]], calls(frame))
 
 
-def tails(page: Page, every: Results, suite: str, heading: str, text: str, caption: str) -> None:
+def tails(page: Page, frame: pd.DataFrame) -> None:
     """Add p50 and p99 of calls."""
-    from .figures import spans
-
-    records = every.where(suite=suite)
+    heading, text, caption = TAILS[suite := frame["suite"].iloc[0]]
+    says = {"streaming": "Streaming", "module": "the module"}
     panels: dict[str, list] = {}
-    for r in records:
-        beside = r.extra.get("neighbours")
-        title = (
-            r.case
-            if beside is None
-            else f"{r.case}: {beside or 'no'} busy neighbour{'s' * (beside != 1)}"
-        )
-        dtype = "" if r.dtype == "float32" else f", {r.dtype}"
-        label = {"streaming": "native", "module": "native"}.get(r.contender, r.contender)
-        says = {"streaming": "Streaming", "module": "the module"}.get(
-            r.contender, name(r.contender)
-        )
-        panels.setdefault(title + dtype, []).append(
-            (says, label, 1e6 * r.extra["p50"], 1e6 * r.extra["p99"])
-        )
-    if panels:
-        page.add(f"## {heading}", text)
-        page.figure(
-            suite, spans(panels, "microseconds of a call, logarithmic: left is better"), caption
-        )
+    for row in rows(frame):
+        count = getattr(row, "neighbours", None)
+        beside = f": {count:.0f} busy neighbour{'s' * (count != 1)}" if suite == "busy" else ""
+        title = row.case + beside + (f", {row.dtype}" if row.dtype != "float32" else "")
+        label = says.get(row.contender) or name(row.contender)
+        panels.setdefault(title, []).append((label, 1e6 * row.p50, 1e6 * row.p99))
+    colours = {says.get(n) or name(n): c for n, c in COLOURS.items()}
+    unit = "microseconds of a call, logarithmic: left is better"
+    page.add(f"## {heading}", text)
+    page.figure(suite, figures.spans(panels, unit, colours), caption)
 
 
-BUSY = (
-    "One process, or two, keep a core busy each meanwhile. Threads that wait for each other lose"
-    " the time for which the system runs somebody else.",
-    "A call's median (dot) and its 99th percentile (the bar's end), without and with busy"
-    " neighbours: a short bar that stays where it is shows who copes.",
-)
-STREAMING = (
-    "A stream is served one frame at a time, the state kept between calls.",
-    "A call's median (dot) and its 99th percentile (the bar's end).",
-)
+TAILS = {
+    "busy": (
+        "On a machine that has other work",
+        "One process, or two, keep a core busy each meanwhile. Threads that wait for each other"
+        " lose the time for which the system runs somebody else.",
+        "A call's median (dot) and its 99th percentile (the bar's end), without and with busy"
+        " neighbours: a short bar that stays where it is shows who copes.",
+    ),
+    "streaming": (
+        "One step a call",
+        "A stream is served one frame at a time, the state kept between calls.",
+        "A call's median (dot) and its 99th percentile (the bar's end).",
+    ),
+}
 
 
-def busy(page: Page, every: Results) -> None:
-    """Add calls on a machine that has other work."""
-    tails(page, every, "busy", "On a machine that has other work", *BUSY)
-
-
-def streaming(page: Page, every: Results) -> None:
-    """Add calls of one step."""
-    tails(page, every, "streaming", "One step a call", *STREAMING)
-
-
-def modes(page: Page, every: Results) -> None:
+def modes(page: Page, frame: pd.DataFrame) -> None:
     """Add milliseconds and memory of every contender in every mode."""
     shown = ("inference", "forward", "backward", "step")
-    records = every.where(suite="lstm")
-    tables = []
-    for case in dict.fromkeys(r.case for r in records):
-        rows = []
-        for label in dict.fromkeys(r.contender for r in records.where(case=case)):
-            found = records.where(case=case, contender=label).by("mode")
-            memory = max((r.memory or 0 for r in found.values()), default=0)
-            step = found.get("step")
-            rows.append([name(label), *(ms(found[m]) if m in found else "-" for m in shown),
+    page.add(
+        "## Forward, backward and inference",
+        "Inference keeps nothing; forward keeps what the backward reads; step is both. Memory is"
+        " the most of any mode.",
+    )
+    for case in each(frame, "case"):
+        body = []
+        for label in each(frame, "contender", case=case):
+            by_mode = {row.mode: row for row in rows(frame, case=case, contender=label)}
+            memory = max((row.memory or 0 for row in by_mode.values()), default=0)
+            step = by_mode.get("step")
+            launches = getattr(step, "launches", None)
+            body.append([name(label), *(ms(by_mode[m]) if m in by_mode else "-" for m in shown),
                 f"{memory / 1e6:,.1f}" if memory else "-",
-                f"{step.extra['flops'] / step.median / 1e9:.0f}" if step else "-",
-                str(step.extra.get("launches", "-")) if step else "-"])  # fmt: skip
-        tables.append(f"{case}:\n\n" + markdown(
-            ("ms", *shown, "memory, MB", "step, GF/s", "launches"), rows))  # fmt: skip
-    if tables:
-        page.add("## Forward, backward and inference")
-        page.add(
-            "Inference keeps nothing; forward keeps what the backward reads; step is both. Memory"
-            " is the most of any mode."
-        )
-        page.add(*tables)
+                f"{step.flops / step.median / 1e9:.0f}" if step else "-",
+                f"{launches:.0f}" if launches and launches == launches else "-"])  # fmt: skip
+        page.add(f"{case}:", markdown(("ms", *shown, "memory, MB", "step, GF/s", "launches"), body))
 
 
-def scaling(page: Page, every: Results) -> None:
+def scaling(page: Page, frame: pd.DataFrame) -> None:
     """Add how a step grows with one dimension at a time."""
-    from .figures import lines
-
     panels: dict[str, dict[str, list]] = {}
-    for r in every.where(suite="scaling", mode="step"):
-        axis, _, value = r.case.partition("=")
-        panels.setdefault(axis, {}).setdefault(r.contender, []).append((int(value), 1e3 * r.median))
-    panels = {
-        axis: series for axis, series in panels.items() if all(len(p) > 1 for p in series.values())
-    }
+    for row in rows(frame, mode="step"):
+        axis, _, value = row.case.partition("=")
+        points = panels.setdefault(axis, {}).setdefault(name(row.contender), [])
+        points.append((int(value), 1e3 * row.median))
+    panels = {axis: of for axis, of in panels.items() if all(len(p) > 1 for p in of.values())}
     if panels:
         page.add("## As the shape grows")
         caption = "A step as one dimension grows from T=20, B=20, H=200, L=2, on logarithmic axes."
-        page.figure("scaling", lines(panels, "ms of a step"), caption)
+        colours = {name(label): colour for label, colour in COLOURS.items()}
+        page.figure("scaling", figures.lines(panels, "ms of a step", colours), caption)
 
 
-def checked(page: Page, every: Results) -> None:
-    """Add the losses that all agreed on before a training step was timed."""
-    rows = []
-    for r in every.where(suite="post", mode="train"):
-        if "losses" in r.extra:
-            losses = (f"{loss:.5f}" for loss in r.extra["losses"])
-            rows.append([f"{r.case}: {name(r.contender)}", *losses, f"{r.error:.0e}"])
-    if rows:
-        header = ("loss", "step 1", "step 2", "step 3", "largest error of an update")
-        page.add("## What was checked before a training step was timed", markdown(header, rows))
+SECTIONS = {"post": post, "peers": peers, "inference": inference, "short": inference,
+    "busy": tails, "streaming": tails, "lstm": modes, "scaling": scaling}  # fmt: skip
 
 
-# --- two runs ---
-
-
-def compare(page: Page, before: Sequence[Record], after: Sequence[Record]) -> None:
+def compare(page: Page, before: Sequence[Row], after: Sequence[Row]) -> None:
     """Add what changed from one run to another, beside how much each of them wavered."""
     fields = ("suite", "case", "contender", "mode", "dtype", "threads")
-    pairs = Results(before).by(*fields)
-    rows = []
-    for r in after:
-        old = pairs.get(tuple(getattr(r, field) for field in fields))
-        if old is None or not (old.seconds and r.seconds):
+    pairs = {tuple(getattr(row, f) for f in fields): row for row in before}
+    body = []
+    for row in after:
+        old = pairs.get(tuple(getattr(row, f) for f in fields))
+        if old is None or not old.seconds:
             continue
-        (low, high), (low_now, high_now) = quartile_ends(old), quartile_ends(r)
-        apart = high < low_now or high_now < low
-        verdict = ("faster" if r.median < old.median else "slower") if apart else "within noise"
-        change = f"{old.median / r.median:.2f}x" if apart else "-"
-        says = f"{r.suite}, {r.case}, {r.mode}, {r.dtype}: {name(r.contender)}"
-        noise = f"{old.noise:.0%}, {r.noise:.0%}"
-        rows.append([says, ms(old), ms(r), change, noise, verdict])
-    names = dict.fromkeys(r.machine for r in (*before, *after) if r.machine)
-    page.add("## Before and after")
-    page.add(f"Not one machine: {'; '.join(names)}." if len(names) > 1 else "")
-    page.add("A change counts where quartile ranges part; noise is half their distance.")
-    page.add(markdown(("", "before, ms", "after, ms", "x", "noise of each", "verdict"), rows)
-        if rows else "The two runs have no case in common.")  # fmt: skip
-
-
-def surroundings(page: Page, records: Sequence[Record]) -> None:
-    """Add the machine, the versions, and what was not measured."""
-    measured = [r for r in records if r.seconds]
-    rows: dict[tuple[str, ...], None] = {}
-    for r in measured:
-        libraries = ", ".join(f"{n} {v}" for n, v in r.versions.items())
-        rows[r.suite, r.machine, str(r.threads), r.date[:10], r.commit, libraries] = None
+        apart = old.q3 < row.q1 or row.q3 < old.q1
+        verdict = ("faster" if row.median < old.median else "slower") if apart else "within noise"
+        says = f"{row.suite}, {row.case}, {row.mode}, {row.dtype}: {name(row.contender)}"
+        noise = ", ".join(f"{(r.q3 - r.q1) / 2 / r.median:.0%}" for r in (old, row))
+        change = f"{old.median / row.median:.2f}x" if apart else "-"
+        body.append([says, ms(old), ms(row), change, noise, verdict])
+    machines = dict.fromkeys(row.machine for row in (*before, *after) if row.machine)
     page.add(
-        "## Machine", markdown(("suite", "machine", "threads", "date", "commit", "libraries"), rows)
-    )
-    most = max(measured, key=lambda r: r.foreign)
-    if most.busy:
-        page.blocks.insert(
-            1, f"**The machine was busy: other work took {most.foreign:.0%} of it.**"
-        )
-    if not any(r.device.startswith("cuda") for r in measured):
+        "## Before and after",
+        f"Not one machine: {'; '.join(machines)}." if len(machines) > 1 else "",
+        "A change counts where quartile ranges part; noise is half their distance.",
+        markdown(("", "before, ms", "after, ms", "x", "noise of each", "verdict"), body)
+        if body else "The two runs have no case in common.",
+    )  # fmt: skip
+
+
+def surroundings(page: Page, timed: Sequence[Row], frame: pd.DataFrame) -> None:
+    """Add the machine, the versions, and what was not measured."""
+    body: dict[tuple[str, ...], None] = {}
+    for r in timed:
+        libraries = ", ".join(f"{n} {v}" for n, v in r.versions.items())
+        body[r.suite, r.machine, str(r.threads), r.date[:10], r.commit, libraries] = None
+    header = ("suite", "machine", "threads", "date", "commit", "libraries")
+    page.add("## Machine", markdown(header, body))
+    if not any(row.device.startswith("cuda") for row in timed):
         page.add("No GPU: nothing here says how fast a GPU is.")
-    absent = sorted({(r.suite, name(r.contender), r.why) for r in records if r.why})
+    missing: list[Row] = list(frame[frame["why"] != ""].itertuples())
+    absent = {(row.suite, name(row.contender), row.why) for row in missing}
     if absent:
-        page.add("## Not measured", markdown(("suite", "contender", "why"), absent))
+        page.add("## Not measured", markdown(("suite", "contender", "why"), sorted(absent)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -401,11 +308,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR")
     parser.add_argument("--before", nargs="+", type=Path, default=[], metavar="OLD.jsonl")
     options = parser.parse_args(argv)
-    if importlib.util.find_spec("matplotlib") is None:
-        parser.error("figures need matplotlib: pip install 'fused-lstm[plot]'")
     try:
-        page = tell(load(*options.records), load(*options.before))
-        page.write(options.output)
+        page = tell(read(*options.records), read(*options.before) if options.before else None)
+        options.output.mkdir(parents=True, exist_ok=True)
+        for path, text in page.files(options.output).items():
+            path.write_text(text, encoding="utf-8")
     except ValueError as error:
         parser.error(str(error))
     except OSError as error:

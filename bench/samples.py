@@ -8,7 +8,7 @@ ordinary backward, which leaves their sum.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,14 +18,13 @@ from torch import Tensor, nn
 import fused_lstm
 
 from .cases import Shape
-from .core import Group, Record, Timed, measure, require_right, timed
-from .suites import Options, Suite, absent
+from .core import Run, Runner, Task, require_right
 
 ORDINARY, OURS, THEIRS, FUNC = "one backward", "Opacus, ours", "Opacus, DPLSTM", "torch.func"
 SAMPLES = 32
 
 
-class Stack:
+class Stack(Runner):
     """A module, and what leaves gradients in it: the sum's in `grad`, samples' in `grad_sample`."""
 
     modes = ("backward",)
@@ -45,23 +44,28 @@ class Stack:
         self.y.backward(self.dy)
 
     def answer(self) -> dict[str, Tensor]:
-        """Return the gradients of all weights."""
+        """Return the gradients of all weights, by sample where there are such."""
         self.forward()
         self.backward()
         named: dict[str, Any] = self.named
         sampled = {n: getattr(p, "grad_sample", None) for n, p in named.items()}
         return {n: p.grad if sampled[n] is None else sampled[n] for n, p in named.items()}
 
-    def timed(self, mode: str) -> Timed:
-        """Return what runs a backward, its forward done beforehand, and returns its seconds."""
-        return timed(self.backward, torch.device("cpu"), self.forward)
+    def work(self, mode: str) -> tuple[Run, Run | None]:
+        """Return a backward, and the forward before it."""
+        return self.backward, self.forward
 
-    def close(self) -> None:
-        """Do nothing: it holds no process."""
+
+class Ordinary(Stack):
+    """The backward that leaves the sum, which `Func.expected` compares."""
+
+    def asks(self, right: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return nothing: it has no sample's gradient."""
+        return {}
 
 
 class Func(Stack):
-    """By torch.func, a sample's loss differentiated under vmap; Work too, whose answer is right."""
+    """By torch.func, a sample's loss differentiated under vmap; the work too."""
 
     def forward(self) -> None:
         """Do nothing: it is in the backward."""
@@ -82,10 +86,17 @@ class Func(Stack):
         self.backward()
         return self.gradients
 
-    expected = answer
+    def expected(self) -> dict[str, Tensor]:
+        """Return them; WrongAnswer where they are not the parts of the ordinary backward's sum."""
+        answer = self.answer()
+        sums = {name: each.sum(0) for name, each in answer.items()}
+        require_right(FUNC, sums, Stack(self.module, self.x, self.dy, self.named).answer())
+        return answer
 
-    def fresh(self) -> None:
-        """Return None: one input is checked."""
+    def facts(self, mode: str, rounds: int = 0) -> dict[str, Any]:
+        """Return the shape."""
+        (T, B, I), H = self.x.shape, self.dy.shape[-1]
+        return {"shape": Shape(T, B, I, H, self.module.num_layers)._asdict()}
 
 
 def stacks(shape: Shape) -> dict[str, Stack]:
@@ -94,8 +105,10 @@ def stacks(shape: Shape) -> dict[str, Stack]:
     torch.manual_seed(0)
     x, dy = torch.randn(T, B, I, requires_grad=True), torch.randn(T, B, H)
     plain = fused_lstm.LSTM(I, H, L, engine="native")
-    named = dict(plain.named_parameters())
-    made: dict[str, Stack] = {ORDINARY: Stack(plain, x, dy, named), FUNC: Func(plain, x, dy, named)}
+    weights = dict(plain.named_parameters())
+    made: dict[str, Stack] = {
+        ORDINARY: Ordinary(plain, x, dy, weights), FUNC: Func(plain, x, dy, weights)
+    }  # fmt: skip
     if importlib.util.find_spec("opacus") is None:
         return made
     from opacus import GradSampleModule
@@ -106,28 +119,17 @@ def stacks(shape: Shape) -> dict[str, Stack]:
     for label, kind in {OURS: opacus.LSTM, THEIRS: DPLSTM}.items():
         module = kind(I, H, L)
         module.load_state_dict(plain.state_dict())
-        named = dict(module.named_parameters())
         sampled = GradSampleModule(module, batch_first=False, loss_reduction="sum")
-        made[label] = Stack(sampled, x, dy, named)
+        made[label] = Stack(sampled, x, dy, dict(module.named_parameters()))
     return made
 
 
-def run(name: str, suite: Suite, options: Options) -> Iterator[Record]:
-    """Yield a record for each way; WrongAnswer where samples' gradients are not the sum's parts."""
+def tasks(suite: Any, options: Any) -> Iterator[Task]:
+    """Yield the ways of each case; WrongAnswer where samples' gradients are not the sum's parts."""
     for case in suite.cases:
-        shape = case.shape._replace(B=SAMPLES)
-        made = stacks(shape)
+        made = stacks(case.shape._replace(B=SAMPLES))
         func: Any = made[FUNC]
-        whole = made.pop(ORDINARY)
-        right = whole.answer()
-        require_right(FUNC, {n: each.sum(0) for n, each in func.answer().items()}, right)
-        group = Group(func, {label: partial(lambda s: s, stack) for label, stack in made.items()})
-        group.runners[ORDINARY], group.errors[ORDINARY] = whole, 0.0
-
-        def extra(*_: Any, shape: Shape = shape) -> dict[str, Any]:
-            return {"shape": shape._asdict()}
-
-        yield from measure(name, case.name, group, suite.modes, suite.pace, extra=extra)
-        if OURS not in made:
-            whys = dict.fromkeys((OURS, THEIRS), "opacus is not installed; pip install opacus")
-            yield from absent(name, case.name, "backward", whys, options.device)
+        why = "opacus is not installed; pip install opacus"
+        whys = {} if OURS in made else dict.fromkeys((OURS, THEIRS), why)
+        build = {label: partial(lambda s: s, stack) for label, stack in made.items()}
+        yield Task(case.name, func, build, whys)

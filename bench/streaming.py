@@ -7,7 +7,6 @@ installed. Each must give what nn.LSTM gives on the sequence of its calls.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,15 +15,13 @@ from torch import Tensor, nn
 
 import fused_lstm
 
-from . import peers
 from .cases import Problem, make_problem
-from .contenders import Contender
-from .core import Group, InBursts, Record, Timed, measure, timed
+from .contenders import BASE, Contender, why_not
+from .core import Run, Runner, Task
 from .peers.remote import Remote
-from .suites import Options, Suite, absent, facts_of
 
 CHECKED = 3  # calls, all on one x
-PEERS = ("onnxruntime", "openvino")
+PEERS = [Contender(name, name, peer=True) for name in ("onnxruntime", "openvino")]
 Step = Callable[[Tensor], Tensor]  # x [B, I] -> y [B, H]
 
 
@@ -40,11 +37,12 @@ class Stream:
         with torch.no_grad():
             return {"stream": self.problem.reference(self.problem.x.expand(CHECKED, -1, -1))[0]}
 
-    def fresh(self) -> None:
-        """Return None: what a call gives depends on all before it."""
+    def facts(self, mode: str) -> dict[str, Any]:
+        """Return what a record says of it."""
+        return self.problem.facts("inference")
 
 
-class Caller:
+class Caller(Runner):
     """A contender in this process. `begin` starts a stream of B rows anew."""
 
     modes = ("call",)
@@ -57,13 +55,9 @@ class Caller:
         step = self.begin()
         return {"stream": torch.stack([step(self.x).clone() for _ in range(CHECKED)])}
 
-    def timed(self, mode: str) -> Timed:
-        """Return what makes a call and returns its seconds."""
-        step = self.begin()
-        return timed(lambda: step(self.x), self.x.device)
-
-    def close(self) -> None:
-        """Do nothing: it holds no process."""
+    def work(self, mode: str) -> tuple[Run, Run | None]:
+        """Return a call."""
+        return partial(self.begin(), self.x), None
 
 
 def stepper(module: nn.Module) -> Step:
@@ -79,35 +73,20 @@ def stepper(module: nn.Module) -> Step:
     return step
 
 
-def run(name: str, suite: Suite, options: Options) -> Iterator[Record]:
-    """Yield a record for each contender and stream."""
+def tasks(suite: Any, options: Any) -> Iterator[Task]:
+    """Yield a stream of each case."""
     for case in suite.cases:
-        problem = make_problem(replace(case, shape=case.shape._replace(T=1)))
+        problem = make_problem(case.resized("T", 1))
         stream = Stream(problem)
         _, B, I, H, L = case.shape
         ours = fused_lstm.LSTM(I, H, L).eval()
         ours.load_state_dict(problem.reference.state_dict())
-        build: dict[str, Callable[[], Any]] = {
-            "cudnn": lambda p=problem, s=stream: Caller(lambda: stepper(p.reference), s),
-            "module": lambda o=ours, s=stream: Caller(lambda: stepper(o), s),
-            "streaming": lambda o=ours, s=stream, B=B: Caller(
-                lambda: fused_lstm.Streaming(o, B), s
-            ),
+        begin: dict[str, Callable[[], Step]] = {
+            BASE: partial(stepper, problem.reference),
+            "module": partial(stepper, ours),
+            "streaming": partial(fused_lstm.Streaming, ours, B),
         }
-        whys = {peer: peers.missing(peer, options.device) for peer in PEERS}
-        for peer in (peer for peer, why in whys.items() if not why):
-            build[peer] = partial(Remote, Contender(peer, peer, peer=True), stream)
-        whys = {peer: why for peer, why in whys.items() if why}
-        yield from absent(name, case.name, "call", whys, options.device)
-        group = Group(stream, build)
-        for label, runner in group.runners.items():
-            group.runners[label] = InBursts(runner, suite.calls)
-
-        def extra(
-            label: str, mode: str, seconds: list[float], group=group, problem=problem
-        ) -> dict:
-            runner: Any = group.runners[label]
-            return facts_of(problem, "inference") | runner.percentiles(mode, len(seconds))
-
-        yield from measure(name, case.name, group, suite.modes, suite.pace, extra=extra)
-        group.close()
+        whys = {peer.label: why for peer in PEERS if (why := why_not(peer, options.device))}
+        build: dict[str, Any] = {n: partial(Caller, start, stream) for n, start in begin.items()}
+        build |= {p.label: partial(Remote, p, stream) for p in PEERS if p.label not in whys}
+        yield Task(case.name, stream, build, whys)

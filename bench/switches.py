@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def held(name: str, value: object, *switches: Any) -> Iterator[None]:
-    """The attribute `name` of each is `value`, until the end of the block."""
+    """Have the attribute `name` of each be `value` until the end of the block."""
     before = [getattr(switch, name) for switch in switches]
     try:
         for switch in switches:
@@ -23,11 +23,11 @@ def held(name: str, value: object, *switches: Any) -> Iterator[None]:
 
 
 def full_float32() -> AbstractContextManager[None]:
-    """On a GPU too, where cuDNN rounds to TF32 unless told otherwise: losses then agree."""
+    """Hold float32 on a GPU too, where cuDNN rounds to TF32: losses then agree."""
     return held("allow_tf32", False, torch.backends.cuda.matmul, torch.backends.cudnn)
 
 
 def onednn_float32(word: str) -> AbstractContextManager[None]:
-    """On a CPU, "ieee", "tf32" or "bf16": the LSTM's switch and the softmax layer's."""
+    """Hold "ieee", "tf32" or "bf16" on a CPU: the LSTM's switch and the softmax layer's."""
     onednn: Any = torch.backends.mkldnn
     return held("fp32_precision", word, onednn.rnn, onednn.matmul)

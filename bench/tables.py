@@ -1,98 +1,96 @@
-"""`python -m bench.tables [--check]`: the tables of README and docs, from results files.
-
-A table stands between `<!-- table NAME -->` and `<!-- end -->`; NAME is one of TABLES. --check
-changes nothing and says which tables are not what their files give.
-"""
+"""Results files as pandas has them, and the tables of README and docs made from them."""
 
 from __future__ import annotations
 
 import json
-import re
 import statistics
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from fused_lstm.tools import sass
+from lm.settings import PUBLISHED
 
-from . import answer
 from .contenders import BASE, LOOP, NAMES
-from .core import Record, load, speedup
+from .core import Record, speedup
 
-ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 OURS = "native-layers"
-RUNGS = (LOOP, "native-pointwise", "native-steps", OURS, BASE)
 SIZES = ("small", "medium", "large")
+Row = Any  # a line of a results file: its fields are attributes
 
 
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; columns of figures are set right, the first is words."""
-    rows = list(rows)
-    figures = any(cell[:1].isdigit() for row in rows for cell in row[1:])
-    rule = ["---", *["---:" if figures else "---"] * (len(header) - 1)]
-    lines = (
-        "| " + " | ".join(c.replace("|", r"\|") for c in row) + " |"
-        for row in (header, rule, *rows)
-    )
-    return "\n".join(lines) + "\n"
+# --- records ---
 
 
-class Results:
-    """Records by what they are of."""
+def read(*paths: Path) -> pd.DataFrame:
+    """Return the records of results files; ValueError, one line, where one cannot be read."""
+    frames = []
+    for path in paths:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            frame = pd.DataFrame([json.loads(line) for line in lines])
+        except OSError as error:
+            raise ValueError(f"{path}: {error.strerror}") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: is no file of records: {error}") from None
+        if missing := {"suite", "case", "contender", "mode"} - set(frame.columns):
+            raise ValueError(f"{path}: is no file of records: lacks {', '.join(sorted(missing))}")
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
 
-    def __init__(self, records: Iterable[Record]) -> None:
-        self.records = list(records)
 
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self.records)
-
-    def where(self, **fields: Any) -> Results:
-        """Return those with these fields, of `extra` too."""
-
-        def has(record: Record, field: str, value: Any) -> bool:
-            return getattr(record, field, record.extra.get(field)) == value
-
-        timed = (r for r in self if not r.why)
-        return Results(r for r in timed if all(has(r, f, v) for f, v in fields.items()))
-
-    def of(self, **fields: Any) -> dict[str, Record]:
-        """Return those with these fields by their contender."""
-        return {r.contender: r for r in self.where(**fields)}
-
-    @property
-    def cases(self) -> list[str]:
-        """Return the cases in the order of the file."""
-        return list(dict.fromkeys(r.case for r in self if not r.why))
-
-    def by(self, *fields: str) -> dict[Any, Record]:
-        """Return them by a field, or by a tuple of them."""
-
-        def key(record: Record) -> Any:
-            values = tuple(getattr(record, f, record.extra.get(f)) for f in fields)
-            return values if len(values) > 1 else values[0]
-
-        return {key(record): record for record in self}
+def of_records(records: Iterable[Record]) -> pd.DataFrame:
+    """Return records as a file of them would be read."""
+    return pd.DataFrame([record.line() for record in records])
 
 
 @cache
-def results(file: str) -> Results:
+def results(file: str) -> pd.DataFrame:
     """Return the records of a file in bench/results."""
-    return Results(load(RESULTS / file))
+    return read(RESULTS / file)
 
 
-def read(file: str) -> Any:
-    """Return a JSON file of another tool in bench/results."""
-    return json.loads((RESULTS / file).read_text(encoding="utf-8"))
+def rows(frame: pd.DataFrame, **fields: Any) -> list[Row]:
+    """Return the records that have these fields and a result."""
+    if missing := fields.keys() - set(frame.columns):
+        raise ValueError(
+            f"fields: got {', '.join(missing)}; expected of {', '.join(map(str, frame))}"
+        )
+    chosen = frame[frame["why"] == ""]
+    for name, value in fields.items():
+        chosen = chosen[chosen[name] == value]
+    return list(chosen.itertuples(index=False))
 
 
-def factor(base: Record | None, other: Record | None) -> str:
-    """Return how many times as fast `other` is, "-" where either is missing."""
-    return str(speedup(base, other)) if base and other and base.seconds and other.seconds else "-"
+def by_contender(frame: pd.DataFrame, **fields: Any) -> dict[str, Row]:
+    """Return the records that have these fields by their contender."""
+    return {row.contender: row for row in rows(frame, **fields)}
+
+
+def each(frame: pd.DataFrame, field: str, **fields: Any) -> list[Any]:
+    """Return the values of a field in the order of the file."""
+    return list(dict.fromkeys(getattr(row, field) for row in rows(frame, **fields)))
+
+
+# --- text ---
+
+
+def markdown(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """Return a table; columns that have figures are set right, others and the first left."""
+    body = list(body)
+    figures = [any(row[n][:1].isdigit() for row in body) for n in range(len(header))]
+    rule = ["---", *("---:" if number else "---" for number in figures[1:])]
+    lines = (
+        "| " + " | ".join(c.replace("|", r"\|") for c in row) + " |"
+        for row in (header, rule, *body)
+    )
+    return "\n".join(lines) + "\n"
 
 
 def name(label: str, device: str = "cpu") -> str:
@@ -107,9 +105,36 @@ def digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
 
 
-def ms(record: Record) -> str:
+def ms(row: Row) -> str:
     """Return its median in milliseconds."""
-    return digits(1000 * record.median)
+    return digits(1000 * row.median)
+
+
+def factor(base: Row | None, other: Row | None) -> str:
+    """Return how many times as fast `other` is, "-" where either is missing."""
+    return str(speedup(base, other)) if base and other else "-"
+
+
+def cell(by_label: dict[str, Row], wanted: str) -> str:
+    """Return one figure, "-" without a record: "ms LABEL", "GF/s LABEL", "us LABEL" a token,
+    "words/s LABEL", or "x A B", how many times as fast as A that B is."""
+    kind, *labels = wanted.split()
+    if any(label not in by_label for label in labels):
+        return "-"
+    row = by_label[labels[-1]]
+    if kind == "x":
+        return factor(by_label[labels[0]], row)
+    if kind == "ms":
+        return ms(row)
+    per_second = (row.flops if kind == "GF/s" else row.tokens) / row.median
+    if kind == "us":
+        return digits(1e6 / per_second)
+    return f"{per_second / 1e9:.0f}" if kind == "GF/s" else f"{per_second:,.0f}"
+
+
+def cells_of(by_label: dict[str, Row], *wanted: str) -> list[str]:
+    """Return figures of one group of contenders."""
+    return [cell(by_label, one) for one in wanted]
 
 
 # --- the post's table ---
@@ -122,6 +147,7 @@ def systems(device: str = "cpu") -> dict[str, tuple[str, str]]:
     """Return the rows of the post's table: label -> what it is, and that for a narrow figure."""
     ours = "triton" if device.startswith("cuda") else "native"
     library = "cuDNN" if ours == "triton" else "oneDNN"
+    levels = ("pointwise", "hoisted", "steps", "layers")
     return {
         FIRST: ("TensorFlow, step loop", "TensorFlow loop"),
         "tensorflow-xla": ("the same under XLA", "TensorFlow XLA"),
@@ -129,104 +155,70 @@ def systems(device: str = "cpu") -> dict[str, tuple[str, str]]:
         "jax": ("JAX, lax.scan", "JAX scan"),
         "stock-cudnn": (f"PyTorch, nn.LSTM: {library}", "nn.LSTM"),
         "stock-loop-none": ("PyTorch, step loop", "PyTorch loop"),
-        f"stock-{ours}-pointwise": (f"+ pointwise ({ours})", "+ pointwise"),
-        f"stock-{ours}-hoisted": (f"+ hoisted ({ours})", "+ hoisted"),
-        f"stock-{ours}-steps": (f"+ steps ({ours})", "+ steps"),
-        f"stock-{ours}-layers": (f"+ layers ({ours})", "+ layers"),
+        **{f"stock-{ours}-{fuse}": (f"+ {fuse} ({ours})", f"+ {fuse}") for fuse in levels},
         f"{ours}-layers": ("+ our loss and update", "+ our loss"),
         "cudnn": ("nn.LSTM, our loss and update", "nn.LSTM, our loss"),
     }
 
 
-def lstm_seconds(record: Record, rest: Record | None) -> float | None:
+def lstm_seconds(train: Row, rest: Row | None) -> float | None:
     """Return the LSTM's part of a training step, in seconds.
 
     It was taken inside the step where there are times of that, else it is a step's time less that
     of one without its LSTM.
     """
-    if "lstm_seconds" in record.extra:
-        return statistics.median(record.extra["lstm_seconds"])
-    return None if rest is None else max(record.median - rest.median, 0.0)
+    inside = getattr(train, "lstm_seconds", None)
+    if isinstance(inside, list):
+        return statistics.median(inside)
+    return None if rest is None else max(train.median - rest.median, 0.0)
 
 
-def words_per_second(record: Record) -> float:
-    """Return the words that a second of training reads."""
-    return record.extra["tokens"] / record.median
+def trained(frame: pd.DataFrame, case: str) -> dict[str, tuple[Row, float | None]]:
+    """Return label -> a training step and the LSTM's seconds of it, in the order of the table."""
+    steps, rests = (
+        by_contender(frame, suite="post", case=case, mode=mode) for mode in ("train", "rest")
+    )
+    known = [label for label in systems(next(iter(steps.values())).device) if label in steps]
+    return {label: (steps[label], lstm_seconds(steps[label], rests.get(label))) for label in known}
 
 
-def training(records: Results) -> str:
+def training(frame: pd.DataFrame) -> str:
     """Return words per second of training of all systems, x TensorFlow's step loop."""
-    records = records.where(suite="post")
-    cases = records.cases
-    rows = []
-    for label, (says, _) in systems().items():
-        row, record = [says, f"{POST[label]:,}" if label in POST else "-"], None
-        for case in cases:
-            train = records.where(case=case, mode="train").by("contender")
-            record = train.get(label)
-            speed = "-" if record is None else f"{words_per_second(record):,.0f}"
-            to_first = factor(train.get(FIRST), record)
+    cases = each(frame, "case", suite="post", mode="train")
+    by_case = {case: trained(frame, case) for case in cases}
+    body = []
+    for label, (says, _) in systems(rows(frame, suite="post")[0].device).items():
+        row, share = [says, f"{POST[label]:,}" if label in POST else "-"], "-"
+        for of_case in by_case.values():
+            step, inside = of_case.get(label, (None, None))
+            speed = "-" if step is None else f"{step.tokens / step.median:,.0f}"
+            to_first = factor(of_case.get(FIRST, (None,))[0], step)
             row.append(speed if to_first == "-" else f"{speed} ({to_first})")
-        rest = records.where(case=cases[-1], mode="rest").by("contender").get(label)
-        seconds = record and lstm_seconds(record, rest)
-        row.append(f"{seconds / record.median:.0%}" if record and seconds else "-")
-        rows += [row] if set(row[2:]) != {"-"} else []
+            share = f"{inside / step.median:.0%}" if step and inside else "-"
+        body += [[*row, share]] if set(row[2:]) != {"-"} else []
     return markdown(("words per second of training", "the post, GTX 1080", *cases,
-        f"LSTM's share, {cases[-1]}"), rows)  # fmt: skip
+        f"LSTM's share, {cases[-1]}"), body)  # fmt: skip
 
 
-def training_parts(records: Results) -> str:
+def training_parts(frame: pd.DataFrame) -> str:
     """Return milliseconds of a training step: its LSTM, and the rest."""
-    records, rows = records.where(suite="post"), []
-    cases = records.cases
-    for label, (says, _) in systems().items():
+    cases = each(frame, "case", suite="post", mode="train")
+    by_case = {case: trained(frame, case) for case in cases}
+    body = []
+    for label, (says, _) in systems(rows(frame, suite="post")[0].device).items():
         row = [says]
-        for case in cases:
-            by_mode = records.where(case=case, contender=label).by("mode")
-            lstm = lstm_seconds(by_mode["train"], by_mode.get("rest")) if by_mode else None
-            if lstm is None:
-                row += ["-", "-"]
-            else:
-                row += [digits(1e3 * lstm), digits(1e3 * (by_mode["train"].median - lstm))]
-        rows += [row] if set(row[1:]) != {"-"} else []
-    return markdown(("ms", *(f"{case}: {p}" for case in cases for p in ("LSTM", "the rest"))), rows)
+        for of_case in by_case.values():
+            step, inside = of_case.get(label, (None, None))
+            both = (inside, step.median - inside) if step and inside is not None else ()
+            row += [digits(1e3 * seconds) for seconds in both] or ["-", "-"]
+        body += [row] if set(row[1:]) != {"-"} else []
+    return markdown(("ms", *(f"{case}: {p}" for case in cases for p in ("LSTM", "the rest"))), body)
 
 
 # --- rows of contenders that took turns ---
 
-
-def cell(of: dict[str, Record], wanted: str) -> str:
-    """Return one figure, "-" without a record: "ms LABEL", "GF/s LABEL", "us LABEL" a token,
-    "words/s LABEL", or "x A B", how many times as fast as A that B is."""
-    kind, *labels = wanted.split()
-    if any(label not in of for label in labels):
-        return "-"
-    record = of[labels[-1]]
-    if kind == "x":
-        return factor(of[labels[0]], record)
-    if kind == "ms":
-        return ms(record)
-    per_second = record.extra["flops" if kind == "GF/s" else "tokens"] / record.median
-    if kind == "us":
-        return digits(1e6 / per_second)
-    return f"{per_second / 1e9:.0f}" if kind == "GF/s" else f"{per_second:,.0f}"
-
-
-def cells_of(of: dict[str, Record], *wanted: str) -> list[str]:
-    """Return figures of one group of contenders."""
-    return [cell(of, each) for each in wanted]
-
-
 OURS_BESIDE = (f"ms {OURS}", f"ms {BASE}", f"x {BASE} {OURS}")
-
-
-def alone() -> str:
-    """Return medians of forward and backward at the three presets."""
-    sized = [results("lstm.jsonl").of(mode="step", case=size) for size in SIZES]
-    rows = [[name(label), *(cell(of, f"ms {label}") for of in sized)] for label in RUNGS]
-    return markdown(("ms, forward and backward", *SIZES), rows)
-
-
+RUNGS = (LOOP, "native-pointwise", "native-steps", OURS, BASE)
 FUSES = {
     "tensorflow": "nothing",
     "tensorflow-xla": "pointwise",
@@ -236,32 +228,6 @@ FUSES = {
     "jax": "the input product by hand, pointwise by XLA",
     BASE: "all three",
 }
-
-
-def peers() -> str:
-    """Return other systems on the small preset, and what each fuses."""
-    of = results("peers.jsonl").of(mode="step", case="small")
-    rows = [
-        [name(label), *cells_of(of, f"ms {label}", f"x {BASE} {label}"), fuses]
-        for label, fuses in FUSES.items()
-    ]
-    return markdown(("system", "ms", "nn.LSTM's speed x", "what it fuses"), rows)
-
-
-def lanes(both: bool) -> str:
-    """Return two directions, or rows of unequal length, forward alone and with the backward."""
-    records = results("lanes.jsonl").where(bidirectional=both)
-    wanted = OURS_BESIDE if both else (*OURS_BESIDE, f"us {OURS}")
-    rows = []
-    for case in records.cases:
-        pair = (records.of(case=case, mode=mode) for mode in ("inference", "step"))
-        figures = [figure for of in pair for figure in cells_of(of, *wanted)]
-        rows.append([case.removeprefix("bidirectional, "), *figures])
-    columns = ("nn.LSTM", "ratio", "us a token")[: len(wanted) - 1]
-    says = "bidirectional" if both else "rows"
-    return markdown((says, "forward, ms", *columns, "forward and backward, ms", *columns), rows)
-
-
 SAYS = {
     "inference": "forward, no gradient",
     "step": "forward and backward",
@@ -269,87 +235,169 @@ SAYS = {
 }
 
 
+def alone() -> str:
+    """Return medians of forward and backward at the three presets."""
+    sized = [by_contender(results("lstm.jsonl"), mode="step", case=size) for size in SIZES]
+    body = [[name(label), *(cell(by, f"ms {label}") for by in sized)] for label in RUNGS]
+    return markdown(("ms, forward and backward", *SIZES), body)
+
+
+def peers() -> str:
+    """Return other systems on the small preset, and what each fuses."""
+    by = by_contender(results("peers.jsonl"), mode="step", case="small")
+    body = [
+        [name(label), *cells_of(by, f"ms {label}", f"x {BASE} {label}"), fuses]
+        for label, fuses in FUSES.items()
+    ]
+    return markdown(("system", "ms", "nn.LSTM's speed x", "what it fuses"), body)
+
+
+def lanes(both: bool) -> str:
+    """Return two directions, or rows of unequal length, forward alone and with the backward."""
+    frame = results("lanes.jsonl")
+    wanted = OURS_BESIDE if both else (*OURS_BESIDE, f"us {OURS}")
+    body = []
+    for case in each(frame, "case", bidirectional=both):
+        pair = (by_contender(frame, case=case, mode=mode) for mode in ("inference", "step"))
+        figures = [figure for by in pair for figure in cells_of(by, *wanted)]
+        body.append([case.removeprefix("bidirectional, "), *figures])
+    columns = ("nn.LSTM", "ratio", "us a token")[: len(wanted) - 1]
+    says = "bidirectional" if both else "rows"
+    return markdown((says, "forward, ms", *columns, "forward and backward, ms", *columns), body)
+
+
+def fresh_and_kept(file: str, size: str, **fields: str) -> list[dict[str, Row]]:
+    """Return a size's float32 records where freed memory goes back, and where it is kept."""
+    return [
+        by_contender(results(f"{file}{kept}.jsonl"), case=size, dtype="float32", **fields)
+        for kept in ("", "-kept")
+    ]
+
+
 def native(mode: str) -> str:
     """Return milliseconds of the LSTM alone, and what they are in nn.LSTM's, memory kept too."""
-    rows = []
+    body = []
     for size in SIZES:
-        fresh, kept = (
-            results(file).of(mode=mode, case=size, dtype="float32")
-            for file in ("native.jsonl", "native-kept.jsonl")
-        )
+        fresh, kept = fresh_and_kept("native", size, mode=mode)
         wanted = (*(f"ms {label}" for label in RUNGS), f"GF/s {OURS}", f"x {BASE} {OURS}")
-        rows.append([f"{size}, ms", *cells_of(fresh, *wanted), cell(kept, f"x {BASE} {OURS}")])
+        body.append([f"{size}, ms", *cells_of(fresh, *wanted), cell(kept, f"x {BASE} {OURS}")])
     columns = ("layers, GF/s", "layers / nn.LSTM", "kept")
-    return markdown((SAYS[mode], *map(name, RUNGS), *columns), rows)
-
-
-STOCK = ("stock-loop-none", "stock-cudnn", OURS)
+    return markdown((SAYS[mode], *map(name, RUNGS), *columns), body)
 
 
 def native_training() -> str:
     """Return words per second of whole training steps."""
-    rows = []
+    body, stock = [], ("stock-loop-none", "stock-cudnn")
     for size in SIZES:
-        fresh, kept = (
-            results(file).of(case=size, dtype="float32")
-            for file in ("steps.jsonl", "steps-kept.jsonl")
-        )
-        ratios = [cell(of, f"x {b} {OURS}") for b in STOCK[1::-1] for of in (fresh, kept)]
-        rows.append([size, *cells_of(fresh, *(f"words/s {label}" for label in STOCK)), *ratios])
+        fresh, kept = fresh_and_kept("steps", size)
+        ratios = [cell(by, f"x {base} {OURS}") for base in stock[::-1] for by in (fresh, kept)]
+        speeds = cells_of(fresh, *(f"words/s {label}" for label in (*stock, OURS)))
+        body.append([size, *speeds, *ratios])
     header = ("training step, words/s", "step loop", "nn.LSTM", "native")
-    return markdown((*header, "/ nn.LSTM", "kept", "/ loop", "kept"), rows)
+    return markdown((*header, "/ nn.LSTM", "kept", "/ loop", "kept"), body)
 
 
 def bfloat16(*modes: str) -> str:
     """Return bfloat16 beside float32, each with nn.LSTM's."""
-    rows = []
+    body = []
     for mode, size in product(modes, SIZES):
         train = mode == "train"
-        records = results("steps.jsonl" if train else "native.jsonl").where(mode=mode, case=size)
-        base = "stock-cudnn" if train else BASE
+        frame, base = results("steps.jsonl" if train else "native.jsonl"), "stock-cudnn"
+        base = base if train else BASE
         wanted = f"ms {base}", f"ms {OURS}", f"x {base} {OURS}"
-        types = ("bfloat16", "float32")
-        cells = [c for dtype in types for c in cells_of(records.of(dtype=dtype), *wanted)]
-        rows.append([f"{SAYS[mode]}, {size}", *cells])
+        by_type = (
+            by_contender(frame, mode=mode, case=size, dtype=t) for t in ("bfloat16", "float32")
+        )
+        body.append(
+            [f"{SAYS[mode]}, {size}", *(c for by in by_type for c in cells_of(by, *wanted))]
+        )
     columns = product(("bfloat16", "float32"), ("nn.LSTM, ms", "native, ms", "ratio"))
-    return markdown(("two threads", *map(": ".join, columns)), rows)
+    return markdown(("two threads", *map(": ".join, columns)), body)
 
 
 def avx2() -> str:
     """Return ratios to nn.LSTM, with their intervals, where everyone is kept to AVX2."""
-    rows = []
+    body = []
     for mode in ("step", "inference", "train"):
-        row = [SAYS[mode]]
+        file, row = "steps-avx2.jsonl" if mode == "train" else "native-avx2.jsonl", [SAYS[mode]]
         for size in SIZES:
-            file = "steps-avx2.jsonl" if mode == "train" else "native-avx2.jsonl"
-            of = results(file).of(mode=mode, case=size, dtype="float32")
-            row += [ms(of[OURS]), speedup(of.get(BASE) or of["stock-cudnn"], of[OURS]).text]
-        rows.append(row)
+            by = by_contender(results(file), mode=mode, case=size, dtype="float32")
+            row += [ms(by[OURS]), speedup(by.get(BASE) or by["stock-cudnn"], by[OURS]).text]
+        body.append(row)
     columns = product(SIZES, ("native, ms", "nn.LSTM's speed"))
-    return markdown(("AVX2 only", *map(": ".join, columns)), rows)
+    return markdown(("AVX2 only", *map(": ".join, columns)), body)
 
 
 def growth(file: str) -> str:
     """Return how time grows, in milliseconds, GF/s and microseconds a token."""
-    rows, records = [], results(file)
-    for case, threads in dict.fromkeys((r.case, r.threads) for r in records):
-        of = records.of(case=case, threads=threads)
+    frame, body = results(file), []
+    for case, threads in dict.fromkeys((row.case, row.threads) for row in rows(frame)):
+        by = by_contender(frame, case=case, threads=threads)
         says = f"{case}, {threads} thread{'s' * (threads > 1)}" if case in SIZES else case
         wanted = f"ms {OURS}", f"GF/s {OURS}", f"us {OURS}", f"ms {BASE}", f"GF/s {BASE}"
-        rows.append([says, *cells_of(of, *wanted, f"x {BASE} {OURS}")])
-    return markdown(("", "native, ms", "GF/s", "us a token", "nn.LSTM, ms", "GF/s", "ratio"), rows)
+        body.append([says, *cells_of(by, *wanted, f"x {BASE} {OURS}")])
+    return markdown(("", "native, ms", "GF/s", "us a token", "nn.LSTM, ms", "GF/s", "ratio"), body)
 
 
-def calls(records: Results) -> str:
+def calls(frame: pd.DataFrame) -> str:
     """Return forwards that keep nothing beside those who only infer."""
     labels = (OURS, BASE, "onnxruntime", "openvino")
     wanted = (*(f"ms {label}" for label in labels), f"x {BASE} {OURS}")
-    rows = [
-        [f"{dtype}, {case}", *cells_of(records.of(case=case, dtype=dtype), *wanted)]
-        for dtype in dict.fromkeys(r.dtype for r in records)
-        for case in records.where(dtype=dtype).cases
+    body = [
+        [f"{dtype}, {case}", *cells_of(by_contender(frame, case=case, dtype=dtype), *wanted)]
+        for dtype in each(frame, "dtype")
+        for case in each(frame, "case", dtype=dtype)
     ]
-    return markdown(("ms", *map(name, labels), "nn.LSTM / native"), rows)
+    return markdown(("ms", *map(name, labels), "nn.LSTM / native"), body)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row of README's table: what it says, and the records that it is made of."""
+
+    says: str
+    file: str
+    case: str
+    mode: str = "step"
+    dtype: str = "float32"
+    beside: str = BASE
+
+
+COMPARISONS = (
+    Comparison("small", "native-kept", "small"),
+    Comparison("medium", "native-kept", "medium"),
+    Comparison("large", "native-kept", "large"),
+    Comparison("medium, inference", "native-kept", "medium", "inference"),
+    Comparison("medium, bfloat16", "native", "medium", dtype="bfloat16"),
+    Comparison(
+        "medium, a whole training step", "steps-kept", "medium", "train", beside="stock-cudnn"
+    ),
+    Comparison(
+        "rows of unequal length, T=100, B=32, H=256", "lanes", "uniform, lengths, T=100, H=256"
+    ),
+    Comparison(
+        "two directions, T=100, B=32, H=512, inference",
+        "lanes", "bidirectional, T=100, H=512", "inference",
+    ),
+    Comparison("one step, B=1, H=650", "short", "T=1, H=650", "inference"),
+    Comparison("one step, B=1, H=1500", "short", "T=1, H=1500", "inference", beside="onnxruntime"),
+    Comparison(
+        "one step, B=1, H=1500, bfloat16",
+        "short", "T=1, H=1500", "inference", "bfloat16", "openvino",
+    ),
+)  # fmt: skip
+
+
+def faster() -> str:
+    """Return cases in which native is faster than another system, and in which it is not."""
+    body = []
+    for row in COMPARISONS:
+        frame = results(f"{row.file}.jsonl")
+        by = by_contender(frame, case=row.case, mode=row.mode, dtype=row.dtype)
+        wanted = f"ms {row.beside}", f"ms {OURS}", f"x {row.beside} {OURS}"
+        beside = "nn.LSTM" if row.beside in (BASE, "stock-cudnn") else name(row.beside)
+        body.append([row.says, beside, *cells_of(by, *wanted)])
+    return markdown(("forward and backward", "beside", "ms", "native, ms", "native's speed"), body)
 
 
 # --- `bench parts`, `products`, `accuracy`, `cells`, `samples` ---
@@ -357,28 +405,34 @@ def calls(records: Results) -> str:
 
 def parts() -> str:
     """Return a training step by what its operators are for, in milliseconds."""
-    records = results("parts.jsonl")
+    frame = results("parts.jsonl")
     columns = list(product(SIZES, (OURS, "stock-cudnn")))
-    sums = [0.0] * len(columns)
-    rows = []
-    for part in dict.fromkeys(r.mode for r in records):
-        times = [1e3 * records.of(mode=part, case=c)[label].median for c, label in columns]
-        sums = [a + b for a, b in zip(sums, times, strict=True)]
-        rows += [[part, *(f"{t:.1f}" for t in times)]] if max(times) >= 0.05 else []
-    rows.append(["all", *(f"{total:.1f}" for total in sums)])
+    times = {
+        part: [1e3 * by_contender(frame, mode=part, case=c)[label].median for c, label in columns]
+        for part in each(frame, "mode")
+    }
+    shown = {part: t for part, t in times.items() if max(t) >= 0.05}
+    shown["all"] = [sum(column) for column in zip(*times.values(), strict=True)]
     header = [f"{size}: {'native' if label == OURS else 'stock'}" for size, label in columns]
-    return markdown(("ms", *header), rows)
+    return markdown(
+        ("ms", *header), ([part, *(f"{t:.1f}" for t in of)] for part, of in shown.items())
+    )
 
 
 def products(file: str) -> str:
     """Return GF/s of each product by itself, and the share of the best that there can be."""
-    rows: dict[str, list[str]] = {}
-    header: dict[str, None] = {}
-    for r in results(file).where(threads=1):
-        best, rate = r.extra["best_gflops"], r.extra["flops"] / r.median / 1e9
-        header[f"{r.contender}, H={r.extra['shape']['H']} (best {best:.0f})"] = None
-        rows.setdefault(r.mode, [r.mode]).append(f"{rate:.0f} ({rate / best:.0%})")
-    return markdown(("GF/s, one thread", *header), rows.values())
+    best: dict[tuple[str, int], float] = {}
+    timed = rows(results(file), threads=1)
+    for row in timed:
+        key = row.contender, row.shape["H"]
+        best[key] = max(best.get(key, 0.0), row.best_gflops)
+    body: dict[str, list[str]] = {}
+    for row in timed:
+        rate = row.flops / row.median / 1e9
+        share = rate / best[row.contender, row.shape["H"]]
+        body.setdefault(row.mode, [row.mode]).append(f"{rate:.0f} ({share:.0%})")
+    header = [f"{isa}, H={H} (best {top:.0f})" for (isa, H), top in best.items()]
+    return markdown(("GF/s, one thread", *header), body.values())
 
 
 SAME = ("inference", "bias_hh_l0.grad", "bias_hh_l1.grad")  # as another row
@@ -386,38 +440,32 @@ SAME = ("inference", "bias_hh_l0.grad", "bias_hh_l1.grad")  # as another row
 
 def errors(what: str, about: str = "") -> str:
     """Return the error of each result, in every way to hold numbers; of products by their depth."""
-    own = [r for r in results("accuracy.jsonl") if r.extra["of"] == what and about in ("", r.case)]
-    ways = list(dict.fromkeys(r.contender for r in own))
-    rows: dict[str, dict[str, str]] = {}
-    for r in own:
-        key = r.case if what == "product" else r.mode
-        rows.setdefault(key, {})[r.contender] = scientific(r.extra["rms"])
-    lines = [
-        [key, *(row.get(way, "-") for way in ways)] for key, row in rows.items() if key not in SAME
-    ]
-    return markdown(("depth" if what == "product" else "error of", *ways), lines)
-
-
-def scientific(error: float) -> str:
-    """Return two digits: 2.3e-7."""
-    digit, power = f"{error:.1e}".split("e")
-    return f"{digit}e{int(power)}"
+    frame = results("accuracy.jsonl")
+    own = rows(frame, of=what, **({"case": about} if about else {}))
+    ways = list(dict.fromkeys(row.contender for row in own))
+    found: dict[str, dict[str, str]] = {}
+    for row in own:
+        key = row.case if what == "product" else row.mode
+        digit, power = f"{row.rms:.1e}".split("e")
+        found.setdefault(key, {})[row.contender] = f"{digit}e{int(power)}"
+    body = [[key, *(by.get(w, "-") for w in ways)] for key, by in found.items() if key not in SAME]
+    return markdown(("depth" if what == "product" else "error of", *ways), body)
 
 
 def cells() -> str:
     """Return what each cell takes, and that beside the others' times in the same rounds."""
-    rows: dict[str, list[str]] = {}
+    body: dict[str, list[str]] = {}
+    frame = results("cells.jsonl")
     for size in SIZES[:2]:
-        records = results("cells.jsonl").where(case=size)
-        plain = records.of(mode="plain")["ours"]
-        for cell_name in dict.fromkeys(r.mode for r in records):
-            of = records.of(mode=cell_name)
-            row = [ms(of["ours"]), f"{1 / speedup(plain, of['ours']).value:.2f}"]
-            row.append(cell(of, "x loop ours"))
-            row.append(cell(of, f"x {'torch' if cell_name == 'gru' else 'keras'} ours"))
-            rows.setdefault(cell_name, [f"`{cell_name}`"]).extend(row)
+        plain = by_contender(frame, case=size, mode="plain")["ours"]
+        for kind in each(frame, "mode", case=size):
+            by = by_contender(frame, case=size, mode=kind)
+            other = "torch" if kind == "gru" else "keras"
+            row = [ms(by["ours"]), f"{1 / speedup(plain, by['ours']).value:.2f}"]
+            row += cells_of(by, "x loop ours", f"x {other} ours")
+            body.setdefault(kind, [f"`{kind}`"]).extend(row)
     columns = product(SIZES[:2], (", ms", ": of plain", ": its loop", ": Keras or nn.GRU"))
-    return markdown(("forward and backward", *map("".join, columns)), rows.values())
+    return markdown(("forward and backward", *map("".join, columns)), body.values())
 
 
 def per_sample() -> str:
@@ -428,19 +476,17 @@ def per_sample() -> str:
         "torch.func": "`torch.func`, with its forward",
         "Opacus, DPLSTM": "Opacus's `DPLSTM`",
     }
-    records = results("samples.jsonl")
-    rows = [[words] for words in says.values()]
-    for (label, row), case in product(zip(says, rows, strict=True), records.cases):
-        of = records.of(case=case)
-        row += [ms(of[label]), f"{speedup(of[label], of['one backward']).value:.2f}"]
-    columns = product(records.cases, (", ms", ": of one backward"))
-    return markdown(("32 samples", *map("".join, columns)), rows)
+    frame = results("samples.jsonl")
+    cases, body = each(frame, "case"), [[words] for words in says.values()]
+    for (label, row), case in product(zip(says, body, strict=True), cases):
+        by = by_contender(frame, case=case)
+        row += [ms(by[label]), f"{speedup(by[label], by['one backward']).value:.2f}"]
+    columns = product(cases, (", ms", ": of one backward"))
+    return markdown(("32 samples", *map("".join, columns)), body)
 
 
-# --- perplexities ---
+# --- perplexities, from the summaries of lm.train ---
 
-# preset -> perplexity of the training, validation and test text, as TensorFlow's tutorial has it.
-PUBLISHED = {"small": (37.99, 121.39, 115.91), "medium": (48.45, 86.16, 82.07)}
 TRAINED = {
     "small": {
         "small-1": "seed 1",
@@ -459,33 +505,38 @@ CELLS = {
 }
 
 
+def tool(file: str) -> Any:
+    """Return a JSON file of another tool in bench/results."""
+    return json.loads((RESULTS / file).read_text(encoding="utf-8"))
+
+
 def perplexities(run: str) -> list[float]:
     """Return a run's perplexity of the training, validation and test text."""
-    summary = read(f"{run}/summary.json")
+    summary = tool(f"{run}/summary.json")
     return [summary[f"{split}_perplexity"] for split in ("train", "valid", "test")]
 
 
 def perplexity(preset: str) -> str:
     """Return each run of a preset to its end, and of `small` the mean of three seeds."""
-    rows = [["the reference (TensorFlow's tutorial)", *(f"{p:.2f}" for p in PUBLISHED[preset])]]
+    body = [["the reference (TensorFlow's tutorial)", *(f"{p:.2f}" for p in PUBLISHED[preset])]]
     found = {run: perplexities(run) for run in TRAINED[preset]}
     for run, says in TRAINED[preset].items():
-        rows.append([says, *(f"{p:.2f}" for p in found[run])])
+        body.append([says, *(f"{p:.2f}" for p in found[run])])
     if preset == "small":
         seeds = list(zip(*(found[f"small-{seed}"] for seed in (1, 2, 3)), strict=True))
         spread = (f"{statistics.mean(p):.2f} ± {statistics.stdev(p):.2f}" for p in seeds)
-        rows.insert(4, ["mean of the three ± standard deviation", *spread])
-    return markdown((f"`{preset}` on Penn Treebank, perplexity", "train", "valid", "test"), rows)
+        body.insert(4, ["mean of the three ± standard deviation", *spread])
+    return markdown((f"`{preset}` on Penn Treebank, perplexity", "train", "valid", "test"), body)
 
 
 def cell_perplexity() -> str:
     """Return six epochs of `small` with other cells."""
-    rows = []
+    body = []
     for run, says in CELLS.items():
-        speed = f"{read(f'cells/{run}/summary.json')['words_per_second']:,.0f}"
-        rows.append([says, *(f"{p:.2f}" for p in perplexities(f"cells/{run}")), speed])
+        speed = f"{tool(f'cells/{run}/summary.json')['words_per_second']:,.0f}"
+        body.append([says, *(f"{p:.2f}" for p in perplexities(f"cells/{run}")), speed])
     header = ("`small` on Penn Treebank, six epochs, perplexity", "train", "valid", "test")
-    return markdown((*header, "words/s, one thread"), rows)
+    return markdown((*header, "words/s, one thread"), body)
 
 
 # --- docs/gpu.md: files of the inspector, the emulated GPU and bench.gpu.host ---
@@ -493,9 +544,9 @@ def cell_perplexity() -> str:
 
 def compiled() -> str:
     """Return registers, memory and instructions of each kernel of half precision."""
-    rows = []
+    body = []
     for kind in ("steps", "layers"):
-        for row in read(f"inspect-{kind}.json"):
+        for row in tool(f"inspect-{kind}.json"):
             plan, loop = row["plan"], row["loop"]
             wanted = row["arch"] in ("sm_80", "sm_90") and plan["dtype"] == "bf16"
             if not wanted or plan["kind"] != kind:
@@ -505,52 +556,49 @@ def compiled() -> str:
             facts = [plan["hidden"], kind, plan["direction"], plan["programs"]]
             facts += [f"{plan['resident_fraction']:.0%}", row["registers"], shared]
             facts += [f"{loop['spills']} / {row['whole']['spills']}", loop["instructions"], cores]
-            rows.append([row["arch"], *map(str, facts), f"{row['cost']['floor_us']:.2f}"])
+            body.append([row["arch"], *map(str, facts), f"{row['cost']['floor_us']:.2f}"])
     header = ("card", "H", "kernel", "direction", "programs", "resident", "registers")
     header += ("shared, KiB", "spills: loop / all", "instructions in the loop", "tensor cores")
-    return markdown((*header, "floor, us a step"), rows)
+    return markdown((*header, "floor, us a step"), body)
 
 
 def emulated() -> str:
     """Return what ran on the PTX machine, of both architectures, by kernel, mode and dtype."""
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in read("ptx.json")["cases"]:
-        groups.setdefault((row["kernels"], row["mode"], row["dtype"]), []).append(row)
-    rows = []
-    for key, own in groups.items():
-        shapes, schedules, dirty = (
-            sum(r[n] for r in own) for n in ("shapes", "schedules", "dirty")
-        )
-        error = max(row["error"] for row in own)
+    body = []
+    for key, own in pd.DataFrame(tool("ptx.json")["cases"]).groupby(
+        ["kernels", "mode", "dtype"], sort=False
+    ):
+        shapes, schedules, dirty = own[["shapes", "schedules", "dirty"]].sum()
         finding = f"in {dirty} shapes" if dirty else "none"
-        rows.append([*key, f"{shapes:,}", f"{schedules:,}", f"{error:.0e}", finding])
+        body.append([*key, f"{shapes:,}", f"{schedules:,}", f"{own.error.max():.0e}", finding])
     header = ("kernels", "mode", "dtype", "shapes, sm_80 and sm_90", "schedules")
-    return markdown((*header, "largest error, of what is allowed", "findings"), rows)
+    return markdown((*header, "largest error, of what is allowed", "findings"), body)
 
 
 def faults() -> str:
     """Return what the PTX machine made of each fault."""
-    rows = [
+    body = [
         [row["fault"], f"{row['found']} of {row['trials']}", row["says"]]
-        for row in read("ptx-faults.json")["faults"]
+        for row in tool("ptx-faults.json")["faults"]
     ]
     header = ("fault", "found in", "what the report has, or why it cannot be found")
-    return markdown(header, rows)
+    return markdown(header, body)
 
 
 def host() -> str:
     """Return what an eager call costs beside its kernels."""
-    rows = []
-    for what, own in read("host.json").items():
+    body = []
+    for what, own in tool("host.json").items():
         count, views = sum(own["calls"].values()), own["calls"]["views"]
-        rows.append([what.replace(" ", ", "), str(count), str(count - views), f"{own['us']:.0f}"])
-    return markdown(("operator", "ATen's calls", "of these no views", "us"), rows)
+        body.append([what.replace(" ", ", "), str(count), str(count - views), f"{own['us']:.0f}"])
+    return markdown(("operator", "ATen's calls", "of these no views", "us"), body)
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "training": lambda: training(results("post.jsonl")),
     "training_parts": lambda: training_parts(results("post.jsonl")),
     "alone": alone,
+    "faster": faster,
     "peers": peers,
     "lanes_bidirectional": partial(lanes, True),
     "lanes_packed": partial(lanes, False),
@@ -580,26 +628,3 @@ TABLES: dict[str, Callable[[], str]] = {
     "faults": faults,
     "host": host,
 }
-
-
-def made(text: str) -> str:
-    """Return `text` with every marked table as its results file gives it."""
-    makers = TABLES | answer.BLOCKS
-    return MARKED.sub(lambda match: f"{match[1]}{makers[match[2]]()}{match[3]}", text)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Write the tables, or compare them; return the exit status."""
-    check, wrong = "--check" in arguments, 0
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        text = path.read_text(encoding="utf-8")
-        if (new := made(text)) != text:
-            wrong += 1
-            if not check:
-                path.write_text(new, encoding="utf-8")
-            print(f"{path.relative_to(ROOT)}: {'is not what its files give' if check else 'made'}")
-    return int(check and wrong > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

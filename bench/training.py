@@ -7,12 +7,10 @@ and its update around any engine.
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,35 +19,20 @@ from torch.nn import functional as F
 
 import fused_lstm
 from lm.model import LM_LSTM, repackage_hidden
+from lm.optimizer import Optimizer
+from lm.settings import PRESETS, Config
 
-from .cases import CASES, Shape
-from .contenders import Contender, trainers
-from .core import Timed, timed
-from .machine import peak_bytes
-from .switches import held
+from .cases import CASES, DTYPES, Shape
+from .contenders import Contender, entered
+from .core import Runner, Task, rounded
+from .peers.remote import Remote
+from .switches import full_float32
 
 Hidden = tuple[Tensor, Tensor]
 VOCABULARY = 10_000  # Penn Treebank's
 BATCHES = 8
 CHECKED = 3  # steps whose losses and whose updates are compared
 FEW = 10  # words of the last checked batch
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Of Zaremba's presets what a step depends on; the loss is summed over time."""
-
-    keep_prob: float
-    clip: float
-    init: float
-    rate: float = 1.0
-
-
-SETTINGS = {
-    "small": Settings(1.0, 5.0, 0.1),
-    "medium": Settings(0.5, 5.0, 0.05),
-    "large": Settings(0.35, 10.0, 0.04),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +45,7 @@ class Lesson:
     """
 
     shape: Shape
-    settings: Settings
+    settings: Config
     weights: dict[str, Tensor]
     inputs: Tensor
     targets: Tensor
@@ -79,6 +62,10 @@ class Lesson:
     def dtype(self) -> torch.dtype:
         """Return the dtype of the weights."""
         return self.weights["sm_fc.weight"].dtype
+
+    def facts(self, mode: str) -> dict[str, Any]:
+        """Return what a record says of it."""
+        return {"shape": self.shape._asdict(), "tokens": self.shape.tokens}
 
     @property
     def vocabulary(self) -> int:
@@ -97,7 +84,7 @@ class Lesson:
         h0, c0 = self.state
         weights = {name.removeprefix("lstm."): w for name, w in self.weights.items()}
         s = self.settings
-        numbers = {"keep_prob": s.keep_prob, "rate": s.rate, "clip": s.clip}
+        numbers = {"keep_prob": s.keep_prob, "rate": s.learning_rate, "clip": s.max_grad_norm}
         numbers |= {"scale": float(self.shape.T), "checked": CHECKED}
         tensors = {"h0": h0, "c0": c0, "inputs": self.inputs, "targets": self.targets}
         return weights | {name: torch.tensor(value) for name, value in numbers.items()} | tensors
@@ -110,9 +97,6 @@ class Lesson:
         answer = Learner(reference, exact).answer()
         return {name: value.float() for name, value in answer.items()}
 
-    def fresh(self) -> None:
-        """Return None: a learner has changed its weights by the time it is asked again."""
-
 
 def make_lesson(
     name: str, device: torch.device | str = "cpu", autocast: torch.dtype | None = None
@@ -122,7 +106,7 @@ def make_lesson(
     The last of the batches that are checked has FEW words, so that its gradient is clipped, which
     others at the start are not.
     """
-    shape, settings = CASES[name].shape, SETTINGS[name]
+    shape, settings = CASES[name].shape, PRESETS[name]
     T, B, _, H, L = shape
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(VOCABULARY, (BATCHES, T + 1, B), generator=generator)
@@ -131,15 +115,10 @@ def make_lesson(
         torch.manual_seed(0)
         model = LM_LSTM(H, T, B, VOCABULARY, L, settings.keep_prob, lstm="cudnn")
         for parameter in model.parameters():  # Zaremba's start: biases too
-            nn.init.uniform_(parameter, -settings.init, settings.init)
+            nn.init.uniform_(parameter, -settings.init_scale, settings.init_scale)
     weights = {name: w.detach().to(device) for name, w in model.state_dict().items()}
     inputs, targets = (t.contiguous().to(device) for t in (ids[:, :-1], ids[:, 1:]))
     return Lesson(shape, settings, weights, inputs, targets, autocast)
-
-
-def full_float32() -> AbstractContextManager[None]:
-    """Hold products at float32 on a GPU too, where cuDNN rounds to TF32: losses then agree."""
-    return held("allow_tf32", False, torch.backends.cuda.matmul, torch.backends.cudnn)
 
 
 # --- the post's program ---
@@ -171,7 +150,7 @@ def stock_step(lesson: Lesson, engine: str, fuse: str | None) -> tuple[Any, Call
     else:
         lstm = fused_lstm.LSTM(I, H, L, engine=engine, fuse=fuse, **arguments)
     model = Program(lesson, lstm).to(lesson.device, lesson.dtype)
-    optimizer = torch.optim.SGD(model.parameters(), lr=settings.rate)
+    optimizer = torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
 
     def step(inputs: Tensor, targets: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
         optimizer.zero_grad()
@@ -180,7 +159,7 @@ def stock_step(lesson: Lesson, engine: str, fuse: str | None) -> tuple[Any, Call
             logits, hidden = model(inputs, repackage_hidden(hidden))
             loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         (loss * lesson.shape.T).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
         optimizer.step()
         return loss.detach(), hidden
 
@@ -192,16 +171,11 @@ def stock_step(lesson: Lesson, engine: str, fuse: str | None) -> tuple[Any, Call
 
 def our_step(lesson: Lesson, engine: str, fuse: str | None) -> tuple[Any, Callable]:
     """Return LM_LSTM and lm.train's step of it: our loss and our update around any engine."""
-    from lm.optimizer import Optimizer
-
     T, B, _, H, L = lesson.shape
-    s = lesson.settings
-    model = LM_LSTM(H, T, B, lesson.vocabulary, L, s.keep_prob, lstm=engine, fuse=fuse)
+    settings = lesson.settings
+    model = LM_LSTM(H, T, B, lesson.vocabulary, L, settings.keep_prob, lstm=engine, fuse=fuse)
     model.to(lesson.device, lesson.dtype)
-    config: Any = SimpleNamespace(
-        optimizer="sgd", weight_decay=0, max_grad_norm=s.clip, learning_rate=s.rate
-    )
-    optimizer = Optimizer(model, config)
+    optimizer = Optimizer(model, settings)
 
     def step(inputs: Tensor, targets: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
         optimizer.base.zero_grad()
@@ -218,26 +192,18 @@ def our_step(lesson: Lesson, engine: str, fuse: str | None) -> tuple[Any, Callab
 # --- who learns ---
 
 
-class Learner:
-    """A contender learning a lesson, step by step, the state carried on.
-
-    `lstm_seconds` are, of each step so far, those of its LSTM, taken inside the step.
-    """
+class Learner(Runner):
+    """A contender learning a lesson, step by step, the state carried on."""
 
     modes = ("train",)
 
     def __init__(self, contender: Contender, lesson: Lesson) -> None:
-        self.lesson = lesson
+        self.lesson, self.device = lesson, lesson.device
         make = stock_step if contender.stock else our_step
         self.model, self._step = make(lesson, contender.engine, contender.fuse)
         self.model.load_state_dict(lesson.weights)
         self.count, self.hidden = 0, lesson.state
         self._inside = Inside(self.model.lstm, lesson.device)
-
-    @property
-    def lstm_seconds(self) -> list[float]:
-        """Return the seconds of the LSTM in each step so far."""
-        return self._inside.seconds()
 
     def step(self) -> Tensor:
         """Take one training step; return the mean loss before it."""
@@ -258,12 +224,11 @@ class Learner:
             for name, start in before.items()
         }
 
-    def timed(self, mode: str) -> Timed:
-        """Return what takes a step and returns its seconds."""
-        return timed(self.step, self.lesson.device)
+    train = step
 
-    def close(self) -> None:
-        """Do nothing: it holds no process."""
+    def facts(self, mode: str, rounds: int) -> dict[str, Any]:
+        """Return "lstm_seconds" of each of the last rounds: its LSTM's, inside the step."""
+        return {"lstm_seconds": rounded(self._inside.seconds()[-rounds:])}
 
 
 class Inside:
@@ -305,18 +270,14 @@ class Inside:
         return [(a.elapsed_time(b) + c.elapsed_time(d)) / 1000 for a, b, c, d in steps]
 
 
-# --- the memory of a step, in a process that has done nothing else ---
-
-
-def memory_of(label: str, name: str) -> int | None:
-    """Return the bytes that a preset's training step takes at most beyond those before it."""
-    contender = next(c for c in trainers() if c.label == label)
-    learner = Learner(contender, make_lesson(name))
-    for parameter in learner.model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    return peak_bytes(lambda: [learner.step() for _ in range(3)])
-
-
-if __name__ == "__main__":  # python -m bench.training LABEL PRESET THREADS
-    torch.set_num_threads(int(sys.argv[3]))
-    print(memory_of(sys.argv[1], sys.argv[2]))
+def tasks(suite: Any, options: Any) -> Iterator[Task]:
+    """Yield whole training steps of each case and dtype."""
+    with full_float32():  # until the last of them has been measured
+        for case in suite.cases:
+            able, whys = entered(suite.contenders(), options, case.name)
+            for dtype in suite.dtypes:
+                autocast = None if dtype == "float32" else DTYPES[dtype]
+                lesson = make_lesson(case.name, options.device, autocast)
+                few = [c for c in able if autocast is None or not (c.peer or c.engine == "loop")]
+                build = {c.label: partial(Remote if c.peer else Learner, c, lesson) for c in few}
+                yield Task(case.name, lesson, build, whys, dtype, autocast)

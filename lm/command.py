@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import math
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,118 +27,93 @@ def reason(error: BaseException) -> str:
     return (message.splitlines() or [type(error).__name__])[0]
 
 
-def one_line(text: object) -> str:
-    """Return `text` in one line of printable characters, others escaped: a name may hold any."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+def command(name: str) -> Callable[[Callable[..., None]], Callable[..., int]]:
+    """Return what makes of a function of a command line the command called `name`.
 
-
-def run_command(name: str, run: Callable[[], int | None]) -> int:
-    """Call `run`, the command called `name`; return the exit status, and print what failed.
-
-    The status is 0 or what `run` returns; 2 for what the user can mend, too little memory
-    included; 130 after Ctrl-C; 141 where the reader of standard output went away (`| head`).
+    Its mistakes are printed in a line, and it returns an exit status: 0, or what the function
+    exits with; 2 for what the user can mend, too little memory included; 130 after Ctrl-C; 141
+    where the reader of standard output went away (`| head`).
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # whatever a name or a prompt holds
-    try:
-        status = run() or 0
-        sys.stdout.flush()
-        return status
-    except UserError as error:
-        message = one_line(error)
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # What is still buffered would be written, and fail again, when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except ModuleNotFoundError as error:  # one that an extra brings
-        message = f"needs {error.name}: pip install {error.name}"
-    except OSError as error:
-        name_of_file = f"'{error.filename}': " if error.filename else ""
-        message = one_line(f"{name_of_file}{reason(error)}")
-    except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
-        if not out_of_memory(error):
-            raise
-        amount = re.search(r"[\d.]+ ([kKMGT]i?B|bytes)", str(error))
-        what = f" for {amount[0]} more" if amount else ""
-        message = f"not enough memory{what}; try a smaller model or batch"
-    print(f"{name}: {message}", file=sys.stderr)
-    return 2
 
+    def decorate(main: Callable[..., None]) -> Callable[..., int]:
+        @functools.wraps(main)
+        def run(argv: Sequence[str] | None = None) -> int:
+            if isinstance(sys.stdout, io.TextIOWrapper):  # whatever a name or a prompt holds
+                sys.stdout.reconfigure(errors="backslashreplace")
+            try:
+                main(argv)
+                sys.stdout.flush()
+                return 0
+            except SystemExit as error:
+                return int(error.code or 0)
+            except BrokenPipeError:
+                # What is still buffered would be written, and fail again, when Python ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 128 + signal.SIGPIPE
+            except KeyboardInterrupt:
+                status, message = 128 + signal.SIGINT, "interrupted"
+            except ModuleNotFoundError as error:  # one that an extra brings
+                status, message = 2, f"needs {error.name}: pip install {error.name}"
+            except UserError as error:
+                status, message = 2, str(error)
+            except OSError as error:
+                named = f"'{error.filename}': " if error.filename else ""
+                status, message = 2, f"{named}{reason(error)}"
+            except (MemoryError, OverflowError, RuntimeError) as error:
+                text = f"{type(error).__name__} {error}"
+                if not re.search(
+                    "MemoryError|out of memory|tried to allocate|overflow", text, re.I
+                ):
+                    raise
+                message = f"not enough memory; try a smaller model or batch ({reason(error)})"
+                status = 2
+            # A name may hold any character: the line stays one.
+            line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+            print(f"{name}: {line}", file=sys.stderr)
+            return status
 
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error is one of memory, PyTorch's or an engine's.
+        return run
 
-    A size that is no 64-bit number is one too: PyTorch and Python call that an overflow.
-    """
-    named = re.search("out of memory|allocate memory|tried to allocate|overflow", str(error), re.I)
-    return isinstance(error, MemoryError | OverflowError) or named is not None
+    return decorate
 
 
 # --- arguments ---
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line: the usage would fill a screen."""
+    """Raises UserError for a wrong command line: the usage would fill a screen."""
 
-    def __init__(self, name: str, description: str | None, **options: Any) -> None:
-        super().__init__(
-            f"python -m {name}", description=description, allow_abbrev=False, **options
-        )
-        self._name = name
+    def __init__(self, name: str, description: str) -> None:
+        super().__init__(f"python -m {name}", description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self._name}: {one_line(message)}\n")
+        raise UserError(message)
 
 
-@dataclass(frozen=True)
-class Range:
-    """The numbers from `low` to `high`; `open_low` and `open_high` leave the end itself out.
-
-    A whole number of more than 64 bits is in no range: what it is for could not use it.
-    """
-
-    low: float
-    high: float = math.inf
-    open_low: bool = False
-    open_high: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        above = value > self.low if self.open_low else value >= self.low
-        below = value < self.high if self.open_high else value <= self.high
-        usable = value.bit_length() < 64 if isinstance(value, int) else math.isfinite(value)
-        return above and below and usable
-
-    def __str__(self) -> str:
-        low = f"more than {self.low:g}" if self.open_low else f"at least {self.low:g}"
-        high = f"less than {self.high:g}" if self.open_high else f"at most {self.high:g}"
-        return low if math.isinf(self.high) else f"{low} and {high}"
-
-
-COUNT = Range(1)
-POSITIVE = Range(0, open_low=True)
-PART = Range(0, high=1)
-SHARE = Range(0, high=1, open_low=True)
-THREADS = Range(1, 1024)  # more cannot be had everywhere, and OpenMP ends the process then
-SEED = Range(0, 2**63 - 1)
-
-
-def number(kind: type, valid: Range) -> Callable[[str], int | float]:
-    """Return argparse's `type=` for an int or a float within `valid`."""
+def number(kind: type, expected: str, valid: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """Return argparse's `type=` for the ints or floats that are `valid`; others are an error."""
 
     def convert(text: str) -> int | float:
         try:
             value = kind(text)
         except ValueError:
-            value = None
-        if value is None or value not in valid:
-            what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"got {text!r}; expected {what}, {valid}")
+            value = math.nan
+        if not valid(value):
+            raise argparse.ArgumentTypeError(f"got {text!r}; expected {expected}")
         return value
 
     return convert
+
+
+COUNT = number(int, "a whole number, at least 1", lambda n: 1 <= n < 2**31)
+WHOLE = number(int, "a whole number, at least 0", lambda n: 0 <= n < 2**31)
+SEED = number(int, "a whole number, at least 0", lambda n: 0 <= n < 2**63)
+# More threads cannot be had everywhere, and OpenMP ends the process then.
+THREADS = number(int, "a whole number from 1 to 1024", lambda n: 1 <= n <= 1024)
+POSITIVE = number(float, "a number more than 0", lambda x: 0 < x < math.inf)
+NOT_NEGATIVE = number(float, "a number, at least 0", lambda x: 0 <= x < math.inf)
+PART = number(float, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+SHARE = number(float, "a number more than 0 and at most 1", lambda x: 0 < x <= 1)
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -156,4 +131,4 @@ def add_engine(parser: Any) -> None:
     levels = dict.fromkeys(level for engine in ENGINES.values() for level in engine.fuses)
     add("--fuse", metavar="LEVEL", help=f"what a launch covers: {', '.join(levels)} [the most]")
     add("--device", metavar="NAME", help="such as cpu or cuda:1 [an accelerator if there is one]")
-    add("--threads", type=number(int, THREADS), metavar="N", help="of the CPU [PyTorch's choice]")
+    add("--threads", type=THREADS, metavar="N", help="of the CPU [PyTorch's choice]")

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from lm.command import UserError, reason
-from lm.files import check_directory
 
 SPLITS = ("train", "valid", "test")
 EOS, UNK = "<eos>", "<unk>"  # ends every line; stands for a word outside the vocabulary
@@ -52,8 +51,7 @@ NAMED = ("python-docs", *DOWNLOADS)
 class Corpus:
     """A text: `vocabulary[i]` is the word of id i; train, valid and test are int32 [N].
 
-    `unknown` counts the words outside the vocabulary in each split; `titles` names each split in
-    messages.
+    `unknown` counts the words outside the vocabulary in each split.
     """
 
     name: str
@@ -62,7 +60,6 @@ class Corpus:
     valid: torch.Tensor
     test: torch.Tensor
     unknown: dict[str, int]
-    titles: dict[str, str]
 
     def digest(self) -> str:
         """Return the sha256 of its words in their order."""
@@ -89,34 +86,29 @@ def load_corpus(name: str) -> Corpus:
     where it is needed: in a file every training word is known; python-docs comes without `<unk>`,
     so a word seen once in its training split becomes it.
     """
-    words, titles = read_words(name)
-    # Words are numbered as they come, then renumbered.
+    words = read_words(name)
+    # Words are numbered as they come, and again when all are counted.
     first: defaultdict[str, int] = defaultdict()
     first.default_factory = first.__len__
-    unk, eos = first[UNK], first[EOS]
-    numbers = {s: np.fromiter(map(first.__getitem__, words[s]), np.int32) for s in SPLITS}
-    counts = {split: np.bincount(numbers[split], minlength=len(first)) for split in SPLITS}
+    ids = {split: np.fromiter(map(first.__getitem__, words[split]), np.int32) for split in SPLITS}
     for split in SPLITS:
-        if len(numbers[split]) == counts[split][eos]:
-            raise UserError(f"{titles[split]} holds no words")
-    known = counts["train"].copy()
-    outside = known < (2 if name == "python-docs" else 1)
-    outside[unk] = known[unk] == 0
-    unknown = {split: int(counts[split][outside].sum()) for split in SPLITS}
-    known[unk] += known[outside].sum()
-    outside[unk] = known[unk] == 0 and not any(unknown.values())
+        if (ids[split] == first[EOS]).all():
+            raise UserError(f"--data: the {split} text of '{name}' holds no words")
     text = list(first)
-    order = sorted(np.flatnonzero(~outside), key=lambda i: (-known[i], text[i]))
-    final = np.zeros(len(text), dtype=np.int32)
-    final[order] = np.arange(len(order))
-    final[outside] = final[unk]
-    ids = {split: torch.from_numpy(final[numbers[split]]) for split in SPLITS}
-    return Corpus(name, tuple(text[i] for i in order), **ids, unknown=unknown, titles=titles)
+    counts = np.bincount(ids["train"], minlength=len(text))
+    outside = counts < (2 if name == "python-docs" else 1)
+    unknown = {split: int(outside[ids[split]].sum()) for split in SPLITS}
+    kept = {text[i]: counts[i] for i in np.flatnonzero(~outside)}
+    if any(unknown.values()):
+        kept[UNK] = kept.get(UNK, 0) + counts[outside].sum()
+    vocabulary = tuple(sorted(kept, key=lambda word: (-kept[word], word)))
+    final = {word: i for i, word in enumerate(vocabulary)}
+    renumbered = np.array([final.get(word, final.get(UNK, 0)) for word in text], np.int32)
+    splits = {split: torch.from_numpy(renumbered[ids[split]]) for split in SPLITS}
+    return Corpus(name, vocabulary, **splits, unknown=unknown)
 
 
-def encode(
-    words: Iterable[str], vocabulary: tuple[str, ...], title: str
-) -> tuple[torch.Tensor, int]:
+def encode(words: Iterable[str], vocabulary: tuple[str, ...]) -> tuple[torch.Tensor, int]:
     """Return the ids [N] int32 of a text under a vocabulary, and how many words are outside it.
 
     Raises UserError where there are some and the vocabulary has no `<unk>`.
@@ -125,7 +117,7 @@ def encode(
     ids = np.fromiter((numbers.get(word, -1) for word in words), np.int32)
     unknown = int((ids < 0).sum())
     if unknown and UNK not in numbers:
-        raise UserError(f"{title} has {unknown:,} words outside the vocabulary, which has no {UNK}")
+        raise UserError(f"{unknown:,} words are outside the vocabulary, which has no {UNK}")
     ids[ids < 0] = numbers.get(UNK, 0)
     return torch.from_numpy(ids), unknown
 
@@ -133,13 +125,12 @@ def encode(
 # --- where words come from ---
 
 
-def read_words(name: str) -> tuple[dict[str, Iterable[str]], dict[str, str]]:
-    """Return the words of each split, the ends of lines among them, and each split's title."""
+def read_words(name: str) -> dict[str, Iterable[str]]:
+    """Return the words of each split, the ends of lines among them."""
     if name == "python-docs":
-        return python_docs(), {split: f"{name} ({split})" for split in SPLITS}
+        return python_docs()
     files = download(name) if name in DOWNLOADS else find_files(Path(name))
-    titles = {split: str(path) for split, path in files.items()}
-    return {split: file_words(path) for split, path in files.items()}, titles
+    return {split: file_words(path) for split, path in files.items()}
 
 
 def file_words(path: Any) -> Iterator[str]:
@@ -159,12 +150,10 @@ def find_files(directory: Path) -> dict[str, Path]:
         raise UserError(f"--data: got '{directory}'; expected a directory, {', '.join(NAMED)}")
     for scheme in FILE_NAMES:
         files = {split: directory / scheme.format(split) for split in SPLITS}
-        missing = [path for path in files.values() if not path.is_file()]
-        if not missing:
+        if all(path.is_file() for path in files.values()):
             return files
-        if len(missing) < len(files):
-            raise UserError(f"{missing[0]} is missing")
-    raise UserError(f"--data: '{directory}' holds none of {', '.join(FILE_NAMES)}")
+    names = " or ".join(scheme.format("{train,valid,test}") for scheme in FILE_NAMES)
+    raise UserError(f"--data: '{directory}' holds no {names}")
 
 
 def download(name: str) -> dict[str, Any]:
@@ -179,7 +168,6 @@ def download(name: str) -> dict[str, Any]:
     directory = Path(
         os.environ.get("FUSED_LSTM_CACHE") or pooch.os_cache("fused-lstm"), "texts", name
     )
-    check_directory(directory, f"data '{name}'")
     downloader: Any = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
     url, files = DOWNLOADS[name]
     for file, sha256 in files.items():
@@ -187,7 +175,7 @@ def download(name: str) -> dict[str, Any]:
             pooch.retrieve(url + file, f"sha256:{sha256}", file, directory, downloader=downloader)
         except (OSError, ValueError) as error:  # requests' errors are OSErrors
             raise UserError(
-                f"data '{name}': cannot download {url + file} ({reason(error)}); run this again, "
+                f"--data {name}: cannot download {url + file} ({reason(error)}); run this again, "
                 f"or place the file by hand at {directory / file} (sha256 {sha256})"
             ) from None
     if name == "wikitext-2":

@@ -41,7 +41,7 @@ def choose_engine(
 ) -> tuple[str, str | None]:
     """Return the engine and the level that run such a model on `device`; UserError if none can."""
     try:
-        return resolve(lstm, fuse, device, config.cell())
+        return resolve(lstm, fuse, device, config.spec())
     except (RuntimeError, ValueError) as error:
         raise UserError(str(error)) from None
 
@@ -76,14 +76,10 @@ def processor(device: torch.device) -> str:
     return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
-def version(package: str) -> str | None:
-    """Return the version of an installed package, None where it is not."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def versions() -> dict[str, str | None]:
-    """Return the versions of PyTorch and of Triton."""
-    return {"torch_version": torch.__version__, "triton_version": version("triton")}
+    """Return the versions of PyTorch and, where it is installed, of Triton."""
+    try:
+        triton = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        triton = None
+    return {"torch_version": torch.__version__, "triton_version": triton}

@@ -10,8 +10,6 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-_GOLDEN = 0x9E3779B97F4A7C15  # seeds of neighbouring ranks lie far apart
-
 
 @dataclass(frozen=True)
 class World:
@@ -40,11 +38,6 @@ class World:
         if self.size > 1:
             dist.all_gather_object(values, value)
         return values
-
-    def seed(self, seed: int) -> None:
-        """Let every rank but the first, which goes on with what drew the weights, draw its own."""
-        if self.rank > 0:
-            torch.manual_seed((seed + self.rank * _GOLDEN) % 2**63)
 
 
 def rank() -> int:

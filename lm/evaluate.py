@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import time
@@ -12,15 +11,18 @@ import torch
 
 from lm.batches import evaluation_batches
 from lm.checkpoint import open_trained
-from lm.command import COUNT, Parser, UserError, add_checkpoint, add_engine, number, run_command
+from lm.command import COUNT, Parser, UserError, add_checkpoint, add_engine, command
 from lm.data import SPLITS, encode, read_words
 from lm.distributed import World
 from lm.model import LM_LSTM
 
 
 def perplexity_of(nll: float) -> float:
-    """Return exp(nll), nll being a mean in nats; infinity where that is NaN or overflows."""
-    return math.exp(nll) if nll < 700 else math.inf
+    """Return exp(nll), nll being a mean in nats; raise UserError where that is not finite."""
+    if not nll < 700:
+        raise UserError(f"the perplexity is not finite (loss {nll:.4g}): the run has diverged; try "
+                        "a lower --learning-rate or --max-grad-norm")  # fmt: skip
+    return math.exp(nll)
 
 
 def perplexity(
@@ -38,21 +40,18 @@ def perplexity(
     """
     world = world or World()
     was_training, part = model.training, world.columns(batch_size)
-    columns = part.stop - part.start
-    losses = [torch.zeros((), device=model.sm_fc.weight.device)]
-    model.eval()
-    try:
-        with torch.no_grad():
-            hidden = model.init_hidden(columns)
-            ids = ids.to(losses[0].device)
-            for inputs, targets in evaluation_batches(ids, batch_size, model.num_steps, part):
-                if columns:
-                    nll, hidden = model.loss(inputs, targets, hidden, reduction="sum")
-                    losses.append(nll)
-                if after_batch is not None:
-                    after_batch()
-    finally:
-        model.train(was_training)
+    device = model.sm_fc.weight.device
+    losses = [torch.zeros((), device=device)]
+    hidden = model.eval().init_hidden(part.stop - part.start)
+    with torch.no_grad():
+        for batch in evaluation_batches(ids.to(device), batch_size, model.num_steps):
+            inputs, targets = (side[:, part].long() for side in batch)
+            if inputs.numel():  # a rank may have no column
+                nll, hidden = model.loss(inputs, targets, hidden, reduction="sum")
+                losses.append(nll)
+            if after_batch is not None:
+                after_batch()
+    model.train(was_training)
     total = torch.stack(losses).double().sum()
     return perplexity_of(float(world.sum(total)) / (len(ids) - 1))
 
@@ -60,32 +59,28 @@ def perplexity(
 # --- the command ---
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv`, or this process's; return the exit status."""
+@command("lm.evaluate")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Do what the command line `argv` says, or this process's; return the exit status."""
     parser = Parser("lm.evaluate", "Perplexity of a text under a trained model.")
     add_checkpoint(parser)
     add_engine(parser)
     add = parser.add_argument
     add("--data", metavar="NAME", help="as lm.train's [the text that the model was trained on]")
     add("--split", default="test", choices=SPLITS, help="which part of the text [test]")
-    add("--batch-size", type=number(int, COUNT), metavar="N", help="columns of text [as in "
-        "training: test_batch_size]")  # fmt: skip
+    add("--batch-size", type=COUNT, metavar="N", help="columns of text [as in training: "
+        "test_batch_size]")  # fmt: skip
     args = parser.parse_args(argv)
-    return run_command("lm.evaluate", lambda: _run(args))
-
-
-def _run(args: argparse.Namespace) -> None:
     checkpoint, model = open_trained(args)
-    words, titles = read_words(args.data or checkpoint.options["data"])
-    title = titles[args.split]
-    ids, unknown = encode(words[args.split], checkpoint.vocabulary, title)
+    name = args.data or checkpoint.options["data"]
+    ids, unknown = encode(read_words(name)[args.split], checkpoint.vocabulary)
     if len(ids) < 2:
-        raise UserError(f"{title} holds no words")
+        raise UserError(f"--data: the {args.split} text of '{name}' holds no words")
     begin = time.perf_counter()
     value = perplexity(model, ids, args.batch_size or checkpoint.config.test_batch_size)
     seconds = time.perf_counter() - begin
     print(f"checkpoint {checkpoint.path}, step {checkpoint.step}")
-    print(f"text       {title}: {len(ids):,} tokens, {unknown:,} unknown")
+    print(f"text       {name}, {args.split}: {len(ids):,} tokens, {unknown:,} unknown")
     print(f"speed      {len(ids) / seconds:,.0f} words per second")
     print(f"perplexity {value:.3f}")
 

@@ -5,10 +5,8 @@ Legend: T time steps, B batch, H hidden size, L layers, V vocabulary.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,11 +15,10 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import nn
 
 from lm.checkpoint import Checkpoint, load
-from lm.command import Parser, UserError, add_checkpoint, reason, run_command
-from lm.files import check_file, sync_directory, to_json, write_atomically
+from lm.command import Parser, UserError, add_checkpoint, command, reason
+from lm.files import check_file, to_json, write_atomically
 
 WEIGHTS, PROGRAM = ".safetensors", ".pt2"
 
@@ -56,78 +53,63 @@ model = torch.export.load({file!r}).module()
 logits, (h, c) = model(inputs, (h, c))   # inputs [1, B] int64; h, c [{layers}, B, {hidden}]"""
 
 
+def sizes(checkpoint: Checkpoint) -> dict[str, int]:
+    """Return the model's sizes, as the texts above name them."""
+    return {"hidden": checkpoint.config.hidden_size, "layers": checkpoint.config.num_layers}
+
+
 def export_weights(checkpoint: Checkpoint) -> bytes:
     """Return a safetensors file of the weights; its metadata: the sizes and the vocabulary."""
-    for name in checkpoint.config.cell().cell_options():
+    spec = checkpoint.config.spec()
+    for name in [*([] if spec.cell == "lstm" else [spec.cell]), *spec.cell_options()]:
         if not name.endswith("_dropout"):  # which matters in training only
             raise UserError(f"--output: nn.LSTM has no {name}; a program, *{PROGRAM}, has it")
-    model = checkpoint.model("loop")
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     about = {
         "num_layers": str(checkpoint.config.num_layers),
         "hidden_size": str(checkpoint.config.hidden_size),
-        "vocabulary": json.dumps(checkpoint.vocabulary, ensure_ascii=False),
+        "vocabulary": json.dumps(checkpoint.vocabulary),
     }
-    return safetensors.torch.save(weights, about)
+    return safetensors.torch.save(checkpoint.weights(), about)
 
 
-def export_program(
-    model: nn.Module, hidden_size: int, num_layers: int, num_steps: int | None = None
-) -> torch.export.ExportedProgram:
-    """Return `model`, in evaluation mode, by torch.export, for every B, and T = `num_steps`.
-
-    Without `num_steps`, for any T >= 2: an engine with an operator for all steps can, a loop
-    cannot.
-    """
-    weight, any_batch = next(model.parameters()), {1: torch.export.Dim("B")}
-    state = weight.new_zeros(num_layers, 3, hidden_size)
-    inputs = torch.zeros(num_steps or 5, 3, dtype=torch.int64, device=weight.device)
-    steps = {} if num_steps else {0: torch.export.Dim("T", min=2)}
-    shapes = ({**steps, **any_batch}, (any_batch, any_batch))
-    return torch.export.export(model, (inputs, (state, state.clone())), dynamic_shapes=shapes)
-
-
-def program_bytes(checkpoint: Checkpoint) -> bytes:
-    """Return the file of a program for one step, in PyTorch's own operators: those of `loop`."""
-    config, buffer = checkpoint.config, io.BytesIO()
+def export_program(checkpoint: Checkpoint) -> bytes:
+    """Return the file of a program for one step and any B, in PyTorch's own operators."""
     model = checkpoint.model("loop").eval()
-    program = export_program(model, config.hidden_size, config.num_layers, 1)
-    torch.export.save(program, buffer)
-    return buffer.getvalue()
+    batch = {1: torch.export.Dim("B")}
+    inputs = torch.zeros(1, 3, dtype=torch.int64)
+    program = torch.export.export(
+        model, (inputs, model.init_hidden(3)), dynamic_shapes=(batch, (batch, batch))
+    )
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    return file.getvalue()
 
 
 def export_folder(checkpoint: Checkpoint) -> dict[str, bytes]:
     """Return the files of the Hugging Face hub's layout, by name."""
-    config, options = checkpoint.config, checkpoint.options
-    sizes = {"hidden": config.hidden_size, "layers": config.num_layers}
-    use = USE_WEIGHTS.format(file="model.safetensors", **sizes)
+    options, vocabulary = checkpoint.options, checkpoint.vocabulary
+    use = USE_WEIGHTS.format(file="model.safetensors", **sizes(checkpoint))
     card = CARD.format(
-        words=len(checkpoint.vocabulary), data=Path(options["data"]).name, step=checkpoint.step,
-        preset=options["preset"], use=use, **sizes,
+        words=len(vocabulary), data=Path(options["data"]).name, step=checkpoint.step,
+        preset=options["preset"], use=use, **sizes(checkpoint),
     )  # fmt: skip
-    about = {"architectures": ["LM_LSTM"], "model_type": "lstm"}
-    about |= {"vocab_size": len(checkpoint.vocabulary), **asdict(config)}
+    about = {"architectures": ["LM_LSTM"], "model_type": "lstm", "vocab_size": len(vocabulary)}
     return {
         "model.safetensors": export_weights(checkpoint),
-        "config.json": to_json(about),
-        "vocabulary.json": to_json(checkpoint.vocabulary),
+        "config.json": to_json(about | asdict(checkpoint.config)),
+        "vocabulary.json": to_json(vocabulary),
         "README.md": card.encode(errors="backslashreplace"),  # a text's name may hold any bytes
     }
 
 
 def write_folder(folder: Path, files: dict[str, bytes]) -> None:
-    """Write a new folder, whole or not at all; raise UserError where it cannot be written."""
-    temporary = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=folder.parent))
-    try:
+    """Write a new folder, whole or not at all."""
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=folder.parent) as temporary:
+        new = Path(temporary) / folder.name
+        new.mkdir()
         for name, content in files.items():
-            write_atomically(temporary / name, content)
-        temporary.chmod(0o755)
-        temporary.rename(folder)
-        sync_directory(folder.parent)
-    except OSError as error:
-        raise UserError(f"cannot write '{folder}': {error.strerror}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            write_atomically(new / name, content)
+        new.rename(folder)
 
 
 def push(folder: Path, name: str) -> str:
@@ -144,8 +126,9 @@ def push(folder: Path, name: str) -> str:
 # --- the command ---
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv`, or this process's; return the exit status."""
+@command("lm.export")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Do what the command line `argv` says, or this process's; return the exit status."""
     parser = Parser("lm.export", "A trained model as a file that needs PyTorch only.")
     add_checkpoint(parser)
     parser.add_argument("--output", type=Path, default=Path(f"lm{WEIGHTS}"), metavar="FILE",
@@ -155,10 +138,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--push", metavar="NAME", help="then upload the folder to this repository "
         "of the Hugging Face hub")  # fmt: skip
     args = parser.parse_args(argv)
-    return run_command("lm.export", lambda: _run(args))
-
-
-def _run(args: argparse.Namespace) -> None:
     output = args.output
     if output.suffix not in ("", WEIGHTS, PROGRAM):
         raise UserError(f"--output: got '{output}'; expected it to end in {WEIGHTS} or {PROGRAM}")
@@ -176,10 +155,9 @@ def _run(args: argparse.Namespace) -> None:
             print(push(output, args.push))
         return
     weights = output.suffix == WEIGHTS
-    content = export_weights(checkpoint) if weights else program_bytes(checkpoint)
+    content = export_weights(checkpoint) if weights else export_program(checkpoint)
     write_atomically(output, content)
-    sizes = {"hidden": checkpoint.config.hidden_size, "layers": checkpoint.config.num_layers}
-    use = (USE_WEIGHTS if weights else USE_PROGRAM).format(file=str(output), **sizes)
+    use = (USE_WEIGHTS if weights else USE_PROGRAM).format(file=str(output), **sizes(checkpoint))
     print(f"{output}: {checkpoint.path}, {len(content):,} bytes. To use it:\n\nimport torch\n{use}")
 
 

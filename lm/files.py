@@ -24,47 +24,31 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        sync_directory(path.parent)
+        directory = os.open(path.parent, os.O_RDONLY)
+        os.fsync(directory)  # the disk has the new name too
+        os.close(directory)
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}") from None
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def sync_directory(directory: Path) -> None:
-    """Wait until the disk has the directory's names."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def check_file(path: Path, option: str) -> None:
+    """Make the directory of `path`; raise UserError, naming the option, unless a file can be there.
+
+    A device cannot: a file would take its place.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def check_directory(directory: Path, what: str) -> None:
-    """Make `directory`; raise UserError, naming `what` it is for, unless it can be written to."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
             pass
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise UserError(f"{option}: got '{path}'; expected a file's name")
     except OSError as error:
-        raise UserError(f"{what}: cannot write to '{directory}': {error.strerror}") from None
-
-
-def check_file(path: Path, what: str) -> None:
-    """Raise UserError, naming `what` it is for, unless a file can be written at `path`."""
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        mode = stat.S_IFREG
-    except OSError as error:
-        raise UserError(f"{what}: cannot write '{path}': {error.strerror}") from None
-    if not stat.S_ISREG(mode):  # a device would be replaced by a file
-        raise UserError(f"{what}: got '{path}'; expected a file's name")
-    check_directory(path.parent, what)
+        raise UserError(f"{option}: cannot write '{path}': {error.strerror}") from None
 
 
 def to_json(content: object) -> bytes:
     """Return `content` as a JSON text."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
-    return text.encode(errors="backslashreplace")  # of half a surrogate pair: JSON's own escape
+    return (json.dumps(content, allow_nan=False, indent=1) + "\n").encode()

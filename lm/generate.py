@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,15 +11,15 @@ import torch
 from lm.checkpoint import open_trained
 from lm.command import (
     COUNT,
+    NOT_NEGATIVE,
     SEED,
+    WHOLE,
     Parser,
-    Range,
     UserError,
     add_checkpoint,
     add_engine,
-    number,
-    run_command,
-)  # fmt: skip
+    command,
+)
 from lm.data import EOS, UNK, tokenize
 from lm.model import LM_LSTM
 
@@ -85,24 +84,23 @@ def encode_prompt(prompt: str, vocabulary: Sequence[str]) -> list[int]:
 # --- the command ---
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv`, or this process's; return the exit status."""
+@command("lm.generate")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Do what the command line `argv` says, or this process's; return the exit status."""
     parser = Parser("lm.generate", "Text from a trained model.")
     add_checkpoint(parser)
     add_engine(parser)
     add = parser.add_argument
+    # fmt: off
     add("--prompt", default="", metavar="TEXT", help="what it goes on from [the end of a line]")
-    add("--length", default=100, type=number(int, COUNT), metavar="N", help="words [100]")
-    add("--temperature", default=1.0, type=number(float, Range(0)), metavar="X", help="below 1 "
-        "likelier words, 0 always the likeliest [1]")  # fmt: skip
-    add("--top-k", default=0, type=number(int, Range(0)), metavar="N", help="draw from the N "
-        "likeliest words only [0: from all]")  # fmt: skip
-    add("--seed", default=1, type=number(int, SEED), metavar="N", help="of the random numbers [1]")
+    add("--length", default=100, type=COUNT, metavar="N", help="words [100]")
+    add("--temperature", default=1.0, type=NOT_NEGATIVE, metavar="X", help="below 1 likelier "
+        "words, 0 always the likeliest [1]")
+    add("--top-k", default=0, type=WHOLE, metavar="N", help="draw from the N likeliest words only "
+        "[0: from all]")
+    add("--seed", default=1, type=SEED, metavar="N", help="of the random numbers [1]")
+    # fmt: on
     args = parser.parse_args(argv)
-    return run_command("lm.generate", lambda: _run(args))
-
-
-def _run(args: argparse.Namespace) -> None:
     checkpoint, model = open_trained(args)
     prompt = encode_prompt(args.prompt, checkpoint.vocabulary)
     generator = torch.Generator().manual_seed(args.seed)

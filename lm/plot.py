@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lm.command import Parser, UserError, run_command
+from lm.command import Parser, UserError, command
 from lm.files import check_file, write_atomically
 from lm.log import FILE, read_log
 from lm.settings import PUBLISHED
@@ -28,23 +27,15 @@ def draw(runs: dict[str, list[dict]], path: Path, published: str | None = None) 
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
-    formats = figure.canvas.get_supported_filetypes()
-    if path.suffix[1:] not in formats:
-        expected = f".{', .'.join(sorted(formats))}"
-        raise UserError(f"--output: got '{path}'; expected it to end in one of {expected}")
-    rows = [row for run in runs.values() for row in run]
-    words, seconds = (max(row[name] for row in rows) for name in ("words", "seconds"))
-    words_unit, words_scale = ("thousand", 1e3) if words < 1e6 else ("million", 1e6)
-    time_unit, time_scale = "hours", 3600.0
-    if seconds < 3 * 3600:
-        time_unit, time_scale = ("seconds", 1.0) if seconds < 180 else ("minutes", 60.0)
+    seconds = max(row["seconds"] for run in runs.values() for row in run)
+    unit, scale = ("hours", 3600.0) if seconds > 3 * 3600 else ("minutes", 60.0)
     by_words, by_time = figure.subplots(1, 2, sharey=True)
     for number, (name, run) in enumerate(runs.items()):
         colour = COLOURS[number % len(COLOURS)]
-        draw_run(by_words, run, "words", words_scale, name, colour)
-        draw_run(by_time, run, "seconds", time_scale, name, colour)
-    by_words.set(xlabel=f"{words_unit} words", ylabel="perplexity", yscale="log")
-    by_time.set(xlabel=f"{time_unit} of wall time, evaluation included")
+        draw_run(by_words, run, "words", 1e6, name, colour)
+        draw_run(by_time, run, "seconds", scale, name, colour)
+    by_words.set(xlabel="million words", ylabel="perplexity", yscale="log")
+    by_time.set(xlabel=f"{unit} of wall time, evaluation included")
     _, valid, test = PUBLISHED.get(published or "", (None, None, None))
     for axes in (by_words, by_time):
         for value, style in ((valid, "dashed"), (test, "dotted")):
@@ -59,7 +50,10 @@ def draw(runs: dict[str, list[dict]], path: Path, published: str | None = None) 
     title += f"\npublished: valid {valid} dashed, test {test} dotted" if test is not None else ""
     by_words.legend(frameon=False, title=title)
     content = io.BytesIO()
-    figure.savefig(content, dpi=150, format=path.suffix[1:])
+    try:
+        figure.savefig(content, dpi=150, format=path.suffix[1:])
+    except ValueError as error:  # which names the formats
+        raise UserError(f"--output: {error}") from None
     write_atomically(path, content.getvalue())
 
 
@@ -83,8 +77,9 @@ def draw_run(axes: Any, rows: list[dict], x: str, scale: float, name: str, colou
 # --- the command ---
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv`, or this process's; return the exit status."""
+@command("lm.plot")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Do what the command line `argv` says, or this process's; return the exit status."""
     parser = Parser("lm.plot", "Perplexity of one or several runs against words and wall time.")
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="a directory of `lm.train --save`, or a "
@@ -93,10 +88,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "*.pdf [curves.png]")  # fmt: skip
     add("--published", choices=PUBLISHED, help="draw this preset's published perplexity")
     args = parser.parse_args(argv)
-    return run_command("lm.plot", lambda: _run(args))
-
-
-def _run(args: argparse.Namespace) -> None:
     check_file(args.output, "--output")
     runs = {}
     for path in args.runs:

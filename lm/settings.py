@@ -10,21 +10,23 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from fused_lstm import Spec
 from lm.command import (
     COUNT,
+    NOT_NEGATIVE,
     PART,
     POSITIVE,
     SEED,
     SHARE,
+    WHOLE,
     Parser,
-    Range,
     UserError,
     add_engine,
     number,
@@ -37,20 +39,24 @@ from lm.data import FILE_NAMES, NAMED
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
 
 
-# A setting's type, its valid values (of a switch none), and its help on the command line.
+LAYERS = number(int, "a whole number from 1 to 1000", lambda n: 1 <= n <= 1000)
+DROP = number(float, "a number, at least 0 and less than 1", lambda x: 0 <= x < 1)
+
+
+# Of each setting its type, argparse's `type` or `choices` (of a switch neither), and its help.
 # fmt: off
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What a model and its training are."""
 
-    num_layers: Annotated[int, Range(1, 1000), "LSTM layers"]
+    num_layers: Annotated[int, LAYERS, "LSTM layers"]
     hidden_size: Annotated[int, COUNT, "units of a layer, and the embedding's size"]
     num_steps: Annotated[int, COUNT, "time steps that one training step unrolls"]
     batch_size: Annotated[int, COUNT, "columns of text read side by side in training"]
     eval_batch_size: Annotated[int, COUNT, "columns of text for the validation perplexity"]
     test_batch_size: Annotated[int, COUNT, "columns of text for the test perplexity"]
     keep_prob: Annotated[float, SHARE, "part of the units that dropout keeps"]
-    init_scale: Annotated[float, Range(0, 1000, open_low=True), "weights start uniform in ± this"]
+    init_scale: Annotated[float, POSITIVE, "weights start uniform in ± this"]
     init_scope: Annotated[str, ("all", "softmax"), "what init_scale covers: every parameter, or "
         "the embedding and softmax weights, with a zero softmax bias and nn.LSTM's own start"]
     optimizer: Annotated[str, ("sgd", "adam"), "the update rule"]
@@ -59,7 +65,7 @@ class Config:
     lr_schedule: Annotated[str, ("zaremba", "compound", "linear", "cosine", "constant"), "the rate "
         "of each epoch after the flat ones: lr_decay applied to the first rate (Zaremba), or "
         "compounding (the blog post); falling to nothing along a line or a cosine; or constant"]
-    flat_epochs: Annotated[int, Range(0), "epochs before the learning rate decays"]
+    flat_epochs: Annotated[int, WHOLE, "epochs before the learning rate decays"]
     epochs: Annotated[int, COUNT, "passes over the training text"]
     max_grad_norm: Annotated[float, POSITIVE, "gradients are scaled down to this norm"]
     loss_over_time: Annotated[str, ("sum", "mean"), "the loss's sum or mean over time is "
@@ -69,11 +75,14 @@ class Config:
         "part's activations are in memory at a time"] = 1
     tie_weights: Annotated[bool, None, "the softmax layer uses the embedding's weights (Press and "
         "Wolf, 2017)"] = False
-    weight_decay: Annotated[float, Range(0), "times the weights, added to the gradient"] = 0.0
+    cell: Annotated[str, ("lstm", "slstm"), "an LSTM, or an sLSTM: exponential gates (Beck et al., "
+        "2024)"] = "lstm"
+    heads: Annotated[int, COUNT, "blocks on the diagonal of the recurrent weights"] = 1
+    weight_decay: Annotated[float, NOT_NEGATIVE, "times the weights, added to the gradient"] = 0.0
     variational_dropout: Annotated[bool, None, "dropout has one mask for all steps of a training "
         "step (Gal and Ghahramani, 2016)"] = False
-    weight_drop: Annotated[float, Range(0, 1, open_high=True), "part of the recurrent weights that "
-        "each training step drops (Merity et al., 2018)"] = 0.0
+    weight_drop: Annotated[float, DROP, "part of the recurrent weights that each training step "
+        "drops (Merity et al., 2018)"] = 0.0
     layer_norm: Annotated[bool, None, "the LSTM's products and its cell state are normalized (Ba "
         "et al., 2016)"] = False
     peephole: Annotated[bool, None, "gates see the cell state (Gers, Schmidhuber, 2000)"] = False
@@ -85,16 +94,21 @@ class Config:
         "weights, for all steps of a training step (Gal and Ghahramani, 2016)"] = 0.0
     candidate_dropout: Annotated[float, PART, "part of the candidate g that is dropped (Semeniuta "
         "et al., 2016)"] = 0.0
-    forget_bias: Annotated[float, Range(0), "the forget gate's first bias; 0: as the others"] = 0.0
+    forget_bias: Annotated[float, NOT_NEGATIVE, "the forget gate's first bias; 0: as the "
+        "others'"] = 0.0
     # fmt: on
 
-    def cell(self) -> Spec:
+    def spec(self) -> Spec:
         """Return the LSTM's cell; raise ValueError for options that exclude each other."""
-        return Spec(
-            layer_norm=self.layer_norm, peephole=self.peephole, coupled=self.coupled,
+        if self.cell == "slstm" and self.forget_bias:
+            raise ValueError(f"forget_bias: got {self.forget_bias}; expected 0 with cell 'slstm'")
+        cell = Spec(
+            self.cell, layer_norm=self.layer_norm, peephole=self.peephole, coupled=self.coupled,
             zoneout=(self.zoneout_h, self.zoneout_c), recurrent_dropout=self.recurrent_dropout,
-            candidate_dropout=self.candidate_dropout,
+            candidate_dropout=self.candidate_dropout, num_heads=self.heads,
         )  # fmt: skip
+        cell.check_size(self.hidden_size)
+        return cell
 
     def learning_rate_at(self, epoch: int) -> float:
         """Return the learning rate of `epoch`, counted from 0."""
@@ -163,28 +177,21 @@ RESUMABLE = {
 NOT_STORED = {"config_file", "save", "resume"}
 
 
-class _Parser(Parser):
-    """Raises what is wrong: a checkpoint's options and a file's are read as the command line is."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of `lm.train`; what it leaves None comes from the preset."""
-    parser = _Parser("lm.train", "Train a word-level LSTM language model on any engine.")
+    parser = Parser("lm.train", "Train a word-level LSTM language model on any engine.")
     group = parser.add_argument_group("the run")
     add, switch = group.add_argument, argparse.BooleanOptionalAction
     files = " or ".join(name.format("{train,valid,test}") for name in FILE_NAMES)
     # fmt: off
     add("--config", dest="config_file", type=Path, metavar="FILE", help="options in a TOML file, "
         "`hidden_size = 200`; the command line overrides them")
-    add("--preset", choices=PRESETS, help="settings to start from [demo]")
+    add("--preset", choices=PRESETS, default="demo", help="settings to start from [demo]")
     add("--data", default="python-docs", metavar="NAME", help=f"{', '.join(NAMED)}, or a directory "
         f"with {files} [python-docs]")
-    add("--max-steps", type=number(int, COUNT), metavar="N", help="stop after N training steps")
+    add("--max-steps", type=COUNT, metavar="N", help="stop after N training steps")
     add("--eval", action=switch, default=True, help="valid and test perplexity [yes]")
-    add("--seed", type=number(int, SEED), default=1, metavar="N", help="of the random numbers [1]")
+    add("--seed", type=SEED, default=1, metavar="N", help="of the random numbers [1]")
     add("--dtype", choices=("float32", "float64", "bfloat16"), default="float32", help="bfloat16: "
         "products in bfloat16, parameters in float32 [float32]")
     add("--precision", choices=PRECISIONS, help="of float32 products: high and medium may round "
@@ -193,9 +200,8 @@ def make_parser() -> argparse.ArgumentParser:
     add_engine(group)
     add("--save", type=Path, metavar="DIR", help="write a checkpoint there after every epoch, and "
         "log.csv")
-    add("--save-every-steps", type=number(int, COUNT), metavar="N", help="and every N steps")
-    add("--save-every-minutes", type=number(float, POSITIVE), metavar="M", help="and every M "
-        "minutes")
+    add("--save-every-steps", type=COUNT, metavar="N", help="and every N steps")
+    add("--save-every-minutes", type=POSITIVE, metavar="M", help="and every M minutes")
     add("--resume", type=Path, metavar="DIR", help="go on from the newest checkpoint in DIR, with "
         "its options, and save there")
     add("--summary", type=Path, metavar="FILE", help="write the run's figures there, as JSON")
@@ -213,7 +219,7 @@ def make_parser() -> argparse.ArgumentParser:
         elif kind is str:
             how["choices"] = valid
         else:
-            how |= {"type": number(kind, valid), "metavar": "N" if kind is int else "X"}
+            how |= {"type": valid, "metavar": "N" if kind is int else "X"}
         group.add_argument(flag(name), **how)
     return parser
 
@@ -228,79 +234,55 @@ def parse(argv: Sequence[str] | None, load: Callable[[Path], Any]) -> argparse.N
 
     It overrides --config's file, and that the checkpoint of --resume, which `load`
     (`lm.checkpoint.load`) reads, or the preset. The namespace has three more: `config`, the
-    Config; `checkpoint`, or None; `changed`, what a resumed run changes, in words.
+    Config; `options`, what a checkpoint keeps of the others; `checkpoint`, or None.
     """
     parser = make_parser()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    file = parser.parse_args(argv).config_file
+    if file is not None:
+        argv = [*read_file(file, parser), *argv]
     first = parser.parse_args(argv)
-    file = {} if first.config_file is None else read_file(first.config_file)
-    resume = first.resume or file.get("resume")
-    checkpoint = None if resume is None else load(resume)
-    preset = first.preset or file.get("preset") or "demo"
-    stored = {} if checkpoint is None else checkpoint.options
-    below = (stored or {"preset": preset, **asdict(PRESETS[preset])}) | file
-    args = parser.parse_args(argv, argparse.Namespace(**below))
-    args.checkpoint, args.changed = checkpoint, []
-    for name, before in stored.items():
-        now = getattr(args, name)
-        if now != before and name not in RESUMABLE:
-            raise UserError(f"{flag(name)} cannot change with --resume: it is the checkpoint's")
-        if now != before:
-            was = "not given" if before is None else before
-            args.changed.append(f"{flag(name)} {now}, was {was}")
+    checkpoint = None if first.resume is None else load(first.resume)
+    parser.set_defaults(**checkpoint.options if checkpoint else asdict(PRESETS[first.preset]))
+    args = parser.parse_args(argv)
+    args.options, args.checkpoint = stored(args), checkpoint
     if checkpoint is not None:
+        for name, value in checkpoint.options.items():
+            if args.options[name] != value and name not in RESUMABLE:
+                raise UserError(f"{flag(name)} cannot change with --resume: it is the checkpoint's")
         directory = checkpoint.path.parent
         if args.save is not None and args.save.resolve() != directory.resolve():
             raise UserError("--save cannot change with --resume: it is the checkpoint's directory")
         args.save = directory
     args.config = config_of(vars(args))
+    try:
+        args.config.spec()
+    except ValueError as error:
+        raise UserError(str(error)) from None
     return args
 
 
-def config_of(options: dict[str, Any]) -> Config:
-    """Return the Config among `options`; raise UserError for settings that exclude each other."""
-    config = Config(**{field.name: options[field.name] for field in fields(Config)})
+def read_file(path: Path, parser: argparse.ArgumentParser) -> list[str]:
+    """Return the options in a TOML file as a command line; UserError names the file."""
     try:
-        config.cell()
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    return config
+        argv = []
+        for name, value in tomllib.loads(path.read_text(encoding="utf-8")).items():
+            switch = flag(name if value else f"no_{name}")
+            argv.append(switch if isinstance(value, bool) else f"{flag(name)}={value}")
+        parser.parse_args(argv)
+        return argv
+    except (OSError, RecursionError, UserError, ValueError) as error:
+        raise UserError(f"--config: {path}: {reason(error)}") from None
 
 
-def stored_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what a checkpoint keeps of `parse`'s namespace, for `read_options`.
-
-    Paths are absolute, so that a run may go on from another directory.
-    """
-    names = vars(make_parser().parse_args([])).keys() - NOT_STORED
-    options = {name: getattr(args, name) for name in sorted(names)}
+def stored(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what a checkpoint keeps of the command line; paths are absolute, whoever goes on."""
+    options = {name: value for name, value in vars(args).items() if name not in NOT_STORED}
     if args.data not in NAMED:
         options["data"] = Path(args.data)
     return {n: str(v.absolute()) if isinstance(v, Path) else v for n, v in options.items()}
 
 
-def read_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return `options`, a file's or a checkpoint's, checked as the command line's are."""
-    parser = make_parser()
-    known, argv = vars(parser.parse_args([])).keys() - {"config_file"}, []
-    for name, value in options.items():
-        if name not in known:
-            raise UserError(f"{name!r} is no option of lm.train")
-        if isinstance(value, bool):
-            argv.append(flag(name) if value else flag(f"no_{name}"))
-        elif not isinstance(value, int | float | str | None) or "\0" in str(value):
-            raise UserError(f"{name}: got {value!r}; expected a text, a number, true or false")
-        elif value is not None:
-            argv.append(f"{flag(name)}={value}")
-    values = vars(parser.parse_args(argv))
-    return {name: values[name] for name in options}
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """Return the options in a TOML file; raise UserError, naming it, for what is wrong there."""
-    try:
-        options = tomllib.loads(path.read_text(encoding="utf-8"))
-        return read_options({name.replace("-", "_"): value for name, value in options.items()})
-    except RecursionError:
-        raise UserError(f"--config: {path}: it is nested too deeply") from None
-    except (OSError, ValueError, UserError) as error:
-        raise UserError(f"--config: {path}: {reason(error)}") from None
+def config_of(options: dict[str, Any]) -> Config:
+    """Return the Config among `options`."""
+    return Config(**{field.name: options[field.name] for field in fields(Config)})

@@ -1,10 +1,10 @@
-"""What the tests of lm share: the command as a process, and a small run of it."""
+"""What the tests of lm share: a small run of lm.train, in this process or in one of its own."""
 
-import contextlib
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
+import time
 from pathlib import Path
 
 from lm import checkpoint
@@ -13,12 +13,11 @@ from lm.train import Trainer, main
 
 ROOT = Path(__file__).parents[1]
 SMALL = "--hidden-size=16 --num-steps=5 --batch-size=4 --eval-batch-size=2 --test-batch-size=1"
-TRAIN = [sys.executable, "-m", "lm.train"]
 
 
 def train(directory, text, *options):
     """Train a small model on `text`, in this process; return the summary."""
-    file = directory / "summary.json"
+    file = directory / "figures" / "summary.json"
     base = ["--lstm=cudnn", "--threads=1", f"--data={text}", *SMALL.split(), f"--summary={file}"]
     assert main([*base, *options]) == 0
     return json.loads(file.read_text())
@@ -34,32 +33,56 @@ def make_trainer(text, **options):
     return Trainer(parse(argv, checkpoint.load))
 
 
-def start(module, *options, cwd=ROOT, **more):
-    """`python -m lm.<module>` as a process of its own, on one thread, its outputs in pipes."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
-    paths = filter(None, [str(ROOT / "kernels"), str(ROOT), environment.get("PYTHONPATH")])
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
-    return subprocess.Popen(
-        [sys.executable, "-m", f"lm.{module}", *map(str, options)],
-        cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+class Run:
+    """lm.train in a process of its own, forked from one that has imported it.
+
+    It runs in `directory`, where its outputs are the files "out" and "err".
+    """
+
+    def __init__(self, directory, *argv, **environment):
+        directory.mkdir(exist_ok=True)
+        processes = multiprocessing.get_context("forkserver")
+        # An optimizer's first step imports the other, which takes a second.
+        processes.set_forkserver_preload(["lm.train", "torch._dynamo"])
+        self.out, self.err = directory / "out", directory / "err"
+        arguments = directory, list(map(str, argv)), environment
+        self.process = processes.Process(target=_train_in, args=arguments)
+        self.process.start()
+
+    def wait_for(self, condition):
+        """Return once `condition()` is true; the run must not end before."""
+        until = time.monotonic() + 60
+        while not condition():
+            assert self.process.is_alive(), "it ended too early"
+            assert time.monotonic() < until
+            time.sleep(0.001)
+
+    def wait_for_line(self, text):
+        self.wait_for(lambda: self.out.exists() and f"\n{text}" in self.out.read_text())
+
+    def end(self, number=None):
+        """Send a signal, if any; return the exit status, negative where a signal ended it."""
+        if number is not None:
+            os.kill(self.process.pid, number)
+        self.process.join(60)
+        return self.process.exitcode
+
+
+def _train_in(directory, argv, environment):
+    os.chdir(directory)
+    os.environ.update(environment)
+    for name, descriptor in (("out", 1), ("err", 2)):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), descriptor)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    sys.exit(main(argv))
 
 
 def refused(capsys, main, name, *options):
     """Call a command that must refuse; return the one line that it says."""
-    try:
-        status = main(list(map(str, options)))
-    except SystemExit as exit:
-        status = exit.code
+    status = main(list(map(str, options)))
     captured = capsys.readouterr()
     assert status == 2
     assert captured.out == ""
     assert captured.err.startswith(f"lm.{name}: ")
     assert captured.err.count("\n") == 1
     return captured.err
-
-
-def train_quietly(argv):
-    """lm.train in this process, its standard output thrown away; the exit status."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        return main(argv)

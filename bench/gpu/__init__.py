@@ -1,8 +1,8 @@
 """The parts of `make gpu` (suite.py), each in processes of its own.
 
 compiling.py   every kernel that follows, in parallel, before anything is timed (dry.py: how)
-testing.py     `pytest -m gpu`, test by test (plugin.py: what it says meanwhile)
-races.py       the races; racing.py runs one, in a process of its own
+testing.py     `pytest -m gpu`, test by test
+racing.py      the races
 watching.py    reads a process that tests or races: who is at work, who hung, who broke the GPU
 host.py        what the host does around a launch, on any machine
 """

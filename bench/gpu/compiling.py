@@ -13,50 +13,51 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
+from typing import Any
 
 import torch
 
 from . import dry
-from .races import PRECISIONS
-from .watching import End, say, watch
+from .racing import PRECISIONS
+from .watching import say, watch
 
 LONGEST = 16  # steps: a kernel does not know T, but how H * T is aligned it does
 
 
 def unique(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tuple[int, ...]]]:
-    """(precision, [T, B, I, H, L]), each once; also a layer at a time, as `steps` launches them."""
-    found = {}
+    """Return (precision, [T, B, I, H, L]) once; also a layer alone, as `steps` launches it."""
+    wanted = {}
     for precision, (T, B, I, H, L) in shapes:
-        found[precision, (min(T, LONGEST), B, I, H, L)] = None
+        wanted[precision, (min(T, LONGEST), B, I, H, L)] = None
         for width in {I, H} if L > 1 else set():
-            found[precision, (min(T, LONGEST), B, width, H, 1)] = None
-    return list(found)
+            wanted[precision, (min(T, LONGEST), B, width, H, 1)] = None
+    return list(wanted)
 
 
-def compile_in_time(device, shapes: Iterable, deadline: float) -> dict:
+def compile_in_time(device: Any, shapes: Iterable, deadline: float) -> dict:
     """Compile for `device` in processes of their own: how many kernels, in how many seconds."""
-    began, found = time.monotonic(), {"kernels": 0, "failed": {}, "seconds": 0.0}
+    began, kernels, failed = time.monotonic(), [0], {}
 
     def take(event: dict) -> None:
         if event["event"] == "compiled":
-            found["kernels"] += event["kernels"]
-        elif event["event"] == "failed":
-            found["failed"][event["who"]] = event["why"]
+            kernels.append(event["kernels"])
+        else:
+            failed[event["who"]] = event["why"]
 
     arguments = json.dumps(asdict(device)), json.dumps(unique(shapes))
     command = [sys.executable, "-m", "bench.gpu.compiling", *arguments]
     # No GPU: a context for each of these processes would be of no use.
     hidden = os.environ | {"TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""}
-    end: End = watch(command, take, deadline, silence=deadline - began, env=hidden)
-    if end.who is not None:
-        found["failed"]["all"] = end.why
-    return found | {"seconds": time.monotonic() - began}
+    end = watch(command, take, deadline, silence=deadline - began, env=hidden)
+    failed |= {} if end.who is None else {"all": end.why}
+    return {"kernels": sum(kernels), "failed": failed, "seconds": time.monotonic() - began}
 
 
 # --- in a worker ---
 
 
 def prepare(device: dict) -> None:
+    """Have this process compile for a device."""
     from fused_lstm.triton.devices import Device
 
     torch.set_num_threads(1)
@@ -70,16 +71,17 @@ def compile_one(precision: str, shape: tuple[int, ...]) -> int:
     dtype, tf32 = PRECISIONS[precision]
     torch.backends.cudnn.allow_tf32 = tf32
     dry.LAUNCHES.clear()
-    x, h0, weights = dry.zeros(shape, dtype)
-    given = x, h0, h0, weights, 0.0, None, "layers"
+    x, h0, weights = dry.zeros(shape, getattr(torch, dtype))
+    call = x, h0, h0, weights, 0.0, None, "layers"
     with torch.no_grad():
-        op.lstm(*given, False)
-        y, _, _, h, c, gates = op.lstm(*given, True)
-        op.lstm_backward(y, h0, h0, *given, y, h, c, gates, True)
+        op.lstm(*call, False)
+        y, _, _, h, c, gates = op.lstm(*call, True)
+        op.lstm_backward(y, h0, h0, *call, y, h, c, gates, True)
     return len(dry.LAUNCHES)
 
 
 def main(device: str, shapes: str) -> int:
+    """Compile all of them; say how each went."""
     jobs = json.loads(shapes)
     spawned = get_context("spawn")  # torch's and triton's threads do not survive a fork
     workers = min(len(jobs), os.cpu_count() or 1)

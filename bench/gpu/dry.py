@@ -23,7 +23,7 @@ class _Launcher:
 
 
 class _Utils:
-    """What Triton asks of a GPU when it loads a kernel."""
+    """The answers that Triton wants of a GPU when it loads a kernel."""
 
     def __init__(self, smem: int, sms: int) -> None:
         self.properties = {"max_shared_mem": smem, "multiprocessor_count": sms, "warpSize": 32}
@@ -75,7 +75,7 @@ class _Driver:
 def zeros(
     shape: tuple[int, ...], dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """x [T, B, I], a state [L, B, H] and all weights of an LSTM of `shape`, T, B, I, H, L."""
+    """Return x [T, B, I], a state [L, B, H] and all weights of an LSTM, all zero."""
     T, B, I, H, L = shape
     weights = []
     for layer in range(L):
@@ -85,7 +85,7 @@ def zeros(
 
 
 def take_over(device: Any) -> None:
-    """From now on every kernel of this process is compiled for `device`, and none is launched.
+    """Have every kernel of this process compiled for `device` from now on, and none launched.
 
     Args:
         device: a fused_lstm.triton.devices.Device; tensors lie on the CPU. TRITON_INTERPRET must

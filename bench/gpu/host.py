@@ -1,4 +1,4 @@
-"""What the host does around a launch, on any machine: `python -m bench.gpu.host`.
+"""The host's work around a launch, on any machine: `python -m bench.gpu.host`.
 
 Operators' ATen calls and microseconds, with a driver that launches nothing (dry.py): what is left
 of an eager call when its kernels take no time.
@@ -21,7 +21,7 @@ ROUNDS, CALLS = 15, 100
 
 
 def problem(fuse: str) -> dict[str, Callable[[], object]]:
-    """The two operators in bfloat16, as a training step calls them: y alone has a gradient."""
+    """Return the two operators in bfloat16, as a training step calls them: y has a gradient."""
     import torch
 
     from fused_lstm.triton import op
@@ -38,7 +38,7 @@ def problem(fuse: str) -> dict[str, Callable[[], object]]:
 
 
 def calls_of(function: Callable[[], object]) -> Counter[str]:
-    """The ATen operators that one call dispatches; all views count as `views`."""
+    """Return the ATen operators that one call dispatches; all views count as `views`."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Count(TorchDispatchMode):
@@ -53,7 +53,7 @@ def calls_of(function: Callable[[], object]) -> Counter[str]:
 
 
 def microseconds(function: Callable[[], object]) -> float:
-    """Of this thread's processor time: the median round's mean call."""
+    """Return a call's microseconds of processor time: the median round's mean."""
     found = []
     for _ in range(ROUNDS):
         began = time.thread_time()

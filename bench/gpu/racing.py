@@ -1,180 +1,155 @@
-"""One race: in a process of its own, and again without whoever hung or broke the GPU's context."""
+"""The races on a GPU, each in a process of its own, and again without whoever hung or broke it.
+
+`python -m bench.gpu.racing RACE SECONDS LABEL...`: a race, as JSON, without these contenders.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
-from functools import partial
-from typing import Any
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import torch
 
-from .. import core
-from ..cases import Case, Shape, make_problem
-from ..contenders import BASE, everyone, why_not
-from ..core import Group, Pace, Timed, measure, quartiles, ratio
-from ..lstm import Local
-from ..peers.remote import PeerFailed, Remote
-from .races import MODES, PRECISIONS, GpuRace, cudnn_algorithms
-from .watching import HUNG, broken, say, watch
+from .. import core, suites
+from ..cases import CASES, Case, Shape
+from ..contenders import everyone
+from ..core import Group, Pace, Record, Watch, measure
+from ..lstm import GRAPH
+from .watching import HUNG, outlive, say, stop_if_broken
 
+PRECISIONS = {  # dtype, and whether products of float32 may round their factors to TF32
+    "fp32": ("float32", False),
+    "tf32": ("float32", True),
+    "bf16": ("bfloat16", False),
+    "fp16": ("float16", False),
+}
 TF32_TOLERANCE = 1e-2  # inputs of products keep 10 bits, for nn.LSTM and for all others
+# With and without a CUDA graph: events around an eager call time the host too.
+MODES = ("forward", "step", "forward" + GRAPH, "step" + GRAPH)
 DEVICE = "cuda"
 EXCLUDED = ("compile",)  # minutes of compilation
+
+
+@dataclass(frozen=True)
+class GpuRace:
+    """One race. `published`: what others measured at this shape."""
+
+    name: str
+    precision: str
+    shape: Sequence[int]
+    published: str = ""
+
+
+def races() -> list[GpuRace]:
+    """Return what is raced, in the order of its worth: what there is no time for is at the end.
+
+    FlashRNN's shape, Penn Treebank's, more where cuDNN's persistent kernel runs.
+    """
+    flash = GpuRace(
+        "FlashRNN's", "fp16", tuple(CASES["flashrnn"].shape),
+        "cuDNN 2.01 ms forward, 5.19 ms step on an H100 (FlashRNN's paper)",
+    )  # fmt: skip
+    treebank = [
+        GpuRace(size, precision, tuple(CASES[size].shape))
+        for precision in ("bf16", "tf32", "fp16", "fp32")
+        for size in ("medium", "large", "small")
+    ]
+    home = [(H, B) for B in (16, 64) for H in (1024, 512)]
+    wide = [GpuRace(f"H={H} B={B}", "fp16", (1024, B, H, H, 1)) for H, B in home]
+    return [flash, *treebank, *wide]
+
+
+def cudnn_algorithms(shape: Shape, precision: str) -> str:
+    """Return which of cuDNN's algorithms nn.LSTM asks for, as RNN.cpp of ATen does.
+
+    PERSIST_STATIC_SMALL_H: any depth, H up to 192 forward and 128 backward. PERSIST_STATIC:
+    float16, one layer, H up to 1024, H and I divisible by 128, B by 8 and up to 128 (not on sm_86).
+    """
+    _, B, I, H, L = shape
+    multiples = H % 128 == 0 and I % 128 == 0 and B % 8 == 0
+    large = precision == "fp16" and L == 1 and multiples and H <= 1024 and B <= 128
+    other = "PERSIST_STATIC" if large else "STANDARD"
+    forward, backward = ("PERSIST_STATIC_SMALL_H" if top >= H else other for top in (192, 128))
+    return forward if forward == backward else f"{forward} forward, {backward} backward"
+
 
 # --- in the race's process ---
 
 
-class Watched:
-    """A contender that says so before it is timed, and whose error is laid at its own door."""
+class Speaker(Watch):
+    """Says who is at work, and lays an error at their door."""
 
-    def __init__(self, label: str, runner: Any, device: torch.device) -> None:
-        self.label, self.runner, self.device = label, runner, device
-        self.modes = runner.modes
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
 
-    def timed(self, mode: str) -> Timed:
-        say(self.label, "starts", mode=mode)
-        once = self._guarded(lambda: self.runner.timed(mode))
+    def starts(self, label: str, what: str) -> None:
+        """Tell it before: whoever hangs has been named."""
+        say(label, "starts", what=what)
 
-        def watched() -> float:
-            say(self.label, "starts", mode=mode)
-            return self._guarded(once)
-
-        return watched
-
-    def _guarded(self, work: Callable):
-        try:
-            return work()
-        except Exception as error:
-            stop_if_broken(self.label, self.device)
-            raise PeerFailed(self.label, f"{type(error).__name__}: {error}") from error
-
-    def answer(self) -> dict[str, torch.Tensor]:
-        """On a fresh input: it may break the context only now."""
-        say(self.label, "starts", mode="answer")
-        return self._guarded(self.runner.answer)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.runner, name)
+    def failed(self, label: str, error: Exception) -> None:
+        """Stop where the error is the context's."""
+        stop_if_broken(label, self.device)
 
 
-def stop_if_broken(label: str, device: torch.device) -> None:
-    """End this process where `label` left the GPU's context unfit: all others would be blamed."""
-    if why := broken(device):
-        say(label, "broke", why=why)
-        os._exit(3)  # without the destructors, which would fail or wait
-
-
-def race(case: GpuRace, seconds: float, without: Iterable[str]) -> None:
-    """Run one race and say everything in lines of JSON; records among them."""
+def race(of: GpuRace, seconds: float, without: Sequence[str]) -> None:
+    """Run a race; say each record as it is measured."""
     device = torch.device(DEVICE)
-    dtype, tf32 = PRECISIONS[case.precision]
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
+    dtype, tf32 = PRECISIONS[of.precision]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     if tf32:
-        core.TOLERANCE[dtype] = TF32_TOLERANCE
-    entered = []
-    for contender in everyone():
-        if contender.engine in EXCLUDED or contender.label in without:
-            continue
-        if why := why_not(contender, device):
-            say(contender.label, "absent", why=why)
-        else:
-            entered.append(contender)
-    problem = make_problem(Case(case.name, Shape(*case.shape)), device, dtype)
-    group = Group(
-        problem,
-        {c.label: partial(Remote if c.peer else Local, c, problem) for c in entered},
-        begin=lambda label: say(label, "starts", mode="answer"),
-        end=lambda label: stop_if_broken(label, device),
-    )
-    for label, error in group.errors.items():
-        say(label, "right", error=error)
-    watched: dict[str, Any] = {n: Watched(n, r, device) for n, r in group.runners.items()}
-    group.runners = watched
-    pace = Pace(seconds, least=3)
+        core.TOLERANCE[torch.float32] = TF32_TOLERANCE
+    entered = [c for c in everyone() if c.engine not in EXCLUDED and c.label not in without]
+    case = Case(of.name, Shape(*of.shape))
+    suite = suites.Suite("", [case], contenders=lambda: entered, dtypes=(dtype,))
+    (task,) = suites.alone(suite, Namespace(device=device, engines="all"))
+    about = {"suite": "gpu", "case": of.name, "mode": MODES[0], "dtype": dtype}
+    for label, why in task.whys.items():
+        say(label, "record", line=Record(contender=label, why=why, **about).line())
+    group = Group(task, Speaker(device))
     for mode in MODES:
-        for record in measure("gpu", case.name, group, [mode], pace, device, dtype, case.precision):
-            if record.seconds:
-                say(
-                    record.contender,
-                    "timed",
-                    mode=mode,
-                    seconds=record.seconds,
-                    record=record.to_json(),
-                )
-    for label, error in group.failed.items():
-        say(label, "failed", why=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+        conditions = {"precision": of.precision}
+        for record in measure("gpu", group, [mode], Pace(seconds, least=3), device, conditions):
+            say(record.contender, "record", line=record.line())
+        for label in group.runners:
+            stop_if_broken(label, device)
     group.close()
 
 
 # --- in the parent ---
 
 
-def command(case: GpuRace, seconds: float, without: Iterable[str]) -> list[str]:
-    """The race's process."""
-    race_of = [sys.executable, "-m", "bench.gpu.racing", json.dumps(asdict(case))]
-    return [*race_of, str(seconds), *without]
-
-
-def supervise(case: GpuRace, seconds: float, deadline: float, hung: dict[str, str], **how) -> dict:
-    """Return {"right", "absent", "failed": label -> ..., "timed": mode -> ..., "records": lines}.
+def supervise(of: GpuRace, seconds: float, deadline: float, hung: dict[str, str]) -> list[Record]:
+    """Return a race's records.
 
     Args:
         hung: label -> why, of those who hung in an earlier race: they are not started again, and
             who hangs in this one joins them.
     """
-    found: dict[str, Any] = {"right": {}, "absent": {}, "failed": dict(hung), "records": []}
-    found["timed"] = {mode: {} for mode in MODES}
-    for _ in range(4):
-        without = [label for label in found["failed"] if label != "all"]
-        end = watch(command(case, seconds, without), lambda e: take(e, found), deadline, **how)
-        if end.who is None:
-            break
-        found["failed"][end.who] = end.why
-        if end.why == HUNG and end.who != "all":
-            hung[end.who] = f"hung in {case.name}, {case.precision}; not started again"
-        if end.who == "all" or time.monotonic() > deadline:
-            break
-    return found
+    records: dict[tuple[str, str], Record] = {}
 
+    def command(lost: Sequence[str]) -> list[str]:
+        words = [sys.executable, "-m", "bench.gpu.racing", json.dumps(asdict(of)), str(seconds)]
+        return [*words, *hung, *lost]
 
-def take(event: dict, found: dict) -> None:
-    """Put what a race said into `found`."""
-    label, kind = event["who"], event["event"]
-    if kind in ("absent", "failed"):
-        found[kind][label] = event["why"]
-    elif kind == "right":
-        found["right"][label] = event["error"]
-    elif kind == "timed":
-        found["timed"][event["mode"]][label] = event["seconds"]
-        if "record" in event:
-            found["records"].append(event["record"])
+    def take(event: dict) -> None:
+        if event["event"] == "record":
+            record = Record.of_line(event["line"])
+            records[record.contender, record.mode] = record
 
-
-def table(case: GpuRace, outcome: dict) -> str:
-    """Medians in milliseconds, and how many times faster than cuDNN, for one race."""
-    shape = Shape(*case.shape)
-    lines = [f"{case.name}, {case.precision}: {shape}",
-             f"  cuDNN's algorithm: {cudnn_algorithms(shape, case.precision)}"]  # fmt: skip
-    lines += [f"  published: {case.published}"] if case.published else []
-    for label in outcome["right"]:
-        cells = [_cell(mode, label, outcome["timed"][mode]) for mode in MODES]
-        lines.append(f"  {label:<18} {'   '.join(cells)}   error {outcome['right'][label]:.1e}")
-    for kind in ("failed", "absent"):
-        lines += [f"  {label:<18} {kind}: {why}" for label, why in outcome[kind].items()]
-    return "\n".join(lines)
-
-
-def _cell(mode: str, label: str, samples: dict[str, list[float]]) -> str:
-    if label not in samples:
-        return f"{mode}: not timed"
-    text = f"{mode} {1e3 * quartiles(samples[label]).median:9.3f} ms"
-    return text + (f" {ratio(samples[BASE], samples[label]).text:>10}" if BASE in samples else "")
+    lost = outlive(command, take, deadline)
+    why_not = hung | lost
+    for label, why in lost.items():
+        if why == HUNG and label != "all":
+            hung[label] = f"hung in {of.name}, {of.precision}; not started again"
+    dtype = PRECISIONS[of.precision][0]
+    absent = [
+        Record("gpu", of.name, label, MODES[0], why=why, dtype=dtype, device=DEVICE)
+        for label, why in why_not.items()
+    ]
+    return [*records.values(), *absent]
 
 
 if __name__ == "__main__":

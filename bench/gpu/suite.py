@@ -12,14 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..cases import Shape
 from ..core import Record
-from ..suites import Options, Suite
 from . import compiling, racing, testing
-from .races import races
 from .watching import ROOT
 
 COMPILING, TESTING = 0.2, 0.55  # of the minutes: by when each has to be done
@@ -32,50 +30,49 @@ def shapes_of_tests() -> list[tuple[str, tuple[int, ...]]]:
     return [(p, shape) for shape in names["SHAPES"].values() for p in names["PRECISIONS"]]
 
 
-def run(name: str, suite: Suite, options: Options) -> Iterator[Record]:
+def run(name: str, suite: Any, options: Any) -> Iterator[Record]:
     """Compile, test, race; yield what the races measured.
 
-    Everything else is in gpu.json beside the records. Raises SystemExit(1), at the end, where a
-    test failed.
+    What was compiled and tested is in gpu.json beside the records. Raises SystemExit(1), at the
+    end, where a test failed.
     """
+    from fused_lstm.triton import measure
     from fused_lstm.triton.devices import current
 
     began, minutes = time.monotonic(), options.minutes
-    hung: dict[str, str] = {}
     deadline = began + 60 * minutes
     file = Path(os.environ.get("OUT") or "out") / "gpu.json"
     if options.json is not None:
         file = options.json.with_suffix(".report.json")
     file.parent.mkdir(parents=True, exist_ok=True)
-    report: dict[str, Any] = {"compiled": None, "tests": None, "races": [], "skipped": []}
-
-    wanted = [(race.precision, race.shape) for race in races()]
+    wanted = [(race.precision, race.shape) for race in racing.races()]
     wanted += [] if options.no_tests else shapes_of_tests()
     until = began + COMPILING * 60 * minutes
-    done = report["compiled"] = compiling.compile_in_time(current(options.device), wanted, until)
+    done = compiling.compile_in_time(current(options.device), wanted, until)
     print(f"{done['kernels']} launches compiled in {done['seconds']:.0f} s")
     tell(done["failed"])
-    failed = False
+    report: dict[str, Any] = {"compiled": done, "tests": None}
+    if options.device.type == "cuda":
+        report["card"] = measure.measured(current(options.device))
+        print("  ".join(f"{name} {value:.2f}" for name, value in report["card"].items()))
     if not options.no_tests:
         report["tests"] = tests = testing.run(began + TESTING * 60 * minutes)
-        print(f"tests: {tests['passed']} passed, {len(tests['failed'])} failed, {tests['cut']}")
+        print(f"tests: {tests['passed']} passed, {len(tests['failed'])} failed")
         tell(tests["failed"])
-        failed = bool(tests["failed"] or tests["cut"])
+    file.write_text(json.dumps(report, indent=1) + "\n")
     limit = min(150.0, (deadline - time.monotonic()) / 2)
     print(post(file.with_name("gpu-post.jsonl"), limit), flush=True)
-    for race in races():
-        file.write_text(json.dumps(report, indent=1) + "\n")
+    hung: dict[str, str] = {}
+    for race in racing.races():
+        print(f"\n{race.name}, {race.precision}: {Shape(*race.shape)}; cuDNN's algorithm:"
+            f" {racing.cudnn_algorithms(Shape(*race.shape), race.precision)}")  # fmt: skip
+        print(f"published: {race.published}" if race.published else "", flush=True)
         if deadline - time.monotonic() < 15:
-            report["skipped"].append(asdict(race))
-            print(f"no time left for {race.name}, {race.precision}")
+            print("no time left for it")
             continue
-        outcome = racing.supervise(race, suite.pace.seconds, deadline, hung)
-        report["races"].append({"case": asdict(race), **outcome})
-        print(racing.table(race, outcome), flush=True)
-        yield from map(Record.from_json, outcome.pop("records"))
-    file.write_text(json.dumps(report, indent=1) + "\n")
+        yield from racing.supervise(race, suite.pace.seconds, deadline, hung)
     print(f"compiled, tested and raced: {file}")
-    if failed:
+    if report["tests"] and report["tests"]["failed"]:
         raise SystemExit(1)
 
 

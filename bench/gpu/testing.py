@@ -1,63 +1,86 @@
-"""The tests marked gpu: each named as it begins, each with a limit, and no two share a fault."""
+"""The tests marked gpu: each named as it begins, each with a limit, and no two share a fault.
+
+It is the plugin of their pytest too (`-p bench.gpu.testing`), which says which test is at work.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
-import time
 from collections.abc import Sequence
 
-from .watching import watch
+import pytest
+
+from .watching import outlive, say, stop_if_broken
 
 LIMIT = 60.0  # seconds for one test
-RESTARTS = 6  # each takes the seconds of an import and a collection
 TESTS = ("-m", "gpu", "tests/kernels/test_gpu.py")
+# The process's own stdout: this is loaded before pytest captures it.
+OUT = os.fdopen(os.dup(1), "w", buffering=1)
+
+# --- in pytest ---
 
 
-def command(done: Sequence[str], tests: Sequence[str] = TESTS, limit: float = LIMIT) -> list[str]:
-    """pytest on all tests but those that are done with."""
-    found = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "bench.gpu.plugin", *tests]
-    if importlib.util.find_spec("pytest_timeout"):  # it also prints where the test stands
-        found += ["--timeout", str(limit), "-o", "timeout_method=thread"]
-    for nodeid in done:
-        found += ["--deselect", nodeid]
-    return found
+def tell(who: str, event: str, **more: object) -> None:
+    """Write it on a line of its own: pytest's dots have begun one."""
+    OUT.write("\n")
+    say(who, event, OUT, **more)
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    """Tell which test begins."""
+    tell(nodeid, "starts")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Tell how it ended."""
+    if report.when == "call" or not report.passed:
+        lines = str(report.longrepr or "").strip().splitlines() or [""]
+        error = next((line[1:].strip() for line in lines if line.startswith("E ")), lines[-1])
+        tell(report.nodeid, report.outcome, why=error[:300])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Stop where it broke the context: every test after it would be blamed."""
+    if (torch := sys.modules.get("torch")) and torch.cuda.is_available():
+        stop_if_broken(item.nodeid, torch.device("cuda"), OUT)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell a failed test from a process that failed: that of the former ends well."""
+    if session.testscollected and session.exitstatus == pytest.ExitCode.TESTS_FAILED:
+        session.exitstatus = pytest.ExitCode.OK
+
+
+# --- in the parent ---
 
 
 def run(deadline: float, tests: Sequence[str] = TESTS, limit: float = LIMIT) -> dict:
-    """All tests' outcomes: {"passed": how many, "failed": name -> why, "skipped": ..., "cut": why}.
+    """Return all tests' outcomes: {"passed": how many, "failed": name -> why, "skipped": ...}.
 
     A test that hangs or breaks the GPU's context ends its process: the others go on in a new one.
     """
-    found = {"passed": 0, "failed": {}, "skipped": {}, "cut": ""}
-    done: list[str] = []
-    finished = False
+    passed, failed, skipped = set(), {}, {}
+
+    def command(lost: Sequence[str]) -> list[str]:
+        words = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "bench.gpu.testing"]
+        if importlib.util.find_spec("pytest_timeout"):  # it also prints where the test stands
+            words += ["--timeout", str(limit), "-o", "timeout_method=thread"]
+        done = {*passed, *failed, *skipped, *lost}
+        return [*words, *tests, *(word for name in sorted(done) for word in ("--deselect", name))]
 
     def take(event: dict) -> None:
-        nonlocal finished
         name, kind = event["who"], event["event"]
-        if kind == "ended":
-            finished = True
-        elif kind == "starts":
+        if kind == "starts":
             print(f"  {name}", flush=True)
         elif kind == "passed":
-            found["passed"] += 1
-            done.append(name)
+            passed.add(name)
         elif kind in ("failed", "skipped"):
-            found[kind][name] = event["why"]
-            done.append(name)
+            (failed if kind == "failed" else skipped)[name] = event["why"]
 
-    for _ in range(RESTARTS):
-        # A little longer than pytest-timeout, so that it may speak first.
-        end = watch(command(done, tests, limit), take, deadline, silence=limit + 15)
-        if finished:  # whatever the exit status: a test's failure has been taken down
-            break
-        who = end.who or "all"
-        if who == "all" or time.monotonic() > deadline:
-            found["cut"] = end.why or "ended before its tests did"
-            break
-        found["failed"][who] = end.why
-        done.append(who)
-    else:
-        found["cut"] = f"{RESTARTS} processes ended before their tests did"
-    return found
+    # A little longer than pytest-timeout, so that it may speak first.
+    failed |= outlive(command, take, deadline, 1.25 * limit)
+    return {"passed": len(passed), "failed": failed, "skipped": skipped}

@@ -140,5 +140,5 @@ def missing(name: str, device: torch.device) -> str | None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """2.21.0rc1 -> (2, 21)"""
+    """Return (2, 21) for 2.21.0rc1."""
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

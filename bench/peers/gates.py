@@ -14,20 +14,20 @@ KERAS = "ifgo"  # i, f, c, o
 
 
 def reorder(array: np.ndarray, source: str, target: str) -> np.ndarray:
-    """The four blocks of the first dimension, [4H, ...], from one order to another."""
+    """Move the four blocks of the first dimension, [4H, ...], from one order to another."""
     blocks = dict(zip(source, np.split(array, 4, axis=0), strict=True))
     return np.concatenate([blocks[gate] for gate in target], axis=0)
 
 
 def layers(problem: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """PyTorch's weights by layer: weight_ih, weight_hh, bias_ih, bias_hh."""
+    """Return PyTorch's weights by layer: weight_ih, weight_hh, bias_ih, bias_hh."""
     kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     count = len(problem["h0"])
     return [{kind: problem[f"{kind}_l{layer}"] for kind in kinds} for layer in range(count)]
 
 
 def joint_kernel(layer: dict[str, np.ndarray], order: str) -> tuple[np.ndarray, np.ndarray]:
-    """One kernel [I + H, 4H] for [x, h], and one bias [4H], in `order`."""
+    """Return one kernel [I + H, 4H] for [x, h], and one bias [4H], in `order`."""
     weight = np.concatenate([layer["weight_ih"], layer["weight_hh"]], axis=1)
     bias = layer["bias_ih"] + layer["bias_hh"]
     return reorder(weight, PYTORCH, order).T.copy(), reorder(bias, PYTORCH, order)
@@ -36,7 +36,7 @@ def joint_kernel(layer: dict[str, np.ndarray], order: str) -> tuple[np.ndarray, 
 def from_joint(
     index: int, dkernel: np.ndarray, dbias: np.ndarray, order: str
 ) -> dict[str, np.ndarray]:
-    """The way back: gradients under PyTorch's names. Both biases have the sum's gradient."""
+    """Return gradients under PyTorch's names. Both biases have the sum's gradient."""
     hidden = len(dbias) // 4
     weight = reorder(np.asarray(dkernel).T, order, PYTORCH)
     bias = reorder(np.asarray(dbias), order, PYTORCH)
@@ -45,5 +45,5 @@ def from_joint(
 
 
 def names(index: int) -> list[str]:
-    """PyTorch's names of a layer's weights."""
+    """Return PyTorch's names of a layer's weights."""
     return [f"{kind}_l{index}" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]

@@ -35,7 +35,7 @@ class Program:
         self._rest = jax.jit(partial(self._step, None), donate_argnums=0)
 
     def _loss(self, parameters, forward, inputs, targets, state, key, keep):
-        """Mean loss over words, and the next state."""
+        """Return the mean loss over words, and the next state."""
         h, c = state
         keys = iter(jax.random.split(key, 2 + len(h)))
 
@@ -65,7 +65,7 @@ class Program:
         return updated, nll, state, key
 
     def _run(self, step: Callable, keep: float) -> float:
-        """One step on the next batch; returns when all of it is done."""
+        """Take one step on the next batch; return when all of it is done."""
         inputs, targets = self.batches[self.count % len(self.batches)]
         self.count += 1
         self.parameters, nll, self.state, self.key = jax.block_until_ready(
@@ -80,7 +80,7 @@ class Program:
         return self._run(self._rest, self.keep)
 
     def answer(self) -> dict[str, np.ndarray]:
-        """Losses of the first steps without dropout, and what they changed."""
+        """Return losses of the first steps without dropout, and what they changed."""
         before = self._weights()
         losses = np.array([self._run(self._train, 1.0) for _ in range(self.checked)])
         after = self._weights()

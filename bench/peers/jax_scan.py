@@ -24,7 +24,7 @@ def forward(
     c0: jax.Array,
     between: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """x [T, B, I], weights (w_ih, w_hh, bias) a layer -> y [T, B, H], (h_n, c_n) [L, B, H].
+    """Map x [T, B, I] and (w_ih, w_hh, bias) a layer to y [T, B, H], (h_n, c_n) [L, B, H].
 
     `between` is what falls on the input of every layer but the first.
     """
@@ -83,7 +83,7 @@ class Scan:
 
 
 def configure(problem: dict[str, np.ndarray]) -> None:
-    """The problem's precision: JAX narrows to float32 by itself, and to TF32 on a GPU."""
+    """Set the problem's precision: JAX narrows to float32 by itself, and to TF32 on a GPU."""
     jax.config.update("jax_enable_x64", problem["h0"].dtype == np.float64)
     precision = "tensorfloat32" if problem["tf32"] else "float32"
     jax.config.update("jax_default_matmul_precision", precision)

@@ -86,7 +86,7 @@ class Stack:
 
 
 def variables_of(cell: layers.Layer) -> dict:
-    """A cell's variables, by the name of what they are in PyTorch; of two biases, the first."""
+    """Return a cell's variables by their names in PyTorch; of two biases, the first."""
     if isinstance(cell, layers.LSTMCell):
         names = "weight_ih", "weight_hh", "bias_ih"
         return dict(zip(names, (cell.kernel, cell.recurrent_kernel, cell.bias), strict=True))

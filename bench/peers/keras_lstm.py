@@ -42,7 +42,7 @@ class Stack:
         return x, tf.stack(h_n), tf.stack(c_n)
 
     def named(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """What belongs to `variables`, under PyTorch's names."""
+        """Return what belongs to `variables`, under PyTorch's names."""
         found = {}
         for l in range(len(self.layers)):
             w_ih, w_hh, bias = values[3 * l : 3 * l + 3]

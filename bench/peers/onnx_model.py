@@ -18,7 +18,7 @@ ONNX = "iofg"
 
 
 def model(problem: dict[str, np.ndarray]) -> bytes:
-    """Inputs x [T, B, I], h0, c0 [L, B, H]; outputs y [T, B, H], h_n, c_n [L, B, H]."""
+    """Make a model of x [T, B, I], h0, c0 [L, B, H] with y [T, B, H], h_n, c_n [L, B, H]."""
     weights, constants, nodes = layers(problem), [], []
 
     def constant(name: str, value: np.ndarray) -> str:

@@ -12,6 +12,8 @@ import signal
 import subprocess
 import tempfile
 import threading
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Lost, Timed
+from ..core import Lost, Turn
 from . import PEERS, PYTHON
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +30,7 @@ ONE_DOMAIN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Work(Protocol):
-    """What a peer is handed: an LSTM alone, a lesson, a cell's stack."""
+    """The work that a peer is handed: an LSTM alone, a lesson, a cell's stack."""
 
     @property
     def device(self) -> torch.device: ...
@@ -72,7 +74,7 @@ class Remote:
         self.seconds_to_start: float | None = None
 
     def answer(self) -> dict[str, Tensor]:
-        """May take minutes the first time, for it builds and compiles before it answers."""
+        """Return its answer: minutes the first time, for it builds and compiles before."""
         if self.seconds_to_start is None:
             self.seconds_to_start = json.loads(self._read())["seconds_to_start"]
         with np.load(Path(self._folder.name) / "answer.npz") as arrays:
@@ -80,10 +82,20 @@ class Remote:
                 name: torch.from_numpy(a).to(self.device, self.dtype) for name, a in arrays.items()
             }
 
-    def timed(self, mode: str) -> Timed:
-        return lambda: self.burst(mode, 1)[0]
+    def asks(self, right: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what it must give of the right answer: no gradients, where it only infers."""
+        only_infers = "inference" in self.modes and "step" not in self.modes
+        return {n: t for n, t in right.items() if not (only_infers and n.endswith(".grad"))}
 
-    def burst(self, mode: str, calls: int, seconds: float = 0.0) -> list[float]:
+    def timed(self, mode: str) -> Turn:
+        """Return what takes a turn there."""
+        return partial(self.burst, mode)
+
+    def facts(self, mode: str, rounds: int) -> dict[str, Any]:
+        """Return nothing: its process says seconds."""
+        return {}
+
+    def burst(self, mode: str, calls: int = 1, seconds: float = 0.0) -> list[float]:
         """Return the seconds of at least `calls` calls, and of more until `seconds` have passed."""
         return json.loads(self._ask(f"{mode} {calls} {seconds}"))
 
@@ -130,7 +142,7 @@ class Remote:
 
 
 def environment(threads: int, device: torch.device) -> dict[str, str]:
-    """As many threads for the peer as PyTorch has, and little talk."""
+    """Return the peer's environment: as many threads as PyTorch has, and little talk."""
     own = dict.fromkeys(ONE_DOMAIN, str(threads))
     own |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_MODULE_LOADING": "LAZY"}
     # Two frameworks on one GPU: neither may take all of its memory.
@@ -141,7 +153,7 @@ def environment(threads: int, device: torch.device) -> dict[str, str]:
 
 
 def to_arrays(work: Work) -> dict[str, np.ndarray]:
-    """What `work` names; floating-point numbers that are not float64 as float32.
+    """Return what `work` names; floating-point numbers that are not float64 as float32.
 
     Beside it `dtype`, the name of the work's own, and `tf32`, whether products may round their
     float32 inputs to it, as they may in this process.

@@ -21,7 +21,7 @@ FORGET_BIAS = 0.0
 def cell(
     x: tf.Tensor, c: tf.Tensor, h: tf.Tensor, kernel: tf.Variable, bias: tf.Variable
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """x [B, I]; c, h [B, H]; kernel [I + H, 4H] -> the next c and h."""
+    """Map x [B, I], c, h [B, H] by a kernel [I + H, 4H] to the next c and h."""
     gates = tf.nn.bias_add(tf.matmul(tf.concat([x, h], 1), kernel), bias)
     i, j, f, o = tf.split(gates, 4, axis=1)
     c = c * tf.sigmoid(f + FORGET_BIAS) + tf.sigmoid(i) * tf.tanh(j)
@@ -54,7 +54,7 @@ class Stack:
         return tf.stack(outputs), tf.stack(h), tf.stack(c)
 
     def named(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """What belongs to `variables`, under PyTorch's names."""
+        """Return what belongs to `variables`, under PyTorch's names."""
         found, count = {}, len(self.kernels)
         for l in range(count):
             found |= from_joint(l, values[l], values[count + l], TENSORFLOW)

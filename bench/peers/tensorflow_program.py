@@ -16,19 +16,19 @@ import tensorflow as tf
 
 
 def configure(problem: dict[str, np.ndarray], threads: int) -> None:
-    """Threads and precision, before anything else runs."""
+    """Set threads and precision, before anything else runs."""
     tf.config.experimental.enable_tensor_float_32_execution(bool(problem["tf32"]))
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
 def same(x: tf.Tensor) -> tf.Tensor:
-    """No dropout."""
+    """Return x: no dropout."""
     return x
 
 
 def absent(x: tf.Tensor, h: tf.Tensor, c: tf.Tensor, between: Callable) -> tuple:
-    """In an LSTM's place: y is x."""
+    """Return x as y, in an LSTM's place."""
     return x, h, c
 
 
@@ -59,7 +59,7 @@ class Program:
         return [*self.lstm.variables, *self.lstm.biases]
 
     def _step_with(self, lstm: Callable) -> Callable:
-        """A training step as a function of one batch, the state and the rate of dropout."""
+        """Return a training step: a function of one batch, the state and the rate of dropout."""
         variables = [self.embedding, *self._lstm_variables, self.softmax, self.softmax_bias]
 
         def step(inputs, targets, h, c, rate):
@@ -86,7 +86,7 @@ class Program:
         return step
 
     def _run(self, step: Callable, rate: float) -> float:
-        """One step on the next batch; returns when all of it is done."""
+        """Take one step on the next batch; return when all of it is done."""
         inputs, targets = self.batches[self.count % len(self.batches)]
         self.count += 1
         nll, *self.state = step(inputs, targets, *self.state, tf.constant(rate, tf.float32))
@@ -100,7 +100,7 @@ class Program:
         return self._run(self._rest, 1 - self.keep)
 
     def answer(self) -> dict[str, np.ndarray]:
-        """Losses of the first steps without dropout, and what they changed."""
+        """Return losses of the first steps without dropout, and what they changed."""
         before = self._weights()
         losses = np.array([self._run(self._train, 0.0) for _ in range(self.checked)])
         changes = {name: after - before[name] for name, after in self._weights().items()}
@@ -119,7 +119,7 @@ class Program:
 
 
 def added(rows: tf.IndexedSlices) -> tf.IndexedSlices:
-    """Rows of one word added up at the first of its places, zeros at the others.
+    """Add up the rows of one word at the first of its places, zeros at the others.
 
     Of a fixed size, which XLA needs, unlike tf.unique's.
     """

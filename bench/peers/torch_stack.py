@@ -1,4 +1,4 @@
-"""What the peers that are PyTorch extensions share: layers one after another on one GPU."""
+"""The part that peers which are PyTorch extensions share: layers in turn on one GPU."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TorchStack(ABC):
 
     @abstractmethod
     def layer(self, index: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [T, B, I or H] -> y [T, B, H], h and c of the last step [B, H]."""
+        """Map x [T, B, I or H] to y [T, B, H], h and c of the last step [B, H]."""
 
     def weight(self, kind: str, index: int) -> Tensor:
         return self.weights[f"{kind}_l{index}"]

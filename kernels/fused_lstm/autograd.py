@@ -1,8 +1,9 @@
-"""One autograd function an operator: its kernel for the first derivative, plain PyTorch for others.
+"""Autograd functions, one for each operator.
 
-Under torch.func, in forward mode, and where a backward is itself differentiated, an operator is
-fused_lstm.reference: right everywhere, at the speed of a step loop. docs/functions.md has the table
-of what that gives. Shapes as in fused_lstm.ops; `ops` is an engine's operators.
+The first derivative is a kernel. Under torch.func, in forward mode, and where a backward is itself
+differentiated, fused_lstm.reference runs instead: the same values, at the speed of a step loop.
+docs/functions.md lists what works on which engine. Shapes are those of fused_lstm.ops; `ops` is
+an engine's operators.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import hoisted, loop, reference
+from . import hoisted, loop, recurrence, reference
 from .engines import STEP_BY_STEP, in_a_graph
 from .errors import meant
 from .pullback import is_differentiated, is_transformed, kernel, pulled_back
@@ -37,13 +38,17 @@ def run(
     not_reset: Tensor | None = None,
     states: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Run an engine's call, as in fused_lstm.engines, on its operators.
+    """Run a call, as in fused_lstm.engines, on an engine's operators.
 
-    "pointwise" is the step loop with a fused cell, "hoisted" the same with all products that need
-    no order in time outside the loop; "steps" and "layers" are one operator.
+    Level "pointwise" is the step loop with a fused cell. "hoisted" also takes every product that
+    needs no order in time out of the loop. "steps" and "layers" are one operator.
     """
-    if spec.level in STEP_BY_STEP:
+    if spec.in_heads or spec.level in STEP_BY_STEP:
         drop = None if spec.dropout == 0 else partial(_drop, ops, spec.dropout, seed)
+        if spec.in_heads:
+            return recurrence.run(
+                ops, spec, x, h0, c0, weights, drop, batch_sizes, not_reset, states
+            )
         call = spec, x, h0, c0, weights, batch_sizes, not_reset, states
         if spec.level == "hoisted":
             return hoisted.steps(*call, hoisted.fused(ops), drop)
@@ -55,7 +60,7 @@ def run(
                 save = True
                 break
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        save = save or torch.jit.is_tracing()  # a trace may be trained and not
+        save = save or torch.jit.is_tracing()  # a trace may be trained later
         return ops.lstm(
             x, h0, c0, weights, spec.dropout, seed, spec.level, save, directions=spec.directions,
             batch_sizes=batch_sizes, keep=not_reset, cell=spec.schema_cell,
@@ -81,7 +86,10 @@ def lstm_forward(
     c0: Tensor,
     weights: Sequence[Tensor],
 ) -> tuple[Tensor, ...]:
-    """Return the operator's six; the last three, for a backward, are empty without `save`."""
+    """Return the operator's six outputs: y, h_n, c_n, h, c, gates.
+
+    The last three are what a backward needs; without `save` they have no elements.
+    """
     options = spec.schema
     if batch_sizes is not None or not_reset is not None:
         options = named(spec, batch_sizes, not_reset)
@@ -95,14 +103,16 @@ def lstm_forward(
 
 
 def named(spec: Spec, batch_sizes: Tensor | None, not_reset: Tensor | None) -> dict[str, Any]:
-    """Return the operator's arguments by name, of rows that differ."""
+    """Return the operator's keyword arguments for a call with lengths or resets."""
     return {**spec.schema, "batch_sizes": batch_sizes, "keep": not_reset}
 
 
 class LSTMFunction(torch.autograd.Function):
-    """apply(ops, spec, seed, batch_sizes, not_reset, x, h0, c0, *weights) -> the operator's six.
+    """apply(ops, spec, seed, batch_sizes, not_reset, x, h0, c0, *weights) -> the six outputs.
 
-    All have derivatives except the gates: those by the states of every step are the reference's.
+    All outputs except `gates` can be differentiated. A gradient by h or c, the state after every
+    step, is computed by the reference. The caller may write over y before the backward
+    (`y.mul_(2)`), which then computes it again.
     """
 
     @staticmethod
@@ -113,15 +123,25 @@ class LSTMFunction(torch.autograd.Function):
         ctx.ops, ctx.spec = ops, spec
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(gates)
-        ctx.save_for_backward(x, h0, c0, *weights, seed, batch_sizes, not_reset, y, h, c, gates)
+        ctx.y, saved = None, y
+        # Not where hooks take what is saved, as torch.utils.checkpoint's do, nor in a graph.
+        if type(y) is Tensor and torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
+            ctx.y, ctx.version, saved = y.detach(), y._version, None
+        ctx.save_for_backward(x, h0, c0, *weights, seed, batch_sizes, not_reset, saved, h, c, gates)
         return y, h_n, c_n, h, c, gates
 
     @staticmethod
     def backward(ctx, dy, dh_n, dc_n, dh, dc, _):
         *inputs, seed, batch_sizes, not_reset, y, h, c, gates = ctx.saved_tensors
         constants = seed, batch_sizes, not_reset
+        y = ctx.y if y is None else y
+        if ctx.y is not None and y._version != ctx.version:  # who called has written over it
+            with torch.no_grad():
+                y = lstm_forward(ctx.ops, ctx.spec, False, *constants, *inputs[:3], inputs[3:])[0]
+        if not torch._C._autograd._get_current_graph_task_keep_graph():
+            ctx.y = None  # as what is saved is let go
         if dh is not None or dc is not None or torch._C._are_functorch_transforms_active():
-            dc = None if dc is None else dc[: len(inputs[1])]  # layer norm keeps more behind it
+            dc = None if dc is None else dc[: len(inputs[1])]  # layer norm appends more to c
             forward = partial(_plain, ctx.spec, *constants)
             grads = pulled_back(forward, inputs, (dy, dh_n, dc_n, dh, dc))
             return *[None] * 5, *grads
@@ -131,12 +151,12 @@ class LSTMFunction(torch.autograd.Function):
 
 
 def _plain(spec, seed, batch_sizes, not_reset, x, h0, c0, *weights):
-    """Return what has derivatives of a call, by the reference."""
+    """Return the differentiable outputs of a call, computed by the reference."""
     return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
 
 
 def lstm_backward(ops, spec, needs_dx, saved, dy, dh_n, dc_n, x, h0, c0, *weights, samples=0):
-    """Return the kernel's gradients by x (None where nobody needs it), h0, c0 and each weight."""
+    """Return the kernel's gradients by x, h0, c0 and each weight; x's is None without needs_dx."""
     seed, batch_sizes, not_reset, y, h, c, gates = saved
     options = spec.schema
     if batch_sizes is not None or not_reset is not None:
@@ -155,7 +175,7 @@ def lstm_backward(ops, spec, needs_dx, saved, dy, dh_n, dc_n, x, h0, c0, *weight
 
 
 class LSTMBackwardFunction(torch.autograd.Function):
-    """`lstm_backward`, where it will be differentiated: its derivatives are the reference's."""
+    """`lstm_backward` with derivatives of its own, which the reference computes."""
 
     @staticmethod
     def forward(ctx, ops, spec, needs_dx, saved, *tensors):
@@ -177,7 +197,7 @@ class LSTMBackwardFunction(torch.autograd.Function):
 
 
 def cell(ops: SimpleNamespace, gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """gates [B, 4H] before activation, c [B, H] -> h, c_next: nn.LSTM's cell."""
+    """Compute nn.LSTM's cell: gates [B, 4H] before activation, c [B, H] -> h, c_next [B, H]."""
     if in_a_graph():
         return ops.cell(gates, c)
     if is_transformed():
@@ -208,14 +228,14 @@ class CellFunction(torch.autograd.Function):
 
 
 def cell_backward(ops, c_next, dh, dc_next, gates, c):
-    """Return the kernel's gradients by gates and c."""
+    """Return the kernel's gradients by gates [B, 4H] and c [B, H]."""
     dh = torch.zeros_like(c_next, dtype=gates.dtype) if dh is None else dh
     dc_next = torch.zeros_like(c_next) if dc_next is None else dc_next
     return kernel(ops.cell_backward.default, gates, c, c_next, dh, dc_next)
 
 
 class CellBackwardFunction(torch.autograd.Function):
-    """`cell_backward`, where it will be differentiated."""
+    """`cell_backward` with derivatives of its own, which the reference computes."""
 
     @staticmethod
     def forward(ctx, ops, c_next, *tensors):
@@ -235,9 +255,9 @@ class CellBackwardFunction(torch.autograd.Function):
 
 
 def draw_seed(device: torch.device) -> Tensor:
-    """Draw a seed [1] int64 of a call's masks, from PyTorch's generator.
+    """Draw the seed [1] int64 of a call's masks from PyTorch's generator.
 
-    On the device, so that it costs no sync and a CUDA graph can replay it.
+    The seed stays on the device: no synchronization, and a CUDA graph can replay it.
     """
     return torch.randint(2**63 - 1, (1,), device=device)
 
@@ -245,9 +265,10 @@ def draw_seed(device: torch.device) -> Tensor:
 def dropout(
     ops: SimpleNamespace, x: Tensor, p: float, seed: Tensor | None, first: int = 0
 ) -> Tensor:
-    """Return x times its mask, of which x's elements are number `first` and on.
+    """Return x times its dropout mask.
 
-    seed: [1] int64, or None for one that is drawn here.
+    seed: [1] int64; None draws one.
+    first: the number of x's first element in the mask of a longer tensor, such as a stack's.
     """
     if seed is None:
         seed = torch.randint(2**63 - 1, (1,), device=x.device)
@@ -261,17 +282,17 @@ def dropout(
 
 
 def plain_dropout(x: Tensor, p: float, seed: Tensor, first: int = 0) -> Tensor:
-    """Return `dropout`'s result in plain PyTorch."""
+    """Return the result of `dropout`, computed in plain PyTorch."""
     return (x * reference.dropout_mask(seed, x.shape, p, first)).to(x.dtype)
 
 
 def _drop(ops, p, seed, y, layer):
-    """Drop between layers: one mask for all of them, at every level of every engine."""
-    return dropout(ops, y, p, seed, layer * y.numel())
+    """Apply the dropout after `layer`; all layers share one mask, the same at every level."""
+    return dropout(ops, y, p, seed[:1], layer * y.numel())  # [2] where a call is part of another
 
 
 class DropoutFunction(torch.autograd.Function):
-    """apply(ops, x, p, seed, first): linear in x, and its own transpose."""
+    """apply(ops, x, p, seed, first): linear in x, so its backward applies the same mask."""
 
     @staticmethod
     def forward(ctx, ops, x, p, seed, first):
@@ -293,11 +314,11 @@ class DropoutFunction(torch.autograd.Function):
 
 
 class Losses(torch.autograd.Function):
-    """apply(kernel, hidden, weight, bias, target, factor, count, ignore_index, gradients):
+    """apply(kernel, hidden, weight, bias, target, factor, count, ignore_index, gradients).
 
-    factor [N] times each row's loss under its label; given a count, their sum divided by it.
-    kernel(hidden, weight, bias, target, row_grad, ignore_index) makes losses and, in one go, the
-    gradients that row_grad [N] or None asks for. A second derivative is an error.
+    Returns factor [N] times each row's loss or, where `count` is a tensor, their sum divided by it.
+    kernel(hidden, weight, bias, target, row_grad, ignore_index) returns the losses and, where
+    row_grad [N] is not None, the gradients too. A second derivative is an error.
     """
 
     @staticmethod
@@ -316,7 +337,7 @@ class Losses(torch.autograd.Function):
     def backward(ctx, grad):
         if ctx.summed:
             grads = ctx.saved_tensors
-            if not _is_one(grad):  # spares a pass over the largest
+            if not _is_one(grad):  # saves a pass over the largest gradient
                 grads = [g * grad for g in grads]
         else:  # only now is each row's gradient known
             *inputs, target, factor = ctx.saved_tensors
@@ -327,5 +348,5 @@ class Losses(torch.autograd.Function):
 
 
 def _is_one(grad: Tensor) -> bool:
-    """Whether a scalar is known to be 1 without waiting for a GPU, or compiling for its value."""
+    """Return whether a scalar is 1; False where only a GPU or a graph knows."""
     return not torch.compiler.is_compiling() and grad.device.type == "cpu" and grad.item() == 1

@@ -22,15 +22,15 @@ def describe(device: torch.device) -> str:
 
 @cache
 def _compiled():
-    # fullgraph: what it cannot compile is an error, not a silent return to the loop.
+    # fullgraph: code that it cannot compile is an error, not a silent return to the loop.
     return torch.compile(loop.run, dynamic=False, fullgraph=True)
 
 
 def run(spec, x, h0, c0, weights, seed=None, batch_sizes=None, not_reset=None, states=False):
     """Run a call, as in fused_lstm.engines."""
     arguments = spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states
-    if torch.compiler.is_compiling():  # a part of that graph
+    if torch.compiler.is_compiling():  # the loop becomes part of that graph
         return loop.run(*arguments)
-    # Every shape is compiled anew; past 8 of them torch.compile would give up.
+    # Every shape is compiled anew; torch.compile would give up after 8 of them.
     with torch._dynamo.config.patch(recompile_limit=256):
         return _compiled()(*arguments)

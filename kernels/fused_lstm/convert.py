@@ -5,12 +5,24 @@ from __future__ import annotations
 import logging
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from .engines import check_engine
 from .functional import check_torchs
-from .modules import ADDED, GRU, LSTM, RNN, GRUCell, LSTMCell, Recurrent, RecurrentCell, RNNCell
+from .modules import (
+    ADDED,
+    GRU,
+    LSTM,
+    RNN,
+    SLSTM,
+    GRUCell,
+    LSTMCell,
+    Recurrent,
+    RecurrentCell,
+    RNNCell,
+)
 from .spec import Spec
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -27,30 +39,31 @@ log = logging.getLogger("fused_lstm")
 def convert(
     model: Model, engine: str = "auto", fuse: str | None = None, *, back: bool = False
 ) -> Model:
-    """Make torch.nn's recurrent layers in a model ours, in place, or (`back`) the reverse.
+    """Replace torch.nn's recurrent layers in a model by this library's, in place, or the reverse.
 
-    That is every nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell and nn.RNNCell. A module stays
-    the object that it is, with its Parameters, hooks, parametrizations, training mode, device and
-    dtype, and in every place that shares it: only its class changes, which both derive from
-    nn.RNNBase or nn.RNNCellBase. So optimizers, and references to it, go on as they were. A
-    subclass of one of these is left alone, since it may override what would change.
+    That covers every nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell and nn.RNNCell. A module
+    keeps its identity, Parameters, hooks, parametrizations, training mode, device and dtype: only
+    its class changes, and both classes derive from nn.RNNBase or nn.RNNCellBase. So optimizers and
+    other references to the module stay valid. A subclass of a torch.nn layer is left alone, since
+    it may override what would change, and so is a layer that is quantized or compiled by torch.jit.
+    `fused_lstm.install` changes no class, and reaches models that are built later.
 
-    The logger "fused_lstm" names what was converted (INFO), and what was left and why (WARNING);
-    `conversions` has the same as data, before or after.
+    The logger "fused_lstm" names each layer that was converted (INFO), and each that was left and
+    why (WARNING). `conversions` returns the same as data.
 
     Args:
         model: any module; it may be a recurrent layer itself.
-        engine, fuse: as fused_lstm.LSTM takes them, for every layer that is converted. One that is
-            ours already takes them too.
-        back: make every layer of ours torch.nn's, as torch.ao.quantization.quantize_dynamic or
-            a check for isinstance(module, nn.LSTM) wants it.
+        engine, fuse: fused_lstm.LSTM's arguments, set on every layer that is converted and on every
+            layer that is this library's already.
+        back: replace this library's layers by torch.nn's, as
+            torch.ao.quantization.quantize_dynamic and isinstance(module, nn.LSTM) need it.
 
     Returns:
-        `model`, itself.
+        `model`.
 
     Raises:
-        ValueError: an unknown engine or level, one that has no cell such as a module's, or, back, a
-            cell that torch.nn does not have; nothing has been changed then.
+        ValueError: the engine or the level is unknown or does not have a layer's cell, or, with
+            `back`, torch.nn does not have it. The model is then unchanged.
     """
     check_engine(engine, fuse)
     plan = _plan(model, back)
@@ -59,7 +72,8 @@ def convert(
             continue
         spec = spec_of(module)
         if back:
-            check_torchs(spec, f"nn.{TORCHS[_class_of(module)].__name__}")
+            kind = _class_of(module)
+            check_torchs(spec, "torch.nn" if kind is SLSTM else f"nn.{TORCHS[kind].__name__}")
         else:
             check_engine(engine, fuse, spec)
     for name, (module, reason) in plan.items():
@@ -80,32 +94,47 @@ def convert(
 
 
 def conversions(model: nn.Module, *, back: bool = False) -> dict[str, str | None]:
-    """Return what `convert` does with each recurrent layer: name -> None, or why it leaves it."""
+    """Return each recurrent layer's name -> None if `convert` takes it, or why it leaves it."""
     return {name: reason for name, (_, reason) in _plan(model, back).items()}
 
 
 def _plan(model: nn.Module, back: bool) -> dict[str, tuple[Any, str | None]]:
-    """Name -> recurrent layer, and why it is left or None."""
+    """Name each recurrent layer: name -> (layer, why it is left or None)."""
     plan: dict[str, tuple[Any, str | None]] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, nn.RNNBase | nn.RNNCellBase):
-            continue
-        kind = _class_of(module)
-        if kind in TORCHS or (kind in OURS and not back):
+        kind, why = _class_of(module), compiled_or_quantized(module)
+        if why is not None:
+            plan[name] = module, why
+        elif kind in TORCHS or kind is SLSTM or (kind in OURS and not back):
             plan[name] = module, None
-        elif kind not in OURS:
+        elif kind not in OURS and isinstance(module, nn.RNNBase | nn.RNNCellBase):
             base = next((b.__name__ for b in kind.__mro__ if b in OURS or b in TORCHS), "RNNBase")
-            plan[name] = module, f"it is a subclass of {base} and may override what would change"
+            why = (
+                f"it is a subclass of {base} and may override what would change; where it calls"
+                f" nn.{base}'s forward, fused_lstm.install() reaches it"
+            )
+            plan[name] = module, why
     return plan
 
 
+def compiled_or_quantized(module: nn.Module) -> str | None:
+    """Return why a recurrent layer is neither torch.nn's nor ours any more; else None."""
+    if isinstance(module, torch.jit.ScriptModule):
+        names = {kind.__name__ for kind in OURS}
+        return "torch.jit has compiled it" if module.original_name in names else None
+    quantized = torch.ao.nn.quantized.dynamic.modules.rnn
+    if isinstance(module, quantized.RNNBase | quantized.RNNCellBase):
+        return "it is quantized, with integers for weights"
+    return None
+
+
 def _class_of(module: nn.Module) -> type:
-    """Return a module's class, without the one that torch.nn.utils.parametrize put before it."""
+    """Return a module's class, below the one that torch.nn.utils.parametrize makes."""
     return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
 
 
 def spec_of(module: Any) -> Spec:
-    """Return the Spec of a recurrent layer, torch.nn's or ours."""
+    """Return the Spec of a recurrent layer of torch.nn or of this library."""
     if isinstance(module, Recurrent | RecurrentCell):
         return module.spec
     if isinstance(module, nn.RNNBase):
@@ -114,13 +143,14 @@ def spec_of(module: Any) -> Spec:
             module.mode.lower(), layers=module.num_layers, directions=directions, bias=module.bias,
             projection=projection, dropout=float(module.dropout),
         )  # fmt: skip
-    kind = {nn.LSTMCell: "lstm", nn.GRUCell: "gru"}.get(_class_of(module))
-    return Spec(kind or f"rnn_{module.nonlinearity}", bias=module.bias)
+    if isinstance(module, nn.RNNCell):
+        return Spec(f"rnn_{module.nonlinearity}", bias=module.bias)
+    return Spec("lstm" if isinstance(module, nn.LSTMCell) else "gru", bias=module.bias)
 
 
 def _become(module: nn.Module, new: type) -> None:
     if parametrize.is_parametrized(module):
-        kind = type(module)  # made for this module alone: its properties are what it adds
+        kind = type(module)  # a class of this module only, which adds properties
         added = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
         new = type(kind.__name__, (new,), added)
     module.__class__ = new

@@ -1,9 +1,9 @@
-"""The softmax layer's product and cross entropy as one, without the [N, V] logits.
+"""The softmax layer's product and cross entropy as one operator, without the [N, V] logits.
 
-A language model with a large vocabulary spends more on its softmax layer than on its LSTM, and most
-of that on moving logits. Here rows are taken in chunks: a chunk's logits are made, turned into
-losses and gradients and used up while they are in cache. The forward makes the gradients too, since
-making the logits a second time would cost a third more; `backward` only scales them. (The idea is
+A language model with a large vocabulary spends more time on its softmax layer than on its LSTM,
+most of it on moving logits. This operator takes rows in chunks: a chunk's logits become losses and
+gradients while they are in cache. The forward pass computes the gradients too, because computing
+the logits twice would cost a third more; the backward pass only scales them. (The idea is
 Liger-Kernel's, https://github.com/linkedin/Liger-Kernel.)
 
 N, H, V: rows (all of a batch's and a sequence's), hidden size, vocabulary.
@@ -24,7 +24,7 @@ from .functional import autocast_dtype, precision_now, without_autocast
 from .ops import NATIVE
 from .reference import state_dtype
 
-CHUNK_BYTES = 64 << 20  # of logits at once, where torch makes them
+CHUNK_BYTES = 64 << 20  # the most logits at once where PyTorch computes them
 REDUCTIONS = ("none", "mean", "sum")
 
 
@@ -39,35 +39,35 @@ def linear_cross_entropy(
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """F.cross_entropy(F.linear(input, linear_weight, linear_bias), target, ...), in C++ on a CPU.
+    """Return F.cross_entropy(F.linear(input, linear_weight, linear_bias), target, ...).
 
-    Arguments are those of F.linear_cross_entropy (torch 2.13), less `options`: rows are always
-    taken in chunks. Under autocast the inputs are cast as F.linear's are. Where the C++ engine is
-    missing, and on a GPU, torch's own operators make the chunks.
+    On a CPU it runs in C++; on a GPU, and where the C++ engine is missing, PyTorch's operators
+    compute each chunk. Arguments are those of F.linear_cross_entropy (torch 2.13) except `options`:
+    rows are always taken in chunks. Under autocast the inputs are cast as F.linear's are.
 
     Args:
         input: [..., H]; linear_weight: [V, H]; linear_bias: [V] or None, all of one dtype.
         target: [...] int64, classes in [0, V); or [..., V], probabilities in a floating dtype. They
-            are as large as the logits, so the logits are made too.
+            are as large as the logits, so the logits are computed in full too.
         weight: [V], a factor for each class's loss, or None; it gets no gradient.
         reduction: "none" gives losses [...], "mean" and "sum" a scalar. The mean is weighted.
         ignore_index: a class that has no loss and is not counted in the mean; None is -100.
-        label_smoothing: in [0, 1], the part of each target that is spread over all classes.
+        label_smoothing: the part of each target that is spread over all classes, in [0, 1].
 
     Returns:
-        The loss, float64 for float64 and float32 for anything else (F.linear_cross_entropy: half
-        precision for half precision outside autocast).
+        The loss: float64 for float64 inputs, else float32. (F.linear_cross_entropy returns half
+        precision for half precision outside autocast.)
 
     Raises:
-        ValueError: a shape, dtype or value that does not fit; names the argument.
-        IndexError: a target that is no class (on a CPU; elsewhere undefined).
+        ValueError: a shape, dtype or value does not fit; the message names the argument.
+        IndexError: a target is no class (on a CPU; on a GPU the result is undefined).
     """
     _check(
         input, linear_weight, target, linear_bias, weight,
         reduction, ignore_index, label_smoothing,
     )  # fmt: skip
-    input = input.to(autocast_dtype(input))  # in which the weights will be used
-    if input.shape[-1] == 0:  # a sum of no products is that of one which is zero
+    input = input.to(autocast_dtype(input))  # the weights are cast to it too
+    if input.shape[-1] == 0:  # an empty sum is the sum of one zero
         input, linear_weight = F.pad(input, (0, 1)), F.pad(linear_weight, (0, 1))
     shape = input.shape[:-1]
     hidden = input.reshape(-1, input.shape[-1])
@@ -85,7 +85,7 @@ def linear_cross_entropy(
 
 
 def _rounded(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """What a product takes; None stays None."""
+    """Cast a product's factor; None stays None."""
     return None if tensor is None else tensor.to(dtype)
 
 
@@ -99,11 +99,11 @@ def _of_probabilities(hidden, linear_weight, target, bias, weight, reduction, sm
 
 
 def _of_labels(hidden, linear_weight, target, bias, weight, reduction, ignore_index, smoothing):
-    """Rows' losses with weights and smoothing, made of the plain losses of `Losses`.
+    """Return the loss of integer targets, from the unweighted losses that `Losses` computes.
 
-    With logits z, w = `weight`, W = sum(w), s = smoothing and l = logsumexp(z) - z_t, the plain
-    loss under target t, a row's loss is (1 - s) w_t l + s/V sum_c w_c (l + z_t - z_c), that is
-    ((1 - s) w_t + s/V W) l + s/V sum_c w_c (z_t - z_c).
+    Let z be the logits, w = `weight`, W = sum(w), s = smoothing, and l = logsumexp(z) - z_t the
+    unweighted loss of target t. A row's loss is (1 - s) w_t l + s/V sum_c w_c (l + z_t - z_c),
+    which is ((1 - s) w_t + s/V W) l + s/V sum_c w_c (z_t - z_c).
     """
     dtype, classes = state_dtype(hidden.dtype), len(linear_weight)
     counts = target != ignore_index
@@ -130,11 +130,11 @@ def _of_labels(hidden, linear_weight, target, bias, weight, reduction, ignore_in
 
 
 def _weighted(hidden, linear_weight, bias, target, factor, count, ignore_index):
-    """factor [N] times each row's plain loss; given a count, their sum divided by it."""
-    # A backward is as exact as its forward, whatever a switch says by then.
+    """Return factor [N] times each row's unweighted loss, or their sum divided by `count`."""
+    # The backward is as exact as its forward, whatever PyTorch's switch says by then.
     precision = precision_now(hidden.dtype, "matmul")
     losses = partial(_losses, precision=precision) if precision else _losses
-    if is_transformed():  # which wants derivatives apart, of any order
+    if is_transformed():  # torch.func wants derivatives of any order
         rounded = (_rounded(t, hidden.dtype) for t in (hidden, linear_weight, bias))
         logits = F.linear(*rounded).to(state_dtype(hidden.dtype))
         each = F.cross_entropy(logits, target, reduction="none", ignore_index=ignore_index)
@@ -147,7 +147,7 @@ def _weighted(hidden, linear_weight, bias, target, factor, count, ignore_index):
 
 
 def _advantage(label, weight, hidden, linear_weight, bias):
-    """sum_c weight_c (z_label - z_c) of each row [N]: linear in hidden, so no logits are made."""
+    """Return sum_c weight_c (z_label - z_c) of each row [N], which needs no logits."""
     total = weight.sum()
     direction = total * F.embedding(label, linear_weight) - weight @ linear_weight
     found = (hidden * direction).sum(1)
@@ -155,10 +155,10 @@ def _advantage(label, weight, hidden, linear_weight, bias):
 
 
 def _losses(hidden, weight, bias, target, row_grad, ignore_index, precision=None):
-    """[N] losses and, where row_grad [N] says the gradients by them, those of the inputs.
+    """Return the losses [N] and, given row_grad [N], the gradients by hidden, weight and bias.
 
-    Weights are rounded to the dtype of `hidden`. Gradients come in float32 for half precision: a
-    GradScaler's factor is still to be applied, and float16 would have rounded them to 0 before it.
+    Weights are rounded to the dtype of `hidden`. Gradients of half precision are float32: float16
+    would round them to 0 before a GradScaler's factor is applied.
     """
     weight, bias = weight.to(hidden.dtype), _rounded(bias, hidden.dtype)
     if not can_run("native", hidden.device):
@@ -174,14 +174,14 @@ def _losses(hidden, weight, bias, target, row_grad, ignore_index, precision=None
 
 @torch.no_grad()
 def _losses_in_chunks(hidden, weight, bias, target, row_grad, ignore_index):
-    """The same in torch's own operators, on any device."""
+    """Return what `_losses` does, by PyTorch's operators on any device."""
     dtype = state_dtype(hidden.dtype)
     rows = max(1, CHUNK_BYTES // (len(weight) * dtype.itemsize))
     losses = hidden.new_empty(len(hidden), dtype=dtype)
     dhidden = dweight = dbias = hidden.new_empty(0)
     if row_grad is not None:
         row_grad = torch.where(target != ignore_index, row_grad, 0)
-        # A half-precision product takes factors of order 1: float16 would lose what a mean makes.
+        # Products in half precision take factors of order 1: a mean's 1 / N is lost in float16.
         scale = F.pad(row_grad.abs(), (0, 1), value=torch.finfo(dtype).tiny).amax()
         dhidden = torch.empty_like(hidden, dtype=dtype)
         dweight = torch.zeros_like(weight, dtype=dtype)
@@ -243,4 +243,7 @@ def _check(
         if dtype is not None and autocast_dtype(tensor) != dtype:
             raise ValueError(f"{name}: got dtype {tensor.dtype}; expected {dtype}")
     if weight is not None and weight.requires_grad:
-        raise ValueError("weight: requires a gradient; expected detached: the loss has none by it")
+        raise ValueError(
+            "weight: got a tensor that requires a gradient; expected a detached one, since the loss"
+            " has no gradient by it"
+        )

@@ -1,6 +1,7 @@
-"""Engine `cudnn`: PyTorch's own nn.LSTM, which is cuDNN on an NVIDIA GPU and oneDNN on a CPU.
+"""Engine `cudnn`: PyTorch's own layers.
 
-And its nn.GRU and nn.RNN, which on a CPU are PyTorch's loop.
+nn.LSTM is cuDNN on an NVIDIA GPU and oneDNN on a CPU. nn.GRU and nn.RNN are cuDNN and, on a CPU,
+a loop in PyTorch.
 """
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ RUN = {"gru": torch.gru, "rnn_tanh": torch.rnn_tanh, "rnn_relu": torch.rnn_relu}
 
 
 def run(spec, x, h0, c0, weights, seed=None, batch_sizes=None, not_reset=None, states=False):
-    """Run a call, as in fused_lstm.engines; it has no resets and no states of every step."""
+    """Run a call, as in fused_lstm.engines, without resets or the states of every step."""
     if batch_sizes is not None and torch.compiler.is_compiling():
         raise ValueError(
-            "input: got packed rows, or lengths, in a graph with engine 'cudnn', where PyTorch"
-            " takes nn.LSTM apart by their numbers; expected engine 'loop', 'triton' or 'native'"
+            "input: got packed rows, or lengths, in a graph with engine='cudnn', which PyTorch"
+            " cannot trace; expected engine 'loop', 'triton' or 'native'"
         )
     if spec.coupled:
-        names = spec.weight_names * len(h0)  # weight_hr alone has no gates
+        names = spec.weight_names * len(h0)  # only weight_hr has no gates
         pairs = zip(names, weights, strict=True)
         weights = [w if name == "weight_hr" else pointwise.four_gates(w) for name, w in pairs]
         spec = replace(spec, coupled=False)
     if _is_differentiated_in_a_graph(x, h0, c0, *weights):
         return loop.run(spec, x, h0, c0, weights, seed)
     torchs, state = (torch.lstm, (h0, c0)) if spec.has_c else (RUN[spec.cell], h0)
-    # What torch.jit.trace sees once may be trained and not.
+    # torch.jit.trace sees a call once, which may be trained later.
     train = spec.dropout > 0 or torch.is_grad_enabled() or torch.jit.is_tracing()
     options = spec.bias, spec.layers, spec.dropout, train, spec.directions == 2
     if batch_sizes is None:
@@ -53,15 +54,16 @@ def run(spec, x, h0, c0, weights, seed=None, batch_sizes=None, not_reset=None, s
         rows, batch_sizes = int(batch_sizes.sum()), batch_sizes[batch_sizes > 0]
         y, *last = torchs(x[:rows], batch_sizes, state, list(weights), *options)
         y = F.pad(y, (0, 0, 0, len(x) - rows))
-    return y, last[0], last[-1]  # of a GRU and an RNN one
+    return y, last[0], last[-1]  # a GRU and an RNN return h_n alone
 
 
 def _is_differentiated_in_a_graph(*tensors: Tensor) -> bool:
-    """Whether torch.compile would take apart an LSTM that needs a backward. The loop is then ours.
+    """Return whether torch.compile is tracing a call that needs a backward.
 
-    PyTorch makes a loop over steps of it, so ours costs no more; but on a CPU, where x needs no
-    gradient, oneDNN's inference, which has none for the others either; and once a model has been
-    exported to ONNX with dynamic shapes, a while_loop whose gradients are wrong (torch 2.15).
+    Engine `loop` then runs. PyTorch would decompose nn.LSTM into a loop over steps, which is no
+    faster and in two cases wrong (torch 2.15): on a CPU, where x needs no gradient, it takes
+    oneDNN's inference, which has no gradients for the weights; and after an ONNX export with
+    dynamic shapes it takes a while_loop whose gradients are wrong.
     """
     traced = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
     return traced and torch.is_grad_enabled() and any(t.requires_grad for t in tensors)

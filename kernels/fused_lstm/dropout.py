@@ -1,8 +1,8 @@
-"""Dropout without a mask in memory: drawn by counter, in C++ on a CPU that has it built.
+"""Dropout without a mask in memory, in C++ on a CPU.
 
-PyTorch draws a CPU's masks one number after another, on one core: in the blog post's model of 650
-units two of them take 6 percent of a training step. Here all cores draw, in vectors, and the
-backward draws again instead of keeping what the forward drew.
+PyTorch draws a CPU's masks one number after another on one core: the two masks of the medium model
+take 6% of a training step. This dropout draws masks by counter: all cores draw in vectors, and the
+backward pass draws the same mask again instead of storing it.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from .ops import NATIVE
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
-    """F.dropout(x, p, training); the seed of the mask comes from PyTorch's generator.
+    """Return F.dropout(x, p, training), with a mask whose seed PyTorch's generator draws.
 
     Args:
         x: of any shape; float32, float64, bfloat16 or float16.
-        p: probability of zeroing an element. Others are multiplied by 1 / (1 - p).
+        p: probability of zeroing an element. The other elements are multiplied by 1 / (1 - p).
         training: False returns x itself.
 
     In C++ the mask is `fused_lstm.reference.dropout_mask(seed, x.shape, p)`, whatever the number of
-    threads, and p is taken in float32.
+    threads. p is rounded to float32. Without the C++ engine it is PyTorch's F.dropout.
 
     Raises:
-        ValueError: p outside [0, 1], or a dtype that is none of these.
+        ValueError: p is outside [0, 1], or the dtype is none of these.
     """
     if not 0 <= p <= 1:
         raise ValueError(f"p: got {p}; expected a number in [0, 1]")
@@ -39,7 +39,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout through `dropout`; `inplace` is ignored."""
+    """A drop-in for nn.Dropout that calls `dropout`; `inplace` is ignored."""
 
     def forward(self, x: Tensor) -> Tensor:
         return dropout(x, self.p, self.training)

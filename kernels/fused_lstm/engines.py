@@ -1,13 +1,13 @@
-"""The table of engines: every way to run a recurrent layer, and the one place that picks one.
+"""The table of engines, and the choice of one for a call.
 
 An engine is a module with three functions:
 
-    missing(device) -> str | None    why it cannot run on `device`, and what to do; None if it can
-    describe(device) -> str          what runs there, for a log line
+    missing(device) -> str | None    why it cannot run on `device` and what to do, or None
+    describe(device) -> str          what runs on `device`, for a log line
     run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states) -> (y, h_n, c_n, ...)
-        as the operator lstm of fused_lstm.ops. spec: a fused_lstm.spec.Spec, complete. seed [1]
-        int64, None where it draws nothing. batch_sizes, not_reset: as in fused_lstm.varlen. states:
-        whether the state after every step is wanted too, as fused_lstm.reference.run gives it.
+        the operator `lstm` of fused_lstm.ops. spec: a complete fused_lstm.spec.Spec. seed: [1]
+        int64, or None where no mask is drawn. batch_sizes, not_reset: as in fused_lstm.varlen.
+        states: whether to return the state after every step too, as fused_lstm.reference.run does.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from .spec import CELLS, LSTM_OPTIONS, PLAIN, Spec
+from .spec import CELLS, PLAIN, Spec
 
 
 class Engine(NamedTuple):
     module: str  # imported on first use: importing fused_lstm does not import triton
-    fuses: tuple[str, ...]  # the levels it offers, lowest first; empty where it decides itself
-    cells: dict[str, tuple[str, ...]]  # cell -> the options of it that it has
-    plain: tuple[str, ...] = ()  # levels that have nn.LSTM's cell alone, and coupled gates
-    usual: str | None = None  # the level that None is; where it is None too, the highest
+    fuses: tuple[str, ...]  # its levels, lowest first; empty where it has no choice
+    cells: dict[str, tuple[str, ...]]  # its cells -> the options it has for each
+    plain: tuple[str, ...] = ()  # levels with nn.LSTM's cell, coupled gates or not, and no other
+    usual: str | None = None  # the level of fuse=None; None here means the highest
 
     @property
     def default(self) -> str | None:
-        """Return the level that None is."""
+        """The level that fuse=None selects."""
         return self.usual or (self.fuses[-1] if self.fuses else None)
 
     def has(self, cell: str, option: str | None, fuse: str | None = None) -> bool:
-        """Return whether it has a cell, or an option of one, at a level; None is `default`."""
+        """Return whether it has a cell, or one of a cell's options, at a level."""
         if fuse in self.plain:
             return cell == "lstm" and option in (None, "coupled")
         return cell in self.cells and (option is None or option in self.cells[cell])
 
     def runs(self, spec: Spec, fuse: str | None = None) -> bool:
-        """Return whether it has a cell with all its options at a level."""
+        """Return whether it has a Spec's cell with all its options at a level."""
         return all(self.has(spec.cell, option, fuse) for option in (None, *spec.options))
 
 
@@ -59,10 +59,7 @@ ENGINES = {
         "fused_lstm.cudnn", (),
         {"lstm": ("coupled",), "gru": (), "rnn_tanh": (), "rnn_relu": ()},
     ),
-    "triton": Engine(
-        "fused_lstm.triton", FUSED,
-        {"lstm": LSTM_OPTIONS, "gru": (), "rnn_tanh": (), "rnn_relu": ()}, STEP_BY_STEP,
-    ),
+    "triton": Engine("fused_lstm.triton", FUSED, EVERY, STEP_BY_STEP),
     "native": Engine(
         "fused_lstm.native", FUSED, EVERY, STEP_BY_STEP
     ),
@@ -73,13 +70,13 @@ Function = TypeVar("Function", bound=Callable)
 
 
 def constant_while_tracing(function: Function) -> Function:
-    """torch.compiler.assume_constant_result, less its import of torch._dynamo (and of triton)."""
+    """Mark a function as torch.compiler.assume_constant_result does, without importing Dynamo."""
     vars(function)["_dynamo_marked_constant"] = True
     return function
 
 
 def in_a_graph() -> bool:
-    """Return whether a graph is being made: its operators go through torch's dispatcher."""
+    """Return whether torch.compile or torch.jit.trace is tracing."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
@@ -89,7 +86,7 @@ def can_run(name: str, device: torch.device) -> bool:
     return (LOADED.get(name) or engine_module(name)).missing(device) is None
 
 
-LOADED: dict[str, ModuleType] = {}  # a plain dict, which torch.compile can look into
+LOADED: dict[str, ModuleType] = {}  # a plain dict, which torch.compile can trace
 
 
 def engine_module(name: str) -> ModuleType:
@@ -100,20 +97,20 @@ def engine_module(name: str) -> ModuleType:
 
 
 def available_engines(device: torch.device | str = "cpu") -> dict[str, str | None]:
-    """What runs on a device: engine -> None, or why it cannot run there and what to do.
+    """Return each engine -> None if it runs on a device, else why not and what to do.
 
     Args:
-        device: a torch.device, or its name such as "cpu" or "cuda:1".
+        device: a torch.device, or the name of one such as "cpu" or "cuda:1".
 
     Raises:
-        ValueError: `device` is no device's name.
+        ValueError: `device` names no device.
     """
     device = as_device(device)
     return {name: engine_module(name).missing(device) for name in ENGINES}
 
 
 def describe_engine(name: str, device: torch.device | str = "cpu") -> str:
-    """What runs on `device` under an engine's name (or "auto"), in words for a log line."""
+    """Describe what an engine (or "auto") runs on `device`, for a log line."""
     device = as_device(device)
     name, _ = resolve(name, None, device)
     return engine_module(name).describe(device)
@@ -123,11 +120,13 @@ def as_device(device: torch.device | str) -> torch.device:
     try:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device: got {device!r}; expected such as 'cpu' or 'cuda'") from error
+        raise ValueError(
+            f"device: got {device!r}; expected a name such as 'cpu' or 'cuda'"
+        ) from error
 
 
 def check_engine(name: str, fuse: str | None, spec: Spec = PLAIN) -> None:
-    """Raise ValueError where an engine, a level, a cell or an option of it is not in the table."""
+    """Raise ValueError unless an engine has a level and, at it, a Spec's cell and options."""
     if name != "auto" and name not in ENGINES:
         raise ValueError(f"engine: got {name!r}; expected 'auto' or one of {', '.join(ENGINES)}")
     levels = FUSED if name == "auto" else ENGINES[name].fuses
@@ -156,11 +155,11 @@ def check_engine(name: str, fuse: str | None, spec: Spec = PLAIN) -> None:
 def resolve(
     name: str, fuse: str | None, device: torch.device, spec: Spec = PLAIN
 ) -> tuple[str, str | None]:
-    """Return the engine and level that run on `device`: "auto" and None replaced by names.
+    """Return the engine and the level that run on `device`, in place of "auto" and None.
 
     Raises:
-        ValueError: unknown engine or level, or one without such a cell.
-        RuntimeError: the engine cannot run on this device; says why and what to do.
+        ValueError: the engine or the level is unknown, or does not have the cell.
+        RuntimeError: the engine cannot run on this device; the message says why and what to do.
     """
     return _resolve(name, fuse, device, spec)
 
@@ -181,7 +180,7 @@ def _resolve(
 
 def _automatic(fuse: str | None, device: torch.device, spec: Spec) -> str:
     fused = "native" if device.type == "cpu" else "triton"
-    # A level was asked for: then only an engine that has it will do, and its error if it cannot.
+    # Only the fused engine has every level; if it cannot run, its error says why.
     if fuse is not None:
         return fused
     has_cudnn = ENGINES["cudnn"].runs(spec)
@@ -191,17 +190,17 @@ def _automatic(fuse: str | None, device: torch.device, spec: Spec) -> str:
     if why is not None:
         _warn_that_it_is_missing(TORCHS[spec.cell] if has_cudnn else "a step loop", why)
         return instead
-    # On macOS a team of native is one thread, and nobody has timed Arm.
+    # On macOS native runs on one thread, and nobody has timed it on Arm.
     slow = has_cudnn and sys.platform == "darwin"
     return fused if ENGINES[fused].runs(spec) and not slow else instead
 
 
 @constant_while_tracing
 def where_cudnn_cannot(device: torch.device, spec: Spec = PLAIN) -> tuple[str, str | None]:
-    """Return the engine and level that "auto" takes for what nn.LSTM does not have.
+    """Return the engine and level that "auto" takes for a call that nn.LSTM does not have.
 
-    On a GPU that is triton, whose kernels no GPU has run yet: until results of one are committed,
-    "auto" takes cuDNN, which is known to work, wherever it can, and else says so once.
+    On a GPU that is triton, with a warning: no GPU has run its kernels yet. Until GPU results are
+    committed, "auto" takes cuDNN for every call that nn.LSTM has.
     """
     triton = ENGINES["triton"]
     has_triton = device.type != "cpu" and engine_module("triton").missing(device) is None
@@ -222,10 +221,28 @@ def _warn_that_no_gpu_has_run_it() -> None:
 
 @cache
 def _warn_that_it_is_missing(instead: str, why: str) -> None:
-    """Once a process: that is right, but not what a user of this library came for."""
+    """Warn once a process: the result is right, but slower than the C++ engine's."""
     warnings.warn(
         f"engine='auto' takes {instead} on the CPU; native cannot run: {why}", stacklevel=2
     )
+
+
+# --- where one step does not pay: a call's own cost, and torch's gradients of large weights ---
+
+
+def step_pays(cell: str, trains: bool) -> bool:
+    """Return whether one step of a layer is as fast in native as torch.nn's (measured on a Zen 4).
+
+    A GRU's and an RNN's gradients of one step are torch's in half the time from H = 512 on; an RNN
+    of one step infers in 1.1 to 1.8 times torch's time below.
+    """
+    return cell == "lstm" or (cell == "gru" and not trains)
+
+
+def cell_pays(cell: str, B: int, I: int, H: int, trains: bool) -> bool:
+    """Return whether a cell module is as fast in native as torch.nn's (measured on a Zen 4)."""
+    large = B >= 8 and B * CELLS[cell].gates * H * (I + H) >= 2**22
+    return large and not trains and cell in ("lstm", "gru")
 
 
 TORCHS = {"lstm": "nn.LSTM", "gru": "nn.GRU", "rnn_tanh": "nn.RNN", "rnn_relu": "nn.RNN"}

@@ -1,4 +1,4 @@
-"""What a kernel's error is in Python."""
+"""Exceptions of C++ kernels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MEANT = {
 
 
 def meant(error: Exception) -> Exception:
-    """A C++ kernel's error as the exception that its first word names; any other one as it is.
+    """Return the exception that the first word of a C++ kernel's error names, or `error` itself.
 
-    LibTorch's stable ABI, through which a kernel's errors come, has RuntimeError alone.
+    A kernel's errors come through LibTorch's stable ABI, whose only exception is RuntimeError.
     """
     kind, _, message = str(error).partition(": ")
     return MEANT[kind](message) if kind in MEANT else error

@@ -1,6 +1,7 @@
-"""The function under the modules: a call's arguments checked and cast, its rows packed, its engine.
+"""The function under the modules.
 
-An engine (fused_lstm.engines) sees time-major, batched tensors whose shapes have been checked.
+It checks and casts a call's arguments, packs rows of unequal length, and runs the engine. An engine
+(fused_lstm.engines) gets time-major, batched tensors whose shapes have been checked.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
 size of h, which is H unless h is projected. G: the cell's gates.
@@ -25,8 +26,10 @@ from .engines import (
     constant_while_tracing,
     engine_module,
     resolve,
+    step_pays,
     where_cudnn_cannot,
 )
+from .pullback import is_differentiated, is_transformed
 from .recompute import in_chunks
 from .spec import PLAIN, Spec, completed, shapes
 from .varlen import Varlen, reset_mask
@@ -52,41 +55,42 @@ def lstm(
     recompute: int | None = None,
     return_states: bool = False,
 ) -> tuple[Any, ...]:
-    """Run an LSTM on weights given at the call (so that they may be tied, masked or computed).
+    """Run an LSTM on weights that are arguments, so that they may be tied, masked or computed.
 
     Args:
         x: [T, B, I]; B may be 0.
-        state: (h_0 [L * D, B, P], c_0 [L * D, B, H]); P is H unless h is projected.
-        weights: nn.LSTM's, flat: for each layer and direction weight_ih [4H, I or D * P],
-            weight_hh [4H, P], all or none bias_ih [4H], bias_hh [4H] and, where h is projected,
-            weight_hr [P, H]; gate order i, f, g, o. After them the cell's, see `Spec.weights`.
+        state: (h_0 [L * D, B, P], c_0 [L * D, B, H]); P is H unless h is projected. An sLSTM's c_0
+            is c, n and m side by side [L * D, B, 3H].
+        weights: nn.LSTM's in one list: for each layer and direction weight_ih [4H, I or D * P],
+            weight_hh [4H, P], with biases bias_ih [4H] and bias_hh [4H], and where h is projected
+            weight_hr [P, H]; then the cell's. Gate order i, f, g, o. `Spec.weights` has the shapes
+            of every cell, an sLSTM's and those of heads too.
         dropout: probability of dropping an element of h between two layers, in this call.
         engine, fuse: see fused_lstm.engines; `fuse=None` is the engine's highest level.
         bidirectional: each layer has two directions, D = 2.
         lengths: [B] int64, in any order: row b ends after step lengths[b].
-        resets: [T, B] bool: where true, row b begins anew at step t: neither a state nor a gradient
-            crosses between t - 1 and t, in either direction.
-        cell: what is computed between the products of a step, nn.LSTM's unless said otherwise: a
-            Spec's cell and options are read. A GRU's and an RNN's state is one: both are the same
-            tensor.
-        training: False drops nothing, and takes the expectation of a zoneout.
-        recompute: k, keep the state of every k-th step alone for the backward, and make the rest
-            again there; None keeps all.
+        resets: [T, B] bool: true where row b starts a new sequence at step t. Neither a state nor a
+            gradient crosses between t - 1 and t, in either direction.
+        cell: a Spec, of which the cell and its options are used; nn.LSTM's by default. A GRU and an
+            RNN have no c: pass h_0 twice as the state.
+        training: False drops nothing, and replaces zoneout by its expectation.
+        recompute: k: store the state of every k-th step only, and compute the rest again in the
+            backward pass; None stores all.
         return_states: return the state after every step too.
 
     Returns:
-        y [T, B, D * P], zero where a row has ended; (h_n, c_n) as the state came, each row's after
-        its last step; given return_states, (h [L * D, T, B, P], c [L * D, T, B, H]), zero where a
-        row has ended, c in float32 where the inputs are of half precision.
+        y [T, B, D * P], zero where a row has ended; (h_n, c_n), the state after each row's last
+        step; with return_states also (h [L * D, T, B, P], c [L * D, T, B, H]), zero where a row has
+        ended, c in float32 where the inputs are in half precision.
 
     Raises:
-        ValueError: an argument's shape, dtype, device or value does not fit; names it.
-        RuntimeError: the engine cannot run on x's device; says why.
+        ValueError: an argument's shape, dtype, device or value does not fit; the message names it.
+        RuntimeError: the engine cannot run on x's device; the message says why.
     """
     for name, tensor in zip(("x", "h_0", "c_0"), (x, *state), strict=True):
         check_dense(name, tensor)
     if not cell.has_c and state[0] is not state[1]:
-        raise ValueError(f"state: got two tensors; expected one twice, h_0, with a {cell.cell}")
+        raise ValueError(f"state: got two tensors; expected h_0 twice with cell {cell.cell!r}")
     h0, c0 = state
     rows = None if lengths is None else padded(x, lengths)
     lanes, P = (len(h0), h0.shape[2]) if h0.dim() == 3 else (0, 0)
@@ -105,7 +109,10 @@ def lstm(
 
 
 def padded(x: Tensor, lengths: Tensor, batch_first: bool = False) -> Varlen:
-    """Return how rows [T, B, ...] of lengths are packed; batch_first: how they lie in memory."""
+    """Return how rows x [T, B, ...] of unequal `lengths` are packed.
+
+    batch_first: whether x is a transposed view of rows that lie in memory as [B, T, ...].
+    """
     T, B = x.shape[:2]
     check_lengths(lengths, T, B)
     return varlen.of_lengths(T, B, lengths, x.device, batch_first)
@@ -132,19 +139,23 @@ def call(
 
     Args:
         base: the cell, its options, layers, directions, dropout and which weights a lane has.
-        rows: how they are packed; None where all have T steps.
-        states: whether the state after every step is wanted too.
-        instead: (an engine's name, its function, rows) -> what runs in its place: see
+        rows: how rows are packed; None where all have T steps.
+        states: whether to return the state after every step too.
+        instead: (an engine's name, its function, rows) -> the function that runs in its place; see
             fused_lstm.opacus.
 
     Returns:
-        y, h_n, c_n as the engine has them: packed, and sorted by length; where `states` are wanted
-        h and c of every lane after every step [L * D, ..., P or H].
+        y, h_n, c_n as the engine returns them, packed and sorted by length; with `states` also h
+        and c of every lane after every step [L * D, ..., P or H].
     """
     if resets is not None:
         check_resets(resets, x)
     dtype, device, sizes = x.dtype, x.device, None if rows is None else rows.batch_sizes
     compiling, tracing = torch.compiler.is_compiling(), torch.jit.is_tracing()
+    if engine == "auto" and base.cell != "lstm" and fuse is None and not (compiling or tracing):
+        asked = rows, resets, recompute, instead, states or None
+        if asked == (None,) * 5 and _is_torchs_step(base, x, h0, weights):
+            engine = "cudnn"
     key = (
         training, recompute, engine, fuse, device, dtype,
         sizes is not None and (compiling or tracing), resets is not None, states,
@@ -159,8 +170,8 @@ def call(
         autocasts = torch._C._is_any_autocast_enabled() and is_autocast_on(device)
     if not tracing:
         check_tensors(spec, x, h0, c0, weights, H, P, expected, rows, autocasts)
-        # A batch of none: nothing to fuse, shapes, and gradients of zero. A graph does not know how
-        # many rows arrive packed.
+        # An empty batch needs shapes and zero gradients only. A graph does not know how many rows
+        # arrive packed.
         if (rows is None or not rows.arrives_packed) and h0.shape[1] == 0:
             name, spec = "loop", replace(spec, level="none")
     if autocasts:
@@ -187,8 +198,15 @@ def call(
     return y, h_n, c_n, h, c[: len(h)] if spec.has_c else h
 
 
+def _is_torchs_step(base: Spec, x: Tensor, h0: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Return whether "auto" takes torch's own for a call that is one step on a CPU."""
+    if len(x) != 1 or x.device.type != "cpu" or not base.is_torchs or is_transformed():
+        return False
+    return not step_pays(base.cell, is_differentiated(x, h0, *weights))
+
+
 def unpacked_states(rows: Varlen, states: Tensor) -> Tensor:
-    """[L * D, N, H] -> [L * D, T, B, H], zero where a row has ended, of padded rows of lengths."""
+    """Unpack states [L * D, N, H] -> [L * D, T, B, H], zero where a row has ended."""
     if rows.places is None or rows.batch_sizes is None or rows.back is None:
         return states
     lanes = len(states)
@@ -230,7 +248,8 @@ def infers(
             spec, training, None, engine, fuse, x.device, x.dtype, False, False, False, word,
             1, 1, 1,
         )  # fmt: skip
-        able = name == "native" and complete.level in ("steps", "layers") and not complete.draws
+        able = name == "native" and complete.level in ("steps", "layers")
+        able = able and not (complete.draws or complete.in_heads)
         lstm = torch.ops.fused_lstm_native.lstm.default if able else None
         spec.plans[key] = partial(_infer, lstm, complete.level, complete.schema) if able else None
     return spec.plans[key]
@@ -266,20 +285,21 @@ def _plan(
 ) -> tuple[str, Spec, list[tuple[int, ...]]]:
     """Return the engine that runs a call, the call's Spec, and the shapes of its weights.
 
-    word: see `precision_now`. `base` keeps it, by all the other arguments.
+    `base.plans` caches the result. word: PyTorch's precision switch, see `precision_now`.
     """
     name, level = resolve(engine, fuse, device, base)
-    # cudnn has no resets and no states, and in a graph no packed rows.
+    # cudnn has neither resets nor states, and no packed rows in a graph.
     if name == "cudnn" and engine == "auto" and (packed_in_a_graph or resets or states):
         name, level = where_cudnn_cannot(device, base)
     for option, has in {"resets": resets, "return_states": states}.items():
         if has and name == "cudnn":
+            got = "a tensor" if option == "resets" else "True"
             raise ValueError(
-                f"{option}: got some with engine 'cudnn', which has none; expected engine 'loop',"
-                " 'compile', 'triton' or 'native'"
+                f"{option}: got {got} with engine='cudnn', which does not have it; expected engine"
+                " 'loop', 'compile', 'triton' or 'native'"
             )
     if states and recompute is not None:
-        raise ValueError("return_states: got True with recompute, which keeps few; expected False")
+        raise ValueError(f"return_states: got True with recompute={recompute}; expected False")
     lowered = name == "native" and dtype == torch.float32 and word in ("tf32", "bf16")
     spec = replace(
         base, dropout=base.dropout if training else 0.0, training=training, recompute=recompute,
@@ -295,36 +315,37 @@ def _plan(
 
 @constant_while_tracing
 def _plan_in_a_graph(*key):
-    """Make `_plan`, for torch.compile, which cannot look into a cache or at a switch."""
+    """Return `_plan`'s engine and Spec, as a constant for torch.compile."""
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-    return _plan(*key, word, 1, 1, 1)[:2]
+    N = key[0].num_heads
+    return _plan(*key, word, 1, N, N)[:2]
 
 
 def is_drawn_by_counter(engine: str, spec: Spec) -> bool:
-    """Return whether an engine draws masks by counter. The others draw as torch.nn does."""
+    """Return whether an engine draws masks by counter, not with PyTorch's generator."""
     return engine in ("triton", "native") or (engine != "cudnn" and not spec.is_plain_lstm)
 
 
-@constant_while_tracing  # Dynamo cannot trace the switch: a graph has what it says when it is made
+@constant_while_tracing  # Dynamo cannot trace the switch: a graph keeps its value at tracing
 def precision_now(dtype: torch.dtype, op: str) -> str | None:
-    """Return what torch.backends.mkldnn says of `op`, "rnn" or "matmul"; None: float32 as it is.
+    """Return the precision that torch.backends.mkldnn has for `op`, or None for full float32.
 
-    An operator is told, so that a backward is as exact as its forward.
+    op: "rnn" or "matmul". An operator gets it as an argument, so that its backward uses the same.
     """
     if dtype != torch.float32:
         return None
-    # torch.backends.mkldnn's own `fp32_precision`, less its modules: a microsecond of a short call.
+    # What torch.backends.mkldnn.rnn.fp32_precision calls: its modules would cost a microsecond.
     word = torch._C._get_fp32_precision_getter("mkldnn", op)
     return word if word in ("tf32", "bf16") else None
 
 
-# --- autocast, for operators that it does not know ---
+# --- autocast, which does not know these operators ---
 
 
 def is_autocast_on(device: torch.device) -> bool:
     """Return whether autocast is on for this kind of device."""
     available = torch._C._is_autocast_available
-    if torch.compiler.is_compiling():  # torch.compile of torch 2.11 cannot look into it
+    if torch.compiler.is_compiling():  # torch 2.11's torch.compile cannot trace it
         available = _has_autocast
     return available(device.type) and torch.is_autocast_enabled(device.type)
 
@@ -335,13 +356,13 @@ def _has_autocast(kind: str) -> bool:
 
 
 def autocast(*tensors: Tensor) -> list[Tensor]:
-    """Return all but float64 in autocast's dtype, which is on for the first one's device."""
+    """Cast all tensors except float64 to autocast's dtype for the first one's device."""
     dtype = torch.get_autocast_dtype(tensors[0].device.type)
     return [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype:
-    """Return the dtype that autocast gives a tensor; its own, where autocast leaves it."""
+    """Return the dtype that a tensor has under autocast."""
     kept = tensor.dtype == torch.float64 or not tensor.is_floating_point()
     if kept or not is_autocast_on(tensor.device):
         return tensor.dtype
@@ -349,20 +370,20 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
-    """Return a context in which autocast leaves a device's tensors as they are."""
+    """Return a context in which autocast is off for a device."""
     return torch.autocast(device.type, enabled=False) if is_autocast_on(device) else nullcontext()
 
 
-# --- checks: ValueError that names the argument which is wrong, and how ---
+# --- checks: each raises a ValueError that names the wrong argument ---
 
 
 def check_dense(name: str, tensor: Tensor) -> None:
-    """Check that it is a tensor with strides, which a kernel can follow."""
+    """Check that a tensor is dense and strided."""
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name}: got {type(tensor).__name__}; expected a tensor")
     if tensor.layout is not torch.strided or tensor.is_nested:
         kind = "nested" if tensor.is_nested else str(tensor.layout)
-        raise ValueError(f"{name}: got a tensor that is {kind}; expected a dense one, strided")
+        raise ValueError(f"{name}: got a {kind} tensor; expected a dense, strided one")
 
 
 def check_tensors(
@@ -377,7 +398,10 @@ def check_tensors(
     rows: Varlen | None,
     autocasts: bool,
 ) -> None:
-    """x [T, B, I], or [N, I] where it arrives packed; the others as fused_lstm.ops has them."""
+    """Check a call's tensors: shapes, dtypes and devices.
+
+    x: [T, B, I], or [N, I] where it arrives packed. h0, c0, weights: as in fused_lstm.ops.
+    """
     device, dtype = x.device, x.dtype
     sizes = rows.batch_sizes if rows is not None and rows.arrives_packed else None
     packed = sizes is not None
@@ -388,23 +412,24 @@ def check_tensors(
         raise ValueError(f"x: got {dtype}; expected one of {', '.join(map(str, DTYPES))}")
     if sizes is None:
         B = x.shape[1]
-    elif torch.compiler.is_compiling():  # a graph does not know it
+    elif torch.compiler.is_compiling():  # a graph does not know the sizes
         B = h0.shape[1]
     else:
         B = int(sizes[0])
     lanes = spec.layers * spec.directions
-    wrong = h0.shape != (lanes, B, P) or c0.shape != (lanes, B, H)
+    C = H * spec.c_parts
+    wrong = h0.shape != (lanes, B, P) or c0.shape != (lanes, B, C)
     for tensor, shape in zip(weights, expected, strict=True):
         wrong = wrong or tensor.shape != shape
     tensors = h0, c0, *weights
     for tensor in tensors:
         wrong = wrong or tensor.device != device or (tensor.dtype != dtype and not autocasts)
     if wrong:
-        _say_which(spec, x, tensors, [(lanes, B, P), (lanes, B, H), *expected], autocasts)
+        _say_which(spec, x, tensors, [(lanes, B, P), (lanes, B, C), *expected], autocasts)
 
 
 def _say_which(spec, x, tensors, expected, autocasts) -> None:
-    """Raise the error of the first tensor that is not as expected."""
+    """Raise a ValueError for the first tensor that is not as expected."""
     names = ["h_0", "c_0"]
     for lane in range(spec.layers * spec.directions):
         suffix = f"_l{lane // spec.directions}{'_reverse' if lane % spec.directions else ''}"
@@ -413,13 +438,14 @@ def _say_which(spec, x, tensors, expected, autocasts) -> None:
         if tensor.shape != shape:
             raise ValueError(f"{name}: got shape {list(tensor.shape)}; expected {list(shape)}")
         if tensor.device != x.device:
-            raise ValueError(f"{name}: got one on {tensor.device}; expected {x.device}, as x is")
+            raise ValueError(f"{name}: got device {tensor.device}; expected {x.device}, x's")
         if tensor.dtype != x.dtype and not autocasts:
-            raise ValueError(f"{name}: got {tensor.dtype}; expected {x.dtype}, as x's")
+            raise ValueError(f"{name}: got {tensor.dtype}; expected {x.dtype}, x's")
 
 
 def expected_weights(spec: Spec, I: int, H: int, P: int) -> list[tuple[int, ...]]:
     """Return the shapes of a call's weights."""
+    spec.check_size(H)
     expected: list[tuple[int, ...]] = []
     for inputs in (I, *[spec.directions * P] * (spec.layers - 1)):
         expected += shapes(spec, inputs, H, P) * spec.directions
@@ -427,15 +453,17 @@ def expected_weights(spec: Spec, I: int, H: int, P: int) -> list[tuple[int, ...]
 
 
 def check_torchs(spec: Spec, who: str) -> None:
-    """Check that the cell is torch.nn's, which is all that `who` has."""
+    """Check that the cell is torch.nn's without options, all that `who`, such as "nn.LSTM", has."""
+    if spec.cell == "slstm":
+        raise ValueError(f"cell: got 'slstm'; expected another: {who} has none")
     for name, value in spec.cell_options().items():
-        raise ValueError(f"{name}: got {value}; expected {getattr(PLAIN, name)}: {who} has none")
+        raise ValueError(f"{name}: got {value}; expected {getattr(PLAIN, name)} for {who}")
 
 
 def check_lengths(lengths: Tensor, T: int, B: int) -> None:
-    """Check that they are [B] int64, each in 1 to T."""
+    """Check that lengths are [B] int64, each in 1 to T."""
     check_kind("lengths", lengths, [B], torch.int64)
-    if torch.compiler.is_compiling() or B == 0:  # a graph does not know them
+    if torch.compiler.is_compiling() or B == 0:  # a graph does not know the values
         return
     low, high = (int(n) for n in lengths.aminmax())
     if low < 1 or high > T:
@@ -443,14 +471,14 @@ def check_lengths(lengths: Tensor, T: int, B: int) -> None:
 
 
 def check_resets(resets: Tensor, x: Tensor) -> None:
-    """Check that they are a bool for each row of x."""
+    """Check that resets are one bool for each row of x, on x's device."""
     check_kind("resets", resets, list(x.shape[:-1]), torch.bool)
     if resets.device != x.device:
-        raise ValueError(f"resets: got one on {resets.device}; expected {x.device}, as x is")
+        raise ValueError(f"resets: got device {resets.device}; expected {x.device}, x's")
 
 
 def check_kind(name: str, tensor: Tensor, shape: list[int], dtype: torch.dtype) -> None:
-    """Check that it is a tensor of a shape and dtype."""
+    """Check that a tensor has a shape and a dtype."""
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name}: got {type(tensor).__name__}; expected a tensor")
     if list(tensor.shape) != shape:

@@ -1,17 +1,17 @@
-"""fuse="hoisted": every product that needs no order in time is made once, outside the loop.
+"""fuse="hoisted": each product that needs no order in time runs once, outside the loop.
 
-A step loop makes five products at every step: W x and R h on the way forward, and on the way back
-those of dW, dR and of the gradient by [x, h]. Only R h and dgates R need the step before. Here
+A step loop runs five products at every step: W x and R h forward; dW, dR and the gradient by [x, h]
+backward. Only R h and dgates R need the step before. At this level
 
     before the loop   W x + b of all steps, one product
-    in the loop       R h and the cell's pointwise work; backwards the same, and dgates R
+    in the loop       R h and the cell's pointwise work; in the backward also dgates R
     after the loop    dW, dR, dx, db and dW_hr, one product or one sum each
 
-so a weight's gradient is written once, and not once a step and summed. Nothing is kept on chip and
-no launch covers two steps: that is what fuse="steps" adds.
+so a weight's gradient is written once, and not at every step. Weights are not kept on chip and no
+launch covers two steps: fuse="steps" adds both.
 
-W x, dW, db and dx are PyTorch's F.linear, whose derivative is one product each. The rest, a lane's
-recurrence, has a backward written by hand.
+PyTorch's F.linear computes W x, dW, db and dx. The recurrence of a lane has a backward written by
+hand.
 
 T, B, H, P: time steps, batch, hidden size, size of h (H unless it is projected). Gate order i, f,
 g, o. A lane is one layer in one direction.
@@ -37,20 +37,20 @@ from .varlen import Order, Rows
 
 
 class Pointwise(NamedTuple):
-    """How an engine computes nn.LSTM's cell between two products."""
+    """An engine's functions for nn.LSTM's cell between two products."""
 
-    # gates [B, 4H] before activation, c [B, H] -> h [B, H], c_next [B, H], and what backward keeps
+    # gates [B, 4H] before activation, c [B, H] -> h, c_next [B, H], kept [B, 4H] for the backward
     forward: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
     # kept [B, 4H], c, c_next, dh, dc_next [B, H] -> dgates [B, 4H], dc [B, H]
     backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-# The cell as engine `loop` has it: a kernel for each operation.
+# Engine `loop`'s cell: a kernel for each operation.
 UNFUSED = Pointwise(pointwise.forward, pointwise.cell_backward)
 
 
 def fused(ops: SimpleNamespace) -> Pointwise:
-    """Return the cell as one kernel each way: an engine's operators `cell` and `cell_backward`."""
+    """Return the cell as one kernel forward and one back: an engine's `cell`, `cell_backward`."""
 
     def forward(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if in_a_graph() or is_differentiated(gates, c):
@@ -61,7 +61,7 @@ def fused(ops: SimpleNamespace) -> Pointwise:
 
 
 class Products(NamedTuple):
-    """How matrices are multiplied. N: rows of one step, or of all."""
+    """The functions that multiply matrices. N: the rows of one step, or of all steps."""
 
     linear: Callable[..., Tensor]  # x [.., I], W [4H, I], b [4H] or None: W x + b
     step: Callable[[Tensor, Tensor, Tensor], Tensor]  # W x + b of a step, h, R: W x + b + R h
@@ -92,12 +92,12 @@ def steps(
 ) -> tuple[Tensor, ...]:
     """Run a call, as in fused_lstm.engines, with `drop` between layers.
 
-    A graph that is being made, of torch.compile or a trace, and a call whose states of every step
-    are wanted, take PyTorch's derivatives of the loop: there R's gradient is a product a step.
+    In a graph (torch.compile, torch.jit.trace), and with `states`, autograd differentiates the
+    loop: R's gradient is then a product at every step.
 
     Args:
-        cell: `UNFUSED`, or `fused` of an engine's operators; of nn.LSTM, coupled gates or not.
-        products: how matrices are multiplied; PyTorch's way unless a benchmark says otherwise.
+        cell: `UNFUSED`, or `fused` with an engine's operators: nn.LSTM's, gates coupled or not.
+        products: the products; a benchmark may replace PyTorch's.
     """
     layers = by_layer(weights, len(h0), spec)
     rows = Rows(x, h0.shape[1], batch_sizes, not_reset)
@@ -128,9 +128,9 @@ def steps(
 
 
 class Kept(NamedTuple):
-    """What a backward needs of each step, in order of time."""
+    """The tensors that a backward needs of each step, in order of time."""
 
-    gates: list[Tensor]  # T x [B, 4H], as the cell keeps them
+    gates: list[Tensor]  # T x [B, 4H], as `Pointwise.forward` returns them
     c: list[Tensor]  # T x [B, H], after each step
     unprojected: list[Tensor]  # T x [B, H] where h is projected, else none
 
@@ -146,14 +146,14 @@ def recurrence(
     w_hr: Tensor | None,
     kept: Kept | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Run a lane whose input product has been made.
+    """Run a lane whose input product is done.
 
     Args:
         order: the lane's steps.
         x_part: [T, B, 4H], W x + b.
         h0, c0: [B, P], and [B, H] in the state dtype.
         w_hh, w_hr: [4H, P], and [P, H] where h is projected, else None.
-        kept: empty lists, to be filled for a backward.
+        kept: empty lists to fill for a backward, or None.
 
     Returns:
         h [T, B, P], the state after each step in order of time, and c_n [B, H].
@@ -193,13 +193,12 @@ def recurrence_backward(
     w_hh: Tensor,
     w_hr: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients by x_part, which are every step's dgates, h0, c0, w_hh and w_hr.
+    """Return the gradients by x_part (every step's dgates), h0, c0, w_hh and w_hr.
 
     Args:
-        cell, products, order, x_part, h0, c0, w_hh, w_hr: as `recurrence` has them.
-        h, kept: what it gave.
-        dh_all, dc_n: gradients by the state after each step [T, B, P] and by the last c [B, H];
-            None where there is none.
+        cell, products, order, x_part, h0, c0, w_hh, w_hr: the arguments of `recurrence`.
+        h, kept: the results of `recurrence`.
+        dh_all, dc_n: the gradients by h after each step [T, B, P] and by c_n [B, H], or None.
     """
     previous = dict(zip(order.steps[1:], order.steps[:-1], strict=True))
     dgates, by_projected = {}, {}
@@ -226,7 +225,7 @@ def recurrence_backward(
 
 
 def _before_each_step(h: Tensor, h0: Tensor, order: Order) -> Tensor:
-    """Return [T * B, P], the h that each step started from, in order of time."""
+    """Return the h that each step started from [T * B, P], in order of time."""
     forwards = order.steps.step > 0
     previous = torch.cat([h0[None], h[:-1]] if forwards else [h[1:], h0[None]])
     if order.not_reset is not None:
@@ -243,9 +242,7 @@ def unrolled(
     w_hh: Tensor,
     w_hr: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Return `recurrence`'s h [T, B, P] and the c of every step [T, B, H], for PyTorch to
-    differentiate.
-    """
+    """Run `recurrence` so that autograd can differentiate it -> h [T, B, P], c [T, B, H]."""
     h, c, hs, cs = h0, c0, {}, {}
     for t in order.steps:
         h_prev, c_prev = order.before(t, h, c)
@@ -261,7 +258,7 @@ def unrolled(
 def _plain(
     order: Order, x_part: Tensor, h0: Tensor, c0: Tensor, w_hh: Tensor, w_hr: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return `recurrence`'s results in plain PyTorch."""
+    """Run `recurrence` in plain PyTorch -> h [T, B, P], c_n [B, H]."""
     h, c = unrolled(order, UNFUSED, x_part, h0, c0, w_hh, w_hr)
     return h, c[order.steps[-1]]
 
@@ -273,7 +270,7 @@ class RecurrenceFunction(torch.autograd.Function):
     def forward(ctx, cell, products, order, *inputs):
         kept = Kept([], [], [])
         h, c_n = recurrence(cell, products, order, *inputs, kept)
-        kept.c.pop(order.steps[-1])  # it is c_n, which autograd keeps as a result
+        kept.c.pop(order.steps[-1])  # c_n, which autograd saves as a result
         ctx.cell, ctx.products, ctx.order, ctx.T = cell, products, order, len(h)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, h, c_n, *kept.gates, *kept.c, *kept.unprojected)
@@ -281,7 +278,7 @@ class RecurrenceFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dh_all, dc_n):
-        x_part, h0, c0, w_hh, w_hr, h, c_n, *saved = ctx.saved_tensors  # asked for once
+        x_part, h0, c0, w_hh, w_hr, h, c_n, *saved = ctx.saved_tensors  # read once
         inputs, T, order = (x_part, h0, c0, w_hh, w_hr), ctx.T, ctx.order
         if torch._C._are_functorch_transforms_active():
             grads = pulled_back(partial(_plain, order), inputs, (dh_all, dc_n))
@@ -296,7 +293,7 @@ class RecurrenceFunction(torch.autograd.Function):
 
 
 class RecurrenceBackwardFunction(torch.autograd.Function):
-    """`recurrence_backward`, where it will be differentiated: in plain PyTorch."""
+    """`recurrence_backward` with derivatives of its own, in plain PyTorch."""
 
     @staticmethod
     def forward(ctx, cell, products, order, h, kept, *tensors):

@@ -1,9 +1,9 @@
-"""Engine `loop`: the TensorFlow tutorial's LSTM, one step after another. Nothing is fused.
+"""Engine `loop`: the TensorFlow tutorial's LSTM, one step after another, with nothing fused.
 
-A step of a layer is one matrix product on [x, h] and about ten pointwise kernels, each with its
-own launch and its own trip to memory. `steps` takes the cell as an argument: that is the one thing
-fuse="pointwise" replaces, so the two levels differ in nothing else. fuse="hoisted" is
-fused_lstm.hoisted with the same cell. Cells other than nn.LSTM's are fused_lstm.reference's loop.
+A step of a layer is one matrix product on [x, h] and about ten pointwise kernels, each with its own
+launch and its own trip to memory. `steps` takes the cell as an argument, which is all that
+fuse="pointwise" replaces. fuse="hoisted" is fused_lstm.hoisted with the same cell. Cells other than
+nn.LSTM's run in fused_lstm.reference.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Pointwise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """gates [B, 4H] before activation, c [B, H] -> h, c_next: every operation a kernel."""
+    """Compute nn.LSTM's cell, a kernel an operation: gates [B, 4H], c [B, H] -> h, c_next."""
     i, f, g, o = gates.chunk(4, dim=1)
     c_next = f.sigmoid() * c + i.sigmoid() * g.tanh()
     h = o.sigmoid() * c_next.tanh()
@@ -45,8 +45,8 @@ def steps(
 ) -> tuple[Tensor, ...]:
     """Run a call, as in fused_lstm.engines, with `cell` at each step and `drop` between layers.
 
-    cell: of nn.LSTM, with coupled gates or not.
-    linear: multiplies x [B, I + P], weight [4H, I + P] and bias [4H] or None, as F.linear does.
+    cell: nn.LSTM's, with coupled gates or not.
+    linear: F.linear, or a function of the same arguments: x [B, I + P], weight [4H, I + P], bias.
     """
     layers = by_layer(weights, len(h0), spec)
     rows = Rows(x, h0.shape[1], batch_sizes, not_reset)

@@ -1,4 +1,4 @@
-"""`LSTM`, `GRU`, `RNN` and their cells, drop-ins for torch.nn's: the arguments and the layouts.
+"""`LSTM`, `GRU`, `RNN` and their cells: drop-ins for torch.nn's, in all its input layouts.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
 size of h, which is H unless h is projected.
@@ -6,6 +6,7 @@ size of h, which is H unless h is projected.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any, cast
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import varlen
-from .engines import check_engine, in_a_graph
+from . import onnx, varlen
+from .engines import cell_pays, check_engine, in_a_graph
 from .functional import (
     State,
     call,
@@ -26,20 +27,21 @@ from .functional import (
     padded,
     unpacked_states,
 )
+from .pullback import is_differentiated, is_transformed
 from .spec import Spec
 
-# A module's attributes that torch's has not.
+# A module's attributes that torch.nn's does not have.
 ADDED = "engine", "fuse", "recompute", "spec", "forget_bias"
 
 
 class Recurrent(nn.RNNBase):
-    """What the three have in common: a call in any of torch.nn's layouts."""
+    """The common part of LSTM, GRU and RNN: a call in any of torch.nn's layouts."""
 
-    torchs: Any  # torch's class
+    torchs: Any  # the class of torch.nn
     engine: str
     fuse: str | None
     spec: Spec  # the cell, its options, layers, directions and which weights a lane has
-    recompute: int | None = None  # of one that `convert` has made
+    recompute: int | None = None  # for a module that `convert` made
     _instead: Any = None  # (engine's name, its function) -> what runs: see fused_lstm.opacus
 
     @property
@@ -55,11 +57,12 @@ class Recurrent(nn.RNNBase):
 
     def _set_up(self, spec: Spec, engine: str, fuse: str | None, recompute: int | None) -> None:
         self.engine, self.fuse, self.recompute, self.spec = engine, fuse, recompute, spec
-        if spec.options:
+        if not spec.is_torchs:
+            spec.check_size(self.hidden_size)
             self._make_weights()
 
     def _make_weights(self) -> None:
-        """Make the cell's parameters beside torch's: lane by lane, in a call's order."""
+        """Register all parameters lane by lane, torch.nn's first and then the cell's."""
         H, D, kept = self.hidden_size, self.spec.directions, dict(self.named_parameters())
         P, stdv = self.proj_size or H, H**-0.5
         self._parameters.clear()
@@ -82,25 +85,29 @@ class Recurrent(nn.RNNBase):
 
     @torch.no_grad()
     def reset_cell(self) -> None:
-        """Set what does not start as torch.nn's weights do: gains are 1, an LSTM's bias_c is 0."""
+        """Set the weights that torch.nn does not have: gains to 1, an LSTM's bias_c to 0."""
         for name, parameter in self.named_parameters():
             if name.startswith("gain_"):
                 parameter.fill_(1.0)
             elif name.startswith("bias_c_"):
                 parameter.zero_()
 
+    def _joined(self, h: Tensor, c: Tensor) -> Any:
+        """Return a state as a call takes and returns it, of h and of what lies in c."""
+        return (h, c) if self.spec.has_c else h
+
     def flatten_parameters(self) -> None:
-        """For cuDNN, which has torch.nn's weights alone."""
-        if "spec" not in vars(self) or not self.spec.options:  # RNNBase calls it while it is made
+        """Flatten the weights for cuDNN, where they are torch.nn's and no others."""
+        if "spec" not in vars(self) or self.spec.is_torchs:  # RNNBase.__init__ calls it too
             super().flatten_parameters()
 
     def weights(self) -> list[Tensor]:
-        """Return what `fused_lstm.lstm` takes: lane by lane torch.nn's weights, then the cell's."""
-        # Not _flat_weights, which does not see what functional_call or a parametrization puts in.
+        """Return the weights as `fused_lstm.lstm` takes them: lane by lane, torch.nn's first."""
+        # Not _flat_weights, which does not see a functional_call's or a parametrization's tensors.
         names, parameters = self._flat_weights_names, cast("dict[str, Tensor]", self._parameters)
         try:
-            return [parameters[name] for name in names]  # as getattr finds them, ten times as fast
-        except KeyError:  # a parametrization's
+            return [parameters[name] for name in names]  # ten times as fast as getattr
+        except KeyError:  # a parametrization
             return [getattr(self, name) for name in names]
 
     def forward(
@@ -111,24 +118,26 @@ class Recurrent(nn.RNNBase):
         resets: Tensor | None = None,
         return_states: bool = False,
     ) -> Any:
-        """See the class for shapes. Without `hx` a state begins at zero.
+        """Run the layers. The class documents shapes; without `hx` the state starts at zero.
 
         Args:
-            lengths: [B] int64, in any order, for rows that end before T: what packing, running and
-                padding again would give, without either.
-            resets: [T, B] bool, as input is laid out (for a PackedSequence [N], as its data is):
-                where true, a row begins anew at that step: neither a state nor a gradient crosses
-                between it and the step before, in either direction.
-            return_states: return a third value, the state of every layer after every step, as hx
-                is: h [L * D, T, B, P], and an LSTM's c [L * D, T, B, H]; their last dimensions but
-                one as y has them (of a PackedSequence [L * D, N, ...]). c is in float32 where the
-                module is of half precision. A gradient by them is fused_lstm.reference's.
+            lengths: [B] int64, the number of steps of each row, in any order. The result is that of
+                packing, running and padding again.
+            resets: bool, in the layout of input, [T, B] or [B, T] (for a PackedSequence [N], in the
+                order of its data). True where a row starts a new sequence at that step: neither a
+                state nor a gradient crosses from the step before, in either direction.
+            return_states: return a third value, the state of every layer after every step: h
+                [L * D, T, B, P] and an LSTM's c [L * D, T, B, H], with T and B in the order that y
+                has them (for a PackedSequence [L * D, N, ...]). c is float32 where the module is in
+                half precision. fused_lstm.reference computes the gradients by them.
         """
-        if isinstance(input, fx.Proxy):  # fx.symbolic_trace: a leaf, as torch.nn's modules are
+        if isinstance(input, fx.Proxy):  # a leaf of fx.symbolic_trace, as torch.nn's modules are
             path, arguments = input.tracer.path_of_module(self), (input, hx, lengths, resets)
             return input.tracer.create_proxy("call_module", path, arguments, {})
-        if in_a_graph() and torch.onnx.is_in_onnx_export():  # which takes a microsecond
-            return self._onnx(input, hx, lengths, resets)
+        if self._backward_hooks and self._instead is None:
+            self._refuse_opacus()
+        if in_a_graph() and torch.onnx.is_in_onnx_export():  # the second call takes a microsecond
+            return self._onnx(input, hx, lengths, resets, return_states)
         if lengths is None and resets is None and not return_states and may_infer(input):
             outputs = self._infer(input, hx)
             if outputs is not None:
@@ -136,7 +145,7 @@ class Recurrent(nn.RNNBase):
         batched, rows = True, None
         if isinstance(input, PackedSequence):
             if lengths is not None:
-                raise ValueError("lengths: got some; expected None: a PackedSequence has its own")
+                raise ValueError("lengths: got a tensor; expected None with a PackedSequence")
             x, rows = input.data, varlen.of_packed(input)
             self._check_input(x, (2,))
         else:
@@ -156,9 +165,9 @@ class Recurrent(nn.RNNBase):
         if hx is None:
             B = varlen.rows_of(input) if isinstance(input, PackedSequence) else x.shape[1]
             lanes = spec.layers * spec.directions
-            c0 = x.new_zeros(lanes, B, H)
-            h0 = x.new_zeros(lanes, B, P) if spec.projection else c0
-        elif spec.has_c and type(hx) is tuple and len(hx) == 2 and batched:
+            c0 = x.new_zeros(lanes, B, H * spec.c_parts)
+            h0 = x.new_zeros(lanes, B, P) if c0.shape[2] != P else c0
+        elif type(hx) is tuple and len(hx) == 2 == len(spec.states) and batched:
             h0, c0 = hx
         else:
             h0, c0 = self._state(hx, batched)
@@ -179,10 +188,8 @@ class Recurrent(nn.RNNBase):
         elif self.batch_first and not packed:
             y, states = y.transpose(0, 1), [s.transpose(1, 2) for s in states]
         output = PackedSequence(y, *input[1:]) if packed else y
-        last = (h_n, c_n) if spec.has_c else h_n
-        if not return_states:
-            return output, last
-        return output, last, tuple(states) if spec.has_c else states[0]
+        last = self._joined(h_n, c_n)
+        return (output, last, self._joined(*states)) if return_states else (output, last)
 
     def _infer(self, x: Any, hx: State | Tensor | None) -> Any:
         """Return what `forward` does, at half of a small call's cost, or None where it may not.
@@ -193,6 +200,8 @@ class Recurrent(nn.RNNBase):
         inference = infers(spec, self.engine, self.fuse, self.training, x)
         if inference is None or self.recompute is not None or self._instead is not None:
             return None
+        if self.engine == "auto" and spec.cell != "lstm" and x.shape[self.batch_first] == 1:
+            return None  # `call` says who makes a single step
         if self.batch_first:
             x = x.transpose(0, 1)
         if hx is None:
@@ -225,24 +234,30 @@ class Recurrent(nn.RNNBase):
     # --- states ---
 
     def _state(self, hx: Any, batched: bool) -> State:
-        """Return h_0 and c_0 [L * D, B, .] of a call's `hx`; without a c h_0 twice."""
+        """Return (h_0, c_0) [L * D, B, .] from `hx`; a cell without c returns h_0 twice."""
+        names = [f"{name}_0" for name in self.spec.states]
         if self.spec.has_c:
-            if not isinstance(hx, tuple | list) or len(hx) != 2:
-                raise ValueError(f"hx: got {type(hx).__name__}; expected a pair (h_0, c_0)")
+            if not isinstance(hx, tuple | list) or len(hx) != len(names):
+                many = "a pair" if len(names) == 2 else "four"
+                expected = f"{many} ({', '.join(names)})"
+                raise ValueError(f"hx: got {type(hx).__name__}; expected {expected}")
         elif not isinstance(hx, Tensor):
             raise ValueError(f"hx: got {type(hx).__name__}; expected a tensor, h_0")
         parts: Any = hx if self.spec.has_c else (hx,)
-        for name, part in zip(("h_0", "c_0"), parts, strict=False):
+        for name, part in zip(names, parts, strict=True):
             check_dense(name, part)
             if not batched and part.dim() != 2:
                 raise ValueError(f"{name}: got shape {list(part.shape)}; expected [L * D, H]")
+            if len(names) > 2 and part.shape != parts[0].shape:
+                got, expected = list(part.shape), list(parts[0].shape)
+                raise ValueError(f"{name}: got shape {got}; expected h_0's, {expected}")
         parts = [part if batched else part.unsqueeze(1) for part in parts]
-        return parts[0], parts[-1]
+        return parts[0], parts[-1] if len(parts) < 3 else torch.cat(parts[1:], dim=-1)
 
     def _check_input(self, x: Tensor, ranks: tuple[int, ...]) -> None:
         if not isinstance(x, Tensor) or x.layout is not torch.strided or x.is_nested:
             check_dense("input", x)
-        # torch.jit.trace's sizes are tensors, whose comparison it warns of.
+        # torch.jit.trace makes sizes tensors, and warns when they are compared.
         if x.dim() not in ranks or not (torch.jit.is_tracing() or x.shape[-1] == self.input_size):
             layout = "[B, T, I]" if self.batch_first else "[T, B, I]"
             layouts = f"{layout} or [T, I]" if 3 in ranks else "packed [N, I]"
@@ -250,10 +265,22 @@ class Recurrent(nn.RNNBase):
                 f"input: got shape {list(x.shape)}; expected {layouts} with I = {self.input_size}"
             )
 
-    # --- in torch's other worlds ---
+    # --- torch.jit.script and ONNX ---
+
+    def _refuse_opacus(self) -> None:
+        """Raise where Opacus has hooked itself to this module, which has no gradients by sample."""
+        for hook in self._backward_hooks.values():
+            owner = getattr(getattr(hook, "func", None), "__self__", None)
+            if type(owner).__module__.startswith("opacus."):
+                name = type(self).__name__
+                raise ValueError(
+                    f"module: got fused_lstm.{name} under Opacus; expected"
+                    f" fused_lstm.opacus.{name}: import fused_lstm.opacus, and let"
+                    " ModuleValidator.fix make it one"
+                )
 
     def __prepare_scriptable__(self) -> nn.RNNBase:
-        """Return what torch.jit.script compiles in its place: torch's on the same parameters."""
+        """Return torch.nn's module on the same parameters, for torch.jit.script to compile."""
         check_torchs(self.spec, f"nn.{self.mode}")
         module: Any = copy(self)
         module.__class__ = self.torchs
@@ -261,54 +288,75 @@ class Recurrent(nn.RNNBase):
             vars(module).pop(name, None)
         return module
 
-    def _onnx(self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None) -> Any:
-        """ONNX has an operator for nn.LSTM, nn.GRU and nn.RNN, and none for an engine's."""
-        for name, value in {"lengths": lengths, "resets": resets}.items():
-            if value is not None:
-                raise ValueError(f"{name}: got some; expected None: ONNX's {self.mode} has none")
-        check_torchs(self.spec, f"ONNX's {self.mode}")
-        return self.torchs.forward(self, input, hx)
+    def _onnx(
+        self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None, states: bool
+    ) -> Any:
+        """Run the call as ONNX's operators, one a layer."""
+        if (
+            torch.jit.is_tracing()
+        ):  # the exporter of TorchScript, which knows torch.nn's forward alone
+            check_torchs(self.spec, f"ONNX's {self.mode} with dynamo=False")
+            if lengths is not None or resets is not None:
+                raise ValueError("lengths, resets: got a tensor with dynamo=False; expected None")
+            return self.torchs.forward(self, input, hx)
+        spec = replace(self.spec, training=self.training)
+        onnx.check(spec, isinstance(input, PackedSequence), resets, states)
+        self._check_input(input, (2, 3))
+        batched = input.dim() == 3
+        x = input if batched else input.unsqueeze(1)
+        x = x.transpose(0, 1) if batched and self.batch_first else x
+        lanes, H = spec.layers * spec.directions, self.hidden_size
+        if hx is None:
+            h0 = c0 = x.new_zeros(lanes, x.shape[1], H)
+        else:
+            h0, c0 = self._state(hx, batched)
+        y, h_n, c_n = onnx.run(spec, x, h0, c0, self.weights(), lengths)
+        if not batched:
+            y, h_n, c_n = y.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
+        elif self.batch_first:
+            y = y.transpose(0, 1)
+        return y, (h_n, c_n) if spec.has_c else h_n
 
 
 class LSTM(Recurrent):
-    """A multi-layer LSTM: write it where `torch.nn.LSTM` stood.
+    """A multi-layer LSTM, a drop-in for `torch.nn.LSTM`.
 
     Arguments, parameters, initialisation, state_dict, inputs and outputs are nn.LSTM's (gate
-    order i, f, g, o). Two arguments are added for how it runs, and some for what it is: each leaves
-    nn.LSTM as it is unless it is given.
+    order i, f, g, o). The added arguments choose how it runs and which cell it has; their defaults
+    are nn.LSTM.
 
     Args:
-        input_size, ..., dtype: ten, as torch.nn.LSTM has them.
-        engine: "loop", "compile", "cudnn", "triton", "native", or "auto": on a CPU native where it
-            was built, else cudnn; on a GPU cudnn, and triton for what nn.LSTM does not have, until
-            results of triton's kernels on a GPU are committed: none has run them yet.
+        input_size, ..., dtype: the ten arguments of torch.nn.LSTM.
+        engine: "loop", "compile", "cudnn", "triton", "native" or "auto". On a CPU "auto" is native
+            where it was built, else cudnn. On a GPU it is cudnn, and triton for a call that nn.LSTM
+            does not have: no GPU has run triton's kernels yet.
         fuse: how much one launch covers: "pointwise", "hoisted", "steps" or "layers" for triton and
-            native, "none" or "hoisted" for loop; None is "none" for loop, else the highest.
-        layer_norm, peephole, coupled, zoneout, recurrent_dropout, candidate_dropout: the cell, as
-            fused_lstm.Spec takes them; docs/cells.md has formulas, papers and the weights that are
-            added. The last three fall in training only; outside it zoneout is its expectation.
-        forget_bias: what the forget gate's bias starts as; None, as nn.LSTM's.
-        recompute: k, for long sequences: keep the state of every k-th step alone for the backward,
-            and make the rest again there.
+            native, "none" or "hoisted" for loop. None is "none" for loop, else the highest.
+        layer_norm, peephole, coupled, zoneout, recurrent_dropout, candidate_dropout: options of the
+            cell, as fused_lstm.Spec takes them; docs/cells.md has formulas, papers and the added
+            weights. The last three act in training only; outside it zoneout is its expectation.
+        forget_bias: the initial value of the forget gate's bias; None is nn.LSTM's initialisation.
+        recompute: k, for long sequences: store the state of every k-th step only, and compute the
+            rest again in the backward pass.
 
     Raises:
-        ValueError: an unknown engine, or a level or a cell that it does not have.
+        ValueError: the engine is unknown, or does not have the level or the cell.
 
     Shapes:
-        input [T, B, I], [B, T, I] with batch_first, unbatched [T, I], or a PackedSequence; the
-        state, which may be left out, (h_0 [L * D, B, P], c_0 [L * D, B, H]), or without B for
-        unbatched input. Returns y and (h_n, c_n) in the same layout. Three arguments of a call are
-        added, see `forward`.
+        input: [T, B, I], [B, T, I] with batch_first, unbatched [T, I], or a PackedSequence.
+        state: (h_0 [L * D, B, P], c_0 [L * D, B, H]), without B for unbatched input, or None.
+        Returns y and (h_n, c_n) in the same layout. `forward` has three arguments that nn.LSTM's
+        does not have.
     """
 
-    # The forward of nn.LSTM itself, which ONNX has an operator for. Not inherited: torch.compile
+    # nn.LSTM's forward needs these for ONNX. The class does not derive from nn.LSTM: torch.compile
     # refuses to trace nn.LSTM and its subclasses.
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
     check_forward_args = nn.LSTM.check_forward_args
     permute_hidden = nn.LSTM.permute_hidden
 
     torchs = nn.LSTM
-    forget_bias: float | None = None  # of one that `convert` has made
+    forget_bias: float | None = None  # for a module that `convert` made
 
     def __init__(
         self,
@@ -353,12 +401,12 @@ class LSTM(Recurrent):
 
     @torch.no_grad()
     def reset_cell(self) -> None:
-        """Set what does not start as nn.LSTM's weights: gains 1, bias_c 0, and the forget bias."""
+        """Set gains to 1, bias_c to 0, and the forget gate's bias to `forget_bias`."""
         super().reset_cell()
         if self.forget_bias is None:
             return
         H = self.hidden_size
-        first, sign = (0, -1) if self.spec.coupled else (H, 1)  # the rows that decide of f
+        first, sign = (0, -1) if self.spec.coupled else (H, 1)  # the rows that make f
         for name, parameter in self.named_parameters():
             if name.startswith(("bias_ih", "bias_hh")):
                 bias = sign * self.forget_bias if name.startswith("bias_ih") else 0.0
@@ -366,24 +414,25 @@ class LSTM(Recurrent):
 
 
 class GRU(Recurrent):
-    """A multi-layer GRU: write it where `torch.nn.GRU` stood.
+    """A multi-layer GRU, a drop-in for `torch.nn.GRU`.
 
     Arguments, parameters, initialisation, state_dict, inputs and outputs are nn.GRU's (gate order
-    r, z, n; Cho et al. 2014, with the reset gate behind R h and its bias, as cuDNN has it).
+    r, z, n; Cho et al. 2014, with the reset gate applied after R h and its bias, as in cuDNN).
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
             dtype: as torch.nn.GRU.
         engine, fuse, recompute: as fused_lstm.LSTM.
-        layer_norm, zoneout, recurrent_dropout: the cell, as fused_lstm.Spec takes them.
+        layer_norm, zoneout, recurrent_dropout: options of the cell, as fused_lstm.Spec takes them.
 
     Raises:
-        ValueError: an unknown engine, or a level or a cell that it does not have.
+        ValueError: the engine is unknown, or does not have the level or the cell.
 
     Shapes:
-        input [T, B, I], [B, T, I] with batch_first, unbatched [T, I], or a PackedSequence; the
-        state, which may be left out, h_0 [L * D, B, H], or without B for unbatched input. Returns
-        y and h_n in the same layout. Three arguments of a call are added, see `forward`.
+        input: [T, B, I], [B, T, I] with batch_first, unbatched [T, I], or a PackedSequence.
+        state: h_0 [L * D, B, H], without B for unbatched input, or None.
+        Returns y and h_n in the same layout. `forward` has three arguments that nn.GRU's does not
+        have.
     """
 
     torchs = nn.GRU
@@ -423,7 +472,7 @@ class GRU(Recurrent):
 
 
 class RNN(Recurrent):
-    """A multi-layer Elman RNN: write it where `torch.nn.RNN` stood.
+    """A multi-layer Elman RNN, a drop-in for `torch.nn.RNN`.
 
     Arguments, parameters, initialisation, state_dict, inputs and outputs are nn.RNN's.
 
@@ -433,10 +482,10 @@ class RNN(Recurrent):
         engine, fuse, recompute: as fused_lstm.LSTM.
 
     Raises:
-        ValueError: an unknown nonlinearity or engine, or a level that has no RNN.
+        ValueError: the nonlinearity or the engine is unknown, or the level has no RNN.
 
     Shapes:
-        as fused_lstm.GRU.
+        As fused_lstm.GRU.
     """
 
     torchs = nn.RNN
@@ -474,11 +523,96 @@ class RNN(Recurrent):
         self._set_up(spec, engine, fuse, recompute)
 
 
+class SLSTM(Recurrent):
+    """A multi-layer sLSTM: exponential gates, with heads (Beck et al. 2024, "xLSTM").
+
+    A step is, with R in `num_heads` blocks on the diagonal and every line elementwise except the
+    first,
+
+        i, f, z, o = W x(t) + R h(t-1) + b                               [B, 4H], in that order
+        m(t) = max(log f' + m(t-1), i), where f' is sigma(f), or exp(f) with exponential_forget
+        i', f' = exp(i - m(t)), exp(log f' + m(t-1) - m(t))
+        c(t) = f' c(t-1) + i' tanh(z);  n(t) = f' n(t-1) + i'
+        h(t) = sigma(o) c(t) / n(t)
+
+    m is a stabilizer: h does not depend on it. Parameters are weight_ih_l0 [4H, I], weight_hh_l0
+    [4H, H] or of N > 1 heads [N, 4H/N, H/N], and bias_l0 [4H]. `fused_lstm.heads` converts the
+    layouts of FlashRNN, xLSTM, TiRex and DreamerV3.
+
+    Args:
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
+            dtype: as torch.nn.LSTM.
+        num_heads: a divisor of hidden_size.
+        exponential_forget, recurrent_clip: as fused_lstm.Spec takes them.
+        engine, fuse, recompute: as fused_lstm.LSTM.
+
+    Raises:
+        ValueError: num_heads does not divide hidden_size; an unknown engine, or one that has no
+            sLSTM.
+
+    Shapes:
+        input [T, B, I], [B, T, I] with batch_first, unbatched [T, I], or a PackedSequence; the
+        state, which may be left out, (h_0, c_0, n_0, m_0) [L * D, B, H] each, or without B for
+        unbatched input. Returns y and (h_n, c_n, n_n, m_n) in the same layout. Three arguments of
+        a call are added, see `forward`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        num_heads: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        engine: str = "auto",
+        fuse: str | None = None,
+        exponential_forget: bool = False,
+        recurrent_clip: float | None = None,
+        recompute: int | None = None,
+    ) -> None:
+        spec = Spec(
+            "slstm", layers=num_layers, directions=1 + bool(bidirectional), bias=bias,
+            dropout=dropout, recompute=recompute, num_heads=num_heads,
+            exponential_forget=exponential_forget, recurrent_clip=recurrent_clip,
+        )  # fmt: skip
+        check_engine(engine, fuse, spec)
+        # An LSTM to RNNBase, which has as many gates; its weights are replaced where they differ.
+        super().__init__(
+            "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout,
+            bidirectional, 0, device, dtype,
+        )  # fmt: skip
+        self._set_up(spec, engine, fuse, recompute)
+        self.reset_cell()
+
+    @torch.no_grad()
+    def reset_cell(self) -> None:
+        """Set biases: those of f from 3 to 6 over the units of a head, all others 0.
+
+        So that the units of a head begin with memories of different lengths (xLSTM's small_init).
+        """
+        for name, parameter in self.named_parameters():
+            if name.startswith(
+                "bias_l"
+            ):  # RNNBase's own, which come first, are bias_ih and bias_hh
+                H, N = self.hidden_size, self.spec.num_heads
+                parameter.zero_()
+                parameter[H : 2 * H] = torch.linspace(3, 6, H // N).repeat(N)
+
+    def _joined(self, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        return h, *c.chunk(3, dim=-1)
+
+
 # --- cells: one step, one layer ---
 
 
 class RecurrentCell(nn.RNNCellBase):
-    """What the three cells have in common."""
+    """The common part of LSTMCell, GRUCell and RNNCell."""
 
     torchs: Any
     engine: str
@@ -486,36 +620,50 @@ class RecurrentCell(nn.RNNCellBase):
     spec: Spec
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
-        """Make one step: input [B, I] or [I], hx as torch.nn's cell -> its next state."""
-        if not isinstance(input, Tensor) or input.dim() not in (1, 2):
+        """Run one step: input [B, I] or [I], hx as torch.nn's cell takes it -> the next state."""
+        fits = isinstance(input, Tensor) and input.dim() in (1, 2)
+        if not fits or not (torch.jit.is_tracing() or input.shape[-1] == self.input_size):
             got = list(input.shape) if isinstance(input, Tensor) else type(input).__name__
             raise ValueError(f"input: got {got}; expected [B, I] or [I] with I = {self.input_size}")
         if in_a_graph() and torch.onnx.is_in_onnx_export():
             return self.torchs.forward(self, input, hx)
         batched, has_c, H = input.dim() == 2, self.spec.has_c, self.hidden_size
-        x = input[None] if batched else input[None, None]
-        if hx is None:
-            h0 = c0 = x.new_zeros(1, x.shape[1], H)
-        else:
+        parts: Any = ()
+        if hx is not None:
             if has_c and (not isinstance(hx, tuple | list) or len(hx) != 2):
                 raise ValueError(f"hx: got {type(hx).__name__}; expected a pair (h, c)")
             if not has_c and not isinstance(hx, Tensor):
                 raise ValueError(f"hx: got {type(hx).__name__}; expected a tensor, h")
             parts = hx if has_c else (hx,)
             for name, part in zip("hc", parts, strict=False):
-                if part.dim() != input.dim() or part.shape[-1] != H:
+                if part.shape != (*input.shape[:-1], H):
                     layout = f"[B, {H}]" if batched else f"[{H}]"
                     raise ValueError(f"{name}: got shape {list(part.shape)}; expected {layout}")
-            lifted = [part[None] if batched else part[None, None] for part in parts]
-            h0, c0 = lifted[0], lifted[-1]
         weights = [self.weight_ih, self.weight_hh]
         if self.bias:
             weights += [self.bias_ih, self.bias_hh]
+        if self._is_torchs(input, parts, weights):
+            return self.torchs.forward(self, input, hx)
+        x = input[None] if batched else input[None, None]
+        if hx is None:
+            h0 = c0 = x.new_zeros(1, x.shape[1], H)
+        else:
+            lifted = [part[None] if batched else part[None, None] for part in parts]
+            h0, c0 = lifted[0], lifted[-1]
         _, h, c = call(
             self.spec, x, h0, c0, weights, H, H, self.engine, self.fuse, self.training, None
         )
         h, c = (h[0], c[0]) if batched else (h[0, 0], c[0, 0])
         return (h, c) if has_c else h
+
+    def _is_torchs(self, input: Tensor, states: Sequence[Tensor], weights: list[Tensor]) -> bool:
+        """Return whether "auto" takes torch's own for a call, which then is faster."""
+        automatic = self.engine == "auto" and self.fuse is None and input.device.type == "cpu"
+        if not automatic or in_a_graph() or is_transformed():
+            return False
+        B, H = len(input) if input.dim() == 2 else 1, self.hidden_size
+        trains = is_differentiated(input, *states, *weights)
+        return not cell_pays(self.spec.cell, B, self.input_size, H, trains)
 
     def extra_repr(self) -> str:
         return (
@@ -525,7 +673,7 @@ class RecurrentCell(nn.RNNCellBase):
         )
 
     def __prepare_scriptable__(self) -> nn.RNNCellBase:
-        """Return what torch.jit.script compiles in its place: torch's on the same parameters."""
+        """Return torch.nn's cell on the same parameters, for torch.jit.script to compile."""
         module: Any = copy(self)
         module.__class__ = self.torchs
         for name in ADDED:
@@ -534,7 +682,7 @@ class RecurrentCell(nn.RNNCellBase):
 
 
 class LSTMCell(RecurrentCell):
-    """One step of one layer: write it where `torch.nn.LSTMCell` stood.
+    """One step of one LSTM layer, a drop-in for `torch.nn.LSTMCell`.
 
     Args:
         input_size, hidden_size, bias, device, dtype: as torch.nn.LSTMCell.
@@ -561,7 +709,7 @@ class LSTMCell(RecurrentCell):
 
 
 class GRUCell(RecurrentCell):
-    """One step of one layer: write it where `torch.nn.GRUCell` stood.
+    """One step of one GRU layer, a drop-in for `torch.nn.GRUCell`.
 
     Args:
         input_size, hidden_size, bias, device, dtype: as torch.nn.GRUCell.
@@ -588,7 +736,7 @@ class GRUCell(RecurrentCell):
 
 
 class RNNCell(RecurrentCell):
-    """One step of one layer: write it where `torch.nn.RNNCell` stood.
+    """One step of one RNN layer, a drop-in for `torch.nn.RNNCell`.
 
     Args:
         input_size, hidden_size, bias, nonlinearity ("tanh" or "relu"), device, dtype: as

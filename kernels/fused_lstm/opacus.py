@@ -1,13 +1,13 @@
-"""LSTM, GRU and RNN under Opacus: each sample's own gradients, from the one backward that there is.
+"""LSTM, GRU and RNN under Opacus: the gradients of each sample, from a single backward.
 
     import fused_lstm.opacus  # needs `pip install opacus`
     model = ModuleValidator.fix(model)  # as for nn.LSTM; or made of fused_lstm.opacus.LSTM
     model, optimizer, loader = PrivacyEngine().make_private(module=model, ...)
 
-Opacus gives a sampler of gradients a module's positional inputs and the gradient by its first
-output, which is not enough for a recurrent layer: states come and go beside them. So the module
-here shows Opacus one tensor in and one out, keeps what its backward makes of each sample, and the
-sampler hands it over.
+Opacus passes to a gradient sampler a module's positional inputs and the gradient by its first
+output. A recurrent layer also has states as inputs and outputs. So the module shows Opacus one
+input and one output tensor, keeps the gradients that its backward makes of each sample, and the
+sampler returns those.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ OPERATORS = {"native": NATIVE, "triton": TRITON}
 
 
 class Sampled(modules.Recurrent):
-    """A module with gradients sample by sample, under Opacus's grad_sample_mode="hooks".
+    """A layer with per-sample gradients, under Opacus's grad_sample_mode="hooks".
 
-    Arguments, shapes and state_dict are those of fused_lstm's class of that name. A sample is a row
-    of the batch; lengths, resets, PackedSequence and states are as ever. A gradient by the last
-    state counts, as one by the output does.
+    Arguments, shapes and state_dict are those of the class of the same name in fused_lstm. A sample
+    is a row of the batch. lengths, resets, PackedSequence and states work as usual. The loss may
+    depend on the output and on the last state.
 
     Raises:
-        ValueError: in training under Opacus, for an engine but `native` and `triton`, and for
+        ValueError: in training under Opacus, for any engine except `native` and `triton`, and for
             fuse="pointwise" or "hoisted", recompute or return_states.
     """
 
-    _samples: dict[nn.Parameter, Tensor] | None = None  # what a backward has left for the sampler
+    _samples: dict[nn.Parameter, Tensor] | None = None  # a backward's gradients for the sampler
 
     def __call__(
         self,
@@ -68,12 +68,12 @@ class Sampled(modules.Recurrent):
             raise ValueError("return_states: got True under Opacus; expected False")
         packed = isinstance(input, PackedSequence)
         x = input.data if packed else input
-        if not x.requires_grad:  # Opacus would ask before there is a backward
+        if not x.requires_grad:  # else Opacus would call the sampler before the backward
             x = x.detach().requires_grad_()
         batch = varlen.rows_of(input) if packed else 1
         if x.dim() == 3:
             batch = x.shape[0 if self.batch_first else 1]
-        if getattr(self, "activations", None):  # of a call whose backward is still to come
+        if getattr(self, "activations", None):  # a call whose backward has not run yet
             batch = max(batch, self.max_batch_len)
         self.max_batch_len = batch
         shapes: list[torch.Size] = []
@@ -87,7 +87,10 @@ class Sampled(modules.Recurrent):
     def forward(
         self, input, hx=None, lengths=None, resets=None, return_states=False, of=None, shapes=None
     ):
-        """Given `shapes`, which it fills: y and the last state one after another, as one [1, .]."""
+        """Run the layer; with `shapes` return y and the last state flattened into one [1, .].
+
+        shapes: an empty list, to be filled with the shapes of y and the last state.
+        """
         x = input if of is None else PackedSequence(input, *of)
         outputs = super().forward(x, hx, lengths, resets, return_states)
         if shapes is None:
@@ -104,15 +107,15 @@ class Sampled(modules.Recurrent):
         self, engine, run, rows, spec, x, h0, c0, weights, seed=None, batch_sizes=None,
         not_reset=None, states=False,
     ):  # fmt: skip
-        """Make the call of `run`, an engine's, with a backward that keeps samples apart."""
-        if h0.shape[1] == 0:  # an engine of kernels is not asked
+        """Call `run`, an engine's function, with a backward that keeps samples apart."""
+        if h0.shape[1] == 0:  # an empty batch launches no kernel
             self._keep([w.new_zeros(0, *w.shape) for w in weights])
             return run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
         if engine not in OPERATORS or spec.level in STEP_BY_STEP or self.recompute is not None:
             raise ValueError(
                 f"engine: got {self.engine!r} with fuse={self.fuse!r} and recompute="
-                f"{self.recompute!r}; expected 'native' or 'triton' at 'steps' or 'layers',"
-                " without recompute: gradients sample by sample are of their kernels"
+                f"{self.recompute!r}; expected 'native' or 'triton' at 'steps' or 'layers' without"
+                " recompute, which have per-sample gradients"
             )
         mean = listener(self).loss_reduction == "mean"
         call = (
@@ -126,7 +129,7 @@ class Sampled(modules.Recurrent):
     def _keep(self, grads: list[Tensor], back: Tensor | None = None) -> None:
         """Keep each weight's gradients [B, ...], in the order of `weights`.
 
-        back [B]: where the engine has a sample of the user's, or None.
+        back: [B], the engine's row of each of the user's samples, or None where they are the same.
         """
         kept = self._samples or {}
         for weight, grad in zip(self.weights(), grads, strict=True):
@@ -149,7 +152,7 @@ class RNN(Sampled, modules.RNN):
 
 
 def added(a: Tensor, b: Tensor) -> Tensor:
-    """Of two calls' samples, which may not be as many."""
+    """Add the gradients of two calls, which may have different numbers of samples."""
     if len(a) < len(b):
         a, b = b, a
     a[: len(b)] += b
@@ -157,10 +160,9 @@ def added(a: Tensor, b: Tensor) -> Tensor:
 
 
 def listener(module: nn.Module) -> GradSampleHooks | None:
-    """What of Opacus wants this module's gradients by sample; None if nothing does.
+    """Return the Opacus object that wants this module's per-sample gradients, or None.
 
-    Raises NotImplementedError for a grad_sample_mode that does not take them from a sampler, or
-    wants the sums too.
+    Raises NotImplementedError for a grad_sample_mode other than "hooks".
     """
     if not (module.training and torch.is_grad_enabled() and module._backward_hooks):
         return None
@@ -172,8 +174,8 @@ def listener(module: nn.Module) -> GradSampleHooks | None:
     ghost = isinstance(owner, GradSampleHooksFastGradientClipping)
     if ghost or owner.force_functorch or type(module) not in owner.GRAD_SAMPLERS:
         raise NotImplementedError(
-            f"fused_lstm.opacus.{type(module).__name__}, itself and no subclass, has"
-            " grad_sample_mode='hooks' alone"
+            f"grad_sample_mode: got another mode, or a subclass of fused_lstm.opacus."
+            f"{type(module).__name__}; expected 'hooks' and the class itself"
         )
     return owner
 
@@ -181,7 +183,7 @@ def listener(module: nn.Module) -> GradSampleHooks | None:
 class Gradients(torch.autograd.Function):
     """apply(module, mean, call, x, h0, c0, *weights): autograd.LSTMFunction, by sample.
 
-    mean: whether the loss is one over the batch.
+    mean: whether the loss is a mean over the batch.
     """
 
     @staticmethod
@@ -199,8 +201,8 @@ class Gradients(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *grads):
         *inputs, seed, batch_sizes, not_reset, y, h, c, gates = ctx.saved_tensors
-        # Opacus takes a mean loss's gradients times the batch. The many are made so: the few that
-        # go on are then divided.
+        # Opacus expects a mean loss's gradients times the batch size. The gradients by x and the
+        # states, which go on to other modules, are divided again.
         scale = ctx.module.max_batch_len if ctx.mean else 1
         grads = [None if g is None else g * scale for g in grads]
         saved = seed, batch_sizes, not_reset, y, h, c, gates
@@ -213,20 +215,20 @@ class Gradients(torch.autograd.Function):
 
 
 def has_samples(ops, spec: Spec) -> bool:
-    """Return whether an engine's backward has gradients by sample of a cell."""
+    """Return whether an engine's backward has per-sample gradients of a cell."""
     if spec.peephole or spec.layer_norm:
         return False
     return ops is NATIVE or (spec.cell == "lstm" and not spec.coupled)
 
 
 def together(ops, spec: Spec, needs_dx: bool, saved: tuple, grads: list, inputs: list) -> tuple:
-    """Return the gradients by x, h0 and c0, and those by each weight [B, ...], of one backward."""
+    """Return the gradients by x, h0, c0 and each weight [B, ...], from one backward."""
     samples = inputs[1].shape[1]
     return autograd.lstm_backward(ops, spec, needs_dx, saved, *grads, *inputs, samples=samples)
 
 
 def one_by_one(ops, spec: Spec, needs_dx: bool, saved: tuple, grads: list, inputs: list) -> tuple:
-    """Return what `together` does, by a backward a sample: others' rows get no gradient."""
+    """Return the gradients of `together`, from one backward for each sample."""
     dx, dh0, dc0, *_ = autograd.lstm_backward(ops, spec, needs_dx, saved, *grads, *inputs)
     dy, dh_n, dc_n = grads
     B, sizes, rows = inputs[1].shape[1], saved[1], torch.arange(inputs[1].shape[1])
@@ -248,10 +250,10 @@ def one_by_one(ops, spec: Spec, needs_dx: bool, saved: tuple, grads: list, input
 
 
 def take(module: Sampled, activations: list[Tensor], backprops: Tensor) -> dict:
-    """Return what the module's backward has left, [B, ...] for each weight: Opacus's sampler.
+    """Return the gradients that the module's backward has kept, [B, ...] for each weight.
 
-    Opacus would add it to zeros of that size, which takes longer than to make it. Where there is
-    nothing to add to, it is put where the sum would be.
+    This is Opacus's sampler. Opacus adds its result to zeros, which takes longer than computing it:
+    so the first gradient of a weight is stored where the sum would be.
     """
     left, module._samples = module._samples or {}, None
     for weight in list(left):

@@ -6,56 +6,70 @@ of torch.compile, a saved trace. The C++ library defines the operators of `nativ
 and all (native/module.cpp); where there is none they are defined here, and a call says why.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
-size of h, which is H unless h is projected. N, V: rows, vocabulary. Gate order i, f, g, o.
-Half-precision inputs keep their cell state in float32: "state dtype" below.
+size of h, which is H unless h is projected. N, V: rows, vocabulary. Gate order i, f, g, o. The
+state dtype is float64 for float64 inputs, else float32.
 
     cell           gates [B, 4H] before activation, c [B, H] -> h [B, H], c_next [B, H]
-                   gates and h have one dtype; c and c_next the state dtype.
+                   gates and h have one dtype, c and c_next the state dtype.
     cell_backward  dh, dc_next [B, H] -> dgates [B, 4H], dc [B, H]
 
-    lstm           x [T, B, I], or rows of unequal length packed, [N, I]; h0 [L*D, B, P], c0
-                   [L*D, B, H]; weights flat, as nn.LSTM's `_flat_weights`: a layer has for each
-                   direction w_ih [4H, I or D*P], w_hh [4H, P], with bias b_ih [4H], b_hh [4H], and
-                   where h is projected w_hr [P, H]; then what its cell adds (`Spec.weights`).
+    lstm           x [T, B, I], or packed rows of unequal length [N, I]; h0 [L*D, B, P], c0
+                   [L*D, B, H]; weights as nn.LSTM's `_flat_weights`: for each layer and direction
+                   w_ih [4H, I or D*P], w_hh [4H, P], with biases b_ih [4H] and b_hh [4H], where h
+                   is projected w_hr [P, H]; then the cell's own (`Spec.weights`).
                    dropout is the probability of dropping an element of h between two layers;
                    the mask is `fused_lstm.reference.dropout_mask(seed, ...)`, seed [1] int64 on x's
                    device (None where dropout is 0). fuse: "steps" takes one layer after another,
                    "layers" all at once, or as "steps" where that is faster; results are the same.
                    batch_sizes [T] int64 on the CPU (None for x [T, B, I]) and keep [D, T, B] or
-                   [D, N] bool (None where all is kept): fused_lstm.varlen says what they are.
-                   cell, rates: `Spec.schema`; "" and [] are nn.LSTM's. cell names, with commas,
-                   what changes the weights: layer_norm, peephole, coupled, gru, rnn_tanh, rnn_relu;
-                   rates are zoneout's of h and of c, recurrent_dropout and candidate_dropout, or
-                   none. A cell has G gates: weights of G*H rows. Where its state is h alone, c0
-                   is h0 and c_n is h_n. The masks are drawn from seed, [1] or [2] as
-                   `reference.draw` takes it; None is outside training.
-                   precision of float32 products, in PyTorch's words, and `native`'s alone: None is
-                   "ieee". Who calls asks torch.backends.mkldnn.rnn.fp32_precision.
+                   [D, N] bool (None without resets): see fused_lstm.varlen.
+                   cell, rates: see `Spec.schema`; "" and [] are nn.LSTM's cell. cell is a list
+                   with commas of layer_norm, peephole, coupled, gru, rnn_tanh, rnn_relu. rates are
+                   zoneout's of h and of c, recurrent_dropout and candidate_dropout, or empty. A
+                   cell has G gates: weights of G*H rows. Where a cell has no c, c0 is h0 and c_n
+                   is h_n. The masks are drawn from seed, [1] or [2] as `reference.draw` takes it;
+                   None is outside training.
+                   precision: of float32 products, `native` only, in the words of
+                   torch.backends.mkldnn.rnn.fp32_precision, which the caller reads; None is "ieee".
                    -> y [T, B, D*P], or [N, D*P] with zeros past the last row, h_n as h0, c_n as c0,
-                   all of x's dtype, and, where `save` is true, what the backward needs (else three
-                   tensors of no elements), a row of them as a row of x:
+                   all of x's dtype; and, where `save` is true, what the backward needs (else three
+                   tensors of no elements), with rows in the order of x's:
                    h [L-1, ..., D*P] outputs of the layers below the last, before dropout,
                    c [L*D, ..., H] cell states in the state dtype; with layer_norm 2G * L*D more
-                   behind them, W x and R h before they were normalized, as an engine likes,
-                   gates [L*D, ..., G*H] activated gates, of a GRU [..., 4H]: m, r, z, n, m being
-                   what h makes of n. `native` keeps neither of an RNN: no elements.
+                   after them, W x and R h before normalization, in an order of the engine's,
+                   gates [L*D, ..., G*H] activated gates; a GRU's [..., 4H] are m, r, z, n, where m
+                   is R_n h + b_hn. `native` saves neither c nor gates of an RNN.
     lstm_backward  dy, dh_n, dc_n (None where no gradient comes) -> dx (no elements unless
-                   `needs_dx`), dh0, dc0, and one gradient for each of `weights`. samples: n, the
-                   rows of a step are those of n samples, as many each, one sample's after
-                   another's (of packed rows, one each), and the gradients of the weights are
-                   [n, ...]; 0: they are of all rows together. A cell that has weights of its own
-                   has no samples.
+                   `needs_dx`), dh0, dc0, and the gradient of each of `weights`. samples: 0, or n
+                   for gradients of the weights by sample [n, ...]: the rows of a step are then
+                   those of n samples, the same number each, one sample after another (of packed
+                   rows, one each). A cell with weights of its own has no samples.
 
-    dropout        x of any shape -> x times reference.dropout_mask(seed, x.shape, p, first): x's
-                   elements are number `first` and on of a longer mask, such as a stack's.
+    recurrence     a lane of N heads whose input product has been made, which is how heads and an
+                   sLSTM run: x_part [T, B, G*H], or packed [n, G*H], W x with all biases except
+                   bias_m [H], a GRU's of m; h0 [B, H], c0 [B, S*H], where S states lie side by
+                   side: c, or c, n and m of an sLSTM, or h0 again; weight_hh [N, G*K, K], K units a
+                   head. cell: lstm, gru, rnn_tanh, rnn_relu, slstm or slstm_exponential. reverse:
+                   from the last step to the first. batch_sizes, keep as above, keep [T, B] or [n].
+                   clip, the backward's: what comes through weight_hh is cut to [-clip, clip]; 0
+                   cuts nothing.
+                   -> y [.., H], h_n [B, H], c_n [B, S*H] (no elements where the state is h alone)
+                   and, where `save` is true, of an LSTM, a GRU and an sLSTM what the backward
+                   needs: c [N, .., S*K] in the state dtype, and gates [N, .., gates * K].
+    recurrence_backward
+                   dy, dh_n, dc_n (None where no gradient comes) -> dx_part, dh0, dc0, dweight_hh,
+                   dbias_m (no elements without one).
+    dropout        x of any shape -> x times reference.dropout_mask(seed, x.shape, p, first), where
+                   `first` is the number of x's first element in a longer mask, such as a stack's.
     linear_cross_entropy
                    hidden [N, H], weight [V, H], bias [V] or None, target [N] int64 -> loss [N] in
-                   the state dtype and in it, given row_grad [N], the gradients by the first three
-                   (else three tensors of no elements). A row of target `ignore_index` has no loss.
-                   precision: as above, of mkldnn.matmul's switch. `native` alone has it.
-    packing        lengths [B] int64, each in 1 to `steps` -> what fused_lstm.varlen.Varlen has
-                   outside a graph. `native` alone has it.
-    gather         x [M, ...], index [N] int64 -> rows `index` of x [N, ...]. `native` alone has it.
+                   the state dtype and, given row_grad [N], the gradients by the first three in the
+                   state dtype (else three tensors of no elements). A row whose target is
+                   `ignore_index` has no loss. precision: as above, of mkldnn.matmul's switch.
+                   Only `native` has it.
+    packing        lengths [B] int64, each in 1 to `steps` -> the fields of fused_lstm.varlen.Varlen
+                   outside a graph. Only `native` has it.
+    gather         x [M, ...], index [N] int64 -> rows `index` of x [N, ...]. Only `native` has it.
 """
 
 from __future__ import annotations
@@ -69,7 +83,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from . import autograd, library, reference
+from . import autograd, library, recurrence, reference
 from .functional import check_dense
 from .spec import Spec, of_schema
 
@@ -104,6 +118,26 @@ def _plain_lstm(
     return *states, x.new_empty(0)
 
 
+def _recurrence(
+    ops, x_part, h0, c0, weight_hh, bias_m, cell, save,
+    reverse=False, batch_sizes=None, keep=None, clip=0.0, precision=None,
+):  # fmt: skip
+    told = recurrence.Cell(cell, reverse, clip, precision)
+    call, inputs = (batch_sizes, keep), (x_part, h0, c0, weight_hh, bias_m)
+    if save:
+        return recurrence.RecurrenceFunction.apply(ops, told, *call, *inputs)
+    return recurrence.forward(ops, told, save, *call, *inputs)
+
+
+def _plain_recurrence(
+    x_part, h0, c0, weight_hh, bias_m, cell, save,
+    reverse=False, batch_sizes=None, keep=None, clip=0.0, precision=None,
+):  # fmt: skip
+    told = recurrence.Cell(cell, reverse, clip)
+    outputs = recurrence.plain(told, batch_sizes, keep, x_part, h0, c0, weight_hh, bias_m)
+    return *outputs, x_part.new_empty(0)
+
+
 def _dropout(ops, x, p, seed, first=0):
     if autograd.is_differentiated(x):
         return autograd.DropoutFunction.apply(ops, x, p, seed, first)
@@ -117,10 +151,10 @@ def _cell(ops, gates, c):
 
 
 def _dispatched(function: Callable, plain: Callable) -> Callable:
-    """Return what torch's dispatcher calls where a graph, or anyone else, calls an operator itself.
+    """Return what torch's dispatcher calls for an operator, for example in a graph.
 
-    The dispatcher comes at one level of torch.func, of which there may be more: each has to see
-    plain PyTorch.
+    Under torch.func that is plain PyTorch: transforms may be nested, and the dispatcher resolves
+    one at a time.
     """
 
     def run(*args, **kwargs):
@@ -129,7 +163,7 @@ def _dispatched(function: Callable, plain: Callable) -> Callable:
     return run
 
 
-# --- fakes: shapes and dtypes alone. What a kernel makes is contiguous. ---
+# --- fakes: shapes and dtypes. A kernel's results are contiguous. ---
 
 
 def _fake_cell(gates, c):
@@ -147,7 +181,7 @@ def _fake_lstm(
     h, c, gates = [(0,)] * 3
     if save:
         h = lanes // directions - 1, *rows, width
-    if save and not (engine == "native" and "rnn" in cell):  # there y is all that is needed
+    if save and not (engine == "native" and "rnn" in cell):  # its backward needs y alone
         G = len(weights[0]) // H
         c = lanes * (1 + 2 * G * ("layer_norm" in cell)), *rows, H
         gates = lanes, *rows, (4 if "gru" in cell else G) * H
@@ -170,6 +204,33 @@ def _fake_lstm_backward(
     return dx, *(t.new_empty(t.shape) for t in (h0, c0)), dweights
 
 
+KEPT = {"lstm": 4, "gru": 4, "slstm": 5, "slstm_exponential": 5}  # gates a unit, activated
+
+
+def _fake_recurrence(x_part, h0, c0, weight_hh, bias_m, cell, save, **_others):
+    N, _, K = weight_hh.shape
+    rows, width, dtype = x_part.shape[:-1], c0.shape[1] // N, reference.state_dtype(x_part.dtype)
+    c = gates = (0,)
+    if save and cell in KEPT:
+        c, gates = (N, *rows, width), (N, *rows, KEPT[cell] * K)
+    return (
+        x_part.new_empty(*rows, h0.shape[1]),
+        h0.new_empty(h0.shape),
+        c0.new_empty(0 if cell.startswith(("rnn", "gru")) else c0.shape),
+        x_part.new_empty(c, dtype=dtype),
+        x_part.new_empty(gates),
+    )
+
+
+def _fake_recurrence_backward(
+    dy, dh_n, dc_n, h0, c0, weight_hh, bias_m, y, c, gates, cell, **_others
+):
+    N, columns, _ = weight_hh.shape
+    dx_part = y.new_empty(*y.shape[:-1], N * columns)
+    dbias_m = y.new_empty(0 if bias_m is None else bias_m.shape)
+    return dx_part, *(t.new_empty(t.shape) for t in (h0, c0, weight_hh)), dbias_m
+
+
 def _fake_dropout(x, p, seed, first=0):
     return x.new_empty(x.shape)
 
@@ -183,7 +244,7 @@ def _fake_linear_cross_entropy(
 
 
 def _fake_packing(lengths, steps, batch_first):
-    raise NotImplementedError("packing: how many rows there are depends on the lengths")
+    raise NotImplementedError("packing: its results' shapes depend on the values of lengths")
 
 
 def _fake_gather(x, index):
@@ -196,8 +257,8 @@ def _fake_gather(x, index):
 class Operator(NamedTuple):
     schema: str
     fake: Callable
-    differentiable: Callable | None = None  # the first argument is an engine's operators
-    plain: Callable | None = None  # the same in plain PyTorch
+    differentiable: Callable | None = None  # its first argument is an engine's operators
+    plain: Callable | None = None  # the operator in plain PyTorch
     engines: tuple[str, ...] = ("triton", "native")
 
 
@@ -205,6 +266,9 @@ _INPUTS = "Tensor x, Tensor h0, Tensor c0, Tensor[] weights, float dropout, Tens
 _LANES = "*, int directions=1, Tensor? batch_sizes=None, Tensor? keep=None"
 _CELL = "str cell='', float[] rates=[]"
 _PRECISION = "str? precision=None"
+_HEADS = (
+    f"bool reverse=False, Tensor? batch_sizes=None, Tensor? keep=None, float clip=0., {_PRECISION}"
+)
 
 OPERATORS = {
     "cell": Operator(
@@ -227,6 +291,18 @@ OPERATORS = {
         " -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)",
         _fake_lstm_backward,
     ),
+    "recurrence": Operator(
+        "(Tensor x_part, Tensor h0, Tensor c0, Tensor weight_hh, Tensor? bias_m, str cell,"
+        f" bool save, *, {_HEADS})"
+        " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor gates)",
+        _fake_recurrence, _recurrence, _plain_recurrence,
+    ),
+    "recurrence_backward": Operator(
+        "(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor h0, Tensor c0, Tensor weight_hh,"
+        f" Tensor? bias_m, Tensor y, Tensor c, Tensor gates, str cell, *, {_HEADS})"
+        " -> (Tensor dx_part, Tensor dh0, Tensor dc0, Tensor dweight_hh, Tensor dbias_m)",
+        _fake_recurrence_backward,
+    ),
     "dropout": Operator(
         "(Tensor x, float p, Tensor seed, int first=0) -> Tensor",
         _fake_dropout, _dropout, autograd.plain_dropout,
@@ -247,7 +323,7 @@ OPERATORS = {
     ),
 }  # fmt: skip
 
-LIBRARIES = {}  # kept, since what a Library has registered goes with it
+LIBRARIES = {}  # keeps each Library alive, and with it the operators that it registers
 
 
 def _define(engine: str, defined: bool):
@@ -260,7 +336,7 @@ def _define(engine: str, defined: bool):
             continue
         if not defined:
             registry.define(name + operator.schema)
-        # A kernel of a device comes before this one.
+        # A device's kernel takes precedence over this one.
         registry.impl(name, _first_use(engine, name), "CompositeExplicitAutograd")
         fake = partial(_fake_lstm, engine) if name == "lstm" else operator.fake
         torch.library.register_fake(f"{namespace}::{name}", fake, lib=registry)
@@ -274,12 +350,12 @@ def _define(engine: str, defined: bool):
 
 
 def _first_use(engine: str, name: str) -> Callable:
-    """The kernel until there is one: loads the engine's, and calls it."""
+    """Return a kernel that loads the engine's kernels and calls the operator again."""
 
     def load_and_run(*args, **options):
         leaves = pytree.arg_tree_leaves(*args, **options)
         tensors = [t for t in leaves if isinstance(t, Tensor)]
-        for tensor in tensors:  # of another kind it would come here again, and for ever
+        for tensor in tensors:  # a tensor that is not dense would call this kernel again, for ever
             check_dense(f"fused_lstm_{engine}::{name}", tensor)
         device = tensors[0].device
         module = importlib.import_module(f".{engine}", __package__)

@@ -1,10 +1,10 @@
-"""A step of a cell but for its products, in plain PyTorch, forward and backward by hand.
+"""The pointwise part of a step in plain PyTorch, forward and backward by hand.
 
-Beside nn.LSTM's cell it has what fused_lstm.spec can add to one: peepholes, a normalized c, a mask
-on the candidate g, and zoneout. docs/backward.md derives the backward. nn.GRU's and nn.RNN's cells
-are at the end.
+It has nn.LSTM's cell with the options of fused_lstm.spec: peepholes, a normalized c, a mask on the
+candidate g, and zoneout. nn.GRU's and nn.RNN's cells are at the end. docs/backward.md derives the
+backward.
 
-B, H: batch, hidden size. Gate order i, f, g, o; of a GRU m, r, z, n.
+B, H: batch, hidden size. Gate order i, f, g, o; of a GRU m, r, z, n; of an sLSTM i, f, z, o.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-5  # nn.LayerNorm's
 
 
 class Added(NamedTuple):
-    """What a cell has in a step beside nn.LSTM's; None where it has none of it."""
+    """The tensors of a cell's options in a step; None where an option is off."""
 
     w_ch: Tensor | None = None  # [3H], peepholes of i, f and o
     gain_c: Tensor | None = None  # [H], where c is normalized on its way into h
     b_c: Tensor | None = None  # [H]
-    mask: Tensor | None = None  # [B, H], what g is multiplied by
+    mask: Tensor | None = None  # [B, H], multiplies g
+    exponential_forget: bool = False  # of an sLSTM
 
     def peep(self, dtype: torch.dtype) -> tuple[Tensor, ...] | None:
-        """The peepholes of i, f and o [H] each."""
+        """Return the peepholes of i, f and o, [H] each, or None."""
         return None if self.w_ch is None else self.w_ch.to(dtype).chunk(3)
 
 
@@ -35,7 +37,7 @@ PLAIN = Added()
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of cell states and accumulators: float64 for float64, else float32."""
+    """Return the dtype of cell states and accumulators: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -43,21 +45,26 @@ def state_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """nn.LSTM's: gates [B, 4H] before activation, c [B, H] in the state dtype -> h, c_next."""
+    """Compute nn.LSTM's cell: gates [B, 4H] before activation, c [B, H] -> h, c_next [B, H]."""
     return forward(gates, c)[:2]
 
 
 def cell_backward(
     activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """dgates, dc of nn.LSTM's cell; arguments as `backward`'s."""
+    """Return dgates [B, 4H] and dc [B, H] of nn.LSTM's cell; arguments as `backward`'s."""
     return backward(activated, c, c_next, dh, dc_next)[:2]
 
 
 def forward(gates: Tensor, c: Tensor, added: Added = PLAIN) -> tuple[Tensor, Tensor, Tensor]:
-    """gates [B, 4H] before activation, c [B, H] in the state dtype -> h, c_next, activated gates.
+    """Compute an LSTM's cell.
 
-    h [B, H] is not yet projected.
+    Args:
+        gates: [B, 4H], before activation.
+        c: [B, H], in the state dtype.
+
+    Returns:
+        h [B, H] before a projection, c_next [B, H], and the activated gates [B, 4H].
     """
     i, f, g, o = gates.to(c.dtype).chunk(4, dim=-1)
     if (peep := added.peep(c.dtype)) is not None:
@@ -79,15 +86,16 @@ def backward(
     dc_next: Tensor,
     added: Added = PLAIN,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `forward`.
+    """Return the gradients of `forward`.
 
     Args:
-        activated: [B, 4H], what the forward gave.
+        activated: [B, 4H], from `forward`.
         c, c_next: [B, H], the cell state before and after the step, in the state dtype.
         dh, dc_next: [B, H], gradients of the loss by this step's h and c_next.
 
     Returns:
-        dgates [B, 4H] (by the gates *before* activation), dc [B, H] and dseen [B, H], by `seen`.
+        dgates [B, 4H] (by the gates *before* activation), dc [B, H], and dseen [B, H], the gradient
+        by the result of `seen`.
     """
     i, f, g, o = activated.to(c.dtype).chunk(4, dim=-1)
     tanh_c = seen(c_next, added).tanh()
@@ -106,25 +114,25 @@ def backward(
 
 
 def proposed(activated: Tensor, c: Tensor, mask: Tensor | None = None) -> Tensor:
-    """c_next again, of what a step has kept: zoneout has left another c behind it."""
+    """Compute c_next before zoneout again, from a step's activated gates and c [B, H]."""
     i, f, g, _ = activated.to(c.dtype).chunk(4, dim=-1)
     return f * c + i * masked(g, mask)
 
 
 def seen(c: Tensor, added: Added) -> Tensor:
-    """What h's tanh sees of c."""
+    """Return the argument of tanh in h: c, normalized where the cell has layer norm."""
     return c if added.gain_c is None else scaled(normalized(c)[0], added.gain_c, added.b_c)
 
 
 def seen_backward(dseen: Tensor, c: Tensor, added: Added) -> Tensor:
-    """The gradient by c from that by `seen`."""
+    """Return the gradient by c, given the gradient by `seen`."""
     if added.gain_c is None:
         return dseen
     return normalized_backward(dseen * added.gain_c, *normalized(c))
 
 
 def four_gates(weight: Tensor) -> Tensor:
-    """Rows i, g, o of coupled gates -> i, f = -i, g, o: 1 - sigma(a) is sigma(-a)."""
+    """Expand a weight's rows i, g, o of coupled gates to i, -i, g, o: sigma(-a) = 1 - sigma(a)."""
     i, g, o = weight.chunk(3)
     return torch.cat([i, -i, g, o])
 
@@ -133,12 +141,12 @@ def four_gates(weight: Tensor) -> Tensor:
 
 
 def masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    """x as a mask leaves it; its own derivative."""
+    """Multiply x by a mask, or return x; the function is its own derivative."""
     return x if mask is None else x * mask.to(x.dtype)
 
 
 def zoned(new: Tensor, old: Tensor, kept: Tensor | float | None) -> Tensor:
-    """`old` where a unit keeps it, else `new`; of a number, the expectation."""
+    """Apply zoneout: `old` where `kept` is 1, else `new`; the expectation where it is a number."""
     if kept is None:
         return new
     kept = kept.to(new.dtype) if isinstance(kept, Tensor) else kept
@@ -146,7 +154,7 @@ def zoned(new: Tensor, old: Tensor, kept: Tensor | float | None) -> Tensor:
 
 
 def zoned_backward(d: Tensor, kept: Tensor | float | None) -> tuple[Tensor, Tensor | float]:
-    """Gradients by `new` and by `old`."""
+    """Return the gradients of `zoned` by `new` and by `old`."""
     if kept is None:
         return d, 0.0
     by_old = d * (kept.to(d.dtype) if isinstance(kept, Tensor) else kept)
@@ -157,9 +165,9 @@ def zoned_backward(d: Tensor, kept: Tensor | float | None) -> tuple[Tensor, Tens
 
 
 def normalized(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [B, C] -> with mean 0 and variance 1 in each row, and 1 / the standard deviation [B, 1].
+    """Normalize rows [B, C] to mean 0 and variance 1; return 1 / standard deviation [B, 1] too.
 
-    Both in the state dtype.
+    Both results are in the state dtype.
     """
     x = x.to(state_dtype(x.dtype))
     x = x - x.mean(-1, keepdim=True)
@@ -172,7 +180,7 @@ def scaled(x_hat: Tensor, gain: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def normalized_backward(dx_hat: Tensor, x_hat: Tensor, rstd: Tensor) -> Tensor:
-    """The gradient by x [B, C], from that by `normalized`'s result."""
+    """Return the gradient by x [B, C], given the gradient by its normalized rows."""
     along = (dx_hat * x_hat).mean(-1, keepdim=True)
     return rstd * (dx_hat - dx_hat.mean(-1, keepdim=True) - x_hat * along)
 
@@ -181,9 +189,9 @@ def normalized_backward(dx_hat: Tensor, x_hat: Tensor, rstd: Tensor) -> Tensor:
 
 
 def gru_forward(gates: Tensor, c: Tensor, added: Added = PLAIN) -> tuple[Tensor, Tensor, Tensor]:
-    """As `forward`. gates: m, r, z, n; m is what h makes of n, apart, since r comes between them.
+    """Compute nn.GRU's cell, with the arguments and results of `forward`.
 
-    Nothing activates m.
+    gates: [B, 4H], m, r, z, n. m is h's part of n, which r multiplies. m has no activation.
     """
     m, r, z, n = gates.to(c.dtype).chunk(4, dim=-1)
     r, z = r.sigmoid(), z.sigmoid()
@@ -196,7 +204,7 @@ def gru_forward(gates: Tensor, c: Tensor, added: Added = PLAIN) -> tuple[Tensor,
 def gru_backward(
     activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `backward`."""
+    """Return the gradients of `gru_forward`, as `backward` does."""
     m, r, z, n = activated.to(c.dtype).chunk(4, dim=-1)
     dc_next = dc_next + dh
     dz = dc_next * (c - n) * z * (1 - z)
@@ -212,7 +220,7 @@ def gru_backward(
 def rnn_tanh_forward(
     gates: Tensor, c: Tensor, added: Added = PLAIN
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `forward`; gates [B, H]."""
+    """Compute nn.RNN's cell with tanh, as `forward` does, of gates [B, H]."""
     c_next = gates.to(c.dtype).tanh()
     h = c_next.to(gates.dtype)
     return h, c_next, h
@@ -221,7 +229,7 @@ def rnn_tanh_forward(
 def rnn_tanh_backward(
     activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `backward`."""
+    """Return the gradients of `rnn_tanh_forward`, as `backward` does."""
     dgates = (dc_next + dh) * (1 - activated.to(c.dtype).square())
     return dgates.to(activated.dtype), torch.zeros_like(c), dh
 
@@ -229,7 +237,7 @@ def rnn_tanh_backward(
 def rnn_relu_forward(
     gates: Tensor, c: Tensor, added: Added = PLAIN
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `forward`; gates [B, H]."""
+    """Compute nn.RNN's cell with relu, as `forward` does, of gates [B, H]."""
     c_next = gates.to(c.dtype).relu()
     h = c_next.to(gates.dtype)
     return h, c_next, h
@@ -238,13 +246,57 @@ def rnn_relu_forward(
 def rnn_relu_backward(
     activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `backward`; where relu gave 0 its derivative is 0, as torch has it."""
+    """Return the gradients of `rnn_relu_forward`; relu's derivative at 0 is 0, as in torch."""
     dgates = torch.where(activated > 0, dc_next + dh, 0.0)
     return dgates.to(activated.dtype), torch.zeros_like(c), dh
 
 
+# --- the sLSTM's cell (Beck et al. 2024), whose c is c, n and m side by side ---
+
+
+def slstm_forward(gates: Tensor, c: Tensor, added: Added = PLAIN) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute `forward`'s results of an sLSTM, whose c [B, 3H] is c, the normalizer n and m.
+
+    c and n are stored divided by exp(m), so that no exponential gate overflows; h does not depend
+    on the stabilizer m. A state whose n is 0 holds nothing yet, and m begins at i. The activated
+    gates are [B, 5H]: the derivative of log f by f before activation, then i, f, z, o.
+    """
+    i, f, z, o = gates.to(c.dtype).chunk(4, dim=-1)
+    c, n, m = c.chunk(3, dim=-1)
+    slope = torch.ones_like(f) if added.exponential_forget else (-f).sigmoid()
+    log_f = (f if added.exponential_forget else F.logsigmoid(f)) + m
+    m_next = torch.where((n == 0) | (i >= log_f), i, log_f)
+    i, f = (i - m_next).exp(), (log_f - m_next).clamp(max=0).exp()
+    z, o = z.tanh(), o.sigmoid()
+    c_next, n_next = f * c + i * z, f * n + i
+    activated = torch.cat([slope, i, f, z, o], dim=-1).to(gates.dtype)
+    h = (o * c_next / n_next).to(gates.dtype)
+    return h, torch.cat([c_next, n_next, m_next], dim=-1), activated
+
+
+def slstm_backward(
+    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute `backward`'s results of an sLSTM, those by m included, since a loss may use m."""
+    slope, i, f, z, o = activated.to(c.dtype).chunk(5, dim=-1)
+    (c, n, _), (c_next, n_next, _) = c.chunk(3, dim=-1), c_next.chunk(3, dim=-1)
+    dc, dn, dm = dc_next.chunk(3, dim=-1)
+    mean = c_next / n_next
+    do = dh * mean * o * (1 - o)
+    dseen = dh * o / n_next
+    dc, dn = dc + dseen, dn - dseen * mean
+    begins = n == 0
+    di = (dc * z + dn) * i  # by i's sum less m_next
+    df = torch.where(begins & (f == 1), 0.0, (dc * c + dn * n) * f)  # by log f + m less m_next
+    dm = dm - di - df  # by m_next, which is one of the two
+    of_i = begins | (i >= f)
+    di, df = di + torch.where(of_i, dm, 0.0), df + torch.where(of_i, 0.0, dm)
+    dgates = torch.cat([di, df * slope, dc * i * (1 - z * z), do], dim=-1)
+    return dgates.to(activated.dtype), torch.cat([dc * f, dn * f, df], dim=-1), dseen
+
+
 class Pointwise(NamedTuple):
-    """What a cell computes in a step except its products."""
+    """A cell's forward and backward functions."""
 
     forward: Callable[..., tuple[Tensor, Tensor, Tensor]]
     backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -255,4 +307,5 @@ CELLS = {
     "gru": Pointwise(gru_forward, gru_backward),
     "rnn_tanh": Pointwise(rnn_tanh_forward, rnn_tanh_backward),
     "rnn_relu": Pointwise(rnn_relu_forward, rnn_relu_backward),
+    "slstm": Pointwise(slstm_forward, slstm_backward),
 }

@@ -1,4 +1,4 @@
-"""Derivatives of a function in plain PyTorch, and when they are wanted in place of a kernel's."""
+"""Derivatives of a function in plain PyTorch, and the tests for when they replace a kernel's."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .errors import meant
 
 
 def is_transformed() -> bool:
-    """Return whether torch.func or forward mode wants derivatives that no kernel has."""
+    """Return whether torch.func or forward mode is active, whose derivatives no kernel has."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def is_differentiated(*tensors: Tensor | None) -> bool:
-    """Return whether autograd will want a gradient by one of these."""
+    """Return whether autograd records a gradient by one of the tensors."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def kernel(operator: Callable, *arguments: Any, **options: Any) -> Any:
-    """Call an operator below autograd, its C++ errors as the exceptions that they name."""
+    """Call an operator below autograd; a C++ error becomes the exception that it names."""
     with torch._C._AutoDispatchBelowAutograd():
         try:
             return operator(*arguments, **options)
@@ -32,7 +32,7 @@ def kernel(operator: Callable, *arguments: Any, **options: Any) -> Any:
 
 
 def filled(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return gradients, with zeros `like` what they are by in place of None."""
+    """Return gradients with each None replaced by zeros like its tensor."""
     pairs = zip(grads, like, strict=True)
     return tuple(torch.zeros_like(t) if g is None else g.to(t.dtype) for g, t in pairs)
 
@@ -42,7 +42,8 @@ def pulled_back(
 ) -> list[Tensor | None]:
     """Return the gradients by `inputs` of function(*inputs), a tuple, in plain PyTorch.
 
-    An input that is None has none. What is returned can be differentiated again.
+    grads: the gradients by the function's results. An input that is None has no gradient. The
+    result can be differentiated again.
     """
     places = [n for n, t in enumerate(inputs) if t is not None]
 

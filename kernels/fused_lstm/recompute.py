@@ -1,8 +1,8 @@
-"""Long sequences in little memory: the state of every k-th step is kept, the rest made again.
+"""Long sequences in little memory: store the state of every k-th step, and compute the rest again.
 
-An engine's call of T steps becomes calls of k steps. Each keeps what it began from alone, and
-runs once more when its gradient is due: so T / k states are kept at once, and what a backward needs
-of k steps (Chen et al. 2016, "Training deep nets with sublinear memory cost").
+A call of T steps becomes calls of k steps. Each stores the state it starts from and runs again in
+the backward pass. So memory holds T / k states and what a backward needs of k steps (Chen et al.
+2016, "Training deep nets with sublinear memory cost").
 """
 
 from __future__ import annotations
@@ -35,23 +35,22 @@ def in_chunks(
     not_reset: Tensor | None = None,
     states: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Call `run`, an engine's as in fused_lstm.engines, `spec.recompute` steps at a time.
+    """Call `run`, an engine's function as in fused_lstm.engines, `spec.recompute` steps at a time.
 
-    Two directions are run apart, layer by layer, the second on turned rows. It is one call where
-    nothing is kept for a backward, in a graph of torch.compile, under torch.func and in forward
-    mode, which do not know of it.
+    Two directions run layer by layer, the second on reversed rows. Without a backward, in a graph,
+    under torch.func and in forward mode it is one call of all steps.
     """
     if not _keeps(x, h0, c0, *weights):
         return run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states)
     chunked = _one_way if spec.directions == 1 else _two_ways
     y, h_n, c_n = chunked(run, spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
-    if len(y) < len(x):  # a row that has ended stands for all such, and gives zero
+    if len(y) < len(x):  # the rows after the live ones have ended: y is zero
         y = F.pad(y, (0, 0, 0, len(x) - len(y)))
     return y, h_n, c_n
 
 
 def _two_ways(run, spec, x, h0, c0, weights, seed, batch_sizes, not_reset):
-    """Make the call of two directions, lane by lane."""
+    """Run a call of two directions lane by lane."""
     per_lane, last = len(spec.weight_names), []
     turn, of_lane = _turn(batch_sizes, x.device), replace(spec, layers=1, directions=1, dropout=0.0)
 
@@ -75,12 +74,12 @@ def _two_ways(run, spec, x, h0, c0, weights, seed, batch_sizes, not_reset):
 
 
 def _one_way(run, spec, x, h, c, weights, seed, batch_sizes, not_reset):
-    """Make the call of one direction, in parts."""
+    """Run a call of one direction in chunks."""
     outputs, part = [], None
     for rows, alive, sizes in _chunks(x, h.shape[1], batch_sizes, spec.recompute):
         if seed is not None:
             part = draw_seed(x.device)
-            if spec.options:  # the whole call's too, for what is the same at every step
+            if spec.options:  # with the call's seed, for masks that are the same at every step
                 part = torch.cat([part, seed])
         y, h_n, c_n = checkpoint(
             unchanged(run, x, h, c, weights), spec, x[rows], h[:, :alive], c[:, :alive], weights,
@@ -93,7 +92,7 @@ def _one_way(run, spec, x, h, c, weights, seed, batch_sizes, not_reset):
 
 
 def unchanged(run: Callable, x: Tensor, h: Tensor, c: Tensor, weights: list[Tensor]) -> Callable:
-    """Return `run`, which raises RuntimeError once a tensor that it was to run on has changed."""
+    """Return `run`, made to raise RuntimeError if one of these tensors was changed in place."""
     tensors = {"x": x, "h": h, "c": c} | {f"weights[{n}]": w for n, w in enumerate(weights)}
     before = {name: t._version for name, t in tensors.items()}
 
@@ -110,7 +109,7 @@ def unchanged(run: Callable, x: Tensor, h: Tensor, c: Tensor, weights: list[Tens
 
 
 def _turn(batch_sizes: Tensor | None, device: torch.device) -> Callable[[Tensor, int], Tensor]:
-    """(rows, their dimension) -> each from its last step to its first."""
+    """Return a function (rows, their dimension) -> each row reversed in time."""
     if batch_sizes is None:
         return lambda rows, dim: rows.flip(dim)
     T, B = batch_sizes.shape[0], int(batch_sizes[0])
@@ -123,7 +122,7 @@ def _turn(batch_sizes: Tensor | None, device: torch.device) -> Callable[[Tensor,
 
 
 def _keeps(*tensors: Tensor) -> bool:
-    """Whether autograd, and nothing else, is to keep what a backward needs."""
+    """Return whether plain autograd records the call, not a graph or torch.func."""
     transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     if in_a_graph() or transformed:
         return False
@@ -133,7 +132,7 @@ def _keeps(*tensors: Tensor) -> bool:
 def _chunks(
     x: Tensor, B: int, batch_sizes: Tensor | None, k: int
 ) -> Iterator[tuple[slice, int, Tensor | None]]:
-    """Of each k steps: where in x they lie, how many rows begin them, and their batch_sizes."""
+    """Yield for each k steps their slice of x, the rows of the first, and their batch_sizes."""
     if batch_sizes is None:
         for begin in range(0, len(x), k):
             yield slice(begin, begin + k), B, None

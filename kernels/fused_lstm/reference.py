@@ -1,19 +1,20 @@
-"""Every cell in plain PyTorch, forward and backward by hand: the text to read first, the oracle.
+"""Every cell in plain PyTorch, forward and backward by hand: read this first.
 
-Every kernel of this project computes what stands here; docs/backward.md derives the backward.
-Nothing here is in place, so autograd can differentiate all of it, the backward included. What a
-cell's options add is here too, where a lane has their weights or their masks.
+Every kernel of this project computes these functions, and the tests compare it with them.
+docs/backward.md derives the backward. No operation is in place, so autograd can differentiate the
+backward too. The options of a cell are included.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
 size of h, which is H unless h is projected. G: gates. A lane is one layer in one direction. Gate
-order i, f, g, o; of a GRU r, z, n.
+order i, f, g, o; of a GRU r, z, n; of an sLSTM i, f, z, o. N, K: heads, and the H / N units of
+each. Of an sLSTM c is [.., 3H]: c, n and m side by side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,11 +40,11 @@ __all__ = ["Layer", "by_layer", "cell", "cell_backward", "dropout_mask", "state_
 
 
 class Layer(NamedTuple):
-    """One lane's weights, as torch.nn and fused_lstm.spec name them."""
+    """The weights of a lane."""
 
-    w_ih: Tensor  # [G*H, I], or [G*H, D * P] above the first layer
-    w_hh: Tensor  # [G*H, P]
-    b_ih: Tensor | None = None  # [G*H]
+    w_ih: Any  # [G*H, I], or [G*H, D * P] above the first layer; None: x is W x
+    w_hh: Tensor  # [G*H, P], or of N > 1 heads [N, G*K, K]
+    b_ih: Tensor | None = None  # [G*H]; an sLSTM's only one
     b_hh: Tensor | None = None  # [G*H]
     w_hr: Tensor | None = None  # [P, H], where h is projected
     w_ch: Tensor | None = None  # [3H], peepholes of i, f and o; coupled [2H], of i and o
@@ -53,27 +54,29 @@ class Layer(NamedTuple):
     b_c: Tensor | None = None  # [H], with gain_c where there are biases
 
     def bias(self) -> Tensor | None:
-        """Return both biases of an LSTM as one [4H]: they only ever appear as a sum."""
-        return None if self.b_ih is None or self.b_hh is None else self.b_ih + self.b_hh
+        """Return the sum of an LSTM's biases [4H]; nothing needs them apart."""
+        if self.b_ih is None or self.b_hh is None:
+            return self.b_ih
+        return self.b_ih + self.b_hh
 
-    def added(self, mask: Tensor | None, coupled: bool = False) -> Added:
-        """Return what a step has beside nn.LSTM's; mask [B, H] or None, on g."""
+    def added(self, mask: Tensor | None, spec: Spec = PLAIN) -> Added:
+        """Return the tensors of the cell's options; mask: [B, H] on g, or None."""
         w_ch = self.w_ch
-        if coupled and w_ch is not None:
+        if spec.coupled and w_ch is not None:
             of_i, of_o = w_ch.chunk(2)
             w_ch = torch.cat([of_i, -of_i, of_o])
-        return Added(w_ch, self.gain_c, self.b_c, mask)
+        return Added(w_ch, self.gain_c, self.b_c, mask, spec.exponential_forget)
 
 
 FIELDS = {
     "weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh",
     "weight_hr": "w_hr", "weight_ch": "w_ch", "gain_ih": "gain_ih", "gain_hh": "gain_hh",
-    "gain_c": "gain_c", "bias_c": "b_c",
+    "gain_c": "gain_c", "bias_c": "b_c", "bias": "b_ih",
 }  # fmt: skip
 
 
 def by_layer(weights: Sequence[Tensor], lanes: int, spec: Spec = PLAIN) -> list[Layer]:
-    """Split flat weights, a lane's in the order of `Spec.weights`."""
+    """Split a call's weights into lanes, each in the order of `Spec.weights`."""
     per_lane = len(weights) // lanes
     names = spec.weight_names
     if len(names) != per_lane:
@@ -89,15 +92,15 @@ def by_layer(weights: Sequence[Tensor], lanes: int, spec: Spec = PLAIN) -> list[
 
 
 class Draws(NamedTuple):
-    """The masks of a lane, or of one of its steps; None: nothing is drawn."""
+    """The masks of a lane, or of one of its steps; None where no mask is drawn."""
 
     zoneout_h: Tensor | float | None = None  # [T, B, P], 1 where a unit keeps its h; or how likely
-    zoneout_c: Tensor | float | None = None  # [T, B, H], the same of c
-    recurrent: Tensor | None = None  # [B, P], what h(t-1) is multiplied by before R
-    candidate: Tensor | None = None  # [T, B, H], what g is multiplied by
+    zoneout_c: Tensor | float | None = None  # [T, B, H], the same for c
+    recurrent: Tensor | None = None  # [B, P], multiplies h(t-1) before R
+    candidate: Tensor | None = None  # [T, B, H], multiplies g
 
     def at(self, t: int) -> Draws:
-        """Return those of step t."""
+        """Return the masks of step t."""
         h, c = (of[t] if isinstance(of, Tensor) else of for of in (self.zoneout_h, self.zoneout_c))
         g = None if self.candidate is None else self.candidate[t]
         return Draws(h, c, self.recurrent, g)
@@ -109,12 +112,12 @@ NOTHING = Draws()
 def draw(
     spec: Spec, seed: Tensor | None, lane: int, lanes: int, T: int, B: int, P: int, H: int
 ) -> Draws:
-    """Return the masks of a lane, of `lanes`; seed int64, or None outside training.
+    """Return the masks of lane number `lane` of `lanes`.
 
-    The seed is [1], or [2] where a call is part of a longer one: the part's, and the longer one's,
-    which draws what is the same at every step. A unit's number among its kind's is its place in
-    [lanes, T, B, P or H], or in [B, lanes, P] where one mask serves all steps. B counts rows by
-    falling length where these differ.
+    seed: [1] int64, or None outside training. Where a call is a chunk of a longer one it is [2]:
+    the chunk's seed, and the longer call's, which draws the masks that are the same at every step.
+    A unit's counter is its place in [lanes, T, B, P or H], or in [B, lanes, P] where one mask
+    serves all steps. B counts rows by falling length where lengths differ.
     """
 
     def mask(kind: int, p: float, *shape: int) -> Tensor | None:
@@ -141,11 +144,70 @@ def draw(
     )
 
 
+# --- the recurrent product, in N blocks where there are heads ---
+
+
+def by_head(gates: Tensor, N: int, K: int) -> Tensor:
+    """Return gates [.., G*H] as [.., N, G*K], those of a head together; H is N*K."""
+    return gates.unflatten(-1, (-1, N, K)).transpose(-3, -2).flatten(-2)
+
+
+def by_gate(gates: Tensor, K: int) -> Tensor:
+    """Return gates [.., N, G*K] as [.., G*H]: undo `by_head`."""
+    return gates.unflatten(-1, (-1, K)).transpose(-3, -2).flatten(-3)
+
+
+def recurrent_product(h: Tensor, w_hh: Tensor) -> Tensor:
+    """Return R h [B, G*H] of h [B, P] and w_hh [G*H, P] or [N, G*K, K]."""
+    if w_hh.dim() == 2:
+        return h @ w_hh.T
+    N, _, K = w_hh.shape
+    return by_gate(torch.einsum("bnk,njk->bnj", h.unflatten(-1, (N, K)), w_hh), K)
+
+
+def recurrent_product_backward(dgates: Tensor, w_hh: Tensor) -> Tensor:
+    """Return the gradient by h [B, P] of dgates [B, G*H]."""
+    if w_hh.dim() == 2:
+        return dgates @ w_hh
+    N, _, K = w_hh.shape
+    return torch.einsum("bnj,njk->bnk", by_head(dgates, N, K), w_hh).flatten(-2)
+
+
+def recurrent_product_by_weight(dgates: Tensor, h: Tensor, w_hh: Tensor) -> Tensor:
+    """Return the gradient by w_hh, of its shape, of dgates [T * B, G*H] and h [T * B, P]."""
+    if w_hh.dim() == 2:
+        return dgates.T @ h
+    N, _, K = w_hh.shape
+    return torch.einsum("bnj,bnk->njk", by_head(dgates, N, K), h.unflatten(-1, (N, K)))
+
+
+class ClippedGradient(torch.autograd.Function):
+    """apply(h, limit) -> h, whose gradient is cut to [-limit, limit]."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(h, limit):
+        return h.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.limit = inputs[1]
+
+    @staticmethod
+    def backward(ctx, dh):
+        return dh.clamp(-ctx.limit, ctx.limit), None
+
+    @staticmethod
+    def jvp(ctx, tangent, _):
+        return tangent.clone()
+
+
 # --- one lane ---
 
 
 class Norms(NamedTuple):
-    """What is kept of a lane's normalized products for the backward, in the state dtype."""
+    """A lane's normalized products for the backward, in the state dtype."""
 
     x_hat: Tensor  # [T, B, G*H], W x normalized
     x_rstd: Tensor  # [T, B, 1], 1 / its standard deviation
@@ -154,10 +216,10 @@ class Norms(NamedTuple):
 
 
 def sums(by_x: Tensor, by_h: Tensor, layer: Layer, spec: Spec) -> Tensor:
-    """Return the gates before activation of W x and R h [B, G*H] each, as a step keeps them.
+    """Return the gates before activation, given W x and R h [B, G*H].
 
-    Of a coupled LSTM they are i, -i, g, o: 1 - sigma(a) is sigma(-a). Of a GRU they are m, r, z, n,
-    where m is what h alone makes of n, since r comes between them.
+    A coupled LSTM has four, i, -i, g, o: 1 - sigma(a) is sigma(-a). A GRU has four, m, r, z, n,
+    where m = R_n h + b_hn is h's part of n, which r multiplies.
     """
     if spec.cell == "gru":
         if layer.b_ih is not None and layer.b_hh is not None:
@@ -174,7 +236,7 @@ def sums(by_x: Tensor, by_h: Tensor, layer: Layer, spec: Spec) -> Tensor:
 
 
 def sums_backward(dgates: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
-    """Return the gradients by both products with their biases [..., G*H], of `sums`."""
+    """Return the gradients of `sums` by W x and by R h, each [..., G*H]."""
     if spec.cell == "gru":
         dm, dr, dz, dn = dgates.chunk(4, -1)
         return torch.cat([dr, dz, dn], dim=-1), torch.cat([dr, dz, dm], dim=-1)
@@ -187,13 +249,17 @@ def sums_backward(dgates: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
 def step(
     x: Tensor, h: Tensor, c: Tensor, layer: Layer, draws: Draws = NOTHING, spec: Spec = PLAIN
 ) -> tuple[Tensor, ...]:
-    """x [B, I], h [B, P], c [B, H] -> h_next, c_next, activated gates, and any `Norms`."""
-    by_x, by_h, norms = x @ layer.w_ih.T, masked(h, draws.recurrent) @ layer.w_hh.T, ()
+    """Run a step: x [B, I], h [B, P], c [B, H] -> h_next, c_next, activated gates, any `Norms`."""
+    fed = masked(h, draws.recurrent)
+    if spec.recurrent_clip is not None:
+        fed = ClippedGradient.apply(fed, spec.recurrent_clip)
+    by_x = x if layer.w_ih is None else x @ layer.w_ih.T
+    by_h, norms = recurrent_product(fed, layer.w_hh), ()
     if layer.gain_ih is not None and layer.gain_hh is not None:
         norms = Norms(*normalized(by_x), *normalized(by_h))
         by_x, by_h = scaled(norms.x_hat, layer.gain_ih), scaled(norms.h_hat, layer.gain_hh)
     gates = sums(by_x, by_h, layer, spec)
-    added = layer.added(draws.candidate, spec.coupled)
+    added = layer.added(draws.candidate, spec)
     h_next, c_next, activated = pointwise.CELLS[spec.cell].forward(gates.to(x.dtype), c, added)
     if layer.w_hr is not None:
         h_next = h_next @ layer.w_hr.T
@@ -210,11 +276,12 @@ def layer_forward(
     draws: Draws = NOTHING,
     spec: Spec = PLAIN,
 ) -> tuple[Tensor, ...]:
-    """A lane: x [T, B, I], h0 [B, P], c0 [B, H] -> h [T, B, P], c [T, B, H], gates [T, B, 4H].
+    """Run a lane: x [T, B, I], h0 [B, P], c0 [B, H] -> h [T, B, P], c [T, B, H], gates [T, B, 4H].
 
-    h and c are the state after each step, which of a row that has ended is its last; the gates are
-    activated: of a coupled LSTM four, of a GRU m, r, z, n, of an RNN [T, B, H]. A lane that
-    normalizes gives its `Norms` too. order: the lane's steps; None is forwards, all rows alive.
+    h and c are the state after each step; a row that has ended keeps its last. The gates are
+    activated: four of a coupled LSTM too, m, r, z, n of a GRU, [T, B, H] of an RNN, five of an
+    sLSTM (`pointwise.slstm_forward`). With layer norm the lane's `Norms` follow. order: the lane's
+    steps; None is forwards with all rows alive.
     """
     order = order or Order(range(len(x)))
     h, c, saved = h0, c0.to(state_dtype(x.dtype)), {}
@@ -244,14 +311,14 @@ def layer_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Layer]:
     """Return the gradients of one lane.
 
-    The loop over time does only what must be done in order; the gradients of the weights need
-    every step's dgates and no order, so they are one large product each after the loop.
+    The loop over time computes only what depends on the step after it. The gradients of the weights
+    need every step's dgates in no order: each is one large product after the loop.
 
     Args:
-        dy: [T, B, P], what is sent to a row that has ended is not looked at; dh_n [B, P], dc_n
-            [B, H], gradients by the last state.
-        x, h0, c0, layer, order, draws, spec: the forward's arguments; h, c, gates, kept: its
-            results.
+        dy: [T, B, P], ignored where a row has ended.
+        dh_n, dc_n: [B, P] and [B, H], the gradients by the last state.
+        x, h0, c0, layer, order, draws, spec: the arguments of `layer_forward`.
+        h, c, gates, kept: the results of `layer_forward`.
 
     Returns:
         dx [T, B, I], dh0 [B, P], dc0 [B, H] and the gradients of the weights.
@@ -261,7 +328,7 @@ def layer_backward(
     for t in order.steps:
         before[t], last = order.before(t, *last), (h[t], c[t])
     h_prev, c_prev = _stacked(before)
-    if draws.zoneout_c is not None and spec.has_c:  # what a step made of c is not what it left
+    if draws.zoneout_c is not None and spec.has_c:  # c is after zoneout: compute c before it
         c = pointwise.proposed(gates, c_prev, draws.candidate)
     backward = pointwise.CELLS[spec.cell].backward
     dh, dc, made = dh_n, dc_n.to(c.dtype), {}
@@ -270,14 +337,17 @@ def layer_backward(
         dh_new, dh_old = zoned_backward(order.output(t, dy[t] + dh), drawn.zoneout_h)
         dc_new, dc_old = zoned_backward(dc, drawn.zoneout_c)
         dm = dh_new if layer.w_hr is None else dh_new @ layer.w_hr  # by o * tanh(c)
-        added = layer.added(drawn.candidate, spec.coupled)
+        added = layer.added(drawn.candidate, spec)
         by_gates, dc_prev, dseen = backward(gates[t], c_prev[t], c[t], dm, dc_new, added)
         dgates = order.output(t, by_gates)
         _, by_h = sums_backward(dgates, spec)
         if norms is not None and layer.gain_hh is not None:
             by_h = normalized_backward(by_h * layer.gain_hh, norms.h_hat[t], norms.h_rstd[t])
             by_h = by_h.to(x.dtype)
-        dh_prev = masked(by_h @ layer.w_hh, drawn.recurrent) + dh_old
+        through = recurrent_product_backward(by_h, layer.w_hh)
+        if spec.recurrent_clip is not None:
+            through = through.clamp(-spec.recurrent_clip, spec.recurrent_clip)
+        dh_prev = masked(through, drawn.recurrent) + dh_old
         crossed = order.before(t, dh_prev, dc_prev + dc_old)
         dh, dc = order.after(t, crossed[0], dh), order.after(t, crossed[1], dc)
         made[t] = dgates, by_h, dh_new, dseen
@@ -286,12 +356,13 @@ def layer_backward(
     by_x = of_x
     if norms is not None and layer.gain_ih is not None:
         by_x = normalized_backward(of_x * layer.gain_ih, norms.x_hat, norms.x_rstd).to(x.dtype)
-    has_bias = layer.b_ih is not None
     dweights = Layer(
-        _rows(by_x).T @ _rows(x),
-        _rows(by_h).T @ _rows(masked(h_prev, draws.recurrent)),
-        _rows(of_x).sum(0) if has_bias else None,
-        _rows(of_h).sum(0) if has_bias else None,
+        None if layer.w_ih is None else _rows(by_x).T @ _rows(x),
+        recurrent_product_by_weight(
+            _rows(by_h), _rows(masked(h_prev, draws.recurrent)), layer.w_hh
+        ),
+        _rows(of_x).sum(0) if layer.b_ih is not None else None,
+        _rows(of_h).sum(0) if layer.b_hh is not None else None,
         None if layer.w_hr is None else _rows(dh_new).T @ _rows(_unprojected(gates, c, layer)),
         None if layer.w_ch is None else _of_peepholes(dgates, c_prev, c, spec.coupled),
         None if norms is None else _rows(of_x * norms.x_hat).sum(0),
@@ -299,21 +370,21 @@ def layer_backward(
         None if layer.gain_c is None else _rows(dseen * normalized(c)[0]).sum(0),
         None if layer.b_c is None else _rows(dseen).sum(0),
     )
-    return by_x @ layer.w_ih, dh, dc.to(c0.dtype), dweights
+    return by_x if layer.w_ih is None else by_x @ layer.w_ih, dh, dc.to(c0.dtype), dweights
 
 
 def _stacked(of: dict[int, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Stack what each step gave, in order of time: [T, ...] of each of its tensors."""
+    """Stack the tensors of each step in order of time, [T, ...] each."""
     return tuple(torch.stack(parts) for parts in zip(*(of[t] for t in range(len(of))), strict=True))
 
 
 def _rows(of: Tensor) -> Tensor:
-    """[T, B, C] -> [T * B, C]."""
+    """Flatten [T, B, C] to [T * B, C]."""
     return of.flatten(0, 1)
 
 
 def _unprojected(gates: Tensor, c: Tensor, layer: Layer) -> Tensor:
-    """Make o * tanh(c) [T, B, H] again, which is cheaper than keeping it."""
+    """Compute o * tanh(c) [T, B, H] again, which costs less than storing it."""
     o = gates.chunk(4, dim=-1)[3]
     return (o * pointwise.seen(c, layer.added(None)).tanh()).to(gates.dtype)
 
@@ -339,13 +410,14 @@ def run(
     batch_sizes: Tensor | None = None,
     not_reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """A call, for autograd to differentiate.
+    """Run a call in plain PyTorch, which autograd can differentiate.
 
     Args:
-        spec: any.
+        spec: the call's Spec.
         x: [T, B, I], or packed [N, I] with batch_sizes.
-        h0: [L * D, B, P]; c0: [L * D, B, H]; weights: flat, as `Spec.weights` names a lane's.
-        seed: draws all masks, as `draw` takes it.
+        h0, c0: [L * D, B, P] and [L * D, B, H].
+        weights: lane by lane, each in the order of `Spec.weights`.
+        seed: the seed of all masks, as `draw` takes it.
         batch_sizes, not_reset: as in fused_lstm.varlen.
 
     Returns:
@@ -388,6 +460,6 @@ def lstm(
     keep: Tensor | None = None,
     cell: Spec = PLAIN,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y, h_n and c_n of `run`, of a cell and what completes its Spec."""
+    """Run a call of `cell` in plain PyTorch; return y, h_n and c_n."""
     spec = completed(cell, len(h0), len(weights), directions, dropout, seed is not None)
     return run(spec, x, h0, c0, weights, seed, batch_sizes, keep)[:3]

@@ -1,11 +1,11 @@
-"""A stack of layers: their order, the lanes of each, and the dropout between two of them.
+"""A stack of layers: their order, their directions, and the dropout between two layers.
 
-The one place in Python, for every engine and level that takes layers in turns; how one lane or one
-layer is swept is the caller's. (C++ has a loop of its own: nothing leaves it between two layers.)
+Every engine and level that runs one layer after another in Python uses it; the caller runs a lane
+or a layer. (The C++ engine has a loop of its own, so that a call never returns between two layers.)
 
-A layer has D lanes, one for each direction. Layer l's are number D * l and, backwards in time,
-D * l + 1: the order of nn.LSTM's weights and states. A caller that sweeps the lanes of a layer in
-one go says directions=1; its "lane" is then the whole layer.
+A lane is one layer in one direction. Layer l's lanes are number D * l and, backwards in time,
+D * l + 1: the order of nn.LSTM's weights and states. A caller that runs all lanes of a layer at
+once passes directions=1; its "lane" is then the layer.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from torch import Tensor
 from .spec import Spec
 from .varlen import Rows
 
-Sweep = Callable[[Tensor, int], Tensor]  # (what a lane reads, its number) -> what it writes
-Drop = Callable[[Tensor, int], Tensor]  # (a layer's output, its number) -> what is left of it
+Sweep = Callable[[Tensor, int], Tensor]  # (a lane's input, its number) -> its output
+Drop = Callable[[Tensor, int], Tensor]  # (a layer's output, its number) -> the same after dropout
 
 
 def run(x: Tensor, layers: int, sweep: Sweep, drop: Drop | None, directions: int = 1) -> Tensor:
-    """The last layer's output [..., D * H], lanes side by side.
+    """Run the layers; return the last one's output [..., D * H].
 
     Args:
-        x: [..., I], what the first layer reads.
-        layers: how many.
+        x: [..., I], the first layer's input.
+        layers: L.
         sweep: (x, lane) -> y [..., H].
-        drop: (y, layer) -> what the layer above reads; None where nothing is dropped.
+        drop: (y, layer) -> the input of the layer above; None without dropout.
         directions: D.
     """
     for layer in range(layers):
@@ -44,11 +44,11 @@ def run(x: Tensor, layers: int, sweep: Sweep, drop: Drop | None, directions: int
 
 
 class Swept(NamedTuple):
-    """What a lane leaves, step after step in order of time."""
+    """The results of a lane, in order of time."""
 
-    h: Tensor  # [T, B, P], after each step; zero, or whatever it was, where a row has ended
-    c: Tensor | None  # [T, B, H] in the state dtype, where the states are wanted
-    h_n: Tensor  # [B, P], each row's after its last step
+    h: Tensor  # [T, B, P], after each step; not read where a row has ended
+    c: Tensor | None  # [T, B, H] in the state dtype, where the call returns states
+    h_n: Tensor  # [B, P], after each row's last step
     c_n: Tensor  # [B, H]
 
 
@@ -64,12 +64,12 @@ def run_lanes(
     """Run a call, as in fused_lstm.engines, lane by lane in plain PyTorch.
 
     Args:
-        x: as the call has it, [T, B, I] or packed [N, I].
-        dtype: of c_n.
+        x: [T, B, I] or packed [N, I].
+        dtype: the dtype of c_n.
         rows: where the rows of x lie.
-        sweep: (x [T, B, I], lane) -> what the lane leaves.
-        drop: as `run` takes it.
-        states: whether the state after every step is wanted too.
+        sweep: (x [T, B, I], lane) -> the lane's results.
+        drop: as in `run`.
+        states: whether to return the state after every step too.
     """
     D = spec.directions
     last, h_all, c_all = [], [], []
@@ -95,11 +95,11 @@ def run_lanes(
 def run_back(
     dy: Tensor, layers: int, sweep: Sweep, drop: Drop | None, directions: int = 1
 ) -> Tensor:
-    """The gradient by x [..., I], from dy [..., D * H], that by the last layer's output.
+    """Return the gradient by x [..., I], given dy [..., D * H] by the last layer's output.
 
     Args:
-        sweep: (dy [..., H], lane) -> dx [..., I or D * H], what the lane sends down.
-        drop: `run`'s: a mask is its own derivative.
+        sweep: (dy [..., H], lane) -> dx [..., I or D * H], the gradient by the lane's input.
+        drop: as in `run`; a mask is its own derivative.
     """
     for layer in reversed(range(layers)):
         first, parts = layer * directions, dy.chunk(directions, dim=-1)

@@ -1,7 +1,7 @@
-"""`Streaming`: a recurrent layer that is fed one step at a time, and keeps its own state.
+"""`Streaming`: a recurrent layer that takes one step a call and keeps its state.
 
-What a call of the module does once a call, it does once: which engine runs, what is wrong with the
-weights, their order. A step is then the engine's operator and little else.
+The constructor chooses the engine, checks the weights and orders them, which a module does at every
+call. A step is then little more than the engine's operator.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from .spec import Spec
 
 
 class Streaming:
-    """One call, one step: an LSTM, GRU or RNN in inference, its state held between calls.
+    """An LSTM, GRU or RNN in inference: a call is one step, and the state stays between calls.
 
-    It runs the module's weights and engine as they are when it is made; a change of weights in
-    place is seen. No gradient is taken, and nothing falls that falls in training only.
+    It uses the engine and the weights that the module has at construction; a change of the weights
+    in place takes effect. It computes no gradients, and dropout and other training options are off.
 
     Args:
         module: a fused_lstm.LSTM, GRU or RNN of one direction.
-        batch_size: B, rows that step together.
+        batch_size: B, the number of rows of a step.
 
     Raises:
-        ValueError: `module` is none of these, or has two directions: the second begins where a
-            stream has not come to.
-        RuntimeError: the engine cannot run on the weights' device; says why.
+        ValueError: `module` is none of these, or has two directions: the second one starts at the
+            end of a sequence.
+        RuntimeError: the engine cannot run on the weights' device; the message says why.
 
     Example:
         >>> stream = fused_lstm.Streaming(module)
@@ -47,13 +47,13 @@ class Streaming:
                 f"module: got {got}; expected a fused_lstm.LSTM, GRU or RNN; see fused_lstm.convert"
             )
         if module.bidirectional:
-            raise ValueError("module: got two directions; expected one")
+            raise ValueError("module: got bidirectional=True; expected one direction")
         weights = [weight.detach() for weight in module.weights()]
         like, B, H = weights[0], batch_size, module.hidden_size
-        self._shape, self._like, self._has_c = (B, module.input_size), like, module.spec.has_c
-        c = like.new_zeros(module.num_layers, B, H)
+        self._shape, self._like, self._joined = (B, module.input_size), like, module._joined
+        c = like.new_zeros(module.num_layers, B, H * module.spec.c_parts)
         P = module.proj_size
-        self._zeros = like.new_zeros(module.num_layers, B, P) if P else c, c
+        self._zeros = like.new_zeros(module.num_layers, B, P or H), c
         x = like.new_empty(1, *self._shape)
         expected = expected_weights(module.spec, module.input_size, H, P or H)
         check_tensors(module.spec, x, *self._zeros, weights, H, P or H, expected, None, False)
@@ -67,10 +67,10 @@ class Streaming:
         self.reset()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x [B, I] -> y [B, P], h of the last layer; P is H unless h is projected.
+        """Run one step: x [B, I] -> y [B, P], h of the last layer; P is H unless h is projected.
 
         Raises:
-            ValueError: x has another shape, dtype or device than the weights ask for.
+            ValueError: the shape, dtype or device of x does not fit the weights.
         """
         if x.shape != self._shape or x.dtype != self._like.dtype or x.device != self._like.device:
             like = self._like
@@ -85,13 +85,12 @@ class Streaming:
     def state(self) -> State | Tensor:
         """The state after the last step, as the module takes and returns it.
 
-        (h [L, B, P], c [L, B, H]), or h alone where the module has no c.
+        (h [L, B, P], c [L, B, H]), h alone where the module has no c, (h, c, n, m) of an sLSTM.
         """
-        h, c = self._states
-        return (h, c) if self._has_c else h
+        return self._joined(*self._states)
 
     def reset(self, rows: Tensor | None = None) -> None:
-        """Begin anew from a state of zero: all rows, or those where `rows` [B] bool is true.
+        """Set the state to zero, of all rows or of those where `rows` [B] bool is true.
 
         Raises:
             ValueError: `rows` has another shape or dtype.
@@ -109,7 +108,7 @@ Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 def _step_of(engine: str, spec: Spec, weights: list[Tensor]) -> Step:
     """Return an engine's step in inference: (x [1, B, I], h, c) -> y [1, B, P], h, c."""
-    if spec.level in ("steps", "layers"):
+    if spec.level in ("steps", "layers") and not spec.in_heads:
         run = (ops.NATIVE if engine == "native" else ops.TRITON).lstm.default
         arguments, named = (weights, 0.0, None, spec.level, False), spec.schema
 

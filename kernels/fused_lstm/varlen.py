@@ -1,17 +1,16 @@
-"""Rows of unequal length, and rows that begin anew: lengths, PackedSequence and resets.
+"""Variable-length batches and resets: lengths, PackedSequence, and rows that restart.
 
-An operator of fused_lstm.ops gets rows of unequal length packed: x [N, ...] has step 0's rows, then
-step 1's, ..., `batch_sizes` says how many of each, and the longest rows come first. `Varlen` makes
-that of what a user has, padded rows or a PackedSequence. After the live rows comes one that has
-ended, where there is any, and stands for all; nothing is read of it, and it gives nothing but
-zeros. In a graph all that have ended come, so that no shape depends on the lengths: torch.compile
-and torch.export see sizes of x alone.
+An operator of fused_lstm.ops gets rows of unequal length packed. x [N, ...] has the rows of step 0,
+then those of step 1, and so on; `batch_sizes` [T] has the number of each, and the longest rows come
+first. `Varlen` packs padded rows and takes a PackedSequence as it is. Where a row ends before T,
+one ended row follows the live rows and stands for all: no kernel reads it, and its output is zero.
+In a graph all ended rows follow, so that no shape depends on the lengths.
 
-The reference and the step loops take packed rows apart again (`Rows`): [T, B, ...] with zeros where
-a row has ended.
+The reference and the step loops unpack the rows again (`Rows`): [T, B, ...] with zeros where a row
+has ended.
 
-A reset mask `not_reset` has a part for each direction, [D, T, B] or [D, N]: false where a lane, in
-its own order of time, takes a row's state as zero before a step.
+A reset mask `not_reset`, [D, T, B] or [D, N], has a part for each direction: false where a row's
+state is zero before a step, in that direction's order of time.
 
 T, B, D, N: time steps, rows, directions, packed rows (at least the sum of batch_sizes; the rest is
 not read).
@@ -28,33 +27,33 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .engines import can_run, in_a_graph
 
-# --- what a user has ---
+# --- from a user's rows to packed rows ---
 
 
 class Varlen(NamedTuple):
-    """How rows and states of a call are rearranged; None: not at all."""
+    """The order of a call's packed rows and states; a field is None where nothing changes."""
 
     batch_sizes: Tensor | None = None  # [T] int64, on the CPU
-    order: Tensor | None = None  # [B], which row comes where by falling length
-    back: Tensor | None = None  # [B], its inverse
-    places: Tensor | None = None  # [N], which of the T * B padded rows comes where
-    back_places: Tensor | None = None  # [T * B], which of the N packed rows
-    batch_first: bool = False  # so padded rows lie in memory, which pack and unpack do not show
+    order: Tensor | None = None  # [B], the rows by falling length
+    back: Tensor | None = None  # [B], the inverse of order
+    places: Tensor | None = None  # [N], the padded row (of T * B) of each packed row
+    back_places: Tensor | None = None  # [T * B], the packed row of each padded row
+    batch_first: bool = False  # whether padded rows lie in memory as [B, T, ...]
 
     @property
     def arrives_packed(self) -> bool:
-        """Whether x comes as [N, I]."""
+        """True where the user's x is packed, [N, I]."""
         return self.batch_sizes is not None and self.places is None
 
     def pack(self, x: Tensor) -> Tensor:
-        """[T, B, ...] -> [N, ...]."""
+        """Pack padded rows [T, B, ...] -> [N, ...]."""
         if self.places is None or self.back_places is None:
             return x
         padded = x.transpose(0, 1) if self.batch_first else x
         return gather(padded.flatten(0, 1), self.places, self.back_places)
 
     def unpack(self, y: Tensor) -> Tensor:
-        """[N, C] -> [T, B, C], zero where a row has ended."""
+        """Unpack rows [N, C] -> [T, B, C], zero where a row has ended."""
         if self.places is None or self.back_places is None:
             return y
         assert self.batch_sizes is not None
@@ -66,7 +65,7 @@ class Varlen(NamedTuple):
         return padded.unflatten(0, (T, B))
 
     def sort(self, state: Tensor) -> Tensor:
-        """[L * D, B, H] -> the same, rows by falling length."""
+        """Sort the rows of states [L * D, B, H] by falling length."""
         return state if self.order is None else state.index_select(1, self.order)
 
     def unsort(self, state: Tensor) -> Tensor:
@@ -75,16 +74,16 @@ class Varlen(NamedTuple):
 
 
 def of_packed(sequence: PackedSequence) -> Varlen:
-    """Return how a PackedSequence is: its data as it is, states in the order of before packing."""
+    """Return a PackedSequence's Varlen, which leaves its data as they are and sorts states."""
     return Varlen(sequence.batch_sizes, sequence.sorted_indices, sequence.unsorted_indices)
 
 
 def of_lengths(T: int, B: int, lengths: Tensor, device: torch.device, batch_first: bool) -> Varlen:
-    """Return how B rows of T steps on `device` are packed.
+    """Return the Varlen that packs B padded rows of T steps on `device`.
 
     Args:
         lengths: [B] int64, each in 1 to T, in any order.
-        batch_first: whether the rows lie in memory one after another.
+        batch_first: whether the padded rows lie in memory as [B, T, ...].
     """
     if not in_a_graph() and can_run("native", device):
         made = torch.ops.fused_lstm_native.packing(lengths.to(device), T, batch_first)
@@ -98,7 +97,7 @@ def of_lengths(T: int, B: int, lengths: Tensor, device: torch.device, batch_firs
     batch_sizes, first = sizes.cpu(), first[:, None]
     if in_a_graph():
         N = T * B
-        ended = sizes.sum() + t * B - first - sizes[:, None] + back  # after all that live, in order
+        ended = sizes.sum() + t * B - first - sizes[:, None] + back  # after all live rows, in order
     else:
         N = min(int(batch_sizes.sum()) + 1, T * B)
         ended = N - 1
@@ -109,7 +108,7 @@ def of_lengths(T: int, B: int, lengths: Tensor, device: torch.device, batch_firs
 
 
 def rows_of(sequence: PackedSequence) -> int:
-    """Return B. torch.compile knows it by the indices alone, unless it may look at numbers."""
+    """Return B of a PackedSequence, from its indices where it can: a graph knows their shape."""
     if sequence.sorted_indices is not None:
         return sequence.sorted_indices.shape[0]
     return int(sequence.batch_sizes[0])
@@ -118,7 +117,7 @@ def rows_of(sequence: PackedSequence) -> int:
 class Gather(torch.autograd.Function):
     """apply(x [M, ...], there [N], back [M]) -> rows `there` of x; its gradient is rows `back`.
 
-    Two rows may be one row's only where that is zero, and so is its gradient.
+    Two results may be the same row of x only where that row and its gradient are zero.
     """
 
     @staticmethod
@@ -133,7 +132,7 @@ class Gather(torch.autograd.Function):
 
 
 def gather(x: Tensor, there: Tensor, back: Tensor) -> Tensor:
-    """Return rows `there` of x, as `Gather` has it."""
+    """Return rows `there` of x, with `Gather`'s gradient."""
     plain = in_a_graph() or torch._C._are_functorch_transforms_active()
     if plain or forward_ad._current_level >= 0:
         return x.index_select(0, there)
@@ -148,24 +147,24 @@ def _rows_at(x: Tensor, index: Tensor) -> Tensor:
     return x.index_select(0, index)
 
 
-# --- what a step sees ---
+# --- from packed rows to steps ---
 
 
 class Order(NamedTuple):
-    """One lane's steps in its order of time, and what happens to the state at each."""
+    """The steps of a lane in its order of time, and the masks on the state at each."""
 
     steps: range
-    live: Tensor | None = None  # [T, B, 1] bool: false where a row has ended: its state stays
+    live: Tensor | None = None  # [T, B, 1] bool: false where a row has ended and its state stays
     not_reset: Tensor | None = None  # [T, B, 1] bool: false where the state is zero before the step
 
     def before(self, t: int, *state: Tensor) -> tuple[Tensor, ...]:
-        """Return what step t starts from, of the state [B, H] after the step before it."""
+        """Return the state [B, H] that step t starts from, given the state after the last step."""
         if self.not_reset is None:
             return state
         return tuple(torch.where(self.not_reset[t], s, 0.0) for s in state)
 
     def after(self, t: int, new: Tensor, old: Tensor) -> Tensor:
-        """Return the state after step t, of what the step has made and what was there."""
+        """Return the state after step t: `new`, or `old` where a row has ended."""
         return new if self.live is None else torch.where(self.live[t], new, old)
 
     def output(self, t: int, h: Tensor) -> Tensor:
@@ -174,11 +173,11 @@ class Order(NamedTuple):
 
 
 class Rows:
-    """Where the rows of x lie.
+    """The places of packed rows in padded ones.
 
     Args:
         x: [T, B, ...], or [N, ...] with batch_sizes.
-        B: rows.
+        B: the number of rows.
         batch_sizes: [T] int64, falling; it may end in zeros.
         not_reset: bool, [D, T, B] or [D, N].
     """
@@ -200,20 +199,20 @@ class Rows:
         self._padded = torch.where(self._is_row, step * B + n - first[step], 0)  # n -> t * B + b
 
     def pad(self, x: Tensor) -> Tensor:
-        """x [N, C] as the operator got it -> [T, B, C], zero where a row has ended."""
+        """Unpack x [N, C] -> [T, B, C], zero where a row has ended; return padded x as it is."""
         if self.live is None:
             return x
         return torch.where(self.live[..., None], x[self._packed], x.new_zeros(()))
 
     def pack(self, y: Tensor) -> Tensor:
-        """y [T, B, C] -> [N, C], as x came, zero past the last row."""
+        """Pack y [T, B, C] as x was, -> [N, C], zero past the last row."""
         if self.live is None:
             return y
         rows = y.flatten(0, 1)[self._padded]
         return torch.where(self._is_row[:, None], rows, y.new_zeros(()))
 
     def order(self, direction: int) -> Order:
-        """Return a lane's, forwards in time, 0, or backwards, 1: there a row begins at its end."""
+        """Return the Order of direction 0, or of 1, which is backwards from each row's end."""
         steps = range(self.T - 1, -1, -1) if direction else range(self.T)
         live = None if self.live is None else self.live[..., None]
         if self._not_reset is None:
@@ -225,14 +224,14 @@ class Rows:
 def reset_mask(
     resets: Tensor, directions: int, B: int, batch_sizes: Tensor | None = None
 ) -> Tensor:
-    """Return `not_reset` of what a user says: resets is true where a row begins anew at a step.
+    """Return the mask `not_reset` of a user's `resets`.
 
-    Nothing then crosses between that step and the one before, in either direction.
+    Where resets is true, no state crosses from the step before, in either direction.
 
     Args:
         resets: bool [T, B], or [N] with batch_sizes.
         directions: D.
-        B: rows.
+        B: the number of rows.
 
     Returns:
         [D, T, B] or [D, N].

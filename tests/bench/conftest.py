@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from bench import cases, training
+from bench import cases, core, parts, training
+from lm.settings import PRESETS
 
 TINY = cases.Shape(3, 2, 7, 7, 2)
 
@@ -16,5 +19,8 @@ def tiny(monkeypatch):
     torch.set_num_threads(1)
     for name in ("small", "medium", "large"):
         monkeypatch.setitem(cases.CASES, name, cases.Case(name, TINY))
-        monkeypatch.setitem(training.SETTINGS, name, training.Settings(0.5, 0.3, 0.5))
+        quick = {"keep_prob": 0.5, "max_grad_norm": 0.3, "init_scale": 0.5}
+        monkeypatch.setitem(PRESETS, name, dataclasses.replace(PRESETS[name], **quick))
     monkeypatch.setattr(training, "VOCABULARY", 40)
+    monkeypatch.setattr(core, "REST", 0.0)
+    monkeypatch.setattr(parts, "STEPS", 2)

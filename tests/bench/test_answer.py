@@ -1,42 +1,84 @@
-"""README's answer and docs/why.md: each number in them is the results file's."""
+"""README, docs/why.md and the report: each measured number in them is a results file's."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
-from bench import answer, core
+pytest.importorskip("pandas", reason="tables need pandas: pip install '.[plot]'")
+pytest.importorskip("matplotlib", reason="figures need matplotlib: pip install '.[plot]'")
+
+from bench import answer, core, docs, ladder, model, tables
+from bench.core import Record
+
+ROOT = Path(__file__).parents[2]
+FILES = docs.files()
 
 
-def test_pages_and_figures_are_what_the_results_file_gives():
-    wrong = [path.name for path, _ in answer.outdated()]
-    assert not wrong, f"{', '.join(wrong)}: run `make docs`"
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_pages_figures_and_the_report_are_what_the_results_give(path):
+    assert path.read_text(encoding="utf-8") == FILES[path], "run `make docs`"
 
 
-def test_a_changed_number_is_seen(monkeypatch, tmp_path):
+def test_every_block_is_somewhere_and_a_changed_one_is_made_again(monkeypatch, capsys, tmp_path):
+    texts = {path: path.read_text(encoding="utf-8") for path in FILES if path.suffix == ".md"}
+    names = {name for text in texts.values() for _, name, _ in docs.MARKED.findall(text)}
+    assert names == docs.BLOCKS.keys()
     page = tmp_path / "page.md"
-    text = answer.made("<!-- table answer -->\n<!-- end -->\n")
-    page.write_text(text.replace("times", "time"))
-    monkeypatch.setattr(answer, "PAGES", (page,))
-    monkeypatch.setattr(answer, "FIGURES", {})
-    monkeypatch.setattr(answer, "ROOT", tmp_path)
-    assert [path for path, _ in answer.outdated()] == [page]
-    assert answer.main(["--check"]) == 1
-    assert answer.main([]) == 0
-    assert answer.main(["--check"]) == 0
-    assert page.read_text() == text
+    right = docs.made("<!-- table answer -->\n<!-- end -->\n")
+    page.write_text(right.replace("times", "time"))
+    assert docs.made(page.read_text()) == right
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    monkeypatch.setattr(docs, "files", lambda: {page: right})
+    assert docs.main(["--check"]) == 1
+    assert capsys.readouterr().out == "page.md: is not what its files give\n"
+    assert docs.main([]) == docs.main(["--check"]) == 0
+    assert page.read_text() == right
+
+
+# A time, a rate or a factor in the words of a page, which is in no results file -> whose it is.
+QUANTITY = re.compile(
+    r"(?<![\w.])\d[\d,.]*(?: to \d[\d,.]*)?"
+    r"(?:%| ?(?:times|x|ms|us|[GT]F(?:LOP)?/s|[GT]B/s|words/s)\b)"
+)
+CARD, H100 = model.GTX_1080, model.H100
+STATED = {
+    "README.md": {"95%": "of an interval"},
+    "why.md": {
+        f"{CARD.flops / 1e12:g} TFLOP/s": "data sheet",
+        f"{CARD.bandwidth / 1e9:g} GB/s": "the same",
+        f"{H100.flops / 1e12:g} TFLOP/s": "data sheet",
+        f"{H100.bandwidth / 1e12:g} TB/s": "the same",
+        f"{model.H100_L2 / 1e12:g} TB/s": "assumed", f"{1e6 * H100.launch:g} us": "assumed",
+        "2 to 10 us": "assumed", "10 times": "assumed", "95%": "of an interval",
+        "5%": "of an interval",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", STATED)
+def test_every_other_quantity_in_a_sentence_has_a_source(page):
+    """A measured one belongs in a block, which its results file makes."""
+    path = next(path for path in FILES if path.name == page)
+    words = re.sub(r"```.*?```", "", docs.MARKED.sub("", path.read_text()), flags=re.DOTALL)
+    quantities = {re.sub(r"\s+", " ", quantity) for quantity in QUANTITY.findall(words)}
+    assert quantities <= STATED[page].keys(), quantities - STATED[page].keys()
 
 
 def first_screen() -> str:
-    return answer.PAGES[0].read_text(encoding="utf-8").partition("\n## Two commands")[0]
+    """Return README up to its second table, without code."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## When it is faster")[0]
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
 
 
 def test_the_first_screen_has_no_measured_number_outside_a_block():
-    """What is left are the post's own numbers, sizes, and the date."""
-    text = answer.MARKED.sub("", first_screen())
+    """The text outside blocks has the post's own numbers, sizes, the date, and Zen 4."""
+    text = docs.MARKED.sub("", first_screen())
     numbers = set(re.findall(r"(?<![\w.])\d[\d,.]*\d|\b\d\b", text))
-    stated = {"1080", "7,400", "3,800", "11", "2017", "2", "650", "20", "35", "200", "1500", "2014"}
+    stated = {"1080", "7,400", "3,800", "11", "2017", "2", "650", "20", "35"}
+    stated |= {"200", "1500", "2014", "4"}
     assert numbers <= stated, numbers - stated
 
 
@@ -46,20 +88,39 @@ def test_tables_of_the_first_screen_have_five_columns_at_most():
     assert max(line.count("|") - 1 for line in rows) <= 5
 
 
+def test_the_report_opens_with_the_ladders_answer():
+    title, sentence, figure, *_ = FILES[tables.RESULTS / "cpu" / "report.md"].split("\n\n")
+    assert title == "# Why is a fused LSTM faster, and by how much here?"
+    whole = core.speedup(answer.climbed()[0], answer.climbed()[-1])
+    assert whole.text in sentence
+    assert figure.endswith("(answer.svg)")
+
+
 def test_no_factor_is_told_from_noise():
-    """Where an interval has 1 in it and is wide, the page says so and has no factor."""
-    for (case, dtype, threads), _ in answer.groups().items():
-        rungs = answer.climbed(case, dtype, threads)
-        for gain in answer.gains(rungs):
-            assert ("x" in str(gain)) == gain.clear
+    """Rounds that scatter by far more than they differ: no factor is printed."""
+    kinds = {f"{kind}_{way}": 8 for kind in ("weights", "gradients", "intermediates")
+        for way in ("read", "written")}  # fmt: skip
+    facts = {"launches": 2, "flop": 8, "isa": "avx2", "predicted": {"launches": 1.0}} | kinds
+    noisy = [
+        Record("ladder", "tiny", label, "step", seconds, group="g", extra=facts)
+        for label, seconds in (("loop", (1.0, 9.0, 2.0, 8.0)), ("pointwise", (9.0, 1.0, 8.0, 2.0)))
+    ]
+    text = answer.ladder_table(tables.rows(tables.of_records(noisy)))
+    assert "no difference seen" in text
+    assert "1.00x" not in text
+
+
+def test_the_ladders_are_told_with_what_is_beside_them():
+    text = answer.ladders(tables.results("ladder.jsonl"))
+    for name in (
+        "step loop",
+        *(f"+ {fuse}" for fuse in ladder.LEVELS),
+        "nn.LSTM",
+        "small, AVX2, 1 core",
+    ):
+        assert name in text
 
 
 def test_the_run_was_quiet():
-    busy = {r.group: r.foreign for of in answer.groups().values() for r in of.values()}
-    assert busy
+    busy = {row.group: row.foreign for row in tables.rows(tables.results("ladder.jsonl"))}
     assert max(busy.values()) <= core.BUSY, busy
-
-
-@pytest.mark.parametrize("name", answer.BLOCKS)
-def test_every_block_stands_somewhere(name):
-    assert any(f"<!-- table {name} -->" in page.read_text() for page in answer.PAGES)

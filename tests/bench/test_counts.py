@@ -21,7 +21,7 @@ def runner(label: str) -> Local:
 
 def test_launches_of_the_loop():
     work, setup = runner(LOOP).work("inference")
-    found = count.count(work, CPU, setup)
+    found = count.count(work, setup, CPU)
     T, L = SHAPE.T, SHAPE.L
     # A step of a layer: cat, product, 3 sigmoids, 2 tanh, 3 mul, 1 add. A layer: two cats of
     # weights and states, one sum of biases, one stack. Two stacks at the end.
@@ -33,7 +33,7 @@ def test_launches_of_the_loop():
 
 def test_nn_lstm_is_fused():
     work, setup = runner(BASE).work("step")
-    found = count.count(work, CPU, setup)
+    found = count.count(work, setup, CPU)
     assert found["launches"] < SHAPE.T * SHAPE.L + 10
 
 
@@ -45,13 +45,13 @@ def test_memory_of_native_is_what_its_tensors_take():
     T, B, _, H, L = shape
     saved = 4 * T * B * H * 6 * L  # bytes of the gates, c and h of all layers
     # The backward adds one layer's gradients of gates, the weights' and panels of packed operands.
-    assert saved < count.count(work, CPU, setup)["memory"] < 3 * saved
+    assert saved < count.count(work, setup, CPU)["memory"] < 3 * saved
 
 
 def test_counting_is_silent(capfd):
     held = runner(BASE)
     work, setup = held.work("backward")
-    count.count(work, CPU, setup)
+    count.count(work, setup, CPU)
     assert capfd.readouterr() == ("", "")
 
 
@@ -63,7 +63,6 @@ def test_a_compiled_function_is_not_watched():
     compiled = torch.compile(eager, backend="eager", fullgraph=True)
     a = torch.randn(4, 4)
     compiled(a)
-    found = count.count(lambda: compiled(a), CPU)
-    assert found["launches"] == 2
-    assert found["bytes"] is None
+    found = count.count(lambda: compiled(a), None, CPU)
+    assert (found["launches"], found["bytes"]) == (None, None)
     assert torch.equal(compiled(a), eager(a))

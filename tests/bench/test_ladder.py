@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from bench import core, ladder
+from bench import core, ladder, suites
 from bench.cases import Case, Shape, make_problem
-from bench.core import Group, Record
+from bench.core import Group, Record, Task
 from fused_lstm import native
 from tolerance import assert_close
 
@@ -35,21 +35,26 @@ def test_our_product_is_pytorchs_with_its_derivatives(bias):
         assert_close(mine, right, name)
 
 
+def group_of(problem, rungs) -> Group:
+    return Group(
+        Task("tiny", problem, {r.label: partial(ladder.Climber, r, problem) for r in rungs})
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_every_rung_gives_nn_lstms_answer(dtype):
     problem = make_problem(CASE, dtype=dtype)
-    rungs = {rung.label: rung for rung in ladder.rungs(CPU, dtype)}
-    assert list(rungs)[:5] == ["loop", *ladder.LEVELS]
-    group = Group(problem, {label: lambda r=r: r.build(problem) for label, r in rungs.items()})
+    rungs = ladder.rungs(CPU, dtype)
+    assert [rung.label for rung in rungs][:5] == ["loop", *ladder.LEVELS]
+    group = group_of(problem, rungs)
     assert not group.failed
-    assert set(group.errors) == set(rungs)
+    assert set(group.errors) == {rung.label for rung in rungs}
 
 
 def test_a_wrong_rung_is_not_timed(monkeypatch):
     monkeypatch.setattr(ladder, "OURS", ladder.OURS._replace(step=lambda part, h, w: part))
     problem = make_problem(CASE)
-    rungs = {rung.label: rung for rung in ladder.rungs(CPU, torch.float32)}
-    group = Group(problem, {label: lambda r=r: r.build(problem) for label, r in rungs.items()})
+    group = group_of(problem, ladder.rungs(CPU, torch.float32))
     assert "hoisted" in group.failed
     assert "loop" not in group.failed
 
@@ -67,77 +72,32 @@ def test_rungs_that_multiply_step_by_step_use_one_product(monkeypatch):
     T, L = CASE.shape.T, CASE.shape.L
     for rung in ladder.on_cpu(native.OPS.isa(), ladder.OURS)[:2]:
         kinds.clear()
-        rung.build(problem).step()
+        ladder.Climber(rung, problem).step()
         assert sorted(kinds) == sorted(["input", "dx", "dW"] * T * L)
 
 
-def records() -> list[Record]:
-    suite = SimpleNamespace(cases=[CASE], dtypes=["float32"], pace=core.Pace(0.2, 3, 4))
-    options = SimpleNamespace(device=CPU)
-    return list(ladder.run("ladder", suite, options))
-
-
 @pytest.fixture(scope="module")
-def measured() -> list[Record]:
-    return records()
+def climbed() -> list[Record]:
+    """The five rungs of a tiny LSTM, measured."""
+    suite = suites.Suite("", [CASE], ladder.tasks, pace=core.Pace(0.2, 3, 4))
+    (task,) = ladder.tasks(suite, SimpleNamespace(device=CPU))
+    records = {r.contender: r for r in suites.race("ladder", suite, task, [1], CPU)}
+    assert {ladder.NN, ladder.TORCH_LOOP} <= records.keys()
+    return [records[label] for label in ("loop", *ladder.LEVELS)]
 
 
-def test_the_factors_multiply_to_the_whole(measured):
-    rungs = ladder.ladder_of(measured)
+def test_the_factors_multiply_to_the_whole(climbed):
     whole = 1.0
-    for below, rung in itertools.pairwise(rungs):
+    for below, rung in itertools.pairwise(climbed):
         whole *= core.speedup(below, rung).value
-    assert whole == pytest.approx(core.speedup(rungs[0], rungs[-1]).value)
+    assert whole == pytest.approx(core.speedup(climbed[0], climbed[-1]).value)
 
 
-def test_each_rung_has_its_counts_and_its_prediction(measured):
-    launches = [r.extra["launches"] for r in ladder.ladder_of(measured)]
+def test_each_rung_has_its_counts_and_its_prediction(climbed):
+    launches = [r.extra["launches"] for r in climbed]
     assert launches == sorted(launches, reverse=True)
     assert launches[-1] == 2
-    for record in ladder.ladder_of(measured):
-        assert record.extra["predicted"].keys() == {
-            "products", "weights", "gradients", "intermediates", "launches",
-        }  # fmt: skip
-        assert ladder.predicted(record) > 0
-
-
-def test_it_comes_back_from_a_file_and_is_told(measured, tmp_path):
-    core.save(tmp_path / "ladder.jsonl", measured)
-    loaded = core.load(tmp_path / "ladder.jsonl")
-    assert ladder.show(loaded) == ladder.show(measured)
-    text = ladder.show(loaded)
-    for name in ("loop", *ladder.LEVELS, "nn.LSTM", "loop, torch.mm"):
-        assert name in text
-
-
-def test_the_report_has_it(measured):
-    blocks: list[str] = []
-    page = SimpleNamespace(add=lambda *texts: blocks.extend(texts))
-    ladder.section(page, [])
-    assert not blocks
-    ladder.section(page, measured)
-    assert ladder.show(measured) in blocks[1]
-
-
-def test_a_busy_machine_is_said_first(measured):
-    busy = [dataclasses.replace(record, foreign=0.3) for record in measured]
-    assert ladder.show(busy).startswith("BUSY: other work took up to 30%")
-    quiet = [dataclasses.replace(record, foreign=0.1) for record in measured]
-    assert "BUSY" not in ladder.show(quiet)
-
-
-def test_noise_is_no_factor():
-    """Rounds that scatter by far more than they differ: no factor is printed."""
-    noisy = [
-        Record("ladder", "tiny", label, "step", seconds, group="g", extra=facts())
-        for label, seconds in (("loop", (1.0, 9.0, 2.0, 8.0)), ("pointwise", (9.0, 1.0, 8.0, 2.0)))
-    ]
-    text = ladder.show(noisy)
-    assert "no difference seen" in text
-    assert "1.00x" not in text
-
-
-def facts() -> dict:
-    kinds = {f"{kind}_{way}": 8 for kind in ("weights", "gradients", "intermediates")
-        for way in ("read", "written")}  # fmt: skip
-    return {"launches": 2, "flop": 8, "isa": "avx2"} | kinds
+    kinds = {"products", "weights", "gradients", "intermediates", "launches"}
+    for record in climbed:
+        assert record.extra["predicted"].keys() == kinds
+        assert all(seconds > 0 for seconds in record.extra["predicted"].values())

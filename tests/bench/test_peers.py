@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import textwrap
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from bench import peers
 from bench.cases import Shape, make_problem
 from bench.contenders import NN_LSTM, Contender, everyone, trainers, why_not
-from bench.core import Group, Pace
+from bench.core import Group, Pace, Task
 from bench.lstm import Local
 from bench.peers import gates
 from bench.peers.remote import PeerFailed, Remote, environment, to_arrays
@@ -28,9 +29,8 @@ QUICK = Pace(seconds=0, least=2, most=2, warmup=0)
 
 def group_of(work, *entered: Contender) -> Group:
     """Peers, and nn.LSTM, on a work."""
-    return Group(
-        work, {c.label: (lambda c=c: (Remote if c.peer else Local)(c, work)) for c in entered}
-    )
+    build = {c.label: partial(Remote if c.peer else Local, c, work) for c in entered}
+    return Group(Task("tiny", work, build))
 
 
 @pytest.mark.parametrize("order", [gates.PYTORCH, gates.TENSORFLOW, gates.KERAS])
@@ -100,7 +100,7 @@ def test_an_installed_peer_computes_what_nn_lstm_does(contender):
     samples = group.time(["inference", "step"], QUICK)
     modes = [m for m in ("inference", "step") if m in peers.PEERS[contender.engine].modes]
     assert [mode for _, mode in samples] == modes
-    assert all(second > 0 for sample in samples.values() for second in sample)
+    assert all(s > 0 for turns in samples.values() for turn in turns for s in turn)
     group.close()
 
 
@@ -200,7 +200,7 @@ def test_a_peer_that_hangs_is_ended(stand_in, monkeypatch):
     monkeypatch.setattr("bench.peers.remote.PATIENCE", 0.2)
     monkeypatch.setattr(group.runners["jax"]._process.stdin, "flush", lambda: None)
     with pytest.raises(PeerFailed, match="ended by SIGKILL"):
-        group.runners["jax"].timed("step")()
+        group.runners["jax"].timed("step")(1, 0.0)
     group.close()
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from bench import answer, tables
 from bench.core import Record, save
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +24,15 @@ SVG = "{http://www.w3.org/2000/svg}"
 SHAPE = {"T": 35, "B": 20, "I": 650, "H": 650, "L": 2}
 MADE_UP = {"loop-none": 8.0, "native-pointwise": 7.0, "native-steps": 2.0, "native-layers": 1.9,
     "cudnn": 4.0}  # fmt: skip
+
+
+def report():
+    """The module, which draws."""
+    pytest.importorskip("pandas", reason="tables need pandas: pip install '.[plot]'")
+    pytest.importorskip("matplotlib", reason="figures need matplotlib: pip install '.[plot]'")
+    from bench import report
+
+    return report
 
 
 def record(suite: str, contender: str, mode: str, ms: float, **more) -> Record:
@@ -39,19 +47,19 @@ def everything() -> list[Record]:
     """A made-up run of every suite that the page shows."""
     records = [record("lstm", label, mode, ms, memory=10**6, extra={"launches": 7})
                for label, ms in MADE_UP.items() for mode in ("inference", "step")]  # fmt: skip
-    losses = {"losses": [9.2, 9.1, 9.0]}
+    kinds = {f"{kind}_{way}": 10**8 for kind in ("weights", "gradients", "intermediates")
+        for way in ("read", "written")}  # fmt: skip
+    counts = {"launches": 7, "flop": 10**9, "isa": "avx2", "predicted": {"launches": 0.001}}
+    climbed = zip(("loop", "pointwise", "hoisted", "steps", "layers", "nn.LSTM"),
+        (8.0, 7.0, 4.0, 2.0, 1.9, 4.0), strict=True)  # fmt: skip
+    records += [record("ladder", label, "step", ms, extra=counts | kinds) for label, ms in climbed]
     for label, ms in {"tensorflow": 300.0, "jax": 290.0}.items():
-        records.append(record("post", label, "train", ms, extra=losses))
+        records.append(record("post", label, "train", ms))
         records.append(record("post", label, "rest", 100.0))
-    for label, ms in {
-        "stock-cudnn": 250.0,
-        "stock-loop-none": 500.0,
-        "native-layers": 130.0,
-    }.items():
-        records.append(record("post", label, "train", ms, extra=losses | {"lstm_seconds": [0.08]}))
-    records += [
-        record("peers", label, "step", ms) for label, ms in {"jax": 9.0, "cudnn": 4.0}.items()
-    ]
+    inside = {"lstm_seconds": [0.08]}
+    for label, ms in (("stock-cudnn", 250.0), ("stock-loop-none", 500.0), ("native-layers", 130.0)):
+        records.append(record("post", label, "train", ms, extra=inside))
+    records += [record("peers", label, "step", ms) for label, ms in (("jax", 9.0), ("cudnn", 4.0))]
     for label in ("cudnn", "native-layers"):
         records.append(record("inference", label, "inference", 3.0))
         for count in (0, 2):
@@ -66,8 +74,7 @@ def everything() -> list[Record]:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """The folder that the report of such a run has written."""
-    pytest.importorskip("matplotlib", reason="figures need matplotlib: pip install '.[plot]'")
-    from bench.report import main
+    main = report().main
 
     folder = tmp_path_factory.mktemp("report")
     save(folder / "run.jsonl", everything())
@@ -78,9 +85,9 @@ def written(tmp_path_factory):
 def test_the_page_opens_with_the_answer_and_a_figure_of_words_per_second(written):
     title, sentence, figure, *_ = (written / "report.md").read_text().split("\n\n")
     assert title == "# Why is a fused LSTM faster, and by how much here?"
-    assert "4.21x as fast as a step loop at medium" in sentence
-    assert "`steps` (3.50x)" in sentence
-    assert "nn.LSTM is 2.00x as fast as the loop" in sentence
+    assert "takes 1.9 ms forward and backward at medium" in sentence
+    assert "takes 8: 4.21x (" in sentence
+    assert "1.14 is `pointwise`, 1.75 is `hoisted`" in sentence
     assert figure.endswith("(answer.svg)")
 
 
@@ -109,76 +116,47 @@ def test_the_factor_is_taken_apart_and_who_is_missing_is_named(written):
     assert "No GPU: nothing here says how fast a GPU is." in text
 
 
-def test_bars_are_told_apart_by_the_colour_blind():
-    pytest.importorskip("matplotlib")
-    from bench.figures import COLOURS
-
-    assert len(set(COLOURS.values())) == len(COLOURS)
-
-
-def test_two_runs_are_compared_beside_their_noise(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
-    from bench.report import main
-
-    before, after = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+def test_two_runs_are_compared_beside_their_noise():
     records = everything()
     faster = [
         dataclasses.replace(r, seconds=tuple(t / 2 for t in r.seconds))
         if r.contender == "cudnn" and r.suite == "lstm" else r for r in records
     ]  # fmt: skip
-    save(before, records)
-    save(after, faster)
-    assert main([str(after), "-o", str(tmp_path), "--before", str(before)]) == 0
-    text = (tmp_path / "report.md").read_text()
+    text = "\n".join(report().tell(frame(faster), frame(records)).blocks)
     assert re.search(r"lstm, medium, step, float32: nn\.LSTM .* 2\.00x .* faster \|", text)
     assert re.search(r"lstm, medium, step, float32: step loop .* - .* within noise \|", text)
 
 
-def test_a_busy_machine_is_said_at_the_head(tmp_path):
-    pytest.importorskip("matplotlib")
-    from bench.report import tell
+def frame(records: list[Record]):
+    from bench.tables import of_records
 
-    page = tell([dataclasses.replace(r, foreign=0.4) for r in everything()])
+    return of_records(records)
+
+
+def test_a_busy_machine_is_said_at_the_head():
+    page = report().tell(frame([dataclasses.replace(r, foreign=0.4) for r in everything()]))
     assert page.blocks[1] == "**The machine was busy: other work took 40% of it.**"
 
 
-def test_files_that_cannot_be_read_are_one_line(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
-    from bench.report import main
-
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [(None, "No such file"), ("nonsense", "is no file of records"), ("[1]", "lacks case"),
+        ('{"suite": "s"}', "lacks case")],
+    ids=["none", "text", "list", "object"],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_is_one_line(text, says, tmp_path, capsys):
+    file = tmp_path / "run.jsonl"
+    if text:
+        file.write_text(text)
     with pytest.raises(SystemExit) as stopped:
-        main([str(tmp_path / "none.jsonl"), "-o", str(tmp_path)])
+        report().main([str(file), "-o", str(tmp_path)])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.endswith("none.jsonl: No such file or directory\n")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"{file}: " in last
+    assert says in last
 
 
-# --- the tables of README and docs ---
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_tables_are_what_their_files_give(path):
-    text = path.read_text()
-    assert tables.made(text) == text, "make docs"
-
-
-def test_every_table_is_somewhere_and_a_changed_one_is_made_again():
-    texts = "".join(path.read_text() for path in DOCUMENTS)
-    assert set(tables.TABLES | answer.BLOCKS) == {
-        name for _, name, _ in tables.MARKED.findall(texts)
-    }
-    start = texts.index("<!-- table perplexity -->")
-    changed = texts[:start] + texts[start:].replace("115.86", "115.85", 1)
-    assert tables.made(changed) == texts != changed
-
-
-def test_check_names_what_differs(monkeypatch, capsys, tmp_path):
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "README.md").write_text("<!-- table perplexity -->\n<!-- end -->\n")
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
-    assert tables.main(["--check"]) == 1
-    assert capsys.readouterr().out == "README.md: is not what its files give\n"
-    assert tables.main([]) == 0
-    assert tables.main(["--check"]) == 0
+# --- links, and who imports whom ---
 
 
 def anchor(heading: str) -> str:
@@ -251,11 +229,11 @@ def test_plain_pytest_times_nothing():
     assert "no tests" in done.stdout
 
 
-def test_pytest_benchmark_times_checks_and_compares(tmp_path):
-    """Plain pytest-benchmark: groups by case, extra_info, --benchmark-compare."""
-    storage, file = f"--benchmark-storage={tmp_path}", tmp_path / "run.json"
-    only = ["--benchmark-only", "-q", "-k", "small and step and (cudnn or loop-none)", storage]
-    done = pytest_in(*only, "--benchmark-autosave", f"--benchmark-json={file}")
+def test_pytest_benchmark_times_and_checks(tmp_path):
+    """Plain pytest-benchmark: groups by case, extra_info."""
+    file = tmp_path / "run.json"
+    only = ["bench", "--benchmark-only", "-q", "-k", "small and step and (cudnn or loop-none)"]
+    done = pytest_in(*only, f"--benchmark-json={file}")
     assert done.returncode == 0, done.stdout
     assert "benchmark 'small (l2t20b20h200), step': 2 tests" in done.stdout
     run = json.loads(file.read_text())
@@ -265,6 +243,13 @@ def test_pytest_benchmark_times_checks_and_compares(tmp_path):
         assert facts["GF/s"] > 0
         assert facts["x nn.LSTM"] > 0
         assert facts["max_error"] < 1e-5
+
+
+@pytest.mark.slow  # plain pytest-benchmark's own
+def test_two_runs_of_pytest_benchmark_are_compared(tmp_path):
+    storage = f"--benchmark-storage={tmp_path}"
+    only = ["bench", "--benchmark-only", "-q", "-k", "small and step and cudnn", storage]
+    assert pytest_in(*only, "--benchmark-autosave").returncode == 0
     again = pytest_in(*only, "--benchmark-compare")
     assert again.returncode == 0, again.stdout
     assert "Comparing against benchmarks from" in again.stdout + again.stderr

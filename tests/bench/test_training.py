@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 
 import pytest
 import torch
 from torch import nn
 
-from bench import training
 from bench.contenders import Contender, trainers, why_not
 from bench.core import WrongAnswer, require_right
-from bench.machine import peak_bytes
 from bench.training import Inside, Learner, make_lesson
 
 CPU = torch.device("cpu")
@@ -40,14 +37,18 @@ def test_every_engine_learns_as_the_reference_does(contender, tiny):
 def test_at_its_real_size_too_small_has_a_gradient_that_is_clipped():
     """In the last step that is checked: a clip that is left out would else pass."""
     lesson = make_lesson("small")
-    lazy = dataclasses.replace(lesson, settings=dataclasses.replace(lesson.settings, clip=1e9))
+    lazy = dataclasses.replace(
+        lesson, settings=dataclasses.replace(lesson.settings, max_grad_norm=1e9)
+    )
     right = lesson.expected()
     require_right("right", Learner(STOCK, lesson).answer(), right)
     with pytest.raises(WrongAnswer, match=r"update of .* differs"):
         require_right("lazy", Learner(STOCK, lazy).answer(), right)
 
 
-@pytest.mark.parametrize("change", [{"clip": 1e9}, {"rate": 2.0}], ids=["clip", "rate"])
+@pytest.mark.parametrize(
+    "change", [{"max_grad_norm": 1e9}, {"learning_rate": 2.0}], ids=["clip", "rate"]
+)
 def test_another_training_step_is_refused(change, tiny):
     lesson = make_lesson("small")
     other = dataclasses.replace(lesson, settings=dataclasses.replace(lesson.settings, **change))
@@ -94,22 +95,3 @@ def test_a_modules_time_inside_a_step_is_its_forward_and_its_backward():
     with torch.no_grad():  # has no backward: it is no step
         slow(before(torch.ones(1, 3)).requires_grad_(), None)
     assert len(inside.seconds()) == 2
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-def test_memory_is_the_peak_beyond_what_was_there():
-    import mmap
-
-    size = 64 << 20
-    torch.ones(5 * size // 16)  # a peak of before, which must not count
-    zeros = bytes(size)
-    # From the system itself: malloc may have as much left of what other tests have freed.
-    peak = peak_bytes(lambda: mmap.mmap(-1, size).write(zeros))
-    if peak is None:
-        pytest.skip("this system does not say how much memory a process has had")
-    assert 0.9 * size < peak < 2 * size
-
-
-def test_the_memory_of_a_step_is_asked_of_a_learner(tiny):
-    peak = training.memory_of("stock-cudnn", "small")
-    assert peak is None or peak >= 0

@@ -317,7 +317,7 @@ def test_errors_name_the_argument():
         (r"linear_weight: got dtype torch.float64", (x, w.double(), t), {}),
         (r"linear_bias: got shape \[4\]; expected \[5\]", (x, w, t), {"linear_bias": b[1:]}),
         (r"weight: got shape \[4\]; expected \[5\]", (x, w, t), {"weight": torch.ones(4)}),
-        (r"weight: requires a gradient", (x, w, t), {"weight": b}),
+        (r"weight: got a tensor that requires a gradient", (x, w, t), {"weight": b}),
         (r"target: got shape \[3\]; expected \[4\]", (x, w, t[1:]), {}),
         (r"target: got shape \[4\]; expected \[4, 5\]", (x, w, t.float()), {}),
         (r"target: got dtype torch.int32", (x, w, t.int()), {}),

@@ -1,4 +1,4 @@
-"""README's table of how LSTM differs from nn.LSTM, by row; test_export.py has the exporters'."""
+"""docs/deploy.md's table of how LSTM differs from nn.LSTM; test_export.py has the exporters."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cases import rungs
 from fused_lstm import native
 from tolerance import assert_close
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
 NATIVE_MISSING = native.missing(torch.device("cpu"))
 
 
 def test_the_table_is_there():
-    rows = re.findall(r"^\| (.+?) \|", README.read_text().split("## How it differs")[1], re.M)
+    rows = re.findall(r"^\| (.+?) \|", PAGE.read_text().split("## How it differs")[1], re.M)
     for row in ("isinstance", "quantize_dynamic", "script", "trace", "onnx", "vmap", "memory"):
         assert any(row in first for first in rows), row
 
@@ -52,7 +52,7 @@ def test_vmap_over_weights_and_inputs(engine, fuse):
 
 
 def test_vmap_of_nn_lstm_is_an_error():
-    """When this fails the README's row is out of date."""
+    """When this fails the table's row is out of date."""
     engines = [e for e in ("cudnn", "compile") if fused_lstm.available_engines()[e] is None]
     for lstm in (nn.LSTM(3, 4), *(fused_lstm.LSTM(3, 4, engine=engine) for engine in engines)):
         with pytest.raises(RuntimeError, match=r"Batching rule not implemented|functorch"):

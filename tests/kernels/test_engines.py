@@ -96,7 +96,7 @@ def test_unknown_names_are_errors_when_the_module_is_made(engine, fuse, message)
 
 
 def test_unknown_device_is_an_error():
-    with pytest.raises(ValueError, match="device: got 'gpu'; expected such as 'cpu'"):
+    with pytest.raises(ValueError, match="device: got 'gpu'; expected a name such as 'cpu'"):
         fused_lstm.available_engines("gpu")
 
 

@@ -1,4 +1,4 @@
-"""The worked examples in docs/ run, and learn what they say."""
+"""The code in docs/ runs, and the worked examples learn what they say."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def run(page: str) -> dict:
-    """What a page's Python leaves behind."""
+    """Run a page's Python; return its names."""
     names = {}
     for code in re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S):
         exec(compile(code, page, "exec"), names)
@@ -26,3 +26,10 @@ def test_the_tagger_learns():
 @pytest.mark.filterwarnings("ignore:engine='auto' takes nn.LSTM")
 def test_the_policy_remembers():
     assert run("policy.md")["recalled"] > 0.8
+
+
+@pytest.mark.filterwarnings(
+    "ignore:engine='auto' takes nn.LSTM", "ignore:.*torch.jit.* is deprecated"
+)
+def test_the_page_on_deployment():
+    run("deploy.md")

@@ -195,8 +195,10 @@ def test_what_a_cell_refuses():
         cell(x, (torch.zeros(2, 4), torch.zeros(2, 5)))
     with pytest.raises(ValueError, match=r"input: got \[1, 2, 3\]; expected \[B, I\]"):
         cell(x[None])
-    with pytest.raises(ValueError, match="weight_ih_l0: got shape"):
+    with pytest.raises(ValueError, match=r"input: got \[2, 5\]; expected .* with I = 3"):
         cell(torch.randn(2, 5))
+    with pytest.raises(ValueError, match=r"h: got shape \[1, 4\]; expected \[B, 4\]"):
+        cell(x, (torch.zeros(1, 4), torch.zeros(1, 4)))
     with pytest.raises(ValueError, match="hx: got tuple; expected a tensor, h"):
         fused_lstm.GRUCell(3, 4)(x, (x, x))
 

@@ -166,13 +166,15 @@ def test_bad_input_names_the_argument(spoil, message, engine, fuse):
 
 
 def test_the_cell_has_its_options_and_one_state():
-    with pytest.raises(ValueError, match="peephole: got True; expected none of a gru"):
+    with pytest.raises(ValueError, match="peephole: got True; expected False with cell 'gru'"):
         Spec("gru", peephole=True)
     x, (h, c) = torch.randn(3, 2, 4), torch.randn(2, 1, 2, 5)
     weights = list(nn.GRU(4, 5).parameters())
     _, (h_n, c_n) = fused_lstm.lstm(x, (h, h), weights, cell=GRU, engine="loop")
     assert torch.equal(h_n, c_n)
-    with pytest.raises(ValueError, match="state: got two tensors; expected one twice"):
+    with pytest.raises(
+        ValueError, match="state: got two tensors; expected h_0 twice with cell 'gru'"
+    ):
         fused_lstm.lstm(x, (h, c), weights, cell=GRU)
     assert of_schema(1, 4, 0.0, None, True, **GRU.schema) == GRU
     assert GRU.weights(3, 5, 5) == {

@@ -172,7 +172,7 @@ NOT_RESETS = {
     "dtype": (torch.zeros(4, 3), r"resets: got torch.float32; expected torch.bool"),
     "device": (
         torch.zeros(4, 3, dtype=torch.bool, device="meta"),
-        r"resets: got one on meta; expected",
+        r"resets: got device meta; expected",
     ),
     "type": ([True], r"resets: got list; expected a tensor"),
 }
@@ -190,7 +190,9 @@ def test_resets_that_are_none(resets, message, engine, fuse):
 def test_a_packed_sequence_has_its_lengths(engine, fuse):
     packed = pack_sequence([torch.randn(4, 3), torch.randn(2, 3)])
     module = fused_lstm.LSTM(3, 4, engine=engine, fuse=fuse)
-    with pytest.raises(ValueError, match="lengths: got some; expected None: a PackedSequence"):
+    with pytest.raises(
+        ValueError, match="lengths: got a tensor; expected None with a PackedSequence"
+    ):
         module(packed, None, torch.tensor([4, 2]))
     with pytest.raises(ValueError, match=r"resets: got shape \[4, 2\]; expected \[6\]"):
         module(packed, None, None, torch.zeros(4, 2, dtype=torch.bool))

@@ -264,7 +264,7 @@ def test_other_modes_are_refused(mode):
     module = opacus.grad_sample.utils.wrap_model(
         fused_lstm.opacus.LSTM(I, H, batch_first=True), grad_sample_mode=mode
     )
-    with pytest.raises(NotImplementedError, match="grad_sample_mode='hooks' alone"):
+    with pytest.raises(NotImplementedError, match="expected 'hooks'"):
         module(torch.randn(B, T, I))
 
 

@@ -93,7 +93,7 @@ def test_x_is_checked(x, message):
 
 
 def test_what_cannot_stream():
-    with pytest.raises(ValueError, match="module: got two directions; expected one"):
+    with pytest.raises(ValueError, match="module: got bidirectional=True; expected one"):
         fused_lstm.Streaming(fused_lstm.LSTM(3, 4, bidirectional=True))
     with pytest.raises(
         ValueError, match=r"module: got LSTM of torch.nn.modules.rnn; expected a fused_lstm.LSTM"

@@ -28,6 +28,17 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
       "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor? bias, Tensor target,"
       " Tensor? row_grad, int ignore_index, str? precision=None)"
       " -> (Tensor loss, Tensor dhidden, Tensor dweight, Tensor dbias)");
+  m.def(
+      "recurrence(Tensor x_part, Tensor h0, Tensor c0, Tensor weight_hh, Tensor? bias_m, str cell,"
+      " bool save, *, bool reverse=False, Tensor? batch_sizes=None, Tensor? keep=None,"
+      " float clip=0., str? precision=None)"
+      " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor gates)");
+  m.def(
+      "recurrence_backward(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor h0, Tensor c0,"
+      " Tensor weight_hh, Tensor? bias_m, Tensor y, Tensor c, Tensor gates, str cell, *,"
+      " bool reverse=False, Tensor? batch_sizes=None, Tensor? keep=None, float clip=0.,"
+      " str? precision=None)"
+      " -> (Tensor dx_part, Tensor dh0, Tensor dc0, Tensor dweight_hh, Tensor dbias_m)");
   m.def("dropout(Tensor x, float p, Tensor seed, int first=0) -> Tensor");
   m.def(
       "packing(Tensor lengths, int steps, bool batch_first)"
@@ -50,6 +61,8 @@ STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
   m.impl("cell_backward", Boxed<fused_lstm::cell_backward>::call);
   m.impl("lstm", Boxed<fused_lstm::lstm>::call);
   m.impl("lstm_backward", Boxed<fused_lstm::lstm_backward>::call);
+  m.impl("recurrence", Boxed<fused_lstm::recurrence>::call);
+  m.impl("recurrence_backward", Boxed<fused_lstm::recurrence_backward>::call);
   m.impl("linear_cross_entropy", Boxed<fused_lstm::linear_cross_entropy>::call);
   m.impl("dropout", Boxed<fused_lstm::dropout>::call);
   m.impl("packing", Boxed<fused_lstm::packing>::call);

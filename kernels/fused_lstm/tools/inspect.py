@@ -1,8 +1,8 @@
-"""What a kernel would be on a GPU that is not here: `python -m fused_lstm.tools.inspect --help`.
+"""The kernels compiled for a GPU that is not here: `python -m fused_lstm.tools.inspect --help`.
 
-Compiles the steps or layers kernels for an architecture, with the plan and the alignment that a
-launch on that GPU would have, and prints what the machine code uses: registers, spills, shared
-memory, tensor-core instructions, and a floor for the time of a step.
+The tool compiles the steps or layers kernels for an architecture, with the plan and the alignment
+of a launch on that GPU. It prints registers, spills, shared memory, tensor-core instructions, and
+a lower bound for the time of a step.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,13 @@ STATES = {
     "c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr", "h_mask_ptr",
     "h_old_ptr", "dh_old_ptr", "raw_ptr", "gain_ptr", "shares_ptr", "stats_ptr", "dseen_ptr",
 }  # fmt: skip
-OTHERS = {"barrier_ptr": "*i32", "offset_ptr": "*i64", "not_reset_ptr": "*u8", "seed_ptr": "*i64"}
-RATE = re.compile(r"(dropout|candidate|zone)_")  # floats
+OTHERS = {
+    "barrier_ptr": "*i32", "offset_ptr": "*i64", "not_reset_ptr": "*u8", "seed_ptr": "*i64",
+    "first_ptr": "*i64", "keep_ptr": "*u8",
+}  # fmt: skip
+RATE = re.compile(r"(dropout|candidate|zone)_|clip$")  # floats
 SWITCHES = "peephole", "layer_norm", "coupled", "gru", "rnn_tanh", "rnn_relu"
+SYNC_CYCLES = 64  # clock cycles of a sync among a program's warps, about
 RATES = ("zoneout", "recurrent_dropout", "candidate_dropout")  # options that draw
 TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 
@@ -38,7 +43,7 @@ TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 
 
 def kernel_of(chosen: plan.Plan):
-    """The kernel that a plan launches."""
+    """Return the kernel that a plan launches."""
     from ..triton import backward, forward
 
     if chosen.direction == "forward":
@@ -47,7 +52,7 @@ def kernel_of(chosen: plan.Plan):
 
 
 def argument_type(name: str, dtype: str) -> str:
-    """A kernel argument's type from its name, the naming rule of kernels/fused_lstm/triton."""
+    """Return a kernel argument's type from its name, by the rule of kernels/fused_lstm/triton."""
     if name in OTHERS:
         return OTHERS[name]
     if name in STATES:
@@ -58,8 +63,7 @@ def argument_type(name: str, dtype: str) -> str:
 
 
 def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN):
-    """The compiled kernel of a plan, with every pointer aligned to 16 bytes, as torch's are; in
-    training, of a cell.
+    """Compile a plan's kernel for a cell in training, with pointers aligned to 16 bytes as torch's.
 
     Args:
         target: an architecture such as 90, or Triton's GPUTarget.
@@ -77,7 +81,10 @@ def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN):
 def compile_kernel(
     kernel, dtype: str, constants: dict, lanes: dict[str, int], target: Any, options=None
 ):
-    """Compile ahead of time; `lanes`: how many pointers a tuple has, by its argument's name."""
+    """Compile a kernel ahead of time.
+
+    lanes: argument's name -> the number of pointers in its tuple.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -102,7 +109,7 @@ def compile_kernel(
 
 
 def trips(chosen: plan.Plan) -> list[int]:
-    """Rounds of a step's loops over streamed weights, in the order of the code."""
+    """Return the rounds of a step's loops over streamed weights, in the order of the code."""
     by_h, below = chosen.chunks - chosen.resident, chosen.chunks - chosen.resident_ih
     if chosen.direction == "forward":
         rounds = [by_h, below][: chosen.products]
@@ -115,7 +122,7 @@ def trips(chosen: plan.Plan) -> list[int]:
 
 
 def executed(chosen: plan.Plan, step: sass.Code) -> dict[str, int] | None:
-    """What a step executes: instructions of a thread, and all programs' bytes."""
+    """Count a step's instructions of a thread, and the bytes of all programs."""
     rows = chosen.products * chosen.summed_gates * chosen.chunks * chosen.rows
     # A warp multiplies 16 rows by 8 columns at least, if others do the same.
     rows += chosen.chunks_hr * max(chosen.own, 16 * 8 * chosen.warps // chosen.block_b)
@@ -125,21 +132,21 @@ def executed(chosen: plan.Plan, step: sass.Code) -> dict[str, int] | None:
 
 
 def thread(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of stack that one takes."""
+    """Return a thread's registers and bytes of stack."""
     text = sass.disassemble(cubin, "-res-usage")
     (registers, stack), *_ = re.findall(r"REG:(\d+) STACK:(\d+)", text)
     return int(registers), int(stack)
 
 
 def inspect(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> dict:
-    """Everything this tool prints about one kernel, as plain data."""
+    """Return everything that this tool prints about one kernel, as plain data."""
     compiled = compile_plan(chosen, device.arch, cell)
     cubin = compiled.asm["cubin"]
     registers, stack = thread(cubin)
     code = sass.instructions(sass.disassemble(cubin, "-sass"))
     loop = sass.time_loop(code) if chosen.persistent else None
     step = code if loop is None else sass.inside(code, loop)  # a launch of one step has no loop
-    return {
+    report = {
         "kernel": kernel_of(chosen).fn.__name__,
         "device": device.name,
         "arch": f"sm_{device.arch}",
@@ -155,10 +162,26 @@ def inspect(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> di
         "cost": asdict(choice.cost(chosen, device)),
         "sass": [f"{address:6x}  {text}" for address, text in step],
     }
+    return report | {"step_us": step_us(report, device)}
+
+
+def step_us(report: dict, device: devices.Device) -> float:
+    """Return a step's microseconds by arithmetic: its floor, the instructions of all of a program's
+    warps at four a clock cycle, and SYNC_CYCLES a sync of the program.
+
+    Where loops over streamed weights could not be told, each counts once: it takes longer.
+    """
+    executed, loop, chosen = report["executed"] or {}, report["loop"], report["plan"]
+    instructions = executed.get("instructions", loop["instructions"])
+    syncs = executed.get("syncs", loop["barrier_cta"])
+    cycles = instructions * chosen["warps"] / 4 + syncs * SYNC_CYCLES
+    if chosen["alone"]:  # a multiprocessor has some, one after another
+        cycles *= -(-chosen["programs"] // device.sms)
+    return report["cost"]["floor_us"] + cycles / device.clock / 1e3
 
 
 def inspect_amd(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> dict:
-    """The same of one of AMD's GPUs, of its assembler text: a time loop is not told apart."""
+    """Return `inspect`'s data for an AMD GPU, from assembler text without its time loop."""
     from triton.backends.compiler import GPUTarget
 
     compiled = compile_plan(chosen, GPUTarget("hip", device.gfx, device.wave), cell)
@@ -184,7 +207,7 @@ def inspect_amd(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -
 
 
 def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> list[dict]:
-    """The same of the pointwise kernels, which have no plan: one block of 512 elements each."""
+    """Return `inspect`'s data for the pointwise kernels, each with one block of 512 elements."""
     import triton.language as tl
 
     from ..triton import launch
@@ -218,6 +241,48 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
     return chosen
 
 
+# --- the table of docs/gpu.md ---
+
+SURVEYED = [(hidden, 20, dtype) for hidden in (64, 200, 650, 1500) for dtype in ("bf16", "fp32")]
+SURVEYED[6:6] = [(768, 16, "fp16")]  # FlashRNN's
+
+
+def surveyed(arch: int, shape: tuple[int, int, str], direction: str) -> dict:
+    """Return what a layer's launch on an architecture compiles to, as a row of docs/gpu.md."""
+    (hidden, batch, dtype), device = shape, devices.by_arch(arch)
+    options: dict[str, Any] = {"hidden": hidden, "batch": batch, "dtype": dtype, "device": device}
+    chosen = choice.choose(direction, layers=1, **options)
+    report = inspect(chosen, device)
+    executed = report["executed"] or {}
+    return {
+        "arch": report["arch"], "hidden": hidden, "batch": batch, "dtype": dtype,
+        "direction": direction, "programs": chosen.programs, "alone": chosen.alone,
+        "resident": chosen.summed_gates * chosen.resident,
+        "tiles": chosen.summed_gates * chosen.chunks, "registers": report["registers"],
+        "spills": report["loop"]["spills"],
+        "instructions": executed.get("instructions", report["loop"]["instructions"]),
+        "syncs": executed.get("syncs", report["loop"]["barrier_cta"]),
+        "whole": bool(executed) or chosen.resident == chosen.chunks,  # all rounds are counted
+        "us": round(report["step_us"], 2),
+    }  # fmt: skip
+
+
+def survey(path: Path, jobs: int) -> None:
+    """Compile every shape of docs/gpu.md's table, into a file by Triton's version."""
+    import triton
+
+    rows = json.loads(path.read_text()) if path.exists() else {}
+    work = list(product((80, 90, 100, 120), SURVEYED, ("forward", "backward")))
+    with ProcessPoolExecutor(jobs) as pool:
+        found = list(pool.map(surveyed, *zip(*work, strict=True)))
+    rows[".".join(triton.__version__.split(".")[:2])] = found
+    lines = (
+        f'"{version}": [\n' + ",\n".join(map(json.dumps, of_one)) + "]"
+        for version, of_one in rows.items()
+    )
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
 # --- the command ---
 
 
@@ -226,11 +291,12 @@ program: what one multiprocessor runs at a time; unit: a column of h with its fo
 resident: weights that a program keeps on the chip for all steps, by tiles of w_hh, w_ih and w_hr
 spill: a register that went to memory for want of room; stack: the room for them
 arrive, acquire: the two halves of a barrier of all programs; bar.sync: of one program's threads
-at least, floor: what a step costs by arithmetic on the card's data, not a measured time"""
+at least, floor: what a step costs by arithmetic on the card's data, not a measured time
+about: the floor, instructions at four a clock cycle of a multiprocessor, and 64 cycles a sync"""
 
 
 def table_amd(report: dict) -> str:
-    """One kernel's report on AMD's, for people."""
+    """Return one kernel's report on an AMD GPU as text."""
     chosen = report["plan"]
     return "\n".join([
         f"        kernel  {report['kernel']} on {report['device']} ({report['arch']})",
@@ -246,7 +312,7 @@ def table_amd(report: dict) -> str:
 
 
 def table(report: dict) -> str:
-    """One kernel's report for people."""
+    """Return one kernel's report as text."""
     if "matrix" in report:
         return table_amd(report)
     chosen, loop, whole, cost = (report[k] for k in ("plan", "loop", "whole", "cost"))
@@ -281,12 +347,14 @@ def table(report: dict) -> str:
          f" {cost['barriers']} grid barriers"),
         ("floor", f"{cost['floor_us']:.2f} us a step ({cost['bound']}; a barrier taken as"
          f" {devices.BARRIER_US:.0f} us)"),
+        *([("about", f"{report['step_us']:.2f} us a step, with its instructions and syncs")]
+          if chosen else []),
     ]  # fmt: skip
     return "\n".join(f"{name:>14}  {text}" for name, text in lines)
 
 
 def executed_lines(report: dict) -> list[tuple[str, str]]:
-    """What a step executes, counted in the machine code, and whether its order is the barrier's."""
+    """Return lines on a step's instructions, and on the order that the grid barrier needs."""
     lines, chosen = [], report["executed"]
     if chosen:
         lines.append(("a step", f"{chosen['instructions']} instructions a thread,"
@@ -307,7 +375,10 @@ def parser() -> argparse.ArgumentParser:
         "--arch", nargs="+", default=["sm_90"], help="sm_80, sm_89, sm_90, sm_100, sm_120"
     )
     made.add_argument(
-        "--device", choices=[*devices.DEVICES, *devices.AMD], help="instead of --arch: a card"
+        "--device",
+        nargs="+",
+        choices=[*devices.DEVICES, *devices.AMD],
+        help="instead of --arch: cards",
     )
     made.add_argument("--hidden", type=int, nargs="+", default=[1500])
     made.add_argument("--batch", type=int, default=20)
@@ -324,6 +395,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--no-tf32", action="store_true", help="full precision for float32")
     made.add_argument("--json", metavar="FILE", help="write all of it, without the machine code")
+    made.add_argument(
+        "--survey", type=Path, metavar="FILE", help="docs/gpu.md's table, into a file"
+    )
     made.add_argument("--jobs", type=int, default=1, help="kernels compiled at once [1]")
     made.add_argument("--sass", action="store_true", help="print the time loop's machine code")
     return made
@@ -331,14 +405,16 @@ def parser() -> argparse.ArgumentParser:
 
 def chosen(args: argparse.Namespace) -> list[devices.Device]:
     if args.device:
-        return [(devices.DEVICES | devices.AMD)[args.device]]
+        return [(devices.DEVICES | devices.AMD)[name] for name in args.device]
     if any(not re.fullmatch(r"sm_\d+", arch) for arch in args.arch):
-        raise ValueError(f"--arch must be like sm_90, got {' '.join(args.arch)}")
+        raise ValueError(f"--arch: got {' '.join(args.arch)}; expected such as sm_90")
     return [devices.by_arch(int(arch[3:])) for arch in args.arch]
 
 
 def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple]]:
-    """What the arguments ask for: functions and their arguments, a report or several each."""
+    """Yield each function, with its arguments, that makes a report of the command line."""
+    from ..triton import launch
+
     options: dict[str, Any] = {name: 0.5 if name in RATES else True for name in args.cell}
     cell = Spec(**options)
     for device in chosen(args):
@@ -346,7 +422,7 @@ def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple
             for dtype in args.dtype:
                 shape: dict[str, Any] = {"hidden": hidden, "batch": args.batch, "dtype": dtype}
                 shape |= {"layers": args.layers, "device": device, "tf32": not args.no_tf32}
-                shape |= {"projected": args.proj_size, "norm": cell.layer_norm}
+                shape |= {"projected": args.proj_size, "norm": launch.norms(cell)}
                 if args.fuse == "pointwise":
                     yield pointwise, (dtype, device, args.batch, hidden)
                     continue
@@ -359,7 +435,7 @@ def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple
 
 
 def reports(args: argparse.Namespace) -> Iterator[dict]:
-    """Every kernel that the arguments ask for, one after another."""
+    """Yield the reports of every kernel that the arguments ask for."""
     work = list(wanted(args))
     with ProcessPoolExecutor(args.jobs) as pool:
         for job in [pool.submit(function, *rest) for function, rest in work]:
@@ -375,6 +451,9 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError("--hidden, --batch, --layers and --jobs must be at least 1")
         if args.proj_size < 0:
             raise ValueError(f"--proj-size must be at least 0, got {args.proj_size}")
+        if args.survey:
+            survey(args.survey, args.jobs)
+            return 0
         for report in reports(args):
             print(table(report), end="\n\n", flush=True)
             if args.sass:

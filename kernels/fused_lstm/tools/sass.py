@@ -1,7 +1,7 @@
-"""A kernel's machine code (SASS), read: its time loop, what a step executes, and in which order.
+"""A reader of a kernel's machine code (SASS): its time loop, and a step's instructions in order.
 
-The order is what the barrier's argument (triton/barrier.py) needs of the machine code, which is
-the assembler's work and no test of the source can see.
+The grid barrier (triton/barrier.py) is correct only if the assembler keeps an order, which a test
+of the source cannot see.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TENSOR_CORE = ("HGMMA", "HMMA", "DMMA", "UTCHMMA")
 
 
 def disassemble(cubin: bytes, *flags: str) -> str:
-    """What cuobjdump, which comes with triton, prints of a cubin."""
+    """Return the text that cuobjdump, which comes with triton, prints for a cubin."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -41,7 +41,7 @@ def instructions(sass: str) -> Code:
 
 
 def loops(code: Code) -> list[tuple[int, int]]:
-    """First and last address of every loop: each branch backwards, in the order of their ends."""
+    """Return the first and last address of every loop (a branch backwards), ordered by the last."""
     found = {}
     for address, text in code:
         target = re.match(r"BRA\b.*?(0x[0-9a-f]+)", text)
@@ -51,7 +51,7 @@ def loops(code: Code) -> list[tuple[int, int]]:
 
 
 def time_loop(code: Code) -> tuple[int, int] | None:
-    """The longest loop, or None."""
+    """Return the longest loop, or None."""
     return max(loops(code), key=lambda loop: loop[1] - loop[0], default=None)
 
 
@@ -63,7 +63,7 @@ def inside(code: Code, loop: tuple[int, int]) -> Code:
 
 
 def count(code: Code) -> dict[str, int]:
-    """How often the instructions occur that tell something about a kernel."""
+    """Count the instructions that characterize a kernel."""
     names = Counter(text.split()[0] for _, text in code)
 
     def total(*prefixes: str) -> int:
@@ -81,7 +81,7 @@ def count(code: Code) -> dict[str, int]:
 
 
 def bytes_of(text: str) -> int:
-    """Bytes that a thread moves by a load from or a store to global memory; 0 by anything else."""
+    """Return the bytes that a thread's load or store moves in global memory, else 0."""
     name, *rest = text.split()[0].split(".")
     if name not in ("LDG", "STG", "LDGSTS"):
         return 0
@@ -90,7 +90,7 @@ def bytes_of(text: str) -> int:
 
 
 def multiplications(text: str) -> int:
-    """What a warp multiplies in one tensor-core instruction (a quarter of a warp group's)."""
+    """Return a warp's multiplications in one tensor-core instruction (1/4 of a warp group's)."""
     name = text.split()[0]
     if group := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)", name):
         m, n, k = map(int, group.groups())
@@ -100,16 +100,17 @@ def multiplications(text: str) -> int:
 
 
 def executed(code: Code, trips: Sequence[int], products: int) -> dict[str, int] | None:
-    """What a thread executes in a step, if each wait finds at once what it waits for.
+    """Count what a thread executes in a step, if no wait has to wait.
 
     Args:
-        code: the time loop's.
+        code: the time loop.
         trips: rounds of each loop over streamed weights, in the order of the code.
         products: multiplications that a warp makes in a step, on tensor cores.
 
     Returns:
-        instructions; bytes loaded and stored, of masked elements too; arrivals at barriers. None
-        where the assembler has turned the loops into others: then the multiplications differ.
+        instructions; syncs of a program; bytes loaded and stored, of masked elements too; arrivals
+        at barriers. None where the assembler has turned the loops into others: then the
+        multiplications differ.
     """
     whole = (code[0][0], code[-1][0])
     inner = [loop for loop in loops(code) if loop != whole]
@@ -119,6 +120,7 @@ def executed(code: Code, trips: Sequence[int], products: int) -> dict[str, int] 
     for address, text in code:
         times = prod(n for (first, last), n in rounds if first <= address <= last)
         total["instructions"] += times
+        total["syncs"] += times * (text.split()[0].split(".")[0] == "BAR")
         total["bytes"] += times * bytes_of(text)
         total["arrivals"] += times * (text.split()[0].split(".")[0] in ARRIVES)
         total["multiplications"] += times * multiplications(text)
@@ -129,7 +131,7 @@ def executed(code: Code, trips: Sequence[int], products: int) -> dict[str, int] 
 
 
 def _kind(address: int, text: str) -> str | None:
-    """What an instruction is to the barrier's argument."""
+    """Classify an instruction for `order`."""
     name = text.split()[0]
     head, parts = name.split(".")[0], name.split(".")
     if head in ("LDG", "LDGSTS"):
@@ -148,11 +150,12 @@ def _kind(address: int, text: str) -> str | None:
 
 
 def order(code: Code) -> list[str]:
-    """What breaks the barrier's argument in a time loop; [] where nothing does.
+    """Return the violations of the grid barrier's order in a time loop.
 
-    Every arrive follows a fence of the GPU's scope, and that a sync of the program, with no access
-    to global memory in between. Every acquire (a strong load, then L1 discarded) ends its own loop.
-    No exchange is read between an arrive and the next acquire. No load is of the read-only path.
+    Every arrive follows a fence of the GPU's scope, which follows a sync of the program, with no
+    access to global memory in between. Every acquire (a strong load, then L1 discarded) ends a loop
+    of its own. No exchange buffer is read between an arrive and the next acquire. No load takes
+    the read-only path.
     """
     events = [(a, kind, text) for a, text in code if (kind := _kind(a, text)) is not None]
     merged: list[tuple[int, str, str]] = []

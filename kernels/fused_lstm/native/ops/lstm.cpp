@@ -69,7 +69,8 @@ Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long weights
   return s;
 }
 
-// Where each step's rows begin, and at last their number; checks batch_sizes.
+}  // namespace
+
 std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes, long batch) {
   if (!batch_sizes) {
     CHECK_VALUE(x.size(0) > 0, "x: got no time steps (shape ", shown(x),
@@ -94,6 +95,8 @@ std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes
               ", should have a row for each of batch_sizes, ", first.back());
   return first;
 }
+
+namespace {
 
 // Undefined where there is none.
 Tensor checked_keep(const OptionalTensor& keep, const Call& call, const Tensor& x) {
@@ -333,7 +336,9 @@ std::tuple<Tensor, Tensor, Tensor> int8_lstm(Tensor x, Tensor h0, Tensor c0, Ten
   Sizes& s = call.sizes;
   call.packed = batch_sizes.has_value();
   const NamedCell named = cell_of(cell, std::vector<double>(cell.empty() ? 0 : 4), false);
-  CHECK_VALUE(!named.options.on && has_c(named.kind), "cell: got '", cell,
+  const bool known = named.kind == CellKind::lstm || named.kind == CellKind::coupled ||
+                     named.kind == CellKind::gru;
+  CHECK_VALUE(!named.options.on && known, "cell: got '", cell,
               "', should be '', coupled or gru");
   const long count = static_cast<long>(weights.size());
   s = sizes_of(x, h0, c0, count, 0, directions, call.packed);

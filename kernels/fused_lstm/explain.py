@@ -1,0 +1,71 @@
+"""`explain`: which code runs each recurrent layer of a model, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from .convert import OURS, TORCHS, compiled_or_quantized, spec_of
+from .engines import engine_module, resolve
+from .install import is_installed, why_never
+from .modules import SLSTM, Recurrent, RecurrentCell
+
+# Of a layer that `auto` gives to native, the calls that are torch's own, which is faster there.
+STEPS = {
+    "lstm": "",
+    "gru": "; torch's own for one step in training",
+    "rnn_tanh": "; torch's own for one step",
+    "rnn_relu": "; torch's own for one step",
+}
+CELLS = {
+    "lstm": "; torch's own in training and for few rows",
+    "gru": "; torch's own in training and for few rows",
+    "rnn_tanh": "; torch's own on a CPU",
+    "rnn_relu": "; torch's own on a CPU",
+}
+
+
+def explain(model: nn.Module) -> dict[str, str]:
+    """Return which code runs each recurrent layer of a model, and why.
+
+    Args:
+        model: any module; it may be a recurrent layer itself.
+
+    Returns:
+        The layer's name, as in named_modules -> an engine and its description, such as "native at
+        layers: C++ kernels ...", or "torch's own: " and the reason; then the calls that differ.
+        Under `install`, calls in a graph (torch.jit, torch.compile, torch.export, ONNX), under
+        torch.func, under a TorchDispatchMode and on tensor subclasses run torch's own code too.
+    """
+    layers = {name: _explained(module) for name, module in model.named_modules()}
+    return {name: what for name, what in layers.items() if what is not None}
+
+
+def _explained(module: Any) -> str | None:
+    """Return what runs a module; None where it is not a recurrent layer."""
+    why = compiled_or_quantized(module)
+    if why is None and not isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return None
+    ours = isinstance(module, Recurrent | RecurrentCell)
+    if why is None and not ours and not is_installed():
+        why = "fused_lstm.install() has not been called"
+    if why is not None:
+        return f"torch's own: {why}"
+    kind = type(module)
+    base: Any = next((b for b in kind.__mro__ if b in OURS or b in TORCHS or b is SLSTM), None)
+    if base is None:
+        return f"its own: {kind.__name__} is a subclass of none of torch.nn's layers"
+    is_cell = isinstance(module, nn.RNNCellBase)
+    weight, spec = module.weight_ih if is_cell else module.weight_ih_l0, spec_of(module)
+    why = None if ours else why_never(spec, weight.device, weight.dtype)
+    if why is not None:
+        return f"torch's own: {why}"
+    engine, fuse = (module.engine, module.fuse) if ours else ("auto", None)
+    name, level = resolve(engine, fuse, weight.device, spec)
+    what = f"{name}{f' at {level}' if level else ''}: {engine_module(name).describe(weight.device)}"
+    if (engine, fuse, name) == ("auto", None, "native") and spec.is_torchs:
+        what += (CELLS if is_cell else STEPS)[spec.cell]
+    if kind.forward is not base.forward:
+        what += f"; where {kind.__name__}'s forward calls {base.__name__}'s"
+    return what

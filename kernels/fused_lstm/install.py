@@ -1,0 +1,225 @@
+"""`install`: nn.LSTM, nn.GRU, nn.RNN and their cells run this library's kernels.
+
+A module of torch.nn checks its arguments, lays them out and calls a function of `torch._VF`, such
+as `_VF.lstm`. `install` gives torch.nn.modules.rnn functions with the same names and arguments. No
+class, attribute, parameter, file or forward changes. A function of this file runs this library's
+kernels, or torch's own function where `why_torchs` gives a reason.
+
+T, B, I, H, P: time steps, batch, input size, hidden size, size of h. L, D: layers, directions.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache, partial
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.jit._builtins import _register_builtin
+from torch.nn.modules import rnn
+
+from .engines import cell_pays, in_a_graph, resolve, step_pays
+from .functional import DTYPES, call, without_autocast
+from .pullback import is_differentiated, is_transformed
+from .spec import CELLS, Spec
+from .varlen import Varlen
+
+TORCHS = rnn._VF  # torch._VF, which has lstm, gru, rnn_tanh, rnn_relu and their cells
+
+
+# --- when ours runs ---
+
+
+def why_torchs(spec: Spec, x: Tensor, tensors: Sequence[Tensor]) -> str | None:
+    """Return why a call runs torch's own code; None where it runs this library's.
+
+    Args:
+        x: its input, time first.
+        tensors: its states and weights.
+    """
+    if is_transformed():
+        return "torch.func or forward mode differentiates it"
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return "a TorchDispatchMode is on, which has to see torch's operators"
+    for tensor in (x, *tensors):
+        if type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
+            return f"a tensor of it is a {type(tensor).__name__}"
+    if x.layout is not torch.strided or x.is_nested or x.numel() == 0:
+        return "its input is not dense, or is empty"
+    return why_never(spec, x.device, x.dtype)
+
+
+@lru_cache
+def why_never(spec: Spec, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return why a module on a device, in a dtype, always runs torch's own code, or None."""
+    if dtype not in DTYPES:
+        return f"it is in {dtype}"
+    engine, _ = resolve("auto", None, device, spec)
+    return f"engine 'auto' is torch's own on {device}" if engine == "cudnn" else None
+
+
+# --- the functions of torch._VF that torch.nn's modules call ---
+
+
+@lru_cache
+def spec_of(
+    cell: str, layers: int, directions: int, bias: bool, projection: bool, dropout: float
+) -> Spec:
+    """Return the Spec of a module of torch.nn."""
+    return Spec(
+        cell, layers=layers, directions=directions, bias=bias, projection=projection,
+        dropout=dropout,
+    )  # fmt: skip
+
+
+def _layers(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
+    """Run `_VF.lstm`, `gru`, `rnn_tanh` or `rnn_relu` of padded or of packed rows.
+
+    Args:
+        arguments: of padded rows x [T, B, I] ([B, T, I] with batch_first), hx, weights, bias,
+            layers, dropout, training, bidirectional, batch_first; of packed ones x [N, I],
+            batch_sizes [T], hx, weights, bias, layers, dropout, training, bidirectional. hx is
+            h_0 [L * D, B, P], of an LSTM (h_0, c_0).
+
+    Returns:
+        y as x lies, then the last states.
+    """
+    torchs = getattr(TORCHS, cell)
+    if in_a_graph():  # which has to run without fused_lstm
+        return torchs(*arguments)
+    if isinstance(arguments[3], bool):  # of packed rows a list, the weights
+        x, hx, weights, bias, layers, dropout, training, bidirectional, batch_first = arguments
+        rows, T = None, x.shape[1 if batch_first else 0]
+    else:
+        x, batch_sizes, hx, weights, bias, layers, dropout, training, bidirectional = arguments
+        rows, batch_first, T = Varlen(batch_sizes), False, len(batch_sizes)
+    h0, c0 = hx if CELLS[cell].has_c else (hx, hx)
+    H, P = c0.shape[-1], h0.shape[-1]
+    spec = spec_of(cell, layers, 1 + bidirectional, bias, P != H, dropout)
+    tensors = h0, c0, *weights
+    slow = T == 1 and not step_pays(cell, is_differentiated(x, *tensors))
+    if slow or why_torchs(spec, x, tensors) is not None:
+        return torchs(*arguments)
+    x = x.transpose(0, 1) if batch_first else x
+    try:
+        with _as_torch_casts(x, cell == "gru"):
+            y, *states = call(spec, x, h0, c0, weights, H, P, "auto", None, training, None, rows)
+    except ValueError:
+        if rows is not None:  # torch 2.15 reads past the end of a state that is too small
+            raise
+        return torchs(*arguments)  # says in its words what does not fit
+    return y.transpose(0, 1) if batch_first else y, *states[: 1 + spec.has_c]
+
+
+def _cell(cell: str, x: Tensor, hx: Any, *weights: Tensor) -> Any:
+    """Run `_VF.lstm_cell`, `gru_cell`, `rnn_tanh_cell` or `rnn_relu_cell`.
+
+    Args:
+        x: [B, I].
+        hx: h [B, H], of an LSTM (h, c).
+        weights: w_ih, w_hh, b_ih, b_hh; the last two may be None.
+
+    Returns:
+        h, of an LSTM (h, c).
+    """
+    torchs = getattr(TORCHS, f"{cell}_cell")
+    if in_a_graph():
+        return torchs(x, hx, *weights)
+    h0, c0 = hx if CELLS[cell].has_c else (hx, hx)
+    bias = weights[2] is not None
+    spec, used = spec_of(cell, 1, 1, bias, False, 0.0), weights if bias else weights[:2]
+    tensors, H = (h0, c0, *used), h0.shape[-1]
+    B, I = x.shape
+    slow = not cell_pays(cell, B, I, H, is_differentiated(x, *tensors))
+    if slow or why_torchs(spec, x, tensors) is not None:
+        return torchs(x, hx, *weights)
+    try:
+        with _as_torch_casts(x, cell in ("gru", "lstm")):
+            _, h, c = call(spec, x[None], h0[None], c0[None], used, H, H, "auto", None, True, None)
+    except ValueError:
+        return torchs(x, hx, *weights)
+    return (h[0], c[0]) if spec.has_c else h[0]
+
+
+def _as_torch_casts(x: Tensor, promotes: bool) -> AbstractContextManager:
+    """Return a context in which autocast gives the dtype that torch's own has under it.
+
+    promotes: torch's own is a step loop there, whose products alone are cast.
+    """
+    if not promotes or not torch._C._is_any_autocast_enabled():
+        return nullcontext()
+    cast = x.dtype == torch.get_autocast_dtype(x.device.type)
+    return nullcontext() if cast else without_autocast(x.device)
+
+
+class Functions(ModuleType):
+    """A torch._VF with this library's functions, for torch.nn.modules.rnn."""
+
+    def __init__(self) -> None:
+        super().__init__("fused_lstm.install.Functions")
+        for cell in CELLS.keys() - {"slstm"}:
+            setattr(self, cell, partial(_layers, cell))
+            setattr(self, f"{cell}_cell", partial(_cell, cell))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(TORCHS, name)
+
+
+FUNCTIONS = Functions()
+
+
+# --- in and out ---
+
+LOCK = threading.Lock()
+calls = 0  # how many calls of `install` no `uninstall` has answered
+
+
+class Installation(AbstractContextManager):
+    """The context manager that `install` returns: its exit calls `uninstall`."""
+
+    def __exit__(self, *_: object) -> None:
+        uninstall()
+
+
+def install() -> Installation:
+    """Let nn.LSTM, nn.GRU, nn.RNN and their cells run this library's kernels in this process.
+
+    Modules stay torch.nn's, those that exist and those built later: class, attributes, parameters,
+    state_dict, pickles and files. A subclass that calls nn.LSTM's forward runs the kernels too.
+    torch's own code runs where a graph is made (torch.jit, torch.compile, torch.export, ONNX), so
+    that the graph needs no fused_lstm, and where `explain` says so. Values are torch's to rounding.
+    Under the same seed, dropout between layers draws other masks than torch's.
+
+    All threads are affected, and children that are forked later. Calls nest: the kernels run until
+    `uninstall` has been called as often as `install`.
+
+    Returns:
+        A context manager, for `with fused_lstm.install():`, whose exit calls `uninstall`.
+    """
+    global calls
+    with LOCK:
+        calls += 1
+        if calls == 1:
+            for name, function in vars(FUNCTIONS).items():
+                if isinstance(function, partial):  # torch.jit.script compiles torch's operator
+                    _register_builtin(function, f"aten::{name}")
+            vars(rnn)["_VF"] = FUNCTIONS
+    return Installation()
+
+
+def uninstall() -> None:
+    """Undo one `install`, if there was one; the last one restores torch's functions."""
+    global calls
+    with LOCK:
+        calls = max(calls - 1, 0)
+        if calls == 0:
+            vars(rnn)["_VF"] = TORCHS
+
+
+def is_installed() -> bool:
+    """Return whether torch.nn's modules run this library's kernels now."""
+    return rnn._VF is FUNCTIONS

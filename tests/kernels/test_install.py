@@ -1,0 +1,355 @@
+"""fused_lstm.install: torch.nn's recurrent layers run ours, and are what they were."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import sys
+import threading
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules import rnn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fused_lstm
+from fused_lstm import native
+from tolerance import assert_close
+
+MISSING = native.missing(torch.device("cpu"))
+pytestmark = [
+    pytest.mark.skipif(MISSING is not None, reason=f"native: {MISSING}"),
+    pytest.mark.filterwarnings(
+        "ignore:.*torch.jit.* is deprecated", "ignore::torch.jit.TracerWarning:torch"
+    ),
+]
+LAYERS = {
+    "LSTM": (nn.LSTM, {}),
+    "LSTM-projected": (nn.LSTM, {"proj_size": 3}),
+    "GRU": (nn.GRU, {}),
+    "RNN-tanh": (nn.RNN, {}),
+    "RNN-relu": (nn.RNN, {"nonlinearity": "relu", "bias": False}),
+}
+layers = pytest.mark.parametrize(("kind", "options"), LAYERS.values(), ids=LAYERS)
+
+
+@pytest.fixture(autouse=True)
+def _restored():
+    yield
+    assert rnn._VF is torch._VF, "a test left ours installed"
+
+
+@pytest.fixture
+def ran(monkeypatch) -> list[str]:
+    """The cells of the calls that were ours."""
+    module, cells = sys.modules["fused_lstm.install"], []
+    call = module.call
+
+    def spy(spec, *args):
+        cells.append(spec.cell)
+        return call(spec, *args)
+
+    monkeypatch.setattr(module, "call", spy)
+    return cells
+
+
+def tensors(outputs) -> list[torch.Tensor]:
+    """Every tensor of a call's outputs, in order."""
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    return [t for part in outputs if part is not None for t in tensors(part)]
+
+
+def results(model, *inputs):
+    """Outputs and every gradient of a call."""
+    outputs = [t for t in tensors(model(*inputs)) if t.is_floating_point()]
+    wanted = dict(model.named_parameters())
+    grads = torch.autograd.grad(sum(t.sin().sum() for t in outputs), wanted.values())
+    named = {f"output {n}": t.detach() for n, t in enumerate(outputs)}
+    return named | dict(zip(wanted, grads, strict=True))
+
+
+def assert_same(model, *inputs):
+    """Check that ours gives what torch's own gives, as it lies in memory."""
+    expected = results(model, *inputs)
+    with fused_lstm.install():
+        found = results(model, *inputs)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype
+        assert found[name].stride() == value.stride(), name
+        assert_close(found[name], value, name)
+
+
+# --- values and gradients ---
+
+
+@layers
+@pytest.mark.parametrize("call", ["time-first", "batch-first", "unbatched", "packed", "state"])
+def test_values_and_gradients(kind, options, call, ran):
+    model = kind(5, 6, 2, bidirectional=True, batch_first=call == "batch-first", **options).double()
+    x, arguments = torch.randn(4, 3, 5).double(), ()
+    if call == "unbatched":
+        x = x[:, 0]
+    elif call == "packed":
+        x = pack_padded_sequence(x, [2, 4, 1], enforce_sorted=False)
+    elif call == "state":
+        h = torch.randn(4, 3, options.get("proj_size", 6)).double()
+        arguments = ((h, torch.randn(4, 3, 6).double()) if kind is nn.LSTM else h,)
+    assert_same(model, x, *arguments)
+    assert ran == [model.mode.lower()]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_a_cell(kind, ran):
+    """Ours is for many rows in inference; the rest is torch's own, which is faster."""
+    model, x = kind(70, 130), torch.randn(64, 70)
+    assert_same(model, x)
+    with torch.no_grad(), fused_lstm.install():
+        small = tensors(model(x[:2]))
+    assert ran == []
+    with torch.no_grad():
+        expected = tensors(model(x))
+        with fused_lstm.install():
+            found = tensors(model(x))
+    for a, b in zip([*found, *small], [*expected, *(t[:2] for t in expected)], strict=True):
+        assert_close(a, b, "state")
+    assert ran == {nn.LSTMCell: ["lstm"], nn.GRUCell: ["gru"], nn.RNNCell: []}[kind]
+
+
+def test_one_step(ran):
+    """Where torch's own is faster for one step it runs."""
+    for kind in (nn.LSTM, nn.GRU, nn.RNN):
+        model, x = kind(5, 6), torch.randn(1, 2, 5)
+        assert_same(model, x)
+        with torch.no_grad(), fused_lstm.install():
+            model(x)
+    assert ran == ["lstm", "lstm", "gru"]
+
+
+@pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
+def test_autocast_gives_the_dtypes_that_torchs_has(name, x_dtype):
+    """Of nn.LSTM and nn.RNN bfloat16, of a step loop of torch's what its operators make."""
+    model = getattr(nn, name)(70, 130)
+    x = torch.randn(*(() if "Cell" in name else (2,)), 64, 70, dtype=x_dtype)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        expected = tensors(model(x))
+        with fused_lstm.install():
+            found = tensors(model(x))
+    assert [t.dtype for t in found] == [t.dtype for t in expected]
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.float(), b.float(), atol=2e-2, rtol=0)
+
+
+def test_torchs_words_for_arguments_that_do_not_fit():
+    model, calls = nn.LSTM(5, 6), []
+    calls.append(lambda: model(torch.randn(4, 3, 7)))
+    calls.append(lambda: model(torch.randn(4, 3, 5).double()))
+    calls.append(lambda: model(torch.randn(4, 3, 5), (torch.zeros(1, 2, 6),) * 2))
+    calls.append(lambda: nn.GRUCell(5, 6)(torch.randn(3, 5), torch.zeros(2, 6)))
+    for call in calls:
+        with pytest.raises((RuntimeError, ValueError), match=r"\w") as expected:
+            call()
+        with fused_lstm.install(), pytest.raises(type(expected.value)) as found:
+            call()
+        assert str(found.value) == str(expected.value)
+    packed = pack_padded_sequence(torch.randn(4, 3, 5), [4, 4, 4])
+    with fused_lstm.install(), pytest.raises(ValueError, match="h_0: got shape"):
+        model(packed, (torch.zeros(1, 2, 6),) * 2)  # where nn.LSTM ends the process
+
+
+# --- what stays ---
+
+
+class Twice(nn.LSTM):
+    """A subclass that calls its base's forward."""
+
+    def forward(self, x):
+        y, (h, c) = super().forward(x)
+        return 2 * y, h, c
+
+
+def test_a_module_stays_what_it_is(ran):
+    model, x = nn.LSTM(5, 6), torch.randn(4, 3, 5)
+    before = pickle.dumps(model), list(vars(model)), nn.LSTM.forward, repr(model)
+    with fused_lstm.install():
+        copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), nn.LSTM(5, 6)]
+        copies[2].load_state_dict(model.state_dict())
+        expected = model(x)[0]
+        for each in copies:
+            assert type(each) is nn.LSTM
+            assert torch.equal(each(x)[0], expected)
+        assert (pickle.dumps(model), list(vars(model)), nn.LSTM.forward, repr(model)) == before
+    assert len(ran) == 4
+    assert vars(nn.modules.rnn)["_VF"] is torch._VF
+
+
+def test_a_subclass_runs_ours(ran):
+    model, x = Twice(5, 6), torch.randn(4, 3, 5)
+    assert_same(model, x)
+    assert ran == ["lstm"]
+
+
+class Wrapped(nn.Module):
+    """What torch.jit.script can call: a recurrent layer of its own it cannot."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+@layers
+@pytest.mark.parametrize("made", ["script", "trace"])
+def test_what_torch_jit_saves_needs_nothing_of_ours(kind, options, made, ran):
+    model, x = Wrapped(kind(5, 6, **options)).eval(), torch.randn(4, 3, 5)
+    with fused_lstm.install():
+        if made == "script":
+            compiled = torch.jit.script(model)
+        else:
+            compiled = torch.jit.trace(model, (x,), check_trace=False)
+        file = io.BytesIO()
+        torch.jit.save(compiled, file)
+    file.seek(0)
+    loaded = torch.jit.load(file)
+    names = {node.kind() for node in loaded.inlined_graph.nodes()}
+    assert f"aten::{model.layer.mode.lower()}" in names
+    assert not any("fused_lstm" in name for name in names)
+    assert torch.equal(loaded(x), model(x))
+    assert ran == []
+
+
+def test_torch_export_sees_torchs_operators(ran):
+    model, x = Wrapped(nn.LSTM(5, 6)), torch.randn(4, 3, 5)
+    with fused_lstm.install():
+        program = torch.export.export(model, (x,))
+    targets = [str(node.target) for node in program.graph.nodes]
+    assert any("aten.lstm" in target for target in targets)
+    assert not any("fused_lstm" in target for target in targets)
+    assert ran == []
+
+
+def test_fx_quantize_dynamic_and_compile(ran):
+    model, x = nn.Sequential(nn.Linear(5, 5), nn.LSTM(5, 6)), torch.randn(4, 3, 5)
+    expected = model(x)[0]
+    with fused_lstm.install(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.fx.symbolic_trace(model)
+        assert traced.get_submodule("1") is model[1]
+        assert_close(traced(x)[0], expected, "fx")
+        assert ran == ["lstm"]
+        quantized = torch.ao.quantization.quantize_dynamic(model, {nn.LSTM})
+        assert type(quantized[1]) is torch.ao.nn.quantized.dynamic.LSTM
+        quantized(x)
+        compiled = torch.compile(model, backend="eager")
+        assert_close(compiled(x)[0], expected, "compile")
+    assert ran == ["lstm"]
+
+
+def test_functional_call_and_checkpoint(ran):
+    model, x = nn.LSTM(5, 6), torch.randn(4, 3, 5, requires_grad=True)
+    weights = {name: p.detach() * 2 for name, p in model.named_parameters()}
+    expected = torch.func.functional_call(model, weights, (x,))[0]
+    want = torch.autograd.grad(model(x)[0].sin().sum(), x)[0]
+    with fused_lstm.install():
+        assert_close(torch.func.functional_call(model, weights, (x,))[0], expected, "y")
+        y = torch.utils.checkpoint.checkpoint(lambda x: model(x)[0], x, use_reentrant=False)
+        assert_close(torch.autograd.grad(y.sin().sum(), x)[0], want, "dx")
+    assert ran == ["lstm"] * 3
+
+
+class Kind(torch.Tensor):
+    pass
+
+
+def test_what_looks_at_operators_or_is_no_plain_tensor_gets_torchs(ran):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, x = nn.GRU(5, 6), torch.randn(4, 3, 5)
+    counter = FlopCounterMode(display=False)
+    with fused_lstm.install():
+        with counter:
+            model(x)
+        model(x.as_subclass(Kind))
+        torch.func.grad(lambda x: model(x)[0].sum())(x)
+        model(x[:, :0])
+    assert counter.get_total_flops() > 0
+    assert ran == []
+
+
+# --- in and out ---
+
+
+def test_calls_nest():
+    fused_lstm.install()
+    with fused_lstm.install():
+        assert rnn._VF is not torch._VF
+    assert rnn._VF is not torch._VF
+    fused_lstm.uninstall()
+    assert rnn._VF is torch._VF
+    fused_lstm.uninstall()  # one too many does nothing
+    with fused_lstm.install():
+        assert rnn._VF is not torch._VF
+
+
+def test_an_error_uninstalls():
+    with pytest.raises(KeyError), fused_lstm.install():
+        raise KeyError
+    assert rnn._VF is torch._VF
+
+
+def test_threads_share_it(ran):
+    """A thread that leaves does not take it from one that stays."""
+    model, x, left, go_on = nn.GRU(5, 6), torch.randn(4, 3, 5), threading.Event(), threading.Event()
+
+    def stay():
+        with fused_lstm.install():
+            go_on.set()
+            left.wait()
+            model(x)
+
+    thread = threading.Thread(target=stay)
+    with fused_lstm.install():
+        thread.start()
+        go_on.wait()
+    left.set()
+    thread.join()
+    assert ran == ["gru"]
+
+
+# --- explain ---
+
+
+def test_explain():
+    torch.jit.script(scripted := Wrapped(nn.LSTM(2, 3)))
+    model = nn.ModuleDict({
+        "lstm": nn.LSTM(5, 6), "gru": nn.GRU(5, 6), "cell": nn.RNNCell(5, 6), "twice": Twice(5, 6),
+        "complex": nn.LSTM(5, 6, dtype=torch.complex64),
+        "ours": fused_lstm.LSTM(5, 6, engine="loop"),
+        "linear": nn.Linear(5, 6), "scripted": torch.jit.script(scripted),
+        "quantized": torch.ao.nn.quantized.dynamic.LSTM(5, 6),
+    })  # fmt: skip
+    before = fused_lstm.explain(model)
+    assert before["lstm"] == "torch's own: fused_lstm.install() has not been called"
+    assert before["ours"].startswith("loop at none")
+    with fused_lstm.install():
+        now = fused_lstm.explain(model)
+    assert list(now) == [
+        "lstm", "gru", "cell", "twice", "complex", "ours", "scripted.layer", "quantized",
+    ]  # fmt: skip
+    assert now["lstm"].startswith("native at layers: C++ kernels")
+    assert now["gru"].endswith("; torch's own for one step in training")
+    assert now["cell"].endswith("; torch's own on a CPU")
+    assert now["twice"].endswith("; where Twice's forward calls LSTM's")
+    assert now["complex"] == "torch's own: it is in torch.complex64"
+    assert now["scripted.layer"] == "torch's own: torch.jit has compiled it"
+    assert now["quantized"] == "torch's own: it is quantized, with integers for weights"
+    assert {n for n, why in fused_lstm.conversions(model).items() if why} == {
+        "twice", "scripted.layer", "quantized",
+    }  # fmt: skip
