@@ -210,8 +210,8 @@ def sentence(frame: pd.DataFrame) -> str:
     return (
         f"**On {cores} of {machine(first)} a fused LSTM takes {ms(last.median)} ms forward and"
         f" backward at {case}, {dtype}, where a step loop takes {ms(first.median)}:"
-        f" {speedup(first, last).text} as fast{gained}. It moves {moved(last) / 1e9:.2f} GB of"
-        f" weights and their gradients instead of {moved(first) / 1e9:.1f}, and starts"
+        f" {speedup(first, last).text} as fast{gained}. It moves {megabytes(moved(last))} MB of"
+        f" weights and their gradients instead of {megabytes(moved(first))}, and starts"
         f" {launches(last)} operators instead of {launches(first)}.**"
     )
 

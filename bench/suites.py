@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from fused_lstm import native
+
 from . import cells, ladder, products, samples, streaming, training
 from . import contenders as who
 from .cases import CASES, DTYPES, Case, Shape, make_problem
@@ -67,6 +69,7 @@ class Suite:
     pace: Pace = PACE
     device: str | None = None  # where it can run nowhere else
     module: str = ""
+    native: bool = False  # it measures the C++ engine's parts
 
 
 def named(*names: str) -> list[Case]:
@@ -153,12 +156,13 @@ SUITES = {
     "cells": Suite("cells that cuDNN does not have, beside the plain one, their loops and Keras",
         named("small", "medium"), cells.tasks, tuple(cells.CELLS), pace=Pace(20)),
     "samples": Suite("gradients of each sample, beside Opacus's DPLSTM", named("small"),
-        samples.tasks, ("backward",), pace=Pace(10), device="cpu"),
+        samples.tasks, ("backward",), pace=Pace(10), device="cpu", native=True),
     "products": Suite("each matrix product of the C++ engine by itself", PTB, products.tasks,
-        products.NAMES, threads=(1,), pace=Pace(8, least=3), device="cpu"),
-    "parts": Suite("where a training step's time goes", PTB, device="cpu", module="parts"),
+        products.NAMES, threads=(1,), pace=Pace(8, least=3), device="cpu", native=True),
+    "parts": Suite("where a training step's time goes", PTB, device="cpu", module="parts",
+        native=True),
     "accuracy": Suite("how near the C++ engine's results are to float64's, beside PyTorch's",
-        named("medium"), device="cpu", module="accuracy"),
+        named("medium"), device="cpu", module="accuracy", native=True),
     "gpu": Suite("on a machine with a GPU: compile, test and race all kernels", PTB,
         pace=Pace(1.5), device="cuda", module="gpu.suite"),
 }  # fmt: skip
@@ -169,6 +173,8 @@ DEFAULT = ("ladder", "lstm", "post", "lanes", "scaling", "short", "streaming", "
 def start(name: str, options: Options) -> Iterator[Record]:
     """Run a suite as options ask, a record after another."""
     suite = SUITES[name]
+    if suite.native and (why := native.missing(options.device)):
+        raise ValueError(f"{name}: needs the engine 'native', which cannot run here: {why}")
     seconds = options.seconds or suite.pace.seconds
     turn = min(suite.pace.turn, seconds)
     suite = replace(

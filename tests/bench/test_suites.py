@@ -179,6 +179,15 @@ def test_bad_command_lines_are_one_line(words, says, tiny, tmp_path, monkeypatch
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["products", "parts", "accuracy", "samples"])
+def test_a_suite_of_an_engine_that_is_missing_is_one_line(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(native, "missing", lambda device: "no compiler")
+    with pytest.raises(SystemExit, match="2"):
+        main([name, f"--json={tmp_path / 'r.jsonl'}", "--device=cpu"])
+    why = f"{name}: needs the engine 'native', which cannot run here: no compiler"
+    assert capsys.readouterr().err == f"bench {name}: {why}\n"
+
+
 def test_without_a_name_the_suites_are_listed(capsys):
     assert main([]) == 0
     printed = capsys.readouterr().out
