@@ -144,7 +144,7 @@ class Printer:
         else:
             q1, median, q3 = (1e3 * t for t in quartiles(r.seconds))
             words.append(f"{median:10.4g} ms ({q1:.4g} to {q3:.4g})")
-            base = self.bases.get((r.group, r.mode))
+            base = self.bases.get((r.group, r.mode)) if r.group else None  # else they took no turns
             if r.contender in (BASE, f"stock-{BASE}"):
                 self.bases.setdefault((r.group, r.mode), r)
             elif base:

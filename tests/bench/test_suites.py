@@ -59,6 +59,15 @@ def test_a_default_run_is_of_suites_that_are_there():
 
 
 @needs_native
+def test_parts_took_no_turns_and_are_told_without_a_factor(tiny, tmp_path, capfd):
+    run(tmp_path, "parts")
+    told = capfd.readouterr()
+    assert "LSTM, backward" in told.out
+    assert "against nn.LSTM" not in told.out
+    assert "profiler_start" not in told.err
+
+
+@needs_native
 def test_a_busy_machines_neighbours_are_there_while_it_is_timed(tiny, tmp_path):
     records = run(tmp_path, "busy")
     ours = [r for r in records if r.contender == suites.OURS]
