@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ from . import cells, ladder, products, samples, streaming, training
 from . import contenders as who
 from .cases import CASES, DTYPES, Case, Shape, make_problem
 from .contenders import BASE, LOOP, Contender, of_labels
-from .core import PACE, Group, Pace, Record, Task, Watch, measure, surroundings
+from .core import PACE, Group, Pace, Record, Task, measure, surroundings
 from .lstm import MODES, Local
 from .peers.remote import Remote
 
@@ -193,15 +194,20 @@ def start(name: str, options: Options) -> Iterator[Record]:
 
 
 def race(
-    name: str, suite: Suite, task: Task, threads: Sequence[int], device: torch.device,
-    watch: Watch | None = None,
-) -> Iterator[Record]:  # fmt: skip
+    name: str, suite: Suite, task: Task, threads: Sequence[int], device: torch.device
+) -> Iterator[Record]:
     """Check a task's answers and time it; a record for each, and for each who cannot run, why."""
-    about = {"suite": name, "case": task.case, "mode": suite.modes[0], "dtype": task.dtype}
+    about: dict[str, Any] = {
+        "suite": name,
+        "case": task.case,
+        "mode": suite.modes[0],
+        "dtype": task.dtype,
+    }
+    about |= {"threads": threads[0]} | surroundings(device)
     for label, why in task.whys.items():
-        yield Record(contender=label, why=why, **about, **surroundings(device))
+        yield Record(contender=label, why=why, **about)
     print(f"{name}: {task.case}, {task.dtype}: {', '.join(task.build)}", file=sys.stderr)
-    group = Group(task, watch)
+    group = Group(task)
     for n in threads:
         torch.set_num_threads(n)
         for beside in suite.neighbours:
