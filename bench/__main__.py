@@ -175,15 +175,15 @@ def measure(name: str, options: argparse.Namespace) -> list[Record]:
         if records:
             save(path, records, append=options.json is not None and len(options.names) > 1)
             print(f"records: {path}")
-    if name in ("post", "ladder"):
+    if name in ("post", "ladder") and any(record.seconds for record in records):
         print(f"\n{summary(name, records)}")
     return records
 
 
 def summary(name: str, records: list[Record]) -> str:
     """Return what a suite comes to, as tables."""
-    if importlib.util.find_spec("pandas") is None:
-        return "a table needs pandas: pip install 'fused-lstm[plot]'"
+    if not all(map(importlib.util.find_spec, ("pandas", "matplotlib"))):
+        return "a table needs pandas and matplotlib: pip install 'fused-lstm[plot]'"
     from . import answer, tables
 
     frame = tables.of_records(records)

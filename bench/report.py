@@ -118,10 +118,10 @@ def climb(page: Page, frame: pd.DataFrame) -> None:
         " from FLOP, bytes and launches alone.",
     )
     panels = {}
-    for key, records in answer.groups(frame).items():
+    for records in answer.groups(frame).values():
         of = answer.rungs(records)
-        if key[1] == "float32" and all(isinstance(row.predicted, dict) for row in of):
-            panels[answer.where(key)] = of
+        if of[0].dtype == "float32" and answer.predicted(of[0]) > 0:
+            panels[answer.where(of[0])] = of
     if panels:
         page.figure(
             "ladder", answer.ladder_figure(panels),
