@@ -11,7 +11,7 @@ ARGS ?=
 # Where bench and report write.
 OUT  ?= out
 
-.PHONY: help setup train test bench ladder post report docs site gpu ptx fuzz inspect peers sanitize arm wheel wheel-test lint format clean
+.PHONY: help setup train test bench ladder post report docs site gpu ptx fuzz inspect peers models sanitize arm wheel wheel-test lint format clean
 
 help:            ## list the verbs
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,6 +63,17 @@ peers: setup     ## install TensorFlow, JAX, ONNX Runtime, OpenVINO, for bench t
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peers"], sep="\n")' > $(PEERS)/requirements.txt
 	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -r $(PEERS)/requirements.txt
+
+# In an environment of their own, on top of this one, whose torch they have to take.
+MODELS := build/models
+models: setup    ## packages that people run: install them, test them, time them with ours; OUT/models.jsonl
+	test -x $(MODELS)/bin/python || $(PYTHON) -m venv $(MODELS)
+	$(RUN) -c 'import site; print(site.getsitepackages()[0])' > $$($(MODELS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth
+	$(RUN) -c 'from importlib.metadata import version as v; print(*(f"{n}=={v(n)}" for n in ("torch", "numpy")), sep="\n")' > $(MODELS)/versions.txt
+	$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["models"], sep="\n")' > $(MODELS)/requirements.txt
+	$(MODELS)/bin/pip install --quiet --disable-pip-version-check -c $(MODELS)/versions.txt -r $(MODELS)/requirements.txt
+	PYTHONPATH=kernels $(MODELS)/bin/python -m pytest tests/models $(ARGS)
+	PYTHONPATH=kernels OUT=$(OUT) $(MODELS)/bin/python -m bench models
 
 # No setup: a machine with a GPU often has its own torch and Triton, and no network.
 gpu:             ## on a machine with a GPU: compile, test and race all kernels

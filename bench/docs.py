@@ -13,10 +13,11 @@ from pathlib import Path
 
 from . import answer, report, tables
 from .figures import to_svg
+from .models import table
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-BLOCKS = tables.TABLES | answer.BLOCKS
+BLOCKS = tables.TABLES | answer.BLOCKS | {"models": table.models}
 REPORT = ("ladder", "post", "peers", "inference", "short", "busy", "streaming", "scaling")
 
 

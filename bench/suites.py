@@ -17,7 +17,7 @@ import torch
 
 from fused_lstm import native
 
-from . import cells, ladder, products, samples, streaming, training
+from . import cells, ladder, models, products, samples, slstm, streaming, training
 from . import contenders as who
 from .cases import CASES, DTYPES, Case, Shape, make_problem
 from .contenders import BASE, LOOP, Contender, of_labels
@@ -156,8 +156,16 @@ SUITES = {
         device="cpu"),
     "cells": Suite("cells that cuDNN does not have, beside the plain one, their loops and Keras",
         named("small", "medium"), cells.tasks, tuple(cells.CELLS), pace=Pace(20)),
+    "slstm": Suite("the sLSTM beside xLSTM's own PyTorch cell, eager and compiled, in heads",
+        [Case(f"T={T}, B={B}, H={H}", Shape(T, B, H, H, 1))
+         for T in (256, 2048) for B in (1, 16) for H in (512, 768)],
+        slstm.tasks, ("inference", "step"), threads=(1, 2), pace=Pace(1.0, least=3, longest=8),
+        device="cpu"),
     "samples": Suite("gradients of each sample, beside Opacus's DPLSTM", named("small"),
         samples.tasks, ("backward",), pace=Pace(10), device="cpu", native=True),
+    "models": Suite("models of other packages, with torch's own recurrent layers and with ours",
+        tasks=models.tasks, modes=models.MODES, threads=(1,), pace=Pace(2.5, least=4),
+        device="cpu"),
     "products": Suite("each matrix product of the C++ engine by itself", PTB, products.tasks,
         products.NAMES, threads=(1,), pace=Pace(8, least=3), device="cpu", native=True),
     "parts": Suite("where a training step's time goes", PTB, device="cpu", module="parts",

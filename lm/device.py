@@ -41,7 +41,7 @@ def choose_engine(
 ) -> tuple[str, str | None]:
     """Return the engine and the level that run such a model on `device`; UserError if none can."""
     try:
-        return resolve(lstm, fuse, device, config.cell())
+        return resolve(lstm, fuse, device, config.spec())
     except (RuntimeError, ValueError) as error:
         raise UserError(str(error)) from None
 

@@ -60,7 +60,8 @@ def sizes(checkpoint: Checkpoint) -> dict[str, int]:
 
 def export_weights(checkpoint: Checkpoint) -> bytes:
     """Return a safetensors file of the weights; its metadata: the sizes and the vocabulary."""
-    for name in checkpoint.config.cell().cell_options():
+    spec = checkpoint.config.spec()
+    for name in [*([] if spec.cell == "lstm" else [spec.cell]), *spec.cell_options()]:
         if not name.endswith("_dropout"):  # which matters in training only
             raise UserError(f"--output: nn.LSTM has no {name}; a program, *{PROGRAM}, has it")
     about = {

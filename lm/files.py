@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -40,10 +42,11 @@ def check_file(path: Path, option: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise UserError(f"{option}: got '{path}'; expected a file's name")
     except OSError as error:
         raise UserError(f"{option}: cannot write '{path}': {error.strerror}") from None
-    if path.exists() and not path.is_file():
-        raise UserError(f"{option}: got '{path}'; expected a file's name")
 
 
 def to_json(content: object) -> bytes:

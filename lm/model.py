@@ -39,7 +39,7 @@ class LM_LSTM(nn.Module):
         variational_dropout: dropout keeps or drops a unit for all steps of a call at once. Its
             mask between layers then calls the engine once a layer.
         weight_drop: part of the recurrent weights that each training call drops.
-        cell: the LSTM's, nn.LSTM's if None.
+        cell: the LSTM's, nn.LSTM's if None; or an sLSTM, whose c is c, n and m side by side.
         forget_bias: as `fused_lstm.LSTM` takes it.
 
     The embedding and the softmax weights start uniform in [-0.1, 0.1] and the softmax bias at
@@ -74,7 +74,11 @@ class LM_LSTM(nn.Module):
         kind = VariationalDropout if variational_dropout else fused_lstm.Dropout
         self.dropout = kind(1 - dp_keep_prob)
         self.weight_drop = weight_drop
-        self.lstm = fused_lstm.LSTM(
+        options: dict[str, Any] = {} if cell is None else cell.cell_options()
+        make: Any = fused_lstm.SLSTM
+        if cell is None or cell.cell == "lstm":
+            make, options["forget_bias"] = fused_lstm.LSTM, forget_bias
+        self.lstm = make(
             embedding_dim,
             embedding_dim,
             num_layers,
@@ -82,8 +86,7 @@ class LM_LSTM(nn.Module):
             dropout=1 - dp_keep_prob if num_layers > 1 else 0.0,
             engine=lstm,
             fuse=fuse,
-            forget_bias=forget_bias,
-            **({} if cell is None else cell.cell_options()),
+            **options,
         )
         self.sm_fc = nn.Linear(embedding_dim, vocab_size)
         if tie_weights:
@@ -97,11 +100,11 @@ class LM_LSTM(nn.Module):
         nn.init.zeros_(self.sm_fc.bias)
 
     def init_hidden(self, batch_size: int | None = None) -> Hidden:
-        """Return (h, c), zeros [L, B, H], of the weights' dtype and device."""
+        """Return (h, c), zeros [L, B, H], an sLSTM's c [L, B, 3H], as the weights' dtype is."""
         batch_size = self.batch_size if batch_size is None else batch_size
-        shape = (self.num_layers, batch_size, self.embedding_dim)
-        weight = self.sm_fc.weight
-        return weight.new_zeros(shape), weight.new_zeros(shape)
+        L, H, weight = self.num_layers, self.embedding_dim, self.sm_fc.weight
+        c = weight.new_zeros(L, batch_size, H * self.lstm.spec.c_parts)
+        return weight.new_zeros(L, batch_size, H), c
 
     def features(self, inputs: torch.Tensor, hidden: Hidden) -> tuple[torch.Tensor, Hidden]:
         """Return what the softmax layer reads [T, B, H] and the next state; inputs [T, B] int64."""
@@ -111,7 +114,9 @@ class LM_LSTM(nn.Module):
                 self.lstm, embeds, hidden, self.weight_drop, self.dropout
             )
         else:
-            outputs, hidden = self.lstm(embeds, hidden)
+            h, c = hidden
+            outputs, (h, *parts) = self.lstm(embeds, (h, *c.chunk(self.lstm.spec.c_parts, dim=-1)))
+            hidden = h, parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         return self.dropout(outputs), hidden
 
     def forward(self, inputs: torch.Tensor, hidden: Hidden) -> tuple[torch.Tensor, Hidden]:
@@ -146,7 +151,7 @@ def build_model(
         tie_weights=config.tie_weights,
         variational_dropout=config.variational_dropout,
         weight_drop=config.weight_drop,
-        cell=config.cell(),
+        cell=config.spec(),
         forget_bias=config.forget_bias or None,
     )
     if config.init_scope == "softmax":

@@ -75,6 +75,9 @@ class Config:
         "part's activations are in memory at a time"] = 1
     tie_weights: Annotated[bool, None, "the softmax layer uses the embedding's weights (Press and "
         "Wolf, 2017)"] = False
+    cell: Annotated[str, ("lstm", "slstm"), "an LSTM, or an sLSTM: exponential gates (Beck et al., "
+        "2024)"] = "lstm"
+    heads: Annotated[int, COUNT, "blocks on the diagonal of the recurrent weights"] = 1
     weight_decay: Annotated[float, NOT_NEGATIVE, "times the weights, added to the gradient"] = 0.0
     variational_dropout: Annotated[bool, None, "dropout has one mask for all steps of a training "
         "step (Gal and Ghahramani, 2016)"] = False
@@ -95,13 +98,17 @@ class Config:
         "others'"] = 0.0
     # fmt: on
 
-    def cell(self) -> Spec:
+    def spec(self) -> Spec:
         """Return the LSTM's cell; raise ValueError for options that exclude each other."""
-        return Spec(
-            layer_norm=self.layer_norm, peephole=self.peephole, coupled=self.coupled,
+        if self.cell == "slstm" and self.forget_bias:
+            raise ValueError(f"forget_bias: got {self.forget_bias}; expected 0 with cell 'slstm'")
+        cell = Spec(
+            self.cell, layer_norm=self.layer_norm, peephole=self.peephole, coupled=self.coupled,
             zoneout=(self.zoneout_h, self.zoneout_c), recurrent_dropout=self.recurrent_dropout,
-            candidate_dropout=self.candidate_dropout,
+            candidate_dropout=self.candidate_dropout, num_heads=self.heads,
         )  # fmt: skip
+        cell.check_size(self.hidden_size)
+        return cell
 
     def learning_rate_at(self, epoch: int) -> float:
         """Return the learning rate of `epoch`, counted from 0."""
@@ -249,7 +256,7 @@ def parse(argv: Sequence[str] | None, load: Callable[[Path], Any]) -> argparse.N
         args.save = directory
     args.config = config_of(vars(args))
     try:
-        args.config.cell()
+        args.config.spec()
     except ValueError as error:
         raise UserError(str(error)) from None
     return args

@@ -9,7 +9,7 @@ import torch
 
 from fused_lstm.triton.devices import INTERPRETER, Device
 from fused_lstm.triton.launch import NAMES
-from fused_lstm.triton.plan import Plan, plan
+from fused_lstm.triton.plan import Plan, alone_on, plan
 
 # name -> what differs from the interpreter's own plan: few large programs, nothing resident.
 PATHS = {
@@ -22,6 +22,7 @@ PATHS = {
     "sums in 8 parts": {"units": 16, "block_k": 128, "k_parts": 8, "resident": 9, "ahead": 1},
     "sums in 4 parts": {"units": 16, "block_k": 64, "k_parts": 4, "resident": 1, "resident_ih": 1},
 }
+ALONE = {"alone": 16}  # a lane's program keeps all on chip, and has 16 rows of batch
 PATHS_BACKWARD = PATHS | {
     "parts of the gates": {"units": 64, "split": 4, "block_k": 32},
     "resident parts": {"units": 64, "split": 4, "block_k": 32, "resident": 9, "ahead": 1},
@@ -50,6 +51,8 @@ def make_plan(
         projected=projected, norm=norm, gates=gates, in_parts=not path,
     )  # fmt: skip
     path = dict(path)
+    if block_b := path.pop("alone", 0):
+        return alone_on(found, max(16, 1 << (H - 1).bit_length()), block_b)
     tile = 1 << (gates - 1).bit_length()
     if found.direction == "backward" and path.get("split", found.split) > 1:
         path["split"] = gates  # a part a gate
@@ -61,12 +64,11 @@ def make_plan(
     found = replace(found, **path)
     sums, others = (found.outputs, H) if direction == "forward" else (H, found.outputs)
     chunks, chunks_hr = -(-sums // found.block_k), -(-others // found.block_k)
-    whole = direction == "forward" or found.split == gates  # else a tile serves one gate of all
     return replace(
         found,
         chunks=chunks,
-        resident=min(found.resident, chunks) if whole else 0,
-        resident_ih=min(found.resident_ih or found.resident, chunks) if whole else 0,
+        resident=min(found.resident, chunks),
+        resident_ih=min(found.resident_ih or found.resident, chunks),
         chunks_hr=chunks_hr if projected else 0,
         resident_hr=min(found.resident, chunks_hr) if projected and found.resident else 0,
         hold_hr=found.hold_hr or found.hold,

@@ -22,7 +22,7 @@ VERBS = """
     open order pack pad parse pass patch pause permute pick place plan plot predict prefetch
     prepare print project provide publish push put quantize raise read rearrange rebuild receive
     record reduce refuse register release remove rename repeat replace report request reserve
-    reset reshape restore resume return reverse round run sample save scale scatter score see
+    reset reshape restore resume return reverse round run sample save say scale scatter score see
     select send serve set share shift shorten show skip solve sort split stack start state step
     stop store stream sum swap switch take tell test tile time trace train transform transpose
     truncate tune turn undo unpack unregister unscale unsort update upload use validate verify

@@ -36,6 +36,7 @@ def run(name: str, suite: Any, options: Any) -> Iterator[Record]:
     What was compiled and tested is in gpu.json beside the records. Raises SystemExit(1), at the
     end, where a test failed.
     """
+    from fused_lstm.triton import measure
     from fused_lstm.triton.devices import current
 
     began, minutes = time.monotonic(), options.minutes
@@ -51,6 +52,9 @@ def run(name: str, suite: Any, options: Any) -> Iterator[Record]:
     print(f"{done['kernels']} launches compiled in {done['seconds']:.0f} s")
     tell(done["failed"])
     report: dict[str, Any] = {"compiled": done, "tests": None}
+    if options.device.type == "cuda":
+        report["card"] = measure.measured(current(options.device))
+        print("  ".join(f"{name} {value:.2f}" for name, value in report["card"].items()))
     if not options.no_tests:
         report["tests"] = tests = testing.run(began + TESTING * 60 * minutes)
         print(f"tests: {tests['passed']} passed, {len(tests['failed'])} failed")

@@ -5,6 +5,8 @@ from .triton import interpreter
 # Before triton is imported, which reads the choice of its interpreter only once.
 interpreter.enable()
 
+from torch.serialization import add_safe_globals  # noqa: E402
+
 from .convert import conversions, convert  # noqa: E402
 from .cross_entropy import linear_cross_entropy  # noqa: E402
 from .dropout import Dropout, dropout  # noqa: E402
@@ -12,10 +14,13 @@ from .engines import ENGINES, available_engines, describe_engine  # noqa: E402
 from .explain import explain  # noqa: E402
 from .functional import lstm  # noqa: E402
 from .install import install, uninstall  # noqa: E402
-from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell  # noqa: E402
+from .modules import GRU, LSTM, RNN, SLSTM, GRUCell, LSTMCell, RNNCell  # noqa: E402
 from .native import release_memory  # noqa: E402
 from .spec import Spec  # noqa: E402
 from .streaming import Streaming  # noqa: E402
+
+# torch.load(weights_only=True) then takes a module that was saved whole.
+add_safe_globals([LSTM, GRU, RNN, LSTMCell, GRUCell, RNNCell, Dropout, Spec])
 
 __version__ = "0.1.0"  # the only place: pyproject.toml reads it here
 
@@ -25,6 +30,7 @@ __all__ = [
     "lstm",
     "GRU",
     "RNN",
+    "SLSTM",
     "LSTMCell",
     "GRUCell",
     "RNNCell",

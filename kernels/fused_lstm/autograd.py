@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import hoisted, loop, reference
+from . import hoisted, loop, recurrence, reference
 from .engines import STEP_BY_STEP, in_a_graph
 from .errors import meant
 from .pullback import is_differentiated, is_transformed, kernel, pulled_back
@@ -43,8 +43,12 @@ def run(
     Level "pointwise" is the step loop with a fused cell. "hoisted" also takes every product that
     needs no order in time out of the loop. "steps" and "layers" are one operator.
     """
-    if spec.level in STEP_BY_STEP:
+    if spec.in_heads or spec.level in STEP_BY_STEP:
         drop = None if spec.dropout == 0 else partial(_drop, ops, spec.dropout, seed)
+        if spec.in_heads:
+            return recurrence.run(
+                ops, spec, x, h0, c0, weights, drop, batch_sizes, not_reset, states
+            )
         call = spec, x, h0, c0, weights, batch_sizes, not_reset, states
         if spec.level == "hoisted":
             return hoisted.steps(*call, hoisted.fused(ops), drop)
@@ -284,7 +288,7 @@ def plain_dropout(x: Tensor, p: float, seed: Tensor, first: int = 0) -> Tensor:
 
 def _drop(ops, p, seed, y, layer):
     """Apply the dropout after `layer`; all layers share one mask, the same at every level."""
-    return dropout(ops, y, p, seed, layer * y.numel())
+    return dropout(ops, y, p, seed[:1], layer * y.numel())  # [2] where a call is part of another
 
 
 class DropoutFunction(torch.autograd.Function):

@@ -11,7 +11,18 @@ from torch.nn.utils import parametrize
 
 from .engines import check_engine
 from .functional import check_torchs
-from .modules import ADDED, GRU, LSTM, RNN, GRUCell, LSTMCell, Recurrent, RecurrentCell, RNNCell
+from .modules import (
+    ADDED,
+    GRU,
+    LSTM,
+    RNN,
+    SLSTM,
+    GRUCell,
+    LSTMCell,
+    Recurrent,
+    RecurrentCell,
+    RNNCell,
+)
 from .spec import Spec
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -61,7 +72,8 @@ def convert(
             continue
         spec = spec_of(module)
         if back:
-            check_torchs(spec, f"nn.{TORCHS[_class_of(module)].__name__}")
+            kind = _class_of(module)
+            check_torchs(spec, "torch.nn" if kind is SLSTM else f"nn.{TORCHS[kind].__name__}")
         else:
             check_engine(engine, fuse, spec)
     for name, (module, reason) in plan.items():
@@ -93,7 +105,7 @@ def _plan(model: nn.Module, back: bool) -> dict[str, tuple[Any, str | None]]:
         kind, why = _class_of(module), compiled_or_quantized(module)
         if why is not None:
             plan[name] = module, why
-        elif kind in TORCHS or (kind in OURS and not back):
+        elif kind in TORCHS or kind is SLSTM or (kind in OURS and not back):
             plan[name] = module, None
         elif kind not in OURS and isinstance(module, nn.RNNBase | nn.RNNCellBase):
             base = next((b.__name__ for b in kind.__mro__ if b in OURS or b in TORCHS), "RNNBase")

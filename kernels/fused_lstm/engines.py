@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from .spec import CELLS, LSTM_OPTIONS, PLAIN, Spec
+from .spec import CELLS, PLAIN, Spec
 
 
 class Engine(NamedTuple):
@@ -59,10 +59,7 @@ ENGINES = {
         "fused_lstm.cudnn", (),
         {"lstm": ("coupled",), "gru": (), "rnn_tanh": (), "rnn_relu": ()},
     ),
-    "triton": Engine(
-        "fused_lstm.triton", FUSED,
-        {"lstm": LSTM_OPTIONS, "gru": (), "rnn_tanh": (), "rnn_relu": ()}, STEP_BY_STEP,
-    ),
+    "triton": Engine("fused_lstm.triton", FUSED, EVERY, STEP_BY_STEP),
     "native": Engine(
         "fused_lstm.native", FUSED, EVERY, STEP_BY_STEP
     ),

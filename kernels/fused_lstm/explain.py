@@ -9,7 +9,7 @@ from torch import nn
 from .convert import OURS, TORCHS, compiled_or_quantized, spec_of
 from .engines import engine_module, resolve
 from .install import is_installed, why_never
-from .modules import Recurrent, RecurrentCell
+from .modules import SLSTM, Recurrent, RecurrentCell
 
 # Of a layer that `auto` gives to native, the calls that are torch's own, which is faster there.
 STEPS = {
@@ -53,7 +53,7 @@ def _explained(module: Any) -> str | None:
     if why is not None:
         return f"torch's own: {why}"
     kind = type(module)
-    base: Any = next((b for b in kind.__mro__ if b in OURS or b in TORCHS), None)
+    base: Any = next((b for b in kind.__mro__ if b in OURS or b in TORCHS or b is SLSTM), None)
     if base is None:
         return f"its own: {kind.__name__} is a subclass of none of torch.nn's layers"
     is_cell = isinstance(module, nn.RNNCellBase)
@@ -64,7 +64,7 @@ def _explained(module: Any) -> str | None:
     engine, fuse = (module.engine, module.fuse) if ours else ("auto", None)
     name, level = resolve(engine, fuse, weight.device, spec)
     what = f"{name}{f' at {level}' if level else ''}: {engine_module(name).describe(weight.device)}"
-    if (engine, fuse, name) == ("auto", None, "native") and not spec.options:
+    if (engine, fuse, name) == ("auto", None, "native") and spec.is_torchs:
         what += (CELLS if is_cell else STEPS)[spec.cell]
     if kind.forward is not base.forward:
         what += f"; where {kind.__name__}'s forward calls {base.__name__}'s"

@@ -58,10 +58,12 @@ def lstm(
 
     Args:
         x: [T, B, I]; B may be 0.
-        state: (h_0 [L * D, B, P], c_0 [L * D, B, H]); P is H unless h is projected.
+        state: (h_0 [L * D, B, P], c_0 [L * D, B, H]); P is H unless h is projected. An sLSTM's c_0
+            is c, n and m side by side [L * D, B, 3H].
         weights: nn.LSTM's in one list: for each layer and direction weight_ih [4H, I or D * P],
             weight_hh [4H, P], with biases bias_ih [4H] and bias_hh [4H], and where h is projected
-            weight_hr [P, H]; then the cell's, see `Spec.weights`. Gate order i, f, g, o.
+            weight_hr [P, H]; then the cell's. Gate order i, f, g, o. `Spec.weights` has the shapes
+            of every cell, an sLSTM's and those of heads too.
         dropout: probability of dropping an element of h between two layers, in this call.
         engine, fuse: see fused_lstm.engines; `fuse=None` is the engine's highest level.
         bidirectional: each layer has two directions, D = 2.
@@ -197,7 +199,7 @@ def call(
 
 def _is_torchs_step(base: Spec, x: Tensor, h0: Tensor, weights: Sequence[Tensor]) -> bool:
     """Return whether "auto" takes torch's own for a call that is one step on a CPU."""
-    if len(x) != 1 or x.device.type != "cpu" or base.options or is_transformed():
+    if len(x) != 1 or x.device.type != "cpu" or not base.is_torchs or is_transformed():
         return False
     return not step_pays(base.cell, is_differentiated(x, h0, *weights))
 
@@ -265,7 +267,8 @@ def _plan(
 def _plan_in_a_graph(*key):
     """Return `_plan`'s engine and Spec, as a constant for torch.compile."""
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-    return _plan(*key, word, 1, 1, 1)[:2]
+    N = key[0].num_heads
+    return _plan(*key, word, 1, N, N)[:2]
 
 
 def is_drawn_by_counter(engine: str, spec: Spec) -> bool:
@@ -364,14 +367,15 @@ def check_tensors(
     else:
         B = int(sizes[0])
     lanes = spec.layers * spec.directions
-    wrong = h0.shape != (lanes, B, P) or c0.shape != (lanes, B, H)
+    C = H * spec.c_parts
+    wrong = h0.shape != (lanes, B, P) or c0.shape != (lanes, B, C)
     for tensor, shape in zip(weights, expected, strict=True):
         wrong = wrong or tensor.shape != shape
     tensors = h0, c0, *weights
     for tensor in tensors:
         wrong = wrong or tensor.device != device or (tensor.dtype != dtype and not autocasts)
     if wrong:
-        _say_which(spec, x, tensors, [(lanes, B, P), (lanes, B, H), *expected], autocasts)
+        _say_which(spec, x, tensors, [(lanes, B, P), (lanes, B, C), *expected], autocasts)
 
 
 def _say_which(spec, x, tensors, expected, autocasts) -> None:
@@ -391,6 +395,7 @@ def _say_which(spec, x, tensors, expected, autocasts) -> None:
 
 def expected_weights(spec: Spec, I: int, H: int, P: int) -> list[tuple[int, ...]]:
     """Return the shapes of a call's weights."""
+    spec.check_size(H)
     expected: list[tuple[int, ...]] = []
     for inputs in (I, *[spec.directions * P] * (spec.layers - 1)):
         expected += shapes(spec, inputs, H, P) * spec.directions
@@ -398,7 +403,9 @@ def expected_weights(spec: Spec, I: int, H: int, P: int) -> list[tuple[int, ...]
 
 
 def check_torchs(spec: Spec, who: str) -> None:
-    """Check that the cell has no options, which `who`, such as "nn.LSTM", does not have."""
+    """Check that the cell is torch.nn's without options, all that `who`, such as "nn.LSTM", has."""
+    if spec.cell == "slstm":
+        raise ValueError(f"cell: got 'slstm'; expected another: {who} has none")
     for name, value in spec.cell_options().items():
         raise ValueError(f"{name}: got {value}; expected {getattr(PLAIN, name)} for {who}")
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import varlen
+from . import onnx, varlen
 from .engines import cell_pays, check_engine, in_a_graph
 from .functional import State, call, check_dense, check_torchs, padded, unpacked_states
 from .pullback import is_differentiated, is_transformed
@@ -48,7 +48,8 @@ class Recurrent(nn.RNNBase):
 
     def _set_up(self, spec: Spec, engine: str, fuse: str | None, recompute: int | None) -> None:
         self.engine, self.fuse, self.recompute, self.spec = engine, fuse, recompute, spec
-        if spec.options:
+        if not spec.is_torchs:
+            spec.check_size(self.hidden_size)
             self._make_weights()
 
     def _make_weights(self) -> None:
@@ -82,9 +83,13 @@ class Recurrent(nn.RNNBase):
             elif name.startswith("bias_c_"):
                 parameter.zero_()
 
+    def _joined(self, h: Tensor, c: Tensor) -> Any:
+        """Return a state as a call takes and returns it, of h and of what lies in c."""
+        return (h, c) if self.spec.has_c else h
+
     def flatten_parameters(self) -> None:
         """Flatten the weights for cuDNN, where they are torch.nn's and no others."""
-        if "spec" not in vars(self) or not self.spec.options:  # RNNBase.__init__ calls it too
+        if "spec" not in vars(self) or self.spec.is_torchs:  # RNNBase.__init__ calls it too
             super().flatten_parameters()
 
     def weights(self) -> list[Tensor]:
@@ -123,7 +128,7 @@ class Recurrent(nn.RNNBase):
         if self._backward_hooks and self._instead is None:
             self._refuse_opacus()
         if in_a_graph() and torch.onnx.is_in_onnx_export():  # the second call takes a microsecond
-            return self._onnx(input, hx, lengths, resets)
+            return self._onnx(input, hx, lengths, resets, return_states)
         batched, rows = True, None
         if isinstance(input, PackedSequence):
             if lengths is not None:
@@ -147,9 +152,9 @@ class Recurrent(nn.RNNBase):
         if hx is None:
             B = varlen.rows_of(input) if isinstance(input, PackedSequence) else x.shape[1]
             lanes = spec.layers * spec.directions
-            c0 = x.new_zeros(lanes, B, H)
-            h0 = x.new_zeros(lanes, B, P) if spec.projection else c0
-        elif spec.has_c and type(hx) is tuple and len(hx) == 2 and batched:
+            c0 = x.new_zeros(lanes, B, H * spec.c_parts)
+            h0 = x.new_zeros(lanes, B, P) if c0.shape[2] != P else c0
+        elif type(hx) is tuple and len(hx) == 2 == len(spec.states) and batched:
             h0, c0 = hx
         else:
             h0, c0 = self._state(hx, batched)
@@ -170,10 +175,8 @@ class Recurrent(nn.RNNBase):
         elif self.batch_first and not packed:
             y, states = y.transpose(0, 1), [s.transpose(1, 2) for s in states]
         output = PackedSequence(y, *input[1:]) if packed else y
-        last = (h_n, c_n) if spec.has_c else h_n
-        if not return_states:
-            return output, last
-        return output, last, tuple(states) if spec.has_c else states[0]
+        last = self._joined(h_n, c_n)
+        return (output, last, self._joined(*states)) if return_states else (output, last)
 
     def extra_repr(self) -> str:
         options = {"engine": self.engine, "fuse": self.fuse, "recompute": self.recompute}
@@ -187,18 +190,24 @@ class Recurrent(nn.RNNBase):
 
     def _state(self, hx: Any, batched: bool) -> State:
         """Return (h_0, c_0) [L * D, B, .] from `hx`; a cell without c returns h_0 twice."""
+        names = [f"{name}_0" for name in self.spec.states]
         if self.spec.has_c:
-            if not isinstance(hx, tuple | list) or len(hx) != 2:
-                raise ValueError(f"hx: got {type(hx).__name__}; expected a pair (h_0, c_0)")
+            if not isinstance(hx, tuple | list) or len(hx) != len(names):
+                many = "a pair" if len(names) == 2 else "four"
+                expected = f"{many} ({', '.join(names)})"
+                raise ValueError(f"hx: got {type(hx).__name__}; expected {expected}")
         elif not isinstance(hx, Tensor):
             raise ValueError(f"hx: got {type(hx).__name__}; expected a tensor, h_0")
         parts: Any = hx if self.spec.has_c else (hx,)
-        for name, part in zip(("h_0", "c_0"), parts, strict=False):
+        for name, part in zip(names, parts, strict=True):
             check_dense(name, part)
             if not batched and part.dim() != 2:
                 raise ValueError(f"{name}: got shape {list(part.shape)}; expected [L * D, H]")
+            if len(names) > 2 and part.shape != parts[0].shape:
+                got, expected = list(part.shape), list(parts[0].shape)
+                raise ValueError(f"{name}: got shape {got}; expected h_0's, {expected}")
         parts = [part if batched else part.unsqueeze(1) for part in parts]
-        return parts[0], parts[-1]
+        return parts[0], parts[-1] if len(parts) < 3 else torch.cat(parts[1:], dim=-1)
 
     def _check_input(self, x: Tensor, ranks: tuple[int, ...]) -> None:
         if not isinstance(x, Tensor) or x.layout is not torch.strided or x.is_nested:
@@ -234,15 +243,34 @@ class Recurrent(nn.RNNBase):
             vars(module).pop(name, None)
         return module
 
-    def _onnx(self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None) -> Any:
-        """Run torch.nn's forward, which ONNX has an operator for."""
-        for name, value in {"lengths": lengths, "resets": resets}.items():
-            if value is not None:
-                raise ValueError(
-                    f"{name}: got a tensor; expected None, since ONNX's {self.mode} has no {name}"
-                )
-        check_torchs(self.spec, f"ONNX's {self.mode}")
-        return self.torchs.forward(self, input, hx)
+    def _onnx(
+        self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None, states: bool
+    ) -> Any:
+        """Run the call as ONNX's operators, one a layer."""
+        if (
+            torch.jit.is_tracing()
+        ):  # the exporter of TorchScript, which knows torch.nn's forward alone
+            check_torchs(self.spec, f"ONNX's {self.mode} with dynamo=False")
+            if lengths is not None or resets is not None:
+                raise ValueError("lengths, resets: got a tensor with dynamo=False; expected None")
+            return self.torchs.forward(self, input, hx)
+        spec = replace(self.spec, training=self.training)
+        onnx.check(spec, isinstance(input, PackedSequence), resets, states)
+        self._check_input(input, (2, 3))
+        batched = input.dim() == 3
+        x = input if batched else input.unsqueeze(1)
+        x = x.transpose(0, 1) if batched and self.batch_first else x
+        lanes, H = spec.layers * spec.directions, self.hidden_size
+        if hx is None:
+            h0 = c0 = x.new_zeros(lanes, x.shape[1], H)
+        else:
+            h0, c0 = self._state(hx, batched)
+        y, h_n, c_n = onnx.run(spec, x, h0, c0, self.weights(), lengths)
+        if not batched:
+            y, h_n, c_n = y.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
+        elif self.batch_first:
+            y = y.transpose(0, 1)
+        return y, (h_n, c_n) if spec.has_c else h_n
 
 
 class LSTM(Recurrent):
@@ -448,6 +476,91 @@ class RNN(Recurrent):
         )  # fmt: skip
         self.nonlinearity = nonlinearity
         self._set_up(spec, engine, fuse, recompute)
+
+
+class SLSTM(Recurrent):
+    """A multi-layer sLSTM: exponential gates, with heads (Beck et al. 2024, "xLSTM").
+
+    A step is, with R in `num_heads` blocks on the diagonal and every line elementwise except the
+    first,
+
+        i, f, z, o = W x(t) + R h(t-1) + b                               [B, 4H], in that order
+        m(t) = max(log f' + m(t-1), i), where f' is sigma(f), or exp(f) with exponential_forget
+        i', f' = exp(i - m(t)), exp(log f' + m(t-1) - m(t))
+        c(t) = f' c(t-1) + i' tanh(z);  n(t) = f' n(t-1) + i'
+        h(t) = sigma(o) c(t) / n(t)
+
+    m is a stabilizer: h does not depend on it. Parameters are weight_ih_l0 [4H, I], weight_hh_l0
+    [4H, H] or of N > 1 heads [N, 4H/N, H/N], and bias_l0 [4H]. `fused_lstm.heads` converts the
+    layouts of FlashRNN, xLSTM, TiRex and DreamerV3.
+
+    Args:
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
+            dtype: as torch.nn.LSTM.
+        num_heads: a divisor of hidden_size.
+        exponential_forget, recurrent_clip: as fused_lstm.Spec takes them.
+        engine, fuse, recompute: as fused_lstm.LSTM.
+
+    Raises:
+        ValueError: num_heads does not divide hidden_size; an unknown engine, or one that has no
+            sLSTM.
+
+    Shapes:
+        input [T, B, I], [B, T, I] with batch_first, unbatched [T, I], or a PackedSequence; the
+        state, which may be left out, (h_0, c_0, n_0, m_0) [L * D, B, H] each, or without B for
+        unbatched input. Returns y and (h_n, c_n, n_n, m_n) in the same layout. Three arguments of
+        a call are added, see `forward`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        num_heads: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        engine: str = "auto",
+        fuse: str | None = None,
+        exponential_forget: bool = False,
+        recurrent_clip: float | None = None,
+        recompute: int | None = None,
+    ) -> None:
+        spec = Spec(
+            "slstm", layers=num_layers, directions=1 + bool(bidirectional), bias=bias,
+            dropout=dropout, recompute=recompute, num_heads=num_heads,
+            exponential_forget=exponential_forget, recurrent_clip=recurrent_clip,
+        )  # fmt: skip
+        check_engine(engine, fuse, spec)
+        # An LSTM to RNNBase, which has as many gates; its weights are replaced where they differ.
+        super().__init__(
+            "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout,
+            bidirectional, 0, device, dtype,
+        )  # fmt: skip
+        self._set_up(spec, engine, fuse, recompute)
+        self.reset_cell()
+
+    @torch.no_grad()
+    def reset_cell(self) -> None:
+        """Set biases: those of f from 3 to 6 over the units of a head, all others 0.
+
+        So that the units of a head begin with memories of different lengths (xLSTM's small_init).
+        """
+        for name, parameter in self.named_parameters():
+            if name.startswith(
+                "bias_l"
+            ):  # RNNBase's own, which come first, are bias_ih and bias_hh
+                H, N = self.hidden_size, self.spec.num_heads
+                parameter.zero_()
+                parameter[H : 2 * H] = torch.linspace(3, 6, H // N).repeat(N)
+
+    def _joined(self, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        return h, *c.chunk(3, dim=-1)
 
 
 # --- cells: one step, one layer ---

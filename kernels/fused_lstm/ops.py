@@ -44,6 +44,20 @@ state dtype is float64 for float64 inputs, else float32.
                    those of n samples, the same number each, one sample after another (of packed
                    rows, one each). A cell with weights of its own has no samples.
 
+    recurrence     a lane of N heads whose input product has been made, which is how heads and an
+                   sLSTM run: x_part [T, B, G*H], or packed [n, G*H], W x with all biases except
+                   bias_m [H], a GRU's of m; h0 [B, H], c0 [B, S*H], where S states lie side by
+                   side: c, or c, n and m of an sLSTM, or h0 again; weight_hh [N, G*K, K], K units a
+                   head. cell: lstm, gru, rnn_tanh, rnn_relu, slstm or slstm_exponential. reverse:
+                   from the last step to the first. batch_sizes, keep as above, keep [T, B] or [n].
+                   clip, the backward's: what comes through weight_hh is cut to [-clip, clip]; 0
+                   cuts nothing.
+                   -> y [.., H], h_n [B, H], c_n [B, S*H] (no elements where the state is h alone)
+                   and, where `save` is true, of an LSTM, a GRU and an sLSTM what the backward
+                   needs: c [N, .., S*K] in the state dtype, and gates [N, .., gates * K].
+    recurrence_backward
+                   dy, dh_n, dc_n (None where no gradient comes) -> dx_part, dh0, dc0, dweight_hh,
+                   dbias_m (no elements without one).
     dropout        x of any shape -> x times reference.dropout_mask(seed, x.shape, p, first), where
                    `first` is the number of x's first element in a longer mask, such as a stack's.
     linear_cross_entropy
@@ -68,7 +82,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from . import autograd, reference
+from . import autograd, recurrence, reference
 from .functional import check_dense
 from .spec import Spec, of_schema
 
@@ -101,6 +115,26 @@ def _plain_lstm(
     spec = _spec_of(h0, weights, dropout, seed, fuse, directions, cell, rates, precision)
     states = reference.run(spec, x, h0, c0, weights, seed, batch_sizes, keep)
     return *states, x.new_empty(0)
+
+
+def _recurrence(
+    ops, x_part, h0, c0, weight_hh, bias_m, cell, save,
+    reverse=False, batch_sizes=None, keep=None, clip=0.0, precision=None,
+):  # fmt: skip
+    told = recurrence.Cell(cell, reverse, clip, precision)
+    call, inputs = (batch_sizes, keep), (x_part, h0, c0, weight_hh, bias_m)
+    if save:
+        return recurrence.RecurrenceFunction.apply(ops, told, *call, *inputs)
+    return recurrence.forward(ops, told, save, *call, *inputs)
+
+
+def _plain_recurrence(
+    x_part, h0, c0, weight_hh, bias_m, cell, save,
+    reverse=False, batch_sizes=None, keep=None, clip=0.0, precision=None,
+):  # fmt: skip
+    told = recurrence.Cell(cell, reverse, clip)
+    outputs = recurrence.plain(told, batch_sizes, keep, x_part, h0, c0, weight_hh, bias_m)
+    return *outputs, x_part.new_empty(0)
 
 
 def _dropout(ops, x, p, seed, first=0):
@@ -169,6 +203,33 @@ def _fake_lstm_backward(
     return dx, *(t.new_empty(t.shape) for t in (h0, c0)), dweights
 
 
+KEPT = {"lstm": 4, "gru": 4, "slstm": 5, "slstm_exponential": 5}  # gates a unit, activated
+
+
+def _fake_recurrence(x_part, h0, c0, weight_hh, bias_m, cell, save, **_others):
+    N, _, K = weight_hh.shape
+    rows, width, dtype = x_part.shape[:-1], c0.shape[1] // N, reference.state_dtype(x_part.dtype)
+    c = gates = (0,)
+    if save and cell in KEPT:
+        c, gates = (N, *rows, width), (N, *rows, KEPT[cell] * K)
+    return (
+        x_part.new_empty(*rows, h0.shape[1]),
+        h0.new_empty(h0.shape),
+        c0.new_empty(0 if cell.startswith(("rnn", "gru")) else c0.shape),
+        x_part.new_empty(c, dtype=dtype),
+        x_part.new_empty(gates),
+    )
+
+
+def _fake_recurrence_backward(
+    dy, dh_n, dc_n, h0, c0, weight_hh, bias_m, y, c, gates, cell, **_others
+):
+    N, columns, _ = weight_hh.shape
+    dx_part = y.new_empty(*y.shape[:-1], N * columns)
+    dbias_m = y.new_empty(0 if bias_m is None else bias_m.shape)
+    return dx_part, *(t.new_empty(t.shape) for t in (h0, c0, weight_hh)), dbias_m
+
+
 def _fake_dropout(x, p, seed, first=0):
     return x.new_empty(x.shape)
 
@@ -204,6 +265,9 @@ _INPUTS = "Tensor x, Tensor h0, Tensor c0, Tensor[] weights, float dropout, Tens
 _LANES = "*, int directions=1, Tensor? batch_sizes=None, Tensor? keep=None"
 _CELL = "str cell='', float[] rates=[]"
 _PRECISION = "str? precision=None"
+_HEADS = (
+    f"bool reverse=False, Tensor? batch_sizes=None, Tensor? keep=None, float clip=0., {_PRECISION}"
+)
 
 OPERATORS = {
     "cell": Operator(
@@ -225,6 +289,18 @@ OPERATORS = {
         f" Tensor gates, bool needs_dx, {_LANES}, {_CELL}, {_PRECISION}, int samples=0)"
         " -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)",
         _fake_lstm_backward,
+    ),
+    "recurrence": Operator(
+        "(Tensor x_part, Tensor h0, Tensor c0, Tensor weight_hh, Tensor? bias_m, str cell,"
+        f" bool save, *, {_HEADS})"
+        " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor gates)",
+        _fake_recurrence, _recurrence, _plain_recurrence,
+    ),
+    "recurrence_backward": Operator(
+        "(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor h0, Tensor c0, Tensor weight_hh,"
+        f" Tensor? bias_m, Tensor y, Tensor c, Tensor gates, str cell, *, {_HEADS})"
+        " -> (Tensor dx_part, Tensor dh0, Tensor dc0, Tensor dweight_hh, Tensor dbias_m)",
+        _fake_recurrence_backward,
     ),
     "dropout": Operator(
         "(Tensor x, float p, Tensor seed, int first=0) -> Tensor",

@@ -4,7 +4,7 @@ It has nn.LSTM's cell with the options of fused_lstm.spec: peepholes, a normaliz
 candidate g, and zoneout. nn.GRU's and nn.RNN's cells are at the end. docs/backward.md derives the
 backward.
 
-B, H: batch, hidden size. Gate order i, f, g, o; of a GRU m, r, z, n.
+B, H: batch, hidden size. Gate order i, f, g, o; of a GRU m, r, z, n; of an sLSTM i, f, z, o.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-5  # nn.LayerNorm's
@@ -25,6 +26,7 @@ class Added(NamedTuple):
     gain_c: Tensor | None = None  # [H], where c is normalized on its way into h
     b_c: Tensor | None = None  # [H]
     mask: Tensor | None = None  # [B, H], multiplies g
+    exponential_forget: bool = False  # of an sLSTM
 
     def peep(self, dtype: torch.dtype) -> tuple[Tensor, ...] | None:
         """Return the peepholes of i, f and o, [H] each, or None."""
@@ -249,6 +251,50 @@ def rnn_relu_backward(
     return dgates.to(activated.dtype), torch.zeros_like(c), dh
 
 
+# --- the sLSTM's cell (Beck et al. 2024), whose c is c, n and m side by side ---
+
+
+def slstm_forward(gates: Tensor, c: Tensor, added: Added = PLAIN) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute `forward`'s results of an sLSTM, whose c [B, 3H] is c, the normalizer n and m.
+
+    c and n are stored divided by exp(m), so that no exponential gate overflows; h does not depend
+    on the stabilizer m. A state whose n is 0 holds nothing yet, and m begins at i. The activated
+    gates are [B, 5H]: the derivative of log f by f before activation, then i, f, z, o.
+    """
+    i, f, z, o = gates.to(c.dtype).chunk(4, dim=-1)
+    c, n, m = c.chunk(3, dim=-1)
+    slope = torch.ones_like(f) if added.exponential_forget else (-f).sigmoid()
+    log_f = (f if added.exponential_forget else F.logsigmoid(f)) + m
+    m_next = torch.where((n == 0) | (i >= log_f), i, log_f)
+    i, f = (i - m_next).exp(), (log_f - m_next).clamp(max=0).exp()
+    z, o = z.tanh(), o.sigmoid()
+    c_next, n_next = f * c + i * z, f * n + i
+    activated = torch.cat([slope, i, f, z, o], dim=-1).to(gates.dtype)
+    h = (o * c_next / n_next).to(gates.dtype)
+    return h, torch.cat([c_next, n_next, m_next], dim=-1), activated
+
+
+def slstm_backward(
+    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute `backward`'s results of an sLSTM, those by m included, since a loss may use m."""
+    slope, i, f, z, o = activated.to(c.dtype).chunk(5, dim=-1)
+    (c, n, _), (c_next, n_next, _) = c.chunk(3, dim=-1), c_next.chunk(3, dim=-1)
+    dc, dn, dm = dc_next.chunk(3, dim=-1)
+    mean = c_next / n_next
+    do = dh * mean * o * (1 - o)
+    dseen = dh * o / n_next
+    dc, dn = dc + dseen, dn - dseen * mean
+    begins = n == 0
+    di = (dc * z + dn) * i  # by i's sum less m_next
+    df = torch.where(begins & (f == 1), 0.0, (dc * c + dn * n) * f)  # by log f + m less m_next
+    dm = dm - di - df  # by m_next, which is one of the two
+    of_i = begins | (i >= f)
+    di, df = di + torch.where(of_i, dm, 0.0), df + torch.where(of_i, 0.0, dm)
+    dgates = torch.cat([di, df * slope, dc * i * (1 - z * z), do], dim=-1)
+    return dgates.to(activated.dtype), torch.cat([dc * f, dn * f, df], dim=-1), dseen
+
+
 class Pointwise(NamedTuple):
     """A cell's forward and backward functions."""
 
@@ -261,4 +307,5 @@ CELLS = {
     "gru": Pointwise(gru_forward, gru_backward),
     "rnn_tanh": Pointwise(rnn_tanh_forward, rnn_tanh_backward),
     "rnn_relu": Pointwise(rnn_relu_forward, rnn_relu_backward),
+    "slstm": Pointwise(slstm_forward, slstm_backward),
 }

@@ -6,14 +6,15 @@ backward too. The options of a cell are included.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
 size of h, which is H unless h is projected. G: gates. A lane is one layer in one direction. Gate
-order i, f, g, o; of a GRU r, z, n.
+order i, f, g, o; of a GRU r, z, n; of an sLSTM i, f, z, o. N, K: heads, and the H / N units of
+each. Of an sLSTM c is [.., 3H]: c, n and m side by side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,9 +42,9 @@ __all__ = ["Layer", "by_layer", "cell", "cell_backward", "dropout_mask", "state_
 class Layer(NamedTuple):
     """The weights of a lane."""
 
-    w_ih: Tensor  # [G*H, I], or [G*H, D * P] above the first layer
-    w_hh: Tensor  # [G*H, P]
-    b_ih: Tensor | None = None  # [G*H]
+    w_ih: Any  # [G*H, I], or [G*H, D * P] above the first layer; None: x is W x
+    w_hh: Tensor  # [G*H, P], or of N > 1 heads [N, G*K, K]
+    b_ih: Tensor | None = None  # [G*H]; an sLSTM's only one
     b_hh: Tensor | None = None  # [G*H]
     w_hr: Tensor | None = None  # [P, H], where h is projected
     w_ch: Tensor | None = None  # [3H], peepholes of i, f and o; coupled [2H], of i and o
@@ -53,22 +54,24 @@ class Layer(NamedTuple):
     b_c: Tensor | None = None  # [H], with gain_c where there are biases
 
     def bias(self) -> Tensor | None:
-        """Return the sum of an LSTM's two biases [4H]; nothing needs them apart."""
-        return None if self.b_ih is None or self.b_hh is None else self.b_ih + self.b_hh
+        """Return the sum of an LSTM's biases [4H]; nothing needs them apart."""
+        if self.b_ih is None or self.b_hh is None:
+            return self.b_ih
+        return self.b_ih + self.b_hh
 
-    def added(self, mask: Tensor | None, coupled: bool = False) -> Added:
+    def added(self, mask: Tensor | None, spec: Spec = PLAIN) -> Added:
         """Return the tensors of the cell's options; mask: [B, H] on g, or None."""
         w_ch = self.w_ch
-        if coupled and w_ch is not None:
+        if spec.coupled and w_ch is not None:
             of_i, of_o = w_ch.chunk(2)
             w_ch = torch.cat([of_i, -of_i, of_o])
-        return Added(w_ch, self.gain_c, self.b_c, mask)
+        return Added(w_ch, self.gain_c, self.b_c, mask, spec.exponential_forget)
 
 
 FIELDS = {
     "weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh",
     "weight_hr": "w_hr", "weight_ch": "w_ch", "gain_ih": "gain_ih", "gain_hh": "gain_hh",
-    "gain_c": "gain_c", "bias_c": "b_c",
+    "gain_c": "gain_c", "bias_c": "b_c", "bias": "b_ih",
 }  # fmt: skip
 
 
@@ -141,6 +144,65 @@ def draw(
     )
 
 
+# --- the recurrent product, in N blocks where there are heads ---
+
+
+def by_head(gates: Tensor, N: int, K: int) -> Tensor:
+    """Return gates [.., G*H] as [.., N, G*K], those of a head together; H is N*K."""
+    return gates.unflatten(-1, (-1, N, K)).transpose(-3, -2).flatten(-2)
+
+
+def by_gate(gates: Tensor, K: int) -> Tensor:
+    """Return gates [.., N, G*K] as [.., G*H]: undo `by_head`."""
+    return gates.unflatten(-1, (-1, K)).transpose(-3, -2).flatten(-3)
+
+
+def recurrent_product(h: Tensor, w_hh: Tensor) -> Tensor:
+    """Return R h [B, G*H] of h [B, P] and w_hh [G*H, P] or [N, G*K, K]."""
+    if w_hh.dim() == 2:
+        return h @ w_hh.T
+    N, _, K = w_hh.shape
+    return by_gate(torch.einsum("bnk,njk->bnj", h.unflatten(-1, (N, K)), w_hh), K)
+
+
+def recurrent_product_backward(dgates: Tensor, w_hh: Tensor) -> Tensor:
+    """Return the gradient by h [B, P] of dgates [B, G*H]."""
+    if w_hh.dim() == 2:
+        return dgates @ w_hh
+    N, _, K = w_hh.shape
+    return torch.einsum("bnj,njk->bnk", by_head(dgates, N, K), w_hh).flatten(-2)
+
+
+def recurrent_product_by_weight(dgates: Tensor, h: Tensor, w_hh: Tensor) -> Tensor:
+    """Return the gradient by w_hh, of its shape, of dgates [T * B, G*H] and h [T * B, P]."""
+    if w_hh.dim() == 2:
+        return dgates.T @ h
+    N, _, K = w_hh.shape
+    return torch.einsum("bnj,bnk->njk", by_head(dgates, N, K), h.unflatten(-1, (N, K)))
+
+
+class ClippedGradient(torch.autograd.Function):
+    """apply(h, limit) -> h, whose gradient is cut to [-limit, limit]."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(h, limit):
+        return h.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.limit = inputs[1]
+
+    @staticmethod
+    def backward(ctx, dh):
+        return dh.clamp(-ctx.limit, ctx.limit), None
+
+    @staticmethod
+    def jvp(ctx, tangent, _):
+        return tangent.clone()
+
+
 # --- one lane ---
 
 
@@ -188,12 +250,16 @@ def step(
     x: Tensor, h: Tensor, c: Tensor, layer: Layer, draws: Draws = NOTHING, spec: Spec = PLAIN
 ) -> tuple[Tensor, ...]:
     """Run a step: x [B, I], h [B, P], c [B, H] -> h_next, c_next, activated gates, any `Norms`."""
-    by_x, by_h, norms = x @ layer.w_ih.T, masked(h, draws.recurrent) @ layer.w_hh.T, ()
+    fed = masked(h, draws.recurrent)
+    if spec.recurrent_clip is not None:
+        fed = ClippedGradient.apply(fed, spec.recurrent_clip)
+    by_x = x if layer.w_ih is None else x @ layer.w_ih.T
+    by_h, norms = recurrent_product(fed, layer.w_hh), ()
     if layer.gain_ih is not None and layer.gain_hh is not None:
         norms = Norms(*normalized(by_x), *normalized(by_h))
         by_x, by_h = scaled(norms.x_hat, layer.gain_ih), scaled(norms.h_hat, layer.gain_hh)
     gates = sums(by_x, by_h, layer, spec)
-    added = layer.added(draws.candidate, spec.coupled)
+    added = layer.added(draws.candidate, spec)
     h_next, c_next, activated = pointwise.CELLS[spec.cell].forward(gates.to(x.dtype), c, added)
     if layer.w_hr is not None:
         h_next = h_next @ layer.w_hr.T
@@ -213,8 +279,9 @@ def layer_forward(
     """Run a lane: x [T, B, I], h0 [B, P], c0 [B, H] -> h [T, B, P], c [T, B, H], gates [T, B, 4H].
 
     h and c are the state after each step; a row that has ended keeps its last. The gates are
-    activated: four of a coupled LSTM too, m, r, z, n of a GRU, [T, B, H] of an RNN. With layer norm
-    the lane's `Norms` follow. order: the lane's steps; None is forwards with all rows alive.
+    activated: four of a coupled LSTM too, m, r, z, n of a GRU, [T, B, H] of an RNN, five of an
+    sLSTM (`pointwise.slstm_forward`). With layer norm the lane's `Norms` follow. order: the lane's
+    steps; None is forwards with all rows alive.
     """
     order = order or Order(range(len(x)))
     h, c, saved = h0, c0.to(state_dtype(x.dtype)), {}
@@ -270,14 +337,17 @@ def layer_backward(
         dh_new, dh_old = zoned_backward(order.output(t, dy[t] + dh), drawn.zoneout_h)
         dc_new, dc_old = zoned_backward(dc, drawn.zoneout_c)
         dm = dh_new if layer.w_hr is None else dh_new @ layer.w_hr  # by o * tanh(c)
-        added = layer.added(drawn.candidate, spec.coupled)
+        added = layer.added(drawn.candidate, spec)
         by_gates, dc_prev, dseen = backward(gates[t], c_prev[t], c[t], dm, dc_new, added)
         dgates = order.output(t, by_gates)
         _, by_h = sums_backward(dgates, spec)
         if norms is not None and layer.gain_hh is not None:
             by_h = normalized_backward(by_h * layer.gain_hh, norms.h_hat[t], norms.h_rstd[t])
             by_h = by_h.to(x.dtype)
-        dh_prev = masked(by_h @ layer.w_hh, drawn.recurrent) + dh_old
+        through = recurrent_product_backward(by_h, layer.w_hh)
+        if spec.recurrent_clip is not None:
+            through = through.clamp(-spec.recurrent_clip, spec.recurrent_clip)
+        dh_prev = masked(through, drawn.recurrent) + dh_old
         crossed = order.before(t, dh_prev, dc_prev + dc_old)
         dh, dc = order.after(t, crossed[0], dh), order.after(t, crossed[1], dc)
         made[t] = dgates, by_h, dh_new, dseen
@@ -286,12 +356,13 @@ def layer_backward(
     by_x = of_x
     if norms is not None and layer.gain_ih is not None:
         by_x = normalized_backward(of_x * layer.gain_ih, norms.x_hat, norms.x_rstd).to(x.dtype)
-    has_bias = layer.b_ih is not None
     dweights = Layer(
-        _rows(by_x).T @ _rows(x),
-        _rows(by_h).T @ _rows(masked(h_prev, draws.recurrent)),
-        _rows(of_x).sum(0) if has_bias else None,
-        _rows(of_h).sum(0) if has_bias else None,
+        None if layer.w_ih is None else _rows(by_x).T @ _rows(x),
+        recurrent_product_by_weight(
+            _rows(by_h), _rows(masked(h_prev, draws.recurrent)), layer.w_hh
+        ),
+        _rows(of_x).sum(0) if layer.b_ih is not None else None,
+        _rows(of_h).sum(0) if layer.b_hh is not None else None,
         None if layer.w_hr is None else _rows(dh_new).T @ _rows(_unprojected(gates, c, layer)),
         None if layer.w_ch is None else _of_peepholes(dgates, c_prev, c, spec.coupled),
         None if norms is None else _rows(of_x * norms.x_hat).sum(0),
@@ -299,7 +370,7 @@ def layer_backward(
         None if layer.gain_c is None else _rows(dseen * normalized(c)[0]).sum(0),
         None if layer.b_c is None else _rows(dseen).sum(0),
     )
-    return by_x @ layer.w_ih, dh, dc.to(c0.dtype), dweights
+    return by_x if layer.w_ih is None else by_x @ layer.w_ih, dh, dc.to(c0.dtype), dweights
 
 
 def _stacked(of: dict[int, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

@@ -5,7 +5,8 @@ Autograd, the reference and every engine get the complete Spec. docs/cells.md ha
 cell's options; fused_lstm.reference computes them.
 
 T, B, I, H: time steps, batch, input size, hidden size. P: the size of h, which is H unless h is
-projected. D: directions, 1 or 2. A lane is one layer in one direction.
+projected. D: directions, 1 or 2. A lane is one layer in one direction. N, K: heads, and the H / N
+units of each.
 """
 
 from __future__ import annotations
@@ -21,18 +22,29 @@ class Kind(NamedTuple):
 
     gates: int  # rows of the weights / H
     options: tuple[str, ...]  # the options of Spec that it has
-    has_c: bool = False  # whether it has a state c; if not, c is h in the state dtype
+    # The states of a step: h, and those that lie side by side in c. If there are none, c is h in
+    # the state dtype.
+    states: tuple[str, ...] = ("h",)
+
+    @property
+    def has_c(self) -> bool:
+        """Return whether it has a state c beside h."""
+        return len(self.states) > 1
 
 
 LSTM_OPTIONS = (
     "layer_norm", "peephole", "coupled", "zoneout", "recurrent_dropout", "candidate_dropout",
 )  # fmt: skip
+SLSTM_OPTIONS = "exponential_forget", "recurrent_clip"
+OPTIONS = *LSTM_OPTIONS, *SLSTM_OPTIONS, "num_heads"
 CELLS = {
-    "lstm": Kind(4, LSTM_OPTIONS, has_c=True),
-    "gru": Kind(3, ("layer_norm", "zoneout", "recurrent_dropout")),
-    "rnn_tanh": Kind(1, ()),
-    "rnn_relu": Kind(1, ()),
+    "lstm": Kind(4, (*LSTM_OPTIONS, "num_heads"), ("h", "c")),
+    "gru": Kind(3, ("layer_norm", "zoneout", "recurrent_dropout", "num_heads")),
+    "rnn_tanh": Kind(1, ("num_heads",)),
+    "rnn_relu": Kind(1, ("num_heads",)),
+    "slstm": Kind(4, (*SLSTM_OPTIONS, "num_heads"), ("h", "c", "n", "m")),
 }
+OFF = (None, False, 0.0, (0.0, 0.0))  # the values of an option that is off, except num_heads' 1
 # The counter of each kind of mask's first element in fused_lstm.philox. 0 is between layers.
 ZONEOUT_H, ZONEOUT_C, RECURRENT, CANDIDATE = (kind << 56 for kind in (1, 2, 3, 4))
 
@@ -42,7 +54,8 @@ class Spec:
     """Everything about a call except its tensors. An invalid value is a ValueError that names it.
 
     Args:
-        cell: "lstm", "gru", "rnn_tanh" or "rnn_relu": a cell of torch.nn, with its weights.
+        cell: "lstm", "gru", "rnn_tanh" or "rnn_relu": a cell of torch.nn, with its weights; or
+            "slstm": exponential gates, four states and one bias (Beck et al. 2024).
         layer_norm: normalize W x, R h and an LSTM's c, with gains (Ba, Kiros and Hinton 2016).
         peephole: the gates depend on the cell state (Gers and Schmidhuber 2000).
         coupled: the forget gate is 1 minus the input gate (Greff et al. 2017). Not with layer_norm.
@@ -54,14 +67,19 @@ class Spec:
         candidate_dropout: probability of dropping a unit of g, anew at every step (Semeniuta,
             Severyn and Barth 2016).
         layers, directions: the numbers of layers and of directions.
-        bias: whether a lane has bias_ih and bias_hh.
+        bias: whether a lane has bias_ih and bias_hh; of an sLSTM one bias.
         projection: whether h is projected, by weight_hr.
         dropout: probability of dropping an element of h between two layers, in training.
         training: False drops nothing, and replaces zoneout by its expectation.
         precision: of float32 products: None for full float32, "tf32" or "bf16".
         recompute: k: store the state of every k-th step only; None stores all.
         level: how much one kernel launch covers, a level of fused_lstm.engines.
-        num_heads: blocks on the diagonal of the recurrent weights. Only 1 is there.
+        num_heads: N, blocks on the diagonal of the recurrent weights: the gates of a head depend on
+            its own units of h, and weight_hh is [N, G*H/N, H/N]. Not with other options, except an
+            sLSTM's.
+        exponential_forget: an sLSTM's forget gate is exp instead of sigmoid.
+        recurrent_clip: of an sLSTM: the gradient by h(t-1) that comes through R is clamped to
+            [-recurrent_clip, recurrent_clip] (xLSTM's and FlashRNN's gradient_recurrent_clipval).
     """
 
     cell: str = "lstm"
@@ -81,11 +99,17 @@ class Spec:
     recompute: int | None = None
     level: str | None = None
     num_heads: int = 1
+    exponential_forget: bool = False
+    recurrent_clip: float | None = None
     # Computed once, since every call reads them. torch.compile cannot read properties.
     options: tuple[str, ...] = field(init=False, repr=False, compare=False)  # the ones that are on
     zones: tuple[float, float] = field(init=False, repr=False, compare=False)  # zoneout of h, of c
     has_c: bool = field(init=False, repr=False, compare=False)  # whether there is a c beside h
+    states: tuple[str, ...] = field(init=False, repr=False, compare=False)  # h first
+    c_parts: int = field(init=False, repr=False, compare=False)  # c is [.., c_parts * H]
     is_plain_lstm: bool = field(init=False, repr=False, compare=False)  # nn.LSTM's cell
+    in_heads: bool = field(init=False, repr=False, compare=False)  # see fused_lstm.recurrence
+    is_torchs: bool = field(init=False, repr=False, compare=False)  # a cell of torch.nn's
     draws: bool = field(init=False, repr=False, compare=False)  # whether a call needs a seed
     gates: int = field(init=False, repr=False, compare=False)
     weight_names: tuple[str, ...] = field(init=False, repr=False, compare=False)  # of one lane
@@ -101,18 +125,24 @@ class Spec:
         self._check()
         kind = CELLS[self.cell]
         zoneout = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * 2
-        self._set("zoneout", (float(zoneout[0]), float(zoneout[1]) if kind.has_c else 0.0))
-        on = tuple(n for n in LSTM_OPTIONS if getattr(self, n) not in (False, 0.0, (0.0, 0.0)))
+        self._set("zoneout", (float(zoneout[0]), float(zoneout[1]) if "c" in kind.states else 0.0))
+        on = [n for n in OPTIONS if getattr(self, n) not in OFF and n != "num_heads"]
+        on = (*on, "num_heads") if self.num_heads > 1 else tuple(on)
         for option in on:
             if option not in kind.options:
                 raise ValueError(
                     f"{option}: got {getattr(self, option)}; expected {getattr(Spec, option)} with"
                     f" cell {self.cell!r}"
                 )
+        self._check_heads(on)
         self._set("options", on)
         self._set("zones", self.zoneout)
+        self._set("states", kind.states)
         self._set("has_c", kind.has_c)
+        self._set("c_parts", max(len(kind.states) - 1, 1))
         self._set("is_plain_lstm", self.cell == "lstm" and not on)
+        self._set("in_heads", self.num_heads > 1 or self.cell == "slstm")
+        self._set("is_torchs", self.cell != "slstm" and not on)
         cell_draws = any((*self.zones, self.recurrent_dropout, self.candidate_dropout))
         self._set("draws", self.training and (self.dropout > 0 or cell_draws))
         self._set("gates", kind.gates - self.coupled)
@@ -135,7 +165,7 @@ class Spec:
     def _check(self) -> None:
         if self.cell not in CELLS:
             raise ValueError(f"cell: got {self.cell!r}; expected one of {', '.join(CELLS)}")
-        for name in ("layer_norm", "peephole", "coupled"):
+        for name in ("layer_norm", "peephole", "coupled", "exponential_forget"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; expected True or False")
         pair = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)
@@ -156,9 +186,29 @@ class Spec:
             raise ValueError(
                 f"recompute: got {k!r}; expected None or a number of steps, at least 1"
             )
-        if self.num_heads != 1:
+        N, clip = self.num_heads, self.recurrent_clip
+        if not isinstance(N, int) or isinstance(N, bool) or N < 1:
+            raise ValueError(f"num_heads: got {N!r}; expected a divisor of hidden_size")
+        if clip is not None and not (isinstance(clip, int | float) and clip > 0):
+            raise ValueError(f"recurrent_clip: got {clip!r}; expected None or a number above 0")
+
+    def _check_heads(self, options: tuple[str, ...]) -> None:
+        """Check that there is nothing beside heads, or an sLSTM, that these do not go with."""
+        if self.projection and (self.num_heads > 1 or self.cell == "slstm"):
+            what = f"num_heads: got {self.num_heads}" if self.num_heads > 1 else "cell: got 'slstm'"
+            raise ValueError(f"{what} with a projected h; expected none, which mixes heads")
+        for option in options:
+            if self.num_heads > 1 and option in LSTM_OPTIONS:
+                raise ValueError(
+                    f"num_heads: got {self.num_heads} with {option}; expected 1: heads go with"
+                    " torch.nn's cells and the sLSTM alone"
+                )
+
+    def check_size(self, H: int) -> None:
+        """Check that a hidden size has a whole number of units for each head."""
+        if H % self.num_heads:
             raise ValueError(
-                f"num_heads: got {self.num_heads!r}; expected 1: there are no heads yet"
+                f"num_heads: got {self.num_heads}; expected a divisor of hidden_size {H}"
             )
 
     def cell_options(self) -> dict[str, Any]:
@@ -170,13 +220,15 @@ class Spec:
         return dict(zip(self.weight_names, shapes(self, I, H, P), strict=True))
 
     def _weights(self) -> dict[str, tuple[tuple[int, str], ...]]:
-        """Return a lane's weights: name -> dimensions, each a multiple of I, H or P."""
-        G = self.gates
+        """Return a lane's weights: name -> dimensions, each a multiple of I, H, P, K or 1."""
+        G, N = self.gates, self.num_heads
         of: dict[str, tuple[tuple[int, str], ...]] = {
             "weight_ih": ((G, "H"), (1, "I")),
-            "weight_hh": ((G, "H"), (1, "P")),
+            "weight_hh": ((G, "H"), (1, "P")) if N == 1 else ((N, "1"), (G, "K"), (1, "K")),
         }
-        if self.bias:
+        if self.bias and self.cell == "slstm":
+            of["bias"] = ((G, "H"),)
+        elif self.bias:
             of["bias_ih"] = of["bias_hh"] = ((G, "H"),)
         if self.projection:
             of["weight_hr"] = ((1, "P"), (1, "H"))
@@ -202,7 +254,7 @@ class Spec:
 
 def shapes(spec: Spec, I: int, H: int, P: int) -> list[tuple[int, ...]]:
     """Return the shapes of a lane's weights, in the order of a call."""
-    sizes = {"I": I, "H": H, "P": P}
+    sizes = {"I": I, "H": H, "P": P, "K": H // spec.num_heads, "1": 1}
     return [tuple([n * sizes[name] for n, name in of]) for of in spec.weight_dimensions]
 
 
@@ -228,7 +280,7 @@ def completed(
     """
     fits = lanes > 0 and lanes % directions == 0 and weights % lanes == 0
     for bias, projection in FORMS if fits else ():
-        if projection and not spec.has_c:
+        if projection and (spec.cell != "lstm" or spec.num_heads > 1):
             continue
         candidate = replace(
             spec, layers=lanes // directions, directions=directions, bias=bias,

@@ -50,10 +50,10 @@ class Streaming:
             raise ValueError("module: got bidirectional=True; expected one direction")
         weights = [weight.detach() for weight in module.weights()]
         like, B, H = weights[0], batch_size, module.hidden_size
-        self._shape, self._like, self._has_c = (B, module.input_size), like, module.spec.has_c
-        c = like.new_zeros(module.num_layers, B, H)
+        self._shape, self._like, self._joined = (B, module.input_size), like, module._joined
+        c = like.new_zeros(module.num_layers, B, H * module.spec.c_parts)
         P = module.proj_size
-        self._zeros = like.new_zeros(module.num_layers, B, P) if P else c, c
+        self._zeros = like.new_zeros(module.num_layers, B, P or H), c
         x = like.new_empty(1, *self._shape)
         expected = expected_weights(module.spec, module.input_size, H, P or H)
         check_tensors(module.spec, x, *self._zeros, weights, H, P or H, expected, None, False)
@@ -85,10 +85,9 @@ class Streaming:
     def state(self) -> State | Tensor:
         """The state after the last step, as the module takes and returns it.
 
-        (h [L, B, P], c [L, B, H]), or h alone where the module has no c.
+        (h [L, B, P], c [L, B, H]), h alone where the module has no c, (h, c, n, m) of an sLSTM.
         """
-        h, c = self._states
-        return (h, c) if self._has_c else h
+        return self._joined(*self._states)
 
     def reset(self, rows: Tensor | None = None) -> None:
         """Set the state to zero, of all rows or of those where `rows` [B] bool is true.
@@ -109,7 +108,7 @@ Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 def _step_of(engine: str, spec: Spec, weights: list[Tensor]) -> Step:
     """Return an engine's step in inference: (x [1, B, I], h, c) -> y [1, B, P], h, c."""
-    if spec.level in ("steps", "layers"):
+    if spec.level in ("steps", "layers") and not spec.in_heads:
         run = (ops.NATIVE if engine == "native" else ops.TRITON).lstm.default
         arguments, named = (weights, 0.0, None, spec.level, False), spec.schema
 

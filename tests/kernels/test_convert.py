@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 
 import pytest
 import torch
@@ -128,6 +129,19 @@ def test_a_subclass_is_left_alone(caplog):
     assert caplog.records[0].levelname == "WARNING"
     assert list(fused_lstm.conversions(model)) == ["0", "1"]
     assert fused_lstm.conversions(model, back=True)["1"] is None
+
+
+@pytest.mark.parametrize("weights_only", [False, True])
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
+def test_a_converted_layer_saved_whole_loads_as_what_it_was(name, weights_only):
+    model, file = fused_lstm.convert(getattr(nn, name)(3, 4), "loop"), io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=weights_only)
+    assert type(again) is type(model)
+    assert (again.engine, again.spec, repr(again)) == ("loop", model.spec, repr(model))
+    for (key, a), b in zip(again.state_dict().items(), model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), key
 
 
 def test_an_unknown_engine_changes_nothing():

@@ -96,15 +96,12 @@ def test_torch_export(engine):
     assert_runs_as(nn_lstm_inside(model), torch.export.export(model, (x,)).module(), x)
 
 
-@pytest.mark.parametrize(
-    ("engine", "bidirectional"), list(zip(ENGINES, (True, False, True), strict=True))
-)
-def test_onnx_has_its_own_lstm(engine, bidirectional):
-    """The exporter takes nn.LSTM whatever the engine is, for any batch."""
+def test_onnx_has_its_own_lstm():
+    """The exporter takes ONNX's LSTM for any batch; test_onnx.py has all that it takes."""
     pytest.importorskip("onnxscript", reason="ONNX export needs onnx and onnxscript")
     from onnx.reference import ReferenceEvaluator
 
-    model = Tagger(engine, bidirectional=bidirectional)
+    model = Tagger(bidirectional=True)
     model.out = nn.Identity()
     program = torch.onnx.export(
         model, (torch.randn(2, 5, 3),), dynamo=True, verbose=False, opset_version=18,
@@ -119,16 +116,6 @@ def test_onnx_has_its_own_lstm(engine, bidirectional):
 
     with torch.no_grad():
         assert_runs_as(nn_lstm_inside(model), evaluate, torch.randn(3, 5, 3))
-
-
-@pytest.mark.parametrize("name", ["lengths", "resets"])
-def test_onnx_has_no_lengths_and_no_resets(name, monkeypatch):
-    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
-    monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)  # as while it exports
-    with pytest.raises(
-        ValueError, match=f"{name}: got a tensor; expected None, since ONNX's LSTM has no {name}"
-    ):
-        fused_lstm.LSTM(3, 4)(torch.randn(2, 5, 3), **{name: torch.tensor([2])})
 
 
 def test_a_graph_after_an_export_to_onnx():

@@ -35,6 +35,7 @@ SHAPES = {  # T, B, I, H, L
     "batch in blocks": (5, 150, 33, 130, 2),
     "streamed": (9, 20, 64, 2048, 1),
     "long": (1024, 16, 512, 512, 1),
+    "alone": (20, 300, 33, 100, 1),  # a program has a lane to itself
 }
 fuses = pytest.mark.parametrize("fuse", ["pointwise", "hoisted", "steps", "layers"])
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -110,7 +111,15 @@ def test_float64(fuse):
 @pytest.mark.parametrize("fuse", ["steps", "layers"])
 @pytest.mark.parametrize(
     ("shape", "proj_size"),
-    [("small", 0), ("medium", 0), ("large", 0), ("streamed", 0), ("small", 90), ("large", 512)],
+    [
+        ("small", 0),
+        ("medium", 0),
+        ("large", 0),
+        ("streamed", 0),
+        ("alone", 0),
+        ("small", 90),
+        ("large", 512),
+    ],
 )
 def test_200_launches_give_the_same_bits(shape, proj_size, fuse):
     """A race or a lost store shows as a difference sooner or later, a lost arrival as a hang."""

@@ -54,6 +54,7 @@ LOOPS = """
         /*0010*/                   LDG.E.U16 R4, [R2.64] ;
         /*0020*/                   LDGSTS.E.BYPASS.128 [R8], [R2.64] ;
         /*0030*/                   HMMA.16816.F32.BF16 R24, R4, R6, R24 ;
+        /*0038*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;
         /*0040*/              @!P1 BRA 0x20 ;
         /*0050*/                   STG.E.64 [R2.64], R0 ;
         /*0060*/                   RED.E.ADD.STRONG.GPU [R2.64], R0 ;
@@ -65,7 +66,8 @@ def test_what_is_executed():
     """The inner loop three times; if the products say that it was not three, nothing."""
     code = sass.instructions(LOOPS)
     found = sass.executed(code, [3], 3 * 16 * 8 * 16)
-    assert found == {"instructions": 4 + 3 * 3, "bytes": 2 + 3 * 16 + 8, "arrivals": 1}
+    wanted = {"instructions": 4 + 3 * 4, "syncs": 3, "bytes": 2 + 3 * 16 + 8, "arrivals": 1}
+    assert found == wanted
     assert sass.executed(code, [3], 4 * 16 * 8 * 16) is None
 
 

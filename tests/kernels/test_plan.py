@@ -55,8 +55,7 @@ def assert_fits(found: Plan, device: Device) -> None:
     assert 0 <= found.resident_hr <= found.chunks_hr
     assert (found.chunks_hr > 0) == (found.projected > 0)
     assert found.split in (1, found.gates)
-    assert found.split == found.gates or found.resident == 0 or found.direction == "forward"
-    if found.persistent:
+    if found.persistent and not found.alone:
         assert found.programs <= device.sms, "would wait for a program that cannot start"
     assert found.why
     floor = cost(found, device)
@@ -215,7 +214,7 @@ def test_where_a_sum_is_shared_out_to_warps(direction, device, hidden, batch, dt
     shape = {"hidden": hidden, "batch": batch, "layers": 1, "dtype": dtype, "gates": gates}
     found = plan("steps", direction, device=DEVICES[device], **shape)
     assert found.k_parts == (1 if own is None else 8)
-    assert found.own == (own or 16)
+    assert found.own == (16 if found.summed_gates > 1 else own or 16)
     if own is not None:
         assert found.resident == found.chunks
         blocks = -(-hidden // found.units)
@@ -225,10 +224,58 @@ def test_where_a_sum_is_shared_out_to_warps(direction, device, hidden, batch, dt
         assert whole.k_parts == 1
 
 
-def test_few_columns_on_hopper_are_shared_out_forward_alone():
-    shape = {"hidden": 200, "batch": 20, "layers": 1, "dtype": "bf16", "device": H100}
-    assert plan("steps", "forward", **shape).k_parts == 8
-    assert plan("steps", "backward", **shape).k_parts == 1
+@pytest.mark.parametrize(
+    ("device", "hidden", "batch", "gates", "split"),
+    [
+        ("H100", 768, 16, 4, 1),  # FlashRNN's
+        ("H100", 200, 20, 4, 1),
+        ("A100", 200, 20, 4, 1),
+        ("H100", 650, 20, 4, 4),  # to read all gates takes longer than to meet
+        ("H100", 650, 20, 3, 1),
+        ("A100", 768, 16, 4, 4),  # h of all gates does not fit beside the weights
+    ],
+)
+def test_where_a_backward_sums_over_all_gates(device, hidden, batch, gates, split):
+    """It has one meeting a step and not two, and reads G times as much."""
+    shape = {"hidden": hidden, "batch": batch, "layers": 1, "dtype": "bf16", "gates": gates}
+    found = plan("steps", "backward", device=DEVICES[device], **shape)
+    assert (found.k_parts, found.split, found.resident_fraction) == (8, split, 1)
+    assert cost(found, DEVICES[device]).barriers == 1 + (split > 1)
+    assert found.summed_gates * found.split == gates
+    assert any("a meeting less" in why for why in found.why) == (split == 1)
+
+
+@directions
+@pytest.mark.parametrize(
+    ("hidden", "batch", "alone"),
+    [
+        (64, 1, "forward"),
+        (64, 1024, "both"),
+        (128, 20, ""),  # a barrier is less than a cell's work on few multiprocessors
+        (128, 4096, "both"),
+        (129, 4096, ""),  # the weights of 256 units are more than an SM holds
+    ],
+)
+def test_where_a_program_has_a_lane_alone(direction, hidden, batch, alone):
+    shape = {"hidden": hidden, "batch": batch, "dtype": "bf16", "device": H100}
+    found = choose(direction, layers=1, **shape)
+    assert found.alone == (alone in (direction, "both"))
+    assert_fits(found, H100)
+    if found.alone:
+        assert found.meetings == 0
+        assert (found.launches(9), cost(found, H100).barriers) == ([(0, 9)], 0)
+        assert found.padded_batch >= batch
+        assert "waits for no other" in found.why[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"dtype": "fp32"}, {"projected": 32}, {"norm": 2}, {"device": AMD["MI300X"]}],
+    ids=str,
+)
+def test_who_never_has_a_lane_alone(change):
+    shape = {"hidden": 64, "batch": 4096, "layers": 1, "dtype": "bf16", "device": H100} | change
+    assert not choose("forward", **shape).alone
 
 
 def test_fewer_multiprocessors_mean_more_units_each():

@@ -13,7 +13,7 @@ from cases import LanesCase as Case
 from cases import Shape
 from fused_lstm import reference
 from fused_lstm.triton import interpreter, op
-from plans import PATHS_BACKWARD, make_plan
+from plans import ALONE, PATHS_BACKWARD, make_plan
 from tolerance import assert_close
 
 pytestmark = pytest.mark.skipif(
@@ -149,6 +149,16 @@ SLOW = "both", "chain projected", "both projected"
 @pytest.mark.parametrize("path", PATHS_BACKWARD)
 def test_every_path(path, case, monkeypatch):
     force(monkeypatch, PATHS_BACKWARD[path], True)
+    check(case)
+
+
+ALONE_CASES = [case for case in CASES if not case.projected]
+
+
+@pytest.mark.parametrize("case", ALONE_CASES, ids=str)
+def test_a_program_has_a_lane_alone(case, monkeypatch):
+    """Rows that end, resets, both directions: what it keeps on chip is what others exchange."""
+    force(monkeypatch, ALONE, False)
     check(case)
 
 

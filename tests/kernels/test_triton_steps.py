@@ -16,7 +16,7 @@ from fused_lstm.triton.cells import Cell
 from fused_lstm.triton.cells.activation import sigmoid
 from fused_lstm.triton.cells.lstm import combine
 from fused_lstm.triton.helper import helper
-from plans import make_plan, paths, paths_backward
+from plans import ALONE, PATHS, PATHS_BACKWARD, make_plan
 from tolerance import assert_close
 
 pytestmark = pytest.mark.skipif(
@@ -53,7 +53,8 @@ def forward(plan, gates, w_hh, h0, c0, save, cell=None):
 def backward(plan, dy, dh_n, dc, gates, w_hh, c0, c, cell=None):
     """dgates [T, B, 4H]; dc becomes the gradient by c0."""
     exchange, _, (counters,) = launch.workspace(plan, gates, (2, 4), 1)
-    dgates, partial = torch.empty_like(gates), c.new_empty(plan.split, *c0.shape)
+    dgates = torch.empty_like(gates)
+    partial = None if plan.split == 1 else c.new_empty(plan.split, *c0.shape)
     tensors = bwd.Tensors(
         dy, dh_n, gates, None, (w_hh,), None, c0, c, dc, dgates, exchange, partial, counters,
     )  # fmt: skip
@@ -69,7 +70,7 @@ def on_cell(call, cell):
     return replace(call, launches=tuple(launches))
 
 
-@paths
+@pytest.mark.parametrize("path", [*PATHS.values(), ALONE], ids=[*PATHS, "alone"])
 @shapes
 @dtypes
 def test_forward_is_the_references(T, B, H, dtype, path):
@@ -83,7 +84,7 @@ def test_forward_is_the_references(T, B, H, dtype, path):
         assert_close(found, wanted, name)
 
 
-@paths_backward
+@pytest.mark.parametrize("path", [*PATHS_BACKWARD.values(), ALONE], ids=[*PATHS_BACKWARD, "alone"])
 @shapes
 @dtypes
 def test_backward_is_the_references(T, B, H, dtype, path):

@@ -12,23 +12,26 @@ from lm.model import LM_LSTM, build_model
 from lm.settings import PRESETS
 from lm_cases import refused, train
 
-CELL = ["--layer-norm", "--peephole", "--zoneout-h=0.1", "--zoneout-c=0.2",
+LAYER_NORM = ["--layer-norm", "--peephole", "--zoneout-h=0.1", "--zoneout-c=0.2",
         "--recurrent-dropout=0.1", "--candidate-dropout=0.1", "--forget-bias=1"]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+CELLS = {"layer_norm": LAYER_NORM, "slstm": ["--cell=slstm", "--heads=2"]}
+
+
+@pytest.fixture(scope="module", params=CELLS)
+def trained(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("cells")
     line = " ".join(f"w{n}" for n in range(11)) + "\n"
     for split, lines in {"train": 60, "valid": 5, "test": 5}.items():
         (directory / f"{split}.txt").write_text(line * lines)
-    options = ["--lstm=auto", "--epochs=3", "--learning-rate=0.05", *CELL]
+    options = ["--lstm=auto", "--epochs=3", "--learning-rate=0.05", *CELLS[request.param]]
     summary = train(directory, directory, *options, f"--save={directory / 'saved'}")
-    return directory / "saved", summary
+    return directory / "saved", summary, request.param
 
 
 def test_it_learns_and_is_evaluated(trained, capsys):
-    directory, summary = trained
+    directory, summary, _ = trained
     built = fused_lstm.available_engines("cpu")["native"] is None
     assert summary["engine"] == ("native" if built else "loop")
     assert summary["test_perplexity"] < 3  # of 12 words, of which the last tells the next
@@ -38,10 +41,10 @@ def test_it_learns_and_is_evaluated(trained, capsys):
 
 
 def test_a_program_has_the_cell_and_weights_for_nn_lstm_are_refused(trained, capsys, tmp_path):
-    directory, _ = trained
+    directory, _, what = trained
     message = refused(capsys, export.main, "export", directory, f"--output={tmp_path / 'a'}"
                       ".safetensors")  # fmt: skip
-    assert "nn.LSTM has no layer_norm; a program, *.pt2, has it" in message
+    assert f"nn.LSTM has no {what}; a program, *.pt2, has it" in message
     assert export.main([str(directory), f"--output={tmp_path / 'lm.pt2'}"]) == 0
     program = torch.export.load(tmp_path / "lm.pt2").module()
     model = checkpoint.load(directory).model("loop").eval()
@@ -74,6 +77,8 @@ def test_beside_dropout_that_the_model_applies(options):
     [
         ("--layer-norm --coupled", "coupled: got True with layer_norm=True"),
         ("--peephole --lstm cudnn", "peephole: got True with engine='cudnn'"),
+        ("--cell slstm --peephole", "peephole: got True; expected False with cell 'slstm'"),
+        ("--cell slstm --heads 3 --hidden-size 4", "num_heads: got 3; expected a divisor of"),
         ("--zoneout-h 1.5", "--zoneout-h: got '1.5'; expected a number from 0 to 1"),
     ],
     ids=lambda value: value[:20],

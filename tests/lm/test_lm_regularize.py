@@ -162,5 +162,5 @@ def test_defaults_take_the_plain_path(monkeypatch):
     for name in ("tie_weights", "variational_dropout", "weight_decay", "weight_drop"):
         assert not any(getattr(config, name) for config in PRESETS.values())
     assert all(
-        config.cell() == fused_lstm.Spec() and not config.forget_bias for config in PRESETS.values()
+        config.spec() == fused_lstm.Spec() and not config.forget_bias for config in PRESETS.values()
     )

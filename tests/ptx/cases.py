@@ -5,6 +5,7 @@ T, B, H, L, P: time steps, batch, hidden size, layers, size of a projected h.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from fused_lstm import reference
 from fused_lstm.spec import PLAIN, Spec
-from fused_lstm.triton import devices, op, pointwise
+from fused_lstm.triton import devices, launch, op, pointwise
 from plans import make_plan
 from tolerance import TOLERANCE
 
@@ -38,7 +39,13 @@ PATHS = {
     "blocks of batch": {"block_b": 16, "row_groups": 1},
     "groups of rows": {"block_b": 16, "row_groups": 2},
     "whole sums": {"k_parts": 1},
-}
+    # Backward: programs that share a block, a gate each, with sums in parts.
+    "a gate each": {
+        "units": 64, "split": 4, "block_k": 128, "k_parts": 8, "warps": 8, "resident": 9,
+        "ahead": 1, "hold": False,
+    },
+    "alone": {"alone": 16},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -170,6 +177,17 @@ def _compare(
             outcome.wrong.append(f"{name}: error {error:.1e}, {ratio:.1f} times what is allowed")
 
 
+def with_polls(polls: int, seed: int = 1) -> Outcome:
+    """A case whose launches trap after so many polls."""
+    with mock.patch.dict(os.environ, {launch.POLLS: str(polls)}):
+        launch.constants.cache_clear()
+        op.prepare.cache_clear()
+        outcome = run(Case("steps", "bf16", 90, 33, path="whole sums"), (seed,))
+    launch.constants.cache_clear()
+    op.prepare.cache_clear()
+    return outcome
+
+
 def nan_spreads_to(arch: int, seeds: Iterable[int]) -> dict[int, list[int]]:
     """Where one unit of layer 0 is not a number at t = 0: all such units of that step, by seed."""
     case, found = Case("layers", "bf16", arch, 33, T=2, L=2), {}
@@ -237,7 +255,9 @@ def _by_autograd(case: Case, inputs: list[Tensor], lanes: dict) -> dict[str, Ten
     wanted = torch.autograd.grad(outputs, leaves, by, **unused)
     names = ["y", "h_n", "c_n", "dx", "dh0", "dc0"]
     names += [f"dweight {index}" for index in range(len(inputs) - 3)]
-    results = (*outputs, *wanted)
+    results = [*outputs, *wanted]
+    if not case.cell.has_c:  # c is h, and gradients by either are by both
+        results[4], results[5] = results[4] + results[5], torch.zeros_like(results[5])
     return {name: result.detach() for name, result in zip(names, results, strict=True)}
 
 
@@ -261,6 +281,8 @@ def _stack(case: Case) -> Problem:
             given = x, h0, c0, weights, case.p, seed, case.kind
             y, h_n, c_n, *saved = op.lstm(*given, True, **own)
             dx, dh0, dc0, dweights = op.lstm_backward(*by, *given, y, *saved, True, **own)
+        if not case.cell.has_c:
+            dh0, dc0 = dh0 + dc0.to(dh0.dtype), torch.zeros_like(dc0)
         found = (y, h_n, c_n, dx, dh0, dc0, *dweights)
         return dict(zip(names, found, strict=True))
 
@@ -271,6 +293,8 @@ def _inputs(case: Case) -> list[Tensor]:
     """x, h0, c0 and flat weights."""
     B, H, P, D = case.B, case.H, case.P or case.H, 2 if case.kind == "both" else 1
     states = torch.randn(case.L * D, B, P), torch.randn(case.L * D, B, H)
+    if not case.cell.has_c:
+        states = states[0], states[0].clone()
     made = [torch.randn(*case.rows, H), *states]
     for lane in range(case.L * D):
         columns = H if lane < D else D * P
@@ -278,7 +302,9 @@ def _inputs(case: Case) -> list[Tensor]:
         weights = torch.randn(G, columns), torch.randn(G, P), *torch.randn(2, G)
         made += [w / H**0.5 for w in (*weights, *([torch.randn(P, H)] if case.P else []))]
         made += [torch.randn(G - H)] if case.cell.peephole else []
-        made += [torch.randn(n * H) for n in (4, 4, 1, 1)] if case.cell.layer_norm else []
+        if case.cell.layer_norm:
+            of_c = (H, H) if case.cell.has_c else ()
+            made += [torch.randn(n) for n in (G, G, *of_c)]
     return [t.to(DTYPES[case.dtype]) for t in made]
 
 
@@ -297,8 +323,11 @@ def _launching(case: Case) -> Iterator[None]:
     """The operators launch what the case says, instead of what choice.choose does."""
 
     def made(fuse: str, direction: str, dtype, device, shape, *, norm, gates, tf32):
+        path = PATHS[case.path]
+        if direction == "forward" and "split" in path:
+            path = {}
         return make_plan(
-            fuse, direction, case.H, case.B, case.L, dtype, PATHS[case.path],
+            fuse, direction, case.H, case.B, case.L, dtype, path,
             device=case.device, tf32=case.dtype == "tf32", projected=case.P, norm=norm,
             gates=gates,
         )  # fmt: skip

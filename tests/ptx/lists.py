@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fused_lstm.spec import GRU, Spec
+from fused_lstm.spec import GRU, PLAIN, Spec
 
 from .cases import DTYPES, Case
 
@@ -12,6 +12,7 @@ FEW, MANY = (3, 2, 1), (3,) * 3 + (2,) * 14 + (1,) * 3  # lengths of 3 rows and 
 ALL = Spec(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3, candidate_dropout=0.4)
 NORM, WHOLE = Spec(layer_norm=True), replace(ALL, layer_norm=True)
 COUPLED, RNN = Spec(coupled=True), Spec("rnn_tanh")
+GRU_NORM = Spec("gru", layer_norm=True, zoneout=0.3, recurrent_dropout=0.3)
 LONG = {"T": 9}  # a fault may begin at the fourth wave
 
 
@@ -38,7 +39,7 @@ def every_case() -> list[Case]:
             found += _lanes(dtype, arch) + _projected(dtype, arch) + _cells(dtype, arch)
             found += [Case("steps", dtype, arch, 33, 20, **LONG)]
             found += [Case("layers", dtype, arch, 17, L=3, p=0.3, **LONG)]
-            found += _whole_sums(dtype, arch) if dtype in ("bf16", "fp16") else []
+            found += _of_half(dtype, arch) if dtype in ("bf16", "fp16") else []
     return found
 
 
@@ -97,6 +98,8 @@ def _cells(dtype: str, arch: int) -> list[Case]:
     found.append(Case("layers", dtype, arch, 17, L=3, p=0.3, lengths=FEW, keep=True, cell=GRU))
     found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, keep=True, cell=GRU))
     found.append(Case("both", dtype, arch, 17, 20, path="groups of rows", lengths=MANY, cell=GRU))
+    found += [Case("steps", dtype, arch, H, B, cell=GRU_NORM) for H, B in ((33, 20), (130, 3))]
+    found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, keep=True, cell=GRU_NORM))
     for cell in (COUPLED, RNN, Spec("rnn_relu")):
         found += [Case("steps", dtype, arch, H, B, cell=cell) for H, B in ((33, 20), (130, 3))]
         found.append(Case("layers", dtype, arch, 17, L=3, p=0.3, lengths=FEW, keep=True, cell=cell))
@@ -104,15 +107,28 @@ def _cells(dtype: str, arch: int) -> list[Case]:
     return found
 
 
-def _whole_sums(dtype: str, arch: int) -> list[Case]:
-    """Products whose warps share rows and columns, where they would share out a sum."""
+def _of_half(dtype: str, arch: int) -> list[Case]:
+    """Plans that half precision alone has, and those that they replace."""
+    found = []
+    # Products whose warps share rows and columns, where they would share out a sum.
     path = {"path": "whole sums"}
-    found = [Case("steps", dtype, arch, H, B, **path) for H, B in ((17, 3), (130, 20))]
+    found += [Case("steps", dtype, arch, H, B, **path) for H, B in ((17, 3), (130, 20))]
     found.append(Case("steps", dtype, arch, 33, 20, **path, **LONG))
     found.append(Case("layers", dtype, arch, 33, L=2, p=0.3, lengths=FEW, keep=True, **path))
     found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, keep=True, **path))
     found += [Case("steps", dtype, arch, 33, 20, cell=cell, **path) for cell in (GRU, COUPLED, RNN)]
     found.append(Case("layers", dtype, arch, 17, L=3, cell=GRU, **path))
+    path = {"path": "a gate each"}
+    found += [Case("steps", dtype, arch, H, B, **path) for H, B in ((17, 3), (130, 20))]
+    found.append(Case("layers", dtype, arch, 33, L=2, p=0.3, lengths=FEW, keep=True, **path))
+    # A program that has a lane to itself.
+    path = {"path": "alone"}
+    found += [Case("steps", dtype, arch, H, B, **path) for H, B in ((17, 3), (100, 20))]
+    found.append(Case("steps", dtype, arch, 33, 20, L=2, p=0.3, **path, **LONG))
+    for cell in (PLAIN, ALL, GRU, COUPLED, RNN):
+        options = {"lengths": FEW, "keep": True, "cell": cell}
+        found.append(Case("both", dtype, arch, 33, L=2, **options, **path))
+        found.append(Case("steps", dtype, arch, 17, **options, **path))
     return found
 
 
@@ -154,11 +170,17 @@ def some_cases() -> list[Case]:
             found.append(Case("steps", dtype, arch, 33, cell=GRU))
             found.append(Case("layers", dtype, arch, 17, L=2, p=0.3, keep=True, cell=GRU))
             found.append(Case("both", dtype, arch, 17, lengths=FEW, keep=True, cell=GRU))
+            found.append(Case("both", dtype, arch, 17, lengths=FEW, keep=True, cell=GRU_NORM))
             found.append(Case("layers", dtype, arch, 17, L=2, keep=True, cell=COUPLED))
             found.append(Case("layers", dtype, arch, 33, 20, L=2, keep=True, cell=RNN))
         found.append(Case("steps", "bf16", arch, 33, 20, **LONG))
         found.append(Case("layers", "tf32", arch, 17, L=3, **LONG))
         found.append(Case("steps", "bf16", arch, 130, 20, path="whole sums"))
+        found.append(Case("steps", "bf16", arch, 33, 20, path="a gate each"))
+        for cell in (PLAIN, ALL, GRU):
+            options = {"cell": cell, "path": "alone", "lengths": FEW, "keep": True}
+            found.append(Case("both", "bf16", arch, 33, **options))
+        found.append(Case("steps", "bf16", arch, 33, 20, path="alone", **LONG))
         found.append(Case("layers", "bf16", arch, 17, L=2, cell=GRU, path="whole sums"))
         found.append(Case("both", "bf16", arch, 17, 20, **path, cell=ALL))
         found.append(Case("both", "bf16", arch, 17, 20, **path, cell=NORM))

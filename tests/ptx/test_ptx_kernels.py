@@ -45,3 +45,11 @@ def test_what_is_not_a_number_stays_in_its_unit(arch):
 def test_what_is_not_a_number_does_not_cross_a_reset(dtype, arch):
     found = pool.pool().submit(cases.nan_beside_resets, arch, dtype, (1, 2)).result()
     assert found == dict.fromkeys((1, 2), [[[0, 1], [1, 2]]] * 2)
+
+
+def test_a_launch_may_trap_where_it_would_hang():
+    """Who polls more often than is allowed ends the launch; who is allowed to waits."""
+    assert pool.pool().submit(cases.with_polls, 2**30).result().clean
+    outcome = pool.pool().submit(cases.with_polls, 1).result()
+    assert not outcome.clean
+    assert "trap" in str(outcome)

@@ -12,6 +12,8 @@ STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
   m.impl("cell_backward", Boxed<fused_lstm::cell_backward>::call);
   m.impl("lstm", Boxed<fused_lstm::lstm>::call);
   m.impl("lstm_backward", Boxed<fused_lstm::lstm_backward>::call);
+  m.impl("recurrence", Boxed<fused_lstm::recurrence>::call);
+  m.impl("recurrence_backward", Boxed<fused_lstm::recurrence_backward>::call);
   m.impl("linear_cross_entropy", Boxed<fused_lstm::linear_cross_entropy>::call);
   m.impl("dropout", Boxed<fused_lstm::dropout>::call);
   m.impl("packing", Boxed<fused_lstm::packing>::call);

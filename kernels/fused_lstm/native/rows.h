@@ -55,7 +55,7 @@ FL_INLINE void for_states_before(const Lane<T>& lane, long place, const Body& bo
     const Range range = begins ? Range{continued, rows} : Range{0, continued};
     if (range.begin == range.end) continue;
     const long before = begins ? 0 : row_of(lane, place - 1);
-    const Sum<T>* c = begins ? lane.c0 : lane.save ? lane.c + before * lane.hidden : lane.c;
+    const Sum<T>* c = begins ? lane.c0 : lane.save ? lane.c + before * c_width(lane) : lane.c;
     const Rows<T> h = begins ? Rows<T>{lane.h0, lane.outputs}
                              : Rows<T>{lane.y + before * lane.y_stride, lane.y_stride};
     Rows<T> fed = h;

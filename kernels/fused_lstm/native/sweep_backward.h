@@ -57,9 +57,9 @@ FL_INLINE CellStepBack<T> cell_step_back(const Lane<T>& lane, const LaneGradient
   step.keep = lane.keep ? lane.keep + row : nullptr;
   step.gates = lane.gates + row * shape_of(lane.cell).saved * hidden;
   step.continued = alive(lane, place - 1);
-  step.c = step.continued > 0 ? lane.c + row_of(lane, place - 1) * hidden : nullptr;
+  step.c = step.continued > 0 ? lane.c + row_of(lane, place - 1) * c_width(lane) : nullptr;
   step.c0 = lane.c0;
-  step.c_next = lane.c + row * hidden;
+  step.c_next = lane.c + row * c_width(lane);
   step.h = lane.y + row * lane.y_stride;
   step.stride = lane.y_stride;
   step.dc = gradient.dc0;
@@ -80,6 +80,11 @@ template <class T, int R, int N>
 FL_INLINE void add_gradients(const Lane<T>& lane, const LaneGradient<T>& gradient, long place,
                              long column, long row, Tile<T, R, N>& dh) {
   const long outputs = lane.outputs, width = outputs - column, next = alive(lane, place + 1);
+  if (gradient.clip > 0) {
+    for (int r = 0; r < R; ++r) {
+      for (int n = 0; n < N; ++n) dh.sum[r][n] = clamp<Sum<T>>(dh.sum[r][n], gradient.clip);
+    }
+  }
   if (lane.added && row < next) carry_gradients(lane, column, row, dh);
   if (lane.keep && row < next) {
     const bool* const keep = lane.keep + row_of(lane, place + 1) + row;

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,13 @@ STATES = {
     "c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr", "h_mask_ptr",
     "h_old_ptr", "dh_old_ptr", "raw_ptr", "gain_ptr", "shares_ptr", "stats_ptr", "dseen_ptr",
 }  # fmt: skip
-OTHERS = {"barrier_ptr": "*i32", "offset_ptr": "*i64", "not_reset_ptr": "*u8", "seed_ptr": "*i64"}
-RATE = re.compile(r"(dropout|candidate|zone)_")  # floats
+OTHERS = {
+    "barrier_ptr": "*i32", "offset_ptr": "*i64", "not_reset_ptr": "*u8", "seed_ptr": "*i64",
+    "first_ptr": "*i64", "keep_ptr": "*u8",
+}  # fmt: skip
+RATE = re.compile(r"(dropout|candidate|zone)_|clip$")  # floats
 SWITCHES = "peephole", "layer_norm", "coupled", "gru", "rnn_tanh", "rnn_relu"
+SYNC_CYCLES = 64  # clock cycles of a sync among a program's warps, about
 RATES = ("zoneout", "recurrent_dropout", "candidate_dropout")  # options that draw
 TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 
@@ -141,7 +146,7 @@ def inspect(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> di
     code = sass.instructions(sass.disassemble(cubin, "-sass"))
     loop = sass.time_loop(code) if chosen.persistent else None
     step = code if loop is None else sass.inside(code, loop)  # a launch of one step has no loop
-    return {
+    report = {
         "kernel": kernel_of(chosen).fn.__name__,
         "device": device.name,
         "arch": f"sm_{device.arch}",
@@ -157,6 +162,22 @@ def inspect(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> di
         "cost": asdict(choice.cost(chosen, device)),
         "sass": [f"{address:6x}  {text}" for address, text in step],
     }
+    return report | {"step_us": step_us(report, device)}
+
+
+def step_us(report: dict, device: devices.Device) -> float:
+    """Return a step's microseconds by arithmetic: its floor, the instructions of all of a program's
+    warps at four a clock cycle, and SYNC_CYCLES a sync of the program.
+
+    Where loops over streamed weights could not be told, each counts once: it takes longer.
+    """
+    executed, loop, chosen = report["executed"] or {}, report["loop"], report["plan"]
+    instructions = executed.get("instructions", loop["instructions"])
+    syncs = executed.get("syncs", loop["barrier_cta"])
+    cycles = instructions * chosen["warps"] / 4 + syncs * SYNC_CYCLES
+    if chosen["alone"]:  # a multiprocessor has some, one after another
+        cycles *= -(-chosen["programs"] // device.sms)
+    return report["cost"]["floor_us"] + cycles / device.clock / 1e3
 
 
 def inspect_amd(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> dict:
@@ -220,6 +241,48 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
     return chosen
 
 
+# --- the table of docs/gpu.md ---
+
+SURVEYED = [(hidden, 20, dtype) for hidden in (64, 200, 650, 1500) for dtype in ("bf16", "fp32")]
+SURVEYED[6:6] = [(768, 16, "fp16")]  # FlashRNN's
+
+
+def surveyed(arch: int, shape: tuple[int, int, str], direction: str) -> dict:
+    """Return what a layer's launch on an architecture compiles to, as a row of docs/gpu.md."""
+    (hidden, batch, dtype), device = shape, devices.by_arch(arch)
+    options: dict[str, Any] = {"hidden": hidden, "batch": batch, "dtype": dtype, "device": device}
+    chosen = choice.choose(direction, layers=1, **options)
+    report = inspect(chosen, device)
+    executed = report["executed"] or {}
+    return {
+        "arch": report["arch"], "hidden": hidden, "batch": batch, "dtype": dtype,
+        "direction": direction, "programs": chosen.programs, "alone": chosen.alone,
+        "resident": chosen.summed_gates * chosen.resident,
+        "tiles": chosen.summed_gates * chosen.chunks, "registers": report["registers"],
+        "spills": report["loop"]["spills"],
+        "instructions": executed.get("instructions", report["loop"]["instructions"]),
+        "syncs": executed.get("syncs", report["loop"]["barrier_cta"]),
+        "whole": bool(executed) or chosen.resident == chosen.chunks,  # all rounds are counted
+        "us": round(report["step_us"], 2),
+    }  # fmt: skip
+
+
+def survey(path: Path, jobs: int) -> None:
+    """Compile every shape of docs/gpu.md's table, into a file by Triton's version."""
+    import triton
+
+    rows = json.loads(path.read_text()) if path.exists() else {}
+    work = list(product((80, 90, 100, 120), SURVEYED, ("forward", "backward")))
+    with ProcessPoolExecutor(jobs) as pool:
+        found = list(pool.map(surveyed, *zip(*work, strict=True)))
+    rows[".".join(triton.__version__.split(".")[:2])] = found
+    lines = (
+        f'"{version}": [\n' + ",\n".join(map(json.dumps, of_one)) + "]"
+        for version, of_one in rows.items()
+    )
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
 # --- the command ---
 
 
@@ -228,7 +291,8 @@ program: what one multiprocessor runs at a time; unit: a column of h with its fo
 resident: weights that a program keeps on the chip for all steps, by tiles of w_hh, w_ih and w_hr
 spill: a register that went to memory for want of room; stack: the room for them
 arrive, acquire: the two halves of a barrier of all programs; bar.sync: of one program's threads
-at least, floor: what a step costs by arithmetic on the card's data, not a measured time"""
+at least, floor: what a step costs by arithmetic on the card's data, not a measured time
+about: the floor, instructions at four a clock cycle of a multiprocessor, and 64 cycles a sync"""
 
 
 def table_amd(report: dict) -> str:
@@ -283,6 +347,8 @@ def table(report: dict) -> str:
          f" {cost['barriers']} grid barriers"),
         ("floor", f"{cost['floor_us']:.2f} us a step ({cost['bound']}; a barrier taken as"
          f" {devices.BARRIER_US:.0f} us)"),
+        *([("about", f"{report['step_us']:.2f} us a step, with its instructions and syncs")]
+          if chosen else []),
     ]  # fmt: skip
     return "\n".join(f"{name:>14}  {text}" for name, text in lines)
 
@@ -309,7 +375,10 @@ def parser() -> argparse.ArgumentParser:
         "--arch", nargs="+", default=["sm_90"], help="sm_80, sm_89, sm_90, sm_100, sm_120"
     )
     made.add_argument(
-        "--device", choices=[*devices.DEVICES, *devices.AMD], help="instead of --arch: a card"
+        "--device",
+        nargs="+",
+        choices=[*devices.DEVICES, *devices.AMD],
+        help="instead of --arch: cards",
     )
     made.add_argument("--hidden", type=int, nargs="+", default=[1500])
     made.add_argument("--batch", type=int, default=20)
@@ -326,6 +395,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--no-tf32", action="store_true", help="full precision for float32")
     made.add_argument("--json", metavar="FILE", help="write all of it, without the machine code")
+    made.add_argument(
+        "--survey", type=Path, metavar="FILE", help="docs/gpu.md's table, into a file"
+    )
     made.add_argument("--jobs", type=int, default=1, help="kernels compiled at once [1]")
     made.add_argument("--sass", action="store_true", help="print the time loop's machine code")
     return made
@@ -333,7 +405,7 @@ def parser() -> argparse.ArgumentParser:
 
 def chosen(args: argparse.Namespace) -> list[devices.Device]:
     if args.device:
-        return [(devices.DEVICES | devices.AMD)[args.device]]
+        return [(devices.DEVICES | devices.AMD)[name] for name in args.device]
     if any(not re.fullmatch(r"sm_\d+", arch) for arch in args.arch):
         raise ValueError(f"--arch: got {' '.join(args.arch)}; expected such as sm_90")
     return [devices.by_arch(int(arch[3:])) for arch in args.arch]
@@ -341,6 +413,8 @@ def chosen(args: argparse.Namespace) -> list[devices.Device]:
 
 def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple]]:
     """Yield each function, with its arguments, that makes a report of the command line."""
+    from ..triton import launch
+
     options: dict[str, Any] = {name: 0.5 if name in RATES else True for name in args.cell}
     cell = Spec(**options)
     for device in chosen(args):
@@ -348,7 +422,7 @@ def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple
             for dtype in args.dtype:
                 shape: dict[str, Any] = {"hidden": hidden, "batch": args.batch, "dtype": dtype}
                 shape |= {"layers": args.layers, "device": device, "tf32": not args.no_tf32}
-                shape |= {"projected": args.proj_size, "norm": cell.layer_norm}
+                shape |= {"projected": args.proj_size, "norm": launch.norms(cell)}
                 if args.fuse == "pointwise":
                     yield pointwise, (dtype, device, args.batch, hidden)
                     continue
@@ -377,6 +451,9 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError("--hidden, --batch, --layers and --jobs must be at least 1")
         if args.proj_size < 0:
             raise ValueError(f"--proj-size must be at least 0, got {args.proj_size}")
+        if args.survey:
+            survey(args.survey, args.jobs)
+            return 0
         for report in reports(args):
             print(table(report), end="\n\n", flush=True)
             if args.sass:

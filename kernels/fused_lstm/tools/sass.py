@@ -108,8 +108,9 @@ def executed(code: Code, trips: Sequence[int], products: int) -> dict[str, int] 
         products: multiplications that a warp makes in a step, on tensor cores.
 
     Returns:
-        instructions; bytes loaded and stored, with masked elements; arrivals at barriers. None
-        where the multiplications differ, because the assembler has changed the loops.
+        instructions; syncs of a program; bytes loaded and stored, of masked elements too; arrivals
+        at barriers. None where the assembler has turned the loops into others: then the
+        multiplications differ.
     """
     whole = (code[0][0], code[-1][0])
     inner = [loop for loop in loops(code) if loop != whole]
@@ -119,6 +120,7 @@ def executed(code: Code, trips: Sequence[int], products: int) -> dict[str, int] 
     for address, text in code:
         times = prod(n for (first, last), n in rounds if first <= address <= last)
         total["instructions"] += times
+        total["syncs"] += times * (text.split()[0].split(".")[0] == "BAR")
         total["bytes"] += times * bytes_of(text)
         total["arrivals"] += times * (text.split()[0].split(".")[0] in ARRIVES)
         total["multiplications"] += times * multiplications(text)

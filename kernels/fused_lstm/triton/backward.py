@@ -4,10 +4,12 @@ Names and waves as in forward.py, from the top lane down and from T - 1 back. dh
 w_ih^T . dgates(t) of the lane above, through the mask that dropped its output (of the top lane:
 dy(t)), and w_hh^T . dgates(t+1) of its own.
 
-A block is UNITS elements of h. SPLIT programs share it: each sums over one of the G gates, and then
-finishes OWN of the block's units. A program reads one gate of dgates, and its weights are as many
-as in the forward. Where PROJECTED, what it finishes first are elements of dh(t); all meet, and then
-its units' dh are rows of w_hr^T . dh(t).
+A block is UNITS elements of h. SPLIT = G programs share it: each sums over one of the gates, all
+that share it meet, and then each finishes OWN of the block's units. Or SPLIT is 1: a program sums
+over all gates for a G-th as many elements, and meets nobody before it finishes them, but reads G
+times as much. Either way its weights are as many as in the forward. Where PROJECTED, what it
+finishes first are elements of dh(t); all meet, and then its units' dh are rows of w_hr^T . dh(t).
+ALONE as in the forward: what the exchange would have stays on chip, and dc too.
 
 A launch's phases: it SUMS, GATHERS dh where PROJECTED, FINISHES.
 """
@@ -42,7 +44,7 @@ def lstm_backward_kernel(
     dgates_ptr,  # [L, N, G*H] out: by x's part of the gates
     exchange_ptr,  # [L, 2, EXCHANGED, B_PAD, PAD] by h's part of the gates at t in slot t % 2, and,
     # of a CHAIN where they are APART, by x's part of the last one; in: zero
-    partial_ptr,  # [L, SPLIT, B, P] scratch, state dtype
+    partial_ptr,  # [L, SPLIT, B, P] scratch, state dtype, where SPLIT is not 1
     barrier_ptr,  # [ROW_GROUPS, 1 + L * blocks, APART] int32, zero: all programs', each block's
     offset_ptr,  # [T + 2] int64, where VARLEN
     not_reset_ptr,  # [D, N] uint8, where RESETS
@@ -57,7 +59,7 @@ def lstm_backward_kernel(
     gain_ptr,  # [L, (G+2) * H] state dtype, where NORM
     shares_ptr,  # [L, 2, 2, PARTS, B] state dtype, where NORM
     stats_ptr,  # [L, N, 4] state dtype, where NORM
-    dseen_ptr,  # [L, N, H] state dtype, out, where NORM: by what h sees of c
+    dseen_ptr,  # [L, N, H] state dtype, out, where NORM_C: by what h sees of c
     begin,
     end,
     T,
@@ -92,6 +94,7 @@ def lstm_backward_kernel(
     of_part = part.to(tl.int64) * (PLAN.PART_GATES * H * P)
     w_hh_ptr = position.pick(w_hh_ptrs, lane, PLAN) + of_part
     w_hh = tile.load_weight(w_hh_ptr, element, element_mask, PLAN.W_HH, PLAN)
+    w_ih = w_hh
     if PLAN.CHAIN:  # the top lane adds 0 times what it reads
         is_fed = elements_of(element, block, tl.where(lane < PLAN.LANES - 1, P, 0), PLAN)
         w_ih_ptr = position.pick(w_ih_ptrs, lane + 1, PLAN) + of_part
@@ -102,57 +105,45 @@ def lstm_backward_kernel(
     lane = lane.to(tl.int64)
     lane_ptr = exchange_ptr + 2 * lane * PLAN.EXCHANGED * SLOT
     first_gate = part.to(tl.int64) * PLAN.PART_GATES
-    sums_ptr = partial_ptr + lane * PLAN.SPLIT * B * P
-    between_ptr = between_ptr + lane * PLAN.W_HR.SLOT if PLAN.PROJECTED else between_ptr
+    sums_ptr = partial_ptr + lane * PLAN.SPLIT * B * P if PLAN.SPLIT > 1 else partial_ptr
+    if PLAN.PROJECTED:
+        between_ptr += lane * PLAN.W_HR.SLOT
+    sent = ()  # of a lane ALONE: by h's part of the gates at t + 1
+    if PLAN.ALONE:
+        b, mask, at, _ = position.block_of(first_batch, unit, B, H, PLAN.W_HH, PLAN)
+        dc_kept_ptr, kept_mask = dc_ptr + lane * B * H + at, mask
+        dc_kept = tl.load(dc_kept_ptr, mask=mask & (b < last)[None, :], other=0.0)
+        for _i in tl.static_range(G):
+            sent = sent + (tl.full((PLAN.UNITS, PLAN.BLOCK_B), 0.0, dgates_ptr.dtype.element_ty),)
     for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
         t = T - 1 - ((begin + wave).to(tl.int64) - (PLAN.LANES - 1 - lane if PLAN.CHAIN else 0))
         first, alive = position.place(t, lane, rows, PLAN)
         step = t, lane, first, alive
-        now, after = t & 1, (t & 1) ^ 1
-        # SUMS: a part of dh.
-        summing = position.turns(alive, first_batch, PLAN.SUMS, PLAN)
-        if PLAN.PROJECTED:  # none of a block's rows may be an element of h
-            summing = tl.where(block * PLAN.UNITS < P, summing, 0)
-        for turn in range(summing):
-            batch = first_batch + turn
-            b, mask, at, _ = position.block_of(batch, element, alive, P, PLAN.W_HH, PLAN)
-            if PLAN.ROWS > PLAN.UNITS:
-                mask = mask & element_mask[:, None]
-            dgates_in_ptr = position.slot_of(lane_ptr, 0, batch, PLAN.W_HH)
-            acc = tile.zeros(PLAN.ROWS, PLAN)
-            if PLAN.CHAIN:
-                # The top lane reads its own dgates(t+1): see the forward kernel.
-                slot = tl.where(lane < PLAN.LANES - 1, 2 + now, after)
-                acc = tile.transposed(
-                    acc, w_ih, dgates_in_ptr, slot, first_gate, True, PLAN.W_IH, PLAN
-                )
-            if PLAN.DROPOUT:
-                n = first * P + at
-                acc *= philox.multiplier(seed_ptr, n, dropout_p, dropout_scale).to(PLAN.ACC)
-            if PLAN.SENT:
-                from_above = tile.summed(acc, PLAN.ROWS, PLAN)
-                if PLAN.CHAIN and PLAN.RESETS:  # 0 times a NaN, as in the forward kernel
-                    from_above = tl.where(lane < PLAN.LANES - 1, from_above, 0.0)
-                acc = tile.zeros(PLAN.ROWS, PLAN)
-            acc = tile.transposed(
-                acc, w_hh, dgates_in_ptr, after, first_gate, False, PLAN.W_HH, PLAN
-            )
-            acc = tile.summed(acc, PLAN.ROWS, PLAN)
-            if PLAN.HAS.RECURRENT:
-                acc *= options.h_mask(h_mask_ptr, lane, b, element, mask, rows, PLAN)
-            if PLAN.SENT:
-                acc = from_above + position.unless_reset(acc, t + 1, lane, b, rows, PLAN)
-            sums_at = (part * B + b)[None, :] * P + element[:, None]
-            tl.store(sums_ptr + sums_at, acc, mask=mask)
-        barrier.arrive(block_ptr, PLAN.PERSISTENT)
+        now = t & 1
+        # SUMS: a part of dh, for the programs that share a block.
+        if PLAN.SPLIT > 1:
+            for turn in range(position.turns(alive, first_batch, PLAN.SUMS, PLAN)):
+                batch = first_batch + turn
+                sums, at, mask = sum_of_gates(
+                    w_hh, w_ih, sent, lane_ptr, first_gate, element, element_mask, seed_ptr,
+                    h_mask_ptr, dropout_p, dropout_scale, step, batch, rows, PLAN,
+                )  # fmt: skip
+                tl.store(sums_ptr + part * B * P + at, sums, mask=mask)
+            barrier.arrive(block_ptr, PLAN.PERSISTENT)
         # GATHERS: dh whole, for all programs to multiply and for w_hr's gradient.
         if PLAN.PROJECTED:
             for turn in range(position.turns(alive, first_batch, PLAN.GATHERS, PLAN)):
                 batch = first_batch + turn
                 b, mask, at, slot_at = position.block_of(batch, unit, alive, P, PLAN.W_HR, PLAN)
+                if PLAN.SPLIT == 1:
+                    sums, at, mask = sum_of_gates(
+                        w_hh, w_ih, sent, lane_ptr, first_gate, element, element_mask, seed_ptr,
+                        h_mask_ptr, dropout_p, dropout_scale, step, batch, rows, PLAN,
+                    )  # fmt: skip
                 dh = dh_of(
-                    dy_ptr, dh_n_ptr, sums_ptr, block_ptr, dh_old_ptr, zone_h, zone_h_rest, masks,
-                    step, b, unit, mask, last, wave, turn, rows, PLAN,
+                    sums if PLAN.SPLIT == 1 else 0.0, dy_ptr, dh_n_ptr, sums_ptr, block_ptr,
+                    dh_old_ptr, zone_h, zone_h_rest, masks, step, b, unit, mask, last, wave, turn,
+                    rows, PLAN,
                 )  # fmt: skip
                 dh = dh.to(dh_ptr.dtype.element_ty)
                 tl.store(between_ptr + slot_at, tile.rounded(dh, PLAN.ROUND), mask=mask)
@@ -170,8 +161,11 @@ def lstm_backward_kernel(
             c_before = position.load_state(c0_ptr, c_ptr, step, b, unit, mask, rows, PLAN)
             c = tl.load(c_ptr + first * H + at, mask=mask, other=0.0)
             dc_at = lane * B * H + at
-            is_sent = mask & (b < tl.where(t == T - 1, last, B))[None, :]
-            dc = tl.load(dc_ptr + dc_at, mask=is_sent, other=0.0)
+            if PLAN.ALONE:
+                dc = dc_kept
+            else:
+                is_sent = mask & (b < tl.where(t == T - 1, last, B))[None, :]
+                dc = tl.load(dc_ptr + dc_at, mask=is_sent, other=0.0)
             cell_options = options.of_cell(
                 peephole_ptr, candidate_p, candidate_scale, zone_c, zone_c_rest, masks, step, b,
                 unit, rows, PLAN,
@@ -179,17 +173,23 @@ def lstm_backward_kernel(
             if PLAN.PROJECTED:
                 dm = project.multiply(w_hr, between_ptr, batch, PLAN)
             else:
+                if PLAN.SPLIT == 1:
+                    sums, at, mask = sum_of_gates(
+                        w_hh, w_ih, sent, lane_ptr, first_gate, element, element_mask, seed_ptr,
+                        h_mask_ptr, dropout_p, dropout_scale, step, batch, rows, PLAN,
+                    )  # fmt: skip
                 dm = dh_of(
-                    dy_ptr, dh_n_ptr, sums_ptr, block_ptr, dh_old_ptr, zone_h, zone_h_rest, masks,
-                    step, b, unit, mask, last, wave, turn, rows, PLAN,
+                    sums if PLAN.SPLIT == 1 else 0.0, dy_ptr, dh_n_ptr, sums_ptr, block_ptr,
+                    dh_old_ptr, zone_h, zone_h_rest, masks, step, b, unit, mask, last, wave, turn,
+                    rows, PLAN,
                 )  # fmt: skip
             meeting = all_ptr, shares_ptr, programs, block * PLAN.SPLIT + part, wave, turn
             made = CELL.made(gates, c_before, c, cell_options, PLAN.HAS)
             seen = made
-            if PLAN.HAS.NORM:
+            if PLAN.HAS.NORM_C:
                 made, seen = norm.of_state_again(made, gain_ptr, stats_ptr, unit, step, b, PLAN)
             do, dmade = CELL.output_backward(gates, seen, dm)
-            if PLAN.HAS.NORM:
+            if PLAN.HAS.NORM_C:
                 tl.store(dseen_ptr + first * H + at, dmade, mask=mask)
                 dmade = norm.of_state_backward(
                     dmade, made, gain_ptr, stats_ptr, unit, meeting, step, b, rows, PLAN
@@ -202,13 +202,23 @@ def lstm_backward_kernel(
                 )  # fmt: skip
             dc = position.unless_reset(dc, t, lane, b, rows, PLAN)
             out_ptr = lane_ptr + now * PLAN.EXCHANGED * SLOT + slot_at
-            store_exchange(out_ptr, by_x, by_h, mask, PLAN)
+            if PLAN.ALONE:
+                sent = ()
+                for i in tl.static_range(G):
+                    of_gate = tl.where(mask, by_h[i], 0.0).to(dgates_ptr.dtype.element_ty)
+                    sent = sent + (tile.rounded(of_gate, PLAN.ROUND),)
+                dc_kept = position.kept_where_dead(dc, dc_kept, mask, PLAN)
+            else:
+                store_exchange(out_ptr, by_x, by_h, mask, PLAN)
             position.arrive(all_ptr, turn, PLAN)  # the others wait for by_h alone
             tile.store_columns(dgates_ptr, gates_at, mask, by_x, H, G)
             if PLAN.HAS.NORM or PLAN.APART:
                 tile.store_columns(by_h_ptr, gates_at, mask, by_h, H, G)
-            tl.store(dc_ptr + dc_at, dc, mask=mask)
+            if not PLAN.ALONE:
+                tl.store(dc_ptr + dc_at, dc, mask=mask)
         position.wait_for_next(all_ptr, wave, end - begin, programs, PLAN)
+    if PLAN.ALONE:
+        tl.store(dc_kept_ptr, dc_kept, mask=kept_mask)
 
 
 @helper
@@ -217,6 +227,60 @@ def elements_of(element, block, count, PLAN: tl.constexpr):
     if PLAN.ROWS > PLAN.UNITS:
         count = tl.minimum(count, (block + 1) * PLAN.UNITS)
     return element < count
+
+
+@helper
+def sum_of_gates(
+    w_hh,
+    w_ih,  # the lane above's, of a CHAIN
+    sent,  # of a lane ALONE: by h's part of the gates at t + 1
+    lane_ptr,  # this lane's part of the exchange
+    first_gate,
+    element,
+    element_mask,
+    seed_ptr,
+    h_mask_ptr,
+    dropout_p,
+    dropout_scale,
+    step,
+    batch,
+    rows,
+    PLAN: tl.constexpr,
+):
+    """What the gates of h's readers send back to a block [ROWS, BLOCK_B] of h(t), of those gates
+    that a program sums over; where it is in [B, P], and what there is of it.
+    """
+    t, lane, first, alive = step
+    now, after = t & 1, (t & 1) ^ 1
+    b, mask, at, _ = position.block_of(batch, element, alive, PLAN.P, PLAN.W_HH, PLAN)
+    if PLAN.ROWS > PLAN.UNITS:
+        mask = mask & element_mask[:, None]
+    in_ptr = position.slot_of(lane_ptr, 0, batch, PLAN.W_HH)
+    acc = tile.zeros(PLAN.ROWS, PLAN)
+    if PLAN.CHAIN:
+        # The top lane reads its own dgates(t+1): see the forward kernel.
+        slot = tl.where(lane < PLAN.LANES - 1, 2 + now, after)
+        by_x = tile.gate_ptrs(in_ptr, slot, first_gate, True, PLAN.W_IH, PLAN)
+        acc = tile.product(acc, w_ih, by_x, PLAN.W_IH, PLAN)
+    if PLAN.DROPOUT:
+        n = first * PLAN.P + at
+        acc *= philox.multiplier(seed_ptr, n, dropout_p, dropout_scale).to(PLAN.ACC)
+    if PLAN.SENT:
+        from_above = tile.summed(acc, PLAN.ROWS, PLAN)
+        if PLAN.CHAIN and PLAN.RESETS:  # 0 times a NaN, as in the forward kernel
+            from_above = tl.where(lane < PLAN.LANES - 1, from_above, 0.0)
+        acc = tile.zeros(PLAN.ROWS, PLAN)
+    if PLAN.ALONE:
+        acc = tile.product_on_chip(acc, w_hh, sent, PLAN.W_HH, PLAN)
+    else:
+        by_h = tile.gate_ptrs(in_ptr, after, first_gate, False, PLAN.W_HH, PLAN)
+        acc = tile.product(acc, w_hh, by_h, PLAN.W_HH, PLAN)
+    acc = tile.summed(acc, PLAN.ROWS, PLAN)
+    if PLAN.HAS.RECURRENT:
+        acc *= options.h_mask(h_mask_ptr, lane, b, element, mask, rows, PLAN)
+    if PLAN.SENT:
+        acc = from_above + position.unless_reset(acc, t + 1, lane, b, rows, PLAN)
+    return acc, at, mask
 
 
 @helper
@@ -233,6 +297,7 @@ def store_exchange(ptr, by_x, by_h, mask, PLAN: tl.constexpr):
 
 @helper
 def dh_of(
+    sums,  # [UNITS, BLOCK_B] where SPLIT is 1
     dy_ptr,
     dh_n_ptr,
     sums_ptr,  # [SPLIT, B, P]
@@ -251,8 +316,8 @@ def dh_of(
     rows,
     PLAN: tl.constexpr,
 ):
-    """A block's dh of a step: what was given, and what the programs that share the block have
-    summed, for which the first turn waits. Of a zoneout, what is left for the step itself.
+    """A block's dh of a step: what was given, and the sums of its gates; for those of others the
+    first turn waits. Of a zoneout, what is left for the step itself.
     """
     t, lane, _, _ = step
     T, B, _, _ = rows
@@ -265,9 +330,14 @@ def dh_of(
     top = tl.where(lane == PLAN.LANES - 1, B, 0) if PLAN.CHAIN else B
     dy_at = position.output_of(step, b, unit, rows, PLAN)
     dh += tl.load(dy_ptr + dy_at, mask=mask & (b < top)[None, :], other=0.0).to(PLAN.ACC)
-    if turn == 0:
-        barrier.wait(block_ptr, (wave + 1) * PLAN.SPLIT, PLAN.PERSISTENT, PLAN.NVIDIA)
-    dh += tile.sum_partials(sums_ptr + at, B * PLAN.P, mask, PLAN.SPLIT)
+    if PLAN.SPLIT == 1:
+        dh += sums
+    else:
+        if turn == 0:
+            barrier.wait(
+                block_ptr, (wave + 1) * PLAN.SPLIT, PLAN.PERSISTENT, PLAN.NVIDIA, PLAN.POLLS
+            )
+        dh += tile.sum_partials(sums_ptr + at, B * PLAN.P, mask, PLAN.SPLIT)
     if PLAN.HAS.ZONE_H:
         dh = options.zone_out_backward(
             dh, dh_old_ptr, zone_h, zone_h_rest, masks, step, b, unit, mask, rows, PLAN
@@ -292,7 +362,7 @@ class Tensors(NamedTuple):
     dc: Tensor
     dgates: Tensor
     exchange: Tensor
-    partial: Tensor
+    partial: Tensor | None
     barrier: Tensor
     offset: Tensor | None = None
     not_reset: Tensor | None = None

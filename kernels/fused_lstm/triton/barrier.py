@@ -35,6 +35,9 @@ On AMD's GPUs there is no PTX: a program adds 0 to the counter, with acquire sem
 round is complete. It is right for the same reasons; on NVIDIA's a poll that adds would hold up
 those who arrive.
 
+Where FUSED_LSTM_POLLS is set to a number before the first call, who has polled so often traps: on a
+GPU a launch that hangs ends with an error that names the kernel.
+
 It can only end if all programs run at once: launches that wait are cooperative, so that CUDA
 refuses a grid that does not fit instead of letting it hang. The interpreter runs one program after
 another: there a launch covers one step and never waits.
@@ -71,6 +74,21 @@ SPIN = tl.constexpr(
 )
 
 
+# The same, with a trap after $3 polls: a launch that would hang ends with an error.
+SPIN_AND_TRAP = tl.constexpr(
+    SPIN.value.replace("seen;", "seen, left;")
+    .replace("AGAIN:", "mov.u32 left, $3;\n        AGAIN:")
+    .replace(
+        "@waits bra AGAIN;",
+        """@!waits bra DONE;
+        sub.u32 left, left, 1;
+        setp.ne.u32 waits, left, 0;
+        @waits bra AGAIN;
+        trap;""",
+    )
+)
+
+
 @helper
 def arrive(
     counter_ptr,  # [1] int32
@@ -88,10 +106,17 @@ def wait(
     target,  # programs * round, wrapped to int32
     PERSISTENT: tl.constexpr,
     NVIDIA: tl.constexpr,
+    POLLS: tl.constexpr = 0,  # after so many the launch traps; 0: it waits for ever
 ):
     """Wait until all programs have arrived; their stores are visible afterwards."""
     if PERSISTENT:
-        if NVIDIA:
+        if NVIDIA and POLLS > 0:
+            polls = tl.full((), POLLS, tl.int32)
+            tl.inline_asm_elementwise(
+                SPIN_AND_TRAP, "=r,l,r,r,~{memory}", [counter_ptr, target, polls], tl.int32,
+                is_pure=False, pack=1,
+            )  # fmt: skip
+        elif NVIDIA:
             tl.inline_asm_elementwise(
                 SPIN, "=r,l,r,~{memory}", [counter_ptr, target], tl.int32, is_pure=False, pack=1
             )

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from .devices import BARRIER_US, Device
-from .plan import SIZES, Plan, plan
+from .plan import SIZES, Plan, alone, plan
 
 
 @lru_cache(1024)  # asked for by every forward and every backward
@@ -25,7 +25,7 @@ def choose(
     tf32: bool = True,
     projected: int = 0,
     directions: int = 1,
-    norm: bool = False,
+    norm: int = 0,
     gates: int = 4,
     in_parts: bool = True,
 ) -> Plan:
@@ -34,8 +34,8 @@ def choose(
     shape |= {"tf32": tf32, "projected": projected, "norm": norm, "gates": gates}
     shape["in_parts"] = in_parts
     if directions == 2:  # a layer has to wait for the whole one below
-        return plan("both", direction, layers=2, **shape)
-    steps = plan("steps", direction, layers=1, **shape)
+        return _cheaper(plan("both", direction, layers=2, **shape), device)
+    steps = _cheaper(plan("steps", direction, layers=1, **shape), device)
     if layers == 1:
         return steps
     if norm:
@@ -47,15 +47,40 @@ def choose(
     if steps.persistent and not wave.persistent:
         reason = f"{layers} layers at once do not run at once on {device.sms} SMs"
         return replace(steps, why=(*steps.why, f"{reason}: one launch a layer"))
-    one, all = cost(steps, device).floor_us, cost(wave, device).floor_us
+    one, all = estimate(steps, device), estimate(wave, device)
     if all > layers * one:
-        reason = f"a wave of {layers} layers takes {all:.1f} us at least, one layer {one:.1f} us"
+        reason = f"a wave of {layers} layers takes about {all:.1f} us, one layer {one:.1f} us"
         return replace(steps, why=(*steps.why, f"{reason}: one launch a layer"))
     reason = f"a wave of {layers} layers takes {all:.1f} us, its layers {layers} x {one:.1f} us"
     return replace(wave, why=(*wave.why, reason))
 
 
+def _cheaper(among: Plan, device: Device) -> Plan:
+    """A lane shared out to programs that meet in every step, or to programs that have it alone."""
+    one = alone(among, device)
+    if one is None:
+        return among
+    alone_us, among_us = estimate(one, device), estimate(among, device)
+    if alone_us > among_us:
+        reason = f"alone a program would take about {alone_us:.1f} us, these {among_us:.1f} us"
+        return replace(among, why=(*among.why, reason))
+    return replace(one, why=(*one.why, f"about {alone_us:.1f} us, {among_us:.1f} us if shared out"))
+
+
 # --- what a step costs at least ---
+
+# Clock cycles of an SM, found by fused_lstm.tools.inspect: what a unit of a row takes, and what the
+# backward of a lane alone has in syncs more than another.
+CYCLES, SYNCS = 1.3, 1400
+
+
+def estimate(plan: Plan, device: Device) -> float:
+    """A step's microseconds: its floor, and the cell's work of the programs that an SM has."""
+    cycles = plan.own * plan.batch_blocks * plan.block_b * CYCLES
+    if plan.alone:
+        cycles += SYNCS * (plan.direction == "backward")
+        cycles *= -(-plan.programs // device.sms)
+    return cost(plan, device).floor_us + cycles / device.clock / 1e3
 
 
 @dataclass(frozen=True)
@@ -81,18 +106,18 @@ def cost(plan: Plan, device: Device) -> Cost:
     of_gates, of_hr = (every, some) if plan.direction == "forward" else (some, every)
     chunks = of_gates * products * plan.summed_gates * plan.chunks
     chunks += of_hr * projected * plan.chunks_hr
-    moving = chunks * plan.block_k * plan.batch_blocks * plan.block_b * size
+    moving = 0 if plan.alone else chunks * plan.block_k * plan.batch_blocks * plan.block_b * size
     streamed = (1 - plan.resident_fraction) * weights * size * plan.row_groups
     state = plan.layers * B * (H * G * size + P * size + 2 * H * max(4, size))  # gates, h, c
     if plan.direction == "backward":
-        state += plan.layers * B * (H * G * size + 2 * P * plan.split * max(4, size))
+        partial = 2 * P * plan.split * max(4, size) if plan.split > 1 else 0
+        state += plan.layers * B * (H * G * size + partial)
     state += 2 * projected * B * (H if plan.direction == "forward" else P) * size  # exchanged
     bytes_l2 = int(moving + streamed + state)
     rate = {"fp32": "tf32" if plan.precision == "tf32" else "fp32", "fp64": "fp64"}
     peak = device.tflops[rate.get(plan.dtype, "half")] * min(1, plan.programs / device.sms)
     compute_us, memory_us = flops / peak / 1e6, bytes_l2 / device.l2_rate / 1e3
-    meetings = plan.meetings + (plan.direction == "backward")
-    barriers = meetings if plan.persistent else 0
+    barriers = plan.meetings + (plan.split > 1) if plan.persistent else 0
     bound = "L2" if memory_us > compute_us else "products"
     floor = max(compute_us, memory_us) + barriers * BARRIER_US
     return Cost(flops, bytes_l2, barriers, floor, f"{bound} + {barriers} barriers")

@@ -17,6 +17,9 @@ is not alive is not written: a lane backwards in time finds h0 in the slot of th
 step, and none of its blocks that are dead is multiplied. Where RESETS, a state that is not kept is
 zero.
 
+Where all of a lane's weights fit into one program, it has the lane ALONE: its ROW_GROUPS programs
+keep h and c on chip too, exchange nothing and never wait.
+
 A launch covers the waves from `begin` to `end`. PERSISTENT: all of them, with barriers, all
 programs at once on the GPU. Otherwise one, which needs no barrier, or those phases of one that no
 meeting parts: FINISHES the cell, PROJECTS.
@@ -105,7 +108,12 @@ def lstm_forward_kernel(
     lane = lane.to(tl.int64)
     h_in_ptr = exchange_ptr + 2 * lane * PLAN.W_HH.SLOT  # this lane's h
     up_ptr = h_in_ptr + (2 * PLAN.LANES * PLAN.W_HH.SLOT if PLAN.UP else 0)
-    between_ptr = between_ptr + lane * PLAN.W_HR.SLOT if PLAN.PROJECTED else between_ptr
+    if PLAN.PROJECTED:
+        between_ptr += lane * PLAN.W_HR.SLOT
+    if PLAN.ALONE:  # states on chip, from h0 and c0
+        b, mask, at, slot_at = position.block_of(first_batch, unit, B, H, PLAN.W_HH, PLAN)
+        h_kept = tl.load(h_in_ptr + slot_at)
+        c_kept = tl.load(c0_ptr + lane * B * H + at, mask=mask, other=0.0)
     if PLAN.EARLY:
         first = lane * (2 * T - 1) * B if PLAN.BOTH else lane * 0  # lane 1 begins at the end
         x_gates = load_x_gates(gates_ptr, lane, first, B, first_batch, unit, PLAN)
@@ -122,18 +130,27 @@ def lstm_forward_kernel(
                 # Lane 0 reads its own h(t-1), since no other's is written yet, and 0 * NaN is NaN.
                 slot = tl.where(lane > 0, after - 2, now)
                 x_ptr = position.slot_of(up_ptr, slot, batch, PLAN.W_IH)
-                by_x = tile.product(by_x, w_ih, x_ptr, PLAN.W_IH, PLAN)
+                by_x = tile.product(by_x, w_ih, (x_ptr,), PLAN.W_IH, PLAN)
             # What no other program writes: it arrives while a product runs, or the program waits.
             if not PLAN.EARLY:
                 x_gates = load_x_gates(gates_ptr, lane, first, alive, batch, unit, PLAN)
-            c = position.load_state(c0_ptr, c_ptr, step, b, unit, mask, rows, PLAN)
+            if PLAN.ALONE:
+                h_kept = position.unless_reset(h_kept, t, lane, b, rows, PLAN)
+                c_kept = position.unless_reset(c_kept, t, lane, b, rows, PLAN)
+                c = c_kept
+            else:
+                c = position.load_state(c0_ptr, c_ptr, step, b, unit, mask, rows, PLAN)
             cell_options = options.of_cell(
                 peephole_ptr, candidate_p, candidate_scale, zone_c, zone_c_rest, masks, step, b,
                 unit, rows, PLAN,
             )  # fmt: skip
             h_ptr_now = position.slot_of(h_in_ptr, now, batch, PLAN.W_HH)
-            if PLAN.SEPARATE:  # what x makes of a gate, and what h makes
-                by_h = tile.product(tile.zeros(PLAN.ROWS, PLAN), w_hh, h_ptr_now, PLAN.W_HH, PLAN)
+            if PLAN.ALONE:
+                by_h = tile.product_on_chip(by_x, w_hh, (h_kept,), PLAN.W_HH, PLAN)
+                by_h = tile.gates_of(by_h, PLAN)
+            elif PLAN.SEPARATE:  # what x makes of a gate, and what h makes
+                by_h = tile.zeros(PLAN.ROWS, PLAN)
+                by_h = tile.product(by_h, w_hh, (h_ptr_now,), PLAN.W_HH, PLAN)
                 by_h = position.unless_reset(by_h, t, lane, b, rows, PLAN)
                 by_h = tile.gates_of(by_h, PLAN)
                 if PLAN.CHAIN:
@@ -141,7 +158,7 @@ def lstm_forward_kernel(
                     by_x = tl.where(lane > 0, by_x, 0.0)
                     x_gates = tile.sums(x_gates, tile.gates_of(by_x, PLAN), G)
             else:
-                by_h = tile.product(by_x, w_hh, h_ptr_now, PLAN.W_HH, PLAN)
+                by_h = tile.product(by_x, w_hh, (h_ptr_now,), PLAN.W_HH, PLAN)
                 by_h = tile.gates_of(by_h, PLAN)
             if PLAN.CHAIN:
                 x_gates = tile.sums(x_gates, x_bias, G)
@@ -154,7 +171,7 @@ def lstm_forward_kernel(
                 by_h = norm.of_product(by_h, gain_ptr, unit, meeting, step, b, rows, PLAN)
             gates = CELL.combine(x_gates, by_h, h_bias if PLAN.APART else 0.0)
             gates, made, c = CELL.forward(gates, c, cell_options, PLAN.HAS)
-            if PLAN.HAS.NORM:
+            if PLAN.HAS.NORM_C:
                 made = norm.of_state(made, gain_ptr, unit, meeting, step, b, rows, PLAN)
             h = CELL.output(gates, made)
             if PLAN.PROJECTED:
@@ -162,11 +179,14 @@ def lstm_forward_kernel(
                 tl.store(between_ptr + slot_at, m, mask=mask)
                 position.arrive(all_ptr, turn, PLAN)
             else:
-                hand_out(
+                h_next = hand_out(
                     h, h_in_ptr, up_ptr, h_ptr, y_ptr, all_ptr, seed_ptr, h_mask_ptr, h_old_ptr,
                     dropout_p, dropout_scale, zone_h, zone_h_rest, masks, step, turn, batch, unit,
                     rows, PLAN,
                 )  # fmt: skip
+            if PLAN.ALONE:
+                h_kept = position.kept_where_dead(h_next, h_kept, mask, PLAN)
+                c_kept = position.kept_where_dead(c, c_kept, mask, PLAN)
             tl.store(c_ptr + (first if PLAN.SAVE else lane * B) * H + at, c, mask=mask)
             if PLAN.SAVE:
                 tile.store_columns(gates_ptr, gates_at, mask, gates, H, S)
@@ -223,7 +243,7 @@ def hand_out(
     PLAN: tl.constexpr,
 ):
     """A block of h(t): to the programs that wait for it, and then to y, or of a chain's lower lanes
-    to `h_ptr`.
+    to `h_ptr`. Returns what w_hh is multiplied by in the next step.
     """
     t, lane, first, alive = step
     after = ((t & 1) ^ 1) * PLAN.W_HH.SLOT
@@ -237,7 +257,9 @@ def hand_out(
     h_in = h
     if PLAN.HAS.RECURRENT:
         h_in = (h * options.h_mask(h_mask_ptr, lane, b, unit, mask, rows, PLAN)).to(dtype)
-    tl.store(h_in_ptr + after + slot_at, tile.rounded(h_in, PLAN.ROUND), mask=mask)
+    h_in = tile.rounded(h_in, PLAN.ROUND)
+    if not PLAN.ALONE:
+        tl.store(h_in_ptr + after + slot_at, h_in, mask=mask)
     if PLAN.UP:
         up = h
         if PLAN.DROPOUT:
@@ -252,6 +274,7 @@ def hand_out(
         out_ptr = tl.where(lane == PLAN.LANES - 1, y_ptr, h_ptr)
         out_ptr += first * PLAN.P + (b[None, :] * PLAN.P + unit[:, None])
     tl.store(out_ptr, h, mask=mask)
+    return h_in
 
 
 # --- launcher ---

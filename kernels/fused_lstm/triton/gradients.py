@@ -43,7 +43,7 @@ class Left(NamedTuple):
     dh: Tensor | None  # [L, N, P], where h is projected: the gradient by w_hr times m
     h_mask: Tensor | None  # as in backward.py
     dh_old: Tensor | None
-    raw_ih: Tensor | None = None  # [L, N, 4H] what is normalized
+    raw_ih: Tensor | None = None  # [L, N, G*H] what is normalized
     raw_hh: Tensor | None = None
     stats: Tensor | None = None
     dseen: Tensor | None = None
@@ -59,12 +59,25 @@ class Left(NamedTuple):
         return self._replace(raw_ih=raw_ih, raw_hh=raw_hh, stats=stats, dseen=dseen)
 
     def by_x(self, lane: int) -> Tensor:
-        """The gradient by the product with w_ih in all steps of a lane [live, 4H]."""
+        """The gradient by the product with w_ih in all steps of a lane [live, G*H]."""
         dgates = self.by_gates[lane]
         if self.raw_ih is None:
             return dgates
         d = dgates * self.layers[lane].gain_ih
         return normalized_backward(d, *normalized(self.rows.of(self.raw_ih[lane]))).to(dgates.dtype)
+
+    def by_h_gates(self, lane: int) -> Tensor:
+        """The gradient by h's part of the gates in all steps of a lane [live, G*H]."""
+        dgates = self.by_gates[lane]
+        if self.by_h is None:
+            return dgates
+        if self.raw_ih is None:
+            return self.rows.of(self.by_h[lane])
+        if self.cell.has_c:
+            return dgates
+        H = self.c0.shape[-1]  # by_h is by the product, before it was normalized: n's part again
+        _, r, _, _ = self.lane_of(self.gates, lane).split(H, -1)
+        return torch.cat([dgates[:, : 2 * H], dgates[:, 2 * H :] * r], -1)
 
     def lane_of(self, t: Tensor, lane: int) -> Tensor:
         """[L, ..., C] -> a lane's [live, C]."""
@@ -131,8 +144,8 @@ def of_weights(left: Left, samples: int = 0) -> list[Tensor]:
             by_h = own(left.rows.of(left.by_h[lane]))
         if layer.b_ih is not None:
             bias = by_x.sum(-2)
-            apart = left.by_h is not None and left.raw_ih is None
-            biases = [bias, by_h.sum(-2) if apart else bias.clone()]
+            apart = left.by_h is not None and not left.cell.has_c
+            biases = [bias, own(left.by_h_gates(lane)).sum(-2) if apart else bias.clone()]
         if left.raw_ih is not None:
             by_x = left.by_x(lane)
         found += [by_x.mT @ own(below), by_h.mT @ own(left.h_before(lane))]
@@ -171,11 +184,12 @@ def _of_peepholes(left: Left, lane: int, dgates: Tensor) -> Tensor:
 
 
 def _of_norms(left: Left, lane: int, dgates: Tensor) -> list[Tensor]:
-    """Of the gains of both products and of c, and of c's bias."""
-    hats = [normalized(left.rows.of(raw[lane]))[0] for raw in (left.raw_ih, left.raw_hh)]
-    dseen = left.rows.of(left.dseen[lane])
-    found = [(dgates * hat).sum(0) for hat in hats]
-    found.append((dseen * normalized(left.c_made(lane))[0]).sum(0))
+    """Of the gains of both products and, where it is normalized, of c; and of c's bias."""
+    x_hat, h_hat = (normalized(left.rows.of(raw[lane]))[0] for raw in (left.raw_ih, left.raw_hh))
+    found = [(dgates * x_hat).sum(0), (left.by_h_gates(lane) * h_hat).sum(0)]
+    if left.layers[lane].gain_c is not None:
+        dseen = left.rows.of(left.dseen[lane])
+        found.append((dseen * normalized(left.c_made(lane))[0]).sum(0))
     if left.layers[lane].b_c is not None:
         found.append(dseen.sum(0))
     return [d.to(dgates.dtype) for d in found]

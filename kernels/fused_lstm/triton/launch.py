@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import lru_cache, wraps
 from math import prod
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from .interpreter import is_interpreted
 from .philox import scale_of
 from .plan import SIZES, Plan
 
+POLLS = "FUSED_LSTM_POLLS"  # an environment variable, see barrier.py
 NAMES = {
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
@@ -81,6 +83,8 @@ class Weight:
     TILE: int  # of a block of batch: BLOCK_B rows
     SLOT: int  # and of all of them
     K_PART: int  # of a row, that one of K_PARTS sums over
+    GATES: int  # matrices whose products are summed
+    STRIDE_GATE: int  # from one of these to the next
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,20 +96,34 @@ class Has:
     RECURRENT: bool  # a mask on what w_hh is multiplied by
     ZONE_H: int  # zoneout: 0 none, 1 its expectation, 2 drawn
     ZONE_C: int
-    NORM: bool  # w_hh's product and c are normalized
+    ZONE_OF_H: bool  # ZONE_C is of a state that is h, by the numbers of h's
+    NORM: bool  # w_hh's product is normalized
+    NORM_C: bool  # and c
+
+
+def zones(cell: Spec) -> tuple[float, float]:
+    """Probabilities that h and the state c are kept; where c is h, what keeps c keeps h."""
+    return cell.zones if cell.has_c else (0.0, cell.zones[0])
+
+
+def norms(cell: Spec) -> int:
+    """How often a step's rows are normalized by all programs of a lane."""
+    return int(cell.layer_norm) + int(cell.layer_norm and cell.has_c)
 
 
 @lru_cache(1024)
 def has(cell: Spec, draws: bool) -> Has:
     """Of a cell; draws: whether there is a seed, as in training."""
-    zone_h, zone_c = ((2 if draws else 1) if p > 0 else 0 for p in cell.zones)
+    zone_h, zone_c = ((2 if draws else 1) if p > 0 else 0 for p in zones(cell))
     found = {
         "PEEPHOLES": kernel_cell(cell).gates - 1 if cell.peephole else 0,
         "CANDIDATE": draws and cell.candidate_dropout > 0,
         "RECURRENT": draws and cell.recurrent_dropout > 0,
         "ZONE_H": zone_h,
         "ZONE_C": zone_c,
+        "ZONE_OF_H": not cell.has_c,
         "NORM": cell.layer_norm,
+        "NORM_C": cell.layer_norm and cell.has_c,
     }
     return Has(**_wrapped(found))
 
@@ -127,7 +145,7 @@ class Constants:
     ROWS: int  # of a weight tile
     UNITS: int  # of a block: hidden units in the forward, elements of h in the backward
     SPLIT: int  # programs that share a block: G, one a gate, or 1
-    PART_GATES: int  # of the gates, those that one of them sums over
+    PART_GATES: int  # of the gates, those that one of them sums over: 1 in the forward
     OWN: int  # units of a block that one of them finishes
     ROW_GROUPS: int  # of programs, each with rows of batch and a barrier of its own
     BLOCK_B: int
@@ -142,8 +160,11 @@ class Constants:
     STAGES: int
     EARLY: bool  # forward: a step's gates are loaded before the wait for it
     KEEP_LOOP: bool
-    PERSISTENT: bool
+    PERSISTENT: bool  # a launch has all steps
+    ALONE: bool  # a program has a lane to itself, of its rows of batch
+    MEETS: bool  # programs wait for each other
     NVIDIA: bool  # else AMD
+    POLLS: int  # of a counter, after which a launch traps; 0: never
     ACC: tl.dtype  # the state dtype
     PRECISION: str
     ROUND: bool  # factors of products are rounded to TF32
@@ -158,6 +179,7 @@ class Constants:
     RESETS: bool  # states are zeroed before some steps
     HAS: Has
     MEETINGS: int  # of all programs in a wave
+    NORMS: int  # of these, those of a norm in a block of batch
     BEFORE: int  # of these, before those of a norm
     PARTS: int  # programs that finish a lane's units
     UP: bool  # forward: what the lane above reads is not what w_hh is fed
@@ -208,7 +230,10 @@ def constants(
         "EARLY": plan.persistent and plan.batch_blocks == 1 and not varlen,
         "KEEP_LOOP": _keep_loop(plan, cell),
         "PERSISTENT": plan.persistent,
+        "ALONE": plan.alone,
+        "MEETS": plan.persistent and not plan.alone,
         "NVIDIA": not plan.amd,
+        "POLLS": int(os.environ.get(POLLS, "0")),
         "ACC": tl.float64 if size == 8 else tl.float32,
         "PRECISION": plan.precision,
         "ROUND": plan.dtype == "fp32" and plan.precision == "tf32",
@@ -223,6 +248,7 @@ def constants(
         "RESETS": resets,
         "HAS": has(cell, draws),
         "MEETINGS": plan.meetings,
+        "NORMS": plan.norm,
         "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),
         "PARTS": plan.programs // (plan.row_groups * plan.layers),
         "UP": dropout or (recurrent and chain),
@@ -244,17 +270,33 @@ def _weights(plan: Plan) -> dict[str, Weight]:
     """W_HH [G*H, P] and W_IH, by their rows forward and by their columns backward; W_HR [P, H]."""
     forward, H, P = plan.direction == "forward", plan.hidden, plan.outputs
 
-    def weight(K: int, columns: int, chunks: int, resident: int, hold: bool) -> Weight:
-        pad, strides = chunks * plan.block_k, (columns, 1) if forward else (1, columns)
-        tile, slot = plan.block_b * pad, plan.padded_batch * pad
-        values = K, *strides, chunks, resident, hold, pad, tile, slot, pad // plan.k_parts
-        names = (field.name for field in fields(Weight))
-        return Weight(**_wrapped(dict(zip(names, values, strict=True))))
+    def weight(
+        K: int, columns: int, chunks: int, resident: int, hold: bool, gates: int = 1
+    ) -> Weight:
+        pad = chunks * plan.block_k
+        return Weight(
+            **_wrapped(
+                {
+                    "K": K,
+                    "STRIDE_ROW": columns if forward else 1,
+                    "STRIDE_K": 1 if forward else columns,
+                    "CHUNKS": chunks,
+                    "RESIDENT": resident,
+                    "HOLD": hold,
+                    "PAD": pad,
+                    "TILE": plan.block_b * pad,
+                    "SLOT": plan.padded_batch * pad,
+                    "K_PART": pad // plan.k_parts,
+                    "GATES": gates,
+                    "STRIDE_GATE": H * P,
+                }
+            )
+        )
 
-    gates = H if not forward else P, P, plan.chunks
+    of_gates = H if not forward else P, P, plan.chunks
     return _wrapped({
-        "W_HH": weight(*gates, plan.resident, plan.hold),
-        "W_IH": weight(*gates, plan.resident_ih, plan.hold),
+        "W_HH": weight(*of_gates, plan.resident, plan.hold, plan.summed_gates),
+        "W_IH": weight(*of_gates, plan.resident_ih, plan.hold, plan.summed_gates),
         "W_HR": weight(H if forward else P, H, plan.chunks_hr, plan.resident_hr, plan.hold_hr),
     })  # fmt: skip
 
@@ -289,10 +331,10 @@ def _spills(plan: Plan) -> bool:
 @lru_cache(1024)
 def rates(p: float, cell: Spec) -> tuple[float, ...]:
     """The kernels' floats, dropout_p to zone_c_rest; p: of dropout between a launch's lanes."""
-    near = [torch.tensor(z, dtype=torch.float32).item() for z in cell.zones]
-    rest = [z - of for z, of in zip(cell.zones, near, strict=True)]
-    zones = near[0], rest[0], near[1], rest[1]
-    return p, scale_of(p), cell.candidate_dropout, scale_of(cell.candidate_dropout), *zones
+    near = [torch.tensor(z, dtype=torch.float32).item() for z in zones(cell)]
+    rest = [z - of for z, of in zip(zones(cell), near, strict=True)]
+    of_zones = near[0], rest[0], near[1], rest[1]
+    return p, scale_of(p), cell.candidate_dropout, scale_of(cell.candidate_dropout), *of_zones
 
 
 @lru_cache(1024)
@@ -303,7 +345,7 @@ def options(plan: Plan) -> dict:
     found = {"num_warps": plan.warps, "num_stages": 1, "enable_fp_fusion": True}
     if plan.amd:
         del found["enable_fp_fusion"]
-    return found | {"launch_cooperative_grid": plan.persistent}
+    return found | {"launch_cooperative_grid": plan.persistent and not plan.alone}
 
 
 # --- a launch ---

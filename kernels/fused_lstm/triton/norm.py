@@ -1,8 +1,9 @@
 """Layer norm inside a step: a row's statistics are over all units, so all programs of it meet.
 
-In a step once for the product with w_hh, [G*H] a whole, and once for c, [H]: PLAN.MEETINGS counts
-these too. Names as in position.py; a part is what one program finishes of a lane. meeting is
-(all_ptr, shares_ptr, programs, part, wave, turn): whom a program meets, and when. Of tensors:
+In a step once for the product with w_hh, [G*H] a whole, and, of an LSTM, once for c, [H]:
+PLAN.MEETINGS counts these too. Names as in position.py; a part is what one program finishes of a
+lane. meeting is (all_ptr, shares_ptr, programs, part, wave, turn): whom a program meets, and when.
+Of tensors:
 
 shares  [L, 2, 2, PARTS, B] scratch, state dtype: what each part of a lane has summed up
 gain    [L, (G+2) * H] state dtype: of that product, of c, and c's bias
@@ -23,7 +24,7 @@ PRODUCT, STATE = tl.constexpr(0), tl.constexpr(1)
 
 @helper
 def share(first, second, kind, rank, meeting, step, b, rows, PLAN: tl.constexpr):
-    """Hand on two numbers of each row [BLOCK_B], and meet; rank: of the two meetings of a turn.
+    """Hand on two numbers of each row [BLOCK_B], and meet; rank: of a turn's meetings.
     Returns where part 0's are.
     """
     all_ptr, shares_ptr, programs, part, wave, turn = meeting
@@ -33,8 +34,8 @@ def share(first, second, kind, rank, meeting, step, b, rows, PLAN: tl.constexpr)
     tl.store(ptr + part * B, first, mask=b < alive)
     tl.store(ptr + (PLAN.PARTS + part) * B, second, mask=b < alive)
     barrier.arrive(all_ptr, PLAN.PERSISTENT)
-    rounds = wave * PLAN.MEETINGS + PLAN.BEFORE + 2 * turn + rank
-    barrier.wait(all_ptr, rounds * programs, PLAN.PERSISTENT, PLAN.NVIDIA)
+    rounds = wave * PLAN.MEETINGS + PLAN.BEFORE + PLAN.NORMS * turn + rank
+    barrier.wait(all_ptr, rounds * programs, PLAN.PERSISTENT, PLAN.NVIDIA, PLAN.POLLS)
     return ptr
 
 
@@ -202,7 +203,7 @@ def of_product_backward(
         whole += d[i]
     valid = (unit < PLAN.H)[:, None]
     one, other = column_sums(whole, valid), column_sums(along, valid)
-    one, other = sums(one, other, PRODUCT, 2, meeting, step, b, rows, PLAN)
+    one, other = sums(one, other, PRODUCT, PLAN.NORMS, meeting, step, b, rows, PLAN)
     one, other = (one / (gates * PLAN.H))[None, :], (other / (gates * PLAN.H))[None, :]
     found = ()
     for i in tl.static_range(gates):

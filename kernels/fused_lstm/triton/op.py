@@ -23,7 +23,7 @@ from .. import stack
 from ..pointwise import normalized, scaled
 from ..reference import Layer, by_layer, state_dtype
 from ..spec import RECURRENT, Spec, cell_of
-from . import backward, devices, forward, gradients, launch, philox, precision
+from . import backward, devices, forward, gradients, launch, philox, precision, tuned
 from .choice import choose
 from .packed import Rows
 from .plan import Plan
@@ -71,7 +71,7 @@ def prepare(
 ) -> Prepared:
     """The launches of a call, made once for all calls that are alike."""
     kernels = launch.kernel_cell(cell)
-    norm, gates = cell.layer_norm, kernels.gates
+    norm, gates = launch.norms(cell), kernels.gates
     plan = make_plan(fuse, direction, dtype, device, shape, norm=norm, gates=gates, tf32=tf32)
     inside = dropout if plan.kind == "layers" else 0.0
     options = {"save": save, "p": inside, "varlen": varlen, "resets": resets, "draws": draws}
@@ -96,16 +96,18 @@ def plan_of(
     device: torch.device,
     shape: Shape,
     *,
-    norm: bool,
+    norm: int,
     gates: int,
     tf32: bool,
 ) -> Plan:
     """The launch for these tensors: of all lanes, of both of a layer, or of one."""
-    return choose(
+    card = devices.current(device)
+    chosen = choose(
         direction, hidden=shape.H, batch=shape.B, layers=shape.L if fuse == "layers" else 1,
-        directions=shape.D, dtype=launch.NAMES[dtype], device=devices.current(device), tf32=tf32,
+        directions=shape.D, dtype=launch.NAMES[dtype], device=card, tf32=tf32,
         projected=shape.projected, norm=norm, gates=gates,
     )  # fmt: skip
+    return tuned.of(chosen, card)
 
 
 class Stack(NamedTuple):
@@ -204,20 +206,22 @@ def _extra(of: Stack, state: Tensor, h0: Tensor | None) -> Extra:
         ones = state.new_ones(B, L, P)
         h_mask = philox.dropout(ones, cell.recurrent_dropout, of.seed[-1:], RECURRENT)
         h_mask = h_mask.transpose(0, 1).contiguous()
-    if cell.zones[0] > 0:
+    if cell.zones[0] > 0 and cell.has_c:
         h_old = state.new_zeros(L, B, P) if h0 is None else state.new_empty(L, B, P).copy_(h0)
     if cell.layer_norm:
         plan = of.prepared.call.plan
         zeros, parts = state.new_zeros(state.shape[2]), plan.programs // plan.layers
-        gains = [(w.gain_hh, w.gain_c, zeros if w.b_c is None else w.b_c) for w in of.layers]
-        gain = torch.stack([torch.cat(each).to(state.dtype) for each in gains])
+        gains = [(w.gain_hh, w.gain_c, w.b_c) for w in of.layers]
+        gain = torch.stack(
+            [torch.cat([zeros if w is None else w for w in each]).to(state.dtype) for each in gains]
+        )
         shares = state.new_empty(L, 4 * parts * B)
     return Extra(peephole, h_mask, h_old, gain, shares)
 
 
 def _planes(c: Tensor, L: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of what a lane that normalizes keeps [9L, N, H]: c, and both products raw [L, N, 4H]."""
-    raw = c[L:].view(2, L, c.shape[1], 4 * c.shape[2])
+    """Of what a lane that normalizes keeps [(1+2G)L, N, H]: c, both products raw [L, N, G*H]."""
+    raw = c[L:].view(2, L, c.shape[1], -1)
     return c[:L], *raw.unbind()
 
 
@@ -264,7 +268,8 @@ def lstm(
 
         y, h = x.new_empty(N, W), x.new_empty(L // D - 1, N, W)
         norm, raw_ih, raw_hh = of.cell.layer_norm, None, None
-        c = kept = state.new_empty(9 * L if norm and save else L, N if save else B, H)
+        planes = 1 + 2 * G if norm and save else 1
+        c = kept = state.new_empty(planes * L, N if save else B, H)
         if norm and save:
             c, raw_ih, raw_hh = _planes(kept, L)
         gates = x.new_empty(L if save else D, N, S * H)
@@ -360,11 +365,10 @@ def lstm_backward(
 
         norm, raw_ih, raw_hh = of.cell.layer_norm, None, None
         if norm:
-            c, raw_ih, raw_hh = _planes(c.view(9 * L, N, H), L)
-        dgates, partial_sums = (
-            gates.new_empty(L, N, G * H),
-            c.new_empty(plan.layers, plan.split, B, P),
-        )
+            c, raw_ih, raw_hh = _planes(c.view(-1, N, H), L)
+        dgates, partial_sums = gates.new_empty(L, N, G * H), None
+        if plan.split > 1:
+            partial_sums = c.new_empty(plan.layers, plan.split, B, P)
         by_h = torch.empty_like(dgates) if norm or G < prepared.S else None
         dh = gates.new_empty(L, N, P) if plan.projected else None
         exchange, between, counters = launch.workspace(

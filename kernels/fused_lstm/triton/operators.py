@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import ops
-from . import interpreter, op, philox, pointwise
+from . import heads, interpreter, op, philox, pointwise
 from .launch import on_their_device
 
 if interpreter.is_interpreted():
@@ -14,6 +14,8 @@ KERNELS = {
     "cell_backward": pointwise.cell_backward,
     "lstm": op.lstm,
     "lstm_backward": op.lstm_backward,
+    "recurrence": heads.recurrence,
+    "recurrence_backward": heads.recurrence_backward,
     "dropout": philox.dropout,
 }
 GUARDED = {name: on_their_device(kernel) for name, kernel in KERNELS.items()}

@@ -72,7 +72,8 @@ def of_cell(
         n = number(CANDIDATE, masks, step, b, unit, PLAN.H, rows, PLAN)
         multiplier = philox.multiplier(seed_ptr, n, candidate_p, candidate_scale).to(PLAN.ACC)
     if PLAN.HAS.ZONE_C:
-        n = number(ZONEOUT_C, masks, step, b, unit, PLAN.H, rows, PLAN)
+        kind = ZONEOUT_H if PLAN.HAS.ZONE_OF_H else ZONEOUT_C
+        n = number(kind, masks, step, b, unit, PLAN.H, rows, PLAN)
         kept = kept_part(n, masks, zone_c, zone_c_rest, PLAN.HAS.ZONE_C, PLAN)
     return peepholes, multiplier, kept
 

@@ -44,13 +44,15 @@ class Rows:
 
     def ends(self, lanes: Sequence[Tensor], last: bool) -> Tensor:
         """[L * D, B, C] of D times [L, N, C]: each lane's last step of each row, or its first."""
-        found = [self._edge(t, last != (d == 1)) for d, t in enumerate(lanes)]
-        return found[0] if len(found) == 1 else torch.stack(found, 1).flatten(0, 1)
-
-    def _edge(self, t: Tensor, late: bool) -> Tensor:
-        if not late:
-            return t[:, : self.B]
-        return t[:, self.N - self.B :] if self._last is None else t.index_select(1, self._last)
+        edges = []
+        for direction, t in enumerate(lanes):
+            if last == (direction == 1):
+                edges.append(t[:, : self.B])
+            elif self._last is None:
+                edges.append(t[:, self.N - self.B :])
+            else:
+                edges.append(t.index_select(1, self._last))
+        return edges[0] if len(edges) == 1 else torch.stack(edges, 1).flatten(0, 1)
 
     def before(self, h: Tensor, h0: Tensor, direction: int) -> Tensor:
         """h [live, C] after each step, h0 [B, C] -> before each, [live, C]."""

@@ -12,8 +12,9 @@ quarter is masked. Where h is projected, each also owns `own` rows of w_hr, or o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-from .devices import Device
+from .devices import BARRIER_US, Device
 
 SIZES = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
 TILE = 16 * 1024  # bytes of a tile of weights, where H is large enough
@@ -22,6 +23,7 @@ STREAM_STAGES = 3  # tiles in flight or in use where weights stream from L2
 K_PARTS = 8  # warps that share out a product's sum, where they do
 PART_REGISTERS = 176  # of a thread, that its weights and sums may take: found by fused_lstm.inspect
 READ_US = 0.2  # what reading K once more may take, by arithmetic, for half as many units a program
+ALONE_UNITS = 128  # of a lane, that one program may have to itself
 RESERVED = 2048  # bytes of shared memory for what the compiler adds: mbarriers, reductions
 
 
@@ -59,31 +61,32 @@ class Plan:
     hold_hr: bool
     smem: int  # bytes of shared memory, estimated
     why: tuple[str, ...]
-    norm: bool = False  # whether rows are normalized over all units
+    norm: int = 0  # meetings of a block of batch, in which its rows are normalized over all units
     gates: int = 4  # G
     k_parts: int = 1  # of a product's sum, each a warp's; 1: warps share rows and columns instead
     amd: bool = False
+    alone: bool = False  # a program has a lane to itself: its weights and states stay on chip
 
-    @property
+    @cached_property
     def outputs(self) -> int:
         """P."""
         return self.projected or self.hidden
 
-    @property
+    @cached_property
     def persistent(self) -> bool:
         return self.mode == "persistent"
 
-    @property
+    @cached_property
     def padded_batch(self) -> int:
         """Rows of batch in whole blocks."""
         return self.row_groups * self.batch_blocks * self.block_b
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         """Blocks of units, of all layers, in a row group."""
         return self.programs // (self.split * self.row_groups)
 
-    @property
+    @cached_property
     def summed_gates(self) -> int:
         """Those that one program's product sums over: in the forward they are its rows."""
         return self.gates // self.split if self.direction == "backward" else 1
@@ -101,7 +104,7 @@ class Plan:
     @property
     def meetings(self) -> int:
         """How often all programs meet in a step, or wave."""
-        return 1 + (self.projected > 0) + 2 * self.batch_blocks * self.norm
+        return 0 if self.alone else 1 + (self.projected > 0) + self.batch_blocks * self.norm
 
     def waves(self, T: int) -> int:
         """Of T steps: a lane that reads another's output is a step behind it."""
@@ -136,7 +139,7 @@ def plan(
     device: Device,
     tf32: bool = True,
     projected: int = 0,
-    norm: bool = False,
+    norm: int = 0,
     gates: int = 4,
     in_parts: bool = True,
 ) -> Plan:
@@ -151,7 +154,8 @@ def plan(
         device: one of fused_lstm.triton.devices.
         tf32: whether float32 products may round their inputs to TF32.
         projected: P where h is projected, else 0.
-        norm: whether rows are normalized over all units, so that all programs of a lane meet.
+        norm: how often the rows of a step are normalized over all units, of which all programs of
+            a lane have a part: 2 of an LSTM with layer norm, 1 of a GRU.
         gates: G, 1, 3 or 4.
         in_parts: whether a product's sum may be shared out to warps; False to compare.
     """
@@ -169,14 +173,14 @@ def plan(
     if projected < 0:
         raise ValueError(f"projected must be at least 0, got {projected}")
     if norm and kind == "layers":
-        raise ValueError("norm: got True with kind 'layers', should be 'steps' or 'both'")
+        raise ValueError(f"norm: got {norm} with kind 'layers'; expected 'steps' or 'both'")
     layers = {"steps": 1, "layers": layers, "both": 2}[kind]
     shape = hidden, batch, layers, projected, dtype, gates
     if device.is_interpreter:
         return _interpreted(kind, direction, *shape, norm)
     found = replace(_compiled(kind, direction, *shape, device, tf32), norm=norm)
     if in_parts:
-        found = _in_parts(found, device)
+        found, *_ = [*sums_in_parts(found, device), found]
     if norm and not found.persistent:
         raise ValueError(f"layer_norm: {found.why[0]}; use engine 'loop'")
     return found
@@ -291,8 +295,9 @@ def _compiled(
     )  # fmt: skip
 
 
-def _in_parts(found: Plan, device: Device) -> Plan:
-    """The same plan with each product's sum shared out to 8 warps, where their registers hold it.
+def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
+    """The same plan with each product's sum shared out to 8 warps, where their registers hold it:
+    those that there are, the best first.
 
     A warp multiplies all of a program's rows by its eighth of K, from registers, and the sums meet
     once: fewer instructions, and a third of the syncs of warps that share rows and columns.
@@ -300,41 +305,93 @@ def _in_parts(found: Plan, device: Device) -> Plan:
     may = found.persistent and SIZES[found.dtype] == 2 and found.batch_blocks == 1
     may &= found.own == 16 and not (found.projected or found.amd or device.tcgen05)
     if not may:
-        return found
-    size, products = SIZES[found.dtype], found.products
+        return []
+    size, products, backward = SIZES[found.dtype], found.products, found.direction == "backward"
     columns = _ceil(found.hidden, K_PARTS * 16) * 16  # of K, that a warp sums over
-    if device.wgmma and found.direction == "backward" and columns <= 32:
-        return found  # so few columns leave 4 warps that share rows and columns ahead
     part_k = 32 if columns % 32 == 0 else 16
     chunks, pad = columns // part_k, K_PARTS * columns
+
+    def read_us(programs: int, gates: int) -> float:
+        """What reading all of K takes, of so many gates each."""
+        return programs * products * gates * pad * found.block_b * size / device.l2_rate / 1e3
+
     # Programs of 8 units have half the instructions, and are twice as many to read all of K: where
     # that is soon done, or half as many would have to stream weights.
-    read_us = found.programs * products * pad * found.block_b * size / device.l2_rate / 1e3
-    owns = (8, 16) if read_us < READ_US else (16, 8) if found.resident_fraction < 1 else (16,)
-    for own in owns:
-        rows = _tile_gates(found.gates) * own
-        units = found.gates * own if found.direction == "backward" else own
-        blocks = _ceil(found.hidden, units) * found.split * found.row_groups
-        registers = rows * (products * columns * size + found.block_b * 4) // 128
-        # Weights on their way into registers, and then sums among the warps, or all of h.
-        smem = rows * products * pad * size + RESERVED
-        smem += found.block_b * max(K_PARTS * rows * 4, products * pad * size)
+    soon = read_us(found.programs, 1) < READ_US
+    owns = (8, 16) if soon else (16, 8) if found.resident_fraction < 1 else (16,)
+    splits = [(own, found.split) for own in owns]
+    if backward and found.split > 1:
+        # Who sums over all gates meets nobody for it, and reads all of them.
+        blocks = found.layers * _ceil(found.hidden, 16) * found.row_groups
+        more_us = read_us(blocks, found.gates) - read_us(found.programs, 1)
+        if more_us < BARRIER_US:
+            splits.insert(0, (16, 1))
+        elif device.wgmma and columns <= 32:
+            return []  # so few columns leave 4 warps that share rows and columns ahead
+    fitting = []
+    for own, split in splits:
+        sums = found.gates // split if backward else 1  # over so many gates
+        units = found.gates * own // sums if backward else own
+        rows = own if sums > 1 else _tile_gates(found.gates) * own
+        blocks = _ceil(found.hidden, units) * split * found.row_groups
+        registers = rows * (products * sums * columns * size + found.block_b * 4) // 128
+        # Weights, if only on their way into registers, and sums among the warps, or all of h.
+        smem = rows * products * sums * pad * size + RESERVED
+        smem += found.block_b * max(K_PARTS * rows * 4, products * sums * pad * size)
         fits = found.layers * blocks <= device.sms and smem <= device.smem
         if not fits or registers > PART_REGISTERS or rows < 16:
             continue
-        return replace(
-            found, programs=found.layers * blocks, rows=rows, units=units, own=own, warps=K_PARTS,
-            block_k=K_PARTS * part_k, chunks=chunks, resident=chunks,
-            resident_ih=chunks * (products - 1), ahead=chunks, stages=1, hold=False, smem=smem,
-            k_parts=K_PARTS,
+        one = replace(
+            found, programs=found.layers * blocks, rows=rows, units=units, own=own, split=split,
+            warps=K_PARTS, block_k=K_PARTS * part_k, chunks=chunks, resident=chunks,
+            resident_ih=chunks * (products - 1), ahead=chunks * sums, stages=1, hold=False,
+            smem=smem, k_parts=K_PARTS,
             why=(
                 f"{found.layers * blocks} programs, one on each of {device.sms} SMs at most",
                 *(why for why in found.why if "rows of batch" in why),
                 f"{registers} of a thread's registers hold its weights and sums: all resident,"
                 f" each of {K_PARTS} warps sums over {columns} of K",
+                *((f"each sums over all {sums} gates: a meeting less",) if sums > 1 else ()),
             ),
         )  # fmt: skip
-    return found
+        fitting.append(one)
+    return fitting
+
+
+def alone(found: Plan, device: Device) -> Plan | None:
+    """The same with programs that have a lane to themselves, where all of its weights fit in one.
+
+    There is no barrier, and no exchange; but few programs share out the cell's work.
+    """
+    size, units = SIZES[found.dtype], max(16, _power_of_2(found.hidden))
+    may = found.persistent and size == 2 and found.kind != "layers" and units <= ALONE_UNITS
+    if not may or found.projected or found.norm or found.amd:
+        return None
+    for block_b in (16, 32):  # rows of batch: few where there are SMs enough, else those that fit
+        one = alone_on(found, units, block_b, device.tcgen05)
+        if one.programs <= device.sms and one.smem <= device.smem:
+            return one
+    one = alone_on(found, units, 16, device.tcgen05)
+    return one if one.smem <= device.smem else None
+
+
+def alone_on(found: Plan, units: int, block_b: int, tcgen05: bool = False) -> Plan:
+    """The same with a program for a whole lane of `block_b` rows of batch."""
+    size, forward = SIZES[found.dtype], found.direction == "forward"
+    gates = _tile_gates(found.gates) if forward else found.gates
+    weights, groups = gates * units * units * size, _ceil(found.batch, block_b)
+    return replace(
+        found, mode="persistent", programs=found.layers * groups,
+        rows=gates * units if forward else units, units=units, own=units, split=1,
+        row_groups=groups, warps=8, block_b=block_b, batch_blocks=1, block_k=units, chunks=1,
+        resident=1, resident_ih=0, ahead=0, stages=1, hold=False, k_parts=1, alone=True,
+        # Weights; and gates on their way to one thread, or to a product's operand.
+        smem=weights + gates * units * block_b * (4 if tcgen05 else 3) + RESERVED,
+        why=(
+            f"{weights // 1024} KiB of weights fit in one program: it has a lane to itself,"
+            f" of {block_b} rows of batch, and waits for no other",
+        ),
+    )  # fmt: skip
 
 
 _NO_TILES = "since operands of such products live in registers"

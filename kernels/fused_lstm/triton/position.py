@@ -119,6 +119,14 @@ def load_state(c0_ptr, c_ptr, step, b, unit, mask, rows, PLAN: tl.constexpr):
 
 
 @helper
+def kept_where_dead(new, old, mask, PLAN: tl.constexpr):
+    """A state on chip after a step: `new` of rows that are alive in it."""
+    if PLAN.VARLEN:
+        new = tl.where(mask, new, old)
+    return new
+
+
+@helper
 def turns(alive, first_batch, PHASE: tl.constexpr, PLAN: tl.constexpr):
     """How many blocks of batch a program takes in turn, in a PHASE that the launch has. Those that
     have rows alive come first.
@@ -172,22 +180,22 @@ def output_of(step, b, unit, rows, PLAN: tl.constexpr):
 def arrive(all_ptr, turn, PLAN: tl.constexpr):
     """After a block of batch, unless it is not known which is the last: the others wait for it."""
     if not PLAN.VARLEN and turn == PLAN.BATCH_BLOCKS - 1:
-        barrier.arrive(all_ptr, PLAN.PERSISTENT)
+        barrier.arrive(all_ptr, PLAN.MEETS)
 
 
 @helper
 def wait(all_ptr, rounds, programs, PLAN: tl.constexpr):
     """For the others, until all have arrived so many times."""
     if PLAN.VARLEN:
-        barrier.arrive(all_ptr, PLAN.PERSISTENT)
-    barrier.wait(all_ptr, rounds * programs, PLAN.PERSISTENT, PLAN.NVIDIA)
+        barrier.arrive(all_ptr, PLAN.MEETS)
+    barrier.wait(all_ptr, rounds * programs, PLAN.MEETS, PLAN.NVIDIA, PLAN.POLLS)
 
 
 @helper
 def wait_for_next(all_ptr, wave, waves, programs, PLAN: tl.constexpr):
     """After a wave, except the last, which nothing follows."""
     if PLAN.VARLEN:
-        barrier.arrive(all_ptr, PLAN.PERSISTENT)
+        barrier.arrive(all_ptr, PLAN.MEETS)
     rounds = (wave + 1) * PLAN.MEETINGS
-    if wave + 1 < waves:
-        barrier.wait(all_ptr, rounds * programs, PLAN.PERSISTENT, PLAN.NVIDIA)
+    if PLAN.MEETS and wave + 1 < waves:
+        barrier.wait(all_ptr, rounds * programs, PLAN.MEETS, PLAN.NVIDIA, PLAN.POLLS)

@@ -27,5 +27,6 @@ def multiply(w_hr, between_ptr, batch, PLAN: tl.constexpr):
     weight, has_rows = w_hr
     acc = tile.zeros(PLAN.OWN, PLAN)
     if has_rows:
-        acc = tile.product(acc, weight, between_ptr + batch * PLAN.W_HR.TILE, PLAN.W_HR, PLAN)
+        m_ptr = between_ptr + batch * PLAN.W_HR.TILE
+        acc = tile.product(acc, weight, (m_ptr,), PLAN.W_HR, PLAN)
     return tile.summed(acc, PLAN.OWN, PLAN)

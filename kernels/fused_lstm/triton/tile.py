@@ -61,12 +61,13 @@ def load_tile(
 
 @helper
 def load_weight(w_ptr, row, row_mask, W: tl.constexpr, PLAN: tl.constexpr):
-    """A program's rows of a weight, for `product`: of the first RESIDENT chunks the tiles, loaded
-    once a launch; and where to find the others.
+    """A program's rows of a weight, for `product`: of each of its GATES the first RESIDENT chunks,
+    loaded once a launch; and where to find the others.
     """
     tiles = ()
-    for i in tl.static_range(W.RESIDENT):
-        tiles = tiles + (load_tile(w_ptr, row, row_mask, i, W, PLAN),)
+    for i in tl.static_range(W.GATES * W.RESIDENT):
+        of_gate_ptr = w_ptr + (i // W.RESIDENT) * W.STRIDE_GATE
+        tiles = tiles + (load_tile(of_gate_ptr, row, row_mask, i % W.RESIDENT, W, PLAN),)
     return tiles, w_ptr, row, row_mask
 
 
@@ -100,7 +101,12 @@ def load_moving(
 
 @helper
 def dot(w, bits, acc, x_ptr, PRECISION: tl.constexpr):
-    x = bits.to(x_ptr.dtype.element_ty, bitcast=True)
+    return multiply(w, bits.to(x_ptr.dtype.element_ty, bitcast=True), acc, PRECISION)
+
+
+@helper
+def multiply(w, x, acc, PRECISION: tl.constexpr):
+    """acc + w . x."""
     if PRECISION == "upcast":  # half precision in the interpreter, which cannot multiply it
         return tl.dot(w.to(acc.dtype), x.to(acc.dtype), acc, out_dtype=acc.dtype)
     return tl.dot(w, x, acc, input_precision=PRECISION, out_dtype=acc.dtype)
@@ -120,49 +126,57 @@ def zeros(ROWS: tl.constexpr, PLAN: tl.constexpr):
 def product(
     acc,  # [ROWS, BLOCK_B], or [K_PARTS, ROWS, BLOCK_B]
     weight,  # what load_weight gave
-    x_ptr,  # [BLOCK_B, PAD] of an exchange
+    x_ptrs,  # of each of W.GATES [BLOCK_B, PAD] of an exchange
     W: tl.constexpr,
     PLAN: tl.constexpr,
 ):
-    """acc + w[row, :K] . x[:, :K]^T."""
+    """acc + w[row, :K] . x[:, :K]^T, summed over W.GATES."""
     tiles, w_ptr, row, row_mask = weight
     zero = tl.num_programs(1) - 1  # always, but the compiler cannot know
     chunks = ()
-    for i in tl.static_range(W.RESIDENT + PLAN.AHEAD):
-        if i < W.RESIDENT:
-            chunks = chunks + (load_moving(x_ptr, i, W, PLAN),)
+    for i in tl.static_range(W.GATES * W.RESIDENT + PLAN.AHEAD):
+        if i < W.GATES * W.RESIDENT:
+            chunks = chunks + (load_moving(x_ptrs[i // W.RESIDENT], i % W.RESIDENT, W, PLAN),)
         if i >= PLAN.AHEAD:
             bits = chunks[i - PLAN.AHEAD]
             if W.HOLD:
                 bits ^= zero.to(PLAN.BITS)
-            acc = dot(tiles[i - PLAN.AHEAD], bits, acc, x_ptr, PLAN.PRECISION)
-    for chunk in tl.range(W.RESIDENT, W.CHUNKS, num_stages=PLAN.STAGES):
-        w = load_tile(w_ptr, row, row_mask, chunk, W, PLAN)
-        acc = dot(w, load_moving(x_ptr, chunk, W, PLAN), acc, x_ptr, PLAN.PRECISION)
+            acc = dot(tiles[i - PLAN.AHEAD], bits, acc, x_ptrs[0], PLAN.PRECISION)
+    for gate in tl.static_range(W.GATES):
+        w_gate_ptr = w_ptr + gate * W.STRIDE_GATE
+        for chunk in tl.range(W.RESIDENT, W.CHUNKS, num_stages=PLAN.STAGES):
+            w = load_tile(w_gate_ptr, row, row_mask, chunk, W, PLAN)
+            x = load_moving(x_ptrs[gate], chunk, W, PLAN)
+            acc = dot(w, x, acc, x_ptrs[0], PLAN.PRECISION)
     return acc
 
 
 @helper
-def transposed(
-    acc,  # as product's
-    weight,  # of [PART_GATES * H, P], those of a part
+def product_on_chip(acc, weight, x, W: tl.constexpr, PLAN: tl.constexpr):
+    """acc + w[row, :K] . x, summed over W.GATES; x: a block [K, BLOCK_B] each, of a lane ALONE."""
+    tiles, _, _, _ = weight
+    for i in tl.static_range(W.GATES):
+        acc = multiply(tiles[i], x[i], acc, PLAN.PRECISION)
+    return acc
+
+
+@helper
+def gate_ptrs(
     exchange_ptr,  # a block of batch in slot 0 of an exchange [2, EXCHANGED, B_PAD, PAD]
     slot,
-    first_gate,  # of the part
+    first_gate,  # of those that a program sums over
     BY_X: tl.constexpr,  # what the gates' parts by x are multiplied by: w_ih
     W: tl.constexpr,
     PLAN: tl.constexpr,
 ):
-    """acc + w[:, row]^T . dgates^T, summed over the gates of one part."""
-    tiles, w_ptr, row, row_mask = weight
-    for i in tl.static_range(PLAN.PART_GATES):
-        of_gate = tiles, w_ptr + i * PLAN.H * PLAN.P, row, row_mask
+    """Where the gradients by W.GATES gates are, for `product`."""
+    found = ()
+    for i in tl.static_range(W.GATES):
         gate = first_gate + i
         if BY_X and PLAN.APART:  # the last one, by x, lies behind all of those by h
             gate += tl.where(gate == PLAN.GATES - 1, 1, 0)
-        x_ptr = exchange_ptr + (slot * PLAN.EXCHANGED + gate) * W.SLOT
-        acc = product(acc, of_gate, x_ptr, W, PLAN)
-    return acc
+        found = found + (exchange_ptr + (slot * PLAN.EXCHANGED + gate) * W.SLOT,)
+    return found
 
 
 @helper

@@ -24,6 +24,8 @@ void branch(Step& s) {
   s.placed = true;
 }
 
+void trap(Step&) { throw Error("trap"); }
+
 void leave(Step& s) {
   Warp& w = s.w;
   w.live &= ~s.lanes;

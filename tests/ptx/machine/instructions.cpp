@@ -256,6 +256,7 @@ const Entry TABLE[] = {
     // --- control and other lanes ---
     {"bra bra.uni", branch},
     {"ret exit", leave},
+    {"trap", trap},
     {"bar.sync barrier.sync barrier.sync.aligned barrier.cta.sync.aligned", barrier},
     {"bar.warp.sync", meet},
     {"shfl", shuffle},

@@ -42,6 +42,7 @@ void proxy_fence(Step& s);
 // control.cpp
 void branch(Step& s);
 void leave(Step& s);
+void trap(Step& s);
 void barrier(Step& s);
 void meet(Step& s);
 void shuffle(Step& s);

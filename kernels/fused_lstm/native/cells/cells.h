@@ -3,6 +3,7 @@
 
 #include "cells/gru.h"
 #include "cells/rnn.h"
+#include "cells/slstm.h"
 
 namespace fused_lstm::FL_ISA {
 
@@ -18,6 +19,10 @@ FL_INLINE Finish<T> finish_of(const Lane<T>& lane) {
       return norm ? keep_by_h<3, T> : finish_gru<T>;
     case CellKind::rnn_tanh:
       return finish_rnn<true, T>;
+    case CellKind::slstm:
+      return finish_slstm<false, T>;
+    case CellKind::slstm_exponential:
+      return finish_slstm<true, T>;
     default:
       return finish_rnn<false, T>;
   }
@@ -35,6 +40,9 @@ FL_INLINE FinishBack<T> finish_back_of(const Lane<T>& lane) {
       return finish_gru_back<T>;
     case CellKind::rnn_tanh:
       return finish_rnn_back<true, T>;
+    case CellKind::slstm:
+    case CellKind::slstm_exponential:
+      return finish_slstm_back<T>;
     default:
       return finish_rnn_back<false, T>;
   }

@@ -26,6 +26,7 @@ FL_PRAGMA(GCC target("prefer-vector-width=512"))
 #endif
 
 #include "product/alone.h"
+#include "recurrence.h"
 #include "sweep_short.h"
 #include "wavefront.h"
 
@@ -42,6 +43,8 @@ constexpr Kernels<T> table() {
   table.sweep_forward = sweep_forward<T>;
   table.sweep_backward = sweep_backward<T>;
   table.gradients = gradients<T>;
+  table.recur_forward = recur_forward<T>;
+  table.recur_backward = recur_backward<T>;
   table.wavefront_forward = wavefront_forward<T>;
   table.wavefront_backward = wavefront_backward<T>;
   table.dropout = dropout<T>;

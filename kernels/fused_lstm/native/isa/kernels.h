@@ -13,7 +13,7 @@
 
 namespace fused_lstm {
 
-enum class CellKind { lstm, coupled, gru, rnn_tanh, rnn_relu };
+enum class CellKind { lstm, coupled, gru, rnn_tanh, rnn_relu, slstm, slstm_exponential };
 
 // Columns a unit. Gates are the rows of w_ih, and as many of w_hh: i, f, g, o of an LSTM; i, g, o
 // where gates are coupled; r, z, n of a GRU. What is made of a GRU's n by h alone is apart, m: the
@@ -22,12 +22,14 @@ struct CellShape {
   long gates;      // G
   long gradients;  // columns of dgates
   long saved;      // K: activated gates that the backward reads; of an RNN it reads y alone
+  long states = 1;  // columns of c, where there is one
 };
 
 constexpr CellShape shape_of(CellKind kind) {
   if (kind == CellKind::lstm) return {4, 4, 4};
   if (kind == CellKind::coupled) return {3, 3, 3};
   if (kind == CellKind::gru) return {3, 4, 4};
+  if (kind == CellKind::slstm || kind == CellKind::slstm_exponential) return {4, 4, 5, 3};
   return {1, 1, 0};
 }
 
@@ -112,8 +114,23 @@ struct Lane {
                              // normalizes it, and input_part then is [N, G*H] and saved; or null
   T* unprojected;            // [B, H] scratch, or null
   long chunk;                // steps whose input product is made at once
+  bool in_place;             // of a head: input_part is all rows', in `gates` or y
   bool save;
   const Added<T>* added;     // or null: the cell as it is in torch.nn
+};
+
+// Elements of a row of c.
+template <class T>
+constexpr long c_width(const Lane<T>& lane) {
+  return shape_of(lane.cell).states * lane.hidden;
+}
+
+// A head's columns of a matrix [N, G*H]: its units of a gate lie `gate` columns from those of the
+// gate before.
+template <class T>
+struct HeadColumns {
+  T* data;                   // row 0, the head's first unit of the first gate
+  long stride, gate;
 };
 
 template <class T>
@@ -152,6 +169,7 @@ struct LaneGradient {
                              // normalizes, by h w_hh'
   T* by_x;                   // the same by x w_ih', where the lane normalizes; or null
   T* dh;                     // scratch: blocks_size(1, P, N), or null
+  Sum<T> clip;               // what comes through w_hh is cut to [-clip, clip]; or 0
   // Where gradients of the weights are wanted sample by sample: how many samples a step's rows are
   // of, as many of each, and the gradients are [samples, ...]. Not of bfloat16, nor of a norm.
   long samples;              // or 0
@@ -247,6 +265,11 @@ struct Kernels {
   void (*sweep_backward)(const Worker&, const Lane<T>&, const LaneGradient<T>&, const Scratch<T>&);
   // dx and the weights' gradients, from what the sweep left; all workers begin after its end.
   void (*gradients)(const Worker&, const Lane<T>&, const LaneGradient<T>&, T* panels);
+  // A head, forwards, and backwards with its gradients of w_hh, on its own part of the team.
+  void (*recur_forward)(const Worker&, const Lane<T>&, const HeadColumns<const T>&,
+                        const Scratch<T>&);
+  void (*recur_backward)(const Worker&, const Lane<T>&, const LaneGradient<T>&,
+                         const HeadColumns<T>&, const Scratch<T>&);
   void (*wavefront_forward)(const Worker&, const Wavefront<T>&);
   void (*wavefront_backward)(const Worker&, const Wavefront<T>&, T* panels);
   // out[n] = in[n] * mask(first + n); in and out may be the same.

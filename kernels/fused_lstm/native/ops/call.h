@@ -52,6 +52,9 @@ struct Backward {
   Tensors dweights, dvectors;
 };
 
+// Where each step's rows begin, and at last their number; checks batch_sizes.
+std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes, long batch);
+
 Forward run_forward(const Call& call, bool save);
 
 // dy, dh_n, dc_n are of the sums' dtype, as are dx, dh0 and dc0, or undefined. Of `saved`, h_n and

@@ -113,7 +113,8 @@ Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long weights
   return s;
 }
 
-// Where each step's rows begin, and at last their number; checks batch_sizes.
+}  // namespace
+
 std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes, long batch) {
   if (!batch_sizes) {
     CHECK_VALUE(x.size(0) > 0, "x: got no time steps (shape ", shown(x),
@@ -138,6 +139,8 @@ std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes
               ", should have a row for each of batch_sizes, ", first.back());
   return first;
 }
+
+namespace {
 
 void check_samples(int64_t samples, const Call& call) {
   const long batch = call.sizes.batch;

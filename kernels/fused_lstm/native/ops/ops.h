@@ -37,6 +37,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
     const std::string& cell, const std::vector<double>& rates,
     const Told& precision, int64_t samples);
 
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(
+    const Tensor& x_part, const Tensor& h0, const Tensor& c0, const Tensor& weight_hh,
+    const OptionalTensor& bias_m, const std::string& cell, bool save, bool reverse,
+    const OptionalTensor& batch_sizes, const OptionalTensor& keep, double clip,
+    const Told& precision);
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward(
+    const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
+    const Tensor& h0, const Tensor& c0, const Tensor& weight_hh, const OptionalTensor& bias_m,
+    const Tensor& y, const Tensor& c, const Tensor& gates, const std::string& cell, bool reverse,
+    const OptionalTensor& batch_sizes, const OptionalTensor& keep, double clip,
+    const Told& precision);
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
     const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,
     const OptionalTensor& row_grad, int64_t ignore_index, const Told& precision);

@@ -1,7 +1,8 @@
 """nn.GRU's cell: gates r, z, n; the state c is h, not yet rounded.
 
 What h makes of n stays apart from what x makes of it, since r comes between the two: it is m, the
-first of the columns m, r, z, n. `fused_lstm.pointwise` is the same in plain PyTorch.
+first of the columns m, r, z, n. What a zoneout keeps of h it keeps of c. `fused_lstm.pointwise` is
+the same in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ def forward(gates, c, options, HAS: tl.constexpr):
     r, z = sigmoid(r), sigmoid(z)
     n = tanh(n + r * m)
     c_next = n + z * (c - n)
+    if HAS.ZONE_C:
+        c_next = options[2] * c + (1.0 - options[2]) * c_next
     return (m, r, z, n), c_next, c_next
 
 
@@ -52,10 +55,17 @@ def backward(gates, c, dc_next, do, dmade, options, HAS: tl.constexpr):
     """
     m, r, z, n = gates
     dc_next += dmade
+    dc_kept = dc_next
+    if HAS.ZONE_C:
+        dc_kept = dc_next * options[2]
+        dc_next -= dc_kept
     dz = dc_next * (c - n) * z * (1.0 - z)
     dn = dc_next * (1.0 - z) * (1.0 - n * n)
     dr = dn * m * r * (1.0 - r)
-    return (dr, dz, dn), (dr, dz, dn * r), dc_next * z
+    dc = dc_next * z
+    if HAS.ZONE_C:
+        dc += dc_kept
+    return (dr, dz, dn), (dr, dz, dn * r), dc
 
 
 GRU = Cell("gru", 3, 4, True, combine, forward, made, output, output_backward, backward)

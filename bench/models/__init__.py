@@ -1,0 +1,175 @@
+"""Models of other packages, with torch's own recurrent layers and with this library's.
+
+A file is a package: its `case()` makes a model with random weights and a call of it. Both
+contenders run that one model, `torch` as it is and `install` under `fused_lstm.install()`, and both
+modes are timed of the whole model and of its recurrent layers alone, on the inputs which they get
+in it. `make models` installs the packages, each of which may be missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+import fused_lstm
+
+from ..core import Runner, Task, Turn, reason
+from .case import Case, floats
+
+MODES = "inference", "train", "layers-inference", "layers-train"
+NAMES = [m.name for m in pkgutil.iter_modules(__path__) if m.name not in ("case", "table")]
+LABELS = {"torch": nullcontext, "install": fused_lstm.install}
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A recurrent layer and what it was called with in its model."""
+
+    layer: nn.Module
+    arguments: tuple
+    options: dict[str, Any]
+
+
+class Model:
+    """A package's case, and the calls of its recurrent layers in each mode."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.calls = {
+            "layers-inference": self._calls(self.infer),
+            "layers-train": self._calls(self.train),
+        }
+
+    def infer(self) -> Any:
+        """Return the model's outputs, keeping nothing."""
+        self.case.model.eval()
+        with torch.no_grad():
+            return self.case.infer()
+
+    def train(self) -> Tensor:
+        """Run forward and backward in training mode; return the loss."""
+        return self._step(self.case.model.train())
+
+    def _step(self, model: nn.Module) -> Tensor:
+        model.zero_grad()
+        loss = self.case.loss()
+        loss.backward()
+        return loss.detach()
+
+    def answer(self) -> dict[str, Tensor]:
+        """Return the outputs of inference, and the gradients without what falls in training."""
+        outputs = torch.cat([t.flatten() for t in floats(self.infer())])
+        loss = self._step(self.case.model.eval())
+        grads = [p.grad.flatten() for p in self.case.model.parameters() if p.grad is not None]
+        return {"outputs": outputs, "loss": loss[None], "gradients": torch.cat(grads)}
+
+    def expected(self) -> dict[str, Tensor]:
+        """Return what torch's own layers give."""
+        return self.answer()
+
+    def facts(self, mode: str) -> dict[str, Any]:
+        """Return how many calls of recurrent layers there are."""
+        return {"calls": len(self.calls["layers-train" if "train" in mode else "layers-inference"])}
+
+    def layers(self, mode: str) -> None:
+        """Run the recurrent layers alone, on the inputs that they get in the model."""
+        trains = mode == "layers-train"
+        self.case.model.train(trains)
+        with torch.set_grad_enabled(trains):
+            for call in self.calls[mode]:
+                outputs = floats(call.layer(*call.arguments, **call.options))
+                wanted = [t for t in outputs if t.requires_grad]
+                if wanted:
+                    torch.autograd.backward(wanted, [torch.ones_like(t) for t in wanted])
+
+    def _calls(self, run: Callable[[], Any]) -> list[Call]:
+        """Return the calls of recurrent layers in a run, in order."""
+        calls: list[Call] = []
+
+        def note(layer: nn.Module, arguments: tuple, options: dict[str, Any]) -> None:
+            calls.append(Call(layer, kept(arguments), kept(options)))
+
+        layers = [
+            m for m in self.case.model.modules() if isinstance(m, nn.RNNBase | nn.RNNCellBase)
+        ]
+        hooks = [m.register_forward_pre_hook(note, with_kwargs=True) for m in layers]
+        run()
+        for hook in hooks:
+            hook.remove()
+        return calls
+
+
+def kept(value: Any) -> Any:
+    """Return a call's arguments without their history; those that had one want a gradient."""
+    if isinstance(value, PackedSequence):
+        return PackedSequence(kept(value.data), *value[1:])
+    if isinstance(value, Tensor):
+        return value.detach().clone().requires_grad_(value.requires_grad)
+    if isinstance(value, dict):
+        return {name: kept(part) for name, part in value.items()}
+    return tuple(map(kept, value)) if isinstance(value, tuple | list) else value
+
+
+class Contender(Runner):
+    """torch's own layers, or ours in them."""
+
+    modes = MODES
+
+    def __init__(self, label: str, model: Model) -> None:
+        self.context, self.model = LABELS[label], model
+
+    def answer(self) -> dict[str, Tensor]:
+        """Return outputs, loss and gradients."""
+        with self.context():
+            return self.model.answer()
+
+    def work(self, mode: str) -> tuple[Callable[[], Any], None]:
+        """Return what is timed in `mode`."""
+        runs = {"inference": self.model.infer, "train": self.model.train}
+        return runs.get(mode, partial(self.model.layers, mode)), None
+
+    def timed(self, mode: str) -> Turn:
+        """Return a turn under the contender's context, which is entered outside the clock."""
+        turn = super().timed(mode)
+
+        def run(calls: int = 1, seconds: float = 0.0) -> list[float]:
+            with self.context():
+                return turn(calls, seconds)
+
+        return run
+
+
+def tasks(suite: Any, options: Any) -> Iterator[Task]:
+    """Yield a task a package; one that is not there, or does not load here, says why."""
+    wanted = options.engines.split(",") if options.engines else NAMES
+    for name in wanted:
+        if name not in NAMES:
+            raise ValueError(f"--engines: got {name!r}; expected of {', '.join(NAMES)}")
+        torch.manual_seed(0)
+        try:
+            model = Model(importlib.import_module(f"{__name__}.{name}").case())
+        except Exception as error:  # another's package: what it raises is its own affair
+            yield Task(name, Nothing(), {}, {"install": f"does not load: {reason(error)}"})
+            continue
+        yield Task(name, model, {label: partial(Contender, label, model) for label in LABELS})
+
+
+class Nothing:
+    """The work of a package that is missing: none."""
+
+    def expected(self) -> dict[str, Tensor]:
+        """Return no answer."""
+        return {}
+
+    def facts(self, mode: str) -> dict[str, Any]:
+        """Return nothing."""
+        return {}

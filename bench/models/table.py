@@ -1,0 +1,55 @@
+"""The table of docs/models.md, from bench/results/models.jsonl."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core import quartiles, ratio
+from ..tables import Row, by_contender, each, markdown, results
+
+FILE = "models.jsonl"
+HEADER = (
+    "model", "", "recurrent part", "it alone, 1 thread", "whole, 1 thread", "it alone, 2 threads",
+    "whole, 2 threads", "ms, 2 threads: torch's", "ours",
+)  # fmt: skip
+
+
+def models() -> str:
+    """Return how many times as fast each model is with ours, and its recurrent layers alone."""
+    frame, body = results(FILE), []
+    for case in each(frame, "case"):
+        for mode, word in (("inference", "inference"), ("train", "training")):
+            row = [case if mode == "inference" else "", word]
+            pairs = {
+                (n, of): by_contender(frame, case=case, mode=of, threads=n)
+                for n in (1, 2)
+                for of in (f"layers-{mode}", mode)
+            }
+            row.append(share(pairs[1, f"layers-{mode}"], pairs[1, mode]))
+            row += [factor(pair) for pair in pairs.values()]
+            row += [milliseconds(pairs[2, mode].get(label)) for label in ("torch", "install")]
+            body.append(row)
+    return markdown(HEADER, body)
+
+
+def share(layers: dict[str, Row], whole: dict[str, Row]) -> str:
+    """Return how much of torch's time is in recurrent layers."""
+    if "torch" not in layers or "torch" not in whole:
+        return "-"
+    return f"{min(layers['torch'].median / whole['torch'].median, 1):.0%}"
+
+
+def factor(pair: dict[str, Row]) -> str:
+    """Return torch's time over ours, "-" without both; no judgement whether it is clear."""
+    if len(pair) < 2:
+        return "-"
+    measured = ratio(pair["torch"].seconds, pair["install"].seconds)
+    return f"{measured.value:.2f} ({measured.low:.2f} to {measured.high:.2f})"
+
+
+def milliseconds(row: Any) -> str:
+    """Return the median and the quartiles."""
+    if row is None:
+        return "-"
+    low, median, high = (f"{1e3 * t:.3g}" for t in quartiles(row.seconds))
+    return f"{median} ({low} to {high})"

@@ -1,0 +1,46 @@
+"""A layer whose gates come from outside, as xLSTM's and TiRex's cells are called, on any engine.
+
+T, B, H, N, K: time steps, batch, hidden size, heads, H / N. G: gates.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import ops, recurrence
+from ..engines import resolve
+from ..functional import autocast_dtype
+from ..spec import Spec
+
+OPS = {"native": ops.NATIVE, "triton": ops.TRITON}
+
+
+def run_gates(
+    spec: Spec, engine: str, gates: Tensor, states: Tensor, weight_hh: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Run a layer, forwards in time, whose gates' part of x has been made.
+
+    Args:
+        spec: the cell, with its heads.
+        engine: as fused_lstm.LSTM takes it.
+        gates: [T, B, G*H], in the dtype that the call is computed in, unless autocast is on.
+        states: [S, B, H], h and what is beside it, in the order of `Spec.states`.
+        weight_hh: [N, G*K, K].
+        bias: [G*H], added to the gates.
+
+    Returns:
+        h after each step [T, B, H], and the last states [S, B, H].
+
+    Raises:
+        RuntimeError: the engine cannot run on the gates' device; says why.
+    """
+    name, _ = resolve(engine, None, gates.device, spec)
+    dtype = autocast_dtype(gates)
+    with torch.autocast(gates.device.type, enabled=False):
+        h0, *rest = states.to(dtype).unbind(0)
+        y, h_n, c_n, _ = recurrence.recur(
+            OPS.get(name), recurrence.cell_of(spec), (gates + bias).to(dtype), h0,
+            torch.cat(rest, dim=-1), weight_hh.to(dtype),
+        )  # fmt: skip
+        return y, torch.stack([h_n, *c_n.chunk(len(rest), dim=-1)])

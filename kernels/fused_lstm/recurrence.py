@@ -1,0 +1,249 @@
+"""Heads, and the sLSTM: the products of x outside, then one operator for a layer's recurrence.
+
+With recurrent weights in N blocks, head n's states depend on head n's alone. So a layer is one
+product of x for all gates of all heads, which is PyTorch's, and N recurrences of K units that never
+wait for each other: an engine's operator `recurrence` (fused_lstm.ops). Whoever makes the gates
+otherwise, as xLSTM's layers do, calls `recur` itself.
+
+T, B, H, N, K: time steps, batch, hidden size, heads, H / N. G: gates. S: states beside h, at least
+one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import reference, stack
+from .engines import in_a_graph
+from .pullback import is_differentiated, is_transformed, kernel, pulled_back
+from .reference import Layer, by_layer
+from .spec import Spec
+from .varlen import Rows
+
+
+class Cell(NamedTuple):
+    """A lane's cell and its direction, as the operators are told."""
+
+    name: str  # of fused_lstm.spec.CELLS, or "slstm_exponential"
+    reverse: bool = False  # from the last step to the first
+    clip: float = 0.0  # the largest gradient through R; 0: any
+    precision: str | None = None  # as the operator lstm's
+
+    @property
+    def spec(self) -> Spec:
+        """Return the Spec of such a lane, for the reference."""
+        return _spec_of(self.name, self.clip)
+
+
+@lru_cache
+def _spec_of(name: str, clip: float) -> Spec:
+    kind = name.removesuffix("_exponential")
+    return Spec(kind, exponential_forget=kind != name, recurrent_clip=clip or None)
+
+
+def cell_of(spec: Spec, lane: int = 0) -> Cell:
+    """Return what the operators are told of a call's lane."""
+    name = spec.cell + "_exponential" * spec.exponential_forget
+    clip = spec.recurrent_clip or 0.0
+    return Cell(name, lane % spec.directions == 1, float(clip), spec.precision)
+
+
+# --- a stack of layers ---
+
+
+def run(
+    ops: SimpleNamespace,
+    spec: Spec,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weights: Sequence[Tensor],
+    drop: stack.Drop | None,
+    batch_sizes: Tensor | None,
+    not_reset: Tensor | None,
+    states: bool,
+) -> tuple[Tensor, ...]:
+    """Run a call, as in fused_lstm.engines, with `drop` between layers."""
+    layers, D = by_layer(weights, len(h0), spec), spec.directions
+    h_last, c_last, h_all, c_all = [], [], [], []
+
+    def sweep(x: Tensor, lane: int) -> Tensor:
+        layer = layers[lane]
+        bias, bias_m = biases(layer, spec)
+        w_hh = layer.w_hh if layer.w_hh.dim() == 3 else layer.w_hh[None]
+        y, h_n, c_n, c = recur(
+            ops, cell_of(spec, lane), F.linear(x, layer.w_ih, bias), h0[lane], c0[lane], w_hh,
+            bias_m, batch_sizes, None if not_reset is None else not_reset[lane % D], states,
+        )  # fmt: skip
+        h_last.append(h_n)
+        c_last.append(c_n if spec.has_c else h_n)
+        h_all.append(y)
+        c_all.append(by_state(c, spec.c_parts) if spec.has_c and states else c)
+        return y
+
+    y = stack.run(x, spec.layers, sweep, drop, D)
+    last = torch.stack(h_last), torch.stack(c_last)
+    if not states:
+        return y, *last
+    below = [torch.cat(h_all[n : n + D], -1) for n in range(0, len(h_all) - D, D)]
+    h = torch.stack(below) if below else y.new_empty(0, *y.shape)
+    return y, *last, h, torch.stack(c_all)
+
+
+def biases(layer: Layer, spec: Spec) -> tuple[Tensor | None, Tensor | None]:
+    """Return the biases [G*H] that x's part of the gates has, and [H] that of a GRU's m alone."""
+    if spec.cell != "gru" or layer.b_ih is None or layer.b_hh is None:
+        return layer.bias(), None
+    of_r, of_z, of_m = layer.b_hh.chunk(3)
+    return layer.b_ih + torch.cat([of_r, of_z, torch.zeros_like(of_m)]), of_m
+
+
+def by_state(c: Tensor, S: int) -> Tensor:
+    """Return c [.., S*H], states side by side, of [N, .., S*K], heads first."""
+    return c.unflatten(-1, (S, -1)).movedim(0, -2).flatten(-3)
+
+
+# --- one lane ---
+
+
+def recur(
+    ops: SimpleNamespace | None,
+    cell: Cell,
+    x_part: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    w_hh: Tensor,
+    bias_m: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+    keep: Tensor | None = None,
+    states: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run a lane whose input product has been made.
+
+    Args:
+        ops: an engine's operators, or None for plain PyTorch.
+        x_part: [T, B, G*H], or packed [n, G*H]: W x with all biases except bias_m.
+        h0, c0: [B, H] and [B, S*H]; of a cell whose state is h alone h0 twice.
+        w_hh: [N, G*K, K].
+        bias_m: [H], of a GRU's m, or None.
+        batch_sizes, keep: as in fused_lstm.varlen; keep is one direction's.
+        states: whether c is wanted.
+
+    Returns:
+        y as x_part [.., H], h_n [B, H], c_n [B, S*H] (no elements where the state is h alone) and,
+        where it is wanted or kept for a backward, c after each step, heads first [N, .., S*K].
+    """
+    tensors = x_part, h0, c0, w_hh, bias_m
+    if ops is None or (is_transformed() and not in_a_graph()):
+        return plain(cell, batch_sizes, keep, *tensors)
+    differentiated = is_differentiated(*tensors)
+    if in_a_graph():
+        save = states or differentiated or torch.jit.is_tracing()
+        return ops.recurrence(
+            x_part, h0, c0, w_hh, bias_m, cell.name, save, reverse=cell.reverse,
+            batch_sizes=batch_sizes, keep=keep, clip=cell.clip, precision=cell.precision,
+        )[:4]  # fmt: skip
+    if differentiated:
+        return RecurrenceFunction.apply(ops, cell, batch_sizes, keep, *tensors)[:4]
+    return forward(ops, cell, states, batch_sizes, keep, *tensors)[:4]
+
+
+def forward(ops, cell, save, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m):
+    """Return the operator's five; the last two, for a backward, are empty without `save`."""
+    return kernel(
+        ops.recurrence.default, x_part, h0, c0, w_hh, bias_m, cell.name, save,
+        reverse=cell.reverse, batch_sizes=batch_sizes, keep=keep, clip=cell.clip,
+        precision=cell.precision,
+    )  # fmt: skip
+
+
+def backward(ops, cell, saved, dy, dh_n, dc_n, x_part, h0, c0, w_hh, bias_m):
+    """Return the operator's gradients by x_part, h0, c0, w_hh and bias_m, or None where it is."""
+    batch_sizes, keep, y, c, gates = saved
+    *grads, dbias_m = kernel(
+        ops.recurrence_backward.default, dy, dh_n, dc_n, h0, c0, w_hh, bias_m, y, c, gates,
+        cell.name, reverse=cell.reverse, batch_sizes=batch_sizes, keep=keep, clip=cell.clip,
+        precision=cell.precision,
+    )  # fmt: skip
+    return *grads, None if bias_m is None else dbias_m
+
+
+def plain(cell, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m):
+    """Return what has derivatives of `recur`, by the reference."""
+    spec, S = cell.spec, cell.spec.c_parts
+    N, _, K = w_hh.shape
+    b_ih = b_hh = None
+    if bias_m is not None:
+        zeros = torch.zeros_like(bias_m)
+        b_ih, b_hh = torch.cat([zeros] * 3), torch.cat([zeros, zeros, bias_m])
+    mask = None if keep is None else keep.expand(2, *keep.shape)
+    rows = Rows(x_part, len(h0), batch_sizes, mask)
+    order = rows.order(int(cell.reverse))
+    layer = Layer(None, w_hh, b_ih, b_hh)
+    h, c, *_ = reference.layer_forward(rows.pad(x_part), h0, c0, layer, order, spec=spec)
+    end = order.steps[-1]
+    y, c_n = rows.pack(h), c[end].to(c0.dtype) if spec.has_c else c0.new_empty(0)
+    if spec.cell.startswith("rnn"):  # whose operators keep h alone
+        return y, h[end], c_n, c.new_empty(0)
+    own = c.unflatten(-1, (S, N, K)).movedim(-2, 0).flatten(-2)  # [N, T, B, S*K]
+    return y, h[end], c_n, torch.stack([rows.pack(one) for one in own])
+
+
+class RecurrenceFunction(torch.autograd.Function):
+    """apply(ops, cell, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m) -> the operator's five.
+
+    As with autograd.LSTMFunction, the caller may write over y before the backward.
+    """
+
+    @staticmethod
+    def forward(ctx, ops, cell, batch_sizes, keep, *inputs):
+        y, h_n, c_n, c, gates = forward(ops, cell, True, batch_sizes, keep, *inputs)
+        ctx.ops, ctx.cell = ops, cell
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(gates)
+        ctx.y, saved = None, y
+        # Not where hooks take what is saved, as torch.utils.checkpoint's do, nor in a graph.
+        if type(y) is Tensor and torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
+            ctx.y, ctx.version, saved = y.detach(), y._version, None
+        ctx.save_for_backward(*inputs, batch_sizes, keep, saved, c, gates)
+        return y, h_n, c_n, c, gates
+
+    @staticmethod
+    def backward(ctx, dy, dh_n, dc_n, dc, _):
+        *inputs, batch_sizes, keep, y, c, gates = ctx.saved_tensors
+        y = ctx.y if y is None else y
+        if ctx.y is not None and y._version != ctx.version:  # who called has written over it
+            with torch.no_grad():
+                y = forward(ctx.ops, ctx.cell, False, batch_sizes, keep, *inputs)[0]
+        if dc is not None or torch._C._are_functorch_transforms_active():
+            function = partial(plain, ctx.cell, batch_sizes, keep)
+            return *[None] * 4, *pulled_back(function, inputs, (dy, dh_n, dc_n, dc))
+        run = RecurrenceBackwardFunction.apply if torch.is_grad_enabled() else backward
+        saved = batch_sizes, keep, y, c, gates
+        return *[None] * 4, *run(ctx.ops, ctx.cell, saved, dy, dh_n, dc_n, *inputs)
+
+
+class RecurrenceBackwardFunction(torch.autograd.Function):
+    """`backward`, where it will be differentiated: its derivatives are the reference's."""
+
+    @staticmethod
+    def forward(ctx, ops, cell, saved, *tensors):
+        ctx.cell, ctx.constants = cell, saved[:2]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        return backward(ops, cell, saved, *tensors)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        def gradients(dy, dh_n, dc_n, *inputs):
+            function = partial(plain, ctx.cell, *ctx.constants)
+            return tuple(pulled_back(function, inputs, (dy, dh_n, dc_n)))
+
+        return *[None] * 3, *pulled_back(gradients, ctx.saved_tensors, grads)

@@ -1,0 +1,80 @@
+"""The sLSTM's cell: gates i, f, z, o and the states c, n and m, a tuple, c and n divided by exp(m).
+
+What is saved of a step are five columns: the derivative of log f by f's sum, then i, f, z and o.
+`fused_lstm.pointwise` is the same in plain PyTorch.
+"""
+
+from __future__ import annotations
+
+import triton.language as tl
+
+from ..helper import helper
+from .activation import exp, sigmoid, tanh
+
+
+@helper
+def log_one_plus(y):
+    """log(1 + y) of 0 <= y <= 1: twice the inverse hyperbolic tangent of y / (2 + y)."""
+    s = y / (2.0 + y)
+    square = s * s
+    if y.dtype == tl.float64:
+        total = 1.0 / 31 + square * 0.0
+        for k in tl.static_range(15):
+            total = total * square + 1.0 / (29 - 2 * k)
+    else:
+        total = 1.0 / 13 + square * 0.0
+        for k in tl.static_range(6):
+            total = total * square + 1.0 / (11 - 2 * k)
+    return 2.0 * s * total
+
+
+@helper
+def log_sigmoid(x):
+    return tl.minimum(x, 0.0) - log_one_plus(exp(-tl.abs(x)))
+
+
+@helper
+def forward(gates, states, EXPONENTIAL: tl.constexpr):
+    """Gates before activation and states -> h, the next states, and what is saved."""
+    i, f, z, o = gates
+    c, n, m = states
+    if EXPONENTIAL:
+        slope, log_f = tl.full(f.shape, 1.0, f.dtype), f + m
+    else:
+        slope, log_f = sigmoid(-f), log_sigmoid(f) + m
+    m_next = tl.where((n == 0.0) | (i >= log_f), i, log_f)
+    i, f = exp(i - m_next), exp(tl.minimum(log_f - m_next, 0.0))
+    z, o = tanh(z), sigmoid(o)
+    c_next, n_next = f * c + i * z, f * n + i
+    return o * c_next / n_next, (c_next, n_next, m_next), (slope, i, f, z, o)
+
+
+@helper
+def backward(saved, states, next_states, dh, dnext, ends, begins_here):
+    """Return the gradients by the gates before activation and by the states before.
+
+    The gradient by m is not summed up from those by i and f, which cancel: what is left of it is
+    what a loss that looks at the last state sends to m, less what m takes from c and n. It goes on
+    to i, or by way of f to the m before.
+
+    Args:
+        saved, states, next_states: what was saved, the states before and after.
+        dh, dnext: the gradients by h and by the states after; by m only what is left.
+        ends, begins_here: [BLOCK_B, 1], whether a row ends, or begins, at the step.
+    """
+    slope, i, f, z, o = saved
+    c, n = states[0], states[1]
+    n_next = tl.where(next_states[1] == 0.0, 1.0, next_states[1])  # where no unit is
+    mean = next_states[0] / n_next
+    seen = dh * o / n_next
+    dm = dnext[2]
+    dm = tl.where(ends, dm - dnext[0] * next_states[0] - dnext[1] * n_next, dm)
+    dc, dn = dnext[0] + seen, dnext[1] - seen * mean
+    di = (dc * z + dn) * i
+    begins = n == 0.0
+    df = tl.where(begins & (f == 1.0), 0.0, (dc * c + dn * n) * f)
+    of_i = begins | (i >= f)
+    left = tl.where(of_i, 0.0, dm)
+    di, df = di + tl.where(of_i, dm, 0.0), df + left
+    dgates = di, df * slope, dc * i * (1.0 - z * z), dh * mean * o * (1.0 - o)
+    return dgates, (dc * f, dn * f, tl.where(begins_here, df, left))

@@ -1,0 +1,87 @@
+"""What no data sheet says of a card, measured on it: a meeting of all programs, and L2's rate.
+
+`measured` takes some 20 ms on a GPU. `fused_lstm.tools.tune` keeps what it gives, and `make gpu`
+reports it.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from . import barrier
+from .devices import Device
+
+ROUNDS = 1000  # meetings of a launch
+L2_BYTES = 8 * 2**20  # that all programs read, a few times: in every card's L2
+
+
+@triton.jit(do_not_specialize=["rounds"])
+def meet_kernel(
+    counter_ptr,  # [1] int32, zero
+    rounds,
+    NVIDIA: tl.constexpr,
+):
+    """All programs meet so many times, and do nothing else."""
+    programs = tl.num_programs(0)
+    for n in range(rounds):
+        barrier.arrive(counter_ptr, True)
+        barrier.wait(counter_ptr, (n + 1) * programs, True, NVIDIA)
+
+
+@triton.jit(do_not_specialize=["blocks", "times"])
+def read_kernel(
+    x_ptr,  # [blocks * BLOCK] int32
+    out_ptr,  # [programs] int32, out: the sum of what each has read
+    blocks,
+    times,
+    BLOCK: tl.constexpr,
+):
+    """Each program reads all of x, past L1, so many times, from a block of its own on."""
+    program = tl.program_id(0)
+    total = tl.zeros((BLOCK,), tl.int32)
+    for n in range(blocks * times):
+        at = (program + n) % blocks * BLOCK + tl.arange(0, BLOCK)
+        total += tl.load(x_ptr + at, cache_modifier=".cg")
+    tl.store(out_ptr + program, tl.sum(total, 0))
+
+
+def meet(counter: torch.Tensor, programs: int, rounds: int, nvidia: bool) -> None:
+    """Launch meetings of `programs` programs; counter [1] int32 is zero."""
+    meet_kernel[(programs,)](
+        counter, rounds, nvidia, num_warps=4, launch_cooperative_grid=True
+    )  # fmt: skip
+
+
+def read(x: torch.Tensor, out: torch.Tensor, times: int, block: int = 2048) -> None:
+    """Launch as many programs as `out` has elements, each of which reads x [n] int32."""
+    read_kernel[(len(out),)](x, out, len(x) // block, times, block, num_warps=8)
+
+
+def measured(device: Device) -> dict[str, float]:
+    """Return {"barrier_us": of a meeting of all multiprocessors, "barrier_us_N": of N programs,
+    "l2_rate": GB/s} of the current GPU.
+    """
+    found: dict[str, float] = {}
+    for programs in (8, 32, device.sms):
+        counter = torch.zeros(1, dtype=torch.int32, device="cuda")
+        meet(counter, programs, 1, not device.gfx)  # compiled
+        counter.zero_()
+        us = _milliseconds(lambda c=counter, n=programs: meet(c, n, ROUNDS, not device.gfx)) * 1e3
+        found[f"barrier_us_{programs}"] = us / ROUNDS
+    found["barrier_us"] = found[f"barrier_us_{device.sms}"]
+    x = torch.zeros(L2_BYTES // 4, dtype=torch.int32, device="cuda")
+    out = torch.zeros(device.sms, dtype=torch.int32, device="cuda")
+    read(x, out, 1)  # into L2
+    found["l2_rate"] = device.sms * 4 * L2_BYTES / _milliseconds(lambda: read(x, out, 4)) / 1e6
+    return found
+
+
+def _milliseconds(work) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    work()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end)

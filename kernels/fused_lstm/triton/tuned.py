@@ -1,0 +1,76 @@
+"""Plans that were timed, in place of those that arithmetic chose.
+
+Where FUSED_LSTM_TUNED names a file that `python -m fused_lstm.tools.tune` has written, a shape's
+first call looks there: by the card, Triton's version and these kernels' source. Under
+torch.use_deterministic_algorithms nothing is looked up, since plans differ in the order of sums.
+Ranks that are to agree share one file; keep it with a checkpoint to resume on the same plans.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .devices import Device
+from .plan import Plan
+
+VARIABLE = "FUSED_LSTM_TUNED"
+# What a timed plan may have another value of.
+FIELDS = (
+    "programs", "rows", "units", "own", "split", "row_groups", "warps", "block_b", "batch_blocks",
+    "block_k", "chunks", "resident", "resident_ih", "ahead", "stages", "hold", "smem", "k_parts",
+    "alone",
+)  # fmt: skip
+SHAPE = (
+    "kind", "direction", "mode", "hidden", "batch", "layers", "projected", "dtype", "precision",
+    "norm", "gates",
+)  # fmt: skip
+
+
+@cache
+def place(name: str) -> str:
+    """Return what a card's plans are kept under: another Triton or source has plans of its own."""
+    import triton
+
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return f"{name}, Triton {triton.__version__}, source {digest.hexdigest()[:12]}"
+
+
+def key(plan: Plan) -> str:
+    """Return what a shape's plan is kept under."""
+    return " ".join(str(getattr(plan, name)) for name in SHAPE)
+
+
+@cache
+def table(path: str) -> dict[str, Any]:
+    """Return a file's plans: place -> key -> fields."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def of(chosen: Plan, device: Device) -> Plan:
+    """Return the timed plan of the same shape, or the chosen one where there is none."""
+    path = os.environ.get(VARIABLE)
+    if not path or torch.are_deterministic_algorithms_enabled():
+        return chosen
+    fields = table(path).get(place(device.name), {}).get(key(chosen))
+    if fields is None:
+        return chosen
+    return replace(chosen, **fields["plan"], why=(f"timed: {fields['us']:.2f} us a step",))
+
+
+def keep(path: Path, plan: Plan, device: Device, us: float) -> None:
+    """Write a shape's timed plan into a file, beside what is there."""
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    fields = {name: value for name, value in asdict(plan).items() if name in FIELDS}
+    rows.setdefault(place(device.name), {})[key(plan)] = {"us": us, "plan": fields}
+    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    table.cache_clear()

@@ -1,0 +1,257 @@
+"""Recurrent weights in blocks: against the same weights with zeros between the blocks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fused_lstm
+from fused_lstm import heads, native
+from fused_lstm.spec import Spec
+from heads import MAKE, results, state_of
+from tolerance import GPU_NORM, assert_close, error_norm
+
+DOUBLE = {"dtype": torch.float64}
+HAVE_NATIVE = fused_lstm.available_engines("cpu")["native"] is None
+native_only = pytest.mark.skipif(not HAVE_NATIVE, reason="native was not built")
+ENGINES = ["loop", pytest.param("native", marks=native_only)]
+CELLS = ["lstm", "gru", "rnn_tanh", "rnn_relu"]
+CASES = {
+    "plain": {},
+    "no bias": {"bias": False},
+    "bidirectional, lengths, resets": {"bidirectional": True},
+}
+
+
+def dense_twin(module: torch.nn.Module, make, **options):
+    """A module of one head with the same weights, on engine loop."""
+    twin = make(engine="loop", **options)
+    weights = {k: heads.dense(v) if v.dim() == 3 else v for k, v in module.state_dict().items()}
+    twin.load_state_dict(weights)
+    return twin
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_heads_are_blocks_of_a_dense_weight(cell, case, engine):
+    torch.manual_seed(3)
+    shape, options = (5, 18, 2), {**CASES[case], **DOUBLE}  # 18 = 3 heads of 6 units
+    module = MAKE[cell](*shape, num_heads=3, engine=engine, **options)
+    twin = dense_twin(module, lambda **o: MAKE[cell](*shape, **options, **o))
+    x, state = torch.randn(7, 4, 5, **DOUBLE), state_of(module, 4)
+    rows = {}
+    if case.startswith("bidirectional"):
+        rows = {"lengths": torch.tensor([7, 2, 5, 1]), "resets": torch.rand(7, 4) < 0.3}
+    got, expected = results(module, x, state, **rows), results(twin, x, state, **rows)
+    for name, value in got.items():
+        wanted = expected[name]
+        if value.dim() == 3 and name.startswith("weight_hh"):
+            mask = heads.dense(torch.ones_like(value)) > 0
+            value, wanted = heads.dense(value)[mask], wanted[mask]
+        assert_close(value, wanted, name)
+
+
+@native_only
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("H", "N", "B"), [(66, 2, 3), (40, 8, 9), (70, 1, 20)])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "slstm"])
+def test_native_divides_heads_among_any_number_of_workers(cell, H, N, B, threads):
+    """One on a worker, one on a part of a team, more than there are workers; odd sizes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        torch.manual_seed(1)
+        module = MAKE[cell](9, H, num_heads=N, engine="native", **DOUBLE)
+        x, state = torch.randn(11, B, 9, **DOUBLE), state_of(module, B)
+        got = results(module, x, state)
+        with torch.no_grad():  # nothing kept for a backward
+            inferred = module(x, state)[0]
+        module.engine = "loop"
+        for name, value in results(module, x, state).items():
+            assert_close(got[name], value, name)
+        assert_close(inferred, got["y"], "inferred")
+    finally:
+        torch.set_num_threads(before)
+
+
+@native_only
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "slstm"])
+@pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
+def test_native_in_every_dtype(cell, name):
+    """By the error's norm: x's part of the gates is rounded to a half dtype before R h is added."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    torch.manual_seed(2)
+    module = MAKE[cell](12, 40, 2, num_heads=2, engine="native", dtype=dtype)
+    x = torch.randn(9, 5, 12).to(dtype)
+    got = results(module, x)
+    module.engine = "loop"
+    exact = results(module.double(), x.double())
+    errors = {part: error_norm(got[part], value) for part, value in exact.items()}
+    assert max(errors.values()) < GPU_NORM[name], errors
+
+
+@native_only
+@pytest.mark.parametrize("isa", ["base", "avx2", "avx512", "avx512_bf16"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "slstm"])
+def test_native_on_every_instruction_set(cell, isa):
+    if isa not in native.OPS.isa_names():
+        pytest.skip(f"this CPU has no {isa}")
+    torch.manual_seed(2)
+    module = MAKE[cell](5, 44, num_heads=2, engine="native")
+    x, state = torch.randn(6, 10, 5), state_of(module, 10)
+    expected = results(module, x, state)
+    native.OPS.use_isa(isa)
+    try:
+        for name, value in results(module, x, state).items():
+            assert_close(value, expected[name], name)
+    finally:
+        native.OPS.use_isa("")
+
+
+@native_only
+@pytest.mark.parametrize("cell", [*CELLS, "slstm"])
+def test_the_second_derivative(cell):
+    torch.manual_seed(5)
+    module = MAKE[cell](2, 4, num_heads=2, bidirectional=True, engine="native", **DOUBLE)
+    lengths, names = torch.tensor([2, 3]), [name for name, _ in module.named_parameters()]
+
+    def function(x, *weights):
+        weights = dict(zip(names, weights, strict=True))
+        return torch.func.functional_call(module, weights, (x,), {"lengths": lengths})[0]
+
+    leaves = [
+        t.detach().requires_grad_() for t in (torch.randn(3, 2, 2, **DOUBLE), *module.weights())
+    ]
+    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+
+
+@native_only
+@pytest.mark.parametrize("cell", ["lstm", "gru", "slstm"])
+def test_torch_compile_has_no_break_in_it(cell):
+    torch.manual_seed(6)
+    module = MAKE[cell](3, 8, 2, num_heads=2, bidirectional=True, engine="native")
+    x, lengths = torch.randn(4, 3, 3), torch.tensor([4, 2, 3])
+    expected = results(module, x, lengths=lengths)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    module.zero_grad()
+    y, _ = compiled(x, lengths=lengths)
+    assert_close(y, expected["y"], "y")
+    y.sum().backward()
+    grads = [p.grad.clone() for p in module.parameters()]
+    module.zero_grad()
+    module(x, lengths=lengths)[0].sum().backward()
+    for n, (grad, parameter) in enumerate(zip(grads, module.parameters(), strict=True)):
+        assert_close(grad, parameter.grad, f"gradient {n}")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "slstm"])
+def test_recompute_streaming_and_states(cell, engine):
+    torch.manual_seed(7)
+    module = MAKE[cell](3, 8, 2, num_heads=2, engine=engine, **DOUBLE)
+    x = torch.randn(7, 2, 3, **DOUBLE)
+    expected = results(module, x)
+    module.recompute = 3
+    for name, value in results(module, x).items():
+        assert_close(value, expected[name], name)
+    module.recompute = None
+    stream = fused_lstm.Streaming(module, 2)
+    assert_close(torch.stack([stream(row) for row in x]), expected["y"], "streamed")
+    last, states = map(as_tuple, module(x, return_states=True)[1:])
+    streamed = as_tuple(stream.state)
+    for name, part, of_steps, other in zip(module.spec.states, last, states, streamed, strict=True):
+        assert_close(of_steps[:, -1], part, f"{name} after the last step")
+        assert_close(other, part.detach(), f"{name} streamed")
+    grads = []
+    for one in (engine, "loop"):  # by a state inside
+        module.engine = one
+        inner = as_tuple(module(x, return_states=True)[2])[-1][:, 2]
+        grads.append(torch.autograd.grad(inner.sin().sum(), list(module.parameters())))
+    for n, (ours, theirs) in enumerate(zip(*grads, strict=True)):
+        assert_close(ours, theirs, f"gradient {n} by a state inside")
+
+
+def as_tuple(state) -> tuple[torch.Tensor, ...]:
+    return state if isinstance(state, tuple) else (state,)
+
+
+@native_only
+def test_dropout_between_layers_is_the_references():
+    torch.manual_seed(8)
+    module = MAKE["slstm"](3, 8, 3, num_heads=2, dropout=0.5, engine="native", **DOUBLE)
+    x = torch.randn(4, 3, 3, **DOUBLE)
+    outputs = []
+    for engine in ("native", "loop"):
+        module.engine = engine
+        torch.manual_seed(9)
+        outputs.append(results(module, x))
+    for name, value in outputs[0].items():
+        assert_close(value, outputs[1][name], name)
+    assert not torch.equal(module.eval()(x)[0], outputs[0]["y"])
+
+
+def test_a_state_dict_goes_round_and_convert_keeps_it():
+    module, other = (fused_lstm.LSTM(3, 8, num_heads=4) for _ in range(2))
+    other.load_state_dict(module.state_dict())
+    x = torch.randn(2, 3, 3)
+    assert torch.equal(module(x)[0], other(x)[0])
+    assert fused_lstm.convert(other, engine="loop").engine == "loop"
+    assert_close(other(x)[0], module(x)[0], "y")
+    with pytest.raises(ValueError, match=r"num_heads: got 4; expected 1: nn.LSTM has none"):
+        fused_lstm.convert(other, back=True)
+
+
+def test_the_function_takes_heads():
+    torch.manual_seed(4)
+    module = fused_lstm.LSTM(3, 8, num_heads=4, **DOUBLE)
+    x, state = torch.randn(5, 2, 3, **DOUBLE), state_of(module, 2)
+    y, _ = fused_lstm.lstm(x, state, module.weights(), cell=Spec(num_heads=4))
+    assert_close(y, module(x, state)[0], "y")
+
+
+# --- layouts ---
+
+
+@pytest.mark.parametrize("layout", ["flashrnn", "dreamer", "xlstm"])
+def test_layouts_convert_both_ways(layout):
+    weight = torch.randn(2, 12, 3)
+    there = getattr(heads, f"to_{layout}")(weight)
+    assert torch.equal(getattr(heads, f"from_{layout}")(there), weight)
+    h = torch.randn(5, 2, 3)  # [B, N, K]
+    by_h = torch.einsum("bnk,njk->bnj", h, weight).unflatten(-1, (4, 3))  # [B, N, G, K]
+    # As each of them says its own product.
+    theirs = {
+        "flashrnn": lambda: torch.einsum("gnjk,bnk->bngj", there, h),
+        "dreamer": lambda: torch.einsum("nkj,bnk->bnj", there, h).unflatten(-1, (4, 3)),
+        "xlstm": lambda: torch.einsum("nkgj,bnk->bngj", there, h),
+    }[layout]()
+    torch.testing.assert_close(theirs, by_h)
+
+
+# --- what is refused ---
+
+
+def test_what_is_refused():
+    x, state = torch.randn(2, 2, 3), (torch.zeros(1, 2, 8),) * 2
+    weights = fused_lstm.LSTM(3, 8).weights()
+    divisor = "num_heads: got 3; expected a divisor of hidden_size 8"
+    with pytest.raises(ValueError, match=divisor):
+        fused_lstm.GRU(3, 8, num_heads=3)
+    with pytest.raises(ValueError, match=divisor):
+        fused_lstm.lstm(x, state, weights, cell=Spec(num_heads=3))
+    for wrong in (0, 1.5, True):
+        with pytest.raises(ValueError, match=f"num_heads: got {wrong}; expected a divisor"):
+            fused_lstm.LSTM(3, 8, num_heads=wrong)
+    with pytest.raises(ValueError, match="num_heads: got 2 with layer_norm; expected 1"):
+        fused_lstm.LSTM(3, 8, num_heads=2, layer_norm=True)
+    with pytest.raises(ValueError, match="num_heads: got 2 with a projected h"):
+        fused_lstm.LSTM(3, 8, num_heads=2, proj_size=4)
+    with pytest.raises(ValueError, match="num_heads: got 2 with engine='cudnn', which does not"):
+        fused_lstm.RNN(3, 8, num_heads=2, engine="cudnn")
+    with pytest.raises(ValueError, match="num_heads: got 2 with fuse='pointwise'"):
+        fused_lstm.LSTM(3, 8, num_heads=2, engine="native", fuse="pointwise")
+    with pytest.raises(
+        ValueError, match=r"weight_hh_l0: got shape \[32, 8\]; expected \[2, 16, 4\]"
+    ):
+        fused_lstm.lstm(x, state, weights, cell=Spec(num_heads=2))

@@ -1,0 +1,173 @@
+"""The sLSTM: its formulas written out, autograd, xLSTM's and TiRex's own cells."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import fused_lstm
+from fused_lstm import reference
+from fused_lstm.spec import Spec
+from fused_lstm.varlen import Order
+from heads import MAKE, results, state_of
+from tolerance import assert_close
+
+DOUBLE = {"dtype": torch.float64}
+HAVE_NATIVE = fused_lstm.available_engines("cpu")["native"] is None
+native_only = pytest.mark.skipif(not HAVE_NATIVE, reason="native was not built")
+ENGINES = ["loop", pytest.param("native", marks=native_only)]
+
+
+def written_out(module: fused_lstm.SLSTM, x: Tensor) -> Tensor:
+    """One layer from a state of zero, a row, a step and a head at a time, without a stabilizer."""
+    N, H = module.spec.num_heads, module.hidden_size
+    K = H // N
+    R = module.weight_hh_l0.view(N, 4, K, K)
+    rows = []
+    for b in range(x.shape[1]):
+        h, c, n, steps = *(x.new_zeros(H) for _ in range(3)), []
+        for t in range(x.shape[0]):
+            a = (module.weight_ih_l0 @ x[t, b] + module.bias_l0).view(4, N, K)
+            by_h = [[R[head, gate] @ h[head * K : (head + 1) * K] for head in range(N)]
+                    for gate in range(4)]  # fmt: skip
+            i, f, z, o = (a[gate] + torch.stack(by_h[gate]) for gate in range(4))
+            i, o = i.exp().flatten(), o.sigmoid().flatten()
+            f = (f.exp() if module.spec.exponential_forget else f.sigmoid()).flatten()
+            c, n = f * c + i * z.tanh().flatten(), f * n + i
+            h = o * c / n
+            steps.append(h)
+        rows.append(torch.stack(steps))
+    return torch.stack(rows, 1)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("cell", ["slstm", "slstm_exponential"])
+def test_a_step_is_what_is_written_out(cell, engine):
+    torch.manual_seed(1)
+    module = MAKE[cell](3, 6, num_heads=2, engine=engine, **DOUBLE)
+    x = torch.randn(6, 2, 3, **DOUBLE)
+    outputs = []
+    for function in (lambda x: module(x)[0], lambda x: written_out(module, x)):
+        leaf = x.clone().requires_grad_()
+        y = function(leaf)
+        grads = torch.autograd.grad(y.sin().sum(), [leaf, *module.parameters()])
+        outputs.append((y.detach(), *grads))
+    names = ["y", "x", *(name for name, _ in module.named_parameters())]
+    for name, ours, theirs in zip(names, *outputs, strict=True):
+        assert_close(ours, theirs, name)
+
+
+@pytest.mark.parametrize("begins", [False, True], ids=["state", "from zero"])
+@pytest.mark.parametrize("clip", [None, 0.05], ids=["", "clipped"])
+@pytest.mark.parametrize("exponential", [False, True], ids=["sigmoid", "exp"])
+def test_the_backward_by_hand_is_autograds(exponential, clip, begins):
+    """That by all four states too, which a loss may look at; rows end and begin anew."""
+    torch.manual_seed(2)
+    spec = Spec("slstm", num_heads=2, exponential_forget=exponential, recurrent_clip=clip)
+    T, B, I, H = 5, 3, 2, 4
+    shapes = spec.weights(I, H, H).values()
+    layer = reference.Layer(*(torch.randn(s, **DOUBLE).requires_grad_() for s in shapes))
+    x, h0, c0 = (
+        torch.randn(T, B, I, **DOUBLE),
+        torch.randn(B, H, **DOUBLE),
+        torch.randn(B, 3 * H, **DOUBLE),
+    )
+    c0[:, H : 2 * H] = 0.0 if begins else c0[:, H : 2 * H].abs() + 0.5
+    if begins:
+        c0[:, 2 * H :] = 3.0  # which no state that holds nothing has: log f + m is above i
+    live = torch.tensor([5, 4, 2]) > torch.arange(T)[:, None]
+    not_reset = torch.rand(T, B) > 0.3
+    order = Order(range(T), live[..., None], not_reset[..., None])
+    leaves = [t.requires_grad_() for t in (x, h0, c0)]
+    h, c, gates = reference.layer_forward(x, h0, c0, layer, order, spec=spec)
+    dy, dh_n, dc_n = torch.randn_like(h), torch.randn_like(h0), torch.randn_like(c0)
+    loss = (h * dy * live[..., None]).sum() + (h[-1] * dh_n).sum() + (c[-1] * dc_n).sum()
+    weights = [w for w in layer if w is not None]
+    expected = torch.autograd.grad(loss, [*leaves, *weights])
+    dx, dh0, dc0, dweights = reference.layer_backward(
+        dy, dh_n, dc_n, x, h0, c0, layer, h, c, gates, order=order, spec=spec
+    )
+    found = [dx, dh0, dc0, *(w for w in dweights if w is not None)]
+    names = ["x", "h0", "c0", *spec.weight_names]
+    for name, ours, theirs in zip(names, found, expected, strict=True):
+        assert_close(ours.detach(), theirs, name)
+
+
+@native_only
+@pytest.mark.parametrize("cell", ["slstm", "slstm_exponential"])
+@pytest.mark.parametrize("case", ["state", "two ways", "unequal", "resets", "clipped", "one head"])
+def test_native_is_the_reference(cell, case):
+    torch.manual_seed(3)
+    options = {"bidirectional": case == "two ways"}
+    if case == "clipped":
+        options["recurrent_clip"] = 0.02
+    N = 1 if case == "one head" else 3
+    module = MAKE[cell](5, 18, 2, num_heads=N, engine="native", **DOUBLE, **options)
+    x, state = torch.randn(7, 4, 5, **DOUBLE) * 2, state_of(module, 4)
+    rows = {}
+    if case in ("unequal", "two ways"):
+        rows["lengths"] = torch.tensor([7, 1, 4, 7])
+    if case in ("resets", "two ways"):
+        rows["resets"] = torch.rand(7, 4) < 0.3
+    got = results(module, x, state, **rows)
+    module.engine = "loop"
+    for name, value in results(module, x, state, **rows).items():
+        assert_close(got[name], value, name)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_gate_is_too_large(engine):
+    """Sums of a thousand, of which exp is none: h is a mean of tanh, and stays below 1."""
+    module = fused_lstm.SLSTM(3, 8, num_heads=2, engine=engine)
+    x = torch.randn(20, 4, 3)
+    for weight in module.parameters():
+        weight.data.mul_(1000)
+    got = results(module, x)
+    assert all(value.isfinite().all() for value in got.values())
+    assert got["y"].abs().max() <= 1
+
+
+def test_the_gradient_through_r_is_cut_and_no_other():
+    """One step back by hand: dh(0) is what y's loss sends to it, and what comes through R, cut."""
+    torch.manual_seed(4)
+    module = fused_lstm.SLSTM(3, 4, num_heads=2, engine="loop", **DOUBLE)
+    x = torch.randn(2, 1, 3, **DOUBLE)
+    by_h = {}
+    for clip in (None, 1e-3):
+        module.spec = Spec("slstm", num_heads=2, recurrent_clip=clip)
+        state = tuple(
+            t.requires_grad_() for t in (torch.zeros(1, 1, 4, **DOUBLE) for _ in range(4))
+        )
+        y, _ = module(x[:1], state)
+        by_h[clip] = torch.autograd.grad(y.sum() * 100, state[0])[0]
+    assert (by_h[None].abs() > 1e-3).any()
+    torch.testing.assert_close(by_h[1e-3], by_h[None].clamp(-1e-3, 1e-3), rtol=0, atol=0)
+
+
+def test_biases_begin_with_memories_of_many_lengths():
+    module = fused_lstm.SLSTM(3, 8, num_heads=2)
+    i, f, z, o = module.bias_l0.detach().chunk(4)
+    assert torch.equal(f, torch.tensor([3.0, 4.0, 5.0, 6.0]).repeat(2))
+    assert not torch.cat([i, z, o]).any()
+
+
+def test_what_is_refused():
+    module = fused_lstm.SLSTM(3, 8)
+    x, h = torch.randn(2, 2, 3), torch.zeros(1, 2, 8)
+    with pytest.raises(ValueError, match=r"hx: got tuple; expected four \(h_0, c_0, n_0, m_0\)"):
+        module(x, (h, h))
+    with pytest.raises(
+        ValueError, match=r"n_0: got shape \[1, 2, 4\]; expected h_0's, \[1, 2, 8\]"
+    ):
+        module(x, (h, h, h[..., :4], h))
+    with pytest.raises(
+        ValueError, match="recurrent_clip: got 0; expected None or a number above 0"
+    ):
+        fused_lstm.SLSTM(3, 8, recurrent_clip=0)
+    with pytest.raises(ValueError, match="cell: got 'slstm' with engine='cudnn'"):
+        fused_lstm.SLSTM(3, 8, engine="cudnn")
+    with pytest.raises(ValueError, match=r"cell: got 'slstm'; expected another"):
+        fused_lstm.convert(module, back=True)
+    with pytest.raises(ValueError, match=r"recurrent_clip: got 0\.1; expected None with cell"):
+        Spec(recurrent_clip=0.1)

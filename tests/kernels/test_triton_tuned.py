@@ -1,0 +1,110 @@
+"""Plans that were timed: which are, which is kept, and who is given it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from fused_lstm.tools import tune
+from fused_lstm.triton import choice, tuned
+from fused_lstm.triton.choice import choose
+from fused_lstm.triton.devices import DEVICES
+
+H100 = DEVICES["H100"]
+SHAPE = {"hidden": 200, "batch": 20, "dtype": "bf16"}
+
+
+class Bench:
+    """A compiler and a clock: each plan spills what is said, and takes what is said."""
+
+    def __init__(self, spills: list[int], us: list[float], seconds: float = 1.0) -> None:
+        self.plans = tune.candidates("backward", H100, **SHAPE)[: len(us)]
+        self.of = {id(p): (spills[n], us[n]) for n, p in enumerate(self.plans)}
+        self.now, self.seconds, self.timed = 0.0, seconds, []
+
+    def microseconds(self, plan) -> float:
+        self.now += self.seconds
+        self.timed.append(plan)
+        return self.of[id(plan)][1]
+
+    def fastest(self, cap: float):
+        return tune.fastest(
+            self.plans, lambda p: self.of[id(p)][0], self.microseconds, cap, lambda: self.now
+        )
+
+
+def test_candidates_are_ranked_by_the_arithmetic():
+    found = tune.candidates("backward", H100, **SHAPE)
+    assert len(found) >= 4
+    costs = [choice.estimate(plan, H100) for plan in found]
+    assert costs == sorted(costs)
+    assert {(p.k_parts, p.split) for p in found} >= {(1, 4), (8, 1), (8, 4)}
+    alone = tune.candidates("forward", H100, hidden=64, batch=20, dtype="bf16")
+    assert any(p.alone for p in alone)
+
+
+def test_the_fastest_that_does_not_spill():
+    bench = Bench([0, 3, 0], [2.0, 1.0, 1.5])
+    best, us = bench.fastest(60)
+    assert (best, us) == (bench.plans[2], 1.5)
+    assert bench.timed == [bench.plans[0], bench.plans[2]]
+
+
+def test_no_plan_is_begun_after_the_cap():
+    bench = Bench([0, 0, 0], [2.0, 1.0, 0.5], seconds=10)
+    best, _ = bench.fastest(15)
+    assert (len(bench.timed), best) == (2, bench.plans[1])
+    assert len(Bench([0], [1.0], seconds=10).fastest(0)) == 2, "one is timed whatever the cap"
+
+
+def test_where_all_spill_none_is_timed():
+    assert Bench([1, 2], [1.0, 1.0]).fastest(60) is None
+
+
+@pytest.fixture
+def file(monkeypatch, tmp_path):
+    """A file with another plan than the chosen one; and no deterministic algorithms."""
+    path = tmp_path / "plans.json"
+    monkeypatch.setenv(tuned.VARIABLE, str(path))
+    torch.use_deterministic_algorithms(False)  # the fixture of all tests sets it
+    chosen = choose("backward", layers=1, device=H100, **SHAPE)
+    (other, *_) = (p for p in tune.candidates("backward", H100, **SHAPE) if p.split != chosen.split)
+    tuned.keep(path, other, H100, 1.25)
+    yield path, chosen, other
+    tuned.table.cache_clear()
+
+
+def test_a_shape_gets_the_plan_that_was_kept(file):
+    _, chosen, other = file
+    found = tuned.of(chosen, H100)
+    assert found.why == ("timed: 1.25 us a step",)
+    assert [getattr(found, f) for f in tuned.FIELDS] == [getattr(other, f) for f in tuned.FIELDS]
+    of_forward = choose("forward", layers=1, device=H100, **SHAPE)
+    assert tuned.of(of_forward, H100) is of_forward
+
+
+def test_another_card_triton_or_source_does_not(file):
+    path, chosen, _ = file
+    assert tuned.of(chosen, DEVICES["A100"]) is chosen
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps({"H100, Triton 3.6.0, source 0": rows[tuned.place("H100")]}))
+    tuned.table.cache_clear()
+    assert tuned.of(chosen, H100) is chosen
+
+
+def test_not_under_deterministic_algorithms_nor_without_a_file(file, monkeypatch):
+    _, chosen, _ = file
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert tuned.of(chosen, H100) is chosen
+    torch.use_deterministic_algorithms(False)
+    monkeypatch.delenv(tuned.VARIABLE)
+    assert tuned.of(chosen, H100) is chosen
+
+
+def test_without_a_gpu_it_says_so(capsys, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert tune.main([str(tmp_path / "plans.json")]) == 2
+    assert "no GPU to time on" in capsys.readouterr().err
