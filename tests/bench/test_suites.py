@@ -20,6 +20,7 @@ CPU = torch.device("cpu")
 WHY_NOT = native.missing(CPU)
 needs_native = pytest.mark.skipif(WHY_NOT is not None, reason=f"native: {WHY_NOT}")
 RUNNABLE = [name for name, suite in SUITES.items() if suite.device != "cuda"]
+ELSEWHERE = ("ladder", "models")  # test_ladder.py and tests/models run them
 
 
 def load(file) -> list[core.Record]:
@@ -36,8 +37,10 @@ def run(tmp_path, *words: str, status: int = 0) -> list[core.Record]:
 
 @needs_native
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # of DPLSTM's own layers
-@pytest.mark.parametrize("name", [n for n in RUNNABLE if n != "ladder"])  # test_ladder.py has it
+@pytest.mark.parametrize("name", [n for n in RUNNABLE if n not in ELSEWHERE])
 def test_every_suite_runs_and_its_answers_are_right(name, tiny, tmp_path, monkeypatch, capsys):
+    if name == "slstm" and importlib.util.find_spec("xlstm") is None:
+        pytest.skip("xlstm is not installed")
     monkeypatch.setattr(accuracy, "SHAPE", suites.Shape(7, 5, 33, 33, 2))
     monkeypatch.setattr(accuracy, "DEPTHS", (33,))
     monkeypatch.setattr(accuracy, "VOCABULARY", 40)
