@@ -319,7 +319,9 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(testing, "run", tested)
     monkeypatch.setattr(suite, "post", post)
     monkeypatch.setattr(racing, "supervise", raced)
-    options = SimpleNamespace(device="cuda", minutes=8.5, no_tests=False, json=tmp_path / "r.jsonl")
+    options = SimpleNamespace(
+        device=torch.device("cpu"), minutes=8.5, no_tests=False, json=tmp_path / "r.jsonl"
+    )
     records = []
     with pytest.raises(SystemExit, match="1"):  # a test failed
         records += suite.run("gpu", SUITES["gpu"], options)
