@@ -13,7 +13,6 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-
 NOTHING = "pass  # nothing is left"
 
 
