@@ -104,7 +104,8 @@ def plain_forward() -> str:
     constants = launch.constants(chosen, phases=chosen.phases()[0])
     source = Path(forward.__file__).read_text(encoding="utf-8")
     text = specialised(source, "lstm_forward_kernel", constants)
-    return textwrap.dedent(text[text.index("    # Weights and biases") :])
+    text = textwrap.dedent(text[text.index("    # Weights and biases") :])
+    return text.replace("  # fmt: skip", "")
 
 
 if __name__ == "__main__":
