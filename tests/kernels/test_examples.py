@@ -31,6 +31,5 @@ def test_the_policy_remembers():
 @pytest.mark.filterwarnings(
     "ignore:engine='auto' takes nn.LSTM", "ignore:.*torch.jit.* is deprecated"
 )
-@pytest.mark.parametrize("page", ["deploy.md", "models.md"])
-def test_the_code_of_a_page_runs(page):
-    run(page)
+def test_the_page_on_deployment():
+    run("deploy.md")
