@@ -335,6 +335,8 @@ def test_explain():
         "linear": nn.Linear(5, 6), "scripted": torch.jit.script(scripted),
         "quantized": torch.ao.nn.quantized.dynamic.LSTM(5, 6),
     })  # fmt: skip
+    slstm = fused_lstm.SLSTM(8, 8, engine="loop")
+    assert fused_lstm.explain(slstm)[""].startswith("loop at none")
     before = fused_lstm.explain(model)
     assert before["lstm"] == "torch's own: fused_lstm.install() has not been called"
     assert before["ours"].startswith("loop at none")
