@@ -13,7 +13,7 @@ from .modules import SLSTM, Recurrent, RecurrentCell
 
 # The calls of a plain layer on native that run torch's own code, which is faster there.
 STEPS = {
-    "gru": "; torch's own for one step in training",
+    "gru": "; torch's own for one step in training of fewer than 8 rows",
     "rnn_tanh": "; torch's own for one step",
     "rnn_relu": "; torch's own for one step",
 }
