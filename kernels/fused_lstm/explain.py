@@ -11,10 +11,9 @@ from .engines import engine_module, resolve
 from .install import is_installed, why_never
 from .modules import SLSTM, Recurrent, RecurrentCell
 
-# The calls for which `auto` runs torch's own code, which is faster there.
+# The calls of a plain layer on native for which `auto` runs torch's own code, which is faster there.
 STEPS = {
-    "lstm": "",
-    "gru": "; torch's own for one step in training",
+    "gru": "; torch's own for one step in training of fewer than 8 rows",
     "rnn_tanh": "; torch's own for one step",
     "rnn_relu": "; torch's own for one step",
 }
@@ -65,7 +64,7 @@ def _explained(module: Any) -> str | None:
     name, level = resolve(engine, fuse, weight.device, spec)
     what = f"{name}{f' at {level}' if level else ''}: {engine_module(name).describe(weight.device)}"
     if (engine, fuse, name) == ("auto", None, "native") and spec.is_torchs:
-        what += (CELLS if is_cell else STEPS)[spec.cell]
+        what += (CELLS if is_cell else STEPS).get(spec.cell, "")
     if kind.forward is not base.forward:
         what += f"; where {kind.__name__}'s forward calls {base.__name__}'s"
     return what

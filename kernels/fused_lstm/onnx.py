@@ -28,7 +28,11 @@ VERSION = 14  # of the three operators
 
 def check(spec: Spec, packed: bool, resets: Tensor | None, return_states: bool) -> None:
     """Raise ValueError for a call that ONNX's operators do not have; the error names it."""
-    operator = OPERATORS[spec.cell]
+    operator = OPERATORS.get(spec.cell)
+    if operator is None:
+        raise ValueError(
+            f"cell: got {spec.cell!r}; expected one of {', '.join(OPERATORS)} for ONNX"
+        )
     refused = {
         "input": "PackedSequence" if packed else None,
         "resets": "a tensor" if resets is not None else None,
@@ -36,6 +40,7 @@ def check(spec: Spec, packed: bool, resets: Tensor | None, return_states: bool) 
         "proj_size": "a projection" if spec.projection else None,
         "layer_norm": True if spec.layer_norm else None,
         "zoneout": spec.zones if any(spec.zones) else None,
+        "num_heads": spec.num_heads if spec.num_heads > 1 else None,
     }
     if spec.training:
         for name in ("recurrent_dropout", "candidate_dropout"):
