@@ -11,7 +11,7 @@ from .engines import engine_module, resolve
 from .install import is_installed, why_never
 from .modules import SLSTM, Recurrent, RecurrentCell
 
-# The calls of a plain layer on native for which `auto` runs torch's own code, which is faster there.
+# The calls of a plain layer on native for which `auto` runs torch's own code: it is faster there.
 STEPS = {
     "gru": "; torch's own for one step in training of fewer than 8 rows",
     "rnn_tanh": "; torch's own for one step",
