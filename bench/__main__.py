@@ -144,7 +144,7 @@ class Printer:
         else:
             q1, median, q3 = (1e3 * t for t in quartiles(r.seconds))
             words.append(f"{median:10.4g} ms ({q1:.4g} to {q3:.4g})")
-            base = self.bases.get((r.group, r.mode))
+            base = self.bases.get((r.group, r.mode)) if r.group else None  # else they took no turns
             if r.contender in (BASE, f"stock-{BASE}"):
                 self.bases.setdefault((r.group, r.mode), r)
             elif base:
@@ -175,15 +175,15 @@ def measure(name: str, options: argparse.Namespace) -> list[Record]:
         if records:
             save(path, records, append=options.json is not None and len(options.names) > 1)
             print(f"records: {path}")
-    if name in ("post", "ladder"):
+    if name in ("post", "ladder") and any(record.seconds for record in records):
         print(f"\n{summary(name, records)}")
     return records
 
 
 def summary(name: str, records: list[Record]) -> str:
     """Return what a suite comes to, as tables."""
-    if importlib.util.find_spec("pandas") is None:
-        return "a table needs pandas: pip install 'fused-lstm[plot]'"
+    if not all(map(importlib.util.find_spec, ("pandas", "matplotlib"))):
+        return "a table needs pandas and matplotlib: pip install 'fused-lstm[plot]'"
     from . import answer, tables
 
     frame = tables.of_records(records)

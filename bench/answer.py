@@ -6,6 +6,7 @@ Sentences with a measured number are made here too, so that no number is written
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
@@ -76,8 +77,9 @@ def launches(row: Row) -> str:
 
 
 def predicted(row: Row) -> float:
-    """Return the model's seconds."""
-    return sum(row.predicted.values())
+    """Return the model's seconds; NaN where the machine's limits are not known."""
+    parts = getattr(row, "predicted", None)
+    return sum(parts.values()) if isinstance(parts, dict) else math.nan
 
 
 def fuse(row: Row) -> str:
@@ -89,7 +91,9 @@ def fuse(row: Row) -> str:
 
 
 def ms(seconds: float) -> str:
-    """Return milliseconds to three digits."""
+    """Return milliseconds to three digits, "-" for NaN."""
+    if math.isnan(seconds):
+        return "-"
     return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:,.0f}"
 
 
@@ -119,11 +123,14 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
-def where(key: tuple[str, str, int], isa: str = "") -> str:
-    """Return a group in words."""
-    case, dtype, threads = key
-    words = [case, *([dtype] if dtype not in isa else []), isa, f"{threads} core"]
-    return ", ".join(filter(None, words)) + "s" * (threads > 1)
+def where(row: Row, numbers: str = "") -> str:
+    """Return a rung's case, numbers and place in words: "medium, AVX2, 1 core"."""
+    isa = "AVX2" if row.isa == "avx2" else "AVX-512" if row.isa.startswith("avx512") else row.isa
+    numbers = numbers or (row.dtype if row.dtype != "float32" else isa)
+    cores = f"{row.threads} core{'s' * (row.threads > 1)}"
+    return ", ".join(
+        filter(None, (row.case, numbers, cores if row.device == "cpu" else row.device))
+    )
 
 
 def machine(row: Row) -> str:
@@ -193,25 +200,25 @@ def worth(of: Sequence[Row]) -> tuple[list[str], list[str]]:
     return most, least
 
 
-def headline(frame: pd.DataFrame) -> tuple[tuple[str, str, int], list[Row]]:
+def headline(frame: pd.DataFrame) -> list[Row]:
     """Return the ladder that the answer is of: medium in float32 on one core, or what there is."""
     found = groups(frame)
     key = ("medium", "float32", 1)
-    key = key if key in found else next(iter(found))
-    return key, rungs(found[key])
+    return rungs(found[key if key in found else next(iter(found))])
 
 
 def sentence(frame: pd.DataFrame) -> str:
     """Return the answer in one sentence."""
-    (case, dtype, threads), of = headline(frame)
+    of = headline(frame)
     (most, _), first, last = worth(of), of[0], of[-1]
-    cores = "one core" if threads == 1 else f"{threads} cores"
+    cores = "one core of " if first.threads == 1 else f"{first.threads} cores of "
+    place = (cores if first.device == "cpu" else "") + machine(first)
     gained = f" (of that factor {listed(most)})" if most else ""
     return (
-        f"**On {cores} of {machine(first)} a fused LSTM takes {ms(last.median)} ms forward and"
-        f" backward at {case}, {dtype}, where a step loop takes {ms(first.median)}:"
-        f" {speedup(first, last).text} as fast{gained}. It moves {moved(last) / 1e9:.2f} GB of"
-        f" weights and their gradients instead of {moved(first) / 1e9:.1f}, and starts"
+        f"**On {place} a fused LSTM takes {ms(last.median)} ms forward and backward at"
+        f" {first.case}, {first.dtype}, where a step loop takes {ms(first.median)}:"
+        f" {speedup(first, last).text} as fast{gained}. It moves {megabytes(moved(last))} MB of"
+        f" weights and their gradients instead of {megabytes(moved(first))}, and starts"
         f" {launches(last)} operators instead of {launches(first)}.**"
     )
 
@@ -327,9 +334,9 @@ def ladder_table(of: Sequence[Row]) -> str:
 
 def ladders(frame: pd.DataFrame) -> str:
     """Return what every ladder comes to, and the answer's rung by rung."""
-    key, of = headline(frame)
+    of = headline(frame)
     texts = (markdown(("fused", "what is gone"), FUSED.values()),
-        f"{where(key, of[0].isa)}:", ladder_table(of), "All ladders:",
+        f"{where(of[0])}:", ladder_table(of), "All ladders:",
         everywhere(frame), "What PyTorch ships, in the same rounds:", beside(frame))  # fmt: skip
     return "\n\n".join(text.strip() for text in texts)
 
@@ -349,14 +356,11 @@ def counts_table() -> str:
 def everywhere(frame: pd.DataFrame) -> str:
     """Return every group's factors: what each fusion is worth there."""
     body = []
-    for key, records in groups(frame).items():
-        isa = "bfloat16" if key[1] == "bfloat16" else "AVX-512"
-        for name, of in ((isa, rungs(records)), ("AVX2", rungs(records, ", avx2"))):
-            if of:
-                gained = [str(gain) if gain.clear else "-" for gain in gains(of)]
-                body.append([where(key, f"{name}, float32").replace(", float32", ""),
-                    f"{ms(of[0].median)} → {ms(of[-1].median)}", " · ".join(gained),
-                    speedup(of[0], of[-1]).text])  # fmt: skip
+    for records in groups(frame).values():
+        for of in filter(None, (rungs(records), rungs(records, ", avx2"))):
+            gained = [str(gain) if gain.clear else "-" for gain in gains(of)]
+            body.append([where(of[0]), f"{ms(of[0].median)} → {ms(of[-1].median)}",
+                " · ".join(gained), speedup(of[0], of[-1]).text])  # fmt: skip
     header = (
         "case",
         "ms: loop → all fused",
@@ -369,12 +373,12 @@ def everywhere(frame: pd.DataFrame) -> str:
 def beside(frame: pd.DataFrame) -> str:
     """Return the loop as PyTorch ships it and nn.LSTM beside the ladder's two ends."""
     body = []
-    for key, records in groups(frame).items():
+    for records in groups(frame).values():
         of, shipped = rungs(records), records.get(ladder.TORCH_LOOP)
         cells = [
             ms(r.median) if r else "the same" for r in (of[0], shipped, of[-1], records[ladder.NN])
         ]
-        body.append([where(key), *cells])
+        body.append([where(of[0], of[0].dtype), *cells])
     return markdown(("ms", "loop, ours", "loop, torch.mm", "all fused", "nn.LSTM"), body)
 
 

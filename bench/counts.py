@@ -81,7 +81,7 @@ def count(work: Run, setup: Run | None, device: torch.device) -> dict[str, Any]:
     before = torch.cuda.memory_allocated(device) if cuda else 0
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
     with (
-        _quiet(),
+        quiet(),
         _memory_of_torch(),
         profile(activities=activities, profile_memory=not cuda) as recorded,
     ):
@@ -113,7 +113,7 @@ def _memory_of_torch() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide what the profiler's C++ part writes to this process's output."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from .tables import digits
+
 # Drawn in these, and replaced in the file by variables that follow the reader's light or dark mode.
 INK, PAPER, GRID = "#1a1a1a", "#fefefe", "#dcdcdc"
 MODES = f"""<style>
@@ -142,12 +144,13 @@ def spans(
         for place, (name, p50, p99) in enumerate(rows):
             axes.plot([p50, p99], [place, place], color=colours[name], linewidth=4)
             axes.plot([p50], [place], marker="o", color=INK, markersize=6)
-            axes.annotate(f"{p50:,.3g} / {p99:,.3g}", (p99, place), **NOTE)
+            axes.annotate(f"{digits(p50)} / {digits(p99)}", (p99, place), **NOTE)
         axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         _plain(axes.xaxis, (1,))
+        axes.tick_params(axis="x", labelsize=8)
     low, high = drawn[-1].get_xlim()
-    drawn[-1].set_xlim(low, high * (high / low) ** 0.35)  # for the notes
+    drawn[-1].set_xlim(low, high * (high / low) ** 0.4)  # for the notes
     drawn[-1].set_xlabel(unit)
     return figure
 

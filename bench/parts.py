@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from .contenders import trainers
 from .core import Record, surroundings
+from .counts import quiet
 from .training import Learner, make_lesson
 
 WHO = ("native-layers", "stock-cudnn")
@@ -52,7 +53,8 @@ def parts_of(learner: Learner) -> dict[str, list[float]]:
         learner.step()
     seconds: dict[str, list[float]] = {part: [] for part in (*PARTS, REST)}
     for _ in range(STEPS):
-        with profile(activities=[ProfilerActivity.CPU]) as profiled, record_function(STEP):
+        recording = profile(activities=[ProfilerActivity.CPU])
+        with quiet(), recording as profiled, record_function(STEP):
             learner.step()
         times = dict.fromkeys(seconds, 0.0)
         for event in profiled.events():

@@ -118,10 +118,10 @@ def climb(page: Page, frame: pd.DataFrame) -> None:
         " from FLOP, bytes and launches alone.",
     )
     panels = {}
-    for key, records in answer.groups(frame).items():
+    for records in answer.groups(frame).values():
         of = answer.rungs(records)
-        if key[1] == "float32" and all(isinstance(row.predicted, dict) for row in of):
-            panels[answer.where(key)] = of
+        if of[0].dtype == "float32" and answer.predicted(of[0]) > 0:
+            panels[answer.where(of[0])] = of
     if panels:
         page.figure(
             "ladder", answer.ladder_figure(panels),
@@ -196,9 +196,9 @@ def tails(page: Page, frame: pd.DataFrame) -> None:
         beside = f": {count:.0f} busy neighbour{'s' * (count != 1)}" if suite == "busy" else ""
         title = row.case + beside + (f", {row.dtype}" if row.dtype != "float32" else "")
         label = says.get(row.contender) or name(row.contender)
-        panels.setdefault(title, []).append((label, 1e6 * row.p50, 1e6 * row.p99))
+        panels.setdefault(title, []).append((label, 1e3 * row.p50, 1e3 * row.p99))
     colours = {says.get(n) or name(n): c for n, c in COLOURS.items()}
-    unit = "microseconds of a call, logarithmic: left is better"
+    unit = "milliseconds of a call, logarithmic: left is better"
     page.add(f"## {heading}", text)
     page.figure(suite, figures.spans(panels, unit, colours), caption)
 

@@ -11,14 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from fused_lstm import native
 
 from . import cells, ladder, models, products, samples, slstm, streaming, training
 from . import contenders as who
 from .cases import CASES, DTYPES, Case, Shape, make_problem
 from .contenders import BASE, LOOP, Contender, of_labels
-from .core import PACE, Group, Pace, Record, Task, Watch, measure, surroundings
+from .core import PACE, Group, Pace, Record, Task, measure, surroundings
 from .lstm import MODES, Local
 from .peers.remote import Remote
 
@@ -67,6 +70,7 @@ class Suite:
     pace: Pace = PACE
     device: str | None = None  # where it can run nowhere else
     module: str = ""
+    native: bool = False  # it measures the C++ engine's parts
 
 
 def named(*names: str) -> list[Case]:
@@ -158,15 +162,16 @@ SUITES = {
         slstm.tasks, ("inference", "step"), threads=(1, 2), pace=Pace(1.0, least=3, longest=8),
         device="cpu"),
     "samples": Suite("gradients of each sample, beside Opacus's DPLSTM", named("small"),
-        samples.tasks, ("backward",), pace=Pace(10), device="cpu"),
+        samples.tasks, ("backward",), pace=Pace(10), device="cpu", native=True),
     "models": Suite("models of other packages, with torch's own recurrent layers and with ours",
         tasks=models.tasks, modes=models.MODES, threads=(1,), pace=Pace(2.5, least=4),
         device="cpu"),
     "products": Suite("each matrix product of the C++ engine by itself", PTB, products.tasks,
-        products.NAMES, threads=(1,), pace=Pace(8, least=3), device="cpu"),
-    "parts": Suite("where a training step's time goes", PTB, device="cpu", module="parts"),
+        products.NAMES, threads=(1,), pace=Pace(8, least=3), device="cpu", native=True),
+    "parts": Suite("where a training step's time goes", PTB, device="cpu", module="parts",
+        native=True),
     "accuracy": Suite("how near the C++ engine's results are to float64's, beside PyTorch's",
-        named("medium"), device="cpu", module="accuracy"),
+        named("medium"), device="cpu", module="accuracy", native=True),
     "gpu": Suite("on a machine with a GPU: compile, test and race all kernels", PTB,
         pace=Pace(1.5), device="cuda", module="gpu.suite"),
 }  # fmt: skip
@@ -177,6 +182,8 @@ DEFAULT = ("ladder", "lstm", "post", "lanes", "scaling", "short", "streaming", "
 def start(name: str, options: Options) -> Iterator[Record]:
     """Run a suite as options ask, a record after another."""
     suite = SUITES[name]
+    if suite.native and (why := native.missing(options.device)):
+        raise ValueError(f"{name}: needs the engine 'native', which cannot run here: {why}")
     seconds = options.seconds or suite.pace.seconds
     turn = min(suite.pace.turn, seconds)
     suite = replace(
@@ -195,15 +202,20 @@ def start(name: str, options: Options) -> Iterator[Record]:
 
 
 def race(
-    name: str, suite: Suite, task: Task, threads: Sequence[int], device: torch.device,
-    watch: Watch | None = None,
-) -> Iterator[Record]:  # fmt: skip
+    name: str, suite: Suite, task: Task, threads: Sequence[int], device: torch.device
+) -> Iterator[Record]:
     """Check a task's answers and time it; a record for each, and for each who cannot run, why."""
-    about = {"suite": name, "case": task.case, "mode": suite.modes[0], "dtype": task.dtype}
+    about: dict[str, Any] = {
+        "suite": name,
+        "case": task.case,
+        "mode": suite.modes[0],
+        "dtype": task.dtype,
+    }
+    about |= {"threads": threads[0]} | surroundings(device)
     for label, why in task.whys.items():
-        yield Record(contender=label, why=why, **about, **surroundings(device))
+        yield Record(contender=label, why=why, **about)
     print(f"{name}: {task.case}, {task.dtype}: {', '.join(task.build)}", file=sys.stderr)
-    group = Group(task, watch)
+    group = Group(task)
     for n in threads:
         torch.set_num_threads(n)
         for beside in suite.neighbours:

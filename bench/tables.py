@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from fused_lstm.tools import sass
+from fused_lstm.tools import page
 from lm.settings import PUBLISHED
 
 from .contenders import BASE, LOOP, NAMES
@@ -542,47 +542,63 @@ def cell_perplexity() -> str:
 # --- docs/gpu.md: files of the inspector, the emulated GPU and bench.gpu.host ---
 
 
+# FlashRNN's measurement on an H100, us a step: float16, B=16, H=768.
+CUDNN = {("sm_90", 768): "1.96 / 3.11"}
+
+
 def compiled() -> str:
-    """Return registers, memory and instructions of each kernel of half precision."""
+    """Return what a layer's launches compile to; figures are forward / backward."""
+    survey = {version: pd.DataFrame(rows) for version, rows in tool("compiled.json").items()}
+    shapes = survey["3.9"][["arch", "hidden", "dtype"]].drop_duplicates()
     body = []
-    for kind in ("steps", "layers"):
-        for row in tool(f"inspect-{kind}.json"):
-            plan, loop = row["plan"], row["loop"]
-            wanted = row["arch"] in ("sm_80", "sm_90") and plan["dtype"] == "bf16"
-            if not wanted or plan["kind"] != kind:
-                continue
-            cores = ", ".join(f"{loop[c]} {c}" for c in sass.TENSOR_CORE if c in loop)
-            shared = f"{row['shared_memory'] / 1024:.0f} of {row['shared_memory_limit'] / 1024:.0f}"
-            facts = [plan["hidden"], kind, plan["direction"], plan["programs"]]
-            facts += [f"{plan['resident_fraction']:.0%}", row["registers"], shared]
-            facts += [f"{loop['spills']} / {row['whole']['spills']}", loop["instructions"], cores]
-            body.append([row["arch"], *map(str, facts), f"{row['cost']['floor_us']:.2f}"])
-    header = ("card", "H", "kernel", "direction", "programs", "resident", "registers")
-    header += ("shared, KiB", "spills: loop / all", "instructions in the loop", "tensor cores")
-    return markdown((*header, "floor, us a step"), body)
+    for arch, hidden, dtype in shapes.itertuples(index=False):
+        of: dict[str, list[Row]] = {}
+        for version, frame in survey.items():
+            same = (frame.arch == arch) & (frame.hidden == hidden) & (frame.dtype == dtype)
+            of[version] = list(frame[same].itertuples(index=False))
+
+        def pair(says: str, versions: Sequence[str] = ("3.9",), of: dict = of) -> list[str]:
+            return [
+                " / ".join(says.format(r=r, more="" if r.whole else "> ") for r in of.get(v, []))
+                for v in versions
+            ]
+
+        own = [
+            " / ".join("alone" if row.alone else str(row.programs) for row in of["3.9"]),
+            *pair("{r.resident} of {r.tiles}"),
+        ]
+        for says in ("{r.registers}", "{r.spills}", "{r.instructions}", "{r.syncs}"):
+            own.append("; ".join(dict.fromkeys(pair(says, ("3.9", "3.6")))))
+        own += pair("{more}{r.us:.2f}", ("3.9", "3.6", "before"))
+        words = {"fp32": "TF32", "bf16": "bf16", "fp16": "fp16"}[dtype]
+        body.append([arch, str(hidden), words, *own, CUDNN.get((arch, hidden), "-")])
+    header = ("card", "H", "dtype", "programs", "tiles resident", "registers", "spills")
+    header += ("instructions", "syncs", "us, 3.9", "us, 3.6", "us before", "cuDNN")
+    return markdown(header, body)
+
+
+def kernel() -> str:
+    """Return the forward kernel's source, as one lane of a plain LSTM compiles it."""
+    return f"```python\n{page.plain_forward()}```\n"
 
 
 def emulated() -> str:
-    """Return what ran on the PTX machine, of both architectures, by kernel, mode and dtype."""
+    """Return what ran on the PTX machine, of both architectures and all dtypes."""
     body = []
-    for key, own in pd.DataFrame(tool("ptx.json")["cases"]).groupby(
-        ["kernels", "mode", "dtype"], sort=False
-    ):
+    for key, own in pd.DataFrame(tool("ptx.json")["cases"]).groupby(["kernels"], sort=False):
         shapes, schedules, dirty = own[["shapes", "schedules", "dirty"]].sum()
         finding = f"in {dirty} shapes" if dirty else "none"
         body.append([*key, f"{shapes:,}", f"{schedules:,}", f"{own.error.max():.0e}", finding])
-    header = ("kernels", "mode", "dtype", "shapes, sm_80 and sm_90", "schedules")
+    header = ("kernels", "shapes, sm_80 and sm_90", "schedules")
     return markdown((*header, "largest error, of what is allowed", "findings"), body)
 
 
 def faults() -> str:
-    """Return what the PTX machine made of each fault."""
-    body = [
-        [row["fault"], f"{row['found']} of {row['trials']}", row["says"]]
-        for row in tool("ptx-faults.json")["faults"]
-    ]
-    header = ("fault", "found in", "what the report has, or why it cannot be found")
-    return markdown(header, body)
+    """Return what the PTX machine made of the faults, by what its report has."""
+    body = []
+    for says, own in pd.DataFrame(tool("ptx-faults.json")["faults"]).groupby("says", sort=False):
+        body.append([says, "; ".join(own.fault), f"{own.found.sum()} of {own.trials.sum()}"])
+    return markdown(("the report, or why it has none", "faults", "found in"), body)
 
 
 def host() -> str:
@@ -590,8 +606,9 @@ def host() -> str:
     body = []
     for what, own in tool("host.json").items():
         count, views = sum(own["calls"].values()), own["calls"]["views"]
-        body.append([what.replace(" ", ", "), str(count), str(count - views), f"{own['us']:.0f}"])
-    return markdown(("operator", "ATen's calls", "of these no views", "us"), body)
+        us = (f"{own[key]:.0f}" if key in own else "-" for key in ("us", "before"))
+        body.append([what.replace(" ", ", "), str(count), str(count - views), *us])
+    return markdown(("operator", "ATen's calls", "of these no views", "us", "us before"), body)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -624,6 +641,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "errors_softmax": partial(errors, "softmax", "medium"),
     "errors_products": partial(errors, "product"),
     "compiled": compiled,
+    "kernel": kernel,
     "emulated": emulated,
     "faults": faults,
     "host": host,

@@ -11,7 +11,7 @@ from .engines import engine_module, resolve
 from .install import is_installed, why_never
 from .modules import SLSTM, Recurrent, RecurrentCell
 
-# The calls of a plain layer on native that run torch's own code, which is faster there.
+# The calls of a plain layer on native for which `auto` runs torch's own code: it is faster there.
 STEPS = {
     "gru": "; torch's own for one step in training of fewer than 8 rows",
     "rnn_tanh": "; torch's own for one step",
@@ -42,7 +42,7 @@ def explain(model: nn.Module) -> dict[str, str]:
 
 
 def _explained(module: Any) -> str | None:
-    """Return what runs a module; None where it is not a recurrent layer."""
+    """Return the text for a module, or None where it is not a recurrent layer."""
     why = compiled_or_quantized(module)
     if why is None and not isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return None

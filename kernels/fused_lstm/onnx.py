@@ -1,7 +1,8 @@
 """ONNX export: the nodes LSTM, GRU and RNN of ONNX for a call of a recurrent layer.
 
-torch.onnx.export(..., dynamo=True) traces `run`, which emits a node a layer. ONNX's operators have
-peepholes, coupled gates and rows of unequal length, which torch's exporter does not know.
+torch.onnx.export(..., dynamo=True) traces `run`, which emits a node for each layer. ONNX's
+operators have peepholes, coupled gates and rows of unequal length, which torch's exporter does not
+support.
 
 T, B, I, H: time steps, batch, input size, hidden size. D: directions, 1 or 2. L: layers. G: gates.
 """
@@ -107,7 +108,7 @@ def _layer(
 
 
 def _pairs(lanes: Sequence[Layer], *names: str) -> list[list[Tensor]]:
-    """Return the weights of a name of all lanes, for each name."""
+    """Return, for each name, the weights of that name of all lanes."""
     return [[getattr(lane, name) for lane in lanes] for name in names]
 
 
@@ -122,9 +123,9 @@ def _rows(spec: Spec, weight: Tensor | None) -> Tensor:
 
 
 def _peepholes(spec: Spec, lane: Layer) -> Tensor:
-    """Return [3 * H] in ONNX's order, i, o, f, of rows i, f, o, or i, o of coupled gates."""
+    """Return a lane's peepholes [3 * H] in ONNX's order i, o, f."""
     assert lane.w_ch is not None
-    if spec.coupled:  # f has none of its own: it is 1 - i
+    if spec.coupled:  # f = 1 - i has no peephole
         i, o = lane.w_ch.chunk(2)
         return torch.cat([i, o, torch.zeros_like(i)])
     i, f, o = lane.w_ch.chunk(3)

@@ -111,6 +111,11 @@ class Sampled(modules.Recurrent):
         if h0.shape[1] == 0:  # an empty batch launches no kernel
             self._keep([w.new_zeros(0, *w.shape) for w in weights])
             return run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
+        if spec.in_heads:
+            raise ValueError(
+                f"num_heads: got {spec.num_heads} under Opacus; expected 1: the operator of heads "
+                "has no per-sample gradients"
+            )
         if engine not in OPERATORS or spec.level in STEP_BY_STEP or self.recompute is not None:
             raise ValueError(
                 f"engine: got {self.engine!r} with fuse={self.fuse!r} and recompute="

@@ -110,6 +110,21 @@ def test_no_factor_is_told_from_noise():
     assert "1.00x" not in text
 
 
+def test_a_ladder_on_a_gpu_has_no_model_and_no_cores():
+    counts = {f"{kind}_{way}": 10**7 for kind in model.KINDS for way in ("read", "written")}
+    facts = {"launches": 7, "flop": 10**9, "isa": ""} | counts
+    labels, times = ("loop", *ladder.LEVELS, "nn.LSTM"), (9.0, 8.0, 5.0, 2.0, 1.0, 3.0)
+    about = {"dtype": "bfloat16", "device": "cuda", "machine": "NVIDIA H100", "group": "g"}
+    frame = tables.of_records(
+        Record("ladder", "medium", label, "step", (s, s, s), extra=facts, **about)
+        for label, s in zip(labels, times, strict=True)
+    )
+    assert answer.sentence(frame).startswith("**On an NVIDIA H100 a fused LSTM takes 1,000 ms")
+    text = answer.ladders(frame)
+    assert "| step loop | 7 | 40 | - / 9,000 |" in text
+    assert "| medium, bfloat16, cuda | 9,000 → 1,000 |" in text
+
+
 def test_the_ladders_are_told_with_what_is_beside_them():
     text = answer.ladders(tables.results("ladder.jsonl"))
     for name in (

@@ -264,7 +264,7 @@ print(json.dumps(dry.LAUNCHES))
 
 @pytest.mark.slow  # it compiles; test_triton_host.py has launches of a dry run in every suite
 def test_a_dry_runs_launches_are_cooperative():
-    arguments = json.dumps([asdict(DEVICES["A100"]), "fp16", (3, 5, 33, 33, 1)])
+    arguments = json.dumps([asdict(DEVICES["A100"]), "fp16", (3, 5, 200, 200, 1)])
     done = subprocess.run(
         [sys.executable, "-c", DRY, arguments], capture_output=True, text=True, timeout=500,
         env=os.environ | {"TRITON_INTERPRET": "0"},
@@ -275,7 +275,7 @@ def test_a_dry_runs_launches_are_cooperative():
         "lstm_forward_kernel", "lstm_forward_kernel", "lstm_backward_kernel",
     ]  # fmt: skip
     assert all(launch["cooperative"] for launch in launches)
-    assert launches[0]["grid"] == [5, 1, 1]  # 8 units of 33 each
+    assert launches[0]["grid"] == [25, 1, 1]  # 8 units of 200 each
 
 
 def test_what_is_compiled_covers_tests_and_races():
@@ -319,7 +319,9 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(testing, "run", tested)
     monkeypatch.setattr(suite, "post", post)
     monkeypatch.setattr(racing, "supervise", raced)
-    options = SimpleNamespace(device="cuda", minutes=8.5, no_tests=False, json=tmp_path / "r.jsonl")
+    options = SimpleNamespace(
+        device=torch.device("cpu"), minutes=8.5, no_tests=False, json=tmp_path / "r.jsonl"
+    )
     records = []
     with pytest.raises(SystemExit, match="1"):  # a test failed
         records += suite.run("gpu", SUITES["gpu"], options)

@@ -20,6 +20,7 @@ CPU = torch.device("cpu")
 WHY_NOT = native.missing(CPU)
 needs_native = pytest.mark.skipif(WHY_NOT is not None, reason=f"native: {WHY_NOT}")
 RUNNABLE = [name for name, suite in SUITES.items() if suite.device != "cuda"]
+ELSEWHERE = ("ladder", "models")  # test_ladder.py and tests/models run them
 
 
 def load(file) -> list[core.Record]:
@@ -36,8 +37,10 @@ def run(tmp_path, *words: str, status: int = 0) -> list[core.Record]:
 
 @needs_native
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # of DPLSTM's own layers
-@pytest.mark.parametrize("name", [n for n in RUNNABLE if n != "ladder"])  # test_ladder.py has it
+@pytest.mark.parametrize("name", [n for n in RUNNABLE if n not in ELSEWHERE])
 def test_every_suite_runs_and_its_answers_are_right(name, tiny, tmp_path, monkeypatch, capsys):
+    if name == "slstm" and importlib.util.find_spec("xlstm") is None:
+        pytest.skip("xlstm is not installed")
     monkeypatch.setattr(accuracy, "SHAPE", suites.Shape(7, 5, 33, 33, 2))
     monkeypatch.setattr(accuracy, "DEPTHS", (33,))
     monkeypatch.setattr(accuracy, "VOCABULARY", 40)
@@ -56,6 +59,15 @@ def test_every_suite_runs_and_its_answers_are_right(name, tiny, tmp_path, monkey
 
 def test_a_default_run_is_of_suites_that_are_there():
     assert set(DEFAULT) <= SUITES.keys()
+
+
+@needs_native
+def test_parts_took_no_turns_and_are_told_without_a_factor(tiny, tmp_path, capfd):
+    run(tmp_path, "parts")
+    told = capfd.readouterr()
+    assert "LSTM, backward" in told.out
+    assert "against nn.LSTM" not in told.out
+    assert "profiler_start" not in told.err
 
 
 @needs_native
@@ -89,8 +101,10 @@ def test_a_stream_that_forgets_its_state_is_refused(tiny, tmp_path, monkeypatch)
 @needs_native
 def test_a_training_step_has_its_lstms_time(tiny, tmp_path, capsys):
     records = {r.contender: r for r in run(tmp_path, "post") if r.mode == "train" and r.seconds}
-    pandas = importlib.util.find_spec("pandas")
-    told = "| PyTorch, nn.LSTM: oneDNN | 7,400 | " if pandas else "a table needs pandas"
+    pandas = all(map(importlib.util.find_spec, ("pandas", "matplotlib")))
+    told = (
+        "| PyTorch, nn.LSTM: oneDNN | 7,400 | " if pandas else "a table needs pandas and matplotlib"
+    )
     assert told in capsys.readouterr().out
     for label in ("stock-cudnn", "native-layers"):
         r = records[label]
@@ -177,6 +191,15 @@ def test_bad_command_lines_are_one_line(words, says, tiny, tmp_path, monkeypatch
     said = capsys.readouterr().err
     assert says in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["products", "parts", "accuracy", "samples"])
+def test_a_suite_of_an_engine_that_is_missing_is_one_line(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(native, "missing", lambda device: "no compiler")
+    with pytest.raises(SystemExit, match="2"):
+        main([name, f"--json={tmp_path / 'r.jsonl'}", "--device=cpu"])
+    why = f"{name}: needs the engine 'native', which cannot run here: no compiler"
+    assert capsys.readouterr().err == f"bench {name}: {why}\n"
 
 
 def test_without_a_name_the_suites_are_listed(capsys):

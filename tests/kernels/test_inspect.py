@@ -227,9 +227,29 @@ def test_a_cell_with_all_options_here(tmp_path, arch, hidden, norm, whole):
         assert report["loop"]["acquire"] == 1 + backward + 2 * norm, name
 
 
-def test_the_newest_architecture_here(tmp_path):
-    for report in reports(tmp_path, "--arch", "sm_100", "--hidden", "1500"):
-        assert report["loop"]["UTCHMMA"] > 0, assert_is_sound(report)
+@pytest.mark.parametrize(
+    ("arch", "dtype", "sizes", "core"),
+    [
+        ("sm_100", "fp32", ["650"], "UTCHMMA"),
+        pytest.param("sm_100", "bf16", ["650", "1500"], "UTCHMMA", marks=SLOW),
+        ("sm_120", "bf16", ["650"], "HMMA"),
+        pytest.param("sm_120", "fp32", ["650", "1500"], "HMMA", marks=SLOW),
+    ],
+)
+def test_the_newest_architectures_here(tmp_path, arch, dtype, sizes, core):
+    of = ("--arch", arch, "--dtype", dtype, "--layers", "1", "--jobs", JOBS)
+    for report in reports(tmp_path, *of, "--hidden", *sizes):
+        assert report["loop"][core] > 0, assert_is_sound(report)
+
+
+def test_a_lane_alone_here(tmp_path):
+    """No barrier, and no spill, where a program has all of a lane's weights."""
+    of = ("--arch", "sm_80", "sm_90", "--layers", "1", "--jobs", JOBS)
+    for report in reports(tmp_path, *of, "--hidden", "128", "--batch", "1024"):
+        assert report["plan"]["alone"]
+        assert report["loop"]["spills"] == 0
+        assert report["loop"]["acquire"] == report["loop"]["barrier_gpu"] == 0
+        assert report["shared_memory"] <= report["plan"]["smem"]
 
 
 def assert_is_sound(report: dict) -> str:

@@ -249,6 +249,7 @@ REFUSED = {
     "engine: got 'loop'": {"engine": "loop"},
     "fuse='pointwise'": {"engine": "native", "fuse": "pointwise"},
     "recompute=2": {"recompute": 2},
+    "num_heads: got 2 under Opacus": {"num_heads": 2},
 }
 
 

@@ -99,14 +99,29 @@ def with_cell(case: LanesCase, cell: Spec, inputs: list[Tensor]) -> list[Tensor]
     return found
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("cell", [ALL, NORMED], ids=["all", "with layer_norm"])
+def in_turn(cells: dict[str, Spec], cases: list[LanesCase], every: int):
+    """Each case with one cell of `every`, and each cell with some cases; --slow has every pair."""
+    return pytest.mark.parametrize(
+        ("cell", "case"),
+        [
+            pytest.param(
+                cell, case, id=f"{name}-{case}", marks=[] if (c + n) % every == 0 else SLOW
+            )
+            for c, (name, cell) in enumerate(cells.items())
+            for n, case in enumerate(cases)
+        ],
+    )
+
+
+SLOW = pytest.mark.slow
+
+
+@in_turn({"all": ALL, "with layer_norm": NORMED}, CASES, 2)
 def test_all_options_are_the_references(cell, case):
     run(case, cell, "layers", training=True)
 
 
-@pytest.mark.parametrize("case", RICH, ids=str)
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@in_turn(CELLS, RICH, 2)
 def test_an_option_alone_is_the_references(cell, case):
     run(case, cell, "layers", training=True)
 
@@ -125,8 +140,7 @@ PLAIN_CASES = [case for case in CASES if not case.projected]
 counted = pytest.mark.parametrize("cell", COUNTED.values(), ids=COUNTED)
 
 
-@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
-@counted
+@in_turn(COUNTED, PLAIN_CASES, 3)
 def test_cells_of_other_gates_are_the_references(cell, case):
     run(case, cell, "layers", training=True)
 

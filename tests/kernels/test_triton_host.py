@@ -16,7 +16,7 @@ FORWARD = {
     "layers": WORK | {"addmm": 1, "views": 19},
     "steps": WORK | {"addmm": 2, "views": 26},
 }
-GRADIENTS = {"_to_copy": 2, "empty_like": 1, "new_empty": 3, "new_zeros": 1}
+GRADIENTS = {"_to_copy": 2, "empty_like": 1, "new_empty": 2, "new_zeros": 1}
 GRADIENTS |= {"cat": 2, "sum": 2, "clone": 2}  # of each layer: h(t-1), and two biases
 BACKWARD = {
     "layers": GRADIENTS | {"mm": 7, "views": 28},

@@ -24,10 +24,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 SHAPES = [(1, 1, 1), (3, 1, 3), (2, 3, 17), (2, 20, 63), (2, 5, 130)]
+OF_DTYPES = [(*shape, torch.float64) for shape in SHAPES] + [(2, 20, 63, torch.float32)]
 shapes = pytest.mark.parametrize(
-    ("T", "B", "H"), SHAPES, ids=[f"T{t}-B{b}-H{h}" for t, b, h in SHAPES]
+    ("T", "B", "H", "dtype"), OF_DTYPES, ids=[f"T{t}-B{b}-H{h}-{d}" for t, b, h, d in OF_DTYPES]
 )
-dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 
 
 def make_layer(T: int, B: int, H: int, dtype: torch.dtype):
@@ -72,7 +72,6 @@ def on_cell(call, cell):
 
 @pytest.mark.parametrize("path", [*PATHS.values(), ALONE], ids=[*PATHS, "alone"])
 @shapes
-@dtypes
 def test_forward_is_the_references(T, B, H, dtype, path):
     x, h0, c0, layer = make_layer(T, B, H, dtype)
     expected = reference.layer_forward(x, h0, c0, layer)
@@ -86,7 +85,6 @@ def test_forward_is_the_references(T, B, H, dtype, path):
 
 @pytest.mark.parametrize("path", [*PATHS_BACKWARD.values(), ALONE], ids=[*PATHS_BACKWARD, "alone"])
 @shapes
-@dtypes
 def test_backward_is_the_references(T, B, H, dtype, path):
     x, h0, c0, layer = make_layer(T, B, H, dtype)
     y, c, gates = reference.layer_forward(x, h0, c0, layer)

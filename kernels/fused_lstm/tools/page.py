@@ -13,6 +13,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+NOTHING = "pass  # nothing is left"
+
 
 def specialised(source: str, name: str, plan: Any) -> str:
     """Return the text of a function in a module's source, without the branches that PLAN does not
@@ -38,7 +40,7 @@ def specialised(source: str, name: str, plan: Any) -> str:
                 text = "\n".join(lines)
                 break
         else:
-            return text + "\n"
+            return _without_passes(text.splitlines()) + "\n"
 
 
 def _is_known(test: ast.expr) -> bool:
@@ -60,7 +62,21 @@ def _without(lines: list[str], node: ast.If, taken: bool) -> list[str]:
         return [*before, *(line[4:] for line in then), *after]
     if others and others[0].startswith(indent + "elif"):
         return [*before, others[0].replace("elif", "if", 1), *others[1:], *after]
-    return [*before, *(line[4:] for line in others[1:]), *after]
+    branch = [line[4:] for line in others[1:]]
+    return [*before, *(branch or [indent + NOTHING]), *after]
+
+
+def _without_passes(lines: list[str]) -> str:
+    """Return the text without what stands for nothing, but where a block needs it."""
+    for n in reversed([n for n, line in enumerate(lines) if line.endswith(NOTHING)]):
+        shorter = lines[:n] + lines[n + 1 :]
+        try:
+            ast.parse("\n".join(shorter))
+        except SyntaxError:
+            lines[n] = lines[n].removesuffix(NOTHING) + "pass"
+        else:
+            lines = shorter
+    return "\n".join(lines)
 
 
 def _end(node: ast.stmt) -> int:
@@ -88,7 +104,8 @@ def plain_forward() -> str:
     constants = launch.constants(chosen, phases=chosen.phases()[0])
     source = Path(forward.__file__).read_text(encoding="utf-8")
     text = specialised(source, "lstm_forward_kernel", constants)
-    return textwrap.dedent(text[text.index("    # Weights and biases") :])
+    text = textwrap.dedent(text[text.index("    # Weights and biases") :])
+    return text.replace("  # fmt: skip", "")
 
 
 if __name__ == "__main__":

@@ -163,8 +163,8 @@ def lstm_forward_kernel(
             if PLAN.CHAIN:
                 x_gates = tile.sums(x_gates, x_bias, G)
             gates_at = (first + b)[None, :] * (S * H) + unit[:, None]
-            meeting = all_ptr, shares_ptr, programs, block, wave, turn
             if PLAN.HAS.NORM:
+                meeting = all_ptr, shares_ptr, programs, block, wave, turn
                 if PLAN.SAVE:
                     raw_at = (first + b)[None, :] * (G * H) + unit[:, None]
                     tile.store_columns(raw_ptr, raw_at, mask, by_h, H, G)

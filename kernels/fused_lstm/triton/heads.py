@@ -60,7 +60,7 @@ def heads_forward_kernel(
     B,
     R,
     K,
-    CELL: tl.constexpr,  # cells.Cell, but for an sLSTM
+    CELL: tl.constexpr,  # cells.Cell; None for an sLSTM
     SLSTM: tl.constexpr,
     EXPONENTIAL: tl.constexpr,  # an sLSTM's forget gate is exp
     G: tl.constexpr,
@@ -162,7 +162,7 @@ def heads_backward_kernel(
     R,
     K,
     clip,
-    CELL: tl.constexpr,  # cells.Cell, but for an sLSTM
+    CELL: tl.constexpr,  # cells.Cell; None for an sLSTM
     SLSTM: tl.constexpr,
     G: tl.constexpr,
     S: tl.constexpr,

@@ -321,11 +321,13 @@ def _spills(plan: Plan) -> bool:
     """Whether a time loop needs more registers than there are once all that can is moved out.
 
     Found by fused_lstm.inspect: a forward of many units (an L4 at H=1500), and, from sm_90 on, a
-    backward that streams a part of its weights (an H100 at H=1024 in TF32), or a projected one.
+    backward that streams a part of its weights (an H100 at H=1024 in TF32), a projected one, or one
+    in TF32 where products have a memory of their own (a B200 at H=650).
     """
     if plan.direction == "forward":
         return plan.units > 16
-    return (plan.stages > 1 or plan.projected > 0) and not plan.hold
+    moves_much = plan.stages > 1 or plan.projected > 0 or (plan.tcgen05 and plan.dtype == "fp32")
+    return moves_much and not plan.hold
 
 
 @lru_cache(1024)

@@ -65,6 +65,7 @@ class Plan:
     gates: int = 4  # G
     k_parts: int = 1  # of a product's sum, each a warp's; 1: warps share rows and columns instead
     amd: bool = False
+    tcgen05: bool = False  # products have a memory of their own: sm_100
     alone: bool = False  # a program has a lane to itself: its weights and states stay on chip
 
     @cached_property
@@ -291,7 +292,7 @@ def _compiled(
         hold=not device.asynchronous or rows < 64,
         hold_hr=not device.asynchronous or own < 64,
         smem=scratch + resident * tile + resident_hr * tile_hr, why=tuple(why), gates=gates,
-        amd=device.gfx != "",
+        amd=device.gfx != "", tcgen05=device.tcgen05,
     )  # fmt: skip
 
 

@@ -49,23 +49,23 @@ CellKind kind_of(const std::string& cell) {
 
 // [B, S*N*K], each of S states with its heads side by side, to [N, B, S*K]; or back.
 template <class T>
-void by_heads(const Heads& heads, long states, const T* rows, T* own) {
+void by_heads(const Heads& heads, long states, const T* rows, T* by_head) {
   for (long b = 0; b < heads.batch; ++b) {
     for (long s = 0; s < states; ++s) {
       for (long n = 0; n < heads.count; ++n) {
         std::copy_n(rows + ((b * states + s) * heads.count + n) * heads.units, heads.units,
-                    own + ((n * heads.batch + b) * states + s) * heads.units);
+                    by_head + ((n * heads.batch + b) * states + s) * heads.units);
       }
     }
   }
 }
 
 template <class T>
-void by_rows(const Heads& heads, long states, const T* own, T* rows) {
+void by_rows(const Heads& heads, long states, const T* by_head, T* rows) {
   for (long b = 0; b < heads.batch; ++b) {
     for (long s = 0; s < states; ++s) {
       for (long n = 0; n < heads.count; ++n) {
-        std::copy_n(own + ((n * heads.batch + b) * states + s) * heads.units, heads.units,
+        std::copy_n(by_head + ((n * heads.batch + b) * states + s) * heads.units, heads.units,
                     rows + ((b * states + s) * heads.count + n) * heads.units);
       }
     }
@@ -154,7 +154,9 @@ template <class Body>
 void for_heads(const Heads& heads, const Division& division, const Body& body) {
   const auto run = [&](const Worker& worker) {
     if (division.groups == division.team) {
-      for (long n = worker.id; n < heads.count; n += worker.count) body(Worker{}, n, worker.id, worker.id);
+      for (long n = worker.id; n < heads.count; n += worker.count) {
+        body(Worker{}, n, worker.id, worker.id);
+      }
     } else if (division.groups == 2 && worker.count % 2 == 0) {
       const Worker half = worker.half();
       for (long n = worker.side(); n < heads.count; n += 2) {
