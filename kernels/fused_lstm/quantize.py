@@ -1,8 +1,8 @@
 """`quantize`: LSTMs and GRUs of a model with weights of int8, for inference on a CPU.
 
-A weight matrix is int8 with a scale for each row (output channel). What it is multiplied by, x or
-h, is made bytes at every step, with a scale for each row of the batch. Products are summed in
-int32, exactly; everything else, the cell and its state, is float32.
+A weight matrix is int8 with a scale for each row (output channel). Its factor, x or h, is rounded to
+bytes at every step, with a scale for each row of the batch. Products are summed in int32, exactly.
+The cell and its state are float32.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ log = logging.getLogger("fused_lstm")
 def quantize(model: Model) -> Model:
     """Replace every LSTM and GRU in a model, torch.nn's and ours, by a `Quantized` one, in place.
 
-    The weights lie in a state_dict as int8, a float32 scale for each row behind them. What is left,
-    and why, the logger "fused_lstm" says (WARNING): a cell with options, an RNN, a layer that is
-    not on the CPU.
+    A state_dict has the weights as int8, and a float32 scale for each row. The logger "fused_lstm"
+    says (WARNING) which layers were left and why: a cell with options, an RNN, a layer that is not
+    on the CPU.
 
     Args:
-        model: any module; where it is a recurrent layer itself, the result is the one in its place.
+        model: any module; it may be a recurrent layer itself.
 
     Returns:
-        `model`, or what takes its place.
+        `model`; where it is a recurrent layer itself, its `Quantized` layer.
 
     Raises:
-        RuntimeError: the engine `native` is not there; says why.
+        RuntimeError: engine `native` is missing; the message says why.
     """
     if (why := library.load()) is not None:
         raise RuntimeError(f"quantize: needs the engine 'native': {why}")
@@ -85,10 +85,10 @@ def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Quantized(nn.Module):
-    """An LSTM or GRU in inference with weights of int8: arguments and layouts of the one it was.
+    """An LSTM or GRU with weights of int8, for inference; arguments and layouts are the module's.
 
     Args:
-        module: an LSTM or GRU on the CPU, torch.nn's or ours, with torch.nn's cell, left as it is.
+        module: an LSTM or GRU on the CPU, torch.nn's or ours, with torch.nn's cell; it is not changed.
     """
 
     def __init__(self, module: nn.RNNBase) -> None:
@@ -136,7 +136,7 @@ class Quantized(nn.Module):
         lengths: Tensor | None = None,
         resets: Tensor | None = None,
     ) -> Any:
-        """Return what the module's `forward` does, without gradients.
+        """Return the same as the module's `forward`, without gradients.
 
         Raises:
             ValueError: an argument does not fit; names it.
