@@ -1,8 +1,8 @@
 """`quantize`: LSTMs and GRUs of a model with weights of int8, for inference on a CPU.
 
-A weight matrix is int8 with a scale for each row (output channel). Its factor, x or h, is rounded to
-bytes at every step, with a scale for each row of the batch. Products are summed in int32, exactly.
-The cell and its state are float32.
+A weight matrix is int8 with a scale for each row (output channel). Its factor, x or h, is rounded
+to bytes at every step, with a scale for each row of the batch. Products are summed in int32,
+exactly. The cell and its state are float32.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Quantized(nn.Module):
-    """An LSTM or GRU with weights of int8, for inference; arguments and layouts are the module's.
+    """An LSTM or GRU with int8 weights, for inference; arguments and layouts are the module's.
 
     Args:
-        module: an LSTM or GRU on the CPU, torch.nn's or ours, with torch.nn's cell; it is not changed.
+        module: an LSTM or GRU on the CPU, torch.nn's or ours, with torch.nn's cell; not changed.
     """
 
     def __init__(self, module: nn.RNNBase) -> None:
