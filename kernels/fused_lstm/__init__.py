@@ -20,7 +20,7 @@ from .spec import Spec  # noqa: E402
 from .streaming import Streaming  # noqa: E402
 
 # torch.load(weights_only=True) then takes a module that was saved whole.
-add_safe_globals([LSTM, GRU, RNN, LSTMCell, GRUCell, RNNCell, Dropout, Spec])
+add_safe_globals([LSTM, GRU, RNN, SLSTM, LSTMCell, GRUCell, RNNCell, Dropout, Spec])
 
 __version__ = "0.1.0"  # the only place: pyproject.toml reads it here
 

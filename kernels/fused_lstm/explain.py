@@ -11,10 +11,9 @@ from .engines import engine_module, resolve
 from .install import is_installed, why_never
 from .modules import SLSTM, Recurrent, RecurrentCell
 
-# Of a layer that `auto` gives to native, the calls that are torch's own, which is faster there.
+# The calls of a plain layer on native for which `auto` runs torch's own code: it is faster there.
 STEPS = {
-    "lstm": "",
-    "gru": "; torch's own for one step in training",
+    "gru": "; torch's own for one step in training of fewer than 8 rows",
     "rnn_tanh": "; torch's own for one step",
     "rnn_relu": "; torch's own for one step",
 }
@@ -43,7 +42,7 @@ def explain(model: nn.Module) -> dict[str, str]:
 
 
 def _explained(module: Any) -> str | None:
-    """Return what runs a module; None where it is not a recurrent layer."""
+    """Return the text for a module, or None where it is not a recurrent layer."""
     why = compiled_or_quantized(module)
     if why is None and not isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return None
@@ -65,7 +64,7 @@ def _explained(module: Any) -> str | None:
     name, level = resolve(engine, fuse, weight.device, spec)
     what = f"{name}{f' at {level}' if level else ''}: {engine_module(name).describe(weight.device)}"
     if (engine, fuse, name) == ("auto", None, "native") and spec.is_torchs:
-        what += (CELLS if is_cell else STEPS)[spec.cell]
+        what += (CELLS if is_cell else STEPS).get(spec.cell, "")
     if kind.forward is not base.forward:
         what += f"; where {kind.__name__}'s forward calls {base.__name__}'s"
     return what

@@ -1,10 +1,10 @@
-"""Recurrent weights of heads, from and to the layouts of other libraries.
+"""Recurrent weights with heads, from and to the layouts of other libraries.
 
-Here `weight_hh` of N > 1 heads is [N, G*K, K]: head n's rows are its K units of gate 0, then of
-gate 1 and so on, its columns the K units of h that it sees. G, N, K: gates, heads, hidden size / N.
-The gate order is as the cell has it; none of these functions changes it.
+In this library `weight_hh` of N > 1 heads is [N, G*K, K]: the rows of head n are its K units of
+gate 0, then of gate 1 and so on; the columns are its K units of h. G, N, K: gates, heads, hidden
+size / N. The order of gates stays as it is.
 
-TiRex's `_recurrent_kernel_` and the kernel of DreamerV3's BlockLinear are one layout.
+TiRex's `_recurrent_kernel_` and the kernel of DreamerV3's BlockLinear have the same layout.
 """
 
 from __future__ import annotations

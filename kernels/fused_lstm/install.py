@@ -31,20 +31,20 @@ from .varlen import Varlen
 TORCHS = rnn._VF  # torch._VF, which has lstm, gru, rnn_tanh, rnn_relu and their cells
 
 
-# --- when ours runs ---
+# --- which code runs ---
 
 
 def why_torchs(spec: Spec, x: Tensor, tensors: Sequence[Tensor]) -> str | None:
     """Return why a call runs torch's own code; None where it runs this library's.
 
     Args:
-        x: its input, time first.
-        tensors: its states and weights.
+        x: the call's input, time first.
+        tensors: the states and weights.
     """
     if is_transformed():
         return "torch.func or forward mode differentiates it"
     if torch._C._len_torch_dispatch_stack() > 0:
-        return "a TorchDispatchMode is on, which has to see torch's operators"
+        return "a TorchDispatchMode is on, which must see torch's operators"
     for tensor in (x, *tensors):
         if type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
             return f"a tensor of it is a {type(tensor).__name__}"
@@ -89,7 +89,7 @@ def _layers(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
         y as x lies, then the last states.
     """
     torchs = getattr(TORCHS, cell)
-    if in_a_graph():  # which has to run without fused_lstm
+    if in_a_graph():  # the graph must run without fused_lstm
         return torchs(*arguments)
     if isinstance(arguments[3], bool):  # of packed rows a list, the weights
         x, hx, weights, bias, layers, dropout, training, bidirectional, batch_first = arguments
@@ -101,7 +101,7 @@ def _layers(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
     H, P = c0.shape[-1], h0.shape[-1]
     spec = spec_of(cell, layers, 1 + bidirectional, bias, P != H, dropout)
     tensors = h0, c0, *weights
-    slow = T == 1 and not step_pays(cell, is_differentiated(x, *tensors))
+    slow = T == 1 and not step_pays(cell, h0.shape[1], is_differentiated(x, *tensors))
     if slow or why_torchs(spec, x, tensors) is not None:
         return torchs(*arguments)
     x = x.transpose(0, 1) if batch_first else x
@@ -111,7 +111,7 @@ def _layers(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
     except ValueError:
         if rows is not None:  # torch 2.15 reads past the end of a state that is too small
             raise
-        return torchs(*arguments)  # says in its words what does not fit
+        return torchs(*arguments)  # raises torch's own error
     return y.transpose(0, 1) if batch_first else y, *states[: 1 + spec.has_c]
 
 
@@ -146,9 +146,9 @@ def _cell(cell: str, x: Tensor, hx: Any, *weights: Tensor) -> Any:
 
 
 def _as_torch_casts(x: Tensor, promotes: bool) -> AbstractContextManager:
-    """Return a context in which autocast gives the dtype that torch's own has under it.
+    """Return a context in which the result has the dtype of torch's own under autocast.
 
-    promotes: torch's own is a step loop there, whose products alone are cast.
+    promotes: whether torch's own is a step loop, in which autocast casts the products only.
     """
     if not promotes or not torch._C._is_any_autocast_enabled():
         return nullcontext()
@@ -175,7 +175,7 @@ FUNCTIONS = Functions()
 # --- in and out ---
 
 LOCK = threading.Lock()
-calls = 0  # how many calls of `install` no `uninstall` has answered
+calls = 0  # calls of `install` without an `uninstall`
 
 
 class Installation(AbstractContextManager):

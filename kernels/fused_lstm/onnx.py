@@ -1,7 +1,8 @@
 """ONNX export: the nodes LSTM, GRU and RNN of ONNX for a call of a recurrent layer.
 
-torch.onnx.export(..., dynamo=True) traces `run`, which emits a node a layer. ONNX's operators have
-peepholes, coupled gates and rows of unequal length, which torch's exporter does not know.
+torch.onnx.export(..., dynamo=True) traces `run`, which emits a node for each layer. ONNX's
+operators have peepholes, coupled gates and rows of unequal length, which torch's exporter does not
+support.
 
 T, B, I, H: time steps, batch, input size, hidden size. D: directions, 1 or 2. L: layers. G: gates.
 """
@@ -27,7 +28,11 @@ VERSION = 14  # of the three operators
 
 def check(spec: Spec, packed: bool, resets: Tensor | None, return_states: bool) -> None:
     """Raise ValueError for a call that ONNX's operators do not have; the error names it."""
-    operator = OPERATORS[spec.cell]
+    operator = OPERATORS.get(spec.cell)
+    if operator is None:
+        raise ValueError(
+            f"cell: got {spec.cell!r}; expected one of {', '.join(OPERATORS)} for ONNX"
+        )
     refused = {
         "input": "PackedSequence" if packed else None,
         "resets": "a tensor" if resets is not None else None,
@@ -35,6 +40,7 @@ def check(spec: Spec, packed: bool, resets: Tensor | None, return_states: bool) 
         "proj_size": "a projection" if spec.projection else None,
         "layer_norm": True if spec.layer_norm else None,
         "zoneout": spec.zones if any(spec.zones) else None,
+        "num_heads": spec.num_heads if spec.num_heads > 1 else None,
     }
     if spec.training:
         for name in ("recurrent_dropout", "candidate_dropout"):
@@ -102,7 +108,7 @@ def _layer(
 
 
 def _pairs(lanes: Sequence[Layer], *names: str) -> list[list[Tensor]]:
-    """Return the weights of a name of all lanes, for each name."""
+    """Return, for each name, the weights of that name of all lanes."""
     return [[getattr(lane, name) for lane in lanes] for name in names]
 
 
@@ -117,9 +123,9 @@ def _rows(spec: Spec, weight: Tensor | None) -> Tensor:
 
 
 def _peepholes(spec: Spec, lane: Layer) -> Tensor:
-    """Return [3 * H] in ONNX's order, i, o, f, of rows i, f, o, or i, o of coupled gates."""
+    """Return a lane's peepholes [3 * H] in ONNX's order i, o, f."""
     assert lane.w_ch is not None
-    if spec.coupled:  # f has none of its own: it is 1 - i
+    if spec.coupled:  # f = 1 - i has no peephole
         i, o = lane.w_ch.chunk(2)
         return torch.cat([i, o, torch.zeros_like(i)])
     i, f, o = lane.w_ch.chunk(3)

@@ -113,8 +113,8 @@ class Sampled(modules.Recurrent):
             return run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
         if spec.in_heads:
             raise ValueError(
-                f"num_heads: got {spec.num_heads} under Opacus; expected 1: the operator of heads has"
-                " no per-sample gradients"
+                f"num_heads: got {spec.num_heads} under Opacus; expected 1: the operator of heads "
+                "has no per-sample gradients"
             )
         if engine not in OPERATORS or spec.level in STEP_BY_STEP or self.recompute is not None:
             raise ValueError(

@@ -1,9 +1,9 @@
-"""Heads, and the sLSTM: the products of x outside, then one operator for a layer's recurrence.
+"""Layers with heads, and the sLSTM: one product of x, then one operator for the recurrence.
 
-With recurrent weights in N blocks, head n's states depend on head n's alone. So a layer is one
-product of x for all gates of all heads, which is PyTorch's, and N recurrences of K units that never
-wait for each other: an engine's operator `recurrence` (fused_lstm.ops). Whoever makes the gates
-otherwise, as xLSTM's layers do, calls `recur` itself.
+With recurrent weights in N blocks, heads do not depend on each other. So a layer is one product of
+x for all gates, by PyTorch, and N independent recurrences of K units: an engine's operator
+`recurrence` (fused_lstm.ops). A layer that computes its gates otherwise, such as xLSTM's, calls
+`recur`.
 
 T, B, H, N, K: time steps, batch, hidden size, heads, H / N. G: gates. S: states beside h, at least
 one.
@@ -29,16 +29,16 @@ from .varlen import Rows
 
 
 class Cell(NamedTuple):
-    """A lane's cell and its direction, as the operators are told."""
+    """A lane's cell and direction, as arguments of the operators."""
 
     name: str  # of fused_lstm.spec.CELLS, or "slstm_exponential"
     reverse: bool = False  # from the last step to the first
-    clip: float = 0.0  # the largest gradient through R; 0: any
-    precision: str | None = None  # as the operator lstm's
+    clip: float = 0.0  # the largest gradient through R; 0 for no limit
+    precision: str | None = None  # as in the operator lstm
 
     @property
     def spec(self) -> Spec:
-        """Return the Spec of such a lane, for the reference."""
+        """The Spec of the lane, for the reference."""
         return _spec_of(self.name, self.clip)
 
 
@@ -49,7 +49,7 @@ def _spec_of(name: str, clip: float) -> Spec:
 
 
 def cell_of(spec: Spec, lane: int = 0) -> Cell:
-    """Return what the operators are told of a call's lane."""
+    """Return the operators' arguments for a call's lane."""
     name = spec.cell + "_exponential" * spec.exponential_forget
     clip = spec.recurrent_clip or 0.0
     return Cell(name, lane % spec.directions == 1, float(clip), spec.precision)
@@ -98,7 +98,7 @@ def run(
 
 
 def biases(layer: Layer, spec: Spec) -> tuple[Tensor | None, Tensor | None]:
-    """Return the biases [G*H] that x's part of the gates has, and [H] that of a GRU's m alone."""
+    """Return the biases of x's part of the gates [G*H], and the bias of a GRU's m [H] or None."""
     if spec.cell != "gru" or layer.b_ih is None or layer.b_hh is None:
         return layer.bias(), None
     of_r, of_z, of_m = layer.b_hh.chunk(3)
@@ -106,7 +106,7 @@ def biases(layer: Layer, spec: Spec) -> tuple[Tensor | None, Tensor | None]:
 
 
 def by_state(c: Tensor, S: int) -> Tensor:
-    """Return c [.., S*H], states side by side, of [N, .., S*K], heads first."""
+    """Rearrange c [N, .., S*K], heads first, to [.., S*H], states side by side."""
     return c.unflatten(-1, (S, -1)).movedim(0, -2).flatten(-3)
 
 
@@ -125,20 +125,21 @@ def recur(
     keep: Tensor | None = None,
     states: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Run a lane whose input product has been made.
+    """Run a lane whose input product is done.
 
     Args:
         ops: an engine's operators, or None for plain PyTorch.
         x_part: [T, B, G*H], or packed [n, G*H]: W x with all biases except bias_m.
-        h0, c0: [B, H] and [B, S*H]; of a cell whose state is h alone h0 twice.
+        h0, c0: [B, H] and [B, S*H]; h0 twice for a cell without c.
         w_hh: [N, G*K, K].
-        bias_m: [H], of a GRU's m, or None.
-        batch_sizes, keep: as in fused_lstm.varlen; keep is one direction's.
-        states: whether c is wanted.
+        bias_m: [H], the bias of a GRU's m, or None.
+        batch_sizes: as in fused_lstm.varlen.
+        keep: not_reset of fused_lstm.varlen, for the lane's direction.
+        states: whether to return c after every step.
 
     Returns:
-        y as x_part [.., H], h_n [B, H], c_n [B, S*H] (no elements where the state is h alone) and,
-        where it is wanted or kept for a backward, c after each step, heads first [N, .., S*K].
+        y [.., H] with the rows of x_part, h_n [B, H], c_n [B, S*H] (no elements without c) and,
+        with `states` or for a backward, c after each step, heads first [N, .., S*K].
     """
     tensors = x_part, h0, c0, w_hh, bias_m
     if ops is None or (is_transformed() and not in_a_graph()):
@@ -156,7 +157,7 @@ def recur(
 
 
 def forward(ops, cell, save, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m):
-    """Return the operator's five; the last two, for a backward, are empty without `save`."""
+    """Return the operator's five outputs; without `save` the last two have no elements."""
     return kernel(
         ops.recurrence.default, x_part, h0, c0, w_hh, bias_m, cell.name, save,
         reverse=cell.reverse, batch_sizes=batch_sizes, keep=keep, clip=cell.clip,
@@ -165,7 +166,7 @@ def forward(ops, cell, save, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m):
 
 
 def backward(ops, cell, saved, dy, dh_n, dc_n, x_part, h0, c0, w_hh, bias_m):
-    """Return the operator's gradients by x_part, h0, c0, w_hh and bias_m, or None where it is."""
+    """Return the operator's gradients by x_part, h0, c0, w_hh and bias_m (None without it)."""
     batch_sizes, keep, y, c, gates = saved
     *grads, dbias_m = kernel(
         ops.recurrence_backward.default, dy, dh_n, dc_n, h0, c0, w_hh, bias_m, y, c, gates,
@@ -176,7 +177,7 @@ def backward(ops, cell, saved, dy, dh_n, dc_n, x_part, h0, c0, w_hh, bias_m):
 
 
 def plain(cell, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m):
-    """Return what has derivatives of `recur`, by the reference."""
+    """Return the differentiable results of `recur`, computed by the reference."""
     spec, S = cell.spec, cell.spec.c_parts
     N, _, K = w_hh.shape
     b_ih = b_hh = None
@@ -190,14 +191,14 @@ def plain(cell, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m):
     h, c, *_ = reference.layer_forward(rows.pad(x_part), h0, c0, layer, order, spec=spec)
     end = order.steps[-1]
     y, c_n = rows.pack(h), c[end].to(c0.dtype) if spec.has_c else c0.new_empty(0)
-    if spec.cell.startswith("rnn"):  # whose operators keep h alone
+    if spec.cell.startswith("rnn"):  # its operators save h only
         return y, h[end], c_n, c.new_empty(0)
     own = c.unflatten(-1, (S, N, K)).movedim(-2, 0).flatten(-2)  # [N, T, B, S*K]
     return y, h[end], c_n, torch.stack([rows.pack(one) for one in own])
 
 
 class RecurrenceFunction(torch.autograd.Function):
-    """apply(ops, cell, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m) -> the operator's five.
+    """apply(ops, cell, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m) -> the five outputs.
 
     As with autograd.LSTMFunction, the caller may write over y before the backward.
     """
@@ -209,7 +210,7 @@ class RecurrenceFunction(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(gates)
         ctx.y, saved = None, y
-        # Not where hooks take what is saved, as torch.utils.checkpoint's do, nor in a graph.
+        # Hooks on saved tensors, such as torch.utils.checkpoint's, and graphs need y saved.
         if type(y) is Tensor and torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
             ctx.y, ctx.version, saved = y.detach(), y._version, None
         ctx.save_for_backward(*inputs, batch_sizes, keep, saved, c, gates)
@@ -219,7 +220,7 @@ class RecurrenceFunction(torch.autograd.Function):
     def backward(ctx, dy, dh_n, dc_n, dc, _):
         *inputs, batch_sizes, keep, y, c, gates = ctx.saved_tensors
         y = ctx.y if y is None else y
-        if ctx.y is not None and y._version != ctx.version:  # who called has written over it
+        if ctx.y is not None and y._version != ctx.version:  # the caller has written over y
             with torch.no_grad():
                 y = forward(ctx.ops, ctx.cell, False, batch_sizes, keep, *inputs)[0]
         if dc is not None or torch._C._are_functorch_transforms_active():
@@ -231,7 +232,7 @@ class RecurrenceFunction(torch.autograd.Function):
 
 
 class RecurrenceBackwardFunction(torch.autograd.Function):
-    """`backward`, where it will be differentiated: its derivatives are the reference's."""
+    """`backward` with derivatives of its own, which the reference computes."""
 
     @staticmethod
     def forward(ctx, ops, cell, saved, *tensors):

@@ -128,6 +128,8 @@ def test_one_step(ran):
         with torch.no_grad(), fused_lstm.install():
             model(x)
     assert ran == ["lstm", "lstm", "gru"]
+    assert_same(nn.GRU(5, 6), torch.randn(1, 8, 5))
+    assert ran[3:] == ["gru"]
 
 
 @pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -335,6 +337,8 @@ def test_explain():
         "linear": nn.Linear(5, 6), "scripted": torch.jit.script(scripted),
         "quantized": torch.ao.nn.quantized.dynamic.LSTM(5, 6),
     })  # fmt: skip
+    slstm = fused_lstm.SLSTM(8, 8, engine="loop")
+    assert fused_lstm.explain(slstm)[""].startswith("loop at none")
     before = fused_lstm.explain(model)
     assert before["lstm"] == "torch's own: fused_lstm.install() has not been called"
     assert before["ours"].startswith("loop at none")
@@ -344,7 +348,7 @@ def test_explain():
         "lstm", "gru", "cell", "twice", "complex", "ours", "scripted.layer", "quantized",
     ]  # fmt: skip
     assert now["lstm"].startswith("native at layers: C++ kernels")
-    assert now["gru"].endswith("; torch's own for one step in training")
+    assert now["gru"].endswith("; torch's own for one step in training of fewer than 8 rows")
     assert now["cell"].endswith("; torch's own on a CPU")
     assert now["twice"].endswith("; where Twice's forward calls LSTM's")
     assert now["complex"] == "torch's own: it is in torch.complex64"

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 import fused_lstm
+from fused_lstm import onnx
+from fused_lstm.spec import Spec
 from tolerance import assert_close
 
 pytest.importorskip("onnxscript", reason="ONNX export needs onnx and onnxscript")
@@ -107,6 +109,7 @@ REFUSED = {
     "proj_size": ({"proj_size": 2}, {}),
     "layer_norm": ({"layer_norm": True}, {}),
     "zoneout": ({"zoneout": 0.1}, {}),
+    "num_heads": ({"num_heads": 5}, {}),
     "resets": ({}, {"resets": torch.zeros(T, B, dtype=torch.bool)}),
     "return_states": ({}, {"return_states": True}),
 }
@@ -119,3 +122,8 @@ def test_what_onnx_does_not_have_is_refused(name, monkeypatch):
     monkeypatch.setattr(fused_lstm.modules, "in_a_graph", lambda: True)  # as while it exports
     with pytest.raises(ValueError, match=rf"{name}: got .*; expected none, as ONNX's LSTM has"):
         fused_lstm.LSTM(I, H, **options)(torch.randn(T, B, I), **call)
+
+
+def test_a_cell_that_onnx_does_not_have_is_refused():
+    with pytest.raises(ValueError, match="cell: got 'slstm'; expected one of lstm, gru"):
+        onnx.check(Spec("slstm"), False, None, False)

@@ -113,6 +113,11 @@ def test_a_public_signature_is_typed(function):
     assert signature.return_annotation is not signature.empty
 
 
+def test_the_api_reference_has_every_public_name():
+    headings = re.findall(r"heading: fused_lstm\.(\w+)", (ROOT / "docs" / "api.md").read_text())
+    assert set(fused_lstm.__all__) - {"__version__", "ENGINES"} <= set(headings)
+
+
 def test_the_api_reference_shows_every_member_that_it_names():
     """mkdocstrings leaves out what a class has inherited, unless it is told."""
     text = (ROOT / "docs" / "api.md").read_text()

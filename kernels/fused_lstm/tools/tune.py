@@ -77,7 +77,7 @@ def microseconds(found: Plan) -> float:
 
 @contextmanager
 def launched(found: Plan, device: str) -> Iterator[Callable[[], object]]:
-    """While it lasts: a call of the plan's operator on its shape, that launches this plan."""
+    """Yield a call of the plan's operator on its shape, which launches this plan."""
     import torch
 
     from ..triton import op
