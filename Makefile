@@ -115,6 +115,8 @@ sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linu
 	cd $(COPY) && CXX=g++ FUSED_LSTM_SANITIZE=address $(abspath $(RUN)) setup.py build_ext --inplace
 	nm -D $(COPY)/kernels/fused_lstm/native/_native.so | grep -q __asan_report
 	$(CHECKED) -c 'import fused_lstm, sys; f = fused_lstm.__file__; f.startswith("$(abspath $(COPY))/") or sys.exit(f"tests would run {f}"); sys.exit(fused_lstm.available_engines("cpu")["native"])'
+	export CXX="env -u LD_PRELOAD g++" FUSED_LSTM_SANITIZE=address; \
+		$(CHECKED) -c 'from bench import kernels; kernels.build()'
 	$(CHECKED) -m pytest --capture=sys $(ENGINE:%=tests/kernels/test_%.py) $(ARGS)
 
 arm: setup       ## the C++ kernels as Arm runs them, on qemu: needs g++-aarch64-linux-gnu, qemu-user

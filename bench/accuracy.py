@@ -23,6 +23,7 @@ from torch.nn import functional as F
 import fused_lstm
 from fused_lstm import native
 
+from . import kernels
 from .cases import Problem, Shape, make_problem
 from .contenders import NN_LSTM, Contender
 from .core import CPU, Record, surroundings
@@ -49,6 +50,7 @@ class Way(NamedTuple):
 
 def ways() -> dict[str, Way]:
     """Return those that this CPU has, by their names in a table."""
+    kernels.ops()  # and with them AMX emulated
     isas = native.OPS.isa_names(BFLOAT16)
     unit = "amx" if "amx" in native.OPS.isa_names() else "emulated"
     plain = next(isa for isa in native.OPS.isa_names() if isa not in isas)

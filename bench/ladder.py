@@ -20,7 +20,7 @@ from torch import Tensor
 from fused_lstm import autograd, hoisted, loop, native
 from fused_lstm.spec import Spec
 
-from . import model
+from . import kernels, model
 from .cases import DTYPES, Problem, make_problem
 from .contenders import NN_LSTM, Contender
 from .core import Task, Turn, timed
@@ -31,7 +31,7 @@ from .model import Limits
 
 
 def _product(kind: str, left: Tensor, right: Tensor) -> Tensor:
-    return native.OPS.product(kind, left, right, 0, 1)[0].to(left.dtype)
+    return kernels.ops().product(kind, left, right, 0, 1)[0].to(left.dtype)
 
 
 class Linear(torch.autograd.Function):

@@ -22,6 +22,7 @@ import torch
 
 from fused_lstm import native
 
+from . import kernels
 from .cases import Shape
 from .core import Run
 from .counts import traffic
@@ -118,7 +119,7 @@ def measure_limits(dtype: torch.dtype, isa: str = "") -> Limits:
     """
     if isa:
         native.OPS.use_isa(isa)
-    peak = max(2 * native.OPS.best_product(dtype) for _ in range(100))
+    peak = max(2 * kernels.ops().best_product(dtype) for _ in range(100))
     source = torch.zeros(2**27, dtype=torch.int8)
     target = torch.zeros_like(source)
     copy = min(_seconds(lambda: target.copy_(source)) for _ in range(5))

@@ -21,6 +21,7 @@ from torch import Tensor
 from fused_lstm import native
 from fused_lstm.functional import precision_now
 
+from . import kernels
 from .cases import Shape
 from .core import Runner, Task, Turn, quartiles
 from .training import VOCABULARY
@@ -32,7 +33,7 @@ CHUNK = 400  # rows of the softmax layer at once
 
 
 class Product(NamedTuple):
-    """One of native.OPS.product_names() and its factors, both matrices."""
+    """One of kernels.ops().product_names() and its factors, both matrices."""
 
     name: str
     left: Tensor
@@ -54,7 +55,8 @@ class Product(NamedTuple):
         """Return the engine's answer, and the seconds of each round."""
         asked = "matmul" if self.name in SOFTMAX else "rnn"
         precision = precision_now(self.left.dtype, asked)
-        return native.OPS.product(self.name, self.left, self.right, self.batch, rounds, precision)
+        factors = self.left, self.right, self.batch
+        return kernels.ops().product(self.name, *factors, rounds, precision)
 
 
 def products_of(shape: Shape, classes: int, dtype: torch.dtype = torch.float32) -> list[Product]:
@@ -125,7 +127,7 @@ class OnIsa(Runner):
         """Return GF/s of the best product that there can be."""
         native.OPS.use_isa(self.isa)
         precision = precision_now(self.dtype, "rnn")
-        best = max(2 * native.OPS.best_product(self.dtype, precision) for _ in range(5))
+        best = max(2 * kernels.ops().best_product(self.dtype, precision) for _ in range(5))
         return {"isa": self.isa, "best_gflops": best / 1e9}
 
     def close(self) -> None:

@@ -21,7 +21,10 @@ import pytest
 import torch
 
 import fused_lstm  # noqa: F401  first: it chooses Triton's interpreter where there is no GPU
+from bench import kernels
 from fused_lstm import native
+
+kernels.missing()  # loads it: AMX emulated is one of the instruction sets below
 
 PTB = Path(__file__).parents[2] / "shared" / "ptb"
 
@@ -45,8 +48,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _seed_and_poison():
     """Seed 0; and fresh memory is NaN, so that an element nobody wrote cannot pass for a 0."""
     torch.manual_seed(0)
-    if native.missing(torch.device("cpu")) is None:
-        native.OPS.poison_memory(True)
+    if kernels.missing() is None:
+        kernels.ops().poison_memory(True)
     torch.use_deterministic_algorithms(True, warn_only=True)
     threads = torch.get_num_threads()
     yield

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench import kernels
 from bench.switches import onednn_float32
 from fused_lstm import native
 
-WHY_NOT = native.missing(torch.device("cpu"))
+WHY_NOT = kernels.missing()
 of_terms = [  # the pytestmark of a file
     pytest.mark.skipif(WHY_NOT is not None, reason=f"native: {WHY_NOT}"),
     pytest.mark.usefixtures("restored"),

@@ -16,6 +16,7 @@ from .functional import lstm  # noqa: E402
 from .install import install, uninstall  # noqa: E402
 from .modules import GRU, LSTM, RNN, SLSTM, GRUCell, LSTMCell, RNNCell  # noqa: E402
 from .native import release_memory  # noqa: E402
+from .quantize import quantize  # noqa: E402
 from .spec import Spec  # noqa: E402
 from .streaming import Streaming  # noqa: E402
 
@@ -38,6 +39,7 @@ __all__ = [
     "Spec",
     "convert",
     "conversions",
+    "quantize",
     "install",
     "uninstall",
     "explain",

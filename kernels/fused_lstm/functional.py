@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import varlen
 from .autograd import draw_seed
@@ -212,6 +213,55 @@ def unpacked_states(rows: Varlen, states: Tensor) -> Tensor:
     padded = rows.unpack(states.movedim(0, 1).flatten(1)).unflatten(-1, (lanes, -1)).movedim(-2, 0)
     live = rows.batch_sizes.to(states.device)[:, None] > rows.back
     return torch.where(live[..., None], padded, 0.0)
+
+
+# --- a call in inference, of `native`: the operator and little else ---
+
+
+def may_infer(x: Any) -> bool:
+    """Return whether a call of x, [T, B, I] or [B, T, I], is of the plainest, without gradients."""
+    return (
+        type(x) is Tensor
+        and not torch.is_grad_enabled()
+        and x.is_cpu
+        and x.dim() == 3
+        and x.numel() > 0
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._is_any_autocast_enabled()
+        and forward_ad._current_level < 0
+    )
+
+
+def infers(
+    spec: Spec, engine: str, fuse: str | None, training: bool, x: Tensor
+) -> Callable[..., tuple[Tensor, ...] | None] | None:
+    """Return (x, h0, c0, weights) -> the operator's outputs, of such calls; None for other engines.
+
+    It gives None where the operator refuses its arguments.
+    """
+    word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
+    key = "inference", engine, fuse, training, x.dtype, word
+    if key not in spec.plans:
+        name, complete, _ = _plan(
+            spec, training, None, engine, fuse, x.device, x.dtype, False, False, False, word,
+            1, 1, 1,
+        )  # fmt: skip
+        able = name == "native" and complete.level in ("steps", "layers")
+        able = able and not (complete.draws or complete.in_heads)
+        lstm = torch.ops.fused_lstm_native.lstm.default if able else None
+        spec.plans[key] = partial(_infer, lstm, complete.level, complete.schema) if able else None
+    return spec.plans[key]
+
+
+def _infer(lstm, level, options, x, h0, c0, weights) -> tuple[Tensor, ...] | None:
+    with torch._C._AutoDispatchBelowAutograd():
+        try:
+            outputs = lstm(x, h0, c0, weights, 0.0, None, level, False, **options)
+        except RuntimeError:
+            return None
+    return outputs if outputs[0].is_cpu else None  # a tensor of another device among them
 
 
 # --- which engine, and its Spec ---

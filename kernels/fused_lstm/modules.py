@@ -17,7 +17,16 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import onnx, varlen
 from .engines import cell_pays, check_engine, in_a_graph
-from .functional import State, call, check_dense, check_torchs, padded, unpacked_states
+from .functional import (
+    State,
+    call,
+    check_dense,
+    check_torchs,
+    infers,
+    may_infer,
+    padded,
+    unpacked_states,
+)
 from .pullback import is_differentiated, is_transformed
 from .spec import Spec
 
@@ -129,6 +138,10 @@ class Recurrent(nn.RNNBase):
             self._refuse_opacus()
         if in_a_graph() and torch.onnx.is_in_onnx_export():  # the second call takes a microsecond
             return self._onnx(input, hx, lengths, resets, return_states)
+        if lengths is None and resets is None and not return_states and may_infer(input):
+            outputs = self._infer(input, hx)
+            if outputs is not None:
+                return outputs
         batched, rows = True, None
         if isinstance(input, PackedSequence):
             if lengths is not None:
@@ -177,6 +190,38 @@ class Recurrent(nn.RNNBase):
         output = PackedSequence(y, *input[1:]) if packed else y
         last = self._joined(h_n, c_n)
         return (output, last, self._joined(*states)) if return_states else (output, last)
+
+    def _infer(self, x: Any, hx: State | Tensor | None) -> Any:
+        """Return what `forward` does, at half of a small call's cost, or None where it may not.
+
+        The operator checks its arguments too; what is wrong with them `forward` says better.
+        """
+        spec, H = self.spec, self.hidden_size
+        inference = infers(spec, self.engine, self.fuse, self.training, x)
+        if inference is None or self.recompute is not None or self._instead is not None:
+            return None
+        if self.engine == "auto" and spec.cell != "lstm" and x.shape[self.batch_first] == 1:
+            return None  # `call` says who makes a single step
+        if self.batch_first:
+            x = x.transpose(0, 1)
+        if hx is None:
+            lanes, B = spec.layers * spec.directions, x.shape[1]
+            h0 = c0 = x.new_zeros(lanes, B, H)
+            if spec.projection:
+                h0 = x.new_zeros(lanes, B, self.proj_size)
+        elif spec.has_c:
+            if type(hx) is not tuple or len(hx) != 2:
+                return None
+            h0, c0 = hx
+        else:
+            h0 = c0 = hx
+        outputs = inference(x, h0, c0, self.weights())
+        if outputs is None:
+            return None
+        y, h_n, c_n, *_ = outputs
+        if self.batch_first:
+            y = y.transpose(0, 1)
+        return y, (h_n, c_n) if spec.has_c else h_n
 
     def extra_repr(self) -> str:
         options = {"engine": self.engine, "fuse": self.fuse, "recompute": self.recompute}

@@ -1,8 +1,9 @@
-"""The operators that an engine implements: their schemas and fakes.
+"""The operators that an engine implements: schemas, fakes and derivatives, of all, in one place.
 
-Importing fused_lstm defines `torch.ops.fused_lstm_triton.*` and `torch.ops.fused_lstm_native.*`.
-The first call loads their kernels, whether it comes from a module, a graph of torch.compile or a
-saved trace. `implement` registers kernels in Python; the C++ library registers its own.
+`torch.ops.fused_lstm_triton.*` and `torch.ops.fused_lstm_native.*` are there as soon as fused_lstm
+is imported. Triton's kernels come with the first call, from whomever it comes: the module, a graph
+of torch.compile, a saved trace. The C++ library defines the operators of `native` itself, kernels
+and all (native/module.cpp); where there is none they are defined here, and a call says why.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
 size of h, which is H unless h is projected. N, V: rows, vocabulary. Gate order i, f, g, o. The
@@ -82,7 +83,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from . import autograd, recurrence, reference
+from . import autograd, library, recurrence, reference
 from .functional import check_dense
 from .spec import Spec, of_schema
 
@@ -325,25 +326,26 @@ OPERATORS = {
 LIBRARIES = {}  # keeps each Library alive, and with it the operators that it registers
 
 
-def _define(engine: str):
-    """Define torch.ops.fused_lstm_<engine>, without kernels."""
+def _define(engine: str, defined: bool):
+    """Return torch.ops.fused_lstm_<engine>, without kernels; defined: schemas are there already."""
     namespace = f"fused_lstm_{engine}"
-    LIBRARIES[engine] = library = torch.library.Library(namespace, "FRAGMENT")
+    LIBRARIES[engine] = registry = torch.library.Library(namespace, "FRAGMENT")
     ops = getattr(torch.ops, namespace)
     for name, operator in OPERATORS.items():
         if engine not in operator.engines:
             continue
-        library.define(name + operator.schema)
+        if not defined:
+            registry.define(name + operator.schema)
         # A device's kernel takes precedence over this one.
-        library.impl(name, _first_use(engine, name), "CompositeExplicitAutograd")
+        registry.impl(name, _first_use(engine, name), "CompositeExplicitAutograd")
         fake = partial(_fake_lstm, engine) if name == "lstm" else operator.fake
-        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
+        torch.library.register_fake(f"{namespace}::{name}", fake, lib=registry)
         # Not torch.library.register_autograd, which torch.func cannot transform.
         if operator.differentiable is None or operator.plain is None:
             continue
         for key in ("Autograd", "FuncTorchBatched"):
             run = _dispatched(partial(operator.differentiable, ops), operator.plain)
-            library.impl(name, run, key)
+            registry.impl(name, run, key)
     return ops
 
 
@@ -372,4 +374,4 @@ def implement(engine: str, kernels: dict[str, Callable]) -> None:
             LIBRARIES[engine].impl(name, kernel, key)
 
 
-TRITON, NATIVE = _define("triton"), _define("native")
+TRITON, NATIVE = _define("triton", False), _define("native", library.load() is None)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fused_lstm
+from bench import kernels
 from bench.products import products_of
 from cases import Shape, native_lstm
 from fused_lstm import native, reference
@@ -62,7 +63,7 @@ def test_each_product_is_float64s(bf16_isa, shape, classes, threads):
 def one_sum(a: list[float], b: list[float]) -> float:
     """Of products, in one step of one row."""
     left, right = torch.tensor([a], dtype=BF16), torch.tensor(b, dtype=BF16).repeat(4 * len(b), 1)
-    return native.OPS.product("input", left, right, 1, 1)[0][0, 0].item()
+    return kernels.ops().product("input", left, right, 1, 1)[0][0, 0].item()
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_what_is_behind_a_row_is_not_read(bf16_isa):
     for depth in (1, 3, 31, 33):
         left, right = torch.ones(5, depth, dtype=BF16), torch.ones(8, depth, dtype=BF16)
         left[1::2] = torch.nan
-        out = native.OPS.product("input", left, right, 1, 1)[0]
+        out = kernels.ops().product("input", left, right, 1, 1)[0]
         assert (out[::2] == depth).all()
         assert out[1::2].isnan().all()
 
@@ -139,7 +140,7 @@ def test_the_emulation_is_the_manuals(columns, scale):
     left, right = hard_factors(columns, scale)
     native.OPS.use_isa("emulated")
     try:
-        found = native.OPS.product("input", left, right, 1, 1)[0]
+        found = kernels.ops().product("input", left, right, 1, 1)[0]
     finally:
         native.OPS.use_isa("")
     assert torch.equal(found, by_the_manual((left, right)))

@@ -9,18 +9,19 @@ import torch
 from torch import nn
 
 import fused_lstm
+from bench import kernels
 from cases import Shape
 from fused_lstm import native
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(
-    native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
+    kernels.missing() is not None, reason=f"native: {kernels.missing()}"
 )
 
 
 def plan(steps=20, batch=20, inputs=200, hidden=200, layers=2, fuse="layers", save=True, **options):
     options = {"threads": 2} | options
-    return native.OPS.plan(steps, batch, inputs, hidden, layers, fuse, save, **options)
+    return kernels.ops().plan(steps, batch, inputs, hidden, layers, fuse, save, **options)
 
 
 def kib(text: str, which: str) -> int:
@@ -69,6 +70,26 @@ def test_layers_are_a_wavefront_where_a_step_is_small(order, change):
 )
 def test_directions_share_the_team_where_it_has_two_halves(lanes, change):
     assert f"lanes abreast: {lanes};" in plan(**{"directions": 2} | change)
+
+
+@pytest.mark.parametrize(
+    ("workers", "change"),
+    [
+        (1, {"cell": "gru", "hidden": 64, "inputs": 64}),
+        (1, {"cell": "rnn_tanh", "hidden": 127, "inputs": 64}),
+        (2, {"cell": "rnn_tanh", "hidden": 128, "inputs": 64}),
+        (2, {"cell": "rnn_tanh", "hidden": 64, "inputs": 64, "batch": 4}),
+        (2, {"hidden": 64, "inputs": 64}),
+        (2, {"hidden": 16, "inputs": 256}),
+        (2, {"hidden": 16, "inputs": 16, "directions": 2}),
+    ],
+    ids=str,
+)
+def test_a_small_step_is_one_workers(workers, change):
+    """Its two would wait for each other longer than they work, if another process has a core."""
+    for save in (True, False):
+        text = plan(**{"batch": 1, "layers": 1} | change, save=save)
+        assert f"workers: {workers};" in text
 
 
 @pytest.mark.parametrize(
@@ -136,16 +157,22 @@ def test_a_plan_of_this_team_is_the_default():
     assert text != plan(threads=2)
 
 
-def allocated(shape: Shape, dtype: torch.dtype, save: bool) -> tuple[int, float]:
+MODULES = {"": nn.LSTM, "gru": nn.GRU, "rnn_tanh": nn.RNN}
+
+
+def allocated(shape: Shape, dtype: torch.dtype, save: bool, cell: str = "") -> tuple[int, float]:
     """Bytes that a call keeps, and that its plan and its results are."""
     torch.set_num_threads(2)
     T, B, _, H, L = shape
-    weights = [p.detach() for p in nn.LSTM(*shape[2:], dtype=dtype).parameters()]
+    weights = [p.detach() for p in MODULES[cell](*shape[2:], dtype=dtype).parameters()]
     x, states = torch.randn(T, B, H, dtype=dtype), torch.zeros(2, L, B, H, dtype=dtype)
     fused_lstm.release_memory()
-    native.OPS.lstm(x, *states, weights, 0.0, None, "layers", save)
+    options = {"cell": cell, "rates": [0.0] * 4} if cell else {}
+    with torch._C._AutoDispatchBelowAutograd():
+        native.OPS.lstm(x, *states, weights, 0.0, None, "layers", save, **options)
     results = x.nbytes + states.nbytes
-    planned = kib(plan(*shape, save=save, dtype=dtype), "forward" if save else "inference") * 1024
+    text = plan(*shape, save=save, dtype=dtype, cell=cell)
+    planned = kib(text, "forward" if save else "inference") * 1024
     return fused_lstm.release_memory(), planned + results
 
 
@@ -155,9 +182,22 @@ def allocated(shape: Shape, dtype: torch.dtype, save: bool) -> tuple[int, float]
     ids=["in-turns", "wavefront", "short"],
 )
 @pytest.mark.parametrize("save", [True, False], ids=["save", "inference"])
-def test_a_call_allocates_what_the_plan_says(save, T, B, H):
-    found, planned = allocated(Shape(T, B, H, H, 2), torch.float32, save)
+@pytest.mark.parametrize("cell", MODULES)
+def test_a_call_allocates_what_the_plan_says(cell, save, T, B, H):
+    found, planned = allocated(Shape(T, B, H, H, 2), torch.float32, save, cell)
     assert found == pytest.approx(planned, rel=0.02)
+
+
+def test_buffers_have_the_gates_that_there_are():
+    shape = {"steps": 9, "batch": 8, "hidden": 256, "inputs": 256}
+    kept, made = (re.compile(rf"{name} 2 x 72 x (\d+)") for name in ("gates", "c"))
+    for cell, gates in {"": 1024, "coupled": 768, "gru": 1024}.items():
+        text = plan(**shape, cell=cell)
+        assert int(kept.search(text)[1]) == gates
+        assert made.search(text)[1] == "256"
+    text = plan(**shape, cell="rnn_tanh")
+    assert not kept.search(text)
+    assert not made.search(text)
 
 
 @pytest.mark.parametrize("hidden", [256, 128], ids=["in-turns", "wavefront"])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench import kernels
 from cases import LanesCase as Case
 from cases import Shape
 from fused_lstm import native, reference
@@ -60,7 +61,9 @@ def is_short(case: Case, dtype=torch.float32, save=False, **options) -> bool:
     options |= {"directions": case.directions, "projected": case.projected}
     options |= {"even": case.lengths is None and not case.keep, "dropout": case.dropout > 0}
     dtype = torch.float32 if dtype == torch.float16 else dtype
-    return "a short call" in native.OPS.plan(T, B, I, H, L, "layers", save, dtype=dtype, **options)
+    return "a short call" in kernels.ops().plan(
+        T, B, I, H, L, "layers", save, dtype=dtype, **options
+    )
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import fused_lstm
+from bench import kernels
 from fused_lstm import native
 from lm.device import set_precision
 from lm.settings import PRECISIONS
@@ -119,15 +120,11 @@ def test_an_operator_can_be_told(unit):
 
 def test_the_plan_says_who_multiplies(terms):
     precision = RNN.fp32_precision
-    plan = native.OPS.plan(20, 20, 200, 200, 2, "layers", True, threads=2, precision=precision)
+    plan = kernels.ops().plan(20, 20, 200, 200, 2, "layers", True, threads=2, precision=precision)
     assert plan.splitlines()[0].startswith("emulated, " if "emulated" in plan else "amx, ")
     assert f", {terms} term" in plan.splitlines()[0]
-    assert (
-        "term"
-        not in native.OPS.plan(1, 1, 20, 20, 2, "layers", False, precision=precision).splitlines()[
-            0
-        ]
-    )
+    short = kernels.ops().plan(1, 1, 20, 20, 2, "layers", False, precision=precision)
+    assert "term" not in short.splitlines()[0]
 
 
 @pytest.mark.parametrize("word", ["high", "medium"])

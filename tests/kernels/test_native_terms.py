@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench import kernels
 from bench.products import products_of
 from fused_lstm import native
 from terms import RNN, TERMS, by_fma, check, of_terms, set_switches
@@ -73,7 +74,7 @@ def test_the_emulation_is_the_unit_bit_by_bit(shape, classes, switch):
 
 
 def product_of(left: Tensor, right: Tensor) -> tuple[Tensor, list[float]]:
-    return native.OPS.product("input", left, right, 1, 1, RNN.fp32_precision)
+    return kernels.ops().product("input", left, right, 1, 1, RNN.fp32_precision)
 
 
 def one_sum(a: list[float], b: list[float]) -> float:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import fused_lstm
+from bench import kernels
 from fused_lstm import native
 from tolerance import assert_close
 
@@ -179,7 +180,7 @@ def test_a_team_is_as_large_as_a_step_has_tiles(workers, change):
     options = {"threads": 64, "directions": 1} | {
         k: sizes.pop(k) for k in ("threads", "directions") if k in sizes
     }
-    text = native.OPS.plan(*sizes.values(), "layers", True, isa="avx512", **options)
+    text = kernels.ops().plan(*sizes.values(), "layers", True, isa="avx512", **options)
     assert f"; workers: {workers};" in text
 
 

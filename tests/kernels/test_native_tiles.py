@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from bench import kernels
 from bench.cases import Shape
 from bench.products import products_of
 from fused_lstm import native
@@ -19,7 +20,7 @@ from tolerance import assert_close
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(
-    native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
+    kernels.missing() is not None, reason=f"native: {kernels.missing()}"
 )
 
 # --- answers ---
@@ -52,7 +53,7 @@ def test_each_product_is_torchs(isa, shape, classes, dtype, threads):
 
 def test_a_product_names_what_is_wrong():
     a, b = torch.zeros(6, 8), torch.zeros(8, 2)
-    run = native.OPS.product
+    run = kernels.ops().product
     for message, arguments in {
         r"name: got 'dy', should be one of input, step, step back, dx, dW, logits": ("dy", a, b),
         r"right: got shape \[8, 2\], should be \[32, 8\]": ("step", a, b),
@@ -70,7 +71,7 @@ def test_a_product_names_what_is_wrong():
 
 def test_the_best_product_is_a_rate(isa):
     torch.set_num_threads(1)
-    assert 1e7 < native.OPS.best_product(torch.float32) < 1e13
+    assert 1e7 < kernels.ops().best_product(torch.float32) < 1e13
 
 
 # --- registers ---
@@ -162,21 +163,9 @@ def test_a_spilled_sum_is_found(store, count):
     assert len(spills(found[0])) == count
 
 
-KNOWN = (
-    "emulated",  # for tests alone
-    "4base4DotsIdd",  # float64 of few rows without AVX: sixteen registers of two numbers
-    # Of cells with fewer gates than four; to be mended: their tiles are a row too high.
-    "avx5124DotsIffE5gatesILi1E",
-    "avx5124DotsIfNS_4Bf16EE5gatesILi1E",
-    "avx512_bf163FmaINS_4Bf16EE5gatesILi3EZZNS0_10whole_step",
-)
-
-
 def test_no_sum_leaves_its_register():
     """In no product's loop over k, of any instruction set, dtype or tile, is a vector stored on the
     stack: each multiply-add to it would wait for the store.
-
-    KNOWN ones are named: what is for tests, and what GCC 12 does not manage.
     """
     if shutil.which("objdump") is None:
         pytest.skip("no objdump here")
@@ -189,8 +178,7 @@ def test_no_sum_leaves_its_register():
     sets, seen, bad = ("avx512_bf16", "avx512", "avx2", "base"), {}, []
     for name, code in functions(listing):
         for loop in innermost_loops(code):
-            # finish_ is a cell's pointwise work.
-            if "finish_" in name or any(known in name for known in KNOWN) or not is_product(loop):
+            if "finish_" in name or not is_product(loop):  # which is a cell's pointwise work
                 continue
             isa = next((i for i in sets if f"{len(i)}{i}" in name), "other")
             seen[isa] = seen.get(isa, 0) + 1

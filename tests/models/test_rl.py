@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 
@@ -113,24 +111,32 @@ def test_recurrent_ppo_learns_and_loads(tmp_path):
             == again.predict(observation, deterministic=True)[0])  # fmt: skip
 
 
-def test_rsl_rl_runs_and_exports_under_install():
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_rsl_rl_runs_and_exports_under_install(kind):
+    """Both its exports ask isinstance(rnn, nn.LSTM), and refused a converted one."""
     pytest.importorskip("rsl_rl", reason="rsl-rl-lib is not installed")
-    from rsl_rl.modules.rnn import RNN
+    from rsl_rl.models.rnn_model import RNNModel
+    from tensordict import TensorDict
 
-    model = RNN(5, 6, 2, "lstm")
     x, done = torch.randn(3, 5), torch.tensor([0, 1, 0])
+    observed = TensorDict({"policy": x}, [3])
+    model = RNNModel(observed, {"actor": ["policy"]}, "actor", 2, rnn_type=kind, rnn_hidden_dim=6)
     expected = []
     with torch.no_grad():
         for _ in range(2):
-            expected.append(model(x).clone())
+            expected.append(model(observed))
             model.reset(done)
         model.reset()
         with fused_lstm.install():
             for step in expected:
-                assert_close(model(x), step, "y")
+                assert_close(model(observed), step, "y")
                 model.reset(done)
-    with fused_lstm.install():
-        torch.jit.script(torch.nn.Sequential(copy.deepcopy(model.rnn)))
+            exported = torch.jit.script(model.as_jit())
+            one = model.as_jit()(x[:1])
+            assert_close(exported(x[:1]), one, "scripted")
+            onnx = model.as_onnx()
+            program = torch.onnx.export(onnx, onnx.get_dummy_inputs(), dynamo=True, verbose=False)
+    assert [n.op_type for n in program.model_proto.graph.node].count(kind.upper()) == 1
 
 
 def test_tianshou_runs_under_install():

@@ -2,8 +2,7 @@
 
 The vectors and the matrix products are this project's own (simd.h, tile.h), compiled for several
 instruction sets of which the best that the CPU has is chosen when the library is loaded;
-the environment's FUSED_LSTM_ISA names another one, or "emulated": AMX's products of bfloat16, which
-any CPU can check and none would want.
+the environment's FUSED_LSTM_ISA names another one.
 """
 
 from __future__ import annotations
@@ -15,29 +14,23 @@ from pathlib import Path
 
 import torch
 
-from .. import autograd, ops
+from .. import autograd, library, ops
 from ..errors import meant
+from ..library import LIBRARY, NOT_BUILT  # noqa: F401
 
 OPS = ops.NATIVE
-LIBRARY = Path(__file__).with_name("_native.so")
-
-NOT_BUILT = (
-    "its C++ library is not there: install a wheel for this machine, or build it: install a C++"
-    " compiler, PyTorch and ninja, run `pip install --no-build-isolation -e .` in the project and"
-    " look for 'native engine not built' in what it prints"
-)
 
 
 @cache
 def load() -> str | None:
-    """Load the library, which registers the kernels; why it cannot be, or None."""
-    if not LIBRARY.exists():
-        return NOT_BUILT
+    """Choose the instruction set and bound the teams of the loaded library; why not, or None."""
+    why = library.load()
+    if why is not None:
+        return why
     try:
-        torch.ops.load_library(str(LIBRARY))
         OPS.isa()  # FUSED_LSTM_ISA may ask for what this CPU does not have
         OPS.limit_team(most_threads())
-    except (OSError, RuntimeError) as error:
+    except RuntimeError as error:
         return f"its C++ library does not load here: {meant(error)}"
     return None
 
@@ -98,7 +91,7 @@ def missing(device: torch.device) -> str | None:
 
 
 def describe(device: torch.device) -> str:
-    offer = ", ".join(name for name in OPS.isa_names() if name != "emulated")
+    offer = ", ".join(OPS.isa_names())
     count = min(torch.get_num_threads(), most_threads())
     threads = f"{count} thread{'s' * (count > 1)}"
     return f"C++ kernels for {OPS.isa()} (this CPU has {offer}), {threads}"
@@ -119,3 +112,4 @@ def release_memory() -> int:
 
 
 run = partial(autograd.run, OPS)
+load()  # now, since the first call may be traced, and these would be in the graph

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 FOLDER = Path("kernels/fused_lstm/native")  # setuptools wants paths relative to setup.py
@@ -90,8 +91,24 @@ def setup_arguments() -> dict:
     return {"ext_modules": [extension], "cmdclass": {"build_ext": Build, "bdist_wheel": Wheel}}
 
 
-def compile_all(sources: list[str], folder: Path, target: Path, torch: Path) -> None:
-    """Compile and link what has changed: the environment's CXX and MAX_JOBS say how."""
+def compile_all(
+    sources: Sequence[str | Path],
+    folder: Path,
+    target: Path,
+    torch: Path,
+    includes: Sequence[Path] = (FOLDER,),
+    links: Sequence[Path] = (),
+) -> None:
+    """Compile and link what has changed: the environment's CXX and MAX_JOBS say how.
+
+    Args:
+        sources: files of C++.
+        folder: where objects go.
+        target: the library.
+        torch: PyTorch's folder.
+        includes: where our headers are.
+        links: libraries that `target` uses; it finds them where they are now.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     linux = sys.platform == "linux"
@@ -105,19 +122,24 @@ def compile_all(sources: list[str], folder: Path, target: Path, torch: Path) -> 
     # brings, whose threads are then ours too. A second copy would have its own. Elsewhere torch's
     # copy cannot be relied on, and a team is one thread.
     openmp = ["-fopenmp"] if linux else []
-    includes = [f"-I{FOLDER.resolve()}", f"-I{torch / 'include'}"]
-    libraries = ["-Wl,-Bsymbolic,--no-as-needed", "libtorch_cpu.so"] if linux else [
+    # Relative, so that ccache knows a file that another checkout has compiled.
+    relative = [os.path.relpath(path.resolve(), folder.resolve()) for path in includes]
+    headers = [f"-I{path}" for path in (*relative, torch / "include")]
+    libraries = [str(link.resolve()) for link in links]
+    libraries += ["-Wl,-Bsymbolic,--no-as-needed", "libtorch_cpu.so"] if linux else [
         f"-L{torch / 'lib'}", "-ltorch_cpu", "-Wl,-undefined,dynamic_lookup"]  # fmt: skip
     text = [f"cxx = {cxx}", LINUX if linux else ""]
     text.append(NINJA.format(
         folder=".", launcher=launcher, link=shlex.join(checks), libraries=shlex.join(libraries),
-        flags=shlex.join([*includes, *FLAGS, *openmp, *checks]),
+        flags=shlex.join([*headers, *FLAGS, *openmp, *checks]),
     ))  # fmt: skip
-    objects = [str(Path(source).with_suffix(".o")) for source in sources]
-    for source, name in zip(sources, objects, strict=True):
-        text.append(f"build {name}: compile {Path(source).resolve()}")
-    needs = " | libtorch_cpu.so" if linux else ""
-    text.append(f"build {target}: link {' '.join(objects)}{needs}\n")
+    files = [Path(source).resolve() for source in sources]
+    root = os.path.commonpath([file.parent for file in files])
+    objects = [str(file.relative_to(root).with_suffix(".o")) for file in files]
+    for file, name in zip(files, objects, strict=True):
+        text.append(f"build {name}: compile {os.path.relpath(file, folder.resolve())}")
+    needs = ["libtorch_cpu.so"] * linux + [str(link.resolve()) for link in links]
+    text.append(f"build {target}: link {' '.join(objects)} | {' '.join(needs)}\n")
     (folder / "build.ninja").write_text("\n".join(text))
     ninja = shutil.which("ninja", path=Path(sys.executable).parent) or shutil.which("ninja")
     if ninja is None:

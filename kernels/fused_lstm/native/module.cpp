@@ -7,6 +7,55 @@
 
 using fused_lstm::Boxed;
 
+// What they mean is in kernels/fused_lstm/ops.py, which adds shapes for graphs and derivatives.
+STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
+  m.def("cell(Tensor gates, Tensor c) -> (Tensor h, Tensor c_next)");
+  m.def(
+      "cell_backward(Tensor gates, Tensor c, Tensor c_next, Tensor dh, Tensor dc_next)"
+      " -> (Tensor dgates, Tensor dc)");
+  m.def(
+      "lstm(Tensor x, Tensor h0, Tensor c0, Tensor[] weights, float dropout, Tensor? seed,"
+      " str fuse, bool save, *, int directions=1, Tensor? batch_sizes=None, Tensor? keep=None,"
+      " str cell=\"\", float[] rates=[], str? precision=None)"
+      " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor h, Tensor c, Tensor gates)");
+  m.def(
+      "lstm_backward(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor x, Tensor h0, Tensor c0,"
+      " Tensor[] weights, float dropout, Tensor? seed, str fuse, Tensor y, Tensor h, Tensor c,"
+      " Tensor gates, bool needs_dx, *, int directions=1, Tensor? batch_sizes=None,"
+      " Tensor? keep=None, str cell=\"\", float[] rates=[], str? precision=None, int samples=0)"
+      " -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)");
+  m.def(
+      "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor? bias, Tensor target,"
+      " Tensor? row_grad, int ignore_index, str? precision=None)"
+      " -> (Tensor loss, Tensor dhidden, Tensor dweight, Tensor dbias)");
+  m.def(
+      "recurrence(Tensor x_part, Tensor h0, Tensor c0, Tensor weight_hh, Tensor? bias_m, str cell,"
+      " bool save, *, bool reverse=False, Tensor? batch_sizes=None, Tensor? keep=None,"
+      " float clip=0., str? precision=None)"
+      " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor gates)");
+  m.def(
+      "recurrence_backward(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor h0, Tensor c0,"
+      " Tensor weight_hh, Tensor? bias_m, Tensor y, Tensor c, Tensor gates, str cell, *,"
+      " bool reverse=False, Tensor? batch_sizes=None, Tensor? keep=None, float clip=0.,"
+      " str? precision=None)"
+      " -> (Tensor dx_part, Tensor dh0, Tensor dc0, Tensor dweight_hh, Tensor dbias_m)");
+  m.def("dropout(Tensor x, float p, Tensor seed, int first=0) -> Tensor");
+  m.def(
+      "packing(Tensor lengths, int steps, bool batch_first)"
+      " -> (Tensor batch_sizes, Tensor order, Tensor back, Tensor places, Tensor back_places)");
+  m.def("gather(Tensor x, Tensor index) -> Tensor");
+  m.def("int8_pack(Tensor weight, Tensor scale, int gates) -> Tensor");
+  m.def(
+      "int8_lstm(Tensor x, Tensor h0, Tensor c0, Tensor[] weights, int directions,"
+      " Tensor? batch_sizes, Tensor? keep, str cell) -> (Tensor y, Tensor h_n, Tensor c_n)");
+  m.def("isa_names(ScalarType? dtype=None) -> str[]");
+  m.def("use_isa(str name) -> ()");
+  m.def("isa() -> str");
+  m.def("release_memory() -> int");
+  m.def("keep_memory(bool keep) -> ()");
+  m.def("limit_team(int workers) -> ()");
+}
+
 STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
   m.impl("cell", Boxed<fused_lstm::cell>::call);
   m.impl("cell_backward", Boxed<fused_lstm::cell_backward>::call);
@@ -18,26 +67,8 @@ STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
   m.impl("dropout", Boxed<fused_lstm::dropout>::call);
   m.impl("packing", Boxed<fused_lstm::packing>::call);
   m.impl("gather", Boxed<fused_lstm::gather>::call);
-}
-
-STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
-  m.def("isa_names(ScalarType? dtype=None) -> str[]");
-  m.def("use_isa(str name) -> ()");
-  m.def("isa() -> str");
-  m.def("release_memory() -> int");
-  m.def("keep_memory(bool keep) -> ()");
-  m.def("poison_memory(bool poison) -> ()");
-  m.def("limit_team(int workers) -> ()");
-  m.def("product_names() -> str[]");
-  m.def(
-      "product(str name, Tensor left, Tensor right, int batch, int rounds,"
-      " str? precision=None) -> (Tensor out, float[] seconds)");
-  m.def("best_product(ScalarType dtype, str? precision=None) -> float");
-  m.def(
-      "plan(int steps, int batch, int inputs, int hidden, int layers, str fuse, bool save, *,"
-      " int directions=1, int projected=0, bool even=True, bool dropout=False,"
-      " ScalarType dtype=float, int? threads=None, str isa=\"\","
-      " str? precision=None) -> str");
+  m.impl("int8_pack", Boxed<fused_lstm::int8_pack>::call);
+  m.impl("int8_lstm", Boxed<fused_lstm::int8_lstm>::call);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CompositeExplicitAutograd, m) {
@@ -46,10 +77,5 @@ STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CompositeExplicitAutograd, m) {
   m.impl("isa", Boxed<fused_lstm::isa_name>::call);
   m.impl("release_memory", Boxed<fused_lstm::release_memory>::call);
   m.impl("keep_memory", Boxed<fused_lstm::keep_memory>::call);
-  m.impl("poison_memory", Boxed<fused_lstm::poison_memory>::call);
   m.impl("limit_team", Boxed<fused_lstm::limit_team>::call);
-  m.impl("product_names", Boxed<fused_lstm::product_names>::call);
-  m.impl("product", Boxed<fused_lstm::product>::call);
-  m.impl("best_product", Boxed<fused_lstm::best_product>::call);
-  m.impl("plan", Boxed<fused_lstm::plan>::call);
 }

@@ -1,8 +1,6 @@
 #include "plan.h"
 
 #include <algorithm>
-#include <sstream>
-#include <utility>
 
 namespace fused_lstm {
 namespace {
@@ -30,9 +28,13 @@ bool is_small(const Sizes& s) {
 }
 
 // As many as a step has tiles: a worker more would have none, and yet meet the others at every step.
-// Where the input product of all steps is more work than these it decides instead.
+// Where the input product of all steps is more work than these it decides instead. A step that takes
+// a microsecond is one worker's: to divide it gains at most a fifth where every core is free (Zen 4,
+// a GRU of 64 units and one row), and loses many times that where another process has one of them.
 long most_workers(const Plan& plan, const Sizes& s, const Shapes& shapes) {
   const auto divided = [](long size, long by) { return (size + by - 1) / by; };
+  const long step = s.batch * shape_of(s.cell).gates * s.hidden * std::max(s.inputs, s.outputs);
+  if (!plan.is_short && step < 1 << 14) return plan.abreast;
   const long rows = plan.is_short ? 1 : divided(s.batch, shapes.gates.rows);  // or whole blocks
   const long tiles = plan.abreast * divided(s.hidden, shapes.lanes) * rows;
   return std::max(tiles, 1L) * std::max(s.inputs / std::max(s.hidden, 1L), 1L);
@@ -46,12 +48,13 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const long fit = std::clamp(chunk_bytes / step_bytes, 1L, s.steps);
   const bool in_place = save && m.bytes == m.sum_bytes;
   const bool kept = save && s.norm;  // the input's part itself, behind c
-  const bool whole = in_place || plan.is_short || kept;
+  const bool whole = in_place || (plan.is_short && !s.int8) || kept;
   plan.chunk = whole ? s.steps : plan.wavefront ? 1 : fit;
   // Where nothing is kept, a layer of one lane writes its output over its input, which it has used,
-  // and layers of two lanes take turns with two buffers.
+  // unless its steps make their products (few_inputs), and layers of two lanes take turns with two
+  // buffers.
   const long others = s.directions > 1 && s.layers > 1;
-  const bool all = save || plan.wavefront || plan.is_short;
+  const bool all = save || plan.wavefront || plan.is_short || width <= few_inputs;
   plan.h = {all ? s.layers - 1 : others, s.rows, width};
   if (save && cell.saved) {
     plan.c = {s.states() * lanes, s.rows, s.hidden, true};
@@ -87,44 +90,6 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
   if (s.layers > 1) plan.between = {plan.wavefront ? s.layers - 1 : 1, s.rows, width, true};
 }
 
-std::ostream& operator<<(std::ostream& out, const Buffer& b) {
-  out << b.count << " x ";
-  return b.rows == 1 ? out << b.columns : out << b.rows << " x " << b.columns;
-}
-
-void print_buffers(std::ostream& out, const char* pass, const Plan& plan, const Machine& m) {
-  const std::pair<const char*, const Buffer*> named[] = {
-      {"h", &plan.h},
-      {"c", &plan.c},
-      {"gates", &plan.gates},
-      {"input part", &plan.input_part},
-      {"by h", &plan.by_h},
-      {"unprojected", &plan.unprojected},
-      {"dgates", &plan.dgates},
-      {"dh", &plan.dh},
-      {"between", &plan.between},
-      {"partial", &plan.partial},
-      {"sampled", &plan.sampled},
-      {"dropped", &plan.dropped},
-      {"recurrent", &plan.recurrent},
-      {"packed", &plan.packed},
-      {"panels", &plan.panels},
-  };
-  double bytes = 0;
-  out << pass << ":";
-  for (const auto& [name, buffer] : named) {
-    const double size = static_cast<double>(buffer->count) * buffer->rows * buffer->columns;
-    if (size > 0) out << " " << name << " " << *buffer << ",";
-    bytes += size * (buffer->sums ? m.sum_bytes : m.bytes);
-  }
-  out << " " << static_cast<long>(bytes / 1024) << " KiB\n";
-}
-
-const char* order_of(const Plan& plan) {
-  if (plan.is_short) return plan.alone ? "a short call on one thread" : "a short call";
-  return plan.wavefront ? "a wavefront" : "in turns";
-}
-
 }  // namespace
 
 // To pack weights costs about as much as to read them three times, to widen bfloat16 first far
@@ -140,7 +105,7 @@ bool is_short(const Sizes& s) {
 Plan plan_of(const Sizes& s, const Machine& machine, Pass pass, bool together) {
   Machine m = machine;
   Plan plan{};
-  plan.is_short = pass != Pass::backward && is_short(s);
+  plan.is_short = pass != Pass::backward && (s.int8 || is_short(s));
   plan.alone = plan.is_short && is_small(s);
   plan.wavefront = !plan.is_short && together && as_wavefront(s, m);
   plan.abreast = together && s.directions == 2 && m.threads % 2 == 0 ? 2 : 1;
@@ -160,25 +125,6 @@ Plan plan_of(const Sizes& s, const Machine& machine, Pass pass, bool together) {
   const bool unused = plan.wavefront && pass != Pass::backward;
   plan.panels = {unused ? 0 : m.threads, 1, m.shapes.panel_size};
   return plan;
-}
-
-std::string to_string(const Sizes& s, const Machine& m, const Machine& backward, bool save,
-                      bool together) {
-  const Plan forward = plan_of(s, m, save ? Pass::forward : Pass::inference, together);
-  const auto shape = [](const Shape& tile) {
-    return std::to_string(tile.rows) + " x " + std::to_string(tile.vectors);
-  };
-  std::ostringstream out;
-  out << m.isa << ", " << m.threads << " threads, " << 8 * m.bytes << "-bit\n";
-  out << "tiles: rows by vectors of " << m.shapes.lanes << " in " << m.shapes.registers
-      << " registers: gates " << shape(m.shapes.gates) << ", plain " << shape(m.shapes.plain)
-      << ", transposed " << shape(m.shapes.transposed) << "\n";
-  out << "layers: " << order_of(forward) << "; lanes abreast: " << forward.abreast
-      << "; workers: " << forward.team << "; input product: " << forward.chunk << " of " << s.steps << " steps at once\n";
-  print_buffers(out, save ? "forward" : "inference", forward, m);
-  if (!save) return out.str();
-  print_buffers(out, "backward", plan_of(s, backward, Pass::backward, together), backward);
-  return out.str();
 }
 
 }  // namespace fused_lstm

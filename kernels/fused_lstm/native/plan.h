@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <string>
 
 #include "isa/kernels.h"
 
@@ -18,6 +17,7 @@ struct Sizes {
   bool dropout;              // between layers
   bool norm;                 // lanes normalize their products
   bool narrow;               // tensors are bfloat16
+  bool int8;                 // weights are, packed once: see isa/int8.h
   long samples;              // that the weights' gradients are of, or 0: of all rows together
 
   WeightShape recurrent() const { return {shape_of(cell).gates, hidden, outputs}; }
@@ -86,9 +86,5 @@ bool is_short(const Sizes& sizes);
 
 // together: lanes may run at once (fuse="layers"), where that is faster.
 Plan plan_of(const Sizes& sizes, const Machine& machine, Pass pass, bool together);
-
-// A few lines to read, of the kernels that run forwards and of those that run backwards.
-std::string to_string(const Sizes& sizes, const Machine& forward, const Machine& backward,
-                      bool save, bool together);
 
 }  // namespace fused_lstm

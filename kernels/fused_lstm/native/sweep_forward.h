@@ -1,5 +1,6 @@
 // A lane's forward pass: the input product of many steps at once, then one product a step with the
-// cell's pointwise work done on each tile while it is in registers.
+// cell's pointwise work done on each tile while it is in registers. Of few inputs a step makes their
+// product too.
 #pragma once
 
 #include "cells/layer_norm.h"
@@ -7,11 +8,14 @@
 
 namespace fused_lstm::FL_ISA {
 
-// Of a lane's recurrent weights, packed, and where h is projected those of the projection too.
+// Of a lane's recurrent weights, packed, and those of few inputs; where h is projected those of the
+// projection too.
 template <class T>
 long recurrent_size(const WeightShape& recurrent, bool projected) {
   const long hidden = recurrent.units, outputs = recurrent.depth;
-  const long forward = Fma<T>::gates_size(recurrent), backward = Fma<T>::columns_size(recurrent);
+  const long few = Fma<T>::gates_size({recurrent.gates, hidden, few_inputs});
+  const long forward = Fma<T>::gates_size(recurrent) + few;
+  const long backward = Fma<T>::columns_size(recurrent);
   const long projection =
       max(Fma<T>::columns_size({1, hidden, outputs}), Fma<T>::columns_size({1, outputs, hidden}));
   return max(forward, backward) + (projected ? projection : 0);
@@ -128,6 +132,52 @@ void step_forward(const Worker& worker, const Lane<T>& lane, long place, const S
   draw_masks(worker, lane, place + 1);
 }
 
+// A lane's weights, packed for a step.
+template <class T>
+struct Packed {
+  T *recurrent, *input;
+};
+
+// From sums of x's product alone to what h's begins with.
+template <class T, int R>
+FL_INLINE void leave_n(Tile<T, R, 3>& tile, const Lane<T>& lane, Sum<T>* input_part, long unit,
+                       long row) {
+  const long width = min(lane.hidden - unit, W<T>);
+  Sum<T>* const n = input_part + row * lane.input_stride + 2 * lane.hidden + unit;
+  const Vec<T> m = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{};
+  FL_OF_TILE for (int r = 0; r < R; ++r) {
+    store(n + r * lane.input_stride, tile.sum[r][2], width);
+    tile.sum[r][2] = m;
+  }
+}
+
+// A step that makes its input product too, of a lane that neither normalizes nor is reset.
+// input_part: of a GRU, where the input's part of the step's gates goes.
+template <int GATES, class T>
+void whole_step(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* input_part,
+                const Packed<T>& packed) {
+  const long inputs = lane.inputs;
+  const long size = Fma<T>::gates_size({GATES, W<T>, inputs});
+  const T* const x = lane.x + row_of(lane, place) * inputs;
+  CellStep<T> step = cell_step<T>(lane, place, input_part);
+  for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
+    step.c = before.c;
+    Fma<T>::template gates<GATES>(
+        worker, before.fed, rows, recurrent_shape(lane), packed.recurrent, place % 2,
+        [&](auto& tile, long unit, long row) {
+          load_bias<GATES>(tile, lane, unit);
+          multiply_rows(tile, x + row * inputs, inputs, inputs,
+                        packed.input + unit / W<T> * size);
+          if constexpr (GATES == 3) {
+            if (lane.cell == CellKind::gru) leave_n(tile, lane, input_part, unit, row);
+          }
+        },
+        [&]<int R, int V>(const Tile<T, R, V>& tile, long unit, long row) {
+          finish_cell(step, unit, row, tile, V / GATES);
+        });
+  });
+}
+
 // y = unprojected w_hr', of a step.
 template <class Multiply, class T, class E>
 void project(const Worker& worker, const Lane<T>& lane, long place, const E* weight) {
@@ -157,9 +207,14 @@ void normalize(const Worker& worker, const Lane<T>& lane, long place, const Sum<
 
 template <int GATES, class T>
 void sweep_gates(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
-  T* const projection = scratch.recurrent + Fma<T>::gates_size(recurrent_shape(lane));
-  Fma<T>::template pack_gates_of<GATES>(worker, lane.w_hh, recurrent_shape(lane),
-                                        scratch.recurrent);
+  T* const behind = scratch.recurrent + Fma<T>::gates_size(recurrent_shape(lane));
+  const bool few = lane.inputs <= few_inputs && !lane.keep && !lane.by_h && !lane.w_hr;
+  const Packed<T> packed{scratch.recurrent, few ? behind : nullptr};
+  T* const projection = behind;
+  Fma<T>::template pack_gates_of<GATES>(worker, lane.w_hh, recurrent_shape(lane), packed.recurrent);
+  if (few) {
+    Fma<T>::template pack_gates_of<GATES>(worker, lane.w_ih, input_shape(lane), packed.input);
+  }
   if (lane.w_hr) {
     Fma<T>::pack_transposed_of(worker, lane.w_hr, lane.hidden, lane.outputs, projection);
   }
@@ -167,12 +222,18 @@ void sweep_gates(const Worker& worker, const Lane<T>& lane, const Scratch<T>& sc
   for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
     const long end = min(begin + lane.chunk, lane.steps);
     const Range rows = rows_of(lane, begin, end);
-    input_product<GATES>(worker, lane, rows, lane.input_part, panel_of(worker, scratch.panels));
+    if (!few) {
+      input_product<GATES>(worker, lane, rows, lane.input_part, panel_of(worker, scratch.panels));
+    }
     worker.sync();
     for (long place = begin; place < end; ++place) {
-      const Sum<T>* const x =
-          lane.input_part + (row_of(lane, place) - rows.begin) * lane.input_stride;
-      step_forward<Fma<T>, GATES>(worker, lane, place, first_sums(lane, x), scratch.recurrent);
+      Sum<T>* const x = lane.input_part + (row_of(lane, place) - rows.begin) * lane.input_stride;
+      if (few) {
+        whole_step<GATES>(worker, lane, place, x, packed);
+        draw_masks(worker, lane, place + 1);
+      } else {
+        step_forward<Fma<T>, GATES>(worker, lane, place, first_sums(lane, x), packed.recurrent);
+      }
       worker.sync();
       normalize(worker, lane, place, x);
       if (!lane.w_hr) continue;

@@ -21,11 +21,6 @@ long wavefront_size(const WeightShape& input) {
 }
 
 template <class T>
-struct Packed {
-  T *recurrent, *input;
-};
-
-template <class T>
 FL_INLINE Packed<T> packed_of(const Wavefront<T>& wave, long index) {
   T* const recurrent = wave.packed + index * wave.packed_size;
   return {recurrent, recurrent + recurrent_size<T>(recurrent_shape(wave.lanes[index]), false)};
@@ -46,45 +41,6 @@ FL_INLINE Sum<T>* input_part_of(const Lane<T>& lane, long t) {
   return lane.input_part + row_of(lane, t) * lane.input_stride;
 }
 
-// From sums of x's product alone to what h's begins with.
-template <class T, int R>
-FL_INLINE void leave_n(Tile<T, R, 3>& tile, const Lane<T>& lane, Sum<T>* input_part, long unit,
-                       long row) {
-  const long width = min(lane.hidden - unit, W<T>);
-  Sum<T>* const n = input_part + row * lane.input_stride + 2 * lane.hidden + unit;
-  const Vec<T> m = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{};
-  FL_OF_TILE for (int r = 0; r < R; ++r) {
-    store(n + r * lane.input_stride, tile.sum[r][2], width);
-    tile.sum[r][2] = m;
-  }
-}
-
-template <int GATES, class T>
-void whole_step(const Lane<T>& lane, long t, const Packed<T>& packed) {
-  const long inputs = lane.inputs;
-  const long size = Fma<T>::gates_size({GATES, W<T>, inputs});
-  const T* const x = lane.x + row_of(lane, t) * inputs;
-  Sum<T>* const input_part = input_part_of(lane, t);
-  CellStep<T> step = cell_step<T>(lane, t, input_part);
-  draw_masks(alone, lane, t);
-  for_states_before(lane, t, [&](Range rows, const Before<T>& before) {
-    step.c = before.c;
-    Fma<T>::template gates<GATES>(
-        alone, before.fed, rows, recurrent_shape(lane), packed.recurrent, false,
-        [&](auto& tile, long unit, long row) {
-          load_bias<GATES>(tile, lane, unit);
-          multiply_rows(tile, x + row * inputs, inputs, inputs,
-                        packed.input + unit / W<T> * size);
-          if constexpr (GATES == 3) {
-            if (lane.cell == CellKind::gru) leave_n(tile, lane, input_part, unit, row);
-          }
-        },
-        [&]<int R, int V>(const Tile<T, R, V>& tile, long unit, long row) {
-          finish_cell(step, unit, row, tile, V / GATES);
-        });
-  });
-}
-
 template <int GATES, class T>
 void wavefront_gates(const Worker& worker, const Wavefront<T>& wave) {
   const long top = wave.count - 1, steps = wave.lanes[0].steps;
@@ -96,7 +52,8 @@ void wavefront_gates(const Worker& worker, const Wavefront<T>& wave) {
       const Lane<T>& lane = wave.lanes[index];
       const long t = tick - index, size = lane.batch * lane.hidden;
       if (t < 0 || t >= steps) continue;
-      whole_step<GATES>(lane, t, packed_of(wave, index));
+      draw_masks(alone, lane, t);
+      whole_step<GATES>(alone, lane, t, input_part_of(lane, t), packed_of(wave, index));
       if (index == top || !wave.dropped) continue;
       const long first = (index * steps + t) * size;
       dropout(alone, size, first, wave.dropout, lane.y + t * size, wave.dropped + first);

@@ -6,9 +6,6 @@
 
 namespace fused_lstm::FL_ISA {
 
-// The lanes below n, of 16 or 32.
-FL_INLINE uint32_t lanes_below(long n) { return n >= 32 ? ~0u : n <= 0 ? 0 : (1u << n) - 1; }
-
 FL_INLINE Vec<Bf16> widened(__m256i v) {
   return (Vec<Bf16>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16);
 }

@@ -1,14 +1,20 @@
 // All kernels for one instruction set: included by the files beside it, which say which. One that
 // defines FL_BF16 has those of bfloat16 factors, or with FL_TERMS those of float32 as sums of so
 // many of them, the others those of float32 and float64. What is more than every CPU of the
-// architecture has is compiled where FL_TARGET says so, and run only where isa.cpp does.
+// architecture has is compiled where FL_TARGET says so, and run only where isa.cpp does. Who defines
+// FL_INSTEAD has that file's contents for the instruction set, and not the kernels.
 
-// All from outside, before the target: its inline functions are every file's.
+// All from outside, before the target and the visibility: its inline functions are every file's.
 #include <cstddef>
 #include <cstdint>
 #include <utility>
 
-#if defined(FL_TARGET) && defined(FL_BF16)
+#include "isa/kernels.h"
+
+// What FL_INSTEAD includes beside these is its own, and may have this file's visibility and target:
+// it is declared there and nowhere else.
+
+#if defined(FL_TARGET)
 #include <immintrin.h>
 #endif
 
@@ -25,7 +31,13 @@ FL_PRAGMA(GCC target("prefer-vector-width=512"))
 #endif
 #endif
 
-#include "product/alone.h"
+FL_PRAGMA(GCC visibility push(hidden))
+
+#if defined(FL_INSTEAD)
+#include FL_INSTEAD
+#else
+
+#include "loss.h"
 #include "recurrence.h"
 #include "sweep_short.h"
 #include "wavefront.h"
@@ -51,9 +63,6 @@ constexpr Kernels<T> table() {
   table.dropout_gradient = dropout<Sum<T>>;
   table.draw_mask = draw_mask<Sum<T>>;
   table.cross_entropy = cross_entropy<T>;
-  table.prepare_product = prepare_product<T>;
-  table.one_product = one_product<T>;
-  table.best_product = best_product<T>;
   if constexpr (!by_terms<T>) {  // whose float32 is multiplied as it is here
     if constexpr (deep<T> == 1) {
       table.cell = cell<T>;
@@ -80,6 +89,10 @@ constexpr Kernels<double> double_kernels = table<double>();
 #endif
 
 }  // namespace fused_lstm::FL_ISA
+
+#endif
+
+FL_PRAGMA(GCC visibility pop)
 
 #if defined(FL_TARGET) && defined(__clang__)
 FL_PRAGMA(clang attribute pop)

@@ -3,7 +3,10 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <string_view>
 #include <vector>
+
+#include "isa/int8.h"
 
 #include "refuse.h"
 
@@ -17,6 +20,17 @@
 
 namespace fused_lstm {
 
+namespace int8_base {
+extern const Int8Sweep int8_sweep;
+}  // namespace int8_base
+#if defined(__x86_64__)
+namespace int8_avx2 {
+extern const Int8Sweep int8_sweep;
+}  // namespace int8_avx2
+namespace int8_avx512_vnni {
+extern const Int8Sweep int8_sweep;
+}  // namespace int8_avx512_vnni
+#endif
 namespace base {
 extern const Kernels<float> float_kernels;
 extern const Kernels<double> double_kernels;
@@ -43,16 +57,6 @@ namespace amx_2 {
 extern const Kernels<float> float_kernels;
 }  // namespace amx_2
 #endif
-namespace emulated {
-extern const Kernels<Bf16> bf16_kernels;
-}  // namespace emulated
-namespace emulated_1 {
-extern const Kernels<float> float_kernels;
-}  // namespace emulated_1
-namespace emulated_2 {
-extern const Kernels<float> float_kernels;
-}  // namespace emulated_2
-
 namespace {
 
 #if defined(__x86_64__)
@@ -81,7 +85,7 @@ bool has_amx() {
 }
 #endif
 
-const std::vector<Isa>& all() {  // best first; the emulation never is
+const std::vector<Isa>& built_in() {  // best first
   static const std::vector<Isa> table = {
 #if defined(__x86_64__)
       {"amx", has_avx512() && has_amx(), &avx512::float_kernels, &avx512::double_kernels,
@@ -93,10 +97,19 @@ const std::vector<Isa>& all() {  // best first; the emulation never is
        &avx2::double_kernels, nullptr, {}},
 #endif
       {base::float_kernels.name, true, &base::float_kernels, &base::double_kernels, nullptr, {}},
-      {"emulated", true, &base::float_kernels, &base::double_kernels, &emulated::bf16_kernels,
-       {&emulated_1::float_kernels, &emulated_2::float_kernels}},
   };
   return table;
+}
+
+std::atomic<const Isa*> added{nullptr};
+
+// Calls body(isa) for those that this CPU has, best first, until it returns true.
+template <class Body>
+void for_supported(const Body& body) {
+  for (const Isa& isa : built_in()) {
+    if (isa.supported && body(isa)) return;
+  }
+  if (const Isa* const last = added.load()) body(*last);
 }
 
 // Whether the kernels for a dtype have the set's own name.
@@ -119,22 +132,37 @@ std::atomic<const Isa*>& chosen() {
 
 }  // namespace
 
+Int8Sweep int8_sweep(const char* isa) {
+#if defined(__x86_64__)
+  static const bool vnni = has_avx512() && __builtin_cpu_supports("avx512vnni");
+  const std::string_view name = isa;
+  if (name == "avx512") return vnni ? int8_avx512_vnni::int8_sweep : int8_avx2::int8_sweep;
+  if (name == "avx2") return int8_avx2::int8_sweep;
+#endif
+  return int8_base::int8_sweep;
+}
+
+void add_isa(const Isa& isa) { added.store(&isa); }
+
 const Isa& isa_of(const std::string& name) {
   std::string offer;
-  for (const Isa& isa : all()) {
-    if (!isa.supported) continue;
-    if (name.empty() || name == isa.name) return isa;
+  const Isa* match = nullptr;
+  for_supported([&](const Isa& isa) {
     offer += std::string(offer.empty() ? "" : ", ") + isa.name;
-  }
-  CHECK_VALUE(false, "FUSED_LSTM_ISA: got '", name, "', should be one of ", offer,
+    if (name.empty() || name == isa.name) match = &isa;
+    return match != nullptr;
+  });
+  CHECK_VALUE(match, "FUSED_LSTM_ISA: got '", name, "', should be one of ", offer,
               " on this CPU, or unset");
+  return *match;
 }
 
 std::vector<std::string> isa_names(std::optional<Dtype> dtype) {
   std::vector<std::string> names;
-  for (const Isa& isa : all()) {
-    if (isa.supported && (!dtype || has_own(isa, *dtype))) names.emplace_back(isa.name);
-  }
+  for_supported([&](const Isa& isa) {
+    if (!dtype || has_own(isa, *dtype)) names.emplace_back(isa.name);
+    return false;
+  });
   return names;
 }
 

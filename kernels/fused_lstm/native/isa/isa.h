@@ -27,6 +27,9 @@ const Isa& current_isa();
 // The one of that name, or the best where it is ""; an error where this CPU does not have it.
 const Isa& isa_of(const std::string& name);
 
+// One more, which is never the best: bench/kernels has AMX emulated. It stays.
+void add_isa(const Isa& isa);
+
 // Calls body(kernels) with those for a dtype that compute_dtype gave. An operator takes them once
 // and passes them on: another thread may choose another instruction set meanwhile, whose panels
 // have other sizes.

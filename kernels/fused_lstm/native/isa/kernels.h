@@ -41,6 +41,10 @@ struct WeightShape {
   long gates, units, depth;
 };
 
+// Inputs so few that W x is made where a step's sums begin: of all steps at once it would be written
+// and read again, which takes longer. (Up to 1.3 times at 1 to 16 inputs on a Zen 5.)
+constexpr long few_inputs = 16;
+
 // Elements of a mask: `dropped` with the probability, else `kept`.
 struct Dropout {
   float probability, kept;
@@ -219,21 +223,6 @@ struct Loss {
   Sum<T>* picked;            // the same
 };
 
-// A product by itself, for alone.h.
-//
-// The left factor is a matrix [rows, groups * units]. input: [4 * units, columns] is on the right,
-// and for logits [units, columns] with the left one [rows, columns].
-enum class Product { input, step, step_back, rows, columns, logits };
-
-template <class T>
-struct Factors {
-  Product product;
-  long rows, batch, groups, units, columns;
-  const T *left, *right;
-  Sum<T>* out;
-  T *blocks, *packed, *panels;  // scratch
-};
-
 struct Shape {
   long rows, vectors;
 };
@@ -278,11 +267,6 @@ struct Kernels {
                            Sum<T>* out);
   void (*draw_mask)(const Worker&, long count, uint64_t first, const Dropout&, Sum<T>* out);
   void (*cross_entropy)(const Worker&, const Loss<T>&, T* panels);
-
-  // For bench products (see alone.h).
-  void (*prepare_product)(const Factors<T>&, bool after);
-  void (*one_product)(const Worker&, const Factors<T>&);
-  long (*best_product)(long count, T* factors);  // of panel_size
 };
 
 }  // namespace fused_lstm

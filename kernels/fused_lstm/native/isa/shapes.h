@@ -70,21 +70,21 @@ constexpr long panel_depth = panel_rows * deep<T>;
 // Tiles of 16 registers read more for each multiply-add than those of 32, so they gain more by what
 // is near. Measured on a Zen 4 with 1 MiB of L2: with AVX-512 these parts cost 4 percent where the
 // left-hand factor fits the last-level cache, and fetching ahead as much, or more.
-constexpr bool frugal = registers == 32;
+constexpr bool reads_little = registers == 32;  // for each multiply-add
 // Of the large products' left-hand factor, what stays in the L2 cache, or near it, while all
 // columns pass by: `part_bytes`, of `part_depth` in k, so that a panel stays in the L1 cache. Where
 // that factor is transposed the same k is a range of rows, and larger parts are better.
-constexpr long part_bytes = frugal ? 8 << 20 : 1 << 20;
+constexpr long part_bytes = reads_little ? 8 << 20 : 1 << 20;
 template <class T>
-constexpr long part_depth = (frugal ? panel_rows : 256) * deep<T>;
-constexpr long transposed_bytes = frugal ? 8 << 20 : 2 << 20;
+constexpr long part_depth = (reads_little ? panel_rows : 256) * deep<T>;
+constexpr long transposed_bytes = reads_little ? 8 << 20 : 2 << 20;
 template <class T>
-constexpr long transposed_depth = (frugal ? panel_rows : 768) * deep<T>;
+constexpr long transposed_depth = (reads_little ? panel_rows : 768) * deep<T>;
 // Of the panels that are packed for all steps: what a worker still has in its L2 cache at the next
 // step, and what of one panel it reads again for every tile of a step's rows. Beyond that they are
 // fetched ahead.
-constexpr long cached_bytes = frugal ? 1L << 40 : 1 << 20;
-constexpr long step_bytes = frugal ? 1L << 40 : 192 << 10;
+constexpr long cached_bytes = reads_little ? 1L << 40 : 1 << 20;
+constexpr long step_bytes = reads_little ? 1L << 40 : 192 << 10;
 
 template <class T>
 constexpr long panel_size = panel_depth<T> * max_vectors * W<T>;

@@ -19,6 +19,14 @@ struct CellOptions {
   double zoneout_h, zoneout_c, recurrent, candidate;
 };
 
+struct NamedCell {
+  CellKind kind;
+  CellOptions options;
+};
+
+// From the operators' `cell` and `rates`; drawn: whether there is a seed.
+NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, bool drawn);
+
 // Arguments that were checked. x, h0 and weights are factors of products, and in their dtype; c0 is
 // in that of the sums. Of a short call weights are in the dtype given, if that is bfloat16.
 struct Call {

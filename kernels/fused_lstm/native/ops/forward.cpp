@@ -4,6 +4,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "isa/int8.h"
 #include "ops/call.h"
 
 namespace fused_lstm {
@@ -96,7 +97,15 @@ struct Stack {
   }
 
   // Whether weights are narrower than what they are computed with.
-  bool narrow() const { return plan.is_short && s.narrow; }
+  bool narrow() const { return plan.is_short && s.narrow && !s.int8; }
+
+  // nn.LSTM's as they are computed with; of matrices of int8 the biases alone.
+  Weights<T> own_weights(long index) const {
+    if (narrow()) return {};
+    Weights<T> own = weights_of<T>(call, index);
+    if (s.int8) own.w_ih = own.w_hh = own.w_hr = nullptr;
+    return own;
+  }
 
   // In what is kept of a step: a GRU's r, z, n, behind m, or an RNN's y.
   void place_input_part(Lane<T>& lane) const {
@@ -110,8 +119,7 @@ struct Stack {
   Lane<T> lane(long index) const {
     const long layer = index / s.directions, direction = index % s.directions;
     const long slot = plan.abreast == 2 ? direction : 0;
-    const auto own = narrow() ? Weights<T>{} : weights_of<T>(call, index);
-    Lane<T> lane = lane_of<T>(call, own, added, index, input(layer), output(layer));
+    Lane<T> lane = lane_of<T>(call, own_weights(index), added, index, input(layer), output(layer));
     if (has_c(s.cell)) {
       lane.c = plan.c.count ? part_of<Sum<T>>(out.c, index % plan.c.count)
                             : part_of<Sum<T>>(out.c_n, index);
@@ -150,14 +158,14 @@ struct Stack {
     }
   }
 
-  // All layers in one go: nothing is packed, so they share no scratch.
-  template <class E>
-  void in_one_go(void (*sweep)(const Worker&, const Lane<T>&, const Weights<E>&)) {
+  // All layers in one go: nothing is packed, so they share no scratch. own(index): a lane's weights.
+  template <class W, class Own>
+  void in_one_go(void (*sweep)(const Worker&, const Lane<T>&, const W&), const Own& own) {
     std::vector<Lane<T>> lanes;
-    std::vector<Weights<E>> weights;
+    std::vector<W> weights;
     for (long index = 0; index < s.layers * s.directions; ++index) {
       lanes.push_back(lane(index));
-      weights.push_back(weights_of<E>(call, index));
+      weights.push_back(own(index));
     }
     const long size = s.rows * s.directions * s.outputs;
     const auto run = [&](const Worker& worker) {
@@ -181,8 +189,37 @@ struct Stack {
   }
 
   void as_short() {
-    if (!narrow()) return in_one_go(kernels.short_forward);
-    if constexpr (std::is_same_v<T, float>) in_one_go(kernels.short_forward_bf16);
+    if (s.int8) return as_int8();
+    if (!narrow()) {
+      return in_one_go(kernels.short_forward, [&](long i) { return weights_of<T>(call, i); });
+    }
+    if constexpr (std::is_same_v<T, float>) {
+      in_one_go(kernels.short_forward_bf16, [&](long i) { return weights_of<Bf16>(call, i); });
+    }
+  }
+
+  void as_int8() {
+    if constexpr (std::is_same_v<T, float>) {
+      const long rows = std::min(plan.chunk * s.batch, s.rows), widest = s.input().depth;
+      const long size = std::max(int8::left_bytes(rows, widest),
+                                 int8::left_bytes(s.batch, std::max(s.outputs, s.hidden)));
+      const long floats = size / static_cast<long>(sizeof(float));
+      const Tensor left = fresh(Dimensions({s.directions, plan.team, floats}), dtype);
+      const long gates = shape_of(s.cell).gates;
+      in_one_go(int8_sweep(kernels.name), [&](long index) {
+        const Weights<int8_t> own = weights_of<int8_t>(call, index);
+        const auto matrix = [&](const int8_t* packed, const WeightShape& shape) {
+          Int8Matrix made = packed ? int8::matrix_of(packed, shape) : Int8Matrix{};
+          made.left = reinterpret_cast<uint8_t*>(part_of<float>(left, index % s.directions));
+          made.left_size = size;
+          return made;
+        };
+        const long inputs = index < s.directions ? s.inputs : s.directions * s.outputs;
+        return Int8Weights{matrix(own.w_ih, {gates, s.hidden, inputs}),
+                           matrix(own.w_hh, s.recurrent()),
+                           matrix(own.w_hr, {1, s.outputs, s.hidden})};
+      });
+    }
   }
 
   void as_wavefront() {

@@ -5,55 +5,11 @@
 #include <type_traits>
 #include <utility>
 
+#include "isa/int8.h"
 #include "ops/call.h"
 
 namespace fused_lstm {
 namespace {
-
-
-struct NamedCell {
-  CellKind kind;
-  CellOptions options;
-};
-
-NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, bool drawn) {
-  CellOptions options{};
-  std::string_view rest = cell;
-  const auto takes = [&](std::string_view name) {
-    const bool has = rest.substr(0, name.size()) == name;
-    if (has) rest.remove_prefix(std::min(name.size() + 1, rest.size()));
-    return has;
-  };
-  options.norm = takes("layer_norm");
-  options.peephole = takes("peephole");
-  CellKind kind = CellKind::lstm;
-  if (takes("coupled")) kind = CellKind::coupled;
-  if (rest == "gru") kind = CellKind::gru;
-  if (cell == "rnn_tanh") kind = CellKind::rnn_tanh;
-  if (cell == "rnn_relu") kind = CellKind::rnn_relu;
-  const bool rnn = !has_c(kind), named = rest.empty() || rnn || kind == CellKind::gru;
-  CHECK_VALUE(named && !(options.norm && kind == CellKind::coupled), "cell: got '", cell,
-              "', should be of layer_norm, peephole and coupled, not the first and the last; or of"
-              " layer_norm and gru; or rnn_tanh or rnn_relu");
-  CHECK_VALUE(kind != CellKind::gru || !(options.peephole || cell.find("coupled") != cell.npos),
-              "cell: got '", cell, "', should have no more than layer_norm with gru");
-  CHECK_VALUE(rates.empty() ? cell.empty() : rates.size() == 4, "rates: got ", rates.size(),
-              ", should be four, or none for nn.LSTM's cell");
-  if (rates.empty()) return {kind, options};
-  for (const double rate : rates) {
-    CHECK_VALUE(rate >= 0 && rate <= 1, "rates: got ", rate, ", should be in [0, 1]");
-    CHECK_VALUE(rate == 0 || !rnn, "rates: got ", rate, ", should be 0 for ", cell);
-  }
-  CHECK_VALUE(rates[3] == 0 || kind != CellKind::gru, "rates: got candidate_dropout ", rates[3],
-              ", should be 0 for a GRU");
-  options.zoneout_h = rates[0];
-  options.zoneout_c = kind == CellKind::gru ? 0 : rates[1];  // whose state is h
-  options.recurrent = drawn ? rates[2] : 0;
-  options.candidate = drawn ? rates[3] : 0;
-  options.on = options.peephole || options.norm || options.zoneout_h > 0 ||
-               options.zoneout_c > 0 || options.recurrent > 0 || options.candidate > 0;
-  return {kind, options};
-}
 
 // How many of a lane's weights are not torch.nn's; an LSTM's c has a gain, and a bias where the gates
 // have one.
@@ -142,6 +98,16 @@ std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes
 
 namespace {
 
+// Undefined where there is none.
+Tensor checked_keep(const OptionalTensor& keep, const Call& call, const Tensor& x) {
+  if (!keep) return Tensor();
+  const long directions = call.sizes.directions;
+  const SmallShape shape = call.packed ? SmallShape{{directions, x.size(0)}, 2}
+                                       : SmallShape{{directions, x.size(0), x.size(1)}, 3};
+  check(*keep, "keep", shape, Dtype::Bool);
+  return keep->contiguous();
+}
+
 void check_samples(int64_t samples, const Call& call) {
   const long batch = call.sizes.batch;
   CHECK_VALUE(samples == 0 || (samples > 0 && batch % samples == 0), "samples: got ", samples,
@@ -192,12 +158,7 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
   call.dtype = wide ? compute_dtype(x, "x") : factor_dtype(x, "x", *call.isa);
   const int terms = terms_of(call.given, precision);
   call.terms = as_they_lie ? 0 : terms;
-  if (keep) {
-    const SmallShape shape = call.packed ? SmallShape{{directions, x.size(0)}, 2}
-                                         : SmallShape{{directions, x.size(0), x.size(1)}, 3};
-    check(*keep, "keep", shape, Dtype::Bool);
-    call.keep = keep->contiguous();
-  }
+  call.keep = checked_keep(keep, call, x);
   CHECK_VALUE(dropout >= 0 && dropout <= 1, "dropout: got ", dropout,
               ", should be in [0, 1]");
   CHECK_VALUE(dropout == 0 || seed.has_value(), "seed: got None, should be [1] int64");
@@ -253,7 +214,57 @@ Tensor sum_of(const Tensor& a, const Tensor& b) {
   return sum;
 }
 
+// A result that is not wanted, the RESULT-th of its call: at every call the same tensor of no elements,
+// since to make one takes as long as a small step. (Not where autograd gives it a history.)
+template <int RESULT>
+Tensor unwanted(Dtype dtype) {
+  static const auto* const all = new std::vector<Tensor>{  // never destroyed: LibTorch may be gone
+      empty(nothing, Dtype::Float), empty(nothing, Dtype::Double), empty(nothing, Dtype::BFloat16),
+      empty(nothing, Dtype::Half)};
+  return *std::find_if(all->begin(), all->end() - 1,
+                       [&](const Tensor& tensor) { return tensor.dtype() == dtype; });
+}
+
 }  // namespace
+
+NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, bool drawn) {
+  CellOptions options{};
+  std::string_view rest = cell;
+  const auto takes = [&](std::string_view name) {
+    const bool has = rest.substr(0, name.size()) == name;
+    if (has) rest.remove_prefix(std::min(name.size() + 1, rest.size()));
+    return has;
+  };
+  options.norm = takes("layer_norm");
+  options.peephole = takes("peephole");
+  CellKind kind = CellKind::lstm;
+  if (takes("coupled")) kind = CellKind::coupled;
+  if (rest == "gru") kind = CellKind::gru;
+  if (cell == "rnn_tanh") kind = CellKind::rnn_tanh;
+  if (cell == "rnn_relu") kind = CellKind::rnn_relu;
+  const bool rnn = !has_c(kind), named = rest.empty() || rnn || kind == CellKind::gru;
+  CHECK_VALUE(named && !(options.norm && kind == CellKind::coupled), "cell: got '", cell,
+              "', should be of layer_norm, peephole and coupled, not the first and the last; or of"
+              " layer_norm and gru; or rnn_tanh or rnn_relu");
+  CHECK_VALUE(kind != CellKind::gru || !(options.peephole || cell.find("coupled") != cell.npos),
+              "cell: got '", cell, "', should have no more than layer_norm with gru");
+  CHECK_VALUE(rates.empty() ? cell.empty() : rates.size() == 4, "rates: got ", rates.size(),
+              ", should be four, or none for nn.LSTM's cell");
+  if (rates.empty()) return {kind, options};
+  for (const double rate : rates) {
+    CHECK_VALUE(rate >= 0 && rate <= 1, "rates: got ", rate, ", should be in [0, 1]");
+    CHECK_VALUE(rate == 0 || !rnn, "rates: got ", rate, ", should be 0 for ", cell);
+  }
+  CHECK_VALUE(rates[3] == 0 || kind != CellKind::gru, "rates: got candidate_dropout ", rates[3],
+              ", should be 0 for a GRU");
+  options.zoneout_h = rates[0];
+  options.zoneout_c = kind == CellKind::gru ? 0 : rates[1];  // whose state is h
+  options.recurrent = drawn ? rates[2] : 0;
+  options.candidate = drawn ? rates[3] : 0;
+  options.on = options.peephole || options.norm || options.zoneout_h > 0 ||
+               options.zoneout_c > 0 || options.recurrent > 0 || options.candidate > 0;
+  return {kind, options};
+}
 
 SmallShape Call::shape(long columns) const {
   return packed ? SmallShape{{sizes.rows, columns}, 2}
@@ -274,14 +285,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
                                  std::move(weights), dropout, seed, fuse, directions, batch_sizes,
                                  keep, cell, rates, precision);
   Forward out = run_forward(call, save);
-  const bool keeps = save && has_c(call.sizes.cell);
+  const bool keeps = has_c(call.sizes.cell);
   const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), call.given); };
-  return {as_given(out.y),
-          as_given(out.h_n),
-          as_given(out.c_n),
-          save ? as_given(out.h) : fresh(nothing, call.given),
-          keeps ? std::move(out.c) : fresh(nothing, sum_dtype(call.dtype)),
-          keeps ? as_given(out.gates) : fresh(nothing, call.given)};
+  const Dtype given = call.given, sums = sum_dtype(call.dtype);
+  Tensor y = as_given(out.y), h_n = as_given(out.h_n), c_n = as_given(out.c_n);
+  if (!save) {
+    return {std::move(y),       std::move(h_n),    std::move(c_n),
+            unwanted<0>(given), unwanted<1>(sums), unwanted<2>(given)};
+  }
+  return {std::move(y), std::move(h_n), std::move(c_n), as_given(out.h),
+          keeps ? std::move(out.c) : fresh(nothing, sums),
+          keeps ? as_given(out.gates) : fresh(nothing, given)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
@@ -313,6 +327,60 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
   for (Tensor& gradient : out.dweights) gradient = as_given(gradient);
   if (!out.dvectors.empty()) out.dweights = interleaved(call, out);
   return {as_given(out.dx), as_given(out.dh0), as_given(out.dc0), std::move(out.dweights)};
+}
+
+std::tuple<Tensor, Tensor, Tensor> int8_lstm(Tensor x, Tensor h0, Tensor c0, Tensors weights,
+                                             int64_t directions, const OptionalTensor& batch_sizes,
+                                             const OptionalTensor& keep, const std::string& cell) {
+  Call call{};
+  Sizes& s = call.sizes;
+  call.packed = batch_sizes.has_value();
+  const NamedCell named = cell_of(cell, std::vector<double>(cell.empty() ? 0 : 4), false);
+  const bool known = named.kind == CellKind::lstm || named.kind == CellKind::coupled ||
+                     named.kind == CellKind::gru;
+  CHECK_VALUE(!named.options.on && known, "cell: got '", cell,
+              "', should be '', coupled or gru");
+  const long count = static_cast<long>(weights.size());
+  s = sizes_of(x, h0, c0, count, 0, directions, call.packed);
+  s.cell = named.kind;
+  CHECK_VALUE(s.cell != CellKind::gru || !s.projected,
+              "weights: got weight_hr, should be an LSTM's alone");
+  call.given = x.dtype();
+  call.dtype = compute_dtype(x, "x");
+  CHECK_VALUE(call.dtype == Dtype::Float, "x: got dtype ", call.given,
+              ", should be float32, bfloat16 or float16");
+  const long lanes = h0.size(0);
+  call.per_lane = count / lanes;
+  if (!call.packed) s.batch = x.size(1);
+  check(h0, "h0", {lanes, s.batch, s.outputs}, call.given);
+  check(c0, "c0", {lanes, s.batch, s.hidden}, call.given);
+  const long gates = shape_of(s.cell).gates;
+  for (long i = 0; i < count; ++i) {
+    const long k = i % call.per_lane;
+    const long inputs = i / call.per_lane < directions ? s.inputs : directions * s.outputs;
+    const bool projection = s.projected && k == call.per_lane - 1;
+    if (k < 2 || projection) {
+      const WeightShape shape = projection ? WeightShape{1, s.outputs, s.hidden}
+                                           : WeightShape{gates, s.hidden, k ? s.outputs : inputs};
+      check(weights[i], "weights", {int8::packed_bytes(shape)}, Dtype::Char, i);
+    } else {
+      check(weights[i], "weights", {gates * s.hidden}, Dtype::Float, i);
+    }
+    call.weights.push_back(weights[i].contiguous());
+  }
+  call.first = rows_before(x, batch_sizes, s.batch);
+  s.steps = static_cast<long>(call.first.size()) - 1;
+  s.rows = call.packed ? x.size(0) : s.steps * s.batch;
+  s.even = !keep && call.first.back() == s.steps * s.batch && call.first.back() == s.rows;
+  s.int8 = true;
+  call.isa = &current_isa();
+  call.keep = checked_keep(keep, call, x);
+  call.x = converted(std::move(x), call.dtype);
+  call.h0 = converted(std::move(h0), call.dtype);
+  call.c0 = converted(std::move(c0), call.dtype);
+  Forward out = run_forward(call, false);
+  const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), call.given); };
+  return {as_given(out.y), as_given(out.h_n), as_given(out.c_n)};
 }
 
 }  // namespace fused_lstm

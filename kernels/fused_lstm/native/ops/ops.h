@@ -54,13 +54,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
     const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,
     const OptionalTensor& row_grad, int64_t ignore_index, const Told& precision);
 
-std::vector<std::string> product_names();
+// Weights of int8, packed by int8_pack; in inference.
+std::tuple<Tensor, Tensor, Tensor> int8_lstm(Tensor x, Tensor h0, Tensor c0, Tensors weights,
+                                             int64_t directions, const OptionalTensor& batch_sizes,
+                                             const OptionalTensor& keep, const std::string& cell);
 
-std::tuple<Tensor, std::vector<double>> product(const std::string& name, const Tensor& left,
-                                                const Tensor& right, int64_t batch,
-                                                int64_t rounds, const Told& precision);
-
-double best_product(Dtype dtype, const Told& precision);
+Tensor int8_pack(const Tensor& weight, const Tensor& scale, int64_t gates);
 
 Tensor dropout(const Tensor& x, double p, const Tensor& seed, int64_t first);
 
@@ -68,11 +67,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> packing(
     const Tensor& lengths, int64_t steps, bool batch_first);
 
 Tensor gather(const Tensor& x, const Tensor& index);
-
-std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int64_t layers,
-                 const std::string& fuse, bool save, int64_t directions, int64_t projected,
-                 bool even, bool dropout, Dtype dtype, std::optional<int64_t> threads,
-                 const std::string& isa, const Told& precision);
 
 // body(worker) on each thread of a team of at most `most`.
 template <class Body>

@@ -17,6 +17,10 @@ FL_INLINE Vec<T> widened(const E* p, long width) {
   if constexpr (sizeof(E) == sizeof(T)) {
     return load(p, width);
   } else {
+#if defined(FL_TARGET) && FL_BYTES == 64
+    const __m256i halves = _mm256_maskz_loadu_epi16(lanes_below(min(width, W<T>)), p);
+    return (Vec<T>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
+#endif
     typename Types<T>::Int bits = {};
     for (long lane = 0; lane < min(width, W<T>); ++lane) bits[lane] = p[lane].bits << 16;
     return (Vec<T>)bits;
@@ -184,7 +188,8 @@ struct Dots {
     FL_UNROLL for (int r = 0; r < R; ++r) sums[r] = fold<N, T>(folded[r]);
   }
 
-  // tile[r][n] += left[r] . weight[n], a share of it in each lane; `exist` of N rows are there.
+  // tile[r][n] = left[r] . weight[n], a share of it in each lane; `exist` of N rows are there. The
+  // tile is clear.
   template <int R>
   FL_INLINE static void multiply(Tile<T, R, N>& tile, Rows<T> left, long depth, const E* weight,
                                  long exist, const E* next) {
@@ -209,13 +214,26 @@ struct Dots {
         add(tile, n, own, P::weights(weight + at(n) + last).without(done));
       }
     } else {
-      for (int n = 0; n < N; ++n) {
-        for (int r = 0; r < R; ++r) {
-          for (long first = 0; first < depth; first += W<T>) {
-            tile.sum[r][n] += load(left.data + r * left.stride + first, depth - first) *
-                              widened<T>(weight + at(n) + first, depth - first);
-          }
-        }
+      Tile<T, R, N> few;
+      multiply_few(few, left, depth, weight, exist);
+      tile = few;
+    }
+  }
+
+  // The same of less than a piece, beginning with 0. Apart: or loops around it are compiled twice.
+  template <int R>
+  __attribute__((noinline)) static void multiply_few(Tile<T, R, N>& tile, Rows<T> left, long depth,
+                                                     const E* weight, long exist) {
+    clear(tile);
+    for (long first = 0; first < depth; first += W<T>) {
+      Vec<T> own[R];
+      FL_UNROLL for (int r = 0; r < R; ++r) {
+        own[r] = load(left.data + r * left.stride + first, depth - first);
+      }
+      FL_UNROLL for (int n = 0; n < N; ++n) {
+        const E* const row = weight + min(n, exist - 1) * depth;
+        const Vec<T> weights = widened<T>(row + first, depth - first);
+        FL_UNROLL for (int r = 0; r < R; ++r) tile.sum[r][n] += own[r] * weights;
       }
     }
   }

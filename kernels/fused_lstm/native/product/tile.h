@@ -19,6 +19,13 @@ struct Tile {
   Vec<T> sum[R][N];
 };
 
+template <class T, int R, int N>
+FL_INLINE void clear(Tile<T, R, N>& tile) {
+  FL_OF_TILE for (int r = 0; r < R; ++r) {
+    FL_OF_TILE for (int n = 0; n < N; ++n) tile.sum[r][n] = Vec<T>{};
+  }
+}
+
 // sum[r][n] += a[r * row_stride + k * K_STRIDE] * panel[k][n] for k < count, up to whole lanes.
 template <int K_STRIDE, class T, int R, int N>
 FL_INLINE void multiply(Tile<T, R, N>& tile, const T* a, long row_stride, long count,
@@ -46,6 +53,38 @@ FL_INLINE void multiply(Tile<T, R, N>& tile, const T* a, long row_stride, long c
       FL_UNROLL for (int n = 0; n < N; ++n) asm("" : FL_REGISTER(tile.sum[r][n]));
     }
   }
+}
+
+// How many sums there are for each of a tile's, so that one need not wait for another: a CPU begins
+// two multiply-adds in a cycle, and has a result four to six later.
+template <int R, int N>
+constexpr int chains = R > 2 ? 1 : usable == 32 ? 4 / R : 2 / R;
+
+// As `multiply`, each sum in as many parts as there are tiles, whose k are next to each other.
+template <int CHAINS, class T, int R, int N>
+FL_INLINE void multiply_chains(Tile<T, R, N> (&parts)[CHAINS], const T* a, long row_stride,
+                               long count, const T* panel) {
+  long k = 0;
+  for (; k + CHAINS * deep<T> <= count; k += CHAINS * deep<T>) {
+    FL_UNROLL for (int i = 0; i < CHAINS; ++i, panel += N * W<T> * deep<T>) {
+      Factor<T> scalar[R];
+      FL_UNROLL for (int r = 0; r < R; ++r) {
+        scalar[r] = factor(a + r * row_stride + k + i * deep<T>);
+      }
+      FL_UNROLL for (int n = 0; n < N; ++n) {
+        const Factor<T> b = factors(panel + n * W<T> * deep<T>);
+        FL_UNROLL for (int r = 0; r < R; ++r) {
+          parts[i].sum[r][n] = dot<T>(parts[i].sum[r][n], scalar[r], b);
+        }
+      }
+    }
+    FL_UNROLL for (int i = 0; i < CHAINS; ++i) {
+      FL_UNROLL for (int r = 0; r < R; ++r) {
+        FL_UNROLL for (int n = 0; n < N; ++n) asm("" : FL_REGISTER(parts[i].sum[r][n]));
+      }
+    }
+  }
+  multiply<1>(parts[0], a + k, row_stride, count - k, panel);
 }
 
 // What a tile fetches into the L2 cache on its way: `lines` cache lines from `next` on at each of
@@ -79,25 +118,33 @@ FL_INLINE void multiply_rows(Tile<T, R, N>& tile, const T* a, long row_stride, l
     unit_rows(tile, a, row_stride, count, panel);
   } else {
     constexpr long distance = 4 * line<T>;
+    constexpr int in_flight = chains<R, N>;
     const long paired = count / deep<T> * deep<T>;
+    Tile<T, R, N> parts[in_flight];
+    parts[0] = tile;
+    FL_UNROLL for (int i = 1; i < in_flight; ++i) clear(parts[i]);
     for (long k = 0; k < paired; k += line<T>) {
       const T* next =
           a + (k + distance < count ? k + distance : k + distance - count + R * row_stride);
       FL_UNROLL for (int r = 0; r < R; ++r) __builtin_prefetch(next + r * row_stride);
       ahead.fetch();
-      multiply<1>(tile, a + k, row_stride, min(paired - k, line<T>), panel + k * N * W<T>);
+      const T* const at = panel + k * N * W<T>;
+      if constexpr (in_flight == 1) {
+        multiply<1>(parts[0], a + k, row_stride, min(paired - k, line<T>), at);
+      } else {
+        multiply_chains(parts, a + k, row_stride, min(paired - k, line<T>), at);
+      }
+    }
+    tile = parts[0];
+    FL_UNROLL for (int i = 1; i < in_flight; ++i) {
+      FL_UNROLL for (int r = 0; r < R; ++r) {
+        FL_UNROLL for (int n = 0; n < N; ++n) tile.sum[r][n] += parts[i].sum[r][n];
+      }
     }
     if (paired == count) return;
     T last[R][deep<T>] = {};
     FL_UNROLL for (int r = 0; r < R; ++r) last[r][0] = a[r * row_stride + paired];
     multiply<1>(tile, last[0], deep<T>, deep<T>, panel + paired * N * W<T>);
-  }
-}
-
-template <class T, int R, int N>
-FL_INLINE void clear(Tile<T, R, N>& tile) {
-  FL_OF_TILE for (int r = 0; r < R; ++r) {
-    FL_OF_TILE for (int n = 0; n < N; ++n) tile.sum[r][n] = Vec<T>{};
   }
 }
 

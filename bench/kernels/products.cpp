@@ -1,16 +1,112 @@
-// A product of a training step by itself (see product/alone.h), timed where it runs: for bench
-// products, bench ladder, whose step loops multiply with it, and the tests. Operands and result are
-// plain matrices; to turn them into what the product reads is not in the seconds that it returns.
+// A product of a training step by itself (see alone.h), timed where it runs: for bench products,
+// bench ladder, whose step loops multiply with it, and the tests. Operands and result are plain
+// matrices; to turn them into what the product reads is not in the seconds that it returns.
+#include "products.h"
+
 #include <atomic>
 #include <chrono>
+#include <string_view>
 
-#include "ops/check.h"
 #include "isa/isa.h"
 #include "memory.h"
+#include "ops.h"
+#include "ops/check.h"
 #include "ops/ops.h"
 
 namespace fused_lstm {
+
+#define FL_FLOAT(isa)                                  \
+  namespace isa {                                      \
+  extern const ProductKernels<float> float_products;   \
+  }
+#define FL_DOUBLE(isa)                                 \
+  namespace isa {                                      \
+  extern const ProductKernels<double> double_products; \
+  }
+#define FL_BFLOAT(isa)                                 \
+  namespace isa {                                      \
+  extern const ProductKernels<Bf16> bf16_products;     \
+  }
+FL_FLOAT(base)
+FL_DOUBLE(base)
+FL_FLOAT(emulated_1)
+FL_FLOAT(emulated_2)
+FL_BFLOAT(emulated)
+#if defined(__x86_64__)
+FL_FLOAT(avx2)
+FL_DOUBLE(avx2)
+FL_FLOAT(avx512)
+FL_DOUBLE(avx512)
+FL_FLOAT(amx_1)
+FL_FLOAT(amx_2)
+FL_BFLOAT(avx512_bf16)
+FL_BFLOAT(amx)
+#endif
+
 namespace {
+
+template <class T>
+struct Named {
+  std::string_view name;  // of Kernels<T>
+  const ProductKernels<T>* products;
+};
+
+#if defined(__aarch64__)
+constexpr std::string_view base_name = "neon";
+#else
+constexpr std::string_view base_name = "sse2";
+#endif
+
+template <class T>
+const ProductKernels<T>& products_of(const Kernels<T>& kernels);
+
+template <class T, size_t count>
+const ProductKernels<T>& named(const Named<T> (&all)[count], std::string_view name) {
+  for (const Named<T>& each : all) {
+    if (each.name == name) return *each.products;
+  }
+  CHECK_VALUE(false, "products: got none for ", name);
+}
+
+template <>
+const ProductKernels<float>& products_of(const Kernels<float>& kernels) {
+  static constexpr Named<float> all[] = {
+      {base_name, &base::float_products},
+      {"emulated, 1 term", &emulated_1::float_products},
+      {"emulated, 2 terms", &emulated_2::float_products},
+#if defined(__x86_64__)
+      {"avx2", &avx2::float_products},
+      {"avx512", &avx512::float_products},
+      {"amx, 1 term", &amx_1::float_products},
+      {"amx, 2 terms", &amx_2::float_products},
+#endif
+  };
+  return named(all, kernels.name);
+}
+
+template <>
+const ProductKernels<double>& products_of(const Kernels<double>& kernels) {
+  static constexpr Named<double> all[] = {
+      {base_name, &base::double_products},
+#if defined(__x86_64__)
+      {"avx2", &avx2::double_products},
+      {"avx512", &avx512::double_products},
+#endif
+  };
+  return named(all, kernels.name);
+}
+
+template <>
+const ProductKernels<Bf16>& products_of(const Kernels<Bf16>& kernels) {
+  static constexpr Named<Bf16> all[] = {
+      {"emulated", &emulated::bf16_products},
+#if defined(__x86_64__)
+      {"avx512_bf16", &avx512_bf16::bf16_products},
+      {"amx", &amx::bf16_products},
+#endif
+  };
+  return named(all, kernels.name);
+}
 
 struct Kind {
   const char* name;
@@ -94,14 +190,15 @@ std::vector<double> run(const Kernels<T>& kernels, const Kind& kind, const Tenso
   f.blocks = data_of<T>(blocks);
   f.packed = data_of<T>(packed);
   f.panels = data_of<T>(panels);
-  kernels.prepare_product(f, false);
+  const ProductKernels<T>& products = products_of(kernels);
+  products.prepare(f, false);
   std::vector<double> seconds;
   for (long i = 0; i < rounds; ++i) {
     const auto begin = std::chrono::steady_clock::now();
-    run_on_team([&](const Worker& worker) { kernels.one_product(worker, f); });
+    run_on_team([&](const Worker& worker) { products.run(worker, f); });
     seconds.push_back(seconds_since(begin));
   }
-  kernels.prepare_product(f, true);
+  products.prepare(f, true);
   return seconds;
 }
 
@@ -113,7 +210,7 @@ double best_rate(const Kernels<T>& kernels, Dtype dtype) {
   const auto begin = std::chrono::steady_clock::now();
   run_on_team([&](const Worker& worker) {
     T* const own = data_of<T>(factors) + worker.id * kernels.shapes.panel_size;
-    done += kernels.best_product(count, own);
+    done += products_of(kernels).best(count, own);
   });
   return done / seconds_since(begin);
 }

@@ -1,8 +1,10 @@
 // Each product of a training step by itself, through the code that makes it there: for
-// bench products, which times it, and for the tests, which compare it with a matrix product.
+// bench products, which times it, and for the tests, which compare it with a matrix product. Included
+// by isa/body.h, for each instruction set, in place of what the engine has of it.
 #pragma once
 
 #include "loss.h"
+#include "products.h"
 #include "sweep_backward.h"
 
 namespace fused_lstm::FL_ISA {
@@ -141,5 +143,21 @@ long best_product(long count, T* left) {
   store(tile, sums_of(right), N * W<T>, N * W<T>);
   return count * depth * R * N * W<T>;
 }
+
+template <class T>
+constexpr ProductKernels<T> products = {prepare_product<T>, one_product<T>, best_product<T>};
+
+#if defined(FL_TERMS)
+extern const ProductKernels<float> float_products;
+constexpr ProductKernels<float> float_products = products<float>;
+#elif defined(FL_BF16)
+extern const ProductKernels<Bf16> bf16_products;
+constexpr ProductKernels<Bf16> bf16_products = products<Bf16>;
+#else
+extern const ProductKernels<float> float_products;
+extern const ProductKernels<double> double_products;
+constexpr ProductKernels<float> float_products = products<float>;
+constexpr ProductKernels<double> double_products = products<double>;
+#endif
 
 }  // namespace fused_lstm::FL_ISA

@@ -1,0 +1,2 @@
+#define FL_INSTEAD "alone.h"
+#include "emulated_1.cpp"

@@ -1,0 +1,56 @@
+// Registers what only tests and measurements call, and AMX emulated as one more instruction set.
+// It is linked to the engine's library, which has all else.
+#include "boxed.h"
+#include "isa/isa.h"
+#include "memory.h"
+#include "ops.h"
+
+namespace fused_lstm {
+
+namespace emulated {
+extern const Kernels<Bf16> bf16_kernels;
+}  // namespace emulated
+namespace emulated_1 {
+extern const Kernels<float> float_kernels;
+}  // namespace emulated_1
+namespace emulated_2 {
+extern const Kernels<float> float_kernels;
+}  // namespace emulated_2
+
+namespace {
+
+const bool added = [] {
+  const Isa& base = isa_of(isa_names({}).back());
+  static const Isa isa = {"emulated", true, base.for_float, base.for_double,
+                          &emulated::bf16_kernels,
+                          {&emulated_1::float_kernels, &emulated_2::float_kernels}};
+  add_isa(isa);
+  return true;
+}();
+
+}  // namespace
+}  // namespace fused_lstm
+
+using fused_lstm::Boxed;
+
+STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_bench, m) {
+  m.def("poison_memory(bool poison) -> ()");
+  m.def("product_names() -> str[]");
+  m.def(
+      "product(str name, Tensor left, Tensor right, int batch, int rounds,"
+      " str? precision=None) -> (Tensor out, float[] seconds)");
+  m.def("best_product(ScalarType dtype, str? precision=None) -> float");
+  m.def(
+      "plan(int steps, int batch, int inputs, int hidden, int layers, str fuse, bool save, *,"
+      " int directions=1, int projected=0, bool even=True, bool dropout=False,"
+      " ScalarType dtype=float, int? threads=None, str isa=\"\","
+      " str? precision=None, str cell=\"\") -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fused_lstm_bench, CompositeExplicitAutograd, m) {
+  m.impl("poison_memory", Boxed<fused_lstm::poison_memory>::call);
+  m.impl("product_names", Boxed<fused_lstm::product_names>::call);
+  m.impl("product", Boxed<fused_lstm::product>::call);
+  m.impl("best_product", Boxed<fused_lstm::best_product>::call);
+  m.impl("plan", Boxed<fused_lstm::plan>::call);
+}

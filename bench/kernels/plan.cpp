@@ -1,0 +1,111 @@
+// The operator `plan`: what the operators `lstm` and `lstm_backward` would do, in words.
+#include "plan.h"
+
+#include <sstream>
+#include <utility>
+
+#include "isa/isa.h"
+#include "ops.h"
+#include "ops/call.h"
+
+namespace fused_lstm {
+namespace {
+
+std::ostream& operator<<(std::ostream& out, const Buffer& b) {
+  out << b.count << " x ";
+  return b.rows == 1 ? out << b.columns : out << b.rows << " x " << b.columns;
+}
+
+void print_buffers(std::ostream& out, const char* pass, const Plan& plan, const Machine& m) {
+  const std::pair<const char*, const Buffer*> named[] = {
+      {"h", &plan.h},
+      {"c", &plan.c},
+      {"gates", &plan.gates},
+      {"input part", &plan.input_part},
+      {"by h", &plan.by_h},
+      {"unprojected", &plan.unprojected},
+      {"dgates", &plan.dgates},
+      {"dh", &plan.dh},
+      {"between", &plan.between},
+      {"partial", &plan.partial},
+      {"sampled", &plan.sampled},
+      {"dropped", &plan.dropped},
+      {"recurrent", &plan.recurrent},
+      {"packed", &plan.packed},
+      {"panels", &plan.panels},
+  };
+  double bytes = 0;
+  out << pass << ":";
+  for (const auto& [name, buffer] : named) {
+    const double size = static_cast<double>(buffer->count) * buffer->rows * buffer->columns;
+    if (size > 0) out << " " << name << " " << *buffer << ",";
+    bytes += size * (buffer->sums ? m.sum_bytes : m.bytes);
+  }
+  out << " " << static_cast<long>(bytes / 1024) << " KiB\n";
+}
+
+const char* order_of(const Plan& plan) {
+  if (plan.is_short) return plan.alone ? "a short call on one thread" : "a short call";
+  return plan.wavefront ? "a wavefront" : "in turns";
+}
+
+// A few lines to read, of the kernels that run forwards and of those that run backwards.
+std::string to_string(const Sizes& s, const Machine& m, const Machine& backward, bool save,
+                      bool together) {
+  const Plan forward = plan_of(s, m, save ? Pass::forward : Pass::inference, together);
+  const auto shape = [](const Shape& tile) {
+    return std::to_string(tile.rows) + " x " + std::to_string(tile.vectors);
+  };
+  std::ostringstream out;
+  out << m.isa << ", " << m.threads << " threads, " << 8 * m.bytes << "-bit\n";
+  out << "tiles: rows by vectors of " << m.shapes.lanes << " in " << m.shapes.registers
+      << " registers: gates " << shape(m.shapes.gates) << ", plain " << shape(m.shapes.plain)
+      << ", transposed " << shape(m.shapes.transposed) << "\n";
+  out << "layers: " << order_of(forward) << "; lanes abreast: " << forward.abreast
+      << "; workers: " << forward.team << "; input product: " << forward.chunk << " of " << s.steps << " steps at once\n";
+  print_buffers(out, save ? "forward" : "inference", forward, m);
+  if (!save) return out.str();
+  print_buffers(out, "backward", plan_of(s, backward, Pass::backward, together), backward);
+  return out.str();
+}
+
+}  // namespace
+
+std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int64_t layers,
+                 const std::string& fuse, bool save, int64_t directions, int64_t projected,
+                 bool even, bool dropout, Dtype dtype, std::optional<int64_t> threads,
+                 const std::string& isa, const Told& precision, const std::string& cell) {
+  check_fuse(fuse);
+  const Isa& set = isa.empty() ? current_isa() : isa_of(isa);
+  CHECK_VALUE(dtype == Dtype::Float || dtype == Dtype::Double || dtype == Dtype::BFloat16,
+              "dtype: got ", dtype, ", should be float32, float64 or bfloat16");
+  const long workers = threads.value_or(team_size());
+  CHECK_VALUE(workers > 0, "threads: got ", workers, ", should be 1 or more");
+  CHECK_VALUE(layers > 0, "layers: got ", layers, ", should be 1 or more");
+  Sizes s{};
+  s.steps = steps;
+  s.batch = batch;
+  s.rows = steps * batch;
+  s.inputs = inputs;
+  s.hidden = hidden;
+  s.outputs = projected > 0 ? projected : hidden;
+  s.layers = layers;
+  s.directions = directions;
+  s.projected = projected > 0;
+  s.even = even;
+  s.dropout = dropout;
+  const std::vector<double> rates(cell.empty() ? 0 : 4);
+  const NamedCell named = cell_of(cell, rates, false);
+  s.cell = named.kind;
+  s.norm = named.options.norm;
+  s.narrow = dtype == Dtype::BFloat16;
+  const int terms = terms_of(dtype, precision);
+  const auto machine = [&](bool as_they_lie) {
+    const bool wide = s.narrow && (as_they_lie || !set.for_bf16);
+    return with_factors(wide ? Dtype::Float : dtype, as_they_lie ? 0 : terms, set,
+                        [&](const auto& kernels) { return machine_of(kernels, workers); });
+  };
+  return to_string(s, machine(is_short(s)), machine(false), save, fuse == "layers");
+}
+
+}  // namespace fused_lstm
