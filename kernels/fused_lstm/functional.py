@@ -219,7 +219,7 @@ def unpacked_states(rows: Varlen, states: Tensor) -> Tensor:
 
 
 def may_infer(x: Any) -> bool:
-    """Return whether a call of x, [T, B, I] or [B, T, I], may take the short way: inference alone."""
+    """Return whether a call of x, [T, B, I] or [B, T, I], is inference without special cases."""
     return (
         type(x) is Tensor
         and not torch.is_grad_enabled()
