@@ -223,11 +223,11 @@ def may_infer(x: Any) -> bool:
     return (
         type(x) is Tensor
         and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # before sizes are looked at, which a trace has as tensors
         and x.is_cpu
         and x.dim() == 3
         and x.numel() > 0
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._is_any_autocast_enabled()
         and forward_ad._current_level < 0
