@@ -241,6 +241,8 @@ def infers(
 
     It gives None where the operator refuses its arguments.
     """
+    if spec.in_heads:  # which have an operator of their own
+        return None
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
     key = "inference", engine, fuse, training, x.dtype, word
     if key not in spec.plans:
@@ -249,7 +251,7 @@ def infers(
             1, 1, 1,
         )  # fmt: skip
         able = name == "native" and complete.level in ("steps", "layers")
-        able = able and not (complete.draws or complete.in_heads)
+        able = able and not complete.draws
         lstm = torch.ops.fused_lstm_native.lstm.default if able else None
         spec.plans[key] = partial(_infer, lstm, complete.level, complete.schema) if able else None
     return spec.plans[key]
