@@ -223,10 +223,11 @@ def may_infer(x: Any) -> bool:
     return (
         type(x) is Tensor
         and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # asked before sizes, which are tensors in a trace
         and x.is_cpu
         and x.dim() == 3
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and x.numel() > 0
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._is_any_autocast_enabled()
         and forward_ad._current_level < 0
@@ -241,6 +242,8 @@ def infers(
 
     The function returns None where the operator refuses its arguments.
     """
+    if spec.in_heads:  # they have an operator of their own
+        return None
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
     key = "inference", engine, fuse, training, x.dtype, word
     if key not in spec.plans:
@@ -249,7 +252,7 @@ def infers(
             1, 1, 1,
         )  # fmt: skip
         able = name == "native" and complete.level in ("steps", "layers")
-        able = able and not (complete.draws or complete.in_heads)
+        able = able and not complete.draws
         lstm = torch.ops.fused_lstm_native.lstm.default if able else None
         spec.plans[key] = partial(_infer, lstm, complete.level, complete.schema) if able else None
     return spec.plans[key]
