@@ -227,7 +227,6 @@ def may_infer(x: Any) -> bool:
         and not torch.jit.is_tracing()  # asked before sizes, which are tensors in a trace
         and x.is_cpu
         and x.dim() == 3
-        and x.numel() > 0
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._is_any_autocast_enabled()
         and forward_ad._current_level < 0
