@@ -597,7 +597,7 @@ def faults() -> str:
     """Return what the PTX machine made of the faults, by what its report has."""
     body = []
     for says, own in pd.DataFrame(tool("ptx-faults.json")["faults"]).groupby("says", sort=False):
-        body.append([says, "; ".join(own.fault), f"{own.found.sum()} of {own.trials.sum()}"])
+        body.append([str(says), "; ".join(own.fault), f"{own.found.sum()} of {own.trials.sum()}"])
     return markdown(("the report, or why it has none", "faults", "found in"), body)
 
 

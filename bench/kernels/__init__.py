@@ -7,13 +7,13 @@ in build/bench, where it is older than its sources: minutes the first time.
 
 from __future__ import annotations
 
-import fcntl
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from fused_lstm import native
 from fused_lstm.native.build import compile_all
@@ -49,8 +49,7 @@ def build() -> None:
     """Compile and link the library if any of its sources, or the engine's library, is younger."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     engine = Path(native.__file__).parent
-    with open(FOLDER / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
+    with FileLock(FOLDER / "lock"):  # tests run in several processes
         sources = [*HERE.glob("*.cpp")]
         read = [*sources, *HERE.glob("*.h"), *engine.rglob("*.h"), engine / "build.py"]
         read += [*engine.glob("isa/*.cpp"), native.LIBRARY]

@@ -215,31 +215,31 @@ def unpacked_states(rows: Varlen, states: Tensor) -> Tensor:
     return torch.where(live[..., None], padded, 0.0)
 
 
-# --- a call in inference, of `native`: the operator and little else ---
+# --- a call of `native` in inference: little more than the operator ---
 
 
 def may_infer(x: Any) -> bool:
-    """Return whether a call of x, [T, B, I] or [B, T, I], is of the plainest, without gradients."""
+    """Return whether a call of x, [T, B, I] or [B, T, I], is inference without special cases."""
     return (
         type(x) is Tensor
         and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # asked before sizes, which are tensors in a trace
         and x.is_cpu
         and x.dim() == 3
-        and x.numel() > 0
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._is_any_autocast_enabled()
         and forward_ad._current_level < 0
+        and x.numel() > 0  # last: torch.jit.trace warns where a size is compared
     )
 
 
 def infers(
     spec: Spec, engine: str, fuse: str | None, training: bool, x: Tensor
 ) -> Callable[..., tuple[Tensor, ...] | None] | None:
-    """Return (x, h0, c0, weights) -> the operator's outputs, of such calls; None for other engines.
+    """Return a function (x, h0, c0, weights) -> the operator's outputs; None for other engines.
 
-    It gives None where the operator refuses its arguments.
+    The function returns None where the operator refuses its arguments.
     """
     if spec.in_heads:  # they have an operator of their own
         return None

@@ -166,7 +166,7 @@ class Recurrent(nn.RNNBase):
             B = varlen.rows_of(input) if isinstance(input, PackedSequence) else x.shape[1]
             lanes = spec.layers * spec.directions
             c0 = x.new_zeros(lanes, B, H * spec.c_parts)
-            h0 = x.new_zeros(lanes, B, P) if c0.shape[2] != P else c0
+            h0 = x.new_zeros(lanes, B, P) if H * spec.c_parts != P else c0
         elif type(hx) is tuple and len(hx) == 2 == len(spec.states) and batched:
             h0, c0 = hx
         else:

@@ -8,7 +8,6 @@ the environment's FUSED_LSTM_ISA names another one.
 from __future__ import annotations
 
 import math
-import os
 from functools import cache, partial
 from pathlib import Path
 
@@ -33,12 +32,6 @@ def load() -> str | None:
     except RuntimeError as error:
         return f"its C++ library does not load here: {meant(error)}"
     return None
-
-
-# The library knows a forked child only where it was there before, and a child that runs OpenMP's
-# threads of its parent waits for ever: so a process that forks loads it first.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=load)
 
 
 def granted_cores(groups: str, root: Path = Path("/sys/fs/cgroup")) -> float:

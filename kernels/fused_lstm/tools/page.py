@@ -104,8 +104,7 @@ def plain_forward() -> str:
     constants = launch.constants(chosen, phases=chosen.phases()[0])
     source = Path(forward.__file__).read_text(encoding="utf-8")
     text = specialised(source, "lstm_forward_kernel", constants)
-    text = textwrap.dedent(text[text.index("    # Weights and biases") :])
-    return text.replace("  # fmt: skip", "")
+    return textwrap.dedent(text[text.index("    # Weights and biases") :])
 
 
 if __name__ == "__main__":
