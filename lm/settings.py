@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from fused_lstm import Spec
+from fused_lstm.spec import check_size
 from lm.command import (
     COUNT,
     NOT_NEGATIVE,
@@ -107,7 +108,7 @@ class Config:
             zoneout=(self.zoneout_h, self.zoneout_c), recurrent_dropout=self.recurrent_dropout,
             candidate_dropout=self.candidate_dropout, num_heads=self.heads,
         )  # fmt: skip
-        cell.check_size(self.hidden_size)
+        check_size(cell, self.hidden_size)
         return cell
 
     def learning_rate_at(self, epoch: int) -> float:

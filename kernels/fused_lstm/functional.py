@@ -31,7 +31,7 @@ from .engines import (
 )
 from .pullback import is_differentiated, is_transformed
 from .recompute import in_chunks
-from .spec import PLAIN, Spec, completed, shapes
+from .spec import PLAIN, Spec, check_size, completed, shapes
 from .varlen import Varlen, reset_mask
 
 State = tuple[Tensor, Tensor]
@@ -447,7 +447,7 @@ def _say_which(spec, x, tensors, expected, autocasts) -> None:
 
 def expected_weights(spec: Spec, I: int, H: int, P: int) -> list[tuple[int, ...]]:
     """Return the shapes of a call's weights."""
-    spec.check_size(H)
+    check_size(spec, H)
     expected: list[tuple[int, ...]] = []
     for inputs in (I, *[spec.directions * P] * (spec.layers - 1)):
         expected += shapes(spec, inputs, H, P) * spec.directions

@@ -28,7 +28,7 @@ from .functional import (
     unpacked_states,
 )
 from .pullback import is_differentiated, is_transformed
-from .spec import Spec
+from .spec import Spec, check_size
 
 # A module's attributes that torch.nn's does not have.
 ADDED = "engine", "fuse", "recompute", "spec", "forget_bias"
@@ -58,7 +58,7 @@ class Recurrent(nn.RNNBase):
     def _set_up(self, spec: Spec, engine: str, fuse: str | None, recompute: int | None) -> None:
         self.engine, self.fuse, self.recompute, self.spec = engine, fuse, recompute, spec
         if not spec.is_torchs:
-            spec.check_size(self.hidden_size)
+            check_size(spec, self.hidden_size)
             self._make_weights()
 
     def _make_weights(self) -> None:

@@ -55,7 +55,8 @@ state dtype is float64 for float64 inputs, else float32.
                    cuts nothing.
                    -> y [.., H], h_n [B, H], c_n [B, S*H] (no elements where the state is h alone)
                    and, where `save` is true, of an LSTM, a GRU and an sLSTM what the backward
-                   needs: c [N, .., S*K] in the state dtype, and gates [N, .., gates * K].
+                   needs: c [N, .., S*K] in the state dtype, and gates [N, .., gates * K], an
+                   sLSTM's in the state dtype too.
     recurrence_backward
                    dy, dh_n, dc_n (None where no gradient comes) -> dx_part, dh0, dc0, dweight_hh,
                    dbias_m (no elements without one).
@@ -218,7 +219,7 @@ def _fake_recurrence(x_part, h0, c0, weight_hh, bias_m, cell, save, **_others):
         h0.new_empty(h0.shape),
         c0.new_empty(0 if cell.startswith(("rnn", "gru")) else c0.shape),
         x_part.new_empty(c, dtype=dtype),
-        x_part.new_empty(gates),
+        x_part.new_empty(gates, dtype=dtype if "slstm" in cell else x_part.dtype),
     )
 
 

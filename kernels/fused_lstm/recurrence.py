@@ -245,6 +245,7 @@ class RecurrenceBackwardFunction(torch.autograd.Function):
     def backward(ctx, *grads):
         def gradients(dy, dh_n, dc_n, *inputs):
             function = partial(plain, ctx.cell, *ctx.constants)
-            return tuple(pulled_back(function, inputs, (dy, dh_n, dc_n)))
+            by_input = pulled_back(function, inputs, (dy, dh_n, dc_n, None))
+            return tuple(t for t in by_input if t is not None)  # bias_m, the last, may be None
 
         return *[None] * 3, *pulled_back(gradients, ctx.saved_tensors, grads)

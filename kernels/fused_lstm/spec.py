@@ -204,13 +204,6 @@ class Spec:
                     " torch.nn's cells and the sLSTM alone"
                 )
 
-    def check_size(self, H: int) -> None:
-        """Check that a hidden size has a whole number of units for each head."""
-        if H % self.num_heads:
-            raise ValueError(
-                f"num_heads: got {self.num_heads}; expected a divisor of hidden_size {H}"
-            )
-
     def cell_options(self) -> dict[str, Any]:
         """Return the cell's options that are on, by name."""
         return {name: getattr(self, name) for name in self.options}
@@ -250,6 +243,12 @@ class Spec:
         if self.precision is not None:
             told["precision"] = self.precision
         return told
+
+
+def check_size(spec: Spec, H: int) -> None:
+    """Check that a hidden size has a whole number of units for each head."""
+    if H % spec.num_heads:
+        raise ValueError(f"num_heads: got {spec.num_heads}; expected a divisor of hidden_size {H}")
 
 
 def shapes(spec: Spec, I: int, H: int, P: int) -> list[tuple[int, ...]]:

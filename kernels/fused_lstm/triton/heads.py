@@ -352,7 +352,8 @@ def recurrence(
     order = Order(rows, B, batch_sizes, x_part.device)
     y, own_c0 = x_part.new_zeros(R, H), c0.to(sums).contiguous()
     c = x_part.new_empty(N, R, S * K, dtype=sums)
-    gates = x_part.new_empty((N, R, V * K) if save else (0,))
+    kept_dtype = sums if S > 1 else dtype  # an sLSTM's gradients by i are differences
+    gates = x_part.new_empty((N, R, V * K) if save else (0,), dtype=kept_dtype)
     own = {"EXPONENTIAL": cell == "slstm_exponential", "SAVE": save and V > 0}
     told |= own | {"BIAS": bias_m is not None}
     grid = N, triton.cdiv(B, told["BLOCK_B"])

@@ -26,6 +26,7 @@ struct Heads {
 
   long hidden() const { return count * units; }
   CellShape shape() const { return shape_of(cell); }
+  Dtype kept_dtype() const { return shape().states > 1 ? dtype : given; }  // of gates
   bool has_own_c() const { return cell == CellKind::lstm || shape().states > 1; }
   SmallShape rows_of(long columns) const {
     return packed ? SmallShape{{rows, columns}, 2} : SmallShape{{steps, batch, columns}, 3};
@@ -104,7 +105,9 @@ Heads checked_heads(const Tensor& rows, const char* name, long columns, const Te
   CHECK_VALUE(h0.dim() == 2, "h0: got shape ", shown(h0), ", should be [B, H]");
   heads.given = rows.dtype();
   heads.isa = &current_isa();
-  heads.dtype = factor_dtype(rows, name, *heads.isa);
+  // An sLSTM's gradients by i are differences: of gates that were rounded to 8 bits nothing is left.
+  heads.dtype = heads.shape().states > 1 ? compute_dtype(rows, name)
+                                         : factor_dtype(rows, name, *heads.isa);
   heads.terms = terms_of(heads.given, precision);
   heads.batch = h0.size(0);
   heads.first = rows_before(rows, batch_sizes, heads.batch);
@@ -369,7 +372,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(
         as_given(out.y), as_given(out.h_n),
         heads.has_own_c() ? as_given(out.c_n) : fresh(nothing, heads.given),
         keeps ? std::move(out.c) : fresh(nothing, sum_dtype(heads.dtype)),
-        keeps ? as_given(out.gates) : fresh(nothing, heads.given)};
+        keeps ? to_dtype(std::move(out.gates), heads.kept_dtype())
+              : fresh(nothing, heads.kept_dtype())};
   });
 }
 
@@ -384,7 +388,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward(
   const CellShape shape = heads.shape();
   if (shape.saved) {
     check(c, "c", heads.of_heads(shape.states * heads.units), sum_dtype(heads.dtype));
-    check(gates, "gates", heads.of_heads(shape.saved * heads.units), heads.given);
+    check(gates, "gates", heads.of_heads(shape.saved * heads.units), heads.kept_dtype());
   }
   CHECK_VALUE(clip >= 0, "clip: got ", clip, ", should be 0 or more");
   const Tensor by_y = gradient_of(dy, "dy", y.sizes(), heads);
