@@ -1,4 +1,4 @@
-"""What every `python -m lm.*` shares: its arguments, and one line and status 2 for a mistake."""
+"""Commands `python -m lm.*`: their arguments, and one line and status 2 for a mistake."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What a run leaves to be drawn: a line of log.csv for each figure, and what shows it.
-
-That is TensorBoard and Weights & Biases.
-"""
+"""Figures of a run: a line of log.csv for each, TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ DROP = number(float, "a number, at least 0 and less than 1", lambda x: 0 <= x < 
 # fmt: off
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What a model and its training are."""
+    """Settings of a model and of its training."""
 
     num_layers: Annotated[int, LAYERS, "LSTM layers"]
     hidden_size: Annotated[int, COUNT, "units of a layer, and the embedding's size"]

@@ -87,7 +87,7 @@ def only_writer(directory: Path | None, resumed: Checkpoint | None) -> Iterator[
 
 @contextlib.contextmanager
 def noted_signals() -> Iterator[list[int]]:
-    """Only note SIGTERM and the first Ctrl-C; a second Ctrl-C interrupts at once."""
+    """Note SIGTERM and the first Ctrl-C, and no more; a second Ctrl-C interrupts at once."""
     received: list[int] = []
 
     def note(number: int, frame: object) -> None:
@@ -423,7 +423,7 @@ class Trainer:
     # --- checkpoints ---
 
     def poll(self) -> None:
-        """Between two batches: save if time is up; save and exit if a signal has come."""
+        """Save if time is up; save and exit if a signal has come; called between two batches."""
         self.polls += 1
         if self.world.size > 1 and self.polls % AGREE_EVERY:
             return

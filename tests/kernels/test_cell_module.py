@@ -129,7 +129,7 @@ def test_the_function_checks_the_cells_weights():
     state, weights = tuple(torch.zeros(2, 1, 2, 4)), list(module.parameters())
     with pytest.raises(ValueError, match=r"weight_ch_l0: got shape \[4\]; expected \[12\]"):
         fused_lstm.lstm(x, state, [*weights[:4], weights[4][:4]], cell=module.spec)
-    with pytest.raises(ValueError, match=r"for 2 weights, .* then the cell's: weight_ch"):
+    with pytest.raises(ValueError, match=r"for 2 weights; .* then the cell's: weight_ch"):
         fused_lstm.lstm(x, state, weights[:2], cell=Spec(peephole=True))
     with pytest.raises(ValueError, match="peephole: got True with engine='cudnn'"):
         fused_lstm.lstm(x, state, weights, engine="cudnn", cell=module.spec)

@@ -1,7 +1,7 @@
-"""What setup.py builds for the `native` engine. Imports nothing but the standard library.
+"""The build of the `native` engine by setup.py; it imports the standard library alone.
 
-One library for every Python and every PyTorch from 2.11 on: it knows LibTorch's stable ABI alone,
-of which the headers of any such PyTorch will do, and nothing of Python. ninja compiles it.
+One library serves every Python and every PyTorch from 2.11 on: it knows LibTorch's stable ABI, of
+which any such PyTorch has the headers, and nothing of Python. ninja compiles it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ rule link
 
 
 def setup_arguments() -> dict:
-    """Arguments for setuptools.setup(): the library, or none where PyTorch is not there.
+    """Return the arguments of setuptools.setup(): the library, or none where PyTorch is missing.
 
     A package without the C++ engine is of use, so a failure is printed and no error, unless the
     environment's FUSED_LSTM_REQUIRE_NATIVE is set to anything but 0.
@@ -60,7 +60,7 @@ def setup_arguments() -> dict:
     from setuptools.command.build_ext import build_ext
 
     class Build(build_ext):
-        """Where it cannot be built the package is installed without it, and says so."""
+        """A build whose failure is printed; the package is then installed without the library."""
 
         def initialize_options(self) -> None:
             super().initialize_options()
