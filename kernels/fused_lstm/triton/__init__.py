@@ -41,10 +41,11 @@ def missing(device: torch.device) -> str | None:
 
 
 def unfit(properties: Any) -> str | None:
-    """Why these kernels do not run on a GPU, of before Ampere or unknown of AMD's; or None.
+    """Return why these kernels do not run on a GPU, or None where they run.
 
-    Triton has no tensor cores there and needs more shared memory than there is, and some of the
-    fences and copies that the kernels are made of begin with sm_80.
+    They run from Ampere on, and on the GPUs of AMD's that devices.AMD describes. On an older GPU
+    Triton has no tensor cores and needs more shared memory than there is. Some fences and copies of
+    the kernels begin with sm_80.
     """
     if gfx := gfx_of(properties):
         known = sorted(card.gfx for card in AMD.values())

@@ -4,12 +4,12 @@ Names and waves as in forward.py, from the top lane down and from T - 1 back. dh
 w_ih^T . dgates(t) of the lane above, through the mask that dropped its output (of the top lane:
 dy(t)), and w_hh^T . dgates(t+1) of its own.
 
-A block is UNITS elements of h. SPLIT = G programs share it: each sums over one of the gates, all
-that share it meet, and then each finishes OWN of the block's units. Or SPLIT is 1: a program sums
-over all gates for a G-th as many elements, and meets nobody before it finishes them, but reads G
-times as much. Either way its weights are as many as in the forward. Where PROJECTED, what it
-finishes first are elements of dh(t); all meet, and then its units' dh are rows of w_hr^T . dh(t).
-ALONE as in the forward: what the exchange would have stays on chip, and dc too.
+A block is UNITS elements of h. SPLIT = G programs share it: each sums over one of the gates, all G
+programs meet, and then each finishes OWN of the block's units. Or SPLIT is 1: a program sums over
+all gates for a G-th as many elements, and meets no program before it finishes them, but reads G
+times as much. Either way its weights are as many as in the forward. Where PROJECTED, a program
+finishes elements of dh(t) first; all meet, and then its units' dh are rows of w_hr^T . dh(t). ALONE
+as in the forward: dgates stay on chip instead of in the exchange, and dc too.
 
 A launch's phases: it SUMS, GATHERS dh where PROJECTED, FINISHES.
 """
@@ -223,7 +223,10 @@ def lstm_backward_kernel(
 
 @helper
 def elements_of(element, block, count, PLAN: tl.constexpr):
-    """[ROWS]: which elements are the block's, of `count` in all; a tile may have more rows."""
+    """Return a mask [ROWS] of the block's elements, of `count` in all.
+
+    A tile may have more rows than the block has elements.
+    """
     if PLAN.ROWS > PLAN.UNITS:
         count = tl.minimum(count, (block + 1) * PLAN.UNITS)
     return element < count
@@ -247,8 +250,10 @@ def sum_of_gates(
     rows,
     PLAN: tl.constexpr,
 ):
-    """What the gates of h's readers send back to a block [ROWS, BLOCK_B] of h(t), of those gates
-    that a program sums over; where it is in [B, P], and what there is of it.
+    """Sum the gradients that reach a block [ROWS, BLOCK_B] of h(t) from the gates that read it.
+
+    A program sums over its own part of these gates. Return the sum, its offsets in [B, P], and the
+    mask of the elements that exist.
     """
     t, lane, first, alive = step
     now, after = t & 1, (t & 1) ^ 1
@@ -285,7 +290,7 @@ def sum_of_gates(
 
 @helper
 def store_exchange(ptr, by_x, by_h, mask, PLAN: tl.constexpr):
-    """The gates of a block, for the programs that wait for them."""
+    """Store a block's gradients by the gates in the exchange, for the programs that wait."""
     dtype = ptr.dtype.element_ty
     for i in tl.static_range(PLAN.GATES):
         of_gate = tile.rounded(by_h[i].to(dtype), PLAN.ROUND)
@@ -316,8 +321,10 @@ def dh_of(
     rows,
     PLAN: tl.constexpr,
 ):
-    """A block's dh of a step: what was given, and the sums of its gates; for those of others the
-    first turn waits. Of a zoneout, what is left for the step itself.
+    """Return a block's dh of a step: the given gradients plus the sums over its gates.
+
+    The first turn waits for the sums of other programs. With zoneout, return the part of dh that
+    the step itself receives.
     """
     t, lane, _, _ = step
     T, B, _, _ = rows
@@ -383,7 +390,7 @@ class Tensors(NamedTuple):
 def backward(
     call: Call, tensors: Tensors, T: int, has_last: bool = True, first_lane: int = 0
 ) -> None:
-    """All steps of a call's lanes: writes dgates, dc and what else the kernel has.
+    """Run all steps of a call's lanes: write dgates, dc and the kernel's other outputs.
 
     Without has_last, dh_n and dc are not read.
     """

@@ -26,17 +26,17 @@ element by thread b of program Q after its wait for round r.
    Q's threads share. Loads of exchanged data carry .cg besides, which does not read L1, but where
    a streamed product copies 8 bytes at a time to shared memory PTX has only .ca: there the acquire
    alone makes it right. One thread polls, not 128 or 256: the counter is in one place of L2, and
-   who polls it delays who adds to it.
+   a poll delays an add.
 4. Write after read: an element is stored again at the earliest one round later, by a program that
    has waited for a round in which the reader arrived after its loads (they feed the values it
    stored before arriving; bar.sync in `arrive` covers the program's other threads).
 
 On AMD's GPUs there is no PTX: a program adds 0 to the counter, with acquire semantics, until the
 round is complete. It is right for the same reasons; on NVIDIA's a poll that adds would hold up
-those who arrive.
+programs that arrive.
 
-Where FUSED_LSTM_POLLS is set to a number before the first call, who has polled so often traps: on a
-GPU a launch that hangs ends with an error that names the kernel.
+Where FUSED_LSTM_POLLS is set to a number before the first call, a program traps after so many
+polls: on a GPU a launch that hangs ends with an error that names the kernel.
 
 It can only end if all programs run at once: launches that wait are cooperative, so that CUDA
 refuses a grid that does not fit instead of letting it hang. The interpreter runs one program after
@@ -128,6 +128,6 @@ def wait(
 
 
 def ticket(programs: int, round: int, start: int = 0) -> int:
-    """The int32 count at which `round` (from 1) is complete, as the kernels compute it."""
+    """Return the int32 count at which `round` (from 1) is complete, as the kernels compute it."""
     count = start + programs * round
     return (count + 2**31) % 2**32 - 2**31

@@ -1,4 +1,4 @@
-"""Which launches a stack of layers gets: a wavefront of all, or one each. By a step's floor.
+"""Choice of launches for a stack of layers, by a step's floor: one wavefront of all, or one each.
 
 H, P, L, B, G: hidden size, size of h, layers, batch, gates.
 """
@@ -29,7 +29,7 @@ def choose(
     gates: int = 4,
     in_parts: bool = True,
 ) -> Plan:
-    """The launch for a stack of layers: a wavefront of all where it is faster, else one each."""
+    """Return the launch for a stack: a wavefront of all layers where faster, else one each."""
     shape: dict[str, Any] = {"hidden": hidden, "batch": batch, "dtype": dtype, "device": device}
     shape |= {"tf32": tf32, "projected": projected, "norm": norm, "gates": gates}
     shape["in_parts"] = in_parts
@@ -56,7 +56,10 @@ def choose(
 
 
 def _cheaper(among: Plan, device: Device) -> Plan:
-    """A lane shared out to programs that meet in every step, or to programs that have it alone."""
+    """Return the faster of two plans: a lane shared out to programs, or a program with it alone.
+
+    Programs that share a lane meet in every step.
+    """
     one = alone(among, device)
     if one is None:
         return among
@@ -75,7 +78,7 @@ CYCLES, SYNCS = 1.3, 1600
 
 
 def estimate(plan: Plan, device: Device) -> float:
-    """A step's microseconds: its floor, and the cell's work of the programs that an SM has."""
+    """Estimate a step's microseconds: its floor, and the cell's work of the programs on one SM."""
     cycles = plan.own * plan.batch_blocks * plan.block_b * CYCLES
     if plan.alone:
         cycles += SYNCS * (plan.direction == "backward")
@@ -93,7 +96,7 @@ class Cost:
 
 
 def cost(plan: Plan, device: Device) -> Cost:
-    """A step's (steps) or wave's (layers) floor on `device`, in the steady state."""
+    """Return the floor of a step (steps) or of a wave (layers) on `device`, in the steady state."""
     H, P, B, G, size = plan.hidden, plan.outputs, plan.batch, plan.gates, SIZES[plan.dtype]
     # In a wavefront all but layer 0 multiply their input too.
     products = plan.layers if plan.kind == "both" else 2 * plan.layers - 1

@@ -1,4 +1,4 @@
-"""What a plan has to know of a GPU, as data, so that any machine can ask what any GPU would run."""
+"""GPUs described as data for a plan, so that any machine can ask which plan any GPU would run."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ class Device:
 
     @property
     def is_interpreter(self) -> bool:
-        """Whether it is no GPU: Triton's interpreter."""
+        """True for Triton's interpreter, which is no GPU."""
         return self.name == "interpreter"
 
     @property
     def has_tf32(self) -> bool:
-        """Whether Triton multiplies in TF32 there; of AMD's it does on gfx942 alone."""
+        """True where Triton multiplies in TF32 on this GPU; of AMD's GPUs, on gfx942 alone."""
         return self.gfx in ("", "gfx942")
 
     @property
     def wgmma(self) -> bool:
-        """Whether a warp group multiplies 64 rows at once, from shared memory: Hopper."""
+        """True where a warp group multiplies 64 rows at once, from shared memory: Hopper."""
         return 90 <= self.arch < 100
 
     @property
     def tcgen05(self) -> bool:
-        """Whether products have a memory of their own: data-center Blackwell, sm_100 and sm_103.
+        """True where products have a memory of their own: data-center Blackwell, sm_100 and sm_103.
 
-        sm_110 and sm_12x have neither: their warps multiply as Ampere's do.
+        sm_110 and sm_12x have neither this nor wgmma: their warps multiply as Ampere's do.
         """
         return 100 <= self.arch < 110
 
     @property
     def asynchronous(self) -> bool:
-        """Whether products read their operands from shared memory, while warps go on."""
+        """True where products read their operands from shared memory, while warps go on."""
         return self.wgmma or self.tcgen05
 
     def __hash__(self) -> int:
@@ -115,7 +115,7 @@ BARRIER_US = 1.0  # a grid-wide barrier, about; bench/gpu.py's T=1024 rows bound
 
 
 def by_arch(arch: int) -> Device:
-    """The first described GPU of a compute capability: `by_arch(90)` is the H100."""
+    """Return the first described GPU of a compute capability: `by_arch(90)` is the H100."""
     for device in DEVICES.values():
         if device.arch == arch:
             return device
@@ -124,13 +124,16 @@ def by_arch(arch: int) -> Device:
 
 
 def gfx_of(properties: Any) -> str:
-    """AMD's name of a GPU's architecture, "" of another's: PyTorch gives that one its card's."""
+    """Return AMD's name of a GPU's architecture, or "" for another vendor's GPU.
+
+    For another vendor's GPU PyTorch gives gcnArchName the name of the card.
+    """
     name = getattr(properties, "gcnArchName", "")
     return name.partition(":")[0] if name.startswith("gfx") else ""
 
 
 def by_gfx(gfx: str) -> Device:
-    """The described GPU of AMD's with this architecture."""
+    """Return the described GPU of AMD's with this architecture."""
     for device in AMD.values():
         if device.gfx == gfx:
             return device
@@ -140,17 +143,20 @@ def by_gfx(gfx: str) -> Device:
 
 @cache
 def current(device: torch.device) -> Device:
-    """The machine's own: by its exact name from the table, any other as its driver describes it."""
+    """Return the description of this machine's GPU, or of the interpreter for a CPU.
+
+    The table describes a GPU by its exact name; the driver describes any other.
+    """
     if device.type == "cpu":
         return INTERPRETER
     return described(torch.cuda.get_device_properties(device))
 
 
 def described(properties: Any) -> Device:
-    """A GPU of what its driver says (`torch.cuda.get_device_properties`).
+    """Return the description of a GPU by its driver (`torch.cuda.get_device_properties`).
 
-    Rates that no driver tells are those of the nearest described architecture, a multiprocessor
-    and a clock cycle.
+    No driver tells some rates. These come from the nearest described architecture, per
+    multiprocessor and clock cycle.
     """
     if gfx := gfx_of(properties):
         return replace(
@@ -179,5 +185,5 @@ def described(properties: Any) -> Device:
 
 
 def nearest(arch: int) -> Device:
-    """The described GPU whose architecture is nearest to `arch`; of two as near, the older one."""
+    """Return the described GPU with the nearest architecture; of two as near, the older one."""
     return min(DEVICES.values(), key=lambda device: (abs(device.arch - arch), device.arch))

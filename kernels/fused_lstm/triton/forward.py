@@ -21,8 +21,8 @@ Where all of a lane's weights fit into one program, it has the lane ALONE: its R
 keep h and c on chip too, exchange nothing and never wait.
 
 A launch covers the waves from `begin` to `end`. PERSISTENT: all of them, with barriers, all
-programs at once on the GPU. Otherwise one, which needs no barrier, or those phases of one that no
-meeting parts: FINISHES the cell, PROJECTS.
+programs at once on the GPU. Otherwise one, which needs no barrier, or some phases of one with no
+meeting between them: FINISHES the cell, PROJECTS.
 """
 
 from __future__ import annotations
@@ -208,8 +208,9 @@ def lstm_forward_kernel(
 
 @helper
 def load_x_gates(gates_ptr, lane, first, count, batch, unit, PLAN: tl.constexpr):
-    """A block of x's part of G gates in the step whose first row is `first`, of `count` rows; of a
-    chain in the lowest lane alone.
+    """Load a block of x's part of G gates, in the step with `count` rows from row `first` on.
+
+    In a chain only the lowest lane has this part.
     """
     if PLAN.CHAIN:
         count = tl.where(lane == 0, count, 0)
@@ -242,8 +243,10 @@ def hand_out(
     rows,
     PLAN: tl.constexpr,
 ):
-    """A block of h(t): to the programs that wait for it, and then to y, or of a chain's lower lanes
-    to `h_ptr`. Returns what w_hh is multiplied by in the next step.
+    """Hand a block of h(t) to the programs that wait for it; then store it in y, or in `h_ptr`.
+
+    `h_ptr` has the h of a chain's lower lanes. Return the block that w_hh multiplies in the next
+    step.
     """
     t, lane, first, alive = step
     after = ((t & 1) ^ 1) * PLAN.W_HH.SLOT
@@ -307,7 +310,7 @@ class Tensors(NamedTuple):
 
 
 def forward(call: Call, tensors: Tensors, T: int, first_lane: int = 0) -> None:
-    """All steps of a call's lanes: writes h, y, c and, where the call saves, the gates."""
+    """Run all steps of a call's lanes: write h, y, c and, where the call saves, the gates."""
     plan = call.plan
     for begin, end in plan.launches(plan.waves(T)):
         for run in call.launches:

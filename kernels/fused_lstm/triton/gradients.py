@@ -1,6 +1,6 @@
-"""What is left after the backward launches: the gradients of the weights and of h0.
+"""Gradients of the weights and of h0, computed after the backward launches.
 
-They need every step's dgates and no order, so each is one large product or sum. Names as in
+They need every step's dgates, in any order, so each is one large product or sum. Names are as in
 op.py; a lane's tensors have `live` rows here, as packed.Rows says.
 """
 
@@ -22,7 +22,7 @@ from .packed import Rows
 
 
 class Left(NamedTuple):
-    """What the launches had and made."""
+    """Inputs and outputs of the backward launches."""
 
     rows: Rows
     D: int
@@ -49,7 +49,7 @@ class Left(NamedTuple):
     dseen: Tensor | None = None
 
     def normalized(self, raw_ih: Tensor, raw_hh: Tensor) -> Left:
-        """With what a norm needs: statistics of all steps, and where its gradients go."""
+        """Return a copy with layer norm's tensors: statistics of all steps, and room for dseen."""
         stats, of = self.c.new_empty(len(self.c), self.rows.N, 4), self.rows.of
         for lane, found in enumerate(stats):
             for n, x in enumerate((self.c_made(lane), of(raw_hh[lane]))):
@@ -59,7 +59,7 @@ class Left(NamedTuple):
         return self._replace(raw_ih=raw_ih, raw_hh=raw_hh, stats=stats, dseen=dseen)
 
     def by_x(self, lane: int) -> Tensor:
-        """The gradient by the product with w_ih in all steps of a lane [live, G*H]."""
+        """Return the gradient by the product with w_ih in all steps of a lane [live, G*H]."""
         dgates = self.by_gates[lane]
         if self.raw_ih is None:
             return dgates
@@ -67,7 +67,7 @@ class Left(NamedTuple):
         return normalized_backward(d, *normalized(self.rows.of(self.raw_ih[lane]))).to(dgates.dtype)
 
     def by_h_gates(self, lane: int) -> Tensor:
-        """The gradient by h's part of the gates in all steps of a lane [live, G*H]."""
+        """Return the gradient by h's part of the gates in all steps of a lane [live, G*H]."""
         dgates = self.by_gates[lane]
         if self.by_h is None:
             return dgates
@@ -80,11 +80,11 @@ class Left(NamedTuple):
         return torch.cat([dgates[:, : 2 * H], dgates[:, 2 * H :] * r], -1)
 
     def lane_of(self, t: Tensor, lane: int) -> Tensor:
-        """[L, ..., C] -> a lane's [live, C]."""
+        """Return a lane of t: [L, ..., C] -> [live, C]."""
         return self.rows.of(t[lane].view(self.rows.N, -1))
 
     def kept(self, state: Tensor, d: int) -> Tensor:
-        """`state` [live, C] before each step of direction d, zero where it begins anew."""
+        """Return `state` [live, C] before each step of direction d, zero where the row is reset."""
         keep = self.not_reset
         if keep is None:
             return state
@@ -92,19 +92,19 @@ class Left(NamedTuple):
         return torch.where(kept, state, 0.0)
 
     def h_before(self, lane: int) -> Tensor:
-        """What w_hh is multiplied by in all steps of a lane [live, P]."""
+        """Return the h that w_hh multiplies in all steps of a lane [live, P]."""
         index, d = divmod(lane, self.D)
         output = halves(self.outputs[index], self.D)[d]
         h = self.kept(self.rows.before(output, self.h0[lane], d), d)
         return h if self.h_mask is None else (h * self.rows.each(self.h_mask[lane])).to(h.dtype)
 
     def c_before(self, lane: int) -> Tensor:
-        """c before all steps of a lane [live, H]."""
+        """Return c before all steps of a lane [live, H]."""
         d = lane % self.D
         return self.kept(self.rows.before(self.lane_of(self.c, lane), self.c0[lane], d), d)
 
     def c_made(self, lane: int) -> Tensor:
-        """What all steps of a lane made of c [live, H], before a zoneout."""
+        """Return the new c of all steps of a lane [live, H], before zoneout."""
         rows, cell, seed = self.rows, self.cell, self.seed
         if cell.zones[1] == 0:
             return self.lane_of(self.c, lane)
@@ -121,17 +121,20 @@ class Left(NamedTuple):
 
 
 def halves(y: Tensor, D: int) -> Sequence[Tensor]:
-    """Each direction's columns of y [., D * P]."""
+    """Return each direction's columns of y [., D * P]."""
     return y.chunk(2, -1) if D == 2 else [y]
 
 
 def by_direction(t: Tensor, D: int) -> Sequence[Tensor]:
-    """Each direction's lanes of t [L, ...]."""
+    """Return each direction's lanes of t [L, ...]."""
     return [t[::2], t[1::2]] if D == 2 else [t]
 
 
 def of_weights(left: Left, samples: int = 0) -> list[Tensor]:
-    """All weights' gradients, flat; of each of so many samples [samples, ...], if not 0."""
+    """Return all weights' gradients in one list.
+
+    With `samples` > 0 each gradient has one part a sample: [samples, ...].
+    """
     found, below, own = [], left.x, partial(_rows_of, left.rows, samples)
     for lane, layer in enumerate(left.layers):
         index, d = divmod(lane, left.D)
@@ -162,21 +165,27 @@ def of_weights(left: Left, samples: int = 0) -> list[Tensor]:
 
 
 def _rows_of(rows: Rows, samples: int, t: Tensor) -> Tensor:
-    """[live, C] as it is; or of each sample, with zeros where a row has ended, [samples, ., C]."""
+    """Return t [live, C] unchanged, or, with `samples` > 0, its rows by sample [samples, ., C].
+
+    The result by sample has zeros where a row has ended.
+    """
     if samples == 0:
         return t
     return rows.padded(t).unflatten(1, (samples, -1)).transpose(0, 1).flatten(1, 2)
 
 
 def _unprojected(left: Left, lane: int) -> Tensor:
-    """m = o * tanh(c), h before it was projected [live, H]."""
+    """Return m [live, H], the h before its projection: m = o * tanh(c)."""
     o = left.lane_of(left.gates, lane)[:, -left.c0.shape[-1] :]
     added = left.layers[lane].added(None)
     return (o * seen(left.c_made(lane), added).tanh()).to(left.dh.dtype)
 
 
 def _of_peepholes(left: Left, lane: int, dgates: Tensor) -> Tensor:
-    """[3H], or [2H] of coupled gates: each one's gradient times the c that it has seen."""
+    """Return the peepholes' gradients [3H], or [2H] of coupled gates.
+
+    Each is the gradient by its gate times the c that the gate has seen.
+    """
     *inputs, _, do = dgates.split(left.c0.shape[-1], -1)
     before = left.c_before(lane)
     each = torch.cat([*(d * before for d in inputs), do * left.c_made(lane)], -1)
@@ -184,7 +193,7 @@ def _of_peepholes(left: Left, lane: int, dgates: Tensor) -> Tensor:
 
 
 def _of_norms(left: Left, lane: int, dgates: Tensor) -> list[Tensor]:
-    """Of the gains of both products and, where it is normalized, of c; and of c's bias."""
+    """Return the gradients of both products' gains, and of c's gain and bias where c has them."""
     x_hat, h_hat = (normalized(left.rows.of(raw[lane]))[0] for raw in (left.raw_ih, left.raw_hh))
     found = [(dgates * x_hat).sum(0), (left.by_h_gates(lane) * h_hat).sum(0)]
     if left.layers[lane].gain_c is not None:
@@ -196,7 +205,7 @@ def _of_norms(left: Left, lane: int, dgates: Tensor) -> list[Tensor]:
 
 
 def of_first(left: Left) -> Tensor:
-    """dh0 [L, B, P]: what each row's first step, in its lane's order of time, sends to h0."""
+    """Return dh0 [L, B, P], through each row's first step in its lane's order of time."""
     rows, keep = left.rows, left.not_reset
     by_h = left.dgates if left.by_h is None else left.by_h
     first = rows.ends(by_direction(by_h, left.D), last=False)

@@ -264,7 +264,7 @@ WARPS = 8  # with BLOCK_K at 32 neither kernel spills on sm_80 and sm_90; four w
 
 
 def constants(cell: Cell, K: int, dtype: torch.dtype, keep: bool) -> dict[str, Any]:
-    """Return what both kernels are compiled with."""
+    """Return the constants that both kernels are compiled with."""
     is_slstm, rnn = cell.name.startswith("slstm"), cell.name.startswith("rnn")
     kernels = None if is_slstm else launch.kernel_cell(Spec(cell.name))
     half, rounds = dtype.itemsize == 2, dtype == torch.float32 and tf32() and not is_interpreted()
@@ -287,7 +287,7 @@ def constants(cell: Cell, K: int, dtype: torch.dtype, keep: bool) -> dict[str, A
 
 
 class Order:
-    """Where rows lie: of T steps, in [T, B] or packed."""
+    """Positions of the rows of T steps, in [T, B] or packed."""
 
     def __init__(self, rows: tuple[int, ...], B: int, sizes: Tensor | None, device: torch.device):
         self.sizes = torch.full((rows[0],), B) if sizes is None else sizes
@@ -309,7 +309,7 @@ class Order:
         return self.last(not reverse)
 
     def before(self, h: Tensor, h0: Tensor, reverse: bool) -> Tensor:
-        """Return what each of the live rows [n, H] started from, of h [R, H] and h0 [B, H]."""
+        """Return the h that each live row [n, H] started from, of h [R, H] and h0 [B, H]."""
         step = torch.repeat_interleave(torch.arange(self.T), self.sizes)
         b = (
             torch.arange(self.live)
@@ -343,7 +343,7 @@ def recurrence(
     clip: float = 0.0,
     precision: str | None = None,
 ) -> tuple[Tensor, ...]:
-    """The operator, as fused_lstm.ops has it."""
+    """Run the forward operator, as fused_lstm.ops describes it."""
     N, _, K = weight_hh.shape
     rows, B, H, dtype = x_part.shape[:-1], len(h0), N * K, x_part.dtype
     sums = state_dtype(dtype)
@@ -395,7 +395,7 @@ def recurrence_backward(
     clip: float = 0.0,
     precision: str | None = None,
 ) -> tuple[Tensor, ...]:
-    """The operator, as fused_lstm.ops has it."""
+    """Run the backward operator, as fused_lstm.ops describes it."""
     N, columns, K = weight_hh.shape
     rows, B, H, dtype = y.shape[:-1], len(h0), N * K, y.dtype
     sums, R = state_dtype(dtype), y.numel() // (N * K)

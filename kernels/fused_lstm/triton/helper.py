@@ -1,4 +1,4 @@
-"""`@helper` marks what kernels call; kernels themselves are `@triton.jit`."""
+"""`@helper` marks a function that kernels call; kernels themselves are `@triton.jit`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ KEEP_LOOP = version(triton) < (3, 9)
 
 
 def helper(function: Callable):
-    """A function for kernels to call: `triton.jit`, without the interpreter's toll at each call.
+    """Return a function for kernels to call: `triton.jit`, without the interpreter's cost per call.
 
     The interpreter prepares triton.language for the kernel, and again at each call of another
-    jitted function, which takes it a millisecond. Its rewritten function can do without.
+    jitted function, which takes it a millisecond. Its rewritten function does not need this.
     """
     made = triton.jit(function)
     return made.rewrite() if is_interpreted() else made

@@ -23,20 +23,21 @@ def enable() -> None:
 
 
 def is_interpreted() -> bool:
-    """Whether the kernels of this process run in the interpreter."""
+    """Return whether the kernels of this process run in the interpreter."""
     import triton
 
     return triton.knobs.runtime.interpret
 
 
 def version(module: ModuleType) -> tuple[int, ...]:
-    """Its first two numbers."""
+    """Return the first two numbers of a module's version."""
     return tuple(map(int, module.__version__.split(".")[:2]))
 
 
 def too_old() -> str | None:
-    """Why the installed interpreter cannot run: before 3.7 it makes a loop's bound an integer in a
-    way that numpy 2.4 refuses.
+    """Return why the installed interpreter cannot run, or None where it can.
+
+    Triton before 3.7 makes a loop's bound an integer in a way that numpy 2.4 refuses.
     """
     import numpy
     import triton

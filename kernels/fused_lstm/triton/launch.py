@@ -37,9 +37,9 @@ NAMES = {
 
 
 def on_their_device(operator: Callable) -> Callable:
-    """`operator`, with its tensors' GPU as the current one.
+    """Wrap `operator` so that the GPU of its tensors is the current one.
 
-    Triton launches on the current GPU and its stream, whichever the tensors are on.
+    Triton launches on the current GPU and its stream, whatever GPU the tensors are on.
     """
 
     @wraps(operator)
@@ -59,7 +59,7 @@ def on_their_device(operator: Callable) -> Callable:
 
 
 def kernel_cell(cell: Spec) -> cells.Cell:
-    """A cell as the kernels have it."""
+    """Return the kernels' form of a cell."""
     if cell.cell == "gru":
         return GRU
     if cell.cell == "rnn_tanh":
@@ -89,7 +89,7 @@ class Weight:
 
 @dataclass(frozen=True, eq=False)
 class Has:
-    """What a cell has in a step beside torch's own: PLAN.HAS."""
+    """Features of a cell's step that torch's own cell lacks: PLAN.HAS."""
 
     PEEPHOLES: int
     CANDIDATE: bool  # a mask on g
@@ -102,18 +102,21 @@ class Has:
 
 
 def zones(cell: Spec) -> tuple[float, float]:
-    """Probabilities that h and the state c are kept; where c is h, what keeps c keeps h."""
+    """Return the probabilities that h and the state c are kept.
+
+    Where the state is h itself, keeping the state keeps h.
+    """
     return cell.zones if cell.has_c else (0.0, cell.zones[0])
 
 
 def norms(cell: Spec) -> int:
-    """How often a step's rows are normalized by all programs of a lane."""
+    """Return how many times per step all programs of a lane normalize its rows."""
     return int(cell.layer_norm) + int(cell.layer_norm and cell.has_c)
 
 
 @lru_cache(1024)
 def has(cell: Spec, draws: bool) -> Has:
-    """Of a cell; draws: whether there is a seed, as in training."""
+    """Return the features of a cell; draws: whether there is a seed, as in training."""
     zone_h, zone_c = ((2 if draws else 1) if p > 0 else 0 for p in zones(cell))
     found = {
         "PEEPHOLES": kernel_cell(cell).gates - 1 if cell.peephole else 0,
@@ -259,15 +262,17 @@ def constants(
 
 
 def exchanged(plan: Plan, cell: Spec) -> int:
-    """Columns of the backward's exchange: by h's part of the gates, and, where the lane below
-    multiplies by another one, by x's part of the last gate.
+    """Return the number of gradients by gates in the backward's exchange buffer.
+
+    There is one by h's part of each gate. Where the lane below needs a different gradient by x's
+    part of the last gate, that one is added.
     """
     kernels = kernel_cell(cell)
     return kernels.gates + (kernels.apart and plan.kind == "layers" and plan.layers > 1)
 
 
 def _weights(plan: Plan) -> dict[str, Weight]:
-    """W_HH [G*H, P] and W_IH, by their rows forward and by their columns backward; W_HR [P, H]."""
+    """Return W_HH [G*H, P], W_IH and W_HR [P, H], by rows forward and by columns backward."""
     forward, H, P = plan.direction == "forward", plan.hidden, plan.outputs
 
     def weight(
@@ -302,15 +307,15 @@ def _weights(plan: Plan) -> dict[str, Weight]:
 
 
 def _wrapped(found: dict) -> dict:
-    """Compiled code adds and compares constants of its own kind alone."""
+    """Wrap constants in tl.constexpr for compiled code, which adds and compares only these."""
     return found if is_interpreted() else {name: tl.constexpr(v) for name, v in found.items()}
 
 
 def _keep_loop(plan: Plan, cell: Spec) -> bool:
-    """Whether nothing may move out of the time loop, since it would need too many registers.
+    """Return whether everything must stay inside the time loop, since moving it costs registers.
 
     Triton 3.6 moves out the descriptors of wgmma; masks need registers too. Weights that warps
-    multiply from registers, each its part of K, do move out: that is what they are for.
+    multiply from registers, each its part of K, do move out: this is their purpose.
     """
     if plan.k_parts > 1:
         return False
@@ -318,11 +323,11 @@ def _keep_loop(plan: Plan, cell: Spec) -> bool:
 
 
 def _spills(plan: Plan) -> bool:
-    """Whether a time loop needs more registers than there are once all that can is moved out.
+    """Return whether a time loop, with all that can be moved out of it, exceeds the registers.
 
-    Found by fused_lstm.inspect: a forward of many units (an L4 at H=1500), and, from sm_90 on, a
-    backward that streams a part of its weights (an H100 at H=1024 in TF32), a projected one, or one
-    in TF32 where products have a memory of their own (a B200 at H=650).
+    fused_lstm.inspect found these cases: a forward of many units (an L4 at H=1500), and, from sm_90
+    on, a backward that streams a part of its weights (an H100 at H=1024 in TF32), a projected one,
+    or one in TF32 where products have a memory of their own (a B200 at H=650).
     """
     if plan.direction == "forward":
         return plan.units > 16
@@ -332,7 +337,7 @@ def _spills(plan: Plan) -> bool:
 
 @lru_cache(1024)
 def rates(p: float, cell: Spec) -> tuple[float, ...]:
-    """The kernels' floats, dropout_p to zone_c_rest; p: of dropout between a launch's lanes."""
+    """Return the kernels' floats, dropout_p to zone_c_rest; p: of dropout between lanes."""
     near = [torch.tensor(z, dtype=torch.float32).item() for z in zones(cell)]
     rest = [z - of for z, of in zip(zones(cell), near, strict=True)]
     of_zones = near[0], rest[0], near[1], rest[1]
@@ -341,7 +346,7 @@ def rates(p: float, cell: Spec) -> tuple[float, ...]:
 
 @lru_cache(1024)
 def options(plan: Plan) -> dict:
-    """Of the compiler and the launch. num_stages = 1: nothing is prefetched across a barrier."""
+    """Return options of the compiler and launch; num_stages = 1: no prefetch across a barrier."""
     if is_interpreted():
         return {}
     found = {"num_warps": plan.warps, "num_stages": 1, "enable_fp_fusion": True}
@@ -412,7 +417,7 @@ def call(
     resets: bool = False,
     draws: bool = False,
 ) -> Call:
-    """A plan's launches; p: of dropout between its lanes."""
+    """Return a plan's launches; p: of dropout between its lanes."""
     kernels = kernel_cell(cell)
     launches = [
         Launch(plan, kernels, constants(plan, cell, save, phases, p > 0, varlen, resets, draws))
@@ -422,7 +427,7 @@ def call(
 
 
 class Workspace(NamedTuple):
-    """What the programs of some launches share, zeroed on the stream by one fill."""
+    """Tensors that the programs of some launches share, zeroed on the stream by one fill."""
 
     exchange: Tensor  # see tile.py: [*leading, B_PAD, PAD]
     between: Tensor | None  # where h is projected: [lanes, B_PAD, PAD]
@@ -430,7 +435,7 @@ class Workspace(NamedTuple):
 
 
 def workspace(plan: Plan, like: Tensor, leading: Sequence[int], launches: int) -> Workspace:
-    """Zeroed exchanges of `like`'s dtype, and the counters of `launches` launches."""
+    """Return zeroed exchanges of `like`'s dtype, and the counters of `launches` launches."""
     shape = (*leading, plan.padded_batch, plan.chunks * plan.block_k)
     between = (launches * plan.layers, plan.padded_batch, plan.chunks_hr * plan.block_k)
     size, whole = prod(shape), prod(shape) + prod(between)
@@ -442,6 +447,6 @@ def workspace(plan: Plan, like: Tensor, leading: Sequence[int], launches: int) -
 
 
 def first_rows(exchange: Tensor, L: int, B: int, P: int, slots: int = 1) -> Tensor:
-    """The first slots of an exchange [., L, 2, B_PAD, PAD], without its padding: [., L, B, P]."""
+    """Return the first slots [., L, B, P] of an exchange [., L, 2, B_PAD, PAD], unpadded."""
     _, lane, slot, row, column = exchange.stride()
     return exchange.as_strided((slots, L, B, P), (slot, lane, row, column))

@@ -1,7 +1,7 @@
-"""What no data sheet says of a card, measured on it: a meeting of all programs, and L2's rate.
+"""Measurements of a card that no data sheet has: a grid barrier's time, and L2's rate.
 
-`measured` takes some 20 ms on a GPU. `fused_lstm.tools.tune` keeps what it gives, and `make gpu`
-reports it.
+`measured` takes some 20 ms on a GPU. `fused_lstm.tools.tune` keeps its results, and `make gpu`
+reports them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def meet_kernel(
     rounds,
     NVIDIA: tl.constexpr,
 ):
-    """All programs meet so many times, and do nothing else."""
+    """Meet at a grid barrier of all programs `rounds` times, and do nothing else."""
     programs = tl.num_programs(0)
     for n in range(rounds):
         barrier.arrive(counter_ptr, True)
@@ -38,7 +38,7 @@ def read_kernel(
     times,
     BLOCK: tl.constexpr,
 ):
-    """Each program reads all of x, past L1, so many times, from a block of its own on."""
+    """Read all of x in each program, past L1, `times` times, each from its own block on."""
     program = tl.program_id(0)
     total = tl.zeros((BLOCK,), tl.int32)
     for n in range(blocks * times):

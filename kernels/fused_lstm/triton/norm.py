@@ -1,11 +1,11 @@
 """Layer norm inside a step: a row's statistics are over all units, so all programs of it meet.
 
 In a step once for the product with w_hh, [G*H] a whole, and, of an LSTM, once for c, [H]:
-PLAN.MEETINGS counts these too. Names as in position.py; a part is what one program finishes of a
-lane. meeting is (all_ptr, shares_ptr, programs, part, wave, turn): whom a program meets, and when.
-Of tensors:
+PLAN.MEETINGS counts these too. Names as in position.py; a part is the units of a lane that one
+program finishes. meeting is (all_ptr, shares_ptr, programs, part, wave, turn): the programs that
+meet, and when. Tensors:
 
-shares  [L, 2, 2, PARTS, B] scratch, state dtype: what each part of a lane has summed up
+shares  [L, 2, 2, PARTS, B] scratch, state dtype: the sums of each part of a lane
 gain    [L, (G+2) * H] state dtype: of that product, of c, and c's bias
 stats   [L, N, 4] state dtype, in the backward: c's mean and 1 / deviation, and the product's
 """
@@ -41,7 +41,7 @@ def share(first, second, kind, rank, meeting, step, b, rows, PLAN: tl.constexpr)
 
 @helper
 def parts(ptr, k, step, b, rows, PLAN: tl.constexpr):
-    """The two numbers of parts k to k + SOME, [SOME, BLOCK_B], and which these are."""
+    """Load two numbers of parts k to k + SOME [SOME, BLOCK_B]; return the parts' indices too."""
     _, _, _, alive = step
     _, B, _, _ = rows
     p = k + tl.arange(0, SOME)
@@ -53,7 +53,7 @@ def parts(ptr, k, step, b, rows, PLAN: tl.constexpr):
 
 @helper
 def sums(first, second, kind, rank, meeting, step, b, rows, PLAN: tl.constexpr):
-    """Two numbers of each row [BLOCK_B], summed over all parts, always in the same order."""
+    """Return two numbers of each row [BLOCK_B], summed over all parts, always in the same order."""
     ptr = share(first, second, kind, rank, meeting, step, b, rows, PLAN)
     first, second = tl.zeros_like(first), tl.zeros_like(second)
     for k in range(0, PLAN.PARTS, SOME):
@@ -65,20 +65,20 @@ def sums(first, second, kind, rank, meeting, step, b, rows, PLAN: tl.constexpr):
 
 @helper
 def column_sums(x, valid):
-    """Of x [., BLOCK_B] over its rows, of which those count that are `valid`.
+    """Sum x [., BLOCK_B] over its rows that are `valid`.
 
-    A choice stands between a product and its sum, for a compiler fuses the two: a lane then adds
-    its own product unrounded to the rounded one of its neighbour, which does the opposite. Two
-    warps that hold the same rows would disagree by a bit, and which one is read is a race.
+    A select stands between a product and its sum, for a compiler fuses the two: a lane then adds
+    its own product unrounded to the rounded product of its neighbour, which does the opposite. Two
+    warps that hold the same rows would differ by a bit, and the result read would be a race's.
     """
     return tl.sum(tl.where(valid, x, 0.0), 0)
 
 
 @helper
 def statistics(xs, valid, N: tl.constexpr, kind, rank, meeting, step, b, rows, PLAN: tl.constexpr):
-    """Mean and 1 / deviation [1, BLOCK_B] of N blocks xs [UNITS, BLOCK_B] and all other parts'.
+    """Return mean and 1 / deviation [1, BLOCK_B] of N blocks xs [UNITS, BLOCK_B] of all parts.
 
-    A part hands on its mean and the squares about it: no large numbers are subtracted.
+    Each part shares its mean and the squares about it: no large numbers are subtracted.
     """
     _, _, _, part, _, _ = meeting
     _, _, _, alive = step
@@ -107,7 +107,7 @@ def statistics(xs, valid, N: tl.constexpr, kind, rank, meeting, step, b, rows, P
 
 @helper
 def gain(gain_ptr, lane, unit, which, PLAN: tl.constexpr):
-    """[UNITS, 1]: of one of the product's gates, of c (which = G), and c's bias (G + 1)."""
+    """Load a gain [UNITS, 1]: of a gate's product, of c (which = G), or c's bias (G + 1)."""
     at = lane * ((PLAN.GATES + 2) * PLAN.H) + which * PLAN.H + unit
     return tl.load(gain_ptr + at, mask=unit < PLAN.H, other=0.0)[:, None]
 
@@ -117,7 +117,7 @@ def gain(gain_ptr, lane, unit, which, PLAN: tl.constexpr):
 
 @helper
 def of_product(by_h, gain_ptr, unit, meeting, step, b, rows, PLAN: tl.constexpr):
-    """What h makes of G gates, normalized and scaled."""
+    """Return h's part of G gates, normalized and scaled."""
     _, lane, _, _ = step
     valid = (unit < PLAN.H)[:, None]
     gates: tl.constexpr = PLAN.GATES
@@ -130,7 +130,7 @@ def of_product(by_h, gain_ptr, unit, meeting, step, b, rows, PLAN: tl.constexpr)
 
 @helper
 def of_state(c, gain_ptr, unit, meeting, step, b, rows, PLAN: tl.constexpr):
-    """What h sees of c, of what all have made of it."""
+    """Return the c that h sees: the new c, normalized over all programs, scaled and shifted."""
     _, lane, _, _ = step
     valid = (unit < PLAN.H)[:, None]
     mean, rstd = statistics((c,), valid, 1, STATE, 2, meeting, step, b, rows, PLAN)
@@ -143,14 +143,14 @@ def of_state(c, gain_ptr, unit, meeting, step, b, rows, PLAN: tl.constexpr):
 
 @helper
 def stat(stats_ptr, which, step, b):
-    """[1, BLOCK_B] of the forward's: c's mean and 1 / deviation, the product's."""
+    """Load a statistic [1, BLOCK_B] of the forward: mean and 1 / deviation of c, of the product."""
     _, _, first, alive = step
     return tl.load(stats_ptr + (first + b) * 4 + which, mask=b < alive, other=0.0)[None, :]
 
 
 @helper
 def of_state_again(c, gain_ptr, stats_ptr, unit, step, b, PLAN: tl.constexpr):
-    """c normalized, and what h saw of it."""
+    """Return the normalized c, and the c that h saw."""
     _, lane, _, _ = step
     c_hat = c - stat(stats_ptr, 0, step, b)
     c_hat *= stat(stats_ptr, 1, step, b)
@@ -162,7 +162,7 @@ def of_state_again(c, gain_ptr, stats_ptr, unit, step, b, PLAN: tl.constexpr):
 def of_state_backward(
     dseen, c_hat, gain_ptr, stats_ptr, unit, meeting, step, b, rows, PLAN: tl.constexpr
 ):
-    """The gradient by c of that by what h saw of it."""
+    """Return the gradient by c, of the gradient by the c that h saw."""
     _, lane, _, _ = step
     d = dseen * gain(gain_ptr, lane, unit, PLAN.GATES, PLAN)
     valid = (unit < PLAN.H)[:, None]
@@ -187,7 +187,7 @@ def of_product_backward(
     rows,
     PLAN: tl.constexpr,
 ):
-    """The gradients by the gates' products with w_hh, of those by the gates."""
+    """Return the gradients by the gates' products with w_hh, of the gradients by the gates."""
     _, lane, _, _ = step
     gates: tl.constexpr = PLAN.GATES
     mean = stat(stats_ptr, 2, step, b)

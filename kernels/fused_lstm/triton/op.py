@@ -1,7 +1,8 @@
 """The operators `lstm` and `lstm_backward` of fused_lstm.ops: large products around the launches.
 
-What needs no order in time is one large product: before a forward launch the inputs of all steps by
-w_ih, after a backward launch the gradients of x, and after all of them those of the weights.
+A product that needs no order in time is one large product: before a forward launch the inputs of
+all steps by w_ih, after a backward launch the gradients of x, after all launches those of the
+weights.
 
 A launch takes as many lanes as its plan has: all of the stack, both of a layer, or one.
 
@@ -40,7 +41,7 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What an operator knows of a call before its tensors."""
+    """Parameters of an operator's call that do not depend on its tensors."""
 
     call: launch.Call
     count: int  # of launches
@@ -69,7 +70,7 @@ def prepare(
     save: bool,
     tf32: bool,
 ) -> Prepared:
-    """The launches of a call, made once for all calls that are alike."""
+    """Return the launches of a call, made once for all calls that are alike."""
     kernels = launch.kernel_cell(cell)
     norm, gates = launch.norms(cell), kernels.gates
     plan = make_plan(fuse, direction, dtype, device, shape, norm=norm, gates=gates, tf32=tf32)
@@ -100,7 +101,7 @@ def plan_of(
     gates: int,
     tf32: bool,
 ) -> Plan:
-    """The launch for these tensors: of all lanes, of both of a layer, or of one."""
+    """Return the launch for these tensors: of all lanes, of both of a layer, or of one."""
     card = devices.current(device)
     chosen = choose(
         direction, hidden=shape.H, batch=shape.B, layers=shape.L if fuse == "layers" else 1,
@@ -111,7 +112,7 @@ def plan_of(
 
 
 class Stack(NamedTuple):
-    """What both operators make of their arguments before they begin."""
+    """Arguments of both operators, parsed before either begins."""
 
     prepared: Prepared
     shape: Shape
@@ -123,7 +124,7 @@ class Stack(NamedTuple):
     drop: stack.Drop | None
 
     def weights(self, index: int) -> tuple[tuple, tuple, tuple | None]:
-        """w_ih, w_hh and w_hr of a launch's lanes."""
+        """Return w_ih, w_hh and w_hr of a launch's lanes."""
         lanes = self.prepared.call.plan.layers
         layers = self.layers[index * lanes : (index + 1) * lanes]
         w_ih, w_hh, *others = zip(*layers, strict=True)  # in the order of Layer
@@ -177,7 +178,7 @@ def _split(lanes: int, count: int, *tensors: Tensor | None) -> list[Sequence[Ten
 
 
 class Extra(NamedTuple):
-    """What only some cells have, of all lanes."""
+    """Tensors that only some cells have, of all lanes."""
 
     peephole: Tensor | None = None
     h_mask: Tensor | None = None
@@ -195,7 +196,7 @@ NOTHING = Extra()
 
 
 def _extra(of: Stack, state: Tensor, h0: Tensor | None) -> Extra:
-    """h0: in the forward."""
+    """Return the tensors that only some cells have; h0: in the forward."""
     cell, (L, _, B, _, _, P) = of.cell, of.shape
     if not cell.options:
         return NOTHING
@@ -220,13 +221,13 @@ def _extra(of: Stack, state: Tensor, h0: Tensor | None) -> Extra:
 
 
 def _planes(c: Tensor, L: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of what a lane that normalizes keeps [(1+2G)L, N, H]: c, both products raw [L, N, G*H]."""
+    """Return c and both raw products [L, N, G*H], of a saved c with layer norm [(1+2G)L, N, H]."""
     raw = c[L:].view(2, L, c.shape[1], -1)
     return c[:L], *raw.unbind()
 
 
 def _biases(of: Stack, like: Tensor) -> tuple[Tensor, ...]:
-    """Each lane's [S*H]: of a saved column what x and h have together, or what is h's alone."""
+    """Return each lane's bias [S*H] of the saved columns: b_ih + b_hh, or one of them alone."""
     layers, H, S, G = of.layers, of.shape.H, of.prepared.S, of.prepared.G
     if layers[0].b_ih is None:
         return (like.new_zeros(S * H),) * len(layers)
@@ -256,7 +257,7 @@ def lstm(
     cell: str = "",
     rates: Sequence[float] = (),
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The operator `lstm` of fused_lstm.ops."""
+    """Run the operator `lstm` of fused_lstm.ops."""
     with precision.matmul_as_rnn(x.dtype):
         lanes = directions, batch_sizes, keep, cell_of(cell, tuple(rates))
         of = _stack("forward", save, x, h0, c0, weights, dropout, seed, fuse, *lanes)
@@ -350,7 +351,7 @@ def lstm_backward(
     rates: Sequence[float] = (),
     samples: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """The operator `lstm_backward` of fused_lstm.ops."""
+    """Run the operator `lstm_backward` of fused_lstm.ops."""
     _check_samples(samples, h0.shape[1], batch_sizes, cell)
     with precision.matmul_as_rnn(x.dtype):
         lanes = directions, batch_sizes, keep, cell_of(cell, tuple(rates))
@@ -415,7 +416,7 @@ def lstm_backward(
 
 
 def _check_samples(samples: int, B: int, batch_sizes: Tensor | None, cell: str) -> None:
-    """As native's operator checks it, with the same words."""
+    """Check `samples` as native's operator checks it, with the same words."""
     if samples == 0:
         return
     if samples < 0 or B % samples:
@@ -431,8 +432,9 @@ def _check_samples(samples: int, B: int, batch_sizes: Tensor | None, cell: str) 
 def _last_gradients(
     dh_n: Tensor | None, dc_n: Tensor | None, h0: Tensor, state: Tensor, filled: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """dh and dc [L, B, H] for the launches, which write to dc. Both None: nobody has to fill them,
-    unless they are to be `filled`.
+    """Return dh and dc [L, B, H] for the launches, which write to dc.
+
+    Where dh_n and dc_n are None and not `filled`, dh is None and dc has no values yet.
     """
     if dh_n is None and dc_n is None and not filled:
         return None, torch.empty_like(state)

@@ -1,8 +1,8 @@
-"""What a cell has in a step beside torch's own: peepholes, masks, zoneout.
+"""Features of a cell's step that torch's own cell lacks: peepholes, masks, zoneout.
 
-Names as in position.py. masks is (seed_ptr, first_lane): what numbers are drawn from, and which of
-the stack's lanes is this launch's first. Masks are drawn by counter where they are needed, in the
-backward again; docs/cells.md has the numbers. PLAN.HAS is launch.Has.
+Names are as in position.py. masks is (seed_ptr, first_lane): the seed of the random numbers, and
+the index in the stack of this launch's first lane. Masks are drawn by counter where they are
+needed, in the backward again; docs/cells.md has the numbers. PLAN.HAS is launch.Has.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DRAWN = tl.constexpr(2)  # of launch.Has.ZONE_H and ZONE_C: in training
 
 @helper
 def number(kind, masks, step, b, unit, SIZE: tl.constexpr, rows, PLAN: tl.constexpr):
-    """[UNITS, BLOCK_B]: the numbers of a block's elements among all masks."""
+    """Return the numbers [UNITS, BLOCK_B] of a block's elements among all masks."""
     _, first_lane = masks
     t, lane, _, _ = step
     T, B, _, _ = rows
@@ -30,8 +30,9 @@ def number(kind, masks, step, b, unit, SIZE: tl.constexpr, rows, PLAN: tl.conste
 
 @helper
 def kept_part(n, masks, p, rest, MODE: tl.constexpr, PLAN: tl.constexpr):
-    """How much of elements number n a zoneout keeps: 1 or 0 where DRAWN, else the probability, of
-    which float32 has lost `rest`.
+    """Return the part that zoneout keeps of elements number n: 1 or 0 where DRAWN, else p.
+
+    `rest` is the part of the probability p that float32 has lost.
     """
     seed_ptr, _ = masks
     if MODE == DRAWN:
@@ -55,8 +56,10 @@ def of_cell(
     rows,
     PLAN: tl.constexpr,
 ):
-    """What a cell's functions take as `options`: peepholes [UNITS, 1] each, what g is multiplied
-    by, and how much of c is kept [UNITS, BLOCK_B]; each 0 where PLAN.HAS none.
+    """Return the `options` of a cell's functions, each 0 where PLAN.HAS none.
+
+    They are the peepholes [UNITS, 1] each, the multiplier of g, and the part of c that is kept
+    [UNITS, BLOCK_B].
     """
     _, lane, _, _ = step
     seed_ptr, _ = masks
@@ -95,7 +98,7 @@ def zone_out(
     rows,
     PLAN: tl.constexpr,
 ):
-    """h of a step, of what the step has made of it."""
+    """Return h of a step after zoneout, of the new h before it."""
     t, lane, _, _ = step
     _, B, _, _ = rows
     ptr = h_old_ptr + (lane * B + b)[None, :] * PLAN.P + unit[:, None]
@@ -122,7 +125,7 @@ def zone_out_backward(
     rows,
     PLAN: tl.constexpr,
 ):
-    """The gradient by what a step has made of h, of that by h; passes on the other part of it."""
+    """Return the part of dh that reaches the new h; pass on the rest to the step before."""
     t, lane, _, _ = step
     _, B, _, _ = rows
     ptr = dh_old_ptr + (lane * B + b)[None, :] * PLAN.P + unit[:, None]
@@ -146,7 +149,7 @@ def h_mask(
     rows,
     PLAN: tl.constexpr,
 ):
-    """What a block of h is multiplied by on its way into w_hh."""
+    """Load the multiplier of a block of h on its way into w_hh."""
     _, B, _, _ = rows
     at = (lane * B + b)[None, :] * PLAN.P + unit[:, None]
     return tl.load(h_mask_ptr + at, mask=mask, other=0.0)

@@ -1,4 +1,4 @@
-"""Which rows of a lane's tensors come first and last, and which come before which.
+"""Order of a lane's rows: the first, the last, and the row before each.
 
 A lane's tensors have N rows: [T, B, .] flattened, or packed as fused_lstm.rows says. B, T, D: rows
 of batch, time steps, directions.
@@ -31,11 +31,11 @@ class Rows:
         self.offset, self._last = table[: self.T + 2], table[self.T + 2 :]
 
     def of(self, t: Tensor) -> Tensor:
-        """[N, C] -> [live, C]."""
+        """Return the live rows of t: [N, C] -> [live, C]."""
         return t if self.live == self.N else t[: self.live]
 
     def filled(self, t: Tensor) -> Tensor:
-        """[live, C] -> [N, C]."""
+        """Fill t with zeros to N rows: [live, C] -> [N, C]."""
         return (
             t
             if self.live == self.N
@@ -43,7 +43,10 @@ class Rows:
         )
 
     def ends(self, lanes: Sequence[Tensor], last: bool) -> Tensor:
-        """[L * D, B, C] of D times [L, N, C]: each lane's last step of each row, or its first."""
+        """Return each row's last step in its lane, or its first.
+
+        The shapes are D times [L, N, C] -> [L * D, B, C].
+        """
         edges = []
         for direction, t in enumerate(lanes):
             if last == (direction == 1):
@@ -55,7 +58,7 @@ class Rows:
         return edges[0] if len(edges) == 1 else torch.stack(edges, 1).flatten(0, 1)
 
     def before(self, h: Tensor, h0: Tensor, direction: int) -> Tensor:
-        """h [live, C] after each step, h0 [B, C] -> before each, [live, C]."""
+        """Return h before each step [live, C], of h after each step [live, C] and h0 [B, C]."""
         if self.offset is None:
             return torch.cat([h[self.B :], h0] if direction else [h0, h[: -self.B]])
         if direction not in self._before:
@@ -63,20 +66,20 @@ class Rows:
         return torch.cat([h0, h]).index_select(0, self._before[direction])
 
     def each(self, t: Tensor) -> Tensor:
-        """[B, C], a row's own -> of each of its steps [live, C]."""
+        """Repeat t [B, C], one vector a row, for each of the row's steps [live, C]."""
         if self.offset is None:
             return t.repeat(self.T, 1)
         return t.index_select(0, self._step_and_row(self.offset)[1])
 
     def of_padded(self, t: Tensor) -> Tensor:
-        """[T * B, C] -> [live, C]."""
+        """Return the live rows of a padded t: [T * B, C] -> [live, C]."""
         if self.offset is None:
             return t
         step, b = self._step_and_row(self.offset)
         return t.index_select(0, step * self.B + b)
 
     def padded(self, t: Tensor) -> Tensor:
-        """[live, C] -> [T, B, C], zero where a row has ended."""
+        """Pad t with zeros where a row has ended: [live, C] -> [T, B, C]."""
         if self.offset is None:
             return t.unflatten(0, (self.T, self.B))
         step, b = self._step_and_row(self.offset)
@@ -84,13 +87,13 @@ class Rows:
         return whole.index_copy(0, step * self.B + b, t).unflatten(0, (self.T, self.B))
 
     def _step_and_row(self, offset: Tensor) -> tuple[Tensor, Tensor]:
-        """[live] each: where in [T, B] a row is."""
+        """Return the step and the row of batch [live] each, in [T, B], of each live row."""
         begin, n = offset[:-1], torch.arange(self.live, device=offset.device)
         t = torch.searchsorted(begin[1:], n, right=True)
         return t, n - begin[t]
 
     def _index(self, direction: int, offset: Tensor) -> Tensor:
-        """[live]: of `before`'s [h0, h]."""
+        """Return indices [live] into [h0, h] of the row that comes before each, for `before`."""
         begin, (t, b) = offset[:-1], self._step_and_row(offset)
         there = t > 0
         other = (t - 1).clamp(min=0)

@@ -19,14 +19,14 @@ from .interpreter import is_interpreted
 
 @helper
 def _multiply(a, b):
-    """High and low word of a 32 x 32 bit product."""
+    """Return the high and the low word of a 32 x 32 bit product."""
     product = a.to(tl.uint64) * b
     return (product >> 32).to(tl.uint32), (product & 0xFFFFFFFF).to(tl.uint32)
 
 
 @helper
 def philox(seed, n):
-    """The first word of Philox4x32-10: seed int64, n [...] int64 -> [...] uint32."""
+    """Return the first word of Philox4x32-10: seed int64, n [...] int64 -> [...] uint32."""
     k0, k1 = seed.to(tl.uint64) & 0xFFFFFFFF, seed.to(tl.uint64) >> 32
     c0, c1 = (n.to(tl.uint64) & 0xFFFFFFFF).to(tl.uint32), (n.to(tl.uint64) >> 32).to(tl.uint32)
     c2, c3 = c0 & 0, c0 & 0
@@ -41,7 +41,7 @@ def philox(seed, n):
 
 @helper
 def multiplier(seed_ptr, n, p, scale):
-    """0 where element n is dropped, else `scale`, in float32."""
+    """Return 0 where element n is dropped, else `scale`, in float32."""
     word = philox(tl.load(seed_ptr), n).to(tl.int32, bitcast=True)
     uniform = tl.where(word < 0, -word - 1, word).to(tl.float32) * 4.6566127342e-10
     return tl.where(uniform >= p, scale, 0.0)
@@ -68,12 +68,12 @@ def dropout_kernel(
 
 
 def scale_of(p: float) -> float:
-    """What a kept element is multiplied by."""
+    """Return the multiplier of an element that dropout keeps."""
     return 1 / (1 - p) if p < 1 else 0.0
 
 
 def dropout(x: Tensor, p: float, seed: Tensor, first: int = 0) -> Tensor:
-    """The operator `dropout` of fused_lstm.ops."""
+    """Run the operator `dropout` of fused_lstm.ops."""
     x = x.contiguous()
     y = torch.empty_like(x)
     block = 4096 if is_interpreted() else 1024
@@ -83,6 +83,8 @@ def dropout(x: Tensor, p: float, seed: Tensor, first: int = 0) -> Tensor:
 
 
 def apply(p: float, seed: Tensor, size: int, y: Tensor, layer: int) -> Tensor:
-    """`layer`'s output (or the gradient by it), as the mask of the seed leaves it; size: a layer's
-    elements, of which y may have the first."""
+    """Apply the seed's mask to `layer`'s output, or to the gradient by it.
+
+    size: a layer's elements, of which y may have the first.
+    """
     return dropout(y, p, seed, layer * size)

@@ -1,4 +1,4 @@
-"""Which launch a shape gets: a pure function of shape, dtype and device, and its reasons.
+"""Plan of a launch: a pure function of shape, dtype and device, and its reasons.
 
     plan("steps", "forward", hidden=1500, batch=20, layers=1, dtype="bf16", device=DEVICES["H100"])
 
@@ -29,7 +29,7 @@ RESERVED = 2048  # bytes of shared memory for what the compiler adds: mbarriers,
 
 @dataclass(frozen=True)
 class Plan:
-    """One kernel's launch. In brackets: what `fused_lstm.inspect` prints as its reason."""
+    """One kernel's launch. In brackets: the reason that `fused_lstm.inspect` prints."""
 
     kind: str  # steps, layers or both
     direction: str  # forward or backward
@@ -89,7 +89,10 @@ class Plan:
 
     @cached_property
     def summed_gates(self) -> int:
-        """Those that one program's product sums over: in the forward they are its rows."""
+        """Number of gates that one program's product sums over.
+
+        In the forward the gates are the product's rows, and the number is 1.
+        """
         return self.gates // self.split if self.direction == "backward" else 1
 
     @property
@@ -98,25 +101,25 @@ class Plan:
 
     @property
     def resident_fraction(self) -> float:
-        """Of a program's weights."""
+        """Part of a program's weights that stays on chip."""
         resident = self.rows * (self.resident + self.resident_ih) + self.own * self.resident_hr
         return resident / (self.rows * self.chunks * self.products + self.own * self.chunks_hr)
 
     @property
     def meetings(self) -> int:
-        """How often all programs meet in a step, or wave."""
+        """Number of times that all programs meet in a step, or wave."""
         return 0 if self.alone else 1 + (self.projected > 0) + self.batch_blocks * self.norm
 
     def waves(self, T: int) -> int:
-        """Of T steps: a lane that reads another's output is a step behind it."""
+        """Return the waves of T steps: a lane that reads another's output is a step behind it."""
         return T + self.layers - 1 if self.kind == "layers" else T
 
     def launches(self, count: int) -> list[tuple[int, int]]:
-        """[begin, end) of each launch that `count` steps or waves take, in order."""
+        """Return [begin, end) of each launch that `count` steps or waves take, in order."""
         return [(0, count)] if self.persistent else [(t, t + 1) for t in range(count)]
 
     def phases(self) -> list[tuple[str, ...]]:
-        """Those of each launch that a range of steps takes, in order."""
+        """Return the phases of each launch that a range of steps takes, in order."""
         parts: list[tuple[str, ...]]
         if self.direction == "forward":
             parts = [("finish",), ("project",)] if self.projected else [("finish",)]
@@ -144,7 +147,7 @@ def plan(
     gates: int = 4,
     in_parts: bool = True,
 ) -> Plan:
-    """The launch for one shape.
+    """Return the launch for one shape.
 
     Args:
         kind: "steps" (one lane a launch), "layers" (a wavefront of `layers`) or "both" (a layer's
@@ -188,7 +191,10 @@ def plan(
 
 
 def _interpreted(kind, direction, hidden, batch, layers, projected, dtype, gates, norm) -> Plan:
-    """Few large programs: one costs the interpreter milliseconds, whatever its size."""
+    """Return a plan of few large programs.
+
+    A program of any size costs the interpreter milliseconds.
+    """
     outputs = projected or hidden
     widest = max(hidden, outputs)
     block = max(16, _power_of_2(widest))
@@ -239,7 +245,7 @@ def _compiled(
     may_double &= block_b <= 32 and _ceil(sums, narrow) >= MANY
 
     def memory(block_k: int) -> tuple[int, int]:
-        """Return the bytes of scratch, and those of all weight tiles."""
+        """Return the bytes of scratch, and the bytes of all weight tiles."""
         scratch = max(block_k * block_b * size, rows * block_b * max(4, size)) + RESERVED
         weights = products * _ceil(sums, block_k) * rows * block_k * size
         return scratch, weights + (
@@ -297,11 +303,11 @@ def _compiled(
 
 
 def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
-    """The same plan with each product's sum shared out to 8 warps, where their registers hold it:
-    those that there are, the best first.
+    """Return plans with each product's sum shared out to 8 warps, the best first.
 
-    A warp multiplies all of a program's rows by its eighth of K, from registers, and the sums meet
-    once: fewer instructions, and a third of the syncs of warps that share rows and columns.
+    There are none where the warps' registers do not hold the weights. A warp multiplies all of a
+    program's rows by its eighth of K, from registers, and the sums meet once. This takes fewer
+    instructions, and a third of the syncs of warps that share rows and columns.
     """
     may = found.persistent and SIZES[found.dtype] == 2 and found.batch_blocks == 1
     may &= found.own == 16 and not (found.projected or found.amd or device.tcgen05)
@@ -313,7 +319,7 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
     chunks, pad = columns // part_k, K_PARTS * columns
 
     def read_us(programs: int, gates: int) -> float:
-        """What reading all of K takes, of so many gates each."""
+        """Return the microseconds to read all of K, of `gates` gates each."""
         return programs * products * gates * pad * found.block_b * size / device.l2_rate / 1e3
 
     # Programs of 8 units have half the instructions, and are twice as many to read all of K: where
@@ -360,9 +366,10 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
 
 
 def alone(found: Plan, device: Device) -> Plan | None:
-    """The same with programs that have a lane to themselves, where all of its weights fit in one.
+    """Return the plan with a whole lane in each program, or None where that is impossible.
 
-    There is no barrier, and no exchange; but few programs share out the cell's work.
+    All weights of a lane have to fit in one program. Such a plan has no barrier and no exchange;
+    but few programs share out the cell's work.
     """
     size, units = SIZES[found.dtype], max(16, _power_of_2(found.hidden))
     may = found.persistent and size == 2 and found.kind != "layers" and units <= ALONE_UNITS
@@ -377,7 +384,7 @@ def alone(found: Plan, device: Device) -> Plan | None:
 
 
 def alone_on(found: Plan, units: int, block_b: int, tcgen05: bool = False) -> Plan:
-    """The same with a program for a whole lane of `block_b` rows of batch."""
+    """Return the plan with a program for a whole lane of `block_b` rows of batch."""
     size, forward = SIZES[found.dtype], found.direction == "forward"
     gates = _tile_gates(found.gates) if forward else found.gates
     weights, groups = gates * units * units * size, _ceil(found.batch, block_b)
@@ -399,12 +406,12 @@ _NO_TILES = "since operands of such products live in registers"
 
 
 def _tile_gates(gates: int) -> int:
-    """Gates that a tile has rows for: Triton wants a power of 2."""
+    """Return the number of gates that a tile has rows for: Triton wants a power of 2."""
     return _power_of_2(gates)
 
 
 def _share_out(direction, hidden, layers, gates, device, why) -> tuple[int, int, bool]:
-    """Hidden units a program, programs, and whether all of them run at once."""
+    """Return hidden units a program, programs, and whether all of them run at once."""
     for units in (16, 32, 64):
         blocks = _ceil(hidden, units)
         if direction == "backward":
@@ -420,7 +427,7 @@ def _share_out(direction, hidden, layers, gates, device, why) -> tuple[int, int,
 
 
 def _divide_rows(batch, rows, size, programs, persistent, device, why) -> tuple[int, int]:
-    """Rows of batch that a product takes at once, and how many groups of programs share them out.
+    """Return the rows of batch in one product, and the number of program groups for all rows.
 
     Rows do not wait for each other: as many groups as the SMs hold, each with weights of its own.
     """
@@ -446,7 +453,7 @@ def _warps(rows: int, device: Device) -> int:
 
 
 def _ahead(kind: str, wide: int, streams: bool, device: Device) -> int:
-    """As many chunks in flight as registers hold beside the rest: found by fused_lstm.inspect."""
+    """Return how many chunks in flight the registers hold: found by fused_lstm.inspect."""
     # A chunk takes 16 of a thread's 255 registers at 32 columns and 4 warps, twice that doubled.
     if device.tcgen05:
         return 0 if streams or kind == "layers" else 1

@@ -1,8 +1,8 @@
-"""What a program works on: its lane and block, and where a step's rows and states lie.
+"""Position of a program's work: its lane and block, and the rows and states of a step.
 
-PLAN is launch.Constants. rows is (T, B, offset_ptr, not_reset_ptr): steps, rows of batch, and what
-says which of these are alive and which begin anew. step is (t, lane, first, alive): a lane's step,
-its first row in [L * N, .], and how many rows it has.
+PLAN is launch.Constants. rows is (T, B, offset_ptr, not_reset_ptr): steps, rows of batch, the rows'
+offsets by step, and the reset mask. step is (t, lane, first, alive): a lane's step, its first row
+in [L * N, .], and how many rows it has.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from .helper import helper
 
 @helper
 def share(counter_ptr, PLAN: tl.constexpr):
-    """How many programs meet; a program's lane, block, part of the block and first block of batch;
-    the counters of all that meet and of those that share a block.
+    """Return a program's share of the work: how many programs meet, and its place among them.
 
-    What there is but one of is 0 as a constant, and costs nothing.
+    The place is a lane, a block, a part of the block and a first block of batch. The last two
+    results are the counters of all programs that meet and of those that share a block. An index
+    with one possible value is 0 as a constant, and costs nothing.
     """
     programs = tl.num_programs(0) // PLAN.ROW_GROUPS
     row_group, program = tl.program_id(0) * 0, tl.program_id(0)
@@ -37,7 +38,7 @@ def share(counter_ptr, PLAN: tl.constexpr):
 
 @helper
 def pick(pointers, lane, PLAN: tl.constexpr):
-    """pointers[lane] for a lane known at run time only."""
+    """Return pointers[lane] for a lane known at run time only."""
     found = pointers[0]
     for i in tl.static_range(1, PLAN.LANES):
         found = tl.where(lane == i, pointers[i], found)
@@ -46,8 +47,9 @@ def pick(pointers, lane, PLAN: tl.constexpr):
 
 @helper
 def place(t, lane, rows, PLAN: tl.constexpr):
-    """Of a lane's step t its first row in [L * N, .], and the rows of batch that are alive. In a
-    wave before a lane's first step or after its last no row is.
+    """Return the first row of a lane's step t in [L * N, .], and how many rows of batch are alive.
+
+    In a wave before a lane's first step or after its last no row is alive.
     """
     T, B, offset_ptr, _ = rows
     alive, time = B, time_of(t, lane, T, PLAN)
@@ -64,26 +66,29 @@ def place(t, lane, rows, PLAN: tl.constexpr):
 
 @helper
 def time_of(t, lane, T, PLAN: tl.constexpr):
-    """Where in time a lane's step t is."""
+    """Return the time of a lane's step t."""
     return tl.where(lane == 1, T - 1 - t, t) if PLAN.BOTH else t
 
 
 @helper
 def first_row(lane, rows, PLAN: tl.constexpr):
-    """A lane's first row in [L * N, .]."""
+    """Return a lane's first row in [L * N, .]."""
     T, B, offset_ptr, _ = rows
     return lane * tl.load(offset_ptr + T + 1) if PLAN.VARLEN else lane * T * B
 
 
 @helper
 def ahead(lane, B, PLAN: tl.constexpr):
-    """Rows from a lane's step to its next, where all have B."""
+    """Return the rows from a lane's step to its next, where all have B."""
     return tl.where(lane == 1, -B, B) if PLAN.BOTH else B
 
 
 @helper
 def not_reset(t, lane, b, rows, PLAN: tl.constexpr):
-    """[1, BLOCK_B]: whether a row's state is kept before step t; of a chain all lanes have one."""
+    """Load a mask [1, BLOCK_B]: true where a row keeps its state before step t.
+
+    All lanes of a chain have the same mask.
+    """
     _, _, _, not_reset_ptr = rows
     first, alive = place(t, lane, rows, PLAN)
     if PLAN.CHAIN:
@@ -93,9 +98,7 @@ def not_reset(t, lane, b, rows, PLAN: tl.constexpr):
 
 @helper
 def unless_reset(x, t, lane, b, rows, PLAN: tl.constexpr):
-    """x [., BLOCK_B], which step t begins with or sends back, of rows that do not begin anew; 0 of
-    others.
-    """
+    """Return x [., BLOCK_B], a state or a gradient before step t, with 0 in rows that are reset."""
     if PLAN.RESETS:
         x = tl.where(not_reset(t, lane, b, rows, PLAN), x, 0.0)
     return x
@@ -103,7 +106,7 @@ def unless_reset(x, t, lane, b, rows, PLAN: tl.constexpr):
 
 @helper
 def load_state(c0_ptr, c_ptr, step, b, unit, mask, rows, PLAN: tl.constexpr):
-    """A block of c before a step: what the step before wrote, or c0 where the row begins here."""
+    """Load a block of c before a step: c of the step before, or c0 where the row begins here."""
     t, lane, first, _ = step
     _, B, _, _ = rows
     begin_ptr = c0_ptr + lane * B * PLAN.H
@@ -120,7 +123,7 @@ def load_state(c0_ptr, c_ptr, step, b, unit, mask, rows, PLAN: tl.constexpr):
 
 @helper
 def kept_where_dead(new, old, mask, PLAN: tl.constexpr):
-    """A state on chip after a step: `new` of rows that are alive in it."""
+    """Return a state on chip after a step: `new` in rows alive in the step, `old` in others."""
     if PLAN.VARLEN:
         new = tl.where(mask, new, old)
     return new
@@ -128,8 +131,9 @@ def kept_where_dead(new, old, mask, PLAN: tl.constexpr):
 
 @helper
 def turns(alive, first_batch, PHASE: tl.constexpr, PLAN: tl.constexpr):
-    """How many blocks of batch a program takes in turn, in a PHASE that the launch has. Those that
-    have rows alive come first.
+    """Return how many blocks of batch a program takes in turn, 0 in a PHASE that the launch lacks.
+
+    Blocks with rows alive come first.
     """
     if not PHASE:
         found = 0
@@ -142,8 +146,10 @@ def turns(alive, first_batch, PHASE: tl.constexpr, PLAN: tl.constexpr):
 
 @helper
 def block_of(batch, unit, alive, SIZE: tl.constexpr, W: tl.constexpr, PLAN: tl.constexpr):
-    """Rows of batch b [BLOCK_B]; of [UNITS, BLOCK_B] elements those that there are, of SIZE a row,
-    and where they are in [B, SIZE] and in a slot of the exchange that W is multiplied by.
+    """Return the rows of batch b [BLOCK_B] of a block, and a mask of its elements that exist.
+
+    The mask is [UNITS, BLOCK_B], of SIZE elements a row. The elements' offsets follow, first in
+    [B, SIZE], then in a slot of the exchange that W multiplies.
     """
     b = batch * PLAN.BLOCK_B + tl.arange(0, PLAN.BLOCK_B).to(tl.int64)
     mask = (unit < SIZE)[:, None] & (b < alive)[None, :]
@@ -152,14 +158,15 @@ def block_of(batch, unit, alive, SIZE: tl.constexpr, W: tl.constexpr, PLAN: tl.c
 
 @helper
 def slot_of(exchange_ptr, slot, batch, W: tl.constexpr):
-    """A block of batch in a slot of an exchange that W is multiplied by."""
+    """Return the pointer to a block of batch in a slot of the exchange that W multiplies."""
     return exchange_ptr + slot * W.SLOT + batch * W.TILE
 
 
 @helper
 def output_of(step, b, unit, rows, PLAN: tl.constexpr):
-    """Where a block of the top lane's step is in y and dy [N, P]; or of either lane of both
-    directions, which are side by side in [N, 2P].
+    """Return the offsets in y and dy [N, P] of a block of the top lane's step.
+
+    With both directions a block of either lane has its place, side by side in [N, 2P].
     """
     t, lane, first, _ = step
     _, B, _, _ = rows
@@ -178,14 +185,18 @@ def output_of(step, b, unit, rows, PLAN: tl.constexpr):
 
 @helper
 def arrive(all_ptr, turn, PLAN: tl.constexpr):
-    """After a block of batch, unless it is not known which is the last: the others wait for it."""
+    """Add to the grid barrier's counter after the last block of batch.
+
+    In a variable-length batch the last block is not known in advance, and `wait` or `wait_for_next`
+    adds to it.
+    """
     if not PLAN.VARLEN and turn == PLAN.BATCH_BLOCKS - 1:
         barrier.arrive(all_ptr, PLAN.MEETS)
 
 
 @helper
 def wait(all_ptr, rounds, programs, PLAN: tl.constexpr):
-    """For the others, until all have arrived so many times."""
+    """Wait at the grid barrier until all programs have arrived `rounds` times."""
     if PLAN.VARLEN:
         barrier.arrive(all_ptr, PLAN.MEETS)
     barrier.wait(all_ptr, rounds * programs, PLAN.MEETS, PLAN.NVIDIA, PLAN.POLLS)
@@ -193,7 +204,7 @@ def wait(all_ptr, rounds, programs, PLAN: tl.constexpr):
 
 @helper
 def wait_for_next(all_ptr, wave, waves, programs, PLAN: tl.constexpr):
-    """After a wave, except the last, which nothing follows."""
+    """Wait at the grid barrier after a wave, except after the last."""
     if PLAN.VARLEN:
         barrier.arrive(all_ptr, PLAN.MEETS)
     rounds = (wave + 1) * PLAN.MEETINGS

@@ -1,9 +1,10 @@
 """float32 on a GPU is as precise as nn.LSTM's cuDNN: torch.backends.cudnn.rnn.fp32_precision.
 
-That is TF32 unless told otherwise, by this switch, by those it inherits from (cudnn's, then the
-general one) or by the older torch.backends.cudnn.allow_tf32, which sets it. The kernels take it as
-a constant. The large products before and after them are torch's, and torch.backends.cuda.matmul's
-switch decides those: it is set for as long as they take, and restored.
+That is TF32 unless told otherwise, by this switch, by a switch that it inherits from (cudnn's, then
+the general one) or by the older torch.backends.cudnn.allow_tf32, which sets it. The kernels take it
+as a constant. The large products before and after them are torch's, and
+torch.backends.cuda.matmul's switch decides their precision: it is set for as long as they take, and
+restored.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from torch import Tensor
 
 
 def tf32() -> bool:
-    """Whether products of an LSTM may round float32 to TF32: asked as cuDNN's own asks."""
+    """Return whether products of an LSTM may round float32 to TF32, by cuDNN's own switch."""
     switch: Any = torch.backends.cudnn.rnn  # a module, to a checker
     return switch.fp32_precision == "tf32"
 
 
 @contextmanager
 def matmul_as_rnn(dtype: torch.dtype) -> Iterator[None]:
-    """As long as it lasts, products of this dtype ask the LSTM's switch, not matmul's.
+    """Let products of this dtype follow the LSTM's switch inside the context, not matmul's.
 
     The switch is the process's, not the thread's: a product that another thread launches meanwhile
-    is as precise. A value that matmul inherited is its own afterwards.
+    has the same precision. A value that matmul inherited is its own afterwards.
     """
     if dtype != torch.float32:  # asked first: to read the switches takes microseconds
         yield
@@ -45,6 +46,6 @@ def matmul_as_rnn(dtype: torch.dtype) -> Iterator[None]:
 
 
 def rounded(x: Tensor) -> Tensor:
-    """float32 as TF32, to the nearest, ties away from zero: what tile.rounded does in a kernel."""
+    """Round float32 to TF32, to the nearest, ties away from zero, as tile.rounded does."""
     bits = x.view(torch.int32)
     return torch.where(x == x, (bits + 0x1000) & -0x2000, bits).view(torch.float32)

@@ -1,4 +1,4 @@
-"""A projected h: h = w_hr . m, where m = o * tanh(c) is what the cell gives.
+"""A projected h: h = w_hr . m, where m = o * tanh(c) is the cell's output.
 
 Between a step's two meetings all programs exchange m, in the backward dh, in `between`; each then
 multiplies rows of w_hr, in the backward of w_hr^T, by all of it. Names as in position.py.
@@ -14,8 +14,9 @@ from .helper import helper
 
 @helper
 def load_weight(w_ptr, first, SIZE: tl.constexpr, PLAN: tl.constexpr):
-    """A program's OWN rows of w_hr, or of its transpose, from `first` on, of SIZE that there are;
-    and whether it has any.
+    """Load a program's OWN rows of w_hr, or of its transpose, from row `first` on, of SIZE rows.
+
+    Return also whether the program has any row.
     """
     row = first.to(tl.int64) + tl.arange(0, PLAN.OWN)
     return tile.load_weight(w_ptr, row, row < SIZE, PLAN.W_HR, PLAN), first < SIZE
@@ -23,7 +24,7 @@ def load_weight(w_ptr, first, SIZE: tl.constexpr, PLAN: tl.constexpr):
 
 @helper
 def multiply(w_hr, between_ptr, batch, PLAN: tl.constexpr):
-    """[OWN, BLOCK_B]: a program's rows times a block of what all have exchanged."""
+    """Multiply a program's rows by a block of the exchanged vectors: [OWN, BLOCK_B]."""
     weight, has_rows = w_hr
     acc = tile.zeros(PLAN.OWN, PLAN)
     if has_rows:

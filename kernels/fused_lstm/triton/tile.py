@@ -1,17 +1,17 @@
-"""What a step's products are made of: tiles of weights, a product in chunks, gates.
+"""Parts of a step's products: tiles of weights, a product in chunks, gates.
 
 B, H, P: batch, hidden size, size of h. G: gates. ROWS: rows of a weight tile, on the product's M
 side (gate rows in the forward, elements of h in the backward); BLOCK_B columns of batch on its N
 side; the sum runs over K in chunks of BLOCK_K, of which the first RESIDENT stay on chip for the
 whole launch.
 
-Where K_PARTS is not 1 a chunk's K is shared out to so many warps: tiles are [K_PARTS, ROWS,
-BLOCK_K / K_PARTS], a product has a sum for each part, [K_PARTS, ROWS, BLOCK_B], and what adds them
-up (`summed`, `gates_of`) takes one exchange among the warps.
+Where K_PARTS is not 1 a chunk's K is shared out to so many warps: tiles are
+[K_PARTS, ROWS, BLOCK_K / K_PARTS], and a product has a sum for each part, [K_PARTS, ROWS, BLOCK_B].
+`summed` and `gates_of` add them up in one exchange among the warps.
 
-Exchange: what programs hand to one another between two steps, in two slots that take turns, or
-inside of one, in one slot; each is padded with zeros to B_PAD = BATCH_BLOCKS * BLOCK_B rows of PAD,
-a multiple of BLOCK_K. PLAN is launch.Constants, W one of its launch.Weight.
+Exchange buffer: vectors that programs hand to one another. Between two steps it has two slots that
+take turns, inside of a step one slot. Each slot is padded with zeros to B_PAD = BATCH_BLOCKS *
+BLOCK_B rows of PAD, a multiple of BLOCK_K. PLAN is launch.Constants, W one of its launch.Weight.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .helper import helper
 
 @helper
 def rounded(x, ROUND: tl.constexpr):
-    """float32 as TF32 where ROUND: to the nearest, ties away from zero; a tensor core cuts.
+    """Round float32 to TF32 where ROUND: to the nearest, ties away from zero; a tensor core cuts.
 
     A NaN stays one: a GPU's own has all bits set, and an addition would make it zero.
     """
@@ -46,7 +46,7 @@ def load_tile(
     W: tl.constexpr,
     PLAN: tl.constexpr,
 ):
-    """A weight tile [ROWS, BLOCK_K], or [K_PARTS, ROWS, BLOCK_K / K_PARTS], zero outside."""
+    """Load a weight tile [ROWS, BLOCK_K], or [K_PARTS, ROWS, BLOCK_K / K_PARTS], zero outside."""
     if PLAN.K_PARTS == 1:
         col = chunk * PLAN.BLOCK_K + tl.arange(0, PLAN.BLOCK_K)
         offset = row[:, None] * W.STRIDE_ROW + col.to(tl.int64)[None, :] * W.STRIDE_K
@@ -61,8 +61,9 @@ def load_tile(
 
 @helper
 def load_weight(w_ptr, row, row_mask, W: tl.constexpr, PLAN: tl.constexpr):
-    """A program's rows of a weight, for `product`: of each of its GATES the first RESIDENT chunks,
-    loaded once a launch; and where to find the others.
+    """Load a program's rows of a weight, for `product`: of each gate the first RESIDENT chunks.
+
+    They are loaded once a launch. Return also the place of the other chunks.
     """
     tiles = ()
     for i in tl.static_range(W.GATES * W.RESIDENT):
@@ -78,13 +79,15 @@ def load_moving(
     W: tl.constexpr,
     PLAN: tl.constexpr,
 ):
-    """A chunk [BLOCK_K, BLOCK_B] of x transposed; .cg because L1 may hold an old line.
+    """Load a chunk [BLOCK_K, BLOCK_B] of x transposed; .cg because L1 may hold an old line.
 
-    Unmasked: an exchange is padded with zeros to whole blocks, so that the loads of any H are 16
-    bytes wide and their addresses one register.
-    As bits where warps share it: the compiler moves the store to shared memory up to the load that
-    feeds it, where it would wait for it; a cast in between keeps it at the product, and the load
-    stays in flight. Where products take their operands from registers (HOLD) it takes an operation.
+    The load has no mask: an exchange is padded with zeros to whole blocks, so that the loads of any
+    H are 16 bytes wide and their addresses one register.
+
+    Where warps share the chunk it is loaded as bits. Else the compiler moves the store to shared
+    memory up to the load that feeds it, and would wait for the load there. A cast in between keeps
+    the store at the product, and the load stays in flight. Where products take their operands from
+    registers (HOLD) it takes an operation.
     """
     b = tl.arange(0, PLAN.BLOCK_B)
     if PLAN.K_PARTS == 1:
@@ -106,7 +109,7 @@ def dot(w, bits, acc, x_ptr, PRECISION: tl.constexpr):
 
 @helper
 def multiply(w, x, acc, PRECISION: tl.constexpr):
-    """acc + w . x."""
+    """Return acc + w . x."""
     if PRECISION == "upcast":  # half precision in the interpreter, which cannot multiply it
         return tl.dot(w.to(acc.dtype), x.to(acc.dtype), acc, out_dtype=acc.dtype)
     return tl.dot(w, x, acc, input_precision=PRECISION, out_dtype=acc.dtype)
@@ -114,7 +117,7 @@ def multiply(w, x, acc, PRECISION: tl.constexpr):
 
 @helper
 def zeros(ROWS: tl.constexpr, PLAN: tl.constexpr):
-    """What a product begins with."""
+    """Return zeros, the first value of a product's sum."""
     if PLAN.K_PARTS == 1:
         acc = tl.full((ROWS, PLAN.BLOCK_B), 0.0, PLAN.ACC)
     else:
@@ -130,7 +133,7 @@ def product(
     W: tl.constexpr,
     PLAN: tl.constexpr,
 ):
-    """acc + w[row, :K] . x[:, :K]^T, summed over W.GATES."""
+    """Return acc + w[row, :K] . x[:, :K]^T, summed over W.GATES."""
     tiles, w_ptr, row, row_mask = weight
     zero = tl.num_programs(1) - 1  # always, but the compiler cannot know
     chunks = ()
@@ -153,7 +156,10 @@ def product(
 
 @helper
 def product_on_chip(acc, weight, x, W: tl.constexpr, PLAN: tl.constexpr):
-    """acc + w[row, :K] . x, summed over W.GATES; x: a block [K, BLOCK_B] each, of a lane ALONE."""
+    """Return acc + w[row, :K] . x, summed over W.GATES.
+
+    x: a block [K, BLOCK_B] for each gate, of a lane ALONE.
+    """
     tiles, _, _, _ = weight
     for i in tl.static_range(W.GATES):
         acc = multiply(tiles[i], x[i], acc, PLAN.PRECISION)
@@ -169,7 +175,7 @@ def gate_ptrs(
     W: tl.constexpr,
     PLAN: tl.constexpr,
 ):
-    """Where the gradients by W.GATES gates are, for `product`."""
+    """Return pointers to the gradients by W.GATES gates, for `product`."""
     found = ()
     for i in tl.static_range(W.GATES):
         gate = first_gate + i
@@ -181,7 +187,7 @@ def gate_ptrs(
 
 @helper
 def summed(acc, ROWS: tl.constexpr, PLAN: tl.constexpr):
-    """A product's sums of all parts of K [ROWS, BLOCK_B], always added in the same order."""
+    """Sum a product over all parts of K [ROWS, BLOCK_B], always in the same order."""
     if PLAN.K_PARTS == 8:
         acc = tl.permute(tl.reshape(acc, (2, 2, 2, ROWS, PLAN.BLOCK_B)), (3, 4, 2, 1, 0))
         acc = halves_added(halves_added(halves_added(acc)))
@@ -193,7 +199,7 @@ def summed(acc, ROWS: tl.constexpr, PLAN: tl.constexpr):
 
 @helper
 def halves_added(x):
-    """[..., 2] -> [...]."""
+    """Add the two halves of x: [..., 2] -> [...]."""
     first, second = tl.split(x)
     return first + second
 
@@ -203,8 +209,9 @@ def halves_added(x):
 
 @helper
 def gate_rows(block, PLAN: tl.constexpr):
-    """The rows of [G*H, .] that hold the gates of `block`'s units, gate by gate, and their unit: H
-    where a row is no gate's, since a tile has 1 or 4 of them.
+    """Return the rows of [G*H, .] with the gates of `block`'s units, gate by gate, and the units.
+
+    The unit is H for a row that belongs to no gate, since a tile has rows for 1 or 4 gates.
     """
     r = tl.arange(0, PLAN.ROWS)
     unit = block * PLAN.UNITS + r % PLAN.UNITS
@@ -214,7 +221,7 @@ def gate_rows(block, PLAN: tl.constexpr):
 
 @helper
 def gates_of(acc, PLAN: tl.constexpr):
-    """A product of gate_rows' rows -> its G gates [UNITS, BLOCK_B]."""
+    """Return the G gates [UNITS, BLOCK_B] of a product of gate_rows' rows."""
     if PLAN.ROWS == PLAN.UNITS:
         gates = (summed(acc, PLAN.ROWS, PLAN),)
     else:
@@ -239,7 +246,7 @@ def gates_of(acc, PLAN: tl.constexpr):
 
 @helper
 def sums(one, other, N: tl.constexpr):
-    """N numbers each, added."""
+    """Add N numbers to N others."""
     found = ()
     for i in tl.static_range(N):
         found = found + (one[i] + other[i],)
@@ -248,7 +255,7 @@ def sums(one, other, N: tl.constexpr):
 
 @helper
 def load_columns(ptr, offset, mask, STRIDE, N: tl.constexpr, ACC: tl.constexpr):
-    """N columns, STRIDE apart (H in a row of [., N*H]), in the accumulator's dtype."""
+    """Load N columns, STRIDE apart (H in a row of [., N*H]), in the accumulator's dtype."""
     found = ()
     for i in tl.static_range(N):
         found = found + (tl.load(ptr + offset + i * STRIDE, mask=mask, other=0.0).to(ACC),)
@@ -257,14 +264,14 @@ def load_columns(ptr, offset, mask, STRIDE, N: tl.constexpr, ACC: tl.constexpr):
 
 @helper
 def store_columns(ptr, offset, mask, columns, STRIDE, N: tl.constexpr):
-    """N columns, STRIDE apart, in the memory's dtype."""
+    """Store N columns, STRIDE apart, in the memory's dtype."""
     for i in tl.static_range(N):
         tl.store(ptr + offset + i * STRIDE, columns[i].to(ptr.dtype.element_ty), mask=mask)
 
 
 @helper
 def sum_partials(partial_ptr, stride, mask, SPLIT: tl.constexpr):
-    """Add up what the SPLIT programs of a block wrote, always in the same order."""
+    """Add up the sums of a block's SPLIT programs, always in the same order."""
     total = tl.load(partial_ptr, mask=mask, other=0.0, cache_modifier=".cg")
     for i in tl.static_range(1, SPLIT):
         at = partial_ptr + tl.full((), i, tl.int64) * stride

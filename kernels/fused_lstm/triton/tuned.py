@@ -1,4 +1,4 @@
-"""Plans that were timed, in place of those that arithmetic chose.
+"""Timed plans, in place of the plans that arithmetic chose.
 
 Where FUSED_LSTM_TUNED names a file that `python -m fused_lstm.tools.tune` has written, a shape's
 first call looks there: by the card, Triton's version and these kernels' source. Under
@@ -36,7 +36,7 @@ SHAPE = (
 
 @cache
 def place(name: str) -> str:
-    """Return what a card's plans are kept under: another Triton or source has plans of its own."""
+    """Return the key of a card's plans: another Triton or source has plans of its own."""
     import triton
 
     digest = hashlib.sha256()
@@ -46,7 +46,7 @@ def place(name: str) -> str:
 
 
 def key(plan: Plan) -> str:
-    """Return what a shape's plan is kept under."""
+    """Return the key of a shape's plan."""
     return " ".join(str(getattr(plan, name)) for name in SHAPE)
 
 
@@ -68,7 +68,7 @@ def of(chosen: Plan, device: Device) -> Plan:
 
 
 def keep(path: Path, plan: Plan, device: Device, us: float) -> None:
-    """Write a shape's timed plan into a file, beside what is there."""
+    """Write a shape's timed plan into a file, and keep the file's other plans."""
     rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     fields = {name: value for name, value in asdict(plan).items() if name in FIELDS}
     rows.setdefault(place(device.name), {})[key(plan)] = {"us": us, "plan": fields}

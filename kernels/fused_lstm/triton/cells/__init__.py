@@ -1,21 +1,21 @@
-"""Cells: what is computed between the products of a step. One file each.
+"""Cells: the computation between the products of a step. One file each.
 
-A cell has G gates: rows of its weights, H each. Of S columns, H each, its backward needs what a
-step made: they are its activated gates, and a GRU's m. Its functions are helpers for kernels to
-call, element by element, in the accumulator's dtype; `gates` are the S columns, a tuple.
+A cell has G gates: rows of its weights, H each. Its backward needs S saved columns of a step, H
+each: the activated gates, and a GRU's m. Its functions are helpers for kernels to call, element by
+element, in the accumulator's dtype; `gates` are the S columns, a tuple.
 
     combine(by_x, by_h, h_bias) -> the S columns before activation, of G parts by x and G by h;
-        h_bias: of what is apart from x's, whose biases are with x's parts
-    forward(gates, c, options, HAS) -> (activated gates, what is made of c, c_next)
-    output(activated gates, what h sees of c) -> h
-    made(activated gates, c, c_next, options, HAS) -> what was made of c
-    output_backward(activated gates, seen, dh) -> (do, the gradient by what h sees of c)
+        h_bias: of h's parts that stay apart; other biases are with x's parts
+    forward(gates, c, options, HAS) -> (activated gates, the new c before zoneout, c_next)
+    output(activated gates, the c that h sees) -> h
+    made(activated gates, c, c_next, options, HAS) -> the new c before zoneout
+    output_backward(activated gates, seen, dh) -> (do, the gradient by the c that h sees)
     backward(activated gates, c, dc_next, do, dmade, options, HAS)
         -> (gradients by the G parts by x, by the G parts by h, by c)
 
-Where h sees c as it is, `seen` is what was made; where c is normalized, that is between the two.
-HAS (launch.Has) says what a cell has beside torch's own, `options` (options.py) brings it. What is
-off is not compiled.
+`seen` is the c that h sees: the new c before zoneout, normalized where the cell has layer norm. HAS
+(launch.Has) names a cell's features beside torch's own, `options` (options.py) has their values. A
+feature that is off is not compiled.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Cell:
 
     @property
     def cache_key(self) -> str:
-        """For Triton's cache: what is compiled changes with the functions' source."""
+        """For Triton's cache: the compiled code changes with the functions' source."""
         parts = (
             self.combine, self.forward, self.made, self.output, self.output_backward, self.backward,
         )  # fmt: skip

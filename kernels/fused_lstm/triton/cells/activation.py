@@ -13,10 +13,10 @@ from ..helper import helper
 
 @helper
 def exp(x):
-    """e^x for x <= 0 with its relative accuracy far out, where a GPU's own loses it in float32.
+    """Return e^x for x <= 0, accurate in float32 also for large -x, where a GPU's own exp is not.
 
-    It computes 2^(x log2 e), and the product's rounding grows with x. What that rounding left
-    out, and what float32's log2 e does, is made good to first order.
+    The function computes 2^(x log2 e), and the rounding error of that product grows with x. Two
+    first-order terms correct it: the product's rounding error, and the error of log2 e in float32.
     """
     if x.dtype == tl.float64:
         return tl.exp(x)
@@ -36,10 +36,12 @@ def sigmoid(x):
 
 @helper
 def tanh(x):
-    """Relative error a few roundings, however small x is: 1 - exp(-2x) would be 0 below 3e-8.
+    """Return tanh(x) with a relative error of a few roundings, however small x is.
 
-    Below 3/4, x less what Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))) takes
-    off, nine levels deep (its error is 2e-19 at most) or five (4e-9); above, 1 - 2e / (1 + e).
+    Near 0 the plain formula fails: 1 - exp(-2x) would be 0 below 3e-8. Below 3/4 the result is x
+    less the part that Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))) takes off.
+    Nine levels of it have an error of 2e-19 at most, five of 4e-9. Above 3/4 the result is
+    1 - 2e / (1 + e).
     """
     a, e = tl.abs(x), tl.exp(-2.0 * tl.abs(x))
     s, small = a * a, a < 0.75

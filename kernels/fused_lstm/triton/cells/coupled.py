@@ -20,7 +20,10 @@ def combine(by_x, by_h, h_bias):
 
 @helper
 def forward(gates, c, options, HAS: tl.constexpr):
-    """Gates before activation and c -> the activated gates, what is made of c, and c_next."""
+    """Return the activated gates, the new c before zoneout, and c_next.
+
+    gates: before activation. c: before the step.
+    """
     i, g, o = gates
     peepholes, multiplier, kept = options
     if HAS.PEEPHOLES:
@@ -37,7 +40,10 @@ def forward(gates, c, options, HAS: tl.constexpr):
 
 @helper
 def made(gates, c, c_next, options, HAS: tl.constexpr):
-    """What a step has made of c, of its activated gates, the c before it and the c it has left."""
+    """Return the new c of a step before zoneout.
+
+    gates: the step's activated gates. c: before the step. c_next: after it, with zoneout.
+    """
     if HAS.ZONE_C:
         i, g, _ = gates
         c_next = (1.0 - i) * c + i * (g * options[1] if HAS.CANDIDATE else g)
@@ -46,20 +52,23 @@ def made(gates, c, c_next, options, HAS: tl.constexpr):
 
 @helper
 def output(gates, seen):
-    """h, of the activated gates and what it sees of c."""
+    """Return h, of the activated gates and the c that h sees."""
     return gates[2] * tanh(seen)
 
 
 @helper
 def output_backward(gates, seen, dh):
-    """The gradients by the output gate before activation, and by what h sees of c."""
+    """Return the gradients by the output gate before activation and by the c that h sees."""
     o, tanh_c = gates[2], tanh(seen)
     return dh * tanh_c * o * (1.0 - o), dh * o * (1.0 - tanh_c * tanh_c)
 
 
 @helper
 def backward(gates, c, dc_next, do, dmade, options, HAS: tl.constexpr):
-    """As cells/lstm.py's: di is what i gets from g, less what it takes from c."""
+    """Return the gradients that cells/lstm.py's backward returns, for coupled gates.
+
+    di is the gradient that reaches i through g, less the gradient through its share 1 - i of c.
+    """
     i, g, _ = gates
     peepholes, multiplier, kept = options
     i_by, g_by = i, g

@@ -1,8 +1,8 @@
 """nn.GRU's cell: gates r, z, n; the state c is h, not yet rounded.
 
-What h makes of n stays apart from what x makes of it, since r comes between the two: it is m, the
-first of the columns m, r, z, n. What a zoneout keeps of h it keeps of c. `fused_lstm.pointwise` is
-the same in plain PyTorch.
+h's part of n is a column of its own, since r comes between it and x's part: it is m, the first of
+the columns m, r, z, n. Zoneout keeps the same part of h and of c. `fused_lstm.pointwise` is the
+same in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ def combine(by_x, by_h, h_bias):
 
 @helper
 def forward(gates, c, options, HAS: tl.constexpr):
-    """Columns before activation and c -> the activated ones, what is made of c, and c_next."""
+    """Return the activated columns, c_next as the state that h sees, and c_next.
+
+    gates: the columns before activation. c: before the step.
+    """
     m, r, z, n = gates
     r, z = sigmoid(r), sigmoid(z)
     n = tanh(n + r * m)
@@ -44,14 +47,15 @@ def output(gates, seen):
 
 @helper
 def output_backward(gates, seen, dh):
-    """There is no output gate: all of dh goes to c_next."""
+    """Return zero for the output gate, which a GRU lacks, and all of dh for c_next."""
     return tl.zeros_like(dh), dh
 
 
 @helper
 def backward(gates, c, dc_next, do, dmade, options, HAS: tl.constexpr):
-    """Activated columns, c, the gradients by c_next and by h -> those by the gates' parts by x, by
-    those by h, and by c.
+    """Return the gradients by the gates' parts by x, by their parts by h, and by c.
+
+    They are computed from the activated columns, c, and the gradients by c_next and by h.
     """
     m, r, z, n = gates
     dc_next += dmade

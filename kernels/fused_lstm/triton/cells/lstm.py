@@ -1,6 +1,6 @@
 """The LSTM's cell: gates i, f, g, o, and the state c; with peepholes, a mask on g and c's zoneout.
 
-options: (peepholes of i, f and o, what g is multiplied by, how much of c is kept), each where HAS
+options: (peepholes of i, f and o, the multiplier of g, the part of c that is kept), each where HAS
 (launch.Has) it. `fused_lstm.pointwise` is the same in plain PyTorch.
 """
 
@@ -21,7 +21,10 @@ def combine(by_x, by_h, h_bias):
 
 @helper
 def forward(gates, c, options, HAS: tl.constexpr):
-    """Gates before activation and c -> the activated gates, what is made of c, and c_next."""
+    """Return the activated gates, the new c before zoneout, and c_next.
+
+    gates: before activation. c: before the step.
+    """
     i, f, g, o = gates
     peepholes, multiplier, kept = options
     if HAS.PEEPHOLES:
@@ -38,7 +41,10 @@ def forward(gates, c, options, HAS: tl.constexpr):
 
 @helper
 def made(gates, c, c_next, options, HAS: tl.constexpr):
-    """What a step has made of c, of its activated gates, the c before it and the c it has left."""
+    """Return the new c of a step before zoneout.
+
+    gates: the step's activated gates. c: before the step. c_next: after it, with zoneout.
+    """
     if HAS.ZONE_C:
         i, f, g, _ = gates
         c_next = f * c + i * (g * options[1] if HAS.CANDIDATE else g)
@@ -47,21 +53,23 @@ def made(gates, c, c_next, options, HAS: tl.constexpr):
 
 @helper
 def output(gates, seen):
-    """h, of the activated gates and what it sees of c."""
+    """Return h, of the activated gates and the c that h sees."""
     return gates[3] * tanh(seen)
 
 
 @helper
 def output_backward(gates, seen, dh):
-    """The gradients by the output gate before activation, and by what h sees of c."""
+    """Return the gradients by the output gate before activation and by the c that h sees."""
     o, tanh_c = gates[3], tanh(seen)
     return dh * tanh_c * o * (1.0 - o), dh * o * (1.0 - tanh_c * tanh_c)
 
 
 @helper
 def backward(gates, c, dc_next, do, dmade, options, HAS: tl.constexpr):
-    """Activated gates, c, the gradients by c_next, by the output gate and by c as h saw it -> those
-    by the gates before activation, twice, and by c.
+    """Return the gradients by the gates before activation, twice, and by c.
+
+    They are computed from the activated gates, c, and the gradients by c_next, by the output gate
+    and by the c that h saw.
     """
     i, f, g, _ = gates
     peepholes, multiplier, kept = options

@@ -19,7 +19,7 @@ def combine(by_x, by_h, h_bias):
 
 @helper
 def forward_tanh(gates, c, options, HAS: tl.constexpr):
-    """The gate before activation -> the activated one, h, and h again as the state."""
+    """Return the activated gate, h, and h again as the state, of the gate before activation."""
     h = tanh(gates[0])
     return (h,), h, h
 
@@ -42,13 +42,16 @@ def output(gates, seen):
 
 @helper
 def output_backward(gates, seen, dh):
-    """There is no output gate: all of dh goes to the state."""
+    """Return zero for the output gate, which an RNN lacks, and all of dh for the state."""
     return tl.zeros_like(dh), dh
 
 
 @helper
 def backward_tanh(gates, c, dc_next, do, dmade, options, HAS: tl.constexpr):
-    """The gradient by the gate, twice; the state before is in it by the product with w_hh alone."""
+    """Return the gradient by the gate, twice, and zero for the state before.
+
+    The state before the step enters only through the product with w_hh.
+    """
     da = (dc_next + dmade) * (1.0 - gates[0] * gates[0])
     return (da,), (da,), tl.zeros_like(da)
 

@@ -14,7 +14,7 @@ from .activation import exp, sigmoid, tanh
 
 @helper
 def log_one_plus(y):
-    """log(1 + y) of 0 <= y <= 1: twice the inverse hyperbolic tangent of y / (2 + y)."""
+    """Return log(1 + y) for 0 <= y <= 1: twice the inverse hyperbolic tangent of y / (2 + y)."""
     s = y / (2.0 + y)
     square = s * s
     if y.dtype == tl.float64:
@@ -35,7 +35,10 @@ def log_sigmoid(x):
 
 @helper
 def forward(gates, states, EXPONENTIAL: tl.constexpr):
-    """Gates before activation and states -> h, the next states, and what is saved."""
+    """Return h, the next states, and the saved columns.
+
+    gates: before activation. states: c, n and m before the step.
+    """
     i, f, z, o = gates
     c, n, m = states
     if EXPONENTIAL:
@@ -53,13 +56,13 @@ def forward(gates, states, EXPONENTIAL: tl.constexpr):
 def backward(saved, states, next_states, dh, dnext, ends, begins_here):
     """Return the gradients by the gates before activation and by the states before.
 
-    The gradient by m is not summed up from those by i and f, which cancel: what is left of it is
-    what a loss that looks at the last state sends to m, less what m takes from c and n. It goes on
-    to i, or by way of f to the m before.
+    The gradient by m is not summed up from the gradients by i and f, which cancel. The rest of it
+    comes from a loss that reads the last state: its gradient by m, less m's part in c and n. The
+    rest goes on to i, or by way of f to the m before.
 
     Args:
-        saved, states, next_states: what was saved, the states before and after.
-        dh, dnext: the gradients by h and by the states after; by m only what is left.
+        saved, states, next_states: the saved columns, the states before and after.
+        dh, dnext: the gradients by h and by the states after; by m only the rest.
         ends, begins_here: [BLOCK_B, 1], whether a row ends, or begins, at the step.
     """
     slope, i, f, z, o = saved
