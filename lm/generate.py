@@ -24,6 +24,7 @@ from lm.data import EOS, UNK, tokenize
 from lm.model import LM_LSTM
 
 
+@torch.inference_mode()
 def generate(
     model: LM_LSTM,
     prompt: Sequence[int],
@@ -39,15 +40,14 @@ def generate(
     (T = B = 1) however long the text is. The model must be in evaluation mode.
     """
     device = model.sm_fc.weight.device
-    with torch.inference_mode():
-        inputs = torch.tensor(prompt, device=device)[:, None]
-        hidden = model.init_hidden(1)
-        while True:
-            outputs, hidden = model.features(inputs, hidden)
-            logits = model.sm_fc(outputs[-1, 0])
-            word = choose(logits.float().cpu(), generator, temperature, top_k)
-            yield word
-            inputs = torch.tensor([[word]], device=device)
+    inputs = torch.tensor(prompt, device=device)[:, None]
+    hidden = model.init_hidden(1)
+    while True:
+        outputs, hidden = model.features(inputs, hidden)
+        logits = model.sm_fc(outputs[-1, 0])
+        word = choose(logits.float().cpu(), generator, temperature, top_k)
+        yield word
+        inputs = torch.tensor([[word]], device=device)
 
 
 def choose(logits: torch.Tensor, generator: torch.Generator, temperature: float, top_k: int) -> int:

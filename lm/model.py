@@ -113,10 +113,12 @@ class LM_LSTM(nn.Module):
             outputs, hidden = regularized_lstm(
                 self.lstm, embeds, hidden, self.weight_drop, self.dropout
             )
-        else:
+        elif self.lstm.spec.c_parts == 1:
+            outputs, hidden = self.lstm(embeds, hidden)
+        else:  # an sLSTM's c, n and m lie side by side
             h, c = hidden
             outputs, (h, *parts) = self.lstm(embeds, (h, *c.chunk(self.lstm.spec.c_parts, dim=-1)))
-            hidden = h, parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+            hidden = h, torch.cat(parts, dim=-1)
         return self.dropout(outputs), hidden
 
     def forward(self, inputs: torch.Tensor, hidden: Hidden) -> tuple[torch.Tensor, Hidden]:

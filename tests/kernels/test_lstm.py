@@ -213,7 +213,10 @@ BAD = {
         r"h_0: got shape \[2, 2, 6\]; .* \[2, 3",
     ),
     "c-layers": (lambda x, h, c: (x, (h, c[:1])), r"c_0: got shape \[1, 3, 6\]; expected \[2, 3"),
-    "device": (lambda x, h, c: (x.to("meta"), (h, c)), r"cannot run on 'meta'|on cpu; expected"),
+    "device": (
+        lambda x, h, c: (x.to("meta"), (h, c)),
+        r"cannot run on 'meta'|device cpu; expected",
+    ),
 }
 
 

@@ -86,6 +86,7 @@ def test_a_state_is_carried_without_a_copy(trained):
     model.lstm.register_forward_hook(keep)
     words = generate.generate(model, [3, 4], torch.Generator())
     next(words)
+    assert torch.is_grad_enabled()  # between two words the caller's mode is its own
     with torch.profiler.profile(record_shapes=True) as profile:
         next(words), next(words)
     assert len(given) == 3
