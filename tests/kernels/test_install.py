@@ -121,7 +121,7 @@ def test_a_cell(kind, ran):
 
 
 def test_one_step(ran):
-    """Where torch's own is faster for one step it runs."""
+    """Check that torch's own code runs where it is faster for one step."""
     for kind in (nn.LSTM, nn.GRU, nn.RNN):
         model, x = kind(5, 6), torch.randn(1, 2, 5)
         assert_same(model, x)
@@ -135,7 +135,7 @@ def test_one_step(ran):
 @pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
 def test_autocast_gives_the_dtypes_that_torchs_has(name, x_dtype):
-    """Of nn.LSTM and nn.RNN bfloat16, of a step loop of torch's what its operators make."""
+    """Compare dtypes: nn.LSTM's and nn.RNN's is bfloat16, a step loop's that of its operators."""
     model = getattr(nn, name)(70, 130)
     x = torch.randn(*(() if "Cell" in name else (2,)), 64, 70, dtype=x_dtype)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
@@ -197,7 +197,7 @@ def test_a_subclass_runs_ours(ran):
 
 
 class Wrapped(nn.Module):
-    """What torch.jit.script can call: a recurrent layer of its own it cannot."""
+    """A module around a layer, since torch.jit.script takes no recurrent layer by itself."""
 
     def __init__(self, layer):
         super().__init__()

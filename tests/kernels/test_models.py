@@ -1,4 +1,4 @@
-"""What real models did to our layers and nn's allow: each in a few lines, without the package.
+"""Uses of recurrent layers by real models, which nn allows: a few lines each, no package needed.
 
 tests/models has the packages themselves.
 """
@@ -79,7 +79,7 @@ def test_a_model_that_asks_and_one_that_is_built_again():
 
 
 def test_a_model_that_scripts_itself():
-    """As rsl_rl's as_jit does with a copy of its policy's layer."""
+    """Script a layer, as rsl_rl's as_jit does with a copy of its policy's."""
     with fused_lstm.install():
         layer = nn.GRU(3, 4)
         scripted = torch.jit.script(nn.Sequential(layer))
@@ -88,7 +88,7 @@ def test_a_model_that_scripts_itself():
 
 
 class Hooks:
-    """What Opacus hangs on a module."""
+    """An object like the one whose method Opacus adds to a module as a hook."""
 
     __module__ = "opacus.grad_sample.grad_sample_module"
 

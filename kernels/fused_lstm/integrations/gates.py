@@ -5,8 +5,10 @@ T, B, H, N, K: time steps, batch, hidden size, heads, H / N. G: gates.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops, recurrence
 from ..engines import resolve
@@ -14,6 +16,16 @@ from ..functional import autocast_dtype
 from ..spec import Spec
 
 OPS = {"native": ops.NATIVE, "triton": ops.TRITON}
+
+
+def cells_in(model: nn.Module, kind: type, package: str) -> list[Any]:
+    """Return a model's cells of a class of `package`; ValueError where there are none."""
+    cells = [module for module in model.modules() if isinstance(module, kind)]
+    if not cells:
+        raise ValueError(
+            f"model: got {type(model).__name__}; expected one with cells of {package}'s"
+        )
+    return cells
 
 
 def run_gates(

@@ -9,7 +9,7 @@ in the dtype of its input, and keeps c, n and m in float32 at least.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tirex.models.slstm.cell import sLSTMCell
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import heads
 from ..engines import check_engine
 from ..spec import Spec
-from .gates import run_gates
+from .gates import cells_in, run_gates
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -36,9 +36,7 @@ def convert(model: Model, engine: str = "auto") -> Model:
         ValueError: an unknown engine, or one that has no sLSTM; no cell at all. Nothing has been
             changed then.
     """
-    cells: list[Any] = [module for module in model.modules() if isinstance(module, sLSTMCell)]
-    if not cells:
-        raise ValueError(f"model: got {type(model).__name__}; expected one with cells of tirex's")
+    cells = cells_in(model, sLSTMCell, "tirex")
     for cell in cells:
         check_engine(engine, None, Spec("slstm", num_heads=cell.config.num_heads))
     for cell in cells:

@@ -18,7 +18,7 @@ from xlstm.blocks.slstm.cell import sLSTMCell_vanilla, sLSTMCellBase
 from .. import heads
 from ..engines import check_engine
 from ..spec import Spec
-from .gates import run_gates
+from .gates import cells_in, run_gates
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -37,9 +37,7 @@ def convert(model: Model, engine: str = "auto") -> Model:
         ValueError: an unknown engine, or one that has no sLSTM; a cell that cuts its recurrent
             gradients off, or clips h; no cell at all. Nothing has been changed then.
     """
-    cells: list[Any] = [module for module in model.modules() if isinstance(module, sLSTMCellBase)]
-    if not cells:
-        raise ValueError(f"model: got {type(model).__name__}; expected one with cells of xlstm's")
+    cells = cells_in(model, sLSTMCellBase, "xlstm")
     for cell in cells:
         check_engine(engine, None, spec_of(cell.config))
     for cell in cells:
