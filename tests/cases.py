@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 import fused_lstm
 from fused_lstm import engines
@@ -87,6 +88,26 @@ def rungs(
     return found
 
 
+def in_turn(cases: Mapping[str, object], rungs: list, turns: int) -> pytest.MarkDecorator:
+    """Parametrize "case", "engine" and "fuse": a rung runs every case whose turn it is.
+
+    A product of all would find what pairs find: what a case asks for is worked out above the
+    engines, and what a level does is the same for all cases. So each case runs on one rung of
+    `turns`, each rung has one case of `turns`, and --slow has every pair.
+    """
+    return pytest.mark.parametrize(
+        ("case", "engine", "fuse"),
+        [
+            pytest.param(
+                case, *rung.values, id=f"{name}-{rung.id}",
+                marks=[*rung.marks, *([] if (n - r) % turns == 0 else [pytest.mark.slow])],
+            )
+            for n, (name, case) in enumerate(cases.items())
+            for r, rung in enumerate(rungs)
+        ],
+    )  # fmt: skip
+
+
 def native_lstm(x, h0, c0, weights, dropout: float, fuse: str) -> tuple[Tensor, Tensor, Tensor]:
     """The engine `native` on weights given at the call: y, h_n, c_n."""
     y, state = fused_lstm.lstm(x, (h0, c0), weights, dropout, "native", fuse)
@@ -145,6 +166,34 @@ def pytorchs_own_inputs(theirs: type, dtype: torch.dtype, training: bool) -> lis
     (info,) = (info for info in module_db if info.module_cls is theirs)
     options = {"device": "cpu", "dtype": dtype, "requires_grad": True, "training": training}
     return list(info.module_inputs_func(info, **options))
+
+
+def assert_agree_on_pytorchs_inputs(
+    theirs: type, ours: type, dtype: torch.dtype, training: bool, **options
+) -> int:
+    """Values and gradients of each of those inputs; returns how many there are.
+
+    options: of our module alone, except `dropout`, which is of both: masks are each one's own.
+    """
+    every = pytorchs_own_inputs(theirs, dtype, training)
+    for n, given in enumerate(every):
+        arguments, inputs = given.constructor_input, given.forward_input
+        both = {**arguments.kwargs, "dtype": dtype}
+        both |= {name: options[name] for name in ("dropout",) if name in options}
+        torch.manual_seed(n)
+        modules = theirs(*arguments.args, **both), ours(*arguments.args, **both | options)
+        modules[1].load_state_dict(modules[0].state_dict())
+        found = []
+        for module in modules:
+            y, state = module.train(training)(*inputs.args, **inputs.kwargs)
+            y = y.data if isinstance(y, PackedSequence) else y
+            outputs = [y, *(state if isinstance(state, tuple) else (state,))]
+            leaves = [inputs.args[0], *module.parameters()]
+            loss = sum(out.sin().sum() for out in outputs)
+            found.append([*outputs, *torch.autograd.grad(loss, leaves)])
+        for m, (wanted, actual) in enumerate(zip(*found, strict=True)):
+            assert_close(actual, wanted, f"input {n}, result {m}: {arguments.kwargs}")
+    return len(every)
 
 
 def assert_autocasts(module: nn.Module, x: Tensor) -> None:

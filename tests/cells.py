@@ -37,6 +37,14 @@ CELLS = {
     },
 }  # fmt: skip
 each_cell = pytest.mark.parametrize("options", CELLS.values(), ids=CELLS)
+# For what takes seconds and is the same code for each option: these two have all of them.
+few_cells = pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=[] if "all but" in name else pytest.mark.slow)
+        for name, options in CELLS.items()
+    ],
+)
 
 
 def make(case: Case, **options) -> fused_lstm.LSTM:

@@ -8,7 +8,7 @@ from torch import nn
 
 import fused_lstm
 from cases import assert_autocasts
-from cells import each_cell, make
+from cells import each_cell, few_cells, make
 from fused_lstm.spec import Spec
 from lanes import Case
 from tolerance import assert_close
@@ -76,7 +76,7 @@ def test_it_says_what_it_is():
     assert "peephole" not in repr(module)
 
 
-@each_cell
+@few_cells
 def test_a_graph_of_torch_compile(options):
     module = make(Case(T=2, L=1), engine="loop", **options).eval()
     x = torch.randn(2, 3, 3, **DOUBLE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from cases import rungs
 from cells import drawn_seed, each_cell, make, written_out
 from fused_lstm import engines, reference
 from fused_lstm.spec import CANDIDATE, PLAIN, RECURRENT, ZONEOUT_C, ZONEOUT_H, Spec
-from lanes import Case, assert_differentiable, call, make_inputs
+from lanes import Case, Inputs, assert_differentiable, call, make_inputs
 from tolerance import assert_close
 
 each_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -33,14 +33,27 @@ def outcome(module: nn.Module, outputs, leaves) -> dict[str, torch.Tensor]:
     }
 
 
-def check(case: Case, training: bool, **options) -> None:
-    """The module gives what the cell written out gives, value by value, gradient by gradient."""
-    module = make(case, **options).train(training)
+def leaves_of(case: Case) -> tuple[Inputs, list[torch.Tensor]]:
+    """A case's inputs, and x, h0 and c0 among them, which want gradients."""
     given = make_inputs(case, torch.float64)
     leaves = [t.detach().requires_grad_() for t in given[:3]]
-    given = given._replace(x=leaves[0], h0=leaves[1], c0=leaves[2])
-    seed = drawn_seed(7)
-    wanted = outcome(module, written_out(module, *given, seed=seed if training else None), leaves)
+    return given._replace(x=leaves[0], h0=leaves[1], c0=leaves[2]), leaves
+
+
+@cache  # for all engines and levels
+def wanted_of(case: Case, training: bool, options: tuple) -> dict[str, torch.Tensor]:
+    """What the cell written out gives."""
+    module, (given, leaves) = make(case, engine="loop", **dict(options)), leaves_of(case)
+    seed = drawn_seed(7) if training else None
+    found = outcome(module, written_out(module, *given, seed=seed), leaves)
+    return {name: value.detach() for name, value in found.items()}
+
+
+def check(case: Case, training: bool, engine="auto", fuse=None, **options) -> None:
+    """The module gives what the cell written out gives, value by value, gradient by gradient."""
+    module = make(case, engine=engine, fuse=fuse, **options).train(training)
+    given, leaves = leaves_of(case)
+    wanted = wanted_of(case, training, tuple(options.items()))
     torch.manual_seed(7)
     for name, value in outcome(module, call(module, case, given), leaves).items():
         assert_close(value, wanted[name], name)
@@ -71,8 +84,9 @@ def test_coupled_runs_on_every_engine(engine, fuse):
     check(SHAPES["projected"], True, coupled=True, engine=engine, fuse=fuse)
 
 
-@pytest.mark.parametrize("P", [8, 12, 13])  # of H = 4: a gate's weight has 12 rows
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", ""])
+@pytest.mark.parametrize(  # of H = 4: a gate's weight has 12 rows
+    ("P", "bias"), [(8, True), (12, True), (12, False), (13, False)]
+)
 @pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
 def test_coupled_with_an_h_that_is_projected_to_more(engine, fuse, bias, P):
     """Against nn.LSTM's cell on the same weights, its forget gate's rows minus the input gate's."""

@@ -28,13 +28,13 @@ def path(request, monkeypatch):
 
 
 @built
-@pytest.mark.parametrize("p", [0.1, 0.65, 1.0])
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (63,), (64,), (3, 5, 43), (100, 1001)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_mask_is_the_references(isa, dtype, shape, p):
+def test_mask_is_the_references(isa, dtype, shape):
     x = torch.randn(shape).to(dtype)
-    expected = (x * dropout_mask(SEED, shape, p)).to(dtype)
-    torch.testing.assert_close(native.OPS.dropout(x, p, SEED), expected, rtol=0, atol=0)
+    for p in (0.1, 0.65, 1.0):
+        expected = (x * dropout_mask(SEED, shape, p)).to(dtype)
+        torch.testing.assert_close(native.OPS.dropout(x, p, SEED), expected, rtol=0, atol=0)
 
 
 @built

@@ -138,7 +138,11 @@ def test_a_graph_after_an_export_to_onnx():
 
 @pytest.mark.parametrize(
     ("needs", "backend"),
-    [("weights", "inductor"), ("weights", "aot_eager"), ("state", "aot_eager")],
+    [
+        ("weights", "aot_eager"),
+        ("state", "aot_eager"),
+        pytest.param("weights", "inductor", marks=pytest.mark.slow),
+    ],
 )
 def test_compiled_cudnn_whose_input_needs_no_gradient(needs, backend):
     """PyTorch takes such an LSTM apart into oneDNN's inference, which has no backward."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import fused_lstm
 import lanes
-from cases import pytorchs_own_inputs
+from cases import assert_agree_on_pytorchs_inputs, in_turn
 from cases import rungs as all_rungs
 from cells import Place, drawn_seed
 from fused_lstm.engines import ENGINES
@@ -20,9 +20,9 @@ from tolerance import assert_close
 DOUBLE = {"dtype": torch.float64}
 
 
-def rungs(cell: str, option: str | None = None, *exclude: str) -> list:
+def rungs(cell: str, option: str | None = None, *exclude: str, **how) -> list:
     """(engine, fuse) for all that have a cell, or an option of it."""
-    found = all_rungs(*exclude)
+    found = all_rungs(*exclude, **how)
     return [r for r in found if ENGINES[r.values[0]].has(cell, option, r.values[1])]
 
 
@@ -50,10 +50,16 @@ def make_rnns(case: Case, nonlinearity: str, engine: str, fuse: str | None, dtyp
     return theirs, ours
 
 
-@pytest.mark.parametrize(("engine", "fuse"), rungs("rnn_tanh", None, "compile"))
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_it_is_nn_rnn(case, nonlinearity, engine, fuse):
+BOTH = {
+    f"{name}-{nonlinearity}": (case, nonlinearity)
+    for name, case in CASES.items()
+    for nonlinearity in ("tanh", "relu")
+}
+
+
+@in_turn(BOTH, rungs("rnn_tanh", None, "compile"), 3)
+def test_it_is_nn_rnn(case, engine, fuse):
+    case, nonlinearity = case
     theirs, ours = make_rnns(case, nonlinearity, engine, fuse)
     given = make_inputs(case, torch.float64)
     wanted = lanes.run(lanes.expected, Paired(theirs), case, given)
@@ -72,27 +78,21 @@ def test_an_rnn_that_begins_anew(engine, fuse):
         assert_close(value, wanted[name], name)
 
 
-@pytest.mark.parametrize(("engine", "fuse"), rungs("rnn_tanh", None, "compile"))
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(
+    ("engine", "fuse"), rungs("rnn_tanh", None, "compile", slow=("triton-steps",))
+)
 @pytest.mark.filterwarnings("ignore")
-def test_what_pytorch_tests_nn_rnn_with(training, engine, fuse):
-    """dropout is left out: each engine draws its own masks."""
-    for n, given in enumerate(pytorchs_own_inputs(nn.RNN, torch.float64, training)):
-        options = {**given.constructor_input.kwargs, **DOUBLE, "dropout": 0.0}
-        torch.manual_seed(n)
-        theirs = nn.RNN(*given.constructor_input.args, **options)
-        ours = fused_lstm.RNN(*given.constructor_input.args, **options, engine=engine, fuse=fuse)
-        ours.load_state_dict(theirs.state_dict())
-        arguments, named = given.forward_input.args, given.forward_input.kwargs
-        for part, one, other in zip(
-            ("y", "h_n"), ours(*arguments, **named), theirs(*arguments, **named), strict=True
-        ):
-            one, other = (getattr(t, "data", t).detach() for t in (one, other))
-            assert_close(one, other, f"{part} of input {n}")
+def test_what_pytorch_tests_nn_rnn_with(engine, fuse):
+    own = {"engine": engine, "fuse": fuse, "dropout": 0.0}
+    count = assert_agree_on_pytorchs_inputs(nn.RNN, fused_lstm.RNN, torch.float64, True, **own)
+    assert count >= 16
 
 
+# Second derivatives are plain PyTorch; of Triton's first ones test_it_is_nn_rnn has each.
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
-@pytest.mark.parametrize(("engine", "fuse"), rungs("rnn_tanh", None, "compile", "cudnn"))
+@pytest.mark.parametrize(
+    ("engine", "fuse"), rungs("rnn_tanh", None, "compile", "cudnn", slow=("triton",))
+)
 def test_an_rnns_first_and_second_derivative(nonlinearity, engine, fuse):
     case = Case("lengths", T=2, B=2, I=2, H=2, L=1, bidirectional=True)
     _, ours = make_rnns(case, nonlinearity, engine, fuse)

@@ -53,7 +53,7 @@ def test_engine(engine, fuse, inputs):
         y, state = fused_lstm.lstm(x, (h0, c0), weights, engine=engine, fuse=fuse)
         return y, *state
 
-    assert gradcheck(run, inputs, fast_mode=engine == "triton")  # the interpreter takes minutes
+    assert gradcheck(run, inputs, fast_mode=True)
 
 
 # Of Triton's sweeps test_triton_layers.py has one in every run.
@@ -72,5 +72,5 @@ def test_second_derivative(engine, fuse, inputs):
 @every_rung
 def test_module(engine, fuse):
     module = fused_lstm.LSTM(3, 4, 2, dtype=torch.float64, engine=engine, fuse=fuse)
-    fast = engine == "triton"
+    fast = engine == "triton"  # whose interpreter takes minutes
     assert gradcheck(lambda x: module(x)[0], leaves((2, 3, 3)), fast_mode=fast)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fused_lstm
 import lanes
-from cases import pytorchs_own_inputs
+from cases import assert_agree_on_pytorchs_inputs, in_turn
 from gru import Paired, every_top, make_modules, rungs
 from lanes import Case, make_inputs
 from tolerance import assert_close
@@ -47,8 +47,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@in_turn(CASES, rungs("compile"), 3)
 def test_it_is_nn_gru(case, engine, fuse):
     if case.resets and engine == "cudnn":
         with pytest.raises(ValueError, match="resets: got a tensor with engine='cudnn'"):
@@ -77,26 +76,15 @@ def test_the_compile_engine_has_it():
 
 
 @pytest.mark.parametrize(("engine", "fuse"), rungs("triton", "compile"))
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "training"),
+    [(torch.float64, True), (torch.float32, False)],
+    ids=["float64-train", "float32-eval"],
+)
 def test_pytorchs_own_inputs(dtype, training, engine, fuse):
-    given = pytorchs_own_inputs(nn.GRU, dtype, training)
-    assert len(given) >= 16
-    for n, one in enumerate(given):
-        make, inputs = one.constructor_input, one.forward_input
-        torch.manual_seed(n)
-        theirs = nn.GRU(*make.args, dtype=dtype, **make.kwargs).train(training)
-        own = {"dtype": dtype, "engine": engine, "fuse": fuse, **make.kwargs}
-        ours = fused_lstm.GRU(*make.args, **own).train(training)
-        ours.load_state_dict(theirs.state_dict())
-        found = []
-        for module in (theirs, ours):
-            y, h_n = module(*inputs.args, **inputs.kwargs)
-            leaves = [inputs.args[0], *module.parameters()]
-            loss = y.sin().sum() + (h_n.sum() + 1) * h_n.cos().sum()
-            found.append([y, h_n, *torch.autograd.grad(loss, leaves)])
-        for m, (actual, wanted) in enumerate(zip(*reversed(found), strict=True)):
-            assert_close(actual, wanted, f"input {n}, result {m}: {make.kwargs}")
+    own = {"engine": engine, "fuse": fuse}
+    count = assert_agree_on_pytorchs_inputs(nn.GRU, fused_lstm.GRU, dtype, training, **own)
+    assert count >= 16
 
 
 @every_top

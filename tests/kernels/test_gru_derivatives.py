@@ -45,8 +45,9 @@ def test_the_lanes_backward_is_its_derivative(reverse):
         assert_close(value.detach(), other, f"gradient {n}")
 
 
+# Second derivatives are plain PyTorch; test_gru.py has Triton's first ones.
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
-@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", slow=["triton-steps"]))
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", slow=["triton"]))
 def test_first_and_second_derivative(bias, engine, fuse):
     sizes = {"T": 2, "B": 2, "I": 2, "H": 2, "L": 1 + bias}
     case = Case("lengths", **sizes, bias=bias, bidirectional=not bias, resets=True)

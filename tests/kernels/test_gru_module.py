@@ -12,7 +12,7 @@ import lanes
 from cases import assert_autocasts
 from fused_lstm import engines
 from fused_lstm.spec import GRU, Spec, of_schema
-from gru import Paired, every_top, make_modules
+from gru import Paired, every_top, make_modules, rungs
 from lanes import Case, make_inputs
 from tolerance import assert_close
 
@@ -36,7 +36,7 @@ def test_arguments_and_state_dict_are_nn_grus():
         fused_lstm.GRU(3, 4, proj_size=2)
 
 
-@every_top
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", top=True, slow=("triton",)))
 def test_a_graph_of_torch_compile(engine, fuse):
     _, ours = make_modules(Case(T=2, L=2), engine, fuse, torch.float64)
     x, found = torch.randn(2, 3, 3, **DOUBLE), []

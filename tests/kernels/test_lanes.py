@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import product
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import fused_lstm
-from cases import rungs
+from cases import in_turn, rungs
 from fused_lstm import engines
 from lanes import (
     KINDS,
@@ -25,6 +26,7 @@ from lanes import (
 )
 from tolerance import assert_close
 
+SLOW = pytest.mark.slow
 every_own = pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn"))
 
 # --- every option with every other ---
@@ -42,12 +44,9 @@ def name_of(case: Case) -> str:
     return "-".join([case.kind, *(name for name in said if getattr(case, name))])
 
 
-@pytest.mark.parametrize("case", COMBINED, ids=map(name_of, COMBINED))
-@every_own
-def test_options_together(case, engine, fuse, whole):
-    once = case.kind == "unsorted" or (fuse == "layers" and case.bidirectional)
-    if engine == "triton" and not (once or whole):
-        pytest.skip("long in the interpreter, whose levels share their sweeps: --slow")
+# Options alternate in twos and fours: of five turns each meets all of them.
+@in_turn({name_of(case): case for case in COMBINED}, rungs("compile", "cudnn"), 5)
+def test_options_together(case, engine, fuse):
     check(case, engine, fuse)
 
 
@@ -71,7 +70,7 @@ def test_single_precision(engine, fuse):
 def test_the_compile_engine():
     if (why := fused_lstm.available_engines("cpu")["compile"]) is not None:
         pytest.skip(why)
-    check(Case("unsorted", T=2, L=1, bidirectional=True, proj_size=2, resets=True), "compile", None)
+    check(Case("unsorted", T=2, L=1, proj_size=2, resets=True), "compile", None)
 
 
 @every_own
@@ -183,14 +182,26 @@ def test_per_sample_gradients(engine, fuse):
 # --- compiled, exported, under autocast ---
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-@pytest.mark.parametrize("kind", KINDS)
-@every_own
-def test_torch_compile_in_one_graph(kind, backend, engine, fuse, whole):
-    if (engine, fuse) in {("triton", "steps"), ("native", "steps")} and not whole:
-        pytest.skip("the graph is that of layers: --slow")
-    if backend == "inductor" and (kind, fuse) != ("lengths", "layers") and not whole:
-        pytest.skip("inductor takes up to a minute each: --slow")
+def graphs() -> list:
+    """(kind, backend, engine, fuse); without --slow a kind on one engine, and an engine once.
+
+    Dynamo traces what a kind asks for in one way above all engines.
+    """
+    found = []
+    for rung, kind, backend in product(rungs("compile", "cudnn"), KINDS, ("aot_eager", "inductor")):
+        engine, fuse = rung.values
+        runs = backend == "aot_eager" and (
+            (engine, fuse) == ("native", "layers") or (kind == "lengths" and fuse != "steps")
+        )
+        runs |= (kind, backend, engine, fuse) == ("lengths", "inductor", "native", "layers")
+        marks = [*rung.marks, *([] if runs else [SLOW])]
+        name = f"{rung.id}-{kind}-{backend}"
+        found.append(pytest.param(kind, backend, engine, fuse, id=name, marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("kind", "backend", "engine", "fuse"), graphs())
+def test_torch_compile_in_one_graph(kind, backend, engine, fuse):
     case = Case(kind, T=3, bidirectional=True, proj_size=2, resets=True, state=kind != "packed")
     check_compiled(case, engine, fuse, backend)
 
@@ -205,7 +216,10 @@ def check_compiled(case: Case, engine: str, fuse: str | None = None, backend="ao
         assert_close(value, wanted[name], name)
 
 
-@pytest.mark.parametrize("kind", ["plain", "unsorted", "lengths"])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=[SLOW] * (k != "unsorted")) for k in ("plain", "unsorted", "lengths")],
+)
 def test_the_compile_engine_in_a_graph_of_the_users(kind):
     check_compiled(Case(kind, T=3, bidirectional=True, proj_size=2, resets=True), "compile")
 
@@ -323,7 +337,10 @@ class Reader(nn.Module):
 
 
 @pytest.mark.parametrize("with_lengths", [False, True], ids=["plain", "lengths"])
-@every_own
+@pytest.mark.parametrize(
+    ("engine", "fuse"),
+    rungs("compile", "cudnn", slow=("triton-pointwise", "triton-steps", "native-steps")),
+)
 def test_torch_export(with_lengths, engine, fuse):
     """Any T and B where the engine has an operator; a loop has the T that it was exported with."""
     model = Reader(engine, fuse)

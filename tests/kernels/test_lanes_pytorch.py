@@ -10,46 +10,30 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
 import fused_lstm
-from cases import pytorchs_own_inputs, rungs
+from cases import assert_agree_on_pytorchs_inputs, rungs
 from lanes import Case, make_inputs, make_modules
 from tolerance import assert_close
 
-every_rung = pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
 every_top = pytest.mark.parametrize(("engine", "fuse"), rungs("compile", top=True))
 
 # --- PyTorch's own inputs ---
 
 
-# What of it Triton's interpreter, which takes half a minute for 32, does in every run.
-IN_THE_INTERPRETER = {
-    ("pointwise", torch.float32, True),
-    ("layers", torch.float64, True),
-}
-
-
-@every_rung
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+# Triton's interpreter takes half a minute for 32 inputs.
+@pytest.mark.parametrize(
+    ("engine", "fuse"), rungs("compile", slow=("triton-pointwise", "triton-steps"))
+)
+@pytest.mark.parametrize(
+    ("dtype", "training"),
+    [(torch.float64, True), (torch.float32, False)],
+    ids=["float64-train", "float32-eval"],
+)
 def test_pytorchs_own_inputs(dtype, training, engine, fuse, whole):
-    if engine == "triton" and not whole and (fuse, dtype, training) not in IN_THE_INTERPRETER:
+    if engine == "triton" and not training and not whole:
         pytest.skip("half a minute in the interpreter: --slow")
-    given = pytorchs_own_inputs(nn.LSTM, dtype, training)
-    assert len(given) == 32
-    for n, one in enumerate(given):
-        make, inputs = one.constructor_input, one.forward_input
-        torch.manual_seed(n)
-        theirs = nn.LSTM(*make.args, dtype=dtype, **make.kwargs).train(training)
-        own = {"dtype": dtype, "engine": engine, "fuse": fuse, **make.kwargs}
-        ours = fused_lstm.LSTM(*make.args, **own).train(training)
-        ours.load_state_dict(theirs.state_dict())
-        found = []
-        for module in (theirs, ours):
-            y, (h_n, c_n) = module(*inputs.args, **inputs.kwargs)
-            leaves = [inputs.args[0], *module.parameters()]
-            loss = y.sin().sum() + (h_n.sum() + 1) * c_n.sum()
-            found.append([y, h_n, c_n, *torch.autograd.grad(loss, leaves)])
-        for m, (actual, wanted) in enumerate(zip(*reversed(found), strict=True)):
-            assert_close(actual, wanted, f"input {n}, result {m}: {make.kwargs}")
+    own = {"engine": engine, "fuse": fuse}
+    count = assert_agree_on_pytorchs_inputs(nn.LSTM, fused_lstm.LSTM, dtype, training, **own)
+    assert count == 32
 
 
 # --- what PyTorch's own tests of nn.LSTM check beyond values ---
@@ -88,7 +72,9 @@ STATES = {
 }
 
 
-@every_top
+@pytest.mark.parametrize(  # the check is above all engines, and PyTorch has its own
+    ("engine", "fuse"), rungs("compile", "loop", "triton", top=True)
+)
 @pytest.mark.parametrize("kind", ["plain", "packed", "batch-first"])
 @pytest.mark.parametrize(("h", "c", "message"), STATES.values(), ids=STATES)
 def test_states_of_wrong_shape(h, c, message, kind, engine, fuse):

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_lstm
-from cases import SHAPES, Shape, assert_same, make_pair, make_state, run, rungs
+from cases import SHAPES, Shape, assert_same, in_turn, make_pair, make_state, run, rungs
 from tolerance import assert_close
 
 SMALL = Shape(4, 3, 5, 6, 2)
@@ -23,18 +23,25 @@ every_rung = pytest.mark.parametrize(("engine", "fuse"), rungs())
 every_fast_rung = pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
 
 
-@every_fast_rung
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_agrees_with_nn_lstm(shape, dtype, engine, fuse):
+BOTH = {
+    f"{shape}-{dtype}": (shape, dtype)
+    for shape in SHAPES
+    for dtype in (torch.float64, torch.float32)
+}
+
+
+@in_turn(BOTH, rungs("compile"), 3)
+def test_agrees_with_nn_lstm(case, engine, fuse):
+    shape, dtype = case
     theirs, ours = make_pair(shape, engine, fuse, dtype)
     x, state = torch.randn(shape.T, shape.B, shape.I, dtype=dtype), make_state(shape, dtype)
     assert_same(run(ours, x, state), run(theirs, x, state))
 
 
 @every_fast_rung
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
-@pytest.mark.parametrize("with_state", [True, False], ids=["state", "no-state"])
+@pytest.mark.parametrize(
+    ("bias", "with_state"), [(True, False), (False, True)], ids=["no-state", "no-bias"]
+)
 def test_agrees_without_bias_or_state(bias, with_state, engine, fuse):
     theirs, ours = make_pair(SMALL, engine, fuse, torch.float64, bias=bias)
     x = torch.randn(SMALL.T, SMALL.B, SMALL.I, dtype=torch.float64)
@@ -220,7 +227,7 @@ BAD = {
 }
 
 
-@every_fast_rung
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", top=True))
 @pytest.mark.parametrize(("spoil", "message"), BAD.values(), ids=BAD)
 def test_bad_input_names_the_argument(spoil, message, engine, fuse):
     ours = fused_lstm.LSTM(SMALL.I, SMALL.H, SMALL.L, engine=engine, fuse=fuse)

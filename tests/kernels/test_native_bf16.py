@@ -16,7 +16,7 @@ from cases import Shape, native_lstm
 from fused_lstm import native, reference
 from test_native import SHAPES, assert_threads_agree, engine, expected_results, results
 from test_native_lanes import CASES, SEED, Problem, both, forward, named, solved
-from test_native_tiles import SIZES
+from test_native_tiles import SIZES, skip_what_takes_seconds
 from tolerance import assert_close
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
@@ -49,8 +49,9 @@ def compare(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(("shape", "classes"), SIZES)
-def test_each_product_is_float64s(bf16_isa, shape, classes, threads):
+def test_each_product_is_float64s(bf16_isa, shape, classes, threads, whole):
     """Factors are exact and sums float32, so the tolerance is float32's."""
+    skip_what_takes_seconds(bf16_isa, shape, whole)
     torch.set_num_threads(threads)
     for product in products_of(shape, classes):
         product = product._replace(left=product.left.to(BF16), right=product.right.to(BF16))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fused_lstm
-from cells import CELLS, make
+from cells import CELLS, few_cells, make
 from fused_lstm import engines
 from lanes import Case, assert_differentiable, call, make_inputs
 from test_cells import SHAPES, check, each_mode
@@ -58,7 +58,7 @@ def test_one_thread_and_two_give_the_same(options, threads):
     assert_close(found, wanted.detach(), "y")
 
 
-@each_cell
+@few_cells  # test_cells.py has each: second derivatives are the same code
 def test_first_and_second_derivative(options):
     case = Case("lengths", T=3, B=2, I=2, H=2, L=1, bidirectional=True, resets=True)
     module = make(case, engine="native", **options)

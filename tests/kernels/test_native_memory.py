@@ -233,10 +233,11 @@ print("done")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_child_forked_while_another_thread_takes_memory_can_take_some():
+@pytest.mark.parametrize("rounds", [60, pytest.param(400, marks=pytest.mark.slow)])
+def test_a_child_forked_while_another_thread_takes_memory_can_take_some(rounds):
     """One that inherited a held mutex would wait for it for ever."""
     with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", FORKS.format(rounds=400)],
+        [sys.executable, "-W", "ignore", "-c", FORKS.format(rounds=rounds)],
         stdout=subprocess.PIPE,
         start_new_session=True,
         text=True,

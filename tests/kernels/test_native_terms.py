@@ -13,7 +13,7 @@ from bench.products import products_of
 from fused_lstm import native
 from terms import RNN, TERMS, by_fma, check, of_terms, set_switches
 from test_native_bf16 import by_the_manual, hard_factors
-from test_native_tiles import SHAPES, SIZES
+from test_native_tiles import SHAPES, SIZES, skip_what_takes_seconds
 
 pytestmark = of_terms
 
@@ -22,7 +22,8 @@ PRODUCT_ERROR = {2: 2e-5, 1: 4e-3}
 
 
 @pytest.mark.parametrize(("shape", "classes"), SIZES)
-def test_each_product_has_so_many_bits(terms, shape, classes):
+def test_each_product_has_so_many_bits(terms, unit, shape, classes, whole):
+    skip_what_takes_seconds(unit, shape, whole)
     torch.set_num_threads(3)  # that one gives the same bits: test_native_terms_lstm.py
     for product in products_of(shape, classes):
         found, _ = product.run(rounds=2)

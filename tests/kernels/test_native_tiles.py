@@ -38,6 +38,12 @@ SHAPES = [  # of a layer, and the number of classes
 SIZES = [pytest.param(*pair, id=f"{pair[0]} V={pair[1]}") for pair in SHAPES]
 
 
+def skip_what_takes_seconds(isa: str, shape: Shape, whole: bool) -> None:
+    """Other instruction sets cut a batch into panels of rows in the same way."""
+    if isa == "emulated" and shape.B > 1000 and not whole:
+        pytest.skip("many seconds where a matrix unit is emulated: --slow")
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("shape", "classes"), SIZES)

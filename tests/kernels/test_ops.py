@@ -150,7 +150,9 @@ def test_results_are_contiguous_whatever_the_inputs_are(ops):
     [(False, False), (True, True)],
     ids=["time-first-static", "batch-first-dynamic"],
 )
-@pytest.mark.parametrize(("engine", "fuse"), rungs("loop", "cudnn", "compile", top=True))
+@pytest.mark.parametrize(
+    ("engine", "fuse"), rungs("loop", "cudnn", "compile", top=True, slow=("triton",))
+)
 def test_inductor_trains(engine, fuse, batch_first, dynamic):
     """Where x needs a gradient and arrives permuted, as behind a convolution."""
     torch._dynamo.reset()
@@ -169,7 +171,9 @@ def test_inductor_trains(engine, fuse, batch_first, dynamic):
             assert_close(actual, expected, f"result {n}")
 
 
-@pytest.mark.parametrize(("engine", "fuse"), rungs("cudnn", "compile"))
+@pytest.mark.parametrize(  # test_lanes.py has the same in layers, with lengths
+    ("engine", "fuse"), rungs("cudnn", "compile", but=("none", "hoisted", "layers"))
+)
 def test_torch_compile_traces_without_a_break(engine, fuse):
     module = fused_lstm.LSTM(3, 4, 2, engine=engine, fuse=fuse)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")

@@ -32,6 +32,7 @@ CASES = {
 }  # fmt: skip
 MASKS = {"zoneout": (0.3, 0.2), "recurrent_dropout": 0.4, "candidate_dropout": 0.3}
 slow = {"rows in parts"}
+OF_TRITON = "one step", "samples of two rows", "projected", "rows that end"  # others: --slow
 
 
 def each_case(engine: str, *without: str):
@@ -94,6 +95,8 @@ def test_native(isa, case, fuse, options):
 @pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.slow), MASKS], ids=str)
 @each_case("triton", *slow)
 def test_triton(case, options, whole):
+    if not (whole or case in [CASES[name] for name in OF_TRITON]):
+        pytest.skip("long in the interpreter: --slow")
     check(ops.TRITON, *case, "steps", options, some=not whole)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import fused_lstm
-from cases import Shape, make_state, rungs
+from cases import Shape, in_turn, make_state, rungs
 from fused_lstm import reference
 from tolerance import assert_close
 
@@ -74,8 +74,7 @@ def derivatives(case: Callable, run: Run, leaves: list[Tensor]) -> dict[str, Ten
     return found | {f"{name}, second": g for name, g in zip(names, second, strict=True)}
 
 
-@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn"))
-@pytest.mark.parametrize("case", CASES, ids=[case.__name__ for case in CASES])
+@in_turn({case.__name__: case for case in CASES}, rungs("compile", "cudnn"), 2)
 def test_inputs_that_depend_on_one_another(case, engine, fuse):
     def run(x, state, weights):
         return fused_lstm.lstm(x, state, weights, engine=engine, fuse=fuse)

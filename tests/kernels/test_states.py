@@ -39,7 +39,10 @@ def gradients(outputs, leaves):
 
 
 @pytest.mark.parametrize("option", ["plain", "projected", "layer_norm", "zoneout"])
-@every_rung
+@pytest.mark.parametrize(
+    ("engine", "fuse"),
+    rungs("compile", "cudnn", slow=("triton-pointwise", "triton-steps", "native-steps")),
+)
 def test_they_are_those_of_calls_of_one_step(option, engine, fuse):
     if fuse in ("pointwise", "hoisted") and option in ("layer_norm", "zoneout"):
         pytest.skip("has nn.LSTM's cell alone")
@@ -112,7 +115,7 @@ def test_rows_of_unequal_length(engine, fuse):
     assert_close(pad_packed_sequence(as_y)[0].detach(), c[1].detach(), "c, packed")
 
 
-@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn", top=True))
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn", top=True, slow=("triton",)))
 def test_a_grus_state_is_h_alone_and_a_graph(engine, fuse):
     module = fused_lstm.GRU(3, 4, 2, engine=engine, fuse=fuse, **DOUBLE)
     x = torch.randn(5, 2, 3, **DOUBLE)

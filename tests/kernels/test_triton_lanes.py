@@ -127,9 +127,9 @@ def force(monkeypatch, path: dict, wavefront: bool) -> None:
     monkeypatch.setattr(op, "plan_of", made)
 
 
-FEW, MANY = (3,) * 2 + (2,) * 2 + (1,) * 14, (3,) * 2 + (2,) * 15 + (1,)
+FEW, MANY = (2,) * 4 + (1,) * 14, (3,) * 2 + (2,) * 15 + (1,)
 LARGE = {
-    "chain": Case(Shape(3, 18, 5, 70, 2), lengths=FEW, keep=True, dropout=0.3),
+    "chain": Case(Shape(2, 18, 5, 70, 2), lengths=FEW, keep=True, dropout=0.3),
     "both": Case(Shape(3, 18, 5, 70, 1), lengths=MANY, keep=True, directions=2),
     "chain projected": Case(Shape(3, 18, 5, 70, 1), projected=37, keep=True),
     "both projected": Case(Shape(3, 18, 5, 70, 1), projected=20, lengths=MANY, directions=2),

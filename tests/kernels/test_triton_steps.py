@@ -25,9 +25,21 @@ pytestmark = pytest.mark.skipif(
 
 SHAPES = [(1, 1, 1), (3, 1, 3), (2, 3, 17), (2, 20, 63), (2, 5, 130)]
 OF_DTYPES = [(*shape, torch.float64) for shape in SHAPES] + [(2, 20, 63, torch.float32)]
-shapes = pytest.mark.parametrize(
-    ("T", "B", "H", "dtype"), OF_DTYPES, ids=[f"T{t}-B{b}-H{h}-{d}" for t, b, h, d in OF_DTYPES]
-)
+
+
+def in_turn(paths: dict[str, dict]):
+    """Each path with every second shape; --slow has every pair."""
+    return pytest.mark.parametrize(
+        ("T", "B", "H", "dtype", "path"),
+        [
+            pytest.param(
+                *shape, path, id="T{}-B{}-H{}-{}-{}".format(*shape, name),
+                marks=[] if (n + p) % 2 == 0 else pytest.mark.slow,
+            )
+            for n, shape in enumerate(OF_DTYPES)
+            for p, (name, path) in enumerate(paths.items())
+        ],
+    )  # fmt: skip
 
 
 def make_layer(T: int, B: int, H: int, dtype: torch.dtype):
@@ -70,8 +82,7 @@ def on_cell(call, cell):
     return replace(call, launches=tuple(launches))
 
 
-@pytest.mark.parametrize("path", [*PATHS.values(), ALONE], ids=[*PATHS, "alone"])
-@shapes
+@in_turn(PATHS | {"alone": ALONE})
 def test_forward_is_the_references(T, B, H, dtype, path):
     x, h0, c0, layer = make_layer(T, B, H, dtype)
     expected = reference.layer_forward(x, h0, c0, layer)
@@ -83,8 +94,7 @@ def test_forward_is_the_references(T, B, H, dtype, path):
         assert_close(found, wanted, name)
 
 
-@pytest.mark.parametrize("path", [*PATHS_BACKWARD.values(), ALONE], ids=[*PATHS_BACKWARD, "alone"])
-@shapes
+@in_turn(PATHS_BACKWARD | {"alone": ALONE})
 def test_backward_is_the_references(T, B, H, dtype, path):
     x, h0, c0, layer = make_layer(T, B, H, dtype)
     y, c, gates = reference.layer_forward(x, h0, c0, layer)

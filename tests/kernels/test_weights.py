@@ -20,9 +20,11 @@ from tolerance import assert_close
 
 SHAPE = Shape(3, 2, 5, 4, 2)
 # The module hands its weights to every level in one way. torch.compile takes seconds a use.
-every_engine = pytest.mark.parametrize(("engine", "fuse"), rungs("compile", top=True))
+every_engine = pytest.mark.parametrize(
+    ("engine", "fuse"), rungs("compile", top=True, slow=("triton",))
+)
 traceable = pytest.mark.parametrize(
-    ("engine", "fuse"), rungs("compile", "cudnn", top=True, slow=("triton",))
+    ("engine", "fuse"), rungs("compile", "cudnn", top=True, slow=("triton", "loop"))
 )
 
 

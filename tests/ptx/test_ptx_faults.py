@@ -12,8 +12,15 @@ from ptx.by_hand import launch
 
 pytestmark = pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
 
-TRIALS = [(fault, arch) for fault in faults.FAULTS for arch in fault.arch]
-ids = [f"{fault.name}-sm_{arch}" for fault, arch in TRIALS]
+# Each fault on one architecture, in turn; with --slow, and in `make ptx ARGS=--faults`, on each.
+TRIALS = [
+    pytest.param(
+        fault, arch, id=f"{fault.name}-sm_{arch}",
+        marks=[] if fault.arch[n % len(fault.arch)] == arch else pytest.mark.slow,
+    )
+    for n, fault in enumerate(faults.FAULTS)
+    for arch in fault.arch
+]  # fmt: skip
 
 
 def trial(fault: str, arch: int) -> tuple:
@@ -33,7 +40,7 @@ def outcome_of(request) -> Callable:
     return pool.outcomes(faults.run_by_name, trials)
 
 
-@pytest.mark.parametrize(("fault", "arch"), TRIALS, ids=ids)
+@pytest.mark.parametrize(("fault", "arch"), TRIALS)
 def test_each_fault_is_found_or_explained(fault, arch, outcome_of):
     found, outcome = outcome_of(*trial(fault.name, arch))
     assert outcome is not None, "the fault changed nothing"
