@@ -89,21 +89,22 @@ def rungs(
 
 
 def in_turn(cases: Mapping[str, object], rungs: list, turns: int) -> pytest.MarkDecorator:
-    """Parametrize "case", "engine" and "fuse": a rung runs every case whose turn it is.
+    """Parametrize "case", "engine" and "fuse": each case on one rung of `turns`.
 
-    A product of all would find what pairs find: what a case asks for is worked out above the
-    engines, and what a level does is the same for all cases. So each case runs on one rung of
-    `turns`, each rung has one case of `turns`, and --slow has every pair.
+    What a case asks for is worked out above the engines, and what a level does is the same for all
+    cases, so a product of all finds what pairs find. --slow has it; native-layers, which takes
+    milliseconds, has every case.
     """
     return pytest.mark.parametrize(
         ("case", "engine", "fuse"),
         [
             pytest.param(
                 case, *rung.values, id=f"{name}-{rung.id}",
-                marks=[*rung.marks, *([] if (n - r) % turns == 0 else [pytest.mark.slow])],
+                marks=rung.marks if is_its_turn else [*rung.marks, pytest.mark.slow],
             )
             for n, (name, case) in enumerate(cases.items())
             for r, rung in enumerate(rungs)
+            for is_its_turn in [(n - r) % turns == 0 or rung.id == "native-layers"]
         ],
     )  # fmt: skip
 
@@ -169,19 +170,18 @@ def pytorchs_own_inputs(theirs: type, dtype: torch.dtype, training: bool) -> lis
 
 
 def assert_agree_on_pytorchs_inputs(
-    theirs: type, ours: type, dtype: torch.dtype, training: bool, **options
+    theirs: type, ours: type, dtype: torch.dtype, training: bool, engine: str, fuse: str | None
 ) -> int:
-    """Values and gradients of each of those inputs; returns how many there are.
-
-    options: of our module alone, except `dropout`, which is of both: masks are each one's own.
-    """
+    """Values and gradients of each of those inputs; returns how many there are."""
     every = pytorchs_own_inputs(theirs, dtype, training)
     for n, given in enumerate(every):
         arguments, inputs = given.constructor_input, given.forward_input
-        both = {**arguments.kwargs, "dtype": dtype}
-        both |= {name: options[name] for name in ("dropout",) if name in options}
+        both = {**arguments.kwargs, "dtype": dtype, "dropout": 0.0}  # masks are each engine's own
         torch.manual_seed(n)
-        modules = theirs(*arguments.args, **both), ours(*arguments.args, **both | options)
+        modules = (
+            theirs(*arguments.args, **both),
+            ours(*arguments.args, **both, engine=engine, fuse=fuse),
+        )
         modules[1].load_state_dict(modules[0].state_dict())
         found = []
         for module in modules:

@@ -83,9 +83,8 @@ def test_an_rnn_that_begins_anew(engine, fuse):
 )
 @pytest.mark.filterwarnings("ignore")
 def test_what_pytorch_tests_nn_rnn_with(engine, fuse):
-    own = {"engine": engine, "fuse": fuse, "dropout": 0.0}
-    count = assert_agree_on_pytorchs_inputs(nn.RNN, fused_lstm.RNN, torch.float64, True, **own)
-    assert count >= 16
+    of = nn.RNN, fused_lstm.RNN, torch.float64, True
+    assert assert_agree_on_pytorchs_inputs(*of, engine, fuse) >= 16
 
 
 # Second derivatives are plain PyTorch; of Triton's first ones test_it_is_nn_rnn has each.

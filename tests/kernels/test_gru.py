@@ -47,7 +47,7 @@ CASES = {
 }
 
 
-@in_turn(CASES, rungs("compile"), 3)
+@in_turn(CASES, rungs("compile"), 2)
 def test_it_is_nn_gru(case, engine, fuse):
     if case.resets and engine == "cudnn":
         with pytest.raises(ValueError, match="resets: got a tensor with engine='cudnn'"):
@@ -82,9 +82,8 @@ def test_the_compile_engine_has_it():
     ids=["float64-train", "float32-eval"],
 )
 def test_pytorchs_own_inputs(dtype, training, engine, fuse):
-    own = {"engine": engine, "fuse": fuse}
-    count = assert_agree_on_pytorchs_inputs(nn.GRU, fused_lstm.GRU, dtype, training, **own)
-    assert count >= 16
+    of = nn.GRU, fused_lstm.GRU, dtype, training
+    assert assert_agree_on_pytorchs_inputs(*of, engine, fuse) >= 16
 
 
 @every_top

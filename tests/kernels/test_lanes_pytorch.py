@@ -31,9 +31,8 @@ every_top = pytest.mark.parametrize(("engine", "fuse"), rungs("compile", top=Tru
 def test_pytorchs_own_inputs(dtype, training, engine, fuse, whole):
     if engine == "triton" and not training and not whole:
         pytest.skip("half a minute in the interpreter: --slow")
-    own = {"engine": engine, "fuse": fuse}
-    count = assert_agree_on_pytorchs_inputs(nn.LSTM, fused_lstm.LSTM, dtype, training, **own)
-    assert count == 32
+    of = nn.LSTM, fused_lstm.LSTM, dtype, training
+    assert assert_agree_on_pytorchs_inputs(*of, engine, fuse) == 32
 
 
 # --- what PyTorch's own tests of nn.LSTM check beyond values ---
