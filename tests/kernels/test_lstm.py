@@ -19,7 +19,7 @@ from tolerance import assert_close
 
 SMALL = Shape(4, 3, 5, 6, 2)
 every_rung = pytest.mark.parametrize(("engine", "fuse"), rungs())
-# torch.compile takes seconds a shape: it has two shapes of its own below.
+# torch.compile takes seconds a shape.
 every_fast_rung = pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
 
 
@@ -49,7 +49,8 @@ def test_agrees_without_bias_or_state(bias, with_state, engine, fuse):
     assert_same(run(ours, x, state), run(theirs, x, state))
 
 
-@pytest.mark.parametrize("shape", [SHAPES[0], pytest.param(SMALL, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.slow  # test_lanes.py has that engine in every run, with all options
+@pytest.mark.parametrize("shape", [SHAPES[0], SMALL], ids=str)
 def test_compile_agrees_with_nn_lstm(shape):
     theirs, ours = make_pair(shape, "compile", None, torch.float32)
     x, state = torch.randn(shape.T, shape.B, shape.I), make_state(shape, torch.float32)
