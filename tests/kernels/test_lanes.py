@@ -191,7 +191,8 @@ def graphs() -> list:
     for rung, kind, backend in product(rungs("compile", "cudnn"), KINDS, ("aot_eager", "inductor")):
         engine, fuse = rung.values
         runs = backend == "aot_eager" and (
-            (engine, fuse) == ("native", "layers") or (kind == "lengths" and fuse != "steps")
+            (engine, fuse) == ("native", "layers")
+            or (kind == "lengths" and fuse not in ("hoisted", "steps"))
         )
         runs |= (kind, backend, engine, fuse) == ("lengths", "inductor", "native", "layers")
         marks = [*rung.marks, *([] if runs else [SLOW])]
@@ -339,7 +340,11 @@ class Reader(nn.Module):
 @pytest.mark.parametrize("with_lengths", [False, True], ids=["plain", "lengths"])
 @pytest.mark.parametrize(
     ("engine", "fuse"),
-    rungs("compile", "cudnn", slow=("triton-pointwise", "triton-steps", "native-steps")),
+    rungs(
+        "compile",
+        "cudnn",
+        slow=("triton-pointwise", "triton-hoisted", "triton-steps", "native-hoisted"),
+    ),
 )
 def test_torch_export(with_lengths, engine, fuse):
     """Any T and B where the engine has an operator; a loop has the T that it was exported with."""

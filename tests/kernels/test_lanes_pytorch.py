@@ -19,9 +19,10 @@ every_top = pytest.mark.parametrize(("engine", "fuse"), rungs("compile", top=Tru
 # --- PyTorch's own inputs ---
 
 
-# Triton's interpreter takes half a minute for 32 inputs.
+# Triton's interpreter takes up to half a minute for 32 inputs.
 @pytest.mark.parametrize(
-    ("engine", "fuse"), rungs("compile", slow=("triton-pointwise", "triton-steps"))
+    ("engine", "fuse"),
+    rungs("compile", slow=("triton-pointwise", "triton-steps", "triton-layers")),
 )
 @pytest.mark.parametrize(
     ("dtype", "training"),

@@ -41,7 +41,7 @@ def gradients(outputs, leaves):
 @pytest.mark.parametrize("option", ["plain", "projected", "layer_norm", "zoneout"])
 @pytest.mark.parametrize(
     ("engine", "fuse"),
-    rungs("compile", "cudnn", slow=("triton-pointwise", "triton-steps", "native-steps")),
+    rungs("compile", "cudnn", slow=("triton-pointwise", "triton-hoisted", "triton-steps")),
 )
 def test_they_are_those_of_calls_of_one_step(option, engine, fuse):
     if fuse in ("pointwise", "hoisted") and option in ("layer_norm", "zoneout"):
