@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 
@@ -108,14 +109,9 @@ def span(of: Span) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def wrapped(text: str, width: int = 100) -> str:
-    """Return a paragraph in lines. (textwrap breaks at hyphens and dashes.)"""
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + len(word) + 1 > width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines) + "\n"
+def wrapped(text: str) -> str:
+    """Return a paragraph in lines of 100 characters."""
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def listed(words: Sequence[str]) -> str:
@@ -177,7 +173,7 @@ def weights_between() -> Span:
 
 def gap() -> float:
     """Return the seconds between the post's two systems, a step."""
-    loop, cudnn = model.post_seconds().values()
+    loop, cudnn = model.POST_SECONDS.values()
     return loop - cudnn
 
 
@@ -271,7 +267,7 @@ def post_said() -> str:
     """Return what arithmetic says of the post's card."""
     steps, between = post(), model.explained(post())
     loop, cudnn = (total(of.values()) for of in steps.values())
-    took = list(model.post_seconds().values())
+    took = list(model.POST_SECONDS.values())
     return wrapped(
         f"The post's step took {1e3 * took[0]:.1f} ms in TensorFlow and {1e3 * took[1]:.1f} with"
         f" cuDNN. The model finds {span(loop)} and {span(cudnn)} of these, and"
@@ -390,7 +386,7 @@ def post_table() -> str:
     body.append(
         ["found by the model", *(span(total(of.values())) for of in (loop, cudnn, between))]
     )
-    took = model.post_seconds().values()
+    took = model.POST_SECONDS.values()
     body.append(["the post's step", *(f"{1e3 * s:.1f}" for s in (*took, gap()))])
     return markdown(("ms a step, large, float32, by arithmetic", *post(), "between them"), body)
 
@@ -438,7 +434,7 @@ def ladder_figure(by_title: Mapping[str, Sequence[Row]]) -> figures.Figure:
 def post_figure() -> figures.Figure:
     """Draw where the post's milliseconds go, at each end of the assumptions."""
     colours = dict(PARTS.values()) | {"softmax, clipping, update": figures.GREY}
-    took, bars = model.post_seconds(), []
+    took, bars = model.POST_SECONDS, []
     for who, kinds in post().items():
         for end, way in enumerate(("least", "most")):
             parts = {kind: 1e3 * span_of[end] for kind, span_of in kinds.items()}
@@ -464,7 +460,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "answer_floors": floors,
 }
 FIGURES: dict[str, Callable[[], figures.Figure]] = {
-    "ladder.svg": lambda: ladder_figure({"": climbed()}),
     "ladders.svg": lambda: ladder_figure({case: climbed(case) for case in sizes()}),
     "post-card.svg": post_figure,
 }
