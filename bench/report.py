@@ -38,7 +38,8 @@ from .tables import (
     training_parts,
 )
 
-INSIDE, OUTSIDE = "the LSTM's share of the time", "softmax, loss, update"
+OWNERS = {"other systems, and loops": figures.GREY, "nn.LSTM": figures.BLUE,
+    "fused_lstm": figures.GREEN}  # fmt: skip
 COLOURS = {OURS: figures.GREEN, "streaming": figures.GREEN, "module": figures.SKY,
     BASE: figures.BLUE, "onnxruntime": "#AA4499", "openvino": "#882255",
     "triton-layers": figures.ORANGE}  # fmt: skip
@@ -89,23 +90,29 @@ def tell(frame: pd.DataFrame) -> Page:
     return page
 
 
+def bar(text: str, label: str, value: float, note: str) -> Bar:
+    """Return a contender's bar, in the colour of whose it is: one of OWNERS."""
+    others, theirs, ours = OWNERS
+    engine = label.removeprefix("stock-").partition("-")[0]
+    owner = {"native": ours, "triton": ours, BASE: theirs}.get(engine, others)
+    return Bar(text, {owner: value}, note)
+
+
 def words_per_second(page: Page, frame: pd.DataFrame) -> None:
-    """Add the first figure: whole training steps, the LSTM's share of each apart."""
-    panels = {}
+    """Add the first figure: whole training steps."""
+    panels: dict[str, list[Bar]] = {}
     for case in each(frame, "case", suite="post", mode="train"):
-        panels[case] = []
-        for label, (step, inside) in trained(frame, case).items():
-            speed, share = step.tokens / step.median, (inside or 0) / step.median
-            parts = {INSIDE: speed * share, OUTSIDE: speed * (1 - share)}
-            panels[case].append(Bar(systems(step.device)[label][1], parts, f"{speed:,.0f}"))
-    page.figure(
-        "answer",
-        figures.bars(panels, "words per second of training: longer is better",
-            {INSIDE: figures.BLUE, OUTSIDE: figures.SKY}),
-        "A whole training step of the post's language model: where a bar is dark it is the LSTM"
-        " that takes the time. `+` adds to the row above. PyTorch's rows have its own loss and"
-        " update until `+ our loss`.",
-    )  # fmt: skip
+        for label, (step, _) in trained(frame, case).items():
+            speed, says = step.tokens / step.median, systems(step.device)[label][1]
+            panels.setdefault(case, []).append(bar(says, label, speed, f"{speed:,.0f}"))
+    where = answer.place(rows(frame, suite="post")[0])
+    caption = (
+        f"Training words per second of the post's language model on {where}; longer is"
+        " better. `+` adds a fusion to the row above. PyTorch's rows have its own loss and update"
+        " until `+ our loss`."
+    )
+    unit = "words per second of training: longer is better"
+    page.figure("answer", figures.bars(panels, unit, OWNERS), caption)
 
 
 def climb(page: Page, frame: pd.DataFrame) -> None:
@@ -113,7 +120,7 @@ def climb(page: Page, frame: pd.DataFrame) -> None:
     page.add(
         "## The ladder: one fusion after another",
         "Each row keeps what the row above has; all multiply with the same kernels on the same"
-        " instruction set. Launches are operators that PyTorch starts, the model's time follows"
+        " instruction set. A launch is an operator that PyTorch starts. The model's time follows"
         " from FLOP, bytes and launches alone.",
     )
     panels = {}
@@ -124,8 +131,8 @@ def climb(page: Page, frame: pd.DataFrame) -> None:
     if panels:
         page.figure(
             "ladder", answer.ladder_figure(panels),
-            "Forward and backward of the LSTM alone. Under each measured bar is the model's: what"
-            " `hoisted` takes away are weights' gradients and half of the weights' bytes.",
+            "Forward and backward of the LSTM alone. Under each measured bar is the model's: "
+            " `hoisted` removes the sums of weights' gradients and half of the weights' bytes.",
         )  # fmt: skip
     page.add(answer.ladders(frame))
 
@@ -154,20 +161,11 @@ def post(page: Page, frame: pd.DataFrame) -> None:
 
 def peers(page: Page, frame: pd.DataFrame) -> None:
     """Add other systems on the same LSTM."""
-    whose = {"other systems, and loops": figures.GREY, "nn.LSTM": figures.BLUE,
-        "this project's, fused": figures.GREEN}  # fmt: skip
-    others, theirs, ours = whose
-
-    def owner(label: str) -> str:
-        fused = label.endswith(("-steps", "-layers"))
-        return theirs if label == BASE else ours if fused else others
-
     panels = {}
     for case in each(frame, "case", mode="step"):
         slowest = sorted(rows(frame, case=case, mode="step"), key=lambda row: -row.median)
         panels[case] = [
-            Bar(name(r.contender), {owner(r.contender): 1e3 * r.median}, f"{ms(r)} ms")
-            for r in slowest
+            bar(name(r.contender), r.contender, 1e3 * r.median, f"{ms(r)} ms") for r in slowest
         ]
     page.add(
         "## Other systems on the same LSTM",
@@ -175,8 +173,8 @@ def peers(page: Page, frame: pd.DataFrame) -> None:
         " threads; outputs and gradients are checked against nn.LSTM's.",
     )
     unit = "milliseconds of forward and backward: shorter is better"
-    caption = "From the slowest to the fastest; the input products are in everybody's time."
-    page.figure("peers", figures.bars(panels, unit, whose), caption)
+    caption = "From the slowest to the fastest; the input products are included in every time."
+    page.figure("peers", figures.bars(panels, unit, OWNERS), caption)
 
 
 def tails(page: Page, frame: pd.DataFrame, file: str, caption: str) -> None:

@@ -343,6 +343,17 @@ def calls(frame: pd.DataFrame) -> str:
     return markdown(("ms", *map(name, labels), "nn.LSTM / native"), body)
 
 
+def busy() -> str:
+    """Return p50 and p99 of a call, without and beside processes that keep a core busy each."""
+    frame, body = results("busy.jsonl"), []
+    for case, count in product(each(frame, "case"), each(frame, "neighbours")):
+        by = by_contender(frame, case=case, neighbours=count)
+        tails = [digits(1e3 * t) for label in (OURS, BASE) for t in (by[label].p50, by[label].p99)]
+        body.append([case, f"{count:.0f}", *tails])
+    header = [f"{of}, ms" for of in ("native: p50", "p99", "nn.LSTM: p50", "p99")]
+    return markdown(("call", "busy processes", *header), body)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A row of README's table: what it says, and the records that it is made of."""
@@ -575,6 +586,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "growth_threads": lambda: growth(results("threads.jsonl")),
     "growth_sizes": lambda: growth(results("scaling.jsonl")),
     "short": lambda: calls(results("short.jsonl")),
+    "busy": busy,
     "compiled": compiled,
     "kernel": kernel,
     "emulated": emulated,
