@@ -13,7 +13,7 @@ import torch
 
 from . import peers
 
-LIBRARIES = ("torch", "triton", "numpy", "opacus")  # besides the peers'
+LIBRARIES = ("torch", "triton", "numpy", "opacus", "xlstm")  # besides the peers'
 PROC = Path("/proc")
 
 

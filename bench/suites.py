@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from . import cells, ladder, lstm, models, samples, streaming, training
+from . import cells, ladder, lstm, models, samples, slstm, streaming, training
 from . import contenders as who
 from .cases import CASES, Case, Shape
 from .contenders import BASE, LOOP, OURS, Contender, of_labels
@@ -121,6 +121,11 @@ SUITES = {
         device="cpu"),
     "cells": Suite("cells that cuDNN does not have, beside the plain one, their loops and Keras",
         named("small", "medium"), cells.tasks, tuple(cells.CELLS), pace=Pace(20)),
+    "slstm": Suite("the sLSTM beside xLSTM's own PyTorch cell, eager and compiled, in heads",
+        [Case(f"T={T}, B={B}, H={H}", Shape(T, B, H, H, 1))
+         for T in (256, 2048) for B in (1, 16) for H in (512, 768)],
+        slstm.tasks, ("inference", "step"), threads=(1, 2), pace=Pace(1.0, least=3, longest=8),
+        device="cpu"),
     "samples": Suite("gradients of each sample, beside Opacus's DPLSTM", named("small"),
         samples.tasks, ("backward",), pace=Pace(10), device="cpu"),
     "models": Suite("models of other packages, with torch's own recurrent layers and with ours",
