@@ -15,7 +15,6 @@ from functools import cache, partial
 import pandas as pd
 
 from . import figures, ladder, model
-from .cases import Shape
 from .core import Ratio, speedup
 from .figures import Bar
 from .model import KINDS, Counts, Span
@@ -148,21 +147,10 @@ def place(row: Row) -> str:
 
 
 @cache
-def at_large() -> dict[str, Counts]:
-    """Return what large's rungs consist of, which medium's say: their T, B and L are the same."""
-    return {
-        row.contender: model.resized(
-            counts(row), Shape(**row.shape), model.LARGE,
-            "none" if row.contender == "loop" else row.contender, 4,
-        )
-        for row in climbed()
-    }  # fmt: skip
-
-
-@cache
 def post() -> dict[str, dict[str, Span]]:
     """Return where the post's two systems spent their milliseconds."""
-    return model.post_step(at_large()["loop"], at_large()["hoisted"])
+    loop, _, hoisted, *_ = climbed("large")
+    return model.post_step(counts(loop), counts(hoisted))
 
 
 def total(of: Iterable[Span]) -> Span:
@@ -398,13 +386,15 @@ def post_table() -> str:
 def h100_table() -> str:
     """Return the model's milliseconds of large's LSTM on an H100, bfloat16."""
     body, limits = [], model.H100
-    for name, of in at_large().items():
-        seconds = limits.seconds(of)
+    for row in climbed("large"):
+        seconds = limits.seconds(counts(row))
         # A layer's weights and a step's results stay in L2, where they are read from at its rate.
         for kind in KINDS:  # which were counted in float32
             seconds[kind] *= 0.5 if kind == "gradients" else 0.5 * limits.bandwidth / model.H100_L2
         parts = (seconds["products"], sum(seconds[kind] for kind in KINDS), seconds["launches"])
-        body.append([NAMES[name], *(f"{1e3 * s:.2f}" for s in (*parts, sum(seconds.values())))])
+        body.append(
+            [NAMES[fuse(row)], *(f"{1e3 * s:.2f}" for s in (*parts, sum(seconds.values())))]
+        )
     header = ("products at the peak", "bytes", "launches", "sum")
     return markdown(("ms, large, bfloat16, by arithmetic", *header), body)
 

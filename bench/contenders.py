@@ -34,14 +34,6 @@ NAMES = {  # what a reader calls them
     "openvino": "OpenVINO",
 }
 
-# In a default run, which is to end within 8 minutes on two cores, only at these sizes: what
-# compiles for minutes before it runs, and peers where a round of theirs takes many seconds.
-DEFAULT_SIZES = {
-    "compile": ("small",),
-    **dict.fromkeys(("tensorflow", "tensorflow-xla", "keras", "jax"), ("small", "medium")),
-    **dict.fromkeys(("stock-loop-none", "stock-native-pointwise"), ("small", "medium")),
-}
-
 
 @dataclass(frozen=True)
 class Contender:
@@ -123,10 +115,9 @@ def choose(names: Sequence[str], known: Sequence[Contender]) -> list[Contender]:
     return [c for c in known if c.label in names or c.engine in names]
 
 
-def in_default_run(contender: Contender, size: str | None) -> bool:
-    """Return whether it is timed at `size` without having been asked for by name."""
-    sizes = DEFAULT_SIZES.get(contender.label) or DEFAULT_SIZES.get(contender.engine)
-    return sizes is None or size in sizes
+def in_default_run(contender: Contender, case: str) -> bool:
+    """Return whether it is timed without having been asked for: torch.compile takes minutes."""
+    return contender.engine != "compile" or case == "small"
 
 
 def entered(

@@ -119,19 +119,6 @@ def counts(work: Run, shape: Shape, fuse: str, size: int) -> dict[str, int]:
     return {"launches": seen.launches, "flop": shape.flops("step")} | weights | rest
 
 
-def resized(of: Counts, shape: Shape, to: Shape, fuse: str, size: int) -> dict[str, int]:
-    """Return the counts of a step that is as another but for its H, which is I too.
-
-    As many launches then, and every intermediate result has a dimension of H.
-    """
-    if (shape.T, shape.B, shape.L) != (to.T, to.B, to.L) or (shape.I, to.I) != (shape.H, to.H):
-        raise ValueError(f"to: got {to}; expected {shape} with another H alone")
-    ways = ("intermediates_read", "intermediates_written")
-    rest = {way: int(of[way]) * to.H // shape.H for way in ways}
-    same = {"launches": int(of["launches"]), "flop": to.flops("step")}
-    return same | weight_bytes(to, fuse, size) | rest
-
-
 # --- what a machine can do ---
 
 

@@ -134,7 +134,7 @@ SUITES = {
     "gpu": Suite("on a machine with a GPU: compile, test and race all kernels",
         pace=Pace(1.5), device="cuda"),
 }  # fmt: skip
-# `make bench`: within 8 minutes on two cores, where no peer is installed.
+# `make bench`; with peers it takes more than ten minutes on two cores.
 DEFAULT = ("ladder", "lstm", "post", "lanes", "scaling", "short", "streaming", "busy")
 
 

@@ -89,20 +89,6 @@ def test_a_step_of_the_loop_launches_as_much_at_every_step():
     assert third - second == second - first > 2 * 11  # two layers, eleven forward alone
 
 
-def test_the_counts_of_another_width_are_what_is_counted_there():
-    found = {}
-    for H in (6, 9):
-        shape = SHAPE._replace(I=H, H=H)
-        rung = ladder.Rung("loop", Contender("loop", "loop", "hoisted"))
-        runner = ladder.Climber(rung, make_problem(Case("odd", shape)))
-        runner.step()
-        found[H] = shape, model.counts(runner.step, shape, "hoisted", 4)
-    (shape, of), (wider, expected) = found.values()
-    assert model.resized(of, shape, wider, "hoisted", 4) == expected
-    with pytest.raises(ValueError, match="another H alone"):
-        model.resized(of, shape, wider._replace(T=1), "hoisted", 4)
-
-
 def test_nothing_is_lost_between_the_kinds():
     runner = climber("hoisted")
     runner.step()
