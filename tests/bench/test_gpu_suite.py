@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
-from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -256,32 +253,6 @@ def test_a_dry_run_compiles_what_a_gpu_would(tmp_path, monkeypatch):
     before = sorted(tmp_path.rglob("*.cubin"))
     compiling.compile_in_time(device, wanted, time.monotonic() + 500)
     assert sorted(tmp_path.rglob("*.cubin")) == before
-
-
-DRY = """
-import json, sys, torch
-from bench.gpu import compiling, dry
-device, precision, shape = json.loads(sys.argv[1])
-compiling.prepare(device)
-compiling.compile_one(precision, shape)
-print(json.dumps(dry.LAUNCHES))
-"""
-
-
-@pytest.mark.slow  # it compiles; test_triton_host.py has launches of a dry run in every suite
-def test_a_dry_runs_launches_are_cooperative():
-    arguments = json.dumps([asdict(DEVICES["A100"]), "fp16", (3, 5, 200, 200, 1)])
-    done = subprocess.run(
-        [sys.executable, "-c", DRY, arguments], capture_output=True, text=True, timeout=500,
-        env=os.environ | {"TRITON_INTERPRET": "0"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    launches = json.loads(done.stdout)
-    assert [launch["kernel"] for launch in launches] == [
-        "lstm_forward_kernel", "lstm_forward_kernel", "lstm_backward_kernel",
-    ]  # fmt: skip
-    assert all(launch["cooperative"] for launch in launches)
-    assert launches[0]["grid"] == [25, 1, 1]  # 8 units of 200 each
 
 
 def test_what_is_compiled_covers_tests_and_races():
