@@ -126,17 +126,18 @@ def test_a_race_itself(monkeypatch, events):
 
 @pytest.mark.parametrize("when", ["answer", "step"])
 def test_a_race_ends_with_whoever_breaks_the_context(when, monkeypatch, events):
-    """The error comes up in its answer or while it is timed; the process ends then and there."""
+    """In its answer or while it is timed, without an error: the process ends then and there."""
 
     class Ended(BaseException):
         """In place of the process's end."""
 
     whole = getattr(Local, {"answer": "answer", "step": "timed"}[when])
+    broke: list[str] = []
 
     def fail(self, *arguments):
-        if self.contender.label == BASE:  # whose answer is the right one
-            return whole(self, *arguments)
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if self.contender.label != BASE:  # whose answer is the right one
+            broke.append("an illegal memory access")
+        return whole(self, *arguments)
 
     def end(status):
         raise Ended
@@ -146,11 +147,10 @@ def test_a_race_ends_with_whoever_breaks_the_context(when, monkeypatch, events):
     loop = next(c for c in engines() if c.engine == "loop")
     monkeypatch.setattr(racing, "everyone", lambda: [loop, NN_LSTM])
     monkeypatch.setattr(Local, {"answer": "answer", "step": "timed"}[when], fail)
-    broke = "an illegal memory access"
-    monkeypatch.setattr(watching, "broken", lambda device: broke)
+    monkeypatch.setattr(watching, "broken", lambda device: broke[0] if broke else None)
     with pytest.raises(Ended):
         racing.race(racing.GpuRace("tiny", "fp32", (2, 3, 4, 5, 1)), 0.05, [])
-    assert events()[-1] == {"who": loop.label, "event": "broke", "why": broke}
+    assert events()[-1] == {"who": loop.label, "event": "broke", "why": broke[0]}
 
 
 # --- who is raced, and where ---
