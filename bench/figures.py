@@ -1,4 +1,4 @@
-"""All figures: bars in parts, lines and spans, of one unit each, for a phone, in light and dark.
+"""All figures: bars in parts and spans, of one unit each, for a phone, in light and dark.
 
 Colours are told apart by the colour-blind (Okabe and Ito, 2008; Tol), and every bar has its name.
 """
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -82,8 +81,10 @@ def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, s
         axes.locator_params(axis="x", nbins=5)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     drawn[-1].set_xlabel(unit)
-    if len(colours) > 1:
-        _legend(figure, [Patch(**_filled(colour)) for colour in colours.values()], list(colours))
+    if len(colours) > 1:  # one legend for all panels, under them, where it covers nothing
+        patches = [Patch(**_filled(colour)) for colour in colours.values()]
+        figure.legend(patches, list(colours), loc="upper center", bbox_to_anchor=(0.5, 0.0),
+            ncols=2, frameon=False, fontsize=9)  # fmt: skip
     return figure
 
 
@@ -106,34 +107,6 @@ def _panels(
 
 
 @matplotlib.rc_context(STYLE)
-def lines(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], unit: str,
-    colours: Mapping[str, str],
-) -> Figure:  # fmt: skip
-    """Return panels of lines on logarithmic axes: title -> label -> points."""
-    count = (len(panels) + 1) // 2
-    figure = Figure(figsize=(WIDTH, 0.5 + 2.3 * count), layout="tight")
-    drawn = figure.subplots(count, 2, squeeze=False).flatten()
-    for axes in drawn[len(panels) :]:
-        axes.set_visible(False)
-    shown: dict[str, object] = {}
-    for axes, (title, series) in zip(drawn, panels.items(), strict=False):
-        axes.set_title(title)
-        axes.loglog()
-        for label, points in series.items():
-            x, y = zip(*sorted(points), strict=True)
-            shown[label] = axes.plot(x, y, marker="o", markersize=4, color=colours[label])[0]
-        axes.set_xticks(sorted({x for points in series.values() for x, _ in points}))
-        axes.tick_params(axis="x", labelsize=7)
-        _plain(axes.xaxis, ())
-        _plain(axes.yaxis, (1, 2, 5))
-        axes.grid(axis="y", linewidth=0.6)
-        axes.set_ylabel(unit)
-    _legend(figure, list(shown.values()), list(shown))
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
 def spans(
     panels: Mapping[str, Sequence[tuple[str, float, float]]], unit: str, colours: Mapping[str, str]
 ) -> Figure:
@@ -147,26 +120,14 @@ def spans(
             axes.annotate(f"{digits(p50)} / {digits(p99)}", (p99, place), **NOTE)
         axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        _plain(axes.xaxis, (1,))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,), numticks=12))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
         axes.tick_params(axis="x", labelsize=8)
     low, high = drawn[-1].get_xlim()
     drawn[-1].set_xlim(low, high * (high / low) ** 0.4)  # for the notes
     drawn[-1].set_xlabel(unit)
     return figure
-
-
-def _plain(axis: Axis, ticks: Sequence[int]) -> None:
-    """Write ticks out, at these places of each decade; without places as they are set."""
-    if ticks:
-        axis.set_major_locator(LogLocator(subs=ticks, numticks=12))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
-
-
-def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """Put one legend for all panels under them, where it covers nothing."""
-    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2,
-        frameon=False, fontsize=9)  # fmt: skip
 
 
 @matplotlib.rc_context(STYLE)

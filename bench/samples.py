@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import fused_lstm
+from fused_lstm import native
 
 from .cases import Shape
 from .core import Run, Runner, Task, require_right
@@ -126,6 +127,8 @@ def stacks(shape: Shape) -> dict[str, Stack]:
 
 def tasks(suite: Any, options: Any) -> Iterator[Task]:
     """Yield the ways of each case; WrongAnswer where samples' gradients are not the sum's parts."""
+    if (why := native.missing(options.device)) is not None:
+        raise ValueError(f"samples: needs the engine 'native', which cannot run: {why}")
     for case in suite.cases:
         made = stacks(case.shape._replace(B=SAMPLES))
         func: Any = made[FUNC]

@@ -106,22 +106,29 @@ def test_processes_that_end_again_and_again_are_given_up(monkeypatch):
     assert lost["all"] == f"{watching.RESTARTS} processes ended before they were done"
 
 
-def test_a_race_itself(monkeypatch, capsys):
+@pytest.fixture
+def events(tmp_path, monkeypatch):
+    """What this process says, event after event, as its parent would read it."""
+    file = tmp_path / "events"
+    monkeypatch.setenv(watching.EVENTS, str(file))
+    return lambda: [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_a_race_itself(monkeypatch, events):
     """On the CPU, at a small size: the code that runs on a GPU."""
     monkeypatch.setattr(racing, "DEVICE", "cpu")
     others = ["compile", "native", "tensorflow", "tensorflow-xla", "keras", "jax"]
     racing.race(racing.GpuRace("tiny", "fp32", (2, 3, 4, 5, 1)), 0.05, others)
-    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    records = [Record.of_line(e["line"]) for e in events if e["event"] == "record"]
+    records = [Record.of_line(e["line"]) for e in events() if e["event"] == "record"]
     timed = {(r.contender, r.mode) for r in records if r.seconds}
     assert {("cudnn", "step"), ("loop-none", "forward")} <= timed
     assert all(r.suite == "gpu" and r.extra["precision"] == "fp32" for r in records if r.seconds)
-    began = [e["who"] for e in events if e["event"] == "starts" and e["what"] == "step"]
+    began = [e["who"] for e in events() if e["event"] == "starts" and e["what"] == "step"]
     assert {"cudnn", "loop-none"} <= set(began)  # said before each timing
 
 
 @pytest.mark.parametrize("when", ["answer", "step"])
-def test_a_race_ends_with_whoever_breaks_the_context(when, monkeypatch, capsys):
+def test_a_race_ends_with_whoever_breaks_the_context(when, monkeypatch, events):
     """The error comes up in its answer or while it is timed; the process ends then and there."""
 
     class Ended(BaseException):
@@ -146,8 +153,7 @@ def test_a_race_ends_with_whoever_breaks_the_context(when, monkeypatch, capsys):
     monkeypatch.setattr(watching, "broken", lambda device: broke)
     with pytest.raises(Ended):
         racing.race(racing.GpuRace("tiny", "fp32", (2, 3, 4, 5, 1)), 0.05, [])
-    last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert last == {"who": loop.label, "event": "broke", "why": broke}
+    assert events()[-1] == {"who": loop.label, "event": "broke", "why": broke}
 
 
 # --- who is raced, and where ---
@@ -324,7 +330,7 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys):
     )
     records = []
     with pytest.raises(SystemExit, match="1"):  # a test failed
-        records += suite.run("gpu", SUITES["gpu"], options)
+        records += suite.run(SUITES["gpu"].pace, options)
     assert stages[:5] == ["compile", "test", "post", "FlashRNN's", "medium"]
     report = json.loads((tmp_path / "r.report.json").read_text())
     assert len(records) == len(racing.races())

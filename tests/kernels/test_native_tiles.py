@@ -14,8 +14,8 @@ import torch
 
 from bench import kernels
 from bench.cases import Shape
-from bench.products import products_of
 from fused_lstm import native
+from products import products_of
 from tolerance import assert_close
 
 CPU = torch.device("cpu")
