@@ -93,8 +93,7 @@ def words(path: Path) -> str:
     """Return a page without blocks, code, links' targets, versions and numbers of papers."""
     text = docs.MARKED.sub("", path.read_text(encoding="utf-8"))
     text = re.sub(r"^```.*?^```|^    .*?$", "", text, flags=re.DOTALL | re.MULTILINE)
-    text = re.sub(rf"\]\([^)]*\)|`[^`]*`|(?:{VERSIONED}) \d+\.\d+", " ", text)
-    return re.sub(r"\s+", " ", text)
+    return re.sub(rf"\]\([^)]*\)|`[^`]*`|(?:{VERSIONED}) \d+\.\d+", " ", re.sub(r"\s+", " ", text))
 
 
 @pytest.mark.parametrize(
