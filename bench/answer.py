@@ -18,7 +18,7 @@ from . import figures, ladder, model
 from .core import Ratio, speedup
 from .figures import Bar
 from .model import KINDS, Counts, Span
-from .tables import Row, by_contender, markdown, results, rows, tool
+from .tables import Row, by_contender, digits, markdown, results, rows, tool
 
 FUSED = {
     "loop": ("step loop", "nothing: a launch for each operation, three products a step and layer"),
@@ -92,9 +92,7 @@ def fuse(row: Row) -> str:
 
 def ms(seconds: float) -> str:
     """Return milliseconds to three digits, "-" for NaN."""
-    if math.isnan(seconds):
-        return "-"
-    return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:,.0f}"
+    return "-" if math.isnan(seconds) else digits(1e3 * seconds)
 
 
 def megabytes(count: float) -> str:

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -300,27 +300,17 @@ class Runner:
         """Free what it holds."""
 
 
-class Work(Protocol):
-    """A problem: an LSTM alone, a lesson of the language model, a stream, cells."""
-
-    def expected(self) -> Mapping[str, Tensor]:
-        """Return the right answer."""
-        ...
-
-    def facts(self, mode: str) -> dict[str, Any]:
-        """Return what all records of it say, such as its shape."""
-        ...
-
-
 @dataclass(frozen=True)
 class Task:
     """A group to measure: a case's work, label -> who does it, label -> why others cannot.
 
-    `rounded_to` is the dtype of the products' factors, where it is not the answer's.
+    A work, such as an LSTM alone or a lesson of the language model, has `expected()`, the right
+    answer, and `facts(mode)`, what all records of it say. `rounded_to` is the dtype of the
+    products' factors, where it is not the answer's.
     """
 
     case: str
-    work: Work
+    work: Any
     build: Mapping[str, Callable[[], Any]]
     whys: Mapping[str, str] = field(default_factory=dict)
     dtype: str = "float32"

@@ -57,7 +57,7 @@ class Bar(NamedTuple):
 def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, str]) -> Figure:
     """Return horizontal bars from zero, a panel under another, the first bar on top.
 
-    Colour "" is hatched paper. One part that all bars are of needs no legend.
+    Colour "" is hatched paper.
     """
     heights = [len(rows) for rows in panels.values()]
     figure, drawn = _panels(list(panels), heights, 0.27)
@@ -81,10 +81,10 @@ def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, s
         axes.locator_params(axis="x", nbins=5)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     drawn[-1].set_xlabel(unit)
-    if len(colours) > 1:  # one legend for all panels, under them, where it covers nothing
-        patches = [Patch(**_filled(colour)) for colour in colours.values()]
-        figure.legend(patches, list(colours), loc="upper center", bbox_to_anchor=(0.5, 0.0),
-            ncols=2, frameon=False, fontsize=9)  # fmt: skip
+    # One legend for all panels, under them, where it covers nothing.
+    patches = [Patch(**_filled(colour)) for colour in colours.values()]
+    figure.legend(patches, list(colours), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2,
+        frameon=False, fontsize=9)  # fmt: skip
     return figure
 
 

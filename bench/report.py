@@ -131,7 +131,7 @@ def climb(page: Page, frame: pd.DataFrame) -> None:
     if panels:
         page.figure(
             "ladder", answer.ladder_figure(panels),
-            "Forward and backward of the LSTM alone. Under each measured bar is the model's: "
+            "Forward and backward of the LSTM alone. Under each measured bar is the model's."
             " `hoisted` removes the sums of weights' gradients and half of the weights' bytes.",
         )  # fmt: skip
     page.add(answer.ladders(frame))

@@ -96,9 +96,8 @@ class Named:
         say(self.label, "starts", what=what)  # before: whoever hangs has been named
         try:
             return action()
-        except Exception:
+        finally:  # without an error too: a kernel's fault shows at some later call
             stop_if_broken(self.label, self.device)
-            raise
 
     def answer(self) -> Any:
         """Return the runner's answer."""
@@ -108,6 +107,10 @@ class Named:
         """Return what takes a turn."""
         turn = self._do(mode, partial(self.runner.timed, mode))
         return lambda calls, seconds: self._do(mode, partial(turn, calls, seconds))
+
+    def facts(self, mode: str, rounds: int) -> dict[str, Any]:
+        """Return the runner's facts, for which it works once more."""
+        return self._do(mode, partial(self.runner.facts, mode, rounds))
 
 
 def race(of: GpuRace, seconds: float, without: Sequence[str]) -> None:
@@ -130,8 +133,6 @@ def race(of: GpuRace, seconds: float, without: Sequence[str]) -> None:
         conditions = {"precision": of.precision}
         for record in measure("gpu", group, [mode], Pace(seconds, least=3), device, conditions):
             say(record.contender, "record", line=record.line())
-        for label in group.runners:
-            stop_if_broken(label, device)
     group.close()
 
 

@@ -93,12 +93,12 @@ def watch(
     `take` is called with each event. "starts" and "broke" say who is at work from then on.
     """
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder:
-        events, output = Path(folder) / "events", Path(folder) / "output"
+        events, errors = Path(folder) / "events", Path(folder) / "errors"
         events.touch()
-        with output.open("w") as out, events.open(encoding="utf-8") as said:
+        with errors.open("w") as stderr, events.open(encoding="utf-8") as said:
             environment = os.environ | environment | {EVENTS: str(events)}
             process = subprocess.Popen(
-                command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, env=environment
+                command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr, env=environment
             )
             who, broke, rest, heard, status = "all", "", "", time.monotonic(), None
             while status is None:
@@ -119,5 +119,6 @@ def watch(
                     return End("all", "was cut off: no time left") if late else End(who, HUNG)
         if not broke and status == 0:
             return End(None)
-        words = output.read_text(errors="replace").strip().splitlines() or [f"status {status}"]
+        words = errors.read_text(errors="replace").strip().splitlines()
+        words = words or [f"exit status {status}"]
     return End(who, broke or words[-1][:300])

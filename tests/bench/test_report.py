@@ -232,13 +232,3 @@ def test_pytest_benchmark_times_and_checks(tmp_path):
         assert facts["GF/s"] > 0
         assert facts["x nn.LSTM"] > 0
         assert facts["max_error"] < 1e-5
-
-
-@pytest.mark.slow  # plain pytest-benchmark's own
-def test_two_runs_of_pytest_benchmark_are_compared(tmp_path):
-    storage = f"--benchmark-storage={tmp_path}"
-    only = ["bench", "--benchmark-only", "-q", "-k", "small and step and cudnn", storage]
-    assert pytest_in(*only, "--benchmark-autosave").returncode == 0
-    again = pytest_in(*only, "--benchmark-compare")
-    assert again.returncode == 0, again.stdout
-    assert "Comparing against benchmarks from" in again.stdout + again.stderr
