@@ -196,7 +196,7 @@ class Spec:
         """Check that there is nothing beside heads, or an sLSTM, that these do not go with."""
         if self.projection and (self.num_heads > 1 or self.cell == "slstm"):
             what = f"num_heads: got {self.num_heads}" if self.num_heads > 1 else "cell: got 'slstm'"
-            raise ValueError(f"{what} with a projected h; expected none: it mixes heads")
+            raise ValueError(f"{what} with a projected h; expected none, which mixes heads")
         for option in options:
             if self.num_heads > 1 and option in LSTM_OPTIONS:
                 raise ValueError(
