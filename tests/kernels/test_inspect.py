@@ -279,10 +279,10 @@ def test_every_level_and_the_machine_code(fuse):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--arch", "sm_70"], "arch must be one of sm_80, sm_89, sm_90, sm_100, sm_120, got sm_70"),
+        (["--arch", "sm_70"], "arch: got sm_70; expected one of sm_80, sm_89, sm_90,"),
         (["--arch", "hopper"], "--arch: got hopper; expected such as sm_90"),
-        (["--hidden", "0"], "must be at least 1"),
-        (["--proj-size", "-1"], "--proj-size must be at least 0, got -1"),
+        (["--hidden", "0"], "--jobs: got less; expected at least 1"),
+        (["--proj-size", "-1"], "--proj-size: got -1; expected at least 0"),
         (["--dtype", "int8"], "invalid choice"),
     ],
     ids=lambda value: str(value)[:24],

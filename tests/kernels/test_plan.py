@@ -288,13 +288,13 @@ def test_fewer_multiprocessors_mean_more_units_each():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "all"}, "kind must be 'steps', 'layers' or 'both', got 'all'"),
-        ({"direction": "up"}, "direction must be"),
-        ({"dtype": "int8"}, "dtype must be one of fp16, bf16, fp32, fp64, got 'int8'"),
-        ({"hidden": 0}, "hidden must be at least 1, got 0"),
-        ({"batch": -1}, "batch must be at least 1, got -1"),
-        ({"layers": 0}, "layers must be at least 1, got 0"),
-        ({"projected": -3}, "projected must be at least 0, got -3"),
+        ({"kind": "all"}, "kind: got 'all'; expected 'steps', 'layers' or 'both'"),
+        ({"direction": "up"}, "direction: got 'up'; expected"),
+        ({"dtype": "int8"}, "dtype: got 'int8'; expected one of fp16, bf16, fp32, fp64"),
+        ({"hidden": 0}, "hidden: got 0; expected at least 1"),
+        ({"batch": -1}, "batch: got -1; expected at least 1"),
+        ({"layers": 0}, "layers: got 0; expected at least 1"),
+        ({"projected": -3}, "projected: got -3; expected at least 0"),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -307,5 +307,5 @@ def test_errors_name_the_argument(change, message):
 
 def test_by_arch():
     assert by_arch(90).name == "H100"
-    with pytest.raises(ValueError, match="arch must be one of sm_80"):
+    with pytest.raises(ValueError, match="arch: got sm_70; expected one of sm_80"):
         by_arch(70)

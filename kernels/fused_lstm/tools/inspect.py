@@ -448,9 +448,9 @@ def main(argv: list[str] | None = None) -> int:
     chosen = []
     try:
         if min(args.layers, args.batch, args.jobs, *args.hidden) < 1:
-            raise ValueError("--hidden, --batch, --layers and --jobs must be at least 1")
+            raise ValueError("--hidden, --batch, --layers, --jobs: got less; expected at least 1")
         if args.proj_size < 0:
-            raise ValueError(f"--proj-size must be at least 0, got {args.proj_size}")
+            raise ValueError(f"--proj-size: got {args.proj_size}; expected at least 0")
         if args.survey:
             survey(args.survey, args.jobs)
             return 0

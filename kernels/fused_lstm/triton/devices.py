@@ -120,7 +120,7 @@ def by_arch(arch: int) -> Device:
         if device.arch == arch:
             return device
     known = ", ".join(f"sm_{arch}" for arch in sorted({d.arch for d in DEVICES.values()}))
-    raise ValueError(f"arch must be one of {known}, got sm_{arch}")
+    raise ValueError(f"arch: got sm_{arch}; expected one of {known}")
 
 
 def gfx_of(properties: Any) -> str:

@@ -164,18 +164,18 @@ def plan(
         in_parts: whether a product's sum may be shared out to warps; False to compare.
     """
     if kind not in ("steps", "layers", "both"):
-        raise ValueError(f"kind must be 'steps', 'layers' or 'both', got {kind!r}")
+        raise ValueError(f"kind: got {kind!r}; expected 'steps', 'layers' or 'both'")
     if direction not in ("forward", "backward"):
-        raise ValueError(f"direction must be 'forward' or 'backward', got {direction!r}")
+        raise ValueError(f"direction: got {direction!r}; expected 'forward' or 'backward'")
     if dtype not in SIZES:
-        raise ValueError(f"dtype must be one of {', '.join(SIZES)}, got {dtype!r}")
+        raise ValueError(f"dtype: got {dtype!r}; expected one of {', '.join(SIZES)}")
     if gates not in (1, 3, 4):
         raise ValueError(f"gates: got {gates}; expected 1, 3 or 4")
     for name, value in (("hidden", hidden), ("batch", batch), ("layers", layers)):
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+            raise ValueError(f"{name}: got {value}; expected at least 1")
     if projected < 0:
-        raise ValueError(f"projected must be at least 0, got {projected}")
+        raise ValueError(f"projected: got {projected}; expected at least 0")
     if norm and kind == "layers":
         raise ValueError(f"norm: got {norm} with kind 'layers'; expected 'steps' or 'both'")
     layers = {"steps": 1, "layers": layers, "both": 2}[kind]
