@@ -109,7 +109,7 @@ def words_per_second(page: Page, frame: pd.DataFrame) -> None:
     caption = (
         f"Training words per second of the post's language model on {where}; longer is"
         " better. `+` adds a fusion to the row above. PyTorch's rows have its own loss and update"
-        " until `+ our loss`."
+        " until `+ our loss`, which is fused_lstm's `linear_cross_entropy` and `lm`'s update."
     )
     unit = "words per second of training: longer is better"
     page.figure("answer", figures.bars(panels, unit, OWNERS), caption)
@@ -196,12 +196,12 @@ def busy(page: Page, frame: pd.DataFrame) -> None:
     """Add calls beside busy processes."""
     page.add(
         "## On a machine that has other work",
-        "One process, or two, keep a core busy each meanwhile. Threads that wait for each other"
-        " lose the time for which the system runs somebody else.",
+        "Zero, one or two other processes keep a core busy each. A thread that waits at a barrier"
+        " waits for the time slice of such a process.",
     )
     caption = (
-        "A call's median (dot) and its 99th percentile (the bar's end), without and with busy"
-        " neighbours: a short bar that stays where it is shows who copes."
+        "A call's median (dot) and its 99th percentile (end of the bar), by the number of busy"
+        " processes; shorter is better."
     )
     tails(page, frame, "busy", caption)
 
@@ -218,8 +218,8 @@ def modes(page: Page, frame: pd.DataFrame) -> None:
     """Add milliseconds of every contender in every mode, and on a GPU the memory."""
     page.add(
         "## Forward, backward and inference",
-        "Inference keeps nothing; forward keeps what the backward reads; step is both. Memory is"
-        " the most of any mode.",
+        "Inference keeps nothing; forward keeps what the backward reads; step is both. Memory,"
+        " which is known on a GPU alone, is the most of any mode.",
     )
     shown = ("inference", "forward", "backward", "step")
     for case in each(frame, "case"):
