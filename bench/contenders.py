@@ -17,10 +17,11 @@ from . import peers
 
 BASE = "cudnn"  # nn.LSTM: all others are checked against it, and compared with it
 LOOP = "loop-none"
-OURS = "native-layers"
+OURS, PREPARED = "native-layers", "native-prepared"
 NAMES = {  # what a reader calls them
     BASE: "nn.LSTM",
     LOOP: "step loop",
+    PREPARED: "native, prepared",
     "compile": "torch.compile",
     "tensorflow": "TensorFlow",
     "tensorflow-xla": "TensorFlow XLA",

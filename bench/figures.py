@@ -131,6 +131,24 @@ def spans(
 
 
 @matplotlib.rc_context(STYLE)
+def scatter(kinds: Mapping[str, Sequence[tuple[float, float]]], axes_of: tuple[str, str]) -> Figure:
+    """Return points (x, y) of each kind on logarithmic axes, with a line at y = 1."""
+    figure = Figure(figsize=(WIDTH, 3.6), layout="tight")
+    axes = figure.subplots()
+    marks = zip(kinds.items(), (BLUE, ORANGE, GREEN, PINK), "os^D", strict=False)
+    for (label, points), colour, marker in marks:
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, marker, color=colour, markersize=4, label=label)
+    axes.set(xscale="log", yscale="log", xlabel=axes_of[0], ylabel=axes_of[1])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
+    axes.axhline(1, color=INK, linewidth=1)
+    axes.grid(linewidth=0.6)
+    figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
 def to_svg(figure: Figure) -> str:
     """Return an <svg> that takes its container's width; the same figure gives the same bytes."""
     file = io.StringIO()

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from . import cells, ladder, lstm, models, samples, slstm, streaming, training
+from . import cells, inference, ladder, lstm, models, samples, slstm, streaming, training
 from . import contenders as who
-from .cases import CASES, Case, Shape
+from .cases import CASES, Case, Shape, grid
 from .contenders import BASE, LOOP, OURS, Contender, of_labels
 from .core import PACE, Group, Pace, Record, Task, measure, surroundings
 
@@ -64,9 +64,10 @@ def sweep(start: Case, **axes: Sequence[int]) -> list[Case]:
 
 
 def short() -> list[Case]:
-    """Return calls of one token and of 16, at medium's and large's widths."""
-    shapes = [Shape(T, 1, H, H, 2) for H in (650, 1500) for T in (1, 16)]
-    return [Case(f"T={s.T}, H={s.H}", s) for s in shapes]
+    """Return calls of one step, of one row and of four, and of 16 steps, two layers."""
+    calls = (1, 1), (1, 4), (16, 1)
+    shapes = [Shape(T, B, H, H, 2) for H in (64, 256, 650, 1500) for T, B in calls]
+    return [Case(f"T={s.T}, {'' if s.B == 1 else f'B={s.B}, '}H={s.H}", s) for s in shapes]
 
 
 PTB = named("small", "medium", "large")
@@ -89,8 +90,11 @@ SUITES = {
     "peers": Suite("the LSTM alone, other systems beside ours", named("small", "medium"),
         modes=("inference", "step"), contenders=who.everyone),
     "inference": Suite("a forward that keeps nothing, beside ONNX Runtime and OpenVINO",
-        [*PTB, *named("gnmt", "rnn-t", "deepbench-server", "time-series")],
-        modes=("inference",), contenders=INFER, dtypes=("float32", "bfloat16"), pace=Pace(1.5)),
+        [*PTB, *named("gnmt", "rnn-t", "deepbench-server", "time-series")], inference.tasks,
+        modes=("inference",), dtypes=("float32", "bfloat16"), pace=Pace(1.5), device="cpu"),
+    "grid": Suite("the same of 120 calls drawn at random, LSTMs and GRUs: half an hour",
+        grid(120, seed=36), inference.tasks, modes=("inference",), dtypes=("float32", "bfloat16"),
+        pace=Pace(0.6, least=4, calls=2, turn=0.02), device="cpu"),
     "shapes": Suite("shapes that others measure", [c for c in CASES.values() if c not in PTB],
         modes=("inference", "step"), pace=Pace(1.0)),
     "native": Suite("the C++ engine, the LSTM alone, the loop and nn.LSTM beside it", PTB,
@@ -100,8 +104,9 @@ SUITES = {
     "steps": Suite("whole training steps, ours beside the post's program", PTB, training.tasks,
         ("train",), lambda: [c for c in who.trainers() if c.label in STEPS],
         dtypes=("float32", "bfloat16"), pace=Pace(12, warmup=2), device="cpu"),
-    "short": Suite("calls of a few rows, as text is generated", short(), modes=("inference",),
-        contenders=INFER, dtypes=("float32", "bfloat16"), pace=Pace(3, calls=9), device="cpu"),
+    "short": Suite("calls of one step and of 16, as text is generated: p50 and p99", short(),
+        inference.tasks, modes=("inference",), dtypes=("float32", "bfloat16"),
+        pace=Pace(3, calls=50), device="cpu"),
     "streaming": Suite("one step a call, as a stream is served: p50 and p99",
         [*named("streaming"), *(Case(f"stream of {c}", c.shape._replace(B=1)) for c in PTB)],
         streaming.tasks, ("call",), pace=Pace(2, least=8, most=400, calls=50), device="cpu"),

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from fused_lstm.tools import page
 from lm.settings import PUBLISHED
 
-from .contenders import BASE, LOOP, NAMES, OURS
+from .contenders import BASE, LOOP, NAMES, OURS, PREPARED
 from .core import Record, speedup
 
 RESULTS = Path(__file__).parent / "results"
@@ -331,16 +331,71 @@ def growth(frame: pd.DataFrame) -> str:
     return markdown(("", "native, ms", "GF/s", "us a token", "nn.LSTM, ms", "GF/s", "ratio"), body)
 
 
+INFERENCE = (OURS, PREPARED, BASE, "onnxruntime", "openvino")
+
+
 def calls(frame: pd.DataFrame) -> str:
-    """Return forwards that keep nothing beside those who only infer."""
-    labels = (OURS, BASE, "onnxruntime", "openvino")
-    wanted = (*(f"ms {label}" for label in labels), f"x {BASE} {OURS}")
-    body = [
-        [f"{dtype}, {case}", *cells_of(by_contender(frame, case=case, dtype=dtype), *wanted)]
-        for dtype in each(frame, "dtype")
-        for case in each(frame, "case", dtype=dtype)
-    ]
-    return markdown(("ms", *map(name, labels), "nn.LSTM / native"), body)
+    """Return forwards that keep nothing beside those who only infer: p50 and p99."""
+    body = []
+    for dtype in each(frame, "dtype"):
+        for case in each(frame, "case", dtype=dtype):
+            by = by_contender(frame, case=case, dtype=dtype)
+            times = [tail(by.get(label)) for label in INFERENCE]
+            body.append([f"{dtype}, {case}", *times])
+    return markdown(("p50 / p99, ms", *map(name, INFERENCE)), body)
+
+
+def tail(row: Row | None) -> str:
+    """Return p50 and p99 in milliseconds, the median alone where a turn was one call."""
+    if row is None:
+        return "-"
+    if pd.isna(getattr(row, "p99", float("nan"))):
+        return ms(row)
+    return f"{digits(1e3 * row.p50)} / {digits(1e3 * row.p99)}"
+
+
+class Point(NamedTuple):
+    """A call drawn at random: who it is, and our speed over the best of the others."""
+
+    cell: str
+    dtype: str
+    flops: float
+    plain: float
+    prepared: float
+    beside_torch: float  # of prepared weights over nn.LSTM or nn.GRU
+
+
+def points() -> list[Point]:
+    """Return the calls of bench/results/grid.jsonl that all have an answer for."""
+    frame, found = results("grid.jsonl"), []
+    for dtype in each(frame, "dtype"):
+        for case in each(frame, "case", dtype=dtype):
+            by = by_contender(frame, case=case, dtype=dtype)
+            best = min(row.median for label, row in by.items() if label not in (OURS, PREPARED))
+            ours = by[PREPARED]
+            found.append(
+                Point(ours.cell, dtype, ours.flops, best / by[OURS].median, best / ours.median,
+                    by[BASE].median / ours.median)
+            )  # fmt: skip
+    return found
+
+
+def spread(speeds: Sequence[float]) -> str:
+    """Return how many are at least 1, the median and the least."""
+    ahead = sum(x >= 1 for x in speeds) / len(speeds)
+    return f"{ahead:.0%}, {digits(statistics.median(speeds))}, {digits(min(speeds))}"
+
+
+def grid() -> str:
+    """Return how often, and by how much, we are ahead of the best of the others, or behind it."""
+    body = []
+    for of in sorted({(p.cell, p.dtype) for p in points()}, reverse=True):
+        own = [p for p in points() if (p.cell, p.dtype) == of]
+        found = [spread([p.prepared for p in own]), spread([p.plain for p in own])]
+        least = digits(min(p.beside_torch for p in own))
+        body.append([f"{of[0].upper()}, {of[1]}", str(len(own)), *found, least])
+    header = "calls", "prepared: ahead, median, least", "as it is", "prepared / torch, least"
+    return markdown(("", *header), body)
 
 
 def busy() -> str:
@@ -586,6 +641,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "growth_threads": lambda: growth(results("threads.jsonl")),
     "growth_sizes": lambda: growth(results("scaling.jsonl")),
     "short": lambda: calls(results("short.jsonl")),
+    "grid": grid,
     "busy": busy,
     "compiled": compiled,
     "kernel": kernel,
