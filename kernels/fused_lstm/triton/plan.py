@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from .devices import BARRIER_US, Device
+from .devices import Device
 
 SIZES = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
 TILE = 16 * 1024  # bytes of a tile of weights, where H is large enough
@@ -331,7 +331,7 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
         # Who sums over all gates meets nobody for it, and reads all of them.
         blocks = found.layers * _ceil(found.hidden, 16) * found.row_groups
         more_us = read_us(blocks, found.gates) - read_us(found.programs, 1)
-        if more_us < BARRIER_US:
+        if more_us < device.barrier_us:
             splits.insert(0, (16, 1))
         elif device.wgmma and columns <= 32:
             return []  # so few columns leave 4 warps that share rows and columns ahead
