@@ -231,7 +231,7 @@ def constants(
         "AHEAD": plan.ahead,
         "STAGES": plan.stages,
         "EARLY": plan.persistent and plan.batch_blocks == 1 and not varlen,
-        "KEEP_LOOP": _keep_loop(plan, cell, (varlen or resets) and chain),
+        "KEEP_LOOP": _keep_loop(plan, cell, varlen, resets),
         "PERSISTENT": plan.persistent,
         "ALONE": plan.alone,
         "MEETS": plan.persistent and not plan.alone,
@@ -311,16 +311,17 @@ def _wrapped(found: dict) -> dict:
     return found if is_interpreted() else {name: tl.constexpr(v) for name, v in found.items()}
 
 
-def _keep_loop(plan: Plan, cell: Spec, rows_in_chain: bool) -> bool:
+def _keep_loop(plan: Plan, cell: Spec, varlen: bool, resets: bool) -> bool:
     """Return whether everything must stay inside the time loop, since moving it costs registers.
 
-    Triton 3.6 moves out the descriptors of wgmma; masks need registers too, and so do a chain's
-    rows that end or begin anew, with two sums (an H100 at H=650). Weights that warps multiply from
-    registers, each its part of K, do move out: this is their purpose.
+    Triton 3.6 moves out the descriptors of wgmma; masks need registers too. Weights that warps
+    multiply from registers, each its part of K, do move out: this is their purpose.
     """
     if plan.k_parts > 1:
         return False
-    masks = not cell.is_plain_lstm or (rows_in_chain and not plan.hold)
+    masks = not cell.is_plain_lstm
+    if plan.kind == "layers" and not plan.hold:  # resets: two sums (an H100 at H=650)
+        masks |= resets or (varlen and plan.dtype == "fp64")
     return KEEP_LOOP or _spills(plan) or masks
 
 
