@@ -65,10 +65,10 @@ LOOPS = """
 def test_what_is_executed():
     """The inner loop three times; if the products say that it was not three, nothing."""
     code = sass.instructions(LOOPS)
-    found = sass.executed(code, [3], 3 * 16 * 8 * 16)
+    found = sass.executed(code, [3], {3 * 16 * 8 * 16, 5 * 16 * 8 * 16})
     wanted = {"instructions": 4 + 3 * 4, "syncs": 3, "bytes": 2 + 3 * 16 + 8, "arrivals": 1}
     assert found == wanted
-    assert sass.executed(code, [3], 4 * 16 * 8 * 16) is None
+    assert sass.executed(code, [3], {4 * 16 * 8 * 16}) is None
 
 
 # A step's order, as an assembler must leave it.

@@ -36,6 +36,10 @@ PATHS = {
     "own": {},
     "streamed": {"block_k": 32, "resident": 2, "resident_ih": 1, "stages": 3, "ahead": 1},
     "all streamed": {"block_k": 32, "resident": 0, "resident_ih": 0, "stages": 3, "ahead": 0},
+    "streamed in parts": {
+        "block_k": 128, "k_parts": 8, "warps": 8, "resident": 1, "stages": 3, "ahead": 1,
+        "hold": False,
+    },
     "blocks of batch": {"block_b": 16, "row_groups": 1},
     "groups of rows": {"block_b": 16, "row_groups": 2},
     "whole sums": {"k_parts": 1},

@@ -124,6 +124,9 @@ def _of_half(dtype: str, arch: int) -> list[Case]:
     path = {"path": "a gate each"}
     found += [Case("steps", dtype, arch, H, B, **path) for H, B in ((17, 3), (130, 20))]
     found.append(Case("layers", dtype, arch, 33, L=2, p=0.3, lengths=FEW, keep=True, **path))
+    path = {"path": "streamed in parts", "T": 2}
+    found.append(Case("steps", dtype, arch, 260, 20, **path))
+    found.append(Case("both", dtype, arch, 260, lengths=(2, 2, 1), keep=True, cell=GRU, **path))
     # A program that has a lane to itself.
     path = {"path": "alone"}
     found += [Case("steps", dtype, arch, H, B, **path) for H, B in ((17, 3), (100, 20))]
@@ -180,6 +183,7 @@ def some_cases() -> list[Case]:
         found.append(Case("layers", "tf32", arch, 17, L=3, **TWICE))
         found.append(Case("steps", "bf16", arch, 130, 20, path="whole sums"))
         found.append(Case("steps", "bf16", arch, 33, 20, path="a gate each"))
+        found.append(Case("steps", "bf16", arch, 260, 3, T=2, path="streamed in parts"))
         for cell in (PLAIN, ALL, GRU):
             options = {"cell": cell, "path": "alone", "lengths": FEW, "keep": True}
             found.append(Case("both", "bf16", arch, 33, **options))

@@ -126,10 +126,14 @@ def trips(chosen: plan.Plan) -> list[int]:
 
 def executed(chosen: plan.Plan, step: sass.Code) -> dict[str, int] | None:
     """Count a step's instructions of a thread, and the bytes of all programs."""
-    rows = chosen.products * chosen.summed_gates * chosen.chunks * chosen.rows
+    of_gates, columns = chosen.summed_gates * chosen.rows, chosen.block_k * chosen.block_b
     # A warp multiplies 16 rows by 8 columns at least, if others do the same.
-    rows += chosen.chunks_hr * max(chosen.own, 16 * 8 * chosen.warps // chosen.block_b)
-    products = rows * chosen.block_k * chosen.block_b // chosen.warps
+    rows = chosen.chunks_hr * max(chosen.own, 16 * 8 * chosen.warps // chosen.block_b)
+    rows += chosen.products * chosen.chunks * of_gates
+    # Of resident tiles warps share rows alone, and others do the same where there are more warps.
+    again = (chosen.resident + chosen.resident_ih) * of_gates
+    again *= max(1, 16 * chosen.warps // chosen.rows) - 1
+    products = {n * columns // chosen.warps for n in (rows, rows + again)}
     count = sass.executed(step, trips(chosen), products) if chosen.batch_blocks == 1 else None
     return count and count | {"bytes": count["bytes"] * 32 * chosen.warps * chosen.programs}
 
