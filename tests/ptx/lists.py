@@ -183,7 +183,6 @@ def some_cases() -> list[Case]:
         found.append(Case("layers", "tf32", arch, 17, L=3, **TWICE))
         found.append(Case("steps", "bf16", arch, 130, 20, path="whole sums"))
         found.append(Case("steps", "bf16", arch, 33, 20, path="a gate each"))
-        found.append(Case("steps", "bf16", arch, 260, 3, T=2, path="streamed in parts"))
         for cell in (PLAIN, ALL, GRU):
             options = {"cell": cell, "path": "alone", "lengths": FEW, "keep": True}
             found.append(Case("both", "bf16", arch, 33, **options))
