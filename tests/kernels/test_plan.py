@@ -76,7 +76,8 @@ def assert_fits(found: Plan, device: Device) -> None:
         ("H100", 1500, "fp32", 9 / 24),  # twice what the chip holds
         ("H100", 2048, "bf16", 9 / 16),
         ("A100", 1024, "bf16", 1.0),
-        ("A100", 1500, "bf16", 7 / 12),
+        ("A100", 1500, "bf16", 6 / 12),
+        ("RTX 5090", 1500, "bf16", 3 / 12),
         ("B200", 1500, "bf16", 1.0),
     ],
 )
@@ -222,6 +223,23 @@ def test_where_a_sum_is_shared_out_to_warps(direction, device, hidden, batch, dt
         assert any("registers hold its weights" in why for why in found.why)
         whole = plan("steps", direction, device=DEVICES[device], **shape, in_parts=False)
         assert whole.k_parts == 1
+
+
+@directions
+@pytest.mark.parametrize(
+    ("device", "parts"),
+    [
+        ("A100", 8),
+        ("RTX 5090", 1),  # the sums would take the memory of a third of its resident weights
+        ("H100", 1),  # a warp group's product
+    ],
+)
+def test_where_a_sum_of_streamed_weights_is_shared_out(direction, device, parts):
+    shape = {"hidden": 1500, "batch": 20, "layers": 1, "dtype": "bf16"}
+    found = plan("steps", direction, device=DEVICES[device], **shape)
+    assert found.k_parts == parts
+    assert (found.resident < found.chunks) == (device != "H100")
+    assert found.smem <= DEVICES[device].smem
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ class Device:
     hbm: float  # GB/s
     l2_rate: float  # GB/s, about: what others measured, no data sheet states it
     tflops: dict[str, float]  # dense peak by precision: half, tf32, fp32, fp64
+    barrier_us: float = 1.0  # of a grid-wide barrier, about; measure.py measures it
     registers: int = 65536  # 32-bit, per SM
     gfx: str = ""  # AMD's name of an architecture
     wave: int = 32  # threads of a warp
@@ -110,8 +111,6 @@ DRIVERS_NAMES = {
 INTERPRETER = Device(
     "interpreter", 0, 0, 0, 0, 1.0, 1.0, 1.0, {"half": 1, "tf32": 1, "fp32": 1, "fp64": 1}
 )
-
-BARRIER_US = 1.0  # a grid-wide barrier, about; bench/gpu.py's T=1024 rows bound it from above
 
 
 def by_arch(arch: int) -> Device:

@@ -102,7 +102,7 @@ def plan_of(
     tf32: bool,
 ) -> Plan:
     """Return the launch for these tensors: of all lanes, of both of a layer, or of one."""
-    card = devices.current(device)
+    card = tuned.measured(devices.current(device))
     chosen = choose(
         direction, hidden=shape.H, batch=shape.B, layers=shape.L if fuse == "layers" else 1,
         directions=shape.D, dtype=launch.NAMES[dtype], device=card, tf32=tf32,
