@@ -14,6 +14,7 @@ NORM, WHOLE = Spec(layer_norm=True), replace(ALL, layer_norm=True)
 COUPLED, RNN = Spec(coupled=True), Spec("rnn_tanh")
 GRU_NORM = Spec("gru", layer_norm=True, zoneout=0.3, recurrent_dropout=0.3)
 LONG = {"T": 9}  # a fault may begin at the fourth wave
+TWICE = {"T": 9, "calls": 2}
 
 
 def every_case() -> list[Case]:
@@ -39,6 +40,8 @@ def every_case() -> list[Case]:
             found += _lanes(dtype, arch) + _projected(dtype, arch) + _cells(dtype, arch)
             found += [Case("steps", dtype, arch, 33, 20, **LONG)]
             found += [Case("layers", dtype, arch, 17, L=3, p=0.3, **LONG)]
+            found += [Case("steps", dtype, arch, 33, 20, L=2, **TWICE)]
+            found += [Case("layers", dtype, arch, 17, L=3, p=0.3, **TWICE)]
             found += _of_half(dtype, arch) if dtype in ("bf16", "fp16") else []
     return found
 
@@ -121,6 +124,9 @@ def _of_half(dtype: str, arch: int) -> list[Case]:
     path = {"path": "a gate each"}
     found += [Case("steps", dtype, arch, H, B, **path) for H, B in ((17, 3), (130, 20))]
     found.append(Case("layers", dtype, arch, 33, L=2, p=0.3, lengths=FEW, keep=True, **path))
+    path = {"path": "streamed in parts", "T": 2}
+    found.append(Case("steps", dtype, arch, 260, 20, **path))
+    found.append(Case("both", dtype, arch, 260, lengths=(2, 2, 1), keep=True, cell=GRU, **path))
     # A program that has a lane to itself.
     path = {"path": "alone"}
     found += [Case("steps", dtype, arch, H, B, **path) for H, B in ((17, 3), (100, 20))]
@@ -145,7 +151,7 @@ def some_cases() -> list[Case]:
         Case("steps", "fp64", 90, 17),
         Case("steps", "tf32", 90, 33, P=20),
         Case("layers", "fp16", 90, 33, L=2),
-        Case("layers", "tf32", 90, 17, L=3, **LONG),
+        Case("layers", "tf32", 90, 17, L=3, **TWICE),
         Case("layers", "tf32", 90, 130, T=2, L=2),
         Case("layers", "bf16", 90, 17, L=2, mode="per-step"),
         Case("steps", "fp16", 90, 17, L=2, P=9, p=0.3, mode="per-step"),
@@ -160,7 +166,7 @@ def some_cases() -> list[Case]:
         Case("steps", "bf16", 90, 33, 20, path="alone", **LONG),
         Case("both", "bf16", 90, 33, cell=ALL, path="alone", **rows),
         Case("both", "bf16", 90, 33, cell=GRU, path="alone", **rows),
-        Case("steps", "bf16", 90, 33, 20, **LONG),
+        Case("steps", "bf16", 90, 33, 20, **TWICE),
         Case("layers", "bf16", 90, 17, L=2, p=0.3, **rows),
         Case("both", "bf16", 90, 17, L=2, P=9, **rows),
         Case("both", "bf16", 90, 17, 20, cell=ALL, **blocks),
