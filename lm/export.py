@@ -120,7 +120,7 @@ def export_trace(model: LM_LSTM, vocabulary: Sequence[str]) -> bytes:
     inputs = torch.zeros(3, 2, dtype=torch.int64)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
-        warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
+        warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated")
         traced = torch.jit.trace(model, (inputs, model.init_hidden(2)))
         file = io.BytesIO()
         torch.jit.save(traced, file, _extra_files=for_cpp(model, vocabulary))
@@ -130,6 +130,12 @@ def export_trace(model: LM_LSTM, vocabulary: Sequence[str]) -> bytes:
 @torch.no_grad()
 def export_package(model: LM_LSTM, vocabulary: Sequence[str]) -> bytes:
     """Return the file of what AOTInductor makes of the model, for any T and B, with `for_cpp`."""
+    from torch._inductor import cpp_builder, exc  # two seconds, which other formats need not take
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler:
+        raise UserError("--compile: got no C++ compiler; expected one such as g++") from None
     T, B = torch.export.Dim("T", max=1 << 20), torch.export.Dim("B", max=1 << 16)
     inputs = torch.zeros(3, 2, dtype=torch.int64)  # neither is 1, which would be taken as fixed
     program = torch.export.export(

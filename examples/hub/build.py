@@ -75,7 +75,8 @@ def main() -> None:
         sys.exit(f"folder: '{options.folder}' exists; expected a new one")
     options.folder.mkdir(parents=True)
     shutil.copy(FOLDER / "README.md", options.folder)
-    shutil.copytree(FOLDER / "benchmarks", options.folder / "benchmarks")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(FOLDER / "benchmarks", options.folder / "benchmarks", ignore=ignored)
     builds = options.folder / "build"
     build(builds / "torch-universal", "cpu", native=False)
     engine = None

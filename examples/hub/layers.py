@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules import rnn
 
 from .functional import call, lstm
+from .install import spec_of
 from .spec import CELLS, Spec
 from .varlen import Varlen
 
@@ -46,14 +47,10 @@ def layers(cell: str, x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         rows, batch_first = Varlen(batch_sizes), False
     h0, c0 = hx if CELLS[cell].has_c else (hx, hx)
     H, P = c0.shape[-1], h0.shape[-1]
-    spec = Spec(
-        cell, layers=count, directions=1 + bidirectional, bias=bias, projection=P != H,
-        dropout=dropout,
-    )  # fmt: skip
+    spec = spec_of(cell, count, 1 + bidirectional, bias, P != H, dropout)
     x = x.transpose(0, 1) if batch_first else x
-    y, *states = call(
-        spec, x, h0, c0, weights, H, P, engine_for(x), None, training, None, rows
-    )  # fmt: skip
+    engine = engine_for(x)
+    y, *states = call(spec, x, h0, c0, weights, H, P, engine, None, training, None, rows)
     return y.transpose(0, 1) if batch_first else y, *states[: 1 + spec.has_c]
 
 

@@ -19,13 +19,13 @@ FOLDER = Path("kernels/fused_lstm/native")  # setuptools wants paths relative to
 LIBRARY = "fused_lstm.native._native"
 REQUIRE = "FUSED_LSTM_REQUIRE_NATIVE"  # in the environment: a build that fails is an error
 OBJECTS = "build/objects"
-OLDEST_TORCH = "0x020b000000000000"  # 2.11
+OLDEST_TORCH = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # 2.11
 FLAGS = ["-std=c++20", "-O3", "-g0", "-fPIC", "-Wall", "-DNDEBUG", "-fwrapv", "-fno-math-errno",
-         "-ffp-contract=fast", f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}"]  # fmt: skip
+         "-ffp-contract=fast", OLDEST_TORCH]  # fmt: skip
 
 # LLVM's clang-cl, which comes with Visual Studio: cl has neither vector_size nor GCC's builtins.
 MSVC_FLAGS = ["/std:c++20", "/O2", "/EHsc", "/MD", "/W3", "-DNDEBUG", "/clang:-fwrapv",
-              "/clang:-fno-math-errno", "/clang:-ffp-contract=fast", *FLAGS[-1:]]  # fmt: skip
+              "/clang:-fno-math-errno", "/clang:-ffp-contract=fast", OLDEST_TORCH]  # fmt: skip
 
 # LibTorch is in the process before this library is: its name is all the linker has to know, and a
 # library of that name is all it gets, of whatever machine is compiled for.
