@@ -1,7 +1,7 @@
 """`python tests/aot.py NAME...`: layers exported, compiled by AOTInductor, loaded, compared.
 
-A process of its own for the layers that are named, all in one package; without names every layer,
-a package each. Prints the operators of each graph.
+Prints the operators of each layer's graph, then compiles all into one package, which takes half a
+minute; without names, every layer and option.
 """
 
 from __future__ import annotations
@@ -69,29 +69,40 @@ def arguments(names: Sequence[str], T: int, B: int) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
+def exported(model: Layers, names: Sequence[str]) -> torch.export.ExportedProgram:
+    """Return the program of a model, with sizes T and B that may vary."""
+    steps, rows = torch.export.Dim("T", max=1 << 20), torch.export.Dim("B", max=1 << 16)
+    sizes, extra = {"lengths": {0: rows}, "resets": {0: steps, 1: rows}}, arguments(names, 4, 3)
+    shapes = {"x": {0: steps, 1: rows}} | {name: sizes[name] for name in extra}
+    return torch.export.export(model, (torch.randn(4, 3, I),), extra, dynamic_shapes=shapes)
+
+
+def operators(name: str) -> list[str]:
+    """Return the operators of a layer's graph, each once."""
+    graph = exported(Layers([name]).eval(), [name]).graph
+    calls = (str(node.target) for node in graph.nodes if node.op == "call_function")
+    return list(dict.fromkeys(call for call in calls if "." in call))
+
+
+@torch.no_grad()
 def check(names: Sequence[str]) -> None:
-    """Print the operators of the layers' graph; compare the compiled package with eager."""
-    torch.manual_seed(0)
+    """Compile layers into one package, and compare it with the layers at other sizes."""
     model = Layers(names).eval()
-    T, B = torch.export.Dim("T", max=1 << 20), torch.export.Dim("B", max=1 << 16)
-    extra = arguments(names, 4, 3)
-    sizes = {"lengths": {0: B}, "resets": {0: T, 1: B}}
-    program = torch.export.export(
-        model, (torch.randn(4, 3, I),), extra,
-        dynamic_shapes={"x": {0: T, 1: B}, "arguments": {name: sizes[name] for name in extra}},
-    )  # fmt: skip
-    calls = (str(node.target) for node in program.graph.nodes if node.op == "call_function")
-    print(*names, "|", *dict.fromkeys(call for call in calls if "." in call), flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        path = torch._inductor.aoti_compile_and_package(program, package_path=f"{folder}/m.pt2")
+        path = torch._inductor.aoti_compile_and_package(
+            exported(model, names), package_path=f"{folder}/layers.pt2"
+        )
         package = torch._inductor.aoti_load_package(path)
         for T, B in SIZES:
             x, extra = torch.randn(T, B, I), arguments(names, T, B)
             leaves = (torch.utils._pytree.tree_leaves(m(x, **extra)) for m in (package, model))
             for n, (found, expected) in enumerate(zip(*leaves, strict=True)):
-                assert_close(found, expected, f"{names}: output {n} at T={T}, B={B}")
+                assert_close(found, expected, f"output {n} at T={T}, B={B}")
 
 
 if __name__ == "__main__":
-    for group in [sys.argv[1:]] if sys.argv[1:] else [[name] for name in CASES]:
-        check(group)
+    torch.manual_seed(0)
+    asked = sys.argv[1:] or list(CASES)
+    for name in asked:
+        print(name, *operators(name), flush=True)
+    check(asked)
