@@ -168,7 +168,7 @@ def try_hub(python: Path) -> None:
 
 def try_cpp(wheel: Path, python: Path) -> None:
     """Train a language model and export it; the C++ program generates the same text from both."""
-    pip(python, "install", "--no-deps", str(wheel))
+    pip(python, "install", "--no-deps", "--force-reinstall", str(wheel))
     pip(python, "install", "cmake")
     folder = BUILD / "cpp"
     shutil.rmtree(folder, ignore_errors=True)
