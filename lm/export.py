@@ -98,9 +98,10 @@ def export_program(checkpoint: Checkpoint) -> bytes:
 
 def for_cpp(model: LM_LSTM, vocabulary: Sequence[str]) -> dict[str, str]:
     """Return what a program needs beside a model: sizes of a state, and the words, a line each."""
-    lstm = model.lstm
-    sizes = {"layers": str(lstm.num_layers), "hidden": str(lstm.hidden_size)}
-    return sizes | {"vocabulary": "\n".join(vocabulary)}
+    h, c = model.init_hidden(1)
+    sizes = {"layers": len(h), "h": h.shape[2], "c": c.shape[2]}
+    texts = {name: str(size) for name, size in sizes.items()}
+    return texts | {"vocabulary": "\n".join(vocabulary)}
 
 
 def native_model(checkpoint: Checkpoint) -> LM_LSTM:

@@ -78,10 +78,10 @@ def exported(model: Layers, names: Sequence[str]) -> torch.export.ExportedProgra
 
 
 def operators(name: str) -> list[str]:
-    """Return the operators of a layer's graph, each once."""
+    """Return the calls of operators in a layer's graph."""
     graph = exported(Layers([name]).eval(), [name]).graph
     calls = (str(node.target) for node in graph.nodes if node.op == "call_function")
-    return list(dict.fromkeys(call for call in calls if "." in call))
+    return [call for call in calls if "." in call]
 
 
 @torch.no_grad()

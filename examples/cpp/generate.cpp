@@ -22,9 +22,9 @@ using Tensors = std::vector<torch::Tensor>;
 class Model {
  public:
   virtual ~Model() = default;
-  // Words [T, B], h and c [L, B, H] -> logits [T, B, V], the next h and c.
+  // Words [T, B], h and c [L, B, sizes] -> logits [T, B, V], the next h and c.
   virtual Tensors run(const Tensors& inputs) = 0;
-  // What lm.export has put into the file: "layers", "hidden", "vocabulary".
+  // What lm.export has put into the file: "vocabulary", and of a state "layers" and the sizes "h", "c".
   virtual std::string about(const std::string& name) = 0;
 };
 
@@ -51,7 +51,7 @@ class Trace : public Model {
   std::string about(const std::string& name) override { return files_.at(name); }
 
  private:
-  torch::jit::ExtraFilesMap files_{{"layers", ""}, {"hidden", ""}, {"vocabulary", ""}};
+  torch::jit::ExtraFilesMap files_{{"layers", ""}, {"h", ""}, {"c", ""}, {"vocabulary", ""}};
   torch::jit::Module module_;  // after files_, which loading it fills
 };
 
@@ -79,11 +79,13 @@ std::vector<int64_t> ids_of(const std::string& prompt, const std::vector<std::st
 
 void generate(Model& model, const std::string& prompt, int count) {
   const auto words = split(model.about("vocabulary"), '\n');
-  const long layers = std::stol(model.about("layers")), hidden = std::stol(model.about("hidden"));
+  const auto zeros = [&](const char* name) {
+    return torch::zeros({std::stol(model.about("layers")), 1, std::stol(model.about(name))});
+  };
   c10::InferenceMode guard;
   torch::manual_seed(0);
   torch::Tensor inputs = torch::tensor(ids_of(prompt, words)).unsqueeze(1);  // [T, 1]
-  torch::Tensor h = torch::zeros({layers, 1, hidden}), c = torch::zeros({layers, 1, hidden});
+  torch::Tensor h = zeros("h"), c = zeros("c");
   std::cout << prompt;
   std::chrono::steady_clock::time_point begin;
   for (int n = 0; n < count; ++n) {

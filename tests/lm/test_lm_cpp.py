@@ -58,11 +58,11 @@ SIZES = [(1, 1), (7, 3), (2, 5)]
 
 def test_a_trace_is_eager_for_any_steps_and_rows(model):
     """And it has in it what a program without Python needs to know."""
-    names = dict.fromkeys(("layers", "hidden", "vocabulary"), "")
+    names = dict.fromkeys(("layers", "h", "c", "vocabulary"), "")
     file = io.BytesIO(export.export_trace(model, WORDS))
     traced = torch.jit.load(file, _extra_files=names)
     about = {name: text.decode() for name, text in names.items()}
-    assert about == {"layers": "2", "hidden": "24", "vocabulary": "\n".join(WORDS)}
+    assert about == {"layers": "2", "h": "24", "c": "24", "vocabulary": "\n".join(WORDS)}
     for T, B in SIZES:
         check(model, traced, T, B)
 
