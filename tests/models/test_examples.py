@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
+import importlib
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,9 @@ def test_every_example_is_here():
 
 
 @pytest.mark.parametrize("name", RETURNS)
-def test_an_example(name):
+def test_an_example(name, monkeypatch):
     package, is_right = RETURNS[name]
     pytest.importorskip(package, reason=f"{package} is not installed")
-    returned = runpy.run_path(str(EXAMPLES / f"with_{name}.py"))["main"]()
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    returned = importlib.import_module(f"with_{name}").main()
     assert is_right(returned), returned
