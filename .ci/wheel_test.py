@@ -7,12 +7,16 @@
 Without --torch nothing is installed but the wheel: the bare environment finds torch where this
 Python does. Otherwise each --python gets each --torch, in build/wheel-test, and keeps it for the
 next run. `kernels`, and such a torch, come from PyPI.
+
+Without --torch, two examples follow: examples/hub, a build that `kernels` loads, and examples/cpp,
+whose program has the wheel, torch and a compiler (cmake comes from PyPI).
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -103,7 +107,11 @@ def main() -> None:
     check_contents(options.wheel)
     for python in options.python:
         for torch in options.torch or [None]:
-            test(options.wheel.resolve(), environment(python, torch))
+            bare = environment(python, torch)
+            test(options.wheel.resolve(), bare)
+            if torch is None and sys.platform == "linux":
+                try_hub(bare)
+                try_cpp(options.wheel.resolve(), bare)
     print(f"wheel-test: {options.wheel.name} and kernels leave each other whole")
 
 
@@ -148,6 +156,43 @@ def test(wheel: Path, python: Path) -> None:
     pip(python, "install", "kernels")
     pip(python, "uninstall", "--yes", "fused-lstm")
     check(python, {"kernels": RUN_KERNELS})
+
+
+def try_hub(python: Path) -> None:
+    """Build a repository for `kernels`, and let a model's layers run it, without a network."""
+    hub, folder = ROOT / "examples" / "hub", BUILD / "hub"
+    shutil.rmtree(folder, ignore_errors=True)
+    run(python, str(hub / "build.py"), str(folder))
+    print(run(python, str(hub / "example.py"), str(folder), cwd=BUILD), end="", flush=True)
+
+
+def try_cpp(wheel: Path, python: Path) -> None:
+    """Train a language model and export it; the C++ program generates the same text from both."""
+    pip(python, "install", "--no-deps", "--force-reinstall", str(wheel))
+    pip(python, "install", "cmake")
+    folder = BUILD / "cpp"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for split, lines in {"train": 60, "valid": 5, "test": 5}.items():
+        (folder / f"{split}.txt").write_text("the cat sat on a mat and slept\n" * lines)
+    size = "--hidden-size=24", "--max-steps=20", "--preset=small", "--lstm=native"
+    lm = ("-m", "lm.train", f"--data={folder}", f"--save={folder / 'run'}", *size)
+    run(python, *lm, cwd=ROOT)
+    for name, *options in ("lm.pt",), ("lm.pt2", "--compile"):
+        export = "lm.export", str(folder / "run"), f"--output={folder / name}", *options
+        run(python, "-m", *export, cwd=ROOT)
+    cmake, build = python.parent / "cmake", str(folder / "build")
+    source = str(ROOT / "examples" / "cpp")
+    run(cmake, "-S", source, "-B", build, f"-DPython3_EXECUTABLE={python}")
+    run(cmake, "--build", build)
+    said = []
+    for name in "lm.pt", "lm.pt2":
+        program = Path(build) / "generate"
+        text, rate = run(program, str(folder / name), "the cat", "50").splitlines()
+        assert len(text.split()) == 52, text
+        said.append(text)
+        print(f"examples/cpp: {name}: {rate}", flush=True)
+    assert said[0] == said[1], said
 
 
 def check(python: Path, programs: dict[str, str]) -> None:

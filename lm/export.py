@@ -1,4 +1,7 @@
-"""`python -m lm.export DIR`: a trained model for PyTorch alone, none of this project.
+"""`python -m lm.export DIR`: a trained model for PyTorch alone, or for a program in C++.
+
+What PyTorch alone reads has no operator of this project. What C++ reads calls those of the engine
+`native`, whose library is all that it needs of this project: see examples/cpp.
 
 Legend: T time steps, B batch, H hidden size, L layers, V vocabulary.
 """
@@ -9,6 +12,7 @@ import io
 import json
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,11 +20,13 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from fused_lstm import available_engines
 from lm.checkpoint import Checkpoint, load
 from lm.command import Parser, UserError, add_checkpoint, command, reason
 from lm.files import check_file, to_json, write_atomically
+from lm.model import LM_LSTM
 
-WEIGHTS, PROGRAM = ".safetensors", ".pt2"
+WEIGHTS, PROGRAM, TRACE = ".safetensors", ".pt2", ".pt"
 
 CARD = """\
 ---
@@ -51,6 +57,11 @@ lstm.load_state_dict(part("lstm"))   # and word_embeddings, sm_fc likewise"""
 USE_PROGRAM = """\
 model = torch.export.load({file!r}).module()
 logits, (h, c) = model(inputs, (h, c))   # inputs [1, B] int64; h, c [{layers}, B, {hidden}]"""
+USE_NATIVE = """\
+import fused_lstm   # or torch.ops.load_library(its _native.so): both have the model's operators
+model = {load}({file!r})
+logits, (h, c) = model(inputs, (h, c))   # inputs [T, B] int64; h, c [{layers}, B, {hidden}]"""
+LOAD = {TRACE: "torch.jit.load", PROGRAM: "torch._inductor.aoti_load_package"}
 
 
 def sizes(checkpoint: Checkpoint) -> dict[str, int]:
@@ -83,6 +94,60 @@ def export_program(checkpoint: Checkpoint) -> bytes:
     file = io.BytesIO()
     torch.export.save(program, file)
     return file.getvalue()
+
+
+def for_cpp(model: LM_LSTM, vocabulary: Sequence[str]) -> dict[str, str]:
+    """Return what a program needs beside a model: sizes of a state, and the words, a line each."""
+    h, c = model.init_hidden(1)
+    sizes = {"layers": len(h), "h": h.shape[2], "c": c.shape[2]}
+    texts = {name: str(size) for name, size in sizes.items()}
+    return texts | {"vocabulary": "\n".join(vocabulary)}
+
+
+def native_model(checkpoint: Checkpoint) -> LM_LSTM:
+    """Return the trained model on engine `native`; UserError where C++ could not run it."""
+    why = available_engines("cpu")["native"]
+    if why is not None:
+        raise UserError(f"--output: engine native cannot run: {why}")
+    model = checkpoint.model("native").eval()
+    if model.sm_fc.bias.dtype is not torch.float32:
+        raise UserError(f"--output: got a model of {model.sm_fc.bias.dtype}; expected float32")
+    return model
+
+
+@torch.no_grad()
+def export_trace(model: LM_LSTM, vocabulary: Sequence[str]) -> bytes:
+    """Return the file of a TorchScript trace, valid for any T and B, with `for_cpp` in it."""
+    inputs = torch.zeros(3, 2, dtype=torch.int64)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated")
+        traced = torch.jit.trace(model, (inputs, model.init_hidden(2)))
+        file = io.BytesIO()
+        torch.jit.save(traced, file, _extra_files=for_cpp(model, vocabulary))
+    return file.getvalue()
+
+
+@torch.no_grad()
+def export_package(model: LM_LSTM, vocabulary: Sequence[str]) -> bytes:
+    """Return the file of what AOTInductor makes of the model, for any T and B, with `for_cpp`."""
+    from torch._inductor import cpp_builder, exc  # two seconds, which other formats need not take
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler:
+        raise UserError("--compile: got no C++ compiler; expected one such as g++") from None
+    T, B = torch.export.Dim("T", max=1 << 20), torch.export.Dim("B", max=1 << 16)
+    inputs = torch.zeros(3, 2, dtype=torch.int64)  # neither is 1, which would be taken as fixed
+    program = torch.export.export(
+        model, (inputs, model.init_hidden(2)), dynamic_shapes=({0: T, 1: B}, ({1: B}, {1: B}))
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = torch._inductor.aoti_compile_and_package(
+            program, package_path=f"{folder}/lm{PROGRAM}",
+            inductor_configs={"aot_inductor.metadata": for_cpp(model, vocabulary)},
+        )  # fmt: skip
+        return Path(path).read_bytes()
 
 
 def export_folder(checkpoint: Checkpoint) -> dict[str, bytes]:
@@ -133,14 +198,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_checkpoint(parser)
     parser.add_argument("--output", type=Path, default=Path(f"lm{WEIGHTS}"), metavar="FILE",
         help=f"its name says what is written: *{WEIGHTS} weights for nn.LSTM, *{PROGRAM} a program "
-        f"of torch.export for one step (T = 1), a new folder without either [lm{WEIGHTS}]"
+        f"of torch.export for one step (T = 1), *{TRACE} a TorchScript trace for C++, a new folder "
+        f"without any of these [lm{WEIGHTS}]"
     )  # fmt: skip
+    parser.add_argument("--compile", action="store_true", help=f"*{PROGRAM}: compile it, for C++ "
+        "and any T, by AOTInductor: needs a C++ compiler")  # fmt: skip
     parser.add_argument("--push", metavar="NAME", help="then upload the folder to this repository "
         "of the Hugging Face hub")  # fmt: skip
     args = parser.parse_args(argv)
     output = args.output
-    if output.suffix not in ("", WEIGHTS, PROGRAM):
-        raise UserError(f"--output: got '{output}'; expected it to end in {WEIGHTS} or {PROGRAM}")
+    if output.suffix not in ("", WEIGHTS, PROGRAM, TRACE):
+        raise UserError(
+            f"--output: got '{output}'; expected it to end in {WEIGHTS}, {PROGRAM} or {TRACE}"
+        )
+    if args.compile and output.suffix != PROGRAM:
+        raise UserError(f"--compile: got --output '{output}'; expected it to end in {PROGRAM}")
     if args.push is not None and output.suffix:
         raise UserError(f"--push: got --output '{output}', a file; expected a folder")
     if output.is_dir():
@@ -154,10 +226,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.push is not None:
             print(push(output, args.push))
         return
-    weights = output.suffix == WEIGHTS
-    content = export_weights(checkpoint) if weights else export_program(checkpoint)
+    if output.suffix == WEIGHTS:
+        content, use = export_weights(checkpoint), USE_WEIGHTS
+    elif output.suffix == PROGRAM and not args.compile:
+        content, use = export_program(checkpoint), USE_PROGRAM
+    else:
+        export = export_package if args.compile else export_trace
+        content, use = export(native_model(checkpoint), checkpoint.vocabulary), USE_NATIVE
     write_atomically(output, content)
-    use = (USE_WEIGHTS if weights else USE_PROGRAM).format(file=str(output), **sizes(checkpoint))
+    use = use.format(file=str(output), load=LOAD.get(output.suffix), **sizes(checkpoint))
     print(f"{output}: {checkpoint.path}, {len(content):,} bytes. To use it:\n\nimport torch\n{use}")
 
 

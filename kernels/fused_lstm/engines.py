@@ -26,7 +26,7 @@ from .spec import CELLS, PLAIN, Spec
 
 
 class Engine(NamedTuple):
-    module: str  # imported on first use: importing fused_lstm does not import triton
+    module: str  # relative; imported on first use: `import fused_lstm` does not import triton
     fuses: tuple[str, ...]  # its levels, lowest first; empty where it has no choice
     cells: dict[str, tuple[str, ...]]  # its cells -> the options it has for each
     plain: tuple[str, ...] = ()  # levels with nn.LSTM's cell, coupled gates or not, and no other
@@ -53,15 +53,15 @@ STEP_BY_STEP = ("pointwise", "hoisted")  # a launch for each step of nn.LSTM's c
 EVERY = {name: cell.options for name, cell in CELLS.items()}
 
 ENGINES = {
-    "loop": Engine("fused_lstm.loop", ("none", "hoisted"), EVERY, ("hoisted",), "none"),
-    "compile": Engine("fused_lstm.compiled", (), EVERY),
+    "loop": Engine(".loop", ("none", "hoisted"), EVERY, ("hoisted",), "none"),
+    "compile": Engine(".compiled", (), EVERY),
     "cudnn": Engine(
-        "fused_lstm.cudnn", (),
+        ".cudnn", (),
         {"lstm": ("coupled",), "gru": (), "rnn_tanh": (), "rnn_relu": ()},
     ),
-    "triton": Engine("fused_lstm.triton", FUSED, EVERY, STEP_BY_STEP),
+    "triton": Engine(".triton", FUSED, EVERY, STEP_BY_STEP),
     "native": Engine(
-        "fused_lstm.native", FUSED, EVERY, STEP_BY_STEP
+        ".native", FUSED, EVERY, STEP_BY_STEP
     ),
 }  # fmt: skip
 
@@ -92,7 +92,7 @@ LOADED: dict[str, ModuleType] = {}  # a plain dict, which torch.compile can trac
 def engine_module(name: str) -> ModuleType:
     """Return the module behind an engine's name, imported on first use."""
     if name not in LOADED:
-        LOADED[name] = importlib.import_module(ENGINES[name].module)
+        LOADED[name] = importlib.import_module(ENGINES[name].module, __package__)
     return LOADED[name]
 
 

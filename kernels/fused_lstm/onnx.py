@@ -24,6 +24,18 @@ OPERATORS = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "RNN", "rnn_relu": "RNN"}
 # Gates in ONNX's order, as numbers in torch's: LSTM i, o, f, g; GRU z, r, n.
 ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 VERSION = 14  # of the three operators
+# Why a call has no node, by the argument that it has and ONNX's operators lack.
+REASONS = {
+    "input": "has padded rows and their lengths",
+    "resets": "begins a row at its first step only",
+    "return_states": "returns the last c alone",
+    "proj_size": "has no projection: its h has hidden_size units",
+    "layer_norm": "normalizes nothing",
+    "zoneout": "replaces the state of every unit at every step",
+    "num_heads": "has one block of recurrent weights",
+    "recurrent_dropout": "has no dropout; export model.eval()",
+    "candidate_dropout": "has no dropout; export model.eval()",
+}
 
 
 def check(spec: Spec, packed: bool, resets: Tensor | None, return_states: bool) -> None:
@@ -48,7 +60,8 @@ def check(spec: Spec, packed: bool, resets: Tensor | None, return_states: bool) 
     for name, value in refused.items():
         if value is not None:
             wanted = "padded rows with lengths=" if name == "input" else "none"
-            raise ValueError(f"{name}: got {value}; expected {wanted}, as ONNX's {operator} has")
+            reason = f"ONNX's {operator} {REASONS[name]}"
+            raise ValueError(f"{name}: got {value}; expected {wanted}: {reason}")
 
 
 def run(

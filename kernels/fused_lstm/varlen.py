@@ -243,5 +243,6 @@ def reset_mask(
     if batch_sizes is not None:
         rows = Rows(kept, B, batch_sizes)
         padded = ~rows.pad(resets[..., None])  # true where a row has ended
-    after = torch.cat([padded[1:], torch.ones_like(padded[:1])])  # backwards, t comes after t + 1
+    # Backwards, t comes after t + 1. A slice of T - 1 steps would bind T in an exported graph.
+    after = torch.cat([padded, torch.ones_like(padded[:1])])[1:]
     return torch.stack([kept, (after if rows is None else rows.pack(after))[..., 0]])

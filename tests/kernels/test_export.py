@@ -21,6 +21,10 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+HAVE_NATIVE = fused_lstm.available_engines("cpu")["native"] is None
+native_only = pytest.mark.skipif(not HAVE_NATIVE, reason="native was not built")
+
+
 class Tagger(nn.Module):
     """Two layers and their states, so that an exporter sees all three outputs."""
 
@@ -94,6 +98,28 @@ def test_symbolic_trace_keeps_the_module():
 def test_torch_export(engine):
     model, x = Tagger(engine), torch.randn(2, 5, 3)
     assert_runs_as(nn_lstm_inside(model), torch.export.export(model, (x,)).module(), x)
+
+
+@native_only
+def test_torch_export_of_any_steps_with_resets():
+    """A mask of two directions once bound T, and the export was refused."""
+
+    class Policy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = fused_lstm.LSTM(3, 4, bidirectional=True, engine="native")
+
+        def forward(self, x, resets):
+            return self.lstm(x, resets=resets)[0]
+
+    def inputs(T, B):
+        return torch.randn(T, B, 3), torch.rand(T, B) < 0.3
+
+    model, sizes = Policy().eval(), {0: torch.export.Dim("T"), 1: torch.export.Dim("B")}
+    program = torch.export.export(model, inputs(5, 2), dynamic_shapes=(sizes, sizes)).module()
+    for T, B in ((5, 2), (2, 3), (9, 4)):
+        x, resets = inputs(T, B)
+        assert_close(program(x, resets).detach(), model(x, resets).detach(), f"y at T={T}, B={B}")
 
 
 def test_onnx_has_its_own_lstm():

@@ -120,7 +120,8 @@ def test_what_onnx_does_not_have_is_refused(name, monkeypatch):
     options, call = REFUSED[name]
     monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
     monkeypatch.setattr(fused_lstm.modules, "in_a_graph", lambda: True)  # as while it exports
-    with pytest.raises(ValueError, match=rf"{name}: got .*; expected none, as ONNX's LSTM has"):
+    why = rf"{name}: got .*; expected none: ONNX's LSTM {onnx.REASONS[name]}"
+    with pytest.raises(ValueError, match=why):
         fused_lstm.LSTM(I, H, **options)(torch.randn(T, B, I), **call)
 
 

@@ -63,6 +63,25 @@ def test_so_is_a_torch_that_is_missing(monkeypatch, capsys, required):
         assert "native engine not built" in capsys.readouterr().err
 
 
+def test_the_build_on_windows(tmp_path, monkeypatch):
+    """What ninja would run there: clang-cl, whose flags are Visual Studio's."""
+    build = runpy.run_path(str(PACKAGE / "native" / "build.py"))
+    ran = []
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: name)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: ran.append(command[0]))
+    monkeypatch.delenv("CXX", raising=False)
+    arguments = [PACKAGE / "native" / "plan.cpp"], tmp_path, tmp_path / "a.dll", Path("C:/torch")
+    build["compile_all"](*arguments)
+    text = (tmp_path / "build.ninja").read_text()
+    assert ran == ["ninja"]
+    assert "cxx = clang-cl" in text
+    assert "/std:c++20" in text
+    assert "torch_cpu.lib" in text
+    assert not re.search(r"-fPIC|-shared|fopenmp|\.so", text)
+    assert build["escaped"]("C:/a b") == "C$:/a$ b"
+
+
 def test_the_source_distribution_has_all_that_a_build_needs(tmp_path):
     ours = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
     shutil.copytree(ROOT / "kernels", tmp_path / "kernels", ignore=ours)

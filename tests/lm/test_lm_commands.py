@@ -219,9 +219,34 @@ def test_a_card_can_name_any_text(trained):
     assert b"trained on \\udcff" in card
 
 
-def test_export_knows_two_formats(trained, capsys):
+def test_export_knows_its_formats(trained, capsys):
     message = refused(capsys, export.main, "export", trained[0], "--output=model.bin")
-    assert "got 'model.bin'; expected it to end in .safetensors or .pt2" in message
+    assert "got 'model.bin'; expected it to end in .safetensors, .pt2 or .pt" in message
+    message = refused(capsys, export.main, "export", trained[0], "--output=lm.pt", "--compile")
+    assert "--compile: got --output 'lm.pt'; expected it to end in .pt2" in message
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.load. is deprecated")
+def test_a_trace_for_cpp_says_how_to_use_it(trained, tmp_path, capsys):
+    directory, _ = trained
+    file, used = tmp_path / "lm.pt", {}
+    assert export.main([str(directory), f"--output={file}"]) == 0
+    inputs, model = torch.randint(12, (3, 2)), checkpoint.load(directory).model("loop").eval()
+    used |= {"inputs": inputs, "h": torch.randn(2, 2, 16), "c": torch.randn(2, 2, 16)}
+    expected = model(inputs, (used["h"], used["c"]))
+    exec(capsys.readouterr().out.partition("To use it:\n")[2], used)
+    torch.testing.assert_close(used["logits"], expected[0])
+
+
+def test_compiling_without_a_compiler_is_refused(trained, monkeypatch, capsys):
+    from torch._inductor import cpp_builder, exc
+
+    def none() -> str:
+        raise exc.InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    message = refused(capsys, export.main, "export", trained[0], "--output=a.pt2", "--compile")
+    assert "--compile: got no C++ compiler" in message
 
 
 # --- what a run records ---

@@ -1,8 +1,8 @@
-"""The example in C++: a model compiled by AOTInductor, run from Python and from C++."""
+"""The example in C++: a model as lm.export writes it, run from Python and from C++."""
 
 from __future__ import annotations
 
-import importlib.util
+import io
 import shutil
 import subprocess
 import sys
@@ -13,65 +13,88 @@ import torch
 
 import fused_lstm
 from fused_lstm import native
+from lm import export
 from lm.model import LM_LSTM
 from tolerance import assert_close
 
 CPP = Path(__file__).parents[2] / "examples" / "cpp"
 MISSING = native.missing(torch.device("cpu"))
+WORDS = [f"w{n}" for n in range(50)]
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(MISSING is not None, reason=f"native: {MISSING}"),
-    pytest.mark.skipif(shutil.which("c++") is None, reason="AOTInductor needs a C++ compiler"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated"),
 ]
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> tuple[LM_LSTM, Path]:
-    """A model of random weights, and the folder that the C++ program reads."""
-    spec = importlib.util.spec_from_file_location("export", CPP / "export.py")
-    assert spec is not None
-    assert spec.loader is not None
-    export = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(export)
+def model() -> LM_LSTM:
+    """A model of random weights."""
     torch.manual_seed(0)
-    model, folder = (
-        LM_LSTM(24, 5, 2, 50, 2, 1.0, lstm="native").eval(),
-        tmp_path_factory.mktemp("cpp"),
-    )
-    export.compile_model(model, folder / "model.pt2")
-    (folder / "vocabulary.txt").write_text("".join(f"w{n}\n" for n in range(50)))
-    return model, folder
+    return LM_LSTM(24, 5, 2, len(WORDS), 2, 1.0, lstm="native").eval()
 
 
-@pytest.mark.parametrize(("T", "B"), [(1, 1), (7, 3), (2, 5)])
-def test_a_compiled_model_is_eager_for_any_steps_and_rows(exported, T, B):
-    model, folder = exported
-    compiled = torch._inductor.aoti_load_package(str(folder / "model.pt2"))
+@pytest.fixture(scope="module")
+def package(model, tmp_path_factory) -> Path:
+    """That model, compiled by AOTInductor."""
+    if shutil.which("c++") is None:
+        pytest.skip("AOTInductor needs a C++ compiler")
+    path = tmp_path_factory.mktemp("cpp") / "lm.pt2"
+    path.write_bytes(export.export_package(model, WORDS))
+    return path
+
+
+def check(model: LM_LSTM, exported, T: int, B: int) -> None:
+    """Check the logits and states of an exported model on words [T, B]."""
     inputs, state = torch.randint(50, (T, B)), tuple(torch.randn(2, 2, B, 24))
     with torch.no_grad():
         logits, last = model(inputs, state)
-    found, found_last = compiled(inputs, state)
+        found, found_last = exported(inputs, state)
     for name, a, b in zip(("logits", "h", "c"), (found, *found_last), (logits, *last), strict=True):
         assert_close(a, b, name)
 
 
+SIZES = [(1, 1), (7, 3), (2, 5)]
+
+
+def test_a_trace_is_eager_for_any_steps_and_rows(model):
+    """And it has in it what a program without Python needs to know."""
+    names = dict.fromkeys(("layers", "h", "c", "vocabulary"), "")
+    file = io.BytesIO(export.export_trace(model, WORDS))
+    traced = torch.jit.load(file, _extra_files=names)
+    about = {name: text.decode() for name, text in names.items()}
+    assert about == {"layers": "2", "h": "24", "c": "24", "vocabulary": "\n".join(WORDS)}
+    for T, B in SIZES:
+        check(model, traced, T, B)
+
+
+@pytest.mark.slow
+def test_a_package_is_eager_for_any_steps_and_rows(model, package):
+    compiled = torch._inductor.aoti_load_package(str(package))
+    for T, B in SIZES:
+        check(model, compiled, T, B)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the example is built on Linux")
-def test_the_program_generates_text(exported, tmp_path):
-    _, folder = exported
+def test_the_program_generates_text(model, package, tmp_path):
     where = str(Path(fused_lstm.__file__).parents[1])
     run = {"check": True, "capture_output": True, "text": True, "env": {"PYTHONPATH": where}}
     run["env"] |= {"PATH": "/usr/local/bin:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     python = f"-DPython3_EXECUTABLE={sys.executable}"
     subprocess.run(["cmake", "-S", str(CPP), "-B", str(tmp_path), python], **run)
     subprocess.run(["cmake", "--build", str(tmp_path)], **run)
-    program = str(tmp_path / "generate")
-    text, rate = subprocess.run([program, str(folder), "w1 w2", "30"], **run).stdout.splitlines()
-    words = text.split()
-    assert words[:2] == ["w1", "w2"]
-    assert len(words) == 32
-    assert {word[0] for word in words} == {"w"}
-    assert float(rate.split()[0]) > 0
-    wrong = subprocess.run([program, str(folder), "none"], **run | {"check": False})
+    program, trace, said = str(tmp_path / "generate"), tmp_path / "lm.pt", []
+    trace.write_bytes(export.export_trace(model, WORDS))
+    for file in package, trace:
+        done = subprocess.run([program, str(file), "w1 w2", "30"], **run)
+        text, rate = done.stdout.splitlines()
+        said.append(text.split())
+        assert float(rate.split()[0]) > 0
+    assert said[0] == said[1]
+    assert said[0][:2] == ["w1", "w2"]
+    assert len(said[0]) == 32
+    assert set(said[0]) <= set(WORDS)
+    wrong = subprocess.run([program, str(trace), "none"], **run | {"check": False})
     assert wrong.returncode == 1
     assert "expected known words" in wrong.stderr

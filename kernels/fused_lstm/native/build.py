@@ -19,9 +19,13 @@ FOLDER = Path("kernels/fused_lstm/native")  # setuptools wants paths relative to
 LIBRARY = "fused_lstm.native._native"
 REQUIRE = "FUSED_LSTM_REQUIRE_NATIVE"  # in the environment: a build that fails is an error
 OBJECTS = "build/objects"
-OLDEST_TORCH = "0x020b000000000000"  # 2.11
+OLDEST_TORCH = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # 2.11
 FLAGS = ["-std=c++20", "-O3", "-g0", "-fPIC", "-Wall", "-DNDEBUG", "-fwrapv", "-fno-math-errno",
-         "-ffp-contract=fast", f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}"]  # fmt: skip
+         "-ffp-contract=fast", OLDEST_TORCH]  # fmt: skip
+
+# LLVM's clang-cl, which comes with Visual Studio: cl has neither vector_size nor GCC's builtins.
+MSVC_FLAGS = ["/std:c++20", "/O2", "/EHsc", "/MD", "/W3", "-DNDEBUG", "/clang:-fwrapv",
+              "/clang:-fno-math-errno", "/clang:-ffp-contract=fast", OLDEST_TORCH]  # fmt: skip
 
 # LibTorch is in the process before this library is: its name is all the linker has to know, and a
 # library of that name is all it gets, of whatever machine is compiled for.
@@ -38,6 +42,14 @@ rule compile
   deps = gcc
 rule link
   command = $cxx -shared {link} $in {libraries} -o $out
+"""
+MSVC_NINJA = """
+builddir = {folder}
+rule compile
+  command = {launcher} $cxx /nologo /showIncludes {flags} /c $in /Fo$out
+  deps = msvc
+rule link
+  command = $cxx /nologo /LD $in {link} /link {libraries} /OUT:$out
 """
 
 
@@ -98,6 +110,7 @@ def compile_all(
     torch: Path,
     includes: Sequence[Path] = (FOLDER,),
     links: Sequence[Path] = (),
+    flags: Sequence[str] = (),
 ) -> None:
     """Compile and link what has changed: the environment's CXX and MAX_JOBS say how.
 
@@ -108,11 +121,13 @@ def compile_all(
         torch: PyTorch's folder.
         includes: where our headers are.
         links: libraries that `target` uses; it finds them where they are now.
+        flags: more of the compiler's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    linux = sys.platform == "linux"
-    cxx = os.environ.get("CXX", "c++")
+    linux, windows = sys.platform == "linux", sys.platform == "win32"
+    join = subprocess.list2cmdline if windows else shlex.join
+    cxx = os.environ.get("CXX", "clang-cl" if windows else "c++")
     launcher = "" if "CXX" in os.environ else shutil.which("ccache") or ""
     # For `make sanitize`: FUSED_LSTM_SANITIZE=address. At -O3 it would compile for a quarter of an
     # hour; the tile's loops are unrolled by pragmas all the same.
@@ -126,23 +141,34 @@ def compile_all(
     relative = [os.path.relpath(path.resolve(), folder.resolve()) for path in includes]
     headers = [f"-I{path}" for path in (*relative, torch / "include")]
     libraries = [str(link.resolve()) for link in links]
-    libraries += ["-Wl,-Bsymbolic,--no-as-needed", "libtorch_cpu.so"] if linux else [
-        f"-L{torch / 'lib'}", "-ltorch_cpu", "-Wl,-undefined,dynamic_lookup"]  # fmt: skip
+    if linux:
+        libraries += ["-Wl,-Bsymbolic,--no-as-needed", "libtorch_cpu.so"]
+    elif windows:
+        libraries += [f"/LIBPATH:{torch / 'lib'}", "torch_cpu.lib"]
+    else:
+        libraries += [f"-L{torch / 'lib'}", "-ltorch_cpu", "-Wl,-undefined,dynamic_lookup"]
     text = [f"cxx = {cxx}", LINUX if linux else ""]
-    text.append(NINJA.format(
-        folder=".", launcher=launcher, link=shlex.join(checks), libraries=shlex.join(libraries),
-        flags=shlex.join([*headers, *FLAGS, *openmp, *checks]),
+    text.append((MSVC_NINJA if windows else NINJA).format(
+        folder=".", launcher=launcher, link=join(checks), libraries=join(libraries),
+        flags=join([*headers, *(MSVC_FLAGS if windows else FLAGS), *openmp, *checks, *flags]),
     ))  # fmt: skip
     files = [Path(source).resolve() for source in sources]
     root = os.path.commonpath([file.parent for file in files])
     objects = [str(file.relative_to(root).with_suffix(".o")) for file in files]
     for file, name in zip(files, objects, strict=True):
-        text.append(f"build {name}: compile {os.path.relpath(file, folder.resolve())}")
+        source = os.path.relpath(file, folder.resolve())
+        text.append(f"build {escaped(name)}: compile {escaped(source)}")
     needs = ["libtorch_cpu.so"] * linux + [str(link.resolve()) for link in links]
-    text.append(f"build {target}: link {' '.join(objects)} | {' '.join(needs)}\n")
+    linked = " ".join(map(escaped, objects))
+    text.append(f"build {escaped(target)}: link {linked} | {' '.join(map(escaped, needs))}\n")
     (folder / "build.ninja").write_text("\n".join(text))
     ninja = shutil.which("ninja", path=Path(sys.executable).parent) or shutil.which("ninja")
     if ninja is None:
         raise RuntimeError("there is no ninja: pip install ninja")
     jobs = [f"-j{os.environ['MAX_JOBS']}"] if "MAX_JOBS" in os.environ else []
     subprocess.run([ninja, "-C", folder, *jobs], check=True)
+
+
+def escaped(path: str | Path) -> str:
+    """Return a path as ninja reads it: a drive's colon and a space would end it."""
+    return str(path).replace("$", "$$").replace(":", "$:").replace(" ", "$ ")
