@@ -1,7 +1,11 @@
 #include "memory.h"
 
+#if defined(_WIN32)
+#include <malloc.h>
+#else
 #include <pthread.h>
 #include <sys/mman.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -57,6 +61,11 @@ size_t block_bytes(size_t bytes) {
   return (bytes + guard + unit - 1) / unit * unit;
 }
 
+#if defined(_WIN32)
+// The C runtime aligns both sizes; what it takes from the system it gives back.
+void* allocate_aligned(size_t bytes) { return _aligned_malloc(bytes, is_large(bytes) ? 4096 : 64); }
+void free_aligned(const Block& block) { _aligned_free(block.memory); }
+#else
 // Straight from the system and on the border of a huge page. malloc would take it from a heap whose
 // borders waste as much again, and which keeps what is freed.
 void* map_large(size_t bytes) {
@@ -74,24 +83,27 @@ void* map_large(size_t bytes) {
   return begin + before;
 }
 
-Block allocate(size_t bytes) {
+void* allocate_aligned(size_t bytes) {
+  if (is_large(bytes)) return map_large(bytes);
   void* memory = nullptr;
-  if (is_large(bytes)) {
-    memory = map_large(bytes);
-  } else if (posix_memalign(&memory, 64, bytes) != 0) {
-    memory = nullptr;
-  }
-  return {memory, bytes};
+  return posix_memalign(&memory, 64, bytes) == 0 ? memory : nullptr;
 }
+
+void free_aligned(const Block& block) {
+  if (is_large(block.bytes)) {
+    munmap(block.memory, block.bytes);
+  } else {
+    std::free(block.memory);
+  }
+}
+#endif
+
+Block allocate(size_t bytes) { return {allocate_aligned(bytes), bytes}; }
 
 void free_all(const std::list<Block>& blocks) {
   for (const Block& block : blocks) {
     ASAN_UNPOISON_MEMORY_REGION(block.memory, block.bytes);
-    if (is_large(block.bytes)) {
-      munmap(block.memory, block.bytes);
-    } else {
-      std::free(block.memory);
-    }
+    free_aligned(block);
   }
 }
 
@@ -181,9 +193,11 @@ class Pool {
 // Never destroyed: a tensor may outlive every static object.
 Pool& pool() {
   static Pool* const one = [] {
+#if !defined(_WIN32)
     // A child forked while another thread holds the mutex would wait for it for ever.
     pthread_atfork([] { pool().mutex.lock(); }, [] { pool().mutex.unlock(); },
                    [] { pool().mutex.unlock(); });
+#endif
     return new Pool;
   }();
   return *one;
