@@ -106,7 +106,7 @@ SUITES = {
         dtypes=("float32", "bfloat16"), pace=Pace(12, warmup=2), device="cpu"),
     "short": Suite("calls of one step and of 16, as text is generated: p50 and p99", short(),
         inference.tasks, modes=("inference",), dtypes=("float32", "bfloat16"),
-        pace=Pace(1, calls=50), device="cpu"),
+        pace=Pace(1, least=3, calls=20), device="cpu"),
     "streaming": Suite("one step a call, as a stream is served: p50 and p99",
         [*named("streaming"), *(Case(f"stream of {c}", c.shape._replace(B=1)) for c in PTB)],
         streaming.tasks, ("call",), pace=Pace(2, least=8, most=400, calls=50), device="cpu"),
