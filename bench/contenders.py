@@ -36,6 +36,9 @@ NAMES = {  # what a reader calls them
 }
 
 
+COMPILE_FOR_MINUTES = ("compile", "tensorflow-xla")  # the unrolled steps of larger models
+
+
 @dataclass(frozen=True)
 class Contender:
     """One row of a table. `fuse` is None where the engine decides itself, and for peers."""
@@ -117,8 +120,8 @@ def choose(names: Sequence[str], known: Sequence[Contender]) -> list[Contender]:
 
 
 def in_default_run(contender: Contender, case: str) -> bool:
-    """Return whether it is timed without having been asked for: torch.compile takes minutes."""
-    return contender.engine != "compile" or case == "small"
+    """Return whether it is timed without having been asked for."""
+    return case == "small" or contender.engine not in COMPILE_FOR_MINUTES
 
 
 def entered(
