@@ -117,10 +117,8 @@ def tasks(suite: Any, options: Any) -> Iterator[Task]:
     """Yield a task for each package, shape and number of heads."""
     packages = [name for name in PACKAGES if importlib.util.find_spec(name) is not None]
     if not packages:
-        wanted = " ".join(PACKAGES.values())
-        raise ValueError(
-            f"slstm: got neither package; expected one, pip install --no-deps {wanted}"
-        )
+        wanted = "pip install --no-deps " + " ".join(PACKAGES.values())
+        raise ValueError(f"slstm: got neither package; expected one: {wanted}")
     for package in packages:
         rounded_to = torch.bfloat16 if package == "tirex" else None
         for case in suite.cases:
