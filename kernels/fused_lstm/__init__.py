@@ -16,12 +16,12 @@ from .functional import lstm  # noqa: E402
 from .install import install, uninstall  # noqa: E402
 from .modules import GRU, LSTM, RNN, SLSTM, GRUCell, LSTMCell, RNNCell  # noqa: E402
 from .native import release_memory  # noqa: E402
-from .quantize import quantize  # noqa: E402
+from .prepare import Prepared, prepare, quantize  # noqa: E402
 from .spec import Spec  # noqa: E402
 from .streaming import Streaming  # noqa: E402
 
 # torch.load(weights_only=True) then takes a module that was saved whole.
-add_safe_globals([LSTM, GRU, RNN, SLSTM, LSTMCell, GRUCell, RNNCell, Dropout, Spec])
+add_safe_globals([LSTM, GRU, RNN, SLSTM, LSTMCell, GRUCell, RNNCell, Dropout, Prepared, Spec])
 
 __version__ = "0.1.0"  # the only place: pyproject.toml reads it here
 
@@ -39,6 +39,7 @@ __all__ = [
     "Spec",
     "convert",
     "conversions",
+    "prepare",
     "quantize",
     "install",
     "uninstall",

@@ -10,6 +10,7 @@ from .convert import OURS, TORCHS, compiled_or_quantized, spec_of
 from .engines import engine_module, resolve
 from .install import is_installed, why_never
 from .modules import SLSTM, Recurrent, RecurrentCell
+from .prepare import Prepared
 
 # The calls of a plain layer on native for which `auto` runs torch's own code: it is faster there.
 STEPS = {
@@ -43,6 +44,8 @@ def explain(model: nn.Module) -> dict[str, str]:
 
 def _explained(module: Any) -> str | None:
     """Return the text for a module, or None where it is not a recurrent layer."""
+    if isinstance(module, Prepared):
+        return f"native, with weights of {module.dtype} packed once, for inference"
     why = compiled_or_quantized(module)
     if why is None and not isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return None

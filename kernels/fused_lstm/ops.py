@@ -68,6 +68,9 @@ state dtype is float64 for float64 inputs, else float32.
                    state dtype (else three tensors of no elements). A row whose target is
                    `ignore_index` has no loss. precision: as above, of mkldnn.matmul's switch.
                    Only `native` has it.
+    prepared_lstm  x, h0, c0, batch_sizes, keep and cell as `lstm`'s, without gradients and without
+                   dropout; weights as fused_lstm.prepare packs them: matrices flat, of float32,
+                   bfloat16 or int8, biases float32. -> y, h_n, c_n. Only `native` has it.
     packing        lengths [B] int64, each in 1 to `steps` -> the fields of fused_lstm.varlen.Varlen
                    outside a graph. Only `native` has it.
     gather         x [M, ...], index [N] int64 -> rows `index` of x [N, ...]. Only `native` has it.
@@ -245,6 +248,11 @@ def _fake_linear_cross_entropy(
     return tuple(hidden.new_empty(shape, dtype=dtype) for shape in ((len(hidden),), *shapes))
 
 
+def _fake_prepared_lstm(x, h0, c0, weights, directions, batch_sizes, keep, cell):
+    shapes = (*x.shape[:-1], directions * h0.shape[2]), h0.shape, c0.shape
+    return tuple(x.new_empty(shape) for shape in shapes)
+
+
 def _fake_packing(lengths, steps, batch_first):
     raise NotImplementedError("packing: its results' shapes depend on the values of lengths")
 
@@ -314,6 +322,11 @@ OPERATORS = {
         f" int ignore_index, {_PRECISION})"
         " -> (Tensor loss, Tensor dhidden, Tensor dweight, Tensor dbias)",
         _fake_linear_cross_entropy, engines=("native",),
+    ),
+    "prepared_lstm": Operator(
+        "(Tensor x, Tensor h0, Tensor c0, Tensor[] weights, int directions, Tensor? batch_sizes,"
+        " Tensor? keep, str cell) -> (Tensor y, Tensor h_n, Tensor c_n)",
+        _fake_prepared_lstm, engines=("native",),
     ),
     "packing": Operator(
         "(Tensor lengths, int steps, bool batch_first)"

@@ -44,9 +44,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
       "packing(Tensor lengths, int steps, bool batch_first)"
       " -> (Tensor batch_sizes, Tensor order, Tensor back, Tensor places, Tensor back_places)");
   m.def("gather(Tensor x, Tensor index) -> Tensor");
-  m.def("int8_pack(Tensor weight, Tensor scale, int gates) -> Tensor");
   m.def(
-      "int8_lstm(Tensor x, Tensor h0, Tensor c0, Tensor[] weights, int directions,"
+      "prepared_lstm(Tensor x, Tensor h0, Tensor c0, Tensor[] weights, int directions,"
       " Tensor? batch_sizes, Tensor? keep, str cell) -> (Tensor y, Tensor h_n, Tensor c_n)");
   m.def("isa_names(ScalarType? dtype=None) -> str[]");
   m.def("use_isa(str name) -> ()");
@@ -67,8 +66,7 @@ STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
   m.impl("dropout", Boxed<fused_lstm::dropout>::call);
   m.impl("packing", Boxed<fused_lstm::packing>::call);
   m.impl("gather", Boxed<fused_lstm::gather>::call);
-  m.impl("int8_pack", Boxed<fused_lstm::int8_pack>::call);
-  m.impl("int8_lstm", Boxed<fused_lstm::int8_lstm>::call);
+  m.impl("prepared_lstm", Boxed<fused_lstm::prepared_lstm>::call);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CompositeExplicitAutograd, m) {

@@ -48,7 +48,7 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const long fit = std::clamp(chunk_bytes / step_bytes, 1L, s.steps);
   const bool in_place = save && m.bytes == m.sum_bytes;
   const bool kept = save && s.norm;  // the input's part itself, behind c
-  const bool whole = in_place || (plan.is_short && !s.int8) || kept;
+  const bool whole = in_place || (plan.is_short && !s.prepared) || kept;
   plan.chunk = whole ? s.steps : plan.wavefront ? 1 : fit;
   // Where nothing is kept, a layer of one lane writes its output over its input, which it has used,
   // unless its steps make their products (few_inputs), and layers of two lanes take turns with two
@@ -105,7 +105,7 @@ bool is_short(const Sizes& s) {
 Plan plan_of(const Sizes& s, const Machine& machine, Pass pass, bool together) {
   Machine m = machine;
   Plan plan{};
-  plan.is_short = pass != Pass::backward && (s.int8 || is_short(s));
+  plan.is_short = pass != Pass::backward && (s.prepared || is_short(s));
   plan.alone = plan.is_short && is_small(s);
   plan.wavefront = !plan.is_short && together && as_wavefront(s, m);
   plan.abreast = together && s.directions == 2 && m.threads % 2 == 0 ? 2 : 1;

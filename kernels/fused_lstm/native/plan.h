@@ -17,7 +17,7 @@ struct Sizes {
   bool dropout;              // between layers
   bool norm;                 // lanes normalize their products
   bool narrow;               // tensors are bfloat16
-  bool int8;                 // weights are, packed once: see isa/int8.h
+  bool prepared;             // weights were packed before the call: see isa/prepared.h
   long samples;              // that the weights' gradients are of, or 0: of all rows together
 
   WeightShape recurrent() const { return {shape_of(cell).gates, hidden, outputs}; }

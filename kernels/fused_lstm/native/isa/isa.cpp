@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "isa/int8.h"
+#include "isa/prepared.h"
 
 #include "refuse.h"
 
@@ -20,16 +20,22 @@
 
 namespace fused_lstm {
 
-namespace int8_base {
-extern const Int8Sweep int8_sweep;
-}  // namespace int8_base
+namespace prepared_base {
+extern const PreparedSweep float32_sweep, bfloat16_sweep, int8_sweep;
+}  // namespace prepared_base
 #if defined(__x86_64__)
-namespace int8_avx2 {
-extern const Int8Sweep int8_sweep;
-}  // namespace int8_avx2
-namespace int8_avx512_vnni {
-extern const Int8Sweep int8_sweep;
-}  // namespace int8_avx512_vnni
+namespace prepared_avx2 {
+extern const PreparedSweep float32_sweep, bfloat16_sweep, int8_sweep;
+}  // namespace prepared_avx2
+namespace prepared_avx512 {
+extern const PreparedSweep float32_sweep, bfloat16_sweep;
+}  // namespace prepared_avx512
+namespace prepared_bf16 {
+extern const PreparedSweep bfloat16_sweep;
+}  // namespace prepared_bf16
+namespace prepared_vnni {
+extern const PreparedSweep int8_sweep;
+}  // namespace prepared_vnni
 #endif
 namespace base {
 extern const Kernels<float> float_kernels;
@@ -132,14 +138,26 @@ std::atomic<const Isa*>& chosen() {
 
 }  // namespace
 
-Int8Sweep int8_sweep(const char* isa) {
+PreparedSweep prepared_sweep(const char* isa, Prepared kind) {
+  const auto of = [&](PreparedSweep float32, PreparedSweep bfloat16, PreparedSweep int8) {
+    return kind == Prepared::float32 ? float32 : kind == Prepared::bfloat16 ? bfloat16 : int8;
+  };
 #if defined(__x86_64__)
+  static const bool bf16 = has_avx512() && __builtin_cpu_supports("avx512bf16");
   static const bool vnni = has_avx512() && __builtin_cpu_supports("avx512vnni");
   const std::string_view name = isa;
-  if (name == "avx512") return vnni ? int8_avx512_vnni::int8_sweep : int8_avx2::int8_sweep;
-  if (name == "avx2") return int8_avx2::int8_sweep;
+  if (name == "avx512") {
+    return of(prepared_avx512::float32_sweep,
+              bf16 ? prepared_bf16::bfloat16_sweep : prepared_avx512::bfloat16_sweep,
+              vnni ? prepared_vnni::int8_sweep : prepared_avx2::int8_sweep);
+  }
+  if (name == "avx2") {
+    return of(prepared_avx2::float32_sweep, prepared_avx2::bfloat16_sweep,
+              prepared_avx2::int8_sweep);
+  }
 #endif
-  return int8_base::int8_sweep;
+  return of(prepared_base::float32_sweep, prepared_base::bfloat16_sweep,
+            prepared_base::int8_sweep);
 }
 
 void add_isa(const Isa& isa) { added.store(&isa); }

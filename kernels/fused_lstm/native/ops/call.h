@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "isa/isa.h"
+#include "isa/prepared.h"
 #include "memory.h"
 #include "ops/drop.h"
 #include "ops/ops.h"
@@ -34,6 +35,7 @@ struct Call {
   const Isa* isa;
   Dtype given, dtype;   // of the arguments, and of the factors of products
   int terms;            // of float32 factors: see with_factors
+  Prepared prepared;    // what prepared weights are of, where sizes.prepared
   bool together;                // lanes may run at once: fuse="layers"
   long per_lane;                // weights, nn.LSTM's
   Tensor x, h0, c0;

@@ -4,7 +4,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "isa/int8.h"
+#include "isa/prepared.h"
 #include "ops/call.h"
 
 namespace fused_lstm {
@@ -97,13 +97,13 @@ struct Stack {
   }
 
   // Whether weights are narrower than what they are computed with.
-  bool narrow() const { return plan.is_short && s.narrow && !s.int8; }
+  bool narrow() const { return plan.is_short && s.narrow && !s.prepared; }
 
-  // nn.LSTM's as they are computed with; of matrices of int8 the biases alone.
+  // nn.LSTM's as they are computed with; of prepared ones the biases alone.
   Weights<T> own_weights(long index) const {
     if (narrow()) return {};
     Weights<T> own = weights_of<T>(call, index);
-    if (s.int8) own.w_ih = own.w_hh = own.w_hr = nullptr;
+    if (s.prepared) own.w_ih = own.w_hh = own.w_hr = nullptr;
     return own;
   }
 
@@ -189,7 +189,7 @@ struct Stack {
   }
 
   void as_short() {
-    if (s.int8) return as_int8();
+    if (s.prepared) return as_prepared();
     if (!narrow()) {
       return in_one_go(kernels.short_forward, [&](long i) { return weights_of<T>(call, i); });
     }
@@ -198,26 +198,29 @@ struct Stack {
     }
   }
 
-  void as_int8() {
+  void as_prepared() {
     if constexpr (std::is_same_v<T, float>) {
+      const Prepared kind = call.prepared;
       const long rows = std::min(plan.chunk * s.batch, s.rows), widest = s.input().depth;
-      const long size = std::max(int8::left_bytes(rows, widest),
-                                 int8::left_bytes(s.batch, std::max(s.outputs, s.hidden)));
+      const long size =
+          std::max(prepared::left_bytes(kind, rows, widest),
+                   prepared::left_bytes(kind, s.batch, std::max(s.outputs, s.hidden)));
       const long floats = size / static_cast<long>(sizeof(float));
       const Tensor left = fresh(Dimensions({s.directions, plan.team, floats}), dtype);
       const long gates = shape_of(s.cell).gates;
-      in_one_go(int8_sweep(kernels.name), [&](long index) {
-        const Weights<int8_t> own = weights_of<int8_t>(call, index);
-        const auto matrix = [&](const int8_t* packed, const WeightShape& shape) {
-          Int8Matrix made = packed ? int8::matrix_of(packed, shape) : Int8Matrix{};
+      in_one_go(prepared_sweep(kernels.name, kind), [&](long index) {
+        const Weights<uint8_t> own = weights_of<uint8_t>(call, index);
+        const auto matrix = [&](const uint8_t* packed, const WeightShape& shape) {
+          PreparedMatrix made =
+              packed ? prepared::matrix_of(kind, packed, shape) : PreparedMatrix{};
           made.left = reinterpret_cast<uint8_t*>(part_of<float>(left, index % s.directions));
           made.left_size = size;
           return made;
         };
         const long inputs = index < s.directions ? s.inputs : s.directions * s.outputs;
-        return Int8Weights{matrix(own.w_ih, {gates, s.hidden, inputs}),
-                           matrix(own.w_hh, s.recurrent()),
-                           matrix(own.w_hr, {1, s.outputs, s.hidden})};
+        return PreparedWeights{matrix(own.w_ih, {gates, s.hidden, inputs}),
+                               matrix(own.w_hh, s.recurrent()),
+                               matrix(own.w_hr, {1, s.outputs, s.hidden})};
       });
     }
   }

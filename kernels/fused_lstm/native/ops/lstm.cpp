@@ -5,7 +5,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "isa/int8.h"
+#include "isa/prepared.h"
 #include "ops/call.h"
 
 namespace fused_lstm {
@@ -329,9 +329,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
   return {as_given(out.dx), as_given(out.dh0), as_given(out.dc0), std::move(out.dweights)};
 }
 
-std::tuple<Tensor, Tensor, Tensor> int8_lstm(Tensor x, Tensor h0, Tensor c0, Tensors weights,
-                                             int64_t directions, const OptionalTensor& batch_sizes,
-                                             const OptionalTensor& keep, const std::string& cell) {
+std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
+    Tensor x, Tensor h0, Tensor c0, Tensors weights, int64_t directions,
+    const OptionalTensor& batch_sizes, const OptionalTensor& keep, const std::string& cell) {
   Call call{};
   Sizes& s = call.sizes;
   call.packed = batch_sizes.has_value();
@@ -354,6 +354,12 @@ std::tuple<Tensor, Tensor, Tensor> int8_lstm(Tensor x, Tensor h0, Tensor c0, Ten
   if (!call.packed) s.batch = x.size(1);
   check(h0, "h0", {lanes, s.batch, s.outputs}, call.given);
   check(c0, "c0", {lanes, s.batch, s.hidden}, call.given);
+  const Dtype of = weights[0].dtype();
+  CHECK_VALUE(of == Dtype::Float || of == Dtype::BFloat16 || of == Dtype::Char,
+              "weights: got dtype ", of, ", should be float32, bfloat16 or int8");
+  call.prepared = of == Dtype::Float ? Prepared::float32
+                  : of == Dtype::BFloat16 ? Prepared::bfloat16
+                                          : Prepared::int8;
   const long gates = shape_of(s.cell).gates;
   for (long i = 0; i < count; ++i) {
     const long k = i % call.per_lane;
@@ -362,7 +368,8 @@ std::tuple<Tensor, Tensor, Tensor> int8_lstm(Tensor x, Tensor h0, Tensor c0, Ten
     if (k < 2 || projection) {
       const WeightShape shape = projection ? WeightShape{1, s.outputs, s.hidden}
                                            : WeightShape{gates, s.hidden, k ? s.outputs : inputs};
-      check(weights[i], "weights", {int8::packed_bytes(shape)}, Dtype::Char, i);
+      const long elements = prepared::bytes_of(call.prepared, shape) / bytes_of(of);
+      check(weights[i], "weights", {elements}, of, i);
     } else {
       check(weights[i], "weights", {gates * s.hidden}, Dtype::Float, i);
     }
@@ -372,7 +379,7 @@ std::tuple<Tensor, Tensor, Tensor> int8_lstm(Tensor x, Tensor h0, Tensor c0, Ten
   s.steps = static_cast<long>(call.first.size()) - 1;
   s.rows = call.packed ? x.size(0) : s.steps * s.batch;
   s.even = !keep && call.first.back() == s.steps * s.batch && call.first.back() == s.rows;
-  s.int8 = true;
+  s.prepared = true;
   call.isa = &current_isa();
   call.keep = checked_keep(keep, call, x);
   call.x = converted(std::move(x), call.dtype);

@@ -54,12 +54,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
     const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,
     const OptionalTensor& row_grad, int64_t ignore_index, const Told& precision);
 
-// Weights of int8, packed by int8_pack; in inference.
-std::tuple<Tensor, Tensor, Tensor> int8_lstm(Tensor x, Tensor h0, Tensor c0, Tensors weights,
-                                             int64_t directions, const OptionalTensor& batch_sizes,
-                                             const OptionalTensor& keep, const std::string& cell);
-
-Tensor int8_pack(const Tensor& weight, const Tensor& scale, int64_t gates);
+// Weights as isa/prepared.h has them; in inference.
+std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
+    Tensor x, Tensor h0, Tensor c0, Tensors weights, int64_t directions,
+    const OptionalTensor& batch_sizes, const OptionalTensor& keep, const std::string& cell);
 
 Tensor dropout(const Tensor& x, double p, const Tensor& seed, int64_t first);
 

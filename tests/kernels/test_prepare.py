@@ -1,7 +1,9 @@
-"""Weights of int8: each instruction set gives what the formula gives, and little is lost by it."""
+"""Prepared weights: each instruction set gives what the formula gives, and none is stale."""
 
 from __future__ import annotations
 
+import copy
+import io
 import logging
 
 import pytest
@@ -11,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import fused_lstm
 from fused_lstm import native
-from fused_lstm.quantize import Quantized, to_int8
+from fused_lstm.prepare import Prepared, pack, to_int8, unpack
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(
@@ -86,6 +88,43 @@ def test_it_is_the_formula(isa, case, T, B, I, H, threads):
     assert wrong.median() < 1e-6
 
 
+# Of outputs below 1: float32's rounding, and bfloat16's of weights and of h.
+CLOSE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", CLOSE, ids=str)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("T", "B", "I", "H"), [(1, 1, 3, 5), (6, 9, 21, 37), (3, 2, 70, 130)])
+def test_it_is_the_layer(isa, case, dtype, T, B, I, H, threads):
+    torch.set_num_threads(threads)
+    kind, options = CASES[case]
+    if "proj_size" in options:
+        H += 7
+    module, x = kind(I, H, **options), torch.randn(T, B, I)
+    with torch.no_grad():
+        y, state = module(x)
+    found, last = fused_lstm.prepare(module, dtype)(x)
+    torch.testing.assert_close(found, y, rtol=0, atol=CLOSE[dtype])
+    for a, b in zip(
+        last if isinstance(last, tuple) else (last,),
+        state if isinstance(state, tuple) else (state,), strict=True,
+    ):  # fmt: skip
+        torch.testing.assert_close(a, b, rtol=0, atol=2 * CLOSE[dtype])
+
+
+@pytest.mark.parametrize("gates", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+def test_a_packed_matrix_is_the_matrix(dtype, gates):
+    for units, depth in ((1, 1), (16, 8), (37, 21)):
+        weight = torch.randn(gates * units, depth) * 40
+        scale = torch.rand(gates * units) if dtype == torch.int8 else None
+        weight = weight.to(dtype)
+        back, scales = unpack(pack(weight, gates, scale), gates, units, depth)
+        assert torch.equal(back, weight)
+        assert scale is None or torch.equal(scales, scale)
+
+
 def test_rows_and_columns_of_weights():
     weight = torch.tensor([[1.0, -2.0, 0.5], [0.0, 0.0, 0.0], [-254.0, 127.0, 1.0]])
     values, scale = to_int8(weight)
@@ -140,16 +179,124 @@ def test_what_is_not_finite_stays_in_its_row():
     assert torch.equal(y[1, 0], expected[1, 0])
 
 
-def test_a_state_dict_has_it_all():
-    first, second = (fused_lstm.quantize(nn.LSTM(5, 6, 2)) for _ in range(2))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "proj_size": 2}], ids=str)
+def test_a_state_dict_has_it_all(dtype, options):
+    modules = [nn.LSTM(5, 6, 2, **options) for _ in range(2)]
+    first, second = (fused_lstm.prepare(module, dtype) for module in modules)
     x = torch.randn(4, 2, 5)
     before = second(x)[0]
     second.load_state_dict(first.state_dict())
     assert torch.equal(second(x)[0], first(x)[0])
     assert not torch.equal(second(x)[0], before)
-    assert second.weight_hh_l1.dtype == torch.int8
-    of_float = sum(p.nbytes for p in nn.LSTM(5, 6, 2).parameters())
-    assert sum(t.nbytes for t in first.state_dict().values()) < 0.6 * of_float
+    assert second.state_dict()["weight_hh_l1"].dtype == dtype
+    second.load_state_dict(modules[1].state_dict())  # the replaced layer's
+    assert torch.equal(second(x)[0], before)
+
+
+def test_a_state_dict_loads_into_the_layer_it_replaced():
+    module = nn.LSTM(5, 6, 2)
+    other = nn.LSTM(5, 6, 2)
+    other.load_state_dict(fused_lstm.prepare(module).state_dict())
+    assert all(map(torch.equal, module.parameters(), other.parameters()))
+
+
+def test_a_state_dict_of_int8_is_small():
+    module = nn.LSTM(50, 60, 2)
+    of_float = sum(p.nbytes for p in module.parameters())
+    small = fused_lstm.quantize(module).state_dict()
+    assert sum(t.nbytes for t in small.values()) < 0.35 * of_float
+
+
+def test_wrong_state_dicts_are_named():
+    module = fused_lstm.quantize(nn.LSTM(5, 6))
+    right = module.state_dict()
+    x = torch.randn(2, 1, 5)
+    before = module(x)[0]
+    with pytest.raises(
+        RuntimeError, match=r"weight_hh_l0: got shape \(24, 7\); expected \(24, 6\)"
+    ):
+        module.load_state_dict(nn.LSTM(5, 6).state_dict() | {"weight_hh_l0": torch.zeros(24, 7)})
+    with pytest.raises(RuntimeError, match="weight_ih_l0_scale"):
+        module.load_state_dict({k: v for k, v in right.items() if k != "weight_ih_l0_scale"})
+    with pytest.raises(RuntimeError, match=r"Missing key.*bias_hh_l0"):
+        module.load_state_dict({k: v for k, v in right.items() if k != "bias_hh_l0"})
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*more"):
+        module.load_state_dict(right | {"more": torch.zeros(1)})
+    assert torch.equal(module(x)[0], before)
+
+
+def every_way_to_change(module: nn.Module) -> None:
+    """Change weights as a version counter sees it, and as it does not."""
+    with torch.no_grad():
+        module.weight_ih_l0.mul_(2)
+    module.weight_hh_l0.data.add_(1)
+    module.bias_ih_l0.detach().numpy()[:] = 3
+    module.bias_hh_l0.data = torch.zeros(24)
+    with torch.inference_mode():
+        module.weight_ih_l1.zero_()
+    module.weight_hh_l1 = nn.Parameter(torch.zeros(24, 6))
+
+
+def test_it_has_the_weights_of_its_moment():
+    """Nothing is kept that could become older: a change of the layer is seen by nothing of it."""
+    module, x = nn.LSTM(5, 6, 2), torch.randn(4, 2, 5)
+    prepared = fused_lstm.prepare(module)
+    before = prepared(x)[0]
+    every_way_to_change(module)
+    assert torch.equal(prepared(x)[0], before)
+    assert not torch.equal(fused_lstm.prepare(module)(x)[0], before)
+
+
+def test_it_is_copied_pickled_and_cast():
+    prepared, x = fused_lstm.prepare(nn.LSTM(5, 6, 2)), torch.randn(4, 2, 5)
+    y = prepared(x)[0]
+    file = io.BytesIO()
+    torch.save(prepared, file)
+    file.seek(0)
+    for other in (copy.deepcopy(prepared), torch.load(file, weights_only=True)):
+        assert torch.equal(other(x)[0], y)
+    assert prepared.to(torch.bfloat16)(x.bfloat16())[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("of", "asked", "is_in"),
+    [
+        (torch.float32, None, torch.float32),
+        (torch.bfloat16, None, torch.bfloat16),
+        (torch.float16, None, torch.float32),
+        (torch.bfloat16, torch.float32, torch.float32),
+    ],
+    ids=str,
+)
+def test_its_dtype(of, asked, is_in):
+    module = nn.LSTM(5, 6, dtype=of)
+    prepared = fused_lstm.prepare(module, asked)
+    assert prepared.state_dict()["weight_hh_l0"].dtype == is_in
+    assert prepared(torch.randn(2, 1, 5, dtype=of))[0].dtype == of
+    assert fused_lstm.prepare(module, asked).state_dict().keys() == module.state_dict().keys()
+
+
+def test_a_graph_has_it():
+    """A graph of torch.export has the operator, and gives the same for other sizes."""
+    prepared = fused_lstm.prepare(nn.LSTM(5, 6, 2))
+    T, B = torch.export.Dim("T", min=2), torch.export.Dim("B", min=2)
+    program = torch.export.export(prepared, (torch.randn(4, 3, 5),), dynamic_shapes=({0: T, 1: B},))
+    x = torch.randn(7, 2, 5)
+    assert torch.equal(program.module()(x)[0], prepared(x)[0])
+    graphs = [m.graph for m in program.graph_module.modules() if hasattr(m, "graph")]
+    calls = {str(n.target) for graph in graphs for n in graph.nodes if n.op == "call_function"}
+    assert "fused_lstm_native.prepared_lstm.default" in calls
+
+
+def test_explain_says_it():
+    said = fused_lstm.explain(fused_lstm.quantize(nn.Sequential(nn.LSTM(3, 4))))
+    assert said == {"0": "native, with weights of torch.int8 packed once, for inference"}
+
+
+def test_another_dtype_is_refused():
+    with pytest.raises(ValueError, match=r"dtype: got torch\.float64; expected None or one of"):
+        fused_lstm.prepare(nn.LSTM(3, 4), torch.float64)
 
 
 class Model(nn.Module):
@@ -163,9 +310,9 @@ def test_a_model_keeps_its_places(caplog):
     model = Model()
     with caplog.at_level(logging.WARNING, "fused_lstm"):
         assert fused_lstm.quantize(model) is model
-    assert isinstance(model.first, Quantized)
+    assert isinstance(model.first, Prepared)
     assert model.again is model.first
-    assert isinstance(model.inner[0], Quantized)
+    assert isinstance(model.inner[0], Prepared)
     assert isinstance(model.inner[1], nn.RNN)
     assert isinstance(model.odd, fused_lstm.LSTM)
     left = [record.getMessage() for record in caplog.records]

@@ -1,4 +1,4 @@
-// The kernels of weights of int8 for one instruction set, as isa/body.h has the others: included by
+// The kernels of prepared weights for one instruction set, as isa/body.h has the others: included by
 // the files beside it, which say which.
 
 // All from outside, before the target and the visibility: its inline functions are every file's.
@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "isa/int8.h"
+#include "isa/prepared.h"
 #if defined(FL_TARGET)
 #include <immintrin.h>
 #endif
@@ -25,7 +25,7 @@ FL_PRAGMA(GCC target("prefer-vector-width=512"))
 #endif
 
 FL_PRAGMA(GCC visibility push(hidden))
-#include "sweep_int8.h"
+#include "sweep_prepared.h"
 FL_PRAGMA(GCC visibility pop)
 
 #if defined(FL_TARGET) && defined(__clang__)

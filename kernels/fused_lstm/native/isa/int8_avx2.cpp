@@ -1,7 +1,0 @@
-// AVX2: products of weights of int8, by pairs of 16 bits.
-#if defined(__x86_64__)
-#define FL_ISA int8_avx2
-#define FL_TARGET "avx2,fma"
-#define FL_BYTES 32
-#include "isa/int8_body.h"
-#endif

@@ -1,0 +1,77 @@
+// Weights that were packed before the call, of float32, bfloat16 or int8 (see sweep_prepared.h and
+// fused_lstm/prepare.py, which packs them).
+#pragma once
+
+#include "isa/kernels.h"
+
+namespace fused_lstm {
+
+// A matrix [gates * units, depth]. Its columns lie in blocks of 16 units of every gate. A word is what
+// 4 bytes hold of a column: 1, 2 or 4 elements along k. [blocks][words][gates][16 units][word]. What
+// does not exist is 0.
+struct PreparedMatrix {
+  const uint8_t* panels;
+  // Of int8: sums of a column's weights times the left factor's zero point, and the column's scale,
+  // [blocks][gates][16].
+  const int32_t* sums;
+  const float* scales;
+  // Scratch: for each worker the left factor's rows as words, `left_size` bytes. Not of float32.
+  uint8_t* left;
+  long left_size;
+};
+
+// A lane's weights: shapes as in Lane.
+struct PreparedWeights {
+  PreparedMatrix w_ih, w_hh, w_hr;
+};
+
+enum class Prepared { float32, bfloat16, int8 };
+
+namespace prepared {
+
+constexpr long lanes = 16;        // of a block
+constexpr long word = 4;          // bytes
+constexpr long zero_point = 128;  // of a left factor of bytes
+
+inline long words_of(Prepared kind, long depth) {
+  const long elements = kind == Prepared::float32 ? 1 : kind == Prepared::bfloat16 ? 2 : 4;
+  return (depth + elements - 1) / elements;
+}
+
+inline long blocks_of(long units) { return (units + lanes - 1) / lanes; }
+
+inline long panel_bytes(Prepared kind, const WeightShape& shape) {  // of a block
+  return words_of(kind, shape.depth) * shape.gates * lanes * word;
+}
+
+// Of a matrix: panels, and of int8 sums and scales.
+inline long bytes_of(Prepared kind, const WeightShape& shape) {
+  const long more = kind == Prepared::int8 ? shape.gates * lanes * 8 : 0;
+  return blocks_of(shape.units) * (panel_bytes(kind, shape) + more);
+}
+
+// Of a row of the left factor as words; of bytes each row's scale lies behind all rows.
+inline long left_stride(Prepared kind, long depth) {
+  return (words_of(kind, depth) * word + 63) / 64 * 64;
+}
+inline long left_bytes(Prepared kind, long rows, long depth) {
+  return kind == Prepared::float32 ? 0 : (rows * (left_stride(kind, depth) + 4) + 63) / 64 * 64;
+}
+
+// What lies there, without scratch.
+inline PreparedMatrix matrix_of(Prepared kind, const uint8_t* packed, const WeightShape& shape) {
+  const long blocks = blocks_of(shape.units), count = blocks * shape.gates * lanes;
+  const auto* const sums =
+      reinterpret_cast<const int32_t*>(packed + blocks * panel_bytes(kind, shape));
+  return {packed, sums, reinterpret_cast<const float*>(sums + count), nullptr, 0};
+}
+
+}  // namespace prepared
+
+// A forward pass of one lane; what its own weights are is not used.
+using PreparedSweep = void (*)(const Worker&, const Lane<float>&, const PreparedWeights&);
+
+// For an instruction set, by its name, on this CPU: the best that it has.
+PreparedSweep prepared_sweep(const char* isa, Prepared kind);
+
+}  // namespace fused_lstm

@@ -1,0 +1,346 @@
+// A lane's forward pass with weights that were packed before the call, of float32, bfloat16 or int8
+// (see isa/prepared.h). Products are made of words of 4 bytes. A row of the left factor, x or h, is
+// rounded to bfloat16, or to bytes with a scale of its own, when a product begins. Products of bytes
+// are summed in int32, exactly, all others in float32, as the cell is.
+#pragma once
+
+#include "isa/prepared.h"
+#include "sweep_forward.h"
+
+namespace fused_lstm::FL_ISA {
+
+using Int = Types<float>::Int;
+
+// Two factors of one element, and their sums.
+struct Float32 {
+  static constexpr Prepared kind = Prepared::float32;
+  static constexpr long tallest = FL_BYTES == 64 ? 6 : FL_BYTES == 32 ? 3 : 2;
+  using Sums = Vec<float>;
+  using Left = Vec<float>;
+  using Right = Vec<float>;
+  FL_INLINE static Left left(const uint8_t* word) {
+    float one;
+    __builtin_memcpy(&one, word, sizeof one);
+    return broadcast(one);
+  }
+  FL_INLINE static Right right(const uint8_t* words) {
+    return load(reinterpret_cast<const float*>(words));
+  }
+  FL_INLINE static Sums dot(Sums sum, Left a, Right b) { return sum + a * b; }
+};
+
+// Pairs along k: the lower half of a word is the first one.
+struct Bfloat16 {
+  static constexpr Prepared kind = Prepared::bfloat16;
+  using Sums = Vec<float>;
+#if defined(FL_BF16)
+  static constexpr long tallest = 6;
+  using Left = __m512i;
+  using Right = __m512i;
+  FL_INLINE static Left left(const uint8_t* word) {
+    int32_t pair;
+    __builtin_memcpy(&pair, word, sizeof pair);
+    return _mm512_set1_epi32(pair);
+  }
+  FL_INLINE static Right right(const uint8_t* words) { return _mm512_loadu_si512(words); }
+  FL_INLINE static Sums dot(Sums sum, Left a, Right b) {
+    return (Sums)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+  }
+#else
+  static constexpr long tallest = FL_BYTES == 64 ? 4 : 2;
+  struct Left {
+    Vec<float> first, second;
+  };
+  using Right = Left;
+  FL_INLINE static Left left(const uint8_t* word) {
+    uint32_t pair;
+    __builtin_memcpy(&pair, word, sizeof pair);
+    return {broadcast(__builtin_bit_cast(float, pair << 16)),
+            broadcast(__builtin_bit_cast(float, pair & 0xffff0000u))};
+  }
+  FL_INLINE static Right right(const uint8_t* words) {
+    Int pairs;
+    __builtin_memcpy(&pairs, words, sizeof pairs);
+    return {(Vec<float>)(pairs << 16), (Vec<float>)(pairs & -65536)};
+  }
+  FL_INLINE static Sums dot(Sums sum, Left a, Right b) {
+    return sum + a.first * b.first + a.second * b.second;
+  }
+#endif
+};
+
+// Four bytes along k: of the left factor 0 to 255, of which 128 is its zero, and of the weights -127 to
+// 127.
+struct Int8 {
+  static constexpr Prepared kind = Prepared::int8;
+  using Sums = Int;
+#if defined(FL_VNNI)
+  static constexpr long tallest = 6;
+  using Left = __m512i;
+  using Right = __m512i;
+  FL_INLINE static Left left(const uint8_t* word) {
+    int32_t four;
+    __builtin_memcpy(&four, word, sizeof four);
+    return _mm512_set1_epi32(four);
+  }
+  FL_INLINE static Right right(const uint8_t* words) { return _mm512_loadu_si512(words); }
+  FL_INLINE static Sums dot(Sums sum, Left a, Right b) {
+    return (Int)_mm512_dpbusd_epi32((__m512i)sum, a, b);
+  }
+#elif defined(FL_TARGET) && FL_BYTES == 32
+  // As pairs of 16 bits: of bytes themselves, a pair's sum would be cut at 16 bits.
+  static constexpr long tallest = 2;
+  struct Left {
+    __m256i even, odd;
+  };
+  using Right = Left;
+  FL_INLINE static Left left(const uint8_t* word) {
+    int32_t four;
+    __builtin_memcpy(&four, word, sizeof four);
+    const __m256i all = _mm256_set1_epi32(four);
+    return {_mm256_and_si256(all, _mm256_set1_epi16(255)), _mm256_srli_epi16(all, 8)};
+  }
+  FL_INLINE static Right right(const uint8_t* words) {
+    const __m256i all = _mm256_loadu_si256((const __m256i*)words);
+    return {_mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8), _mm256_srai_epi16(all, 8)};
+  }
+  FL_INLINE static Sums dot(Sums sum, Left a, Right b) {
+    const __m256i pairs =
+        _mm256_add_epi32(_mm256_madd_epi16(a.even, b.even), _mm256_madd_epi16(a.odd, b.odd));
+    return (Int)_mm256_add_epi32((__m256i)sum, pairs);
+  }
+#else
+  static constexpr long tallest = 2;
+  struct Left {
+    int32_t part[4];
+  };
+  using Right = Int;
+  FL_INLINE static Left left(const uint8_t* word) {
+    return {{word[0], word[1], word[2], word[3]}};
+  }
+  FL_INLINE static Right right(const uint8_t* words) {
+    Right all;
+    __builtin_memcpy(&all, words, sizeof all);
+    return all;
+  }
+  FL_INLINE static Sums dot(Sums sum, Left a, Right b) {
+    FL_UNROLL for (int i = 0; i < 4; ++i) sum += ((b << (24 - 8 * i)) >> 24) * a.part[i];
+    return sum;
+  }
+#endif
+};
+
+// --- the left factor's words ---
+
+// Rounds to nearest even; every NaN stays one.
+FL_INLINE void to_bfloat16(const float* x, long depth, uint8_t* words) {
+  typedef uint32_t Bits __attribute__((vector_size(FL_BYTES)));
+  typedef uint16_t Halves __attribute__((vector_size(FL_BYTES / 2)));
+  for (long k = 0; k < depth; k += W<float>) {
+    const Bits bits = (Bits)load(x + k, depth - k);
+    const Bits nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Bits half = (bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : nearest;
+    const Halves made = __builtin_convertvector(half, Halves);
+    __builtin_memcpy(words + 2 * k, &made, sizeof made);
+  }
+}
+
+// Returns a row's scale: x = scale * (byte - zero_point). NaN where x has what is not finite.
+FL_INLINE float to_bytes(const float* x, long depth, uint8_t* bytes) {
+  typedef uint8_t Bytes __attribute__((vector_size(W<float>)));
+  constexpr float round = Types<float>::round;
+  Vec<float> most = {};
+  Int infinite = {};
+  for (long k = 0; k < depth; k += W<float>) {
+    const Vec<float> v = load(x + k, depth - k), size = v < 0 ? -v : v;
+    infinite |= ~(Int)(size <= broadcast(3.40282347e38f));
+    most = size > most ? size : most;
+  }
+  float largest = 0;
+  int32_t any = 0;
+  for (int lane = 0; lane < W<float>; ++lane) {
+    largest = most[lane] > largest ? most[lane] : largest;
+    any |= infinite[lane];
+  }
+  const float scale = largest / 127, inverse = largest > 0 ? 127 / largest : 0;
+  for (long k = 0; k < depth; k += W<float>) {
+    const Vec<float> v = load(x + k, depth - k) * inverse + (round + prepared::zero_point);
+    const Bytes made = __builtin_convertvector((Int)v, Bytes);
+    __builtin_memcpy(bytes + k, &made, sizeof made);
+  }
+  return any ? __builtin_nanf("") : scale;
+}
+
+// Products as `Fma`'s and `Dots`', for step_forward and project.
+template <class F>
+struct Ready {
+  template <int GATES, class Begin, class End>
+  FL_INLINE static void gates(const Worker& worker, Rows<float> left, Range rows,
+                              const WeightShape& shape, const PreparedMatrix* weight,
+                              bool backwards, const Begin& begin, const End& end) {
+    const long count = rows.end - rows.begin;
+    const Factor factor = words_of(worker, left, rows, shape.depth, *weight);
+    const long words = prepared::words_of(F::kind, shape.depth);
+    const long panel_bytes = prepared::panel_bytes(F::kind, shape);
+    const Range mine = part(prepared::blocks_of(shape.units), worker.id, worker.count);
+    for (long i = mine.begin; i < mine.end; ++i) {
+      const long block = backwards ? mine.begin + mine.end - 1 - i : i;
+      for (long lane = 0; lane < prepared::lanes; lane += W<float>) {
+        const long unit = block * prepared::lanes + lane;
+        if (unit >= shape.units) break;
+        const uint8_t* const panel =
+            weight->panels + block * panel_bytes + lane * prepared::word;
+        const long at = block * GATES * prepared::lanes + lane;
+        const Share share{block, 1, {0, divide_up(count, F::tallest)}};
+        for_heights<F::tallest>(share, rows, [&](auto height, long row) {
+          constexpr int R = decltype(height)::value;
+          Tile<float, R, GATES> tile;
+          begin(tile, unit, row);
+          add_product(tile, factor, row - rows.begin, words, panel, *weight, at);
+          end(tile, unit, row);
+        });
+      }
+    }
+  }
+
+  template <class End>
+  FL_INLINE static void columns(const Worker& worker, Rows<float> left, Range rows, long depth,
+                                long columns, const PreparedMatrix* weight, const End& end) {
+    gates<1>(worker, left, rows, {1, columns, depth}, weight, false,
+             [](auto& tile, long, long) { clear(tile); },
+             [&](const auto& tile, long column, long row) { end(tile, column / W<float>, row); });
+  }
+
+ private:
+  // Rows of words, `stride` bytes apart, and of bytes each row's scale.
+  struct Factor {
+    const uint8_t* data;
+    long stride;
+    const float* scales;
+  };
+
+  // Each worker makes all rows, which takes less than to wait for each other.
+  FL_INLINE static Factor words_of(const Worker& worker, Rows<float> left, Range rows, long depth,
+                                   const PreparedMatrix& weight) {
+    const float* const first = left.data + rows.begin * left.stride;
+    if constexpr (F::kind == Prepared::float32) {
+      return {reinterpret_cast<const uint8_t*>(first), left.stride * prepared::word, nullptr};
+    } else {
+      const long stride = prepared::left_stride(F::kind, depth), count = rows.end - rows.begin;
+      uint8_t* const words = weight.left + worker.id * weight.left_size;
+      float* const scales = reinterpret_cast<float*>(words + count * stride);
+      for (long b = 0; b < count; ++b) {
+        const float* const row = first + b * left.stride;
+        if constexpr (F::kind == Prepared::int8) {
+          scales[b] = to_bytes(row, depth, words + b * stride);
+        } else {
+          to_bfloat16(row, depth, words + b * stride);
+        }
+      }
+      return {words, stride, scales};
+    }
+  }
+
+  // tile[r] += left[first + r] weight'. `at`: of the columns' first sum and scale.
+  template <int R, int GATES>
+  FL_INLINE static void add_product(Tile<float, R, GATES>& tile, const Factor& left, long first,
+                                    long words, const uint8_t* panel,
+                                    const PreparedMatrix& weight, long at) {
+    // So many sums of each element that a product does not wait for the one before.
+    constexpr int chains = R * GATES <= 4 ? 8 / (R * GATES) : 1;
+    constexpr long row_bytes = GATES * prepared::lanes * prepared::word;
+    const uint8_t* const factor = left.data + first * left.stride;
+    typename F::Sums sum[chains][R][GATES] = {};
+    long k = 0;
+    for (; k + chains <= words; k += chains) {
+      FL_UNROLL for (int chain = 0; chain < chains; ++chain, panel += row_bytes) {
+        add_word(sum[chain], factor + (k + chain) * prepared::word, left.stride, panel);
+      }
+    }
+    for (; k < words; ++k, panel += row_bytes) {
+      add_word(sum[0], factor + k * prepared::word, left.stride, panel);
+    }
+    FL_UNROLL for (int r = 0; r < R; ++r) {
+      FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
+        FL_UNROLL for (int chain = 1; chain < chains; ++chain) {
+          sum[0][r][gate] += sum[chain][r][gate];
+        }
+      }
+    }
+    FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
+      if constexpr (F::kind == Prepared::int8) {
+        Int zero;
+        __builtin_memcpy(&zero, weight.sums + at + gate * prepared::lanes, sizeof zero);
+        const Vec<float> scale = load(weight.scales + at + gate * prepared::lanes);
+        FL_UNROLL for (int r = 0; r < R; ++r) {
+          const Vec<float> made = __builtin_convertvector(sum[0][r][gate] - zero, Vec<float>);
+          tile.sum[r][gate] += made * (scale * left.scales[first + r]);
+        }
+      } else {
+        FL_UNROLL for (int r = 0; r < R; ++r) tile.sum[r][gate] += sum[0][r][gate];
+      }
+    }
+  }
+
+  template <int R, int GATES>
+  FL_INLINE static void add_word(typename F::Sums (&sum)[R][GATES], const uint8_t* left,
+                                 long stride, const uint8_t* panel) {
+    typename F::Left a[R];
+    FL_UNROLL for (int r = 0; r < R; ++r) a[r] = F::left(left + r * stride);
+    FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
+      const typename F::Right b = F::right(panel + gate * prepared::lanes * prepared::word);
+      FL_UNROLL for (int r = 0; r < R; ++r) sum[r][gate] = F::dot(sum[r][gate], a[r], b);
+    }
+    FL_UNROLL for (int r = 0; r < R; ++r) {  // they stay where they are
+      FL_UNROLL for (int gate = 0; gate < GATES; ++gate) asm("" : FL_REGISTER(sum[r][gate]));
+    }
+  }
+};
+
+template <class F, int GATES>
+void prepared_gates(const Worker& worker, const Lane<float>& lane,
+                    const PreparedWeights& weights) {
+  for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
+    const long end = min(begin + lane.chunk, lane.steps);
+    const Range rows = rows_of(lane, begin, end);
+    // No meeting before the steps: a worker has the same units in both.
+    Ready<F>::template gates<GATES>(
+        worker, Rows<float>{lane.x + rows.begin * lane.inputs, lane.inputs},
+        {0, rows.end - rows.begin}, input_shape(lane), &weights.w_ih, false,
+        [&](auto& tile, long unit, long) { load_bias<GATES>(tile, lane, unit); },
+        [&](const auto& tile, long unit, long row) {
+          store_gates<GATES>(tile, lane.input_part + row * lane.input_stride + unit,
+                             lane.input_stride, lane.hidden, lane.hidden - unit);
+        });
+    for (long place = begin; place < end; ++place) {
+      const float* const x =
+          lane.input_part + (row_of(lane, place) - rows.begin) * lane.input_stride;
+      step_forward<Ready<F>, GATES>(worker, lane, place, x, &weights.w_hh);
+      worker.sync();
+      if (!weights.w_hr.panels) continue;
+      project<Ready<F>>(worker, lane, place, &weights.w_hr);
+      worker.sync();
+    }
+  }
+}
+
+template <class F>
+void prepared_lane(const Worker& worker, const Lane<float>& lane, const PreparedWeights& weights) {
+  with_gates(lane, [&](auto gates) { prepared_gates<F, gates.value>(worker, lane, weights); });
+}
+
+// A file of one kind has its instructions for it; the others have all that they are the best for.
+#if !defined(FL_VNNI) && !defined(FL_BF16)
+extern const PreparedSweep float32_sweep;
+constexpr PreparedSweep float32_sweep = prepared_lane<Float32>;
+#endif
+#if !defined(FL_VNNI)
+extern const PreparedSweep bfloat16_sweep;
+constexpr PreparedSweep bfloat16_sweep = prepared_lane<Bfloat16>;
+#endif
+#if defined(FL_VNNI) || FL_BYTES != 64
+extern const PreparedSweep int8_sweep;
+constexpr PreparedSweep int8_sweep = prepared_lane<Int8>;
+#endif
+
+}  // namespace fused_lstm::FL_ISA

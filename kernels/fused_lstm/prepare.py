@@ -1,0 +1,307 @@
+"""`prepare` and `quantize`: LSTMs and GRUs with weights packed once, for inference on a CPU.
+
+A weight matrix is stored as the kernels of engine `native` read it, and only so: there is no copy
+that could be older than it. `torch.float32` and `torch.bfloat16` are the dtypes of a product's
+factors. Of `torch.int8` a matrix has a scale for each row (output channel), and its factor, x or h,
+is rounded to bytes at every step, with a scale for each row of the batch; these products are summed
+in int32, exactly. Other sums, the cell and its state are float32.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
+
+from . import library, varlen
+from .convert import OURS, conversions, spec_of
+from .errors import meant
+from .functional import check_resets, padded
+from .modules import Recurrent
+from .varlen import reset_mask
+
+Model = TypeVar("Model", bound=nn.Module)
+CELLS = ("lstm", "gru")
+DTYPES = (torch.float32, torch.bfloat16, torch.int8)
+# Of a packed matrix (native/isa/prepared.h): units of a block, and bytes of a word.
+UNITS, WORD, ZERO_POINT = 16, 4, 128
+
+log = logging.getLogger("fused_lstm")
+
+
+def prepare(model: Model, dtype: torch.dtype | None = None) -> Model:
+    """Replace every LSTM and GRU in a model, torch.nn's and ours, by a `Prepared` one, in place.
+
+    Its weights are those of this moment: later changes of the replaced layer's are not seen. A
+    state_dict has names, shapes and values of the replaced layer's, and loads into either. The
+    logger "fused_lstm" says (WARNING) which layers were left and why: a cell with options, an RNN,
+    a layer that is not on the CPU.
+
+    Args:
+        model: any module; it may be a recurrent layer itself.
+        dtype: of the weight matrices: torch.float32, torch.bfloat16 or torch.int8. None keeps the
+            layer's, and makes float16 float32.
+
+    Returns:
+        `model`; where it is a recurrent layer itself, its `Prepared` layer.
+
+    Raises:
+        ValueError: another dtype.
+        RuntimeError: engine `native` is missing; the message says why.
+    """
+    if dtype not in (None, *DTYPES):
+        raise ValueError(
+            f"dtype: got {dtype}; expected None or one of {', '.join(map(str, DTYPES))}"
+        )
+    if (why := library.load()) is not None:
+        raise RuntimeError(f"prepare: needs the engine 'native': {why}")
+    made: dict[int, Prepared] = {}  # a module that has several places keeps them
+    for name, reason in {name: _why_left(model, name) for name in conversions(model)}.items():
+        module: Any = model.get_submodule(name)
+        if reason is not None:
+            log.warning("left %s, a %s: %s", name or "the model", type(module).__name__, reason)
+            continue
+        if id(module) not in made:
+            made[id(module)] = Prepared(module, dtype)
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if id(child) in made:
+                parent._modules[name] = made[id(child)]
+    return made.get(id(model), model)  # pyrefly: ignore[bad-return]
+
+
+def quantize(model: Model) -> Model:
+    """Replace every LSTM and GRU in a model by one with weights of int8: prepare's torch.int8.
+
+    A state_dict has the weights as int8, and a float32 scale for each row, `<name>_scale`.
+
+    Args:
+        model: any module; it may be a recurrent layer itself.
+
+    Returns:
+        `model`; where it is a recurrent layer itself, its `Prepared` layer.
+
+    Raises:
+        RuntimeError: engine `native` is missing; the message says why.
+    """
+    return prepare(model, torch.int8)
+
+
+def _why_left(model: nn.Module, name: str) -> str | None:
+    """Return why a recurrent layer is not prepared, or None."""
+    module: Any = model.get_submodule(name)
+    kind = type(module)
+    if kind not in OURS and kind not in OURS.values():
+        return "it is a subclass, or parametrized"
+    if not isinstance(module, nn.LSTM | nn.GRU | Recurrent):
+        return "it is neither an LSTM nor a GRU"
+    if isinstance(module, Recurrent) and (module.spec.cell not in CELLS or module.spec.options):
+        return "its cell has more than torch.nn's LSTM or GRU"
+    first = next(module.parameters())
+    if first.device.type != "cpu" or first.dtype == torch.float64:
+        return f"its weights are {first.dtype} on {first.device}"
+    return None
+
+
+# --- a matrix as the kernels read it ---
+
+
+def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a weight [rows, columns] as int8, in -127 to 127, and the scale [rows] of each row."""
+    weight = weight.detach().float()
+    scale = weight.abs().amax(1) / 127
+    steps = weight / torch.where(scale > 0, scale, 1.0)[:, None]
+    return steps.round().to(torch.int8), scale
+
+
+def pack(weight: Tensor, gates: int, scale: Tensor | None = None) -> Tensor:
+    """Return a matrix [gates * units, depth] packed: [blocks, words, gates, 16 units, word], flat.
+
+    Of int8, with the scale [gates * units] of each row, the panels are followed by what each row
+    adds for its factor's zero point (int32) and by the scales, [blocks, gates, 16] each.
+    """
+    (rows, depth), deep = weight.shape, WORD // weight.itemsize
+    units = rows // gates
+    more = -units % UNITS
+    padded = F.pad(weight.detach().view(gates, units, depth), (0, -depth % deep, 0, more))
+    words = padded.view(gates, -1, UNITS, padded.shape[2] // deep, deep)
+    panels = words.permute(1, 3, 0, 2, 4).contiguous().flatten()
+    if scale is None:
+        return panels
+    zeros = weight.sum(1, dtype=torch.int32) * ZERO_POINT
+    blocks = [
+        F.pad(t.view(gates, units), (0, more)).view(gates, -1, UNITS).transpose(0, 1).contiguous()
+        for t in (zeros, scale)
+    ]
+    return torch.cat([panels, *(block.view(torch.int8).flatten() for block in blocks)])
+
+
+def unpack(packed: Tensor, gates: int, units: int, depth: int) -> tuple[Tensor, Tensor | None]:
+    """Return the matrix [gates * units, depth] that `pack` packed, and scales where it has any."""
+    deep = WORD // packed.itemsize
+    blocks, words = math.ceil(units / UNITS), math.ceil(depth / deep)
+    size = blocks * words * gates * UNITS * deep
+    panels = packed[:size].view(blocks, words, gates, UNITS, deep).permute(2, 0, 3, 1, 4)
+    weight = panels.reshape(gates, blocks * UNITS, words * deep)[:, :units, :depth]
+    scale = None
+    if packed.dtype == torch.int8:
+        # Of a copy: what is read as float32 has to begin at a multiple of four bytes.
+        scales = packed[-blocks * gates * UNITS * WORD :].clone().view(torch.float32)
+        scale = scales.view(blocks, gates, UNITS).transpose(0, 1).reshape(gates, -1)[:, :units]
+        scale = scale.reshape(-1)
+    return weight.reshape(gates * units, depth), scale
+
+
+class Prepared(nn.Module):
+    """An LSTM or GRU with packed weights, for inference; arguments and layouts are the module's.
+
+    Args:
+        module: an LSTM or GRU on the CPU, torch.nn's or ours, with torch.nn's cell; not changed.
+        dtype: of the weight matrices, see `prepare`.
+    """
+
+    def __init__(self, module: nn.RNNBase, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.spec, self.batch_first = spec_of(module), module.batch_first
+        self.input_size, self.hidden_size = module.input_size, module.hidden_size
+        self.proj_size, self.num_layers = module.proj_size, module.num_layers
+        self.names = tuple(module._flat_weights_names)
+        own = getattr(module, self.names[0]).dtype
+        self.dtype = dtype or (torch.float32 if own == torch.float16 else own)
+        # Not buffers: `model.half()` or `model.to(...)` would change what only kernels can read.
+        self.weights = [self._packed(name, getattr(module, name)) for name in self.names]
+
+    def _packed(self, name: str, weight: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Return a weight [rows, columns], or a bias [rows], as the operator takes it."""
+        if weight.dim() == 1:
+            return weight.detach().float().clone()
+        if self.dtype == torch.int8 and scale is None:
+            weight, scale = to_int8(weight)
+        elif scale is None:
+            weight = weight.detach().to(self.dtype)
+        return pack(weight, self._gates(name), scale)
+
+    def _gates(self, name: str) -> int:
+        return 1 if "_hr_" in name else self.spec.gates
+
+    def _shape(self, name: str) -> tuple[int, int]:
+        """Return the units and the depth of a matrix."""
+        width, layer = self.proj_size or self.hidden_size, int(name.split("_l")[1].split("_")[0])
+        if "_hr_" in name:
+            return width, self.hidden_size
+        inputs = self.input_size if layer == 0 else self.spec.directions * width
+        return self.hidden_size, inputs if "_ih_" in name else width
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, weight in zip(self.names, self.weights, strict=True):
+            if name.startswith("bias"):
+                destination[prefix + name] = weight
+                continue
+            matrix, scale = unpack(weight, self._gates(name), *self._shape(name))
+            destination[prefix + name] = matrix
+            if scale is not None:
+                destination[f"{prefix}{name}_scale"] = scale
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Tensor], prefix: str, local_metadata: dict, strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        """Pack what a state_dict has: of this layer's kind, or of the layer that it replaced."""
+        made, known = list(self.weights), set()
+        for index, name in enumerate(self.names):
+            key, scale_key = prefix + name, f"{prefix}{name}_scale"
+            known |= {key, scale_key}
+            if key not in state_dict:
+                missing_keys.append(key)
+                continue
+            weight, scale = state_dict[key], state_dict.get(scale_key)
+            matrix = not name.startswith("bias")
+            units, *depth = self._shape(name) if matrix else (self.hidden_size,)
+            shape = (self._gates(name) * units, *depth)
+            if tuple(weight.shape) != shape:
+                error_msgs.append(f"{key}: got shape {tuple(weight.shape)}; expected {shape}")
+            elif matrix and (weight.dtype == torch.int8) != (scale is not None):
+                error_msgs.append(
+                    f"{key}: got {weight.dtype}; expected int8 and {scale_key}, or floats"
+                )
+            elif scale is not None and self.dtype != torch.int8:
+                made[index] = self._packed(name, weight.float() * scale[:, None])
+            else:
+                made[index] = self._packed(name, weight, scale)
+        if strict:
+            unexpected_keys += [k for k in state_dict if k.startswith(prefix) and k not in known]
+        if not error_msgs:
+            self.weights = made
+
+    @torch.no_grad()
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+    ) -> Any:
+        """Return the same as the module's `forward`, without gradients.
+
+        Raises:
+            ValueError: an argument does not fit; names it.
+        """
+        packed, batched, rows = isinstance(input, PackedSequence), True, None
+        x: Tensor = input.data if isinstance(input, PackedSequence) else input
+        if isinstance(input, PackedSequence):
+            rows = varlen.of_packed(input)
+        elif x.dim() == 2:
+            x, batched = x.unsqueeze(1), False
+        elif self.batch_first:
+            x = x.transpose(0, 1)
+            resets = None if resets is None else resets.transpose(0, 1)
+        if lengths is not None:
+            rows = padded(x, lengths, self.batch_first)
+        if resets is not None:
+            check_resets(resets, x)
+        h0, c0 = self._state(hx, x, input, batched)
+        sizes = None if rows is None else rows.batch_sizes
+        if rows is not None:
+            x, h0, c0 = rows.pack(x), rows.sort(h0), rows.sort(c0)
+            resets = None if resets is None else rows.pack(resets)
+        directions = self.spec.directions
+        keep = None if resets is None else reset_mask(resets, directions, h0.shape[1], sizes)
+        try:
+            y, h_n, c_n = torch.ops.fused_lstm_native.prepared_lstm(
+                x, h0, c0, self.weights, directions, sizes, keep, self.spec.schema_cell
+            )
+        except RuntimeError as error:
+            raise meant(error) from None
+        if rows is not None:
+            y, h_n, c_n = rows.unpack(y), rows.unsort(h_n), rows.unsort(c_n)
+        if not batched:
+            y, h_n, c_n = y.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
+        elif self.batch_first and not packed:
+            y = y.transpose(0, 1)
+        output = PackedSequence(y, *input[1:]) if isinstance(input, PackedSequence) else y
+        return output, (h_n, c_n) if self.spec.has_c else h_n
+
+    def _state(self, hx: Any, x: Tensor, input: Any, batched: bool) -> tuple[Tensor, Tensor]:
+        """Return h_0 [L * D, B, P] and c_0 [L * D, B, H]; of a GRU the same twice."""
+        lanes, H = self.spec.layers * self.spec.directions, self.hidden_size
+        if hx is None:
+            B = varlen.rows_of(input) if isinstance(input, PackedSequence) else x.shape[1]
+            c0 = x.new_zeros(lanes, B, H)
+            return (x.new_zeros(lanes, B, self.proj_size) if self.proj_size else c0), c0
+        states = hx if self.spec.has_c else (hx, hx)
+        h0, c0 = (state if batched else state.unsqueeze(1) for state in states)
+        return h0, c0
+
+    def extra_repr(self) -> str:
+        more = f", proj_size={self.proj_size}" if self.proj_size else ""
+        return (
+            f"{self.spec.cell}, {self.input_size}, {self.hidden_size}, {self.dtype},"
+            f" num_layers={self.num_layers}, bidirectional={self.spec.directions == 2}{more}"
+        )
