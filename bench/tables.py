@@ -485,6 +485,35 @@ def per_sample() -> str:
     return markdown(("32 samples", *map("".join, columns)), body)
 
 
+def slstm() -> str:
+    """Return how long a package's sLSTM cell takes converted, and its own times in that."""
+    frame, body = results("slstm.jsonl"), []
+    for case, threads in product(each(frame, "case"), each(frame, "threads")):
+        pair = [
+            by_contender(frame, case=case, threads=threads, mode=mode)
+            for mode in ("inference", "step")
+        ]
+        wanted = "ms native", "x eager native", "x compiled native"
+        if all(pair):
+            body.append([case, str(threads), *(f for by in pair for f in cells_of(by, *wanted))])
+    columns = product(("forward", "and backward"), ("native, ms", "eager", "compiled"))
+    return markdown(("cell", "threads", *map(": ".join, columns)), body)
+
+
+def compiled_heads() -> str:
+    """Return what the sLSTM's kernels of heads compile to; figures are forward / backward."""
+    frame = pd.DataFrame(tool("compiled-heads.json"))
+    body = []
+    for (arch, dtype, K), own in frame.groupby(["arch", "dtype", "K"], sort=False):
+        columns = ("registers", "spills", "instructions", "us", "us_weights")
+        figures = (" / ".join(f"{value:,}" for value in own[column]) for column in columns)
+        words = {"fp32": "TF32", "bf16": "bf16"}[str(dtype)]
+        published = FLASHRNN.get((str(arch), int(str(K))), "-")
+        body.append([str(arch), words, str(K), *figures, published])
+    header = ("card", "dtype", "K", "registers", "spills", "instructions", "us by instructions")
+    return markdown((*header, "us by weights", "FlashRNN, us"), body)
+
+
 # --- perplexities, from the summaries of lm.train ---
 
 TRAINED = {
@@ -544,6 +573,7 @@ def cell_perplexity() -> str:
 
 # FlashRNN's measurement on an H100, us a step: float16, B=16, H=768.
 CUDNN = {("sm_90", 768): "1.96 / 3.11"}
+FLASHRNN = {("sm_90", 768): "4.76 / 8.54"}  # its CUDA kernels, an LSTM of one head
 
 
 def compiled() -> str:
@@ -620,6 +650,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "lanes_bidirectional": partial(lanes, True),
     "lanes_packed": partial(lanes, False),
     "cells": cells,
+    "slstm": slstm,
+    "compiled_heads": compiled_heads,
     "per_sample": per_sample,
     "perplexity": partial(perplexity, "small"),
     "perplexity_medium": partial(perplexity, "medium"),
