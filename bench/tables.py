@@ -568,6 +568,18 @@ def cell_perplexity() -> str:
     return markdown((*header, "words/s, one thread"), body)
 
 
+def slstm_perplexity() -> str:
+    """Return `small` by epochs, with an sLSTM beside nn.LSTM's cell."""
+    runs, body = {"plain": "nn.LSTM's", "slstm": "sLSTM, 4 heads"}, []
+    for run, says in runs.items():
+        points = tool(f"cells/{run}/summary.json")["curve"]
+        train, _, test = perplexities(f"cells/{run}")
+        valid = [f"{point['valid_perplexity']:.1f}" for point in points]
+        body.append([says, *valid, f"{train:.1f}", f"{test:.1f}"])
+    epochs = [f"epoch {n}" for n in range(1, len(body[0]) - 2)]
+    return markdown(("`small`, perplexity", *epochs, "train", "test"), body)
+
+
 # --- docs/gpu.md: files of the inspector, the emulated GPU and bench.gpu.host ---
 
 
@@ -652,6 +664,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cells": cells,
     "slstm": slstm,
     "compiled_heads": compiled_heads,
+    "slstm_perplexity": slstm_perplexity,
     "per_sample": per_sample,
     "perplexity": partial(perplexity, "small"),
     "perplexity_medium": partial(perplexity, "medium"),

@@ -1,4 +1,4 @@
-"""What the kernels of heads compile to, for GPUs that are not there, and what a step would take.
+"""The machine code of the kernels of heads, for GPUs that are not there, and its time for a step.
 
     python -m fused_lstm.tools.inspect_heads bench/results/compiled-heads.json
 
