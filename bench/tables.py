@@ -569,15 +569,13 @@ def cell_perplexity() -> str:
 
 
 def slstm_perplexity() -> str:
-    """Return `small` by epochs, with an sLSTM beside nn.LSTM's cell."""
-    runs, body = {"plain": "nn.LSTM's", "slstm": "sLSTM, 4 heads"}, []
+    """Return the validation text's perplexity by epochs, with an sLSTM beside nn.LSTM's cell."""
+    runs, epochs, body = {"plain": "nn.LSTM's", "slstm": "sLSTM, 4 heads"}, range(1, 7), []
     for run, says in runs.items():
-        points = tool(f"cells/{run}/summary.json")["curve"]
-        train, _, test = perplexities(f"cells/{run}")
-        valid = [f"{point['valid_perplexity']:.1f}" for point in points]
-        body.append([says, *valid, f"{train:.1f}", f"{test:.1f}"])
-    epochs = [f"epoch {n}" for n in range(1, len(body[0]) - 2)]
-    return markdown(("`small`, perplexity", *epochs, "train", "test"), body)
+        log = pd.read_csv(RESULTS / "cells" / run / "log.csv")
+        valid = log[log["split"] == "valid"].set_index("epoch")["perplexity"]
+        body.append([says, *(f"{valid[n]:.1f}" if n in valid.index else "-" for n in epochs)])
+    return markdown(("`small`, valid", *(f"epoch {n}" for n in epochs)), body)
 
 
 # --- docs/gpu.md: files of the inspector, the emulated GPU and bench.gpu.host ---
