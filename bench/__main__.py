@@ -15,16 +15,18 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
+
+from lm.command import POSITIVE, THREADS
 
 from . import machine
 from .cases import DTYPES, Case, choose
 from .contenders import BASE, NAMES
-from .core import BUSY, Lost, Record, WrongAnswer, quartiles, reason, save, speedup
+from .core import BUSY, Record, WrongAnswer, quartiles, reason, save, speedup
 from .suites import DEFAULT, SUITES, start
 
 FAILED, USAGE, BUSY_MACHINE = 1, 2, 3
@@ -56,24 +58,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options; exit with one line where they cannot be."""
     kind = argparse.RawDescriptionHelpFormatter
     parser = Parser("bench", description=TEXT, formatter_class=kind)
-    add = parser.add_argument
+    add, every = parser.add_argument, torch.get_num_threads()
     add("names", nargs="*", metavar="NAME", help="suites")
     add("--cases", type=cases, help="named cases, such as small,medium [the suite's]")
     add("--engines", help="engines, levels and peers, such as loop,native-steps,jax; 'all' for what"
         " takes minutes to compile too [what fits a few minutes]")  # fmt: skip
     add("--device", type=device, help="such as cpu or cuda:1 [an accelerator, else cpu]")
     add("--dtype", choices=DTYPES, help="[the suite's]")
-    add("--seconds", type=positive(float), help="of timing, each group [the suite's]")
-    add(
-        "--threads",
-        type=positive(int),
-        default=torch.get_num_threads(),
-        help="everybody's [%(default)s]",
-    )
+    add("--seconds", type=POSITIVE, help="of timing, each group [the suite's]")
+    add("--threads", type=THREADS, default=every, help="everybody's [%(default)s]")
     add("--isa", choices=ISAS, help="keep all contenders to this instruction set")
     add("--keep-memory", action="store_true", help="in a process whose freed memory is kept")
     add("--json", type=Path, metavar="FILE", help="where records go [out/NAME.jsonl]")
-    add("--minutes", type=positive(float), default=8.5, help="of `gpu` in all [%(default)s]")
+    add("--minutes", type=POSITIVE, default=8.5, help="of `gpu` in all [%(default)s]")
     add("--no-tests", action="store_true", help="of `gpu`: compile and race alone")
     options = parser.parse_args(argv)
     for name in options.names:
@@ -87,10 +84,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     here = [n for n in DEFAULT if SUITES[n].device in (None, options.device.type)]
     options.names = [n for name in options.names for n in (here if name == "all" else [name])]
     for name in options.names:
-        if SUITES[name].device not in (None, options.device.type):
-            parser.error(
-                f"--device: got {options.device}; expected {SUITES[name].device} for {name}"
-            )
+        if (kind := SUITES[name].device) not in (None, options.device.type):
+            parser.error(f"--device: got {options.device}; expected {kind} for {name}")
     return options
 
 
@@ -103,7 +98,7 @@ def cases(text: str) -> list[Case]:
 
 
 def device(text: str) -> torch.device:
-    """Return the device; ValueError where it is none or is not here."""
+    """Return the device; an error where it is none or is not here."""
     try:
         torch.zeros(1, device=text)
         return torch.device(text)
@@ -111,64 +106,49 @@ def device(text: str) -> torch.device:
         raise argparse.ArgumentTypeError(f"got {text!r}; {reason(error)}") from None
 
 
-def positive(kind: type) -> Callable[[str], Any]:
-    """Return what reads a number above 0."""
+def show(record: Record, before: Sequence[Record]) -> None:
+    """Print a record of a suite: its time, its rates, and how many times as fast as nn.LSTM it is.
 
-    def read(text: str) -> Any:
-        if (value := kind(text)) <= 0:
-            raise argparse.ArgumentTypeError(f"got {text}; expected more than 0")
-        return value
+    Above it stands what it belongs to, where that is another than that of the record before it.
+    """
 
-    read.__name__ = kind.__name__
-    return read
+    def place(r: Record) -> str:
+        words = f"{r.case}, {r.dtype}, {r.threads} thread{'s' * (r.threads != 1)}"
+        beside = r.extra.get("neighbours")
+        return f"{words}, {beside} busy neighbour{'s' * (beside > 1)}" if beside else words
 
-
-class Printer:
-    """Prints records as they come: times, rates, and how many times as fast as nn.LSTM."""
-
-    def __init__(self) -> None:
-        self.bases: dict[tuple[str, str], Record] = {}
-        self.place = ""
-
-    def __call__(self, r: Record) -> None:
-        """Print a line, and above it what it belongs to, where that is new."""
-        place = f"{r.case}, {r.dtype}, {r.threads} thread{'s' * (r.threads != 1)}"
-        if beside := r.extra.get("neighbours"):
-            place += f", {beside} busy neighbour{'s' * (beside > 1)}"
-        if place != self.place:
-            self.place = place
-            print(f"\n{r.suite}: {place}")
-        words = [f"  {r.mode:10} {NAMES.get(r.contender, r.contender):22}"]
-        if not r.seconds:
-            words.append(r.why or str(r.extra.get("rms", "")))
-        else:
-            q1, median, q3 = (1e3 * t for t in quartiles(r.seconds))
-            words.append(f"{median:10.4g} ms ({q1:.4g} to {q3:.4g})")
-            base = self.bases.get((r.group, r.mode)) if r.group else None  # else they took no turns
-            if r.contender in (BASE, f"stock-{BASE}"):
-                self.bases.setdefault((r.group, r.mode), r)
-            elif base:
-                words.append(f"against nn.LSTM {speedup(base, r).text}")
-            if "flops" in r.extra:
-                words.append(f"{r.extra['flops'] / r.median / 1e9:,.0f} GF/s")
-            elif "tokens" in r.extra:
-                words.append(f"{r.extra['tokens'] / r.median:,.0f} words/s")
-            if "p99" in r.extra:
-                words.append(
-                    f"p50 {1e6 * r.extra['p50']:,.0f} us, p99 {1e6 * r.extra['p99']:,.0f} us"
-                )
-        print("  ".join(words), flush=True)
+    if not before or place(before[-1]) != place(record):
+        print(f"\n{record.suite}: {place(record)}")
+    words = [f"  {record.mode:10} {NAMES.get(record.contender, record.contender):22}"]
+    if not record.seconds:
+        words.append(record.why)
+    else:
+        q1, median, q3 = (1e3 * t for t in quartiles(record.seconds))
+        words.append(f"{median:10.4g} ms ({q1:.4g} to {q3:.4g})")
+        for base in before:
+            same = (base.group, base.mode) == (record.group, record.mode)
+            if same and base.contender in (BASE, f"stock-{BASE}"):
+                words.append(f"against nn.LSTM {speedup(base, record).text}")
+                break
+        if "flops" in record.extra:
+            words.append(f"{record.extra['flops'] / record.median / 1e9:,.0f} GF/s")
+        elif "tokens" in record.extra:
+            words.append(f"{record.extra['tokens'] / record.median:,.0f} words/s")
+        if "p99" in record.extra:
+            p50, p99 = (1e6 * record.extra[name] for name in ("p50", "p99"))
+            words.append(f"p50 {p50:,.0f} us, p99 {p99:,.0f} us")
+    print("  ".join(words), flush=True)
 
 
 def measure(name: str, options: argparse.Namespace) -> list[Record]:
     """Run a suite, print and write its records; exit with a line where it cannot run."""
     path = options.json or Path(os.environ.get("OUT") or "out") / f"{name}.jsonl"
-    records, show = [], Printer()
+    records: list[Record] = []
     try:
         for record in start(name, options):
+            show(record, records)
             records.append(record)
-            show(record)
-    except (ValueError, WrongAnswer, Lost) as error:
+    except (ValueError, WrongAnswer) as error:
         print(f"bench {name}: {reason(error)}", file=sys.stderr)
         raise SystemExit(USAGE if isinstance(error, ValueError) else FAILED) from None
     finally:

@@ -8,17 +8,17 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 
 import pandas as pd
 
 from . import figures, ladder, model
-from .cases import Shape
 from .core import Ratio, speedup
 from .figures import Bar
 from .model import KINDS, Counts, Span
-from .tables import Row, by_contender, markdown, results, rows, tool
+from .tables import Row, by_contender, digits, markdown, points, results, rows, tool
 
 FUSED = {
     "loop": ("step loop", "nothing: a launch for each operation, three products a step and layer"),
@@ -92,9 +92,7 @@ def fuse(row: Row) -> str:
 
 def ms(seconds: float) -> str:
     """Return milliseconds to three digits, "-" for NaN."""
-    if math.isnan(seconds):
-        return "-"
-    return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:,.0f}"
+    return "-" if math.isnan(seconds) else digits(1e3 * seconds)
 
 
 def megabytes(count: float) -> str:
@@ -108,14 +106,9 @@ def span(of: Span) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def wrapped(text: str, width: int = 100) -> str:
-    """Return a paragraph in lines. (textwrap breaks at hyphens and dashes.)"""
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + len(word) + 1 > width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines) + "\n"
+def wrapped(text: str) -> str:
+    """Return a paragraph in lines of 100 characters."""
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def listed(words: Sequence[str]) -> str:
@@ -142,25 +135,20 @@ def machine(row: Row) -> str:
     return f"an {name}" + (f" ({zen})" if zen else "")
 
 
+def place(row: Row) -> str:
+    """Return the machine and the cores of it: "two cores of an AMD EPYC (Zen 4)"."""
+    cores = {1: "one core of ", 2: "two cores of "}.get(row.threads, f"{row.threads} cores of ")
+    return (cores if row.device == "cpu" else "") + machine(row)
+
+
 # --- the post's card ---
-
-
-@cache
-def at_large() -> dict[str, Counts]:
-    """Return what large's rungs consist of, which medium's say: their T, B and L are the same."""
-    return {
-        row.contender: model.resized(
-            counts(row), Shape(**row.shape), model.LARGE,
-            "none" if row.contender == "loop" else row.contender, 4,
-        )
-        for row in climbed()
-    }  # fmt: skip
 
 
 @cache
 def post() -> dict[str, dict[str, Span]]:
     """Return where the post's two systems spent their milliseconds."""
-    return model.post_step(at_large()["loop"], at_large()["hoisted"])
+    loop, _, hoisted, *_ = climbed("large")
+    return model.post_step(counts(loop), counts(hoisted))
 
 
 def total(of: Iterable[Span]) -> Span:
@@ -177,7 +165,7 @@ def weights_between() -> Span:
 
 def gap() -> float:
     """Return the seconds between the post's two systems, a step."""
-    loop, cudnn = model.post_seconds().values()
+    loop, cudnn = model.POST_SECONDS.values()
     return loop - cudnn
 
 
@@ -211,11 +199,9 @@ def sentence(frame: pd.DataFrame) -> str:
     """Return the answer in one sentence."""
     of = headline(frame)
     (most, _), first, last = worth(of), of[0], of[-1]
-    cores = "one core of " if first.threads == 1 else f"{first.threads} cores of "
-    place = (cores if first.device == "cpu" else "") + machine(first)
     gained = f" (of that factor {listed(most)})" if most else ""
     return (
-        f"**On {place} a fused LSTM takes {ms(last.median)} ms forward and backward at"
+        f"**On {place(first)} a fused LSTM takes {ms(last.median)} ms forward and backward at"
         f" {first.case}, {first.dtype}, where a step loop takes {ms(first.median)}:"
         f" {speedup(first, last).text} as fast{gained}. It moves {megabytes(moved(last))} MB of"
         f" weights and their gradients instead of {megabytes(moved(first))}, and starts"
@@ -228,24 +214,25 @@ def answer() -> str:
     of = climbed()
     whole, between, (most, least) = speedup(of[0], of[-1]), model.explained(post()), worth(of)
     why = (
-        "**Why is a fused LSTM faster?** It moves less. A loop over time steps reads all weights"
-        " again at every step, and at every step writes the gradient of all of them and adds it to"
-        " a sum; a fused LSTM takes what needs no order in time out of the loop, as one large"
-        " product before it and one after it (`hoisted`), and keeps the other weights packed and"
-        f" near while it steps (`steps`): {moved(of[-1]) / 1e9:.2f} GB of weights and gradients a"
-        f" training step of the medium model, against {moved(of[0]) / 1e9:.1f}."
+        "**Why is a fused LSTM faster?** It moves fewer bytes. A step loop reads all weights at"
+        " every time step, and its backward writes the gradient of all weights at every step and"
+        " adds it to a sum. A fused LSTM computes these products once for all steps (`hoisted`) and"
+        " keeps the recurrent weights packed in cache (`steps`). A training step of the medium"
+        f" model then moves {moved(of[-1]) / 1e9:.2f} GB of weights and gradients instead of"
+        f" {moved(of[0]) / 1e9:.1f}."
     )
     here = (
-        f"**By how much here?** {whole.value:.2f} times ({whole.low:.2f} to {whole.high:.2f}), on"
-        f" one core of {machine(of[0])}: {ms(of[0].median)} ms become {ms(of[-1].median)}. Of that"
-        f" factor {listed(most)}; of {listed(least)} no gain of 5% was seen."
+        f"**How much faster on this CPU?** {whole.value:.2f} times ({whole.low:.2f} to"
+        f" {whole.high:.2f}) on one core of {machine(of[0])}: {ms(of[0].median)} ms become"
+        f" {ms(of[-1].median)}. Of that factor {listed(most)}. No gain of 5% was seen from"
+        f" {listed(least)}."
     )
     card = (
-        "**Was it 2x on the GTX 1080 for the same reason?** Mostly, by arithmetic: nobody measured"
-        f" inside. Of the {1e3 * gap():.1f} ms a step that TensorFlow's loop took longer than"
-        " cuDNN, reading weights and summing their gradients step by step account for"
-        f" {span(weights_between())} ms, launches for {span(between['launches'])} and intermediate"
-        f" results for {span(between['intermediate results'])}."
+        "**Is that why cuDNN was twice as fast on the GTX 1080?** Mostly, by arithmetic; nobody"
+        f" measured inside a step. TensorFlow's loop took {1e3 * gap():.1f} ms a step longer than"
+        f" cuDNN. Weights and their gradients explain {span(weights_between())} ms of these,"
+        f" launches {span(between['launches'])} and intermediate results"
+        f" {span(between['intermediate results'])}."
     )
     return "\n".join(map(wrapped, (why, here, card)))
 
@@ -271,15 +258,14 @@ def post_said() -> str:
     """Return what arithmetic says of the post's card."""
     steps, between = post(), model.explained(post())
     loop, cudnn = (total(of.values()) for of in steps.values())
-    took = list(model.post_seconds().values())
+    took = [1e3 * seconds for seconds in model.POST_SECONDS.values()]
     return wrapped(
-        f"The post's step took {1e3 * took[0]:.1f} ms in TensorFlow and {1e3 * took[1]:.1f} with"
-        f" cuDNN. The model finds {span(loop)} and {span(cudnn)} of these, and"
-        f" {span(total(between.values()))} of the {1e3 * gap():.1f} between them."
-        f" {span(weights_between())} ms are weights and their gradients: hoisting. Launches, which"
-        f" fusing pointwise work saves, are {span(between['launches'])}. What it does not find in"
-        " either is what it leaves out: that no product runs at the card's peak, least of all one"
-        " with 20 rows, and what TensorFlow's scheduler does between two launches."
+        f"The model explains {span(loop)} of TensorFlow's {took[0]:.1f} ms and {span(cudnn)} of"
+        f" cuDNN's {took[1]:.1f}. Of the {1e3 * gap():.1f} between them it explains"
+        f" {span(total(between.values()))}: {span(weights_between())} are weights and their"
+        f" gradients, which hoisting removes, and {span(between['launches'])} are launches, which"
+        " fusing pointwise work saves. The model leaves out that a product with 20 rows does not"
+        " reach the card's peak, and TensorFlow's scheduler."
     )
 
 
@@ -290,10 +276,10 @@ def isa_said() -> str:
     each = [f"{NAMES[fuse(row)]} {speedup(before, row).text}" for row, before in pairs]
     shipped = groups(results("ladder.jsonl"))["medium", "float32", 1][ladder.TORCH_LOOP]
     return wrapped(
-        "The instruction set is a bar of its own. AVX-512 over AVX2 at medium, the same code in the"
-        f" same rounds: {listed(each)}. PyTorch's own loop takes {ms(shipped.median)} ms and ours"
-        f" {ms(old[0].median)} on AVX2: the same launches, another product kernel, and memory for"
-        f" each gradient that malloc hands out anew; {speedup(shipped, old[0]).text}."
+        "AVX-512 gains over AVX2 at medium, with the same code in the same rounds:"
+        f" {listed(each)}. PyTorch's own loop takes {ms(shipped.median)} ms and ours"
+        f" {ms(old[0].median)} on AVX2: the same launches, another product kernel, and gradients in"
+        f" newly allocated memory; {speedup(shipped, old[0]).text}."
     )
 
 
@@ -388,9 +374,9 @@ def post_table() -> str:
     between = model.explained(post())
     body = [[kind, span(loop[kind]), span(cudnn[kind]), span(between[kind])] for kind in loop]
     body.append(
-        ["found by the model", *(span(total(of.values())) for of in (loop, cudnn, between))]
+        ["explained by the model", *(span(total(of.values())) for of in (loop, cudnn, between))]
     )
-    took = model.post_seconds().values()
+    took = model.POST_SECONDS.values()
     body.append(["the post's step", *(f"{1e3 * s:.1f}" for s in (*took, gap()))])
     return markdown(("ms a step, large, float32, by arithmetic", *post(), "between them"), body)
 
@@ -398,13 +384,15 @@ def post_table() -> str:
 def h100_table() -> str:
     """Return the model's milliseconds of large's LSTM on an H100, bfloat16."""
     body, limits = [], model.H100
-    for name, of in at_large().items():
-        seconds = limits.seconds(of)
+    for row in climbed("large"):
+        seconds = limits.seconds(counts(row))
         # A layer's weights and a step's results stay in L2, where they are read from at its rate.
         for kind in KINDS:  # which were counted in float32
             seconds[kind] *= 0.5 if kind == "gradients" else 0.5 * limits.bandwidth / model.H100_L2
         parts = (seconds["products"], sum(seconds[kind] for kind in KINDS), seconds["launches"])
-        body.append([NAMES[name], *(f"{1e3 * s:.2f}" for s in (*parts, sum(seconds.values())))])
+        body.append(
+            [NAMES[fuse(row)], *(f"{1e3 * s:.2f}" for s in (*parts, sum(seconds.values())))]
+        )
     header = ("products at the peak", "bytes", "launches", "sum")
     return markdown(("ms, large, bfloat16, by arithmetic", *header), body)
 
@@ -438,15 +426,15 @@ def ladder_figure(by_title: Mapping[str, Sequence[Row]]) -> figures.Figure:
 def post_figure() -> figures.Figure:
     """Draw where the post's milliseconds go, at each end of the assumptions."""
     colours = dict(PARTS.values()) | {"softmax, clipping, update": figures.GREY}
-    took, bars = model.post_seconds(), []
+    took, bars = model.POST_SECONDS, []
     for who, kinds in post().items():
         for end, way in enumerate(("least", "most")):
             parts = {kind: 1e3 * span_of[end] for kind, span_of in kinds.items()}
             rest = max(1e3 * took[who] - sum(parts.values()), 0.0)
             note = f"{1e3 * took[who]:.1f} ms"
-            bars.append(Bar(f"{who}: {way}", parts | {"not found by the model": rest}, note))
+            bars.append(Bar(f"{who}: {way}", parts | {"not explained by the model": rest}, note))
     unit = "milliseconds a training step of large, GTX 1080"
-    return figures.bars({"": bars}, unit, colours | {"not found by the model": ""})
+    return figures.bars({"": bars}, unit, colours | {"not explained by the model": ""})
 
 
 FILE = partial(results, "ladder.jsonl")
@@ -463,8 +451,20 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "answer_h100": h100_table,
     "answer_floors": floors,
 }
+
+
+def grid_figure() -> figures.Figure:
+    """Return the map of calls drawn at random: prepared weights beside the best of the others."""
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    for point in points():
+        label = f"{point.cell.upper()}, {point.dtype}"
+        kinds.setdefault(label, []).append((point.flops / 1e6, point.prepared))
+    unit = "speed / the best of nn.LSTM, ONNX Runtime, OpenVINO"
+    return figures.scatter(kinds, ("operations of a call, millions", unit))
+
+
 FIGURES: dict[str, Callable[[], figures.Figure]] = {
-    "ladder.svg": lambda: ladder_figure({"": climbed()}),
     "ladders.svg": lambda: ladder_figure({case: climbed(case) for case in sizes()}),
     "post-card.svg": post_figure,
+    "grid.svg": grid_figure,
 }

@@ -5,6 +5,8 @@ T, B, I, H, L: time steps, batch, input size, hidden size, layers; D: directions
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 # (nn.LSTM, which has none, is called step by step).
 FORMS = ("dense", "packed", "lengths", "padded", "resets")
 SPREADS = ("equal", "uniform", "sentences")
+GATES = {"lstm": 4, "gru": 3}
 RESET = 0.01  # of all steps, in the form "resets"
 
 # How many of Penn Treebank's training sentences (ptb.train.txt as Mikolov has it, without <eos>)
@@ -54,13 +57,15 @@ class Shape(NamedTuple):
         """Return the words that one pass reads."""
         return self.T * self.B
 
-    def flops(self, mode: str, tokens: int | None = None, directions: int = 1) -> int:
+    def flops(
+        self, mode: str, tokens: int | None = None, directions: int = 1, gates: int = 4
+    ) -> int:
         """Return the operations of the matrix products alone; a backward has twice a forward's.
 
         `tokens` says how many there are, where rows end early.
         """
         inputs = self.I + (self.L - 1) * directions * self.H
-        per_token = 8 * self.H * directions * (inputs + self.L * self.H)
+        per_token = 2 * gates * self.H * directions * (inputs + self.L * self.H)
         tokens = self.tokens if tokens is None else tokens
         return tokens * per_token * {"backward": 2, "step": 3}.get(mode, 1)
 
@@ -75,6 +80,7 @@ class Case:
     bidirectional: bool = False
     spread: str = "equal"  # of SPREADS
     form: str = "dense"  # of FORMS
+    cell: str = "lstm"  # or "gru"
 
     def __str__(self) -> str:
         return self.name
@@ -114,6 +120,23 @@ def choose(names: str) -> list[Case]:
     return [case for name, case in CASES.items() if name in words]
 
 
+def grid(count: int, seed: int, most: float = 1e10) -> list[Case]:
+    """Return calls of one layer drawn at random, sizes log-uniform: an LSTM, a GRU, in turns.
+
+    T is 1 to 400, where 1 has a third, B 1 to 256, H and I, which are equal, 16 to 2048. `most` is
+    the operations of a call, at most.
+    """
+    draw, cases = random.Random(seed), []
+    while len(cases) < count:
+        T, B, H = (round(2 ** draw.uniform(0, math.log2(n))) for n in (400, 256, 128))
+        shape = Shape(1 if draw.random() < 1 / 3 else T, B, 16 * H, 16 * H, 1)
+        cell = ("lstm", "gru")[len(cases) % 2]
+        if shape.flops("inference", gates=GATES[cell]) <= most:
+            name = f"{cell} T={shape.T} B={shape.B} H={shape.H}"
+            cases.append(Case(name, shape, f"drawn, seed {seed}", cell=cell))
+    return cases
+
+
 # --- an LSTM alone ---
 
 
@@ -122,7 +145,7 @@ class Problem:
     """The same for all contenders: `reference` is the nn.LSTM whose answer is the right one."""
 
     case: Case
-    reference: nn.LSTM
+    reference: nn.LSTM | nn.GRU
     x: Tensor  # [T, B, I]
     h0: Tensor  # [D * L, B, H]
     c0: Tensor  # [D * L, B, H]
@@ -147,13 +170,14 @@ class Problem:
 
     def flops(self, mode: str) -> int:
         """Return the operations of a call's matrix products."""
-        return self.case.shape.flops(mode, self.tokens, 1 + self.case.bidirectional)
+        directions, gates = 1 + self.case.bidirectional, GATES[self.case.cell]
+        return self.case.shape.flops(mode, self.tokens, directions, gates)
 
     def facts(self, mode: str) -> dict[str, Any]:
         """Return what a record says of it."""
         return {
             "shape": self.case.shape._asdict(), "form": self.case.form,
-            "bidirectional": self.case.bidirectional, "tokens": self.tokens,
+            "bidirectional": self.case.bidirectional, "tokens": self.tokens, "cell": self.case.cell,
             "flops": self.flops(mode),
         }  # fmt: skip
 
@@ -186,7 +210,8 @@ def make_problem(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        reference = nn.LSTM(I, H, L, bidirectional=case.bidirectional).to(device, dtype)
+        kind = nn.GRU if case.cell == "gru" else nn.LSTM
+        reference = kind(I, H, L, bidirectional=case.bidirectional).to(device, dtype)
     lengths = lengths_of(case.spread, T, B, generator)
     T, D = int(lengths.max()), 1 + case.bidirectional  # rows are padded to the longest
     x = torch.randn(T, B, I, generator=generator)

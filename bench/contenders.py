@@ -17,9 +17,11 @@ from . import peers
 
 BASE = "cudnn"  # nn.LSTM: all others are checked against it, and compared with it
 LOOP = "loop-none"
+OURS, PREPARED = "native-layers", "native-prepared"
 NAMES = {  # what a reader calls them
     BASE: "nn.LSTM",
     LOOP: "step loop",
+    PREPARED: "native, prepared",
     "compile": "torch.compile",
     "tensorflow": "TensorFlow",
     "tensorflow-xla": "TensorFlow XLA",
@@ -31,17 +33,6 @@ NAMES = {  # what a reader calls them
     "torchrl": "TorchRL",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
-}
-
-# (engine, device) -> why its time would say nothing.
-NEVER_TIMED = {("triton", "cpu"): "Triton's interpreter verifies and does not race"}
-
-# In a default run, which is to end within 8 minutes on two cores, only at these sizes: what
-# compiles for minutes before it runs, and peers where a round of theirs takes many seconds.
-DEFAULT_SIZES = {
-    "compile": ("small",),
-    **dict.fromkeys(("tensorflow", "tensorflow-xla", "keras", "jax"), ("small", "medium")),
-    **dict.fromkeys(("stock-loop-none", "stock-native-pointwise"), ("small", "medium")),
 }
 
 
@@ -107,8 +98,9 @@ def why_not(contender: Contender, device: torch.device, dtype: str = "float32") 
         peer = peers.PEERS[contender.engine]
         fits = dtype in peer.dtypes
         return peers.missing(contender.engine, device) if fits else f"does not run in {dtype} here"
-    never = NEVER_TIMED.get((contender.engine, device.type))
-    return never or fused_lstm.available_engines(device)[contender.engine]
+    if (contender.engine, device.type) == ("triton", "cpu"):
+        return "Triton's interpreter verifies and does not race"
+    return fused_lstm.available_engines(device)[contender.engine]
 
 
 def choose(names: Sequence[str], known: Sequence[Contender]) -> list[Contender]:
@@ -124,10 +116,9 @@ def choose(names: Sequence[str], known: Sequence[Contender]) -> list[Contender]:
     return [c for c in known if c.label in names or c.engine in names]
 
 
-def in_default_run(contender: Contender, size: str | None) -> bool:
-    """Return whether it is timed at `size` without having been asked for by name."""
-    sizes = DEFAULT_SIZES.get(contender.label) or DEFAULT_SIZES.get(contender.engine)
-    return sizes is None or size in sizes
+def in_default_run(contender: Contender, case: str) -> bool:
+    """Return whether it is timed without having been asked for: torch.compile takes minutes."""
+    return contender.engine != "compile" or case == "small"
 
 
 def entered(
@@ -137,12 +128,9 @@ def entered(
 
     nn.LSTM runs too, asked for or not.
     """
-    if options.engines == "all":
-        asked = list(known)
-    elif options.engines:
+    asked = [c for c in known if options.engines == "all" or in_default_run(c, case)]
+    if options.engines not in (None, "all"):
         asked = choose(options.engines.split(","), known)
-    else:
-        asked = [c for c in known if in_default_run(c, case)]
     bases = [c for c in known if c.label in (BASE, f"stock-{BASE}")]
     asked = bases + [c for c in asked if c not in bases]
     whys = {c.label: why_not(c, options.device, dtype) for c in asked}

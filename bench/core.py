@@ -15,11 +15,12 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -71,23 +72,20 @@ class Record:
 
     def line(self) -> dict[str, Any]:
         """Return the fields, the quartiles and, beside them, what `extra` has."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = dataclasses.asdict(self) | {"seconds": rounded(self.seconds)}
         extra = values.pop("extra")
-        if taken := extra.keys() & values.keys():
-            raise ValueError(f"extra: got {', '.join(sorted(taken))}; expected no field's name")
-        values["seconds"] = rounded(self.seconds)
         if self.seconds:
-            q1, median, q3 = quartiles(self.seconds)
-            values |= {"q1": q1, "median": median, "q3": q3, "rounds": len(self.seconds)}
-        return values | dict(extra)
+            values |= zip(("q1", "median", "q3"), quartiles(self.seconds), strict=True)
+            values["rounds"] = len(self.seconds)
+        return values | extra
 
     @classmethod
     def of_line(cls, line: Mapping[str, Any]) -> Record:
         """Return the record that gave a line."""
-        own = {f.name for f in dataclasses.fields(cls)}
+        fields = {f.name: line[f.name] for f in dataclasses.fields(cls) if f.name in line}
         made = {"q1", "median", "q3", "rounds"}
-        extra = {name: value for name, value in line.items() if name not in own | made}
-        return cls(**{name: value for name, value in line.items() if name in own}, extra=extra)
+        extra = {name: line[name] for name in line if name not in fields.keys() | made}
+        return cls(**fields, extra=extra)
 
 
 def rounded(seconds: Iterable[float]) -> list[float]:
@@ -168,16 +166,14 @@ def timed(work: Run, device: torch.device, setup: Run | None = None) -> Turn:
 
     def turn(calls: int = 1, seconds: float = 0.0) -> list[float]:
         taken, end = [], time.perf_counter() + seconds
-        while len(taken) < calls or time.perf_counter() < end:
-            if setup is not None:
-                setup()
-            collecting = gc.isenabled()
-            gc.disable()
-            try:
+        gc.disable()
+        try:
+            while len(taken) < calls or time.perf_counter() < end:
+                if setup is not None:
+                    setup()
                 taken.append(clock(work))
-            finally:
-                if collecting:
-                    gc.enable()
+        finally:
+            gc.enable()
         return taken
 
     return turn
@@ -214,72 +210,6 @@ def _events(device: torch.device) -> Callable[[Run], float]:
     return clock
 
 
-@dataclass(frozen=True)
-class Pace:
-    """The time that a group gets, and what a turn in it is.
-
-    Where a turn is more than one call its first, which finds another's data in the cache, does not
-    count, and a round is the median of the others.
-    """
-
-    seconds: float = 3.0  # no round begins later than this, once `least` rounds are done
-    least: int = 5  # rounds
-    most: int = 50
-    longest: float = 20.0  # seconds past which three rounds do
-    warmup: int = 1  # rounds that do not count, except where one takes an eighth of `longest`
-    calls: int = 1  # of a turn, at least; beyond 1 a record has p50 and p99
-    turn: float = 0.0  # seconds of a turn, at least: long enough for the system to interrupt
-
-
-PACE = Pace()
-
-
-def take_turns(
-    cases: Mapping[Any, Turn],
-    pace: Pace = PACE,
-    lost: Callable[[Any, Exception], object] | None = None,
-) -> dict[Any, list[list[float]]]:
-    """Time all `cases` in every round; return each one's turns: the seconds of their calls.
-
-    The order within a round is random, from a fixed seed. `lost` is called with a case that raised
-    an error, and with that; the case is left out of this round and all others.
-    """
-    draw, several = random.Random(0), pace.calls > 1
-    turns: dict[Any, list[list[float]]] = {name: [] for name in cases}
-
-    def take(name: Any) -> None:
-        if several:
-            time.sleep(REST)
-        try:
-            turns[name].append(cases[name](pace.calls, pace.turn)[several:])
-        except Exception as error:
-            if lost is None:
-                raise
-            del turns[name]
-            lost(name, error)
-
-    done = 0
-    for _ in range(pace.warmup):
-        began = time.perf_counter()
-        for name in list(turns):
-            take(name)
-        if time.perf_counter() - began > pace.longest / 8:
-            done = 1  # a round as long as this is warm without another one
-            break
-        for of in turns.values():
-            of.clear()
-    begin = time.perf_counter()
-    for number in range(done, pace.most):
-        limit = pace.seconds if number >= pace.least else pace.longest
-        if not turns or (number >= min(pace.least, 3) and time.perf_counter() - begin > limit):
-            break
-        order = list(turns)
-        draw.shuffle(order)
-        for name in order:
-            take(name)
-    return turns
-
-
 # --- no answer, no time ---
 
 # The largest error, as a part of the largest right value, of right answers whose roundings differ.
@@ -293,10 +223,6 @@ LOSSES = {
     torch.float32: 1e-6,  # a unit of the sixth digit
     torch.bfloat16: 1e-2,  # three steps on products that are rounded to the third
 }
-
-
-class Lost(Exception):
-    """A contender cannot go on, which is no reason for the others to stop."""
 
 
 class WrongAnswer(Exception):
@@ -374,41 +300,41 @@ class Runner:
         """Free what it holds."""
 
 
-class Work(Protocol):
-    """A problem: an LSTM alone, a lesson of the language model, a stream, cells, products."""
-
-    def expected(self) -> Mapping[str, Tensor]:
-        """Return the right answer."""
-        ...
-
-    def facts(self, mode: str) -> dict[str, Any]:
-        """Return what all records of it say, such as its shape."""
-        ...
-
-
 @dataclass(frozen=True)
 class Task:
     """A group to measure: a case's work, label -> who does it, label -> why others cannot.
 
-    `rounded_to` is the dtype of the products' factors, where it is not the answer's.
+    A work, such as an LSTM alone or a lesson of the language model, has `expected()`, the right
+    answer, and `facts(mode)`, what all records of it say. `rounded_to` is the dtype of the
+    products' factors, where it is not the answer's.
     """
 
     case: str
-    work: Work
+    work: Any
     build: Mapping[str, Callable[[], Any]]
     whys: Mapping[str, str] = field(default_factory=dict)
     dtype: str = "float32"
     rounded_to: torch.dtype | None = None
 
 
-class Watch:
-    """Is told who is at work: nobody's business, except on a GPU that a contender may break."""
+@dataclass(frozen=True)
+class Pace:
+    """The time that a group gets, and what a turn in it is.
 
-    def starts(self, label: str, what: str) -> None:
-        """Hear that a contender is built, asked for its answer, or takes a turn."""
+    Where a turn is more than one call its first, which finds another's data in the cache, does not
+    count, and a round is the median of the others.
+    """
 
-    def failed(self, label: str, error: Exception) -> None:
-        """Hear that it raised an error."""
+    seconds: float = 3.0  # no round begins later than this, once `least` rounds are done
+    least: int = 5  # rounds
+    most: int = 50
+    longest: float = 20.0  # seconds past which three rounds do
+    warmup: int = 1  # rounds that do not count, except where one takes an eighth of `longest`
+    calls: int = 1  # of a turn, at least; beyond 1 a record has p50 and p99
+    turn: float = 0.0  # seconds of a turn, at least: long enough for the system to interrupt
+
+
+PACE = Pace()
 
 
 class Group:
@@ -418,41 +344,29 @@ class Group:
     side. `failed` says who is not timed, label -> the error.
     """
 
-    def __init__(self, task: Task, watch: Watch | None = None) -> None:
-        self.task, self.watch = task, watch or Watch()
+    def __init__(self, task: Task) -> None:
+        self.task = task
         self.runners: dict[str, Any] = {}  # label -> Runner
         self.errors: dict[str, float] = {}
         self.failed: dict[str, Exception] = {}
         right = task.work.expected()
+        for label, build in task.build.items():
+            with self.going_on(label):
+                self.runners[label] = build()
+        for label, runner in list(self.runners.items()):
+            with self.going_on(label):
+                answer, expected = runner.answer(), runner.asks(right)
+                self.errors[label] = require_right(label, answer, expected, task.rounded_to)
 
-        def make(label: str) -> None:
-            self.runners[label] = task.build[label]()
-
-        def ask(label: str) -> None:
-            runner = self.runners[label]
-            answer, expected = runner.answer(), runner.asks(right)
-            self.errors[label] = require_right(label, answer, expected, task.rounded_to)
-
-        for stage in (make, ask):
-            for label in task.build:
-                if label not in self.failed:
-                    self._attempt(label, stage.__name__, partial(stage, label))
-
-    def _attempt(self, label: str, what: str, action: Callable[[], Any]) -> Any:
-        """Go on without a runner that fails."""
-        self.watch.starts(label, what)
+    @contextmanager
+    def going_on(self, label: str) -> Iterator[None]:
+        """Go on after the block without a contender that failed in it."""
         try:
-            return action()
+            yield
         except Exception as error:  # a contender's failure is no one else's: it is reported
-            self.drop(label, error)
-
-    def drop(self, label: str, error: Exception) -> None:
-        """Go on without one; its first error counts."""
-        self.watch.failed(label, error)
-        self.failed.setdefault(label, error)
-        self.errors.pop(label, None)
-        if (runner := self.runners.pop(label, None)) is not None:
-            runner.close()
+            self.failed[label] = error
+            if (runner := self.runners.pop(label, None)) is not None:
+                runner.close()
 
     def close(self) -> None:
         """End the processes of peers and free the memory of engines."""
@@ -463,20 +377,43 @@ class Group:
     def time(
         self, modes: Iterable[str], pace: Pace = PACE
     ) -> dict[tuple[str, str], list[list[float]]]:
-        """Return the turns of each round by (label, mode), of those who have the mode."""
+        """Time everyone in all modes that they have, in every round, in an order drawn anew.
+
+        Returns the turns by (label, mode): the seconds of each one's calls.
+        """
         cases: dict[tuple[str, str], Turn] = {}
-
-        def watched(label: str, mode: str, turn: Turn, calls: int, seconds: float) -> list[float]:
-            self.watch.starts(label, mode)
-            return turn(calls, seconds)
-
         for mode in modes:
             for label, runner in list(self.runners.items()):
                 if mode in runner.modes:  # a CUDA graph, for one, may not hold it
-                    turn = self._attempt(label, mode, partial(runner.timed, mode))
-                    if turn is not None:
-                        cases[label, mode] = partial(watched, label, mode, turn)
-        turns = take_turns(cases, pace, lambda case, error: self.drop(case[0], error))
+                    with self.going_on(label):
+                        cases[label, mode] = runner.timed(mode)
+        turns: dict[tuple[str, str], list[list[float]]] = {case: [] for case in cases}
+        draw, several = random.Random(0), pace.calls > 1
+
+        def round_of_all() -> None:
+            order = [case for case in cases if case[0] in self.runners]
+            draw.shuffle(order)
+            for case in order:
+                if case[0] in self.runners:  # else it failed in another mode just now
+                    time.sleep(REST * several)
+                    with self.going_on(case[0]):
+                        turns[case].append(cases[case](pace.calls, pace.turn)[several:])
+
+        done = 0
+        for _ in range(pace.warmup):
+            began = time.perf_counter()
+            round_of_all()
+            if time.perf_counter() - began > pace.longest / 8:
+                done = 1  # a round as long as this is warm without another one
+                break
+            turns = {case: [] for case in cases}
+        begin = time.perf_counter()
+        for number in range(done, pace.most):
+            limit = pace.seconds if number >= pace.least else pace.longest
+            late = number >= min(pace.least, 3) and time.perf_counter() - begin > limit
+            if late or not self.runners:
+                break
+            round_of_all()
         return {case: of for case, of in turns.items() if case[0] in self.runners}
 
 
@@ -521,23 +458,16 @@ def measure(
     for (label, mode), rounds in turns.items():
         facts = task.work.facts(mode) | group.runners[label].facts(mode, len(rounds)) | conditions
         if pace.calls > 1:
-            facts |= percentiles(rounds)
+            calls = [second for turn in rounds for second in turn]
+            p50, p99 = np.quantile(calls, (0.5, 0.99), method="higher").tolist()
+            facts |= {"calls": len(calls), "p50": p50, "p99": p99}
         seconds, memory = tuple(map(statistics.median, rounds)), facts.pop("memory", None)
-        records.append(
-            Record(contender=label, mode=mode, seconds=seconds, error=group.errors[label],
-                memory=memory, extra=facts, **common)
-        )  # fmt: skip
+        about = {"contender": label, "mode": mode, "error": group.errors[label], "memory": memory}
+        records.append(Record(seconds=seconds, extra=facts, **about, **common))
     for label, error in group.failed.items():
         why = reason(error).removeprefix(f"{label}: ")
         records.append(Record(contender=label, mode=modes[0], why=why, **common))
     return records
-
-
-def percentiles(rounds: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Return the calls of all rounds: how many, their p50 and p99 in seconds."""
-    calls = sorted(second for turn in rounds for second in turn)
-    points = {f"p{n}": calls[min(len(calls) * n // 100, len(calls) - 1)] for n in (50, 99)}
-    return {"calls": len(calls), **points}
 
 
 def reason(error: Exception) -> str:

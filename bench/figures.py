@@ -1,4 +1,4 @@
-"""All figures: bars in parts, lines and spans, of one unit each, for a phone, in light and dark.
+"""All figures: bars in parts and spans, of one unit each, for a phone, in light and dark.
 
 Colours are told apart by the colour-blind (Okabe and Ito, 2008; Tol), and every bar has its name.
 """
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -58,7 +57,7 @@ class Bar(NamedTuple):
 def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, str]) -> Figure:
     """Return horizontal bars from zero, a panel under another, the first bar on top.
 
-    Colour "" is hatched paper. One part that all bars are of needs no legend.
+    Colour "" is hatched paper.
     """
     heights = [len(rows) for rows in panels.values()]
     figure, drawn = _panels(list(panels), heights, 0.27)
@@ -82,8 +81,10 @@ def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, s
         axes.locator_params(axis="x", nbins=5)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     drawn[-1].set_xlabel(unit)
-    if len(colours) > 1:
-        _legend(figure, [Patch(**_filled(colour)) for colour in colours.values()], list(colours))
+    # One legend for all panels, under them, where it covers nothing.
+    patches = [Patch(**_filled(colour)) for colour in colours.values()]
+    figure.legend(patches, list(colours), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2,
+        frameon=False, fontsize=9)  # fmt: skip
     return figure
 
 
@@ -106,34 +107,6 @@ def _panels(
 
 
 @matplotlib.rc_context(STYLE)
-def lines(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], unit: str,
-    colours: Mapping[str, str],
-) -> Figure:  # fmt: skip
-    """Return panels of lines on logarithmic axes: title -> label -> points."""
-    count = (len(panels) + 1) // 2
-    figure = Figure(figsize=(WIDTH, 0.5 + 2.3 * count), layout="tight")
-    drawn = figure.subplots(count, 2, squeeze=False).flatten()
-    for axes in drawn[len(panels) :]:
-        axes.set_visible(False)
-    shown: dict[str, object] = {}
-    for axes, (title, series) in zip(drawn, panels.items(), strict=False):
-        axes.set_title(title)
-        axes.loglog()
-        for label, points in series.items():
-            x, y = zip(*sorted(points), strict=True)
-            shown[label] = axes.plot(x, y, marker="o", markersize=4, color=colours[label])[0]
-        axes.set_xticks(sorted({x for points in series.values() for x, _ in points}))
-        axes.tick_params(axis="x", labelsize=7)
-        _plain(axes.xaxis, ())
-        _plain(axes.yaxis, (1, 2, 5))
-        axes.grid(axis="y", linewidth=0.6)
-        axes.set_ylabel(unit)
-    _legend(figure, list(shown.values()), list(shown))
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
 def spans(
     panels: Mapping[str, Sequence[tuple[str, float, float]]], unit: str, colours: Mapping[str, str]
 ) -> Figure:
@@ -147,7 +120,9 @@ def spans(
             axes.annotate(f"{digits(p50)} / {digits(p99)}", (p99, place), **NOTE)
         axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        _plain(axes.xaxis, (1,))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,), numticks=12))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
         axes.tick_params(axis="x", labelsize=8)
     low, high = drawn[-1].get_xlim()
     drawn[-1].set_xlim(low, high * (high / low) ** 0.4)  # for the notes
@@ -155,18 +130,22 @@ def spans(
     return figure
 
 
-def _plain(axis: Axis, ticks: Sequence[int]) -> None:
-    """Write ticks out, at these places of each decade; without places as they are set."""
-    if ticks:
-        axis.set_major_locator(LogLocator(subs=ticks, numticks=12))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
-
-
-def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """Put one legend for all panels under them, where it covers nothing."""
-    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2,
-        frameon=False, fontsize=9)  # fmt: skip
+@matplotlib.rc_context(STYLE)
+def scatter(kinds: Mapping[str, Sequence[tuple[float, float]]], axes_of: tuple[str, str]) -> Figure:
+    """Return points (x, y) of each kind on logarithmic axes, with a line at y = 1."""
+    figure = Figure(figsize=(WIDTH, 3.6), layout="tight")
+    axes = figure.subplots()
+    marks = zip(kinds.items(), (BLUE, ORANGE, GREEN, PINK), "os^D", strict=False)
+    for (label, points), colour, marker in marks:
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, marker, color=colour, markersize=4, label=label)
+    axes.set(xscale="log", yscale="log", xlabel=axes_of[0], ylabel=axes_of[1])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
+    axes.axhline(1, color=INK, linewidth=1)
+    axes.grid(linewidth=0.6)
+    figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False, fontsize=9)
+    return figure
 
 
 @matplotlib.rc_context(STYLE)

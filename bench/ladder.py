@@ -10,7 +10,7 @@ torch.mm is cuBLAS for all.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -119,7 +119,7 @@ class Climber(Local):
         counts = model.counts(self.work(mode)[0], self.case.shape, fuse, size)
         facts |= counts
         if self.limits is not None:
-            facts |= {"limits": self.limits.facts(), "predicted": self.limits.seconds(counts)}
+            facts |= {"limits": asdict(self.limits), "predicted": self.limits.seconds(counts)}
         return facts
 
     def close(self) -> None:

@@ -8,7 +8,8 @@ them replayed from a CUDA graph.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,10 +18,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import fused_lstm
 
-from .cases import Problem
-from .contenders import BASE, Contender
-from .core import Run, Runner, Turn, timed
-from .counts import count
+from .cases import DTYPES, Problem, make_problem
+from .contenders import BASE, Contender, entered
+from .core import Run, Runner, Task, Turn, timed
+from .peers.remote import Remote
 
 MODES: tuple[str, ...] = ("inference", "forward", "backward", "step")
 GRAPH = " graph"  # at the end of a mode's name: its work is replayed from a CUDA graph
@@ -28,15 +29,11 @@ WARM_UP = 3  # calls before a capture: engines compile and allocate, and so do c
 
 
 class Local(Runner):
-    """A contender with a problem's weights.
+    """A contender with a problem's weights."""
 
-    `counted`: a record has launches, bytes and memory of a call too.
-    """
-
-    def __init__(self, contender: Contender, problem: Problem, counted: bool = False) -> None:
+    def __init__(self, contender: Contender, problem: Problem) -> None:
         self.contender, self.problem, self.case = contender, problem, problem.case
-        self.device, self.counted = problem.device, counted
-        self.modes = MODES
+        self.device, self.modes = problem.device, MODES
         if problem.device.type == "cuda":
             self.modes += tuple(mode + GRAPH for mode in MODES if mode != "backward")
         self.module: nn.LSTM | fused_lstm.LSTM
@@ -126,8 +123,16 @@ class Local(Runner):
         return timed(captured(self.work(mode.removesuffix(GRAPH))[0]), self.device)
 
     def facts(self, mode: str, rounds: int) -> dict[str, Any]:
-        """Return launches, bytes and memory of a call, where these are asked for."""
-        return count(*self.work(mode), self.device) if self.counted else {}
+        """Return "memory", on a GPU: bytes at a call's peak above those before it."""
+        if self.device.type != "cuda" or mode.endswith(GRAPH):
+            return {}
+        work, setup = self.work(mode)
+        if setup is not None:
+            setup()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        work()
+        return {"memory": torch.cuda.max_memory_allocated(self.device) - before}
 
     def close(self) -> None:
         """Free what it holds."""
@@ -146,3 +151,13 @@ def captured(work: Callable[[], object]) -> Callable[[], object]:
     with torch.cuda.graph(graph, stream=stream):
         work()
     return graph.replay
+
+
+def tasks(suite: Any, options: Any) -> Iterator[Task]:
+    """Yield an LSTM alone of each case and dtype."""
+    for case in suite.cases:
+        for dtype in suite.dtypes:
+            problem = make_problem(case, options.device, DTYPES[dtype])
+            able, whys = entered(suite.contenders(), options, case.name, dtype)
+            build = {c.label: partial(Remote if c.peer else Local, c, problem) for c in able}
+            yield Task(case.name, problem, build, whys, dtype)

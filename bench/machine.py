@@ -95,20 +95,23 @@ class ForeignTime:
 
 def family_seconds(root: int) -> float:
     """Return the processor seconds so far of process `root` and all below it."""
-    parents: dict[int, tuple[int, float]] = {}
+    parents: dict[int, int] = {}
+    seconds: dict[int, float] = {}
     tick = os.sysconf("SC_CLK_TCK")
     for path in PROC.glob("[0-9]*/stat"):
         try:  # a name may have blanks and brackets in it
             words = path.read_text().rpartition(")")[2].split()
         except OSError:  # it has ended
             continue
-        parents[int(path.parent.name)] = int(words[1]), sum(map(int, words[11:15])) / tick
-    family, seconds = {root}, 0.0
-    while True:
-        more = {pid for pid, (parent, _) in parents.items() if parent in family} - family
-        if not more:
-            return seconds + sum(parents[pid][1] for pid in family if pid in parents)
-        family |= more
+        pid = int(path.parent.name)
+        parents[pid], seconds[pid] = int(words[1]), sum(map(int, words[11:15])) / tick
+
+    def is_below(pid: int) -> bool:
+        while pid not in (root, 0):
+            pid = parents.get(pid, 0)
+        return pid == root
+
+    return sum(seconds[pid] for pid in seconds if is_below(pid))
 
 
 # --- memory that stays ---

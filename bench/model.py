@@ -12,26 +12,71 @@ T, B, I, H, L: time steps, batch, input size, hidden size, layers. W [4H, I], R 
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_lstm import native
 
 from . import kernels
 from .cases import Shape
 from .core import Run
-from .counts import traffic
+
+# --- what a call launches and moves ---
+
+NO_WORK = ("empty", "new_empty", "resize_", "set_", "detach", "lift_fresh", "is_same_size",
+    "_local_scalar_dense")  # fmt: skip
+
+
+class Traffic(TorchDispatchMode):
+    """Counts launches and the bytes that they read and write.
+
+    A launch is an operator that is neither a view nor an allocation. What stays on chip within a
+    launch does not count, which is what fusion is about.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches, self.read, self.written = 0, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if works(function):
+            self.launches += 1
+            self.read += sum(t.nbytes for t in tensors((args, kwargs)))
+            self.written += sum(t.nbytes for t in tensors(result))
+        return result
+
+
+def works(function: Any) -> bool:
+    """Return whether an operator does work: it is neither a view nor an allocation."""
+    if function._schema.name.partition("::")[2].startswith(NO_WORK):
+        return False
+    aliases = [r.alias_info for r in function._schema.returns if r.alias_info is not None]
+    return not aliases or any(alias.is_write for alias in aliases)
+
+
+def tensors(values: object) -> list[Tensor]:
+    """Return each tensor of a call's arguments or results once."""
+    leaves = torch.utils._pytree.tree_leaves(values)
+    return list({id(t): t for t in leaves if isinstance(t, Tensor)}.values())
+
+
+def traffic(work: Run) -> Traffic:
+    """Run `work` and return what it launched."""
+    with Traffic() as seen:
+        work()
+    return seen
+
 
 # --- what a step consists of ---
 
 LOOPS = ("none", "pointwise")  # levels whose weights' gradients are made and summed at every step
-
-
 KINDS = ("weights", "gradients", "intermediates")  # of bytes; "gradients": of weights
 # A forward and a backward of the LSTM: "launches", "flop" of the products, and of each kind bytes
 # "KIND_read" and "KIND_written". A record has them under the same names.
@@ -74,19 +119,6 @@ def counts(work: Run, shape: Shape, fuse: str, size: int) -> dict[str, int]:
     return {"launches": seen.launches, "flop": shape.flops("step")} | weights | rest
 
 
-def resized(of: Counts, shape: Shape, to: Shape, fuse: str, size: int) -> dict[str, int]:
-    """Return the counts of a step that is as another but for its H, which is I too.
-
-    As many launches then, and every intermediate result has a dimension of H.
-    """
-    if (shape.T, shape.B, shape.L) != (to.T, to.B, to.L) or (shape.I, to.I) != (shape.H, to.H):
-        raise ValueError(f"to: got {to}; expected {shape} with another H alone")
-    ways = ("intermediates_read", "intermediates_written")
-    rest = {way: int(of[way]) * to.H // shape.H for way in ways}
-    same = {"launches": int(of["launches"]), "flop": to.flops("step")}
-    return same | weight_bytes(to, fuse, size) | rest
-
-
 # --- what a machine can do ---
 
 
@@ -97,10 +129,6 @@ class Limits:
     flops: float  # FLOP a second
     bandwidth: float  # bytes a second, read and written
     launch: float  # seconds
-
-    def facts(self) -> dict[str, float]:
-        """Return them, as a record has them."""
-        return dataclasses.asdict(self)
 
     def seconds(self, counts: Counts) -> dict[str, float]:
         """Return where a step's time goes by the model, and so in sum its time."""
@@ -213,9 +241,7 @@ def post_step(
     return steps
 
 
-def post_seconds() -> dict[str, float]:
-    """Return what the post's systems took for a step, from its words a second."""
-    return {who: LARGE.tokens / words for who, words in POST_WORDS.items()}
+POST_SECONDS = {who: LARGE.tokens / words for who, words in POST_WORDS.items()}  # of a step
 
 
 def explained(steps: dict[str, dict[str, Span]]) -> dict[str, Span]:

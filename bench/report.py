@@ -1,8 +1,7 @@
-"""`python -m bench.report RECORDS.jsonl ... -o DIR [--before OLD.jsonl ...]`: a page with figures.
+"""`python -m bench.report RECORDS.jsonl ... -o DIR`: a page with figures.
 
 The page is Markdown, report.md, its figures SVG files beside it. It opens with the answer, then the
-ladder, the other systems, and the details of whatever suites the files hold. With --before it ends
-with what changed since.
+ladder, the other systems, and the details of whatever suites the files hold.
 """
 
 from __future__ import annotations
@@ -24,8 +23,10 @@ from .tables import (
     OURS,
     Row,
     calls,
+    cell,
     digits,
     each,
+    growth,
     markdown,
     ms,
     name,
@@ -37,7 +38,8 @@ from .tables import (
     training_parts,
 )
 
-INSIDE, OUTSIDE = "the LSTM's share of the time", "softmax, loss, update"
+OWNERS = {"other systems, and loops": figures.GREY, "nn.LSTM": figures.BLUE,
+    "fused_lstm": figures.GREEN}  # fmt: skip
 COLOURS = {OURS: figures.GREEN, "streaming": figures.GREEN, "module": figures.SKY,
     BASE: figures.BLUE, "onnxruntime": "#AA4499", "openvino": "#882255",
     "triton-layers": figures.ORANGE}  # fmt: skip
@@ -65,7 +67,7 @@ class Page:
         return {folder / "report.md": "\n\n".join(self.blocks) + "\n"} | drawn
 
 
-def tell(frame: pd.DataFrame, before: pd.DataFrame | None = None) -> Page:
+def tell(frame: pd.DataFrame) -> Page:
     """Return the page."""
     if not (timed := [row for row in rows(frame) if row.seconds]):
         raise ValueError("records: got no measurement; expected at least one")
@@ -84,29 +86,33 @@ def tell(frame: pd.DataFrame, before: pd.DataFrame | None = None) -> Page:
     for suite, section in SECTIONS.items():
         if suite in suites:
             section(page, frame[frame["suite"] == suite])
-    if before is not None:
-        compare(page, rows(before), timed)
     surroundings(page, timed, frame)
     return page
 
 
+def bar(text: str, label: str, value: float, note: str) -> Bar:
+    """Return a contender's bar, in the colour of whose it is: one of OWNERS."""
+    others, theirs, ours = OWNERS
+    engine = label.removeprefix("stock-").partition("-")[0]
+    owner = {"native": ours, "triton": ours, BASE: theirs}.get(engine, others)
+    return Bar(text, {owner: value}, note)
+
+
 def words_per_second(page: Page, frame: pd.DataFrame) -> None:
-    """Add the first figure: whole training steps, the LSTM's share of each apart."""
-    panels = {}
+    """Add the first figure: whole training steps."""
+    panels: dict[str, list[Bar]] = {}
     for case in each(frame, "case", suite="post", mode="train"):
-        panels[case] = []
-        for label, (step, inside) in trained(frame, case).items():
-            speed, share = step.tokens / step.median, (inside or 0) / step.median
-            parts = {INSIDE: speed * share, OUTSIDE: speed * (1 - share)}
-            panels[case].append(Bar(systems(step.device)[label][1], parts, f"{speed:,.0f}"))
-    page.figure(
-        "answer",
-        figures.bars(panels, "words per second of training: longer is better",
-            {INSIDE: figures.BLUE, OUTSIDE: figures.SKY}),
-        "A whole training step of the post's language model: where a bar is dark it is the LSTM"
-        " that takes the time. `+` adds to the row above. PyTorch's rows have its own loss and"
-        " update until `+ our loss`.",
-    )  # fmt: skip
+        for label, (step, _) in trained(frame, case).items():
+            speed, says = step.tokens / step.median, systems(step.device)[label][1]
+            panels.setdefault(case, []).append(bar(says, label, speed, f"{speed:,.0f}"))
+    where = answer.place(rows(frame, suite="post")[0])
+    caption = (
+        f"Training words per second of the post's language model on {where}; longer is"
+        " better. `+` adds a fusion to the row above. PyTorch's rows have its own loss and update"
+        " until `+ our loss`, which is fused_lstm's `linear_cross_entropy` and `lm`'s update."
+    )
+    unit = "words per second of training: longer is better"
+    page.figure("answer", figures.bars(panels, unit, OWNERS), caption)
 
 
 def climb(page: Page, frame: pd.DataFrame) -> None:
@@ -114,7 +120,7 @@ def climb(page: Page, frame: pd.DataFrame) -> None:
     page.add(
         "## The ladder: one fusion after another",
         "Each row keeps what the row above has; all multiply with the same kernels on the same"
-        " instruction set. Launches are operators that PyTorch starts, the model's time follows"
+        " instruction set. A launch is an operator that PyTorch starts. The model's time follows"
         " from FLOP, bytes and launches alone.",
     )
     panels = {}
@@ -125,8 +131,8 @@ def climb(page: Page, frame: pd.DataFrame) -> None:
     if panels:
         page.figure(
             "ladder", answer.ladder_figure(panels),
-            "Forward and backward of the LSTM alone. Under each measured bar is the model's: what"
-            " `hoisted` takes away are weights' gradients and half of the weights' bytes.",
+            "Forward and backward of the LSTM alone. Under each measured bar is the model's."
+            " `hoisted` removes the sums of weights' gradients and half of the weights' bytes.",
         )  # fmt: skip
     page.add(answer.ladders(frame))
 
@@ -155,20 +161,11 @@ def post(page: Page, frame: pd.DataFrame) -> None:
 
 def peers(page: Page, frame: pd.DataFrame) -> None:
     """Add other systems on the same LSTM."""
-    whose = {"other systems, and loops": figures.GREY, "nn.LSTM": figures.BLUE,
-        "this project's, fused": figures.GREEN}  # fmt: skip
-    others, theirs, ours = whose
-
-    def owner(label: str) -> str:
-        fused = label.endswith(("-steps", "-layers"))
-        return theirs if label == BASE else ours if fused else others
-
     panels = {}
     for case in each(frame, "case", mode="step"):
         slowest = sorted(rows(frame, case=case, mode="step"), key=lambda row: -row.median)
         panels[case] = [
-            Bar(name(r.contender), {owner(r.contender): 1e3 * r.median}, f"{ms(r)} ms")
-            for r in slowest
+            bar(name(r.contender), r.contender, 1e3 * r.median, f"{ms(r)} ms") for r in slowest
         ]
     page.add(
         "## Other systems on the same LSTM",
@@ -176,113 +173,76 @@ def peers(page: Page, frame: pd.DataFrame) -> None:
         " threads; outputs and gradients are checked against nn.LSTM's.",
     )
     unit = "milliseconds of forward and backward: shorter is better"
-    caption = "From the slowest to the fastest; the input products are in everybody's time."
-    page.figure("peers", figures.bars(panels, unit, whose), caption)
+    caption = "From the slowest to the fastest; the input products are included in every time."
+    page.figure("peers", figures.bars(panels, unit, OWNERS), caption)
 
 
-def inference(page: Page, frame: pd.DataFrame) -> None:
-    """Add forwards that keep nothing, beside runtimes that only infer."""
-    titles = {"inference": "## Inference", "short": "## A few rows, as text is generated"}
-    page.add(titles[frame["suite"].iloc[0]], calls(frame))
-
-
-def tails(page: Page, frame: pd.DataFrame) -> None:
+def tails(page: Page, frame: pd.DataFrame, file: str, caption: str) -> None:
     """Add p50 and p99 of calls."""
-    heading, text, caption = TAILS[suite := frame["suite"].iloc[0]]
     says = {"streaming": "Streaming", "module": "the module"}
     panels: dict[str, list] = {}
     for row in rows(frame):
-        count = getattr(row, "neighbours", None)
-        beside = f": {count:.0f} busy neighbour{'s' * (count != 1)}" if suite == "busy" else ""
-        title = row.case + beside + (f", {row.dtype}" if row.dtype != "float32" else "")
+        title = row.case + (f", {row.dtype}" if row.dtype != "float32" else "")
+        if file == "busy":
+            title = f"{row.case}: {row.neighbours:.0f} busy neighbour{'s' * (row.neighbours != 1)}"
         label = says.get(row.contender) or name(row.contender)
         panels.setdefault(title, []).append((label, 1e3 * row.p50, 1e3 * row.p99))
     colours = {says.get(n) or name(n): c for n, c in COLOURS.items()}
     unit = "milliseconds of a call, logarithmic: left is better"
-    page.add(f"## {heading}", text)
-    page.figure(suite, figures.spans(panels, unit, colours), caption)
+    page.figure(file, figures.spans(panels, unit, colours), caption)
 
 
-TAILS = {
-    "busy": (
-        "On a machine that has other work",
-        "One process, or two, keep a core busy each meanwhile. Threads that wait for each other"
-        " lose the time for which the system runs somebody else.",
-        "A call's median (dot) and its 99th percentile (the bar's end), without and with busy"
-        " neighbours: a short bar that stays where it is shows who copes.",
-    ),
-    "streaming": (
-        "One step a call",
-        "A stream is served one frame at a time, the state kept between calls.",
-        "A call's median (dot) and its 99th percentile (the bar's end).",
-    ),
-}
+def busy(page: Page, frame: pd.DataFrame) -> None:
+    """Add calls beside busy processes."""
+    page.add(
+        "## On a machine that has other work",
+        "Zero, one or two other processes keep a core busy each. A thread that waits at a barrier"
+        " waits for the time slice of such a process.",
+    )
+    caption = (
+        "A call's median (dot) and its 99th percentile (end of the bar), by the number of busy"
+        " processes; shorter is better."
+    )
+    tails(page, frame, "busy", caption)
+
+
+def streaming(page: Page, frame: pd.DataFrame) -> None:
+    """Add calls of one step."""
+    text = "A stream is served one frame at a time, the state kept between calls."
+    page.add("## One step a call", text)
+    caption = "A call's median (dot) and its 99th percentile (the bar's end)."
+    tails(page, frame, "streaming", caption)
 
 
 def modes(page: Page, frame: pd.DataFrame) -> None:
-    """Add milliseconds and memory of every contender in every mode."""
-    shown = ("inference", "forward", "backward", "step")
+    """Add milliseconds of every contender in every mode, and on a GPU the memory."""
     page.add(
         "## Forward, backward and inference",
-        "Inference keeps nothing; forward keeps what the backward reads; step is both. Memory is"
-        " the most of any mode.",
+        "Inference keeps nothing; forward keeps what the backward reads; step is both. Memory,"
+        " which is known on a GPU alone, is the most of any mode.",
     )
+    shown = ("inference", "forward", "backward", "step")
     for case in each(frame, "case"):
         body = []
         for label in each(frame, "contender", case=case):
             by_mode = {row.mode: row for row in rows(frame, case=case, contender=label)}
             memory = max((row.memory or 0 for row in by_mode.values()), default=0)
-            step = by_mode.get("step")
-            launches = getattr(step, "launches", None)
+            rate = cell({label: by_mode["step"]}, f"GF/s {label}") if "step" in by_mode else "-"
             body.append([name(label), *(ms(by_mode[m]) if m in by_mode else "-" for m in shown),
-                f"{memory / 1e6:,.1f}" if memory else "-",
-                f"{step.flops / step.median / 1e9:.0f}" if step else "-",
-                f"{launches:.0f}" if launches and launches == launches else "-"])  # fmt: skip
-        page.add(f"{case}:", markdown(("ms", *shown, "memory, MB", "step, GF/s", "launches"), body))
+                f"{memory / 1e6:,.1f}" if memory > 0 else "-", rate])  # fmt: skip
+        page.add(f"{case}:", markdown(("ms", *shown, "memory, MB", "step, GF/s"), body))
 
 
-def scaling(page: Page, frame: pd.DataFrame) -> None:
-    """Add how a step grows with one dimension at a time."""
-    panels: dict[str, dict[str, list]] = {}
-    for row in rows(frame, mode="step"):
-        axis, _, value = row.case.partition("=")
-        points = panels.setdefault(axis, {}).setdefault(name(row.contender), [])
-        points.append((int(value), 1e3 * row.median))
-    panels = {axis: of for axis, of in panels.items() if all(len(p) > 1 for p in of.values())}
-    if panels:
-        page.add("## As the shape grows")
-        caption = "A step as one dimension grows from T=20, B=20, H=200, L=2, on logarithmic axes."
-        colours = {name(label): colour for label, colour in COLOURS.items()}
-        page.figure("scaling", figures.lines(panels, "ms of a step", colours), caption)
-
-
-SECTIONS = {"post": post, "peers": peers, "inference": inference, "short": inference,
-    "busy": tails, "streaming": tails, "lstm": modes, "scaling": scaling}  # fmt: skip
-
-
-def compare(page: Page, before: Sequence[Row], after: Sequence[Row]) -> None:
-    """Add what changed from one run to another, beside how much each of them wavered."""
-    fields = ("suite", "case", "contender", "mode", "dtype", "threads")
-    pairs = {tuple(getattr(row, f) for f in fields): row for row in before}
-    body = []
-    for row in after:
-        old = pairs.get(tuple(getattr(row, f) for f in fields))
-        if old is None or not old.seconds:
-            continue
-        apart = old.q3 < row.q1 or row.q3 < old.q1
-        verdict = ("faster" if row.median < old.median else "slower") if apart else "within noise"
-        says = f"{row.suite}, {row.case}, {row.mode}, {row.dtype}: {name(row.contender)}"
-        noise = ", ".join(f"{(r.q3 - r.q1) / 2 / r.median:.0%}" for r in (old, row))
-        change = f"{old.median / row.median:.2f}x" if apart else "-"
-        body.append([says, ms(old), ms(row), change, noise, verdict])
-    machines = dict.fromkeys(row.machine for row in (*before, *after) if row.machine)
-    page.add(
-        "## Before and after",
-        f"Not one machine: {'; '.join(machines)}." if len(machines) > 1 else "",
-        "A change counts where quartile ranges part; noise is half their distance.",
-        markdown(("", "before, ms", "after, ms", "x", "noise of each", "verdict"), body)
-        if body else "The two runs have no case in common.",
-    )  # fmt: skip
+SECTIONS = {
+    "post": post,
+    "peers": peers,
+    "inference": lambda page, frame: page.add("## Inference", calls(frame)),
+    "short": lambda page, frame: page.add("## A few rows, as text is generated", calls(frame)),
+    "busy": busy,
+    "streaming": streaming,
+    "lstm": modes,
+    "scaling": lambda page, frame: page.add("## As the shape grows", growth(frame)),
+}
 
 
 def surroundings(page: Page, timed: Sequence[Row], frame: pd.DataFrame) -> None:
@@ -306,10 +266,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("bench.report", description=__doc__)
     parser.add_argument("records", nargs="+", type=Path, metavar="RECORDS.jsonl")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--before", nargs="+", type=Path, default=[], metavar="OLD.jsonl")
     options = parser.parse_args(argv)
     try:
-        page = tell(read(*options.records), read(*options.before) if options.before else None)
+        page = tell(read(*options.records))
         options.output.mkdir(parents=True, exist_ok=True)
         for path, text in page.files(options.output).items():
             path.write_text(text, encoding="utf-8")

@@ -25,21 +25,13 @@ PEERS = [Contender(name, name, peer=True) for name in ("onnxruntime", "openvino"
 Step = Callable[[Tensor], Tensor]  # x [B, I] -> y [B, H]
 
 
-class Stream:
-    """Work: an LSTM alone whose x [1, B, I] is read again and again."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        self.device, self.dtype, self.named = problem.device, problem.dtype, problem.named
+class Stream(Problem):
+    """An LSTM alone whose x [1, B, I] is read again and again."""
 
     def expected(self) -> dict[str, Tensor]:
         """Return y [CHECKED, B, H] of as many calls."""
         with torch.no_grad():
-            return {"stream": self.problem.reference(self.problem.x.expand(CHECKED, -1, -1))[0]}
-
-    def facts(self, mode: str) -> dict[str, Any]:
-        """Return what a record says of it."""
-        return self.problem.facts("inference")
+            return {"stream": self.reference(self.x.expand(CHECKED, -1, -1))[0]}
 
 
 class Caller(Runner):
@@ -48,7 +40,7 @@ class Caller(Runner):
     modes = ("call",)
 
     def __init__(self, begin: Callable[[], Step], stream: Stream) -> None:
-        self.begin, self.x = begin, stream.problem.x[0]
+        self.begin, self.x = begin, stream.x[0]
 
     def answer(self) -> dict[str, Tensor]:
         """Return y of the first calls."""
@@ -76,13 +68,12 @@ def stepper(module: nn.Module) -> Step:
 def tasks(suite: Any, options: Any) -> Iterator[Task]:
     """Yield a stream of each case."""
     for case in suite.cases:
-        problem = make_problem(case.resized("T", 1))
-        stream = Stream(problem)
+        stream = Stream(**vars(make_problem(case.resized("T", 1))))
         _, B, I, H, L = case.shape
         ours = fused_lstm.LSTM(I, H, L).eval()
-        ours.load_state_dict(problem.reference.state_dict())
+        ours.load_state_dict(stream.reference.state_dict())
         begin: dict[str, Callable[[], Step]] = {
-            BASE: partial(stepper, problem.reference),
+            BASE: partial(stepper, stream.reference),
             "module": partial(stepper, ours),
             "streaming": partial(fused_lstm.Streaming, ours, B),
         }

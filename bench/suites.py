@@ -3,50 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from fused_lstm import native
-
-from . import cells, ladder, models, products, samples, slstm, streaming, training
+from . import cells, inference, ladder, lstm, models, samples, slstm, streaming, training
 from . import contenders as who
-from .cases import CASES, DTYPES, Case, Shape, make_problem
-from .contenders import BASE, LOOP, Contender, of_labels
+from .cases import CASES, Case, Shape, grid
+from .contenders import BASE, LOOP, OURS, Contender, of_labels
 from .core import PACE, Group, Pace, Record, Task, measure, surroundings
-from .lstm import MODES, Local
-from .peers.remote import Remote
 
-OURS = "native-layers"
-ROOT = Path(__file__).parents[1]
 Options = argparse.Namespace  # cases, engines, device, dtype, seconds, threads: of __main__
-
-
-# --- an LSTM alone ---
-
-
-def alone(suite: Suite, options: Options) -> Iterator[Task]:
-    """Yield an LSTM alone of each case and dtype."""
-    for case in suite.cases:
-        for dtype in suite.dtypes:
-            problem = make_problem(case, options.device, DTYPES[dtype])
-            able, whys = who.entered(suite.contenders(), options, case.name, dtype)
-            here = partial(Local, problem=problem, counted=suite.counted)
-            build = {
-                c.label: partial(Remote, c, problem) if c.peer else partial(here, c) for c in able
-            }
-            yield Task(case.name, problem, build, whys, dtype)
-
-
-# --- suites ---
 
 
 @dataclass(frozen=True)
@@ -54,23 +26,19 @@ class Suite:
     """A suite: what runs, on what, how, and who.
 
     `tasks` makes groups of cases and dtypes, in which all contenders take turns in all modes; each
-    is measured for all `threads` and `neighbours`. Where there is nothing to race, `module` names
-    one whose `run(name, suite, options)` yields records.
+    is measured for all `threads` and `neighbours`.
     """
 
     says: str
     cases: Sequence[Case] = ()
-    tasks: Callable[[Suite, Options], Iterable[Task]] = alone
+    tasks: Callable[[Suite, Options], Iterable[Task]] = lstm.tasks
     modes: Sequence[str] = ("step",)
     contenders: Callable[[], list[Contender]] = who.highest
     dtypes: Sequence[str] = ("float32",)
     threads: Sequence[int] = ()  # besides those of the command line
     neighbours: Sequence[int] = (0,)  # processes that keep a core busy meanwhile
-    counted: bool = False  # launches, bytes and memory too
     pace: Pace = PACE
     device: str | None = None  # where it can run nowhere else
-    module: str = ""
-    native: bool = False  # it measures the C++ engine's parts
 
 
 def named(*names: str) -> list[Case]:
@@ -83,13 +51,10 @@ def lanes(shapes: Iterable[tuple[int, int]]) -> list[Case]:
     for T, H in shapes:
         plain = Case(f"T={T}, H={H}", Shape(T, 32, H, H, 1))
         cases.append(replace(plain, name=f"bidirectional, {plain}", bidirectional=True))
-        for spread, form in (
-            *(("equal", "packed"), ("uniform", "packed")),
-            *(("uniform", "lengths"), ("uniform", "padded")),
-        ):
-            cases.append(
-                replace(plain, name=f"{spread}, {form}, {plain}", spread=spread, form=form)
-            )
+        cases.append(replace(plain, name=f"equal, packed, {plain}", form="packed"))
+        for form in ("packed", "lengths", "padded"):
+            uneven = replace(plain, spread="uniform", form=form)
+            cases.append(replace(uneven, name=f"uniform, {form}, {plain}"))
     return cases
 
 
@@ -99,9 +64,10 @@ def sweep(start: Case, **axes: Sequence[int]) -> list[Case]:
 
 
 def short() -> list[Case]:
-    """Return calls of one token and of 16, at medium's and large's widths."""
-    shapes = [Shape(T, 1, H, H, 2) for H in (650, 1500) for T in (1, 16)]
-    return [Case(f"T={s.T}, H={s.H}", s) for s in shapes]
+    """Return calls of one step, of one row and of four, and of 16 steps, two layers."""
+    calls = (1, 1), (1, 4), (16, 1)
+    shapes = [Shape(T, B, H, H, 2) for H in (64, 256, 650, 1500) for T, B in calls]
+    return [Case(f"T={s.T}, {'' if s.B == 1 else f'B={s.B}, '}H={s.H}", s) for s in shapes]
 
 
 PTB = named("small", "medium", "large")
@@ -119,13 +85,16 @@ SUITES = {
         "the post's own table: words per second of training, TensorFlow, JAX, PyTorch, the fusions",
         named("small", "medium"), training.tasks, ("train", "rest"), who.trainers,
         pace=Pace(20, least=7, longest=100)),
-    "lstm": Suite("the LSTM alone, every engine and level, four modes", PTB, modes=MODES,
-        contenders=who.engines, counted=True),
+    "lstm": Suite("the LSTM alone, every engine and level, four modes", PTB, modes=lstm.MODES,
+        contenders=who.engines),
     "peers": Suite("the LSTM alone, other systems beside ours", named("small", "medium"),
         modes=("inference", "step"), contenders=who.everyone),
     "inference": Suite("a forward that keeps nothing, beside ONNX Runtime and OpenVINO",
-        [*PTB, *named("gnmt", "rnn-t", "deepbench-server", "time-series")],
-        modes=("inference",), contenders=INFER, dtypes=("float32", "bfloat16"), pace=Pace(1.5)),
+        [*PTB, *named("gnmt", "rnn-t", "deepbench-server", "time-series")], inference.tasks,
+        modes=("inference",), dtypes=("float32", "bfloat16"), pace=Pace(1.5), device="cpu"),
+    "grid": Suite("the same of 120 calls drawn at random, LSTMs and GRUs: half an hour",
+        grid(120, seed=36), inference.tasks, modes=("inference",), dtypes=("float32", "bfloat16"),
+        pace=Pace(0.6, least=4, calls=2, turn=0.02), device="cpu"),
     "shapes": Suite("shapes that others measure", [c for c in CASES.values() if c not in PTB],
         modes=("inference", "step"), pace=Pace(1.0)),
     "native": Suite("the C++ engine, the LSTM alone, the loop and nn.LSTM beside it", PTB,
@@ -135,8 +104,9 @@ SUITES = {
     "steps": Suite("whole training steps, ours beside the post's program", PTB, training.tasks,
         ("train",), lambda: [c for c in who.trainers() if c.label in STEPS],
         dtypes=("float32", "bfloat16"), pace=Pace(12, warmup=2), device="cpu"),
-    "short": Suite("calls of a few rows, as text is generated", short(), modes=("inference",),
-        contenders=INFER, dtypes=("float32", "bfloat16"), pace=Pace(3, calls=9), device="cpu"),
+    "short": Suite("calls of one step and of 16, as text is generated: p50 and p99", short(),
+        inference.tasks, modes=("inference",), dtypes=("float32", "bfloat16"),
+        pace=Pace(3, calls=50), device="cpu"),
     "streaming": Suite("one step a call, as a stream is served: p50 and p99",
         [*named("streaming"), *(Case(f"stream of {c}", c.shape._replace(B=1)) for c in PTB)],
         streaming.tasks, ("call",), pace=Pace(2, least=8, most=400, calls=50), device="cpu"),
@@ -162,38 +132,28 @@ SUITES = {
         slstm.tasks, ("inference", "step"), threads=(1, 2), pace=Pace(1.0, least=3, longest=8),
         device="cpu"),
     "samples": Suite("gradients of each sample, beside Opacus's DPLSTM", named("small"),
-        samples.tasks, ("backward",), pace=Pace(10), device="cpu", native=True),
+        samples.tasks, ("backward",), pace=Pace(10), device="cpu"),
     "models": Suite("models of other packages, with torch's own recurrent layers and with ours",
         tasks=models.tasks, modes=models.MODES, threads=(1,), pace=Pace(2.5, least=4),
         device="cpu"),
-    "products": Suite("each matrix product of the C++ engine by itself", PTB, products.tasks,
-        products.NAMES, threads=(1,), pace=Pace(8, least=3), device="cpu", native=True),
-    "parts": Suite("where a training step's time goes", PTB, device="cpu", module="parts",
-        native=True),
-    "accuracy": Suite("how near the C++ engine's results are to float64's, beside PyTorch's",
-        named("medium"), device="cpu", module="accuracy", native=True),
-    "gpu": Suite("on a machine with a GPU: compile, test and race all kernels", PTB,
-        pace=Pace(1.5), device="cuda", module="gpu.suite"),
+    "gpu": Suite("on a machine with a GPU: compile, test and race all kernels",
+        pace=Pace(1.5), device="cuda"),
 }  # fmt: skip
-# `make bench`: within 8 minutes on two cores, where no peer is installed.
+# `make bench`; with peers it takes more than ten minutes on two cores.
 DEFAULT = ("ladder", "lstm", "post", "lanes", "scaling", "short", "streaming", "busy")
 
 
 def start(name: str, options: Options) -> Iterator[Record]:
     """Run a suite as options ask, a record after another."""
     suite = SUITES[name]
-    if suite.native and (why := native.missing(options.device)):
-        raise ValueError(f"{name}: needs the engine 'native', which cannot run here: {why}")
     seconds = options.seconds or suite.pace.seconds
-    turn = min(suite.pace.turn, seconds)
-    suite = replace(
-        suite,
-        cases=options.cases or suite.cases,
-        dtypes=(options.dtype,) if options.dtype else suite.dtypes,
-        pace=replace(suite.pace, seconds=seconds, turn=turn),
-    )
-    if suite.module:
-        yield from importlib.import_module(f"bench.{suite.module}").run(name, suite, options)
+    pace = replace(suite.pace, seconds=seconds, turn=min(suite.pace.turn, seconds))
+    dtypes = (options.dtype,) if options.dtype else suite.dtypes
+    suite = replace(suite, cases=options.cases or suite.cases, dtypes=dtypes, pace=pace)
+    if name == "gpu":
+        from .gpu.suite import run  # which compiles, tests, and races in processes of their own
+
+        yield from run(pace, options)
         return
     threads = sorted({n for n in suite.threads if n < options.threads} | {options.threads})
     for task in suite.tasks(suite, options):
@@ -205,13 +165,8 @@ def race(
     name: str, suite: Suite, task: Task, threads: Sequence[int], device: torch.device
 ) -> Iterator[Record]:
     """Check a task's answers and time it; a record for each, and for each who cannot run, why."""
-    about: dict[str, Any] = {
-        "suite": name,
-        "case": task.case,
-        "mode": suite.modes[0],
-        "dtype": task.dtype,
-    }
-    about |= {"threads": threads[0]} | surroundings(device)
+    about: dict[str, Any] = {"suite": name, "case": task.case, "mode": suite.modes[0]}
+    about |= {"dtype": task.dtype, "threads": threads[0]} | surroundings(device)
     for label, why in task.whys.items():
         yield Record(contender=label, why=why, **about)
     print(f"{name}: {task.case}, {task.dtype}: {', '.join(task.build)}", file=sys.stderr)

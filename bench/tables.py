@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from fused_lstm.tools import page
 from lm.settings import PUBLISHED
 
-from .contenders import BASE, LOOP, NAMES
+from .contenders import BASE, LOOP, NAMES, OURS, PREPARED
 from .core import Record, speedup
 
 RESULTS = Path(__file__).parent / "results"
-OURS = "native-layers"
 SIZES = ("small", "medium", "large")
 Row = Any  # a line of a results file: its fields are attributes
 
@@ -235,13 +234,6 @@ SAYS = {
 }
 
 
-def alone() -> str:
-    """Return medians of forward and backward at the three presets."""
-    sized = [by_contender(results("lstm.jsonl"), mode="step", case=size) for size in SIZES]
-    body = [[name(label), *(cell(by, f"ms {label}") for by in sized)] for label in RUNGS]
-    return markdown(("ms, forward and backward", *SIZES), body)
-
-
 def peers() -> str:
     """Return other systems on the small preset, and what each fuses."""
     by = by_contender(results("peers.jsonl"), mode="step", case="small")
@@ -328,9 +320,9 @@ def avx2() -> str:
     return markdown(("AVX2 only", *map(": ".join, columns)), body)
 
 
-def growth(file: str) -> str:
+def growth(frame: pd.DataFrame) -> str:
     """Return how time grows, in milliseconds, GF/s and microseconds a token."""
-    frame, body = results(file), []
+    body = []
     for case, threads in dict.fromkeys((row.case, row.threads) for row in rows(frame)):
         by = by_contender(frame, case=case, threads=threads)
         says = f"{case}, {threads} thread{'s' * (threads > 1)}" if case in SIZES else case
@@ -339,16 +331,82 @@ def growth(file: str) -> str:
     return markdown(("", "native, ms", "GF/s", "us a token", "nn.LSTM, ms", "GF/s", "ratio"), body)
 
 
+INFERENCE = (OURS, PREPARED, BASE, "onnxruntime", "openvino")
+
+
 def calls(frame: pd.DataFrame) -> str:
-    """Return forwards that keep nothing beside those who only infer."""
-    labels = (OURS, BASE, "onnxruntime", "openvino")
-    wanted = (*(f"ms {label}" for label in labels), f"x {BASE} {OURS}")
-    body = [
-        [f"{dtype}, {case}", *cells_of(by_contender(frame, case=case, dtype=dtype), *wanted)]
-        for dtype in each(frame, "dtype")
-        for case in each(frame, "case", dtype=dtype)
-    ]
-    return markdown(("ms", *map(name, labels), "nn.LSTM / native"), body)
+    """Return forwards that keep nothing beside those who only infer: p50 and p99."""
+    body = []
+    for dtype in each(frame, "dtype"):
+        for case in each(frame, "case", dtype=dtype):
+            by = by_contender(frame, case=case, dtype=dtype)
+            times = [tail(by.get(label)) for label in INFERENCE]
+            body.append([f"{dtype}, {case}", *times])
+    return markdown(("p50 / p99, ms", *map(name, INFERENCE)), body)
+
+
+def tail(row: Row | None) -> str:
+    """Return p50 and p99 in milliseconds, the median alone where a turn was one call."""
+    if row is None:
+        return "-"
+    if pd.isna(getattr(row, "p99", float("nan"))):
+        return ms(row)
+    return f"{digits(1e3 * row.p50)} / {digits(1e3 * row.p99)}"
+
+
+class Point(NamedTuple):
+    """A call drawn at random: who it is, and our speed over the best of the others."""
+
+    cell: str
+    dtype: str
+    flops: float
+    plain: float
+    prepared: float
+    beside_torch: float  # of prepared weights over nn.LSTM or nn.GRU
+
+
+def points() -> list[Point]:
+    """Return the calls of bench/results/grid.jsonl that all have an answer for."""
+    frame, found = results("grid.jsonl"), []
+    for dtype in each(frame, "dtype"):
+        for case in each(frame, "case", dtype=dtype):
+            by = by_contender(frame, case=case, dtype=dtype)
+            best = min(row.median for label, row in by.items() if label not in (OURS, PREPARED))
+            ours = by[PREPARED]
+            found.append(
+                Point(ours.cell, dtype, ours.flops, best / by[OURS].median, best / ours.median,
+                    by[BASE].median / ours.median)
+            )  # fmt: skip
+    return found
+
+
+def spread(speeds: Sequence[float]) -> str:
+    """Return how many are at least 1, the median and the least."""
+    ahead = sum(x >= 1 for x in speeds) / len(speeds)
+    return f"{ahead:.0%}, {digits(statistics.median(speeds))}, {digits(min(speeds))}"
+
+
+def grid() -> str:
+    """Return how often, and by how much, we are ahead of the best of the others, or behind it."""
+    body = []
+    for of in sorted({(p.cell, p.dtype) for p in points()}, reverse=True):
+        own = [p for p in points() if (p.cell, p.dtype) == of]
+        found = [spread([p.prepared for p in own]), spread([p.plain for p in own])]
+        least = digits(min(p.beside_torch for p in own))
+        body.append([f"{of[0].upper()}, {of[1]}", str(len(own)), *found, least])
+    header = "calls", "prepared: ahead, median, least", "as it is", "prepared / torch, least"
+    return markdown(("", *header), body)
+
+
+def busy() -> str:
+    """Return p50 and p99 of a call, without and beside processes that keep a core busy each."""
+    frame, body = results("busy.jsonl"), []
+    for case, count in product(each(frame, "case"), each(frame, "neighbours")):
+        by = by_contender(frame, case=case, neighbours=count)
+        tails = [digits(1e3 * t) for label in (OURS, BASE) for t in (by[label].p50, by[label].p99)]
+        body.append([case, f"{count:.0f}", *tails])
+    header = [f"{of}, ms" for of in ("native: p50", "p99", "nn.LSTM: p50", "p99")]
+    return markdown(("call", "busy processes", *header), body)
 
 
 @dataclass(frozen=True)
@@ -400,56 +458,7 @@ def faster() -> str:
     return markdown(("forward and backward", "beside", "ms", "native, ms", "native's speed"), body)
 
 
-# --- `bench parts`, `products`, `accuracy`, `cells`, `samples` ---
-
-
-def parts() -> str:
-    """Return a training step by what its operators are for, in milliseconds."""
-    frame = results("parts.jsonl")
-    columns = list(product(SIZES, (OURS, "stock-cudnn")))
-    times = {
-        part: [1e3 * by_contender(frame, mode=part, case=c)[label].median for c, label in columns]
-        for part in each(frame, "mode")
-    }
-    shown = {part: t for part, t in times.items() if max(t) >= 0.05}
-    shown["all"] = [sum(column) for column in zip(*times.values(), strict=True)]
-    header = [f"{size}: {'native' if label == OURS else 'stock'}" for size, label in columns]
-    return markdown(
-        ("ms", *header), ([part, *(f"{t:.1f}" for t in of)] for part, of in shown.items())
-    )
-
-
-def products(file: str) -> str:
-    """Return GF/s of each product by itself, and the share of the best that there can be."""
-    best: dict[tuple[str, int], float] = {}
-    timed = rows(results(file), threads=1)
-    for row in timed:
-        key = row.contender, row.shape["H"]
-        best[key] = max(best.get(key, 0.0), row.best_gflops)
-    body: dict[str, list[str]] = {}
-    for row in timed:
-        rate = row.flops / row.median / 1e9
-        share = rate / best[row.contender, row.shape["H"]]
-        body.setdefault(row.mode, [row.mode]).append(f"{rate:.0f} ({share:.0%})")
-    header = [f"{isa}, H={H} (best {top:.0f})" for (isa, H), top in best.items()]
-    return markdown(("GF/s, one thread", *header), body.values())
-
-
-SAME = ("inference", "bias_hh_l0.grad", "bias_hh_l1.grad")  # as another row
-
-
-def errors(what: str, about: str = "") -> str:
-    """Return the error of each result, in every way to hold numbers; of products by their depth."""
-    frame = results("accuracy.jsonl")
-    own = rows(frame, of=what, **({"case": about} if about else {}))
-    ways = list(dict.fromkeys(row.contender for row in own))
-    found: dict[str, dict[str, str]] = {}
-    for row in own:
-        key = row.case if what == "product" else row.mode
-        digit, power = f"{row.rms:.1e}".split("e")
-        found.setdefault(key, {})[row.contender] = f"{digit}e{int(power)}"
-    body = [[key, *(by.get(w, "-") for w in ways)] for key, by in found.items() if key not in SAME]
-    return markdown(("depth" if what == "product" else "error of", *ways), body)
+# --- `bench cells`, `samples` ---
 
 
 def cells() -> str:
@@ -654,7 +663,6 @@ def host() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "training": lambda: training(results("post.jsonl")),
     "training_parts": lambda: training_parts(results("post.jsonl")),
-    "alone": alone,
     "faster": faster,
     "peers": peers,
     "lanes_bidirectional": partial(lanes, True),
@@ -673,16 +681,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "native_bfloat16": partial(bfloat16, "inference", "step"),
     "native_autocast": partial(bfloat16, "train"),
     "native_avx2": avx2,
-    "growth_threads": partial(growth, "threads.jsonl"),
-    "growth_sizes": partial(growth, "scaling.jsonl"),
+    "growth_threads": lambda: growth(results("threads.jsonl")),
+    "growth_sizes": lambda: growth(results("scaling.jsonl")),
     "short": lambda: calls(results("short.jsonl")),
-    "parts": parts,
-    "products": partial(products, "products.jsonl"),
-    "products_bfloat16": partial(products, "products-bf16.jsonl"),
-    "errors_float32": partial(errors, "lstm", "float32"),
-    "errors_rounded": partial(errors, "lstm", "rounded first"),
-    "errors_softmax": partial(errors, "softmax", "medium"),
-    "errors_products": partial(errors, "product"),
+    "grid": grid,
+    "busy": busy,
     "compiled": compiled,
     "kernel": kernel,
     "emulated": emulated,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +27,6 @@ from .cases import CASES, DTYPES, Shape
 from .contenders import Contender, entered
 from .core import Runner, Task, rounded
 from .peers.remote import Remote
-from .switches import full_float32
 
 Hidden = tuple[Tensor, Tensor]
 VOCABULARY = 10_000  # Penn Treebank's
@@ -121,7 +121,7 @@ def make_lesson(
     return Lesson(shape, settings, weights, inputs, targets, autocast)
 
 
-# --- the post's program ---
+# --- the two programs ---
 
 
 class Program(nn.Module):
@@ -140,77 +140,58 @@ class Program(nn.Module):
         outputs, hidden = self.lstm(self.dropout(self.word_embeddings(inputs)), hidden)
         return self.sm_fc(self.dropout(outputs)), hidden
 
-
-def stock_step(lesson: Lesson, engine: str, fuse: str | None) -> tuple[Any, Callable]:
-    """Return the post's model and its step: F.cross_entropy, clip_grad_norm_, torch.optim.SGD."""
-    _, _, I, H, L = lesson.shape
-    settings, arguments = lesson.settings, {"dropout": 1 - lesson.settings.keep_prob}
-    if engine == "cudnn":
-        lstm: nn.Module = nn.LSTM(I, H, L, **arguments)
-    else:
-        lstm = fused_lstm.LSTM(I, H, L, engine=engine, fuse=fuse, **arguments)
-    model = Program(lesson, lstm).to(lesson.device, lesson.dtype)
-    optimizer = torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
-
-    def step(inputs: Tensor, targets: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
-        optimizer.zero_grad()
-        on = lesson.autocast is not None
-        with torch.autocast(inputs.device.type, lesson.autocast, enabled=on):
-            logits, hidden = model(inputs, repackage_hidden(hidden))
-            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        (loss * lesson.shape.T).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        optimizer.step()
-        return loss.detach(), hidden
-
-    return model, step
-
-
-# --- this project's ---
-
-
-def our_step(lesson: Lesson, engine: str, fuse: str | None) -> tuple[Any, Callable]:
-    """Return LM_LSTM and lm.train's step of it: our loss and our update around any engine."""
-    T, B, _, H, L = lesson.shape
-    settings = lesson.settings
-    model = LM_LSTM(H, T, B, lesson.vocabulary, L, settings.keep_prob, lstm=engine, fuse=fuse)
-    model.to(lesson.device, lesson.dtype)
-    optimizer = Optimizer(model, settings)
-
-    def step(inputs: Tensor, targets: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
-        optimizer.base.zero_grad()
-        on = lesson.autocast is not None
-        with torch.autocast(inputs.device.type, lesson.autocast, enabled=on):
-            loss, hidden = model.loss(inputs, targets, repackage_hidden(hidden))
-        loss.backward()
-        optimizer.step(T)
-        return loss.detach(), hidden
-
-    return model, step
-
-
-# --- who learns ---
+    def loss(self, inputs: Tensor, targets: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
+        """Return the mean loss over words and the next state."""
+        logits, hidden = self(inputs, hidden)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten()), hidden
 
 
 class Learner(Runner):
-    """A contender learning a lesson, step by step, the state carried on."""
+    """A contender learning a lesson, step by step, the state carried on.
+
+    A stock contender runs the post's program: F.cross_entropy, clip_grad_norm_, torch.optim.SGD.
+    Others run LM_LSTM and lm.train's step of it: our loss and our update around any engine.
+    """
 
     modes = ("train",)
 
     def __init__(self, contender: Contender, lesson: Lesson) -> None:
         self.lesson, self.device = lesson, lesson.device
-        make = stock_step if contender.stock else our_step
-        self.model, self._step = make(lesson, contender.engine, contender.fuse)
+        settings, dropout = lesson.settings, 1 - lesson.settings.keep_prob
+        engine, fuse, (T, B, I, H, L) = contender.engine, contender.fuse, lesson.shape
+        model: Any
+        if not contender.stock:
+            model = LM_LSTM(H, T, B, lesson.vocabulary, L, settings.keep_prob, engine, fuse)
+        elif engine == "cudnn":
+            model = Program(lesson, nn.LSTM(I, H, L, dropout=dropout))
+        else:
+            lstm = fused_lstm.LSTM(I, H, L, dropout=dropout, engine=engine, fuse=fuse)
+            model = Program(lesson, lstm)
+        self.model = model.to(lesson.device, lesson.dtype)
         self.model.load_state_dict(lesson.weights)
+        self.ours = None if contender.stock else Optimizer(self.model, settings)
+        stock = torch.optim.SGD(self.model.parameters(), lr=settings.learning_rate)
+        self.sgd = stock if self.ours is None else self.ours.base
         self.count, self.hidden = 0, lesson.state
         self._inside = Inside(self.model.lstm, lesson.device)
 
     def step(self) -> Tensor:
         """Take one training step; return the mean loss before it."""
-        at = self.count % len(self.lesson.inputs)
-        loss, self.hidden = self._step(self.lesson.inputs[at], self.lesson.targets[at], self.hidden)
+        lesson, at = self.lesson, self.count % BATCHES
+        inputs, targets, hidden = lesson.inputs[at], lesson.targets[at], self.hidden
         self.count += 1
-        return loss
+        self.sgd.zero_grad()
+        on = lesson.autocast is not None
+        with torch.autocast(lesson.device.type, lesson.autocast, enabled=on):
+            loss, self.hidden = self.model.loss(inputs, targets, repackage_hidden(hidden))
+        if self.ours is None:
+            (loss * lesson.shape.T).backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), lesson.settings.max_grad_norm)
+            self.sgd.step()
+        else:
+            loss.backward()
+            self.ours.step(lesson.shape.T)
+        return loss.detach()
 
     def answer(self) -> dict[str, Tensor]:
         """Return losses and updates of the first steps, without dropout, whose masks differ."""
@@ -268,6 +249,20 @@ class Inside:
             return [b - a + d - c for a, b, c, d in steps]
         torch.cuda.synchronize()
         return [(a.elapsed_time(b) + c.elapsed_time(d)) / 1000 for a, b, c, d in steps]
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Have float32 kept on a GPU too, where cuDNN rounds to TF32: losses then agree."""
+    switches: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = False
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
 
 
 def tasks(suite: Any, options: Any) -> Iterator[Task]:

@@ -169,9 +169,9 @@ def read(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         about = json.loads(metadata["about"])
         if about["format"] != FORMAT:
-            raise ValueError(f"format {about['format']}, and this program reads {FORMAT}")
-        if digest(metadata["about"], tensors) != metadata["sha256"]:
-            raise ValueError("its content is not what was written")
+            raise ValueError(f"format: got {about['format']}; expected {FORMAT}")
+        if (sha256 := digest(metadata["about"], tensors)) != metadata["sha256"]:
+            raise ValueError(f"sha256: got {metadata['sha256']}; expected {sha256}")
     except (KeyError, OSError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is damaged: {reason(error)}") from None
     return Checkpoint(

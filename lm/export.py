@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if output.suffix not in ("", WEIGHTS, PROGRAM):
         raise UserError(f"--output: got '{output}'; expected it to end in {WEIGHTS} or {PROGRAM}")
     if args.push is not None and output.suffix:
-        raise UserError("--push: --output should be a folder")
+        raise UserError(f"--push: got --output '{output}', a file; expected a folder")
     if output.is_dir():
         raise UserError(f"--output: '{output}' exists")
     check_file(output, "--output")

@@ -92,7 +92,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     try:
         header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
         if header != HEADER:
-            raise ValueError("it begins otherwise")
+            raise ValueError(f"header: got {header[:80]!r}; expected {HEADER!r}")
         return [
             {name: kind(text) if text else None for (name, kind), text in zip(
                 COLUMNS.items(), line.split(","), strict=True)}

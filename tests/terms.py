@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from bench import kernels
-from bench.switches import onednn_float32
 from fused_lstm import native
 
 WHY_NOT = kernels.missing()
@@ -29,8 +28,12 @@ def set_switches(switch: str) -> None:
 
 def by_fma(function: Callable):
     """What it gives with both switches at "ieee"; they stay as they are."""
-    with onednn_float32("ieee"):
+    before = RNN.fp32_precision, MATMUL.fp32_precision
+    try:
+        set_switches("ieee")
         return function()
+    finally:
+        RNN.fp32_precision, MATMUL.fp32_precision = before
 
 
 def check(found: dict[str, Tensor], exact: dict[str, Tensor], most: float) -> None:

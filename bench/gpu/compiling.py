@@ -47,8 +47,8 @@ def compile_in_time(device: Any, shapes: Iterable, deadline: float) -> dict:
     arguments = json.dumps(asdict(device)), json.dumps(unique(shapes))
     command = [sys.executable, "-m", "bench.gpu.compiling", *arguments]
     # No GPU: a context for each of these processes would be of no use.
-    hidden = os.environ | {"TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""}
-    end = watch(command, take, deadline, silence=deadline - began, env=hidden)
+    hidden = {"TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""}
+    end = watch(command, take, deadline, silence=deadline - began, **hidden)
     failed |= {} if end.who is None else {"all": end.why}
     return {"kernels": sum(kernels), "failed": failed, "seconds": time.monotonic() - began}
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 
-from .. import core, suites
+from .. import core, lstm
 from ..cases import CASES, Case, Shape
 from ..contenders import everyone
-from ..core import Group, Pace, Record, Watch, measure
+from ..core import Group, Pace, Record, Turn, measure
 from ..lstm import GRAPH
 from .watching import HUNG, outlive, say, stop_if_broken
 
@@ -79,19 +81,36 @@ def cudnn_algorithms(shape: Shape, precision: str) -> str:
 # --- in the race's process ---
 
 
-class Speaker(Watch):
-    """Says who is at work, and lays an error at their door."""
+class Named:
+    """A runner that says when it begins to work, and ends a process whose GPU it broke."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, label: str, device: torch.device, build: Callable[[], Any]) -> None:
+        self.label, self.device = label, device
+        self.runner = self._do("make", build)
 
-    def starts(self, label: str, what: str) -> None:
-        """Tell it before: whoever hangs has been named."""
-        say(label, "starts", what=what)
+    def __getattr__(self, name: str) -> Any:
+        """Return the runner's attribute, of what is not watched."""
+        return getattr(self.runner, name)
 
-    def failed(self, label: str, error: Exception) -> None:
-        """Stop where the error is the context's."""
-        stop_if_broken(label, self.device)
+    def _do(self, what: str, action: Callable[[], Any]) -> Any:
+        say(self.label, "starts", what=what)  # before: whoever hangs has been named
+        try:
+            return action()
+        finally:  # without an error too: a kernel's fault shows at some later call
+            stop_if_broken(self.label, self.device)
+
+    def answer(self) -> Any:
+        """Return the runner's answer."""
+        return self._do("answer", self.runner.answer)
+
+    def timed(self, mode: str) -> Turn:
+        """Return what takes a turn."""
+        turn = self._do(mode, partial(self.runner.timed, mode))
+        return lambda calls, seconds: self._do(mode, partial(turn, calls, seconds))
+
+    def facts(self, mode: str, rounds: int) -> dict[str, Any]:
+        """Return the runner's facts, for which it works once more."""
+        return self._do(mode, partial(self.runner.facts, mode, rounds))
 
 
 def race(of: GpuRace, seconds: float, without: Sequence[str]) -> None:
@@ -103,18 +122,17 @@ def race(of: GpuRace, seconds: float, without: Sequence[str]) -> None:
         core.TOLERANCE[torch.float32] = TF32_TOLERANCE
     entered = [c for c in everyone() if c.engine not in EXCLUDED and c.label not in without]
     case = Case(of.name, Shape(*of.shape))
-    suite = suites.Suite("", [case], contenders=lambda: entered, dtypes=(dtype,))
-    (task,) = suites.alone(suite, Namespace(device=device, engines="all"))
+    suite = Namespace(cases=[case], dtypes=[dtype], contenders=lambda: entered)
+    (task,) = lstm.tasks(suite, Namespace(device=device, engines="all"))
     about = {"suite": "gpu", "case": of.name, "mode": MODES[0], "dtype": dtype}
     for label, why in task.whys.items():
         say(label, "record", line=Record(contender=label, why=why, **about).line())
-    group = Group(task, Speaker(device))
+    build = {label: partial(Named, label, device, make) for label, make in task.build.items()}
+    group = Group(replace(task, build=build))
     for mode in MODES:
         conditions = {"precision": of.precision}
         for record in measure("gpu", group, [mode], Pace(seconds, least=3), device, conditions):
             say(record.contender, "record", line=record.line())
-        for label in group.runners:
-            stop_if_broken(label, device)
     group.close()
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cases import Shape
-from ..core import Record
+from ..core import Pace, Record
 from . import compiling, racing, testing
 from .watching import ROOT
 
@@ -30,7 +30,7 @@ def shapes_of_tests() -> list[tuple[str, tuple[int, ...]]]:
     return [(p, shape) for shape in names["SHAPES"].values() for p in names["PRECISIONS"]]
 
 
-def run(name: str, suite: Any, options: Any) -> Iterator[Record]:
+def run(pace: Pace, options: Any) -> Iterator[Record]:
     """Compile, test, race; yield what the races measured.
 
     What was compiled and tested is in gpu.json beside the records. Raises SystemExit(1), at the
@@ -70,7 +70,7 @@ def run(name: str, suite: Any, options: Any) -> Iterator[Record]:
         if deadline - time.monotonic() < 15:
             print("no time left for it")
             continue
-        yield from racing.supervise(race, suite.pace.seconds, deadline, hung)
+        yield from racing.supervise(race, pace.seconds, deadline, hung)
     print(f"compiled, tested and raced: {file}")
     if report["tests"] and report["tests"]["failed"]:
         raise SystemExit(1)

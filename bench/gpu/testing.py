@@ -6,7 +6,6 @@ It is the plugin of their pytest too (`-p bench.gpu.testing`), which says which 
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from collections.abc import Sequence
 
@@ -16,21 +15,13 @@ from .watching import outlive, say, stop_if_broken
 
 LIMIT = 60.0  # seconds for one test
 TESTS = ("-m", "gpu", "tests/kernels/test_gpu.py")
-# The process's own stdout: this is loaded before pytest captures it.
-OUT = os.fdopen(os.dup(1), "w", buffering=1)
 
 # --- in pytest ---
 
 
-def tell(who: str, event: str, **more: object) -> None:
-    """Write it on a line of its own: pytest's dots have begun one."""
-    OUT.write("\n")
-    say(who, event, OUT, **more)
-
-
 def pytest_runtest_logstart(nodeid: str) -> None:
     """Tell which test begins."""
-    tell(nodeid, "starts")
+    say(nodeid, "starts")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -38,14 +29,14 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" or not report.passed:
         lines = str(report.longrepr or "").strip().splitlines() or [""]
         error = next((line[1:].strip() for line in lines if line.startswith("E ")), lines[-1])
-        tell(report.nodeid, report.outcome, why=error[:300])
+        say(report.nodeid, report.outcome, why=error[:300])
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     """Stop where it broke the context: every test after it would be blamed."""
     if (torch := sys.modules.get("torch")) and torch.cuda.is_available():
-        stop_if_broken(item.nodeid, torch.device("cuda"), OUT)
+        stop_if_broken(item.nodeid, torch.device("cuda"))
 
 
 @pytest.hookimpl(trylast=True)

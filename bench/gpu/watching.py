@@ -1,22 +1,25 @@
-"""Reads a process that says, in lines of JSON, who is at work; names who hung or broke the GPU."""
+"""Watches a process that says who is at work; names who hung or broke the GPU.
+
+The process appends its events, a line of JSON each, to a file that the environment names.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import queue
 import subprocess
-import threading
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
 
 ROOT = Path(__file__).parents[2]
-SILENCE = 60.0  # seconds without a word after which a process is taken for dead
+EVENTS = "BENCH_EVENTS"  # in the environment: the file of events
+SILENCE = 60.0  # seconds without an event after which a process is taken for dead
 RESTARTS = 6  # each takes the seconds of an import
 HUNG = "hung"
 BROKE = "broke the GPU's context"
@@ -32,9 +35,10 @@ class End(NamedTuple):
 # --- in the process ---
 
 
-def say(who: str, event: str, to: IO[str] | None = None, **more: object) -> None:
+def say(who: str, event: str, **more: object) -> None:
     """Write an event, "starts" where somebody begins to work."""
-    print(json.dumps({"who": who, "event": event, **more}), flush=True, file=to)
+    with open(os.environ.get(EVENTS, "/dev/stdout"), "a", encoding="utf-8") as file:
+        file.write(json.dumps({"who": who, "event": event, **more}) + "\n")
 
 
 def broken(device: torch.device) -> str | None:
@@ -51,10 +55,10 @@ def broken(device: torch.device) -> str | None:
     return None
 
 
-def stop_if_broken(who: str, device: torch.device, to: IO[str] | None = None) -> None:
+def stop_if_broken(who: str, device: torch.device) -> None:
     """End this process where `who` left the GPU's context unfit: all others would be blamed."""
     if why := broken(device):
-        say(who, "broke", to, why=why)
+        say(who, "broke", why=why)
         os._exit(3)  # without the destructors, which would fail or wait
 
 
@@ -82,56 +86,39 @@ def outlive(
 
 def watch(
     command: Sequence[str], take: Callable[[dict], None], deadline: float,
-    silence: float = SILENCE, **environment: Any,
+    silence: float = SILENCE, **environment: str,
 ) -> End:  # fmt: skip
     """Run a command to its end; kill it at the deadline, or where it says nothing for too long.
 
     `take` is called with each event. "starts" and "broke" say who is at work from then on.
     """
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **environment
-    )
-    lines: queue.Queue = queue.Queue()
-    for stream in (process.stdout, process.stderr):
-        threading.Thread(target=_forward, args=(stream, lines), daemon=True).start()
-    who, errors, broke, open_streams = "all", [], "", 2
-    while open_streams:
-        left = min(silence, deadline - time.monotonic())
-        try:
-            stream, line = lines.get(timeout=max(left, 0.01))
-        except queue.Empty:
-            process.kill()
-            process.wait()
-            return End(who, HUNG) if left >= silence else End("all", "was cut off: no time left")
-        if line is None:
-            open_streams -= 1
-        elif stream is process.stderr:
-            errors.append(line.strip())
-        elif (event := _event(line)) is not None:
-            if event["event"] in ("starts", "broke"):
-                who = event["who"]
-            if event["event"] == "broke":
-                broke = f"{BROKE}: {event['why']}"
-            take(event)
-    status = process.wait()
-    if not broke and status == 0:
-        return End(None)
-    words = [line for line in errors if line] or [f"exit status {status}"]
+    with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder:
+        events, errors = Path(folder) / "events", Path(folder) / "errors"
+        events.touch()
+        with errors.open("w") as stderr, events.open(encoding="utf-8") as said:
+            environment = os.environ | environment | {EVENTS: str(events)}
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr, env=environment
+            )
+            who, broke, rest, heard, status = "all", "", "", time.monotonic(), None
+            while status is None:
+                time.sleep(0.05)
+                status = process.poll()  # before the last events are read
+                *lines, rest = (rest + said.read()).split("\n")
+                for event in map(json.loads, lines):
+                    heard = time.monotonic()
+                    if event["event"] in ("starts", "broke"):
+                        who = event["who"]
+                    if event["event"] == "broke":
+                        broke = f"{BROKE}: {event['why']}"
+                    take(event)
+                late = time.monotonic() > deadline
+                if status is None and (late or time.monotonic() > heard + silence):
+                    process.kill()
+                    process.wait()
+                    return End("all", "was cut off: no time left") if late else End(who, HUNG)
+        if not broke and status == 0:
+            return End(None)
+        words = errors.read_text(errors="replace").strip().splitlines()
+        words = words or [f"exit status {status}"]
     return End(who, broke or words[-1][:300])
-
-
-def _forward(stream: TextIO, lines: queue.Queue) -> None:
-    """Put every line of a stream, and None at its end."""
-    with stream:
-        for line in stream:
-            lines.put((stream, line))
-    lines.put((stream, None))
-
-
-def _event(line: str) -> dict | None:
-    """Return a line that `say` wrote; None for a library's words."""
-    try:
-        event = json.loads(line)
-        return event if {"who", "event"} <= event.keys() else None
-    except (ValueError, AttributeError):
-        return None

@@ -78,10 +78,10 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
   check_fuse(fuse);
   const Isa& set = isa.empty() ? current_isa() : isa_of(isa);
   CHECK_VALUE(dtype == Dtype::Float || dtype == Dtype::Double || dtype == Dtype::BFloat16,
-              "dtype: got ", dtype, ", should be float32, float64 or bfloat16");
+              "dtype: got ", dtype, "; expected float32, float64 or bfloat16");
   const long workers = threads.value_or(team_size());
-  CHECK_VALUE(workers > 0, "threads: got ", workers, ", should be 1 or more");
-  CHECK_VALUE(layers > 0, "layers: got ", layers, ", should be 1 or more");
+  CHECK_VALUE(workers > 0, "threads: got ", workers, "; expected 1 or more");
+  CHECK_VALUE(layers > 0, "layers: got ", layers, "; expected 1 or more");
   Sizes s{};
   s.steps = steps;
   s.batch = batch;

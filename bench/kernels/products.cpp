@@ -131,7 +131,7 @@ const Kind& kind_of(const std::string& name) {
     if (name == kind.name) return kind;
     offer += std::string(offer.empty() ? "" : ", ") + kind.name;
   }
-  CHECK_VALUE(false, "name: got '", name, "', should be one of ", offer);
+  CHECK_VALUE(false, "name: got '", name, "'; expected one of ", offer);
 }
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
@@ -144,9 +144,9 @@ std::vector<int64_t> shape_of_result(const Kind& kind, const Tensor& left, const
   const bool steps = kind.product == Product::step || kind.product == Product::step_back;
   const int64_t m = left.size(0), k = left.size(1), columns = right.size(1);
   CHECK_VALUE(!steps || (batch > 0 && m % batch == 0), "batch: got ", batch,
-              ", should divide the ", m, " rows of left");
+              "; expected a divisor of the ", m, " rows of left");
   CHECK_VALUE(kind.groups == 1 || k % 4 == 0, "left: got shape ", shown(left),
-              ", should have four gates side by side");
+              "; expected four gates side by side");
   const auto right_is = [&](Dimensions shape) {
     check(right, "right", shape, left.dtype());
   };
@@ -227,9 +227,9 @@ std::tuple<Tensor, std::vector<double>> product(const std::string& name, const T
                                                 const Tensor& right, int64_t batch,
                                                 int64_t rounds, const Told& precision) {
   const Kind& kind = kind_of(name);
-  CHECK_VALUE(left.dim() == 2, "left: got shape ", shown(left), ", should be a matrix");
-  CHECK_VALUE(right.dim() == 2, "right: got shape ", shown(right), ", should be a matrix");
-  CHECK_VALUE(rounds > 0, "rounds: got ", rounds, ", should be 1 or more");
+  CHECK_VALUE(left.dim() == 2, "left: got shape ", shown(left), "; expected a matrix");
+  CHECK_VALUE(right.dim() == 2, "right: got shape ", shown(right), "; expected a matrix");
+  CHECK_VALUE(rounds > 0, "rounds: got ", rounds, "; expected 1 or more");
   const Isa& isa = current_isa();
   const Dtype dtype = left.dtype();
   check_factors(dtype, isa, "left: got dtype");

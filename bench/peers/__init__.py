@@ -31,7 +31,6 @@ if TYPE_CHECKING:  # a peer's process has one library, its own
 class Peer(NamedTuple):
     module: str  # in this package
     requires: str  # what must be importable, and is a distribution of that name
-    says: str  # what it is, for a table
     devices: tuple[str, ...] = ("cpu", "cuda")
     dtypes: tuple[str, ...] = ("float32", "float64")
     install: str = "make peers, or pip install '.[peers]'"
@@ -47,55 +46,20 @@ INFERENCE = ("inference", "call")
 ON_GPU = ("cuda",), ("float32", "float16", "bfloat16")
 
 PEERS = {
-    "tensorflow": Peer(
-        "tensorflow_cell",
-        "tensorflow",
-        "TensorFlow: the tutorial's cell, unrolled in a graph",
-        **TENSORFLOW,
-    ),
-    "tensorflow-xla": Peer(
-        "tensorflow_xla", "tensorflow", "TensorFlow: the same graph, compiled by XLA", **TENSORFLOW
-    ),
-    "keras": Peer(
-        "keras_lstm",
-        "tensorflow",
-        "Keras LSTM on TensorFlow (cuDNN on a GPU, a loop on a CPU)",
-        **TENSORFLOW,
-    ),
+    "tensorflow": Peer("tensorflow_cell", "tensorflow", **TENSORFLOW),  # unrolled in a graph
+    "tensorflow-xla": Peer("tensorflow_xla", "tensorflow", **TENSORFLOW),
+    "keras": Peer("keras_lstm", "tensorflow", **TENSORFLOW),  # cuDNN on a GPU, a loop on a CPU
+    # Keras's loop where it leaves its fast path: recurrent_dropout, layer normalization
     "keras-cells": Peer(
-        "keras_cells",
-        "tensorflow",
-        "Keras's loop where it leaves its fast path: recurrent_dropout, layer normalization",
-        ("cpu",),
-        at_least="2.16",
-        modes=("step",),
-        cells=True,
+        "keras_cells", "tensorflow", ("cpu",), at_least="2.16", modes=("step",), cells=True
     ),
-    "jax": Peer("jax_scan", "jax", "JAX: lax.scan under jit (XLA)", at_least=JAX, trains=True),
-    "jax-cudnn": Peer(
-        "jax_cudnn", "jax", "JAX: jax.experimental.rnn (cuDNN)", ("cuda",), at_least=JAX
-    ),
-    "onnxruntime": Peer(
-        "onnx_runtime",
-        "onnxruntime",
-        "ONNX Runtime's LSTM",
-        ("cpu",),
-        ("float32",),
-        modes=INFERENCE,
-    ),
-    "openvino": Peer(
-        "open_vino",
-        "openvino",
-        "OpenVINO's LSTM",
-        ("cpu",),
-        ("float32", "bfloat16"),
-        modes=INFERENCE,
-    ),
-    "flashrnn": Peer("flash_rnn", "flashrnn", "FlashRNN", *ON_GPU, "pip install flashrnn"),
-    "haste": Peer(
-        "haste", "haste_pytorch", "Haste", ("cuda",), ("float32",), "github.com/lmnt-com/haste"
-    ),
-    "torchrl": Peer("torch_rl", "torchrl", "TorchRL's Triton LSTM", *ON_GPU, "pip install torchrl"),
+    "jax": Peer("jax_scan", "jax", at_least=JAX, trains=True),  # lax.scan under jit (XLA)
+    "jax-cudnn": Peer("jax_cudnn", "jax", ("cuda",), at_least=JAX),  # jax.experimental.rnn
+    "onnxruntime": Peer("onnx_runtime", "onnxruntime", ("cpu",), ("float32",), modes=INFERENCE),
+    "openvino": Peer("open_vino", "openvino", ("cpu",), ("float32", "bfloat16"), modes=INFERENCE),
+    "flashrnn": Peer("flash_rnn", "flashrnn", *ON_GPU, "pip install flashrnn"),
+    "haste": Peer("haste", "haste_pytorch", ("cuda",), ("float32",), "github.com/lmnt-com/haste"),
+    "torchrl": Peer("torch_rl", "torchrl", *ON_GPU, "pip install torchrl"),
 }
 
 

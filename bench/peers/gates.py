@@ -9,13 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 PYTORCH = "ifgo"
+GRU = "rzn"  # PyTorch's
 TENSORFLOW = "igfo"  # BasicLSTMCell: i, j, f, o
 KERAS = "ifgo"  # i, f, c, o
 
 
 def reorder(array: np.ndarray, source: str, target: str) -> np.ndarray:
-    """Move the four blocks of the first dimension, [4H, ...], from one order to another."""
-    blocks = dict(zip(source, np.split(array, 4, axis=0), strict=True))
+    """Move the gates' blocks of the first dimension, [G*H, ...], from one order to another."""
+    blocks = dict(zip(source, np.split(array, len(source), axis=0), strict=True))
     return np.concatenate([blocks[gate] for gate in target], axis=0)
 
 

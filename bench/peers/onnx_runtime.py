@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 
-from .onnx_model import Runtime, model
+from .onnx_model import Runtime, model, states
 
 
 class ONNXRuntime(Runtime):
@@ -15,13 +15,15 @@ class ONNXRuntime(Runtime):
         self.session = onnxruntime.InferenceSession(
             model(problem), options, providers=["CPUExecutionProvider"]
         )
-        self.inputs = {name: problem[name] for name in ("x", "h0", "c0")}
+        self.states = states(problem)
+        self.inputs = {name: problem[name] for name in ("x", *self.states)}
+        self.outputs = ["y", *(f"{state[0]}_n" for state in self.states)]
 
-    def set_state(self, h: np.ndarray, c: np.ndarray) -> None:
-        self.inputs["h0"], self.inputs["c0"] = h, c
+    def set_states(self, *states: np.ndarray) -> None:
+        self.inputs |= zip(self.states, states, strict=True)
 
-    def inference(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return tuple(self.session.run(["y", "h_n", "c_n"], self.inputs))
+    def inference(self) -> tuple[np.ndarray, ...]:
+        return tuple(self.session.run(self.outputs, self.inputs))
 
 
 def build(problem: dict[str, np.ndarray], threads: int) -> ONNXRuntime:

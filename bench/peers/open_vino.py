@@ -6,7 +6,7 @@ import numpy as np
 import openvino
 from openvino import properties
 
-from .onnx_model import Runtime, model
+from .onnx_model import Runtime, model, states
 
 TYPES = {"float32": openvino.Type.f32, "bfloat16": openvino.Type.bf16}
 
@@ -22,16 +22,18 @@ class OpenVINO(Runtime):
         }
         compiled = core.compile_model(core.read_model(model(problem)), "CPU", settings)
         self.request = compiled.create_infer_request()
-        for name in ("x", "h0", "c0"):
+        self.states = states(problem)
+        for name in ("x", *self.states):
             self.request.set_tensor(name, openvino.Tensor(problem[name]))
 
-    def set_state(self, h: np.ndarray, c: np.ndarray) -> None:
-        for name, value in {"h0": h, "c0": c}.items():
+    def set_states(self, *states: np.ndarray) -> None:
+        for name, value in zip(self.states, states, strict=True):
             self.request.get_tensor(name).data[:] = value
 
-    def inference(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def inference(self) -> tuple[np.ndarray, ...]:
         self.request.infer()
-        return tuple(self.request.get_tensor(name).data for name in ("y", "h_n", "c_n"))
+        outputs = "y", *(f"{state[0]}_n" for state in self.states)
+        return tuple(self.request.get_tensor(name).data for name in outputs)
 
 
 def build(problem: dict[str, np.ndarray], threads: int) -> OpenVINO:

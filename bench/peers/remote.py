@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Lost, Turn
+from ..core import Turn
 from . import PEERS, PYTHON
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ class Work(Protocol):
     def named(self) -> dict[str, Tensor]: ...
 
 
-class PeerFailed(Lost):
+class PeerFailed(RuntimeError):
     """A peer's process ended, or could not do the work; in its own last words."""
 
     def __init__(self, name: str, why: str) -> None:

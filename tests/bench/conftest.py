@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from bench import cases, core, parts, training
+from bench import cases, core, training
 from lm.settings import PRESETS
 
 TINY = cases.Shape(3, 2, 7, 7, 2)
@@ -23,4 +23,3 @@ def tiny(monkeypatch):
         monkeypatch.setitem(PRESETS, name, dataclasses.replace(PRESETS[name], **quick))
     monkeypatch.setattr(training, "VOCABULARY", 40)
     monkeypatch.setattr(core, "REST", 0.0)
-    monkeypatch.setattr(parts, "STEPS", 2)

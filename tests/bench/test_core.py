@@ -17,7 +17,7 @@ import torch
 from bench import core, machine
 from bench.cases import CASES, Problem, Shape, choose, make_problem
 from bench.contenders import engines
-from bench.core import Group, Lost, Pace, Record, Runner, Task, WrongAnswer
+from bench.core import Group, Pace, Record, Runner, Task, WrongAnswer
 from bench.lstm import Local
 from tolerance import assert_close
 
@@ -27,16 +27,16 @@ QUICK = Pace(seconds=0, least=2, most=2, warmup=0)
 
 
 class Fake(Runner):
-    """A runner whose answer and times are given."""
+    """A runner whose answer and times are given, a list of seconds a turn."""
 
-    def __init__(self, answer: float = 1.0, seconds: tuple = (1.0, 2.0, 3.0)) -> None:
-        self.value, self.seconds, self.closed = answer, iter(seconds), False
+    def __init__(self, answer: float = 1.0, turns: tuple = ([1.0], [2.0], [3.0])) -> None:
+        self.value, self.turns, self.closed = answer, iter(turns), False
 
     def answer(self):
         return {"y": torch.tensor([self.value])}
 
     def timed(self, mode):
-        return lambda calls, seconds: [next(self.seconds) for _ in range(calls)]
+        return lambda calls, seconds: next(self.turns)
 
     def facts(self, mode, rounds):
         return {"memory": 7, "words": 3}
@@ -55,63 +55,79 @@ class Right:
         return {}
 
 
-def group_of(work=None, watch=None, **build) -> Group:
-    """Runners, by name, on a work; each from what makes it."""
-    return Group(Task("case", work or Right(), build), watch)
+def group_of(work=None, **runners: Runner) -> Group:
+    """Runners, by name, on a work."""
+    build = {name: (lambda runner=runner: runner) for name, runner in runners.items()}
+    return Group(Task("case", work or Right(), build))
 
 
 # --- turns ---
 
 
+class Noted(Fake):
+    """A runner that notes each of its turns."""
+
+    def __init__(self, name: str, noted: list[str], seconds: float = 0.1) -> None:
+        super().__init__()
+        self.name, self.noted, self.seconds = name, noted, seconds
+
+    def timed(self, mode):
+        return lambda calls, seconds: (self.noted.append(self.name), [self.seconds])[1]
+
+
 def test_every_round_times_everybody_and_the_order_changes():
-    turns: list[str] = []
-    cases = {n: (lambda calls, seconds, n=n: (turns.append(n), [0.1])[1]) for n in "abc"}
-    samples = core.take_turns(cases, Pace(seconds=0, least=4, most=4, warmup=1))
-    assert [len(sample) for sample in samples.values()] == [4, 4, 4]
-    rounds = ["".join(turns[i : i + 3]) for i in range(0, 15, 3)]
+    noted: list[str] = []
+    group = group_of(**{name: Noted(name, noted) for name in "abc"})
+    turns = group.time(["step"], Pace(seconds=0, least=4, most=4, warmup=1))
+    assert [len(of) for of in turns.values()] == [4, 4, 4]
+    rounds = ["".join(noted[i : i + 3]) for i in range(0, 15, 3)]
     assert all(sorted(r) == ["a", "b", "c"] for r in rounds)
     assert len(set(rounds)) > 1
 
 
 def test_warm_up_rounds_do_not_count():
-    seconds = iter([9.0, 1.0, 2.0])
     pace = Pace(0, least=2, most=2, warmup=1)
-    samples = core.take_turns({"a": lambda *_: [next(seconds)]}, pace)
-    assert samples == {"a": [[1.0], [2.0]]}
+    turns = group_of(a=Fake(turns=([9.0], [1.0], [2.0]))).time(["step"], pace)
+    assert turns["a", "step"] == [[1.0], [2.0]]
 
 
-def test_the_first_call_of_several_does_not_count():
+def test_the_first_call_of_several_does_not_count(monkeypatch):
     """It meets a cache that another contender has left."""
-    pace = Pace(0, least=2, most=2, warmup=0, calls=3)
-    turns = core.take_turns({"a": lambda calls, seconds: [9.0, 2.0, 4.0][:calls]}, pace)
-    assert turns == {"a": [[2.0, 4.0], [2.0, 4.0]]}
-    assert core.percentiles(turns["a"]) == {"calls": 4, "p50": 4.0, "p99": 4.0}
+    monkeypatch.setattr(core, "REST", 0.0)
+    group = group_of(a=Fake(turns=([9.0, 2.0, 4.0], [9.0, 2.0, 4.0])))
+    (record,) = core.measure("s", group, ["step"], Pace(0, least=2, most=2, warmup=0, calls=3))
+    assert record.seconds == (3.0, 3.0)
+    assert {name: record.extra[name] for name in ("calls", "p50", "p99")} == {
+        "calls": 4, "p50": 4.0, "p99": 4.0,
+    }  # fmt: skip
 
 
 def test_slow_work_stops_after_three_rounds(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(core.time, "perf_counter", lambda: now[0])
 
-    def slow(calls, seconds):
-        now[0] += 15
-        return [15.0]
+    class Slow(Fake):
+        def timed(self, mode):
+            def turn(calls, seconds):
+                now[0] += 15
+                return [15.0]
 
-    samples = core.take_turns({"a": slow}, Pace(seconds=1, least=7, most=50, longest=20, warmup=1))
-    assert len(samples["a"]) == 3
+            return turn
+
+    pace = Pace(seconds=1, least=7, most=50, longest=20, warmup=1)
+    turns = group_of(a=Slow()).time(["step"], pace)
+    assert len(turns["a", "step"]) == 3
 
 
-def test_who_is_lost_is_left_out_and_the_others_go_on():
-    gone = []
-
-    def fail(calls, seconds):
-        raise Lost("it died")
-
-    cases = {"a": lambda calls, seconds: [1.0], "b": fail}
-    samples = core.take_turns(cases, QUICK, lambda name, error: gone.append((name, str(error))))
-    assert samples == {"a": [[1.0], [1.0]]}
-    assert gone == [("b", "it died")]
-    with pytest.raises(Lost, match="it died"):
-        core.take_turns(cases, QUICK)
+def test_who_fails_is_left_out_and_the_others_go_on():
+    """In all modes, with the error that came first."""
+    failing = Fake(turns=([1.0], [1.0], [1.0]))  # and no more
+    failing.modes = ("step", "inference")
+    group = group_of(a=Fake(turns=[[1.0]] * 9), b=failing)
+    turns = group.time(["step", "inference"], Pace(0, least=5, most=5, warmup=0))
+    assert turns == {("a", "step"): [[1.0]] * 5}
+    assert type(group.failed["b"]) is StopIteration
+    assert failing.closed
 
 
 def test_timed_runs_the_setup_first_and_collects_no_garbage():
@@ -191,39 +207,27 @@ def test_an_answer_of_rounded_factors_is_allowed_their_error():
 
 
 def test_a_group_goes_on_without_who_is_wrong_or_cannot_be_built():
-    runners = {"good": Fake(), "wrong": Fake(2.0)}
+    good, wrong = Fake(), Fake(2.0)
 
     def broken():
         raise RuntimeError("no such engine")
 
-    build = {name: (lambda name=name: runners[name]) for name in runners} | {"broken": broken}
-    told = []
-
-    class Told(core.Watch):
-        def starts(self, label, what):
-            told.append(f"{label} {what}")
-
-        def failed(self, label, error):
-            told.append(f"{label} failed")
-
-    group = group_of(watch=Told(), **build)
+    build = {"good": lambda: good, "wrong": lambda: wrong, "broken": broken}
+    group = Group(Task("case", Right(), build))
     assert group.errors == {"good": 0.0}
     assert {name: type(error) for name, error in group.failed.items()} == {
         "wrong": WrongAnswer,
         "broken": RuntimeError,
     }
-    assert runners["wrong"].closed
-    assert told == ["good make", "wrong make", "broken make", "broken failed", "good ask",
-        "wrong ask", "wrong failed"]  # fmt: skip
+    assert wrong.closed
     assert group.time(["step", "inference"], QUICK) == {("good", "step"): [[1.0], [2.0]]}
-    assert told[-1] == "good step"
     group.close()
-    assert runners["good"].closed
+    assert good.closed
 
 
 def test_records_of_a_group():
     torch.set_num_threads(1)
-    group = group_of(a=lambda: Fake(seconds=(2.0, 4.0)), b=Fake, wrong=lambda: Fake(2.0))
+    group = group_of(a=Fake(turns=([2.0], [4.0])), b=Fake(), wrong=Fake(2.0))
     a, b, wrong = core.measure("suite", group, ["step"], QUICK, conditions={"beside": 1})
     facts = {"words": 3, "beside": 1}
     assert (a.median, a.error, a.memory, a.extra, a.threads) == (3.0, 0.0, 7, facts, 1)
@@ -252,11 +256,6 @@ def test_a_record_is_a_line_that_reads_back(tmp_path):
     assert second.why == "not installed"
     assert '"q1": 1.5, "median": 2.0, "q3": 3.0, "rounds": 3' in lines[0]
     assert '"tokens": 400' in lines[0]
-
-
-def test_extra_does_not_hide_a_field():
-    with pytest.raises(ValueError, match="extra: got case"):
-        Record("s", "c", "a", "m", extra={"case": 1}).line()
 
 
 # --- cases ---

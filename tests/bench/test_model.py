@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from bench import counts, ladder, model
+from bench import ladder, model
 from bench.cases import Case, Shape, make_problem
 from bench.contenders import Contender
 from bench.model import Limits, Span
@@ -17,7 +17,7 @@ SHAPE = Shape(5, 3, 11, 7, 2)
 WEIGHTS = {(28, 11), (28, 7), (28, 18), (28, 14)}  # W, R, and both side by side, of either layer
 
 
-class Watched(counts.Traffic):
+class Watched(model.Traffic):
     """Adds up the bytes of operands that are shaped like weights, however they are turned."""
 
     def __init__(self) -> None:
@@ -28,14 +28,14 @@ class Watched(counts.Traffic):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = super().__torch_dispatch__(function, types, args, kwargs)
-        if not counts.works(function):
+        if not model.works(function):
             return result
-        tensors = [t for t in _tensors((args, kwargs)) if is_weight(t)]
+        tensors = [t for t in model.tensors((args, kwargs)) if is_weight(t)]
         for tensor in tensors:
             of = self.gradients if self._is_gradient(tensor) else self.weights
             of[0] += tensor.nbytes
         is_cat = function._schema.name == "aten::cat"
-        for tensor in _tensors(result):
+        for tensor in model.tensors(result):
             if is_weight(tensor):
                 (self.weights if is_cat else self.gradients)[1] += tensor.nbytes
                 if not is_cat:
@@ -45,11 +45,6 @@ class Watched(counts.Traffic):
 
     def _is_gradient(self, tensor: torch.Tensor) -> bool:
         return tensor.untyped_storage().data_ptr() in self.made
-
-
-def _tensors(values: object) -> list[torch.Tensor]:
-    leaves = torch.utils._pytree.tree_leaves(values)
-    return list({id(t): t for t in leaves if isinstance(t, torch.Tensor)}.values())
 
 
 def is_weight(tensor: torch.Tensor) -> bool:
@@ -88,30 +83,16 @@ def test_a_step_of_the_loop_launches_as_much_at_every_step():
         problem = make_problem(Case("odd", SHAPE._replace(T=T)))
         runner = ladder.Climber(ladder.Rung("loop", Contender("loop", "loop", "none")), problem)
         runner.step()
-        return counts.traffic(runner.step).launches
+        return model.traffic(runner.step).launches
 
     first, second, third = launches(4), launches(5), launches(6)
     assert third - second == second - first > 2 * 11  # two layers, eleven forward alone
 
 
-def test_the_counts_of_another_width_are_what_is_counted_there():
-    found = {}
-    for H in (6, 9):
-        shape = SHAPE._replace(I=H, H=H)
-        rung = ladder.Rung("loop", Contender("loop", "loop", "hoisted"))
-        runner = ladder.Climber(rung, make_problem(Case("odd", shape)))
-        runner.step()
-        found[H] = shape, model.counts(runner.step, shape, "hoisted", 4)
-    (shape, of), (wider, expected) = found.values()
-    assert model.resized(of, shape, wider, "hoisted", 4) == expected
-    with pytest.raises(ValueError, match="another H alone"):
-        model.resized(of, shape, wider._replace(T=1), "hoisted", 4)
-
-
 def test_nothing_is_lost_between_the_kinds():
     runner = climber("hoisted")
     runner.step()
-    seen = counts.traffic(runner.step)
+    seen = model.traffic(runner.step)
     found = model.counts(runner.step, SHAPE, "hoisted", 4)
     assert sum(found[f"{kind}_read"] for kind in model.KINDS) == seen.read
     assert model.moved(found, *model.KINDS) == seen.read + seen.written
@@ -144,7 +125,7 @@ def test_the_posts_difference_is_mostly_weights():
         least, rel=0.03
     )
     assert between["launches"] == Span(pytest.approx(2e-6 * 1810), pytest.approx(10e-6 * 1810))
-    assert sum(model.post_seconds().values()) == pytest.approx(700 / 3800 + 700 / 7400)
+    assert sum(model.POST_SECONDS.values()) == pytest.approx(700 / 3800 + 700 / 7400)
 
 
 def test_limits_are_this_machines():

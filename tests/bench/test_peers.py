@@ -66,7 +66,7 @@ def test_from_joint_undoes_the_joint_kernel():
 
 
 def test_a_peer_that_is_absent_is_skipped_with_the_reason(monkeypatch):
-    absent = peers.Peer("jax_scan", "no_such_library", "nothing")
+    absent = peers.Peer("jax_scan", "no_such_library")
     monkeypatch.setitem(peers.PEERS, "absent", absent)
     why = peers.missing("absent", CPU)
     assert why == "no_such_library is not installed; make peers, or pip install '.[peers]'"

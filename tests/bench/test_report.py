@@ -45,7 +45,7 @@ def record(suite: str, contender: str, mode: str, ms: float, **more) -> Record:
 
 def everything() -> list[Record]:
     """A made-up run of every suite that the page shows."""
-    records = [record("lstm", label, mode, ms, memory=10**6, extra={"launches": 7})
+    records = [record("lstm", label, mode, ms, memory=10**6)
                for label, ms in MADE_UP.items() for mode in ("inference", "step")]  # fmt: skip
     kinds = {f"{kind}_{way}": 10**8 for kind in ("weights", "gradients", "intermediates")
         for way in ("read", "written")}  # fmt: skip
@@ -95,7 +95,7 @@ def test_every_figure_has_a_caption_one_unit_and_both_modes(written):
     text = (written / "report.md").read_text()
     shown = re.findall(r"!\[([^]]+)\]\(([^)]+)\)\n\n\*([^*]+)\*", text)
     assert {file for _, file, _ in shown} == {path.name for path in written.glob("*.svg")}
-    assert len(shown) >= 5
+    assert len(shown) == 5
     for alternative, file, caption in shown:
         assert alternative == caption
         svg = (written / file).read_text()
@@ -114,17 +114,6 @@ def test_the_factor_is_taken_apart_and_who_is_missing_is_named(written):
     assert "300 ms a step 200 are its LSTM, where nn.LSTM takes 80" in text
     assert "| post | Haste | runs on cuda, not on cpu |" in text
     assert "No GPU: nothing here says how fast a GPU is." in text
-
-
-def test_two_runs_are_compared_beside_their_noise():
-    records = everything()
-    faster = [
-        dataclasses.replace(r, seconds=tuple(t / 2 for t in r.seconds))
-        if r.contender == "cudnn" and r.suite == "lstm" else r for r in records
-    ]  # fmt: skip
-    text = "\n".join(report().tell(frame(faster), frame(records)).blocks)
-    assert re.search(r"lstm, medium, step, float32: nn\.LSTM .* 2\.00x .* faster \|", text)
-    assert re.search(r"lstm, medium, step, float32: step loop .* - .* within noise \|", text)
 
 
 def frame(records: list[Record]):
@@ -177,7 +166,7 @@ def test_links_lead_somewhere(path):
 
 
 def test_the_map_names_files_that_are_there():
-    text = (ROOT / "CONTRIBUTING.md").read_text().partition("## Where things are")[2]
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("## Map")[2]
     names = re.findall(r"`([\w./*-]+(?:\.(?:py|h|cpp|md|yml)|/))`", text)
     there = [p for f in ("kernels", "lm", "bench", "tests") for p in (ROOT / f).rglob("*")]
     there = [f"/{p.relative_to(ROOT)}{'/' * p.is_dir()}" for p in [*there, *ROOT.iterdir()]]
@@ -243,13 +232,3 @@ def test_pytest_benchmark_times_and_checks(tmp_path):
         assert facts["GF/s"] > 0
         assert facts["x nn.LSTM"] > 0
         assert facts["max_error"] < 1e-5
-
-
-@pytest.mark.slow  # plain pytest-benchmark's own
-def test_two_runs_of_pytest_benchmark_are_compared(tmp_path):
-    storage = f"--benchmark-storage={tmp_path}"
-    only = ["bench", "--benchmark-only", "-q", "-k", "small and step and cudnn", storage]
-    assert pytest_in(*only, "--benchmark-autosave").returncode == 0
-    again = pytest_in(*only, "--benchmark-compare")
-    assert again.returncode == 0, again.stdout
-    assert "Comparing against benchmarks from" in again.stdout + again.stderr

@@ -50,7 +50,7 @@ def test_mask_may_be_a_part_of_a_longer_one(isa, first):
 
 @built
 def test_first_that_is_no_place():
-    with pytest.raises(ValueError, match="first: got -1, should be at least 0"):
+    with pytest.raises(ValueError, match="first: got -1; expected at least 0"):
         native.OPS.dropout(torch.ones(3), 0.5, SEED, -1)
 
 

@@ -86,7 +86,7 @@ def test_dropout_keeps_the_expected_share_and_follows_the_seed(engine, fuse):
     torch.manual_seed(5)
     first = ours(x)[0]
     share = (first.abs() < 0.02).float().mean().item()
-    assert 0.3 < share < 0.5, f"dropped {share:.2f} of the lower layer's output, should be 0.4"
+    assert 0.3 < share < 0.5, f"dropped {share:.2f} of the lower layer's output; expected 0.4"
     assert not torch.equal(first, ours(x)[0]), "two calls drew one mask"
     torch.manual_seed(5)
     assert torch.equal(first, ours(x)[0]), "one seed drew two masks"

@@ -249,7 +249,7 @@ def test_a_tensor_may_be_part_of_a_longer_mask(isa):
     mask = reference.dropout_mask(SEED, (3, 5, 77), 0.4)
     for n in range(3):
         assert torch.equal(native.OPS.dropout(x, 0.4, SEED, n * x.numel()), x * mask[n])
-    with pytest.raises(ValueError, match="first: got -1, should be at least 0"):
+    with pytest.raises(ValueError, match="first: got -1; expected at least 0"):
         native.OPS.dropout(x, 0.4, SEED, -1)
 
 
@@ -347,17 +347,17 @@ def test_errors_name_the_argument():
         return ops.lstm(x, h0, c0, weights, dropout, seed, fuse, False)
 
     for message, change in {
-        r"x: got shape \[3, 2\], should be \[T, B, I\]": {"x": x[..., 0]},
+        r"x: got shape \[3, 2\]; expected \[T, B, I\]": {"x": x[..., 0]},
         r"x: got no time steps": {"x": x[:0]},
-        r"c0: got shape \[1, 2, 4\], should be \[1, 2, 5\]": {"c0": c0[..., 1:]},
-        r"weights\[0\]: got shape \[20, 4\], should be \[20, 3\]": {"x": x[..., 1:]},
-        r"weights\[1\]: got dtype Double, should be Float": {
+        r"c0: got shape \[1, 2, 4\]; expected \[1, 2, 5\]": {"c0": c0[..., 1:]},
+        r"weights\[0\]: got shape \[20, 4\]; expected \[20, 3\]": {"x": x[..., 1:]},
+        r"weights\[1\]: got dtype Double; expected Float": {
             "weights": [weights[0], weights[1].double(), *weights[2:]]
         },
         r"weights: got 1 tensors": {"weights": weights[:1]},
         r"dropout: got 2": {"dropout": 2.0},
         r"seed: got None": {"dropout": 0.5},
-        r"fuse: got 'all', should be 'steps' or 'layers'": {"fuse": "all"},
+        r"fuse: got 'all'; expected 'steps' or 'layers'": {"fuse": "all"},
     }.items():
         with pytest.raises(ValueError, match=message):
             call(**change)
@@ -372,4 +372,4 @@ def test_unknown_instruction_set_is_a_reason():
         text=True,
         timeout=120,
     )
-    assert "FUSED_LSTM_ISA: got 'mmx', should be one of" in done.stdout, done.stderr
+    assert "FUSED_LSTM_ISA: got 'mmx'; expected one of" in done.stdout, done.stderr

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import fused_lstm
 from bench import kernels
-from bench.products import products_of
 from cases import Shape, native_lstm
 from fused_lstm import native, reference
+from products import products_of
 from test_native import SHAPES, assert_threads_agree, engine, expected_results, results
 from test_native_lanes import CASES, SEED, Problem, both, forward, named, solved
 from test_native_tiles import SIZES

@@ -366,7 +366,7 @@ def test_weights_and_what_is_saved_have_the_gates_that_there_are(cell):
     assert [t.shape for t in faked] == [t.shape for t in found]
     more = [torch.randn(gates * H + H, n) for n in (I, H)]
     x, h0 = torch.randn(T, B, I), torch.randn(1, B, H)
-    with pytest.raises(RuntimeError, match=re.escape(f"should be [{gates * H}, {I}]")):
+    with pytest.raises(RuntimeError, match=re.escape(f"expected [{gates * H}, {I}]")):
         kernel("lstm", x, h0, h0, more, 0.0, None, "layers", True, **options)
 
 
@@ -374,9 +374,9 @@ def test_weights_and_what_is_saved_have_the_gates_that_there_are(cell):
     ("cell", "rates", "message"),
     [
         ("gru,peephole", RATES, "cell: got 'gru,peephole'"),
-        ("peephole,gru", RATES, "should have no more than layer_norm with gru"),
-        ("gru", [0.0, 0.0, 0.0, 0.5], "candidate_dropout 0.5, should be 0 for a GRU"),
-        ("rnn_tanh", [0.5, 0.0, 0.0, 0.0], "should be 0 for rnn_tanh"),
+        ("peephole,gru", RATES, "got 'peephole,gru'; expected gru alone or with layer_norm"),
+        ("gru", [0.0, 0.0, 0.0, 0.5], "candidate_dropout 0.5; expected 0 for a GRU"),
+        ("rnn_tanh", [0.5, 0.0, 0.0, 0.0], "expected 0 for rnn_tanh"),
         ("layer_norm,rnn_tanh", RATES, "cell: got 'layer_norm,rnn_tanh'"),
     ],
 )

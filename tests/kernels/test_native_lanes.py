@@ -179,19 +179,19 @@ def test_errors_name_the_argument():
     x, h0, c0, weights, _, _ = make_problem(case, torch.float32)
     sizes = case.batch_sizes
     for message, change in {
-        r"directions: got 3, should be 1 or 2": {"directions": 3},
-        r"h0: got shape \[1, 3, 6\], should be \[L, B, H\] of a layer's two": {"directions": 2},
-        r"x: got shape \[7, 5\], should be \[T, B, I\]": {"batch_sizes": None},
-        r"x: got shape \[6, 5\], should have a row for each of batch_sizes, 7": {"x": x[1:]},
-        r"batch_sizes: got shape \[1, 4\], should be \[T\]": {"batch_sizes": sizes[None]},
+        r"directions: got 3; expected 1 or 2": {"directions": 3},
+        r"h0: got shape \[1, 3, 6\]; expected \[L, B, H\] of a layer's two": {"directions": 2},
+        r"x: got shape \[7, 5\]; expected \[T, B, I\]": {"batch_sizes": None},
+        r"x: got shape \[6, 5\]; expected a row for each of batch_sizes, 7": {"x": x[1:]},
+        r"batch_sizes: got shape \[1, 4\]; expected \[T\]": {"batch_sizes": sizes[None]},
         r"batch_sizes: got dtype Int": {"batch_sizes": sizes.int()},
-        r"batch_sizes: got 2 at 0, should be 3": {"batch_sizes": torch.tensor([2, 2, 2])},
-        r"batch_sizes: got 3 at 2, should be 0 to 2": {"batch_sizes": torch.tensor([3, 2, 3])},
-        r"keep: got shape \[7\], should be \[1, 7\]": {"keep": torch.ones(7) > 0},
-        r"keep: got dtype Float, should be Bool": {"keep": torch.ones(1, 7)},
-        r"weights: got 1 tensors, should be 2 to 5 for each of 1 lane": {"weights": weights[:1]},
-        r"weights\[2\]: got shape \[24\], should be \[6, 6\]": {"weights": weights[:3]},
-        r"c0: got shape \[1, 3, 5\], should be \[1, 3, 6\]": {"c0": c0[..., 1:]},
+        r"batch_sizes: got 2 at 0; expected 3": {"batch_sizes": torch.tensor([2, 2, 2])},
+        r"batch_sizes: got 3 at 2; expected 0 to 2": {"batch_sizes": torch.tensor([3, 2, 3])},
+        r"keep: got shape \[7\]; expected \[1, 7\]": {"keep": torch.ones(7) > 0},
+        r"keep: got dtype Float; expected Bool": {"keep": torch.ones(1, 7)},
+        r"weights: got 1 tensors; expected 2 to 5 for each of 1 lane": {"weights": weights[:1]},
+        r"weights\[2\]: got shape \[24\]; expected \[6, 6\]": {"weights": weights[:3]},
+        r"c0: got shape \[1, 3, 5\]; expected \[1, 3, 6\]": {"c0": c0[..., 1:]},
     }.items():
         given = {"x": x, "h0": h0, "c0": c0, "weights": weights, "directions": 1}
         given |= {"batch_sizes": sizes, "keep": None} | change

@@ -210,11 +210,11 @@ def test_so_does_one_of_bfloat16(bf16_isa, save, hidden):
 
 def test_errors_name_the_argument():
     for message, change in {
-        "fuse: got 'none', should be 'steps' or 'layers'": {"fuse": "none"},
-        "threads: got 0, should be 1 or more": {"threads": 0},
-        "layers: got 0, should be 1 or more": {"layers": 0},
-        "dtype: got Half, should be float32, float64 or bfloat16": {"dtype": torch.float16},
-        "FUSED_LSTM_ISA: got 'mmx', should be one of": {"isa": "mmx"},
+        "fuse: got 'none'; expected 'steps' or 'layers'": {"fuse": "none"},
+        "threads: got 0; expected 1 or more": {"threads": 0},
+        "layers: got 0; expected 1 or more": {"layers": 0},
+        "dtype: got Half; expected float32, float64 or bfloat16": {"dtype": torch.float16},
+        "FUSED_LSTM_ISA: got 'mmx'; expected one of": {"isa": "mmx"},
     }.items():
         with pytest.raises(RuntimeError, match="^ValueError: " + message):
             plan(**change)

@@ -113,7 +113,7 @@ def test_an_operator_can_be_told(unit):
     assert torch.equal(fused_lstm.lstm(x, state, weights, **options)[0], told)
     assert torch.equal(native.OPS.lstm(*given, precision="none")[0], plain)
     assert not torch.equal(told, plain)
-    message = "precision: got 'fp8', should be 'ieee', 'tf32', 'bf16' or 'none'"
+    message = "precision: got 'fp8'; expected 'ieee', 'tf32', 'bf16' or 'none'"
     with pytest.raises((RuntimeError, ValueError), match=message):
         native.OPS.lstm(*given, precision="fp8")
 

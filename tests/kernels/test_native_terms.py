@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bench import kernels
-from bench.products import products_of
 from fused_lstm import native
+from products import products_of
 from terms import RNN, TERMS, by_fma, check, of_terms, set_switches
 from test_native_bf16 import by_the_manual, hard_factors
 from test_native_tiles import SHAPES, SIZES

@@ -14,8 +14,8 @@ import torch
 
 from bench import kernels
 from bench.cases import Shape
-from bench.products import products_of
 from fused_lstm import native
+from products import products_of
 from tolerance import assert_close
 
 CPU = torch.device("cpu")
@@ -55,14 +55,14 @@ def test_a_product_names_what_is_wrong():
     a, b = torch.zeros(6, 8), torch.zeros(8, 2)
     run = kernels.ops().product
     for message, arguments in {
-        r"name: got 'dy', should be one of input, step, step back, dx, dW, logits": ("dy", a, b),
-        r"right: got shape \[8, 2\], should be \[32, 8\]": ("step", a, b),
-        r"right: got dtype Double, should be Float": ("dx", a, b.double()),
-        r"left: got shape \[6, 7\], should have four gates": ("dx", a[:, :7], b),
-        r"batch: got 4, should divide the 6 rows of left": ("step back", a, b, 4),
-        r"left: got shape \[6\], should be a matrix": ("dx", a[:, 0], b),
-        r"left: got dtype Half, should be float32.* or float64": ("dx", a.half(), b),
-        r"rounds: got 0, should be 1 or more": ("dx", a, b, 1, 0),
+        r"name: got 'dy'; expected one of input, step, step back, dx, dW, logits": ("dy", a, b),
+        r"right: got shape \[8, 2\]; expected \[32, 8\]": ("step", a, b),
+        r"right: got dtype Double; expected Float": ("dx", a, b.double()),
+        r"left: got shape \[6, 7\]; expected four gates": ("dx", a[:, :7], b),
+        r"batch: got 4; expected a divisor of the 6 rows of left": ("step back", a, b, 4),
+        r"left: got shape \[6\]; expected a matrix": ("dx", a[:, 0], b),
+        r"left: got dtype Half; expected float32.* or float64": ("dx", a.half(), b),
+        r"rounds: got 0; expected 1 or more": ("dx", a, b, 1, 0),
     }.items():
         name, left, right, batch, rounds = (*arguments, 1, 1)[:5]
         with pytest.raises(RuntimeError, match="^ValueError: " + message):

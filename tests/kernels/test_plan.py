@@ -76,7 +76,8 @@ def assert_fits(found: Plan, device: Device) -> None:
         ("H100", 1500, "fp32", 9 / 24),  # twice what the chip holds
         ("H100", 2048, "bf16", 9 / 16),
         ("A100", 1024, "bf16", 1.0),
-        ("A100", 1500, "bf16", 7 / 12),
+        ("A100", 1500, "bf16", 6 / 12),
+        ("RTX 5090", 1500, "bf16", 3 / 12),
         ("B200", 1500, "bf16", 1.0),
     ],
 )
@@ -224,6 +225,23 @@ def test_where_a_sum_is_shared_out_to_warps(direction, device, hidden, batch, dt
         assert whole.k_parts == 1
 
 
+@directions
+@pytest.mark.parametrize(
+    ("device", "parts"),
+    [
+        ("A100", 8),
+        ("RTX 5090", 1),  # the sums would take the memory of a third of its resident weights
+        ("H100", 1),  # a warp group's product
+    ],
+)
+def test_where_a_sum_of_streamed_weights_is_shared_out(direction, device, parts):
+    shape = {"hidden": 1500, "batch": 20, "layers": 1, "dtype": "bf16"}
+    found = plan("steps", direction, device=DEVICES[device], **shape)
+    assert found.k_parts == parts
+    assert (found.resident < found.chunks) == (device != "H100")
+    assert found.smem <= DEVICES[device].smem
+
+
 @pytest.mark.parametrize(
     ("device", "hidden", "batch", "gates", "split"),
     [
@@ -288,13 +306,13 @@ def test_fewer_multiprocessors_mean_more_units_each():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "all"}, "kind must be 'steps', 'layers' or 'both', got 'all'"),
-        ({"direction": "up"}, "direction must be"),
-        ({"dtype": "int8"}, "dtype must be one of fp16, bf16, fp32, fp64, got 'int8'"),
-        ({"hidden": 0}, "hidden must be at least 1, got 0"),
-        ({"batch": -1}, "batch must be at least 1, got -1"),
-        ({"layers": 0}, "layers must be at least 1, got 0"),
-        ({"projected": -3}, "projected must be at least 0, got -3"),
+        ({"kind": "all"}, "kind: got 'all'; expected 'steps', 'layers' or 'both'"),
+        ({"direction": "up"}, "direction: got 'up'; expected"),
+        ({"dtype": "int8"}, "dtype: got 'int8'; expected one of fp16, bf16, fp32, fp64"),
+        ({"hidden": 0}, "hidden: got 0; expected at least 1"),
+        ({"batch": -1}, "batch: got -1; expected at least 1"),
+        ({"layers": 0}, "layers: got 0; expected at least 1"),
+        ({"projected": -3}, "projected: got -3; expected at least 0"),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -307,5 +325,5 @@ def test_errors_name_the_argument(change, message):
 
 def test_by_arch():
     assert by_arch(90).name == "H100"
-    with pytest.raises(ValueError, match="arch must be one of sm_80"):
+    with pytest.raises(ValueError, match="arch: got sm_70; expected one of sm_80"):
         by_arch(70)

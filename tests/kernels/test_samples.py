@@ -112,10 +112,10 @@ def test_other_dtypes(case, dtype):
 
 
 REFUSED = {
-    "samples: got 4, should divide the batch of 6": (Case(Shape(2, 6, 3, 4, 1)), 4, {}),
-    "samples: got -1, should divide": (Case(Shape(2, 6, 3, 4, 1)), -1, {}),
-    "samples: got 1, should be 2, a row each": (Case(Shape(3, 2, 3, 4, 1), lengths=(3, 2)), 1, {}),
-    "samples: got 6, should be 0 for a cell": (
+    "samples: got 4; expected a divisor of the batch of 6": (Case(Shape(2, 6, 3, 4, 1)), 4, {}),
+    "samples: got -1; expected a divisor": (Case(Shape(2, 6, 3, 4, 1)), -1, {}),
+    "samples: got 1; expected 2, a row each": (Case(Shape(3, 2, 3, 4, 1), lengths=(3, 2)), 1, {}),
+    "samples: got 6; expected 0 for a cell": (
         Case(Shape(2, 6, 3, 4, 1)), 6, {"cell": "peephole", "rates": [0.0] * 4},
     ),
 }  # fmt: skip

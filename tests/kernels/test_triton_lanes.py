@@ -192,8 +192,8 @@ def test_a_state_that_is_zeroed_may_be_any():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ((7, 7), r"h0: got shape \[1, 2, 7\], should be \[1, 2, 3\], by weight_hr"),
-        ((3, 3), r"c0: got shape \[1, 2, 3\], should be \[1, 2, 7\], by weight_hr"),
+        ((7, 7), r"h0: got shape \[1, 2, 7\]; expected \[1, 2, 3\], by weight_hr"),
+        ((3, 3), r"c0: got shape \[1, 2, 3\]; expected \[1, 2, 7\], by weight_hr"),
     ],
 )
 def test_states_of_another_size_than_weight_hrs(sizes, message):
@@ -208,5 +208,5 @@ def test_more_rows_in_the_state_than_at_the_first_step():
     problem = make_problem(Case(Shape(3, 2, 5, 7, 1), lengths=(3, 1)))
     x, _, _, *weights = problem.inputs
     states = torch.zeros(2, 1, 3, 7, dtype=x.dtype)
-    with pytest.raises(ValueError, match="batch_sizes: begins with 2, should be with B = 3"):
+    with pytest.raises(ValueError, match="batch_sizes: got 2 at 0; expected 3"):
         op.lstm(x, *states, weights, 0.0, None, "steps", False, **problem.lanes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -101,6 +102,23 @@ def test_not_under_deterministic_algorithms_nor_without_a_file(file, monkeypatch
     torch.use_deterministic_algorithms(False)
     monkeypatch.delenv(tuned.VARIABLE)
     assert tuned.of(chosen, H100) is chosen
+
+
+def test_a_card_is_planned_for_with_what_was_measured_on_it(file):
+    """A barrier that takes a tenth of the time: a second meeting is worth it."""
+    path, _, _ = file
+    assert tuned.measured(H100) == H100
+    tuned.keep_constants(path, H100, {"barrier_us": 0.1, "l2_rate": 5000.0, "barrier_us_8": 0.1})
+    quick = tuned.measured(H100)
+    assert quick == replace(H100, barrier_us=0.1, l2_rate=5000.0)
+    assert tuned.measured(DEVICES["A100"]) == DEVICES["A100"]
+    shape = {"hidden": 512, "batch": 20, "dtype": "bf16", "layers": 1}
+    meetings = [
+        choice.cost(choose("backward", device=d, **shape), d).barriers for d in (H100, quick)
+    ]
+    assert meetings == [1, 2]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert tuned.measured(H100) == H100
 
 
 def test_without_a_gpu_it_says_so(capsys, tmp_path):

@@ -56,12 +56,12 @@ def packed_places(lengths, order):
 def test_its_operators_check_what_they_are_given():
     x = torch.randn(3, 2)
     for error, message, operator, arguments in (
-        (ValueError, r"lengths: got 5, should be in 1 to T = 4", "packing", ([1, 5], 4, False)),
-        (ValueError, r"lengths: got 0, should be in 1 to T = 4", "packing", ([0, 3], 4, False)),
-        (ValueError, r"lengths: got dtype Float, should be Long", "packing", ([1.0], 4, False)),
-        (IndexError, r"index: got 3 at 1, should be in \[0, 3\)", "gather", ([0, 3],)),
-        (IndexError, r"index: got -1 at 0, should be in \[0, 3\)", "gather", ([-1],)),
-        (ValueError, r"index: got dtype Float, should be Long", "gather", ([1.0],)),
+        (ValueError, r"lengths: got 5; expected 1 to T = 4", "packing", ([1, 5], 4, False)),
+        (ValueError, r"lengths: got 0; expected 1 to T = 4", "packing", ([0, 3], 4, False)),
+        (ValueError, r"lengths: got dtype Float; expected Long", "packing", ([1.0], 4, False)),
+        (IndexError, r"index: got 3 at 1; expected a number in \[0, 3\)", "gather", ([0, 3],)),
+        (IndexError, r"index: got -1 at 0; expected a number in \[0, 3\)", "gather", ([-1],)),
+        (ValueError, r"index: got dtype Float; expected Long", "gather", ([1.0],)),
     ):
         tensor, *others = arguments
         given = [torch.tensor(tensor), *others]

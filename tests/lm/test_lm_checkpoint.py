@@ -104,7 +104,7 @@ def test_truncated_or_with_a_bit_flipped(capsys, damaged, seed):
 def test_another_format_is_named(capsys, monkeypatch, damaged):
     directory, _ = damaged
     monkeypatch.setattr(checkpoint, "FORMAT", 5)
-    refuse(capsys, directory, "is damaged: format 4, and this program reads 5")
+    refuse(capsys, directory, "is damaged: format: got 4; expected 5")
 
 
 @pytest.mark.parametrize("kind", ["fifo", "endless", "directory", "pickle"])

@@ -36,6 +36,10 @@ PATHS = {
     "own": {},
     "streamed": {"block_k": 32, "resident": 2, "resident_ih": 1, "stages": 3, "ahead": 1},
     "all streamed": {"block_k": 32, "resident": 0, "resident_ih": 0, "stages": 3, "ahead": 0},
+    "streamed in parts": {
+        "block_k": 128, "k_parts": 8, "warps": 8, "resident": 1, "stages": 3, "ahead": 1,
+        "hold": False,
+    },
     "blocks of batch": {"block_b": 16, "row_groups": 1},
     "groups of rows": {"block_b": 16, "row_groups": 2},
     "whole sums": {"k_parts": 1},
@@ -63,6 +67,7 @@ class Case:
     lengths: tuple[int, ...] = ()  # of B rows, falling, where they end early
     keep: bool = False  # whether some states are zeroed
     P: int = 0  # 0: h is not projected
+    calls: int = 1  # on one workspace, as an allocator hands out the same memory again
     cell: Spec = PLAIN
 
     def __str__(self) -> str:
@@ -71,6 +76,7 @@ class Case:
         words += [f"L{self.L}"] if self.kind == "layers" else []
         words += [f"dropout {self.p}"] if self.p else []
         words += [f"T{self.T}"] if self.T > 3 else []
+        words += [f"{self.calls} calls"] if self.calls > 1 else []
         words += ["rows"] if self.lengths else []
         words += ["keep"] if self.keep else []
         words += [name.replace("_", " ") for name in self.cell.options]
@@ -275,16 +281,25 @@ def _stack(case: Case) -> Problem:
     outputs = expected["y"], expected["h_n"], expected["c_n"]
     by = [_pattern(out).to(inputs[0].dtype) for out in outputs]
 
-    def compute() -> dict[str, Tensor]:
-        (x, h0, c0, *weights), own = inputs, lanes | case.cell.schema
-        with _launching(case):
-            given = x, h0, c0, weights, case.p, seed, case.kind
-            y, h_n, c_n, *saved = op.lstm(*given, True, **own)
-            dx, dh0, dc0, dweights = op.lstm_backward(*by, *given, y, *saved, True, **own)
+    def call(x: Tensor, h0: Tensor) -> dict[str, Tensor]:
+        (_, _, c0, *weights), own = inputs, lanes | case.cell.schema
+        given = x, h0, c0, weights, case.p, seed, case.kind
+        y, h_n, c_n, *saved = op.lstm(*given, True, **own)
+        dx, dh0, dc0, dweights = op.lstm_backward(*by, *given, y, *saved, True, **own)
         if not case.cell.has_c:
             dh0, dc0 = dh0 + dc0.to(dh0.dtype), torch.zeros_like(dc0)
         found = (y, h_n, c_n, dx, dh0, dc0, *dweights)
         return dict(zip(names, found, strict=True))
+
+    def compute() -> dict[str, Tensor]:
+        x, h0, *_ = inputs
+        with _launching(case):
+            if case.calls == 1:
+                return call(x, h0)
+            with _one_workspace():
+                for _ in range(case.calls - 1):
+                    call(-x, -h0)  # it leaves other values
+                return call(x, h0)
 
     return compute, expected, rounded
 
@@ -333,4 +348,24 @@ def _launching(case: Case) -> Iterator[None]:
         )  # fmt: skip
 
     with mock.patch.object(op, "plan_of", made):
+        yield
+
+
+KEPT: tuple[str, ...] = ()  # parts of a workspace that a later call does not fill again: a fault
+
+
+@contextmanager
+def _one_workspace() -> Iterator[None]:
+    """A later call of a plan has the memory of the first one's workspace, filled again."""
+    original, first = launch.workspace, {}
+
+    def made(plan, like, leading, launches) -> launch.Workspace:
+        new = original(plan, like, leading, launches)
+        old = first.setdefault((plan, leading, launches), new)
+        for name, of_old, of_new in zip(new._fields, old, new, strict=True):
+            if of_old is not None and of_old is not of_new and name not in KEPT:
+                of_old.copy_(of_new)
+        return old
+
+    with mock.patch.object(launch, "workspace", made):
         yield

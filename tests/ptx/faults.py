@@ -64,6 +64,7 @@ class Fault:
     dtype: str = "bf16"
     path: str = "own"
     unzeroed: str = ""  # part of a launch's workspace that is left as torch.empty gives it
+    kept: str = ""  # or as the call before has left it: a case of two calls
     kinds: tuple[str, ...] = ("steps", "layers", "projected")
     schedule: Schedule = WEAK
 
@@ -89,6 +90,7 @@ FAULTS = [
     Fault("bar.sync before the arrive removed", _before_release, "race"),
     Fault("bar.sync after the wait removed", _after_acquire(r"bar\.sync"), "race"),
     Fault("counters not zeroed", _unchanged, "uninitialised read", unzeroed="counters"),
+    Fault("counters of the call before", _unchanged, "race", kept="counters"),
     # --- the meeting inside a step, alone ---
     Fault("wait inside a step removed", inside(WAIT, r"\1"), "race", kinds=("projected",)),
     Fault("arrive inside a step removed", inside(ARRIVE, ""), "deadlock", kinds=("projected",)),
@@ -134,7 +136,7 @@ FAULTS = [
 def case_of(fault: Fault, kind: str, arch: int) -> Case:
     size = H if fault.path in ("own", "whole sums") else 100
     few = {"B": 3, "T": 2} if size == 100 else {"B": 20}
-    options = {**few, "path": fault.path}
+    options = {**few, "path": fault.path, "calls": 2 if fault.kept else 1}
     if kind == "projected":
         return Case("steps", fault.dtype, arch, size, P=size - 13, **options)
     return Case(kind, fault.dtype, arch, size, L=2 if kind == "layers" else 1, **options)
@@ -144,7 +146,7 @@ def run(
     fault: Fault, kind: str, direction: str, arch: int, seeds: int = 5
 ) -> tuple[bool, Outcome | None]:
     """Whether a schedule found it, and the last outcome; None: the fault changed nothing."""
-    changed = bool(fault.unzeroed)
+    changed = bool(fault.unzeroed or fault.kept)
 
     def change(ptx: str) -> str:
         nonlocal changed
@@ -155,7 +157,7 @@ def run(
 
     outcome = None
     for seed in range(1, seeds + 1):
-        with _unzeroed(fault.unzeroed):
+        with _unzeroed(fault.unzeroed), mock.patch.object(cases, "KEPT", (fault.kept,)):
             outcome = cases.run(
                 case_of(fault, kind, arch), (seed,), fault.schedule, change, 20_000_000
             )

@@ -14,6 +14,7 @@ NORM, WHOLE = Spec(layer_norm=True), replace(ALL, layer_norm=True)
 COUPLED, RNN = Spec(coupled=True), Spec("rnn_tanh")
 GRU_NORM = Spec("gru", layer_norm=True, zoneout=0.3, recurrent_dropout=0.3)
 LONG = {"T": 9}  # a fault may begin at the fourth wave
+TWICE = {"T": 9, "calls": 2}
 
 
 def every_case() -> list[Case]:
@@ -39,6 +40,8 @@ def every_case() -> list[Case]:
             found += _lanes(dtype, arch) + _projected(dtype, arch) + _cells(dtype, arch)
             found += [Case("steps", dtype, arch, 33, 20, **LONG)]
             found += [Case("layers", dtype, arch, 17, L=3, p=0.3, **LONG)]
+            found += [Case("steps", dtype, arch, 33, 20, L=2, **TWICE)]
+            found += [Case("layers", dtype, arch, 17, L=3, p=0.3, **TWICE)]
             found += _of_half(dtype, arch) if dtype in ("bf16", "fp16") else []
     return found
 
@@ -121,6 +124,9 @@ def _of_half(dtype: str, arch: int) -> list[Case]:
     path = {"path": "a gate each"}
     found += [Case("steps", dtype, arch, H, B, **path) for H, B in ((17, 3), (130, 20))]
     found.append(Case("layers", dtype, arch, 33, L=2, p=0.3, lengths=FEW, keep=True, **path))
+    path = {"path": "streamed in parts", "T": 2}
+    found.append(Case("steps", dtype, arch, 260, 20, **path))
+    found.append(Case("both", dtype, arch, 260, lengths=(2, 2, 1), keep=True, cell=GRU, **path))
     # A program that has a lane to itself.
     path = {"path": "alone"}
     found += [Case("steps", dtype, arch, H, B, **path) for H, B in ((17, 3), (100, 20))]
@@ -173,8 +179,8 @@ def some_cases() -> list[Case]:
             found.append(Case("both", dtype, arch, 17, lengths=FEW, keep=True, cell=GRU_NORM))
             found.append(Case("layers", dtype, arch, 17, L=2, keep=True, cell=COUPLED))
             found.append(Case("layers", dtype, arch, 33, 20, L=2, keep=True, cell=RNN))
-        found.append(Case("steps", "bf16", arch, 33, 20, **LONG))
-        found.append(Case("layers", "tf32", arch, 17, L=3, **LONG))
+        found.append(Case("steps", "bf16", arch, 33, 20, **TWICE))
+        found.append(Case("layers", "tf32", arch, 17, L=3, **TWICE))
         found.append(Case("steps", "bf16", arch, 130, 20, path="whole sums"))
         found.append(Case("steps", "bf16", arch, 33, 20, path="a gate each"))
         for cell in (PLAIN, ALL, GRU):

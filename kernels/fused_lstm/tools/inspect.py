@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from itertools import product
@@ -36,6 +36,7 @@ RATE = re.compile(r"(dropout|candidate|zone)_|clip$")  # floats
 SWITCHES = "peephole", "layer_norm", "coupled", "gru", "rnn_tanh", "rnn_relu"
 SYNC_CYCLES = 64  # clock cycles of a sync among a program's warps, about
 RATES = ("zoneout", "recurrent_dropout", "candidate_dropout")  # options that draw
+ROWS = ("varlen", "resets")  # what rows of batch may do: end early, begin anew
 TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 
 
@@ -62,15 +63,17 @@ def argument_type(name: str, dtype: str) -> str:
     return "fp32" if RATE.match(name) else "i32"
 
 
-def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN):
+def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN, rows: Sequence[str] = ()):
     """Compile a plan's kernel for a cell in training, with pointers aligned to 16 bytes as torch's.
 
     Args:
         target: an architecture such as 90, or Triton's GPUTarget.
+        rows: of ROWS, what rows of batch may do.
     """
     from ..triton import launch
 
-    what = launch.constants(chosen, cell, True, chosen.phases()[0], draws=True)
+    does = dict.fromkeys(rows, True)
+    what = launch.constants(chosen, cell, True, chosen.phases()[0], draws=True, **does)
     constants = {"CELL": launch.kernel_cell(cell), "PLAN": what}
     options = {k: v for k, v in launch.options(chosen).items() if k != "launch_cooperative_grid"}
     kernel = kernel_of(chosen)
@@ -123,10 +126,14 @@ def trips(chosen: plan.Plan) -> list[int]:
 
 def executed(chosen: plan.Plan, step: sass.Code) -> dict[str, int] | None:
     """Count a step's instructions of a thread, and the bytes of all programs."""
-    rows = chosen.products * chosen.summed_gates * chosen.chunks * chosen.rows
+    of_gates, columns = chosen.summed_gates * chosen.rows, chosen.block_k * chosen.block_b
     # A warp multiplies 16 rows by 8 columns at least, if others do the same.
-    rows += chosen.chunks_hr * max(chosen.own, 16 * 8 * chosen.warps // chosen.block_b)
-    products = rows * chosen.block_k * chosen.block_b // chosen.warps
+    rows = chosen.chunks_hr * max(chosen.own, 16 * 8 * chosen.warps // chosen.block_b)
+    rows += chosen.products * chosen.chunks * of_gates
+    # Of resident tiles warps share rows alone, and others do the same where there are more warps.
+    again = (chosen.resident + chosen.resident_ih) * of_gates
+    again *= max(1, 16 * chosen.warps // chosen.rows) - 1
+    products = {n * columns // chosen.warps for n in (rows, rows + again)}
     count = sass.executed(step, trips(chosen), products) if chosen.batch_blocks == 1 else None
     return count and count | {"bytes": count["bytes"] * 32 * chosen.warps * chosen.programs}
 
@@ -138,9 +145,11 @@ def thread(cubin: bytes) -> tuple[int, int]:
     return int(registers), int(stack)
 
 
-def inspect(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> dict:
+def inspect(
+    chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN, rows: Sequence[str] = ()
+) -> dict:
     """Return everything that this tool prints about one kernel, as plain data."""
-    compiled = compile_plan(chosen, device.arch, cell)
+    compiled = compile_plan(chosen, device.arch, cell, rows)
     cubin = compiled.asm["cubin"]
     registers, stack = thread(cubin)
     code = sass.instructions(sass.disassemble(cubin, "-sass"))
@@ -160,6 +169,7 @@ def inspect(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> di
         "executed": executed(chosen, step) if loop else None,
         "order": sass.order(step) if loop else [],
         "cost": asdict(choice.cost(chosen, device)),
+        "barrier_us": device.barrier_us,
         "sass": [f"{address:6x}  {text}" for address, text in step],
     }
     return report | {"step_us": step_us(report, device)}
@@ -180,11 +190,13 @@ def step_us(report: dict, device: devices.Device) -> float:
     return report["cost"]["floor_us"] + cycles / device.clock / 1e3
 
 
-def inspect_amd(chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN) -> dict:
+def inspect_amd(
+    chosen: plan.Plan, device: devices.Device, cell: Spec = PLAIN, rows: Sequence[str] = ()
+) -> dict:
     """Return `inspect`'s data for an AMD GPU, from assembler text without its time loop."""
     from triton.backends.compiler import GPUTarget
 
-    compiled = compile_plan(chosen, GPUTarget("hip", device.gfx, device.wave), cell)
+    compiled = compile_plan(chosen, GPUTarget("hip", device.gfx, device.wave), cell, rows)
     text = compiled.asm["amdgcn"]
 
     def number(key: str) -> int:
@@ -234,6 +246,7 @@ def pointwise(dtype: str, device: devices.Device, batch: int, hidden: int) -> li
             "plan": None, "registers": registers, "stack": stack,
             "shared_memory": compiled.metadata.shared, "shared_memory_limit": device.smem,
             "whole": sass.count(code), "loop": sass.count(code), "executed": None, "order": [],
+            "barrier_us": device.barrier_us,
             "cost": {"flops": 30 * elements, "bytes_l2": moved, "barriers": 0, "floor_us": floor,
                      "bound": "L2; and a launch"},
             "sass": [f"{address:6x}  {text}" for address, text in code],
@@ -346,7 +359,7 @@ def table(report: dict) -> str:
         ("at least", f"{cost['flops'] / 1e6:.1f} MFLOP, {cost['bytes_l2'] / 1e6:.2f} MB through L2,"
          f" {cost['barriers']} grid barriers"),
         ("floor", f"{cost['floor_us']:.2f} us a step ({cost['bound']}; a barrier taken as"
-         f" {devices.BARRIER_US:.0f} us)"),
+         f" {report['barrier_us']:.0f} us)"),
         *([("about", f"{report['step_us']:.2f} us a step, with its instructions and syncs")]
           if chosen else []),
     ]  # fmt: skip
@@ -391,6 +404,9 @@ def parser() -> argparse.ArgumentParser:
         help="a cell with these options, in training",
     )  # fmt: skip
     made.add_argument(
+        "--rows", nargs="+", default=[], choices=ROWS, help="rows of batch end early, or begin anew"
+    )
+    made.add_argument(
         "--whole-sums", action="store_true", help="no product's sum is shared out to warps"
     )
     made.add_argument("--no-tf32", action="store_true", help="full precision for float32")
@@ -431,7 +447,7 @@ def wanted(args: argparse.Namespace) -> Iterator[tuple[Callable[..., Any], tuple
                     kind = choice.choose(direction, **shape)
                     if args.fuse == "steps":
                         kind = plan.plan("steps", direction, **shape)
-                    yield inspect_amd if device.gfx else inspect, (kind, device, cell)
+                    yield inspect_amd if device.gfx else inspect, (kind, device, cell, args.rows)
 
 
 def reports(args: argparse.Namespace) -> Iterator[dict]:
@@ -448,9 +464,9 @@ def main(argv: list[str] | None = None) -> int:
     chosen = []
     try:
         if min(args.layers, args.batch, args.jobs, *args.hidden) < 1:
-            raise ValueError("--hidden, --batch, --layers and --jobs must be at least 1")
+            raise ValueError("--hidden, --batch, --layers, --jobs: got less; expected at least 1")
         if args.proj_size < 0:
-            raise ValueError(f"--proj-size must be at least 0, got {args.proj_size}")
+            raise ValueError(f"--proj-size: got {args.proj_size}; expected at least 0")
         if args.survey:
             survey(args.survey, args.jobs)
             return 0

@@ -10,7 +10,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import prod
 from pathlib import Path
 
@@ -99,13 +99,13 @@ def multiplications(text: str) -> int:
     return 0 if warp is None else 16 * 8 * int(warp[3])
 
 
-def executed(code: Code, trips: Sequence[int], products: int) -> dict[str, int] | None:
+def executed(code: Code, trips: Sequence[int], products: Collection[int]) -> dict[str, int] | None:
     """Count what a thread executes in a step, if no wait has to wait.
 
     Args:
         code: the time loop.
         trips: rounds of each loop over streamed weights, in the order of the code.
-        products: multiplications that a warp makes in a step, on tensor cores.
+        products: multiplications that a warp may make in a step, on tensor cores.
 
     Returns:
         instructions; syncs of a program; bytes loaded and stored, of masked elements too; arrivals
@@ -124,7 +124,8 @@ def executed(code: Code, trips: Sequence[int], products: int) -> dict[str, int] 
         total["bytes"] += times * bytes_of(text)
         total["arrivals"] += times * (text.split()[0].split(".")[0] in ARRIVES)
         total["multiplications"] += times * multiplications(text)
-    return dict(total) if total.pop("multiplications") == products > 0 else None
+    made = total.pop("multiplications")
+    return dict(total) if made > 0 and made in products else None
 
 
 # --- order ---

@@ -1,8 +1,8 @@
 """Time a shape's plans on this machine's GPU: `python -m fused_lstm.tools.tune --help`.
 
-Plans are ranked by the arithmetic of docs/gpu.md, those that spill are dropped, and the best few
-are timed. The fastest is kept in a file that FUSED_LSTM_TUNED names to the library
-(fused_lstm/triton/tuned.py).
+The card's barrier and L2 are measured. Plans are ranked by the arithmetic of docs/gpu.md, those
+that spill are dropped, and the best few are timed. The measured constants and the fastest plan are
+kept in a file that FUSED_LSTM_TUNED names to the library (fused_lstm/triton/tuned.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,12 @@ def main(argv: list[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("fused_lstm.tools.tune: PyTorch finds no GPU to time on", file=sys.stderr)
         return 2
+    from ..triton import measure
+
     device = devices.current(torch.device("cuda", torch.cuda.current_device()))
+    constants = measure.measured(device)
+    tuned.keep_constants(args.file, device, constants)
+    device = replace(device, barrier_us=constants["barrier_us"], l2_rate=constants["l2_rate"])
     for hidden in args.hidden:
         for dtype in args.dtype:
             for direction in ("forward", "backward"):

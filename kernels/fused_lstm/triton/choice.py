@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from .devices import BARRIER_US, Device
+from .devices import Device
 from .plan import SIZES, Plan, alone, plan
 
 
@@ -122,5 +122,5 @@ def cost(plan: Plan, device: Device) -> Cost:
     compute_us, memory_us = flops / peak / 1e6, bytes_l2 / device.l2_rate / 1e3
     barriers = plan.meetings + (plan.split > 1) if plan.persistent else 0
     bound = "L2" if memory_us > compute_us else "products"
-    floor = max(compute_us, memory_us) + barriers * BARRIER_US
+    floor = max(compute_us, memory_us) + barriers * device.barrier_us
     return Cost(flops, bytes_l2, barriers, floor, f"{bound} + {barriers} barriers")

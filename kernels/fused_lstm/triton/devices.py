@@ -21,6 +21,7 @@ class Device:
     hbm: float  # GB/s
     l2_rate: float  # GB/s, about: what others measured, no data sheet states it
     tflops: dict[str, float]  # dense peak by precision: half, tf32, fp32, fp64
+    barrier_us: float = 1.0  # of a grid-wide barrier, about; measure.py measures it
     registers: int = 65536  # 32-bit, per SM
     gfx: str = ""  # AMD's name of an architecture
     wave: int = 32  # threads of a warp
@@ -111,8 +112,6 @@ INTERPRETER = Device(
     "interpreter", 0, 0, 0, 0, 1.0, 1.0, 1.0, {"half": 1, "tf32": 1, "fp32": 1, "fp64": 1}
 )
 
-BARRIER_US = 1.0  # a grid-wide barrier, about; bench/gpu.py's T=1024 rows bound it from above
-
 
 def by_arch(arch: int) -> Device:
     """Return the first described GPU of a compute capability: `by_arch(90)` is the H100."""
@@ -120,7 +119,7 @@ def by_arch(arch: int) -> Device:
         if device.arch == arch:
             return device
     known = ", ".join(f"sm_{arch}" for arch in sorted({d.arch for d in DEVICES.values()}))
-    raise ValueError(f"arch must be one of {known}, got sm_{arch}")
+    raise ValueError(f"arch: got sm_{arch}; expected one of {known}")
 
 
 def gfx_of(properties: Any) -> str:

@@ -234,7 +234,7 @@ def constants(
         "AHEAD": plan.ahead,
         "STAGES": plan.stages,
         "EARLY": plan.persistent and plan.batch_blocks == 1 and not varlen,
-        "KEEP_LOOP": _keep_loop(plan, cell),
+        "KEEP_LOOP": _keep_loop(plan, cell, resets),
         "PERSISTENT": plan.persistent,
         "ALONE": plan.alone,
         "MEETS": plan.persistent and not plan.alone,
@@ -314,7 +314,7 @@ def _wrapped(found: dict) -> dict:
     return found if is_interpreted() else {name: tl.constexpr(v) for name, v in found.items()}
 
 
-def _keep_loop(plan: Plan, cell: Spec) -> bool:
+def _keep_loop(plan: Plan, cell: Spec, resets: bool) -> bool:
     """Return whether everything must stay inside the time loop, since moving it costs registers.
 
     Triton 3.6 moves out the descriptors of wgmma; masks need registers too. Weights that warps
@@ -322,7 +322,8 @@ def _keep_loop(plan: Plan, cell: Spec) -> bool:
     """
     if plan.k_parts > 1:
         return False
-    return KEEP_LOOP or _spills(plan) or not cell.is_plain_lstm
+    two_sums = resets and plan.kind == "layers" and not plan.hold  # an H100 at H=650
+    return KEEP_LOOP or _spills(plan) or two_sums or not cell.is_plain_lstm
 
 
 def _spills(plan: Plan) -> bool:

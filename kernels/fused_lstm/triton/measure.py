@@ -1,7 +1,7 @@
 """Measurements of a card that no data sheet has: a grid barrier's time, and L2's rate.
 
-`measured` takes some 20 ms on a GPU. `fused_lstm.tools.tune` keeps its results, and `make gpu`
-reports them.
+`measured` takes some 20 ms on a GPU. `fused_lstm.tools.tune` keeps its results for the library
+(tuned.py), and `make gpu` reports them.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def plan_of(
     tf32: bool,
 ) -> Plan:
     """Return the launch for these tensors: of all lanes, of both of a layer, or of one."""
-    card = devices.current(device)
+    card = tuned.measured(devices.current(device))
     chosen = choose(
         direction, hidden=shape.H, batch=shape.B, layers=shape.L if fuse == "layers" else 1,
         directions=shape.D, dtype=launch.NAMES[dtype], device=card, tf32=tf32,
@@ -165,7 +165,7 @@ def _shape(h0: Tensor, c0: Tensor, w_hr: Tensor | None, directions: int) -> Shap
     for name, state, size in (("c0", c0, H), ("h0", h0, P)):
         if list(state.shape) != (wanted := [*c0.shape[:2], size]):
             by = "as c0" if w_hr is None else "by weight_hr"
-            raise ValueError(f"{name}: got shape {list(state.shape)}, should be {wanted}, {by}")
+            raise ValueError(f"{name}: got shape {list(state.shape)}; expected {wanted}, {by}")
     return Shape(h0.shape[0], directions, h0.shape[1], H, 0 if w_hr is None else P, P)
 
 
@@ -420,13 +420,11 @@ def _check_samples(samples: int, B: int, batch_sizes: Tensor | None, cell: str) 
     if samples == 0:
         return
     if samples < 0 or B % samples:
-        raise ValueError(f"samples: got {samples}, should divide the batch of {B}")
+        raise ValueError(f"samples: got {samples}; expected a divisor of the batch of {B}")
     if batch_sizes is not None and samples != B:
-        raise ValueError(
-            f"samples: got {samples}, should be {B}, a row each, where rows are packed"
-        )
+        raise ValueError(f"samples: got {samples}; expected {B}, a row each, where rows are packed")
     if cell:
-        raise ValueError(f"samples: got {samples}, should be 0 for a cell with weights of its own")
+        raise ValueError(f"samples: got {samples}; expected 0 for a cell with weights of its own")
 
 
 def _last_gradients(

@@ -22,7 +22,7 @@ class Rows:
         if batch_sizes is None:
             return
         if (first := int(batch_sizes[0])) != B:
-            raise ValueError(f"batch_sizes: begins with {first}, should be with B = {B}")
+            raise ValueError(f"batch_sizes: got {first} at 0; expected {B}")
         b, ends = torch.arange(B), batch_sizes.cumsum(0)
         self.T, self.live = len(ends), int(ends[-1])
         lengths = (batch_sizes[:, None] > b).sum(0)

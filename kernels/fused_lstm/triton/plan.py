@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from .devices import BARRIER_US, Device
+from .devices import Device
 
 SIZES = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
 TILE = 16 * 1024  # bytes of a tile of weights, where H is large enough
@@ -164,18 +164,18 @@ def plan(
         in_parts: whether a product's sum may be shared out to warps; False to compare.
     """
     if kind not in ("steps", "layers", "both"):
-        raise ValueError(f"kind must be 'steps', 'layers' or 'both', got {kind!r}")
+        raise ValueError(f"kind: got {kind!r}; expected 'steps', 'layers' or 'both'")
     if direction not in ("forward", "backward"):
-        raise ValueError(f"direction must be 'forward' or 'backward', got {direction!r}")
+        raise ValueError(f"direction: got {direction!r}; expected 'forward' or 'backward'")
     if dtype not in SIZES:
-        raise ValueError(f"dtype must be one of {', '.join(SIZES)}, got {dtype!r}")
+        raise ValueError(f"dtype: got {dtype!r}; expected one of {', '.join(SIZES)}")
     if gates not in (1, 3, 4):
         raise ValueError(f"gates: got {gates}; expected 1, 3 or 4")
     for name, value in (("hidden", hidden), ("batch", batch), ("layers", layers)):
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+            raise ValueError(f"{name}: got {value}; expected at least 1")
     if projected < 0:
-        raise ValueError(f"projected must be at least 0, got {projected}")
+        raise ValueError(f"projected: got {projected}; expected at least 0")
     if norm and kind == "layers":
         raise ValueError(f"norm: got {norm} with kind 'layers'; expected 'steps' or 'both'")
     layers = {"steps": 1, "layers": layers, "both": 2}[kind]
@@ -289,12 +289,13 @@ def _compiled(
         kind, direction, "persistent" if persistent else "per-step", hidden, batch, layers,
         projected, dtype, precision, programs * row_groups,
         rows=rows, units=units, own=own, split=split, row_groups=row_groups,
-        warps=_warps(rows, device), block_b=block_b,
+        warps=_warps(rows, dtype, device), block_b=block_b,
         batch_blocks=_ceil(_ceil(batch, block_b), row_groups),
         block_k=block_k, chunks=chunks,
         resident=min(resident, chunks), resident_ih=max(0, resident - chunks),
         chunks_hr=chunks_hr, resident_hr=resident_hr,
-        ahead=_ahead(kind, block_b * max(1, tile // TILE), stages > 1, device), stages=stages,
+        ahead=_ahead(kind, direction, size, block_b * max(1, tile // TILE), stages > 1, device),
+        stages=stages,
         hold=not device.asynchronous or rows < 64,
         hold_hr=not device.asynchronous or own < 64,
         smem=scratch + resident * tile + resident_hr * tile_hr, why=tuple(why), gates=gates,
@@ -305,9 +306,10 @@ def _compiled(
 def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
     """Return plans with each product's sum shared out to 8 warps, the best first.
 
-    There are none where the warps' registers do not hold the weights. A warp multiplies all of a
-    program's rows by its eighth of K, from registers, and the sums meet once. This takes fewer
-    instructions, and a third of the syncs of warps that share rows and columns.
+    A warp multiplies all of a program's rows by its eighth of K, and the sums meet once. This takes
+    fewer instructions, and a third of the syncs of warps that share rows and columns. Where a
+    program's weights are too many, warps that multiply on their own stream them so too; a warp
+    group that multiplies from shared memory is ahead.
     """
     may = found.persistent and SIZES[found.dtype] == 2 and found.batch_blocks == 1
     may &= found.own == 16 and not (found.projected or found.amd or device.tcgen05)
@@ -331,7 +333,7 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
         # Who sums over all gates meets nobody for it, and reads all of them.
         blocks = found.layers * _ceil(found.hidden, 16) * found.row_groups
         more_us = read_us(blocks, found.gates) - read_us(found.programs, 1)
-        if more_us < BARRIER_US:
+        if more_us < device.barrier_us:
             splits.insert(0, (16, 1))
         elif device.wgmma and columns <= 32:
             return []  # so few columns leave 4 warps that share rows and columns ahead
@@ -362,7 +364,31 @@ def sums_in_parts(found: Plan, device: Device) -> list[Plan]:
             ),
         )  # fmt: skip
         fitting.append(one)
+    streams = found.stages > 1 and found.kind != "layers" and found.block_b <= 32
+    if streams and not fitting and not device.asynchronous:
+        one = streamed_in_parts(found, device)
+        # The sums need memory that weights had: where little is left, more of them stream.
+        fitting += [one] if 2 * one.resident >= one.chunks else []
     return fitting
+
+
+def streamed_in_parts(found: Plan, device: Device) -> Plan:
+    """Return a plan whose weights stream in part, with each chunk's sum shared out to 8 warps."""
+    size, block_k = SIZES[found.dtype], K_PARTS * 16
+    chunks, tile = _ceil(found.hidden, block_k), found.rows * block_k * size
+    buffers = (STREAM_STAGES - 1) * (tile + block_k * found.block_b * size)
+    scratch = max(buffers, K_PARTS * found.rows * found.block_b * 4) + RESERVED  # or all sums
+    resident = min(chunks, (device.smem - scratch) // tile)
+    return replace(
+        found, warps=K_PARTS, block_k=block_k, chunks=chunks, resident=resident, ahead=1,
+        hold=False, smem=scratch + resident * tile, k_parts=K_PARTS,
+        why=(
+            *(why for why in found.why if "programs" in why or "rows of batch" in why),
+            f"{chunks} weight tiles of {tile // 1024} KiB do not fit in {device.smem // 1024} KiB:"
+            f" {resident} resident, {chunks - resident} stream from L2 every step",
+            f"each of {K_PARTS} warps sums over its part of K",
+        ),
+    )  # fmt: skip
 
 
 def alone(found: Plan, device: Device) -> Plan | None:
@@ -444,19 +470,20 @@ def _divide_rows(batch, rows, size, programs, persistent, device, why) -> tuple[
     return block_b, groups
 
 
-def _warps(rows: int, device: Device) -> int:
-    # A warp group of 4 multiplies 64 rows; two share a tile of more rows. Where warps multiply on
-    # their own, 8 of them halve what each thread holds.
-    if device.asynchronous and rows == 64:
+def _warps(rows: int, dtype: str, device: Device) -> int:
+    # A warp group of 4 multiplies 64 rows, but not in float64; two share a tile of more rows. Where
+    # warps multiply on their own, 8 of them halve what each thread holds.
+    if device.asynchronous and rows == 64 and dtype != "fp64":
         return 4
     return 8 * 32 // device.wave
 
 
-def _ahead(kind: str, wide: int, streams: bool, device: Device) -> int:
+def _ahead(kind: str, direction: str, size: int, wide: int, streams: bool, device: Device) -> int:
     """Return how many chunks in flight the registers hold: found by fused_lstm.inspect."""
     # A chunk takes 16 of a thread's 255 registers at 32 columns and 4 warps, twice that doubled.
     if device.tcgen05:
-        return 0 if streams or kind == "layers" else 1
+        none = streams or kind == "layers" or (direction == "backward" and size == 4)
+        return 0 if none else 1
     if wide > 32:
         return 1
     if not device.asynchronous:

@@ -1,9 +1,13 @@
-"""Timed plans, in place of the plans that arithmetic chose.
+"""Timed plans, in place of the plans that arithmetic chose, and a card's measured constants.
 
 Where FUSED_LSTM_TUNED names a file that `python -m fused_lstm.tools.tune` has written, a shape's
-first call looks there: by the card, Triton's version and these kernels' source. Under
+first call looks there: by the card, Triton's version and these kernels' source. A shape without a
+timed plan has one by arithmetic, on the constants that were measured on the card. Under
 torch.use_deterministic_algorithms nothing is looked up, since plans differ in the order of sums.
-Ranks that are to agree share one file; keep it with a checkpoint to resume on the same plans.
+
+The file is what to share: no checkpoint holds these plans, and no rank sends them to another. Ranks
+that are to agree read one file; a run that is to resume on the same plans keeps it beside its
+checkpoint.
 """
 
 from __future__ import annotations
@@ -50,18 +54,32 @@ def key(plan: Plan) -> str:
     return " ".join(str(getattr(plan, name)) for name in SHAPE)
 
 
+CONSTANTS = "constants"  # the key of what was measured of a card
+MEASURED = "barrier_us", "l2_rate"  # the fields of Device that are
+
+
 @cache
 def table(path: str) -> dict[str, Any]:
     """Return a file's plans: place -> key -> fields."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def of(chosen: Plan, device: Device) -> Plan:
-    """Return the timed plan of the same shape, or the chosen one where there is none."""
+def _of_card(device: Device) -> dict[str, Any]:
+    """Return what a file has of this card, or nothing."""
     path = os.environ.get(VARIABLE)
     if not path or torch.are_deterministic_algorithms_enabled():
-        return chosen
-    fields = table(path).get(place(device.name), {}).get(key(chosen))
+        return {}
+    return table(path).get(place(device.name), {})
+
+
+def measured(device: Device) -> Device:
+    """Return the card with the constants that were measured on it, where a file has them."""
+    return replace(device, **_of_card(device).get(CONSTANTS, {}))
+
+
+def of(chosen: Plan, device: Device) -> Plan:
+    """Return the timed plan of the same shape, or the chosen one where there is none."""
+    fields = _of_card(device).get(key(chosen))
     if fields is None:
         return chosen
     return replace(chosen, **fields["plan"], why=(f"timed: {fields['us']:.2f} us a step",))
@@ -69,8 +87,17 @@ def of(chosen: Plan, device: Device) -> Plan:
 
 def keep(path: Path, plan: Plan, device: Device, us: float) -> None:
     """Write a shape's timed plan into a file, and keep the file's other plans."""
-    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     fields = {name: value for name, value in asdict(plan).items() if name in FIELDS}
-    rows.setdefault(place(device.name), {})[key(plan)] = {"us": us, "plan": fields}
+    _write(path, device, key(plan), {"us": us, "plan": fields})
+
+
+def keep_constants(path: Path, device: Device, found: dict[str, float]) -> None:
+    """Write what measure.measured found on a card into a file, and keep the file's plans."""
+    _write(path, device, CONSTANTS, {name: found[name] for name in MEASURED})
+
+
+def _write(path: Path, device: Device, key: str, value: dict[str, Any]) -> None:
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    rows.setdefault(place(device.name), {})[key] = value
     path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     table.cache_clear()

@@ -170,7 +170,7 @@ const Isa& isa_of(const std::string& name) {
     if (name.empty() || name == isa.name) match = &isa;
     return match != nullptr;
   });
-  CHECK_VALUE(match, "FUSED_LSTM_ISA: got '", name, "', should be one of ", offer,
+  CHECK_VALUE(match, "FUSED_LSTM_ISA: got '", name, "'; expected one of ", offer,
               " on this CPU, or unset");
   return *match;
 }

@@ -19,7 +19,7 @@ void run_rows(long cells, const Body& body) {
 
 void check_cell(const Tensor& gates, const Tensor& c) {
   CHECK_VALUE(gates.dim() == 2 && gates.size(1) % 4 == 0, "gates: got shape ", shown(gates),
-              ", should be [B, 4H]");
+              "; expected [B, 4H]");
   check(c, "c", {gates.size(0), gates.size(1) / 4}, compute_dtype(gates, "gates"));
 }
 

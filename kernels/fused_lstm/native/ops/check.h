@@ -33,16 +33,16 @@ inline void check(const Tensor& tensor, const char* name, Dimensions shape, Dtyp
   const auto said = [&] {
     return index < 0 ? std::string(name) : std::string(name) + "[" + std::to_string(index) + "]";
   };
-  CHECK_VALUE(tensor.sizes().equals(shape), said(), ": got shape ", shown(tensor), ", should be ",
+  CHECK_VALUE(tensor.sizes().equals(shape), said(), ": got shape ", shown(tensor), "; expected ",
               Shown{shape});
-  CHECK_VALUE(tensor.dtype() == dtype, said(), ": got dtype ", tensor.dtype(), ", should be ",
+  CHECK_VALUE(tensor.dtype() == dtype, said(), ": got dtype ", tensor.dtype(), "; expected ",
               dtype);
-  CHECK_VALUE(tensor.is_cpu(), said(), ": is on another device, should be on the CPU");
+  CHECK_VALUE(tensor.is_cpu(), said(), ": got another device; expected the CPU");
 }
 
 inline void check_fuse(const std::string& fuse) {
   CHECK_VALUE(fuse == "layers" || fuse == "steps", "fuse: got '", fuse,
-              "', should be 'steps' or 'layers'");
+              "'; expected 'steps' or 'layers'");
 }
 
 // What it is computed in: double for double, float for float and for the 16-bit types.
@@ -51,7 +51,7 @@ inline Dtype compute_dtype(const Tensor& tensor, const char* name) {
   CHECK_VALUE(dtype == Dtype::Float || dtype == Dtype::Double || dtype == Dtype::BFloat16 ||
                   dtype == Dtype::Half,
               name, ": got dtype ", dtype,
-              ", should be float32, float64, bfloat16 or float16");
+              "; expected float32, float64, bfloat16 or float16");
   return dtype == Dtype::Double ? Dtype::Double : Dtype::Float;
 }
 
@@ -70,7 +70,7 @@ inline Dtype sum_dtype(Dtype dtype) {
 inline void check_factors(Dtype dtype, const Isa& isa, const char* said) {
   const bool bf16 = isa.for_bf16 && dtype == Dtype::BFloat16;
   CHECK_VALUE(dtype == Dtype::Float || dtype == Dtype::Double || bf16, said, " ", dtype,
-              ", should be float32", isa.for_bf16 ? ", bfloat16" : "", " or float64");
+              "; expected float32", isa.for_bf16 ? ", bfloat16" : "", " or float64");
 }
 
 // A tensor's memory, whose elements are T: of a dtype that was checked.

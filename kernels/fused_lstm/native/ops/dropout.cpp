@@ -16,8 +16,8 @@ void drop_all(const Kernels<T>& kernels, const Dropout& dropout, long first, con
 
 Tensor dropout(const Tensor& x, double p, const Tensor& seed, int64_t first) {
   const Dtype dtype = compute_dtype(x, "x");
-  CHECK_VALUE(p >= 0 && p <= 1, "p: got ", p, ", should be in [0, 1]");
-  CHECK_VALUE(first >= 0, "first: got ", first, ", should be at least 0");
+  CHECK_VALUE(p >= 0 && p <= 1, "p: got ", p, "; expected a number in [0, 1]");
+  CHECK_VALUE(first >= 0, "first: got ", first, "; expected at least 0");
   check(seed, "seed", {1}, Dtype::Long);
   const Tensor in = converted(x, dtype), out = fresh_like(in);
   with_kernels(dtype, [&](const auto& kernels) {

@@ -20,7 +20,7 @@ Tensor checked_targets(const Tensor& target, long classes, long ignore_index) {
     values[n] = labels[n] == ignore_index ? -1 : labels[n];
     if (labels[n] == ignore_index) continue;
     CHECK_INDEX(values[n] >= 0 && values[n] < classes, "target: got ", values[n], " at ", n,
-                ", should be in [0, ", classes, ") or ", ignore_index);
+                "; expected a number in [0, ", classes, ") or ", ignore_index);
   }
   return result;
 }
@@ -123,9 +123,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
   const Dtype given = hidden.dtype(), dtype = factor_dtype(hidden, "hidden", isa);
   const Dtype sum = sum_dtype(dtype);
   const int terms = terms_of(given, precision);
-  CHECK_VALUE(hidden.dim() == 2, "hidden: got shape ", shown(hidden), ", should be [N, H]");
+  CHECK_VALUE(hidden.dim() == 2, "hidden: got shape ", shown(hidden), "; expected [N, H]");
   CHECK_VALUE(weight.dim() == 2 && weight.size(0) > 0, "weight: got shape ", shown(weight),
-              ", should be [V, H]");
+              "; expected [V, H]");
   check(weight, "weight", {weight.size(0), hidden.size(1)}, given);
   if (bias) check(*bias, "bias", {weight.size(0)}, given);
   check(target, "target", {hidden.size(0)}, Dtype::Long);

@@ -46,17 +46,17 @@ void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& ce
 Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long weights, long added,
                int64_t directions, bool packed) {
   CHECK_VALUE(directions == 1 || directions == 2, "directions: got ", directions,
-              ", should be 1 or 2");
-  CHECK_VALUE(x.dim() == (packed ? 2 : 3), "x: got shape ", shown(x), ", should be ",
+              "; expected 1 or 2");
+  CHECK_VALUE(x.dim() == (packed ? 2 : 3), "x: got shape ", shown(x), "; expected ",
               packed ? "[N, I] with batch_sizes" : "[T, B, I]");
   CHECK_VALUE(h0.dim() == 3 && h0.size(0) % directions == 0, "h0: got shape ", shown(h0),
-              ", should be [L, B, H]", directions > 1 ? " of a layer's two lanes each" : "");
-  CHECK_VALUE(c0.dim() == 3, "c0: got shape ", shown(c0), ", should be [L, B, H]");
+              "; expected [L, B, H]", directions > 1 ? " of a layer's two lanes each" : "");
+  CHECK_VALUE(c0.dim() == 3, "c0: got shape ", shown(c0), "; expected [L, B, H]");
   Sizes s{};
   const long lanes = h0.size(0);
   CHECK_VALUE(lanes > 0 && weights % lanes == 0 && weights >= (2 + added) * lanes &&
                   weights <= (5 + added) * lanes,
-              "weights: got ", weights, " tensors, should be ", 2 + added, " to ", 5 + added,
+              "weights: got ", weights, " tensors; expected ", 2 + added, " to ", 5 + added,
               " for each of ", lanes, lanes > 1 ? " lanes" : " lane");
   const long per_lane = weights / lanes - added;
   s.projected = per_lane % 2 == 1;
@@ -74,25 +74,25 @@ Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long weights
 std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes, long batch) {
   if (!batch_sizes) {
     CHECK_VALUE(x.size(0) > 0, "x: got no time steps (shape ", shown(x),
-                "), should have one");
+                "); expected one or more");
     std::vector<long> first(x.size(0) + 1);
     for (size_t t = 0; t < first.size(); ++t) first[t] = t * batch;
     return first;
   }
   std::vector<long> first = {0};
   CHECK_VALUE(batch_sizes->dim() == 1 && batch_sizes->size(0) > 0,
-              "batch_sizes: got shape ", shown(*batch_sizes), ", should be [T]");
+              "batch_sizes: got shape ", shown(*batch_sizes), "; expected [T]");
   check(*batch_sizes, "batch_sizes", batch_sizes->sizes(), Dtype::Long);
   const Tensor sizes = batch_sizes->contiguous();
   const int64_t* const of = data_of<int64_t>(sizes);
   for (long t = 0; t < sizes.size(0); ++t) {
     const int64_t most = t > 0 ? of[t - 1] : batch, least = t > 0 ? 0 : batch;
     CHECK_VALUE(of[t] >= least && of[t] <= most, "batch_sizes: got ", of[t], " at ", t,
-                ", should be ", least, least < most ? " to " + std::to_string(most) : "");
+                "; expected ", least, least < most ? " to " + std::to_string(most) : "");
     first.push_back(first.back() + of[t]);
   }
   CHECK_VALUE(x.size(0) >= first.back(), "x: got shape ", shown(x),
-              ", should have a row for each of batch_sizes, ", first.back());
+              "; expected a row for each of batch_sizes, ", first.back());
   return first;
 }
 
@@ -111,11 +111,11 @@ Tensor checked_keep(const OptionalTensor& keep, const Call& call, const Tensor& 
 void check_samples(int64_t samples, const Call& call) {
   const long batch = call.sizes.batch;
   CHECK_VALUE(samples == 0 || (samples > 0 && batch % samples == 0), "samples: got ", samples,
-              ", should divide the batch of ", batch);
+              "; expected a divisor of the batch of ", batch);
   CHECK_VALUE(samples == 0 || samples == batch || !call.packed, "samples: got ", samples,
-              ", should be ", batch, ", a row each, where rows are packed");
+              "; expected ", batch, ", a row each, where rows are packed");
   CHECK_VALUE(samples == 0 || !(call.cell.peephole || call.cell.norm),
-              "samples: got ", samples, ", should be 0 for a cell with weights of its own");
+              "samples: got ", samples, "; expected 0 for a cell with weights of its own");
 }
 
 Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights, double dropout,
@@ -134,7 +134,7 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
   const long added = lanes ? weights_added(named, weights.size() / lanes) : 0;
   s = sizes_of(x, h0, c0, static_cast<long>(weights.size()), added, directions, call.packed);
   s.cell = named.kind;
-  CHECK_VALUE(lstm || !s.projected, "weights: got weight_hr, should be an LSTM's alone");
+  CHECK_VALUE(lstm || !s.projected, "weights: got weight_hr; expected none, except for an LSTM");
   call.given = x.dtype();
   call.together = fuse == "layers";
   const long all = static_cast<long>(weights.size()) / h0.size(0);
@@ -160,8 +160,8 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
   call.terms = as_they_lie ? 0 : terms;
   call.keep = checked_keep(keep, call, x);
   CHECK_VALUE(dropout >= 0 && dropout <= 1, "dropout: got ", dropout,
-              ", should be in [0, 1]");
-  CHECK_VALUE(dropout == 0 || seed.has_value(), "seed: got None, should be [1] int64");
+              "; expected a number in [0, 1]");
+  CHECK_VALUE(dropout == 0 || seed.has_value(), "seed: got None; expected [1] int64");
   if (seed) {
     const bool own = call.cell.on && seed->numel() == 2;  // [2], where a call is part of another
     check(*seed, "seed", {own ? 2 : 1}, Dtype::Long);
@@ -244,19 +244,19 @@ NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, boo
   if (cell == "rnn_relu") kind = CellKind::rnn_relu;
   const bool rnn = !has_c(kind), named = rest.empty() || rnn || kind == CellKind::gru;
   CHECK_VALUE(named && !(options.norm && kind == CellKind::coupled), "cell: got '", cell,
-              "', should be of layer_norm, peephole and coupled, not the first and the last; or of"
-              " layer_norm and gru; or rnn_tanh or rnn_relu");
+              "'; expected layer_norm, peephole or coupled (not layer_norm with coupled), gru,"
+              " layer_norm with gru, rnn_tanh or rnn_relu");
   CHECK_VALUE(kind != CellKind::gru || !(options.peephole || cell.find("coupled") != cell.npos),
-              "cell: got '", cell, "', should have no more than layer_norm with gru");
+              "cell: got '", cell, "'; expected gru alone or with layer_norm");
   CHECK_VALUE(rates.empty() ? cell.empty() : rates.size() == 4, "rates: got ", rates.size(),
-              ", should be four, or none for nn.LSTM's cell");
+              "; expected four, or none for nn.LSTM's cell");
   if (rates.empty()) return {kind, options};
   for (const double rate : rates) {
-    CHECK_VALUE(rate >= 0 && rate <= 1, "rates: got ", rate, ", should be in [0, 1]");
-    CHECK_VALUE(rate == 0 || !rnn, "rates: got ", rate, ", should be 0 for ", cell);
+    CHECK_VALUE(rate >= 0 && rate <= 1, "rates: got ", rate, "; expected a number in [0, 1]");
+    CHECK_VALUE(rate == 0 || !rnn, "rates: got ", rate, "; expected 0 for ", cell);
   }
   CHECK_VALUE(rates[3] == 0 || kind != CellKind::gru, "rates: got candidate_dropout ", rates[3],
-              ", should be 0 for a GRU");
+              "; expected 0 for a GRU");
   options.zoneout_h = rates[0];
   options.zoneout_c = kind == CellKind::gru ? 0 : rates[1];  // whose state is h
   options.recurrent = drawn ? rates[2] : 0;
@@ -339,16 +339,16 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
   const bool known = named.kind == CellKind::lstm || named.kind == CellKind::coupled ||
                      named.kind == CellKind::gru;
   CHECK_VALUE(!named.options.on && known, "cell: got '", cell,
-              "', should be '', coupled or gru");
+              "'; expected '', coupled or gru");
   const long count = static_cast<long>(weights.size());
   s = sizes_of(x, h0, c0, count, 0, directions, call.packed);
   s.cell = named.kind;
   CHECK_VALUE(s.cell != CellKind::gru || !s.projected,
-              "weights: got weight_hr, should be an LSTM's alone");
+              "weights: got weight_hr; expected none, except for an LSTM");
   call.given = x.dtype();
   call.dtype = compute_dtype(x, "x");
   CHECK_VALUE(call.dtype == Dtype::Float, "x: got dtype ", call.given,
-              ", should be float32, bfloat16 or float16");
+              "; expected float32, bfloat16 or float16");
   const long lanes = h0.size(0);
   call.per_lane = count / lanes;
   if (!call.packed) s.batch = x.size(1);
@@ -356,7 +356,7 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
   check(c0, "c0", {lanes, s.batch, s.hidden}, call.given);
   const Dtype of = weights[0].dtype();
   CHECK_VALUE(of == Dtype::Float || of == Dtype::BFloat16 || of == Dtype::Char,
-              "weights: got dtype ", of, ", should be float32, bfloat16 or int8");
+              "weights: got dtype ", of, "; expected float32, bfloat16 or int8");
   call.prepared = of == Dtype::Float ? Prepared::float32
                   : of == Dtype::BFloat16 ? Prepared::bfloat16
                                           : Prepared::int8;

@@ -9,7 +9,7 @@ int terms_of(Dtype given, const Told& told) {
   if (*told == "tf32") return 2;
   if (*told == "bf16") return 1;
   CHECK_VALUE(*told == "ieee" || *told == "none", "precision: got '", *told,
-              "', should be 'ieee', 'tf32', 'bf16' or 'none'");
+              "'; expected 'ieee', 'tf32', 'bf16' or 'none'");
   return 0;
 }
 

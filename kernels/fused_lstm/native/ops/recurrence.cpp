@@ -45,7 +45,7 @@ CellKind kind_of(const std::string& cell) {
   if (cell == "rnn_relu") return CellKind::rnn_relu;
   if (cell == "slstm") return CellKind::slstm;
   CHECK_VALUE(cell == "slstm_exponential", "cell: got '", cell,
-              "', should be lstm, gru, gru_dreamer, rnn_tanh, rnn_relu, slstm or slstm_exponential");
+              "'; expected lstm, gru, gru_dreamer, rnn_tanh, rnn_relu, slstm or slstm_exponential");
   return CellKind::slstm_exponential;
 }
 
@@ -98,12 +98,12 @@ Heads checked_heads(const Tensor& rows, const char* name, long columns, const Te
   heads.reverse = reverse;
   const long gates = heads.shape().gates;
   CHECK_VALUE(weight.dim() == 3 && weight.size(1) == gates * weight.size(2),
-              "weight_hh: got shape ", shown(weight), ", should be [N, ", gates, "K, K]");
+              "weight_hh: got shape ", shown(weight), "; expected [N, ", gates, "K, K]");
   heads.count = weight.size(0);
   heads.units = weight.size(2);
   CHECK_VALUE(rows.dim() == (heads.packed ? 2 : 3), name, ": got shape ", shown(rows),
-              ", should be ", heads.packed ? "[N, G*H] with batch_sizes" : "[T, B, G*H]");
-  CHECK_VALUE(h0.dim() == 2, "h0: got shape ", shown(h0), ", should be [B, H]");
+              "; expected ", heads.packed ? "[N, G*H] with batch_sizes" : "[T, B, G*H]");
+  CHECK_VALUE(h0.dim() == 2, "h0: got shape ", shown(h0), "; expected [B, H]");
   heads.given = rows.dtype();
   heads.isa = &current_isa();
   // An sLSTM's gradients by i are differences: of gates that were rounded to 8 bits nothing is left.
@@ -404,7 +404,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward(
     check(c, "c", heads.of_heads(shape.states * heads.units), sum_dtype(heads.dtype));
     check(gates, "gates", heads.of_heads(shape.saved * heads.units), heads.kept_dtype());
   }
-  CHECK_VALUE(clip >= 0, "clip: got ", clip, ", should be 0 or more");
+  CHECK_VALUE(clip >= 0, "clip: got ", clip, "; expected 0 or more");
   const Tensor by_y = gradient_of(dy, "dy", y.sizes(), heads);
   const Tensor by_h = gradient_of(dh_n, "dh_n", h0.sizes(), heads);
   const Tensor by_c = heads.has_own_c() ? gradient_of(dc_n, "dc_n", c0.sizes(), heads) : Tensor();

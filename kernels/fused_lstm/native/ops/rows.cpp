@@ -27,7 +27,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> packing(const Tensor& lengths
   const int64_t* const length = data_of<int64_t>(given);
   for (int64_t b = 0; b < B; ++b) {
     CHECK_VALUE(length[b] >= 1 && length[b] <= steps, "lengths: got ", length[b],
-                ", should be in 1 to T = ", steps);
+                "; expected 1 to T = ", steps);
   }
   const int64_t live = std::accumulate(length, length + B, int64_t{0});
   const int64_t N = std::min(live + 1, steps * B);
@@ -59,14 +59,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> packing(const Tensor& lengths
 }
 
 Tensor gather(const Tensor& x, const Tensor& index) {
-  CHECK_VALUE(x.dim() > 0, "x: got shape ", shown(x), ", should be [M, ...]");
+  CHECK_VALUE(x.dim() > 0, "x: got shape ", shown(x), "; expected [M, ...]");
   check(index, "index", {index.numel()}, Dtype::Long);
   const Tensor from = x.contiguous(), places = index.contiguous();
   const int64_t* const of = data_of<int64_t>(places);
   const int64_t rows = x.size(0), count = places.numel();
   for (int64_t n = 0; n < count; ++n) {
     CHECK_INDEX(of[n] >= 0 && of[n] < rows, "index: got ", of[n], " at ", n,
-                ", should be in [0, ", rows, ")");
+                "; expected a number in [0, ", rows, ")");
   }
   std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
   shape[0] = count;

@@ -1,0 +1,91 @@
+"""Inference of a stack of layers on a CPU: nn.LSTM or nn.GRU, ours, ours prepared, two runtimes.
+
+`native-layers` is the module as it is. `native-prepared` is `fused_lstm.prepare` of it: its weights
+were packed beforehand, as ONNX Runtime and OpenVINO pack theirs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fused_lstm
+
+from .cases import DTYPES, Problem, make_problem
+from .contenders import BASE, OURS, PREPARED, Contender, choose, why_not
+from .core import Run, Runner, Task
+from .peers.remote import Remote
+
+KNOWN = [
+    Contender(BASE, "cudnn"),
+    Contender(OURS, "native", "layers"),
+    Contender(PREPARED, "native"),
+    *(Contender(name, name, peer=True) for name in ("onnxruntime", "openvino")),
+]
+
+
+class Question(Problem):
+    """Layers alone, of which outputs are asked and no gradients."""
+
+    def expected(self) -> dict[str, Tensor]:
+        """Return y and the last states."""
+        return Local(self.reference, self).answer()
+
+
+class Local(Runner):
+    """A module of this process."""
+
+    modes = ("inference",)
+
+    def __init__(self, module: nn.Module, question: Question) -> None:
+        self.module, self.x = module.eval(), question.x
+        states = question.h0, question.c0
+        self.state = question.h0 if question.case.cell == "gru" else states
+
+    @torch.inference_mode()
+    def inference(self) -> tuple[Tensor, Any]:
+        """Return y and the last state."""
+        return self.module(self.x, self.state)
+
+    def answer(self) -> dict[str, Tensor]:
+        """Return y and the last states."""
+        y, state = self.inference()
+        last = state if isinstance(state, tuple) else (state,)
+        return {"inference": y.clone()} | {
+            name: t.clone() for name, t in zip(("h_n", "c_n"), last, strict=False)
+        }
+
+    def work(self, mode: str) -> tuple[Run, Run | None]:
+        """Return what is timed."""
+        return self.inference, None
+
+
+def build_ours(question: Question, prepared: bool) -> Local:
+    """Return this project's module with a question's weights."""
+    module = fused_lstm.convert(copy.deepcopy(question.reference), engine="native")
+    return Local(fused_lstm.prepare(module) if prepared else module, question)
+
+
+def tasks(suite: Any, options: Any) -> Iterator[Task]:
+    """Yield the layers of each case and dtype."""
+    asked = KNOWN if options.engines in (None, "all") else choose(options.engines.split(","), KNOWN)
+    for case in suite.cases:
+        for dtype in suite.dtypes:
+            question = Question(**vars(make_problem(case, options.device, DTYPES[dtype])))
+            own: dict[str, Callable[[], Any]] = {
+                BASE: partial(Local, question.reference, question),
+                OURS: partial(build_ours, question, False),
+                PREPARED: partial(build_ours, question, True),
+            }
+            whys = {c.label: why for c in asked if (why := why_not(c, options.device, dtype))}
+            build = {
+                c.label: own.get(c.label) or partial(Remote, c, question)
+                for c in [KNOWN[0], *(c for c in asked if c.label != BASE)]
+                if c.label not in whys
+            }
+            yield Task(case.name, question, build, whys, dtype)
