@@ -494,6 +494,35 @@ def per_sample() -> str:
     return markdown(("32 samples", *map("".join, columns)), body)
 
 
+def slstm() -> str:
+    """Return how long a package's sLSTM cell takes converted, and its own times in that."""
+    frame, body = results("slstm.jsonl"), []
+    for case, threads in product(each(frame, "case"), each(frame, "threads")):
+        pair = [
+            by_contender(frame, case=case, threads=threads, mode=mode)
+            for mode in ("inference", "step")
+        ]
+        wanted = "ms native", "x eager native", "x compiled native"
+        if all(pair):
+            body.append([case, str(threads), *(f for by in pair for f in cells_of(by, *wanted))])
+    columns = product(("forward", "and backward"), ("native, ms", "eager", "compiled"))
+    return markdown(("cell", "threads", *map(": ".join, columns)), body)
+
+
+def compiled_heads() -> str:
+    """Return what the sLSTM's kernels of heads compile to; figures are forward / backward."""
+    frame = pd.DataFrame(tool("compiled-heads.json"))
+    body = []
+    for (arch, dtype, K), own in frame.groupby(["arch", "dtype", "K"], sort=False):
+        columns = ("registers", "spills", "instructions", "us", "us_weights")
+        figures = (" / ".join(f"{value:,}" for value in own[column]) for column in columns)
+        words = {"fp32": "TF32", "bf16": "bf16"}[str(dtype)]
+        published = FLASHRNN if (arch, dtype, K) == ("sm_90", "bf16", 768) else "-"
+        body.append([str(arch), words, str(K), *figures, published])
+    header = ("card", "dtype", "K", "registers", "spills", "instructions", "us by instructions")
+    return markdown((*header, "us by weights", "FlashRNN, us"), body)
+
+
 # --- perplexities, from the summaries of lm.train ---
 
 TRAINED = {
@@ -548,11 +577,22 @@ def cell_perplexity() -> str:
     return markdown((*header, "words/s, one thread"), body)
 
 
+def slstm_perplexity() -> str:
+    """Return the validation text's perplexity by epochs, with an sLSTM beside nn.LSTM's cell."""
+    runs, epochs, body = {"plain": "nn.LSTM's", "slstm": "sLSTM, 4 heads"}, range(1, 7), []
+    for run, says in runs.items():
+        log = pd.read_csv(RESULTS / "cells" / run / "log.csv")
+        valid = log[log["split"] == "valid"].set_index("epoch")["perplexity"]
+        body.append([says, *(f"{valid[n]:.1f}" if n in valid.index else "-" for n in epochs)])
+    return markdown(("`small`, valid", *(f"epoch {n}" for n in epochs)), body)
+
+
 # --- docs/gpu.md: files of the inspector, the emulated GPU and bench.gpu.host ---
 
 
 # FlashRNN's measurement on an H100, us a step: float16, B=16, H=768.
 CUDNN = {("sm_90", 768): "1.96 / 3.11"}
+FLASHRNN = "4.76 / 8.54"  # its CUDA kernels, an LSTM of one head of 768 units
 
 
 def compiled() -> str:
@@ -628,6 +668,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "lanes_bidirectional": partial(lanes, True),
     "lanes_packed": partial(lanes, False),
     "cells": cells,
+    "slstm": slstm,
+    "compiled_heads": compiled_heads,
+    "slstm_perplexity": slstm_perplexity,
     "per_sample": per_sample,
     "perplexity": partial(perplexity, "small"),
     "perplexity_medium": partial(perplexity, "medium"),

@@ -161,7 +161,7 @@ class Functions(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("fused_lstm.install.Functions")
-        for cell in CELLS.keys() - {"slstm"}:
+        for cell in [name for name, kind in CELLS.items() if kind.of_torch]:
             setattr(self, cell, partial(_layers, cell))
             setattr(self, f"{cell}_cell", partial(_cell, cell))
 

@@ -49,10 +49,10 @@ state dtype is float64 for float64 inputs, else float32.
                    sLSTM run: x_part [T, B, G*H], or packed [n, G*H], W x with all biases except
                    bias_m [H], a GRU's of m; h0 [B, H], c0 [B, S*H], where S states lie side by
                    side: c, or c, n and m of an sLSTM, or h0 again; weight_hh [N, G*K, K], K units a
-                   head. cell: lstm, gru, rnn_tanh, rnn_relu, slstm or slstm_exponential. reverse:
-                   from the last step to the first. batch_sizes, keep as above, keep [T, B] or [n].
-                   clip, the backward's: what comes through weight_hh is cut to [-clip, clip]; 0
-                   cuts nothing.
+                   head. cell: lstm, gru, gru_dreamer, rnn_tanh, rnn_relu, slstm or
+                   slstm_exponential. reverse: from the last step to the first. batch_sizes, keep
+                   as above, keep [T, B] or [n]. clip, the backward's: what comes through
+                   weight_hh is cut to [-clip, clip]; 0 cuts nothing.
                    -> y [.., H], h_n [B, H], c_n [B, S*H] (no elements where the state is h alone)
                    and, where `save` is true, of an LSTM, a GRU and an sLSTM what the backward
                    needs: c [N, .., S*K] in the state dtype, and gates [N, .., gates * K], an
@@ -208,7 +208,8 @@ def _fake_lstm_backward(
     return dx, *(t.new_empty(t.shape) for t in (h0, c0)), dweights
 
 
-KEPT = {"lstm": 4, "gru": 4, "slstm": 5, "slstm_exponential": 5}  # gates a unit, activated
+# Gates a unit, activated.
+KEPT = {"lstm": 4, "gru": 4, "gru_dreamer": 4, "slstm": 5, "slstm_exponential": 5}
 
 
 def _fake_recurrence(x_part, h0, c0, weight_hh, bias_m, cell, save, **_others):

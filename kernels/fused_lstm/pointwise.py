@@ -214,6 +214,36 @@ def gru_backward(
     return dgates.to(activated.dtype), dc_next * z, dh
 
 
+# --- DreamerV3's GRU, whose c is h ---
+
+
+def gru_dreamer_forward(
+    gates: Tensor, c: Tensor, added: Added = PLAIN
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute DreamerV3's GRU, with the arguments and results of `forward`.
+
+    gates: [B, 3H], the reset gate, a, the update gate. The reset gate multiplies all of a, x's part
+    too, and 1 is taken from the update gate's sum. The activated gates are [B, 4H]: r, a, u, n.
+    """
+    r, a, u = gates.to(c.dtype).chunk(3, dim=-1)
+    r, u = r.sigmoid(), (u - 1).sigmoid()
+    n = (r * a).tanh()
+    c_next = c + u * (n - c)
+    activated = torch.cat([r, a, u, n], dim=-1).to(gates.dtype)
+    return c_next.to(gates.dtype), c_next, activated
+
+
+def gru_dreamer_backward(
+    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of `gru_dreamer_forward`, as `backward` does."""
+    r, a, u, n = activated.to(c.dtype).chunk(4, dim=-1)
+    dc_next = dc_next + dh
+    dn = dc_next * u * (1 - n * n)
+    dr, du = dn * a * r * (1 - r), dc_next * (n - c) * u * (1 - u)
+    return torch.cat([dr, dn * r, du], dim=-1).to(activated.dtype), dc_next * (1 - u), dh
+
+
 # --- nn.RNN's cells, whose c is h ---
 
 
@@ -308,4 +338,5 @@ CELLS = {
     "rnn_tanh": Pointwise(rnn_tanh_forward, rnn_tanh_backward),
     "rnn_relu": Pointwise(rnn_relu_forward, rnn_relu_backward),
     "slstm": Pointwise(slstm_forward, slstm_backward),
+    "gru_dreamer": Pointwise(gru_dreamer_forward, gru_dreamer_backward),
 }

@@ -25,6 +25,7 @@ class Kind(NamedTuple):
     # The states of a step: h, and those that lie side by side in c. If there are none, c is h in
     # the state dtype.
     states: tuple[str, ...] = ("h",)
+    of_torch: bool = True  # a cell of torch.nn's; others run by the operator `recurrence`
 
     @property
     def has_c(self) -> bool:
@@ -42,7 +43,8 @@ CELLS = {
     "gru": Kind(3, ("layer_norm", "zoneout", "recurrent_dropout", "num_heads")),
     "rnn_tanh": Kind(1, ("num_heads",)),
     "rnn_relu": Kind(1, ("num_heads",)),
-    "slstm": Kind(4, (*SLSTM_OPTIONS, "num_heads"), ("h", "c", "n", "m")),
+    "slstm": Kind(4, (*SLSTM_OPTIONS, "num_heads"), ("h", "c", "n", "m"), of_torch=False),
+    "gru_dreamer": Kind(3, ("num_heads",), of_torch=False),
 }
 OFF = (None, False, 0.0, (0.0, 0.0))  # the values of an option that is off, except num_heads' 1
 # The counter of each kind of mask's first element in fused_lstm.philox. 0 is between layers.
@@ -54,8 +56,9 @@ class Spec:
     """Everything about a call except its tensors. An invalid value is a ValueError that names it.
 
     Args:
-        cell: "lstm", "gru", "rnn_tanh" or "rnn_relu": a cell of torch.nn, with its weights; or
-            "slstm": exponential gates, four states and one bias (Beck et al. 2024).
+        cell: "lstm", "gru", "rnn_tanh" or "rnn_relu": a cell of torch.nn, with its weights;
+            "slstm": exponential gates, four states and one bias (Beck et al. 2024); or
+            "gru_dreamer": DreamerV3's GRU, with one bias (Hafner et al. 2023).
         layer_norm: normalize W x, R h and an LSTM's c, with gains (Ba, Kiros and Hinton 2016).
         peephole: the gates depend on the cell state (Gers and Schmidhuber 2000).
         coupled: the forget gate is 1 minus the input gate (Greff et al. 2017). Not with layer_norm.
@@ -141,8 +144,8 @@ class Spec:
         self._set("has_c", kind.has_c)
         self._set("c_parts", max(len(kind.states) - 1, 1))
         self._set("is_plain_lstm", self.cell == "lstm" and not on)
-        self._set("in_heads", self.num_heads > 1 or self.cell == "slstm")
-        self._set("is_torchs", self.cell != "slstm" and not on)
+        self._set("in_heads", self.num_heads > 1 or not kind.of_torch)
+        self._set("is_torchs", kind.of_torch and not on)
         cell_draws = any((*self.zones, self.recurrent_dropout, self.candidate_dropout))
         self._set("draws", self.training and (self.dropout > 0 or cell_draws))
         self._set("gates", kind.gates - self.coupled)
@@ -194,8 +197,10 @@ class Spec:
 
     def _check_heads(self, options: tuple[str, ...]) -> None:
         """Check that there is nothing beside heads, or an sLSTM, that these do not go with."""
-        if self.projection and (self.num_heads > 1 or self.cell == "slstm"):
-            what = f"num_heads: got {self.num_heads}" if self.num_heads > 1 else "cell: got 'slstm'"
+        if self.projection and (self.num_heads > 1 or not CELLS[self.cell].of_torch):
+            what = f"cell: got {self.cell!r}"
+            if self.num_heads > 1:
+                what = f"num_heads: got {self.num_heads}"
             raise ValueError(f"{what} with a projected h; expected none, which mixes heads")
         for option in options:
             if self.num_heads > 1 and option in LSTM_OPTIONS:
@@ -219,7 +224,7 @@ class Spec:
             "weight_ih": ((G, "H"), (1, "I")),
             "weight_hh": ((G, "H"), (1, "P")) if N == 1 else ((N, "1"), (G, "K"), (1, "K")),
         }
-        if self.bias and self.cell == "slstm":
+        if self.bias and not CELLS[self.cell].of_torch:
             of["bias"] = ((G, "H"),)
         elif self.bias:
             of["bias_ih"] = of["bias_hh"] = ((G, "H"),)

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from . import ops
+from . import ops, recurrence
 from .engines import engine_module, resolve
 from .functional import State, check_kind, check_tensors, expected_weights, precision_now
 from .modules import Recurrent
+from .reference import by_layer
 from .spec import Spec
 
 
@@ -117,10 +119,34 @@ def _step_of(engine: str, spec: Spec, weights: list[Tensor]) -> Step:
                 return run(x, h, c, *arguments, **named)[:3]
 
         return step
+    if spec.in_heads and engine in ("native", "triton"):
+        return _step_in_heads(engine, spec, weights)
     module = engine_module(engine)
 
     @torch.no_grad()
     def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return module.run(spec, x, h, c, weights)[:3]
+
+    return step
+
+
+def _step_in_heads(engine: str, spec: Spec, weights: list[Tensor]) -> Step:
+    """Return the step of layers with heads, or of sLSTMs: an operator for each layer."""
+    run = (ops.NATIVE if engine == "native" else ops.TRITON).recurrence.default
+    cell, layers = recurrence.cell_of(spec), by_layer(weights, spec.layers, spec)
+
+    def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h_n, c_n = [], []
+        with torch._C._AutoDispatchBelowAutograd():
+            for n, layer in enumerate(layers):
+                bias, bias_m = recurrence.biases(layer, spec)
+                w_hh = layer.w_hh if layer.w_hh.dim() == 3 else layer.w_hh[None]
+                gates = F.linear(x, layer.w_ih, bias)
+                x, h_last, c_last, *_ = run(
+                    gates, h[n], c[n], w_hh, bias_m, cell.name, False, precision=cell.precision
+                )
+                h_n.append(h_last)
+                c_n.append(c_last if spec.has_c else h_last)
+        return x, torch.stack(h_n), torch.stack(c_n)
 
     return step

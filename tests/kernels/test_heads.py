@@ -76,6 +76,25 @@ def test_native_divides_heads_among_any_number_of_workers(cell, H, N, B, threads
 
 
 @native_only
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("T", "B", "H", "N"), [(4, 3, 66, 2), (1, 1, 7, 1), (16, 1, 520, 2)])
+@pytest.mark.parametrize("cell", ["gru", "rnn_tanh", "slstm"])
+def test_native_reads_weights_as_they_lie_for_few_rows(cell, T, B, H, N, threads):
+    torch.set_num_threads(threads)
+    torch.manual_seed(1)
+    module = MAKE[cell](3, H, num_heads=N, engine="native", **DOUBLE)
+    x, state = torch.randn(T, B, 3, **DOUBLE), state_of(module, B)
+    got = results(module, x, state)
+    with torch.no_grad():
+        inferred = module(x, state)[0]
+    module.engine = "loop"
+    expected = results(module, x, state)
+    for name, value in expected.items():
+        assert_close(got[name], value, name)
+    assert_close(inferred, expected["y"], "inferred")
+
+
+@native_only
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "slstm"])
 @pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
 def test_native_in_every_dtype(cell, name):

@@ -21,7 +21,7 @@ N, K, B, T = 2, 35, 3, 3  # K: two blocks of units
 def problem(cell: str, dtype: torch.dtype) -> tuple[list[Tensor], dict]:
     """Return x_part, h0, c0 and weight_hh, and what the operators are told of rows."""
     torch.manual_seed(0)
-    gates = {"gru": 3, "rnn_tanh": 1}.get(cell, 4)
+    gates = {"gru": 3, "gru_dreamer": 3, "rnn_tanh": 1}.get(cell, 4)
     S, lengths = 3 if "slstm" in cell else 1, torch.tensor([3, 2, 1])
     c0 = torch.randn(B, S * N * K)
     if S == 3:
@@ -29,7 +29,7 @@ def problem(cell: str, dtype: torch.dtype) -> tuple[list[Tensor], dict]:
     made = [torch.randn(7, gates * N * K), torch.randn(B, N * K), c0,
             torch.randn(N, gates * K, K) / K**0.5]  # fmt: skip
     made = [t.to(dtype) for t in made]
-    if cell == "gru":
+    if cell.startswith("gru"):
         made[2] = made[1]
     sizes = (lengths > torch.arange(T)[:, None]).sum(1)
     return made, {"batch_sizes": sizes, "keep": torch.rand(7) > 0.3, "reverse": True}

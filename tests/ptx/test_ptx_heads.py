@@ -16,6 +16,7 @@ from tolerance import TOLERANCE
         ("slstm", "fp32", 90),
         pytest.param("slstm", "bf16", 80, marks=pytest.mark.slow),
         pytest.param("gru", "fp32", 80, marks=pytest.mark.slow),
+        pytest.param("gru_dreamer", "fp32", 90, marks=pytest.mark.slow),
         pytest.param("rnn_tanh", "bf16", 90, marks=pytest.mark.slow),
     ],
 )

@@ -1,4 +1,4 @@
-"""A layer whose gates come from outside, as xLSTM's and TiRex's cells are called, on any engine.
+"""A layer whose gates come from outside, as xLSTM's, TiRex's and DreamerV3's, on any engine.
 
 T, B, H, N, K: time steps, batch, hidden size, heads, H / N. G: gates.
 """
@@ -29,7 +29,13 @@ def cells_in(model: nn.Module, kind: type, package: str) -> list[Any]:
 
 
 def run_gates(
-    spec: Spec, engine: str, gates: Tensor, states: Tensor, weight_hh: Tensor, bias: Tensor
+    spec: Spec,
+    engine: str,
+    gates: Tensor,
+    states: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor,
+    keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run a layer, forwards in time, whose gates' part of x has been made.
 
@@ -40,6 +46,7 @@ def run_gates(
         states: [S, B, H], h and what is beside it, in the order of `Spec.states`.
         weight_hh: [N, G*K, K].
         bias: [G*H], added to the gates.
+        keep: bool [T, B], false where a row's state is 0 before that step; or None.
 
     Returns:
         h after each step [T, B, H], and the last states [S, B, H].
@@ -53,6 +60,6 @@ def run_gates(
         h0, *rest = states.to(dtype).unbind(0)
         y, h_n, c_n, _ = recurrence.recur(
             OPS.get(name), recurrence.cell_of(spec), (gates + bias).to(dtype), h0,
-            torch.cat(rest, dim=-1), weight_hh.to(dtype),
+            torch.cat(rest, dim=-1) if rest else h0, weight_hh.to(dtype), keep=keep,
         )  # fmt: skip
-        return y, torch.stack([h_n, *c_n.chunk(len(rest), dim=-1)])
+        return y, torch.stack([h_n, *(c_n.chunk(len(rest), dim=-1) if rest else ())])

@@ -2,6 +2,7 @@
 // has its own units' columns. Heads do not wait for each other.
 #pragma once
 
+#include "product/dots.h"
 #include "samples.h"
 
 namespace fused_lstm::FL_ISA {
@@ -24,11 +25,10 @@ void bring_input(const Worker& worker, const Lane<T>& lane, const HeadColumns<co
   }
 }
 
-template <int GATES, class T>
-void recur_gates(const Worker& worker, const Lane<T>& lane, const HeadColumns<const T>& x,
-                 const Scratch<T>& scratch) {
-  Fma<T>::template pack_gates_of<GATES>(worker, lane.w_hh, recurrent_shape(lane),
-                                        scratch.recurrent);
+// All steps, with weights as Multiply takes them: packed, or as they lie.
+template <class Multiply, int GATES, class T>
+void recur_steps(const Worker& worker, const Lane<T>& lane, const HeadColumns<const T>& x,
+                 const T* weight) {
   for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
     const long end = min(begin + lane.chunk, lane.steps);
     const Range rows = rows_of(lane, begin, end);
@@ -36,12 +36,23 @@ void recur_gates(const Worker& worker, const Lane<T>& lane, const HeadColumns<co
     bring_input<GATES>(worker, lane, x, rows, input);
     worker.sync();
     for (long place = begin; place < end; ++place) {
-      step_forward<Fma<T>, GATES>(
+      step_forward<Multiply, GATES>(
           worker, lane, place, input + (row_of(lane, place) - rows.begin) * lane.input_stride,
-          scratch.recurrent);
+          weight);
       worker.sync();
     }
   }
+}
+
+template <int GATES, class T>
+void recur_gates(const Worker& worker, const Lane<T>& lane, const HeadColumns<const T>& x,
+                 const Scratch<T>& scratch) {
+  if constexpr (deep<T> == 1 && !by_terms<T>) {
+    if (lane.as_they_lie) return recur_steps<Dots<T, T>, GATES>(worker, lane, x, lane.w_hh);
+  }
+  Fma<T>::template pack_gates_of<GATES>(worker, lane.w_hh, recurrent_shape(lane),
+                                        scratch.recurrent);
+  recur_steps<Fma<T>, GATES>(worker, lane, x, scratch.recurrent);
 }
 
 template <class T>

@@ -19,6 +19,7 @@ from ..spec import PLAIN, Spec
 from . import cells
 from .barrier import APART
 from .cells.coupled import COUPLED
+from .cells.dreamer import DREAMER
 from .cells.gru import GRU
 from .cells.lstm import LSTM
 from .cells.rnn import RNN_RELU, RNN_TANH
@@ -62,6 +63,8 @@ def kernel_cell(cell: Spec) -> cells.Cell:
     """Return the kernels' form of a cell."""
     if cell.cell == "gru":
         return GRU
+    if cell.cell == "gru_dreamer":
+        return DREAMER
     if cell.cell == "rnn_tanh":
         return RNN_TANH
     if cell.cell == "rnn_relu":

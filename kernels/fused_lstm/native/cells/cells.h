@@ -1,6 +1,7 @@
 // What finishes a tile of a lane: its cell's function.
 #pragma once
 
+#include "cells/dreamer.h"
 #include "cells/gru.h"
 #include "cells/rnn.h"
 #include "cells/slstm.h"
@@ -17,6 +18,8 @@ FL_INLINE Finish<T> finish_of(const Lane<T>& lane) {
       return lane.added ? finish_added<3, T> : finish_lstm<3, T>;
     case CellKind::gru:
       return norm ? keep_by_h<3, T> : finish_gru<T>;
+    case CellKind::gru_dreamer:
+      return finish_dreamer<T>;
     case CellKind::rnn_tanh:
       return finish_rnn<true, T>;
     case CellKind::slstm:
@@ -38,6 +41,8 @@ FL_INLINE FinishBack<T> finish_back_of(const Lane<T>& lane) {
       return lane.added ? finish_added_back<3, T> : finish_lstm_back<3, T>;
     case CellKind::gru:
       return finish_gru_back<T>;
+    case CellKind::gru_dreamer:
+      return finish_dreamer_back<T>;
     case CellKind::rnn_tanh:
       return finish_rnn_back<true, T>;
     case CellKind::slstm:

@@ -13,7 +13,7 @@
 
 namespace fused_lstm {
 
-enum class CellKind { lstm, coupled, gru, rnn_tanh, rnn_relu, slstm, slstm_exponential };
+enum class CellKind { lstm, coupled, gru, rnn_tanh, rnn_relu, slstm, slstm_exponential, gru_dreamer };
 
 // Columns a unit. Gates are the rows of w_ih, and as many of w_hh: i, f, g, o of an LSTM; i, g, o
 // where gates are coupled; r, z, n of a GRU. What is made of a GRU's n by h alone is apart, m: the
@@ -29,6 +29,7 @@ constexpr CellShape shape_of(CellKind kind) {
   if (kind == CellKind::lstm) return {4, 4, 4};
   if (kind == CellKind::coupled) return {3, 3, 3};
   if (kind == CellKind::gru) return {3, 4, 4};
+  if (kind == CellKind::gru_dreamer) return {3, 3, 4};
   if (kind == CellKind::slstm || kind == CellKind::slstm_exponential) return {4, 4, 5, 3};
   return {1, 1, 0};
 }
@@ -120,6 +121,7 @@ struct Lane {
   long chunk;                // steps whose input product is made at once
   bool in_place;             // of a head: input_part is all rows', in `gates` or y
   bool save;
+  bool as_they_lie;          // of a head: w_hh is not packed, since rows are few
   const Added<T>* added;     // or null: the cell as it is in torch.nn
 };
 

@@ -40,11 +40,12 @@ struct Heads {
 CellKind kind_of(const std::string& cell) {
   if (cell == "lstm") return CellKind::lstm;
   if (cell == "gru") return CellKind::gru;
+  if (cell == "gru_dreamer") return CellKind::gru_dreamer;
   if (cell == "rnn_tanh") return CellKind::rnn_tanh;
   if (cell == "rnn_relu") return CellKind::rnn_relu;
   if (cell == "slstm") return CellKind::slstm;
   CHECK_VALUE(cell == "slstm_exponential", "cell: got '", cell,
-              "'; expected lstm, gru, rnn_tanh, rnn_relu, slstm or slstm_exponential");
+              "'; expected lstm, gru, gru_dreamer, rnn_tanh, rnn_relu, slstm or slstm_exponential");
   return CellKind::slstm_exponential;
 }
 
@@ -131,6 +132,16 @@ Heads checked_heads(const Tensor& rows, const char* name, long columns, const Te
   heads.c0 = state_of(heads, c0, states, sum_dtype(heads.dtype));
   heads.weight = converted(weight, heads.dtype);
   return heads;
+}
+
+// Whether a head's weights are read as they lie; bfloat16 factors and terms are always packed.
+template <class T>
+bool as_they_lie(const Kernels<T>& kernels, const Heads& heads) {
+  Sizes sizes{};
+  sizes.steps = heads.steps;
+  sizes.rows = heads.rows;
+  sizes.hidden = heads.units;
+  return kernels.short_forward && is_short(sizes);
 }
 
 // How heads are divided: each on one worker, or on half of the team, or on all of it in turns.
@@ -240,7 +251,9 @@ Results forward(const Kernels<T>& kernels, const Heads& heads, const Tensor& x_p
     const long rows = std::min(chunk * heads.batch, heads.rows);
     input = fresh(Dimensions({division.groups, rows, shape.gates * heads.units}), sums);
   }
-  const long packed = kernels.recurrent_size({shape.gates, heads.units, heads.units}, false);
+  const bool lying = as_they_lie(kernels, heads);
+  const long packed =
+      lying ? 0 : kernels.recurrent_size({shape.gates, heads.units, heads.units}, false);
   const Tensor recurrent = fresh(Dimensions({division.groups, packed}), dtype);
   const Tensor panels = fresh(Dimensions({division.team, kernels.shapes.panel_size}), dtype);
   T* const y = data_of<T>(out.y);
@@ -251,6 +264,7 @@ Results forward(const Kernels<T>& kernels, const Heads& heads, const Tensor& x_p
     lane.save = save;
     lane.chunk = chunk;
     lane.in_place = in_place;
+    lane.as_they_lie = lying;
     lane.input_part = part_of<S>(input, group);
     lane.input_stride = shape.gates * heads.units;
     if constexpr (std::is_same_v<T, S>) {
