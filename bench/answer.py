@@ -18,7 +18,7 @@ from . import figures, ladder, model
 from .core import Ratio, speedup
 from .figures import Bar
 from .model import KINDS, Counts, Span
-from .tables import Row, by_contender, digits, markdown, points, results, rows, tool
+from .tables import Row, by_contender, digits, markdown, results, rows, tool
 
 FUSED = {
     "loop": ("step loop", "nothing: a launch for each operation, three products a step and layer"),
@@ -453,18 +453,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 
 
-def grid_figure() -> figures.Figure:
-    """Return the map of calls drawn at random: prepared weights beside the best of the others."""
-    kinds: dict[str, list[tuple[float, float]]] = {}
-    for point in points():
-        label = f"{point.cell.upper()}, {point.dtype}"
-        kinds.setdefault(label, []).append((point.flops / 1e6, point.prepared))
-    unit = "speed / the best of nn.LSTM, ONNX Runtime, OpenVINO"
-    return figures.scatter(kinds, ("operations of a call, millions", unit))
-
-
 FIGURES: dict[str, Callable[[], figures.Figure]] = {
     "ladders.svg": lambda: ladder_figure({case: climbed(case) for case in sizes()}),
     "post-card.svg": post_figure,
-    "grid.svg": grid_figure,
 }

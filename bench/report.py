@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import answer, figures
+from . import answer, figures, tables
 from .contenders import BASE
 from .core import BUSY, speedup
 from .figures import Bar
@@ -233,11 +233,24 @@ def modes(page: Page, frame: pd.DataFrame) -> None:
         page.add(f"{case}:", markdown(("ms", *shown, "memory, MB", "step, GF/s"), body))
 
 
+def grid(page: Page, frame: pd.DataFrame) -> None:
+    """Add the calls drawn at random: ours beside the best of the others, as a table and a map."""
+    drawn, kinds = tables.points(frame), {}
+    for point in drawn:
+        label = f"{point.cell.upper()}, {point.dtype}"
+        kinds.setdefault(label, []).append((point.flops / 1e6, point.prepared))
+    page.add("## Inference of calls drawn at random", tables.grid(drawn))
+    unit = "speed / the best of nn.LSTM, ONNX Runtime, OpenVINO"
+    figure = figures.scatter(kinds, ("operations of a call, millions", unit))
+    page.figure("grid", figure, "Prepared weights beside the best of the others: above 1 is ahead.")
+
+
 SECTIONS = {
     "post": post,
     "peers": peers,
     "inference": lambda page, frame: page.add("## Inference", calls(frame)),
     "short": lambda page, frame: page.add("## A few rows, as text is generated", calls(frame)),
+    "grid": grid,
     "busy": busy,
     "streaming": streaming,
     "lstm": modes,

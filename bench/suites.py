@@ -94,7 +94,7 @@ SUITES = {
         modes=("inference",), dtypes=("float32", "bfloat16"), pace=Pace(1.5), device="cpu"),
     "grid": Suite("the same of 120 calls drawn at random, LSTMs and GRUs: half an hour",
         grid(120, seed=36), inference.tasks, modes=("inference",), dtypes=("float32", "bfloat16"),
-        pace=Pace(0.6, least=4, calls=2, turn=0.02), device="cpu"),
+        pace=Pace(1.0, least=3, calls=5, turn=0.1), device="cpu"),
     "shapes": Suite("shapes that others measure", [c for c in CASES.values() if c not in PTB],
         modes=("inference", "step"), pace=Pace(1.0)),
     "native": Suite("the C++ engine, the LSTM alone, the loop and nn.LSTM beside it", PTB,

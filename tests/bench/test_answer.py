@@ -125,8 +125,8 @@ def test_readme_names_the_machines_of_its_figure_and_tables():
     places = {
         answer.place(row) for file in raced for row in tables.rows(tables.results(f"{file}.jsonl"))
     }
-    assert places == {"two cores of an AMD EPYC (Zen 5)"}
-    assert "On two cores of an AMD EPYC (Zen 5, AVX-512)" in text
+    assert places == {"two cores of an AMD EPYC (Zen 4)"}
+    assert "On two cores of an AMD EPYC (Zen 4, AVX-512)" in text
 
 
 def first_screen() -> str:
