@@ -36,7 +36,7 @@ class Local(Runner):
         self.device, self.modes = problem.device, MODES
         if problem.device.type == "cuda":
             self.modes += tuple(mode + GRAPH for mode in MODES if mode != "backward")
-        self.module: nn.LSTM | fused_lstm.LSTM
+        self.module: Any  # nn.LSTM, or fused_lstm.LSTM
         if contender.label == BASE:
             self.module = copy.deepcopy(problem.reference)
             self.module.flatten_parameters()  # one buffer for cuDNN, which copies none at a call
