@@ -168,7 +168,9 @@ def test_links_lead_somewhere(path):
 def test_the_map_names_files_that_are_there():
     text = (ROOT / "CONTRIBUTING.md").read_text().partition("## Map")[2]
     names = re.findall(r"`([\w./*-]+(?:\.(?:py|h|cpp|md|yml)|/))`", text)
-    there = [p for f in ("kernels", "lm", "bench", "tests", "examples") for p in (ROOT / f).rglob("*")]
+    there = [
+        p for f in ("kernels", "lm", "bench", "tests", "examples") for p in (ROOT / f).rglob("*")
+    ]
     there = [f"/{p.relative_to(ROOT)}{'/' * p.is_dir()}" for p in [*there, *ROOT.iterdir()]]
     assert not [name for name in names if not fnmatch.filter(there, f"*/{name}")]
 
