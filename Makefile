@@ -32,7 +32,7 @@ train: setup     ## train the demo language model through the Triton kernels
 test: setup      ## run all tests
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
-bench: setup     ## time every engine that runs here, beside nn.LSTM; with peers more than ten minutes
+bench: setup     ## time every engine that runs here, beside nn.LSTM; 8 minutes, with peers more than ten
 	OUT=$(OUT) $(RUN) -m bench all $(ARGS)
 
 ladder: setup    ## the three fusions, one at a time, and what each gained
