@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import fused_lstm
 
 from .cases import DTYPES, Problem, make_problem
-from .contenders import BASE, OURS, PREPARED, Contender, choose, why_not
+from .contenders import BASE, OURS, PREPARED, Contender, entered
 from .core import Run, Runner, Task
 from .peers.remote import Remote
 
@@ -73,7 +73,6 @@ def build_ours(question: Question, prepared: bool) -> Local:
 
 def tasks(suite: Any, options: Any) -> Iterator[Task]:
     """Yield the layers of each case and dtype."""
-    asked = KNOWN if options.engines in (None, "all") else choose(options.engines.split(","), KNOWN)
     for case in suite.cases:
         for dtype in suite.dtypes:
             question = Question(**vars(make_problem(case, options.device, DTYPES[dtype])))
@@ -82,10 +81,6 @@ def tasks(suite: Any, options: Any) -> Iterator[Task]:
                 OURS: partial(build_ours, question, False),
                 PREPARED: partial(build_ours, question, True),
             }
-            whys = {c.label: why for c in asked if (why := why_not(c, options.device, dtype))}
-            build = {
-                c.label: own.get(c.label) or partial(Remote, c, question)
-                for c in [KNOWN[0], *(c for c in asked if c.label != BASE)]
-                if c.label not in whys
-            }
+            able, whys = entered(KNOWN, options, case.name, dtype)
+            build = {c.label: own.get(c.label) or partial(Remote, c, question) for c in able}
             yield Task(case.name, question, build, whys, dtype)

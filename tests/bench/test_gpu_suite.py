@@ -105,7 +105,7 @@ def test_processes_that_end_again_and_again_are_given_up(monkeypatch):
 
 @pytest.fixture
 def events(tmp_path, monkeypatch):
-    """What this process says, event after event, as its parent would read it."""
+    """Return what this process says, event after event, as its parent would read it."""
     file = tmp_path / "events"
     monkeypatch.setenv(watching.EVENTS, str(file))
     return lambda: [json.loads(line) for line in file.read_text().splitlines()]

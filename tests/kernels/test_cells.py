@@ -42,7 +42,7 @@ def leaves_of(case: Case) -> tuple[Inputs, list[torch.Tensor]]:
 
 @cache  # for all engines and levels
 def wanted_of(case: Case, training: bool, options: tuple) -> dict[str, torch.Tensor]:
-    """What the cell written out gives."""
+    """Return what the cell written out gives."""
     module, (given, leaves) = make(case, engine="loop", **dict(options)), leaves_of(case)
     seed = drawn_seed(7) if training else None
     found = outcome(module, written_out(module, *given, seed=seed), leaves)

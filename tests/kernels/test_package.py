@@ -64,7 +64,7 @@ def test_so_is_a_torch_that_is_missing(monkeypatch, capsys, required):
 
 
 def test_the_build_on_windows(tmp_path, monkeypatch):
-    """What ninja would run there: clang-cl, whose flags are Visual Studio's."""
+    """Return what ninja would run there: clang-cl, whose flags are Visual Studio's."""
     build = runpy.run_path(str(PACKAGE / "native" / "build.py"))
     ran = []
     monkeypatch.setattr(sys, "platform", "win32")

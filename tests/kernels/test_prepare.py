@@ -71,18 +71,21 @@ CASES = {
 }
 
 
+def layers_of(case: str, I: int, H: int) -> nn.Module:
+    """Return a case's layers, of 7 units more where h is projected."""
+    kind, options = CASES[case]
+    return kind(I, H + options.get("proj_size", 0), **options)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(("T", "B", "I", "H"), [(1, 1, 3, 5), (6, 9, 21, 37), (3, 2, 70, 130)])
 def test_it_is_the_formula(isa, case, T, B, I, H, threads):
     """Where h differs in its last bit a byte may fall the other way: by 1 / 127 of a weight."""
     torch.set_num_threads(threads)
-    kind, options = CASES[case]
-    if "proj_size" in options:
-        H += 7
-    module, x = kind(I, H, **options), torch.randn(T, B, I)
+    module, x = layers_of(case, I, H), torch.randn(T, B, I)
     with torch.no_grad():
-        expected = by_formula(module, x, "gru" if kind is nn.GRU else "lstm")
+        expected = by_formula(module, x, "gru" if isinstance(module, nn.GRU) else "lstm")
     wrong = (fused_lstm.quantize(module)(x)[0] - expected).abs()
     assert wrong.max() < 4e-3
     assert wrong.median() < 1e-6
@@ -98,10 +101,7 @@ CLOSE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
 @pytest.mark.parametrize(("T", "B", "I", "H"), [(1, 1, 3, 5), (6, 9, 21, 37), (3, 2, 70, 130)])
 def test_it_is_the_layer(isa, case, dtype, T, B, I, H, threads):
     torch.set_num_threads(threads)
-    kind, options = CASES[case]
-    if "proj_size" in options:
-        H += 7
-    module, x = kind(I, H, **options), torch.randn(T, B, I)
+    module, x = layers_of(case, I, H), torch.randn(T, B, I)
     with torch.no_grad():
         y, state = module(x)
     found, last = fused_lstm.prepare(module, dtype)(x)

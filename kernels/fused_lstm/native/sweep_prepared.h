@@ -11,6 +11,12 @@ namespace fused_lstm::FL_ISA {
 
 using Int = Types<float>::Int;
 
+FL_INLINE int32_t word_at(const uint8_t* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, sizeof word);
+  return word;
+}
+
 // Two factors of one element, and their sums.
 struct Float32 {
   static constexpr Prepared kind = Prepared::float32;
@@ -19,9 +25,7 @@ struct Float32 {
   using Left = Vec<float>;
   using Right = Vec<float>;
   FL_INLINE static Left left(const uint8_t* word) {
-    float one;
-    __builtin_memcpy(&one, word, sizeof one);
-    return broadcast(one);
+    return broadcast(__builtin_bit_cast(float, word_at(word)));
   }
   FL_INLINE static Right right(const uint8_t* words) {
     return load(reinterpret_cast<const float*>(words));
@@ -38,9 +42,7 @@ struct Bfloat16 {
   using Left = __m512i;
   using Right = __m512i;
   FL_INLINE static Left left(const uint8_t* word) {
-    int32_t pair;
-    __builtin_memcpy(&pair, word, sizeof pair);
-    return _mm512_set1_epi32(pair);
+    return _mm512_set1_epi32(word_at(word));
   }
   FL_INLINE static Right right(const uint8_t* words) { return _mm512_loadu_si512(words); }
   FL_INLINE static Sums dot(Sums sum, Left a, Right b) {
@@ -53,8 +55,7 @@ struct Bfloat16 {
   };
   using Right = Left;
   FL_INLINE static Left left(const uint8_t* word) {
-    uint32_t pair;
-    __builtin_memcpy(&pair, word, sizeof pair);
+    const uint32_t pair = word_at(word);
     return {broadcast(__builtin_bit_cast(float, pair << 16)),
             broadcast(__builtin_bit_cast(float, pair & 0xffff0000u))};
   }
@@ -79,9 +80,7 @@ struct Int8 {
   using Left = __m512i;
   using Right = __m512i;
   FL_INLINE static Left left(const uint8_t* word) {
-    int32_t four;
-    __builtin_memcpy(&four, word, sizeof four);
-    return _mm512_set1_epi32(four);
+    return _mm512_set1_epi32(word_at(word));
   }
   FL_INLINE static Right right(const uint8_t* words) { return _mm512_loadu_si512(words); }
   FL_INLINE static Sums dot(Sums sum, Left a, Right b) {
@@ -95,9 +94,7 @@ struct Int8 {
   };
   using Right = Left;
   FL_INLINE static Left left(const uint8_t* word) {
-    int32_t four;
-    __builtin_memcpy(&four, word, sizeof four);
-    const __m256i all = _mm256_set1_epi32(four);
+    const __m256i all = _mm256_set1_epi32(word_at(word));
     return {_mm256_and_si256(all, _mm256_set1_epi16(255)), _mm256_srli_epi16(all, 8)};
   }
   FL_INLINE static Right right(const uint8_t* words) {

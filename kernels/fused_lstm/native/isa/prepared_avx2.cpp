@@ -3,5 +3,7 @@
 #define FL_ISA prepared_avx2
 #define FL_TARGET "avx2,fma"
 #define FL_BYTES 32
-#include "isa/prepared_body.h"
+#define FL_INSTEAD "sweep_prepared.h"
+#include "isa/prepared.h"
+#include "isa/body.h"
 #endif

@@ -3,5 +3,7 @@
 #define FL_ISA prepared_avx512
 #define FL_TARGET "avx512f,avx512bw,avx512dq,avx512vl,fma"
 #define FL_BYTES 64
-#include "isa/prepared_body.h"
+#define FL_INSTEAD "sweep_prepared.h"
+#include "isa/prepared.h"
+#include "isa/body.h"
 #endif

@@ -4,5 +4,7 @@
 #define FL_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma"
 #define FL_BYTES 64
 #define FL_VNNI
-#include "isa/prepared_body.h"
+#define FL_INSTEAD "sweep_prepared.h"
+#include "isa/prepared.h"
+#include "isa/body.h"
 #endif
