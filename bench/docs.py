@@ -17,7 +17,7 @@ from .models import table
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-BLOCKS = tables.TABLES | answer.BLOCKS | {"models": table.models}
+BLOCKS = tables.TABLES | answer.BLOCKS | {"models": table.models, "resets": table.resets}
 REPORT = ("ladder", "post", "peers", "inference", "short", "busy", "streaming", "scaling")
 
 

@@ -12,6 +12,7 @@ HEADER = (
     "model", "", "recurrent part", "it alone, 1 thread", "whole, 1 thread", "it alone, 2 threads",
     "whole, 2 threads", "ms, 2 threads: torch's", "ours",
 )  # fmt: skip
+RESETS = "package", "", "threads", "its own way, ms", "under install, ms", "`resets=`, ms", "factor"
 
 
 def models() -> str:
@@ -32,6 +33,18 @@ def models() -> str:
     return markdown(HEADER, body)
 
 
+def resets() -> str:
+    """Return the times of models whose episodes end inside a batch, with `resets=` and without."""
+    frame, body = results(FILE), []
+    for case in each(frame, "case", contender="resets"):
+        for mode, word in (("inference", "inference"), ("train", "training")):
+            for n in (1, 2):
+                pair = by_contender(frame, case=case, mode=mode, threads=n)
+                times = [milliseconds(pair.get(label)) for label in ("torch", "install", "resets")]
+                body.append([case, word, str(n), *times, factor(pair, "resets")])
+    return markdown(RESETS, body)
+
+
 def share(layers: dict[str, Row], whole: dict[str, Row]) -> str:
     """Return how much of torch's time is in recurrent layers."""
     if "torch" not in layers or "torch" not in whole:
@@ -39,11 +52,11 @@ def share(layers: dict[str, Row], whole: dict[str, Row]) -> str:
     return f"{min(layers['torch'].median / whole['torch'].median, 1):.0%}"
 
 
-def factor(pair: dict[str, Row]) -> str:
+def factor(pair: dict[str, Row], label: str = "install") -> str:
     """Return torch's time over ours, "-" without both; no judgement whether it is clear."""
-    if len(pair) < 2:
+    if "torch" not in pair or label not in pair:
         return "-"
-    measured = ratio(pair["torch"].seconds, pair["install"].seconds)
+    measured = ratio(pair["torch"].seconds, pair[label].seconds)
     return f"{measured.value:.2f} ({measured.low:.2f} to {measured.high:.2f})"
 
 
