@@ -1,11 +1,13 @@
 """Parakeet: the prediction network of its transducer, two LSTM layers, in transformers' sizes."""
 
 import torch
-from transformers import ParakeetRNNTConfig
-from transformers.models.parakeet.generation_parakeet import ParakeetRNNTDecoderCache
-from transformers.models.parakeet.modeling_parakeet import ParakeetRNNTDecoder
 
-from .case import Case, mean_square
+from .case import Case, mean_square, without_cuda
+
+without_cuda()
+from transformers import ParakeetRNNTConfig  # noqa: E402
+from transformers.models.parakeet.generation_parakeet import ParakeetRNNTDecoderCache  # noqa: E402
+from transformers.models.parakeet.modeling_parakeet import ParakeetRNNTDecoder  # noqa: E402
 
 
 def case() -> Case:

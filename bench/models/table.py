@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..answer import place, wrapped
 from ..core import quartiles, ratio
-from ..tables import Row, by_contender, each, markdown, results
+from ..tables import Row, by_contender, each, markdown, results, rows
 
 FILE = "models.jsonl"
 HEADER = (
@@ -31,6 +32,29 @@ def models() -> str:
             row += [milliseconds(pairs[2, mode].get(label)) for label in ("torch", "install")]
             body.append(row)
     return markdown(HEADER, body)
+
+
+def expected() -> str:
+    """Return, in a sentence, the least and the most that whole models gain on two threads."""
+    frame, spans = results(FILE), []
+    cases = each(frame, "case", contender="install")
+    for mode, word in (("inference", "inference"), ("train", "training")):
+        factors = {}
+        for case in cases:
+            pair = by_contender(frame, case=case, mode=mode, threads=2)
+            if "torch" in pair and "install" in pair:
+                times = ratio(pair["torch"].seconds, pair["install"].seconds)
+                factors[case] = times.value
+        least, most = min(factors, key=factors.__getitem__), max(factors, key=factors.__getitem__)
+        spans.append(
+            f"{factors[least]:.2f} ({least}) to {factors[most]:.2f} times ({most}) as fast in {word}"
+        )
+    first = rows(frame, threads=2)[0]
+    return wrapped(
+        f"Under `fused_lstm.install()` models of {len(cases)} other packages ran"
+        f" {' and '.join(spans)}, on {place(first)} ([all of them](docs/models.md)): a model gains"
+        " little where it spends little time in recurrent layers."
+    )
 
 
 def resets() -> str:
