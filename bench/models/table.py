@@ -45,10 +45,8 @@ def expected() -> str:
             if "torch" in pair and "install" in pair:
                 times = ratio(pair["torch"].seconds, pair["install"].seconds)
                 factors[case] = times.value
-        least, most = min(factors, key=factors.__getitem__), max(factors, key=factors.__getitem__)
-        spans.append(
-            f"{factors[least]:.2f} ({least}) to {factors[most]:.2f} times ({most}) as fast in {word}"
-        )
+        (least, slow), *_, (most, fast) = sorted((value, case) for case, value in factors.items())
+        spans.append(f"{least:.2f} ({slow}) to {most:.2f} times ({fast}) as fast in {word}")
     first = rows(frame, threads=2)[0]
     return wrapped(
         f"Under `fused_lstm.install()` models of {len(cases)} other packages ran"

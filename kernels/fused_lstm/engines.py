@@ -237,7 +237,7 @@ def step_pays(cell: str, B: int, H: int, trains: bool) -> bool:
     times torch's for few rows, and 1.03 to 1.07 times on one thread for many rows of many units.
     """
     if cell == "gru":
-        return not trains or B >= 8 and (B < 32 or H <= 128)
+        return not trains or (B >= 8 and (B < 32 or H <= 128))
     return cell == "lstm"
 
 

@@ -154,23 +154,26 @@ def test_flair_keeps_it_over_save_and_load(tmp_path):
         assert fused_lstm.explain(again)["rnn"].startswith("native")
 
 
-@pytest.mark.parametrize("name", ["kraken", "parakeet"])
-def test_initialisers_that_ask_isinstance(name):
-    """kraken's and transformers' own, which passed over a converted layer."""
+def test_krakens_initialiser():
+    """It asks isinstance, and passed over a converted layer."""
+    vgsl = pytest.importorskip("kraken.lib.vgsl", reason="kraken is not installed")
     with fused_lstm.install():
-        if name == "kraken":
-            vgsl = pytest.importorskip("kraken.lib.vgsl", reason="kraken is not installed")
-            layer = vgsl.TorchVGSLModel(vgsl="[1,8,0,1 S1(1x0)1,3 Lbx6 O1c5]").nn[1].layer
-            assert layer.bias_ih_l0.tolist()[6:12] == [1.0] * 6
-        else:
-            package = pytest.importorskip("transformers", reason="transformers is not installed")
-            if not hasattr(package, "ParakeetRNNTConfig"):
-                pytest.skip("this transformers has no Parakeet with a transducer")
-            sizes = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16,
-                     "num_attention_heads": 2, "subsampling_conv_channels": 8}  # fmt: skip
-            config = package.ParakeetRNNTConfig(encoder_config=sizes, decoder_hidden_size=8)
-            layer = package.ParakeetForRNNT(config).decoder.lstm
-            assert not any(bias.any() for name, bias in layer.named_parameters() if "bias" in name)
+        layer = vgsl.TorchVGSLModel(vgsl="[1,8,0,1 S1(1x0)1,3 Lbx6 O1c5]").nn[1].layer
+        assert layer.bias_ih_l0.tolist()[6:12] == [1.0] * 6
+        assert fused_lstm.explain(layer)[""].startswith("native")
+
+
+def test_transformers_initialiser():
+    """It asks isinstance, and passed over a converted layer."""
+    case_of("parakeet")
+    import transformers
+
+    encoder = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16,
+               "num_attention_heads": 2, "subsampling_conv_channels": 8}  # fmt: skip
+    config = transformers.ParakeetRNNTConfig(encoder_config=encoder, decoder_hidden_size=8)
+    with fused_lstm.install():
+        layer = transformers.ParakeetForRNNT(config).decoder.lstm
+        assert not any(bias.any() for name, bias in layer.named_parameters() if "bias" in name)
         assert fused_lstm.explain(layer)[""].startswith("native")
 
 
@@ -184,8 +187,8 @@ def test_sileros_scripted_cell_is_left_and_said():
     assert set(fused_lstm.conversions(model).values()) == {"torch.jit has compiled it"}
 
 
-def test_tacotron_2s_cells_are_torchs_where_they_are_faster(monkeypatch):
-    """Few rows, or training: a call of native costs more than torch's cell."""
+def test_tacotron_2s_cells_are_torchs_in_training(monkeypatch):
+    """They are faster there; in inference native is, from one row on, since the cells are large."""
     model, ran = case_of("torchaudio").model.decoder.attention_rnn, []
     module = sys.modules["fused_lstm.install"]
     monkeypatch.setattr(module, "call", lambda *a, call=module.call: ran.append(1) or call(*a))
@@ -194,8 +197,6 @@ def test_tacotron_2s_cells_are_torchs_where_they_are_faster(monkeypatch):
         assert ran == []
         with torch.no_grad():
             model(torch.randn(1, model.input_size))
-            assert ran == []
-            model(torch.randn(64, model.input_size))
         assert ran == [1]
 
 
