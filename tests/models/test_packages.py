@@ -80,7 +80,7 @@ def test_kokoros_pitch_and_its_gradients():
     """It lies behind leaky ReLUs, so that the case's loss in float32 leaves it out."""
     model = case_of("kokoro").model.eval()
     x, style = torch.randn(1, 512 + 128, 30), torch.randn(1, 128)
-    wanted, found = list(model.predictor.F0Ntrain.__self__.parameters()), []
+    wanted, found = list(model.predictor.parameters()), []
     for context in bench.LABELS.values():
         with context():
             pitch = torch.cat(model.predictor.F0Ntrain(x, style))
