@@ -113,6 +113,17 @@ def test_it_is_the_layer(isa, case, dtype, T, B, I, H, threads):
         torch.testing.assert_close(a, b, rtol=0, atol=2 * CLOSE[dtype])
 
 
+@pytest.mark.parametrize("dtype", [*CLOSE, torch.int8], ids=str)
+def test_many_rows_are_divided_too(dtype):
+    """Of 16 units there is one block, so that threads share its rows; the sums are the same."""
+    module = fused_lstm.prepare(nn.LSTM(9, 16, num_layers=2, bidirectional=True), dtype)
+    x, outputs = torch.randn(4, 150, 9), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        outputs.append(module(x)[0])
+    assert torch.equal(*outputs)
+
+
 @pytest.mark.parametrize("gates", [1, 3, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
 def test_a_packed_matrix_is_the_matrix(dtype, gates):

@@ -131,6 +131,12 @@ struct Int8 {
 
 // Rounds to nearest even; every NaN stays one.
 FL_INLINE void to_bfloat16(const float* x, long depth, uint8_t* words) {
+#if defined(FL_BF16)  // which takes what is subnormal for 0, as its products do
+  for (long k = 0; k < depth; k += W<float>) {
+    const __m256bh made = _mm512_cvtneps_pbh((__m512)load(x + k, depth - k));
+    __builtin_memcpy(words + 2 * k, &made, sizeof made);
+  }
+#else
   typedef uint32_t Bits __attribute__((vector_size(FL_BYTES)));
   typedef uint16_t Halves __attribute__((vector_size(FL_BYTES / 2)));
   for (long k = 0; k < depth; k += W<float>) {
@@ -140,6 +146,7 @@ FL_INLINE void to_bfloat16(const float* x, long depth, uint8_t* words) {
     const Halves made = __builtin_convertvector(half, Halves);
     __builtin_memcpy(words + 2 * k, &made, sizeof made);
   }
+#endif
 }
 
 // Returns a row's scale: x = scale * (byte - zero_point). NaN where x has what is not finite.
@@ -179,25 +186,21 @@ struct Ready {
     const Factor factor = words_of(worker, left, rows, shape.depth, *weight);
     const long words = prepared::words_of(F::kind, shape.depth);
     const long panel_bytes = prepared::panel_bytes(F::kind, shape);
-    const Range mine = part(prepared::blocks_of(shape.units), worker.id, worker.count);
-    for (long i = mine.begin; i < mine.end; ++i) {
-      const long block = backwards ? mine.begin + mine.end - 1 - i : i;
-      for (long lane = 0; lane < prepared::lanes; lane += W<float>) {
-        const long unit = block * prepared::lanes + lane;
-        if (unit >= shape.units) break;
-        const uint8_t* const panel =
-            weight->panels + block * panel_bytes + lane * prepared::word;
-        const long at = block * GATES * prepared::lanes + lane;
-        const Share share{block, 1, {0, divide_up(count, F::tallest)}};
-        for_heights<F::tallest>(share, rows, [&](auto height, long row) {
-          constexpr int R = decltype(height)::value;
-          Tile<float, R, GATES> tile;
-          begin(tile, unit, row);
-          add_product(tile, factor, row - rows.begin, words, panel, *weight, at);
-          end(tile, unit, row);
-        });
-      }
-    }
+    for_shares(worker, count, blocks_of<float>(shape.units), 1, F::tallest, backwards,
+               [&](const Share& share) {
+      const long unit = share.first * W<float>;
+      const long block = unit / prepared::lanes, lane = unit % prepared::lanes;
+      const uint8_t* const panel =
+          weight->panels + block * panel_bytes + lane * prepared::word;
+      const long at = block * GATES * prepared::lanes + lane;
+      for_heights<F::tallest>(share, rows, [&](auto height, long row) {
+        constexpr int R = decltype(height)::value;
+        Tile<float, R, GATES> tile;
+        begin(tile, unit, row);
+        add_product(tile, factor, row - rows.begin, words, panel, *weight, at);
+        end(tile, unit, row);
+      });
+    });
   }
 
   template <class End>
@@ -300,7 +303,6 @@ void prepared_gates(const Worker& worker, const Lane<float>& lane,
   for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
     const long end = min(begin + lane.chunk, lane.steps);
     const Range rows = rows_of(lane, begin, end);
-    // No meeting before the steps: a worker has the same units in both.
     Ready<F>::template gates<GATES>(
         worker, Rows<float>{lane.x + rows.begin * lane.inputs, lane.inputs},
         {0, rows.end - rows.begin}, input_shape(lane), &weights.w_ih, false,
@@ -309,6 +311,8 @@ void prepared_gates(const Worker& worker, const Lane<float>& lane,
           store_gates<GATES>(tile, lane.input_part + row * lane.input_stride + unit,
                              lane.input_stride, lane.hidden, lane.hidden - unit);
         });
+    // Where rows are not divided a worker has the same units in the steps as here.
+    if (rows.end - rows.begin > F::tallest) worker.sync();
     for (long place = begin; place < end; ++place) {
       const float* const x =
           lane.input_part + (row_of(lane, place) - rows.begin) * lane.input_stride;
