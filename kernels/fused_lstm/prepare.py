@@ -101,12 +101,12 @@ def quantize(model: Model, *, weight_only: bool = False) -> Model:
 def _why_left(model: nn.Module, name: str) -> str | None:
     """Return why a recurrent layer is not prepared, or None."""
     module: Any = model.get_submodule(name)
-    kind = type(module)
+    kind, spec = type(module), module.spec if isinstance(module, Recurrent) else None
+    if not isinstance(module, nn.LSTM | nn.GRU) and (spec is None or spec.cell not in CELLS):
+        return "it is neither an LSTM nor a GRU"
     if kind not in OURS and kind not in OURS.values():
         return "it is a subclass, or parametrized"
-    if not isinstance(module, nn.LSTM | nn.GRU | Recurrent):
-        return "it is neither an LSTM nor a GRU"
-    if isinstance(module, Recurrent) and (module.spec.cell not in CELLS or module.spec.options):
+    if spec is not None and spec.options:
         return "its cell has more than torch.nn's LSTM or GRU"
     first = next(module.parameters())
     if first.device.type != "cpu" or first.dtype == torch.float64:
