@@ -6,7 +6,7 @@ from typing import Any
 
 from ..answer import place, wrapped
 from ..core import quartiles, ratio
-from ..tables import Row, by_contender, each, markdown, results, rows
+from ..tables import Row, by_contender, digits, each, markdown, results, rows
 
 FILE = "models.jsonl"
 HEADER = (
@@ -86,5 +86,5 @@ def milliseconds(row: Any) -> str:
     """Return the median and the quartiles."""
     if row is None:
         return "-"
-    low, median, high = (f"{1e3 * t:.3g}" for t in quartiles(row.seconds))
+    low, median, high = (digits(1e3 * t) for t in quartiles(row.seconds))
     return f"{median} ({low} to {high})"
