@@ -20,7 +20,7 @@ MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 BLOCKS = tables.TABLES | answer.BLOCKS | {
     "models": table.models, "expected": table.expected, "resets": table.resets,
 }  # fmt: skip
-REPORT = ("ladder", "post", "peers", "inference", "short", "busy", "streaming", "scaling")
+REPORT = ("ladder", "post", "peers", "inference", "short", "grid", "busy", "streaming", "scaling")
 
 
 def made(text: str) -> str:
