@@ -268,6 +268,5 @@ def test_weights_are_rounded_before_where_they_stream(card, H, dtype, before, mo
         options = 0.0, False, False, False, True, tf32, many_steps
         prepared = op.prepare.__wrapped__(*of, *options)
         assert prepared.rounds_before == (before and tf32 and many_steps)
-        rounds = dtype == torch.float32 and tf32
-        constants = prepared.call.launches[0].constants
-        assert constants.ROUND_WEIGHTS == (rounds and not prepared.rounds_before)
+        at_load = prepared.call.launches[0].constants.ROUND_WEIGHTS
+        assert at_load == (dtype == torch.float32 and tf32 and not prepared.rounds_before)
