@@ -16,8 +16,8 @@ from torch import Tensor
 from . import tile
 from .interpreter import is_interpreted
 
-# From so many steps on, rounding all weights first costs less than rounding some at every step: by
-# arithmetic 10 to 20 steps, on an H100 and an A100 at H=1500.
+# From so many steps on, rounding all weights first takes less than rounding some at every step: by
+# arithmetic at H=1500, on an A100, an H100 and an RTX 5090.
 STEPS = 16
 
 # --- kernel ---
