@@ -7,6 +7,7 @@ step, by instructions that keep them out of an asynchronous copy to shared memor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -47,5 +48,6 @@ def rounded(tensors: Sequence[Tensor]) -> list[Tensor]:
     found, sizes = [torch.empty_like(t) for t in tensors], [t.numel() for t in tensors]
     block = 4096 if is_interpreted() else 1024
     grid = triton.cdiv(max(sizes), block), len(sizes)
-    round_kernel[grid](tuple(tensors), tuple(found), tuple(sizes), COUNT=len(sizes), BLOCK=block)
+    constants: dict[str, Any] = {"COUNT": len(sizes), "BLOCK": block}
+    round_kernel[grid](tuple(tensors), tuple(found), tuple(sizes), **constants)
     return found
