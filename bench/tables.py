@@ -675,7 +675,7 @@ def host() -> str:
     """Return what an eager call costs beside its kernels."""
     body = []
     for what, own in tool("host.json").items():
-        count, views = sum(own["calls"].values()), own["calls"]["views"]
+        count, views = sum(own["calls"].values()), own["calls"].get("views", 0)
         us = (f"{own[key]:.0f}" if key in own else "-" for key in ("us", "before"))
         body.append([what.replace(" ", ", "), str(count), str(count - views), *us])
     return markdown(("operator", "ATen's calls", "of these no views", "us", "us before"), body)
