@@ -368,6 +368,12 @@ def int8() -> str:
     return markdown(("p50, ms", *header), body)
 
 
+def packed_perplexity() -> str:
+    """Return a language model's perplexity with weights packed in each dtype."""
+    found = tool("packed-perplexity.json")["test perplexity"]
+    return markdown(("weights", *found), [["perplexity", *(f"{x:.3f}" for x in found.values())]])
+
+
 class Point(NamedTuple):
     """A call drawn at random: who it is, and our speed over the best of the others."""
 
@@ -706,6 +712,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "growth_sizes": lambda: growth(results("scaling.jsonl")),
     "short": lambda: calls(results("short.jsonl")),
     "int8": int8,
+    "packed_perplexity": packed_perplexity,
     "grid": lambda: grid(points(results("grid.jsonl"))),
     "busy": busy,
     "compiled": compiled,
