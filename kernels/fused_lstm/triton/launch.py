@@ -328,7 +328,8 @@ def _keep_loop(plan: Plan, cell: Spec, resets: bool) -> bool:
     """
     if plan.k_parts > 1:
         return False
-    two_sums = resets and plan.kind == "layers" and not plan.hold  # an H100 at H=650
+    # Two sums a gate: an H100 at H=650, and where weights stream a 5090 at H=650.
+    two_sums = resets and plan.kind == "layers" and (plan.stages > 1 or not plan.hold)
     return KEEP_LOOP or _spills(plan) or two_sums or not cell.is_plain_lstm
 
 
