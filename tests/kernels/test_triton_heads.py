@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from fused_lstm.triton import interpreter
+from fused_lstm.triton import heads_plan, interpreter
+from fused_lstm.triton.devices import AMD, DEVICES
 from heads import MAKE, results, state_of
 from tolerance import assert_close
 
 pytestmark = pytest.mark.skipif(
     interpreter.too_old() is not None, reason=str(interpreter.too_old())
 )
+
+
+ROWS = {
+    "lengths": torch.tensor([3, 1, 2]),
+    "resets": torch.tensor([[0, 0, 0], [0, 0, 1], [1, 0, 0]]) > 0,
+}
 
 
 @pytest.mark.parametrize(
@@ -27,14 +36,10 @@ def test_both_ways_with_rows_that_end_and_begin_anew(cell, dtype):
     torch.manual_seed(1)
     module = MAKE[cell](2, 36, num_heads=2, bidirectional=True, engine="triton", dtype=dtype)
     x, state = torch.randn(3, 3, 2).to(dtype), state_of(module, 3)
-    rows = {
-        "lengths": torch.tensor([3, 1, 2]),
-        "resets": torch.tensor([[0, 0, 0], [0, 0, 1], [1, 0, 0]]) > 0,
-    }
-    got = results(module, x, state, **rows)
+    got = results(module, x, state, **ROWS)
     module.engine = "loop"
     wide = tuple(s.double() for s in state) if isinstance(state, tuple) else state.double()
-    for name, value in results(module.double(), x.double(), wide, **rows).items():
+    for name, value in results(module.double(), x.double(), wide, **ROWS).items():
         assert_close(got[name].double(), value, name, dtype)
 
 
@@ -50,3 +55,68 @@ def test_many_blocks_of_units_and_of_rows_and_a_clip():
     module.engine = "loop"
     for name, value in results(module, x, state).items():
         assert_close(got[name], value, name)
+
+
+# Of a head of 40 units; a launch a step, since no program can wait in the interpreter.
+SHARED = {
+    "weights on chip": replace(heads_plan.in_parts(40, 4, 2, 3), persistent=False),
+    "two blocks a program": replace(heads_plan.in_parts(40, 4, 2, 2), persistent=False),
+    "warps share rows and columns": heads_plan.HeadsPlan(2, 32, persistent=False),
+}
+
+
+@pytest.mark.parametrize(
+    ("cell", "dtype", "shared"),
+    [
+        *[pytest.param(cell, torch.float64, "weights on chip", id=cell) for cell in MAKE],
+        *[pytest.param("slstm", torch.float64, shared, id=shared) for shared in [*SHARED][1:]],
+        pytest.param("gru", torch.bfloat16, "two blocks a program", id="gru in bfloat16"),
+    ],
+)
+def test_programs_that_share_a_head(cell, dtype, shared, monkeypatch):
+    """Of 40 units the last block has 8, and most parts of K none."""
+    from fused_lstm.triton import heads
+
+    torch.manual_seed(3)
+    clip = {"recurrent_clip": 0.05} if cell == "slstm" else {}
+    module = MAKE[cell](2, 80, num_heads=2, bidirectional=True, engine="triton", dtype=dtype, **clip)
+    x, state = torch.randn(3, 3, 2).to(dtype), state_of(module, 3)
+    monkeypatch.setattr(heads, "plan_of", lambda *_: SHARED[shared])
+    got = results(module, x, state, **ROWS)
+    module.engine = "loop"
+    wide = tuple(s.double() for s in state) if isinstance(state, tuple) else state.double()
+    for name, value in results(module.double(), x.double(), wide, **ROWS).items():
+        assert_close(got[name].double(), value, name, dtype)
+
+
+def test_the_plan_of_heads():
+    """Programs of all heads and tiles of batch fit on the GPU at once; a small head has one."""
+    for device in (*DEVICES.values(), *AMD.values()):
+        for units in (1, 16, 33, 64, 100, 256, 768, 3000):
+            for heads, batch in ((1, 1), (1, 16), (4, 16), (8, 40), (4, 600)):
+                for dtype in ("bf16", "fp32", "fp64"):
+                    shape = {"heads": heads, "units": units, "batch": batch, "dtype": dtype}
+                    one = heads_plan.plan(**shape, gates=4, device=device)
+                    tiles = heads * -(-batch // heads_plan.BLOCK_B)
+                    blocks = -(-units // one.block)
+                    assert one.parts <= blocks, shape
+                    assert one.meets == (one.parts > 1), shape
+                    assert one.parts == 1 or tiles * one.parts <= device.sms, shape
+                    assert one.k_parts * one.part_k * one.chunks >= units or one.k_parts == 1
+                    assert not one.resident or one.parts == blocks, "of one block a program"
+                    assert not one.amd or one.k_parts == 1
+    h100 = {"batch": 16, "gates": 4, "device": DEVICES["H100"]}
+    parts = {
+        (heads, units): heads_plan.plan(heads=heads, units=units, dtype="bf16", **h100).parts
+        for heads, units in ((12, 32), (12, 64), (1, 768), (8, 256), (8, 768), (100, 768))
+    }
+    assert parts == {
+        (12, 32): 1, (12, 64): 4, (1, 768): 48, (8, 256): 16, (8, 768): 16, (100, 768): 1,
+    }  # fmt: skip
+
+
+def test_one_launch_or_one_a_step():
+    one = heads_plan.HeadsPlan(3, 16)
+    assert one.launches(2) == [(0, 2)]
+    assert replace(one, persistent=False).launches(2) == [(0, 1), (1, 2)]
+    assert not replace(one, persistent=False).meets
