@@ -340,6 +340,11 @@ def columns_of(cell: Cell) -> tuple[int, int, int]:
     return (kernels.gates, 0, 0) if cell.name.startswith("rnn") else (kernels.gates, 1, kernels.saved)
 
 
+def may_round(dtype: torch.dtype) -> bool:
+    """Return whether products may round their factors to TF32."""
+    return dtype == torch.float32 and tf32() and not is_interpreted()
+
+
 def plan_of(weight_hh: Tensor, B: int, rounds: bool) -> HeadsPlan:
     """Return the launch for these weights [N, G*K, K] and B rows of batch."""
     N, columns, K = weight_hh.shape
@@ -356,9 +361,7 @@ def run(kernel: Any, plan: HeadsPlan, N: int, pointers: tuple, numbers: tuple, *
     grid = N, triton.cdiv(B, planning.BLOCK_B), plan.parts
     size = grid[0] * grid[1] * barrier.APART.value if plan.meets else 0
     counters = torch.zeros(size, dtype=torch.int32, device=pointers[0].device)
-    options = {} if is_interpreted() else {"num_warps": planning.WARPS}
-    if plan.meets:  # a cooperative launch is refused where its programs would not run at once
-        options |= {"launch_cooperative_grid": True, "num_stages": 1}
+    options = {} if is_interpreted() else planning.options(plan)
     for begin, end in plan.launches(T):
         kernel[grid](*pointers, counters, begin, end, *numbers, *told, **options)
 
@@ -424,7 +427,7 @@ def recurrence(
     N, _, K = weight_hh.shape
     rows, B, H, dtype = x_part.shape[:-1], len(h0), N * K, x_part.dtype
     sums = state_dtype(dtype)
-    told, rounds = Cell(cell, reverse), dtype == torch.float32 and tf32()
+    told, rounds = Cell(cell, reverse), may_round(dtype)
     (_, S, V), R = columns_of(told), x_part.numel() // x_part.shape[-1]
     plan = plan_of(weight_hh, B, rounds)
     order = Order(rows, B, batch_sizes, x_part.device)
@@ -479,7 +482,7 @@ def recurrence_backward(
     N, columns, K = weight_hh.shape
     rows, B, H, dtype = y.shape[:-1], len(h0), N * K, y.dtype
     sums, R = state_dtype(dtype), y.numel() // (N * K)
-    told, rounds = Cell(cell, reverse, clip), dtype == torch.float32 and tf32()
+    told, rounds = Cell(cell, reverse, clip), may_round(dtype)
     plan, apart = plan_of(weight_hh, B, rounds), cell == "gru"
     order = Order(rows, B, batch_sizes, y.device)
     dx = y.new_zeros(R, N * columns)

@@ -16,8 +16,9 @@ from .plan import K_PARTS, SIZES
 BLOCK_B = 16  # rows of batch that a program takes
 ALONE_UNITS = 32  # of a head, that is left to one program
 RESIDENT_REGISTERS = 96  # of a thread, for weights: found by fused_lstm.tools.inspect_heads
-STAGES = 3
+STAGES = 3  # chunks of weights in flight or in use, where they stream from L2
 WARPS = 8  # with blocks of 32 units neither kernel spills on sm_80 and sm_90; four warps do
+REGISTERS = 255  # of a thread, the most that there are
 
 
 @dataclass(frozen=True)
@@ -83,3 +84,17 @@ def in_parts(units: int, gates: int, size: int, fit: int) -> HeadsPlan:
     return HeadsPlan(
         parts, block, K_PARTS, part_k, columns // part_k, resident, 1 if resident else STAGES
     )
+
+
+def options(plan: HeadsPlan) -> dict:
+    """Return options of the compiler and launch.
+
+    Programs that meet are launched so that CUDA refuses a grid that does not run at once. Then no
+    load is moved across the barrier (num_stages), and a program has all registers: ptxas would
+    spill a few for a second program on the same multiprocessor.
+    """
+    chosen: dict = {"num_warps": WARPS}
+    if plan.parts > 1:
+        chosen |= {"num_stages": 1, "launch_cooperative_grid": plan.persistent}
+        chosen |= {} if plan.amd else {"maxnreg": REGISTERS}
+    return chosen
