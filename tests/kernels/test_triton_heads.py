@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fused_lstm.integrations.dreamer import BlockGRU
 from fused_lstm.triton import heads_plan, interpreter
 from fused_lstm.triton.devices import AMD, DEVICES
 from heads import MAKE, results, state_of
@@ -61,32 +62,57 @@ def test_many_blocks_of_units_and_of_rows_and_a_clip():
 SHARED = {
     "weights on chip": replace(heads_plan.in_parts(40, 4, 2, 3), persistent=False),
     "two blocks a program": replace(heads_plan.in_parts(40, 4, 2, 2), persistent=False),
-    "warps share rows and columns": heads_plan.HeadsPlan(2, 32, persistent=False),
+    "by blocks": heads_plan.HeadsPlan(2, 32, persistent=False),
 }
+
+
+def share(monkeypatch, shared: str) -> None:
+    from fused_lstm.triton import heads
+
+    monkeypatch.setattr(heads, "plan_of", lambda *_: SHARED[shared])
 
 
 @pytest.mark.parametrize(
     ("cell", "dtype", "shared"),
     [
-        *[pytest.param(cell, torch.float64, "weights on chip", id=cell) for cell in MAKE],
-        *[pytest.param("slstm", torch.float64, shared, id=shared) for shared in [*SHARED][1:]],
-        pytest.param("gru", torch.bfloat16, "two blocks a program", id="gru in bfloat16"),
+        ("slstm", torch.float64, "weights on chip"),
+        ("rnn_tanh", torch.float64, "weights on chip"),
+        ("gru", torch.bfloat16, "two blocks a program"),
+        pytest.param("gru", torch.float64, "weights on chip", marks=pytest.mark.slow),
+        pytest.param("lstm", torch.float64, "weights on chip", marks=pytest.mark.slow),
+        pytest.param("rnn_relu", torch.float64, "two blocks a program", marks=pytest.mark.slow),
+        pytest.param("slstm", torch.float64, "two blocks a program", marks=pytest.mark.slow),
+        pytest.param("slstm_exponential", torch.float64, "by blocks", marks=pytest.mark.slow),
     ],
 )
 def test_programs_that_share_a_head(cell, dtype, shared, monkeypatch):
     """Of 40 units the last block has 8, and most parts of K none."""
-    from fused_lstm.triton import heads
-
     torch.manual_seed(3)
-    clip = {"recurrent_clip": 0.05} if cell == "slstm" else {}
-    module = MAKE[cell](2, 80, num_heads=2, bidirectional=True, engine="triton", dtype=dtype, **clip)
+    options = {"recurrent_clip": 0.05} if cell == "slstm" else {}
+    module = MAKE[cell](2, 80, num_heads=2, engine="triton", dtype=dtype, **options)
     x, state = torch.randn(3, 3, 2).to(dtype), state_of(module, 3)
-    monkeypatch.setattr(heads, "plan_of", lambda *_: SHARED[shared])
+    share(monkeypatch, shared)
     got = results(module, x, state, **ROWS)
     module.engine = "loop"
     wide = tuple(s.double() for s in state) if isinstance(state, tuple) else state.double()
     for name, value in results(module.double(), x.double(), wide, **ROWS).items():
         assert_close(got[name].double(), value, name, dtype)
+
+
+def test_programs_that_share_a_head_of_dreamers(monkeypatch):
+    torch.manual_seed(4)
+    gru = BlockGRU(2, 40, 1, engine="triton", dtype=torch.float64)
+    x, state = torch.randn(3, 3, 2).double(), torch.randn(3, 40).double()
+    outcomes = []
+    for engine in ("triton", "loop"):
+        gru.engine = engine
+        share(monkeypatch, "weights on chip")
+        leaves = [x.clone().requires_grad_(), state.clone().requires_grad_()]
+        y, _ = gru(*leaves, ROWS["resets"])
+        grads = torch.autograd.grad(y.sin().sum(), [*leaves, gru.kernel, gru.bias])
+        outcomes.append((y.detach(), *grads))
+    for name, got, expected in zip(("y", "x", "state", "kernel", "bias"), *outcomes, strict=True):
+        assert_close(got, expected, name)
 
 
 def test_the_plan_of_heads():

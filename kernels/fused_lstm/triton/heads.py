@@ -26,10 +26,9 @@ from torch import Tensor
 from ..recurrence import Cell
 from ..reference import recurrent_product_backward, recurrent_product_by_weight, state_dtype
 from ..spec import PLAIN, Spec
-from . import barrier, devices, launch, tile, tuned
+from . import barrier, cells, devices, launch, tile, tuned
 from . import heads_plan as planning
 from . import heads_product as product
-from . import cells
 from .cells import slstm
 from .heads_plan import HeadsPlan
 from .helper import helper
@@ -82,6 +81,7 @@ def heads_forward_kernel(
     G: tl.constexpr = PLAN.G
     S: tl.constexpr = PLAN.S
     V: tl.constexpr = PLAN.V
+    DTYPE: tl.constexpr = PLAN.DTYPE
     head = tl.program_id(0).to(tl.int64)
     H = tl.num_programs(0) * K
     b = tl.program_id(1).to(tl.int64) * PLAN.BLOCK_B + tl.arange(0, PLAN.BLOCK_B)
@@ -107,13 +107,13 @@ def heads_forward_kernel(
                 )  # fmt: skip
             exists = (unit < K)[None, :]
             mask, column = alive[:, None] & exists, head * K + unit[None, :]
-            x = tile.load_columns(x_part_ptr, row[:, None] * G * H + column, mask, H, G, PLAN.DTYPE)
+            x = tile.load_columns(x_part_ptr, row[:, None] * G * H + column, mask, H, G, DTYPE)
             own = head * R * S * K + unit[None, :]
             c = tile.load_columns(
-                c_ptr, own + row_before[:, None] * S * K, continued[:, None] & exists, K, S, PLAN.DTYPE
+                c_ptr, own + row_before[:, None] * S * K, continued[:, None] & exists, K, S, DTYPE
             )
             c0 = tile.load_columns(
-                c0_ptr, b[:, None] * S * H + column, begins[:, None] & exists, H, S, PLAN.DTYPE
+                c0_ptr, b[:, None] * S * H + column, begins[:, None] & exists, H, S, DTYPE
             )
             c = tile.sums(c, c0, S)
             if PLAN.K_PARTS > 1:  # what no other program writes arrives meanwhile
@@ -125,7 +125,7 @@ def heads_forward_kernel(
             else:
                 bias_m = 0.0
                 if PLAN.BIAS:
-                    bias_m = tl.load(bias_m_ptr + column, mask=exists, other=0.0).to(PLAN.DTYPE)
+                    bias_m = tl.load(bias_m_ptr + column, mask=exists, other=0.0).to(DTYPE)
                 gates = CELL.combine(x, by_h, bias_m)
                 state = x[0]  # which an RNN does not look at
                 if S > 0:
@@ -168,6 +168,7 @@ def heads_backward_kernel(
     G: tl.constexpr = PLAN.G
     S: tl.constexpr = PLAN.S
     V: tl.constexpr = PLAN.V
+    DTYPE: tl.constexpr = PLAN.DTYPE
     head = tl.program_id(0).to(tl.int64)
     H = tl.num_programs(0) * K
     b = tl.program_id(1).to(tl.int64) * PLAN.BLOCK_B + tl.arange(0, PLAN.BLOCK_B)
@@ -203,23 +204,23 @@ def heads_backward_kernel(
                 dh = product.dh_in_parts(weights, w_ptr, head, da_ptr, crosses, block, H, K, PLAN)
             if PLAN.CLIP:
                 dh = tl.minimum(tl.maximum(dh, -clip), clip)
-            dh += tl.load(dy_ptr + row[:, None] * H + column, mask=mask, other=0.0).to(PLAN.DTYPE)
+            dh += tl.load(dy_ptr + row[:, None] * H + column, mask=mask, other=0.0).to(DTYPE)
             dh += tl.load(
                 dh_n_ptr + b[:, None] * H + column, mask=ends[:, None] & exists, other=0.0
-            ).to(PLAN.DTYPE)
+            ).to(DTYPE)
             own = head * R * S * K + unit[None, :]
             c = tile.load_columns(
-                c_ptr, own + row_before[:, None] * S * K, continued[:, None] & exists, K, S, PLAN.DTYPE
+                c_ptr, own + row_before[:, None] * S * K, continued[:, None] & exists, K, S, DTYPE
             )
             c0 = tile.load_columns(
-                c0_ptr, b[:, None] * S * H + column, begins[:, None] & exists, H, S, PLAN.DTYPE
+                c0_ptr, b[:, None] * S * H + column, begins[:, None] & exists, H, S, DTYPE
             )
             c = tile.sums(c, c0, S)
-            c_next = tile.load_columns(c_ptr, own + row[:, None] * S * K, mask, K, S, PLAN.DTYPE)
+            c_next = tile.load_columns(c_ptr, own + row[:, None] * S * K, mask, K, S, DTYPE)
             running = b[:, None] * S * H + column
-            dc_next = tile.load_columns(dc_ptr, running, mask, H, S, PLAN.DTYPE)
+            dc_next = tile.load_columns(dc_ptr, running, mask, H, S, DTYPE)
             at = head * R * V * K + row[:, None] * V * K + unit[None, :]
-            saved = tile.load_columns(gates_ptr, at, mask, K, V, PLAN.DTYPE)
+            saved = tile.load_columns(gates_ptr, at, mask, K, V, DTYPE)
             if PLAN.SLSTM:
                 dgates, dc = slstm.backward(
                     saved, c, c_next, dh, dc_next, ends[:, None], (b >= size_before)[:, None]
@@ -230,7 +231,7 @@ def heads_backward_kernel(
                 if S > 0:
                     state, next_state, dnext = c[0], c_next[0], dc_next[0]
                 if V == 0:
-                    saved = tile.load_columns(y_ptr, row[:, None] * H + column, mask, H, 1, PLAN.DTYPE)
+                    saved = tile.load_columns(y_ptr, row[:, None] * H + column, mask, H, 1, DTYPE)
                 do, dmade = CELL.output_backward(saved, next_state, dh)
                 dx, dgates, dstate = CELL.backward(
                     saved, state, dnext, do, dmade, ((), 0.0, 0.0), PLAN.HAS
@@ -337,7 +338,9 @@ def columns_of(cell: Cell) -> tuple[int, int, int]:
     kernels = kernel_cell(cell)
     if kernels is None:
         return 4, 3, 5
-    return (kernels.gates, 0, 0) if cell.name.startswith("rnn") else (kernels.gates, 1, kernels.saved)
+    if cell.name.startswith("rnn"):
+        return kernels.gates, 0, 0
+    return kernels.gates, 1, kernels.saved
 
 
 def may_round(dtype: torch.dtype) -> bool:

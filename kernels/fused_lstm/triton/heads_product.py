@@ -44,9 +44,7 @@ def gates_by_blocks(
                 y_ptr + row_before[:, None] * H + at,
                 mask=continued[:, None] & exists, other=0.0, cache_modifier=".cg",
             )  # fmt: skip
-            first = tl.load(
-                h0_ptr + b[:, None] * H + at, mask=begins[:, None] & exists, other=0.0
-            )
+            first = tl.load(h0_ptr + b[:, None] * H + at, mask=begins[:, None] & exists, other=0.0)
             h = tl.where(begins[:, None], first, h)
             w = tl.load(
                 w_ptr + ((head * PLAN.G + g) * K + unit)[None, :] * K + col[:, None],
@@ -199,7 +197,8 @@ def load_columns(w_ptr, head, block, gate, chunk, K, PLAN: tl.constexpr):
     """Load weights [K_PARTS, PART_K, BLOCK_K]: from a gate to a block's h."""
     unit = block + tl.arange(0, PLAN.BLOCK_K)[None, None, :]
     row = units_of(chunk, PLAN)[:, :, None]
-    w = tl.load(w_ptr + ((head * PLAN.G + gate) * K + row) * K + unit, mask=(row < K) & (unit < K), other=0.0)
+    mask = (row < K) & (unit < K)
+    w = tl.load(w_ptr + ((head * PLAN.G + gate) * K + row) * K + unit, mask=mask, other=0.0)
     return tile.rounded(w, PLAN.ROUND)
 
 
