@@ -58,10 +58,16 @@ def test_many_blocks_of_units_and_of_rows_and_a_clip():
         assert_close(got[name], value, name)
 
 
+def in_parts(fit: int) -> heads_plan.HeadsPlan:
+    """Return a plan of `fit` programs that are launched for each step."""
+    made = heads_plan.in_parts("forward", 40, 4, 2, fit, DEVICES["H100"].smem)
+    return replace(made, persistent=False)
+
+
 # Of a head of 40 units; a launch a step, since no program can wait in the interpreter.
 SHARED = {
-    "weights on chip": replace(heads_plan.in_parts(40, 4, 2, 3), persistent=False),
-    "two blocks a program": replace(heads_plan.in_parts(40, 4, 2, 2), persistent=False),
+    "weights on chip": in_parts(3),
+    "two blocks a program": in_parts(2),
     "by blocks": heads_plan.HeadsPlan(2, 32, persistent=False),
 }
 
@@ -122,7 +128,7 @@ def test_the_plan_of_heads():
             for heads, batch in ((1, 1), (1, 16), (4, 16), (8, 40), (4, 600)):
                 for dtype in ("bf16", "fp32", "fp64"):
                     shape = {"heads": heads, "units": units, "batch": batch, "dtype": dtype}
-                    one = heads_plan.plan(**shape, gates=4, device=device)
+                    one = heads_plan.plan("backward", **shape, gates=4, device=device)
                     tiles = heads * -(-batch // heads_plan.BLOCK_B)
                     blocks = -(-units // one.block)
                     assert one.parts <= blocks, shape
@@ -133,12 +139,22 @@ def test_the_plan_of_heads():
                     assert not one.amd or one.k_parts == 1
     h100 = {"batch": 16, "gates": 4, "device": DEVICES["H100"]}
     parts = {
-        (heads, units): heads_plan.plan(heads=heads, units=units, dtype="bf16", **h100).parts
+        (heads, units): heads_plan.plan(
+            "forward", heads=heads, units=units, dtype="bf16", **h100
+        ).parts
         for heads, units in ((12, 32), (12, 64), (1, 768), (8, 256), (8, 768), (100, 768))
     }
     assert parts == {
         (12, 32): 1, (12, 64): 4, (1, 768): 48, (8, 256): 16, (8, 768): 16, (100, 768): 1,
     }  # fmt: skip
+    # The backward at 768 units has 192 KiB of weights and vectors.
+    shape = {"heads": 1, "units": 768, "batch": 16, "gates": 4, "dtype": "bf16"}
+    cards = [
+        name
+        for name in ("H100", "A100", "L4")
+        if heads_plan.plan("backward", **shape, device=DEVICES[name]).resident
+    ]
+    assert cards == ["H100"]
 
 
 def test_one_launch_or_one_a_step():

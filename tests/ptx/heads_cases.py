@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fused_lstm import recurrence
 from fused_lstm.tools import inspect_heads
-from fused_lstm.triton import heads
+from fused_lstm.triton import devices, heads
 from fused_lstm.triton.heads_plan import HeadsPlan, in_parts
 from fused_lstm.triton.plan import SIZES
 
@@ -40,12 +40,13 @@ FAULTS = {fault.name: fault.change for fault in faults.FAULTS if fault.name in F
 }
 
 
-def plan_of(how: str, K: int, gates: int, dtype: str) -> HeadsPlan:
+def plan_of(how: str, direction: str, K: int, gates: int, dtype: str, arch: int) -> HeadsPlan:
     """Return the launch: a head has one program, or its blocks are shared out."""
+    size, smem = SIZES[dtype.replace("tf32", "fp32")], devices.by_arch(arch).smem
     return {
         "alone": lambda: HeadsPlan(1, 32),
-        "resident": lambda: in_parts(K, gates, SIZES[dtype.replace("tf32", "fp32")], 100),
-        "streamed": lambda: in_parts(K, gates, SIZES[dtype.replace("tf32", "fp32")], 2),
+        "resident": lambda: in_parts(direction, K, gates, size, 100, smem),
+        "streamed": lambda: in_parts(direction, K, gates, size, 2, smem),
         "by blocks": lambda: HeadsPlan(-(-K // 32), 32),
         "a launch a step": lambda: HeadsPlan(-(-K // 32), 32, persistent=False),
     }[how]()
@@ -93,13 +94,16 @@ def run(
         outputs, wide, [g.double() for g in by], allow_unused=True, materialize_grads=True
     )
     dy = torch.cat([by[0], torch.zeros_like(by[0][:1])])
-    plan = plan_of(how, K, inputs[3].shape[1] // K, name)
+
+    def planned(direction: str, *_) -> HeadsPlan:
+        return plan_of(how, direction, K, inputs[3].shape[1] // K, name, arch)
+
     device = Device(arch, seed, WEAK, change)
     device.max_instructions = 200_000_000
     with (
         device,
         mock.patch.object(heads, "tf32", return_value=name == "tf32"),
-        mock.patch.object(heads, "plan_of", return_value=plan),
+        mock.patch.object(heads, "plan_of", planned),
     ):
         made = heads.recurrence(*inputs, None, cell, True, **rows)
         found = heads.recurrence_backward(
@@ -130,8 +134,10 @@ def outcome(*case) -> str:
 
 def spills(cell: str, name: str, arch: int, how: str, K: int) -> dict[str, int]:
     """Return the spills of both kernels, compiled for an architecture, by direction."""
-    plan = plan_of(how, K, 4, name)
-    return {
-        direction: inspect_heads.compiled(cell, direction, name, arch, plan)["spills"]
-        for direction in ("forward", "backward")
-    }
+    found = {}
+    for direction in ("forward", "backward"):
+        plan = plan_of(how, direction, K, 4, name, arch)
+        made = inspect_heads.compiled(cell, direction, name, arch, plan)
+        assert made["shared"] <= devices.by_arch(arch).smem
+        found[direction] = made["spills"]
+    return found

@@ -101,10 +101,8 @@ def l2_us(direction: str, dtype: str, chosen: HeadsPlan, units: int, device) -> 
 def inspected(cell: str, direction: str, dtype: str, arch: int, units: int) -> dict:
     """Return a row of the table: one head of `units` units, 16 rows of batch."""
     device = devices.by_arch(arch)
-    chosen = plan(
-        heads=1, units=units, batch=BLOCK_B, gates=GATES, dtype=dtype.replace("tf32", "fp32"),
-        device=device,
-    )  # fmt: skip
+    shape = {"heads": 1, "units": units, "batch": BLOCK_B, "gates": GATES}
+    chosen = plan(direction, **shape, dtype=dtype.replace("tf32", "fp32"), device=device)
     made = compiled(cell, direction, dtype, arch, chosen)
     step = executed(made["code"], chosen, units)
     cycles = step["instructions"] * WARPS / 4 + step["syncs"] * inspect.SYNC_CYCLES
@@ -112,6 +110,7 @@ def inspected(cell: str, direction: str, dtype: str, arch: int, units: int) -> d
         "arch": f"sm_{arch}", "dtype": dtype, "direction": direction, "K": units,
         "programs": chosen.parts, "resident": chosen.resident,
         "registers": made["registers"], "stack": made["stack"], "spills": made["spills"],
+        "shared": made["shared"],
         "counted": step["multiplications"] * WARPS == needed(direction, chosen, units),
         "instructions": step["instructions"], "syncs": step["syncs"],
         "us": round(cycles / device.clock / 1e3 + device.barrier_us * chosen.meets, 2),

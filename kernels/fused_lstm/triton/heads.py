@@ -348,13 +348,13 @@ def may_round(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 and tf32() and not is_interpreted()
 
 
-def plan_of(weight_hh: Tensor, B: int, rounds: bool) -> HeadsPlan:
+def plan_of(direction: str, weight_hh: Tensor, B: int, rounds: bool) -> HeadsPlan:
     """Return the launch for these weights [N, G*K, K] and B rows of batch."""
     N, columns, K = weight_hh.shape
     card = tuned.measured(devices.current(weight_hh.device))
     return planning.plan(
-        heads=N, units=K, batch=B, gates=columns // K, dtype=launch.NAMES[weight_hh.dtype],
-        device=card, tf32=rounds,
+        direction, heads=N, units=K, batch=B, gates=columns // K,
+        dtype=launch.NAMES[weight_hh.dtype], device=card, tf32=rounds,
     )  # fmt: skip
 
 
@@ -432,7 +432,7 @@ def recurrence(
     sums = state_dtype(dtype)
     told, rounds = Cell(cell, reverse), may_round(dtype)
     (_, S, V), R = columns_of(told), x_part.numel() // x_part.shape[-1]
-    plan = plan_of(weight_hh, B, rounds)
+    plan = plan_of("forward", weight_hh, B, rounds)
     order = Order(rows, B, batch_sizes, x_part.device)
     y, own_c0 = x_part.new_zeros(R, H), c0.to(sums).contiguous()
     c = x_part.new_empty(N, R, S * K, dtype=sums)
@@ -486,7 +486,7 @@ def recurrence_backward(
     rows, B, H, dtype = y.shape[:-1], len(h0), N * K, y.dtype
     sums, R = state_dtype(dtype), y.numel() // (N * K)
     told, rounds = Cell(cell, reverse, clip), may_round(dtype)
-    plan, apart = plan_of(weight_hh, B, rounds), cell == "gru"
+    plan, apart = plan_of("backward", weight_hh, B, rounds), cell == "gru"
     order = Order(rows, B, batch_sizes, y.device)
     dx = y.new_zeros(R, N * columns)
     dgates = torch.zeros_like(dx) if apart else dx

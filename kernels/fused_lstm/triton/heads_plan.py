@@ -1,6 +1,6 @@
 """Plan of the kernels of heads: the number of programs that share a head, and how they multiply.
 
-    plan(heads=4, units=256, batch=16, gates=4, dtype="bf16", device=DEVICES["H100"])
+    plan("forward", heads=4, units=256, batch=16, gates=4, dtype="bf16", device=DEVICES["H100"])
 
 A pure function of shape, dtype and device. A tile of BLOCK_B rows of a head is one program's, which
 waits for no other, or is shared by `parts` programs, which meet once a step.
@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .devices import Device
-from .plan import K_PARTS, SIZES
+from .plan import K_PARTS, RESERVED, SIZES
 
 BLOCK_B = 16  # rows of batch that a program takes
 ALONE_UNITS = 32  # of a head, that is left to one program
 RESIDENT_REGISTERS = 96  # of a thread, for weights: found by fused_lstm.tools.inspect_heads
-STAGES = 3  # chunks of weights in flight or in use, where they stream from L2
+STAGES = 2  # chunks of weights in flight or in use, where they stream from L2
 WARPS = 8  # with blocks of 32 units neither kernel spills on sm_80 and sm_90; four warps do
 REGISTERS = 255  # of a thread, the most that there are
 
@@ -46,11 +46,20 @@ class HeadsPlan:
 
 
 def plan(
-    *, heads: int, units: int, batch: int, gates: int, dtype: str, device: Device, tf32: bool = True
+    direction: str,
+    *,
+    heads: int,
+    units: int,
+    batch: int,
+    gates: int,
+    dtype: str,
+    device: Device,
+    tf32: bool = True,
 ) -> HeadsPlan:
     """Return the launch for one shape.
 
     Args:
+        direction: "forward" or "backward".
         heads, units, batch, gates: N, K, B, G.
         dtype: "fp16", "bf16", "fp32" or "fp64".
         device: one of fused_lstm.triton.devices; the interpreter's programs cannot wait, so that
@@ -63,7 +72,7 @@ def plan(
         return HeadsPlan(1, block, amd=amd)
     on_tensor_cores = SIZES[dtype] == 2 or (dtype == "fp32" and tf32)
     if on_tensor_cores and not amd:
-        return in_parts(units, gates, SIZES[dtype], fit)
+        return in_parts(direction, units, gates, SIZES[dtype], fit, device.smem)
     return HeadsPlan(shared_out(units, block, fit), block, amd=amd)
 
 
@@ -74,16 +83,22 @@ def shared_out(units: int, block: int, fit: int) -> int:
     return -(-blocks // turns)
 
 
-def in_parts(units: int, gates: int, size: int, fit: int) -> HeadsPlan:
-    """Return a plan in which each warp sums over its part of K; size: bytes of a weight."""
-    block, rows = 16, 16 * (1 if gates == 1 else 4)
-    columns = -(-units // (K_PARTS * 16)) * 16  # of K, that a warp sums over
+def in_parts(direction: str, units: int, gates: int, size: int, fit: int, smem: int) -> HeadsPlan:
+    """Return a plan in which each warp sums over its part of K.
+
+    size: bytes of a weight. fit: programs of a head that run at once. smem: bytes of shared memory.
+    """
+    block, columns = 16, -(-units // (K_PARTS * 16)) * 16  # of K, that a warp sums over
     part_k = 32 if columns % 32 == 0 and size == 2 else 16
     parts = shared_out(units, block, fit)
-    resident = parts * block >= units and rows * columns * size // 128 <= RESIDENT_REGISTERS
-    return HeadsPlan(
-        parts, block, K_PARTS, part_k, columns // part_k, resident, 1 if resident else STAGES
-    )
+    # The gates are the forward's rows, and of the backward's sum.
+    rows, sums = (block * (1 if gates == 1 else 4), 1) if direction == "forward" else (block, gates)
+    bytes_of_k = sums * K_PARTS * columns * size
+    needed = rows * bytes_of_k + BLOCK_B * max(K_PARTS * rows * 4, bytes_of_k) + RESERVED
+    registers = rows * sums * columns * size // 128
+    resident = parts * block >= units and registers <= RESIDENT_REGISTERS and needed <= smem
+    stages = 1 if resident else STAGES
+    return HeadsPlan(parts, block, K_PARTS, part_k, columns // part_k, resident, stages)
 
 
 def options(plan: HeadsPlan) -> dict:
