@@ -7,6 +7,7 @@ were packed beforehand, as ONNX Runtime and OpenVINO pack theirs.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -26,6 +27,15 @@ KNOWN = [
     Contender(OURS, "native", "layers"),
     Contender(PREPARED, "native"),
     *(Contender(name, name, peer=True) for name in ("onnxruntime", "openvino")),
+]
+
+
+INT8 = [
+    Contender(BASE, "cudnn"),
+    Contender("quantize_dynamic", "cudnn"),  # PyTorch's own
+    Contender("native-int8", "native"),
+    Contender("native-int8-weights", "native"),
+    Contender("onnxruntime-int8", "onnxruntime-int8", peer=True),
 ]
 
 
@@ -69,6 +79,32 @@ def build_ours(question: Question, prepared: bool) -> Local:
     """Return this project's module with a question's weights."""
     module = fused_lstm.convert(copy.deepcopy(question.reference), engine="native")
     return Local(fused_lstm.prepare(module) if prepared else module, question)
+
+
+def int8_tasks(suite: Any, options: Any) -> Iterator[Task]:
+    """Yield the layers of each case, with float32 weights in nn.LSTM and int8 in all others."""
+    for case in suite.cases:
+        question = Question(**vars(make_problem(case, options.device)))
+
+        def local(quantize: Callable, question: Question = question) -> Local:
+            return Local(quantize(copy.deepcopy(question.reference).eval()), question)
+
+        own = {
+            BASE: partial(Local, question.reference, question),
+            "quantize_dynamic": partial(local, dynamic),
+            "native-int8": partial(local, fused_lstm.quantize),
+            "native-int8-weights": partial(local, partial(fused_lstm.quantize, weight_only=True)),
+        }
+        able, whys = entered(INT8, options, case.name)
+        build = {c.label: own.get(c.label) or partial(Remote, c, question) for c in able}
+        yield Task(case.name, question, build, whys, rounded_to=torch.bfloat16)
+
+
+def dynamic(layer: nn.Module) -> nn.Module:
+    """Return PyTorch's own quantized layer."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is to move to another package
+        return torch.ao.quantization.quantize_dynamic(nn.Sequential(layer), {nn.LSTM})[0]
 
 
 def tasks(suite: Any, options: Any) -> Iterator[Task]:

@@ -107,6 +107,8 @@ SUITES = {
     "short": Suite("calls of one step and of 16, as text is generated: p50 and p99", short(),
         inference.tasks, modes=("inference",), dtypes=("float32", "bfloat16"),
         pace=Pace(1, least=3, calls=20), device="cpu"),
+    "int8": Suite("weights of int8: ours, PyTorch's own and ONNX Runtime's", short()[3:],
+        inference.int8_tasks, modes=("inference",), pace=Pace(1, least=3, calls=20), device="cpu"),
     "streaming": Suite("one step a call, as a stream is served: p50 and p99",
         [*named("streaming"), *(Case(f"stream of {c}", c.shape._replace(B=1)) for c in PTB)],
         streaming.tasks, ("call",), pace=Pace(2, least=8, most=400, calls=50), device="cpu"),

@@ -354,6 +354,20 @@ def tail(row: Row | None) -> str:
     return f"{digits(1e3 * row.p50)} / {digits(1e3 * row.p99)}"
 
 
+BYTES = ("quantize_dynamic", "onnxruntime-int8", "native-int8", "native-int8-weights")
+
+
+def int8() -> str:
+    """Return forwards with weights of int8 beside nn.LSTM in float32: p50, and the error."""
+    frame, body = results("int8.jsonl"), []
+    for case in each(frame, "case"):
+        by = by_contender(frame, case=case)
+        times = [f"{digits(1e3 * by[label].p50)} ({by[label].error:.1%})" for label in BYTES]
+        body.append([case, digits(1e3 * by[BASE].p50), *times])
+    header = "nn.LSTM, float32", "quantize_dynamic", "ONNX Runtime", "quantize", "weight_only"
+    return markdown(("p50, ms", *header), body)
+
+
 class Point(NamedTuple):
     """A call drawn at random: who it is, and our speed over the best of the others."""
 
@@ -692,6 +706,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "growth_threads": lambda: growth(results("threads.jsonl")),
     "growth_sizes": lambda: growth(results("scaling.jsonl")),
     "short": lambda: calls(results("short.jsonl")),
+    "int8": int8,
     "busy": busy,
     "compiled": compiled,
     "kernel": kernel,

@@ -24,6 +24,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+import fused_lstm
 from lm.command import UserError, reason
 from lm.device import choose_engine, open_device
 from lm.files import to_json, write_atomically
@@ -190,4 +191,13 @@ def open_trained(args: argparse.Namespace) -> tuple[Checkpoint, LM_LSTM]:
     device = open_device(args.device)
     checkpoint = load(args.checkpoint, args.best)
     choose_engine(checkpoint.config, args.lstm, args.fuse, device)
-    return checkpoint, checkpoint.model(args.lstm, args.fuse).to(device)
+    model = checkpoint.model(args.lstm, args.fuse).to(device)
+    if args.weights is not None:
+        try:
+            model = fused_lstm.prepare(model, getattr(torch, args.weights))
+        except RuntimeError as error:
+            raise UserError(f"--weights: {error}") from None
+        if not any(isinstance(m, fused_lstm.Prepared) for m in model.modules()):
+            raise UserError(f"--weights: got {args.weights} with this model; expected an LSTM or a "
+                            "GRU with torch.nn's cell, on the CPU")  # fmt: skip
+    return checkpoint, model

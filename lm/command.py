@@ -124,6 +124,12 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--best", action="store_true", help=text)
 
 
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Add the dtype that an LSTM's weights are packed in, once, for inference."""
+    text = "pack the LSTM's weights once, as float32, bfloat16 or int8; a CPU's"
+    parser.add_argument("--weights", choices=("float32", "bfloat16", "int8"), help=text)
+
+
 def add_engine(parser: Any) -> None:
     """Add what runs the model; `parser` may be a group of one."""
     add = parser.add_argument

@@ -11,7 +11,7 @@ import torch
 
 from lm.batches import evaluation_batches
 from lm.checkpoint import open_trained
-from lm.command import COUNT, Parser, UserError, add_checkpoint, add_engine, command
+from lm.command import COUNT, Parser, UserError, add_checkpoint, add_engine, add_weights, command
 from lm.data import SPLITS, encode, read_words
 from lm.distributed import World
 from lm.model import LM_LSTM
@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser("lm.evaluate", "Perplexity of a text under a trained model.")
     add_checkpoint(parser)
     add_engine(parser)
+    add_weights(parser)
     add = parser.add_argument
     add("--data", metavar="NAME", help="as lm.train's [the text that the model was trained on]")
     add("--split", default="test", choices=SPLITS, help="which part of the text [test]")

@@ -18,6 +18,7 @@ from lm.command import (
     UserError,
     add_checkpoint,
     add_engine,
+    add_weights,
     command,
 )
 from lm.data import EOS, UNK, tokenize
@@ -90,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser("lm.generate", "Text from a trained model.")
     add_checkpoint(parser)
     add_engine(parser)
+    add_weights(parser)
     add = parser.add_argument
     # fmt: off
     add("--prompt", default="", metavar="TEXT", help="what it goes on from [the end of a line]")

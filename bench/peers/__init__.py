@@ -56,6 +56,9 @@ PEERS = {
     "jax": Peer("jax_scan", "jax", at_least=JAX, trains=True),  # lax.scan under jit (XLA)
     "jax-cudnn": Peer("jax_cudnn", "jax", ("cuda",), at_least=JAX),  # jax.experimental.rnn
     "onnxruntime": Peer("onnx_runtime", "onnxruntime", ("cpu",), ("float32",), modes=INFERENCE),
+    "onnxruntime-int8": Peer(
+        "onnx_runtime_int8", "onnxruntime", ("cpu",), ("float32",), modes=INFERENCE
+    ),
     "openvino": Peer("open_vino", "openvino", ("cpu",), ("float32", "bfloat16"), modes=INFERENCE),
     "flashrnn": Peer("flash_rnn", "flashrnn", *ON_GPU, "pip install flashrnn"),
     "haste": Peer("haste", "haste_pytorch", ("cuda",), ("float32",), "github.com/lmnt-com/haste"),

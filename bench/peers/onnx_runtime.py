@@ -9,11 +9,14 @@ from .onnx_model import Runtime, model, states
 
 
 class ONNXRuntime(Runtime):
-    def __init__(self, problem: dict[str, np.ndarray], threads: int) -> None:
+    def __init__(
+        self, problem: dict[str, np.ndarray], threads: int, made: bytes | None = None
+    ) -> None:
+        """Run a problem's model, or what was made of it."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         self.session = onnxruntime.InferenceSession(
-            model(problem), options, providers=["CPUExecutionProvider"]
+            made or model(problem), options, providers=["CPUExecutionProvider"]
         )
         self.states = states(problem)
         self.inputs = {name: problem[name] for name in ("x", *self.states)}

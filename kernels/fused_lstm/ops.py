@@ -70,7 +70,8 @@ state dtype is float64 for float64 inputs, else float32.
                    Only `native` has it.
     prepared_lstm  x, h0, c0, batch_sizes, keep and cell as `lstm`'s, without gradients and without
                    dropout; weights as fused_lstm.prepare packs them: matrices flat, of float32,
-                   bfloat16 or int8, biases float32. -> y, h_n, c_n. Only `native` has it.
+                   bfloat16 or int8, biases float32. weight_only: with int8, x and h are not
+                   rounded to bytes. -> y, h_n, c_n. Only `native` has it.
     packing        lengths [B] int64, each in 1 to `steps` -> the fields of fused_lstm.varlen.Varlen
                    outside a graph. Only `native` has it.
     gather         x [M, ...], index [N] int64 -> rows `index` of x [N, ...]. Only `native` has it.
@@ -248,7 +249,7 @@ def _fake_linear_cross_entropy(
     return tuple(hidden.new_empty(shape, dtype=dtype) for shape in ((len(hidden),), *shapes))
 
 
-def _fake_prepared_lstm(x, h0, c0, weights, directions, batch_sizes, keep, cell):
+def _fake_prepared_lstm(x, h0, c0, weights, directions, batch_sizes, keep, cell, weight_only=False):
     shapes = (*x.shape[:-1], directions * h0.shape[2]), h0.shape, c0.shape
     return tuple(x.new_empty(shape) for shape in shapes)
 
@@ -325,7 +326,7 @@ OPERATORS = {
     ),
     "prepared_lstm": Operator(
         "(Tensor x, Tensor h0, Tensor c0, Tensor[] weights, int directions, Tensor? batch_sizes,"
-        " Tensor? keep, str cell) -> (Tensor y, Tensor h_n, Tensor c_n)",
+        " Tensor? keep, str cell, bool weight_only=False) -> (Tensor y, Tensor h_n, Tensor c_n)",
         _fake_prepared_lstm, engines=("native",),
     ),
     "packing": Operator(

@@ -4,7 +4,8 @@ A weight matrix is stored as the kernels of engine `native` read it, and only so
 that could be older than it. `torch.float32` and `torch.bfloat16` are the dtypes of a product's
 factors. Of `torch.int8` a matrix has a scale for each row (output channel), and its factor, x or h,
 is rounded to bytes at every step, with a scale for each row of the batch; these products are summed
-in int32, exactly. Other sums, the cell and its state are float32.
+in int32, exactly. With `weight_only` x and h stay float32. Other sums, the cell and its state are
+float32.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ UNITS, WORD, ZERO_POINT = 16, 4, 128
 log = logging.getLogger("fused_lstm")
 
 
-def prepare(model: Model, dtype: torch.dtype | None = None) -> Model:
+def prepare(model: Model, dtype: torch.dtype | None = None, *, weight_only: bool = False) -> Model:
     """Replace every LSTM and GRU in a model, torch.nn's and ours, by a `Prepared` one, in place.
 
     Its weights are those of this moment: later changes of the replaced layer's are not seen. A
@@ -47,18 +48,21 @@ def prepare(model: Model, dtype: torch.dtype | None = None) -> Model:
         model: any module; it may be a recurrent layer itself.
         dtype: of the weight matrices: torch.float32, torch.bfloat16 or torch.int8. None keeps the
             layer's, and makes float16 float32.
+        weight_only: of torch.int8 alone: round the weights, and neither x nor h.
 
     Returns:
         `model`; where it is a recurrent layer itself, its `Prepared` layer.
 
     Raises:
-        ValueError: another dtype.
+        ValueError: another dtype, or weight_only with another than torch.int8.
         RuntimeError: engine `native` is missing; the message says why.
     """
     if dtype not in (None, *DTYPES):
         raise ValueError(
             f"dtype: got {dtype}; expected None or one of {', '.join(map(str, DTYPES))}"
         )
+    if weight_only and dtype != torch.int8:
+        raise ValueError(f"weight_only: got True with dtype {dtype}; expected torch.int8")
     if (why := library.load()) is not None:
         raise RuntimeError(f"prepare: needs the engine 'native': {why}")
     made: dict[int, Prepared] = {}  # a module that has several places keeps them
@@ -68,7 +72,7 @@ def prepare(model: Model, dtype: torch.dtype | None = None) -> Model:
             log.warning("left %s, a %s: %s", name or "the model", type(module).__name__, reason)
             continue
         if id(module) not in made:
-            made[id(module)] = Prepared(module, dtype)
+            made[id(module)] = Prepared(module, dtype, weight_only)
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
             if id(child) in made:
@@ -76,13 +80,14 @@ def prepare(model: Model, dtype: torch.dtype | None = None) -> Model:
     return made.get(id(model), model)  # pyrefly: ignore[bad-return]
 
 
-def quantize(model: Model) -> Model:
+def quantize(model: Model, *, weight_only: bool = False) -> Model:
     """Replace every LSTM and GRU in a model by one with weights of int8: prepare's torch.int8.
 
     A state_dict has the weights as int8, and a float32 scale for each row, `<name>_scale`.
 
     Args:
         model: any module; it may be a recurrent layer itself.
+        weight_only: round the weights alone. Otherwise x and h are rounded too, at every step.
 
     Returns:
         `model`; where it is a recurrent layer itself, its `Prepared` layer.
@@ -90,18 +95,18 @@ def quantize(model: Model) -> Model:
     Raises:
         RuntimeError: engine `native` is missing; the message says why.
     """
-    return prepare(model, torch.int8)
+    return prepare(model, torch.int8, weight_only=weight_only)
 
 
 def _why_left(model: nn.Module, name: str) -> str | None:
     """Return why a recurrent layer is not prepared, or None."""
     module: Any = model.get_submodule(name)
-    kind = type(module)
+    kind, spec = type(module), module.spec if isinstance(module, Recurrent) else None
+    if not isinstance(module, nn.LSTM | nn.GRU) and (spec is None or spec.cell not in CELLS):
+        return "it is neither an LSTM nor a GRU"
     if kind not in OURS and kind not in OURS.values():
         return "it is a subclass, or parametrized"
-    if not isinstance(module, nn.LSTM | nn.GRU | Recurrent):
-        return "it is neither an LSTM nor a GRU"
-    if isinstance(module, Recurrent) and (module.spec.cell not in CELLS or module.spec.options):
+    if spec is not None and spec.options:
         return "its cell has more than torch.nn's LSTM or GRU"
     first = next(module.parameters())
     if first.device.type != "cpu" or first.dtype == torch.float64:
@@ -163,10 +168,12 @@ class Prepared(nn.Module):
 
     Args:
         module: an LSTM or GRU on the CPU, torch.nn's or ours, with torch.nn's cell; not changed.
-        dtype: of the weight matrices, see `prepare`.
+        dtype, weight_only: see `prepare`.
     """
 
-    def __init__(self, module: nn.RNNBase, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, module: nn.RNNBase, dtype: torch.dtype | None = None, weight_only: bool = False
+    ) -> None:
         super().__init__()
         self.spec, self.batch_first = spec_of(module), module.batch_first
         self.input_size, self.hidden_size = module.input_size, module.hidden_size
@@ -174,6 +181,7 @@ class Prepared(nn.Module):
         self.names = tuple(module._flat_weights_names)
         own = getattr(module, self.names[0]).dtype
         self.dtype = dtype or (torch.float32 if own == torch.float16 else own)
+        self.weight_only = weight_only
         # Not buffers: `model.half()` or `model.to(...)` would change what only kernels can read.
         self.weights = [self._packed(name, getattr(module, name)) for name in self.names]
 
@@ -275,8 +283,9 @@ class Prepared(nn.Module):
         keep = None if resets is None else reset_mask(resets, directions, h0.shape[1], sizes)
         try:
             y, h_n, c_n = torch.ops.fused_lstm_native.prepared_lstm(
-                x, h0, c0, self.weights, directions, sizes, keep, self.spec.schema_cell
-            )
+                x, h0, c0, self.weights, directions, sizes, keep, self.spec.schema_cell,
+                self.weight_only,
+            )  # fmt: skip
         except RuntimeError as error:
             raise meant(error) from None
         if rows is not None:
@@ -301,6 +310,7 @@ class Prepared(nn.Module):
 
     def extra_repr(self) -> str:
         more = f", proj_size={self.proj_size}" if self.proj_size else ""
+        more += ", weight_only=True" if self.weight_only else ""
         return (
             f"{self.spec.cell}, {self.input_size}, {self.hidden_size}, {self.dtype},"
             f" num_layers={self.num_layers}, bidirectional={self.spec.directions == 2}{more}"

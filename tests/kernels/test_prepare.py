@@ -113,6 +113,32 @@ def test_it_is_the_layer(isa, case, dtype, T, B, I, H, threads):
         torch.testing.assert_close(a, b, rtol=0, atol=2 * CLOSE[dtype])
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("T", "B", "I", "H"), [(1, 1, 3, 5), (6, 9, 21, 37), (3, 2, 70, 130)])
+def test_weights_alone_are_rounded(isa, case, T, B, I, H, threads):
+    torch.set_num_threads(threads)
+    module, x = layers_of(case, I, H), torch.randn(T, B, I)
+    found, _ = fused_lstm.quantize(module, weight_only=True)(x)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            if weight.dim() == 2:
+                rounded, scale = to_int8(weight)
+                weight.copy_(rounded * scale[:, None])
+        torch.testing.assert_close(found, module(x)[0], rtol=0, atol=CLOSE[torch.float32])
+
+
+@pytest.mark.parametrize("dtype", [*CLOSE, torch.int8], ids=str)
+def test_many_rows_are_divided_too(dtype):
+    """Of 16 units there is one block, so that threads share its rows; the sums are the same."""
+    module = fused_lstm.prepare(nn.LSTM(9, 16, num_layers=2, bidirectional=True), dtype)
+    x, outputs = torch.randn(4, 150, 9), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        outputs.append(module(x)[0])
+    assert torch.equal(*outputs)
+
+
 @pytest.mark.parametrize("gates", [1, 3, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
 def test_a_packed_matrix_is_the_matrix(dtype, gates):
@@ -329,3 +355,5 @@ def test_wrong_arguments_are_named():
         quantized(torch.randn(2, 2, 5))
     with pytest.raises(ValueError, match=r"h0: got shape"):
         quantized(torch.randn(2, 2, 3), (torch.zeros(1, 1, 4), torch.zeros(1, 2, 4)))
+    with pytest.raises(ValueError, match=r"weight_only: got True with dtype torch.bfloat16"):
+        fused_lstm.prepare(nn.LSTM(3, 4), torch.bfloat16, weight_only=True)

@@ -44,6 +44,22 @@ def test_evaluate_finds_the_perplexity_of_the_run(trained, capsys, engine):
     assert lines["text"].endswith(", test: 60 tokens, 0 unknown")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_evaluate_with_prepared_weights(trained, capsys, dtype):
+    directory, summary = trained
+    assert evaluate.main([str(directory), f"--weights={dtype}"]) == 0
+    value, close = float(capsys.readouterr().out.split()[-1]), 1e-3 if dtype == "float32" else 0.05
+    assert value == pytest.approx(summary["test_perplexity"], rel=close)
+
+
+def test_weights_of_another_cell_are_refused(trained, capsys, tmp_path):
+    train(tmp_path, trained[0].parent, "--epochs=1", "--cell=slstm", "--lstm=native",
+          f"--save={tmp_path}")  # fmt: skip
+    capsys.readouterr()
+    message = refused(capsys, evaluate.main, "evaluate", tmp_path, "--weights=int8")
+    assert "--weights: got int8 with this model; expected an LSTM or a GRU" in message
+
+
 def test_evaluate_another_text(trained, capsys, tmp_path):
     directory, summary = trained
     for split in ("train", "valid", "test"):

@@ -46,7 +46,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
   m.def("gather(Tensor x, Tensor index) -> Tensor");
   m.def(
       "prepared_lstm(Tensor x, Tensor h0, Tensor c0, Tensor[] weights, int directions,"
-      " Tensor? batch_sizes, Tensor? keep, str cell) -> (Tensor y, Tensor h_n, Tensor c_n)");
+      " Tensor? batch_sizes, Tensor? keep, str cell, bool weight_only=False)"
+      " -> (Tensor y, Tensor h_n, Tensor c_n)");
   m.def("isa_names(ScalarType? dtype=None) -> str[]");
   m.def("use_isa(str name) -> ()");
   m.def("isa() -> str");

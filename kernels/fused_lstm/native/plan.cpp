@@ -35,7 +35,8 @@ long most_workers(const Plan& plan, const Sizes& s, const Shapes& shapes) {
   const auto divided = [](long size, long by) { return (size + by - 1) / by; };
   const long step = s.batch * shape_of(s.cell).gates * s.hidden * std::max(s.inputs, s.outputs);
   if (!plan.is_short && step < 1 << 14) return plan.abreast;
-  const long rows = plan.is_short ? 1 : divided(s.batch, shapes.gates.rows);  // or whole blocks
+  const bool by_unit = plan.is_short && !s.prepared;  // else by rows of a tile, too
+  const long rows = by_unit ? 1 : divided(s.batch, shapes.gates.rows);
   const long tiles = plan.abreast * divided(s.hidden, shapes.lanes) * rows;
   return std::max(tiles, 1L) * std::max(s.inputs / std::max(s.hidden, 1L), 1L);
 }

@@ -1,7 +1,8 @@
 // A lane's forward pass with weights that were packed before the call, of float32, bfloat16 or int8
 // (see isa/prepared.h). Products are made of words of 4 bytes. A row of the left factor, x or h, is
-// rounded to bfloat16, or to bytes with a scale of its own, when a product begins. Products of bytes
-// are summed in int32, exactly, all others in float32, as the cell is.
+// rounded to bfloat16, or to bytes with a scale of its own, when a product begins; with int8_weights
+// it stays float32. Products of bytes are summed in int32, exactly, all others in float32, as the
+// cell is.
 #pragma once
 
 #include "isa/prepared.h"
@@ -17,6 +18,8 @@ FL_INLINE int32_t word_at(const uint8_t* p) {
   return word;
 }
 
+// A product of a word is made in `parts`: of all its elements at once, or one after another.
+
 // Two factors of one element, and their sums.
 struct Float32 {
   static constexpr Prepared kind = Prepared::float32;
@@ -24,11 +27,31 @@ struct Float32 {
   using Sums = Vec<float>;
   using Left = Vec<float>;
   using Right = Vec<float>;
-  FL_INLINE static Left left(const uint8_t* word) {
+  static constexpr int parts = 1;
+  FL_INLINE static Left left(const uint8_t* word, int) {
     return broadcast(__builtin_bit_cast(float, word_at(word)));
   }
-  FL_INLINE static Right right(const uint8_t* words) {
+  FL_INLINE static Right right(const uint8_t* words, int) {
     return load(reinterpret_cast<const float*>(words));
+  }
+  FL_INLINE static Sums dot(Sums sum, Left a, Right b) { return sum + a * b; }
+};
+
+// Four bytes along k of the weights, and of the left factor as many of float32.
+struct Int8Weights {
+  static constexpr Prepared kind = Prepared::int8_weights;
+  static constexpr long tallest = Float32::tallest;
+  using Sums = Vec<float>;
+  using Left = Vec<float>;
+  using Right = Vec<float>;
+  static constexpr int parts = 4;
+  FL_INLINE static Left left(const uint8_t* word, int part) {
+    return Float32::left(word + part * prepared::word, 0);
+  }
+  FL_INLINE static Right right(const uint8_t* words, int part) {
+    Int all;
+    __builtin_memcpy(&all, words, sizeof all);
+    return __builtin_convertvector((all << (24 - 8 * part)) >> 24, Vec<float>);
   }
   FL_INLINE static Sums dot(Sums sum, Left a, Right b) { return sum + a * b; }
 };
@@ -36,15 +59,16 @@ struct Float32 {
 // Pairs along k: the lower half of a word is the first one.
 struct Bfloat16 {
   static constexpr Prepared kind = Prepared::bfloat16;
+  static constexpr int parts = 1;
   using Sums = Vec<float>;
 #if defined(FL_BF16)
   static constexpr long tallest = 6;
   using Left = __m512i;
   using Right = __m512i;
-  FL_INLINE static Left left(const uint8_t* word) {
+  FL_INLINE static Left left(const uint8_t* word, int) {
     return _mm512_set1_epi32(word_at(word));
   }
-  FL_INLINE static Right right(const uint8_t* words) { return _mm512_loadu_si512(words); }
+  FL_INLINE static Right right(const uint8_t* words, int) { return _mm512_loadu_si512(words); }
   FL_INLINE static Sums dot(Sums sum, Left a, Right b) {
     return (Sums)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
   }
@@ -54,12 +78,12 @@ struct Bfloat16 {
     Vec<float> first, second;
   };
   using Right = Left;
-  FL_INLINE static Left left(const uint8_t* word) {
+  FL_INLINE static Left left(const uint8_t* word, int) {
     const uint32_t pair = word_at(word);
     return {broadcast(__builtin_bit_cast(float, pair << 16)),
             broadcast(__builtin_bit_cast(float, pair & 0xffff0000u))};
   }
-  FL_INLINE static Right right(const uint8_t* words) {
+  FL_INLINE static Right right(const uint8_t* words, int) {
     Int pairs;
     __builtin_memcpy(&pairs, words, sizeof pairs);
     return {(Vec<float>)(pairs << 16), (Vec<float>)(pairs & -65536)};
@@ -74,15 +98,16 @@ struct Bfloat16 {
 // 127.
 struct Int8 {
   static constexpr Prepared kind = Prepared::int8;
+  static constexpr int parts = 1;
   using Sums = Int;
 #if defined(FL_VNNI)
   static constexpr long tallest = 6;
   using Left = __m512i;
   using Right = __m512i;
-  FL_INLINE static Left left(const uint8_t* word) {
+  FL_INLINE static Left left(const uint8_t* word, int) {
     return _mm512_set1_epi32(word_at(word));
   }
-  FL_INLINE static Right right(const uint8_t* words) { return _mm512_loadu_si512(words); }
+  FL_INLINE static Right right(const uint8_t* words, int) { return _mm512_loadu_si512(words); }
   FL_INLINE static Sums dot(Sums sum, Left a, Right b) {
     return (Int)_mm512_dpbusd_epi32((__m512i)sum, a, b);
   }
@@ -93,11 +118,11 @@ struct Int8 {
     __m256i even, odd;
   };
   using Right = Left;
-  FL_INLINE static Left left(const uint8_t* word) {
+  FL_INLINE static Left left(const uint8_t* word, int) {
     const __m256i all = _mm256_set1_epi32(word_at(word));
     return {_mm256_and_si256(all, _mm256_set1_epi16(255)), _mm256_srli_epi16(all, 8)};
   }
-  FL_INLINE static Right right(const uint8_t* words) {
+  FL_INLINE static Right right(const uint8_t* words, int) {
     const __m256i all = _mm256_loadu_si256((const __m256i*)words);
     return {_mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8), _mm256_srai_epi16(all, 8)};
   }
@@ -112,10 +137,10 @@ struct Int8 {
     int32_t part[4];
   };
   using Right = Int;
-  FL_INLINE static Left left(const uint8_t* word) {
+  FL_INLINE static Left left(const uint8_t* word, int) {
     return {{word[0], word[1], word[2], word[3]}};
   }
-  FL_INLINE static Right right(const uint8_t* words) {
+  FL_INLINE static Right right(const uint8_t* words, int) {
     Right all;
     __builtin_memcpy(&all, words, sizeof all);
     return all;
@@ -131,6 +156,12 @@ struct Int8 {
 
 // Rounds to nearest even; every NaN stays one.
 FL_INLINE void to_bfloat16(const float* x, long depth, uint8_t* words) {
+#if defined(FL_BF16)  // which takes what is subnormal for 0, as its products do
+  for (long k = 0; k < depth; k += W<float>) {
+    const __m256bh made = _mm512_cvtneps_pbh((__m512)load(x + k, depth - k));
+    __builtin_memcpy(words + 2 * k, &made, sizeof made);
+  }
+#else
   typedef uint32_t Bits __attribute__((vector_size(FL_BYTES)));
   typedef uint16_t Halves __attribute__((vector_size(FL_BYTES / 2)));
   for (long k = 0; k < depth; k += W<float>) {
@@ -140,6 +171,7 @@ FL_INLINE void to_bfloat16(const float* x, long depth, uint8_t* words) {
     const Halves made = __builtin_convertvector(half, Halves);
     __builtin_memcpy(words + 2 * k, &made, sizeof made);
   }
+#endif
 }
 
 // Returns a row's scale: x = scale * (byte - zero_point). NaN where x has what is not finite.
@@ -179,25 +211,21 @@ struct Ready {
     const Factor factor = words_of(worker, left, rows, shape.depth, *weight);
     const long words = prepared::words_of(F::kind, shape.depth);
     const long panel_bytes = prepared::panel_bytes(F::kind, shape);
-    const Range mine = part(prepared::blocks_of(shape.units), worker.id, worker.count);
-    for (long i = mine.begin; i < mine.end; ++i) {
-      const long block = backwards ? mine.begin + mine.end - 1 - i : i;
-      for (long lane = 0; lane < prepared::lanes; lane += W<float>) {
-        const long unit = block * prepared::lanes + lane;
-        if (unit >= shape.units) break;
-        const uint8_t* const panel =
-            weight->panels + block * panel_bytes + lane * prepared::word;
-        const long at = block * GATES * prepared::lanes + lane;
-        const Share share{block, 1, {0, divide_up(count, F::tallest)}};
-        for_heights<F::tallest>(share, rows, [&](auto height, long row) {
-          constexpr int R = decltype(height)::value;
-          Tile<float, R, GATES> tile;
-          begin(tile, unit, row);
-          add_product(tile, factor, row - rows.begin, words, panel, *weight, at);
-          end(tile, unit, row);
-        });
-      }
-    }
+    for_shares(worker, count, blocks_of<float>(shape.units), 1, F::tallest, backwards,
+               [&](const Share& share) {
+      const long unit = share.first * W<float>;
+      const long block = unit / prepared::lanes, lane = unit % prepared::lanes;
+      const uint8_t* const panel =
+          weight->panels + block * panel_bytes + lane * prepared::word;
+      const long at = block * GATES * prepared::lanes + lane;
+      for_heights<F::tallest>(share, rows, [&](auto height, long row) {
+        constexpr int R = decltype(height)::value;
+        Tile<float, R, GATES> tile;
+        begin(tile, unit, row);
+        add_product(tile, factor, row - rows.begin, words, panel, *weight, at);
+        end(tile, unit, row);
+      });
+    });
   }
 
   template <class End>
@@ -230,6 +258,10 @@ struct Ready {
         const float* const row = first + b * left.stride;
         if constexpr (F::kind == Prepared::int8) {
           scales[b] = to_bytes(row, depth, words + b * stride);
+        } else if constexpr (F::kind == Prepared::int8_weights) {
+          __builtin_memcpy(words + b * stride, row, depth * sizeof(float));
+          __builtin_memset(words + b * stride + depth * sizeof(float), 0,
+                           stride - depth * sizeof(float));
         } else {
           to_bfloat16(row, depth, words + b * stride);
         }
@@ -246,16 +278,17 @@ struct Ready {
     // So many sums of each element that a product does not wait for the one before.
     constexpr int chains = R * GATES <= 4 ? 8 / (R * GATES) : 1;
     constexpr long row_bytes = GATES * prepared::lanes * prepared::word;
+    constexpr long left_word = prepared::left_word(F::kind);
     const uint8_t* const factor = left.data + first * left.stride;
     typename F::Sums sum[chains][R][GATES] = {};
     long k = 0;
     for (; k + chains <= words; k += chains) {
       FL_UNROLL for (int chain = 0; chain < chains; ++chain, panel += row_bytes) {
-        add_word(sum[chain], factor + (k + chain) * prepared::word, left.stride, panel);
+        add_word(sum[chain], factor + (k + chain) * left_word, left.stride, panel);
       }
     }
     for (; k < words; ++k, panel += row_bytes) {
-      add_word(sum[0], factor + k * prepared::word, left.stride, panel);
+      add_word(sum[0], factor + k * left_word, left.stride, panel);
     }
     FL_UNROLL for (int r = 0; r < R; ++r) {
       FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
@@ -273,6 +306,9 @@ struct Ready {
           const Vec<float> made = __builtin_convertvector(sum[0][r][gate] - zero, Vec<float>);
           tile.sum[r][gate] += made * (scale * left.scales[first + r]);
         }
+      } else if constexpr (F::kind == Prepared::int8_weights) {
+        const Vec<float> scale = load(weight.scales + at + gate * prepared::lanes);
+        FL_UNROLL for (int r = 0; r < R; ++r) tile.sum[r][gate] += sum[0][r][gate] * scale;
       } else {
         FL_UNROLL for (int r = 0; r < R; ++r) tile.sum[r][gate] += sum[0][r][gate];
       }
@@ -282,11 +318,14 @@ struct Ready {
   template <int R, int GATES>
   FL_INLINE static void add_word(typename F::Sums (&sum)[R][GATES], const uint8_t* left,
                                  long stride, const uint8_t* panel) {
-    typename F::Left a[R];
-    FL_UNROLL for (int r = 0; r < R; ++r) a[r] = F::left(left + r * stride);
-    FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
-      const typename F::Right b = F::right(panel + gate * prepared::lanes * prepared::word);
-      FL_UNROLL for (int r = 0; r < R; ++r) sum[r][gate] = F::dot(sum[r][gate], a[r], b);
+    FL_UNROLL for (int part = 0; part < F::parts; ++part) {
+      typename F::Left a[R];
+      FL_UNROLL for (int r = 0; r < R; ++r) a[r] = F::left(left + r * stride, part);
+      FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
+        const typename F::Right b =
+            F::right(panel + gate * prepared::lanes * prepared::word, part);
+        FL_UNROLL for (int r = 0; r < R; ++r) sum[r][gate] = F::dot(sum[r][gate], a[r], b);
+      }
     }
     FL_UNROLL for (int r = 0; r < R; ++r) {  // they stay where they are
       FL_UNROLL for (int gate = 0; gate < GATES; ++gate) asm("" : FL_REGISTER(sum[r][gate]));
@@ -300,7 +339,6 @@ void prepared_gates(const Worker& worker, const Lane<float>& lane,
   for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
     const long end = min(begin + lane.chunk, lane.steps);
     const Range rows = rows_of(lane, begin, end);
-    // No meeting before the steps: a worker has the same units in both.
     Ready<F>::template gates<GATES>(
         worker, Rows<float>{lane.x + rows.begin * lane.inputs, lane.inputs},
         {0, rows.end - rows.begin}, input_shape(lane), &weights.w_ih, false,
@@ -309,6 +347,8 @@ void prepared_gates(const Worker& worker, const Lane<float>& lane,
           store_gates<GATES>(tile, lane.input_part + row * lane.input_stride + unit,
                              lane.input_stride, lane.hidden, lane.hidden - unit);
         });
+    // Where rows are not divided a worker has the same units in the steps as here.
+    if (rows.end - rows.begin > F::tallest) worker.sync();
     for (long place = begin; place < end; ++place) {
       const float* const x =
           lane.input_part + (row_of(lane, place) - rows.begin) * lane.input_stride;
@@ -328,8 +368,9 @@ void prepared_lane(const Worker& worker, const Lane<float>& lane, const Prepared
 
 // A file of one kind has its instructions for it; the others have all that they are the best for.
 #if !defined(FL_VNNI) && !defined(FL_BF16)
-extern const PreparedSweep float32_sweep;
+extern const PreparedSweep float32_sweep, int8_weights_sweep;
 constexpr PreparedSweep float32_sweep = prepared_lane<Float32>;
+constexpr PreparedSweep int8_weights_sweep = prepared_lane<Int8Weights>;
 #endif
 #if !defined(FL_VNNI)
 extern const PreparedSweep bfloat16_sweep;

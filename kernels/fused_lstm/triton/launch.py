@@ -379,8 +379,7 @@ class Launch:
             return
         active: Any = driver.active
         device = active.get_current_device()
-        # What Triton specialises by: no number, and of a pointer whether 16 divides it.
-        key = device, type(active), *(_kind(a) for a in arguments)
+        key = device, type(active), _specialized(arguments)
         found = self.compiled.get(key)
         if found is None:
             self.compiled[key] = kernel[(grid,)](*given, **options(self.plan))
@@ -393,12 +392,14 @@ class Launch:
         )  # fmt: skip
 
 
-def _kind(argument: Any) -> Any:
-    if isinstance(argument, Tensor):
-        return argument.data_ptr() % 16 == 0
-    if isinstance(argument, tuple):
-        return tuple(a.data_ptr() % 16 == 0 for a in argument)
-    return argument is None
+def _specialized(arguments: Sequence) -> tuple:
+    """Return what Triton specialises by: of a pointer, whether 16 divides it; no number's value."""
+    return tuple([
+        a.data_ptr() % 16 == 0 if isinstance(a, Tensor)
+        else _specialized(a) if isinstance(a, tuple)
+        else a is None
+        for a in arguments
+    ])  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -169,10 +169,10 @@ def _shape(h0: Tensor, c0: Tensor, w_hr: Tensor | None, directions: int) -> Shap
     return Shape(h0.shape[0], directions, h0.shape[1], H, 0 if w_hr is None else P, P)
 
 
-def _split(lanes: int, count: int, *tensors: Tensor | None) -> list[Sequence[Tensor | None]]:
+def _split(count: int, *tensors: Tensor | None) -> list[Sequence[Tensor | None]]:
     """Return of each [L, ...] or None the part of each of `count` launches."""
     return [
-        [tensor] * count if tensor is None or count == 1 else tensor.split(lanes)
+        [tensor] * count if tensor is None or count == 1 else tensor.chunk(count)
         for tensor in tensors
     ]
 
@@ -186,10 +186,10 @@ class Extra(NamedTuple):
     gain: Tensor | None = None
     shares: Tensor | None = None
 
-    def of_launches(self, lanes: int, count: int) -> list[Extra]:
+    def of_launches(self, count: int) -> list[Extra]:
         if count == 1 or self is NOTHING:
             return [self] * count
-        return [Extra(*of) for of in zip(*_split(lanes, count, *self), strict=True)]
+        return [Extra(*of) for of in zip(*_split(count, *self), strict=True)]
 
 
 NOTHING = Extra()
@@ -280,9 +280,9 @@ def lstm(
         fed = h0 if extra.h_mask is None else h0 * extra.h_mask
         fed = precision.rounded(fed) if prepared.rounds else fed
         launch.first_rows(exchange, L, B, P, slots).copy_(fed)
-        extras = extra.of_launches(plan.layers, count)
-        c0s, cs, raws, betweens = _split(plan.layers, count, state, c, raw_hh, between)
-        spaces = [exchange] if count == 1 else exchange[0].split(plan.layers)
+        extras = extra.of_launches(count)
+        c0s, cs, raws, betweens = _split(count, state, c, raw_hh, between)
+        spaces = [exchange] if count == 1 else exchange[0].chunk(count)
         by_lane, outputs = gates.unbind(), [y] if prepared.is_fused else [*h.unbind(), y]
         x_columns = slice((S - G) * H, None)
 
@@ -384,9 +384,9 @@ def lstm_backward(
         )  # fmt: skip
         if norm:
             left = left.normalized(raw_ih, raw_hh)
-        extras = extra.of_launches(plan.layers, count)
+        extras = extra.of_launches(count)
         each = _split(
-            plan.layers, count, gates, state, c, dc, dgates, exchange, dh_n, between, dh, by_h,
+            count, gates, state, c, dc, dgates, exchange, dh_n, between, dh, by_h,
             raw_hh, left.stats, left.dseen,
         )  # fmt: skip
         (gates_of, c0_of, c_of, dc_of, dgates_of, exchange_of, dh_n_of, between_of, dh_of, by_h_of,

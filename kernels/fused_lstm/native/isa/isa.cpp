@@ -21,14 +21,14 @@
 namespace fused_lstm {
 
 namespace prepared_base {
-extern const PreparedSweep float32_sweep, bfloat16_sweep, int8_sweep;
+extern const PreparedSweep float32_sweep, bfloat16_sweep, int8_sweep, int8_weights_sweep;
 }  // namespace prepared_base
 #if defined(__x86_64__)
 namespace prepared_avx2 {
-extern const PreparedSweep float32_sweep, bfloat16_sweep, int8_sweep;
+extern const PreparedSweep float32_sweep, bfloat16_sweep, int8_sweep, int8_weights_sweep;
 }  // namespace prepared_avx2
 namespace prepared_avx512 {
-extern const PreparedSweep float32_sweep, bfloat16_sweep;
+extern const PreparedSweep float32_sweep, bfloat16_sweep, int8_weights_sweep;
 }  // namespace prepared_avx512
 namespace prepared_bf16 {
 extern const PreparedSweep bfloat16_sweep;
@@ -139,8 +139,14 @@ std::atomic<const Isa*>& chosen() {
 }  // namespace
 
 PreparedSweep prepared_sweep(const char* isa, Prepared kind) {
-  const auto of = [&](PreparedSweep float32, PreparedSweep bfloat16, PreparedSweep int8) {
-    return kind == Prepared::float32 ? float32 : kind == Prepared::bfloat16 ? bfloat16 : int8;
+  const auto of = [&](PreparedSweep float32, PreparedSweep bfloat16, PreparedSweep int8,
+                      PreparedSweep int8_weights) {
+    switch (kind) {
+      case Prepared::float32: return float32;
+      case Prepared::bfloat16: return bfloat16;
+      case Prepared::int8: return int8;
+      default: return int8_weights;
+    }
   };
 #if defined(__x86_64__)
   static const bool bf16 = has_avx512() && __builtin_cpu_supports("avx512bf16");
@@ -149,15 +155,16 @@ PreparedSweep prepared_sweep(const char* isa, Prepared kind) {
   if (name == "avx512") {
     return of(prepared_avx512::float32_sweep,
               bf16 ? prepared_bf16::bfloat16_sweep : prepared_avx512::bfloat16_sweep,
-              vnni ? prepared_vnni::int8_sweep : prepared_avx2::int8_sweep);
+              vnni ? prepared_vnni::int8_sweep : prepared_avx2::int8_sweep,
+              prepared_avx512::int8_weights_sweep);
   }
   if (name == "avx2") {
     return of(prepared_avx2::float32_sweep, prepared_avx2::bfloat16_sweep,
-              prepared_avx2::int8_sweep);
+              prepared_avx2::int8_sweep, prepared_avx2::int8_weights_sweep);
   }
 #endif
-  return of(prepared_base::float32_sweep, prepared_base::bfloat16_sweep,
-            prepared_base::int8_sweep);
+  return of(prepared_base::float32_sweep, prepared_base::bfloat16_sweep, prepared_base::int8_sweep,
+            prepared_base::int8_weights_sweep);
 }
 
 void add_isa(const Isa& isa) { added.store(&isa); }

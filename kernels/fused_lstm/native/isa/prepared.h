@@ -15,7 +15,7 @@ struct PreparedMatrix {
   // [blocks][gates][16].
   const int32_t* sums;
   const float* scales;
-  // Scratch: for each worker the left factor's rows as words, `left_size` bytes. Not of float32.
+  // Scratch: for each worker the left factor's rows, `left_size` bytes. Not of float32.
   uint8_t* left;
   long left_size;
 };
@@ -25,7 +25,8 @@ struct PreparedWeights {
   PreparedMatrix w_ih, w_hh, w_hr;
 };
 
-enum class Prepared { float32, bfloat16, int8 };
+// Of int8 the left factor is bytes too; of int8_weights it is float32.
+enum class Prepared { float32, bfloat16, int8, int8_weights };
 
 namespace prepared {
 
@@ -33,10 +34,20 @@ constexpr long lanes = 16;        // of a block
 constexpr long word = 4;          // bytes
 constexpr long zero_point = 128;  // of a left factor of bytes
 
-inline long words_of(Prepared kind, long depth) {
-  const long elements = kind == Prepared::float32 ? 1 : kind == Prepared::bfloat16 ? 2 : 4;
-  return (depth + elements - 1) / elements;
+inline bool of_bytes(Prepared kind) {
+  return kind == Prepared::int8 || kind == Prepared::int8_weights;
 }
+
+inline long elements_of(Prepared kind) {  // of a word
+  return of_bytes(kind) ? 4 : kind == Prepared::bfloat16 ? 2 : 1;
+}
+
+inline long words_of(Prepared kind, long depth) {
+  return (depth + elements_of(kind) - 1) / elements_of(kind);
+}
+
+// Of the left factor, as many elements as a word has.
+constexpr long left_word(Prepared kind) { return kind == Prepared::int8_weights ? 4 * word : word; }
 
 inline long blocks_of(long units) { return (units + lanes - 1) / lanes; }
 
@@ -46,13 +57,13 @@ inline long panel_bytes(Prepared kind, const WeightShape& shape) {  // of a bloc
 
 // Of a matrix: panels, and of int8 sums and scales.
 inline long bytes_of(Prepared kind, const WeightShape& shape) {
-  const long more = kind == Prepared::int8 ? shape.gates * lanes * 8 : 0;
+  const long more = of_bytes(kind) ? shape.gates * lanes * 8 : 0;
   return blocks_of(shape.units) * (panel_bytes(kind, shape) + more);
 }
 
-// Of a row of the left factor as words; of bytes each row's scale lies behind all rows.
+// Of a row of the left factor; of bytes each row's scale lies behind all rows.
 inline long left_stride(Prepared kind, long depth) {
-  return (words_of(kind, depth) * word + 63) / 64 * 64;
+  return (words_of(kind, depth) * left_word(kind) + 63) / 64 * 64;
 }
 inline long left_bytes(Prepared kind, long rows, long depth) {
   return kind == Prepared::float32 ? 0 : (rows * (left_stride(kind, depth) + 4) + 63) / 64 * 64;

@@ -331,7 +331,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
 
 std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
     Tensor x, Tensor h0, Tensor c0, Tensors weights, int64_t directions,
-    const OptionalTensor& batch_sizes, const OptionalTensor& keep, const std::string& cell) {
+    const OptionalTensor& batch_sizes, const OptionalTensor& keep, const std::string& cell,
+    bool weight_only) {
   Call call{};
   Sizes& s = call.sizes;
   call.packed = batch_sizes.has_value();
@@ -357,9 +358,12 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
   const Dtype of = weights[0].dtype();
   CHECK_VALUE(of == Dtype::Float || of == Dtype::BFloat16 || of == Dtype::Char,
               "weights: got dtype ", of, "; expected float32, bfloat16 or int8");
+  CHECK_VALUE(of == Dtype::Char || !weight_only, "weights: got dtype ", of,
+              " and weight_only; expected int8");
   call.prepared = of == Dtype::Float ? Prepared::float32
                   : of == Dtype::BFloat16 ? Prepared::bfloat16
-                                          : Prepared::int8;
+                  : weight_only ? Prepared::int8_weights
+                                : Prepared::int8;
   const long gates = shape_of(s.cell).gates;
   for (long i = 0; i < count; ++i) {
     const long k = i % call.per_lane;

@@ -57,7 +57,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
 // Weights as isa/prepared.h has them; in inference.
 std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
     Tensor x, Tensor h0, Tensor c0, Tensors weights, int64_t directions,
-    const OptionalTensor& batch_sizes, const OptionalTensor& keep, const std::string& cell);
+    const OptionalTensor& batch_sizes, const OptionalTensor& keep, const std::string& cell,
+    bool weight_only);
 
 Tensor dropout(const Tensor& x, double p, const Tensor& seed, int64_t first);
 
