@@ -485,7 +485,7 @@ def recurrence_backward(
     N, columns, K = weight_hh.shape
     rows, B, H, dtype = y.shape[:-1], len(h0), N * K, y.dtype
     sums, R = state_dtype(dtype), y.numel() // (N * K)
-    told, rounds = Cell(cell, reverse, clip), may_round(dtype)
+    told, rounds = Cell(cell, reverse, float(clip > 0)), may_round(dtype)  # compiled for any clip
     plan, apart = plan_of("backward", weight_hh, B, rounds), cell == "gru"
     order = Order(rows, B, batch_sizes, y.device)
     dx = y.new_zeros(R, N * columns)
