@@ -125,11 +125,11 @@ def test_the_plan_of_heads():
     """Programs of all heads and tiles of batch fit on the GPU at once; a small head has one."""
     for device in (*DEVICES.values(), *AMD.values()):
         for units in (1, 16, 33, 64, 100, 256, 768, 3000):
-            for heads, batch in ((1, 1), (1, 16), (4, 16), (8, 40), (4, 600)):
+            for heads, batch in ((1, 0), (1, 1), (1, 16), (4, 16), (8, 40), (4, 600)):
                 for dtype in ("bf16", "fp32", "fp64"):
                     shape = {"heads": heads, "units": units, "batch": batch, "dtype": dtype}
                     one = heads_plan.plan("backward", **shape, gates=4, device=device)
-                    tiles = heads * -(-batch // heads_plan.BLOCK_B)
+                    tiles = heads * -(-batch // heads_plan.BLOCK_B)  # none without rows
                     blocks = -(-units // one.block)
                     assert one.parts <= blocks, shape
                     assert one.meets == (one.parts > 1), shape

@@ -30,7 +30,16 @@ FINDS = {  # faults of the barrier, and what finds each
     "wait for the step before": "race",
     "wait at another head's counter": "out of bounds",
 }
+
+
+def _last_sync_before_release(ptx: str) -> str:
+    at = ptx.index("red.global.gpu.release")
+    start = ptx.rindex("bar.sync", 0, at)
+    return ptx[:start] + ptx[ptx.index(";", start) + 1 :]
+
+
 FAULTS = {fault.name: fault.change for fault in faults.FAULTS if fault.name in FINDS} | {
+    "bar.sync before the arrive removed": _last_sync_before_release,
     "wait for the step before": faults.every(
         r"(sub\.s32 seen, seen, [^;]*;)", r"\1 add.s32 seen, seen, 3;"
     ),

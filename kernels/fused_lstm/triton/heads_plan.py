@@ -37,7 +37,7 @@ class HeadsPlan:
 
     @property
     def meets(self) -> bool:
-        """Whether programs wait for each other: once a step."""
+        """Return whether programs wait for each other, once a step."""
         return self.parts > 1 and self.persistent
 
     def launches(self, T: int) -> list[tuple[int, int]]:
@@ -67,7 +67,7 @@ def plan(
         tf32: whether float32 products may round their inputs to TF32.
     """
     block, amd = 32 if units > 16 else 16, device.gfx != ""
-    fit = device.sms // (heads * -(-batch // BLOCK_B))
+    fit = device.sms // max(1, heads * -(-batch // BLOCK_B))
     if units <= ALONE_UNITS or fit < 2:
         return HeadsPlan(1, block, amd=amd)
     on_tensor_cores = SIZES[dtype] == 2 or (dtype == "fp32" and tf32)
