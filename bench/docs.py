@@ -18,7 +18,7 @@ from .models import table
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 BLOCKS = tables.TABLES | answer.BLOCKS | {"models": table.models}
-REPORT = ("ladder", "post", "peers", "inference", "short", "busy", "streaming", "scaling")
+REPORT = ("ladder", "post", "peers", "inference", "short", "grid", "busy", "streaming", "scaling")
 
 
 def made(text: str) -> str:

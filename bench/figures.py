@@ -140,8 +140,10 @@ def scatter(kinds: Mapping[str, Sequence[tuple[float, float]]], axes_of: tuple[s
         x, y = zip(*points, strict=True)
         axes.plot(x, y, marker, color=colour, markersize=4, label=label)
     axes.set(xscale="log", yscale="log", xlabel=axes_of[0], ylabel=axes_of[1])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.axhline(1, color=INK, linewidth=1)
     axes.grid(linewidth=0.6)
     figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False, fontsize=9)

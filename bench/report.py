@@ -240,9 +240,11 @@ def grid(page: Page, frame: pd.DataFrame) -> None:
         label = f"{point.cell.upper()}, {point.dtype}"
         kinds.setdefault(label, []).append((point.flops / 1e6, point.prepared))
     page.add("## Inference of calls drawn at random", tables.grid(drawn))
-    unit = "speed / the best of nn.LSTM, ONNX Runtime, OpenVINO"
-    figure = figures.scatter(kinds, ("operations of a call, millions", unit))
-    page.figure("grid", figure, "Prepared weights beside the best of the others: above 1 is ahead.")
+    figure = figures.scatter(kinds, ("operations of a call, millions", "speed / the best other's"))
+    text = (
+        "Prepared weights beside the best of nn.LSTM, ONNX Runtime and OpenVINO: above 1 is ahead."
+    )
+    page.figure("grid", figure, text)
 
 
 SECTIONS = {

@@ -707,6 +707,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "growth_sizes": lambda: growth(results("scaling.jsonl")),
     "short": lambda: calls(results("short.jsonl")),
     "int8": int8,
+    "grid": lambda: grid(points(results("grid.jsonl"))),
     "busy": busy,
     "compiled": compiled,
     "kernel": kernel,
