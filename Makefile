@@ -70,8 +70,9 @@ models: setup    ## packages that people run: install them, test them, time them
 	test -x $(MODELS)/bin/python || $(PYTHON) -m venv $(MODELS)
 	$(RUN) -c 'import site; print(site.getsitepackages()[0])' > $$($(MODELS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth
 	$(RUN) -c 'from importlib.metadata import version as v; print(*(f"{n}=={v(n)}" for n in ("torch", "numpy")), sep="\n")' > $(MODELS)/versions.txt
-	$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["models"], sep="\n")' > $(MODELS)/requirements.txt
-	$(MODELS)/bin/pip install --quiet --disable-pip-version-check -c $(MODELS)/versions.txt -r $(MODELS)/requirements.txt
+	for extra in models models-no-deps; do $(RUN) -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra > $(MODELS)/$$extra.txt; done
+	$(MODELS)/bin/pip install --quiet --disable-pip-version-check -c $(MODELS)/versions.txt -r $(MODELS)/models.txt
+	$(MODELS)/bin/pip install --quiet --disable-pip-version-check --no-deps -r $(MODELS)/models-no-deps.txt
 	PYTHONPATH=kernels $(MODELS)/bin/python -m pytest tests/models $(ARGS)
 	PYTHONPATH=kernels OUT=$(OUT) $(MODELS)/bin/python -m bench models
 

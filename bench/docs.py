@@ -17,7 +17,9 @@ from .models import table
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-BLOCKS = tables.TABLES | answer.BLOCKS | {"models": table.models}
+BLOCKS = tables.TABLES | answer.BLOCKS | {
+    "models": table.models, "expected": table.expected, "resets": table.resets,
+}  # fmt: skip
 REPORT = ("ladder", "post", "peers", "inference", "short", "grid", "busy", "streaming", "scaling")
 
 

@@ -368,6 +368,12 @@ def int8() -> str:
     return markdown(("p50, ms", *header), body)
 
 
+def packed_perplexity() -> str:
+    """Return a language model's perplexity with weights packed in each dtype."""
+    found = tool("packed-perplexity.json")["test perplexity"]
+    return markdown(("weights", *found), [["perplexity", *(f"{x:.3f}" for x in found.values())]])
+
+
 class Point(NamedTuple):
     """A call drawn at random: who it is, and our speed over the best of the others."""
 
@@ -676,7 +682,7 @@ def host() -> str:
     """Return what an eager call costs beside its kernels."""
     body = []
     for what, own in tool("host.json").items():
-        count, views = sum(own["calls"].values()), own["calls"]["views"]
+        count, views = sum(own["calls"].values()), own["calls"].get("views", 0)
         us = (f"{own[key]:.0f}" if key in own else "-" for key in ("us", "before"))
         body.append([what.replace(" ", ", "), str(count), str(count - views), *us])
     return markdown(("operator", "ATen's calls", "of these no views", "us", "us before"), body)
@@ -707,6 +713,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "growth_sizes": lambda: growth(results("scaling.jsonl")),
     "short": lambda: calls(results("short.jsonl")),
     "int8": int8,
+    "packed_perplexity": packed_perplexity,
     "grid": lambda: grid(points(results("grid.jsonl"))),
     "busy": busy,
     "compiled": compiled,

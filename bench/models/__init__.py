@@ -3,7 +3,8 @@
 A file is a package: its `case()` makes a model with random weights and a call of it. Both
 contenders run that one model, `torch` as it is and `install` under `fused_lstm.install()`, and both
 modes are timed of the whole model and of its recurrent layers alone, on the inputs which they get
-in it. `make models` installs the packages, each of which may be missing.
+in it. A third, `resets`, is the same model with a module of fused_lstm.integrations, where a case
+has one. `make models` installs the packages, each of which may be missing.
 """
 
 from __future__ import annotations
@@ -65,12 +66,21 @@ class Model:
         loss.backward()
         return loss.detach()
 
+    def outputs(self) -> Tensor:
+        """Return all real numbers that inference returns."""
+        return torch.cat([t.flatten() for t in floats(self.infer())])
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Return the loss and each parameter's gradient by name, without what falls in training."""
+        loss, named = self._step(self.case.model.eval()), self.case.model.named_parameters()
+        return {"loss": loss[None]} | {n: p.grad for n, p in named if p.grad is not None}
+
     def answer(self) -> dict[str, Tensor]:
-        """Return the outputs of inference, and the gradients without what falls in training."""
-        outputs = torch.cat([t.flatten() for t in floats(self.infer())])
-        loss = self._step(self.case.model.eval())
-        grads = [p.grad.flatten() for p in self.case.model.parameters() if p.grad is not None]
-        return {"outputs": outputs, "loss": loss[None], "gradients": torch.cat(grads)}
+        """Return the outputs, the loss, and the gradients in one tensor."""
+        outputs, grads = self.outputs(), self.gradients()
+        loss = grads.pop("loss")
+        flat = torch.cat([grad.flatten() for grad in grads.values()])
+        return {"outputs": outputs, "loss": loss, "gradients": flat}
 
     def expected(self) -> dict[str, Tensor]:
         """Return what torch's own layers give."""
@@ -120,12 +130,11 @@ def kept(value: Any) -> Any:
 
 
 class Contender(Runner):
-    """torch's own layers, or ours in them."""
-
-    modes = MODES
+    """torch's own layers, or ours in them or in their place."""
 
     def __init__(self, label: str, model: Model) -> None:
-        self.context, self.model = LABELS[label], model
+        self.context, self.model = LABELS.get(label, nullcontext), model
+        self.modes = MODES if label in LABELS else MODES[:2]
 
     def answer(self) -> dict[str, Tensor]:
         """Return outputs, loss and gradients."""
@@ -160,7 +169,10 @@ def tasks(suite: Any, options: Any) -> Iterator[Task]:
         except Exception as error:  # another's package: what it raises is its own affair
             yield Task(name, Nothing(), {}, {"install": f"does not load: {reason(error)}"})
             continue
-        yield Task(name, model, {label: partial(Contender, label, model) for label in LABELS})
+        build: dict[str, Any] = {label: partial(Contender, label, model) for label in LABELS}
+        if model.case.resets is not None:
+            build["resets"] = partial(Contender, "resets", Model(model.case.resets))
+        yield Task(name, model, build)
 
 
 class Nothing:

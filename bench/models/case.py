@@ -15,11 +15,13 @@ class Case:
     """A model with random weights, and what a user does with it.
 
     `infer` is called under no_grad in eval mode; `loss` makes what a training step differentiates.
+    `resets` is the same with a module of fused_lstm.integrations, for episodes that end in a batch.
     """
 
     model: nn.Module
     infer: Callable[[], Any]
     loss: Callable[[], Tensor]
+    resets: Case | None = None
 
 
 def of(model: nn.Module, *inputs: Any) -> Case:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..answer import place, wrapped
 from ..core import quartiles, ratio
-from ..tables import Row, by_contender, each, markdown, results
+from ..tables import Row, by_contender, digits, each, markdown, results, rows
 
 FILE = "models.jsonl"
 HEADER = (
     "model", "", "recurrent part", "it alone, 1 thread", "whole, 1 thread", "it alone, 2 threads",
     "whole, 2 threads", "ms, 2 threads: torch's", "ours",
 )  # fmt: skip
+RESETS = "package", "", "threads", "its own way, ms", "under install, ms", "`resets=`, ms", "factor"
 
 
 def models() -> str:
@@ -32,6 +34,39 @@ def models() -> str:
     return markdown(HEADER, body)
 
 
+def expected() -> str:
+    """Return, in a sentence, the least and the most that whole models gain on two threads."""
+    frame, spans = results(FILE), []
+    cases = each(frame, "case", contender="install")
+    for mode, word in (("inference", "inference"), ("train", "training")):
+        factors = {}
+        for case in cases:
+            pair = by_contender(frame, case=case, mode=mode, threads=2)
+            if "torch" in pair and "install" in pair:
+                times = ratio(pair["torch"].seconds, pair["install"].seconds)
+                factors[case] = times.value
+        (least, slow), *_, (most, fast) = sorted((value, case) for case, value in factors.items())
+        spans.append(f"{least:.2f} ({slow}) to {most:.2f} times ({fast}) as fast in {word}")
+    first = rows(frame, threads=2)[0]
+    return wrapped(
+        f"Under `fused_lstm.install()` models of {len(cases)} other packages ran"
+        f" {' and '.join(spans)}, on {place(first)} ([all of them](docs/models.md)): a model gains"
+        " little where it spends little time in recurrent layers."
+    )
+
+
+def resets() -> str:
+    """Return the times of models whose episodes end inside a batch, with `resets=` and without."""
+    frame, body = results(FILE), []
+    for case in each(frame, "case", contender="resets"):
+        for mode, word in (("inference", "inference"), ("train", "training")):
+            for n in (1, 2):
+                pair = by_contender(frame, case=case, mode=mode, threads=n)
+                times = [milliseconds(pair.get(label)) for label in ("torch", "install", "resets")]
+                body.append([case, word, str(n), *times, factor(pair, "resets")])
+    return markdown(RESETS, body)
+
+
 def share(layers: dict[str, Row], whole: dict[str, Row]) -> str:
     """Return how much of torch's time is in recurrent layers."""
     if "torch" not in layers or "torch" not in whole:
@@ -39,11 +74,11 @@ def share(layers: dict[str, Row], whole: dict[str, Row]) -> str:
     return f"{min(layers['torch'].median / whole['torch'].median, 1):.0%}"
 
 
-def factor(pair: dict[str, Row]) -> str:
+def factor(pair: dict[str, Row], label: str = "install") -> str:
     """Return torch's time over ours, "-" without both; no judgement whether it is clear."""
-    if len(pair) < 2:
+    if "torch" not in pair or label not in pair:
         return "-"
-    measured = ratio(pair["torch"].seconds, pair["install"].seconds)
+    measured = ratio(pair["torch"].seconds, pair[label].seconds)
     return f"{measured.value:.2f} ({measured.low:.2f} to {measured.high:.2f})"
 
 
@@ -51,5 +86,5 @@ def milliseconds(row: Any) -> str:
     """Return the median and the quartiles."""
     if row is None:
         return "-"
-    low, median, high = (f"{1e3 * t:.3g}" for t in quartiles(row.seconds))
+    low, median, high = (digits(1e3 * t) for t in quartiles(row.seconds))
     return f"{median} ({low} to {high})"

@@ -14,13 +14,13 @@ from .prepare import Prepared
 
 # The calls of a plain layer on native for which `auto` runs torch's own code: it is faster there.
 STEPS = {
-    "gru": "; torch's own for one step in training of fewer than 8 rows",
+    "gru": "; torch's own for one step in training of few rows, or of many",
     "rnn_tanh": "; torch's own for one step",
     "rnn_relu": "; torch's own for one step",
 }
 CELLS = {
-    "lstm": "; torch's own in training and for few rows",
-    "gru": "; torch's own in training and for few rows",
+    "lstm": "; torch's own in training and for small products",
+    "gru": "; torch's own in training and for small products",
     "rnn_tanh": "; torch's own on a CPU",
     "rnn_relu": "; torch's own on a CPU",
 }

@@ -202,7 +202,8 @@ def _is_torchs_step(base: Spec, x: Tensor, h0: Tensor, weights: Sequence[Tensor]
     """Return whether "auto" takes torch's own for a call that is one step on a CPU."""
     if len(x) != 1 or x.device.type != "cpu" or not base.is_torchs or is_transformed():
         return False
-    return not step_pays(base.cell, h0.shape[1], is_differentiated(x, h0, *weights))
+    B, H = h0.shape[1:]
+    return not step_pays(base.cell, B, H, is_differentiated(x, h0, *weights))
 
 
 def unpacked_states(rows: Varlen, states: Tensor) -> Tensor:

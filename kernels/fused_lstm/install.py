@@ -101,7 +101,7 @@ def _layers(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
     H, P = c0.shape[-1], h0.shape[-1]
     spec = spec_of(cell, layers, 1 + bidirectional, bias, P != H, dropout)
     tensors = h0, c0, *weights
-    slow = T == 1 and not step_pays(cell, h0.shape[1], is_differentiated(x, *tensors))
+    slow = T == 1 and not step_pays(cell, h0.shape[1], H, is_differentiated(x, *tensors))
     if slow or why_torchs(spec, x, tensors) is not None:
         return torchs(*arguments)
     x = x.transpose(0, 1) if batch_first else x

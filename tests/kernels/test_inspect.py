@@ -167,6 +167,8 @@ def test_kernels_of_a_gpu_that_is_not_here(tmp_path, arch, dtype, whole):
         if arch == "sm_90" and dtype == "bf16":
             assert report["plan"]["resident_fraction"] == 1, name
             assert report["executed"]["instructions"] >= report["loop"]["instructions"], name
+        if dtype == "fp32":
+            assert_nothing_streamed_is_rounded(report, name)
 
 
 @pytest.mark.parametrize(
@@ -277,6 +279,14 @@ def assert_is_sound(report: dict) -> str:
     assert report["order"] == [], name
     assert report["cost"]["floor_us"] > 0, name
     return name
+
+
+def assert_nothing_streamed_is_rounded(report: dict, name: str) -> None:
+    """A step of TF32 rounds what it hands to other programs, and no weight."""
+    of, masks = report["plan"], sum("0xffffe000" in line for line in report["sass"])
+    handed = of["own"] * of["block_b"] * of["batch_blocks"]  # elements of a program
+    handed *= of["gates"] if of["direction"] == "backward" else 1
+    assert masks * 32 * of["warps"] == handed, name
 
 
 @pytest.mark.parametrize("fuse", ["pointwise", "steps", "layers"])

@@ -105,7 +105,7 @@ def test_values_and_gradients(kind, options, call, ran):
 
 @pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
 def test_a_cell(kind, ran):
-    """Ours is for many rows in inference; the rest is torch's own, which is faster."""
+    """Ours is for large products in inference; the rest is torch's own, which is faster."""
     model, x = kind(70, 130), torch.randn(64, 70)
     assert_same(model, x)
     with torch.no_grad(), fused_lstm.install():
@@ -120,6 +120,13 @@ def test_a_cell(kind, ran):
     assert ran == {nn.LSTMCell: ["lstm"], nn.GRUCell: ["gru"], nn.RNNCell: []}[kind]
 
 
+def test_one_row_of_a_large_cell(ran):
+    for kind, H in ((nn.LSTMCell, 255), (nn.LSTMCell, 256), (nn.GRUCell, 256), (nn.GRUCell, 512)):
+        with torch.no_grad(), fused_lstm.install():
+            kind(H, H)(torch.randn(1, H))
+    assert ran == ["lstm", "gru"]
+
+
 def test_one_step(ran):
     """Check that torch's own code runs where it is faster for one step."""
     for kind in (nn.LSTM, nn.GRU, nn.RNN):
@@ -128,8 +135,9 @@ def test_one_step(ran):
         with torch.no_grad(), fused_lstm.install():
             model(x)
     assert ran == ["lstm", "lstm", "gru"]
-    assert_same(nn.GRU(5, 6), torch.randn(1, 8, 5))
-    assert ran[3:] == ["gru"]
+    for H, B in ((6, 8), (128, 32), (129, 31), (129, 32)):  # the last one is torch's
+        assert_same(nn.GRU(5, H), torch.randn(1, B, 5))
+    assert ran[3:] == ["gru"] * 3
 
 
 @pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -348,7 +356,7 @@ def test_explain():
         "lstm", "gru", "cell", "twice", "complex", "ours", "scripted.layer", "quantized",
     ]  # fmt: skip
     assert now["lstm"].startswith("native at layers: C++ kernels")
-    assert now["gru"].endswith("; torch's own for one step in training of fewer than 8 rows")
+    assert now["gru"].endswith("; torch's own for one step in training of few rows, or of many")
     assert now["cell"].endswith("; torch's own on a CPU")
     assert now["twice"].endswith("; where Twice's forward calls LSTM's")
     assert now["complex"] == "torch's own: it is in torch.complex64"

@@ -121,7 +121,7 @@ def test_weights_alone_are_rounded(isa, case, T, B, I, H, threads):
     module, x = layers_of(case, I, H), torch.randn(T, B, I)
     found, _ = fused_lstm.quantize(module, weight_only=True)(x)
     with torch.no_grad():
-        for name, weight in module.named_parameters():
+        for weight in module.parameters():
             if weight.dim() == 2:
                 rounded, scale = to_int8(weight)
                 weight.copy_(rounded * scale[:, None])

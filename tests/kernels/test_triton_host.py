@@ -48,6 +48,11 @@ def test_aten_calls_of_two_layers(direction, calls, fuse, counted):
     assert found["launches"] == {"layers": 1, "steps": 2}[fuse]
 
 
+def test_rounding_is_one_launch(counted):
+    """Of TF32 weights that stream: two layers' w_hh, and the upper one's w_ih."""
+    assert counted["layers rounding"] == {"calls": {"empty_like": 3}, "launches": 1}
+
+
 SIZES = """
 import torch
 from bench.gpu import dry, host

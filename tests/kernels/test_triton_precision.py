@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 
 from fused_lstm import reference
-from fused_lstm.triton import devices, op, precision, tile
+from fused_lstm.spec import PLAIN
+from fused_lstm.triton import devices, op, precision, rounding, tile
 from plans import make_plan
 
 # What a program may do before it calls an LSTM -> whether nn.LSTM's cuDNN then uses TF32.
@@ -204,3 +205,68 @@ def test_the_kernels_multiply_rounded_factors(kind, monkeypatch):
     models = [stack_of(x, h0, weights, kind, r) for r in (precision.rounded, cut, torch.clone)]
     error, *others = [(y - model).norm() for model in models]
     assert error < 0.2 * min(others)
+
+
+# --- weights that stream are rounded before a launch ---
+
+
+def test_one_launch_rounds_tensors_of_any_sizes():
+    tensors = [torch.randn(*size) for size in ((3, 5), (4097, 2), (1, 1))]
+    for x, y in zip(tensors, rounding.rounded(tensors), strict=True):
+        assert torch.equal(y, exactly_rounded(x))
+
+
+@pytest.mark.parametrize("kind", ["steps", "layers", "both"])
+def test_weights_rounded_before_give_the_same_bits(kind, monkeypatch):
+    """The large products around the launches still have the weights as they are."""
+    D, P = 2 if kind == "both" else 1, 9 if kind == "layers" else 0
+    columns = P or 17
+    x, h0, c0 = torch.randn(3, 4, 17), torch.randn(2, 4, columns), torch.randn(2, 4, 17)
+    weights = []
+    for lane in range(2):
+        weights += [torch.randn(68, 17 if lane < D else D * columns), torch.randn(68, columns)]
+        weights += [torch.randn(68), torch.randn(68), *([torch.randn(P, 17)] if P else [])]
+
+    def made(fuse, direction, dtype, device, shape, **options):
+        plan = make_plan(kind, direction, 17, 4, shape.L // D, dtype, {}, projected=P)
+        return replace(plan, precision="tf32")
+
+    launches = []
+
+    def noted(tensors, original=rounding.rounded):
+        launches.append(len(tensors))
+        return original(tensors)
+
+    monkeypatch.setattr(op, "plan_of", made)
+    monkeypatch.setattr(rounding, "rounded", noted)
+    given, found = (x, h0, c0, weights, 0.0, None, kind), []
+    for steps in (4, 3):  # from which a call's weights are rounded before its launches
+        monkeypatch.setattr(rounding, "STEPS", steps)
+        y, h_n, c_n, *saved = op.lstm(*given, True, directions=D)
+        of = torch.ones_like(y), h_n, c_n
+        dx, dh0, dc0, dweights = op.lstm_backward(*of, *given, y, *saved, True, directions=D)
+        found.append([y, h_n, c_n, dx, dh0, dc0, *dweights])
+    assert launches == [5 if P else 2] * 2, "one each way"
+    for left, right in zip(*found, strict=True):
+        assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize(
+    ("card", "H", "dtype", "before"),
+    [
+        ("H100", 650, torch.float32, False),  # all resident: rounded when they are loaded
+        ("H100", 1500, torch.float32, True),
+        ("A100", 650, torch.float32, True),
+        ("A100", 1500, torch.bfloat16, False),
+    ],
+)
+def test_weights_are_rounded_before_where_they_stream(card, H, dtype, before, monkeypatch):
+    monkeypatch.setattr(devices, "current", lambda device: devices.DEVICES[card])
+    shape = op.Shape(1, 1, 20, H, 0, H)
+    of = op.plan_of, "forward", "steps", dtype, torch.device("cuda"), shape, PLAIN
+    for tf32, many_steps in ((True, True), (True, False), (False, True)):
+        options = 0.0, False, False, False, True, tf32, many_steps
+        prepared = op.prepare.__wrapped__(*of, *options)
+        assert prepared.rounds_before == (before and tf32 and many_steps)
+        at_load = prepared.call.launches[0].constants.ROUND_WEIGHTS
+        assert at_load == (dtype == torch.float32 and tf32 and not prepared.rounds_before)

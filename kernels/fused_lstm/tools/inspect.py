@@ -73,6 +73,7 @@ def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN, rows: Seque
     from ..triton import launch
 
     does = dict.fromkeys(rows, True)
+    does["rounded"] = chosen.rounds and chosen.streams  # a call of many steps
     what = launch.constants(chosen, cell, True, chosen.phases()[0], draws=True, **does)
     constants = {"CELL": launch.kernel_cell(cell), "PLAN": what}
     options = {k: v for k, v in launch.options(chosen).items() if k != "launch_cooperative_grid"}

@@ -174,6 +174,7 @@ class Constants:
     ACC: tl.dtype  # the state dtype
     PRECISION: str
     ROUND: bool  # factors of products are rounded to TF32
+    ROUND_WEIGHTS: bool  # weights when they are loaded: they do not come rounded
     BITS: tl.dtype
     SAVE: bool  # forward: keep what a backward needs
     SUMS: bool  # phases of a step that a launch has, see forward.py and backward.py
@@ -203,8 +204,12 @@ def constants(
     varlen: bool = False,
     resets: bool = False,
     draws: bool = False,
+    rounded: bool = False,
 ) -> Constants:
-    """PLAN of a launch that has `phases`; draws: whether a cell's masks are drawn."""
+    """PLAN of a launch that has `phases`.
+
+    draws: whether a cell's masks are drawn; rounded: whether weights are rounded to TF32 already.
+    """
     size, chain = SIZES[plan.dtype], plan.kind == "layers" and plan.layers > 1
     recurrent = draws and cell.recurrent_dropout > 0
     kernels = kernel_cell(cell)
@@ -242,7 +247,8 @@ def constants(
         "POLLS": int(os.environ.get(POLLS, "0")),
         "ACC": tl.float64 if size == 8 else tl.float32,
         "PRECISION": plan.precision,
-        "ROUND": plan.dtype == "fp32" and plan.precision == "tf32",
+        "ROUND": plan.rounds,
+        "ROUND_WEIGHTS": plan.rounds and not rounded,
         "BITS": {2: tl.int16, 4: tl.int32, 8: tl.int64}[size],
         "SAVE": save,
         "SUMS": "sum" in phases,
@@ -353,7 +359,9 @@ def options(plan: Plan) -> dict:
     """Return options of the compiler and launch; num_stages = 1: no prefetch across a barrier."""
     if is_interpreted():
         return {}
-    found = {"num_warps": plan.warps, "num_stages": 1, "enable_fp_fusion": True}
+    found: dict[str, Any] = {"num_warps": plan.warps, "num_stages": 1, "enable_fp_fusion": True}
+    if plan.tcgen05 and plan.streams:
+        found["maxnreg"] = 255  # else ptxas spills at 128 rather than take more: Triton 3.6
     if plan.amd:
         del found["enable_fp_fusion"]
     return found | {"launch_cooperative_grid": plan.persistent and not plan.alone}
@@ -421,11 +429,12 @@ def call(
     varlen: bool = False,
     resets: bool = False,
     draws: bool = False,
+    rounded: bool = False,
 ) -> Call:
-    """Return a plan's launches; p: of dropout between its lanes."""
-    kernels = kernel_cell(cell)
+    """Return a plan's launches; p: of dropout between its lanes; rounded: as in `constants`."""
+    kernels, does = kernel_cell(cell), (p > 0, varlen, resets, draws, rounded)
     launches = [
-        Launch(plan, kernels, constants(plan, cell, save, phases, p > 0, varlen, resets, draws))
+        Launch(plan, kernels, constants(plan, cell, save, phases, *does))
         for phases in plan.phases()
     ]
     return Call(plan, cell, tuple(launches), rates(p, cell))

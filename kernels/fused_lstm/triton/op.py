@@ -24,7 +24,7 @@ from .. import stack
 from ..pointwise import normalized, scaled
 from ..reference import Layer, by_layer, state_dtype
 from ..spec import RECURRENT, Spec, cell_of
-from . import backward, devices, forward, gradients, launch, philox, precision, tuned
+from . import backward, devices, forward, gradients, launch, philox, precision, rounding, tuned
 from .choice import choose
 from .packed import Rows
 from .plan import Plan
@@ -49,6 +49,7 @@ class Prepared:
     S: int
     inside: float  # probability of a dropout that a launch itself does
     rounds: bool  # whether factors of products are rounded to TF32
+    rounds_before: bool  # and weights before the launches
     copies: int  # of the exchange: 2 where the lane above does not read what w_hh is fed
     exchanged: int  # columns of the backward's exchange
     is_fused: bool  # one launch has all lanes
@@ -69,21 +70,27 @@ def prepare(
     resets: bool,
     save: bool,
     tf32: bool,
+    many_steps: bool,
 ) -> Prepared:
-    """Return the launches of a call, made once for all calls that are alike."""
+    """Return the launches of a call, made once for all calls that are alike.
+
+    many_steps: whether there are rounding.STEPS or more.
+    """
     kernels = launch.kernel_cell(cell)
     norm, gates = launch.norms(cell), kernels.gates
     plan = make_plan(fuse, direction, dtype, device, shape, norm=norm, gates=gates, tf32=tf32)
     inside = dropout if plan.kind == "layers" else 0.0
     options = {"save": save, "p": inside, "varlen": varlen, "resets": resets, "draws": draws}
+    rounds_before = plan.rounds and plan.streams and many_steps
     recurrent = draws and cell.recurrent_dropout > 0
     return Prepared(
-        launch.call(plan, cell, **options),
+        launch.call(plan, cell, **options, rounded=rounds_before),
         count=shape.L // plan.layers,
         G=gates,
         S=kernels.saved,
         inside=inside,
-        rounds=plan.precision == "tf32" and dtype == torch.float32,
+        rounds=plan.rounds,
+        rounds_before=rounds_before,
         copies=2 if inside > 0 or (recurrent and plan.kind == "layers") else 1,
         exchanged=launch.exchanged(plan, cell),
         is_fused=plan.kind == "layers",
@@ -118,6 +125,7 @@ class Stack(NamedTuple):
     shape: Shape
     rows: Rows
     layers: list[Layer]
+    multiplied: list[Layer]  # as the launches multiply by their weights: rounded, or the same
     cell: Spec
     seed: Tensor | None
     not_reset: Tensor | None
@@ -126,7 +134,7 @@ class Stack(NamedTuple):
     def weights(self, index: int) -> tuple[tuple, tuple, tuple | None]:
         """Return w_ih, w_hh and w_hr of a launch's lanes."""
         lanes = self.prepared.call.plan.layers
-        layers = self.layers[index * lanes : (index + 1) * lanes]
+        layers = self.multiplied[index * lanes : (index + 1) * lanes]
         w_ih, w_hh, *others = zip(*layers, strict=True)  # in the order of Layer
         return w_ih, w_hh, others[2] if self.shape.projected else None
 
@@ -151,13 +159,30 @@ def _stack(
     tf32 = x.dtype == torch.float32 and precision.tf32()
     prepared = prepare(
         plan_of, direction, fuse, x.dtype, x.device, shape, cell, dropout, seed is not None,
-        rows.offset is not None, keep is not None, save, tf32,
+        rows.offset is not None, keep is not None, save, tf32, rows.T >= rounding.STEPS,
     )  # fmt: skip
+    multiplied = _rounded(layers, prepared.is_fused) if prepared.rounds_before else layers
     not_reset = None if keep is None else keep.contiguous().view(torch.uint8)
     drop = None
     if dropout > 0:
         drop = partial(philox.apply, dropout, seed, rows.N * shape.D * shape.P)
-    return Stack(prepared, shape, rows, layers, cell, seed, not_reset, drop)
+    return Stack(prepared, shape, rows, layers, multiplied, cell, seed, not_reset, drop)
+
+
+def _rounded(layers: list[Layer], is_fused: bool) -> list[Layer]:
+    """Return the layers with the weights that the launches multiply by rounded to TF32."""
+    each: list[dict[str, Tensor]] = []
+    for lane, layer in enumerate(layers):
+        each.append({"w_hh": layer.w_hh})
+        if layer.w_hr is not None:
+            each[-1]["w_hr"] = layer.w_hr
+        if is_fused and lane > 0:
+            each[-1]["w_ih"] = layer.w_ih
+    found = iter(rounding.rounded([w for weights in each for w in weights.values()]))
+    return [
+        layer._replace(**dict(zip(weights, found, strict=False)))
+        for layer, weights in zip(layers, each, strict=True)
+    ]
 
 
 def _shape(h0: Tensor, c0: Tensor, w_hr: Tensor | None, directions: int) -> Shape:
@@ -295,9 +320,9 @@ def lstm(
                 x_gates = x_gates if S == G else x_gates[:, x_columns]
                 x_bias = bias[number + lane] if S == G else bias[number + lane][x_columns]
                 if not norm:
-                    torch.addmm(x_bias, x, w_ih[lane].T, out=x_gates)
+                    torch.addmm(x_bias, x, layers[number + lane].w_ih.T, out=x_gates)
                     continue
-                by_x = x @ w_ih[lane].T
+                by_x = x @ layers[number + lane].w_ih.T
                 if save:
                     rows.of(raw_ih[number + lane]).copy_(by_x)
                 x_hat, _ = normalized(by_x)
@@ -406,8 +431,8 @@ def lstm_backward(
             backward.backward(prepared.call, tensors, rows.T, last is not None, first)
             if index == 0 and not needs_dx:
                 return dy
-            dx = left.by_x(first) @ w_ih[0]
-            return dx if D == 1 else dx.addmm_(left.by_x(first + 1), w_ih[1])
+            dx = left.by_x(first) @ layers[first].w_ih
+            return dx if D == 1 else dx.addmm_(left.by_x(first + 1), layers[first + 1].w_ih)
 
         dx = stack.run_back(rows.of(dy.view(N, W)), count, one, of.drop)
         dweights, dh0 = gradients.of_weights(left, samples), gradients.of_first(left)

@@ -106,6 +106,16 @@ class Plan:
         return resident / (self.rows * self.chunks * self.products + self.own * self.chunks_hr)
 
     @property
+    def streams(self) -> bool:
+        """Whether a step reads some weights anew."""
+        return self.resident_fraction < 1
+
+    @property
+    def rounds(self) -> bool:
+        """Whether factors of products are rounded to TF32."""
+        return self.dtype == "fp32" and self.precision == "tf32"
+
+    @property
     def meetings(self) -> int:
         """Number of times that all programs meet in a step, or wave."""
         return 0 if self.alone else 1 + (self.projected > 0) + self.batch_blocks * self.norm
@@ -272,7 +282,8 @@ def _compiled(
     else:
         stages = STREAM_STAGES
         buffers = stages if device.asynchronous else stages - 1
-        scratch = max(scratch, buffers * (tile + staged) + RESERVED)
+        first = staged if device.asynchronous else 0  # a resident product's, as copies begin
+        scratch = max(scratch, buffers * (tile + staged) + first + RESERVED)
         resident = min(products * chunks, max(0, (device.smem - scratch) // tile))
         left = max(0, device.smem - scratch - resident * tile)
         resident_hr = min(chunks_hr, left // tile_hr)

@@ -56,7 +56,7 @@ def load_tile(
         col = part + chunk * PLAN.PART_K + tl.arange(0, PLAN.PART_K)[None, None, :]
         offset = row[None, :, None] * W.STRIDE_ROW + col.to(tl.int64) * W.STRIDE_K
         mask = row_mask[None, :, None] & (col < W.K)
-    return rounded(tl.load(w_ptr + offset, mask=mask, other=0.0), PLAN.ROUND)
+    return rounded(tl.load(w_ptr + offset, mask=mask, other=0.0), PLAN.ROUND_WEIGHTS)
 
 
 @helper
@@ -76,6 +76,7 @@ def load_weight(w_ptr, row, row_mask, W: tl.constexpr, PLAN: tl.constexpr):
 def load_moving(
     x_ptr,  # [BLOCK_B, PAD] of an exchange, just written by other programs
     chunk,
+    AS_BITS: tl.constexpr,
     W: tl.constexpr,
     PLAN: tl.constexpr,
 ):
@@ -84,10 +85,10 @@ def load_moving(
     The load has no mask: an exchange is padded with zeros to whole blocks, so that the loads of any
     H are 16 bytes wide and their addresses one register.
 
-    Where warps share the chunk it is loaded as bits. Else the compiler moves the store to shared
-    memory up to the load that feeds it, and would wait for the load there. A cast in between keeps
-    the store at the product, and the load stays in flight. Where products take their operands from
-    registers (HOLD) it takes an operation.
+    AS_BITS: where warps share a chunk that no copy to shared memory brings. Else the compiler moves
+    the store to shared memory up to the load that feeds it, and would wait for the load there. A
+    cast in between keeps the store at the product, and the load stays in flight. Where products
+    take their operands from registers (HOLD) it takes an operation.
     """
     b = tl.arange(0, PLAN.BLOCK_B)
     if PLAN.K_PARTS == 1:
@@ -97,7 +98,7 @@ def load_moving(
         part = tl.arange(0, PLAN.K_PARTS)[:, None, None] * W.K_PART
         col = part + chunk * PLAN.PART_K + tl.arange(0, PLAN.PART_K)[None, :, None]
         offset = b[None, None, :] * W.PAD + col
-    if PLAN.K_PARTS == 1:
+    if PLAN.K_PARTS == 1 and AS_BITS:
         x_ptr = x_ptr.to(tl.pointer_type(PLAN.BITS), bitcast=True)
     return tl.load(x_ptr + offset, cache_modifier=".cg")
 
@@ -139,7 +140,7 @@ def product(
     chunks = ()
     for i in tl.static_range(W.GATES * W.RESIDENT + PLAN.AHEAD):
         if i < W.GATES * W.RESIDENT:
-            chunks = chunks + (load_moving(x_ptrs[i // W.RESIDENT], i % W.RESIDENT, W, PLAN),)
+            chunks = chunks + (load_moving(x_ptrs[i // W.RESIDENT], i % W.RESIDENT, True, W, PLAN),)
         if i >= PLAN.AHEAD:
             bits = chunks[i - PLAN.AHEAD]
             if W.HOLD:
@@ -149,7 +150,7 @@ def product(
         w_gate_ptr = w_ptr + gate * W.STRIDE_GATE
         for chunk in tl.range(W.RESIDENT, W.CHUNKS, num_stages=PLAN.STAGES):
             w = load_tile(w_gate_ptr, row, row_mask, chunk, W, PLAN)
-            x = load_moving(x_ptrs[gate], chunk, W, PLAN)
+            x = load_moving(x_ptrs[gate], chunk, W.HOLD or PLAN.STAGES == 1, W, PLAN)
             acc = dot(w, x, acc, x_ptrs[0], PLAN.PRECISION)
     return acc
 
