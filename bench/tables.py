@@ -541,13 +541,14 @@ def compiled_heads() -> str:
     frame = pd.DataFrame(tool("compiled-heads.json"))
     body = []
     for (arch, dtype, K), own in frame.groupby(["arch", "dtype", "K"], sort=False):
-        columns = ("registers", "spills", "instructions", "us", "us_weights")
+        columns = ("registers", "spills", "instructions", "us", "us_l2")
         figures = (" / ".join(f"{value:,}" for value in own[column]) for column in columns)
-        words = {"fp32": "TF32", "bf16": "bf16"}[str(dtype)]
+        words = {"tf32": "TF32", "bf16": "bf16"}[str(dtype)]
         published = FLASHRNN if (arch, dtype, K) == ("sm_90", "bf16", 768) else "-"
-        body.append([str(arch), words, str(K), *figures, published])
-    header = ("card", "dtype", "K", "registers", "spills", "instructions", "us by instructions")
-    return markdown((*header, "us by weights", "FlashRNN, us"), body)
+        programs = " / ".join(map(str, own["programs"].unique()))
+        body.append([str(arch), words, str(K), programs, *figures, published])
+    header = ("card", "dtype", "K", "programs", "registers", "spills", "instructions")
+    return markdown((*header, "us by instructions", "us by L2", "FlashRNN, us"), body)
 
 
 # --- perplexities, from the summaries of lm.train ---

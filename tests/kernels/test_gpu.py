@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import fused_lstm
+import heads
 from fused_lstm import reference
 from fused_lstm.spec import Spec
 from tolerance import GPU, GPU_NORM, GPU_WEIGHTS, assert_close, error_norm, near
@@ -394,6 +395,42 @@ def test_a_cell_is_the_references(precision, norm, training, projected, directio
         grads = torch.autograd.grad(found, inputs, [g.to(dtype) for g in by])
     actual, expected = dict(enumerate((*found, *grads))), dict(enumerate((*outputs, *wanted)))
     assert_near(actual, expected, precision)
+
+
+HEADS = {  # T, B, H, N
+    "a program a head": (20, 20, 128, 8),
+    "FlashRNN's": (64, 16, 768, 1),
+    "two blocks a program": (9, 70, 1000, 2),
+    "many tiles of batch": (9, 600, 512, 2),
+    "odd": (7, 3, 201, 3),
+}
+
+
+@pytest.mark.parametrize("shape", HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "slstm"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_heads_are_the_loops(precision, cell, shape):
+    (T, B, H, N), (dtype, allowed) = shape, PRECISIONS[precision]
+    module = heads.MAKE[cell](33, H, num_heads=N, engine="triton", device="cuda", dtype=dtype)
+    x = torch.randn(T, B, 33, device="cuda", dtype=dtype)
+    rows = {"lengths": torch.randint(1, T + 1, (B,)), "resets": torch.rand(T, B) < 0.2}
+    rows["resets"] = rows["resets"].to("cuda")
+    with tf32(allowed):
+        actual = heads.results(module, x, **rows)
+        module.engine = "loop"
+        expected = heads.results(module.double(), x.double(), **rows)
+    assert_near(actual, expected, precision)
+
+
+def test_200_launches_of_a_shared_head_give_the_same_bits():
+    """A lost arrival among a head's programs shows as a hang."""
+    T, B, H, N = HEADS["FlashRNN's"]
+    module = heads.MAKE["slstm"](33, H, num_heads=N, engine="triton", device="cuda")
+    x = torch.randn(T, B, 33, device="cuda")
+    first = heads.results(module, x)
+    for repeat in range(200):
+        for name, value in heads.results(module, x).items():
+            assert torch.equal(value, first[name]), f"{name} in repeat {repeat}"
 
 
 COUNTED = {

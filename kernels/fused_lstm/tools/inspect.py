@@ -30,7 +30,7 @@ STATES = {
 }  # fmt: skip
 OTHERS = {
     "barrier_ptr": "*i32", "offset_ptr": "*i64", "not_reset_ptr": "*u8", "seed_ptr": "*i64",
-    "first_ptr": "*i64", "keep_ptr": "*u8",
+    "first_ptr": "*i64", "keep_ptr": "*u8", "counters_ptr": "*i32",
 }  # fmt: skip
 RATE = re.compile(r"(dropout|candidate|zone)_|clip$")  # floats
 SWITCHES = "peephole", "layer_norm", "coupled", "gru", "rnn_tanh", "rnn_relu"
@@ -83,11 +83,18 @@ def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN, rows: Seque
 
 
 def compile_kernel(
-    kernel, dtype: str, constants: dict, lanes: dict[str, int], target: Any, options=None
+    kernel,
+    dtype: str,
+    constants: dict,
+    lanes: dict[str, int],
+    target: Any,
+    options=None,
+    multiples: Sequence[str] = (),
 ):
     """Compile a kernel ahead of time.
 
-    lanes: argument's name -> the number of pointers in its tuple.
+    lanes: argument's name -> the number of pointers in its tuple. multiples: arguments that 16
+    divides.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -102,7 +109,7 @@ def compile_kernel(
             attributes |= {(index, n): aligned for n in range(lanes[name])}
         else:
             signature[name] = argument_type(name, dtype)
-            if name.endswith("_ptr"):
+            if name.endswith("_ptr") or name in multiples:
                 attributes[(index,)] = aligned
     source = ASTSource(kernel, signature, constants, attributes)
     target = target if isinstance(target, GPUTarget) else GPUTarget("cuda", target, 32)

@@ -131,7 +131,7 @@ def has(cell: Spec, draws: bool) -> Has:
         "NORM": cell.layer_norm,
         "NORM_C": cell.layer_norm and cell.has_c,
     }
-    return Has(**_wrapped(found))
+    return Has(**wrapped(found))
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +267,7 @@ def constants(
         "SEPARATE": resets or cell.layer_norm or (kernels.apart and chain),
         "SENT": resets or recurrent,
     }
-    return Constants(**_wrapped(found))
+    return Constants(**wrapped(found))
 
 
 def exchanged(plan: Plan, cell: Spec) -> int:
@@ -289,7 +289,7 @@ def _weights(plan: Plan) -> dict[str, Weight]:
     ) -> Weight:
         pad = chunks * plan.block_k
         return Weight(
-            **_wrapped(
+            **wrapped(
                 {
                     "K": K,
                     "STRIDE_ROW": columns if forward else 1,
@@ -308,14 +308,14 @@ def _weights(plan: Plan) -> dict[str, Weight]:
         )
 
     of_gates = H if not forward else P, P, plan.chunks
-    return _wrapped({
+    return wrapped({
         "W_HH": weight(*of_gates, plan.resident, plan.hold, plan.summed_gates),
         "W_IH": weight(*of_gates, plan.resident_ih, plan.hold, plan.summed_gates),
         "W_HR": weight(H if forward else P, H, plan.chunks_hr, plan.resident_hr, plan.hold_hr),
     })  # fmt: skip
 
 
-def _wrapped(found: dict) -> dict:
+def wrapped(found: dict) -> dict:
     """Wrap constants in tl.constexpr for compiled code, which adds and compares only these."""
     return found if is_interpreted() else {name: tl.constexpr(v) for name, v in found.items()}
 
