@@ -107,7 +107,7 @@ CHECKED = cd $(COPY) && PYTHONPATH=kernels ASAN_OPTIONS=detect_leaks=0 \
 	$(abspath $(RUN))
 ENGINE  := native native_plan native_lanes native_short native_tiles native_memory native_bf16 \
 	native_cells native_terms native_terms_lstm native_switches samples cross_entropy \
-	cross_entropy_bf16 dropout
+	cross_entropy_bf16 dropout prepare heads slstm
 
 sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linux and g++
 	rm -rf $(COPY)

@@ -184,6 +184,9 @@ except torch.OutOfMemoryError as error:
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="this system does not say what a process holds")
+@pytest.mark.skipif(
+    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer takes memory itself"
+)
 @pytest.mark.parametrize(
     ("steps", "more", "said"),
     [
