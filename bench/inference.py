@@ -47,6 +47,12 @@ class Question(Problem):
         return Local(self.reference, self).answer()
 
 
+class Rounded(Question):
+    """The same, of whose products a peer rounds the factors to bytes."""
+
+    products = "int8"
+
+
 class Local(Runner):
     """A module of this process."""
 
@@ -84,7 +90,7 @@ def build_ours(question: Question, prepared: bool) -> Local:
 def int8_tasks(suite: Any, options: Any) -> Iterator[Task]:
     """Yield the layers of each case, with float32 weights in nn.LSTM and int8 in all others."""
     for case in suite.cases:
-        question = Question(**vars(make_problem(case, options.device)))
+        question = Rounded(**vars(make_problem(case, options.device)))
 
         def local(quantize: Callable, question: Question = question) -> Local:
             return Local(quantize(copy.deepcopy(question.reference).eval()), question)
@@ -95,7 +101,7 @@ def int8_tasks(suite: Any, options: Any) -> Iterator[Task]:
             "native-int8": partial(local, fused_lstm.quantize),
             "native-int8-weights": partial(local, partial(fused_lstm.quantize, weight_only=True)),
         }
-        able, whys = entered(INT8, options, case.name)
+        able, whys = entered(INT8, options, case.name, "int8")
         build = {c.label: own.get(c.label) or partial(Remote, c, question) for c in able}
         yield Task(case.name, question, build, whys, rounded_to=torch.bfloat16)
 

@@ -57,7 +57,7 @@ PEERS = {
     "jax-cudnn": Peer("jax_cudnn", "jax", ("cuda",), at_least=JAX),  # jax.experimental.rnn
     "onnxruntime": Peer("onnx_runtime", "onnxruntime", ("cpu",), ("float32",), modes=INFERENCE),
     "onnxruntime-int8": Peer(
-        "onnx_runtime_int8", "onnxruntime", ("cpu",), ("float32",), modes=INFERENCE
+        "onnx_runtime_int8", "onnxruntime", ("cpu",), ("int8",), modes=INFERENCE
     ),
     "openvino": Peer("open_vino", "openvino", ("cpu",), ("float32", "bfloat16"), modes=INFERENCE),
     "flashrnn": Peer("flash_rnn", "flashrnn", *ON_GPU, "pip install flashrnn"),

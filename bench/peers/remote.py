@@ -168,4 +168,5 @@ def to_arrays(work: Work) -> dict[str, np.ndarray]:
 
 
 def dtype_name(work: Work) -> str:
-    return str(work.dtype).removeprefix("torch.")
+    """Return the dtype of a work's products, which its tensors need not have."""
+    return getattr(work, "products", str(work.dtype).removeprefix("torch."))

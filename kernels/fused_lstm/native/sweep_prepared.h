@@ -40,7 +40,7 @@ struct Float32 {
 // Four bytes along k of the weights, and of the left factor as many of float32.
 struct Int8Weights {
   static constexpr Prepared kind = Prepared::int8_weights;
-  static constexpr long tallest = Float32::tallest;
+  static constexpr long tallest = FL_BYTES == 64 ? 4 : FL_BYTES == 32 ? 2 : 1;
   using Sums = Vec<float>;
   using Left = Vec<float>;
   using Right = Vec<float>;
@@ -276,7 +276,8 @@ struct Ready {
                                     long words, const uint8_t* panel,
                                     const PreparedMatrix& weight, long at) {
     // So many sums of each element that a product does not wait for the one before.
-    constexpr int chains = R * GATES <= 4 ? 8 / (R * GATES) : 1;
+    constexpr int most = F::parts > 1 ? 2 : 8;  // registers
+    constexpr int chains = R * GATES <= most / 2 ? most / (R * GATES) : 1;
     constexpr long row_bytes = GATES * prepared::lanes * prepared::word;
     constexpr long left_word = prepared::left_word(F::kind);
     const uint8_t* const factor = left.data + first * left.stride;
@@ -326,9 +327,9 @@ struct Ready {
             F::right(panel + gate * prepared::lanes * prepared::word, part);
         FL_UNROLL for (int r = 0; r < R; ++r) sum[r][gate] = F::dot(sum[r][gate], a[r], b);
       }
-    }
-    FL_UNROLL for (int r = 0; r < R; ++r) {  // they stay where they are
-      FL_UNROLL for (int gate = 0; gate < GATES; ++gate) asm("" : FL_REGISTER(sum[r][gate]));
+      FL_UNROLL for (int r = 0; r < R; ++r) {  // they stay where they are
+        FL_UNROLL for (int gate = 0; gate < GATES; ++gate) asm("" : FL_REGISTER(sum[r][gate]));
+      }
     }
   }
 };

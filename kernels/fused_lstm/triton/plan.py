@@ -107,12 +107,12 @@ class Plan:
 
     @property
     def streams(self) -> bool:
-        """Whether a step reads some weights anew."""
+        """Return whether a step reads some weights anew."""
         return self.resident_fraction < 1
 
     @property
     def rounds(self) -> bool:
-        """Whether factors of products are rounded to TF32."""
+        """Return whether factors of products are rounded to TF32."""
         return self.dtype == "fp32" and self.precision == "tf32"
 
     @property
