@@ -24,6 +24,7 @@ MIB = 2**20
 PAGE = 4096  # what a block is rounded up to; under AddressSanitizer it ends in a page more
 SEED = torch.tensor([1])
 STATUS = Path("/proc/self/status")
+SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 
 
 @pytest.fixture(autouse=True)
@@ -184,9 +185,7 @@ except torch.OutOfMemoryError as error:
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="this system does not say what a process holds")
-@pytest.mark.skipif(
-    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer takes memory itself"
-)
+@pytest.mark.skipif(SANITIZED, reason="AddressSanitizer takes memory itself")
 @pytest.mark.parametrize(
     ("steps", "more", "said"),
     [
@@ -236,6 +235,7 @@ print("done")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.skipif(SANITIZED, reason="a child may inherit AddressSanitizer's own locked mutex")
 @pytest.mark.parametrize("rounds", [60, pytest.param(400, marks=pytest.mark.slow)])
 def test_a_child_forked_while_another_thread_takes_memory_can_take_some(rounds):
     """One that inherited a held mutex would wait for it for ever."""
