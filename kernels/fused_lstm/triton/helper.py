@@ -13,6 +13,10 @@ from .interpreter import is_interpreted, version
 # what they move out makes their loops shorter, but for the plans that launch.py names.
 KEEP_LOOP = version(triton) < (3, 9)
 
+# Whether wgmma waits for what cp.async has copied to shared memory, by a fence between the two.
+# Triton 3.6 puts it only after stores from registers.
+FENCES_COPIES = version(triton) >= (3, 9)
+
 
 def helper(function: Callable):
     """Return a function for kernels to call: `triton.jit`, without the interpreter's cost per call.

@@ -23,7 +23,7 @@ from .cells.dreamer import DREAMER
 from .cells.gru import GRU
 from .cells.lstm import LSTM
 from .cells.rnn import RNN_RELU, RNN_TANH
-from .helper import KEEP_LOOP
+from .helper import FENCES_COPIES, KEEP_LOOP
 from .interpreter import is_interpreted
 from .philox import scale_of
 from .plan import SIZES, Plan
@@ -164,6 +164,7 @@ class Constants:
     W_HR: Weight  # where PROJECTED
     AHEAD: int
     STAGES: int
+    COPIES: bool  # x, where weights stream, is copied to shared memory as it is
     EARLY: bool  # forward: a step's gates are loaded before the wait for it
     KEEP_LOOP: bool
     PERSISTENT: bool  # a launch has all steps
@@ -238,6 +239,7 @@ def constants(
         **_weights(plan),
         "AHEAD": plan.ahead,
         "STAGES": plan.stages,
+        "COPIES": plan.stages > 1 and FENCES_COPIES,
         "EARLY": plan.persistent and plan.batch_blocks == 1 and not varlen,
         "KEEP_LOOP": _keep_loop(plan, cell, resets),
         "PERSISTENT": plan.persistent,

@@ -150,7 +150,7 @@ def product(
         w_gate_ptr = w_ptr + gate * W.STRIDE_GATE
         for chunk in tl.range(W.RESIDENT, W.CHUNKS, num_stages=PLAN.STAGES):
             w = load_tile(w_gate_ptr, row, row_mask, chunk, W, PLAN)
-            x = load_moving(x_ptrs[gate], chunk, W.HOLD or PLAN.STAGES == 1, W, PLAN)
+            x = load_moving(x_ptrs[gate], chunk, W.HOLD or not PLAN.COPIES, W, PLAN)
             acc = dot(w, x, acc, x_ptrs[0], PLAN.PRECISION)
     return acc
 
