@@ -48,7 +48,7 @@ class Question(Problem):
 
 
 class Rounded(Question):
-    """The same, of whose products a peer rounds the factors to bytes."""
+    """A question of whose products a peer rounds the factors to bytes."""
 
     products = "int8"
 

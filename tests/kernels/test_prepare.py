@@ -130,7 +130,7 @@ def test_weights_alone_are_rounded(isa, case, T, B, I, H, threads):
 
 @pytest.mark.parametrize("dtype", [*CLOSE, torch.int8], ids=str)
 def test_many_rows_are_divided_too(dtype):
-    """Of 16 units there is one block, so that threads share its rows; the sums are the same."""
+    """Threads share the rows of 16 units, which are one block; the sums are the same."""
     module = fused_lstm.prepare(nn.LSTM(9, 16, num_layers=2, bidirectional=True), dtype)
     x, outputs = torch.randn(4, 150, 9), []
     for threads in (1, 3):

@@ -92,7 +92,7 @@ def share(monkeypatch, shared: str) -> None:
     ],
 )
 def test_programs_that_share_a_head(cell, dtype, shared, monkeypatch):
-    """Of 40 units the last block has 8, and most parts of K none."""
+    """Check 40 units, of which the last block has 8, and most parts of K none."""
     torch.manual_seed(3)
     options = {"recurrent_clip": 0.05} if cell == "slstm" else {}
     module = MAKE[cell](2, 80, num_heads=2, engine="triton", dtype=dtype, **options)

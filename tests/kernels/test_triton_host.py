@@ -49,7 +49,7 @@ def test_aten_calls_of_two_layers(direction, calls, fuse, counted):
 
 
 def test_rounding_is_one_launch(counted):
-    """Of TF32 weights that stream: two layers' w_hh, and the upper one's w_ih."""
+    """TF32 weights that stream are rounded: two layers' w_hh, and the upper one's w_ih."""
     assert counted["layers rounding"] == {"calls": {"empty_like": 3}, "launches": 1}
 
 

@@ -50,7 +50,8 @@ def gates_by_blocks(
                 w_ptr + ((head * PLAN.G + g) * K + unit)[None, :] * K + col[:, None],
                 mask=(unit < K)[None, :] & (col < K)[:, None], other=0.0,
             )  # fmt: skip
-            acc = multiply(tile.rounded(h, PLAN.ROUND), tile.rounded(w, PLAN.ROUND), acc, PLAN)
+            h, w = tile.rounded(h, PLAN.ROUND), tile.rounded(w, PLAN.ROUND)
+            acc = tile.multiply(h, w, acc, PLAN.PRECISION)
         gates = gates + (acc,)
     return gates
 
@@ -73,11 +74,11 @@ def gates_in_parts(
         for i in tl.static_range(PLAN.CHUNKS):  # all of them are in flight at once
             h = h + (load_moving(h_ptr, exists, i, K, PLAN),)
         for i in tl.static_range(PLAN.CHUNKS):
-            acc = multiply(h[i], weights[i], acc, PLAN)
+            acc = tile.multiply(h[i], weights[i], acc, PLAN.PRECISION)
     else:
         for i in tl.range(PLAN.CHUNKS, num_stages=PLAN.STAGES):
             w = load_rows(w_ptr, head, block, i, K, PLAN)
-            acc = multiply(load_moving(h_ptr, exists, i, K, PLAN), w, acc, PLAN)
+            acc = tile.multiply(load_moving(h_ptr, exists, i, K, PLAN), w, acc, PLAN.PRECISION)
     if PLAN.G == 1:
         gates = (summed(acc, PLAN),)
     else:
@@ -85,12 +86,7 @@ def gates_in_parts(
         acc = tl.reshape(acc, (2, 2, 2, PLAN.BLOCK_B, 2, 2, PLAN.BLOCK_K))
         acc = tl.permute(acc, (3, 6, 5, 4, 2, 1, 0))
         acc = tile.halves_added(tile.halves_added(tile.halves_added(acc)))
-        first, last = tl.split(acc)
-        gate_0, gate_1 = tl.split(first)
-        gate_2, gate_3 = tl.split(last)
-        gates = (gate_0, gate_1, gate_2)
-        if PLAN.G == 4:
-            gates = gates + (gate_3,)
+        gates = tile.split_gates(acc, PLAN.G)
     return gates
 
 
@@ -123,7 +119,8 @@ def dh_by_blocks(
                 w_ptr + ((head * PLAN.G + g) * K + col)[:, None] * K + unit[None, :],
                 mask=(col < K)[:, None] & (unit < K)[None, :], other=0.0,
             )  # fmt: skip
-            dh = multiply(tile.rounded(da, PLAN.ROUND), tile.rounded(w, PLAN.ROUND), dh, PLAN)
+            da, w = tile.rounded(da, PLAN.ROUND), tile.rounded(w, PLAN.ROUND)
+            dh = tile.multiply(da, w, dh, PLAN.PRECISION)
     return dh
 
 
@@ -147,24 +144,17 @@ def dh_in_parts(
             gate_ptr = da_ptr + (i // PLAN.CHUNKS) * H
             da = da + (load_moving(gate_ptr, exists, i % PLAN.CHUNKS, K, PLAN),)
         for i in tl.static_range(PLAN.G * PLAN.CHUNKS):
-            acc = multiply(da[i], weights[i], acc, PLAN)
+            acc = tile.multiply(da[i], weights[i], acc, PLAN.PRECISION)
     else:
         for g in tl.static_range(PLAN.G):
             for i in tl.range(PLAN.CHUNKS, num_stages=PLAN.STAGES):
                 w = load_columns(w_ptr, head, block, g, i, K, PLAN)
-                acc = multiply(load_moving(da_ptr + g * H, exists, i, K, PLAN), w, acc, PLAN)
+                da = load_moving(da_ptr + g * H, exists, i, K, PLAN)
+                acc = tile.multiply(da, w, acc, PLAN.PRECISION)
     return summed(acc, PLAN)
 
 
 # --- parts of both ---
-
-
-@helper
-def multiply(a, b, acc, PLAN: tl.constexpr):
-    """Return acc + a . b."""
-    if PLAN.PRECISION == "upcast":  # half precision in the interpreter, which cannot multiply it
-        return tl.dot(a.to(acc.dtype), b.to(acc.dtype), acc, out_dtype=acc.dtype)
-    return tl.dot(a, b, acc, input_precision=PLAN.PRECISION, out_dtype=acc.dtype)
 
 
 @helper

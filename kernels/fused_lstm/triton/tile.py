@@ -236,12 +236,19 @@ def gates_of(acc, PLAN: tl.constexpr):
             acc = halves_added(halves_added(tl.permute(acc, (4, 5, 3, 2, 1, 0))))
         else:
             acc = tl.permute(tl.reshape(acc, (2, 2, PLAN.UNITS, PLAN.BLOCK_B)), (2, 3, 1, 0))
-        first, last = tl.split(acc)
-        gate_0, gate_1 = tl.split(first)
-        gate_2, gate_3 = tl.split(last)
-        gates = (gate_0, gate_1, gate_2)
-        if PLAN.GATES == 4:
-            gates = gates + (gate_3,)
+        gates = split_gates(acc, PLAN.GATES)
+    return gates
+
+
+@helper
+def split_gates(acc, G: tl.constexpr):
+    """Return G gates, 3 or 4, of sums [., ., 2, 2], of which [., ., j, i] is gate 2 i + j."""
+    first, last = tl.split(acc)
+    gate_0, gate_1 = tl.split(first)
+    gate_2, gate_3 = tl.split(last)
+    gates = (gate_0, gate_1, gate_2)
+    if G == 4:
+        gates = gates + (gate_3,)
     return gates
 
 
