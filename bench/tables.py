@@ -522,18 +522,22 @@ def per_sample() -> str:
 
 
 def slstm() -> str:
-    """Return how long a package's sLSTM cell takes converted, and its own times in that."""
+    """Return how long a package's sLSTM cell takes converted, and its own times in that.
+
+    A field has a figure for each number of threads, "-" without a record.
+    """
     frame, body = results("slstm.jsonl"), []
-    for case, threads in product(each(frame, "case"), each(frame, "threads")):
-        pair = [
-            by_contender(frame, case=case, threads=threads, mode=mode)
-            for mode in ("inference", "step")
-        ]
-        wanted = "ms native", "x eager native", "x compiled native"
-        if all(pair):
-            body.append([case, str(threads), *(f for by in pair for f in cells_of(by, *wanted))])
+    threads = sorted(each(frame, "threads"))
+    keys = {(row.package, *row.shape.values(), row.heads): row.case for row in rows(frame)}
+    for _, case in sorted(keys.items(), key=lambda item: (item[0][0] != "xlstm", item[0])):
+        fields = []
+        for mode in ("inference", "step"):
+            of = [by_contender(frame, case=case, threads=n, mode=mode) for n in threads]
+            for wanted in ("ms native", "x eager native", "x compiled native"):
+                fields.append(" / ".join(cell(by, wanted) for by in of))
+        body.append([case, *("-" if set(field) <= set("- /") else field for field in fields)])
     columns = product(("forward", "and backward"), ("native, ms", "eager", "compiled"))
-    return markdown(("cell", "threads", *map(": ".join, columns)), body)
+    return markdown(("cell", *map(": ".join, columns)), body)
 
 
 def compiled_heads() -> str:

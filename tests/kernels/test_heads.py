@@ -7,6 +7,7 @@ import torch
 
 import fused_lstm
 from fused_lstm import heads, native
+from fused_lstm.integrations.gates import run_gates
 from fused_lstm.spec import Spec
 from heads import MAKE, results, state_of
 from tolerance import GPU_NORM, assert_close, error_norm
@@ -246,6 +247,22 @@ def test_layouts_convert_both_ways(layout):
         "xlstm": lambda: torch.einsum("nkgj,bnk->bngj", there, h),
     }[layout]()
     torch.testing.assert_close(theirs, by_h)
+
+
+@native_only
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("N", "K"), [(1, 37), (3, 16), (2, 130)])
+def test_native_takes_a_weight_whose_inputs_come_first(N, K, dtype, threads):
+    """As TiRex's and DreamerV3's do: a view of it gives the same bits as a copy."""
+    torch.set_num_threads(threads)
+    gates, states = torch.randn(3, 2, 4 * N * K), torch.randn(4, 2, N * K)
+    weight, bias = heads.from_dreamer(torch.randn(N, K, 4 * K)), torch.zeros(4 * N * K)
+    gates, states, weight, bias = (t.to(dtype) for t in (gates, states, weight, bias))
+    spec = Spec("slstm", num_heads=N)
+    view = run_gates(spec, "native", gates, states, weight, bias)
+    copy = run_gates(spec, "native", gates, states, weight.contiguous(), bias)
+    assert all(torch.equal(a, b) for a, b in zip(view, copy, strict=True))
 
 
 # --- what is refused ---

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
+import subprocess
 import sys
 import warnings
 
@@ -99,6 +101,62 @@ def test_opacus_without_our_module_is_refused():
     private = opacus.GradSampleModule(model)
     with pytest.raises(ValueError, match=r"under Opacus; expected fused_lstm.opacus.LSTM"):
         private(torch.randn(5, 2, 3))
+
+
+@pytest.mark.usefixtures("_float64")
+def test_attentive_fps_relu_in_place_after_its_cells(monkeypatch):
+    """GRUCell's outputs are written over by relu_, in training; once that was refused."""
+    models = pytest.importorskip("torch_geometric.nn.models", reason="it is not installed")
+    module, ran = sys.modules["fused_lstm.install"], []
+    monkeypatch.setattr(module, "cell_pays", lambda *_: True)  # torch's are faster in training
+    monkeypatch.setattr(module, "call", lambda *a, call=module.call: ran.append(1) or call(*a))
+    torch.manual_seed(0)
+    model = models.AttentiveFP(8, 16, 2, edge_dim=4, num_layers=2, num_timesteps=2)
+    graph = torch.randn(6, 8), torch.randint(6, (2, 12)), torch.randn(12, 4)
+    molecule, found = torch.tensor([0, 0, 0, 1, 1, 1]), []
+    for context in bench.LABELS.values():
+        with context():
+            y = model(*graph, molecule)
+            found.append([y, *torch.autograd.grad(y.square().sum(), list(model.parameters()))])
+    assert len(ran) == 4  # a layer of atoms and the next one, and two steps of molecules
+    for right, ours in zip(*found, strict=True):
+        assert_close(ours, right, "y and gradients")
+
+
+# A server loads a model, never runs it, and forks workers that do.
+FORKS = """
+import multiprocessing, sys
+sys.path.insert(0, ".")
+import torch, fused_lstm
+from bench.models.openunmix import case
+
+model = case()
+
+def work(_):
+    with torch.no_grad(), fused_lstm.install():
+        assert all(what.startswith("native") for what in fused_lstm.explain(model.model).values())
+        ours = model.infer()
+    with torch.no_grad():
+        return float((ours - model.infer()).abs().max())
+
+model.model.eval()
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    print(max(pool.map(work, range(2))))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_workers_forked_from_a_parent_that_ran_nothing():
+    """They waited for ever for threads that they do not have.
+
+    So do torch's own operators where the parent has run one on several threads: EnCodec's in its
+    weight norm, PyTorch Geometric's in an argsort.
+    """
+    case_of("openunmix")
+    run = [sys.executable, "-c", FORKS]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-4
 
 
 def test_skorch_builds_its_module_in_fit():

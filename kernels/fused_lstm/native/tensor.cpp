@@ -126,6 +126,12 @@ bool Tensor::is_contiguous() const {
   return is;
 }
 
+bool Tensor::is_transposed() const {
+  int64_t* strides = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(handle, &strides));
+  return dim() == 3 && strides[0] == size(1) * size(2) && strides[1] == 1 && strides[2] == size(1);
+}
+
 Tensor Tensor::contiguous() const {
   if (is_contiguous()) return *this;
   return call("aten::contiguous", "", *this, aoti_torch_memory_format_contiguous_format());

@@ -72,6 +72,9 @@ class Tensor {
   bool is_cpu() const;
   bool is_contiguous() const;
 
+  // Whether it is a contiguous tensor [N, A, B] seen as [N, B, A].
+  bool is_transposed() const;
+
   // Itself, where it is so already.
   Tensor contiguous() const;
   Tensor to(Dtype dtype) const;

@@ -11,6 +11,7 @@
 namespace fused_lstm {
 namespace {
 
+constexpr long square = 16;  // of a matrix that is transposed
 constexpr long chunk_bytes = 128 << 10;  // of x's part of the gates that is brought in at once
 
 // T, B: steps, batch; N, K: heads, and units of each.
@@ -88,6 +89,47 @@ Tensor state_of(const Heads& heads, const Tensor& state, long states, Dtype dtyp
   return own;
 }
 
+// The rows `first` to `last` of a matrix, of one whose rows are its columns. A square goes by way of
+// a small one: lines a power of two apart, as those of a weight may be, share a set of the cache.
+template <class T>
+void transpose(const T* from, long rows, long columns, long first, long last, T* to) {
+  T small[square][square];
+  for (long column = 0; column < columns; column += square) {
+    const long width = std::min(square, columns - column);
+    for (long k = 0; k < width; ++k) {
+      std::copy_n(from + (column + k) * rows + first, last - first, small[k]);
+    }
+    for (long row = first; row < last; ++row) {
+      T* const out = to + row * columns + column;
+      for (long k = 0; k < width; ++k) out[k] = small[k][row - first];
+    }
+  }
+}
+
+// weight_hh [N, G*K, K] in a dtype, contiguous. DreamerV3 and TiRex have [N, K, G*K] in memory, of
+// which aten::contiguous makes a copy in the time of a hundred steps.
+Tensor weight_of(const Tensor& weight, Dtype dtype) {
+  if (weight.dtype() != dtype || dtype == Dtype::BFloat16 || !weight.is_transposed()) {
+    return converted(weight, dtype);
+  }
+  const Tensor own = fresh(weight.sizes(), dtype);
+  const long count = weight.size(0), rows = weight.size(1), columns = weight.size(2);
+  const long blocks = (rows + square - 1) / square;
+  const auto copy = [&](const auto* element) {
+    using E = std::remove_const_t<std::remove_pointer_t<decltype(element)>>;
+    run_on_team(weight.numel() < 1 << 16 ? 1 : team_size(), [&](const Worker& worker) {
+      for (long i = worker.id; i < count * blocks; i += worker.count) {
+        const long n = i / blocks, first = i % blocks * square;
+        transpose(element + n * rows * columns, rows, columns, first,
+                  std::min(first + square, rows), data_of<E>(own) + n * rows * columns);
+      }
+    });
+  };
+  if (dtype == Dtype::Double) copy(data_of<const double>(weight));
+  if (dtype == Dtype::Float) copy(data_of<const float>(weight));
+  return own;
+}
+
 Heads checked_heads(const Tensor& rows, const char* name, long columns, const Tensor& h0,
                     const Tensor& c0, const Tensor& weight, const OptionalTensor& bias_m,
                     const std::string& cell, bool reverse, const OptionalTensor& batch_sizes,
@@ -130,7 +172,7 @@ Heads checked_heads(const Tensor& rows, const char* name, long columns, const Te
   }
   heads.h0 = state_of(heads, h0, 1, heads.dtype);
   heads.c0 = state_of(heads, c0, states, sum_dtype(heads.dtype));
-  heads.weight = converted(weight, heads.dtype);
+  heads.weight = weight_of(weight, heads.dtype);
   return heads;
 }
 
