@@ -114,7 +114,7 @@ FAULTS = [
     Fault("cp.async.wait_group + 1",
           every(r"cp\.async\.wait_group\s+(\d+)",
                 lambda match: f"cp.async.wait_group {int(match[1]) + 1}"),
-          "uninitialised read", path="streamed"),
+          "uninitialised read", path="streamed", schedule=LATE),
     Fault("cp.async.commit_group removed", every(r"cp\.async\.commit_group;", ""),
           "uninitialised read", path="streamed", schedule=LATE),
     Fault("wgmma.wait_group + 1",
