@@ -482,7 +482,9 @@ def main(argv: list[str] | None = None) -> int:
             print(table(report), end="\n\n", flush=True)
             if args.sass:
                 print("\n".join(report["sass"]), end="\n\n")
-            chosen.append({key: value for key, value in report.items() if key != "sass"})
+            else:
+                del report["sass"]
+            chosen.append(report)
         print(LEGEND)
         if args.json:
             Path(args.json).write_text(json.dumps(chosen, indent=1) + "\n")
