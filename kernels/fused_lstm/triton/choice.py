@@ -47,6 +47,9 @@ def choose(
     if steps.persistent and not wave.persistent:
         reason = f"{layers} layers at once do not run at once on {device.sms} SMs"
         return replace(steps, why=(*steps.why, f"{reason}: one launch a layer"))
+    if device.tcgen05 and (dtype == "fp64" or (dtype == "fp32" and wave.streams)):
+        reason = "a wave in float64, or whose TF32 weights stream, spills registers on this card"
+        return replace(steps, why=(*steps.why, f"{reason}: one launch a layer"))
     one, all = estimate(steps, device), estimate(wave, device)
     if all > layers * one:
         reason = f"a wave of {layers} layers takes about {all:.1f} us, one layer {one:.1f} us"

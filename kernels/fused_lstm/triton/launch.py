@@ -332,18 +332,23 @@ def _keep_loop(plan: Plan, cell: Spec, resets: bool) -> bool:
         return False
     # Two sums a gate: an H100 at H=650, and where weights stream a 5090 at H=650.
     two_sums = resets and plan.kind == "layers" and (plan.stages > 1 or not plan.hold)
-    return KEEP_LOOP or _spills(plan) or two_sums or not cell.is_plain_lstm
+    # Masks beside many weights: a B200 at H=1500, except a forward whose weights are half as large.
+    large = plan.tcgen05 and plan.hidden > 1024
+    many = resets and large and (plan.direction == "backward" or plan.dtype == "fp32")
+    return KEEP_LOOP or _spills(plan) or two_sums or many or not cell.is_plain_lstm
 
 
 def _spills(plan: Plan) -> bool:
     """Return whether a time loop, with all that can be moved out of it, exceeds the registers.
 
-    fused_lstm.inspect found these cases: a forward of many units (an L4 at H=1500), and, from sm_90
-    on, a backward that streams a part of its weights (an H100 at H=1024 in TF32), a projected one,
-    or one in TF32 where products have a memory of their own (a B200 at H=650).
+    fused_lstm.inspect found these cases: a forward of many units (an L4 at H=1500), one that streams
+    TF32 weights through wgmma (an H100 at H=1024), and, from sm_90 on, a backward that streams a
+    part of its weights (the same), a projected one, or one in TF32 where products have a memory of
+    their own (a B200 at H=650).
     """
     if plan.direction == "forward":
-        return plan.units > 16
+        by_group = not plan.hold and not plan.tcgen05
+        return plan.units > 16 or (by_group and plan.stages > 1 and plan.dtype == "fp32")
     moves_much = plan.stages > 1 or plan.projected > 0 or (plan.tcgen05 and plan.dtype == "fp32")
     return moves_much and not plan.hold
 
