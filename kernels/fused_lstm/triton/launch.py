@@ -335,22 +335,26 @@ def _keep_loop(plan: Plan, cell: Spec, resets: bool) -> bool:
     # Masks beside many weights: a B200 at H=1500, except a forward whose weights are half as large.
     large = plan.tcgen05 and plan.hidden > 1024
     many = resets and large and (plan.direction == "backward" or plan.dtype == "fp32")
-    return KEEP_LOOP or _spills(plan) or two_sums or many or not cell.is_plain_lstm
+    # Options need registers too, except in a forward of TF32 weights on chip: an H100 at H=650.
+    tf32_on_chip = plan.direction == "forward" and plan.dtype == "fp32" and plan.stages == 1
+    fits = tf32_on_chip and not (plan.hold or plan.tcgen05 or cell.layer_norm or resets)
+    options = not (cell.is_plain_lstm or fits)
+    return KEEP_LOOP or _spills(plan) or two_sums or many or options
 
 
 def _spills(plan: Plan) -> bool:
     """Return whether a time loop, with all that can be moved out of it, exceeds the registers.
 
     fused_lstm.inspect found these cases: a forward of many units (an L4 at H=1500), one that streams
-    TF32 weights through wgmma (an H100 at H=1024), and, from sm_90 on, a backward that streams a
-    part of its weights (the same), a projected one, or one in TF32 where products have a memory of
-    their own (a B200 at H=650).
+    TF32 weights (an H100 at H=1024, a B200 at H=1500 with a projection), and, from sm_90 on, a
+    backward that streams a part of its weights (an H100 at H=1024), a projected one, or one in TF32
+    where products have a memory of their own (a B200 at H=650).
     """
     if plan.direction == "forward":
-        by_group = not plan.hold and not plan.tcgen05
-        return plan.units > 16 or (by_group and plan.stages > 1 and plan.dtype == "fp32")
-    moves_much = plan.stages > 1 or plan.projected > 0 or (plan.tcgen05 and plan.dtype == "fp32")
-    return moves_much and not plan.hold
+        streams_tf32 = plan.stages > 1 and plan.dtype == "fp32" and not plan.hold
+        return plan.units > 16 or (streams_tf32 and (plan.projected > 0 or not plan.tcgen05))
+    large = plan.tcgen05 and plan.dtype == "fp32" and plan.hidden > 512
+    return (plan.stages > 1 or plan.projected > 0 or large) and not plan.hold
 
 
 @lru_cache(1024)
