@@ -480,10 +480,10 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         for report in reports(args):
             print(table(report), end="\n\n", flush=True)
+            code = report.pop("sass", ["a program of AMD's is not disassembled"])
             if args.sass:
-                print("\n".join(report["sass"]), end="\n\n")
-            else:
-                del report["sass"]
+                print("\n".join(code), end="\n\n")
+                report["sass"] = code
             chosen.append(report)
         print(LEGEND)
         if args.json:
