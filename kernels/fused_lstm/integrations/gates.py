@@ -59,7 +59,15 @@ def run_gates(
     with torch.autocast(gates.device.type, enabled=False):
         h0, *rest = states.to(dtype).unbind(0)
         y, h_n, c_n, _ = recurrence.recur(
-            OPS.get(name), recurrence.cell_of(spec), (gates + bias).to(dtype), h0,
+            OPS.get(name), recurrence.cell_of(spec), with_bias(gates, bias).to(dtype), h0,
             torch.cat(rest, dim=-1) if rest else h0, weight_hh.to(dtype), keep=keep,
         )  # fmt: skip
         return y, torch.stack([h_n, *(c_n.chunk(len(rest), dim=-1) if rest else ())])
+
+
+def with_bias(gates: Tensor, bias: Tensor) -> Tensor:
+    """Return gates + bias, contiguous: a sum of gates that lie batch first would lie so too."""
+    if gates.is_contiguous():
+        return gates + bias
+    dtype = torch.result_type(gates, bias)
+    return gates.to(dtype, copy=True, memory_format=torch.contiguous_format).add_(bias)
