@@ -20,6 +20,7 @@ from .cases import Case, Outcome
 from .run import WEAK, Schedule
 
 Change = Callable[[str], str]
+RELEASE = r"(red|atom)\.global\.gpu\.release"  # as Triton 3.9 has it, or 3.6
 LATE = replace(WEAK, lazy=2)  # a copy that nobody waits for never comes
 
 
@@ -49,7 +50,7 @@ def _after_acquire(pattern: str) -> Change:
 
 def _before_release(ptx: str) -> str:
     """Drop the program's barriers between its last stores and the release."""
-    at = ptx.index("red.global.gpu.release")
+    at = re.search(RELEASE, ptx).start()
     start = ptx.rindex("st.global", 0, at)
     return ptx[:start] + re.sub(r"bar\.sync[^;]*;", "", ptx[start:at]) + ptx[at:]
 
@@ -75,12 +76,12 @@ def _unchanged(ptx: str) -> str:
 
 H = 33
 WAIT = r"[^\n]*ld\.acquire[^\n]*\n((?:.|\n)*?)[^\n]*bra[^\n]*\n"
-ARRIVE = r"@%p\d+ red\.global[^;]*;"
+ARRIVE = r"@%p\d+ (?:red|atom)\.global[^;]*;"
 FAULTS = [
     # --- the barrier ---
     Fault("wait removed", every(WAIT, r"\1"), "race"),
-    Fault("release relaxed", every(r"(red\.global\.gpu)\.release", r"\1.relaxed"), "race"),
-    Fault("release at cta scope", every(r"red\.global\.gpu\.release", "red.global.cta.release"),
+    Fault("release relaxed", every(RELEASE, r"\1.global.gpu.relaxed"), "race"),
+    Fault("release at cta scope", every(RELEASE, r"\1.global.cta.release"),
           "race"),
     Fault("acquire relaxed", every(r"ld\.acquire\.gpu\.global", "ld.relaxed.gpu.global"), "race"),
     Fault("acquire a plain load", every(r"ld\.acquire\.gpu\.global", "ld.global"), "race"),
@@ -94,7 +95,7 @@ FAULTS = [
     # --- the meeting inside a step, alone ---
     Fault("wait inside a step removed", inside(WAIT, r"\1"), "race", kinds=("projected",)),
     Fault("arrive inside a step removed", inside(ARRIVE, ""), "deadlock", kinds=("projected",)),
-    Fault("release inside a step relaxed", inside(r"(red\.global\.gpu)\.release", r"\1.relaxed"),
+    Fault("release inside a step relaxed", inside(RELEASE, r"\1.global.gpu.relaxed"),
           "race", kinds=("projected",)),
     Fault("acquire inside a step relaxed",
           inside(r"ld\.acquire(\.gpu\.global)", r"ld.relaxed\1"), "race", kinds=("projected",)),

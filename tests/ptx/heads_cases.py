@@ -37,7 +37,7 @@ FINDS = {  # faults of the barrier, and what finds each
 
 def _no_sync_before_release(ptx: str) -> str:
     """Drop the program's barriers between the loop over its blocks and the release."""
-    at = ptx.index("red.global.gpu.release")
+    at = re.search(faults.RELEASE, ptx).start()
     start = ptx.rindex("\n$L__BB", 0, at)
     return ptx[:start] + re.sub(r"bar\.sync[^;]*;", "", ptx[start:at]) + ptx[at:]
 
