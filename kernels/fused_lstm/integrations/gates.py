@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import ops, recurrence
 from ..engines import resolve
 from ..functional import autocast_dtype
+from ..pullback import is_transformed
 from ..spec import Spec
 
 OPS = {"native": ops.NATIVE, "triton": ops.TRITON}
@@ -67,7 +68,7 @@ def run_gates(
 
 def with_bias(gates: Tensor, bias: Tensor) -> Tensor:
     """Return gates + bias, contiguous: a sum of gates that lie batch first would lie so too."""
-    if gates.is_contiguous():
+    if gates.is_contiguous() or is_transformed():  # vmap may not write to what has no batch
         return gates + bias
     dtype = torch.result_type(gates, bias)
     return gates.to(dtype, copy=True, memory_format=torch.contiguous_format).add_(bias)
