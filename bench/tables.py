@@ -480,8 +480,8 @@ def faster() -> str:
         frame = results(f"{row.file}.jsonl")
         by = by_contender(frame, case=row.case, mode=row.mode, dtype=row.dtype)
         beside, ours = by[row.beside], by[row.ours]
-        says = "nn.LSTM" if row.beside in (BASE, "stock-cudnn") else name(row.beside)
-        body.append([row.says, says, ms(beside), ms(ours), factor(beside, ours)])
+        system = "nn.LSTM" if row.beside in (BASE, "stock-cudnn") else name(row.beside)
+        body.append([row.says, system, ms(beside), ms(ours), factor(beside, ours)])
     return markdown(("forward and backward", "beside", "ms", "native, ms", "native's speed"), body)
 
 

@@ -40,40 +40,33 @@ def problem(fuse: str) -> dict[str, Callable[[], object]]:
     }
 
 
-def calls_of(function: Callable[[], object]) -> Counter[str]:
-    """Return the ATen operators that one call dispatches; all views count as `views`."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Count(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            found["views" if function.is_view else function.overloadpacket.__name__] += 1
-            return function(*args, **(kwargs or {}))
-
-    found: Counter[str] = Counter()
-    with Count():
-        function()
-    return found
-
-
-def products_of(function: Callable[[], object]) -> list[Callable[[], object]]:
-    """Return torch's own matrix products in one call, each with its factors."""
+def calls_of(function: Callable[[], object]) -> list[partial]:
+    """Return the ATen operators that one call dispatches, each with its arguments."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Note(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if function.overloadpacket.__name__ in PRODUCTS:
-                found.append(partial(function, *args, **(kwargs or {})))
-            return function(*args, **(kwargs or {}))
+            found.append(partial(function, *args, **(kwargs or {})))
+            return found[-1]()
 
-    found: list[Callable[[], object]] = []
+    found: list[partial] = []
     with Note():
         function()
     return found
 
 
+def counted(calls: list[partial]) -> Counter[str]:
+    """Return how often each operator was called; all views count as `views`."""
+    operators = [call.func for call in calls]
+    return Counter("views" if o.is_view else o.overloadpacket.__name__ for o in operators)
+
+
 def microseconds(function: Callable[[], object]) -> float:
     """Return a call's microseconds of processor time less its products': the median round's."""
-    products, found = products_of(function), []
+    calls = calls_of(function)
+    products = [call for call in calls if call.func.overloadpacket.__name__ in PRODUCTS]
+    del calls  # and what else they hold
+    found = []
     for _ in range(ROUNDS):
         began = time.thread_time()
         for _ in range(CALLS):
@@ -111,7 +104,7 @@ def main(timed: bool) -> int:
         for name, function in functions.items():
             function()
             dry.LAUNCHES.clear()
-            calls = calls_of(function)
+            calls = counted(calls_of(function))
             found: dict[str, Any] = {"calls": calls, "launches": len(dry.LAUNCHES)}
             if timed:
                 found["us"] = microseconds(function)

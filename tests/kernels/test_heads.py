@@ -254,7 +254,7 @@ def test_layouts_convert_both_ways(layout):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("N", "K"), [(1, 37), (3, 16), (2, 130)])
 def test_native_takes_a_weight_whose_inputs_come_first(N, K, dtype, threads):
-    """As TiRex's and DreamerV3's do: a view of it gives the same bits as a copy."""
+    """Compare a view of TiRex's or DreamerV3's weight with a copy: the bits are the same."""
     torch.set_num_threads(threads)
     gates, states = torch.randn(3, 2, 4 * N * K), torch.randn(4, 2, N * K)
     weight, bias = heads.from_dreamer(torch.randn(N, K, 4 * K)), torch.zeros(4 * N * K)

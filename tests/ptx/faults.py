@@ -48,11 +48,15 @@ def _after_acquire(pattern: str) -> Change:
     return every(rf"(ld\.acquire(?:.|\n)*?\n)([^\n]*{pattern}[^\n]*\n)", r"\1")
 
 
-def _before_release(ptx: str) -> str:
-    """Drop the program's barriers between its last stores and the release."""
-    at = re.search(RELEASE, ptx).start()
-    start = ptx.rindex("st.global", 0, at)
-    return ptx[:start] + re.sub(r"bar\.sync[^;]*;", "", ptx[start:at]) + ptx[at:]
+def before_release(since: str) -> Change:
+    """Return what drops the program's barriers between the last `since` and the release."""
+
+    def change(ptx: str) -> str:
+        at = re.search(RELEASE, ptx).start()
+        start = ptx.rindex(since, 0, at)
+        return ptx[:start] + re.sub(r"bar\.sync[^;]*;", "", ptx[start:at]) + ptx[at:]
+
+    return change
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ FAULTS = [
     Fault("acquire at cta scope", every(r"ld\.acquire\.gpu\.global", "ld.acquire.cta.global"),
           "race"),
     Fault("arrive removed", every(ARRIVE, ""), "deadlock"),
-    Fault("bar.sync before the arrive removed", _before_release, "race"),
+    Fault("bar.sync before the arrive removed", before_release("st.global"), "race"),
     Fault("bar.sync after the wait removed", _after_acquire(r"bar\.sync"), "race"),
     Fault("counters not zeroed", _unchanged, "uninitialised read", unzeroed="counters"),
     Fault("counters of the call before", _unchanged, "race", kept="counters"),

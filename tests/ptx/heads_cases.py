@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from unittest import mock
 
 import torch
@@ -35,15 +34,8 @@ FINDS = {  # faults of the barrier, and what finds each
 }
 
 
-def _no_sync_before_release(ptx: str) -> str:
-    """Drop the program's barriers between the loop over its blocks and the release."""
-    at = re.search(faults.RELEASE, ptx).start()
-    start = ptx.rindex("\n$L__BB", 0, at)
-    return ptx[:start] + re.sub(r"bar\.sync[^;]*;", "", ptx[start:at]) + ptx[at:]
-
-
 FAULTS = {fault.name: fault.change for fault in faults.FAULTS if fault.name in FINDS} | {
-    "bar.sync before the arrive removed": _no_sync_before_release,
+    "bar.sync before the arrive removed": faults.before_release("\n$L__BB"),  # its loop over blocks
     "wait for the step before": faults.every(
         r"(sub\.s32 seen, seen, [^;]*;)", r"\1 add.s32 seen, seen, 3;"
     ),

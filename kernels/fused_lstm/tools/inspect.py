@@ -223,6 +223,7 @@ def inspect_amd(
         "spills": number("vgpr_spill_count"),
         "matrix": len(re.findall(r"\bv_(?:mfma|wmma)_", text)),
         "cost": asdict(choice.cost(chosen, device)),
+        "sass": ["a program of AMD's is not disassembled"],
     }
 
 
@@ -480,10 +481,10 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         for report in reports(args):
             print(table(report), end="\n\n", flush=True)
-            code = report.pop("sass", ["a program of AMD's is not disassembled"])
             if args.sass:
-                print("\n".join(code), end="\n\n")
-                report["sass"] = code
+                print("\n".join(report["sass"]), end="\n\n")
+            else:
+                del report["sass"]
             chosen.append(report)
         print(LEGEND)
         if args.json:
