@@ -40,32 +40,30 @@ def problem(fuse: str) -> dict[str, Callable[[], object]]:
     }
 
 
-def calls_of(function: Callable[[], object]) -> list[partial]:
-    """Return the ATen operators that one call dispatches, each with its arguments."""
+def calls_of(function: Callable[[], object]) -> list[tuple[Any, Callable[[], object]]]:
+    """Return the ATen operators that one call dispatches, each with its own call."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Note(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            found.append(partial(function, *args, **(kwargs or {})))
-            return found[-1]()
+            call = partial(function, *args, **(kwargs or {}))
+            found.append((function, call))
+            return call()
 
-    found: list[partial] = []
+    found: list[tuple[Any, Callable[[], object]]] = []
     with Note():
         function()
     return found
 
 
-def counted(calls: list[partial]) -> Counter[str]:
-    """Return how often each operator was called; all views count as `views`."""
-    operators = [call.func for call in calls]
-    return Counter("views" if o.is_view else o.overloadpacket.__name__ for o in operators)
+def name_of(operator: Any) -> str:
+    """Return an ATen operator's name; all views are `views`."""
+    return "views" if operator.is_view else operator.overloadpacket.__name__
 
 
 def microseconds(function: Callable[[], object]) -> float:
     """Return a call's microseconds of processor time less its products': the median round's."""
-    calls = calls_of(function)
-    products = [call for call in calls if call.func.overloadpacket.__name__ in PRODUCTS]
-    del calls  # and what else they hold
+    products = [call for operator, call in calls_of(function) if name_of(operator) in PRODUCTS]
     found = []
     for _ in range(ROUNDS):
         began = time.thread_time()
@@ -104,7 +102,7 @@ def main(timed: bool) -> int:
         for name, function in functions.items():
             function()
             dry.LAUNCHES.clear()
-            calls = counted(calls_of(function))
+            calls = Counter(name_of(operator) for operator, _ in calls_of(function))
             found: dict[str, Any] = {"calls": calls, "launches": len(dry.LAUNCHES)}
             if timed:
                 found["us"] = microseconds(function)
