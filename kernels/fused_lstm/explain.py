@@ -35,8 +35,9 @@ def explain(model: nn.Module) -> dict[str, str]:
     Returns:
         The layer's name, as in named_modules -> an engine and its description, such as "native at
         layers: C++ kernels ...", or "torch's own: " and the reason; then the calls that differ.
-        Under `install`, calls in a graph (torch.jit, torch.compile, torch.export, ONNX), under
-        torch.func, under a TorchDispatchMode and on tensor subclasses run torch's own code too.
+        Under `install`, calls in a graph (torch.jit, torch.export, ONNX; of cells, torch.compile),
+        under torch.func, under a TorchDispatchMode and on tensor subclasses run torch's own code
+        too.
     """
     layers = {name: _explained(module) for name, module in model.named_modules()}
     return {name: what for name, what in layers.items() if what is not None}

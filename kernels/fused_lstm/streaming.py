@@ -1,7 +1,7 @@
 """`Streaming`: a recurrent layer that takes one step a call and keeps its state.
 
-The constructor chooses the engine, checks the weights and orders them, which a module does at every
-call. A step is then little more than the engine's operator.
+The constructor chooses the engine and checks the weights, which a module does at every call. A step
+is then little more than the engine's operator.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Streaming:
     """An LSTM, GRU or RNN in inference: a call is one step, and the state stays between calls.
 
     It uses the engine and the weights that the module has at construction; a change of the weights
-    in place takes effect. It computes no gradients, and dropout and other training options are off.
+    in place takes effect. A weight that is not contiguous, such as a transposed one, is copied at
+    every step. It computes no gradients, and dropout and other training options are off.
 
     Args:
         module: a fused_lstm.LSTM, GRU or RNN of one direction.
@@ -65,7 +66,7 @@ class Streaming:
             module.spec, dropout=0.0, training=False, level=level, precision=precision,
             recompute=None,
         )  # fmt: skip
-        self._step = _step_of(engine, spec, [w.contiguous() for w in weights])
+        self._step = _step_of(engine, spec, weights)
         self.reset()
 
     def __call__(self, x: Tensor) -> Tensor:

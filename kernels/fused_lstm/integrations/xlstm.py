@@ -9,6 +9,7 @@ fast.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -41,11 +42,21 @@ def convert(model: Model, engine: str = "auto") -> Model:
     for cell in cells:
         check_engine(engine, None, spec_of(cell.config))
     for cell in cells:
-        kind = type(cell)
-        if not issubclass(kind, Fused):
-            cell.__class__ = type(kind.__name__, (Fused, kind), {})
+        if not isinstance(cell, Fused):
+            cell.__class__ = fused(type(cell))
         cell.engine = engine
     return model
+
+
+@cache
+def fused(kind: type) -> type:
+    """Return the class of a converted cell that was of a class of xLSTM's."""
+    return type(kind.__name__, (Fused, kind), {"converted": kind})
+
+
+def blank(kind: type) -> Any:
+    """Return a converted cell without attributes, for pickle to fill."""
+    return object.__new__(fused(kind))
 
 
 def spec_of(config: Any) -> Spec:
@@ -67,6 +78,11 @@ class Fused:
     """Replace the forward and the step of xLSTM's cell."""
 
     engine: str
+    converted: type  # the cell's class before
+
+    def __reduce_ex__(self: Any, protocol: Any) -> tuple:
+        """Return how pickle makes the cell, whose class no module has by name."""
+        return blank, (self.converted,), self.__getstate__()
 
     def forward(
         self: Any, input: Tensor, state: Tensor | None = None, lengths: Tensor | None = None
