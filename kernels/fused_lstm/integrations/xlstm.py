@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from xlstm.blocks.slstm.cell import sLSTMCell_vanilla, sLSTMCellBase
+from xlstm.components.util import ParameterProxy
 
 from .. import heads
 from ..engines import check_engine
@@ -22,6 +23,7 @@ from ..spec import Spec
 from .gates import cells_in, run_gates
 
 Model = TypeVar("Model", bound=nn.Module)
+PROXIED = "proxied"  # in a pickle: attribute -> the parameter that it shows in another layout
 
 
 def convert(model: Model, engine: str = "auto") -> Model:
@@ -82,7 +84,18 @@ class Fused:
 
     def __reduce_ex__(self: Any, protocol: Any) -> tuple:
         """Return how pickle makes the cell, whose class no module has by name."""
-        return blank, (self.converted,), self.__getstate__()
+        proxies = {n: v for n, v in vars(self).items() if isinstance(v, ParameterProxy)}
+        state = {n: v for n, v in self.__getstate__().items() if n not in proxies}
+        state[PROXIED] = {n: v.parameter_name for n, v in proxies.items()}
+        return blank, (self.converted,), state
+
+    def __setstate__(self: Any, state: dict[str, Any]) -> None:
+        """Take what pickle kept, and make the proxies: xLSTM's cannot be copied or pickled."""
+        proxied = state.pop(PROXIED)
+        nn.Module.__setstate__(self, state)
+        for name, parameter in proxied.items():
+            ways = (getattr(self, f"{parameter}_{way}") for way in ("int2ext", "ext2int"))
+            vars(self)[name] = ParameterProxy(self, parameter, *ways)
 
     def forward(
         self: Any, input: Tensor, state: Tensor | None = None, lengths: Tensor | None = None
