@@ -143,7 +143,7 @@ SUITES = {
         [*lanes([(T, H) for T in (100, 400) for H in (256, 512)]), *SENTENCES],
         modes=("inference", "step"), pace=Pace(0.6)),
     "last": Suite("a loss on the last step, whose gradients vanish, beside one on all steps",
-        last_step(), modes=("backward",), dtypes=("float32", "bfloat16"), threads=(1,),
+        last_step(), modes=("backward",), contenders=of_labels(BASE, OURS), dtypes=("float32", "bfloat16"), threads=(1,),
         pace=Pace(1.0, least=3), device="cpu"),
     "scaling": Suite("as T, B, H or L grows", sweep(Case("", Shape(20, 20, 200, 200, 2)),
         T=(5, 10, 20, 40, 80), B=(1, 5, 10, 40, 80), H=(64, 128, 256, 512, 1024, 2048), L=(1, 4)),
