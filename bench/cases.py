@@ -81,6 +81,7 @@ class Case:
     spread: str = "equal"  # of SPREADS
     form: str = "dense"  # of FORMS
     cell: str = "lstm"  # or "gru"
+    loss: str = "all"  # steps whose outputs it reads: all, or the last
 
     def __str__(self) -> str:
         return self.name
@@ -149,7 +150,7 @@ class Problem:
     x: Tensor  # [T, B, I]
     h0: Tensor  # [D * L, B, H]
     c0: Tensor  # [D * L, B, H]
-    dy: Tensor  # [T, B, D * H], the gradient that comes back, zero past a row's end
+    dy: Tensor  # [T, B, D * H], the gradient that comes back, zero where the loss reads nothing
     lengths: Tensor  # [B] int64, on the CPU
     resets: Tensor  # [T, B] bool
 
@@ -178,6 +179,7 @@ class Problem:
         return {
             "shape": self.case.shape._asdict(), "form": self.case.form,
             "bidirectional": self.case.bidirectional, "tokens": self.tokens, "cell": self.case.cell,
+            "loss": self.case.loss,
             "flops": self.flops(mode),
         }  # fmt: skip
 
@@ -217,6 +219,8 @@ def make_problem(
     x = torch.randn(T, B, I, generator=generator)
     dy = torch.randn(T, B, D * H, generator=generator)
     dy[torch.arange(T)[:, None] >= lengths] = 0
+    if case.loss == "last":
+        dy[torch.arange(T)[:, None] < lengths - 1] = 0
     resets = (torch.rand(T, B, generator=generator) < RESET).to(device)
     h0, c0 = torch.zeros(2, D * L, B, H).to(device, dtype)
     x, dy = x.to(device, dtype), dy.to(device, dtype)

@@ -36,14 +36,15 @@ class Local(Runner):
         self.device, self.modes = problem.device, MODES
         if problem.device.type == "cuda":
             self.modes += tuple(mode + GRAPH for mode in MODES if mode != "backward")
-        self.module: Any  # nn.LSTM, or fused_lstm.LSTM
+        self.module: Any  # nn.LSTM or nn.GRU, or fused_lstm's
         if contender.label == BASE:
             self.module = copy.deepcopy(problem.reference)
             self.module.flatten_parameters()  # one buffer for cuDNN, which copies none at a call
         else:
             _, _, I, H, L = self.case.shape
             ways = {"engine": contender.engine, "fuse": contender.fuse}
-            self.module = fused_lstm.LSTM(I, H, L, bidirectional=self.case.bidirectional, **ways)
+            kind = fused_lstm.GRU if self.case.cell == "gru" else fused_lstm.LSTM
+            self.module = kind(I, H, L, bidirectional=self.case.bidirectional, **ways)
             self.module.to(problem.x).load_state_dict(problem.reference.state_dict())
         self.weights = list(self.module.parameters())
         self.packed = self._packed(problem.x) if self.case.form == "packed" else None
@@ -56,10 +57,12 @@ class Local(Runner):
     def _packed(self, rows: Tensor) -> PackedSequence:
         return pack_padded_sequence(rows, self.problem.lengths, enforce_sorted=False)
 
-    def forward(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Run the layers, keeping what a backward needs."""
+    def forward(self) -> tuple[Tensor, Any]:
+        """Run the layers, keeping what a backward needs; return y and the last state."""
         state, lengths = (self.problem.h0, self.problem.c0), self.problem.lengths
-        form, ours = self.case.form, isinstance(self.module, fused_lstm.LSTM)
+        form, ours = self.case.form, isinstance(self.module, fused_lstm.LSTM | fused_lstm.GRU)
+        if self.case.cell == "gru":
+            state = self.problem.h0
         if self.packed is not None:
             y, state = self.module(PackedSequence(self.x, *self.packed[1:]), state)
             y = y.data
@@ -106,10 +109,15 @@ class Local(Runner):
     def answer(self) -> dict[str, Tensor]:
         """Return y, of inference too, the final state and all gradients."""
         inference = self.inference()
-        y, (h_n, c_n) = self.forward()
+        y, state = self.forward()
         names = ["x", *(name for name, _ in self.module.named_parameters())]
         grads = {f"{n}.grad": g for n, g in zip(names, self.backward(), strict=True)}
-        tensors = {"inference": inference, "y": y, "h_n": h_n, "c_n": c_n} | grads
+        states = (state,) if self.case.cell == "gru" else state
+        tensors = (
+            {"inference": inference, "y": y}
+            | dict(zip(("h_n", "c_n"), states, strict=False))
+            | grads
+        )
         return {name: tensor.detach() for name, tensor in tensors.items()}
 
     def work(self, mode: str) -> tuple[Run, Run | None]:

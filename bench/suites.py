@@ -70,6 +70,27 @@ def short() -> list[Case]:
     return [Case(f"T={s.T}, {'' if s.B == 1 else f'B={s.B}, '}H={s.H}", s) for s in shapes]
 
 
+def last_step() -> list[Case]:
+    """Return calls with a loss on all steps and on the last, of an LSTM and a GRU.
+
+    The call of six layers is that of KernelBench's tasks 35 and 39.
+    """
+    shapes = [
+        Shape(50, 32, 128, 128, 1),
+        Shape(200, 32, 64, 64, 1),
+        Shape(300, 32, 32, 128, 2),
+        Shape(300, 20, 32, 256, 2),
+        Shape(512, 10, 128, 256, 6),
+        Shape(1000, 32, 128, 128, 1),
+    ]
+    return [
+        Case(f"{cell.upper()}, T={s.T}, B={s.B}, H={s.H}, L={s.L}, {loss}", s, cell=cell, loss=loss)
+        for s in shapes
+        for cell in ("lstm", "gru")
+        for loss in ("all", "last")
+    ]
+
+
 PTB = named("small", "medium", "large")
 INFER = of_labels(BASE, OURS, "onnxruntime", "openvino")
 SENTENCES = [
@@ -121,6 +142,9 @@ SUITES = {
     "lanes-all": Suite("the same at four sizes: five minutes",
         [*lanes([(T, H) for T in (100, 400) for H in (256, 512)]), *SENTENCES],
         modes=("inference", "step"), pace=Pace(0.6)),
+    "last": Suite("a loss on the last step, whose gradients vanish, beside one on all steps",
+        last_step(), modes=("backward",), contenders=of_labels(BASE, OURS), dtypes=("float32", "bfloat16"), threads=(1,),
+        pace=Pace(1.0, least=3), device="cpu"),
     "scaling": Suite("as T, B, H or L grows", sweep(Case("", Shape(20, 20, 200, 200, 2)),
         T=(5, 10, 20, 40, 80), B=(1, 5, 10, 40, 80), H=(64, 128, 256, 512, 1024, 2048), L=(1, 4)),
         pace=Pace(1.0, least=3)),

@@ -457,6 +457,10 @@ COMPARISONS = (
         "two directions, T=100, B=32, H=256, inference",
         "faster", "bidirectional, T=100, H=256", "inference",
     ),
+    Comparison(
+        "backward, loss on the last step, T=300, B=20, H=256",
+        "last", "LSTM, T=300, B=20, H=256, L=2, last", "backward",
+    ),
     Comparison("one step, B=1, H=650", "short", "T=1, H=650", "inference"),
     Comparison(
         "the same, weights packed once",
@@ -478,11 +482,48 @@ def faster() -> str:
     body = []
     for row in COMPARISONS:
         frame = results(f"{row.file}.jsonl")
-        by = by_contender(frame, case=row.case, mode=row.mode, dtype=row.dtype)
+        by = by_contender(
+            frame, case=row.case, mode=row.mode, dtype=row.dtype
+        )  # of the most threads
         beside, ours = by[row.beside], by[row.ours]
         system = "nn.LSTM" if row.beside in (BASE, "stock-cudnn") else name(row.beside)
         body.append([row.says, system, ms(beside), ms(ours), factor(beside, ours)])
     return markdown(("forward and backward", "beside", "ms", "native, ms", "native's speed"), body)
+
+
+# --- `bench last` ---
+
+
+def last() -> str:
+    """Return a backward with a loss on all steps and on the last, of nn.LSTM, nn.GRU and ours."""
+    frame, body = results("last.jsonl"), []
+    whole = [case.removesuffix(", all") for case in each(frame, "case") if case.endswith(", all")]
+    for case, threads in product(whole, (1, 2)):
+        row = [case, str(threads)]
+        for dtype, label in product(("float32", "bfloat16"), (BASE, OURS)):
+            by = [
+                by_contender(frame, case=f"{case}, {loss}", threads=threads, dtype=dtype)[label]
+                for loss in ("all", "last")
+            ]
+            row.append(" -> ".join(map(ms, by)))
+        body.append(row)
+    header = [
+        f"{name}, {dtype}" for dtype in ("float32", "bfloat16") for name in ("torch.nn", "native")
+    ]
+    return markdown(("backward, ms: loss on all steps -> on the last", "threads", *header), body)
+
+
+def last_intel() -> str:
+    """Return the same on an Intel Xeon before operators flushed, and with flags set by hand."""
+    found = json.loads((RESULTS / "last-intel.json").read_text(encoding="utf-8"))
+    names = ("nn.LSTM", "native", "nn.GRU", "native GRU")
+    body = [
+        [f"{row['call']}{how}"]
+        + [" -> ".join(map(digits, row[name])) if name in row else "-" for name in names]
+        for how, rows in (("", found["rows"]), (", flushed", found["flushed"]))
+        for row in rows
+    ]
+    return markdown(("backward, ms: loss on all steps -> on the last", *names), body)
 
 
 # --- `bench cells`, `samples` ---
@@ -702,6 +743,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "training": lambda: training(results("post.jsonl")),
     "training_parts": lambda: training_parts(results("post.jsonl")),
     "faster": faster,
+    "last": last,
+    "last_intel": last_intel,
     "peers": peers,
     "lanes_bidirectional": partial(lanes, True),
     "lanes_packed": partial(lanes, False),

@@ -60,7 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv, checkpoint.load)
     if args.summary is not None:
         check_file(args.summary, "--summary")
-    with only_writer(args.save, args.checkpoint), noted_signals() as signals:
+    with (
+        only_writer(args.save, args.checkpoint),
+        noted_signals() as signals,
+        fused_lstm.flush_denormals(),
+    ):
         Trainer(args, signals).run()
 
 

@@ -9,6 +9,7 @@ from torch.serialization import add_safe_globals  # noqa: E402
 
 from .convert import conversions, convert  # noqa: E402
 from .cross_entropy import linear_cross_entropy  # noqa: E402
+from .denormals import flush_denormals  # noqa: E402
 from .dropout import Dropout, dropout  # noqa: E402
 from .engines import ENGINES, available_engines, describe_engine  # noqa: E402
 from .explain import explain  # noqa: E402
@@ -51,4 +52,5 @@ __all__ = [
     "available_engines",
     "describe_engine",
     "release_memory",
+    "flush_denormals",
 ]

@@ -20,6 +20,7 @@ g, o. A lane is one layer in one direction.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -29,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import pointwise, stack
+from .denormals import flush_denormals
 from .engines import in_a_graph
 from .pullback import is_differentiated, is_transformed, kernel, pulled_back
 from .reference import by_layer, state_dtype
@@ -289,7 +291,8 @@ class RecurrenceFunction(torch.autograd.Function):
         run = recurrence_backward
         if torch.is_grad_enabled():
             run = RecurrenceBackwardFunction.apply
-        return None, None, None, *run(*call, dh_all, dc_n, *inputs)
+        with flush_denormals() if x_part.device.type == "cpu" else nullcontext():
+            return None, None, None, *run(*call, dh_all, dc_n, *inputs)
 
 
 class RecurrenceBackwardFunction(torch.autograd.Function):

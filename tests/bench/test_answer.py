@@ -70,7 +70,10 @@ STATED = {
     "models.md": {"95%": INTERVAL, "32 MiB": "set in the command", "16 GiB": "the same"},
     "native.md": dict.fromkeys(
         ("1,024", "16,384", "384 KiB", "128 KiB", "16 MiB", "512 MiB", "2 MiB"), LIMIT
-    ) | {"1.2e-38": "float32's least normal", "3.4027e38": "bfloat16's range"},
+    ) | {
+        "1.2e-38": "float32's least normal", "2.2e-308": "float64's",
+        "3.4027e38": "bfloat16's range",
+    },
     "reproduce.md": dict.fromkeys(
         ("37.99", "121.39", "115.91", "48.45", "86.16", "82.07", "37.87", "82.62", "78.29",
         "78.04", "0.25"), PAPER

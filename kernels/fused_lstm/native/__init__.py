@@ -2,12 +2,14 @@
 
 The vectors and the matrix products are this project's own (simd.h, tile.h), compiled for several
 instruction sets of which the best that the CPU has is chosen when the library is loaded;
-the environment's FUSED_LSTM_ISA names another one.
+the environment's FUSED_LSTM_ISA names another one. Denormal numbers are zero in its operators,
+unless the environment's FUSED_LSTM_DENORMALS is `keep`.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from functools import cache, partial
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from ..errors import meant
 from ..library import LIBRARY, NOT_BUILT  # noqa: F401
 
 OPS = ops.NATIVE
+DENORMALS = "FUSED_LSTM_DENORMALS"  # read by denormals.h too
 
 
 @cache
@@ -26,6 +29,9 @@ def load() -> str | None:
     why = library.load()
     if why is not None:
         return why
+    denormals = os.environ.get(DENORMALS, "flush")
+    if denormals not in ("flush", "keep"):
+        return f"{DENORMALS}: got {denormals!r}; expected flush or keep"
     try:
         OPS.isa()  # FUSED_LSTM_ISA may ask for what this CPU does not have
         OPS.limit_team(most_threads())

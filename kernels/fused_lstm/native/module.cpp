@@ -54,6 +54,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
   m.def("release_memory() -> int");
   m.def("keep_memory(bool keep) -> ()");
   m.def("limit_team(int workers) -> ()");
+  m.def("control_words() -> int[]");
+  m.def("set_control_words(int[] words) -> ()");
+  m.def("flush_bits() -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
@@ -77,4 +80,7 @@ STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CompositeExplicitAutograd, m) {
   m.impl("release_memory", Boxed<fused_lstm::release_memory>::call);
   m.impl("keep_memory", Boxed<fused_lstm::keep_memory>::call);
   m.impl("limit_team", Boxed<fused_lstm::limit_team>::call);
+  m.impl("control_words", Boxed<fused_lstm::control_words>::call);
+  m.impl("set_control_words", Boxed<fused_lstm::set_control_words>::call);
+  m.impl("flush_bits", Boxed<fused_lstm::flush_bits_of_cpu>::call);
 }

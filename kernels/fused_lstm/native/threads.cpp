@@ -1,5 +1,8 @@
 #include "threads.h"
 
+#include "denormals.h"
+#include "refuse.h"
+
 #include <torch/csrc/stable/c/shim.h>
 #include <torch/headeronly/util/shim_utils.h>
 
@@ -152,7 +155,41 @@ class Places {
 };
 #endif
 
+// Calls body(id) on each thread of torch's pool, of which the caller is 0.
+template <class Body>
+void on_each_thread(const Body& body) {
+#ifdef _OPENMP
+  if (!forked && !omp_in_parallel()) {
+#pragma omp parallel
+    body(omp_get_thread_num());
+    return;
+  }
+#endif
+  body(0);
+}
+
+// Returns at least how many threads on_each_thread has.
+long pool_size() {
+#ifdef _OPENMP
+  if (!forked && !omp_in_parallel()) return omp_get_max_threads();
+#endif
+  return 1;
+}
+
 }  // namespace
+
+std::vector<int64_t> control_words() {
+  std::vector<int64_t> words(pool_size(), control_word());
+  on_each_thread([&](size_t id) { words[id] = control_word(); });
+  return words;
+}
+
+void set_control_words(const std::vector<int64_t>& words) {
+  CHECK_VALUE(!words.empty(), "words: got none; expected one for each thread");
+  on_each_thread([&](size_t id) { set_control_word(words[std::min(id, words.size() - 1)]); });
+}
+
+int64_t flush_bits_of_cpu() { return flush_bits; }
 
 void Barrier::wait() {
   const int32_t now = phase.load(std::memory_order_relaxed);
@@ -201,6 +238,8 @@ long team_size() {
 
 void run_team(long most, void (*body)(void*, const Worker&), void* argument) {
   Barrier barriers[3];  // of the team and of its halves
+  // The caller's own word stays until its body begins: a thread that OpenMP starts inherits it.
+  const uint64_t word = operator_word();
 #ifdef _OPENMP
   const auto run = [&] {
     Places places;
@@ -217,6 +256,7 @@ void run_team(long most, void (*body)(void*, const Worker&), void* argument) {
         if (!places.are_apart(id, count)) {
           for (Barrier& barrier : barriers) barrier.crowded = true;
         }
+        const FlushScope scope(word);
         body(argument, Worker{id, count, barriers});
       }
     }
@@ -231,6 +271,7 @@ void run_team(long most, void (*body)(void*, const Worker&), void* argument) {
     });
   }
 #endif
+  const FlushScope scope(word);
   body(argument, Worker{0, 1, barriers});
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace fused_lstm {
 
@@ -29,7 +30,16 @@ long team_size();
 void limit_team(int64_t workers);
 
 // Calls body(argument, worker) once on each of at most `most` threads of torch's own pool, which may
-// be larger: its others wait for the end. `body` must not throw.
+// be larger: its others wait for the end. Denormal numbers are zero there (denormals.h). `body` must
+// not throw.
 void run_team(long most, void (*body)(void* argument, const Worker& worker), void* argument);
+
+// The control words of the threads of torch's pool, the caller's first: see denormals.h. In a forked
+// child, which has no such threads, and in a thread of the pool, the caller's alone.
+std::vector<int64_t> control_words();
+void set_control_words(const std::vector<int64_t>& words);  // a thread past their end gets the last
+
+// The bits of a control word that make denormal numbers zero.
+int64_t flush_bits_of_cpu();
 
 }  // namespace fused_lstm

@@ -13,8 +13,7 @@ constexpr long worth_a_thread = 4096;  // cells: below it, waking another thread
 // One pass on as many threads as it is worth.
 template <class Body>
 void run_rows(long cells, const Body& body) {
-  if (cells <= worth_a_thread) return body(Worker{});
-  run_on_team(body);
+  run_on_team(cells <= worth_a_thread ? 1 : team_size(), body);
 }
 
 void check_cell(const Tensor& gates, const Tensor& c) {

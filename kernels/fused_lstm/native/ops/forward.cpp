@@ -181,7 +181,7 @@ struct Stack {
         worker.sync();
       }
     };
-    plan.alone ? run(Worker{}) : run_on_team(plan.team, run);
+    run_on_team(plan.alone ? 1 : plan.team, run);
     for (size_t index = 0; index < lanes.size(); ++index) finish(lanes[index], index);
     for (long layer = 0; layer < s.layers; ++layer) {
       clear_rest(call, output(layer), s.directions * s.outputs);

@@ -227,7 +227,7 @@ void for_heads(const Heads& heads, const Division& division, const Body& body) {
       }
     }
   };
-  division.team == 1 ? run(Worker{}) : run_on_team(division.team, run);
+  run_on_team(division.team, run);
 }
 
 // What a lane has of a head, forwards and backwards.
