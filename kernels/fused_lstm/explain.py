@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .convert import OURS, TORCHS, compiled_or_quantized, spec_of
+from .convert import OURS, TORCHS, check_model, compiled_or_quantized, spec_of
 from .engines import engine_module, resolve
 from .install import is_installed, why_never
 from .modules import SLSTM, Recurrent, RecurrentCell
@@ -39,6 +39,7 @@ def explain(model: nn.Module) -> dict[str, str]:
         under torch.func, under a TorchDispatchMode and on tensor subclasses run torch's own code
         too.
     """
+    check_model(model)
     layers = {name: _explained(module) for name, module in model.named_modules()}
     return {name: what for name, what in layers.items() if what is not None}
 
