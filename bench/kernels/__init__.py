@@ -76,7 +76,7 @@ def build(library: Path = WHOLE) -> None:
             return
         sources, flags = sorted(HERE.glob("*.cpp")), ["-w"]  # the engine's build shows warnings
         if library == WHOLE:
-            flags.append("-DFL_EMULATED")
+            flags.append("-DFL_EMULATOR")
         else:
             sources = [source for source in sources if "emulated" not in source.name]
         print(f"building {library}: {len(sources)} files", file=sys.stderr, flush=True)

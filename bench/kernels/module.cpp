@@ -5,11 +5,11 @@
 #include "memory.h"
 #include "ops.h"
 
-// FL_EMULATED: with AMX emulated, which takes most of the build and only tests run.
+// FL_EMULATOR: with AMX emulated, which takes most of the build and only tests run.
 
 namespace fused_lstm {
 
-#ifdef FL_EMULATED
+#ifdef FL_EMULATOR
 namespace emulated {
 extern const Kernels<Bf16> bf16_kernels;
 }  // namespace emulated

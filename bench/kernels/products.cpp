@@ -29,7 +29,7 @@ namespace fused_lstm {
   }
 FL_FLOAT(base)
 FL_DOUBLE(base)
-#ifdef FL_EMULATED
+#ifdef FL_EMULATOR
 FL_FLOAT(emulated_1)
 FL_FLOAT(emulated_2)
 FL_BFLOAT(emulated)
@@ -74,7 +74,7 @@ template <>
 const ProductKernels<float>& products_of(const Kernels<float>& kernels) {
   static constexpr Named<float> all[] = {
       {base_name, &base::float_products},
-#ifdef FL_EMULATED
+#ifdef FL_EMULATOR
       {"emulated, 1 term", &emulated_1::float_products},
       {"emulated, 2 terms", &emulated_2::float_products},
 #endif
@@ -103,7 +103,7 @@ const ProductKernels<double>& products_of(const Kernels<double>& kernels) {
 template <>
 const ProductKernels<Bf16>& products_of(const Kernels<Bf16>& kernels) {
   static constexpr Named<Bf16> all[] = {
-#ifdef FL_EMULATED
+#ifdef FL_EMULATOR
       {"emulated", &emulated::bf16_products},
 #endif
 #if defined(__x86_64__)
