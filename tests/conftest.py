@@ -7,12 +7,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-# `make gpu` compiles beforehand what its tests launch, into Triton's cache, and builds no C++.
-FOR_A_GPU = "BENCH_EVENTS" in os.environ
-
 # Compiled code goes where no earlier run left any, and its processes' too: one that was killed may
-# have left half a file. Before torch or triton is imported, which read the names.
-if FOR_A_GPU:
+# have left half a file. Before torch or triton is imported, which read the names. `make gpu` has
+# compiled beforehand what its tests launch.
+if "BENCH_EVENTS" in os.environ:
     pass
 elif "PYTEST_XDIST_WORKER" not in os.environ:
     COMPILED = tempfile.TemporaryDirectory(prefix="fused-lstm-tests-", ignore_cleanup_errors=True)
@@ -29,8 +27,8 @@ import fused_lstm  # noqa: F401  first: it chooses Triton's interpreter where th
 from bench import kernels
 from fused_lstm import native
 
-# Loads it: AMX emulated is one of the instruction sets below.
-POISONS = not FOR_A_GPU and kernels.missing() is None
+# Loads it: AMX emulated is one of the instruction sets below. `make gpu` builds no C++.
+POISONS = "BENCH_EVENTS" not in os.environ and kernels.missing() is None
 
 PTB = Path(__file__).parents[2] / "shared" / "ptb"
 

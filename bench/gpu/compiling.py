@@ -36,7 +36,9 @@ def unique(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tup
 
 def compile_in_time(device: Any, shapes: Iterable, deadline: float) -> dict:
     """Compile races' shapes for `device` in processes of their own: kernels, seconds."""
-    return _compiled("compiling", [json.dumps(asdict(device)), json.dumps(unique(shapes))], deadline)
+    return _compiled(
+        "compiling", [json.dumps(asdict(device)), json.dumps(unique(shapes))], deadline
+    )
 
 
 def compile_tests(device: Any, deadline: float) -> dict:

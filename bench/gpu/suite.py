@@ -58,7 +58,9 @@ def run(pace: Pace, options: Any) -> Iterator[Record]:
         tell(tests["failed"])
         without = [name for name, passed in tests["families"].items() if not passed]
         families = len(tests["families"])
-        print(f"families of kernels with a test that passed: {families - len(without)} of {families}")
+        print(
+            f"families of kernels with a test that passed: {families - len(without)} of {families}"
+        )
         tell(dict.fromkeys(without, "no test has passed"))
     file.write_text(json.dumps(report, indent=1) + "\n")
     limit = min(150.0, (deadline - time.monotonic()) / 2)

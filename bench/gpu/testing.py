@@ -93,7 +93,8 @@ def run(deadline: float, tests: Sequence[str] = TESTS, limit: float = LIMIT) -> 
     """Return all tests' outcomes: {"passed": how many, "failed": name -> why, "skipped": ...}.
 
     "not run" are the tests that there was no time for, and "families" of kernels -> how many of
-    its tests have passed. What the time cut off has not failed. A test that hangs or breaks the GPU's context ends its process: the others go on in a new one.
+    its tests have passed. What the time cut off has not failed. A test that hangs or breaks the
+    GPU's context ends its process: the others go on in a new one.
     """
     passed, failed, skipped, tests_of = set(), {}, {}, {}
 

@@ -185,7 +185,9 @@ def _check_devices(**tensors: Tensor | Sequence[Tensor] | None) -> None:
             device = tensor.device if device is None else device
             if tensor.device != device:
                 first = next(iter(tensors))
-                raise ValueError(f"{name}: got device {tensor.device}; expected {device}, {first}'s")
+                raise ValueError(
+                    f"{name}: got device {tensor.device}; expected {device}, {first}'s"
+                )
 
 
 def _fake_cell(gates, c):

@@ -254,8 +254,8 @@ def test_tests_of_a_gpu_come_by_their_worth():
     """One of each family of kernels, before the second of any; of many dtypes and sizes."""
     events = []
     code = (
-        "import sys, pytest; sys.exit(pytest.main(['-q', '--collect-only', '-p',"
-        " 'bench.gpu.testing', '-p', 'no:cacheprovider', '-m', 'gpu', 'tests/kernels/test_gpu.py']))"
+        "import sys, pytest; sys.exit(pytest.main(['--collect-only', '-p', 'no:cacheprovider',"
+        " '-p', 'bench.gpu.testing', '-m', 'gpu', 'tests/kernels/test_gpu.py']))"
     )
     watch(code, events.append)
     (collected,) = (event["tests"] for event in events if event["event"] == "collected")
@@ -352,7 +352,13 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys, fails):
     def compiled(device, shapes, deadline):
         stages.append("compile")
         assert deadline - began < 0.15 * 8.5 * 60
-        return {"jobs": 1, "kernels": 7, "failed": {"fp32 1": "no"}, "cut off": False, "seconds": 1.0}
+        return {
+            "jobs": 1,
+            "kernels": 7,
+            "failed": {"fp32 1": "no"},
+            "cut off": False,
+            "seconds": 1.0,
+        }
 
     def compiled_for_tests(device, deadline):
         stages.append("compile tests")

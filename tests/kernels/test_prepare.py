@@ -504,7 +504,7 @@ def test_sums_of_bytes_do_not_overflow(weight_only):
         fused_lstm.quantize(deeper, weight_only=True)
         return
     with pytest.raises(
-        ValueError, match="weight_ih_l0: got 133,145 columns with torch.int8; expected at most"
+        ValueError, match=r"weight_ih_l0: got 133,145 columns with torch\.int8; expected at most"
     ):
         fused_lstm.quantize(deeper)
 
@@ -515,7 +515,9 @@ def test_scales_are_checked_when_they_are_loaded(kind):
     state, x = module.state_dict(), torch.randn(2, 1, 5)
     before, scale = module(x)[0], state["weight_hh_l0_scale"]
     state["weight_hh_l0_scale"] = scale[:-1] if kind == "shape" else scale.to(kind)
-    with pytest.raises(RuntimeError, match=r"weight_hh_l0_scale: got torch\..*; expected torch\.fl"):
+    with pytest.raises(
+        RuntimeError, match=r"weight_hh_l0_scale: got torch\..*; expected torch\.fl"
+    ):
         module.load_state_dict(state)
     assert torch.equal(module(x)[0], before)
 

@@ -365,7 +365,8 @@ def test_a_missing_extra_is_one_line(tmp_path, name):
     hidden.write_text(
         "import importlib.util as util\n"
         "found = util.find_spec\n"
-        "util.find_spec = lambda name, *a: None if name in ('tqdm', 'safetensors') else found(name, *a)\n"
+        "hidden = 'tqdm', 'safetensors'\n"
+        "util.find_spec = lambda name, *a: None if name in hidden else found(name, *a)\n"
     )
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     ran = subprocess.run(
