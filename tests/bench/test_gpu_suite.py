@@ -245,9 +245,10 @@ def test_what_the_time_cuts_off_has_not_failed(tmp_path, capsys):
     words = ["-p", "no:cacheprovider", str(path), "-k", "good or hangs or after"]
     found = testing.run(time.monotonic() + 10, words)
     assert found["failed"] == {}
-    assert {name.split("::")[1] for name in found["not run"]} == {"test_hangs"}
-    assert found["passed"] == 3
-    assert found["families"] == {"test_good": 2, "test_hangs": 0, "test_after": 1}
+    names = [name.split("::")[1] for name in found["not run"]]
+    assert names == ["test_hangs", "test_after", "test_good[1]"]  # one of each family first
+    assert found["passed"] == 1
+    assert found["families"] == {"test_good": 1, "test_hangs": 0, "test_after": 0}
 
 
 def test_tests_of_a_gpu_come_by_their_worth():
