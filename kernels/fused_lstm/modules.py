@@ -34,7 +34,7 @@ from .spec import Spec, check_size
 ADDED = "engine", "fuse", "recompute", "spec", "forget_bias"
 
 
-class Recurrent(nn.RNNBase):
+class RecurrentBase(nn.RNNBase):
     """The common part of LSTM, GRU and RNN: a call in any of torch.nn's layouts."""
 
     torchs: Any  # the class of torch.nn
@@ -164,9 +164,7 @@ class Recurrent(nn.RNNBase):
         P = self.proj_size or H
         if hx is None:
             B = varlen.rows_of(input) if isinstance(input, PackedSequence) else x.shape[1]
-            lanes = spec.layers * spec.directions
-            c0 = x.new_zeros(lanes, B, H * spec.c_parts)
-            h0 = x.new_zeros(lanes, B, P) if H * spec.c_parts != P else c0
+            h0, c0 = self._initial(x, B)
         elif type(hx) is tuple and len(hx) == 2 == len(spec.states) and batched:
             h0, c0 = hx
         else:
@@ -232,6 +230,13 @@ class Recurrent(nn.RNNBase):
         return super().extra_repr() + named
 
     # --- states ---
+
+    def _initial(self, x: Tensor, B: int) -> State:
+        """Return (h_0, c_0) of a call without a state: zeros."""
+        lanes, H = self.spec.layers * self.spec.directions, self.hidden_size
+        P, C = self.proj_size or H, H * self.spec.c_parts
+        c0 = x.new_zeros(lanes, B, C)
+        return (x.new_zeros(lanes, B, P) if C != P else c0), c0
 
     def _state(self, hx: Any, batched: bool) -> State:
         """Return (h_0, c_0) [L * D, B, .] from `hx`; a cell without c returns h_0 twice."""
@@ -318,7 +323,7 @@ class Recurrent(nn.RNNBase):
         return y, (h_n, c_n) if spec.has_c else h_n
 
 
-class LSTM(Recurrent):
+class LSTM(RecurrentBase):
     """A multi-layer LSTM, a drop-in for `torch.nn.LSTM`.
 
     Arguments, parameters, initialisation, state_dict, inputs and outputs are nn.LSTM's (gate
@@ -413,7 +418,7 @@ class LSTM(Recurrent):
                 parameter[first : first + H].fill_(bias)
 
 
-class GRU(Recurrent):
+class GRU(RecurrentBase):
     """A multi-layer GRU, a drop-in for `torch.nn.GRU`.
 
     Arguments, parameters, initialisation, state_dict, inputs and outputs are nn.GRU's (gate order
@@ -471,7 +476,7 @@ class GRU(Recurrent):
         self.reset_cell()
 
 
-class RNN(Recurrent):
+class RNN(RecurrentBase):
     """A multi-layer Elman RNN, a drop-in for `torch.nn.RNN`.
 
     Arguments, parameters, initialisation, state_dict, inputs and outputs are nn.RNN's.
@@ -523,7 +528,7 @@ class RNN(Recurrent):
         self._set_up(spec, engine, fuse, recompute)
 
 
-class SLSTM(Recurrent):
+class SLSTM(RecurrentBase):
     """A multi-layer sLSTM: exponential gates, with heads (Beck et al. 2024, "xLSTM").
 
     A step is, with R in `num_heads` blocks on the diagonal and every line elementwise except the

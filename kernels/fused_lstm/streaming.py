@@ -16,7 +16,7 @@ from torch import Tensor
 from . import ops, recurrence
 from .engines import engine_module, resolve
 from .functional import State, check_kind, check_tensors, expected_weights, precision_now
-from .modules import Recurrent
+from .modules import RecurrentBase
 from .reference import by_layer
 from .spec import Spec
 
@@ -42,8 +42,8 @@ class Streaming:
         ...     y = stream(x)  # [B, P]
     """
 
-    def __init__(self, module: Recurrent, batch_size: int = 1) -> None:
-        if not isinstance(module, Recurrent):
+    def __init__(self, module: RecurrentBase, batch_size: int = 1) -> None:
+        if not isinstance(module, RecurrentBase):
             got = f"{type(module).__name__} of {type(module).__module__}"
             raise ValueError(
                 f"module: got {got}; expected a fused_lstm.LSTM, GRU or RNN; see fused_lstm.convert"
