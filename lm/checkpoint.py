@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from lm.model import LM_LSTM, build_model
 from lm.settings import Config, config_of
 
 FORMAT = 4
+NUMBER = re.compile("[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,24 @@ class Checkpoint:
 
     def model(self, lstm: str = "auto", fuse: str | None = None) -> LM_LSTM:
         """Return the trained model, on any engine."""
-        weights = self.weights()
         model = build_model(self.config, len(self.vocabulary), lstm, fuse)
-        model.to(weights["sm_fc.bias"].dtype).load_state_dict(weights)
+        model.to(self.tensor("model.sm_fc.bias").dtype)
+        self.load_into(model)
         return model
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a tensor; raise UserError where there is none of that name."""
+        if name not in self.tensors:
+            raise UserError(f"{self.path} is damaged: got no tensor {name!r}; expected one")
+        return self.tensors[name]
+
+    def load_into(self, model: nn.Module) -> None:
+        """Give a model the weights; raise UserError where they are not a model's of this kind."""
+        try:
+            model.load_state_dict(self.weights())
+        except RuntimeError as error:
+            why = str(error).splitlines()[-1].strip()  # the first line says that there are errors
+            raise UserError(f"{self.path} is damaged: {why}") from None
 
 
 # --- where they are ---
@@ -69,7 +85,7 @@ class Checkpoint:
 def all_in(directory: Path) -> list[Path]:
     """Return the checkpoints in `directory`, oldest first."""
     paths = directory.glob("checkpoint-*.safetensors")
-    return sorted((path for path in paths if path.stem[11:].isdigit()), key=step_of)
+    return sorted((path for path in paths if NUMBER.fullmatch(path.stem[11:])), key=step_of)
 
 
 def step_of(path: Path) -> int:
@@ -168,17 +184,21 @@ def read(path: Path) -> Checkpoint:
             metadata = file.metadata()
             # Copies: a file may change where it lies.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        if (sha256 := digest(metadata["about"], tensors)) != metadata["sha256"]:
+            raise ValueError(f"sha256: got {metadata['sha256']}; expected {sha256}")
         about = json.loads(metadata["about"])
         if about["format"] != FORMAT:
             raise ValueError(f"format: got {about['format']}; expected {FORMAT}")
-        if (sha256 := digest(metadata["about"], tensors)) != metadata["sha256"]:
-            raise ValueError(f"sha256: got {metadata['sha256']}; expected {sha256}")
-    except (KeyError, OSError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        return Checkpoint(
+            path, about["step"], about["best"], about["options"], tuple(about["vocabulary"]),
+            tensors, about["state"],
+        )  # fmt: skip
+    except KeyError as error:
+        raise UserError(f"{path} is damaged: got no {error}; expected one") from None
+    except RecursionError:  # brackets in brackets, a thousand deep
+        raise UserError(f"{path} is damaged: its metadata is no JSON that can be read") from None
+    except (OSError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is damaged: {reason(error)}") from None
-    return Checkpoint(
-        path, about["step"], about["best"], about["options"], tuple(about["vocabulary"]), tensors,
-        about["state"],
-    )  # fmt: skip
 
 
 def open_trained(args: argparse.Namespace) -> tuple[Checkpoint, LM_LSTM]:

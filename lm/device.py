@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from fused_lstm import native
 from fused_lstm.engines import resolve
 from lm.command import UserError, reason
 from lm.settings import PRECISIONS, Config
@@ -74,6 +75,12 @@ def processor(device: torch.device) -> str:
     words = {"cpu family": "family", "model": "model"}
     numbers = [f"{word} {fields[field]}" for field, word in words.items() if field in fields]
     return f"{name} ({', '.join(numbers)})" if numbers else name
+
+
+def instructions() -> str:
+    """Return the CPU's instruction sets that PyTorch and engine `native` use: "AVX512, avx512"."""
+    ours = [] if native.load() is not None else [native.OPS.isa()]
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), *ours])
 
 
 def versions() -> dict[str, str | None]:

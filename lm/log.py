@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.command import UserError, reason
-from lm.files import write_atomically
+from lm.files import check_file, write_atomically
 
 FILE = "log.csv"
 # seconds are wall time of the run, evaluation included; perplexity of "train" is that of the epoch
@@ -47,6 +47,7 @@ class Record:
 
             self.wandb = weights_and_biases.init(project=wandb, config=dict(options or {}))
         if self.path is not None:
+            check_file(self.path, "--save")  # a FIFO would be waited for
             before = read_log(self.path) if step and self.path.exists() else []
             rows = [row for row in before if row["step"] <= step]
             self.seen = {(row["step"], row["split"]) for row in rows}
@@ -89,6 +90,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
     A last line that a killed run left half written is dropped. UserError where it is no log.
     """
+    if path.exists() and not path.is_file():  # a FIFO would be waited for
+        raise UserError(f"'{path}' is no file")
     try:
         header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
         if header != HEADER:

@@ -34,7 +34,14 @@ from lm.batches import columns, evaluation_steps, steps_per_epoch
 from lm.checkpoint import Checkpoint
 from lm.command import UserError, command
 from lm.data import SPLITS, load_corpus
-from lm.device import choose_engine, open_device, processor, set_precision, versions
+from lm.device import (
+    choose_engine,
+    instructions,
+    open_device,
+    processor,
+    set_precision,
+    versions,
+)
 from lm.evaluate import perplexity, perplexity_of
 from lm.files import check_file, to_json, write_atomically
 from lm.graph import GraphedStep, check_graphs
@@ -495,25 +502,26 @@ class Trainer:
         return {
             "engine": self.engine, "threads": torch.get_num_threads(), "device": self.device.type,
             "ranks": self.world.size, "torch": torch.__version__,
+            "instructions": instructions(),
         }  # fmt: skip
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint; raise UserError where it is of another text."""
-        tensors, state = saved.tensors, saved.state
+        state = saved.state
         if state["text"] != self.digest:
             raise UserError(f"--data: '{self.corpus.name}' is not the text of {saved.path}")
-        self.model.load_state_dict(saved.weights())
-        checkpoint.load_optimizer(self.model, self.optimizer.base, tensors)
+        saved.load_into(self.model)
+        checkpoint.load_optimizer(self.model, self.optimizer.base, saved.tensors)
         self.step, self.curve = saved.step, state["curve"]
         self.saved = self.step, len(self.curve)
-        self.losses, self.norms = tensors["losses"].tolist(), tensors["norms"].tolist()
+        self.losses, self.norms = (saved.tensor(name).tolist() for name in ("losses", "norms"))
         self.words, self.words_seconds = state["words"], state["words_seconds"]
         self.seconds_before = state["seconds"]
         part = self.world.columns(self.config.batch_size)
-        h, c = (tensors[f"hidden.{name}"][:, part].to(self.device) for name in "hc")
+        h, c = (saved.tensor(f"hidden.{name}")[:, part].to(self.device) for name in "hc")
         self.hidden = h.contiguous(), c.contiguous()
         for name, generator in self.generators().items():
-            states = tensors.get(f"random.{name}", ())
+            states = saved.tensors.get(f"random.{name}", ())
             if self.world.rank < len(states):  # a rank that was not there yet has its seed
                 # A copy: PyTorch reads a state from its storage's beginning.
                 generator.set_rng_state(states[self.world.rank].clone())
@@ -523,7 +531,7 @@ class Trainer:
                 self.say(f"changed   {flag(name)} {value}, was {saved.options[name]}")
         now, before = self.bits_depend_on(), state["bits"]
         others = [f"{name} {now[name]}, was {before[name]}" for name in now
-                  if now[name] != before[name]]  # fmt: skip
+                  if name in before and now[name] != before[name]]  # fmt: skip
         if others:
             self.say(f"note      not the same bits: {', '.join(others)}")
         if self.step >= self.total_steps:

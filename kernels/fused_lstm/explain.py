@@ -42,9 +42,9 @@ def explain(model: nn.Module | Cell) -> dict[str, str] | str:
         Of a cell, a text: its gates and states, a step and its backward as Python, and what a step
         saves and why. Of a model, each layer's name, as in named_modules -> an engine and its
         description, such as "native at layers: C++ kernels ...", or "torch's own: " and the reason;
-        then the calls that differ. Under `install`, calls in a graph (torch.jit, torch.compile,
-        torch.export, ONNX), under torch.func, under a TorchDispatchMode and on tensor subclasses
-        run torch's own code too.
+        then the calls that differ. Under `install`, calls in a graph (torch.jit, torch.export,
+        ONNX; of cells, torch.compile), under torch.func, under a TorchDispatchMode and on tensor
+        subclasses run torch's own code too.
     """
     if isinstance(model, Cell):
         return model.explained()

@@ -261,10 +261,9 @@ def infers(
 def _infer(lstm, level, options, x, h0, c0, weights) -> tuple[Tensor, ...] | None:
     with torch._C._AutoDispatchBelowAutograd():
         try:
-            outputs = lstm(x, h0, c0, weights, 0.0, None, level, False, **options)
-        except RuntimeError:
+            return lstm(x, h0, c0, weights, 0.0, None, level, False, **options)
+        except (RuntimeError, ValueError):  # ValueError: a tensor of another device among them
             return None
-    return outputs if outputs[0].is_cpu else None  # a tensor of another device among them
 
 
 # --- which engine, and its Spec ---
@@ -387,6 +386,39 @@ def check_dense(name: str, tensor: Tensor) -> None:
     if tensor.layout is not torch.strided or tensor.is_nested:
         kind = "nested" if tensor.is_nested else str(tensor.layout)
         raise ValueError(f"{name}: got a {kind} tensor; expected a dense, strided one")
+
+
+def check_input(x: Any, ranks: tuple[int, ...], I: int, batch_first: bool) -> None:
+    """Check that a module's input is dense, of one of these ranks, and I wide."""
+    if not isinstance(x, Tensor) or x.layout is not torch.strided or x.is_nested:
+        check_dense("input", x)
+    # torch.jit.trace makes sizes tensors, and warns when they are compared.
+    if x.dim() not in ranks or not (torch.jit.is_tracing() or x.shape[-1] == I):
+        layout = "[B, T, I]" if batch_first else "[T, B, I]"
+        layouts = f"{layout} or [T, I]" if 3 in ranks else "packed [N, I]"
+        raise ValueError(f"input: got shape {list(x.shape)}; expected {layouts} with I = {I}")
+
+
+def states_of(spec: Spec, hx: Any, batched: bool) -> State:
+    """Return (h_0, c_0) [L * D, B, .] from a module's `hx`; a cell without c returns h_0 twice."""
+    names = [f"{name}_0" for name in spec.states]
+    if spec.has_c:
+        if not isinstance(hx, tuple | list) or len(hx) != len(names):
+            many = "a pair" if len(names) == 2 else "four"
+            expected = f"{many} ({', '.join(names)})"
+            raise ValueError(f"hx: got {type(hx).__name__}; expected {expected}")
+    elif not isinstance(hx, Tensor):
+        raise ValueError(f"hx: got {type(hx).__name__}; expected a tensor, h_0")
+    parts: Any = hx if spec.has_c else (hx,)
+    for name, part in zip(names, parts, strict=True):
+        check_dense(name, part)
+        if not batched and part.dim() != 2:
+            raise ValueError(f"{name}: got shape {list(part.shape)}; expected [L * D, H]")
+        if len(names) > 2 and part.shape != parts[0].shape:
+            got, expected = list(part.shape), list(parts[0].shape)
+            raise ValueError(f"{name}: got shape {got}; expected h_0's, {expected}")
+    parts = [part if batched else part.unsqueeze(1) for part in parts]
+    return parts[0], parts[-1] if len(parts) < 3 else torch.cat(parts[1:], dim=-1)
 
 
 def check_tensors(

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._dynamo import eval_frame
 from torch.jit._builtins import _register_builtin
 from torch.nn.modules import rnn
 
@@ -156,6 +157,14 @@ def _as_torch_casts(x: Tensor, promotes: bool) -> AbstractContextManager:
     return nullcontext() if cast else without_autocast(x.device)
 
 
+# Dynamo breaks its graph at nn.LSTM and runs its forward, which is no code for it to compile. What
+# that calls is: as a graph of its own it would be torch's LSTM, which no backend differentiates. So
+# Dynamo leaves these functions and all that they call as they are, unless it traces them.
+_LEFT = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP)
+for _function in (_layers, _cell):
+    eval_frame.set_code_exec_strategy(_function.__code__, _LEFT)
+
+
 class Functions(ModuleType):
     """A torch._VF with this library's functions, for torch.nn.modules.rnn."""
 
@@ -190,8 +199,9 @@ def install() -> Installation:
 
     Modules stay torch.nn's, those that exist and those built later: class, attributes, parameters,
     state_dict, pickles and files. A subclass that calls nn.LSTM's forward runs the kernels too.
-    torch's own code runs where a graph is made (torch.jit, torch.compile, torch.export, ONNX), so
-    that the graph needs no fused_lstm, and where `explain` says so. Values are torch's to rounding.
+    torch's own code runs where a graph is made (torch.jit, torch.export, ONNX), so that the graph
+    needs no fused_lstm, and where `explain` says so. torch.compile breaks its graph at a layer,
+    which then runs the kernels; a cell in its graph is torch's own. Values are torch's to rounding.
     Under the same seed, dropout between layers draws other masks than torch's.
 
     All threads are affected, and children that are forked later. Calls nest: the kernels run until

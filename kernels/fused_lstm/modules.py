@@ -21,10 +21,12 @@ from .functional import (
     State,
     call,
     check_dense,
+    check_input,
     check_torchs,
     infers,
     may_infer,
     padded,
+    states_of,
     unpacked_states,
 )
 from .pullback import is_differentiated, is_transformed
@@ -147,9 +149,9 @@ class RecurrentBase(nn.RNNBase):
             if lengths is not None:
                 raise ValueError("lengths: got a tensor; expected None with a PackedSequence")
             x, rows = input.data, varlen.of_packed(input)
-            self._check_input(x, (2,))
+            check_input(x, (2,), self.input_size, self.batch_first)
         else:
-            self._check_input(input, (2, 3))
+            check_input(input, (2, 3), self.input_size, self.batch_first)
             x, batched = input, input.dim() == 3
             if not batched:
                 x = x.unsqueeze(1)
@@ -239,36 +241,8 @@ class RecurrentBase(nn.RNNBase):
         return (x.new_zeros(lanes, B, P) if C != P else c0), c0
 
     def _state(self, hx: Any, batched: bool) -> State:
-        """Return (h_0, c_0) [L * D, B, .] from `hx`; a cell without c returns h_0 twice."""
-        names = [f"{name}_0" for name in self.spec.states]
-        if self.spec.has_c:
-            if not isinstance(hx, tuple | list) or len(hx) != len(names):
-                many = "a pair" if len(names) == 2 else "four"
-                expected = f"{many} ({', '.join(names)})"
-                raise ValueError(f"hx: got {type(hx).__name__}; expected {expected}")
-        elif not isinstance(hx, Tensor):
-            raise ValueError(f"hx: got {type(hx).__name__}; expected a tensor, h_0")
-        parts: Any = hx if self.spec.has_c else (hx,)
-        for name, part in zip(names, parts, strict=True):
-            check_dense(name, part)
-            if not batched and part.dim() != 2:
-                raise ValueError(f"{name}: got shape {list(part.shape)}; expected [L * D, H]")
-            if len(names) > 2 and part.shape != parts[0].shape:
-                got, expected = list(part.shape), list(parts[0].shape)
-                raise ValueError(f"{name}: got shape {got}; expected h_0's, {expected}")
-        parts = [part if batched else part.unsqueeze(1) for part in parts]
-        return parts[0], parts[-1] if len(parts) < 3 else torch.cat(parts[1:], dim=-1)
-
-    def _check_input(self, x: Tensor, ranks: tuple[int, ...]) -> None:
-        if not isinstance(x, Tensor) or x.layout is not torch.strided or x.is_nested:
-            check_dense("input", x)
-        # torch.jit.trace makes sizes tensors, and warns when they are compared.
-        if x.dim() not in ranks or not (torch.jit.is_tracing() or x.shape[-1] == self.input_size):
-            layout = "[B, T, I]" if self.batch_first else "[T, B, I]"
-            layouts = f"{layout} or [T, I]" if 3 in ranks else "packed [N, I]"
-            raise ValueError(
-                f"input: got shape {list(x.shape)}; expected {layouts} with I = {self.input_size}"
-            )
+        """Return (h_0, c_0) [L * D, B, .] from `hx`."""
+        return states_of(self.spec, hx, batched)
 
     # --- torch.jit.script and ONNX ---
 
@@ -306,7 +280,7 @@ class RecurrentBase(nn.RNNBase):
             return self.torchs.forward(self, input, hx)
         spec = replace(self.spec, training=self.training)
         onnx.check(spec, isinstance(input, PackedSequence), resets, states)
-        self._check_input(input, (2, 3))
+        check_input(input, (2, 3), self.input_size, self.batch_first)
         batched = input.dim() == 3
         x = input if batched else input.unsqueeze(1)
         x = x.transpose(0, 1) if batched and self.batch_first else x

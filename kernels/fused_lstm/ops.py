@@ -80,7 +80,7 @@ state dtype is float64 for float64 inputs, else float32.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -171,11 +171,32 @@ def _dispatched(function: Callable, plain: Callable) -> Callable:
 # --- fakes: shapes and dtypes. A kernel's results are contiguous. ---
 
 
+def _check_devices(**tensors: Tensor | Sequence[Tensor] | None) -> None:
+    """Check that all tensors are on the first one's device.
+
+    A fake runs for a call of which any tensor is on `meta`: its results would be memory on the
+    others' device into which nobody wrote.
+    """
+    device = None
+    for name, group in tensors.items():
+        for tensor in group if isinstance(group, Sequence) else (group,):
+            if tensor is None:
+                continue
+            device = tensor.device if device is None else device
+            if tensor.device != device:
+                first = next(iter(tensors))
+                raise ValueError(
+                    f"{name}: got device {tensor.device}; expected {device}, {first}'s"
+                )
+
+
 def _fake_cell(gates, c):
+    _check_devices(gates=gates, c=c)
     return gates.new_empty(c.shape), c.new_empty(c.shape)
 
 
 def _fake_cell_backward(gates, c, c_next, dh, dc_next):
+    _check_devices(gates=gates, c=c, c_next=c_next, dh=dh, dc_next=dc_next)
     return gates.new_empty(gates.shape), c.new_empty(c.shape)
 
 
@@ -186,6 +207,7 @@ SAVED: dict[str, int] = {}
 def _fake_lstm(
     engine, x, h0, c0, weights, dropout, seed, fuse, save, directions=1, cell="", **_others
 ):  # fmt: skip
+    _check_devices(x=x, h0=h0, c0=c0, weights=weights)
     rows, width, lanes, H = x.shape[:-1], directions * h0.shape[2], len(h0), c0.shape[2]
     h, c, gates = [(0,)] * 3
     if save:
@@ -211,6 +233,7 @@ def _fake_lstm_backward(
     dy, dh_n, dc_n, x, h0, c0, weights, dropout, seed, fuse, y, h, c, gates, needs_dx, samples=0,
     **lanes,
 ):  # fmt: skip
+    _check_devices(x=x, h0=h0, c0=c0, weights=weights, y=y, dy=dy, dh_n=dh_n, dc_n=dc_n)
     dx, each = x.new_empty(x.shape if needs_dx else 0), (samples,) * (samples > 0)
     dweights = [w.new_empty(*each, *w.shape) for w in weights]
     return dx, *(t.new_empty(t.shape) for t in (h0, c0)), dweights
@@ -221,6 +244,7 @@ KEPT = {"lstm": 4, "gru": 4, "gru_dreamer": 4, "slstm": 5, "slstm_exponential": 
 
 
 def _fake_recurrence(x_part, h0, c0, weight_hh, bias_m, cell, save, **_others):
+    _check_devices(x_part=x_part, h0=h0, c0=c0, weight_hh=weight_hh, bias_m=bias_m)
     N, _, K = weight_hh.shape
     rows, width, dtype = x_part.shape[:-1], c0.shape[1] // N, reference.state_dtype(x_part.dtype)
     c = gates = (0,)
@@ -238,6 +262,7 @@ def _fake_recurrence(x_part, h0, c0, weight_hh, bias_m, cell, save, **_others):
 def _fake_recurrence_backward(
     dy, dh_n, dc_n, h0, c0, weight_hh, bias_m, y, c, gates, cell, **_others
 ):
+    _check_devices(y=y, h0=h0, c0=c0, weight_hh=weight_hh, bias_m=bias_m, dy=dy)
     N, columns, _ = weight_hh.shape
     dx_part = y.new_empty(*y.shape[:-1], N * columns)
     dbias_m = y.new_empty(0 if bias_m is None else bias_m.shape)
@@ -251,12 +276,14 @@ def _fake_dropout(x, p, seed, first=0):
 def _fake_linear_cross_entropy(
     hidden, weight, bias, target, row_grad, ignore_index, precision=None
 ):
+    _check_devices(hidden=hidden, weight=weight, bias=bias, target=target, row_grad=row_grad)
     shapes = [(0,) if row_grad is None or t is None else t.shape for t in (hidden, weight, bias)]
     dtype = reference.state_dtype(hidden.dtype)
     return tuple(hidden.new_empty(shape, dtype=dtype) for shape in ((len(hidden),), *shapes))
 
 
 def _fake_prepared_lstm(x, h0, c0, weights, directions, batch_sizes, keep, cell, weight_only=False):
+    _check_devices(x=x, h0=h0, c0=c0, weights=weights)
     shapes = (*x.shape[:-1], directions * h0.shape[2]), h0.shape, c0.shape
     return tuple(x.new_empty(shape) for shape in shapes)
 
@@ -266,6 +293,7 @@ def _fake_packing(lengths, steps, batch_first):
 
 
 def _fake_gather(x, index):
+    _check_devices(x=x, index=index)
     return x.new_empty(len(index), *x.shape[1:])
 
 

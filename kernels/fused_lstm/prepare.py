@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import PackedSequence
 from . import library, varlen
 from .convert import OURS, conversions, spec_of
 from .errors import meant
-from .functional import check_resets, padded
+from .functional import check_input, check_resets, padded, states_of
 from .modules import RecurrentBase
 from .varlen import reset_mask
 
@@ -32,6 +32,18 @@ CELLS = ("lstm", "gru")
 DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 # Of a packed matrix (native/isa/prepared.h): units of a block, and bytes of a word.
 UNITS, WORD, ZERO_POINT = 16, 4, 128
+DEEPEST = (2**31 - 1) // 127**2  # columns whose products of two bytes an int32 holds the sum of
+
+HOOKS = {  # a module's attribute -> which hooks it has
+    "_forward_pre_hooks": "forward pre-",
+    "_forward_hooks": "forward",
+    "_backward_pre_hooks": "backward pre-",
+    "_backward_hooks": "backward",
+    "_state_dict_pre_hooks": "state_dict pre-",
+    "_state_dict_hooks": "state_dict",
+    "_load_state_dict_pre_hooks": "load_state_dict pre-",
+    "_load_state_dict_post_hooks": "load_state_dict post-",
+}
 
 log = logging.getLogger("fused_lstm")
 
@@ -42,7 +54,8 @@ def prepare(model: Model, dtype: torch.dtype | None = None, *, weight_only: bool
     Its weights are those of this moment: later changes of the replaced layer's are not seen. A
     state_dict has names, shapes and values of the replaced layer's, and loads into either. The
     logger "fused_lstm" says (WARNING) which layers were left and why: a cell with options, an RNN,
-    a layer that is not on the CPU.
+    a layer that is not on the CPU, or one with hooks. Hooks of torch.nn.utils.weight_norm and of
+    torch.nn.utils.prune compute weights at each call, and no other hook would be called any more.
 
     Args:
         model: any module; it may be a recurrent layer itself.
@@ -108,7 +121,19 @@ def _why_left(model: nn.Module, name: str) -> str | None:
         return "it is a subclass, or parametrized"
     if spec is not None and spec.options:
         return "its cell has more than torch.nn's LSTM or GRU"
-    first = next(module.parameters())
+    return _why_not(module)
+
+
+def _why_not(module: nn.RNNBase) -> str | None:
+    """Return why a layer's weights cannot be packed, or None."""
+    for attribute, kind in HOOKS.items():
+        for hook in getattr(module, attribute, {}).values():
+            name = getattr(hook, "__name__", None) or type(hook).__name__
+            return (
+                f"it has a {kind} hook, {name}, which a Prepared layer would not call; remove it"
+                " first, as torch.nn.utils.remove_weight_norm and prune.remove do"
+            )
+    first = getattr(module, module._flat_weights_names[0])
     if first.device.type != "cpu" or first.dtype == torch.float64:
         return f"its weights are {first.dtype} on {first.device}"
     return None
@@ -169,11 +194,17 @@ class Prepared(nn.Module):
     Args:
         module: an LSTM or GRU on the CPU, torch.nn's or ours, with torch.nn's cell; not changed.
         dtype, weight_only: see `prepare`.
+
+    Raises:
+        ValueError: the module has hooks, or is not on the CPU, or is float64; or a matrix of
+            torch.int8 has more columns than an int32 holds the sum of.
     """
 
     def __init__(
         self, module: nn.RNNBase, dtype: torch.dtype | None = None, weight_only: bool = False
     ) -> None:
+        if (why := _why_not(module)) is not None:
+            raise ValueError(f"module: got {type(module).__name__}, which is left: {why}")
         super().__init__()
         self.spec, self.batch_first = spec_of(module), module.batch_first
         self.input_size, self.hidden_size = module.input_size, module.hidden_size
@@ -182,6 +213,12 @@ class Prepared(nn.Module):
         own = getattr(module, self.names[0]).dtype
         self.dtype = dtype or (torch.float32 if own == torch.float16 else own)
         self.weight_only = weight_only
+        for name in self.names if self.dtype == torch.int8 and not weight_only else ():
+            if not name.startswith("bias") and (depth := self._shape(name)[1]) > DEEPEST:
+                raise ValueError(
+                    f"{name}: got {depth:,} columns with torch.int8; expected at most {DEEPEST:,},"
+                    " whose sum an int32 holds, or weight_only=True"
+                )
         # Not buffers: `model.half()` or `model.to(...)` would change what only kernels can read.
         self.weights = [self._packed(name, getattr(module, name)) for name in self.names]
 
@@ -239,6 +276,11 @@ class Prepared(nn.Module):
                 error_msgs.append(
                     f"{key}: got {weight.dtype}; expected int8 and {scale_key}, or floats"
                 )
+            elif scale is not None and (scale.shape, scale.dtype) != (shape[:1], torch.float32):
+                error_msgs.append(
+                    f"{scale_key}: got {scale.dtype} of shape {tuple(scale.shape)}; expected"
+                    f" torch.float32 of shape {shape[:1]}"
+                )
             elif scale is not None and self.dtype != torch.int8:
                 made[index] = self._packed(name, weight.float() * scale[:, None])
             else:
@@ -263,13 +305,18 @@ class Prepared(nn.Module):
         """
         packed, batched, rows = isinstance(input, PackedSequence), True, None
         x: Tensor = input.data if isinstance(input, PackedSequence) else input
+        check_input(x, (2,) if packed else (2, 3), self.input_size, self.batch_first)
         if isinstance(input, PackedSequence):
+            if lengths is not None:
+                raise ValueError("lengths: got a tensor; expected None with a PackedSequence")
             rows = varlen.of_packed(input)
         elif x.dim() == 2:
             x, batched = x.unsqueeze(1), False
+            lengths = lengths.reshape(-1) if isinstance(lengths, Tensor) else lengths
+            resets = resets.unsqueeze(-1) if isinstance(resets, Tensor) else resets
         elif self.batch_first:
             x = x.transpose(0, 1)
-            resets = None if resets is None else resets.transpose(0, 1)
+            resets = resets.transpose(0, -1) if isinstance(resets, Tensor) else resets
         if lengths is not None:
             rows = padded(x, lengths, self.batch_first)
         if resets is not None:
@@ -300,13 +347,36 @@ class Prepared(nn.Module):
     def _state(self, hx: Any, x: Tensor, input: Any, batched: bool) -> tuple[Tensor, Tensor]:
         """Return h_0 [L * D, B, P] and c_0 [L * D, B, H]; of a GRU the same twice."""
         lanes, H = self.spec.layers * self.spec.directions, self.hidden_size
+        B = varlen.rows_of(input) if isinstance(input, PackedSequence) else x.shape[1]
         if hx is None:
-            B = varlen.rows_of(input) if isinstance(input, PackedSequence) else x.shape[1]
             c0 = x.new_zeros(lanes, B, H)
             return (x.new_zeros(lanes, B, self.proj_size) if self.proj_size else c0), c0
-        states = hx if self.spec.has_c else (hx, hx)
-        h0, c0 = (state if batched else state.unsqueeze(1) for state in states)
+        h0, c0 = states_of(self.spec, hx, batched)
+        for name, state, size in (("h_0", h0, self.proj_size or H), ("c_0", c0, H)):
+            if state.shape != (lanes, B, size):
+                shape = [lanes, B, size]
+                raise ValueError(f"{name}: got shape {list(state.shape)}; expected {shape}")
         return h0, c0
+
+    # --- what torch.nn's module has, and a caller may ask for ---
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether each layer has two directions."""
+        return self.spec.directions == 2
+
+    @property
+    def bias(self) -> bool:
+        """Whether the layers have biases."""
+        return self.spec.bias
+
+    @property
+    def dropout(self) -> float:
+        """Probability of dropping an element between two layers: 0, as in all inference."""
+        return 0.0
+
+    def flatten_parameters(self) -> None:
+        """Do nothing: the weights lie as the kernels read them."""
 
     def extra_repr(self) -> str:
         more = f", proj_size={self.proj_size}" if self.proj_size else ""

@@ -14,12 +14,12 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from . import stack
 from .autograd import draw_seed
 from .engines import in_a_graph
+from .pullback import is_transformed
 from .spec import Spec
 
 
@@ -37,10 +37,12 @@ def in_chunks(
 ) -> tuple[Tensor, ...]:
     """Call `run`, an engine's function as in fused_lstm.engines, `spec.recompute` steps at a time.
 
-    Two directions run layer by layer, the second on reversed rows. Without a backward, in a graph,
-    under torch.func and in forward mode it is one call of all steps.
+    Two directions run layer by layer, the second on reversed rows. In a graph, under torch.func and
+    in forward mode it is one call of all steps; without a backward too, unless masks are drawn: a
+    chunk draws its own, and a call under no_grad has to draw what one with gradients draws.
     """
-    if not _keeps(x, h0, c0, *weights):
+    recorded = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
+    if in_a_graph() or is_transformed() or not (recorded or spec.draws):
         return run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states)
     chunked = _one_way if spec.directions == 1 else _two_ways
     y, h_n, c_n = chunked(run, spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
@@ -119,14 +121,6 @@ def _turn(batch_sizes: Tensor | None, device: torch.device) -> Callable[[Tensor,
     b = numbers(len(t)) - first[t]
     places = (first[lengths[b] - 1 - t] + b).to(device)
     return lambda rows, dim: rows.index_select(dim, places)
-
-
-def _keeps(*tensors: Tensor) -> bool:
-    """Return whether plain autograd records the call, not a graph or torch.func."""
-    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    if in_a_graph() or transformed:
-        return False
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def _chunks(

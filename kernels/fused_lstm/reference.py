@@ -181,6 +181,13 @@ def recurrent_product_by_weight(dgates: Tensor, h: Tensor, w_hh: Tensor) -> Tens
     return torch.einsum("bnj,bnk->njk", by_head(dgates, N, K), h.unflatten(-1, (N, K)))
 
 
+def clipped(gradient: Tensor, limit: float) -> Tensor:
+    """Return a gradient cut to [-limit, limit], which may be more than its dtype has."""
+    if limit > torch.finfo(gradient.dtype).max:
+        return gradient
+    return gradient.clamp(-limit, limit)
+
+
 class ClippedGradient(torch.autograd.Function):
     """apply(h, limit) -> h, whose gradient is cut to [-limit, limit]."""
 
@@ -196,7 +203,7 @@ class ClippedGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dh):
-        return dh.clamp(-ctx.limit, ctx.limit), None
+        return clipped(dh, ctx.limit), None
 
     @staticmethod
     def jvp(ctx, tangent, _):
@@ -347,7 +354,7 @@ def layer_backward(
             by_h = by_h.to(x.dtype)
         through = recurrent_product_backward(by_h, layer.w_hh)
         if spec.recurrent_clip is not None:
-            through = through.clamp(-spec.recurrent_clip, spec.recurrent_clip)
+            through = clipped(through, spec.recurrent_clip)
         dh_prev = masked(through, drawn.recurrent) + dh_old
         crossed = order.before(t, dh_prev, dc_prev + dc_old)
         dh, dc = order.after(t, crossed[0], dh), order.after(t, crossed[1], dc)

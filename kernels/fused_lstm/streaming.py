@@ -1,7 +1,7 @@
 """`Streaming`: a recurrent layer that takes one step a call and keeps its state.
 
-The constructor chooses the engine, checks the weights and orders them, which a module does at every
-call. A step is then little more than the engine's operator.
+The constructor chooses the engine and checks the weights, which a module does at every call. A step
+is then little more than the engine's operator.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Streaming:
     """An LSTM, GRU or RNN in inference: a call is one step, and the state stays between calls.
 
     It uses the engine and the weights that the module has at construction; a change of the weights
-    in place takes effect. It computes no gradients, and dropout and other training options are off.
+    in place takes effect. A weight that is not contiguous, such as a transposed one, is copied at
+    every step. It computes no gradients, and dropout and other training options are off.
 
     Args:
         module: a fused_lstm.LSTM, GRU or RNN of one direction.
@@ -53,19 +54,18 @@ class Streaming:
         weights = [weight.detach() for weight in module.weights()]
         like, B, H = weights[0], batch_size, module.hidden_size
         self._shape, self._like, self._joined = (B, module.input_size), like, module._joined
-        c = like.new_zeros(module.num_layers, B, H * module.spec.c_parts)
         P = module.proj_size
-        self._zeros = like.new_zeros(module.num_layers, B, P or H), c
         x = like.new_empty(1, *self._shape)
+        self._first = module._initial(x, B)
         expected = expected_weights(module.spec, module.input_size, H, P or H)
-        check_tensors(module.spec, x, *self._zeros, weights, H, P or H, expected, None, False)
+        check_tensors(module.spec, x, *self._first, weights, H, P or H, expected, None, False)
         engine, level = resolve(module.engine, module.fuse, like.device, module.spec)
         precision = precision_now(like.dtype, "rnn") if engine == "native" else None
         spec = replace(
             module.spec, dropout=0.0, training=False, level=level, precision=precision,
             recompute=None,
         )  # fmt: skip
-        self._step = _step_of(engine, spec, [w.contiguous() for w in weights])
+        self._step = _step_of(engine, spec, weights)
         self.reset()
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -92,17 +92,18 @@ class Streaming:
         return self._joined(*self._states)
 
     def reset(self, rows: Tensor | None = None) -> None:
-        """Set the state to zero, of all rows or of those where `rows` [B] bool is true.
+        """Set the state to what a sequence begins with, zero, of all rows or of those where `rows` [B] bool is true.
 
         Raises:
             ValueError: `rows` has another shape or dtype.
         """
         if rows is None:
-            self._states = [torch.zeros_like(s) for s in self._zeros]  # a user may write to them
+            self._states = [s.clone() for s in self._first]  # a user may write to them
         else:
             check_kind("rows", rows, [self._shape[0]], torch.bool)
             begins = rows.to(self._like.device)[:, None]
-            self._states = [torch.where(begins, 0.0, s) for s in self._states]
+            both = zip(self._first, self._states, strict=True)
+            self._states = [torch.where(begins, first, s) for first, s in both]
 
 
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]

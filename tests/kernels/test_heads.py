@@ -111,22 +111,16 @@ def test_native_in_every_dtype(cell, name):
     assert max(errors.values()) < GPU_NORM[name], errors
 
 
-@native_only
-@pytest.mark.parametrize("isa", ["base", "avx2", "avx512", "avx512_bf16"])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "slstm"])
-def test_native_on_every_instruction_set(cell, isa):
-    if isa not in native.OPS.isa_names():
-        pytest.skip(f"this CPU has no {isa}")
+def test_native_on_every_instruction_set(cell, every_isa):
     torch.manual_seed(2)
-    module = MAKE[cell](5, 44, num_heads=2, engine="native")
+    module = MAKE[cell](5, 44, num_heads=2, engine="loop")
     x, state = torch.randn(6, 10, 5), state_of(module, 10)
     expected = results(module, x, state)
-    native.OPS.use_isa(isa)
-    try:
-        for name, value in results(module, x, state).items():
-            assert_close(value, expected[name], name)
-    finally:
-        native.OPS.use_isa("")
+    module.engine = "native"
+    assert native.OPS.isa() == every_isa
+    for name, value in results(module, x, state).items():
+        assert_close(value, expected[name], name)
 
 
 @native_only
@@ -291,3 +285,27 @@ def test_what_is_refused():
         ValueError, match=r"weight_hh_l0: got shape \[32, 8\]; expected \[2, 16, 4\]"
     ):
         fused_lstm.lstm(x, state, weights, cell=Spec(num_heads=2))
+
+
+@native_only
+@pytest.mark.parametrize("name", ["c", "gates"])
+def test_what_a_backward_does_not_read_is_checked_too(name):
+    """An RNN's backward reads neither; a number alone has no heads to divide it by."""
+    x, h0, weight = torch.randn(4, 2, 6), torch.randn(2, 6), torch.randn(2, 3, 3)
+    y, *_ = native.OPS.recurrence(x, h0, h0, weight, None, "rnn_tanh", True)
+    saved = {"c": torch.empty(0), "gates": torch.empty(0)}
+    call = (y, None, None, h0, h0, weight, None, y)
+    assert native.OPS.recurrence_backward(*call, *saved.values(), "rnn_tanh")[0].shape == x.shape
+    saved[name] = torch.tensor(1.0)
+    with pytest.raises(RuntimeError, match=rf"{name}: got shape \[\]; expected \[0\]"):
+        native.OPS.recurrence_backward(*call, *saved.values(), "rnn_tanh")
+
+
+@native_only
+@pytest.mark.parametrize("shape", [(0, 4, 1), (2, 0, 0)], ids=str)
+def test_weights_without_elements_are_refused(shape):
+    with pytest.raises(ValueError, match=r"weight_hh: .*; expected \[N, 4K, K\], N and K not 0"):
+        native.OPS.recurrence(
+            torch.zeros(3, 2, 0), torch.zeros(2, 0), torch.zeros(2, 0), torch.zeros(shape), None,
+            "lstm", False,
+        )  # fmt: skip

@@ -259,7 +259,41 @@ def test_fx_quantize_dynamic_and_compile(ran):
         quantized(x)
         compiled = torch.compile(model, backend="eager")
         assert_close(compiled(x)[0], expected, "compile")
+    assert ran == ["lstm", "lstm"]  # Dynamo breaks its graph there
+
+
+@layers
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_torch_compile_trains_a_model(kind, options, backend, ran):
+    """Its graph breaks at nn.LSTM, as without us; what nn.LSTM calls is no graph of its own."""
+    model, x = Wrapped(kind(5, 6, **options)), torch.randn(4, 3, 5)
+    weights = list(model.parameters())
+    expected = torch.autograd.grad(model(x).sin().sum(), weights)
+    with fused_lstm.install():
+        y = torch.compile(model, backend=backend)(x)
+        got = torch.autograd.grad(y.sin().sum(), weights)
+    for (name, _), found, wanted in zip(model.named_parameters(), got, expected, strict=True):
+        assert_close(found, wanted, name)
+    assert ran == [model.layer.mode.lower()]
+
+
+@pytest.mark.slow  # a compiler runs
+def test_inductor_trains_a_model(ran):
+    model, x = Wrapped(nn.LSTM(5, 6)), torch.randn(4, 3, 5)
+    with fused_lstm.install():
+        torch.compile(model)(x).sum().backward()
     assert ran == ["lstm"]
+    assert model.layer.weight_hh_l0.grad.abs().sum() > 0
+
+
+def test_a_traced_cell_is_torchs_in_a_graph(ran):
+    """Dynamo traces nn.LSTMCell, whose graph needs nothing of ours."""
+    cell, x = nn.LSTMCell(5, 6), torch.randn(3, 5)
+    expected = cell(x)[0]
+    with fused_lstm.install():
+        compiled = torch.compile(cell, backend="aot_eager", fullgraph=True)
+        assert_close(compiled(x)[0], expected, "h")
+    assert ran == []
 
 
 def test_functional_call_and_checkpoint(ran):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import io
+
 import pytest
 import torch
+from torch import nn
 
 import fused_lstm
 from tolerance import assert_close
@@ -11,6 +15,14 @@ from tolerance import assert_close
 HAVE_NATIVE = fused_lstm.available_engines("cpu")["native"] is None
 native_only = pytest.mark.skipif(not HAVE_NATIVE, reason="native was not built")
 ENGINES = ["loop", pytest.param("native", marks=native_only)]
+
+
+def by_pickle(module):
+    """Return what pickle makes of a module's bytes."""
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
 
 
 def outcome(cell, gates, state, takes_gradients=True) -> dict[str, torch.Tensor]:
@@ -84,6 +96,22 @@ def test_a_model_of_xlstms_is_converted_whole(xlstm):
     assert {cell.engine for cell in model.modules() if isinstance(cell, xlstm.sLSTMCellBase)} == {
         "auto"
     }
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, by_pickle], ids=["deepcopy", "pickle"])
+def test_a_converted_cell_of_xlstms_is_copied(xlstm, copied):
+    from fused_lstm.integrations.xlstm import convert
+
+    cell = convert(nn.Sequential(a_cell(xlstm, torch.float32)), engine="loop")
+    other, x = copied(cell), torch.randn(2, 5, 96)
+    assert type(other[0]) is type(cell[0])
+    assert other[0].engine == "loop"
+    assert_close(other[0](x)[0], cell[0](x)[0], "y")
+    assert torch.equal(other[0].recurrent_kernel.clone(), cell[0].recurrent_kernel.clone())
+    other[0].recurrent_kernel[:] = 0.0  # shows its own parameter, not the copied cell's
+    assert not other[0]._recurrent_kernel.any()
+    assert cell[0]._recurrent_kernel.any()
+    assert convert(other, engine="native")[0].engine == "native"
 
 
 def test_what_xlstms_conversion_refuses(xlstm):

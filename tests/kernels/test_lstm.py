@@ -237,6 +237,30 @@ def test_bad_input_names_the_argument(spoil, message, engine, fuse):
         ours(*spoil(x, *state))
 
 
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l1", "bias_hh_l0", "h_0", "c_0"])
+@pytest.mark.parametrize("kind", [fused_lstm.LSTM, fused_lstm.GRU])
+def test_what_lies_on_meta_is_an_error(kind, name, grad):
+    """A tensor without numbers beside those that have some: as with nn.LSTM, no result."""
+    module, x = kind(5, 6, 2), torch.randn(4, 3, 5)
+    states = {"h_0": torch.zeros(2, 3, 6), "c_0": torch.zeros(2, 3, 6)}
+    if name in states:
+        states[name] = states[name].to("meta")
+    else:
+        setattr(module, name, torch.nn.Parameter(getattr(module, name).to("meta")))
+    if kind is fused_lstm.GRU:
+        if name == "c_0":
+            pytest.skip("a GRU has no c")
+        hx = states["h_0"]
+    else:
+        hx = tuple(states.values())
+    with (
+        torch.set_grad_enabled(grad),
+        pytest.raises(ValueError, match=f"{name}: got device meta; expected cpu"),
+    ):
+        module(x, hx)
+
+
 @pytest.mark.parametrize("name", ["sparse", "mkldnn", "nested", "jagged", "no-c", "no-h"])
 def test_so_does_the_functional_form(name):
     spoil, message = BAD[name]

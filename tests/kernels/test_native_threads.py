@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,9 +117,21 @@ print(apart)
     assert int(python(script)) > 20
 
 
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory) -> str:
+    """A library in whose presence OpenMP does not give its threads back, as older ones do not."""
+    folder = tmp_path_factory.mktemp("refusing")
+    source, library = folder / "refuse.cpp", folder / "librefuse.so"
+    source.write_text('extern "C" int omp_pause_resource_all(int) { return -1; }\n')
+    compiler = shutil.which("c++") or pytest.skip("no C++ compiler")
+    subprocess.run([compiler, "-shared", "-fPIC", source, "-o", library], check=True)
+    return str(library)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("pauses", [True, False], ids=["", "OpenMP refuses"])
 @pytest.mark.parametrize("ran", ["nothing", "ours", "torchs"])
-def test_a_forked_child_has_threads(ran):
+def test_a_forked_child_has_threads(ran, pauses, request):
     """Before its parent has run OpenMP, after, and after torch alone has; its own child too."""
     before = {"nothing": "None", "ours": "call()", "torchs": "torch.ones(2**20).sin_()"}[ran]
     script = f"""
@@ -137,7 +150,39 @@ for _ in range(2):
 """
     if not Path("/proc/self/task").exists():
         pytest.skip("this system does not say how many threads there are")
-    python(script)
+    preloaded = {} if pauses else {"LD_PRELOAD": request.getfixturevalue("refusing")}
+    python(script, **preloaded)
+
+
+MODULES = {
+    "slstm": "fused_lstm.SLSTM(64, 256)",
+    "heads": "fused_lstm.LSTM(64, 256, num_heads=4)",
+    "hoisted": "fused_lstm.LSTM(64, 256, engine='native', fuse='hoisted')",
+    "lstm": "fused_lstm.LSTM(64, 256)",
+    "torch's": "torch.nn.LSTM(64, 256)",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="OpenMP is used on Linux")
+@pytest.mark.parametrize("module", MODULES)
+def test_a_forked_child_trains(module):
+    """PyTorch's products, which heads and hoisted call, and its sums of gradients have threads too."""
+    python(f"""
+import signal, fused_lstm
+module, x = {MODULES[module]}, torch.randn(100, 16, 64)
+def step():
+    y = module(x)[0]
+    y.backward(torch.ones_like(y))
+    return y.detach().numpy().tobytes()
+expected = step()
+if child := os.fork():
+    assert os.waitpid(child, 0)[1] == 0
+    assert step() == expected  # the parent goes on
+    os._exit(0)
+signal.alarm(30)  # it would wait for ever
+assert step() == expected
+os._exit(0)
+""")
 
 
 def run(threads: int, hidden: int, B: int = 7) -> tuple[torch.Tensor, ...]:

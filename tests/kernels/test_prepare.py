@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import io
 import logging
+import warnings
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fused_lstm
@@ -347,13 +349,148 @@ def test_a_model_keeps_its_places(caplog):
     assert any("odd" in line and "cell" in line for line in left)
 
 
+def test_who_computes_weights_at_each_call_is_left(caplog):
+    """weight_norm and prune make a weight in a hook: until a call it is that of the last one."""
+    plain, normed, pruned = nn.LSTM(3, 4), nn.LSTM(3, 4), fused_lstm.GRU(3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch would have weight_norm's successor
+        torch.nn.utils.weight_norm(normed, "weight_hh_l0")
+    prune.random_unstructured(pruned, "weight_hh_l0", 0.5)
+    with torch.no_grad():
+        normed.weight_hh_l0_g.mul_(3)  # the hook has not run since
+        pruned.weight_hh_l0_orig.mul_(3)
+    hooked = nn.LSTM(3, 4)
+    hooked.register_forward_hook(lambda *_: None)
+    model, x = nn.ModuleList([plain, normed, pruned, hooked]), torch.randn(2, 1, 3)
+    with caplog.at_level(logging.WARNING, "fused_lstm"):
+        fused_lstm.prepare(model)
+    assert [type(layer) for layer in model] == [Prepared, nn.LSTM, fused_lstm.GRU, nn.LSTM]
+    left = [record.getMessage() for record in caplog.records]
+    for line, name in zip(left, ("1", "2", "3"), strict=True):
+        assert line.startswith(f"left {name}, a ")
+        assert "hook" in line
+    with pytest.raises(ValueError, match="module: got LSTM, which is left: it has a forward pre-"):
+        Prepared(normed)
+    with torch.no_grad():
+        expected = [layer(x)[0] for layer in (normed, pruned)]
+    torch.nn.utils.remove_weight_norm(normed, "weight_hh_l0")
+    prune.remove(pruned, "weight_hh_l0")
+    fused_lstm.prepare(model)
+    for layer, y in zip(model[1:3], expected, strict=True):
+        assert isinstance(layer, Prepared)
+        torch.testing.assert_close(layer(x)[0], y, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+def test_the_inputs_width_is_checked(dtype):
+    """Of packed columns there are some more, which no x may fill."""
+    prepared = fused_lstm.prepare(nn.LSTM(16, 5, bias=False, batch_first=True), dtype)
+    for width in (13, 14, 15, 17):
+        with pytest.raises(ValueError, match=rf"input: .*{width}\]; expected \[B, T, I\].*I = 16"):
+            prepared(torch.randn(1, 2, width))
+        packed = pack_padded_sequence(torch.randn(1, 2, width), torch.tensor([2]), True)
+        with pytest.raises(ValueError, match=rf"input: got shape \[2, {width}\]; .* I = 16"):
+            prepared(packed)
+    x = torch.randn(1, 2, 16)
+    for size in (4, 6, 8):
+        for name, other in ("h_0", 1), ("c_0", 0):
+            states = [torch.zeros(1, 1, 5), torch.zeros(1, 1, 5)]
+            states[1 - other] = torch.zeros(1, 1, size)
+            with pytest.raises(ValueError, match=rf"{name}: got shape \[1, 1, {size}\]; expected"):
+                prepared(x, tuple(states))
+
+
+def test_it_is_asked_what_nn_lstm_is_asked():
+    prepared = fused_lstm.prepare(nn.LSTM(3, 4, 2, bidirectional=True, dropout=0.5))
+    prepared.flatten_parameters()
+    assert (prepared.bidirectional, prepared.bias, prepared.dropout) == (True, True, 0.0)
+    assert not fused_lstm.prepare(nn.GRU(3, 4, bias=False)).bias
+
+
+def test_unbatched_lengths_and_resets():
+    module = fused_lstm.LSTM(3, 4)
+    prepared, x = fused_lstm.prepare(module), torch.randn(5, 3)
+    resets = torch.tensor([False, True, False, False, True])
+    for rows in ({"resets": resets}, {"lengths": torch.tensor(3)}):
+        with torch.no_grad():
+            expected = module(x, **rows)[0]
+        torch.testing.assert_close(prepared(x, **rows)[0], expected, rtol=0, atol=2e-6)
+
+
+WRONG = {
+    "no c": (
+        lambda p: p(torch.zeros(2, 1, 3), (torch.zeros(1, 1, 4), None)),
+        "c_0: got NoneType; expected a tensor",
+    ),
+    "no pair": (
+        lambda p: p(torch.zeros(2, 1, 3), torch.zeros(1, 1, 4)),
+        "hx: got Tensor; expected a pair",
+    ),
+    "one dimension": (
+        lambda p: p(torch.zeros(3)),
+        r"input: got shape \[3\]; expected \[T, B, I\] or \[T, I\] with I = 3",
+    ),
+    "no tensor": (lambda p: p([1.0]), "input: got list; expected a tensor"),
+    "state's rank": (
+        lambda p: p(torch.zeros(2, 3), (torch.zeros(1, 1, 4),) * 2),
+        r"h_0: got shape \[1, 1, 4\]; expected \[L \* D, H\]",
+    ),
+    "on meta": (
+        lambda p: p(torch.zeros(2, 1, 3), (torch.zeros(1, 1, 4), torch.zeros(1, 1, 4).to("meta"))),
+        "c0: got device meta; expected cpu",
+    ),
+    "lengths twice": (
+        lambda p: p(
+            pack_padded_sequence(torch.zeros(2, 1, 3), torch.tensor([2])), lengths=torch.tensor([2])
+        ),
+        "lengths: got a tensor; expected None with a PackedSequence",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG.values(), ids=WRONG)
+def test_what_does_not_fit_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(fused_lstm.prepare(nn.LSTM(3, 4)))
+
+
+@pytest.mark.parametrize("weight_only", [False, True], ids=["", "weights alone"])
+def test_sums_of_bytes_do_not_overflow(weight_only):
+    """The deepest matrix whose sum an int32 holds, and one that is a column deeper."""
+    deepest = 133_144
+    module, x = nn.LSTM(deepest, 1), torch.ones(1, 1, deepest)
+    with torch.no_grad():
+        module.weight_ih_l0.fill_(1e-3)
+        module.bias_ih_l0.fill_(-deepest / 1e3 + 0.5)
+        expected = module(x)[0]
+        y = fused_lstm.quantize(module, weight_only=weight_only)(x)[0]
+        torch.testing.assert_close(y, expected, rtol=0, atol=0.02)
+    deeper = nn.LSTM(deepest + 1, 1)
+    if weight_only:
+        fused_lstm.quantize(deeper, weight_only=True)
+        return
+    with pytest.raises(
+        ValueError, match="weight_ih_l0: got 133,145 columns with torch.int8; expected at most"
+    ):
+        fused_lstm.quantize(deeper)
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.float16, torch.float64, "shape"], ids=str)
+def test_scales_are_checked_when_they_are_loaded(kind):
+    module = fused_lstm.quantize(nn.LSTM(5, 6))
+    state, x = module.state_dict(), torch.randn(2, 1, 5)
+    before, scale = module(x)[0], state["weight_hh_l0_scale"]
+    state["weight_hh_l0_scale"] = scale[:-1] if kind == "shape" else scale.to(kind)
+    with pytest.raises(RuntimeError, match=r"weight_hh_l0_scale: got torch\..*; expected torch\.fl"):
+        module.load_state_dict(state)
+    assert torch.equal(module(x)[0], before)
+
+
 def test_wrong_arguments_are_named():
     quantized = fused_lstm.quantize(nn.LSTM(3, 4))
     with pytest.raises(ValueError, match=r"x: got dtype Double"):
         quantized(torch.randn(2, 2, 3, dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"weights\[0\]: got shape"):
-        quantized(torch.randn(2, 2, 5))
-    with pytest.raises(ValueError, match=r"h0: got shape"):
+    with pytest.raises(ValueError, match=r"h_0: got shape \[1, 1, 4\]; expected \[1, 2, 4\]"):
         quantized(torch.randn(2, 2, 3), (torch.zeros(1, 1, 4), torch.zeros(1, 2, 4)))
     with pytest.raises(ValueError, match=r"weight_only: got True with dtype torch.bfloat16"):
         fused_lstm.prepare(nn.LSTM(3, 4), torch.bfloat16, weight_only=True)

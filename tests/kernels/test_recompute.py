@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 
@@ -154,6 +155,33 @@ def test_each_chunk_draws_its_own_masks(engine, fuse, whole):
     for n, chunk in enumerate(kept.split(2)):
         for m, other in enumerate(kept.split(2)[:n]):
             assert not torch.equal(chunk, other), f"chunks {m + 1} and {n + 1} draw the same"
+
+
+DRAWS = {
+    "zoneout": {"zoneout": 0.4},
+    "recurrent_dropout": {"recurrent_dropout": 0.4},
+    "candidate_dropout": {"candidate_dropout": 0.4},
+    "dropout": {"dropout": 0.4, "num_layers": 2},
+    "dropout, bidirectional": {"dropout": 0.4, "num_layers": 2, "bidirectional": True},
+}
+
+
+@pytest.mark.parametrize("draws", DRAWS)
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "triton", top=True))
+def test_a_call_without_gradients_draws_the_same(engine, fuse, draws):
+    """A reentrant checkpoint differentiates the second of two calls, and returns the first's y."""
+    if engine == "cudnn" and not draws.startswith("dropout"):
+        pytest.skip("has nn.LSTM's cell alone")
+    module = fused_lstm.LSTM(3, 8, engine=engine, fuse=fuse, recompute=2, **DRAWS[draws])
+    x, found = torch.randn(5, 2, 3, requires_grad=True), []
+    for grad in (False, True):
+        torch.manual_seed(4)
+        with torch.set_grad_enabled(grad):
+            found.append(module(x, None, torch.tensor([5, 2]))[0].detach())
+    assert_close(*found, "y")
+    frozen = copy.deepcopy(module).requires_grad_(False)
+    torch.manual_seed(4)
+    assert_close(frozen(x.detach(), None, torch.tensor([5, 2]))[0], found[1], "frozen")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -145,6 +145,19 @@ def test_the_gradient_through_r_is_cut_and_no_other():
     torch.testing.assert_close(by_h[1e-3], by_h[None].clamp(-1e-3, 1e-3), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("engine", ["loop", "native"])
+def test_a_clip_may_be_more_than_the_dtype_has(engine):
+    """float16 ends at 65,504: a larger limit cuts nothing."""
+    if (why := fused_lstm.available_engines("cpu")[engine]) is not None:
+        pytest.skip(why)
+    module, grads = fused_lstm.SLSTM(3, 4, engine=engine, dtype=torch.float16), []
+    for clip in (None, 1e9):
+        module.spec = Spec("slstm", recurrent_clip=clip)
+        y, _ = module(torch.ones(4, 2, 3, dtype=torch.float16))
+        grads.append(torch.autograd.grad(y.float().sum(), module.weight_hh_l0)[0])
+    assert torch.equal(*grads)
+
+
 def test_biases_begin_with_memories_of_many_lengths():
     module = fused_lstm.SLSTM(3, 8, num_heads=2)
     i, f, z, o = module.bias_l0.detach().chunk(4)

@@ -68,6 +68,26 @@ def test_what_a_step_returned_stays_as_it_was(engine, fuse):
     assert torch.equal(h, copies[1])
 
 
+@every_rung
+def test_a_weight_that_is_no_block_of_memory_may_change_too(engine, fuse):
+    """A transposed weight, changed in place, as one that is contiguous may be."""
+    module = fused_lstm.LSTM(3, 4, 2, engine=engine, fuse=fuse)
+    for name in ("weight_ih_l0", "weight_hh_l1"):
+        transposed = getattr(module, name).detach().T.contiguous().T
+        assert not transposed.is_contiguous()
+        setattr(module, name, nn.Parameter(transposed))
+    stream, x = fused_lstm.Streaming(module), torch.randn(1, 3)
+    before = stream(x)
+    with torch.no_grad():
+        module.weight_ih_l0.mul_(2)
+        module.weight_hh_l1.add_(1)
+        expected = torch.stack([module(x[None].repeat(2, 1, 1))[0][n, 0] for n in range(2)])
+    stream.reset()
+    found = torch.cat([stream(x), stream(x)])
+    assert not torch.equal(found[0], before[0])
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+
+
 def test_an_output_can_be_part_of_a_graph():
     """It is no inference tensor, which autograd refuses to keep."""
     y = fused_lstm.Streaming(fused_lstm.LSTM(3, 4))(torch.randn(1, 3))

@@ -1,11 +1,13 @@
 """A checkpoint comes back as it was, on any engine; a damaged one is one line and status 2."""
 
+import json
 import os
 import random
 import shutil
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import fused_lstm
@@ -127,6 +129,58 @@ def test_what_is_no_checkpoint_is_not_read(capsys, damaged, tmp_path, kind):
         torch.save({"sm_fc.bias": Trap()}, path)
     refuse(capsys, directory, f"{path} is damaged: " if kind == "pickle" else "is no file")
     assert not (tmp_path / "sprung").exists()
+
+
+def forge(path, saved, tensors, about=None):
+    """Write a checkpoint whose sum is right, of other tensors or of another JSON text."""
+    if about is None:
+        fields = {"format": checkpoint.FORMAT, "step": saved.step, "best": None}
+        fields |= {"options": saved.options, "vocabulary": saved.vocabulary, "state": saved.state}
+        about = json.dumps(fields)
+    metadata = {"about": about, "sha256": checkpoint.digest(about, tensors)}
+    path.write_bytes(safetensors.torch.save(tensors, metadata))
+
+
+@pytest.mark.parametrize("sum_is_right", [True, False])
+def test_json_in_json_in_json_is_no_metadata(capsys, damaged, sum_is_right):
+    directory, path = damaged
+    saved, deep = checkpoint.load(directory), "[" * 100_000
+    forge(path, saved, saved.tensors, deep)
+    if not sum_is_right:
+        content = path.read_bytes()
+        place = content.index(b'"sha256":"') + len(b'"sha256":"')
+        other = b"0" if content[place : place + 1] != b"0" else b"1"
+        path.write_bytes(content[:place] + other + content[place + 1 :])
+    word = "no JSON that can be read" if sum_is_right else "sha256: got "
+    refuse(capsys, directory, word)
+
+
+@pytest.mark.parametrize("name", ["model.sm_fc.bias", "model.lstm.weight_hh_l0", "losses", "hidden.c"])
+def test_a_tensor_that_is_not_there_is_named(capsys, damaged, name):
+    directory, path = damaged
+    saved = checkpoint.load(directory)
+    forge(path, saved, {n: t for n, t in saved.tensors.items() if n != name})
+    assert main([f"--resume={directory}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"lm.train: {path} is damaged: ")
+    assert error.count("\n") == 1
+    assert name.removeprefix("model.") in error
+    if name.startswith("model."):
+        assert f"{path} is damaged: " in refused(capsys, evaluate.main, "evaluate", str(directory))
+
+
+def test_metadata_without_a_field_is_named(capsys, damaged):
+    directory, path = damaged
+    saved = checkpoint.load(directory)
+    forge(path, saved, saved.tensors, json.dumps({"format": checkpoint.FORMAT, "step": 5}))
+    refuse(capsys, directory, f"{path} is damaged: got no 'best'; expected one")
+
+
+@pytest.mark.parametrize("step", ["\u00b2", "\u0663", "", "-1"])
+def test_a_step_is_in_plain_digits(damaged, step):
+    directory, path = damaged
+    (directory / f"checkpoint-{step}.safetensors").touch()
+    assert checkpoint.all_in(directory) == [path]
 
 
 # --- what else a resumed run asks for ---

@@ -255,6 +255,48 @@ def test_another_engine_goes_on(tmp_path, corpus_dir, capsys, engine):
     assert f"not the same bits: engine {engine}, was cudnn" in capsys.readouterr().out
 
 
+def test_other_instructions_are_said(tmp_path, corpus_dir, capsys):
+    """An instruction set sums in an order of its own; what an older run did not write is no change."""
+    from fused_lstm import native
+
+    if len(names := native.OPS.isa_names() if native.load() is None else []) < 2:
+        pytest.skip("native has one instruction set here")
+    saved = tmp_path / "saved"
+    train(tmp_path, corpus_dir, "--lstm=native", "--max-steps=4", "--no-eval", f"--save={saved}")
+    was = native.OPS.isa()
+    native.OPS.use_isa(names[-1])
+    try:
+        assert main([f"--resume={saved}", "--max-steps=6"]) == 0
+    finally:
+        native.OPS.use_isa("")
+    torchs = torch.backends.cpu.get_cpu_capability()
+    note = f"not the same bits: instructions {torchs}, {names[-1]}, was {torchs}, {was}"
+    assert note in capsys.readouterr().out
+    older = checkpoint.load(saved)
+    del older.state["bits"]["instructions"]
+    content = older.options, older.vocabulary, older.tensors, older.state
+    checkpoint.save(saved, older.step, None, *content)
+    assert main([f"--resume={saved}", "--max-steps=7"]) == 0
+    assert "not the same bits" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_a_log_that_is_no_file_is_refused(tmp_path, corpus_dir, capsys, step):
+    """A FIFO would be waited for, and a device replaced."""
+    saved = tmp_path / "saved"
+    argv = [f"--data={corpus_dir}", *SMALL.split(), "--lstm=cudnn", f"--save={saved}"]
+    if step:
+        assert main([*argv, f"--max-steps={step}", "--no-eval"]) == 0
+        argv = [f"--resume={saved}"]
+    saved.mkdir(exist_ok=True)
+    (saved / FILE).unlink(missing_ok=True)
+    os.mkfifo(saved / FILE)
+    capsys.readouterr()
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert error == f"lm.train: --save: got '{saved / FILE}'; expected a file's name\n"
+
+
 def test_saves_come_by_steps_and_by_minutes(tmp_path, corpus_dir, capsys):
     often = ["--save-every-minutes=1e-9", "--max-steps=6", "--no-eval"]
     train(tmp_path, corpus_dir, *often, f"--save={tmp_path / 'minutes'}")

@@ -9,11 +9,13 @@ fast.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from xlstm.blocks.slstm.cell import sLSTMCell_vanilla, sLSTMCellBase
+from xlstm.components.util import ParameterProxy
 
 from .. import heads
 from ..engines import check_engine
@@ -21,6 +23,7 @@ from ..spec import Spec
 from .gates import cells_in, run_gates
 
 Model = TypeVar("Model", bound=nn.Module)
+PROXIED = "proxied"  # in a pickle: attribute -> the parameter that it shows in another layout
 
 
 def convert(model: Model, engine: str = "auto") -> Model:
@@ -41,11 +44,21 @@ def convert(model: Model, engine: str = "auto") -> Model:
     for cell in cells:
         check_engine(engine, None, spec_of(cell.config))
     for cell in cells:
-        kind = type(cell)
-        if not issubclass(kind, Fused):
-            cell.__class__ = type(kind.__name__, (Fused, kind), {})
+        if not isinstance(cell, Fused):
+            cell.__class__ = fused(type(cell))
         cell.engine = engine
     return model
+
+
+@cache
+def fused(kind: type) -> type:
+    """Return the class of a converted cell that was of a class of xLSTM's."""
+    return type(kind.__name__, (Fused, kind), {"converted": kind})
+
+
+def blank(kind: type) -> Any:
+    """Return a converted cell without attributes, for pickle to fill."""
+    return object.__new__(fused(kind))
 
 
 def spec_of(config: Any) -> Spec:
@@ -67,6 +80,22 @@ class Fused:
     """Replace the forward and the step of xLSTM's cell."""
 
     engine: str
+    converted: type  # the cell's class before
+
+    def __reduce_ex__(self: Any, protocol: Any) -> tuple:
+        """Return how pickle makes the cell, whose class no module has by name."""
+        proxies = {n: v for n, v in vars(self).items() if isinstance(v, ParameterProxy)}
+        state = {n: v for n, v in self.__getstate__().items() if n not in proxies}
+        state[PROXIED] = {n: v.parameter_name for n, v in proxies.items()}
+        return blank, (self.converted,), state
+
+    def __setstate__(self: Any, state: dict[str, Any]) -> None:
+        """Take what pickle kept, and make the proxies: xLSTM's cannot be copied or pickled."""
+        proxied = state.pop(PROXIED)
+        nn.Module.__setstate__(self, state)
+        for name, parameter in proxied.items():
+            ways = (getattr(self, f"{parameter}_{way}") for way in ("int2ext", "ext2int"))
+            vars(self)[name] = ParameterProxy(self, parameter, *ways)
 
     def forward(
         self: Any, input: Tensor, state: Tensor | None = None, lengths: Tensor | None = None

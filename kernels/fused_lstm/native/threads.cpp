@@ -27,6 +27,10 @@
 #include <unistd.h>
 #endif
 
+#ifdef _OPENMP
+extern "C" void __kmpc_fork_call();  // of another OpenMP than GCC's; never called
+#endif
+
 namespace fused_lstm {
 
 // Counters on cache lines of their own, so that waiting does not disturb arriving.
@@ -102,12 +106,23 @@ class Deputy {
 };
 
 // OpenMP keeps a pool for each thread that asked for one. Its threads do not survive fork(), and the
-// thread that does would wait for them for ever: a deputy asks for it, which has no pool yet.
+// thread that does would wait for them for ever, in PyTorch's operators as in these. So a thread that
+// forks gives its pool back first; parent and child make their own. Where OpenMP has no such function
+// (libgomp before GCC 9), or refuses, a deputy asks for a pool, which has none yet.
+thread_local bool paused = false;
 thread_local bool forked = false;
 thread_local Deputy* deputy = nullptr;
 
-const int registered = pthread_atfork(nullptr, nullptr, [] {
-  forked = true;
+#pragma weak omp_pause_resource_all
+#pragma weak __kmpc_fork_call
+
+void pause_pool() {
+  const bool survives = __kmpc_fork_call != nullptr;  // LLVM's and Intel's, which make a pool anew
+  paused = !survives && omp_pause_resource_all && omp_pause_resource_all(omp_pause_hard) == 0;
+}
+
+const int registered = pthread_atfork(pause_pool, nullptr, [] {
+  forked = !paused;
   deputy = nullptr;  // lost too
 });
 

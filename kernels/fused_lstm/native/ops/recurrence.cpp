@@ -139,8 +139,9 @@ Heads checked_heads(const Tensor& rows, const char* name, long columns, const Te
   heads.packed = batch_sizes.has_value();
   heads.reverse = reverse;
   const long gates = heads.shape().gates;
-  CHECK_VALUE(weight.dim() == 3 && weight.size(1) == gates * weight.size(2),
-              "weight_hh: got shape ", shown(weight), "; expected [N, ", gates, "K, K]");
+  CHECK_VALUE(weight.dim() == 3 && weight.numel() > 0 && weight.size(1) == gates * weight.size(2),
+              "weight_hh: got shape ", shown(weight), "; expected [N, ", gates,
+              "K, K], N and K not 0");
   heads.count = weight.size(0);
   heads.units = weight.size(2);
   CHECK_VALUE(rows.dim() == (heads.packed ? 2 : 3), name, ": got shape ", shown(rows),
@@ -445,6 +446,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward(
   if (shape.saved) {
     check(c, "c", heads.of_heads(shape.states * heads.units), sum_dtype(heads.dtype));
     check(gates, "gates", heads.of_heads(shape.saved * heads.units), heads.kept_dtype());
+  } else {  // what the forward returns where it saves nothing
+    check(c, "c", nothing, sum_dtype(heads.dtype));
+    check(gates, "gates", nothing, heads.kept_dtype());
   }
   CHECK_VALUE(clip >= 0, "clip: got ", clip, "; expected 0 or more");
   const Tensor by_y = gradient_of(dy, "dy", y.sizes(), heads);
