@@ -92,7 +92,9 @@ class Streaming:
         return self._joined(*self._states)
 
     def reset(self, rows: Tensor | None = None) -> None:
-        """Set the state to what a sequence begins with, zero, of all rows or of those where `rows` [B] bool is true.
+        """Set the state to what a sequence begins with, zero.
+
+        That is done for all rows, or for those where `rows` [B] bool is true.
 
         Raises:
             ValueError: `rows` has another shape or dtype.

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fused_lstm
-import zoo
+from bench import zoo
 from fused_lstm import custom, native
 from fused_lstm.cells import compile as compiling
 from fused_lstm.cells import definition

@@ -481,7 +481,9 @@ def test_scales_are_checked_when_they_are_loaded(kind):
     state, x = module.state_dict(), torch.randn(2, 1, 5)
     before, scale = module(x)[0], state["weight_hh_l0_scale"]
     state["weight_hh_l0_scale"] = scale[:-1] if kind == "shape" else scale.to(kind)
-    with pytest.raises(RuntimeError, match=r"weight_hh_l0_scale: got torch\..*; expected torch\.fl"):
+    with pytest.raises(
+        RuntimeError, match=r"weight_hh_l0_scale: got torch\..*; expected torch\.fl"
+    ):
         module.load_state_dict(state)
     assert torch.equal(module(x)[0], before)
 

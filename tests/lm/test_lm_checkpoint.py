@@ -155,7 +155,9 @@ def test_json_in_json_in_json_is_no_metadata(capsys, damaged, sum_is_right):
     refuse(capsys, directory, word)
 
 
-@pytest.mark.parametrize("name", ["model.sm_fc.bias", "model.lstm.weight_hh_l0", "losses", "hidden.c"])
+@pytest.mark.parametrize(
+    "name", ["model.sm_fc.bias", "model.lstm.weight_hh_l0", "losses", "hidden.c"]
+)
 def test_a_tensor_that_is_not_there_is_named(capsys, damaged, name):
     directory, path = damaged
     saved = checkpoint.load(directory)
