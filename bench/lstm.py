@@ -59,7 +59,8 @@ class Local(Runner):
 
     def forward(self) -> tuple[Tensor, Any]:
         """Run the layers, keeping what a backward needs; return y and the last state."""
-        state, lengths = (self.problem.h0, self.problem.c0), self.problem.lengths
+        state: Any = (self.problem.h0, self.problem.c0)
+        lengths = self.problem.lengths
         form, ours = self.case.form, isinstance(self.module, fused_lstm.LSTM | fused_lstm.GRU)
         if self.case.cell == "gru":
             state = self.problem.h0

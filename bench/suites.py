@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from . import cells, inference, ladder, lstm, models, samples, slstm, streaming, training
+from . import cells, custom, inference, ladder, lstm, models, samples, slstm, streaming, training
 from . import contenders as who
 from .cases import CASES, Case, Shape, grid
 from .contenders import BASE, LOOP, OURS, Contender, of_labels
@@ -143,8 +143,8 @@ SUITES = {
         [*lanes([(T, H) for T in (100, 400) for H in (256, 512)]), *SENTENCES],
         modes=("inference", "step"), pace=Pace(0.6)),
     "last": Suite("a loss on the last step, whose gradients vanish, beside one on all steps",
-        last_step(), modes=("backward",), contenders=of_labels(BASE, OURS), dtypes=("float32", "bfloat16"), threads=(1,),
-        pace=Pace(1.0, least=3), device="cpu"),
+        last_step(), modes=("backward",), contenders=of_labels(BASE, OURS),
+        dtypes=("float32", "bfloat16"), threads=(1,), pace=Pace(1.0, least=3), device="cpu"),
     "scaling": Suite("as T, B, H or L grows", sweep(Case("", Shape(20, 20, 200, 200, 2)),
         T=(5, 10, 20, 40, 80), B=(1, 5, 10, 40, 80), H=(64, 128, 256, 512, 1024, 2048), L=(1, 4)),
         pace=Pace(1.0, least=3)),
@@ -152,6 +152,10 @@ SUITES = {
         device="cpu"),
     "cells": Suite("cells that cuDNN does not have, beside the plain one, their loops and Keras",
         named("small", "medium"), cells.tasks, tuple(cells.CELLS), pace=Pace(20)),
+    "custom": Suite("cells told as functions, beside a Python loop over them and its compilation",
+        [Case("T=100, B=4, H=256", Shape(100, 4, 256, 256, 1)),
+         Case("T=35, B=20, H=650", Shape(35, 20, 650, 650, 1))],
+        custom.tasks, ("inference", "step"), pace=Pace(1.0, least=3), device="cpu"),
     "slstm": Suite("the sLSTM beside xLSTM's own PyTorch cell, eager and compiled, in heads",
         [Case(f"T={T}, B={B}, H={H}", Shape(T, B, H, H, 1))
          for T in (256, 2048) for B in (1, 16) for H in (512, 768)],

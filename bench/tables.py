@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,7 @@ import pandas as pd
 from fused_lstm.tools import page
 from lm.settings import PUBLISHED
 
+from . import zoo
 from .contenders import BASE, LOOP, NAMES, OURS, PREPARED
 from .core import Record, speedup
 
@@ -526,6 +528,56 @@ def last_intel() -> str:
     return markdown(("backward, ms: loss on all steps -> on the last", *names), body)
 
 
+# --- `bench custom` ---
+
+
+def custom() -> str:
+    """Return cells told as functions: paper, lines, and the speed beside a loop."""
+    frame, body = results("custom.jsonl"), []
+    shapes = list(dict.fromkeys(case.partition(", ")[2] for case in each(frame, "case")))
+    for cell in dict.fromkeys(case.partition(", ")[0] for case in each(frame, "case")):
+        function = zoo.ALL[cell].function
+        paper = (function.__doc__ or "").strip().removesuffix(".")
+        text = inspect.getsource(function).splitlines()
+        lines = len([line for line in text if line.strip() and '"""' not in line])
+        row = [f"`{cell}`", paper, str(lines)]
+        for case, mode in product(shapes, ("inference", "step")):
+            by = by_contender(frame, case=f"{cell}, {case}", mode=mode)
+            row.append(f"{speedup(by['loop'], by['ours']).value:.1f}")
+        body.append(row)
+    names = [f"{case}: {mode}" for case in shapes for mode in ("forward", "both")]
+    return markdown(("cell", "from", "lines", *names), body)
+
+
+def custom_compiled() -> str:
+    """Return torch.compile of the loop beside the fused layer, its first call too."""
+    frame, body = results("custom.jsonl"), []
+    for case in each(frame, "case"):
+        for mode in ("inference", "step"):
+            by = by_contender(frame, case=case, mode=mode)
+            if "compile" in by:
+                times = [ms(by[label]) for label in ("loop", "compile", "ours")]
+                ratio = f"{speedup(by['compile'], by['ours']).value:.1f}"
+                firsts = [digits(by[label].first) for label in ("compile", "ours")]
+                way = "forward" if mode == "inference" else "both"
+                body.append([case, way, *times, ratio, *firsts])
+    header = (
+        "cell", "", "loop, ms", "torch.compile, ms", "fused, ms", "compiled / fused",
+        "first call, s: compiled", "fused",
+    )  # fmt: skip
+    return markdown(header, body)
+
+
+def custom_source() -> str:
+    """Return the C++ of one cell, as it is generated."""
+    return f"```cpp\n{zoo.lltm.source()}```\n"
+
+
+def custom_explained() -> str:
+    """Return what `explain` says of one cell."""
+    return f"```python\n{zoo.lltm.explained()}```\n"
+
+
 # --- `bench cells`, `samples` ---
 
 
@@ -744,6 +796,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "training_parts": lambda: training_parts(results("post.jsonl")),
     "faster": faster,
     "last": last,
+    "custom": custom,
+    "custom_compiled": custom_compiled,
+    "custom_source": custom_source,
+    "custom_explained": custom_explained,
     "last_intel": last_intel,
     "peers": peers,
     "lanes_bidirectional": partial(lanes, True),

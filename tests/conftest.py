@@ -20,6 +20,9 @@ else:  # one of several processes of a run, which has made the directory
     # Threads of one process would spin on the cores that the others' need.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Cells are compiled once for all runs: their folders are named by what they are made of.
+os.environ.setdefault("FUSED_LSTM_CELLS", str(Path(__file__).parents[1] / "build" / "cells"))
+
 import pytest
 import torch
 

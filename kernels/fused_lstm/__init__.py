@@ -7,8 +7,10 @@ interpreter.enable()
 
 from torch.serialization import add_safe_globals  # noqa: E402
 
+from .cells import Cell, cell  # noqa: E402
 from .convert import conversions, convert  # noqa: E402
 from .cross_entropy import linear_cross_entropy  # noqa: E402
+from .custom import Recurrent  # noqa: E402
 from .denormals import flush_denormals  # noqa: E402
 from .dropout import Dropout, dropout  # noqa: E402
 from .engines import ENGINES, available_engines, describe_engine  # noqa: E402
@@ -22,7 +24,9 @@ from .spec import Spec  # noqa: E402
 from .streaming import Streaming  # noqa: E402
 
 # torch.load(weights_only=True) then takes a module that was saved whole.
-add_safe_globals([LSTM, GRU, RNN, SLSTM, LSTMCell, GRUCell, RNNCell, Dropout, Prepared, Spec])
+add_safe_globals(
+    [LSTM, GRU, RNN, SLSTM, Recurrent, LSTMCell, GRUCell, RNNCell, Dropout, Prepared, Spec]
+)
 
 __version__ = "0.1.0"  # the only place: pyproject.toml reads it here
 
@@ -33,6 +37,9 @@ __all__ = [
     "GRU",
     "RNN",
     "SLSTM",
+    "cell",
+    "Cell",
+    "Recurrent",
     "LSTMCell",
     "GRUCell",
     "RNNCell",

@@ -19,7 +19,7 @@ from .modules import (
     SLSTM,
     GRUCell,
     LSTMCell,
-    Recurrent,
+    RecurrentBase,
     RecurrentCell,
     RNNCell,
 )
@@ -142,7 +142,7 @@ def _class_of(module: nn.Module) -> type:
 
 def spec_of(module: Any) -> Spec:
     """Return the Spec of a recurrent layer of torch.nn or of this library."""
-    if isinstance(module, Recurrent | RecurrentCell):
+    if isinstance(module, RecurrentBase | RecurrentCell):
         return module.spec
     if isinstance(module, nn.RNNBase):
         directions, projection = 1 + module.bidirectional, module.proj_size > 0

@@ -59,11 +59,39 @@ ENGINES = {
         ".cudnn", (),
         {"lstm": ("coupled",), "gru": (), "rnn_tanh": (), "rnn_relu": ()},
     ),
-    "triton": Engine(".triton", FUSED, EVERY, STEP_BY_STEP),
+    "triton": Engine(".triton", FUSED, dict(EVERY), STEP_BY_STEP),
     "native": Engine(
         ".native", FUSED, EVERY, STEP_BY_STEP
     ),
 }  # fmt: skip
+
+
+# Custom cells: name -> what makes one ready for an engine and returns why it cannot be, or None.
+PREPARE: dict[str, Callable[[str, Spec], str | None]] = {}
+
+
+def add_cell(
+    name: str,
+    options: tuple[str, ...],
+    on_triton: bool,
+    prepare: Callable[[str, Spec], str | None],
+) -> None:
+    """Add a custom cell to the engines that run it.
+
+    Args:
+        options: its options; triton has none of them.
+        on_triton: whether triton runs it.
+        prepare: see PREPARE.
+    """
+    EVERY[name], PREPARE[name] = options, prepare
+    if on_triton:
+        ENGINES["triton"].cells[name] = ()
+
+
+def why_no_cell(engine: str, spec: Spec) -> str | None:
+    """Return why an engine cannot have a Spec's cell here, or None; it has it from then on."""
+    prepare = PREPARE.get(spec.cell)
+    return None if prepare is None else prepare(engine, spec)
 
 
 Function = TypeVar("Function", bound=Callable)
@@ -172,7 +200,7 @@ def _resolve(
     if name == "auto":
         name = _automatic(fuse, device, spec)
         check_engine(name, fuse, spec)
-    why = engine_module(name).missing(device)
+    why = engine_module(name).missing(device) or why_no_cell(name, spec)
     if why is not None:
         raise RuntimeError(f"engine {name!r} cannot run on {str(device)!r}: {why}")
     return name, fuse or ENGINES[name].default
@@ -186,7 +214,8 @@ def _automatic(fuse: str | None, device: torch.device, spec: Spec) -> str:
     has_cudnn = ENGINES["cudnn"].runs(spec)
     if fused == "triton":
         return "cudnn" if has_cudnn else where_cudnn_cannot(device, spec)[0]
-    instead, why = "cudnn" if has_cudnn else "loop", engine_module(fused).missing(device)
+    instead = "cudnn" if has_cudnn else "loop"
+    why = engine_module(fused).missing(device) or why_no_cell(fused, spec)
     if why is not None:
         _warn_that_it_is_missing(TORCHS[spec.cell] if has_cudnn else "a step loop", why)
         return instead

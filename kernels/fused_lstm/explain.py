@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 from torch import nn
 
+from .cells import Cell
 from .convert import OURS, TORCHS, check_model, compiled_or_quantized, spec_of
+from .custom import Recurrent
 from .engines import engine_module, resolve
 from .install import is_installed, why_never
-from .modules import SLSTM, Recurrent, RecurrentCell
+from .modules import SLSTM, RecurrentBase, RecurrentCell
 from .prepare import Prepared
 
 # The calls of a plain layer on native for which `auto` runs torch's own code: it is faster there.
@@ -26,19 +28,26 @@ CELLS = {
 }
 
 
-def explain(model: nn.Module) -> dict[str, str]:
-    """Return which code runs each recurrent layer of a model, and why.
+@overload
+def explain(model: nn.Module) -> dict[str, str]: ...
+@overload
+def explain(model: Cell) -> str: ...
+def explain(model: nn.Module | Cell) -> dict[str, str] | str:
+    """Return which code runs each recurrent layer of a model, and why; or what a cell computes.
 
     Args:
-        model: any module; it may be a recurrent layer itself.
+        model: any module, which may be a recurrent layer itself; or what fused_lstm.cell made.
 
     Returns:
-        The layer's name, as in named_modules -> an engine and its description, such as "native at
-        layers: C++ kernels ...", or "torch's own: " and the reason; then the calls that differ.
-        Under `install`, calls in a graph (torch.jit, torch.export, ONNX; of cells, torch.compile),
-        under torch.func, under a TorchDispatchMode and on tensor subclasses run torch's own code
-        too.
+        Of a cell, a text: its gates and states, a step and its backward as Python, and what a step
+        saves and why. Of a model, each layer's name, as in named_modules -> an engine and its
+        description, such as "native at layers: C++ kernels ...", or "torch's own: " and the reason;
+        then the calls that differ. Under `install`, calls in a graph (torch.jit, torch.export,
+        ONNX; of cells, torch.compile), under torch.func, under a TorchDispatchMode and on tensor
+        subclasses run torch's own code too.
     """
+    if isinstance(model, Cell):
+        return model.explained()
     check_model(model)
     layers = {name: _explained(module) for name, module in model.named_modules()}
     return {name: what for name, what in layers.items() if what is not None}
@@ -51,13 +60,14 @@ def _explained(module: Any) -> str | None:
     why = compiled_or_quantized(module)
     if why is None and not isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return None
-    ours = isinstance(module, Recurrent | RecurrentCell)
+    ours = isinstance(module, RecurrentBase | RecurrentCell)
     if why is None and not ours and not is_installed():
         why = "fused_lstm.install() has not been called"
     if why is not None:
         return f"torch's own: {why}"
     kind = type(module)
-    base: Any = next((b for b in kind.__mro__ if b in OURS or b in TORCHS or b is SLSTM), None)
+    known = (*OURS, *TORCHS, SLSTM, Recurrent)
+    base: Any = next((b for b in kind.__mro__ if b in known), None)
     if base is None:
         return f"its own: {kind.__name__} is a subclass of none of torch.nn's layers"
     is_cell = isinstance(module, nn.RNNCellBase)

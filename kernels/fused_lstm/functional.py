@@ -31,7 +31,7 @@ from .engines import (
 )
 from .pullback import is_differentiated, is_transformed
 from .recompute import in_chunks
-from .spec import PLAIN, Spec, check_size, completed, shapes
+from .spec import CELLS, PLAIN, Spec, check_size, completed, shapes
 from .varlen import Varlen, reset_mask
 
 State = tuple[Tensor, Tensor]
@@ -494,8 +494,8 @@ def expected_weights(spec: Spec, I: int, H: int, P: int) -> list[tuple[int, ...]
 
 def check_torchs(spec: Spec, who: str) -> None:
     """Check that the cell is torch.nn's without options, all that `who`, such as "nn.LSTM", has."""
-    if spec.cell == "slstm":
-        raise ValueError(f"cell: got 'slstm'; expected another: {who} has none")
+    if not CELLS[spec.cell].of_torch:
+        raise ValueError(f"cell: got {spec.cell!r}; expected another: {who} has none")
     for name, value in spec.cell_options().items():
         raise ValueError(f"{name}: got {value}; expected {getattr(PLAIN, name)} for {who}")
 

@@ -36,7 +36,7 @@ from .spec import Spec, check_size
 ADDED = "engine", "fuse", "recompute", "spec", "forget_bias"
 
 
-class Recurrent(nn.RNNBase):
+class RecurrentBase(nn.RNNBase):
     """The common part of LSTM, GRU and RNN: a call in any of torch.nn's layouts."""
 
     torchs: Any  # the class of torch.nn
@@ -166,13 +166,11 @@ class Recurrent(nn.RNNBase):
         P = self.proj_size or H
         if hx is None:
             B = varlen.rows_of(input) if isinstance(input, PackedSequence) else x.shape[1]
-            lanes = spec.layers * spec.directions
-            c0 = x.new_zeros(lanes, B, H * spec.c_parts)
-            h0 = x.new_zeros(lanes, B, P) if H * spec.c_parts != P else c0
+            h0, c0 = self._initial(x, B)
         elif type(hx) is tuple and len(hx) == 2 == len(spec.states) and batched:
             h0, c0 = hx
         else:
-            h0, c0 = states_of(spec, hx, batched)
+            h0, c0 = self._state(hx, batched)
         for name, tensor in (("h_0", h0), ("c_0", c0)):
             if type(tensor) is not Tensor or tensor.layout is not torch.strided or tensor.is_nested:
                 check_dense(name, tensor)
@@ -233,6 +231,19 @@ class Recurrent(nn.RNNBase):
         named = "".join(f", {name}={v!r}" for name, v in options.items() if v is not None)
         return super().extra_repr() + named
 
+    # --- states ---
+
+    def _initial(self, x: Tensor, B: int) -> State:
+        """Return (h_0, c_0) of a call without a state: zeros."""
+        lanes, H = self.spec.layers * self.spec.directions, self.hidden_size
+        P, C = self.proj_size or H, H * self.spec.c_parts
+        c0 = x.new_zeros(lanes, B, C)
+        return (x.new_zeros(lanes, B, P) if C != P else c0), c0
+
+    def _state(self, hx: Any, batched: bool) -> State:
+        """Return (h_0, c_0) [L * D, B, .] from `hx`."""
+        return states_of(self.spec, hx, batched)
+
     # --- torch.jit.script and ONNX ---
 
     def _refuse_opacus(self) -> None:
@@ -277,7 +288,7 @@ class Recurrent(nn.RNNBase):
         if hx is None:
             h0 = c0 = x.new_zeros(lanes, x.shape[1], H)
         else:
-            h0, c0 = states_of(spec, hx, batched)
+            h0, c0 = self._state(hx, batched)
         y, h_n, c_n = onnx.run(spec, x, h0, c0, self.weights(), lengths)
         if not batched:
             y, h_n, c_n = y.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
@@ -286,7 +297,7 @@ class Recurrent(nn.RNNBase):
         return y, (h_n, c_n) if spec.has_c else h_n
 
 
-class LSTM(Recurrent):
+class LSTM(RecurrentBase):
     """A multi-layer LSTM, a drop-in for `torch.nn.LSTM`.
 
     Arguments, parameters, initialisation, state_dict, inputs and outputs are nn.LSTM's (gate
@@ -381,7 +392,7 @@ class LSTM(Recurrent):
                 parameter[first : first + H].fill_(bias)
 
 
-class GRU(Recurrent):
+class GRU(RecurrentBase):
     """A multi-layer GRU, a drop-in for `torch.nn.GRU`.
 
     Arguments, parameters, initialisation, state_dict, inputs and outputs are nn.GRU's (gate order
@@ -439,7 +450,7 @@ class GRU(Recurrent):
         self.reset_cell()
 
 
-class RNN(Recurrent):
+class RNN(RecurrentBase):
     """A multi-layer Elman RNN, a drop-in for `torch.nn.RNN`.
 
     Arguments, parameters, initialisation, state_dict, inputs and outputs are nn.RNN's.
@@ -491,7 +502,7 @@ class RNN(Recurrent):
         self._set_up(spec, engine, fuse, recompute)
 
 
-class SLSTM(Recurrent):
+class SLSTM(RecurrentBase):
     """A multi-layer sLSTM: exponential gates, with heads (Beck et al. 2024, "xLSTM").
 
     A step is, with R in `num_heads` blocks on the diagonal and every line elementwise except the

@@ -40,7 +40,7 @@ __all__ = ["LSTM", "GRU", "RNN"]
 OPERATORS = {"native": NATIVE, "triton": TRITON}
 
 
-class Sampled(modules.Recurrent):
+class Sampled(modules.RecurrentBase):
     """A layer with per-sample gradients, under Opacus's grad_sample_mode="hooks".
 
     Arguments, shapes and state_dict are those of the class of the same name in fused_lstm. A sample
@@ -268,7 +268,7 @@ def take(module: Sampled, activations: list[Tensor], backprops: Tensor) -> dict:
     return left
 
 
-def validate(module: modules.Recurrent) -> list[ShouldReplaceModuleError]:
+def validate(module: modules.RecurrentBase) -> list[ShouldReplaceModuleError]:
     name = type(module).__name__
     return [
         ShouldReplaceModuleError(
@@ -278,7 +278,7 @@ def validate(module: modules.Recurrent) -> list[ShouldReplaceModuleError]:
     ]
 
 
-def fix(module: modules.Recurrent) -> Sampled:
+def fix(module: modules.RecurrentBase) -> Sampled:
     module.__class__ = OF[type(module)]
     return module
 

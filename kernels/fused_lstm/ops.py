@@ -200,6 +200,10 @@ def _fake_cell_backward(gates, c, c_next, dh, dc_next):
     return gates.new_empty(gates.shape), c.new_empty(c.shape)
 
 
+# The columns a unit that a step of a custom cell saves: an operator's `cell`, "@triton" -> columns.
+SAVED: dict[str, int] = {}
+
+
 def _fake_lstm(
     engine, x, h0, c0, weights, dropout, seed, fuse, save, directions=1, cell="", **_others
 ):  # fmt: skip
@@ -208,7 +212,10 @@ def _fake_lstm(
     h, c, gates = [(0,)] * 3
     if save:
         h = lanes // directions - 1, *rows, width
-    if save and not (engine == "native" and "rnn" in cell):  # its backward needs y alone
+    columns = SAVED.get(cell + "@triton" * (engine == "triton"))
+    if save and columns is not None:
+        c, gates = (lanes, *rows, H), (lanes, *rows, columns * h0.shape[2])
+    elif save and not (engine == "native" and "rnn" in cell):  # its backward needs y alone
         G = len(weights[0]) // H
         c = lanes * (1 + 2 * G * ("layer_norm" in cell)), *rows, H
         gates = lanes, *rows, (4 if "gru" in cell else G) * H

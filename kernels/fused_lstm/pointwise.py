@@ -326,10 +326,10 @@ def slstm_backward(
 
 
 class Pointwise(NamedTuple):
-    """A cell's forward and backward functions."""
+    """A cell's forward and backward functions; autograd differentiates a custom cell's forward."""
 
     forward: Callable[..., tuple[Tensor, Tensor, Tensor]]
-    backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    backward: Callable[..., tuple[Tensor, Tensor, Tensor]] | None
 
 
 CELLS = {

@@ -24,7 +24,7 @@ from . import library, varlen
 from .convert import OURS, conversions, spec_of
 from .errors import meant
 from .functional import check_input, check_resets, padded, states_of
-from .modules import Recurrent
+from .modules import RecurrentBase
 from .varlen import reset_mask
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -114,7 +114,7 @@ def quantize(model: Model, *, weight_only: bool = False) -> Model:
 def _why_left(model: nn.Module, name: str) -> str | None:
     """Return why a recurrent layer is not prepared, or None."""
     module: Any = model.get_submodule(name)
-    kind, spec = type(module), module.spec if isinstance(module, Recurrent) else None
+    kind, spec = type(module), module.spec if isinstance(module, RecurrentBase) else None
     if not isinstance(module, nn.LSTM | nn.GRU) and (spec is None or spec.cell not in CELLS):
         return "it is neither an LSTM nor a GRU"
     if kind not in OURS and kind not in OURS.values():

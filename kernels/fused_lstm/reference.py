@@ -33,7 +33,7 @@ from .pointwise import (
     zoned,
     zoned_backward,
 )
-from .spec import CANDIDATE, PLAIN, RECURRENT, ZONEOUT_C, ZONEOUT_H, Spec, completed
+from .spec import CANDIDATE, CELLS, PLAIN, RECURRENT, ZONEOUT_C, ZONEOUT_H, Spec, completed
 from .varlen import Order, Rows
 
 __all__ = ["Layer", "by_layer", "cell", "cell_backward", "dropout_mask", "state_dtype"]
@@ -228,11 +228,11 @@ def sums(by_x: Tensor, by_h: Tensor, layer: Layer, spec: Spec) -> Tensor:
     A coupled LSTM has four, i, -i, g, o: 1 - sigma(a) is sigma(-a). A GRU has four, m, r, z, n,
     where m = R_n h + b_hn is h's part of n, which r multiplies.
     """
-    if spec.cell == "gru":
+    if CELLS[spec.cell].apart:
         if layer.b_ih is not None and layer.b_hh is not None:
             by_x, by_h = by_x + layer.b_ih, by_h + layer.b_hh
-        (r_x, z_x, n), (r_h, z_h, m) = by_x.chunk(3, -1), by_h.chunk(3, -1)
-        return torch.cat([m, r_x + r_h, z_x + z_h, n], dim=-1)
+        (*of_x, n), (*of_h, m) = by_x.chunk(spec.gates, -1), by_h.chunk(spec.gates, -1)
+        return torch.cat([m, *(a + b for a, b in zip(of_x, of_h, strict=True)), n], dim=-1)
     gates = by_x + by_h
     if (bias := layer.bias()) is not None:
         gates = gates + bias
@@ -338,6 +338,7 @@ def layer_backward(
     if draws.zoneout_c is not None and spec.has_c:  # c is after zoneout: compute c before it
         c = pointwise.proposed(gates, c_prev, draws.candidate)
     backward = pointwise.CELLS[spec.cell].backward
+    assert backward is not None, "autograd differentiates custom cells"
     dh, dc, made = dh_n, dc_n.to(c.dtype), {}
     for t in reversed(order.steps):
         drawn = draws.at(t)

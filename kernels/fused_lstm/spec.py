@@ -25,12 +25,20 @@ class Kind(NamedTuple):
     # The states of a step: h, and those that lie side by side in c. If there are none, c is h in
     # the state dtype.
     states: tuple[str, ...] = ("h",)
-    of_torch: bool = True  # a cell of torch.nn's; others run by the operator `recurrence`
+    of_torch: bool = True  # a cell of torch.nn's
+    apart: bool = False  # h's part of the last gate is not added to x's
+    weights: int = 0  # vectors [H] that a custom cell reads
+    custom: bool = False  # made by fused_lstm.cell
 
     @property
     def has_c(self) -> bool:
         """Return whether it has a state c beside h."""
         return len(self.states) > 1
+
+    @property
+    def in_layers(self) -> bool:
+        """Return whether the operator `lstm` runs it; others run by `recurrence`."""
+        return self.of_torch or self.custom
 
 
 LSTM_OPTIONS = (
@@ -40,13 +48,21 @@ SLSTM_OPTIONS = "exponential_forget", "recurrent_clip"
 OPTIONS = *LSTM_OPTIONS, *SLSTM_OPTIONS, "num_heads"
 CELLS = {
     "lstm": Kind(4, (*LSTM_OPTIONS, "num_heads"), ("h", "c")),
-    "gru": Kind(3, ("layer_norm", "zoneout", "recurrent_dropout", "num_heads")),
+    "gru": Kind(3, ("layer_norm", "zoneout", "recurrent_dropout", "num_heads"), apart=True),
     "rnn_tanh": Kind(1, ("num_heads",)),
     "rnn_relu": Kind(1, ("num_heads",)),
     "slstm": Kind(4, (*SLSTM_OPTIONS, "num_heads"), ("h", "c", "n", "m"), of_torch=False),
     "gru_dreamer": Kind(3, ("num_heads",), of_torch=False),
 }
+
+
+def add_cell(name: str, kind: Kind) -> None:
+    """Add a kind of cell, of which Specs may be from now on."""
+    CELLS[name] = kind
+
+
 OFF = (None, False, 0.0, (0.0, 0.0))  # the values of an option that is off, except num_heads' 1
+WITH_ZONEOUT = "zoneout"  # in an operator's `cell`: a custom cell's variant with zoneout
 # The counter of each kind of mask's first element in fused_lstm.philox. 0 is between layers.
 ZONEOUT_H, ZONEOUT_C, RECURRENT, CANDIDATE = (kind << 56 for kind in (1, 2, 3, 4))
 
@@ -144,7 +160,7 @@ class Spec:
         self._set("has_c", kind.has_c)
         self._set("c_parts", max(len(kind.states) - 1, 1))
         self._set("is_plain_lstm", self.cell == "lstm" and not on)
-        self._set("in_heads", self.num_heads > 1 or not kind.of_torch)
+        self._set("in_heads", self.num_heads > 1 or not kind.in_layers)
         self._set("is_torchs", kind.of_torch and not on)
         cell_draws = any((*self.zones, self.recurrent_dropout, self.candidate_dropout))
         self._set("draws", self.training and (self.dropout > 0 or cell_draws))
@@ -154,6 +170,8 @@ class Spec:
         self._set("weight_dimensions", tuple(weights.values()))
         names = [n for n in ("layer_norm", "peephole", "coupled") if getattr(self, n)]
         names += [self.cell] if self.cell != "lstm" else []
+        if kind.custom and (any(self.zones) or self.recurrent_dropout > 0):
+            names += [WITH_ZONEOUT]
         self._set("schema_cell", ",".join(names))
         self._set("schema_rates", (*self.zones, self.recurrent_dropout, self.candidate_dropout))
         self._set("schema", self._schema())
@@ -224,7 +242,7 @@ class Spec:
             "weight_ih": ((G, "H"), (1, "I")),
             "weight_hh": ((G, "H"), (1, "P")) if N == 1 else ((N, "1"), (G, "K"), (1, "K")),
         }
-        if self.bias and not CELLS[self.cell].of_torch:
+        if self.bias and not CELLS[self.cell].in_layers:
             of["bias"] = ((G, "H"),)
         elif self.bias:
             of["bias_ih"] = of["bias_hh"] = ((G, "H"),)
@@ -232,6 +250,8 @@ class Spec:
             of["weight_hr"] = ((1, "P"), (1, "H"))
         if self.peephole:
             of["weight_ch"] = ((G - 1, "H"),)
+        if CELLS[self.cell].weights:
+            of["weight_ch"] = ((CELLS[self.cell].weights, "H"),)
         if self.layer_norm:
             of["gain_ih"] = of["gain_hh"] = ((G, "H"),)
             if self.has_c:
@@ -312,7 +332,7 @@ def cell_of(cell: str = "", rates: tuple[float, ...] = ()) -> Spec:
     names = cell.split(",") if cell else []
     z_h, z_c, recurrent, candidate = rates or (0.0,) * 4
     kind = next((name for name in names if name in CELLS), "lstm")
-    options: dict[str, Any] = {name: True for name in names if name not in CELLS}
+    options: dict[str, Any] = dict.fromkeys({*names} - {*CELLS, WITH_ZONEOUT}, True)
     drops = {"recurrent_dropout": recurrent, "candidate_dropout": candidate}
     return Spec(kind, **options, zoneout=(z_h, z_c), **drops)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import ops, recurrence
 from .engines import engine_module, resolve
 from .functional import State, check_kind, check_tensors, expected_weights, precision_now
-from .modules import Recurrent
+from .modules import RecurrentBase
 from .reference import by_layer
 from .spec import Spec
 
@@ -43,8 +43,8 @@ class Streaming:
         ...     y = stream(x)  # [B, P]
     """
 
-    def __init__(self, module: Recurrent, batch_size: int = 1) -> None:
-        if not isinstance(module, Recurrent):
+    def __init__(self, module: RecurrentBase, batch_size: int = 1) -> None:
+        if not isinstance(module, RecurrentBase):
             got = f"{type(module).__name__} of {type(module).__module__}"
             raise ValueError(
                 f"module: got {got}; expected a fused_lstm.LSTM, GRU or RNN; see fused_lstm.convert"
@@ -54,12 +54,11 @@ class Streaming:
         weights = [weight.detach() for weight in module.weights()]
         like, B, H = weights[0], batch_size, module.hidden_size
         self._shape, self._like, self._joined = (B, module.input_size), like, module._joined
-        c = like.new_zeros(module.num_layers, B, H * module.spec.c_parts)
         P = module.proj_size
-        self._zeros = like.new_zeros(module.num_layers, B, P or H), c
         x = like.new_empty(1, *self._shape)
+        self._first = module._initial(x, B)
         expected = expected_weights(module.spec, module.input_size, H, P or H)
-        check_tensors(module.spec, x, *self._zeros, weights, H, P or H, expected, None, False)
+        check_tensors(module.spec, x, *self._first, weights, H, P or H, expected, None, False)
         engine, level = resolve(module.engine, module.fuse, like.device, module.spec)
         precision = precision_now(like.dtype, "rnn") if engine == "native" else None
         spec = replace(
@@ -93,17 +92,20 @@ class Streaming:
         return self._joined(*self._states)
 
     def reset(self, rows: Tensor | None = None) -> None:
-        """Set the state to zero, of all rows or of those where `rows` [B] bool is true.
+        """Set the state to what a sequence begins with, zero.
+
+        That is done for all rows, or for those where `rows` [B] bool is true.
 
         Raises:
             ValueError: `rows` has another shape or dtype.
         """
         if rows is None:
-            self._states = [torch.zeros_like(s) for s in self._zeros]  # a user may write to them
+            self._states = [s.clone() for s in self._first]  # a user may write to them
         else:
             check_kind("rows", rows, [self._shape[0]], torch.bool)
             begins = rows.to(self._like.device)[:, None]
-            self._states = [torch.where(begins, 0.0, s) for s in self._states]
+            both = zip(self._first, self._states, strict=True)
+            self._states = [torch.where(begins, first, s) for first, s in both]
 
 
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]

@@ -51,6 +51,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
   m.def("isa_names(ScalarType? dtype=None) -> str[]");
   m.def("use_isa(str name) -> ()");
   m.def("isa() -> str");
+  m.def("add_cell(str name, int[] shape, int[] functions) -> ()");
   m.def("release_memory() -> int");
   m.def("keep_memory(bool keep) -> ()");
   m.def("limit_team(int workers) -> ()");
@@ -77,6 +78,7 @@ STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CompositeExplicitAutograd, m) {
   m.impl("isa_names", Boxed<fused_lstm::isa_names>::call);
   m.impl("use_isa", Boxed<fused_lstm::use_isa>::call);
   m.impl("isa", Boxed<fused_lstm::isa_name>::call);
+  m.impl("add_cell", Boxed<fused_lstm::add_cell>::call);
   m.impl("release_memory", Boxed<fused_lstm::release_memory>::call);
   m.impl("keep_memory", Boxed<fused_lstm::keep_memory>::call);
   m.impl("limit_team", Boxed<fused_lstm::limit_team>::call);

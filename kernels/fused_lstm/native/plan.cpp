@@ -47,7 +47,7 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const long gates = cell.gates * s.hidden;
   const long step_bytes = std::max(s.batch * gates * m.sum_bytes, 1L);
   const long fit = std::clamp(chunk_bytes / step_bytes, 1L, s.steps);
-  const bool in_place = save && m.bytes == m.sum_bytes;
+  const bool in_place = save && m.bytes == m.sum_bytes && (cell.saved == 0 || cell.saved >= cell.gates);
   const bool kept = save && s.norm;  // the input's part itself, behind c
   const bool whole = in_place || (plan.is_short && !s.prepared) || kept;
   plan.chunk = whole ? s.steps : plan.wavefront ? 1 : fit;
@@ -58,13 +58,13 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const bool all = save || plan.wavefront || plan.is_short || width <= few_inputs;
   plan.h = {all ? s.layers - 1 : others, s.rows, width};
   if (save && cell.saved) {
-    plan.c = {s.states() * lanes, s.rows, s.hidden, true};
+    plan.c = {s.states() * lanes, s.rows, cell.states * s.hidden, true};
     plan.gates = {lanes, s.rows, cell.saved * s.hidden};
   } else if (has_c(s.cell) && !plan.is_short) {  // which leaves it in c_n
-    plan.c = {plan.wavefront ? s.layers : s.directions, s.batch, s.hidden, true};
+    plan.c = {plan.wavefront ? s.layers : s.directions, s.batch, cell.states * s.hidden, true};
   }
   if (s.norm && !save) plan.by_h = {plan.abreast, s.batch, gates, true};
-  if (!in_place && !kept && (!plan.wavefront || s.cell == CellKind::gru)) {  // whose n is apart
+  if (!in_place && !kept && (!plan.wavefront || cell.apart)) {  // whose n is apart
     const long rows = std::min(plan.chunk * s.batch, s.rows);
     plan.input_part = {plan.wavefront ? s.layers : plan.abreast, rows, gates, true};
   }

@@ -65,7 +65,7 @@ void gradients_of(const Lane<T>& lane, const LaneGradient<T>& gradient, Range sa
          if (gradient.db_ih) bias_gradient(by_x, block, n, gradient.db_ih);
        });
   const Blocks<T> by_h =
-      lane.cell == CellKind::gru ? from(by_recurrent_of(lane, gradient)) : by_x;
+      shape_of(lane.cell).apart ? from(by_recurrent_of(lane, gradient)) : by_x;
   make(by_h, lane.outputs, gradient.dw_hh,
        [&](long place, Range rows, long column, const Panel<T>& right, long at) {
          pack_before(lane, place, rows, column, right, at);

@@ -29,13 +29,15 @@ template <class T>
 FL_INLINE Blocks<T> by_input_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
   Blocks<T> all = dgates_of(lane, gradient);
   if (gradient.by_x) all.data = gradient.by_x;
-  return lane.cell == CellKind::gru ? groups_of(all, 1, 3, 0) : all;
+  const CellShape shape = shape_of(lane.cell);
+  return shape.apart ? groups_of(all, 1, shape.gates, 0) : all;
 }
 
 template <class T>
 FL_INLINE Blocks<T> by_recurrent_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
   const Blocks<T> all = dgates_of(lane, gradient);
-  return lane.cell == CellKind::gru ? groups_of(all, 0, 3, 2) : all;
+  const CellShape shape = shape_of(lane.cell);
+  return shape.apart ? groups_of(all, 0, shape.gates, shape.gates - 1) : all;
 }
 
 template <class T>

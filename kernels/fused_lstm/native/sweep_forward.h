@@ -29,7 +29,7 @@ FL_INLINE Vec<T> bias_of(const Lane<T>& lane, int gate, long unit) {
   if (!lane.b_ih) return Vec<T>{};
   const long at = gate * lane.hidden + unit, width = min(lane.hidden - unit, W<T>);
   const Vec<T> bias = load(lane.b_ih + at, width);
-  return gate == 2 && lane.b_m ? bias : bias + load(lane.b_hh + at, width);
+  return gate == shape_of(lane.cell).gates - 1 && lane.b_m ? bias : bias + load(lane.b_hh + at, width);
 }
 
 template <int GATES, class T, int R, int V>
@@ -104,9 +104,9 @@ FL_INLINE void load_first(Tile<T, R, V>& tile, const Lane<T>& lane, const Sum<T>
   const long hidden = lane.hidden, width = min(hidden - unit, V / GATES * W<T>);
   const long stride = lane.by_h ? GATES * hidden : lane.input_stride;
   load_gates<GATES>(tile, input_part + row * stride + unit, stride, hidden, width);
-  if (GATES != 3 || lane.cell != CellKind::gru || lane.by_h) return;
+  if (GATES == 1 || !shape_of(lane.cell).apart || lane.by_h) return;
   const Vec<T> m = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{};
-  FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][2] = m;
+  FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][GATES - 1] = m;
 }
 
 // Of weights as Multiply takes them: packed, or as they lie.
@@ -139,15 +139,15 @@ struct Packed {
 };
 
 // From sums of x's product alone to what h's begins with.
-template <class T, int R>
-FL_INLINE void leave_n(Tile<T, R, 3>& tile, const Lane<T>& lane, Sum<T>* input_part, long unit,
+template <class T, int R, int GATES>
+FL_INLINE void leave_n(Tile<T, R, GATES>& tile, const Lane<T>& lane, Sum<T>* input_part, long unit,
                        long row) {
   const long width = min(lane.hidden - unit, W<T>);
-  Sum<T>* const n = input_part + row * lane.input_stride + 2 * lane.hidden + unit;
+  Sum<T>* const n = input_part + row * lane.input_stride + (GATES - 1) * lane.hidden + unit;
   const Vec<T> m = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{};
   FL_OF_TILE for (int r = 0; r < R; ++r) {
-    store(n + r * lane.input_stride, tile.sum[r][2], width);
-    tile.sum[r][2] = m;
+    store(n + r * lane.input_stride, tile.sum[r][GATES - 1], width);
+    tile.sum[r][GATES - 1] = m;
   }
 }
 
@@ -168,8 +168,8 @@ void whole_step(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* i
           load_bias<GATES>(tile, lane, unit);
           multiply_rows(tile, x + row * inputs, inputs, inputs,
                         packed.input + unit / W<T> * size);
-          if constexpr (GATES == 3) {
-            if (lane.cell == CellKind::gru) leave_n(tile, lane, input_part, unit, row);
+          if constexpr (GATES > 1) {
+            if (shape_of(lane.cell).apart) leave_n(tile, lane, input_part, unit, row);
           }
         },
         [&]<int R, int V>(const Tile<T, R, V>& tile, long unit, long row) {

@@ -20,7 +20,7 @@ void short_input(const Worker& worker, const Lane<T>& lane, const Weights<E>& we
         for (long gate = 0; gate < GATES; ++gate) {
           const long at = gate * hidden + unit;
           Vec<T> bias = weights.b_ih ? widened<T>(weights.b_ih + at, width) : Vec<T>{};
-          const bool apart = gate == 2 && lane.b_m;
+          const bool apart = gate == GATES - 1 && lane.b_m;
           if (weights.b_hh && !apart) bias += widened<T>(weights.b_hh + at, width);
           for (auto& row : tile.sum) row[gate] = bias;
         }

@@ -59,8 +59,13 @@ def on_their_device(operator: Callable) -> Callable:
 # --- what a kernel is compiled with ---
 
 
+CUSTOM: dict[str, cells.Cell] = {}  # made by fused_lstm.cell: name -> the kernels' form
+
+
 def kernel_cell(cell: Spec) -> cells.Cell:
     """Return the kernels' form of a cell."""
+    if cell.cell in CUSTOM:
+        return CUSTOM[cell.cell]
     if cell.cell == "gru":
         return GRU
     if cell.cell == "gru_dreamer":

@@ -23,7 +23,7 @@ from torch import Tensor
 from .. import stack
 from ..pointwise import normalized, scaled
 from ..reference import Layer, by_layer, state_dtype
-from ..spec import RECURRENT, Spec, cell_of
+from ..spec import CELLS, RECURRENT, Spec, cell_of
 from . import backward, devices, forward, gradients, launch, philox, precision, rounding, tuned
 from .choice import choose
 from .packed import Rows
@@ -256,9 +256,12 @@ def _biases(of: Stack, like: Tensor) -> tuple[Tensor, ...]:
     layers, H, S, G = of.layers, of.shape.H, of.prepared.S, of.prepared.G
     if layers[0].b_ih is None:
         return (like.new_zeros(S * H),) * len(layers)
-    if S == G:
+    if S == G or not CELLS[of.cell.cell].apart:
+        zeros = like.new_zeros((S - G) * H)
+        if S > G:
+            return tuple(torch.cat([zeros, w.b_ih + w.b_hh]) for w in layers)
         return tuple(torch._foreach_add([w.b_ih for w in layers], [w.b_hh for w in layers]))
-    both = 2 * H  # of a GRU: r and z, of which only the sum appears
+    both = (G - 1) * H  # of a GRU: r and z, of which only the sum appears
     return tuple(
         torch.cat([w.b_hh[both:], w.b_ih[:both] + w.b_hh[:both], w.b_ih[both:]]) for w in layers
     )
@@ -395,7 +398,7 @@ def lstm_backward(
         dgates, partial_sums = gates.new_empty(L, N, G * H), None
         if plan.split > 1:
             partial_sums = c.new_empty(plan.layers, plan.split, B, P)
-        by_h = torch.empty_like(dgates) if norm or G < prepared.S else None
+        by_h = torch.empty_like(dgates) if norm or CELLS[of.cell.cell].apart else None
         dh = gates.new_empty(L, N, P) if plan.projected else None
         exchange, between, counters = launch.workspace(
             plan, gates, (L, 2, prepared.exchanged), count

@@ -179,8 +179,8 @@ def plan(
         raise ValueError(f"direction: got {direction!r}; expected 'forward' or 'backward'")
     if dtype not in SIZES:
         raise ValueError(f"dtype: got {dtype!r}; expected one of {', '.join(SIZES)}")
-    if gates not in (1, 3, 4):
-        raise ValueError(f"gates: got {gates}; expected 1, 3 or 4")
+    if gates not in (1, 2, 3, 4):
+        raise ValueError(f"gates: got {gates}; expected 1 to 4")
     for name, value in (("hidden", hidden), ("batch", batch), ("layers", layers)):
         if value < 1:
             raise ValueError(f"{name}: got {value}; expected at least 1")

@@ -225,6 +225,9 @@ def gates_of(acc, PLAN: tl.constexpr):
     """Return the G gates [UNITS, BLOCK_B] of a product of gate_rows' rows."""
     if PLAN.ROWS == PLAN.UNITS:
         gates = (summed(acc, PLAN.ROWS, PLAN),)
+    elif PLAN.GATES == 2:  # K_PARTS is 1
+        acc = tl.permute(tl.reshape(acc, (2, PLAN.UNITS, PLAN.BLOCK_B)), (1, 2, 0))
+        gates = tl.split(acc)
     else:
         # Sums and gates go to where one thread has all of an element's: one exchange among warps.
         if PLAN.K_PARTS == 8:

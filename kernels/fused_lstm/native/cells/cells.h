@@ -11,6 +11,9 @@ namespace fused_lstm::FL_ISA {
 template <class T>
 FL_INLINE Finish<T> finish_of(const Lane<T>& lane) {
   const bool norm = lane.by_h;
+  if (lane.cell >= CellKind::custom) {
+    return reinterpret_cast<Finish<T>>(custom_cell(lane.cell).functions[sizeof(T) == 8][0]);
+  }
   switch (lane.cell) {
     case CellKind::lstm:
       return norm ? keep_by_h<4, T> : lane.added ? finish_added<4, T> : finish_lstm<4, T>;
@@ -34,6 +37,9 @@ FL_INLINE Finish<T> finish_of(const Lane<T>& lane) {
 template <class T>
 FL_INLINE FinishBack<T> finish_back_of(const Lane<T>& lane) {
   if (lane.by_h) return keep_dh<T>;
+  if (lane.cell >= CellKind::custom) {
+    return reinterpret_cast<FinishBack<T>>(custom_cell(lane.cell).functions[sizeof(T) == 8][1]);
+  }
   switch (lane.cell) {
     case CellKind::lstm:
       return lane.added ? finish_added_back<4, T> : finish_lstm_back<4, T>;
@@ -59,6 +65,7 @@ FL_INLINE void with_gates(const Lane<T>& lane, const Body& body) {
   const long gates = shape_of(lane.cell).gates;
   if (gates == 4) return body(Constant<4>{});
   if (gates == 3) return body(Constant<3>{});
+  if (gates == 2) return body(Constant<2>{});
   body(Constant<1>{});
 }
 

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <mutex>
 #include <string_view>
 #include <vector>
 
@@ -192,6 +193,53 @@ std::vector<std::string> isa_names(std::optional<Dtype> dtype) {
 }
 
 const Isa& current_isa() { return *chosen().load(std::memory_order_relaxed); }
+
+// --- cells that are added at run time ---
+
+namespace {
+constexpr long most_custom_cells = 1024;
+CustomCell custom_cells[most_custom_cells];  // an array, since entries are read without a lock
+std::atomic<long> custom_count{0};
+}  // namespace
+
+const CustomCell& custom_cell(CellKind kind) {
+  return custom_cells[static_cast<long>(kind) - static_cast<long>(CellKind::custom)];
+}
+
+std::optional<CellKind> custom_kind(const std::string& name) {
+  const Isa& isa = current_isa();
+  bool known = false;
+  for (long i = custom_count.load() - 1; i >= 0; --i) {
+    if (name != custom_cells[i].name) continue;
+    known = true;
+    if (custom_cells[i].kernels == isa.for_float) {
+      return static_cast<CellKind>(static_cast<long>(CellKind::custom) + i);
+    }
+  }
+  CHECK_VALUE(!known, "cell: got '", name, "', which is not compiled for ", isa.name,
+              "; expected a module made after the instruction set was chosen");
+  return std::nullopt;
+}
+
+void add_cell(const std::string& name, const std::vector<int64_t>& shape,
+              const std::vector<int64_t>& functions) {
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const long index = custom_count.load();
+  CHECK_VALUE(index < most_custom_cells, "add_cell: got '", name, "' after ", index,
+              " others; expected no more");
+  CHECK_VALUE(shape.size() == 6 && functions.size() == 4, "add_cell: got ", shape.size(),
+              " sizes and ", functions.size(), " functions; expected 6 and 4");
+  CustomCell& cell = custom_cells[index];
+  cell.name = name;
+  cell.kernels = current_isa().for_float;
+  cell.shape = {.gates = shape[0], .gradients = shape[1], .saved = shape[2], .states = shape[3],
+                .apart = shape[4] != 0, .weights = shape[5]};
+  for (long i = 0; i < 4; ++i) {
+    cell.functions[i / 2][i % 2] = reinterpret_cast<void*>(functions[i]);
+  }
+  custom_count.store(index + 1);
+}
 
 std::string isa_name() { return current_isa().name; }
 

@@ -47,6 +47,15 @@ auto with_factors(Dtype dtype, int terms, const Isa& isa, const Body& body) {
   return split ? body(*isa.for_terms[terms - 1]) : with_kernels(dtype, body, isa);
 }
 
+// Adds a cell that was compiled for the instruction set in use. Calls name it in their `cell`.
+// shape: gates, columns of their gradients, columns saved, states, whether h's part of the last gate is
+// apart, weights. functions: of float and then of double, Finish and FinishBack, which stay loaded.
+void add_cell(const std::string& name, const std::vector<int64_t>& shape,
+              const std::vector<int64_t>& functions);
+
+// Returns the cell that was added by a name, or none.
+std::optional<CellKind> custom_kind(const std::string& name);
+
 std::string isa_name();                     // in use
 void use_isa(const std::string& name);      // "" is the best; a test's way to the others
 

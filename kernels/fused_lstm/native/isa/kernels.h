@@ -7,13 +7,17 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "isa/element.h"
 #include "threads.h"
 
 namespace fused_lstm {
 
-enum class CellKind { lstm, coupled, gru, rnn_tanh, rnn_relu, slstm, slstm_exponential, gru_dreamer };
+// custom: the first of the cells that are added at run time.
+enum class CellKind {
+  lstm, coupled, gru, rnn_tanh, rnn_relu, slstm, slstm_exponential, gru_dreamer, custom
+};
 
 // Columns a unit. Gates are the rows of w_ih, and as many of w_hh: i, f, g, o of an LSTM; i, g, o
 // where gates are coupled; r, z, n of a GRU. What is made of a GRU's n by h alone is apart, m: the
@@ -23,12 +27,25 @@ struct CellShape {
   long gradients;  // columns of dgates
   long saved;      // K: activated gates that the backward reads; of an RNN it reads y alone
   long states = 1;  // columns of c, where there is one
+  bool apart = false;  // whether what h makes of the last gate is kept apart from what x makes
+  long weights = 0;    // [H] each, that the pointwise part reads
 };
 
+// A cell that was compiled at run time, for one instruction set.
+struct CustomCell {
+  std::string name;
+  const void* kernels;  // the set's Kernels<float>
+  CellShape shape;
+  void* functions[2][2];  // of float and of double: Finish, FinishBack
+};
+
+const CustomCell& custom_cell(CellKind kind);
+
 constexpr CellShape shape_of(CellKind kind) {
+  if (kind >= CellKind::custom) return custom_cell(kind).shape;
   if (kind == CellKind::lstm) return {4, 4, 4};
   if (kind == CellKind::coupled) return {3, 3, 3};
-  if (kind == CellKind::gru) return {3, 4, 4};
+  if (kind == CellKind::gru) return {3, 4, 4, 1, true};
   if (kind == CellKind::gru_dreamer) return {3, 3, 4};
   if (kind == CellKind::slstm || kind == CellKind::slstm_exponential) return {4, 4, 5, 3};
   return {1, 1, 0};

@@ -75,7 +75,7 @@ AddedLanes<T>::AddedLanes(const Kernels<T>& kernels, const Call& call, bool back
     zeros_ = zeros({B, shape_of(s.cell).gates * H}, sums);
     if (call.per_lane >= 4) biases_ = fresh(Buffer{lanes, 1, 4 * H, true}, dtype);
   }
-  if (backward && cell.peephole) dw_ch_ = zeros({lanes, B, (shape_of(s.cell).gates - 1) * H}, sums);
+  if (backward && cell.peephole) dw_ch_ = zeros({lanes, B, peepholes_of(s.cell) * H}, sums);
   if (backward && s.projected) unprojected_ = fresh(Buffer{lanes, s.rows, H}, dtype);
   for (long lane = 0; lane < lanes; ++lane) {
     Parts<Sum<T>> parts{part_of<Sum<T>>(scratch_, lane)};
@@ -148,7 +148,7 @@ Tensors AddedLanes<T>::gradients() const {
                        data_of<Sum<T>>(found.back()));
     };
     const long gates = shape_of(cell_).gates;
-    if (dw_ch_.defined()) sum(dw_ch_, 0, gates - 1);
+    if (dw_ch_.defined()) sum(dw_ch_, 0, peepholes_of(cell_));
     if (!own_.defined()) continue;
     sum(own_, 4, 4 + gates);
     sum(own_, 8, 8 + gates);

@@ -25,6 +25,11 @@ struct NamedCell {
   CellOptions options;
 };
 
+// Vectors [H] that a cell's pointwise part reads, where it has peepholes.
+constexpr long peepholes_of(CellKind kind) {
+  return kind >= CellKind::custom ? shape_of(kind).weights : shape_of(kind).gates - 1;
+}
+
 // From the operators' `cell` and `rates`; drawn: whether there is a seed.
 NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, bool drawn);
 
@@ -158,7 +163,8 @@ Lane<T> lane_of(const Call& call, const Weights<T>& weights, const AddedLanes<T>
   lane.w_hh = weights.w_hh;
   lane.b_ih = weights.b_ih;
   lane.b_hh = weights.b_hh;
-  if (s.cell == CellKind::gru && weights.b_hh) lane.b_m = weights.b_hh + 2 * s.hidden;
+  const CellShape shape = shape_of(s.cell);
+  if (shape.apart && weights.b_hh) lane.b_m = weights.b_hh + (shape.gates - 1) * s.hidden;
   lane.w_hr = weights.w_hr;
   lane.y = y + direction * s.outputs;
   lane.y_stride = width;

@@ -23,8 +23,8 @@ void last_states(const Lane<T>& lane, T* h_n, Sum<T>* c_n) {
         using E = std::conditional_t<std::is_same_v<T, Bf16>, c10::BFloat16, T>;
         std::copy_n(reinterpret_cast<const E*>(h), lane.hidden, c_n + b * lane.hidden);
       } else if (lane.c != c_n) {
-        std::copy_n(lane.c + (lane.save ? n : b) * lane.hidden, lane.hidden,
-                    c_n + b * lane.hidden);
+        const long width = shape_of(lane.cell).states * lane.hidden;
+        std::copy_n(lane.c + (lane.save ? n : b) * width, width, c_n + b * width);
       }
     }
   }
@@ -89,10 +89,11 @@ struct Stack {
     by_h = fresh(plan.by_h, dtype);
     unprojected = fresh(plan.unprojected, dtype);
     dropped = fresh(plan.dropped, dtype);
-    if (!narrow() || s.cell != CellKind::gru || call.per_lane < 4 || s.norm) return;
+    const CellShape cell = shape_of(s.cell);
+    if (!narrow() || !cell.apart || call.per_lane < 4 || s.norm) return;
     for (long index = 0; index < s.layers * s.directions; ++index) {
       const Tensor& bias = call.weights[index * call.per_lane + 3];
-      b_m.push_back(bias.rows_from(2 * s.hidden).to(dtype));
+      b_m.push_back(bias.rows_from((cell.gates - 1) * s.hidden).to(dtype));
     }
   }
 

@@ -33,7 +33,8 @@ void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& ce
     if (k == 1) is({gates, s.outputs});
     const long n = k - plain + !cell.peephole;  // w_ch, two gains of the gates, what c has
     if (n >= 0 && k >= plain) {
-      is({n == 0 ? gates - s.hidden : n < 3 ? gates : s.hidden});
+      const long peepholes = peepholes_of(s.cell) * s.hidden;
+      is({n == 0 ? peepholes : n < 3 ? gates : s.hidden});
     } else if (k > 1 && s.projected && k == plain - 1) {
       is({s.outputs, s.hidden});
     } else if (k > 1) {
@@ -141,7 +142,8 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
   call.per_lane = all - added;
   if (!call.packed) s.batch = x.size(1);
   check(h0, "h0", {s.layers * directions, s.batch, s.outputs}, call.given);
-  check(c0, "c0", {s.layers * directions, s.batch, s.hidden}, call.given);
+  const long states = shape_of(s.cell).states;
+  check(c0, "c0", {s.layers * directions, s.batch, states * s.hidden}, call.given);
   check_weights(weights, s, call.cell, call.per_lane, all, call.given);
   call.first = rows_before(x, batch_sizes, s.batch);
   s.steps = static_cast<long>(call.first.size()) - 1;
@@ -154,10 +156,11 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
   call.isa = &current_isa();
   check_samples(samples, call);
   s.samples = samples;
-  const bool wide = as_they_lie || samples > 0;
+  const bool custom = s.cell >= CellKind::custom;  // of which there are no bfloat16 kernels
+  const bool wide = as_they_lie || samples > 0 || custom;
   call.dtype = wide ? compute_dtype(x, "x") : factor_dtype(x, "x", *call.isa);
   const int terms = terms_of(call.given, precision);
-  call.terms = as_they_lie ? 0 : terms;
+  call.terms = as_they_lie || custom ? 0 : terms;
   call.keep = checked_keep(keep, call, x);
   CHECK_VALUE(dropout >= 0 && dropout <= 1, "dropout: got ", dropout,
               "; expected a number in [0, 1]");
@@ -229,6 +232,17 @@ Tensor unwanted(Dtype dtype) {
 
 NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, bool drawn) {
   CellOptions options{};
+  if (const std::optional<CellKind> custom = custom_kind(cell)) {
+    options.peephole = shape_of(*custom).weights > 0;
+    if (rates.size() == 4) {
+      options.zoneout_h = rates[0];
+      options.zoneout_c = rates[1];
+      options.recurrent = drawn ? rates[2] : 0;
+    }
+    options.on = options.peephole || options.zoneout_h > 0 || options.zoneout_c > 0 ||
+                 options.recurrent > 0;
+    return {*custom, options};
+  }
   std::string_view rest = cell;
   const auto takes = [&](std::string_view name) {
     const bool has = rest.substr(0, name.size()) == name;
@@ -313,7 +327,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
   check(y, "y", call.shape(width), call.given);
   check(h, "h", call.shape(s.layers - 1, width), call.given);
   if (has_c(s.cell)) {
-    check(c, "c", call.shape(s.states() * lanes, s.hidden), sum_dtype(call.dtype));
+    const long columns = shape_of(s.cell).states * s.hidden;
+    check(c, "c", call.shape(s.states() * lanes, columns), sum_dtype(call.dtype));
     check(gates, "gates", call.shape(lanes, shape_of(s.cell).saved * s.hidden), call.given);
   }
   const auto to = [&](Tensor& tensor) { return converted(std::move(tensor), call.dtype); };

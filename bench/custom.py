@@ -1,0 +1,111 @@
+"""Cells of the literature told as functions: `fused_lstm.Recurrent` beside a Python loop over them.
+
+The loop is what a user writes: W x of all steps in one product, then at each step R h and the
+function, in plain PyTorch. torch.compile of it unrolls the steps and compiles for minutes, so it
+runs where `--engines all` asks for it, on the cells of COMPILED.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import fused_lstm
+
+from . import zoo
+from .cases import Shape
+from .core import Runner, Task
+
+CELLS = ("lltm", "mgu", "li_gru", "janet", "ind_rnn", "ugrnn", "liquid", "gru", "lstm", "slstm")
+COMPILED = ("lltm", "mgu")
+
+
+class Problem:
+    """A cell, its input, weights and the gradient that comes back."""
+
+    def __init__(self, name: str, shape: Shape) -> None:
+        T, B, I, H, _ = self.shape = shape
+        torch.manual_seed(0)
+        self.cell = zoo.ALL[name]
+        self.module = fused_lstm.Recurrent(self.cell, I, H, engine="native")
+        self.x = torch.randn(T, B, I, requires_grad=True)
+        self.dy = torch.randn(T, B, H)
+
+    def loop(self, x: Tensor) -> Tensor:
+        """Run the layer step by step: x [T, B, I] -> y [T, B, H]."""
+        m: Any = self.module
+        cell, B, H = self.cell, x.shape[1], m.hidden_size
+        weights = [getattr(m, f"{name}_l0") for name in cell.weights]
+        states = [x.new_full((B, H), value) for value in cell.initial_states.values()]
+        h, outputs = x.new_zeros(B, H), []
+        by_x = F.linear(x, m.weight_ih_l0, m.bias_ih_l0)
+        for row in by_x:
+            by_h = F.linear(h, m.weight_hh_l0, m.bias_hh_l0)
+            gates, part = list((row + by_h).chunk(len(cell.gates), -1)), None
+            if cell.apart:
+                gates[-1], part = row[:, -H:], by_h[:, -H:]
+            h, states = cell.step(gates, part, states, weights)
+            outputs.append(h)
+        return torch.stack(outputs)
+
+    def expected(self) -> dict[str, Tensor]:
+        """Return what `answer` has, by the loop."""
+        return Caller(self, self.loop).answer()
+
+    def facts(self, mode: str) -> dict[str, Any]:
+        """Return the shape and the cell."""
+        return {"shape": self.shape._asdict(), "cell": self.cell.__name__}
+
+
+class Caller(Runner):
+    """A way to run a problem's layer."""
+
+    modes = ("inference", "step")
+
+    def __init__(self, problem: Problem, call: Callable[[Tensor], Tensor]) -> None:
+        self.problem, self.call = problem, call
+        begin = time.perf_counter()
+        self.step()
+        self.first = time.perf_counter() - begin
+
+    def inference(self) -> Tensor:
+        """Return y, keeping nothing."""
+        with torch.no_grad():
+            return self.call(self.problem.x)
+
+    def step(self) -> tuple[Tensor, ...]:
+        """Run forward and backward."""
+        p = self.problem
+        y = self.call(p.x)
+        return y, *torch.autograd.grad(y, [p.x, *p.module.parameters()], p.dy)
+
+    def answer(self) -> dict[str, Tensor]:
+        """Return y, of inference too, and all gradients."""
+        names = [name for name, _ in self.problem.module.named_parameters()]
+        results = dict(
+            zip(("y", "x.grad", *(f"{n}.grad" for n in names)), self.step(), strict=True)
+        )
+        return {"inference": self.inference()} | {n: t.detach() for n, t in results.items()}
+
+    def facts(self, mode: str, rounds: int) -> dict[str, Any]:
+        """Return the seconds of the first call, which compiles where anything does."""
+        return {"first": self.first}
+
+
+def tasks(suite: Any, options: Any) -> Iterator[Task]:
+    """Yield each cell of each case."""
+    for case in suite.cases:
+        for name in CELLS:
+            problem = Problem(name, case.shape)
+            build = {
+                "loop": lambda p=problem: Caller(p, p.loop),
+                "ours": lambda p=problem: Caller(p, lambda x: p.module(x)[0]),
+            }
+            if name in COMPILED and options.engines == "all":
+                build["compile"] = lambda p=problem: Caller(p, torch.compile(p.loop, dynamic=False))
+            yield Task(f"{name}, {case.name}", problem, build)

@@ -1,0 +1,138 @@
+"""Compiles a printed cell for this CPU, once: what was compiled before lies in the user's cache.
+
+The cache is a folder of the user's alone: a library that others could write is never loaded. A
+cell's folder in it is named by a hash of everything that the library is made of, so that processes
+may write it at the same time, and another version of this package or of the compiler has another.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from ..native import build
+
+NATIVE = Path(build.__file__).parent
+CACHE = "FUSED_LSTM_CELLS"  # in the environment: the folder of compiled cells
+FLAGS = [flag for flag in build.FLAGS if flag not in (build.OLDEST_TORCH, "-Wall")]
+# The files of native/isa that say how an instruction set's float and double kernels are compiled.
+FILES = {"amx": "avx512", "avx512_bf16": "avx512", "sse2": "base", "neon": "base"}
+
+
+class CannotCompile(Exception):
+    """A reason why a cell has no C++ here, and what to do."""
+
+
+def compiled(source: str, isa: str) -> list[int]:
+    """Return the addresses of a cell's four functions, of float and then of double.
+
+    Args:
+        source: what `print_cpp.source` has printed.
+        isa: the instruction set in use.
+
+    Raises:
+        CannotCompile: there is no compiler, or no folder that it may write.
+    """
+    command = compiler()
+    text = repr((source, command, FLAGS, isa, version(command[0]), headers()))
+    folder = cache_folder() / hashlib.sha256(text.encode()).hexdigest()[:32]
+    library = folder / "cell.so"
+    try:
+        if not library.exists():
+            make(source, isa, command, folder)
+        check_private(folder)
+        return list((ctypes.c_void_p * 4).in_dll(ctypes.CDLL(str(library)), "fused_lstm_cell"))
+    except OSError as error:
+        raise CannotCompile(
+            f"the cache of compiled cells, {folder}, cannot be used: {error}; set {CACHE} to a"
+            " folder of your own"
+        ) from error
+
+
+def compiler() -> list[str]:
+    """Return the command of the C++ compiler."""
+    if sys.platform == "win32":
+        raise CannotCompile("cells are compiled on Linux and macOS alone")
+    command = shlex.split(os.environ.get("CXX", "c++"))
+    if not command or shutil.which(command[0]) is None:
+        raise CannotCompile(
+            "there is no C++ compiler: install g++ or clang, or set CXX to one, for example"
+            " `apt install g++`"
+        )
+    return command
+
+
+@cache
+def version(program: str) -> str:
+    """Return what a compiler says it is."""
+    done = subprocess.run([program, "--version"], capture_output=True, text=True)
+    return done.stdout
+
+
+@cache
+def headers() -> str:
+    """Return a hash of the engine's headers, which a cell is compiled with."""
+    digest = hashlib.sha256()
+    for path in sorted(NATIVE.rglob("*.h")) + sorted(NATIVE.glob("isa/*.cpp")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return the folder of compiled cells, made where it is not there.
+
+    Raises:
+        CannotCompile: others can write it, or it cannot be made.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(os.environ.get(CACHE) or Path(home) / "fused_lstm" / "cells")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_private(folder)
+    except OSError as error:
+        raise CannotCompile(
+            f"the cache of compiled cells, {folder}, cannot be made: {error}; set {CACHE} to a"
+            " folder of your own"
+        ) from error
+    return folder
+
+
+def check_private(folder: Path) -> None:
+    """Raise PermissionError unless a folder is the user's, and nobody else can write it."""
+    about = folder.stat()
+    if about.st_uid != os.geteuid():
+        raise PermissionError("it belongs to another user")
+    if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError("other users can write it")
+
+
+def make(source: str, isa: str, command: list[str], folder: Path) -> None:
+    """Compile a cell into `folder`, which appears whole or not at all."""
+    part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))  # the user's alone
+    try:
+        (part / "cell.h").write_text(source)
+        file = FILES.get(isa, isa)
+        (part / "cell.cpp").write_text(f'#define FL_INSTEAD "cell.h"\n#include "isa/{file}.cpp"\n')
+        arguments = [
+            *command, *FLAGS, "-shared", f"-I{part}", f"-I{NATIVE}", str(part / "cell.cpp"),
+            "-o", str(part / "cell.so"),
+        ]  # fmt: skip
+        done = subprocess.run(arguments, capture_output=True, text=True)
+        if done.returncode:
+            raise CannotCompile(f"{shlex.join(command)} failed: {done.stderr.strip()[:2000]}")
+        try:
+            part.rename(folder)
+        except OSError:
+            if not (folder / "cell.so").exists():  # else another process was first
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

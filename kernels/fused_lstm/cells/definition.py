@@ -1,0 +1,312 @@
+"""`cell`: a recurrent cell, told once as a Python function of tensors."""
+
+from __future__ import annotations
+
+import copyreg
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import engines, ops, pointwise
+from ..spec import WITH_ZONEOUT, Kind, Spec, add_cell
+from . import compile, print_cpp, print_python
+from .program import Program, program
+from .trace import CannotExpress
+
+OPTIONS = "zoneout", "recurrent_dropout"  # of a cell with one state
+MOST_GATES = 4
+
+
+class Cell:
+    """A recurrent cell: its function, and what follows from it. `cell` makes one.
+
+    Attributes:
+        function: the function as it was written.
+        gates, states, weights: names, in the order of the function's arguments.
+        initial_states, initial_weights: name -> the value that it begins with. A weight that is not
+            there is initialised as nn.LSTM's weights are.
+        constants: name -> value, of keyword arguments that are numbers.
+        name: the function's name and a hash of what it computes.
+    """
+
+    def __init__(
+        self,
+        function: Callable,
+        states: str | Mapping[str, float] = "",
+        weights: str | Mapping[str, float] = "",
+        apart: str | None = None,
+        constants: Mapping[str, float] | None = None,
+    ) -> None:
+        self.function, self._told = function, (states, weights, apart)
+        self.initial_states = _by_name("states", states, function)
+        self.initial_weights = _by_name("weights", weights, function)
+        self.states, self.weights = tuple(self.initial_states), tuple(self.initial_weights)
+        self._read_signature(dict(constants or {}))
+        if apart is not None and apart != self.gates[-1]:
+            raise self._error("apart", repr(apart), f"the last gate, {self.gates[-1]!r}, or None")
+        if apart is not None and len(self.gates) == 1:
+            raise self._error("apart", repr(apart), "None for a cell of one gate")
+        self.apart = apart is not None
+        # In the kernels h is a state where it is the only one; beside others it is one more.
+        self.is_h = self.states == ("h",)
+        self.has_c = bool(self.states) and not self.is_h
+        self.__doc__, self.__name__ = function.__doc__, function.__name__
+        self.__module__, self.__qualname__ = function.__module__, function.__qualname__
+        self._programs = {False: self._traced(zoneout=False)}  # by whether states are kept in part
+        self._ready: set[tuple[str, bool]] = set()  # instruction set or "triton", zoneout
+        self.name = f"{function.__name__}_{self._programs[False].digest()[:12]}"
+        self._register()
+
+    def __call__(self, *gates: Any, **states_and_weights: Tensor) -> Any:
+        """Call the function."""
+        return self.function(*gates, **self.constants, **states_and_weights)
+
+    def __repr__(self) -> str:
+        return f"<fused_lstm.Cell {self.name}({', '.join(self.gates)})>"
+
+    def with_(self, **constants: float) -> Cell:
+        """Return the cell with other values of its constants.
+
+        Raises:
+            ValueError: a name is none of the function's constants, or a value is no number.
+        """
+        for name in constants:
+            if name not in self.constants:
+                expected = ", ".join(self.constants) or "none: it has no constants"
+                raise self._error("constants", repr(name), expected)
+        states, weights, apart = self._told
+        return Cell(self.function, states, weights, apart, self.constants | constants)
+
+    def explained(self) -> str:
+        """Return gates, states, what a step saves and why, a step and its backward as Python."""
+        return print_python.text(self._programs[False], self.__name__)
+
+    def source(self) -> str:
+        """Return the C++ of a step and of its backward."""
+        return print_cpp.source(self._programs[False])
+
+    # --- what the function is told with ---
+
+    def _error(self, argument: str, got: str, expected: str) -> ValueError:
+        name = self.function.__name__
+        return ValueError(f"cell {name}: {argument}: got {got}; expected {expected}")
+
+    def _read_signature(self, constants: dict[str, float]) -> None:
+        """Set gates and constants from the function's arguments, and check them."""
+        gates, keywords, self.constants = [], [], {}
+        for p in inspect.signature(self.function).parameters.values():
+            if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                raise self._error("arguments", str(p), "gates, then keywords after a *")
+            if p.kind is not p.KEYWORD_ONLY:
+                gates.append(p.name)
+            elif p.default is p.empty:
+                keywords.append(p.name)
+            else:
+                value = constants.get(p.name, p.default)
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise self._error(p.name, repr(value), "a number, which is a constant")
+                self.constants[p.name] = float(value)
+        self.gates = tuple(gates)
+        if not 1 <= len(gates) <= MOST_GATES:
+            got = f"{len(gates)} positional arguments"
+            raise self._error("gates", got, f"1 to {MOST_GATES}")
+        if sorted(keywords) != sorted((*self.states, *self.weights)):
+            told = ", ".join((*self.states, *self.weights)) or "none"
+            got = ", ".join(keywords) or "none"
+            raise self._error("keywords", got, f"the states and weights that are told: {told}")
+
+    # --- what follows ---
+
+    def step(
+        self,
+        gates: Sequence[Tensor],
+        part: Tensor | None,
+        states: Sequence[Tensor],
+        weights: Sequence[Tensor],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run a step's pointwise part.
+
+        Args:
+            gates: sums before activation, [B, H] each; the last one's part by x where it is a pair.
+            part: the last gate's part by h where it is a pair, else None.
+            states, weights: [B, H] and [H] each, in the order of their names.
+
+        Returns h [B, H] and the states after the step.
+        """
+        arguments = gates if part is None else (*gates[:-1], (gates[-1], part))
+        named = dict(zip((*self.states, *self.weights), (*states, *weights), strict=True))
+        results = self(*arguments, **named)
+        results = results if isinstance(results, tuple) else (results,)
+        others = [name for name in self.states if name != "h"]
+        if len(results) != 1 + len(others) or not all(isinstance(r, Tensor) for r in results):
+            got = f"{len(results)} results" if all(isinstance(r, Tensor) for r in results) else (
+                f"results of {', '.join(type(r).__name__ for r in results)}"
+            )  # fmt: skip
+            expected = ", ".join(["h", *(f"the next {name}" for name in others)])
+            raise self._error("results", got, f"{1 + len(others)} tensors: {expected}")
+        h, after = results[0], iter(results[1:])
+        return h, [h if name == "h" else next(after) for name in self.states]
+
+    def reference(self, gates: Tensor, c: Tensor, added: pointwise.Added = pointwise.PLAIN) -> Any:
+        """Compute `pointwise.forward`'s results in plain PyTorch, which autograd differentiates.
+
+        gates: [B, G*H], with the last gate's part by h first where it is a pair.
+        """
+        parts = gates.to(c.dtype).chunk(len(self.gates) + self.apart, -1)
+        part, sums = (parts[0], parts[1:]) if self.apart else (None, parts)
+        w = added.w_ch
+        weights = () if w is None else w.to(c.dtype).chunk(len(self.weights))
+        states = c.chunk(len(self.states), -1) if self.states else ()
+        h, after = self.step(sums, part, states, weights)
+        return h.to(gates.dtype), torch.cat(after, -1) if after else h, gates
+
+    def _traced(self, zoneout: bool) -> Program:
+        def step(gates: Sequence[Tensor], *others: Any) -> tuple[Tensor, list[Tensor]]:
+            h, after = self.step(gates, *others)
+            for result in (h, *after):
+                if result.shape != gates[0].shape:
+                    got = f"a tensor of {result.dim()} dimensions"
+                    raise self._error("results", got, "tensors of the gates' shape")
+            return h, after
+
+        try:
+            return program(step, self.gates, self.apart, self.states, self.weights, zoneout)
+        except CannotExpress as error:
+            raise self._error(
+                "function", str(error), "elementwise operations of a unit's own numbers"
+            ) from None
+        except ValueError as error:
+            if str(error).startswith("cell "):
+                raise
+            raise self._error("function", first_line(error), "one that can be traced") from error
+        except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+            got = f"{type(error).__name__} ({first_line(error)})"
+            expected = "one that runs on tensors, without control flow on their values"
+            raise self._error("function", got, expected) from error
+
+    def program(self, zoneout: bool = False) -> Program:
+        """Return the cell's programs, with zoneout of its states or without."""
+        if zoneout not in self._programs:
+            self._programs[zoneout] = self._traced(zoneout)
+        return self._programs[zoneout]
+
+    def _register(self) -> None:
+        """Make the engines know the cell by its name."""
+        states = ("h", *self.states) if self.has_c else ("h",)
+        options = OPTIONS if len(self.states) == 1 else ()
+        kind = Kind(
+            len(self.gates), options, states, of_torch=False, apart=self.apart,
+            weights=len(self.weights), custom=True,
+        )  # fmt: skip
+        add_cell(self.name, kind)
+        on_triton = len(self.states) < 2 and not self.weights
+        engines.add_cell(self.name, options, on_triton, self.prepare)
+        pointwise.CELLS[self.name] = pointwise.Pointwise(self.reference, None)
+
+    def prepare(self, engine: str, spec: Spec) -> str | None:
+        """Make the cell ready for an engine; return why that cannot be, or None."""
+        if engine == "triton":
+            self.on_triton()
+        if engine == "native":
+            try:
+                self.on_native(spec.schema_cell.endswith(WITH_ZONEOUT))
+            except compile.CannotCompile as error:
+                return str(error)
+        return None
+
+    def on_native(self, zoneout: bool = False) -> None:
+        """Compile the cell for the CPU's instruction set in use, where it is not yet.
+
+        Raises:
+            compile.CannotCompile: there is no compiler, or nowhere to put what it makes.
+        """
+        isa = torch.ops.fused_lstm_native.isa()
+        if (isa, zoneout) in self._ready:
+            return
+        p = self.program(zoneout)
+        functions = compile.compiled(print_cpp.source(p), isa)
+        columns = max(len(p.saved), 1)
+        shape = [
+            len(p.gates), len(p.gates) + p.apart, columns, max(len(p.states), 1), int(p.apart),
+            len(p.weights),
+        ]  # fmt: skip
+        name = f"{self.name},{WITH_ZONEOUT}" if zoneout else self.name
+        ops.SAVED[name] = columns
+        torch.ops.fused_lstm_native.add_cell(name, shape, functions)
+        self._ready.add((isa, zoneout))
+
+    def on_triton(self) -> None:
+        """Write the cell's Triton functions, where they are not yet."""
+        if ("triton", False) in self._ready:
+            return
+        from ..triton import launch
+        from . import print_triton
+
+        made = print_triton.load(self.program(), self.name)
+        launch.CUSTOM[self.name] = made
+        ops.SAVED[self.name + "@triton"] = made.saved
+        self._ready.add(("triton", False))
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _by_name(
+    argument: str, told: str | Mapping[str, float], function: Callable
+) -> dict[str, float]:
+    """Return name -> initial value, NaN where none was told."""
+    usual = 0.0 if argument == "states" else math.nan
+    values = dict.fromkeys(told.split(), usual) if isinstance(told, str) else dict(told)
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(
+                f"cell {function.__name__}: {argument}: got {value!r} for {name}; expected a number"
+            )
+    return values
+
+
+def _pickled(told: Cell) -> Any:
+    """Return the name under which a cell's module has it, by which functions are pickled too."""
+    return told.__qualname__
+
+
+copyreg.pickle(Cell, _pickled)
+
+
+def cell(
+    function: Callable | None = None,
+    *,
+    states: str | Mapping[str, float] = "",
+    weights: str | Mapping[str, float] = "",
+    apart: str | None = None,
+) -> Any:
+    """Make a recurrent cell of a function, for `fused_lstm.Recurrent`; a decorator.
+
+        @fused_lstm.cell(states="c")
+        def lltm(i, o, g, *, c):
+            c = c + F.elu(g) * torch.sigmoid(i)
+            return torch.tanh(c) * torch.sigmoid(o), c
+
+    The function computes what a step does between its matrix products, on tensors of one shape. Its
+    positional arguments are gates: sums before activation, W x + b_ih + R h + b_hh, in the order of
+    the weights' rows. Its keyword arguments are the states before the step, weights of a unit, and
+    numbers with a default, which are constants (`with_` changes them). It returns h, then the next
+    value of each state except h. Every engine's step and backward follow from it.
+
+    Args:
+        states: names, separated by spaces; or name -> the value that a sequence begins with, which
+            is 0 otherwise. "h" is the output of the step before.
+        weights: names of vectors [H], parameters of each layer; or name -> their initial value.
+        apart: the last gate's name where the function takes it as a pair: W x + b_ih, R h + b_hh.
+
+    Raises:
+        ValueError: the function cannot be a cell; the message names the function and the argument.
+    """
+    if function is None:
+        return lambda f: Cell(f, states, weights, apart)
+    return Cell(function, states, weights, apart)

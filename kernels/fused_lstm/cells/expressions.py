@@ -1,0 +1,108 @@
+"""Expressions of a cell, each once: what the traced functions become, and what is printed.
+
+A node is an operation and the numbers of its operands, which are lower than its own. There are some
+thirty operations; `trace.aten` says which of PyTorch's operators become which.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+# Functions that take a CPU or a GPU many instructions.
+HEAVY = {"exp", "expm1", "log", "log1p", "sqrt", "sigmoid", "log_sigmoid", "tanh", "elu"}
+# Operations whose result is true or false.
+MASKS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
+FOLD: dict[str, Callable[..., float]] = {
+    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv,
+    "neg": operator.neg, "max": max, "min": min,
+}  # fmt: skip
+
+
+class Expressions:
+    """A table of nodes: ("const", value), ("leaf", kind, index) or (operation, operands...).
+
+    `absent` is the 0 of a gradient that does not exist: a product with it is not there either.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[tuple] = []
+        self._numbers: dict[tuple, int] = {}
+        self.absent = self.node("const", 0.0, "absent")  # a gradient that does not exist
+
+    def node(self, *node: Any) -> int:
+        """Return the number of a node, a new one or the one that is there."""
+        key = (*node, str(node[1])) if node[0] == "const" else node  # 0.0 and -0.0 differ
+        if key not in self._numbers:
+            self._numbers[key] = len(self.nodes)
+            self.nodes.append(node)
+        return self._numbers[key]
+
+    def const(self, value: float) -> int:
+        """Return the number of a constant."""
+        return self.node("const", float(value))
+
+    def value(self, n: int) -> float | None:
+        """Return the value of node n where it is a constant, else None."""
+        op, *rest = self.nodes[n]
+        return rest[0] if op == "const" else None
+
+    def operands(self, n: int) -> tuple[int, ...]:
+        """Return the numbers of the operands of node n."""
+        op, *rest = self.nodes[n]
+        return () if op in ("const", "leaf") else tuple(rest)
+
+    def is_mask(self, n: int) -> bool:
+        """Return whether node n is true or false."""
+        return self.nodes[n][0] in MASKS
+
+    def make(self, op: str, *args: int) -> int:
+        """Return the number of an operation's result, simplified where that changes no value.
+
+        A product with a function's own 0 stays: that with infinity is not 0.
+        """
+        if op in ("mul", "div", "neg") and self.absent in args[: 1 + (op == "mul")]:
+            return self.absent
+        values = [self.value(a) for a in args]
+        divides_by_zero = op == "div" and values[-1] == 0
+        if op in FOLD and None not in values and not divides_by_zero:
+            return self.const(FOLD[op](*values))
+        a, b = args[0], args[-1]
+        left, right = (self._negated(n) for n in (a, b))
+        if op in ("add", "mul") and a > b:
+            return self.make(op, b, a)
+        if (op in ("add", "sub") and values[-1] == 0) or (op in ("mul", "div") and values[-1] == 1):
+            return a
+        if (op == "add" and values[0] == 0) or (op == "mul" and values[0] == 1):
+            return b
+        if (op == "sub" and values[0] == 0) or (op == "mul" and values[0] == -1):
+            return self.make("neg", b)
+        if op == "neg" and left is not None:
+            return left
+        if op in ("mul", "div") and left is not None:
+            return self.make("neg", self.make(op, left, b))
+        if op in ("mul", "div") and right is not None:
+            return self.make("neg", self.make(op, a, right))
+        if op in ("add", "sub") and right is not None:
+            return self.make("sub" if op == "add" else "add", a, right)
+        if op == "add" and left is not None:
+            return self.make("sub", b, left)
+        if op == "where" and args[1] == args[2]:
+            return args[1]
+        return self.node(op, *args)
+
+    def _negated(self, n: int) -> int | None:
+        """Return x where node n is -x."""
+        op, *rest = self.nodes[n]
+        return rest[0] if op == "neg" else None
+
+    def order(self, roots: Iterable[int], known: Iterable[int] = ()) -> list[int]:
+        """Return the nodes that `roots` need, operands first; those of `known` need nothing."""
+        needed, stack, known = set(), list(roots), set(known)
+        while stack:
+            n = stack.pop()
+            if n not in needed:
+                needed.add(n)
+                stack += () if n in known else self.operands(n)
+        return sorted(needed)

@@ -1,0 +1,76 @@
+"""A cell's programs as Python, for a reader: what a step computes, saves, and its backward."""
+
+from __future__ import annotations
+
+from .expressions import HEAVY
+from .print_cpp import INFIX
+from .program import Program
+
+CALLS = {
+    "max": "torch.maximum", "min": "torch.minimum", "elu": "F.elu", "log_sigmoid": "F.logsigmoid",
+}  # fmt: skip
+
+
+def text(p: Program, name: str) -> str:
+    """Return a cell's description: gates, states, what a step saves and why, and both programs."""
+    e = p.expressions
+    lines = [f"cell {name}"]
+    gates = [*p.gates[:-1], f"({p.gates[-1]} by x, {p.gates[-1]} by h)"] if p.apart else p.gates
+    lines.append(f"gates: {', '.join(gates)}")
+    lines.append(f"states: {', '.join(p.states) or 'none'}")
+    if p.weights:
+        lines.append(f"weights of a unit: {', '.join(p.weights)}")
+    lines += ["", "# A step."]
+    forward = e.order([p.h, *p.after, *p.saved])
+    lines += [f"v{n} = {expression(p, n)}" for n in forward if e.operands(n)]
+    lines.append(f"h = {named(p, p.h)}")
+    lines += [f"{s} = {named(p, n)}" for s, n in zip(p.states, p.after, strict=True)]
+    lines += ["", f"# Saved for the backward, beside the states: {len(p.saved)} numbers a unit."]
+    lines += [f"{named(p, n)}  # {why(p, n)}" for n in p.saved]
+    lines += ["", "# Its backward: by_h is the gradient by h, by_next_s that by state s after it."]
+    gradients = [*p.dgates, *p.dstates, *p.dweights, *([] if p.dapart is None else [p.dapart])]
+    order = e.order(gradients, p.known)
+    lines += [f"v{n} = {expression(p, n)}" for n in order if e.operands(n) and n not in p.known]
+    lines += [f"d{g} = {named(p, n)}" for g, n in zip(p.gates, p.dgates, strict=True)]
+    if p.dapart is not None:
+        lines.append(f"d{p.gates[-1]}_by_h = {named(p, p.dapart)}")
+    lines += [f"d{s} = {named(p, n)}" for s, n in zip(p.states, p.dstates, strict=True)]
+    lines += [f"d{w} += {named(p, n)}" for w, n in zip(p.weights, p.dweights, strict=True)]
+    return "\n".join(lines) + "\n"
+
+
+def why(p: Program, n: int) -> str:
+    """Return why a step saves a node."""
+    op = p.expressions.nodes[n][0]
+    if op == "leaf":
+        return "what comes out of the products is nowhere else"
+    if op in HEAVY:
+        return f"{op} is not computed twice"
+    return "one column in place of the several that it is made of"
+
+
+def named(p: Program, n: int) -> str:
+    """Return a node's name, or its value where it is a constant."""
+    op, *rest = p.expressions.nodes[n]
+    if op == "const":
+        return repr(rest[0])
+    if op != "leaf":
+        return f"v{n}"
+    kind, k = rest
+    if kind in ("dh", "zoneout"):
+        return {"dh": "by_h"}.get(kind, kind)
+    if kind == "apart":
+        return f"{p.gates[-1]}_by_h"
+    name = {"gate": p.gates, "weight": p.weights}.get(kind, p.states)[k]
+    return f"by_next_{name}" if kind == "dstate" else name
+
+
+def expression(p: Program, n: int) -> str:
+    """Return what computes a node."""
+    op, *args = p.expressions.nodes[n]
+    names = [named(p, x) for x in args]
+    if op in INFIX:
+        return f"{names[0]} {INFIX[op]} {names[1]}"
+    if op in ("neg", "not"):
+        return f"{'-' if op == 'neg' else '~'}{names[0]}"
+    return f"{CALLS.get(op, 'torch.' + op)}({', '.join(names)})"

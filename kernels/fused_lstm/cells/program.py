@@ -1,0 +1,147 @@
+"""A cell's two small programs, a step and its backward, and what the first saves for the second."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .expressions import HEAVY, Expressions
+from .trace import SHAPE, traced
+
+# function(gates, h's part of the last gate or None, states, weights) -> h, the states after
+Step = Callable[[Sequence[Tensor], Tensor | None, Sequence[Tensor], Sequence[Tensor]], tuple]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A step and its backward, as numbers of nodes in `expressions`.
+
+    Leaves: ("gate", k), before activation; ("apart", 0), h's part of the last gate, whose own leaf
+    is then x's part alone; ("state", k), before the step; ("weight", k), of a unit; ("zoneout", 0),
+    the part of the states that zoneout keeps; ("dh", 0) and ("dstate", k), the gradients by h and
+    by the states after the step.
+    """
+
+    expressions: Expressions
+    gates: tuple[str, ...]  # names, in the order of the weights' rows
+    apart: bool  # whether the last gate's parts by x and by h are apart
+    states: tuple[str, ...]  # names
+    weights: tuple[str, ...]  # names
+    zoneout: bool  # whether the states are kept in part
+    h: int
+    after: tuple[int, ...]  # the states after the step
+    saved: tuple[int, ...]  # columns that a step leaves for its backward, beside the states
+    dgates: tuple[int, ...]
+    dapart: int | None
+    dstates: tuple[int, ...]
+    dweights: tuple[int, ...]
+
+    @property
+    def known(self) -> set[int]:
+        """Return the nodes that a backward finds in memory."""
+        return {*self.saved, *self.after}
+
+    def digest(self) -> str:
+        """Return a hash of what is computed: equal programs have the same."""
+        names = self.gates, self.apart, self.states, self.weights, self.zoneout
+        results = self.h, self.after, self.saved, self.dgates, self.dapart, self.dstates
+        text = repr((self.expressions.nodes, names, results, self.dweights))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def program(
+    step: Step,
+    gates: tuple[str, ...],
+    apart: bool,
+    states: tuple[str, ...],
+    weights: tuple[str, ...],
+    zoneout: bool = False,
+) -> Program:
+    """Trace a step and its vector-Jacobian product.
+
+    Args:
+        step: see `Step`.
+        gates, states, weights: names.
+        apart: whether the last gate's parts by x and by h are apart.
+        zoneout: with zoneout of the states, which no step has to know of.
+
+    Raises:
+        CannotExpress: the step uses an operation that no kernel has.
+    """
+    e = Expressions()
+    kinds = [("gate", k) for k in range(len(gates))] + [("apart", 0)] * apart
+    kinds += [("state", k) for k in range(len(states))]
+    kinds += [("weight", k) for k in range(len(weights))] + [("zoneout", 0)] * zoneout
+    count, summed = len(kinds), len(gates) + apart
+    kinds += [("dh", 0), *(("dstate", k) for k in range(len(states)))]
+    leaves = [e.node("leaf", *kind) for kind in kinds]
+
+    def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
+        rest = inputs[summed:]
+        before, own = rest[: len(states)], rest[len(states) : len(states) + len(weights)]
+        part = inputs[len(gates)] if apart else None
+        h, after = step(inputs[: len(gates)], part, before, own)
+        if zoneout:
+            after = [a + rest[-1] * (b - a) for a, b in zip(after, before, strict=True)]
+        return h, *after
+
+    def forward_and_backward(*inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs, pullback, *_ = torch.func.vjp(forward, *inputs[:count])
+        return *outputs, *pullback(tuple(inputs[count:]))
+
+    tensors = [torch.rand(SHAPE, dtype=torch.float64) + 0.1 for _ in leaves]
+    results = traced(e, forward_and_backward, leaves, tensors)
+    h, after, gradients = results[0], results[1 : 1 + len(states)], results[1 + len(states) :]
+    of_states = summed, summed + len(states)
+    return Program(
+        e, gates, apart, states, weights, zoneout, h, tuple(after),
+        saved=tuple(cut(e, [h, *after], gradients, set(after))),
+        dgates=tuple(gradients[: len(gates)]),
+        dapart=gradients[len(gates)] if apart else None,
+        dstates=tuple(gradients[slice(*of_states)]),
+        dweights=tuple(gradients[of_states[1] : of_states[1] + len(weights)]),
+    )  # fmt: skip
+
+
+def cut(e: Expressions, forward: list[int], backward: list[int], after: set[int]) -> list[int]:
+    """Return the fewest results of a step that its backward can be computed from.
+
+    States before and after a step are in memory, and so are weights. What follows from these alone
+    is computed again, and so is arithmetic; no function such as exp is, of other values.
+    """
+    import networkx  # comes with torch; imported where a cell is made, since it takes 0.3 s
+
+    in_step, late, free = set(e.order(forward)), set(), set()
+    for n, (op, *rest) in enumerate(e.nodes):
+        operands = set(e.operands(n))
+        if (op == "leaf" and rest[0] in ("dh", "dstate")) or operands & late:
+            late.add(n)
+        stored = op == "leaf" and rest[0] in ("state", "weight", "zoneout")
+        if n in after or op == "const" or stored or (operands and operands <= free):
+            free.add(n)
+    network: Any = networkx.DiGraph()
+    network.add_nodes_from(["step", "backward"])
+    wanted = {o for n in e.order(backward) if n in late for o in e.operands(n)} - late - free
+    network.add_edges_from(((n, "out"), "backward") for n in wanted)  # no capacity: infinite
+    seen, stack = set(), sorted(wanted)
+    while stack:
+        n = stack.pop()
+        if n in seen:
+            continue
+        seen.add(n)
+        op = e.nodes[n][0]
+        cost = {} if e.is_mask(n) else {"capacity": 1000 if n in in_step else 1001}
+        network.add_edge((n, "in"), (n, "out"), **cost)
+        if op == "leaf" or op in HEAVY:
+            network.add_edge("step", (n, "in"))
+            continue
+        operands = [o for o in e.operands(n) if o not in free]
+        network.add_edges_from(((o, "out"), (n, "in")) for o in operands)
+        stack += operands
+    _, (near, _) = networkx.minimum_cut(network, "step", "backward")
+    return sorted(n for n in seen if (n, "in") in near and (n, "out") not in near)

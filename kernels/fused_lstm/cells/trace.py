@@ -1,0 +1,189 @@
+"""From a function of tensors to expressions: make_fx traces it, and a table translates ATen."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .expressions import HEAVY, MASKS, Expressions
+
+SHAPE = 2, 3  # of the tensors that a function is traced with
+
+
+class CannotExpress(Exception):
+    """An operation of a function that no kernel can have; the message says which."""
+
+
+def aten(e: Expressions) -> dict[str, Callable]:
+    """Return ATen's operators that a cell may use: name -> what makes the result in `e`."""
+    make, const = e.make, e.const
+    one, zero = const(1), const(0)
+
+    def elu(x, alpha=one, scale=one, input_scale=one):
+        if {alpha, scale, input_scale} == {one}:
+            return make("elu", x)
+        low = make("mul", make("mul", scale, alpha), make("expm1", make("mul", x, input_scale)))
+        return make("where", make("gt", x, zero), make("mul", x, scale), low)
+
+    def elu_backward(d, alpha, scale, input_scale, is_result, x):
+        if {alpha, scale, input_scale} == {one}:
+            result = make("elu", x)  # which a step has computed
+            return make("where", make("gt", result, zero), d, mul(d, make("add", result, one)))
+        factor = mul(mul(scale, alpha), input_scale)
+        low = mul(mul(d, factor), make("exp", mul(x, input_scale)))
+        return make("where", make("gt", x, zero), mul(d, scale), low)
+
+    def mul(a, b):
+        return make("mul", a, b)
+
+    def softplus(x, beta=one, threshold=None):
+        bx = mul(x, beta)
+        soft = make("div", make("log1p", make("exp", bx)), beta)
+        limit = const(20) if threshold is None else threshold
+        return make("where", make("gt", bx, limit), x, soft)
+
+    def softplus_backward(d, x, beta, threshold):
+        bx = mul(x, beta)
+        return make("where", make("gt", bx, threshold), d, mul(d, make("sigmoid", bx)))
+
+    def power(x, exponent):
+        n = e.value(exponent)
+        if n in (2.0, 3.0):
+            return mul(x, power(x, const(n - 1)))
+        known = {0.0: one, 1.0: x, -1.0: make("div", one, x), 0.5: make("sqrt", x)}
+        if n not in known:
+            raise CannotExpress(f"the power {n}")
+        return known[n]
+
+    def clamp(x, low=None, high=None):
+        x = x if low is None else make("max", x, low)
+        return x if high is None else make("min", x, high)
+
+    def outside(d, x, low, high):
+        is_outside = make("or", make("le", x, low), make("ge", x, high))
+        return make("where", is_outside, zero, d)
+
+    def sign(x):
+        below = make("where", make("lt", x, zero), const(-1), zero)
+        return make("where", make("gt", x, zero), one, below)
+
+    def leaky(x, slope=None):
+        slope = const(0.01) if slope is None else slope
+        return make("where", make("gt", x, zero), x, mul(x, slope))
+
+    def number(x, *_, **__):
+        return make("where", x, one, zero) if e.is_mask(x) else x
+
+    same = {"maximum": "max", "minimum": "min", "clamp_min": "max", "clamp_max": "min"}
+    for name in ("and", "or", "not"):
+        same |= {f"logical_{name}": name, f"bitwise_{name}": name}
+    plain = HEAVY | MASKS | {"mul", "div", "neg", "abs", "relu", "where"}
+    table: dict[str, Callable] = {
+        name: partial(make, op) for name, op in (same | {n: n for n in plain}).items()
+    }
+    for name in ("detach", "alias", "clone", "expand", "view", "lift_fresh_copy"):
+        table[name] = lambda x, *_, **__: x
+    sixth = const(torch.tensor(1 / 6, dtype=torch.float32).item())  # ATen's, in float64 too
+    return table | {
+        "_to_copy": number,
+        "add": lambda a, b, alpha=one: make("add", a, mul(b, alpha)),
+        "sub": lambda a, b, alpha=one: make("sub", a, mul(b, alpha)),
+        "lerp": lambda a, b, weight: make("add", a, mul(weight, make("sub", b, a))),
+        "addcmul": lambda a, b, c, value=one: make("add", a, mul(mul(b, c), value)),
+        "addcdiv": lambda a, b, c, value=one: make("add", a, mul(make("div", b, c), value)),
+        "rsub": lambda a, b, alpha=one: make("sub", b, mul(a, alpha)),
+        "reciprocal": lambda x: make("div", one, x),
+        "rsqrt": lambda x: make("div", one, make("sqrt", x)),
+        "square": lambda x: mul(x, x),
+        "pow": power, "clamp": clamp, "hardtanh": clamp, "hardtanh_backward": outside,
+        "hardsigmoid": lambda x: make(
+            "div", clamp(make("add", x, const(3)), zero, const(6)), const(6)
+        ),
+        "hardsigmoid_backward": lambda d, x: outside(mul(d, sixth), x, const(-3), const(3)),
+        "leaky_relu": leaky,
+        "leaky_relu_backward": lambda d, x, slope, _: make(
+            "where", make("gt", x, zero), d, mul(d, slope)
+        ),
+        "sgn": sign, "sign": sign, "elu": elu, "elu_backward": elu_backward,
+        "softplus": softplus, "softplus_backward": softplus_backward,
+        "zeros_like": lambda *_, **__: e.absent, "zeros": lambda *_, **__: e.absent,
+        "ones_like": lambda *_, **__: one,
+        "full_like": lambda _, value, **__: value, "full": lambda _, value, **__: value,
+        "scalar_tensor": lambda value, **__: value, "fill": lambda _, value: value,
+        "empty_like": lambda *_, **__: const(float("nan")),  # which is filled
+        "celu": lambda x, alpha=one: elu(x, alpha, one, make("div", one, alpha)),
+        "mish": lambda x: mul(x, make("tanh", make("log1p", make("exp", x)))),
+        "masked_fill": lambda x, mask, value: make("where", mask, value, x),
+        "silu": lambda x: mul(x, make("sigmoid", x)),
+        "log_sigmoid_forward": lambda x: (make("log_sigmoid", x), None),
+        "log_sigmoid_backward": lambda d, x, _: mul(d, make("sigmoid", make("neg", x))),
+        "sigmoid_backward": lambda d, s: mul(d, mul(s, make("sub", one, s))),
+        "tanh_backward": lambda d, t: mul(d, make("sub", one, mul(t, t))),
+        "threshold_backward": lambda d, r, at: make("where", make("le", r, at), zero, d),
+    }  # fmt: skip
+
+
+def traced(
+    e: Expressions, function: Callable, leaves: Sequence[int], tensors: Sequence[Tensor]
+) -> list[int]:
+    """Return the numbers in `e` of a function's results.
+
+    Args:
+        function: takes `tensors` and returns a tuple of tensors.
+        leaves: the number in `e` of each argument.
+
+    Raises:
+        CannotExpress: the function uses an operation that no kernel has.
+    """
+    # Imported where a cell is made: it takes two seconds.
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    table, env = aten(e), {}
+    waiting = iter(leaves)
+
+    def number(x: Any) -> Any:
+        if isinstance(x, torch.fx.Node):
+            return env[x]
+        is_number = isinstance(x, int | float) and not isinstance(x, bool)
+        return e.const(x) if is_number else x
+
+    graph = make_fx(torch.func.functionalize(function))(*tensors)
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            env[node] = next(waiting)
+        elif node.op == "get_attr":
+            env[node] = e.const(_scalar(getattr(graph, node.target)))
+        elif node.op == "call_function" and node.target is operator.getitem:
+            env[node] = env[node.args[0]][node.args[1]]
+        elif node.op == "call_function":
+            name = node.target.overloadpacket.__name__
+            _check(node, name, table)
+            kwargs = {k: number(v) for k, v in node.kwargs.items() if k in ("alpha", "value")}
+            env[node] = table[name](*map(number, node.args), **kwargs)
+        elif node.op == "output":
+            return [env[x] for x in node.args[0]]
+    raise AssertionError("make_fx makes an output")
+
+
+def _scalar(tensor: Tensor) -> float:
+    if tensor.numel() != 1:
+        raise CannotExpress(f"a constant tensor of shape {list(tensor.shape)}")
+    return tensor.item()
+
+
+def _check(node: torch.fx.Node, name: str, table: dict[str, Callable]) -> None:
+    """Check that an operation has a kernel, and changes neither shape nor dtype."""
+    if name not in table:
+        raise CannotExpress(f"torch's operator {name!r}")
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return
+    if tuple(value.shape) not in (SHAPE, ()):
+        raise CannotExpress(f"torch's operator {name!r}, which changes a shape")
+    if value.dtype not in (torch.float64, torch.bool):
+        raise CannotExpress(f"a conversion to {value.dtype}")

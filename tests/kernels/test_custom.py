@@ -1,0 +1,495 @@
+"""Cells told as functions: every engine beside autograd of a plain loop."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import fused_lstm
+from bench import zoo
+from fused_lstm import custom, native
+from fused_lstm.cells import compile as compiling
+from fused_lstm.cells import definition
+from fused_lstm.spec import CELLS
+from tolerance import assert_close, near
+
+CPU = torch.device("cpu")
+needs_native = pytest.mark.skipif(
+    native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
+)
+ENGINES = ["loop", pytest.param("native", marks=needs_native)]
+EXACT = near((1e-10, 1e-10))
+
+
+def loop(module: fused_lstm.Recurrent, x: Tensor, states: list[Tensor] | None = None) -> tuple:
+    """Run one layer forwards as a user would write it: y and the last state, h first."""
+    cell, H, B = module.cell, module.hidden_size, x.shape[1]
+    if states is None:
+        states = [x.new_full((B, H), value) for value in cell.initial_states.values()]
+        h = dict(zip(cell.states, states, strict=True)).get("h", x.new_zeros(B, H))
+    else:
+        h, *rest = states
+        given = iter(rest)
+        states = [h if name == "h" else next(given) for name in cell.states]
+    weights = {name: getattr(module, f"{name}_l0") for name in cell.weights}
+    outputs = []
+    for row in x:
+        by_x = F.linear(row, module.weight_ih_l0, module.bias_ih_l0).split(H, 1)
+        by_h = F.linear(h, module.weight_hh_l0, module.bias_hh_l0).split(H, 1)
+        gates = [a + b for a, b in zip(by_x, by_h, strict=True)]
+        if cell.apart:
+            gates[-1] = by_x[-1], by_h[-1]
+        named = dict(zip(cell.states, states, strict=True))
+        results = cell.function(*gates, **named, **weights, **cell.constants)
+        h, *after = results if isinstance(results, tuple) else (results,)
+        after = iter(after)
+        states = [h if name == "h" else next(after) for name in cell.states]
+        outputs.append(h)
+    others = [s for name, s in zip(cell.states, states, strict=True) if name != "h"]
+    return torch.stack(outputs), [h, *others]
+
+
+def results(function: Callable, inputs: list[Tensor]) -> list[Tensor]:
+    """Return y, the last state, and the gradients by `inputs` of a weighted sum of all."""
+    y, last = function()
+    outputs = [y, *(last if isinstance(last, tuple | list) else [last])]
+    generator = torch.Generator().manual_seed(1)
+    weight = [torch.randn(t.numel(), generator=generator, dtype=t.dtype) for t in outputs]
+    total = sum((t.flatten() * w).sum() for t, w in zip(outputs, weight, strict=True))
+    return [t.detach().squeeze(0) if t is not y else t.detach() for t in outputs] + list(
+        torch.autograd.grad(total, inputs, materialize_grads=True)
+    )
+
+
+def assert_same(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    for mine, right in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.reshape(right.shape), right, **EXACT)
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 6, 37), (1, 1, 3, 8), (9, 17, 20, 64)], ids=str)
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", zoo.ALL)
+def test_values_and_gradients(name, engine, shape):
+    """A layer, with a state and without, beside autograd of a loop over the function."""
+    T, B, I, H = shape
+    torch.manual_seed(0)
+    cell = zoo.ALL[name]
+    module = fused_lstm.Recurrent(cell, I, H, engine=engine, dtype=torch.float64)
+    x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *module.parameters()]
+    assert_same(results(lambda: module(x), inputs), results(lambda: loop(module, x), inputs))
+    count = 1 + sum(state != "h" for state in cell.states)
+    states = [torch.randn(B, H, dtype=torch.float64).abs().requires_grad_() for _ in range(count)]
+    hx = tuple(s[None] for s in states)
+    inputs += states if cell.states else []
+    ours = results(lambda: module(x, hx if count > 1 else hx[0]), inputs)
+    assert_same(ours, results(lambda: loop(module, x, states), inputs))
+
+
+@pytest.mark.parametrize("name", zoo.ALL)
+def test_triton(name):
+    """The same of Triton's kernels, in its interpreter, or an error where the module is made."""
+    torch.manual_seed(0)
+    cell, dtype = zoo.ALL[name], torch.float64
+    if len(cell.states) > 1 or cell.weights:
+        with pytest.raises(ValueError, match="with engine='triton', which does not have it"):
+            fused_lstm.Recurrent(cell, 6, 37, engine="triton")
+        return
+    module = fused_lstm.Recurrent(cell, 6, 37, 2, bidirectional=True, engine="triton", dtype=dtype)
+    plain = fused_lstm.Recurrent(cell, 6, 37, 2, bidirectional=True, engine="loop", dtype=dtype)
+    plain.load_state_dict(module.state_dict())
+    x = torch.randn(4, 3, 6, dtype=dtype, requires_grad=True)
+    rows = {"lengths": torch.tensor([4, 2, 3]), "resets": torch.rand(4, 3) < 0.2}
+    found = [results(lambda m=m: m(x, **rows), [x, *m.parameters()]) for m in (module, plain)]
+    assert_same(*found)
+
+
+@needs_native
+@pytest.mark.parametrize("name", zoo.ALL)
+def test_everything_of_a_layer(name):
+    """Two layers and directions, dropout, lengths, resets, zoneout: beside engine `loop`."""
+    torch.manual_seed(0)
+    cell = zoo.ALL[name]
+    options = {"bidirectional": True, "dropout": 0.25, "dtype": torch.float64}
+    if CELLS[cell.name].options:
+        options |= {"zoneout": (0.2, 0.3), "recurrent_dropout": 0.1}
+    ours, plain = (
+        fused_lstm.Recurrent(cell, 6, 37, 2, engine=e, **options) for e in ("native", "loop")
+    )
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn(7, 5, 6, dtype=torch.float64, requires_grad=True)
+    rows = {"lengths": torch.tensor([7, 2, 5, 7, 1])}
+    if not any(cell.initial_states.values()):
+        rows["resets"] = torch.rand(7, 5) < 0.2
+    found = []
+    for module in (ours, plain):
+        torch.manual_seed(3)
+        found.append(results(lambda m=module: m(x, **rows), [x, *module.parameters()]))
+    assert_same(*found)
+
+
+@needs_native
+@pytest.mark.parametrize("name", ["lltm", "mgu", "peephole", "slstm", "rhn"])
+def test_second_derivatives_functions_and_graphs(name):
+    torch.manual_seed(0)
+    module = fused_lstm.Recurrent(zoo.ALL[name], 3, 4, engine="native", dtype=torch.float64)
+    x = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: module(x)[0], x)
+    assert torch.autograd.gradgradcheck(lambda x: module(x)[0], x)
+    jacobian = torch.func.jacrev(lambda x: module(x)[0])(x)
+    torch.testing.assert_close(jacobian, torch.func.jacfwd(lambda x: module(x)[0])(x))
+    compiled = torch.compile(lambda x: module(x)[0], fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), module(x)[0])
+    exported = torch.export.export(module, (x.detach(),))
+    torch.testing.assert_close(exported.module()(x.detach())[0], module(x)[0])
+
+
+@needs_native
+@pytest.mark.parametrize("fuse", ["steps", "layers"])
+def test_float32_and_bfloat16(fuse):
+    torch.manual_seed(0)
+    exact = fused_lstm.Recurrent(zoo.lltm, 20, 48, 2, engine="loop", dtype=torch.float64)
+    for dtype in (torch.float32, torch.bfloat16):
+        module = fused_lstm.Recurrent(zoo.lltm, 20, 48, 2, engine="native", fuse=fuse, dtype=dtype)
+        exact.load_state_dict(module.state_dict())
+        x = torch.randn(12, 20, 20, dtype=dtype)
+        assert_close(module(x)[0], exact(x.double())[0].to(dtype), f"y, {dtype}")
+
+
+@needs_native
+@pytest.mark.parametrize("isa", ["avx2", "sse2", "avx512"])
+def test_instruction_sets(isa):
+    """A module made for another instruction set, which a test may choose."""
+    if isa not in native.OPS.isa_names(None):
+        pytest.skip(f"this CPU has no {isa}")
+    native.OPS.use_isa(isa)
+    try:
+        for name in ("gru", "functions", "slstm"):
+            torch.manual_seed(0)
+            module = fused_lstm.Recurrent(zoo.ALL[name], 6, 37, engine="native").double()
+            x = torch.randn(4, 5, 6, dtype=torch.float64, requires_grad=True)
+            inputs = [x, *module.parameters()]
+            ours = results(lambda m=module, x=x: m(x), inputs)
+            assert_same(ours, results(lambda m=module, x=x: loop(m, x), inputs))
+    finally:
+        native.OPS.use_isa("")
+
+
+# --- what is not finite ---
+
+
+@fused_lstm.cell(states="c")
+def roots(a, b, *, c):
+    c = torch.where(a > 0, torch.sqrt(a), 0 * a) + torch.maximum(b, c).clamp(max=2)
+    return torch.minimum(c, torch.log(torch.abs(b))), c
+
+
+@needs_native
+def test_what_is_not_finite():
+    """NaN, infinity, and `where` whose untaken side is not finite: as autograd has them."""
+    torch.manual_seed(0)
+    module = fused_lstm.Recurrent(roots, 1, 16, bias=True, engine="native", dtype=torch.float64)
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            p.fill_(1.0) if name.startswith("weight_ih") else p.zero_()
+    values = [0.0, 1.0, -1.0, float("inf"), -float("inf"), float("nan"), 1e-310, -1e-310]
+    x = torch.tensor(values, dtype=torch.float64)[:, None].repeat(1, 1).reshape(1, 8, 1)
+    x = x.clone().requires_grad_()
+    ours = results(lambda: module(x), [x])
+    theirs = results(lambda: loop(module, x), [x])
+    for mine, right in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(
+            mine.reshape(right.shape)[..., :6, :], right[..., :6, :], **EXACT, equal_nan=True
+        )
+
+
+# --- a cell ---
+
+
+def test_a_cell_keeps_its_function():
+    def add(a, *, h, scale=2.0):
+        """Add."""
+        return a + scale * h
+
+    cell = fused_lstm.cell(states="h")(add)
+    assert cell.function is add
+    assert cell.__doc__ == "Add."
+    assert cell(torch.ones(2), h=torch.ones(2)).tolist() == [3, 3]
+    assert cell.with_(scale=3.0)(torch.ones(2), h=torch.ones(2)).tolist() == [4, 4]
+    assert cell.with_(scale=3.0).name != cell.name
+    assert cell.with_(scale=2.0).name == cell.name
+
+
+def test_closures_of_one_source_are_two_cells():
+    def make(factor):
+        @fused_lstm.cell(states="h")
+        def leak(a, *, h):
+            return a + factor * h
+
+        return leak
+
+    assert make(0.5).name != make(0.25).name
+    assert make(0.5).name == make(0.5).name
+    x = torch.randn(3, 2, 4)
+    for factor in (0.5, 0.25):
+        module = fused_lstm.Recurrent(make(factor), 4, 8)
+        torch.testing.assert_close(module(x)[0], loop(module, x)[0])
+
+
+def test_weights_and_states_begin_as_told():
+    module = fused_lstm.Recurrent(zoo.liquid, 4, 8, 2, bidirectional=True)
+    assert {n for n, _ in module.named_parameters() if n.startswith("tau")} == {
+        "tau_l0", "tau_l0_reverse", "tau_l1", "tau_l1_reverse",
+    }  # fmt: skip
+    assert (module.tau_l1_reverse == 1).all()
+    module.reset_parameters()
+    assert (module.tau_l0 == 1).all()
+    drawn = fused_lstm.Recurrent(zoo.peephole, 4, 400)
+    assert 0 < drawn.w_f_l0.abs().max() <= 400**-0.5
+
+
+def test_resets_need_a_state_that_begins_at_zero():
+    module = fused_lstm.Recurrent(zoo.normalized, 4, 8)
+    with pytest.raises(ValueError, match=r"resets: got a tensor; expected None with cell normal"):
+        module(torch.randn(3, 2, 4), resets=torch.zeros(3, 2, dtype=torch.bool))
+
+
+def test_a_module_is_copied_and_pickled():
+    module = fused_lstm.Recurrent(zoo.lltm, 4, 8)
+    x = torch.randn(3, 2, 4)
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert other.cell is zoo.lltm
+        torch.testing.assert_close(other(x)[0], module(x)[0])
+
+
+@needs_native
+def test_a_pickled_module_runs_in_another_process(tmp_path):
+    module = fused_lstm.Recurrent(zoo.lltm, 4, 8)
+    x = torch.randn(3, 2, 4)
+    torch.save((module, x, module(x)[0]), tmp_path / "module.pt")
+    script = (
+        "import sys, torch\n"
+        f"module, x, y = torch.load({str(tmp_path / 'module.pt')!r}, weights_only=False)\n"
+        "torch.testing.assert_close(module(x)[0], y)\nprint('same')"
+    )
+    tests = str(Path(__file__).parents[1])
+    done = run(script, PYTHONPATH=os.pathsep.join([tests, *sys.path]))
+    assert done.stdout == "same\n", done.stderr
+
+
+# --- errors ---
+
+
+def told(error: str, **options) -> Callable[[Callable], None]:
+    def check(function: Callable) -> None:
+        with pytest.raises(ValueError, match=re.escape(error)) as caught:
+            fused_lstm.cell(function, **options)
+        message = str(caught.value)
+        assert message.startswith(f"cell {function.__name__}: ")
+        assert "\n" not in message
+
+    return check
+
+
+def test_errors_name_the_function_and_the_argument():
+    @told("results: got 1 results; expected 2 tensors: h, the next c", states="c")
+    def one_result(a, *, c):
+        return a
+
+    @told("results: got results of Tensor, float", states="c")
+    def a_number(a, *, c):
+        return a, 1.0
+
+    @told("keywords: got d; expected the states and weights that are told: c", states="c")
+    def another_name(a, *, d):
+        return a, d
+
+    @told("gates: got 0 positional arguments; expected 1 to 4", states="h")
+    def no_gates(*, h):
+        return h
+
+    @told("gates: got 5 positional arguments; expected 1 to 4")
+    def five_gates(a, b, c, d, e):
+        return a
+
+    @told("arguments: got *gates; expected gates, then keywords after a *")
+    def starred(*gates):
+        return gates[0]
+
+    @told("apart: got 'a'; expected the last gate, 'b', or None", apart="a")
+    def not_last(a, b):
+        return b
+
+    @told("apart: got 'a'; expected None for a cell of one gate", apart="a")
+    def alone(a):
+        return a[0] + a[1]
+
+    @told("scale: got 'x'; expected a number")
+    def a_word(a, *, scale="x"):
+        return a
+
+    @told("torch's operator 'sum'", states="h")
+    def across(a, *, h):
+        return a + h.sum(-1, keepdim=True)
+
+    @told("torch's operator 'slice'", states="h")
+    def indexed(a, *, h):
+        return a + h[:, :1]
+
+    @told("torch's operator", states="h")
+    def multiplied(a, *, h):
+        return a + h @ h.T @ a
+
+    @told("torch's operator 'rand_like'", states="h")
+    def random(a, *, h):
+        return a + torch.rand_like(h)
+
+    @told("control flow on their values", states="h")
+    def branch(a, *, h):
+        return a if h > 0 else h
+
+    @told("a conversion to torch.float16", states="h")
+    def half(a, *, h):
+        return (a.half() + h.half()).double()
+
+    @told("the power 0.3", states="h")
+    def power(a, *, h):
+        return a.abs() ** 0.3 + h
+
+    @told("All outputs of f must be floating-point", states="h")
+    def boolean(a, *, h):
+        return a > h
+
+    @told("results: got a tensor of 3 dimensions; expected tensors of the gates' shape", states="h")
+    def another_shape(a, *, h):
+        return (a + h).unsqueeze(0)
+
+
+def test_errors_of_a_layer():
+    with pytest.raises(
+        ValueError, match=r"cell: got function; expected what fused_lstm\.cell makes"
+    ):
+        fused_lstm.Recurrent(lambda a: a, 3, 4)
+    with pytest.raises(ValueError, match="zoneout: got"):
+        fused_lstm.Recurrent(zoo.slstm, 3, 4, zoneout=0.1)
+    with pytest.raises(ValueError, match=r"hx: got Tensor; expected a tuple \(h_0, c_0\)"):
+        fused_lstm.Recurrent(zoo.rhn, 3, 4)(torch.randn(2, 2, 3), torch.randn(1, 2, 4))
+    with pytest.raises(ValueError, match=r"constants: got 'scale'; expected dt"):
+        zoo.liquid.with_(scale=1.0)
+    with pytest.raises(ValueError, match="cell: got 'slstm_"):
+        fused_lstm.Recurrent(zoo.slstm, 3, 4, engine="triton")
+
+
+# --- the compiler and its cache ---
+
+
+def run(script: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-W", "always", "-c", script], env=os.environ | environment,
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+
+
+USE = """
+import sys, torch, fused_lstm
+{more}
+@fused_lstm.cell(states="h")
+def leak(a, *, h):
+    return a + {factor} * h
+for _ in range(2):
+    module = fused_lstm.Recurrent(leak, 4, 8, engine={engine!r})
+y, h = module(torch.ones(3, 2, 4))
+print(fused_lstm.engines.resolve(module.engine, None, y.device, module.spec)[0], len(y))
+"""
+
+
+def script(factor: float, engine: str = "auto", more: str = "") -> str:
+    """Return a program that makes and runs a cell: in a file, for inspect."""
+    return USE.format(factor=factor, engine=engine, more=more)
+
+
+@needs_native
+def test_without_a_compiler_a_loop_runs_and_says_so_once(tmp_path):
+    done = run(script(0.75), CXX="no-such-compiler", FUSED_LSTM_CELLS=str(tmp_path / "cells"))
+    assert done.stdout == "loop 3\n", done.stderr
+    assert done.stderr.count("there is no C++ compiler: install g++ or clang") == 1
+
+
+@needs_native
+def test_without_a_compiler_native_by_name_is_an_error(tmp_path):
+    done = run(
+        script(0.75, "native"), CXX="no-such-compiler", FUSED_LSTM_CELLS=str(tmp_path / "cells")
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("RuntimeError: engine 'native' cannot run cell leak: there is no C++")
+
+
+@needs_native
+def test_a_cache_that_others_can_write_is_not_used(tmp_path):
+    folder = tmp_path / "cells"
+    folder.mkdir()
+    folder.chmod(0o777)
+    done = run(script(0.75), FUSED_LSTM_CELLS=str(folder))
+    assert done.stdout == "loop 3\n"
+    assert "other users can write it" in done.stderr
+    assert list(folder.iterdir()) == []
+
+
+@needs_native
+def test_a_home_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run(script(0.75), FUSED_LSTM_CELLS=str(tmp_path / "file" / "cells"))
+    assert done.stdout == "loop 3\n"
+    assert "set FUSED_LSTM_CELLS to a folder of your own" in done.stderr
+
+
+@needs_native
+def test_a_failed_compilation_leaves_nothing(tmp_path):
+    folder = tmp_path / "cells"
+    more = "from fused_lstm.cells import print_cpp\nprint_cpp.source = lambda p: '#error no'"
+    done = run(script(0.75, more=more), FUSED_LSTM_CELLS=str(folder))
+    assert done.stdout == "loop 3\n"
+    assert "failed:" in done.stderr
+    assert list(folder.iterdir()) == []
+
+
+@needs_native
+def test_two_processes_compile_one_cell_at_once(tmp_path):
+    folder = tmp_path / "cells"
+    environment = os.environ | {"FUSED_LSTM_CELLS": str(folder)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script(0.625, "native")], env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    for process in processes:
+        out, err = process.communicate(timeout=240)
+        assert out == "native 3\n", err
+    (cell,) = folder.iterdir()
+    assert (cell / "cell.so").exists()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    written = (cell / "cell.so").stat().st_mtime_ns
+    assert run(script(0.625, "native"), FUSED_LSTM_CELLS=str(folder)).stdout == "native 3\n"
+    assert (cell / "cell.so").stat().st_mtime_ns == written  # from the cache
+
+
+def test_the_printed_code_has_the_cells_names():
+    text = zoo.lltm.source()
+    for name in ("gate_i", "gate_o", "gate_g", "state_c", "dstate_c", "elu<S>(gate_g)"):
+        assert name in text
+    assert definition.MOST_GATES == 4
+    assert compiling.CACHE == "FUSED_LSTM_CELLS"
+    assert custom.Recurrent is fused_lstm.Recurrent

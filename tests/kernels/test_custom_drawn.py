@@ -1,0 +1,92 @@
+"""Cells drawn at random: one to four gates, no state to three, any operations that a cell may use.
+
+EXAMPLES in the environment is how many are drawn; SEED is the first one's.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import fused_lstm
+from fused_lstm import native
+from test_custom import assert_same, loop, results
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.skipif(
+    native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
+)
+EXAMPLES, SEED = int(os.environ.get("EXAMPLES", "16")), int(os.environ.get("SEED", "0"))
+# What a drawn line may be, of earlier values a, b, c, none of which grows without bound.
+LINES = (
+    "torch.tanh({a})", "torch.sigmoid({a})", "F.softplus({a})", "F.logsigmoid({a})", "F.relu({a})",
+    "F.elu({a})", "F.elu({a}, 0.5)", "F.celu({a}, 0.7)", "F.selu({a}).clamp(max=3)", "F.silu({a})",
+    "F.leaky_relu({a}, 0.1)", "F.hardtanh({a})", "F.hardsigmoid({a})", "F.softsign({a})",
+    "F.relu6({a})", "F.mish({a})", "torch.exp(-torch.abs({a}))", "torch.log1p(torch.abs({a}))",
+    "torch.sqrt(1 + {a} ** 2)", "torch.log(1 + {a} * {a})", "torch.expm1(-torch.abs({a}))",
+    "torch.rsqrt(1 + torch.square({a}))", "torch.abs({a})", "-{a}", "0.5 * {a} + {b}", "{a} - {b}",
+    "torch.tanh({a}) * {b}", "{a} / (1 + torch.abs({b}))", "torch.maximum({a}, {b})",
+    "torch.minimum({a}, {b})", "torch.clamp({a}, -0.5, 1.5)", "1 / (1 + {a} * {a})",
+    "torch.where({a} > {b}, {a}, {c})", "torch.where(({a} > 0) & ({b} <= 0.3), {c}, {a})",
+    "torch.sigmoid({a}) * {b} + (1 - torch.sigmoid({a})) * {c}", "{a}.masked_fill({b} < 0, 0.25)",
+    "torch.lerp({a}, {b}, 0.3)",
+)  # fmt: skip
+
+
+def drawn(seed: int) -> tuple[fused_lstm.Cell, str]:
+    """Return a cell and its text."""
+    draw = random.Random(seed)
+    gates = [f"gate{k}" for k in range(draw.randint(1, 4))]
+    states = draw.choice(["", "h", "s0", "s0 s1", "s0 h", "s0 s1 s2"]).split()
+    weights = [f"w{k}" for k in range(draw.choice([0, 0, 0, 1, 2]))]
+    apart = len(gates) > 1 and draw.random() < 0.3
+    lines, values = [], [*gates[: len(gates) - apart], *states, *weights]
+    if apart:
+        lines.append(f"by_x, by_h = {gates[-1]}")
+        values += ["by_x", "by_h"]
+    for k in range(draw.randint(2, 14)):
+        a, b, c = (draw.choice(values) for _ in "abc")
+        lines.append(f"v{k} = {draw.choice(LINES).format(a=a, b=b, c=c)}")
+        values.append(f"v{k}")
+    recent = values[-6:]
+    outputs = [draw.choice(recent) for _ in range(1 + sum(s != "h" for s in states))]
+    ends = [f"torch.tanh({v} + 0.1 * {gates[0]})" for v in outputs]
+    lines.append(f"return {', '.join(ends)}")
+    star = ["*", *states, *weights] if states or weights else []
+    text = f"def drawn({', '.join([*gates, *star])}):\n" + "".join(f"    {x}\n" for x in lines)
+    space = {"torch": torch, "F": F}
+    exec(text, space)
+    cell = fused_lstm.cell(
+        space["drawn"], states=" ".join(states), weights=" ".join(weights),
+        apart=gates[-1] if apart else None,
+    )  # fmt: skip
+    return cell, text
+
+
+@pytest.mark.parametrize("seed", range(SEED, SEED + EXAMPLES))
+def test_drawn(seed):
+    cell, text = drawn(seed)
+    draw = random.Random(seed)
+    T, B, H = draw.randint(1, 9), draw.randint(1, 20), draw.randint(1, 70)
+    module = fused_lstm.Recurrent(cell, 3, H, engine="native", dtype=torch.float64)
+    x = torch.randn(T, B, 3, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *module.parameters()]
+    before = {name: torch.randn(B, H, dtype=torch.float64) for name in ("h", *cell.states)}
+    if "h" not in cell.states:
+        before["h"].zero_()
+    states = [before[name].requires_grad_() for name in dict.fromkeys(["h", *cell.states])]
+    if cell.has_c:
+        inputs += states
+        hx = tuple(state[None] for state in states)
+        ours = results(lambda: module(x, hx), inputs)
+        theirs = results(lambda: loop(module, x, states), inputs)
+    else:
+        ours, theirs = (results(f, inputs) for f in (lambda: module(x), lambda: loop(module, x)))
+    try:
+        assert_same(ours, theirs)
+    except AssertionError as error:
+        raise AssertionError(f"seed {seed}, T={T}, B={B}, H={H}\n{text}\n{error}") from None
