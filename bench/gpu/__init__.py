@@ -1,6 +1,7 @@
 """The parts of `make gpu` (suite.py), each in processes of its own.
 
-compiling.py   every kernel that follows, in parallel, before anything is timed (dry.py: how)
+compiling.py   the kernels of races and tests, in parallel, before anything is timed (dry.py: how)
+dry_tests.py   the tests without a GPU: what they launch is compiled
 testing.py     `pytest -m gpu`, test by test
 racing.py      the races
 watching.py    reads a process that tests or races: who is at work, who hung, who broke the GPU

@@ -19,7 +19,7 @@ import torch
 
 from . import dry
 from .racing import PRECISIONS
-from .watching import say, watch
+from .watching import CUT_OFF, say, watch
 
 LONGEST = 16  # steps: a kernel does not know T, but how H * T is aligned it does
 
@@ -35,22 +35,36 @@ def unique(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tup
 
 
 def compile_in_time(device: Any, shapes: Iterable, deadline: float) -> dict:
-    """Compile for `device` in processes of their own: how many kernels, in how many seconds."""
-    began, kernels, failed = time.monotonic(), [0], {}
+    """Compile races' shapes for `device` in processes of their own: kernels, seconds."""
+    return _compiled(
+        "compiling", [json.dumps(asdict(device)), json.dumps(unique(shapes))], deadline
+    )
+
+
+def compile_tests(device: Any, deadline: float) -> dict:
+    """Compile what the tests marked gpu launch, by running them without a GPU (dry_tests.py)."""
+    return _compiled("dry_tests", [json.dumps(asdict(device)), str(os.cpu_count() or 1)], deadline)
+
+
+def _compiled(module: str, arguments: list[str], deadline: float) -> dict:
+    began, kernels, failed, jobs = time.monotonic(), [0], {}, [0]
 
     def take(event: dict) -> None:
         if event["event"] == "compiled":
+            jobs.append(1)
             kernels.append(event["kernels"])
-        else:
+        elif event["event"] == "failed":
             failed[event["who"]] = event["why"]
 
-    arguments = json.dumps(asdict(device)), json.dumps(unique(shapes))
-    command = [sys.executable, "-m", "bench.gpu.compiling", *arguments]
+    command = [sys.executable, "-m", f"bench.gpu.{module}", *arguments]
     # No GPU: a context for each of these processes would be of no use.
     hidden = {"TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""}
     end = watch(command, take, deadline, silence=deadline - began, **hidden)
-    failed |= {} if end.who is None else {"all": end.why}
-    return {"kernels": sum(kernels), "failed": failed, "seconds": time.monotonic() - began}
+    cut_off = end.why == CUT_OFF
+    failed |= {} if end.who is None or cut_off else {"all": end.why}
+    seconds = time.monotonic() - began
+    return {"jobs": sum(jobs), "kernels": sum(kernels), "failed": failed, "cut off": cut_off,
+            "seconds": seconds}  # fmt: skip
 
 
 # --- in a worker ---

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 LAUNCHES: list[dict[str, Any]] = []  # what each launch was: kernel, grid, cooperative
+COMPILED: list[tuple[str, float]] = []  # kernels that no cache had, and seconds: count_compilations
 
 
 class _Launcher:
@@ -41,10 +42,11 @@ class _Utils:
 class _Driver:
     launcher_cls = _Launcher
 
-    def __init__(self, arch: int, smem: int, sms: int) -> None:
+    def __init__(self, device: Any) -> None:
         from triton.backends.compiler import GPUTarget
 
-        self.target, self.utils = GPUTarget("cuda", arch, 32), _Utils(smem, sms)
+        kind = ("hip", device.gfx) if device.gfx else ("cuda", device.arch)
+        self.target, self.utils = GPUTarget(*kind, device.wave), _Utils(device.smem, device.sms)
 
     def get_current_target(self):
         return self.target
@@ -84,6 +86,17 @@ def zeros(
     return torch.zeros(T, B, I, dtype=dtype), torch.zeros(L, B, H, dtype=dtype), weights
 
 
+def count_compilations() -> None:
+    """Have COMPILED tell which kernels are compiled from now on, and in how many seconds."""
+    from triton import knobs
+
+    def listen(src: Any, metadata: Any, metadata_group: Any, times: Any, cache_hit: bool) -> None:
+        if not cache_hit:
+            COMPILED.append((src.name, times.total / 1e6))
+
+    knobs.compilation.listener = listen
+
+
 def take_over(device: Any) -> None:
     """Have every kernel of this process compiled for `device` from now on, and none launched.
 
@@ -99,6 +112,6 @@ def take_over(device: Any) -> None:
         raise RuntimeError(
             f"Triton's interpreter is on; start Python with {interpreter.VARIABLE}=0"
         )
-    own: Any = _Driver(device.arch, device.smem, device.sms)
+    own: Any = _Driver(device)
     driver.set_active(own)
     vars(devices)["current"] = lambda _: device

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 import time
@@ -20,14 +19,8 @@ from ..core import Pace, Record
 from . import compiling, racing, testing
 from .watching import ROOT
 
-COMPILING, TESTING = 0.2, 0.55  # of the minutes: by when each has to be done
-
-
-def shapes_of_tests() -> list[tuple[str, tuple[int, ...]]]:
-    """Return what tests/kernels/test_gpu.py launches, read from it: the two cannot drift."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    names = runpy.run_path(str(ROOT / "tests" / "kernels" / "test_gpu.py"))
-    return [(p, shape) for shape in names["SHAPES"].values() for p in names["PRECISIONS"]]
+# Of the minutes: by when the races' kernels, the tests' and the tests have to be done.
+COMPILING, COMPILING_TESTS, TESTING = 0.1, 0.35, 0.65
 
 
 def run(pace: Pace, options: Any) -> Iterator[Record]:
@@ -46,19 +39,29 @@ def run(pace: Pace, options: Any) -> Iterator[Record]:
         file = options.json.with_suffix(".report.json")
     file.parent.mkdir(parents=True, exist_ok=True)
     wanted = [(race.precision, race.shape) for race in racing.races()]
-    wanted += [] if options.no_tests else shapes_of_tests()
     until = began + COMPILING * 60 * minutes
     done = compiling.compile_in_time(current(options.device), wanted, until)
-    print(f"{done['kernels']} launches compiled in {done['seconds']:.0f} s")
-    tell(done["failed"])
-    report: dict[str, Any] = {"compiled": done, "tests": None}
+    say_compiled("races", done)
+    report: dict[str, Any] = {"compiled": done, "compiled for tests": None, "tests": None}
+    if not options.no_tests:
+        until = began + COMPILING_TESTS * 60 * minutes
+        done = compiling.compile_tests(current(options.device), until)
+        report["compiled for tests"] = done
+        say_compiled(f"{done['jobs']} tests", done)
     if options.device.type == "cuda":
         report["card"] = measure.measured(current(options.device))
         print("  ".join(f"{name} {value:.2f}" for name, value in report["card"].items()))
     if not options.no_tests:
         report["tests"] = tests = testing.run(began + TESTING * 60 * minutes)
-        print(f"tests: {tests['passed']} passed, {len(tests['failed'])} failed")
+        print(f"tests: {tests['passed']} passed, {len(tests['failed'])} failed,"
+              f" {len(tests['not run'])} not run for want of time")  # fmt: skip
         tell(tests["failed"])
+        without = [name for name, passed in tests["families"].items() if not passed]
+        families = len(tests["families"])
+        print(
+            f"families of kernels with a test that passed: {families - len(without)} of {families}"
+        )
+        tell(dict.fromkeys(without, "no test has passed"))
     file.write_text(json.dumps(report, indent=1) + "\n")
     limit = min(150.0, (deadline - time.monotonic()) / 2)
     print(post(file.with_name("gpu-post.jsonl"), limit), flush=True)
@@ -85,6 +88,14 @@ def post(path: Path, limit: float) -> str:
         return f"bench post: cut off after {limit:.0f} s"
     words = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
     return done.stdout if done.returncode in (0, 3) else f"bench post: {words[-1]}"
+
+
+def say_compiled(what: str, done: dict) -> None:
+    """Print how many kernels were compiled for what, and which could not be."""
+    cut_off = ", then cut off: what is left is compiled when it is launched"
+    print(f"{what}: {done['kernels']} kernels compiled in {done['seconds']:.0f} s"
+          f"{cut_off if done['cut off'] else ''}")  # fmt: skip
+    tell(done["failed"])
 
 
 def tell(failed: dict[str, str]) -> None:

@@ -22,6 +22,7 @@ EVENTS = "BENCH_EVENTS"  # in the environment: the file of events
 SILENCE = 60.0  # seconds without an event after which a process is taken for dead
 RESTARTS = 6  # each takes the seconds of an import
 HUNG = "hung"
+CUT_OFF = "was cut off: no time left"
 BROKE = "broke the GPU's context"
 
 
@@ -116,7 +117,7 @@ def watch(
                 if status is None and (late or time.monotonic() > heard + silence):
                     process.kill()
                     process.wait()
-                    return End("all", "was cut off: no time left") if late else End(who, HUNG)
+                    return End("all", CUT_OFF) if late else End(who, HUNG)
         if not broke and status == 0:
             return End(None)
         words = errors.read_text(errors="replace").strip().splitlines()

@@ -2,11 +2,13 @@
 
 It has products alone (alone.h), what a plan says (plan.cpp), memory full of NaN, and AMX emulated
 on any CPU, bit for bit, as the instruction set "emulated". The first call of a process builds it,
-in build/bench, where it is older than its sources: minutes the first time.
+in build/bench, where it is older than its sources. Tests have all of it, which takes minutes to
+compile; a measurement has no emulator, which is most of it.
 """
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from functools import cache
@@ -20,18 +22,29 @@ from fused_lstm.native.build import compile_all
 
 HERE = Path(__file__).parent
 FOLDER = HERE.parents[1] / "build" / "bench"
-LIBRARY = FOLDER / "_bench.so"
+WHOLE, MEASURING = FOLDER / "_bench.so", FOLDER / "measuring" / "_bench.so"
 
 
 @cache
 def missing() -> str | None:
-    """Load the library, built first where that is due; return why it cannot be, or None."""
+    """Load the whole library, built first where that is due; return why it cannot be, or None."""
+    return _load(WHOLE)
+
+
+@cache
+def _measuring() -> str | None:
+    # A process has one of the two. AMX emulated is the only bfloat16 of other processors.
+    whole = missing.cache_info().currsize or is_current(WHOLE) or platform.machine() != "x86_64"
+    return missing() if whole else _load(MEASURING)
+
+
+def _load(library: Path) -> str | None:
     why = native.load()
     if why is not None:
         return why
     try:
-        build()
-        torch.ops.load_library(str(LIBRARY))
+        build(library)
+        torch.ops.load_library(str(library))
     except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
         return f"the library of bench/kernels is not there: {error}"
     return None
@@ -39,26 +52,36 @@ def missing() -> str | None:
 
 def ops():
     """Return the library's operators; a RuntimeError says why there are none."""
-    why = missing()
+    why = _measuring()
     if why is not None:
         raise RuntimeError(why)
     return torch.ops.fused_lstm_bench
 
 
-def build() -> None:
-    """Compile and link the library if any of its sources, or the engine's library, is younger."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
+def is_current(library: Path = WHOLE) -> bool:
+    """Return whether a library is there, and younger than its sources and the engine's library."""
     engine = Path(native.__file__).parent
-    with FileLock(FOLDER / "lock"):  # tests run in several processes
-        sources = [*HERE.glob("*.cpp")]
-        read = [*sources, *HERE.glob("*.h"), *engine.rglob("*.h"), engine / "build.py"]
-        read += [*engine.glob("isa/*.cpp"), native.LIBRARY]
-        youngest = max(file.stat().st_mtime for file in read)
-        if LIBRARY.exists() and LIBRARY.stat().st_mtime > youngest:
+    read = [*HERE.glob("*.cpp"), *HERE.glob("*.h"), *engine.rglob("*.h"), engine / "build.py"]
+    read += [*engine.glob("isa/*.cpp"), native.LIBRARY]
+    youngest = max(file.stat().st_mtime for file in read)
+    return library.exists() and library.stat().st_mtime > youngest
+
+
+def build(library: Path = WHOLE) -> None:
+    """Compile and link a library if it is not current; a line says so."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    engine = Path(native.__file__).parent
+    with FileLock(library.parent / "lock"):  # tests run in several processes
+        if is_current(library):
             return
-        print(f"building {LIBRARY}: minutes", file=sys.stderr, flush=True)
+        sources, flags = sorted(HERE.glob("*.cpp")), ["-w"]  # the engine's build shows warnings
+        if library == WHOLE:
+            flags.append("-DFL_EMULATOR")
+        else:
+            sources = [source for source in sources if "emulated" not in source.name]
+        print(f"building {library}: {len(sources)} files", file=sys.stderr, flush=True)
         torch_folder = Path(torch.__file__).parent
         compile_all(
-            sorted(sources), FOLDER, LIBRARY, torch_folder, (HERE, engine), (native.LIBRARY,)
+            sources, library.parent, library, torch_folder, (HERE, engine), (native.LIBRARY,), flags
         )
-        LIBRARY.touch()
+        library.touch()

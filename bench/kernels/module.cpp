@@ -5,8 +5,11 @@
 #include "memory.h"
 #include "ops.h"
 
+// FL_EMULATOR: with AMX emulated, which takes most of the build and only tests run.
+
 namespace fused_lstm {
 
+#ifdef FL_EMULATOR
 namespace emulated {
 extern const Kernels<Bf16> bf16_kernels;
 }  // namespace emulated
@@ -29,6 +32,7 @@ const bool added = [] {
 }();
 
 }  // namespace
+#endif
 }  // namespace fused_lstm
 
 using fused_lstm::Boxed;

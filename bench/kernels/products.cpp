@@ -29,9 +29,11 @@ namespace fused_lstm {
   }
 FL_FLOAT(base)
 FL_DOUBLE(base)
+#ifdef FL_EMULATOR
 FL_FLOAT(emulated_1)
 FL_FLOAT(emulated_2)
 FL_BFLOAT(emulated)
+#endif
 #if defined(__x86_64__)
 FL_FLOAT(avx2)
 FL_DOUBLE(avx2)
@@ -72,8 +74,10 @@ template <>
 const ProductKernels<float>& products_of(const Kernels<float>& kernels) {
   static constexpr Named<float> all[] = {
       {base_name, &base::float_products},
+#ifdef FL_EMULATOR
       {"emulated, 1 term", &emulated_1::float_products},
       {"emulated, 2 terms", &emulated_2::float_products},
+#endif
 #if defined(__x86_64__)
       {"avx2", &avx2::float_products},
       {"avx512", &avx512::float_products},
@@ -99,7 +103,9 @@ const ProductKernels<double>& products_of(const Kernels<double>& kernels) {
 template <>
 const ProductKernels<Bf16>& products_of(const Kernels<Bf16>& kernels) {
   static constexpr Named<Bf16> all[] = {
+#ifdef FL_EMULATOR
       {"emulated", &emulated::bf16_products},
+#endif
 #if defined(__x86_64__)
       {"avx512_bf16", &avx512_bf16::bf16_products},
       {"amx", &amx::bf16_products},

@@ -100,6 +100,7 @@ def conversions(model: nn.Module, *, back: bool = False) -> dict[str, str | None
 
 def _plan(model: nn.Module, back: bool) -> dict[str, tuple[Any, str | None]]:
     """Name each recurrent layer: name -> (layer, why it is left or None)."""
+    check_model(model)
     plan: dict[str, tuple[Any, str | None]] = {}
     for name, module in model.named_modules():
         kind, why = _class_of(module), compiled_or_quantized(module)
@@ -115,6 +116,12 @@ def _plan(model: nn.Module, back: bool) -> dict[str, tuple[Any, str | None]]:
             )
             plan[name] = module, why
     return plan
+
+
+def check_model(model: Any) -> None:
+    """Check that a model is a module."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: got {type(model).__name__}; expected a torch.nn.Module")
 
 
 def compiled_or_quantized(module: nn.Module) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any, overload
 from torch import nn
 
 from .cells import Cell
-from .convert import OURS, TORCHS, compiled_or_quantized, spec_of
+from .convert import OURS, TORCHS, check_model, compiled_or_quantized, spec_of
 from .custom import Recurrent
 from .engines import engine_module, resolve
 from .install import is_installed, why_never
@@ -48,6 +48,7 @@ def explain(model: nn.Module | Cell) -> dict[str, str] | str:
     """
     if isinstance(model, Cell):
         return model.explained()
+    check_model(model)
     layers = {name: _explained(module) for name, module in model.named_modules()}
     return {name: what for name, what in layers.items() if what is not None}
 

@@ -469,6 +469,11 @@ def _say_which(spec, x, tensors, expected, autocasts) -> None:
     for lane in range(spec.layers * spec.directions):
         suffix = f"_l{lane // spec.directions}{'_reverse' if lane % spec.directions else ''}"
         names += [name + suffix for name in spec.weight_names]
+    devices, dtypes = ({getattr(t, of) for t in tensors[2:]} for of in ("device", "dtype"))
+    if len(devices) == 1 and x.device not in devices:  # x is the odd one
+        raise ValueError(f"x: got device {x.device}; expected {devices.pop()}, the weights'")
+    if len(dtypes) == 1 and x.dtype not in dtypes and not autocasts:
+        raise ValueError(f"x: got {x.dtype}; expected {dtypes.pop()}, the weights'")
     for name, tensor, shape in zip(names, tensors, expected, strict=True):
         if tensor.shape != shape:
             raise ValueError(f"{name}: got shape {list(tensor.shape)}; expected {list(shape)}")

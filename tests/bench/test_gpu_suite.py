@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,10 +17,10 @@ from bench.__main__ import main
 from bench.cases import Shape, make_problem
 from bench.contenders import BASE, NN_LSTM, engines
 from bench.core import Record
-from bench.gpu import compiling, racing, suite, testing, watching
+from bench.gpu import compiling, dry, dry_tests, racing, suite, testing, watching
 from bench.lstm import Local
 from bench.suites import SUITES
-from fused_lstm.triton.devices import DEVICES
+from fused_lstm.triton.devices import AMD, DEVICES
 
 CASE = racing.races()[1]
 SAY = "import sys, time; from bench.gpu.watching import say; "
@@ -237,6 +239,47 @@ def test_each_test_answers_for_itself(tmp_path, capsys):
     assert said.index("test_breaks") < said.index("test_hangs") < said.index("test_after")
 
 
+def test_what_the_time_cuts_off_has_not_failed(tmp_path, capsys):
+    path = tmp_path / "test_program.py"
+    path.write_text(PROGRAM)
+    words = ["-p", "no:cacheprovider", str(path), "-k", "good or hangs or after"]
+    found = testing.run(time.monotonic() + 10, words)
+    assert found["failed"] == {}
+    names = [name.split("::")[1] for name in found["not run"]]
+    assert names == ["test_hangs", "test_after", "test_good[1]"]  # one of each family first
+    assert found["passed"] == 1
+    assert found["families"] == {"test_good": 1, "test_hangs": 0, "test_after": 0}
+
+
+def test_tests_of_a_gpu_come_by_their_worth():
+    """One of each family of kernels, before the second of any; of many dtypes and sizes."""
+    events = []
+    code = (
+        "import sys, pytest; sys.exit(pytest.main(['--collect-only', '-p', 'no:cacheprovider',"
+        " '-p', 'bench.gpu.testing', '-m', 'gpu', 'tests/kernels/test_gpu.py']))"
+    )
+    watch(code, events.append)
+    (collected,) = (event["tests"] for event in events if event["event"] == "collected")
+    families = list(collected.values())
+    count = len(set(families))
+    assert len(set(families[:count])) == count > 40
+    first = " ".join(list(collected)[:count])
+    for word in ("fp32", "tf32", "bf16", "fp16", "slstm", "gru", "pointwise", "layers", "norm"):
+        assert word in first
+
+
+def test_tests_of_a_gpu_keep_tritons_cache():
+    """What was compiled beforehand serves them, and they build no C++, which takes minutes."""
+    code = (
+        "import os, sys; os.environ['TRITON_CACHE_DIR'] = 'kept'; sys.path.insert(0, 'tests');"
+        "import conftest; from fused_lstm import native;"
+        "say(os.environ['TRITON_CACHE_DIR'], str(conftest.POISONS))"
+    )
+    events = []
+    assert watch(code, events.append).who is None
+    assert events == [{"who": "kept", "event": "False"}]
+
+
 # --- the dry run: kernels compiled for a GPU that is not here ---
 
 
@@ -255,9 +298,9 @@ def test_a_dry_run_compiles_what_a_gpu_would(tmp_path, monkeypatch):
     assert sorted(tmp_path.rglob("*.cubin")) == before
 
 
-def test_what_is_compiled_covers_tests_and_races():
-    wanted = [*suite.shapes_of_tests(), *((c.precision, c.shape) for c in racing.races())]
-    found = compiling.unique(wanted)
+def test_what_is_compiled_covers_the_races():
+    found = compiling.unique([*((c.precision, c.shape) for c in racing.races()),
+                              ("tf32", (7, 3, 5, 63, 3))])  # fmt: skip
     assert ("fp16", (16, 16, 768, 768, 1)) in found
     assert ("tf32", (7, 3, 5, 63, 3)) in found
     assert ("tf32", (7, 3, 5, 63, 1)) in found
@@ -265,21 +308,69 @@ def test_what_is_compiled_covers_tests_and_races():
     assert len(found) == len(set(found))
 
 
+@pytest.mark.slow  # a minute: kernels are compiled for a GPU
+def test_the_tests_of_a_gpu_compile_what_they_launch(tmp_path, monkeypatch):
+    """Each kernel that the tests launch on a GPU is in Triton's cache after they have run dry."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    chosen = "test_gradcheck_twice", "test_200_launches_of_a_shared_head"
+    words = ("-m", "gpu", "-k", " or ".join(chosen), "tests/kernels/test_gpu.py")
+    monkeypatch.setenv(dry_tests.CHOSEN, json.dumps(words))
+    found = compiling.compile_tests(DEVICES["H100"], soon() + 400)
+    assert found["failed"] == {}
+    assert found["jobs"] == 3
+    kernels = {path.stem for path in tmp_path.rglob("*.cubin")}
+    heads = {"heads_forward_kernel", "heads_backward_kernel"}
+    assert {"lstm_forward_kernel", "lstm_backward_kernel"} | heads <= kernels
+    assert found["kernels"] >= len(kernels)
+
+
+@pytest.mark.parametrize("name", ["H100", "MI300X"])
+def test_a_dry_run_is_for_any_card(name):
+    target = dry._Driver(DEVICES.get(name) or AMD[name]).get_current_target()
+    expected = ("cuda", 90, 32) if name == "H100" else ("hip", "gfx942", 64)
+    assert (target.backend, target.arch, target.warp_size) == expected
+
+
+@pytest.mark.parametrize("card", [*DEVICES.values(), *AMD.values()], ids=lambda c: c.name)
+def test_what_is_read_to_measure_l2_fits_into_it(card):
+    from fused_lstm.triton.measure import MOST_READ, bytes_read
+
+    assert 0 < bytes_read(card) <= min(card.l2 // 2, MOST_READ)
+    assert bytes_read(replace(card, l2=6 * 10**6)) <= 3 * 10**6
+
+
 # --- the command ---
 
 
-def test_everything_in_order(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("fails", [True, False])
+def test_everything_in_order(monkeypatch, tmp_path, capsys, fails):
     """The whole of `make gpu`, with each stage's process left out."""
     stages = []
     monkeypatch.setattr("fused_lstm.triton.devices.current", lambda device: DEVICES["H100"])
 
+    began = time.monotonic()
+
     def compiled(device, shapes, deadline):
         stages.append("compile")
-        return {"kernels": 7, "failed": {"fp32 1": "no"}, "seconds": 1.0}
+        assert deadline - began < 0.15 * 8.5 * 60
+        return {
+            "jobs": 1,
+            "kernels": 7,
+            "failed": {"fp32 1": "no"},
+            "cut off": False,
+            "seconds": 1.0,
+        }
+
+    def compiled_for_tests(device, deadline):
+        stages.append("compile tests")
+        assert deadline - began < 0.4 * 8.5 * 60
+        return {"jobs": 9, "kernels": 7, "failed": {}, "cut off": True, "seconds": 1.0}
 
     def tested(deadline):
         stages.append("test")
-        return {"passed": 3, "failed": {"test_x": "hung"}, "skipped": {}}
+        failed = {"test_x": "hung"} if fails else {}
+        return {"passed": 3, "failed": failed, "skipped": {}, "not run": ["test_y"],
+                "families": {"test_x": 0, "test_z": 3}}  # fmt: skip
 
     def post(path, limit):
         stages.append("post")
@@ -293,6 +384,7 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys):
         return [record]
 
     monkeypatch.setattr(compiling, "compile_in_time", compiled)
+    monkeypatch.setattr(compiling, "compile_tests", compiled_for_tests)
     monkeypatch.setattr(testing, "run", tested)
     monkeypatch.setattr(suite, "post", post)
     monkeypatch.setattr(racing, "supervise", raced)
@@ -300,13 +392,18 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys):
         device=torch.device("cpu"), minutes=8.5, no_tests=False, json=tmp_path / "r.jsonl"
     )
     records = []
-    with pytest.raises(SystemExit, match="1"):  # a test failed
+    # What there was no time for has not failed.
+    with pytest.raises(SystemExit, match="1") if fails else contextlib.nullcontext():
         records += suite.run(SUITES["gpu"].pace, options)
-    assert stages[:5] == ["compile", "test", "post", "FlashRNN's", "medium"]
+    assert stages[:6] == ["compile", "compile tests", "test", "post", "FlashRNN's", "medium"]
     report = json.loads((tmp_path / "r.report.json").read_text())
     assert len(records) == len(racing.races())
-    assert report["tests"]["failed"] == {"test_x": "hung"}
-    assert "STANDARD" in capsys.readouterr().out
+    assert report["tests"]["failed"] == ({"test_x": "hung"} if fails else {})
+    said = capsys.readouterr().out
+    assert "STANDARD" in said
+    assert "1 not run for want of time" in said
+    assert "families of kernels with a test that passed: 1 of 2\n  test_x: no test" in said
+    assert "then cut off" in said
 
 
 def test_no_gpu_is_one_line(capsys):

@@ -178,3 +178,9 @@ def test_the_whole_family_there_and_back(name):
     assert repr(model) == text
     assert not {"spec", "engine", "fuse"} & vars(model).keys()
     assert_alike(outputs_and_gradients(model, x), expected)
+
+
+@pytest.mark.parametrize("name", ["convert", "conversions", "prepare", "quantize", "explain"])
+def test_what_is_no_model_is_named(name):
+    with pytest.raises(ValueError, match=r"model: got int; expected a torch.nn.Module"):
+        getattr(fused_lstm, name)(3)

@@ -7,15 +7,41 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parents[2] / "docs"
+import fused_lstm
+from fused_lstm.install import is_installed
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 
 
-def run(page: str) -> dict:
+def run(page: str, folder: Path = DOCS) -> dict:
     """Run a page's Python; return its names."""
     names = {}
-    for code in re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S):
+    for code in re.findall(r"^```python\n(.*?)^```", (folder / page).read_text(), re.M | re.S):
         exec(compile(code, page, "exec"), names)
     return names
+
+
+@pytest.mark.filterwarnings("ignore:engine='auto' takes nn.LSTM")
+def test_the_readme():
+    """All of its Python, in order; what it installs is taken out again."""
+    try:
+        names = run("README.md", ROOT)
+        assert is_installed()
+    finally:
+        fused_lstm.uninstall()
+    assert names["y"].shape == (35, 20, 650)
+    assert type(names["model"]) is fused_lstm.GRU
+
+
+def test_the_readmes_first_screen_has_two_commands():
+    """Each is a target of the Makefile, and stands before anything that is measured."""
+    first = (ROOT / "README.md").read_text().partition("## What is fused")[0]
+    commands = re.findall(r"^    (make \w+)", first, re.M)
+    assert commands[:2] == ["make train", "make test"]
+    makefile = (ROOT / "Makefile").read_text()
+    for command in commands:
+        assert re.search(rf"^{command.split()[1]}:", makefile, re.M)
 
 
 @pytest.mark.filterwarnings("ignore:engine='auto' takes nn.LSTM")

@@ -141,6 +141,44 @@ def test_the_second_derivative(cell):
 
 
 @native_only
+@pytest.mark.parametrize("cell", ["lstm", "slstm"])
+def test_the_second_derivative_by_the_last_states(cell):
+    """Of c_n alone, whose gradient is an argument of the backward that is differentiated."""
+    torch.manual_seed(5)
+    module = MAKE[cell](2, 4, num_heads=2, engine="native", **DOUBLE)
+    x = torch.randn(3, 2, 2, **DOUBLE).requires_grad_()
+    by_x = torch.randn_like(x)
+
+    def once(engine):
+        module.engine = engine
+        _, (_, c_n, *_) = module(x)
+        weight = torch.linspace(-1, 1, c_n.numel(), **DOUBLE).view_as(c_n).requires_grad_()
+        (dx,) = torch.autograd.grad((c_n * weight).sum(), x, create_graph=True)
+        return torch.autograd.grad((dx * by_x).sum(), (x, weight, *module.parameters()))
+
+    for found, expected in zip(once("native"), once("loop"), strict=True):
+        assert_close(found, expected, "a second derivative")
+
+
+@native_only
+@pytest.mark.parametrize("cell", CELLS + ["slstm"])
+def test_who_writes_over_y_does_not_change_the_gradients(cell):
+    """y is computed again: the backward reads h, as it was."""
+    torch.manual_seed(5)
+    module = MAKE[cell](3, 8, num_heads=2, engine="native", **DOUBLE)
+    x, grads = torch.randn(4, 2, 3, **DOUBLE), []
+    for writes in (False, True):
+        y, _ = module(x)
+        loss = y.sum()
+        if writes:
+            with torch.no_grad():
+                y.zero_()
+        grads.append(torch.autograd.grad(loss, list(module.parameters())))
+    for found, expected in zip(*reversed(grads), strict=True):
+        assert_close(found, expected, "gradient")
+
+
+@native_only
 @pytest.mark.parametrize("cell", ["lstm", "gru", "slstm"])
 def test_torch_compile_has_no_break_in_it(cell):
     torch.manual_seed(6)

@@ -202,7 +202,11 @@ BAD = {
     "input-size": (lambda x, h, c: (x[..., :2], (h, c)), r"input: .* with I = 5"),
     "input-type": (lambda x, h, c: (x.tolist(), (h, c)), r"input: got list; expected a tensor"),
     "no-steps": (lambda x, h, c: (x[:0], (h, c)), r"x: got shape \[0, 3, 5\]"),
-    "dtype": (lambda x, h, c: (x.double(), (h, c)), r"h_0: got torch.float32"),
+    "dtype": (
+        lambda x, h, c: (x.double(), (h, c)),
+        r"x: got torch.float64; expected torch.float32, the weights'",
+    ),
+    "state-dtype": (lambda x, h, c: (x, (h.double(), c)), r"h_0: got torch.float64; expected"),
     "integers": (lambda x, h, c: (x.long(), (h, c)), r"x: got torch.int64; expected one"),
     "sparse": (lambda x, h, c: (x.to_sparse(), (h, c)), r"input: got .*sparse_coo.*; expected"),
     "mkldnn": (lambda x, h, c: (x.to_mkldnn(), (h, c)), r"input: got .*mkldnn.*; expected"),
@@ -223,7 +227,7 @@ BAD = {
     "c-layers": (lambda x, h, c: (x, (h, c[:1])), r"c_0: got shape \[1, 3, 6\]; expected \[2, 3"),
     "device": (
         lambda x, h, c: (x.to("meta"), (h, c)),
-        r"cannot run on 'meta'|device cpu; expected",
+        r"cannot run on 'meta'|x: got device meta; expected cpu, the weights'",
     ),
 }
 

@@ -152,3 +152,20 @@ def test_all_rows_padded_are_zero():
     y, _, _ = call(module, case, given)
     for b, length in enumerate(given.lengths.tolist()):
         assert y[length:, b].eq(0).all()
+
+
+@pytest.mark.parametrize("zoneout", [0.4, 1.0])
+def test_what_zoneout_keeps_of_a_gru_passes_its_gradient_on(zoneout):
+    """By h_0 of a layer that never updates: all that comes, and nothing where it always does."""
+    module = fused_lstm.GRU(3, 20, zoneout=zoneout, engine="native", dtype=torch.float64)
+    x, h0 = torch.randn(4, 2, 3).double(), torch.randn(1, 2, 20).double().requires_grad_()
+    grads = []
+    for engine in ("native", "loop"):
+        module.engine = engine
+        torch.manual_seed(3)  # which both draw their masks from, by counter
+        y, _ = module(x, h0)
+        grads.append(torch.autograd.grad(y.sin().sum(), (h0, *module.parameters())))
+    for ours, expected in zip(*grads, strict=True):
+        assert_close(ours, expected, "gradient")
+    if zoneout == 1.0:
+        assert_close(grads[0][0], 4 * h0.detach().cos(), "h_0.grad")

@@ -137,3 +137,14 @@ def test_training_without_amx_is_float32_at_any_precision(corpus_dir, tmp_path, 
         for precision in ("highest", word)
     ]
     assert curves[0] == curves[1]
+
+
+def test_a_stream_is_as_exact_as_the_switch_when_it_was_made(terms):
+    """As many rows as a product by tiles has: a short call is float32 in any case."""
+    lstm, x = fused_lstm.LSTM(64, 64), torch.randn(40, 64)
+    with torch.no_grad():
+        expected, plain = lstm(x[None])[0][0], by_fma(lambda: lstm(x[None])[0][0])
+    assert not torch.equal(expected, plain)
+    stream = fused_lstm.Streaming(lstm, 40)
+    assert torch.equal(by_fma(lambda: stream(x)), expected)
+    assert torch.equal(by_fma(lambda: fused_lstm.Streaming(lstm, 40)(x)), plain)

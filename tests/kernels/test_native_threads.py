@@ -166,7 +166,7 @@ MODULES = {
 @pytest.mark.skipif(sys.platform != "linux", reason="OpenMP is used on Linux")
 @pytest.mark.parametrize("module", MODULES)
 def test_a_forked_child_trains(module):
-    """PyTorch's products, which heads and hoisted call, and its sums of gradients have threads too."""
+    """PyTorch's products, which heads and hoisted call, and its sums have threads too."""
     python(f"""
 import signal, fused_lstm
 module, x = {MODULES[module]}, torch.randn(100, 16, 64)

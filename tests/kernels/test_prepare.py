@@ -236,6 +236,39 @@ def test_a_state_dict_of_int8_is_small():
     assert sum(t.nbytes for t in small.values()) < 0.35 * of_float
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_state_dict_of_int8_loads_into_floats(dtype):
+    first, x = fused_lstm.quantize(nn.LSTM(5, 6), weight_only=True), torch.randn(4, 2, 5)
+    second = fused_lstm.prepare(nn.LSTM(5, 6), dtype)
+    second.load_state_dict(first.state_dict())
+    torch.testing.assert_close(second(x)[0], first(x)[0], rtol=0, atol=CLOSE[dtype])
+    assert second.state_dict()["weight_hh_l0"].dtype == dtype
+
+
+class OfTheUsers(nn.LSTM):
+    pass
+
+
+def test_a_subclass_and_a_parametrization_are_left():
+    """Their forward, or their weights, may be other than those that would be packed."""
+    normed = torch.nn.utils.parametrizations.weight_norm(fused_lstm.LSTM(3, 4), "weight_hh_l0")
+    model = nn.ModuleList([OfTheUsers(3, 4), normed])
+    fused_lstm.prepare(model)
+    assert type(model[0]) is OfTheUsers
+    assert model[1] is normed
+
+
+def test_resets_among_rows_of_unequal_length():
+    """Resets come in the order of x, which is sorted and packed."""
+    module = fused_lstm.LSTM(3, 4, batch_first=True)
+    x, lengths = torch.randn(3, 6, 3), torch.tensor([2, 6, 4])
+    resets = torch.rand(3, 6) < 0.4
+    with torch.no_grad():
+        expected = module(x, lengths=lengths, resets=resets)[0]
+    y = fused_lstm.prepare(module)(x, lengths=lengths, resets=resets)[0]
+    torch.testing.assert_close(y, expected, rtol=0, atol=2e-6)
+
+
 def test_wrong_state_dicts_are_named():
     module = fused_lstm.quantize(nn.LSTM(5, 6))
     right = module.state_dict()
@@ -245,6 +278,7 @@ def test_wrong_state_dicts_are_named():
         RuntimeError, match=r"weight_hh_l0: got shape \(24, 7\); expected \(24, 6\)"
     ):
         module.load_state_dict(nn.LSTM(5, 6).state_dict() | {"weight_hh_l0": torch.zeros(24, 7)})
+    assert torch.equal(module(x)[0], before), "a part of it was taken"
     with pytest.raises(RuntimeError, match="weight_ih_l0_scale"):
         module.load_state_dict({k: v for k, v in right.items() if k != "weight_ih_l0_scale"})
     with pytest.raises(RuntimeError, match=r"Missing key.*bias_hh_l0"):
@@ -470,7 +504,7 @@ def test_sums_of_bytes_do_not_overflow(weight_only):
         fused_lstm.quantize(deeper, weight_only=True)
         return
     with pytest.raises(
-        ValueError, match="weight_ih_l0: got 133,145 columns with torch.int8; expected at most"
+        ValueError, match=r"weight_ih_l0: got 133,145 columns with torch\.int8; expected at most"
     ):
         fused_lstm.quantize(deeper)
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from torch import nn
 from lm import checkpoint, evaluate, export, generate, plot
 from lm.log import COLUMNS, FILE, read_log
 from lm.train import main
-from lm_cases import SMALL, refused, train
+from lm_cases import ROOT, SMALL, refused, train
 
 FAST = ["--epochs=6", "--learning-rate=0.05", "--lr-decay=0.7", "--num-layers=2"]
 
@@ -355,3 +356,25 @@ def test_plot_refuses_what_is_no_log(tmp_path, capsys, content, message):
     if content is not None:
         (tmp_path / "log.csv").write_text(content)
     assert message in refused(capsys, plot.main, "plot", tmp_path / "log.csv")
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "generate", "plot"])
+def test_a_missing_extra_is_one_line(tmp_path, name):
+    """As beside a wheel of fused_lstm, which brings torch and numpy alone."""
+    hidden = tmp_path / "sitecustomize.py"
+    hidden.write_text(
+        "import importlib.util as util\n"
+        "found = util.find_spec\n"
+        "hidden = 'tqdm', 'safetensors'\n"
+        "util.find_spec = lambda name, *a: None if name in hidden else found(name, *a)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    ran = subprocess.run(
+        [sys.executable, "-m", f"lm.{name}"], cwd=ROOT, env=environment, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert ran.returncode == 2
+    assert ran.stderr == (
+        "lm: got no safetensors, tqdm; expected the extra 'lm': pip install safetensors tqdm"
+        " filelock\n"
+    )

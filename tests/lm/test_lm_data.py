@@ -13,7 +13,7 @@ import torch
 
 from lm import batches, data
 from lm.command import UserError
-from lm.data import EOS, SPLITS, UNK, load_corpus
+from lm.data import EOS, SPLITS, UNK, Corpus, load_corpus
 from lm_cases import make_trainer
 
 
@@ -266,3 +266,14 @@ def test_an_archive_is_read(server, monkeypatch, tmp_path):
     serve(monkeypatch, "wikitext-2", server.server_address[1], files)
     assert len(load_corpus("wikitext-2").train) == 3 * (3 + 1 + 0 + 1 + 2 + 1)
     assert server.asked == ["wikitext-2-v1.zip"]
+
+
+def test_a_digest_is_of_words_and_of_their_order():
+    """A text of other words with the same ids is another one, and so is another split."""
+    ids = torch.tensor([0, 1, 0], dtype=torch.int32)
+    texts = [
+        Corpus("a", vocabulary, *splits, unknown={})
+        for vocabulary in (("ab", "c"), ("a", "bc"), ("c", "ab"))
+        for splits in ((ids, ids, ids), (ids, ids, ids.flip(0) + 1), (ids + 1, ids, ids))
+    ]
+    assert len({text.digest() for text in texts}) == len(texts)

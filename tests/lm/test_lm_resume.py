@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lm import checkpoint
-from lm.log import FILE, read_log
+from lm.log import COLUMNS, FILE, Record, read_log
 from lm.train import main
 from lm_cases import SMALL, Run, refused, train
 
@@ -256,7 +256,7 @@ def test_another_engine_goes_on(tmp_path, corpus_dir, capsys, engine):
 
 
 def test_other_instructions_are_said(tmp_path, corpus_dir, capsys):
-    """An instruction set sums in an order of its own; what an older run did not write is no change."""
+    """Each sums in an order of its own; what an older run did not write is no change."""
     from fused_lstm import native
 
     if len(names := native.OPS.isa_names() if native.load() is None else []) < 2:
@@ -359,3 +359,20 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path, corpus_dir, capsys
     assert error.endswith(f"; {path} is kept\n")
     assert {p.name for p in saved.iterdir()} == {path.name, FILE, ".lock"}
     assert checkpoint.load(saved).step == 2
+
+
+def test_a_log_goes_on_from_the_checkpoints_step(tmp_path):
+    """A line of that step stays, later ones go, and a figure is not written twice."""
+    rows = [
+        dict.fromkeys(COLUMNS) | {"step": n, "split": "train", "perplexity": 9.0 + n}
+        for n in (3, 5, 7)
+    ]
+    first = Record(tmp_path)
+    for row in rows:
+        first.write(row)
+    assert [row["step"] for row in read_log(tmp_path / FILE)] == [3, 5, 7]
+    again = Record(tmp_path, step=5)
+    assert [row["step"] for row in read_log(tmp_path / FILE)] == [3, 5]
+    again.write(rows[1] | {"perplexity": 1.0})
+    again.write(rows[2])
+    assert [row["perplexity"] for row in read_log(tmp_path / FILE)] == [12.0, 14.0, 16.0]

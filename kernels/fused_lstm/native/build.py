@@ -166,7 +166,9 @@ def compile_all(
     if ninja is None:
         raise RuntimeError("there is no ninja: pip install ninja")
     jobs = [f"-j{os.environ['MAX_JOBS']}"] if "MAX_JOBS" in os.environ else []
-    subprocess.run([ninja, "-C", folder, *jobs], check=True)
+    # A line a file, over the one before it on a terminal; else only what a compiler says.
+    quiet = [] if sys.stderr.isatty() and sys.stdout.isatty() else ["--quiet"]
+    subprocess.run([ninja, "-C", folder, *quiet, *jobs], check=True)
 
 
 def escaped(path: str | Path) -> str:

@@ -14,7 +14,7 @@ from . import barrier
 from .devices import Device
 
 ROUNDS = 1000  # meetings of a launch
-L2_BYTES = 8 * 2**20  # that all programs read, a few times: in every card's L2
+MOST_READ = 8 * 2**20  # bytes that all programs read, a few times: in most cards' L2
 
 
 @triton.jit(do_not_specialize=["rounds"])
@@ -59,6 +59,11 @@ def read(x: torch.Tensor, out: torch.Tensor, times: int, block: int = 2048) -> N
     read_kernel[(len(out),)](x, out, len(x) // block, times, block, num_warps=8)
 
 
+def bytes_read(device: Device) -> int:
+    """Return how many bytes all programs read: half of a small L2, in blocks of 64 KiB."""
+    return min(MOST_READ, device.l2 // 2) // 2**16 * 2**16
+
+
 def measured(device: Device) -> dict[str, float]:
     """Return {"barrier_us": of a meeting of all multiprocessors, "barrier_us_N": of N programs,
     "l2_rate": GB/s} of the current GPU.
@@ -71,10 +76,11 @@ def measured(device: Device) -> dict[str, float]:
         us = _milliseconds(lambda c=counter, n=programs: meet(c, n, ROUNDS, not device.gfx)) * 1e3
         found[f"barrier_us_{programs}"] = us / ROUNDS
     found["barrier_us"] = found[f"barrier_us_{device.sms}"]
-    x = torch.zeros(L2_BYTES // 4, dtype=torch.int32, device="cuda")
+    size = bytes_read(device)
+    x = torch.zeros(size // 4, dtype=torch.int32, device="cuda")
     out = torch.zeros(device.sms, dtype=torch.int32, device="cuda")
     read(x, out, 1)  # into L2
-    found["l2_rate"] = device.sms * 4 * L2_BYTES / _milliseconds(lambda: read(x, out, 4)) / 1e6
+    found["l2_rate"] = device.sms * 4 * size / _milliseconds(lambda: read(x, out, 4)) / 1e6
     return found
 
 
