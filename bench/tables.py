@@ -537,7 +537,7 @@ def custom() -> str:
     shapes = list(dict.fromkeys(case.partition(", ")[2] for case in each(frame, "case")))
     for cell in dict.fromkeys(case.partition(", ")[0] for case in each(frame, "case")):
         function = zoo.ALL[cell].function
-        paper = (function.__doc__ or "").strip().removesuffix(".")
+        paper = (function.__doc__ or "").removeprefix("Follow ").removesuffix(".")
         text = inspect.getsource(function).splitlines()
         lines = len([line for line in text if line.strip() and '"""' not in line])
         row = [f"`{cell}`", paper, str(lines)]

@@ -11,14 +11,14 @@ import fused_lstm
 
 @fused_lstm.cell(states="c")
 def lstm(i, f, g, o, *, c):
-    """Hochreiter and Schmidhuber 1997, with Gers's forget gate."""
+    """Follow Hochreiter and Schmidhuber 1997, with Gers's forget gate."""
     c = sigmoid(f) * c + sigmoid(i) * tanh(g)
     return sigmoid(o) * tanh(c), c
 
 
 @fused_lstm.cell(states="c")
 def coupled(i, g, o, *, c):
-    """Greff et al. 2017."""
+    """Follow Greff et al. 2017."""
     i = sigmoid(i)
     c = (1 - i) * c + i * tanh(g)
     return sigmoid(o) * tanh(c), c
@@ -26,7 +26,7 @@ def coupled(i, g, o, *, c):
 
 @fused_lstm.cell(states="c", weights="w_i w_f w_o")
 def peephole(i, f, g, o, *, c, w_i, w_f, w_o):
-    """Gers and Schmidhuber 2000."""
+    """Follow Gers and Schmidhuber 2000."""
     old = c
     c = sigmoid(f + w_f * old) * old + sigmoid(i + w_i * old) * tanh(g)
     return sigmoid(o + w_o * c) * tanh(c), c
@@ -34,7 +34,7 @@ def peephole(i, f, g, o, *, c, w_i, w_f, w_o):
 
 @fused_lstm.cell(states="h", apart="n")
 def gru(r, z, n, *, h):
-    """Cho et al. 2014, with the reset gate after R h, as in nn.GRU."""
+    """Follow Cho et al. 2014, with the reset gate after R h, as in nn.GRU."""
     by_x, by_h = n
     n = tanh(by_x + sigmoid(r) * by_h)
     return n + sigmoid(z) * (h - n)
@@ -42,14 +42,14 @@ def gru(r, z, n, *, h):
 
 @fused_lstm.cell(states="c")
 def lltm(i, o, g, *, c):
-    """PyTorch's tutorial on C++ extensions."""
+    """Follow PyTorch's tutorial on C++ extensions."""
     c = c + F.elu(g) * sigmoid(i)
     return tanh(c) * sigmoid(o), c
 
 
 @fused_lstm.cell(states="h", apart="n")
 def mgu(f, n, *, h):
-    """Zhou et al. 2016, with the forget gate after R h, as in cuDNN's GRU."""
+    """Follow Zhou et al. 2016, with the forget gate after R h, as in cuDNN's GRU."""
     by_x, by_h = n
     f = sigmoid(f)
     return (1 - f) * h + f * tanh(by_x + f * by_h)
@@ -57,14 +57,14 @@ def mgu(f, n, *, h):
 
 @fused_lstm.cell(states="h")
 def li_gru(z, n, *, h):
-    """Ravanelli et al. 2018, without its batch normalization."""
+    """Follow Ravanelli et al. 2018, without its batch normalization."""
     z = sigmoid(z)
     return z * h + (1 - z) * F.relu(n)
 
 
 @fused_lstm.cell(states="c")
 def janet(f, g, *, c):
-    """van der Westhuizen and Lasenby 2018."""
+    """Follow van der Westhuizen and Lasenby 2018."""
     f = sigmoid(f)
     c = f * c + (1 - f) * tanh(g)
     return c, c
@@ -72,7 +72,7 @@ def janet(f, g, *, c):
 
 @fused_lstm.cell(states="c n m")
 def slstm(i, f, z, o, *, c, n, m):
-    """Beck et al. 2024."""
+    """Follow Beck et al. 2024."""
     log_f = F.logsigmoid(f) + m
     m = torch.where((n == 0) | (i >= log_f), i, log_f)
     i, f = torch.exp(i - m), torch.exp((log_f - m).clamp(max=0))
@@ -82,32 +82,32 @@ def slstm(i, f, z, o, *, c, n, m):
 
 @fused_lstm.cell
 def rnn(a):
-    """Elman 1990."""
+    """Follow Elman 1990."""
     return tanh(a)
 
 
 @fused_lstm.cell(states="h", weights={"u": 0.5})
 def ind_rnn(a, *, h, u):
-    """Li et al. 2018, beside a product with h."""
+    """Follow Li et al. 2018, beside a product with h."""
     return F.relu(a + u * h)
 
 
 @fused_lstm.cell(states="h")
 def ugrnn(g, c, *, h):
-    """Collins, Sohl-Dickstein and Sussillo 2017."""
+    """Follow Collins, Sohl-Dickstein and Sussillo 2017."""
     g = sigmoid(g)
     return g * h + (1 - g) * tanh(c)
 
 
 @fused_lstm.cell(states="h", weights={"tau": 1.0})
 def liquid(a, *, h, tau, dt=0.1):
-    """A leaky integrator with a time constant for each unit: Jaeger et al. 2007."""
+    """Follow Jaeger et al. 2007: a leaky integrator with a time constant for each unit."""
     return h + dt * (tanh(a) - h) / tau
 
 
 @fused_lstm.cell(states="c h")
 def rhn(i, g, o, *, c, h):
-    """A state beside h, and h itself: Zilly et al. 2017, one layer, with a cell."""
+    """Follow Zilly et al. 2017, one layer, with a cell: a state beside h, and h itself."""
     i = sigmoid(i)
     c = (1 - i) * c + i * tanh(g + 0.1 * h)
     return sigmoid(o) * tanh(c) + 0.1 * h, c
@@ -115,7 +115,7 @@ def rhn(i, g, o, *, c, h):
 
 @fused_lstm.cell(states={"c": 0.25, "n": 1.0})
 def normalized(i, f, g, *, c, n):
-    """A quotient of two sums, with states that begin at other values than 0."""
+    """Divide one sum by another, with states that begin at other values than 0."""
     i, f = torch.exp(i.clamp(max=3)), sigmoid(f)
     c, n = f * c + i * tanh(g), f * n + i
     return c / torch.maximum(n, torch.abs(c) + 0.1), c, n
@@ -123,7 +123,7 @@ def normalized(i, f, g, *, c, n):
 
 @fused_lstm.cell(states="c")
 def functions(i, f, g, o, *, c):
-    """No paper's: the other functions that a cell may use."""
+    """Use the other functions that a cell may use."""
     keep = torch.exp(-F.softplus(f)) * F.hardsigmoid(o)
     c = torch.maximum(keep * c, -torch.abs(i)) + torch.log(1 + g * g) * (1 - keep)
     c = c + F.leaky_relu(g, 0.2) * F.hardtanh(o) + F.silu(i) * torch.log1p(torch.abs(f))
@@ -133,7 +133,7 @@ def functions(i, f, g, o, *, c):
 
 @fused_lstm.cell(states="c")
 def modified(i, f, o, *, c):
-    """Two gates of the literature's LSTM variants: no output activation, softsign for tanh."""
+    """Use softsign in place of tanh."""
     squash = o / (1 + torch.abs(o))
     c = sigmoid(f) * c + sigmoid(i) * squash
     return c / (1 + torch.abs(c)), c
