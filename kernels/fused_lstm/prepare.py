@@ -362,17 +362,17 @@ class Prepared(nn.Module):
 
     @property
     def bidirectional(self) -> bool:
-        """Whether each layer has two directions."""
+        """Return whether each layer has two directions."""
         return self.spec.directions == 2
 
     @property
     def bias(self) -> bool:
-        """Whether the layers have biases."""
+        """Return whether the layers have biases."""
         return self.spec.bias
 
     @property
     def dropout(self) -> float:
-        """Probability of dropping an element between two layers: 0, as in all inference."""
+        """Return the probability of dropping an element between two layers: 0 in inference."""
         return 0.0
 
     def flatten_parameters(self) -> None:

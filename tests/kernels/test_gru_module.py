@@ -153,7 +153,10 @@ BAD = {
     "size": (lambda x, h: (x, h[..., :3]), r"h_0: got shape \[2, 3, 3\]; expected \[2, 3, 4\]"),
     "batch": (lambda x, h: (x, h[:, :2]), r"h_0: got shape \[2, 2, 4\]; expected \[2, 3, 4\]"),
     "input": (lambda x, h: (x[..., :2], h), r"input: .* with I = 3"),
-    "dtype": (lambda x, h: (x.double(), h), "h_0: got torch.float32"),
+    "dtype": (
+        lambda x, h: (x.double(), h),
+        "x: got torch.float64; expected torch.float32, the weights'",
+    ),
 }
 
 

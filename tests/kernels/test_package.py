@@ -148,3 +148,15 @@ def test_the_api_reference_shows_every_member_that_it_names():
         of_its_own = vars(getattr(importlib.import_module(module), kind))
         for name in members.split(", "):
             assert name in of_its_own or "inherited_members: true" in rest, f"{kind}.{name}"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize("has_torch", [True, False])
+def test_a_wheel_is_built_with_the_pytorch_that_is_there(tmp_path, has_torch):
+    """No second environment, which would download PyTorch again, unless there is none."""
+    python = sys.executable if has_torch else "false"
+    command = ["make", "-n", "wheel", f"VENV={tmp_path / 'none'}", f"PYTHON={python}"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (f"{python} -m pip wheel" in ran.stdout) == has_torch
+    assert ("-m venv" in ran.stdout) != has_torch
+    assert "compiling the C++ engine" in ran.stdout  # said before the minutes
