@@ -94,7 +94,8 @@ def program(
         outputs, pullback, *_ = torch.func.vjp(forward, *inputs[:count])
         return *outputs, *pullback(tuple(inputs[count:]))
 
-    tensors = [torch.rand(SHAPE, dtype=torch.float64) + 0.1 for _ in leaves]
+    numbers = torch.linspace(0.1, 1.0, SHAPE[0] * SHAPE[1], dtype=torch.float64, device="cpu")
+    tensors = [(numbers + 0.01 * n).reshape(SHAPE) for n in range(len(leaves))]
     results = traced(e, forward_and_backward, leaves, tensors)
     h, after, gradients = results[0], results[1 : 1 + len(states)], results[1 + len(states) :]
     of_states = summed, summed + len(states)
