@@ -78,7 +78,7 @@ models: setup    ## packages that people run: install them, test them, time them
 	for extra in models models-no-deps; do $(RUN) -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra > $(MODELS)/$$extra.txt; done
 	$(MODELS)/bin/pip install --quiet --disable-pip-version-check -c $(MODELS)/versions.txt -r $(MODELS)/models.txt
 	$(MODELS)/bin/pip install --quiet --disable-pip-version-check --no-deps -r $(MODELS)/models-no-deps.txt
-	PYTHONPATH=kernels $(MODELS)/bin/python -m pytest tests/models $(ARGS)
+	PYTHONPATH=kernels $(MODELS)/bin/python -m pytest tests/models tests/kernels/test_integrations.py $(ARGS)
 	PYTHONPATH=kernels OUT=$(OUT) $(MODELS)/bin/python -m bench models
 
 # No setup: a machine with a GPU often has its own torch and Triton, and no network.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -153,6 +153,20 @@ def test_an_operators_gpu_is_the_current_one(monkeypatch):
     launch.on_their_device(operator)(None, torch.empty(2))
     assert seen == [[x.device], []]
     assert current == []
+
+
+def test_a_grid_that_does_not_fit_says_why(monkeypatch):
+    """Under MPS or in a green context a process has fewer multiprocessors than the GPU reports."""
+    monkeypatch.setattr(torch.cuda, "device", lambda of: nullcontext())
+
+    def operator(x, message):
+        raise RuntimeError(f"Triton Error [CUDA]: {message}")
+
+    guarded = launch.on_their_device(operator)
+    with pytest.raises(RuntimeError, match=r"launch: got fewer multiprocessors .*MPS.*fuse='hoi"):
+        guarded(torch.empty(2, device="meta"), "too many blocks in cooperative launch")
+    with pytest.raises(RuntimeError, match="misaligned address"):
+        guarded(torch.empty(2, device="meta"), "misaligned address")
 
 
 def test_all_operators_are_guarded():

@@ -29,6 +29,11 @@ from .philox import scale_of
 from .plan import SIZES, Plan
 
 POLLS = "FUSED_LSTM_POLLS"  # an environment variable, see barrier.py
+TOO_MANY = (
+    "launch: got fewer multiprocessors than the GPU says it has (too many blocks in cooperative"
+    " launch); expected all of them, which MPS or a green context divides:"
+    " use fuse='hoisted' or 'pointwise', whose launches do not wait for each other"
+)
 NAMES = {
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
@@ -51,7 +56,12 @@ def on_their_device(operator: Callable) -> Callable:
         if argument.device.type == "cpu":
             return operator(*args, **options)
         with torch.cuda.device(argument.device):
-            return operator(*args, **options)
+            try:
+                return operator(*args, **options)
+            except RuntimeError as error:
+                if "too many blocks in cooperative launch" in str(error):
+                    raise RuntimeError(TOO_MANY) from error
+                raise
 
     return run
 
