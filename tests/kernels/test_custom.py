@@ -494,6 +494,22 @@ def test_two_processes_compile_one_cell_at_once(tmp_path):
     assert (cell / "cell.so").stat().st_mtime_ns == written  # from the cache
 
 
+def test_processes_print_the_same_code():
+    """The name, by which a pickle finds a cell, and the code, by which the cache does."""
+    script = (
+        "import hashlib\nfrom bench import zoo\n"
+        "text = ''.join(c.name + c.source() + c.explained() for c in zoo.ALL.values())\n"
+        "print(hashlib.sha256(text.encode()).hexdigest())"
+    )
+    root = str(Path(__file__).parents[2])
+    found = {
+        run(script, PYTHONHASHSEED=str(seed), PYTHONPATH=os.pathsep.join([root, *sys.path])).stdout
+        for seed in range(4)
+    }
+    assert len(found) == 1
+    assert len(found.pop().strip()) == 64
+
+
 def test_the_printed_code_has_the_cells_names():
     text = zoo.lltm.source()
     for name in ("gate_i", "gate_o", "gate_g", "state_c", "dstate_c", "elu<S>(gate_g)"):
