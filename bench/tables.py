@@ -479,15 +479,22 @@ COMPARISONS = (
 )  # fmt: skip
 
 
+def compared() -> list[tuple[Comparison, Row, Row]]:
+    """Return each comparison with its two records: the other system's, and ours."""
+    pairs = []
+    for row in COMPARISONS:
+        frame = results(f"{row.file}.jsonl")
+        most = max(each(frame, "threads", case=row.case))
+        fields = {"case": row.case, "mode": row.mode, "dtype": row.dtype, "threads": most}
+        by = by_contender(frame, **fields)
+        pairs.append((row, by[row.beside], by[row.ours]))
+    return pairs
+
+
 def faster() -> str:
     """Return cases in which native is faster than another system, and in which it is not."""
     body = []
-    for row in COMPARISONS:
-        frame = results(f"{row.file}.jsonl")
-        by = by_contender(
-            frame, case=row.case, mode=row.mode, dtype=row.dtype
-        )  # of the most threads
-        beside, ours = by[row.beside], by[row.ours]
+    for row, beside, ours in compared():
         system = "nn.LSTM" if row.beside in (BASE, "stock-cudnn") else name(row.beside)
         body.append([row.says, system, ms(beside), ms(ours), factor(beside, ours)])
     return markdown(("forward and backward", "beside", "ms", "native, ms", "native's speed"), body)

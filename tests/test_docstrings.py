@@ -16,8 +16,9 @@ VERBS = """
     check choose classify clear climb clip close collect combine compare compile compute continue
     convert copy count create decide decode define delete derive describe divide do download drain
     draw drop encode end ensure estimate evaluate exchange expand export fail fill find finish fit
-    flatten follow forward free fuse gather generate get give go guard hand have hear hide hold ignore
-    implement import initialize insert install interleave join keep launch leave let limit list
+    flatten follow forward free fuse gather generate get give go guard hand have hear hide hold
+    ignore implement import initialize insert install interleave join keep launch leave let limit
+    list
     load lock look lower make map mark mask measure meet merge move multiply name normalize note
     open order pack pad parse pass patch pause permute pick place plan plot predict prefetch
     prepare print project provide publish push put quantize raise read rearrange rebuild receive

@@ -362,12 +362,12 @@ class Prepared(nn.Module):
 
     @property
     def bidirectional(self) -> bool:
-        """Return whether each layer has two directions."""
+        """True where each layer has two directions."""
         return self.spec.directions == 2
 
     @property
     def bias(self) -> bool:
-        """Return whether the layers have biases."""
+        """True where the layers have biases."""
         return self.spec.bias
 
     @property

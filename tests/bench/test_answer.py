@@ -124,10 +124,7 @@ def test_readme_names_the_machines_of_its_figure_and_tables():
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert f"on {answer.place(tables.rows(tables.results('post.jsonl'))[0])}; longer" in text
     assert (answer.climbed()[0].threads, "one core of a Zen 4" in text) == (1, True)
-    raced = {row.file for row in tables.COMPARISONS}
-    places = {
-        answer.place(row) for file in raced for row in tables.rows(tables.results(f"{file}.jsonl"))
-    }
+    places = {answer.place(row) for _, *records in tables.compared() for row in records}
     assert places == {"two cores of an AMD EPYC (Zen 4)"}
     assert "On two cores of an AMD EPYC (Zen 4, AVX-512)" in text
 

@@ -231,6 +231,14 @@ def test_a_cell_keeps_its_function():
     assert cell.with_(scale=2.0).name == cell.name
 
 
+def test_a_cell_draws_no_random_number():
+    torch.manual_seed(0)
+    fused_lstm.cell(lambda a: torch.tanh(a))
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.rand(1) == after
+
+
 def test_closures_of_one_source_are_two_cells():
     def make(factor):
         @fused_lstm.cell(states="h")
@@ -486,6 +494,22 @@ def test_two_processes_compile_one_cell_at_once(tmp_path):
     assert (cell / "cell.so").stat().st_mtime_ns == written  # from the cache
 
 
+def test_processes_print_the_same_code():
+    """The name, by which a pickle finds a cell, and the code, by which the cache does."""
+    script = (
+        "import hashlib\nfrom bench import zoo\n"
+        "text = ''.join(c.name + c.source() + c.explained() for c in zoo.ALL.values())\n"
+        "print(hashlib.sha256(text.encode()).hexdigest())"
+    )
+    root = str(Path(__file__).parents[2])
+    found = {
+        run(script, PYTHONHASHSEED=str(seed), PYTHONPATH=os.pathsep.join([root, *sys.path])).stdout
+        for seed in range(4)
+    }
+    assert len(found) == 1
+    assert len(found.pop().strip()) == 64
+
+
 def test_the_printed_code_has_the_cells_names():
     text = zoo.lltm.source()
     for name in ("gate_i", "gate_o", "gate_g", "state_c", "dstate_c", "elu<S>(gate_g)"):
@@ -493,3 +517,38 @@ def test_the_printed_code_has_the_cells_names():
     assert definition.MOST_GATES == 4
     assert compiling.CACHE == "FUSED_LSTM_CELLS"
     assert custom.Recurrent is fused_lstm.Recurrent
+
+
+@needs_native
+def test_the_page_s_code_runs():
+    """Each block of docs/your-own-cell.md that makes a cell, in order, and the loop's before it."""
+    page = (Path(__file__).parents[2] / "docs" / "your-own-cell.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    loop_, cell_ = blocks[:2]
+    space = {"torch": torch, "F": F, "xs": torch.randn(50, 8, 64)}
+    H, draw = 128, torch.Generator().manual_seed(0)
+    for name, shape in {
+        "W": (3 * H, 64),
+        "R": (3 * H, H),
+        "b_ih": (3 * H,),
+        "b_hh": (3 * H,),
+    }.items():
+        space[name] = torch.randn(*shape, generator=draw) / H**0.5
+    space |= {"h": torch.zeros(8, H), "c": torch.zeros(8, H)}
+    exec(loop_, space)
+    exec(cell_, space)
+    rnn = fused_lstm.Recurrent(space["lltm"], 64, H)
+    with torch.no_grad():
+        weights = (space[name] for name in ("W", "R", "b_ih", "b_hh"))
+        for parameter, value in zip(rnn.parameters(), weights, strict=True):
+            parameter.copy_(value)
+        h_n, c_n = rnn(space["xs"])[1]
+    assert_close(h_n[0], space["h"], "h")
+    assert_close(c_n[0], space["c"], "c")
+    message = re.search(r"^    (cell lltm: .*)$", page, flags=re.MULTILINE)[1]
+
+    def lltm(i, o, g, *, c):
+        return c.sum(-1, keepdim=True) + i + o + g, c
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fused_lstm.cell(lltm, states="c")

@@ -49,7 +49,7 @@ class Program:
     def digest(self) -> str:
         """Return a hash of what is computed: equal programs have the same."""
         names = self.gates, self.apart, self.states, self.weights, self.zoneout
-        results = self.h, self.after, self.saved, self.dgates, self.dapart, self.dstates
+        results = self.h, self.after, self.dgates, self.dapart, self.dstates
         text = repr((self.expressions.nodes, names, results, self.dweights))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -94,7 +94,8 @@ def program(
         outputs, pullback, *_ = torch.func.vjp(forward, *inputs[:count])
         return *outputs, *pullback(tuple(inputs[count:]))
 
-    tensors = [torch.rand(SHAPE, dtype=torch.float64) + 0.1 for _ in leaves]
+    numbers = torch.linspace(0.1, 1.0, SHAPE[0] * SHAPE[1], dtype=torch.float64, device="cpu")
+    tensors = [(numbers + 0.01 * n).reshape(SHAPE) for n in range(len(leaves))]
     results = traced(e, forward_and_backward, leaves, tensors)
     h, after, gradients = results[0], results[1 : 1 + len(states)], results[1 + len(states) :]
     of_states = summed, summed + len(states)
@@ -124,10 +125,13 @@ def cut(e: Expressions, forward: list[int], backward: list[int], after: set[int]
         stored = op == "leaf" and rest[0] in ("state", "weight", "zoneout")
         if n in after or op == "const" or stored or (operands and operands <= free):
             free.add(n)
+    # Node n is an edge from 2 n to 2 n + 1. Numbers, since the order of strings in a set differs
+    # from process to process, and with it the cut that is found among equal ones.
+    start, end = -1, -2
     network: Any = networkx.DiGraph()
-    network.add_nodes_from(["step", "backward"])
+    network.add_nodes_from([start, end])
     wanted = {o for n in e.order(backward) if n in late for o in e.operands(n)} - late - free
-    network.add_edges_from(((n, "out"), "backward") for n in wanted)  # no capacity: infinite
+    network.add_edges_from((2 * n + 1, end) for n in wanted)  # no capacity: infinite
     seen, stack = set(), sorted(wanted)
     while stack:
         n = stack.pop()
@@ -136,12 +140,12 @@ def cut(e: Expressions, forward: list[int], backward: list[int], after: set[int]
         seen.add(n)
         op = e.nodes[n][0]
         cost = {} if e.is_mask(n) else {"capacity": 1000 if n in in_step else 1001}
-        network.add_edge((n, "in"), (n, "out"), **cost)
+        network.add_edge(2 * n, 2 * n + 1, **cost)
         if op == "leaf" or op in HEAVY:
-            network.add_edge("step", (n, "in"))
+            network.add_edge(start, 2 * n)
             continue
         operands = [o for o in e.operands(n) if o not in free]
-        network.add_edges_from(((o, "out"), (n, "in")) for o in operands)
+        network.add_edges_from((2 * o + 1, 2 * n) for o in operands)
         stack += operands
-    _, (near, _) = networkx.minimum_cut(network, "step", "backward")
-    return sorted(n for n in seen if (n, "in") in near and (n, "out") not in near)
+    _, (near, _) = networkx.minimum_cut(network, start, end)
+    return sorted(n for n in seen if 2 * n in near and 2 * n + 1 not in near)
