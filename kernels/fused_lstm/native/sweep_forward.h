@@ -96,6 +96,16 @@ FL_INLINE void finish_cell(const CellStep<T>& step, long unit, long row, const T
   step.finish(step, unit, row, R, blocks, made.sum[0]);
 }
 
+// True where h's part of a cell's last gate may be apart from x's: of a GRU, which has three gates, and
+// of custom cells, which prepared weights (FL_INSTEAD) do not have: there it would spill a register.
+#if defined(FL_INSTEAD)
+template <int GATES>
+constexpr bool may_be_apart = GATES == 3;
+#else
+template <int GATES>
+constexpr bool may_be_apart = GATES > 1;
+#endif
+
 // What a step's sums begin with, given the input's part of the gates of its row 0. A GRU's m is of h
 // alone; what is to be normalized is alone too.
 template <int GATES, class T, int R, int V>
@@ -104,9 +114,11 @@ FL_INLINE void load_first(Tile<T, R, V>& tile, const Lane<T>& lane, const Sum<T>
   const long hidden = lane.hidden, width = min(hidden - unit, V / GATES * W<T>);
   const long stride = lane.by_h ? GATES * hidden : lane.input_stride;
   load_gates<GATES>(tile, input_part + row * stride + unit, stride, hidden, width);
-  if (GATES == 1 || !shape_of(lane.cell).apart || lane.by_h) return;
-  const Vec<T> m = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{};
-  FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][GATES - 1] = m;
+  if constexpr (may_be_apart<GATES>) {
+    if (!shape_of(lane.cell).apart || lane.by_h) return;
+    const Vec<T> m = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{};
+    FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][GATES - 1] = m;
+  }
 }
 
 // Of weights as Multiply takes them: packed, or as they lie.
@@ -168,7 +180,7 @@ void whole_step(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* i
           load_bias<GATES>(tile, lane, unit);
           multiply_rows(tile, x + row * inputs, inputs, inputs,
                         packed.input + unit / W<T> * size);
-          if constexpr (GATES > 1) {
+          if constexpr (may_be_apart<GATES>) {
             if (shape_of(lane.cell).apart) leave_n(tile, lane, input_part, unit, row);
           }
         },

@@ -256,11 +256,11 @@ def _biases(of: Stack, like: Tensor) -> tuple[Tensor, ...]:
     layers, H, S, G = of.layers, of.shape.H, of.prepared.S, of.prepared.G
     if layers[0].b_ih is None:
         return (like.new_zeros(S * H),) * len(layers)
-    if S == G or not CELLS[of.cell.cell].apart:
-        zeros = like.new_zeros((S - G) * H)
-        if S > G:
-            return tuple(torch.cat([zeros, w.b_ih + w.b_hh]) for w in layers)
+    if S == G:
         return tuple(torch._foreach_add([w.b_ih for w in layers], [w.b_hh for w in layers]))
+    if not CELLS[of.cell.cell].apart:  # columns that a step saves beside its gates have no bias
+        zeros = like.new_zeros((S - G) * H)
+        return tuple(torch.cat([zeros, w.b_ih + w.b_hh]) for w in layers)
     both = (G - 1) * H  # of a GRU: r and z, of which only the sum appears
     return tuple(
         torch.cat([w.b_hh[both:], w.b_ih[:both] + w.b_hh[:both], w.b_ih[both:]]) for w in layers
