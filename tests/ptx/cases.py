@@ -143,7 +143,6 @@ def run(
 ) -> Outcome:
     """Forward and backward of a case under each seed's schedule, against the reference."""
     torch.manual_seed(0)
-    problem = _cell if case.kind == "pointwise" else _stack
     compute, expected, rounded = problem(case)
     outcome = Outcome(case)
     for seed in seeds:
@@ -231,6 +230,10 @@ def nan_beside_resets(arch: int, dtype: str, seeds: Iterable[int]) -> dict[int, 
 # --- problems: what computes all results, what they should be, and what PyTorch rounds them to ---
 
 Problem = tuple[Callable[[], dict[str, Tensor]], dict[str, Tensor], dict[str, Tensor]]
+
+
+def problem(case: Case) -> Problem:
+    return _cell(case) if case.kind == "pointwise" else _stack(case)
 
 
 def _cell(case: Case) -> Problem:
