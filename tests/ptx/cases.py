@@ -43,6 +43,8 @@ PATHS = {
     "blocks of batch": {"block_b": 16, "row_groups": 1},
     "groups of rows": {"block_b": 16, "row_groups": 2},
     "whole sums": {"k_parts": 1},
+    # Backward: a program sums over all gates of its block, which it shares with nobody.
+    "no split": {"units": 16, "split": 1},
     # Backward: programs that share a block, a gate each, with sums in parts.
     "a gate each": {
         "units": 64, "split": 4, "block_k": 128, "k_parts": 8, "warps": 8, "resident": 9,
