@@ -14,7 +14,9 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from triton import knobs
 
+from bench.gpu import gsan
 from fused_lstm import reference
 from fused_lstm.spec import PLAIN, Spec
 from fused_lstm.triton import devices, launch, op, pointwise, rounding
@@ -193,6 +195,32 @@ def with_polls(polls: int, seed: int = 1) -> Outcome:
     launch.constants.cache_clear()
     op.prepare.cache_clear()
     return outcome
+
+
+def on_atomics(case: Case, seeds: Iterable[int], relaxed: bool = False) -> Outcome:
+    """`run`, with the barrier that AMD's GPUs and GSan get. relaxed: with a fault, of no acquire."""
+    change = (lambda ptx: ptx.replace(".acquire", ".relaxed")) if relaxed else None
+    with gsan.on_atomics():
+        return run(case, seeds, change=change)
+
+
+def under_gsan(arch: int) -> list[tuple[str, int]]:
+    """PTX of what bench/gpu/gsan.py launches and its bytes of scratch, compiled; nothing runs."""
+    found = []
+
+    class Compiling(Device):
+        def launch(self, grid, ptx: str, metadata, arguments) -> None:
+            found.append((ptx, metadata.global_scratch_size))
+
+    card = devices.by_arch(arch)
+    with (
+        knobs.compilation.scope(),
+        mock.patch.object(devices, "current", lambda _: card),
+        Compiling(arch),
+    ):
+        knobs.compilation.instrumentation_mode = "gsan"
+        gsan.main("atomics", "cpu")
+    return found
 
 
 def nan_spreads_to(arch: int, seeds: Iterable[int]) -> dict[int, list[int]]:
