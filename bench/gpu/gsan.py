@@ -102,8 +102,8 @@ def main(form: str, device: str = "cuda") -> None:
             sizes = ((4 * H, H), (4 * H, H), (4 * H,), (4 * H,)) * L
             states = random(L, B, H), random(L, B, H).float()
             given = random(T, B, H), *states, [random(*size) for size in sizes], 0.0, None, kind
-            y, h_n, c_n, *saved = op.lstm(*given, True)
-            op.lstm_backward(y, h_n, c_n, *given, y, *saved, True)
+            y, h_n, c_n, h, c, gates = op.lstm(*given, True)
+            op.lstm_backward(y, h_n, c_n, *given, y, h, c, gates, True)
     if device == "cuda":
         torch.cuda.synchronize()  # a race is an error of the device, which shows here
 

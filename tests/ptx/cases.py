@@ -198,7 +198,7 @@ def with_polls(polls: int, seed: int = 1) -> Outcome:
 
 
 def on_atomics(case: Case, seeds: Iterable[int], relaxed: bool = False) -> Outcome:
-    """`run`, with the barrier that AMD's GPUs and GSan get. relaxed: with a fault, of no acquire."""
+    """`run`, with the barrier that AMD's GPUs and GSan get. relaxed: with a fault, no acquire."""
     change = (lambda ptx: ptx.replace(".acquire", ".relaxed")) if relaxed else None
     with gsan.on_atomics():
         return run(case, seeds, change=change)
@@ -215,7 +215,7 @@ def under_gsan(arch: int) -> list[tuple[str, int]]:
     card = devices.by_arch(arch)
     with (
         knobs.compilation.scope(),
-        mock.patch.object(devices, "current", lambda _: card),
+        mock.patch.object(devices, "current", return_value=card),
         Compiling(arch),
     ):
         knobs.compilation.instrumentation_mode = "gsan"

@@ -70,7 +70,7 @@ def test_the_barrier_on_atomics(kind, arch):
 
 @pytest.mark.skipif(gsan.missing() is not None, reason=str(gsan.missing()))
 def test_what_gsan_is_given_compiles():
-    """No GPU has run it: GSan is in the compiled kernels, and the barrier in a form that it sees."""
+    """No GPU has run it: GSan is in the compiled kernels, and the barrier as it can see it."""
     compiled = pool.pool().submit(cases.under_gsan, 90).result()
     assert len(compiled) == 4  # steps and layers, forward and backward
     for ptx, scratch in compiled:
