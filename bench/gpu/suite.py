@@ -1,4 +1,4 @@
-"""On a machine with a GPU: compile, test, show the post's table, race; under 9 minutes.
+"""On a machine with a GPU: compile, test, run GSan, show the post's table, race; under 9 minutes.
 
 What is done is written after each part, so that nothing is lost.
 """
@@ -16,11 +16,12 @@ from typing import Any
 
 from ..cases import Shape
 from ..core import Pace, Record
-from . import compiling, racing, testing
+from . import compiling, gsan, racing, testing
 from .watching import ROOT
 
 # Of the minutes: by when the races' kernels, the tests' and the tests have to be done.
 COMPILING, COMPILING_TESTS, TESTING = 0.1, 0.35, 0.65
+GSAN = 0.1  # of the minutes, after the tests
 
 
 def run(pace: Pace, options: Any) -> Iterator[Record]:
@@ -42,7 +43,8 @@ def run(pace: Pace, options: Any) -> Iterator[Record]:
     until = began + COMPILING * 60 * minutes
     done = compiling.compile_in_time(current(options.device), wanted, until)
     say_compiled("races", done)
-    report: dict[str, Any] = {"compiled": done, "compiled for tests": None, "tests": None}
+    later = dict.fromkeys(("compiled for tests", "tests", "gsan"))
+    report: dict[str, Any] = {"compiled": done, **later}
     if not options.no_tests:
         until = began + COMPILING_TESTS * 60 * minutes
         done = compiling.compile_tests(current(options.device), until)
@@ -62,6 +64,9 @@ def run(pace: Pace, options: Any) -> Iterator[Record]:
             f"families of kernels with a test that passed: {families - len(without)} of {families}"
         )
         tell(dict.fromkeys(without, "no test has passed"))
+        # It fails nothing: no GPU has run it, and a fault of its own would hide the tests' result.
+        report["gsan"] = gsan.check(time.monotonic() + GSAN * 60 * minutes)
+        print(f"the barrier under Triton's GSan: {report['gsan']}")
     file.write_text(json.dumps(report, indent=1) + "\n")
     limit = min(150.0, (deadline - time.monotonic()) / 2)
     print(post(file.with_name("gpu-post.jsonl"), limit), flush=True)

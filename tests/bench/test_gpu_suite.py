@@ -17,7 +17,7 @@ from bench.__main__ import main
 from bench.cases import Shape, make_problem
 from bench.contenders import BASE, NN_LSTM, engines
 from bench.core import Record
-from bench.gpu import compiling, dry, dry_tests, racing, suite, testing, watching
+from bench.gpu import compiling, dry, dry_tests, gsan, racing, suite, testing, watching
 from bench.lstm import Local
 from bench.suites import SUITES
 from fused_lstm.triton.devices import AMD, DEVICES
@@ -372,6 +372,10 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys, fails):
         return {"passed": 3, "failed": failed, "skipped": {}, "not run": ["test_y"],
                 "families": {"test_x": 0, "test_z": 3}}  # fmt: skip
 
+    def checked(deadline):
+        stages.append("gsan")
+        return "a race: somewhere"  # fails nothing
+
     def post(path, limit):
         stages.append("post")
         assert path == tmp_path / "gpu-post.jsonl"
@@ -386,6 +390,7 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys, fails):
     monkeypatch.setattr(compiling, "compile_in_time", compiled)
     monkeypatch.setattr(compiling, "compile_tests", compiled_for_tests)
     monkeypatch.setattr(testing, "run", tested)
+    monkeypatch.setattr(gsan, "check", checked)
     monkeypatch.setattr(suite, "post", post)
     monkeypatch.setattr(racing, "supervise", raced)
     options = SimpleNamespace(
@@ -395,9 +400,11 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys, fails):
     # What there was no time for has not failed.
     with pytest.raises(SystemExit, match="1") if fails else contextlib.nullcontext():
         records += suite.run(SUITES["gpu"].pace, options)
-    assert stages[:6] == ["compile", "compile tests", "test", "post", "FlashRNN's", "medium"]
+    first = ["compile", "compile tests", "test", "gsan", "post", "FlashRNN's", "medium"]
+    assert stages[: len(first)] == first
     report = json.loads((tmp_path / "r.report.json").read_text())
     assert len(records) == len(racing.races())
+    assert report["gsan"] == "a race: somewhere"
     assert report["tests"]["failed"] == ({"test_x": "hung"} if fails else {})
     said = capsys.readouterr().out
     assert "STANDARD" in said

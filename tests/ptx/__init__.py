@@ -17,6 +17,7 @@ finds: races (vector clocks), deadlocks, reads of what nobody wrote, addresses o
 | `by_hand.py` | kernels of a few instructions, for the tests of the machine itself |
 | `cases.py`, `lists.py` | the project's kernels: one of them at one shape; all that run |
 | `faults.py` | the same with faults put into their PTX |
+| `fpsan.py` | two plans of a case, whose bits must agree under Triton's FpSan |
 | `pool.py` | processes in which Triton compiles, for tests whose own process interprets |
 
 What it cannot see: ptxas (it runs PTX, not SASS), races among lanes of one warp, TMA, mbarrier,

@@ -14,7 +14,9 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from triton import knobs
 
+from bench.gpu import gsan
 from fused_lstm import reference
 from fused_lstm.spec import PLAIN, Spec
 from fused_lstm.triton import devices, launch, op, pointwise, rounding
@@ -43,6 +45,8 @@ PATHS = {
     "blocks of batch": {"block_b": 16, "row_groups": 1},
     "groups of rows": {"block_b": 16, "row_groups": 2},
     "whole sums": {"k_parts": 1},
+    # Backward: a program sums over all gates of its block, which it shares with nobody.
+    "no split": {"units": 16, "split": 1},
     # Backward: programs that share a block, a gate each, with sums in parts.
     "a gate each": {
         "units": 64, "split": 4, "block_k": 128, "k_parts": 8, "warps": 8, "resident": 9,
@@ -143,7 +147,6 @@ def run(
 ) -> Outcome:
     """Forward and backward of a case under each seed's schedule, against the reference."""
     torch.manual_seed(0)
-    problem = _cell if case.kind == "pointwise" else _stack
     compute, expected, rounded = problem(case)
     outcome = Outcome(case)
     for seed in seeds:
@@ -194,6 +197,32 @@ def with_polls(polls: int, seed: int = 1) -> Outcome:
     return outcome
 
 
+def on_atomics(case: Case, seeds: Iterable[int], relaxed: bool = False) -> Outcome:
+    """`run`, with the barrier that AMD's GPUs and GSan get. relaxed: with a fault, no acquire."""
+    change = (lambda ptx: ptx.replace(".acquire", ".relaxed")) if relaxed else None
+    with gsan.on_atomics():
+        return run(case, seeds, change=change)
+
+
+def under_gsan(arch: int) -> list[tuple[str, int]]:
+    """PTX of what bench/gpu/gsan.py launches and its bytes of scratch, compiled; nothing runs."""
+    found = []
+
+    class Compiling(Device):
+        def launch(self, grid, ptx: str, metadata, arguments) -> None:
+            found.append((ptx, metadata.global_scratch_size))
+
+    card = devices.by_arch(arch)
+    with (
+        knobs.compilation.scope(),
+        mock.patch.object(devices, "current", return_value=card),
+        Compiling(arch),
+    ):
+        knobs.compilation.instrumentation_mode = "gsan"
+        gsan.main("atomics", "cpu")
+    return found
+
+
 def nan_spreads_to(arch: int, seeds: Iterable[int]) -> dict[int, list[int]]:
     """Where one unit of layer 0 is not a number at t = 0: all such units of that step, by seed."""
     case, found = Case("layers", "bf16", arch, 33, T=2, L=2), {}
@@ -231,6 +260,10 @@ def nan_beside_resets(arch: int, dtype: str, seeds: Iterable[int]) -> dict[int, 
 # --- problems: what computes all results, what they should be, and what PyTorch rounds them to ---
 
 Problem = tuple[Callable[[], dict[str, Tensor]], dict[str, Tensor], dict[str, Tensor]]
+
+
+def problem(case: Case) -> Problem:
+    return _cell(case) if case.kind == "pointwise" else _stack(case)
 
 
 def _cell(case: Case) -> Problem:

@@ -11,6 +11,7 @@ that a GPU would get. Triton must not be in its interpreter (TRITON_INTERPRET=0,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 
 import torch
 import triton
@@ -76,6 +77,7 @@ class Device:
 
     def launch(self, grid, ptx: str, metadata, arguments: list[tuple[str, object]]) -> Report:
         """Run one launch; raises Failed where it could not end."""
+        arguments = [*arguments, *_scratch(grid, metadata)]
         tensors = [(name, value) for name, value in arguments if isinstance(value, Tensor)]
         image = self.memory.image(tensors)
         values = [image.address(v) if isinstance(v, Tensor) else v for _, v in arguments]
@@ -131,6 +133,17 @@ class Launcher:
         found = zip(self.signature.items(), arguments, strict=True)
         flat = [pair for (name, kind), value in found for pair in _flatten(name, kind, value)]
         driver.active.launch((x, y, z), function, self.metadata, flat)
+
+
+def _scratch(grid, metadata) -> Iterator[tuple[str, Tensor | int]]:
+    """What Triton passes after a kernel's arguments: memory of each program's own, or 0 for none.
+
+    FpSan keeps the operands of products there (fpsan.py). It is zeroed: who reads it before it is
+    written is Triton, of which nothing is to be found here.
+    """
+    for name in ("global_scratch", "profile_scratch"):
+        size = getattr(metadata, f"{name}_size", 0) * prod(grid)
+        yield name, torch.zeros(size, dtype=torch.uint8) if size else 0
 
 
 def _flatten(name: str, kind, value) -> Iterator[tuple[str, object]]:

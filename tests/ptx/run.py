@@ -112,11 +112,9 @@ def run(
 
 
 def _pack(program: Program, arguments: Sequence[float]) -> bytes:
-    """The parameters' bytes. Triton adds pointers to scratch memory, which are 0 here."""
-    missing = len(program.parameters) - len(arguments)
+    """The parameters' bytes."""
     packed = bytearray(max(1, program.parameter_bytes))
-    values = [*arguments, *[0] * missing]
-    for value, (_, kind, at) in zip(values, program.parameters, strict=True):
+    for value, (_, kind, at) in zip(arguments, program.parameters, strict=True):
         if kind in ("f32", "f64"):
             struct.pack_into("<f" if kind == "f32" else "<d", packed, at, value)
         else:

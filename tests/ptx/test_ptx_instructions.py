@@ -65,18 +65,23 @@ def test_high_product_quotient_and_remainder(sign, bits):
         assert found.tolist() == [value % 2**bits for value in values], name
 
 
+@pytest.mark.parametrize("bits", [16, 32])
 @pytest.mark.parametrize("sign", ["u", "s"])
-def test_wide_products(sign):
-    a, b, c = words(32), words(32, 5), words(64, 9)
-    as_64 = [
-        x.view(np.int32).astype(np.int64) if sign == "s" else x.astype(np.int64) for x in (a, b)
-    ]
-    product = (as_64[0] * as_64[1]).view(np.uint64)
-    kinds = (("b32", a), ("b32", b))
-    found = integers(f"mul.wide.{sign}32 {{0}}, {{1}}, {{2}}", "b64", *kinds)
+def test_wide_products(sign, bits):
+    a, b, c, kind, wide = (
+        words(bits),
+        words(bits, 5),
+        words(2 * bits, 9),
+        f"b{bits}",
+        f"b{2 * bits}",
+    )
+    factors = [(signed(x) if sign == "s" else x).astype(f"int{2 * bits}") for x in (a, b)]
+    product = (factors[0] * factors[1]).view(c.dtype)
+    kinds = ((kind, a), (kind, b))
+    found = integers(f"mul.wide.{sign}{bits} {{0}}, {{1}}, {{2}}", wide, *kinds)
     np.testing.assert_array_equal(found, product)
-    found = integers(f"mad.wide.{sign}32 {{0}}, {{1}}, {{2}}, {{3}}", "b64", *kinds, ("b64", c))
-    np.testing.assert_array_equal(found, product + c)
+    code = f"mad.wide.{sign}{bits} {{0}}, {{1}}, {{2}}, {{3}}"
+    np.testing.assert_array_equal(integers(code, wide, *kinds, (wide, c)), product + c)
 
 
 @pytest.mark.parametrize("bits", [16, 32, 64])

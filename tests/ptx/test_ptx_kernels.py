@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 
+from bench.gpu import gsan
 from ptx import build, cases, lists, pool
 
 pytestmark = pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
@@ -54,6 +55,28 @@ ONE_AN_ARCH = ("fp32", 80), ("bf16", 90)  # the masks are the same in every dtyp
 def test_what_is_not_a_number_does_not_cross_a_reset(dtype, arch):
     found = pool.pool().submit(cases.nan_beside_resets, arch, dtype, (1, 2)).result()
     assert found == dict.fromkeys((1, 2), [[[0, 1], [1, 2]]] * 2)
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("kind", ["steps", "layers"])
+def test_the_barrier_on_atomics(kind, arch):
+    """As GSan and AMD's GPUs get it; the fault shows that the machine looks."""
+    case = cases.Case(kind, "bf16", arch, 33, L=1 if kind == "steps" else 2)
+    outcome = pool.pool().submit(cases.on_atomics, case, (1, 2)).result()
+    assert outcome.clean, str(outcome)
+    faulty = pool.pool().submit(cases.on_atomics, case, (1, 2), relaxed=True).result()
+    assert any("race" in finding for finding in faulty.findings)
+
+
+@pytest.mark.skipif(gsan.missing() is not None, reason=str(gsan.missing()))
+def test_what_gsan_is_given_compiles():
+    """No GPU has run it: GSan is in the compiled kernels, and the barrier as it can see it."""
+    compiled = pool.pool().submit(cases.under_gsan, 90).result()
+    assert len(compiled) == 4  # steps and layers, forward and backward
+    for ptx, scratch in compiled:
+        assert "gsan" in ptx
+        assert "AGAIN" not in ptx  # the label of the assembly's loop
+        assert scratch == 0  # else the launch would want an allocator
 
 
 def test_a_launch_may_trap_where_it_would_hang():

@@ -115,6 +115,8 @@ const Entry TABLE[] = {
     {"mul.wide.s32", lanewise<[](i32 a, i32 b) { return i64(a) * b; }>},
     {"mad.lo.s32 mad.lo.u32", lanewise<[](u32 a, u32 b, u32 c) { return a * b + c; }>},
     {"mad.lo.s64 mad.lo.u64", lanewise<[](u64 a, u64 b, u64 c) { return a * b + c; }>},
+    {"mad.wide.u16", lanewise<[](u16 a, u16 b, u32 c) { return u32(a) * b + c; }>},
+    {"mad.wide.s16", lanewise<[](i16 a, i16 b, u32 c) { return u32(i32(a) * b) + c; }>},
     {"mad.wide.u32", lanewise<[](u32 a, u32 b, u64 c) { return u64(a) * b + c; }>},
     {"mad.wide.s32", lanewise<[](i32 a, i32 b, u64 c) { return u64(i64(a) * b) + c; }>},
     {"div.u32", lanewise<[](u32 a, u32 b) { return divide(a, b); }>},
