@@ -19,7 +19,7 @@ from ..core import Pace, Record
 from . import compiling, gsan, racing, testing
 from .watching import ROOT
 
-# Of the minutes: by when the races' kernels, the tests' and the tests have to be done.
+# Parts of the minutes: by when the races' kernels, the tests' and the tests have to be done.
 COMPILING, COMPILING_TESTS, TESTING = 0.1, 0.35, 0.65
 GSAN = 0.1  # of the minutes, after the tests
 

@@ -16,7 +16,7 @@ from .watching import CUT_OFF, outlive, say, stop_if_broken
 LIMIT = 60.0  # seconds for one test
 TESTS = ("-m", "gpu", "tests/kernels/test_gpu.py")
 
-# What tells one family of kernels from another; a test's other parameters are sizes and dtypes.
+# Parameters that tell families of kernels apart; the others of a test are sizes and dtypes.
 KINDS = "fuse", "cell", "norm", "direction"
 
 

@@ -397,7 +397,7 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys, fails):
         device=torch.device("cpu"), minutes=8.5, no_tests=False, json=tmp_path / "r.jsonl"
     )
     records = []
-    # What there was no time for has not failed.
+    # A test that there was no time for has not failed.
     with pytest.raises(SystemExit, match="1") if fails else contextlib.nullcontext():
         records += suite.run(SUITES["gpu"].pace, options)
     first = ["compile", "compile tests", "test", "gsan", "post", "FlashRNN's", "medium"]

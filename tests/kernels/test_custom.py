@@ -99,7 +99,7 @@ def test_values_and_gradients(name, engine, shape):
 
 @pytest.mark.parametrize("name", zoo.ALL)
 def test_triton(name):
-    """The same of Triton's kernels, in its interpreter, or an error where the module is made."""
+    """Triton's kernels in its interpreter beside `loop`, or an error where the module is made."""
     torch.manual_seed(0)
     cell, dtype = zoo.ALL[name], torch.float64
     if len(cell.states) > 1 or cell.weights:

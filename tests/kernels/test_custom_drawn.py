@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
     native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
 )
 EXAMPLES, SEED = int(os.environ.get("EXAMPLES", "16")), int(os.environ.get("SEED", "0"))
-# What a drawn line may be, of earlier values a, b, c, none of which grows without bound.
+# Lines that may be drawn, of earlier values a, b, c, none of which grows without bound.
 LINES = (
     "torch.tanh({a})", "torch.sigmoid({a})", "F.softplus({a})", "F.logsigmoid({a})", "F.relu({a})",
     "F.elu({a})", "F.elu({a}, 0.5)", "F.celu({a}, 0.7)", "F.selu({a}).clamp(max=3)", "F.silu({a})",

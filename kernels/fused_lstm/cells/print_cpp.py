@@ -263,10 +263,8 @@ def var(p: Program, n: int) -> str:
     names = {"gate": p.gates, "state": p.states, "weight": p.weights, "dstate": p.states}
     if kind == "apart":
         return f"apart_{p.gates[-1]}"
-    return f"{kind}_{names[kind][k]}" if kind in names else kind_name(kind)
-
-
-def kind_name(kind: str) -> str:
+    if kind in names:
+        return f"{kind}_{names[kind][k]}"
     return {"dh": "by_h", "zoneout": "zoneout"}[kind]
 
 
