@@ -60,10 +60,15 @@ void prepare_product(const Factors<T>& f, bool after) {
 template <class T>
 void steps_alone(const Worker& worker, const Factors<T>& f) {
   const long hidden = f.units, size = f.batch * hidden;
+  Lane<T> lane{};
+  lane.batch = f.batch;
+  lane.outputs = hidden;
+  lane.ready = f.ready;
   for (long t = 0; t < f.rows / f.batch; ++t) {
     Sum<T>* const out = f.out + t * 4 * size;
+    const Rows<T> left = Fma<T>::ready(worker, lane, {f.left + t * size, hidden}, {0, f.batch});
     Fma<T>::template gates<4>(
-        worker, Rows<T>{f.left + t * size, hidden}, {0, f.batch}, {4, hidden, hidden}, f.packed,
+        worker, left, {0, f.batch}, {4, hidden, hidden}, f.packed,
         t % 2, [&](auto& tile, long, long) { clear(tile); },
         [&](const auto& tile, long unit, long row) {
           store_gates<4>(tile, out + row * 4 * hidden + unit, 4 * hidden, hidden, hidden - unit);
@@ -122,6 +127,7 @@ void one_product(const Worker& worker, const Factors<T>& f) {
   lane.x = f.left;
   lane.w_ih = f.right;
   lane.input_stride = 4 * f.units;
+  lane.ready = f.ready;
   input_product<4>(worker, lane, {0, f.rows}, f.out, panel);
 }
 
@@ -132,6 +138,8 @@ long best_product(long count, T* left) {
   constexpr long depth = 64, R = plain_tile.rows, N = plain_tile.vectors;
   Tile<T, R, N> tile;
   T* const right = left + R * depth;
+  UnitScope scope;
+  scope.template configure<R>();
   clear(tile);
   for (long i = 0; i < count; ++i) {
     if constexpr (by_unit<T>) {

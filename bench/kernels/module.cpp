@@ -19,6 +19,9 @@ extern const Kernels<float> float_kernels;
 namespace emulated_2 {
 extern const Kernels<float> float_kernels;
 }  // namespace emulated_2
+namespace emulated_prepared {
+extern const PreparedSweep bfloat16_sweep, int8_sweep;
+}  // namespace emulated_prepared
 
 namespace {
 
@@ -26,7 +29,9 @@ const bool added = [] {
   const Isa& base = isa_of(isa_names({}).back());
   static const Isa isa = {"emulated", true, base.for_float, base.for_double,
                           &emulated::bf16_kernels,
-                          {&emulated_1::float_kernels, &emulated_2::float_kernels}};
+                          {&emulated_1::float_kernels, &emulated_2::float_kernels},
+                          emulated_prepared::bfloat16_sweep,
+                          emulated_prepared::int8_sweep};
   add_isa(isa);
   return true;
 }();

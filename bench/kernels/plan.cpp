@@ -24,6 +24,7 @@ void print_buffers(std::ostream& out, const char* pass, const Plan& plan, const 
       {"input part", &plan.input_part},
       {"by h", &plan.by_h},
       {"unprojected", &plan.unprojected},
+      {"ready", &plan.ready},
       {"dgates", &plan.dgates},
       {"dh", &plan.dh},
       {"between", &plan.between},

@@ -193,9 +193,12 @@ std::vector<double> run(const Kernels<T>& kernels, const Kind& kind, const Tenso
   const long recurrent = kernels.recurrent_size({4, f.units, f.units}, false);
   const Tensor packed = fresh({steps ? recurrent : logits ? lanes : 1}, left.dtype());
   const Tensor panels = fresh({workers, kernels.shapes.panel_size}, left.dtype());
+  const long rows = plain ? f.rows : workers * f.batch;
+  const Tensor ready = fresh({kernels.ready_size(rows, left.size(1))}, left.dtype());
   f.blocks = data_of<T>(blocks);
   f.packed = data_of<T>(packed);
   f.panels = data_of<T>(panels);
+  f.ready = data_of<T>(ready);
   const ProductKernels<T>& products = products_of(kernels);
   products.prepare(f, false);
   std::vector<double> seconds;

@@ -15,7 +15,7 @@ struct Factors {
   long rows, batch, groups, units, columns;
   const T *left, *right;
   Sum<T>* out;
-  T *blocks, *packed, *panels;  // scratch
+  T *blocks, *packed, *panels, *ready;  // scratch
 };
 
 template <class T>

@@ -30,8 +30,9 @@ from .varlen import reset_mask
 Model = TypeVar("Model", bound=nn.Module)
 CELLS = ("lstm", "gru")
 DTYPES = (torch.float32, torch.bfloat16, torch.int8)
-# Of a packed matrix (native/isa/prepared.h): units of a block, and bytes of a word.
-UNITS, WORD, ZERO_POINT = 16, 4, 128
+# Of a packed matrix (native/isa/prepared.h): units of a block, bytes of a word, and, except in
+# float32, words that a matrix unit reads at once.
+UNITS, WORD, ABREAST, ZERO_POINT = 16, 4, 16, 128
 DEEPEST = (2**31 - 1) // 127**2  # columns whose products of two bytes an int32 holds the sum of
 
 HOOKS = {  # a module's attribute -> which hooks it has
@@ -150,6 +151,12 @@ def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     return steps.round().to(torch.int8), scale
 
 
+def words_of(depth: int, dtype: torch.dtype) -> int:
+    """Return the words of a column of a packed matrix."""
+    words = math.ceil(depth * dtype.itemsize / WORD)
+    return words if dtype == torch.float32 else math.ceil(words / ABREAST) * ABREAST
+
+
 def pack(weight: Tensor, gates: int, scale: Tensor | None = None) -> Tensor:
     """Return a matrix [gates * units, depth] packed: [blocks, words, gates, 16 units, word], flat.
 
@@ -159,7 +166,8 @@ def pack(weight: Tensor, gates: int, scale: Tensor | None = None) -> Tensor:
     (rows, depth), deep = weight.shape, WORD // weight.itemsize
     units = rows // gates
     more = -units % UNITS
-    padded = F.pad(weight.detach().view(gates, units, depth), (0, -depth % deep, 0, more))
+    behind = words_of(depth, weight.dtype) * deep - depth
+    padded = F.pad(weight.detach().view(gates, units, depth), (0, behind, 0, more))
     words = padded.view(gates, -1, UNITS, padded.shape[2] // deep, deep)
     panels = words.permute(1, 3, 0, 2, 4).contiguous().flatten()
     if scale is None:
@@ -175,7 +183,7 @@ def pack(weight: Tensor, gates: int, scale: Tensor | None = None) -> Tensor:
 def unpack(packed: Tensor, gates: int, units: int, depth: int) -> tuple[Tensor, Tensor | None]:
     """Return the matrix [gates * units, depth] that `pack` packed, and scales where it has any."""
     deep = WORD // packed.itemsize
-    blocks, words = math.ceil(units / UNITS), math.ceil(depth / deep)
+    blocks, words = math.ceil(units / UNITS), words_of(depth, packed.dtype)
     size = blocks * words * gates * UNITS * deep
     panels = packed[:size].view(blocks, words, gates, UNITS, deep).permute(2, 0, 3, 1, 4)
     weight = panels.reshape(gates, blocks * UNITS, words * deep)[:, :units, :depth]

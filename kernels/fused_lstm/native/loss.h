@@ -59,7 +59,7 @@ FL_INLINE Vec<T> sum_of(const Worker& worker, const Loss<T>& loss, long block) {
 
 template <class T, int R, int N>
 FL_INLINE void logits_tile(const Loss<T>& loss, Sum<T>* maxima, const T* panel, long block,
-                           long row, long first, long count) {
+                           long row, long first, long count, UnitScope& scope) {
   const Blocks<Sum<T>> logits = logits_of(loss);
   Tile<T, R, N> tile;
   FL_OF_TILE for (int r = 0; r < R; ++r) {
@@ -68,6 +68,7 @@ FL_INLINE void logits_tile(const Loss<T>& loss, Sum<T>* maxima, const T* panel, 
       tile.sum[r][n] = first > 0 ? load(logits.at(block + n, row + r)) : bias;
     }
   }
+  scope.template configure<R>();
   multiply_rows(tile, loss.weight + row * loss.inputs + first, loss.inputs, count, panel);
   FL_OF_TILE for (int n = 0; n < N; ++n) {
     Sum<T>* lanes = maxima + (block + n) * W<T>;
@@ -85,6 +86,7 @@ void make_logits(const Worker& worker, const Loss<T>& loss, T* panel) {
   const long inputs = loss.inputs, blocks = blocks_of<T>(loss.rows);
   Sum<T>* maxima = own_lanes(loss, loss.maxima, worker.id);
   for (long i = 0; i < blocks * W<T>; ++i) maxima[i] = -__builtin_huge_val();
+  UnitScope scope;
   for_parts<T>(worker, loss.classes, blocks_of<T>(inputs), blocks,
                [&](Range classes, Range depth, const Share& share) {
     const long first = depth.begin * W<T>, count = min(inputs, depth.end * W<T>) - first;
@@ -95,7 +97,7 @@ void make_logits(const Worker& worker, const Loss<T>& loss, T* panel) {
     }
     for_plain_tiles(share, classes, [&](auto height, auto vectors, long row) {
       logits_tile<T, decltype(height)::value, decltype(vectors)::value>(
-          loss, maxima, panel, share.first, row, first, count);
+          loss, maxima, panel, share.first, row, first, count, scope);
     });
   });
 }

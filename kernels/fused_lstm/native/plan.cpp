@@ -69,6 +69,12 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
     plan.input_part = {plan.wavefront ? s.layers : plan.abreast, rows, gates, true};
   }
   if (s.projected) plan.unprojected = {plan.abreast, s.batch, s.hidden};
+  if (plan.is_short) return;
+  const long at_once = plan.wavefront ? 0 : std::min(plan.chunk * s.batch, s.rows);
+  const long workers = plan.wavefront ? 1 : plan.team;  // all, where an odd number came
+  const long ready = std::max(m.ready_size(at_once, s.input().depth),
+                              m.ready_size(workers * s.batch, s.outputs));
+  if (ready > 0) plan.ready = {plan.wavefront ? s.layers : plan.abreast, 1, ready};
 }
 
 void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {

@@ -37,6 +37,7 @@ struct Machine {
   long (*recurrent_size)(const WeightShape& recurrent, bool projected);
   long (*wavefront_size)(const WeightShape& input);
   long (*blocks_size)(long groups, long units, long rows);
+  long (*ready_size)(long rows, long depth);
 };
 
 template <class T>
@@ -48,7 +49,8 @@ Machine machine_of(const Kernels<T>& kernels, long threads) {
           kernels.shapes,
           kernels.recurrent_size,
           kernels.wavefront_size,
-          kernels.blocks_size};
+          kernels.blocks_size,
+          kernels.ready_size};
 }
 
 // `count` matrices of elements, or of sums.
@@ -71,6 +73,8 @@ struct Plan {
   // `chunk` steps the gates' part that is the input's, or none, where `gates` has it first.
   // by_h: h w_hh' of a step, where it is normalized; what is saved of it lies behind c.
   Buffer h, c, gates, input_part, by_h, unprojected;
+  // For a matrix unit: x's rows of `chunk` steps, or h's rows of a step for each worker.
+  Buffer ready;
   // Backwards: gradients by the gates, by a projected h, and by x of the layers above the first;
   // sums of the weights' gradients, where they are made in parts and bfloat16.
   Buffer dgates, dh, between, partial;

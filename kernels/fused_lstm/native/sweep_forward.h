@@ -40,12 +40,29 @@ FL_INLINE void load_bias(Tile<T, R, V>& tile, const Lane<T>& lane, long unit) {
   }
 }
 
+// The same rows as a matrix unit reads them: the workers share them out.
+template <class T>
+Rows<T> ready_inputs(const Worker& worker, const Lane<T>& lane, Rows<T> x, long count) {
+  if constexpr (by_unit<T>) {
+    const long stride = ready_stride<T>(lane.inputs);
+    const Range mine = part(count, worker.id, worker.count);
+    make_ready(x.data + mine.begin * x.stride, x.stride, mine.end - mine.begin, lane.inputs,
+               lane.ready + mine.begin * stride);
+    worker.sync();
+    return {lane.ready, stride};
+  } else {
+    return x;
+  }
+}
+
 // Of the rows `rows`, into `gates`, where the first of them goes.
 template <int GATES, class T>
 void input_product(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* gates, T* panel) {
   const WeightShape shape = input_shape(lane);
-  const T* const x = lane.x + rows.begin * lane.inputs;
   const long count = rows.end - rows.begin, stride = lane.input_stride;
+  const Rows<T> given{lane.x + rows.begin * lane.inputs, lane.inputs};
+  const Rows<T> x = ready_inputs(worker, lane, given, count);
+  UnitScope scope;
   for_shares(worker, count, blocks_of<T>(shape.units), blocks_abreast<GATES>,
              gates_tile<GATES>.rows, false, [&](const Share& share) {
     const long unit = share.first * W<T>, width = shape.units - unit;
@@ -56,12 +73,18 @@ void input_product(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>
           share, {0, count}, [&](auto height, auto abreast, long row) {
         Tile<T, decltype(height)::value, decltype(abreast)::value * GATES> tile;
         Sum<T>* const target = gates + row * stride + unit;
+        const T* const left = x.data + row * x.stride + first;
+        scope.template configure<decltype(height)::value>();
         if (first > 0) {
           load_gates<GATES>(tile, target, stride, lane.hidden, width);
         } else {
           load_bias<GATES>(tile, lane, unit);
         }
-        multiply_rows(tile, x + row * lane.inputs + first, lane.inputs, depth, panel);
+        if constexpr (by_unit<T>) {
+          multiply_ready(tile, left, x.stride, depth, panel);
+        } else {
+          multiply_rows(tile, left, x.stride, depth, panel);
+        }
         store_gates<GATES>(tile, target, stride, lane.hidden, width);
       });
     }
@@ -128,9 +151,10 @@ void step_forward(const Worker& worker, const Lane<T>& lane, long place, const S
   CellStep<T> step = cell_step(lane, place, input_part);
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
+    const auto left = Multiply::ready(worker, lane, before.fed, rows);
     // Back and forth through the weights: what the last step used last is still in cache.
     Multiply::template gates<GATES>(
-        worker, before.fed, rows, recurrent_shape(lane), weight, place % 2,
+        worker, left, rows, recurrent_shape(lane), weight, place % 2,
         [&]<int R, int V>(Tile<T, R, V>& tile, long unit, long row) {
           const long stride = lane.input_stride, next = V / GATES * W<T>;
           const Sum<T>* const begins = input_part + row * stride + unit;
@@ -175,7 +199,7 @@ void whole_step(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* i
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
     Fma<T>::template gates<GATES>(
-        worker, before.fed, rows, recurrent_shape(lane), packed.recurrent, place % 2,
+        worker, Fma<T>::ready(worker, lane, before.fed, rows), rows, recurrent_shape(lane), packed.recurrent, place % 2,
         [&](auto& tile, long unit, long row) {
           load_bias<GATES>(tile, lane, unit);
           multiply_rows(tile, x + row * inputs, inputs, inputs,

@@ -61,7 +61,7 @@ struct Bfloat16 {
   static constexpr Prepared kind = Prepared::bfloat16;
   static constexpr int parts = 1;
   using Sums = Vec<float>;
-#if defined(FL_BF16)
+#if defined(FL_BF16) && !defined(FL_EMULATED)
   static constexpr long tallest = 6;
   using Left = __m512i;
   using Right = __m512i;
@@ -158,7 +158,7 @@ struct Int8 {
 FL_INLINE void to_bfloat16(const float* x, long depth, uint8_t* words) {
 #if defined(FL_BF16)  // which takes what is subnormal for 0, as its products do
   for (long k = 0; k < depth; k += W<float>) {
-    const __m256bh made = _mm512_cvtneps_pbh((__m512)load(x + k, depth - k));
+    const auto made = narrowed(load(x + k, depth - k));
     __builtin_memcpy(words + 2 * k, &made, sizeof made);
   }
 #else
@@ -203,6 +203,10 @@ FL_INLINE float to_bytes(const float* x, long depth, uint8_t* bytes) {
 // Products as `Fma`'s and `Dots`', for step_forward and project.
 template <class F>
 struct Ready {
+  FL_INLINE static Rows<float> ready(const Worker&, const Lane<float>&, Rows<float> left, Range) {
+    return left;
+  }
+
   template <int GATES, class Begin, class End>
   FL_INLINE static void gates(const Worker& worker, Rows<float> left, Range rows,
                               const WeightShape& shape, const PreparedMatrix* weight,
@@ -211,6 +215,25 @@ struct Ready {
     const Factor factor = words_of(worker, left, rows, shape.depth, *weight);
     const long words = prepared::words_of(F::kind, shape.depth);
     const long panel_bytes = prepared::panel_bytes(F::kind, shape);
+#if defined(FL_UNIT)
+    if (count >= prepared::unit_rows) {
+      UnitScope scope;
+      for_shares(worker, count, blocks_of<float>(shape.units), 1, unit_tile, backwards,
+                 [&](const Share& share) {
+        const uint8_t* const panel = weight->panels + share.first * panel_bytes;
+        for_heights<unit_tile>(share, rows, [&](auto height, long row) {
+          constexpr int R = decltype(height)::value;
+          Tile<float, R, GATES> tile;
+          scope.template configure<R>();
+          begin(tile, share.first * W<float>, row);
+          add_by_unit(tile, factor, row - rows.begin, words, panel, *weight,
+                      share.first * GATES * prepared::lanes);
+          end(tile, share.first * W<float>, row);
+        });
+      });
+      return;
+    }
+#endif
     for_shares(worker, count, blocks_of<float>(shape.units), 1, F::tallest, backwards,
                [&](const Share& share) {
       const long unit = share.first * W<float>;
@@ -264,6 +287,8 @@ struct Ready {
                            stride - depth * sizeof(float));
         } else {
           to_bfloat16(row, depth, words + b * stride);
+          const long made = (depth + W<float> - 1) / W<float> * W<float> * 2;
+          if (made < stride) __builtin_memset(words + b * stride + made, 0, stride - made);
         }
       }
       return {words, stride, scales};
@@ -298,23 +323,51 @@ struct Ready {
         }
       }
     }
-    FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
+    add_sums(tile, sum[0], left, first, weight, at);
+  }
+
+  // tile[r] += what the sums of a product stand for.
+  template <int R, int GATES>
+  FL_INLINE static void add_sums(Tile<float, R, GATES>& tile,
+                                 const typename F::Sums (&sum)[R][GATES], const Factor& left,
+                                 long first, const PreparedMatrix& weight, long at) {
+    FL_OF_TILE for (int gate = 0; gate < GATES; ++gate) {
       if constexpr (F::kind == Prepared::int8) {
         Int zero;
         __builtin_memcpy(&zero, weight.sums + at + gate * prepared::lanes, sizeof zero);
         const Vec<float> scale = load(weight.scales + at + gate * prepared::lanes);
-        FL_UNROLL for (int r = 0; r < R; ++r) {
-          const Vec<float> made = __builtin_convertvector(sum[0][r][gate] - zero, Vec<float>);
+        FL_OF_TILE for (int r = 0; r < R; ++r) {
+          const Vec<float> made = __builtin_convertvector(sum[r][gate] - zero, Vec<float>);
           tile.sum[r][gate] += made * (scale * left.scales[first + r]);
         }
       } else if constexpr (F::kind == Prepared::int8_weights) {
         const Vec<float> scale = load(weight.scales + at + gate * prepared::lanes);
-        FL_UNROLL for (int r = 0; r < R; ++r) tile.sum[r][gate] += sum[0][r][gate] * scale;
+        FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][gate] += sum[r][gate] * scale;
       } else {
-        FL_UNROLL for (int r = 0; r < R; ++r) tile.sum[r][gate] += sum[0][r][gate];
+        FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][gate] += sum[r][gate];
       }
     }
   }
+
+#if defined(FL_UNIT)
+  static constexpr long unit_tile = 32;  // rows
+  static constexpr Held held = F::kind == Prepared::int8 ? Held::bytes : Held::pairs;
+
+  // The same by a matrix unit.
+  template <int R, int GATES>
+  FL_INLINE static void add_by_unit(Tile<float, R, GATES>& tile, const Factor& left, long first,
+                                    long words, const uint8_t* panel,
+                                    const PreparedMatrix& weight, long at) {
+    const Bf16* const factor = (const Bf16*)(left.data + first * left.stride);
+    Tile<Bf16, R, GATES> made;
+    clear(made);
+    multiply_unit<held>(made, divide_up(words, prepared::lanes), (const Bf16*)panel,
+                        [&](long k) { return Left{factor + 32 * k, nullptr, left.stride / 2}; });
+    typename F::Sums sum[R][GATES];
+    __builtin_memcpy(&sum, &made, sizeof sum);
+    add_sums(tile, sum, left, first, weight, at);
+  }
+#endif
 
   template <int R, int GATES>
   FL_INLINE static void add_word(typename F::Sums (&sum)[R][GATES], const uint8_t* left,
@@ -367,17 +420,18 @@ void prepared_lane(const Worker& worker, const Lane<float>& lane, const Prepared
   with_gates(lane, [&](auto gates) { prepared_gates<F, gates.value>(worker, lane, weights); });
 }
 
-// A file of one kind has its instructions for it; the others have all that they are the best for.
+// A file of one kind has its instructions for it, that of a matrix unit both kinds that it multiplies;
+// the others have all that they are the best for.
 #if !defined(FL_VNNI) && !defined(FL_BF16)
 extern const PreparedSweep float32_sweep, int8_weights_sweep;
 constexpr PreparedSweep float32_sweep = prepared_lane<Float32>;
 constexpr PreparedSweep int8_weights_sweep = prepared_lane<Int8Weights>;
 #endif
-#if !defined(FL_VNNI)
+#if !defined(FL_VNNI) || defined(FL_UNIT)
 extern const PreparedSweep bfloat16_sweep;
 constexpr PreparedSweep bfloat16_sweep = prepared_lane<Bfloat16>;
 #endif
-#if defined(FL_VNNI) || FL_BYTES != 64
+#if defined(FL_VNNI) || defined(FL_UNIT) || FL_BYTES != 64
 extern const PreparedSweep int8_sweep;
 constexpr PreparedSweep int8_sweep = prepared_lane<Int8>;
 #endif

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "isa/caches.h"
 #include "isa/kernels.h"
 
 // What FL_INSTEAD includes beside these is its own, and may have this file's visibility and target:
@@ -52,6 +53,7 @@ constexpr Kernels<T> table() {
   table.recurrent_size = recurrent_size<T>;
   table.wavefront_size = wavefront_size<T>;
   table.blocks_size = Blocks<T>::size;
+  table.ready_size = ready_size<T>;
   table.sweep_forward = sweep_forward<T>;
   table.sweep_backward = sweep_backward<T>;
   table.gradients = gradients<T>;

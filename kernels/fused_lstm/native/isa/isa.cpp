@@ -7,8 +7,6 @@
 #include <string_view>
 #include <vector>
 
-#include "isa/prepared.h"
-
 #include "refuse.h"
 
 #if defined(__x86_64__)
@@ -37,6 +35,9 @@ extern const PreparedSweep bfloat16_sweep;
 namespace prepared_vnni {
 extern const PreparedSweep int8_sweep;
 }  // namespace prepared_vnni
+namespace prepared_amx {
+extern const PreparedSweep bfloat16_sweep, int8_sweep;
+}  // namespace prepared_amx
 #endif
 namespace base {
 extern const Kernels<float> float_kernels;
@@ -81,8 +82,10 @@ bool has_fast_bf16() { return __builtin_cpu_supports("avx512bf16") && __builtin_
 bool has_amx() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24;
-  if (!(d & amx_bf16) || !(d & amx_tile) || !__builtin_cpu_supports("avx512bf16")) return false;
+  constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, amx_int8 = 1u << 25;
+  constexpr unsigned all = amx_bf16 | amx_tile | amx_int8;
+  if ((d & all) != all || !__builtin_cpu_supports("avx512bf16")) return false;
+  if (!__builtin_cpu_supports("avx512vnni")) return false;
 #if defined(__linux__)
   constexpr int request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM
   return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
@@ -96,7 +99,8 @@ const std::vector<Isa>& built_in() {  // best first
   static const std::vector<Isa> table = {
 #if defined(__x86_64__)
       {"amx", has_avx512() && has_amx(), &avx512::float_kernels, &avx512::double_kernels,
-       &amx::bf16_kernels, {&amx_1::float_kernels, &amx_2::float_kernels}},
+       &amx::bf16_kernels, {&amx_1::float_kernels, &amx_2::float_kernels},
+       prepared_amx::bfloat16_sweep, prepared_amx::int8_sweep},
       {"avx512_bf16", has_avx512() && has_fast_bf16(), &avx512::float_kernels,
        &avx512::double_kernels, &avx512_bf16::bf16_kernels, {}},
       {"avx512", has_avx512(), &avx512::float_kernels, &avx512::double_kernels, nullptr, {}},
@@ -139,7 +143,11 @@ std::atomic<const Isa*>& chosen() {
 
 }  // namespace
 
-PreparedSweep prepared_sweep(const char* isa, Prepared kind) {
+PreparedSweep prepared_sweep(const Isa& isa, Prepared kind, long rows) {
+  if (rows >= prepared::unit_rows) {
+    if (kind == Prepared::bfloat16 && isa.for_bf16_rows) return isa.for_bf16_rows;
+    if (kind == Prepared::int8 && isa.for_int8_rows) return isa.for_int8_rows;
+  }
   const auto of = [&](PreparedSweep float32, PreparedSweep bfloat16, PreparedSweep int8,
                       PreparedSweep int8_weights) {
     switch (kind) {
@@ -152,7 +160,7 @@ PreparedSweep prepared_sweep(const char* isa, Prepared kind) {
 #if defined(__x86_64__)
   static const bool bf16 = has_avx512() && __builtin_cpu_supports("avx512bf16");
   static const bool vnni = has_avx512() && __builtin_cpu_supports("avx512vnni");
-  const std::string_view name = isa;
+  const std::string_view name = isa.for_float->name;
   if (name == "avx512") {
     return of(prepared_avx512::float32_sweep,
               bf16 ? prepared_bf16::bfloat16_sweep : prepared_avx512::bfloat16_sweep,

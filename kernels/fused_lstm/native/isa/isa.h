@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "isa/kernels.h"
+#include "isa/prepared.h"
 #include "tensor.h"
 
 namespace fused_lstm {
@@ -18,6 +19,8 @@ struct Isa {
   const Kernels<Bf16>* for_bf16;      // null: bfloat16 is widened to float32
   // float32 as sums of one and of two bfloat16 terms; null: it is multiplied as it is.
   const Kernels<float>* for_terms[2];
+  // Prepared weights of bfloat16 and of int8 by a matrix unit; null: it has none.
+  PreparedSweep for_bf16_rows, for_int8_rows;
 };
 
 // The instruction set in use: the best this CPU has, unless the environment's FUSED_LSTM_ISA, or

@@ -135,6 +135,7 @@ struct Lane {
   Sum<T>* by_h;              // [N, G*H], or [B, G*H] where nothing is saved: h w_hh' where the lane
                              // normalizes it, and input_part then is [N, G*H] and saved; or null
   T* unprojected;            // [B, H] scratch, or null
+  T* ready;                  // scratch: x and h as a matrix unit reads them (`ready_size`), or null
   long chunk;                // steps whose input product is made at once
   bool in_place;             // of a head: input_part is all rows', in `gates` or y
   bool save;
@@ -262,6 +263,7 @@ struct Kernels {
   long (*recurrent_size)(const WeightShape& recurrent, bool projected);  // of Scratch::recurrent
   long (*wavefront_size)(const WeightShape& input);  // of Wavefront::packed_size
   long (*blocks_size)(long groups, long units, long rows);  // of a matrix in blocks: see blocks.h
+  long (*ready_size)(long rows, long depth);  // of Lane::ready, or 0: rows are read as they lie
 
   void (*cell)(const Worker&, long batch, long hidden, const T* gates, const T* c, T* h, T* c_next);
   void (*cell_backward)(const Worker&, long batch, long hidden, const T* gates, const T* c,

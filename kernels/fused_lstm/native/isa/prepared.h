@@ -8,7 +8,7 @@ namespace fused_lstm {
 
 // A matrix [gates * units, depth]. Its columns lie in blocks of 16 units of every gate. A word is what
 // 4 bytes hold of a column: 1, 2 or 4 elements along k. [blocks][words][gates][16 units][word]. What
-// does not exist is 0.
+// does not exist is 0. Of bfloat16 and int8 words are whole registers of a matrix unit, 16 each.
 struct PreparedMatrix {
   const uint8_t* panels;
   // Of int8: sums of a column's weights times the left factor's zero point, and the column's scale,
@@ -34,6 +34,10 @@ constexpr long lanes = 16;        // of a block
 constexpr long word = 4;          // bytes
 constexpr long zero_point = 128;  // of a left factor of bytes
 
+// Rows from which on a product is a matrix unit's, where there is one: of fewer its registers of rows
+// are mostly empty, and reading the weights takes as long. (RULE)
+constexpr long unit_rows = 4;
+
 inline bool of_bytes(Prepared kind) {
   return kind == Prepared::int8 || kind == Prepared::int8_weights;
 }
@@ -46,13 +50,18 @@ inline long words_of(Prepared kind, long depth) {
   return (depth + elements_of(kind) - 1) / elements_of(kind);
 }
 
+inline long stored_words(Prepared kind, long depth) {
+  const long words = words_of(kind, depth);
+  return kind == Prepared::float32 ? words : (words + lanes - 1) / lanes * lanes;
+}
+
 // Of the left factor, as many elements as a word has.
 constexpr long left_word(Prepared kind) { return kind == Prepared::int8_weights ? 4 * word : word; }
 
 inline long blocks_of(long units) { return (units + lanes - 1) / lanes; }
 
 inline long panel_bytes(Prepared kind, const WeightShape& shape) {  // of a block
-  return words_of(kind, shape.depth) * shape.gates * lanes * word;
+  return stored_words(kind, shape.depth) * shape.gates * lanes * word;
 }
 
 // Of a matrix: panels, and of int8 sums and scales.
@@ -61,9 +70,10 @@ inline long bytes_of(Prepared kind, const WeightShape& shape) {
   return blocks_of(shape.units) * (panel_bytes(kind, shape) + more);
 }
 
-// Of a row of the left factor; of bytes each row's scale lies behind all rows.
+// Of a row of the left factor, an odd number of cache lines; of bytes each row's scale lies behind all
+// rows.
 inline long left_stride(Prepared kind, long depth) {
-  return (words_of(kind, depth) * left_word(kind) + 63) / 64 * 64;
+  return ((words_of(kind, depth) * left_word(kind) + 63) / 64 | 1) * 64;
 }
 inline long left_bytes(Prepared kind, long rows, long depth) {
   return kind == Prepared::float32 ? 0 : (rows * (left_stride(kind, depth) + 4) + 63) / 64 * 64;
@@ -82,7 +92,9 @@ inline PreparedMatrix matrix_of(Prepared kind, const uint8_t* packed, const Weig
 // A forward pass of one lane; what its own weights are is not used.
 using PreparedSweep = void (*)(const Worker&, const Lane<float>&, const PreparedWeights&);
 
-// For an instruction set, by its name, on this CPU: the best that it has.
-PreparedSweep prepared_sweep(const char* isa, Prepared kind);
+struct Isa;
+
+// For an instruction set and a call whose largest product has so many rows: the best on this CPU.
+PreparedSweep prepared_sweep(const Isa& isa, Prepared kind, long rows);
 
 }  // namespace fused_lstm

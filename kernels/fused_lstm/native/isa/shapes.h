@@ -2,6 +2,7 @@
 // parts that a product is made in. The only place that knows either.
 #pragma once
 
+#include "isa/caches.h"
 #include "isa/kernels.h"
 #include "isa/simd.h"
 
@@ -29,14 +30,19 @@ constexpr int usable = registers - 1;  // without FMA: a product needs one befor
 #endif
 
 constexpr long max_vectors = 4;
-#if defined(FL_UNIT)
-constexpr Shape tile_of(long vectors) { return {16, vectors}; }
+#if defined(FL_UNIT)  // two registers of rows
+constexpr Shape tile_of(long vectors) { return {32, vectors}; }
 #else
 constexpr Shape tile_of(long vectors) { return {registers / vectors - 1, vectors}; }
 #endif
 
-// 7 x 4; or 4 x 3, which reads less of the panel than 3 x 4, and nothing twice.
+// 7 x 4; or 4 x 3, which reads less of the panel than 3 x 4, and nothing twice. Rows that are not made
+// ready are split into terms by each tile: of two registers for every two columns anew.
+#if defined(FL_TERMS)
+constexpr Shape plain_tile = {16, 4};
+#else
 constexpr Shape plain_tile = tile_of(registers == 16 ? 3 : 4);
+#endif
 // A vector for each gate of a block of units: 7 x 4 or 3 x 4 of four gates, 9 x 3 or 4 x 3 of three.
 // Of one gate a few blocks lie abreast.
 template <int GATES>
@@ -46,7 +52,7 @@ constexpr long blocks_abreast = gates_tile<GATES>.vectors / GATES;
 // Rows that lie side by side in a vector of the left-hand factor: 8 x 3, 4 x 3 or less.
 #if defined(FL_UNIT)
 template <class T>
-constexpr Shape transposed_tile = tile_of(4);
+constexpr Shape transposed_tile = {16, 4};
 #else
 template <class T>
 constexpr long transposed_rows = min(W<T>, registers / 4);
@@ -80,11 +86,8 @@ constexpr long part_depth = (reads_little ? panel_rows : 256) * deep<T>;
 constexpr long transposed_bytes = reads_little ? 8 << 20 : 2 << 20;
 template <class T>
 constexpr long transposed_depth = (reads_little ? panel_rows : 768) * deep<T>;
-// Of the panels that are packed for all steps: what a worker still has in its L2 cache at the next
-// step, and what of one panel it reads again for every tile of a step's rows. Beyond that they are
-// fetched ahead.
-constexpr long cached_bytes = reads_little ? 1L << 40 : 1 << 20;
-constexpr long step_bytes = reads_little ? 1L << 40 : 192 << 10;
+// Of the panels that are packed for all steps.
+FL_INLINE const Fetching& fetching() { return fetching_here[reads_little]; }
 
 template <class T>
 constexpr long panel_size = panel_depth<T> * max_vectors * W<T>;

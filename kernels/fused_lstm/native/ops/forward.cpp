@@ -47,7 +47,7 @@ struct Stack {
   const Dtype dtype;
   const AddedLanes<T> added;
   Forward out;
-  Tensor input_part, by_h, unprojected, dropped;
+  Tensor input_part, by_h, unprojected, ready, dropped;
   Tensors b_m;  // of each lane, where its weights are narrow
 
   Stack(const Kernels<T>& kernels, const Call& call, bool save)
@@ -88,6 +88,7 @@ struct Stack {
     input_part = fresh(plan.input_part, dtype);
     by_h = fresh(plan.by_h, dtype);
     unprojected = fresh(plan.unprojected, dtype);
+    ready = fresh(plan.ready, dtype);
     dropped = fresh(plan.dropped, dtype);
     const CellShape cell = shape_of(s.cell);
     if (!narrow() || !cell.apart || call.per_lane < 4 || s.norm) return;
@@ -132,6 +133,7 @@ struct Stack {
     lane.by_h = part_of<Sum<T>>(by_h, slot);
     if (s.norm && save) set_products(lane, call, out.c, index);
     lane.unprojected = part_of<T>(unprojected, slot);
+    lane.ready = part_of<T>(ready, plan.wavefront ? index : slot);
     lane.chunk = plan.chunk;
     lane.save = save;
     return lane;
@@ -209,7 +211,7 @@ struct Stack {
       const long floats = size / static_cast<long>(sizeof(float));
       const Tensor left = fresh(Dimensions({s.directions, plan.team, floats}), dtype);
       const long gates = shape_of(s.cell).gates;
-      in_one_go(prepared_sweep(kernels.name, kind), [&](long index) {
+      in_one_go(prepared_sweep(*call.isa, kind, rows), [&](long index) {
         const Weights<uint8_t> own = weights_of<uint8_t>(call, index);
         const auto matrix = [&](const uint8_t* packed, const WeightShape& shape) {
           PreparedMatrix made =

@@ -299,9 +299,13 @@ Results forward(const Kernels<T>& kernels, const Heads& heads, const Tensor& x_p
       lying ? 0 : kernels.recurrent_size({shape.gates, heads.units, heads.units}, false);
   const Tensor recurrent = fresh(Dimensions({division.groups, packed}), dtype);
   const Tensor panels = fresh(Dimensions({division.team, kernels.shapes.panel_size}), dtype);
+  const long workers = division.groups == division.team ? 1 : division.team;  // of a head
+  const long ready_size = kernels.ready_size(workers * heads.batch, heads.units);
+  const Tensor ready = fresh(Dimensions({division.groups, ready_size}), dtype);
   T* const y = data_of<T>(out.y);
   for_heads(heads, division, [&](const Worker& worker, long n, long group, long first) {
     Lane<T> lane = lane_of(heads, n, y);
+    lane.ready = part_of<T>(ready, group);
     lane.c = part_of<S>(out.c, n);
     lane.gates = part_of<T>(out.gates, n);
     lane.save = save;

@@ -15,6 +15,7 @@
 
 #include "product/divide.h"
 #include "product/tile.h"
+#include "product/unit_scope.h"
 #ifdef FL_UNIT
 #include "product/unit.h"
 #endif
@@ -79,6 +80,13 @@ template <class T>
 FL_INLINE Blocks<T> groups_of(const Blocks<T>& all, long first, long count, long turn) {
   T* const data = all.data ? all.at(first * all.in_group(), 0) : nullptr;
   return {data, count, all.units, all.rows, turn};
+}
+
+// Elements of rows made ready, of any kind of factor.
+template <class T>
+long ready_size(long rows, long depth) {
+  if constexpr (by_unit<T>) return rows * ready_stride<T>(depth);
+  return 0;
 }
 
 // R rows from `row` on of the N blocks from `first` on.

@@ -111,6 +111,11 @@ struct Dots {
   static constexpr long spare = P::parts == 1 ? 1 : P::parts + 3;
   static constexpr long tallest = (usable - spare) / (N + P::parts);
 
+  // They are read as they lie, too.
+  FL_INLINE static Rows<T> ready(const Worker&, const Lane<T>&, Rows<T> left, Range) {
+    return left;
+  }
+
   // gates[b] = begin + left[b] weight'; a worker has whole blocks of units, the same ones whatever
   // the rows.
   template <int GATES, class Begin, class End>

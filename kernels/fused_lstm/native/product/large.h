@@ -27,6 +27,7 @@ FL_INLINE void for_parts(const Worker& worker, long rows, long blocks, long vect
 template <class T>
 void product(const Worker& worker, const Blocks<T>& left, const T* right, long columns, bool sum,
              Sum<T>* out, T* panel) {
+  UnitScope scope;
   for_parts<T>(worker, left.rows, left.count(), blocks_of<T>(columns),
                [&](Range rows, Range depth, const Share& share) {
     const long column = share.first * W<T>, width = columns - column;
@@ -36,6 +37,7 @@ void product(const Worker& worker, const Blocks<T>& left, const T* right, long c
       Sum<T>* const target = out + row * columns + column;
       const bool begun = depth.begin > 0 || sum;
       prefetch<decltype(height)::value, decltype(vectors)::value>(target, columns);
+      scope.template configure<decltype(height)::value>();
       clear(tile);
       if (by_unit<T> && begun) load(tile, target, columns, width);
       multiply_blocks(tile, left, row, depth, panel);
@@ -62,6 +64,7 @@ void transposed_product(const Worker& worker, const Blocks<T>& left, long column
   const long depths = parts_of(left.rows, transposed_depth<T>);
   const long bytes = left.count() * left.rows * vector_bytes<T>;
   const long widths = parts_of(bytes, depths * transposed_bytes);
+  UnitScope scope;
   for (long i = 0; i < depths * widths; ++i) {
     const Range rows = whole_part(left.rows, i / widths, depths, grain<T>);
     const Range own = part(left.count(), i % widths, widths);
@@ -82,6 +85,7 @@ void transposed_product(const Worker& worker, const Blocks<T>& left, long column
           apart([&](auto n) {
             Tile<T, height, decltype(n)::value> tile;
             if (last) prefetch<height, decltype(n)::value>(out + at, columns);
+            scope.template configure<height>();
             clear(tile);
             if (rows.begin > 0) load(tile, partial + at, columns, width, exist);
             multiply_transposed(tile, left, block, unit, rows, panel);

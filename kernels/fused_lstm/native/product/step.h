@@ -78,9 +78,24 @@ struct Fma {
     }
   }
 
+  // The rows `rows` of h as `gates` reads them, by the same numbers. Each worker makes its own, which
+  // takes less than to wait for each other.
+  FL_INLINE static Rows<T> ready(const Worker& worker, const Lane<T>& lane, Rows<T> left,
+                                 Range rows) {
+    if constexpr (by_unit<T>) {
+      const long depth = lane.outputs, stride = ready_stride<T>(depth);
+      T* const own = lane.ready + worker.id * lane.batch * stride;
+      make_ready(left.data + rows.begin * left.stride, left.stride, rows.end - rows.begin, depth,
+                 own);
+      return {own - rows.begin * stride, stride};
+    } else {
+      return left;
+    }
+  }
+
   // For this worker's tiles of the rows `rows`, R rows from `row` on by the units of some blocks,
   // of which `unit` is the first: begin(tile, unit, row), which says what the sums begin with, then
-  // end(tile, unit, row).
+  // end(tile, unit, row). The left factor is ready.
   template <int GATES, class Begin, class End>
   FL_INLINE static void gates(const Worker& worker, Rows<T> left, Range rows,
                               const WeightShape& shape, const T* packed, bool backwards,
@@ -88,7 +103,8 @@ struct Fma {
     const long blocks = blocks_of<T>(shape.units), depth = shape.depth;
     const long size = gates_size({GATES, W<T>, depth});  // of a block
     const long batch = rows.end - rows.begin;
-    const bool cached = blocks * depth * GATES * vector_bytes<T> <= worker.count * cached_bytes;
+    const bool cached = blocks * depth * GATES * vector_bytes<T> <= worker.count * fetching().kept;
+    UnitScope scope;
     for_shares(worker, batch, blocks, blocks_abreast<GATES>, gates_tile<GATES>.rows, backwards,
                [&](const Share& share) {
       const T* panel = packed + share.first * size;
@@ -103,8 +119,13 @@ struct Fma {
                            divide_up(depth, line<T>));
         }
         Tile<T, R, decltype(abreast)::value * GATES> tile;
+        scope.template configure<R>();
         begin(tile, share.first * W<T>, row);
-        multiply_rows(tile, left.data + row * left.stride, left.stride, depth, panel, ahead);
+        if constexpr (by_unit<T>) {
+          multiply_ready(tile, left.data + row * left.stride, left.stride, depth, panel);
+        } else {
+          multiply_rows(tile, left.data + row * left.stride, left.stride, depth, panel, ahead);
+        }
         end(tile, share.first * W<T>, row);
       });
     });
@@ -153,7 +174,8 @@ struct Fma {
                                 const End& end) {
     const long vectors = blocks_of<T>(columns), batch = rows.end - rows.begin;
     const long depth = left.depth(left.count());
-    const bool cached = vectors * depth * vector_bytes<T> <= worker.count * cached_bytes;
+    const bool cached = vectors * depth * vector_bytes<T> <= worker.count * fetching().kept;
+    UnitScope scope;
     for_shares(worker, batch, vectors, plain_tile.vectors, plain_tile.rows, backwards,
                [&](const Share& share) {
       const long lanes = share.vectors * W<T>, size = lanes * depth;
@@ -161,7 +183,7 @@ struct Fma {
       const bool last = backwards ? share.first == 0 : share.first + share.vectors == vectors;
       const T* next_panel = cached || last ? nullptr : backwards ? panel - size : panel + size;
       const long bytes = share.vectors * depth * vector_bytes<T>;
-      const long parts = batch > panel_rows ? 1 : parts_of(bytes, step_bytes);
+      const long parts = batch > panel_rows ? 1 : parts_of(bytes, fetching().part);
       for (long i = 0; i < parts; ++i) {
         const Range range = whole_part(left.count(), i, parts, Blocks<T>::abreast);
         const T* here = panel + left.depth(range.begin) * lanes;
@@ -171,6 +193,7 @@ struct Fma {
         for_plain_tiles(share, rows, [&](auto height, auto width, long row) {
           constexpr int R = decltype(height)::value, N = decltype(width)::value;
           Tile<T, R, N> tile;
+          scope.template configure<R>();
           Sum<T>* const kept = sums + (row - rows.begin) * lanes;
           clear(tile);
           if (by_unit<T> && i > 0) load(tile, kept, lanes, lanes);  // as `product` does
@@ -195,11 +218,13 @@ struct Fma {
   template <class End>
   FL_INLINE static void columns(const Worker& worker, Rows<T> left, Range rows, long depth,
                                 long columns, const T* packed, const End& end) {
+    UnitScope scope;
     for_shares(worker, rows.end - rows.begin, blocks_of<T>(columns), plain_tile.vectors,
                plain_tile.rows, false, [&](const Share& share) {
       const T* panel = packed + whole<T>(depth) * share.first * W<T>;
       for_plain_tiles(share, rows, [&](auto height, auto width, long row) {
         Tile<T, decltype(height)::value, decltype(width)::value> tile;
+        scope.template configure<decltype(height)::value>();
         clear(tile);
         multiply_rows(tile, left.data + row * left.stride, left.stride, depth, panel);
         end(tile, share.first, row);

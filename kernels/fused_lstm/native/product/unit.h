@@ -11,8 +11,13 @@
 #include "product/divide.h"
 #include "product/terms.h"
 #include "product/tile.h"
+#include "product/unit_scope.h"
 
 namespace fused_lstm::FL_ISA {
+
+// What a register holds along k: pairs of bfloat16 (TDPBF16PS), or four bytes (TDPBUSD), of the left
+// factor 0 to 255 and of the right one -128 to 127, whose sums are int32 and exact.
+enum class Held { pairs, bytes };
 
 #ifdef FL_EMULATED
 
@@ -52,8 +57,20 @@ __attribute__((noinline)) inline void emulate(Vec<Bf16>& sum, const Bf16* row,
   sum = flushed(flushed(sum) + flushed(first + second));
 }
 
-// tile += left(k) * panel, 32 steps for each k < count.
-template <class T, int R, int N, class At>
+// The same of bytes: the 64 k of a row times those of a vector of columns.
+__attribute__((noinline)) inline void emulate_bytes(Vec<Bf16>& sum, const uint8_t* row,
+                                                    const int8_t* column, long stride) {
+  Pairs total = (Pairs)sum;
+  for (long k = 0; k < 64; k += 4, column += stride) {
+    for (int lane = 0; lane < W<float>; ++lane) {
+      for (int i = 0; i < 4; ++i) total[lane] += row[k + i] * column[4 * lane + i];
+    }
+  }
+  sum = (Vec<Bf16>)total;
+}
+
+// tile += left(k) * panel, 64 bytes of a row for each k < count.
+template <Held HELD = Held::pairs, class T, int R, int N, class At>
 inline void multiply_unit(Tile<T, R, N>& tile, long count, const T* panel, const At& left) {
   constexpr long line = N * 2 * W<T>;
   for (long k = 0; k < count; ++k, panel += grain<T> * N * W<T>) {
@@ -61,6 +78,11 @@ inline void multiply_unit(Tile<T, R, N>& tile, long count, const T* panel, const
     FL_OF_TILE for (int r = 0; r < R; ++r) {
       FL_OF_TILE for (int n = 0; n < N; ++n) {
         const Bf16* const column = (const Bf16*)panel + n * 2 * W<T>;
+        if constexpr (HELD == Held::bytes) {
+          emulate_bytes(tile.sum[r][n], (const uint8_t*)(a.first + r * a.stride),
+                        (const int8_t*)column, 2 * line);
+          continue;
+        }
         emulate(tile.sum[r][n], a.first + r * a.stride, column, line);
         if constexpr (terms == 1) continue;
         emulate(tile.sum[r][n], a.second + r * a.stride, column, line);
@@ -71,17 +93,6 @@ inline void multiply_unit(Tile<T, R, N>& tile, long count, const T* panel, const
 }
 
 #else
-
-// What LDTILECFG reads: sums in the registers 0 to 3, rows of the left factor in 4 and 6, of the
-// right one in 5.
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16];
-};
-
-template <int R>
-constexpr TileConfig config = {.rows = {R, R, R, R, R, 16, R}};
 
 // Statements of their own, in order: GCC 12's intrinsics do not say that they read memory.
 template <int REGISTER>
@@ -94,9 +105,13 @@ FL_INLINE void store_tile(void* rows, long bytes) {
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(rows), "r"(bytes), "i"(REGISTER) : "memory");
 }
 
-template <int REGISTER, int LEFT>
+template <Held HELD, int REGISTER, int LEFT, int RIGHT>
 FL_INLINE void dot_tile() {
-  asm volatile("tdpbf16ps %%tmm5, %%tmm%c1, %%tmm%c0" ::"i"(REGISTER), "i"(LEFT));
+  if constexpr (HELD == Held::pairs) {
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(REGISTER), "i"(LEFT), "i"(RIGHT));
+  } else {
+    asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(REGISTER), "i"(LEFT), "i"(RIGHT));
+  }
 }
 
 // Calls body(Constant<n>) for n < N.
@@ -106,12 +121,63 @@ FL_INLINE void for_constants(const Body& body) {
   body(Constant<N - 1>{});
 }
 
-// tile += left(k) * panel, 32 steps for each k < count. The unit is given back at the end: a thread
-// that holds it costs more to switch from.
-template <class T, int R, int N, class At>
+// The same of WIDTH vectors of columns, one or two, from the n-th on, of a tile of more than 16 rows:
+// each register of either factor is multiplied twice. `range` is the k.
+template <Held HELD, int WIDTH, class T, int R, int N, class At>
+FL_INLINE void multiply_two(Tile<T, R, N>& tile, int n, Range range, const T* panel,
+                            const At& left) {
+  constexpr long line = N * 64, size = grain<T> * N * W<T>;
+  constexpr int upper = upper_rows(R);
+  load_tile<0>(&tile.sum[0][n], line);
+  load_tile<2>(&tile.sum[upper][n], line);
+  if constexpr (WIDTH == 2) {
+    load_tile<1>(&tile.sum[0][n + 1], line);
+    load_tile<3>(&tile.sum[upper][n + 1], line);
+  }
+  for (long k = range.begin; k < range.end; ++k) {
+    const char* const column = (const char*)(panel + k * size) + n * 64;
+    const Left a = left(k);
+    const long stride = a.stride * sizeof(Bf16);
+    const auto add = [&](const Bf16* rows, const char* right, bool loaded) {
+      load_tile<4>(rows, stride);
+      if (!loaded) load_tile<6>(right, line);
+      dot_tile<HELD, 0, 4, 6>();
+      load_tile<5>(rows + upper * a.stride, stride);
+      dot_tile<HELD, 2, 5, 6>();
+      if constexpr (WIDTH == 2) {
+        if (!loaded) load_tile<7>(right + 64, line);
+        dot_tile<HELD, 1, 4, 7>();
+        dot_tile<HELD, 3, 5, 7>();
+      }
+    };
+    add(a.first, column, false);
+    if constexpr (terms == 1) continue;
+    add(a.second, column, true);
+    add(a.first, column + 16 * line, false);
+  }
+  store_tile<0>(&tile.sum[0][n], line);
+  store_tile<2>(&tile.sum[upper][n], line);
+  if constexpr (WIDTH == 2) {
+    store_tile<1>(&tile.sum[0][n + 1], line);
+    store_tile<3>(&tile.sum[upper][n + 1], line);
+  }
+}
+
+// tile += left(k) * panel, 64 bytes of a row for each k < count, of terms twice as many. The unit is
+// configured for R rows.
+template <Held HELD = Held::pairs, class T, int R, int N, class At>
 FL_INLINE void multiply_unit(Tile<T, R, N>& tile, long count, const T* panel, const At& left) {
   constexpr long line = N * 64;
-  asm volatile("ldtilecfg %0" ::"m"(config<R>));
+  if constexpr (R > 16) {
+    constexpr long most = 20 / terms;  // of the left factor 40 KiB, which stay in the L1 cache
+    const long parts = parts_of(count, most);
+    for (long i = 0; i < parts; ++i) {
+      const Range range = part(count, i, parts);
+      for (int n = 0; n + 1 < N; n += 2) multiply_two<HELD, 2>(tile, n, range, panel, left);
+      if constexpr (N % 2) multiply_two<HELD, 1>(tile, N - 1, range, panel, left);
+    }
+    return;
+  }
   for_constants<N>([&](auto n) { load_tile<n.value>(&tile.sum[0][n.value], line); });
   for (long k = 0; k < count; ++k, panel += grain<T> * N * W<T>) {
     const Left a = left(k);
@@ -120,18 +186,54 @@ FL_INLINE void multiply_unit(Tile<T, R, N>& tile, long count, const T* panel, co
     for_constants<N>([&](auto n) {
       const char* const column = (const char*)panel + n.value * 64;
       load_tile<5>(column, line);
-      dot_tile<n.value, 4>();
+      dot_tile<HELD, n.value, 4, 5>();
       if constexpr (terms == 1) return;
-      dot_tile<n.value, 6>();
+      dot_tile<HELD, n.value, 6, 5>();
       load_tile<5>(column + 16 * line, line);
-      dot_tile<n.value, 4>();
+      dot_tile<HELD, n.value, 4, 5>();
     });
   }
   for_constants<N>([&](auto n) { store_tile<n.value>(&tile.sum[0][n.value], line); });
-  asm volatile("tilerelease" ::: "memory");
 }
 
 #endif
+
+// --- rows made ready once for all tiles that read them ---
+//
+// Up to whole grains, with zeros behind a row's end. Of float32 each 32 are their first terms, then
+// their second ones, in as many bytes. Rows are an odd number of cache lines apart.
+
+template <class T>
+FL_INLINE long ready_stride(long depth) {
+  return (whole<T>(depth) * long(sizeof(T)) / 64 | 1) * 64 / long(sizeof(T));
+}
+
+template <class T>
+void make_ready(const T* rows, long stride, long count, long depth, T* out) {
+  for (long r = 0; r < count; ++r, rows += stride, out += ready_stride<T>(depth)) {
+    for (long k = 0; k < depth; k += 32) {
+      if constexpr (by_terms<T>) {
+        Vec<T> low = load(rows + k, depth - k), high = load(rows + k + 16, depth - k - 16);
+        FL_UNROLL for (int term = 0; term < terms; ++term) {
+          store_factors((Bf16*)(out + k) + 32 * term,
+                        joined(next_term(low, term), next_term(high, term)));
+        }
+      } else {
+        store_factors(out + k, factors(rows + k, depth - k));
+      }
+    }
+  }
+}
+
+// tile += R ready rows of `count` k, `row_stride` apart.
+template <class T, int R, int N>
+FL_INLINE void multiply_ready(Tile<T, R, N>& tile, const T* a, long row_stride, long count,
+                              const T* panel) {
+  multiply_unit(tile, divide_up(count, grain<T>), panel, [&](long k) {
+    const Bf16* const first = (const Bf16*)(a + k * grain<T>);
+    return Left{first, first + 32, row_stride * long(sizeof(T) / sizeof(Bf16))};
+  });
+}
 
 // tile += the R rows from a on, of `count` times 32 k that are `k_stride` apart, times a panel.
 template <class T, int R, int N>
