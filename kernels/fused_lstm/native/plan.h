@@ -65,6 +65,7 @@ enum class Pass { inference, forward, backward };
 struct Plan {
   bool is_short;   // weights are read as they lie, in all layers in one go
   bool alone;      // where is_short: on one worker
+  long nanoseconds;  // where is_short: about what it takes one worker
   bool wavefront;  // each layer on a worker of its own, a step behind the layer below; or in turns
   long abreast;    // lanes of a layer that run at once, each on its part of the team
   long team;       // workers

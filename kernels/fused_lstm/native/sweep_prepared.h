@@ -387,12 +387,39 @@ struct Ready {
   }
 };
 
+// --- a lane in phases: of each chunk the input product, then its steps ---
+
+struct PreparedPhases {
+  bool apart;     // the input product is a phase of its own
+  long of_step;   // phases
+
+  PreparedPhases(const Lane<float>& lane, const PreparedWeights& weights, long most)
+      : apart(min(lane.chunk * lane.batch, lane.first[lane.steps]) > most),
+        of_step(weights.w_hr.panels ? 2 : 1) {}
+
+  long count(const Lane<float>& lane) const {
+    return apart * divide_up(lane.steps, lane.chunk) + lane.steps * of_step;
+  }
+};
+
+// Where rows are not divided, a worker has the same units in the input product and in the first step,
+// which are one phase.
+template <class F>
+constexpr long undivided = F::tallest;
+
+template <class F>
+long prepared_phases(const Lane<float>& lane, const PreparedWeights& weights) {
+  return PreparedPhases(lane, weights, undivided<F>).count(lane);
+}
+
 template <class F, int GATES>
-void prepared_gates(const Worker& worker, const Lane<float>& lane,
-                    const PreparedWeights& weights) {
-  for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
-    const long end = min(begin + lane.chunk, lane.steps);
-    const Range rows = rows_of(lane, begin, end);
+void prepared_gates(const Worker& worker, const Lane<float>& lane, const PreparedWeights& weights,
+                    long phase) {
+  const PreparedPhases phases(lane, weights, undivided<F>);
+  const long of_chunk = phases.apart + lane.chunk * phases.of_step;
+  const long begin = phase / of_chunk * lane.chunk, at = phase % of_chunk - phases.apart;
+  const Range rows = rows_of(lane, begin, min(begin + lane.chunk, lane.steps));
+  if (at == (phases.apart ? -1 : 0)) {
     Ready<F>::template gates<GATES>(
         worker, Rows<float>{lane.x + rows.begin * lane.inputs, lane.inputs},
         {0, rows.end - rows.begin}, input_shape(lane), &weights.w_ih, false,
@@ -401,39 +428,38 @@ void prepared_gates(const Worker& worker, const Lane<float>& lane,
           store_gates<GATES>(tile, lane.input_part + row * lane.input_stride + unit,
                              lane.input_stride, lane.hidden, lane.hidden - unit);
         });
-    // Where rows are not divided a worker has the same units in the steps as here.
-    if (rows.end - rows.begin > F::tallest) worker.sync();
-    for (long place = begin; place < end; ++place) {
-      const float* const x =
-          lane.input_part + (row_of(lane, place) - rows.begin) * lane.input_stride;
-      step_forward<Ready<F>, GATES>(worker, lane, place, x, &weights.w_hh);
-      worker.sync();
-      if (!weights.w_hr.panels) continue;
-      project<Ready<F>>(worker, lane, place, &weights.w_hr);
-      worker.sync();
-    }
+    if (phases.apart) return;
   }
+  const long place = begin + at / phases.of_step;
+  if (at % phases.of_step == 1) return project<Ready<F>>(worker, lane, place, &weights.w_hr);
+  const float* const x = lane.input_part + (row_of(lane, place) - rows.begin) * lane.input_stride;
+  step_forward<Ready<F>, GATES>(worker, lane, place, x, &weights.w_hh);
 }
 
 template <class F>
-void prepared_lane(const Worker& worker, const Lane<float>& lane, const PreparedWeights& weights) {
-  with_gates(lane, [&](auto gates) { prepared_gates<F, gates.value>(worker, lane, weights); });
+void prepared_lane(const Worker& worker, const Lane<float>& lane, const PreparedWeights& weights,
+                   long phase) {
+  with_gates(lane,
+             [&](auto gates) { prepared_gates<F, gates.value>(worker, lane, weights, phase); });
 }
+
+template <class F>
+constexpr PreparedSweep prepared_of = {prepared_phases<F>, prepared_lane<F>};
 
 // A file of one kind has its instructions for it, that of a matrix unit both kinds that it multiplies;
 // the others have all that they are the best for.
 #if !defined(FL_VNNI) && !defined(FL_BF16)
 extern const PreparedSweep float32_sweep, int8_weights_sweep;
-constexpr PreparedSweep float32_sweep = prepared_lane<Float32>;
-constexpr PreparedSweep int8_weights_sweep = prepared_lane<Int8Weights>;
+constexpr PreparedSweep float32_sweep = prepared_of<Float32>;
+constexpr PreparedSweep int8_weights_sweep = prepared_of<Int8Weights>;
 #endif
 #if !defined(FL_VNNI) || defined(FL_UNIT)
 extern const PreparedSweep bfloat16_sweep;
-constexpr PreparedSweep bfloat16_sweep = prepared_lane<Bfloat16>;
+constexpr PreparedSweep bfloat16_sweep = prepared_of<Bfloat16>;
 #endif
 #if defined(FL_VNNI) || defined(FL_UNIT) || FL_BYTES != 64
 extern const PreparedSweep int8_sweep;
-constexpr PreparedSweep int8_sweep = prepared_lane<Int8>;
+constexpr PreparedSweep int8_sweep = prepared_of<Int8>;
 #endif
 
 }  // namespace fused_lstm::FL_ISA

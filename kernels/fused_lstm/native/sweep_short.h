@@ -31,26 +31,41 @@ void short_input(const Worker& worker, const Lane<T>& lane, const Weights<E>& we
       });
 }
 
+// Masks are shared by the workers, so that they are drawn in a phase before the steps. Else the first
+// step is in one phase with the input product, of which a worker has the same units.
+template <class T, class E>
+long short_phases(const Lane<T>& lane, const Weights<E>& weights) {
+  const long of_step = 1 + (lane.by_h != nullptr) + (weights.w_hr != nullptr);
+  return (lane.added ? 1 : 0) + lane.steps * of_step;
+}
+
 template <int GATES, class T, class E>
-void short_gates(const Worker& worker, const Lane<T>& lane, const Weights<E>& weights) {
-  // No meeting before the steps: a worker has the same units in both. (It shares masks.)
-  short_input<GATES>(worker, lane, weights);
-  draw_masks(worker, lane, 0);
-  if (lane.added) worker.sync();
-  for (long place = 0; place < lane.steps; ++place) {
-    const T* const x = lane.input_part + row_of(lane, place) * lane.input_stride;
+void short_gates(const Worker& worker, const Lane<T>& lane, const Weights<E>& weights, long phase) {
+  if (phase == 0) {
+    short_input<GATES>(worker, lane, weights);
+    draw_masks(worker, lane, 0);
+    if (lane.added) return;
+  }
+  if (lane.added) --phase;
+  const long of_step = 1 + (lane.by_h != nullptr) + (weights.w_hr != nullptr);
+  const long place = phase / of_step, kind = phase % of_step;
+  const T* const x = lane.input_part + row_of(lane, place) * lane.input_stride;
+  if (kind == 0) {
     step_forward<Dots<T, E>, GATES>(worker, lane, place, first_sums(lane, x), weights.w_hh);
-    worker.sync();
-    normalize(worker, lane, place, x);
-    if (!weights.w_hr) continue;
+  } else if (kind == 1 && lane.by_h) {
+    finish_rows(worker, lane, cell_step<T>(lane, place, nullptr), x);
+  } else {
     project<Dots<T, E>>(worker, lane, place, weights.w_hr);
-    worker.sync();
   }
 }
 
 template <class T, class E>
-void short_forward(const Worker& worker, const Lane<T>& lane, const Weights<E>& weights) {
-  with_gates(lane, [&](auto gates) { short_gates<gates.value>(worker, lane, weights); });
+void short_forward(const Worker& worker, const Lane<T>& lane, const Weights<E>& weights,
+                   long phase) {
+  with_gates(lane, [&](auto gates) { short_gates<gates.value>(worker, lane, weights, phase); });
 }
+
+template <class T, class E>
+constexpr PhasedSweep<T, Weights<E>> short_sweep = {short_phases<T, E>, short_forward<T, E>};
 
 }  // namespace fused_lstm::FL_ISA

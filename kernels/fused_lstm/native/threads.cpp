@@ -1,6 +1,7 @@
 #include "threads.h"
 
 #include "denormals.h"
+#include "futex.h"
 #include "refuse.h"
 
 #include <torch/csrc/stable/c/shim.h>
@@ -8,7 +9,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <climits>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -19,12 +19,6 @@
 #endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
-#endif
-#if defined(__linux__)
-#include <linux/futex.h>
-#include <sched.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 #endif
 
 #ifdef _OPENMP
@@ -48,28 +42,6 @@ struct Barrier {
 namespace {
 
 std::atomic<long> limit{std::numeric_limits<long>::max()};  // of a team's workers
-
-void pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-#if defined(__linux__)
-// Waits until `wake`, or not at all where value is no longer `now`; may also end early.
-void sleep_while(std::atomic<int32_t>& value, int32_t now) {
-  syscall(SYS_futex, &value, FUTEX_WAIT_PRIVATE, now, nullptr, nullptr, 0);
-}
-
-void wake(std::atomic<int32_t>& value) {
-  syscall(SYS_futex, &value, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
-}
-#else
-void sleep_while(std::atomic<int32_t>&, int32_t) { std::this_thread::yield(); }
-void wake(std::atomic<int32_t>&) {}
-#endif
 
 #ifdef _OPENMP
 // A thread that works for one other.
@@ -177,6 +149,17 @@ long pool_size() {
 }
 
 }  // namespace
+
+#if defined(__linux__)
+std::vector<cpu_set_t> pool_masks() {
+#ifdef _OPENMP
+  if (omp_get_proc_bind() == omp_proc_bind_false) return {};
+#endif
+  std::vector<cpu_set_t> masks(pool_size());
+  on_each_thread([&](size_t id) { sched_getaffinity(0, sizeof(cpu_set_t), &masks[id]); });
+  return masks;
+}
+#endif
 
 std::vector<int64_t> control_words() {
   std::vector<int64_t> words(pool_size(), control_word());

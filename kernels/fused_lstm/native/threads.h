@@ -4,6 +4,10 @@
 #include <cstdint>
 #include <vector>
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 namespace fused_lstm {
 
 struct Barrier;
@@ -33,6 +37,12 @@ void limit_team(int64_t workers);
 // be larger: its others wait for the end. Denormal numbers are zero there (denormals.h). `body` must
 // not throw.
 void run_team(long most, void (*body)(void* argument, const Worker& worker), void* argument);
+
+#if defined(__linux__)
+// The cores that each thread of torch's pool may use, the caller's first, where they are bound; else
+// none.
+std::vector<cpu_set_t> pool_masks();
+#endif
 
 // The control words of the threads of torch's pool, the caller's first: see denormals.h. In a forked
 // child, which has no such threads, and in a thread of the pool, the caller's alone.

@@ -69,9 +69,9 @@ constexpr Kernels<T> table() {
     if constexpr (deep<T> == 1) {
       table.cell = cell<T>;
       table.cell_backward = cell_backward<T>;
-      table.short_forward = short_forward<T, T>;
+      table.short_forward = short_sweep<T, T>;
     }
-    if constexpr (sizeof(T) == sizeof(float)) table.short_forward_bf16 = short_forward<T, Bf16>;
+    if constexpr (sizeof(T) == sizeof(float)) table.short_forward_bf16 = short_sweep<T, Bf16>;
   }
   return table;
 }

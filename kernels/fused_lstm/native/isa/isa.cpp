@@ -145,8 +145,8 @@ std::atomic<const Isa*>& chosen() {
 
 PreparedSweep prepared_sweep(const Isa& isa, Prepared kind, long rows) {
   if (rows >= prepared::unit_rows) {
-    if (kind == Prepared::bfloat16 && isa.for_bf16_rows) return isa.for_bf16_rows;
-    if (kind == Prepared::int8 && isa.for_int8_rows) return isa.for_int8_rows;
+    if (kind == Prepared::bfloat16 && isa.for_bf16_rows.run) return isa.for_bf16_rows;
+    if (kind == Prepared::int8 && isa.for_int8_rows.run) return isa.for_int8_rows;
   }
   const auto of = [&](PreparedSweep float32, PreparedSweep bfloat16, PreparedSweep int8,
                       PreparedSweep int8_weights) {

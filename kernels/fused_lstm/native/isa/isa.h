@@ -19,7 +19,7 @@ struct Isa {
   const Kernels<Bf16>* for_bf16;      // null: bfloat16 is widened to float32
   // float32 as sums of one and of two bfloat16 terms; null: it is multiplied as it is.
   const Kernels<float>* for_terms[2];
-  // Prepared weights of bfloat16 and of int8 by a matrix unit; null: it has none.
+  // Prepared weights of bfloat16 and of int8 by a matrix unit, or none.
   PreparedSweep for_bf16_rows, for_int8_rows;
 };
 

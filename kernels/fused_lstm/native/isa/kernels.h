@@ -201,6 +201,13 @@ struct LaneGradient {
   long sampled_size;         // this many elements, blocks of a sample's rows
 };
 
+// A lane's forward pass in phases (see phases.h): how many there are, and one of them. W: its weights.
+template <class T, class W>
+struct PhasedSweep {
+  long (*phases)(const Lane<T>&, const W&);
+  void (*run)(const Worker&, const Lane<T>&, const W&, long phase);
+};
+
 // Scratch that outlives no call: a lane's weights packed, and a panel for each worker.
 template <class T>
 struct Scratch {
@@ -270,8 +277,8 @@ struct Kernels {
                         const T* c_next, const T* dh, const T* dc_next, T* dgates, T* dc);
   void (*sweep_forward)(const Worker&, const Lane<T>&, const Scratch<T>&);
   // The same where rows are few, with weights that are read as they lie; a lane's own are not used.
-  void (*short_forward)(const Worker&, const Lane<T>&, const Weights<T>&);
-  void (*short_forward_bf16)(const Worker&, const Lane<T>&, const Weights<Bf16>&);  // T: float
+  PhasedSweep<T, Weights<T>> short_forward;
+  PhasedSweep<T, Weights<Bf16>> short_forward_bf16;  // T: float
   void (*sweep_backward)(const Worker&, const Lane<T>&, const LaneGradient<T>&, const Scratch<T>&);
   // dx and the weights' gradients, from what the sweep left; all workers begin after its end.
   void (*gradients)(const Worker&, const Lane<T>&, const LaneGradient<T>&, T* panels);

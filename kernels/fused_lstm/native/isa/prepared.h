@@ -90,7 +90,7 @@ inline PreparedMatrix matrix_of(Prepared kind, const uint8_t* packed, const Weig
 }  // namespace prepared
 
 // A forward pass of one lane; what its own weights are is not used.
-using PreparedSweep = void (*)(const Worker&, const Lane<float>&, const PreparedWeights&);
+using PreparedSweep = PhasedSweep<float, PreparedWeights>;
 
 struct Isa;
 

@@ -6,6 +6,7 @@
 
 #include "isa/prepared.h"
 #include "ops/call.h"
+#include "phases.h"
 
 namespace fused_lstm {
 namespace {
@@ -161,30 +162,52 @@ struct Stack {
     }
   }
 
-  // All layers in one go: nothing is packed, so they share no scratch. own(index): a lane's weights.
+  // All layers in one go, in phases: nothing is packed, so they share no scratch. own(index): a lane's
+  // weights.
   template <class W, class Own>
-  void in_one_go(void (*sweep)(const Worker&, const Lane<T>&, const W&), const Own& own) {
+  void in_one_go(const PhasedSweep<T, W>& sweep, const Own& own) {
+    const long size = s.rows * s.directions * s.outputs, parts = plan.alone ? 1 : plan.team;
+    const bool abreast = plan.abreast == 2 && parts % 2 == 0;
+    struct Stretch {
+      long first, lane;  // a phase, and a lane, two of which may run abreast, or -1: dropout
+      long layer;
+    };
     std::vector<Lane<T>> lanes;
     std::vector<W> weights;
+    std::vector<Stretch> stretches;
+    Phases phases{};
     for (long index = 0; index < s.layers * s.directions; ++index) {
+      const long layer = index / s.directions, direction = index % s.directions;
       lanes.push_back(lane(index));
       weights.push_back(own(index));
+      if (direction == 0 || !abreast) {
+        stretches.push_back({phases.count, index, layer});
+        phases.count += sweep.phases(lanes[index], weights[index]);
+      }
+      if (direction + 1 < s.directions || !dropped.defined() || layer + 1 == s.layers) continue;
+      stretches.push_back({phases.count++, -1, layer});
     }
-    const long size = s.rows * s.directions * s.outputs;
-    const auto run = [&](const Worker& worker) {
-      for (long layer = 0; layer < s.layers; ++layer) {
-        const long first = layer * s.directions;
-        for_lanes(worker, s.directions, plan, [&](const Worker& own, long d, long) {
-          sweep(own, lanes[first + d], weights[first + d]);
-        });
-        if (s.directions > 1) worker.sync();
-        if (!dropped.defined() || layer + 1 == s.layers) continue;
-        kernels.dropout(worker, size, layer * size, call.dropout, output(layer),
+    const auto run = [&](long phase, const Worker& worker) {
+      auto at = stretches.end() - 1;
+      while (at->first > phase) --at;
+      if (at->lane < 0) {
+        kernels.dropout(worker, size, at->layer * size, call.dropout, output(at->layer),
                         part_of<T>(dropped, 0));
-        worker.sync();
+      } else if (abreast) {
+        const long half = worker.count / 2, index = at->lane + worker.id / half;
+        const Worker one{worker.id % half, half, nullptr};
+        sweep.run(one, lanes[index], weights[index], phase - at->first);
+      } else {
+        sweep.run(worker, lanes[at->lane], weights[at->lane], phase - at->first);
       }
     };
-    run_on_team(plan.alone ? 1 : plan.team, run);
+    phases.parts = parts;
+    phases.nanoseconds = plan.nanoseconds;
+    phases.argument = const_cast<void*>(static_cast<const void*>(&run));
+    phases.run = [](void* argument, long phase, const Worker& worker) {
+      (*static_cast<decltype(run)*>(argument))(phase, worker);
+    };
+    run_phases(phases);
     for (size_t index = 0; index < lanes.size(); ++index) finish(lanes[index], index);
     for (long layer = 0; layer < s.layers; ++layer) {
       clear_rest(call, output(layer), s.directions * s.outputs);

@@ -1,0 +1,244 @@
+#include "phases.h"
+
+#include "denormals.h"
+#include "futex.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <mutex>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
+namespace fused_lstm {
+namespace {
+
+#if defined(__linux__) && defined(_OPENMP)
+
+constexpr long most_parts = 16;
+
+// How long a thread waits awake: about what it takes to be woken (50 us on an Emerald Rapids under
+// KVM), so that waiting costs at most twice what it had to.
+constexpr std::chrono::microseconds patience{50};
+// Calls below this end before who is asleep has come.
+constexpr long worth_a_wake = 40'000;  // nanoseconds
+
+template <class Done>
+bool wait_awake(const Done& done) {
+  const auto end = std::chrono::steady_clock::now() + patience;
+  do {
+    for (int i = 0; i < 8; ++i) {
+      if (done()) return true;
+      pause();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return false;
+}
+
+// To another core than this one, now, where there is one; later to whichever it is sent to.
+bool leave(int core) {
+  cpu_set_t mask;
+  if (sched_getaffinity(0, sizeof(mask), &mask) != 0) return false;
+  cpu_set_t others = mask;
+  CPU_CLR(core, &others);
+  if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof(others), &others) != 0) return false;
+  sched_setaffinity(0, sizeof(mask), &mask);
+  return true;
+}
+
+// What there is to take: a call's number, a phase, and which of its parts are taken. One word, so that
+// a part is taken of the call and the phase that were seen or not at all.
+struct State {
+  static constexpr uint64_t none = (1 << 24) - 1;  // a phase: the call is over
+
+  uint64_t word;
+
+  static State of(uint64_t call, uint64_t phase) { return {call << 40 | phase << 16}; }
+  uint64_t call() const { return word >> 40; }
+  uint64_t phase() const { return word >> 16 & none; }
+  uint64_t place() const { return word >> 16; }  // both
+  uint64_t free(long parts) const { return ~word & ((1u << parts) - 1); }
+  State with(long part) const { return {word | 1u << part}; }
+};
+
+// The threads of one caller at a time.
+class Crew {
+ public:
+  // Has so many threads beside the caller, or as many as the system grants.
+  void grow(size_t threads) {
+    if (threads_ >= threads) return;
+    const std::vector<cpu_set_t> masks = pool_masks();
+    try {
+      for (; threads_ < threads; ++threads_) {
+        const size_t index = threads_ + 1;
+        const cpu_set_t* const mask = index < masks.size() ? &masks[index] : nullptr;
+        std::thread thread([this, index] { serve(index); });
+        if (mask) pthread_setaffinity_np(thread.native_handle(), sizeof(*mask), mask);
+        thread.detach();
+      }
+    } catch (const std::system_error&) {
+    }
+  }
+
+  void run(const Phases& call, uint64_t word) {
+    run_.store(call.run, std::memory_order_relaxed);
+    argument_.store(call.argument, std::memory_order_relaxed);
+    parts_.store(call.parts, std::memory_order_relaxed);
+    count_.store(call.count, std::memory_order_relaxed);
+    flush_.store(word, std::memory_order_relaxed);
+    core_.store(sched_getcpu(), std::memory_order_relaxed);
+    const uint64_t number = State{state_.load(std::memory_order_relaxed)}.call() + 1;
+    state_.store(State::of(number, 0).word, std::memory_order_release);
+    calls_.fetch_add(1);  // either this sees who is asleep, or that one sees this
+    if (call.nanoseconds >= worth_a_wake && idle_.load() > 0) {
+      wake(calls_, static_cast<int>(call.parts - 1));
+    }
+    take_parts(0);
+  }
+
+ private:
+  void serve(size_t index) {
+    int32_t last = 0;
+    bool lingers = true;
+    while (true) {
+      const auto called = [&] { return calls_.load(std::memory_order_acquire) != last; };
+      if (!lingers || !wait_awake(called)) {
+        idle_.fetch_add(1);
+        while (calls_.load() == last) sleep_while(calls_, last);
+        idle_.fetch_sub(1);
+      }
+      last = calls_.load();
+      const int core = core_.load(std::memory_order_relaxed);
+      lingers = sched_getcpu() != core || leave(core);
+      if (lingers) take_parts(index);  // on the caller's core it would only take its place
+    }
+  }
+
+  // Until the call that is there now is over.
+  void take_parts(long index) {
+    State now{state_.load(std::memory_order_acquire)};
+    const uint64_t call = now.call();
+    while (now.call() == call && now.phase() != State::none) {
+      // What is read here may be the next call's: then no part is taken below.
+      const long parts = parts_.load(std::memory_order_relaxed);
+      const uint64_t free = now.free(parts);
+      if (free == 0) {
+        await_after(now);
+        now.word = state_.load(std::memory_order_acquire);
+        continue;
+      }
+      const long own = index % parts;  // whose weights may still be in this core's cache
+      const long part = free >> own & 1 ? own : __builtin_ctzll(free);
+      if (!state_.compare_exchange_weak(now.word, now.with(part).word, std::memory_order_acq_rel,
+                                        std::memory_order_acquire)) {
+        continue;
+      }
+      {
+        const FlushScope scope(flush_.load(std::memory_order_relaxed));
+        run_.load(std::memory_order_relaxed)(argument_.load(std::memory_order_relaxed),
+                                             static_cast<long>(now.phase()),
+                                             Worker{part, parts, nullptr});
+      }
+      finish(now, parts);
+      now.word = state_.load(std::memory_order_acquire);
+    }
+  }
+
+  // Who has the last part of a phase begins the next one.
+  void finish(State now, long parts) {
+    const uint64_t next = now.phase() + 1, count = count_.load(std::memory_order_relaxed);
+    if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 < parts) return;
+    done_.store(0, std::memory_order_relaxed);
+    state_.store(State::of(now.call(), next == count ? State::none : next).word);
+    turn_.fetch_add(1);
+    if (waiting_.load() > 0) wake(turn_);
+  }
+
+  // Until another phase, or call, is there.
+  void await_after(State now) {
+    const auto changed = [&] {
+      return State{state_.load(std::memory_order_acquire)}.place() != now.place();
+    };
+    if (wait_awake(changed)) return;
+    waiting_.fetch_add(1);
+    for (int32_t turn = turn_.load(); !changed(); turn = turn_.load()) sleep_while(turn_, turn);
+    waiting_.fetch_sub(1);
+  }
+
+  size_t threads_ = 0;
+  alignas(64) std::atomic<uint64_t> state_{State::of(0, State::none).word};
+  alignas(64) std::atomic<long> done_{0};  // parts of the phase
+  alignas(64) std::atomic<int32_t> calls_{0};
+  std::atomic<int32_t> turn_{0}, idle_{0}, waiting_{0};
+  // The call's.
+  alignas(64) std::atomic<void (*)(void*, long, const Worker&)> run_{nullptr};
+  std::atomic<void*> argument_{nullptr};
+  std::atomic<long> parts_{0}, count_{0};
+  std::atomic<uint64_t> flush_{0};
+  std::atomic<int> core_{-1};
+};
+
+// Those that have no caller now. Never deleted: their threads run until the process ends.
+std::vector<Crew*>* free_crews = new std::vector<Crew*>;
+std::mutex free_mutex;
+
+// A forked child has none of the threads.
+const int registered = pthread_atfork(nullptr, nullptr, [] {
+  new (&free_mutex) std::mutex;
+  free_crews = new std::vector<Crew*>;
+});
+
+Crew* take_crew() {
+  const std::lock_guard<std::mutex> lock(free_mutex);
+  if (free_crews->empty()) return new Crew;
+  Crew* const crew = free_crews->back();
+  free_crews->pop_back();
+  return crew;
+}
+
+void give_back(Crew* crew) {
+  const std::lock_guard<std::mutex> lock(free_mutex);
+  free_crews->push_back(crew);
+}
+
+#endif
+
+void run_alone(const Phases& phases, uint64_t word) {
+  const FlushScope scope(word);
+  for (long phase = 0; phase < phases.count; ++phase) {
+    phases.run(phases.argument, phase, Worker{});
+  }
+}
+
+}  // namespace
+
+void run_phases(const Phases& phases) {
+  const uint64_t word = operator_word();
+  if (phases.parts <= 1 || phases.count == 0) return run_alone(phases, word);
+#if defined(__linux__) && defined(_OPENMP)
+  if (phases.parts <= most_parts && phases.count < static_cast<long>(State::none)) {
+    Crew* const crew = take_crew();
+    crew->grow(phases.parts - 1);
+    crew->run(phases, word);
+    return give_back(crew);
+  }
+#endif
+  const auto body = [](void* argument, const Worker& worker) {
+    const Phases& phases = *static_cast<const Phases*>(argument);
+    for (long phase = 0; phase < phases.count; ++phase) {
+      phases.run(phases.argument, phase, worker);
+      worker.sync();
+    }
+  };
+  run_team(phases.parts, body, const_cast<Phases*>(&phases));
+}
+
+}  // namespace fused_lstm
