@@ -330,7 +330,7 @@ class Pace:
     most: int = 50
     longest: float = 20.0  # seconds past which three rounds do
     warmup: int = 1  # rounds that do not count, except where one takes an eighth of `longest`
-    calls: int = 1  # of a turn, at least; beyond 1 a record has p50 and p99
+    calls: int = 1  # of a turn, at least; beyond 1 a record has p50 to p99.9, and the worst
     turn: float = 0.0  # seconds of a turn, at least: long enough for the system to interrupt
 
 
@@ -459,8 +459,9 @@ def measure(
         facts = task.work.facts(mode) | group.runners[label].facts(mode, len(rounds)) | conditions
         if pace.calls > 1:
             calls = [second for turn in rounds for second in turn]
-            p50, p99 = np.quantile(calls, (0.5, 0.99), method="higher").tolist()
-            facts |= {"calls": len(calls), "p50": p50, "p99": p99}
+            tail = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "worst": 1.0}
+            values = np.quantile(calls, list(tail.values()), method="higher").tolist()
+            facts |= {"calls": len(calls)} | dict(zip(tail, values, strict=True))
         seconds, memory = tuple(map(statistics.median, rounds)), facts.pop("memory", None)
         about = {"contender": label, "mode": mode, "error": group.errors[label], "memory": memory}
         records.append(Record(seconds=seconds, extra=facts, **about, **common))

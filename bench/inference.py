@@ -7,6 +7,7 @@ were packed beforehand, as ONNX Runtime and OpenVINO pack theirs.
 from __future__ import annotations
 
 import copy
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,6 +22,7 @@ from .cases import DTYPES, Problem, make_problem
 from .contenders import BASE, OURS, PREPARED, Contender, entered
 from .core import Run, Runner, Task
 from .peers.remote import Remote
+from .peers.worker import PAUSE, PAUSED
 
 KNOWN = [
     Contender(BASE, "cudnn"),
@@ -40,7 +42,9 @@ INT8 = [
 
 
 class Question(Problem):
-    """Layers alone, of which outputs are asked and no gradients."""
+    """Layers alone, of which outputs are asked and no gradients: at once, or after a pause."""
+
+    modes = ("inference", PAUSED)
 
     def expected(self) -> dict[str, Tensor]:
         """Return y and the last states."""
@@ -56,7 +60,7 @@ class Rounded(Question):
 class Local(Runner):
     """A module of this process."""
 
-    modes = ("inference",)
+    modes = ("inference", PAUSED)
 
     def __init__(self, module: nn.Module, question: Question) -> None:
         self.module, self.x = module.eval(), question.x
@@ -77,8 +81,8 @@ class Local(Runner):
         }
 
     def work(self, mode: str) -> tuple[Run, Run | None]:
-        """Return what is timed."""
-        return self.inference, None
+        """Return what is timed, and the pause before it."""
+        return self.inference, partial(time.sleep, PAUSE) if mode == PAUSED else None
 
 
 def build_ours(question: Question, prepared: bool) -> Local:

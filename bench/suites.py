@@ -17,6 +17,7 @@ from . import contenders as who
 from .cases import CASES, Case, Shape, grid
 from .contenders import BASE, LOOP, OURS, Contender, of_labels
 from .core import PACE, Group, Pace, Record, Task, measure, surroundings
+from .peers.worker import PAUSED
 
 Options = argparse.Namespace  # cases, engines, device, dtype, seconds, threads: of __main__
 
@@ -137,6 +138,10 @@ SUITES = {
         [Case("T=100, B=1, H=256", Shape(100, 1, 256, 256, 1)), *named("streaming")],
         modes=("inference",), contenders=INFER, neighbours=(0, 1, 2),
         pace=Pace(4, least=4, warmup=0, calls=4, turn=1.0), device="cpu"),
+    "tail": Suite("one step a call, at once and after 10 ms, beside busy processes: the slowest calls",
+        [Case(f"T=1, B={B}, H={H}", Shape(1, B, H, H, 2)) for H in (64, 256, 650) for B in (1, 4)],
+        inference.tasks, ("inference", PAUSED), threads=(1,), neighbours=(0, 1, 2),
+        pace=Pace(0, calls=101, longest=120), device="cpu"),
     "lanes": Suite("both directions, and rows of unequal length",
         [*lanes([(100, 256)]), *SENTENCES[:3]], modes=("inference", "step"), pace=Pace(0.6)),
     "lanes-all": Suite("the same at four sizes: five minutes",

@@ -54,6 +54,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_bench, m) {
       " int directions=1, int projected=0, bool even=True, bool dropout=False,"
       " ScalarType dtype=float, int? threads=None, str isa=\"\","
       " str? precision=None, str cell=\"\") -> str");
+  m.def("fetching(bool intel, int l2, int registers) -> int[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_lstm_bench, CompositeExplicitAutograd, m) {
@@ -62,4 +63,5 @@ STABLE_TORCH_LIBRARY_IMPL(fused_lstm_bench, CompositeExplicitAutograd, m) {
   m.impl("product", Boxed<fused_lstm::product>::call);
   m.impl("best_product", Boxed<fused_lstm::best_product>::call);
   m.impl("plan", Boxed<fused_lstm::plan>::call);
+  m.impl("fetching", Boxed<fused_lstm::fetching>::call);
 }

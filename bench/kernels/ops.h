@@ -24,4 +24,6 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
                  bool even, bool dropout, Dtype dtype, std::optional<int64_t> threads,
                  const std::string& isa, const Told& precision, const std::string& cell);
 
+std::vector<int64_t> fetching(bool intel, int64_t l2, int64_t registers);
+
 }  // namespace fused_lstm

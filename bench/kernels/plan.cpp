@@ -4,6 +4,7 @@
 #include <sstream>
 #include <utility>
 
+#include "isa/caches.h"
 #include "isa/isa.h"
 #include "ops.h"
 #include "ops/call.h"
@@ -107,6 +108,12 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
                         [&](const auto& kernels) { return machine_of(kernels, workers); });
   };
   return to_string(s, machine(is_short(s)), machine(false), save, fuse == "layers");
+}
+
+// What a worker keeps of panels in its L2 cache, and what of one it reads again (isa/caches.h).
+std::vector<int64_t> fetching(bool intel, int64_t l2, int64_t registers) {
+  const Fetching found = fetching_of({intel, l2}, registers);
+  return {found.kept, found.part};
 }
 
 }  // namespace fused_lstm

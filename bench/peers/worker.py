@@ -2,7 +2,8 @@
 
 Reads FOLDER/work.npz (an LSTM alone, or a lesson to train on), writes FOLDER/answer.npz, says that
 it is ready, and then does at least as many calls as a line of its input says, "MODE CALLS SECONDS",
-and more until so many seconds have passed, and answers with the seconds of each.
+and more until so many seconds have passed, and answers with the seconds of each. In mode "paused" they
+are calls in mode "inference", each after a pause.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+PAUSED, PAUSE = "paused", 0.01  # seconds, in which threads go to sleep
 
 
 def main(name: str, folder: Path, threads: int) -> None:
@@ -37,10 +40,13 @@ def main(name: str, folder: Path, threads: int) -> None:
     print(json.dumps({"seconds_to_start": time.perf_counter() - begin}), file=answers)
     for line in sys.stdin:
         mode, calls, seconds = line.split()
-        run, taken = getattr(peer, mode), []
+        paused, taken = mode == PAUSED, []
+        run = getattr(peer, "inference" if paused else mode)
         gc.disable()
         end = time.perf_counter() + float(seconds)
         while len(taken) < int(calls) or time.perf_counter() < end:
+            if paused:
+                time.sleep(PAUSE)
             begin = time.perf_counter()
             run()
             taken.append(time.perf_counter() - begin)

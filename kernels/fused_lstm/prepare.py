@@ -238,7 +238,8 @@ class Prepared(nn.Module):
             weight, scale = to_int8(weight)
         elif scale is None:
             weight = weight.detach().to(self.dtype)
-        return pack(weight, self._gates(name), scale)
+        packed = pack(weight, self._gates(name), scale)
+        return torch.ops.fused_lstm_native.on_large_pages(packed)
 
     def _gates(self, name: str) -> int:
         return 1 if "_hr_" in name else self.spec.gates

@@ -218,3 +218,21 @@ def test_errors_name_the_argument():
     }.items():
         with pytest.raises(RuntimeError, match="^ValueError: " + message):
             plan(**change)
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("intel", "l2", "registers", "kept", "part"),
+    [
+        (True, 2 * MIB, 32, 1.5 * MIB, 0.375 * MIB),
+        (True, MIB, 32, 0.75 * MIB, 0.1875 * MIB),
+        (False, MIB, 32, 2**40, 2**40),  # AMD: never
+        (True, 2 * MIB, 16, MIB, 0.1875 * MIB),
+        (False, MIB, 16, MIB, 0.1875 * MIB),
+        (True, 2 * MIB, 8, MIB, 0.1875 * MIB),  # a matrix unit's
+    ],
+)
+def test_weights_are_fetched_ahead_where_a_last_cache_is_slow(intel, l2, registers, kept, part):
+    assert kernels.ops().fetching(intel, l2, registers) == [kept, part]

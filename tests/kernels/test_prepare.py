@@ -79,10 +79,14 @@ def layers_of(case: str, I: int, H: int) -> nn.Module:
     return kind(I, H + options.get("proj_size", 0), **options)
 
 
+# With 20 rows and more a tile of a matrix unit has two registers of them.
+SIZES = [(1, 1, 3, 5), (6, 9, 21, 37), (3, 2, 70, 130), (2, 39, 33, 20)]
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("T", "B", "I", "H"), [(1, 1, 3, 5), (6, 9, 21, 37), (3, 2, 70, 130)])
-def test_it_is_the_formula(isa, case, T, B, I, H, threads):
+@pytest.mark.parametrize(("T", "B", "I", "H"), SIZES)
+def test_it_is_the_formula(every_isa, case, T, B, I, H, threads):
     """Where h differs in its last bit a byte may fall the other way: by 1 / 127 of a weight."""
     torch.set_num_threads(threads)
     module, x = layers_of(case, I, H), torch.randn(T, B, I)
@@ -93,6 +97,38 @@ def test_it_is_the_formula(isa, case, T, B, I, H, threads):
     assert wrong.median() < 1e-6
 
 
+UNIT_SIZES = [(1, 4, 64, 32), (2, 16, 33, 17), (2, 20, 70, 45), (3, 39, 5, 130)]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("T", "B", "I", "H"), UNIT_SIZES)
+def test_bytes_of_a_matrix_unit_have_the_vectors_sums(case, T, B, I, H, threads):
+    """Sums of bytes are exact, whoever makes them."""
+    if "amx" not in native.OPS.isa_names():
+        pytest.skip("this CPU has no AMX")
+    torch.set_num_threads(threads)
+    module, x, found = fused_lstm.quantize(layers_of(case, I, H)), torch.randn(T, B, I), {}
+    try:
+        for isa in ("amx", "avx512"):
+            native.OPS.use_isa(isa)
+            found[isa] = module(x)[0]
+    finally:
+        native.OPS.use_isa("")
+    assert torch.equal(found["amx"], found["avx512"])
+
+
+@pytest.mark.parametrize("weight", [float("inf"), float("nan")], ids=str)
+def test_a_weight_that_is_not_finite_stays_in_its_unit(every_isa, weight):
+    """What a matrix unit reads behind a column is no weight of another unit."""
+    module = nn.LSTM(33, 40)
+    with torch.no_grad():
+        module.weight_ih_l0[20, 0] = weight  # the second block's
+    y = fused_lstm.prepare(module, torch.bfloat16)(torch.randn(1, 20, 33))[0]
+    assert y[..., 20].isnan().all() == (weight != weight)
+    assert y[..., [unit for unit in range(40) if unit != 20]].isfinite().all()
+
+
 # Of outputs below 1: float32's rounding, and bfloat16's of weights and of h.
 CLOSE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
 
@@ -100,8 +136,8 @@ CLOSE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", CLOSE, ids=str)
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("T", "B", "I", "H"), [(1, 1, 3, 5), (6, 9, 21, 37), (3, 2, 70, 130)])
-def test_it_is_the_layer(isa, case, dtype, T, B, I, H, threads):
+@pytest.mark.parametrize(("T", "B", "I", "H"), SIZES)
+def test_it_is_the_layer(every_isa, case, dtype, T, B, I, H, threads):
     torch.set_num_threads(threads)
     module, x = layers_of(case, I, H), torch.randn(T, B, I)
     with torch.no_grad():
@@ -117,7 +153,7 @@ def test_it_is_the_layer(isa, case, dtype, T, B, I, H, threads):
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("T", "B", "I", "H"), [(1, 1, 3, 5), (6, 9, 21, 37), (3, 2, 70, 130)])
+@pytest.mark.parametrize(("T", "B", "I", "H"), SIZES)
 def test_weights_alone_are_rounded(isa, case, T, B, I, H, threads):
     torch.set_num_threads(threads)
     module, x = layers_of(case, I, H), torch.randn(T, B, I)

@@ -236,6 +236,20 @@ Tensor zeros(Dimensions shape, Dtype dtype) {
   return tensor;
 }
 
+Tensor on_large_pages(const Tensor& given) {
+  const Tensor whole = given.contiguous();
+  const size_t bytes = whole.numel() * bytes_of(whole.dtype());
+  if (!is_large(bytes)) return whole;
+  const Block block = allocate(block_bytes(bytes));
+  if (!block.memory) return whole;
+  std::memcpy(block.memory, whole.data(), bytes);
+  const auto free = [](void* memory, void* size) {
+    free_aligned({memory, reinterpret_cast<size_t>(size)});
+  };
+  return tensor_of(block.memory, whole.sizes(), whole.dtype(), free,
+                   reinterpret_cast<void*>(block.bytes));
+}
+
 int64_t release_memory() { return static_cast<int64_t>(pool().release()); }
 
 void keep_memory(bool keep) { keeps = keep; }

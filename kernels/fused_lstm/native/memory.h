@@ -18,6 +18,10 @@ Tensor zeros(Dimensions shape, Dtype dtype);
 
 inline Tensor fresh_like(const Tensor& tensor) { return fresh(tensor.sizes(), tensor.dtype()); }
 
+// A copy on huge pages where the system gives them, of what has 2 MiB and more and is read again and
+// again for as long as a program runs; of less, the tensor itself.
+Tensor on_large_pages(const Tensor& given);
+
 int64_t release_memory();  // gives back all that is kept: bytes
 
 // Whether memory is kept at all. Where it is not, it is torch's, so that a profile has it.

@@ -48,6 +48,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
       "prepared_lstm(Tensor x, Tensor h0, Tensor c0, Tensor[] weights, int directions,"
       " Tensor? batch_sizes, Tensor? keep, str cell, bool weight_only=False)"
       " -> (Tensor y, Tensor h_n, Tensor c_n)");
+  m.def("on_large_pages(Tensor given) -> Tensor");
   m.def("isa_names(ScalarType? dtype=None) -> str[]");
   m.def("use_isa(str name) -> ()");
   m.def("isa() -> str");
@@ -72,6 +73,7 @@ STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CPU, m) {
   m.impl("packing", Boxed<fused_lstm::packing>::call);
   m.impl("gather", Boxed<fused_lstm::gather>::call);
   m.impl("prepared_lstm", Boxed<fused_lstm::prepared_lstm>::call);
+  m.impl("on_large_pages", Boxed<fused_lstm::on_large_pages>::call);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_lstm_native, CompositeExplicitAutograd, m) {

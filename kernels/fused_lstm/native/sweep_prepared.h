@@ -306,14 +306,17 @@ struct Ready {
     constexpr long row_bytes = GATES * prepared::lanes * prepared::word;
     constexpr long left_word = prepared::left_word(F::kind);
     const uint8_t* const factor = left.data + first * left.stride;
+    const long ahead = prepared::ahead_here;
     typename F::Sums sum[chains][R][GATES] = {};
     long k = 0;
     for (; k + chains <= words; k += chains) {
       FL_UNROLL for (int chain = 0; chain < chains; ++chain, panel += row_bytes) {
+        if (ahead) fetch<row_bytes>(panel + ahead);
         add_word(sum[chain], factor + (k + chain) * left_word, left.stride, panel);
       }
     }
     for (; k < words; ++k, panel += row_bytes) {
+      if (ahead) fetch<row_bytes>(panel + ahead);
       add_word(sum[0], factor + k * left_word, left.stride, panel);
     }
     FL_UNROLL for (int r = 0; r < R; ++r) {
@@ -368,6 +371,12 @@ struct Ready {
     add_sums(tile, sum, left, first, weight, at);
   }
 #endif
+
+  // What lies there may be behind a matrix's end.
+  template <long BYTES>
+  FL_INLINE static void fetch(const uint8_t* panel) {
+    FL_UNROLL for (long line = 0; line < BYTES; line += 64) __builtin_prefetch(panel + line);
+  }
 
   template <int R, int GATES>
   FL_INLINE static void add_word(typename F::Sums (&sum)[R][GATES], const uint8_t* left,

@@ -87,6 +87,10 @@ inline PreparedMatrix matrix_of(Prepared kind, const uint8_t* packed, const Weig
   return {packed, sums, reinterpret_cast<const float*>(sums + count), nullptr, 0};
 }
 
+// Bytes ahead of what a product of few rows reads that it fetches; 0: nothing.
+long ahead_of(bool intel);
+extern const long ahead_here;  // on this CPU
+
 }  // namespace prepared
 
 // A forward pass of one lane; what its own weights are is not used.
