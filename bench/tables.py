@@ -431,6 +431,24 @@ def busy() -> str:
     return markdown(("call", "busy processes", *header), body)
 
 
+def tails(threads: int) -> str:
+    """Return p50, p99 and the worst of one-step calls, beside busy processes and not."""
+    frame, body = results("tail.jsonl"), []
+    names = [label for label in INFERENCE if label != "openvino"]
+    for case, mode, count in product(
+        each(frame, "case"), each(frame, "mode"), each(frame, "neighbours")
+    ):
+        by = by_contender(frame, case=case, mode=mode, neighbours=count, threads=threads)
+        tails = [
+            " / ".join(digits(1e3 * t) for t in (by[label].p50, by[label].p99, by[label].worst))
+            for label in names
+        ]
+        pause = "10 ms" if mode == "paused" else "none"
+        body.append([case, pause, f"{count:.0f}", *tails])
+    header = "p50 / p99 / worst, ms", "pause", "busy processes", *map(name, names)
+    return markdown(header, body)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A row of README's table: what it says, and the records that it is made of."""
@@ -832,6 +850,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "packed_perplexity": packed_perplexity,
     "grid": lambda: grid(points(results("grid.jsonl"))),
     "busy": busy,
+    "tails": partial(tails, 2),
+    "tails_one": partial(tails, 1),
     "compiled": compiled,
     "kernel": kernel,
     "emulated": emulated,

@@ -184,7 +184,7 @@ bool as_they_lie(const Kernels<T>& kernels, const Heads& heads) {
   sizes.steps = heads.steps;
   sizes.rows = heads.rows;
   sizes.hidden = heads.units;
-  return kernels.short_forward && is_short(sizes);
+  return kernels.short_forward.run && is_short(sizes);
 }
 
 // How heads are divided: each on one worker, or on half of the team, or on all of it in turns.
