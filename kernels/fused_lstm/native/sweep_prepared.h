@@ -216,7 +216,7 @@ struct Ready {
     const long words = prepared::words_of(F::kind, shape.depth);
     const long panel_bytes = prepared::panel_bytes(F::kind, shape);
 #if defined(FL_UNIT)
-    if (count >= prepared::unit_rows) {
+    if (count >= prepared::unit_rows(F::kind)) {
       UnitScope scope;
       for_shares(worker, count, blocks_of<float>(shape.units), 1, unit_tile, backwards,
                  [&](const Share& share) {
@@ -389,9 +389,11 @@ struct Ready {
             F::right(panel + gate * prepared::lanes * prepared::word, part);
         FL_UNROLL for (int r = 0; r < R; ++r) sum[r][gate] = F::dot(sum[r][gate], a[r], b);
       }
+#if !defined(FL_EMULATED)  // whose vectors fit no register
       FL_UNROLL for (int r = 0; r < R; ++r) {  // they stay where they are
         FL_UNROLL for (int gate = 0; gate < GATES; ++gate) asm("" : FL_REGISTER(sum[r][gate]));
       }
+#endif
     }
   }
 };
