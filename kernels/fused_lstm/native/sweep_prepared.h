@@ -311,12 +311,12 @@ struct Ready {
     long k = 0;
     for (; k + chains <= words; k += chains) {
       FL_UNROLL for (int chain = 0; chain < chains; ++chain, panel += row_bytes) {
-        if (ahead) fetch<row_bytes>(panel + ahead);
+        if (FL_BYTES == 64 && ahead) fetch<row_bytes>(panel + ahead);
         add_word(sum[chain], factor + (k + chain) * left_word, left.stride, panel);
       }
     }
     for (; k < words; ++k, panel += row_bytes) {
-      if (ahead) fetch<row_bytes>(panel + ahead);
+      if (FL_BYTES == 64 && ahead) fetch<row_bytes>(panel + ahead);
       add_word(sum[0], factor + k * left_word, left.stride, panel);
     }
     FL_UNROLL for (int r = 0; r < R; ++r) {
@@ -326,31 +326,36 @@ struct Ready {
         }
       }
     }
-    add_sums(tile, sum[0], left, first, weight, at);
-  }
-
-  // tile[r] += what the sums of a product stand for.
-  template <int R, int GATES>
-  FL_INLINE static void add_sums(Tile<float, R, GATES>& tile,
-                                 const typename F::Sums (&sum)[R][GATES], const Factor& left,
-                                 long first, const PreparedMatrix& weight, long at) {
-    FL_OF_TILE for (int gate = 0; gate < GATES; ++gate) {
-      if constexpr (F::kind == Prepared::int8) {
-        Int zero;
-        __builtin_memcpy(&zero, weight.sums + at + gate * prepared::lanes, sizeof zero);
-        const Vec<float> scale = load(weight.scales + at + gate * prepared::lanes);
-        FL_OF_TILE for (int r = 0; r < R; ++r) {
-          const Vec<float> made = __builtin_convertvector(sum[r][gate] - zero, Vec<float>);
-          tile.sum[r][gate] += made * (scale * left.scales[first + r]);
-        }
-      } else if constexpr (F::kind == Prepared::int8_weights) {
-        const Vec<float> scale = load(weight.scales + at + gate * prepared::lanes);
-        FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][gate] += sum[r][gate] * scale;
-      } else {
-        FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][gate] += sum[r][gate];
+    FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
+      const Of of(weight, at + gate * prepared::lanes);
+      FL_UNROLL for (int r = 0; r < R; ++r) {
+        tile.sum[r][gate] += of.value(sum[0][r][gate], left, first + r);
       }
     }
   }
+
+  // What the sums of W columns stand for.
+  struct Of {
+    Int zero;
+    Vec<float> scale;
+
+    FL_INLINE Of(const PreparedMatrix& weight, long at) {
+      if constexpr (prepared::of_bytes(F::kind)) scale = load(weight.scales + at);
+      if constexpr (F::kind == Prepared::int8) {
+        __builtin_memcpy(&zero, weight.sums + at, sizeof zero);
+      }
+    }
+
+    FL_INLINE Vec<float> value(typename F::Sums sum, const Factor& left, long row) const {
+      if constexpr (F::kind == Prepared::int8) {
+        return __builtin_convertvector(sum - zero, Vec<float>) * (scale * left.scales[row]);
+      } else if constexpr (F::kind == Prepared::int8_weights) {
+        return sum * scale;
+      } else {
+        return sum;
+      }
+    }
+  };
 
 #if defined(FL_UNIT)
   static constexpr long unit_tile = 32;  // rows
@@ -366,9 +371,12 @@ struct Ready {
     clear(made);
     multiply_unit<held>(made, divide_up(words, prepared::lanes), (const Bf16*)panel,
                         [&](long k) { return Left{factor + 32 * k, nullptr, left.stride / 2}; });
-    typename F::Sums sum[R][GATES];
-    __builtin_memcpy(&sum, &made, sizeof sum);
-    add_sums(tile, sum, left, first, weight, at);
+    FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
+      const Of of(weight, at + gate * prepared::lanes);
+      FL_OF_TILE for (int r = 0; r < R; ++r) {
+        tile.sum[r][gate] += of.value((typename F::Sums)made.sum[r][gate], left, first + r);
+      }
+    }
   }
 #endif
 
@@ -450,8 +458,11 @@ void prepared_gates(const Worker& worker, const Lane<float>& lane, const Prepare
 template <class F>
 void prepared_lane(const Worker& worker, const Lane<float>& lane, const PreparedWeights& weights,
                    long phase) {
-  with_gates(lane,
-             [&](auto gates) { prepared_gates<F, gates.value>(worker, lane, weights, phase); });
+  if (shape_of(lane.cell).gates == 4) {
+    prepared_gates<F, 4>(worker, lane, weights, phase);
+  } else {
+    prepared_gates<F, 3>(worker, lane, weights, phase);
+  }
 }
 
 template <class F>

@@ -39,7 +39,7 @@ constexpr long zero_point = 128;  // of a left factor of bytes
 // with 64, and with bytes, which vectors multiply four times as fast, from 16 rows on.
 constexpr long unit_rows(Prepared kind) { return kind == Prepared::bfloat16 ? 4 : 16; }
 
-inline bool of_bytes(Prepared kind) {
+constexpr bool of_bytes(Prepared kind) {
   return kind == Prepared::int8 || kind == Prepared::int8_weights;
 }
 
