@@ -225,14 +225,17 @@ class Norms(NamedTuple):
 def sums(by_x: Tensor, by_h: Tensor, layer: Layer, spec: Spec) -> Tensor:
     """Return the gates before activation, given W x and R h [B, G*H].
 
-    A coupled LSTM has four, i, -i, g, o: 1 - sigma(a) is sigma(-a). A GRU has four, m, r, z, n,
-    where m = R_n h + b_hn is h's part of n, which r multiplies.
+    A coupled LSTM has four, i, -i, g, o: 1 - sigma(a) is sigma(-a). What is of h alone comes first,
+    then sums, then what is of x alone. A GRU has four, m, r, z, n, where m = R_n h + b_hn is h's
+    part of n, which r multiplies.
     """
-    if CELLS[spec.cell].apart:
+    kind = CELLS[spec.cell]
+    if kind.apart or kind.of_h != kind.gates:
         if layer.b_ih is not None and layer.b_hh is not None:
             by_x, by_h = by_x + layer.b_ih, by_h + layer.b_hh
-        (*of_x, n), (*of_h, m) = by_x.chunk(spec.gates, -1), by_h.chunk(spec.gates, -1)
-        return torch.cat([m, *(a + b for a, b in zip(of_x, of_h, strict=True)), n], dim=-1)
+        columns = kind.sums * (by_x.shape[-1] // kind.gates)
+        summed = by_x[..., :columns] + by_h[..., :columns]
+        return torch.cat([by_h[..., columns:], summed, by_x[..., columns:]], dim=-1)
     gates = by_x + by_h
     if (bias := layer.bias()) is not None:
         gates = gates + bias

@@ -48,7 +48,7 @@ def forward(p: Program) -> str:
     Its work is in one loop over the tile's vectors, or in two: rows do not wait for each other, so
     that the second loop's functions, which wait for the first's, keep a CPU as busy.
     """
-    e, G = p.expressions, len(p.gates)
+    e, G = p.expressions, len(p.gates.by_h)
     order = e.order([p.h, *p.after, *p.saved])
     loop = loops(e, order)
     stores = store_lines(p)
@@ -137,7 +137,7 @@ def places_of_row(p: Program) -> list[str]:
     return [
         "const long b = row + r / across, unit = first + r % across * W<T>;",
         "const long width = min(hidden - unit, W<T>);",
-        f"[[maybe_unused]] Vec<T>* const sum = sums + r * {len(p.gates)};",
+        f"[[maybe_unused]] Vec<T>* const sum = sums + r * {len(p.gates.by_h)};",
         "[[maybe_unused]] S* const after ="
         f" step.c_next + b * {max(len(p.states), 1)} * hidden + unit;",
     ]
@@ -155,30 +155,32 @@ def weight_lines(p: Program, weights: list[int]) -> list[str]:
 
 def first_lines(p: Program, order: list[int]) -> list[str]:
     """Return the statements that load gates and states, of a row that begins anew too."""
-    last = len(p.gates) - 1
-    reset = [f"for (int k = 0; k <= {last}; ++k) sum[k] = load(x + k * hidden, width);"]
-    if p.apart:
-        reset.append(f"sum[{last}] = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{{}};")
+    summed, of_h = len(p.gates.summed), len(p.gates.of_h)
+    reset = [f"for (int k = 0; k < {summed}; ++k) sum[k] = load(x + k * hidden, width);"] if summed else []
+    for k in range(of_h):
+        bias = f"load(lane.b_m + {k} * hidden + unit, width)"
+        reset.append(f"sum[{summed + k}] = lane.b_m ? {bias} : Vec<T>{{}};")
     lines = [
         "[[maybe_unused]] const S* const before ="
         f" step.c + b * {max(len(p.states), 1)} * hidden + unit;",
-        "const S* const x = step.input_part + b * step.input_stride + unit;",
-        "const bool kept = step.kept(b);",
-        "if (!kept) {", *("  " + line for line in reset), "}",
-    ]  # fmt: skip
+        "[[maybe_unused]] const S* const x = step.input_part + b * step.input_stride + unit;",
+        "[[maybe_unused]] const bool kept = step.kept(b);",
+    ]
+    if reset:
+        lines += ["if (!kept) {", *("  " + line for line in reset), "}"]
     for n in order:
         op, *rest = p.expressions.nodes[n]
         if op != "leaf" or rest[0] == "weight":
             continue
         kind, k = rest
-        value = {
-            "gate": f"sum[{k}]",
-            "apart": f"sum[{last}]",
-            "zoneout": part_kept(p, "step"),
-            "state": f"kept ? load(before + {k} * hidden, width) : Vec<T>{{}}",
-        }[kind]
-        if p.apart and (kind, k) == ("gate", last):
-            value = f"load(x + {k} * hidden, width)"
+        if kind == "x":
+            value = f"load(x + {p.gates.by_x.index(k)} * hidden, width)"
+        elif kind in ("gate", "h"):
+            value = f"sum[{p.gates.by_h.index(k)}]"
+        elif kind == "zoneout":
+            value = part_kept(p, "step")
+        else:
+            value = f"kept ? load(before + {k} * hidden, width) : Vec<T>{{}}"
         lines.append(f"const Vec<T> {var(p, n)} = {value};")
     return lines
 
@@ -195,7 +197,6 @@ def part_kept(p: Program, step: str) -> str:
 def backward(p: Program) -> str:
     """Return the function that makes a tile's gradients by h those by gates, states and weights."""
     e, columns, states = p.expressions, max(len(p.saved), 1), max(len(p.states), 1)
-    by_gates = ([p.dapart] if p.dapart is not None else []) + list(p.dgates)
     places = {n: f"after + {k} * hidden" for k, n in enumerate(p.after)}
     places |= {n: f"gates + {k} * hidden" for k, n in enumerate(p.saved)}
     text = [
@@ -206,7 +207,7 @@ def backward(p: Program) -> str:
         f" (b < local.continued ? local.c : local.c0) + b * {states} * hidden + unit;",
         f"[[maybe_unused]] S* const running = local.dc + b * {states} * hidden + unit;",
     ]
-    for n in e.order([*by_gates, *p.dstates, *p.dweights], p.known):
+    for n in e.order([*p.dgates, *p.dstates, *p.dweights], p.known):
         op, *rest = e.nodes[n]
         if n in places:
             text.append(f"const Vec<T> {var(p, n)} = load({places[n]}, width);")
@@ -225,7 +226,7 @@ def backward(p: Program) -> str:
     for k, n in enumerate(p.dstates):
         value = f"kept ? {vector(p, n)} : Vec<T>{{}}"
         text.append(f"store(running + {k} * hidden, {value}, width);")
-    for k, n in enumerate(by_gates):
+    for k, n in enumerate(p.dgates):
         value = f"Vec<T>({vector(p, n)})"
         text.append(f"store_block(local.dgates, {k}, block, local.line + b, {value}, width);")
     for k, n in enumerate(p.dweights):
@@ -260,9 +261,9 @@ def var(p: Program, n: int) -> str:
     if op != "leaf":
         return f"v{n}"
     kind, k = rest
-    names = {"gate": p.gates, "state": p.states, "weight": p.weights, "dstate": p.states}
-    if kind == "apart":
-        return f"apart_{p.gates[-1]}"
+    names = {"state": p.states, "weight": p.weights, "dstate": p.states}
+    if kind in ("gate", "x", "h"):
+        return f"gate_{p.gates.column_name((kind, k))}"
     if kind in names:
         return f"{kind}_{names[kind][k]}"
     return {"dh": "by_h", "zoneout": "zoneout"}[kind]

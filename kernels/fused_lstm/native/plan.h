@@ -20,13 +20,13 @@ struct Sizes {
   bool prepared;             // weights were packed before the call: see isa/prepared.h
   long samples;              // that the weights' gradients are of, or 0: of all rows together
 
-  WeightShape recurrent() const { return {shape_of(cell).gates, hidden, outputs}; }
+  WeightShape recurrent() const { return {shape_of(cell).h_gates(), hidden, outputs}; }
   WeightShape input() const {  // of the layer that has the widest
     const long widest = layers > 1 ? std::max(inputs, directions * outputs) : inputs;
-    return {shape_of(cell).gates, hidden, widest};
+    return {shape_of(cell).x_gates(), hidden, widest};
   }
   // Matrices [N, H] of sums that a lane keeps: c and, where it normalizes, W x and R h.
-  long states() const { return has_c(cell) + (norm ? 2 * shape_of(cell).gates : 0); }
+  long states() const { return has_c(cell) + (norm ? 2 * shape_of(cell).x_gates() : 0); }
 };
 
 // What the plan has to know of a team of threads with an instruction set.
@@ -70,7 +70,7 @@ struct Plan {
   // Forwards, saved or scratch: outputs below the last layer, cell states, gates activated, and of
   // `chunk` steps the gates' part that is the input's, or none, where `gates` has it first.
   // by_h: h w_hh' of a step, where it is normalized; what is saved of it lies behind c.
-  Buffer h, c, gates, input_part, by_h, unprojected;
+  Buffer h, c, gates, input_part, product, by_h, unprojected;
   // Backwards: gradients by the gates, by a projected h, and by x of the layers above the first;
   // sums of the weights' gradients, where they are made in parts and bfloat16.
   Buffer dgates, dh, between, partial;

@@ -23,27 +23,30 @@ long recurrent_size(const WeightShape& recurrent, bool projected) {
 
 // --- the input product: gates[n] = x[n] W_ih' + b for the rows n of `chunk` steps ---
 
-// Both biases, but for m's part, which r comes between.
+// W columns of the input's part of the gates: both biases where h has a part in a gate, except where
+// that is apart, as a GRU's m.
 template <class T>
-FL_INLINE Vec<T> bias_of(const Lane<T>& lane, int gate, long unit) {
+FL_INLINE Vec<T> bias_of(const Lane<T>& lane, long at, long width) {
   if (!lane.b_ih) return Vec<T>{};
-  const long at = gate * lane.hidden + unit, width = min(lane.hidden - unit, W<T>);
   const Vec<T> bias = load(lane.b_ih + at, width);
-  return gate == shape_of(lane.cell).gates - 1 && lane.b_m ? bias : bias + load(lane.b_hh + at, width);
+  const long both = min(shape_of(lane.cell).sums * lane.hidden - at, width);
+  return both > 0 ? bias + load(lane.b_hh + at, both) : bias;
 }
 
+// units: of a gate.
 template <int GATES, class T, int R, int V>
-FL_INLINE void load_bias(Tile<T, R, V>& tile, const Lane<T>& lane, long unit) {
+FL_INLINE void load_bias(Tile<T, R, V>& tile, const Lane<T>& lane, long units, long unit) {
   FL_OF_TILE for (int v = 0; v < V; ++v) {
-    const Vec<T> bias = bias_of(lane, v % GATES, unit + v / GATES * W<T>);
+    const long first = unit + v / GATES * W<T>;
+    const Vec<T> bias = bias_of(lane, v % GATES * units + first, min(units - first, W<T>));
     FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][v] = bias;
   }
 }
 
-// Of the rows `rows`, into `gates`, where the first of them goes.
+// Of the rows `rows`, into `gates`, where the first of them goes. shape: w_ih's, of GATES gates.
 template <int GATES, class T>
-void input_product(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* gates, T* panel) {
-  const WeightShape shape = input_shape(lane);
+void input_product(const Worker& worker, const Lane<T>& lane, const WeightShape& shape, Range rows,
+                   Sum<T>* gates, T* panel) {
   const T* const x = lane.x + rows.begin * lane.inputs;
   const long count = rows.end - rows.begin, stride = lane.input_stride;
   for_shares(worker, count, blocks_of<T>(shape.units), blocks_abreast<GATES>,
@@ -57,12 +60,12 @@ void input_product(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>
         Tile<T, decltype(height)::value, decltype(abreast)::value * GATES> tile;
         Sum<T>* const target = gates + row * stride + unit;
         if (first > 0) {
-          load_gates<GATES>(tile, target, stride, lane.hidden, width);
+          load_gates<GATES>(tile, target, stride, shape.units, width);
         } else {
-          load_bias<GATES>(tile, lane, unit);
+          load_bias<GATES>(tile, lane, shape.units, unit);
         }
         multiply_rows(tile, x + row * lane.inputs + first, lane.inputs, depth, panel);
-        store_gates<GATES>(tile, target, stride, lane.hidden, width);
+        store_gates<GATES>(tile, target, stride, shape.units, width);
       });
     }
   });
@@ -115,7 +118,7 @@ FL_INLINE void load_first(Tile<T, R, V>& tile, const Lane<T>& lane, const Sum<T>
   const long stride = lane.by_h ? GATES * hidden : lane.input_stride;
   load_gates<GATES>(tile, input_part + row * stride + unit, stride, hidden, width);
   if constexpr (may_be_apart<GATES>) {
-    if (!shape_of(lane.cell).apart || lane.by_h) return;
+    if (!shape_of(lane.cell).apart() || lane.by_h) return;
     const Vec<T> m = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{};
     FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][GATES - 1] = m;
   }
@@ -177,11 +180,11 @@ void whole_step(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* i
     Fma<T>::template gates<GATES>(
         worker, before.fed, rows, recurrent_shape(lane), packed.recurrent, place % 2,
         [&](auto& tile, long unit, long row) {
-          load_bias<GATES>(tile, lane, unit);
+          load_bias<GATES>(tile, lane, lane.hidden, unit);
           multiply_rows(tile, x + row * inputs, inputs, inputs,
                         packed.input + unit / W<T> * size);
           if constexpr (may_be_apart<GATES>) {
-            if (shape_of(lane.cell).apart) leave_n(tile, lane, input_part, unit, row);
+            if (shape_of(lane.cell).apart()) leave_n(tile, lane, input_part, unit, row);
           }
         },
         [&]<int R, int V>(const Tile<T, R, V>& tile, long unit, long row) {
@@ -235,7 +238,8 @@ void sweep_gates(const Worker& worker, const Lane<T>& lane, const Scratch<T>& sc
     const long end = min(begin + lane.chunk, lane.steps);
     const Range rows = rows_of(lane, begin, end);
     if (!few) {
-      input_product<GATES>(worker, lane, rows, lane.input_part, panel_of(worker, scratch.panels));
+      T* const panel = panel_of(worker, scratch.panels);
+      input_product<GATES>(worker, lane, input_shape(lane), rows, lane.input_part, panel);
     }
     worker.sync();
     for (long place = begin; place < end; ++place) {
@@ -253,11 +257,6 @@ void sweep_gates(const Worker& worker, const Lane<T>& lane, const Scratch<T>& sc
       worker.sync();
     }
   }
-}
-
-template <class T>
-void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
-  with_gates(lane, [&](auto gates) { sweep_gates<gates.value>(worker, lane, scratch); });
 }
 
 }  // namespace fused_lstm::FL_ISA

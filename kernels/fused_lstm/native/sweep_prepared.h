@@ -343,7 +343,7 @@ void prepared_gates(const Worker& worker, const Lane<float>& lane,
     Ready<F>::template gates<GATES>(
         worker, Rows<float>{lane.x + rows.begin * lane.inputs, lane.inputs},
         {0, rows.end - rows.begin}, input_shape(lane), &weights.w_ih, false,
-        [&](auto& tile, long unit, long) { load_bias<GATES>(tile, lane, unit); },
+        [&](auto& tile, long unit, long) { load_bias<GATES>(tile, lane, lane.hidden, unit); },
         [&](const auto& tile, long unit, long row) {
           store_gates<GATES>(tile, lane.input_part + row * lane.input_stride + unit,
                              lane.input_stride, lane.hidden, lane.hidden - unit);

@@ -59,10 +59,10 @@ FL_INLINE FinishBack<T> finish_back_of(const Lane<T>& lane) {
   }
 }
 
-// body(Constant<G>) for the gates of a lane's cell.
+// body(Constant<G>) for the gates of a lane's cell, which is `in_tiles`.
 template <class T, class Body>
 FL_INLINE void with_gates(const Lane<T>& lane, const Body& body) {
-  const long gates = shape_of(lane.cell).gates;
+  const long gates = shape_of(lane.cell).h_gates();
   if (gates == 4) return body(Constant<4>{});
   if (gates == 3) return body(Constant<3>{});
   if (gates == 2) return body(Constant<2>{});

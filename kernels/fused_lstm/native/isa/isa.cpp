@@ -233,8 +233,8 @@ void add_cell(const std::string& name, const std::vector<int64_t>& shape,
   CustomCell& cell = custom_cells[index];
   cell.name = name;
   cell.kernels = current_isa().for_float;
-  cell.shape = {.gates = shape[0], .gradients = shape[1], .saved = shape[2], .states = shape[3],
-                .apart = shape[4] != 0, .weights = shape[5]};
+  cell.shape = {.sums = shape[0], .of_h = shape[1], .of_x = shape[2], .saved = shape[3],
+                .states = shape[4], .weights = shape[5]};
   for (long i = 0; i < 4; ++i) {
     cell.functions[i / 2][i % 2] = reinterpret_cast<void*>(functions[i]);
   }

@@ -24,21 +24,22 @@ long weights_added(const NamedCell& cell, long per_lane) {
 // per_lane: nn.LSTM's, and all.
 void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& cell, long plain,
                    long per_lane, Dtype dtype) {
-  const long gates = shape_of(s.cell).gates * s.hidden;
+  const long of_x = shape_of(s.cell).x_gates() * s.hidden;
+  const long of_h = shape_of(s.cell).h_gates() * s.hidden;
   for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
     const long k = i % per_lane, layer = i / per_lane / s.directions;
     const long inputs = layer == 0 ? s.inputs : s.directions * s.outputs;
     const auto is = [&](Dimensions shape) { check(weights[i], "weights", shape, dtype, i); };
-    if (k == 0) is({gates, inputs});
-    if (k == 1) is({gates, s.outputs});
+    if (k == 0) is({of_x, inputs});
+    if (k == 1) is({of_h, s.outputs});
     const long n = k - plain + !cell.peephole;  // w_ch, two gains of the gates, what c has
     if (n >= 0 && k >= plain) {
       const long peepholes = peepholes_of(s.cell) * s.hidden;
-      is({n == 0 ? peepholes : n < 3 ? gates : s.hidden});
+      is({n == 0 ? peepholes : n < 3 ? of_x : s.hidden});
     } else if (k > 1 && s.projected && k == plain - 1) {
       is({s.outputs, s.hidden});
     } else if (k > 1) {
-      is({gates});
+      is({k == 2 ? of_x : of_h});
     }
   }
 }
@@ -379,7 +380,7 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
                   : of == Dtype::BFloat16 ? Prepared::bfloat16
                   : weight_only ? Prepared::int8_weights
                                 : Prepared::int8;
-  const long gates = shape_of(s.cell).gates;
+  const long gates = shape_of(s.cell).x_gates();
   for (long i = 0; i < count; ++i) {
     const long k = i % call.per_lane;
     const long inputs = i / call.per_lane < directions ? s.inputs : directions * s.outputs;
