@@ -188,7 +188,7 @@ def nas(a, b, c_, d, e, f, g, i, *, c):
 
 @fused_lstm.cell(inputs="dt")
 def cfc(f, g, k, *, dt):
-    """Follow Hasani et al. 2022: closed form in continuous time; dt is the time since the last step."""
+    """Follow Hasani et al. 2022: closed form in continuous time; dt is a step's time."""
     gate = sigmoid(-f * dt)
     return gate * tanh(g) + (1 - gate) * tanh(k)
 

@@ -89,8 +89,8 @@ class Recurrent(RecurrentBase):
         )  # fmt: skip
         if cell.inputs and num_layers > 1:
             raise ValueError(
-                f"num_layers: got {num_layers} with cell {cell.__name__}, which has inputs; expected"
-                " 1: the layers above would need them too"
+                f"num_layers: got {num_layers} with cell {cell.__name__}, which has inputs;"
+                " expected 1: the layers above would need them too"
             )
         self.cell = cell  # before spec: a pickle makes the cell known first
         if engine in ("auto", "native") and self.weight_ih_l0.device.type == "cpu":

@@ -20,9 +20,9 @@ import fused_lstm
 from bench import zoo
 from fused_lstm import custom, native
 from fused_lstm.cells import compile as compiling
-from fused_lstm.cells import definition
+from fused_lstm.cells import definition, generate
 from fused_lstm.spec import CELLS
-from tolerance import assert_close, near
+from tolerance import GPU_NORM, assert_close, error_norm, near
 
 CPU = torch.device("cpu")
 needs_native = pytest.mark.skipif(
@@ -83,7 +83,8 @@ def results(function: Callable, inputs: list[Tensor]) -> list[Tensor]:
     y, last = function()
     outputs = [y, *(last if isinstance(last, tuple | list) else [last])]
     generator = torch.Generator().manual_seed(1)
-    weight = [torch.randn(t.numel(), generator=generator, dtype=t.dtype) for t in outputs]
+    double = {"generator": generator, "dtype": torch.float64}
+    weight = [torch.randn(t.numel(), **double).to(t.dtype) for t in outputs]
     total = sum((t.flatten() * w).sum() for t, w in zip(outputs, weight, strict=True))
     return [t.detach().squeeze(0) if t is not y else t.detach() for t in outputs] + list(
         torch.autograd.grad(total, inputs, materialize_grads=True)
@@ -189,15 +190,23 @@ def test_second_derivatives_functions_and_graphs(name):
 
 
 @needs_native
-@pytest.mark.parametrize("fuse", ["steps", "layers"])
-def test_float32_and_bfloat16(fuse):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["lltm", "gru", "sru", "nas", "slstm", "rnn"])
+def test_float32_and_bfloat16(name, dtype):
+    """Values and gradients beside float64; bfloat16 by its own kernels where the CPU has them."""
     torch.manual_seed(0)
-    exact = fused_lstm.Recurrent(zoo.lltm, 20, 48, 2, engine="loop", dtype=torch.float64)
-    for dtype in (torch.float32, torch.bfloat16):
-        module = fused_lstm.Recurrent(zoo.lltm, 20, 48, 2, engine="native", fuse=fuse, dtype=dtype)
-        exact.load_state_dict(module.state_dict())
-        x = torch.randn(12, 20, 20, dtype=dtype)
-        assert_close(module(x)[0], exact(x.double())[0].to(dtype), f"y, {dtype}")
+    cell = zoo.ALL[name]
+    exact = fused_lstm.Recurrent(cell, 20, 48, 2, engine="loop", dtype=torch.float64)
+    module = fused_lstm.Recurrent(cell, 20, 48, 2, engine="native", dtype=dtype)
+    exact.load_state_dict(module.state_dict())
+    x = torch.randn(12, 20, 20, dtype=dtype, requires_grad=True)
+    wide = x.detach().double().requires_grad_()
+    found = results(lambda: (module(x)[0], []), [x, *module.parameters()])
+    wanted = results(lambda: (exact(wide)[0], []), [wide, *exact.parameters()])
+    names = ["y", "dx", *(f"d{name}" for name, _ in module.named_parameters())]
+    limit = GPU_NORM["bf16" if dtype == torch.bfloat16 else "fp32"]
+    for what, ours, theirs in zip(names, found, wanted, strict=True):
+        assert error_norm(ours, theirs) <= limit, what
 
 
 @needs_native
@@ -304,6 +313,45 @@ def test_resets_need_a_state_that_begins_at_zero():
     module = fused_lstm.Recurrent(zoo.normalized, 4, 8)
     with pytest.raises(ValueError, match=r"resets: got a tensor; expected None with cell normal"):
         module(torch.randn(3, 2, 4), resets=torch.zeros(3, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("name", ["lltm", "brc", "sru", "nas"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_streaming(name, engine):
+    """A step at a time is the sequence, after the weights have changed in place too."""
+    module = fused_lstm.Recurrent(zoo.ALL[name], 5, 8, 2, engine=engine, dtype=torch.float64)
+    stream = fused_lstm.Streaming(module, 3)
+    x = torch.randn(4, 3, 5, dtype=torch.float64)
+    for _ in range(2):
+        with torch.no_grad():
+            expected = module(x)[0]
+            assert_close(torch.stack([stream(row) for row in x]), expected, "y")
+            for parameter in module.parameters():
+                parameter.mul_(1.5)
+        stream.reset()
+
+
+def test_no_stream_has_inputs_of_a_step():
+    module = fused_lstm.Recurrent(zoo.cfc, 3, 4, engine="loop")
+    with pytest.raises(ValueError, match="module: got cell cfc, which has inputs; expected"):
+        fused_lstm.Streaming(module)
+
+
+def test_inputs_of_a_step_are_checked():
+    module, x = fused_lstm.Recurrent(zoo.cfc, 3, 4, engine="loop"), torch.randn(5, 2, 3)
+    for inputs, error in (
+        ({}, "inputs: got none; expected the cell's: dt"),
+        ({"dt": torch.ones(5, 2)}, r"dt: got \[5, 2\]; expected \[5, 2, 1\] or \[5, 2, 4\]"),
+        ({"dt": 1.0}, r"dt: got float; expected \[5, 2, 1\]"),
+        ({"dt": torch.ones(5, 2, 1), "t": x}, "inputs: got dt, t; expected the cell's: dt"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            module(x, **inputs)
+    with pytest.raises(ValueError, match="num_layers: got 2 with cell cfc, which has inputs"):
+        fused_lstm.Recurrent(zoo.cfc, 3, 4, 2)
+    plain = fused_lstm.Recurrent(zoo.lltm, 3, 4, engine="loop")
+    with pytest.raises(ValueError, match="inputs: got dt; expected the cell's: none"):
+        plain(x, dt=torch.ones(5, 2, 1))
 
 
 def test_a_module_is_copied_and_pickled():
@@ -537,6 +585,12 @@ def test_the_printed_code_has_the_cells_names():
 
 
 @needs_native
+@pytest.mark.parametrize("name", generate.PRINTED)
+def test_the_librarys_cells_are_as_printed(name):
+    """The committed C++ is what cells/*.py prints: run `python -m fused_lstm.cells.generate`."""
+    assert (generate.FOLDER / f"{name}.h").read_text() == generate.header(name)
+
+
 def test_the_page_s_code_runs():
     """Each block of docs/your-own-cell.md that makes a cell, in order, and the loop's before it."""
     page = (Path(__file__).parents[2] / "docs" / "your-own-cell.md").read_text(encoding="utf-8")

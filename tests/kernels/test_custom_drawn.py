@@ -45,7 +45,9 @@ def drawn(seed: int) -> tuple[fused_lstm.Cell, str]:
     weights = [f"w{k}" for k in range(draw.choice([0, 0, 0, 1, 2]))]
     inputs = ["dt"] if draw.random() < 0.15 else []
     plain = draw.random() < 0.4
-    kinds = {name: "" if plain else draw.choice(["", "", "apart", "x_only", "h_only"]) for name in gates}
+    kinds = {
+        name: "" if plain else draw.choice(["", "", "apart", "x_only", "h_only"]) for name in gates
+    }
     if draw.random() < 0.15:
         kinds = dict.fromkeys(gates, "x_only")
     if set(kinds.values()) == {"h_only"}:
@@ -101,7 +103,10 @@ def test_drawn(seed):
         ours = results(lambda: module(x, hx, **of_steps), inputs)
         theirs = results(lambda: loop(module, x, states, **of_steps), inputs)
     else:
-        ours, theirs = (results(f, inputs) for f in (lambda: module(x, **of_steps), lambda: loop(module, x, **of_steps)))
+        ours, theirs = (
+            results(f, inputs)
+            for f in (lambda: module(x, **of_steps), lambda: loop(module, x, **of_steps))
+        )
     try:
         assert_same(ours, theirs)
     except AssertionError as error:

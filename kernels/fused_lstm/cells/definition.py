@@ -65,10 +65,9 @@ class Cell:
         self.has_c = bool(self.states) and not self.is_h
         self.__doc__, self.__name__ = function.__doc__, function.__name__
         self.__module__, self.__qualname__ = function.__module__, function.__qualname__
-        self._programs = {False: self._traced(zoneout=False)}  # by whether states are kept in part
+        self._programs: dict[bool, Program] = {}  # by whether states are kept in part
         self._ready: set[tuple[str, bool]] = set()  # instruction set or "triton", zoneout
-        self.name = f"{function.__name__}_{self._programs[False].digest()[:12]}"
-        self._register()
+        self.name = function.__name__
 
     def __call__(self, *gates: Any, **states_and_weights: Tensor) -> Any:
         """Call the function."""
@@ -87,15 +86,25 @@ class Cell:
             if name not in self.constants:
                 expected = ", ".join(self.constants) or "none: it has no constants"
                 raise self._error("constants", repr(name), expected)
-        return Cell(self.function, *self._told, self.constants | constants)
+        return Cell(self.function, *self._told, self.constants | constants).checked()
+
+    def checked(self) -> Cell:
+        """Trace the function, and make the engines know the cell; return it.
+
+        Raises:
+            ValueError: the function cannot be a cell.
+        """
+        self.name = f"{self.function.__name__}_{self.program().digest()[:12]}"
+        self._register()
+        return self
 
     def explained(self) -> str:
         """Return gates, states, what a step saves and why, a step and its backward as Python."""
-        return print_python.text(self._programs[False], self.__name__)
+        return print_python.text(self.program(), self.__name__)
 
     def source(self) -> str:
         """Return the C++ of a step and of its backward."""
-        return print_cpp.source(self._programs[False])
+        return print_cpp.source(self.program())
 
     # --- what the function is told with ---
 
@@ -230,7 +239,7 @@ class Cell:
         tiled = as_a_gru and len(gates.names) <= MOST_GATES_OF_A_TILE
         on_triton = tiled and len(self.states) < 2 and not self.weights
         engines.add_cell(self.name, options, on_triton, self.prepare)
-        pointwise.CELLS[self.name] = pointwise.Pointwise(self.reference, None)
+        pointwise.CELLS[self.name] = self.reference
 
     def prepare(self, engine: str, spec: Spec) -> str | None:
         """Make the cell ready for an engine; return why that cannot be, or None."""
@@ -254,13 +263,12 @@ class Cell:
             return
         p = self.program(zoneout)
         functions = compile.compiled(print_cpp.source(p), isa)
-        columns = max(len(p.saved), 1)
         shape = [
-            len(p.gates.summed), len(p.gates.of_h), len(p.gates.of_x), columns,
+            len(p.gates.summed), len(p.gates.of_h), len(p.gates.of_x), p.columns,
             max(len(p.states), 1), len(p.weights),
         ]  # fmt: skip
         name = f"{self.name},{WITH_ZONEOUT}" if zoneout else self.name
-        ops.SAVED[name] = columns
+        ops.SAVED[name] = p.columns
         torch.ops.fused_lstm_native.add_cell(name, shape, functions)
         self._ready.add((isa, zoneout))
 
@@ -332,9 +340,9 @@ def cell(
             is 0 otherwise. "h" is the output of the step before.
         weights: names of vectors [H], parameters of each layer; or name -> their initial value.
         apart: names of gates that the function takes as pairs: W x + b_ih, R h + b_hh.
-        x_only: names of gates that are W x + b_ih alone; weight_hh and bias_hh have no rows of them.
-            Where h has a part in none, a layer has neither.
-        h_only: names of gates that are R h + b_hh alone; weight_ih and bias_ih have no rows of them.
+        x_only: names of gates that are W x + b_ih alone, without rows in weight_hh and bias_hh.
+            Where h has a part in no gate, a layer has neither.
+        h_only: names of gates that are R h + b_hh alone, without rows in weight_ih and bias_ih.
         inputs: names of numbers of each step that are not multiplied, such as the time since the
             step before. A call has them by name, [T, B, 1] or [T, B, H]; a layer is one layer then.
 
@@ -342,5 +350,5 @@ def cell(
         ValueError: the function cannot be a cell; the message names the function and the argument.
     """
     if function is None:
-        return lambda f: Cell(f, states, weights, apart, x_only, h_only, inputs)
-    return Cell(function, states, weights, apart, x_only, h_only, inputs)
+        return lambda f: Cell(f, states, weights, apart, x_only, h_only, inputs).checked()
+    return Cell(function, states, weights, apart, x_only, h_only, inputs).checked()

@@ -78,7 +78,7 @@ class Gates(NamedTuple):
 
 
 def order_of_rows(gates: Sequence[int]) -> list[int] | None:
-    """Return which of a weight's rows, in the order of arguments, the engines have first, second, ....
+    """Return a weight's rows, counted in the order of arguments, in the order of the engines.
 
     None where the order is the same.
     """

@@ -58,8 +58,7 @@ def source(p: Program, name: str) -> str:
     # Its backward.
     gradients = [*p.dgates, *p.dstates]
     places = {n: f"gates[{k + filling}]" for k, n in enumerate(p.saved)}
-    if p.after:
-        places = {p.after[0]: "do"} | places
+    places = {(p.after[0] if p.after else p.h): "do"} | places
     back = statements(p, e.order(gradients, p.known), places, leaves)
     by_x = [full(p, n) for n in p.dgates[apart:]]
     by_h = [*by_x[:-1], full(p, p.dgates[0])] if apart else by_x

@@ -41,9 +41,14 @@ class Program:
     dweights: tuple[int, ...]
 
     @property
+    def columns(self) -> int:
+        """Return how many columns the engines save: one at least where there are states."""
+        return max(len(self.saved), 1 if self.states else 0)
+
+    @property
     def known(self) -> set[int]:
         """Return the nodes that a backward finds in memory."""
-        return {*self.saved, *self.after}
+        return {*self.saved, *self.after, *([] if self.states else [self.h])}
 
     def digest(self) -> str:
         """Return a hash of what is computed: equal programs have the same."""
@@ -94,20 +99,22 @@ def program(
     results = traced(e, forward_and_backward, leaves, tensors)
     h, after, gradients = results[0], results[1 : 1 + len(states)], results[1 + len(states) :]
     by_weights = parts + len(states)
+    stored = {*after, *([] if states else [h])}  # without a state nothing changes h on its way
     return Program(
         e, gates, states, weights, zoneout, h, tuple(after),
-        saved=tuple(cut(e, [h, *after], gradients, set(after))),
+        saved=tuple(cut(e, [h, *after], gradients, stored)),
         dgates=tuple(gradients[:parts]),
         dstates=tuple(gradients[parts:by_weights]),
         dweights=tuple(gradients[by_weights : by_weights + len(weights)]),
     )  # fmt: skip
 
 
-def cut(e: Expressions, forward: list[int], backward: list[int], after: set[int]) -> list[int]:
+def cut(e: Expressions, forward: list[int], backward: list[int], stored: set[int]) -> list[int]:
     """Return the fewest results of a step that its backward can be computed from.
 
-    States before and after a step are in memory, and so are weights. What follows from these alone
-    is computed again, and so is arithmetic; no function such as exp is, of other values.
+    stored: results that are in memory: the states after a step, or h where there is none. So are
+    the states before, and weights. What follows from these alone is computed again, and so is
+    arithmetic; no function such as exp is, of other values.
     """
     import networkx  # comes with torch; imported where a cell is made, since it takes 0.3 s
 
@@ -116,8 +123,8 @@ def cut(e: Expressions, forward: list[int], backward: list[int], after: set[int]
         operands = set(e.operands(n))
         if (op == "leaf" and rest[0] in ("dh", "dstate")) or operands & late:
             late.add(n)
-        stored = op == "leaf" and rest[0] in ("state", "weight", "zoneout")
-        if n in after or op == "const" or stored or (operands and operands <= free):
+        in_memory = op == "leaf" and rest[0] in ("state", "weight", "zoneout")
+        if n in stored or op == "const" or in_memory or (operands and operands <= free):
             free.add(n)
     # Node n is an edge from 2 n to 2 n + 1. Numbers, since the order of strings in a set differs
     # from process to process, and with it the cut that is found among equal ones.

@@ -40,13 +40,23 @@ struct CellShape {
   }
 };
 
+template <class T>
+struct Kernels;
+
 // A cell that was compiled at run time, for one instruction set.
 struct CustomCell {
   std::string name;
-  const void* kernels;  // the set's Kernels<float>
+  const Kernels<float>* kernels;  // the set's
+  const Kernels<Bf16>* narrow_kernels;  // the set's, or null: bfloat16 is widened to float32
   CellShape shape;
-  void* functions[2][2];  // of float and of double: Finish, FinishBack
+  void* functions[3][2];  // of float, double and Bf16: Finish, FinishBack
 };
+
+// Those of T's kernels.
+template <class T>
+void* const* functions_of(const CustomCell& cell) {
+  return cell.functions[sizeof(T) == sizeof(Bf16) ? 2 : sizeof(T) == sizeof(double)];
+}
 
 const CustomCell& custom_cell(CellKind kind);
 

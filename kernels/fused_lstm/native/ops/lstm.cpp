@@ -157,8 +157,10 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
   call.isa = &current_isa();
   check_samples(samples, call);
   s.samples = samples;
-  const bool custom = s.cell >= CellKind::custom;  // of which there are no bfloat16 kernels
-  const bool wide = as_they_lie || samples > 0 || custom;
+  const bool custom = s.cell >= CellKind::custom;  // which is not compiled for terms
+  const bool widened = custom && (!call.isa->for_bf16 ||
+                                  custom_cell(s.cell).narrow_kernels != call.isa->for_bf16);
+  const bool wide = as_they_lie || samples > 0 || widened;
   call.dtype = wide ? compute_dtype(x, "x") : factor_dtype(x, "x", *call.isa);
   const int terms = terms_of(call.given, precision);
   call.terms = as_they_lie || custom ? 0 : terms;
