@@ -25,8 +25,11 @@ from . import zoo
 from .cases import Shape
 from .core import Runner, Task
 
-CELLS = ("lltm", "mgu", "li_gru", "janet", "ind_rnn", "ugrnn", "liquid", "gru", "lstm", "slstm")
-COMPILED = ("lltm",)
+CELLS = (
+    "lltm", "mgu", "li_gru", "janet", "ind_rnn", "ugrnn", "liquid", "gru", "lstm", "slstm", "sru",
+    "qrnn", "min_gru", "min_lstm", "nbrc", "ran", "mi_rnn", "nas",
+)  # fmt: skip
+COMPILED = ("lltm", "mgu", "li_gru", "janet", "sru", "min_gru", "ind_rnn")
 
 
 class Problem:
@@ -54,14 +57,16 @@ class Problem:
         cell, B, H = self.cell, x.shape[1], m.hidden_size
         weights = [getattr(m, f"{name}_l0") for name in cell.weights]
         states = [x.new_full((B, H), value) for value in cell.initial_states.values()]
-        h, outputs = x.new_zeros(B, H), []
-        by_x = F.linear(x, m.weight_ih_l0, m.bias_ih_l0)
-        for row in by_x:
-            by_h = F.linear(h, m.weight_hh_l0, m.bias_hh_l0)
-            gates, part = list((row + by_h).chunk(len(cell.gates), -1)), None
-            if cell.apart:
-                gates[-1], part = row[:, -H:], by_h[:, -H:]
-            h, states = cell.step(gates, part, states, weights)
+        h, outputs, gates = x.new_zeros(B, H), [], cell.gates
+        by_x = F.linear(x, m.weight_ih_l0, m.bias_ih_l0).split(H, -1)
+        of_x = dict(zip(sorted(gates.by_x), by_x, strict=True))
+        for t in range(len(x)):
+            parts = {("x", k): of_x[k][t] for k in of_x}
+            if gates.by_h:
+                by_h = F.linear(h, m.weight_hh_l0, m.bias_hh_l0).split(H, -1)
+                parts |= {("h", k): v for k, v in zip(sorted(gates.by_h), by_h, strict=True)}
+            parts |= {("gate", k): parts["x", k] + parts["h", k] for k in gates.summed}
+            h, states = cell.step([parts[c] for c in gates.columns], states, weights)
             outputs.append(h)
         return torch.stack(outputs)
 

@@ -254,15 +254,17 @@ class Inside:
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Have float32 kept on a GPU too, where cuDNN rounds to TF32: losses then agree."""
-    switches: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
-    before = [switch.allow_tf32 for switch in switches]
-    try:
-        for switch in switches:
-            switch.allow_tf32 = False
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    # A context manager, since torch.testing forbids to set cudnn's switches in any other way; None
+    # leaves a switch as it is.
+    others = {"enabled": None, "benchmark": None, "benchmark_limit": None, "deterministic": None}
+    with torch.backends.cudnn.flags(**others, allow_tf32=False, fp32_precision=None):
+        try:
+            matmul.allow_tf32 = False
+            yield
+        finally:
+            matmul.allow_tf32 = before
 
 
 def tasks(suite: Any, options: Any) -> Iterator[Task]:

@@ -113,6 +113,86 @@ def rhn(i, g, o, *, c, h):
     return sigmoid(o) * tanh(c) + 0.1 * h, c
 
 
+# Cells without a product with h: a scan.
+
+
+@fused_lstm.cell(states="c", weights="v_f v_r", x_only="g f r k")
+def sru(g, f, r, k, *, c, v_f, v_r):
+    """Follow Lei et al. 2018; k is the skip connection, of as many units."""
+    f, r = sigmoid(f + v_f * c), sigmoid(r + v_r * c)
+    c = f * c + (1 - f) * g
+    return r * c + (1 - r) * k, c
+
+
+@fused_lstm.cell(states="c", x_only="z f o")
+def qrnn(z, f, o, *, c):
+    """Follow Bradbury et al. 2017: fo-pooling, on a window of one step."""
+    f = sigmoid(f)
+    c = f * c + (1 - f) * tanh(z)
+    return sigmoid(o) * c, c
+
+
+@fused_lstm.cell(states="h", x_only="z n")
+def min_gru(z, n, *, h):
+    """Follow Feng et al. 2024."""
+    return h + sigmoid(z) * (n - h)
+
+
+@fused_lstm.cell(states="h", x_only="f i n")
+def min_lstm(f, i, n, *, h):
+    """Follow Feng et al. 2024: gates that sum to 1."""
+    f, i = sigmoid(f), sigmoid(i)
+    return (f * h + i * n) / (f + i)
+
+
+@fused_lstm.cell(states="h", weights="w_a w_c", x_only="a c u")
+def brc(a, c, u, *, h, w_a, w_c):
+    """Follow Vecoven et al. 2021: a bistable cell."""
+    c = sigmoid(c + w_c * h)
+    return c * h + (1 - c) * tanh(u + (1 + tanh(a + w_a * h)) * h)
+
+
+# Cells in which some gates are of x alone, are pairs, or are many.
+
+
+@fused_lstm.cell(states="h", x_only="u")
+def nbrc(a, c, u, *, h):
+    """Follow Vecoven et al. 2021: a bistable cell, recurrently neuromodulated."""
+    c = sigmoid(c)
+    return c * h + (1 - c) * tanh(u + (1 + tanh(a)) * h)
+
+
+@fused_lstm.cell(states="c", x_only="g")
+def ran(g, i, f, *, c):
+    """Follow Lee et al. 2017."""
+    c = sigmoid(i) * g + sigmoid(f) * c
+    return tanh(c), c
+
+
+@fused_lstm.cell(apart="a", weights={"alpha": 1.0, "beta_h": 0.5, "beta_x": 0.5})
+def mi_rnn(a, *, alpha, beta_h, beta_x):
+    """Follow Wu et al. 2016: multiplicative integration."""
+    by_x, by_h = a
+    return tanh(alpha * by_x * by_h + beta_h * by_h + beta_x * by_x)
+
+
+@fused_lstm.cell(states="c", apart="d")
+def nas(a, b, c_, d, e, f, g, i, *, c):
+    """Follow Zoph and Le 2017: the cell that a search found, of eight gates."""
+    by_x, by_h = d
+    left = tanh(sigmoid(a) * F.relu(b) + c)
+    c = left * tanh(sigmoid(c_) + F.relu(by_x * by_h))
+    right = tanh(tanh(tanh(e) * sigmoid(f)) + sigmoid(tanh(g) + sigmoid(i)))
+    return tanh(c * right), c
+
+
+@fused_lstm.cell(inputs="dt")
+def cfc(f, g, k, *, dt):
+    """Follow Hasani et al. 2022: closed form in continuous time; dt is a step's time."""
+    gate = sigmoid(-f * dt)
+    return gate * tanh(g) + (1 - gate) * tanh(k)
+
+
 @fused_lstm.cell(states={"c": 0.25, "n": 1.0})
 def normalized(i, f, g, *, c, n):
     """Divide one sum by another, with states that begin at other values than 0."""

@@ -128,7 +128,7 @@ void one_product(const Worker& worker, const Factors<T>& f) {
   lane.w_ih = f.right;
   lane.input_stride = 4 * f.units;
   lane.ready = f.ready;
-  input_product<4>(worker, lane, {0, f.rows}, f.out, panel);
+  input_product<4>(worker, lane, input_shape(lane), {0, f.rows}, f.out, panel);
 }
 
 // The same small product `count` times, with both factors in the L1 cache and the sums in

@@ -2,6 +2,7 @@
 #include "plan.h"
 
 #include <sstream>
+#include <string_view>
 #include <utility>
 
 #include "isa/caches.h"
@@ -67,6 +68,7 @@ std::string to_string(const Sizes& s, const Machine& m, const Machine& backward,
       << "; workers: " << forward.team << "; input product: " << forward.chunk << " of " << s.steps << " steps at once\n";
   print_buffers(out, save ? "forward" : "inference", forward, m);
   if (!save) return out.str();
+  if (m.isa != std::string_view(backward.isa)) out << "backward by " << backward.isa << "\n";
   print_buffers(out, "backward", plan_of(s, backward, Pass::backward, together), backward);
   return out.str();
 }
@@ -102,12 +104,14 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
   s.norm = named.options.norm;
   s.narrow = dtype == Dtype::BFloat16;
   const int terms = terms_of(dtype, precision);
-  const auto machine = [&](bool as_they_lie) {
+  const auto machine = [&](bool as_they_lie, Pass pass) {
     const bool wide = s.narrow && (as_they_lie || !set.for_bf16);
-    return with_factors(wide ? Dtype::Float : dtype, as_they_lie ? 0 : terms, set,
+    const int worth = as_they_lie ? 0 : terms_worth(terms, pass, batch);
+    return with_factors(wide ? Dtype::Float : dtype, worth, set,
                         [&](const auto& kernels) { return machine_of(kernels, workers); });
   };
-  return to_string(s, machine(is_short(s)), machine(false), save, fuse == "layers");
+  const Machine forward = machine(is_short(s), Pass::forward);
+  return to_string(s, forward, machine(false, Pass::backward), save, fuse == "layers");
 }
 
 // What a worker keeps of panels in its L2 cache, and what of one it reads again (isa/caches.h).

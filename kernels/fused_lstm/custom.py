@@ -6,15 +6,21 @@ import math
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import library
 from .cells import Cell
 from .engines import check_engine, why_no_cell
-from .functional import State
+from .functional import State, check_input
 from .modules import RecurrentBase
 from .spec import Spec
+
+
+def in_order(weight: Tensor, rows: list[int] | None, H: int) -> Tensor:
+    """Return a weight [G*H, ..] with its gates in another order."""
+    return weight if rows is None else weight.unflatten(0, (-1, H))[rows].flatten(0, 1)
 
 
 class Recurrent(RecurrentBase):
@@ -23,8 +29,10 @@ class Recurrent(RecurrentBase):
         rnn = fused_lstm.Recurrent(lltm, input_size, hidden_size, num_layers=2)
         y, (h_n, c_n) = rnn(x, lengths=lengths)
 
-    A lane's parameters are nn.LSTM's, with G * H rows in the order of the cell's gates, then the
-    cell's weights by their names, [H] each: tau_l0, tau_l0_reverse, ....
+    A lane's parameters are nn.LSTM's, with rows in the order of the cell's gates, then the cell's
+    weights by their names, [H] each: tau_l0, tau_l0_reverse, .... weight_ih and bias_ih have H rows
+    for each gate that x has a part in, weight_hh and bias_hh for each that h has a part in; where
+    that is none, as in SRU, there is neither.
 
     Args:
         cell: what `fused_lstm.cell` made.
@@ -79,6 +87,11 @@ class Recurrent(RecurrentBase):
             self, "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout,
             bidirectional, 0, device, dtype,
         )  # fmt: skip
+        if cell.inputs and num_layers > 1:
+            raise ValueError(
+                f"num_layers: got {num_layers} with cell {cell.__name__}, which has inputs;"
+                " expected 1: the layers above would need them too"
+            )
         self.cell = cell  # before spec: a pickle makes the cell known first
         if engine in ("auto", "native") and self.weight_ih_l0.device.type == "cpu":
             why = library.load() or why_no_cell("native", spec)
@@ -94,14 +107,59 @@ class Recurrent(RecurrentBase):
         lengths: Tensor | None = None,
         resets: Tensor | None = None,
         return_states: bool = False,
+        **inputs: Tensor,
     ) -> Any:
-        """Run the layers, as fused_lstm.LSTM's `forward`."""
+        """Run the layers, as fused_lstm.LSTM's `forward`.
+
+        Args:
+            inputs: what the cell has as `inputs`, by name, in the layout of `input`: [T, B, 1], or
+                [T, B, H]. One that is [T, B, H] costs as much as another gate.
+        """
         if resets is not None and any(self.cell.initial_states.values()):
             raise ValueError(
                 f"resets: got a tensor; expected None with cell {self.cell.__name__}, whose states"
                 " begin at other values than 0"
             )
-        return super().forward(input, hx, lengths, resets, return_states)
+        if not self.cell.inputs and not inputs:
+            return super().forward(input, hx, lengths, resets, return_states)
+        x, widths = self._with_inputs(input, inputs)
+        weights, width = self._weights_with_inputs(widths), self.input_size + sum(widths)
+        return self._run(x, hx, lengths, resets, return_states, weights, width)
+
+    def _with_inputs(self, input: Any, inputs: dict[str, Tensor]) -> tuple[Any, list[int]]:
+        """Return x with the cell's inputs behind it, and the width of each."""
+        names, H = self.cell.inputs, self.hidden_size
+        if sorted(inputs) != sorted(names):
+            got, expected = ", ".join(inputs) or "none", ", ".join(names) or "none"
+            raise ValueError(f"inputs: got {got}; expected the cell's: {expected}")
+        packed = isinstance(input, PackedSequence)
+        x = input.data if packed else input
+        check_input(x, (2,) if packed else (2, 3), self.input_size, self.batch_first)
+        before = list(x.shape[:-1])
+        for name in names:
+            got: Any = inputs[name]
+            shape = list(got.shape) if isinstance(got, Tensor) else type(got).__name__
+            if shape not in ([*before, 1], [*before, H]):
+                raise ValueError(f"{name}: got {shape}; expected {[*before, 1]} or {[*before, H]}")
+        joined = torch.cat([x, *(inputs[name].to(x.dtype) for name in names)], -1)
+        widths = [inputs[name].shape[-1] for name in names]
+        return (input._replace(data=joined) if packed else joined), widths
+
+    def _weights_with_inputs(self, widths: list[int]) -> list[Tensor]:
+        """Return `weights` with the rows that hand the cell's inputs on: ones, or an identity."""
+        H, added = self.hidden_size, len(self.cell.inputs) * self.hidden_size
+        weights, joined = self.weights(), []
+        per_lane = len(weights) // self.spec.directions
+        for n, weight in enumerate(weights):
+            if n % per_lane == 0:  # weight_ih
+                ones = [weight.new_ones(H, 1) if w == 1 else torch.eye(H) for w in widths]
+                rows = F.pad(torch.block_diag(*ones).to(weight), (self.input_size, 0))
+                joined.append(torch.cat([F.pad(weight, (0, sum(widths))), rows]))
+            elif n % per_lane == 2 and self.bias:  # bias_ih
+                joined.append(F.pad(weight, (0, added)))
+            else:
+                joined.append(weight)
+        return joined
 
     def _make_weights(self) -> None:
         super()._make_weights()
@@ -109,9 +167,17 @@ class Recurrent(RecurrentBase):
         like = cast("Tensor", self.weight_ih_l0)
         for names in self._all_weights:
             suffix = names[0].removeprefix("weight_ih")
-            if "weight_ch" + suffix in names:  # what the engines have of all weights of a unit
-                del self._parameters["weight_ch" + suffix]
-                names.remove("weight_ch" + suffix)
+            gone = ["weight_ch"]  # what the engines have of all weights of a unit
+            if not self.cell.gates.by_h:
+                gone += ["weight_hh", "bias_hh"]
+            for name in [name + suffix for name in gone if name + suffix in names]:
+                del self._parameters[name]
+                names.remove(name)
+            if self.cell.inputs:  # which the engines have as gates
+                rows = (len(self.cell.gates.by_x) - len(self.cell.inputs)) * self.hidden_size
+                for name in [name for name in names if name.startswith(("weight_ih", "bias_ih"))]:
+                    kept = cast("Tensor", self._parameters[name]).detach()[:rows]
+                    self.register_parameter(name, nn.Parameter(kept.clone()))
             for name in self.cell.weights:
                 weight = nn.Parameter(like.new_empty(self.hidden_size))
                 nn.init.uniform_(weight, -stdv, stdv)
@@ -131,16 +197,29 @@ class Recurrent(RecurrentBase):
                     nn.init.constant_(getattr(self, name + suffix), value)
 
     def weights(self) -> list[Tensor]:
-        """Return the weights as the engines take them: those of a unit in one tensor a lane."""
+        """Return the weights as the engines take them, lane by lane.
+
+        Rows of gates are in their order, and weights of a unit are one tensor.
+        """
+        gates, count = self.cell.gates, len(self.cell.weights)
+        x_rows, h_rows = self.cell.rows  # of the gates that have rows, which inputs do not
         weights = super().weights()
-        count = len(self.cell.weights)
-        if count < 2:
+        if x_rows is None and h_rows is None and gates.by_h and count < 2:
             return weights
-        per_lane, joined = len(self._all_weights[0]), []
+        per_lane, lanes, H = len(self._all_weights[0]), [], self.hidden_size
         for start in range(0, len(weights), per_lane):
             lane = weights[start : start + per_lane]
-            joined += [*lane[:-count], torch.cat(lane[-count:])]
-        return joined
+            own = lane[per_lane - count :]
+            if gates.by_h:
+                of_x, of_h = lane[: per_lane - count : 2], lane[1 : per_lane - count : 2]
+            else:
+                of_x = lane[: per_lane - count]
+                of_h = [w.new_empty(0, *(H for _ in w.shape[1:])) for w in of_x]
+            for pair in zip(of_x, of_h, strict=True):
+                lanes += [in_order(pair[0], x_rows, H), in_order(pair[1], h_rows, H)]
+            if own:
+                lanes.append(torch.cat(own))
+        return lanes
 
     # --- states ---
 

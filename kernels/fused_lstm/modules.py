@@ -133,6 +133,19 @@ class RecurrentBase(nn.RNNBase):
                 has them (for a PackedSequence [L * D, N, ...]). c is float32 where the module is in
                 half precision. fused_lstm.reference computes the gradients by them.
         """
+        return self._run(input, hx, lengths, resets, return_states)
+
+    def _run(
+        self,
+        input: Tensor | PackedSequence,
+        hx: State | Tensor | None,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        return_states: bool,
+        weights: list[Tensor] | None = None,
+        input_size: int | None = None,
+    ) -> Any:
+        """Run `forward`, with other weights and inputs than the module's where these are given."""
         if isinstance(input, fx.Proxy):  # a leaf of fx.symbolic_trace, as torch.nn's modules are
             path, arguments = input.tracer.path_of_module(self), (input, hx, lengths, resets)
             return input.tracer.create_proxy("call_module", path, arguments, {})
@@ -144,14 +157,14 @@ class RecurrentBase(nn.RNNBase):
             outputs = self._infer(input, hx)
             if outputs is not None:
                 return outputs
-        batched, rows = True, None
+        batched, rows, size = True, None, self.input_size if input_size is None else input_size
         if isinstance(input, PackedSequence):
             if lengths is not None:
                 raise ValueError("lengths: got a tensor; expected None with a PackedSequence")
             x, rows = input.data, varlen.of_packed(input)
-            check_input(x, (2,), self.input_size, self.batch_first)
+            check_input(x, (2,), size, self.batch_first)
         else:
-            check_input(input, (2, 3), self.input_size, self.batch_first)
+            check_input(input, (2, 3), size, self.batch_first)
             x, batched = input, input.dim() == 3
             if not batched:
                 x = x.unsqueeze(1)
@@ -175,8 +188,8 @@ class RecurrentBase(nn.RNNBase):
             if type(tensor) is not Tensor or tensor.layout is not torch.strided or tensor.is_nested:
                 check_dense(name, tensor)
         y, h_n, c_n, *states = call(
-            spec, x, h0, c0, self.weights(), H, P, self.engine, self.fuse,
-            self.training, self.recompute, rows, resets, return_states, self._instead,
+            spec, x, h0, c0, self.weights() if weights is None else weights, H, P, self.engine,
+            self.fuse, self.training, self.recompute, rows, resets, return_states, self._instead,
         )  # fmt: skip
         packed = isinstance(input, PackedSequence)
         if rows is not None:

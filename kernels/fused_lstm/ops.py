@@ -213,7 +213,9 @@ def _fake_lstm(
     if save:
         h = lanes // directions - 1, *rows, width
     columns = SAVED.get(cell + "@triton" * (engine == "triton"))
-    if save and columns is not None:
+    if save and columns == 0:  # its backward needs y alone
+        pass
+    elif save and columns is not None:
         c, gates = (lanes, *rows, H), (lanes, *rows, columns * h0.shape[2])
     elif save and not (engine == "native" and "rnn" in cell):  # its backward needs y alone
         G = len(weights[0]) // H

@@ -1,10 +1,10 @@
-"""The pointwise part of a step in plain PyTorch, forward and backward by hand.
+"""The LSTM's pointwise part of a step in plain PyTorch, forward and backward by hand.
 
 It has nn.LSTM's cell with the options of fused_lstm.spec: peepholes, a normalized c, a mask on the
-candidate g, and zoneout. nn.GRU's and nn.RNN's cells are at the end. docs/backward.md derives the
-backward.
+candidate g, and zoneout. Other cells are functions in fused_lstm.cells. docs/backward.md derives
+the backward.
 
-B, H: batch, hidden size. Gate order i, f, g, o; of a GRU m, r, z, n; of an sLSTM i, f, z, o.
+B, H: batch, hidden size. Gate order i, f, g, o.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-5  # nn.LayerNorm's
@@ -22,11 +21,10 @@ EPS = 1e-5  # nn.LayerNorm's
 class Added(NamedTuple):
     """The tensors of a cell's options in a step; None where an option is off."""
 
-    w_ch: Tensor | None = None  # [3H], peepholes of i, f and o
+    w_ch: Tensor | None = None  # [3H], peepholes of i, f and o; or a custom cell's weights
     gain_c: Tensor | None = None  # [H], where c is normalized on its way into h
     b_c: Tensor | None = None  # [H]
     mask: Tensor | None = None  # [B, H], multiplies g
-    exponential_forget: bool = False  # of an sLSTM
 
     def peep(self, dtype: torch.dtype) -> tuple[Tensor, ...] | None:
         """Return the peepholes of i, f and o, [H] each, or None."""
@@ -185,158 +183,9 @@ def normalized_backward(dx_hat: Tensor, x_hat: Tensor, rstd: Tensor) -> Tensor:
     return rstd * (dx_hat - dx_hat.mean(-1, keepdim=True) - x_hat * along)
 
 
-# --- nn.GRU's cell, whose c is h ---
+# --- all cells ---
 
-
-def gru_forward(gates: Tensor, c: Tensor, added: Added = PLAIN) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute nn.GRU's cell, with the arguments and results of `forward`.
-
-    gates: [B, 4H], m, r, z, n. m is h's part of n, which r multiplies. m has no activation.
-    """
-    m, r, z, n = gates.to(c.dtype).chunk(4, dim=-1)
-    r, z = r.sigmoid(), z.sigmoid()
-    n = (n + r * m).tanh()
-    c_next = n + z * (c - n)
-    activated = torch.cat([m, r, z, n], dim=-1).to(gates.dtype)
-    return c_next.to(gates.dtype), c_next, activated
-
-
-def gru_backward(
-    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of `gru_forward`, as `backward` does."""
-    m, r, z, n = activated.to(c.dtype).chunk(4, dim=-1)
-    dc_next = dc_next + dh
-    dz = dc_next * (c - n) * z * (1 - z)
-    dn = dc_next * (1 - z) * (1 - n * n)
-    dr = dn * m * r * (1 - r)
-    dgates = torch.cat([dn * r, dr, dz, dn], dim=-1)
-    return dgates.to(activated.dtype), dc_next * z, dh
-
-
-# --- DreamerV3's GRU, whose c is h ---
-
-
-def gru_dreamer_forward(
-    gates: Tensor, c: Tensor, added: Added = PLAIN
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute DreamerV3's GRU, with the arguments and results of `forward`.
-
-    gates: [B, 3H], the reset gate, a, the update gate. The reset gate multiplies all of a, x's part
-    too, and 1 is taken from the update gate's sum. The activated gates are [B, 4H]: r, a, u, n.
-    """
-    r, a, u = gates.to(c.dtype).chunk(3, dim=-1)
-    r, u = r.sigmoid(), (u - 1).sigmoid()
-    n = (r * a).tanh()
-    c_next = c + u * (n - c)
-    activated = torch.cat([r, a, u, n], dim=-1).to(gates.dtype)
-    return c_next.to(gates.dtype), c_next, activated
-
-
-def gru_dreamer_backward(
-    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of `gru_dreamer_forward`, as `backward` does."""
-    r, a, u, n = activated.to(c.dtype).chunk(4, dim=-1)
-    dc_next = dc_next + dh
-    dn = dc_next * u * (1 - n * n)
-    dr, du = dn * a * r * (1 - r), dc_next * (n - c) * u * (1 - u)
-    return torch.cat([dr, dn * r, du], dim=-1).to(activated.dtype), dc_next * (1 - u), dh
-
-
-# --- nn.RNN's cells, whose c is h ---
-
-
-def rnn_tanh_forward(
-    gates: Tensor, c: Tensor, added: Added = PLAIN
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute nn.RNN's cell with tanh, as `forward` does, of gates [B, H]."""
-    c_next = gates.to(c.dtype).tanh()
-    h = c_next.to(gates.dtype)
-    return h, c_next, h
-
-
-def rnn_tanh_backward(
-    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of `rnn_tanh_forward`, as `backward` does."""
-    dgates = (dc_next + dh) * (1 - activated.to(c.dtype).square())
-    return dgates.to(activated.dtype), torch.zeros_like(c), dh
-
-
-def rnn_relu_forward(
-    gates: Tensor, c: Tensor, added: Added = PLAIN
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute nn.RNN's cell with relu, as `forward` does, of gates [B, H]."""
-    c_next = gates.to(c.dtype).relu()
-    h = c_next.to(gates.dtype)
-    return h, c_next, h
-
-
-def rnn_relu_backward(
-    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of `rnn_relu_forward`; relu's derivative at 0 is 0, as in torch."""
-    dgates = torch.where(activated > 0, dc_next + dh, 0.0)
-    return dgates.to(activated.dtype), torch.zeros_like(c), dh
-
-
-# --- the sLSTM's cell (Beck et al. 2024), whose c is c, n and m side by side ---
-
-
-def slstm_forward(gates: Tensor, c: Tensor, added: Added = PLAIN) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute `forward`'s results of an sLSTM, whose c [B, 3H] is c, the normalizer n and m.
-
-    c and n are stored divided by exp(m), so that no exponential gate overflows; h does not depend
-    on the stabilizer m. A state whose n is 0 holds nothing yet, and m begins at i. The activated
-    gates are [B, 5H]: the derivative of log f by f before activation, then i, f, z, o.
-    """
-    i, f, z, o = gates.to(c.dtype).chunk(4, dim=-1)
-    c, n, m = c.chunk(3, dim=-1)
-    slope = torch.ones_like(f) if added.exponential_forget else (-f).sigmoid()
-    log_f = (f if added.exponential_forget else F.logsigmoid(f)) + m
-    m_next = torch.where((n == 0) | (i >= log_f), i, log_f)
-    i, f = (i - m_next).exp(), (log_f - m_next).clamp(max=0).exp()
-    z, o = z.tanh(), o.sigmoid()
-    c_next, n_next = f * c + i * z, f * n + i
-    activated = torch.cat([slope, i, f, z, o], dim=-1).to(gates.dtype)
-    h = (o * c_next / n_next).to(gates.dtype)
-    return h, torch.cat([c_next, n_next, m_next], dim=-1), activated
-
-
-def slstm_backward(
-    activated: Tensor, c: Tensor, c_next: Tensor, dh: Tensor, dc_next: Tensor, added: Added = PLAIN
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute `backward`'s results of an sLSTM, those by m included, since a loss may use m."""
-    slope, i, f, z, o = activated.to(c.dtype).chunk(5, dim=-1)
-    (c, n, _), (c_next, n_next, _) = c.chunk(3, dim=-1), c_next.chunk(3, dim=-1)
-    dc, dn, dm = dc_next.chunk(3, dim=-1)
-    mean = c_next / n_next
-    do = dh * mean * o * (1 - o)
-    dseen = dh * o / n_next
-    dc, dn = dc + dseen, dn - dseen * mean
-    begins = n == 0
-    di = (dc * z + dn) * i  # by i's sum less m_next
-    df = torch.where(begins & (f == 1), 0.0, (dc * c + dn * n) * f)  # by log f + m less m_next
-    dm = dm - di - df  # by m_next, which is one of the two
-    of_i = begins | (i >= f)
-    di, df = di + torch.where(of_i, dm, 0.0), df + torch.where(of_i, 0.0, dm)
-    dgates = torch.cat([di, df * slope, dc * i * (1 - z * z), do], dim=-1)
-    return dgates.to(activated.dtype), torch.cat([dc * f, dn * f, df], dim=-1), dseen
-
-
-class Pointwise(NamedTuple):
-    """A cell's forward and backward functions; autograd differentiates a custom cell's forward."""
-
-    forward: Callable[..., tuple[Tensor, Tensor, Tensor]]
-    backward: Callable[..., tuple[Tensor, Tensor, Tensor]] | None
-
-
-CELLS = {
-    "lstm": Pointwise(forward, backward),
-    "gru": Pointwise(gru_forward, gru_backward),
-    "rnn_tanh": Pointwise(rnn_tanh_forward, rnn_tanh_backward),
-    "rnn_relu": Pointwise(rnn_relu_forward, rnn_relu_backward),
-    "slstm": Pointwise(slstm_forward, slstm_backward),
-    "gru_dreamer": Pointwise(gru_dreamer_forward, gru_dreamer_backward),
-}
+# A cell's name -> forward(gates, c, added) as above; fused_lstm.cells fills in those that are told
+# as functions, which autograd differentiates.
+Forward = Callable[..., tuple[Tensor, Tensor, Tensor]]
+CELLS: dict[str, Forward] = {"lstm": forward}

@@ -1,4 +1,4 @@
-"""Every cell in plain PyTorch, forward and backward by hand: read this first.
+"""Every cell in plain PyTorch, and the LSTM's backward by hand: read this first.
 
 Every kernel of this project computes these functions, and the tests compare it with them.
 docs/backward.md derives the backward. No operation is in place, so autograd can differentiate the
@@ -65,7 +65,7 @@ class Layer(NamedTuple):
         if spec.coupled and w_ch is not None:
             of_i, of_o = w_ch.chunk(2)
             w_ch = torch.cat([of_i, -of_i, of_o])
-        return Added(w_ch, self.gain_c, self.b_c, mask, spec.exponential_forget)
+        return Added(w_ch, self.gain_c, self.b_c, mask)
 
 
 FIELDS = {
@@ -225,14 +225,17 @@ class Norms(NamedTuple):
 def sums(by_x: Tensor, by_h: Tensor, layer: Layer, spec: Spec) -> Tensor:
     """Return the gates before activation, given W x and R h [B, G*H].
 
-    A coupled LSTM has four, i, -i, g, o: 1 - sigma(a) is sigma(-a). A GRU has four, m, r, z, n,
-    where m = R_n h + b_hn is h's part of n, which r multiplies.
+    A coupled LSTM has four, i, -i, g, o: 1 - sigma(a) is sigma(-a). What is of h alone comes first,
+    then sums, then what is of x alone. A GRU has four, m, r, z, n, where m = R_n h + b_hn is h's
+    part of n, which r multiplies.
     """
-    if CELLS[spec.cell].apart:
+    kind = CELLS[spec.cell]
+    if kind.apart or kind.of_h != kind.gates:
         if layer.b_ih is not None and layer.b_hh is not None:
             by_x, by_h = by_x + layer.b_ih, by_h + layer.b_hh
-        (*of_x, n), (*of_h, m) = by_x.chunk(spec.gates, -1), by_h.chunk(spec.gates, -1)
-        return torch.cat([m, *(a + b for a, b in zip(of_x, of_h, strict=True)), n], dim=-1)
+        columns = kind.sums * (by_x.shape[-1] // kind.gates)
+        summed = by_x[..., :columns] + by_h[..., :columns]
+        return torch.cat([by_h[..., columns:], summed, by_x[..., columns:]], dim=-1)
     gates = by_x + by_h
     if (bias := layer.bias()) is not None:
         gates = gates + bias
@@ -242,15 +245,12 @@ def sums(by_x: Tensor, by_h: Tensor, layer: Layer, spec: Spec) -> Tensor:
     return gates
 
 
-def sums_backward(dgates: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
-    """Return the gradients of `sums` by W x and by R h, each [..., G*H]."""
-    if spec.cell == "gru":
-        dm, dr, dz, dn = dgates.chunk(4, -1)
-        return torch.cat([dr, dz, dn], dim=-1), torch.cat([dr, dz, dm], dim=-1)
+def sums_backward(dgates: Tensor, spec: Spec) -> Tensor:
+    """Return the gradient of an LSTM's `sums` by W x, and by R h, [..., G*H]."""
     if spec.coupled:
         di, df, dg, do = dgates.chunk(4, -1)
         dgates = torch.cat([di - df, dg, do], dim=-1)
-    return dgates, dgates
+    return dgates
 
 
 def step(
@@ -267,7 +267,8 @@ def step(
         by_x, by_h = scaled(norms.x_hat, layer.gain_ih), scaled(norms.h_hat, layer.gain_hh)
     gates = sums(by_x, by_h, layer, spec)
     added = layer.added(draws.candidate, spec)
-    h_next, c_next, activated = pointwise.CELLS[spec.cell].forward(gates.to(x.dtype), c, added)
+    forward = pointwise.CELLS["slstm_exponential" if spec.exponential_forget else spec.cell]
+    h_next, c_next, activated = forward(gates.to(x.dtype), c, added)
     if layer.w_hr is not None:
         h_next = h_next @ layer.w_hr.T
     h_next, c_next = zoned(h_next, h, draws.zoneout_h), zoned(c_next, c, draws.zoneout_c)
@@ -285,10 +286,10 @@ def layer_forward(
 ) -> tuple[Tensor, ...]:
     """Run a lane: x [T, B, I], h0 [B, P], c0 [B, H] -> h [T, B, P], c [T, B, H], gates [T, B, 4H].
 
-    h and c are the state after each step; a row that has ended keeps its last. The gates are
-    activated: four of a coupled LSTM too, m, r, z, n of a GRU, [T, B, H] of an RNN, five of an
-    sLSTM (`pointwise.slstm_forward`). With layer norm the lane's `Norms` follow. order: the lane's
-    steps; None is forwards with all rows alive.
+    h and c are the state after each step; a row that has ended keeps its last. An LSTM's gates are
+    activated, four of them with coupled gates too; other cells' are sums, as `sums` returns them.
+    With layer norm the lane's `Norms` follow. order: the lane's steps; None is forwards with all
+    rows alive.
     """
     order = order or Order(range(len(x)))
     h, c, saved = h0, c0.to(state_dtype(x.dtype)), {}
@@ -316,7 +317,7 @@ def layer_backward(
     draws: Draws = NOTHING,
     spec: Spec = PLAIN,
 ) -> tuple[Tensor, Tensor, Tensor, Layer]:
-    """Return the gradients of one lane.
+    """Return the gradients of one lane of an LSTM.
 
     The loop over time computes only what depends on the step after it. The gradients of the weights
     need every step's dgates in no order: each is one large product after the loop.
@@ -335,10 +336,8 @@ def layer_backward(
     for t in order.steps:
         before[t], last = order.before(t, *last), (h[t], c[t])
     h_prev, c_prev = _stacked(before)
-    if draws.zoneout_c is not None and spec.has_c:  # c is after zoneout: compute c before it
+    if draws.zoneout_c is not None:  # c is after zoneout: compute c before it
         c = pointwise.proposed(gates, c_prev, draws.candidate)
-    backward = pointwise.CELLS[spec.cell].backward
-    assert backward is not None, "autograd differentiates custom cells"
     dh, dc, made = dh_n, dc_n.to(c.dtype), {}
     for t in reversed(order.steps):
         drawn = draws.at(t)
@@ -346,9 +345,9 @@ def layer_backward(
         dc_new, dc_old = zoned_backward(dc, drawn.zoneout_c)
         dm = dh_new if layer.w_hr is None else dh_new @ layer.w_hr  # by o * tanh(c)
         added = layer.added(drawn.candidate, spec)
-        by_gates, dc_prev, dseen = backward(gates[t], c_prev[t], c[t], dm, dc_new, added)
+        by_gates, dc_prev, dseen = pointwise.backward(gates[t], c_prev[t], c[t], dm, dc_new, added)
         dgates = order.output(t, by_gates)
-        _, by_h = sums_backward(dgates, spec)
+        by_h = sums_backward(dgates, spec)
         if norms is not None and layer.gain_hh is not None:
             by_h = normalized_backward(by_h * layer.gain_hh, norms.h_hat[t], norms.h_rstd[t])
             by_h = by_h.to(x.dtype)
@@ -360,8 +359,7 @@ def layer_backward(
         dh, dc = order.after(t, crossed[0], dh), order.after(t, crossed[1], dc)
         made[t] = dgates, by_h, dh_new, dseen
     dgates, by_h, dh_new, dseen = _stacked(made)
-    of_x, of_h = sums_backward(dgates, spec)
-    by_x = of_x
+    by_x = of_x = of_h = sums_backward(dgates, spec)
     if norms is not None and layer.gain_ih is not None:
         by_x = normalized_backward(of_x * layer.gain_ih, norms.x_hat, norms.x_rstd).to(x.dtype)
     dweights = Layer(

@@ -20,15 +20,26 @@ from typing import Any, NamedTuple
 class Kind(NamedTuple):
     """The properties of a kind of cell."""
 
-    gates: int  # rows of the weights / H
+    gates: int  # rows of weight_ih / H
     options: tuple[str, ...]  # the options of Spec that it has
     # The states of a step: h, and those that lie side by side in c. If there are none, c is h in
     # the state dtype.
     states: tuple[str, ...] = ("h",)
     of_torch: bool = True  # a cell of torch.nn's
-    apart: bool = False  # h's part of the last gate is not added to x's
+    apart: int = 0  # how many of h's parts of gates are not added to one of x's
     weights: int = 0  # vectors [H] that a custom cell reads
     custom: bool = False  # made by fused_lstm.cell
+    h_gates: int | None = None  # rows of weight_hh / H, where these are not as many
+
+    @property
+    def of_h(self) -> int:
+        """Return the rows of weight_hh / H."""
+        return self.gates if self.h_gates is None else self.h_gates
+
+    @property
+    def sums(self) -> int:
+        """Return how many gates are a sum of x's part and h's."""
+        return self.of_h - self.apart
 
     @property
     def has_c(self) -> bool:
@@ -48,7 +59,7 @@ SLSTM_OPTIONS = "exponential_forget", "recurrent_clip"
 OPTIONS = *LSTM_OPTIONS, *SLSTM_OPTIONS, "num_heads"
 CELLS = {
     "lstm": Kind(4, (*LSTM_OPTIONS, "num_heads"), ("h", "c")),
-    "gru": Kind(3, ("layer_norm", "zoneout", "recurrent_dropout", "num_heads"), apart=True),
+    "gru": Kind(3, ("layer_norm", "zoneout", "recurrent_dropout", "num_heads"), apart=1),
     "rnn_tanh": Kind(1, ("num_heads",)),
     "rnn_relu": Kind(1, ("num_heads",)),
     "slstm": Kind(4, (*SLSTM_OPTIONS, "num_heads"), ("h", "c", "n", "m"), of_torch=False),
@@ -237,15 +248,15 @@ class Spec:
 
     def _weights(self) -> dict[str, tuple[tuple[int, str], ...]]:
         """Return a lane's weights: name -> dimensions, each a multiple of I, H, P, K or 1."""
-        G, N = self.gates, self.num_heads
+        G, N, of_h = self.gates, self.num_heads, CELLS[self.cell].of_h - self.coupled
         of: dict[str, tuple[tuple[int, str], ...]] = {
             "weight_ih": ((G, "H"), (1, "I")),
-            "weight_hh": ((G, "H"), (1, "P")) if N == 1 else ((N, "1"), (G, "K"), (1, "K")),
+            "weight_hh": ((of_h, "H"), (1, "P")) if N == 1 else ((N, "1"), (G, "K"), (1, "K")),
         }
         if self.bias and not CELLS[self.cell].in_layers:
             of["bias"] = ((G, "H"),)
         elif self.bias:
-            of["bias_ih"] = of["bias_hh"] = ((G, "H"),)
+            of["bias_ih"], of["bias_hh"] = ((G, "H"),), ((of_h, "H"),)
         if self.projection:
             of["weight_hr"] = ((1, "P"), (1, "H"))
         if self.peephole:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops, recurrence
+from .custom import Recurrent
 from .engines import engine_module, resolve
 from .functional import State, check_kind, check_tensors, expected_weights, precision_now
 from .modules import RecurrentBase
@@ -33,8 +34,8 @@ class Streaming:
         batch_size: B, the number of rows of a step.
 
     Raises:
-        ValueError: `module` is none of these, or has two directions: the second one starts at the
-            end of a sequence.
+        ValueError: `module` is none of these, its cell has inputs of a step, or it has two
+            directions: the second one starts at the end of a sequence.
         RuntimeError: the engine cannot run on the weights' device; the message says why.
 
     Example:
@@ -51,7 +52,16 @@ class Streaming:
             )
         if module.bidirectional:
             raise ValueError("module: got bidirectional=True; expected one direction")
+        if isinstance(module, Recurrent) and module.cell.inputs:
+            raise ValueError(
+                f"module: got cell {module.cell.__name__}, which has inputs; expected a cell without"
+            )
         weights = [weight.detach() for weight in module.weights()]
+        parameters = {parameter.data_ptr() for parameter in module.parameters()}
+        # A cell's weights that the engines take in another order are joined anew at each step.
+        self._joined_weights = None
+        if isinstance(module, Recurrent) and any(w.data_ptr() not in parameters for w in weights):
+            self._joined_weights = module.weights, weights
         like, B, H = weights[0], batch_size, module.hidden_size
         self._shape, self._like, self._joined = (B, module.input_size), like, module._joined
         P = module.proj_size
@@ -80,6 +90,9 @@ class Streaming:
                 f"x: got shape {list(x.shape)}, {x.dtype} on {x.device}; expected"
                 f" {list(self._shape)}, {like.dtype} on {like.device}"
             )
+        if self._joined_weights is not None:
+            join, weights = self._joined_weights
+            weights[:] = [weight.detach() for weight in join()]
         y, *self._states = self._step(x.unsqueeze(0), *self._states)
         return y.squeeze(0)
 

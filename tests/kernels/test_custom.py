@@ -20,9 +20,9 @@ import fused_lstm
 from bench import zoo
 from fused_lstm import custom, native
 from fused_lstm.cells import compile as compiling
-from fused_lstm.cells import definition
+from fused_lstm.cells import definition, generate
 from fused_lstm.spec import CELLS
-from tolerance import assert_close, near
+from tolerance import GPU_NORM, assert_close, error_norm, near
 
 CPU = torch.device("cpu")
 needs_native = pytest.mark.skipif(
@@ -32,7 +32,23 @@ ENGINES = ["loop", pytest.param("native", marks=needs_native)]
 EXACT = near((1e-10, 1e-10))
 
 
-def loop(module: fused_lstm.Recurrent, x: Tensor, states: list[Tensor] | None = None) -> tuple:
+def parts_of(module: fused_lstm.Recurrent, x: Tensor, part: str) -> dict[str, Tensor]:
+    """Return a product's part of each gate that it has a part in, by name."""
+    gates = module.cell.gates
+    other = gates.h_only if part == "x" else gates.x_only
+    names = [name for name in gates.names if name not in other and name not in module.cell.inputs]
+    if not names:
+        return {}
+    weight, bias = (
+        getattr(module, f"{kind}_{'ih' if part == 'x' else 'hh'}_l0", None)
+        for kind in ("weight", "bias")
+    )
+    return dict(zip(names, F.linear(x, weight, bias).split(module.hidden_size, -1), strict=True))
+
+
+def loop(
+    module: fused_lstm.Recurrent, x: Tensor, states: list[Tensor] | None = None, **inputs: Tensor
+) -> tuple:
     """Run one layer forwards as a user would write it: y and the last state, h first."""
     cell, H, B = module.cell, module.hidden_size, x.shape[1]
     if states is None:
@@ -44,13 +60,15 @@ def loop(module: fused_lstm.Recurrent, x: Tensor, states: list[Tensor] | None = 
         states = [h if name == "h" else next(given) for name in cell.states]
     weights = {name: getattr(module, f"{name}_l0") for name in cell.weights}
     outputs = []
-    for row in x:
-        by_x = F.linear(row, module.weight_ih_l0, module.bias_ih_l0).split(H, 1)
-        by_h = F.linear(h, module.weight_hh_l0, module.bias_hh_l0).split(H, 1)
-        gates = [a + b for a, b in zip(by_x, by_h, strict=True)]
-        if cell.apart:
-            gates[-1] = by_x[-1], by_h[-1]
+    for t, row in enumerate(x):
+        by_x, by_h = parts_of(module, row, "x"), parts_of(module, h, "h")
+        gates = [
+            (by_x[name], by_h[name]) if name in cell.gates.apart
+            else sum(part[name] for part in (by_x, by_h) if name in part)
+            for name in cell.gates.names if name not in cell.inputs
+        ]  # fmt: skip
         named = dict(zip(cell.states, states, strict=True))
+        named |= {name: value[t].expand(B, H) for name, value in inputs.items()}
         results = cell.function(*gates, **named, **weights, **cell.constants)
         h, *after = results if isinstance(results, tuple) else (results,)
         after = iter(after)
@@ -65,7 +83,8 @@ def results(function: Callable, inputs: list[Tensor]) -> list[Tensor]:
     y, last = function()
     outputs = [y, *(last if isinstance(last, tuple | list) else [last])]
     generator = torch.Generator().manual_seed(1)
-    weight = [torch.randn(t.numel(), generator=generator, dtype=t.dtype) for t in outputs]
+    double = {"generator": generator, "dtype": torch.float64}
+    weight = [torch.randn(t.numel(), **double).to(t.dtype) for t in outputs]
     total = sum((t.flatten() * w).sum() for t, w in zip(outputs, weight, strict=True))
     return [t.detach().squeeze(0) if t is not y else t.detach() for t in outputs] + list(
         torch.autograd.grad(total, inputs, materialize_grads=True)
@@ -75,6 +94,15 @@ def results(function: Callable, inputs: list[Tensor]) -> list[Tensor]:
 def assert_same(ours: list[Tensor], theirs: list[Tensor]) -> None:
     for mine, right in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine.reshape(right.shape), right, **EXACT)
+
+
+def inputs_of(cell: fused_lstm.Cell, T: int, B: int, H: int) -> dict[str, Tensor]:
+    """Return the inputs of each step that a cell takes; all but the first are [T, B, H]."""
+    widths = dict(zip(cell.inputs, (1, *[H] * len(cell.inputs)), strict=False))
+    return {
+        name: torch.rand(T, B, width, dtype=torch.float64, requires_grad=True)
+        for name, width in widths.items()
+    }
 
 
 @pytest.mark.parametrize("shape", [(7, 5, 6, 37), (1, 1, 3, 8), (9, 17, 20, 64)], ids=str)
@@ -87,14 +115,16 @@ def test_values_and_gradients(name, engine, shape):
     cell = zoo.ALL[name]
     module = fused_lstm.Recurrent(cell, I, H, engine=engine, dtype=torch.float64)
     x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
-    inputs = [x, *module.parameters()]
-    assert_same(results(lambda: module(x), inputs), results(lambda: loop(module, x), inputs))
+    more = inputs_of(cell, T, B, H)
+    inputs = [x, *module.parameters(), *more.values()]
+    ours = results(lambda: module(x, **more), inputs)
+    assert_same(ours, results(lambda: loop(module, x, **more), inputs))
     count = 1 + sum(state != "h" for state in cell.states)
     states = [torch.randn(B, H, dtype=torch.float64).abs().requires_grad_() for _ in range(count)]
     hx = tuple(s[None] for s in states)
     inputs += states if cell.states else []
-    ours = results(lambda: module(x, hx if count > 1 else hx[0]), inputs)
-    assert_same(ours, results(lambda: loop(module, x, states), inputs))
+    ours = results(lambda: module(x, hx if count > 1 else hx[0], **more), inputs)
+    assert_same(ours, results(lambda: loop(module, x, states, **more), inputs))
 
 
 @pytest.mark.parametrize("name", zoo.ALL)
@@ -102,7 +132,9 @@ def test_triton(name):
     """Triton's kernels in its interpreter beside `loop`, or an error where the module is made."""
     torch.manual_seed(0)
     cell, dtype = zoo.ALL[name], torch.float64
-    if len(cell.states) > 1 or cell.weights:
+    gates = cell.gates
+    in_tiles = not gates.x_only and not gates.h_only and len(gates.names) <= 4
+    if len(cell.states) > 1 or cell.weights or not in_tiles:
         with pytest.raises(ValueError, match="with engine='triton', which does not have it"):
             fused_lstm.Recurrent(cell, 6, 37, engine="triton")
         return
@@ -124,23 +156,25 @@ def test_everything_of_a_layer(name):
     options = {"bidirectional": True, "dropout": 0.25, "dtype": torch.float64}
     if CELLS[cell.name].options:
         options |= {"zoneout": (0.2, 0.3), "recurrent_dropout": 0.1}
+    layers, more = (1, inputs_of(cell, 7, 5, 37)) if cell.inputs else (2, {})
     ours, plain = (
-        fused_lstm.Recurrent(cell, 6, 37, 2, engine=e, **options) for e in ("native", "loop")
+        fused_lstm.Recurrent(cell, 6, 37, layers, engine=e, **options) for e in ("native", "loop")
     )
     plain.load_state_dict(ours.state_dict())
     x = torch.randn(7, 5, 6, dtype=torch.float64, requires_grad=True)
-    rows = {"lengths": torch.tensor([7, 2, 5, 7, 1])}
+    rows = {"lengths": torch.tensor([7, 2, 5, 7, 1])} | more
     if not any(cell.initial_states.values()):
         rows["resets"] = torch.rand(7, 5) < 0.2
     found = []
     for module in (ours, plain):
         torch.manual_seed(3)
-        found.append(results(lambda m=module: m(x, **rows), [x, *module.parameters()]))
+        inputs = [x, *module.parameters(), *more.values()]
+        found.append(results(lambda m=module: m(x, **rows), inputs))
     assert_same(*found)
 
 
 @needs_native
-@pytest.mark.parametrize("name", ["lltm", "mgu", "peephole", "slstm", "rhn"])
+@pytest.mark.parametrize("name", ["lltm", "mgu", "peephole", "slstm", "rhn", "sru", "nas"])
 def test_second_derivatives_functions_and_graphs(name):
     torch.manual_seed(0)
     module = fused_lstm.Recurrent(zoo.ALL[name], 3, 4, engine="native", dtype=torch.float64)
@@ -156,15 +190,23 @@ def test_second_derivatives_functions_and_graphs(name):
 
 
 @needs_native
-@pytest.mark.parametrize("fuse", ["steps", "layers"])
-def test_float32_and_bfloat16(fuse):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["lltm", "gru", "sru", "nas", "slstm", "rnn"])
+def test_float32_and_bfloat16(name, dtype):
+    """Values and gradients beside float64; bfloat16 by its own kernels where the CPU has them."""
     torch.manual_seed(0)
-    exact = fused_lstm.Recurrent(zoo.lltm, 20, 48, 2, engine="loop", dtype=torch.float64)
-    for dtype in (torch.float32, torch.bfloat16):
-        module = fused_lstm.Recurrent(zoo.lltm, 20, 48, 2, engine="native", fuse=fuse, dtype=dtype)
-        exact.load_state_dict(module.state_dict())
-        x = torch.randn(12, 20, 20, dtype=dtype)
-        assert_close(module(x)[0], exact(x.double())[0].to(dtype), f"y, {dtype}")
+    cell = zoo.ALL[name]
+    exact = fused_lstm.Recurrent(cell, 20, 48, 2, engine="loop", dtype=torch.float64)
+    module = fused_lstm.Recurrent(cell, 20, 48, 2, engine="native", dtype=dtype)
+    exact.load_state_dict(module.state_dict())
+    x = torch.randn(12, 20, 20, dtype=dtype, requires_grad=True)
+    wide = x.detach().double().requires_grad_()
+    found = results(lambda: (module(x)[0], []), [x, *module.parameters()])
+    wanted = results(lambda: (exact(wide)[0], []), [wide, *exact.parameters()])
+    names = ["y", "dx", *(f"d{name}" for name, _ in module.named_parameters())]
+    limit = GPU_NORM["bf16" if dtype == torch.bfloat16 else "fp32"]
+    for what, ours, theirs in zip(names, found, wanted, strict=True):
+        assert error_norm(ours, theirs) <= limit, what
 
 
 @needs_native
@@ -273,6 +315,45 @@ def test_resets_need_a_state_that_begins_at_zero():
         module(torch.randn(3, 2, 4), resets=torch.zeros(3, 2, dtype=torch.bool))
 
 
+@pytest.mark.parametrize("name", ["lltm", "brc", "sru", "nas"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_streaming(name, engine):
+    """A step at a time is the sequence, after the weights have changed in place too."""
+    module = fused_lstm.Recurrent(zoo.ALL[name], 5, 8, 2, engine=engine, dtype=torch.float64)
+    stream = fused_lstm.Streaming(module, 3)
+    x = torch.randn(4, 3, 5, dtype=torch.float64)
+    for _ in range(2):
+        with torch.no_grad():
+            expected = module(x)[0]
+            assert_close(torch.stack([stream(row) for row in x]), expected, "y")
+            for parameter in module.parameters():
+                parameter.mul_(1.5)
+        stream.reset()
+
+
+def test_no_stream_has_inputs_of_a_step():
+    module = fused_lstm.Recurrent(zoo.cfc, 3, 4, engine="loop")
+    with pytest.raises(ValueError, match="module: got cell cfc, which has inputs; expected"):
+        fused_lstm.Streaming(module)
+
+
+def test_inputs_of_a_step_are_checked():
+    module, x = fused_lstm.Recurrent(zoo.cfc, 3, 4, engine="loop"), torch.randn(5, 2, 3)
+    for inputs, error in (
+        ({}, "inputs: got none; expected the cell's: dt"),
+        ({"dt": torch.ones(5, 2)}, r"dt: got \[5, 2\]; expected \[5, 2, 1\] or \[5, 2, 4\]"),
+        ({"dt": 1.0}, r"dt: got float; expected \[5, 2, 1\]"),
+        ({"dt": torch.ones(5, 2, 1), "t": x}, "inputs: got dt, t; expected the cell's: dt"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            module(x, **inputs)
+    with pytest.raises(ValueError, match="num_layers: got 2 with cell cfc, which has inputs"):
+        fused_lstm.Recurrent(zoo.cfc, 3, 4, 2)
+    plain = fused_lstm.Recurrent(zoo.lltm, 3, 4, engine="loop")
+    with pytest.raises(ValueError, match="inputs: got dt; expected the cell's: none"):
+        plain(x, dt=torch.ones(5, 2, 1))
+
+
 def test_a_module_is_copied_and_pickled():
     module = fused_lstm.Recurrent(zoo.lltm, 4, 8)
     x = torch.randn(3, 2, 4)
@@ -319,51 +400,35 @@ def test_errors_name_the_function_and_the_argument():
     def a_number(a, *, c):
         return a, 1.0
 
-    @told("keywords: got d; expected the states and weights that are told: c", states="c")
+    @told("keywords: got d; expected the states, weights and inputs that are told: c", states="c")
     def another_name(a, *, d):
         return a, d
 
-    @told("gates: got 0 positional arguments; expected 1 to 4", states="h")
+    @told("gates: got 0 positional arguments; expected 1 to 8", states="h")
     def no_gates(*, h):
         return h
 
-    @told("gates: got 5 positional arguments; expected 1 to 4")
-    def five_gates(a, b, c, d, e):
+    @told("gates: got 9 positional arguments; expected 1 to 8")
+    def nine_gates(a, b, c, d, e, f, g, h, i):
         return a
 
     @told("arguments: got *gates; expected gates, then keywords after a *")
     def starred(*gates):
         return gates[0]
 
-    @told("apart: got 'a'; expected the last gate, 'b', or None", apart="a")
-    def not_last(a, b):
+    @told("apart: got 'c'; expected names of gates, each told once: a, b", apart="c")
+    def no_gate(a, b):
         return b
 
-    @told("apart: got 'a'; expected None for a cell of one gate", apart="a")
-    def alone(a):
-        return a[0] + a[1]
+    @told("apart: got 'a'; expected names of gates, each told once: a, b", apart="a", x_only="a")
+    def two_kinds(a, b):
+        return b
 
-    @told("scale: got 'x'; expected a number")
-    def a_word(a, *, scale="x"):
-        return a
+    @told("h_only: got all gates; expected one gate that x has a part in", h_only="a b")
+    def without_x(a, b):
+        return a + b
 
-    @told("torch's operator 'sum'", states="h")
-    def across(a, *, h):
-        return a + h.sum(-1, keepdim=True)
-
-    @told("torch's operator 'slice'", states="h")
-    def indexed(a, *, h):
-        return a + h[:, :1]
-
-    @told("torch's operator", states="h")
-    def multiplied(a, *, h):
-        return a + h @ h.T @ a
-
-    @told("torch's operator 'rand_like'", states="h")
-    def random(a, *, h):
-        return a + torch.rand_like(h)
-
-    @told("control flow on their values", states="h")
+    @told("function: got RuntimeError (Boolean value", states="h")
     def branch(a, *, h):
         return a if h > 0 else h
 
@@ -514,12 +579,18 @@ def test_the_printed_code_has_the_cells_names():
     text = zoo.lltm.source()
     for name in ("gate_i", "gate_o", "gate_g", "state_c", "dstate_c", "elu<S>(gate_g)"):
         assert name in text
-    assert definition.MOST_GATES == 4
+    assert definition.MOST_GATES == 8
     assert compiling.CACHE == "FUSED_LSTM_CELLS"
     assert custom.Recurrent is fused_lstm.Recurrent
 
 
 @needs_native
+@pytest.mark.parametrize("name", generate.PRINTED)
+def test_the_librarys_cells_are_as_printed(name):
+    """The committed C++ is what cells/*.py prints: run `python -m fused_lstm.cells.generate`."""
+    assert (generate.FOLDER / f"{name}.h").read_text() == generate.header(name)
+
+
 def test_the_page_s_code_runs():
     """Each block of docs/your-own-cell.md that makes a cell, in order, and the loop's before it."""
     page = (Path(__file__).parents[2] / "docs" / "your-own-cell.md").read_text(encoding="utf-8")

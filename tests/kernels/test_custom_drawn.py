@@ -1,4 +1,4 @@
-"""Cells drawn at random: one to four gates, no state to three, any operations that a cell may use.
+"""Cells drawn at random: one to eight gates, no state to three, any operations that a cell may use.
 
 EXAMPLES in the environment is how many are drawn; SEED is the first one's.
 """
@@ -40,29 +40,43 @@ LINES = (
 def drawn(seed: int) -> tuple[fused_lstm.Cell, str]:
     """Return a cell and its text."""
     draw = random.Random(seed)
-    gates = [f"gate{k}" for k in range(draw.randint(1, 4))]
+    gates = [f"gate{k}" for k in range(draw.randint(1, draw.choice([4, 4, 8])))]
     states = draw.choice(["", "h", "s0", "s0 s1", "s0 h", "s0 s1 s2"]).split()
     weights = [f"w{k}" for k in range(draw.choice([0, 0, 0, 1, 2]))]
-    apart = len(gates) > 1 and draw.random() < 0.3
-    lines, values = [], [*gates[: len(gates) - apart], *states, *weights]
-    if apart:
-        lines.append(f"by_x, by_h = {gates[-1]}")
-        values += ["by_x", "by_h"]
+    inputs = ["dt"] if draw.random() < 0.15 else []
+    plain = draw.random() < 0.4
+    kinds = {
+        name: "" if plain else draw.choice(["", "", "apart", "x_only", "h_only"]) for name in gates
+    }
+    if draw.random() < 0.15:
+        kinds = dict.fromkeys(gates, "x_only")
+    if set(kinds.values()) == {"h_only"}:
+        kinds[gates[0]] = "apart"
+    lines, values = [], [*states, *weights, *inputs]
+    for name, kind in kinds.items():
+        if kind == "apart":
+            lines.append(f"{name}_x, {name}_h = {name}")
+        values += [f"{name}_x", f"{name}_h"] if kind == "apart" else [name]
+    first = f"{gates[0]}_h" if kinds[gates[0]] == "apart" else gates[0]
     for k in range(draw.randint(2, 14)):
         a, b, c = (draw.choice(values) for _ in "abc")
         lines.append(f"v{k} = {draw.choice(LINES).format(a=a, b=b, c=c)}")
         values.append(f"v{k}")
     recent = values[-6:]
     outputs = [draw.choice(recent) for _ in range(1 + sum(s != "h" for s in states))]
-    ends = [f"torch.tanh({v} + 0.1 * {gates[0]})" for v in outputs]
+    ends = [f"torch.tanh({v} + 0.1 * {first})" for v in outputs]
     lines.append(f"return {', '.join(ends)}")
-    star = ["*", *states, *weights] if states or weights else []
+    star = ["*", *states, *weights, *inputs] if states or weights or inputs else []
     text = f"def drawn({', '.join([*gates, *star])}):\n" + "".join(f"    {x}\n" for x in lines)
     space = {"torch": torch, "F": F}
     exec(text, space)
     cell = fused_lstm.cell(
         space["drawn"], states=" ".join(states), weights=" ".join(weights),
-        apart=gates[-1] if apart else None,
+        inputs=" ".join(inputs),
+        **{
+            kind: " ".join(name for name in gates if kinds[name] == kind)
+            for kind in ("apart", "x_only", "h_only")
+        },
     )  # fmt: skip
     return cell, text
 
@@ -74,7 +88,11 @@ def test_drawn(seed):
     T, B, H = draw.randint(1, 9), draw.randint(1, 20), draw.randint(1, 70)
     module = fused_lstm.Recurrent(cell, 3, H, engine="native", dtype=torch.float64)
     x = torch.randn(T, B, 3, dtype=torch.float64, requires_grad=True)
-    inputs = [x, *module.parameters()]
+    inputs, of_steps = [x, *module.parameters()], {}
+    if cell.inputs:
+        width = draw.choice([1, H])
+        of_steps["dt"] = torch.rand(T, B, width, dtype=torch.float64, requires_grad=True)
+        inputs.append(of_steps["dt"])
     before = {name: torch.randn(B, H, dtype=torch.float64) for name in ("h", *cell.states)}
     if "h" not in cell.states:
         before["h"].zero_()
@@ -82,10 +100,13 @@ def test_drawn(seed):
     if cell.has_c:
         inputs += states
         hx = tuple(state[None] for state in states)
-        ours = results(lambda: module(x, hx), inputs)
-        theirs = results(lambda: loop(module, x, states), inputs)
+        ours = results(lambda: module(x, hx, **of_steps), inputs)
+        theirs = results(lambda: loop(module, x, states, **of_steps), inputs)
     else:
-        ours, theirs = (results(f, inputs) for f in (lambda: module(x), lambda: loop(module, x)))
+        ours, theirs = (
+            results(f, inputs)
+            for f in (lambda: module(x, **of_steps), lambda: loop(module, x, **of_steps))
+        )
     try:
         assert_same(ours, theirs)
     except AssertionError as error:

@@ -1,4 +1,4 @@
-"""A GRU's derivatives: by hand beside autograd's, the second too, and under torch.func."""
+"""A GRU's derivatives: the first, the second, and under torch.func."""
 
 from __future__ import annotations
 
@@ -7,42 +7,11 @@ from functools import partial
 import pytest
 import torch
 
-from fused_lstm import pointwise, reference
-from fused_lstm.spec import GRU
 from gru import make_modules, rungs
 from lanes import Case, make_inputs
 from tolerance import assert_close
 
 DOUBLE = {"dtype": torch.float64}
-
-
-def test_the_cells_backward_is_its_derivative():
-    """As autograd has it, and differentiable itself."""
-    gates, c, dh, dc = (torch.randn(3, n, **DOUBLE).requires_grad_() for n in (20, 5, 5, 5))
-    h, c_next, activated = pointwise.gru_forward(gates, c)
-    wanted = torch.autograd.grad((h, c_next), (gates, c), (dh, dc), create_graph=True)
-    found = pointwise.gru_backward(activated, c, c_next, dh, dc)
-    for name, value, other in zip(("dgates", "dc"), found, wanted, strict=False):
-        assert_close(value.detach(), other.detach(), name)
-    assert torch.autograd.gradcheck(pointwise.gru_backward, (activated, c, c_next, dh, dc))
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-def test_the_lanes_backward_is_its_derivative(reverse):
-    T, B, I, H = 4, 3, 5, 6
-    sizes = (T, B, I), (B, H), (B, H), (3 * H, I), (3 * H, H), (3 * H,), (3 * H,)
-    x, h0, c0, *weights = leaves = [torch.randn(s, **DOUBLE).requires_grad_() for s in sizes]
-    layer = reference.Layer(*weights)
-    order = reference.Rows(x, B, None, torch.rand(2, T, B) > 0.3).order(int(reverse))
-    options = {"order": order, "spec": GRU}
-    h, c, gates = reference.layer_forward(x, h0, c0, layer, **options)
-    last = order.steps[-1]
-    by = [torch.randn_like(t) for t in (h, h[last], c[last])]
-    wanted = torch.autograd.grad((h, h[last], c[last]), leaves, by)
-    *found, dlayer = reference.layer_backward(*by, x, h0, c0, layer, h, c, gates, **options)
-    found += [d for d in dlayer if d is not None]
-    for n, (value, other) in enumerate(zip(found, wanted, strict=True)):
-        assert_close(value.detach(), other, f"gradient {n}")
 
 
 # Second derivatives are plain PyTorch; test_gru.py has Triton's first ones.

@@ -236,3 +236,20 @@ MIB = 1 << 20
 )
 def test_weights_are_fetched_ahead_where_a_last_cache_is_slow(intel, l2, registers, kept, part):
     assert kernels.ops().fetching(intel, l2, registers) == [kept, part]
+
+
+@pytest.mark.parametrize(
+    ("precision", "batch", "forward", "backward"),
+    [
+        ("tf32", 16, "2 terms", "plain"),
+        ("tf32", 15, "plain", "plain"),
+        ("bf16", 4, "1 term", "1 term"),
+        ("ieee", 64, "plain", "plain"),
+    ],
+)
+def test_two_terms_are_forwards_of_many_rows(precision, batch, forward, backward):
+    text = plan(batch=batch, precision=precision, isa="emulated")
+    plain = plan(batch=batch, isa="emulated").partition(",")[0]
+    by = {"plain": plain} | {name: f"emulated, {name}" for name in ("1 term", "2 terms")}
+    assert text.startswith(by[forward] + ", ")
+    assert (f"backward by {by[backward]}\n" in text) == (backward != forward)

@@ -117,22 +117,6 @@ def test_backward_by_hand_of_every_cell(options, training, lane):
     check_backward(Shape(5, 3, 4, 6, 1), LANES[lane], training, Spec(**options), training)
 
 
-OTHERS = {
-    "gru": Spec("gru"),
-    "gru, all": Spec("gru", layer_norm=True, zoneout=0.3, recurrent_dropout=0.4),
-    "rnn_tanh": Spec("rnn_tanh"),
-    "rnn_relu": Spec("rnn_relu"),
-}
-
-
-@pytest.mark.parametrize("lane", [0, 1], ids=["forwards", "backwards"])
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval, no bias"])
-@pytest.mark.parametrize("cell", OTHERS.values(), ids=OTHERS)
-def test_backward_by_hand_of_a_gru_and_an_rnn(cell, training, lane):
-    lane = {"sizes": [3, 2, 2, 1, 1], "keep": True, "direction": lane}
-    check_backward(Shape(5, 3, 4, 6, 1), lane, training, cell, training)
-
-
 def check_backward(shape, lane, bias, cell=PLAIN, training=True):
     T, B, I, H, _ = shape
     P, direction = lane.get("proj_size", H), lane.get("direction", 0)

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 import fused_lstm
-from fused_lstm import reference
 from fused_lstm.spec import Spec
-from fused_lstm.varlen import Order
 from heads import MAKE, results, state_of
 from tolerance import assert_close
 
@@ -56,42 +54,6 @@ def test_a_step_is_what_is_written_out(cell, engine):
     names = ["y", "x", *(name for name, _ in module.named_parameters())]
     for name, ours, theirs in zip(names, *outputs, strict=True):
         assert_close(ours, theirs, name)
-
-
-@pytest.mark.parametrize("begins", [False, True], ids=["state", "from zero"])
-@pytest.mark.parametrize("clip", [None, 0.05], ids=["", "clipped"])
-@pytest.mark.parametrize("exponential", [False, True], ids=["sigmoid", "exp"])
-def test_the_backward_by_hand_is_autograds(exponential, clip, begins):
-    """That by all four states too, which a loss may look at; rows end and begin anew."""
-    torch.manual_seed(2)
-    spec = Spec("slstm", num_heads=2, exponential_forget=exponential, recurrent_clip=clip)
-    T, B, I, H = 5, 3, 2, 4
-    shapes = spec.weights(I, H, H).values()
-    layer = reference.Layer(*(torch.randn(s, **DOUBLE).requires_grad_() for s in shapes))
-    x, h0, c0 = (
-        torch.randn(T, B, I, **DOUBLE),
-        torch.randn(B, H, **DOUBLE),
-        torch.randn(B, 3 * H, **DOUBLE),
-    )
-    c0[:, H : 2 * H] = 0.0 if begins else c0[:, H : 2 * H].abs() + 0.5
-    if begins:
-        c0[:, 2 * H :] = 3.0  # which no state that holds nothing has: log f + m is above i
-    live = torch.tensor([5, 4, 2]) > torch.arange(T)[:, None]
-    not_reset = torch.rand(T, B) > 0.3
-    order = Order(range(T), live[..., None], not_reset[..., None])
-    leaves = [t.requires_grad_() for t in (x, h0, c0)]
-    h, c, gates = reference.layer_forward(x, h0, c0, layer, order, spec=spec)
-    dy, dh_n, dc_n = torch.randn_like(h), torch.randn_like(h0), torch.randn_like(c0)
-    loss = (h * dy * live[..., None]).sum() + (h[-1] * dh_n).sum() + (c[-1] * dc_n).sum()
-    weights = [w for w in layer if w is not None]
-    expected = torch.autograd.grad(loss, [*leaves, *weights])
-    dx, dh0, dc0, dweights = reference.layer_backward(
-        dy, dh_n, dc_n, x, h0, c0, layer, h, c, gates, order=order, spec=spec
-    )
-    found = [dx, dh0, dc0, *(w for w in dweights if w is not None)]
-    names = ["x", "h0", "c0", *spec.weight_names]
-    for name, ours, theirs in zip(names, found, expected, strict=True):
-        assert_close(ours.detach(), theirs, name)
 
 
 @native_only

@@ -24,8 +24,10 @@ from ..native import build
 NATIVE = Path(build.__file__).parent
 CACHE = "FUSED_LSTM_CELLS"  # in the environment: the folder of compiled cells
 FLAGS = [flag for flag in build.FLAGS if flag not in (build.OLDEST_TORCH, "-Wall")]
-# The files of native/isa that say how an instruction set's float and double kernels are compiled.
+# The files of native/isa that say how an instruction set's float and double kernels are compiled,
+# and the sets that have bfloat16 kernels, in a file of their own name.
 FILES = {"amx": "avx512", "avx512_bf16": "avx512", "sse2": "base", "neon": "base"}
+NARROW = "amx", "avx512_bf16"
 
 
 class CannotCompile(Exception):
@@ -33,7 +35,9 @@ class CannotCompile(Exception):
 
 
 def compiled(source: str, isa: str) -> list[int]:
-    """Return the addresses of a cell's four functions, of float and then of double.
+    """Return the addresses of a cell's six functions: of float, of double and of bfloat16.
+
+    The last two are 0 where the instruction set widens bfloat16 to float.
 
     Args:
         source: what `print_cpp.source` has printed.
@@ -45,12 +49,13 @@ def compiled(source: str, isa: str) -> list[int]:
     command = compiler()
     text = repr((source, command, FLAGS, isa, version(command[0]), headers()))
     folder = cache_folder() / hashlib.sha256(text.encode()).hexdigest()[:32]
-    library = folder / "cell.so"
+    files = {"cell": FILES.get(isa, isa)} | ({"narrow": isa} if isa in NARROW else {})
     try:
-        if not library.exists():
-            make(source, isa, command, folder)
+        if not folder.exists():
+            make(source, files, command, folder)
         check_private(folder)
-        return list((ctypes.c_void_p * 4).in_dll(ctypes.CDLL(str(library)), "fused_lstm_cell"))
+        functions = functions_of(folder / "cell.so", 4)
+        return functions + (functions_of(folder / "narrow.so", 2) if "narrow" in files else [0, 0])
     except OSError as error:
         raise CannotCompile(
             f"the cache of compiled cells, {folder}, cannot be used: {error}; set {CACHE} to a"
@@ -115,20 +120,35 @@ def check_private(folder: Path) -> None:
         raise PermissionError("other users can write it")
 
 
-def make(source: str, isa: str, command: list[str], folder: Path) -> None:
-    """Compile a cell into `folder`, which appears whole or not at all."""
+def functions_of(library: Path, count: int) -> list[int]:
+    """Return the addresses of a library's functions."""
+    table = (ctypes.c_void_p * count).in_dll(ctypes.CDLL(str(library)), "fused_lstm_cell")
+    return [address or 0 for address in table]
+
+
+def make(source: str, files: dict[str, str], command: list[str], folder: Path) -> None:
+    """Compile a cell into `folder`, which appears whole or not at all.
+
+    files: a library's name -> the file of native/isa that says how it is compiled.
+    """
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))  # the user's alone
     try:
         (part / "cell.h").write_text(source)
-        file = FILES.get(isa, isa)
-        (part / "cell.cpp").write_text(f'#define FL_INSTEAD "cell.h"\n#include "isa/{file}.cpp"\n')
-        arguments = [
-            *command, *FLAGS, "-shared", f"-I{part}", f"-I{NATIVE}", str(part / "cell.cpp"),
-            "-o", str(part / "cell.so"),
+        for name, file in files.items():
+            text = f'#define FL_INSTEAD "cell.h"\n#include "isa/{file}.cpp"\n'
+            (part / f"{name}.cpp").write_text(text)
+        compilers = [
+            subprocess.Popen(
+                [*command, *FLAGS, "-shared", f"-I{part}", f"-I{NATIVE}", str(part / f"{name}.cpp"),
+                 "-o", str(part / f"{name}.so")],
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            )
+            for name in files
         ]  # fmt: skip
-        done = subprocess.run(arguments, capture_output=True, text=True)
-        if done.returncode:
-            raise CannotCompile(f"{shlex.join(command)} failed: {done.stderr.strip()[:2000]}")
+        for process in compilers:  # at the same time
+            _, errors = process.communicate()
+            if process.returncode:
+                raise CannotCompile(f"{shlex.join(command)} failed: {errors.strip()[:2000]}")
         try:
             part.rename(folder)
         except OSError:

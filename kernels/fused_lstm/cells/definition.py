@@ -14,11 +14,13 @@ from torch import Tensor
 from .. import engines, ops, pointwise
 from ..spec import WITH_ZONEOUT, Kind, Spec, add_cell
 from . import compile, print_cpp, print_python
+from .gates import Gates, order_of_rows
 from .program import Program, program
 from .trace import CannotExpress
 
 OPTIONS = "zoneout", "recurrent_dropout"  # of a cell with one state
-MOST_GATES = 4
+MOST_GATES = 8
+MOST_GATES_OF_A_TILE = 4  # of triton's kernels
 
 
 class Cell:
@@ -26,7 +28,9 @@ class Cell:
 
     Attributes:
         function: the function as it was written.
-        gates, states, weights: names, in the order of the function's arguments.
+        gates: names, in the order of the function's arguments, and their kinds: a
+            `fused_lstm.cells.gates.Gates`.
+        states, weights, inputs: names, as they were told.
         initial_states, initial_weights: name -> the value that it begins with. A weight that is not
             there is initialised as nn.LSTM's weights are.
         constants: name -> value, of keyword arguments that are numbers.
@@ -38,35 +42,39 @@ class Cell:
         function: Callable,
         states: str | Mapping[str, float] = "",
         weights: str | Mapping[str, float] = "",
-        apart: str | None = None,
+        apart: str = "",
+        x_only: str = "",
+        h_only: str = "",
+        inputs: str = "",
         constants: Mapping[str, float] | None = None,
     ) -> None:
-        self.function, self._told = function, (states, weights, apart)
+        self.function, self._told = function, (states, weights, apart, x_only, h_only, inputs)
+        self.inputs = tuple(inputs.split())
         self.initial_states = _by_name("states", states, function)
         self.initial_weights = _by_name("weights", weights, function)
         self.states, self.weights = tuple(self.initial_states), tuple(self.initial_weights)
-        self._read_signature(dict(constants or {}))
-        if apart is not None and apart != self.gates[-1]:
-            raise self._error("apart", repr(apart), f"the last gate, {self.gates[-1]!r}, or None")
-        if apart is not None and len(self.gates) == 1:
-            raise self._error("apart", repr(apart), "None for a cell of one gate")
-        self.apart = apart is not None
+        names = self._read_signature(dict(constants or {}))
+        kinds = {"x_only": x_only, "h_only": h_only, "apart": apart}
+        kinds = self._kinds(names, kinds)
+        kinds["x_only"] |= frozenset(self.inputs)  # the engines have an input as a gate of x alone
+        self.gates = gates = Gates((*names, *self.inputs), **kinds)
+        with_rows = [k for k in gates.by_x if k < len(names)]
+        self.rows = order_of_rows(with_rows), order_of_rows(gates.by_h)
         # In the kernels h is a state where it is the only one; beside others it is one more.
         self.is_h = self.states == ("h",)
         self.has_c = bool(self.states) and not self.is_h
         self.__doc__, self.__name__ = function.__doc__, function.__name__
         self.__module__, self.__qualname__ = function.__module__, function.__qualname__
-        self._programs = {False: self._traced(zoneout=False)}  # by whether states are kept in part
+        self._programs: dict[bool, Program] = {}  # by whether states are kept in part
         self._ready: set[tuple[str, bool]] = set()  # instruction set or "triton", zoneout
-        self.name = f"{function.__name__}_{self._programs[False].digest()[:12]}"
-        self._register()
+        self.name = function.__name__
 
     def __call__(self, *gates: Any, **states_and_weights: Tensor) -> Any:
         """Call the function."""
         return self.function(*gates, **self.constants, **states_and_weights)
 
     def __repr__(self) -> str:
-        return f"<fused_lstm.Cell {self.name}({', '.join(self.gates)})>"
+        return f"<fused_lstm.Cell {self.name}({', '.join(self.gates.names)})>"
 
     def with_(self, **constants: float) -> Cell:
         """Return the cell with other values of its constants.
@@ -78,16 +86,25 @@ class Cell:
             if name not in self.constants:
                 expected = ", ".join(self.constants) or "none: it has no constants"
                 raise self._error("constants", repr(name), expected)
-        states, weights, apart = self._told
-        return Cell(self.function, states, weights, apart, self.constants | constants)
+        return Cell(self.function, *self._told, self.constants | constants).checked()
+
+    def checked(self) -> Cell:
+        """Trace the function, and make the engines know the cell; return it.
+
+        Raises:
+            ValueError: the function cannot be a cell.
+        """
+        self.name = f"{self.function.__name__}_{self.program().digest()[:12]}"
+        self._register()
+        return self
 
     def explained(self) -> str:
         """Return gates, states, what a step saves and why, a step and its backward as Python."""
-        return print_python.text(self._programs[False], self.__name__)
+        return print_python.text(self.program(), self.__name__)
 
     def source(self) -> str:
         """Return the C++ of a step and of its backward."""
-        return print_cpp.source(self._programs[False])
+        return print_cpp.source(self.program())
 
     # --- what the function is told with ---
 
@@ -95,8 +112,8 @@ class Cell:
         name = self.function.__name__
         return ValueError(f"cell {name}: {argument}: got {got}; expected {expected}")
 
-    def _read_signature(self, constants: dict[str, float]) -> None:
-        """Set gates and constants from the function's arguments, and check them."""
+    def _read_signature(self, constants: dict[str, float]) -> tuple[str, ...]:
+        """Set constants from the function's arguments, check all, and return the gates."""
         gates, keywords, self.constants = [], [], {}
         for p in inspect.signature(self.function).parameters.values():
             if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
@@ -110,36 +127,51 @@ class Cell:
                 if isinstance(value, bool) or not isinstance(value, int | float):
                     raise self._error(p.name, repr(value), "a number, which is a constant")
                 self.constants[p.name] = float(value)
-        self.gates = tuple(gates)
         if not 1 <= len(gates) <= MOST_GATES:
             got = f"{len(gates)} positional arguments"
             raise self._error("gates", got, f"1 to {MOST_GATES}")
-        if sorted(keywords) != sorted((*self.states, *self.weights)):
-            told = ", ".join((*self.states, *self.weights)) or "none"
-            got = ", ".join(keywords) or "none"
-            raise self._error("keywords", got, f"the states and weights that are told: {told}")
+        told = *self.states, *self.weights, *self.inputs
+        if sorted(keywords) != sorted(told):
+            got, names = ", ".join(keywords) or "none", ", ".join(told) or "none"
+            expected = f"the states, weights and inputs that are told: {names}"
+            raise self._error("keywords", got, expected)
+        return tuple(gates)
+
+    def _kinds(self, gates: tuple[str, ...], told: dict[str, str]) -> dict[str, frozenset[str]]:
+        """Return the gates of each kind, each of which may have one kind."""
+        free, kinds = set(gates), {}
+        for kind, names in told.items():
+            kinds[kind] = frozenset(names.split())
+            for name in kinds[kind]:
+                if name not in free:
+                    expected = "names of gates, each told once"
+                    raise self._error(kind, repr(name), f"{expected}: {', '.join(gates)}")
+                free.remove(name)
+        if not free and kinds["h_only"] and not (kinds["x_only"] or kinds["apart"]):
+            raise self._error("h_only", "all gates", "one gate that x has a part in")
+        return kinds
 
     # --- what follows ---
 
     def step(
         self,
-        gates: Sequence[Tensor],
-        part: Tensor | None,
+        parts: Sequence[Tensor],
         states: Sequence[Tensor],
         weights: Sequence[Tensor],
     ) -> tuple[Tensor, list[Tensor]]:
         """Run a step's pointwise part.
 
         Args:
-            gates: sums before activation, [B, H] each; the last one's part by x where it is a pair.
-            part: the last gate's part by h where it is a pair, else None.
+            parts: of gates before activation, [B, H] each, in the order of `gates.columns`.
             states, weights: [B, H] and [H] each, in the order of their names.
 
         Returns h [B, H] and the states after the step.
         """
-        arguments = gates if part is None else (*gates[:-1], (gates[-1], part))
         named = dict(zip((*self.states, *self.weights), (*states, *weights), strict=True))
-        results = self(*arguments, **named)
+        arguments = self.gates.arguments(parts)
+        count = len(arguments) - len(self.inputs)
+        named |= zip(self.inputs, arguments[count:], strict=True)
+        results = self(*arguments[:count], **named)
         results = results if isinstance(results, tuple) else (results,)
         others = [name for name in self.states if name != "h"]
         if len(results) != 1 + len(others) or not all(isinstance(r, Tensor) for r in results):
@@ -154,27 +186,26 @@ class Cell:
     def reference(self, gates: Tensor, c: Tensor, added: pointwise.Added = pointwise.PLAIN) -> Any:
         """Compute `pointwise.forward`'s results in plain PyTorch, which autograd differentiates.
 
-        gates: [B, G*H], with the last gate's part by h first where it is a pair.
+        gates: [B, G*H], all parts of gates in the order of `gates.columns`.
         """
-        parts = gates.to(c.dtype).chunk(len(self.gates) + self.apart, -1)
-        part, sums = (parts[0], parts[1:]) if self.apart else (None, parts)
+        parts = gates.to(c.dtype).chunk(len(self.gates.columns), -1)
         w = added.w_ch
         weights = () if w is None else w.to(c.dtype).chunk(len(self.weights))
         states = c.chunk(len(self.states), -1) if self.states else ()
-        h, after = self.step(sums, part, states, weights)
+        h, after = self.step(parts, states, weights)
         return h.to(gates.dtype), torch.cat(after, -1) if after else h, gates
 
     def _traced(self, zoneout: bool) -> Program:
-        def step(gates: Sequence[Tensor], *others: Any) -> tuple[Tensor, list[Tensor]]:
-            h, after = self.step(gates, *others)
+        def step(parts: Sequence[Tensor], *others: Any) -> tuple[Tensor, list[Tensor]]:
+            h, after = self.step(parts, *others)
             for result in (h, *after):
-                if result.shape != gates[0].shape:
+                if result.shape != parts[0].shape:
                     got = f"a tensor of {result.dim()} dimensions"
                     raise self._error("results", got, "tensors of the gates' shape")
             return h, after
 
         try:
-            return program(step, self.gates, self.apart, self.states, self.weights, zoneout)
+            return program(step, self.gates, self.states, self.weights, zoneout)
         except CannotExpress as error:
             raise self._error(
                 "function", str(error), "elementwise operations of a unit's own numbers"
@@ -198,14 +229,17 @@ class Cell:
         """Make the engines know the cell by its name."""
         states = ("h", *self.states) if self.has_c else ("h",)
         options = OPTIONS if len(self.states) == 1 else ()
+        gates = self.gates
         kind = Kind(
-            len(self.gates), options, states, of_torch=False, apart=self.apart,
-            weights=len(self.weights), custom=True,
+            len(gates.by_x), options, states, of_torch=False, h_gates=len(gates.by_h),
+            apart=len(gates.of_h), weights=len(self.weights), custom=True,
         )  # fmt: skip
         add_cell(self.name, kind)
-        on_triton = len(self.states) < 2 and not self.weights
+        as_a_gru = not gates.x_only and not gates.h_only and len(gates.apart) <= 1
+        tiled = as_a_gru and len(gates.names) <= MOST_GATES_OF_A_TILE
+        on_triton = tiled and len(self.states) < 2 and not self.weights
         engines.add_cell(self.name, options, on_triton, self.prepare)
-        pointwise.CELLS[self.name] = pointwise.Pointwise(self.reference, None)
+        pointwise.CELLS[self.name] = self.reference
 
     def prepare(self, engine: str, spec: Spec) -> str | None:
         """Make the cell ready for an engine; return why that cannot be, or None."""
@@ -229,13 +263,12 @@ class Cell:
             return
         p = self.program(zoneout)
         functions = compile.compiled(print_cpp.source(p), isa)
-        columns = max(len(p.saved), 1)
         shape = [
-            len(p.gates), len(p.gates) + p.apart, columns, max(len(p.states), 1), int(p.apart),
-            len(p.weights),
+            len(p.gates.summed), len(p.gates.of_h), len(p.gates.of_x), p.columns,
+            max(len(p.states), 1), len(p.weights),
         ]  # fmt: skip
         name = f"{self.name},{WITH_ZONEOUT}" if zoneout else self.name
-        ops.SAVED[name] = columns
+        ops.SAVED[name] = p.columns
         torch.ops.fused_lstm_native.add_cell(name, shape, functions)
         self._ready.add((isa, zoneout))
 
@@ -283,7 +316,10 @@ def cell(
     *,
     states: str | Mapping[str, float] = "",
     weights: str | Mapping[str, float] = "",
-    apart: str | None = None,
+    apart: str = "",
+    x_only: str = "",
+    h_only: str = "",
+    inputs: str = "",
 ) -> Any:
     """Make a recurrent cell of a function, for `fused_lstm.Recurrent`; a decorator.
 
@@ -293,20 +329,26 @@ def cell(
             return torch.tanh(c) * torch.sigmoid(o), c
 
     The function computes what a step does between its matrix products, on tensors of one shape. Its
-    positional arguments are gates: sums before activation, W x + b_ih + R h + b_hh, in the order of
-    the weights' rows. Its keyword arguments are the states before the step, weights of a unit, and
-    numbers with a default, which are constants (`with_` changes them). It returns h, then the next
-    value of each state except h. Every engine's step and backward follow from it.
+    positional arguments are one to eight gates: sums before activation, W x + b_ih + R h + b_hh, in
+    the order of the weights' rows. Its keyword arguments are the states before the step, weights of
+    a unit, inputs of the step, and numbers with a default, which are constants (`with_` changes
+    them). It returns h, then the next value of each state except h. Every engine's step and
+    backward follow from it.
 
     Args:
         states: names, separated by spaces; or name -> the value that a sequence begins with, which
             is 0 otherwise. "h" is the output of the step before.
         weights: names of vectors [H], parameters of each layer; or name -> their initial value.
-        apart: the last gate's name where the function takes it as a pair: W x + b_ih, R h + b_hh.
+        apart: names of gates that the function takes as pairs: W x + b_ih, R h + b_hh.
+        x_only: names of gates that are W x + b_ih alone, without rows in weight_hh and bias_hh.
+            Where h has a part in no gate, a layer has neither.
+        h_only: names of gates that are R h + b_hh alone, without rows in weight_ih and bias_ih.
+        inputs: names of numbers of each step that are not multiplied, such as the time since the
+            step before. A call has them by name, [T, B, 1] or [T, B, H]; a layer is one layer then.
 
     Raises:
         ValueError: the function cannot be a cell; the message names the function and the argument.
     """
     if function is None:
-        return lambda f: Cell(f, states, weights, apart)
-    return Cell(function, states, weights, apart)
+        return lambda f: Cell(f, states, weights, apart, x_only, h_only, inputs).checked()
+    return Cell(function, states, weights, apart, x_only, h_only, inputs).checked()

@@ -15,8 +15,7 @@ def text(p: Program, name: str) -> str:
     """Return a cell's description: gates, states, what a step saves and why, and both programs."""
     e = p.expressions
     lines = [f"cell {name}"]
-    gates = [*p.gates[:-1], f"({p.gates[-1]} by x, {p.gates[-1]} by h)"] if p.apart else p.gates
-    lines.append(f"gates: {', '.join(gates)}")
+    lines.append(f"gates: {', '.join(gate(p, name) for name in p.gates.names)}")
     lines.append(f"states: {', '.join(p.states) or 'none'}")
     if p.weights:
         lines.append(f"weights of a unit: {', '.join(p.weights)}")
@@ -28,15 +27,21 @@ def text(p: Program, name: str) -> str:
     lines += ["", f"# Saved for the backward, beside the states: {len(p.saved)} numbers a unit."]
     lines += [f"{named(p, n)}  # {why(p, n)}" for n in p.saved]
     lines += ["", "# Its backward: by_h is the gradient by h, by_next_s that by state s after it."]
-    gradients = [*p.dgates, *p.dstates, *p.dweights, *([] if p.dapart is None else [p.dapart])]
-    order = e.order(gradients, p.known)
+    order = e.order([*p.dgates, *p.dstates, *p.dweights], p.known)
     lines += [f"v{n} = {expression(p, n)}" for n in order if e.operands(n) and n not in p.known]
-    lines += [f"d{g} = {named(p, n)}" for g, n in zip(p.gates, p.dgates, strict=True)]
-    if p.dapart is not None:
-        lines.append(f"d{p.gates[-1]}_by_h = {named(p, p.dapart)}")
+    for column, n in zip(p.gates.columns, p.dgates, strict=True):
+        lines.append(f"d{p.gates.column_name(column)} = {named(p, n)}")
     lines += [f"d{s} = {named(p, n)}" for s, n in zip(p.states, p.dstates, strict=True)]
     lines += [f"d{w} += {named(p, n)}" for w, n in zip(p.weights, p.dweights, strict=True)]
     return "\n".join(lines) + "\n"
+
+
+def gate(p: Program, name: str) -> str:
+    """Return a gate's name and the products that it is a sum of, where these are not both."""
+    if name in p.gates.apart:
+        return f"({name} by x, {name} by h)"
+    alone = {"x": p.gates.x_only, "h": p.gates.h_only}
+    return name + "".join(f" (of {part} alone)" for part, names in alone.items() if name in names)
 
 
 def why(p: Program, n: int) -> str:
@@ -59,9 +64,9 @@ def named(p: Program, n: int) -> str:
     kind, k = rest
     if kind in ("dh", "zoneout"):
         return {"dh": "by_h"}.get(kind, kind)
-    if kind == "apart":
-        return f"{p.gates[-1]}_by_h"
-    name = {"gate": p.gates, "weight": p.weights}.get(kind, p.states)[k]
+    if kind in ("gate", "x", "h"):
+        return p.gates.column_name((kind, k))
+    name = p.weights[k] if kind == "weight" else p.states[k]
     return f"by_next_{name}" if kind == "dstate" else name
 
 

@@ -35,17 +35,20 @@ CALLS = {
 
 
 def source(p: Program, name: str) -> str:
-    """Return the module's text. The kernels have one state and no weights of a unit."""
-    G, e = len(p.gates), p.expressions
-    columns = max(len(p.saved), G + p.apart)
+    """Return the module's text.
+
+    The kernels have one state, no weights of a unit, one to four gates, one of them at most a pair.
+    """
+    G, e, apart = len(p.gates.by_x), p.expressions, bool(p.gates.apart)
+    columns = max(len(p.saved), G + apart)
     filling = columns - len(p.saved)  # columns that nobody reads
 
     # A step.
     sums = [f"by_x[{k}] + by_h[{k}]" for k in range(G)]
-    if p.apart:
+    if apart:
         sums = [f"by_h[{G - 1}] + h_bias", *sums[:-1], f"by_x[{G - 1}]"]
-    leaves = {("gate", k): f"gates[{k + p.apart}]" for k in range(G)}
-    leaves |= {("apart", 0): "gates[0]", ("state", 0): "c", ("dstate", 0): "dc_next"}
+    leaves = {column: f"gates[{n}]" for n, column in enumerate(p.gates.columns)}
+    leaves |= {("state", 0): "c", ("dstate", 0): "dc_next"}
     leaves[("dh", 0)] = "dmade"
     step = statements(p, e.order([p.h, *p.after, *p.saved]), {}, leaves)
     saved = [variable(p, n) for n in (*(p.h,) * filling, *p.saved)]
@@ -53,13 +56,12 @@ def source(p: Program, name: str) -> str:
     step.append(f"return {listed(saved)}, {variable(p, p.h)}, {after}")
 
     # Its backward.
-    gradients = [*p.dgates, *p.dstates] + ([] if p.dapart is None else [p.dapart])
+    gradients = [*p.dgates, *p.dstates]
     places = {n: f"gates[{k + filling}]" for k, n in enumerate(p.saved)}
-    if p.after:
-        places = {p.after[0]: "do"} | places
+    places = {(p.after[0] if p.after else p.h): "do"} | places
     back = statements(p, e.order(gradients, p.known), places, leaves)
-    by_x = [full(p, n) for n in p.dgates]
-    by_h = by_x if p.dapart is None else [*by_x[:-1], full(p, p.dapart)]
+    by_x = [full(p, n) for n in p.dgates[apart:]]
+    by_h = [*by_x[:-1], full(p, p.dgates[0])] if apart else by_x
     by_state = full(p, p.dstates[0]) if p.dstates else "tl.zeros_like(dmade)"
     back.append(f"return {listed(by_x)}, {listed(by_h)}, {by_state}")
 
@@ -72,7 +74,7 @@ def source(p: Program, name: str) -> str:
         function("output(gates, seen)", ["return seen"]),
         function("output_backward(gates, seen, dh)", ["return seen, dh"]),
         function(f"backward({arguments})", back),
-        f"\n\nCELL = Cell({name!r}, {G}, {columns}, {p.apart}, {parts})\n",
+        f"\n\nCELL = Cell({name!r}, {G}, {columns}, {apart}, {parts})\n",
     ])  # fmt: skip
 
 
@@ -111,8 +113,9 @@ def variable(p: Program, n: int) -> str:
         if op != "leaf":
             return f"v{n}"
         kind, k = rest
-        names = {"gate": p.gates, "state": p.states, "dstate": p.states}.get(kind)
-        return f"{kind}_{names[k]}" if names else {"dh": "by_h", "apart": "apart"}[kind]
+        if kind in ("gate", "x", "h"):
+            return f"gate_{p.gates.column_name((kind, k))}"
+        return "by_h" if kind == "dh" else f"{kind}_{p.states[k]}"
     finite = value == value and abs(value) != float("inf")
     return repr(value) if finite else f'float("{value}")'
 

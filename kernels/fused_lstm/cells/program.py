@@ -11,53 +11,56 @@ import torch
 from torch import Tensor
 
 from .expressions import HEAVY, Expressions
+from .gates import Gates
 from .trace import SHAPE, traced
 
-# function(gates, h's part of the last gate or None, states, weights) -> h, the states after
-Step = Callable[[Sequence[Tensor], Tensor | None, Sequence[Tensor], Sequence[Tensor]], tuple]
+# function(parts of gates in the order of Gates.columns, states, weights) -> h, the states after
+Step = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], tuple]
 
 
 @dataclass(frozen=True)
 class Program:
     """A step and its backward, as numbers of nodes in `expressions`.
 
-    Leaves: ("gate", k), before activation; ("apart", 0), h's part of the last gate, whose own leaf
-    is then x's part alone; ("state", k), before the step; ("weight", k), of a unit; ("zoneout", 0),
-    the part of the states that zoneout keeps; ("dh", 0) and ("dstate", k), the gradients by h and
-    by the states after the step.
+    Leaves: ("gate", k), ("x", k) and ("h", k), parts of gates before activation, as in
+    Gates.columns; ("state", k), before the step; ("weight", k), of a unit; ("zoneout", 0), the part
+    of the states that zoneout keeps; ("dh", 0) and ("dstate", k), the gradients by h and by the
+    states after the step.
     """
 
     expressions: Expressions
-    gates: tuple[str, ...]  # names, in the order of the weights' rows
-    apart: bool  # whether the last gate's parts by x and by h are apart
+    gates: Gates
     states: tuple[str, ...]  # names
     weights: tuple[str, ...]  # names
     zoneout: bool  # whether the states are kept in part
     h: int
     after: tuple[int, ...]  # the states after the step
     saved: tuple[int, ...]  # columns that a step leaves for its backward, beside the states
-    dgates: tuple[int, ...]
-    dapart: int | None
+    dgates: tuple[int, ...]  # in the order of Gates.columns
     dstates: tuple[int, ...]
     dweights: tuple[int, ...]
 
     @property
+    def columns(self) -> int:
+        """Return how many columns the engines save: one at least where there are states."""
+        return max(len(self.saved), 1 if self.states else 0)
+
+    @property
     def known(self) -> set[int]:
         """Return the nodes that a backward finds in memory."""
-        return {*self.saved, *self.after}
+        return {*self.saved, *self.after, *([] if self.states else [self.h])}
 
     def digest(self) -> str:
         """Return a hash of what is computed: equal programs have the same."""
-        names = self.gates, self.apart, self.states, self.weights, self.zoneout
-        results = self.h, self.after, self.dgates, self.dapart, self.dstates
+        names = self.gates.names, self.gates.columns, self.states, self.weights, self.zoneout
+        results = self.h, self.after, self.dgates, self.dstates
         text = repr((self.expressions.nodes, names, results, self.dweights))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def program(
     step: Step,
-    gates: tuple[str, ...],
-    apart: bool,
+    gates: Gates,
     states: tuple[str, ...],
     weights: tuple[str, ...],
     zoneout: bool = False,
@@ -66,26 +69,23 @@ def program(
 
     Args:
         step: see `Step`.
-        gates, states, weights: names.
-        apart: whether the last gate's parts by x and by h are apart.
+        states, weights: names.
         zoneout: with zoneout of the states, which no step has to know of.
 
     Raises:
         CannotExpress: the step uses an operation that no kernel has.
     """
     e = Expressions()
-    kinds = [("gate", k) for k in range(len(gates))] + [("apart", 0)] * apart
-    kinds += [("state", k) for k in range(len(states))]
+    kinds = [*gates.columns, *(("state", k) for k in range(len(states)))]
     kinds += [("weight", k) for k in range(len(weights))] + [("zoneout", 0)] * zoneout
-    count, summed = len(kinds), len(gates) + apart
+    count, parts = len(kinds), len(gates.columns)
     kinds += [("dh", 0), *(("dstate", k) for k in range(len(states)))]
     leaves = [e.node("leaf", *kind) for kind in kinds]
 
     def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
-        rest = inputs[summed:]
+        rest = inputs[parts:]
         before, own = rest[: len(states)], rest[len(states) : len(states) + len(weights)]
-        part = inputs[len(gates)] if apart else None
-        h, after = step(inputs[: len(gates)], part, before, own)
+        h, after = step(inputs[:parts], before, own)
         if zoneout:
             after = [a + rest[-1] * (b - a) for a, b in zip(after, before, strict=True)]
         return h, *after
@@ -98,22 +98,23 @@ def program(
     tensors = [(numbers + 0.01 * n).reshape(SHAPE) for n in range(len(leaves))]
     results = traced(e, forward_and_backward, leaves, tensors)
     h, after, gradients = results[0], results[1 : 1 + len(states)], results[1 + len(states) :]
-    of_states = summed, summed + len(states)
+    by_weights = parts + len(states)
+    stored = {*after, *([] if states else [h])}  # without a state nothing changes h on its way
     return Program(
-        e, gates, apart, states, weights, zoneout, h, tuple(after),
-        saved=tuple(cut(e, [h, *after], gradients, set(after))),
-        dgates=tuple(gradients[: len(gates)]),
-        dapart=gradients[len(gates)] if apart else None,
-        dstates=tuple(gradients[slice(*of_states)]),
-        dweights=tuple(gradients[of_states[1] : of_states[1] + len(weights)]),
+        e, gates, states, weights, zoneout, h, tuple(after),
+        saved=tuple(cut(e, [h, *after], gradients, stored)),
+        dgates=tuple(gradients[:parts]),
+        dstates=tuple(gradients[parts:by_weights]),
+        dweights=tuple(gradients[by_weights : by_weights + len(weights)]),
     )  # fmt: skip
 
 
-def cut(e: Expressions, forward: list[int], backward: list[int], after: set[int]) -> list[int]:
+def cut(e: Expressions, forward: list[int], backward: list[int], stored: set[int]) -> list[int]:
     """Return the fewest results of a step that its backward can be computed from.
 
-    States before and after a step are in memory, and so are weights. What follows from these alone
-    is computed again, and so is arithmetic; no function such as exp is, of other values.
+    stored: results that are in memory: the states after a step, or h where there is none. So are
+    the states before, and weights. What follows from these alone is computed again, and so is
+    arithmetic; no function such as exp is, of other values.
     """
     import networkx  # comes with torch; imported where a cell is made, since it takes 0.3 s
 
@@ -122,8 +123,8 @@ def cut(e: Expressions, forward: list[int], backward: list[int], after: set[int]
         operands = set(e.operands(n))
         if (op == "leaf" and rest[0] in ("dh", "dstate")) or operands & late:
             late.add(n)
-        stored = op == "leaf" and rest[0] in ("state", "weight", "zoneout")
-        if n in after or op == "const" or stored or (operands and operands <= free):
+        in_memory = op == "leaf" and rest[0] in ("state", "weight", "zoneout")
+        if n in stored or op == "const" or in_memory or (operands and operands <= free):
             free.add(n)
     # Node n is an edge from 2 n to 2 n + 1. Numbers, since the order of strings in a set differs
     # from process to process, and with it the cut that is found among equal ones.

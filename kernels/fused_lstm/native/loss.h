@@ -32,7 +32,7 @@ FL_INLINE Sum<T>* own_lanes(const Loss<T>& loss, Sum<T>* lanes, long worker) {
 }
 
 template <class T>
-FL_INLINE Vec<T> maximum(Vec<T> a, Vec<T> b) {
+FL_INLINE Vec<T> larger_of(Vec<T> a, Vec<T> b) {
   return a > b ? a : b;
 }
 
@@ -41,7 +41,7 @@ template <class T>
 FL_INLINE Vec<T> max_of(const Worker& worker, const Loss<T>& loss, long block) {
   Vec<T> most = load(loss.maxima + block * W<T>);
   for (long id = 1; id < worker.count; ++id) {
-    most = maximum<T>(most, load(own_lanes(loss, loss.maxima, id) + block * W<T>));
+    most = larger_of<T>(most, load(own_lanes(loss, loss.maxima, id) + block * W<T>));
   }
   return most;
 }
@@ -75,7 +75,7 @@ FL_INLINE void logits_tile(const Loss<T>& loss, Sum<T>* maxima, const T* panel, 
     Vec<T> most = load(lanes);
     FL_OF_TILE for (int r = 0; r < R; ++r) {
       store(logits.at(block + n, row + r), tile.sum[r][n]);
-      most = maximum<T>(most, tile.sum[r][n]);
+      most = larger_of<T>(most, tile.sum[r][n]);
     }
     if (first + count == loss.inputs) store(lanes, most);
   }

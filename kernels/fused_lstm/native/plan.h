@@ -20,13 +20,13 @@ struct Sizes {
   bool prepared;             // weights were packed before the call: see isa/prepared.h
   long samples;              // that the weights' gradients are of, or 0: of all rows together
 
-  WeightShape recurrent() const { return {shape_of(cell).gates, hidden, outputs}; }
+  WeightShape recurrent() const { return {shape_of(cell).h_gates(), hidden, outputs}; }
   WeightShape input() const {  // of the layer that has the widest
     const long widest = layers > 1 ? std::max(inputs, directions * outputs) : inputs;
-    return {shape_of(cell).gates, hidden, widest};
+    return {shape_of(cell).x_gates(), hidden, widest};
   }
   // Matrices [N, H] of sums that a lane keeps: c and, where it normalizes, W x and R h.
-  long states() const { return has_c(cell) + (norm ? 2 * shape_of(cell).gates : 0); }
+  long states() const { return has_c(cell) + (norm ? 2 * shape_of(cell).x_gates() : 0); }
 };
 
 // What the plan has to know of a team of threads with an instruction set.
@@ -73,7 +73,7 @@ struct Plan {
   // Forwards, saved or scratch: outputs below the last layer, cell states, gates activated, and of
   // `chunk` steps the gates' part that is the input's, or none, where `gates` has it first.
   // by_h: h w_hh' of a step, where it is normalized; what is saved of it lies behind c.
-  Buffer h, c, gates, input_part, by_h, unprojected;
+  Buffer h, c, gates, input_part, product, by_h, unprojected;
   // For a matrix unit: x's rows of `chunk` steps, or h's rows of a step for each worker.
   Buffer ready;
   // Backwards: gradients by the gates, by a projected h, and by x of the layers above the first;
@@ -88,6 +88,10 @@ struct Plan {
 // Whether a forward pass has so few rows that weights are best read as they lie. It is computed in
 // float32 then, whatever else there is for bfloat16, whose weights are widened in registers.
 bool is_short(const Sizes& sizes);
+
+// Bfloat16 terms of float32 factors, given those that are asked for, of a pass with so many rows a step:
+// as many, or 0 where two would take longer than float32.
+int terms_worth(int terms, Pass pass, long batch);
 
 // together: lanes may run at once (fuse="layers"), where that is faster.
 Plan plan_of(const Sizes& sizes, const Machine& machine, Pass pass, bool together);

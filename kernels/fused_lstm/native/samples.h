@@ -65,7 +65,7 @@ void gradients_of(const Lane<T>& lane, const LaneGradient<T>& gradient, Range sa
          if (gradient.db_ih) bias_gradient(by_x, block, n, gradient.db_ih);
        });
   const Blocks<T> by_h =
-      shape_of(lane.cell).apart ? from(by_recurrent_of(lane, gradient)) : by_x;
+      shape_of(lane.cell).apart() ? from(by_recurrent_of(lane, gradient)) : by_x;
   make(by_h, lane.outputs, gradient.dw_hh,
        [&](long place, Range rows, long column, const Panel<T>& right, long at) {
          pack_before(lane, place, rows, column, right, at);
@@ -85,14 +85,16 @@ void gradients_of(const Lane<T>& lane, const LaneGradient<T>& gradient, Range sa
 template <class T>
 void sample_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                       T* panel) {
-  const long share = lane.batch / gradient.samples, gates = shape_of(lane.cell).gates * lane.hidden;
+  const CellShape shape = shape_of(lane.cell);
+  const long share = lane.batch / gradient.samples;
+  const long of_x = shape.x_gates() * lane.hidden, of_h = shape.h_gates() * lane.hidden;
   const Range mine = part(gradient.samples, worker.id, worker.count);
   for (long index = mine.begin; index < mine.end; ++index) {
     LaneGradient<T> own = gradient;
-    own.dw_ih += index * gates * lane.inputs;
-    own.dw_hh += index * gates * lane.outputs;
-    if (own.db_ih) own.db_ih += index * gates;
-    if (own.db_hh) own.db_hh += index * gates;
+    own.dw_ih += index * of_x * lane.inputs;
+    own.dw_hh += index * of_h * lane.outputs;
+    if (own.db_ih) own.db_ih += index * of_x;
+    if (own.db_hh) own.db_hh += index * of_h;
     if (own.dw_hr) own.dw_hr += index * lane.outputs * lane.hidden;
     own.sampled += worker.id * gradient.sampled_size;
     const Range sample{index * share, (index + 1) * share};

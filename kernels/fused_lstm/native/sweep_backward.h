@@ -20,24 +20,24 @@ FL_INLINE long rows_in(const Lane<T>& lane) {  // N
 // By all gates before activation.
 template <class T>
 FL_INLINE Blocks<T> dgates_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
-  return {gradient.dgates, shape_of(lane.cell).gradients, lane.hidden, rows_in(lane)};
+  return {gradient.dgates, shape_of(lane.cell).gradients(), lane.hidden, rows_in(lane)};
 }
 
 // Of a GRU's m, r, z, n, those by r, z, n that x makes, and those by m, r, z, where m is what h
-// makes of n: w_hh has its rows at the end.
+// makes of n: w_hh has the rows of what is of h alone at the end.
 template <class T>
 FL_INLINE Blocks<T> by_input_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
   Blocks<T> all = dgates_of(lane, gradient);
   if (gradient.by_x) all.data = gradient.by_x;
   const CellShape shape = shape_of(lane.cell);
-  return shape.apart ? groups_of(all, 1, shape.gates, 0) : all;
+  return shape.apart() ? groups_of(all, shape.of_h, shape.x_gates(), 0) : all;
 }
 
 template <class T>
 FL_INLINE Blocks<T> by_recurrent_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
   const Blocks<T> all = dgates_of(lane, gradient);
   const CellShape shape = shape_of(lane.cell);
-  return shape.apart ? groups_of(all, 0, shape.gates, shape.gates - 1) : all;
+  return shape.apart() ? groups_of(all, 0, shape.h_gates(), shape.sums) : all;
 }
 
 template <class T>
@@ -166,8 +166,11 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
     Fma<T>::pack_columns_of(worker, lane.w_hr, dh, lane.hidden, projection);
   }
   draw_masks(worker, lane, lane.steps - 1);
+  // Where h has a part in no gate a worker's tiles are the same at each step, and wait for no other's.
+  const bool even = rows_in(lane) == lane.steps * lane.batch;
+  const bool meets = by_h.groups > 0 || lane.added || lane.w_hr || !even;
   for (long place = lane.steps - 1; place >= -1; --place) {
-    worker.sync();
+    if (meets || place < 0 || place == lane.steps - 1) worker.sync();
     step_backward(worker, lane, gradient, place, scratch.recurrent, sums);
     draw_masks(worker, lane, place - 1);
     if (place < 0) break;
@@ -254,7 +257,7 @@ void pack_unprojected(const Lane<T>& lane, Range rows, long column, const Panel<
   if (lane.added) {
     return pack_rows(lane.added->unprojected, hidden, rows, column, hidden - column, panel, at);
   }
-  const long gates = shape_of(lane.cell).gates;
+  const long gates = shape_of(lane.cell).x_gates();
   for (long row = rows.begin; row < rows.end; ++row) {
     for (long n = 0; n < panel.vectors; ++n) {
       const long unit = column + n * W<T>, width = hidden - unit;
@@ -282,7 +285,8 @@ void weight_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradi
   if constexpr (deep<T> == 1) {
     if (gradient.samples > 0) return sample_gradients(worker, lane, gradient, panel);
   }
-  const long gates = shape_of(lane.cell).gates * lane.hidden;
+  const CellShape shape = shape_of(lane.cell);
+  const long of_ih = shape.x_gates() * lane.hidden * lane.inputs;  // elements
   const Blocks<T> by_x = by_input_of(lane, gradient), by_h = by_recurrent_of(lane, gradient);
   transposed_product(
       worker, by_x, lane.inputs, gradient.dw_ih, partial_of(gradient, gradient.dw_ih, 0), panel,
@@ -294,7 +298,7 @@ void weight_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradi
       });
   transposed_product(
       worker, by_h, lane.outputs, gradient.dw_hh,
-      partial_of(gradient, gradient.dw_hh, gates * lane.inputs), panel,
+      partial_of(gradient, gradient.dw_hh, of_ih), panel,
       [&](Range n, long column, const Panel<T>& right) {
         pack_before(lane, n, column, right);
       },
@@ -304,7 +308,8 @@ void weight_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradi
   if (!lane.w_hr) return;
   transposed_product(
       worker, dh_of(lane, gradient), lane.hidden, gradient.dw_hr,
-      partial_of(gradient, gradient.dw_hr, gates * (lane.inputs + lane.outputs)), panel,
+      partial_of(gradient, gradient.dw_hr, of_ih + shape.h_gates() * lane.hidden * lane.outputs),
+      panel,
       [&](Range n, long column, const Panel<T>& right) {
         pack_unprojected(lane, n, column, right);
       });

@@ -23,19 +23,22 @@ long recurrent_size(const WeightShape& recurrent, bool projected) {
 
 // --- the input product: gates[n] = x[n] W_ih' + b for the rows n of `chunk` steps ---
 
-// Both biases, but for m's part, which r comes between.
+// W columns of the input's part of the gates: both biases where h has a part in a gate, except where
+// that is apart, as a GRU's m.
 template <class T>
-FL_INLINE Vec<T> bias_of(const Lane<T>& lane, int gate, long unit) {
+FL_INLINE Vec<T> bias_of(const Lane<T>& lane, long at, long width) {
   if (!lane.b_ih) return Vec<T>{};
-  const long at = gate * lane.hidden + unit, width = min(lane.hidden - unit, W<T>);
   const Vec<T> bias = load(lane.b_ih + at, width);
-  return gate == shape_of(lane.cell).gates - 1 && lane.b_m ? bias : bias + load(lane.b_hh + at, width);
+  const long both = min(shape_of(lane.cell).sums * lane.hidden - at, width);
+  return both > 0 ? bias + load(lane.b_hh + at, both) : bias;
 }
 
+// units: of a gate.
 template <int GATES, class T, int R, int V>
-FL_INLINE void load_bias(Tile<T, R, V>& tile, const Lane<T>& lane, long unit) {
+FL_INLINE void load_bias(Tile<T, R, V>& tile, const Lane<T>& lane, long units, long unit) {
   FL_OF_TILE for (int v = 0; v < V; ++v) {
-    const Vec<T> bias = bias_of(lane, v % GATES, unit + v / GATES * W<T>);
+    const long first = unit + v / GATES * W<T>;
+    const Vec<T> bias = bias_of(lane, v % GATES * units + first, min(units - first, W<T>));
     FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][v] = bias;
   }
 }
@@ -55,10 +58,10 @@ Rows<T> ready_inputs(const Worker& worker, const Lane<T>& lane, Rows<T> x, long 
   }
 }
 
-// Of the rows `rows`, into `gates`, where the first of them goes.
+// Of the rows `rows`, into `gates`, where the first of them goes. shape: w_ih's, of GATES gates.
 template <int GATES, class T>
-void input_product(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* gates, T* panel) {
-  const WeightShape shape = input_shape(lane);
+void input_product(const Worker& worker, const Lane<T>& lane, const WeightShape& shape, Range rows,
+                   Sum<T>* gates, T* panel) {
   const long count = rows.end - rows.begin, stride = lane.input_stride;
   const Rows<T> given{lane.x + rows.begin * lane.inputs, lane.inputs};
   const Rows<T> x = ready_inputs(worker, lane, given, count);
@@ -76,16 +79,16 @@ void input_product(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>
         const T* const left = x.data + row * x.stride + first;
         scope.template configure<decltype(height)::value>();
         if (first > 0) {
-          load_gates<GATES>(tile, target, stride, lane.hidden, width);
+          load_gates<GATES>(tile, target, stride, shape.units, width);
         } else {
-          load_bias<GATES>(tile, lane, unit);
+          load_bias<GATES>(tile, lane, shape.units, unit);
         }
         if constexpr (by_unit<T>) {
           multiply_ready(tile, left, x.stride, depth, panel);
         } else {
           multiply_rows(tile, left, x.stride, depth, panel);
         }
-        store_gates<GATES>(tile, target, stride, lane.hidden, width);
+        store_gates<GATES>(tile, target, stride, shape.units, width);
       });
     }
   });
@@ -138,7 +141,7 @@ FL_INLINE void load_first(Tile<T, R, V>& tile, const Lane<T>& lane, const Sum<T>
   const long stride = lane.by_h ? GATES * hidden : lane.input_stride;
   load_gates<GATES>(tile, input_part + row * stride + unit, stride, hidden, width);
   if constexpr (may_be_apart<GATES>) {
-    if (!shape_of(lane.cell).apart || lane.by_h) return;
+    if (!shape_of(lane.cell).apart() || lane.by_h) return;
     const Vec<T> m = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{};
     FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][GATES - 1] = m;
   }
@@ -198,14 +201,15 @@ void whole_step(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* i
   CellStep<T> step = cell_step<T>(lane, place, input_part);
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
+    const Rows<T> left = Fma<T>::ready(worker, lane, before.fed, rows);
     Fma<T>::template gates<GATES>(
-        worker, Fma<T>::ready(worker, lane, before.fed, rows), rows, recurrent_shape(lane), packed.recurrent, place % 2,
+        worker, left, rows, recurrent_shape(lane), packed.recurrent, place % 2,
         [&](auto& tile, long unit, long row) {
-          load_bias<GATES>(tile, lane, unit);
+          load_bias<GATES>(tile, lane, lane.hidden, unit);
           multiply_rows(tile, x + row * inputs, inputs, inputs,
                         packed.input + unit / W<T> * size);
           if constexpr (may_be_apart<GATES>) {
-            if (shape_of(lane.cell).apart) leave_n(tile, lane, input_part, unit, row);
+            if (shape_of(lane.cell).apart()) leave_n(tile, lane, input_part, unit, row);
           }
         },
         [&]<int R, int V>(const Tile<T, R, V>& tile, long unit, long row) {
@@ -259,7 +263,8 @@ void sweep_gates(const Worker& worker, const Lane<T>& lane, const Scratch<T>& sc
     const long end = min(begin + lane.chunk, lane.steps);
     const Range rows = rows_of(lane, begin, end);
     if (!few) {
-      input_product<GATES>(worker, lane, rows, lane.input_part, panel_of(worker, scratch.panels));
+      T* const panel = panel_of(worker, scratch.panels);
+      input_product<GATES>(worker, lane, input_shape(lane), rows, lane.input_part, panel);
     }
     worker.sync();
     for (long place = begin; place < end; ++place) {
@@ -277,11 +282,6 @@ void sweep_gates(const Worker& worker, const Lane<T>& lane, const Scratch<T>& sc
       worker.sync();
     }
   }
-}
-
-template <class T>
-void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
-  with_gates(lane, [&](auto gates) { sweep_gates<gates.value>(worker, lane, scratch); });
 }
 
 }  // namespace fused_lstm::FL_ISA

@@ -442,7 +442,7 @@ void prepared_gates(const Worker& worker, const Lane<float>& lane, const Prepare
     Ready<F>::template gates<GATES>(
         worker, Rows<float>{lane.x + rows.begin * lane.inputs, lane.inputs},
         {0, rows.end - rows.begin}, input_shape(lane), &weights.w_ih, false,
-        [&](auto& tile, long unit, long) { load_bias<GATES>(tile, lane, unit); },
+        [&](auto& tile, long unit, long) { load_bias<GATES>(tile, lane, lane.hidden, unit); },
         [&](const auto& tile, long unit, long row) {
           store_gates<GATES>(tile, lane.input_part + row * lane.input_stride + unit,
                              lane.input_stride, lane.hidden, lane.hidden - unit);
@@ -458,7 +458,7 @@ void prepared_gates(const Worker& worker, const Lane<float>& lane, const Prepare
 template <class F>
 void prepared_lane(const Worker& worker, const Lane<float>& lane, const PreparedWeights& weights,
                    long phase) {
-  if (shape_of(lane.cell).gates == 4) {
+  if (shape_of(lane.cell).h_gates() == 4) {
     prepared_gates<F, 4>(worker, lane, weights, phase);
   } else {
     prepared_gates<F, 3>(worker, lane, weights, phase);

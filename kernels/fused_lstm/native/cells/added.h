@@ -86,7 +86,7 @@ FL_INLINE void leave_tile(const Lane<T>& lane, long place, long column, long row
 // W units of R h as it is kept, of a row at a place.
 template <class T>
 FL_INLINE Sum<T>* by_h_of(const Lane<T>& lane, long place, long b) {
-  const long width = shape_of(lane.cell).gates * lane.hidden;
+  const long width = shape_of(lane.cell).x_gates() * lane.hidden;
   return lane.by_h + (lane.save ? row_of(lane, place) + b : b) * width;
 }
 

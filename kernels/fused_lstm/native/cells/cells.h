@@ -1,9 +1,12 @@
 // What finishes a tile of a lane: its cell's function.
 #pragma once
 
-#include "cells/dreamer.h"
 #include "cells/gru.h"
-#include "cells/rnn.h"
+#include "cells/printed/coupled.h"
+#include "cells/printed/gru_dreamer.h"
+#include "cells/printed/lstm.h"
+#include "cells/printed/rnn_relu.h"
+#include "cells/printed/rnn_tanh.h"
 #include "cells/slstm.h"
 
 namespace fused_lstm::FL_ISA {
@@ -12,25 +15,25 @@ template <class T>
 FL_INLINE Finish<T> finish_of(const Lane<T>& lane) {
   const bool norm = lane.by_h;
   if (lane.cell >= CellKind::custom) {
-    return reinterpret_cast<Finish<T>>(custom_cell(lane.cell).functions[sizeof(T) == 8][0]);
+    return reinterpret_cast<Finish<T>>(functions_of<T>(custom_cell(lane.cell))[0]);
   }
   switch (lane.cell) {
     case CellKind::lstm:
-      return norm ? keep_by_h<4, T> : lane.added ? finish_added<4, T> : finish_lstm<4, T>;
+      return norm ? keep_by_h<4, T> : lane.added ? finish_added<4, T> : finish_lstm<T>;
     case CellKind::coupled:
-      return lane.added ? finish_added<3, T> : finish_lstm<3, T>;
+      return lane.added ? finish_added<3, T> : finish_coupled<T>;
     case CellKind::gru:
       return norm ? keep_by_h<3, T> : finish_gru<T>;
     case CellKind::gru_dreamer:
-      return finish_dreamer<T>;
+      return finish_gru_dreamer<T>;
     case CellKind::rnn_tanh:
-      return finish_rnn<true, T>;
+      return finish_rnn_tanh<T>;
     case CellKind::slstm:
       return finish_slstm<false, T>;
     case CellKind::slstm_exponential:
       return finish_slstm<true, T>;
     default:
-      return finish_rnn<false, T>;
+      return finish_rnn_relu<T>;
   }
 }
 
@@ -38,31 +41,31 @@ template <class T>
 FL_INLINE FinishBack<T> finish_back_of(const Lane<T>& lane) {
   if (lane.by_h) return keep_dh<T>;
   if (lane.cell >= CellKind::custom) {
-    return reinterpret_cast<FinishBack<T>>(custom_cell(lane.cell).functions[sizeof(T) == 8][1]);
+    return reinterpret_cast<FinishBack<T>>(functions_of<T>(custom_cell(lane.cell))[1]);
   }
   switch (lane.cell) {
     case CellKind::lstm:
-      return lane.added ? finish_added_back<4, T> : finish_lstm_back<4, T>;
+      return lane.added ? finish_added_back<4, T> : finish_lstm_back<T>;
     case CellKind::coupled:
-      return lane.added ? finish_added_back<3, T> : finish_lstm_back<3, T>;
+      return lane.added ? finish_added_back<3, T> : finish_coupled_back<T>;
     case CellKind::gru:
       return finish_gru_back<T>;
     case CellKind::gru_dreamer:
-      return finish_dreamer_back<T>;
+      return finish_gru_dreamer_back<T>;
     case CellKind::rnn_tanh:
-      return finish_rnn_back<true, T>;
+      return finish_rnn_tanh_back<T>;
     case CellKind::slstm:
     case CellKind::slstm_exponential:
       return finish_slstm_back<T>;
     default:
-      return finish_rnn_back<false, T>;
+      return finish_rnn_relu_back<T>;
   }
 }
 
-// body(Constant<G>) for the gates of a lane's cell.
+// body(Constant<G>) for the gates of a lane's cell, which is `in_tiles`.
 template <class T, class Body>
 FL_INLINE void with_gates(const Lane<T>& lane, const Body& body) {
-  const long gates = shape_of(lane.cell).gates;
+  const long gates = shape_of(lane.cell).h_gates();
   if (gates == 4) return body(Constant<4>{});
   if (gates == 3) return body(Constant<3>{});
   if (gates == 2) return body(Constant<2>{});

@@ -1,4 +1,4 @@
-// Functions of vectors for generated cells, which isa/simd.h does not have.
+// Functions of vectors for cells, which isa/simd.h does not have.
 #pragma once
 
 #include "cells/step.h"
@@ -72,10 +72,11 @@ FL_INLINE Vec<T> log1p(Vec<T> x) {
   return rest == Vec<T>{} ? x : log<T>(u) * (x / (rest == Vec<T>{} ? broadcast(T(1)) : rest));
 }
 
-// log(1 + y) of 0 <= y <= 1, as in cells/slstm.h: much less than log1p.
+// log(1 + y) of 0 <= y <= 1: twice the inverse hyperbolic tangent of s = y / (2 + y), at most 1/3. Much
+// less than log1p.
 template <class T>
 FL_INLINE Vec<T> log_one_plus(Vec<T> y) {
-  constexpr int terms = sizeof(T) == 4 ? 7 : 16;
+  constexpr int terms = sizeof(T) == 4 ? 7 : 16;  // the next one is 2^-26 or 2^-56 of the sum
   const Vec<T> s = y / (2 + y), square = s * s;
   Vec<T> sum = broadcast(T(1) / (2 * terms - 1));
   FL_UNROLL for (int k = terms - 2; k >= 0; --k) sum = sum * square + T(1) / (2 * k + 1);

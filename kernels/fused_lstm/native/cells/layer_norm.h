@@ -113,7 +113,7 @@ template <class T>
 void finish_rows(const Worker& worker, const Lane<T>& lane, CellStep<T> step, const Sum<T>* x) {
   const Range mine = part(alive(lane, step.place), worker.id, worker.count);
   const bool gru = lane.cell == CellKind::gru;
-  const long width = shape_of(lane.cell).gates * lane.hidden;
+  const long width = shape_of(lane.cell).x_gates() * lane.hidden;
   Sum<T>* const made = lane.added->own + worker.id * 20 * lane.hidden;
   for_states_before(lane, step.place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
@@ -276,7 +276,7 @@ template <class T>
 void finish_rows_back(const Worker& worker, const Lane<T>& lane, const Blocks<T>& by_x,
                       const Blocks<T>& by_h, const CellStepBack<T>& step) {
   const Range mine = part(alive(lane, step.place), worker.id, worker.count);
-  const long width = shape_of(lane.cell).gates * lane.hidden;
+  const long width = shape_of(lane.cell).x_gates() * lane.hidden;
   Sum<T>* const own = lane.added->own + worker.id * 20 * lane.hidden;
   for (long b = mine.begin; b < mine.end; ++b) {
     const Sum<T>* const x = lane.input_part + (step.line + b) * width;

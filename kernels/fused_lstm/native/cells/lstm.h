@@ -1,5 +1,6 @@
-// The LSTM's cell, of four gates or, coupled, of three: the forget gate is then 1 minus the input
-// gate.
+// The gates of an LSTM's cell, four or, coupled, three: the forget gate is then 1 minus the input gate.
+// Here are the operators `cell` and `cell_backward`, and what cells with options are made of; the plain
+// cells are printed (see printed/).
 #pragma once
 
 #include "cells/step.h"
@@ -51,65 +52,14 @@ FL_INLINE Gates<Sum<T>> activate(Vec<T> i, Vec<T> f, Vec<T> g, Vec<T> o) {
 }
 
 // Gradients by the gates before activation; dc becomes the gradient by the cell state before.
-template <int GATES, class T>
+template <class T>
 FL_INLINE Gates<T> gate_gradients(const Gates<T>& a, Vec<T> c, Vec<T> c_next, Vec<T> dh,
                                   Vec<T>& dc) {
   const Vec<T> tanh_c = tanh<T>(c_next);
   const Vec<T> dc_next = dc + dh * a.o * (1 - tanh_c * tanh_c);
   dc = dc_next * a.f;
-  const Vec<T> through_i = GATES == 4 ? a.g : a.g - c;
-  return {dc_next * through_i * a.i * (1 - a.i), dc_next * c * a.f * (1 - a.f),
+  return {dc_next * a.g * a.i * (1 - a.i), dc_next * c * a.f * (1 - a.f),
           dc_next * a.i * (1 - a.g * a.g), dh * tanh_c * a.o * (1 - a.o)};
-}
-
-template <int GATES, class T>
-FL_APART void finish_lstm(const CellStep<T>& step, long unit, long row, long rows, long,
-                          Vec<T>* sums) {
-  const long hidden = step.hidden, width = min(hidden - unit, W<T>);
-  // Two loops: the tanh of c waits for all of a row's gates, and rows do not wait for each other.
-  for (long r = 0; r < rows; ++r) {
-    const long b = row + r;
-    Vec<T>* const sum = sums + r * GATES;
-    Vec<T> c = load(step.c + b * hidden + unit, width);
-    if (!step.kept(b)) {
-      const Sum<T>* const x = step.input_part + b * step.input_stride + unit;
-      for (int gate = 0; gate < GATES; ++gate) sum[gate] = load(x + gate * hidden, width);
-      c = Vec<T>{};
-    }
-    const Gates<Sum<T>> a = activate<GATES, T>(sum[0], sum[1], sum[GATES - 2], sum[GATES - 1]);
-    if (step.gates) {
-      store_gates<GATES>(a, step.gates + b * GATES * hidden + unit, hidden, width);
-    }
-    sum[0] = a.f * c + a.i * a.g;
-    sum[1] = a.o;
-  }
-  for (long r = 0; r < rows; ++r) {
-    const Vec<T> c = sums[r * GATES];
-    store(step.c_next + (row + r) * hidden + unit, c, width);
-    store(step.h + (row + r) * step.stride + unit, sums[r * GATES + 1] * tanh<Sum<T>>(c), width);
-  }
-}
-
-template <int GATES, class T>
-FL_APART void finish_lstm_back(const CellStepBack<T>& step, long first, long row, long rows,
-                               long blocks, const Vec<T>* dh) {
-  const CellStepBack<T> local = step;  // a copy: what is stored below cannot change it
-  const long hidden = local.hidden;
-  for (long b = row; b < row + rows; ++b) {
-    const bool kept = local.kept(b);
-    const Sum<T>* const before = local.before(b);
-    for (long block = first; block < first + blocks; ++block, ++dh) {
-      const long unit = block * W<T>, at = b * hidden + unit, width = hidden - unit;
-      const Vec<T> c = kept ? load(before + unit, width) : Vec<T>{};
-      Vec<T> dc = load(local.dc + at, width);
-      const Gates<Sum<T>> a =
-          load_gates<GATES>(local.gates + b * GATES * hidden + unit, hidden, width);
-      const Gates<Sum<T>> da =
-          gate_gradients<GATES, Sum<T>>(a, c, load(local.c_next + at, width), *dh, dc);
-      store(local.dc + at, kept ? dc : Vec<T>{}, width);
-      store_blocks<GATES>(da, local.dgates, block, local.line + b, width);
-    }
-  }
 }
 
 // --- the operators `cell` and `cell_backward` ---
@@ -144,7 +94,7 @@ void cell_backward(const Worker& worker, long batch, long hidden, const T* gates
       const long at = row * hidden + unit, width = hidden - unit;
       const Gates<T> a = activated(gates + row * 4 * hidden + unit, hidden, width);
       Vec<T> d = load(dc_next + at, width);
-      const Gates<T> da = gate_gradients<4, T>(a, load(c + at, width), load(c_next + at, width),
+      const Gates<T> da = gate_gradients<T>(a, load(c + at, width), load(c_next + at, width),
                                                load(dh + at, width), d);
       store_gates<4>(da, dgates + row * 4 * hidden + unit, hidden, width);
       store(dc + at, d, width);

@@ -5,26 +5,9 @@
 
 #include "rows.h"
 
-#include "cells/step.h"
+#include "cells/functions.h"
 
 namespace fused_lstm::FL_ISA {
-
-// log(1 + y) of 0 <= y <= 1: twice the inverse hyperbolic tangent of s = y / (2 + y), at most 1/3.
-template <class T>
-FL_INLINE Vec<T> log_one_plus(Vec<T> y) {
-  constexpr int terms = sizeof(T) == 4 ? 7 : 16;  // the next one is 2^-26 or 2^-56 of the sum
-  const Vec<T> s = y / (2 + y), square = s * s;
-  Vec<T> sum = broadcast(T(1) / (2 * terms - 1));
-  FL_UNROLL for (int k = terms - 2; k >= 0; --k) sum = sum * square + T(1) / (2 * k + 1);
-  return 2 * s * sum;
-}
-
-template <class T>
-FL_INLINE Vec<T> log_sigmoid(Vec<T> x) {
-  const Vec<T> negative = x < Vec<T>{} ? x : -x;
-  const Vec<T> least = x < Vec<T>{} ? x : Vec<T>{};
-  return least - log_one_plus<T>(exp<T>(negative));
-}
 
 // EXPONENTIAL: whether the forget gate is exp, not sigmoid.
 template <bool EXPONENTIAL, class T>
@@ -32,7 +15,7 @@ FL_APART void finish_slstm(const CellStep<T>& step, long unit, long row, long ro
                            Vec<T>* sums) {
   using S = Sum<T>;
   const long hidden = step.hidden, width = min(hidden - unit, W<T>);
-  // Two loops, as in finish_lstm: rows do not wait for each other.
+  // Two loops, as printed cells have: rows do not wait for each other.
   for (long r = 0; r < rows; ++r) {
     const long b = row + r;
     Vec<T>* const sum = sums + r * 4;

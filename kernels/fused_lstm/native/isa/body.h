@@ -40,6 +40,7 @@ FL_PRAGMA(GCC visibility push(hidden))
 
 #include "loss.h"
 #include "recurrence.h"
+#include "sweep_any.h"
 #include "sweep_short.h"
 #include "wavefront.h"
 

@@ -51,8 +51,8 @@ auto with_factors(Dtype dtype, int terms, const Isa& isa, const Body& body) {
 }
 
 // Adds a cell that was compiled for the instruction set in use. Calls name it in their `cell`.
-// shape: gates, columns of their gradients, columns saved, states, whether h's part of the last gate is
-// apart, weights. functions: of float and then of double, Finish and FinishBack, which stay loaded.
+// shape: the fields of CellShape. functions: of float, of double and of Bf16, Finish and FinishBack, which
+// stay loaded; 0 of Bf16 where the set has no kernels of it.
 void add_cell(const std::string& name, const std::vector<int64_t>& shape,
               const std::vector<int64_t>& functions);
 

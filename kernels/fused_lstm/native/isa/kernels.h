@@ -19,36 +19,55 @@ enum class CellKind {
   lstm, coupled, gru, rnn_tanh, rnn_relu, slstm, slstm_exponential, gru_dreamer, custom
 };
 
-// Columns a unit. Gates are the rows of w_ih, and as many of w_hh: i, f, g, o of an LSTM; i, g, o
-// where gates are coupled; r, z, n of a GRU. What is made of a GRU's n by h alone is apart, m: the
-// gradients by all gates are m, r, z, n, of which w_hh has the first three and w_ih the last three.
+// Columns a unit. A gate is a sum of x's part and h's, or its parts are apart, and it may have one of
+// them alone: i, f, g, o of an LSTM are sums, and i, g, o where gates are coupled; of a GRU r and z
+// are, and n is of x alone beside m, which is of h alone. Rows of w_ih are the sums', then those of x
+// alone; rows of w_hh the sums', then those of h alone. The gradients by all gates, dgates, are those
+// of h alone, of sums, of x alone: m, r, z, n.
 struct CellShape {
-  long gates;      // G
-  long gradients;  // columns of dgates
-  long saved;      // K: activated gates that the backward reads; of an RNN it reads y alone
-  long states = 1;  // columns of c, where there is one
-  bool apart = false;  // whether what h makes of the last gate is kept apart from what x makes
+  long sums, of_h, of_x;
+  long saved;          // K: columns that the backward reads; of an RNN it reads y alone
+  long states = 1;     // columns of c, where there is one
   long weights = 0;    // [H] each, that the pointwise part reads
+
+  constexpr long x_gates() const { return sums + of_x; }  // G: rows of w_ih
+  constexpr long h_gates() const { return sums + of_h; }  // rows of w_hh, G but for custom cells
+  constexpr long gradients() const { return of_h + sums + of_x; }  // columns of dgates
+  constexpr bool apart() const { return of_h + of_x > 0; }  // whether the two biases' gradients differ
+  // Whether a tile of registers has all of a unit's gates, as those of torch.nn's cells.
+  constexpr bool in_tiles() const {
+    return of_h == of_x && of_h <= 1 && sums > 0 && h_gates() <= 4;
+  }
 };
+
+template <class T>
+struct Kernels;
 
 // A cell that was compiled at run time, for one instruction set.
 struct CustomCell {
   std::string name;
-  const void* kernels;  // the set's Kernels<float>
+  const Kernels<float>* kernels;  // the set's
+  const Kernels<Bf16>* narrow_kernels;  // the set's, or null: bfloat16 is widened to float32
   CellShape shape;
-  void* functions[2][2];  // of float and of double: Finish, FinishBack
+  void* functions[3][2];  // of float, double and Bf16: Finish, FinishBack
 };
+
+// Those of T's kernels.
+template <class T>
+void* const* functions_of(const CustomCell& cell) {
+  return cell.functions[sizeof(T) == sizeof(Bf16) ? 2 : sizeof(T) == sizeof(double)];
+}
 
 const CustomCell& custom_cell(CellKind kind);
 
 constexpr CellShape shape_of(CellKind kind) {
   if (kind >= CellKind::custom) return custom_cell(kind).shape;
-  if (kind == CellKind::lstm) return {4, 4, 4};
-  if (kind == CellKind::coupled) return {3, 3, 3};
-  if (kind == CellKind::gru) return {3, 4, 4, 1, true};
-  if (kind == CellKind::gru_dreamer) return {3, 3, 4};
-  if (kind == CellKind::slstm || kind == CellKind::slstm_exponential) return {4, 4, 5, 3};
-  return {1, 1, 0};
+  if (kind == CellKind::lstm) return {4, 0, 0, 4};
+  if (kind == CellKind::coupled) return {3, 0, 0, 3};
+  if (kind == CellKind::gru) return {2, 1, 1, 4};
+  if (kind == CellKind::gru_dreamer) return {3, 0, 0, 4};
+  if (kind == CellKind::slstm || kind == CellKind::slstm_exponential) return {4, 0, 0, 5, 3};
+  return {1, 0, 0, 0};
 }
 
 // Whether a cell's state is h and c, not h alone. (A GRU keeps h in c before it is rounded.)
@@ -124,7 +143,7 @@ struct Lane {
   const T* w_hh;             // [G*H, P]
   const T* b_ih;             // [G*H] or null
   const T* b_hh;             // [G*H] or null
-  const T* b_m;              // [H], a GRU's b_hh of n, or null
+  const T* b_m;              // [M*H], b_hh of M gates of h alone, as of a GRU's n; or null
   const T* w_hr;             // [P, H], or null where h is not projected
   T* y;                      // [N, P], a row every y_stride
   long y_stride;
@@ -132,6 +151,7 @@ struct Lane {
   T* gates;                  // [N, K*H] activated, or null where nothing is saved
   Sum<T>* input_part;        // [rows of `chunk` steps, G*H] scratch, or in `gates` or y
   long input_stride;         // of its rows
+  Sum<T>* product;           // [B, h_gates * H] scratch: h w_hh' of a cell that is not `in_tiles`
   Sum<T>* by_h;              // [N, G*H], or [B, G*H] where nothing is saved: h w_hh' where the lane
                              // normalizes it, and input_part then is [N, G*H] and saved; or null
   T* unprojected;            // [B, H] scratch, or null
@@ -159,12 +179,12 @@ struct HeadColumns {
 
 template <class T>
 constexpr WeightShape input_shape(const Lane<T>& lane) {
-  return {shape_of(lane.cell).gates, lane.hidden, lane.inputs};
+  return {shape_of(lane.cell).x_gates(), lane.hidden, lane.inputs};
 }
 
 template <class T>
 constexpr WeightShape recurrent_shape(const Lane<T>& lane) {
-  return {shape_of(lane.cell).gates, lane.hidden, lane.outputs};
+  return {shape_of(lane.cell).h_gates(), lane.hidden, lane.outputs};
 }
 
 // A lane's weights as they were given, of type E: shapes as in Lane.

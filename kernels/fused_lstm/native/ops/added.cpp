@@ -72,7 +72,7 @@ AddedLanes<T>::AddedLanes(const Kernels<T>& kernels, const Call& call, bool back
   vectors_ = static_cast<long>(call.vectors.size()) / lanes;
   if (cell.norm) {
     own_ = zeros({lanes, team_size(), 20 * H}, sums);
-    zeros_ = zeros({B, shape_of(s.cell).gates * H}, sums);
+    zeros_ = zeros({B, shape_of(s.cell).x_gates() * H}, sums);
     if (call.per_lane >= 4) biases_ = fresh(Buffer{lanes, 1, 4 * H, true}, dtype);
   }
   if (backward && cell.peephole) dw_ch_ = zeros({lanes, B, peepholes_of(s.cell) * H}, sums);
@@ -147,7 +147,7 @@ Tensors AddedLanes<T>::gradients() const {
       sum_rows<Sum<T>>(matrices, index, begin * hidden_, end * hidden_,
                        data_of<Sum<T>>(found.back()));
     };
-    const long gates = shape_of(cell_).gates;
+    const long gates = shape_of(cell_).x_gates();
     if (dw_ch_.defined()) sum(dw_ch_, 0, peepholes_of(cell_));
     if (!own_.defined()) continue;
     sum(own_, 4, 4 + gates);

@@ -103,7 +103,7 @@ struct Stack {
     gradient.dw_hh = data_of<T>(own[1]);
     const bool bias = call.per_lane >= 4 && !s.norm;
     gradient.db_ih = bias ? data_of<T>(own[2]) : nullptr;
-    gradient.db_hh = bias && shape_of(s.cell).apart ? data_of<T>(own[3]) : nullptr;
+    gradient.db_hh = bias && shape_of(s.cell).apart() ? data_of<T>(own[3]) : nullptr;
     gradient.dw_hr = s.projected ? data_of<T>(own[call.per_lane - 1]) : nullptr;
     gradient.partial = part_of<Sum<T>>(partial, plan.wavefront ? layer : direction);
     gradient.dgates = part_of<T>(dgates, plan.wavefront ? layer : direction);
@@ -159,7 +159,7 @@ struct Stack {
   }
 
   void finish() {
-    const bool bias = call.per_lane >= 4, one = !shape_of(s.cell).apart;
+    const bool bias = call.per_lane >= 4, one = !shape_of(s.cell).apart();
     for (long index = 0; bias && index < s.layers * s.directions; ++index) {
       const Tensor* own = &out.dweights[index * call.per_lane];
       T *const ih = data_of<T>(own[2]), *const hh = data_of<T>(own[3]);

@@ -27,7 +27,7 @@ struct NamedCell {
 
 // Vectors [H] that a cell's pointwise part reads, where it has peepholes.
 constexpr long peepholes_of(CellKind kind) {
-  return kind >= CellKind::custom ? shape_of(kind).weights : shape_of(kind).gates - 1;
+  return kind >= CellKind::custom ? shape_of(kind).weights : shape_of(kind).x_gates() - 1;
 }
 
 // From the operators' `cell` and `rates`; drawn: whether there is a seed.
@@ -134,7 +134,7 @@ template <class T>
 void set_products(Lane<T>& lane, const Call& call, const Tensor& c, long index) {
   const Sizes& s = call.sizes;
   const long lanes = s.layers * s.directions, size = s.rows * s.hidden;
-  const long gates = shape_of(s.cell).gates;
+  const long gates = shape_of(s.cell).x_gates();
   lane.input_part = part_of<Sum<T>>(c, 0) + (lanes + 2 * gates * index) * size;
   lane.by_h = lane.input_part + gates * size;
 }
@@ -152,7 +152,7 @@ Lane<T> lane_of(const Call& call, const Weights<T>& weights, const AddedLanes<T>
   lane.hidden = s.hidden;
   lane.outputs = s.outputs;
   lane.cell = s.cell;
-  lane.input_stride = shape_of(s.cell).gates * s.hidden;
+  lane.input_stride = shape_of(s.cell).x_gates() * s.hidden;
   lane.first = call.first.data();
   lane.reverse = direction == 1;
   lane.keep = part_of<bool>(call.keep, direction);
@@ -164,7 +164,7 @@ Lane<T> lane_of(const Call& call, const Weights<T>& weights, const AddedLanes<T>
   lane.b_ih = weights.b_ih;
   lane.b_hh = weights.b_hh;
   const CellShape shape = shape_of(s.cell);
-  if (shape.apart && weights.b_hh) lane.b_m = weights.b_hh + (shape.gates - 1) * s.hidden;
+  if (shape.of_h > 0 && weights.b_hh) lane.b_m = weights.b_hh + shape.sums * s.hidden;
   lane.w_hr = weights.w_hr;
   lane.y = y + direction * s.outputs;
   lane.y_stride = width;

@@ -48,7 +48,7 @@ struct Stack {
   const Dtype dtype;
   const AddedLanes<T> added;
   Forward out;
-  Tensor input_part, by_h, unprojected, ready, dropped;
+  Tensor input_part, product, by_h, unprojected, ready, dropped;
   Tensors b_m;  // of each lane, where its weights are narrow
 
   Stack(const Kernels<T>& kernels, const Call& call, bool save)
@@ -87,15 +87,16 @@ struct Stack {
     out.c = kept(plan.c);
     out.gates = kept(plan.gates);
     input_part = fresh(plan.input_part, dtype);
+    product = fresh(plan.product, dtype);
     by_h = fresh(plan.by_h, dtype);
     unprojected = fresh(plan.unprojected, dtype);
     ready = fresh(plan.ready, dtype);
     dropped = fresh(plan.dropped, dtype);
     const CellShape cell = shape_of(s.cell);
-    if (!narrow() || !cell.apart || call.per_lane < 4 || s.norm) return;
+    if (!narrow() || !cell.apart() || call.per_lane < 4 || s.norm) return;
     for (long index = 0; index < s.layers * s.directions; ++index) {
       const Tensor& bias = call.weights[index * call.per_lane + 3];
-      b_m.push_back(bias.rows_from((cell.gates - 1) * s.hidden).to(dtype));
+      b_m.push_back(bias.rows_from(cell.sums * s.hidden).to(dtype));
     }
   }
 
@@ -114,7 +115,7 @@ struct Stack {
   void place_input_part(Lane<T>& lane) const {
     if constexpr (std::is_same_v<T, Sum<T>>) {
       const CellShape cell = shape_of(s.cell);
-      lane.input_part = cell.saved ? lane.gates + (cell.saved - cell.gates) * s.hidden : lane.y;
+      lane.input_part = cell.saved ? lane.gates + (cell.saved - cell.x_gates()) * s.hidden : lane.y;
       lane.input_stride = cell.saved ? cell.saved * s.hidden : lane.y_stride;
     }
   }
@@ -131,6 +132,7 @@ struct Stack {
     lane.input_part = part_of<Sum<T>>(input_part, plan.wavefront ? index : slot);
     if (save && !lane.input_part && !s.norm) place_input_part(lane);
     if (!b_m.empty()) lane.b_m = data_of<T>(b_m[index]);
+    lane.product = part_of<Sum<T>>(product, slot);
     lane.by_h = part_of<Sum<T>>(by_h, slot);
     if (s.norm && save) set_products(lane, call, out.c, index);
     lane.unprojected = part_of<T>(unprojected, slot);
@@ -233,7 +235,7 @@ struct Stack {
                    prepared::left_bytes(kind, s.batch, std::max(s.outputs, s.hidden)));
       const long floats = size / static_cast<long>(sizeof(float));
       const Tensor left = fresh(Dimensions({s.directions, plan.team, floats}), dtype);
-      const long gates = shape_of(s.cell).gates;
+      const long gates = shape_of(s.cell).x_gates();
       in_one_go(prepared_sweep(*call.isa, kind, rows), [&](long index) {
         const Weights<uint8_t> own = weights_of<uint8_t>(call, index);
         const auto matrix = [&](const uint8_t* packed, const WeightShape& shape) {

@@ -5,6 +5,7 @@
 #include "isa/isa.h"
 #include "memory.h"
 #include "ops/ops.h"
+#include "plan.h"
 
 namespace fused_lstm {
 namespace {
@@ -122,7 +123,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
   const Isa& isa = current_isa();
   const Dtype given = hidden.dtype(), dtype = factor_dtype(hidden, "hidden", isa);
   const Dtype sum = sum_dtype(dtype);
-  const int terms = terms_of(given, precision);
+  // Its products split both factors tile by tile, as a backward pass does.
+  const int terms = terms_worth(terms_of(given, precision), Pass::backward, 0);
   CHECK_VALUE(hidden.dim() == 2, "hidden: got shape ", shown(hidden), "; expected [N, H]");
   CHECK_VALUE(weight.dim() == 2 && weight.size(0) > 0, "weight: got shape ", shown(weight),
               "; expected [V, H]");

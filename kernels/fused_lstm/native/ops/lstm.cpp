@@ -24,21 +24,22 @@ long weights_added(const NamedCell& cell, long per_lane) {
 // per_lane: nn.LSTM's, and all.
 void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& cell, long plain,
                    long per_lane, Dtype dtype) {
-  const long gates = shape_of(s.cell).gates * s.hidden;
+  const long of_x = shape_of(s.cell).x_gates() * s.hidden;
+  const long of_h = shape_of(s.cell).h_gates() * s.hidden;
   for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
     const long k = i % per_lane, layer = i / per_lane / s.directions;
     const long inputs = layer == 0 ? s.inputs : s.directions * s.outputs;
     const auto is = [&](Dimensions shape) { check(weights[i], "weights", shape, dtype, i); };
-    if (k == 0) is({gates, inputs});
-    if (k == 1) is({gates, s.outputs});
+    if (k == 0) is({of_x, inputs});
+    if (k == 1) is({of_h, s.outputs});
     const long n = k - plain + !cell.peephole;  // w_ch, two gains of the gates, what c has
     if (n >= 0 && k >= plain) {
       const long peepholes = peepholes_of(s.cell) * s.hidden;
-      is({n == 0 ? peepholes : n < 3 ? gates : s.hidden});
+      is({n == 0 ? peepholes : n < 3 ? of_x : s.hidden});
     } else if (k > 1 && s.projected && k == plain - 1) {
       is({s.outputs, s.hidden});
     } else if (k > 1) {
-      is({gates});
+      is({k == 2 ? of_x : of_h});
     }
   }
 }
@@ -156,11 +157,14 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
   call.isa = &current_isa();
   check_samples(samples, call);
   s.samples = samples;
-  const bool custom = s.cell >= CellKind::custom;  // of which there are no bfloat16 kernels
-  const bool wide = as_they_lie || samples > 0 || custom;
+  const bool custom = s.cell >= CellKind::custom;  // which is not compiled for terms
+  const bool widened = custom && (!call.isa->for_bf16 ||
+                                  custom_cell(s.cell).narrow_kernels != call.isa->for_bf16);
+  const bool wide = as_they_lie || samples > 0 || widened;
   call.dtype = wide ? compute_dtype(x, "x") : factor_dtype(x, "x", *call.isa);
   const int terms = terms_of(call.given, precision);
-  call.terms = as_they_lie || custom ? 0 : terms;
+  const Pass pass = forward ? Pass::forward : Pass::backward;
+  call.terms = as_they_lie || custom ? 0 : terms_worth(terms, pass, s.batch);
   call.keep = checked_keep(keep, call, x);
   CHECK_VALUE(dropout >= 0 && dropout <= 1, "dropout: got ", dropout,
               "; expected a number in [0, 1]");
@@ -379,7 +383,7 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
                   : of == Dtype::BFloat16 ? Prepared::bfloat16
                   : weight_only ? Prepared::int8_weights
                                 : Prepared::int8;
-  const long gates = shape_of(s.cell).gates;
+  const long gates = shape_of(s.cell).x_gates();
   for (long i = 0; i < count; ++i) {
     const long k = i % call.per_lane;
     const long inputs = i / call.per_lane < directions ? s.inputs : directions * s.outputs;

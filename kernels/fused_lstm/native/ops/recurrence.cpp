@@ -138,7 +138,7 @@ Heads checked_heads(const Tensor& rows, const char* name, long columns, const Te
   heads.cell = kind_of(cell);
   heads.packed = batch_sizes.has_value();
   heads.reverse = reverse;
-  const long gates = heads.shape().gates;
+  const long gates = heads.shape().x_gates();
   CHECK_VALUE(weight.dim() == 3 && weight.numel() > 0 && weight.size(1) == gates * weight.size(2),
               "weight_hh: got shape ", shown(weight), "; expected [N, ", gates,
               "K, K], N and K not 0");
@@ -195,7 +195,7 @@ struct Division {
 template <class T>
 Division division_of(const Kernels<T>& kernels, const Heads& heads) {
   const Shapes& shapes = kernels.shapes;
-  const long work = heads.rows * heads.shape().gates * heads.hidden() * heads.units;
+  const long work = heads.rows * heads.shape().x_gates() * heads.hidden() * heads.units;
   if (work < 1 << 16) return {1, 1};
   const long most = team_size();
   if (heads.count >= most) return {most, most};
@@ -252,7 +252,7 @@ Lane<T> lane_of(const Heads& heads, long n, T* y) {
 
 template <class E>
 HeadColumns<E> columns_of(const Heads& heads, E* rows, long n) {
-  return {rows + n * heads.units, heads.shape().gates * heads.hidden(), heads.hidden()};
+  return {rows + n * heads.units, heads.shape().x_gates() * heads.hidden(), heads.hidden()};
 }
 
 // The rows that belong to no step are 0.
@@ -287,16 +287,16 @@ Results forward(const Kernels<T>& kernels, const Heads& heads, const Tensor& x_p
                   : fresh(Dimensions({heads.count, heads.batch, width}), sums);
   }
   if (keeps) out.gates = fresh(heads.of_heads(shape.saved * heads.units), dtype);
-  const long row_bytes = shape.gates * heads.units * sizeof(S);
+  const long row_bytes = shape.x_gates() * heads.units * sizeof(S);
   const long chunk = std::clamp(chunk_bytes / std::max(heads.batch * row_bytes, 1L), 1L, heads.steps);
   Tensor input;
   if (!in_place) {
     const long rows = std::min(chunk * heads.batch, heads.rows);
-    input = fresh(Dimensions({division.groups, rows, shape.gates * heads.units}), sums);
+    input = fresh(Dimensions({division.groups, rows, shape.x_gates() * heads.units}), sums);
   }
   const bool lying = as_they_lie(kernels, heads);
   const long packed =
-      lying ? 0 : kernels.recurrent_size({shape.gates, heads.units, heads.units}, false);
+      lying ? 0 : kernels.recurrent_size({shape.x_gates(), heads.units, heads.units}, false);
   const Tensor recurrent = fresh(Dimensions({division.groups, packed}), dtype);
   const Tensor panels = fresh(Dimensions({division.team, kernels.shapes.panel_size}), dtype);
   const long workers = division.groups == division.team ? 1 : division.team;  // of a head
@@ -313,11 +313,11 @@ Results forward(const Kernels<T>& kernels, const Heads& heads, const Tensor& x_p
     lane.in_place = in_place;
     lane.as_they_lie = lying;
     lane.input_part = part_of<S>(input, group);
-    lane.input_stride = shape.gates * heads.units;
+    lane.input_stride = shape.x_gates() * heads.units;
     if constexpr (std::is_same_v<T, S>) {
       if (in_place) {
         lane.input_part =
-            shape.saved ? lane.gates + (shape.saved - shape.gates) * heads.units : lane.y;
+            shape.saved ? lane.gates + (shape.saved - shape.x_gates()) * heads.units : lane.y;
         lane.input_stride = shape.saved ? shape.saved * heads.units : lane.y_stride;
       }
     }
@@ -359,7 +359,7 @@ Gradients backward(const Kernels<T>& kernels, const Heads& heads, const Tensor& 
   const Dtype dtype = heads.dtype, sums = sum_dtype(dtype);
   const long H = heads.hidden(), K = heads.units, width = shape.states * K;
   Gradients out;
-  out.dx = fresh(heads.rows_of(shape.gates * H), dtype);
+  out.dx = fresh(heads.rows_of(shape.x_gates() * H), dtype);
   out.dweight = fresh(heads.weight.sizes(), dtype);
   const Tensor dh0 = fresh(Dimensions({heads.count, heads.batch, K}), sums);
   const Tensor by_last = dh_n.defined() ? state_of(heads, dh_n, 1, sums) : Tensor();
@@ -367,15 +367,15 @@ Gradients backward(const Kernels<T>& kernels, const Heads& heads, const Tensor& 
                                    : fresh(Dimensions({heads.count, heads.batch, width}), sums);
   if (!dc_n.defined()) std::fill_n(data_of<S>(dc), dc.numel(), S(0));
   const bool has_bias = heads.cell == CellKind::gru && heads.b_m.defined();
-  const Tensor db = has_bias ? fresh(Dimensions({heads.count, shape.gates * K}), dtype) : Tensor();
-  const long blocks = kernels.blocks_size(shape.gradients, K, heads.rows);
-  const long packed = kernels.recurrent_size({shape.gates, K, K}, false);
+  const Tensor db = has_bias ? fresh(Dimensions({heads.count, shape.x_gates() * K}), dtype) : Tensor();
+  const long blocks = kernels.blocks_size(shape.gradients(), K, heads.rows);
+  const long packed = kernels.recurrent_size({shape.x_gates(), K, K}, false);
   const Tensor dgates = fresh(Dimensions({division.groups, blocks}), dtype);
   const Tensor recurrent = fresh(Dimensions({division.groups, packed}), dtype);
   const Tensor panels = fresh(Dimensions({division.team, kernels.shapes.panel_size}), dtype);
   Tensor partial;
   if (sizeof(T) < sizeof(S) && heads.rows > kernels.shapes.rows_at_once) {
-    partial = fresh(Dimensions({division.groups, shape.gates * K * K}), sums);
+    partial = fresh(Dimensions({division.groups, shape.x_gates() * K * K}), sums);
   }
   T* const output = data_of<T>(y);
   for_heads(heads, division, [&](const Worker& worker, long n, long group, long first) {
@@ -396,7 +396,7 @@ Gradients backward(const Kernels<T>& kernels, const Heads& heads, const Tensor& 
     kernels.recur_backward(worker, lane, gradient, columns_of(heads, data_of<T>(out.dx), n),
                            scratch_of<T>(recurrent, panels, group, first));
   });
-  clear_rest(heads, data_of<T>(out.dx), shape.gates * H);
+  clear_rest(heads, data_of<T>(out.dx), shape.x_gates() * H);
   out.dh0 = fresh(Dimensions({heads.batch, H}), sums);
   out.dc0 = fresh(Dimensions({heads.batch, shape.states * H}), sums);
   by_rows(heads, 1, data_of<S>(dh0), data_of<S>(out.dh0));
@@ -422,10 +422,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(
     const OptionalTensor& bias_m, const std::string& cell, bool save, bool reverse,
     const OptionalTensor& batch_sizes, const OptionalTensor& keep, double,  // the backward's
     const Told& precision) {
-  const Heads heads = checked_heads(x_part, "x_part", shape_of(kind_of(cell)).gates, h0, c0,
+  const Heads heads = checked_heads(x_part, "x_part", shape_of(kind_of(cell)).x_gates(), h0, c0,
                                     weight_hh, bias_m, cell, reverse, batch_sizes, keep, precision);
   const Tensor x = converted(x_part, heads.dtype);
-  return with_factors(heads.dtype, heads.terms, *heads.isa, [&](const auto& kernels) {
+  const int terms = terms_worth(heads.terms, Pass::forward, heads.batch);
+  return with_factors(heads.dtype, terms, *heads.isa, [&](const auto& kernels) {
     Results out = forward(kernels, heads, x, save);
     const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), heads.given); };
     const bool keeps = save && heads.shape().saved > 0;
@@ -460,7 +461,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward(
   const Tensor by_c = heads.has_own_c() ? gradient_of(dc_n, "dc_n", c0.sizes(), heads) : Tensor();
   const Tensor output = converted(y, heads.dtype), kept = converted(gates, heads.dtype);
   const Tensor states = c.contiguous();
-  return with_factors(heads.dtype, heads.terms, *heads.isa, [&](const auto& kernels) {
+  const int terms = terms_worth(heads.terms, Pass::backward, heads.batch);
+  return with_factors(heads.dtype, terms, *heads.isa, [&](const auto& kernels) {
     Gradients out = backward(kernels, heads, by_y, by_h, by_c, output, states, kept, clip);
     const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), heads.given); };
     return std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>{

@@ -1,0 +1,22 @@
+"""The library's own cells, each told in a file of its own, by the names that a `Spec` has."""
+
+from __future__ import annotations
+
+from .. import pointwise
+from .coupled import COUPLED
+from .definition import Cell
+from .gru import GRU
+from .gru_dreamer import GRU_DREAMER
+from .lstm import LSTM
+from .rnn import RNN_RELU, RNN_TANH
+from .slstm import SLSTM, SLSTM_EXPONENTIAL
+
+CELLS: dict[str, Cell] = {
+    told.name: told
+    for told in (
+        LSTM, COUPLED, GRU, RNN_TANH, RNN_RELU, GRU_DREAMER, SLSTM, SLSTM_EXPONENTIAL,
+    )
+}  # fmt: skip
+
+# The LSTM is there by hand, with its options, as a text to read.
+pointwise.CELLS |= {name: told.reference for name, told in CELLS.items() if name != "lstm"}

@@ -1,0 +1,31 @@
+"""The sLSTM's cells (Beck et al. 2024), whose forget gate is sigmoid or exp.
+
+c and the normalizer n are kept divided by exp(m), so that no exponential gate overflows; h does not
+depend on m. A state whose n is 0 holds nothing yet, and m begins at i.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from .definition import Cell
+
+
+def slstm(i, f, z, o, *, c, n, m):
+    """Compute h and the next c, n and m."""
+    return _step(i, F.logsigmoid(f) + m, z, o, c, n)
+
+
+def slstm_exponential(i, f, z, o, *, c, n, m):
+    """Compute the same where the forget gate is exp(f)."""
+    return _step(i, f + m, z, o, c, n)
+
+
+def _step(i, log_f, z, o, c, n):
+    m = torch.where((n == 0) | (i >= log_f), i, log_f)
+    i, f = torch.exp(i - m), torch.exp((log_f - m).clamp(max=0))
+    c, n = f * c + i * torch.tanh(z), f * n + i
+    return torch.sigmoid(o) * c / n, c, n, m
+
+
+SLSTM = Cell(slstm, states="c n m")
+SLSTM_EXPONENTIAL = Cell(slstm_exponential, states="c n m")

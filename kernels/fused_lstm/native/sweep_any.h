@@ -1,0 +1,111 @@
+// The forward pass of a lane whose cell's gates do not all lie in a tile: more than four, gates of x or
+// of h alone, more than one pair. R h is brought to memory, all gates' rows as one matrix, and the cell
+// reads it there, after one more meeting of the workers. Where no gate has a part by h there is no
+// product, and no meeting within a chunk: a worker has the same rows and units in every step.
+#pragma once
+
+#include "sweep_forward.h"
+
+namespace fused_lstm::FL_ISA {
+
+// Rows of a step by blocks of units.
+struct Part {
+  Range rows, blocks;
+};
+
+// A worker's part of any step: blocks where there are enough, else rows.
+template <class T>
+FL_INLINE Part part_of_steps(const Worker& worker, const Lane<T>& lane) {
+  const long blocks = blocks_of<T>(lane.hidden);
+  if (blocks >= worker.count) return {{0, lane.batch}, part(blocks, worker.id, worker.count)};
+  return {part(lane.batch, worker.id, worker.count), {0, blocks}};
+}
+
+// From x's part of a step's gates, and h's in lane.product, to the cell's results.
+template <class T>
+void finish_part(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part) {
+  constexpr long tallest = 8;  // rows at once, whose sums lie in the L1 cache
+  constexpr long most_gates = 8;
+  const CellShape shape = shape_of(lane.cell);
+  const long hidden = lane.hidden, gates = shape.h_gates();
+  const Part mine = part_of_steps(worker, lane);
+  CellStep<T> step = cell_step(lane, place, input_part);
+  for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
+    step.c = before.c;
+    const long end = min(rows.end, mine.rows.end);
+    for (long block = mine.blocks.begin; block < mine.blocks.end; ++block) {
+      const long unit = block * W<T>, width = min(hidden - unit, W<T>);
+      for (long first = max(rows.begin, mine.rows.begin); first < end; first += tallest) {
+        const long count = min(end - first, tallest);
+        Vec<T> sums[tallest * most_gates];
+        for (long r = 0; r < count; ++r) {
+          const Sum<T>* const x = input_part + (first + r) * lane.input_stride + unit;
+          const Sum<T>* const h = lane.product + (first + r) * gates * hidden + unit;
+          for (long gate = 0; gate < gates; ++gate) {
+            const long m = gate - shape.sums;
+            Vec<T> other = {};
+            if (m < 0) {
+              other = load(x + gate * hidden, width);
+            } else if (lane.b_m) {
+              other = load(lane.b_m + m * hidden + unit, width);
+            }
+            sums[r * gates + gate] = load(h + gate * hidden, width) + other;
+          }
+        }
+        step.finish(step, unit, first, count, 1, sums);
+      }
+    }
+  });
+}
+
+// lane.product = h w_hh', of a step.
+template <class T>
+void recurrent_product(const Worker& worker, const Lane<T>& lane, const WeightShape& shape,
+                       long place, const T* packed) {
+  for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
+    Fma<T>::template gates<1>(
+        worker, Fma<T>::ready(worker, lane, before.fed, rows), rows, shape, packed, place % 2,
+        [](auto& tile, long, long) { clear(tile); },
+        [&](const auto& tile, long unit, long row) {
+          store_gates<1>(tile, lane.product + row * shape.units + unit, shape.units, shape.units,
+                         shape.units - unit);
+        });
+  });
+}
+
+template <class T>
+void sweep_any(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
+  const CellShape cell = shape_of(lane.cell);
+  const WeightShape input = {1, cell.x_gates() * lane.hidden, lane.inputs};
+  const WeightShape recurrent = {1, cell.h_gates() * lane.hidden, lane.outputs};
+  const bool has_product = cell.h_gates() > 0;
+  if (has_product) {
+    Fma<T>::template pack_gates_of<1>(worker, lane.w_hh, recurrent, scratch.recurrent);
+  }
+  draw_masks(worker, lane, 0);
+  for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
+    const long end = min(begin + lane.chunk, lane.steps);
+    const Range rows = rows_of(lane, begin, end);
+    input_product<1>(worker, lane, input, rows, lane.input_part, panel_of(worker, scratch.panels));
+    worker.sync();
+    for (long place = begin; place < end; ++place) {
+      const long row = row_of(lane, place) - rows.begin;
+      if (has_product) {
+        recurrent_product(worker, lane, recurrent, place, scratch.recurrent);
+        worker.sync();
+      }
+      finish_part(worker, lane, place, lane.input_part + row * lane.input_stride);
+      draw_masks(worker, lane, place + 1);
+      if (has_product || lane.added) worker.sync();
+    }
+    worker.sync();  // the next chunk's input product is written over this one's
+  }
+}
+
+template <class T>
+void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
+  if (!shape_of(lane.cell).in_tiles()) return sweep_any(worker, lane, scratch);
+  with_gates(lane, [&](auto gates) { sweep_gates<gates.value>(worker, lane, scratch); });
+}
+
+}  // namespace fused_lstm::FL_ISA
