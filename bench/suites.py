@@ -138,7 +138,7 @@ SUITES = {
         [Case("T=100, B=1, H=256", Shape(100, 1, 256, 256, 1)), *named("streaming")],
         modes=("inference",), contenders=INFER, neighbours=(0, 1, 2),
         pace=Pace(4, least=4, warmup=0, calls=4, turn=1.0), device="cpu"),
-    "tail": Suite("one step a call, at once and after 10 ms, beside busy processes: the slowest calls",
+    "tail": Suite("one step a call, at once and after a pause, beside busy processes: p50 to worst",
         [Case(f"T=1, B={B}, H={H}", Shape(1, B, H, H, 2)) for H in (64, 256, 650) for B in (1, 4)],
         inference.tasks, ("inference", PAUSED), threads=(1,), neighbours=(0, 1, 2),
         pace=Pace(0, calls=101, longest=120), device="cpu"),

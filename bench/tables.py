@@ -449,6 +449,21 @@ def tails(threads: int) -> str:
     return markdown(header, body)
 
 
+def intel(change: str, names: tuple[str, str] = ("before", "after")) -> str:
+    """Return a change's CPU times before and after on an Intel Xeon, of `bench.pairs`."""
+    body = []
+    for line in (RESULTS / "intel.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if record["change"] != change:
+            continue
+        T, B, _, H, _ = record["shape"]
+        what = record.get("weights", record["mode"])
+        times = [digits(1e3 * record[name]) for name in ("before", "after")]
+        spread = f"{record['low']:.2f} to {record['high']:.2f}"
+        body.append([f"{what}, T={T}, B={B}, H={H}", *times, f"{record['ratio']:.2f} ({spread})"])
+    return markdown(("CPU ms", *names, "ratio (95%)"), body)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A row of README's table: what it says, and the records that it is made of."""
@@ -850,6 +865,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "packed_perplexity": packed_perplexity,
     "grid": lambda: grid(points(results("grid.jsonl"))),
     "busy": busy,
+    "intel_ahead": partial(intel, "ahead"),
+    "intel_bf16": partial(intel, "bf16"),
+    "intel_tf32": partial(intel, "tf32", ("float32", "two terms")),
+    "intel_prepared": partial(intel, "prepared"),
     "tails": partial(tails, 2),
     "tails_one": partial(tails, 1),
     "compiled": compiled,

@@ -2,8 +2,8 @@
 
 Reads FOLDER/work.npz (an LSTM alone, or a lesson to train on), writes FOLDER/answer.npz, says that
 it is ready, and then does at least as many calls as a line of its input says, "MODE CALLS SECONDS",
-and more until so many seconds have passed, and answers with the seconds of each. In mode "paused" they
-are calls in mode "inference", each after a pause.
+and more until so many seconds have passed, and answers with the seconds of each. In mode "paused"
+they are calls in mode "inference", each after a pause.
 """
 
 from __future__ import annotations

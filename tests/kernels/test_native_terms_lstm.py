@@ -62,7 +62,7 @@ def test_two_terms_are_not_slower_than_float32(unit):
     """Of few rows, and backwards, they would be: those are float32's, bit by bit."""
     set_switches("tf32")
     for rows, same in ((15, True), (16, False)):
-        inputs, _, plain = expected_results(Shape(5, rows, 20, 30, 2), torch.float32, True)
+        inputs, *_ = expected_results(Shape(5, rows, 20, 30, 2), torch.float32, True)
         inputs = [t.detach() for t in inputs]
         call = lambda given=inputs: engine()(*given[:3], given[3:])[0]  # noqa: E731
         with torch.no_grad():

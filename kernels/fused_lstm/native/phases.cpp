@@ -28,8 +28,8 @@ constexpr long most_parts = 16;
 // How long a thread waits awake: about what it takes to be woken (50 us on an Emerald Rapids under
 // KVM), so that waiting costs at most twice what it had to.
 constexpr std::chrono::microseconds patience{50};
-// Calls below this end before who is asleep has come.
-constexpr long worth_a_wake = 40'000;  // nanoseconds
+// Calls below this end about when who is asleep has come.
+constexpr long worth_a_wake = 60'000;  // nanoseconds
 
 template <class Done>
 bool wait_awake(const Done& done) {

@@ -18,6 +18,7 @@ struct Sizes {
   bool norm;                 // lanes normalize their products
   bool narrow;               // tensors are bfloat16
   bool prepared;             // weights were packed before the call: see isa/prepared.h
+  long weight_bytes;         // of an element of the weights, as a short call reads them
   long samples;              // that the weights' gradients are of, or 0: of all rows together
 
   WeightShape recurrent() const { return {shape_of(cell).h_gates(), hidden, outputs}; }

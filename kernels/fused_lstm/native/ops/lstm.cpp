@@ -153,6 +153,7 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
   s.dropout = dropout > 0;
   s.norm = call.cell.norm;
   s.narrow = call.given == Dtype::BFloat16;
+  s.weight_bytes = bytes_of(call.given);
   const bool as_they_lie = forward && is_short(s);
   call.isa = &current_isa();
   check_samples(samples, call);
@@ -403,6 +404,7 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
   s.rows = call.packed ? x.size(0) : s.steps * s.batch;
   s.even = !keep && call.first.back() == s.steps * s.batch && call.first.back() == s.rows;
   s.prepared = true;
+  s.weight_bytes = bytes_of(of);
   call.isa = &current_isa();
   call.keep = checked_keep(keep, call, x);
   call.x = converted(std::move(x), call.dtype);

@@ -1,0 +1,209 @@
+"""`python -m bench.pairs CHANGE BEFORE AFTER`: calls of two checkouts in turns, on one thread.
+
+    python -m bench.pairs ahead ../before . --json out/intel.jsonl
+
+Each checkout has a process of its own, with its compiled library. A round asks both for the CPU time
+of some calls, in an order drawn anew, and looks whether AMX is disturbed by another hyperthread
+meanwhile: the rate of a product in its registers tells. BEFORE may be the same checkout with another
+setting behind a bar, ".|precision=none". The machine may have other work: CPU time is what the
+thread itself took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import core, machine
+
+Call = dict[
+    str, Any
+]  # mode, shape [T, B, I, H, L], and dtype, precision, weights, isa where not usual
+DISTURBED = 0.75  # of the best rate of AMX: with a busy hyperthread it has a third to a fifth
+
+
+def calls(modes: tuple[str, ...], rows: tuple[int, ...], T: int, **more: str) -> list[Call]:
+    """Return calls of two layers at the three presets' sizes."""
+    return [
+        {"mode": mode, "shape": [T, B, H, H, 2]} | more
+        for H in (200, 650, 1500)
+        for B in rows
+        for mode in modes
+    ]
+
+
+BOTH = ("forward", "forward and backward")
+CHANGES = {
+    "ahead": calls(BOTH, (1, 4, 20, 64), 20, isa="avx512"),
+    "bf16": calls(BOTH, (1, 4, 20, 64), 20, dtype="bfloat16"),
+    "tf32": calls(BOTH, (4, 20, 64), 20, precision="tf32"),
+    "prepared": [
+        call
+        for weights in ("bfloat16", "int8")
+        for call in calls(("prepared",), (1, 4, 20, 64), 1, weights=weights)
+    ],
+}
+
+
+# --- a checkout's process ---
+
+
+def made(call: Call) -> Callable[[], object]:
+    """Return what makes a call once."""
+    import fused_lstm
+    from fused_lstm import native
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    native.OPS.use_isa(call.get("isa", ""))
+    torch.backends.mkldnn.rnn.fp32_precision = call.get("precision", "none")
+    T, B, I, H, L = call["shape"]
+    dtype = getattr(torch, call.get("dtype", "float32"))
+    layer = fused_lstm.LSTM(I, H, L, engine="native", dtype=dtype)
+    x = torch.randn(T, B, I, dtype=dtype)
+    if call["mode"] == "prepared":
+        prepared = fused_lstm.prepare(layer, getattr(torch, call["weights"]))
+        return lambda: prepared(x)
+    if call["mode"] == "forward":
+        return lambda: layer(x)  # which keeps what a backward pass needs
+
+    def both() -> None:
+        layer.zero_grad()
+        y = layer(x.requires_grad_())[0]
+        y.backward(torch.ones_like(y))
+
+    return both
+
+
+def serve() -> None:
+    """Answer a line of JSON, a call and how often, by the CPU seconds of each time."""
+    last: tuple[Call, Callable[[], object]] | None = None
+    for line in sys.stdin:
+        call, times = json.loads(line)
+        if last is None or last[0] != call:
+            last = call, made(call)
+            for _ in range(3):
+                last[1]()
+        seconds = []
+        for _ in range(times):
+            begin = time.process_time()
+            last[1]()
+            seconds.append(time.process_time() - begin)
+        print(json.dumps(seconds), flush=True)
+
+
+class Checkout:
+    """The process of a checkout, and what it changes of each call."""
+
+    def __init__(self, text: str) -> None:
+        folder, _, changed = text.partition("|")
+        root = Path(folder).resolve()
+        self.changed = dict(word.split("=") for word in changed.split(",") if word)
+        paths = [root / "kernels", Path(__file__).parents[1]]  # this file, that library
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bench.pairs", "--serve"],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def seconds(self, call: Call, times: int) -> list[float]:
+        """Return the CPU seconds of a call, so many times."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps([call | self.changed, times]), file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
+
+
+# --- in turns ---
+
+
+class Unit:
+    """AMX, and the best rate of a product that it had so far."""
+
+    best = 0.0
+
+    def undisturbed(self) -> bool:
+        """Return whether it runs at its own speed now; True where there is none."""
+        from fused_lstm import native
+
+        from . import kernels
+
+        if "amx" not in native.OPS.isa_names():
+            return True
+        native.OPS.use_isa("amx")
+        rate = kernels.ops().best_product(torch.bfloat16)
+        self.best = max(self.best, rate)
+        return rate > DISTURBED * self.best
+
+
+def race(change: str, before: str, after: str, seconds: float) -> Iterator[dict[str, Any]]:
+    """Yield a record for each call of a change: medians, their ratio and its interval."""
+    torch.set_num_threads(1)
+    sides, unit = [Checkout(before), Checkout(after)], Unit()
+    for call in CHANGES[change]:
+        longest = max(side.seconds(call, 1)[0] for side in sides)
+        times, rounds = max(1, min(200, int(0.03 / longest))), []
+        end = time.time() + seconds
+        while time.time() < end or len(rounds) < 7:
+            quiet, taken = [unit.undisturbed()], [0.0, 0.0]
+            for side in random.sample((0, 1), 2):
+                taken[side] = statistics.median(sides[side].seconds(call, times))
+                quiet.append(unit.undisturbed())
+            rounds.append((all(quiet), *taken))
+        kept = [r[1:] for r in rounds if r[0]]
+        if len(kept) < 5:
+            print(f"{call}: AMX was disturbed in all but {len(kept)} rounds", file=sys.stderr)
+            continue
+        ratio = core.ratio(*zip(*kept, strict=True))
+        yield {
+            "change": change, **call, "before": statistics.median(k[0] for k in kept),
+            "after": statistics.median(k[1] for k in kept), "ratio": ratio.value, "low": ratio.low,
+            "high": ratio.high, "rounds": len(kept), "disturbed": len(rounds) - len(kept),
+            "threads": 1, "clock": "CPU time", **core.surroundings(core.CPU),
+        }  # fmt: skip
+    for side in sides:
+        assert side.process.stdin is not None
+        side.process.stdin.close()
+        side.process.wait()
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser("bench.pairs", description=__doc__.partition("\n")[0])
+    parser.add_argument("change", nargs="?", choices=CHANGES)
+    parser.add_argument("before", nargs="?")
+    parser.add_argument("after", nargs="?")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each call [%(default)s]")
+    parser.add_argument("--json", type=Path, default=Path("out/pairs.jsonl"))
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        return serve()
+    if options.after is None:
+        parser.error("expected a change and two checkouts")
+    print(machine.name(core.CPU))
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    for record in race(options.change, options.before, options.after, options.seconds):
+        print(
+            f"{record['mode']} {record['shape']}: {1e3 * record['before']:.3f} ->"
+            f" {1e3 * record['after']:.3f} ms, {record['ratio']:.2f} ({record['low']:.2f} to"
+            f" {record['high']:.2f}), {record['rounds']} rounds, {record['disturbed']} disturbed",
+            flush=True,
+        )
+        with options.json.open("a", encoding="utf-8") as file:
+            print(json.dumps(record), file=file)
+
+
+if __name__ == "__main__":
+    main()
