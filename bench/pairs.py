@@ -2,11 +2,11 @@
 
     python -m bench.pairs ahead ../before . --json out/intel.jsonl
 
-Each checkout has a process of its own, with its compiled library. A round asks both for the CPU time
-of some calls, in an order drawn anew, and looks whether AMX is disturbed by another hyperthread
-meanwhile: the rate of a product in its registers tells. BEFORE may be the same checkout with another
-setting behind a bar, ".|precision=none". The machine may have other work: CPU time is what the
-thread itself took.
+Each checkout has a process of its own, with its compiled library. A round asks both for CPU times
+of some calls, in an order drawn anew, and looks whether AMX is disturbed by a busy hyperthread
+meanwhile: the rate of a product in its registers tells. BEFORE may be the same checkout with
+another setting behind a bar, ".|precision=none". The machine may have other work: CPU time is what
+the thread itself took.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def made(call: Call) -> Callable[[], object]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     native.OPS.use_isa(call.get("isa", ""))
-    torch.backends.mkldnn.rnn.fp32_precision = call.get("precision", "none")
+    switches: Any = torch.backends.mkldnn
+    switches.rnn.fp32_precision = call.get("precision", "none")
     T, B, I, H, L = call["shape"]
     dtype = getattr(torch, call.get("dtype", "float32"))
     layer = fused_lstm.LSTM(I, H, L, engine="native", dtype=dtype)
@@ -165,10 +166,11 @@ def race(change: str, before: str, after: str, seconds: float) -> Iterator[dict[
         if len(kept) < 5:
             print(f"{call}: AMX was disturbed in all but {len(kept)} rounds", file=sys.stderr)
             continue
-        ratio = core.ratio(*zip(*kept, strict=True))
+        first, second = ([times[side] for times in kept] for side in (0, 1))
+        ratio = core.ratio(first, second)
         yield {
-            "change": change, **call, "before": statistics.median(k[0] for k in kept),
-            "after": statistics.median(k[1] for k in kept), "ratio": ratio.value, "low": ratio.low,
+            "change": change, **call, "before": statistics.median(first),
+            "after": statistics.median(second), "ratio": ratio.value, "low": ratio.low,
             "high": ratio.high, "rounds": len(kept), "disturbed": len(rounds) - len(kept),
             "threads": 1, "clock": "CPU time", **core.surroundings(core.CPU),
         }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Short calls of the native engine, on threads of their own: nobody waits for one without a core."""
+"""Short calls of engine native, on threads of their own: nobody waits for one without a core."""
 
 from __future__ import annotations
 
