@@ -400,7 +400,7 @@ def post_table() -> str:
     body.append(["the model's step", "", sums[0], "", sums[1], by])
     body.append(["the post's step", "", took[0], "", took[1], "words per second, T B words a step"])
     body.append(["**not explained**", "", f"**{left[0]}**", "", f"**{left[1]}**", ""])
-    return markdown(("a step of large, float32", "TensorFlow's loop", "ms", "cuDNN", "ms", "from"),
+    return markdown(("training step of large, float32", "TensorFlow's loop", "ms", "cuDNN", "ms", "from"),
         body)  # fmt: skip
 
 
@@ -431,18 +431,22 @@ PARTS = {  # kind of the model -> what it is called, and its colour
 }
 
 
-def ladder_figure(by_title: Mapping[str, Sequence[Row]]) -> figures.Figure:
-    """Draw each rung's milliseconds and, under them, the model's, in parts."""
+def ladder_figure(by_title: Mapping[str, Sequence[Row]], intervals: bool = False) -> figures.Figure:
+    """Draw each level's milliseconds and, under them, the model's, in parts.
+
+    intervals: with the interval of each level's gain over the one before.
+    """
     panels = {}
     for title, climb in by_title.items():
         panels[title] = []
         for row, gain in zip(climb, [None, *gains(climb)], strict=True):
-            note = f"{ms(row.median)} ms" + (f", {gain}" if gain else "")
+            gained = "" if gain is None else f", {gain.text if intervals else gain}"
+            note = f"{ms(row.median)} ms{gained}"
             model_of = {f"model: {PARTS[k][0]}": 1e3 * s for k, s in row.predicted.items()}
             panels[title] += [Bar(NAMES[fuse(row)], {"measured": 1e3 * row.median}, note),
                 Bar("", model_of)]  # fmt: skip
     colours = {"measured": figures.INK} | {f"model: {n}": colour for n, colour in PARTS.values()}
-    unit = "milliseconds of the LSTM a training step (shorter is better)"
+    unit = "milliseconds of the LSTM per training step (shorter is better)"
     return figures.bars(panels, unit, colours)
 
 
@@ -455,7 +459,7 @@ def post_figure() -> figures.Figure:
         if any(model.term_between(term))
     ]
     steps.sort(key=lambda step: -sum(step[1]))
-    unit = "milliseconds a training step of large, GTX 1080, by arithmetic"
+    unit = "milliseconds per training step of large, GTX 1080, by arithmetic"
     ends = [(f"{who}, the post", 1e3 * seconds) for who, seconds in took.items()]
     return figures.waterfall(ends[0], steps, ends[1], "not explained", unit)
 
@@ -477,6 +481,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 FIGURES: dict[str, Callable[[], figures.Figure]] = {
+    "ladder-medium.svg": lambda: ladder_figure({"": climbed()}, intervals=True),
     "ladders.svg": lambda: ladder_figure({case: climbed(case) for case in sizes()}),
     "post-card.svg": post_figure,
 }

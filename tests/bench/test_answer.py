@@ -62,7 +62,7 @@ def megabytes(numbers: int, bytes_each: int = 4) -> str:
 # Page -> each such number that stands outside blocks and code, and why it may.
 STATED = {
     "README.md": {
-        "7,400 words per second": THE_POST, "3,800": THE_POST,
+        "7,400 words per second": THE_POST, "3,800": THE_POST, "95%": INTERVAL,
     },
     "cells.md": {"1.0": "TensorFlow's constant", "2.2": "a section of a paper", "1 us": "assumed"},
     "gpu.md": {"1 us": "assumed of a barrier"},
