@@ -212,7 +212,7 @@ class Term(NamedTuple):
 
 
 class Assumption(NamedTuple):
-    """What the arithmetic does not know, and holds for both systems."""
+    """An assumption of the arithmetic, the same for both systems."""
 
     bandwidth: float  # one of BANDWIDTHS
     launch: float  # one of LAUNCHES
