@@ -40,7 +40,7 @@ test: setup      ## run all tests; ten minutes
 bench: setup     ## time every engine that runs here, beside nn.LSTM; 8 minutes, with peers more than ten
 	OUT=$(OUT) $(RUN) -m bench all $(ARGS)
 
-ladder: setup    ## the three fusions, one at a time, and what each gained
+ladder: setup    ## the post's three fusions as four levels, one at a time, and what each gains
 	OUT=$(OUT) $(RUN) -m bench ladder $(ARGS)
 
 post: setup      ## the post's own table: TensorFlow, JAX, PyTorch, and the fusions; 4 minutes

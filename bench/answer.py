@@ -9,7 +9,7 @@ import itertools
 import math
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 
 import pandas as pd
@@ -145,28 +145,22 @@ def place(row: Row) -> str:
 
 
 @cache
-def post() -> dict[str, dict[str, Span]]:
-    """Return where the post's two systems spent their milliseconds."""
+def post() -> list[model.Term]:
+    """Return what a step of the post's two systems does."""
     loop, _, hoisted, *_ = climbed("large")
-    return model.post_step(counts(loop), counts(hoisted))
-
-
-def total(of: Iterable[Span]) -> Span:
-    """Return the sum of spans."""
-    low, high = zip(*of, strict=True)
-    return Span(sum(low), sum(high))
-
-
-def weights_between() -> Span:
-    """Return the seconds between the two systems that weights and their gradients explain."""
-    between = model.explained(post())
-    return total(between[kind] for kind in ("weights", "gradients of weights"))
+    return model.post_terms(counts(loop), counts(hoisted))
 
 
 def gap() -> float:
     """Return the seconds between the post's two systems, a step."""
     loop, cudnn = model.POST_SECONDS.values()
     return loop - cudnn
+
+
+def unexplained(who: str) -> Span:
+    """Return the seconds of a system's step that the model leaves over."""
+    low, high = model.post_span(post(), who)
+    return Span(model.POST_SECONDS[who] - high, model.POST_SECONDS[who] - low)
 
 
 # --- sentences ---
@@ -184,8 +178,14 @@ def worth(of: Sequence[Row]) -> tuple[list[str], list[str]]:
         seen = gain.clear and gain.value >= 1.05
         (most if seen else least).append(f"`{fuse(row)}`")
         if seen:
-            most[-1] = f"{gain.value:.2f} is {most[-1]}"
+            most[-1] += f" for {gain.value:.2f}x"
     return most, least
+
+
+def accounts(most: Sequence[str]) -> str:
+    """Return what each level gained, as `worth` has it: "`hoisted` accounts for 1.78x"."""
+    first, *others = most
+    return listed([first.replace(" for ", " accounts for "), *others])
 
 
 def headline(frame: pd.DataFrame) -> list[Row]:
@@ -199,7 +199,7 @@ def sentence(frame: pd.DataFrame) -> str:
     """Return the answer in one sentence."""
     of = headline(frame)
     (most, _), first, last = worth(of), of[0], of[-1]
-    gained = f" (of that factor {listed(most)})" if most else ""
+    gained = f" ({accounts(most)})" if most else ""
     return (
         f"**On {place(first)} a fused LSTM takes {ms(last.median)} ms forward and backward at"
         f" {first.case}, {first.dtype}, where a step loop takes {ms(first.median)}:"
@@ -212,27 +212,31 @@ def sentence(frame: pd.DataFrame) -> str:
 def answer() -> str:
     """Return README's answer: three questions."""
     of = climbed()
-    whole, between, (most, least) = speedup(of[0], of[-1]), model.explained(post()), worth(of)
+    whole, (most, least) = speedup(of[0], of[-1]), worth(of)
     why = (
         "**Why is a fused LSTM faster?** It moves fewer bytes. A step loop reads all weights at"
         " every time step, and its backward writes the gradient of all weights at every step and"
         " adds it to a sum. A fused LSTM computes these products once for all steps (`hoisted`) and"
-        " keeps the recurrent weights packed in cache (`steps`). A training step of the medium"
-        f" model then moves {moved(of[-1]) / 1e9:.2f} GB of weights and gradients instead of"
-        f" {moved(of[0]) / 1e9:.1f}."
+        " keeps the recurrent weights packed in cache (`steps`). The operators of a training step"
+        f" at medium then read and write {moved(of[-1]) / 1e9:.2f} GB of weights and gradients"
+        f" instead of {moved(of[0]) / 1e9:.1f}. Within an operator the recurrent weights are still"
+        " read at each step, from a cache."
     )
     here = (
         f"**How much faster on this CPU?** {whole.value:.2f} times ({whole.low:.2f} to"
         f" {whole.high:.2f}) on one core of {machine(of[0])}: {ms(of[0].median)} ms become"
-        f" {ms(of[-1].median)}. Of that factor {listed(most)}. No gain of 5% was seen from"
-        f" {listed(least)}."
+        f" {ms(of[-1].median)}. {accounts(most)}; no gain of 5% was seen from {listed(least)}."
     )
+    loop, cudnn = model.POST_WORDS.values()
+    share = shares(model.between(post()))
     card = (
-        "**Is that why cuDNN was twice as fast on the GTX 1080?** Mostly, by arithmetic; nobody"
-        f" measured inside a step. TensorFlow's loop took {1e3 * gap():.1f} ms a step longer than"
-        f" cuDNN. Weights and their gradients explain {span(weights_between())} ms of these,"
-        f" launches {span(between['launches'])} and intermediate results"
-        f" {span(between['intermediate results'])}."
+        "**Is that why cuDNN was twice as fast on the GTX 1080?**"
+        f" {share[0].upper() + share[1:]} of it, by arithmetic; nobody measured inside a step. The"
+        " post's figures are"
+        f" {cudnn / loop:.2f} times apart, {1e3 * gap():.1f} ms a training step, and the arithmetic"
+        f" gives {span(model.between(post()))} ms of these. It leaves"
+        f" {span(unexplained(model.CUDNN))} of cuDNN's own"
+        f" {1e3 * model.POST_SECONDS[model.CUDNN]:.1f} ms unexplained, so it cannot say more."
     )
     return "\n".join(map(wrapped, (why, here, card)))
 
@@ -254,18 +258,25 @@ def measured_on() -> str:
     )
 
 
+def shares(of: Span) -> str:
+    """Return what part of the gap between the post's systems a span of seconds is, in words."""
+    low, high = (seconds / gap() for seconds in of)
+    least = "half" if 0.45 <= low < 0.55 else f"{low:.0%}"
+    return f"about {least}, perhaps all" if high >= 0.95 else f"about {least}, perhaps {high:.0%}"
+
+
 def post_said() -> str:
-    """Return what arithmetic says of the post's card."""
-    steps, between = post(), model.explained(post())
-    loop, cudnn = (total(of.values()) for of in steps.values())
-    took = [1e3 * seconds for seconds in model.POST_SECONDS.values()]
+    """Return what arithmetic says of the post's card, what it leaves over first."""
+    loop, cudnn = model.POST_WORDS
+    took, parts = model.POST_SECONDS, {term.name: model.term_between(term) for term in post()}
     return wrapped(
-        f"The model explains {span(loop)} of TensorFlow's {took[0]:.1f} ms and {span(cudnn)} of"
-        f" cuDNN's {took[1]:.1f}. Of the {1e3 * gap():.1f} between them it explains"
-        f" {span(total(between.values()))}: {span(weights_between())} are weights and their"
-        f" gradients, which hoisting removes, and {span(between['launches'])} are launches, which"
-        " fusing pointwise work saves. The model leaves out that a product with 20 rows does not"
-        " reach the card's peak, and TensorFlow's scheduler."
+        f"The model does not explain {span(unexplained(cudnn))} of cuDNN's {1e3 * took[cudnn]:.1f}"
+        f" ms, nor {span(unexplained(loop))} of TensorFlow's {1e3 * took[loop]:.1f}. Under the same"
+        f" assumptions for both it gives {span(model.between(post()))} of the {1e3 * gap():.1f} ms"
+        f" between them: {shares(model.between(post()))}. If nothing overlaps,"
+        f" {span(parts['gradients of weights'])} ms of these are gradients of weights,"
+        f" {span(parts['weights'])} are weights, {span(parts['launches'])} are launches and"
+        f" {span(parts['intermediate results'])} are intermediate results."
     )
 
 
@@ -368,17 +379,29 @@ def beside(frame: pd.DataFrame) -> str:
     return markdown(("ms", "loop, ours", "loop, torch.mm", "all fused", "nn.LSTM"), body)
 
 
+def amount(term: model.Term, who: str) -> str:
+    """Return how much a system does of a term."""
+    unit, scale = {"flop": (" GFLOP", 1e9), "bytes": (" GB", 1e9), "launches": ("", 1)}[term.kind]
+    low, high = (f"{n / scale:,.0f}" if n >= 9.5 * scale else f"{n / scale:.2g}" for n in
+        term.amounts[who])  # fmt: skip
+    return (low if low == high else f"{low} to {high}") + unit
+
+
 def post_table() -> str:
-    """Return the milliseconds of the post's two systems, kind by kind."""
-    (_, loop), (_, cudnn) = post().items()
-    between = model.explained(post())
-    body = [[kind, span(loop[kind]), span(cudnn[kind]), span(between[kind])] for kind in loop]
-    body.append(
-        ["explained by the model", *(span(total(of.values())) for of in (loop, cudnn, between))]
-    )
-    took = model.POST_SECONDS.values()
-    body.append(["the post's step", *(f"{1e3 * s:.1f}" for s in (*took, gap()))])
-    return markdown(("ms a step, large, float32, by arithmetic", *post(), "between them"), body)
+    """Return the chain of arithmetic for the post's two steps, term by term."""
+    systems, body = list(model.POST_WORDS), []
+    for term in post():
+        cells = [(amount(term, who), span(model.term_seconds(term, who))) for who in systems]
+        body.append([term.name, *cells[0], *cells[1], term.source])
+    sums = [span(model.post_span(post(), who)) for who in systems]
+    took = [f"{1e3 * model.POST_SECONDS[who]:.1f}" for who in systems]
+    left = [span(unexplained(who)) for who in systems]
+    by = "all overlapped at the least, nothing at the most"
+    body.append(["the model's step", "", sums[0], "", sums[1], by])
+    body.append(["the post's step", "", took[0], "", took[1], "words per second, T B words a step"])
+    body.append(["**not explained**", "", f"**{left[0]}**", "", f"**{left[1]}**", ""])
+    return markdown(("training step of large, float32", "TensorFlow's loop", "ms", "cuDNN", "ms", "from"),
+        body)  # fmt: skip
 
 
 def h100_table() -> str:
@@ -408,33 +431,37 @@ PARTS = {  # kind of the model -> what it is called, and its colour
 }
 
 
-def ladder_figure(by_title: Mapping[str, Sequence[Row]]) -> figures.Figure:
-    """Draw each rung's milliseconds and, under them, the model's, in parts."""
+def ladder_figure(by_title: Mapping[str, Sequence[Row]], intervals: bool = False) -> figures.Figure:
+    """Draw each level's milliseconds and, under them, the model's, in parts.
+
+    intervals: with the interval of each level's gain over the one before.
+    """
     panels = {}
     for title, climb in by_title.items():
         panels[title] = []
         for row, gain in zip(climb, [None, *gains(climb)], strict=True):
-            note = f"{ms(row.median)} ms" + (f", {gain}" if gain else "")
+            gained = "" if gain is None else f", {gain.text if intervals else gain}"
+            note = f"{ms(row.median)} ms{gained}"
             model_of = {f"model: {PARTS[k][0]}": 1e3 * s for k, s in row.predicted.items()}
             panels[title] += [Bar(NAMES[fuse(row)], {"measured": 1e3 * row.median}, note),
                 Bar("", model_of)]  # fmt: skip
     colours = {"measured": figures.INK} | {f"model: {n}": colour for n, colour in PARTS.values()}
-    unit = "milliseconds of the LSTM a training step (shorter is better)"
+    unit = "milliseconds of the LSTM per training step (shorter is better)"
     return figures.bars(panels, unit, colours)
 
 
 def post_figure() -> figures.Figure:
-    """Draw where the post's milliseconds go, at each end of the assumptions."""
-    colours = dict(PARTS.values()) | {"softmax, clipping, update": figures.GREY}
-    took, bars = model.POST_SECONDS, []
-    for who, kinds in post().items():
-        for end, way in enumerate(("least", "most")):
-            parts = {kind: 1e3 * span_of[end] for kind, span_of in kinds.items()}
-            rest = max(1e3 * took[who] - sum(parts.values()), 0.0)
-            note = f"{1e3 * took[who]:.1f} ms"
-            bars.append(Bar(f"{who}: {way}", parts | {"not explained by the model": rest}, note))
-    unit = "milliseconds a training step of large, GTX 1080"
-    return figures.bars({"": bars}, unit, colours | {"not explained by the model": ""})
+    """Draw how TensorFlow's step becomes cuDNN's, by arithmetic, and what is not explained."""
+    took = model.POST_SECONDS
+    steps = [
+        (term.name, [1e3 * seconds for seconds in model.term_between(term)])
+        for term in post()
+        if any(model.term_between(term))
+    ]
+    steps.sort(key=lambda step: -sum(step[1]))
+    unit = "milliseconds per training step of large, GTX 1080, by arithmetic"
+    ends = [(f"{who}, the post", 1e3 * seconds) for who, seconds in took.items()]
+    return figures.waterfall(ends[0], steps, ends[1], "not explained", unit)
 
 
 FILE = partial(results, "ladder.jsonl")
@@ -454,6 +481,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 FIGURES: dict[str, Callable[[], figures.Figure]] = {
+    "ladder-medium.svg": lambda: ladder_figure({"": climbed()}, intervals=True),
     "ladders.svg": lambda: ladder_figure({case: climbed(case) for case in sizes()}),
     "post-card.svg": post_figure,
 }

@@ -88,6 +88,48 @@ def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, s
     return figure
 
 
+@matplotlib.rc_context(STYLE)
+def waterfall(
+    first: tuple[str, float],
+    steps: Sequence[tuple[str, Sequence[float]]],
+    last: tuple[str, float],
+    rest: str,
+    unit: str,
+) -> Figure:
+    """Return a bar, what is taken from it step by step, what is left over, and the bar at the end.
+
+    A step is a name, and the least and the most that it takes; its bar is the middle of the two,
+    its line the range. `rest` names the hatched bar that remains between steps and `last`.
+    """
+    figure = Figure(figsize=(WIDTH, 0.32 * (len(steps) + 3) + 0.7), layout="tight")
+    axes = figure.subplots()
+    place, end = 0, first[1]
+    names = [first[0]]
+    axes.barh(0, first[1], 0.75, color=INK)
+    axes.annotate(f"{first[1]:.1f}", (first[1], 0), **NOTE)
+    for name, (low, high) in steps:
+        place, middle = place + 1, (low + high) / 2
+        axes.barh(place, -middle, 0.75, left=end, color=BLUE)
+        axes.plot([end - high, end - low], [place, place], color=INK, linewidth=1.5, marker="|")
+        axes.annotate(f"{low:.0f} to {high:.0f}", (end, place), **NOTE)
+        end -= middle
+        names.append(name)
+    most, least = (first[1] - sum(step[end_of] for _, step in steps) - last[1] for end_of in (0, 1))
+    axes.barh(place + 1, last[1] - end, 0.75, left=end, **_filled(""))
+    note = f"{max(least, 0):.0f} to {most:.0f}"
+    axes.annotate(note, (max(end, last[1]), place + 1), **NOTE)
+    axes.barh(place + 2, last[1], 0.75, color=INK)
+    axes.annotate(f"{last[1]:.1f}", (last[1], place + 2), **NOTE)
+    names += [rest, last[0]]
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(place + 2.6, -0.6)
+    axes.set_xlim(0, first[1] * 1.15)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", linewidth=0.6)
+    axes.set_xlabel(unit)
+    return figure
+
+
 def _filled(colour: str) -> dict[str, Any]:
     return {"color": colour} if colour else {"facecolor": PAPER, "edgecolor": INK, "hatch": "///"}
 

@@ -12,8 +12,9 @@ T, B, I, H, L: time steps, batch, input size, hidden size, layers. W [4H, I], R 
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -183,70 +184,158 @@ H100_L2 = 5.5e12  # bytes a second: weights of one layer, 36 MB, stay in its 50 
 # --- the post's card ---
 
 V = 10_000  # words
-POST_WORDS = {"TensorFlow's loop": 3800, "PyTorch with cuDNN": 7400}  # a second, large, GTX 1080
 LARGE = Shape(35, 20, 1500, 1500, 2)
+LOOP, CUDNN = "TensorFlow's loop", "PyTorch with cuDNN"
+POST_WORDS = {LOOP: 3800, CUDNN: 7400}  # a second, GTX 1080
+POST_SECONDS = {who: LARGE.tokens / words for who, words in POST_WORDS.items()}  # of a step
+BANDWIDTHS = 0.7, 0.8, 1.0  # the part of the data sheet's that a kernel reaches
+LAUNCHES = 0.0, 3e-6, 10e-6  # seconds of one; 0 where all are hidden behind work on the GPU
 
 
 class Span(NamedTuple):
-    """Seconds, from the smallest that an assumption allows to the largest."""
+    """Two ends of a range, of seconds or of an amount."""
 
     low: float
     high: float
 
 
-def rest_of_the_step(shape: Shape, limits: Limits, size: int = 4) -> Span:
-    """Return the seconds of what is not the LSTM: softmax layer, embedding, clipping, update.
+class Term(NamedTuple):
+    """Something that a training step does: how much of it at the least and at the most.
 
-    Products at the peak; the softmax layer's weights read twice and their gradient written; logits
-    passed over 6 to 10 times; each parameter read and written 6 times by clipping and update.
+    kind: "flop", "bytes" or "launches".
     """
-    T, B, I, H, L = shape
-    softmax = H * V
-    parameters = I * V + softmax + sum(4 * H * ((I if n == 0 else H) + H) for n in range(L))
-    flop = 3 * 2 * T * B * softmax / limits.flops
-    moved = [3 * softmax + passes * T * B * V + 6 * parameters for passes in (6, 10)]
-    return Span(*(flop + size * numbers / limits.bandwidth for numbers in moved))
+
+    name: str
+    kind: str
+    amounts: dict[str, Span]  # by system
+    source: str
 
 
-def post_step(
-    loop: Counts, hoisted: Counts, limits: Limits = GTX_1080
-) -> dict[str, dict[str, Span]]:
-    """Return where the post's two systems spent a step, by the model: who -> kind -> seconds.
+class Assumption(NamedTuple):
+    """An assumption of the arithmetic, the same for both systems."""
 
-    `loop` and `hoisted` are counts of large in float32: the loop's at "none" for TensorFlow, which
-    sums a weight's gradients in one sum of all (low) or as each is made (high), as its graph likes;
-    for cuDNN, which is hoisted, reads R at every step (its STANDARD algorithm) and fuses a cell's
-    pointwise work, those at "hoisted", with two launches a step each way. A launch costs 2 to 10 us
-    and overlaps with nothing.
+    bandwidth: float  # one of BANDWIDTHS
+    launch: float  # one of LAUNCHES
+    overlaps: bool  # whether memory is read and written behind arithmetic
+    most: bool  # whether each term is at its most
+
+
+ASSUMPTIONS = [
+    Assumption(*each)
+    for each in itertools.product(BANDWIDTHS, LAUNCHES, (False, True), (False, True))
+]
+
+
+def added_up(T: int) -> int:
+    """Return how often TensorFlow moves a weight's size to make and sum its gradients of T steps.
+
+    A step writes its gradient. AddN then reads each once, eight at a time: the first sum is of what
+    T leaves over eight, and each later one reads and writes the sum so far as well.
     """
-    rest = rest_of_the_step(LARGE, limits)
-    T, _, _, _, L = LARGE
-    cudnn = {**hoisted, "launches": 4 * T * L + 5 * L}
-    steps = {}
-    for who, of in (("TensorFlow's loop", loop), ("PyTorch with cuDNN", cudnn)):
-        seconds = limits.seconds(of)
-        gradients = Span(seconds["gradients"], seconds["gradients"])
-        if of is loop:
-            w = of["gradients_written"] / (2 * LARGE.T - 1)  # of all layers, once
-            one_sum = w * (LARGE.T + LARGE.T + 1)  # written step by step, read once, written once
-            gradients = Span(one_sum / limits.bandwidth, seconds["gradients"])
-        steps[who] = {
-            "products at the peak": Span(seconds["products"], seconds["products"]),
-            "softmax, clipping, update": rest,
-            "weights": Span(seconds["weights"], seconds["weights"]),
-            "gradients of weights": gradients,
-            "intermediate results": Span(seconds["intermediates"], seconds["intermediates"]),
-            "launches": Span(of["launches"] * 2e-6, of["launches"] * 10e-6),
-        }
-    return steps
+    first = T % 8 or 8
+    first = 9 if first == 1 else first
+    return T + T + 1 + 2 * ((T - first) // 8)
 
 
-POST_SECONDS = {who: LARGE.tokens / words for who, words in POST_WORDS.items()}  # of a step
+def post_terms(loop: Counts, hoisted: Counts) -> list[Term]:
+    """Return what a step of the post's two systems does, large, in float32.
+
+    Args:
+        loop, hoisted: counts of large at "none", for TensorFlow, and at "hoisted", for cuDNN, whose
+            STANDARD algorithm reads R at every step and fuses a cell's pointwise work.
+
+    cuDNN makes the input product of all steps at once (least), or of two at a time (most), as
+    NVIDIA's published LSTM does. Clipping and update read and write each parameter six times;
+    logits are read or written six to ten times.
+    """
+    T, B, I, H, L = LARGE
+    softmax, each = H * V, 4 * H * H * L * 4  # numbers; bytes of W, and of R, of all layers
+    parameters = I * V + softmax + 2 * each // 4
+    logits = [4 * passes * T * B * V for passes in (6, 10)]
+    rest = Span(*(4 * (3 * softmax + 6 * parameters) + passes for passes in logits))
+    hoisted_weights = moved(hoisted, "weights")
+    in_twos = hoisted_weights - 2 * each + 2 * -(-T // 2) * each
+
+    def both(amount: float) -> dict[str, Span]:
+        return dict.fromkeys(POST_WORDS, Span(amount, amount))
+
+    def two(of_loop: float, of_cudnn: float, most: float | None = None) -> dict[str, Span]:
+        high = of_cudnn if most is None else most
+        return {LOOP: Span(of_loop, of_loop), CUDNN: Span(of_cudnn, high)}
+
+    return [
+        Term("products of the LSTM", "flop", both(LARGE.flops("step")), "6 T B 4H (I + H) L"),
+        Term("products of the softmax layer", "flop", both(6 * T * B * softmax), "6 T B H V"),
+        Term(
+            "weights", "bytes", two(moved(loop, "weights"), hoisted_weights, in_twos),
+            "[W, R] at each step, twice; cuDNN: R at each step, twice, W once or every two steps",
+        ),
+        Term(
+            "gradients of weights", "bytes",
+            two(2 * each * added_up(T), moved(hoisted, "gradients")),
+            "one a step, summed by AddN eight at a time; cuDNN: written once",
+        ),
+        Term(
+            "intermediate results", "bytes",
+            two(moved(loop, "intermediates"), moved(hoisted, "intermediates")), "counted",
+        ),
+        Term(
+            "softmax, clipping, update", "bytes", dict.fromkeys(POST_WORDS, rest),
+            "logits 6 to 10 times, parameters 6 times",
+        ),
+        Term(
+            "launches", "launches", two(loop["launches"], 4 * T * L + 5 * L),
+            "counted; cuDNN: a product and a kernel a step each way",
+        ),
+    ]  # fmt: skip
 
 
-def explained(steps: dict[str, dict[str, Span]]) -> dict[str, Span]:
-    """Return, kind by kind, how many seconds more the loop takes: the same assumption in both."""
-    loop, cudnn = steps.values()
-    return {
-        kind: Span(*(a - b for a, b in zip(loop[kind], cudnn[kind], strict=True))) for kind in loop
-    }
+def term_seconds(term: Term, who: str, limits: Limits = GTX_1080) -> Span:
+    """Return a term's seconds at the least and the most of all assumptions."""
+    low, high = term.amounts[who]
+    if term.kind == "flop":
+        return Span(low / limits.flops, high / limits.flops)
+    if term.kind == "launches":
+        return Span(low * min(LAUNCHES), high * max(LAUNCHES))
+    return Span(low / limits.bandwidth, high / (min(BANDWIDTHS) * limits.bandwidth))
+
+
+def post_seconds(
+    terms: Sequence[Term], who: str, assumed: Assumption, limits: Limits = GTX_1080
+) -> float:
+    """Return a step's seconds by the model."""
+    of = dict.fromkeys(("flop", "bytes", "launches"), 0.0)
+    for term in terms:
+        of[term.kind] += term.amounts[who][assumed.most]
+    arithmetic = of["flop"] / limits.flops
+    memory = of["bytes"] / (assumed.bandwidth * limits.bandwidth)
+    working = max(arithmetic, memory) if assumed.overlaps else arithmetic + memory
+    return working + of["launches"] * assumed.launch
+
+
+def post_span(terms: Sequence[Term], who: str) -> Span:
+    """Return a step's seconds at the least and the most of all assumptions."""
+    seconds = [post_seconds(terms, who, assumed) for assumed in ASSUMPTIONS]
+    return Span(min(seconds), max(seconds))
+
+
+def between(terms: Sequence[Term]) -> Span:
+    """Return how many seconds more the loop takes: the same assumption for both systems."""
+    more = [
+        post_seconds(terms, LOOP, assumed) - post_seconds(terms, CUDNN, assumed)
+        for assumed in ASSUMPTIONS
+    ]
+    return Span(min(more), max(more))
+
+
+def term_between(term: Term, limits: Limits = GTX_1080) -> Span:
+    """Return a term's part of that, where nothing overlaps."""
+    more = []
+    for assumed in ASSUMPTIONS:
+        amount = term.amounts[LOOP][assumed.most] - term.amounts[CUDNN][assumed.most]
+        each = {
+            "flop": 1 / limits.flops, "launches": assumed.launch,
+            "bytes": 1 / (assumed.bandwidth * limits.bandwidth),
+        }  # fmt: skip
+        more.append(amount * each[term.kind])
+    return Span(min(more), max(more))

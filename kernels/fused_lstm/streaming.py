@@ -54,7 +54,7 @@ class Streaming:
             raise ValueError("module: got bidirectional=True; expected one direction")
         if isinstance(module, Recurrent) and module.cell.inputs:
             raise ValueError(
-                f"module: got cell {module.cell.__name__}, which has inputs; expected a cell without"
+                f"module: got cell {module.cell.__name__}, which has inputs; expected one without"
             )
         weights = [weight.detach() for weight in module.weights()]
         parameters = {parameter.data_ptr() for parameter in module.parameters()}

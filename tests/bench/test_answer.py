@@ -62,7 +62,7 @@ def megabytes(numbers: int, bytes_each: int = 4) -> str:
 # Page -> each such number that stands outside blocks and code, and why it may.
 STATED = {
     "README.md": {
-        "7,400 words per second": THE_POST, "3,800": THE_POST,
+        "7,400 words per second": THE_POST, "3,800": THE_POST, "95%": INTERVAL,
     },
     "cells.md": {"1.0": "TensorFlow's constant", "2.2": "a section of a paper", "1 us": "assumed"},
     "gpu.md": {"1 us": "assumed of a barrier"},
@@ -86,7 +86,8 @@ STATED = {
         f"{H100.flops / 1e12:g} TFLOP/s": "the same",
         f"{H100.bandwidth / 1e12:g} TB/s": "the same",
         f"{model.H100_L2 / 1e12:g} TB/s": "assumed", f"{1e6 * H100.launch:g} us": "assumed",
-        "2 to 10 us": "assumed", "6 to 10 times": "assumed",
+        "2x": THE_POST, "3 to 10 us": "assumed", "70%": "assumed", "100%": "assumed",
+        "5.1": "of cuDNN",
         megabytes(4 * 1500 * 1500): "R of large", megabytes(4 * 1500 * 1500, 2): "in bfloat16",
     } | {megabytes(4 * H * 2 * H): f"W and R at H = {H}" for H in (200, 650, 1500)},
 }  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 from bench import ladder, model
 from bench.cases import Case, Shape, make_problem
 from bench.contenders import Contender
-from bench.model import Limits, Span
+from bench.model import Limits
 
 # No size is another's: a tensor's shape says what it is.
 SHAPE = Shape(5, 3, 11, 7, 2)
@@ -108,23 +108,60 @@ def test_a_time_is_products_and_bytes_and_launches():
     }  # fmt: skip
 
 
-def test_the_posts_difference_is_mostly_weights():
-    """The arithmetic of the post's card, from counts of a step that are made here."""
+def post_terms() -> dict[str, model.Term]:
+    """Return the terms of the post's two steps, from counts that are made here."""
     counted = {}
     for fuse in ("none", "hoisted"):
-        launches, flop = 2100 if fuse == "none" else 280, model.LARGE.flops("step")
-        rest = {"intermediates_read": 0, "intermediates_written": 0}
-        rest |= {"launches": launches, "flop": flop}
+        rest = {"intermediates_read": 9e8 if fuse == "none" else 7e8, "intermediates_written": 0}
+        rest |= {"launches": 2170, "flop": 0}
         counted[fuse] = model.weight_bytes(model.LARGE, fuse, 4) | rest
-    steps = model.post_step(counted["none"], counted["hoisted"])
-    between = model.explained(steps)
-    # 36 MB of R and of W, 320 GB/s, 70 steps: 2 reads, a write, and 1 to 3 of the sum's passes.
-    once = 72e6 / 320e9
-    least = 70 * once * (2 + 1 + 1) + 2 * once - (70 * once + 2 * once + 2 * once)
-    assert between["weights"].low + between["gradients of weights"].low == pytest.approx(
-        least, rel=0.03
+    return {term.name: term for term in model.post_terms(counted["none"], counted["hoisted"])}
+
+
+def test_the_posts_arithmetic_term_by_term():
+    """Each amount written out: T = 35, B = 20, H = I = 1500, 2 layers, 10,000 words."""
+    amounts = {name: list(term.amounts.values()) for name, term in post_terms().items()}
+    each = 2 * 4 * 1500 * 1500 * 4  # bytes of W, and of R, of both layers
+    assert amounts["products of the LSTM"][0].low == 6 * 35 * 20 * 4 * 1500 * 3000 * 2
+    assert amounts["products of the softmax layer"][1].high == 6 * 35 * 20 * 1500 * 10_000
+    # Both weights are joined once, and read at each of 35 steps, twice.
+    assert amounts["weights"][0] == (2 * each * 72, 2 * each * 72)
+    # R at each step, twice; W twice, or at 18 pairs of steps, twice.
+    assert amounts["weights"][1] == (each * (70 + 2), each * (70 + 36))
+    # 35 are written, 35 read, the sum of 3 written, and 4 times 8 more added to it.
+    assert amounts["gradients of weights"][0].low == 2 * each * (35 + 35 + 1 + 4 * 2)
+    assert amounts["gradients of weights"][1].low == 2 * each
+    parameters = 2 * 15e6 + 2 * each / 4
+    logits = 35 * 20 * 10_000
+    assert amounts["softmax, clipping, update"][0] == tuple(
+        4 * (3 * 15e6 + 6 * parameters + passes * logits) for passes in (6, 10)
     )
-    assert between["launches"] == Span(pytest.approx(2e-6 * 1810), pytest.approx(10e-6 * 1810))
+    assert [span.low for span in amounts["launches"]] == [2170, 4 * 70 + 10]
+
+
+@pytest.mark.parametrize(("T", "sums"), [(2, 5), (8, 17), (9, 19), (16, 35), (35, 79)])
+def test_gradients_are_added_eight_at_a_time(T, sums):
+    """T are written and read; a first sum of at most nine, then eight more each time."""
+    assert model.added_up(T) == sums
+
+
+def test_the_posts_two_steps():
+    """Sums at both ends, and what is between the systems under one assumption for both."""
+    terms = list(post_terms().values())
+    for who in model.POST_WORDS:
+        flop = sum(t.amounts[who].low for t in terms if t.kind == "flop") / 8.87e12
+        least, most = (
+            sum(t.amounts[who][end] for t in terms if t.kind == "bytes") / 320e9 for end in (0, 1)
+        )
+        (starts,) = (t.amounts[who].low for t in terms if t.kind == "launches")
+        low, high = model.post_span(terms, who)
+        assert low == pytest.approx(max(flop, least))
+        assert high == pytest.approx(flop + most / 0.7 + 10e-6 * starts)
+        assert high < model.POST_SECONDS[who]  # the model leaves something over of each
+    between = model.between(terms)
+    each = [model.term_between(term) for term in terms]
+    assert sum(span.low for span in each) == pytest.approx(between.low, rel=0.02)
+    assert sum(span.high for span in each) == pytest.approx(between.high, rel=0.02)
     assert sum(model.POST_SECONDS.values()) == pytest.approx(700 / 3800 + 700 / 7400)
 
 

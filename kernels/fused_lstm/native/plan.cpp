@@ -55,7 +55,8 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const long gates = cell.x_gates() * s.hidden;
   const long step_bytes = std::max(s.batch * gates * m.sum_bytes, 1L);
   const long fit = std::clamp(chunk_bytes / step_bytes, 1L, s.steps);
-  const bool in_place = save && m.bytes == m.sum_bytes && (cell.saved == 0 || cell.saved >= cell.x_gates());
+  const long columns = std::max(cell.saved, 1L);  // of what is kept of a step; of an RNN it is y
+  const bool in_place = save && m.bytes == m.sum_bytes && columns >= cell.x_gates();
   const bool kept = save && s.norm;  // the input's part itself, behind c
   const bool whole = in_place || (plan.is_short && !s.prepared) || kept;
   plan.chunk = whole ? s.steps : plan.wavefront ? 1 : fit;

@@ -1,0 +1,273 @@
+"""Time a model of your own with torch's recurrent layers, and with this library's kernels.
+
+    python -m fused_lstm.compare my_module:build
+    python -m fused_lstm.compare path/to/my_module.py:build --threads 1 --seconds 20
+
+`build` takes nothing and returns a model and its inputs: a tensor, a tuple of positional arguments,
+or a dict of keyword arguments. The model stays as it is: fused_lstm.install() switches the kernels
+under torch's layers on and off, and the two take turns. First outputs and gradients are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .explain import explain
+from .install import install
+
+# By dtype: how far two right answers may be apart, as a part of the value's norm.
+ALLOWED = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+RESAMPLES = 1000  # of a bootstrap
+
+
+class Refused(Exception):
+    """A reason, in one line, why a model cannot be compared."""
+
+
+class Difference(NamedTuple):
+    """The largest difference between two runs: a part of the value's norm, and where it is."""
+
+    part: float
+    name: str
+    allowed: float
+
+
+class Times(NamedTuple):
+    """Seconds of torch's layers and of ours, in turns, and how many times as fast ours are."""
+
+    torch: float
+    ours: float
+    ratio: float
+    low: float  # of a 95% interval
+    high: float
+
+
+class Model:
+    """A model and its inputs, as `build` returned them."""
+
+    def __init__(self, model: Any, inputs: Any) -> None:
+        if not isinstance(model, nn.Module):
+            got = type(model).__name__
+            raise Refused(f"build: got {got} as the model; expected a torch.nn.Module")
+        self.model = model
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = {}
+        if isinstance(inputs, Mapping):
+            self.kwargs = dict(inputs)
+        elif isinstance(inputs, tuple | list):
+            self.args = tuple(inputs)
+        else:
+            self.args = (inputs,)
+
+    def outputs(self) -> list[Tensor]:
+        """Run the model and return the tensors of its output that are differentiable numbers."""
+        try:
+            found = pytree.tree_leaves(self.model(*self.args, **self.kwargs))
+        except Exception as error:
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise Refused(f"model: its forward failed: {type(error).__name__}: {line}") from error
+        tensors = [t for t in found if isinstance(t, Tensor) and t.is_floating_point()]
+        if not tensors:
+            raise Refused("build: got a model whose output has no tensor of numbers; expected one")
+        return tensors
+
+    def inference(self) -> None:
+        """Run the model in evaluation, keeping nothing for a backward."""
+        with torch.no_grad():
+            self.outputs()
+
+    def step(self) -> None:
+        """Run forward and backward, of the sum of all outputs."""
+        self.model.zero_grad(set_to_none=True)
+        loss = torch.stack([t.float().sum() for t in self.outputs() if t.requires_grad]).sum()
+        loss.backward()
+
+    def answer(self) -> dict[str, Tensor]:
+        """Return outputs and gradients in evaluation, where nothing is dropped, by name."""
+        self.model.eval()
+        self.model.zero_grad(set_to_none=True)
+        torch.manual_seed(0)
+        outputs = self.outputs()
+        named = {f"output {n}": t.detach().clone() for n, t in enumerate(outputs)}
+        differentiable = [t for t in outputs if t.requires_grad]
+        if differentiable:
+            generator = torch.Generator().manual_seed(0)
+            weights = [torch.randn(t.shape, generator=generator).to(t) for t in differentiable]
+            torch.autograd.backward(differentiable, weights)
+        for name, parameter in self.model.named_parameters():
+            if parameter.grad is not None:
+                named[name] = parameter.grad.clone()
+        self.model.zero_grad(set_to_none=True)
+        return named
+
+
+def load(target: str) -> Model:
+    """Return the model that a function builds; target: `module:function` or `file.py:function`."""
+    place, colon, name = target.rpartition(":")
+    if not colon or not place or not name:
+        raise Refused(f"target: got {target!r}; expected module:function, such as my_model:build")
+    try:
+        if place.endswith(".py"):
+            module = _of_file(Path(place))
+        else:
+            sys.path.insert(0, "")  # as `python -c` has it: the current folder
+            module = importlib.import_module(place)
+    except ImportError as error:
+        raise Refused(f"target: got {target!r}, which cannot be imported: {error}") from None
+    build = getattr(module, name, None)
+    if not callable(build):
+        raise Refused(f"target: got {target!r}; expected a function {name!r} in {place}")
+    try:
+        made = build()
+    except Exception as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Refused(f"build: it failed: {type(error).__name__}: {line}") from error
+    if not isinstance(made, tuple) or len(made) != 2:
+        got = type(made).__name__
+        raise Refused(f"build: got {got}; expected a pair: the model and its inputs")
+    return Model(*made)
+
+
+def _of_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise Refused(f"target: got {str(path)!r}; expected a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # for what pickles or inspects its classes
+    sys.path.insert(0, str(path.parent))
+    spec.loader.exec_module(module)
+    return module
+
+
+def differences(model: Model) -> tuple[Difference, Difference | None]:
+    """Return the largest difference of outputs, and of gradients, between torch's and ours."""
+    theirs = model.answer()
+    with install():
+        ours = model.answer()
+    found: dict[bool, list[Difference]] = {True: [], False: []}
+    for name, expected in theirs.items():
+        norm = expected.double().norm().clamp(min=1e-30)
+        part = ((ours[name].double() - expected.double()).norm() / norm).item()
+        allowed = ALLOWED.get(expected.dtype, 1e-3)
+        found[name.startswith("output ")].append(Difference(part, name, allowed))
+    worst = [max(of, key=lambda d: d.part / d.allowed, default=None) for of in found.values()]
+    assert worst[0] is not None
+    return worst[0], worst[1]
+
+
+def times(run: Callable[[], None], seconds: float) -> Times:
+    """Time a run with torch's layers and with ours, which take turns in a random order."""
+    ways: list[Callable[[], float]] = [lambda: _timed(run), lambda: _installed(run)]
+    for way in ways:
+        way()  # what is compiled, packed or allocated at first
+    taken: tuple[list[float], list[float]] = ([], [])
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(taken[0]) < 5:
+        for n in random.sample([0, 1], 2):
+            taken[n].append(ways[n]())
+    middle = [statistics.median(of) for of in taken]
+    rounds, draw, ratios = list(zip(*taken, strict=True)), random.Random(0), []
+    for _ in range(RESAMPLES):
+        some = draw.choices(rounds, k=len(rounds))
+        torchs, ours = (statistics.median(of) for of in zip(*some, strict=True))
+        ratios.append(torchs / ours)
+    ratios.sort()
+    ends = ratios[int(0.025 * RESAMPLES)], ratios[int(0.975 * RESAMPLES) - 1]
+    return Times(middle[0], middle[1], middle[0] / middle[1], *ends)
+
+
+def _timed(run: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def _installed(run: Callable[[], None]) -> float:
+    with install():
+        return _timed(run)
+
+
+def report(model: Model, seconds: float) -> tuple[str, bool]:
+    """Return the comparison as text, and whether all answers agree.
+
+    Args:
+        seconds: how long to time inference, and as long training steps.
+
+    Raises:
+        Refused: the model has no recurrent layer that would run our kernels.
+    """
+    with install():
+        layers = explain(model.model)
+    if not layers:
+        raise Refused("model: got one without recurrent layers; expected one with an nn.LSTM, GRU")
+    if all(what.startswith("torch's own") for what in layers.values()):
+        raise Refused(
+            "model: got one all of whose recurrent layers stay torch's own; expected one that runs"
+            f" ours: {next(iter(layers.values()))}"
+        )
+    width = max(map(len, layers))
+    lines = [f"{name or '(the model)':{width}}  {what}" for name, what in layers.items()]
+    outputs, gradients = differences(model)
+    lines += ["", _said("outputs", outputs)]
+    lines += [_said("gradients", gradients)] if gradients else []
+    agree = all(d.part <= d.allowed for d in (outputs, gradients) if d is not None)
+    threads = torch.get_num_threads()
+    lines += ["", f"{'ms, ' + str(threads) + ' threads':16}{'torch':>10}{'fused_lstm':>13}  speed"]
+    was_training = model.model.training
+    runs: list[tuple[str, bool, Callable[[], None]]] = [("inference", False, model.inference)]
+    if gradients:
+        runs.append(("training step", True, model.step))
+    for name, training, run in runs:
+        model.model.train(training)
+        of = times(run, seconds)
+        each = f"{name:16}{1e3 * of.torch:10.3f}{1e3 * of.ours:13.3f}"
+        lines.append(f"{each}  {of.ratio:.2f}x ({of.low:.2f} to {of.high:.2f})")
+    model.model.train(was_training)
+    return "\n".join(lines), agree
+
+
+def _said(what: str, difference: Difference) -> str:
+    part, name, allowed = difference
+    verdict = "equal to rounding" if part <= allowed else "DIFFERENT"
+    return f"{what}: {verdict}; at most {part:.1e} of the norm, at {name} ({allowed:g} allowed)"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compare the model that the command line names; return 1 where that fails."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fused_lstm.compare", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("target", help="module:function or file.py:function")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of timing, each [%(default)s]")
+    parser.add_argument("--threads", type=int, help="torch's threads [as torch has them]")
+    options = parser.parse_args(arguments)
+    if options.threads is not None:
+        if options.threads < 1:
+            parser.error(f"--threads: got {options.threads}; expected 1 or more")
+        torch.set_num_threads(options.threads)
+    try:
+        text, agree = report(load(options.target), options.seconds)
+    except Refused as error:
+        print(f"fused_lstm.compare: {error}", file=sys.stderr)
+        return 1
+    print(text)
+    return 0 if agree else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
