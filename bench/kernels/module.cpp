@@ -55,6 +55,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_bench, m) {
       " ScalarType dtype=float, int? threads=None, str isa=\"\","
       " str? precision=None, str cell=\"\") -> str");
   m.def("fetching(bool intel, int l2, int registers) -> int[]");
+  m.def("prepared_ahead(bool intel, int l2, int bytes) -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_lstm_bench, CompositeExplicitAutograd, m) {
@@ -64,4 +65,5 @@ STABLE_TORCH_LIBRARY_IMPL(fused_lstm_bench, CompositeExplicitAutograd, m) {
   m.impl("best_product", Boxed<fused_lstm::best_product>::call);
   m.impl("plan", Boxed<fused_lstm::plan>::call);
   m.impl("fetching", Boxed<fused_lstm::fetching>::call);
+  m.impl("prepared_ahead", Boxed<fused_lstm::prepared_ahead>::call);
 }

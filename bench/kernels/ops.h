@@ -26,4 +26,6 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
 
 std::vector<int64_t> fetching(bool intel, int64_t l2, int64_t registers);
 
+int64_t prepared_ahead(bool intel, int64_t l2, int64_t bytes);
+
 }  // namespace fused_lstm

@@ -120,4 +120,9 @@ std::vector<int64_t> fetching(bool intel, int64_t l2, int64_t registers) {
   return {found.kept, found.part};
 }
 
+// How far ahead a product of few rows fetches prepared weights (isa/prepared.h).
+int64_t prepared_ahead(bool intel, int64_t l2, int64_t bytes) {
+  return prepared::ahead_of({intel, l2}, bytes);
+}
+
 }  // namespace fused_lstm

@@ -239,6 +239,13 @@ def test_weights_are_fetched_ahead_where_a_last_cache_is_slow(intel, l2, registe
 
 
 @pytest.mark.parametrize(
+    ("intel", "bytes", "ahead"), [(True, 2 * MIB, 4096), (True, MIB, 0), (False, 64 * MIB, 0)]
+)
+def test_prepared_weights_are_fetched_ahead_where_they_leave_the_l2_cache(intel, bytes, ahead):
+    assert kernels.ops().prepared_ahead(intel, 2 * MIB, bytes) == ahead
+
+
+@pytest.mark.parametrize(
     ("precision", "batch", "forward", "backward"),
     [
         ("tf32", 16, "2 terms", "plain"),

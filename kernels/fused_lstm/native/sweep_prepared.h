@@ -216,7 +216,7 @@ struct Ready {
     const long words = prepared::words_of(F::kind, shape.depth);
     const long panel_bytes = prepared::panel_bytes(F::kind, shape);
 #if defined(FL_UNIT)
-    if (count >= prepared::unit_rows(F::kind)) {
+    if (count >= prepared::unit_rows(F::kind, shape.depth)) {
       UnitScope scope;
       for_shares(worker, count, blocks_of<float>(shape.units), 1, unit_tile, backwards,
                  [&](const Share& share) {
@@ -306,7 +306,7 @@ struct Ready {
     constexpr long row_bytes = GATES * prepared::lanes * prepared::word;
     constexpr long left_word = prepared::left_word(F::kind);
     const uint8_t* const factor = left.data + first * left.stride;
-    const long ahead = prepared::ahead_here;
+    const long ahead = weight.ahead;
     typename F::Sums sum[chains][R][GATES] = {};
     long k = 0;
     for (; k + chains <= words; k += chains) {

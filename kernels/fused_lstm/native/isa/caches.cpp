@@ -18,6 +18,13 @@ Fetching fetching_of(const Cpu& cpu, long registers) {
   return {cpu.l2 / 4 * 3, cpu.l2 / 16 * 3};
 }
 
+// On an Emerald Rapids a thread that multiplies two rows reads 24.7 GB/s instead of 22.3 from L3, of 64
+// MiB 21 instead of 10, and 26.6 where they lie on huge pages: fetched 4 KiB ahead into the L1 cache.
+// Weights that lie in its L2 cache are read up to a sixth slower.
+long prepared::ahead_of(const Cpu& cpu, long bytes) {
+  return cpu.intel && bytes > cpu.l2 / 4 * 3 ? 4096 : 0;
+}
+
 namespace {
 
 Cpu cpu_here() {
@@ -34,10 +41,10 @@ Cpu cpu_here() {
 
 }  // namespace
 
-// On an Emerald Rapids one thread with two rows reads 24.7 GB/s instead of 22.3 from L3, of 64 MiB 21
-// instead of 10, and 26.6 where they lie on huge pages: fetched 4 KiB ahead into the L1 cache.
-long prepared::ahead_of(bool intel) { return intel ? 4096 : 0; }
-const long prepared::ahead_here = prepared::ahead_of(cpu_here().intel);
+long prepared::ahead_here(long bytes) {
+  static const Cpu cpu = cpu_here();
+  return ahead_of(cpu, bytes);
+}
 
 const Fetching fetching_here[2] = {fetching_of(cpu_here(), 16), fetching_of(cpu_here(), 32)};
 

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <limits>
 #include <mutex>
 #include <string_view>
 #include <vector>
@@ -144,7 +145,7 @@ std::atomic<const Isa*>& chosen() {
 }  // namespace
 
 PreparedSweep prepared_sweep(const Isa& isa, Prepared kind, long rows) {
-  if (rows >= prepared::unit_rows(kind)) {
+  if (rows >= prepared::unit_rows(kind, std::numeric_limits<long>::max())) {
     if (kind == Prepared::bfloat16 && isa.for_bf16_rows.run) return isa.for_bf16_rows;
     if (kind == Prepared::int8 && isa.for_int8_rows.run) return isa.for_int8_rows;
   }

@@ -2,6 +2,7 @@
 // fused_lstm/prepare.py, which packs them).
 #pragma once
 
+#include "isa/caches.h"
 #include "isa/kernels.h"
 
 namespace fused_lstm {
@@ -18,6 +19,7 @@ struct PreparedMatrix {
   // Scratch: for each worker the left factor's rows, `left_size` bytes. Not of float32.
   uint8_t* left;
   long left_size;
+  long ahead;  // see ahead_of
 };
 
 // A lane's weights: shapes as in Lane.
@@ -35,9 +37,12 @@ constexpr long word = 4;          // bytes
 constexpr long zero_point = 128;  // of a left factor of bytes
 
 // Rows from which on a product is a matrix unit's, where there is one: with fewer its registers of rows
-// are mostly empty. On an Emerald Rapids it then gains in bfloat16 1.15 times with 4 rows and up to 3.8
-// with 64, and with bytes, which vectors multiply four times as fast, from 16 rows on.
-constexpr long unit_rows(Prepared kind) { return kind == Prepared::bfloat16 ? 4 : 16; }
+// are mostly empty. On an Emerald Rapids it then gains in bfloat16 1.1 times with 4 rows and up to 3.8
+// with 64. Bytes, which vectors multiply four times as fast, need more rows, and most of all where a
+// column is few registers: of 200 bytes 20 rows lose a twelfth, and of 650 they gain a fifth.
+constexpr long unit_rows(Prepared kind, long depth) {
+  return kind == Prepared::bfloat16 ? 4 : depth < 512 ? 32 : 16;
+}
 
 constexpr bool of_bytes(Prepared kind) {
   return kind == Prepared::int8 || kind == Prepared::int8_weights;
@@ -85,12 +90,13 @@ inline PreparedMatrix matrix_of(Prepared kind, const uint8_t* packed, const Weig
   const long blocks = blocks_of(shape.units), count = blocks * shape.gates * lanes;
   const auto* const sums =
       reinterpret_cast<const int32_t*>(packed + blocks * panel_bytes(kind, shape));
-  return {packed, sums, reinterpret_cast<const float*>(sums + count), nullptr, 0};
+  return {packed, sums, reinterpret_cast<const float*>(sums + count), nullptr, 0, 0};
 }
 
-// Bytes ahead of what a product of few rows reads that it fetches; 0: nothing.
-long ahead_of(bool intel);
-extern const long ahead_here;  // on this CPU
+// How far ahead of what it reads a product of few rows fetches, in bytes, where a worker reads so many
+// bytes of weights a step; 0: it does not.
+long ahead_of(const Cpu& cpu, long bytes);
+long ahead_here(long bytes);  // on this CPU
 
 }  // namespace prepared
 

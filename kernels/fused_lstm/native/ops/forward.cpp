@@ -236,6 +236,9 @@ struct Stack {
       const long floats = size / static_cast<long>(sizeof(float));
       const Tensor left = fresh(Dimensions({s.directions, plan.team, floats}), dtype);
       const long gates = shape_of(s.cell).x_gates();
+      long bytes = 0;
+      for (const Tensor& weight : call.weights) bytes += weight.numel() * bytes_of(weight.dtype());
+      const long ahead = prepared::ahead_here(bytes / plan.team);
       in_one_go(prepared_sweep(*call.isa, kind, rows), [&](long index) {
         const Weights<uint8_t> own = weights_of<uint8_t>(call, index);
         const auto matrix = [&](const uint8_t* packed, const WeightShape& shape) {
@@ -243,6 +246,7 @@ struct Stack {
               packed ? prepared::matrix_of(kind, packed, shape) : PreparedMatrix{};
           made.left = reinterpret_cast<uint8_t*>(part_of<float>(left, index % s.directions));
           made.left_size = size;
+          made.ahead = ahead;
           return made;
         };
         const long inputs = index < s.directions ? s.inputs : s.directions * s.outputs;
