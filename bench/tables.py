@@ -439,6 +439,8 @@ def tails(threads: int) -> str:
         each(frame, "case"), each(frame, "mode"), each(frame, "neighbours")
     ):
         by = by_contender(frame, case=case, mode=mode, neighbours=count, threads=threads)
+        if not by:
+            continue
         tails = [
             " / ".join(digits(1e3 * t) for t in (by[label].p50, by[label].p99, by[label].worst))
             for label in names
@@ -447,6 +449,21 @@ def tails(threads: int) -> str:
         body.append([case, pause, f"{count:.0f}", *tails])
     header = "p50 / p99 / worst, ms", "pause", "busy processes", *map(name, names)
     return markdown(header, body)
+
+
+def tails_before() -> str:
+    """Return p50, p99 and the worst on OpenMP's threads, and on those of short calls."""
+    frame, body = results("tail-before.jsonl"), []
+    for mode, count in product(each(frame, "mode"), each(frame, "neighbours")):
+        row = ["10 ms" if mode == "paused" else "none", f"{count:.0f}"]
+        for label, tree in product((OURS, PREPARED), ("before", "after")):
+            by = by_contender(frame, mode=mode, neighbours=count, tree=tree)[label]
+            row.append(" / ".join(digits(1e3 * t) for t in (by.p50, by.p99, by.worst)))
+        body.append(row)
+    header = [
+        f"{label}, {tree}" for label in map(name, (OURS, PREPARED)) for tree in ("before", "after")
+    ]
+    return markdown(("pause", "busy processes", *header), body)
 
 
 def intel(change: str, names: tuple[str, str] = ("before", "after")) -> str:
@@ -869,6 +886,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "intel_bf16": partial(intel, "bf16"),
     "intel_tf32": partial(intel, "tf32", ("float32", "two terms")),
     "intel_prepared": partial(intel, "prepared"),
+    "tails_before": tails_before,
     "tails": partial(tails, 2),
     "tails_one": partial(tails, 1),
     "compiled": compiled,
