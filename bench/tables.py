@@ -556,6 +556,22 @@ def custom() -> str:
     return markdown(("cell", "from", "lines", *names), body)
 
 
+def kernelbench() -> str:
+    """Return KernelBench's tasks: milliseconds of torch's layers and of ours, forward and both."""
+    frame, body = results("kernelbench.jsonl"), []
+    for task in each(frame, "case"):
+        row = [task.replace("_", " ", 1)]
+        for threads, mode in product((1, 2), ("inference", "step")):
+            by = by_contender(frame, case=task, mode=mode, threads=threads)
+            if by:
+                times = f"{ms(by[BASE])} → {ms(by['install'])}"
+                row.append(f"{times}, {speedup(by[BASE], by['install'])}")
+        body.append(row)
+    ways = ("forward", "both")
+    names = [f"{way}, {n} thread{'s' * (n > 1)}" for n, way in product((1, 2), ways)]
+    return markdown(("task", *names), body)
+
+
 def custom_compiled() -> str:
     """Return torch.compile of the loop beside the fused layer, its first call too."""
     frame, body = results("custom.jsonl"), []
@@ -805,6 +821,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "last": last,
     "custom": custom,
     "custom_compiled": custom_compiled,
+    "kernelbench": kernelbench,
     "custom_source": custom_source,
     "custom_explained": custom_explained,
     "last_intel": last_intel,
