@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from . import (
+    adopted,
     cells,
     custom,
     inference,
@@ -168,6 +169,9 @@ SUITES = {
         [Case("T=100, B=4, H=256", Shape(100, 4, 256, 256, 1)),
          Case("T=35, B=20, H=650", Shape(35, 20, 650, 650, 1))],
         custom.tasks, ("inference", "step"), pace=Pace(1.0, least=3), device="cpu"),
+    "adopted": Suite("Keras's layers and FlashRNN's function, their own code and ours under them",
+        [Case(f"T={s.T}, B={s.B}, H={s.H}", s) for s in adopted.SHAPES], adopted.tasks,
+        ("inference", "step"), threads=(1,), pace=Pace(1.5, least=4), device="cpu"),
     "kernelbench": Suite("KernelBench's recurrent tasks, from a clone of it: forward, and both",
         tasks=kernelbench.tasks, modes=("inference", "step"), threads=(1,),
         pace=Pace(5, least=4)),

@@ -572,6 +572,20 @@ def kernelbench() -> str:
     return markdown(("task", *names), body)
 
 
+def adopted() -> str:
+    """Return other packages' recurrent code beside ours under it, forward and both."""
+    frame, body = results("adopted.jsonl"), []
+    for case in each(frame, "case"):
+        row = [case]
+        for threads, mode in product((1, 2), ("inference", "step")):
+            by = by_contender(frame, case=case, mode=mode, threads=threads)
+            times = f"{ms(by['theirs'])} → {ms(by['ours'])}"
+            row.append(f"{times}, {speedup(by['theirs'], by['ours'])}")
+        body.append(row)
+    names = [f"{way}, {n} thread{'s' * (n > 1)}" for n, way in product((1, 2), ("forward", "both"))]
+    return markdown(("ms: theirs → ours", *names), body)
+
+
 def custom_compiled() -> str:
     """Return torch.compile of the loop beside the fused layer, its first call too."""
     frame, body = results("custom.jsonl"), []
@@ -822,6 +836,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "custom": custom,
     "custom_compiled": custom_compiled,
     "kernelbench": kernelbench,
+    "adopted": adopted,
     "custom_source": custom_source,
     "custom_explained": custom_explained,
     "last_intel": last_intel,
