@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .cases import Shape
 from .core import Runner, Task
+from .models import Nothing
 
 THEIRS, OURS = "theirs", "ours"
 SHAPES = Shape(50, 16, 64, 64, 1), Shape(100, 32, 128, 128, 1), Shape(100, 4, 256, 256, 1)
@@ -117,12 +118,12 @@ def tasks(suite: Any, options: Any) -> Iterator[Task]:
     os.environ.setdefault("KERAS_BACKEND", "torch")
     for name, (package, make) in MAKE.items():
         missing = importlib.util.find_spec(package) is None
-        for T, B, I, H, L in (case.shape for case in suite.cases):
-            case = f"{name}, T={T}, B={B}, H={H}"
+        for case in suite.cases:
+            label = f"{name}, {case.name}"
             if missing:
                 why = f"{package} is not installed; pip install {package}"
-                yield Task(case, None, {}, {THEIRS: why, OURS: why})
+                yield Task(label, Nothing(), {}, {THEIRS: why, OURS: why})
                 continue
-            problem = Problem(package, make, Shape(T, B, I, H, L))
+            problem = Problem(package, make, case.shape)
             build = {how: partial(Way, problem, how) for how in (THEIRS, OURS)}
-            yield Task(case, problem, build)
+            yield Task(label, problem, build)
