@@ -497,7 +497,9 @@ def faster() -> str:
     for row, beside, ours in compared():
         system = "nn.LSTM" if row.beside in (BASE, "stock-cudnn") else name(row.beside)
         body.append([row.says, system, ms(beside), ms(ours), factor(beside, ours)])
-    return markdown(("forward and backward", "beside", "ms", "native, ms", "native's speed"), body)
+    return markdown(
+        ("forward and backward", "compared with", "ms", "native, ms", "native's speed"), body
+    )
 
 
 # --- `bench last` ---
