@@ -59,7 +59,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     kind = argparse.RawDescriptionHelpFormatter
     parser = Parser("bench", description=TEXT, formatter_class=kind)
     add, every = parser.add_argument, torch.get_num_threads()
-    add("names", nargs="*", metavar="NAME", help="suites")
+    add("names", nargs="*", metavar="NAME", help="suites; after kernelbench a clone's folder")
     add("--cases", type=cases, help="named cases, such as small,medium [the suite's]")
     add("--engines", help="engines, levels and peers, such as loop,native-steps,jax; 'all' for what"
         " takes minutes to compile too [what fits a few minutes]")  # fmt: skip
@@ -73,6 +73,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--minutes", type=POSITIVE, default=8.5, help="of `gpu` in all [%(default)s]")
     add("--no-tests", action="store_true", help="of `gpu`: compile and race alone")
     options = parser.parse_args(argv)
+    options.folder = None
+    if "kernelbench" in options.names[:-1]:
+        options.folder = Path(options.names.pop(options.names.index("kernelbench") + 1))
     for name in options.names:
         if name not in (*SUITES, "all"):
             parser.error(f"suite: got {name!r}; expected of {', '.join(SUITES)}, all")

@@ -12,7 +12,20 @@ from typing import Any
 
 import torch
 
-from . import cells, custom, inference, ladder, lstm, models, samples, slstm, streaming, training
+from . import (
+    adopted,
+    cells,
+    custom,
+    inference,
+    kernelbench,
+    ladder,
+    lstm,
+    models,
+    samples,
+    slstm,
+    streaming,
+    training,
+)
 from . import contenders as who
 from .cases import CASES, Case, Shape, grid
 from .contenders import BASE, LOOP, OURS, Contender, of_labels
@@ -161,6 +174,12 @@ SUITES = {
         [Case("T=100, B=4, H=256", Shape(100, 4, 256, 256, 1)),
          Case("T=35, B=20, H=650", Shape(35, 20, 650, 650, 1))],
         custom.tasks, ("inference", "step"), pace=Pace(1.0, least=3), device="cpu"),
+    "adopted": Suite("Keras's layers and FlashRNN's function, their own code and ours under them",
+        [Case(f"T={s.T}, B={s.B}, H={s.H}", s) for s in adopted.SHAPES], adopted.tasks,
+        ("inference", "step"), threads=(1,), pace=Pace(1.5, least=4), device="cpu"),
+    "kernelbench": Suite("KernelBench's recurrent tasks, from a clone of it: forward, and both",
+        tasks=kernelbench.tasks, modes=("inference", "step"), threads=(1,),
+        pace=Pace(5, least=4)),
     "slstm": Suite("the sLSTM beside xLSTM's own PyTorch cell, eager and compiled, in heads",
         [Case(f"T={T}, B={B}, H={H}", Shape(T, B, H, H, 1))
          for T in (256, 2048) for B in (1, 16) for H in (512, 768)],

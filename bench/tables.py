@@ -547,7 +547,9 @@ def faster() -> str:
     for row, beside, ours in compared():
         system = "nn.LSTM" if row.beside in (BASE, "stock-cudnn") else name(row.beside)
         body.append([row.says, system, ms(beside), ms(ours), factor(beside, ours)])
-    return markdown(("forward and backward", "beside", "ms", "native, ms", "native's speed"), body)
+    return markdown(
+        ("forward and backward", "compared with", "ms", "native, ms", "native's speed"), body
+    )
 
 
 # --- `bench last` ---
@@ -604,6 +606,36 @@ def custom() -> str:
         body.append(row)
     names = [f"{case}: {mode}" for case in shapes for mode in ("forward", "both")]
     return markdown(("cell", "from", "lines", *names), body)
+
+
+def kernelbench() -> str:
+    """Return KernelBench's tasks: milliseconds of torch's layers and of ours, forward and both."""
+    frame, body = results("kernelbench.jsonl"), []
+    for task in each(frame, "case"):
+        row = [task.replace("_", " ", 1)]
+        for threads, mode in product((1, 2), ("inference", "step")):
+            by = by_contender(frame, case=task, mode=mode, threads=threads)
+            if by:
+                times = f"{ms(by[BASE])} → {ms(by['install'])}"
+                row.append(f"{times}, {speedup(by[BASE], by['install'])}")
+        body.append(row)
+    ways = ("forward", "both")
+    names = [f"{way}, {n} thread{'s' * (n > 1)}" for n, way in product((1, 2), ways)]
+    return markdown(("task", *names), body)
+
+
+def adopted() -> str:
+    """Return other packages' recurrent code beside ours under it, forward and both."""
+    frame, body = results("adopted.jsonl"), []
+    for case in each(frame, "case"):
+        row = [case]
+        for threads, mode in product((1, 2), ("inference", "step")):
+            by = by_contender(frame, case=case, mode=mode, threads=threads)
+            times = f"{ms(by['theirs'])} → {ms(by['ours'])}"
+            row.append(f"{times}, {speedup(by['theirs'], by['ours'])}")
+        body.append(row)
+    names = [f"{way}, {n} thread{'s' * (n > 1)}" for n, way in product((1, 2), ("forward", "both"))]
+    return markdown(("ms: theirs → ours", *names), body)
 
 
 def custom_compiled() -> str:
@@ -855,6 +887,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "last": last,
     "custom": custom,
     "custom_compiled": custom_compiled,
+    "kernelbench": kernelbench,
+    "adopted": adopted,
     "custom_source": custom_source,
     "custom_explained": custom_explained,
     "last_intel": last_intel,

@@ -434,9 +434,11 @@ def run(
     rows, last, h_all, c_all = Rows(x, B, batch_sizes, not_reset), [], [], []
 
     def sweep(x: Tensor, lane: int) -> Tensor:
-        order = rows.order(lane % D)
+        order, layer = rows.order(lane % D), layers[lane]
         drawn = draw(spec, seed, lane, lanes, rows.T, B, P, c0.shape[2])
-        h, c, *_ = layer_forward(rows.pad(x), h0[lane], c0[lane], layers[lane], order, drawn, spec)
+        if CELLS[spec.cell].custom:  # which has no other engine where there is no compiler
+            x, layer = x @ layer.w_ih.T, layer._replace(w_ih=None)
+        h, c, *_ = layer_forward(rows.pad(x), h0[lane], c0[lane], layer, order, drawn, spec)
         end = order.steps[-1]
         last.append((h[end], c[end].to(c0.dtype)))
         h_all.append(rows.pack(h))

@@ -18,6 +18,7 @@ from .custom import Recurrent
 from .engines import engine_module, resolve
 from .functional import State, check_kind, check_tensors, expected_weights, precision_now
 from .modules import RecurrentBase
+from .prepare import Prepared
 from .reference import by_layer
 from .spec import Spec
 
@@ -30,7 +31,8 @@ class Streaming:
     every step. It computes no gradients, and dropout and other training options are off.
 
     Args:
-        module: a fused_lstm.LSTM, GRU or RNN of one direction.
+        module: a fused_lstm.LSTM, GRU or RNN of one direction, or what fused_lstm.prepare made of
+            one; its steps are float32, whatever its weights are.
         batch_size: B, the number of rows of a step.
 
     Raises:
@@ -44,7 +46,11 @@ class Streaming:
         ...     y = stream(x)  # [B, P]
     """
 
-    def __init__(self, module: RecurrentBase, batch_size: int = 1) -> None:
+    def __init__(self, module: RecurrentBase | Prepared, batch_size: int = 1) -> None:
+        self._joined_weights = None
+        if isinstance(module, Prepared):
+            self._of_prepared(module, batch_size)
+            return
         if not isinstance(module, RecurrentBase):
             got = f"{type(module).__name__} of {type(module).__module__}"
             raise ValueError(
@@ -59,7 +65,6 @@ class Streaming:
         weights = [weight.detach() for weight in module.weights()]
         parameters = {parameter.data_ptr() for parameter in module.parameters()}
         # A cell's weights that the engines take in another order are joined anew at each step.
-        self._joined_weights = None
         if isinstance(module, Recurrent) and any(w.data_ptr() not in parameters for w in weights):
             self._joined_weights = module.weights, weights
         like, B, H = weights[0], batch_size, module.hidden_size
@@ -76,6 +81,24 @@ class Streaming:
             recompute=None,
         )  # fmt: skip
         self._step = _step_of(engine, spec, weights)
+        self.reset()
+
+    def _of_prepared(self, module: Prepared, B: int) -> None:
+        """Set up the steps of packed weights."""
+        if module.bidirectional:
+            raise ValueError("module: got bidirectional=True; expected one direction")
+        spec, H, P = module.spec, module.hidden_size, module.proj_size
+        self._like, self._shape = torch.empty(0), (B, module.input_size)
+        h0, c0 = torch.zeros(spec.layers, B, P or H), torch.zeros(spec.layers, B, H)
+        self._first = h0, c0 if spec.has_c else h0
+        self._joined = lambda h, c: (h, c) if spec.has_c else h
+        run = torch.ops.fused_lstm_native.prepared_lstm
+
+        @torch.no_grad()
+        def step(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return run(x, h, c, module.weights, 1, None, None, spec.schema_cell, module.weight_only)
+
+        self._step = step
         self.reset()
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -22,7 +22,29 @@ ROOT = Path(__file__).parents[2]
 WHY_NOT = native.missing(CPU)
 needs_native = pytest.mark.skipif(WHY_NOT is not None, reason=f"native: {WHY_NOT}")
 RUNNABLE = [name for name, suite in SUITES.items() if suite.device != "cuda"]
-ELSEWHERE = ("ladder", "models")  # test_ladder.py and tests/models run them
+ELSEWHERE = ("ladder", "models", "kernelbench")  # test_ladder.py, tests/models and below
+
+
+KERNELBENCH = """
+import torch
+from torch import nn
+
+
+class Model(nn.Module):
+    def __init__(self, inputs, units):
+        super().__init__()
+        self.gru = nn.GRU(inputs, units, 2)
+
+    def forward(self, x, h0):
+        return self.gru(x, h0)[1]
+
+
+def get_inputs():
+    return [torch.rand(5, 3, 4), torch.rand(2, 3, 6)]
+
+def get_init_inputs():
+    return [4, 6]
+"""
 
 
 def load(file) -> list[core.Record]:
@@ -215,3 +237,31 @@ def test_the_whole_command_keeps_to_an_instruction_set(tmp_path):
 def test_opacus_takes_part(tiny, tmp_path):
     labels = {r.contender for r in run(tmp_path, "samples") if r.seconds}
     assert {samples.OURS, samples.THEIRS} <= labels
+
+
+@needs_native
+def test_kernelbench_runs_a_clones_tasks_as_their_files_are(tmp_path):
+    folder = tmp_path / "KernelBench" / "level3"
+    folder.mkdir(parents=True)
+    (folder / "40_GRUHidden.py").write_text(KERNELBENCH)
+    (folder / "50_ReLU.py").write_text("no task of ours")
+    records = run(tmp_path, "kernelbench", str(tmp_path))
+    assert {(r.case, r.contender, r.mode) for r in records if not r.why} == {
+        ("40_GRUHidden", contender, mode)
+        for contender in ("cudnn", "install")
+        for mode in ("inference", "step")
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["kernelbench"], "kernelbench: got no folder; expected a clone: bench kernelbench DIR"),
+        (["kernelbench", "/nowhere"], "kernelbench: got /nowhere; expected a clone of KernelBench"),
+    ],
+)
+def test_kernelbench_without_a_clone_is_one_line(words, error, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--device=cpu", f"--json={tmp_path / 'r.jsonl'}"])
+    assert stopped.value.code == __main__.USAGE
+    assert error in capsys.readouterr().err

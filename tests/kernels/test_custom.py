@@ -428,6 +428,14 @@ def test_errors_name_the_function_and_the_argument():
     def without_x(a, b):
         return a + b
 
+    @told("weights: got 'bias_hh'; expected a name that a layer does not have", weights="bias_hh")
+    def taken(a, *, bias_hh):
+        return a + bias_hh
+
+    @told("inputs: got 'lengths'; expected a name that a layer does not have", inputs="lengths")
+    def taken_too(a, *, lengths):
+        return a + lengths
+
     @told("function: got RuntimeError (Boolean value", states="h")
     def branch(a, *, h):
         return a if h > 0 else h

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +15,8 @@ from cases import rungs
 from cells import each_cell
 from tolerance import assert_close
 
+HAVE_NATIVE = fused_lstm.available_engines("cpu")["native"] is None
+native_only = pytest.mark.skipif(not HAVE_NATIVE, reason="native was not built")
 every_rung = pytest.mark.parametrize(("engine", "fuse"), rungs("compile"))
 
 
@@ -152,3 +158,62 @@ def test_reset_checks_its_rows(rows):
     with pytest.raises(ValueError, match="rows: got "):
         stream.reset(rows)
     assert all(map(torch.equal, stream.state, before))
+
+
+# --- packed weights ---
+
+
+@native_only
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.int8], ids=str)
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_stream_of_prepared_weights_is_the_prepared_layer(kind, dtype):
+    """Step by step as in one call; a state_dict that is loaded later takes effect."""
+    prepared = fused_lstm.prepare(kind(5, 24, 2), dtype)
+    stream, x = fused_lstm.Streaming(prepared, 3), torch.randn(6, 3, 5)
+    for _ in range(2):
+        expected, last = prepared(x)
+        got = torch.stack([stream(row) for row in x])
+        # Of int8 a step's x and h are rounded by their own largest element.
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+        state, last = (s if isinstance(s, tuple) else (s,) for s in (stream.state, last))
+        torch.testing.assert_close(state, last, rtol=1e-5, atol=1e-6)
+        stream.reset()
+        prepared.load_state_dict(kind(5, 24, 2).state_dict())
+
+
+@native_only
+def test_a_stream_of_prepared_weights_checks_as_others():
+    with pytest.raises(ValueError, match="bidirectional=True; expected one direction"):
+        fused_lstm.Streaming(fused_lstm.prepare(nn.LSTM(3, 4, bidirectional=True)))
+    stream = fused_lstm.Streaming(fused_lstm.prepare(nn.LSTM(3, 4, proj_size=2)), 2)
+    assert [tuple(s.shape) for s in stream.state] == [(1, 2, 2), (1, 2, 4)]
+    with pytest.raises(ValueError, match=r"x: got shape \[2, 5\]"):
+        stream(torch.randn(2, 5))
+
+
+@native_only
+@pytest.mark.parametrize("prepared", [False, True], ids=["module", "prepared"])
+def test_a_whole_clip_in_one_call_lets_other_threads_run(prepared):
+    """A call holds no GIL: a second Python thread goes on all the time."""
+    module = fused_lstm.LSTM(64, 256, 2, engine="native").eval()
+    module = fused_lstm.prepare(module) if prepared else module
+    x, ticks, end = torch.randn(1500, 1, 64), [], threading.Event()
+
+    def tick() -> None:
+        while not end.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.001)
+
+    with torch.no_grad():
+        module(x[:2])
+        thread = threading.Thread(target=tick)
+        thread.start()
+        begin = time.perf_counter()
+        module(x)
+        taken = time.perf_counter() - begin
+        end.set()
+        thread.join()
+    during = [t for t in ticks if begin < t < begin + taken]
+    assert taken > 0.02
+    assert len(during) >= 5
+    assert max(b - a for a, b in itertools.pairwise(during)) < taken / 2

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from triton import knobs
 
+from bench import zoo
 from bench.gpu import gsan
 from fused_lstm import reference
 from fused_lstm.spec import PLAIN, Spec
@@ -84,6 +85,7 @@ class Case:
         words += ["rows"] if self.lengths else []
         words += ["keep"] if self.keep else []
         words += [name.replace("_", " ") for name in self.cell.options]
+        words += [CUSTOM[self.cell.cell].__name__] if self.cell.cell in CUSTOM else []
         words += [word for word in (self.mode, self.path) if word not in ("persistent", "own")]
         return "-".join(words).replace(" ", "-")
 
@@ -262,7 +264,12 @@ def nan_beside_resets(arch: int, dtype: str, seeds: Iterable[int]) -> dict[int, 
 Problem = tuple[Callable[[], dict[str, Tensor]], dict[str, Tensor], dict[str, Tensor]]
 
 
+CUSTOM = {told.name: told for told in zoo.ALL.values()}  # cells that are told as functions
+
+
 def problem(case: Case) -> Problem:
+    if case.cell.cell in CUSTOM:
+        CUSTOM[case.cell.cell].on_triton()
     return _cell(case) if case.kind == "pointwise" else _stack(case)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bench import zoo
 from fused_lstm.spec import GRU, PLAIN, Spec
 
 from .cases import DTYPES, Case
@@ -12,6 +13,8 @@ FEW, MANY = (3, 2, 1), (3,) * 3 + (2,) * 14 + (1,) * 3  # lengths of 3 rows and 
 ALL = Spec(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3, candidate_dropout=0.4)
 NORM, WHOLE = Spec(layer_norm=True), replace(ALL, layer_norm=True)
 COUPLED, RNN = Spec(coupled=True), Spec("rnn_tanh")
+# Cells that are told as functions: a state beside h, h as the state and a pair, no state.
+TOLD = [Spec(told.name) for told in (zoo.lltm, zoo.mgu, zoo.rnn)]
 GRU_NORM = Spec("gru", layer_norm=True, zoneout=0.3, recurrent_dropout=0.3)
 LONG = {"T": 9}  # a fault may begin at the fourth wave
 TWICE = {"T": 9, "calls": 2}
@@ -103,7 +106,7 @@ def _cells(dtype: str, arch: int) -> list[Case]:
     found.append(Case("both", dtype, arch, 17, 20, path="groups of rows", lengths=MANY, cell=GRU))
     found += [Case("steps", dtype, arch, H, B, cell=GRU_NORM) for H, B in ((33, 20), (130, 3))]
     found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, keep=True, cell=GRU_NORM))
-    for cell in (COUPLED, RNN, Spec("rnn_relu")):
+    for cell in (COUPLED, RNN, Spec("rnn_relu"), *TOLD):
         found += [Case("steps", dtype, arch, H, B, cell=cell) for H, B in ((33, 20), (130, 3))]
         found.append(Case("layers", dtype, arch, 17, L=3, p=0.3, lengths=FEW, keep=True, cell=cell))
         found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, keep=True, cell=cell))
@@ -175,6 +178,10 @@ def some_cases() -> list[Case]:
         Case("layers", "bf16", 90, 17, L=2, p=0.3, keep=True, cell=GRU),
         Case("layers", "bf16", 90, 17, L=2, keep=True, cell=COUPLED),
         Case("layers", "bf16", 90, 33, 20, L=2, keep=True, cell=RNN),
+        Case("both", "bf16", 90, 33, L=2, cell=TOLD[0], **rows),
+        Case("layers", "bf16", 90, 17, L=2, keep=True, cell=TOLD[1]),
+        Case("steps", "fp32", 80, 17, cell=TOLD[1]),
+        Case("steps", "fp32", 80, 17, cell=TOLD[2]),
         Case("pointwise", "fp32", 80, 33),
         Case("steps", "fp32", 80, 17),
         Case("layers", "fp32", 80, 33, L=2, P=17, p=0.3),

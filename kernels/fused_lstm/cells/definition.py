@@ -19,6 +19,11 @@ from .program import Program, program
 from .trace import CannotExpress
 
 OPTIONS = "zoneout", "recurrent_dropout"  # of a cell with one state
+# Names that a layer's parameters, and its forward's arguments, have already.
+TAKEN = {
+    "weights": ("weight_ih", "weight_hh", "bias_ih", "bias_hh"),
+    "inputs": ("input", "hx", "lengths", "resets", "return_states"),
+}
 MOST_GATES = 8
 MOST_GATES_OF_A_TILE = 4  # of triton's kernels
 
@@ -54,8 +59,7 @@ class Cell:
         self.initial_weights = _by_name("weights", weights, function)
         self.states, self.weights = tuple(self.initial_states), tuple(self.initial_weights)
         names = self._read_signature(dict(constants or {}))
-        kinds = {"x_only": x_only, "h_only": h_only, "apart": apart}
-        kinds = self._kinds(names, kinds)
+        kinds = self._kinds(names, {"x_only": x_only, "h_only": h_only, "apart": apart})
         kinds["x_only"] |= frozenset(self.inputs)  # the engines have an input as a gate of x alone
         self.gates = gates = Gates((*names, *self.inputs), **kinds)
         with_rows = [k for k in gates.by_x if k < len(names)]
@@ -131,6 +135,10 @@ class Cell:
             got = f"{len(gates)} positional arguments"
             raise self._error("gates", got, f"1 to {MOST_GATES}")
         told = *self.states, *self.weights, *self.inputs
+        for argument, names in TAKEN.items():
+            for name in getattr(self, argument):
+                if name in names:
+                    raise self._error(argument, repr(name), "a name that a layer does not have")
         if sorted(keywords) != sorted(told):
             got, names = ", ".join(keywords) or "none", ", ".join(told) or "none"
             expected = f"the states, weights and inputs that are told: {names}"

@@ -24,9 +24,15 @@ def text(p: Program, name: str) -> str:
     lines += [f"v{n} = {expression(p, n)}" for n in forward if e.operands(n)]
     lines.append(f"h = {named(p, p.h)}")
     lines += [f"{s} = {named(p, n)}" for s, n in zip(p.states, p.after, strict=True)]
-    lines += ["", f"# Saved for the backward, beside the states: {len(p.saved)} numbers a unit."]
+    lines += [
+        "",
+        f"# Saved for the backward, in addition to the states: {len(p.saved)} numbers per unit.",
+    ]
     lines += [f"{named(p, n)}  # {why(p, n)}" for n in p.saved]
-    lines += ["", "# Its backward: by_h is the gradient by h, by_next_s that by state s after it."]
+    lines += [
+        "",
+        "# Its backward: by_h is the gradient with respect to h, by_next_s to the next s.",
+    ]
     order = e.order([*p.dgates, *p.dstates, *p.dweights], p.known)
     lines += [f"v{n} = {expression(p, n)}" for n in order if e.operands(n) and n not in p.known]
     for column, n in zip(p.gates.columns, p.dgates, strict=True):

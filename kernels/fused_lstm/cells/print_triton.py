@@ -49,7 +49,7 @@ def source(p: Program, name: str) -> str:
         sums = [f"by_h[{G - 1}] + h_bias", *sums[:-1], f"by_x[{G - 1}]"]
     leaves = {column: f"gates[{n}]" for n, column in enumerate(p.gates.columns)}
     leaves |= {("state", 0): "c", ("dstate", 0): "dc_next"}
-    leaves[("dh", 0)] = "dmade"
+    leaves[("dh", 0)] = "dmade" if p.states else "dmade + dc_next"  # whose c is h
     step = statements(p, e.order([p.h, *p.after, *p.saved]), {}, leaves)
     saved = [variable(p, n) for n in (*(p.h,) * filling, *p.saved)]
     after = variable(p, p.after[0] if p.after else p.h)

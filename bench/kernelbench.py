@@ -1,0 +1,119 @@
+"""KernelBench's recurrent tasks (level 3, tasks 35 to 42) as their files are, with ours under them.
+
+    git clone https://github.com/ScalingIntelligence/KernelBench
+    python -m bench kernelbench KernelBench
+
+A task is a file: a Model, its get_init_inputs() and get_inputs(). The model runs as it is: torch's
+layers run torch's kernels, or ours under `fused_lstm.install()`. "inference" is what KernelBench
+times, a forward without gradients; "step" is a forward and a backward. torch.compile breaks its
+graph at nn.LSTM, so it is timed only where `--engines all` asks for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fused_lstm
+
+from .contenders import BASE
+from .core import Runner, Task
+from .models.case import floats
+
+TASKS = range(35, 43)
+OURS, COMPILED = "install", "compile"
+
+
+def found(folder: Path) -> list[Path]:
+    """Return the tasks' files in a clone, or in its level3; ValueError where there are none."""
+    for place in (folder / "KernelBench" / "level3", folder / "level3", folder):
+        files = [path for n in TASKS for path in sorted(place.glob(f"{n}_*.py"))]
+        if files:
+            return files
+    raise ValueError(f"kernelbench: got {folder}; expected a clone of KernelBench")
+
+
+def load(path: Path) -> ModuleType:
+    """Return a task's module."""
+    spec = importlib.util.spec_from_file_location(f"kernelbench_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Problem:
+    """A task's model with its inputs, and the gradient that comes back."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        torch.manual_seed(0)
+        module = load(path)
+        self.path, self.device = path, device
+        self.model = module.Model(*module.get_init_inputs()).to(device)
+        self.inputs = [x.to(device) for x in module.get_inputs()]
+
+    def expected(self) -> dict[str, Tensor]:
+        """Return what torch's own layers answer."""
+        return Way(self, nullcontext).answer()
+
+    def facts(self, mode: str) -> dict[str, Any]:
+        """Return the task's file."""
+        return {"task": self.path.stem}
+
+
+class Way(Runner):
+    """A problem's model with other kernels under its layers, or compiled."""
+
+    modes = ("inference", "step")
+
+    def __init__(self, problem: Problem, under: Callable[[], Any], compiled: bool = False) -> None:
+        self.problem, self.under, self.device = problem, under, problem.device
+        self.call = torch.compile(problem.model) if compiled else problem.model
+
+    def outputs(self) -> list[Tensor]:
+        """Run the model; some tasks draw their first states."""
+        torch.manual_seed(0)
+        with self.under():
+            return floats(self.call(*self.problem.inputs))
+
+    def inference(self) -> list[Tensor]:
+        """Run a forward that keeps nothing."""
+        with torch.no_grad():
+            return self.outputs()
+
+    def step(self) -> None:
+        """Run forward and backward, of a mean of squares."""
+        self.problem.model.zero_grad(set_to_none=True)
+        torch.stack([y.square().mean() for y in self.outputs()]).sum().backward()
+
+    def answer(self) -> dict[str, Tensor]:
+        """Return outputs and gradients."""
+        named = {f"output {n}": y for n, y in enumerate(self.inference())}
+        self.step()
+        parameters = self.problem.model.named_parameters()
+        gradients = {f"{name}.grad": p.grad.clone() for name, p in parameters if p.grad is not None}
+        return named | gradients
+
+
+def tasks(suite: Any, options: Any) -> Iterator[Task]:
+    """Yield each task; ValueError where the command line names no clone."""
+    if options.folder is None:
+        raise ValueError("kernelbench: got no folder; expected a clone: bench kernelbench DIR")
+    for path in found(options.folder):
+        problem = Problem(path, options.device)
+        build = {
+            BASE: partial(Way, problem, nullcontext),
+            OURS: partial(Way, problem, fused_lstm.install),
+        }
+        if options.engines == "all":
+            build[COMPILED] = partial(Way, problem, nullcontext, compiled=True)
+        yield Task(path.stem, problem, build)
