@@ -88,7 +88,7 @@ def made(call: Call) -> Callable[[], object]:
 
 
 def serve() -> None:
-    """Answer a line of JSON, a call and how often, by the CPU seconds of each time."""
+    """Read calls and how often, a line of JSON each, and print the CPU seconds of each time."""
     last: tuple[Call, Callable[[], object]] | None = None
     for line in sys.stdin:
         call, times = json.loads(line)

@@ -66,10 +66,11 @@ STATED = {
     },
     "cells.md": {"1.0": "TensorFlow's constant", "2.2": "a section of a paper", "1 us": "assumed"},
     "gpu.md": {"1 us": "assumed of a barrier"},
-    "measured.md": {"95%": INTERVAL, "5%": INTERVAL},
+    "measured.md": {"95%": INTERVAL, "5%": INTERVAL, "10 ms": "a pause that the suite makes"},
     "models.md": {"95%": INTERVAL, "32 MiB": "set in the command", "16 GiB": "the same"},
     "native.md": dict.fromkeys(
-        ("1,159", "1,024", "16,384", "384 KiB", "128 KiB", "16 MiB", "512 MiB", "2 MiB"), LIMIT
+        ("1,159", "1,024", "16,384", "384 KiB", "128 KiB", "16 MiB", "512 MiB", "2 MiB",
+         "4 KiB", "50 us", "60 us"), LIMIT
     ) | {
         "1.2e-38": "float32's least normal", "2.2e-308": "float64's",
         "3.4027e38": "bfloat16's range",
