@@ -587,6 +587,23 @@ def last_intel() -> str:
     return markdown(("backward, ms: loss on all steps -> on the last", *names), body)
 
 
+def last_xeon() -> str:
+    """Return the same on an Intel Xeon, of operators that keep denormal numbers and that flush."""
+    frame, body = results("last-xeon.jsonl"), []
+    whole = [case.removesuffix(", all") for case in each(frame, "case") if case.endswith(", all")]
+    for case in whole:
+        row = [case]
+        for kind, label in (("keep", BASE), ("keep", OURS), ("flush", OURS)):
+            by = [
+                by_contender(frame, case=f"{case}, {loss}", denormals=kind)[label]
+                for loss in ("all", "last")
+            ]
+            row.append(" -> ".join(map(ms, by)))
+        body.append(row)
+    header = "torch.nn", "native, denormals kept", "native"
+    return markdown(("backward, ms: loss on all steps -> on the last", *header), body)
+
+
 # --- `bench custom` ---
 
 
@@ -892,6 +909,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "custom_source": custom_source,
     "custom_explained": custom_explained,
     "last_intel": last_intel,
+    "last_xeon": last_xeon,
     "peers": peers,
     "lanes_bidirectional": partial(lanes, True),
     "lanes_packed": partial(lanes, False),
