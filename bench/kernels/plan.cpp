@@ -117,7 +117,7 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
 // What a worker keeps of panels in its L2 cache, and what of one it reads again (isa/caches.h).
 std::vector<int64_t> fetching(bool intel, int64_t l2, int64_t registers) {
   const Fetching found = fetching_of({intel, l2}, registers);
-  return {found.kept, found.part};
+  return {found.kept, found.part, found.rows};
 }
 
 // How far ahead a product of few rows fetches prepared weights (isa/prepared.h).

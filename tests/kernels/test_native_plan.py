@@ -224,18 +224,20 @@ MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
-    ("intel", "l2", "registers", "kept", "part"),
+    ("intel", "l2", "registers", "kept", "part", "rows"),
     [
-        (True, 2 * MIB, 32, 1.5 * MIB, 0.375 * MIB),
-        (True, MIB, 32, 0.75 * MIB, 0.1875 * MIB),
-        (False, MIB, 32, 2**40, 2**40),  # AMD: never
-        (True, 2 * MIB, 16, MIB, 0.1875 * MIB),
-        (False, MIB, 16, MIB, 0.1875 * MIB),
-        (True, 2 * MIB, 8, MIB, 0.1875 * MIB),  # a matrix unit's
+        (True, 2 * MIB, 32, 1.5 * MIB, 0.375 * MIB, 4),
+        (True, MIB, 32, 0.75 * MIB, 0.1875 * MIB, 4),
+        (False, MIB, 32, 2**40, 2**40, 1),  # AMD: never
+        (True, 2 * MIB, 16, MIB, 0.1875 * MIB, 1),
+        (False, MIB, 16, MIB, 0.1875 * MIB, 1),
+        (True, 2 * MIB, 8, MIB, 0.1875 * MIB, 1),  # a matrix unit's
     ],
 )
-def test_weights_are_fetched_ahead_where_a_last_cache_is_slow(intel, l2, registers, kept, part):
-    assert kernels.ops().fetching(intel, l2, registers) == [kept, part]
+def test_weights_are_fetched_ahead_where_a_last_cache_is_slow(
+    intel, l2, registers, kept, part, rows
+):
+    assert kernels.ops().fetching(intel, l2, registers) == [kept, part, rows]
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,16 @@ void finish_part(const Worker& worker, const Lane<T>& lane, long place, const Su
   });
 }
 
+// Sums of a tile to lane.product; apart, so that they stay in registers until then.
+template <class T>
+FL_APART void keep_product(const Lane<T>& lane, long columns, long column, long row, long rows,
+                           long vectors, const Vec<T>* sums) {
+  for (long b = row; b < row + rows; ++b) {
+    Sum<T>* const to = lane.product + b * columns + column;
+    for (long n = 0; n < vectors; ++n) store(to + n * W<T>, *sums++, columns - column - n * W<T>);
+  }
+}
+
 // lane.product = h w_hh', of a step.
 template <class T>
 void recurrent_product(const Worker& worker, const Lane<T>& lane, const WeightShape& shape,
@@ -66,9 +76,9 @@ void recurrent_product(const Worker& worker, const Lane<T>& lane, const WeightSh
     Fma<T>::template gates<1>(
         worker, Fma<T>::ready(worker, lane, before.fed, rows), rows, shape, packed, place % 2,
         [](auto& tile, long, long) { clear(tile); },
-        [&](const auto& tile, long unit, long row) {
-          store_gates<1>(tile, lane.product + row * shape.units + unit, shape.units, shape.units,
-                         shape.units - unit);
+        [&]<int R, int V>(const Tile<T, R, V>& tile, long unit, long row) {
+          const Tile<T, R, V> made = tile;  // in memory
+          keep_product(lane, shape.units, unit, row, R, V, made.sum[0]);
         });
   });
 }

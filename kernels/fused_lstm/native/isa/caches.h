@@ -12,6 +12,7 @@ struct Cpu {
 struct Fetching {
   long kept;  // what a worker still has in its L2 cache at the next step; more is fetched ahead
   long part;  // of one panel, what a worker reads again for every tile of a step's rows
+  long rows;  // fewer read a panel too seldom for fetching ahead to pay
 };
 
 // For tiles of so many registers.

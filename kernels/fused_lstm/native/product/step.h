@@ -103,7 +103,8 @@ struct Fma {
     const long blocks = blocks_of<T>(shape.units), depth = shape.depth;
     const long size = gates_size({GATES, W<T>, depth});  // of a block
     const long batch = rows.end - rows.begin;
-    const bool cached = blocks * depth * GATES * vector_bytes<T> <= worker.count * fetching().kept;
+    const bool cached = blocks * depth * GATES * vector_bytes<T> <= worker.count * fetching().kept ||
+                        batch < fetching().rows;
     UnitScope scope;
     for_shares(worker, batch, blocks, blocks_abreast<GATES>, gates_tile<GATES>.rows, backwards,
                [&](const Share& share) {
@@ -174,7 +175,8 @@ struct Fma {
                                 const End& end) {
     const long vectors = blocks_of<T>(columns), batch = rows.end - rows.begin;
     const long depth = left.depth(left.count());
-    const bool cached = vectors * depth * vector_bytes<T> <= worker.count * fetching().kept;
+    const bool cached = vectors * depth * vector_bytes<T> <= worker.count * fetching().kept ||
+                        batch < fetching().rows;
     UnitScope scope;
     for_shares(worker, batch, vectors, plain_tile.vectors, plain_tile.rows, backwards,
                [&](const Share& share) {
