@@ -609,7 +609,7 @@ def last_xeon() -> str:
 
 def custom() -> str:
     """Return cells told as functions: paper, lines, and the speed beside a loop."""
-    frame, body = results("custom.jsonl"), []
+    frame, body = results("custom-intel.jsonl"), []
     shapes = list(dict.fromkeys(case.partition(", ")[2] for case in each(frame, "case")))
     for cell in dict.fromkeys(case.partition(", ")[0] for case in each(frame, "case")):
         function = zoo.ALL[cell].function
@@ -623,22 +623,6 @@ def custom() -> str:
         body.append(row)
     names = [f"{case}: {mode}" for case in shapes for mode in ("forward", "both")]
     return markdown(("cell", "from", "lines", *names), body)
-
-
-def kernelbench() -> str:
-    """Return KernelBench's tasks: milliseconds of torch's layers and of ours, forward and both."""
-    frame, body = results("kernelbench.jsonl"), []
-    for task in each(frame, "case"):
-        row = [task.replace("_", " ", 1)]
-        for threads, mode in product((1, 2), ("inference", "step")):
-            by = by_contender(frame, case=task, mode=mode, threads=threads)
-            if by:
-                times = f"{ms(by[BASE])} → {ms(by['install'])}"
-                row.append(f"{times}, {speedup(by[BASE], by['install'])}")
-        body.append(row)
-    ways = ("forward", "both")
-    names = [f"{way}, {n} thread{'s' * (n > 1)}" for n, way in product((1, 2), ways)]
-    return markdown(("task", *names), body)
 
 
 def adopted() -> str:
@@ -904,7 +888,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "last": last,
     "custom": custom,
     "custom_compiled": custom_compiled,
-    "kernelbench": kernelbench,
     "adopted": adopted,
     "custom_source": custom_source,
     "custom_explained": custom_explained,
