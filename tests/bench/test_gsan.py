@@ -13,7 +13,7 @@ RACE = "GSan.cu:835: Assertion `Read after write race detected` failed."
 
 
 def check(monkeypatch, ends: dict[str, tuple[int, str]]) -> str:
-    """What is said of runs that end so: form -> exit status and error."""
+    """Return what is said of runs that end as `ends` tells: form -> exit status and error."""
     monkeypatch.setattr(gsan, "missing", lambda: None)
     runs = lambda form, seconds: subprocess.CompletedProcess([], ends[form][0], "", ends[form][1])  # noqa: E731
     monkeypatch.setattr(gsan, "_run", runs)

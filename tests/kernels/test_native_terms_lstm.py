@@ -61,7 +61,7 @@ def test_two_terms_are_nearer_than_one(unit):
 
 
 def test_two_terms_are_not_slower_than_float32(unit):
-    """Of few rows, and backwards, they would be: those are float32's, bit by bit."""
+    """Check that few rows, and backwards, where two terms are slower, keep float32's bits."""
     set_switches("tf32")
     for rows, same in ((15, True), (16, False)):
         inputs, *_ = expected_results(Shape(5, rows, 20, 30, 2), torch.float32, True)

@@ -41,7 +41,7 @@ call = lambda: native.OPS.lstm(x, *states, weights, 0.0, None, "layers", False)[
 
 
 def python(script: str, **environment: str) -> str:
-    """What a process of its own prints, of two threads whatever this one's are bound to."""
+    """Return what a process of two threads prints, whatever this one's are bound to."""
     bound = ("OMP_", "GOMP_", "KMP_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(bound)}
     done = subprocess.run(

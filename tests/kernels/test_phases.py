@@ -35,7 +35,7 @@ def threads():
 
 
 def python(script: str) -> str:
-    """What a process of its own prints."""
+    """Return what a process of its own prints."""
     done = subprocess.run(
         [sys.executable, "-c", SETUP + script], capture_output=True, text=True, timeout=240
     )

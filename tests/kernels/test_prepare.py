@@ -120,7 +120,7 @@ def test_bytes_of_a_matrix_unit_have_the_vectors_sums(case, T, B, I, H, threads)
 
 @pytest.mark.parametrize("weight", [float("inf"), float("nan")], ids=str)
 def test_a_weight_that_is_not_finite_stays_in_its_unit(every_isa, weight):
-    """What a matrix unit reads behind a column is no weight of another unit."""
+    """Check that what a matrix unit reads behind a column is no weight of another unit."""
     module = nn.LSTM(33, 40)
     with torch.no_grad():
         module.weight_ih_l0[20, 0] = weight  # the second block's

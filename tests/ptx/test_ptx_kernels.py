@@ -60,7 +60,7 @@ def test_what_is_not_a_number_does_not_cross_a_reset(dtype, arch):
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("kind", ["steps", "layers"])
 def test_the_barrier_on_atomics(kind, arch):
-    """As GSan and AMD's GPUs get it; the fault shows that the machine looks."""
+    """Check the barrier that GSan and AMD's GPUs get; the fault shows that the machine looks."""
     case = cases.Case(kind, "bf16", arch, 33, L=1 if kind == "steps" else 2)
     outcome = pool.pool().submit(cases.on_atomics, case, (1, 2)).result()
     assert outcome.clean, str(outcome)
