@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .errors import first_line
 from .explain import explain
 from .install import install
 
@@ -77,8 +78,8 @@ class Model:
         try:
             found = pytree.tree_leaves(self.model(*self.args, **self.kwargs))
         except Exception as error:
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise Refused(f"model: its forward failed: {type(error).__name__}: {line}") from error
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise Refused(f"model: its forward failed: {why}") from error
         tensors = [t for t in found if isinstance(t, Tensor) and t.is_floating_point()]
         if not tensors:
             raise Refused("build: got a model whose output has no tensor of numbers; expected one")
@@ -133,8 +134,8 @@ def load(target: str) -> Model:
     try:
         made = build()
     except Exception as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Refused(f"build: it failed: {type(error).__name__}: {line}") from error
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise Refused(f"build: it failed: {why}") from error
     if not isinstance(made, tuple) or len(made) != 2:
         got = type(made).__name__
         raise Refused(f"build: got {got}; expected a pair: the model and its inputs")

@@ -1,4 +1,4 @@
-"""Exceptions of C++ kernels."""
+"""Exceptions of C++ kernels and of users' own functions."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def meant(error: Exception) -> Exception:
     """
     kind, _, message = str(error).partition(": ")
     return MEANT[kind](message) if kind in MEANT else error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an exception's message, or its type's name where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import engines, ops, pointwise
+from ..errors import first_line
 from ..spec import WITH_ZONEOUT, Kind, Spec, add_cell
 from . import compile, print_cpp, print_python
 from .gates import Gates, order_of_rows
@@ -291,10 +292,6 @@ class Cell:
         launch.CUSTOM[self.name] = made
         ops.SAVED[self.name + "@triton"] = made.saved
         self._ready.add(("triton", False))
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _by_name(
