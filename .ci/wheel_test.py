@@ -159,11 +159,33 @@ def test(wheel: Path, python: Path) -> None:
 
 
 def try_hub(python: Path) -> None:
-    """Build a repository for `kernels`, and let a model's layers run it, without a network."""
+    """Build a repository for `kernels`, and let a model's layers run it, without a network.
+
+    A build of which a file was changed, added or removed afterwards is refused.
+    """
     hub, folder = ROOT / "examples" / "hub", BUILD / "hub"
     shutil.rmtree(folder, ignore_errors=True)
     run(python, str(hub / "build.py"), str(folder))
-    print(run(python, str(hub / "example.py"), str(folder), cwd=BUILD), end="", flush=True)
+    example = str(hub / "example.py"), str(folder)
+    print(run(python, *example, cwd=BUILD), end="", flush=True)
+    build = folder / "build" / "torch-universal"
+    layers, more = build / "layers.py", build / "more.py"
+    whole = layers.read_bytes()
+    for damage, error in (
+        (lambda: layers.write_bytes(whole + b"\n"), "File hash mismatch for layers.py"),
+        (layers.unlink, "Missing file: layers.py"),
+        (lambda: (layers.write_bytes(whole), more.write_text("")), "Unknown file: more.py"),
+    ):
+        damage()
+        ran = subprocess.run([python, *example], cwd=BUILD, capture_output=True, text=True)
+        said = ran.stderr.splitlines()
+        assert ran.returncode == 1, ran
+        assert len(said) == 1, said
+        assert said[0].startswith("example.py: torch-universal: "), said
+        assert error in said[0], said
+    more.unlink()
+    run(python, *example, cwd=BUILD)
+    print("examples/hub: a build of which a file was changed, added or removed is refused")
 
 
 def try_cpp(wheel: Path, python: Path) -> None:

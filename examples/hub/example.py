@@ -1,6 +1,7 @@
 """`python examples/hub/example.py FOLDER`: a model's layers run a local build's kernels, offline.
 
-FOLDER is what build.py wrote. Needs `pip install kernels`; fused_lstm need not be installed.
+FOLDER is what build.py wrote. Needs `pip install kernels`; fused_lstm need not be installed. A
+build whose files are not those of its digest is refused before any of its code runs.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
+from check import check
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
@@ -69,6 +71,10 @@ class Model(nn.Module):
 def main() -> None:
     """Compare each layer's results and gradients with the module's own."""
     folder = Path(sys.argv[1])
+    try:
+        check(folder)
+    except ValueError as error:
+        sys.exit(f"example.py: {error}")
     replace_kernel_forward_from_hub(nn.LSTM, "LSTM")
     replace_kernel_forward_from_hub(nn.GRU, "GRU")
     torch.manual_seed(0)
