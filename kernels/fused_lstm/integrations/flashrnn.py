@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from .. import native, ops
-from ..recurrence import Cell, by_state, recur
+from ..recurrence import Cell, recur
+from .gates import with_bias
 
 # By its name: the package's attribute `flashrnn` is the function, not the module.
 package: Any = importlib.import_module("flashrnn.flashrnn.flashrnn")
@@ -107,7 +108,7 @@ def _run(config: Any, gates: Tensor, states: Tensor, R: Tensor, b: Tensor) -> An
         R = R[:, list(told.rows)]
     if told.apart:
         bias_m, b = b[0].flatten(), b[1:]
-    x_part = (gates + b).flatten(2)
+    x_part = with_bias(gates, b).flatten(2)
     h0, *rest = first
     cell = Cell(told.cell, clip=config.gradient_recurrent_clipval or 0.0)
     y, h_n, c_n, c = recur(
@@ -115,11 +116,11 @@ def _run(config: Any, gates: Tensor, states: Tensor, R: Tensor, b: Tensor) -> An
         bias_m, states=bool(rest),
     )  # fmt: skip
     N, K = gates.shape[-2:]
-    every, last = [y], [h_n]
-    if rest:
-        every += by_state(c, len(rest)).to(y.dtype).chunk(len(rest), -1)
+    every, last = [y.unflatten(-1, (N, K))], [h_n]
+    if rest:  # c lies heads first: [N, T, B, S*K]
+        every += c.unflatten(-1, (len(rest), K)).movedim(0, -2).unbind(-3)
         last += c_n.chunk(len(rest), -1)
-    stacked = Stacked.apply(*every).unflatten(-1, (N, K))  # [S, T, B, H, D]
+    stacked = Stacked.apply(*every)  # [S, T, B, H, D]
     ended = torch.stack(last).unsqueeze(1).unflatten(-1, (N, K))
     return _as(stacked, "STBHD", output), _as(ended, "STBHD", output)
 
@@ -130,11 +131,14 @@ def _as(tensor: Tensor, shape: str, wanted: str) -> Tensor:
 
 
 class Stacked(torch.autograd.Function):
-    """apply(*tensors) -> their stack; one whose gradient is all 0 gets none, and costs nothing."""
+    """apply(*tensors) -> their stack, in the first one's dtype.
+
+    A tensor whose gradient is all 0 gets none, and costs nothing.
+    """
 
     @staticmethod
     def forward(*tensors):
-        return torch.stack(tensors)
+        return torch.stack([tensor.to(tensors[0].dtype) for tensor in tensors])
 
     @staticmethod
     def setup_context(ctx, inputs, output):
