@@ -25,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "kernels" / "fused_lstm"
 BUILD = ROOT / "build" / "wheel-test"
+OLDEST_GLIBC = 2, 28  # of PyTorch's wheels
 
 RUN_A_MODEL = """
 import importlib.metadata, platform, shutil, sys, torch, fused_lstm
@@ -116,8 +117,14 @@ def main() -> None:
 
 
 def check_contents(wheel: Path) -> None:
-    """The package's files, all of them, its library and nothing else, for any Python."""
+    """The package's files, all of them, its library and nothing else, for any Python.
+
+    On Linux for any system that PyTorch's own wheels are for.
+    """
     assert re.search(r"-py3-none-(?!any)", wheel.name), wheel.name
+    for major, minor in re.findall(r"manylinux_(\d+)_(\d+)_", wheel.name):
+        glibc = int(major), int(minor)
+        assert glibc <= OLDEST_GLIBC, f"wheel: got {wheel.name}; expected manylinux_2_28 or older"
     names = {Path(n) for n in zipfile.ZipFile(wheel).namelist() if not n.endswith("/")}
     packaged = {name for name in names if not name.parts[0].endswith(".dist-info")}
     expected = {
