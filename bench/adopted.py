@@ -1,7 +1,8 @@
 """Recurrent code of other packages beside ours under it: Keras's layers, FlashRNN's function.
 
-Each runs as its users call it on a CPU, "theirs" and with `install()` of the package's module in
-fused_lstm.integrations, "ours". A package that is not there says so.
+TiRex-2, a forecasting model whose sLSTM layers call that function, is there as a whole and as one
+of these layers. Each runs as its users call it on a CPU, "theirs" and with `install()` of the
+package's module in fused_lstm.integrations, "ours". A package that is not there says so.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .cases import Shape
 from .core import Runner, Task
 from .models import Nothing
 
 THEIRS, OURS = "theirs", "ours"
+INSTALL = {"tirex2": "tirex-2"}  # what is imported -> the distribution, where they differ
 SHAPES = Shape(50, 16, 64, 64, 1), Shape(100, 32, 128, 128, 1), Shape(100, 4, 256, 256, 1)
 
 
@@ -54,21 +56,85 @@ def flashrnn_function(
     return call, [R.requires_grad_(), b.requires_grad_()], gates
 
 
+PATCH = 32  # numbers of a series that TiRex-2 reads as one time step
+BLOCKS = ["sLSTM", "mLSTM"] * 6
+
+
+def tirex2(shape: Shape) -> nn.Module:
+    """Return a TiRex-2 of 82.5 million random weights, as many as the published one has.
+
+    Its sizes are assumed: the published file of settings was not at hand.
+    """
+    package: Any = importlib.import_module("tirex2.model.tirex2")
+    sizes = {"embedding_dim": shape.H, "num_heads": 4}
+    templates = {
+        kind: {
+            "time_mixer": {"model_type": f"bi-{kind.lower()}", "num_slstm_heads": 4} | sizes,
+            "variate_mixer": sizes, "dropout": 0.0, "eps": 1e-6,
+        }
+        for kind in set(BLOCKS)
+    }  # fmt: skip
+    patches = {"input_patch_size": PATCH, "output_patch_size": PATCH}
+    return package.TiRex2(
+        stack_config={"templates": templates, "recipe": BLOCKS}, num_blocks=len(BLOCKS),
+        embedding_dim=shape.H, quantiles=[n / 10 for n in range(1, 10)],
+        tokenizer_cfg=patches | {"input_patch_stride": PATCH}, scaler_cfg={}, h_expand=4.0,
+        context_len=PATCH * shape.T, future_len=PATCH, input_ff_dim=4 * shape.H,
+        act_func="torch.nn.SiLU", dropout=0.0, device="cpu", **patches,
+    )  # fmt: skip
+
+
+def tirex2_model(shape: Shape) -> tuple[Callable[[Tensor], Tensor], list[Tensor], Tensor]:
+    """Return a call of TiRex-2: B series of T patches -> quantiles; each series is alone."""
+    model = tirex2(shape)
+    alone = {
+        "group_vector": torch.arange(shape.B),
+        "target_mask": torch.ones(shape.B, dtype=torch.bool),
+    }
+    x = torch.randn(shape.B, PATCH * shape.T).cumsum(1)
+    y = model({"x": x} | alone)
+    named = dict(model.named_parameters())
+    # Of a series that is alone, without covariates, some weights see nothing.
+    reached = torch.autograd.grad(y.sum(), [*named.values()], allow_unused=True)
+    weights = [w for w, d in zip(named.values(), reached, strict=True) if d is not None]
+    return lambda x: model({"x": x} | alone), weights, x
+
+
+def tirex2_layer(shape: Shape) -> tuple[Callable[[Tensor], Tensor], list[Tensor], Tensor]:
+    """Return a call of the sLSTM layer of TiRex-2's first block: x [B, T, H] -> y [B, T, H]."""
+    package: Any = importlib.import_module("tirex2.model.component.flashrnn_slstm")
+    layer = next(m for m in tirex2(shape).modules() if isinstance(m, package.sLSTMFlashRNNLayer))
+    torch.nn.init.uniform_(layer.get_R(), -(shape.H**-0.5), shape.H**-0.5)
+    return layer, list(layer.parameters()), torch.randn(shape.B, shape.T, shape.H)
+
+
+class Adopted(NamedTuple):
+    """Another package's code: what must be installed, our module for it, and a call."""
+
+    package: str
+    ours: str  # in fused_lstm.integrations
+    make: Callable[[Shape], tuple[Callable[[Tensor], Tensor], list[Tensor], Tensor]]
+    shapes: tuple[Shape, ...] = ()  # where they are not the suite's
+
+
+SERIES = Shape(64, 1, PATCH, 512, 12), Shape(64, 16, PATCH, 512, 12), Shape(16, 64, PATCH, 512, 12)
 MAKE = {
-    "Keras LSTM": ("keras", partial(keras_layer, "LSTM")),
-    "Keras GRU": ("keras", partial(keras_layer, "GRU")),
-    "FlashRNN lstm": ("flashrnn", partial(flashrnn_function, "lstm")),
-    "FlashRNN slstm": ("flashrnn", partial(flashrnn_function, "slstm")),
+    "Keras LSTM": Adopted("keras", "keras", partial(keras_layer, "LSTM")),
+    "Keras GRU": Adopted("keras", "keras", partial(keras_layer, "GRU")),
+    "FlashRNN lstm": Adopted("flashrnn", "flashrnn", partial(flashrnn_function, "lstm")),
+    "FlashRNN slstm": Adopted("flashrnn", "flashrnn", partial(flashrnn_function, "slstm")),
+    "TiRex-2, an sLSTM layer": Adopted("tirex2", "flashrnn", tirex2_layer, SERIES),
+    "TiRex-2": Adopted("tirex2", "flashrnn", tirex2_model, SERIES),
 }
 
 
 class Problem:
     """A call of a package's, its weights, its input, and the gradient that comes back."""
 
-    def __init__(self, package: str, make: Callable, shape: Shape) -> None:
+    def __init__(self, adopted: Adopted, shape: Shape) -> None:
         torch.manual_seed(0)
-        self.package, self.shape = package, shape
-        self.call, self.weights, x = make(shape)
+        self.ours, self.shape = adopted.ours, shape
+        self.call, self.weights, x = adopted.make(shape)
         self.x = x.requires_grad_()
         with torch.no_grad():
             self.dy = torch.randn_like(self.call(x))
@@ -91,7 +157,7 @@ class Way(Runner):
         self.problem = problem
         self.under: Callable[[], Any] = nullcontext
         if how == OURS:
-            name = f"fused_lstm.integrations.{problem.package}"
+            name = f"fused_lstm.integrations.{problem.ours}"
             self.under = importlib.import_module(name).install
 
     def inference(self) -> Tensor:
@@ -109,21 +175,22 @@ class Way(Runner):
     def answer(self) -> dict[str, Tensor]:
         """Return h, of inference too, and gradients."""
         y, dx, *dweights = self.step()
-        named = {f"weight {n}.grad": d for n, d in enumerate(dweights)}
-        return {"inference": self.inference(), "y": y.detach(), "x.grad": dx} | named
+        flat = torch.cat([d.flatten() for d in dweights])
+        return {"inference": self.inference(), "y": y.detach(), "x.grad": dx, "weights.grad": flat}
 
 
 def tasks(suite: Any, options: Any) -> Iterator[Task]:
     """Yield each package's call at each shape."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
-    for name, (package, make) in MAKE.items():
+    for name, adopted in MAKE.items():
+        package = adopted.package
         missing = importlib.util.find_spec(package) is None
-        for case in suite.cases:
-            label = f"{name}, {case.name}"
+        for shape in adopted.shapes or [case.shape for case in suite.cases]:
+            label = f"{name}, T={shape.T}, B={shape.B}, H={shape.H}"
             if missing:
-                why = f"{package} is not installed; pip install {package}"
+                why = f"{package} is not installed; pip install {INSTALL.get(package, package)}"
                 yield Task(label, Nothing(), {}, {THEIRS: why, OURS: why})
                 continue
-            problem = Problem(package, make, case.shape)
+            problem = Problem(adopted, shape)
             build = {how: partial(Way, problem, how) for how in (THEIRS, OURS)}
             yield Task(label, problem, build)

@@ -83,6 +83,47 @@ def test_shapes(function, case):
         assert_close(value, expected[name], name)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_tirex_2_gives_what_it_gives(dtype):
+    """The model's outputs, and each gradient: of its input, and of each weight by name."""
+    pytest.importorskip("tirex2", reason="the package tirex-2 is not there")
+    pytest.importorskip("pandas", reason="bench needs pandas")
+    from bench import adopted
+    from bench.cases import Shape
+
+    torch.manual_seed(4)
+    model = adopted.tirex2(Shape(5, 3, adopted.PATCH, 32, 12)).to(dtype)
+    for name, weight in model.named_parameters():
+        if name.endswith("_recurrent_kernel_"):
+            torch.nn.init.normal_(weight, std=0.2)  # which the package begins with 0
+    x = torch.randn(3, 5 * adopted.PATCH, dtype=dtype).cumsum(1).requires_grad_()
+    # Two series of one group, of which the second is known in advance: its blocks run both ways.
+    batch = {
+        "x": x, "group_vector": torch.tensor([0, 0, 1]),
+        "target_mask": torch.tensor([True, False, True]),
+    }  # fmt: skip
+
+    def results() -> dict[str, torch.Tensor]:
+        y = model(batch)
+        named = {"x": x} | dict(model.named_parameters())
+        grads = torch.autograd.grad(y.sin().sum(), [*named.values()])
+        return {"y": y.detach()} | dict(zip(named, grads, strict=True))
+
+    expected, calls = results(), []
+    run = ours._run
+    with pytest.MonkeyPatch.context() as patched, ours.install():
+        patched.setattr(ours, "_run", lambda *a: calls.append(1) or run(*a))
+        got = results()
+    assert len(calls) == 12  # six sLSTM blocks, forwards and backwards in time
+    largest = max(value.abs().max() for name, value in expected.items() if name != "y")
+    tolerance = {torch.float64: 1e-10, torch.float32: 1e-4}[dtype]
+    for name, value in got.items():
+        # A gradient that is zero but for rounding is compared with the largest one's rounding.
+        right = expected[name]
+        allowed = tolerance * max(right.abs().max(), 1e-3 * largest)
+        assert (value - right).abs().max() <= allowed, name
+
+
 def test_a_recurrent_gradient_is_clipped():
     torch.manual_seed(4)
     tensors = leaves("slstm", torch.float64)
