@@ -2,10 +2,13 @@
 
 `fused_lstm.Streaming`, the module under it, nn.LSTM, and ONNX Runtime and OpenVINO where they are
 installed. Each must give what nn.LSTM gives on the sequence of its calls.
+
+`prepared_tasks` compares Streaming of weights packed once, in each dtype, with ONNX Runtime.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -32,6 +35,12 @@ class Stream(Problem):
         """Return y [CHECKED, B, H] of as many calls."""
         with torch.no_grad():
             return {"stream": self.reference(self.x.expand(CHECKED, -1, -1))[0]}
+
+
+class Bytes(Stream):
+    """A stream of whose products a peer rounds the factors to bytes."""
+
+    products = "int8"
 
 
 class Caller(Runner):
@@ -81,3 +90,35 @@ def tasks(suite: Any, options: Any) -> Iterator[Task]:
         build: dict[str, Any] = {n: partial(Caller, start, stream) for n, start in begin.items()}
         build |= {p.label: partial(Remote, p, stream) for p in PEERS if p.label not in whys}
         yield Task(case.name, stream, build, whys)
+
+
+INT8 = Contender("onnxruntime-int8", "onnxruntime-int8", peer=True)
+DTYPES = torch.float32, torch.bfloat16, torch.int8
+
+
+def prepared(module: fused_lstm.LSTM, dtype: torch.dtype, B: int) -> Step:
+    """Return a stream of B rows through a module's weights, packed in a dtype."""
+    return fused_lstm.Streaming(fused_lstm.prepare(copy.deepcopy(module), dtype), B)
+
+
+def prepared_tasks(suite: Any, options: Any) -> Iterator[Task]:
+    """Yield a stream of each case through packed weights, and through ONNX Runtime's."""
+    for case in suite.cases:
+        problem = vars(make_problem(case))
+        stream = Stream(**problem)
+        _, B, I, H, L = case.shape
+        ours = fused_lstm.LSTM(I, H, L).eval()
+        ours.load_state_dict(stream.reference.state_dict())
+        begin: dict[str, Callable[[], Step]] = {BASE: partial(stepper, stream.reference)}
+        begin |= {
+            f"prepared-{str(dtype).removeprefix('torch.')}": partial(prepared, ours, dtype, B)
+            for dtype in DTYPES
+        }
+        build: dict[str, Any] = {n: partial(Caller, start, stream) for n, start in begin.items()}
+        whys = {}
+        for peer, work, dtype in (PEERS[0], stream, "float32"), (INT8, Bytes(**problem), "int8"):
+            if why := why_not(peer, options.device, dtype):
+                whys[peer.label] = why
+            else:
+                build[peer.label] = partial(Remote, peer, work)
+        yield Task(case.name, stream, build, whys, rounded_to=torch.bfloat16)

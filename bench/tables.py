@@ -451,6 +451,24 @@ def tails(threads: int) -> str:
     return markdown(header, body)
 
 
+STREAMS = (BASE, "prepared-float32", "prepared-bfloat16", "prepared-int8", "onnxruntime",
+           "onnxruntime-int8")  # fmt: skip
+
+
+def streams() -> str:
+    """Return p50, p99 and the worst of one-step calls through weights packed once."""
+    frame, body = results("streaming-prepared.jsonl"), []
+    for case, threads in product(each(frame, "case"), (1, 2)):
+        by = by_contender(frame, case=case, threads=threads)
+        times = [
+            " / ".join(digits(1e3 * t) for t in (row.p50, row.p99, row.worst))
+            for row in map(by.__getitem__, STREAMS)
+        ]
+        body.append([case, str(threads), *times])
+    header = "nn.LSTM", "float32", "bfloat16", "int8", "ONNX Runtime", "ONNX Runtime, int8"
+    return markdown(("p50 / p99 / worst, ms", "threads", *header), body)
+
+
 def tails_before() -> str:
     """Return p50, p99 and the worst on OpenMP's threads, and on those of short calls."""
     frame, body = results("tail-before.jsonl"), []
@@ -922,6 +940,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "intel_tf32": partial(intel, "tf32", ("float32", "two terms")),
     "intel_prepared": partial(intel, "prepared"),
     "tails_before": tails_before,
+    "streams": streams,
     "tails": partial(tails, 2),
     "tails_one": partial(tails, 1),
     "compiled": compiled,
