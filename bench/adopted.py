@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .cases import Shape
+from .cases import Case, Shape
 from .core import Runner, Task
 from .models import Nothing
 
 THEIRS, OURS = "theirs", "ours"
 INSTALL = {"tirex2": "tirex-2"}  # what is imported -> the distribution, where they differ
-SHAPES = Shape(50, 16, 64, 64, 1), Shape(100, 32, 128, 128, 1), Shape(100, 4, 256, 256, 1)
 
 
 def keras_layer(kind: str, shape: Shape) -> tuple[Callable[[Tensor], Tensor], list[Tensor], Tensor]:
@@ -114,10 +113,16 @@ class Adopted(NamedTuple):
     package: str
     ours: str  # in fused_lstm.integrations
     make: Callable[[Shape], tuple[Callable[[Tensor], Tensor], list[Tensor], Tensor]]
-    shapes: tuple[Shape, ...] = ()  # where they are not the suite's
+    cases: tuple[Case, ...] = ()  # where they are not the suite's
 
 
-SERIES = Shape(64, 1, PATCH, 512, 12), Shape(64, 16, PATCH, 512, 12), Shape(16, 64, PATCH, 512, 12)
+def named(*shapes: Shape) -> tuple[Case, ...]:
+    """Return the case of each shape."""
+    return tuple(Case(f"T={s.T}, B={s.B}, H={s.H}", s) for s in shapes)
+
+
+SHAPES = Shape(50, 16, 64, 64, 1), Shape(100, 32, 128, 128, 1), Shape(100, 4, 256, 256, 1)
+SERIES = named(*(Shape(T, B, PATCH, 512, 12) for T, B in ((64, 1), (64, 16), (16, 64))))
 MAKE = {
     "Keras LSTM": Adopted("keras", "keras", partial(keras_layer, "LSTM")),
     "Keras GRU": Adopted("keras", "keras", partial(keras_layer, "GRU")),
@@ -185,12 +190,12 @@ def tasks(suite: Any, options: Any) -> Iterator[Task]:
     for name, adopted in MAKE.items():
         package = adopted.package
         missing = importlib.util.find_spec(package) is None
-        for shape in adopted.shapes or [case.shape for case in suite.cases]:
-            label = f"{name}, T={shape.T}, B={shape.B}, H={shape.H}"
+        for case in adopted.cases or suite.cases:
+            label = f"{name}, {case.name}"
             if missing:
                 why = f"{package} is not installed; pip install {INSTALL.get(package, package)}"
                 yield Task(label, Nothing(), {}, {THEIRS: why, OURS: why})
                 continue
-            problem = Problem(adopted, shape)
+            problem = Problem(adopted, case.shape)
             build = {how: partial(Way, problem, how) for how in (THEIRS, OURS)}
             yield Task(label, problem, build)

@@ -179,7 +179,7 @@ SUITES = {
          Case("T=35, B=20, H=650", Shape(35, 20, 650, 650, 1))],
         custom.tasks, ("inference", "step"), pace=Pace(1.0, least=3), device="cpu"),
     "adopted": Suite("Keras's layers and FlashRNN's function, their own code and ours under them",
-        [Case(f"T={s.T}, B={s.B}, H={s.H}", s) for s in adopted.SHAPES], adopted.tasks,
+        adopted.named(*adopted.SHAPES), adopted.tasks,
         ("inference", "step"), threads=(1,), pace=Pace(1.5, least=4), device="cpu"),
     "kernelbench": Suite("KernelBench's recurrent tasks, from a clone of it: forward, and both",
         tasks=kernelbench.tasks, modes=("inference", "step"), threads=(1,),

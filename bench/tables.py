@@ -657,6 +657,23 @@ def adopted() -> str:
     return markdown(("ms: theirs → ours", *names), body)
 
 
+def kernelbench() -> str:
+    """Return KernelBench's recurrent tasks: torch's layers, compiled, flushed, and ours."""
+    frame, body = results("kernelbench.jsonl"), []
+    for case, threads in product(each(frame, "case"), (1, 2)):
+        by = by_contender(frame, case=case, mode="inference", threads=threads)
+        row = [case.replace("_", " ", 1), str(threads)]
+        row += cells_of(by, f"ms {BASE}", "ms compile", "ms install", f"x {BASE} install")
+        by = by_contender(frame, case=case, mode="step", threads=threads)
+        row += cells_of(by, f"ms {BASE}", "ms flushed", "ms install", "x flushed install")
+        body.append(row)
+    header = (
+        "task", "threads", "forward, ms: torch", "torch.compile", "ours", "torch / ours",
+        "both, ms: torch", "torch, flushed", "ours", "flushed / ours",
+    )  # fmt: skip
+    return markdown(header, body)
+
+
 def custom_compiled() -> str:
     """Return torch.compile of the loop beside the fused layer, its first call too."""
     frame, body = results("custom.jsonl"), []
@@ -907,6 +924,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "custom": custom,
     "custom_compiled": custom_compiled,
     "adopted": adopted,
+    "kernelbench": kernelbench,
     "custom_source": custom_source,
     "custom_explained": custom_explained,
     "last_intel": last_intel,

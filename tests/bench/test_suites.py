@@ -250,7 +250,14 @@ def test_kernelbench_runs_a_clones_tasks_as_their_files_are(tmp_path):
         ("40_GRUHidden", contender, mode)
         for contender in ("cudnn", "install")
         for mode in ("inference", "step")
-    }
+    } | {("40_GRUHidden", "flushed", "step")}
+
+
+@needs_native
+def test_kernelbench_times_a_compiled_forward_where_asked(tmp_path):
+    (tmp_path / "40_GRUHidden.py").write_text(KERNELBENCH)
+    records = run(tmp_path, "kernelbench", str(tmp_path), "--engines=all")
+    assert {r.mode for r in records if r.contender == "compile" and r.seconds} == {"inference"}
 
 
 @pytest.mark.parametrize(
