@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -78,8 +78,7 @@ class Model:
         try:
             found = pytree.tree_leaves(self.model(*self.args, **self.kwargs))
         except Exception as error:
-            why = f"{type(error).__name__}: {first_line(error)}"
-            raise Refused(f"model: its forward failed: {why}") from error
+            raise Refused(f"model: its forward failed: {_why(error)}") from error
         tensors = [t for t in found if isinstance(t, Tensor) and t.is_floating_point()]
         if not tensors:
             raise Refused("build: got a model whose output has no tensor of numbers; expected one")
@@ -94,7 +93,10 @@ class Model:
         """Run forward and backward, of the sum of all outputs."""
         self.model.zero_grad(set_to_none=True)
         loss = torch.stack([t.float().sum() for t in self.outputs() if t.requires_grad]).sum()
-        loss.backward()
+        try:
+            loss.backward()
+        except Exception as error:
+            raise Refused(f"model: its backward failed: {_why(error)}") from error
 
     def answer(self) -> dict[str, Tensor]:
         """Return outputs and gradients in evaluation, where nothing is dropped, by name."""
@@ -107,7 +109,10 @@ class Model:
         if differentiable:
             generator = torch.Generator().manual_seed(0)
             weights = [torch.randn(t.shape, generator=generator).to(t) for t in differentiable]
-            torch.autograd.backward(differentiable, weights)
+            try:
+                torch.autograd.backward(differentiable, weights)
+            except Exception as error:
+                raise Refused(f"model: its backward failed: {_why(error)}") from error
         for name, parameter in self.model.named_parameters():
             if parameter.grad is not None:
                 named[name] = parameter.grad.clone()
@@ -128,18 +133,25 @@ def load(target: str) -> Model:
             module = importlib.import_module(place)
     except ImportError as error:
         raise Refused(f"target: got {target!r}, which cannot be imported: {error}") from None
+    except Refused:
+        raise
+    except Exception as error:  # whatever a module does while it is imported
+        raise Refused(f"target: got {target!r}, whose import failed: {_why(error)}") from error
     build = getattr(module, name, None)
     if not callable(build):
         raise Refused(f"target: got {target!r}; expected a function {name!r} in {place}")
     try:
         made = build()
     except Exception as error:
-        why = f"{type(error).__name__}: {first_line(error)}"
-        raise Refused(f"build: it failed: {why}") from error
+        raise Refused(f"build: it failed: {_why(error)}") from error
     if not isinstance(made, tuple) or len(made) != 2:
         got = type(made).__name__
         raise Refused(f"build: got {got}; expected a pair: the model and its inputs")
     return Model(*made)
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _of_file(path: Path) -> Any:
@@ -215,7 +227,11 @@ def report(model: Model, seconds: float) -> tuple[str, bool]:
     with install():
         layers = explain(model.model)
     if not layers:
-        raise Refused("model: got one without recurrent layers; expected one with an nn.LSTM, GRU")
+        got = type(model.model).__name__
+        raise Refused(
+            f"model: got {got}, which has no recurrent layers; expected one with an nn.LSTM, nn.GRU"
+            " or nn.RNN, or one of their cells"
+        )
     if all(what.startswith("torch's own") for what in layers.values()):
         raise Refused(
             "model: got one all of whose recurrent layers stay torch's own; expected one that runs"
@@ -235,7 +251,11 @@ def report(model: Model, seconds: float) -> tuple[str, bool]:
         runs.append(("training step", True, model.step))
     for name, training, run in runs:
         model.model.train(training)
-        of = times(run, seconds)
+        try:
+            of = times(run, seconds)
+        except Refused as error:  # such as a BatchNorm that trains on a single row
+            lines.append(f"{name:16}not timed: {error}")
+            continue
         each = f"{name:16}{1e3 * of.torch:10.3f}{1e3 * of.ours:13.3f}"
         lines.append(f"{each}  {of.ratio:.2f}x ({of.low:.2f} to {of.high:.2f})")
     model.model.train(was_training)
@@ -248,9 +268,17 @@ def _said(what: str, difference: Difference) -> str:
     return f"{what}: {verdict}; at most {part:.1e} of the norm, at {name} ({allowed:g} allowed)"
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what was wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2."""
+        self.exit(2, f"fused_lstm.compare: {message}\n")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Compare the model that the command line names; return 1 where that fails."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m fused_lstm.compare", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("target", help="module:function or file.py:function")
@@ -261,6 +289,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.threads < 1:
             parser.error(f"--threads: got {options.threads}; expected 1 or more")
         torch.set_num_threads(options.threads)
+    if not options.seconds > 0:
+        parser.error(f"--seconds: got {options.seconds:g}; expected more than 0")
     try:
         text, agree = report(load(options.target), options.seconds)
     except Refused as error:

@@ -58,6 +58,33 @@ def fails():
 def wrong():
     return nn.LSTM(3, 4), torch.randn(2, 5, 7)
 
+class OneRow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.norm = nn.LSTM(3, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return self.norm(self.lstm(x)[0][-1])
+
+def one_row():
+    return OneRow(), torch.randn(2, 1, 3)
+
+class Overwritten(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4)
+
+    def forward(self, x):
+        y = self.lstm(x)[0].exp()
+        y.mul_(2.0)
+        return y
+
+def overwritten():
+    return Overwritten(), torch.randn(2, 1, 3)
+
+def frozen():
+    return nn.LSTM(3, 4).requires_grad_(False), torch.randn(2, 1, 3)
+
 def no_tensor():
     class Model(nn.LSTM):
         def forward(self, x):
@@ -106,7 +133,7 @@ def test_a_difference_is_found(target, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "error"),
     {
-        "nothing": "model: got one without recurrent layers",
+        "nothing": "model: got Linear, which has no recurrent layers; expected one with an nn.LSTM",
         "alone": "build: got LSTM; expected a pair: the model and its inputs",
         "no_module": "build: got builtin_function_or_method as the model; expected a torch.nn",
         "fails": "build: it failed: KeyError: 'weights'",
@@ -126,12 +153,57 @@ def test_an_error_is_one_line(name, error, target, capsys):
     {
         "wrong": "model: its forward failed: RuntimeError: input.size(-1) must be equal to input",
         "no_tensor": "build: got a model whose output has no tensor of numbers",
+        "overwritten": "model: its backward failed: RuntimeError: one of the variables needed for",
     }.items(),
 )
 def test_an_error_of_the_model_is_one_line(name, error, target, capsys):
     code, _, err = run([target(name)], capsys)
     assert (code, err.count("\n")) == (1, 1)
     assert error in err
+
+
+@needs_native
+def test_a_model_that_cannot_train_on_its_input_is_compared_in_inference(target, capsys):
+    code, out, err = run([target("one_row")], capsys)
+    assert (code, err) == (0, "")
+    assert "training step   not timed: model: its forward failed: ValueError: Expected more" in out
+    assert "inference " in out
+    code, out, err = run([target("frozen")], capsys)
+    assert (code, err) == (0, "")
+    assert "training step" not in out
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    {
+        "def build(:": "whose import failed: SyntaxError: invalid syntax",
+        "1 / 0": "whose import failed: ZeroDivisionError: division by zero",
+        "import nowhere_at_all": "cannot be imported: No module named 'nowhere_at_all'",
+        "def build(x): ...": "build: it failed: TypeError: build() missing 1 required positional",
+    }.items(),
+)
+def test_a_module_that_fails_is_one_line(text, error, tmp_path, capsys):
+    (tmp_path / "failing.py").write_text(text)
+    code, out, err = run([f"{tmp_path / 'failing.py'}:build"], capsys)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert error in err
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ([], "the following arguments are required: target"),
+        (["a:b", "--seconds", "long"], "argument --seconds: invalid float value: 'long'"),
+        (["a:b", "--seconds", "-1"], "--seconds: got -1; expected more than 0"),
+        (["a:b", "--threads", "0"], "--threads: got 0; expected 1 or more"),
+        (["a:b", "--fast"], "unrecognized arguments: --fast"),
+    ],
+)
+def test_a_bad_command_line_is_one_line(words, error, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        compare.main(words)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"fused_lstm.compare: {error}\n"
 
 
 @pytest.mark.parametrize(
