@@ -25,6 +25,7 @@ from . import (
     slstm,
     streaming,
     training,
+    transducer,
 )
 from . import contenders as who
 from .cases import CASES, Case, Shape, grid
@@ -184,6 +185,9 @@ SUITES = {
     "kernelbench": Suite("KernelBench's recurrent tasks, from a clone of it: forward, and both",
         tasks=kernelbench.tasks, modes=("inference", "step"), threads=(1,),
         pace=Pace(5, least=4)),
+    "transducer": Suite("the greedy loop's share of a transcription by Parakeet, random weights",
+        tasks=transducer.tasks, modes=("inference",), threads=(1,), pace=Pace(10, least=3),
+        device="cpu"),
     "slstm": Suite("the sLSTM beside xLSTM's own PyTorch cell, eager and compiled, in heads",
         [Case(f"T={T}, B={B}, H={H}", Shape(T, B, H, H, 1))
          for T in (256, 2048) for B in (1, 16) for H in (512, 768)],

@@ -1,0 +1,152 @@
+"""The share of a transducer's greedy loop in a transcription: Parakeet in transformers, on a CPU.
+
+The models have transformers' code and sizes, and random weights: `0.6b` those of its settings'
+defaults, `110m` an encoder of 17 layers of 512 units. How often a transducer emits a token decides
+what its loop costs. Trained models emit some three tokens a second of English from frames of 80 ms,
+so which steps emit one is set beforehand: `EMITTED` of them, evenly. Which token it is, and how
+many frames a TDT model goes on, the model says.
+
+A transcription is timed whole, and in it the encoder, the prediction network (an embedding, the
+LSTM, a projection) and the joint network. What is left is the loop's own work, transformers'
+`generate`. "install" has this library's kernels under the LSTM.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fused_lstm
+
+from .contenders import BASE
+from .core import Runner, Task
+from .models import Nothing
+from .models.case import without_cuda
+
+OURS = "install"
+PARTS = "encoder", "prediction", "joint"
+EMITTED = {"RNNT": 0.2, "TDT": 0.6}  # of a loop's steps: a TDT model leaves out frames of silence
+MELS, FRAMES = 80, 100  # numbers of a frame of sound, and frames a second
+SIZES = {
+    "0.6b": {},
+    "110m": {"hidden_size": 512, "num_hidden_layers": 17, "intermediate_size": 2048},
+}
+CASES = [(size, kind, seconds) for size in SIZES for kind in ("RNNT", "TDT") for seconds in (5, 20)]
+
+
+def parakeet(size: str, kind: str) -> Any:
+    """Return a Parakeet of a size, RNNT or TDT, with random weights."""
+    without_cuda()
+    package: Any = importlib.import_module("transformers.models.parakeet")
+    settings = getattr(package, f"Parakeet{kind}Config")(encoder_config=SIZES[size])
+    model = getattr(package, f"ParakeetFor{kind}")(settings).eval()
+    model.generation_config.decoder_start_token_id = settings.blank_token_id
+    return model
+
+
+class Rate:
+    """A hook of a joint network that lets a part of the steps emit a token, evenly."""
+
+    def __init__(self, kind: str, blank: int) -> None:
+        self.share, self.blank, self.steps = EMITTED[kind], blank, 0
+
+    def __call__(self, module: nn.Module, inputs: Any, logits: Tensor) -> None:
+        """Make the blank the least of a step's logits, or the largest."""
+        before, self.steps = self.steps, self.steps + 1
+        emits = int(self.steps * self.share) > int(before * self.share)
+        logits[..., self.blank] = -torch.inf if emits else torch.inf
+
+
+class Sound:
+    """A model, a sound that it transcribes, and what torch's own LSTM answers."""
+
+    def __init__(self, size: str, kind: str, seconds: int) -> None:
+        torch.manual_seed(0)
+        self.model, self.seconds = parakeet(size, kind), seconds
+        self.sound = torch.randn(1, FRAMES * seconds, MELS)
+        self.rate = Rate(kind, self.model.config.blank_token_id)
+        self.model.joint.register_forward_hook(self.rate)
+
+    def expected(self) -> dict[str, Tensor]:
+        """Return the tokens, blanks among them."""
+        return Transcription(self, nullcontext).answer()
+
+    def facts(self, mode: str) -> dict[str, Any]:
+        """Return the seconds of sound."""
+        return {"sound": self.seconds}
+
+
+class Transcription(Runner):
+    """A sound's transcription, and the seconds of its parts."""
+
+    modes = ("inference",)
+
+    def __init__(self, sound: Sound, under: Callable[[], Any]) -> None:
+        self.sound, self.under = sound, under
+        self.parts: list[dict[str, float]] = []  # of each call
+
+    def inference(self) -> Tensor:
+        """Return the tokens."""
+        model, spent = self.sound.model, dict.fromkeys((*PARTS, "steps", "tokens"), 0.0)
+        modules = model.encoder, model.decoder, model.joint
+        self.sound.rate.steps = 0
+        with self.under(), warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            hooks = [h for p, m in zip(PARTS, modules, strict=True) for h in timed(m, p, spent)]
+            begin = time.perf_counter()
+            tokens = model.generate(input_features=self.sound.sound).sequences
+            spent["whole"] = time.perf_counter() - begin
+        for hook in hooks:
+            hook.remove()
+        spent["steps"] = tokens.shape[1] - 1
+        spent["tokens"] = int((tokens[0, 1:] != model.config.blank_token_id).sum())
+        self.parts.append(spent)
+        return tokens
+
+    def answer(self) -> dict[str, Tensor]:
+        """Return the tokens as numbers."""
+        return {"tokens": self.inference().float()}
+
+    def facts(self, mode: str, rounds: int) -> dict[str, Any]:
+        """Return the median of each part over the last rounds."""
+        last = self.parts[-rounds:]
+        return {name: statistics.median(call[name] for call in last) for name in last[0]}
+
+
+def timed(module: nn.Module, name: str, spent: dict[str, float]) -> list[Any]:
+    """Let a module add the seconds of its calls to `spent[name]`; return the hooks."""
+    begun = [0.0]
+
+    def begin(*_: Any) -> None:
+        begun[0] = time.perf_counter()
+
+    def end(*_: Any) -> None:
+        spent[name] += time.perf_counter() - begun[0]
+
+    return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+
+
+def tasks(suite: Any, options: Any) -> Iterator[Task]:
+    """Yield the transcription of each model and sound."""
+    for size, kind, seconds in CASES:
+        label = f"Parakeet {kind} {size}, {seconds} s"
+        if importlib.util.find_spec("transformers") is None:
+            whys = dict.fromkeys((BASE, OURS), "transformers is not installed; make models")
+            yield Task(label, Nothing(), {}, whys)
+            continue
+        sound = Sound(size, kind, seconds)
+        build = {
+            BASE: partial(Transcription, sound, nullcontext),
+            OURS: partial(Transcription, sound, fused_lstm.install),
+        }
+        yield Task(label, sound, build)
