@@ -71,6 +71,7 @@ peers: setup     ## install TensorFlow, JAX, ONNX Runtime, OpenVINO, for bench t
 
 # In an environment of their own, on top of this one, whose torch they have to take.
 MODELS := build/models
+ADOPTED := integrations flashrnn_install keras parakeet
 models: setup    ## packages that people run: install them, test them, time them with ours; OUT/models.jsonl
 	test -x $(MODELS)/bin/python || $(PYTHON) -m venv $(MODELS)
 	$(RUN) -c 'import site; print(site.getsitepackages()[0])' > $$($(MODELS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth
@@ -78,7 +79,7 @@ models: setup    ## packages that people run: install them, test them, time them
 	for extra in models models-no-deps; do $(RUN) -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra > $(MODELS)/$$extra.txt; done
 	$(MODELS)/bin/pip install --quiet --disable-pip-version-check -c $(MODELS)/versions.txt -r $(MODELS)/models.txt
 	$(MODELS)/bin/pip install --quiet --disable-pip-version-check --no-deps -r $(MODELS)/models-no-deps.txt
-	PYTHONPATH=kernels $(MODELS)/bin/python -m pytest tests/models tests/kernels/test_integrations.py $(ARGS)
+	PYTHONPATH=kernels $(MODELS)/bin/python -m pytest tests/models $(ADOPTED:%=tests/kernels/test_%.py) $(ARGS)
 	PYTHONPATH=kernels OUT=$(OUT) $(MODELS)/bin/python -m bench models
 
 # No setup: a machine with a GPU often has its own torch and Triton, and no network.

@@ -674,6 +674,29 @@ def kernelbench() -> str:
     return markdown(header, body)
 
 
+def transducer() -> str:
+    """Return the loop's share of a transcription, its parts, and the whole with our loop."""
+    frame, body = results("transducer.jsonl"), []
+    for case, threads in product(each(frame, "case"), (1, 2)):
+        by = by_contender(frame, case=case, threads=threads)
+        theirs, ours = by[BASE], by["install"]
+        loop = theirs.whole - theirs.encoder
+        row = [case, str(threads), f"{theirs.steps:.0f}, {theirs.tokens:.0f}", ms(theirs)]
+        row += [f"{loop / theirs.whole:.0%}"]
+        row += [f"{part / theirs.whole:.0%}" for part in (theirs.prediction, theirs.joint)]
+        row += [
+            f"{1e3 * (one.whole - one.encoder):,.0f}"
+            for one in (theirs, ours, by["greedy"], by["greedy-int8"])
+        ]
+        row += [f"{speedup(theirs, by[label])}" for label in ("greedy", "greedy-int8")]
+        body.append(row)
+    header = (
+        "model, sound", "threads", "steps, tokens", "whole, ms", "loop", "prediction", "joint",
+        "loop, ms: generate", "install", "Greedy", "Greedy, int8", "whole: Greedy", "int8",
+    )  # fmt: skip
+    return markdown(header, body)
+
+
 def custom_compiled() -> str:
     """Return torch.compile of the loop beside the fused layer, its first call too."""
     frame, body = results("custom.jsonl"), []
@@ -925,6 +948,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "custom_compiled": custom_compiled,
     "adopted": adopted,
     "kernelbench": kernelbench,
+    "transducer": transducer,
     "custom_source": custom_source,
     "custom_explained": custom_explained,
     "last_intel": last_intel,

@@ -3,12 +3,13 @@
 The models have transformers' code and sizes, and random weights: `0.6b` those of its settings'
 defaults, `110m` an encoder of 17 layers of 512 units. How often a transducer emits a token decides
 what its loop costs. Trained models emit some three tokens a second of English from frames of 80 ms,
-so which steps emit one is set beforehand: `EMITTED` of them, evenly. Which token it is, and how
-many frames a TDT model goes on, the model says.
+so which frames emit one is set beforehand, evenly; a frame emits one token at most, and a TDT model
+goes on by two frames. Which token it is, the model says.
 
 A transcription is timed whole, and in it the encoder, the prediction network (an embedding, the
 LSTM, a projection) and the joint network. What is left is the loop's own work, transformers'
-`generate`. "install" has this library's kernels under the LSTM.
+`generate`. "install" has this library's kernels under the LSTM; "greedy" and "greedy-int8" decode
+by fused_lstm.integrations.parakeet.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import importlib.util
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -33,9 +34,10 @@ from .core import Runner, Task
 from .models import Nothing
 from .models.case import without_cuda
 
-OURS = "install"
+OURS, GREEDY, GREEDY_INT8 = "install", "greedy", "greedy-int8"
 PARTS = "encoder", "prediction", "joint"
-EMITTED = {"RNNT": 0.2, "TDT": 0.6}  # of a loop's steps: a TDT model leaves out frames of silence
+EMITTED = {"RNNT": 0.24, "TDT": 0.6}  # of the frames: a TDT model leaves frames out
+FAR = 500.0  # between the blank's logit and any other
 MELS, FRAMES = 80, 100  # numbers of a frame of sound, and frames a second
 SIZES = {
     "0.6b": {},
@@ -54,17 +56,24 @@ def parakeet(size: str, kind: str) -> Any:
     return model
 
 
-class Rate:
-    """A hook of a joint network that lets a part of the steps emit a token, evenly."""
+@torch.no_grad()
+def emit(model: Any, share: float) -> None:
+    """Let a share of the frames emit a token, evenly: unit 0 of the joint network says which."""
 
-    def __init__(self, kind: str, blank: int) -> None:
-        self.share, self.blank, self.steps = EMITTED[kind], blank, 0
+    def mark(module: nn.Module, inputs: Any, frames: Tensor) -> None:
+        n = torch.arange(frames.shape[1])
+        frames[..., 0] = ((n + 1) * share).floor() > (n * share).floor()
 
-    def __call__(self, module: nn.Module, inputs: Any, logits: Tensor) -> None:
-        """Make the blank the least of a step's logits, or the largest."""
-        before, self.steps = self.steps, self.steps + 1
-        emits = int(self.steps * self.share) > int(before * self.share)
-        logits[..., self.blank] = -torch.inf if emits else torch.inf
+    model.encoder_projector.register_forward_hook(mark)
+    model.max_symbols_per_step = 1
+    blank, vocab = model.config.blank_token_id, model.config.vocab_size
+    projector, head = model.decoder.decoder_projector, model.joint.head
+    projector.weight[0], projector.bias[0] = 0.0, 0.0
+    head.weight[:, 0], head.weight[blank, 0] = 0.0, -2 * FAR
+    head.bias[blank] = FAR
+    # Where the model has durations, two frames; generate's token is the best of all logits.
+    head.weight[vocab:], head.bias[vocab:] = 0.0, -3 * FAR
+    head.bias[vocab + 2 : vocab + 3] += FAR
 
 
 class Sound:
@@ -74,12 +83,11 @@ class Sound:
         torch.manual_seed(0)
         self.model, self.seconds = parakeet(size, kind), seconds
         self.sound = torch.randn(1, FRAMES * seconds, MELS)
-        self.rate = Rate(kind, self.model.config.blank_token_id)
-        self.model.joint.register_forward_hook(self.rate)
+        emit(self.model, EMITTED[kind])
 
     def expected(self) -> dict[str, Tensor]:
         """Return the tokens, blanks among them."""
-        return Transcription(self, nullcontext).answer()
+        return Transcription(self).answer()
 
     def facts(self, mode: str) -> dict[str, Any]:
         """Return the seconds of sound."""
@@ -91,20 +99,23 @@ class Transcription(Runner):
 
     modes = ("inference",)
 
-    def __init__(self, sound: Sound, under: Callable[[], Any]) -> None:
+    def __init__(self, sound: Sound, under: Callable[[], Any] = nullcontext) -> None:
         self.sound, self.under = sound, under
         self.parts: list[dict[str, float]] = []  # of each call
 
+    def decode(self, **inputs: Tensor) -> Any:
+        """Return the tokens, by transformers' own loop."""
+        return self.sound.model.generate(**inputs)
+
     def inference(self) -> Tensor:
-        """Return the tokens."""
+        """Return the tokens, and keep the seconds of each part."""
         model, spent = self.sound.model, dict.fromkeys((*PARTS, "steps", "tokens"), 0.0)
         modules = model.encoder, model.decoder, model.joint
-        self.sound.rate.steps = 0
         with self.under(), warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             hooks = [h for p, m in zip(PARTS, modules, strict=True) for h in timed(m, p, spent)]
             begin = time.perf_counter()
-            tokens = model.generate(input_features=self.sound.sound).sequences
+            tokens = self.decode(input_features=self.sound.sound).sequences
             spent["whole"] = time.perf_counter() - begin
         for hook in hooks:
             hook.remove()
@@ -121,6 +132,19 @@ class Transcription(Runner):
         """Return the median of each part over the last rounds."""
         last = self.parts[-rounds:]
         return {name: statistics.median(call[name] for call in last) for name in last[0]}
+
+
+class Greedy(Transcription):
+    """A transcription by our loop, which does not call the modules of the other parts."""
+
+    def __init__(self, sound: Sound, dtype: torch.dtype) -> None:
+        super().__init__(sound)
+        ours: Any = importlib.import_module("fused_lstm.integrations.parakeet")
+        self.decode = ours.Greedy(sound.model, dtype)
+
+    def asks(self, right: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the tokens; those of int8 may be others, and are compared by a test."""
+        return right if self.decode.frames > 1 else {}
 
 
 def timed(module: nn.Module, name: str, spent: dict[str, float]) -> list[Any]:
@@ -146,7 +170,9 @@ def tasks(suite: Any, options: Any) -> Iterator[Task]:
             continue
         sound = Sound(size, kind, seconds)
         build = {
-            BASE: partial(Transcription, sound, nullcontext),
+            BASE: partial(Transcription, sound),
             OURS: partial(Transcription, sound, fused_lstm.install),
+            GREEDY: partial(Greedy, sound, torch.float32),
+            GREEDY_INT8: partial(Greedy, sound, torch.int8),
         }
         yield Task(label, sound, build)
