@@ -95,7 +95,9 @@ def tirex2_model(shape: Shape) -> tuple[Callable[[Tensor], Tensor], list[Tensor]
     named = dict(model.named_parameters())
     # Of a series that is alone, without covariates, some weights see nothing.
     reached = torch.autograd.grad(y.sum(), [*named.values()], allow_unused=True)
-    weights = [w for w, d in zip(named.values(), reached, strict=True) if d is not None]
+    weights: list[Tensor] = [
+        w for w, d in zip(named.values(), reached, strict=True) if d is not None
+    ]
     return lambda x: model({"x": x} | alone), weights, x
 
 

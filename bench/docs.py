@@ -11,13 +11,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import answer, report, tables
+from . import answer, package_tables, report, tables
 from .figures import to_svg
 from .models import table
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-BLOCKS = tables.TABLES | answer.BLOCKS | {
+BLOCKS = tables.TABLES | package_tables.TABLES | answer.BLOCKS | {
     "models": table.models, "expected": table.expected, "resets": table.resets,
 }  # fmt: skip
 REPORT = ("ladder", "post", "peers", "inference", "short", "grid", "busy", "streaming", "scaling")

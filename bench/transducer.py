@@ -140,11 +140,15 @@ class Greedy(Transcription):
     def __init__(self, sound: Sound, dtype: torch.dtype) -> None:
         super().__init__(sound)
         ours: Any = importlib.import_module("fused_lstm.integrations.parakeet")
-        self.decode = ours.Greedy(sound.model, dtype)
+        self.ours, self.equal = ours.Greedy(sound.model, dtype), dtype == torch.float32
+
+    def decode(self, **inputs: Tensor) -> Any:
+        """Return the tokens, by our loop."""
+        return self.ours(**inputs)
 
     def asks(self, right: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the tokens; those of int8 may be others, and are compared by a test."""
-        return right if self.decode.frames > 1 else {}
+        return right if self.equal else {}
 
 
 def timed(module: nn.Module, name: str, spent: dict[str, float]) -> list[Any]:
