@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,21 @@ def test_a_wheel_is_built_with_the_pytorch_that_is_there(tmp_path, has_torch):
     assert (f"{python} -m pip wheel" in ran.stdout) == has_torch
     assert ("-m venv" in ran.stdout) != has_torch
     assert "compiling the C++ engine" in ran.stdout  # said before the minutes
+
+
+def test_the_conda_recipe_has_the_packages_version_and_needs():
+    """examples/conda/recipe.yaml and pyproject.toml; conda calls torch pytorch."""
+    recipe = (ROOT / "examples" / "conda" / "recipe.yaml").read_text(encoding="utf-8")
+    assert f'version: "{fused_lstm.__version__}"' in recipe
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    run = re.search(r"^  run:\n(.*?)^tests:", recipe, re.DOTALL | re.MULTILINE)[1]
+    needs = {*re.findall(r"(?:- |then: )([a-z]+(?: >=[\d.]+)?)$", run, re.MULTILINE)}
+    wanted = {f"python {project['project']['requires-python']}"}
+    for text in project["project"]["dependencies"]:
+        name, version = re.match(r"([a-z]+)(>=[\d.]+)?", text).groups()
+        wanted.add(f"{'pytorch' if name == 'torch' else name} {version or ''}".strip())
+    assert needs == wanted
+    host = re.search(r"^  host:\n(.*?)^  run:", recipe, re.DOTALL | re.MULTILINE)[1]
+    for text in project["build-system"]["requires"]:
+        name, version = re.match(r"([a-z]+)(>=[\d.]+)?", text).groups()
+        assert f"- {'pytorch' if name == 'torch' else name} {version or ''}".strip() in host
