@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import ops, recurrence
 from ..engines import resolve
 from ..functional import autocast_dtype
-from ..pullback import is_transformed
+from ..pullback import is_differentiated, is_transformed
 from ..spec import Spec
 
 OPS = {"native": ops.NATIVE, "triton": ops.TRITON}
@@ -71,4 +71,8 @@ def with_bias(gates: Tensor, bias: Tensor) -> Tensor:
     if gates.is_contiguous() or is_transformed():  # vmap may not write to what has no batch
         return gates + bias
     dtype = torch.result_type(gates, bias)
+    if not is_differentiated(gates, bias):
+        return torch.add(
+            gates, bias, out=torch.empty(gates.shape, dtype=dtype, device=gates.device)
+        )
     return gates.to(dtype, copy=True, memory_format=torch.contiguous_format).add_(bias)
