@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 WHY_NOT = native.missing(CPU)
 needs_native = pytest.mark.skipif(WHY_NOT is not None, reason=f"native: {WHY_NOT}")
 RUNNABLE = [name for name, suite in SUITES.items() if suite.device != "cuda"]
-ELSEWHERE = ("ladder", "models", "kernelbench")  # test_ladder.py, tests/models and below
+# test_ladder.py, tests/models, test_parakeet.py and below
+ELSEWHERE = ("ladder", "models", "transducer", "kernelbench")
 
 
 KERNELBENCH = """

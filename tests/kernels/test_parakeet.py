@@ -115,3 +115,28 @@ def test_errors_are_one_line():
         parakeet.Greedy(model)
     with pytest.raises(ValueError, match=r"weights of torch.bfloat16 on cpu; expected torch.fl"):
         parakeet.Greedy(model.bfloat16())
+
+
+@pytest.mark.parametrize("kind", ["RNNT", "TDT"])
+def test_the_benchmark_emits_as_often_as_it_says(kind, monkeypatch):
+    """Its parts are in the whole, and every loop gives the same tokens."""
+    pytest.importorskip("pandas", reason="bench needs pandas")
+    from bench import transducer
+
+    monkeypatch.setitem(transducer.SIZES, "tiny", ENCODER | {"num_mel_bins": transducer.MELS})
+    sound = transducer.Sound("tiny", kind, 8)
+    loop = transducer.Transcription(sound)
+    others = loop, transducer.Greedy(sound, torch.float32), transducer.Greedy(sound, torch.int8)
+    expected = sound.expected()["tokens"]
+    frames = 8 * transducer.FRAMES // 8
+    for other in others:
+        tokens = other.inference()
+        facts = other.facts("inference", 1)
+        assert 0 < facts["encoder"] < facts["whole"]
+        steps = frames / (1 if kind == "RNNT" else 2)
+        assert facts["steps"] == pytest.approx(steps, abs=1)
+        assert facts["tokens"] == pytest.approx(transducer.EMITTED[kind] * steps, rel=0.15)
+        if not isinstance(other, transducer.Greedy) or other.equal:
+            assert tokens.float().tolist() == expected.tolist()
+    assert loop.parts[-1]["prediction"] > 0
+    assert loop.parts[-1]["joint"] > 0
