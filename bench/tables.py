@@ -724,18 +724,18 @@ def slstm() -> str:
 
 
 def compiled_heads() -> str:
-    """Return what the sLSTM's kernels of heads compile to; figures are forward / backward."""
+    """Return what a head of an sLSTM compiles to; figures are forward / backward."""
     frame = pd.DataFrame(tool("compiled-heads.json"))
     body = []
     for (arch, dtype, K), own in frame.groupby(["arch", "dtype", "K"], sort=False):
-        columns = ("registers", "spills", "instructions", "us", "us_l2")
+        columns = ("registers", "spills", "instructions", "us")
         figures = (" / ".join(f"{value:,}" for value in own[column]) for column in columns)
         words = {"tf32": "TF32", "bf16": "bf16"}[str(dtype)]
         published = FLASHRNN if (arch, dtype, K) == ("sm_90", "bf16", 768) else "-"
         programs = " / ".join(map(str, own["programs"].unique()))
         body.append([str(arch), words, str(K), programs, *figures, published])
     header = ("card", "dtype", "K", "programs", "registers", "spills", "instructions")
-    return markdown((*header, "us by instructions", "us by L2", "FlashRNN, us"), body)
+    return markdown((*header, "us", "FlashRNN, us"), body)
 
 
 # --- perplexities, from the summaries of lm.train ---

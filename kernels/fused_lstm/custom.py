@@ -19,8 +19,12 @@ from .spec import Spec
 
 
 def in_order(weight: Tensor, rows: list[int] | None, H: int) -> Tensor:
-    """Return a weight [G*H, ..] with its gates in another order."""
-    return weight if rows is None else weight.unflatten(0, (-1, H))[rows].flatten(0, 1)
+    """Return a weight [G*H, ..], or of heads [N, G*K, K], with its gates in another order."""
+    if rows is None:
+        return weight
+    if weight.dim() == 3:
+        return weight.unflatten(1, (-1, weight.shape[2]))[:, rows].flatten(1, 2)
+    return weight.unflatten(0, (-1, H))[rows].flatten(0, 1)
 
 
 class Recurrent(RecurrentBase):
@@ -40,6 +44,9 @@ class Recurrent(RecurrentBase):
             dtype: as of nn.LSTM.
         engine, fuse: as of fused_lstm.LSTM. With "auto", on a CPU without a C++ compiler, a step
             loop runs, and a warning says so once. "native" is an error there.
+        layer_norm: normalize W x and R h before they are gates, with gains gain_ih and gain_hh; not
+            on engine "native".
+        num_heads: as of fused_lstm.LSTM, for a cell without weights of a unit; not on "native".
         zoneout, recurrent_dropout: as of fused_lstm.LSTM, for a cell of one state. zoneout of a
             cell whose state is h alone is one number.
         recompute: as of fused_lstm.LSTM.
@@ -70,6 +77,8 @@ class Recurrent(RecurrentBase):
         *,
         engine: str = "auto",
         fuse: str | None = None,
+        layer_norm: bool = False,
+        num_heads: int = 1,
         zoneout: float | tuple[float, float] = 0.0,
         recurrent_dropout: float = 0.0,
         recompute: int | None = None,
@@ -79,8 +88,9 @@ class Recurrent(RecurrentBase):
                 f"cell: got {type(cell).__name__}; expected what fused_lstm.cell makes"
             )
         spec = Spec(
-            cell.name, zoneout=zoneout, recurrent_dropout=recurrent_dropout, layers=num_layers,
-            directions=1 + bool(bidirectional), bias=bias, dropout=dropout, recompute=recompute,
+            cell.name, layer_norm, zoneout=zoneout, recurrent_dropout=recurrent_dropout,
+            layers=num_layers, directions=1 + bool(bidirectional), bias=bias, dropout=dropout,
+            recompute=recompute, num_heads=num_heads,
         )  # fmt: skip
         check_engine(engine, fuse, spec)
         nn.RNNBase.__init__(
@@ -175,7 +185,8 @@ class Recurrent(RecurrentBase):
                 names.remove(name)
             if self.cell.inputs:  # which the engines have as gates
                 rows = (len(self.cell.gates.by_x) - len(self.cell.inputs)) * self.hidden_size
-                for name in [name for name in names if name.startswith(("weight_ih", "bias_ih"))]:
+                of_x = "weight_ih", "bias_ih", "gain_ih"
+                for name in [name for name in names if name.startswith(of_x)]:
                     kept = cast("Tensor", self._parameters[name]).detach()[:rows]
                     self.register_parameter(name, nn.Parameter(kept.clone()))
             for name in self.cell.weights:
@@ -190,6 +201,7 @@ class Recurrent(RecurrentBase):
         """Set the cell's weights to the initial values that it tells."""
         if "cell" not in vars(self):  # RNNBase.__init__ calls it too
             return
+        super().reset_cell()
         for name, value in self.cell.initial_weights.items():
             for names in self._all_weights:
                 suffix = names[0].removeprefix("weight_ih")
@@ -204,7 +216,8 @@ class Recurrent(RecurrentBase):
         gates, count = self.cell.gates, len(self.cell.weights)
         x_rows, h_rows = self.cell.rows  # of the gates that have rows, which inputs do not
         weights = super().weights()
-        if x_rows is None and h_rows is None and gates.by_h and count < 2:
+        in_order_already = x_rows is None and h_rows is None and gates.by_h
+        if in_order_already and count < 2 - self.spec.layer_norm:
             return weights
         per_lane, lanes, H = len(self._all_weights[0]), [], self.hidden_size
         for start in range(0, len(weights), per_lane):
@@ -215,10 +228,12 @@ class Recurrent(RecurrentBase):
             else:
                 of_x = lane[: per_lane - count]
                 of_h = [w.new_empty(0, *(H for _ in w.shape[1:])) for w in of_x]
+            found = []
             for pair in zip(of_x, of_h, strict=True):
-                lanes += [in_order(pair[0], x_rows, H), in_order(pair[1], h_rows, H)]
-            if own:
-                lanes.append(torch.cat(own))
+                found += [in_order(pair[0], x_rows, H), in_order(pair[1], h_rows, H)]
+            if own:  # before the gains
+                found.insert(len(found) - 2 * self.spec.layer_norm, torch.cat(own))
+            lanes += found
         return lanes
 
     # --- states ---

@@ -59,10 +59,8 @@ ENGINES = {
         ".cudnn", (),
         {"lstm": ("coupled",), "gru": (), "rnn_tanh": (), "rnn_relu": ()},
     ),
-    "triton": Engine(".triton", FUSED, dict(EVERY), STEP_BY_STEP),
-    "native": Engine(
-        ".native", FUSED, EVERY, STEP_BY_STEP
-    ),
+    "triton": Engine(".triton", FUSED, EVERY, STEP_BY_STEP),
+    "native": Engine(".native", FUSED, dict(EVERY), STEP_BY_STEP),
 }  # fmt: skip
 
 
@@ -70,22 +68,16 @@ ENGINES = {
 PREPARE: dict[str, Callable[[str, Spec], str | None]] = {}
 
 
-def add_cell(
-    name: str,
-    options: tuple[str, ...],
-    on_triton: bool,
-    prepare: Callable[[str, Spec], str | None],
-) -> None:
-    """Add a custom cell to the engines that run it.
+# Options of custom cells that native does not have.
+NOT_OF_NATIVE = "layer_norm", "num_heads"
 
-    Args:
-        options: its options; triton has none of them.
-        on_triton: whether triton runs it.
-        prepare: see PREPARE.
-    """
+
+def add_cell(
+    name: str, options: tuple[str, ...], prepare: Callable[[str, Spec], str | None]
+) -> None:
+    """Add a custom cell, with its options, to the engines that run it; prepare: see PREPARE."""
     EVERY[name], PREPARE[name] = options, prepare
-    if on_triton:
-        ENGINES["triton"].cells[name] = ()
+    ENGINES["native"].cells[name] = tuple(o for o in options if o not in NOT_OF_NATIVE)
 
 
 def why_no_cell(engine: str, spec: Spec) -> str | None:

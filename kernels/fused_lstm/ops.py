@@ -47,16 +47,16 @@ state dtype is float64 for float64 inputs, else float32.
 
     recurrence     a lane of N heads whose input product has been made, which is how heads and an
                    sLSTM run: x_part [T, B, G*H], or packed [n, G*H], W x with all biases except
-                   bias_m [H], a GRU's of m; h0 [B, H], c0 [B, S*H], where S states lie side by
-                   side: c, or c, n and m of an sLSTM, or h0 again; weight_hh [N, G*K, K], K units a
-                   head. cell: lstm, gru, gru_dreamer, rnn_tanh, rnn_relu, slstm or
-                   slstm_exponential. reverse: from the last step to the first. batch_sizes, keep
-                   as above, keep [T, B] or [n]. clip, the backward's: what comes through
-                   weight_hh is cut to [-clip, clip]; 0 cuts nothing.
+                   bias_m [H], a GRU's of m, or of a custom cell's parts by h that stay alone; h0
+                   [B, H], c0 [B, S*H], where S states lie side by side: c, or c, n and m of an
+                   sLSTM, or h0 again; weight_hh [N, G*K, K], K units a head. cell: lstm, gru,
+                   gru_dreamer, rnn_tanh, rnn_relu, slstm or slstm_exponential. reverse: from the
+                   last step to the first. batch_sizes, keep as above, keep [T, B] or [n]. clip, the
+                   backward's: what comes through weight_hh is cut to [-clip, clip]; 0 cuts nothing.
                    -> y [.., H], h_n [B, H], c_n [B, S*H] (no elements where the state is h alone)
-                   and, where `save` is true, of an LSTM, a GRU and an sLSTM what the backward
-                   needs: c [N, .., S*K] in the state dtype, and gates [N, .., gates * K], an
-                   sLSTM's in the state dtype too.
+                   and, where `save` is true, what the backward needs: c [N, .., S*K] in the state
+                   dtype, and gates [N, .., gates * K], an sLSTM's in the state dtype too. Of an RNN
+                   `triton` saves c, which is h before it is rounded, and `native` neither.
     recurrence_backward
                    dy, dh_n, dc_n (None where no gradient comes) -> dx_part, dh0, dc0, dweight_hh,
                    dbias_m (no elements without one).
@@ -209,18 +209,20 @@ def _fake_lstm(
 ):  # fmt: skip
     _check_devices(x=x, h0=h0, c0=c0, weights=weights)
     rows, width, lanes, H = x.shape[:-1], directions * h0.shape[2], len(h0), c0.shape[2]
+    raw = 0  # W x and R h, with layer norm, in planes of c's size
+    if "layer_norm" in cell:
+        raw = -(-(len(weights[0]) + len(weights[1])) // H)
     h, c, gates = [(0,)] * 3
     if save:
         h = lanes // directions - 1, *rows, width
-    columns = SAVED.get(cell + "@triton" * (engine == "triton"))
+    columns = SAVED.get(cell.removeprefix("layer_norm,") + "@triton" * (engine == "triton"))
     if save and columns == 0:  # its backward needs y alone
         pass
     elif save and columns is not None:
-        c, gates = (lanes, *rows, H), (lanes, *rows, columns * h0.shape[2])
+        c, gates = (lanes * (1 + raw), *rows, H), (lanes, *rows, columns * h0.shape[2])
     elif save and not (engine == "native" and "rnn" in cell):  # its backward needs y alone
         G = len(weights[0]) // H
-        c = lanes * (1 + 2 * G * ("layer_norm" in cell)), *rows, H
-        gates = lanes, *rows, (4 if "gru" in cell else G) * H
+        c, gates = (lanes * (1 + raw), *rows, H), (lanes, *rows, (4 if "gru" in cell else G) * H)
     return (
         x.new_empty(*rows, width),
         h0.new_empty(h0.shape),
@@ -243,21 +245,25 @@ def _fake_lstm_backward(
 
 # Gates a unit, activated.
 KEPT = {"lstm": 4, "gru": 4, "gru_dreamer": 4, "slstm": 5, "slstm_exponential": 5}
+SLSTMS = "slstm", "slstm_exponential"
 
 
-def _fake_recurrence(x_part, h0, c0, weight_hh, bias_m, cell, save, **_others):
+def _fake_recurrence(engine, x_part, h0, c0, weight_hh, bias_m, cell, save, **_others):
     _check_devices(x_part=x_part, h0=h0, c0=c0, weight_hh=weight_hh, bias_m=bias_m)
     N, _, K = weight_hh.shape
     rows, width, dtype = x_part.shape[:-1], c0.shape[1] // N, reference.state_dtype(x_part.dtype)
     c = gates = (0,)
-    if save and cell in KEPT:
-        c, gates = (N, *rows, width), (N, *rows, KEPT[cell] * K)
+    columns = SAVED.get(f"{cell}@triton", KEPT.get(cell, 0))
+    if save and (columns or engine == "triton"):
+        c = (N, *rows, width)
+    if save and columns:
+        gates = (N, *rows, columns * K)
     return (
         x_part.new_empty(*rows, h0.shape[1]),
         h0.new_empty(h0.shape),
-        c0.new_empty(0 if cell.startswith(("rnn", "gru")) else c0.shape),
+        c0.new_empty(c0.shape if recurrence.Cell(cell).spec.has_c else 0),
         x_part.new_empty(c, dtype=dtype),
-        x_part.new_empty(gates, dtype=dtype if "slstm" in cell else x_part.dtype),
+        x_part.new_empty(gates, dtype=dtype if cell in SLSTMS else x_part.dtype),
     )
 
 
@@ -265,8 +271,8 @@ def _fake_recurrence_backward(
     dy, dh_n, dc_n, h0, c0, weight_hh, bias_m, y, c, gates, cell, **_others
 ):
     _check_devices(y=y, h0=h0, c0=c0, weight_hh=weight_hh, bias_m=bias_m, dy=dy)
-    N, columns, _ = weight_hh.shape
-    dx_part = y.new_empty(*y.shape[:-1], N * columns)
+    N, _, K = weight_hh.shape
+    dx_part = y.new_empty(*y.shape[:-1], recurrence.Cell(cell).spec.gates * N * K)
     dbias_m = y.new_empty(0 if bias_m is None else bias_m.shape)
     return dx_part, *(t.new_empty(t.shape) for t in (h0, c0, weight_hh)), dbias_m
 
@@ -391,7 +397,9 @@ def _define(engine: str, defined: bool):
             registry.define(name + operator.schema)
         # A device's kernel takes precedence over this one.
         registry.impl(name, _first_use(engine, name), "CompositeExplicitAutograd")
-        fake = partial(_fake_lstm, engine) if name == "lstm" else operator.fake
+        fake = operator.fake
+        if name in ("lstm", "recurrence"):  # what they save is the engine's
+            fake = partial(fake, engine)
         torch.library.register_fake(f"{namespace}::{name}", fake, lib=registry)
         # Not torch.library.register_autograd, which torch.func cannot transform.
         if operator.differentiable is None or operator.plain is None:

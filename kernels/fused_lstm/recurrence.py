@@ -24,7 +24,7 @@ from . import reference, stack
 from .engines import in_a_graph
 from .pullback import is_differentiated, is_transformed, kernel, pulled_back
 from .reference import Layer, by_layer
-from .spec import Spec
+from .spec import CELLS, Spec
 from .varlen import Rows
 
 
@@ -98,11 +98,16 @@ def run(
 
 
 def biases(layer: Layer, spec: Spec) -> tuple[Tensor | None, Tensor | None]:
-    """Return the biases of x's part of the gates [G*H], and the bias of a GRU's m [H] or None."""
-    if spec.cell != "gru" or layer.b_ih is None or layer.b_hh is None:
+    """Return the biases of x's part of the gates [G*H], and those of h's parts that stay alone.
+
+    The latter is a GRU's [H] of m, and None where a cell has no such parts.
+    """
+    kind = CELLS[spec.cell]
+    if (not kind.apart and kind.of_h == kind.gates) or layer.b_ih is None or layer.b_hh is None:
         return layer.bias(), None
-    of_r, of_z, of_m = layer.b_hh.chunk(3)
-    return layer.b_ih + torch.cat([of_r, of_z, torch.zeros_like(of_m)]), of_m
+    H = len(layer.b_ih) // kind.gates
+    summed, alone = layer.b_hh.split([kind.sums * H, kind.apart * H])
+    return layer.b_ih + F.pad(summed, (0, (kind.gates - kind.sums) * H)), alone
 
 
 def by_state(c: Tensor, S: int) -> Tensor:
@@ -132,7 +137,7 @@ def recur(
         x_part: [T, B, G*H], or packed [n, G*H]: W x with all biases except bias_m.
         h0, c0: [B, H] and [B, S*H]; h0 twice for a cell without c.
         w_hh: [N, G*K, K].
-        bias_m: [H], the bias of a GRU's m, or None.
+        bias_m: [H], the bias of a GRU's m, or of all parts by h that stay alone; or None.
         batch_sizes: as in fused_lstm.varlen.
         keep: not_reset of fused_lstm.varlen, for the lane's direction.
         states: whether to return c after every step.
@@ -182,8 +187,8 @@ def plain(cell, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m):
     N, _, K = w_hh.shape
     b_ih = b_hh = None
     if bias_m is not None:
-        zeros = torch.zeros_like(bias_m)
-        b_ih, b_hh = torch.cat([zeros] * 3), torch.cat([zeros, zeros, bias_m])
+        kind, H = CELLS[spec.cell], N * K
+        b_ih, b_hh = bias_m.new_zeros(kind.gates * H), F.pad(bias_m, (kind.sums * H, 0))
     mask = None if keep is None else keep.expand(2, *keep.shape)
     rows = Rows(x_part, len(h0), batch_sizes, mask)
     order = rows.order(int(cell.reverse))

@@ -86,7 +86,7 @@ class Spec:
         cell: "lstm", "gru", "rnn_tanh" or "rnn_relu": a cell of torch.nn, with its weights;
             "slstm": exponential gates, four states and one bias (Beck et al. 2024); or
             "gru_dreamer": DreamerV3's GRU, with one bias (Hafner et al. 2023).
-        layer_norm: normalize W x, R h and an LSTM's c, with gains (Ba, Kiros and Hinton 2016).
+        layer_norm: normalize W x, R h and nn.LSTM's c, with gains (Ba, Kiros and Hinton 2016).
         peephole: the gates depend on the cell state (Gers and Schmidhuber 2000).
         coupled: the forget gate is 1 minus the input gate (Greff et al. 2017). Not with layer_norm.
         zoneout: probability that a unit keeps its h, and its c, of the step before; a pair, or one
@@ -234,8 +234,8 @@ class Spec:
         for option in options:
             if self.num_heads > 1 and option in LSTM_OPTIONS:
                 raise ValueError(
-                    f"num_heads: got {self.num_heads} with {option}; expected 1: heads go with"
-                    " torch.nn's cells and the sLSTM alone"
+                    f"num_heads: got {self.num_heads} with {option}; expected 1: heads do not go"
+                    " with it"
                 )
 
     def cell_options(self) -> dict[str, Any]:
@@ -251,7 +251,7 @@ class Spec:
         G, N, of_h = self.gates, self.num_heads, CELLS[self.cell].of_h - self.coupled
         of: dict[str, tuple[tuple[int, str], ...]] = {
             "weight_ih": ((G, "H"), (1, "I")),
-            "weight_hh": ((of_h, "H"), (1, "P")) if N == 1 else ((N, "1"), (G, "K"), (1, "K")),
+            "weight_hh": ((of_h, "H"), (1, "P")) if N == 1 else ((N, "1"), (of_h, "K"), (1, "K")),
         }
         if self.bias and not CELLS[self.cell].in_layers:
             of["bias"] = ((G, "H"),)
@@ -264,8 +264,8 @@ class Spec:
         if CELLS[self.cell].weights:
             of["weight_ch"] = ((CELLS[self.cell].weights, "H"),)
         if self.layer_norm:
-            of["gain_ih"] = of["gain_hh"] = ((G, "H"),)
-            if self.has_c:
+            of["gain_ih"], of["gain_hh"] = ((G, "H"),), ((of_h, "H"),)
+            if self.cell == "lstm":
                 of["gain_c"] = ((1, "H"),)
                 if self.bias:
                     of["bias_c"] = ((1, "H"),)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import fused_lstm
 from bench import zoo
-from fused_lstm import custom, native
+from fused_lstm import custom, heads, native
 from fused_lstm.cells import compile as compiling
 from fused_lstm.cells import definition, generate
 from fused_lstm.spec import CELLS
@@ -39,11 +39,15 @@ def parts_of(module: fused_lstm.Recurrent, x: Tensor, part: str) -> dict[str, Te
     names = [name for name in gates.names if name not in other and name not in module.cell.inputs]
     if not names:
         return {}
-    weight, bias = (
+    weight, bias, gain = (
         getattr(module, f"{kind}_{'ih' if part == 'x' else 'hh'}_l0", None)
-        for kind in ("weight", "bias")
+        for kind in ("weight", "bias", "gain")
     )
-    return dict(zip(names, F.linear(x, weight, bias).split(module.hidden_size, -1), strict=True))
+    product = F.linear(x, heads.dense(weight) if weight.dim() == 3 else weight)
+    if gain is not None:
+        product = F.layer_norm(product, product.shape[-1:], gain)
+    product = product if bias is None else product + bias
+    return dict(zip(names, product.split(module.hidden_size, -1), strict=True))
 
 
 def loop(
@@ -127,38 +131,43 @@ def test_values_and_gradients(name, engine, shape):
     assert_same(ours, results(lambda: loop(module, x, states, **more), inputs))
 
 
+@pytest.mark.parametrize("engine", ["loop", "triton"])
+@pytest.mark.parametrize("option", ["layer_norm", "num_heads"])
 @pytest.mark.parametrize("name", zoo.ALL)
-def test_triton(name):
-    """Triton's kernels in its interpreter beside `loop`, or an error where the module is made."""
+def test_norms_and_heads(name, option, engine):
+    """Layer normalization of both products, and heads, or an error where the module is made."""
     torch.manual_seed(0)
-    cell, dtype = zoo.ALL[name], torch.float64
-    gates = cell.gates
-    in_tiles = not gates.x_only and not gates.h_only and len(gates.names) <= 4
-    if len(cell.states) > 1 or cell.weights or not in_tiles:
-        with pytest.raises(ValueError, match="with engine='triton', which does not have it"):
-            fused_lstm.Recurrent(cell, 6, 37, engine="triton")
+    cell, options = zoo.ALL[name], {option: True if option == "layer_norm" else 3}
+    if not cell.gates.by_h or (cell.inputs if option == "layer_norm" else cell.weights):
+        with pytest.raises(ValueError, match=f"{option}: got .*; expected"):
+            fused_lstm.Recurrent(cell, 5, 18, engine=engine, **options)
         return
-    module = fused_lstm.Recurrent(cell, 6, 37, 2, bidirectional=True, engine="triton", dtype=dtype)
-    plain = fused_lstm.Recurrent(cell, 6, 37, 2, bidirectional=True, engine="loop", dtype=dtype)
-    plain.load_state_dict(module.state_dict())
-    x = torch.randn(4, 3, 6, dtype=dtype, requires_grad=True)
-    rows = {"lengths": torch.tensor([4, 2, 3]), "resets": torch.rand(4, 3) < 0.2}
-    found = [results(lambda m=m: m(x, **rows), [x, *m.parameters()]) for m in (module, plain)]
-    assert_same(*found)
+    with pytest.raises(ValueError, match=f"{option}: got .* with engine='native'"):
+        fused_lstm.Recurrent(cell, 5, 18, engine="native", **options)
+    module = fused_lstm.Recurrent(cell, 5, 18, engine=engine, dtype=torch.float64, **options)
+    x, more = (
+        torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True),
+        inputs_of(cell, 3, 4, 18),
+    )
+    for parameter in module.parameters():
+        torch.nn.init.uniform_(parameter, -0.5, 1.0)
+    inputs = [x, *module.parameters(), *more.values()]
+    ours = results(lambda: module(x, **more), inputs)
+    assert_same(ours, results(lambda: loop(module, x, **more), inputs))
 
 
-@needs_native
+@pytest.mark.parametrize("engine", ENGINES[1:] + ["triton"])
 @pytest.mark.parametrize("name", zoo.ALL)
-def test_everything_of_a_layer(name):
+def test_everything_of_a_layer(name, engine):
     """Two layers and directions, dropout, lengths, resets, zoneout: beside engine `loop`."""
     torch.manual_seed(0)
     cell = zoo.ALL[name]
     options = {"bidirectional": True, "dropout": 0.25, "dtype": torch.float64}
-    if CELLS[cell.name].options:
+    if "zoneout" in CELLS[cell.name].options:
         options |= {"zoneout": (0.2, 0.3), "recurrent_dropout": 0.1}
     layers, more = (1, inputs_of(cell, 7, 5, 37)) if cell.inputs else (2, {})
     ours, plain = (
-        fused_lstm.Recurrent(cell, 6, 37, layers, engine=e, **options) for e in ("native", "loop")
+        fused_lstm.Recurrent(cell, 6, 37, layers, engine=e, **options) for e in (engine, "loop")
     )
     plain.load_state_dict(ours.state_dict())
     x = torch.randn(7, 5, 6, dtype=torch.float64, requires_grad=True)
@@ -469,7 +478,7 @@ def test_errors_of_a_layer():
     with pytest.raises(ValueError, match=r"constants: got 'scale'; expected dt"):
         zoo.liquid.with_(scale=1.0)
     with pytest.raises(ValueError, match="cell: got 'slstm_"):
-        fused_lstm.Recurrent(zoo.slstm, 3, 4, engine="triton")
+        fused_lstm.Recurrent(zoo.slstm, 3, 4, engine="cudnn")
 
 
 # --- the compiler and its cache ---

@@ -17,7 +17,7 @@ from fused_lstm import native
 from test_custom import assert_same, loop, results
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.skipif(
+needs_native = pytest.mark.skipif(
     native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
 )
 EXAMPLES, SEED = int(os.environ.get("EXAMPLES", "16")), int(os.environ.get("SEED", "0"))
@@ -81,12 +81,13 @@ def drawn(seed: int) -> tuple[fused_lstm.Cell, str]:
     return cell, text
 
 
+@pytest.mark.parametrize("engine", [pytest.param("native", marks=needs_native), "triton"])
 @pytest.mark.parametrize("seed", range(SEED, SEED + EXAMPLES))
-def test_drawn(seed):
+def test_drawn(seed, engine):
     cell, text = drawn(seed)
     draw = random.Random(seed)
     T, B, H = draw.randint(1, 9), draw.randint(1, 20), draw.randint(1, 70)
-    module = fused_lstm.Recurrent(cell, 3, H, engine="native", dtype=torch.float64)
+    module = fused_lstm.Recurrent(cell, 3, H, engine=engine, dtype=torch.float64)
     x = torch.randn(T, B, 3, dtype=torch.float64, requires_grad=True)
     inputs, of_steps = [x, *module.parameters()], {}
     if cell.inputs:

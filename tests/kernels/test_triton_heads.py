@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from fused_lstm.integrations.dreamer import BlockGRU
-from fused_lstm.triton import heads_plan, interpreter
+from fused_lstm.triton import interpreter
+from fused_lstm.triton.choice import choose
 from fused_lstm.triton.devices import AMD, DEVICES
+from fused_lstm.triton.plan import Plan
 from heads import MAKE, results, state_of
+from plans import PATHS, PATHS_BACKWARD, make_plan
 from tolerance import assert_close
 
 pytestmark = pytest.mark.skipif(
@@ -58,24 +59,28 @@ def test_many_blocks_of_units_and_of_rows_and_a_clip():
         assert_close(got[name], value, name)
 
 
-def in_parts(fit: int) -> heads_plan.HeadsPlan:
-    """Return a plan of `fit` programs that are launched for each step."""
-    made = heads_plan.in_parts("forward", 40, 4, 2, fit, DEVICES["H100"].smem)
-    return replace(made, persistent=False)
-
-
 # Of a head of 40 units; a launch a step, since no program can wait in the interpreter.
 SHARED = {
-    "weights on chip": in_parts(3),
-    "two blocks a program": in_parts(2),
-    "by blocks": heads_plan.HeadsPlan(2, 32, persistent=False),
+    "weights on chip": PATHS["resident"],
+    "streamed": PATHS["many programs and chunks"],
+    "sums in parts": PATHS["sums in 8 parts"],
+    "groups of rows": PATHS["groups of rows"],
+    "a gate each": PATHS_BACKWARD["resident parts"],
 }
 
 
 def share(monkeypatch, shared: str) -> None:
     from fused_lstm.triton import heads
 
-    monkeypatch.setattr(heads, "plan_of", lambda *_: SHARED[shared])
+    def planned(direction: str, weight_hh: torch.Tensor, B: int, tf32: bool) -> Plan:
+        N, columns, K = weight_hh.shape
+        path = SHARED[shared]
+        if direction == "forward" and "split" in path:
+            path = {}
+        gates = columns // K
+        return make_plan("heads", direction, K, B, N, weight_hh.dtype, path, gates=gates)
+
+    monkeypatch.setattr(heads, "plan_of", planned)
 
 
 @pytest.mark.parametrize(
@@ -83,12 +88,12 @@ def share(monkeypatch, shared: str) -> None:
     [
         ("slstm", torch.float64, "weights on chip"),
         ("rnn_tanh", torch.float64, "weights on chip"),
-        ("gru", torch.bfloat16, "two blocks a program"),
-        pytest.param("gru", torch.float64, "weights on chip", marks=pytest.mark.slow),
-        pytest.param("lstm", torch.float64, "weights on chip", marks=pytest.mark.slow),
-        pytest.param("rnn_relu", torch.float64, "two blocks a program", marks=pytest.mark.slow),
-        pytest.param("slstm", torch.float64, "two blocks a program", marks=pytest.mark.slow),
-        pytest.param("slstm_exponential", torch.float64, "by blocks", marks=pytest.mark.slow),
+        ("gru", torch.bfloat16, "streamed"),
+        ("slstm", torch.float64, "a gate each"),
+        ("gru", torch.float64, "sums in parts"),
+        pytest.param("lstm", torch.float64, "sums in parts", marks=pytest.mark.slow),
+        pytest.param("rnn_relu", torch.float64, "streamed", marks=pytest.mark.slow),
+        pytest.param("slstm_exponential", torch.float64, "groups of rows", marks=pytest.mark.slow),
     ],
 )
 def test_programs_that_share_a_head(cell, dtype, shared, monkeypatch):
@@ -122,43 +127,44 @@ def test_programs_that_share_a_head_of_dreamers(monkeypatch):
 
 
 def test_the_plan_of_heads():
-    """Programs of all heads and tiles of batch fit on the GPU at once; a small head has one."""
+    """Programs of a launch's heads run on the GPU at once; a small head has one to itself."""
     for device in (*DEVICES.values(), *AMD.values()):
         for units in (1, 16, 33, 64, 100, 256, 768, 3000):
-            for heads, batch in ((1, 0), (1, 1), (1, 16), (4, 16), (8, 40), (4, 600)):
+            for heads, batch in ((1, 1), (1, 16), (4, 16), (8, 40), (4, 600)):
                 for dtype in ("bf16", "fp32", "fp64"):
-                    shape = {"heads": heads, "units": units, "batch": batch, "dtype": dtype}
-                    one = heads_plan.plan("backward", **shape, gates=4, device=device)
-                    tiles = heads * -(-batch // heads_plan.BLOCK_B)  # none without rows
-                    blocks = -(-units // one.block)
-                    assert one.parts <= blocks, shape
-                    assert one.meets == (one.parts > 1), shape
-                    assert one.parts == 1 or tiles * one.parts <= device.sms, shape
-                    assert one.k_parts * one.part_k * one.chunks >= units or one.k_parts == 1
-                    assert not one.resident or one.parts == blocks, "of one block a program"
-                    assert not one.amd or one.k_parts == 1
-    h100 = {"batch": 16, "gates": 4, "device": DEVICES["H100"]}
-    parts = {
-        (heads, units): heads_plan.plan(
-            "forward", heads=heads, units=units, dtype="bf16", **h100
-        ).parts
-        for heads, units in ((12, 32), (12, 64), (1, 768), (8, 256), (8, 768), (100, 768))
+                    shape = {"hidden": units, "batch": batch, "dtype": dtype, "device": device}
+                    one = choose("backward", layers=1, heads=heads, **shape)
+                    assert one.kind == "heads"
+                    assert heads % one.layers == 0, shape
+                    assert one.padded_batch >= batch
+                    assert not one.persistent or one.alone or one.programs <= device.sms, shape
+    h100 = {"batch": 16, "dtype": "bf16", "device": DEVICES["H100"], "layers": 1}
+    found = {
+        (heads, units): choose("forward", hidden=units, heads=heads, **h100)
+        for heads, units in ((12, 32), (1, 768), (8, 256), (8, 768), (100, 768))
     }
-    assert parts == {
-        (12, 32): 1, (12, 64): 4, (1, 768): 48, (8, 256): 16, (8, 768): 16, (100, 768): 1,
+    # A launch's heads, and the programs of each.
+    assert {key: (one.layers, one.blocks // one.layers) for key, one in found.items()} == {
+        (12, 32): (12, 1), (1, 768): (1, 48), (8, 256): (8, 16), (8, 768): (8, 12),
+        (100, 768): (10, 12),
     }  # fmt: skip
-    # The backward at 768 units has 192 KiB of weights and vectors.
-    shape = {"heads": 1, "units": 768, "batch": 16, "gates": 4, "dtype": "bf16"}
-    cards = [
-        name
-        for name in ("H100", "A100", "L4")
-        if heads_plan.plan("backward", **shape, device=DEVICES[name]).resident
-    ]
-    assert cards == ["H100"]
 
 
-def test_one_launch_or_one_a_step():
-    one = heads_plan.HeadsPlan(3, 16)
-    assert one.launches(2) == [(0, 2)]
-    assert replace(one, persistent=False).launches(2) == [(0, 1), (1, 2)]
-    assert not replace(one, persistent=False).meets
+def test_heads_that_do_not_run_at_once_take_several_launches(monkeypatch):
+    """Two launches of two heads each, on both ways."""
+    from fused_lstm.triton import heads
+
+    def planned(direction: str, weight_hh: torch.Tensor, B: int, tf32: bool) -> Plan:
+        columns, K = weight_hh.shape[1:]
+        return make_plan(
+            "heads", direction, K, B, 2, weight_hh.dtype, {}, gates=columns // K
+        )  # fmt: skip
+
+    torch.manual_seed(5)
+    module = MAKE["slstm"](2, 20, num_heads=4, engine="triton", dtype=torch.float64)
+    x, state = torch.randn(3, 3, 2, dtype=torch.float64), state_of(module, 3)
+    monkeypatch.setattr(heads, "plan_of", planned)
+    got = results(module, x, state, **ROWS)
+    module.engine = "loop"
+    for name, value in results(module, x, state, **ROWS).items():
+        assert_close(got[name], value, name)

@@ -52,4 +52,4 @@ def test_the_forward_is_a_page():
     text = page.plain_forward()
     assert "PLAN.CHAIN" not in text
     assert len(text.splitlines()) < 60
-    assert text.index("tile.product(") < text.index("CELL.forward(") < text.index("hand_out(")
+    assert text.index("tile.product(") < text.index("CELL.step(") < text.index("hand_out(")

@@ -14,7 +14,6 @@ from fused_lstm.triton import forward as fwd
 from fused_lstm.triton import interpreter, launch
 from fused_lstm.triton.cells import Cell
 from fused_lstm.triton.cells.activation import sigmoid
-from fused_lstm.triton.cells.lstm import combine
 from fused_lstm.triton.helper import helper
 from plans import ALONE, PATHS, PATHS_BACKWARD, make_plan
 from tolerance import assert_close
@@ -150,42 +149,23 @@ def test_two_runs_give_the_same_bits():
 
 
 @helper
-def leaky_forward(gates, c, options, HAS: tl.constexpr):
-    i, f, g, o = gates
+def leaky_step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr):
+    i, f, g, o = by_x[0] + by_h[0], by_x[1] + by_h[1], by_x[2] + by_h[2], by_x[3] + by_h[3]
     f, o = sigmoid(f), sigmoid(o)
-    c_next = f * c + (1.0 - f) * g
-    return (i, f, g, o), c_next, c_next
+    c_next = f * states[0] + (1.0 - f) * g
+    return o * c_next, (c_next,), (i, f, g, o)
 
 
 @helper
-def leaky_made(gates, c, c_next, options, HAS: tl.constexpr):
-    return c_next
+def leaky_backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr):
+    i, f, g, o = saved
+    dc = dafter[0] + dh * o
+    df = dc * (states[0] - g) * f * (1.0 - f)
+    dgates = i * 0.0, df, dc * (1.0 - f), dh * after[0] * o * (1.0 - o)
+    return dgates, dgates, (dc * f,), ()
 
 
-@helper
-def leaky_output(gates, seen):
-    return gates[3] * seen
-
-
-@helper
-def leaky_output_backward(gates, seen, dh):
-    o = gates[3]
-    return dh * seen * o * (1.0 - o), dh * o
-
-
-@helper
-def leaky_backward(gates, c, dc_next, do, dmade, options, HAS: tl.constexpr):
-    i, f, g, _ = gates
-    dc_next += dmade
-    df = dc_next * (c - g) * f * (1.0 - f)
-    dgates = i * 0.0, df, dc_next * (1.0 - f), do
-    return dgates, dgates, dc_next * f
-
-
-LEAKY = Cell(
-    "leaky", 4, 4, False, combine, leaky_forward, leaky_made, leaky_output, leaky_output_backward,
-    leaky_backward,
-)  # fmt: skip
+LEAKY = Cell("leaky", leaky_step, leaky_backward, sums=4, saved=4)
 
 
 def test_another_cell_is_handed_in():

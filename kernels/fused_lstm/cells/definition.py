@@ -19,14 +19,12 @@ from .gates import Gates, order_of_rows
 from .program import Program, program
 from .trace import CannotExpress
 
-OPTIONS = "zoneout", "recurrent_dropout"  # of a cell with one state
 # Names that a layer's parameters, and its forward's arguments, have already.
 TAKEN = {
     "weights": ("weight_ih", "weight_hh", "bias_ih", "bias_hh"),
     "inputs": ("input", "hx", "lengths", "resets", "return_states"),
 }
 MOST_GATES = 8
-MOST_GATES_OF_A_TILE = 4  # of triton's kernels
 
 
 class Cell:
@@ -237,23 +235,25 @@ class Cell:
     def _register(self) -> None:
         """Make the engines know the cell by its name."""
         states = ("h", *self.states) if self.has_c else ("h",)
-        options = OPTIONS if len(self.states) == 1 else ()
-        gates = self.gates
+        gates, options = self.gates, ()
+        if gates.by_h and not self.inputs:  # which lie among W x in the engines
+            options = *options, "layer_norm"
+        if gates.by_h and not self.weights:
+            options = *options, "num_heads"
+        if len(self.states) == 1:
+            options = *options, "zoneout", "recurrent_dropout"
         kind = Kind(
             len(gates.by_x), options, states, of_torch=False, h_gates=len(gates.by_h),
             apart=len(gates.of_h), weights=len(self.weights), custom=True,
         )  # fmt: skip
         add_cell(self.name, kind)
-        as_a_gru = not gates.x_only and not gates.h_only and len(gates.apart) <= 1
-        tiled = as_a_gru and len(gates.names) <= MOST_GATES_OF_A_TILE
-        on_triton = tiled and len(self.states) < 2 and not self.weights
-        engines.add_cell(self.name, options, on_triton, self.prepare)
+        engines.add_cell(self.name, options, self.prepare)
         pointwise.CELLS[self.name] = self.reference
 
     def prepare(self, engine: str, spec: Spec) -> str | None:
         """Make the cell ready for an engine; return why that cannot be, or None."""
         if engine == "triton":
-            self.on_triton()
+            self.on_triton(any(spec.zones))
         if engine == "native":
             try:
                 self.on_native(spec.schema_cell.endswith(WITH_ZONEOUT))
@@ -281,17 +281,18 @@ class Cell:
         torch.ops.fused_lstm_native.add_cell(name, shape, functions)
         self._ready.add((isa, zoneout))
 
-    def on_triton(self) -> None:
+    def on_triton(self, zoneout: bool = False) -> None:
         """Write the cell's Triton functions, where they are not yet."""
-        if ("triton", False) in self._ready:
+        if ("triton", zoneout) in self._ready:
             return
         from ..triton import launch
         from . import print_triton
 
-        made = print_triton.load(self.program(), self.name)
-        launch.CUSTOM[self.name] = made
-        ops.SAVED[self.name + "@triton"] = made.saved
-        self._ready.add(("triton", False))
+        made = print_triton.load(self.program(zoneout), self.name)
+        launch.CUSTOM[self.name, zoneout] = made
+        for name in (self.name, f"{self.name},{WITH_ZONEOUT}"):
+            ops.SAVED[f"{name}@triton"] = made.columns
+        self._ready.add(("triton", zoneout))
 
 
 def _by_name(

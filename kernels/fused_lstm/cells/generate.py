@@ -1,7 +1,7 @@
-"""Prints the C++ of the library's cells: `python -m fused_lstm.cells.generate`.
+"""Prints the library's cells as C++ and as Triton: `python -m fused_lstm.cells.generate`.
 
-The files lie in native/cells/printed and are committed, since building needs no torch; a test
-compares them with what this prints.
+The files lie in native/cells/printed and triton/cells/printed and are committed, since building
+needs no torch; a test compares them with what this prints.
 """
 
 from __future__ import annotations
@@ -9,30 +9,46 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..native import build
-from . import print_cpp
+from . import print_cpp, print_triton
 from .library import CELLS
 
 FOLDER = Path(build.__file__).parent / "cells" / "printed"
+TRITON_FOLDER = Path(build.__file__).parents[1] / "triton" / "cells" / "printed"
 # By hand stay a GRU, whose layer normalization shares its code, and an sLSTM, whose gradients by
 # the stabilizer m are not sums of what cancels: dW_ih of 300 steps is 5.6e-7 from float64's by
 # hand, 1.9e-6 printed.
 PRINTED = "lstm", "coupled", "rnn_tanh", "rnn_relu", "gru_dreamer"
+ZONEOUT = "_zoneout"  # ends the name of a cell with zoneout of its state
+TRITON = *PRINTED, "gru", "gru" + ZONEOUT
+
+
+def module_of(name: str) -> str:
+    """Return the name of the file that a cell is told in."""
+    return CELLS[name].__module__.rpartition(".")[2]
 
 
 def header(name: str) -> str:
-    """Return the header of a cell, finish_<name> and finish_<name>_back."""
-    told = CELLS[name]
-    module = told.__module__.rpartition(".")[2]
-    printed = print_cpp.functions(told.program(), name)
-    head = f"// Printed by fused_lstm.cells.generate from cells/{module}.py. Do not edit."
+    """Return the C++ header of a cell, finish_<name> and finish_<name>_back."""
+    printed = print_cpp.functions(CELLS[name].program(), name)
+    head = f"// Printed by fused_lstm.cells.generate from cells/{module_of(name)}.py. Do not edit."
     return f"{head}\n#pragma once\n\n{printed}"
 
 
+def triton_module(name: str) -> str:
+    """Return the Triton module of a cell, with zoneout where the name says so."""
+    of = name.removesuffix(ZONEOUT)
+    head = f"Printed by fused_lstm.cells.generate from cells/{module_of(of)}.py. Do not edit."
+    return print_triton.source(CELLS[of].program(zoneout=of != name), name, head)
+
+
 def main() -> None:
-    """Write the headers."""
-    FOLDER.mkdir(exist_ok=True)
+    """Write the files."""
+    for folder in (FOLDER, TRITON_FOLDER):
+        folder.mkdir(exist_ok=True)
     for name in PRINTED:
         (FOLDER / f"{name}.h").write_text(header(name))
+    for name in TRITON:
+        (TRITON_FOLDER / f"{name}.py").write_text(triton_module(name))
 
 
 if __name__ == "__main__":

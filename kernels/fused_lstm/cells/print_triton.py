@@ -1,15 +1,13 @@
-"""A cell's programs as Triton: the functions of a `Cell` of triton/cells, in a module of their own.
-
-The kernels stay as they are. A step's `made` is h itself, which `output` hands on; in the backward
-`do` is the state after the step, and `dmade` the gradient by h.
-"""
+"""A cell's programs as Triton: a `Cell` of triton/cells, in a module of its own."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import os
+import re
 import tempfile
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -17,78 +15,88 @@ from .compile import cache_folder
 from .print_cpp import INFIX
 from .program import Program
 
-HEAD = '''"""The cell {name}, as fused_lstm.cell has generated it."""
-
-import triton.language as tl
-
-from fused_lstm.triton.cells import Cell
-from fused_lstm.triton.cells.activation import sigmoid, tanh
-from fused_lstm.triton.cells.functions import (
-    elu, expm1, log1p, log_sigmoid, maximum, minimum, relu,
-)
-from fused_lstm.triton.helper import helper
-'''
+FUNCTIONS = {  # of triton/cells, by their module
+    "activation": ("sigmoid", "tanh"),
+    "functions": (
+        "elu", "expm1", "log1p", "log_sigmoid", "maximum", "minimum", "relu",
+    ),
+}  # fmt: skip
 CALLS = {
     "max": "maximum", "min": "minimum", "abs": "tl.abs", "sqrt": "tl.sqrt", "exp": "tl.exp",
     "log": "tl.log", "where": "tl.where",
 }  # fmt: skip
+STEP = "step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr)"
+BACKWARD = "backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr)"
 
 
-def source(p: Program, name: str) -> str:
-    """Return the module's text.
-
-    The kernels have one state, no weights of a unit, one to four gates, one of them at most a pair.
-    """
-    G, e, apart = len(p.gates.by_x), p.expressions, bool(p.gates.apart)
-    columns = max(len(p.saved), G + apart)
-    filling = columns - len(p.saved)  # columns that nobody reads
+def source(p: Program, name: str, head: str) -> str:
+    """Return the module's text, which begins with the docstring `head`."""
+    gates, count = p.gates, len(p.gates.summed)
+    leaves = {("h", k): f"by_h[{count + n}] + h_bias[{n}]" for n, k in enumerate(gates.of_h)}
+    leaves |= {("gate", k): f"by_x[{n}] + by_h[{n}]" for n, k in enumerate(gates.summed)}
+    leaves |= {("x", k): f"by_x[{count + n}]" for n, k in enumerate(gates.of_x)}
+    leaves |= {("state", k): f"states[{k}]" for k in range(len(p.states))}
+    leaves |= {("weight", k): f"options[0][{k}]" for k in range(len(p.weights))}
+    leaves |= {("dstate", k): f"dafter[{k}]" for k in range(len(p.states))}
+    leaves |= {("zoneout", 0): "options[2]"}
+    alone = p.states == ("h",)  # h is the state, after zoneout
 
     # A step.
-    sums = [f"by_x[{k}] + by_h[{k}]" for k in range(G)]
-    if apart:
-        sums = [f"by_h[{G - 1}] + h_bias", *sums[:-1], f"by_x[{G - 1}]"]
-    leaves = {column: f"gates[{n}]" for n, column in enumerate(p.gates.columns)}
-    leaves |= {("state", 0): "c", ("dstate", 0): "dc_next"}
-    leaves[("dh", 0)] = "dmade" if p.states else "dmade + dc_next"  # whose c is h
-    step = statements(p, e.order([p.h, *p.after, *p.saved]), {}, leaves)
-    saved = [variable(p, n) for n in (*(p.h,) * filling, *p.saved)]
-    after = variable(p, p.after[0] if p.after else p.h)
-    step.append(f"return {listed(saved)}, {variable(p, p.h)}, {after}")
+    h, after = p.after[0] if alone else p.h, p.after or (p.h,)
+    step = statements(p, [h, *after, *p.saved], {}, leaves)
+    results = whole(p, h, "by_x[0]"), *(listed(p, nodes, "by_x[0]") for nodes in (after, p.saved))
+    step.append(f"return {', '.join(results)}")
 
     # Its backward.
-    gradients = [*p.dgates, *p.dstates]
-    places = {n: f"gates[{k + filling}]" for k, n in enumerate(p.saved)}
-    places = {(p.after[0] if p.after else p.h): "do"} | places
-    back = statements(p, e.order(gradients, p.known), places, leaves)
-    by_x = [full(p, n) for n in p.dgates[apart:]]
-    by_h = [*by_x[:-1], full(p, p.dgates[0])] if apart else by_x
-    by_state = full(p, p.dstates[0]) if p.dstates else "tl.zeros_like(dmade)"
-    back.append(f"return {listed(by_x)}, {listed(by_h)}, {by_state}")
+    back = []
+    if alone and p.zoneout:
+        back = ["dstate_h, dh = dafter[0] + dh, tl.zeros_like(dh)"]
+        del leaves["dstate", 0]
+    elif not p.states:
+        back = ["dh = dh + dafter[0]"]
+    places = {n: f"after[{k}]" for k, n in enumerate(after)}
+    places |= {n: f"saved[{k}]" for k, n in enumerate(p.saved)}
+    gradients = [*p.dgates, *p.dstates, *p.dweights]
+    back += statements(p, gradients, places, leaves)
+    of = dict(zip(gates.columns, p.dgates, strict=True))
+    summed = [of["gate", k] for k in gates.summed]
+    by_x = [*summed, *(of["x", k] for k in gates.of_x)]
+    by_h = [*summed, *(of["h", k] for k in gates.of_h)]
+    found = [listed(p, nodes, "dh") for nodes in (by_x, by_h, p.dstates, p.dweights)]
+    found[2] = found[2] if p.states else "(tl.zeros_like(dh),)"
+    back.append(f"return {', '.join(found)}")
 
-    arguments = "gates, c, dc_next, do, dmade, options, HAS: tl.constexpr"
-    parts = "combine, forward, made, output, output_backward, backward"
-    return HEAD.format(name=name) + "".join([
-        function("combine(by_x, by_h, h_bias)", [f"return {listed(sums)}"]),
-        function("forward(gates, c, options, HAS: tl.constexpr)", step),
-        function("made(gates, c, c_next, options, HAS: tl.constexpr)", ["return c_next"]),
-        function("output(gates, seen)", ["return seen"]),
-        function("output_backward(gates, seen, dh)", ["return seen, dh"]),
-        function(f"backward({arguments})", back),
-        f"\n\nCELL = Cell({name!r}, {G}, {columns}, {apart}, {parts})\n",
-    ])  # fmt: skip
+    numbers = f"sums={count}, of_x={len(gates.of_x)}, of_h={len(gates.of_h)}"
+    numbers += f", saved={len(p.saved)}, states={max(1, len(p.states))}"
+    body = function(STEP, step) + function(BACKWARD, back)
+    return (
+        f'"""{head}"""\n\nimport triton.language as tl\n\n{imports(body)}{body}'
+        f'\n\nCELL = Cell("{name}", step, backward, {numbers})\n'
+    )
+
+
+def imports(text: str) -> str:
+    """Return the imports that a module's functions need."""
+    lines = ["from fused_lstm.triton.cells import Cell"]
+    for module, names in FUNCTIONS.items():
+        used = [name for name in names if re.search(rf"(?<!\.)\b{name}\(", text)]
+        if used:
+            lines.append(f"from fused_lstm.triton.cells.{module} import {', '.join(used)}")
+    return "\n".join([*lines, "from fused_lstm.triton.helper import helper", ""])
 
 
 def statements(
-    p: Program, order: list[int], places: dict[int, str], leaves: dict[tuple, str]
+    p: Program, results: list[int], places: dict[int, str], leaves: dict[tuple, str]
 ) -> list[str]:
     """Return the statements that compute nodes; `places` has those that need not be computed."""
     text = []
-    for n in order:
+    for n in p.expressions.order(results, set(places)):
         op, *rest = p.expressions.nodes[n]
         if n in places:
             text.append(f"{variable(p, n)} = {places[n]}")
         elif op == "leaf":
-            text.append(f"{variable(p, n)} = {leaves[tuple(rest)]}")
+            if tuple(rest) in leaves:  # else it is an argument
+                text.append(f"{variable(p, n)} = {leaves[tuple(rest)]}")
         elif op != "const":
             text.append(statement(p, n))
     return text
@@ -115,18 +123,24 @@ def variable(p: Program, n: int) -> str:
         kind, k = rest
         if kind in ("gate", "x", "h"):
             return f"gate_{p.gates.column_name((kind, k))}"
-        return "by_h" if kind == "dh" else f"{kind}_{p.states[k]}"
+        if kind in ("dh", "zoneout"):
+            return {"dh": "dh", "zoneout": "kept"}[kind]
+        return f"{kind}_{p.weights[k] if kind == 'weight' else p.states[k]}"
     finite = value == value and abs(value) != float("inf")
     return repr(value) if finite else f'float("{value}")'
 
 
-def full(p: Program, n: int) -> str:
-    """Return a gradient's variable, or a tile of its value where it is a constant."""
+def whole(p: Program, n: int, like: str) -> str:
+    """Return a node's variable, or, of a constant, a tile of its value with the shape of `like`."""
     value = p.expressions.value(n)
-    return variable(p, n) if value is None else f"tl.zeros_like(dmade) + {value!r}"
+    if value is None:
+        return variable(p, n)
+    return f"tl.zeros_like({like})" + (f" + {variable(p, n)}" if value != 0 else "")
 
 
-def listed(parts: list[str]) -> str:
+def listed(p: Program, nodes: Sequence[int], like: str) -> str:
+    """Return a tuple of nodes, as `whole` has each."""
+    parts = [whole(p, n, like) for n in nodes]
     return "(" + ", ".join(parts) + ("," if len(parts) == 1 else "") + ")"
 
 
@@ -136,7 +150,7 @@ def function(head: str, lines: list[str]) -> str:
 
 def load(p: Program, name: str) -> Any:
     """Return the `Cell` of a module in the user's cache: Triton reads a function's source there."""
-    text = source(p, name)
+    text = source(p, name, f"The cell {name}, printed by fused_lstm.cell.")
     folder = cache_folder()
     path = folder / f"triton_{hashlib.sha256(text.encode()).hexdigest()[:32]}.py"
     if not path.exists() or path.read_text() != text:

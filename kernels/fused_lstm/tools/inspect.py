@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from itertools import product
@@ -27,10 +27,10 @@ from . import sass
 STATES = {
     "c0_ptr", "c_ptr", "c_next_ptr", "dc_ptr", "dc_next_ptr", "partial_ptr", "h_mask_ptr",
     "h_old_ptr", "dh_old_ptr", "raw_ptr", "gain_ptr", "shares_ptr", "stats_ptr", "dseen_ptr",
+    "dweight_ptr",
 }  # fmt: skip
 OTHERS = {
     "barrier_ptr": "*i32", "offset_ptr": "*i64", "not_reset_ptr": "*u8", "seed_ptr": "*i64",
-    "first_ptr": "*i64", "keep_ptr": "*u8", "counters_ptr": "*i32",
 }  # fmt: skip
 RATE = re.compile(r"(dropout|candidate|zone)_|clip$")  # floats
 SWITCHES = "peephole", "layer_norm", "coupled", "gru", "rnn_tanh", "rnn_relu"
@@ -78,8 +78,10 @@ def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN, rows: Seque
     constants = {"CELL": launch.kernel_cell(cell), "PLAN": what}
     options = {k: v for k, v in launch.options(chosen).items() if k != "launch_cooperative_grid"}
     kernel = kernel_of(chosen)
-    lanes = dict.fromkeys((n for n in kernel.arg_names if n.endswith("_ptrs")), chosen.layers)
-    return compile_kernel(kernel, chosen.dtype, constants, lanes, target, options)
+    tensors = 1 if chosen.kind == "heads" else chosen.layers
+    lanes = dict.fromkeys((n for n in kernel.arg_names if n.endswith("_ptrs")), tensors)
+    wide = {"gates_ptr"} if cell.cell == "slstm" else set()  # what it saves is in the state dtype
+    return compile_kernel(kernel, chosen.dtype, constants, lanes, target, options, wide)
 
 
 def compile_kernel(
@@ -89,12 +91,12 @@ def compile_kernel(
     lanes: dict[str, int],
     target: Any,
     options=None,
-    multiples: Sequence[str] = (),
+    wide: Collection[str] = (),
 ):
     """Compile a kernel ahead of time.
 
-    lanes: argument's name -> the number of pointers in its tuple. multiples: arguments that 16
-    divides.
+    lanes: argument's name -> the number of pointers in its tuple. wide: more pointers to the state
+    dtype.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -108,8 +110,8 @@ def compile_kernel(
             signature[name] = (argument_type(name, dtype),) * lanes[name]
             attributes |= {(index, n): aligned for n in range(lanes[name])}
         else:
-            signature[name] = argument_type(name, dtype)
-            if name.endswith("_ptr") or name in multiples:
+            signature[name] = argument_type("c_ptr" if name in wide else name, dtype)
+            if name.endswith("_ptr"):
                 attributes[(index,)] = aligned
     source = ASTSource(kernel, signature, constants, attributes)
     target = target if isinstance(target, GPUTarget) else GPUTarget("cuda", target, 32)
@@ -289,6 +291,34 @@ def surveyed(arch: int, shape: tuple[int, int, str], direction: str) -> dict:
     }  # fmt: skip
 
 
+HEADS = list(product((80, 90), ("bf16", "fp32"), (32, 64, 128, 256, 768)))  # units of a head
+
+
+def surveyed_head(arch: int, dtype: str, units: int, direction: str) -> dict:
+    """Return what an sLSTM's head compiles to at 16 rows of batch, as a row of docs/cells.md."""
+    device = devices.by_arch(arch)
+    chosen = choice.choose(
+        direction, hidden=units, batch=16, layers=1, heads=1, dtype=dtype, device=device
+    )
+    report = inspect(chosen, device, Spec("slstm"))
+    executed = report["executed"] or {}
+    return {
+        "arch": report["arch"], "dtype": dtype.replace("fp32", "tf32"), "direction": direction,
+        "K": units, "programs": chosen.programs, "registers": report["registers"],
+        "spills": report["whole"]["spills"],
+        "instructions": executed.get("instructions", report["loop"]["instructions"]),
+        "us": round(report["step_us"], 2),
+    }  # fmt: skip
+
+
+def survey_heads(path: Path, jobs: int) -> None:
+    """Compile an sLSTM's head of every size of docs/cells.md's table."""
+    work = [(*shape, direction) for shape in HEADS for direction in ("forward", "backward")]
+    with ProcessPoolExecutor(jobs) as pool:
+        rows = list(pool.map(surveyed_head, *zip(*work, strict=True)))
+    path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
+
+
 def survey(path: Path, jobs: int) -> None:
     """Compile every shape of docs/gpu.md's table, into a file by Triton's version."""
     import triton
@@ -423,6 +453,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--survey", type=Path, metavar="FILE", help="docs/gpu.md's table, into a file"
     )
+    made.add_argument(
+        "--survey-heads", type=Path, metavar="FILE", help="docs/cells.md's table, into a file"
+    )
     made.add_argument("--jobs", type=int, default=1, help="kernels compiled at once [1]")
     made.add_argument("--sass", action="store_true", help="print the time loop's machine code")
     return made
@@ -478,6 +511,9 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"--proj-size: got {args.proj_size}; expected at least 0")
         if args.survey:
             survey(args.survey, args.jobs)
+            return 0
+        if args.survey_heads:
+            survey_heads(args.survey_heads, args.jobs)
             return 0
         for report in reports(args):
             print(table(report), end="\n\n", flush=True)

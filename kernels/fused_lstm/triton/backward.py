@@ -24,6 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import barrier, norm, options, philox, position, project, tile
+from .cells import lstm
 from .helper import helper
 from .launch import Call
 
@@ -34,16 +35,17 @@ from .launch import Call
 def lstm_backward_kernel(
     dy_ptr,  # [N, P]; [N, 2P] where BOTH
     dh_n_ptr,  # [L, B, P]
-    gates_ptr,  # [L, N, S*H] what the forward saved
+    gates_ptr,  # [L, N, COLUMNS*H] what the forward saved
     w_ih_ptrs,  # of each lane [G*H, P]; the lowest one's is not read
     w_hh_ptrs,  # of each lane [G*H, P]
     w_hr_ptrs,  # of each lane [P, H], where PROJECTED
-    c0_ptr,  # [L, B, H] state dtype
-    c_ptr,  # [L, N, H] state dtype
-    dc_ptr,  # [L, B, H] state dtype; in: gradient by a row's last c; out, in the end: by c0
-    dgates_ptr,  # [L, N, G*H] out: by x's part of the gates
+    c0_ptr,  # [L, B, S*H] state dtype
+    c_ptr,  # [L, N, S*H] state dtype
+    dc_ptr,  # [L, B, S*H] state dtype; in: gradient by a row's last states; out: by the first ones
+    dgates_ptr,  # [L, N, DCOLUMNS*H] out: by x's parts of the gates, and, where NORM, by h's that
+    # stay alone, normalized
     exchange_ptr,  # [L, 2, EXCHANGED, B_PAD, PAD] by h's part of the gates at t in slot t % 2, and,
-    # of a CHAIN where they are APART, by x's part of the last one; in: zero
+    # of a CHAIN, by x's parts that stay alone; in: zero
     partial_ptr,  # [L, SPLIT, B, P] scratch, state dtype, where SPLIT is not 1
     barrier_ptr,  # [ROW_GROUPS, 1 + L * blocks, APART] int32, zero: all programs', each block's
     offset_ptr,  # [T + 2] int64, where VARLEN
@@ -51,15 +53,16 @@ def lstm_backward_kernel(
     between_ptr,  # [L, B_PAD, PAD] zero, where PROJECTED: dh, as w_hr^T is multiplied by it
     dh_ptr,  # [L, N, P] out, where PROJECTED: dh, for w_hr's gradient
     seed_ptr,  # [1] int64, where a mask is drawn
-    peephole_ptr,  # [L, 3H], or [L, 2H] of coupled gates, where there are peepholes
+    weight_ptr,  # [L, WEIGHTS * H], where a cell has weights of a unit
     h_mask_ptr,  # [L, B, P] state dtype, where RECURRENT
     dh_old_ptr,  # [L, B, P] state dtype, where ZONE_H; in: zero; out: by h0, past the gates
-    by_h_ptr,  # [L, N, G*H] out, where NORM or APART: by h's part of the gates
+    by_h_ptr,  # [L, N, G*H] out, where NORM or APART: by h's part of the gates, as multiplied
     raw_ptr,  # [L, N, G*H] state dtype, where NORM: w_hh times h
     gain_ptr,  # [L, (G+2) * H] state dtype, where NORM
     shares_ptr,  # [L, 2, 2, PARTS, B] state dtype, where NORM
     stats_ptr,  # [L, N, 4] state dtype, where NORM
     dseen_ptr,  # [L, N, H] state dtype, out, where NORM_C: by what h sees of c
+    dweight_ptr,  # [L, N, WEIGHTS * H] state dtype, out: a step's part of the gradients by weights
     begin,
     end,
     T,
@@ -74,13 +77,15 @@ def lstm_backward_kernel(
     zone_h_rest,
     zone_c,
     zone_c_rest,
+    clip,  # the largest gradient by h(t-1) that comes through w_hh, where CLIP
     CELL: tl.constexpr,
     PLAN: tl.constexpr,
 ):
     H: tl.constexpr = PLAN.H
     P: tl.constexpr = PLAN.P
     G: tl.constexpr = PLAN.GATES
-    S: tl.constexpr = PLAN.SAVED
+    X: tl.constexpr = PLAN.SUMMED + PLAN.OF_X
+    SIZE: tl.constexpr = PLAN.STATES * PLAN.H
     SLOT: tl.constexpr = PLAN.W_HH.SLOT
     rows = T, B, offset_ptr, not_reset_ptr
     masks = seed_ptr, first_lane
@@ -92,15 +97,17 @@ def lstm_backward_kernel(
     unit = first_unit + tl.arange(0, PLAN.OWN)
     # Weights, once: of this program's gates.
     of_part = part.to(tl.int64) * (PLAN.PART_GATES * H * P)
-    w_hh_ptr = position.pick(w_hh_ptrs, lane, PLAN) + of_part
-    w_hh = tile.load_weight(w_hh_ptr, element, element_mask, PLAN.W_HH, PLAN)
+    w_hh = ()
+    if G > 0:
+        w_hh_ptr = position.pick(w_hh_ptrs, lane, G * H * P, PLAN) + of_part
+        w_hh = tile.load_weight(w_hh_ptr, element, element_mask, PLAN.W_HH, PLAN)
     w_ih = w_hh
     if PLAN.CHAIN:  # the top lane adds 0 times what it reads
         is_fed = elements_of(element, block, tl.where(lane < PLAN.LANES - 1, P, 0), PLAN)
-        w_ih_ptr = position.pick(w_ih_ptrs, lane + 1, PLAN) + of_part
+        w_ih_ptr = position.pick(w_ih_ptrs, lane + 1, G * H * P, PLAN) + of_part
         w_ih = tile.load_weight(w_ih_ptr, element, is_fed, PLAN.W_IH, PLAN)
     if PLAN.PROJECTED:
-        w_hr_ptr = position.pick(w_hr_ptrs, lane, PLAN)
+        w_hr_ptr = position.pick(w_hr_ptrs, lane, H * P, PLAN)
         w_hr = project.load_weight(w_hr_ptr, first_unit, H, PLAN)
     lane = lane.to(tl.int64)
     lane_ptr = exchange_ptr + 2 * lane * PLAN.EXCHANGED * SLOT
@@ -111,8 +118,9 @@ def lstm_backward_kernel(
     sent = ()  # of a lane ALONE: by h's part of the gates at t + 1
     if PLAN.ALONE:
         b, mask, at, _ = position.block_of(first_batch, unit, B, H, PLAN.W_HH, PLAN)
-        dc_kept_ptr, kept_mask = dc_ptr + lane * B * H + at, mask
-        dc_kept = tl.load(dc_kept_ptr, mask=mask & (b < last)[None, :], other=0.0)
+        dc_kept_at, kept_mask = lane * B * SIZE + position.states_at(b, unit, PLAN), mask
+        given = mask & (b < last)[None, :]
+        dc_kept = tile.load_columns(dc_ptr, dc_kept_at, given, H, PLAN.STATES, PLAN.ACC)
         for _i in tl.static_range(G):
             sent = sent + (tl.full((PLAN.UNITS, PLAN.BLOCK_B), 0.0, dgates_ptr.dtype.element_ty),)
     for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
@@ -142,8 +150,8 @@ def lstm_backward_kernel(
                     )  # fmt: skip
                 dh = dh_of(
                     sums if PLAN.SPLIT == 1 else 0.0, dy_ptr, dh_n_ptr, sums_ptr, block_ptr,
-                    dh_old_ptr, zone_h, zone_h_rest, masks, step, b, unit, mask, last, wave, turn,
-                    rows, PLAN,
+                    dh_old_ptr, zone_h, zone_h_rest, clip, masks, step, b, unit, mask, last, wave,
+                    turn, rows, PLAN,
                 )  # fmt: skip
                 dh = dh.to(dh_ptr.dtype.element_ty)
                 tl.store(between_ptr + slot_at, tile.rounded(dh, PLAN.ROUND), mask=mask)
@@ -154,71 +162,89 @@ def lstm_backward_kernel(
         for turn in range(position.turns(alive, first_batch, PLAN.FINISHES, PLAN)):
             batch = first_batch + turn
             b, mask, at, slot_at = position.block_of(batch, unit, alive, H, PLAN.W_HH, PLAN)
-            saved_at = (first + b)[None, :] * (S * H) + unit[:, None]
-            gates_at = (first + b)[None, :] * (G * H) + unit[:, None]
+            row = (first + b)[None, :]
+            gates_at = row * (G * H) + unit[:, None]
             # First what no other program writes: it arrives while the others finish.
-            gates = tile.load_columns(gates_ptr, saved_at, mask, H, S, PLAN.ACC)
-            c_before = position.load_state(c0_ptr, c_ptr, step, b, unit, mask, rows, PLAN)
-            c = tl.load(c_ptr + first * H + at, mask=mask, other=0.0)
-            dc_at = lane * B * H + at
+            saved_at = row * (PLAN.COLUMNS * H) + unit[:, None]
+            saved = tile.load_columns(gates_ptr, saved_at, mask, H, PLAN.SAVED, PLAN.ACC)
+            c_before = position.load_states(c0_ptr, c_ptr, step, b, unit, mask, rows, PLAN)
+            c_at = position.states_at(b, unit, PLAN)
+            c = tile.load_columns(c_ptr + first * SIZE, c_at, mask, H, PLAN.STATES, PLAN.ACC)
+            dc_at = lane * B * SIZE + c_at
             if PLAN.ALONE:
                 dc = dc_kept
             else:
                 is_sent = mask & (b < tl.where(t == T - 1, last, B))[None, :]
-                dc = tl.load(dc_ptr + dc_at, mask=is_sent, other=0.0)
+                dc = tile.load_columns(dc_ptr, dc_at, is_sent, H, PLAN.STATES, PLAN.ACC)
+            edges = 0.0, 0.0
+            if PLAN.HAS.EDGES:
+                edges = position.edges(t, lane, b, rows, PLAN)
             cell_options = options.of_cell(
-                peephole_ptr, candidate_p, candidate_scale, zone_c, zone_c_rest, masks, step, b,
+                weight_ptr, candidate_p, candidate_scale, zone_c, zone_c_rest, masks, step, b,
                 unit, rows, PLAN,
             )  # fmt: skip
             if PLAN.PROJECTED:
                 dm = project.multiply(w_hr, between_ptr, batch, PLAN)
             else:
-                if PLAN.SPLIT == 1:
+                sums = 0.0
+                if PLAN.SPLIT == 1 and G > 0:
                     sums, at, mask = sum_of_gates(
                         w_hh, w_ih, sent, lane_ptr, first_gate, element, element_mask, seed_ptr,
                         h_mask_ptr, dropout_p, dropout_scale, step, batch, rows, PLAN,
                     )  # fmt: skip
                 dm = dh_of(
-                    sums if PLAN.SPLIT == 1 else 0.0, dy_ptr, dh_n_ptr, sums_ptr, block_ptr,
-                    dh_old_ptr, zone_h, zone_h_rest, masks, step, b, unit, mask, last, wave, turn,
-                    rows, PLAN,
+                    sums, dy_ptr, dh_n_ptr, sums_ptr, block_ptr, dh_old_ptr, zone_h, zone_h_rest,
+                    clip, masks, step, b, unit, mask, last, wave, turn, rows, PLAN,
                 )  # fmt: skip
             meeting = all_ptr, shares_ptr, programs, block * PLAN.SPLIT + part, wave, turn
-            made = CELL.made(gates, c_before, c, cell_options, PLAN.HAS)
-            seen = made
             if PLAN.HAS.NORM_C:
-                made, seen = norm.of_state_again(made, gain_ptr, stats_ptr, unit, step, b, PLAN)
-            do, dmade = CELL.output_backward(gates, seen, dm)
-            if PLAN.HAS.NORM_C:
+                made = lstm.made_again(saved, c_before[0], c[0], cell_options, PLAN.HAS)
+                hat, seen = norm.of_state_again(made, gain_ptr, stats_ptr, unit, step, b, PLAN)
+                do, dmade = lstm.output_backward(saved, seen, dm, PLAN.HAS)
                 tl.store(dseen_ptr + first * H + at, dmade, mask=mask)
                 dmade = norm.of_state_backward(
-                    dmade, made, gain_ptr, stats_ptr, unit, meeting, step, b, rows, PLAN
+                    dmade, hat, gain_ptr, stats_ptr, unit, meeting, step, b, rows, PLAN
                 )
-            by_x, by_h, dc = CELL.backward(gates, c_before, dc, do, dmade, cell_options, PLAN.HAS)
+                by_x, dc_before, dweights = lstm.inner_backward(
+                    saved, c_before[0], made, dc[0], do, dmade, cell_options, PLAN.HAS
+                )
+                by_h, dc = by_x, (dc_before,)
+            else:
+                by_x, by_h, dc, dweights = CELL.backward(
+                    saved, c_before, c, dm, dc, edges, cell_options, PLAN.HAS
+                )
+            dgates_at = row * (PLAN.DCOLUMNS * H) + unit[:, None]
             if PLAN.HAS.NORM:
+                for i in tl.static_range(PLAN.DCOLUMNS - X):
+                    of_h = by_h[PLAN.SUMMED + i].to(dgates_ptr.dtype.element_ty)
+                    tl.store(dgates_ptr + dgates_at + (X + i) * H, of_h, mask=mask)
                 by_h = norm.of_product_backward(
                     by_h, raw_ptr, gain_ptr, stats_ptr, unit, mask, gates_at, meeting, step, b,
                     rows, PLAN,
                 )  # fmt: skip
-            dc = position.unless_reset(dc, t, lane, b, rows, PLAN)
+            dc = position.each_unless_reset(dc, t, lane, b, rows, PLAN)
             out_ptr = lane_ptr + now * PLAN.EXCHANGED * SLOT + slot_at
             if PLAN.ALONE:
                 sent = ()
                 for i in tl.static_range(G):
                     of_gate = tl.where(mask, by_h[i], 0.0).to(dgates_ptr.dtype.element_ty)
                     sent = sent + (tile.rounded(of_gate, PLAN.ROUND),)
-                dc_kept = position.kept_where_dead(dc, dc_kept, mask, PLAN)
+                dc_kept = position.kept_where_dead(dc, dc_kept, mask, PLAN.STATES, PLAN)
             else:
                 store_exchange(out_ptr, by_x, by_h, mask, PLAN)
             position.arrive(all_ptr, turn, PLAN)  # the others wait for by_h alone
-            tile.store_columns(dgates_ptr, gates_at, mask, by_x, H, G)
+            tile.store_columns(dgates_ptr, dgates_at, mask, by_x, H, X)
             if PLAN.HAS.NORM or PLAN.APART:
                 tile.store_columns(by_h_ptr, gates_at, mask, by_h, H, G)
+            if PLAN.HAS.WEIGHTS > 0:
+                count: tl.constexpr = PLAN.HAS.WEIGHTS
+                dweight_at = row * (count * H) + unit[:, None]
+                tile.store_columns(dweight_ptr, dweight_at, mask, dweights, H, count)
             if not PLAN.ALONE:
-                tl.store(dc_ptr + dc_at, dc, mask=mask)
+                tile.store_columns(dc_ptr, dc_at, mask, dc, H, PLAN.STATES)
         position.wait_for_next(all_ptr, wave, end - begin, programs, PLAN)
     if PLAN.ALONE:
-        tl.store(dc_kept_ptr, dc_kept, mask=kept_mask)
+        tile.store_columns(dc_ptr, dc_kept_at, kept_mask, dc_kept, H, PLAN.STATES)
 
 
 @helper
@@ -295,9 +321,9 @@ def store_exchange(ptr, by_x, by_h, mask, PLAN: tl.constexpr):
     for i in tl.static_range(PLAN.GATES):
         of_gate = tile.rounded(by_h[i].to(dtype), PLAN.ROUND)
         tl.store(ptr + i * PLAN.W_HH.SLOT, of_gate, mask=mask)
-    if PLAN.EXCHANGED > PLAN.GATES:
-        last = tile.rounded(by_x[PLAN.GATES - 1].to(dtype), PLAN.ROUND)
-        tl.store(ptr + PLAN.GATES * PLAN.W_HH.SLOT, last, mask=mask)
+    for i in tl.static_range(PLAN.EXCHANGED - PLAN.GATES):
+        of_x = tile.rounded(by_x[PLAN.SUMMED + i].to(dtype), PLAN.ROUND)
+        tl.store(ptr + (PLAN.GATES + i) * PLAN.W_HH.SLOT, of_x, mask=mask)
 
 
 @helper
@@ -310,6 +336,7 @@ def dh_of(
     dh_old_ptr,
     zone_h,
     zone_h_rest,
+    clip,
     masks,
     step,
     b,
@@ -337,14 +364,15 @@ def dh_of(
     top = tl.where(lane == PLAN.LANES - 1, B, 0) if PLAN.CHAIN else B
     dy_at = position.output_of(step, b, unit, rows, PLAN)
     dh += tl.load(dy_ptr + dy_at, mask=mask & (b < top)[None, :], other=0.0).to(PLAN.ACC)
-    if PLAN.SPLIT == 1:
-        dh += sums
-    else:
+    if PLAN.SPLIT > 1:
         if turn == 0:
             barrier.wait(
                 block_ptr, (wave + 1) * PLAN.SPLIT, PLAN.PERSISTENT, PLAN.NVIDIA, PLAN.POLLS
             )
-        dh += tile.sum_partials(sums_ptr + at, B * PLAN.P, mask, PLAN.SPLIT)
+        sums = tile.sum_partials(sums_ptr + at, B * PLAN.P, mask, PLAN.SPLIT)
+    if PLAN.HAS.CLIP:
+        sums = tl.minimum(tl.maximum(sums, -clip), clip)
+    dh += sums
     if PLAN.HAS.ZONE_H:
         dh = options.zone_out_backward(
             dh, dh_old_ptr, zone_h, zone_h_rest, masks, step, b, unit, mask, rows, PLAN
@@ -376,7 +404,7 @@ class Tensors(NamedTuple):
     between: Tensor | None = None
     dh: Tensor | None = None
     seed: Tensor | None = None
-    peephole: Tensor | None = None
+    weight: Tensor | None = None
     h_mask: Tensor | None = None
     dh_old: Tensor | None = None
     by_h: Tensor | None = None
@@ -385,17 +413,23 @@ class Tensors(NamedTuple):
     shares: Tensor | None = None
     stats: Tensor | None = None
     dseen: Tensor | None = None
+    dweight: Tensor | None = None
 
 
 def backward(
-    call: Call, tensors: Tensors, T: int, has_last: bool = True, first_lane: int = 0
+    call: Call,
+    tensors: Tensors,
+    T: int,
+    has_last: bool = True,
+    first_lane: int = 0,
+    clip: float = 0.0,
 ) -> None:
     """Run all steps of a call's lanes: write dgates, dc and the kernel's other outputs.
 
     Without has_last, dh_n and dc are not read.
     """
     plan = call.plan
-    numbers = T, plan.batch, plan.batch if has_last else 0, first_lane, *call.rates
+    numbers = T, plan.batch, plan.batch if has_last else 0, first_lane, *call.rates, clip
     for begin, end in plan.launches(plan.waves(T)):
         for run in call.launches:
             run(lstm_backward_kernel, (*tensors, begin, end, *numbers))

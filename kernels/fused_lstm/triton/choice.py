@@ -28,11 +28,19 @@ def choose(
     norm: int = 0,
     gates: int = 4,
     in_parts: bool = True,
+    heads: int = 0,
 ) -> Plan:
-    """Return the launch for a stack: a wavefront of all layers where faster, else one each."""
+    """Return the launch for a stack: a wavefront of all layers where faster, else one each.
+
+    heads: N where lanes are heads: the launch has as many as run at once, a divisor of N.
+    """
     shape: dict[str, Any] = {"hidden": hidden, "batch": batch, "dtype": dtype, "device": device}
     shape |= {"tf32": tf32, "projected": projected, "norm": norm, "gates": gates}
     shape["in_parts"] = in_parts
+    if heads:
+        return _of_heads(direction, heads, shape, device)
+    if gates == 0:
+        return plan("both" if directions == 2 else "steps", direction, layers=1, **shape)
     if directions == 2:  # a layer has to wait for the whole one below
         return _cheaper(plan("both", direction, layers=2, **shape), device)
     steps = _cheaper(plan("steps", direction, layers=1, **shape), device)
@@ -56,6 +64,15 @@ def choose(
         return replace(steps, why=(*steps.why, f"{reason}: one launch a layer"))
     reason = f"a wave of {layers} layers takes {all:.1f} us, its layers {layers} x {one:.1f} us"
     return replace(wave, why=(*wave.why, reason))
+
+
+def _of_heads(direction: str, heads: int, shape: dict[str, Any], device: Device) -> Plan:
+    """Return the launch of as many heads as run at once: a divisor of their number, or one head."""
+    for lanes in (n for n in range(heads, 1, -1) if heads % n == 0):
+        found = _cheaper(plan("heads", direction, layers=lanes, **shape), device)
+        if found.persistent or device.is_interpreter:
+            return found
+    return _cheaper(plan("heads", direction, layers=1, **shape), device)
 
 
 def _cheaper(among: Plan, device: Device) -> Plan:
@@ -102,7 +119,7 @@ def cost(plan: Plan, device: Device) -> Cost:
     """Return the floor of a step (steps) or of a wave (layers) on `device`, in the steady state."""
     H, P, B, G, size = plan.hidden, plan.outputs, plan.batch, plan.gates, SIZES[plan.dtype]
     # In a wavefront all but layer 0 multiply their input too.
-    products = plan.layers if plan.kind == "both" else 2 * plan.layers - 1
+    products = plan.layers if plan.kind in ("both", "heads") else 2 * plan.layers - 1
     projected = plan.layers if plan.projected else 0
     weights = products * G * H * P + projected * H * P
     flops = 2 * weights * B

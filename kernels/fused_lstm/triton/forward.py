@@ -1,8 +1,9 @@
 """All T steps of a layer in one launch, or of all layers, or of a layer's two directions: forward.
 
-T, B, H, P: time steps, batch, hidden size, size of h (H unless PROJECTED). G, S: gates, and columns
-that are saved of them (cells/). L: lanes, a layer in one direction each. N: rows of batch at all
-times, T * B, or fewer where rows end early (VARLEN).
+T, B, H, P: time steps, batch, hidden size, size of h (H unless PROJECTED). X, G: gates that x has a
+part in, and that h has. S: a cell's states. V: columns that a step saves beside them. L: lanes, a
+layer in one direction each, or a head. N: rows of batch at all times, T * B, or fewer where rows
+end early (VARLEN).
 
 A program owns a block, UNITS hidden units of one lane: G * UNITS rows of its weights, which stay on
 chip. In wave w a lane works on step w, or, of a CHAIN, lane i on step w - i, while the lane below
@@ -10,7 +11,7 @@ works on the step after it: T + L - 1 waves. A program multiplies its rows of w_
 the lane below at t (the lowest lane's inputs have been multiplied before the launch) and its rows
 of w_hh by h(t-1), both written a wave ago; does the cell's pointwise work; writes h(t); and meets
 the others at a barrier. Where PROJECTED, it is not h(t) yet: see project.py. The two lanes of BOTH
-directions do not wait for each other: lane 1's step t is at time T - 1 - t.
+directions do not depend on each other: lane 1's step t is at time T - 1 - t. Nor do HEADS.
 
 Rows of batch do not wait for each other: ROW_GROUPS groups of programs share them out. A row that
 is not alive is not written: a lane backwards in time finds h0 in the slot of the row's own last
@@ -18,7 +19,8 @@ step, and none of its blocks that are dead is multiplied. Where RESETS, a state 
 zero.
 
 Where all of a lane's weights fit into one program, it has the lane ALONE: its ROW_GROUPS programs
-keep h and c on chip too, exchange nothing and never wait.
+keep h and c on chip too, exchange nothing and never wait. So do all programs of a cell whose gates
+h has no part in (G is 0): a scan.
 
 A launch covers the waves from `begin` to `end`. PERSISTENT: all of them, with barriers, all
 programs at once on the GPU. Otherwise one, which needs no barrier, or some phases of one with no
@@ -35,6 +37,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import norm, options, philox, position, project, tile
+from .cells import lstm
 from .helper import helper
 from .launch import Call
 
@@ -43,23 +46,25 @@ from .launch import Call
 
 @triton.jit(do_not_specialize=["begin", "end", "T", "B", "first_lane"])
 def lstm_forward_kernel(
-    gates_ptr,  # [L, N, S*H] in: x's part of lane 0, or of BOTH, with biases; out, where SAVE: S
+    gates_ptr,  # [L, N, COLUMNS*H] in: x's parts with biases, the last X columns, of lane 0 or of
+    # lanes that do not depend on each other; out, where SAVE: the first V columns
     w_ih_ptrs,  # of each lane [G*H, P]; the lowest one's is not read
     w_hh_ptrs,  # of each lane [G*H, P]
     w_hr_ptrs,  # of each lane [P, H], where PROJECTED
-    bias_ptrs,  # of each lane [S*H]: of each column what x and h have
-    c0_ptr,  # [L, B, H] state dtype
-    c_ptr,  # [L, N, H] state dtype, out; [L, B, H] where not SAVE
+    bias_ptrs,  # of each lane [(X + OF_H) * H]: of x's parts, then of h's that stay alone
+    c0_ptr,  # [L, B, S*H] state dtype
+    c_ptr,  # [L, N, S*H] state dtype, out; [L, B, S*H] where not SAVE
     h_ptr,  # [L-1, N, P] out, where CHAIN
-    y_ptr,  # [N, P] out; [N, 2P] where BOTH
+    y_ptr,  # [N, P] out; [N, 2P] where BOTH; of HEADS rows are WIDTH apart
     exchange_ptr,  # [L, 2, B_PAD, PAD] h(t-1) in slot t % 2; in: h0 in slot 0, where VARLEN in
     # both; and, where UP, the same again as the lane above reads it
-    barrier_ptr,  # [ROW_GROUPS, 1 + L * blocks, APART] int32, zero: all programs' counter, others
+    barrier_ptr,  # [ROW_GROUPS, 1 + L * blocks, APART] int32, zero: all programs' counter, others;
+    # of HEADS [L, ROW_GROUPS, 1 + blocks, APART]
     offset_ptr,  # [T + 2] int64, where VARLEN: the first row of each step, the end of all, and N
     not_reset_ptr,  # [D, N] uint8, where RESETS: 0 where a row's state is zero before a step
     between_ptr,  # [L, B_PAD, PAD] zero, where PROJECTED: what w_hr is multiplied by
     seed_ptr,  # [1] int64, where a mask is drawn
-    peephole_ptr,  # [L, 3H], or [L, 2H] of coupled gates, where there are peepholes
+    weight_ptr,  # [L, WEIGHTS * H], where a cell has weights of a unit
     h_mask_ptr,  # [L, B, P] state dtype, where RECURRENT: what h is multiplied by before w_hh
     h_old_ptr,  # [L, B, P] state dtype, where ZONE_H: in: h0; out: h after the last step
     raw_ptr,  # [L, N, G*H] state dtype, out, where NORM and SAVE: w_hh times h
@@ -83,27 +88,30 @@ def lstm_forward_kernel(
 ):
     H: tl.constexpr = PLAN.H
     G: tl.constexpr = PLAN.GATES
-    S: tl.constexpr = PLAN.SAVED
+    X: tl.constexpr = PLAN.SUMMED + PLAN.OF_X
+    SIZE: tl.constexpr = PLAN.STATES * PLAN.H
     rows = T, B, offset_ptr, not_reset_ptr
     masks = seed_ptr, first_lane
     programs, lane, block, _, first_batch, all_ptr, _ = position.share(barrier_ptr, PLAN)
     unit = block * PLAN.UNITS + tl.arange(0, PLAN.UNITS)
     # Weights and biases, once.
-    row, row_unit = tile.gate_rows(block, PLAN)
-    w_hh_ptr = position.pick(w_hh_ptrs, lane, PLAN)
-    w_hh = tile.load_weight(w_hh_ptr, row, row_unit < H, PLAN.W_HH, PLAN)
-    if PLAN.CHAIN or PLAN.APART:
-        bias_ptr = position.pick(bias_ptrs, lane, PLAN) + unit[:, None]
+    if G > 0:
+        row, row_unit = tile.gate_rows(block, PLAN)
+        w_hh_ptr = position.pick(w_hh_ptrs, lane, G * H * PLAN.P, PLAN)
+        w_hh = tile.load_weight(w_hh_ptr, row, row_unit < H, PLAN.W_HH, PLAN)
+    if PLAN.CHAIN or PLAN.OF_H > 0:
+        bias_ptr = position.pick(bias_ptrs, lane, (X + PLAN.OF_H) * H, PLAN) + unit[:, None]
     if PLAN.CHAIN:  # lane 0 adds w_ih = 0 times what it reads
         fed = tl.where(lane > 0, H, 0)
-        w_ih_ptr = position.pick(w_ih_ptrs, lane, PLAN)
+        w_ih_ptr = position.pick(w_ih_ptrs, lane, X * H * PLAN.P, PLAN)
         w_ih = tile.load_weight(w_ih_ptr, row, row_unit < fed, PLAN.W_IH, PLAN)
-        x_bias_ptr = bias_ptr + (S - G) * H
-        x_bias = tile.load_columns(x_bias_ptr, 0, (unit < fed)[:, None], H, G, PLAN.ACC)
-    if PLAN.APART:  # h's part of a gate has a bias of its own
-        h_bias = tl.load(bias_ptr, mask=(unit < H)[:, None], other=0.0).to(PLAN.ACC)
+        x_bias = tile.load_columns(bias_ptr, 0, (unit < fed)[:, None], H, X, PLAN.ACC)
+    h_bias = ()
+    if PLAN.OF_H > 0:
+        there = (unit < H)[:, None]
+        h_bias = tile.load_columns(bias_ptr + X * H, 0, there, H, PLAN.OF_H, PLAN.ACC)
     if PLAN.PROJECTED:
-        w_hr_ptr = position.pick(w_hr_ptrs, lane, PLAN)
+        w_hr_ptr = position.pick(w_hr_ptrs, lane, H * PLAN.P, PLAN)
         w_hr = project.load_weight(w_hr_ptr, block * PLAN.UNITS, PLAN.P, PLAN)
     lane = lane.to(tl.int64)
     h_in_ptr = exchange_ptr + 2 * lane * PLAN.W_HH.SLOT  # this lane's h
@@ -111,11 +119,14 @@ def lstm_forward_kernel(
     if PLAN.PROJECTED:
         between_ptr += lane * PLAN.W_HR.SLOT
     if PLAN.ALONE:  # states on chip, from h0 and c0
-        b, mask, at, slot_at = position.block_of(first_batch, unit, B, H, PLAN.W_HH, PLAN)
-        h_kept = tl.load(h_in_ptr + slot_at)
-        c_kept = tl.load(c0_ptr + lane * B * H + at, mask=mask, other=0.0)
+        b, mask, _at, slot_at = position.block_of(first_batch, unit, B, H, PLAN.W_HH, PLAN)
+        h_kept = 0.0
+        if G > 0:
+            h_kept = tl.load(h_in_ptr + slot_at)
+        c0_at = lane * B * SIZE + position.states_at(b, unit, PLAN)
+        c_kept = tile.load_columns(c0_ptr, c0_at, mask, H, PLAN.STATES, PLAN.ACC)
     if PLAN.EARLY:
-        first = lane * (2 * T - 1) * B if PLAN.BOTH else lane * 0  # lane 1 begins at the end
+        first = position.first_of_all(lane, T, B, PLAN)
         x_gates = load_x_gates(gates_ptr, lane, first, B, first_batch, unit, PLAN)
     for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
         t = (begin + wave).to(tl.int64) - (lane if PLAN.CHAIN else 0)
@@ -124,8 +135,8 @@ def lstm_forward_kernel(
         now, after = t & 1, (t & 1) ^ 1
         for turn in range(position.turns(alive, first_batch, PLAN.FINISHES, PLAN)):
             batch = first_batch + turn
-            b, mask, at, slot_at = position.block_of(batch, unit, alive, H, PLAN.W_HR, PLAN)
-            by_x = tile.zeros(PLAN.ROWS, PLAN)
+            b, mask, _at, slot_at = position.block_of(batch, unit, alive, H, PLAN.W_HR, PLAN)
+            by_x = tile.zeros(PLAN.ROWS, PLAN) if G > 0 else 0.0
             if PLAN.CHAIN:
                 # Lane 0 reads its own h(t-1), since no other's is written yet, and 0 * NaN is NaN.
                 slot = tl.where(lane > 0, after - 2, now)
@@ -135,17 +146,20 @@ def lstm_forward_kernel(
             if not PLAN.EARLY:
                 x_gates = load_x_gates(gates_ptr, lane, first, alive, batch, unit, PLAN)
             if PLAN.ALONE:
-                h_kept = position.unless_reset(h_kept, t, lane, b, rows, PLAN)
-                c_kept = position.unless_reset(c_kept, t, lane, b, rows, PLAN)
+                if G > 0:
+                    h_kept = position.unless_reset(h_kept, t, lane, b, rows, PLAN)
+                c_kept = position.each_unless_reset(c_kept, t, lane, b, rows, PLAN)
                 c = c_kept
             else:
-                c = position.load_state(c0_ptr, c_ptr, step, b, unit, mask, rows, PLAN)
+                c = position.load_states(c0_ptr, c_ptr, step, b, unit, mask, rows, PLAN)
             cell_options = options.of_cell(
-                peephole_ptr, candidate_p, candidate_scale, zone_c, zone_c_rest, masks, step, b,
+                weight_ptr, candidate_p, candidate_scale, zone_c, zone_c_rest, masks, step, b,
                 unit, rows, PLAN,
             )  # fmt: skip
             h_ptr_now = position.slot_of(h_in_ptr, now, batch, PLAN.W_HH)
-            if PLAN.ALONE:
+            if G == 0:
+                by_h = ()
+            elif PLAN.ALONE:
                 by_h = tile.product_on_chip(by_x, w_hh, (h_kept,), PLAN.W_HH, PLAN)
                 by_h = tile.gates_of(by_h, PLAN)
             elif PLAN.SEPARATE:  # what x makes of a gate, and what h makes
@@ -156,24 +170,26 @@ def lstm_forward_kernel(
                 if PLAN.CHAIN:
                     # What lane 0 read may be a NaN from before a reset, and 0 times it is one too.
                     by_x = tl.where(lane > 0, by_x, 0.0)
-                    x_gates = tile.sums(x_gates, tile.gates_of(by_x, PLAN), G)
+                    x_gates = tile.sums(x_gates, tile.gates_of(by_x, PLAN), X)
             else:
                 by_h = tile.product(by_x, w_hh, (h_ptr_now,), PLAN.W_HH, PLAN)
                 by_h = tile.gates_of(by_h, PLAN)
             if PLAN.CHAIN:
-                x_gates = tile.sums(x_gates, x_bias, G)
-            gates_at = (first + b)[None, :] * (S * H) + unit[:, None]
+                x_gates = tile.sums(x_gates, x_bias, X)
+            gates_at = (first + b)[None, :] * (PLAN.COLUMNS * H) + unit[:, None]
             if PLAN.HAS.NORM:
                 meeting = all_ptr, shares_ptr, programs, block, wave, turn
                 if PLAN.SAVE:
                     raw_at = (first + b)[None, :] * (G * H) + unit[:, None]
                     tile.store_columns(raw_ptr, raw_at, mask, by_h, H, G)
                 by_h = norm.of_product(by_h, gain_ptr, unit, meeting, step, b, rows, PLAN)
-            gates = CELL.combine(x_gates, by_h, h_bias if PLAN.APART else 0.0)
-            gates, made, c = CELL.forward(gates, c, cell_options, PLAN.HAS)
             if PLAN.HAS.NORM_C:
+                saved = lstm.sums(x_gates, by_h, PLAN.HAS)
+                saved, made, c_next = lstm.forward(saved, c[0], cell_options, PLAN.HAS)
                 made = norm.of_state(made, gain_ptr, unit, meeting, step, b, rows, PLAN)
-            h = CELL.output(gates, made)
+                h, c = lstm.output(saved, made, PLAN.HAS), (c_next,)
+            else:
+                h, c, saved = CELL.step(x_gates, by_h, h_bias, c, cell_options, PLAN.HAS)
             if PLAN.PROJECTED:
                 m = tile.rounded(h.to(y_ptr.dtype.element_ty), PLAN.ROUND)
                 tl.store(between_ptr + slot_at, m, mask=mask)
@@ -185,11 +201,13 @@ def lstm_forward_kernel(
                     rows, PLAN,
                 )  # fmt: skip
             if PLAN.ALONE:
-                h_kept = position.kept_where_dead(h_next, h_kept, mask, PLAN)
-                c_kept = position.kept_where_dead(c, c_kept, mask, PLAN)
-            tl.store(c_ptr + (first if PLAN.SAVE else lane * B) * H + at, c, mask=mask)
+                if G > 0:
+                    (h_kept,) = position.kept_where_dead((h_next,), (h_kept,), mask, 1, PLAN)
+                c_kept = position.kept_where_dead(c, c_kept, mask, PLAN.STATES, PLAN)
+            c_at = (first if PLAN.SAVE else lane * B) * SIZE + position.states_at(b, unit, PLAN)
+            tile.store_columns(c_ptr, c_at, mask, c, H, PLAN.STATES)
             if PLAN.SAVE:
-                tile.store_columns(gates_ptr, gates_at, mask, gates, H, S)
+                tile.store_columns(gates_ptr, gates_at, mask, saved, H, PLAN.SAVED)
             if PLAN.EARLY:
                 next_rows = tl.where(t + 1 < T, B, 0)
                 next_first = first + position.ahead(lane, B, PLAN)
@@ -208,16 +226,17 @@ def lstm_forward_kernel(
 
 @helper
 def load_x_gates(gates_ptr, lane, first, count, batch, unit, PLAN: tl.constexpr):
-    """Load a block of x's part of G gates, in the step with `count` rows from row `first` on.
+    """Load a block of x's part of X gates, in the step with `count` rows from row `first` on.
 
     In a chain only the lowest lane has this part.
     """
     if PLAN.CHAIN:
         count = tl.where(lane == 0, count, 0)
     b, mask, _, _ = position.block_of(batch, unit, count, PLAN.H, PLAN.W_HH, PLAN)
-    at = (first + b)[None, :] * (PLAN.SAVED * PLAN.H) + unit[:, None]
-    x_ptr = gates_ptr + (PLAN.SAVED - PLAN.GATES) * PLAN.H
-    return tile.load_columns(x_ptr, at, mask, PLAN.H, PLAN.GATES, PLAN.ACC)
+    X: tl.constexpr = PLAN.SUMMED + PLAN.OF_X
+    at = (first + b)[None, :] * (PLAN.COLUMNS * PLAN.H) + unit[:, None]
+    x_ptr = gates_ptr + (PLAN.COLUMNS - X) * PLAN.H
+    return tile.load_columns(x_ptr, at, mask, PLAN.H, X, PLAN.ACC)
 
 
 @helper
@@ -270,7 +289,7 @@ def hand_out(
             up = (h * philox.multiplier(seed_ptr, n, dropout_p, dropout_scale)).to(dtype)
         tl.store(up_ptr + after + slot_at, tile.rounded(up, PLAN.ROUND), mask=mask)
     position.arrive(all_ptr, turn, PLAN)  # the others wait for h alone
-    if PLAN.BOTH:
+    if PLAN.BOTH or PLAN.HEADS:
         out_ptr = y_ptr + position.output_of(step, b, unit, rows, PLAN)
     else:
         y_ptr -= position.first_row(lane, rows, PLAN) * PLAN.P
@@ -301,7 +320,7 @@ class Tensors(NamedTuple):
     not_reset: Tensor | None = None
     between: Tensor | None = None
     seed: Tensor | None = None
-    peephole: Tensor | None = None
+    weight: Tensor | None = None
     h_mask: Tensor | None = None
     h_old: Tensor | None = None
     raw: Tensor | None = None

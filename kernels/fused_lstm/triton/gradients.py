@@ -18,6 +18,7 @@ from ..pointwise import EPS, normalized, normalized_backward, proposed, seen
 from ..reference import Layer
 from ..spec import CANDIDATE, Spec
 from . import philox
+from .cells import Cell
 from .packed import Rows
 
 
@@ -28,22 +29,25 @@ class Left(NamedTuple):
     D: int
     layers: Sequence[Layer]
     cell: Spec
+    kernels: Cell
     seed: Tensor | None
     not_reset: Tensor | None
     drop: stack.Drop | None
-    c0: Tensor  # [L, B, H] state dtype
+    c0: Tensor  # [L, B, S*H] state dtype
     x: Tensor  # [live, I]
     h0: Tensor  # [L, B, P]
     outputs: Sequence[Tensor]  # of each layer [live, W]
-    gates: Tensor  # [L, ..., S*H] saved, of N rows
-    c: Tensor  # [L, ..., H]
-    dgates: Tensor  # [L, N, G*H]
-    by_gates: Sequence[Tensor]  # of each lane [live, G*H]
+    gates: Tensor  # [L, ..., COLUMNS*H] saved, of N rows
+    c: Tensor  # [L, ..., S*H]
+    dgates: Tensor  # [L, N, X*H] by x's parts of the gates; with layer norm, by h's that stay alone
+    # follow
+    by_gates: Sequence[Tensor]  # of each lane, the live rows of dgates
     by_h: Tensor | None  # [L, N, G*H], where that is not dgates: by h's part of the gates
     dh: Tensor | None  # [L, N, P], where h is projected: the gradient by w_hr times m
+    dweight: Tensor | None  # [L, N, .] each step's part of the gradients by weights of a unit
     h_mask: Tensor | None  # as in backward.py
     dh_old: Tensor | None
-    raw_ih: Tensor | None = None  # [L, N, G*H] what is normalized
+    raw_ih: Tensor | None = None  # [L, N, X*H] what is normalized
     raw_hh: Tensor | None = None
     stats: Tensor | None = None
     dseen: Tensor | None = None
@@ -58,9 +62,14 @@ class Left(NamedTuple):
         dseen = self.c.new_empty(len(self.c), self.rows.N, self.c.shape[-1])
         return self._replace(raw_ih=raw_ih, raw_hh=raw_hh, stats=stats, dseen=dseen)
 
+    def dgates_of(self, lane: int) -> Tensor:
+        """Return the gradient by x's parts of the gates in all steps of a lane [live, X*H]."""
+        found = self.by_gates[lane]
+        return found if self.raw_ih is None else found[:, : self.kernels.by_x * self.H]
+
     def by_x(self, lane: int) -> Tensor:
-        """Return the gradient by the product with w_ih in all steps of a lane [live, G*H]."""
-        dgates = self.by_gates[lane]
+        """Return the gradient by the product with w_ih in all steps of a lane [live, X*H]."""
+        dgates = self.dgates_of(lane)
         if self.raw_ih is None:
             return dgates
         d = dgates * self.layers[lane].gain_ih
@@ -68,16 +77,18 @@ class Left(NamedTuple):
 
     def by_h_gates(self, lane: int) -> Tensor:
         """Return the gradient by h's part of the gates in all steps of a lane [live, G*H]."""
-        dgates = self.by_gates[lane]
         if self.by_h is None:
-            return dgates
+            return self.by_gates[lane]
         if self.raw_ih is None:
             return self.rows.of(self.by_h[lane])
-        if self.cell.has_c:
-            return dgates
-        H = self.c0.shape[-1]  # by_h is by the product, before it was normalized: n's part again
-        _, r, _, _ = self.lane_of(self.gates, lane).split(H, -1)
-        return torch.cat([dgates[:, : 2 * H], dgates[:, 2 * H :] * r], -1)
+        summed, _, alone = self.by_gates[lane].split(
+            [n * self.H for n in (self.kernels.sums, self.kernels.of_x, self.kernels.of_h)], -1
+        )
+        return torch.cat([summed, alone], -1)  # by_h is by the product, before it was normalized
+
+    @property
+    def H(self) -> int:
+        return self.c0.shape[-1] // self.kernels.states
 
     def lane_of(self, t: Tensor, lane: int) -> Tensor:
         """Return a lane of t: [L, ..., C] -> [live, C]."""
@@ -108,7 +119,7 @@ class Left(NamedTuple):
         rows, cell, seed = self.rows, self.cell, self.seed
         if cell.zones[1] == 0:
             return self.lane_of(self.c, lane)
-        mask, shape = None, (rows.T * rows.B, self.c.shape[-1])
+        mask, shape = None, (rows.T * rows.B, self.H)
         if seed is not None and cell.candidate_dropout > 0:
             first = CANDIDATE + lane * shape[0] * shape[1]
             ones = self.c.new_ones(shape)
@@ -141,13 +152,13 @@ def of_weights(left: Left, samples: int = 0) -> list[Tensor]:
         if index > 0 and d == 0:
             below = left.outputs[index - 1]
             below = below if left.drop is None else left.drop(below, index - 1)
-        dgates = left.by_gates[lane]
+        dgates = left.dgates_of(lane)
         by_x = by_h = own(dgates)
         if left.by_h is not None:
             by_h = own(left.rows.of(left.by_h[lane]))
         if layer.b_ih is not None:
             bias = by_x.sum(-2)
-            apart = left.by_h is not None and not left.cell.has_c
+            apart = left.kernels.of_x or left.kernels.of_h
             biases = [bias, own(left.by_h_gates(lane)).sum(-2) if apart else bias.clone()]
         if left.raw_ih is not None:
             by_x = left.by_x(lane)
@@ -157,8 +168,9 @@ def of_weights(left: Left, samples: int = 0) -> list[Tensor]:
         if left.dh is not None:
             dh, m = left.rows.of(left.dh[lane]), _unprojected(left, lane)
             found.append(own(dh).mT @ own(m))
-        if layer.w_ch is not None:
-            found.append(_of_peepholes(left, lane, dgates))
+        if left.dweight is not None:
+            dweight = left.rows.of(left.dweight[lane]).sum(0)
+            found.append(dweight.to(dgates.dtype))
         if left.raw_ih is not None:
             found += _of_norms(left, lane, dgates)
     return found
@@ -176,20 +188,9 @@ def _rows_of(rows: Rows, samples: int, t: Tensor) -> Tensor:
 
 def _unprojected(left: Left, lane: int) -> Tensor:
     """Return m [live, H], the h before its projection: m = o * tanh(c)."""
-    o = left.lane_of(left.gates, lane)[:, -left.c0.shape[-1] :]
+    o = left.lane_of(left.gates, lane)[:, -left.H :]
     added = left.layers[lane].added(None)
     return (o * seen(left.c_made(lane), added).tanh()).to(left.dh.dtype)
-
-
-def _of_peepholes(left: Left, lane: int, dgates: Tensor) -> Tensor:
-    """Return the peepholes' gradients [3H], or [2H] of coupled gates.
-
-    Each is the gradient by its gate times the c that the gate has seen.
-    """
-    *inputs, _, do = dgates.split(left.c0.shape[-1], -1)
-    before = left.c_before(lane)
-    each = torch.cat([*(d * before for d in inputs), do * left.c_made(lane)], -1)
-    return each.sum(0).to(dgates.dtype)
 
 
 def _of_norms(left: Left, lane: int, dgates: Tensor) -> list[Tensor]:

@@ -15,14 +15,10 @@ from torch import Tensor
 from triton import knobs
 from triton.runtime import driver
 
-from ..spec import PLAIN, Spec
+from ..spec import CELLS, PLAIN, Spec
 from . import cells
 from .barrier import APART
-from .cells.coupled import COUPLED
-from .cells.dreamer import DREAMER
-from .cells.gru import GRU
-from .cells.lstm import LSTM
-from .cells.rnn import RNN_RELU, RNN_TANH
+from .cells import lstm, printed, slstm
 from .helper import FENCES_COPIES, KEEP_LOOP
 from .interpreter import is_interpreted
 from .philox import scale_of
@@ -69,22 +65,21 @@ def on_their_device(operator: Callable) -> Callable:
 # --- what a kernel is compiled with ---
 
 
-CUSTOM: dict[str, cells.Cell] = {}  # made by fused_lstm.cell: name -> the kernels' form
+# Made by fused_lstm.cell: name, and whether with zoneout -> the kernels' form.
+CUSTOM: dict[tuple[str, bool], cells.Cell] = {}
+BY_HAND = {"peephole", "zoneout", "candidate_dropout", "layer_norm"}  # options of an LSTM
 
 
 def kernel_cell(cell: Spec) -> cells.Cell:
     """Return the kernels' form of a cell."""
-    if cell.cell in CUSTOM:
-        return CUSTOM[cell.cell]
-    if cell.cell == "gru":
-        return GRU
-    if cell.cell == "gru_dreamer":
-        return DREAMER
-    if cell.cell == "rnn_tanh":
-        return RNN_TANH
-    if cell.cell == "rnn_relu":
-        return RNN_RELU
-    return COUPLED if cell.coupled else LSTM
+    if CELLS[cell.cell].custom:
+        return CUSTOM[cell.cell, cell.zones[0] > 0]
+    if cell.cell == "slstm":
+        return slstm.SLSTM
+    if cell.cell == "lstm" and BY_HAND.intersection(cell.options):
+        return lstm.COUPLED if cell.coupled else lstm.LSTM
+    name = "coupled" if cell.coupled else cell.cell
+    return printed.CELLS[name + "_zoneout" * (cell.zones[0] > 0)]
 
 
 @dataclass(frozen=True, eq=False)  # one object a plan: told apart, and hashed, by identity
@@ -109,7 +104,12 @@ class Weight:
 class Has:
     """Features of a cell's step that torch's own cell lacks: PLAN.HAS."""
 
-    PEEPHOLES: int
+    WEIGHTS: int  # vectors of weights of a unit, peepholes too
+    COUPLED: bool  # an LSTM's forget gate is 1 minus the input gate
+    G: int  # the index of g among an LSTM's gates
+    EXPONENTIAL: bool  # an sLSTM's forget gate is exp
+    EDGES: bool  # the cell's backward asks where a row ends and begins
+    CLIP: bool  # the gradient by h that comes through w_hh is cut
     CANDIDATE: bool  # a mask on g
     RECURRENT: bool  # a mask on what w_hh is multiplied by
     ZONE_H: int  # zoneout: 0 none, 1 its expectation, 2 drawn
@@ -129,22 +129,28 @@ def zones(cell: Spec) -> tuple[float, float]:
 
 def norms(cell: Spec) -> int:
     """Return how many times per step all programs of a lane normalize its rows."""
-    return int(cell.layer_norm) + int(cell.layer_norm and cell.has_c)
+    return int(cell.layer_norm) + int(cell.layer_norm and cell.cell == "lstm")
 
 
 @lru_cache(1024)
 def has(cell: Spec, draws: bool) -> Has:
     """Return the features of a cell; draws: whether there is a seed, as in training."""
+    peepholes = 3 - cell.coupled if cell.peephole else 0
     zone_h, zone_c = ((2 if draws else 1) if p > 0 else 0 for p in zones(cell))
     found = {
-        "PEEPHOLES": kernel_cell(cell).gates - 1 if cell.peephole else 0,
+        "WEIGHTS": peepholes + CELLS[cell.cell].weights,
+        "COUPLED": cell.coupled,
+        "G": 2 - cell.coupled,
+        "EXPONENTIAL": cell.exponential_forget,
+        "EDGES": cell.cell == "slstm",
+        "CLIP": cell.recurrent_clip is not None,
         "CANDIDATE": draws and cell.candidate_dropout > 0,
         "RECURRENT": draws and cell.recurrent_dropout > 0,
         "ZONE_H": zone_h,
         "ZONE_C": zone_c,
         "ZONE_OF_H": not cell.has_c,
         "NORM": cell.layer_norm,
-        "NORM_C": cell.layer_norm and cell.has_c,
+        "NORM_C": cell.layer_norm and cell.cell == "lstm",
     }
     return Has(**wrapped(found))
 
@@ -156,12 +162,21 @@ class Constants:
     LANES: int
     CHAIN: bool  # a lane reads what the lane below it writes
     BOTH: bool  # or: lanes 0 and 1 are a layer's directions
+    HEADS: bool  # or: lanes are heads, of one w_hh, with y side by side
+    REVERSE: bool  # of heads: from the last step to the first
+    WIDTH: int  # elements of y from a row to the next, where lanes are side by side
     H: int
     P: int  # elements of h: H where it is not projected
     PROJECTED: bool
-    GATES: int  # G
-    SAVED: int  # S
-    APART: bool  # h has parts of gates that are not added to x's
+    GATES: int  # G, that h has a part in
+    SUMMED: int  # of these, that are a sum with x's part
+    OF_X: int  # parts by x that stay alone
+    OF_H: int  # parts by h that do
+    APART: bool  # there are some, so that gradients by x's parts are not those by h's
+    STATES: int  # S
+    SAVED: int  # V
+    COLUMNS: int  # of the buffer of x's parts and of what is saved
+    DCOLUMNS: int  # of the gradients by x's parts, and, where NORM, by h's that stay alone
     EXCHANGED: int  # gradients that the backward's exchange has of a unit
     ROWS: int  # of a weight tile
     UNITS: int  # of a block: hidden units in the forward, elements of h in the backward
@@ -221,10 +236,13 @@ def constants(
     resets: bool = False,
     draws: bool = False,
     rounded: bool = False,
+    reverse: bool = False,
+    width: int = 0,
 ) -> Constants:
     """PLAN of a launch that has `phases`.
 
-    draws: whether a cell's masks are drawn; rounded: whether weights are rounded to TF32 already.
+    draws: whether a cell's masks are drawn; rounded: whether weights are rounded to TF32 already;
+    reverse, width: of heads, see `Constants`.
     """
     size, chain = SIZES[plan.dtype], plan.kind == "layers" and plan.layers > 1
     recurrent = draws and cell.recurrent_dropout > 0
@@ -233,12 +251,21 @@ def constants(
         "LANES": plan.layers,
         "CHAIN": chain,
         "BOTH": plan.kind == "both",
+        "HEADS": plan.kind == "heads",
+        "REVERSE": reverse,
+        "WIDTH": width or plan.layers * plan.outputs,
         "H": plan.hidden,
         "P": plan.outputs,
         "PROJECTED": plan.projected > 0,
-        "GATES": kernels.gates,
+        "GATES": kernels.by_h,
+        "SUMMED": kernels.sums,
+        "OF_X": kernels.of_x,
+        "OF_H": kernels.of_h,
+        "APART": kernels.of_x + kernels.of_h > 0,
+        "STATES": kernels.states,
         "SAVED": kernels.saved,
-        "APART": kernels.apart,
+        "COLUMNS": kernels.columns,
+        "DCOLUMNS": kernels.by_x + (kernels.of_h if cell.layer_norm else 0),
         "EXCHANGED": exchanged(plan, cell),
         "ROWS": plan.rows,
         "UNITS": plan.units,
@@ -281,7 +308,7 @@ def constants(
         "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),
         "PARTS": plan.programs // (plan.row_groups * plan.layers),
         "UP": dropout or (recurrent and chain),
-        "SEPARATE": resets or cell.layer_norm or (kernels.apart and chain),
+        "SEPARATE": resets or cell.layer_norm or (chain and kernels.of_x + kernels.of_h > 0),
         "SENT": resets or recurrent,
     }
     return Constants(**wrapped(found))
@@ -290,11 +317,11 @@ def constants(
 def exchanged(plan: Plan, cell: Spec) -> int:
     """Return the number of gradients by gates in the backward's exchange buffer.
 
-    There is one by h's part of each gate. Where the lane below needs a different gradient by x's
-    part of the last gate, that one is added.
+    There is one by h's part of each gate, and one by each part by x that stays alone where the lane
+    below needs it.
     """
     kernels = kernel_cell(cell)
-    return kernels.gates + (kernels.apart and plan.kind == "layers" and plan.layers > 1)
+    return kernels.by_h + (kernels.of_x if plan.kind == "layers" and plan.layers > 1 else 0)
 
 
 def _weights(plan: Plan) -> dict[str, Weight]:
@@ -387,8 +414,10 @@ def options(plan: Plan) -> dict:
     if is_interpreted():
         return {}
     found: dict[str, Any] = {"num_warps": plan.warps, "num_stages": 1, "enable_fp_fusion": True}
-    if plan.tcgen05 and plan.streams:
-        found["maxnreg"] = 255  # else ptxas spills at 128 rather than take more: Triton 3.6
+    # Else ptxas spills rather than take more registers: at 128 in Triton 3.6 on a B200, and of
+    # heads for a second program on the same multiprocessor.
+    if (plan.tcgen05 and plan.streams) or (plan.kind == "heads" and not plan.amd):
+        found["maxnreg"] = 255
     if plan.amd:
         del found["enable_fp_fusion"]
     return found | {"launch_cooperative_grid": plan.persistent and not plan.alone}
@@ -457,9 +486,11 @@ def call(
     resets: bool = False,
     draws: bool = False,
     rounded: bool = False,
+    reverse: bool = False,
+    width: int = 0,
 ) -> Call:
-    """Return a plan's launches; p: of dropout between its lanes; rounded: as in `constants`."""
-    kernels, does = kernel_cell(cell), (p > 0, varlen, resets, draws, rounded)
+    """Return a plan's launches; p: of dropout between its lanes; the rest: as in `constants`."""
+    kernels, does = kernel_cell(cell), (p > 0, varlen, resets, draws, rounded, reverse, width)
     launches = [
         Launch(plan, kernels, constants(plan, cell, save, phases, *does))
         for phases in plan.phases()
@@ -480,7 +511,8 @@ def workspace(plan: Plan, like: Tensor, leading: Sequence[int], launches: int) -
     shape = (*leading, plan.padded_batch, plan.chunks * plan.block_k)
     between = (launches * plan.layers, plan.padded_batch, plan.chunks_hr * plan.block_k)
     size, whole = prod(shape), prod(shape) + prod(between)
-    row = plan.row_groups * (1 + plan.blocks) * APART.value
+    groups = plan.row_groups * (plan.layers if plan.kind == "heads" else 1)
+    row = (groups + plan.row_groups * plan.blocks) * APART.value
     zeros = like.new_zeros(whole + launches * row * 4 // like.element_size())
     counters = zeros[whole:].view(torch.int32).view(launches, row)
     found = zeros[size:whole].view(between) if plan.projected else None

@@ -7,7 +7,8 @@ weights.
 A launch takes as many lanes as its plan has: all of the stack, both of a layer, or one.
 
 L: lanes. D: directions. N: rows of x, T * B or packed. P: the size of h, H where it is not
-projected. W: columns of y, D * P. G, S: a cell's gates, and columns that are saved of them.
+projected. W: columns of y, D * P. X, G: a cell's gates that x, and that h, has a part in. S: its
+states.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from torch import Tensor
 from .. import stack
 from ..pointwise import normalized, scaled
 from ..reference import Layer, by_layer, state_dtype
-from ..spec import CELLS, RECURRENT, Spec, cell_of
+from ..spec import RECURRENT, Spec, cell_of
 from . import backward, devices, forward, gradients, launch, philox, precision, rounding, tuned
+from .cells import Cell
 from .choice import choose
 from .packed import Rows
 from .plan import Plan
@@ -44,9 +46,8 @@ class Prepared:
     """Parameters of an operator's call that do not depend on its tensors."""
 
     call: launch.Call
+    cell: Cell
     count: int  # of launches
-    G: int
-    S: int
     inside: float  # probability of a dropout that a launch itself does
     rounds: bool  # whether factors of products are rounded to TF32
     rounds_before: bool  # and weights before the launches
@@ -77,7 +78,9 @@ def prepare(
     many_steps: whether there are rounding.STEPS or more.
     """
     kernels = launch.kernel_cell(cell)
-    norm, gates = launch.norms(cell), kernels.gates
+    norm, gates = launch.norms(cell), kernels.by_h
+    if kernels.of_x != kernels.of_h:
+        fuse = "steps"  # a wave multiplies x by as many rows as h
     plan = make_plan(fuse, direction, dtype, device, shape, norm=norm, gates=gates, tf32=tf32)
     inside = dropout if plan.kind == "layers" else 0.0
     options = {"save": save, "p": inside, "varlen": varlen, "resets": resets, "draws": draws}
@@ -85,9 +88,8 @@ def prepare(
     recurrent = draws and cell.recurrent_dropout > 0
     return Prepared(
         launch.call(plan, cell, **options, rounded=rounds_before),
+        cell=kernels,
         count=shape.L // plan.layers,
-        G=gates,
-        S=kernels.saved,
         inside=inside,
         rounds=plan.rounds,
         rounds_before=rounds_before,
@@ -155,7 +157,9 @@ def _stack(
     cell: Spec,
 ) -> Stack:
     layers = by_layer([w.contiguous() for w in weights], h0.shape[0], cell)
-    shape, rows = _shape(h0, c0, layers[0].w_hr, directions), Rows(x, h0.shape[1], batch_sizes)
+    states = launch.kernel_cell(cell).states
+    shape = _shape(h0, c0, layers[0].w_hr, directions, states)
+    rows = Rows(x, h0.shape[1], batch_sizes)
     tf32 = x.dtype == torch.float32 and precision.tf32()
     prepared = prepare(
         plan_of, direction, fuse, x.dtype, x.device, shape, cell, dropout, seed is not None,
@@ -185,9 +189,9 @@ def _rounded(layers: list[Layer], is_fused: bool) -> list[Layer]:
     ]
 
 
-def _shape(h0: Tensor, c0: Tensor, w_hr: Tensor | None, directions: int) -> Shape:
-    P, H = (c0.shape[2], c0.shape[2]) if w_hr is None else w_hr.shape
-    for name, state, size in (("c0", c0, H), ("h0", h0, P)):
+def _shape(h0: Tensor, c0: Tensor, w_hr: Tensor | None, directions: int, states: int) -> Shape:
+    P, H = (c0.shape[2] // states,) * 2 if w_hr is None else w_hr.shape
+    for name, state, size in (("c0", c0, states * H), ("h0", h0, P)):
         if list(state.shape) != (wanted := [*c0.shape[:2], size]):
             by = "as c0" if w_hr is None else "by weight_hr"
             raise ValueError(f"{name}: got shape {list(state.shape)}; expected {wanted}, {by}")
@@ -205,7 +209,7 @@ def _split(count: int, *tensors: Tensor | None) -> list[Sequence[Tensor | None]]
 class Extra(NamedTuple):
     """Tensors that only some cells have, of all lanes."""
 
-    peephole: Tensor | None = None
+    weight: Tensor | None = None
     h_mask: Tensor | None = None
     h_old: Tensor | None = None
     gain: Tensor | None = None
@@ -222,12 +226,12 @@ NOTHING = Extra()
 
 def _extra(of: Stack, state: Tensor, h0: Tensor | None) -> Extra:
     """Return the tensors that only some cells have; h0: in the forward."""
-    cell, (L, _, B, _, _, P) = of.cell, of.shape
-    if not cell.options:
+    cell, (L, _, B, H, _, P) = of.cell, of.shape
+    weight, h_mask, h_old, gain, shares = None, None, None, None, None
+    if of.layers[0].w_ch is not None:
+        weight = torch.stack([w.w_ch for w in of.layers])
+    elif not cell.options:
         return NOTHING
-    peephole, h_mask, h_old, gain, shares = None, None, None, None, None
-    if cell.peephole:
-        peephole = torch.stack([w.w_ch for w in of.layers])
     if cell.recurrent_dropout > 0 and of.seed is not None:
         ones = state.new_ones(B, L, P)
         h_mask = philox.dropout(ones, cell.recurrent_dropout, of.seed[-1:], RECURRENT)
@@ -236,34 +240,39 @@ def _extra(of: Stack, state: Tensor, h0: Tensor | None) -> Extra:
         h_old = state.new_zeros(L, B, P) if h0 is None else state.new_empty(L, B, P).copy_(h0)
     if cell.layer_norm:
         plan = of.prepared.call.plan
-        zeros, parts = state.new_zeros(state.shape[2]), plan.programs // plan.layers
+        zeros, parts = state.new_zeros(H), plan.programs // plan.layers
         gains = [(w.gain_hh, w.gain_c, w.b_c) for w in of.layers]
         gain = torch.stack(
             [torch.cat([zeros if w is None else w for w in each]).to(state.dtype) for each in gains]
         )
         shares = state.new_empty(L, 4 * parts * B)
-    return Extra(peephole, h_mask, h_old, gain, shares)
+    return Extra(weight, h_mask, h_old, gain, shares)
 
 
-def _planes(c: Tensor, L: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return c and both raw products [L, N, G*H], of a saved c with layer norm [(1+2G)L, N, H]."""
-    raw = c[L:].view(2, L, c.shape[1], -1)
-    return c[:L], *raw.unbind()
+def _planes(c: Tensor, L: int, cell: Cell) -> tuple[Tensor, Tensor, Tensor]:
+    """Return c and the raw products by x [L, N, X*H] and by h [L, N, G*H].
+
+    With layer norm these lie behind c, in as many planes of its size as they take.
+    """
+    N, H = c.shape[1], c.shape[2] // cell.states
+    behind, of_x = c[L:].flatten(), L * N * cell.by_x * H
+    by_h = behind[of_x : of_x + L * N * cell.by_h * H]
+    return c[:L], behind[:of_x].view(L, N, -1), by_h.view(L, N, -1)
 
 
 def _biases(of: Stack, like: Tensor) -> tuple[Tensor, ...]:
-    """Return each lane's bias [S*H] of the saved columns: b_ih + b_hh, or one of them alone."""
-    layers, H, S, G = of.layers, of.shape.H, of.prepared.S, of.prepared.G
+    """Return each lane's bias [(X + OF_H) * H]: of x's parts, then of h's that stay alone.
+
+    Of a gate that is a sum only the biases' sum appears.
+    """
+    layers, H, cell = of.layers, of.shape.H, of.prepared.cell
     if layers[0].b_ih is None:
-        return (like.new_zeros(S * H),) * len(layers)
-    if S == G:
+        return (like.new_zeros((cell.by_x + cell.of_h) * H),) * len(layers)
+    if cell.of_x == cell.of_h == 0:
         return tuple(torch._foreach_add([w.b_ih for w in layers], [w.b_hh for w in layers]))
-    if not CELLS[of.cell.cell].apart:  # columns that a step saves beside its gates have no bias
-        zeros = like.new_zeros((S - G) * H)
-        return tuple(torch.cat([zeros, w.b_ih + w.b_hh]) for w in layers)
-    both = (G - 1) * H  # of a GRU: r and z, of which only the sum appears
+    both = cell.sums * H
     return tuple(
-        torch.cat([w.b_hh[both:], w.b_ih[:both] + w.b_hh[:both], w.b_ih[both:]]) for w in layers
+        torch.cat([w.b_ih[:both] + w.b_hh[:both], w.b_ih[both:], w.b_hh[both:]]) for w in layers
     )
 
 
@@ -290,29 +299,31 @@ def lstm(
         lanes = directions, batch_sizes, keep, cell_of(cell, tuple(rates))
         of = _stack("forward", save, x, h0, c0, weights, dropout, seed, fuse, *lanes)
         prepared, (L, D, B, H, _, P), rows, layers = of[:4]
-        plan, count, G, S = prepared.call.plan, prepared.count, prepared.G, prepared.S
+        plan, count, kernels = prepared.call.plan, prepared.count, prepared.cell
+        X, G, S, columns = kernels.by_x, kernels.by_h, kernels.states, kernels.columns
         N, shape = rows.N, x.shape[:-1]
         W = D * P
         x, state = x.contiguous(), c0.to(state_dtype(x.dtype)).contiguous()
 
         y, h = x.new_empty(N, W), x.new_empty(L // D - 1, N, W)
         norm, raw_ih, raw_hh = of.cell.layer_norm, None, None
-        planes = 1 + 2 * G if norm and save else 1
-        c = kept = state.new_empty(planes * L, N if save else B, H)
+        c = kept = state.new_empty(L, N if save else B, S * H)
         if norm and save:
-            c, raw_ih, raw_hh = _planes(kept, L)
-        gates = x.new_empty(L if save else D, N, S * H)
+            kept = state.new_empty((1 + -(-(X + G) // S)) * L, N, S * H)
+            c, raw_ih, raw_hh = _planes(kept, L, kernels)
+        gates = x.new_empty(L if save else D, N, columns * H)
         extra, bias = _extra(of, state, h0), _biases(of, x)
         exchange, between, counters = launch.workspace(plan, x, (prepared.copies, L, 2), count)
         slots = 2 if rows.offset is not None else 1  # in which a row finds its h0
         fed = h0 if extra.h_mask is None else h0 * extra.h_mask
         fed = precision.rounded(fed) if prepared.rounds else fed
-        launch.first_rows(exchange, L, B, P, slots).copy_(fed)
+        if G > 0:
+            launch.first_rows(exchange, L, B, P, slots).copy_(fed)
         extras = extra.of_launches(count)
         c0s, cs, raws, betweens = _split(count, state, c, raw_hh, between)
         spaces = [exchange] if count == 1 else exchange[0].chunk(count)
         by_lane, outputs = gates.unbind(), [y] if prepared.is_fused else [*h.unbind(), y]
-        x_columns = slice((S - G) * H, None)
+        x_columns = slice((columns - X) * H, None)
 
         def one(x: Tensor, index: int) -> Tensor:
             number = index * plan.layers
@@ -320,8 +331,8 @@ def lstm(
             w_ih, w_hh, w_hr = of.weights(index)
             for lane in range(D):
                 x_gates = rows.of(by_lane[first + lane])
-                x_gates = x_gates if S == G else x_gates[:, x_columns]
-                x_bias = bias[number + lane] if S == G else bias[number + lane][x_columns]
+                x_gates = x_gates if columns == X else x_gates[:, x_columns]
+                x_bias = bias[number + lane] if kernels.of_h == 0 else bias[number + lane][: X * H]
                 if not norm:
                     torch.addmm(x_bias, x, layers[number + lane].w_ih.T, out=x_gates)
                     continue
@@ -333,7 +344,7 @@ def lstm(
             tensors = forward.Tensors(
                 by_lane[first], w_ih, w_hh, w_hr, bias[number : number + plan.layers], c0s[index],
                 cs[index], h, out, spaces[index], counters[index], rows.offset, of.not_reset,
-                betweens[index], of.seed, added.peephole, added.h_mask, added.h_old, raws[index],
+                betweens[index], of.seed, added.weight, added.h_mask, added.h_old, raws[index],
                 added.gain, added.shares,
             )  # fmt: skip
             forward.forward(prepared.call, tensors, rows.T, number)
@@ -349,8 +360,8 @@ def lstm(
         if not save:
             return y, h_n, c.to(c0.dtype), x.new_empty(0), state.new_empty(0), x.new_empty(0)
         c_n = rows.ends(gradients.by_direction(c, D), last=True).to(c0.dtype, copy=True)
-        kept = kept.view(len(kept), *shape, H)
-        return y, h_n, c_n, h.view(len(h), *shape, W), kept, gates.view(L, *shape, S * H)
+        kept = kept.view(len(kept), *shape, kept.shape[-1])
+        return y, h_n, c_n, h.view(len(h), *shape, W), kept, gates.view(L, *shape, columns * H)
 
 
 # --- backward ---
@@ -385,7 +396,7 @@ def lstm_backward(
         lanes = directions, batch_sizes, keep, cell_of(cell, tuple(rates))
         of = _stack("backward", True, x, h0, c0, weights, dropout, seed, fuse, *lanes)
         prepared, (L, D, B, H, _, P), rows, layers = of[:4]
-        plan, count, G = prepared.call.plan, prepared.count, prepared.G
+        plan, count, kernels = prepared.call.plan, prepared.count, prepared.cell
         N, state = rows.N, c0.to(c.dtype).contiguous()
         W = D * P
         x, h0, y, h, c, gates = (t.contiguous() for t in (x, h0, y, h, c, gates))
@@ -394,31 +405,36 @@ def lstm_backward(
 
         norm, raw_ih, raw_hh = of.cell.layer_norm, None, None
         if norm:
-            c, raw_ih, raw_hh = _planes(c.view(-1, N, H), L)
-        dgates, partial_sums = gates.new_empty(L, N, G * H), None
+            c, raw_ih, raw_hh = _planes(c.view(-1, N, kernels.states * H), L, kernels)
+        dcolumns = kernels.by_x + (kernels.of_h if norm else 0)
+        dgates, partial_sums, dweight = gates.new_empty(L, N, dcolumns * H), None, None
         if plan.split > 1:
             partial_sums = c.new_empty(plan.layers, plan.split, B, P)
-        by_h = torch.empty_like(dgates) if norm or CELLS[of.cell.cell].apart else None
+        by_h = None
+        if norm or kernels.of_x or kernels.of_h:
+            by_h = gates.new_empty(L, N, kernels.by_h * H)
         dh = gates.new_empty(L, N, P) if plan.projected else None
         exchange, between, counters = launch.workspace(
             plan, gates, (L, 2, prepared.exchanged), count
         )
         extra = _extra(of, state, None)
+        if extra.weight is not None:
+            dweight = c.new_empty(L, N, extra.weight.shape[1])
         outputs = [rows.of(t) for t in (*h.view(-1, N, W).unbind(), y.view(N, W))]
         left = gradients.Left(
-            rows, D, layers, of.cell, of.seed, of.not_reset, of.drop, state,
+            rows, D, layers, of.cell, kernels, of.seed, of.not_reset, of.drop, state,
             rows.of(x.view(N, -1)), h0, outputs, gates, c, dgates,
-            [rows.of(t) for t in dgates.unbind()], by_h, dh, extra.h_mask, extra.h_old,
+            [rows.of(t) for t in dgates.unbind()], by_h, dh, dweight, extra.h_mask, extra.h_old,
         )  # fmt: skip
         if norm:
             left = left.normalized(raw_ih, raw_hh)
         extras = extra.of_launches(count)
         each = _split(
             count, gates, state, c, dc, dgates, exchange, dh_n, between, dh, by_h,
-            raw_hh, left.stats, left.dseen,
+            raw_hh, left.stats, left.dseen, dweight,
         )  # fmt: skip
         (gates_of, c0_of, c_of, dc_of, dgates_of, exchange_of, dh_n_of, between_of, dh_of, by_h_of,
-         raw_of, stats_of, dseen_of) = each  # fmt: skip
+         raw_of, stats_of, dseen_of, dweight_of) = each  # fmt: skip
 
         def one(dy: Tensor, index: int) -> Tensor:
             first, added = index * plan.layers, extras[index]
@@ -428,8 +444,8 @@ def lstm_backward(
                 dy, dy if last is None else last, gates_of[index], w_ih, w_hh, w_hr, c0_of[index],
                 c_of[index], dc_of[index], dgates_of[index], exchange_of[index], partial_sums,
                 counters[index], rows.offset, of.not_reset, between_of[index], dh_of[index],
-                of.seed, added.peephole, added.h_mask, added.h_old, by_h_of[index], raw_of[index],
-                added.gain, added.shares, stats_of[index], dseen_of[index],
+                of.seed, added.weight, added.h_mask, added.h_old, by_h_of[index], raw_of[index],
+                added.gain, added.shares, stats_of[index], dseen_of[index], dweight_of[index],
             )  # fmt: skip
             backward.backward(prepared.call, tensors, rows.T, last is not None, first)
             if index == 0 and not needs_dx:

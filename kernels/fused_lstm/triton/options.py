@@ -1,4 +1,4 @@
-"""Features of a cell's step that torch's own cell lacks: peepholes, masks, zoneout.
+"""Features of a cell's step that torch's own cell lacks: weights of a unit, masks, zoneout.
 
 Names are as in position.py. masks is (seed_ptr, first_lane): the seed of the random numbers, and
 the index in the stack of this launch's first lane. Masks are drawn by counter where they are
@@ -44,7 +44,7 @@ def kept_part(n, masks, p, rest, MODE: tl.constexpr, PLAN: tl.constexpr):
 
 @helper
 def of_cell(
-    peephole_ptr,  # [L, PEEPHOLES * H]
+    weight_ptr,  # [L, WEIGHTS * H]
     candidate_p,
     candidate_scale,
     zone_c,
@@ -58,19 +58,19 @@ def of_cell(
 ):
     """Return the `options` of a cell's functions, each 0 where PLAN.HAS none.
 
-    They are the peepholes [UNITS, 1] each, the multiplier of g, and the part of c that is kept
-    [UNITS, BLOCK_B].
+    They are the weights of a unit [UNITS, 1] each, the multiplier of g, and the part of the states
+    that is kept [UNITS, BLOCK_B].
     """
     _, lane, _, _ = step
     seed_ptr, _ = masks
-    peepholes, multiplier, kept = (), 0.0, 0.0
-    if PLAN.HAS.PEEPHOLES > 0:
-        at = lane * (PLAN.HAS.PEEPHOLES * PLAN.H) + unit[:, None]
+    weights, multiplier, kept = (), 0.0, 0.0
+    if PLAN.HAS.WEIGHTS > 0:
+        at = lane * (PLAN.HAS.WEIGHTS * PLAN.H) + unit[:, None]
         there = (unit < PLAN.H)[:, None]
-        count: tl.constexpr = PLAN.HAS.PEEPHOLES
+        count: tl.constexpr = PLAN.HAS.WEIGHTS
         for i in tl.static_range(count):
-            w = tl.load(peephole_ptr + at + i * PLAN.H, mask=there, other=0.0)
-            peepholes = peepholes + (w.to(PLAN.ACC),)
+            w = tl.load(weight_ptr + at + i * PLAN.H, mask=there, other=0.0)
+            weights = weights + (w.to(PLAN.ACC),)
     if PLAN.HAS.CANDIDATE:
         n = number(CANDIDATE, masks, step, b, unit, PLAN.H, rows, PLAN)
         multiplier = philox.multiplier(seed_ptr, n, candidate_p, candidate_scale).to(PLAN.ACC)
@@ -78,7 +78,7 @@ def of_cell(
         kind = ZONEOUT_H if PLAN.HAS.ZONE_OF_H else ZONEOUT_C
         n = number(kind, masks, step, b, unit, PLAN.H, rows, PLAN)
         kept = kept_part(n, masks, zone_c, zone_c_rest, PLAN.HAS.ZONE_C, PLAN)
-    return peepholes, multiplier, kept
+    return weights, multiplier, kept
 
 
 # --- zoneout of h ---

@@ -5,7 +5,7 @@
 H, P, L, G: hidden size, size of h (H where it is not projected), layers, gates. A forward program
 owns `units` hidden units: G * units rows of weights, summed over P. A backward program owns G *
 units elements of h and one of the G gates: as many rows, summed over H. So one calculation serves
-both. A tile has 1 or 4 times `units` rows, since Triton wants powers of 2: of three gates the last
+both. A tile has a power of 2 times `units` rows, as Triton wants it: of three gates the last
 quarter is masked. Where h is projected, each also owns `own` rows of w_hr, or of its transpose.
 """
 
@@ -24,6 +24,7 @@ K_PARTS = 8  # warps that share out a product's sum, where they do
 PART_REGISTERS = 176  # of a thread, that its weights and sums may take: found by fused_lstm.inspect
 READ_US = 0.2  # what reading K once more may take, by arithmetic, for half as many units a program
 ALONE_UNITS = 128  # of a lane, that one program may have to itself
+SCAN = 1024  # elements of a program's tile where no product is in the loop
 RESERVED = 2048  # bytes of shared memory for what the compiler adds: mbarriers, reductions
 
 
@@ -31,12 +32,12 @@ RESERVED = 2048  # bytes of shared memory for what the compiler adds: mbarriers,
 class Plan:
     """One kernel's launch. In brackets: the reason that `fused_lstm.inspect` prints."""
 
-    kind: str  # steps, layers or both
+    kind: str  # steps, layers, both or heads
     direction: str  # forward or backward
     mode: str  # persistent: one launch; per-step: one launch a step
     hidden: int
     batch: int
-    layers: int  # lanes: of a wavefront, or the two directions of one layer
+    layers: int  # lanes: of a wavefront, the two directions of one layer, or heads
     projected: int  # P where h is projected, else 0
     dtype: str  # a key of SIZES
     precision: str  # tl.dot's input_precision; or upcast, in the interpreter
@@ -160,8 +161,8 @@ def plan(
     """Return the launch for one shape.
 
     Args:
-        kind: "steps" (one lane a launch), "layers" (a wavefront of `layers`) or "both" (a layer's
-            two directions).
+        kind: "steps" (one lane a launch), "layers" (a wavefront of `layers`), "both" (a layer's
+            two directions) or "heads" (`layers` of them, of `hidden` units each).
         direction: "forward" or "backward".
         hidden, batch, layers: H, B, L.
         dtype: "fp16", "bf16", "fp32" or "fp64".
@@ -170,17 +171,17 @@ def plan(
         projected: P where h is projected, else 0.
         norm: how often the rows of a step are normalized over all units, of which all programs of
             a lane have a part: 2 of an LSTM with layer norm, 1 of a GRU.
-        gates: G, 1, 3 or 4.
+        gates: G, those that h has a part in: 1 to 8, or 0 for a scan.
         in_parts: whether a product's sum may be shared out to warps; False to compare.
     """
-    if kind not in ("steps", "layers", "both"):
-        raise ValueError(f"kind: got {kind!r}; expected 'steps', 'layers' or 'both'")
+    if kind not in ("steps", "layers", "both", "heads"):
+        raise ValueError(f"kind: got {kind!r}; expected 'steps', 'layers', 'both' or 'heads'")
     if direction not in ("forward", "backward"):
         raise ValueError(f"direction: got {direction!r}; expected 'forward' or 'backward'")
     if dtype not in SIZES:
         raise ValueError(f"dtype: got {dtype!r}; expected one of {', '.join(SIZES)}")
-    if gates not in (1, 2, 3, 4):
-        raise ValueError(f"gates: got {gates}; expected 1 to 4")
+    if not 0 <= gates <= 8:
+        raise ValueError(f"gates: got {gates}; expected 0 to 8")
     for name, value in (("hidden", hidden), ("batch", batch), ("layers", layers)):
         if value < 1:
             raise ValueError(f"{name}: got {value}; expected at least 1")
@@ -188,16 +189,33 @@ def plan(
         raise ValueError(f"projected: got {projected}; expected at least 0")
     if norm and kind == "layers":
         raise ValueError(f"norm: got {norm} with kind 'layers'; expected 'steps' or 'both'")
-    layers = {"steps": 1, "layers": layers, "both": 2}[kind]
+    layers = {"steps": 1, "both": 2}.get(kind, layers)
     shape = hidden, batch, layers, projected, dtype, gates
+    if gates == 0:
+        return scan(kind, direction, hidden, batch, layers, dtype)
     if device.is_interpreter:
         return _interpreted(kind, direction, *shape, norm)
     found = replace(_compiled(kind, direction, *shape, device, tf32), norm=norm)
-    if in_parts and gates != 2:  # gates_of in tile.py adds parts of three gates and four
+    if in_parts:
         found, *_ = [*sums_in_parts(found, device), found]
     if norm and not found.persistent:
         raise ValueError(f"layer_norm: {found.why[0]}; use engine 'loop'")
     return found
+
+
+def scan(kind: str, direction: str, hidden: int, batch: int, layers: int, dtype: str) -> Plan:
+    """Return the launch of a cell without a product in the loop, whose programs wait for nobody."""
+    block_b = min(_power_of_2(batch), 16)
+    units = min(max(16, _power_of_2(hidden)), SCAN // block_b)
+    blocks, groups = _ceil(hidden, units), _ceil(batch, block_b)
+    return Plan(
+        kind, direction, "persistent", hidden, batch, layers, 0, dtype, precision="ieee",
+        programs=layers * blocks * groups, rows=units, units=units, own=units, split=1,
+        row_groups=groups, warps=4, block_b=block_b, batch_blocks=1, block_k=1, chunks=1,
+        resident=1, resident_ih=0, chunks_hr=0, resident_hr=0, ahead=0, stages=1, hold=False,
+        hold_hr=False, smem=0, gates=0, alone=True,
+        why=("no gate has a part of h: every unit's states stay in registers",),
+    )  # fmt: skip
 
 
 def _interpreted(kind, direction, hidden, batch, layers, projected, dtype, gates, norm) -> Plan:

@@ -35,7 +35,7 @@ def lstm_cell_fwd_kernel(
     gates = tile.load_columns(gates_ptr, n + (n // H) * 3 * H, mask, H, 4, DTYPE)
     c = tl.load(c_ptr + n, mask=mask, other=0.0)
     activated, _, c_next = lstm.forward(gates, c, ((), 0.0, 0.0), HAS)
-    h = lstm.output(activated, c_next)
+    h = lstm.output(activated, c_next, HAS)
     tl.store(h_ptr + n, h.to(h_ptr.dtype.element_ty), mask=mask)
     tl.store(c_next_ptr + n, c_next, mask=mask)
 
@@ -66,8 +66,8 @@ def lstm_cell_bwd_kernel(
     gates = tile.load_columns(gates_ptr, first, mask, H, 4, DTYPE)
     options = (), 0.0, 0.0
     activated, _, _ = lstm.forward(gates, c, options, HAS)
-    do, dmade = lstm.output_backward(activated, c_next, dh)
-    dgates, _, dc = lstm.backward(activated, c, dc_next, do, dmade, options, HAS)
+    do, dmade = lstm.output_backward(activated, c_next, dh, HAS)
+    dgates, dc, _ = lstm.inner_backward(activated, c, c_next, dc_next, do, dmade, options, HAS)
     tile.store_columns(dgates_ptr, first, mask, dgates, H, 4)
     tl.store(dc_ptr + n, dc, mask=mask)
 

@@ -19,17 +19,20 @@ def share(counter_ptr, PLAN: tl.constexpr):
 
     The place is a lane, a block, a part of the block and a first block of batch. The last two
     results are the counters of all programs that meet and of those that share a block. An index
-    with one possible value is 0 as a constant, and costs nothing.
+    with one possible value is 0 as a constant, and costs nothing. Heads meet by themselves.
     """
-    programs = tl.num_programs(0) // PLAN.ROW_GROUPS
-    row_group, program = tl.program_id(0) * 0, tl.program_id(0)
-    if PLAN.ROW_GROUPS > 1:
-        row_group, program = tl.program_id(0) // programs, tl.program_id(0) % programs
+    groups: tl.constexpr = PLAN.ROW_GROUPS * (PLAN.LANES if PLAN.HEADS else 1)
+    programs = tl.num_programs(0) // groups
+    group, program = tl.program_id(0) * 0, tl.program_id(0)
+    if groups > 1:
+        group, program = tl.program_id(0) // programs, tl.program_id(0) % programs
     block, part = program // PLAN.SPLIT, program % PLAN.SPLIT
-    counter_ptr += row_group * (1 + programs // PLAN.SPLIT) * barrier.APART
+    counter_ptr += group * (1 + programs // PLAN.SPLIT) * barrier.APART
     block_counter_ptr = counter_ptr + (1 + block) * barrier.APART
-    lane = block * 0
-    if PLAN.LANES > 1:
+    lane, row_group = block * 0, group
+    if PLAN.HEADS:
+        lane, row_group = group // PLAN.ROW_GROUPS, group % PLAN.ROW_GROUPS
+    elif PLAN.LANES > 1:
         blocks = programs // (PLAN.LANES * PLAN.SPLIT)
         lane, block = block // blocks, block % blocks
     first_batch = row_group * PLAN.BATCH_BLOCKS
@@ -37,11 +40,17 @@ def share(counter_ptr, PLAN: tl.constexpr):
 
 
 @helper
-def pick(pointers, lane, PLAN: tl.constexpr):
-    """Return pointers[lane] for a lane known at run time only."""
+def pick(pointers, lane, SIZE: tl.constexpr, PLAN: tl.constexpr):
+    """Return pointers[lane] for a lane known at run time only.
+
+    Heads have one pointer, to all of their tensors of SIZE elements.
+    """
     found = pointers[0]
-    for i in tl.static_range(1, PLAN.LANES):
-        found = tl.where(lane == i, pointers[i], found)
+    if PLAN.HEADS:
+        found += lane.to(tl.int64) * SIZE
+    else:
+        for i in tl.static_range(1, PLAN.LANES):
+            found = tl.where(lane == i, pointers[i], found)
     return found
 
 
@@ -67,7 +76,11 @@ def place(t, lane, rows, PLAN: tl.constexpr):
 @helper
 def time_of(t, lane, T, PLAN: tl.constexpr):
     """Return the time of a lane's step t."""
-    return tl.where(lane == 1, T - 1 - t, t) if PLAN.BOTH else t
+    if PLAN.REVERSE:
+        t = T - 1 - t
+    elif PLAN.BOTH:
+        t = tl.where(lane == 1, T - 1 - t, t)
+    return t
 
 
 @helper
@@ -78,20 +91,36 @@ def first_row(lane, rows, PLAN: tl.constexpr):
 
 
 @helper
+def first_of_all(lane, T, B, PLAN: tl.constexpr):
+    """Return the row of a lane's first step in [L * N, .], where all steps have B rows."""
+    if PLAN.HEADS:
+        first = lane * T * B + (T - 1) * B if PLAN.REVERSE else lane * T * B
+    elif PLAN.BOTH:
+        first = lane * (2 * T - 1) * B  # lane 1 begins at the end
+    else:
+        first = lane * 0
+    return first
+
+
+@helper
 def ahead(lane, B, PLAN: tl.constexpr):
     """Return the rows from a lane's step to its next, where all have B."""
-    return tl.where(lane == 1, -B, B) if PLAN.BOTH else B
+    if PLAN.REVERSE:
+        B = -B
+    elif PLAN.BOTH:
+        B = tl.where(lane == 1, -B, B)
+    return B
 
 
 @helper
 def not_reset(t, lane, b, rows, PLAN: tl.constexpr):
     """Load a mask [1, BLOCK_B]: true where a row keeps its state before step t.
 
-    All lanes of a chain have the same mask.
+    All lanes of a chain have the same mask, and all heads.
     """
     _, _, _, not_reset_ptr = rows
     first, alive = place(t, lane, rows, PLAN)
-    if PLAN.CHAIN:
+    if PLAN.CHAIN or PLAN.HEADS:
         first -= first_row(lane, rows, PLAN)
     return (tl.load(not_reset_ptr + first + b, mask=b < alive, other=1) != 0)[None, :]
 
@@ -105,27 +134,65 @@ def unless_reset(x, t, lane, b, rows, PLAN: tl.constexpr):
 
 
 @helper
-def load_state(c0_ptr, c_ptr, step, b, unit, mask, rows, PLAN: tl.constexpr):
-    """Load a block of c before a step: c of the step before, or c0 where the row begins here."""
-    t, lane, first, _ = step
-    _, B, _, _ = rows
-    begin_ptr = c0_ptr + lane * B * PLAN.H
-    if PLAN.VARLEN:
-        before, alive = place(t - 1, lane, rows, PLAN)
-        before = before if PLAN.SAVE else lane * B
-        found = tl.where((b < alive)[None, :], c_ptr + before * PLAN.H, begin_ptr)
-    else:
-        before = first - ahead(lane, B, PLAN) if PLAN.SAVE else lane * B
-        found = tl.where(t == 0, begin_ptr, c_ptr + before * PLAN.H)
-    c = tl.load(found + (b[None, :] * PLAN.H + unit[:, None]), mask=mask, other=0.0)
-    return unless_reset(c, t, lane, b, rows, PLAN)
+def states_at(b, unit, PLAN: tl.constexpr):
+    """Return the offsets of a block's first state in [B, STATES * H]; others follow, H apart."""
+    return b[None, :] * (PLAN.STATES * PLAN.H) + unit[:, None]
 
 
 @helper
-def kept_where_dead(new, old, mask, PLAN: tl.constexpr):
-    """Return a state on chip after a step: `new` in rows alive in the step, `old` in others."""
+def load_states(c0_ptr, c_ptr, step, b, unit, mask, rows, PLAN: tl.constexpr):
+    """Load a block's states before a step: after the step before, or c0 where the row begins."""
+    t, lane, first, _ = step
+    _, B, _, _ = rows
+    SIZE: tl.constexpr = PLAN.STATES * PLAN.H
+    begin_ptr = c0_ptr + lane * B * SIZE
     if PLAN.VARLEN:
-        new = tl.where(mask, new, old)
+        before, alive = place(t - 1, lane, rows, PLAN)
+        before = before if PLAN.SAVE else lane * B
+        found = tl.where((b < alive)[None, :], c_ptr + before * SIZE, begin_ptr)
+    else:
+        before = first - ahead(lane, B, PLAN) if PLAN.SAVE else lane * B
+        found = tl.where(t == 0, begin_ptr, c_ptr + before * SIZE)
+    found += states_at(b, unit, PLAN)
+    states = ()
+    for i in tl.static_range(PLAN.STATES):
+        c = tl.load(found + i * PLAN.H, mask=mask, other=0.0)
+        states = states + (unless_reset(c, t, lane, b, rows, PLAN),)
+    return states
+
+
+@helper
+def each_unless_reset(states, t, lane, b, rows, PLAN: tl.constexpr):
+    """Return states before step t, or their gradients, with 0 in rows that are reset."""
+    if PLAN.RESETS:
+        kept = not_reset(t, lane, b, rows, PLAN)
+        found = ()
+        for i in tl.static_range(PLAN.STATES):
+            found = found + (tl.where(kept, states[i], 0.0),)
+        states = found
+    return states
+
+
+@helper
+def edges(t, lane, b, rows, PLAN: tl.constexpr):
+    """Return masks [1, BLOCK_B]: whether a row ends at a lane's step t, and whether it begins."""
+    T, _, _, _ = rows
+    ends, begins = (t == T - 1) & (b >= 0), (t == 0) & (b >= 0)
+    if PLAN.VARLEN:
+        _, alive_next = place(t + 1, lane, rows, PLAN)
+        _, alive_before = place(t - 1, lane, rows, PLAN)
+        ends, begins = b >= alive_next, b >= alive_before
+    return ends[None, :], begins[None, :]
+
+
+@helper
+def kept_where_dead(new, old, mask, N: tl.constexpr, PLAN: tl.constexpr):
+    """Return N tiles on chip after a step: `new` in rows alive in the step, `old` in others."""
+    if PLAN.VARLEN:
+        found = ()
+        for i in tl.static_range(N):
+            found = found + (tl.where(mask, new[i], old[i]),)
+        new = found
     return new
 
 
@@ -166,13 +233,13 @@ def slot_of(exchange_ptr, slot, batch, W: tl.constexpr):
 def output_of(step, b, unit, rows, PLAN: tl.constexpr):
     """Return the offsets in y and dy [N, P] of a block of the top lane's step.
 
-    With both directions a block of either lane has its place, side by side in [N, 2P].
+    Both directions have their places side by side in [N, 2P], and heads in [N, WIDTH].
     """
     t, lane, first, _ = step
     _, B, _, _ = rows
     row = (first - first_row(lane, rows, PLAN) + b)[None, :]
-    if PLAN.BOTH:
-        found = row * (2 * PLAN.P) + lane * PLAN.P + unit[:, None]
+    if PLAN.BOTH or PLAN.HEADS:
+        found = row * PLAN.WIDTH + lane * PLAN.P + unit[:, None]
     elif PLAN.VARLEN:
         found = row * PLAN.P + unit[:, None]
     else:

@@ -180,8 +180,8 @@ def gate_ptrs(
     found = ()
     for i in tl.static_range(W.GATES):
         gate = first_gate + i
-        if BY_X and PLAN.APART:  # the last one, by x, lies behind all of those by h
-            gate += tl.where(gate == PLAN.GATES - 1, 1, 0)
+        if BY_X and PLAN.APART:  # parts by x that stay alone lie behind all of those by h
+            gate += tl.where(gate >= PLAN.SUMMED, PLAN.OF_H, 0)
         found = found + (exchange_ptr + (slot * PLAN.EXCHANGED + gate) * W.SLOT,)
     return found
 
@@ -212,7 +212,7 @@ def halves_added(x):
 def gate_rows(block, PLAN: tl.constexpr):
     """Return the rows of [G*H, .] with the gates of `block`'s units, gate by gate, and the units.
 
-    The unit is H for a row that belongs to no gate, since a tile has rows for 1 or 4 gates.
+    The unit is H for a row that belongs to no gate, since a tile has rows for 1, 2, 4 or 8 gates.
     """
     r = tl.arange(0, PLAN.ROWS)
     unit = block * PLAN.UNITS + r % PLAN.UNITS
@@ -222,37 +222,53 @@ def gate_rows(block, PLAN: tl.constexpr):
 
 @helper
 def gates_of(acc, PLAN: tl.constexpr):
-    """Return the G gates [UNITS, BLOCK_B] of a product of gate_rows' rows."""
-    if PLAN.ROWS == PLAN.UNITS:
+    """Return the gates [UNITS, BLOCK_B] of a product of gate_rows' rows, and those of padding."""
+    # Sums and gates go to where one thread has all of an element's: one exchange among warps.
+    U: tl.constexpr = PLAN.UNITS
+    B: tl.constexpr = PLAN.BLOCK_B
+    if PLAN.ROWS == U:
         gates = (summed(acc, PLAN.ROWS, PLAN),)
-    elif PLAN.GATES == 2:  # K_PARTS is 1
-        acc = tl.permute(tl.reshape(acc, (2, PLAN.UNITS, PLAN.BLOCK_B)), (1, 2, 0))
-        gates = tl.split(acc)
-    else:
-        # Sums and gates go to where one thread has all of an element's: one exchange among warps.
+    elif PLAN.ROWS == 2 * U:
         if PLAN.K_PARTS == 8:
-            acc = tl.reshape(acc, (2, 2, 2, 2, 2, PLAN.UNITS, PLAN.BLOCK_B))
-            acc = tl.permute(acc, (5, 6, 4, 3, 2, 1, 0))
+            acc = tl.permute(tl.reshape(acc, (2, 2, 2, 2, U, B)), (4, 5, 3, 2, 1, 0))
             acc = halves_added(halves_added(halves_added(acc)))
         elif PLAN.K_PARTS == 4:
-            acc = tl.reshape(acc, (2, 2, 2, 2, PLAN.UNITS, PLAN.BLOCK_B))
-            acc = halves_added(halves_added(tl.permute(acc, (4, 5, 3, 2, 1, 0))))
+            acc = tl.permute(tl.reshape(acc, (2, 2, 2, U, B)), (3, 4, 2, 1, 0))
+            acc = halves_added(halves_added(acc))
         else:
-            acc = tl.permute(tl.reshape(acc, (2, 2, PLAN.UNITS, PLAN.BLOCK_B)), (2, 3, 1, 0))
-        gates = split_gates(acc, PLAN.GATES)
+            acc = tl.permute(tl.reshape(acc, (2, U, B)), (1, 2, 0))
+        gates = tl.split(acc)
+    elif PLAN.ROWS == 4 * U:
+        if PLAN.K_PARTS == 8:
+            acc = tl.permute(tl.reshape(acc, (2, 2, 2, 2, 2, U, B)), (5, 6, 4, 3, 2, 1, 0))
+            acc = halves_added(halves_added(halves_added(acc)))
+        elif PLAN.K_PARTS == 4:
+            acc = tl.permute(tl.reshape(acc, (2, 2, 2, 2, U, B)), (4, 5, 3, 2, 1, 0))
+            acc = halves_added(halves_added(acc))
+        else:
+            acc = tl.permute(tl.reshape(acc, (2, 2, U, B)), (2, 3, 1, 0))
+        gates = quarters(acc)
+    else:
+        if PLAN.K_PARTS == 8:
+            acc = tl.permute(tl.reshape(acc, (2, 2, 2, 2, 2, 2, U, B)), (6, 7, 5, 4, 3, 2, 1, 0))
+            acc = halves_added(halves_added(halves_added(acc)))
+        elif PLAN.K_PARTS == 4:
+            acc = tl.permute(tl.reshape(acc, (2, 2, 2, 2, 2, U, B)), (5, 6, 4, 3, 2, 1, 0))
+            acc = halves_added(halves_added(acc))
+        else:
+            acc = tl.permute(tl.reshape(acc, (2, 2, 2, U, B)), (3, 4, 2, 1, 0))
+        first, last = tl.split(acc)
+        gates = quarters(first) + quarters(last)
     return gates
 
 
 @helper
-def split_gates(acc, G: tl.constexpr):
-    """Return G gates, 3 or 4, of sums [., ., 2, 2], of which [., ., j, i] is gate 2 i + j."""
+def quarters(acc):
+    """Return the four tiles of sums [., ., 2, 2], of which [., ., j, i] is number 2 i + j."""
     first, last = tl.split(acc)
-    gate_0, gate_1 = tl.split(first)
-    gate_2, gate_3 = tl.split(last)
-    gates = (gate_0, gate_1, gate_2)
-    if G == 4:
-        gates = gates + (gate_3,)
-    return gates
+    tile_0, tile_1 = tl.split(first)
+    tile_2, tile_3 = tl.split(last)
+    return (tile_0, tile_1, tile_2, tile_3)
 
 
 @helper

@@ -1,21 +1,19 @@
-"""Cells: the computation between the products of a step. One file each.
+"""Cells: the computation between the products of a step.
 
-A cell has G gates: rows of its weights, H each. Its backward needs S saved columns of a step, H
-each: the activated gates, and a GRU's m. Its functions are helpers for kernels to call, element by
-element, in the accumulator's dtype; `gates` are the S columns, a tuple.
+`fused_lstm.cells` prints most of them from a Python function: the library's into `printed`, a
+user's into the user's cache. By hand are an LSTM with options (lstm.py) and an sLSTM (slstm.py).
+Element by element, in the accumulator's dtype, a kernel calls two functions of a cell:
 
-    combine(by_x, by_h, h_bias) -> the S columns before activation, of G parts by x and G by h;
-        h_bias: of h's parts that stay apart; other biases are with x's parts
-    forward(gates, c, options, HAS) -> (activated gates, the new c before zoneout, c_next)
-    output(activated gates, the c that h sees) -> h
-    made(activated gates, c, c_next, options, HAS) -> the new c before zoneout
-    output_backward(activated gates, seen, dh) -> (do, the gradient by the c that h sees)
-    backward(activated gates, c, dc_next, do, dmade, options, HAS)
-        -> (gradients by the G parts by x, by the G parts by h, by c)
+    step(by_x, by_h, h_bias, states, options, HAS) -> h, the states after, the saved columns
+    backward(saved, states, after, dh, dafter, edges, options, HAS)
+        -> gradients by x's parts of gates, by h's parts, by the states, by the weights of a unit
 
-`seen` is the c that h sees: the new c before zoneout, normalized where the cell has layer norm. HAS
-(launch.Has) names a cell's features beside torch's own, `options` (options.py) has their values. A
-feature that is off is not compiled.
+All but h, dh and HAS are tuples. by_x: the parts by x, biases included, first of the gates that are
+a sum of both parts, then those that stay alone; by_h: in the same order, without biases; h_bias: of
+h's parts that stay alone. A cell has one state at least: h itself, not yet rounded, where it has no
+other. edges: whether a row ends, and begins, at the step. options (options.py): the weights of a
+unit, the multiplier of g, the part of the states that is kept. HAS (launch.Has) names what a cell
+has of these; what it has not is not compiled.
 """
 
 from __future__ import annotations
@@ -27,36 +25,47 @@ class Cell:
     """A cell as a kernel's constant.
 
     Args:
-        gates: G.
-        saved: S. The columns that x has a part in are the last G.
-        apart: whether x and h have parts of a gate that are not added up, so that its gradients by
-            x and by h differ.
+        sums: how many gates are a sum of a part by x and a part by h.
+        of_x, of_h: how many parts by x, and by h, stay alone.
+        saved: columns that a step leaves for its backward, beside the states.
+        states: how many there are.
     """
 
     def __init__(
         self,
         name: str,
-        gates: int,
-        saved: int,
-        apart: bool,
-        combine: Callable,
-        forward: Callable,
-        made: Callable,
-        output: Callable,
-        output_backward: Callable,
+        step: Callable,
         backward: Callable,
+        *,
+        sums: int,
+        of_x: int = 0,
+        of_h: int = 0,
+        saved: int,
+        states: int = 1,
     ) -> None:
-        self.name, self.gates, self.saved, self.apart = name, gates, saved, apart
-        self.combine, self.forward, self.made, self.output = combine, forward, made, output
-        self.output_backward, self.backward = output_backward, backward
+        self.name, self.step, self.backward = name, step, backward
+        self.sums, self.of_x, self.of_h = sums, of_x, of_h
+        self.saved, self.states = saved, states
 
     def __repr__(self) -> str:
         return self.name
 
     @property
+    def by_x(self) -> int:
+        """Return how many gates x has a part in."""
+        return self.sums + self.of_x
+
+    @property
+    def by_h(self) -> int:
+        """Return how many gates h has a part in."""
+        return self.sums + self.of_h
+
+    @property
+    def columns(self) -> int:
+        """Return the columns of the buffer that has x's parts first, and then what is saved."""
+        return max(self.saved, self.by_x)
+
+    @property
     def cache_key(self) -> str:
         """For Triton's cache: the compiled code changes with the functions' source."""
-        parts = (
-            self.combine, self.forward, self.made, self.output, self.output_backward, self.backward,
-        )  # fmt: skip
-        return " ".join(part.cache_key for part in parts)
+        return f"{self.step.cache_key} {self.backward.cache_key}"

@@ -1,7 +1,11 @@
-"""The LSTM's cell: gates i, f, g, o, and the state c; with peepholes, a mask on g and c's zoneout.
+"""The LSTM's cell with its options: peepholes, coupled gates, a mask on g, c's zoneout, norms.
 
-options: (peepholes of i, f and o, the multiplier of g, the part of c that is kept), each where HAS
-(launch.Has) it. `fused_lstm.pointwise` is the same in plain PyTorch.
+Gates i, f, g, o, or i, g, o where HAS.COUPLED: the forget gate is then 1 - i. The state is c. The
+weights of a unit are the peepholes of i, f and o, or of i and o. `fused_lstm.pointwise` is the same
+in plain PyTorch; the cell without options is printed from fused_lstm.cells.lstm.
+
+A step is `forward` and `output`, between which c may be normalized; its backward is
+`output_backward` and `inner_backward`.
 """
 
 from __future__ import annotations
@@ -14,64 +18,68 @@ from .activation import sigmoid, tanh
 
 
 @helper
-def combine(by_x, by_h, h_bias):
-    i, f, g, o = by_x
-    return i + by_h[0], f + by_h[1], g + by_h[2], o + by_h[3]
-
-
-@helper
 def forward(gates, c, options, HAS: tl.constexpr):
     """Return the activated gates, the new c before zoneout, and c_next.
 
     gates: before activation. c: before the step.
     """
-    i, f, g, o = gates
     peepholes, multiplier, kept = options
-    if HAS.PEEPHOLES:
-        i, f = i + peepholes[0] * c, f + peepholes[1] * c
-    i, f, g = sigmoid(i), sigmoid(f), tanh(g)
+    i, g, o = gates[0], gates[HAS.G], gates[HAS.G + 1]
+    if HAS.WEIGHTS:
+        i += peepholes[0] * c
+    i, g = sigmoid(i), tanh(g)
+    if HAS.COUPLED:
+        f = 1.0 - i
+    else:
+        f = gates[1]
+        if HAS.WEIGHTS:
+            f += peepholes[1] * c
+        f = sigmoid(f)
     made = f * c + i * (g * multiplier if HAS.CANDIDATE else g)
-    if HAS.PEEPHOLES:
-        o += peepholes[2] * made
+    if HAS.WEIGHTS:
+        o += peepholes[HAS.G] * made
     c_next = made
     if HAS.ZONE_C:
         c_next = kept * c + (1.0 - kept) * made
-    return (i, f, g, sigmoid(o)), made, c_next
+    activated = (i, g, sigmoid(o)) if HAS.COUPLED else (i, f, g, sigmoid(o))
+    return activated, made, c_next
 
 
 @helper
-def made(gates, c, c_next, options, HAS: tl.constexpr):
+def made_again(gates, c, c_next, options, HAS: tl.constexpr):
     """Return the new c of a step before zoneout.
 
     gates: the step's activated gates. c: before the step. c_next: after it, with zoneout.
     """
     if HAS.ZONE_C:
-        i, f, g, _ = gates
+        i, g = gates[0], gates[HAS.G]
+        f = 1.0 - i if HAS.COUPLED else gates[1]
         c_next = f * c + i * (g * options[1] if HAS.CANDIDATE else g)
     return c_next
 
 
 @helper
-def output(gates, seen):
+def output(gates, seen, HAS: tl.constexpr):
     """Return h, of the activated gates and the c that h sees."""
-    return gates[3] * tanh(seen)
+    return gates[HAS.G + 1] * tanh(seen)
 
 
 @helper
-def output_backward(gates, seen, dh):
+def output_backward(gates, seen, dh, HAS: tl.constexpr):
     """Return the gradients by the output gate before activation and by the c that h sees."""
-    o, tanh_c = gates[3], tanh(seen)
+    o, tanh_c = gates[HAS.G + 1], tanh(seen)
     return dh * tanh_c * o * (1.0 - o), dh * o * (1.0 - tanh_c * tanh_c)
 
 
 @helper
-def backward(gates, c, dc_next, do, dmade, options, HAS: tl.constexpr):
-    """Return the gradients by the gates before activation, twice, and by c.
+def inner_backward(gates, c, made, dc_next, do, dmade, options, HAS: tl.constexpr):
+    """Return the gradients by the gates before activation, by c, and by the peepholes.
 
-    They are computed from the activated gates, c, and the gradients by c_next, by the output gate
-    and by the c that h saw.
+    They are computed from the activated gates, c before the step, the new c before zoneout, and the
+    gradients by c_next, by the output gate and by the c that h saw.
     """
-    i, f, g, _ = gates
+    i, g = gates[0], gates[HAS.G]
+    f = 1.0 - i if HAS.COUPLED else gates[1]
     peepholes, multiplier, kept = options
     i_by, g_by = i, g
     if HAS.CANDIDATE:
@@ -81,17 +89,55 @@ def backward(gates, c, dc_next, do, dmade, options, HAS: tl.constexpr):
         dc_kept = dc_next * kept
         dc_next -= dc_kept
     dc_next += dmade
-    if HAS.PEEPHOLES:
-        dc_next += do * peepholes[2]
-    di = dc_next * g_by * i * (1.0 - i)
-    df = dc_next * c * f * (1.0 - f)
+    if HAS.WEIGHTS:
+        dc_next += do * peepholes[HAS.G]
     dg = dc_next * i_by * (1.0 - g * g)
     dc = dc_next * f
-    if HAS.PEEPHOLES:
-        dc += di * peepholes[0] + df * peepholes[1]
+    if HAS.COUPLED:  # what reaches i through g, less what does through its share 1 - i of c
+        di = dc_next * (g_by - c) * i * (1.0 - i)
+        dgates = (di, dg, do)
+    else:
+        di = dc_next * g_by * i * (1.0 - i)
+        df = dc_next * c * f * (1.0 - f)
+        dgates = (di, df, dg, do)
+    dpeepholes = ()
+    if HAS.WEIGHTS:
+        dc += di * peepholes[0]
+        dpeepholes = (di * c,)
+        if not HAS.COUPLED:
+            dc += df * peepholes[1]
+            dpeepholes = dpeepholes + (df * c,)
+        dpeepholes = dpeepholes + (do * made,)
     if HAS.ZONE_C:
         dc += dc_kept
-    return (di, df, dg, do), (di, df, dg, do), dc
+    return dgates, dc, dpeepholes
 
 
-LSTM = Cell("lstm", 4, 4, False, combine, forward, made, output, output_backward, backward)
+@helper
+def sums(by_x, by_h, HAS: tl.constexpr):
+    """Return the gates before activation."""
+    gates = ()
+    count: tl.constexpr = HAS.G + 2
+    for n in tl.static_range(count):
+        gates = gates + (by_x[n] + by_h[n],)
+    return gates
+
+
+@helper
+def step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr):
+    gates, made, c_next = forward(sums(by_x, by_h, HAS), states[0], options, HAS)
+    return output(gates, made, HAS), (c_next,), gates
+
+
+@helper
+def backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr):
+    made = made_again(saved, states[0], after[0], options, HAS)
+    do, dmade = output_backward(saved, made, dh, HAS)
+    dgates, dc, dweights = inner_backward(
+        saved, states[0], made, dafter[0], do, dmade, options, HAS
+    )
+    return dgates, dgates, (dc,), dweights
+
+
+LSTM = Cell("lstm_with_options", step, backward, sums=4, saved=4)
+COUPLED = Cell("coupled_with_options", step, backward, sums=3, saved=3)

@@ -1,4 +1,4 @@
-"""The sLSTM's cell: gates i, f, z, o and the states c, n and m, a tuple, c and n divided by exp(m).
+"""The sLSTM's cell: gates i, f, z, o and the states c, n and m, c and n divided by exp(m).
 
 What is saved of a step are five columns: the derivative of log f by f's sum, then i, f, z and o.
 `fused_lstm.pointwise` is the same in plain PyTorch.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton.language as tl
 
 from ..helper import helper
+from . import Cell
 from .activation import exp, sigmoid, tanh
 
 
@@ -34,14 +35,10 @@ def log_sigmoid(x):
 
 
 @helper
-def forward(gates, states, EXPONENTIAL: tl.constexpr):
-    """Return h, the next states, and the saved columns.
-
-    gates: before activation. states: c, n and m before the step.
-    """
-    i, f, z, o = gates
+def step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr):
+    i, f, z, o = by_x[0] + by_h[0], by_x[1] + by_h[1], by_x[2] + by_h[2], by_x[3] + by_h[3]
     c, n, m = states
-    if EXPONENTIAL:
+    if HAS.EXPONENTIAL:
         slope, log_f = tl.full(f.shape, 1.0, f.dtype), f + m
     else:
         slope, log_f = sigmoid(-f), log_sigmoid(f) + m
@@ -53,26 +50,22 @@ def forward(gates, states, EXPONENTIAL: tl.constexpr):
 
 
 @helper
-def backward(saved, states, next_states, dh, dnext, ends, begins_here):
-    """Return the gradients by the gates before activation and by the states before.
+def backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr):
+    """Return a step's gradients.
 
     The gradient by m is not summed up from the gradients by i and f, which cancel. The rest of it
     comes from a loss that reads the last state: its gradient by m, less m's part in c and n. The
-    rest goes on to i, or by way of f to the m before.
-
-    Args:
-        saved, states, next_states: the saved columns, the states before and after.
-        dh, dnext: the gradients by h and by the states after; by m only the rest.
-        ends, begins_here: [BLOCK_B, 1], whether a row ends, or begins, at the step.
+    rest goes on to i, or by way of f to the m before. dafter has by m only the rest.
     """
     slope, i, f, z, o = saved
+    ends, begins_here = edges
     c, n = states[0], states[1]
-    n_next = tl.where(next_states[1] == 0.0, 1.0, next_states[1])  # where no unit is
-    mean = next_states[0] / n_next
+    n_next = tl.where(after[1] == 0.0, 1.0, after[1])  # where no unit is
+    mean = after[0] / n_next
     seen = dh * o / n_next
-    dm = dnext[2]
-    dm = tl.where(ends, dm - dnext[0] * next_states[0] - dnext[1] * n_next, dm)
-    dc, dn = dnext[0] + seen, dnext[1] - seen * mean
+    dm = dafter[2]
+    dm = tl.where(ends, dm - dafter[0] * after[0] - dafter[1] * n_next, dm)
+    dc, dn = dafter[0] + seen, dafter[1] - seen * mean
     di = (dc * z + dn) * i
     begins = n == 0.0
     df = tl.where(begins & (f == 1.0), 0.0, (dc * c + dn * n) * f)
@@ -80,4 +73,7 @@ def backward(saved, states, next_states, dh, dnext, ends, begins_here):
     left = tl.where(of_i, 0.0, dm)
     di, df = di + tl.where(of_i, dm, 0.0), df + left
     dgates = di, df * slope, dc * i * (1.0 - z * z), dh * mean * o * (1.0 - o)
-    return dgates, (dc * f, dn * f, tl.where(begins_here, df, left))
+    return dgates, dgates, (dc * f, dn * f, tl.where(begins_here, df, left)), ()
+
+
+SLSTM = Cell("slstm", step, backward, sums=4, saved=5, states=3)

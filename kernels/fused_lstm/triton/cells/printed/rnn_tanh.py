@@ -1,0 +1,27 @@
+"""Printed by fused_lstm.cells.generate from cells/rnn.py. Do not edit."""
+
+import triton.language as tl
+
+from fused_lstm.triton.cells import Cell
+from fused_lstm.triton.cells.activation import tanh
+from fused_lstm.triton.helper import helper
+
+
+@helper
+def step(by_x, by_h, h_bias, states, options, HAS: tl.constexpr):
+    gate_a = by_x[0] + by_h[0]
+    v6 = tanh(gate_a)
+    return v6, (v6,), ()
+
+
+@helper
+def backward(saved, states, after, dh, dafter, edges, options, HAS: tl.constexpr):
+    dh = dh + dafter[0]
+    v6 = after[0]
+    v7 = v6 * v6
+    v8 = 1.0 - v7
+    v9 = dh * v8
+    return (v9,), (v9,), (tl.zeros_like(dh),), ()
+
+
+CELL = Cell("rnn_tanh", step, backward, sums=1, of_x=0, of_h=0, saved=0, states=1)
