@@ -608,6 +608,12 @@ def test_the_librarys_cells_are_as_printed(name):
     assert (generate.FOLDER / f"{name}.h").read_text() == generate.header(name)
 
 
+@pytest.mark.parametrize("name", generate.TRITON)
+def test_the_librarys_cells_are_as_printed_for_triton(name):
+    text = (generate.TRITON_FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    assert text == generate.triton_module(name)
+
+
 def test_the_page_s_code_runs():
     """Each block of docs/your-own-cell.md that makes a cell, in order, and the loop's before it."""
     page = (Path(__file__).parents[2] / "docs" / "your-own-cell.md").read_text(encoding="utf-8")

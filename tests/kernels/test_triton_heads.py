@@ -59,6 +59,17 @@ def test_many_blocks_of_units_and_of_rows_and_a_clip():
         assert_close(got[name], value, name)
 
 
+def test_a_head_of_many_units_and_more_rows_than_a_tile():
+    """Two blocks of 256 units, chunks of 512, 17 rows."""
+    torch.manual_seed(6)
+    module = MAKE["slstm"](2, 600, num_heads=2, engine="triton", dtype=torch.float64)
+    x, state = torch.randn(2, 17, 2, dtype=torch.float64), state_of(module, 17)
+    got = results(module, x, state)
+    module.engine = "loop"
+    for name, value in results(module, x, state).items():
+        assert_close(got[name], value, name)
+
+
 # Of a head of 40 units; a launch a step, since no program can wait in the interpreter.
 SHARED = {
     "weights on chip": PATHS["resident"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -166,6 +167,20 @@ def leaky_backward(saved, states, after, dh, dafter, edges, options, HAS: tl.con
 
 
 LEAKY = Cell("leaky", leaky_step, leaky_backward, sums=4, saved=4)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "kernel"),
+    [
+        (fwd.Tensors, fwd.lstm_forward_kernel),
+        (bwd.Tensors, bwd.lstm_backward_kernel),
+    ],
+    ids=["forward", "backward"],
+)
+def test_a_kernel_s_pointers_are_the_launcher_s_in_its_order(tensors, kernel):
+    pointers = [name for name in kernel.arg_names if name.endswith(("_ptr", "_ptrs"))]
+    assert [re.sub("_ptrs?$", "", name) for name in pointers] == list(tensors._fields)
+    assert list(kernel.arg_names[: len(pointers)]) == pointers
 
 
 def test_another_cell_is_handed_in():

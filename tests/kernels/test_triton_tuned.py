@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fused_lstm.spec import PLAIN
 from fused_lstm.tools import tune
 from fused_lstm.triton import choice, tuned
 from fused_lstm.triton.choice import choose
@@ -102,6 +103,26 @@ def test_not_under_deterministic_algorithms_nor_without_a_file(file, monkeypatch
     torch.use_deterministic_algorithms(False)
     monkeypatch.delenv(tuned.VARIABLE)
     assert tuned.of(chosen, H100) is chosen
+
+
+def test_deterministic_algorithms_count_after_a_first_call(file, monkeypatch):
+    """The operator's prepared call has the timed plan, then the plan by arithmetic, then again."""
+    from fused_lstm.triton import op
+
+    _, chosen, other = file
+    monkeypatch.setattr(op.devices, "current", lambda _: H100)
+    op.prepare.cache_clear()
+    shape, cpu = op.Shape(1, 1, 20, 200, 0, 200), torch.device("cpu")
+    found = []
+    for deterministic in (False, True, False):
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        prepared = op.prepared(
+            "backward", "steps", torch.bfloat16, cpu, shape, PLAIN, 0.0, False, False, False, True,
+            False, False,
+        )  # fmt: skip
+        found.append(prepared.call.plan.split)
+    op.prepare.cache_clear()
+    assert found == [other.split, chosen.split, other.split]
 
 
 def test_a_card_is_planned_for_with_what_was_measured_on_it(file):

@@ -13,8 +13,11 @@ FEW, MANY = (3, 2, 1), (3,) * 3 + (2,) * 14 + (1,) * 3  # lengths of 3 rows and 
 ALL = Spec(peephole=True, zoneout=(0.3, 0.2), recurrent_dropout=0.3, candidate_dropout=0.4)
 NORM, WHOLE = Spec(layer_norm=True), replace(ALL, layer_norm=True)
 COUPLED, RNN = Spec(coupled=True), Spec("rnn_tanh")
-# Cells that are told as functions: a state beside h, h as the state and a pair, no state.
+# Cells that are told as functions: a state beside h, h as the state and a pair, no state; then two
+# states, weights of a unit, eight gates, and no gate of h: a scan.
 TOLD = [Spec(told.name) for told in (zoo.lltm, zoo.mgu, zoo.rnn)]
+MORE = [Spec(told.name) for told in (zoo.rhn, zoo.liquid, zoo.nas, zoo.sru)]
+TOLD_NORM = Spec(zoo.mgu.name, layer_norm=True)
 GRU_NORM = Spec("gru", layer_norm=True, zoneout=0.3, recurrent_dropout=0.3)
 LONG = {"T": 9}  # a fault may begin at the fourth wave
 TWICE = {"T": 9, "calls": 2}
@@ -110,6 +113,9 @@ def _cells(dtype: str, arch: int) -> list[Case]:
         found += [Case("steps", dtype, arch, H, B, cell=cell) for H, B in ((33, 20), (130, 3))]
         found.append(Case("layers", dtype, arch, 17, L=3, p=0.3, lengths=FEW, keep=True, cell=cell))
         found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, keep=True, cell=cell))
+    for cell in (*MORE, TOLD_NORM):
+        found.append(Case("steps", dtype, arch, 33, 20, cell=cell))
+        found.append(Case("both", dtype, arch, 17, L=2, lengths=FEW, keep=True, cell=cell))
     return found
 
 
@@ -153,6 +159,7 @@ def some_cases() -> list[Case]:
         Case("steps", "bf16", 90, 17),
         Case("steps", "fp64", 90, 17),
         Case("steps", "tf32", 90, 33, P=20),
+        Case("both", "bf16", 90, 33),
         Case("layers", "fp16", 90, 33, L=2),
         Case("layers", "tf32", 90, 17, L=3, **TWICE),
         Case("layers", "tf32", 90, 130, T=2, L=2),
@@ -182,6 +189,8 @@ def some_cases() -> list[Case]:
         Case("layers", "bf16", 90, 17, L=2, keep=True, cell=TOLD[1]),
         Case("steps", "fp32", 80, 17, cell=TOLD[1]),
         Case("steps", "fp32", 80, 17, cell=TOLD[2]),
+        *[Case("both", "bf16", 90, 17, L=2, cell=cell, **rows) for cell in MORE],
+        Case("steps", "fp32", 80, 17, cell=TOLD_NORM),
         Case("pointwise", "fp32", 80, 33),
         Case("steps", "fp32", 80, 17),
         Case("layers", "fp32", 80, 33, L=2, P=17, p=0.3),

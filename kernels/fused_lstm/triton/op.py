@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,14 +72,16 @@ def prepare(
     save: bool,
     tf32: bool,
     many_steps: bool,
+    deterministic: bool,
 ) -> Prepared:
     """Return the launches of a call, made once for all calls that are alike.
 
-    many_steps: whether there are rounding.STEPS or more.
+    many_steps: whether there are rounding.STEPS or more. deterministic: whether algorithms have to
+    be, on which `make_plan` depends.
     """
     kernels = launch.kernel_cell(cell)
     norm, gates = launch.norms(cell), kernels.by_h
-    if kernels.of_x != kernels.of_h:
+    if fuse == "layers" and kernels.of_x != kernels.of_h:
         fuse = "steps"  # a wave multiplies x by as many rows as h
     plan = make_plan(fuse, direction, dtype, device, shape, norm=norm, gates=gates, tf32=tf32)
     inside = dropout if plan.kind == "layers" else 0.0
@@ -97,6 +99,13 @@ def prepare(
         exchanged=launch.exchanged(plan, cell),
         is_fused=plan.kind == "layers",
     )
+
+
+def prepared(*call: Any) -> Prepared:
+    """Return `prepare`'s launches of a call as PyTorch is set now: its arguments without the first
+    and the last.
+    """
+    return prepare(plan_of, *call, torch.are_deterministic_algorithms_enabled())
 
 
 def plan_of(
@@ -161,16 +170,16 @@ def _stack(
     shape = _shape(h0, c0, layers[0].w_hr, directions, states)
     rows = Rows(x, h0.shape[1], batch_sizes)
     tf32 = x.dtype == torch.float32 and precision.tf32()
-    prepared = prepare(
-        plan_of, direction, fuse, x.dtype, x.device, shape, cell, dropout, seed is not None,
+    launches = prepared(
+        direction, fuse, x.dtype, x.device, shape, cell, dropout, seed is not None,
         rows.offset is not None, keep is not None, save, tf32, rows.T >= rounding.STEPS,
     )  # fmt: skip
-    multiplied = _rounded(layers, prepared.is_fused) if prepared.rounds_before else layers
+    multiplied = _rounded(layers, launches.is_fused) if launches.rounds_before else layers
     not_reset = None if keep is None else keep.contiguous().view(torch.uint8)
     drop = None
     if dropout > 0:
         drop = partial(philox.apply, dropout, seed, rows.N * shape.D * shape.P)
-    return Stack(prepared, shape, rows, layers, multiplied, cell, seed, not_reset, drop)
+    return Stack(launches, shape, rows, layers, multiplied, cell, seed, not_reset, drop)
 
 
 def _rounded(layers: list[Layer], is_fused: bool) -> list[Layer]:
