@@ -46,7 +46,8 @@ class Recurrent(RecurrentBase):
             loop runs, and a warning says so once. "native" is an error there.
         layer_norm: normalize W x and R h before they are gates, with gains gain_ih and gain_hh; not
             on engine "native".
-        num_heads: as of fused_lstm.LSTM, for a cell without weights of a unit; not on "native".
+        num_heads: as of fused_lstm.LSTM, for a cell without weights of a unit; on "native" for one
+            of up to four gates, all of them sums except one pair.
         zoneout, recurrent_dropout: as of fused_lstm.LSTM, for a cell of one state. zoneout of a
             cell whose state is h alone is one number.
         recompute: as of fused_lstm.LSTM.

@@ -68,16 +68,20 @@ ENGINES = {
 PREPARE: dict[str, Callable[[str, Spec], str | None]] = {}
 
 
-# Options of custom cells that native does not have.
-NOT_OF_NATIVE = "layer_norm", "num_heads"
-
-
 def add_cell(
-    name: str, options: tuple[str, ...], prepare: Callable[[str, Spec], str | None]
+    name: str,
+    options: tuple[str, ...],
+    of_native: tuple[str, ...],
+    prepare: Callable[[str, Spec], str | None],
 ) -> None:
-    """Add a custom cell, with its options, to the engines that run it; prepare: see PREPARE."""
+    """Add a custom cell to the engines that run it.
+
+    Args:
+        options: its options; of_native: those that native has.
+        prepare: see PREPARE.
+    """
     EVERY[name], PREPARE[name] = options, prepare
-    ENGINES["native"].cells[name] = tuple(o for o in options if o not in NOT_OF_NATIVE)
+    ENGINES["native"].cells[name] = of_native
 
 
 def why_no_cell(engine: str, spec: Spec) -> str | None:

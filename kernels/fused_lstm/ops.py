@@ -245,7 +245,6 @@ def _fake_lstm_backward(
 
 # Gates a unit, activated.
 KEPT = {"lstm": 4, "gru": 4, "gru_dreamer": 4, "slstm": 5, "slstm_exponential": 5}
-SLSTMS = "slstm", "slstm_exponential"
 
 
 def _fake_recurrence(engine, x_part, h0, c0, weight_hh, bias_m, cell, save, **_others):
@@ -253,7 +252,10 @@ def _fake_recurrence(engine, x_part, h0, c0, weight_hh, bias_m, cell, save, **_o
     N, _, K = weight_hh.shape
     rows, width, dtype = x_part.shape[:-1], c0.shape[1] // N, reference.state_dtype(x_part.dtype)
     c = gates = (0,)
-    columns = SAVED.get(f"{cell}@triton", KEPT.get(cell, 0))
+    columns = SAVED.get(cell + "@triton" * (engine == "triton"), KEPT.get(cell, 0))
+    has_c = recurrence.Cell(cell).spec.has_c
+    if engine == "native" and cell in SAVED:  # whose state it hands out, h or not
+        has_c = columns > 0
     if save and (columns or engine == "triton"):
         c = (N, *rows, width)
     if save and columns:
@@ -261,9 +263,9 @@ def _fake_recurrence(engine, x_part, h0, c0, weight_hh, bias_m, cell, save, **_o
     return (
         x_part.new_empty(*rows, h0.shape[1]),
         h0.new_empty(h0.shape),
-        c0.new_empty(c0.shape if recurrence.Cell(cell).spec.has_c else 0),
+        c0.new_empty(c0.shape if has_c else 0),
         x_part.new_empty(c, dtype=dtype),
-        x_part.new_empty(gates, dtype=dtype if cell in SLSTMS else x_part.dtype),
+        x_part.new_empty(gates, dtype=dtype if width > K else x_part.dtype),
     )
 
 

@@ -247,7 +247,12 @@ class Cell:
             apart=len(gates.of_h), weights=len(self.weights), custom=True,
         )  # fmt: skip
         add_cell(self.name, kind)
-        engines.add_cell(self.name, options, self.prepare)
+        apart, without = len(gates.of_h), {"layer_norm"}
+        in_tiles = apart == len(gates.of_x) <= 1 and gates.summed and len(gates.by_h) <= 4
+        if not in_tiles:
+            without.add("num_heads")
+        of_native = tuple(option for option in options if option not in without)
+        engines.add_cell(self.name, options, of_native, self.prepare)
         pointwise.CELLS[self.name] = self.reference
 
     def prepare(self, engine: str, spec: Spec) -> str | None:

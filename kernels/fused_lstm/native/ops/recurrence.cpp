@@ -28,7 +28,11 @@ struct Heads {
   long hidden() const { return count * units; }
   CellShape shape() const { return shape_of(cell); }
   Dtype kept_dtype() const { return shape().states > 1 ? dtype : given; }  // of gates
-  bool has_own_c() const { return cell == CellKind::lstm || shape().states > 1; }
+  bool is_custom() const { return cell >= CellKind::custom; }
+  // Of a custom cell c may be h itself, which the caller knows.
+  bool has_own_c() const {
+    return cell == CellKind::lstm || shape().states > 1 || (is_custom() && shape().saved > 0);
+  }
   SmallShape rows_of(long columns) const {
     return packed ? SmallShape{{rows, columns}, 2} : SmallShape{{steps, batch, columns}, 3};
   }
@@ -39,6 +43,12 @@ struct Heads {
 };
 
 CellKind kind_of(const std::string& cell) {
+  if (const std::optional<CellKind> custom = custom_kind(cell)) {
+    const CellShape shape = shape_of(*custom);
+    CHECK_VALUE(shape.in_tiles() && shape.weights == 0, "cell: got '", cell,
+                "'; expected one of one to four gates, all sums but for a pair, without weights");
+    return *custom;
+  }
   if (cell == "lstm") return CellKind::lstm;
   if (cell == "gru") return CellKind::gru;
   if (cell == "gru_dreamer") return CellKind::gru_dreamer;
@@ -150,9 +160,10 @@ Heads checked_heads(const Tensor& rows, const char* name, long columns, const Te
   heads.given = rows.dtype();
   heads.isa = &current_isa();
   // An sLSTM's gradients by i are differences: of gates that were rounded to 8 bits nothing is left.
-  heads.dtype = heads.shape().states > 1 ? compute_dtype(rows, name)
-                                         : factor_dtype(rows, name, *heads.isa);
-  heads.terms = terms_of(heads.given, precision);
+  // A custom cell is compiled for kernels of float and double.
+  const bool wide = heads.shape().states > 1 || heads.is_custom();
+  heads.dtype = wide ? compute_dtype(rows, name) : factor_dtype(rows, name, *heads.isa);
+  heads.terms = heads.is_custom() ? 0 : terms_of(heads.given, precision);
   heads.batch = h0.size(0);
   heads.first = rows_before(rows, batch_sizes, heads.batch);
   heads.steps = static_cast<long>(heads.first.size()) - 1;
@@ -163,7 +174,7 @@ Heads checked_heads(const Tensor& rows, const char* name, long columns, const Te
   check(c0, "c0", {heads.batch, states * H}, heads.given);
   check(weight, "weight_hh", weight.sizes(), heads.given);
   if (bias_m) {
-    check(*bias_m, "bias_m", {H}, heads.given);
+    check(*bias_m, "bias_m", {heads.shape().of_h * H}, heads.given);
     heads.b_m = converted(*bias_m, heads.dtype);
   }
   if (keep) {
@@ -278,7 +289,9 @@ Results forward(const Kernels<T>& kernels, const Heads& heads, const Tensor& x_p
   const Dtype dtype = heads.dtype, sums = sum_dtype(dtype);
   const long H = heads.hidden(), width = shape.states * heads.units;
   const bool keeps = save && shape.saved > 0;
-  const bool in_place = save && sizeof(T) == sizeof(S);  // there x's part lies in what is kept
+  // There x's part lies in what is kept.
+  const bool in_place = save && sizeof(T) == sizeof(S) &&
+                        std::max(shape.saved, 1L) >= shape.x_gates();
   Results out;
   out.y = fresh(heads.rows_of(H), dtype);
   out.h_n = fresh(Dimensions({heads.batch, H}), dtype);
@@ -366,7 +379,7 @@ Gradients backward(const Kernels<T>& kernels, const Heads& heads, const Tensor& 
   const Tensor dc = dc_n.defined() ? state_of(heads, dc_n, shape.states, sums)
                                    : fresh(Dimensions({heads.count, heads.batch, width}), sums);
   if (!dc_n.defined()) std::fill_n(data_of<S>(dc), dc.numel(), S(0));
-  const bool has_bias = heads.cell == CellKind::gru && heads.b_m.defined();
+  const bool has_bias = shape.of_h > 0 && heads.b_m.defined();
   const Tensor db = has_bias ? fresh(Dimensions({heads.count, shape.x_gates() * K}), dtype) : Tensor();
   const long blocks = kernels.blocks_size(shape.gradients(), K, heads.rows);
   const long packed = kernels.recurrent_size({shape.x_gates(), K, K}, false);
@@ -403,7 +416,7 @@ Gradients backward(const Kernels<T>& kernels, const Heads& heads, const Tensor& 
   by_rows(heads, shape.states, data_of<S>(dc), data_of<S>(out.dc0));
   out.db_m = fresh(Dimensions({has_bias ? H : 0}), dtype);
   for (long n = 0; has_bias && n < heads.count; ++n) {  // m's rows are the last
-    std::copy_n(part_of<T>(db, n) + 2 * K, K, data_of<T>(out.db_m) + n * K);
+    std::copy_n(part_of<T>(db, n) + shape.sums * K, K, data_of<T>(out.db_m) + n * K);
   }
   return out;
 }
