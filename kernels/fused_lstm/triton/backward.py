@@ -98,7 +98,7 @@ def lstm_backward_kernel(
     # Weights, once: of this program's gates.
     of_part = part.to(tl.int64) * (PLAN.PART_GATES * H * P)
     w_hh = ()
-    if G > 0:
+    if PLAN.GATES > 0:
         w_hh_ptr = position.pick(w_hh_ptrs, lane, G * H * P, PLAN) + of_part
         w_hh = tile.load_weight(w_hh_ptr, element, element_mask, PLAN.W_HH, PLAN)
     w_ih = w_hh
@@ -187,7 +187,7 @@ def lstm_backward_kernel(
                 dm = project.multiply(w_hr, between_ptr, batch, PLAN)
             else:
                 sums = 0.0
-                if PLAN.SPLIT == 1 and G > 0:
+                if PLAN.SPLIT == 1 and PLAN.GATES > 0:
                     sums, at, mask = sum_of_gates(
                         w_hh, w_ih, sent, lane_ptr, first_gate, element, element_mask, seed_ptr,
                         h_mask_ptr, dropout_p, dropout_scale, step, batch, rows, PLAN,
@@ -213,6 +213,10 @@ def lstm_backward_kernel(
                 by_x, by_h, dc, dweights = CELL.backward(
                     saved, c_before, c, dm, dc, edges, cell_options, PLAN.HAS
                 )
+            if PLAN.HAS.WEIGHTS > 0:
+                count: tl.constexpr = PLAN.HAS.WEIGHTS
+                dweight_at = row * (count * H) + unit[:, None]
+                tile.store_columns(dweight_ptr, dweight_at, mask, dweights, H, count)
             dgates_at = row * (PLAN.DCOLUMNS * H) + unit[:, None]
             if PLAN.HAS.NORM:
                 for i in tl.static_range(PLAN.DCOLUMNS - X):
@@ -236,10 +240,6 @@ def lstm_backward_kernel(
             tile.store_columns(dgates_ptr, dgates_at, mask, by_x, H, X)
             if PLAN.HAS.NORM or PLAN.APART:
                 tile.store_columns(by_h_ptr, gates_at, mask, by_h, H, G)
-            if PLAN.HAS.WEIGHTS > 0:
-                count: tl.constexpr = PLAN.HAS.WEIGHTS
-                dweight_at = row * (count * H) + unit[:, None]
-                tile.store_columns(dweight_ptr, dweight_at, mask, dweights, H, count)
             if not PLAN.ALONE:
                 tile.store_columns(dc_ptr, dc_at, mask, dc, H, PLAN.STATES)
         position.wait_for_next(all_ptr, wave, end - begin, programs, PLAN)

@@ -95,7 +95,7 @@ def lstm_forward_kernel(
     programs, lane, block, _, first_batch, all_ptr, _ = position.share(barrier_ptr, PLAN)
     unit = block * PLAN.UNITS + tl.arange(0, PLAN.UNITS)
     # Weights and biases, once.
-    if G > 0:
+    if PLAN.GATES > 0:
         row, row_unit = tile.gate_rows(block, PLAN)
         w_hh_ptr = position.pick(w_hh_ptrs, lane, G * H * PLAN.P, PLAN)
         w_hh = tile.load_weight(w_hh_ptr, row, row_unit < H, PLAN.W_HH, PLAN)
@@ -121,7 +121,7 @@ def lstm_forward_kernel(
     if PLAN.ALONE:  # states on chip, from h0 and c0
         b, mask, _at, slot_at = position.block_of(first_batch, unit, B, H, PLAN.W_HH, PLAN)
         h_kept = 0.0
-        if G > 0:
+        if PLAN.GATES > 0:
             h_kept = tl.load(h_in_ptr + slot_at)
         c0_at = lane * B * SIZE + position.states_at(b, unit, PLAN)
         c_kept = tile.load_columns(c0_ptr, c0_at, mask, H, PLAN.STATES, PLAN.ACC)
@@ -136,7 +136,7 @@ def lstm_forward_kernel(
         for turn in range(position.turns(alive, first_batch, PLAN.FINISHES, PLAN)):
             batch = first_batch + turn
             b, mask, _at, slot_at = position.block_of(batch, unit, alive, H, PLAN.W_HR, PLAN)
-            by_x = tile.zeros(PLAN.ROWS, PLAN) if G > 0 else 0.0
+            by_x = tile.zeros(PLAN.ROWS, PLAN) if PLAN.GATES > 0 else 0.0
             if PLAN.CHAIN:
                 # Lane 0 reads its own h(t-1), since no other's is written yet, and 0 * NaN is NaN.
                 slot = tl.where(lane > 0, after - 2, now)
@@ -146,7 +146,7 @@ def lstm_forward_kernel(
             if not PLAN.EARLY:
                 x_gates = load_x_gates(gates_ptr, lane, first, alive, batch, unit, PLAN)
             if PLAN.ALONE:
-                if G > 0:
+                if PLAN.GATES > 0:
                     h_kept = position.unless_reset(h_kept, t, lane, b, rows, PLAN)
                 c_kept = position.each_unless_reset(c_kept, t, lane, b, rows, PLAN)
                 c = c_kept
@@ -157,7 +157,7 @@ def lstm_forward_kernel(
                 unit, rows, PLAN,
             )  # fmt: skip
             h_ptr_now = position.slot_of(h_in_ptr, now, batch, PLAN.W_HH)
-            if G == 0:
+            if PLAN.GATES == 0:
                 by_h = ()
             elif PLAN.ALONE:
                 by_h = tile.product_on_chip(by_x, w_hh, (h_kept,), PLAN.W_HH, PLAN)
@@ -201,7 +201,7 @@ def lstm_forward_kernel(
                     rows, PLAN,
                 )  # fmt: skip
             if PLAN.ALONE:
-                if G > 0:
+                if PLAN.GATES > 0:
                     (h_kept,) = position.kept_where_dead((h_next,), (h_kept,), mask, 1, PLAN)
                 c_kept = position.kept_where_dead(c, c_kept, mask, PLAN.STATES, PLAN)
             c_at = (first if PLAN.SAVE else lane * B) * SIZE + position.states_at(b, unit, PLAN)
