@@ -64,7 +64,7 @@ STATED = {
     "README.md": {
         "7,400 words per second": THE_POST, "3,800": THE_POST, "95%": INTERVAL,
     },
-    "cells.md": {"1.0": "TensorFlow's constant", "2.2": "a section of a paper", "1 us": "assumed"},
+    "cells.md": {"1.0": "TensorFlow's constant", "2.2": "a section of a paper"},
     "gpu.md": {"1 us": "assumed of a barrier"},
     "measured.md": {"95%": INTERVAL, "5%": INTERVAL, "10 ms": "a pause that the suite makes"},
     "models.md": {"95%": INTERVAL, "32 MiB": "set in the command", "16 GiB": "the same"},
