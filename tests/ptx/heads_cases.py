@@ -21,7 +21,8 @@ from .device import Device, Failed
 from .run import WEAK
 
 N, T = 2, 3
-LENGTHS = {3: (3, 3, 2), 17: (3,) * 15 + (2, 1)}  # by B; of 17 rows two groups of programs
+# By B: rows of unequal length, of equal length, and so many that two groups of programs have them.
+LENGTHS = {3: (3, 3, 2), 4: (3,) * 4, 17: (3,) * 15 + (2, 1)}
 FINDS = {  # faults of the barrier, and what finds each
     "wait removed": "race",
     "release relaxed": "race",
@@ -62,6 +63,9 @@ def problem(cell: str, dtype: torch.dtype, K: int, B: int) -> tuple[list[Tensor]
     made = [t.to(dtype) for t in made]
     if cell.startswith(("gru", "rnn")):
         made[2] = made[1]
+    if B == 4:  # [T, B, .], not packed
+        made[0] = made[0][:live].view(T, B, -1)
+        return made, {"batch_sizes": None, "keep": torch.rand(T, B) > 0.3, "reverse": True}
     sizes = (lengths > torch.arange(T)[:, None]).sum(1)
     return made, {"batch_sizes": sizes, "keep": torch.rand(live + 1) > 0.3, "reverse": True}
 
@@ -86,12 +90,14 @@ def run(
     told = recurrence.Cell(cell, rows["reverse"], 0.5 if cell == "slstm" else 0.0)
     wide = [t.double().requires_grad_() for t in inputs]
     y, h_n, c_n, _ = recurrence.plain(told, rows["batch_sizes"], rows["keep"], *wide, None)
-    outputs = [y[:live], h_n, *([c_n] if c_n.numel() else [])]  # the last row is nobody's
+    packed = rows["batch_sizes"] is not None
+    y = y[:live] if packed else y  # the last row is nobody's
+    outputs = [y, h_n, *([c_n] if c_n.numel() else [])]
     by = [torch.linspace(-1, 1, o.numel()).cos().view(o.shape).to(dtype) for o in outputs]
     grads = torch.autograd.grad(
         outputs, wide, [g.double() for g in by], allow_unused=True, materialize_grads=True
     )
-    dy = torch.cat([by[0], torch.zeros_like(by[0][:1])])
+    dy = torch.cat([by[0], torch.zeros_like(by[0][:1])]) if packed else by[0]
 
     def planned(direction: str, *_) -> Plan:
         return plan_of(how, direction, K, B, inputs[3].shape[1] // K, name, arch)
@@ -110,7 +116,11 @@ def run(
         )  # fmt: skip
     if fault and not any(changed):
         raise ValueError(f"fault: got {fault!r}; expected one that changes something")
-    pairs = {"y": (made[0][:live], y[:live]), "h_n": (made[1], h_n), "c_n": (made[2], c_n)}
+    pairs = {
+        "y": (made[0][:live] if packed else made[0], y),
+        "h_n": (made[1], h_n),
+        "c_n": (made[2], c_n),
+    }
     pairs |= dict(
         zip(("dx", "dh0", "dc0", "dweight"), zip(found, grads, strict=False), strict=True)
     )
