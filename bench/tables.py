@@ -663,6 +663,11 @@ def custom_source() -> str:
     return f"```cpp\n{zoo.lltm.source()}```\n"
 
 
+def custom_triton() -> str:
+    """Return the Triton functions of one cell, as they are generated."""
+    return f"```python\n{zoo.lltm.source('triton')}```\n"
+
+
 def custom_explained() -> str:
     """Return what `explain` says of one cell."""
     return f"```python\n{zoo.lltm.explained()}```\n"
@@ -890,6 +895,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "custom_compiled": custom_compiled,
     "adopted": adopted,
     "custom_source": custom_source,
+    "custom_triton": custom_triton,
     "custom_explained": custom_explained,
     "last_intel": last_intel,
     "last_xeon": last_xeon,

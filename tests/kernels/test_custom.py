@@ -610,6 +610,13 @@ def test_the_librarys_cells_are_as_printed(name):
     assert (generate.FOLDER / f"{name}.h").read_text() == generate.header(name)
 
 
+def test_the_source_of_an_engine():
+    assert "finish_custom" in zoo.lltm.source()
+    assert "def backward(saved, states, after" in zoo.lltm.source("triton")
+    with pytest.raises(ValueError, match="cell lltm: engine: got 'cudnn'; expected 'native' or"):
+        zoo.lltm.source("cudnn")
+
+
 @pytest.mark.parametrize("name", generate.TRITON)
 def test_the_librarys_cells_are_as_printed_for_triton(name):
     text = (generate.TRITON_FOLDER / f"{name}.py").read_text(encoding="utf-8")

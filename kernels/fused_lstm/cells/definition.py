@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import engines, ops, pointwise
 from ..errors import first_line
 from ..spec import WITH_ZONEOUT, Kind, Spec, add_cell
-from . import compile, print_cpp, print_python
+from . import compile, print_cpp, print_python, print_triton
 from .gates import Gates, order_of_rows
 from .program import Program, program
 from .trace import CannotExpress
@@ -105,9 +105,17 @@ class Cell:
         """Return gates, states, what a step saves and why, a step and its backward as Python."""
         return print_python.text(self.program(), self.__name__)
 
-    def source(self) -> str:
-        """Return the C++ of a step and of its backward."""
-        return print_cpp.source(self.program())
+    def source(self, engine: str = "native") -> str:
+        """Return the text of a step and of its backward: C++ for "native", Python for "triton".
+
+        Raises:
+            ValueError: the engine is another.
+        """
+        if engine == "native":
+            return print_cpp.source(self.program())
+        if engine == "triton":
+            return print_triton.text_of(self.program(), self.name)
+        raise self._error("engine", repr(engine), "'native' or 'triton'")
 
     # --- what the function is told with ---
 
@@ -291,7 +299,6 @@ class Cell:
         if ("triton", zoneout) in self._ready:
             return
         from ..triton import launch
-        from . import print_triton
 
         made = print_triton.load(self.program(zoneout), self.name)
         launch.CUSTOM[self.name, zoneout] = made

@@ -148,9 +148,14 @@ def function(head: str, lines: list[str]) -> str:
     return f"\n\n@helper\ndef {head}:\n" + "".join(f"    {line}\n" for line in lines)
 
 
+def text_of(p: Program, name: str) -> str:
+    """Return the text of a user's cell."""
+    return source(p, name, f"The cell {name}, printed by fused_lstm.cell.")
+
+
 def load(p: Program, name: str) -> Any:
     """Return the `Cell` of a module in the user's cache: Triton reads a function's source there."""
-    text = source(p, name, f"The cell {name}, printed by fused_lstm.cell.")
+    text = text_of(p, name)
     folder = cache_folder()
     path = folder / f"triton_{hashlib.sha256(text.encode()).hexdigest()[:32]}.py"
     if not path.exists() or path.read_text() != text:
