@@ -173,20 +173,31 @@ def spans(
 
 
 @matplotlib.rc_context(STYLE)
-def scatter(kinds: Mapping[str, Sequence[tuple[float, float]]], axes_of: tuple[str, str]) -> Figure:
-    """Return points (x, y) of each kind on logarithmic axes, with a line at y = 1."""
-    figure = Figure(figsize=(WIDTH, 3.6), layout="tight")
+def scatter(
+    kinds: Mapping[str, Sequence[tuple[float, float]]],
+    axes_of: tuple[str, str],
+    limits: tuple[float, float],
+    sides: tuple[str, str],
+) -> Figure:
+    """Return points (x, y) of two kinds on logarithmic axes, with a line at y = 1.
+
+    limits: the least and the most y, so that two figures can be compared.
+    sides: what is written above the line, and below it.
+    """
+    figure = Figure(figsize=(WIDTH, 2.7), layout="tight")
     axes = figure.subplots()
-    marks = zip(kinds.items(), (BLUE, ORANGE, GREEN, PINK), "os^D", strict=False)
-    for (label, points), colour, marker in marks:
+    for (label, points), colour, marker in zip(kinds.items(), (BLUE, ORANGE), "os", strict=False):
         x, y = zip(*points, strict=True)
         axes.plot(x, y, marker, color=colour, markersize=4, label=label)
-    axes.set(xscale="log", yscale="log", xlabel=axes_of[0], ylabel=axes_of[1])
+    axes.set(xscale="log", yscale="log", xlabel=axes_of[0], ylabel=axes_of[1], ylim=limits)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_minor_locator(NullLocator())
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.axhline(1, color=INK, linewidth=1)
+    for says, place in zip(sides, (0.97, 0.03), strict=True):
+        where: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", "fontsize": 9}
+        axes.annotate(says, (0.99, place), va="top" if place > 0.5 else "bottom", **where)
     axes.grid(linewidth=0.6)
     figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False, fontsize=9)
     return figure

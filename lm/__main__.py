@@ -4,7 +4,7 @@
     python -m lm.evaluate    perplexity of a text under a trained model
     python -m lm.generate    text from a trained model
     python -m lm.export      a trained model for plain PyTorch, or in the Hugging Face hub's layout
-    python -m lm.plot        perplexity of runs against words and wall time
+    python -m lm.plot        perplexity of runs by the words they have read
 
 Each has --help.
 """

@@ -1,4 +1,4 @@
-"""`python -m lm.plot RUN [RUN ...]`: perplexity against words and against wall time."""
+"""`python -m lm.plot RUN [RUN ...]`: perplexity by the number of words that a run has read."""
 
 from __future__ import annotations
 
@@ -25,30 +25,26 @@ def draw(runs: dict[str, list[dict]], path: Path, published: str | None = None) 
     Raises UserError where the format is none of matplotlib's.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    seconds = max(row["seconds"] for run in runs.values() for row in run)
-    unit, scale = ("hours", 3600.0) if seconds > 3 * 3600 else ("minutes", 60.0)
-    by_words, by_time = figure.subplots(1, 2, sharey=True)
+    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+    axes = figure.subplots()
     for number, (name, run) in enumerate(runs.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        draw_run(by_words, run, "words", 1e6, name, colour)
-        draw_run(by_time, run, "seconds", scale, name, colour)
-    by_words.set(xlabel="million words", ylabel="perplexity", yscale="log")
-    by_time.set(xlabel=f"{unit} of wall time, evaluation included")
+        draw_run(axes, run, name, COLOURS[number % len(COLOURS)])
+    axes.set(xlabel="million words read", ylabel="perplexity", yscale="log")
     _, valid, test = PUBLISHED.get(published or "", (None, None, None))
-    for axes in (by_words, by_time):
-        for value, style in ((valid, "dashed"), (test, "dotted")):
-            if value is not None:
-                axes.axhline(value, color="#333333", linewidth=1, linestyle=style, zorder=0)
-        axes.grid(alpha=0.3, which="both")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlim(left=0)
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
+    for value, style in ((valid, "dashed"), (test, "dotted")):
+        if value is not None:
+            axes.axhline(value, color="#333333", linewidth=1, linestyle=style, zorder=0)
+    axes.grid(alpha=0.3, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlim(left=0)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     title = "thin: training, dots: validation, star: test"
     title += f"\npublished: valid {valid} dashed, test {test} dotted" if test is not None else ""
-    by_words.legend(frameon=False, title=title)
+    axes.legend(frameon=False, title=title, fontsize=9, title_fontsize=9)
     content = io.BytesIO()
     try:
         figure.savefig(content, dpi=150, format=path.suffix[1:])
@@ -57,7 +53,7 @@ def draw(runs: dict[str, list[dict]], path: Path, published: str | None = None) 
     write_atomically(path, content.getvalue())
 
 
-def draw_run(axes: Any, rows: list[dict], x: str, scale: float, name: str, colour: str) -> None:
+def draw_run(axes: Any, rows: list[dict], name: str, colour: str) -> None:
     """Draw training thin, validation bold with a mark an epoch, the test a star."""
     styles = {
         "train": {"linewidth": 1, "alpha": 0.55},
@@ -66,7 +62,7 @@ def draw_run(axes: Any, rows: list[dict], x: str, scale: float, name: str, colou
     }
     label: str | None = name
     for split, style in styles.items():
-        points = [(row[x] / scale, row["perplexity"]) for row in rows if row["split"] == split]
+        points = [(row["words"] / 1e6, row["perplexity"]) for row in rows if row["split"] == split]
         if len(points) == 1:
             style = {"marker": ".", **style}  # a line of one point shows nothing
         if points:
@@ -80,7 +76,7 @@ def draw_run(axes: Any, rows: list[dict], x: str, scale: float, name: str, colou
 @command("lm.plot")
 def main(argv: Sequence[str] | None = None) -> None:
     """Do what the command line `argv` says, or this process's; return the exit status."""
-    parser = Parser("lm.plot", "Perplexity of one or several runs against words and wall time.")
+    parser = Parser("lm.plot", "Perplexity of one or several runs by the words they have read.")
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="a directory of `lm.train --save`, or a "
         "log.csv")  # fmt: skip
