@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -18,7 +17,7 @@ from . import figures, ladder, model
 from .core import Ratio, speedup
 from .figures import Bar
 from .model import KINDS, Counts, Span
-from .tables import Row, by_contender, digits, markdown, results, rows, tool
+from .tables import Row, by_contender, cpu, digits, markdown, results, rows, tool
 
 FUSED = {
     "loop": ("step loop", "nothing: a launch for each operation, three products a step and layer"),
@@ -129,10 +128,8 @@ def where(row: Row, numbers: str = "") -> str:
 def machine(row: Row) -> str:
     """Return the machine's name in a sentence."""
     name = row.machine.partition(" (")[0].removesuffix(" Processor")
-    family = re.search(r"family (\d+), model (\d+)", row.machine)
-    models = {"25 17": "Zen 4", "26 2": "Zen 5"}
-    zen = models.get(" ".join(family.groups())) if family else None
-    return f"an {name}" + (f" ({zen})" if zen else "")
+    zen = cpu(row.machine)
+    return f"an {name}" + (f" ({zen})" if zen.startswith("Zen") else "")
 
 
 def place(row: Row) -> str:

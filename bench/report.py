@@ -85,7 +85,10 @@ def tell(frame: pd.DataFrame) -> Page:
         climb(page, frame)
     for suite, section in SECTIONS.items():
         if suite in suites:
-            section(page, frame[frame["suite"] == suite])
+            start, own = len(page.blocks), frame[frame["suite"] == suite]
+            section(page, own)
+            places = list(dict.fromkeys(answer.place(row) for row in rows(own)))
+            page.blocks.insert(start + 1, f"Measured on {answer.listed(places)}.")
     surroundings(page, timed, frame)
     return page
 

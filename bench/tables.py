@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,14 @@ def name(label: str, device: str = "cpu") -> str:
     if label == BASE:
         return f"nn.LSTM ({'cuDNN' if device.startswith('cuda') else 'oneDNN'})"
     return NAMES.get(label, label.replace("-", ": ", 1))
+
+
+def cpu(machine: str) -> str:
+    """Return the short name of a record's machine: "Zen 4", "Intel Xeon"."""
+    family = re.search(r"family (\d+), model (\d+)", machine)
+    zen = {"25 17": "Zen 4", "26 2": "Zen 5"}.get(" ".join(family.groups()) if family else "")
+    name = machine.partition(" (family")[0].partition(",")[0].removesuffix(" Processor")
+    return zen or name.replace("(R)", "")
 
 
 def digits(value: float) -> str:
@@ -227,7 +236,7 @@ FUSES = {
     "compile": "pointwise, and autograd's bookkeeping",
     "keras": "nothing: a while loop, two products a step; on a GPU it is cuDNN's",
     "jax": "the input product by hand, pointwise by XLA",
-    BASE: "all three",
+    BASE: "pointwise and steps: a call for each layer; on a GPU it is cuDNN's",
 }
 SAYS = {
     "inference": "forward, no gradient",
@@ -546,7 +555,8 @@ def faster() -> str:
     body = []
     for row, beside, ours in compared():
         system = "nn.LSTM" if row.beside in (BASE, "stock-cudnn") else name(row.beside)
-        body.append([row.says, system, ms(beside), ms(ours), factor(beside, ours)])
+        times = (tail(of).partition(" / ")[0] for of in (beside, ours))  # p50, as in `calls`
+        body.append([row.says, system, *times, factor(beside, ours)])
     return markdown(
         ("forward and backward", "compared with", "ms", "native, ms", "native's speed"), body
     )
@@ -750,7 +760,7 @@ TRAINED = {
         "small-1": "seed 1",
         "small-2": "seed 2",
         "small-3": "seed 3",
-        "small-1-two-threads": "seed 1, two threads",
+        "small-1-two-threads": "seed 1 again",
         "small-bf16": "seed 1, bfloat16 under autocast",
     },
     "medium": {"medium-bf16": "seed 1, bfloat16 under autocast"},
@@ -776,15 +786,19 @@ def perplexities(run: str) -> list[float]:
 
 def perplexity(preset: str) -> str:
     """Return each run of a preset to its end, and of `small` the mean of three seeds."""
-    body = [["the reference (TensorFlow's tutorial)", *(f"{p:.2f}" for p in PUBLISHED[preset])]]
+    reference = [f"{p:.2f}" for p in PUBLISHED[preset]]
+    body = [["the reference (TensorFlow's tutorial)", "-", *reference]]
     found = {run: perplexities(run) for run in TRAINED[preset]}
     for run, says in TRAINED[preset].items():
-        body.append([says, *(f"{p:.2f}" for p in found[run])])
+        summary = tool(f"{run}/summary.json")
+        where = f"{cpu(summary['processor'])}, {summary['threads']}"
+        body.append([says, where, *(f"{p:.2f}" for p in found[run])])
     if preset == "small":
         seeds = list(zip(*(found[f"small-{seed}"] for seed in (1, 2, 3)), strict=True))
         spread = (f"{statistics.mean(p):.2f} ± {statistics.stdev(p):.2f}" for p in seeds)
-        body.insert(4, ["mean of the three ± standard deviation", *spread])
-    return markdown((f"`{preset}` on Penn Treebank, perplexity", "train", "valid", "test"), body)
+        body.insert(4, ["mean of the three ± standard deviation", "", *spread])
+    header = f"`{preset}` on Penn Treebank, perplexity", "CPU, threads", "train", "valid", "test"
+    return markdown(header, body)
 
 
 def cell_perplexity() -> str:
@@ -793,7 +807,8 @@ def cell_perplexity() -> str:
     for run, says in CELLS.items():
         speed = f"{tool(f'cells/{run}/summary.json')['words_per_second']:,.0f}"
         body.append([says, *(f"{p:.2f}" for p in perplexities(f"cells/{run}")), speed])
-    header = ("`small` on Penn Treebank, six epochs, perplexity", "train", "valid", "test")
+    on = cpu(tool("cells/plain/summary.json")["processor"])
+    header = (f"`small` on Penn Treebank, six epochs, perplexity ({on})", "train", "valid", "test")
     return markdown((*header, "words/s, one thread"), body)
 
 
@@ -810,9 +825,15 @@ def slstm_perplexity() -> str:
 # --- docs/gpu.md: files of the inspector, the emulated GPU and bench.gpu.host ---
 
 
-# FlashRNN's measurement on an H100, us a step: float16, B=16, H=768.
-CUDNN = {("sm_90", 768): "1.96 / 3.11"}
-FLASHRNN = "4.76 / 8.54"  # its CUDA kernels, an LSTM of one head of 768 units
+def published(forward: float, both: float, steps: int = 1024) -> str:
+    """Return us per step, forward / backward, of published ms of all steps."""
+    return f"{1e3 * forward / steps:.2f} / {1e3 * (both - forward) / steps:.2f}"
+
+
+# Pöppel, Beck and Hochreiter 2024 (FlashRNN, arXiv 2412.07752): ms on an H100 of an LSTM in
+# float16, one head of 768 units, 16 rows, 1024 steps: forward; forward and backward.
+CUDNN = {("sm_90", 768): published(2.01, 5.19)}
+FLASHRNN = published(4.87, 13.61)
 
 
 def compiled() -> str:

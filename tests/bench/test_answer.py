@@ -80,7 +80,7 @@ STATED = {
         "78.04", "0.25"), PAPER
     ) | {"929,589": "tokens", "73,760": "tokens", "82,430": "tokens", "10,000": "words"},
     "why.md": {
-        "3,800 words per second": THE_POST, "7,400": THE_POST, "10,000": "words",
+        "3,800 words per second": THE_POST, "7,400": THE_POST,
         "95%": INTERVAL, "5%": INTERVAL,
         f"{CARD.flops / 1e12:g} TFLOP/s": "data sheet",
         f"{CARD.bandwidth / 1e9:g} GB/s": "the same", "2 MB": "the same", "50 MB": "the same",
