@@ -44,6 +44,8 @@ class Recurrent(RecurrentBase):
             dtype: as of nn.LSTM.
         engine, fuse: as of fused_lstm.LSTM. With "auto", on a CPU without a C++ compiler, a step
             loop runs, and a warning says so once. "native" is an error there.
+        proj_size: as of nn.LSTM, P, for a cell that has gates of h, a state beside h, and none that
+            is h; not on "native".
         layer_norm: normalize W x and R h before they are gates, with gains gain_ih and gain_hh; not
             on engine "native".
         num_heads: as of fused_lstm.LSTM, for a cell without weights of a unit; on "native" for one
@@ -78,6 +80,7 @@ class Recurrent(RecurrentBase):
         *,
         engine: str = "auto",
         fuse: str | None = None,
+        proj_size: int = 0,
         layer_norm: bool = False,
         num_heads: int = 1,
         zoneout: float | tuple[float, float] = 0.0,
@@ -91,12 +94,17 @@ class Recurrent(RecurrentBase):
         spec = Spec(
             cell.name, layer_norm, zoneout=zoneout, recurrent_dropout=recurrent_dropout,
             layers=num_layers, directions=1 + bool(bidirectional), bias=bias, dropout=dropout,
-            recompute=recompute, num_heads=num_heads,
+            recompute=recompute, num_heads=num_heads, projection=proj_size > 0,
         )  # fmt: skip
         check_engine(engine, fuse, spec)
+        if proj_size and engine == "native":
+            raise ValueError(
+                f"proj_size: got {proj_size} with engine='native', which does not have it for cell"
+                f" {cell.__name__}; expected engine 'loop', 'compile', 'triton' or 'auto'"
+            )
         nn.RNNBase.__init__(
             self, "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, 0, device, dtype,
+            bidirectional, proj_size, device, dtype,
         )  # fmt: skip
         if cell.inputs and num_layers > 1:
             raise ValueError(
@@ -214,35 +222,30 @@ class Recurrent(RecurrentBase):
 
         Rows of gates are in their order, and weights of a unit are one tensor.
         """
-        gates, count = self.cell.gates, len(self.cell.weights)
         x_rows, h_rows = self.cell.rows  # of the gates that have rows, which inputs do not
-        weights = super().weights()
-        in_order_already = x_rows is None and h_rows is None and gates.by_h
-        if in_order_already and count < 2 - self.spec.layer_norm:
+        weights, own, H = super().weights(), self.cell.weights, self.hidden_size
+        if x_rows is None and h_rows is None and self.cell.gates.by_h and not own:
             return weights
-        per_lane, lanes, H = len(self._all_weights[0]), [], self.hidden_size
-        for start in range(0, len(weights), per_lane):
-            lane = weights[start : start + per_lane]
-            own = lane[per_lane - count :]
-            if gates.by_h:
-                of_x, of_h = lane[: per_lane - count : 2], lane[1 : per_lane - count : 2]
-            else:
-                of_x = lane[: per_lane - count]
-                of_h = [w.new_empty(0, *(H for _ in w.shape[1:])) for w in of_x]
-            found = []
-            for pair in zip(of_x, of_h, strict=True):
-                found += [in_order(pair[0], x_rows, H), in_order(pair[1], h_rows, H)]
-            if own:  # before the gains
-                found.insert(len(found) - 2 * self.spec.layer_norm, torch.cat(own))
-            lanes += found
-        return lanes
+        named = dict(zip(self._flat_weights_names, weights, strict=True))
+        rows, found = {"ih": x_rows, "hh": h_rows}, []
+        for names in self._all_weights:
+            lane = names[0].removeprefix("weight_ih")
+            like = named[names[0]]
+            for name in self.spec.weight_names:
+                if name == "weight_ch":
+                    found.append(torch.cat([named[one + lane] for one in own]))
+                elif name + lane not in named:  # of h, which has a part in no gate
+                    found.append(like.new_empty(0, *(H for _ in range("weight" in name))))
+                else:
+                    found.append(in_order(named[name + lane], rows.get(name[-2:]), H))
+        return found
 
     # --- states ---
 
     def _initial(self, x: Tensor, B: int) -> State:
         """Return the state that a sequence begins with, h_0 and the engines' c_0."""
         lanes, H = self.spec.layers * self.spec.directions, self.hidden_size
-        h0 = x.new_zeros(lanes, B, H)
+        h0 = x.new_zeros(lanes, B, self.proj_size or H)
         values = [self.cell.initial_states[name] for name in self.cell.states]
         if self.cell.is_h or not values:
             h0 = x.new_full((lanes, B, H), values[0]) if values and values[0] else h0

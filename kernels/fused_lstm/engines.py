@@ -217,7 +217,8 @@ def _automatic(fuse: str | None, device: torch.device, spec: Spec) -> str:
         return instead
     # On macOS native runs on one thread, and nobody has timed it on Arm.
     slow = has_cudnn and sys.platform == "darwin"
-    return fused if ENGINES[fused].runs(spec) and not slow else instead
+    able = ENGINES[fused].runs(spec) and not (spec.projection and CELLS[spec.cell].custom)
+    return fused if able and not slow else instead
 
 
 @constant_while_tracing

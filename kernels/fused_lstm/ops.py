@@ -90,7 +90,7 @@ from torch.utils import _pytree as pytree
 
 from . import autograd, library, recurrence, reference
 from .functional import check_dense
-from .spec import Spec, of_schema
+from .spec import Spec, cell_of, of_schema
 
 # --- the operators with their derivatives, as torch's dispatcher calls them ---
 
@@ -209,6 +209,7 @@ def _fake_lstm(
 ):  # fmt: skip
     _check_devices(x=x, h0=h0, c0=c0, weights=weights)
     rows, width, lanes, H = x.shape[:-1], directions * h0.shape[2], len(h0), c0.shape[2]
+    units = H // cell_of(cell).c_parts
     raw = 0  # W x and R h, with layer norm, in planes of c's size
     if "layer_norm" in cell:
         raw = -(-(len(weights[0]) + len(weights[1])) // H)
@@ -216,10 +217,12 @@ def _fake_lstm(
     if save:
         h = lanes // directions - 1, *rows, width
     columns = SAVED.get(cell.removeprefix("layer_norm,") + "@triton" * (engine == "triton"))
+    if columns is not None and h0.shape[2] != units:  # h before it is projected is saved too
+        columns = max(columns, SAVED[cell.removeprefix("layer_norm,") + "@projected"])
     if save and columns == 0:  # its backward needs y alone
         pass
     elif save and columns is not None:
-        c, gates = (lanes * (1 + raw), *rows, H), (lanes, *rows, columns * h0.shape[2])
+        c, gates = (lanes * (1 + raw), *rows, H), (lanes, *rows, columns * units)
     elif save and not (engine == "native" and "rnn" in cell):  # its backward needs y alone
         G = len(weights[0]) // H
         c, gates = (lanes * (1 + raw), *rows, H), (lanes, *rows, (4 if "gru" in cell else G) * H)

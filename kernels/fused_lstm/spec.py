@@ -29,6 +29,7 @@ class Kind(NamedTuple):
     apart: int = 0  # how many of h's parts of gates are not added to one of x's
     weights: int = 0  # vectors [H] that a custom cell reads
     custom: bool = False  # made by fused_lstm.cell
+    projects: bool = False  # h may be projected: no state is h
     h_gates: int | None = None  # rows of weight_hh / H, where these are not as many
 
     @property
@@ -58,7 +59,7 @@ LSTM_OPTIONS = (
 SLSTM_OPTIONS = "exponential_forget", "recurrent_clip"
 OPTIONS = *LSTM_OPTIONS, *SLSTM_OPTIONS, "num_heads"
 CELLS = {
-    "lstm": Kind(4, (*LSTM_OPTIONS, "num_heads"), ("h", "c")),
+    "lstm": Kind(4, (*LSTM_OPTIONS, "num_heads"), ("h", "c"), projects=True),
     "gru": Kind(3, ("layer_norm", "zoneout", "recurrent_dropout", "num_heads"), apart=1),
     "rnn_tanh": Kind(1, ("num_heads",)),
     "rnn_relu": Kind(1, ("num_heads",)),
@@ -226,7 +227,13 @@ class Spec:
 
     def _check_heads(self, options: tuple[str, ...]) -> None:
         """Check that there is nothing beside heads, or an sLSTM, that these do not go with."""
-        if self.projection and (self.num_heads > 1 or not CELLS[self.cell].of_torch):
+        kind = CELLS[self.cell]
+        if self.projection and kind.custom and not kind.projects:
+            raise ValueError(
+                f"proj_size: got a projection with cell {self.cell!r}; expected 0, since the cell"
+                " has no state beside h, reads h, or has no gate of h"
+            )
+        if self.projection and (self.num_heads > 1 or not kind.in_layers):
             what = f"cell: got {self.cell!r}"
             if self.num_heads > 1:
                 what = f"num_heads: got {self.num_heads}"
@@ -315,7 +322,7 @@ def completed(
     """
     fits = lanes > 0 and lanes % directions == 0 and weights % lanes == 0
     for bias, projection in FORMS if fits else ():
-        if projection and (spec.cell != "lstm" or spec.num_heads > 1):
+        if projection and (not CELLS[spec.cell].projects or spec.num_heads > 1):
             continue
         candidate = replace(
             spec, layers=lanes // directions, directions=directions, bias=bias,

@@ -75,6 +75,7 @@ def loop(
         named |= {name: value[t].expand(B, H) for name, value in inputs.items()}
         results = cell.function(*gates, **named, **weights, **cell.constants)
         h, *after = results if isinstance(results, tuple) else (results,)
+        h = h @ module.weight_hr_l0.T if module.proj_size else h
         after = iter(after)
         states = [h if name == "h" else next(after) for name in cell.states]
         outputs.append(h)
@@ -129,6 +130,34 @@ def test_values_and_gradients(name, engine, shape):
     inputs += states if cell.states else []
     ours = results(lambda: module(x, hx if count > 1 else hx[0], **more), inputs)
     assert_same(ours, results(lambda: loop(module, x, states, **more), inputs))
+
+
+@pytest.mark.parametrize("engine", ["loop", "triton"])
+@pytest.mark.parametrize("name", zoo.ALL)
+def test_projection(name, engine):
+    """A projected h of a cell that does not read h itself, or an error where the module is made."""
+    torch.manual_seed(0)
+    cell, options = zoo.ALL[name], {"proj_size": 5, "dtype": torch.float64}
+    if not cell.has_c or "h" in cell.states or not cell.gates.by_h:
+        wrong = r"proj_size: got a projection with cell .*; expected 0"
+        with pytest.raises(ValueError, match=wrong):
+            fused_lstm.Recurrent(cell, 4, 18, engine=engine, **options)
+        return
+    with pytest.raises(ValueError, match="proj_size: got 5 with engine='native'"):
+        fused_lstm.Recurrent(cell, 4, 18, engine="native", **options)
+    module = fused_lstm.Recurrent(cell, 4, 18, engine=engine, **options)
+    x = torch.randn(3, 4, 4, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *module.parameters()]
+    ours = results(lambda: module(x), inputs)
+    states = [x.new_full((4, 18), value) for value in cell.initial_states.values()]
+    hx = [x.new_zeros(4, 5), *states]
+    assert_same(ours, results(lambda: loop(module, x, hx), inputs))
+    module = fused_lstm.Recurrent(cell, 4, 18, 2, bidirectional=True, engine=engine, **options)
+    plain = fused_lstm.Recurrent(cell, 4, 18, 2, bidirectional=True, engine="loop", **options)
+    plain.load_state_dict(module.state_dict())
+    rows = {"lengths": torch.tensor([3, 1, 2, 3])}
+    found = [results(lambda m=m: m(x, **rows), [x, *m.parameters()]) for m in (module, plain)]
+    assert_same(*found)
 
 
 @pytest.mark.parametrize("engine", [*ENGINES, "triton"])

@@ -253,6 +253,7 @@ class Cell:
         kind = Kind(
             len(gates.by_x), options, states, of_torch=False, h_gates=len(gates.by_h),
             apart=len(gates.of_h), weights=len(self.weights), custom=True,
+            projects=self.has_c and "h" not in self.states and bool(gates.by_h),
         )  # fmt: skip
         add_cell(self.name, kind)
         apart, without = len(gates.of_h), {"layer_norm"}
@@ -304,6 +305,7 @@ class Cell:
         launch.CUSTOM[self.name, zoneout] = made
         for name in (self.name, f"{self.name},{WITH_ZONEOUT}"):
             ops.SAVED[f"{name}@triton"] = made.columns
+            ops.SAVED[f"{name}@projected"] = made.saved + 1
         self._ready.add(("triton", zoneout))
 
 

@@ -208,6 +208,9 @@ def lstm_forward_kernel(
             tile.store_columns(c_ptr, c_at, mask, c, H, PLAN.STATES)
             if PLAN.SAVE:
                 tile.store_columns(gates_ptr, gates_at, mask, saved, H, PLAN.SAVED)
+                if PLAN.KEEPS_M:
+                    m_ptr = gates_ptr + PLAN.SAVED * H
+                    tile.store_columns(m_ptr, gates_at, mask, (h,), H, 1)
             if PLAN.EARLY:
                 next_rows = tl.where(t + 1 < T, B, 0)
                 next_first = first + position.ahead(lane, B, PLAN)

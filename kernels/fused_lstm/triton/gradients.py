@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import stack
 from ..pointwise import EPS, normalized, normalized_backward, proposed, seen
 from ..reference import Layer
-from ..spec import CANDIDATE, Spec
+from ..spec import CANDIDATE, CELLS, Spec
 from . import philox
 from .cells import Cell
 from .packed import Rows
@@ -187,7 +187,10 @@ def _rows_of(rows: Rows, samples: int, t: Tensor) -> Tensor:
 
 
 def _unprojected(left: Left, lane: int) -> Tensor:
-    """Return m [live, H], the h before its projection: m = o * tanh(c)."""
+    """Return m [live, H], the h before its projection: an LSTM's is o * tanh(c)."""
+    if CELLS[left.cell.cell].custom:
+        saved = left.kernels.saved * left.H
+        return left.lane_of(left.gates, lane)[:, saved : saved + left.H]
     o = left.lane_of(left.gates, lane)[:, -left.H :]
     added = left.layers[lane].added(None)
     return (o * seen(left.c_made(lane), added).tanh()).to(left.dh.dtype)

@@ -176,6 +176,7 @@ class Constants:
     STATES: int  # S
     SAVED: int  # V
     COLUMNS: int  # of the buffer of x's parts and of what is saved
+    KEEPS_M: bool  # h before it is projected is saved, behind the V columns
     DCOLUMNS: int  # of the gradients by x's parts, and, where NORM, by h's that stay alone
     EXCHANGED: int  # gradients that the backward's exchange has of a unit
     ROWS: int  # of a weight tile
@@ -264,7 +265,8 @@ def constants(
         "APART": kernels.of_x + kernels.of_h > 0,
         "STATES": kernels.states,
         "SAVED": kernels.saved,
-        "COLUMNS": kernels.columns,
+        "COLUMNS": columns(cell, plan.projected > 0),
+        "KEEPS_M": keeps_m(cell, plan.projected > 0),
         "DCOLUMNS": kernels.by_x + (kernels.of_h if cell.layer_norm else 0),
         "EXCHANGED": exchanged(plan, cell),
         "ROWS": plan.rows,
@@ -312,6 +314,17 @@ def constants(
         "SENT": resets or recurrent,
     }
     return Constants(**wrapped(found))
+
+
+def keeps_m(cell: Spec, projected: bool) -> bool:
+    """Return whether a step saves h before it is projected; an LSTM's is computed again."""
+    return projected and CELLS[cell.cell].custom
+
+
+def columns(cell: Spec, projected: bool) -> int:
+    """Return the columns a unit of the buffer of x's parts and of what is saved."""
+    kernels = kernel_cell(cell)
+    return max(kernels.columns, kernels.saved + keeps_m(cell, projected))
 
 
 def exchanged(plan: Plan, cell: Spec) -> int:

@@ -309,7 +309,12 @@ def lstm(
         of = _stack("forward", save, x, h0, c0, weights, dropout, seed, fuse, *lanes)
         prepared, (L, D, B, H, _, P), rows, layers = of[:4]
         plan, count, kernels = prepared.call.plan, prepared.count, prepared.cell
-        X, G, S, columns = kernels.by_x, kernels.by_h, kernels.states, kernels.columns
+        X, G, S, columns = (
+            kernels.by_x,
+            kernels.by_h,
+            kernels.states,
+            launch.columns(of.cell, of.shape.projected > 0),
+        )
         N, shape = rows.N, x.shape[:-1]
         W = D * P
         x, state = x.contiguous(), c0.to(state_dtype(x.dtype)).contiguous()
