@@ -248,7 +248,7 @@ def measured_on() -> str:
         f"Measured on {first.date[:10]} with torch {first.versions['torch']} on {machine(first)},"
         f" one thread, commit {first.commit.rstrip('+')}; other work took at most {busy:.0%} of the"
         f" machine. In that run a core's products reached {limits['flops'] / 1e9:.0f} GF/s, a copy"
-        f" {limits['bandwidth'] / 1e9:.1f} GB/s read and written, and a launch cost"
+        f" read and wrote {limits['bandwidth'] / 1e9:.1f} GB/s in all, and a launch cost"
         f" {1e6 * limits['launch']:.1f} us. The model gives {min(errors):.2f} to"
         f" {max(errors):.2f} of the measured time over the {len(errors)} rungs of"
         f" {listed(sizes())}."
@@ -285,9 +285,9 @@ def isa_said() -> str:
     shipped = groups(results("ladder.jsonl"))["medium", "float32", 1][ladder.TORCH_LOOP]
     return wrapped(
         "AVX-512 gains over AVX2 at medium, with the same code in the same rounds:"
-        f" {listed(each)}. PyTorch's own loop takes {ms(shipped.median)} ms and ours"
-        f" {ms(old[0].median)} on AVX2: the same launches, another product kernel, and gradients in"
-        f" newly allocated memory; {speedup(shipped, old[0]).text}."
+        f" {listed(each)}. PyTorch's own loop takes {ms(shipped.median)} ms, and our loop on AVX2"
+        f" {ms(old[0].median)}: {speedup(shipped, old[0]).text}. Both launch the same operators."
+        " PyTorch's has another product kernel, and allocates new memory for gradients."
     )
 
 
@@ -303,12 +303,12 @@ def floors() -> str:
     large = [found["steps", 1500, way] for way in ("forward", "backward")]
     one, wave = (found[level, 650, "forward"] for level in ("steps", "layers"))
     return wrapped(
-        f"{large[0]:.2f} us forward and {large[1]:.2f} back at H = 1500, where all of R stays in"
-        f" shared memory: {T * L * sum(large) / 1e3:.2f} ms for the {T} steps of {L} layers, which"
-        " comes on top of the products before and after. At H = 650 a step of one layer takes"
-        f" {one:.2f} us at least and a wave of two layers {wave:.2f}: {T * L} steps in turn are"
-        f" {T * L * one:.0f} us, {T + L - 1} waves {(T + L - 1) * wave:.0f}. At H = 1500 two layers"
-        " do not fit on the chip at once, and `layers` launches one after the other."
+        f"At H = 1500, where R stays in shared memory, a step takes {large[0]:.2f} us forward and"
+        f" {large[1]:.2f} us backward: {T * L * sum(large) / 1e3:.2f} ms for {T} steps of {L}"
+        " layers, without the products before and after. At H = 650 a step takes"
+        f" {one:.2f} us for one layer and {wave:.2f} us for two at once: {T * L * one:.0f} us for"
+        f" {T * L} steps in turn, {(T + L - 1) * wave:.0f} us for {T + L - 1} common steps. At"
+        " H = 1500 two layers do not fit on the chip, so `layers` launches them in turn."
     )
 
 
@@ -342,7 +342,7 @@ def counts_table() -> str:
         of = counts(row)
         sizes = [f"{megabytes(of[f'{k}_read'])} / {megabytes(of[f'{k}_written'])}" for k in KINDS]
         body.append([NAMES[fuse(row)], launches(row), *sizes])
-    header = ("MB a training step, read / written", "launches", "weights", "gradients of weights",
+    header = ("MB per training step, read / written", "launches", "weights", "gradients of weights",
         "intermediate results")  # fmt: skip
     return markdown(header, body)
 
@@ -395,7 +395,9 @@ def post_table() -> str:
     left = [span(unexplained(who)) for who in systems]
     by = "all overlapped at the least, nothing at the most"
     body.append(["the model's step", "", sums[0], "", sums[1], by])
-    body.append(["the post's step", "", took[0], "", took[1], "words per second, T B words a step"])
+    body.append(
+        ["the post's step", "", took[0], "", took[1], "words per second, T B words per step"]
+    )
     body.append(["**not explained**", "", f"**{left[0]}**", "", f"**{left[1]}**", ""])
     header = "training step of large, float32", "TensorFlow's loop", "ms", "cuDNN", "ms", "from"
     return markdown(header, body)

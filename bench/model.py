@@ -273,7 +273,7 @@ def post_terms(loop: Counts, hoisted: Counts) -> list[Term]:
         Term(
             "gradients of weights", "bytes",
             two(2 * each * added_up(T), moved(hoisted, "gradients")),
-            "one a step, summed by AddN eight at a time; cuDNN: written once",
+            "one per step, summed by AddN eight at a time; cuDNN: written once",
         ),
         Term(
             "intermediate results", "bytes",
@@ -285,7 +285,7 @@ def post_terms(loop: Counts, hoisted: Counts) -> list[Term]:
         ),
         Term(
             "launches", "launches", two(loop["launches"], 4 * T * L + 5 * L),
-            "counted; cuDNN: a product and a kernel a step each way",
+            "counted; cuDNN: a product and a kernel per step, forward and backward",
         ),
     ]  # fmt: skip
 

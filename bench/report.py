@@ -122,9 +122,9 @@ def climb(page: Page, frame: pd.DataFrame) -> None:
     """Add what each fusion removes and gains."""
     page.add(
         "## The ladder: one fusion after another",
-        "Each row keeps what the row above has; all multiply with the same kernels on the same"
-        " instruction set. A launch is an operator that PyTorch starts. The model's time follows"
-        " from FLOP, bytes and launches alone.",
+        "Each row keeps the fusions of the row above. All rows use the same product kernels on the"
+        " same instruction set. A launch is one PyTorch operator call. The model estimates the time"
+        " from FLOP, bytes and launches.",
     )
     panels = {}
     for records in answer.groups(frame).values():
@@ -134,15 +134,16 @@ def climb(page: Page, frame: pd.DataFrame) -> None:
     if panels:
         page.figure(
             "ladder", answer.ladder_figure(panels),
-            "Forward and backward of the LSTM alone. Under each measured bar is the model's."
-            " `hoisted` removes the sums of weights' gradients and half of the weights' bytes.",
+            "Forward and backward of only the LSTM. Under each measured bar is the model's estimate"
+            " in parts. `hoisted` removes the sums of weights' gradients and half of the weights'"
+            " bytes.",
         )  # fmt: skip
     page.add(answer.ladders(frame))
 
 
 def post(page: Page, frame: pd.DataFrame) -> None:
     """Add the post's table, and what its factor is made of here."""
-    page.add("## The post's table beside this machine's", training(frame), training_parts(frame))
+    page.add("## The post's table, and this machine's", training(frame), training_parts(frame))
     worst = max(row.error for row in rows(frame) if row.seconds)
     page.add(
         "Before anything was timed, losses and updates of every weight were compared with"
@@ -157,8 +158,9 @@ def post(page: Page, frame: pd.DataFrame) -> None:
             page.add(
                 f"{case}: PyTorch with nn.LSTM trains {speedup(slow, fast)} as fast as"
                 " TensorFlow's step loop (the post, large, on a GTX 1080: 1.95x). Of TensorFlow's"
-                f" {ms(slow)} ms a step {digits(1e3 * a)} are its LSTM, where nn.LSTM takes"
-                f" {digits(1e3 * b)}; the rest is {rest[0]} ms there and {rest[1]} in PyTorch."
+                f" {ms(slow)} ms per step {digits(1e3 * a)} are its LSTM, where nn.LSTM takes"
+                f" {digits(1e3 * b)}. The rest of a step takes {rest[0]} ms in TensorFlow and"
+                f" {rest[1]} in PyTorch."
             )
 
 
@@ -199,8 +201,8 @@ def busy(page: Page, frame: pd.DataFrame) -> None:
     """Add calls beside busy processes."""
     page.add(
         "## On a machine that has other work",
-        "Zero, one or two other processes keep a core busy each. A thread that waits at a barrier"
-        " waits for the time slice of such a process.",
+        "Zero, one or two other processes each keep a core busy. A thread at a barrier waits until"
+        " the time slice of such a process ends.",
     )
     caption = (
         "A call's median (dot) and its 99th percentile (end of the bar), by the number of busy"
@@ -211,8 +213,8 @@ def busy(page: Page, frame: pd.DataFrame) -> None:
 
 def streaming(page: Page, frame: pd.DataFrame) -> None:
     """Add calls of one step."""
-    text = "A stream is served one frame at a time, the state kept between calls."
-    page.add("## One step a call", text)
+    text = "Each call takes one frame of a stream and keeps the state for the next call."
+    page.add("## One step per call", text)
     caption = "A call's median (dot) and its 99th percentile (the bar's end)."
     tails(page, frame, "streaming", caption)
 
@@ -221,8 +223,8 @@ def modes(page: Page, frame: pd.DataFrame) -> None:
     """Add milliseconds of every contender in every mode, and on a GPU the memory."""
     page.add(
         "## Forward, backward and inference",
-        "Inference keeps nothing; forward keeps what the backward reads; step is both. Memory,"
-        " which is known on a GPU alone, is the most of any mode.",
+        "Inference keeps nothing; forward keeps what the backward reads; step is both. Memory is"
+        " the most of any mode, and is known only on a GPU.",
     )
     shown = ("inference", "forward", "backward", "step")
     for case in each(frame, "case"):

@@ -234,7 +234,7 @@ FUSES = {
     "tensorflow-xla": "pointwise",
     LOOP: "nothing",
     "compile": "pointwise, and autograd's bookkeeping",
-    "keras": "nothing: a while loop, two products a step; on a GPU it is cuDNN's",
+    "keras": "nothing: a while loop with two products per step; on a GPU it is cuDNN's",
     "jax": "the input product by hand, pointwise by XLA",
     BASE: "pointwise and steps: a call for each layer; on a GPU it is cuDNN's",
 }
@@ -252,7 +252,7 @@ def peers() -> str:
         [name(label), *cells_of(by, f"ms {label}", f"x {BASE} {label}"), fuses]
         for label, fuses in FUSES.items()
     ]
-    return markdown(("system", "ms", "nn.LSTM's speed x", "what it fuses"), body)
+    return markdown(("system", "ms", "speed relative to nn.LSTM", "what it fuses"), body)
 
 
 def lanes(both: bool) -> str:
@@ -264,7 +264,7 @@ def lanes(both: bool) -> str:
         pair = (by_contender(frame, case=case, mode=mode) for mode in ("inference", "step"))
         figures = [figure for by in pair for figure in cells_of(by, *wanted)]
         body.append([case.removeprefix("bidirectional, "), *figures])
-    columns = ("nn.LSTM", "ratio", "us a token")[: len(wanted) - 1]
+    columns = ("nn.LSTM", "ratio", "us per token")[: len(wanted) - 1]
     says = "bidirectional" if both else "rows"
     return markdown((says, "forward, ms", *columns, "forward and backward, ms", *columns), body)
 
@@ -339,7 +339,9 @@ def growth(frame: pd.DataFrame) -> str:
         says = f"{case}, {threads} thread{'s' * (threads > 1)}" if case in SIZES else case
         wanted = f"ms {OURS}", f"GF/s {OURS}", f"us {OURS}", f"ms {BASE}", f"GF/s {BASE}"
         body.append([says, *cells_of(by, *wanted, f"x {BASE} {OURS}")])
-    return markdown(("", "native, ms", "GF/s", "us a token", "nn.LSTM, ms", "GF/s", "ratio"), body)
+    return markdown(
+        ("", "native, ms", "GF/s", "us per token", "nn.LSTM, ms", "GF/s", "ratio"), body
+    )
 
 
 INFERENCE = (OURS, PREPARED, BASE, "onnxruntime", "openvino")
@@ -425,7 +427,12 @@ def grid(drawn: Sequence[Point]) -> str:
         found = [spread([p.prepared for p in own]), spread([p.plain for p in own])]
         least = digits(min(p.beside_torch for p in own))
         body.append([f"{of[0].upper()}, {of[1]}", str(len(own)), *found, least])
-    header = "calls", "prepared: ahead, median, least", "as it is", "prepared / torch, least"
+    header = (
+        "calls",
+        "prepared: at least as fast, median, worst",
+        "not prepared",
+        "prepared / torch, worst",
+    )
     return markdown(("", *header), body)
 
 

@@ -11,7 +11,7 @@ from ..tables import Row, by_contender, digits, each, markdown, results, rows
 
 FILE = "models.jsonl"
 HEADER = (
-    "model", "", "recurrent part", "it alone, 1 thread", "whole, 1 thread", "it alone, 2 threads",
+    "model", "", "recurrent part", "layers, 1 thread", "whole, 1 thread", "layers, 2 threads",
     "whole, 2 threads", "ms, 2 threads: torch's", "ours",
 )  # fmt: skip
 RESETS = "package", "", "threads", "its own way, ms", "under install, ms", "`resets=`, ms", "factor"
