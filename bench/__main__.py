@@ -71,7 +71,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--keep-memory", action="store_true", help="in a process whose freed memory is kept")
     add("--json", type=Path, metavar="FILE", help="where records go [out/NAME.jsonl]")
     add("--minutes", type=POSITIVE, default=8.5, help="of `gpu` in all [%(default)s]")
-    add("--no-tests", action="store_true", help="of `gpu`: compile and race alone")
+    add("--no-tests", action="store_true", help="for `gpu`: only compile and race")
     options = parser.parse_args(argv)
     options.folder = None
     if "kernelbench" in options.names[:-1]:

@@ -550,8 +550,8 @@ class Trainer:
             self.say(f"Speed: {speed:.0f} words per second of training, first step left out")
         if test is not None:
             self.write("test", test)
-            self.say(f"Test perplexity: {test:.3f}, {test / unigram:.2f} of the {unigram:.3f} of "
-                     "word frequencies alone (unigram)")  # fmt: skip
+            self.say(f"Test perplexity: {test:.3f}, {test / unigram:.2f} of that of plain word "
+                     f"frequencies, {unigram:.3f}")  # fmt: skip
         summary: dict[str, Any] = {
             "engine": self.engine, "fuse": self.fuse, "preset": args.preset, "data": corpus.name,
             "device": str(self.device), "dtype": args.dtype, "precision": args.precision,
