@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import product
 
 from .contenders import BASE
 from .core import speedup
-from .tables import by_contender, cells_of, digits, each, markdown, ms, results
+from .tables import By, Column, Table, by_contender, each, markdown, ms, results
 
-STREAMS = (BASE, "prepared-float32", "prepared-bfloat16", "prepared-int8", "onnxruntime",
-           "onnxruntime-int8")  # fmt: skip
-
-
-def streams() -> str:
-    """Return p50, p99 and the worst of one-step calls through weights packed once."""
-    frame, body = results("streaming-prepared.jsonl"), []
-    for case, threads in product(each(frame, "case"), (1, 2)):
-        by = by_contender(frame, case=case, threads=threads)
-        times = [
-            " / ".join(digits(1e3 * t) for t in (row.p50, row.p99, row.worst))
-            for row in map(by.__getitem__, STREAMS)
-        ]
-        body.append([case, str(threads), *times])
-    header = "nn.LSTM", "float32", "bfloat16", "int8", "ONNX Runtime", "ONNX Runtime, int8"
-    return markdown(("p50 / p99 / worst, ms", "threads", *header), body)
+STREAMS = {
+    BASE: "nn.LSTM", "prepared-float32": "float32", "prepared-bfloat16": "bfloat16",
+    "prepared-int8": "int8", "onnxruntime": "ONNX Runtime",
+    "onnxruntime-int8": "ONNX Runtime, int8",
+}  # fmt: skip
 
 
-def kernelbench() -> str:
-    """Return KernelBench's recurrent tasks: torch's layers, compiled, flushed, and ours."""
-    frame, body = results("kernelbench.jsonl"), []
-    for case, threads in product(each(frame, "case"), (1, 2)):
-        by = by_contender(frame, case=case, mode="inference", threads=threads)
-        row = [case.replace("_", " ", 1), str(threads)]
-        row += cells_of(by, f"ms {BASE}", "ms compile", "ms install", f"x {BASE} install")
-        by = by_contender(frame, case=case, mode="step", threads=threads)
-        row += cells_of(by, f"ms {BASE}", "ms flushed", "ms install", "x flushed install")
-        body.append(row)
-    header = (
-        "task", "threads", "forward, ms: torch", "torch.compile", "ours", "torch / ours",
-        "both, ms: torch", "torch, flushed", "ours", "flushed / ours",
-    )  # fmt: skip
-    return markdown(header, body)
+def per_thread(file: str, heading: str, columns: Sequence[Column]) -> Table:
+    """Return a table with a row for each case and number of threads."""
+    return Table(file, [By(heading, "case", task), By("threads", "threads")], columns)
+
+
+def task(case: str) -> str:
+    """Return KernelBench's "35_LSTM" as "35 LSTM", any other case as it is."""
+    return case.replace("_", " ", 1)
 
 
 def transducer() -> str:
@@ -66,4 +49,26 @@ def transducer() -> str:
     return markdown(header, body)
 
 
-TABLES = {"streams": streams, "kernelbench": kernelbench, "transducer": transducer}
+def of_modes(mode: str, *columns: tuple[str, str]) -> list[Column]:
+    """Return columns of a mode, each a heading and a figure."""
+    return [Column(heading, figure, {"mode": mode}) for heading, figure in columns]
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "streams": per_thread(
+        "streaming-prepared", "p50 / p99 / worst, ms",
+        [Column(says, f"worst {label}") for label, says in STREAMS.items()],
+    ),
+    "kernelbench": per_thread(
+        "kernelbench", "task",
+        of_modes(
+            "inference", ("forward, ms: torch", f"ms {BASE}"), ("torch.compile", "ms compile"),
+            ("ours", "ms install"), ("torch / ours", f"x {BASE} install"),
+        )
+        + of_modes(
+            "step", ("both, ms: torch", f"ms {BASE}"), ("torch, flushed", "ms flushed"),
+            ("ours", "ms install"), ("flushed / ours", "x flushed install"),
+        ),
+    ),
+    "transducer": transducer,
+}  # fmt: skip

@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
@@ -125,9 +125,30 @@ def factor(base: Row | None, other: Row | None) -> str:
     return str(speedup(base, other)) if base and other else "-"
 
 
+def tail(row: Row) -> str:
+    """Return p50 and p99 in milliseconds, the median alone where a turn was one call."""
+    if pd.isna(getattr(row, "p99", float("nan"))):
+        return ms(row)
+    return f"{digits(1e3 * row.p50)} / {digits(1e3 * row.p99)}"
+
+
+CALLS: dict[str, Callable[[Row], str]] = {
+    "p50": lambda row: digits(1e3 * row.p50),
+    "p99": lambda row: digits(1e3 * row.p99),
+    "tail": tail,
+    "worst": lambda row: " / ".join(digits(1e3 * t) for t in (row.p50, row.p99, row.worst)),
+    "error": lambda row: f"{digits(1e3 * row.p50)} ({row.error:.1%})",
+}
+
+
 def cell(by_label: dict[str, Row], wanted: str) -> str:
-    """Return one figure, "-" without a record: "ms LABEL", "GF/s LABEL", "us LABEL" a token,
-    "words/s LABEL", or "x A B", how many times as fast as A that B is."""
+    """Return one figure, "-" without a record.
+
+    "ms LABEL", "p50 LABEL" and "p99 LABEL" in milliseconds, "tail LABEL" (p50 and p99), "worst
+    LABEL" (these and the worst call), "error LABEL" (p50 and the error), "GF/s LABEL", "us LABEL"
+    per token, "words/s LABEL", "x A B" (how many times as fast as A that B is), or "to A B" (both
+    times and that factor).
+    """
     kind, *labels = wanted.split()
     if any(label not in by_label for label in labels):
         return "-"
@@ -136,6 +157,11 @@ def cell(by_label: dict[str, Row], wanted: str) -> str:
         return factor(by_label[labels[0]], row)
     if kind == "ms":
         return ms(row)
+    if kind == "to":
+        first = by_label[labels[0]]
+        return f"{ms(first)} → {ms(row)}, {speedup(first, row)}"
+    if kind in CALLS:
+        return CALLS[kind](row)
     per_second = (row.flops if kind == "GF/s" else row.tokens) / row.median
     if kind == "us":
         return digits(1e6 / per_second)
@@ -145,6 +171,74 @@ def cell(by_label: dict[str, Row], wanted: str) -> str:
 def cells_of(by_label: dict[str, Row], *wanted: str) -> list[str]:
     """Return figures of one group of contenders."""
     return [cell(by_label, one) for one in wanted]
+
+
+# --- tables that differ only in rows, columns, filter and format ---
+
+
+class By(NamedTuple):
+    """A field whose values are the rows: its heading, and how a value is written."""
+
+    heading: str
+    field: str
+    says: Callable[[Any], str] = str
+
+
+class Column(NamedTuple):
+    """A column: its heading, its figure as `cell` takes it, and the records that it is of.
+
+    file: the results file of these records, where it is not the table's.
+    """
+
+    heading: str
+    figure: str
+    where: Mapping[str, Any] = {}
+    file: str = ""
+
+
+class Table(NamedTuple):
+    """A table of a results file: what its rows are, its columns, and the records that it is of."""
+
+    file: str
+    rows: Sequence[By]
+    columns: Sequence[Column]
+    where: Mapping[str, Any] = {}
+
+    def __call__(self) -> str:
+        """Return it as Markdown."""
+        return self.of(results(f"{self.file}.jsonl"))
+
+    def of(self, frame: pd.DataFrame) -> str:
+        """Return the table of these records; rows without any are left out."""
+        body = []
+        values = (each(frame, by.field) for by in self.rows)
+        for key in product(*values):
+            fields = zip((by.field for by in self.rows), key, strict=True)
+            own = {**dict(fields), **self.where}
+            if rows(frame, **own):
+                figures = []
+                for column in self.columns:
+                    records = results(f"{column.file}.jsonl") if column.file else frame
+                    by_label = by_contender(records, **{**own, **column.where})
+                    figures.append(cell(by_label, column.figure))
+                says = (by.says(value) for by, value in zip(self.rows, key, strict=True))
+                body.append([*says, *figures])
+        return markdown([one.heading for one in (*self.rows, *self.columns)], body)
+
+
+def count(value: float) -> str:
+    """Return a number of processes."""
+    return f"{value:.0f}"
+
+
+def pause(mode: str) -> str:
+    """Return how long calls of a mode wait for each other."""
+    return "10 ms" if mode == "paused" else "none"
+
+
+def threads(n: int) -> str:
+    """Return "1 thread", "2 threads"."""
+    return f"{n} thread{'s' * (n > 1)}"
 
 
 # --- the post's table ---
@@ -255,51 +349,6 @@ def peers() -> str:
     return markdown(("system", "ms", "speed relative to nn.LSTM", "what it fuses"), body)
 
 
-def lanes(both: bool) -> str:
-    """Return two directions, or rows of unequal length, forward alone and with the backward."""
-    frame = results("lanes.jsonl")
-    wanted = OURS_BESIDE if both else (*OURS_BESIDE, f"us {OURS}")
-    body = []
-    for case in each(frame, "case", bidirectional=both):
-        pair = (by_contender(frame, case=case, mode=mode) for mode in ("inference", "step"))
-        figures = [figure for by in pair for figure in cells_of(by, *wanted)]
-        body.append([case.removeprefix("bidirectional, "), *figures])
-    columns = ("nn.LSTM", "ratio", "us per token")[: len(wanted) - 1]
-    says = "bidirectional" if both else "rows"
-    return markdown((says, "forward, ms", *columns, "forward and backward, ms", *columns), body)
-
-
-def fresh_and_kept(file: str, size: str, **fields: str) -> list[dict[str, Row]]:
-    """Return a size's float32 records where freed memory goes back, and where it is kept."""
-    return [
-        by_contender(results(f"{file}{kept}.jsonl"), case=size, dtype="float32", **fields)
-        for kept in ("", "-kept")
-    ]
-
-
-def native(mode: str) -> str:
-    """Return milliseconds of the LSTM alone, and what they are in nn.LSTM's, memory kept too."""
-    body = []
-    for size in SIZES:
-        fresh, kept = fresh_and_kept("native", size, mode=mode)
-        wanted = (*(f"ms {label}" for label in RUNGS), f"GF/s {OURS}", f"x {BASE} {OURS}")
-        body.append([f"{size}, ms", *cells_of(fresh, *wanted), cell(kept, f"x {BASE} {OURS}")])
-    columns = ("layers, GF/s", "layers / nn.LSTM", "kept")
-    return markdown((SAYS[mode], *map(name, RUNGS), *columns), body)
-
-
-def native_training() -> str:
-    """Return words per second of whole training steps."""
-    body, stock = [], ("stock-loop-none", "stock-cudnn")
-    for size in SIZES:
-        fresh, kept = fresh_and_kept("steps", size)
-        ratios = [cell(by, f"x {base} {OURS}") for base in stock[::-1] for by in (fresh, kept)]
-        speeds = cells_of(fresh, *(f"words/s {label}" for label in (*stock, OURS)))
-        body.append([size, *speeds, *ratios])
-    header = ("training step, words/s", "step loop", "nn.LSTM", "native")
-    return markdown((*header, "/ nn.LSTM", "kept", "/ loop", "kept"), body)
-
-
 def bfloat16(*modes: str) -> str:
     """Return bfloat16 beside float32, each with nn.LSTM's."""
     body = []
@@ -334,9 +383,9 @@ def avx2() -> str:
 def growth(frame: pd.DataFrame) -> str:
     """Return how time grows, in milliseconds, GF/s and microseconds a token."""
     body = []
-    for case, threads in dict.fromkeys((row.case, row.threads) for row in rows(frame)):
-        by = by_contender(frame, case=case, threads=threads)
-        says = f"{case}, {threads} thread{'s' * (threads > 1)}" if case in SIZES else case
+    for case, n in dict.fromkeys((row.case, row.threads) for row in rows(frame)):
+        by = by_contender(frame, case=case, threads=n)
+        says = f"{case}, {threads(n)}" if case in SIZES else case
         wanted = f"ms {OURS}", f"GF/s {OURS}", f"us {OURS}", f"ms {BASE}", f"GF/s {BASE}"
         body.append([says, *cells_of(by, *wanted, f"x {BASE} {OURS}")])
     return markdown(
@@ -348,37 +397,20 @@ INFERENCE = (OURS, PREPARED, BASE, "onnxruntime", "openvino")
 
 
 def calls(frame: pd.DataFrame) -> str:
-    """Return forwards that keep nothing beside those who only infer: p50 and p99."""
+    """Return forwards that keep nothing, and those of systems that only infer: p50 and p99."""
     body = []
     for dtype in each(frame, "dtype"):
         for case in each(frame, "case", dtype=dtype):
             by = by_contender(frame, case=case, dtype=dtype)
-            times = [tail(by.get(label)) for label in INFERENCE]
+            times = cells_of(by, *(f"tail {label}" for label in INFERENCE))
             body.append([f"{dtype}, {case}", *times])
     return markdown(("p50 / p99, ms", *map(name, INFERENCE)), body)
 
 
-def tail(row: Row | None) -> str:
-    """Return p50 and p99 in milliseconds, the median alone where a turn was one call."""
-    if row is None:
-        return "-"
-    if pd.isna(getattr(row, "p99", float("nan"))):
-        return ms(row)
-    return f"{digits(1e3 * row.p50)} / {digits(1e3 * row.p99)}"
-
-
-BYTES = ("quantize_dynamic", "onnxruntime-int8", "native-int8", "native-int8-weights")
-
-
-def int8() -> str:
-    """Return forwards with weights of int8 beside nn.LSTM in float32: p50, and the error."""
-    frame, body = results("int8.jsonl"), []
-    for case in each(frame, "case"):
-        by = by_contender(frame, case=case)
-        times = [f"{digits(1e3 * by[label].p50)} ({by[label].error:.1%})" for label in BYTES]
-        body.append([case, digits(1e3 * by[BASE].p50), *times])
-    header = "nn.LSTM, float32", "quantize_dynamic", "ONNX Runtime", "quantize", "weight_only"
-    return markdown(("p50, ms", *header), body)
+BYTES = {
+    "quantize_dynamic": "quantize_dynamic", "onnxruntime-int8": "ONNX Runtime",
+    "native-int8": "quantize", "native-int8-weights": "weight_only",
+}  # fmt: skip
 
 
 def packed_perplexity() -> str:
@@ -434,52 +466,6 @@ def grid(drawn: Sequence[Point]) -> str:
         "prepared / torch, worst",
     )
     return markdown(("", *header), body)
-
-
-def busy() -> str:
-    """Return p50 and p99 of a call, without and beside processes that keep a core busy each."""
-    frame, body = results("busy.jsonl"), []
-    for case, count in product(each(frame, "case"), each(frame, "neighbours")):
-        by = by_contender(frame, case=case, neighbours=count)
-        tails = [digits(1e3 * t) for label in (OURS, BASE) for t in (by[label].p50, by[label].p99)]
-        body.append([case, f"{count:.0f}", *tails])
-    header = [f"{of}, ms" for of in ("native: p50", "p99", "nn.LSTM: p50", "p99")]
-    return markdown(("call", "busy processes", *header), body)
-
-
-def tails(threads: int) -> str:
-    """Return p50, p99 and the worst of one-step calls, beside busy processes and not."""
-    frame, body = results("tail.jsonl"), []
-    names = [label for label in INFERENCE if label != "openvino"]
-    for case, mode, count in product(
-        each(frame, "case"), each(frame, "mode"), each(frame, "neighbours")
-    ):
-        by = by_contender(frame, case=case, mode=mode, neighbours=count, threads=threads)
-        if not by:
-            continue
-        tails = [
-            " / ".join(digits(1e3 * t) for t in (by[label].p50, by[label].p99, by[label].worst))
-            for label in names
-        ]
-        pause = "10 ms" if mode == "paused" else "none"
-        body.append([case, pause, f"{count:.0f}", *tails])
-    header = "p50 / p99 / worst, ms", "pause", "busy processes", *map(name, names)
-    return markdown(header, body)
-
-
-def tails_before() -> str:
-    """Return p50, p99 and the worst on OpenMP's threads, and on those of short calls."""
-    frame, body = results("tail-before.jsonl"), []
-    for mode, count in product(each(frame, "mode"), each(frame, "neighbours")):
-        row = ["10 ms" if mode == "paused" else "none", f"{count:.0f}"]
-        for label, tree in product((OURS, PREPARED), ("before", "after")):
-            by = by_contender(frame, mode=mode, neighbours=count, tree=tree)[label]
-            row.append(" / ".join(digits(1e3 * t) for t in (by.p50, by.p99, by.worst)))
-        body.append(row)
-    header = [
-        f"{label}, {tree}" for label in map(name, (OURS, PREPARED)) for tree in ("before", "after")
-    ]
-    return markdown(("pause", "busy processes", *header), body)
 
 
 def intel(change: str, names: tuple[str, str] = ("before", "after")) -> str:
@@ -640,20 +626,6 @@ def custom() -> str:
         body.append(row)
     names = [f"{case}: {mode}" for case in shapes for mode in ("forward", "both")]
     return markdown(("cell", "from", "lines", *names), body)
-
-
-def adopted() -> str:
-    """Return other packages' recurrent code beside ours under it, forward and both."""
-    frame, body = results("adopted.jsonl"), []
-    for case in each(frame, "case"):
-        row = [case]
-        for threads, mode in product((1, 2), ("inference", "step")):
-            by = by_contender(frame, case=case, mode=mode, threads=threads)
-            times = f"{ms(by['theirs'])} → {ms(by['ours'])}"
-            row.append(f"{times}, {speedup(by['theirs'], by['ours'])}")
-        body.append(row)
-    names = [f"{way}, {n} thread{'s' * (n > 1)}" for n, way in product((1, 2), ("forward", "both"))]
-    return markdown(("ms: theirs → ours", *names), body)
 
 
 def custom_compiled() -> str:
@@ -914,22 +886,99 @@ def host() -> str:
     return markdown(("operator", "ATen's calls", "of these no views", "us", "us before"), body)
 
 
-TABLES: dict[str, Callable[[], str]] = {
+TAILS = [Column(name(label), f"worst {label}") for label in INFERENCE if label != "openvino"]
+WAYS = {"inference": "forward", "step": "both"}
+
+
+def tails(n: int) -> Table:
+    """Return the table of one-step calls on this many threads, with busy processes and without."""
+    rows = (
+        By("p50 / p99 / worst, ms", "case"), By("pause", "mode", pause),
+        By("busy processes", "neighbours", count),
+    )  # fmt: skip
+    return Table("tail", rows, TAILS, {"threads": n})
+
+
+def lanes(both: bool) -> Table:
+    """Return the table of two directions, or of rows of unequal length."""
+    figures = (*OURS_BESIDE, *(() if both else (f"us {OURS}",)))
+    headings = ("nn.LSTM", "ratio", "us per token")
+    columns = [
+        Column(heading, figure, {"mode": mode})
+        for mode, says in (("inference", "forward, ms"), ("step", "forward and backward, ms"))
+        for heading, figure in zip((says, *headings), figures, strict=False)
+    ]
+    case = By("bidirectional" if both else "rows", "case",
+        lambda case: case.removeprefix("bidirectional, "))  # fmt: skip
+    return Table("lanes", [case], columns, {"bidirectional": both})
+
+
+def native(mode: str) -> Table:
+    """Return the table of only the LSTM in a mode; in the last column memory is kept."""
+    rows = [By(SAYS[mode], "case", "{}, ms".format)]
+    columns = [
+        *(Column(name(label), f"ms {label}") for label in RUNGS),
+        Column("layers, GF/s", f"GF/s {OURS}"),
+        Column("layers / nn.LSTM", f"x {BASE} {OURS}"),
+        Column("kept", f"x {BASE} {OURS}", file="native-kept"),
+    ]
+    return Table("native", rows, columns, {"mode": mode, "dtype": "float32"})
+
+
+DATA = {
+    "native_step": native("step"),
+    "native_forward": native("inference"),
+    "native_training": Table(
+        "steps", [By("training step, words/s", "case")],
+        [
+            Column("step loop", "words/s stock-loop-none"),
+            Column("nn.LSTM", "words/s stock-cudnn"),
+            Column("native", f"words/s {OURS}"),
+            Column("/ nn.LSTM", f"x stock-cudnn {OURS}"),
+            Column("kept", f"x stock-cudnn {OURS}", file="steps-kept"),
+            Column("/ loop", f"x stock-loop-none {OURS}"),
+            Column("kept", f"x stock-loop-none {OURS}", file="steps-kept"),
+        ],
+        {"dtype": "float32"},
+    ),
+    "busy": Table(
+        "busy", [By("call", "case"), By("busy processes", "neighbours", count)],
+        [Column(f"{says}: p50, ms" if kind == "p50" else "p99, ms", f"{kind} {label}")
+            for label, says in ((OURS, "native"), (BASE, "nn.LSTM")) for kind in ("p50", "p99")],
+    ),
+    "tails": tails(2),
+    "tails_one": tails(1),
+    "tails_before": Table(
+        "tail-before", [By("pause", "mode", pause), By("busy processes", "neighbours", count)],
+        [Column(f"{name(label)}, {tree}", f"worst {label}", {"tree": tree})
+            for label in (OURS, PREPARED) for tree in ("before", "after")],
+    ),
+    "lanes_bidirectional": lanes(True),
+    "lanes_packed": lanes(False),
+    "adopted": Table(
+        "adopted", [By("ms: theirs → ours", "case")],
+        [Column(f"{says}, {threads(n)}", "to theirs ours", {"mode": mode, "threads": n})
+            for n in (1, 2) for mode, says in WAYS.items()],
+    ),
+    "int8": Table(
+        "int8", [By("p50, ms", "case")],
+        [Column("nn.LSTM, float32", f"p50 {BASE}"),
+            *(Column(says, f"error {label}") for label, says in BYTES.items())],
+    ),
+}  # fmt: skip
+TABLES: dict[str, Callable[[], str]] = DATA | {
     "training": lambda: training(results("post.jsonl")),
     "training_parts": lambda: training_parts(results("post.jsonl")),
     "faster": faster,
     "last": last,
     "custom": custom,
     "custom_compiled": custom_compiled,
-    "adopted": adopted,
     "custom_source": custom_source,
     "custom_triton": custom_triton,
     "custom_explained": custom_explained,
     "last_intel": last_intel,
     "last_xeon": last_xeon,
     "peers": peers,
-    "lanes_bidirectional": partial(lanes, True),
-    "lanes_packed": partial(lanes, False),
     "cells": cells,
     "slstm": slstm,
     "compiled_heads": compiled_heads,
@@ -938,26 +987,18 @@ TABLES: dict[str, Callable[[], str]] = {
     "perplexity": partial(perplexity, "small"),
     "perplexity_medium": partial(perplexity, "medium"),
     "cell_perplexity": cell_perplexity,
-    "native_step": partial(native, "step"),
-    "native_forward": partial(native, "inference"),
-    "native_training": native_training,
     "native_bfloat16": partial(bfloat16, "inference", "step"),
     "native_autocast": partial(bfloat16, "train"),
     "native_avx2": avx2,
     "growth_threads": lambda: growth(results("threads.jsonl")),
     "growth_sizes": lambda: growth(results("scaling.jsonl")),
     "short": lambda: calls(results("short.jsonl")),
-    "int8": int8,
     "packed_perplexity": packed_perplexity,
     "grid": lambda: grid(points(results("grid.jsonl"))),
-    "busy": busy,
     "intel_ahead": partial(intel, "ahead"),
     "intel_bf16": partial(intel, "bf16"),
     "intel_tf32": partial(intel, "tf32", ("float32", "two terms")),
     "intel_prepared": partial(intel, "prepared"),
-    "tails_before": tails_before,
-    "tails": partial(tails, 2),
-    "tails_one": partial(tails, 1),
     "compiled": compiled,
     "kernel": kernel,
     "emulated": emulated,

@@ -122,6 +122,19 @@ def frame(records: list[Record]):
     return of_records(records)
 
 
+def test_a_table_leaves_out_rows_and_figures_that_have_no_record():
+    from bench.tables import By, Column, Table
+
+    records = [record("suite", "ours", "step", 2.0, case="a"),
+        record("suite", "ours", "step", 4.0, case="b", threads=1),
+        record("suite", "theirs", "step", 6.0, case="b", threads=1)]  # fmt: skip
+    rows = [By("case", "case"), By("threads", "threads")]
+    columns = [Column("ours", "ms ours"), Column("both", "to theirs ours", {"mode": "step"})]
+    lines = Table("", rows, columns).of(frame(records)).splitlines()
+    assert lines[0] == "| case | threads | ours | both |"
+    assert lines[2:] == ["| a | 2 | 2 | - |", "| b | 1 | 4 | 6 → 4, 1.50x |"]
+
+
 def test_a_busy_machine_is_said_at_the_head():
     page = report().tell(frame([dataclasses.replace(r, foreign=0.4) for r in everything()]))
     assert page.blocks[1] == "**The machine was busy: other work took 40% of it.**"
