@@ -61,7 +61,7 @@ class Problem:
     def expected(self) -> dict[str, Tensor]:
         """Return what `answer` has, by the cell as it comes, in float64 where it has that.
 
-        In float32 its gradients by the gates are off by up to a hundredth of the largest.
+        In float32 its gradients with respect to the gates are off by a hundredth of the largest.
         """
         if self.package == "tirex":
             return Caller(self, "eager").answer()
