@@ -304,7 +304,7 @@ def test_fewer_multiprocessors_mean_more_units_each():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "all"}, "kind: got 'all'; expected 'steps', 'layers' or 'both'"),
+        ({"kind": "all"}, "kind: got 'all'; expected 'steps', 'layers', 'both' or 'heads'"),
         ({"direction": "up"}, "direction: got 'up'; expected"),
         ({"dtype": "int8"}, "dtype: got 'int8'; expected one of fp16, bf16, fp32, fp64"),
         ({"hidden": 0}, "hidden: got 0; expected at least 1"),

@@ -265,7 +265,7 @@ def test_weights_are_rounded_before_where_they_stream(card, H, dtype, before, mo
     shape = op.Shape(1, 1, 20, H, 0, H)
     of = op.plan_of, "forward", "steps", dtype, torch.device("cuda"), shape, PLAIN
     for tf32, many_steps in ((True, True), (True, False), (False, True)):
-        options = 0.0, False, False, False, True, tf32, many_steps
+        options = 0.0, False, False, False, True, tf32, many_steps, False
         prepared = op.prepare.__wrapped__(*of, *options)
         assert prepared.rounds_before == (before and tf32 and many_steps)
         at_load = prepared.call.launches[0].constants.ROUND_WEIGHTS
