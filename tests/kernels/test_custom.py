@@ -132,6 +132,21 @@ def test_values_and_gradients(name, engine, shape):
     assert_same(ours, results(lambda: loop(module, x, states, **more), inputs))
 
 
+@pytest.mark.parametrize("engine", [*ENGINES[1:], "triton"])
+@pytest.mark.parametrize("zoneout", [(0.3, 0.0), (0.0, 0.3)], ids=["of h", "of c"])
+def test_zoneout_of_one_of_both(zoneout, engine):
+    """Outside training, where it is the expectation."""
+    torch.manual_seed(0)
+    options = {"zoneout": zoneout, "dtype": torch.float64}
+    ours, plain = (
+        fused_lstm.Recurrent(zoo.lltm, 4, 9, engine=e, **options).eval() for e in (engine, "loop")
+    )
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+    found = [results(lambda m=m: m(x), [x, *m.parameters()]) for m in (ours, plain)]
+    assert_same(*found)
+
+
 # On triton, whose interpreter is slow, by default those of each kind.
 SOME = "lltm", "mgu", "slstm", "rnn", "nbrc", "sru"
 OPTIONS_OF = [

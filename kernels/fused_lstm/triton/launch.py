@@ -73,7 +73,7 @@ BY_HAND = {"peephole", "zoneout", "candidate_dropout", "layer_norm"}  # options 
 def kernel_cell(cell: Spec) -> cells.Cell:
     """Return the kernels' form of a cell."""
     if CELLS[cell.cell].custom:
-        return CUSTOM[cell.cell, cell.zones[0] > 0]
+        return CUSTOM[cell.cell, any(cell.zones)]
     if cell.cell == "slstm":
         return slstm.SLSTM
     if cell.cell == "lstm" and BY_HAND.intersection(cell.options):
