@@ -31,7 +31,8 @@ MEASURED = {
     "tails_before": "tail-before", "growth_threads": "threads", "growth_sizes": "scaling",
     "intel_ahead": "intel", "intel_bf16": "intel", "intel_tf32": "intel",
     "intel_prepared": "intel", "last": "last", "last_xeon": "last-xeon", "custom": "custom-intel",
-    "custom_compiled": "custom", "adopted": "adopted", "cells": "cells", "slstm": "slstm",
+    "custom_compiled": "custom-compiled-intel", "adopted": "adopted", "cells": "cells",
+    "slstm": "slstm",
     "per_sample": "samples", "models": "models", "resets": "models", "kernelbench": "kernelbench",
     "streams": "streaming-prepared", "transducer": "transducer",
 }  # fmt: skip

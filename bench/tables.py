@@ -630,7 +630,7 @@ def custom() -> str:
 
 def custom_compiled() -> str:
     """Return torch.compile of the loop beside the fused layer, its first call too."""
-    frame, body = results("custom.jsonl"), []
+    frame, body = results("custom-compiled-intel.jsonl"), []
     for case in each(frame, "case"):
         for mode in ("inference", "step"):
             by = by_contender(frame, case=case, mode=mode)
