@@ -93,7 +93,7 @@ def tirex2_model(shape: Shape) -> tuple[Callable[[Tensor], Tensor], list[Tensor]
     x = torch.randn(shape.B, PATCH * shape.T).cumsum(1)
     y = model({"x": x} | alone)
     named = dict(model.named_parameters())
-    # Of a series that is alone, without covariates, some weights see nothing.
+    # Leave out weights that see nothing of a series that is alone, without covariates.
     reached = torch.autograd.grad(y.sum(), [*named.values()], allow_unused=True)
     weights: list[Tensor] = [
         w for w, d in zip(named.values(), reached, strict=True) if d is not None

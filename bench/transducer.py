@@ -71,7 +71,7 @@ def emit(model: Any, share: float) -> None:
     projector.weight[0], projector.bias[0] = 0.0, 0.0
     head.weight[:, 0], head.weight[blank, 0] = 0.0, -2 * FAR
     head.bias[blank] = FAR
-    # Where the model has durations, two frames; generate's token is the best of all logits.
+    # Let a model with durations go on by two frames; generate's token is the best of all logits.
     head.weight[vocab:], head.bias[vocab:] = 0.0, -3 * FAR
     head.bias[vocab + 2 : vocab + 3] += FAR
 

@@ -194,8 +194,7 @@ class Recurrent(RecurrentBase):
                 names.remove(name)
             if self.cell.inputs:  # which the engines have as gates
                 rows = (len(self.cell.gates.by_x) - len(self.cell.inputs)) * self.hidden_size
-                of_x = "weight_ih", "bias_ih", "gain_ih"
-                for name in [name for name in names if name.startswith(of_x)]:
+                for name in [name for name in names if name.startswith(("weight_ih", "bias_ih"))]:
                     kept = cast("Tensor", self._parameters[name]).detach()[:rows]
                     self.register_parameter(name, nn.Parameter(kept.clone()))
             for name in self.cell.weights:

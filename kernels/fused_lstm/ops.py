@@ -216,9 +216,10 @@ def _fake_lstm(
     h, c, gates = [(0,)] * 3
     if save:
         h = lanes // directions - 1, *rows, width
-    columns = SAVED.get(cell.removeprefix("layer_norm,") + "@triton" * (engine == "triton"))
+    custom = cell.removeprefix("layer_norm,")
+    columns = SAVED.get(custom + "@triton" * (engine == "triton"))
     if columns is not None and h0.shape[2] != units:  # h before it is projected is saved too
-        columns = max(columns, SAVED[cell.removeprefix("layer_norm,") + "@projected"])
+        columns = max(columns, SAVED[custom + "@projected"])
     if save and columns == 0:  # its backward needs y alone
         pass
     elif save and columns is not None:

@@ -110,6 +110,11 @@ def biases(layer: Layer, spec: Spec) -> tuple[Tensor | None, Tensor | None]:
     return layer.b_ih + F.pad(summed, (0, (kind.gates - kind.sums) * H)), alone
 
 
+def heads_first(t: Tensor, N: int, K: int) -> Tensor:
+    """Rearrange t [.., C*H], heads side by side in each column, to [N, .., C*K]."""
+    return reference.by_head(t, N, K).movedim(-2, 0)
+
+
 def by_state(c: Tensor, S: int) -> Tensor:
     """Rearrange c [N, .., S*K], heads first, to [.., S*H], states side by side."""
     return c.unflatten(-1, (S, -1)).movedim(0, -2).flatten(-3)
@@ -183,7 +188,7 @@ def backward(ops, cell, saved, dy, dh_n, dc_n, x_part, h0, c0, w_hh, bias_m):
 
 def plain(cell, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m):
     """Return the differentiable results of `recur`, computed by the reference."""
-    spec, S = cell.spec, cell.spec.c_parts
+    spec = cell.spec
     N, _, K = w_hh.shape
     b_ih = b_hh = None
     if bias_m is not None:
@@ -198,8 +203,8 @@ def plain(cell, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m):
     y, c_n = rows.pack(h), c[end].to(c0.dtype) if spec.has_c else c0.new_empty(0)
     if spec.cell.startswith("rnn"):  # its operators save h only
         return y, h[end], c_n, c.new_empty(0)
-    own = c.unflatten(-1, (S, N, K)).movedim(-2, 0).flatten(-2)  # [N, T, B, S*K]
-    return y, h[end], c_n, torch.stack([rows.pack(one) for one in own])
+    own = [rows.pack(one) for one in heads_first(c, N, K)]
+    return y, h[end], c_n, torch.stack(own)
 
 
 class RecurrenceFunction(torch.autograd.Function):

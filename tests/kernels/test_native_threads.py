@@ -114,7 +114,7 @@ finally:
     neighbour.wait()
 print(apart)
 """
-    # Of three tries: where another process of the tests has the second core, a worker has none.
+    # Try three times: where another process of the tests has the second core, a worker has none.
     assert any(int(python(script)) > 20 for _ in range(3))
 
 

@@ -82,7 +82,7 @@ def test_each_row_of_a_batch_is_decoded_to_its_own_end(kind):
 
 @pytest.mark.parametrize("kind", ["RNNT", "TDT"])
 def test_int8_gives_the_tokens_of_a_model_of_int8(kind):
-    """The same networks with bytes for weights, one step a call of the model."""
+    """Compare with the networks with bytes for weights, called once a step by the model."""
     emitted = 0
     for seed in range(3):
         model = model_of(kind, seed, 2.0)

@@ -2,7 +2,7 @@
 // new system then loads on an older one, as manylinux_2_28 asks (glibc 2.28, GCC 8's libstdc++).
 //
 // The linker takes a definition of this library before one of a system's, so nothing else changes.
-// Where the compiler's own system is as old as that, this file defines nothing.
+// This file defines nothing where the compiler's own system is as old as that.
 #include <new>
 #include <sstream>
 #include <string>

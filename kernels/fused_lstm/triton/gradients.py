@@ -16,8 +16,8 @@ from torch import Tensor
 from .. import stack
 from ..pointwise import EPS, normalized, normalized_backward, proposed, seen
 from ..reference import Layer
-from ..spec import CANDIDATE, CELLS, Spec
-from . import philox
+from ..spec import CANDIDATE, Spec
+from . import launch, philox
 from .cells import Cell
 from .packed import Rows
 
@@ -158,7 +158,7 @@ def of_weights(left: Left, samples: int = 0) -> list[Tensor]:
             by_h = own(left.rows.of(left.by_h[lane]))
         if layer.b_ih is not None:
             bias = by_x.sum(-2)
-            apart = left.kernels.of_x or left.kernels.of_h
+            apart = left.kernels.apart
             biases = [bias, own(left.by_h_gates(lane)).sum(-2) if apart else bias.clone()]
         if left.raw_ih is not None:
             by_x = left.by_x(lane)
@@ -188,7 +188,7 @@ def _rows_of(rows: Rows, samples: int, t: Tensor) -> Tensor:
 
 def _unprojected(left: Left, lane: int) -> Tensor:
     """Return m [live, H], the h before its projection: an LSTM's is o * tanh(c)."""
-    if CELLS[left.cell.cell].custom:
+    if launch.keeps_m(left.cell, True):
         saved = left.kernels.saved * left.H
         return left.lane_of(left.gates, lane)[:, saved : saved + left.H]
     o = left.lane_of(left.gates, lane)[:, -left.H :]

@@ -16,13 +16,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..recurrence import Cell
+from ..recurrence import Cell, by_state, heads_first
 from ..reference import state_dtype
 from ..spec import Spec
 from . import backward, devices, forward, launch, tuned
 from . import precision as switches
 from .choice import choose
-from .packed import Rows
+from .packed import Rows, not_reset
 from .plan import Plan
 
 
@@ -45,16 +45,6 @@ def call_of(
     return launch.call(
         plan, cell, save=save, varlen=varlen, resets=resets, reverse=reverse, width=width
     )
-
-
-def by_head(t: Tensor, N: int, K: int) -> Tensor:
-    """Rearrange t [.., C*H], heads side by side, to [N, .., C*K]."""
-    return t.unflatten(-1, (-1, N, K)).movedim(-2, 0).flatten(-2)
-
-
-def side_by_side(t: Tensor, K: int) -> Tensor:
-    """Rearrange t [N, .., C*K] to [.., C*H]."""
-    return t.unflatten(-1, (-1, K)).movedim(0, -2).flatten(-3)
 
 
 def recurrence(
@@ -86,14 +76,14 @@ def recurrence(
     c = x_part.new_empty(N, R if save else B, S * K, dtype=state)
     # An sLSTM's gradients by i are differences.
     gates = x_part.new_empty(N, R, columns * K, dtype=state if S > 1 else dtype)
-    gates[..., (columns - X) * K :] = by_head(x_part.reshape(R, -1), N, K)
-    first_states = by_head(c0.to(state), N, K).contiguous()
+    gates[..., (columns - X) * K :] = heads_first(x_part.reshape(R, -1), N, K)
+    first_states = heads_first(c0.to(state), N, K).contiguous()
     bias = x_part.new_zeros(N, (X + kernels.of_h) * K)
     if bias_m is not None:
-        bias[:, X * K :] = by_head(bias_m, N, K)
+        bias[:, X * K :] = heads_first(bias_m, N, K)
     count, weight = N // plan.layers, weight_hh.contiguous()
     exchange, _, counters = launch.workspace(plan, x_part, (1, N, 2), count)
-    fed = by_head(h0, N, K)
+    fed = heads_first(h0, N, K)
     fed = switches.rounded(fed) if plan.rounds else fed
     launch.first_rows(exchange, N, B, K, 2 if varlen else 1).copy_(fed)
     for index in range(count):
@@ -110,7 +100,7 @@ def recurrence(
     return (
         y.view(*shape, N * K),
         rows.ends([y[None]], last=not reverse)[0],
-        side_by_side(last, K).to(c0.dtype) if spec.has_c else c0.new_empty(0),
+        by_state(last, S).to(c0.dtype) if spec.has_c else c0.new_empty(0),
         c.view(N, *shape, S * K) if save else c.new_empty(0),
         gates.view(N, *shape, columns * K) if save and kernels.saved else gates.new_empty(0),
     )
@@ -144,13 +134,13 @@ def recurrence_backward(
     X, G = kernels.by_x, kernels.by_h
 
     dgates = y.new_empty(N, R, X * K)
-    by_h = y.new_empty(N, R, G * K) if kernels.of_x or kernels.of_h else dgates
+    by_h = y.new_empty(N, R, G * K) if kernels.apart else dgates
     dc = c.new_zeros(N, B, kernels.states * K)
     if dc_n is not None and spec.has_c:
-        dc.copy_(by_head(dc_n, N, K))
+        dc.copy_(heads_first(dc_n, N, K))
     by_y = torch.zeros_like(y) if dy is None else dy.contiguous()
-    last = y.new_zeros(N, B, K) if dh_n is None else by_head(dh_n, N, K).contiguous()
-    first_states = by_head(c0.to(state), N, K).contiguous()
+    last = y.new_zeros(N, B, K) if dh_n is None else heads_first(dh_n, N, K).contiguous()
+    first_states = heads_first(c0.to(state), N, K).contiguous()
     count, weight = N // plan.layers, weight_hh.contiguous()
     partial_sums = c.new_empty(plan.layers, plan.split, B, K) if plan.split > 1 else None
     exchanged = launch.exchanged(plan, spec)
@@ -176,22 +166,17 @@ def recurrence_backward(
             kept = mask.view(torch.bool).reshape(1, R, 1)
             dh0 = torch.where(rows.ends([kept], last=reverse), dh0, 0.0)
             before = torch.where(rows.of(kept[0]), before, 0.0)
-        dweight = live.mT @ by_head(before, N, K)
+        dweight = live.mT @ heads_first(before, N, K)
     dbias_m = y.new_empty(0)
     if bias_m is not None:
-        dbias_m = side_by_side(live[..., kernels.sums * K :].sum(1), K)
-    dx = side_by_side(dgates, K)
+        dbias_m = by_state(live[..., kernels.sums * K :].sum(1), kernels.of_h)
+    dx = by_state(dgates, X)
     if rows.live < R:
         dx[rows.live :].zero_()
     return (
         dx.view(*shape, X * N * K),
-        side_by_side(dh0, K),
-        side_by_side(dc, K).to(c0.dtype),
+        by_state(dh0, 1),
+        by_state(dc, kernels.states).to(c0.dtype),
         dweight,
         dbias_m,
     )
-
-
-def not_reset(keep: Tensor | None) -> Tensor | None:
-    """Return a reset mask as the kernels read it."""
-    return None if keep is None else keep.contiguous().view(torch.uint8)

@@ -262,12 +262,12 @@ def constants(
         "SUMMED": kernels.sums,
         "OF_X": kernels.of_x,
         "OF_H": kernels.of_h,
-        "APART": kernels.of_x + kernels.of_h > 0,
+        "APART": kernels.apart,
         "STATES": kernels.states,
         "SAVED": kernels.saved,
         "COLUMNS": columns(cell, plan.projected > 0),
         "KEEPS_M": keeps_m(cell, plan.projected > 0),
-        "DCOLUMNS": kernels.by_x + (kernels.of_h if cell.layer_norm else 0),
+        "DCOLUMNS": gradient_columns(cell),
         "EXCHANGED": exchanged(plan, cell),
         "ROWS": plan.rows,
         "UNITS": plan.units,
@@ -310,7 +310,7 @@ def constants(
         "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),
         "PARTS": plan.programs // (plan.row_groups * plan.layers),
         "UP": dropout or (recurrent and chain),
-        "SEPARATE": resets or cell.layer_norm or (chain and kernels.of_x + kernels.of_h > 0),
+        "SEPARATE": resets or cell.layer_norm or (chain and kernels.apart),
         "SENT": resets or recurrent,
     }
     return Constants(**wrapped(found))
@@ -325,6 +325,15 @@ def columns(cell: Spec, projected: bool) -> int:
     """Return the columns a unit of the buffer of x's parts and of what is saved."""
     kernels = kernel_cell(cell)
     return max(kernels.columns, kernels.saved + keeps_m(cell, projected))
+
+
+def gradient_columns(cell: Spec) -> int:
+    """Return the columns a unit of the gradients by x's parts of the gates.
+
+    With layer norm the parts by h that stay alone follow, as they are before the norm.
+    """
+    kernels = kernel_cell(cell)
+    return kernels.by_x + (kernels.of_h if cell.layer_norm else 0)
 
 
 def exchanged(plan: Plan, cell: Spec) -> int:

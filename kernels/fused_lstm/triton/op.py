@@ -28,7 +28,7 @@ from ..spec import RECURRENT, Spec, cell_of
 from . import backward, devices, forward, gradients, launch, philox, precision, rounding, tuned
 from .cells import Cell
 from .choice import choose
-from .packed import Rows
+from .packed import Rows, not_reset
 from .plan import Plan
 
 
@@ -166,8 +166,7 @@ def _stack(
     cell: Spec,
 ) -> Stack:
     layers = by_layer([w.contiguous() for w in weights], h0.shape[0], cell)
-    states = launch.kernel_cell(cell).states
-    shape = _shape(h0, c0, layers[0].w_hr, directions, states)
+    shape = _shape(h0, c0, layers[0].w_hr, directions, cell.c_parts)
     rows = Rows(x, h0.shape[1], batch_sizes)
     tf32 = x.dtype == torch.float32 and precision.tf32()
     launches = prepared(
@@ -175,11 +174,10 @@ def _stack(
         rows.offset is not None, keep is not None, save, tf32, rows.T >= rounding.STEPS,
     )  # fmt: skip
     multiplied = _rounded(layers, launches.is_fused) if launches.rounds_before else layers
-    not_reset = None if keep is None else keep.contiguous().view(torch.uint8)
     drop = None
     if dropout > 0:
         drop = partial(philox.apply, dropout, seed, rows.N * shape.D * shape.P)
-    return Stack(launches, shape, rows, layers, multiplied, cell, seed, not_reset, drop)
+    return Stack(launches, shape, rows, layers, multiplied, cell, seed, not_reset(keep), drop)
 
 
 def _rounded(layers: list[Layer], is_fused: bool) -> list[Layer]:
@@ -277,7 +275,7 @@ def _biases(of: Stack, like: Tensor) -> tuple[Tensor, ...]:
     layers, H, cell = of.layers, of.shape.H, of.prepared.cell
     if layers[0].b_ih is None:
         return (like.new_zeros((cell.by_x + cell.of_h) * H),) * len(layers)
-    if cell.of_x == cell.of_h == 0:
+    if not cell.apart:
         return tuple(torch._foreach_add([w.b_ih for w in layers], [w.b_hh for w in layers]))
     both = cell.sums * H
     return tuple(
@@ -309,12 +307,8 @@ def lstm(
         of = _stack("forward", save, x, h0, c0, weights, dropout, seed, fuse, *lanes)
         prepared, (L, D, B, H, _, P), rows, layers = of[:4]
         plan, count, kernels = prepared.call.plan, prepared.count, prepared.cell
-        X, G, S, columns = (
-            kernels.by_x,
-            kernels.by_h,
-            kernels.states,
-            launch.columns(of.cell, of.shape.projected > 0),
-        )
+        X, G, S = kernels.by_x, kernels.by_h, kernels.states
+        columns = launch.columns(of.cell, of.shape.projected > 0)
         N, shape = rows.N, x.shape[:-1]
         W = D * P
         x, state = x.contiguous(), c0.to(state_dtype(x.dtype)).contiguous()
@@ -420,12 +414,12 @@ def lstm_backward(
         norm, raw_ih, raw_hh = of.cell.layer_norm, None, None
         if norm:
             c, raw_ih, raw_hh = _planes(c.view(-1, N, kernels.states * H), L, kernels)
-        dcolumns = kernels.by_x + (kernels.of_h if norm else 0)
-        dgates, partial_sums, dweight = gates.new_empty(L, N, dcolumns * H), None, None
+        dgates = gates.new_empty(L, N, launch.gradient_columns(of.cell) * H)
+        partial_sums, dweight = None, None
         if plan.split > 1:
             partial_sums = c.new_empty(plan.layers, plan.split, B, P)
         by_h = None
-        if norm or kernels.of_x or kernels.of_h:
+        if norm or kernels.apart:
             by_h = gates.new_empty(L, N, kernels.by_h * H)
         dh = gates.new_empty(L, N, P) if plan.projected else None
         exchange, between, counters = launch.workspace(

@@ -12,6 +12,11 @@ import torch
 from torch import Tensor
 
 
+def not_reset(keep: Tensor | None) -> Tensor | None:
+    """Return a call's `keep` as the kernels read it: bytes."""
+    return None if keep is None else keep.contiguous().view(torch.uint8)
+
+
 class Rows:
     """The rows of x [T, B, I], or of x [N, I] with batch_sizes [T]."""
 

@@ -29,7 +29,7 @@ struct Heads {
   CellShape shape() const { return shape_of(cell); }
   Dtype kept_dtype() const { return shape().states > 1 ? dtype : given; }  // of gates
   bool is_custom() const { return cell >= CellKind::custom; }
-  // Of a custom cell c may be h itself, which the caller knows.
+  // A custom cell's c may be h itself, which the caller knows.
   bool has_own_c() const {
     return cell == CellKind::lstm || shape().states > 1 || (is_custom() && shape().saved > 0);
   }

@@ -61,6 +61,11 @@ class Cell:
         return self.sums + self.of_h
 
     @property
+    def apart(self) -> bool:
+        """Return whether gradients by x's parts of the gates are not those by h's."""
+        return self.of_x + self.of_h > 0
+
+    @property
     def columns(self) -> int:
         """Return the columns of the buffer that has x's parts first, and then what is saved."""
         return max(self.saved, self.by_x)
