@@ -107,7 +107,8 @@ def biases(layer: Layer, spec: Spec) -> tuple[Tensor | None, Tensor | None]:
         return layer.bias(), None
     H = len(layer.b_ih) // kind.gates
     summed, alone = layer.b_hh.split([kind.sums * H, kind.apart * H])
-    return layer.b_ih + F.pad(summed, (0, (kind.gates - kind.sums) * H)), alone
+    by_x = layer.b_ih + F.pad(summed, (0, (kind.gates - kind.sums) * H))
+    return by_x, alone if kind.apart else None
 
 
 def heads_first(t: Tensor, N: int, K: int) -> Tensor:
