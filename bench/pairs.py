@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 
-from . import core, machine
+from . import core, machine, zoo
 
-Call = dict[
-    str, Any
-]  # mode, shape [T, B, I, H, L], and dtype, precision, weights, isa where not usual
+# mode, shape [T, B, I, H, L]; and where not usual dtype, precision, weights, isa, the layer's class or
+# a cell of bench/zoo.py, and its options.
+Call = dict[str, Any]
 DISTURBED = 0.75  # of the best rate of AMX: with a busy hyperthread it has a third to a fifth
 
 
@@ -43,6 +43,16 @@ def calls(modes: tuple[str, ...], rows: tuple[int, ...], T: int, **more: str) ->
     ]
 
 
+def layer_calls(layer: str, **options: Any) -> list[Call]:
+    """Return calls of one layer of a class, or of a cell of bench/zoo.py."""
+    return [
+        {"mode": mode, "shape": [T, B, H, H, 1], "dtype": dtype, "layer": layer, "options": options}
+        for T, B, H in ((35, 20, 650), (100, 4, 256), (1, 1, 256))
+        for dtype in ("float32", "bfloat16")
+        for mode in BOTH
+    ]
+
+
 BOTH = ("forward", "forward and backward")
 CHANGES = {
     "ahead": calls(BOTH, (1, 4, 20, 64), 20, isa="avx512"),
@@ -52,6 +62,19 @@ CHANGES = {
         call
         for weights in ("bfloat16", "int8")
         for call in calls(("prepared",), (1, 4, 20, 64), 1, weights=weights)
+    ],
+    "cells": [
+        *layer_calls("LSTM"),
+        *layer_calls("GRU"),
+        *layer_calls("RNN"),
+        *layer_calls("LSTM", coupled=True),
+        *layer_calls("LSTM", layer_norm=True),
+        *layer_calls("GRU", layer_norm=True),
+        *layer_calls("GRU", zoneout=0.1),
+        *layer_calls("LSTM", num_heads=2),
+        *layer_calls("SLSTM", num_heads=2),
+        *layer_calls("lltm"),
+        *layer_calls("sru"),
     ],
 }
 
@@ -71,7 +94,12 @@ def made(call: Call) -> Callable[[], object]:
     switches.rnn.fp32_precision = call.get("precision", "none")
     T, B, I, H, L = call["shape"]
     dtype = getattr(torch, call.get("dtype", "float32"))
-    layer = fused_lstm.LSTM(I, H, L, engine="native", dtype=dtype)
+    name, options = call.get("layer", "LSTM"), {"engine": "native", "dtype": dtype}
+    options |= call.get("options", {})
+    if name in zoo.ALL and not hasattr(fused_lstm, name):
+        layer = fused_lstm.Recurrent(zoo.ALL[name], I, H, L, **options)
+    else:
+        layer = getattr(fused_lstm, name)(I, H, L, **options)
     x = torch.randn(T, B, I, dtype=dtype)
     if call["mode"] == "prepared":
         prepared = fused_lstm.prepare(layer, getattr(torch, call["weights"]))
@@ -198,7 +226,8 @@ def main() -> None:
     options.json.parent.mkdir(parents=True, exist_ok=True)
     for record in race(options.change, options.before, options.after, options.seconds):
         print(
-            f"{record['mode']} {record['shape']}: {1e3 * record['before']:.3f} ->"
+            f"{record.get('layer', '')} {record.get('options', '')} {record.get('dtype', '')}"
+            f" {record['mode']} {record['shape']}: {1e3 * record['before']:.3f} ->"
             f" {1e3 * record['after']:.3f} ms, {record['ratio']:.2f} ({record['low']:.2f} to"
             f" {record['high']:.2f}), {record['rounds']} rounds, {record['disturbed']} disturbed",
             flush=True,

@@ -45,11 +45,10 @@ class Recurrent(RecurrentBase):
         engine, fuse: as of fused_lstm.LSTM. With "auto", on a CPU without a C++ compiler, a step
             loop runs, and a warning says so once. "native" is an error there.
         proj_size: as of nn.LSTM, P, for a cell that has gates of h, a state beside h, and none that
-            is h; not on "native".
-        layer_norm: normalize W x and R h before they are gates, with gains gain_ih and gain_hh; not
-            on engine "native".
-        num_heads: as of fused_lstm.LSTM, for a cell without weights of a unit; on "native" for one
-            of up to four gates, all of them sums except one pair.
+            is h.
+        layer_norm: normalize W x and R h before they are gates, with gains gain_ih and gain_hh, for
+            a cell that has gates of h and no inputs.
+        num_heads: as of fused_lstm.LSTM, for a cell that has gates of h and no weights of a unit.
         zoneout, recurrent_dropout: as of fused_lstm.LSTM, for a cell of one state. zoneout of a
             cell whose state is h alone is one number.
         recompute: as of fused_lstm.LSTM.
@@ -97,11 +96,6 @@ class Recurrent(RecurrentBase):
             recompute=recompute, num_heads=num_heads, projection=proj_size > 0,
         )  # fmt: skip
         check_engine(engine, fuse, spec)
-        if proj_size and engine == "native":
-            raise ValueError(
-                f"proj_size: got {proj_size} with engine='native', which does not have it for cell"
-                f" {cell.__name__}; expected engine 'loop', 'compile', 'triton' or 'auto'"
-            )
         nn.RNNBase.__init__(
             self, "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout,
             bidirectional, proj_size, device, dtype,

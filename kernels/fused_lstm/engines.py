@@ -60,7 +60,7 @@ ENGINES = {
         {"lstm": ("coupled",), "gru": (), "rnn_tanh": (), "rnn_relu": ()},
     ),
     "triton": Engine(".triton", FUSED, EVERY, STEP_BY_STEP),
-    "native": Engine(".native", FUSED, dict(EVERY), STEP_BY_STEP),
+    "native": Engine(".native", FUSED, EVERY, STEP_BY_STEP),
 }  # fmt: skip
 
 
@@ -71,17 +71,10 @@ PREPARE: dict[str, Callable[[str, Spec], str | None]] = {}
 def add_cell(
     name: str,
     options: tuple[str, ...],
-    of_native: tuple[str, ...],
     prepare: Callable[[str, Spec], str | None],
 ) -> None:
-    """Add a custom cell to the engines that run it.
-
-    Args:
-        options: its options; of_native: those that native has.
-        prepare: see PREPARE.
-    """
+    """Add a custom cell, with its options, to the engines that run it. prepare: see PREPARE."""
     EVERY[name], PREPARE[name] = options, prepare
-    ENGINES["native"].cells[name] = of_native
 
 
 def why_no_cell(engine: str, spec: Spec) -> str | None:
@@ -217,8 +210,7 @@ def _automatic(fuse: str | None, device: torch.device, spec: Spec) -> str:
         return instead
     # On macOS native runs on one thread, and nobody has timed it on Arm.
     slow = has_cudnn and sys.platform == "darwin"
-    able = ENGINES[fused].runs(spec) and not (spec.projection and CELLS[spec.cell].custom)
-    return fused if able and not slow else instead
+    return fused if ENGINES[fused].runs(spec) and not slow else instead
 
 
 @constant_while_tracing

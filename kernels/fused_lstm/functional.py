@@ -404,19 +404,20 @@ def states_of(spec: Spec, hx: Any, batched: bool) -> State:
     names = [f"{name}_0" for name in spec.states]
     if spec.has_c:
         if not isinstance(hx, tuple | list) or len(hx) != len(names):
-            many = "a pair" if len(names) == 2 else "four"
+            many = "a pair" if len(names) == 2 else f"{len(names)} tensors"
             expected = f"{many} ({', '.join(names)})"
             raise ValueError(f"hx: got {type(hx).__name__}; expected {expected}")
     elif not isinstance(hx, Tensor):
         raise ValueError(f"hx: got {type(hx).__name__}; expected a tensor, h_0")
     parts: Any = hx if spec.has_c else (hx,)
+    first = int(spec.projection)  # the first of the states of one shape: a projected h has another
     for name, part in zip(names, parts, strict=True):
         check_dense(name, part)
         if not batched and part.dim() != 2:
             raise ValueError(f"{name}: got shape {list(part.shape)}; expected [L * D, H]")
-        if len(names) > 2 and part.shape != parts[0].shape:
-            got, expected = list(part.shape), list(parts[0].shape)
-            raise ValueError(f"{name}: got shape {got}; expected h_0's, {expected}")
+        if len(names) > 2 and part is not parts[0] and part.shape != parts[first].shape:
+            got, expected = list(part.shape), list(parts[first].shape)
+            raise ValueError(f"{name}: got shape {got}; expected {names[first]}'s, {expected}")
     parts = [part if batched else part.unsqueeze(1) for part in parts]
     return parts[0], parts[-1] if len(parts) < 3 else torch.cat(parts[1:], dim=-1)
 

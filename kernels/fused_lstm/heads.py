@@ -1,4 +1,4 @@
-"""Recurrent weights with heads, from and to the layouts of other libraries.
+"""Recurrent weights with heads, from the layouts of other libraries.
 
 In this library `weight_hh` of N > 1 heads is [N, G*K, K]: the rows of head n are its K units of
 gate 0, then of gate 1 and so on; the columns are its K units of h. G, N, K: gates, heads, hidden
@@ -17,29 +17,14 @@ def from_flashrnn(weight: Tensor) -> Tensor:
     return weight.transpose(0, 1).flatten(1, 2)
 
 
-def to_flashrnn(weight_hh: Tensor) -> Tensor:
-    """Return FlashRNN's [G, N, K, K] of weight_hh [N, G*K, K]."""
-    return weight_hh.unflatten(1, (-1, weight_hh.shape[2])).transpose(0, 1)
-
-
 def from_dreamer(weight: Tensor) -> Tensor:
     """Return weight_hh [N, G*K, K] of DreamerV3's or TiRex's [N, K, G*K], inputs first."""
     return weight.transpose(1, 2)
 
 
-def to_dreamer(weight_hh: Tensor) -> Tensor:
-    """Return DreamerV3's and TiRex's [N, K, G*K], inputs first, of weight_hh [N, G*K, K]."""
-    return weight_hh.transpose(1, 2)
-
-
 def from_xlstm(weight: Tensor) -> Tensor:
     """Return weight_hh [N, G*K, K] of xLSTM's `recurrent_kernel` [N, K, G, K], inputs first."""
     return weight.flatten(2).transpose(1, 2)
-
-
-def to_xlstm(weight_hh: Tensor) -> Tensor:
-    """Return xLSTM's `recurrent_kernel` [N, K, G, K], inputs first, of weight_hh [N, G*K, K]."""
-    return weight_hh.transpose(1, 2).unflatten(2, (-1, weight_hh.shape[2]))
 
 
 def dense(weight_hh: Tensor) -> Tensor:

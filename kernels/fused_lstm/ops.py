@@ -200,8 +200,9 @@ def _fake_cell_backward(gates, c, c_next, dh, dc_next):
     return gates.new_empty(gates.shape), c.new_empty(c.shape)
 
 
-# The columns a unit that a step of a custom cell saves: an operator's `cell`, "@triton" -> columns.
-SAVED: dict[str, int] = {}
+# The columns a unit that a step of a custom cell saves: engine, and an operator's `cell` without
+# layer_norm -> columns.
+SAVED: dict[tuple[str, str], int] = {}
 
 
 def _fake_lstm(
@@ -216,12 +217,9 @@ def _fake_lstm(
     h, c, gates = [(0,)] * 3
     if save:
         h = lanes // directions - 1, *rows, width
-    custom = cell.removeprefix("layer_norm,")
-    columns = SAVED.get(custom + "@triton" * (engine == "triton"))
-    if columns is not None and h0.shape[2] != units:  # h before it is projected is saved too
-        columns = max(columns, SAVED[custom + "@projected"])
-    if save and columns == 0:  # its backward needs y alone
-        pass
+    columns = SAVED.get((engine, cell.removeprefix("layer_norm,")))
+    if save and columns == 0:  # its backward needs y alone, and what was normalized
+        c = (lanes * (1 + raw), *rows, H) if raw else c
     elif save and columns is not None:
         c, gates = (lanes * (1 + raw), *rows, H), (lanes, *rows, columns * units)
     elif save and not (engine == "native" and "rnn" in cell):  # its backward needs y alone
@@ -256,9 +254,9 @@ def _fake_recurrence(engine, x_part, h0, c0, weight_hh, bias_m, cell, save, **_o
     N, _, K = weight_hh.shape
     rows, width, dtype = x_part.shape[:-1], c0.shape[1] // N, reference.state_dtype(x_part.dtype)
     c = gates = (0,)
-    columns = SAVED.get(cell + "@triton" * (engine == "triton"), KEPT.get(cell, 0))
+    columns = SAVED.get((engine, cell), KEPT.get(cell, 0))
     has_c = recurrence.Cell(cell).spec.has_c
-    if engine == "native" and cell in SAVED:  # whose state it hands out, h or not
+    if (engine, cell) in SAVED and engine == "native":  # whose state it hands out, h or not
         has_c = columns > 0
     if save and (columns or engine == "triton"):
         c = (N, *rows, width)

@@ -74,7 +74,8 @@ def add_cell(name: str, kind: Kind) -> None:
 
 
 OFF = (None, False, 0.0, (0.0, 0.0))  # the values of an option that is off, except num_heads' 1
-WITH_ZONEOUT = "zoneout"  # in an operator's `cell`: a custom cell's variant with zoneout
+# In an operator's `cell`, a custom cell's variants: with zoneout, and where h is projected.
+WITH_ZONEOUT, PROJECTED = "zoneout", "projected"
 # The counter of each kind of mask's first element in fused_lstm.philox. 0 is between layers.
 ZONEOUT_H, ZONEOUT_C, RECURRENT, CANDIDATE = (kind << 56 for kind in (1, 2, 3, 4))
 
@@ -184,6 +185,8 @@ class Spec:
         names += [self.cell] if self.cell != "lstm" else []
         if kind.custom and (any(self.zones) or self.recurrent_dropout > 0):
             names += [WITH_ZONEOUT]
+        if kind.custom and self.projection:
+            names += [PROJECTED]
         self._set("schema_cell", ",".join(names))
         self._set("schema_rates", (*self.zones, self.recurrent_dropout, self.candidate_dropout))
         self._set("schema", self._schema())
@@ -350,7 +353,8 @@ def cell_of(cell: str = "", rates: tuple[float, ...] = ()) -> Spec:
     names = cell.split(",") if cell else []
     z_h, z_c, recurrent, candidate = rates or (0.0,) * 4
     kind = next((name for name in names if name in CELLS), "lstm")
-    options: dict[str, Any] = dict.fromkeys({*names} - {*CELLS, WITH_ZONEOUT}, True)
+    variants = {*CELLS, WITH_ZONEOUT, PROJECTED}
+    options: dict[str, Any] = dict.fromkeys({*names} - variants, True)
     drops = {"recurrent_dropout": recurrent, "candidate_dropout": candidate}
     return Spec(kind, **options, zoneout=(z_h, z_c), **drops)
 

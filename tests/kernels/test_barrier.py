@@ -17,6 +17,11 @@ def wrap(n: int) -> int:
     return (n + LIMIT) % 2**32 - LIMIT
 
 
+def ticket(programs: int, round: int, start: int) -> int:
+    """The count at which `round` (from 1) is complete, as the kernels compute it."""
+    return wrap(start + programs * round)
+
+
 def is_before(seen: int, target: int) -> bool:
     """Whether barrier.SPIN goes on waiting, in int32 arithmetic."""
     return wrap(seen - target) < 0
@@ -30,7 +35,7 @@ STARTS = [0, 1, LIMIT - 3, -LIMIT, -5]
 def test_a_round_is_over_with_its_last_arrival(programs, start):
     count = start
     for round in range(1, 5):
-        target = barrier.ticket(programs, round, start)
+        target = ticket(programs, round, start)
         for _ in range(programs):
             assert is_before(count, target)
             count = wrap(count + 1)

@@ -168,10 +168,6 @@ def test_projection(name, engine):
         with pytest.raises(ValueError, match=wrong):
             fused_lstm.Recurrent(cell, 4, 18, engine=engine, **options)
         return
-    if engine == "native":
-        with pytest.raises(ValueError, match="proj_size: got 5 with engine='native'"):
-            fused_lstm.Recurrent(cell, 4, 18, engine=engine, **options)
-        return
     module = fused_lstm.Recurrent(cell, 4, 18, engine=engine, **options)
     x = torch.randn(3, 4, 4, dtype=torch.float64, requires_grad=True)
     inputs = [x, *module.parameters()]
@@ -196,10 +192,6 @@ def test_norms_and_heads(name, engine, option):
     if not cell.gates.by_h or (cell.inputs if option == "layer_norm" else cell.weights):
         with pytest.raises(ValueError, match=f"{option}: got .*; expected"):
             fused_lstm.Recurrent(cell, 5, 18, engine=engine, **options)
-        return
-    if engine == "native" and option not in engines.ENGINES["native"].cells[cell.name]:
-        with pytest.raises(ValueError, match=f"{option}: got .* with engine='native'"):
-            fused_lstm.Recurrent(cell, 5, 18, engine="native", **options)
         return
     module = fused_lstm.Recurrent(cell, 5, 18, engine=engine, dtype=torch.float64, **options)
     x, more = (
@@ -239,6 +231,40 @@ def test_everything_of_a_layer(name, engine):
     assert_same(*found)
 
 
+WITH = {"layer_norm": True}, {"num_heads": 3}, {"proj_size": 7}, {"layer_norm": True, "proj_size": 7}
+
+
+@needs_native
+@pytest.mark.parametrize("option", WITH, ids=lambda option: " ".join(option))
+@pytest.mark.parametrize("name", zoo.ALL)
+def test_everything_with_an_option(name, option):
+    """The same on native where products are normalized, h is projected, or there are heads."""
+    torch.manual_seed(1)  # with 0 a weight's gradient of cell `functions` is ill-conditioned
+    cell = zoo.ALL[name]
+    kind = CELLS[cell.name]
+    has = {*kind.options} | ({"proj_size"} if kind.projects else set())
+    if not {*option} <= has:
+        pytest.skip(f"{cell.__name__} has not all of {', '.join(option)}")
+    options = {"bidirectional": True, "dropout": 0.25, "dtype": torch.float64} | option
+    if "zoneout" in kind.options and "num_heads" not in option:
+        options |= {"zoneout": (0.2, 0.3), "recurrent_dropout": 0.1}
+    layers, more = (1, inputs_of(cell, 7, 17, 36)) if cell.inputs else (2, {})
+    ours, plain = (
+        fused_lstm.Recurrent(cell, 6, 36, layers, engine=e, **options) for e in ("native", "loop")
+    )
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn(7, 17, 6, dtype=torch.float64, requires_grad=True)
+    rows = {"lengths": torch.randint(1, 8, (17,)).scatter(0, torch.tensor([0]), 7)} | more
+    if not any(cell.initial_states.values()):
+        rows["resets"] = torch.rand(7, 17) < 0.2
+    found = []
+    for module in (ours, plain):
+        torch.manual_seed(3)
+        inputs = [x, *module.parameters(), *more.values()]
+        found.append(results(lambda m=module: m(x, **rows), inputs))
+    assert_same(*found)
+
+
 @needs_native
 @pytest.mark.parametrize("name", ["lltm", "mgu", "peephole", "slstm", "rhn", "sru", "nas"])
 def test_second_derivatives_functions_and_graphs(name):
@@ -255,15 +281,25 @@ def test_second_derivatives_functions_and_graphs(name):
     torch.testing.assert_close(exported.module()(x.detach())[0], module(x)[0])
 
 
+OPTIONS = {
+    "plain": {}, "norm": {"layer_norm": True}, "heads": {"num_heads": 2}, "projection":
+    {"proj_size": 24},
+}  # fmt: skip
+
+
 @needs_native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ["lltm", "gru", "sru", "nas", "slstm", "rnn"])
-def test_float32_and_bfloat16(name, dtype):
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [(name, "plain") for name in ("lltm", "gru", "sru", "nas", "slstm", "rnn")]
+    + [("gru", "norm"), ("lltm", "norm"), ("nas", "heads"), ("lltm", "projection")],
+)
+def test_float32_and_bfloat16(name, option, dtype):
     """Values and gradients beside float64; bfloat16 by its own kernels where the CPU has them."""
     torch.manual_seed(0)
-    cell = zoo.ALL[name]
-    exact = fused_lstm.Recurrent(cell, 20, 48, 2, engine="loop", dtype=torch.float64)
-    module = fused_lstm.Recurrent(cell, 20, 48, 2, engine="native", dtype=dtype)
+    cell, options = zoo.ALL[name], OPTIONS[option]
+    exact = fused_lstm.Recurrent(cell, 20, 48, 2, engine="loop", dtype=torch.float64, **options)
+    module = fused_lstm.Recurrent(cell, 20, 48, 2, engine="native", dtype=dtype, **options)
     exact.load_state_dict(module.state_dict())
     x = torch.randn(12, 20, 20, dtype=dtype, requires_grad=True)
     wide = x.detach().double().requires_grad_()
@@ -672,7 +708,7 @@ def test_the_source_of_an_engine():
         zoo.lltm.source("cudnn")
 
 
-@pytest.mark.parametrize("name", generate.TRITON)
+@pytest.mark.parametrize("name", generate.PRINTED)
 def test_the_librarys_cells_are_as_printed_for_triton(name):
     text = (generate.TRITON_FOLDER / f"{name}.py").read_text(encoding="utf-8")
     assert text == generate.triton_module(name)

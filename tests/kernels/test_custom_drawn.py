@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 import fused_lstm
 from fused_lstm import native
+from fused_lstm.spec import CELLS
 from test_custom import assert_same, loop, results
 
 CPU = torch.device("cpu")
@@ -81,13 +82,27 @@ def drawn(seed: int) -> tuple[fused_lstm.Cell, str]:
     return cell, text
 
 
+def option_of(cell: fused_lstm.Cell, H: int, draw: random.Random) -> dict:
+    """Return an argument of a layer that the cell may have, or none."""
+    kind, options = CELLS[cell.name], [{}]
+    if "layer_norm" in kind.options:
+        options.append({"layer_norm": True})
+    heads = [n for n in (2, 3, 5) if H % n == 0]
+    if "num_heads" in kind.options and heads:
+        options.append({"num_heads": draw.choice(heads)})
+    if kind.projects and H > 1:
+        options.append({"proj_size": draw.randint(1, H - 1)})
+    return draw.choice(options)
+
+
 @pytest.mark.parametrize("engine", [pytest.param("native", marks=needs_native), "triton"])
 @pytest.mark.parametrize("seed", range(SEED, SEED + EXAMPLES))
 def test_drawn(seed, engine):
     cell, text = drawn(seed)
     draw = random.Random(seed)
     T, B, H = draw.randint(1, 9), draw.randint(1, 20), draw.randint(1, 70)
-    module = fused_lstm.Recurrent(cell, 3, H, engine=engine, dtype=torch.float64)
+    option = option_of(cell, H, random.Random(1000 + seed)) if engine == "native" else {}
+    module = fused_lstm.Recurrent(cell, 3, H, engine=engine, dtype=torch.float64, **option)
     x = torch.randn(T, B, 3, dtype=torch.float64, requires_grad=True)
     inputs, of_steps = [x, *module.parameters()], {}
     if cell.inputs:
@@ -96,7 +111,7 @@ def test_drawn(seed, engine):
         inputs.append(of_steps["dt"])
     before = {name: torch.randn(B, H, dtype=torch.float64) for name in ("h", *cell.states)}
     if "h" not in cell.states:
-        before["h"].zero_()
+        before["h"] = torch.zeros(B, module.proj_size or H, dtype=torch.float64)
     states = [before[name].requires_grad_() for name in dict.fromkeys(["h", *cell.states])]
     if cell.has_c:
         inputs += states
@@ -111,4 +126,5 @@ def test_drawn(seed, engine):
     try:
         assert_same(ours, theirs)
     except AssertionError as error:
-        raise AssertionError(f"seed {seed}, T={T}, B={B}, H={H}\n{text}\n{error}") from None
+        what = f"seed {seed}, T={T}, B={B}, H={H}, {option}"
+        raise AssertionError(f"{what}\n{text}\n{error}") from None

@@ -266,10 +266,10 @@ def test_the_function_takes_heads():
 
 
 @pytest.mark.parametrize("layout", ["flashrnn", "dreamer", "xlstm"])
-def test_layouts_convert_both_ways(layout):
-    weight = torch.randn(2, 12, 3)
-    there = getattr(heads, f"to_{layout}")(weight)
-    assert torch.equal(getattr(heads, f"from_{layout}")(there), weight)
+def test_another_librarys_weight(layout):
+    shape = {"flashrnn": (4, 2, 3, 3), "dreamer": (2, 3, 12), "xlstm": (2, 3, 4, 3)}[layout]
+    there = torch.randn(shape)
+    weight = getattr(heads, f"from_{layout}")(there)
     h = torch.randn(5, 2, 3)  # [B, N, K]
     by_h = torch.einsum("bnk,njk->bnj", h, weight).unflatten(-1, (4, 3))  # [B, N, G, K]
     # As each of them says its own product.

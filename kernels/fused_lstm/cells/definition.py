@@ -6,6 +6,7 @@ import copyreg
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from .. import engines, ops, pointwise
 from ..errors import first_line
-from ..spec import WITH_ZONEOUT, Kind, Spec, add_cell
+from ..spec import PROJECTED, WITH_ZONEOUT, Kind, Spec, add_cell
 from . import compile, print_cpp, print_python, print_triton
 from .gates import Gates, order_of_rows
 from .program import Program, program
@@ -69,7 +70,8 @@ class Cell:
         self.__doc__, self.__name__ = function.__doc__, function.__name__
         self.__module__, self.__qualname__ = function.__module__, function.__qualname__
         self._programs: dict[bool, Program] = {}  # by whether states are kept in part
-        self._ready: set[tuple[str, bool]] = set()  # instruction set or "triton", zoneout
+        # Instruction set or "triton", zoneout, projected.
+        self._ready: set[tuple[str, bool, bool]] = set()
         self.name = function.__name__
 
     def __call__(self, *gates: Any, **states_and_weights: Tensor) -> Any:
@@ -256,12 +258,7 @@ class Cell:
             projects=self.has_c and "h" not in self.states and bool(gates.by_h),
         )  # fmt: skip
         add_cell(self.name, kind)
-        apart, without = len(gates.of_h), {"layer_norm"}
-        in_tiles = apart == len(gates.of_x) <= 1 and gates.summed and len(gates.by_h) <= 4
-        if not in_tiles:
-            without.add("num_heads")
-        of_native = tuple(option for option in options if option not in without)
-        engines.add_cell(self.name, options, of_native, self.prepare)
+        engines.add_cell(self.name, options, self.prepare)
         pointwise.CELLS[self.name] = self.reference
 
     def prepare(self, engine: str, spec: Spec) -> str | None:
@@ -270,43 +267,53 @@ class Cell:
             self.on_triton(any(spec.zones))
         if engine == "native":
             try:
-                self.on_native(spec.schema_cell.endswith(WITH_ZONEOUT))
+                self.on_native(WITH_ZONEOUT in spec.schema_cell.split(","), spec.projection)
             except compile.CannotCompile as error:
                 return str(error)
         return None
 
-    def on_native(self, zoneout: bool = False) -> None:
+    def _variant(self, zoneout: bool, projected: bool = False) -> str:
+        """Return an operator's `cell`, without layer_norm."""
+        names = [self.name, *[WITH_ZONEOUT] * zoneout, *[PROJECTED] * projected]
+        return ",".join(names)
+
+    def on_native(self, zoneout: bool = False, projected: bool = False) -> None:
         """Compile the cell for the CPU's instruction set in use, where it is not yet.
+
+        projected: a step then saves its h last, from which the gradient of weight_hr is made.
 
         Raises:
             compile.CannotCompile: there is no compiler, or nowhere to put what it makes.
         """
         isa = torch.ops.fused_lstm_native.isa()
-        if (isa, zoneout) in self._ready:
+        if (isa, zoneout, projected) in self._ready:
             return
         p = self.program(zoneout)
+        if projected:
+            p = replace(p, saved=(*p.saved, p.h))
         functions = compile.compiled(print_cpp.source(p), isa)
         shape = [
             len(p.gates.summed), len(p.gates.of_h), len(p.gates.of_x), p.columns,
-            max(len(p.states), 1), len(p.weights),
+            max(len(p.states), 1), len(p.weights), int(projected),
         ]  # fmt: skip
-        name = f"{self.name},{WITH_ZONEOUT}" if zoneout else self.name
-        ops.SAVED[name] = p.columns
+        name = self._variant(zoneout, projected)
+        ops.SAVED["native", name] = p.columns
         torch.ops.fused_lstm_native.add_cell(name, shape, functions)
-        self._ready.add((isa, zoneout))
+        self._ready.add((isa, zoneout, projected))
 
     def on_triton(self, zoneout: bool = False) -> None:
         """Write the cell's Triton functions, where they are not yet."""
-        if ("triton", zoneout) in self._ready:
+        if ("triton", zoneout, False) in self._ready:
             return
         from ..triton import launch
 
         made = print_triton.load(self.program(zoneout), self.name)
         launch.CUSTOM[self.name, zoneout] = made
-        for name in (self.name, f"{self.name},{WITH_ZONEOUT}"):
-            ops.SAVED[f"{name}@triton"] = made.columns
-            ops.SAVED[f"{name}@projected"] = made.saved + 1
-        self._ready.add(("triton", zoneout))
+        for dropped in (False, True):  # recurrent dropout has the name of zoneout too
+            ops.SAVED["triton", self._variant(dropped)] = made.columns
+            columns = max(made.columns, made.saved + 1)
+            ops.SAVED["triton", self._variant(dropped, projected=True)] = columns
+        self._ready.add(("triton", zoneout, False))
 
 
 def _by_name(

@@ -11,15 +11,14 @@ from pathlib import Path
 from ..native import build
 from . import print_cpp, print_triton
 from .library import CELLS
+from .program import Program
 
 FOLDER = Path(build.__file__).parent / "cells" / "printed"
 TRITON_FOLDER = Path(build.__file__).parents[1] / "triton" / "cells" / "printed"
-# By hand stay a GRU, whose layer normalization shares its code, and an sLSTM, whose gradients by
-# the stabilizer m are not sums of what cancels: dW_ih of 300 steps is 5.6e-7 from float64's by
-# hand, 1.9e-6 printed.
-PRINTED = "lstm", "coupled", "rnn_tanh", "rnn_relu", "gru_dreamer"
 ZONEOUT = "_zoneout"  # ends the name of a cell with zoneout of its state
-TRITON = *PRINTED, "gru", "gru" + ZONEOUT
+# By hand stays an sLSTM, whose gradients with respect to the stabilizer m are not sums of what
+# cancels: dW_ih of 300 steps is 5.6e-7 from float64's by hand, 1.9e-6 printed.
+PRINTED = "lstm", "coupled", "rnn_tanh", "rnn_relu", "gru_dreamer", "gru", "gru" + ZONEOUT
 
 
 def module_of(name: str) -> str:
@@ -27,18 +26,23 @@ def module_of(name: str) -> str:
     return CELLS[name].__module__.rpartition(".")[2]
 
 
+def printed(name: str) -> tuple[Program, str]:
+    """Return a cell's program, with zoneout where its name says so, and a file's first line."""
+    of = name.removesuffix(ZONEOUT)
+    head = f"Printed by fused_lstm.cells.generate from cells/{module_of(of)}.py. Do not edit."
+    return CELLS[of].program(zoneout=of != name), head
+
+
 def header(name: str) -> str:
     """Return the C++ header of a cell, finish_<name> and finish_<name>_back."""
-    printed = print_cpp.functions(CELLS[name].program(), name)
-    head = f"// Printed by fused_lstm.cells.generate from cells/{module_of(name)}.py. Do not edit."
-    return f"{head}\n#pragma once\n\n{printed}"
+    program, head = printed(name)
+    return f"// {head}\n#pragma once\n\n{print_cpp.functions(program, name)}"
 
 
 def triton_module(name: str) -> str:
-    """Return the Triton module of a cell, with zoneout where the name says so."""
-    of = name.removesuffix(ZONEOUT)
-    head = f"Printed by fused_lstm.cells.generate from cells/{module_of(of)}.py. Do not edit."
-    return print_triton.source(CELLS[of].program(zoneout=of != name), name, head)
+    """Return the Triton module of a cell."""
+    program, head = printed(name)
+    return print_triton.source(program, name, head)
 
 
 def main() -> None:
@@ -47,7 +51,6 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
     for name in PRINTED:
         (FOLDER / f"{name}.h").write_text(header(name))
-    for name in TRITON:
         (TRITON_FOLDER / f"{name}.py").write_text(triton_module(name))
 
 

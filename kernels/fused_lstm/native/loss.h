@@ -173,7 +173,7 @@ void bias_from_exponentials(const Worker& worker, const Loss<T>& loss) {
   }
 }
 
-// What a row's target adds. Each worker has rows of dhidden, and columns of dweight.
+// Adds what a row's target does. Each worker has rows of dhidden, and columns of dweight.
 template <class T>
 void subtract_targets(const Worker& worker, const Loss<T>& loss) {
   const long inputs = loss.inputs;

@@ -7,7 +7,7 @@
 
 using fused_lstm::Boxed;
 
-// What they mean is in kernels/fused_lstm/ops.py, which adds shapes for graphs and derivatives.
+// Their meaning is in kernels/fused_lstm/ops.py, which adds shapes for graphs and derivatives.
 STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {
   m.def("cell(Tensor gates, Tensor c) -> (Tensor h, Tensor c_next)");
   m.def(

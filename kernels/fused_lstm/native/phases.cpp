@@ -55,7 +55,7 @@ bool leave(int core) {
   return true;
 }
 
-// What there is to take: a call's number, a phase, and which of its parts are taken. One word, so that
+// The work to take: a call's number, a phase, and which of its parts are taken. One word, so that
 // a part is taken of the call and the phase that were seen or not at all.
 struct State {
   static constexpr uint64_t none = (1 << 24) - 1;  // a phase: the call is over
@@ -128,7 +128,7 @@ class Crew {
     State now{state_.load(std::memory_order_acquire)};
     const uint64_t call = now.call();
     while (now.call() == call && now.phase() != State::none) {
-      // What is read here may be the next call's: then no part is taken below.
+      // These values may be the next call's: then no part is taken below.
       const long parts = parts_.load(std::memory_order_relaxed);
       const uint64_t free = now.free(parts);
       if (free == 0) {
@@ -187,7 +187,7 @@ class Crew {
   std::atomic<int> core_{-1};
 };
 
-// Those that have no caller now. Never deleted: their threads run until the process ends.
+// Crews that have no caller now. Never deleted: their threads run until the process ends.
 std::vector<Crew*>* free_crews = new std::vector<Crew*>;
 std::mutex free_mutex;
 

@@ -37,7 +37,7 @@ FL_INLINE void philox(uint64_t seed, uint64_t first, int32_t (&word)[draws]) {
   }
 }
 
-// What the elements first, first + 1, ... are multiplied by. Vectors, because a compiler makes a
+// Draws the factors of the elements first, first + 1, .... Vectors, because a compiler makes a
 // branch of a scalar choice, and this is one that no processor can predict.
 FL_INLINE void draw(const Dropout& drop, uint64_t first, float (&mask)[draws]) {
   int32_t word[draws];

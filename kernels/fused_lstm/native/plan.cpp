@@ -27,7 +27,7 @@ bool is_small(const Sizes& s) {
   return s.batch * shape_of(s.cell).x_gates() * s.hidden * (s.inputs + s.hidden) < 1 << 16;
 }
 
-// What a short call takes one worker: to read the weights at each step, at 14 bytes a nanosecond (an
+// Estimates one worker's time for a short call: to read weights at each step, 14 bytes per ns (an
 // Emerald Rapids reads 14 to 22), or where rows are many to multiply, at 40 multiply-adds.
 long nanoseconds_of(const Sizes& s) {
   const long lanes = s.layers * s.directions;
@@ -35,8 +35,8 @@ long nanoseconds_of(const Sizes& s) {
   return std::max(s.steps * weights * s.weight_bytes / 14, s.rows * weights / 40);
 }
 
-// As many as a step has tiles: a worker more would have none, and yet meet the others at every step.
-// Where the input product of all steps is more work than these it decides instead. A step that takes
+// Returns a step's number of tiles: one more worker would have none, and yet meet the others each step.
+// If the input product of all steps is more work than these, it decides instead. A step that takes
 // a microsecond is one worker's: to divide it gains at most a fifth where every core is free (Zen 4,
 // a GRU of 64 units and one row), and loses many times that where another process has one of them.
 long most_workers(const Plan& plan, const Sizes& s, const Shapes& shapes) {
@@ -60,19 +60,19 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const bool kept = save && s.norm;  // the input's part itself, behind c
   const bool whole = in_place || (plan.is_short && !s.prepared) || kept;
   plan.chunk = whole ? s.steps : plan.wavefront ? 1 : fit;
-  // Where nothing is kept, a layer of one lane writes its output over its input, which it has used,
+  // If nothing is kept, a layer of one lane writes its output over its input, which it has used,
   // unless its steps make their products (few_inputs), and layers of two lanes take turns with two
   // buffers.
   const long others = s.directions > 1 && s.layers > 1;
   const bool all = save || plan.wavefront || plan.is_short || width <= few_inputs;
   plan.h = {all ? s.layers - 1 : others, s.rows, width};
-  if (save && cell.saved) {
-    plan.c = {s.states() * lanes, s.rows, cell.states * s.hidden, true};
-    plan.gates = {lanes, s.rows, cell.saved * s.hidden};
+  if (save) {
+    plan.c = {s.planes() * lanes, s.rows, cell.states * s.hidden, true};
+    plan.gates = {cell.saved ? lanes : 0, s.rows, cell.saved * s.hidden};
   } else if (has_c(s.cell) && !plan.is_short) {  // which leaves it in c_n
     plan.c = {plan.wavefront ? s.layers : s.directions, s.batch, cell.states * s.hidden, true};
   }
-  if (s.norm && !save) plan.by_h = {plan.abreast, s.batch, gates, true};
+  if (s.norm && !save) plan.by_h = {plan.abreast, s.batch, cell.h_gates() * s.hidden, true};
   if (!in_place && !kept && (!plan.wavefront || cell.apart())) {  // whose n is apart
     const long rows = std::min(plan.chunk * s.batch, s.rows);
     plan.input_part = {plan.wavefront ? s.layers : plan.abreast, rows, gates, true};
@@ -104,7 +104,7 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
     const long size = m.blocks_size(cell.x_gates(), s.hidden, rows);
     plan.sampled = {m.threads, 1, std::max(size, m.blocks_size(1, s.outputs, rows))};
   }
-  // Where layers take turns, a layer writes its dx over its dy, which it has used.
+  // If layers take turns, a layer writes its dx over its dy, which it has used.
   if (s.layers > 1) plan.between = {plan.wavefront ? s.layers - 1 : 1, s.rows, width, true};
 }
 

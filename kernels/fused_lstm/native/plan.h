@@ -1,4 +1,4 @@
-// What a call does in which order, and the memory it takes: decided before anything runs, from
+// Plans a call: the order of its work, and its memory. Decided before anything runs, from
 // sizes, threads and an instruction set alone.
 #pragma once
 
@@ -26,11 +26,14 @@ struct Sizes {
     const long widest = layers > 1 ? std::max(inputs, directions * outputs) : inputs;
     return {shape_of(cell).x_gates(), hidden, widest};
   }
-  // Matrices [N, H] of sums that a lane keeps: c and, where it normalizes, W x and R h.
-  long states() const { return has_c(cell) + (norm ? 2 * shape_of(cell).x_gates() : 0); }
+  // Matrices of c's size that a lane keeps: c and, where it normalizes, W x and R h. None of an RNN.
+  long planes() const {
+    const CellShape shape = shape_of(cell);
+    return norm ? 1 + (shape.products() + shape.states - 1) / shape.states : has_c(cell);
+  }
 };
 
-// What the plan has to know of a team of threads with an instruction set.
+// A team of threads with an instruction set, as far as the plan has to know it.
 struct Machine {
   const char* isa;
   long threads, bytes, sum_bytes;  // bytes of an element, and of a sum

@@ -4,19 +4,20 @@
 
 #include "product/dots.h"
 #include "samples.h"
+#include "sweep_any.h"
 
 namespace fused_lstm::FL_ISA {
 
 // x's part of the gates of the rows `rows`, brought to where a step reads it, `out` on.
-template <int GATES, class T>
+template <class T>
 void bring_input(const Worker& worker, const Lane<T>& lane, const HeadColumns<const T>& x, Range rows,
                  Sum<T>* out) {
-  const long units = lane.hidden;
+  const long units = lane.hidden, gates = shape_of(lane.cell).x_gates();
   const Range mine = part(rows.end - rows.begin, worker.id, worker.count);
   for (long n = mine.begin; n < mine.end; ++n) {
     const T* const from = x.data + (rows.begin + n) * x.stride;
     Sum<T>* const to = out + n * lane.input_stride;
-    for (long gate = 0; gate < GATES; ++gate) {
+    for (long gate = 0; gate < gates; ++gate) {
       for (long unit = 0; unit < units; unit += W<T>) {
         const long width = min(units - unit, W<T>);
         store(to + gate * units + unit, load(from + gate * x.gate + unit, width), width);
@@ -25,20 +26,18 @@ void bring_input(const Worker& worker, const Lane<T>& lane, const HeadColumns<co
   }
 }
 
-// All steps, with weights as Multiply takes them: packed, or as they lie.
-template <class Multiply, int GATES, class T>
-void recur_steps(const Worker& worker, const Lane<T>& lane, const HeadColumns<const T>& x,
-                 const T* weight) {
+// All steps: step(place, x's part of the gates of its row 0), between syncs.
+template <class T, class Step>
+FL_INLINE void recur_steps(const Worker& worker, const Lane<T>& lane, const HeadColumns<const T>& x,
+                           const Step& step) {
   for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
     const long end = min(begin + lane.chunk, lane.steps);
     const Range rows = rows_of(lane, begin, end);
     Sum<T>* const input = lane.input_part + (lane.in_place ? rows.begin * lane.input_stride : 0);
-    bring_input<GATES>(worker, lane, x, rows, input);
+    bring_input(worker, lane, x, rows, input);
     worker.sync();
     for (long place = begin; place < end; ++place) {
-      step_forward<Multiply, GATES>(
-          worker, lane, place, input + (row_of(lane, place) - rows.begin) * lane.input_stride,
-          weight);
+      step(place, input + (row_of(lane, place) - rows.begin) * lane.input_stride);
       worker.sync();
     }
   }
@@ -48,16 +47,36 @@ template <int GATES, class T>
 void recur_gates(const Worker& worker, const Lane<T>& lane, const HeadColumns<const T>& x,
                  const Scratch<T>& scratch) {
   if constexpr (deep<T> == 1 && !by_terms<T>) {
-    if (lane.as_they_lie) return recur_steps<Dots<T, T>, GATES>(worker, lane, x, lane.w_hh);
+    if (lane.as_they_lie) {
+      return recur_steps(worker, lane, x, [&](long place, const Sum<T>* input) {
+        step_forward<Dots<T, T>, GATES>(worker, lane, place, input, lane.w_hh);
+      });
+    }
   }
   Fma<T>::template pack_gates_of<GATES>(worker, lane.w_hh, recurrent_shape(lane),
                                         scratch.recurrent);
-  recur_steps<Fma<T>, GATES>(worker, lane, x, scratch.recurrent);
+  recur_steps(worker, lane, x, [&](long place, const Sum<T>* input) {
+    step_forward<Fma<T>, GATES>(worker, lane, place, input, scratch.recurrent);
+  });
+}
+
+// Runs a head whose cell is not `in_tiles`.
+template <class T>
+void recur_any(const Worker& worker, const Lane<T>& lane, const HeadColumns<const T>& x,
+               const Scratch<T>& scratch) {
+  const WeightShape recurrent = {1, shape_of(lane.cell).h_gates() * lane.hidden, lane.outputs};
+  Fma<T>::template pack_gates_of<1>(worker, lane.w_hh, recurrent, scratch.recurrent);
+  recur_steps(worker, lane, x, [&](long place, const Sum<T>* input) {
+    recurrent_product(worker, lane, recurrent, place, scratch.recurrent);
+    worker.sync();
+    finish_part(worker, lane, place, input);
+  });
 }
 
 template <class T>
 void recur_forward(const Worker& worker, const Lane<T>& lane, const HeadColumns<const T>& x,
                    const Scratch<T>& scratch) {
+  if (!shape_of(lane.cell).in_tiles()) return recur_any(worker, lane, x, scratch);
   with_gates(lane, [&](auto gates) { recur_gates<gates.value>(worker, lane, x, scratch); });
 }
 

@@ -38,8 +38,8 @@ FL_INLINE T* fed_at(const Lane<T>& lane, long place, long row) {
   return lane.added->fed + (place % 2 * lane.batch + row) * lane.outputs;
 }
 
-// What rows of a step begin with: h [B, P] and, by which w_hh is multiplied, the same after its
-// dropout; c [B, H].
+// The states that rows of a step begin with: h [B, P]; h after its dropout, which w_hh is multiplied
+// by; c [B, H].
 template <class T>
 struct Before {
   Rows<T> h, fed;

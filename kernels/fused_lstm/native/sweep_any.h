@@ -1,7 +1,7 @@
-// The forward pass of a lane whose cell's gates do not all lie in a tile: more than four, gates of x or
-// of h alone, more than one pair. R h is brought to memory, all gates' rows as one matrix, and the cell
-// reads it there, after one more meeting of the workers. Where no gate has a part by h there is no
-// product, and no meeting within a chunk: a worker has the same rows and units in every step.
+// The forward pass of a lane, or of a head, whose cell's gates do not all lie in a tile: more than
+// four, gates of x or of h alone, more than one pair. R h is brought to memory, all gates' rows as one
+// matrix, and the cell reads it there, after one more meeting of the workers. If no gate has a part by
+// h, there is no product, and no meeting within a chunk: a worker keeps its rows and units.
 #pragma once
 
 #include "sweep_forward.h"
@@ -58,17 +58,19 @@ void finish_part(const Worker& worker, const Lane<T>& lane, long place, const Su
   });
 }
 
-// Sums of a tile to lane.product; apart, so that they stay in registers until then.
+// Stores sums of a tile to where h w_hh' of a place's row lies; apart, so that they stay in registers
+// until then.
 template <class T>
-FL_APART void keep_product(const Lane<T>& lane, long columns, long column, long row, long rows,
-                           long vectors, const Vec<T>* sums) {
+FL_APART void keep_product(const Lane<T>& lane, long place, long columns, long column, long row,
+                           long rows, long vectors, const Vec<T>* sums) {
   for (long b = row; b < row + rows; ++b) {
-    Sum<T>* const to = lane.product + b * columns + column;
+    Sum<T>* const of_row = lane.by_h ? by_h_of(lane, place, b) : lane.product + b * columns;
+    Sum<T>* const to = of_row + column;
     for (long n = 0; n < vectors; ++n) store(to + n * W<T>, *sums++, columns - column - n * W<T>);
   }
 }
 
-// lane.product = h w_hh', of a step.
+// h w_hh' of a step, to lane.product, or where the lane normalizes it to lane.by_h.
 template <class T>
 void recurrent_product(const Worker& worker, const Lane<T>& lane, const WeightShape& shape,
                        long place, const T* packed) {
@@ -78,7 +80,7 @@ void recurrent_product(const Worker& worker, const Lane<T>& lane, const WeightSh
         [](auto& tile, long, long) { clear(tile); },
         [&]<int R, int V>(const Tile<T, R, V>& tile, long unit, long row) {
           const Tile<T, R, V> made = tile;  // in memory
-          keep_product(lane, shape.units, unit, row, R, V, made.sum[0]);
+          keep_product(lane, place, shape.units, unit, row, R, V, made.sum[0]);
         });
   });
 }
@@ -92,6 +94,10 @@ void sweep_any(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scra
   if (has_product) {
     Fma<T>::template pack_gates_of<1>(worker, lane.w_hh, recurrent, scratch.recurrent);
   }
+  T* const projection = scratch.recurrent + Fma<T>::gates_size(recurrent);
+  if (lane.w_hr) {
+    Fma<T>::pack_transposed_of(worker, lane.w_hr, lane.hidden, lane.outputs, projection);
+  }
   draw_masks(worker, lane, 0);
   for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
     const long end = min(begin + lane.chunk, lane.steps);
@@ -100,13 +106,21 @@ void sweep_any(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scra
     worker.sync();
     for (long place = begin; place < end; ++place) {
       const long row = row_of(lane, place) - rows.begin;
+      const Sum<T>* const x = lane.input_part + row * lane.input_stride;
       if (has_product) {
         recurrent_product(worker, lane, recurrent, place, scratch.recurrent);
         worker.sync();
       }
-      finish_part(worker, lane, place, lane.input_part + row * lane.input_stride);
+      if (lane.by_h) {
+        finish_rows(worker, lane, cell_step<T>(lane, place, nullptr), x);
+      } else {
+        finish_part(worker, lane, place, x);
+      }
       draw_masks(worker, lane, place + 1);
       if (has_product || lane.added) worker.sync();
+      if (!lane.w_hr) continue;
+      project<Fma<T>>(worker, lane, place, projection);
+      worker.sync();
     }
     worker.sync();  // the next chunk's input product is written over this one's
   }

@@ -23,8 +23,8 @@ FL_INLINE Blocks<T> dgates_of(const Lane<T>& lane, const LaneGradient<T>& gradie
   return {gradient.dgates, shape_of(lane.cell).gradients(), lane.hidden, rows_in(lane)};
 }
 
-// Of a GRU's m, r, z, n, those by r, z, n that x makes, and those by m, r, z, where m is what h
-// makes of n: w_hh has the rows of what is of h alone at the end.
+// Returns the columns of dgates that belong to W x, or to R h. A GRU's are m, r, z, n: x makes r, z, n,
+// h makes r, z and m, its part of n. w_hh has the rows of what is of h alone at the end.
 template <class T>
 FL_INLINE Blocks<T> by_input_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
   Blocks<T> all = dgates_of(lane, gradient);
@@ -76,7 +76,7 @@ FL_INLINE void finish_cell_back(const CellStepBack<T>& step, long first, long ro
   step.finish(step, first, row, R, N, dh.sum[0]);
 }
 
-// What else goes into the dh that a tile has of a place's rows: none crosses a state that was
+// Adds what else goes into the dh that a tile has of a place's rows: none crosses a state that was
 // zeroed, dh_n comes where a row ends, dy everywhere.
 template <class T, int R, int N>
 FL_INLINE void add_gradients(const Lane<T>& lane, const LaneGradient<T>& gradient, long place,
@@ -166,7 +166,7 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
     Fma<T>::pack_columns_of(worker, lane.w_hr, dh, lane.hidden, projection);
   }
   draw_masks(worker, lane, lane.steps - 1);
-  // Where h has a part in no gate a worker's tiles are the same at each step, and wait for no other's.
+  // If h has a part in no gate, a worker's tiles are the same at each step, and wait for no other's.
   const bool even = rows_in(lane) == lane.steps * lane.batch;
   const bool meets = by_h.groups > 0 || lane.added || lane.w_hr || !even;
   for (long place = lane.steps - 1; place >= -1; --place) {
@@ -238,7 +238,7 @@ void pack_before(const Lane<T>& lane, long place, Range n, long column, const Pa
   }
 }
 
-// The same before each of the rows `n` of all.
+// Packs h before each of the rows `n` of all.
 template <class T>
 void pack_before(const Lane<T>& lane, Range n, long column, const Panel<T>& panel) {
   for (long place = 0; place < lane.steps; ++place) {
@@ -249,11 +249,16 @@ void pack_before(const Lane<T>& lane, Range n, long column, const Panel<T>& pane
   }
 }
 
-// A panel of h before it was projected, made again.
+// A panel of h before it was projected: made again, or a custom cell's last saved column.
 template <class T>
 void pack_unprojected(const Lane<T>& lane, Range rows, long column, const Panel<T>& panel,
                       long at = 0) {
   const long hidden = lane.hidden;
+  if (shape_of(lane.cell).saves_h) {
+    const long saved = shape_of(lane.cell).saved;
+    const T* const h = lane.gates + (saved - 1) * hidden;
+    return pack_rows(h, saved * hidden, rows, column, hidden - column, panel, at);
+  }
   if (lane.added) {
     return pack_rows(lane.added->unprojected, hidden, rows, column, hidden - column, panel, at);
   }
@@ -268,7 +273,7 @@ void pack_unprojected(const Lane<T>& lane, Range rows, long column, const Panel<
   }
 }
 
-// Where the sums of a gradient `out` lie between parts, `before` elements of others' first.
+// Returns where the sums of a gradient `out` lie between parts, behind `before` elements of others.
 template <class T>
 FL_INLINE Sum<T>* partial_of(const LaneGradient<T>& gradient, T* out, long before) {
   if constexpr (deep<T> == 1) return out;

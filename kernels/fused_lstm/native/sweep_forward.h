@@ -8,8 +8,8 @@
 
 namespace fused_lstm::FL_ISA {
 
-// Of a lane's recurrent weights, packed, and those of few inputs; where h is projected those of the
-// projection too.
+// Returns the elements of a lane's packed recurrent weights, and of those of few inputs; if h is
+// projected, of the projection's too.
 template <class T>
 long recurrent_size(const WeightShape& recurrent, bool projected) {
   const long hidden = recurrent.units, outputs = recurrent.depth;
@@ -43,7 +43,7 @@ FL_INLINE void load_bias(Tile<T, R, V>& tile, const Lane<T>& lane, long units, l
   }
 }
 
-// The same rows as a matrix unit reads them: the workers share them out.
+// Returns the rows as a matrix unit reads them: the workers share them out.
 template <class T>
 Rows<T> ready_inputs(const Worker& worker, const Lane<T>& lane, Rows<T> x, long count) {
   if constexpr (by_unit<T>) {
@@ -58,7 +58,7 @@ Rows<T> ready_inputs(const Worker& worker, const Lane<T>& lane, Rows<T> x, long 
   }
 }
 
-// Of the rows `rows`, into `gates`, where the first of them goes. shape: w_ih's, of GATES gates.
+// Makes the input product of the rows `rows`; the first one goes to `gates`. shape: w_ih's.
 template <int GATES, class T>
 void input_product(const Worker& worker, const Lane<T>& lane, const WeightShape& shape, Range rows,
                    Sum<T>* gates, T* panel) {
@@ -96,7 +96,7 @@ void input_product(const Worker& worker, const Lane<T>& lane, const WeightShape&
 
 // --- a step ---
 
-// Where the cell of a place finds and leaves what it needs; `input_part` is that of its row 0.
+// Tells the cell of a place where its operands lie; `input_part` is that of its row 0.
 template <class T>
 FL_INLINE CellStep<T> cell_step(const Lane<T>& lane, long place, const Sum<T>* input_part) {
   const long row = row_of(lane, place), hidden = lane.hidden;
@@ -132,8 +132,8 @@ template <int GATES>
 constexpr bool may_be_apart = GATES > 1;
 #endif
 
-// What a step's sums begin with, given the input's part of the gates of its row 0. A GRU's m is of h
-// alone; what is to be normalized is alone too.
+// Loads what a step's sums begin with, given the input's part of the gates of its row 0. A GRU's m is
+// of h alone; what is to be normalized is alone too.
 template <int GATES, class T, int R, int V>
 FL_INLINE void load_first(Tile<T, R, V>& tile, const Lane<T>& lane, const Sum<T>* input_part,
                           long unit, long row) {
@@ -147,7 +147,7 @@ FL_INLINE void load_first(Tile<T, R, V>& tile, const Lane<T>& lane, const Sum<T>
   }
 }
 
-// Of weights as Multiply takes them: packed, or as they lie.
+// Runs a step with weights as Multiply takes them: packed, or as they lie.
 template <class Multiply, int GATES, class T, class E>
 void step_forward(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part,
                   const E* weight) {
@@ -231,7 +231,7 @@ void project(const Worker& worker, const Lane<T>& lane, long place, const E* wei
   });
 }
 
-// What a step's sums begin with, given the input's part of the gates of its rows.
+// Returns what a step's sums begin with, given the input's part of the gates of its rows.
 template <class T>
 FL_INLINE const Sum<T>* first_sums(const Lane<T>& lane, const Sum<T>* input_part) {
   return lane.by_h ? lane.added->zeros : input_part;

@@ -112,7 +112,7 @@ struct Int8 {
     return (Int)_mm512_dpbusd_epi32((__m512i)sum, a, b);
   }
 #elif defined(FL_TARGET) && FL_BYTES == 32
-  // As pairs of 16 bits: of bytes themselves, a pair's sum would be cut at 16 bits.
+  // Multiplied as pairs of 16 bits: a sum of two products of bytes would be cut at 16 bits.
   static constexpr long tallest = 2;
   struct Left {
     __m256i even, odd;
@@ -334,7 +334,7 @@ struct Ready {
     }
   }
 
-  // What the sums of W columns stand for.
+  // The numbers that make of the sums of W columns what they stand for.
   struct Of {
     Int zero;
     Vec<float> scale;
@@ -361,7 +361,7 @@ struct Ready {
   static constexpr long unit_tile = 32;  // rows
   static constexpr Held held = F::kind == Prepared::int8 ? Held::bytes : Held::pairs;
 
-  // The same by a matrix unit.
+  // Multiplies by a matrix unit.
   template <int R, int GATES>
   FL_INLINE static void add_by_unit(Tile<float, R, GATES>& tile, const Factor& left, long first,
                                     long words, const uint8_t* panel,
@@ -380,7 +380,7 @@ struct Ready {
   }
 #endif
 
-  // What lies there may be behind a matrix's end.
+  // Fetches a line that may be behind a matrix's end.
   template <long BYTES>
   FL_INLINE static void fetch(const uint8_t* panel) {
     FL_UNROLL for (long line = 0; line < BYTES; line += 64) __builtin_prefetch(panel + line);
@@ -421,7 +421,7 @@ struct PreparedPhases {
   }
 };
 
-// Where rows are not divided, a worker has the same units in the input product and in the first step,
+// If rows are not divided, a worker has the same units in the input product and in the first step,
 // which are one phase.
 template <class F>
 constexpr long undivided = F::tallest;

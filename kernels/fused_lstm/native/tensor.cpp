@@ -74,7 +74,7 @@ int32_t cpu() {
   return type;
 }
 
-// Those that the kernels know. The header's own way asks LibTorch for one number after another.
+// The dtypes that the kernels know. The header's way asks LibTorch for one number after another.
 const std::array<Code, 6>& known() {
   static const std::array<Code, 6> codes = {{
       {Dtype::Float, aoti_torch_dtype_float32()},

@@ -98,7 +98,7 @@ const int registered = pthread_atfork(pause_pool, nullptr, [] {
   deputy = nullptr;  // lost too
 });
 
-// Where the workers of a team are.
+// The cores that the workers of a team are on.
 class Places {
  public:
   void enter(int id) {

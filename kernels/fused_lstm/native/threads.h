@@ -21,7 +21,7 @@ struct Worker {
 
   void sync() const;  // waits for the whole team
 
-  // Of a team of even number: which half of it this worker is in, and the same worker as one of
+  // In a team of even number: which half of it this worker is in, and the same worker as one of
   // that half, for work that the halves need not wait for each other in.
   long side() const { return id / (count / 2); }
   Worker half() const;

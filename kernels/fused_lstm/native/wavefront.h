@@ -34,7 +34,7 @@ void pack_forward(const Lane<T>& lane, const Packed<T>& packed) {
   Fma<T>::template pack_gates_of<GATES>(alone, lane.w_hh, recurrent_shape(lane), packed.recurrent);
 }
 
-// Where the input's part of a step's gates goes, for a GRU, whose n has it apart.
+// Returns where the input's part of a step's gates goes, for a GRU, whose n has it apart.
 template <class T>
 FL_INLINE Sum<T>* input_part_of(const Lane<T>& lane, long t) {
   if (!lane.input_part || lane.chunk < lane.steps) return lane.input_part;

@@ -125,9 +125,3 @@ def wait(
             while seen - target < 0:
                 seen = tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu")
         tl.debug_barrier()
-
-
-def ticket(programs: int, round: int, start: int = 0) -> int:
-    """Return the int32 count at which `round` (from 1) is complete, as the kernels compute it."""
-    count = start + programs * round
-    return (count + 2**31) % 2**32 - 2**31

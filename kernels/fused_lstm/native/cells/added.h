@@ -28,7 +28,7 @@ FL_INLINE void draw_masks(const Worker& worker, const Lane<T>& lane, long place)
   if (lane.added && place >= 0 && place < lane.steps) draw_step(worker, lane, place);
 }
 
-// Of W units from `unit` on of a row at a place.
+// Loads a mask's W units from `unit` on, of a row at a place.
 template <class T>
 FL_INLINE Vec<T> load_mask(const StepMask<T>& mask, const Lane<T>& lane, long place, long row,
                            long unit) {
@@ -53,7 +53,7 @@ FL_INLINE Vec<T> load_before(const Lane<T>& lane, long place, long b, long colum
   return load(h + column, lane.outputs - column);
 }
 
-// What is left of h as it was made: into y, and for the next step's product.
+// Stores h as it was made, after its zoneout: into y, and for the next step's product.
 template <class T>
 FL_INLINE void leave(const Lane<T>& lane, long place, long b, long column, Vec<T> h) {
   const Added<T>& added = *lane.added;
@@ -86,7 +86,7 @@ FL_INLINE void leave_tile(const Lane<T>& lane, long place, long column, long row
 // W units of R h as it is kept, of a row at a place.
 template <class T>
 FL_INLINE Sum<T>* by_h_of(const Lane<T>& lane, long place, long b) {
-  const long width = shape_of(lane.cell).x_gates() * lane.hidden;
+  const long width = shape_of(lane.cell).h_gates() * lane.hidden;
   return lane.by_h + (lane.save ? row_of(lane, place) + b : b) * width;
 }
 
@@ -131,12 +131,18 @@ FL_INLINE void leave_made(const CellStep<T>& step, long b, long unit, Vec<T> h) 
 }
 
 // R h of a lane that normalizes, where the rest waits for the whole row.
-template <int GATES, class T>
-FL_APART void keep_by_h(const CellStep<T>& step, long unit, long row, long rows, long, Vec<T>* sums) {
-  const long width = min(step.hidden - unit, W<T>);
+template <class T>
+FL_APART void keep_by_h(const CellStep<T>& step, long first, long row, long rows, long blocks,
+                        Vec<T>* sums) {
+  const long gates = shape_of(step.lane->cell).h_gates();
   for (long b = row; b < row + rows; ++b) {
-    Sum<T>* const by_h = by_h_of(*step.lane, step.place, b) + unit;
-    for (int gate = 0; gate < GATES; ++gate) store(by_h + gate * step.hidden, *sums++, width);
+    Sum<T>* const by_h = by_h_of(*step.lane, step.place, b);
+    for (long block = 0; block < blocks; ++block) {
+      const long unit = first + block * W<T>, width = min(step.hidden - unit, W<T>);
+      for (long gate = 0; gate < gates; ++gate) {
+        store(by_h + gate * step.hidden + unit, *sums++, width);
+      }
+    }
   }
 }
 

@@ -1,9 +1,10 @@
-// What finishes a tile of a lane: its cell's function.
+// Chooses the function that finishes a tile of a lane: its cell's.
 #pragma once
 
-#include "cells/gru.h"
 #include "cells/printed/coupled.h"
+#include "cells/printed/gru.h"
 #include "cells/printed/gru_dreamer.h"
+#include "cells/printed/gru_zoneout.h"
 #include "cells/printed/lstm.h"
 #include "cells/printed/rnn_relu.h"
 #include "cells/printed/rnn_tanh.h"
@@ -11,19 +12,19 @@
 
 namespace fused_lstm::FL_ISA {
 
+// Functions that know nothing of layer normalization.
 template <class T>
-FL_INLINE Finish<T> finish_of(const Lane<T>& lane) {
-  const bool norm = lane.by_h;
+FL_INLINE Finish<T> cell_finish_of(const Lane<T>& lane) {
   if (lane.cell >= CellKind::custom) {
     return reinterpret_cast<Finish<T>>(functions_of<T>(custom_cell(lane.cell))[0]);
   }
   switch (lane.cell) {
     case CellKind::lstm:
-      return norm ? keep_by_h<4, T> : lane.added ? finish_added<4, T> : finish_lstm<T>;
+      return lane.added ? finish_added<4, T> : finish_lstm<T>;
     case CellKind::coupled:
       return lane.added ? finish_added<3, T> : finish_coupled<T>;
     case CellKind::gru:
-      return norm ? keep_by_h<3, T> : finish_gru<T>;
+      return lane.added ? finish_gru_zoneout<T> : finish_gru<T>;
     case CellKind::gru_dreamer:
       return finish_gru_dreamer<T>;
     case CellKind::rnn_tanh:
@@ -38,8 +39,7 @@ FL_INLINE Finish<T> finish_of(const Lane<T>& lane) {
 }
 
 template <class T>
-FL_INLINE FinishBack<T> finish_back_of(const Lane<T>& lane) {
-  if (lane.by_h) return keep_dh<T>;
+FL_INLINE FinishBack<T> cell_finish_back_of(const Lane<T>& lane) {
   if (lane.cell >= CellKind::custom) {
     return reinterpret_cast<FinishBack<T>>(functions_of<T>(custom_cell(lane.cell))[1]);
   }
@@ -49,7 +49,7 @@ FL_INLINE FinishBack<T> finish_back_of(const Lane<T>& lane) {
     case CellKind::coupled:
       return lane.added ? finish_added_back<3, T> : finish_coupled_back<T>;
     case CellKind::gru:
-      return finish_gru_back<T>;
+      return lane.added ? finish_gru_zoneout_back<T> : finish_gru_back<T>;
     case CellKind::gru_dreamer:
       return finish_gru_dreamer_back<T>;
     case CellKind::rnn_tanh:
@@ -60,6 +60,17 @@ FL_INLINE FinishBack<T> finish_back_of(const Lane<T>& lane) {
     default:
       return finish_rnn_relu_back<T>;
   }
+}
+
+// A tile's functions: where the lane normalizes, the cell's own wait for the whole row.
+template <class T>
+FL_INLINE Finish<T> finish_of(const Lane<T>& lane) {
+  return lane.by_h ? keep_by_h<T> : cell_finish_of(lane);
+}
+
+template <class T>
+FL_INLINE FinishBack<T> finish_back_of(const Lane<T>& lane) {
+  return lane.by_h ? keep_dh<T> : cell_finish_back_of(lane);
 }
 
 // body(Constant<G>) for the gates of a lane's cell, which is `in_tiles`.

@@ -1,4 +1,4 @@
-// A step of a lane that normalizes: R h and c over a whole row, W x with them. A row's statistics
+// A step of a lane that normalizes W x and R h over a whole row, and of an LSTM c too. A row's statistics
 // are its own, so the workers share out rows here: they meet once more a step, and no more.
 //
 // A row's products lie as they were made, W x in `input_part` and R h in `by_h`, for the backward
@@ -14,7 +14,7 @@ struct Moments {
   S mean, rstd;
 };
 
-// Of `count` numbers. In two passes: a sum of squares would cancel.
+// Returns the moments of `count` numbers. In two passes: a sum of squares would cancel.
 template <class S>
 FL_INLINE Moments<S> moments(const S* v, long count) {
   const long most = count / W<S> * W<S>;
@@ -37,7 +37,7 @@ FL_INLINE Vec<S> normalized(const S* v, const Moments<S>& of, long width) {
   return (load(v, width) - of.mean) * of.rstd;
 }
 
-// What normalized(W x) and normalized(R h) become of one gate.
+// Returns one gate before activation, given normalized(W x) and normalized(R h).
 template <class T>
 FL_INLINE Vec<T> gate_of(const Added<T>& added, long at, Vec<T> x, Vec<T> h, long width) {
   const Vec<T> a = x * load(added.gain_ih + at, width) + h * load(added.gain_hh + at, width);
@@ -82,29 +82,40 @@ FL_APART void finish_row(const CellStep<T>& step, long b, const Sum<T>* x, const
   }
 }
 
-// The same of a GRU, of whose bias m's part comes first.
+// Finishes a row of any other cell by the cell's `finish`, which gets sums as if x had made the
+// normalized parts. made: a worker's memory, [G*H].
 template <class T>
-FL_APART void finish_gru_row(const CellStep<T>& step, long b, const Sum<T>* x, const Sum<T>* h) {
+FL_APART void finish_other_row(CellStep<T> step, long b, const Sum<T>* x, const Sum<T>* h,
+                               Sum<T>* made) {
   using S = Sum<T>;
+  constexpr long most_gates = 8;
   const Added<T>& added = *step.lane->added;
-  const long hidden = step.hidden;
-  const Moments<S> of_x = moments(x, 3 * hidden), of_h = moments(h, 3 * hidden);
+  const CellShape shape = shape_of(step.lane->cell);
+  const long hidden = step.hidden, of_x = shape.x_gates() * hidden, gates = shape.h_gates();
+  const S* const bias = added.bias;  // of the gates of h alone first
+  const Moments<S> mean_x = moments(x, of_x), mean_h = moments(h, gates * hidden);
+  for (long i = 0; i < of_x; i += W<T>) {
+    const long width = of_x - i;
+    Vec<T> a = normalized(x + i, mean_x, width) * load(added.gain_ih + i, width);
+    if (bias) a += load(bias + shape.of_h * hidden + i, width);
+    store(made + i, a, width);
+  }
+  step.finish = cell_finish_of(*step.lane);
+  step.input_part = made;
+  step.input_stride = 0;
   for (long unit = 0; unit < hidden; unit += W<T>) {
     const long width = min(hidden - unit, W<T>);
-    const auto x_part = [&](long at) {
-      return normalized(x + at, of_x, width) * load(added.gain_ih + at, width);
-    };
-    const auto h_part = [&](long at) {
-      return normalized(h + at, of_h, width) * load(added.gain_hh + at, width);
-    };
-    const auto bias = [&](long at) { return added.bias ? load(added.bias + at, width) : Vec<T>{}; };
-    const long of_z = hidden + unit, of_n = 2 * hidden + unit;
-    const Vec<T> m = h_part(of_n) + bias(unit);
-    const Vec<T> r = sigmoid<S>(x_part(unit) + h_part(unit) + bias(of_z));
-    const Vec<T> z = sigmoid<S>(x_part(of_z) + h_part(of_z) + bias(of_n));
-    store_gru<T>(step, b, unit, m, r, z);
-    const Vec<T> c = step.kept(b) ? load(step.c + b * hidden + unit, width) : Vec<T>{};
-    leave_gru<T>(step, b, unit, c, z, x_part(of_n) + bias(3 * hidden + unit) + r * m);
+    Vec<T> sums[most_gates];
+    for (long gate = 0; gate < gates; ++gate) {
+      const long at = gate * hidden + unit, alone = (gate - shape.sums) * hidden + unit;
+      sums[gate] = normalized(h + at, mean_h, width) * load(added.gain_hh + at, width);
+      if (gate < shape.sums) {
+        sums[gate] += load(made + at, width);
+      } else if (bias) {
+        sums[gate] += load(bias + alone, width);
+      }
+    }
+    step.finish(step, unit, b, 1, 1, sums);
   }
 }
 
@@ -112,16 +123,16 @@ FL_APART void finish_gru_row(const CellStep<T>& step, long b, const Sum<T>* x, c
 template <class T>
 void finish_rows(const Worker& worker, const Lane<T>& lane, CellStep<T> step, const Sum<T>* x) {
   const Range mine = part(alive(lane, step.place), worker.id, worker.count);
-  const bool gru = lane.cell == CellKind::gru;
-  const long width = shape_of(lane.cell).x_gates() * lane.hidden;
-  Sum<T>* const made = lane.added->own + worker.id * 20 * lane.hidden;
+  const CellShape shape = shape_of(lane.cell);
+  const long of_x = shape.x_gates() * lane.hidden, of_h = shape.h_gates() * lane.hidden;
+  Sum<T>* const made = lane.added->own + worker.id * lane.added->own_size;
   for_states_before(lane, step.place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
     for (long b = max(rows.begin, mine.begin); b < min(rows.end, mine.end); ++b) {
       Sum<T>* const h = by_h_of(lane, step.place, b);
-      for (long i = 0; !step.kept(b) && i < width; ++i) h[i] = 0;
-      gru ? finish_gru_row(step, b, x + b * width, h)
-          : finish_row(step, b, x + b * width, h, made);
+      for (long i = 0; !step.kept(b) && i < of_h; ++i) h[i] = 0;
+      lane.cell == CellKind::lstm ? finish_row(step, b, x + b * of_x, h, made)
+                                  : finish_other_row(step, b, x + b * of_x, h, made);
     }
   });
 }
@@ -244,31 +255,40 @@ FL_APART void finish_row_back(const CellStepBack<T>& step, long b, const RowProd
   row_product(step, b, dgates, products.h, added.gain_hh, own + 2 * all, products.by_h);
 }
 
-// The same of a GRU.
+// Finishes a row of any other cell backwards by the cell's `finish_back`. own: a worker's gradients of
+// the bias and of the two gains, then a row's memory and the row in blocks.
 template <class T>
-FL_APART void finish_gru_row_back(const CellStepBack<T>& step, long b,
-                                  const RowProducts<T>& products, Sum<T>* own) {
+FL_APART void finish_other_row_back(const CellStepBack<T>& step, long b,
+                                    const RowProducts<T>& products, Sum<T>* own) {
   using S = Sum<T>;
-  const Added<T>& added = *step.lane->added;
-  const long hidden = step.hidden, all = 4 * hidden;
-  S* const dgates = own + 14 * hidden;  // m, r, z, n
+  const Lane<T>& lane = *step.lane;
+  const Added<T>& added = *lane.added;
+  const CellShape shape = shape_of(lane.cell);
+  const long hidden = step.hidden, all = shape.gradients() * hidden;
+  const long of_x = shape.x_gates() * hidden, of_h = shape.h_gates() * hidden;
+  const long alone = shape.of_h * hidden;
+  S *const by_gain_ih = own + all, *const by_gain_hh = by_gain_ih + of_x;
+  S *const dgates = by_gain_hh + of_h, *const memory = dgates + all + alone;
+  CellStepBack<T> own_step = step;
+  own_step.dgates = {reinterpret_cast<T*>(memory), shape.gradients(), hidden, 1};
+  own_step.line = -b;
+  const FinishBack<T> finish = cell_finish_back_of(lane);
   for (long unit = 0; unit < hidden; unit += W<T>) {
-    const long width = hidden - unit, at = b * hidden + unit;
-    Vec<T> dc = load(step.dc + at, width);
-    const GruGradients<S> d = gru_gradients<T>(step, b, unit, load(added.dh + at, width), dc);
-    store(step.dc + at, step.kept(b) ? dc : Vec<T>{}, width);
-    store(dgates + unit, d.m, width);
-    store(dgates + hidden + unit, d.r, width);
-    store(dgates + 2 * hidden + unit, d.z, width);
-    store(dgates + 3 * hidden + unit, d.n, width);
+    const Vec<T> dh = load(added.dh + b * hidden + unit, hidden - unit);
+    finish(own_step, unit / W<T>, b, 1, 1, &dh);
+  }
+  const Blocks<T>& blocks = own_step.dgates;
+  for (long block = 0; block < blocks.count(); ++block) {
+    const long width = blocks.width(block);
+    if (width <= 0) continue;
+    store(dgates + blocks.column(block), load(blocks.at(block, 0)), width);
   }
   for (long i = 0; i < all; i += W<T>) accumulate<S>(own + i, load(dgates + i, all - i), all - i);
-  S* const of_weights = dgates + hidden;  // r, z, n; then r, z, m
-  row_product(step, b, of_weights, products.x, added.gain_ih, own + all, products.by_x);
-  for (long unit = 0; unit < hidden; unit += W<T>) {
-    store(dgates + 3 * hidden + unit, load(dgates + unit, hidden - unit), hidden - unit);
-  }
-  row_product(step, b, of_weights, products.h, added.gain_hh, own + 2 * all, products.by_h);
+  S* const of_weights = dgates + alone;  // sums, then what is of x alone; or of h alone
+  row_product(step, b, of_weights, products.x, added.gain_ih, by_gain_ih, products.by_x);
+  S* const behind = of_weights + shape.sums * hidden;
+  for (long i = 0; i < alone; i += W<T>) store(behind + i, load(dgates + i, alone - i), alone - i);
+  row_product(step, b, of_weights, products.h, added.gain_hh, by_gain_hh, products.by_h);
 }
 
 // From dh, by h before it was projected, to dgates, of the rows of a place.
@@ -277,12 +297,12 @@ void finish_rows_back(const Worker& worker, const Lane<T>& lane, const Blocks<T>
                       const Blocks<T>& by_h, const CellStepBack<T>& step) {
   const Range mine = part(alive(lane, step.place), worker.id, worker.count);
   const long width = shape_of(lane.cell).x_gates() * lane.hidden;
-  Sum<T>* const own = lane.added->own + worker.id * 20 * lane.hidden;
+  Sum<T>* const own = lane.added->own + worker.id * lane.added->own_size;
   for (long b = mine.begin; b < mine.end; ++b) {
     const Sum<T>* const x = lane.input_part + (step.line + b) * width;
     const RowProducts<T> products = {x, by_h_of(lane, step.place, b), by_x, by_h};
-    lane.cell == CellKind::gru ? finish_gru_row_back(step, b, products, own)
-                               : finish_row_back(step, b, products, own);
+    lane.cell == CellKind::lstm ? finish_row_back(step, b, products, own)
+                                : finish_other_row_back(step, b, products, own);
   }
 }
 

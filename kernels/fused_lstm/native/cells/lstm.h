@@ -12,7 +12,7 @@ struct Gates {
   Vec<T> i, f, g, o;
 };
 
-// What was activated, as it is kept: [GATES][units].
+// Stores activated gates as the backward reads them: [GATES][units].
 template <int GATES, class T>
 FL_INLINE Gates<Sum<T>> load_gates(const T* gates, long units, long width) {
   const auto at = [&](int gate) { return load(gates + gate * units, width); };

@@ -1,4 +1,4 @@
-// What every CPU of the architecture has: SSE2 on x86-64, NEON on Arm. 16-byte vectors.
+// Kernels for every CPU of an architecture: SSE2 on x86-64, NEON on Arm. 16-byte vectors.
 #define FL_ISA base
 #if defined(__aarch64__)
 #define FL_NAME "neon"

@@ -12,8 +12,8 @@
 #include "isa/caches.h"
 #include "isa/kernels.h"
 
-// What FL_INSTEAD includes beside these is its own, and may have this file's visibility and target:
-// it is declared there and nowhere else.
+// A file that FL_INSTEAD includes beside these may have this file's visibility and target: what it
+// declares is declared nowhere else.
 
 #if defined(FL_TARGET)
 #include <immintrin.h>

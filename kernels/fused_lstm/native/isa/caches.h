@@ -1,4 +1,4 @@
-// What a core's caches say of weights that are read again at every step.
+// Decides by a core's caches how weights are fetched that are read again at every step.
 #pragma once
 
 namespace fused_lstm {

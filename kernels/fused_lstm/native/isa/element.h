@@ -1,4 +1,4 @@
-// What tensors are made of, and what is summed.
+// The types of elements and of sums.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@ struct Bf16 {
   uint16_t bits;
 };
 
-// What products of T are summed in, and cell states and gradients are kept in.
+// The type that products of T are summed in, and cell states and gradients are kept in.
 template <class T>
 struct SumOf {
   typedef T Type;

@@ -237,14 +237,14 @@ void add_cell(const std::string& name, const std::vector<int64_t>& shape,
   const long index = custom_count.load();
   CHECK_VALUE(index < most_custom_cells, "add_cell: got '", name, "' after ", index,
               " others; expected no more");
-  CHECK_VALUE(shape.size() == 6 && functions.size() == 6, "add_cell: got ", shape.size(),
-              " sizes and ", functions.size(), " functions; expected 6 and 6");
+  CHECK_VALUE(shape.size() == 7 && functions.size() == 6, "add_cell: got ", shape.size(),
+              " sizes and ", functions.size(), " functions; expected 7 and 6");
   CustomCell& cell = custom_cells[index];
   cell.name = name;
   cell.kernels = current_isa().for_float;
   cell.narrow_kernels = functions[4] ? current_isa().for_bf16 : nullptr;
   cell.shape = {.sums = shape[0], .of_h = shape[1], .of_x = shape[2], .saved = shape[3],
-                .states = shape[4], .weights = shape[5]};
+                .states = shape[4], .weights = shape[5], .saves_h = shape[6] != 0};
   for (long i = 0; i < 6; ++i) {
     cell.functions[i / 2][i % 2] = reinterpret_cast<void*>(functions[i]);
   }

@@ -41,8 +41,8 @@ auto with_kernels(Dtype dtype, const Body& body, const Isa& isa = current_isa())
   return dtype == Dtype::Double ? body(*isa.for_double) : body(*isa.for_float);
 }
 
-// The same for an operator that has kernels for bfloat16, and for float32 as sums of so many terms
-// of it (0: as it is), where the instruction set has them.
+// Calls `body` likewise for an operator that has kernels for bfloat16, and for float32 as sums of so
+// many terms of it (0: as it is), where the instruction set has them.
 template <class Body>
 auto with_factors(Dtype dtype, int terms, const Isa& isa, const Body& body) {
   if (dtype == Dtype::BFloat16) return body(*isa.for_bf16);
@@ -62,7 +62,7 @@ std::optional<CellKind> custom_kind(const std::string& name);
 std::string isa_name();                     // in use
 void use_isa(const std::string& name);      // "" is the best; a test's way to the others
 
-// What this CPU has, best first; of a dtype, those alone that have kernels of their own for it.
+// The instruction sets that this CPU has, best first; given a dtype, those with kernels for it.
 std::vector<std::string> isa_names(std::optional<Dtype> dtype);
 
 }  // namespace fused_lstm

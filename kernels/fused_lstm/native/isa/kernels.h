@@ -1,4 +1,4 @@
-// What an operator hands to the code of one instruction set: plain pointers and sizes.
+// The arguments that an operator hands to the code of one instruction set: pointers and sizes.
 //
 // T, B, N: time steps, batch, rows of all steps. I, H, P: input size, hidden size, output size.
 // G: gates of the cell, K: its saved columns a unit (`CellShape`). Tensors are contiguous unless a
@@ -29,11 +29,13 @@ struct CellShape {
   long saved;          // K: columns that the backward reads; of an RNN it reads y alone
   long states = 1;     // columns of c, where there is one
   long weights = 0;    // [H] each, that the pointwise part reads
+  bool saves_h = false;  // the last saved column is h, of a custom cell whose h is projected
 
   constexpr long x_gates() const { return sums + of_x; }  // G: rows of w_ih
   constexpr long h_gates() const { return sums + of_h; }  // rows of w_hh, G but for custom cells
   constexpr long gradients() const { return of_h + sums + of_x; }  // columns of dgates
   constexpr bool apart() const { return of_h + of_x > 0; }  // whether the two biases' gradients differ
+  constexpr long products() const { return x_gates() + h_gates(); }  // columns of W x and of R h
   // Whether a tile of registers has all of a unit's gates, as those of torch.nn's cells.
   constexpr bool in_tiles() const {
     return of_h == of_x && of_h <= 1 && sums > 0 && h_gates() <= 4;
@@ -52,7 +54,7 @@ struct CustomCell {
   void* functions[3][2];  // of float, double and Bf16: Finish, FinishBack
 };
 
-// Those of T's kernels.
+// The two functions of T's kernels.
 template <class T>
 void* const* functions_of(const CustomCell& cell) {
   return cell.functions[sizeof(T) == sizeof(Bf16) ? 2 : sizeof(T) == sizeof(double)];
@@ -99,7 +101,7 @@ struct StepMask {
   unsigned long long first;  // its element of step 0, row 0, unit 0
 };
 
-// What a lane's cell has beside nn.LSTM's (docs/cells.md has formulas and names).
+// A lane's options that nn.LSTM's cell does not have (docs/cells.md has formulas and names).
 template <class T>
 struct Added {
   StepMask<T> zoneout_h;     // of what is kept of the h before
@@ -113,14 +115,15 @@ struct Added {
   Sum<T>* dw_ch;             // [B, 3H] or so, backwards: the gradient, row by row, 0 at first
   Sum<T>* carried;           // [B, P] backwards, scratch: by the h before, from zoneout; or null
   T* unprojected;            // [N, H] backwards, scratch: h before it was projected; or null
-  // Where the lane normalizes (its by_h is not null):
-  const Sum<T> *gain_ih, *gain_hh;  // [G*H]
-  const Sum<T>* bias;        // [4H], both biases' sum, of a GRU m, r, z, n; or null
-  const Sum<T> *gain_c, *bias_c;    // [H]; bias_c with bias; null for a GRU
-  const Sum<T>* zeros;       // [B, G*H]
-  Sum<T>* own;               // [workers, 20H]: backwards a worker's share of the gradients by bias,
-                             // gain_ih, gain_hh (4H each), gain_c and bias_c, 0 at first; 6H for
+  // For a lane that normalizes (its by_h is not null):
+  const Sum<T> *gain_ih, *gain_hh;  // [G*H], [h_gates * H]
+  const Sum<T>* bias;        // [gradients * H] as dgates, the sum of both biases of each; or null
+  const Sum<T> *gain_c, *bias_c;    // [H] of an LSTM; bias_c with bias; else null
+  const Sum<T>* zeros;       // [B, h_gates * H]
+  Sum<T>* own;               // [workers, own_size]: backwards a worker's share of the gradients by
+                             // bias, gain_ih, gain_hh, gain_c and bias_c, 0 at first; then memory for
                              // its rows
+  long own_size;
   Sum<T>* dh;                // [B, H] backwards, scratch: by h before it was projected
 };
 
@@ -152,8 +155,8 @@ struct Lane {
   Sum<T>* input_part;        // [rows of `chunk` steps, G*H] scratch, or in `gates` or y
   long input_stride;         // of its rows
   Sum<T>* product;           // [B, h_gates * H] scratch: h w_hh' of a cell that is not `in_tiles`
-  Sum<T>* by_h;              // [N, G*H], or [B, G*H] where nothing is saved: h w_hh' where the lane
-                             // normalizes it, and input_part then is [N, G*H] and saved; or null
+  Sum<T>* by_h;              // [N, h_gates * H], or [B, ..] where nothing is saved: h w_hh' where the
+                             // lane normalizes it, and input_part then is [N, G*H] and saved; or null
   T* unprojected;            // [B, H] scratch, or null
   T* ready;                  // scratch: x and h as a matrix unit reads them (`ready_size`), or null
   long chunk;                // steps whose input product is made at once
@@ -214,8 +217,8 @@ struct LaneGradient {
   T* by_x;                   // the same by x w_ih', where the lane normalizes; or null
   T* dh;                     // scratch: blocks_size(1, P, N), or null
   Sum<T> clip;               // what comes through w_hh is cut to [-clip, clip]; or 0
-  // Where gradients of the weights are wanted sample by sample: how many samples a step's rows are
-  // of, as many of each, and the gradients are [samples, ...]. Not of bfloat16, nor of a norm.
+  // Gradients of the weights sample by sample, [samples, ...]: how many samples a step's rows are
+  // of, with as many rows each. Not with bfloat16, nor with layer normalization.
   long samples;              // or 0
   T* sampled;                // scratch: for each worker,
   long sampled_size;         // this many elements, blocks of a sample's rows
@@ -274,7 +277,7 @@ struct Shape {
   long rows, vectors;
 };
 
-// What follows from an instruction set's registers and caches: see shapes.h.
+// The sizes that follow from an instruction set's registers and caches: see shapes.h.
 struct Shapes {
   long lanes;                // of a vector
   long registers;
@@ -296,7 +299,7 @@ struct Kernels {
   void (*cell_backward)(const Worker&, long batch, long hidden, const T* gates, const T* c,
                         const T* c_next, const T* dh, const T* dc_next, T* dgates, T* dc);
   void (*sweep_forward)(const Worker&, const Lane<T>&, const Scratch<T>&);
-  // The same where rows are few, with weights that are read as they lie; a lane's own are not used.
+  // A sweep for few rows, with weights that are read as they lie; those in the lane are not used.
   PhasedSweep<T, Weights<T>> short_forward;
   PhasedSweep<T, Weights<Bf16>> short_forward_bf16;  // T: float
   void (*sweep_backward)(const Worker&, const Lane<T>&, const LaneGradient<T>&, const Scratch<T>&);

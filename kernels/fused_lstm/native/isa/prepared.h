@@ -12,7 +12,7 @@ namespace fused_lstm {
 // does not exist is 0. Of bfloat16 and int8 words are whole registers of a matrix unit, 16 each.
 struct PreparedMatrix {
   const uint8_t* panels;
-  // Of int8: sums of a column's weights times the left factor's zero point, and the column's scale,
+  // For int8: sums of a column's weights times the left factor's zero point, and the column's scale,
   // [blocks][gates][16].
   const int32_t* sums;
   const float* scales;
@@ -27,7 +27,7 @@ struct PreparedWeights {
   PreparedMatrix w_ih, w_hh, w_hr;
 };
 
-// Of int8 the left factor is bytes too; of int8_weights it is float32.
+// With int8 the left factor is bytes too; with int8_weights it is float32.
 enum class Prepared { float32, bfloat16, int8, int8_weights };
 
 namespace prepared {
@@ -61,7 +61,7 @@ inline long stored_words(Prepared kind, long depth) {
   return kind == Prepared::float32 ? words : (words + lanes - 1) / lanes * lanes;
 }
 
-// Of the left factor, as many elements as a word has.
+// Returns the bytes of the left factor that meet one word of weights.
 constexpr long left_word(Prepared kind) { return kind == Prepared::int8_weights ? 4 * word : word; }
 
 inline long blocks_of(long units) { return (units + lanes - 1) / lanes; }
@@ -70,14 +70,14 @@ inline long panel_bytes(Prepared kind, const WeightShape& shape) {  // of a bloc
   return stored_words(kind, shape.depth) * shape.gates * lanes * word;
 }
 
-// Of a matrix: panels, and of int8 sums and scales.
+// Returns the bytes of a matrix: its panels, and with int8 sums and scales.
 inline long bytes_of(Prepared kind, const WeightShape& shape) {
   const long more = of_bytes(kind) ? shape.gates * lanes * 8 : 0;
   return blocks_of(shape.units) * (panel_bytes(kind, shape) + more);
 }
 
-// Of a row of the left factor, an odd number of cache lines; of bytes each row's scale lies behind all
-// rows.
+// Returns the bytes of a row of the left factor, an odd number of cache lines; where it is bytes, each
+// row's scale lies behind all rows.
 inline long left_stride(Prepared kind, long depth) {
   return ((words_of(kind, depth) * left_word(kind) + 63) / 64 | 1) * 64;
 }
@@ -85,7 +85,7 @@ inline long left_bytes(Prepared kind, long rows, long depth) {
   return kind == Prepared::float32 ? 0 : (rows * (left_stride(kind, depth) + 4) + 63) / 64 * 64;
 }
 
-// What lies there, without scratch.
+// Returns the matrix that lies in `packed`, without scratch.
 inline PreparedMatrix matrix_of(Prepared kind, const uint8_t* packed, const WeightShape& shape) {
   const long blocks = blocks_of(shape.units), count = blocks * shape.gates * lanes;
   const auto* const sums =

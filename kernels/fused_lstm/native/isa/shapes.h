@@ -1,4 +1,4 @@
-// What follows from the registers and caches of an instruction set: the shapes of tiles, and the
+// Sizes that follow from an instruction set's registers and caches: the shapes of tiles, and the
 // parts that a product is made in. The only place that knows either.
 #pragma once
 
@@ -77,16 +77,16 @@ constexpr long panel_depth = panel_rows * deep<T>;
 // is near. Measured on a Zen 4 with 1 MiB of L2: with AVX-512 these parts cost 4 percent where the
 // left-hand factor fits the last-level cache, and fetching ahead as much, or more.
 constexpr bool reads_little = registers == 32;  // for each multiply-add
-// Of the large products' left-hand factor, what stays in the L2 cache, or near it, while all
-// columns pass by: `part_bytes`, of `part_depth` in k, so that a panel stays in the L1 cache. Where
-// that factor is transposed the same k is a range of rows, and larger parts are better.
+// The part of a large product's left-hand factor that stays in the L2 cache, or near it, while all
+// columns pass by: `part_bytes`, of `part_depth` in k, so that a panel stays in the L1 cache. If
+// that factor is transposed, the same k is a range of rows, and larger parts are better.
 constexpr long part_bytes = reads_little ? 8 << 20 : 1 << 20;
 template <class T>
 constexpr long part_depth = (reads_little ? panel_rows : 256) * deep<T>;
 constexpr long transposed_bytes = reads_little ? 8 << 20 : 2 << 20;
 template <class T>
 constexpr long transposed_depth = (reads_little ? panel_rows : 768) * deep<T>;
-// Of the panels that are packed for all steps.
+// How panels are fetched that are packed for all steps.
 FL_INLINE const Fetching& fetching() { return fetching_here[reads_little]; }
 
 template <class T>

@@ -54,7 +54,7 @@ struct Types<double> {
   static constexpr double largest = 708.0;
 };
 
-// What is computed with bfloat16 is computed in float32.
+// Arithmetic on bfloat16 is done in float32.
 template <>
 struct Types<Bf16> : Types<float> {};
 
@@ -223,7 +223,7 @@ FL_INLINE Vec<T> dot(Vec<T> sum, Factor<T> a, Factor<T> b) {
   return sum + a * b;
 }
 
-// The same of the W lanes at p, without a register for them.
+// Adds a product with the W lanes at p, without a register for them.
 template <class T>
 FL_INLINE Vec<T> dot_with(Vec<T> sum, Factor<T> a, const T* p) {
   return dot<T>(sum, a, factors(p));

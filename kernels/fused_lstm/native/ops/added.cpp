@@ -1,4 +1,4 @@
-// What a call's cell has beside nn.LSTM's: masks, buffers and weights of each lane.
+// Makes the masks, buffers and weights of each lane that nn.LSTM's cell does not have.
 #include <algorithm>
 #include <functional>
 #include <type_traits>
@@ -24,7 +24,8 @@ struct Parts {
   }
 };
 
-// Of a zoneout, which keeps where dropout would drop; outside training it is its expectation.
+// Makes the mask of a zoneout, which keeps where dropout would drop; outside training it is its
+// expectation.
 template <class T>
 StepMask<T> zoneout(const Call& call, long lane, double rate, unsigned long long kind, long size,
                     Parts<Sum<T>>& parts) {
@@ -36,6 +37,17 @@ StepMask<T> zoneout(const Call& call, long lane, double rate, unsigned long long
   mask.rule.dropped = 1;
   if (!mask.drawn) std::fill_n(mask.values, 2 * s.batch * size, static_cast<Sum<T>>(rate));
   return mask;
+}
+
+// Elements of Added::own: gradients of the bias and of the gains, and a row's memory, which an LSTM has
+// for its gates and twice for c, and another cell for its gates, those of h alone twice, and in blocks.
+template <class T>
+long norm_memory(const Kernels<T>& kernels, const Sizes& s) {
+  const CellShape shape = shape_of(s.cell);
+  const long all = (shape.gradients() + shape.products()) * s.hidden;
+  if (s.cell == CellKind::lstm) return all + 8 * s.hidden;
+  return all + (shape.gradients() + shape.of_h) * s.hidden +
+         kernels.blocks_size(shape.gradients(), s.hidden, 1);
 }
 
 }  // namespace
@@ -71,19 +83,21 @@ AddedLanes<T>::AddedLanes(const Kernels<T>& kernels, const Call& call, bool back
   hidden_ = H;
   vectors_ = static_cast<long>(call.vectors.size()) / lanes;
   if (cell.norm) {
-    own_ = zeros({lanes, team_size(), 20 * H}, sums);
-    zeros_ = zeros({B, shape_of(s.cell).x_gates() * H}, sums);
-    if (call.per_lane >= 4) biases_ = fresh(Buffer{lanes, 1, 4 * H, true}, dtype);
+    own_ = zeros({lanes, team_size(), norm_memory(kernels, s)}, sums);
+    zeros_ = zeros({B, shape_of(s.cell).h_gates() * H}, sums);
+    if (call.per_lane >= 4) {
+      biases_ = fresh(Buffer{lanes, 1, shape_of(s.cell).gradients() * H, true}, dtype);
+    }
   }
   if (backward && cell.peephole) dw_ch_ = zeros({lanes, B, peepholes_of(s.cell) * H}, sums);
-  if (backward && s.projected) unprojected_ = fresh(Buffer{lanes, s.rows, H}, dtype);
+  if (backward && s.projected && s.cell < CellKind::custom) {
+    unprojected_ = fresh(Buffer{lanes, s.rows, H}, dtype);
+  }
   for (long lane = 0; lane < lanes; ++lane) {
     Parts<Sum<T>> parts{part_of<Sum<T>>(scratch_, lane)};
     Added<T> added{};
-    const bool gru = s.cell == CellKind::gru;  // whose c is the h that zoneout keeps
-    StepMask<T>& of_h = gru ? added.zoneout_c : added.zoneout_h;
-    of_h = zoneout<T>(call, lane, cell.zoneout_h, zoneout_h, P, parts);
-    if (!gru) added.zoneout_c = zoneout<T>(call, lane, cell.zoneout_c, zoneout_c, H, parts);
+    added.zoneout_h = zoneout<T>(call, lane, cell.zoneout_h, zoneout_h, P, parts);
+    added.zoneout_c = zoneout<T>(call, lane, cell.zoneout_c, zoneout_c, H, parts);
     if (cell.candidate > 0) {
       added.candidate = {parts.take(2 * B * H), H, true, dropout_of(cell.candidate, call.seed),
                          candidate + lane * s.steps * B * H};
@@ -107,23 +121,23 @@ void AddedLanes<T>::normalize(Added<T>& added, const Call& call, long index) {
   const Tensor* const own = &call.vectors[index * vectors_ + call.cell.peephole];
   added.gain_ih = data_of<Sum<T>>(own[0]);
   added.gain_hh = data_of<Sum<T>>(own[1]);
-  const bool gru = cell_ == CellKind::gru;
-  if (!gru) added.gain_c = data_of<Sum<T>>(own[2]);
+  const bool has_c = cell_ == CellKind::lstm;
+  if (has_c) added.gain_c = data_of<Sum<T>>(own[2]);
   added.zeros = part_of<Sum<T>>(zeros_, 0);
   added.own = part_of<Sum<T>>(own_, index);
+  added.own_size = own_.size(2);
   if (!biases_.defined()) return;
   const Tensor* const plain = &call.weights[index * call.per_lane];
   const Tensor ih = plain[2].to(sum_dtype(call.dtype)), hh = plain[3].to(sum_dtype(call.dtype));
   const Sum<T>*const of_x = data_of<Sum<T>>(ih), *const of_h = data_of<Sum<T>>(hh);
   Sum<T>* const bias = part_of<Sum<T>>(biases_, index);
-  const long H = hidden_, both = gru ? 2 * H : 4 * H;  // m, r, z, n of a GRU
-  std::transform(of_x, of_x + both, of_h, gru ? bias + H : bias, std::plus<Sum<T>>());
-  if (gru) {
-    std::copy_n(of_h + 2 * H, H, bias);
-    std::copy_n(of_x + 2 * H, H, bias + 3 * H);
-  }
+  const CellShape shape = shape_of(cell_);  // of h alone, sums, of x alone: m, r, z, n of a GRU
+  const long H = hidden_, both = shape.sums * H;
+  Sum<T>* const sums = std::copy_n(of_h + both, shape.of_h * H, bias);
+  std::transform(of_x, of_x + both, of_h, sums, std::plus<Sum<T>>());
+  std::copy_n(of_x + both, shape.of_x * H, sums + both);
   added.bias = bias;
-  if (!gru) added.bias_c = data_of<Sum<T>>(own[3]);
+  if (has_c) added.bias_c = data_of<Sum<T>>(own[3]);
 }
 
 // The sum of rows, of their elements begin to end.
@@ -147,12 +161,13 @@ Tensors AddedLanes<T>::gradients() const {
       sum_rows<Sum<T>>(matrices, index, begin * hidden_, end * hidden_,
                        data_of<Sum<T>>(found.back()));
     };
-    const long gates = shape_of(cell_).x_gates();
+    const CellShape shape = shape_of(cell_);
+    const long gains = shape.gradients(), of_h = gains + shape.x_gates();
     if (dw_ch_.defined()) sum(dw_ch_, 0, peepholes_of(cell_));
     if (!own_.defined()) continue;
-    sum(own_, 4, 4 + gates);
-    sum(own_, 8, 8 + gates);
-    if (cell_ == CellKind::gru) continue;
+    sum(own_, gains, of_h);
+    sum(own_, of_h, of_h + shape.h_gates());
+    if (cell_ != CellKind::lstm) continue;
     sum(own_, 12, 13);
     if (biases_.defined()) sum(own_, 13, 14);
   }
@@ -166,14 +181,10 @@ void AddedLanes<T>::bias_gradients(long index, T* ih, T* hh) const {
   const auto sum = [&](long begin, long end, T* out) {
     sum_rows<Sum<T>>(own_, index, begin * H, end * H, reinterpret_cast<Out*>(out));
   };
-  if (cell_ == CellKind::gru) {  // of m, r, z, n
-    sum(1, 4, ih);
-    sum(1, 3, hh);
-    sum(0, 1, hh + 2 * H);
-  } else {
-    sum(0, 4, ih);
-    sum(0, 4, hh);
-  }
+  const CellShape shape = shape_of(cell_);
+  sum(shape.of_h, shape.gradients(), ih);
+  sum(shape.of_h, shape.h_gates(), hh);
+  sum(0, shape.of_h, hh + shape.sums * H);
 }
 
 template class AddedLanes<float>;

@@ -14,7 +14,7 @@
 
 namespace fused_lstm {
 
-// What a call's cell has beside torch.nn's.
+// A call's options that torch.nn's cells do not have.
 struct CellOptions {
   bool on, peephole, norm;
   double zoneout_h, zoneout_c, recurrent, candidate;
@@ -67,7 +67,7 @@ struct Backward {
   Tensors dweights, dvectors;
 };
 
-// Where each step's rows begin, and at last their number; checks batch_sizes.
+// Returns where each step's rows begin, and at last their number; checks batch_sizes.
 std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes, long batch);
 
 Forward run_forward(const Call& call, bool save);
@@ -97,7 +97,7 @@ inline Tensor fresh(const Buffer& buffer, Dtype dtype) {
   return fresh(Dimensions({buffer.count, buffer.rows, buffer.columns}), dtype_of(buffer, dtype));
 }
 
-// Of lane `index` of all, in the dtype that they are in.
+// Returns the weights of lane `index` of all, in the dtype that they are in.
 template <class E>
 Weights<E> weights_of(const Call& call, long index) {
   const Tensor* const own = &call.weights[index * call.per_lane];
@@ -107,17 +107,17 @@ Weights<E> weights_of(const Call& call, long index) {
           call.sizes.projected ? data_of<E>(own[call.per_lane - 1]) : nullptr};
 }
 
-// What the cells of all lanes have beside nn.LSTM's, and its memory.
+// The options of all lanes that nn.LSTM's cell does not have, and their memory.
 template <class T>
 class AddedLanes {
  public:
   AddedLanes(const Kernels<T>& kernels, const Call& call, bool backward);
 
-  // Of a lane; null: nothing.
+  // Returns a lane's; null: it has none.
   const Added<T>* of(long index) const { return lanes_.empty() ? nullptr : &lanes_[index]; }
 
   Tensors gradients() const;  // in the order of Call::vectors
-  // Of a lane that normalizes, [G*H] each.
+  // Writes the bias gradients of a lane that normalizes, [G*H] each.
   void bias_gradients(long index, T* ih, T* hh) const;
 
  private:
@@ -129,14 +129,15 @@ class AddedLanes {
   Tensor scratch_, recurrent_, fed_first_, fed_, unprojected_, dw_ch_, own_, zeros_, biases_;
 };
 
-// Of a lane that normalizes, W x and R h in what is saved, [G*H] a row.
+// Points a lane that normalizes at its W x [N, G*H] and R h [N, h_gates * H], saved behind all c.
 template <class T>
 void set_products(Lane<T>& lane, const Call& call, const Tensor& c, long index) {
   const Sizes& s = call.sizes;
+  const CellShape shape = shape_of(s.cell);
   const long lanes = s.layers * s.directions, size = s.rows * s.hidden;
-  const long gates = shape_of(s.cell).x_gates();
-  lane.input_part = part_of<Sum<T>>(c, 0) + (lanes + 2 * gates * index) * size;
-  lane.by_h = lane.input_part + gates * size;
+  const long before = lanes * shape.states + index * shape.products();
+  lane.input_part = part_of<Sum<T>>(c, 0) + before * size;
+  lane.by_h = lane.input_part + shape.x_gates() * size;
 }
 
 // Lane `index` of all, as the forward and the backward have it in common.
@@ -164,7 +165,11 @@ Lane<T> lane_of(const Call& call, const Weights<T>& weights, const AddedLanes<T>
   lane.b_ih = weights.b_ih;
   lane.b_hh = weights.b_hh;
   const CellShape shape = shape_of(s.cell);
-  if (shape.of_h > 0 && weights.b_hh) lane.b_m = weights.b_hh + shape.sums * s.hidden;
+  const T* b_hh = weights.b_hh;  // where the lane normalizes, Added has the biases, except for this
+  if (call.cell.norm && call.per_lane >= 4 && weights.w_hh) {
+    b_hh = data_of<T>(call.weights[index * call.per_lane + 3]);
+  }
+  if (shape.of_h > 0 && b_hh) lane.b_m = b_hh + shape.sums * s.hidden;
   lane.w_hr = weights.w_hr;
   lane.y = y + direction * s.outputs;
   lane.y_stride = width;
@@ -208,7 +213,7 @@ void drop_layer(const Kernels<T>& kernels, const Call& call, long index, const T
   drop(kernels.dropout, call.dropout, count, index * count, in, out);
 }
 
-// The same of gradients by that output.
+// Multiplies the gradients with respect to that output by the mask.
 template <class T>
 void drop_gradient(const Kernels<T>& kernels, const Call& call, long index, Sum<T>* dy) {
   const Sizes& s = call.sizes;

@@ -45,7 +45,7 @@ inline void check_fuse(const std::string& fuse) {
               "'; expected 'steps' or 'layers'");
 }
 
-// What it is computed in: double for double, float for float and for the 16-bit types.
+// Returns the dtype of computation: double for double, float for float and the 16-bit types.
 inline Dtype compute_dtype(const Tensor& tensor, const char* name) {
   const Dtype dtype = tensor.dtype();
   CHECK_VALUE(dtype == Dtype::Float || dtype == Dtype::Double || dtype == Dtype::BFloat16 ||
@@ -55,13 +55,13 @@ inline Dtype compute_dtype(const Tensor& tensor, const char* name) {
   return dtype == Dtype::Double ? Dtype::Double : Dtype::Float;
 }
 
-// What an operator computes a dtype in that has kernels for bfloat16.
+// Returns the dtype of factors for an operator that has kernels for bfloat16.
 inline Dtype factor_dtype(const Tensor& tensor, const char* name, const Isa& isa) {
   const Dtype dtype = compute_dtype(tensor, name);
   return isa.for_bf16 && tensor.dtype() == Dtype::BFloat16 ? Dtype::BFloat16 : dtype;
 }
 
-// What it sums it in.
+// Returns the dtype of sums.
 inline Dtype sum_dtype(Dtype dtype) {
   return dtype == Dtype::BFloat16 ? Dtype::Float : dtype;
 }

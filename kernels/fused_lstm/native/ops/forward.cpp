@@ -93,7 +93,7 @@ struct Stack {
     ready = fresh(plan.ready, dtype);
     dropped = fresh(plan.dropped, dtype);
     const CellShape cell = shape_of(s.cell);
-    if (!narrow() || !cell.apart() || call.per_lane < 4 || s.norm) return;
+    if (!narrow() || !cell.apart() || call.per_lane < 4) return;
     for (long index = 0; index < s.layers * s.directions; ++index) {
       const Tensor& bias = call.weights[index * call.per_lane + 3];
       b_m.push_back(bias.rows_from(cell.sums * s.hidden).to(dtype));

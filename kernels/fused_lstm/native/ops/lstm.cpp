@@ -11,12 +11,12 @@
 namespace fused_lstm {
 namespace {
 
-// How many of a lane's weights are not torch.nn's; an LSTM's c has a gain, and a bias where the gates
-// have one.
+// How many of a lane's weights are not torch.nn's. Where it normalizes, an LSTM's c has a gain too, and
+// a bias where the gates have one.
 long weights_added(const NamedCell& cell, long per_lane) {
   const bool peephole = cell.options.peephole;
   if (!cell.options.norm) return peephole;
-  if (cell.kind == CellKind::gru) return 2;
+  if (cell.kind != CellKind::lstm) return peephole + 2;
   const bool bias = per_lane - peephole > 6;  // 5 or 6 without it, 8 or 9 with it
   return peephole + (bias ? 4 : 3);
 }
@@ -35,7 +35,7 @@ void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& ce
     const long n = k - plain + !cell.peephole;  // w_ch, two gains of the gates, what c has
     if (n >= 0 && k >= plain) {
       const long peepholes = peepholes_of(s.cell) * s.hidden;
-      is({n == 0 ? peepholes : n < 3 ? of_x : s.hidden});
+      is({n == 0 ? peepholes : n == 1 ? of_x : n == 2 ? of_h : s.hidden});
     } else if (k > 1 && s.projected && k == plain - 1) {
       is({s.outputs, s.hidden});
     } else if (k > 1) {
@@ -44,9 +44,10 @@ void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& ce
   }
 }
 
-// Sizes but for those of packed rows. Of h0 [L * D, B, P] and c0 [L * D, B, H] each says one.
-Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long weights, long added,
-               int64_t directions, bool packed) {
+// Returns sizes except for those of packed rows: P from h0 [L * D, B, P], and H from c0 [L * D, B, S*H] of
+// S states.
+Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long states, long weights,
+               long added, int64_t directions, bool packed) {
   CHECK_VALUE(directions == 1 || directions == 2, "directions: got ", directions,
               "; expected 1 or 2");
   CHECK_VALUE(x.dim() == (packed ? 2 : 3), "x: got shape ", shown(x), "; expected ",
@@ -65,7 +66,7 @@ Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long weights
   s.batch = h0.size(1);
   s.inputs = x.size(packed ? 1 : 2);
   s.outputs = h0.size(2);
-  s.hidden = s.projected ? c0.size(2) : s.outputs;
+  s.hidden = s.projected ? c0.size(2) / states : s.outputs;
   s.layers = lanes / directions;
   s.directions = directions;
   return s;
@@ -134,16 +135,19 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
   const bool lstm = named.kind == CellKind::lstm || named.kind == CellKind::coupled;
   const long lanes = h0.dim() > 0 ? h0.size(0) : 0;
   const long added = lanes ? weights_added(named, weights.size() / lanes) : 0;
-  s = sizes_of(x, h0, c0, static_cast<long>(weights.size()), added, directions, call.packed);
+  const long states = shape_of(named.kind).states, count = static_cast<long>(weights.size());
+  s = sizes_of(x, h0, c0, states, count, added, directions, call.packed);
+  const bool custom = named.kind >= CellKind::custom;  // which is not compiled for terms
   s.cell = named.kind;
-  CHECK_VALUE(lstm || !s.projected, "weights: got weight_hr; expected none, except for an LSTM");
+  const bool projects = custom ? shape_of(s.cell).saves_h : lstm;
+  CHECK_VALUE(projects || !s.projected,
+              "weights: got weight_hr; expected none, except for an LSTM, and a cell made for it");
   call.given = x.dtype();
   call.together = fuse == "layers";
   const long all = static_cast<long>(weights.size()) / h0.size(0);
   call.per_lane = all - added;
   if (!call.packed) s.batch = x.size(1);
   check(h0, "h0", {s.layers * directions, s.batch, s.outputs}, call.given);
-  const long states = shape_of(s.cell).states;
   check(c0, "c0", {s.layers * directions, s.batch, states * s.hidden}, call.given);
   check_weights(weights, s, call.cell, call.per_lane, all, call.given);
   call.first = rows_before(x, batch_sizes, s.batch);
@@ -158,7 +162,6 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
   call.isa = &current_isa();
   check_samples(samples, call);
   s.samples = samples;
-  const bool custom = s.cell >= CellKind::custom;  // which is not compiled for terms
   const bool widened = custom && (!call.isa->for_bf16 ||
                                   custom_cell(s.cell).narrow_kernels != call.isa->for_bf16);
   const bool wide = as_they_lie || samples > 0 || widened;
@@ -210,7 +213,7 @@ Tensor optional_converted(const OptionalTensor& tensor, const char* name, Dimens
   return converted(*tensor, sum_dtype(call.dtype));
 }
 
-// Of two tensors of one dtype and shape, either of which may be undefined.
+// Adds two tensors of one dtype and shape, either of which may be undefined.
 Tensor sum_of(const Tensor& a, const Tensor& b) {
   if (!a.defined() || !b.defined()) return a.defined() ? a : b;
   const Tensor sum = fresh_like(a);
@@ -237,14 +240,17 @@ Tensor unwanted(Dtype dtype) {
 
 NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, bool drawn) {
   CellOptions options{};
-  if (const std::optional<CellKind> custom = custom_kind(cell)) {
+  constexpr std::string_view norm = "layer_norm,";
+  options.norm = cell.compare(0, norm.size(), norm) == 0;
+  if (const std::optional<CellKind> custom =
+          custom_kind(options.norm ? cell.substr(norm.size()) : cell)) {
     options.peephole = shape_of(*custom).weights > 0;
     if (rates.size() == 4) {
       options.zoneout_h = rates[0];
       options.zoneout_c = rates[1];
       options.recurrent = drawn ? rates[2] : 0;
     }
-    options.on = options.peephole || options.zoneout_h > 0 || options.zoneout_c > 0 ||
+    options.on = options.peephole || options.norm || options.zoneout_h > 0 || options.zoneout_c > 0 ||
                  options.recurrent > 0;
     return {*custom, options};
   }
@@ -304,7 +310,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
                                  std::move(weights), dropout, seed, fuse, directions, batch_sizes,
                                  keep, cell, rates, precision);
   Forward out = run_forward(call, save);
-  const bool keeps = has_c(call.sizes.cell);
+  const bool keeps = has_c(call.sizes.cell), keeps_c = keeps || call.sizes.norm;
   const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), call.given); };
   const Dtype given = call.given, sums = sum_dtype(call.dtype);
   Tensor y = as_given(out.y), h_n = as_given(out.h_n), c_n = as_given(out.c_n);
@@ -313,7 +319,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
             unwanted<0>(given), unwanted<1>(sums), unwanted<2>(given)};
   }
   return {std::move(y), std::move(h_n), std::move(c_n), as_given(out.h),
-          keeps ? std::move(out.c) : fresh(nothing, sums),
+          keeps_c ? std::move(out.c) : fresh(nothing, sums),
           keeps ? as_given(out.gates) : fresh(nothing, given)};
 }
 
@@ -331,9 +337,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
   const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
   check(y, "y", call.shape(width), call.given);
   check(h, "h", call.shape(s.layers - 1, width), call.given);
-  if (has_c(s.cell)) {
+  if (s.planes() > 0) {
     const long columns = shape_of(s.cell).states * s.hidden;
-    check(c, "c", call.shape(s.states() * lanes, columns), sum_dtype(call.dtype));
+    check(c, "c", call.shape(s.planes() * lanes, columns), sum_dtype(call.dtype));
+  }
+  if (has_c(s.cell)) {
     check(gates, "gates", call.shape(lanes, shape_of(s.cell).saved * s.hidden), call.given);
   }
   const auto to = [&](Tensor& tensor) { return converted(std::move(tensor), call.dtype); };
@@ -362,7 +370,7 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
   CHECK_VALUE(!named.options.on && known, "cell: got '", cell,
               "'; expected '', coupled or gru");
   const long count = static_cast<long>(weights.size());
-  s = sizes_of(x, h0, c0, count, 0, directions, call.packed);
+  s = sizes_of(x, h0, c0, 1, count, 0, directions, call.packed);
   s.cell = named.kind;
   CHECK_VALUE(s.cell != CellKind::gru || !s.projected,
               "weights: got weight_hr; expected none, except for an LSTM");

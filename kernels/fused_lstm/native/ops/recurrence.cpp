@@ -23,7 +23,8 @@ struct Heads {
   long steps, batch, rows, count, units;
   bool reverse, packed;
   std::vector<long> first;
-  Tensor h0, c0, weight, b_m, keep;  // h0 [N, B, K], c0 [N, B, S*K], heads first
+  // h0 [N, B, K], c0 [N, B, S*K], b_m [N, M*K] of M gates of h alone: heads first.
+  Tensor h0, c0, weight, b_m, keep;
 
   long hidden() const { return count * units; }
   CellShape shape() const { return shape_of(cell); }
@@ -45,8 +46,8 @@ struct Heads {
 CellKind kind_of(const std::string& cell) {
   if (const std::optional<CellKind> custom = custom_kind(cell)) {
     const CellShape shape = shape_of(*custom);
-    CHECK_VALUE(shape.in_tiles() && shape.weights == 0, "cell: got '", cell,
-                "'; expected one of one to four gates, all sums but for a pair, without weights");
+    CHECK_VALUE(shape.h_gates() > 0 && shape.weights == 0, "cell: got '", cell,
+                "'; expected one with gates of h, and without weights");
     return *custom;
   }
   if (cell == "lstm") return CellKind::lstm;
@@ -60,38 +61,38 @@ CellKind kind_of(const std::string& cell) {
   return CellKind::slstm_exponential;
 }
 
-// [B, S*N*K], each of S states with its heads side by side, to [N, B, S*K]; or back.
+// [batch, S*N*K], each of S states with its heads side by side, to [N, batch, S*K]; or back.
 template <class T>
-void by_heads(const Heads& heads, long states, const T* rows, T* by_head) {
-  for (long b = 0; b < heads.batch; ++b) {
+void by_heads(const Heads& heads, long batch, long states, const T* rows, T* by_head) {
+  for (long b = 0; b < batch; ++b) {
     for (long s = 0; s < states; ++s) {
       for (long n = 0; n < heads.count; ++n) {
         std::copy_n(rows + ((b * states + s) * heads.count + n) * heads.units, heads.units,
-                    by_head + ((n * heads.batch + b) * states + s) * heads.units);
+                    by_head + ((n * batch + b) * states + s) * heads.units);
       }
     }
   }
 }
 
 template <class T>
-void by_rows(const Heads& heads, long states, const T* by_head, T* rows) {
-  for (long b = 0; b < heads.batch; ++b) {
+void by_rows(const Heads& heads, long batch, long states, const T* by_head, T* rows) {
+  for (long b = 0; b < batch; ++b) {
     for (long s = 0; s < states; ++s) {
       for (long n = 0; n < heads.count; ++n) {
-        std::copy_n(by_head + ((n * heads.batch + b) * states + s) * heads.units, heads.units,
+        std::copy_n(by_head + ((n * batch + b) * states + s) * heads.units, heads.units,
                     rows + ((b * states + s) * heads.count + n) * heads.units);
       }
     }
   }
 }
 
-// A state as a call has it, heads first, in a dtype.
-Tensor state_of(const Heads& heads, const Tensor& state, long states, Dtype dtype) {
-  const Tensor rows = converted(state, dtype);
-  const Tensor own = fresh(Dimensions({heads.count, heads.batch, states * heads.units}), dtype);
+// Rows [batch, S*H] as a call has them, heads first, in a dtype.
+Tensor heads_first(const Heads& heads, const Tensor& given, long batch, long states, Dtype dtype) {
+  const Tensor rows = converted(given, dtype);
+  const Tensor own = fresh(Dimensions({heads.count, batch, states * heads.units}), dtype);
   const auto arrange = [&](const auto* element) {
     using E = std::remove_const_t<std::remove_pointer_t<decltype(element)>>;
-    by_heads<E>(heads, states, element, data_of<E>(own));
+    by_heads<E>(heads, batch, states, element, data_of<E>(own));
   };
   if (dtype == Dtype::Double) arrange(data_of<double>(rows));
   if (dtype == Dtype::Float) arrange(data_of<float>(rows));
@@ -114,6 +115,10 @@ void transpose(const T* from, long rows, long columns, long first, long last, T*
       for (long k = 0; k < width; ++k) out[k] = small[k][row - first];
     }
   }
+}
+
+Tensor state_of(const Heads& heads, const Tensor& state, long states, Dtype dtype) {
+  return heads_first(heads, state, heads.batch, states, dtype);
 }
 
 // weight_hh [N, G*K, K] in a dtype, contiguous. DreamerV3 and TiRex have [N, K, G*K] in memory, of
@@ -148,7 +153,7 @@ Heads checked_heads(const Tensor& rows, const char* name, long columns, const Te
   heads.cell = kind_of(cell);
   heads.packed = batch_sizes.has_value();
   heads.reverse = reverse;
-  const long gates = heads.shape().x_gates();
+  const long gates = heads.shape().h_gates();
   CHECK_VALUE(weight.dim() == 3 && weight.numel() > 0 && weight.size(1) == gates * weight.size(2),
               "weight_hh: got shape ", shown(weight), "; expected [N, ", gates,
               "K, K], N and K not 0");
@@ -175,7 +180,7 @@ Heads checked_heads(const Tensor& rows, const char* name, long columns, const Te
   check(weight, "weight_hh", weight.sizes(), heads.given);
   if (bias_m) {
     check(*bias_m, "bias_m", {heads.shape().of_h * H}, heads.given);
-    heads.b_m = converted(*bias_m, heads.dtype);
+    heads.b_m = heads_first(heads, *bias_m, 1, heads.shape().of_h, heads.dtype);
   }
   if (keep) {
     check(*keep, "keep", heads.packed ? SmallShape{{heads.rows}, 1}
@@ -195,7 +200,7 @@ bool as_they_lie(const Kernels<T>& kernels, const Heads& heads) {
   sizes.steps = heads.steps;
   sizes.rows = heads.rows;
   sizes.hidden = heads.units;
-  return kernels.short_forward.run && is_short(sizes);
+  return kernels.short_forward.run && heads.shape().in_tiles() && is_short(sizes);
 }
 
 // How heads are divided: each on one worker, or on half of the team, or on all of it in turns.
@@ -241,7 +246,7 @@ void for_heads(const Heads& heads, const Division& division, const Body& body) {
   run_on_team(division.team, run);
 }
 
-// What a lane has of a head, forwards and backwards.
+// Makes the lane of a head, with what the forward and the backward have in common.
 template <class T>
 Lane<T> lane_of(const Heads& heads, long n, T* y) {
   Lane<T> lane{};
@@ -255,7 +260,7 @@ Lane<T> lane_of(const Heads& heads, long n, T* y) {
   lane.h0 = part_of<T>(heads.h0, n);
   lane.c0 = part_of<Sum<T>>(heads.c0, n);
   lane.w_hh = part_of<T>(heads.weight, n);
-  lane.b_m = heads.b_m.defined() ? data_of<T>(heads.b_m) + n * heads.units : nullptr;
+  lane.b_m = part_of<T>(heads.b_m, n);
   lane.y = y + n * heads.units;
   lane.y_stride = heads.hidden();
   return lane;
@@ -309,16 +314,22 @@ Results forward(const Kernels<T>& kernels, const Heads& heads, const Tensor& x_p
   }
   const bool lying = as_they_lie(kernels, heads);
   const long packed =
-      lying ? 0 : kernels.recurrent_size({shape.x_gates(), heads.units, heads.units}, false);
+      lying ? 0 : kernels.recurrent_size({shape.h_gates(), heads.units, heads.units}, false);
   const Tensor recurrent = fresh(Dimensions({division.groups, packed}), dtype);
   const Tensor panels = fresh(Dimensions({division.team, kernels.shapes.panel_size}), dtype);
   const long workers = division.groups == division.team ? 1 : division.team;  // of a head
   const long ready_size = kernels.ready_size(workers * heads.batch, heads.units);
   const Tensor ready = fresh(Dimensions({division.groups, ready_size}), dtype);
+  Tensor product;
+  if (!shape.in_tiles()) {
+    const long columns = shape.h_gates() * heads.units;
+    product = fresh(Dimensions({division.groups, heads.batch, columns}), sums);
+  }
   T* const y = data_of<T>(out.y);
   for_heads(heads, division, [&](const Worker& worker, long n, long group, long first) {
     Lane<T> lane = lane_of(heads, n, y);
     lane.ready = part_of<T>(ready, group);
+    lane.product = part_of<S>(product, group);
     lane.c = part_of<S>(out.c, n);
     lane.gates = part_of<T>(out.gates, n);
     lane.save = save;
@@ -353,7 +364,7 @@ Results forward(const Kernels<T>& kernels, const Heads& heads, const Tensor& x_p
       }
     }
   }
-  if (has_c) by_rows(heads, shape.states, data_of<S>(last), data_of<S>(out.c_n));
+  if (has_c) by_rows(heads, heads.batch, shape.states, data_of<S>(last), data_of<S>(out.c_n));
   clear_rest(heads, y, H);
   return out;
 }
@@ -380,15 +391,15 @@ Gradients backward(const Kernels<T>& kernels, const Heads& heads, const Tensor& 
                                    : fresh(Dimensions({heads.count, heads.batch, width}), sums);
   if (!dc_n.defined()) std::fill_n(data_of<S>(dc), dc.numel(), S(0));
   const bool has_bias = shape.of_h > 0 && heads.b_m.defined();
-  const Tensor db = has_bias ? fresh(Dimensions({heads.count, shape.x_gates() * K}), dtype) : Tensor();
+  const Tensor db = has_bias ? fresh(Dimensions({heads.count, shape.h_gates() * K}), dtype) : Tensor();
   const long blocks = kernels.blocks_size(shape.gradients(), K, heads.rows);
-  const long packed = kernels.recurrent_size({shape.x_gates(), K, K}, false);
+  const long packed = kernels.recurrent_size({shape.h_gates(), K, K}, false);
   const Tensor dgates = fresh(Dimensions({division.groups, blocks}), dtype);
   const Tensor recurrent = fresh(Dimensions({division.groups, packed}), dtype);
   const Tensor panels = fresh(Dimensions({division.team, kernels.shapes.panel_size}), dtype);
   Tensor partial;
   if (sizeof(T) < sizeof(S) && heads.rows > kernels.shapes.rows_at_once) {
-    partial = fresh(Dimensions({division.groups, shape.x_gates() * K * K}), sums);
+    partial = fresh(Dimensions({division.groups, shape.h_gates() * K * K}), sums);
   }
   T* const output = data_of<T>(y);
   for_heads(heads, division, [&](const Worker& worker, long n, long group, long first) {
@@ -412,11 +423,14 @@ Gradients backward(const Kernels<T>& kernels, const Heads& heads, const Tensor& 
   clear_rest(heads, data_of<T>(out.dx), shape.x_gates() * H);
   out.dh0 = fresh(Dimensions({heads.batch, H}), sums);
   out.dc0 = fresh(Dimensions({heads.batch, shape.states * H}), sums);
-  by_rows(heads, 1, data_of<S>(dh0), data_of<S>(out.dh0));
-  by_rows(heads, shape.states, data_of<S>(dc), data_of<S>(out.dc0));
-  out.db_m = fresh(Dimensions({has_bias ? H : 0}), dtype);
-  for (long n = 0; has_bias && n < heads.count; ++n) {  // m's rows are the last
-    std::copy_n(part_of<T>(db, n) + shape.sums * K, K, data_of<T>(out.db_m) + n * K);
+  by_rows(heads, heads.batch, 1, data_of<S>(dh0), data_of<S>(out.dh0));
+  by_rows(heads, heads.batch, shape.states, data_of<S>(dc), data_of<S>(out.dc0));
+  out.db_m = fresh(Dimensions({has_bias ? shape.of_h * H : 0}), dtype);
+  for (long n = 0; has_bias && n < heads.count; ++n) {  // the rows of h alone are the last
+    for (long m = 0; m < shape.of_h; ++m) {
+      std::copy_n(part_of<T>(db, n) + (shape.sums + m) * K, K,
+                  data_of<T>(out.db_m) + (m * heads.count + n) * K);
+    }
   }
   return out;
 }

@@ -28,7 +28,7 @@ FL_INLINE T* panel_of(const Worker& worker, T* panels) {
   return panels + worker.id * panel_size<T>;
 }
 
-// The same memory where no panel is packed: sums of as many rows of a panel's width.
+// The same memory if no panel is packed: sums of as many rows of a panel's width.
 template <class T>
 FL_INLINE Sum<T>* sums_of(T* panel) {
   return reinterpret_cast<Sum<T>*>(panel);
@@ -47,7 +47,7 @@ struct Blocks {
 
   static constexpr long abreast = max(grain<T> / W<T>, 1);  // blocks side by side
 
-  // Of them and the next. An odd number of vectors, so that the blocks of one row do not all fall
+  // From blocks to the next ones: an odd number of vectors, so that the blocks of one row do not all fall
   // into the same cache set.
   FL_INLINE static long distance(long rows) {
     return (whole<T>(rows) * abreast / deep<T> | 1) * deep<T> * W<T>;

@@ -81,7 +81,7 @@ FL_INLINE void for_heights(const Share& share, Range rows, const Body& body) {
   }
 }
 
-// The same for tiles of a constant number of vectors too, the share's: body(height, vectors, row).
+// Calls body(height, vectors, row) likewise, for tiles of the share's number of vectors too.
 template <long TALLEST, long WIDEST, class Body>
 FL_INLINE void for_tiles(const Share& share, Range rows, const Body& body) {
   for_heights<TALLEST>(share, rows, [&](auto height, long row) {

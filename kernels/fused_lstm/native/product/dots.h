@@ -41,7 +41,7 @@ FL_INLINE void separate(V& a, V& b, std::integer_sequence<int, LANE...>) {
   a = even;
 }
 
-// What a vector of weights is as vectors of T: itself, or of bfloat16 the even and the odd elements
+// A vector of weights as vectors of T: itself, or with bfloat16 the even and the odd elements
 // apart, for which a shift and a mask are enough. The left factor is taken apart likewise.
 template <class T, class E>
 struct Piece {
@@ -225,7 +225,7 @@ struct Dots {
     }
   }
 
-  // The same of less than a piece, beginning with 0. Apart: or loops around it are compiled twice.
+  // Multiplies less than a piece, beginning with 0. Apart: or loops around it are compiled twice.
   template <int R>
   __attribute__((noinline)) static void multiply_few(Tile<T, R, N>& tile, Rows<T> left, long depth,
                                                      const E* weight, long exist) {

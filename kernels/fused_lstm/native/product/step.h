@@ -31,7 +31,7 @@ FL_INLINE void load_gates(Tile<T, R, V>& tile, const Sum<T>* gates, long stride,
   }
 }
 
-// The same on their way into the L2 cache, lines that the hardware does not guess: waiting for them
+// Fetches gates likewise into the L2 cache, lines that the hardware does not guess: waiting for them
 // was an eighth of a step on a Zen 4. They may lie beyond the matrix.
 template <int GATES, class T, int R, int V>
 FL_INLINE void prefetch_gates(const Tile<T, R, V>&, const Sum<T>* gates, long stride, long units) {
@@ -152,7 +152,7 @@ struct Fma {
     });
   }
 
-  // The same of a transposed weight [columns, depth].
+  // Packs a transposed weight [columns, depth] likewise.
   static void pack_transposed_of(const Worker& worker, const T* weight, long depth, long columns,
                                  T* packed) {
     const Range mine = part(blocks_of<T>(columns), worker.id, worker.count);
@@ -216,7 +216,7 @@ struct Fma {
     });
   }
 
-  // The same of rows that are contiguous.
+  // Multiplies rows that are contiguous.
   template <class End>
   FL_INLINE static void columns(const Worker& worker, Rows<T> left, Range rows, long depth,
                                 long columns, const T* packed, const End& end) {

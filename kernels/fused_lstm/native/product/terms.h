@@ -57,7 +57,7 @@ struct Split {
     return left();
   }
 
-  // The same of R columns, of whose 32 rows `exist` do.
+  // Splits R columns likewise, of whose 32 rows `exist` do.
   FL_INLINE Left columns(const float* a, long stride, long exist) {
     static_assert(R == W<float>);
     Factor<Bf16> made[terms][R];

@@ -60,7 +60,7 @@ FL_INLINE void multiply(Tile<T, R, N>& tile, const T* a, long row_stride, long c
 template <int R, int N>
 constexpr int chains = R > 2 ? 1 : usable == 32 ? 4 / R : 2 / R;
 
-// As `multiply`, each sum in as many parts as there are tiles, whose k are next to each other.
+// Multiplies as `multiply`, each sum in as many parts as there are tiles, whose k are neighbours.
 template <int CHAINS, class T, int R, int N>
 FL_INLINE void multiply_chains(Tile<T, R, N> (&parts)[CHAINS], const T* a, long row_stride,
                                long count, const T* panel) {
@@ -87,7 +87,7 @@ FL_INLINE void multiply_chains(Tile<T, R, N> (&parts)[CHAINS], const T* a, long 
   multiply<1>(parts[0], a + k, row_stride, count - k, panel);
 }
 
-// What a tile fetches into the L2 cache on its way: `lines` cache lines from `next` on at each of
+// Lines that a tile fetches into the L2 cache on its way: `lines` of them from `next` on at each of
 // its steps over k.
 template <class T>
 struct Ahead {
@@ -99,7 +99,7 @@ struct Ahead {
   }
 };
 
-// What the tile of rows [row, row + height) of `rows` fetches of the panel that comes next, `size`
+// Returns what the tile of rows [row, row + height) of `rows` fetches of the next panel, `size`
 // elements, in `steps` steps over k.
 template <class T>
 FL_INLINE Ahead<T> ahead_of(const T* next, long size, long row, long height, long rows,
@@ -108,7 +108,7 @@ FL_INLINE Ahead<T> ahead_of(const T* next, long size, long row, long height, lon
   return {next + begin, divide_up(end - begin, steps * line<T>)};
 }
 
-// The same for rows that are contiguous, with what comes next on its way into the cache: the same
+// Multiplies rows that are contiguous, with what comes next on its way into the cache: the same
 // rows further on, and at their end the beginning of the next R rows. What is behind a row's end is
 // not read: an odd depth's last element is made a pair. (A matrix unit has its own: see unit.h.)
 template <class T, int R, int N>

@@ -15,7 +15,7 @@
 
 namespace fused_lstm::FL_ISA {
 
-// What a register holds along k: pairs of bfloat16 (TDPBF16PS), or four bytes (TDPBUSD), of the left
+// The elements of a register along k: pairs of bfloat16 (TDPBF16PS), or four bytes (TDPBUSD), of the left
 // factor 0 to 255 and of the right one -128 to 127, whose sums are int32 and exact.
 enum class Held { pairs, bytes };
 
@@ -57,7 +57,7 @@ __attribute__((noinline)) inline void emulate(Vec<Bf16>& sum, const Bf16* row,
   sum = flushed(flushed(sum) + flushed(first + second));
 }
 
-// The same of bytes: the 64 k of a row times those of a vector of columns.
+// Emulates it for bytes: the 64 k of a row times those of a vector of columns.
 __attribute__((noinline)) inline void emulate_bytes(Vec<Bf16>& sum, const uint8_t* row,
                                                     const int8_t* column, long stride) {
   Pairs total = (Pairs)sum;
@@ -121,7 +121,7 @@ FL_INLINE void for_constants(const Body& body) {
   body(Constant<N - 1>{});
 }
 
-// The same of WIDTH vectors of columns, one or two, from the n-th on, of a tile of more than 16 rows:
+// Multiplies WIDTH vectors of columns, one or two, from the n-th on, of a tile of more than 16 rows:
 // each register of either factor is multiplied twice. `range` is the k.
 template <Held HELD, int WIDTH, class T, int R, int N, class At>
 FL_INLINE void multiply_two(Tile<T, R, N>& tile, int n, Range range, const T* panel,
@@ -249,7 +249,7 @@ FL_INLINE void multiply_tiles(Tile<T, R, N>& tile, const T* a, long row_stride, 
   }
 }
 
-// The same of R columns of `count` rows, of float32.
+// Multiplies R columns of `count` rows likewise, of float32.
 template <class T, int R, int N>
 FL_INLINE void multiply_columns(Tile<T, R, N>& tile, const T* a, long row_stride, long count,
                                 const T* panel) {

@@ -7,7 +7,7 @@ namespace fused_lstm::FL_ISA {
 
 #if defined(FL_UNIT) && !defined(FL_EMULATED)
 
-// What LDTILECFG reads. Sums are in the registers 0 to 3. Of at most 16 rows the left factor is in 4
+// The memory that LDTILECFG reads. Sums are in registers 0 to 3. Of up to 16 rows the left factor is in 4
 // and 6, the right one in 5. More rows are two nearly equal parts: the second one's sums are in 2 and
 // 3, the left factor in 4 and 5, the right one in 6 and 7.
 struct alignas(64) TileConfig {
