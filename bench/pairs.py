@@ -27,8 +27,8 @@ import torch
 
 from . import core, machine, zoo
 
-# mode, shape [T, B, I, H, L]; and where not usual dtype, precision, weights, isa, the layer's class or
-# a cell of bench/zoo.py, and its options.
+# mode, shape [T, B, I, H, L]; and where not usual dtype, precision, weights, isa, the layer's class
+# or a cell of bench/zoo.py, and its options.
 Call = dict[str, Any]
 DISTURBED = 0.75  # of the best rate of AMX: with a busy hyperthread it has a third to a fifth
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import fused_lstm
 from bench import zoo
-from fused_lstm import custom, engines, heads, native
+from fused_lstm import custom, heads, native
 from fused_lstm.cells import compile as compiling
 from fused_lstm.cells import definition, generate
 from fused_lstm.spec import CELLS
@@ -231,7 +231,12 @@ def test_everything_of_a_layer(name, engine):
     assert_same(*found)
 
 
-WITH = {"layer_norm": True}, {"num_heads": 3}, {"proj_size": 7}, {"layer_norm": True, "proj_size": 7}
+WITH = (
+    {"layer_norm": True},
+    {"num_heads": 3},
+    {"proj_size": 7},
+    {"layer_norm": True, "proj_size": 7},
+)
 
 
 @needs_native

@@ -130,7 +130,9 @@ def test_biases_begin_with_memories_of_many_lengths():
 def test_what_is_refused():
     module = fused_lstm.SLSTM(3, 8)
     x, h = torch.randn(2, 2, 3), torch.zeros(1, 2, 8)
-    with pytest.raises(ValueError, match=r"hx: got tuple; expected 4 tensors \(h_0, c_0, n_0, m_0\)"):
+    with pytest.raises(
+        ValueError, match=r"hx: got tuple; expected 4 tensors \(h_0, c_0, n_0, m_0\)"
+    ):
         module(x, (h, h))
     with pytest.raises(
         ValueError, match=r"n_0: got shape \[1, 2, 4\]; expected h_0's, \[1, 2, 8\]"
