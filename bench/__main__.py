@@ -167,10 +167,10 @@ def summary(name: str, records: list[Record]) -> str:
     """Return what a suite comes to, as tables."""
     if not all(map(importlib.util.find_spec, ("pandas", "matplotlib"))):
         return "a table needs pandas and matplotlib: pip install 'fused-lstm[plot]'"
-    from . import answer, tables
+    from . import answer, doc_tables, tables
 
     frame = tables.of_records(records)
-    return tables.training(frame) if name == "post" else answer.ladders(frame)
+    return doc_tables.training(frame) if name == "post" else answer.ladders(frame)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

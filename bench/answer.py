@@ -51,12 +51,12 @@ def rungs(records: dict[str, Row], suffix: str = "") -> list[Row]:
 @cache
 def climbed(case: str = "medium", suffix: str = "") -> list[Row]:
     """Return the committed rungs of a case in float32, on one thread."""
-    return rungs(groups(results("ladder.jsonl"))[case, "float32", 1], suffix)
+    return rungs(groups(results("ladder"))[case, "float32", 1], suffix)
 
 
 def sizes() -> list[str]:
     """Return the cases that were measured in float32 on one thread."""
-    keys = groups(results("ladder.jsonl"))
+    keys = groups(results("ladder"))
     return [case for case, dtype, threads in keys if (dtype, threads) == ("float32", 1)]
 
 
@@ -240,7 +240,7 @@ def answer() -> str:
 
 def measured_on() -> str:
     """Return when and on what the ladder was measured, and how well the model does."""
-    first, frame = climbed()[0], results("ladder.jsonl")
+    first, frame = climbed()[0], results("ladder")
     errors = [predicted(row) / row.median for case in sizes() for row in climbed(case)]
     limits = first.limits
     busy = max(row.foreign for row in rows(frame))
@@ -282,7 +282,7 @@ def isa_said() -> str:
     new, old = climbed(), climbed(suffix=", avx2")
     pairs = zip(new, old, strict=True)
     each = [f"{NAMES[fuse(row)]} {speedup(before, row).text}" for row, before in pairs]
-    shipped = groups(results("ladder.jsonl"))["medium", "float32", 1][ladder.TORCH_LOOP]
+    shipped = groups(results("ladder"))["medium", "float32", 1][ladder.TORCH_LOOP]
     return wrapped(
         "AVX-512 gains over AVX2 at medium, with the same code in the same rounds:"
         f" {listed(each)}. PyTorch's own loop takes {ms(shipped.median)} ms, and our loop on AVX2"
@@ -463,7 +463,7 @@ def post_figure() -> figures.Figure:
     return figures.waterfall(ends[0], steps, ends[1], "not explained", unit)
 
 
-FILE = partial(results, "ladder.jsonl")
+FILE = partial(results, "ladder")
 BLOCKS: dict[str, Callable[[], str]] = {
     "answer": answer,
     "answer_ladder": lambda: ladder_table(climbed()),

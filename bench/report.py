@@ -8,35 +8,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import answer, figures, tables
+from . import answer, doc_tables, figures
 from .contenders import BASE
 from .core import BUSY, speedup
+from .doc_tables import FIRST, OURS, systems, trained, training, training_parts
 from .figures import Bar
-from .tables import (
-    FIRST,
-    OURS,
-    Row,
-    calls,
-    cell,
-    digits,
-    each,
-    growth,
-    markdown,
-    ms,
-    name,
-    read,
-    rows,
-    systems,
-    trained,
-    training,
-    training_parts,
-)
+from .tables import FORMATS, Row, digits, each, markdown, ms, name, read, rows
 
 OWNERS = {"other systems, and loops": figures.GREY, "nn.LSTM": figures.BLUE,
     "fused_lstm": figures.GREEN}  # fmt: skip
@@ -232,7 +215,7 @@ def modes(page: Page, frame: pd.DataFrame) -> None:
         for label in each(frame, "contender", case=case):
             by_mode = {row.mode: row for row in rows(frame, case=case, contender=label)}
             memory = max((row.memory or 0 for row in by_mode.values()), default=0)
-            rate = cell({label: by_mode["step"]}, f"GF/s {label}") if "step" in by_mode else "-"
+            rate = FORMATS["GF/s"](by_mode["step"]) if "step" in by_mode else "-"
             body.append([name(label), *(ms(by_mode[m]) if m in by_mode else "-" for m in shown),
                 f"{memory / 1e6:,.1f}" if memory > 0 else "-", rate])  # fmt: skip
         page.add(f"{case}:", markdown(("ms", *shown, "memory, MB", "step, GF/s"), body))
@@ -240,8 +223,8 @@ def modes(page: Page, frame: pd.DataFrame) -> None:
 
 def grid(page: Page, frame: pd.DataFrame) -> None:
     """Add the calls drawn at random: ours and the best of the others, a table and two maps."""
-    drawn = tables.points(frame)
-    page.add("## Inference of calls drawn at random", tables.grid(drawn))
+    drawn = doc_tables.points(frame)
+    page.add("## Inference of calls drawn at random", doc_tables.grid(drawn))
     speeds = [point.prepared for point in drawn]
     limits = min(speeds) / 1.7, max(speeds) * 1.7  # with room for what stands on both sides
     for dtype in dict.fromkeys(point.dtype for point in drawn):
@@ -259,16 +242,22 @@ def grid(page: Page, frame: pd.DataFrame) -> None:
         )  # fmt: skip
 
 
+def table(heading: str, name: str) -> Callable[[Page, pd.DataFrame], None]:
+    """Return what adds one of the documents' tables, of these records."""
+    made = doc_tables.TABLES[name]
+    return lambda page, frame: page.add(heading, made.of(frame))
+
+
 SECTIONS = {
     "post": post,
     "peers": peers,
-    "inference": lambda page, frame: page.add("## Inference", calls(frame)),
-    "short": lambda page, frame: page.add("## A few rows, as text is generated", calls(frame)),
+    "inference": table("## Inference", "short"),
+    "short": table("## A few rows, as text is generated", "short"),
     "grid": grid,
     "busy": busy,
     "streaming": streaming,
     "lstm": modes,
-    "scaling": lambda page, frame: page.add("## As the shape grows", growth(frame)),
+    "scaling": table("## As the shape grows", "growth_sizes"),
 }
 
 

@@ -9,7 +9,7 @@ from ..answer import machine, wrapped
 from ..core import quartiles, ratio
 from ..tables import Row, by_contender, digits, each, markdown, results, rows
 
-FILE = "models.jsonl"
+FILE = "models"
 HEADER = (
     "model", "", "recurrent part", "layers, 1 thread", "whole, 1 thread", "layers, 2 threads",
     "whole, 2 threads", "ms, 2 threads: torch's", "ours",

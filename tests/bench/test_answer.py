@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("pandas", reason="tables need pandas: pip install '.[plot]'")
 pytest.importorskip("matplotlib", reason="figures need matplotlib: pip install '.[plot]'")
 
-from bench import answer, core, docs, ladder, model, tables
+from bench import answer, core, doc_tables, docs, ladder, model, tables
 from bench.core import Record
 
 ROOT = Path(__file__).parents[2]
@@ -124,9 +124,12 @@ def test_a_shape_is_no_measured_number(text):
 
 def test_readme_names_the_machines_of_its_figure_and_tables():
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert f"on {answer.place(tables.rows(tables.results('post.jsonl'))[0])}; longer" in text
+    assert f"on {answer.place(tables.rows(tables.results('post'))[0])}; longer" in text
     assert (answer.climbed()[0].threads, "one core of a Zen 4" in text) == (1, True)
-    places = {answer.place(row) for _, *records in tables.compared() for row in records}
+    races = doc_tables.RACES.rows.lines
+    records = [tables.by_contender(tables.results(r.file), **r.where, threads=2) for r in races]
+    places = {answer.place(of[label]) for r, of in zip(races, records, strict=True)
+        for label in r.names.values()}  # fmt: skip
     assert places == {"two cores of an AMD EPYC (Zen 4)"}
     assert "On two cores of an AMD EPYC (Zen 4, AVX-512)" in text
 
@@ -181,7 +184,7 @@ def test_a_ladder_on_a_gpu_has_no_model_and_no_cores():
 
 
 def test_the_ladders_are_told_with_what_is_beside_them():
-    text = answer.ladders(tables.results("ladder.jsonl"))
+    text = answer.ladders(tables.results("ladder"))
     for name in (
         "step loop",
         *(f"+ {fuse}" for fuse in ladder.LEVELS),
@@ -192,5 +195,5 @@ def test_the_ladders_are_told_with_what_is_beside_them():
 
 
 def test_the_run_was_quiet():
-    busy = {row.group: row.foreign for row in tables.rows(tables.results("ladder.jsonl"))}
+    busy = {row.group: row.foreign for row in tables.rows(tables.results("ladder"))}
     assert max(busy.values()) <= core.BUSY, busy

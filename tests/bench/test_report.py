@@ -123,13 +123,14 @@ def frame(records: list[Record]):
 
 
 def test_a_table_leaves_out_rows_and_figures_that_have_no_record():
-    from bench.tables import By, Column, Table
+    from bench.tables import By, Table, column
 
     records = [record("suite", "ours", "step", 2.0, case="a"),
         record("suite", "ours", "step", 4.0, case="b", threads=1),
         record("suite", "theirs", "step", 6.0, case="b", threads=1)]  # fmt: skip
     rows = [By("case", "case"), By("threads", "threads")]
-    columns = [Column("ours", "ms ours"), Column("both", "to theirs ours", {"mode": "step"})]
+    both = column("both", "ms → ms", "theirs", "ours", mode="step")
+    columns = [column("ours", "ms", "ours"), both]
     lines = Table("", rows, columns).of(frame(records)).splitlines()
     assert lines[0] == "| case | threads | ours | both |"
     assert lines[2:] == ["| a | 2 | 2 | - |", "| b | 1 | 4 | 6 → 4, 1.50x |"]

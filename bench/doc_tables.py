@@ -1,0 +1,797 @@
+"""The tables of README and docs, nearly all of them records that tables.py reads.
+
+A `Table` has the results file, rows, columns and formats. What is not in a file of records (a
+summary of lm.train, a survey of compiled kernels) is a `plain` table, and a few need a statistic
+over many records: these are functions.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
+from typing import NamedTuple
+
+import pandas as pd
+
+from fused_lstm.tools import page
+from lm.settings import PUBLISHED
+
+from . import zoo
+from .contenders import BASE, LOOP, OURS, PREPARED
+from .core import speedup
+from .tables import (
+    FORMATS,
+    RESULTS,
+    SIZES,
+    By,
+    Column,
+    Joined,
+    Line,
+    Lines,
+    Row,
+    Table,
+    by_contender,
+    column,
+    count,
+    cpu,
+    digits,
+    each,
+    markdown,
+    ms,
+    name,
+    results,
+    rows,
+    tool,
+)  # fmt: skip
+
+STOCK = f"stock-{BASE}"  # nn.LSTM in the post's program
+BOTH_WAYS = {"inference": "forward", "step": "both"}
+SAYS = {
+    "inference": "forward, no gradient",
+    "step": "forward and backward",
+    "train": "training step",
+}
+
+
+# --- the post's table: words per second, and the LSTM's part of a step ---
+
+POST = {"tensorflow": 3800, "tensorflow-xla": 3420, STOCK: 7400}  # words/s on a GTX 1080
+FIRST = "tensorflow"
+
+
+def systems(device: str = "cpu") -> dict[str, tuple[str, str]]:
+    """Return the rows of the post's table: label -> what it is, and that for a narrow figure."""
+    ours = "triton" if device.startswith("cuda") else "native"
+    library = "cuDNN" if ours == "triton" else "oneDNN"
+    levels = ("pointwise", "hoisted", "steps", "layers")
+    return {
+        FIRST: ("TensorFlow, step loop", "TensorFlow loop"),
+        "tensorflow-xla": ("the same under XLA", "TensorFlow XLA"),
+        "keras": ("TensorFlow, Keras LSTM", "Keras LSTM"),
+        "jax": ("JAX, lax.scan", "JAX scan"),
+        STOCK: (f"PyTorch, nn.LSTM: {library}", "nn.LSTM"),
+        "stock-loop-none": ("PyTorch, step loop", "PyTorch loop"),
+        **{f"stock-{ours}-{fuse}": (f"+ {fuse} ({ours})", f"+ {fuse}") for fuse in levels},
+        f"{ours}-layers": ("+ our loss and update", "+ our loss"),
+        "cudnn": ("nn.LSTM, our loss and update", "nn.LSTM, our loss"),
+    }
+
+
+def lstm_seconds(train: Row, rest: Row | None) -> float | None:
+    """Return the LSTM's part of a training step, in seconds.
+
+    It was taken inside the step where there are times of that, else it is a step's time less that
+    of one without its LSTM.
+    """
+    inside = getattr(train, "lstm_seconds", None)
+    if isinstance(inside, list):
+        return statistics.median(inside)
+    return None if rest is None else max(train.median - rest.median, 0.0)
+
+
+def trained(frame: pd.DataFrame, case: str) -> dict[str, tuple[Row, float | None]]:
+    """Return label -> a training step and the LSTM's seconds of it, in the order of the table."""
+    steps, rests = (
+        by_contender(frame, suite="post", case=case, mode=mode) for mode in ("train", "rest")
+    )
+    known = [label for label in systems(next(iter(steps.values())).device) if label in steps]
+    return {label: (steps[label], lstm_seconds(steps[label], rests.get(label))) for label in known}
+
+
+def training(frame: pd.DataFrame) -> str:
+    """Return words per second of training of all systems, x TensorFlow's step loop."""
+    cases = each(frame, "case", suite="post", mode="train")
+    by_case = {case: trained(frame, case) for case in cases}
+    body = []
+    for label, (says, _) in systems(rows(frame, suite="post")[0].device).items():
+        row, share = [says, f"{POST[label]:,}" if label in POST else "-"], "-"
+        for of_case in by_case.values():
+            step, inside = of_case.get(label, (None, None))
+            speed = "-" if step is None else FORMATS["words/s"](step)
+            both = step is not None and FIRST in of_case
+            row.append(f"{speed} ({speedup(of_case[FIRST][0], step)})" if both else speed)
+            share = f"{inside / step.median:.0%}" if step and inside else "-"
+        body += [[*row, share]] if set(row[2:]) != {"-"} else []
+    return markdown(("words per second of training", "the post, GTX 1080", *cases,
+        f"LSTM's share, {cases[-1]}"), body)  # fmt: skip
+
+
+def training_parts(frame: pd.DataFrame) -> str:
+    """Return milliseconds of a training step: its LSTM, and the rest."""
+    cases = each(frame, "case", suite="post", mode="train")
+    by_case = {case: trained(frame, case) for case in cases}
+    body = []
+    for label, (says, _) in systems(rows(frame, suite="post")[0].device).items():
+        row = [says]
+        for of_case in by_case.values():
+            step, inside = of_case.get(label, (None, None))
+            both = (inside, step.median - inside) if step and inside is not None else ()
+            row += [digits(1e3 * seconds) for seconds in both] or ["-", "-"]
+        body += [row] if set(row[1:]) != {"-"} else []
+    return markdown(("ms", *(f"{case}: {p}" for case in cases for p in ("LSTM", "the rest"))), body)
+
+
+# --- only the LSTM: engines, other systems, dtypes, instruction sets ---
+
+RUNGS = (LOOP, "native-pointwise", "native-steps", OURS, BASE)
+FUSES = {
+    "tensorflow": "nothing",
+    "tensorflow-xla": "pointwise",
+    LOOP: "nothing",
+    "compile": "pointwise, and autograd's bookkeeping",
+    "keras": "nothing: a while loop with two products per step; on a GPU it is cuDNN's",
+    "jax": "the input product by hand, pointwise by XLA",
+    BASE: "pointwise and steps: a call for each layer; on a GPU it is cuDNN's",
+}
+
+
+def native(mode: str) -> Table:
+    """Return the table of only the LSTM in a mode; in the last column memory is kept."""
+    columns = [
+        *(column(name(label), "ms", label) for label in RUNGS),
+        column("layers, GF/s", "GF/s", OURS),
+        column("layers / nn.LSTM", "times", BASE, OURS),
+        column("kept", "times", BASE, OURS, file="native-kept"),
+    ]
+    rows = [By(SAYS[mode], "case", "{}, ms".format)]
+    return Table("native", rows, columns, {"mode": mode, "dtype": "float32"})
+
+
+def of_dtypes(file: str, base: str, *modes: str) -> Table:
+    """Return a table of bfloat16 compared with float32, each with nn.LSTM's."""
+    columns = [
+        one
+        for dtype in ("bfloat16", "float32")
+        for one in (
+            column(f"{dtype}: nn.LSTM, ms", "ms", base, dtype=dtype),
+            column(f"{dtype}: native, ms", "ms", OURS, dtype=dtype),
+            column(f"{dtype}: ratio", "times", base, OURS, dtype=dtype),
+        )
+    ]
+    lines = [
+        Line([f"{SAYS[mode]}, {size}"], {"mode": mode, "case": size})
+        for mode, size in product(modes, SIZES)
+    ]
+    return Table(file, Lines(["two threads"], lines), columns)
+
+
+def lanes(both: bool) -> Table:
+    """Return the table of two directions, or of rows of unequal length."""
+    columns: list[Column] = []
+    for mode, says in (("inference", "forward, ms"), ("step", "forward and backward, ms")):
+        columns += [column(says, "ms", OURS, mode=mode), column("nn.LSTM", "ms", BASE, mode=mode)]
+        columns.append(column("ratio", "times", BASE, OURS, mode=mode))
+        columns += [] if both else [column("us per token", "us per token", OURS, mode=mode)]
+    case = By("bidirectional" if both else "rows", "case",
+        lambda case: case.removeprefix("bidirectional, "))  # fmt: skip
+    return Table("lanes", [case], columns, {"bidirectional": both})
+
+
+def growth(file: str, *rows: By) -> Table:
+    """Return the table of how time grows."""
+    columns = [
+        column("native, ms", "ms", OURS),
+        column("GF/s", "GF/s", OURS),
+        column("us per token", "us per token", OURS),
+        column("nn.LSTM, ms", "ms", BASE),
+        column("GF/s", "GF/s", BASE),
+        column("ratio", "times", BASE, OURS),
+    ]
+    return Table(file, rows, columns)
+
+
+# --- calls, with the slowest of them ---
+
+INFERENCE = (OURS, PREPARED, BASE, "onnxruntime", "openvino")
+BYTES = {
+    "quantize_dynamic": "quantize_dynamic", "onnxruntime-int8": "ONNX Runtime",
+    "native-int8": "quantize", "native-int8-weights": "weight_only",
+}  # fmt: skip
+STREAMS = {
+    BASE: "nn.LSTM", "prepared-float32": "float32", "prepared-bfloat16": "bfloat16",
+    "prepared-int8": "int8", "onnxruntime": "ONNX Runtime",
+    "onnxruntime-int8": "ONNX Runtime, int8",
+}  # fmt: skip
+
+
+def pause(mode: str) -> str:
+    """Return how long calls of a mode wait for each other."""
+    return "10 ms" if mode == "paused" else "none"
+
+
+def tails(n: int) -> Table:
+    """Return the table of one-step calls on this many threads, with busy processes and without."""
+    rows = (
+        By("p50 / p99 / worst, ms", "case"), By("pause", "mode", pause),
+        By("busy processes", "neighbours", count),
+    )  # fmt: skip
+    columns = [column(name(label), "p50 / p99 / worst", label) for label in INFERENCE[:-1]]
+    return Table("tail", rows, columns, {"threads": n})
+
+
+class Point(NamedTuple):
+    """A call drawn at random: who it is, and our speed over the best of the others."""
+
+    cell: str
+    dtype: str
+    flops: float
+    plain: float
+    prepared: float
+    beside_torch: float  # of prepared weights over nn.LSTM or nn.GRU
+
+
+def points(frame: pd.DataFrame) -> list[Point]:
+    """Return the calls of the suite grid."""
+    found = []
+    for case, dtype in dict.fromkeys((row.case, row.dtype) for row in rows(frame)):
+        by = by_contender(frame, case=case, dtype=dtype)
+        best = min(row.median for label, row in by.items() if label not in (OURS, PREPARED))
+        ours = by[PREPARED]
+        speeds = best / by[OURS].median, best / ours.median, by[BASE].median / ours.median
+        found.append(Point(ours.cell, dtype, ours.flops, *speeds))
+    return found
+
+
+def spread(speeds: Sequence[float]) -> str:
+    """Return how many are at least 1, the median and the least."""
+    ahead = sum(x >= 1 for x in speeds) / len(speeds)
+    return f"{ahead:.0%}, {digits(statistics.median(speeds))}, {digits(min(speeds))}"
+
+
+def grid(drawn: Sequence[Point]) -> str:
+    """Return how often, and by how much, we are ahead of the best of the others, or behind it."""
+    body = []
+    for of in sorted({(p.cell, p.dtype) for p in drawn}, reverse=True):
+        own = [p for p in drawn if (p.cell, p.dtype) == of]
+        found = [spread([p.prepared for p in own]), spread([p.plain for p in own])]
+        least = digits(min(p.beside_torch for p in own))
+        body.append([f"{of[0].upper()}, {of[1]}", str(len(own)), *found, least])
+    header = ("", "calls", "prepared: at least as fast, median, worst", "not prepared")
+    return markdown((*header, "prepared / torch, worst"), body)
+
+
+# --- README's races, one machine's: faster.jsonl has `native` with memory kept, and `lanes` ---
+
+
+def race(
+    says: str, file: str, case: str, mode: str = "step", dtype: str = "float32",
+    theirs: str = BASE, ours: str = OURS,
+) -> Line:  # fmt: skip
+    """Return a race of a file: what it says, and the records of the two that it compares."""
+    system = "nn.LSTM" if theirs in (BASE, STOCK) else name(theirs)
+    where = {"case": case, "mode": mode, "dtype": dtype}
+    return Line([says, system], where, {"theirs": theirs, "ours": ours}, file)
+
+
+RACES = Table(
+    "",
+    Lines(
+        ["forward and backward", "compared with"],
+        [
+            *(race(size, "faster", size) for size in SIZES),
+            race("medium, inference", "faster", "medium", "inference"),
+            race("medium, bfloat16", "faster", "medium", dtype="bfloat16"),
+            race("medium, a whole training step", "post", "medium", "train", theirs=STOCK),
+            race(
+                "rows of unequal length, T=100, B=32, H=256", "faster",
+                "uniform, lengths, T=100, H=256",
+            ),
+            race(
+                "two directions, T=100, B=32, H=256, inference", "faster",
+                "bidirectional, T=100, H=256", "inference",
+            ),
+            race(
+                "backward, loss on the last step, T=300, B=20, H=256", "last",
+                "LSTM, T=300, B=20, H=256, L=2, last", "backward",
+            ),
+            race("one step, B=1, H=650", "short", "T=1, H=650", "inference"),
+            race(
+                "the same, weights packed once", "short", "T=1, H=650", "inference",
+                theirs="onnxruntime", ours=PREPARED,
+            ),
+            race(
+                "one step, B=1, H=1500, weights packed once", "short", "T=1, H=1500", "inference",
+                theirs="onnxruntime", ours=PREPARED,
+            ),
+            race(
+                "the same in bfloat16", "short", "T=1, H=1500", "inference", "bfloat16",
+                "openvino", PREPARED,
+            ),
+        ],
+    ),
+    [
+        column("ms", "p50", "theirs"),
+        column("native, ms", "p50", "ours"),
+        column("native's speed", "times", "theirs", "ours"),
+    ],
+    {"threads": 2},
+)  # fmt: skip
+
+
+# --- other packages' code ---
+
+
+def of_loop(row: Row) -> str:
+    """Return the milliseconds of a transcription outside its encoder."""
+    return f"{1e3 * (row.whole - row.encoder):,.0f}"
+
+
+def share(part: Callable[[Row], float]) -> Callable[[Row], str]:
+    """Return the format of a part of a transcription."""
+    return lambda row: f"{part(row) / row.whole:.0%}"
+
+
+def threads_of(heading: str) -> list[By]:
+    """Return a row for each case and number of threads."""
+    return [By(heading, "case", lambda case: case.replace("_", " ", 1)), By("threads", "threads")]
+
+
+# --- losses on the last step: all steps -> the last ---
+
+LAST = Joined("loss", ("all", "last"), " -> ")
+LAST_HEADING = "backward, ms: loss on all steps -> on the last"
+LAST_CASE = r"(?P<call>.*), (?P<loss>all|last)$"
+
+
+def last_intel() -> str:
+    """Return the same on an Intel Xeon before operators flushed, and with flags set by hand."""
+    found = json.loads((RESULTS / "last-intel.json").read_text(encoding="utf-8"))
+    names = ("nn.LSTM", "native", "nn.GRU", "native GRU")
+    body = [
+        [f"{row['call']}{how}"]
+        + [" -> ".join(map(digits, row[name])) if name in row else "-" for name in names]
+        for how, rows in (("", found["rows"]), (", flushed", found["flushed"]))
+        for row in rows
+    ]
+    return markdown(("backward, ms: loss on all steps -> on the last", *names), body)
+
+
+# --- cells ---
+
+CELL_CASE = r"(?P<cell>[^,]*), (?P<call>.*)$"
+CUSTOM = [
+    column(f"{call}: {BOTH_WAYS[mode]}", "0.1 times", "loop", "ours", mode=mode, call=call)
+    for call in ("T=100, B=4, H=256", "T=35, B=20, H=650")
+    for mode in BOTH_WAYS
+]
+
+
+def paper(cell: str) -> str:
+    """Return the paper that a cell follows."""
+    text = zoo.ALL[cell].function.__doc__ or ""
+    return text.removeprefix("Follow ").removesuffix(".")
+
+
+def lines_of(cell: str) -> str:
+    """Return how many lines a cell's function has, without its docstring."""
+    text = inspect.getsource(zoo.ALL[cell].function).splitlines()
+    return str(len([line for line in text if line.strip() and '"""' not in line]))
+
+
+def cells() -> str:
+    """Return what each cell takes, and that beside the others' times in the same rounds."""
+    body: dict[str, list[str]] = {}
+    frame = results("cells")
+    for size in SIZES[:2]:
+        plain = by_contender(frame, case=size, mode="plain")["ours"]
+        for kind in each(frame, "mode", case=size):
+            by = by_contender(frame, case=size, mode=kind)
+            other = "torch" if kind == "gru" else "keras"
+            row = [ms(by["ours"]), f"{1 / speedup(plain, by['ours']).value:.2f}"]
+            row += [str(speedup(by[o], by["ours"])) if o in by else "-" for o in ("loop", other)]
+            body.setdefault(kind, [f"`{kind}`"]).extend(row)
+    columns = product(SIZES[:2], (", ms", ": of plain", ": its loop", ": Keras or nn.GRU"))
+    return markdown(("forward and backward", *map("".join, columns)), body.values())
+
+
+SAMPLES = {
+    "one backward": "one backward, which leaves the sum",
+    "Opacus, ours": "`fused_lstm.opacus.LSTM`",
+    "torch.func": "`torch.func`, with its forward",
+    "Opacus, DPLSTM": "Opacus's `DPLSTM`",
+}
+
+
+def shape_order(call: str) -> list[int]:
+    """Return a call's sizes, by which calls are sorted."""
+    return [int(part.partition("=")[2]) for part in call.split(", ")]
+
+
+# --- perplexities, from the summaries of lm.train ---
+
+TRAINED = {
+    "small": {
+        "small-1": "seed 1",
+        "small-2": "seed 2",
+        "small-3": "seed 3",
+        "small-1-two-threads": "seed 1 again",
+        "small-bf16": "seed 1, bfloat16 under autocast",
+    },
+    "medium": {"medium-bf16": "seed 1, bfloat16 under autocast"},
+}
+CELLS = {
+    "plain": "nn.LSTM's",
+    "zoneout": "`zoneout=(0.025, 0.25)`",
+    "recurrent-dropout": "`recurrent_dropout=0.2`",
+    "layer-norm": "`layer_norm=True`",
+}
+
+
+def perplexities(run: str) -> list[float]:
+    """Return a run's perplexity of the training, validation and test text."""
+    summary = tool(f"{run}/summary.json")
+    return [summary[f"{split}_perplexity"] for split in ("train", "valid", "test")]
+
+
+def perplexity(preset: str) -> str:
+    """Return each run of a preset to its end, and of `small` the mean of three seeds."""
+    reference = [f"{p:.2f}" for p in PUBLISHED[preset]]
+    body = [["the reference (TensorFlow's tutorial)", "-", *reference]]
+    found = {run: perplexities(run) for run in TRAINED[preset]}
+    for run, says in TRAINED[preset].items():
+        summary = tool(f"{run}/summary.json")
+        where = f"{cpu(summary['processor'])}, {summary['threads']}"
+        body.append([says, where, *(f"{p:.2f}" for p in found[run])])
+    if preset == "small":
+        seeds = list(zip(*(found[f"small-{seed}"] for seed in (1, 2, 3)), strict=True))
+        spread = (f"{statistics.mean(p):.2f} ± {statistics.stdev(p):.2f}" for p in seeds)
+        body.insert(4, ["mean of the three ± standard deviation", "", *spread])
+    header = f"`{preset}` on Penn Treebank, perplexity", "CPU, threads", "train", "valid", "test"
+    return markdown(header, body)
+
+
+def cell_perplexity() -> str:
+    """Return six epochs of `small` with other cells."""
+    body = []
+    for run, says in CELLS.items():
+        speed = f"{tool(f'cells/{run}/summary.json')['words_per_second']:,.0f}"
+        body.append([says, *(f"{p:.2f}" for p in perplexities(f"cells/{run}")), speed])
+    on = cpu(tool("cells/plain/summary.json")["processor"])
+    header = (f"`small` on Penn Treebank, six epochs, perplexity ({on})", "train", "valid", "test")
+    return markdown((*header, "words/s, one thread"), body)
+
+
+def slstm_perplexity() -> str:
+    """Return the validation text's perplexity by epochs, with an sLSTM beside nn.LSTM's cell."""
+    runs, epochs, body = {"plain": "nn.LSTM's", "slstm": "sLSTM, 4 heads"}, range(1, 7), []
+    for run, says in runs.items():
+        log = pd.read_csv(RESULTS / "cells" / run / "log.csv")
+        valid = log[log["split"] == "valid"].set_index("epoch")["perplexity"]
+        body.append([says, *(f"{valid[n]:.1f}" if n in valid.index else "-" for n in epochs)])
+    return markdown(("`small`, valid", *(f"epoch {n}" for n in epochs)), body)
+
+
+def packed_perplexity() -> str:
+    """Return a language model's perplexity with weights packed in each dtype."""
+    found = tool("packed-perplexity.json")["test perplexity"]
+    return markdown(("weights", *found), [["perplexity", *(f"{x:.3f}" for x in found.values())]])
+
+
+# --- calls of two checkouts in turns, of bench.pairs ---
+
+
+def intel(change: str, names: tuple[str, str] = ("before", "after")) -> str:
+    """Return a change's CPU times before and after on an Intel Xeon, of `bench.pairs`."""
+    body = []
+    for line in (RESULTS / "intel.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if record["change"] != change:
+            continue
+        T, B, _, H, _ = record["shape"]
+        what = record.get("weights", record["mode"])
+        times = [digits(1e3 * record[name]) for name in ("before", "after")]
+        spread = f"{record['low']:.2f} to {record['high']:.2f}"
+        body.append([f"{what}, T={T}, B={B}, H={H}", *times, f"{record['ratio']:.2f} ({spread})"])
+    return markdown(("CPU ms", *names, "ratio (95%)"), body)
+
+
+# --- docs/gpu.md: files of the inspector, the emulated GPU and bench.gpu.host ---
+
+
+def published(forward: float, both: float, steps: int = 1024) -> str:
+    """Return us per step, forward / backward, of published ms of all steps."""
+    return f"{1e3 * forward / steps:.2f} / {1e3 * (both - forward) / steps:.2f}"
+
+
+# Pöppel, Beck and Hochreiter 2024 (FlashRNN, arXiv 2412.07752): ms on an H100 of an LSTM in
+# float16, one head of 768 units, 16 rows, 1024 steps: forward; forward and backward.
+CUDNN = {("sm_90", 768): published(2.01, 5.19)}
+FLASHRNN = published(4.87, 13.61)
+DTYPES = {"fp32": "TF32", "tf32": "TF32", "bf16": "bf16", "fp16": "fp16"}
+
+
+def compiled() -> str:
+    """Return what a layer's launches compile to; figures are forward / backward."""
+    survey = {version: pd.DataFrame(rows) for version, rows in tool("compiled.json").items()}
+    shapes = survey["3.9"][["arch", "hidden", "dtype"]].drop_duplicates()
+    body = []
+    for arch, hidden, dtype in shapes.itertuples(index=False):
+        of: dict[str, list[Row]] = {}
+        for version, frame in survey.items():
+            same = (frame.arch == arch) & (frame.hidden == hidden) & (frame.dtype == dtype)
+            of[version] = list(frame[same].itertuples(index=False))
+
+        def pair(says: str, versions: Sequence[str] = ("3.9",), of: dict = of) -> list[str]:
+            return [
+                " / ".join(says.format(r=r, more="" if r.whole else "> ") for r in of.get(v, []))
+                for v in versions
+            ]
+
+        own = [
+            " / ".join("alone" if row.alone else str(row.programs) for row in of["3.9"]),
+            *pair("{r.resident} of {r.tiles}"),
+        ]
+        for says in ("{r.registers}", "{r.spills}", "{r.instructions}", "{r.syncs}"):
+            own.append("; ".join(dict.fromkeys(pair(says, ("3.9", "3.6")))))
+        own += pair("{more}{r.us:.2f}", ("3.9", "3.6", "before"))
+        body.append([arch, str(hidden), DTYPES[dtype], *own, CUDNN.get((arch, hidden), "-")])
+    header = ("card", "H", "dtype", "programs", "tiles resident", "registers", "spills")
+    header += ("instructions", "syncs", "us, 3.9", "us, 3.6", "us before", "cuDNN")
+    return markdown(header, body)
+
+
+def compiled_heads() -> str:
+    """Return what a head of an sLSTM compiles to; figures are forward / backward."""
+    frame = pd.DataFrame(tool("compiled-heads.json"))
+    body = []
+    for (arch, dtype, K), own in frame.groupby(["arch", "dtype", "K"], sort=False):
+        columns = ("registers", "spills", "instructions", "us")
+        figures = (" / ".join(f"{value:,}" for value in own[column]) for column in columns)
+        words = {"tf32": "TF32", "bf16": "bf16"}[str(dtype)]
+        published = FLASHRNN if (arch, dtype, K) == ("sm_90", "bf16", 768) else "-"
+        programs = " / ".join(map(str, own["programs"].unique()))
+        body.append([str(arch), words, str(K), programs, *figures, published])
+    header = ("card", "dtype", "K", "programs", "registers", "spills", "instructions")
+    return markdown((*header, "us", "FlashRNN, us"), body)
+
+
+def emulated() -> str:
+    """Return what ran on the PTX machine, of both architectures and all dtypes.
+
+    Errors and findings are under Triton 3.9 / 3.6.
+    """
+    frames = [pd.DataFrame(tool(f"ptx-{version}.json")["cases"]) for version in ("3.9", "3.6")]
+    body = []
+    for kernels in frames[0].kernels.unique():
+        of = [frame[frame.kernels == kernels] for frame in frames]
+        shapes = {f"{own.shapes.sum():,}" for own in of}
+        errors = (f"{own.error.max():.0e}" for own in of)
+        found = (f"in {own.dirty.sum()} shapes" if own.dirty.sum() else "none" for own in of)
+        body.append([kernels, *(" / ".join(field) for field in (sorted(shapes), errors, found))])
+    header = "kernels", "shapes, sm_80 and sm_90", "largest error, of what is allowed", "findings"
+    return markdown(header, body)
+
+
+def faults() -> str:
+    """Return what the PTX machine made of the faults, by what its report has."""
+    body = []
+    for says, own in pd.DataFrame(tool("ptx-faults.json")["faults"]).groupby("says", sort=False):
+        body.append([str(says), "; ".join(own.fault), f"{own.found.sum()} of {own.trials.sum()}"])
+    return markdown(("the report, or why it has none", "faults", "found in"), body)
+
+
+def host() -> str:
+    """Return what an eager call costs beside its kernels."""
+    body = []
+    for what, own in tool("host.json").items():
+        count, views = sum(own["calls"].values()), own["calls"].get("views", 0)
+        us = (f"{own[key]:.0f}" if key in own else "-" for key in ("us", "before"))
+        body.append([what.replace(" ", ", "), str(count), str(count - views), *us])
+    return markdown(("operator", "ATen's calls", "of these no views", "us", "us before"), body)
+
+
+# --- all of them ---
+
+TABLES: dict[str, Callable[[], str]] = {
+    "training": lambda: training(results("post")),
+    "training_parts": lambda: training_parts(results("post")),
+    "faster": RACES,
+    "native_step": native("step"),
+    "native_forward": native("inference"),
+    "native_training": Table(
+        "steps", [By("training step, words/s", "case")],
+        [
+            column("step loop", "words/s", "stock-loop-none"),
+            column("nn.LSTM", "words/s", STOCK),
+            column("native", "words/s", OURS),
+            column("/ nn.LSTM", "times", STOCK, OURS),
+            column("kept", "times", STOCK, OURS, file="steps-kept"),
+            column("/ loop", "times", "stock-loop-none", OURS),
+            column("kept", "times", "stock-loop-none", OURS, file="steps-kept"),
+        ],
+        {"dtype": "float32"},
+    ),
+    "native_bfloat16": of_dtypes("native", BASE, "inference", "step"),
+    "native_autocast": of_dtypes("steps", STOCK, "train"),
+    "native_avx2": Table(
+        "native-avx2",
+        Lines(["AVX2 only"], [
+            Line([SAYS["step"]], {"mode": "step"}, {"theirs": BASE}),
+            Line([SAYS["inference"]], {"mode": "inference"}, {"theirs": BASE}),
+            Line([SAYS["train"]], {"mode": "train"}, {"theirs": STOCK}, "steps-avx2"),
+        ]),
+        [
+            one for size in SIZES for one in (
+                column(f"{size}: native, ms", "ms", OURS, case=size),
+                column(f"{size}: nn.LSTM's speed", "times (95%)", "theirs", OURS, case=size),
+            )
+        ],
+        {"dtype": "float32"},
+    ),
+    "peers": Table(
+        "peers",
+        Lines(["system"], [Line([name(label)], {}, {"system": label}) for label in FUSES]),
+        [
+            column("ms", "ms", "system"),
+            column("speed relative to nn.LSTM", "times", BASE, "system"),
+            column("what it fuses", lambda row: FUSES[row.contender], "system"),
+        ],
+        {"mode": "step", "case": "small"},
+    ),
+    "lanes_bidirectional": lanes(True),
+    "lanes_packed": lanes(False),
+    "growth_threads": growth("threads", By("", "case"), By("threads", "threads")),
+    "growth_sizes": growth("scaling", By("", "case")),
+    "short": Table(
+        "short", [By("p50 / p99, ms", "dtype"), By("call", "case")],
+        [column(name(label), "p50 / p99", label) for label in INFERENCE],
+    ),
+    "busy": Table(
+        "busy", [By("call", "case"), By("busy processes", "neighbours", count)],
+        [
+            column("native: p50, ms", "p50", OURS), column("p99, ms", "p99", OURS),
+            column("nn.LSTM: p50, ms", "p50", BASE), column("p99, ms", "p99", BASE),
+        ],
+    ),
+    "tails": tails(2),
+    "tails_one": tails(1),
+    "tails_before": Table(
+        "tail-before", [By("pause", "mode", pause), By("busy processes", "neighbours", count)],
+        [column(f"{name(label)}, {tree}", "p50 / p99 / worst", label, tree=tree)
+            for label in (OURS, PREPARED) for tree in ("before", "after")],
+    ),
+    "int8": Table(
+        "int8", [By("p50, ms", "case")],
+        [column("nn.LSTM, float32", "p50", BASE),
+            *(column(says, "p50 (error)", label) for label, says in BYTES.items())],
+    ),
+    "streams": Table(
+        "streaming-prepared", threads_of("p50 / p99 / worst, ms"),
+        [column(says, "p50 / p99 / worst", label) for label, says in STREAMS.items()],
+    ),
+    "grid": lambda: grid(points(results("grid"))),
+    "adopted": Table(
+        "adopted", [By("ms: theirs → ours", "case")],
+        [column(f"{says}, {words}", "ms → ms", "theirs", "ours", mode=mode, threads=n)
+            for n, words in ((1, "1 thread"), (2, "2 threads"))
+            for mode, says in BOTH_WAYS.items()],
+    ),
+    "kernelbench": Table(
+        "kernelbench", threads_of("task"),
+        [
+            column("forward, ms: torch", "ms", BASE, mode="inference"),
+            column("torch.compile", "ms", "compile", mode="inference"),
+            column("ours", "ms", "install", mode="inference"),
+            column("torch / ours", "times", BASE, "install", mode="inference"),
+            column("both, ms: torch", "ms", BASE, mode="step"),
+            column("torch, flushed", "ms", "flushed", mode="step"),
+            column("ours", "ms", "install", mode="step"),
+            column("flushed / ours", "times", "flushed", "install", mode="step"),
+        ],
+    ),
+    "transducer": Table(
+        "transducer", threads_of("model, sound"),
+        [
+            column("steps, tokens", "{0.steps:.0f}, {0.tokens:.0f}".format, BASE),
+            column("whole, ms", "ms", BASE),
+            column("loop", share(lambda row: row.whole - row.encoder), BASE),
+            column("prediction", share(lambda row: row.prediction), BASE),
+            column("joint", share(lambda row: row.joint), BASE),
+            column("loop, ms: generate", of_loop, BASE),
+            column("install", of_loop, "install"),
+            column("Greedy", of_loop, "greedy"),
+            column("Greedy, int8", of_loop, "greedy-int8"),
+            column("whole: Greedy", "times", BASE, "greedy"),
+            column("int8", "times", BASE, "greedy-int8"),
+        ],
+    ),
+    "last": Table(
+        "last", [By(LAST_HEADING, "call"), By("threads", "threads")],
+        [column(f"{says}, {dtype}", "ms", label, dtype=dtype)
+            for dtype in ("float32", "bfloat16")
+            for label, says in ((BASE, "torch.nn"), (OURS, "native"))],
+        joined=LAST, split=LAST_CASE,
+    ),
+    "last_intel": last_intel,
+    "last_xeon": Table(
+        "last-xeon", [By(LAST_HEADING, "call")],
+        [
+            column("torch.nn", "ms", BASE, denormals="keep"),
+            column("native, denormals kept", "ms", OURS, denormals="keep"),
+            column("native", "ms", OURS, denormals="flush"),
+        ],
+        joined=LAST, split=LAST_CASE,
+    ),
+    "custom": Table(
+        "custom-intel",
+        [By("cell", "cell", "`{}`".format), By("from", "cell", paper),
+            By("lines", "cell", lines_of)],
+        CUSTOM, split=CELL_CASE,
+    ),
+    "custom_compiled": Table(
+        "custom-compiled-intel", [By("cell", "case"), By("", "mode", BOTH_WAYS.__getitem__)],
+        [
+            column("loop, ms", "ms", "loop"),
+            column("torch.compile, ms", "ms", "compile"),
+            column("fused, ms", "ms", "ours"),
+            column("compiled / fused", "0.1 times", "compile", "ours"),
+            column("first call, s: compiled", "first call, s", "compile"),
+            column("fused", "first call, s", "ours"),
+        ],
+    ),
+    "custom_source": lambda: f"```cpp\n{zoo.lltm.source()}```\n",
+    "custom_triton": lambda: f"```python\n{zoo.lltm.source('triton')}```\n",
+    "custom_explained": lambda: f"```python\n{zoo.lltm.explained()}```\n",
+    "cells": cells,
+    "slstm": Table(
+        "slstm", [By("cell", "package"), By("call", "call", order=shape_order)],
+        [
+            column(f"{says}: {heading}", form, *labels, mode=mode)
+            for mode, says in (("inference", "forward"), ("step", "and backward"))
+            for heading, form, labels in (
+                ("native, ms", "ms", ("native",)), ("eager", "times", ("eager", "native")),
+                ("compiled", "times", ("compiled", "native")),
+            )
+        ],
+        joined=Joined("threads", (1, 2), " / "), split=r"(?P<package>[^,]*), (?P<call>.*)$",
+    ),
+    "per_sample": Table(
+        "samples",
+        Lines(["32 samples"], [Line([says], {}, {"way": way}) for way, says in SAMPLES.items()]),
+        [
+            one for size in SIZES[:2] for one in (
+                column(f"{size}, ms", "ms", "way", case=size),
+                column(f"{size}: of one backward", "0.01 times", "way", "one backward", case=size),
+            )
+        ],
+    ),
+    "perplexity": partial(perplexity, "small"),
+    "perplexity_medium": partial(perplexity, "medium"),
+    "cell_perplexity": cell_perplexity,
+    "slstm_perplexity": slstm_perplexity,
+    "packed_perplexity": packed_perplexity,
+    "intel_ahead": partial(intel, "ahead"),
+    "intel_bf16": partial(intel, "bf16"),
+    "intel_tf32": partial(intel, "tf32", ("float32", "two terms")),
+    "intel_prepared": partial(intel, "prepared"),
+    "compiled": compiled,
+    "compiled_heads": compiled_heads,
+    "kernel": lambda: f"```python\n{page.plain_forward()}```\n",
+    "emulated": emulated,
+    "faults": faults,
+    "host": host,
+}  # fmt: skip
