@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from bench.__main__ import main
-from bench.cases import Shape, make_problem
+from bench.cases import Shape
 from bench.contenders import BASE, NN_LSTM, engines
 from bench.core import Record
 from bench.gpu import compiling, dry, dry_tests, gsan, racing, suite, testing, watching
-from bench.lstm import Local
+from bench.lstm import Local, make_problem
 from bench.suites import SUITES
 from fused_lstm.triton.devices import AMD, DEVICES
 
