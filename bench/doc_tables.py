@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from fused_lstm.tools import page
+from fused_lstm.triton import devices
 from lm.settings import PUBLISHED
 
 from . import zoo
@@ -231,6 +232,76 @@ def tails(n: int) -> Table:
     )  # fmt: skip
     columns = [column(name(label), "p50 / p99 / worst", label) for label in INFERENCE[:-1]]
     return Table("tail", rows, columns, {"threads": n})
+
+
+AXES = [By(axis, axis, count, order=int) for axis in "HTB"]  # as small sizes gain most
+RANGES = {"T": (1, 20), "B": (8, 64), "H": (256, 1024)}  # of calls drawn at random
+
+
+def range_of(axis: str, value: int) -> str:
+    """Return the range that a size is in: "1", "2 to 20", "above 20"."""
+    low, high = RANGES[axis]
+    if value <= low:
+        return "1" if low == 1 else f"up to {low}"
+    return f"{low + 1} to {high}" if value <= high else f"above {high}"
+
+
+def help_inference() -> str:
+    """Return our speed over torch's for calls drawn at random, by T, B and H: p50 and p99."""
+    groups: dict[tuple[str, ...], list[dict[str, Row]]] = {}
+    frame = results("grid")
+    for case in each(frame, "case", dtype="float32"):
+        by = by_contender(frame, case=case, dtype="float32")
+        of = tuple(range_of(axis, getattr(by[BASE], axis)) for axis in "HTB")
+        groups.setdefault(of, []).append(by)
+
+    def speed(calls: list[dict[str, Row]], ours: str, quantile: str) -> str:
+        each = [getattr(by[BASE], quantile) / getattr(by[ours], quantile) for by in calls]
+        return f"{statistics.median(each):.2f} ({min(each):.2f})"
+
+    def order(of: tuple[str, ...]) -> list[int]:
+        return [int(text.split()[-1]) + text.startswith("above") for text in of]
+
+    body = [
+        [*of, str(len(calls)), *(speed(calls, ours, quantile)
+            for ours, quantile in product((OURS, PREPARED), ("p50", "p99")))]
+        for of, calls in sorted(groups.items(), key=lambda group: order(group[0]))
+    ]  # fmt: skip
+    return markdown(("H", "T", "B", "calls", "native, p50", "native, p99", "prepared, p50",
+        "prepared, p99"), body)  # fmt: skip
+
+
+ERRORS = {  # what is compared -> results file, contender, dtype
+    "inference, LSTMs and GRUs of random sizes": ("grid", OURS, "float32"),
+    "outputs and gradients, rows of unequal length": ("lanes", OURS, "float32"),
+    "gradients of a loss on the last step, up to 1,000 steps": ("last", OURS, "float32"),
+    "outputs and gradients, models of other packages": ("models", "install", "float32"),
+    "losses and updates, three training steps": ("post", OURS, "float32"),
+    "inference, random sizes, in bfloat16": ("grid", OURS, "bfloat16"),
+    "gradients of a loss on the last step, in bfloat16": ("last", OURS, "bfloat16"),
+    "inference with int8 weights and inputs": ("int8", "native-int8", "float32"),
+    "inference with int8 weights only": ("int8", "native-int8-weights", "float32"),
+}
+
+
+def errors() -> str:
+    """Return the largest error of answers in results files."""
+    body = []
+    for says, (file, label, dtype) in ERRORS.items():
+        of = rows(results(file), contender=label, dtype=dtype)
+        largest = f"{max(row.error for row in of):.0e}"
+        body.append([says, cpu(of[0].machine), str(len({row.case for row in of})), largest])
+    return markdown(("compared", "CPU", "cases", "largest difference"), body)
+
+
+def cards() -> str:
+    """Return the cards whose data plans are made from."""
+    body = [
+        [card.name, card.gfx or f"sm_{card.arch}", f"{card.smem // 1024} KiB",
+            f"{card.l2 / 1e6:.0f} MB"]
+        for card in (*devices.DEVICES.values(), *devices.AMD.values())
+    ]  # fmt: skip
+    return markdown(("card", "architecture", "shared memory of a program", "L2"), body)
 
 
 class Point(NamedTuple):
@@ -674,6 +745,32 @@ TABLES: dict[str, Callable[[], str]] = {
         [column(f"{name(label)}, {tree}", "p50 / p99 / worst", label, tree=tree)
             for label in (OURS, PREPARED) for tree in ("before", "after")],
     ),
+    "help_training": Table(
+        "scaling", [*AXES, By("layers", "L", count)],
+        [
+            column("nn.LSTM, ms", "ms", BASE), column("native, ms", "ms", OURS),
+            column("native's speed", "times", BASE, OURS),
+        ],
+    ),
+    "help_inference": help_inference,
+    "help_short": Table(
+        "short", AXES,
+        [
+            column("nn.LSTM", "p50 / p99", BASE), column("native", "p50 / p99", OURS),
+            column("prepared", "p50 / p99", PREPARED),
+            column("native's speed", "times", BASE, OURS),
+            column("prepared's", "times", BASE, PREPARED),
+        ],
+        {"dtype": "float32"},
+    ),
+    "help_tail": Table(
+        "tail", [By("threads", "threads", order=int), By("busy processes", "neighbours", count)],
+        [column(says, "p50 / p99 / worst", label) for label, says in (
+            (BASE, "nn.LSTM"), (OURS, "native"), (PREPARED, "native, prepared"))],
+        {"case": "T=1, B=1, H=256", "mode": "inference"},
+    ),
+    "errors": errors,
+    "cards": cards,
     "int8": Table(
         "int8", [By("p50, ms", "case")],
         [column("nn.LSTM, float32", "p50", BASE),

@@ -24,7 +24,8 @@ BLOCKS = doc_tables.TABLES | answer.BLOCKS | {
 # Blocks of one results file that are no Table, which names its own: a table's first heading names
 # the CPU that it was measured on.
 MEASURED = {
-    "training": "post", "training_parts": "post", "grid": "grid", "cells": "cells",
+    "training": "post", "training_parts": "post", "grid": "grid",
+    "help_inference": "grid", "cells": "cells",
     "intel_ahead": "intel", "intel_bf16": "intel", "intel_tf32": "intel",
     "intel_prepared": "intel", "models": "models", "resets": "models",
 }  # fmt: skip

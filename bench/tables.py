@@ -39,8 +39,15 @@ def read(*paths: Path) -> pd.DataFrame:
             raise ValueError(f"{path}: is no file of records: {error}") from None
         if missing := {"suite", "case", "contender", "mode"} - set(frame.columns):
             raise ValueError(f"{path}: is no file of records: lacks {', '.join(sorted(missing))}")
+        if "shape" in frame:  # its sizes T, B, I, H, L are fields too
+            frame = frame.join(pd.DataFrame(list(frame["shape"].map(sizes)), index=frame.index))
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
+
+
+def sizes(shape: Any) -> dict[str, int]:
+    """Return a record's sizes, none where it has no shape."""
+    return shape if isinstance(shape, dict) else {}
 
 
 def of_records(records: Iterable[Record]) -> pd.DataFrame:
