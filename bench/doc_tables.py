@@ -304,6 +304,15 @@ def cards() -> str:
     return markdown(("card", "architecture", "shared memory of a program", "L2"), body)
 
 
+def tails_foreign() -> str:
+    """Return how much of the machine other work took while the slowest calls were measured."""
+    shares = [row.foreign for row in rows(results("tail"))]
+    return (
+        f"Other work took {min(shares):.0%} to {max(shares):.0%} of the machine in these runs,"
+        f" {statistics.median(shares):.0%} in the median one.\n"
+    )
+
+
 class Point(NamedTuple):
     """A call drawn at random: who it is, and our speed over the best of the others."""
 
@@ -769,6 +778,7 @@ TABLES: dict[str, Callable[[], str]] = {
             (BASE, "nn.LSTM"), (OURS, "native"), (PREPARED, "native, prepared"))],
         {"case": "T=1, B=1, H=256", "mode": "inference"},
     ),
+    "tails_foreign": tails_foreign,
     "errors": errors,
     "cards": cards,
     "int8": Table(

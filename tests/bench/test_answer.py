@@ -79,6 +79,8 @@ STATED = {
         ("37.99", "121.39", "115.91", "48.45", "86.16", "82.07", "37.87", "82.62", "78.29",
         "78.04", "0.25"), PAPER
     ) | {"929,589": "tokens", "73,760": "tokens", "82,430": "tokens", "10,000": "words"},
+    "will-it-help.md": {"95%": INTERVAL},
+    "your-own-model.md": {"95%": INTERVAL},
     "why.md": {
         "3,800 words per second": THE_POST, "7,400": THE_POST,
         "95%": INTERVAL, "5%": INTERVAL,
@@ -101,13 +103,69 @@ def words(path: Path) -> str:
     return re.sub(rf"\]\([^)]*\)|`[^`]*`|(?:{VERSIONED}) \d+\.\d+", " ", re.sub(r"\s+", " ", text))
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in FILES if path.suffix == ".md" and path.name != "report.md"],
-    ids=lambda path: path.name,
-)  # fmt: skip
+PAGES = [path for path in FILES if path.suffix == ".md" and path.name != "report.md"]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_no_measured_number_stands_outside_a_block(path):
     """A measured number belongs in a block, which its results file makes; report.md is all made."""
     assert set(QUANTITY.findall(words(path))) == STATED.get(path.name, {}).keys()
+
+
+# A factor or a part in words, with the words around it.
+COUNTS = "one|two|three|four|five|six|seven|eight|nine|ten|several|many|few"
+PARTS = "thirds?|quarters?|fifths?|sixths?|eighths?|tenths?|hundredths?|thousandths?"
+WORDED = re.compile(
+    r"(?:\S+ ){0,2}\b(?:twice|thrice|double[sd]?|triple[sd]?|halves|halved|half(?! precision)"
+    rf"|(?<!how )(?:{COUNTS}) times|(?:an?|{COUNTS}) (?:{PARTS})|(?:{COUNTS}|ten|\d)-?fold|per ?cent"
+    rf"|(?:{COUNTS}) in (?:{COUNTS})|(?:{COUNTS})(?: \w+)? in \d+|orders? of magnitude)\b(?: \S+){{0,3}}",
+    re.IGNORECASE,
+)
+# Page -> each such phrase outside blocks and code, and why it may stand there.
+BUILT = "follows from how it is built"
+WORDS: dict[str, dict[str, str]] = {
+    "backward.md": {"writes its half of y, so": BUILT},
+    "cells.md": {
+        "as bfloat16, half the bytes. With": "two bytes and four",
+        "more than a tenth of its largest": "core.TOLERANCE: no time is taken above it",
+    },
+    "gpu.md": {"program by an eighth of K. One": BUILT},
+    "measured.md": {"more than half": "when the suite repeats a call"},
+    "models.md": {
+        "more than a tenth of the machine.": "core.BUSY",
+        "and to a thousandth in float32, the": "core.TOLERANCE",
+        "environments; elsewhere one step in 33 begins an episode.": "so the cases are made",
+    },
+    "native.md": {
+        "directions gets half of them; otherwise": BUILT,
+        "Weights take a quarter of the memory,": "one byte and four",
+        "at most a quarter larger than the": LIMIT,
+        "and a half times what calls": LIMIT,
+    },
+    "policy.md": {"once in four times": "there are four cues"},
+    "why.md": {"bias counts twice": "TensorFlow has one bias, PyTorch two"},
+}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_no_measured_factor_stands_in_words(path):
+    """ "Twice as fast" and "half of the time" are numbers too."""
+    assert set(WORDED.findall(words(path))) == WORDS.get(path.name, {}).keys()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["is twice as fast", "half of the time", "a third of it", "three quarters of the machine",
+        "ten times the bandwidth", "a tenfold gain", "one step in 33", "several times as long",
+        "40 percent"],
+)  # fmt: skip
+def test_a_factor_in_words_is_seen(text):
+    assert WORDED.search(text)
+
+
+@pytest.mark.parametrize("text", ["half precision", "the third derivative", "one at a time"])
+def test_words_that_are_no_factor(text):
+    assert not WORDED.search(text)
 
 
 @pytest.mark.parametrize(
