@@ -193,6 +193,10 @@ per training step: {bytes_ms} ms of these are weights and their gradients, and {
 launches. The arithmetic leaves {cudnn_rest} of cuDNN's own {cudnn_ms} ms unexplained, so it cannot
 say more.
 """,
+    "answer_race": """
+A line shows the quartiles of the rounds. `+ layers` does not differ from `+ steps`: its speed is
+{layers_small} times that of `+ steps` at small and {layers_medium} times at medium (95% intervals).
+""",
     "answer_measured": """
 Measured on {date} with torch {torch} on {machine}, one thread, commit {commit}; other work took at
 most {foreign} of the machine. In that run the products of one core reached {gflops} GF/s, a copy
@@ -238,7 +242,17 @@ def told(name: str) -> str:
 @cache
 def figures_of_sentences() -> dict[str, Any]:
     """Return the figures of all sentences, from the ladder, the post and compiled kernels."""
-    return of_ladder() | of_post() | of_kernels()
+    return of_ladder() | of_post() | of_kernels() | of_race()
+
+
+def of_race() -> dict[str, Any]:
+    """Return what layers gain over steps in whole training steps, as intervals."""
+    found = {}
+    for case in ("small", "medium"):
+        by = by_contender(results("post"), case=case, mode="train")
+        gain = speedup(by["stock-native-steps"], by["stock-native-layers"])
+        found[f"layers_{case}"] = f"{gain.low:.2f} to {gain.high:.2f}"
+    return found
 
 
 def of_ladder() -> dict[str, Any]:
@@ -475,23 +489,40 @@ PARTS = {  # kind of the model -> what it is called, and its colour
 }
 
 
-def ladder_figure(by_title: Mapping[str, Sequence[Row]], intervals: bool = False) -> figures.Figure:
-    """Draw each level's milliseconds and, under them, the model's, in parts.
+UNIT = "milliseconds of the LSTM per training step (shorter is better)"
+COLOURS = {"measured": figures.INK} | {f"model: {n}": colour for n, colour in PARTS.values()}
 
-    intervals: with the interval of each level's gain over the one before.
-    """
+
+def cause_figure() -> figures.Figure:
+    """Draw medium's levels, measured and by the model, and beside them what causes the gains."""
+    of, bars = climbed(), []
+    for row, gain in zip(of, [None, *gains(of)], strict=True):
+        like = "\n(as cuDNN)" if fuse(row) == "hoisted" else ""
+        note = f"{ms(row.median)} ms" + (f", {gain.text}" if gain else "")
+        bars.append(Bar(NAMES[fuse(row)] + like, {"measured": 1e3 * row.median}, note))
+        parts = {f"model: {PARTS[k][0]}": 1e3 * s for k, s in row.predicted.items()}
+        moving = row.predicted["weights"] + row.predicted["gradients"]
+        bars.append(Bar("", parts, f"weights and their gradients: {ms(moving)} ms"))
+    library = groups(results("ladder"))["medium", "float32", 1][ladder.NN]
+    note = f"{ms(library.median)} ms"
+    bars.append(Bar("nn.LSTM", {"measured": 1e3 * library.median}, note))
+    title = "A step loop reads all weights and adds up their gradients\n"
+    title += "at every step. A fused LSTM does this once."
+    return figures.bars({title: bars}, UNIT, COLOURS)
+
+
+def ladder_figure(by_title: Mapping[str, Sequence[Row]]) -> figures.Figure:
+    """Draw each level's milliseconds and, under them, the model's, in parts."""
     panels = {}
     for title, climb in by_title.items():
         panels[title] = []
         for row, gain in zip(climb, [None, *gains(climb)], strict=True):
-            gained = "" if gain is None else f", {gain.text if intervals else gain}"
+            gained = "" if gain is None else f", {gain}"
             note = f"{ms(row.median)} ms{gained}"
             model_of = {f"model: {PARTS[k][0]}": 1e3 * s for k, s in row.predicted.items()}
             panels[title] += [Bar(NAMES[fuse(row)], {"measured": 1e3 * row.median}, note),
                 Bar("", model_of)]  # fmt: skip
-    colours = {"measured": figures.INK} | {f"model: {n}": colour for n, colour in PARTS.values()}
-    unit = "milliseconds of the LSTM per training step (shorter is better)"
-    return figures.bars(panels, unit, colours)
+    return figures.bars(panels, UNIT, COLOURS)
 
 
 def post_figure() -> figures.Figure:
@@ -503,9 +534,9 @@ def post_figure() -> figures.Figure:
         if any(model.terms_between([term]))
     ]
     steps.sort(key=lambda step: -sum(step[1]))
-    unit = "milliseconds per training step of large, GTX 1080, by arithmetic"
-    ends = [(f"{who}, the post", 1e3 * seconds) for who, seconds in took.items()]
-    return figures.waterfall(ends[0], steps, ends[1], "not explained", unit)
+    unit = "milliseconds per training step (GTX 1080, by arithmetic)"
+    ends = [(f"{who}\n(the post)", 1e3 * seconds) for who, seconds in took.items()]
+    return figures.waterfall(ends[0], steps, ends[1], "difference\nnot explained", unit)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {name: partial(told, name) for name in SENTENCES} | {
@@ -517,7 +548,7 @@ BLOCKS: dict[str, Callable[[], str]] = {name: partial(told, name) for name in SE
     "answer_h100": h100_table,
 }
 FIGURES: dict[str, Callable[[], figures.Figure]] = {
-    "ladder-medium.svg": lambda: ladder_figure({"": climbed()}, intervals=True),
+    "ladder-medium.svg": cause_figure,
     "ladders.svg": lambda: ladder_figure({case: climbed(case) for case in sizes()}),
     "post-card.svg": post_figure,
 }

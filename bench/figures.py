@@ -46,18 +46,22 @@ NOTE: dict[str, Any] = {
 
 
 class Bar(NamedTuple):
-    """One bar, of parts that `colours` names; `note` stands behind it. No name: the one above's."""
+    """One bar, of parts that `colours` names; `note` stands behind it. No name: the one above's.
+
+    range: the ends of a line across the bar's end, such as quartiles.
+    """
 
     name: str
     parts: Mapping[str, float]
     note: str = ""
+    range: tuple[float, float] | None = None
 
 
 @matplotlib.rc_context(STYLE)
 def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, str]) -> Figure:
     """Return horizontal bars from zero, a panel under another, the first bar on top.
 
-    Colour "" is hatched paper.
+    A panel's key is its title. Colour "" is hatched paper.
     """
     heights = [len(rows) for rows in panels.values()]
     figure, drawn = _panels(list(panels), heights, 0.27)
@@ -71,6 +75,9 @@ def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, s
             for part, value in row.parts.items():
                 axes.barh(place, value, 0.8, left=left, **_filled(colours[part]))
                 left += value
+            if row.range is not None:
+                axes.plot(row.range, (place, place), color=INK, linewidth=1.2, marker="|")
+                left = max(left, *row.range)
             axes.annotate(row.note, (left, place), **NOTE)
             if row.name:
                 places[place] = row.name
@@ -101,7 +108,7 @@ def waterfall(
     A step is a name, and the least and the most that it takes; its bar is the middle of the two,
     its line the range. `rest` names the hatched bar that remains between steps and `last`.
     """
-    figure = Figure(figsize=(WIDTH, 0.32 * (len(steps) + 3) + 0.7), layout="tight")
+    figure = Figure(figsize=(WIDTH, 0.38 * (len(steps) + 3) + 0.7), layout="tight")
     axes = figure.subplots()
     place, end = 0, first[1]
     names = [first[0]]

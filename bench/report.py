@@ -76,12 +76,14 @@ def tell(frame: pd.DataFrame) -> Page:
     return page
 
 
-def bar(text: str, label: str, value: float, note: str) -> Bar:
+def bar(
+    text: str, label: str, value: float, note: str, ends: tuple[float, float] | None = None
+) -> Bar:
     """Return a contender's bar, in the colour of whose it is: one of OWNERS."""
     others, theirs, ours = OWNERS
     engine = label.removeprefix("stock-").partition("-")[0]
     owner = {"native": ours, "triton": ours, BASE: theirs}.get(engine, others)
-    return Bar(text, {owner: value}, note)
+    return Bar(text, {owner: value}, note, ends)
 
 
 def words_per_second(page: Page, frame: pd.DataFrame) -> None:
@@ -90,12 +92,14 @@ def words_per_second(page: Page, frame: pd.DataFrame) -> None:
     for case in each(frame, "case", suite="post", mode="train"):
         for label, (step, _) in trained(frame, case).items():
             speed, says = step.tokens / step.median, systems(step.device)[label][1]
-            panels.setdefault(case, []).append(bar(says, label, speed, f"{speed:,.0f}"))
+            ends = step.tokens / step.q3, step.tokens / step.q1
+            panels.setdefault(case, []).append(bar(says, label, speed, f"{speed:,.0f}", ends))
     where = answer.place(rows(frame, suite="post")[0])
     caption = (
         f"Training words per second of the post's language model on {where}; longer is"
-        " better. `+` adds a fusion to the row above. PyTorch's rows have its own loss and update"
-        " until `+ our loss`, which is fused_lstm's `linear_cross_entropy` and `lm`'s update."
+        " better; a line shows the quartiles of the rounds. `+` adds a fusion to the row above."
+        " PyTorch's rows have its own loss and update until `+ our loss`, which is fused_lstm's"
+        " `linear_cross_entropy` and `lm`'s update."
     )
     unit = "words per second of training: longer is better"
     page.figure("answer", figures.bars(panels, unit, OWNERS), caption)
@@ -153,7 +157,14 @@ def peers(page: Page, frame: pd.DataFrame) -> None:
     for case in each(frame, "case", mode="step"):
         slowest = sorted(rows(frame, case=case, mode="step"), key=lambda row: -row.median)
         panels[case] = [
-            bar(name(r.contender), r.contender, 1e3 * r.median, f"{ms(r)} ms") for r in slowest
+            bar(
+                name(r.contender),
+                r.contender,
+                1e3 * r.median,
+                f"{ms(r)} ms",
+                (1e3 * r.q1, 1e3 * r.q3),
+            )
+            for r in slowest
         ]
     page.add(
         "## Other systems on the same LSTM",

@@ -117,8 +117,9 @@ COUNTS = "one|two|three|four|five|six|seven|eight|nine|ten|several|many|few"
 PARTS = "thirds?|quarters?|fifths?|sixths?|eighths?|tenths?|hundredths?|thousandths?"
 WORDED = re.compile(
     r"(?:\S+ ){0,2}\b(?:twice|thrice|double[sd]?|triple[sd]?|halves|halved|half(?! precision)"
-    rf"|(?<!how )(?:{COUNTS}) times|(?:an?|{COUNTS}) (?:{PARTS})|(?:{COUNTS}|ten|\d)-?fold|per ?cent"
-    rf"|(?:{COUNTS}) in (?:{COUNTS})|(?:{COUNTS})(?: \w+)? in \d+|orders? of magnitude)\b(?: \S+){{0,3}}",
+    rf"|(?<!how )(?:{COUNTS}) times|(?:an?|{COUNTS}) (?:{PARTS})|(?:{COUNTS})-?fold|per ?cent"
+    rf"|(?:{COUNTS}) in (?:{COUNTS})|(?:{COUNTS})(?: \w+)? in \d+|orders? of magnitude)\b"
+    r"(?: \S+){0,3}",
     re.IGNORECASE,
 )
 # Page -> each such phrase outside blocks and code, and why it may stand there.
