@@ -131,7 +131,7 @@ def show(record: Record, before: Sequence[Record]) -> None:
         for base in before:
             same = (base.group, base.mode) == (record.group, record.mode)
             if same and base.contender in (BASE, f"stock-{BASE}"):
-                words.append(f"against nn.LSTM {speedup(base, record).text}")
+                words.append(f"relative to nn.LSTM {speedup(base, record).text}")
                 break
         if "flops" in record.extra:
             words.append(f"{record.extra['flops'] / record.median / 1e9:,.0f} GF/s")

@@ -21,12 +21,12 @@ from .model import KINDS, Counts, Span
 from .tables import Row, by_contender, cpu, digits, markdown, results, rows, tool
 
 FUSED = {
-    "loop": ("step loop", "nothing: a launch for each operation, three products a step and layer"),
+    "loop": ("step loop", "nothing: one launch per operation, three products per step and layer"),
     "pointwise": ("+ pointwise", "the launches between a cell's pointwise operations"),
-    "hoisted": ("+ hoisted", "products in the loop that need no order in time, and the sum of"
-        " weights' gradients over steps"),
+    "hoisted": ("+ hoisted", "from the loop: products that do not depend on the previous step, and"
+        " the sums of weight gradients"),
     "steps": ("+ steps", "all other launches of a layer, and packing R at each step"),
-    "layers": ("+ layers", "the launches of all layers but one"),
+    "layers": ("+ layers", "the launches of every layer except one"),
 }  # fmt: skip
 NAMES = {fuse: name for fuse, (name, _) in FUSED.items()}
 
@@ -175,7 +175,14 @@ def shares(of: Span) -> str:
 
 # --- sentences: templates, and the figures in them ---
 
+FUSIONS = """
+The post names three fusions: pointwise operations, steps and layers. We measure them as four
+levels, because fusing steps has two parts: `hoisted` takes the products that do not depend on the
+previous step out of the loop, which any library can do, and `steps` runs the loop in one launch and
+keeps the recurrent weights in place.
+"""
 SENTENCES = {
+    "answer_fusions": FUSIONS,
     "answer": """
 **Why is a fused LSTM faster?** It moves fewer bytes. A step loop reads all weights at every time
 step, and its backward writes the gradient of all weights at every step and adds it to a sum. A
@@ -377,9 +384,11 @@ def ladder_table(of: Sequence[Row]) -> str:
 def ladders(frame: pd.DataFrame) -> str:
     """Return what every ladder comes to, and the answer's rung by rung."""
     of = headline(frame)
-    texts = (markdown(("fused", "what is gone"), FUSED.values()),
-        f"{where(of[0])}:", ladder_table(of), "All ladders:",
-        everywhere(frame), "What PyTorch ships, in the same rounds:", beside(frame))  # fmt: skip
+    texts = (
+        markdown(("level", "what it removes"), FUSED.values()),
+        f"{where(of[0])}:", ladder_table(of), "All ladders:", everywhere(frame),
+        "PyTorch's own loop and nn.LSTM, in the same rounds:", beside(frame),
+    )  # fmt: skip
     return "\n\n".join(text.strip() for text in texts)
 
 

@@ -662,7 +662,7 @@ def emulated() -> str:
         errors = (f"{own.error.max():.0e}" for own in of)
         found = (f"in {own.dirty.sum()} shapes" if own.dirty.sum() else "none" for own in of)
         body.append([kernels, *(" / ".join(field) for field in (sorted(shapes), errors, found))])
-    header = "kernels", "shapes, sm_80 and sm_90", "largest error, of what is allowed", "findings"
+    header = "kernels", "shapes, sm_80 and sm_90", "largest error / allowed", "findings"
     return markdown(header, body)
 
 
@@ -671,7 +671,7 @@ def faults() -> str:
     body = []
     for says, own in pd.DataFrame(tool("ptx-faults.json")["faults"]).groupby("says", sort=False):
         body.append([str(says), "; ".join(own.fault), f"{own.found.sum()} of {own.trials.sum()}"])
-    return markdown(("the report, or why it has none", "faults", "found in"), body)
+    return markdown(("the report", "faults", "found in"), body)
 
 
 def host() -> str:
@@ -681,7 +681,7 @@ def host() -> str:
         count, views = sum(own["calls"].values()), own["calls"].get("views", 0)
         us = (f"{own[key]:.0f}" if key in own else "-" for key in ("us", "before"))
         body.append([what.replace(" ", ", "), str(count), str(count - views), *us])
-    return markdown(("operator", "ATen's calls", "of these no views", "us", "us before"), body)
+    return markdown(("operator", "ATen's calls", "not views", "us", "us before"), body)
 
 
 # --- all of them ---

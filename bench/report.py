@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from . import answer, doc_tables, figures
 from .contenders import BASE
 from .core import BUSY, speedup
-from .doc_tables import FIRST, OURS, systems, trained, training, training_parts
+from .doc_tables import FIRST, OURS, POST, systems, trained, training, training_parts
 from .figures import Bar
 from .tables import FORMATS, Row, digits, each, markdown, ms, name, read, rows
 
@@ -109,6 +109,7 @@ def climb(page: Page, frame: pd.DataFrame) -> None:
     """Add what each fusion removes and gains."""
     page.add(
         "## The ladder: one fusion after another",
+        answer.told("answer_fusions"),
         "Each row keeps the fusions of the row above. All rows use the same product kernels on the"
         " same instruction set. A launch is one PyTorch operator call. The model estimates the time"
         " from FLOP, bytes and launches.",
@@ -122,8 +123,8 @@ def climb(page: Page, frame: pd.DataFrame) -> None:
         page.figure(
             "ladder", answer.ladder_figure(panels),
             "Forward and backward of only the LSTM. Under each measured bar is the model's estimate"
-            " in parts. `hoisted` removes the sums of weights' gradients and half of the weights'"
-            " bytes.",
+            " in parts. `hoisted` removes the sums of weights' gradients and reads W once instead of"
+            " at every step.",
         )  # fmt: skip
     page.add(answer.ladders(frame))
 
@@ -144,10 +145,10 @@ def post(page: Page, frame: pd.DataFrame) -> None:
             rest = digits(1e3 * (slow.median - a)), digits(1e3 * (fast.median - b))
             page.add(
                 f"{case}: PyTorch with nn.LSTM trains {speedup(slow, fast)} as fast as"
-                " TensorFlow's step loop (the post, large, on a GTX 1080: 1.95x). Of TensorFlow's"
-                f" {ms(slow)} ms per step {digits(1e3 * a)} are its LSTM, where nn.LSTM takes"
-                f" {digits(1e3 * b)}. The rest of a step takes {rest[0]} ms in TensorFlow and"
-                f" {rest[1]} in PyTorch."
+                f" TensorFlow's step loop (the post, large, on a GTX 1080:"
+                f" {POST['stock-cudnn'] / POST[FIRST]:.2f}x). TensorFlow's LSTM takes"
+                f" {digits(1e3 * a)} of its {ms(slow)} ms per step, nn.LSTM {digits(1e3 * b)} ms."
+                f" The rest of a step takes {rest[0]} ms in TensorFlow and {rest[1]} in PyTorch."
             )
 
 
@@ -168,8 +169,8 @@ def peers(page: Page, frame: pd.DataFrame) -> None:
         ]
     page.add(
         "## Other systems on the same LSTM",
-        "Each library runs in a process of its own, on the same weights and input and with as many"
-        " threads; outputs and gradients are checked against nn.LSTM's.",
+        "Each library runs in its own process, with the same weights, input and number of threads;"
+        " its outputs and gradients are checked against nn.LSTM's.",
     )
     unit = "milliseconds of forward and backward: shorter is better"
     caption = "From the slowest to the fastest; the input products are included in every time."
@@ -194,9 +195,9 @@ def tails(page: Page, frame: pd.DataFrame, file: str, caption: str) -> None:
 def busy(page: Page, frame: pd.DataFrame) -> None:
     """Add calls beside busy processes."""
     page.add(
-        "## On a machine that has other work",
-        "Zero, one or two other processes each keep a core busy. A thread at a barrier waits until"
-        " the time slice of such a process ends.",
+        "## While other processes are busy",
+        "Zero, one or two other processes each keep a core busy. If one of them takes a core that"
+        " a call needs, the call waits until that time slice ends.",
     )
     caption = (
         "A call's median (dot) and its 99th percentile (end of the bar), by the number of busy"
@@ -217,8 +218,8 @@ def modes(page: Page, frame: pd.DataFrame) -> None:
     """Add milliseconds of every contender in every mode, and on a GPU the memory."""
     page.add(
         "## Forward, backward and inference",
-        "Inference keeps nothing; forward keeps what the backward reads; step is both. Memory is"
-        " the most of any mode, and is known only on a GPU.",
+        "Inference saves nothing; forward saves what the backward reads; step is both. Memory is"
+        " the peak of all modes, known only on a GPU.",
     )
     shown = ("inference", "forward", "backward", "step")
     for case in each(frame, "case"):
@@ -263,7 +264,7 @@ SECTIONS = {
     "post": post,
     "peers": peers,
     "inference": table("## Inference", "short"),
-    "short": table("## A few rows, as text is generated", "short"),
+    "short": table("## Short calls, as in text generation", "short"),
     "grid": grid,
     "busy": busy,
     "streaming": streaming,
@@ -281,7 +282,7 @@ def surroundings(page: Page, timed: Sequence[Row], frame: pd.DataFrame) -> None:
     header = ("suite", "machine", "threads", "date", "commit", "libraries")
     page.add("## Machine", markdown(header, body))
     if not any(row.device.startswith("cuda") for row in timed):
-        page.add("No GPU: nothing here says how fast a GPU is.")
+        page.add("No GPU was measured.")
     missing: list[Row] = list(frame[frame["why"] != ""].itertuples())
     absent = {(row.suite, name(row.contender), row.why) for row in missing}
     if absent:

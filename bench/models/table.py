@@ -14,7 +14,10 @@ HEADER = (
     "model", "", "recurrent part", "layers, 1 thread", "whole, 1 thread", "layers, 2 threads",
     "whole, 2 threads", "ms, 2 threads: torch's", "ours",
 )  # fmt: skip
-RESETS = "package", "", "threads", "its own way, ms", "under install, ms", "`resets=`, ms", "factor"
+RESETS = (
+    "package", "", "threads", "the package's own code, ms", "under install, ms", "`resets=`, ms",
+    "factor",
+)  # fmt: skip
 
 
 def models() -> str:
