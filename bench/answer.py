@@ -211,7 +211,8 @@ read and wrote {bandwidth} GB/s in all, and a launch cost {launch} us. The model
 {most_of} of the measured time over the {rungs} rows of {sizes}.
 """,
     "answer_post_said": """
-The model does not explain {cudnn_rest} of cuDNN's {cudnn_ms} ms, nor {tensorflow_rest} of
+The post says "more than 2x"; its two figures are {post_ratio} times apart. The model does not
+explain {cudnn_rest} of cuDNN's {cudnn_ms} ms, nor {tensorflow_rest} of
 TensorFlow's {tensorflow_ms}. Under the same assumptions for both it gives {all_ms} of the {gap} ms
 between them: {all_share}. If nothing overlaps, {gradients_ms} ms of these are gradients of weights,
 {weights_ms} are weights, {launches_ms} are launches and {rest_ms} are intermediate results.
@@ -361,9 +362,10 @@ def sentence(frame: pd.DataFrame) -> str:
     return (
         f"**On {place(first)} a fused LSTM takes {ms(last.median)} ms forward and backward at"
         f" {first.case}, {first.dtype}, where a step loop takes {ms(first.median)}:"
-        f" {speedup(first, last).text} as fast{gained}. It moves {megabytes(moved(last))} MB of"
-        f" weights and their gradients instead of {megabytes(moved(first))}, and starts"
-        f" {launches(last)} operators instead of {launches(first)}.**"
+        f" {speedup(first, last).text} as fast{gained}. Its {launches(last)} operators read and"
+        f" write {megabytes(moved(last))} MB of weights and their gradients, where those of the"
+        f" loop, {launches(first)}, move {megabytes(moved(first))} MB; what an operator reads again"
+        " inside is not counted.**"
     )
 
 

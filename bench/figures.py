@@ -16,8 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from .tables import digits
-
 # Drawn in these, and replaced in the file by variables that follow the reader's light or dark mode.
 INK, PAPER, GRID = "#1a1a1a", "#fefefe", "#dcdcdc"
 MODES = f"""<style>
@@ -153,30 +151,6 @@ def _panels(
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", linewidth=0.6)
     return figure, drawn
-
-
-@matplotlib.rc_context(STYLE)
-def spans(
-    panels: Mapping[str, Sequence[tuple[str, float, float]]], unit: str, colours: Mapping[str, str]
-) -> Figure:
-    """Return p50 (a dot) to p99 (a bar's end) on a logarithmic axis: title -> name, both."""
-    figure, drawn = _panels(list(panels), [len(rows) for rows in panels.values()], 0.3, sharex=True)
-    for axes, rows in zip(drawn, panels.values(), strict=True):
-        axes.set_xscale("log")
-        for place, (name, p50, p99) in enumerate(rows):
-            axes.plot([p50, p99], [place, place], color=colours[name], linewidth=4)
-            axes.plot([p50], [place], marker="o", color=INK, markersize=6)
-            axes.annotate(f"{digits(p50)} / {digits(p99)}", (p99, place), **NOTE)
-        axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1,), numticks=12))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
-        axes.tick_params(axis="x", labelsize=8)
-    low, high = drawn[-1].get_xlim()
-    drawn[-1].set_xlim(low, high * (high / low) ** 0.4)  # for the notes
-    drawn[-1].set_xlabel(unit)
-    return figure
 
 
 @matplotlib.rc_context(STYLE)

@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -17,15 +18,12 @@ from matplotlib.figure import Figure
 from . import answer, doc_tables, figures
 from .contenders import BASE
 from .core import BUSY, speedup
-from .doc_tables import FIRST, OURS, POST, systems, trained, training, training_parts
+from .doc_tables import FIRST, POST, systems, trained, training, training_parts
 from .figures import Bar
-from .tables import FORMATS, Row, digits, each, markdown, ms, name, read, rows
+from .tables import By, Row, Table, column, digits, each, markdown, ms, name, read, rows
 
 OWNERS = {"other systems, and loops": figures.GREY, "nn.LSTM": figures.BLUE,
     "fused_lstm": figures.GREEN}  # fmt: skip
-COLOURS = {OURS: figures.GREEN, "streaming": figures.GREEN, "module": figures.SKY,
-    BASE: figures.BLUE, "onnxruntime": "#AA4499", "openvino": "#882255",
-    "triton-layers": figures.ORANGE}  # fmt: skip
 
 
 class Page:
@@ -123,8 +121,8 @@ def climb(page: Page, frame: pd.DataFrame) -> None:
         page.figure(
             "ladder", answer.ladder_figure(panels),
             "Forward and backward of only the LSTM. Under each measured bar is the model's estimate"
-            " in parts. `hoisted` removes the sums of weights' gradients and reads W once instead of"
-            " at every step.",
+            " in parts. `hoisted` removes the sums of weights' gradients and reads W once instead"
+            " of at every step.",
         )  # fmt: skip
     page.add(answer.ladders(frame))
 
@@ -177,62 +175,6 @@ def peers(page: Page, frame: pd.DataFrame) -> None:
     page.figure("peers", figures.bars(panels, unit, OWNERS), caption)
 
 
-def tails(page: Page, frame: pd.DataFrame, file: str, caption: str) -> None:
-    """Add p50 and p99 of calls."""
-    says = {"streaming": "Streaming", "module": "the module"}
-    panels: dict[str, list] = {}
-    for row in rows(frame):
-        title = row.case + (f", {row.dtype}" if row.dtype != "float32" else "")
-        if file == "busy":
-            title = f"{row.case}: {row.neighbours:.0f} busy neighbour{'s' * (row.neighbours != 1)}"
-        label = says.get(row.contender) or name(row.contender)
-        panels.setdefault(title, []).append((label, 1e3 * row.p50, 1e3 * row.p99))
-    colours = {says.get(n) or name(n): c for n, c in COLOURS.items()}
-    unit = "milliseconds of a call, logarithmic: left is better"
-    page.figure(file, figures.spans(panels, unit, colours), caption)
-
-
-def busy(page: Page, frame: pd.DataFrame) -> None:
-    """Add calls beside busy processes."""
-    page.add(
-        "## While other processes are busy",
-        "Zero, one or two other processes each keep a core busy. If one of them takes a core that"
-        " a call needs, the call waits until that time slice ends.",
-    )
-    caption = (
-        "A call's median (dot) and its 99th percentile (end of the bar), by the number of busy"
-        " processes; shorter is better."
-    )
-    tails(page, frame, "busy", caption)
-
-
-def streaming(page: Page, frame: pd.DataFrame) -> None:
-    """Add calls of one step."""
-    text = "Each call takes one frame of a stream and keeps the state for the next call."
-    page.add("## One step per call", text)
-    caption = "A call's median (dot) and its 99th percentile (the bar's end)."
-    tails(page, frame, "streaming", caption)
-
-
-def modes(page: Page, frame: pd.DataFrame) -> None:
-    """Add milliseconds of every contender in every mode, and on a GPU the memory."""
-    page.add(
-        "## Forward, backward and inference",
-        "Inference saves nothing; forward saves what the backward reads; step is both. Memory is"
-        " the peak of all modes, known only on a GPU.",
-    )
-    shown = ("inference", "forward", "backward", "step")
-    for case in each(frame, "case"):
-        body = []
-        for label in each(frame, "contender", case=case):
-            by_mode = {row.mode: row for row in rows(frame, case=case, contender=label)}
-            memory = max((row.memory or 0 for row in by_mode.values()), default=0)
-            rate = FORMATS["GF/s"](by_mode["step"]) if "step" in by_mode else "-"
-            body.append([name(label), *(ms(by_mode[m]) if m in by_mode else "-" for m in shown),
-                f"{memory / 1e6:,.1f}" if memory > 0 else "-", rate])  # fmt: skip
-        page.add(f"{case}:", markdown(("ms", *shown, "memory, MB", "step, GF/s"), body))
-
-
 def grid(page: Page, frame: pd.DataFrame) -> None:
     """Add the calls drawn at random: ours and the best of the others, a table and two maps."""
     drawn = doc_tables.points(frame)
@@ -254,23 +196,55 @@ def grid(page: Page, frame: pd.DataFrame) -> None:
         )  # fmt: skip
 
 
-def table(heading: str, name: str) -> Callable[[Page, pd.DataFrame], None]:
-    """Return what adds one of the documents' tables, of these records."""
-    made = doc_tables.TABLES[name]
-    return lambda page, frame: page.add(heading, made.of(frame))
+def section(heading: str, table: Any, *texts: str) -> Callable[[Page, pd.DataFrame], None]:
+    """Return what adds a table of these records under a heading and texts."""
+    return lambda page, frame: page.add(heading, *texts, table.of(frame))
 
 
+# Every contender in every mode; on a GPU the most memory of a call.
+MODES = Table(
+    "lstm",
+    [By("ms", "case"), By("", "contender", name)],
+    [column(mode, "ms", mode=mode) for mode in ("inference", "forward", "backward", "step")]
+    + [
+        column("memory, MB", lambda row: f"{row.memory / 1e6:,.1f}" if row.memory else "-",
+            mode="step"),
+        column("step, GF/s", "GF/s", mode="step"),
+    ],
+)  # fmt: skip
+STREAMING = Table(
+    "streaming",
+    [By("p50 / p99, ms", "case")],
+    [
+        column(says, "p50 / p99", label)
+        for label, says in (
+            (BASE, "nn.LSTM"), ("module", "the module"), ("streaming", "Streaming"),
+            ("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO"),
+        )
+    ],
+)  # fmt: skip
 SECTIONS = {
     "post": post,
     "peers": peers,
-    "inference": table("## Inference", "short"),
-    "short": table("## Short calls, as in text generation", "short"),
+    "inference": section("## Inference", doc_tables.TABLES["short"]),
+    "short": section("## Short calls, as in text generation", doc_tables.TABLES["short"]),
     "grid": grid,
-    "busy": busy,
-    "streaming": streaming,
-    "lstm": modes,
-    "scaling": table("## As the shape grows", "growth_sizes"),
-}
+    "busy": section(
+        "## While other processes are busy", doc_tables.TABLES["busy"],
+        "Zero, one or two other processes each keep a core busy. If one of them takes a core that"
+        " a call needs, the call waits until that time slice ends.",
+    ),
+    "streaming": section(
+        "## One step per call", STREAMING,
+        "Each call takes one frame of a stream and keeps the state for the next call.",
+    ),
+    "lstm": section(
+        "## Forward, backward and inference", MODES,
+        "Inference saves nothing; forward saves what the backward reads; step is both. Memory is"
+        " the peak of a step, known only on a GPU.",
+    ),
+    "scaling": section("## As the shape grows", doc_tables.TABLES["growth_sizes"]),
+}  # fmt: skip
 
 
 def surroundings(page: Page, timed: Sequence[Row], frame: pd.DataFrame) -> None:

@@ -196,7 +196,10 @@ class Lines(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column: its heading, its format, the contenders that this is of, and their records."""
+    """A column: its heading, its format, the contenders that this is of, and their records.
+
+    Without labels it is of the one record that the row has.
+    """
 
     heading: str
     says: str | Callable[..., str]  # of FORMATS, or a function of the records
@@ -241,7 +244,7 @@ class Table(NamedTuple):
         return self.of(results(self.file) if self.file else pd.DataFrame())
 
     def of(self, frame: pd.DataFrame) -> str:
-        """Return the table of these records; rows without any are left out."""
+        """Return the table of these records; rows and columns without any are left out."""
         if self.split:
             frame = frame.assign(**frame["case"].str.extract(self.split))
         listed = isinstance(self.rows, Lines)
@@ -250,7 +253,9 @@ class Table(NamedTuple):
             [*line.texts, *(self.cell(frame, line, column) for column in self.columns)]
             for line in (self.rows.lines if listed else self.found(frame))
         ]
-        return markdown([*headings, *(column.heading for column in self.columns)], body)
+        headings = [*headings, *(column.heading for column in self.columns)]
+        seen = [n for n in range(len(headings)) if any(row[n] != "-" for row in body)]
+        return markdown([headings[n] for n in seen], [[row[n] for n in seen] for row in body])
 
     def found(self, frame: pd.DataFrame) -> Iterator[Line]:
         """Yield a row for each combination of the fields' values that has a record."""
@@ -275,6 +280,6 @@ class Table(NamedTuple):
         for value in self.joined.values:
             one = {self.joined.field: value} if self.joined.field else {}
             by = by_contender(records, **where, **one)
-            here = all(label in by for label in labels)
-            texts.append(says(*(by[label] for label in labels)) if here else "-")
+            here = by and all(label in by for label in labels)
+            texts.append(says(*(by[label] for label in labels or by)) if here else "-")
         return "-" if set(texts) == {"-"} else self.joined.between.join(texts)

@@ -89,7 +89,7 @@ STATED = {
         f"{H100.flops / 1e12:g} TFLOP/s": "the same",
         f"{H100.bandwidth / 1e12:g} TB/s": "the same",
         f"{model.H100_L2 / 1e12:g} TB/s": "assumed", f"{1e6 * H100.launch:g} us": "assumed",
-        "2x": THE_POST, "3 to 10 us": "assumed", "70%": "assumed", "100%": "assumed",
+        "3 to 10 us": "assumed", "70%": "assumed", "100%": "assumed",
         "5.1": "of cuDNN",
         megabytes(4 * 1500 * 1500): "R of large", megabytes(4 * 1500 * 1500, 2): "in bfloat16",
     } | {megabytes(4 * H * 2 * H): f"W and R at H = {H}" for H in (200, 650, 1500)},

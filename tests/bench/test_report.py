@@ -95,7 +95,7 @@ def test_every_figure_has_a_caption_one_unit_and_both_modes(written):
     text = (written / "report.md").read_text()
     shown = re.findall(r"!\[([^]]+)\]\(([^)]+)\)\n\n\*([^*]+)\*", text)
     assert {file for _, file, _ in shown} == {path.name for path in written.glob("*.svg")}
-    assert len(shown) == 5
+    assert len(shown) == 3
     for alternative, file, caption in shown:
         assert alternative == caption
         svg = (written / file).read_text()
