@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -33,6 +33,7 @@ from .tables import (
     Joined,
     Line,
     Lines,
+    Listing,
     Row,
     Table,
     by_contender,
@@ -246,8 +247,8 @@ def range_of(axis: str, value: int) -> str:
     return f"{low + 1} to {high}" if value <= high else f"above {high}"
 
 
-def help_inference() -> str:
-    """Return our speed over torch's for calls drawn at random, by T, B and H: p50 and p99."""
+def ranges() -> list[tuple[list[str], list[dict[str, Row]]]]:
+    """Return the calls drawn at random in float32 by the ranges of their H, T and B."""
     groups: dict[tuple[str, ...], list[dict[str, Row]]] = {}
     frame = results("grid")
     for case in each(frame, "case", dtype="float32"):
@@ -255,23 +256,39 @@ def help_inference() -> str:
         of = tuple(range_of(axis, getattr(by[BASE], axis)) for axis in "HTB")
         groups.setdefault(of, []).append(by)
 
-    def speed(calls: list[dict[str, Row]], ours: str, quantile: str) -> str:
-        each = [getattr(by[BASE], quantile) / getattr(by[ours], quantile) for by in calls]
-        return f"{statistics.median(each):.2f} ({min(each):.2f})"
-
     def order(of: tuple[str, ...]) -> list[int]:
         return [int(text.split()[-1]) + text.startswith("above") for text in of]
 
-    body = [
-        [*of, str(len(calls)), *(speed(calls, ours, quantile)
-            for ours, quantile in product((OURS, PREPARED), ("p50", "p99")))]
-        for of, calls in sorted(groups.items(), key=lambda group: order(group[0]))
-    ]  # fmt: skip
-    return markdown(("H", "T", "B", "calls", "native, p50", "native, p99", "prepared, p50",
-        "prepared, p99"), body)  # fmt: skip
+    return [(list(of), groups[of]) for of in sorted(groups, key=order)]
 
 
-ERRORS = {  # what is compared -> results file, contender, dtype
+def over_torch(ours: str, quantile: str) -> Callable[[Any], str]:
+    """Return the format of a range: our speed over torch's at a quantile, median and least."""
+
+    def says(group: tuple[list[str], list[dict[str, Row]]]) -> str:
+        each = [getattr(by[BASE], quantile) / getattr(by[ours], quantile) for by in group[1]]
+        return f"{statistics.median(each):.2f} ({min(each):.2f})"
+
+    return says
+
+
+HELP_INFERENCE = Listing(
+    ranges,
+    {
+        "H": lambda group: group[0][0],
+        "T": lambda group: group[0][1],
+        "B": lambda group: group[0][2],
+        "calls": lambda group: str(len(group[1])),
+        "native, p50": over_torch(OURS, "p50"),
+        "native, p99": over_torch(OURS, "p99"),
+        "prepared, p50": over_torch(PREPARED, "p50"),
+        "prepared, p99": over_torch(PREPARED, "p99"),
+    },
+    "grid",
+)
+
+
+COMPARED = {  # what is compared -> results file, contender, dtype
     "inference, LSTMs and GRUs of random sizes": ("grid", OURS, "float32"),
     "outputs and gradients, rows of unequal length": ("lanes", OURS, "float32"),
     "gradients of a loss on the last step, up to 1,000 steps": ("last", OURS, "float32"),
@@ -284,24 +301,32 @@ ERRORS = {  # what is compared -> results file, contender, dtype
 }
 
 
-def errors() -> str:
-    """Return the largest error of answers in results files."""
-    body = []
-    for says, (file, label, dtype) in ERRORS.items():
-        of = rows(results(file), contender=label, dtype=dtype)
-        largest = f"{max(row.error for row in of):.0e}"
-        body.append([says, cpu(of[0].machine), str(len({row.case for row in of})), largest])
-    return markdown(("compared", "CPU", "cases", "largest difference"), body)
+def compared() -> list[tuple[str, list[Row]]]:
+    """Return what was compared, and its records."""
+    return [
+        (says, rows(results(file), contender=label, dtype=dtype))
+        for says, (file, label, dtype) in COMPARED.items()
+    ]
 
 
-def cards() -> str:
-    """Return the cards whose data plans are made from."""
-    body = [
-        [card.name, card.gfx or f"sm_{card.arch}", f"{card.smem // 1024} KiB",
-            f"{card.l2 / 1e6:.0f} MB"]
-        for card in (*devices.DEVICES.values(), *devices.AMD.values())
-    ]  # fmt: skip
-    return markdown(("card", "architecture", "shared memory of a program", "L2"), body)
+ERRORS = Listing(
+    compared,
+    {
+        "compared": lambda run: run[0],
+        "CPU": lambda run: cpu(run[1][0].machine),
+        "cases": lambda run: str(len({row.case for row in run[1]})),
+        "largest difference": lambda run: f"{max(row.error for row in run[1]):.0e}",
+    },
+)
+CARDS = Listing(
+    lambda: [*devices.DEVICES.values(), *devices.AMD.values()],
+    {
+        "card": lambda card: card.name,
+        "architecture": lambda card: card.gfx or f"sm_{card.arch}",
+        "shared memory of a program": lambda card: f"{card.smem // 1024} KiB",
+        "L2": lambda card: f"{card.l2 / 1e6:.0f} MB",
+    },
+)
 
 
 def tails_foreign() -> str:
@@ -342,16 +367,25 @@ def spread(speeds: Sequence[float]) -> str:
     return f"{ahead:.0%}, {digits(statistics.median(speeds))}, {digits(min(speeds))}"
 
 
-def grid(drawn: Sequence[Point]) -> str:
-    """Return how often, and by how much, we are ahead of the best of the others, or behind it."""
-    body = []
-    for of in sorted({(p.cell, p.dtype) for p in drawn}, reverse=True):
-        own = [p for p in drawn if (p.cell, p.dtype) == of]
-        found = [spread([p.prepared for p in own]), spread([p.plain for p in own])]
-        least = digits(min(p.beside_torch for p in own))
-        body.append([f"{of[0].upper()}, {of[1]}", str(len(own)), *found, least])
-    header = ("", "calls", "prepared: at least as fast, median, worst", "not prepared")
-    return markdown((*header, "prepared / torch, worst"), body)
+def kinds(drawn: Sequence[Point]) -> list[list[Point]]:
+    """Return the calls of each cell and dtype."""
+    found = sorted({(p.cell, p.dtype) for p in drawn}, reverse=True)
+    return [[p for p in drawn if (p.cell, p.dtype) == kind] for kind in found]
+
+
+# How often, and by how much, we are ahead of the best of the others, or behind it.
+GRID = Listing(
+    lambda: kinds(points(results("grid"))),
+    {
+        "": lambda calls: f"{calls[0].cell.upper()}, {calls[0].dtype}",
+        "calls": lambda calls: str(len(calls)),
+        "prepared: at least as fast, median, worst": lambda calls: spread(
+            [p.prepared for p in calls]),
+        "not prepared": lambda calls: spread([p.plain for p in calls]),
+        "prepared / torch, worst": lambda calls: digits(min(p.beside_torch for p in calls)),
+    },
+    "grid",
+)  # fmt: skip
 
 
 # --- README's races, one machine's: faster.jsonl has `native` with memory kept, and `lanes` ---
@@ -434,25 +468,28 @@ def threads_of(heading: str) -> list[By]:
 
 LAST = Joined("loss", ("all", "last"), " -> ")
 LAST_HEADING = "backward, ms: loss on all steps -> on the last"
-LAST_CASE = r"(?P<call>.*), (?P<loss>all|last)$"
+LAST_CASE = r"(?P<call>.*), (?:all|last)$"
 
 
-def last_intel() -> str:
-    """Return the same on an Intel Xeon before operators flushed, and with flags set by hand."""
-    found = json.loads((RESULTS / "last-intel.json").read_text(encoding="utf-8"))
-    names = ("nn.LSTM", "native", "nn.GRU", "native GRU")
-    body = [
-        [f"{row['call']}{how}"]
-        + [" -> ".join(map(digits, row[name])) if name in row else "-" for name in names]
-        for how, rows in (("", found["rows"]), (", flushed", found["flushed"]))
-        for row in rows
-    ]
-    return markdown(("backward, ms: loss on all steps -> on the last", *names), body)
+def all_to_last(layer: str) -> Callable[[dict], str]:
+    """Return the format of a layer's two times, "-" without any."""
+    return lambda row: " -> ".join(map(digits, row[layer])) if layer in row else "-"
+
+
+# The same on an Intel Xeon before operators flushed, and with flags set by hand.
+LAST_INTEL = Listing(
+    lambda: [
+        row | {"call": f"{row['call']}{', flushed' * (part == 'flushed')}"}
+        for part in ("rows", "flushed") for row in tool("last-intel.json")[part]
+    ],
+    {LAST_HEADING: lambda row: row["call"]}
+    | {layer: all_to_last(layer) for layer in ("nn.LSTM", "native", "nn.GRU", "native GRU")},
+)  # fmt: skip
 
 
 # --- cells ---
 
-CELL_CASE = r"(?P<cell>[^,]*), (?P<call>.*)$"
+CELL_CASE = r"[^,]*, (?P<call>.*)$"
 CUSTOM = [
     column(f"{call}: {BOTH_WAYS[mode]}", "0.1 times", "loop", "ours", mode=mode, call=call)
     for call in ("T=100, B=4, H=256", "T=35, B=20, H=650")
@@ -544,15 +581,22 @@ def perplexity(preset: str) -> str:
     return markdown(header, body)
 
 
-def cell_perplexity() -> str:
-    """Return six epochs of `small` with other cells."""
-    body = []
-    for run, says in CELLS.items():
-        speed = f"{tool(f'cells/{run}/summary.json')['words_per_second']:,.0f}"
-        body.append([says, *(f"{p:.2f}" for p in perplexities(f"cells/{run}")), speed])
-    on = cpu(tool("cells/plain/summary.json")["processor"])
-    header = (f"`small` on Penn Treebank, six epochs, perplexity ({on})", "train", "valid", "test")
-    return markdown((*header, "words/s, one thread"), body)
+def cell_run(run: str) -> dict[str, Any]:
+    """Return the summary of a run with another cell."""
+    return tool(f"cells/{run}/summary.json")
+
+
+CELL_PERPLEXITY = Listing(
+    lambda: CELLS,
+    {
+        "`small` on Penn Treebank, six epochs, perplexity"
+        f" ({cpu(cell_run('plain')['processor'])})": lambda run: CELLS[run],
+        "train": lambda run: f"{cell_run(run)['train_perplexity']:.2f}",
+        "valid": lambda run: f"{cell_run(run)['valid_perplexity']:.2f}",
+        "test": lambda run: f"{cell_run(run)['test_perplexity']:.2f}",
+        "words/s, one thread": lambda run: f"{cell_run(run)['words_per_second']:,.0f}",
+    },
+)
 
 
 def slstm_perplexity() -> str:
@@ -574,19 +618,26 @@ def packed_perplexity() -> str:
 # --- calls of two checkouts in turns, of bench.pairs ---
 
 
-def intel(change: str, names: tuple[str, str] = ("before", "after")) -> str:
-    """Return a change's CPU times before and after on an Intel Xeon, of `bench.pairs`."""
-    body = []
-    for line in (RESULTS / "intel.jsonl").read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        if record["change"] != change:
-            continue
-        T, B, _, H, _ = record["shape"]
-        what = record.get("weights", record["mode"])
-        times = [digits(1e3 * record[name]) for name in ("before", "after")]
-        spread = f"{record['low']:.2f} to {record['high']:.2f}"
-        body.append([f"{what}, T={T}, B={B}, H={H}", *times, f"{record['ratio']:.2f} ({spread})"])
-    return markdown(("CPU ms", *names, "ratio (95%)"), body)
+def intel(change: str, before: str = "before", after: str = "after") -> Listing:
+    """Return the table of a change's CPU times on an Intel Xeon."""
+
+    def changed() -> list[dict[str, Any]]:
+        lines = (RESULTS / "intel.jsonl").read_text(encoding="utf-8").splitlines()
+        return [record for record in map(json.loads, lines) if record["change"] == change]
+
+    return Listing(
+        changed,
+        {
+            "CPU ms": lambda record: (
+                record.get("weights", record["mode"])
+                + ", T={}, B={}, H={}".format(*(record["shape"][n] for n in (0, 1, 3)))
+            ),
+            before: lambda record: digits(1e3 * record["before"]),
+            after: lambda record: digits(1e3 * record["after"]),
+            "ratio (95%)": "{0[ratio]:.2f} ({0[low]:.2f} to {0[high]:.2f})".format,
+        },
+        "intel",
+    )
 
 
 # --- docs/gpu.md: files of the inspector, the emulated GPU and bench.gpu.host ---
@@ -634,54 +685,62 @@ def compiled() -> str:
     return markdown(header, body)
 
 
-def compiled_heads() -> str:
-    """Return what a head of an sLSTM compiles to; figures are forward / backward."""
-    frame = pd.DataFrame(tool("compiled-heads.json"))
-    body = []
-    for (arch, dtype, K), own in frame.groupby(["arch", "dtype", "K"], sort=False):
-        columns = ("registers", "spills", "instructions", "us")
-        figures = (" / ".join(f"{value:,}" for value in own[column]) for column in columns)
-        words = {"tf32": "TF32", "bf16": "bf16"}[str(dtype)]
-        published = FLASHRNN if (arch, dtype, K) == ("sm_90", "bf16", 768) else "-"
-        programs = " / ".join(map(str, own["programs"].unique()))
-        body.append([str(arch), words, str(K), programs, *figures, published])
-    header = ("card", "dtype", "K", "programs", "registers", "spills", "instructions")
-    return markdown((*header, "us", "FlashRNN, us"), body)
+def both(field: str) -> Callable[[Any], str]:
+    """Return the format of a figure of forward / backward."""
+    return lambda head: " / ".join(f"{value:,}" for value in head[1][field])
 
 
-def emulated() -> str:
-    """Return what ran on the PTX machine, of both architectures and all dtypes.
+# What a head of an sLSTM compiles to.
+COMPILED_HEADS = Listing(
+    lambda: pd.DataFrame(tool("compiled-heads.json")).groupby(["arch", "dtype", "K"], sort=False),
+    {
+        "card": lambda head: head[0][0],
+        "dtype": lambda head: DTYPES[head[0][1]],
+        "K": lambda head: str(head[0][2]),
+        "programs": lambda head: " / ".join(map(str, head[1]["programs"].unique())),
+        **{field: both(field) for field in ("registers", "spills", "instructions", "us")},
+        "FlashRNN, us": lambda head: FLASHRNN if head[0] == ("sm_90", "bf16", 768) else "-",
+    },
+)
 
-    Errors and findings are under Triton 3.9 / 3.6.
-    """
+
+def emulated() -> list[list[pd.DataFrame]]:
+    """Return the cases of each family of kernels on the PTX machine, under Triton 3.9 and 3.6."""
     frames = [pd.DataFrame(tool(f"ptx-{version}.json")["cases"]) for version in ("3.9", "3.6")]
-    body = []
-    for kernels in frames[0].kernels.unique():
-        of = [frame[frame.kernels == kernels] for frame in frames]
-        shapes = {f"{own.shapes.sum():,}" for own in of}
-        errors = (f"{own.error.max():.0e}" for own in of)
-        found = (f"in {own.dirty.sum()} shapes" if own.dirty.sum() else "none" for own in of)
-        body.append([kernels, *(" / ".join(field) for field in (sorted(shapes), errors, found))])
-    header = "kernels", "shapes, sm_80 and sm_90", "largest error / allowed", "findings"
-    return markdown(header, body)
+    return [[f[f.kernels == kernels] for f in frames] for kernels in frames[0].kernels.unique()]
 
 
-def faults() -> str:
-    """Return what the PTX machine made of the faults, by what its report has."""
-    body = []
-    for says, own in pd.DataFrame(tool("ptx-faults.json")["faults"]).groupby("says", sort=False):
-        body.append([str(says), "; ".join(own.fault), f"{own.found.sum()} of {own.trials.sum()}"])
-    return markdown(("the report", "faults", "found in"), body)
-
-
-def host() -> str:
-    """Return what an eager call costs beside its kernels."""
-    body = []
-    for what, own in tool("host.json").items():
-        count, views = sum(own["calls"].values()), own["calls"].get("views", 0)
-        us = (f"{own[key]:.0f}" if key in own else "-" for key in ("us", "before"))
-        body.append([what.replace(" ", ", "), str(count), str(count - views), *us])
-    return markdown(("operator", "ATen's calls", "not views", "us", "us before"), body)
+EMULATED = Listing(
+    emulated,
+    {
+        "kernels": lambda runs: runs[0].kernels.iloc[0],
+        "shapes, sm_80 and sm_90": lambda runs: " / ".join(
+            sorted({f"{run.shapes.sum():,}" for run in runs})),
+        "largest error / allowed": lambda runs: " / ".join(
+            f"{run.error.max():.0e}" for run in runs),
+        "findings": lambda runs: " / ".join(
+            f"in {run.dirty.sum()} shapes" if run.dirty.sum() else "none" for run in runs),
+    },
+)  # fmt: skip
+FAULTS = Listing(  # put into kernels, by what the PTX machine reports
+    lambda: pd.DataFrame(tool("ptx-faults.json")["faults"]).groupby("says", sort=False),
+    {
+        "the report": lambda group: str(group[0]),
+        "faults": lambda group: "; ".join(group[1].fault),
+        "found in": lambda group: f"{group[1].found.sum()} of {group[1].trials.sum()}",
+    },
+)
+HOST = Listing(  # what an eager call costs in addition to its kernels
+    lambda: tool("host.json").items(),
+    {
+        "operator": lambda call: call[0].replace(" ", ", "),
+        "ATen's calls": lambda call: str(sum(call[1]["calls"].values())),
+        "not views": lambda call: str(
+            sum(n for kind, n in call[1]["calls"].items() if kind != "views")),
+        "us": lambda call: f"{call[1]['us']:.0f}" if "us" in call[1] else "-",
+        "us before": lambda call: f"{call[1]['before']:.0f}" if "before" in call[1] else "-",
+    },
+)  # fmt: skip
 
 
 # --- all of them ---
@@ -745,6 +804,8 @@ TABLES: dict[str, Callable[[], str]] = {
         [
             column("native: p50, ms", "p50", OURS), column("p99, ms", "p99", OURS),
             column("nn.LSTM: p50, ms", "p50", BASE), column("p99, ms", "p99", BASE),
+            column("ONNX Runtime: p50 / p99, ms", "p50 / p99", "onnxruntime"),
+            column("OpenVINO: p50 / p99, ms", "p50 / p99", "openvino"),
         ],
     ),
     "tails": tails(2),
@@ -761,7 +822,7 @@ TABLES: dict[str, Callable[[], str]] = {
             column("native's speed", "times", BASE, OURS),
         ],
     ),
-    "help_inference": help_inference,
+    "help_inference": HELP_INFERENCE,
     "help_short": Table(
         "short", AXES,
         [
@@ -779,8 +840,8 @@ TABLES: dict[str, Callable[[], str]] = {
         {"case": "T=1, B=1, H=256", "mode": "inference"},
     ),
     "tails_foreign": tails_foreign,
-    "errors": errors,
-    "cards": cards,
+    "errors": ERRORS,
+    "cards": CARDS,
     "int8": Table(
         "int8", [By("p50, ms", "case")],
         [column("nn.LSTM, float32", "p50", BASE),
@@ -790,7 +851,7 @@ TABLES: dict[str, Callable[[], str]] = {
         "streaming-prepared", threads_of("p50 / p99 / worst, ms"),
         [column(says, "p50 / p99 / worst", label) for label, says in STREAMS.items()],
     ),
-    "grid": lambda: grid(points(results("grid"))),
+    "grid": GRID,
     "adopted": Table(
         "adopted", [By("ms: theirs → ours", "case")],
         [column(f"{says}, {words}", "ms → ms", "theirs", "ours", mode=mode, threads=n)
@@ -833,7 +894,7 @@ TABLES: dict[str, Callable[[], str]] = {
             for label, says in ((BASE, "torch.nn"), (OURS, "native"))],
         joined=LAST, split=LAST_CASE,
     ),
-    "last_intel": last_intel,
+    "last_intel": LAST_INTEL,
     "last_xeon": Table(
         "last-xeon", [By(LAST_HEADING, "call")],
         [
@@ -874,7 +935,7 @@ TABLES: dict[str, Callable[[], str]] = {
                 ("compiled", "times", ("compiled", "native")),
             )
         ],
-        joined=Joined("threads", (1, 2), " / "), split=r"(?P<package>[^,]*), (?P<call>.*)$",
+        joined=Joined("threads", (1, 2), " / "), split=CELL_CASE,
     ),
     "per_sample": Table(
         "samples",
@@ -888,17 +949,17 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "perplexity": partial(perplexity, "small"),
     "perplexity_medium": partial(perplexity, "medium"),
-    "cell_perplexity": cell_perplexity,
+    "cell_perplexity": CELL_PERPLEXITY,
     "slstm_perplexity": slstm_perplexity,
     "packed_perplexity": packed_perplexity,
-    "intel_ahead": partial(intel, "ahead"),
-    "intel_bf16": partial(intel, "bf16"),
-    "intel_tf32": partial(intel, "tf32", ("float32", "two terms")),
-    "intel_prepared": partial(intel, "prepared"),
+    "intel_ahead": intel("ahead"),
+    "intel_bf16": intel("bf16"),
+    "intel_tf32": intel("tf32", "float32", "two terms"),
+    "intel_prepared": intel("prepared"),
     "compiled": compiled,
-    "compiled_heads": compiled_heads,
+    "compiled_heads": COMPILED_HEADS,
     "kernel": lambda: f"```python\n{page.plain_forward()}```\n",
-    "emulated": emulated,
-    "faults": faults,
-    "host": host,
+    "emulated": EMULATED,
+    "faults": FAULTS,
+    "host": HOST,
 }  # fmt: skip

@@ -21,21 +21,17 @@ MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 BLOCKS = doc_tables.TABLES | answer.BLOCKS | {
     "models": table.models, "expected": table.expected, "resets": table.resets,
 }  # fmt: skip
-# Blocks of one results file that are no Table, which names its own: a table's first heading names
+# Blocks of one results file that are no record, which names its own: a table's first heading names
 # the CPU that it was measured on.
-MEASURED = {
-    "training": "post", "training_parts": "post", "grid": "grid",
-    "help_inference": "grid", "cells": "cells",
-    "intel_ahead": "intel", "intel_bf16": "intel", "intel_tf32": "intel",
-    "intel_prepared": "intel", "models": "models", "resets": "models",
-}  # fmt: skip
+MEASURED = {"training": "post", "training_parts": "post", "cells": "cells", "models": "models",
+    "resets": "models"}  # fmt: skip
 REPORT = ("ladder", "post", "peers", "inference", "short", "grid", "busy", "streaming", "scaling")
 
 
 def block(name: str) -> str:
     """Return a block's text, the CPU of its results file in a table's first heading."""
     made = BLOCKS[name]
-    text, file = made(), made.file if isinstance(made, tables.Table) else MEASURED.get(name)
+    text, file = made(), getattr(made, "file", MEASURED.get(name))
     if not file:
         return text
     lines = (tables.RESULTS / f"{file}.jsonl").read_text(encoding="utf-8").splitlines()

@@ -178,7 +178,7 @@ def peers(page: Page, frame: pd.DataFrame) -> None:
 def grid(page: Page, frame: pd.DataFrame) -> None:
     """Add the calls drawn at random: ours and the best of the others, a table and two maps."""
     drawn = doc_tables.points(frame)
-    page.add("## Inference of calls drawn at random", doc_tables.grid(drawn))
+    page.add("## Inference of calls drawn at random", doc_tables.GRID.of(doc_tables.kinds(drawn)))
     speeds = [point.prepared for point in drawn]
     limits = min(speeds) / 1.7, max(speeds) * 1.7  # with room for what stands on both sides
     for dtype in dict.fromkeys(point.dtype for point in drawn):

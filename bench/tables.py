@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -161,6 +161,29 @@ FORMATS: dict[str, Callable[..., str]] = {
 }
 
 
+# --- a table of anything ---
+
+
+class Listing(NamedTuple):
+    """A table of anything: what makes its rows, and for each heading what makes a row's text.
+
+    file: the results file that it is of, where there is one.
+    """
+
+    rows: Callable[[], Iterable[Any]]
+    columns: Mapping[str, Callable[[Any], str]]
+    file: str = ""
+
+    def __call__(self) -> str:
+        """Return it as Markdown."""
+        return self.of(self.rows())
+
+    def of(self, rows: Iterable[Any]) -> str:
+        """Return the table of these rows."""
+        body = [[says(row) for says in self.columns.values()] for row in rows]
+        return markdown(list(self.columns), body)
+
+
 # --- a table of a results file ---
 
 
@@ -246,29 +269,32 @@ class Table(NamedTuple):
     def of(self, frame: pd.DataFrame) -> str:
         """Return the table of these records; rows and columns without any are left out."""
         if self.split:
-            frame = frame.assign(**frame["case"].str.extract(self.split))
-        listed = isinstance(self.rows, Lines)
-        headings = self.rows.headings if listed else [by.heading for by in self.rows]
+            frame = frame.join(frame["case"].str.extract(self.split))
+        if isinstance(self.rows, Lines):
+            headings, lines = list(self.rows.headings), list(self.rows.lines)
+        else:
+            headings, lines = [by.heading for by in self.rows], self.found(frame, self.rows)
         body = [
             [*line.texts, *(self.cell(frame, line, column) for column in self.columns)]
-            for line in (self.rows.lines if listed else self.found(frame))
+            for line in lines
         ]
-        headings = [*headings, *(column.heading for column in self.columns)]
+        headings += [column.heading for column in self.columns]
         seen = [n for n in range(len(headings)) if any(row[n] != "-" for row in body)]
         return markdown([headings[n] for n in seen], [[row[n] for n in seen] for row in body])
 
-    def found(self, frame: pd.DataFrame) -> Iterator[Line]:
-        """Yield a row for each combination of the fields' values that has a record."""
-        bys = {by.field: by for by in self.rows if isinstance(by, By)}
-        values = [each(frame, field, **self.where) for field in bys]
-        for of, by in zip(values, bys.values(), strict=True):
-            if by.order is not None:
-                of.sort(key=by.order)
+    def found(self, frame: pd.DataFrame, bys: Sequence[By]) -> list[Line]:
+        """Return a row for each combination of the fields' values that has a record."""
+        fields, lines = {by.field: by for by in bys}, []
+        values = [
+            sorted(of, key=by.order) if by.order is not None else of
+            for by in fields.values()
+            for of in [each(frame, by.field, **self.where)]
+        ]
         for key in product(*values):
-            where = dict(zip(bys, key, strict=True))
+            where = dict(zip(fields, key, strict=True))
             if rows(frame, **{**where, **self.where}):
-                texts = [by.says(where[by.field]) for by in self.rows if isinstance(by, By)]
-                yield Line(texts, where)
+                lines.append(Line([by.says(where[by.field]) for by in bys], where))
+        return lines
 
     def cell(self, frame: pd.DataFrame, line: Line, column: Column) -> str:
         """Return the text of a cell, "-" where a record is missing."""
