@@ -513,7 +513,7 @@ def cause_figure() -> figures.Figure:
         bars.append(Bar(NAMES[fuse(row)] + like, {"measured": 1e3 * row.median}, note))
         parts = {f"model: {PARTS[k][0]}": 1e3 * s for k, s in row.predicted.items()}
         moving = row.predicted["weights"] + row.predicted["gradients"]
-        bars.append(Bar("", parts, f"weights and their gradients: {ms(moving)} ms"))
+        bars.append(Bar("", parts, f"weights and their gradients: {1e3 * moving:.0f} ms"))
     library = groups(results("ladder"))["medium", "float32", 1][ladder.NN]
     note = f"{ms(library.median)} ms"
     bars.append(Bar("nn.LSTM", {"measured": 1e3 * library.median}, note))
