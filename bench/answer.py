@@ -192,13 +192,12 @@ GB of weights and gradients instead of {loop_gb}. Within an operator the recurre
 read at each step, from a cache.
 
 **How much faster on this CPU?** {whole} times ({low} to {high}) on one core of {machine}: {loop_ms}
-ms become {fused_ms}. {accounts}; {least} gained less than 5%.
+ms become {fused_ms}. {accounts}; no gain of 5% or more was seen from {least}.
 
-**Is that why cuDNN was twice as fast on the GTX 1080?** For {bytes_share} of the difference, by
-arithmetic; nobody measured inside a step. The post's figures are {post_ratio} times apart, {gap} ms
-per training step: {bytes_ms} ms of these are weights and their gradients, and {launches_ms} are
-launches. The arithmetic leaves {cudnn_rest} of cuDNN's own {cudnn_ms} ms unexplained, so it cannot
-say more.
+**Is that why cuDNN was twice as fast on the GTX 1080?** By arithmetic it explains {bytes_share}, of
+the difference; nobody measured inside a step. The post's figures are {post_ratio} times apart,
+{gap} ms per training step: {bytes_ms} ms of these are weights and their gradients, {launches_ms}
+are launches. The arithmetic leaves {cudnn_rest} of cuDNN's own {cudnn_ms} ms unexplained.
 """,
     "answer_race": """
 A line shows the quartiles of the rounds. `+ layers` does not differ from `+ steps`: its speed is

@@ -55,10 +55,10 @@ def expected() -> str:
     return wrapped(
         f"Models of {len(cases)} other packages ran under `fused_lstm.install()`, in inference and"
         f" in training, with one thread and with two of {machine(first)}. In {len(clear) - behind}"
-        f" of {count} races the model was faster, up to {most:.2f} times ({fast}). In {behind} it"
-        f" was slower, {least:.2f} times as fast ({slow}). In {count - len(clear)} no"
-        " difference was seen ([all of them](docs/models.md)). A model gains little where it spends"
-        " little time in recurrent layers."
+        f" of {count} races ours was faster, up to {most:.2f} times ({fast}); in {behind} it was"
+        f" slower, {least:.2f} times as fast ({slow}); in {count - len(clear)} no difference was"
+        " seen ([all of them](docs/models.md)). A model that spends little time in recurrent layers"
+        " gains little."
     )
 
 

@@ -408,7 +408,7 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys, fails):
     assert report["tests"]["failed"] == ({"test_x": "hung"} if fails else {})
     said = capsys.readouterr().out
     assert "STANDARD" in said
-    assert "1 not run for want of time" in said
+    assert "1 not run: out of time" in said
     assert "families of kernels with a test that passed: 1 of 2\n  test_x: no test" in said
     assert "then cut off" in said
 
