@@ -37,10 +37,10 @@ train: setup     ## train the demo language model through the Triton kernels, an
 test: setup      ## run all tests; ten minutes
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
-bench: setup     ## time every engine that runs here, beside nn.LSTM; 8 minutes, with peers more than ten
+bench: setup     ## compare every engine that runs here with nn.LSTM; 8 minutes, with peers more than ten
 	OUT=$(OUT) $(RUN) -m bench all $(ARGS)
 
-ladder: setup    ## the post's three fusions as four levels, one at a time, and what each gains
+ladder: setup    ## the post's three fusions, measured as four levels: what each gains
 	OUT=$(OUT) $(RUN) -m bench ladder $(ARGS)
 
 post: setup      ## the post's own table: TensorFlow, JAX, PyTorch, and the fusions; 4 minutes

@@ -1,11 +1,11 @@
-"""`python -m bench NAME ...`: measure suites, check every answer first, write a line a measurement.
+"""`python -m bench NAME ...`: check every answer, then measure; one line per measurement.
 
     python -m bench post --engines native,cudnn
     python -m bench inference short --cases medium --threads 1
-    python -m bench.report out/*.jsonl -o out/report    # a page with figures from what was written
+    python -m bench.report out/*.jsonl -o out/report    # a page with figures from these files
 
-The exit status is 1 where a contender that is here gave a wrong answer or failed, 2 for a command
-line that cannot be, and 3 where other work took more than a tenth of the machine.
+The exit status is 1 if a contender gave a wrong answer or failed, 2 if the command line is wrong,
+and 3 if other work took more than a tenth of the machine.
 """
 
 from __future__ import annotations
@@ -61,17 +61,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add, every = parser.add_argument, torch.get_num_threads()
     add("names", nargs="*", metavar="NAME", help="suites; after kernelbench a clone's folder")
     add("--cases", type=cases, help="named cases, such as small,medium [the suite's]")
-    add("--engines", help="engines, levels and peers, such as loop,native-steps,jax; 'all' for what"
-        " takes minutes to compile too [what fits a few minutes]")  # fmt: skip
+    add("--engines", help="engines, levels and peers, such as loop,native-steps,jax; 'all' includes"
+        " those that compile for minutes [the others]")  # fmt: skip
     add("--device", type=device, help="such as cpu or cuda:1 [an accelerator, else cpu]")
     add("--dtype", choices=DTYPES, help="[the suite's]")
-    add("--seconds", type=POSITIVE, help="of timing, each group [the suite's]")
-    add("--threads", type=THREADS, default=every, help="everybody's [%(default)s]")
-    add("--isa", choices=ISAS, help="keep all contenders to this instruction set")
-    add("--keep-memory", action="store_true", help="in a process whose freed memory is kept")
+    add("--seconds", type=POSITIVE, help="seconds of timing per group [the suite's]")
+    add("--threads", type=THREADS, default=every, help="threads of each contender [%(default)s]")
+    add("--isa", choices=ISAS, help="limit all contenders to this instruction set")
+    add("--keep-memory", action="store_true", help="let glibc keep freed memory in the process")
     add("--json", type=Path, metavar="FILE", help="where records go [out/NAME.jsonl]")
-    add("--minutes", type=POSITIVE, default=8.5, help="of `gpu` in all [%(default)s]")
-    add("--no-tests", action="store_true", help="for `gpu`: only compile and race")
+    add("--minutes", type=POSITIVE, default=8.5, help="total time of `gpu` [%(default)s]")
+    add("--no-tests", action="store_true", help="`gpu`: compile and race only")
     options = parser.parse_args(argv)
     options.folder = None
     if "kernelbench" in options.names[:-1]:
@@ -118,7 +118,7 @@ def show(record: Record, before: Sequence[Record]) -> None:
     def place(r: Record) -> str:
         words = f"{r.case}, {r.dtype}, {r.threads} thread{'s' * (r.threads != 1)}"
         beside = r.extra.get("neighbours")
-        return f"{words}, {beside} busy neighbour{'s' * (beside > 1)}" if beside else words
+        return f"{words}, {beside} busy process{'es' * (beside > 1)}" if beside else words
 
     if not before or place(before[-1]) != place(record):
         print(f"\n{record.suite}: {place(record)}")
@@ -131,7 +131,7 @@ def show(record: Record, before: Sequence[Record]) -> None:
         for base in before:
             same = (base.group, base.mode) == (record.group, record.mode)
             if same and base.contender in (BASE, f"stock-{BASE}"):
-                words.append(f"against nn.LSTM {speedup(base, record).text}")
+                words.append(f"relative to nn.LSTM {speedup(base, record).text}")
                 break
         if "flops" in record.extra:
             words.append(f"{record.extra['flops'] / record.median / 1e9:,.0f} GF/s")
@@ -166,11 +166,11 @@ def measure(name: str, options: argparse.Namespace) -> list[Record]:
 def summary(name: str, records: list[Record]) -> str:
     """Return what a suite comes to, as tables."""
     if not all(map(importlib.util.find_spec, ("pandas", "matplotlib"))):
-        return "a table needs pandas and matplotlib: pip install 'fused-lstm[plot]'"
-    from . import answer, tables
+        return "a table needs pandas and matplotlib: pip install pandas matplotlib"
+    from . import answer, doc_tables, tables
 
     frame = tables.of_records(records)
-    return tables.training(frame) if name == "post" else answer.ladders(frame)
+    return doc_tables.training(frame) if name == "post" else answer.ladders(frame)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -195,8 +195,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     foreign = max([record.foreign for record in records], default=0.0)
     if foreign > BUSY:
         print(
-            f"bench: other work took up to {foreign:.0%} of the machine: the times above are"
-            f" no measurement of this machine (all in all {clock.share():.0%})",
+            f"bench: other work took up to {foreign:.0%} of the machine ({clock.share():.0%} over"
+            " the whole run), so the times above do not measure this machine",
             file=sys.stderr,
         )
     if any(record.why and record.group for record in records):  # it took part, and failed

@@ -10,6 +10,7 @@ import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
+from typing import Any
 
 import pandas as pd
 
@@ -20,12 +21,12 @@ from .model import KINDS, Counts, Span
 from .tables import Row, by_contender, cpu, digits, markdown, results, rows, tool
 
 FUSED = {
-    "loop": ("step loop", "nothing: a launch for each operation, three products a step and layer"),
+    "loop": ("step loop", "nothing: one launch per operation, three products per step and layer"),
     "pointwise": ("+ pointwise", "the launches between a cell's pointwise operations"),
-    "hoisted": ("+ hoisted", "products in the loop that need no order in time, and the sum of"
-        " weights' gradients over steps"),
+    "hoisted": ("+ hoisted", "from the loop: products that do not depend on the previous step, and"
+        " the sums of weight gradients"),
     "steps": ("+ steps", "all other launches of a layer, and packing R at each step"),
-    "layers": ("+ layers", "the launches of all layers but one"),
+    "layers": ("+ layers", "the launches of every layer except one"),
 }  # fmt: skip
 NAMES = {fuse: name for fuse, (name, _) in FUSED.items()}
 
@@ -51,12 +52,12 @@ def rungs(records: dict[str, Row], suffix: str = "") -> list[Row]:
 @cache
 def climbed(case: str = "medium", suffix: str = "") -> list[Row]:
     """Return the committed rungs of a case in float32, on one thread."""
-    return rungs(groups(results("ladder.jsonl"))[case, "float32", 1], suffix)
+    return rungs(groups(results("ladder"))[case, "float32", 1], suffix)
 
 
 def sizes() -> list[str]:
     """Return the cases that were measured in float32 on one thread."""
-    keys = groups(results("ladder.jsonl"))
+    keys = groups(results("ladder"))
     return [case for case, dtype, threads in keys if (dtype, threads) == ("float32", 1)]
 
 
@@ -101,7 +102,7 @@ def megabytes(count: float) -> str:
 
 def span(of: Span) -> str:
     """Return milliseconds, as a range where there is one."""
-    low, high = (f"{1e3 * s:.0f}" if 1e3 * s >= 9.5 else f"{1e3 * s:.1f}" for s in of)
+    low, high = (f"{1e3 * s:.0f}" if not 0 < 1e3 * s < 9.5 else f"{1e3 * s:.1f}" for s in of)
     return low if low == high else f"{low} to {high}"
 
 
@@ -160,7 +161,167 @@ def unexplained(who: str) -> Span:
     return Span(model.POST_SECONDS[who] - high, model.POST_SECONDS[who] - low)
 
 
-# --- sentences ---
+def between(*names: str) -> Span:
+    """Return how many seconds more of these terms the loop takes, where nothing overlaps."""
+    return model.terms_between([term for term in post() if term.name in names])
+
+
+def shares(of: Span) -> str:
+    """Return what part of the gap between the post's systems a span of seconds is, in words."""
+    low, high = (seconds / gap() for seconds in of)
+    least = "half" if 0.45 <= low < 0.55 else f"{low:.0%}"
+    return f"about {least}, perhaps all" if high >= 0.95 else f"about {least}, perhaps {high:.0%}"
+
+
+# --- sentences: templates, and the figures in them ---
+
+FUSIONS = """
+The post names three fusions: pointwise operations, steps and layers. We measure them as four
+levels, because fusing steps has two parts: `hoisted` takes the products that do not depend on the
+previous step out of the loop, which any library can do, and `steps` runs the loop in one launch and
+keeps the recurrent weights in place.
+"""
+SENTENCES = {
+    "answer_fusions": FUSIONS,
+    "answer": """
+**Why is a fused LSTM faster?** It moves fewer bytes. A step loop reads all weights at every time
+step, and its backward writes the gradient of all weights at every step and adds it to a sum. A
+fused LSTM computes these products once for all steps (`hoisted`) and keeps the recurrent weights
+packed in cache (`steps`). The operators of a training step at medium then read and write {fused_gb}
+GB of weights and gradients instead of {loop_gb}. Within an operator the recurrent weights are still
+read at each step, from a cache.
+
+**How much faster on this CPU?** {whole} times ({low} to {high}) on one core of {machine}: {loop_ms}
+ms become {fused_ms}. {accounts}; no gain of 5% or more was seen from {least}.
+
+**Is that why cuDNN was twice as fast on the GTX 1080?** By arithmetic it explains {bytes_share}, of
+the difference; nobody measured inside a step. The post's figures are {post_ratio} times apart,
+{gap} ms per training step: {bytes_ms} ms of these are weights and their gradients, {launches_ms}
+are launches. The arithmetic leaves {cudnn_rest} of cuDNN's own {cudnn_ms} ms unexplained.
+""",
+    "answer_race": """
+A line shows the quartiles of the rounds. `+ layers` does not differ from `+ steps`: its speed is
+{layers_small} times that of `+ steps` at small and {layers_medium} times at medium (95% intervals).
+""",
+    "answer_measured": """
+Measured on {date} with torch {torch} on {machine}, one thread, commit {commit}; other work took at
+most {foreign} of the machine. In that run the products of one core reached {gflops} GF/s, a copy
+read and wrote {bandwidth} GB/s in all, and a launch cost {launch} us. The model gives {least_of} to
+{most_of} of the measured time over the {rungs} rows of {sizes}.
+""",
+    "answer_post_said": """
+The post says "more than 2x"; its two figures are {post_ratio} times apart. The model does not
+explain {cudnn_rest} of cuDNN's {cudnn_ms} ms, nor {tensorflow_rest} of
+TensorFlow's {tensorflow_ms}. Under the same assumptions for both it gives {all_ms} of the {gap} ms
+between them: {all_share}. If nothing overlaps, {gradients_ms} ms of these are gradients of weights,
+{weights_ms} are weights, {launches_ms} are launches and {rest_ms} are intermediate results.
+""",
+    "answer_card": """
+**On a GPU (arithmetic; no GPU has run these kernels).** On the post's GTX 1080, reading weights and
+summing their gradients explain {bytes_share} of the difference between the two systems: {bytes_ms}
+of {gap} ms. Launches explain {launches_ms} ms. The arithmetic leaves a large part of cuDNN's own
+time unexplained ([below](#the-posts-card-by-arithmetic)). An H100 has {h100_bandwidth} times the
+memory bandwidth, so launches are {h100_launches} of a step loop's time there, and `pointwise` gains
+more. cuDNN's usual algorithm has the level `hoisted`: it reads the recurrent weights at every step,
+and `steps` does not.
+""",
+    "answer_isa": """
+AVX-512 gains over AVX2 at medium, with the same code in the same rounds: {isa_gains}. PyTorch's own
+loop takes {shipped_ms} ms, and our loop on AVX2 {old_ms}: {shipped}. Both launch the same
+operators. PyTorch's has another product kernel, and allocates new memory for gradients.
+""",
+    "answer_floors": """
+At H = 1500, where R stays in shared memory, a step takes {forward_us} us forward and {backward_us}
+us backward: {large_ms} ms for {T} steps of {L} layers, without the products before and after. At
+H = 650 a step takes {one_us} us for one layer and {wave_us} us for two at once: {one_all} us for
+{one_steps} steps in turn, {wave_all} us for {wave_steps} common steps. At H = 1500 two layers do
+not fit on the chip, so `layers` launches them in turn.
+""",
+}
+
+
+def told(name: str) -> str:
+    """Return a sentence's paragraphs with the figures in them."""
+    paragraphs = SENTENCES[name].strip().split("\n\n")
+    return "\n".join(wrapped(text.format(**figures_of_sentences())) for text in paragraphs)
+
+
+@cache
+def figures_of_sentences() -> dict[str, Any]:
+    """Return the figures of all sentences, from the ladder, the post and compiled kernels."""
+    return of_ladder() | of_post() | of_kernels() | of_race()
+
+
+def of_race() -> dict[str, Any]:
+    """Return what layers gain over steps in whole training steps, as intervals."""
+    found = {}
+    for case in ("small", "medium"):
+        by = by_contender(results("post"), case=case, mode="train")
+        gain = speedup(by["stock-native-steps"], by["stock-native-layers"])
+        found[f"layers_{case}"] = f"{gain.low:.2f} to {gain.high:.2f}"
+    return found
+
+
+def of_ladder() -> dict[str, Any]:
+    """Return the figures of medium on one core, and of its run."""
+    of, old, frame = climbed(), climbed(suffix=", avx2"), results("ladder")
+    first, last = of[0], of[-1]
+    whole, (most, least), limits = speedup(first, last), worth(of), first.limits
+    errors = [predicted(row) / row.median for case in sizes() for row in climbed(case)]
+    pairs = zip(of, old, strict=True)
+    shipped = groups(frame)["medium", "float32", 1][ladder.TORCH_LOOP]
+    return {
+        "fused_gb": f"{moved(last) / 1e9:.2f}", "loop_gb": f"{moved(first) / 1e9:.1f}",
+        "whole": f"{whole.value:.2f}", "low": f"{whole.low:.2f}", "high": f"{whole.high:.2f}",
+        "machine": machine(first), "loop_ms": ms(first.median), "fused_ms": ms(last.median),
+        "accounts": accounts(most), "least": listed(least),
+        "date": first.date[:10], "torch": first.versions["torch"],
+        "commit": first.commit.rstrip("+"),
+        "foreign": f"{max(row.foreign for row in rows(frame)):.0%}",
+        "gflops": f"{limits['flops'] / 1e9:.0f}", "bandwidth": f"{limits['bandwidth'] / 1e9:.1f}",
+        "launch": f"{1e6 * limits['launch']:.1f}", "least_of": f"{min(errors):.2f}",
+        "most_of": f"{max(errors):.2f}", "rungs": len(errors), "sizes": listed(sizes()),
+        "isa_gains": listed([f"{NAMES[fuse(row)]} {speedup(b, row).text}" for row, b in pairs]),
+        "shipped_ms": ms(shipped.median), "old_ms": ms(old[0].median),
+        "shipped": speedup(shipped, old[0]).text,
+    }  # fmt: skip
+
+
+def of_post() -> dict[str, Any]:
+    """Return the figures of the post's card, by arithmetic."""
+    took, (loop, cudnn) = model.POST_SECONDS, model.POST_WORDS
+    moving = between("weights", "gradients of weights")
+    return {
+        "post_ratio": f"{model.POST_WORDS[cudnn] / model.POST_WORDS[loop]:.2f}",
+        "gap": f"{1e3 * gap():.1f}", "bytes_ms": span(moving), "bytes_share": shares(moving),
+        "all_ms": span(model.between(post())), "all_share": shares(model.between(post())),
+        "gradients_ms": span(between("gradients of weights")),
+        "weights_ms": span(between("weights")), "launches_ms": span(between("launches")),
+        "rest_ms": span(between("intermediate results")),
+        "cudnn_ms": f"{1e3 * took[cudnn]:.1f}", "cudnn_rest": span(unexplained(cudnn)),
+        "h100_bandwidth": f"{model.H100.bandwidth / model.GTX_1080.bandwidth:.1f}",
+        "h100_launches": f"{on_h100()['loop'][2] / sum(on_h100()['loop']):.0%}",
+        "tensorflow_ms": f"{1e3 * took[loop]:.1f}", "tensorflow_rest": span(unexplained(loop)),
+    }  # fmt: skip
+
+
+def of_kernels() -> dict[str, Any]:
+    """Return what a step inside a launch takes on an H100 at least, from the compiled kernels."""
+    found = {
+        (level, row["plan"]["hidden"], row["plan"]["direction"]): row["cost"]["floor_us"]
+        for level in ("steps", "layers")
+        for row in tool(f"inspect-{level}.json")
+        if row["device"] == "H100" and row["plan"]["dtype"] == "bf16"
+    }
+    T, _, _, _, L = model.LARGE
+    large = [found["steps", 1500, way] for way in ("forward", "backward")]
+    one, wave = (found[level, 650, "forward"] for level in ("steps", "layers"))
+    return {
+        "T": T, "L": L, "forward_us": f"{large[0]:.2f}", "backward_us": f"{large[1]:.2f}",
+        "large_ms": f"{T * L * sum(large) / 1e3:.2f}", "one_us": f"{one:.2f}",
+        "wave_us": f"{wave:.2f}", "one_all": f"{T * L * one:.0f}", "one_steps": T * L,
+        "wave_all": f"{(T + L - 1) * wave:.0f}", "wave_steps": T + L - 1,
+    }  # fmt: skip
 
 
 def moved(row: Row) -> float:
@@ -200,115 +361,10 @@ def sentence(frame: pd.DataFrame) -> str:
     return (
         f"**On {place(first)} a fused LSTM takes {ms(last.median)} ms forward and backward at"
         f" {first.case}, {first.dtype}, where a step loop takes {ms(first.median)}:"
-        f" {speedup(first, last).text} as fast{gained}. It moves {megabytes(moved(last))} MB of"
-        f" weights and their gradients instead of {megabytes(moved(first))}, and starts"
-        f" {launches(last)} operators instead of {launches(first)}.**"
-    )
-
-
-def answer() -> str:
-    """Return README's answer: three questions."""
-    of = climbed()
-    whole, (most, least) = speedup(of[0], of[-1]), worth(of)
-    why = (
-        "**Why is a fused LSTM faster?** It moves fewer bytes. A step loop reads all weights at"
-        " every time step, and its backward writes the gradient of all weights at every step and"
-        " adds it to a sum. A fused LSTM computes these products once for all steps (`hoisted`) and"
-        " keeps the recurrent weights packed in cache (`steps`). The operators of a training step"
-        f" at medium then read and write {moved(of[-1]) / 1e9:.2f} GB of weights and gradients"
-        f" instead of {moved(of[0]) / 1e9:.1f}. Within an operator the recurrent weights are still"
-        " read at each step, from a cache."
-    )
-    here = (
-        f"**How much faster on this CPU?** {whole.value:.2f} times ({whole.low:.2f} to"
-        f" {whole.high:.2f}) on one core of {machine(of[0])}: {ms(of[0].median)} ms become"
-        f" {ms(of[-1].median)}. {accounts(most)}; no gain of 5% was seen from {listed(least)}."
-    )
-    loop, cudnn = model.POST_WORDS.values()
-    share = shares(model.between(post()))
-    card = (
-        "**Is that why cuDNN was twice as fast on the GTX 1080?**"
-        f" {share[0].upper() + share[1:]} of it, by arithmetic; nobody measured inside a step. The"
-        " post's figures are"
-        f" {cudnn / loop:.2f} times apart, {1e3 * gap():.1f} ms a training step, and the arithmetic"
-        f" gives {span(model.between(post()))} ms of these. It leaves"
-        f" {span(unexplained(model.CUDNN))} of cuDNN's own"
-        f" {1e3 * model.POST_SECONDS[model.CUDNN]:.1f} ms unexplained, so it cannot say more."
-    )
-    return "\n".join(map(wrapped, (why, here, card)))
-
-
-def measured_on() -> str:
-    """Return when and on what the ladder was measured, and how well the model does."""
-    first, frame = climbed()[0], results("ladder.jsonl")
-    errors = [predicted(row) / row.median for case in sizes() for row in climbed(case)]
-    limits = first.limits
-    busy = max(row.foreign for row in rows(frame))
-    return wrapped(
-        f"Measured on {first.date[:10]} with torch {first.versions['torch']} on {machine(first)},"
-        f" one thread, commit {first.commit.rstrip('+')}; other work took at most {busy:.0%} of the"
-        f" machine. In that run a core's products reached {limits['flops'] / 1e9:.0f} GF/s, a copy"
-        f" read and wrote {limits['bandwidth'] / 1e9:.1f} GB/s in all, and a launch cost"
-        f" {1e6 * limits['launch']:.1f} us. The model gives {min(errors):.2f} to"
-        f" {max(errors):.2f} of the measured time over the {len(errors)} rungs of"
-        f" {listed(sizes())}."
-    )
-
-
-def shares(of: Span) -> str:
-    """Return what part of the gap between the post's systems a span of seconds is, in words."""
-    low, high = (seconds / gap() for seconds in of)
-    least = "half" if 0.45 <= low < 0.55 else f"{low:.0%}"
-    return f"about {least}, perhaps all" if high >= 0.95 else f"about {least}, perhaps {high:.0%}"
-
-
-def post_said() -> str:
-    """Return what arithmetic says of the post's card, what it leaves over first."""
-    loop, cudnn = model.POST_WORDS
-    took, parts = model.POST_SECONDS, {term.name: model.term_between(term) for term in post()}
-    return wrapped(
-        f"The model does not explain {span(unexplained(cudnn))} of cuDNN's {1e3 * took[cudnn]:.1f}"
-        f" ms, nor {span(unexplained(loop))} of TensorFlow's {1e3 * took[loop]:.1f}. Under the same"
-        f" assumptions for both it gives {span(model.between(post()))} of the {1e3 * gap():.1f} ms"
-        f" between them: {shares(model.between(post()))}. If nothing overlaps,"
-        f" {span(parts['gradients of weights'])} ms of these are gradients of weights,"
-        f" {span(parts['weights'])} are weights, {span(parts['launches'])} are launches and"
-        f" {span(parts['intermediate results'])} are intermediate results."
-    )
-
-
-def isa_said() -> str:
-    """Return what the instruction set is worth."""
-    new, old = climbed(), climbed(suffix=", avx2")
-    pairs = zip(new, old, strict=True)
-    each = [f"{NAMES[fuse(row)]} {speedup(before, row).text}" for row, before in pairs]
-    shipped = groups(results("ladder.jsonl"))["medium", "float32", 1][ladder.TORCH_LOOP]
-    return wrapped(
-        "AVX-512 gains over AVX2 at medium, with the same code in the same rounds:"
-        f" {listed(each)}. PyTorch's own loop takes {ms(shipped.median)} ms, and our loop on AVX2"
-        f" {ms(old[0].median)}: {speedup(shipped, old[0]).text}. Both launch the same operators."
-        " PyTorch's has another product kernel, and allocates new memory for gradients."
-    )
-
-
-def floors() -> str:
-    """Return what a step inside a launch takes on an H100 at least, from the compiled kernels."""
-    found = {}
-    for level in ("steps", "layers"):
-        for row in tool(f"inspect-{level}.json"):
-            plan = row["plan"]
-            if row["device"] == "H100" and plan["dtype"] == "bf16":
-                found[level, plan["hidden"], plan["direction"]] = row["cost"]["floor_us"]
-    T, _, _, _, L = model.LARGE
-    large = [found["steps", 1500, way] for way in ("forward", "backward")]
-    one, wave = (found[level, 650, "forward"] for level in ("steps", "layers"))
-    return wrapped(
-        f"At H = 1500, where R stays in shared memory, a step takes {large[0]:.2f} us forward and"
-        f" {large[1]:.2f} us backward: {T * L * sum(large) / 1e3:.2f} ms for {T} steps of {L}"
-        " layers, without the products before and after. At H = 650 a step takes"
-        f" {one:.2f} us for one layer and {wave:.2f} us for two at once: {T * L * one:.0f} us for"
-        f" {T * L} steps in turn, {(T + L - 1) * wave:.0f} us for {T + L - 1} common steps. At"
-        " H = 1500 two layers do not fit on the chip, so `layers` launches them in turn."
+        f" {speedup(first, last).text} as fast{gained}. Its {launches(last)} operators read and"
+        f" write {megabytes(moved(last))} MB of weights and their gradients, where those of the"
+        f" loop, {launches(first)}, move {megabytes(moved(first))} MB; what an operator reads again"
+        " inside is not counted.**"
     )
 
 
@@ -329,9 +385,11 @@ def ladder_table(of: Sequence[Row]) -> str:
 def ladders(frame: pd.DataFrame) -> str:
     """Return what every ladder comes to, and the answer's rung by rung."""
     of = headline(frame)
-    texts = (markdown(("fused", "what is gone"), FUSED.values()),
-        f"{where(of[0])}:", ladder_table(of), "All ladders:",
-        everywhere(frame), "What PyTorch ships, in the same rounds:", beside(frame))  # fmt: skip
+    texts = (
+        markdown(("level", "what it removes"), FUSED.values()),
+        f"{where(of[0])}:", ladder_table(of), "All ladders:", everywhere(frame),
+        "PyTorch's own loop and nn.LSTM, in the same rounds:", beside(frame),
+    )  # fmt: skip
     return "\n\n".join(text.strip() for text in texts)
 
 
@@ -403,18 +461,29 @@ def post_table() -> str:
     return markdown(header, body)
 
 
-def h100_table() -> str:
-    """Return the model's milliseconds of large's LSTM on an H100, bfloat16."""
-    body, limits = [], model.H100
+def on_h100() -> dict[str, tuple[float, float, float]]:
+    """Return level -> the model's ms of large's LSTM on an H100, bfloat16.
+
+    Of products, of bytes and of launches.
+    """
+    found, limits = {}, model.H100
     for row in climbed("large"):
         seconds = limits.seconds(counts(row))
         # A layer's weights and a step's results stay in L2, where they are read from at its rate.
         for kind in KINDS:  # which were counted in float32
             seconds[kind] *= 0.5 if kind == "gradients" else 0.5 * limits.bandwidth / model.H100_L2
-        parts = (seconds["products"], sum(seconds[kind] for kind in KINDS), seconds["launches"])
-        body.append(
-            [NAMES[fuse(row)], *(f"{1e3 * s:.2f}" for s in (*parts, sum(seconds.values())))]
-        )
+        moving = sum(seconds[kind] for kind in KINDS)
+        parts = seconds["products"], moving, seconds["launches"]
+        found[fuse(row)] = tuple(1e3 * part for part in parts)
+    return found
+
+
+def h100_table() -> str:
+    """Return the model's milliseconds of large's LSTM on an H100, bfloat16."""
+    body = [
+        [NAMES[level], *(f"{ms:.2f}" for ms in (*parts, sum(parts)))]
+        for level, parts in on_h100().items()
+    ]
     header = ("products at the peak", "bytes", "launches", "sum")
     return markdown(("ms, large, bfloat16, by arithmetic", *header), body)
 
@@ -430,57 +499,66 @@ PARTS = {  # kind of the model -> what it is called, and its colour
 }
 
 
-def ladder_figure(by_title: Mapping[str, Sequence[Row]], intervals: bool = False) -> figures.Figure:
-    """Draw each level's milliseconds and, under them, the model's, in parts.
+UNIT = "milliseconds of the LSTM per training step (shorter is better)"
+COLOURS = {"measured": figures.INK} | {f"model: {n}": colour for n, colour in PARTS.values()}
 
-    intervals: with the interval of each level's gain over the one before.
-    """
+
+def cause_figure() -> figures.Figure:
+    """Draw medium's levels, measured and by the model, and beside them what causes the gains."""
+    of, bars = climbed(), []
+    for row, gain in zip(of, [None, *gains(of)], strict=True):
+        like = "\n(as cuDNN)" if fuse(row) == "hoisted" else ""
+        note = f"{ms(row.median)} ms" + (f", {gain.text}" if gain else "")
+        bars.append(Bar(NAMES[fuse(row)] + like, {"measured": 1e3 * row.median}, note))
+        parts = {f"model: {PARTS[k][0]}": 1e3 * s for k, s in row.predicted.items()}
+        moving = row.predicted["weights"] + row.predicted["gradients"]
+        bars.append(Bar("", parts, f"weights and their gradients: {1e3 * moving:.0f} ms"))
+    library = groups(results("ladder"))["medium", "float32", 1][ladder.NN]
+    note = f"{ms(library.median)} ms"
+    bars.append(Bar("nn.LSTM", {"measured": 1e3 * library.median}, note))
+    title = "A step loop reads all weights and adds up their gradients\n"
+    title += "at every step. A fused LSTM does this once."
+    return figures.bars({title: bars}, UNIT, COLOURS)
+
+
+def ladder_figure(by_title: Mapping[str, Sequence[Row]]) -> figures.Figure:
+    """Draw each level's milliseconds and, under them, the model's, in parts."""
     panels = {}
     for title, climb in by_title.items():
         panels[title] = []
         for row, gain in zip(climb, [None, *gains(climb)], strict=True):
-            gained = "" if gain is None else f", {gain.text if intervals else gain}"
+            gained = "" if gain is None else f", {gain}"
             note = f"{ms(row.median)} ms{gained}"
             model_of = {f"model: {PARTS[k][0]}": 1e3 * s for k, s in row.predicted.items()}
             panels[title] += [Bar(NAMES[fuse(row)], {"measured": 1e3 * row.median}, note),
                 Bar("", model_of)]  # fmt: skip
-    colours = {"measured": figures.INK} | {f"model: {n}": colour for n, colour in PARTS.values()}
-    unit = "milliseconds of the LSTM per training step (shorter is better)"
-    return figures.bars(panels, unit, colours)
+    return figures.bars(panels, UNIT, COLOURS)
 
 
 def post_figure() -> figures.Figure:
     """Draw how TensorFlow's step becomes cuDNN's, by arithmetic, and what is not explained."""
     took = model.POST_SECONDS
     steps = [
-        (term.name, [1e3 * seconds for seconds in model.term_between(term)])
+        (term.name, [1e3 * seconds for seconds in model.terms_between([term])])
         for term in post()
-        if any(model.term_between(term))
+        if any(model.terms_between([term]))
     ]
     steps.sort(key=lambda step: -sum(step[1]))
-    unit = "milliseconds per training step of large, GTX 1080, by arithmetic"
-    ends = [(f"{who}, the post", 1e3 * seconds) for who, seconds in took.items()]
-    return figures.waterfall(ends[0], steps, ends[1], "not explained", unit)
+    unit = "milliseconds per training step (GTX 1080, by arithmetic)"
+    ends = [(f"{who}\n(the post)", 1e3 * seconds) for who, seconds in took.items()]
+    return figures.waterfall(ends[0], steps, ends[1], "difference\nnot explained", unit)
 
 
-FILE = partial(results, "ladder.jsonl")
-BLOCKS: dict[str, Callable[[], str]] = {
-    "answer": answer,
+BLOCKS: dict[str, Callable[[], str]] = {name: partial(told, name) for name in SENTENCES} | {
     "answer_ladder": lambda: ladder_table(climbed()),
-    "answer_measured": measured_on,
     "answer_counts": counts_table,
-    "answer_everywhere": lambda: everywhere(FILE()),
-    "answer_beside": lambda: beside(FILE()),
-    "answer_isa": isa_said,
+    "answer_everywhere": lambda: everywhere(results("ladder")),
+    "answer_beside": lambda: beside(results("ladder")),
     "answer_post": post_table,
-    "answer_post_said": post_said,
     "answer_h100": h100_table,
-    "answer_floors": floors,
 }
-
-
 FIGURES: dict[str, Callable[[], figures.Figure]] = {
-    "ladder-medium.svg": lambda: ladder_figure({"": climbed()}, intervals=True),
+    "ladder-medium.svg": cause_figure,
     "ladders.svg": lambda: ladder_figure({case: climbed(case) for case in sizes()}),
     "post-card.svg": post_figure,
 }

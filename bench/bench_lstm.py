@@ -14,10 +14,10 @@ import statistics
 import pytest
 import torch
 
-from bench.cases import CASES, Problem, make_problem
+from bench.cases import CASES
 from bench.contenders import NN_LSTM, Contender, engines, in_default_run, why_not
 from bench.core import require_right
-from bench.lstm import Local
+from bench.lstm import Local, Problem, make_problem
 
 DEVICE = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 ROUNDS = {"small": 30, "medium": 7, "large": 3}

@@ -1,4 +1,4 @@
-"""Cases: shapes that people know, by name, and the input and weights of an LSTM alone.
+"""Cases: shapes that people know, by name.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers; D: directions.
 """
@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
 
 # How the rows come: all T steps of all; a PackedSequence made beforehand; padded, to this project's
 # `lengths=`; padded, and packed before and padded after the call, which is timed too (what nn.LSTM,
@@ -20,17 +19,6 @@ from torch import Tensor, nn
 FORMS = ("dense", "packed", "lengths", "padded", "resets")
 SPREADS = ("equal", "uniform", "sentences")
 GATES = {"lstm": 4, "gru": 3}
-RESET = 0.01  # of all steps, in the form "resets"
-
-# How many of Penn Treebank's training sentences (ptb.train.txt as Mikolov has it, without <eos>)
-# have 1, 2, ... words.
-SENTENCES = (
-    137, 282, 309, 434, 504, 630, 739, 929, 992, 1101, 1226, 1508, 1457, 1540, 1529, 1640, 1616,
-    1714, 1580, 1666, 1599, 1566, 1566, 1393, 1452, 1365, 1245, 1146, 1102, 1031, 881, 768, 696,
-    581, 548, 483, 441, 384, 352, 263, 252, 237, 184, 159, 121, 99, 89, 74, 58, 56, 62, 40, 27, 29,
-    27, 19, 28, 9, 14, 17, 13, 9, 8, 2, 1, 2, 2, 5, 6, 2, 1, 1, 6, 1, 3, 1, 3, 2, 0, 2, 1, 1,
-)  # fmt: skip
-
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -136,102 +124,3 @@ def grid(count: int, seed: int, most: float = 1e10) -> list[Case]:
             name = f"{cell} T={shape.T} B={shape.B} H={shape.H}"
             cases.append(Case(name, shape, f"drawn, seed {seed}", cell=cell))
     return cases
-
-
-# --- an LSTM alone ---
-
-
-@dataclass(frozen=True)
-class Problem:
-    """The same for all contenders: `reference` is the nn.LSTM whose answer is the right one."""
-
-    case: Case
-    reference: nn.LSTM | nn.GRU
-    x: Tensor  # [T, B, I]
-    h0: Tensor  # [D * L, B, H]
-    c0: Tensor  # [D * L, B, H]
-    dy: Tensor  # [T, B, D * H], the gradient that comes back, zero where the loss reads nothing
-    lengths: Tensor  # [B] int64, on the CPU
-    resets: Tensor  # [T, B] bool
-
-    @property
-    def device(self) -> torch.device:
-        """Return where the tensors lie."""
-        return self.x.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Return the dtype of input and weights."""
-        return self.x.dtype
-
-    @property
-    def tokens(self) -> int:
-        """Return the steps of all rows together."""
-        return int(self.lengths.sum())
-
-    def flops(self, mode: str) -> int:
-        """Return the operations of a call's matrix products."""
-        directions, gates = 1 + self.case.bidirectional, GATES[self.case.cell]
-        return self.case.shape.flops(mode, self.tokens, directions, gates)
-
-    def facts(self, mode: str) -> dict[str, Any]:
-        """Return what a record says of it."""
-        return {
-            "shape": self.case.shape._asdict(), "form": self.case.form,
-            "bidirectional": self.case.bidirectional, "tokens": self.tokens, "cell": self.case.cell,
-            "loss": self.case.loss,
-            "flops": self.flops(mode),
-        }  # fmt: skip
-
-    def named(self) -> dict[str, Tensor]:
-        """Return what a peer is handed: weights under nn.LSTM's names."""
-        tensors = {"x": self.x, "h0": self.h0, "c0": self.c0, "dy": self.dy}
-        return tensors | dict(self.reference.named_parameters())
-
-    def expected(self) -> dict[str, Tensor]:
-        """Return what nn.LSTM computes: outputs, final state and all gradients."""
-        from .contenders import NN_LSTM
-        from .lstm import Local
-
-        return Local(NN_LSTM, self).answer()
-
-
-def make_problem(
-    case: Case | Shape,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-) -> Problem:
-    """Return a problem: weights as nn.LSTM draws them, normal input and gradient, state zero.
-
-    A text begins with that state, and one of the peers (haste) knows no other; that engines use
-    the state that they get is for the tests.
-    """
-    case = Case(str(case), case) if isinstance(case, Shape) else case
-    T, B, I, H, L = case.shape
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        kind = nn.GRU if case.cell == "gru" else nn.LSTM
-        reference = kind(I, H, L, bidirectional=case.bidirectional).to(device, dtype)
-    lengths = lengths_of(case.spread, T, B, generator)
-    T, D = int(lengths.max()), 1 + case.bidirectional  # rows are padded to the longest
-    x = torch.randn(T, B, I, generator=generator)
-    dy = torch.randn(T, B, D * H, generator=generator)
-    dy[torch.arange(T)[:, None] >= lengths] = 0
-    if case.loss == "last":
-        dy[torch.arange(T)[:, None] < lengths - 1] = 0
-    resets = (torch.rand(T, B, generator=generator) < RESET).to(device)
-    h0, c0 = torch.zeros(2, D * L, B, H).to(device, dtype)
-    x, dy = x.to(device, dtype), dy.to(device, dtype)
-    return Problem(case, reference, x, h0, c0, dy, lengths, resets)
-
-
-def lengths_of(spread: str, T: int, B: int, generator: torch.Generator) -> Tensor:
-    """Return B lengths of at most T; "sentences" are drawn from Penn Treebank's."""
-    if spread == "equal":
-        return torch.full((B,), T)
-    if spread == "uniform":
-        return torch.randint(1, T + 1, (B,), generator=generator)
-    counts = torch.tensor(SENTENCES[:T], dtype=torch.float64)
-    return torch.multinomial(counts, B, replacement=True, generator=generator) + 1

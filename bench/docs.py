@@ -12,39 +12,29 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import answer, package_tables, report, tables
+from . import answer, doc_tables, report, tables
 from .figures import to_svg
 from .models import table
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-BLOCKS = tables.TABLES | package_tables.TABLES | answer.BLOCKS | {
+BLOCKS = doc_tables.TABLES | answer.BLOCKS | {
     "models": table.models, "expected": table.expected, "resets": table.resets,
 }  # fmt: skip
-# Tables of one results file: their first heading names the CPU that it was measured on.
-MEASURED = {
-    "native_step": "native", "native_forward": "native", "native_avx2": "native-avx2",
-    "peers": "peers", "native_training": "steps", "native_autocast": "steps",
-    "training": "post", "training_parts": "post", "native_bfloat16": "native",
-    "lanes_bidirectional": "lanes", "lanes_packed": "lanes", "short": "short", "grid": "grid",
-    "int8": "int8", "busy": "busy", "tails": "tail", "tails_one": "tail",
-    "tails_before": "tail-before", "growth_threads": "threads", "growth_sizes": "scaling",
-    "intel_ahead": "intel", "intel_bf16": "intel", "intel_tf32": "intel",
-    "intel_prepared": "intel", "last": "last", "last_xeon": "last-xeon", "custom": "custom-intel",
-    "custom_compiled": "custom-compiled-intel", "adopted": "adopted", "cells": "cells",
-    "slstm": "slstm",
-    "per_sample": "samples", "models": "models", "resets": "models", "kernelbench": "kernelbench",
-    "streams": "streaming-prepared", "transducer": "transducer",
-}  # fmt: skip
+# Blocks of one results file that are no record, which names its own: a table's first heading names
+# the CPU that it was measured on.
+MEASURED = {"training": "post", "training_parts": "post", "cells": "cells", "models": "models",
+    "resets": "models"}  # fmt: skip
 REPORT = ("ladder", "post", "peers", "inference", "short", "grid", "busy", "streaming", "scaling")
 
 
 def block(name: str) -> str:
     """Return a block's text, the CPU of its results file in a table's first heading."""
-    text = BLOCKS[name]()
-    if name not in MEASURED:
+    made = BLOCKS[name]
+    text, file = made(), getattr(made, "file", MEASURED.get(name))
+    if not file:
         return text
-    lines = (tables.RESULTS / f"{MEASURED[name]}.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (tables.RESULTS / f"{file}.jsonl").read_text(encoding="utf-8").splitlines()
     machines = (json.loads(line)["machine"] for line in lines)
     cpu = " and ".join(dict.fromkeys(map(tables.cpu, machines)))
     _, first, rest = text.split("|", 2)

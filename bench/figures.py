@@ -16,8 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from .tables import digits
-
 # Drawn in these, and replaced in the file by variables that follow the reader's light or dark mode.
 INK, PAPER, GRID = "#1a1a1a", "#fefefe", "#dcdcdc"
 MODES = f"""<style>
@@ -46,18 +44,22 @@ NOTE: dict[str, Any] = {
 
 
 class Bar(NamedTuple):
-    """One bar, of parts that `colours` names; `note` stands behind it. No name: the one above's."""
+    """One bar, of parts that `colours` names; `note` stands behind it. No name: the one above's.
+
+    range: the ends of a line across the bar's end, such as quartiles.
+    """
 
     name: str
     parts: Mapping[str, float]
     note: str = ""
+    range: tuple[float, float] | None = None
 
 
 @matplotlib.rc_context(STYLE)
 def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, str]) -> Figure:
     """Return horizontal bars from zero, a panel under another, the first bar on top.
 
-    Colour "" is hatched paper.
+    A panel's key is its title. Colour "" is hatched paper.
     """
     heights = [len(rows) for rows in panels.values()]
     figure, drawn = _panels(list(panels), heights, 0.27)
@@ -71,6 +73,9 @@ def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, s
             for part, value in row.parts.items():
                 axes.barh(place, value, 0.8, left=left, **_filled(colours[part]))
                 left += value
+            if row.range is not None:
+                axes.plot(row.range, (place, place), color=INK, linewidth=1.2, marker="|")
+                left = max(left, *row.range)
             axes.annotate(row.note, (left, place), **NOTE)
             if row.name:
                 places[place] = row.name
@@ -101,7 +106,7 @@ def waterfall(
     A step is a name, and the least and the most that it takes; its bar is the middle of the two,
     its line the range. `rest` names the hatched bar that remains between steps and `last`.
     """
-    figure = Figure(figsize=(WIDTH, 0.32 * (len(steps) + 3) + 0.7), layout="tight")
+    figure = Figure(figsize=(WIDTH, 0.38 * (len(steps) + 3) + 0.7), layout="tight")
     axes = figure.subplots()
     place, end = 0, first[1]
     names = [first[0]]
@@ -146,30 +151,6 @@ def _panels(
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", linewidth=0.6)
     return figure, drawn
-
-
-@matplotlib.rc_context(STYLE)
-def spans(
-    panels: Mapping[str, Sequence[tuple[str, float, float]]], unit: str, colours: Mapping[str, str]
-) -> Figure:
-    """Return p50 (a dot) to p99 (a bar's end) on a logarithmic axis: title -> name, both."""
-    figure, drawn = _panels(list(panels), [len(rows) for rows in panels.values()], 0.3, sharex=True)
-    for axes, rows in zip(drawn, panels.values(), strict=True):
-        axes.set_xscale("log")
-        for place, (name, p50, p99) in enumerate(rows):
-            axes.plot([p50, p99], [place, place], color=colours[name], linewidth=4)
-            axes.plot([p50], [place], marker="o", color=INK, markersize=6)
-            axes.annotate(f"{digits(p50)} / {digits(p99)}", (p99, place), **NOTE)
-        axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1,), numticks=12))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
-        axes.tick_params(axis="x", labelsize=8)
-    low, high = drawn[-1].get_xlim()
-    drawn[-1].set_xlim(low, high * (high / low) ** 0.4)  # for the notes
-    drawn[-1].set_xlabel(unit)
-    return figure
 
 
 @matplotlib.rc_context(STYLE)

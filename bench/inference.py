@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 import fused_lstm
 
-from .cases import DTYPES, Problem, make_problem
+from .cases import DTYPES
 from .contenders import BASE, OURS, PREPARED, Contender, entered
 from .core import Run, Runner, Task
+from .lstm import Problem, make_problem
 from .peers.remote import Remote
 from .peers.worker import PAUSE, PAUSED
 

@@ -21,10 +21,10 @@ from fused_lstm import autograd, hoisted, loop, native
 from fused_lstm.spec import Spec
 
 from . import kernels, model
-from .cases import DTYPES, Problem, make_problem
+from .cases import DTYPES
 from .contenders import NN_LSTM, Contender
 from .core import Task, Turn, timed
-from .lstm import Local
+from .lstm import Local, Problem, make_problem
 from .model import Limits
 
 # --- products by the C++ engine, on the instruction set that it is set to ---

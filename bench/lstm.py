@@ -9,19 +9,128 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import fused_lstm
 
-from .cases import DTYPES, Problem, make_problem
-from .contenders import BASE, Contender, entered
+from .cases import DTYPES, GATES, Case, Shape
+from .contenders import BASE, NN_LSTM, Contender, entered
 from .core import Run, Runner, Task, Turn, timed
 from .peers.remote import Remote
+
+# --- the problem ---
+
+RESET = 0.01  # of all steps, in the form "resets"
+# How many of Penn Treebank's training sentences (ptb.train.txt as Mikolov has it, without <eos>)
+# have 1, 2, ... words.
+SENTENCES = (
+    137, 282, 309, 434, 504, 630, 739, 929, 992, 1101, 1226, 1508, 1457, 1540, 1529, 1640, 1616,
+    1714, 1580, 1666, 1599, 1566, 1566, 1393, 1452, 1365, 1245, 1146, 1102, 1031, 881, 768, 696,
+    581, 548, 483, 441, 384, 352, 263, 252, 237, 184, 159, 121, 99, 89, 74, 58, 56, 62, 40, 27, 29,
+    27, 19, 28, 9, 14, 17, 13, 9, 8, 2, 1, 2, 2, 5, 6, 2, 1, 1, 6, 1, 3, 1, 3, 2, 0, 2, 1, 1,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The same for all contenders: `reference` is the nn.LSTM whose answer is the right one."""
+
+    case: Case
+    reference: nn.LSTM | nn.GRU
+    x: Tensor  # [T, B, I]
+    h0: Tensor  # [D * L, B, H]
+    c0: Tensor  # [D * L, B, H]
+    dy: Tensor  # [T, B, D * H], the gradient that comes back, zero where the loss reads nothing
+    lengths: Tensor  # [B] int64, on the CPU
+    resets: Tensor  # [T, B] bool
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the tensors lie."""
+        return self.x.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the dtype of input and weights."""
+        return self.x.dtype
+
+    @property
+    def tokens(self) -> int:
+        """Return the steps of all rows together."""
+        return int(self.lengths.sum())
+
+    def flops(self, mode: str) -> int:
+        """Return the operations of a call's matrix products."""
+        directions, gates = 1 + self.case.bidirectional, GATES[self.case.cell]
+        return self.case.shape.flops(mode, self.tokens, directions, gates)
+
+    def facts(self, mode: str) -> dict[str, Any]:
+        """Return what a record says of it."""
+        return {
+            "shape": self.case.shape._asdict(), "form": self.case.form,
+            "bidirectional": self.case.bidirectional, "tokens": self.tokens, "cell": self.case.cell,
+            "loss": self.case.loss,
+            "flops": self.flops(mode),
+        }  # fmt: skip
+
+    def named(self) -> dict[str, Tensor]:
+        """Return what a peer is handed: weights under nn.LSTM's names."""
+        tensors = {"x": self.x, "h0": self.h0, "c0": self.c0, "dy": self.dy}
+        return tensors | dict(self.reference.named_parameters())
+
+    def expected(self) -> dict[str, Tensor]:
+        """Return what nn.LSTM computes: outputs, final state and all gradients."""
+        return Local(NN_LSTM, self).answer()
+
+
+def make_problem(
+    case: Case | Shape,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Problem:
+    """Return a problem: weights as nn.LSTM draws them, normal input and gradient, state zero.
+
+    A text begins with that state, and one of the peers (haste) knows no other; that engines use
+    the state that they get is for the tests.
+    """
+    case = Case(str(case), case) if isinstance(case, Shape) else case
+    T, B, I, H, L = case.shape
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        kind = nn.GRU if case.cell == "gru" else nn.LSTM
+        reference = kind(I, H, L, bidirectional=case.bidirectional).to(device, dtype)
+    lengths = lengths_of(case.spread, T, B, generator)
+    T, D = int(lengths.max()), 1 + case.bidirectional  # rows are padded to the longest
+    x = torch.randn(T, B, I, generator=generator)
+    dy = torch.randn(T, B, D * H, generator=generator)
+    dy[torch.arange(T)[:, None] >= lengths] = 0
+    if case.loss == "last":
+        dy[torch.arange(T)[:, None] < lengths - 1] = 0
+    resets = (torch.rand(T, B, generator=generator) < RESET).to(device)
+    h0, c0 = torch.zeros(2, D * L, B, H).to(device, dtype)
+    x, dy = x.to(device, dtype), dy.to(device, dtype)
+    return Problem(case, reference, x, h0, c0, dy, lengths, resets)
+
+
+def lengths_of(spread: str, T: int, B: int, generator: torch.Generator) -> Tensor:
+    """Return B lengths of at most T; "sentences" are drawn from Penn Treebank's."""
+    if spread == "equal":
+        return torch.full((B,), T)
+    if spread == "uniform":
+        return torch.randint(1, T + 1, (B,), generator=generator)
+    counts = torch.tensor(SENTENCES[:T], dtype=torch.float64)
+    return torch.multinomial(counts, B, replacement=True, generator=generator) + 1
+
+
+# --- a contender ---
 
 MODES: tuple[str, ...] = ("inference", "forward", "backward", "step")
 GRAPH = " graph"  # at the end of a mode's name: its work is replayed from a CUDA graph

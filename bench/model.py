@@ -328,14 +328,15 @@ def between(terms: Sequence[Term]) -> Span:
     return Span(min(more), max(more))
 
 
-def term_between(term: Term, limits: Limits = GTX_1080) -> Span:
-    """Return a term's part of that, where nothing overlaps."""
+def terms_between(terms: Sequence[Term], limits: Limits = GTX_1080) -> Span:
+    """Return how many seconds more of these terms the loop takes, where nothing overlaps."""
     more = []
     for assumed in ASSUMPTIONS:
-        amount = term.amounts[LOOP][assumed.most] - term.amounts[CUDNN][assumed.most]
         each = {
             "flop": 1 / limits.flops, "launches": assumed.launch,
             "bytes": 1 / (assumed.bandwidth * limits.bandwidth),
         }  # fmt: skip
-        more.append(amount * each[term.kind])
+        amounts = [(t.amounts[LOOP][assumed.most], t.amounts[CUDNN][assumed.most]) for t in terms]
+        parts = zip(terms, amounts, strict=True)
+        more.append(sum((loop - cudnn) * each[term.kind] for term, (loop, cudnn) in parts))
     return Span(min(more), max(more))

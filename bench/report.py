@@ -8,41 +8,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import answer, figures, tables
+from . import answer, doc_tables, figures
 from .contenders import BASE
 from .core import BUSY, speedup
+from .doc_tables import FIRST, POST, systems, trained, training, training_parts
 from .figures import Bar
-from .tables import (
-    FIRST,
-    OURS,
-    Row,
-    calls,
-    cell,
-    digits,
-    each,
-    growth,
-    markdown,
-    ms,
-    name,
-    read,
-    rows,
-    systems,
-    trained,
-    training,
-    training_parts,
-)
+from .tables import By, Row, Table, column, digits, each, markdown, ms, name, read, rows
 
 OWNERS = {"other systems, and loops": figures.GREY, "nn.LSTM": figures.BLUE,
     "fused_lstm": figures.GREEN}  # fmt: skip
-COLOURS = {OURS: figures.GREEN, "streaming": figures.GREEN, "module": figures.SKY,
-    BASE: figures.BLUE, "onnxruntime": "#AA4499", "openvino": "#882255",
-    "triton-layers": figures.ORANGE}  # fmt: skip
 
 
 class Page:
@@ -93,12 +74,14 @@ def tell(frame: pd.DataFrame) -> Page:
     return page
 
 
-def bar(text: str, label: str, value: float, note: str) -> Bar:
+def bar(
+    text: str, label: str, value: float, note: str, ends: tuple[float, float] | None = None
+) -> Bar:
     """Return a contender's bar, in the colour of whose it is: one of OWNERS."""
     others, theirs, ours = OWNERS
     engine = label.removeprefix("stock-").partition("-")[0]
     owner = {"native": ours, "triton": ours, BASE: theirs}.get(engine, others)
-    return Bar(text, {owner: value}, note)
+    return Bar(text, {owner: value}, note, ends)
 
 
 def words_per_second(page: Page, frame: pd.DataFrame) -> None:
@@ -107,12 +90,14 @@ def words_per_second(page: Page, frame: pd.DataFrame) -> None:
     for case in each(frame, "case", suite="post", mode="train"):
         for label, (step, _) in trained(frame, case).items():
             speed, says = step.tokens / step.median, systems(step.device)[label][1]
-            panels.setdefault(case, []).append(bar(says, label, speed, f"{speed:,.0f}"))
+            ends = step.tokens / step.q3, step.tokens / step.q1
+            panels.setdefault(case, []).append(bar(says, label, speed, f"{speed:,.0f}", ends))
     where = answer.place(rows(frame, suite="post")[0])
     caption = (
         f"Training words per second of the post's language model on {where}; longer is"
-        " better. `+` adds a fusion to the row above. PyTorch's rows have its own loss and update"
-        " until `+ our loss`, which is fused_lstm's `linear_cross_entropy` and `lm`'s update."
+        " better; a line shows the quartiles of the rounds. `+` adds a fusion to the row above."
+        " PyTorch's rows have its own loss and update until `+ our loss`, which is fused_lstm's"
+        " `linear_cross_entropy` and `lm`'s update."
     )
     unit = "words per second of training: longer is better"
     page.figure("answer", figures.bars(panels, unit, OWNERS), caption)
@@ -122,6 +107,7 @@ def climb(page: Page, frame: pd.DataFrame) -> None:
     """Add what each fusion removes and gains."""
     page.add(
         "## The ladder: one fusion after another",
+        answer.told("answer_fusions"),
         "Each row keeps the fusions of the row above. All rows use the same product kernels on the"
         " same instruction set. A launch is one PyTorch operator call. The model estimates the time"
         " from FLOP, bytes and launches.",
@@ -135,8 +121,8 @@ def climb(page: Page, frame: pd.DataFrame) -> None:
         page.figure(
             "ladder", answer.ladder_figure(panels),
             "Forward and backward of only the LSTM. Under each measured bar is the model's estimate"
-            " in parts. `hoisted` removes the sums of weights' gradients and half of the weights'"
-            " bytes.",
+            " in parts. `hoisted` removes the sums of weights' gradients and reads W once instead"
+            " of at every step.",
         )  # fmt: skip
     page.add(answer.ladders(frame))
 
@@ -157,10 +143,10 @@ def post(page: Page, frame: pd.DataFrame) -> None:
             rest = digits(1e3 * (slow.median - a)), digits(1e3 * (fast.median - b))
             page.add(
                 f"{case}: PyTorch with nn.LSTM trains {speedup(slow, fast)} as fast as"
-                " TensorFlow's step loop (the post, large, on a GTX 1080: 1.95x). Of TensorFlow's"
-                f" {ms(slow)} ms per step {digits(1e3 * a)} are its LSTM, where nn.LSTM takes"
-                f" {digits(1e3 * b)}. The rest of a step takes {rest[0]} ms in TensorFlow and"
-                f" {rest[1]} in PyTorch."
+                f" TensorFlow's step loop (the post, large, on a GTX 1080:"
+                f" {POST['stock-cudnn'] / POST[FIRST]:.2f}x). TensorFlow's LSTM takes"
+                f" {digits(1e3 * a)} of its {ms(slow)} ms per step, nn.LSTM {digits(1e3 * b)} ms."
+                f" The rest of a step takes {rest[0]} ms in TensorFlow and {rest[1]} in PyTorch."
             )
 
 
@@ -170,78 +156,29 @@ def peers(page: Page, frame: pd.DataFrame) -> None:
     for case in each(frame, "case", mode="step"):
         slowest = sorted(rows(frame, case=case, mode="step"), key=lambda row: -row.median)
         panels[case] = [
-            bar(name(r.contender), r.contender, 1e3 * r.median, f"{ms(r)} ms") for r in slowest
+            bar(
+                name(r.contender),
+                r.contender,
+                1e3 * r.median,
+                f"{ms(r)} ms",
+                (1e3 * r.q1, 1e3 * r.q3),
+            )
+            for r in slowest
         ]
     page.add(
         "## Other systems on the same LSTM",
-        "Each library runs in a process of its own, on the same weights and input and with as many"
-        " threads; outputs and gradients are checked against nn.LSTM's.",
+        "Each library runs in its own process, with the same weights, input and number of threads;"
+        " its outputs and gradients are checked against nn.LSTM's.",
     )
     unit = "milliseconds of forward and backward: shorter is better"
     caption = "From the slowest to the fastest; the input products are included in every time."
     page.figure("peers", figures.bars(panels, unit, OWNERS), caption)
 
 
-def tails(page: Page, frame: pd.DataFrame, file: str, caption: str) -> None:
-    """Add p50 and p99 of calls."""
-    says = {"streaming": "Streaming", "module": "the module"}
-    panels: dict[str, list] = {}
-    for row in rows(frame):
-        title = row.case + (f", {row.dtype}" if row.dtype != "float32" else "")
-        if file == "busy":
-            title = f"{row.case}: {row.neighbours:.0f} busy neighbour{'s' * (row.neighbours != 1)}"
-        label = says.get(row.contender) or name(row.contender)
-        panels.setdefault(title, []).append((label, 1e3 * row.p50, 1e3 * row.p99))
-    colours = {says.get(n) or name(n): c for n, c in COLOURS.items()}
-    unit = "milliseconds of a call, logarithmic: left is better"
-    page.figure(file, figures.spans(panels, unit, colours), caption)
-
-
-def busy(page: Page, frame: pd.DataFrame) -> None:
-    """Add calls beside busy processes."""
-    page.add(
-        "## On a machine that has other work",
-        "Zero, one or two other processes each keep a core busy. A thread at a barrier waits until"
-        " the time slice of such a process ends.",
-    )
-    caption = (
-        "A call's median (dot) and its 99th percentile (end of the bar), by the number of busy"
-        " processes; shorter is better."
-    )
-    tails(page, frame, "busy", caption)
-
-
-def streaming(page: Page, frame: pd.DataFrame) -> None:
-    """Add calls of one step."""
-    text = "Each call takes one frame of a stream and keeps the state for the next call."
-    page.add("## One step per call", text)
-    caption = "A call's median (dot) and its 99th percentile (the bar's end)."
-    tails(page, frame, "streaming", caption)
-
-
-def modes(page: Page, frame: pd.DataFrame) -> None:
-    """Add milliseconds of every contender in every mode, and on a GPU the memory."""
-    page.add(
-        "## Forward, backward and inference",
-        "Inference keeps nothing; forward keeps what the backward reads; step is both. Memory is"
-        " the most of any mode, and is known only on a GPU.",
-    )
-    shown = ("inference", "forward", "backward", "step")
-    for case in each(frame, "case"):
-        body = []
-        for label in each(frame, "contender", case=case):
-            by_mode = {row.mode: row for row in rows(frame, case=case, contender=label)}
-            memory = max((row.memory or 0 for row in by_mode.values()), default=0)
-            rate = cell({label: by_mode["step"]}, f"GF/s {label}") if "step" in by_mode else "-"
-            body.append([name(label), *(ms(by_mode[m]) if m in by_mode else "-" for m in shown),
-                f"{memory / 1e6:,.1f}" if memory > 0 else "-", rate])  # fmt: skip
-        page.add(f"{case}:", markdown(("ms", *shown, "memory, MB", "step, GF/s"), body))
-
-
 def grid(page: Page, frame: pd.DataFrame) -> None:
     """Add the calls drawn at random: ours and the best of the others, a table and two maps."""
-    drawn = tables.points(frame)
-    page.add("## Inference of calls drawn at random", tables.grid(drawn))
+    drawn = doc_tables.points(frame)
+    page.add("## Inference of calls drawn at random", doc_tables.GRID.of(doc_tables.kinds(drawn)))
     speeds = [point.prepared for point in drawn]
     limits = min(speeds) / 1.7, max(speeds) * 1.7  # with room for what stands on both sides
     for dtype in dict.fromkeys(point.dtype for point in drawn):
@@ -259,17 +196,55 @@ def grid(page: Page, frame: pd.DataFrame) -> None:
         )  # fmt: skip
 
 
+def section(heading: str, table: Any, *texts: str) -> Callable[[Page, pd.DataFrame], None]:
+    """Return what adds a table of these records under a heading and texts."""
+    return lambda page, frame: page.add(heading, *texts, table.of(frame))
+
+
+# Every contender in every mode; on a GPU the most memory of a call.
+MODES = Table(
+    "lstm",
+    [By("ms", "case"), By("", "contender", name)],
+    [column(mode, "ms", mode=mode) for mode in ("inference", "forward", "backward", "step")]
+    + [
+        column("memory, MB", lambda row: f"{row.memory / 1e6:,.1f}" if row.memory else "-",
+            mode="step"),
+        column("step, GF/s", "GF/s", mode="step"),
+    ],
+)  # fmt: skip
+STREAMING = Table(
+    "streaming",
+    [By("p50 / p99, ms", "case")],
+    [
+        column(says, "p50 / p99", label)
+        for label, says in (
+            (BASE, "nn.LSTM"), ("module", "the module"), ("streaming", "Streaming"),
+            ("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO"),
+        )
+    ],
+)  # fmt: skip
 SECTIONS = {
     "post": post,
     "peers": peers,
-    "inference": lambda page, frame: page.add("## Inference", calls(frame)),
-    "short": lambda page, frame: page.add("## A few rows, as text is generated", calls(frame)),
+    "inference": section("## Inference", doc_tables.TABLES["short"]),
+    "short": section("## Short calls, as in text generation", doc_tables.TABLES["short"]),
     "grid": grid,
-    "busy": busy,
-    "streaming": streaming,
-    "lstm": modes,
-    "scaling": lambda page, frame: page.add("## As the shape grows", growth(frame)),
-}
+    "busy": section(
+        "## While other processes are busy", doc_tables.TABLES["busy"],
+        "Zero, one or two other processes each keep a core busy. If one of them takes a core that"
+        " a call needs, the call waits until that time slice ends.",
+    ),
+    "streaming": section(
+        "## One step per call", STREAMING,
+        "Each call takes one frame of a stream and keeps the state for the next call.",
+    ),
+    "lstm": section(
+        "## Forward, backward and inference", MODES,
+        "Inference saves nothing; forward saves what the backward reads; step is both. Memory is"
+        " the peak of a step, known only on a GPU.",
+    ),
+    "scaling": section("## As the shape grows", doc_tables.TABLES["growth_sizes"]),
+}  # fmt: skip
 
 
 def surroundings(page: Page, timed: Sequence[Row], frame: pd.DataFrame) -> None:
@@ -281,7 +256,7 @@ def surroundings(page: Page, timed: Sequence[Row], frame: pd.DataFrame) -> None:
     header = ("suite", "machine", "threads", "date", "commit", "libraries")
     page.add("## Machine", markdown(header, body))
     if not any(row.device.startswith("cuda") for row in timed):
-        page.add("No GPU: nothing here says how fast a GPU is.")
+        page.add("No GPU was measured.")
     missing: list[Row] = list(frame[frame["why"] != ""].itertuples())
     absent = {(row.suite, name(row.contender), row.why) for row in missing}
     if absent:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 import fused_lstm
 
-from .cases import Problem, make_problem
 from .contenders import BASE, Contender, why_not
 from .core import Run, Runner, Task
+from .lstm import Problem, make_problem
 from .peers.remote import Remote
 
 CHECKED = 3  # calls, all on one x

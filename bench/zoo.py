@@ -88,7 +88,7 @@ def rnn(a):
 
 @fused_lstm.cell(states="h", weights={"u": 0.5})
 def ind_rnn(a, *, h, u):
-    """Follow Li et al. 2018, beside a product with h."""
+    """Follow Li et al. 2018, with a product of h as well."""
     return F.relu(a + u * h)
 
 
@@ -107,7 +107,7 @@ def liquid(a, *, h, tau, dt=0.1):
 
 @fused_lstm.cell(states="c h")
 def rhn(i, g, o, *, c, h):
-    """Follow Zilly et al. 2017, one layer, with a cell: a state beside h, and h itself."""
+    """Follow Zilly et al. 2017, one layer, with a cell: one more state, and h itself."""
     i = sigmoid(i)
     c = (1 - i) * c + i * tanh(g + 0.1 * h)
     return sigmoid(o) * tanh(c) + 0.1 * h, c

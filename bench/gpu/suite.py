@@ -56,7 +56,7 @@ def run(pace: Pace, options: Any) -> Iterator[Record]:
     if not options.no_tests:
         report["tests"] = tests = testing.run(began + TESTING * 60 * minutes)
         print(f"tests: {tests['passed']} passed, {len(tests['failed'])} failed,"
-              f" {len(tests['not run'])} not run for want of time")  # fmt: skip
+              f" {len(tests['not run'])} not run: out of time")  # fmt: skip
         tell(tests["failed"])
         without = [name for name, passed in tests["families"].items() if not passed]
         families = len(tests["families"])
@@ -76,7 +76,7 @@ def run(pace: Pace, options: Any) -> Iterator[Record]:
             f" {racing.cudnn_algorithms(Shape(*race.shape), race.precision)}")  # fmt: skip
         print(f"published: {race.published}" if race.published else "", flush=True)
         if deadline - time.monotonic() < 15:
-            print("no time left for it")
+            print("not run: out of time")
             continue
         yield from racing.supervise(race, pace.seconds, deadline, hung)
     print(f"compiled, tested and raced: {file}")

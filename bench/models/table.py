@@ -9,12 +9,15 @@ from ..answer import machine, wrapped
 from ..core import quartiles, ratio
 from ..tables import Row, by_contender, digits, each, markdown, results, rows
 
-FILE = "models.jsonl"
+FILE = "models"
 HEADER = (
     "model", "", "recurrent part", "layers, 1 thread", "whole, 1 thread", "layers, 2 threads",
     "whole, 2 threads", "ms, 2 threads: torch's", "ours",
 )  # fmt: skip
-RESETS = "package", "", "threads", "its own way, ms", "under install, ms", "`resets=`, ms", "factor"
+RESETS = (
+    "package", "", "threads", "the package's own code, ms", "under install, ms", "`resets=`, ms",
+    "factor",
+)  # fmt: skip
 
 
 def models() -> str:
@@ -52,10 +55,10 @@ def expected() -> str:
     return wrapped(
         f"Models of {len(cases)} other packages ran under `fused_lstm.install()`, in inference and"
         f" in training, with one thread and with two of {machine(first)}. In {len(clear) - behind}"
-        f" of {count} races the model was faster, up to {most:.2f} times ({fast}). In {behind} it"
-        f" was slower, {least:.2f} times as fast ({slow}). In {count - len(clear)} no"
-        " difference was seen ([all of them](docs/models.md)). A model gains little where it spends"
-        " little time in recurrent layers."
+        f" of {count} races ours was faster, up to {most:.2f} times ({fast}); in {behind} it was"
+        f" slower, {least:.2f} times as fast ({slow}); in {count - len(clear)} no difference was"
+        " seen ([all of them](docs/models.md)). A model that spends little time in recurrent layers"
+        " gains little."
     )
 
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from bench import core, machine
-from bench.cases import CASES, Problem, Shape, choose, make_problem
+from bench.cases import CASES, Shape, choose
 from bench.contenders import engines
 from bench.core import Group, Pace, Record, Runner, Task, WrongAnswer
-from bench.lstm import Local
+from bench.lstm import Local, Problem, make_problem
 from tolerance import assert_close
 
 CPU = torch.device("cpu")

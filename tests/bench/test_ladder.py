@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from bench import core, ladder, suites
-from bench.cases import Case, Shape, make_problem
+from bench.cases import Case, Shape
 from bench.core import Group, Record, Task
+from bench.lstm import make_problem
 from fused_lstm import native
 from tolerance import assert_close
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from bench import ladder, model
-from bench.cases import Case, Shape, make_problem
+from bench.cases import Case, Shape
 from bench.contenders import Contender
+from bench.lstm import make_problem
 from bench.model import Limits
 
 # No size is another's: a tensor's shape says what it is.
@@ -159,7 +160,7 @@ def test_the_posts_two_steps():
         assert high == pytest.approx(flop + most / 0.7 + 10e-6 * starts)
         assert high < model.POST_SECONDS[who]  # the model leaves something over of each
     between = model.between(terms)
-    each = [model.term_between(term) for term in terms]
+    each = [model.terms_between([term]) for term in terms]
     assert sum(span.low for span in each) == pytest.approx(between.low, rel=0.02)
     assert sum(span.high for span in each) == pytest.approx(between.high, rel=0.02)
     assert sum(model.POST_SECONDS.values()) == pytest.approx(700 / 3800 + 700 / 7400)

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from bench import peers
-from bench.cases import Shape, make_problem
+from bench.cases import Shape
 from bench.contenders import NN_LSTM, Contender, everyone, trainers, why_not
 from bench.core import Group, Pace, Task
-from bench.lstm import Local
+from bench.lstm import Local, make_problem
 from bench.peers import gates
 from bench.peers.remote import PeerFailed, Remote, environment, to_arrays
 from bench.training import make_lesson

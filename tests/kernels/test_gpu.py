@@ -315,9 +315,9 @@ def test_float32_is_as_precise_as_cudnns(allowed):
 
 
 def test_benchs_nn_lstm_has_its_weights_in_one_buffer():
-    from bench.cases import Shape, make_problem
+    from bench.cases import Shape
     from bench.contenders import BASE, engines
-    from bench.lstm import Local
+    from bench.lstm import Local, make_problem
 
     problem = make_problem(Shape(2, 3, 64, 64, 2), "cuda", torch.float16)
     local = Local(next(c for c in engines() if c.label == BASE), problem)
