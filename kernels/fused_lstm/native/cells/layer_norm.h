@@ -82,40 +82,51 @@ FL_APART void finish_row(const CellStep<T>& step, long b, const Sum<T>* x, const
   }
 }
 
-// Finishes a row of any other cell by the cell's `finish`, which gets sums as if x had made the
-// normalized parts. made: a worker's memory, [G*H].
+// Finishes rows of any other cell by the cell's `finish`, which gets sums as if x had made the
+// normalized parts. x: W x of the place's row 0.
 template <class T>
-FL_APART void finish_other_row(CellStep<T> step, long b, const Sum<T>* x, const Sum<T>* h,
-                               Sum<T>* made) {
+FL_APART void finish_other_rows(CellStep<T> step, Range rows, const Sum<T>* x) {
   using S = Sum<T>;
   constexpr long most_gates = 8;
-  const Added<T>& added = *step.lane->added;
-  const CellShape shape = shape_of(step.lane->cell);
-  const long hidden = step.hidden, of_x = shape.x_gates() * hidden, gates = shape.h_gates();
+  const Lane<T>& lane = *step.lane;
+  const Added<T>& added = *lane.added;
+  const CellShape shape = shape_of(lane.cell);
+  const long hidden = step.hidden, gates = shape.h_gates(), of_x = shape.x_gates() * hidden;
   const S* const bias = added.bias;  // of the gates of h alone first
-  const Moments<S> mean_x = moments(x, of_x), mean_h = moments(h, gates * hidden);
-  for (long i = 0; i < of_x; i += W<T>) {
-    const long width = of_x - i;
-    Vec<T> a = normalized(x + i, mean_x, width) * load(added.gain_ih + i, width);
-    if (bias) a += load(bias + shape.of_h * hidden + i, width);
-    store(made + i, a, width);
+  Moments<S> of_h[rows_abreast];
+  for (long b = rows.begin; b < rows.end; ++b) {
+    const S* const row = x + b * of_x;
+    const Moments<S> mean = moments(row, of_x);
+    of_h[b - rows.begin] = moments(by_h_of(lane, step.place, b), gates * hidden);
+    for (long i = 0; i < of_x; i += W<T>) {
+      const long width = of_x - i;
+      Vec<T> a = normalized(row + i, mean, width) * load(added.gain_ih + i, width);
+      if (bias) a += load(bias + shape.of_h * hidden + i, width);
+      store(added.made + b * of_x + i, a, width);
+    }
   }
-  step.finish = cell_finish_of(*step.lane);
-  step.input_part = made;
-  step.input_stride = 0;
+  step.finish = cell_finish_of(lane);
+  step.input_part = added.made;
+  step.input_stride = of_x;
+  const long count = rows.end - rows.begin;
   for (long unit = 0; unit < hidden; unit += W<T>) {
     const long width = min(hidden - unit, W<T>);
-    Vec<T> sums[most_gates];
-    for (long gate = 0; gate < gates; ++gate) {
-      const long at = gate * hidden + unit, alone = (gate - shape.sums) * hidden + unit;
-      sums[gate] = normalized(h + at, mean_h, width) * load(added.gain_hh + at, width);
-      if (gate < shape.sums) {
-        sums[gate] += load(made + at, width);
-      } else if (bias) {
-        sums[gate] += load(bias + alone, width);
+    Vec<T> sums[rows_abreast * most_gates];
+    for (long r = 0; r < count; ++r) {
+      const long b = rows.begin + r;
+      const S* const h = by_h_of(lane, step.place, b);
+      for (long gate = 0; gate < gates; ++gate) {
+        const long at = gate * hidden + unit;
+        Vec<T>& sum = sums[r * gates + gate];
+        sum = normalized(h + at, of_h[r], width) * load(added.gain_hh + at, width);
+        if (gate < shape.sums) {
+          sum += load(added.made + b * of_x + at, width);
+        } else if (bias) {
+          sum += load(bias + (gate - shape.sums) * hidden + unit, width);
+        }
       }
     }
-    step.finish(step, unit, b, 1, 1, sums);
+    step.finish(step, unit, rows.begin, count, 1, sums);
   }
 }
 
@@ -128,11 +139,15 @@ void finish_rows(const Worker& worker, const Lane<T>& lane, CellStep<T> step, co
   Sum<T>* const made = lane.added->own + worker.id * lane.added->own_size;
   for_states_before(lane, step.place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
-    for (long b = max(rows.begin, mine.begin); b < min(rows.end, mine.end); ++b) {
+    const Range own{max(rows.begin, mine.begin), min(rows.end, mine.end)};
+    for (long b = own.begin; b < own.end; ++b) {
       Sum<T>* const h = by_h_of(lane, step.place, b);
       for (long i = 0; !step.kept(b) && i < of_h; ++i) h[i] = 0;
-      lane.cell == CellKind::lstm ? finish_row(step, b, x + b * of_x, h, made)
-                                  : finish_other_row(step, b, x + b * of_x, h, made);
+      if (lane.cell == CellKind::lstm) finish_row(step, b, x + b * of_x, h, made);
+    }
+    if (lane.cell == CellKind::lstm) return;
+    for (long b = own.begin; b < own.end; b += rows_abreast) {
+      finish_other_rows(step, {b, min(b + rows_abreast, own.end)}, x);
     }
   });
 }
@@ -255,40 +270,48 @@ FL_APART void finish_row_back(const CellStepBack<T>& step, long b, const RowProd
   row_product(step, b, dgates, products.h, added.gain_hh, own + 2 * all, products.by_h);
 }
 
-// Finishes a row of any other cell backwards by the cell's `finish_back`. own: a worker's gradients of
-// the bias and of the two gains, then a row's memory and the row in blocks.
+// Finishes rows of any other cell backwards by the cell's `finish_back`. x: W x of the place's row 0. own:
+// a worker's gradients of the bias and of the two gains, then memory for a row, and for rows in blocks.
 template <class T>
-FL_APART void finish_other_row_back(const CellStepBack<T>& step, long b,
-                                    const RowProducts<T>& products, Sum<T>* own) {
+FL_APART void finish_other_rows_back(const CellStepBack<T>& step, Range rows, const Sum<T>* x,
+                                     const Blocks<T>& by_x, const Blocks<T>& by_h, Sum<T>* own) {
   using S = Sum<T>;
   const Lane<T>& lane = *step.lane;
   const Added<T>& added = *lane.added;
   const CellShape shape = shape_of(lane.cell);
   const long hidden = step.hidden, all = shape.gradients() * hidden;
   const long of_x = shape.x_gates() * hidden, of_h = shape.h_gates() * hidden;
-  const long alone = shape.of_h * hidden;
+  const long alone = shape.of_h * hidden, count = rows.end - rows.begin;
   S *const by_gain_ih = own + all, *const by_gain_hh = by_gain_ih + of_x;
   S *const dgates = by_gain_hh + of_h, *const memory = dgates + all + alone;
   CellStepBack<T> own_step = step;
-  own_step.dgates = {reinterpret_cast<T*>(memory), shape.gradients(), hidden, 1};
-  own_step.line = -b;
+  own_step.dgates = {reinterpret_cast<T*>(memory), shape.gradients(), hidden, rows_abreast};
+  own_step.line = -rows.begin;
   const FinishBack<T> finish = cell_finish_back_of(lane);
   for (long unit = 0; unit < hidden; unit += W<T>) {
-    const Vec<T> dh = load(added.dh + b * hidden + unit, hidden - unit);
-    finish(own_step, unit / W<T>, b, 1, 1, &dh);
+    Vec<T> dh[rows_abreast];
+    for (long r = 0; r < count; ++r) {
+      dh[r] = load(added.dh + (rows.begin + r) * hidden + unit, hidden - unit);
+    }
+    finish(own_step, unit / W<T>, rows.begin, count, 1, dh);
   }
   const Blocks<T>& blocks = own_step.dgates;
-  for (long block = 0; block < blocks.count(); ++block) {
-    const long width = blocks.width(block);
-    if (width <= 0) continue;
-    store(dgates + blocks.column(block), load(blocks.at(block, 0)), width);
-  }
-  for (long i = 0; i < all; i += W<T>) accumulate<S>(own + i, load(dgates + i, all - i), all - i);
   S* const of_weights = dgates + alone;  // sums, then what is of x alone; or of h alone
-  row_product(step, b, of_weights, products.x, added.gain_ih, by_gain_ih, products.by_x);
   S* const behind = of_weights + shape.sums * hidden;
-  for (long i = 0; i < alone; i += W<T>) store(behind + i, load(dgates + i, alone - i), alone - i);
-  row_product(step, b, of_weights, products.h, added.gain_hh, by_gain_hh, products.by_h);
+  for (long r = 0; r < count; ++r) {
+    const long b = rows.begin + r;
+    for (long block = 0; block < blocks.count(); ++block) {
+      const long width = blocks.width(block), at = blocks.column(block);
+      if (width <= 0) continue;
+      const Vec<T> d = load(blocks.at(block, r));
+      store(dgates + at, d, width);
+      accumulate<S>(own + at, d, width);
+    }
+    row_product(step, b, of_weights, x + b * of_x, added.gain_ih, by_gain_ih, by_x);
+    for (long i = 0; i < alone; i += W<T>) store(behind + i, load(dgates + i, alone - i), alone - i);
+    const S* const h = by_h_of(lane, step.place, b);
+    row_product(step, b, of_weights, h, added.gain_hh, by_gain_hh, by_h);
+  }
 }
 
 // From dh, by h before it was projected, to dgates, of the rows of a place.
@@ -298,11 +321,17 @@ void finish_rows_back(const Worker& worker, const Lane<T>& lane, const Blocks<T>
   const Range mine = part(alive(lane, step.place), worker.id, worker.count);
   const long width = shape_of(lane.cell).x_gates() * lane.hidden;
   Sum<T>* const own = lane.added->own + worker.id * lane.added->own_size;
+  const Sum<T>* const x = lane.input_part + step.line * width;  // of the place's row 0
+  if (lane.cell != CellKind::lstm) {
+    for (long b = mine.begin; b < mine.end; b += rows_abreast) {
+      const Range rows{b, min(b + rows_abreast, mine.end)};
+      finish_other_rows_back(step, rows, x, by_x, by_h, own);
+    }
+    return;
+  }
   for (long b = mine.begin; b < mine.end; ++b) {
-    const Sum<T>* const x = lane.input_part + (step.line + b) * width;
-    const RowProducts<T> products = {x, by_h_of(lane, step.place, b), by_x, by_h};
-    lane.cell == CellKind::lstm ? finish_row_back(step, b, products, own)
-                                : finish_other_row_back(step, b, products, own);
+    const RowProducts<T> products = {x + b * width, by_h_of(lane, step.place, b), by_x, by_h};
+    finish_row_back(step, b, products, own);
   }
 }
 

@@ -84,6 +84,9 @@ struct WeightShape {
 // and read again, which takes longer. (Up to 1.3 times at 1 to 16 inputs on a Zen 5.)
 constexpr long few_inputs = 16;
 
+// Rows that are normalized at once: a cell's functions keep a CPU busy with several.
+constexpr long rows_abreast = 8;
+
 // Elements of a mask: `dropped` with the probability, else `kept`.
 struct Dropout {
   float probability, kept;
@@ -120,6 +123,7 @@ struct Added {
   const Sum<T>* bias;        // [gradients * H] as dgates, the sum of both biases of each; or null
   const Sum<T> *gain_c, *bias_c;    // [H] of an LSTM; bias_c with bias; else null
   const Sum<T>* zeros;       // [B, h_gates * H]
+  Sum<T>* made;              // [B, G*H] forwards, scratch: x's part normalized; null for an LSTM
   Sum<T>* own;               // [workers, own_size]: backwards a worker's share of the gradients by
                              // bias, gain_ih, gain_hh, gain_c and bias_c, 0 at first; then memory for
                              // its rows

@@ -39,15 +39,16 @@ StepMask<T> zoneout(const Call& call, long lane, double rate, unsigned long long
   return mask;
 }
 
-// Elements of Added::own: gradients of the bias and of the gains, and a row's memory, which an LSTM has
-// for its gates and twice for c, and another cell for its gates, those of h alone twice, and in blocks.
+// Elements of Added::own: gradients of the bias and of the gains, and memory, which an LSTM has for a
+// row's gates and twice for c, another cell for a row's gates, those of h alone twice, and for the gates
+// of rows_abreast rows in blocks.
 template <class T>
 long norm_memory(const Kernels<T>& kernels, const Sizes& s) {
   const CellShape shape = shape_of(s.cell);
   const long all = (shape.gradients() + shape.products()) * s.hidden;
   if (s.cell == CellKind::lstm) return all + 8 * s.hidden;
   return all + (shape.gradients() + shape.of_h) * s.hidden +
-         kernels.blocks_size(shape.gradients(), s.hidden, 1);
+         kernels.blocks_size(shape.gradients(), s.hidden, rows_abreast);
 }
 
 }  // namespace
@@ -85,6 +86,9 @@ AddedLanes<T>::AddedLanes(const Kernels<T>& kernels, const Call& call, bool back
   if (cell.norm) {
     own_ = zeros({lanes, team_size(), norm_memory(kernels, s)}, sums);
     zeros_ = zeros({B, shape_of(s.cell).h_gates() * H}, sums);
+    if (!backward && s.cell != CellKind::lstm) {
+      made_ = fresh(Buffer{lanes, B, shape_of(s.cell).x_gates() * H, true}, dtype);
+    }
     if (call.per_lane >= 4) {
       biases_ = fresh(Buffer{lanes, 1, shape_of(s.cell).gradients() * H, true}, dtype);
     }
@@ -125,6 +129,7 @@ void AddedLanes<T>::normalize(Added<T>& added, const Call& call, long index) {
   if (has_c) added.gain_c = data_of<Sum<T>>(own[2]);
   added.zeros = part_of<Sum<T>>(zeros_, 0);
   added.own = part_of<Sum<T>>(own_, index);
+  added.made = part_of<Sum<T>>(made_, index);
   added.own_size = own_.size(2);
   if (!biases_.defined()) return;
   const Tensor* const plain = &call.weights[index * call.per_lane];

@@ -126,7 +126,7 @@ class AddedLanes {
   std::vector<Added<T>> lanes_;
   CellKind cell_ = CellKind::lstm;
   long hidden_ = 0, vectors_ = 0;  // of a lane
-  Tensor scratch_, recurrent_, fed_first_, fed_, unprojected_, dw_ch_, own_, zeros_, biases_;
+  Tensor scratch_, recurrent_, fed_first_, fed_, unprojected_, dw_ch_, own_, zeros_, made_, biases_;
 };
 
 // Points a lane that normalizes at its W x [N, G*H] and R h [N, h_gates * H], saved behind all c.
