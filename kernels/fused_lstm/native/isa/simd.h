@@ -324,7 +324,7 @@ FL_INLINE Vec<T> tanh(Vec<T> x) {
 }  // namespace fused_lstm::FL_ISA
 
 #if defined(FL_EMULATED)
-#include "isa/bf16_plain.h"
+#include "bf16_plain.h"  // of bench/kernels, as product/unit.h
 #elif defined(FL_BF16)
 #include "isa/bf16.h"
 #endif
