@@ -82,8 +82,19 @@ FL_APART void finish_row(const CellStep<T>& step, long b, const Sum<T>* x, const
   }
 }
 
-// Finishes rows of any other cell by the cell's `finish`, which gets sums as if x had made the
-// normalized parts. x: W x of the place's row 0.
+// W elements from `at` on of x's part of the gates, normalized, with the bias.
+template <class T>
+FL_INLINE Vec<T> x_part_at(const Lane<T>& lane, const Sum<T>* x, const Moments<Sum<T>>& of, long at,
+                           long width) {
+  const Added<T>& added = *lane.added;
+  const Vec<T> a = normalized(x + at, of, width) * load(added.gain_ih + at, width);
+  if (!added.bias) return a;
+  return a + load(added.bias + shape_of(lane.cell).of_h * lane.hidden + at, width);
+}
+
+// Finishes rows of any other cell by the cell's `finish`, which gets normalized sums. x's part lies in
+// `made` where the cell reads it there: of the gates of x alone, and of a row that begins anew. x: W x of
+// the place's row 0.
 template <class T>
 FL_APART void finish_other_rows(CellStep<T> step, Range rows, const Sum<T>* x) {
   using S = Sum<T>;
@@ -93,16 +104,13 @@ FL_APART void finish_other_rows(CellStep<T> step, Range rows, const Sum<T>* x) {
   const CellShape shape = shape_of(lane.cell);
   const long hidden = step.hidden, gates = shape.h_gates(), of_x = shape.x_gates() * hidden;
   const S* const bias = added.bias;  // of the gates of h alone first
-  Moments<S> of_h[rows_abreast];
+  Moments<S> by_x[rows_abreast], by_h[rows_abreast];
   for (long b = rows.begin; b < rows.end; ++b) {
     const S* const row = x + b * of_x;
-    const Moments<S> mean = moments(row, of_x);
-    of_h[b - rows.begin] = moments(by_h_of(lane, step.place, b), gates * hidden);
-    for (long i = 0; i < of_x; i += W<T>) {
-      const long width = of_x - i;
-      Vec<T> a = normalized(row + i, mean, width) * load(added.gain_ih + i, width);
-      if (bias) a += load(bias + shape.of_h * hidden + i, width);
-      store(added.made + b * of_x + i, a, width);
+    const Moments<S> of = by_x[b - rows.begin] = moments(row, of_x);
+    by_h[b - rows.begin] = moments(by_h_of(lane, step.place, b), gates * hidden);
+    for (long at = step.kept(b) ? shape.sums * hidden : 0; at < of_x; at += W<T>) {
+      store(added.made + b * of_x + at, x_part_at(lane, row, of, at, of_x - at), of_x - at);
     }
   }
   step.finish = cell_finish_of(lane);
@@ -118,9 +126,9 @@ FL_APART void finish_other_rows(CellStep<T> step, Range rows, const Sum<T>* x) {
       for (long gate = 0; gate < gates; ++gate) {
         const long at = gate * hidden + unit;
         Vec<T>& sum = sums[r * gates + gate];
-        sum = normalized(h + at, of_h[r], width) * load(added.gain_hh + at, width);
+        sum = normalized(h + at, by_h[r], width) * load(added.gain_hh + at, width);
         if (gate < shape.sums) {
-          sum += load(added.made + b * of_x + at, width);
+          sum += x_part_at(lane, x + b * of_x, by_x[r], at, width);
         } else if (bias) {
           sum += load(bias + (gate - shape.sums) * hidden + unit, width);
         }
