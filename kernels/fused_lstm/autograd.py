@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import hoisted, loop, recurrence, reference
-from .engines import STEP_BY_STEP, in_a_graph
+from .choose import STEP_BY_STEP, in_a_graph
 from .errors import meant
 from .pullback import is_differentiated, is_transformed, kernel, pulled_back
 from .spec import Spec
@@ -38,7 +38,7 @@ def run(
     not_reset: Tensor | None = None,
     states: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Run a call, as in fused_lstm.engines, on an engine's operators.
+    """Run a call, as in fused_lstm.choose, on an engine's operators.
 
     Level "pointwise" is the step loop with a fused cell. "hoisted" also takes every product that
     needs no order in time out of the loop. "steps" and "layers" are one operator.

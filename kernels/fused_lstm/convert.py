@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .engines import check_engine
+from .choose import check_engine
 from .functional import check_torchs
 from .modules import (
     ADDED,

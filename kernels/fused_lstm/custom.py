@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import library
 from .cells import Cell
-from .engines import check_engine, why_no_cell
+from .choose import check_engine, why_no_cell
 from .functional import State, check_input
 from .modules import RecurrentBase
 from .spec import Spec

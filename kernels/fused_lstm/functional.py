@@ -1,7 +1,7 @@
 """The function under the modules.
 
 It checks and casts a call's arguments, packs rows of unequal length, and runs the engine. An engine
-(fused_lstm.engines) gets time-major, batched tensors whose shapes have been checked.
+(fused_lstm.choose) gets time-major, batched tensors whose shapes have been checked.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
 size of h, which is H unless h is projected. G: the cell's gates.
@@ -21,22 +21,24 @@ from torch.autograd import forward_ad
 
 from . import varlen
 from .autograd import draw_seed
-from .engines import (
+from .choose import (
+    DTYPES,
+    EMPTY,
     LOADED,
+    USUAL,
+    Facts,
+    choose,
     constant_while_tracing,
     engine_module,
-    resolve,
+    may_be_slow,
     step_pays,
-    where_cudnn_cannot,
 )
-from .pullback import is_differentiated, is_transformed
+from .pullback import is_differentiated
 from .recompute import in_chunks
 from .spec import CELLS, PLAIN, Spec, check_size, completed, shapes
 from .varlen import Varlen, reset_mask
 
 State = tuple[Tensor, Tensor]
-
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def lstm(
@@ -66,7 +68,7 @@ def lstm(
             weight_hr [P, H]; then the cell's. Gate order i, f, g, o. `Spec.weights` has the shapes
             of every cell, an sLSTM's and those of heads too.
         dropout: probability of dropping an element of h between two layers, in this call.
-        engine, fuse: see fused_lstm.engines; `fuse=None` is the engine's highest level.
+        engine, fuse: see fused_lstm.choose; `fuse=None` is the engine's highest level.
         bidirectional: each layer has two directions, D = 2.
         lengths: [B] int64, in any order: row b ends after step lengths[b].
         resets: [T, B] bool: true where row b starts a new sequence at step t. Neither a state nor a
@@ -152,16 +154,18 @@ def call(
         check_resets(resets, x)
     dtype, device, sizes = x.dtype, x.device, None if rows is None else rows.batch_sizes
     compiling, tracing = torch.compiler.is_compiling(), torch.jit.is_tracing()
-    if engine == "auto" and base.cell != "lstm" and fuse is None and not (compiling or tracing):
-        asked = rows, resets, recompute, instead, states or None
-        if asked == (None,) * 5 and _is_torchs_step(base, x, h0, weights):
-            engine = "cudnn"
-    key = (
-        training, recompute, engine, fuse, device, dtype,
-        sizes is not None and (compiling or tracing), resets is not None, states,
-    )  # fmt: skip
+    facts = USUAL
+    if resets is not None or states or compiling or tracing:
+        facts = Facts(
+            resets is not None, states, sizes is not None and (compiling or tracing),
+            compiling and not torch.compiler.is_exporting()
+            and is_differentiated(x, h0, c0, *weights),
+        )  # fmt: skip
+    elif rows is None and recompute is None and instead is None and base.cell != "lstm":
+        facts = SLOW_STEP if _is_slow_step(base, engine, fuse, x, h0, weights) else USUAL
+    key = training, recompute, engine, fuse, device, dtype, facts
     if compiling:
-        name, spec = _plan_in_a_graph(base, *key)
+        name, spec = _plan_in_a_graph(base, *key[:-1], *facts)
         expected, autocasts = expected_weights(spec, x.shape[-1], H, P), is_autocast_on(device)
     else:
         word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
@@ -173,7 +177,7 @@ def call(
         # An empty batch needs shapes and zero gradients only. A graph does not know how many rows
         # arrive packed.
         if (rows is None or not rows.arrives_packed) and h0.shape[1] == 0:
-            name, spec = "loop", replace(spec, level="none")
+            name, spec = EMPTY.engine, replace(spec, level=EMPTY.level)
     if autocasts:
         x, h0, c0, *weights = autocast(x, h0, c0, *weights)
     not_reset = None
@@ -198,9 +202,14 @@ def call(
     return y, h_n, c_n, h, c[: len(h)] if spec.has_c else h
 
 
-def _is_torchs_step(base: Spec, x: Tensor, h0: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Return whether "auto" takes torch's own for a call that is one step on a CPU."""
-    if len(x) != 1 or x.device.type != "cpu" or not base.is_torchs or is_transformed():
+SLOW_STEP = Facts(slow_step=True)
+
+
+def _is_slow_step(
+    base: Spec, engine: str, fuse: str | None, x: Tensor, h0: Tensor, weights: Sequence[Tensor]
+) -> bool:
+    """Return whether a call is one step for which torch's own code is as fast."""
+    if len(x) != 1 or not base.is_torchs or not may_be_slow(engine, fuse, x.device):
         return False
     B, H = h0.shape[1:]
     return not step_pays(base.cell, B, H, is_differentiated(x, h0, *weights))
@@ -248,9 +257,8 @@ def infers(
     key = "inference", engine, fuse, training, x.dtype, word
     if key not in spec.plans:
         name, complete, _ = _plan(
-            spec, training, None, engine, fuse, x.device, x.dtype, False, False, False, word,
-            1, 1, 1,
-        )  # fmt: skip
+            spec, training, None, engine, fuse, x.device, x.dtype, USUAL, word, 1, 1, 1
+        )
         able = name == "native" and complete.level in ("steps", "layers")
         able = able and not complete.draws
         lstm = torch.ops.fused_lstm_native.lstm.default if able else None
@@ -277,9 +285,7 @@ def _plan(
     fuse: str | None,
     device: torch.device,
     dtype: torch.dtype,
-    packed_in_a_graph: bool,
-    resets: bool,
-    states: bool,
+    facts: Facts,
     word: str,
     I: int,
     H: int,
@@ -289,18 +295,8 @@ def _plan(
 
     `base.plans` caches the result. word: PyTorch's precision switch, see `precision_now`.
     """
-    name, level = resolve(engine, fuse, device, base)
-    # cudnn has neither resets nor states, and no packed rows in a graph.
-    if name == "cudnn" and engine == "auto" and (packed_in_a_graph or resets or states):
-        name, level = where_cudnn_cannot(device, base)
-    for option, has in {"resets": resets, "return_states": states}.items():
-        if has and name == "cudnn":
-            got = "a tensor" if option == "resets" else "True"
-            raise ValueError(
-                f"{option}: got {got} with engine='cudnn', which does not have it; expected engine"
-                " 'loop', 'compile', 'triton' or 'native'"
-            )
-    if states and recompute is not None:
+    name, level, _ = choose(engine, fuse, device, base, facts)
+    if facts.states and recompute is not None:
         raise ValueError(f"return_states: got True with recompute={recompute}; expected False")
     lowered = name == "native" and dtype == torch.float32 and word in ("tf32", "bf16")
     spec = replace(
@@ -308,19 +304,16 @@ def _plan(
         level=level, precision=word if lowered else None,
     )  # fmt: skip
     plan = name, spec, expected_weights(spec, I, H, P)
-    base.plans[
-        training, recompute, engine, fuse, device, dtype, packed_in_a_graph, resets,
-        states, word, I, H, P,
-    ] = plan  # fmt: skip
+    base.plans[training, recompute, engine, fuse, device, dtype, facts, word, I, H, P] = plan
     return plan
 
 
 @constant_while_tracing
-def _plan_in_a_graph(*key):
-    """Return `_plan`'s engine and Spec, as a constant for torch.compile."""
+def _plan_in_a_graph(base, training, recompute, engine, fuse, device, dtype, *facts):
+    """Return `_plan`'s engine and Spec, as a constant for torch.compile, which takes no tuple."""
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-    N = key[0].num_heads
-    return _plan(*key, word, 1, N, N)[:2]
+    key = training, recompute, engine, fuse, device, dtype, Facts(*facts)
+    return _plan(base, *key, word, 1, base.num_heads, base.num_heads)[:2]
 
 
 def is_drawn_by_counter(engine: str, spec: Spec) -> bool:

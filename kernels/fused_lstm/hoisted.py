@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import pointwise, stack
+from .choose import in_a_graph
 from .denormals import flush_denormals
-from .engines import in_a_graph
 from .pullback import is_differentiated, is_transformed, kernel, pulled_back
 from .reference import by_layer, state_dtype
 from .spec import Spec
@@ -92,7 +92,7 @@ def steps(
     drop: stack.Drop | None,
     products: Products = TORCH,
 ) -> tuple[Tensor, ...]:
-    """Run a call, as in fused_lstm.engines, with `drop` between layers.
+    """Run a call, as in fused_lstm.choose, with `drop` between layers.
 
     In a graph (torch.compile, torch.jit.trace), and with `states`, autograd differentiates the
     loop: R's gradient is then a product at every step.

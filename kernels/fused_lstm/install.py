@@ -3,7 +3,7 @@
 A module of torch.nn checks its arguments, lays them out and calls a function of `torch._VF`, such
 as `_VF.lstm`. `install` gives torch.nn.modules.rnn functions with the same names and arguments. No
 class, attribute, parameter, file or forward changes. A function of this file runs this library's
-kernels, or torch's own function where `why_torchs` gives a reason.
+kernels, or torch's own function where `choose.why_torchs` gives a reason.
 
 T, B, I, H, P: time steps, batch, input size, hidden size, size of h. L, D: layers, directions.
 """
@@ -11,56 +11,24 @@ T, B, I, H, P: time steps, batch, input size, hidden size, size of h. L, D: laye
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._C._dynamo import eval_frame
 from torch.jit._builtins import _register_builtin
 from torch.nn.modules import rnn
 
-from .engines import cell_pays, in_a_graph, resolve, step_pays
-from .functional import DTYPES, call, without_autocast
-from .pullback import is_differentiated, is_transformed
+from .choose import cell_pays, in_a_graph, step_pays, why_torchs
+from .functional import call, without_autocast
+from .pullback import is_differentiated
 from .spec import CELLS, Spec
 from .varlen import Varlen
 
 TORCHS = rnn._VF  # torch._VF, which has lstm, gru, rnn_tanh, rnn_relu and their cells
-
-
-# --- which code runs ---
-
-
-def why_torchs(spec: Spec, x: Tensor, tensors: Sequence[Tensor]) -> str | None:
-    """Return why a call runs torch's own code; None where it runs this library's.
-
-    Args:
-        x: the call's input, time first.
-        tensors: the states and weights.
-    """
-    if is_transformed():
-        return "torch.func or forward mode differentiates it"
-    if torch._C._len_torch_dispatch_stack() > 0:
-        return "a TorchDispatchMode is on, which must see torch's operators"
-    for tensor in (x, *tensors):
-        if type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
-            return f"a tensor of it is a {type(tensor).__name__}"
-    if x.layout is not torch.strided or x.is_nested or x.numel() == 0:
-        return "its input is not dense, or is empty"
-    return why_never(spec, x.device, x.dtype)
-
-
-@lru_cache
-def why_never(spec: Spec, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why a module on a device, in a dtype, always runs torch's own code, or None."""
-    if dtype not in DTYPES:
-        return f"it is in {dtype}"
-    engine, _ = resolve("auto", None, device, spec)
-    return f"engine 'auto' is torch's own on {device}" if engine == "cudnn" else None
 
 
 # --- the functions of torch._VF that torch.nn's modules call ---

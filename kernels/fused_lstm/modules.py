@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import onnx, varlen
-from .engines import cell_pays, check_engine, in_a_graph
+from .choose import Facts, cell_pays, check_engine, choose, in_a_graph, may_be_slow
 from .functional import (
     State,
     call,
@@ -29,7 +29,7 @@ from .functional import (
     states_of,
     unpacked_states,
 )
-from .pullback import is_differentiated, is_transformed
+from .pullback import is_differentiated
 from .spec import Spec, check_size
 
 # A module's attributes that torch.nn's does not have.
@@ -602,6 +602,8 @@ class SLSTM(RecurrentBase):
 
 # --- cells: one step, one layer ---
 
+SLOW_CELL = Facts(slow_step=True, cell_module=True)
+
 
 class RecurrentCell(nn.RNNCellBase):
     """The common part of LSTMCell, GRUCell and RNNCell."""
@@ -650,12 +652,13 @@ class RecurrentCell(nn.RNNCellBase):
 
     def _is_torchs(self, input: Tensor, states: Sequence[Tensor], weights: list[Tensor]) -> bool:
         """Return whether "auto" takes torch's own for a call, which then is faster."""
-        automatic = self.engine == "auto" and self.fuse is None and input.device.type == "cpu"
-        if not automatic or in_a_graph() or is_transformed():
+        if not may_be_slow(self.engine, self.fuse, input.device):
             return False
         B, H = len(input) if input.dim() == 2 else 1, self.hidden_size
         trains = is_differentiated(input, *states, *weights)
-        return not cell_pays(self.spec.cell, B, self.input_size, H, trains)
+        if cell_pays(self.spec.cell, B, self.input_size, H, trains):
+            return False
+        return choose("auto", None, input.device, self.spec, SLOW_CELL).engine == "cudnn"
 
     def extra_repr(self) -> str:
         return (

@@ -29,7 +29,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence
 
 from . import autograd, modules, varlen
-from .engines import STEP_BY_STEP
+from .choose import STEP_BY_STEP
 from .functional import State
 from .ops import NATIVE, TRITON
 from .spec import Spec

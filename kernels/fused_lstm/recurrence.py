@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference, stack
-from .engines import in_a_graph
+from .choose import in_a_graph
 from .pullback import is_differentiated, is_transformed, kernel, pulled_back
 from .reference import Layer, by_layer
 from .spec import CELLS, Spec
@@ -70,7 +70,7 @@ def run(
     not_reset: Tensor | None,
     states: bool,
 ) -> tuple[Tensor, ...]:
-    """Run a call, as in fused_lstm.engines, with `drop` between layers."""
+    """Run a call, as in fused_lstm.choose, with `drop` between layers."""
     layers, D = by_layer(weights, len(h0), spec), spec.directions
     h_last, c_last, h_all, c_all = [], [], [], []
 

@@ -61,7 +61,7 @@ def run_lanes(
     drop: Drop | None,
     states: bool,
 ) -> tuple[Tensor, ...]:
-    """Run a call, as in fused_lstm.engines, lane by lane in plain PyTorch.
+    """Run a call, as in fused_lstm.choose, lane by lane in plain PyTorch.
 
     Args:
         x: [T, B, I] or packed [N, I].

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops, recurrence
+from .choose import choose, engine_module
 from .custom import Recurrent
-from .engines import engine_module, resolve
 from .functional import State, check_kind, check_tensors, expected_weights, precision_now
 from .modules import RecurrentBase
 from .prepare import Prepared
@@ -74,7 +74,7 @@ class Streaming:
         self._first = module._initial(x, B)
         expected = expected_weights(module.spec, module.input_size, H, P or H)
         check_tensors(module.spec, x, *self._first, weights, H, P or H, expected, None, False)
-        engine, level = resolve(module.engine, module.fuse, like.device, module.spec)
+        engine, level, _ = choose(module.engine, module.fuse, like.device, module.spec)
         precision = precision_now(like.dtype, "rnn") if engine == "native" else None
         spec = replace(
             module.spec, dropout=0.0, training=False, level=level, precision=precision,

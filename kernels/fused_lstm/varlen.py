@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence
 
-from .engines import can_run, in_a_graph
+from .choose import can_run, in_a_graph
 
 # --- from a user's rows to packed rows ---
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops, recurrence
-from ..engines import resolve
+from ..choose import choose
 from ..functional import autocast_dtype
 from ..pullback import is_differentiated, is_transformed
 from ..spec import Spec
@@ -55,7 +55,7 @@ def run_gates(
     Raises:
         RuntimeError: the engine cannot run on the gates' device; says why.
     """
-    name, _ = resolve(engine, None, gates.device, spec)
+    name = choose(engine, None, gates.device, spec).engine
     dtype = autocast_dtype(gates)
     with torch.autocast(gates.device.type, enabled=False):
         h0, *rest = states.to(dtype).unbind(0)
