@@ -9,7 +9,7 @@ An engine is a module with three functions:
     describe(device) -> str          what runs on `device`, for a log line
     run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states) -> (y, h_n, c_n, ...)
         the operator `lstm` of fused_lstm.ops. spec: a complete fused_lstm.spec.Spec. seed: [1]
-        int64, or None where no mask is drawn. batch_sizes, not_reset: as in fused_lstm.varlen.
+        int64, or None where no mask is drawn. batch_sizes, not_reset: as in fused_lstm.rows.
         states: whether to return the state after every step too, as fused_lstm.reference.run does.
 """
 

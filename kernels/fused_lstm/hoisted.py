@@ -34,8 +34,8 @@ from .choose import in_a_graph
 from .denormals import flush_denormals
 from .pullback import is_differentiated, is_transformed, kernel, pulled_back
 from .reference import by_layer, state_dtype
+from .rows import Order, Padding
 from .spec import Spec
-from .varlen import Order, Rows
 
 
 class Pointwise(NamedTuple):
@@ -102,7 +102,7 @@ def steps(
         products: the products; a benchmark may replace PyTorch's.
     """
     layers = by_layer(weights, len(h0), spec)
-    rows = Rows(x, h0.shape[1], batch_sizes, not_reset)
+    rows = Padding(x, h0.shape[1], batch_sizes, not_reset)
     unrolls = states or in_a_graph()
 
     def sweep(x: Tensor, lane: int) -> stack.Swept:

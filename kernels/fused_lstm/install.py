@@ -24,9 +24,10 @@ from torch.nn.modules import rnn
 
 from .choose import cell_pays, in_a_graph, step_pays, why_torchs
 from .functional import call, without_autocast
+from .layout import as_step, of_step, time_first
 from .pullback import is_differentiated
+from .rows import Rows
 from .spec import CELLS, Spec
-from .varlen import Varlen
 
 TORCHS = rnn._VF  # torch._VF, which has lstm, gru, rnn_tanh, rnn_relu and their cells
 
@@ -65,7 +66,7 @@ def _layers(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
         rows, T = None, x.shape[1 if batch_first else 0]
     else:
         x, batch_sizes, hx, weights, bias, layers, dropout, training, bidirectional = arguments
-        rows, batch_first, T = Varlen(batch_sizes), False, len(batch_sizes)
+        rows, batch_first, T = Rows(batch_sizes), False, len(batch_sizes)
     h0, c0 = hx if CELLS[cell].has_c else (hx, hx)
     H, P = c0.shape[-1], h0.shape[-1]
     spec = spec_of(cell, layers, 1 + bidirectional, bias, P != H, dropout)
@@ -73,7 +74,7 @@ def _layers(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
     slow = T == 1 and not step_pays(cell, h0.shape[1], H, is_differentiated(x, *tensors))
     if slow or why_torchs(spec, x, tensors) is not None:
         return torchs(*arguments)
-    x = x.transpose(0, 1) if batch_first else x
+    x = time_first(x, batch_first)
     try:
         with _as_torch_casts(x, cell == "gru"):
             y, *states = call(spec, x, h0, c0, weights, H, P, "auto", None, training, None, rows)
@@ -81,7 +82,7 @@ def _layers(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
         if rows is not None:  # torch 2.15 reads past the end of a state that is too small
             raise
         return torchs(*arguments)  # raises torch's own error
-    return y.transpose(0, 1) if batch_first else y, *states[: 1 + spec.has_c]
+    return time_first(y, batch_first), *states[: 1 + spec.has_c]
 
 
 def _cell(cell: str, x: Tensor, hx: Any, *weights: Tensor) -> Any:
@@ -108,10 +109,12 @@ def _cell(cell: str, x: Tensor, hx: Any, *weights: Tensor) -> Any:
         return torchs(x, hx, *weights)
     try:
         with _as_torch_casts(x, cell in ("gru", "lstm")):
-            _, h, c = call(spec, x[None], h0[None], c0[None], used, H, H, "auto", None, True, None)
+            x, h0, c0 = as_step(x), as_step(h0), as_step(c0)
+            _, *last = call(spec, x, h0, c0, used, H, H, "auto", None, True, None)
     except ValueError:
         return torchs(x, hx, *weights)
-    return (h[0], c[0]) if spec.has_c else h[0]
+    h, c = map(of_step, last)
+    return (h, c) if spec.has_c else h
 
 
 def _as_torch_casts(x: Tensor, promotes: bool) -> AbstractContextManager:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from . import hoisted, pointwise, reference, stack
 from .reference import by_layer, state_dtype
+from .rows import Padding
 from .spec import Spec
-from .varlen import Rows
 
 Pointwise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -49,7 +49,7 @@ def steps(
     linear: F.linear, or a function of the same arguments: x [B, I + P], weight [4H, I + P], bias.
     """
     layers = by_layer(weights, len(h0), spec)
-    rows = Rows(x, h0.shape[1], batch_sizes, not_reset)
+    rows = Padding(x, h0.shape[1], batch_sizes, not_reset)
 
     def sweep(x: Tensor, lane: int) -> stack.Swept:
         layer, order = layers[lane], rows.order(lane % spec.directions)

@@ -22,7 +22,7 @@ state dtype is float64 for float64 inputs, else float32.
                    device (None where dropout is 0). fuse: "steps" takes one layer after another,
                    "layers" all at once, or as "steps" where that is faster; results are the same.
                    batch_sizes [T] int64 on the CPU (None for x [T, B, I]) and keep [D, T, B] or
-                   [D, N] bool (None without resets): see fused_lstm.varlen.
+                   [D, N] bool (None without resets): see fused_lstm.rows.
                    cell, rates: see `Spec.schema`; "" and [] are nn.LSTM's cell. cell is a list
                    with commas of layer_norm, peephole, coupled, gru, rnn_tanh, rnn_relu. rates are
                    zoneout's of h and of c, recurrent_dropout and candidate_dropout, or empty. A
@@ -72,7 +72,7 @@ state dtype is float64 for float64 inputs, else float32.
                    dropout; weights as fused_lstm.prepare packs them: matrices flat, of float32,
                    bfloat16 or int8, biases float32. weight_only: with int8, x and h are not
                    rounded to bytes. -> y, h_n, c_n. Only `native` has it.
-    packing        lengths [B] int64, each in 1 to `steps` -> the fields of fused_lstm.varlen.Varlen
+    packing        lengths [B] int64, each in 1 to `steps` -> the fields of fused_lstm.rows.Rows
                    outside a graph. Only `native` has it.
     gather         x [M, ...], index [N] int64 -> rows `index` of x [N, ...]. Only `native` has it.
 """
@@ -89,7 +89,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from . import autograd, library, recurrence, reference
-from .functional import check_dense
+from .layout import check_dense
 from .spec import Spec, cell_of, of_schema
 
 # --- the operators with their derivatives, as torch's dispatcher calls them ---

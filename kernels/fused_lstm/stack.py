@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .rows import Padding
 from .spec import Spec
-from .varlen import Rows
 
 Sweep = Callable[[Tensor, int], Tensor]  # (a lane's input, its number) -> its output
 Drop = Callable[[Tensor, int], Tensor]  # (a layer's output, its number) -> the same after dropout
@@ -56,7 +56,7 @@ def run_lanes(
     spec: Spec,
     x: Tensor,
     dtype: torch.dtype,
-    rows: Rows,
+    rows: Padding,
     sweep: Callable[[Tensor, int], Swept],
     drop: Drop | None,
     states: bool,
