@@ -32,7 +32,7 @@ from torch import Tensor
 from . import pointwise, stack
 from .choose import in_a_graph
 from .denormals import flush_denormals
-from .pullback import is_differentiated, is_transformed, kernel, pulled_back
+from .pullback import Backward, is_differentiated, is_transformed, kernel, pulled_back
 from .reference import by_layer, state_dtype
 from .rows import Order, Padding
 from .spec import Spec
@@ -287,28 +287,9 @@ class RecurrenceFunction(torch.autograd.Function):
             return None, None, None, *grads
         c = saved[T : 2 * T - 1]
         c.insert(order.steps[-1], c_n)
-        call = ctx.cell, ctx.products, order, h, Kept(saved[:T], c, saved[2 * T - 1 :])
-        run = recurrence_backward
+        kept = Kept(saved[:T], c, saved[2 * T - 1 :])
+        run = partial(recurrence_backward, ctx.cell, ctx.products, order, h, kept)
         if torch.is_grad_enabled():
-            run = RecurrenceBackwardFunction.apply
+            run = partial(Backward.apply, run, partial(_plain, order), 2)
         with flush_denormals() if x_part.device.type == "cpu" else nullcontext():
-            return None, None, None, *run(*call, dh_all, dc_n, *inputs)
-
-
-class RecurrenceBackwardFunction(torch.autograd.Function):
-    """`recurrence_backward` with derivatives of its own, in plain PyTorch."""
-
-    @staticmethod
-    def forward(ctx, cell, products, order, h, kept, *tensors):
-        ctx.order = order
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
-        return recurrence_backward(cell, products, order, h, kept, *tensors)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        def gradients(dh_all, dc_n, *inputs):
-            outputs = pulled_back(partial(_plain, ctx.order), inputs, (dh_all, dc_n))
-            return tuple(t for t in outputs if t is not None)
-
-        return *[None] * 5, *pulled_back(gradients, ctx.saved_tensors, grads)
+            return None, None, None, *run(dh_all, dc_n, *inputs)

@@ -182,7 +182,7 @@ def listener(module: nn.Module) -> GradSampleHooks | None:
 
 
 class Gradients(torch.autograd.Function):
-    """apply(module, mean, call, x, h0, c0, *weights): autograd.LSTMFunction, by sample.
+    """apply(module, mean, call, x, h0, c0, *weights): the operator `lstm`, by sample.
 
     mean: whether the loss is a mean over the batch.
     """
@@ -191,7 +191,7 @@ class Gradients(torch.autograd.Function):
     def forward(ctx, module, mean, call, x, h0, c0, *weights):
         ops, spec, (seed, batch_sizes, not_reset), ctx.back = call
         y, h_n, c_n, *saved = autograd.lstm_forward(
-            ops, spec, True, seed, batch_sizes, not_reset, x, h0, c0, weights
+            ops, spec, True, seed, batch_sizes, not_reset, x, h0, c0, *weights
         )
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, h0, c0, *weights, seed, batch_sizes, not_reset, y, *saved)

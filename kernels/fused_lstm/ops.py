@@ -90,6 +90,7 @@ from torch.utils import _pytree as pytree
 
 from . import autograd, library, recurrence, reference
 from .layout import check_dense
+from .pullback import Forward
 from .spec import Spec, cell_of, of_schema
 
 # --- the operators with their derivatives, as torch's dispatcher calls them ---
@@ -107,7 +108,8 @@ def _lstm(
 ):  # fmt: skip
     if save:
         spec = _spec_of(h0, weights, dropout, seed, fuse, directions, cell, rates, precision)
-        return autograd.LSTMFunction.apply(ops, spec, seed, batch_sizes, keep, x, h0, c0, *weights)
+        constants = seed, batch_sizes, keep
+        return Forward.apply(autograd.LSTM, ops, spec, constants, x, h0, c0, *weights)
     return autograd.kernel(
         ops.lstm.default, x, h0, c0, weights, dropout, seed, fuse, save, directions=directions,
         batch_sizes=batch_sizes, keep=keep, cell=cell, rates=rates, precision=precision,
@@ -128,10 +130,10 @@ def _recurrence(
     reverse=False, batch_sizes=None, keep=None, clip=0.0, precision=None,
 ):  # fmt: skip
     told = recurrence.Cell(cell, reverse, clip, precision)
-    call, inputs = (batch_sizes, keep), (x_part, h0, c0, weight_hh, bias_m)
+    constants, inputs = (batch_sizes, keep), (x_part, h0, c0, weight_hh, bias_m)
     if save:
-        return recurrence.RecurrenceFunction.apply(ops, told, *call, *inputs)
-    return recurrence.forward(ops, told, save, *call, *inputs)
+        return Forward.apply(recurrence.RECURRENCE, ops, told, constants, *inputs)
+    return recurrence.forward(ops, told, save, *constants, *inputs)
 
 
 def _plain_recurrence(

@@ -12,7 +12,7 @@ one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import reference, stack
 from .choose import in_a_graph
-from .pullback import is_differentiated, is_transformed, kernel, pulled_back
+from .pullback import Forms, Forward, is_differentiated, is_transformed, kernel
 from .reference import Layer, by_layer
 from .rows import Padding
 from .spec import CELLS, Spec
@@ -163,7 +163,7 @@ def recur(
             batch_sizes=batch_sizes, keep=not_reset, clip=cell.clip, precision=cell.precision,
         )[:4]  # fmt: skip
     if differentiated:
-        return RecurrenceFunction.apply(ops, cell, batch_sizes, not_reset, *tensors)[:4]
+        return Forward.apply(RECURRENCE, ops, cell, (batch_sizes, not_reset), *tensors)[:4]
     return forward(ops, cell, states, batch_sizes, not_reset, *tensors)[:4]
 
 
@@ -176,15 +176,15 @@ def forward(ops, cell, save, batch_sizes, not_reset, x_part, h0, c0, w_hh, bias_
     )  # fmt: skip
 
 
-def backward(ops, cell, saved, dy, dh_n, dc_n, x_part, h0, c0, w_hh, bias_m):
+def backward(ops, cell, needs_dx, saved, dy, dh_n, dc_n, x_part, h0, c0, w_hh, bias_m):
     """Return the operator's gradients by x_part, h0, c0, w_hh and bias_m (None without it)."""
     batch_sizes, not_reset, y, c, gates = saved
-    *grads, dbias_m = kernel(
+    dx_part, *grads, dbias_m = kernel(
         ops.recurrence_backward.default, dy, dh_n, dc_n, h0, c0, w_hh, bias_m, y, c, gates,
         cell.name, reverse=cell.reverse, batch_sizes=batch_sizes, keep=not_reset, clip=cell.clip,
         precision=cell.precision,
     )  # fmt: skip
-    return *grads, None if bias_m is None else dbias_m
+    return dx_part if needs_dx else None, *grads, None if bias_m is None else dbias_m
 
 
 def plain(cell, batch_sizes, not_reset, x_part, h0, c0, w_hh, bias_m):
@@ -208,55 +208,4 @@ def plain(cell, batch_sizes, not_reset, x_part, h0, c0, w_hh, bias_m):
     return y, h[end], c_n, torch.stack(own)
 
 
-class RecurrenceFunction(torch.autograd.Function):
-    """apply(ops, cell, batch_sizes, not_reset, x_part, h0, c0, w_hh, bias_m) -> the five outputs.
-
-    As with autograd.LSTMFunction, the caller may write over y before the backward.
-    """
-
-    @staticmethod
-    def forward(ctx, ops, cell, batch_sizes, not_reset, *inputs):
-        y, h_n, c_n, c, gates = forward(ops, cell, True, batch_sizes, not_reset, *inputs)
-        ctx.ops, ctx.cell = ops, cell
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(gates)
-        ctx.y, saved = None, y
-        # Hooks on saved tensors, such as torch.utils.checkpoint's, and graphs need y saved.
-        if type(y) is Tensor and torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
-            ctx.y, ctx.version, saved = y.detach(), y._version, None
-        ctx.save_for_backward(*inputs, batch_sizes, not_reset, saved, c, gates)
-        return y, h_n, c_n, c, gates
-
-    @staticmethod
-    def backward(ctx, dy, dh_n, dc_n, dc, _):
-        *inputs, batch_sizes, not_reset, y, c, gates = ctx.saved_tensors
-        y = ctx.y if y is None else y
-        if ctx.y is not None and y._version != ctx.version:  # the caller has written over y
-            with torch.no_grad():
-                y = forward(ctx.ops, ctx.cell, False, batch_sizes, not_reset, *inputs)[0]
-        if dc is not None or torch._C._are_functorch_transforms_active():
-            function = partial(plain, ctx.cell, batch_sizes, not_reset)
-            return *[None] * 4, *pulled_back(function, inputs, (dy, dh_n, dc_n, dc))
-        run = RecurrenceBackwardFunction.apply if torch.is_grad_enabled() else backward
-        saved = batch_sizes, not_reset, y, c, gates
-        return *[None] * 4, *run(ctx.ops, ctx.cell, saved, dy, dh_n, dc_n, *inputs)
-
-
-class RecurrenceBackwardFunction(torch.autograd.Function):
-    """`backward` with derivatives of its own, which the reference computes."""
-
-    @staticmethod
-    def forward(ctx, ops, cell, saved, *tensors):
-        ctx.cell, ctx.constants = cell, saved[:2]
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
-        return backward(ops, cell, saved, *tensors)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        def gradients(dy, dh_n, dc_n, *inputs):
-            function = partial(plain, ctx.cell, *ctx.constants)
-            by_input = pulled_back(function, inputs, (dy, dh_n, dc_n, None))
-            return tuple(t for t in by_input if t is not None)  # bias_m, the last, may be None
-
-        return *[None] * 3, *pulled_back(gradients, ctx.saved_tensors, grads)
+RECURRENCE = Forms(forward, backward, plain)
