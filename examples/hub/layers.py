@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import rnn
 
+from .adopt.install import spec_of
 from .functional import call, lstm
-from .install import spec_of
 from .layout import time_first
 from .rows import Rows
 from .spec import CELLS, Spec

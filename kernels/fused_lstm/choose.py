@@ -204,8 +204,7 @@ class Facts(NamedTuple):
 
 
 USUAL = Facts()
-# An empty batch needs shapes and zero gradients only.
-EMPTY = Choice("loop", "none", "an empty batch launches no kernel")
+EMPTY = Choice("loop", "none", "an empty batch needs shapes and zero gradients only")
 TORCHS = {"lstm": "nn.LSTM", "gru": "nn.GRU", "rnn_tanh": "nn.RNN", "rnn_relu": "nn.RNN"}
 
 
@@ -267,12 +266,13 @@ def _check_torch_has(facts: Facts) -> None:
 
 def _automatic(fuse: str | None, device: torch.device, spec: Spec, facts: Facts) -> Choice:
     """Return the choice of engine="auto"."""
-    fused = "native" if device.type == "cpu" else "triton"
+    on_cpu = device.type == "cpu"
     if fuse is not None:  # if it cannot run, its error says why
-        return Choice(fused, fuse, "it alone has every level")
+        return Choice("native" if on_cpu else "triton", fuse, "auto's choice for a level")
     torch_has = ENGINES["cudnn"].runs(spec) and not facts.beyond_torch
-    on_cpu = fused == "native"
-    return (_on_a_cpu if on_cpu else _on_a_gpu)(device, spec, facts, torch_has)
+    if on_cpu:
+        return _on_a_cpu(device, spec, facts, torch_has)
+    return _on_a_gpu(device, spec, torch_has)
 
 
 def _on_a_cpu(device: torch.device, spec: Spec, facts: Facts, torch_has: bool) -> Choice:
@@ -280,7 +280,7 @@ def _on_a_cpu(device: torch.device, spec: Spec, facts: Facts, torch_has: bool) -
     why = engine_module("native").missing(device) or why_no_cell("native", spec)
     if why is not None:
         _warn_that_it_is_missing(TORCHS[spec.cell] if torch_has else "a step loop", why)
-        return Choice(*instead, "native cannot run")
+        return Choice(*instead, f"native cannot run: {why}")
     if not ENGINES["native"].runs(spec):
         return Choice(*instead, "native does not have the cell")
     if torch_has and sys.platform == "darwin":  # and nobody has timed it on Arm
@@ -292,15 +292,15 @@ def _on_a_cpu(device: torch.device, spec: Spec, facts: Facts, torch_has: bool) -
     return Choice("native", ENGINES["native"].default, f"auto's choice on a CPU{but}")
 
 
-def _on_a_gpu(device: torch.device, spec: Spec, facts: Facts, torch_has: bool) -> Choice:
+def _on_a_gpu(device: torch.device, spec: Spec, torch_has: bool) -> Choice:
     """Return cudnn for every call that torch has, until GPU results are committed."""
     if torch_has:
-        return Choice("cudnn", None, "no GPU has run triton's kernels yet")
+        return Choice("cudnn", None, "auto's choice: no GPU has run triton's kernels")
     triton = ENGINES["triton"]
     if engine_module("triton").missing(device) is None and triton.runs(spec):
         _warn_that_no_gpu_has_run_it()
-        return Choice("triton", triton.default, "torch's own does not have the call")
-    return Choice("loop", "none", "neither cudnn nor triton has the call")
+        return Choice("triton", triton.default, "auto's choice for what nn.LSTM does not have")
+    return Choice("loop", "none", "neither cudnn nor triton can run it")
 
 
 @cache

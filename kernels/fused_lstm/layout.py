@@ -23,7 +23,7 @@ State = tuple[Tensor, Tensor]
 
 
 class Layout(NamedTuple):
-    """How a layer's input lies, and so its results."""
+    """The layout of a layer's input, which is that of its results."""
 
     batched: bool = True
     batch_first: bool = False  # padded rows are [B, T, ...]

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from . import library
-from .convert import OURS, conversions, spec_of
+from .adopt.convert import OURS, conversions, spec_of
 from .errors import meant
 from .layout import State, batch_of, check_resets, lay_out, states_of, zeros
 from .modules import RecurrentBase

@@ -71,10 +71,10 @@ def pulled_back(
 
 
 class Backward(torch.autograd.Function):
-    """apply(run, plain, *grads, *inputs): a kernel's backward, with derivatives of the plain form.
+    """apply(run, plain, results, *grads, *inputs): a kernel's backward, derived by the plain form.
 
-    run(*grads, *inputs) returns the gradient by each input; only the last ones may be None where
-    their inputs are. plain(*inputs) returns the results, of which `grads` are the first ones'.
+    run(*grads, *inputs) returns the gradient by each input, None where the input is None, which
+    only the last may be. plain(*inputs) returns the results; `grads` are by the first `results`.
     """
 
     @staticmethod

@@ -6,13 +6,13 @@ from typing import Any, overload
 
 from torch import nn
 
-from .cells import Cell
-from .choose import Facts, choose, engine_module, why_never
+from ..cells import Cell
+from ..choose import Facts, choose, engine_module, why_never
+from ..custom import Recurrent
+from ..modules import SLSTM, RecurrentBase, RecurrentCell
+from ..prepare import Prepared
 from .convert import OURS, TORCHS, check_model, compiled_or_quantized, spec_of
-from .custom import Recurrent
 from .install import is_installed
-from .modules import SLSTM, RecurrentBase, RecurrentCell
-from .prepare import Prepared
 
 
 @overload

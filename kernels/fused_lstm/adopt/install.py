@@ -22,12 +22,12 @@ from torch._C._dynamo import eval_frame
 from torch.jit._builtins import _register_builtin
 from torch.nn.modules import rnn
 
-from .choose import cell_pays, in_a_graph, step_pays, why_torchs
-from .functional import call, without_autocast
-from .layout import as_step, of_step, time_first
-from .pullback import is_differentiated
-from .rows import Rows
-from .spec import CELLS, Spec
+from ..choose import cell_pays, in_a_graph, step_pays, why_torchs
+from ..functional import call, without_autocast
+from ..layout import as_step, of_step, time_first
+from ..pullback import is_differentiated
+from ..rows import Rows
+from ..spec import CELLS, Spec
 
 TORCHS = rnn._VF  # torch._VF, which has lstm, gru, rnn_tanh, rnn_relu and their cells
 
@@ -140,7 +140,7 @@ class Functions(ModuleType):
     """A torch._VF with this library's functions, for torch.nn.modules.rnn."""
 
     def __init__(self) -> None:
-        super().__init__("fused_lstm.install.Functions")
+        super().__init__("fused_lstm.adopt.install.Functions")
         for cell in [name for name, kind in CELLS.items() if kind.of_torch]:
             setattr(self, cell, partial(_layers, cell))
             setattr(self, f"{cell}_cell", partial(_cell, cell))
