@@ -16,7 +16,15 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import onnx
-from .choose import Facts, cell_pays, check_engine, choose, in_a_graph, may_be_slow
+from .choose import (
+    Facts,
+    cell_pays,
+    check_engine,
+    choose,
+    in_a_graph,
+    may_be_slow,
+    step_pays,
+)
 from .functional import call, check_torchs, infers, may_infer
 from .layout import (
     State,
@@ -188,9 +196,9 @@ class RecurrentBase(nn.RNNBase):
         inference = infers(spec, self.engine, self.fuse, self.training, x)
         if inference is None or self.recompute is not None or self._instead is not None:
             return None
-        if self.engine == "auto" and spec.cell != "lstm" and x.shape[self.batch_first] == 1:
-            return None  # `call` says who makes a single step
         x = time_first(x, self.batch_first)
+        if self.engine == "auto" and len(x) == 1 and not step_pays(spec.cell, x.shape[1], H, False):
+            return None
         if hx is None:
             h0, c0 = zeros(spec, x, x.shape[1], H, self.proj_size or H)
         elif spec.has_c:
