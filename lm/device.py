@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from fused_lstm import native
-from fused_lstm.engines import resolve
+from fused_lstm.choose import choose
 from lm.command import UserError, reason
 from lm.settings import PRECISIONS, Config
 
@@ -42,7 +42,7 @@ def choose_engine(
 ) -> tuple[str, str | None]:
     """Return the engine and the level that run such a model on `device`; UserError if none can."""
     try:
-        return resolve(lstm, fuse, device, config.spec())
+        return choose(lstm, fuse, device, config.spec())[:2]
     except (RuntimeError, ValueError) as error:
         raise UserError(str(error)) from None
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 import fused_lstm
-from fused_lstm import engines
+from fused_lstm import choose
 from tolerance import assert_close
 
 
@@ -74,7 +74,7 @@ def rungs(
     slow: those that run with --slow alone, by how their names begin. but: levels that are left out.
     """
     found, why_not = [], fused_lstm.available_engines("cpu")
-    for name, engine in engines.ENGINES.items():
+    for name, engine in choose.ENGINES.items():
         if name in exclude:
             continue
         why = why_not[name]

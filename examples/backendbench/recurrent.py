@@ -26,7 +26,7 @@ from BackendBench.eval import eval_one_op
 from BackendBench.opregistry import get_operator, register_operator
 from BackendBench.suite.base import OpTest, Test, TestSuite
 
-from fused_lstm.install import FUNCTIONS
+from fused_lstm.adopt.install import FUNCTIONS
 
 ATEN = torch.ops.aten
 CELLS = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}  # name -> gates

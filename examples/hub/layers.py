@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import rnn
 
+from .adopt.install import spec_of
 from .functional import call, lstm
-from .install import spec_of
+from .layout import time_first
+from .rows import Rows
 from .spec import CELLS, Spec
-from .varlen import Varlen
 
 __all__ = ["LSTM", "GRU", "SLSTM"]
 
@@ -44,14 +45,14 @@ def layers(cell: str, x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         rows = None
     else:
         batch_sizes, hx, weights, bias, count, dropout, training, bidirectional = arguments
-        rows, batch_first = Varlen(batch_sizes), False
+        rows, batch_first = Rows(batch_sizes), False
     h0, c0 = hx if CELLS[cell].has_c else (hx, hx)
     H, P = c0.shape[-1], h0.shape[-1]
     spec = spec_of(cell, count, 1 + bidirectional, bias, P != H, dropout)
-    x = x.transpose(0, 1) if batch_first else x
+    x = time_first(x, batch_first)
     engine = engine_for(x)
     y, *states = call(spec, x, h0, c0, weights, H, P, engine, None, training, None, rows)
-    return y.transpose(0, 1) if batch_first else y, *states[: 1 + spec.has_c]
+    return time_first(y, batch_first), *states[: 1 + spec.has_c]
 
 
 def with_kernels(kind: type[nn.RNNBase], cell: str) -> FunctionType:

@@ -1,9 +1,7 @@
-"""Autograd functions, one for each operator.
+"""The operators with derivatives: `lstm`, `cell` and `dropout`, and a loss.
 
-The first derivative is a kernel. Under torch.func, in forward mode, and where a backward is itself
-differentiated, fused_lstm.reference runs instead: the same values, at the speed of a step loop.
-docs/functions.md lists what works on which engine. Shapes are those of fused_lstm.ops; `ops` is
-an engine's operators.
+fused_lstm.pullback has the autograd function; docs/functions.md lists what works on which engine.
+Shapes are those of fused_lstm.ops; `ops` is an engine's operators.
 """
 
 from __future__ import annotations
@@ -18,9 +16,17 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import hoisted, loop, recurrence, reference
-from .engines import STEP_BY_STEP, in_a_graph
+from .choose import STEP_BY_STEP, in_a_graph
 from .errors import meant
-from .pullback import is_differentiated, is_transformed, kernel, pulled_back
+from .pullback import (
+    Backward,
+    Forms,
+    Forward,
+    is_differentiated,
+    is_transformed,
+    kernel,
+    pulled_back,
+)
 from .spec import Spec
 
 # --- a stack of layers ---
@@ -38,7 +44,7 @@ def run(
     not_reset: Tensor | None = None,
     states: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Run a call, as in fused_lstm.engines, on an engine's operators.
+    """Run a call, as in fused_lstm.choose, on an engine's operators.
 
     Level "pointwise" is the step loop with a fused cell. "hoisted" also takes every product that
     needs no order in time out of the loop. "steps" and "layers" are one operator.
@@ -70,8 +76,9 @@ def run(
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
     if save:
-        return LSTMFunction.apply(ops, spec, seed, batch_sizes, not_reset, x, h0, c0, *weights)
-    return lstm_forward(ops, spec, False, seed, batch_sizes, not_reset, x, h0, c0, weights)
+        constants = seed, batch_sizes, not_reset
+        return Forward.apply(LSTM, ops, spec, constants, x, h0, c0, *weights)
+    return lstm_forward(ops, spec, False, seed, batch_sizes, not_reset, x, h0, c0, *weights)
 
 
 def lstm_forward(
@@ -84,7 +91,7 @@ def lstm_forward(
     x: Tensor,
     h0: Tensor,
     c0: Tensor,
-    weights: Sequence[Tensor],
+    *weights: Tensor,
 ) -> tuple[Tensor, ...]:
     """Return the operator's six outputs: y, h_n, c_n, h, c, gates.
 
@@ -107,54 +114,6 @@ def named(spec: Spec, batch_sizes: Tensor | None, not_reset: Tensor | None) -> d
     return {**spec.schema, "batch_sizes": batch_sizes, "keep": not_reset}
 
 
-class LSTMFunction(torch.autograd.Function):
-    """apply(ops, spec, seed, batch_sizes, not_reset, x, h0, c0, *weights) -> the six outputs.
-
-    All outputs except `gates` can be differentiated. A gradient by h or c, the state after every
-    step, is computed by the reference. The caller may write over y before the backward
-    (`y.mul_(2)`), which then computes it again.
-    """
-
-    @staticmethod
-    def forward(ctx, ops, spec, seed, batch_sizes, not_reset, x, h0, c0, *weights):
-        y, h_n, c_n, h, c, gates = lstm_forward(
-            ops, spec, True, seed, batch_sizes, not_reset, x, h0, c0, weights
-        )
-        ctx.ops, ctx.spec = ops, spec
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(gates)
-        ctx.y, saved = None, y
-        # Not where hooks take what is saved, as torch.utils.checkpoint's do, nor in a graph.
-        if type(y) is Tensor and torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
-            ctx.y, ctx.version, saved = y.detach(), y._version, None
-        ctx.save_for_backward(x, h0, c0, *weights, seed, batch_sizes, not_reset, saved, h, c, gates)
-        return y, h_n, c_n, h, c, gates
-
-    @staticmethod
-    def backward(ctx, dy, dh_n, dc_n, dh, dc, _):
-        *inputs, seed, batch_sizes, not_reset, y, h, c, gates = ctx.saved_tensors
-        constants = seed, batch_sizes, not_reset
-        y = ctx.y if y is None else y
-        if ctx.y is not None and y._version != ctx.version:  # who called has written over it
-            with torch.no_grad():
-                y = lstm_forward(ctx.ops, ctx.spec, False, *constants, *inputs[:3], inputs[3:])[0]
-        if not torch._C._autograd._get_current_graph_task_keep_graph():
-            ctx.y = None  # as what is saved is let go
-        if dh is not None or dc is not None or torch._C._are_functorch_transforms_active():
-            dc = None if dc is None else dc[: len(inputs[1])]  # layer norm appends more to c
-            forward = partial(_plain, ctx.spec, *constants)
-            grads = pulled_back(forward, inputs, (dy, dh_n, dc_n, dh, dc))
-            return *[None] * 5, *grads
-        call = ctx.ops, ctx.spec, ctx.needs_input_grad[5], (*constants, y, h, c, gates)
-        run = LSTMBackwardFunction.apply if torch.is_grad_enabled() else lstm_backward
-        return *[None] * 5, *run(*call, dy, dh_n, dc_n, *inputs)
-
-
-def _plain(spec, seed, batch_sizes, not_reset, x, h0, c0, *weights):
-    """Return the differentiable outputs of a call, computed by the reference."""
-    return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
-
-
 def lstm_backward(ops, spec, needs_dx, saved, dy, dh_n, dc_n, x, h0, c0, *weights, samples=0):
     """Return the kernel's gradients by x, h0, c0 and each weight; x's is None without needs_dx."""
     seed, batch_sizes, not_reset, y, h, c, gates = saved
@@ -174,23 +133,12 @@ def lstm_backward(ops, spec, needs_dx, saved, dy, dh_n, dc_n, x, h0, c0, *weight
     return dx if needs_dx else None, dh0, dc0, *dweights
 
 
-class LSTMBackwardFunction(torch.autograd.Function):
-    """`lstm_backward` with derivatives of its own, which the reference computes."""
+def plain_lstm(spec, seed, batch_sizes, not_reset, x, h0, c0, *weights):
+    """Return y, h_n, c_n, h and c, computed by the reference, which autograd can differentiate."""
+    return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
 
-    @staticmethod
-    def forward(ctx, ops, spec, needs_dx, saved, *tensors):
-        ctx.spec, ctx.constants = spec, saved[:3]
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
-        return lstm_backward(ops, spec, needs_dx, saved, *tensors)
 
-    @staticmethod
-    def backward(ctx, *grads):
-        def gradients(dy, dh_n, dc_n, *inputs):
-            forward = partial(_plain, ctx.spec, *ctx.constants)
-            return tuple(pulled_back(forward, inputs, (dy, dh_n, dc_n, None, None)))
-
-        return *[None] * 4, *pulled_back(gradients, ctx.saved_tensors, grads)
+LSTM = Forms(lstm_forward, lstm_backward, plain_lstm)
 
 
 # --- the pointwise part of a step ---
@@ -223,8 +171,10 @@ class CellFunction(torch.autograd.Function):
         gates, c, c_next = ctx.saved_tensors
         if torch._C._are_functorch_transforms_active():
             return None, *pulled_back(reference.cell, (gates, c), (dh, dc_next))
-        run = CellBackwardFunction.apply if torch.is_grad_enabled() else cell_backward
-        return None, *run(ctx.ops, c_next, dh, dc_next, gates, c)
+        run = partial(cell_backward, ctx.ops, c_next)
+        if torch.is_grad_enabled():
+            run = partial(Backward.apply, run, reference.cell, 2)
+        return None, *run(dh, dc_next, gates, c)
 
 
 def cell_backward(ops, c_next, dh, dc_next, gates, c):
@@ -232,23 +182,6 @@ def cell_backward(ops, c_next, dh, dc_next, gates, c):
     dh = torch.zeros_like(c_next, dtype=gates.dtype) if dh is None else dh
     dc_next = torch.zeros_like(c_next) if dc_next is None else dc_next
     return kernel(ops.cell_backward.default, gates, c, c_next, dh, dc_next)
-
-
-class CellBackwardFunction(torch.autograd.Function):
-    """`cell_backward` with derivatives of its own, which the reference computes."""
-
-    @staticmethod
-    def forward(ctx, ops, c_next, *tensors):
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
-        return cell_backward(ops, c_next, *tensors)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        def gradients(dh, dc_next, gates, c):
-            return tuple(pulled_back(reference.cell, (gates, c), (dh, dc_next)))
-
-        return None, None, *pulled_back(gradients, ctx.saved_tensors, grads)
 
 
 # --- dropout ---

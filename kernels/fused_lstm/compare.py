@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .adopt.explain import explain
+from .adopt.install import install
 from .errors import first_line
-from .explain import explain
-from .install import install
 
 # By dtype: how far two right answers may be apart, as a part of the value's norm.
 ALLOWED = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}

@@ -27,7 +27,7 @@ def _compiled():
 
 
 def run(spec, x, h0, c0, weights, seed=None, batch_sizes=None, not_reset=None, states=False):
-    """Run a call, as in fused_lstm.engines."""
+    """Run a call, as in fused_lstm.choose."""
     arguments = spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states
     if torch.compiler.is_compiling():  # the loop becomes part of that graph
         return loop.run(*arguments)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autograd import Losses, is_transformed
-from .engines import can_run
+from .choose import can_run
 from .errors import meant
 from .functional import autocast_dtype, precision_now, without_autocast
 from .ops import NATIVE

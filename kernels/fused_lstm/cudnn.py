@@ -10,9 +10,8 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from . import loop, pointwise
+from . import pointwise
 
 
 def missing(device: torch.device) -> str | None:
@@ -31,7 +30,7 @@ RUN = {"gru": torch.gru, "rnn_tanh": torch.rnn_tanh, "rnn_relu": torch.rnn_relu}
 
 
 def run(spec, x, h0, c0, weights, seed=None, batch_sizes=None, not_reset=None, states=False):
-    """Run a call, as in fused_lstm.engines, without resets or the states of every step."""
+    """Run a call, as in fused_lstm.choose, without resets or the states of every step."""
     if batch_sizes is not None and torch.compiler.is_compiling():
         raise ValueError(
             "input: got packed rows, or lengths, in a graph with engine='cudnn', which PyTorch"
@@ -42,8 +41,6 @@ def run(spec, x, h0, c0, weights, seed=None, batch_sizes=None, not_reset=None, s
         pairs = zip(names, weights, strict=True)
         weights = [w if name == "weight_hr" else pointwise.four_gates(w) for name, w in pairs]
         spec = replace(spec, coupled=False)
-    if _is_differentiated_in_a_graph(x, h0, c0, *weights):
-        return loop.run(spec, x, h0, c0, weights, seed)
     torchs, state = (torch.lstm, (h0, c0)) if spec.has_c else (RUN[spec.cell], h0)
     # torch.jit.trace sees a call once, which may be trained later.
     train = spec.dropout > 0 or torch.is_grad_enabled() or torch.jit.is_tracing()
@@ -55,15 +52,3 @@ def run(spec, x, h0, c0, weights, seed=None, batch_sizes=None, not_reset=None, s
         y, *last = torchs(x[:rows], batch_sizes, state, list(weights), *options)
         y = F.pad(y, (0, 0, 0, len(x) - rows))
     return y, last[0], last[-1]  # a GRU and an RNN return h_n alone
-
-
-def _is_differentiated_in_a_graph(*tensors: Tensor) -> bool:
-    """Return whether torch.compile is tracing a call that needs a backward.
-
-    Engine `loop` then runs. PyTorch would decompose nn.LSTM into a loop over steps, which is no
-    faster and in two cases wrong (torch 2.15): on a CPU, where x needs no gradient, it takes
-    oneDNN's inference, which has no gradients for the weights; and after an ONNX export with
-    dynamic shapes it takes a while_loop whose gradients are wrong.
-    """
-    traced = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
-    return traced and torch.is_grad_enabled() and any(t.requires_grad for t in tensors)

@@ -12,8 +12,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import library
 from .cells import Cell
-from .engines import check_engine, why_no_cell
-from .functional import State, check_input
+from .choose import check_engine, why_no_cell
+from .layout import State, check_input, data_of, with_data
 from .modules import RecurrentBase
 from .spec import Spec
 
@@ -145,9 +145,8 @@ class Recurrent(RecurrentBase):
         if sorted(inputs) != sorted(names):
             got, expected = ", ".join(inputs) or "none", ", ".join(names) or "none"
             raise ValueError(f"inputs: got {got}; expected the cell's: {expected}")
-        packed = isinstance(input, PackedSequence)
-        x = input.data if packed else input
-        check_input(x, (2,) if packed else (2, 3), self.input_size, self.batch_first)
+        x = data_of(input)
+        check_input(x, (2, 3) if x is input else (2,), self.input_size, self.batch_first)
         before = list(x.shape[:-1])
         for name in names:
             got: Any = inputs[name]
@@ -156,7 +155,7 @@ class Recurrent(RecurrentBase):
                 raise ValueError(f"{name}: got {shape}; expected {[*before, 1]} or {[*before, H]}")
         joined = torch.cat([x, *(inputs[name].to(x.dtype) for name in names)], -1)
         widths = [inputs[name].shape[-1] for name in names]
-        return (input._replace(data=joined) if packed else joined), widths
+        return with_data(input, joined), widths
 
     def _weights_with_inputs(self, widths: list[int]) -> list[Tensor]:
         """Return `weights` with the rows that hand the cell's inputs on: ones, or an identity."""

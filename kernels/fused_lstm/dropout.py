@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import autograd
-from .engines import can_run
+from .choose import can_run
 from .ops import NATIVE
 
 

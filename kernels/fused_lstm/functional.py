@@ -1,7 +1,7 @@
 """The function under the modules.
 
 It checks and casts a call's arguments, packs rows of unequal length, and runs the engine. An engine
-(fused_lstm.engines) gets time-major, batched tensors whose shapes have been checked.
+(fused_lstm.choose) gets time-major, batched tensors whose shapes have been checked.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
 size of h, which is H unless h is projected. G: the cell's gates.
@@ -19,24 +19,24 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import varlen
 from .autograd import draw_seed
-from .engines import (
+from .choose import (
+    DTYPES,
+    EMPTY,
     LOADED,
+    USUAL,
+    Facts,
+    choose,
     constant_while_tracing,
     engine_module,
-    resolve,
+    may_be_slow,
     step_pays,
-    where_cudnn_cannot,
 )
-from .pullback import is_differentiated, is_transformed
+from .layout import State, check_dense, check_resets, padded
+from .pullback import is_differentiated
 from .recompute import in_chunks
+from .rows import Rows, enter, leave
 from .spec import CELLS, PLAIN, Spec, check_size, completed, shapes
-from .varlen import Varlen, reset_mask
-
-State = tuple[Tensor, Tensor]
-
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def lstm(
@@ -66,7 +66,7 @@ def lstm(
             weight_hr [P, H]; then the cell's. Gate order i, f, g, o. `Spec.weights` has the shapes
             of every cell, an sLSTM's and those of heads too.
         dropout: probability of dropping an element of h between two layers, in this call.
-        engine, fuse: see fused_lstm.engines; `fuse=None` is the engine's highest level.
+        engine, fuse: see fused_lstm.choose; `fuse=None` is the engine's highest level.
         bidirectional: each layer has two directions, D = 2.
         lengths: [B] int64, in any order: row b ends after step lengths[b].
         resets: [T, B] bool: true where row b starts a new sequence at step t. Neither a state nor a
@@ -99,23 +99,10 @@ def lstm(
         base, x, h0, c0, weights, c0.shape[-1] if base.projection else P, P, engine, fuse,
         training, recompute, rows, resets, return_states,
     )  # fmt: skip
-    if rows is not None:
-        y, h_n, c_n = rows.unpack(y), rows.unsort(h_n), rows.unsort(c_n)
-        states = [unpacked_states(rows, s) for s in states]
     if not return_states:
         return y, (h_n, c_n)
     h, c = states
     return y, (h_n, c_n), (h, c)
-
-
-def padded(x: Tensor, lengths: Tensor, batch_first: bool = False) -> Varlen:
-    """Return how rows x [T, B, ...] of unequal `lengths` are packed.
-
-    batch_first: whether x is a transposed view of rows that lie in memory as [B, T, ...].
-    """
-    T, B = x.shape[:2]
-    check_lengths(lengths, T, B)
-    return varlen.of_lengths(T, B, lengths, x.device, batch_first)
 
 
 def call(
@@ -130,7 +117,7 @@ def call(
     fuse: str | None,
     training: bool,
     recompute: int | None,
-    rows: Varlen | None = None,
+    rows: Rows | None = None,
     resets: Tensor | None = None,
     states: bool = False,
     instead: Callable | None = None,
@@ -145,23 +132,25 @@ def call(
             fused_lstm.opacus.
 
     Returns:
-        y, h_n, c_n as the engine returns them, packed and sorted by length; with `states` also h
-        and c of every lane after every step [L * D, ..., P or H].
+        y, h_n, c_n in the order of x's rows; with `states` also h and c of every lane after every
+        step [L * D, ..., P or H].
     """
     if resets is not None:
         check_resets(resets, x)
     dtype, device, sizes = x.dtype, x.device, None if rows is None else rows.batch_sizes
     compiling, tracing = torch.compiler.is_compiling(), torch.jit.is_tracing()
-    if engine == "auto" and base.cell != "lstm" and fuse is None and not (compiling or tracing):
-        asked = rows, resets, recompute, instead, states or None
-        if asked == (None,) * 5 and _is_torchs_step(base, x, h0, weights):
-            engine = "cudnn"
-    key = (
-        training, recompute, engine, fuse, device, dtype,
-        sizes is not None and (compiling or tracing), resets is not None, states,
-    )  # fmt: skip
+    facts = USUAL
+    if resets is not None or states or compiling or tracing:
+        facts = Facts(
+            resets is not None, states, sizes is not None and (compiling or tracing),
+            compiling and not torch.compiler.is_exporting()
+            and is_differentiated(x, h0, c0, *weights),
+        )  # fmt: skip
+    elif rows is None and recompute is None and instead is None and base.cell != "lstm":
+        facts = SLOW_STEP if _is_slow_step(base, engine, fuse, x, h0, weights) else USUAL
+    key = training, recompute, engine, fuse, device, dtype, facts
     if compiling:
-        name, spec = _plan_in_a_graph(base, *key)
+        name, spec = _plan_in_a_graph(base, *key[:-1], *facts)
         expected, autocasts = expected_weights(spec, x.shape[-1], H, P), is_autocast_on(device)
     else:
         word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
@@ -173,15 +162,12 @@ def call(
         # An empty batch needs shapes and zero gradients only. A graph does not know how many rows
         # arrive packed.
         if (rows is None or not rows.arrives_packed) and h0.shape[1] == 0:
-            name, spec = "loop", replace(spec, level="none")
+            name, spec = EMPTY.engine, replace(spec, level=EMPTY.level)
     if autocasts:
         x, h0, c0, *weights = autocast(x, h0, c0, *weights)
     not_reset = None
-    if rows is not None:
-        x, h0, c0 = rows.pack(x), rows.sort(h0), rows.sort(c0)
-    if resets is not None:
-        kept = resets if rows is None else rows.pack(resets)
-        not_reset = reset_mask(kept, spec.directions, h0.shape[1], sizes)
+    if rows is not None or resets is not None:
+        x, h0, c0, not_reset = enter(rows, resets, spec.directions, x, h0, c0)
     run = (LOADED.get(name) or engine_module(name)).run
     if instead is not None:
         run = instead(name, run, rows)
@@ -191,29 +177,27 @@ def call(
     if spec.draws and is_drawn_by_counter(name, spec):
         seed = draw_seed(x.device)
     outputs = run(spec, x, h0, c0, weights, seed, sizes, not_reset, states)
-    if not states:
-        return outputs[:3]
-    y, h_n, c_n, h, c = outputs[:5]
-    h = torch.cat([h, y[None]]).unflatten(-1, (spec.directions, -1)).movedim(-2, 1).flatten(0, 1)
-    return y, h_n, c_n, h, c[: len(h)] if spec.has_c else h
+    if states:
+        y, h_n, c_n, h, c = outputs[:5]
+        h = torch.cat([h, y[None]]).unflatten(-1, (spec.directions, -1)).movedim(-2, 1)
+        h = h.flatten(0, 1)
+        outputs = y, h_n, c_n, h, c[: len(h)] if spec.has_c else h
+    else:
+        outputs = outputs[:3]
+    return outputs if rows is None else leave(rows, *outputs)
 
 
-def _is_torchs_step(base: Spec, x: Tensor, h0: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Return whether "auto" takes torch's own for a call that is one step on a CPU."""
-    if len(x) != 1 or x.device.type != "cpu" or not base.is_torchs or is_transformed():
+SLOW_STEP = Facts(slow_step=True)
+
+
+def _is_slow_step(
+    base: Spec, engine: str, fuse: str | None, x: Tensor, h0: Tensor, weights: Sequence[Tensor]
+) -> bool:
+    """Return whether a call is one step for which torch's own code is as fast."""
+    if len(x) != 1 or not base.is_torchs or not may_be_slow(engine, fuse, x.device):
         return False
     B, H = h0.shape[1:]
     return not step_pays(base.cell, B, H, is_differentiated(x, h0, *weights))
-
-
-def unpacked_states(rows: Varlen, states: Tensor) -> Tensor:
-    """Unpack states [L * D, N, H] -> [L * D, T, B, H], zero where a row has ended."""
-    if rows.places is None or rows.batch_sizes is None or rows.back is None:
-        return states
-    lanes = len(states)
-    padded = rows.unpack(states.movedim(0, 1).flatten(1)).unflatten(-1, (lanes, -1)).movedim(-2, 0)
-    live = rows.batch_sizes.to(states.device)[:, None] > rows.back
-    return torch.where(live[..., None], padded, 0.0)
 
 
 # --- a call of `native` in inference: little more than the operator ---
@@ -248,9 +232,8 @@ def infers(
     key = "inference", engine, fuse, training, x.dtype, word
     if key not in spec.plans:
         name, complete, _ = _plan(
-            spec, training, None, engine, fuse, x.device, x.dtype, False, False, False, word,
-            1, 1, 1,
-        )  # fmt: skip
+            spec, training, None, engine, fuse, x.device, x.dtype, USUAL, word, 1, 1, 1
+        )
         able = name == "native" and complete.level in ("steps", "layers")
         able = able and not complete.draws
         lstm = torch.ops.fused_lstm_native.lstm.default if able else None
@@ -277,9 +260,7 @@ def _plan(
     fuse: str | None,
     device: torch.device,
     dtype: torch.dtype,
-    packed_in_a_graph: bool,
-    resets: bool,
-    states: bool,
+    facts: Facts,
     word: str,
     I: int,
     H: int,
@@ -289,18 +270,8 @@ def _plan(
 
     `base.plans` caches the result. word: PyTorch's precision switch, see `precision_now`.
     """
-    name, level = resolve(engine, fuse, device, base)
-    # cudnn has neither resets nor states, and no packed rows in a graph.
-    if name == "cudnn" and engine == "auto" and (packed_in_a_graph or resets or states):
-        name, level = where_cudnn_cannot(device, base)
-    for option, has in {"resets": resets, "return_states": states}.items():
-        if has and name == "cudnn":
-            got = "a tensor" if option == "resets" else "True"
-            raise ValueError(
-                f"{option}: got {got} with engine='cudnn', which does not have it; expected engine"
-                " 'loop', 'compile', 'triton' or 'native'"
-            )
-    if states and recompute is not None:
+    name, level, _ = choose(engine, fuse, device, base, facts)
+    if facts.states and recompute is not None:
         raise ValueError(f"return_states: got True with recompute={recompute}; expected False")
     lowered = name == "native" and dtype == torch.float32 and word in ("tf32", "bf16")
     spec = replace(
@@ -308,19 +279,16 @@ def _plan(
         level=level, precision=word if lowered else None,
     )  # fmt: skip
     plan = name, spec, expected_weights(spec, I, H, P)
-    base.plans[
-        training, recompute, engine, fuse, device, dtype, packed_in_a_graph, resets,
-        states, word, I, H, P,
-    ] = plan  # fmt: skip
+    base.plans[training, recompute, engine, fuse, device, dtype, facts, word, I, H, P] = plan
     return plan
 
 
 @constant_while_tracing
-def _plan_in_a_graph(*key):
-    """Return `_plan`'s engine and Spec, as a constant for torch.compile."""
+def _plan_in_a_graph(base, training, recompute, engine, fuse, device, dtype, *facts):
+    """Return `_plan`'s engine and Spec, as a constant for torch.compile, which takes no tuple."""
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-    N = key[0].num_heads
-    return _plan(*key, word, 1, N, N)[:2]
+    key = training, recompute, engine, fuse, device, dtype, Facts(*facts)
+    return _plan(base, *key, word, 1, base.num_heads, base.num_heads)[:2]
 
 
 def is_drawn_by_counter(engine: str, spec: Spec) -> bool:
@@ -379,49 +347,6 @@ def without_autocast(device: torch.device) -> AbstractContextManager:
 # --- checks: each raises a ValueError that names the wrong argument ---
 
 
-def check_dense(name: str, tensor: Tensor) -> None:
-    """Check that a tensor is dense and strided."""
-    if not isinstance(tensor, Tensor):
-        raise ValueError(f"{name}: got {type(tensor).__name__}; expected a tensor")
-    if tensor.layout is not torch.strided or tensor.is_nested:
-        kind = "nested" if tensor.is_nested else str(tensor.layout)
-        raise ValueError(f"{name}: got a {kind} tensor; expected a dense, strided one")
-
-
-def check_input(x: Any, ranks: tuple[int, ...], I: int, batch_first: bool) -> None:
-    """Check that a module's input is dense, of one of these ranks, and I wide."""
-    if not isinstance(x, Tensor) or x.layout is not torch.strided or x.is_nested:
-        check_dense("input", x)
-    # torch.jit.trace makes sizes tensors, and warns when they are compared.
-    if x.dim() not in ranks or not (torch.jit.is_tracing() or x.shape[-1] == I):
-        layout = "[B, T, I]" if batch_first else "[T, B, I]"
-        layouts = f"{layout} or [T, I]" if 3 in ranks else "packed [N, I]"
-        raise ValueError(f"input: got shape {list(x.shape)}; expected {layouts} with I = {I}")
-
-
-def states_of(spec: Spec, hx: Any, batched: bool) -> State:
-    """Return (h_0, c_0) [L * D, B, .] from a module's `hx`; a cell without c returns h_0 twice."""
-    names = [f"{name}_0" for name in spec.states]
-    if spec.has_c:
-        if not isinstance(hx, tuple | list) or len(hx) != len(names):
-            many = "a pair" if len(names) == 2 else f"{len(names)} tensors"
-            expected = f"{many} ({', '.join(names)})"
-            raise ValueError(f"hx: got {type(hx).__name__}; expected {expected}")
-    elif not isinstance(hx, Tensor):
-        raise ValueError(f"hx: got {type(hx).__name__}; expected a tensor, h_0")
-    parts: Any = hx if spec.has_c else (hx,)
-    first = int(spec.projection)  # the first of the states of one shape: a projected h has another
-    for name, part in zip(names, parts, strict=True):
-        check_dense(name, part)
-        if not batched and part.dim() != 2:
-            raise ValueError(f"{name}: got shape {list(part.shape)}; expected [L * D, H]")
-        if len(names) > 2 and part is not parts[0] and part.shape != parts[first].shape:
-            got, expected = list(part.shape), list(parts[first].shape)
-            raise ValueError(f"{name}: got shape {got}; expected {names[first]}'s, {expected}")
-    parts = [part if batched else part.unsqueeze(1) for part in parts]
-    return parts[0], parts[-1] if len(parts) < 3 else torch.cat(parts[1:], dim=-1)
-
-
 def check_tensors(
     spec: Spec,
     x: Tensor,
@@ -431,7 +356,7 @@ def check_tensors(
     H: int,
     P: int,
     expected: Sequence[tuple[int, ...]],
-    rows: Varlen | None,
+    rows: Rows | None,
     autocasts: bool,
 ) -> None:
     """Check a call's tensors: shapes, dtypes and devices.
@@ -499,30 +424,3 @@ def check_torchs(spec: Spec, who: str) -> None:
         raise ValueError(f"cell: got {spec.cell!r}; expected another: {who} has none")
     for name, value in spec.cell_options().items():
         raise ValueError(f"{name}: got {value}; expected {getattr(PLAIN, name)} for {who}")
-
-
-def check_lengths(lengths: Tensor, T: int, B: int) -> None:
-    """Check that lengths are [B] int64, each in 1 to T."""
-    check_kind("lengths", lengths, [B], torch.int64)
-    if torch.compiler.is_compiling() or B == 0:  # a graph does not know the values
-        return
-    low, high = (int(n) for n in lengths.aminmax())
-    if low < 1 or high > T:
-        raise ValueError(f"lengths: got {low if low < 1 else high}; expected 1 to T = {T}")
-
-
-def check_resets(resets: Tensor, x: Tensor) -> None:
-    """Check that resets are one bool for each row of x, on x's device."""
-    check_kind("resets", resets, list(x.shape[:-1]), torch.bool)
-    if resets.device != x.device:
-        raise ValueError(f"resets: got device {resets.device}; expected {x.device}, x's")
-
-
-def check_kind(name: str, tensor: Tensor, shape: list[int], dtype: torch.dtype) -> None:
-    """Check that a tensor has a shape and a dtype."""
-    if not isinstance(tensor, Tensor):
-        raise ValueError(f"{name}: got {type(tensor).__name__}; expected a tensor")
-    if list(tensor.shape) != shape:
-        raise ValueError(f"{name}: got shape {list(tensor.shape)}; expected {shape}")
-    if tensor.dtype != dtype:
-        raise ValueError(f"{name}: got {tensor.dtype}; expected {dtype}")

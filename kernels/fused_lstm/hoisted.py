@@ -30,12 +30,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import pointwise, stack
+from .choose import in_a_graph
 from .denormals import flush_denormals
-from .engines import in_a_graph
-from .pullback import is_differentiated, is_transformed, kernel, pulled_back
+from .pullback import Backward, is_differentiated, is_transformed, kernel, pulled_back
 from .reference import by_layer, state_dtype
+from .rows import Order, Padding
 from .spec import Spec
-from .varlen import Order, Rows
 
 
 class Pointwise(NamedTuple):
@@ -92,7 +92,7 @@ def steps(
     drop: stack.Drop | None,
     products: Products = TORCH,
 ) -> tuple[Tensor, ...]:
-    """Run a call, as in fused_lstm.engines, with `drop` between layers.
+    """Run a call, as in fused_lstm.choose, with `drop` between layers.
 
     In a graph (torch.compile, torch.jit.trace), and with `states`, autograd differentiates the
     loop: R's gradient is then a product at every step.
@@ -102,7 +102,7 @@ def steps(
         products: the products; a benchmark may replace PyTorch's.
     """
     layers = by_layer(weights, len(h0), spec)
-    rows = Rows(x, h0.shape[1], batch_sizes, not_reset)
+    rows = Padding(x, h0.shape[1], batch_sizes, not_reset)
     unrolls = states or in_a_graph()
 
     def sweep(x: Tensor, lane: int) -> stack.Swept:
@@ -287,28 +287,9 @@ class RecurrenceFunction(torch.autograd.Function):
             return None, None, None, *grads
         c = saved[T : 2 * T - 1]
         c.insert(order.steps[-1], c_n)
-        call = ctx.cell, ctx.products, order, h, Kept(saved[:T], c, saved[2 * T - 1 :])
-        run = recurrence_backward
+        kept = Kept(saved[:T], c, saved[2 * T - 1 :])
+        run = partial(recurrence_backward, ctx.cell, ctx.products, order, h, kept)
         if torch.is_grad_enabled():
-            run = RecurrenceBackwardFunction.apply
+            run = partial(Backward.apply, run, partial(_plain, order), 2)
         with flush_denormals() if x_part.device.type == "cpu" else nullcontext():
-            return None, None, None, *run(*call, dh_all, dc_n, *inputs)
-
-
-class RecurrenceBackwardFunction(torch.autograd.Function):
-    """`recurrence_backward` with derivatives of its own, in plain PyTorch."""
-
-    @staticmethod
-    def forward(ctx, cell, products, order, h, kept, *tensors):
-        ctx.order = order
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
-        return recurrence_backward(cell, products, order, h, kept, *tensors)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        def gradients(dh_all, dc_n, *inputs):
-            outputs = pulled_back(partial(_plain, ctx.order), inputs, (dh_all, dc_n))
-            return tuple(t for t in outputs if t is not None)
-
-        return *[None] * 5, *pulled_back(gradients, ctx.saved_tensors, grads)
+            return None, None, None, *run(dh_all, dc_n, *inputs)

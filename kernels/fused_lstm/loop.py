@@ -16,8 +16,8 @@ from torch import Tensor
 
 from . import hoisted, pointwise, reference, stack
 from .reference import by_layer, state_dtype
+from .rows import Padding
 from .spec import Spec
-from .varlen import Rows
 
 Pointwise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -43,13 +43,13 @@ def steps(
     drop: stack.Drop | None,
     linear: Callable[..., Tensor] = F.linear,
 ) -> tuple[Tensor, ...]:
-    """Run a call, as in fused_lstm.engines, with `cell` at each step and `drop` between layers.
+    """Run a call, as in fused_lstm.choose, with `cell` at each step and `drop` between layers.
 
     cell: nn.LSTM's, with coupled gates or not.
     linear: F.linear, or a function of the same arguments: x [B, I + P], weight [4H, I + P], bias.
     """
     layers = by_layer(weights, len(h0), spec)
-    rows = Rows(x, h0.shape[1], batch_sizes, not_reset)
+    rows = Padding(x, h0.shape[1], batch_sizes, not_reset)
 
     def sweep(x: Tensor, lane: int) -> stack.Swept:
         layer, order = layers[lane], rows.order(lane % spec.directions)
@@ -86,7 +86,7 @@ def run(
     not_reset: Tensor | None = None,
     states: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Run a call, as in fused_lstm.engines."""
+    """Run a call, as in fused_lstm.choose."""
     p, level = spec.dropout, spec.level
     if level != "hoisted" and not spec.is_plain_lstm:
         return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)

@@ -15,21 +15,29 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import onnx, varlen
-from .engines import cell_pays, check_engine, in_a_graph
-from .functional import (
-    State,
-    call,
-    check_dense,
-    check_input,
-    check_torchs,
-    infers,
-    may_infer,
-    padded,
-    states_of,
-    unpacked_states,
+from . import onnx
+from .choose import (
+    Facts,
+    cell_pays,
+    check_engine,
+    choose,
+    in_a_graph,
+    may_be_slow,
+    step_pays,
 )
-from .pullback import is_differentiated, is_transformed
+from .functional import call, check_torchs, infers, may_infer
+from .layout import (
+    State,
+    as_step,
+    batch_of,
+    check_dense,
+    lay_out,
+    of_step,
+    states_of,
+    time_first,
+    zeros,
+)
+from .pullback import is_differentiated
 from .spec import Spec, check_size
 
 # A module's attributes that torch.nn's does not have.
@@ -151,58 +159,33 @@ class RecurrentBase(nn.RNNBase):
             return input.tracer.create_proxy("call_module", path, arguments, {})
         if self._backward_hooks and self._instead is None:
             self._refuse_opacus()
-        if in_a_graph() and torch.onnx.is_in_onnx_export():  # the second call takes a microsecond
-            return self._onnx(input, hx, lengths, resets, return_states)
         if lengths is None and resets is None and not return_states and may_infer(input):
             outputs = self._infer(input, hx)
             if outputs is not None:
                 return outputs
-        batched, rows, size = True, None, self.input_size if input_size is None else input_size
-        if isinstance(input, PackedSequence):
-            if lengths is not None:
-                raise ValueError("lengths: got a tensor; expected None with a PackedSequence")
-            x, rows = input.data, varlen.of_packed(input)
-            check_input(x, (2,), size, self.batch_first)
-        else:
-            check_input(input, (2, 3), size, self.batch_first)
-            x, batched = input, input.dim() == 3
-            if not batched:
-                x = x.unsqueeze(1)
-                lengths = lengths.reshape(-1) if isinstance(lengths, Tensor) else lengths
-                resets = resets.unsqueeze(-1) if isinstance(resets, Tensor) else resets
-            elif self.batch_first:
-                x = x.transpose(0, 1)
-                resets = resets.transpose(0, -1) if isinstance(resets, Tensor) else resets
-            if lengths is not None:
-                rows = padded(x, lengths, self.batch_first)
+        if in_a_graph() and torch.onnx.is_in_onnx_export():  # the second call takes a microsecond
+            return self._onnx(input, hx, lengths, resets, return_states)
+        size = self.input_size if input_size is None else input_size
+        x, rows, resets, layout = lay_out(input, lengths, resets, size, self.batch_first)
         spec, H = self.spec, self.hidden_size
-        P = self.proj_size or H
         if hx is None:
-            B = varlen.rows_of(input) if isinstance(input, PackedSequence) else x.shape[1]
-            h0, c0 = self._initial(x, B)
-        elif type(hx) is tuple and len(hx) == 2 == len(spec.states) and batched:
+            h0, c0 = self._initial(x, batch_of(input, self.batch_first))
+        elif type(hx) is tuple and len(hx) == 2 == len(spec.states) and layout.batched:
             h0, c0 = hx
         else:
-            h0, c0 = self._state(hx, batched)
+            h0, c0 = self._state(hx, layout.batched)
         for name, tensor in (("h_0", h0), ("c_0", c0)):
             if type(tensor) is not Tensor or tensor.layout is not torch.strided or tensor.is_nested:
                 check_dense(name, tensor)
         y, h_n, c_n, *states = call(
-            spec, x, h0, c0, self.weights() if weights is None else weights, H, P, self.engine,
-            self.fuse, self.training, self.recompute, rows, resets, return_states, self._instead,
+            spec, x, h0, c0, self.weights() if weights is None else weights, H,
+            self.proj_size or H, self.engine, self.fuse, self.training, self.recompute, rows,
+            resets, return_states, self._instead,
         )  # fmt: skip
-        packed = isinstance(input, PackedSequence)
-        if rows is not None:
-            y, h_n, c_n = rows.unpack(y), rows.unsort(h_n), rows.unsort(c_n)
-            states = [unpacked_states(rows, s) for s in states]
-        if not batched:
-            y, h_n, c_n = y.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
-            states = [s.squeeze(2) for s in states]
-        elif self.batch_first and not packed:
-            y, states = y.transpose(0, 1), [s.transpose(1, 2) for s in states]
-        output = PackedSequence(y, *input[1:]) if packed else y
-        last = self._joined(h_n, c_n)
-        return (output, last, self._joined(*states)) if return_states else (output, last)
+        y, last = layout.output(y), self._joined(layout.last(h_n), layout.last(c_n))
+        if not return_states:
+            return y, last
+        return y, last, self._joined(*map(layout.states, states))
 
     def _infer(self, x: Any, hx: State | Tensor | None) -> Any:
         """Return what `forward` does, at half of a small call's cost, or None where it may not.
@@ -213,15 +196,11 @@ class RecurrentBase(nn.RNNBase):
         inference = infers(spec, self.engine, self.fuse, self.training, x)
         if inference is None or self.recompute is not None or self._instead is not None:
             return None
-        if self.engine == "auto" and spec.cell != "lstm" and x.shape[self.batch_first] == 1:
-            return None  # `call` says who makes a single step
-        if self.batch_first:
-            x = x.transpose(0, 1)
+        x = time_first(x, self.batch_first)
+        if self.engine == "auto" and len(x) == 1 and not step_pays(spec.cell, x.shape[1], H, False):
+            return None
         if hx is None:
-            lanes, B = spec.layers * spec.directions, x.shape[1]
-            h0 = c0 = x.new_zeros(lanes, B, H)
-            if spec.projection:
-                h0 = x.new_zeros(lanes, B, self.proj_size)
+            h0, c0 = zeros(spec, x, x.shape[1], H, self.proj_size or H)
         elif spec.has_c:
             if type(hx) is not tuple or len(hx) != 2:
                 return None
@@ -232,9 +211,7 @@ class RecurrentBase(nn.RNNBase):
         if outputs is None:
             return None
         y, h_n, c_n, *_ = outputs
-        if self.batch_first:
-            y = y.transpose(0, 1)
-        return y, (h_n, c_n) if spec.has_c else h_n
+        return time_first(y, self.batch_first), (h_n, c_n) if spec.has_c else h_n
 
     def extra_repr(self) -> str:
         options = {"engine": self.engine, "fuse": self.fuse, "recompute": self.recompute}
@@ -248,10 +225,7 @@ class RecurrentBase(nn.RNNBase):
 
     def _initial(self, x: Tensor, B: int) -> State:
         """Return (h_0, c_0) of a call without a state: zeros."""
-        lanes, H = self.spec.layers * self.spec.directions, self.hidden_size
-        P, C = self.proj_size or H, H * self.spec.c_parts
-        c0 = x.new_zeros(lanes, B, C)
-        return (x.new_zeros(lanes, B, P) if C != P else c0), c0
+        return zeros(self.spec, x, B, self.hidden_size, self.proj_size or self.hidden_size)
 
     def _state(self, hx: Any, batched: bool) -> State:
         """Return (h_0, c_0) [L * D, B, .] from `hx`."""
@@ -293,21 +267,10 @@ class RecurrentBase(nn.RNNBase):
             return self.torchs.forward(self, input, hx)
         spec = replace(self.spec, training=self.training)
         onnx.check(spec, isinstance(input, PackedSequence), resets, states)
-        check_input(input, (2, 3), self.input_size, self.batch_first)
-        batched = input.dim() == 3
-        x = input if batched else input.unsqueeze(1)
-        x = x.transpose(0, 1) if batched and self.batch_first else x
-        lanes, H = spec.layers * spec.directions, self.hidden_size
-        if hx is None:
-            h0 = c0 = x.new_zeros(lanes, x.shape[1], H)
-        else:
-            h0, c0 = self._state(hx, batched)
+        x, _, _, layout = lay_out(input, None, None, self.input_size, self.batch_first)
+        h0, c0 = self._initial(x, x.shape[1]) if hx is None else self._state(hx, layout.batched)
         y, h_n, c_n = onnx.run(spec, x, h0, c0, self.weights(), lengths)
-        if not batched:
-            y, h_n, c_n = y.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
-        elif self.batch_first:
-            y = y.transpose(0, 1)
-        return y, (h_n, c_n) if spec.has_c else h_n
+        return layout.output(y), self._joined(layout.last(h_n), layout.last(c_n))
 
 
 class LSTM(RecurrentBase):
@@ -602,6 +565,8 @@ class SLSTM(RecurrentBase):
 
 # --- cells: one step, one layer ---
 
+SLOW_CELL = Facts(slow_step=True, cell_module=True)
+
 
 class RecurrentCell(nn.RNNCellBase):
     """The common part of LSTMCell, GRUCell and RNNCell."""
@@ -636,26 +601,27 @@ class RecurrentCell(nn.RNNCellBase):
             weights += [self.bias_ih, self.bias_hh]
         if self._is_torchs(input, parts, weights):
             return self.torchs.forward(self, input, hx)
-        x = input[None] if batched else input[None, None]
+        x = as_step(input, batched)
         if hx is None:
-            h0 = c0 = x.new_zeros(1, x.shape[1], H)
+            h0, c0 = zeros(self.spec, x, x.shape[1], H, H)
         else:
-            lifted = [part[None] if batched else part[None, None] for part in parts]
+            lifted = [as_step(part, batched) for part in parts]
             h0, c0 = lifted[0], lifted[-1]
         _, h, c = call(
             self.spec, x, h0, c0, weights, H, H, self.engine, self.fuse, self.training, None
         )
-        h, c = (h[0], c[0]) if batched else (h[0, 0], c[0, 0])
+        h, c = of_step(h, batched), of_step(c, batched)
         return (h, c) if has_c else h
 
     def _is_torchs(self, input: Tensor, states: Sequence[Tensor], weights: list[Tensor]) -> bool:
         """Return whether "auto" takes torch's own for a call, which then is faster."""
-        automatic = self.engine == "auto" and self.fuse is None and input.device.type == "cpu"
-        if not automatic or in_a_graph() or is_transformed():
+        if not may_be_slow(self.engine, self.fuse, input.device):
             return False
         B, H = len(input) if input.dim() == 2 else 1, self.hidden_size
         trains = is_differentiated(input, *states, *weights)
-        return not cell_pays(self.spec.cell, B, self.input_size, H, trains)
+        if cell_pays(self.spec.cell, B, self.input_size, H, trains):
+            return False
+        return choose("auto", None, input.device, self.spec, SLOW_CELL).engine == "cudnn"
 
     def extra_repr(self) -> str:
         return (

@@ -28,12 +28,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence
 
-from . import autograd, modules, varlen
-from .engines import STEP_BY_STEP
-from .functional import State
+from . import autograd, modules
+from .choose import STEP_BY_STEP
+from .layout import State, batch_of, data_of, with_data
 from .ops import NATIVE, TRITON
+from .rows import Rows
 from .spec import Spec
-from .varlen import Varlen
 
 __all__ = ["LSTM", "GRU", "RNN"]
 
@@ -66,23 +66,19 @@ class Sampled(modules.RecurrentBase):
             return super().__call__(input, hx, lengths, resets, return_states)
         if return_states:
             raise ValueError("return_states: got True under Opacus; expected False")
-        packed = isinstance(input, PackedSequence)
-        x = input.data if packed else input
+        x = data_of(input)
         if not x.requires_grad:  # else Opacus would call the sampler before the backward
             x = x.detach().requires_grad_()
-        batch = varlen.rows_of(input) if packed else 1
-        if x.dim() == 3:
-            batch = x.shape[0 if self.batch_first else 1]
+        batch = batch_of(input, self.batch_first)
         if getattr(self, "activations", None):  # a call whose backward has not run yet
             batch = max(batch, self.max_batch_len)
         self.max_batch_len = batch
         shapes: list[torch.Size] = []
-        options = {"lengths": lengths, "resets": resets, "of": input[1:] if packed else None}
+        options = {"lengths": lengths, "resets": resets, "of": input}
         flat = super().__call__(x, hx=hx, **options, shapes=shapes)
         parts = flat[0].split([shape.numel() for shape in shapes])
         y, *last = (part.view(shape) for part, shape in zip(parts, shapes, strict=True))
-        y = PackedSequence(y, *input[1:]) if packed else y
-        return y, tuple(last) if self.spec.has_c else last[0]
+        return with_data(input, y), tuple(last) if self.spec.has_c else last[0]
 
     def forward(
         self, input, hx=None, lengths=None, resets=None, return_states=False, of=None, shapes=None
@@ -91,16 +87,16 @@ class Sampled(modules.RecurrentBase):
 
         shapes: an empty list, to be filled with the shapes of y and the last state.
         """
-        x = input if of is None else PackedSequence(input, *of)
+        x = input if of is None else with_data(of, input)
         outputs = super().forward(x, hx, lengths, resets, return_states)
         if shapes is None:
             return outputs
         y, last = outputs
-        outputs = y if of is None else y.data, *(last if self.spec.has_c else (last,))
+        outputs = data_of(y), *(last if self.spec.has_c else (last,))
         shapes += [t.shape for t in outputs]
         return torch.cat([t.flatten() for t in outputs])[None]
 
-    def _instead(self, engine: str, run, rows: Varlen | None):
+    def _instead(self, engine: str, run, rows: Rows | None):
         return run if listener(self) is None else partial(self._sampled, engine, run, rows)
 
     def _sampled(
@@ -186,7 +182,7 @@ def listener(module: nn.Module) -> GradSampleHooks | None:
 
 
 class Gradients(torch.autograd.Function):
-    """apply(module, mean, call, x, h0, c0, *weights): autograd.LSTMFunction, by sample.
+    """apply(module, mean, call, x, h0, c0, *weights): the operator `lstm`, by sample.
 
     mean: whether the loss is a mean over the batch.
     """
@@ -195,7 +191,7 @@ class Gradients(torch.autograd.Function):
     def forward(ctx, module, mean, call, x, h0, c0, *weights):
         ops, spec, (seed, batch_sizes, not_reset), ctx.back = call
         y, h_n, c_n, *saved = autograd.lstm_forward(
-            ops, spec, True, seed, batch_sizes, not_reset, x, h0, c0, weights
+            ops, spec, True, seed, batch_sizes, not_reset, x, h0, c0, *weights
         )
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, h0, c0, *weights, seed, batch_sizes, not_reset, y, *saved)

@@ -22,7 +22,7 @@ state dtype is float64 for float64 inputs, else float32.
                    device (None where dropout is 0). fuse: "steps" takes one layer after another,
                    "layers" all at once, or as "steps" where that is faster; results are the same.
                    batch_sizes [T] int64 on the CPU (None for x [T, B, I]) and keep [D, T, B] or
-                   [D, N] bool (None without resets): see fused_lstm.varlen.
+                   [D, N] bool (None without resets): see fused_lstm.rows.
                    cell, rates: see `Spec.schema`; "" and [] are nn.LSTM's cell. cell is a list
                    with commas of layer_norm, peephole, coupled, gru, rnn_tanh, rnn_relu. rates are
                    zoneout's of h and of c, recurrent_dropout and candidate_dropout, or empty. A
@@ -72,7 +72,7 @@ state dtype is float64 for float64 inputs, else float32.
                    dropout; weights as fused_lstm.prepare packs them: matrices flat, of float32,
                    bfloat16 or int8, biases float32. weight_only: with int8, x and h are not
                    rounded to bytes. -> y, h_n, c_n. Only `native` has it.
-    packing        lengths [B] int64, each in 1 to `steps` -> the fields of fused_lstm.varlen.Varlen
+    packing        lengths [B] int64, each in 1 to `steps` -> the fields of fused_lstm.rows.Rows
                    outside a graph. Only `native` has it.
     gather         x [M, ...], index [N] int64 -> rows `index` of x [N, ...]. Only `native` has it.
 """
@@ -89,7 +89,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from . import autograd, library, recurrence, reference
-from .functional import check_dense
+from .layout import check_dense
+from .pullback import Forward
 from .spec import Spec, cell_of, of_schema
 
 # --- the operators with their derivatives, as torch's dispatcher calls them ---
@@ -107,7 +108,8 @@ def _lstm(
 ):  # fmt: skip
     if save:
         spec = _spec_of(h0, weights, dropout, seed, fuse, directions, cell, rates, precision)
-        return autograd.LSTMFunction.apply(ops, spec, seed, batch_sizes, keep, x, h0, c0, *weights)
+        constants = seed, batch_sizes, keep
+        return Forward.apply(autograd.LSTM, ops, spec, constants, x, h0, c0, *weights)
     return autograd.kernel(
         ops.lstm.default, x, h0, c0, weights, dropout, seed, fuse, save, directions=directions,
         batch_sizes=batch_sizes, keep=keep, cell=cell, rates=rates, precision=precision,
@@ -128,10 +130,10 @@ def _recurrence(
     reverse=False, batch_sizes=None, keep=None, clip=0.0, precision=None,
 ):  # fmt: skip
     told = recurrence.Cell(cell, reverse, clip, precision)
-    call, inputs = (batch_sizes, keep), (x_part, h0, c0, weight_hh, bias_m)
+    constants, inputs = (batch_sizes, keep), (x_part, h0, c0, weight_hh, bias_m)
     if save:
-        return recurrence.RecurrenceFunction.apply(ops, told, *call, *inputs)
-    return recurrence.forward(ops, told, save, *call, *inputs)
+        return Forward.apply(recurrence.RECURRENCE, ops, told, constants, *inputs)
+    return recurrence.forward(ops, told, save, *constants, *inputs)
 
 
 def _plain_recurrence(

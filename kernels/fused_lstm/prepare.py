@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from . import library, varlen
-from .convert import OURS, conversions, spec_of
+from . import library
+from .adopt.convert import OURS, conversions, spec_of
 from .errors import meant
-from .functional import check_input, check_resets, padded, states_of
+from .layout import State, batch_of, check_resets, lay_out, states_of, zeros
 from .modules import RecurrentBase
-from .varlen import reset_mask
+from .rows import enter, leave
 
 Model = TypeVar("Model", bound=nn.Module)
 CELLS = ("lstm", "gru")
@@ -312,56 +312,30 @@ class Prepared(nn.Module):
         Raises:
             ValueError: an argument does not fit; names it.
         """
-        packed, batched, rows = isinstance(input, PackedSequence), True, None
-        x: Tensor = input.data if isinstance(input, PackedSequence) else input
-        check_input(x, (2,) if packed else (2, 3), self.input_size, self.batch_first)
-        if isinstance(input, PackedSequence):
-            if lengths is not None:
-                raise ValueError("lengths: got a tensor; expected None with a PackedSequence")
-            rows = varlen.of_packed(input)
-        elif x.dim() == 2:
-            x, batched = x.unsqueeze(1), False
-            lengths = lengths.reshape(-1) if isinstance(lengths, Tensor) else lengths
-            resets = resets.unsqueeze(-1) if isinstance(resets, Tensor) else resets
-        elif self.batch_first:
-            x = x.transpose(0, 1)
-            resets = resets.transpose(0, -1) if isinstance(resets, Tensor) else resets
-        if lengths is not None:
-            rows = padded(x, lengths, self.batch_first)
+        x, rows, resets, layout = lay_out(input, lengths, resets, self.input_size, self.batch_first)
         if resets is not None:
             check_resets(resets, x)
-        h0, c0 = self._state(hx, x, input, batched)
+        h0, c0 = self._state(hx, x, batch_of(input, self.batch_first), layout.batched)
+        x, h0, c0, not_reset = enter(rows, resets, self.spec.directions, x, h0, c0)
         sizes = None if rows is None else rows.batch_sizes
-        if rows is not None:
-            x, h0, c0 = rows.pack(x), rows.sort(h0), rows.sort(c0)
-            resets = None if resets is None else rows.pack(resets)
-        directions = self.spec.directions
-        keep = None if resets is None else reset_mask(resets, directions, h0.shape[1], sizes)
         try:
-            y, h_n, c_n = torch.ops.fused_lstm_native.prepared_lstm(
-                x, h0, c0, self.weights, directions, sizes, keep, self.spec.schema_cell,
-                self.weight_only,
+            outputs = torch.ops.fused_lstm_native.prepared_lstm(
+                x, h0, c0, self.weights, self.spec.directions, sizes, not_reset,
+                self.spec.schema_cell, self.weight_only,
             )  # fmt: skip
         except RuntimeError as error:
             raise meant(error) from None
-        if rows is not None:
-            y, h_n, c_n = rows.unpack(y), rows.unsort(h_n), rows.unsort(c_n)
-        if not batched:
-            y, h_n, c_n = y.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
-        elif self.batch_first and not packed:
-            y = y.transpose(0, 1)
-        output = PackedSequence(y, *input[1:]) if isinstance(input, PackedSequence) else y
-        return output, (h_n, c_n) if self.spec.has_c else h_n
+        y, h_n, c_n = outputs if rows is None else leave(rows, *outputs)
+        last = layout.last(h_n)
+        return layout.output(y), (last, layout.last(c_n)) if self.spec.has_c else last
 
-    def _state(self, hx: Any, x: Tensor, input: Any, batched: bool) -> tuple[Tensor, Tensor]:
+    def _state(self, hx: Any, x: Tensor, B: int, batched: bool) -> State:
         """Return h_0 [L * D, B, P] and c_0 [L * D, B, H]; of a GRU the same twice."""
-        lanes, H = self.spec.layers * self.spec.directions, self.hidden_size
-        B = varlen.rows_of(input) if isinstance(input, PackedSequence) else x.shape[1]
+        lanes, H, P = self.num_layers * self.spec.directions, self.hidden_size, self.proj_size
         if hx is None:
-            c0 = x.new_zeros(lanes, B, H)
-            return (x.new_zeros(lanes, B, self.proj_size) if self.proj_size else c0), c0
+            return zeros(self.spec, x, B, H, P or H)
         h0, c0 = states_of(self.spec, hx, batched)
-        for name, state, size in (("h_0", h0, self.proj_size or H), ("c_0", c0, H)):
+        for name, state, size in (("h_0", h0, P or H), ("c_0", c0, H)):
             if state.shape != (lanes, B, size):
                 shape = [lanes, B, size]
                 raise ValueError(f"{name}: got shape {list(state.shape)}; expected {shape}")

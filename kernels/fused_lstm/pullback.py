@@ -1,9 +1,14 @@
-"""Derivatives of a function in plain PyTorch, and the tests for when they replace a kernel's."""
+"""Autograd functions of an operator: a kernel's derivatives, or those of a plain form.
+
+The first derivative is a kernel. Under torch.func, in forward mode, and where a backward is itself
+differentiated, the operator's plain form runs instead: the same values, at a step loop's speed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,9 +37,16 @@ def kernel(operator: Callable, *arguments: Any, **options: Any) -> Any:
 
 
 def filled(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return gradients with each None replaced by zeros like its tensor."""
-    pairs = zip(grads, like, strict=True)
-    return tuple(torch.zeros_like(t) if g is None else g.to(t.dtype) for g, t in pairs)
+    """Return a gradient for each tensor: zeros where there is none.
+
+    A gradient may have more rows than its tensor: a kernel's c has more after the states.
+    """
+    missing = [None] * (len(like) - len(grads))
+    pairs = zip([*grads[: len(like)], *missing], like, strict=True)
+    return tuple(
+        torch.zeros_like(t) if g is None else (g if g.shape == t.shape else g[: len(t)]).to(t.dtype)
+        for g, t in pairs
+    )
 
 
 def pulled_back(
@@ -42,8 +54,8 @@ def pulled_back(
 ) -> list[Tensor | None]:
     """Return the gradients by `inputs` of function(*inputs), a tuple, in plain PyTorch.
 
-    grads: the gradients by the function's results. An input that is None has no gradient. The
-    result can be differentiated again.
+    grads: the gradients by the function's first results; the others have none. An input that is
+    None has no gradient. The result can be differentiated again.
     """
     places = [n for n, t in enumerate(inputs) if t is not None]
 
@@ -54,5 +66,88 @@ def pulled_back(
         return function(*full)
 
     outputs, pullback, *_ = torch.func.vjp(of_tensors, *(inputs[n] for n in places))
-    by_place = dict(zip(places, pullback(filled(grads[: len(outputs)], outputs)), strict=True))
+    by_place = dict(zip(places, pullback(filled(grads, outputs)), strict=True))
     return [by_place.get(n) for n in range(len(inputs))]
+
+
+class Backward(torch.autograd.Function):
+    """apply(run, plain, results, *grads, *inputs): a kernel's backward, derived by the plain form.
+
+    run(*grads, *inputs) returns the gradient by each input, None where the input is None, which
+    only the last may be. plain(*inputs) returns the results; `grads` are by the first `results`.
+    """
+
+    @staticmethod
+    def forward(ctx, run, plain, results, *tensors):
+        ctx.plain, ctx.results = plain, results
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        return run(*tensors)
+
+    @staticmethod
+    def backward(ctx, *by_gradients):
+        def gradients(*tensors):
+            grads, inputs = tensors[: ctx.results], tensors[ctx.results :]
+            by_input = pulled_back(ctx.plain, inputs, grads)
+            return tuple(t for t in by_input if t is not None)
+
+        return None, None, None, *pulled_back(gradients, ctx.saved_tensors, by_gradients)
+
+
+class Forms(NamedTuple):
+    """The forms of an operator that runs a recurrence: `lstm` or `recurrence` of fused_lstm.ops.
+
+    call: everything about a call except its tensors. constants: its tensors without gradients.
+    """
+
+    # (ops, call, save, *constants, *inputs) -> y, h_n, c_n, and with `save` what a backward needs
+    kernel: Callable[..., tuple[Tensor, ...]]
+    # (ops, call, needs_dx, (*constants, y, *saved), dy, dh_n, dc_n, *inputs) -> gradients by inputs
+    backward: Callable[..., Sequence[Tensor | None]]
+    # (call, *constants, *inputs) -> y, h_n, c_n, and what is saved except the last, the gates
+    plain: Callable[..., tuple[Tensor, ...]]
+
+
+class Forward(torch.autograd.Function):
+    """apply(forms, ops, call, constants, *inputs) -> the kernel's outputs.
+
+    All outputs except the last, the gates, can be differentiated. A gradient by a state after every
+    step, which the backward does not know, is computed by the plain form. The caller may write over
+    y before the backward (`y.mul_(2)`), which then computes it again.
+    """
+
+    @staticmethod
+    def forward(ctx, forms, ops, call, constants, *inputs):
+        outputs = forms.kernel(ops, call, True, *constants, *inputs)
+        y, _, _, *saved = outputs
+        ctx.forms, ctx.ops, ctx.call = forms, ops, call
+        ctx.inputs, ctx.constants = len(inputs), len(constants)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(saved[-1])
+        ctx.y, saved_y = None, y
+        # Not where hooks take what is saved, as torch.utils.checkpoint's do, nor in a graph.
+        if type(y) is Tensor and torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
+            ctx.y, ctx.version, saved_y = y.detach(), y._version, None
+        ctx.save_for_backward(*inputs, *constants, saved_y, *saved)
+        return outputs
+
+    @staticmethod
+    def backward(ctx, dy, dh_n, dc_n, *dstates):
+        forms, call, tensors = ctx.forms, ctx.call, ctx.saved_tensors
+        inputs, rest = tensors[: ctx.inputs], tensors[ctx.inputs :]
+        constants, (y, *saved) = rest[: ctx.constants], rest[ctx.constants :]
+        y = ctx.y if y is None else y
+        if ctx.y is not None and y._version != ctx.version:  # the caller has written over y
+            with torch.no_grad():
+                y = forms.kernel(ctx.ops, call, False, *constants, *inputs)[0]
+        if not torch._C._autograd._get_current_graph_task_keep_graph():
+            ctx.y = None  # as what is saved is let go
+        plain = partial(forms.plain, call, *constants)
+        if any(d is not None for d in dstates) or torch._C._are_functorch_transforms_active():
+            return *[None] * 4, *pulled_back(plain, inputs, (dy, dh_n, dc_n, *dstates[:-1]))
+        run = partial(
+            forms.backward, ctx.ops, call, ctx.needs_input_grad[4], (*constants, y, *saved)
+        )
+        if torch.is_grad_enabled():
+            run = partial(Backward.apply, run, plain, 3)
+        return *[None] * 4, *run(dy, dh_n, dc_n, *inputs)

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from . import stack
 from .autograd import draw_seed
-from .engines import in_a_graph
+from .choose import in_a_graph
 from .pullback import is_transformed
 from .spec import Spec
 
@@ -35,7 +35,7 @@ def in_chunks(
     not_reset: Tensor | None = None,
     states: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Call `run`, an engine's function as in fused_lstm.engines, `spec.recompute` steps at a time.
+    """Call `run`, an engine's function as in fused_lstm.choose, `spec.recompute` steps at a time.
 
     Two directions run layer by layer, the second on reversed rows. In a graph, under torch.func and
     in forward mode it is one call of all steps; without a backward too, unless masks are drawn: a

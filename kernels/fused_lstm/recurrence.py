@@ -12,7 +12,7 @@ one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference, stack
-from .engines import in_a_graph
-from .pullback import is_differentiated, is_transformed, kernel, pulled_back
+from .choose import in_a_graph
+from .pullback import Forms, Forward, is_differentiated, is_transformed, kernel
 from .reference import Layer, by_layer
+from .rows import Padding
 from .spec import CELLS, Spec
-from .varlen import Rows
 
 
 class Cell(NamedTuple):
@@ -70,7 +70,7 @@ def run(
     not_reset: Tensor | None,
     states: bool,
 ) -> tuple[Tensor, ...]:
-    """Run a call, as in fused_lstm.engines, with `drop` between layers."""
+    """Run a call, as in fused_lstm.choose, with `drop` between layers."""
     layers, D = by_layer(weights, len(h0), spec), spec.directions
     h_last, c_last, h_all, c_all = [], [], [], []
 
@@ -133,7 +133,7 @@ def recur(
     w_hh: Tensor,
     bias_m: Tensor | None = None,
     batch_sizes: Tensor | None = None,
-    keep: Tensor | None = None,
+    not_reset: Tensor | None = None,
     states: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run a lane whose input product is done.
@@ -144,8 +144,8 @@ def recur(
         h0, c0: [B, H] and [B, S*H]; h0 twice for a cell without c.
         w_hh: [N, G*K, K].
         bias_m: [H], the bias of a GRU's m, or of all parts by h that stay alone; or None.
-        batch_sizes: as in fused_lstm.varlen.
-        keep: not_reset of fused_lstm.varlen, for the lane's direction.
+        batch_sizes: as in fused_lstm.rows.
+        not_reset: as in fused_lstm.rows, of the lane's direction: [T, B] or [n].
         states: whether to return c after every step.
 
     Returns:
@@ -154,40 +154,40 @@ def recur(
     """
     tensors = x_part, h0, c0, w_hh, bias_m
     if ops is None or (is_transformed() and not in_a_graph()):
-        return plain(cell, batch_sizes, keep, *tensors)
+        return plain(cell, batch_sizes, not_reset, *tensors)
     differentiated = is_differentiated(*tensors)
     if in_a_graph():
         save = states or differentiated or torch.jit.is_tracing()
         return ops.recurrence(
             x_part, h0, c0, w_hh, bias_m, cell.name, save, reverse=cell.reverse,
-            batch_sizes=batch_sizes, keep=keep, clip=cell.clip, precision=cell.precision,
+            batch_sizes=batch_sizes, keep=not_reset, clip=cell.clip, precision=cell.precision,
         )[:4]  # fmt: skip
     if differentiated:
-        return RecurrenceFunction.apply(ops, cell, batch_sizes, keep, *tensors)[:4]
-    return forward(ops, cell, states, batch_sizes, keep, *tensors)[:4]
+        return Forward.apply(RECURRENCE, ops, cell, (batch_sizes, not_reset), *tensors)[:4]
+    return forward(ops, cell, states, batch_sizes, not_reset, *tensors)[:4]
 
 
-def forward(ops, cell, save, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m):
+def forward(ops, cell, save, batch_sizes, not_reset, x_part, h0, c0, w_hh, bias_m):
     """Return the operator's five outputs; without `save` the last two have no elements."""
     return kernel(
         ops.recurrence.default, x_part, h0, c0, w_hh, bias_m, cell.name, save,
-        reverse=cell.reverse, batch_sizes=batch_sizes, keep=keep, clip=cell.clip,
+        reverse=cell.reverse, batch_sizes=batch_sizes, keep=not_reset, clip=cell.clip,
         precision=cell.precision,
     )  # fmt: skip
 
 
-def backward(ops, cell, saved, dy, dh_n, dc_n, x_part, h0, c0, w_hh, bias_m):
+def backward(ops, cell, needs_dx, saved, dy, dh_n, dc_n, x_part, h0, c0, w_hh, bias_m):
     """Return the operator's gradients by x_part, h0, c0, w_hh and bias_m (None without it)."""
-    batch_sizes, keep, y, c, gates = saved
-    *grads, dbias_m = kernel(
+    batch_sizes, not_reset, y, c, gates = saved
+    dx_part, *grads, dbias_m = kernel(
         ops.recurrence_backward.default, dy, dh_n, dc_n, h0, c0, w_hh, bias_m, y, c, gates,
-        cell.name, reverse=cell.reverse, batch_sizes=batch_sizes, keep=keep, clip=cell.clip,
+        cell.name, reverse=cell.reverse, batch_sizes=batch_sizes, keep=not_reset, clip=cell.clip,
         precision=cell.precision,
     )  # fmt: skip
-    return *grads, None if bias_m is None else dbias_m
+    return dx_part if needs_dx else None, *grads, None if bias_m is None else dbias_m
 
 
-def plain(cell, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m):
+def plain(cell, batch_sizes, not_reset, x_part, h0, c0, w_hh, bias_m):
     """Return the differentiable results of `recur`, computed by the reference."""
     spec = cell.spec
     N, _, K = w_hh.shape
@@ -195,8 +195,8 @@ def plain(cell, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m):
     if bias_m is not None:
         kind, H = CELLS[spec.cell], N * K
         b_ih, b_hh = bias_m.new_zeros(kind.gates * H), F.pad(bias_m, (kind.sums * H, 0))
-    mask = None if keep is None else keep.expand(2, *keep.shape)
-    rows = Rows(x_part, len(h0), batch_sizes, mask)
+    mask = None if not_reset is None else not_reset.expand(2, *not_reset.shape)
+    rows = Padding(x_part, len(h0), batch_sizes, mask)
     order = rows.order(int(cell.reverse))
     layer = Layer(None, w_hh, b_ih, b_hh)
     h, c, *_ = reference.layer_forward(rows.pad(x_part), h0, c0, layer, order, spec=spec)
@@ -208,55 +208,4 @@ def plain(cell, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m):
     return y, h[end], c_n, torch.stack(own)
 
 
-class RecurrenceFunction(torch.autograd.Function):
-    """apply(ops, cell, batch_sizes, keep, x_part, h0, c0, w_hh, bias_m) -> the five outputs.
-
-    As with autograd.LSTMFunction, the caller may write over y before the backward.
-    """
-
-    @staticmethod
-    def forward(ctx, ops, cell, batch_sizes, keep, *inputs):
-        y, h_n, c_n, c, gates = forward(ops, cell, True, batch_sizes, keep, *inputs)
-        ctx.ops, ctx.cell = ops, cell
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(gates)
-        ctx.y, saved = None, y
-        # Hooks on saved tensors, such as torch.utils.checkpoint's, and graphs need y saved.
-        if type(y) is Tensor and torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
-            ctx.y, ctx.version, saved = y.detach(), y._version, None
-        ctx.save_for_backward(*inputs, batch_sizes, keep, saved, c, gates)
-        return y, h_n, c_n, c, gates
-
-    @staticmethod
-    def backward(ctx, dy, dh_n, dc_n, dc, _):
-        *inputs, batch_sizes, keep, y, c, gates = ctx.saved_tensors
-        y = ctx.y if y is None else y
-        if ctx.y is not None and y._version != ctx.version:  # the caller has written over y
-            with torch.no_grad():
-                y = forward(ctx.ops, ctx.cell, False, batch_sizes, keep, *inputs)[0]
-        if dc is not None or torch._C._are_functorch_transforms_active():
-            function = partial(plain, ctx.cell, batch_sizes, keep)
-            return *[None] * 4, *pulled_back(function, inputs, (dy, dh_n, dc_n, dc))
-        run = RecurrenceBackwardFunction.apply if torch.is_grad_enabled() else backward
-        saved = batch_sizes, keep, y, c, gates
-        return *[None] * 4, *run(ctx.ops, ctx.cell, saved, dy, dh_n, dc_n, *inputs)
-
-
-class RecurrenceBackwardFunction(torch.autograd.Function):
-    """`backward` with derivatives of its own, which the reference computes."""
-
-    @staticmethod
-    def forward(ctx, ops, cell, saved, *tensors):
-        ctx.cell, ctx.constants = cell, saved[:2]
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
-        return backward(ops, cell, saved, *tensors)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        def gradients(dy, dh_n, dc_n, *inputs):
-            function = partial(plain, ctx.cell, *ctx.constants)
-            by_input = pulled_back(function, inputs, (dy, dh_n, dc_n, None))
-            return tuple(t for t in by_input if t is not None)  # bias_m, the last, may be None
-
-        return *[None] * 3, *pulled_back(gradients, ctx.saved_tensors, grads)
+RECURRENCE = Forms(forward, backward, plain)

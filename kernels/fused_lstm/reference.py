@@ -33,8 +33,8 @@ from .pointwise import (
     zoned,
     zoned_backward,
 )
+from .rows import Order, Padding
 from .spec import CANDIDATE, CELLS, PLAIN, RECURRENT, ZONEOUT_C, ZONEOUT_H, Spec, completed
-from .varlen import Order, Rows
 
 __all__ = ["Layer", "by_layer", "cell", "cell_backward", "dropout_mask", "state_dtype"]
 
@@ -424,14 +424,14 @@ def run(
         h0, c0: [L * D, B, P] and [L * D, B, H].
         weights: lane by lane, each in the order of `Spec.weights`.
         seed: the seed of all masks, as `draw` takes it.
-        batch_sizes, not_reset: as in fused_lstm.varlen.
+        batch_sizes, not_reset: as in fused_lstm.rows.
 
     Returns:
         y [T, B, D * P] or [N, D * P], h_n [L * D, B, P], c_n [L * D, B, H], and the state after
         every step: h of the layers below the last [L - 1, ..., D * P], c of all [L * D, ..., H].
     """
     layers, (lanes, B, P), D = by_layer(weights, len(h0), spec), h0.shape, spec.directions
-    rows, last, h_all, c_all = Rows(x, B, batch_sizes, not_reset), [], [], []
+    rows, last, h_all, c_all = Padding(x, B, batch_sizes, not_reset), [], [], []
 
     def sweep(x: Tensor, lane: int) -> Tensor:
         order, layer = rows.order(lane % D), layers[lane]
@@ -465,9 +465,9 @@ def lstm(
     seed: Tensor | None = None,
     directions: int = 1,
     batch_sizes: Tensor | None = None,
-    keep: Tensor | None = None,
+    not_reset: Tensor | None = None,
     cell: Spec = PLAIN,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run a call of `cell` in plain PyTorch; return y, h_n and c_n."""
     spec = completed(cell, len(h0), len(weights), directions, dropout, seed is not None)
-    return run(spec, x, h0, c0, weights, seed, batch_sizes, keep)[:3]
+    return run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)[:3]

@@ -105,7 +105,7 @@ class Spec:
         training: False drops nothing, and replaces zoneout by its expectation.
         precision: of float32 products: None for full float32, "tf32" or "bf16".
         recompute: k: store the state of every k-th step only; None stores all.
-        level: how much one kernel launch covers, a level of fused_lstm.engines.
+        level: how much one kernel launch covers, a level of fused_lstm.choose.
         num_heads: N, blocks on the diagonal of the recurrent weights: the gates of a head depend on
             its own units of h, and weight_hh is [N, G*H/N, H/N]. Not with other options, except an
             sLSTM's.

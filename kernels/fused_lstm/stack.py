@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .rows import Padding
 from .spec import Spec
-from .varlen import Rows
 
 Sweep = Callable[[Tensor, int], Tensor]  # (a lane's input, its number) -> its output
 Drop = Callable[[Tensor, int], Tensor]  # (a layer's output, its number) -> the same after dropout
@@ -56,12 +56,12 @@ def run_lanes(
     spec: Spec,
     x: Tensor,
     dtype: torch.dtype,
-    rows: Rows,
+    rows: Padding,
     sweep: Callable[[Tensor, int], Swept],
     drop: Drop | None,
     states: bool,
 ) -> tuple[Tensor, ...]:
-    """Run a call, as in fused_lstm.engines, lane by lane in plain PyTorch.
+    """Run a call, as in fused_lstm.choose, lane by lane in plain PyTorch.
 
     Args:
         x: [T, B, I] or packed [N, I].

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops, recurrence
+from .choose import choose, engine_module
 from .custom import Recurrent
-from .engines import engine_module, resolve
-from .functional import State, check_kind, check_tensors, expected_weights, precision_now
+from .functional import check_tensors, expected_weights, precision_now
+from .layout import State, as_step, check_kind, of_step, zeros
 from .modules import RecurrentBase
 from .prepare import Prepared
 from .reference import by_layer
@@ -74,7 +75,7 @@ class Streaming:
         self._first = module._initial(x, B)
         expected = expected_weights(module.spec, module.input_size, H, P or H)
         check_tensors(module.spec, x, *self._first, weights, H, P or H, expected, None, False)
-        engine, level = resolve(module.engine, module.fuse, like.device, module.spec)
+        engine, level, _ = choose(module.engine, module.fuse, like.device, module.spec)
         precision = precision_now(like.dtype, "rnn") if engine == "native" else None
         spec = replace(
             module.spec, dropout=0.0, training=False, level=level, precision=precision,
@@ -89,8 +90,7 @@ class Streaming:
             raise ValueError("module: got bidirectional=True; expected one direction")
         spec, H, P = module.spec, module.hidden_size, module.proj_size
         self._like, self._shape = torch.empty(0), (B, module.input_size)
-        h0, c0 = torch.zeros(spec.layers, B, P or H), torch.zeros(spec.layers, B, H)
-        self._first = h0, c0 if spec.has_c else h0
+        self._first = zeros(spec, self._like, B, H, P or H)
         self._joined = lambda h, c: (h, c) if spec.has_c else h
         run = torch.ops.fused_lstm_native.prepared_lstm
 
@@ -116,8 +116,8 @@ class Streaming:
         if self._joined_weights is not None:
             join, weights = self._joined_weights
             weights[:] = [weight.detach() for weight in join()]
-        y, *self._states = self._step(x.unsqueeze(0), *self._states)
-        return y.squeeze(0)
+        y, *self._states = self._step(as_step(x), *self._states)
+        return of_step(y)
 
     @property
     def state(self) -> State | Tensor:

@@ -15,7 +15,7 @@ from bench import __main__, core, lstm, samples, suites
 from bench.__main__ import BUSY_MACHINE, FAILED, main
 from bench.suites import DEFAULT, SUITES
 from fused_lstm import cudnn, native
-from fused_lstm.engines import ENGINES, LOADED, Engine
+from fused_lstm.choose import ENGINES, LOADED, Engine
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

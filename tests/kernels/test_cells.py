@@ -12,7 +12,7 @@ from torch import nn
 import fused_lstm
 from cases import rungs
 from cells import drawn_seed, each_cell, make, written_out
-from fused_lstm import engines, reference
+from fused_lstm import choose, reference
 from fused_lstm.spec import CANDIDATE, PLAIN, RECURRENT, ZONEOUT_C, ZONEOUT_H, Spec
 from lanes import Case, Inputs, assert_differentiable, call, make_inputs
 from tolerance import assert_close
@@ -120,8 +120,8 @@ def test_the_compile_engine_has_cells():
 def test_auto_takes_an_engine_that_has_the_cell(options):
     check(SHAPES["plain"], True, **options)
     names = set(options)
-    engine, _ = engines.resolve("auto", None, torch.device("cpu"), Spec(**options))
-    assert names <= set(engines.ENGINES[engine].cells["lstm"])
+    engine = choose.choose("auto", None, torch.device("cpu"), Spec(**options)).engine
+    assert names <= set(choose.ENGINES[engine].cells["lstm"])
 
 
 @pytest.mark.filterwarnings("ignore:engine='auto'")
@@ -129,7 +129,7 @@ def test_auto_takes_the_loop_where_native_was_not_built(monkeypatch):
     monkeypatch.setattr("fused_lstm.native.missing", lambda device: "not built")
     specs = Spec(layer_norm=True), Spec(zoneout=0.1), Spec(coupled=True)
     for spec, engine in zip(specs, ("loop", "loop", "cudnn"), strict=True):
-        found = engines._resolve.__wrapped__("auto", None, torch.device("cpu"), spec)
+        found = choose._chosen.__wrapped__("auto", None, torch.device("cpu"), spec)[:2]
         assert found[0] == engine
 
 

@@ -122,7 +122,7 @@ def test_a_model_is_compared_and_timed(name, target, capsys):
 @needs_native
 def test_a_difference_is_found(target, capsys, monkeypatch):
     """A kernel that is wrong: the comparison says so, and fails."""
-    functions = importlib.import_module("fused_lstm.install")
+    functions = importlib.import_module("fused_lstm.adopt.install")
     right = functions.call
     monkeypatch.setattr(functions, "call", lambda *a, **k: [t * 1.01 for t in right(*a, **k)])
     code, out, _ = run([target("build")], capsys)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fused_lstm
-from fused_lstm import engines, ops
+from fused_lstm import choose, ops
 from fused_lstm.spec import PLAIN, Spec
 
 CPU = torch.device("cpu")
@@ -40,36 +40,37 @@ def test_every_engine_describes_itself(name):
 
 
 def test_fuse_defaults_to_the_highest_level_except_for_the_loop():
-    for name, engine in engines.ENGINES.items():
+    for name, engine in choose.ENGINES.items():
         if fused_lstm.available_engines("cpu")[name] is None:
             expected = "none" if name == "loop" else engine.fuses[-1] if engine.fuses else None
-            assert engines.resolve(name, None, CPU) == (name, expected)
+            assert choose.choose(name, None, CPU)[:2] == (name, expected)
 
 
 def test_auto_picks_native_where_it_was_built():
     built = fused_lstm.available_engines("cpu")["native"] is None and sys.platform != "darwin"
-    assert engines.resolve("auto", None, CPU)[0] == ("native" if built else "cudnn")
+    assert choose.choose("auto", None, CPU)[0] == ("native" if built else "cudnn")
 
 
 def test_auto_takes_nn_lstm_on_macos(monkeypatch):
     """A team of `native` is one thread there; nn.LSTM has not every cell."""
-    monkeypatch.setattr(engines.sys, "platform", "darwin")
-    monkeypatch.setattr(engines.engine_module("native"), "missing", lambda device: None)
-    choose = engines._resolve.__wrapped__  # which keeps no answer for other tests
-    assert choose("auto", None, CPU, PLAIN) == ("cudnn", None)
-    assert choose("auto", None, CPU, Spec(peephole=True)) == ("native", "layers")
-    assert choose("auto", "steps", CPU, PLAIN) == ("native", "steps")
-    assert choose("native", None, CPU, PLAIN) == ("native", "layers")
+    monkeypatch.setattr(choose.sys, "platform", "darwin")
+    monkeypatch.setattr(choose.engine_module("native"), "missing", lambda device: None)
+    chosen = choose._chosen.__wrapped__  # which keeps no answer for other tests
+    assert chosen("auto", None, CPU, PLAIN)[:2] == ("cudnn", None)
+    assert chosen("auto", None, CPU, Spec(peephole=True))[:2] == ("native", "layers")
+    assert chosen("auto", None, CPU, PLAIN, choose.Facts(resets=True))[:2] == ("native", "layers")
+    assert chosen("auto", "steps", CPU, PLAIN)[:2] == ("native", "steps")
+    assert chosen("native", None, CPU, PLAIN)[:2] == ("native", "layers")
 
 
 def test_auto_says_once_that_native_is_missing():
     code = (
         "import fused_lstm, torch\n"
-        "from fused_lstm import engines, native\n"
+        "from fused_lstm import choose, native\n"
         "native.load = lambda: native.NOT_BUILT\n"
         "for size in (3, 4):\n"
         "    fused_lstm.LSTM(size, 5)(torch.randn(2, 2, size))\n"
-        "assert engines.resolve('auto', None, torch.device('cpu')) == ('cudnn', None)\n"
+        "assert choose.choose('auto', None, torch.device('cpu'))[:2] == ('cudnn', None)\n"
         "fused_lstm.describe_engine('auto', 'cpu')\n"
         "fused_lstm.LSTM(3, 5, engine='cudnn')(torch.randn(2, 2, 3))\n"
     )
@@ -102,12 +103,12 @@ def test_unknown_device_is_an_error():
 
 def test_an_engine_that_cannot_run_says_why(monkeypatch):
     monkeypatch.setattr("fused_lstm.triton.missing", lambda device: "no luck today")
-    engines._resolve.cache_clear()
+    choose._chosen.cache_clear()
     try:
         with pytest.raises(RuntimeError, match="'triton' cannot run on 'cpu': no luck today"):
             fused_lstm.LSTM(3, 4, engine="triton")(torch.randn(2, 2, 3))
     finally:
-        engines._resolve.cache_clear()
+        choose._chosen.cache_clear()
 
 
 IS_LOADED = """
@@ -244,38 +245,38 @@ GPU = torch.device("cuda")
 def on_a_gpu(monkeypatch):
     """As if triton ran on a GPU; nothing is run."""
     monkeypatch.setattr("fused_lstm.triton.missing", lambda device: None)
-    engines._warn_that_no_gpu_has_run_it.cache_clear()
+    choose._warn_that_no_gpu_has_run_it.cache_clear()
 
 
 def test_auto_on_a_gpu_takes_what_is_known_to_work(on_a_gpu, recwarn):
-    resolve = engines._resolve.__wrapped__
-    assert resolve("auto", None, GPU, PLAIN) == ("cudnn", None)
-    assert resolve("auto", None, GPU, Spec("gru")) == ("cudnn", None)
-    assert resolve("auto", "steps", GPU, PLAIN) == ("triton", "steps")  # a level is asked for
-    assert resolve("triton", None, GPU, PLAIN) == ("triton", "layers")
+    chosen = choose._chosen.__wrapped__
+    assert chosen("auto", None, GPU, PLAIN)[:2] == ("cudnn", None)
+    assert chosen("auto", None, GPU, Spec("gru"))[:2] == ("cudnn", None)
+    assert chosen("auto", "steps", GPU, PLAIN)[:2] == ("triton", "steps")  # a level is asked for
+    assert chosen("triton", None, GPU, PLAIN)[:2] == ("triton", "layers")
     assert not recwarn.list
 
 
 def test_auto_on_a_gpu_says_once_that_no_gpu_has_run_what_it_takes(on_a_gpu):
-    resolve = engines._resolve.__wrapped__
+    chosen = choose._chosen.__wrapped__
     with pytest.warns(UserWarning, match="no GPU has run these kernels yet") as told:
-        chosen = [
-            resolve("auto", None, GPU, Spec(layer_norm=True)),
-            engines.where_cudnn_cannot(GPU),
+        both = [
+            chosen("auto", None, GPU, Spec(layer_norm=True)),
+            chosen("auto", None, GPU, PLAIN, choose.Facts(states=True)),
         ]
-    assert chosen == [("triton", "layers")] * 2
+    assert [choice[:2] for choice in both] == [("triton", "layers")] * 2
     assert len(told) == 1
 
 
 def test_auto_without_triton_takes_the_loop_for_what_cudnn_does_not_have(monkeypatch):
     monkeypatch.setattr("fused_lstm.triton.missing", lambda device: "no luck today")
-    assert engines._resolve.__wrapped__("auto", None, GPU, Spec(layer_norm=True)) == (
+    assert choose._chosen.__wrapped__("auto", None, GPU, Spec(layer_norm=True))[:2] == (
         "loop",
         "none",
     )
 
 
 def test_auto_on_a_gpu_is_chosen_anew_with_the_first_results_of_one():
-    """Then triton's kernels have run, and `where_cudnn_cannot` need not warn."""
+    """Then triton's kernels have run, and `choose` need not warn."""
     results = Path(__file__).parents[2] / "bench" / "results"
     assert not any(results.glob("gpu*")), "choose again what engine='auto' takes on a GPU"

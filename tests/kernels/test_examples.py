@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import fused_lstm
-from fused_lstm.install import is_installed
+from fused_lstm.adopt.install import is_installed
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -12,7 +12,7 @@ import lanes
 from cases import assert_agree_on_pytorchs_inputs, in_turn
 from cases import rungs as all_rungs
 from cells import Place, drawn_seed
-from fused_lstm.engines import ENGINES
+from fused_lstm.choose import ENGINES
 from gru import Paired
 from lanes import Case, make_inputs
 from tolerance import assert_close

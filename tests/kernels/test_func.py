@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
 import fused_lstm
-from fused_lstm import engines
+from fused_lstm import choose
 from fused_lstm.reference import dropout_mask
 from tolerance import assert_close
 
@@ -75,7 +75,7 @@ def a_loss_in_plain_pytorch(x: Tensor, weight: Tensor) -> Tensor:
     return F.cross_entropy(hidden @ weight.T, TARGET[: len(hidden)])
 
 
-FUNCTIONS = {name: (an_lstm(name), an_lstm("loop")) for name in engines.ENGINES} | {
+FUNCTIONS = {name: (an_lstm(name), an_lstm("loop")) for name in choose.ENGINES} | {
     "dropout": (a_dropout, a_dropout_in_plain_pytorch),
     "linear_cross_entropy": (a_loss, a_loss_in_plain_pytorch),
 }
@@ -105,7 +105,7 @@ TRANSFORMS = {
 
 @pytest.mark.parametrize(("transform", "name"), CELLS, ids=map("-".join, CELLS))
 def test_cell_of_the_table(transform, name):
-    if name in engines.ENGINES and (why := fused_lstm.available_engines("cpu")[name]):
+    if name in choose.ENGINES and (why := fused_lstm.available_engines("cpu")[name]):
         pytest.skip(f"{name}: {why}")
     ours, plain = FUNCTIONS[name]
     x, weight = torch.randn(2, 3, 4), torch.randn(8, 4)
@@ -150,7 +150,7 @@ INSIDE = {
 @pytest.mark.parametrize("transform", INSIDE)
 @pytest.mark.parametrize("name", ["triton", "native", "dropout", "linear_cross_entropy"])
 def test_one_inside_another(transform, name):
-    needed = name if name in engines.ENGINES else "native"  # whose masks are known
+    needed = name if name in choose.ENGINES else "native"  # whose masks are known
     if (why := fused_lstm.available_engines("cpu")[needed]) is not None:
         pytest.skip(f"{needed}: {why}")
     ours, plain = FUNCTIONS[name]

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 import fused_lstm  # noqa: E402
-from fused_lstm import engines  # noqa: E402
+from fused_lstm import choose  # noqa: E402
 from lanes import KINDS, Case, check  # noqa: E402
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "48"))
@@ -47,7 +47,7 @@ def cases(draw, most: int) -> Case:
 def test_any_options_together(engine):
     if (why := fused_lstm.available_engines("cpu")[engine]) is not None:
         pytest.skip(f"{engine}: {why}")
-    levels = engines.ENGINES[engine].fuses
+    levels = choose.ENGINES[engine].fuses
 
     @settings(
         max_examples=RUNS[engine], deadline=None, database=None, print_blob=True,

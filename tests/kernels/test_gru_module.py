@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 import fused_lstm
 import lanes
 from cases import assert_autocasts
-from fused_lstm import engines
+from fused_lstm import choose
 from fused_lstm.spec import GRU, Spec, of_schema
 from gru import Paired, every_top, make_modules, rungs
 from lanes import Case, make_inputs
@@ -113,11 +113,11 @@ class Model(nn.Module):
 @pytest.mark.filterwarnings("ignore:engine='auto'")
 def test_auto_takes_an_engine_that_has_it(monkeypatch):
     cpu = torch.device("cpu")
-    engine, _ = engines.resolve("auto", None, cpu, GRU)
-    assert engines.ENGINES[engine].runs(GRU)
+    engine = choose.choose("auto", None, cpu, GRU).engine
+    assert choose.ENGINES[engine].runs(GRU)
     monkeypatch.setattr("fused_lstm.native.missing", lambda device: "not built")
-    engine, _ = engines._resolve.__wrapped__("auto", None, cpu, GRU)
-    assert engines.ENGINES[engine].runs(GRU)
+    engine = choose._chosen.__wrapped__("auto", None, cpu, GRU).engine
+    assert choose.ENGINES[engine].runs(GRU)
 
 
 # --- errors ---
@@ -137,7 +137,7 @@ def test_what_no_module_can_be(options, message):
 
 @pytest.mark.parametrize(
     ("engine", "fuse"),
-    [(name, fuse) for name, one in engines.ENGINES.items() for fuse in one.fuses or (None,)
+    [(name, fuse) for name, one in choose.ENGINES.items() for fuse in one.fuses or (None,)
      if not one.has("gru", None, fuse)],
 )  # fmt: skip
 def test_what_has_no_gru_says_so(engine, fuse):

@@ -45,7 +45,7 @@ def _restored():
 @pytest.fixture
 def ran(monkeypatch) -> list[str]:
     """The cells of the calls that were ours."""
-    module, cells = sys.modules["fused_lstm.install"], []
+    module, cells = sys.modules["fused_lstm.adopt.install"], []
     call = module.call
 
     def spy(spec, *args):
@@ -390,6 +390,8 @@ def test_explain():
         "lstm", "gru", "cell", "twice", "complex", "ours", "scripted.layer", "quantized",
     ]  # fmt: skip
     assert now["lstm"].startswith("native at layers: C++ kernels")
+    assert now["lstm"].endswith("; auto's choice on a CPU")
+    assert now["ours"].endswith("; asked for by name")
     assert now["gru"].endswith("; torch's own for one step in training of few rows, or of many")
     assert now["cell"].endswith("; torch's own on a CPU")
     assert now["twice"].endswith("; where Twice's forward calls LSTM's")

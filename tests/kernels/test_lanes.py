@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 import fused_lstm
 from cases import in_turn, rungs
-from fused_lstm import engines
+from fused_lstm import choose
 from lanes import (
     KINDS,
     Case,
@@ -236,14 +236,14 @@ def test_cudnn_in_a_graph_takes_all_but_packed_rows():
 @pytest.mark.parametrize("kind", ["unsorted", "lengths"])
 def test_auto_in_a_graph_takes_packed_rows_without_native(kind, monkeypatch):
     monkeypatch.setattr("fused_lstm.native.missing", lambda device: "not built today")
-    engines._resolve.cache_clear()
+    choose._chosen.cache_clear()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             check_compiled(Case(kind, T=3), "auto")
     finally:
-        engines._resolve.cache_clear()
-        engines._warn_that_it_is_missing.cache_clear()
+        choose._chosen.cache_clear()
+        choose._warn_that_it_is_missing.cache_clear()
 
 
 def test_auto_takes_resets_without_native(monkeypatch):
@@ -255,14 +255,14 @@ def test_auto_takes_resets_without_native(monkeypatch):
     assert given.resets.any()
     wanted = call(loop, case, given)
     monkeypatch.setattr("fused_lstm.native.missing", lambda device: "not built today")
-    engines._resolve.cache_clear()
+    choose._chosen.cache_clear()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = call(ours, case, given)
     finally:
-        engines._resolve.cache_clear()
-        engines._warn_that_it_is_missing.cache_clear()
+        choose._chosen.cache_clear()
+        choose._warn_that_it_is_missing.cache_clear()
     for name, a, b in zip(("y", "h_n", "c_n"), found, wanted, strict=True):
         assert_close(a, b, name)
 
@@ -357,3 +357,13 @@ def test_torch_export(with_lengths, engine, fuse):
     x = torch.randn(9 if 0 in dynamic else 5, 4, 3)
     inputs = (x, torch.tensor([1, 5, 2, 3]))[: 1 + with_lengths]
     assert_close(program(*inputs).detach(), model(*inputs).detach(), "y")
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_cudnn_in_a_graph_trains_with_dropout(kind):
+    """The loop runs there: a GRU's masks come from a seed, which that call once did not have."""
+    module = getattr(fused_lstm, kind)(3, 4, 2, dropout=0.5, engine="cudnn")
+    x = torch.randn(3, 2, 3, requires_grad=True)
+    y, _ = torch.compile(module, backend="aot_eager")(x)
+    y.sum().backward()
+    assert x.grad.isfinite().all()

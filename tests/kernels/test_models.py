@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import fused_lstm
-from fused_lstm import engines, native
+from fused_lstm import choose, native
 from tolerance import assert_close
 
 MISSING = native.missing(torch.device("cpu"))
@@ -107,7 +107,7 @@ def test_opacus_without_its_import_is_refused_at_once():
 def test_one_step_is_torchs_where_that_is_faster(name, monkeypatch):
     """By `auto` alone: an engine that was asked for runs."""
     ran = []
-    monkeypatch.setitem(engines.LOADED, "native", native)
+    monkeypatch.setitem(choose.LOADED, "native", native)
     monkeypatch.setattr(native, "run", lambda *a, run=native.run: ran.append(1) or run(*a))
     x = torch.randn(*(() if "Cell" in name else (1,)), 2, 3)
     ours, torchs = getattr(fused_lstm, name)(3, 4), getattr(nn, name)(3, 4)

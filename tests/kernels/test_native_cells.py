@@ -9,12 +9,12 @@ import torch
 
 import fused_lstm
 from cells import CELLS, few_cells, make
-from fused_lstm import engines
+from fused_lstm import choose
 from lanes import Case, assert_differentiable, call, make_inputs
 from test_cells import SHAPES, check, each_mode
 from tolerance import assert_close
 
-NATIVE = engines.ENGINES["native"]
+NATIVE = choose.ENGINES["native"]
 HAD = {
     name: options for name, options in CELLS.items() if set(options) <= set(NATIVE.cells["lstm"])
 }

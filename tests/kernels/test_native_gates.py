@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fused_lstm import native, reference
+from fused_lstm.rows import reset_mask
 from fused_lstm.spec import Spec
-from fused_lstm.varlen import reset_mask
 from tolerance import assert_close
 
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from cases import SHAPES, Shape, make_state
 from cells import each_cell
 from fused_lstm import philox, reference
+from fused_lstm.rows import Padding, reset_mask
 from fused_lstm.spec import PLAIN, Spec
-from fused_lstm.varlen import Rows, reset_mask
 from tolerance import assert_close
 
 DOUBLE = {"dtype": torch.float64}
@@ -123,7 +123,7 @@ def check_backward(shape, lane, bias, cell=PLAIN, training=True):
     sizes = torch.tensor(lane["sizes"]) if "sizes" in lane else None
     x = torch.randn(T, B, I, **DOUBLE) if sizes is None else torch.randn(sizes.sum(), I, **DOUBLE)
     keep = torch.rand(2, *x.shape[:-1]) < 0.6 if "keep" in lane else None
-    rows = Rows(x, B, sizes, keep)
+    rows = Padding(x, B, sizes, keep)
     order, x = rows.order(direction), rows.pad(x).requires_grad_()
     cell = replace(cell, bias=bias, projection=P < H)
     shapes = cell.weights(I, H, P)

@@ -46,7 +46,7 @@ def test_no_circle_of_imports():
 
 
 @pytest.mark.parametrize(
-    "module", ["dropout", "cross_entropy", "stack", "ops", "autograd", "varlen"]
+    "module", ["dropout", "cross_entropy", "stack", "ops", "autograd", "rows", "layout"]
 )
 def test_what_is_below_the_engines_imports_none(module):
     name = f"fused_lstm.{module}"

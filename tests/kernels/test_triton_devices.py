@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fused_lstm
-from fused_lstm import engines
+from fused_lstm import choose
 from fused_lstm import triton as engine
 from fused_lstm.triton import launch
 from fused_lstm.triton.devices import AMD, DEVICES, described
@@ -93,21 +93,21 @@ def turing(monkeypatch):
     t4 = driver("Tesla T4", (7, 5), 40, 64)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: t4)
-    engines._resolve.cache_clear()
+    choose._chosen.cache_clear()
     yield
-    engines._resolve.cache_clear()
+    choose._chosen.cache_clear()
 
 
 @pytest.mark.usefixtures("turing")
 def test_before_ampere_auto_takes_cudnn_and_triton_says_why():
     device = torch.device("cuda")
-    assert engines.resolve("auto", None, device)[0] == "cudnn"
+    assert choose.choose("auto", None, device)[0] == "cudnn"
     why = fused_lstm.available_engines("cuda")["triton"]
     assert why is not None
     assert "need compute capability 8.0 (Ampere), and Tesla T4 has 7.5" in why
     assert "engine='cudnn'" in why
     with pytest.raises(RuntimeError, match=r"engine 'triton' cannot run .* Tesla T4 has 7\.5"):
-        engines.resolve("triton", None, device)
+        choose.choose("triton", None, device)
 
 
 def test_from_ampere_on_nobody_is_too_old():

@@ -7,7 +7,8 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fused_lstm
-from fused_lstm import native, varlen
+from fused_lstm import native
+from fused_lstm import rows as module
 
 CPU = torch.device("cpu")
 needs_native = pytest.mark.skipif(native.missing(CPU) is not None, reason="native is not built")
@@ -16,8 +17,8 @@ LENGTHS = [[5, 2, 3, 5], [1], [4, 4], [2, 7, 7, 1, 3]]
 
 @pytest.fixture(params=["torch", "graph", pytest.param("native", marks=needs_native)])
 def how(request, monkeypatch):
-    monkeypatch.setattr(varlen, "can_run", lambda *_: request.param == "native")
-    monkeypatch.setattr(varlen, "in_a_graph", lambda: request.param == "graph")
+    monkeypatch.setattr(module, "can_run", lambda *_: request.param == "native")
+    monkeypatch.setattr(module, "in_a_graph", lambda: request.param == "graph")
 
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
@@ -28,7 +29,7 @@ def test_packs_as_pytorch_does(how, lengths, batch_first):
     x = torch.randn(B, T, 3).transpose(0, 1) if batch_first else torch.randn(T, B, 3)
     x, dy = x.requires_grad_(), torch.randn(T, B, 3)
     wanted = pack_padded_sequence(x, lengths, enforce_sorted=False)
-    packed = varlen.of_lengths(T, B, lengths, CPU, batch_first)
+    packed = module.of_lengths(T, B, lengths, CPU, batch_first)
     assert torch.equal(packed.batch_sizes, wanted.batch_sizes)
     state = torch.randn(2, B, 4)
     by_length = torch.equal(lengths[packed.order], lengths.sort(descending=True).values)

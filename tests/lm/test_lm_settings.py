@@ -197,10 +197,10 @@ def test_another_runs_checkpoints_are_not_overwritten(capsys, corpus_dir, tmp_pa
 
 
 def test_an_engine_that_cannot_run_says_why(capsys, monkeypatch):
-    def resolve(*arguments):
+    def choose(*arguments):
         raise RuntimeError("engine 'triton' cannot run on 'cpu': no compiler")
 
-    monkeypatch.setattr("lm.device.resolve", resolve)
+    monkeypatch.setattr("lm.device.choose", choose)
     message = refused(capsys, main, "train", "--lstm=triton")
     assert message == "lm.train: engine 'triton' cannot run on 'cpu': no compiler\n"
 

@@ -114,7 +114,7 @@ def test_opacus_without_our_module_is_refused():
 def test_attentive_fps_relu_in_place_after_its_cells(monkeypatch):
     """GRUCell's outputs are written over by relu_, in training; once that was refused."""
     models = pytest.importorskip("torch_geometric.nn.models", reason="it is not installed")
-    module, ran = sys.modules["fused_lstm.install"], []
+    module, ran = sys.modules["fused_lstm.adopt.install"], []
     monkeypatch.setattr(module, "cell_pays", lambda *_: True)  # torch's are faster in training
     monkeypatch.setattr(module, "call", lambda *a, call=module.call: ran.append(1) or call(*a))
     torch.manual_seed(0)
@@ -255,7 +255,7 @@ def test_sileros_scripted_cell_is_left_and_said():
 def test_tacotron_2s_cells_are_torchs_in_training(monkeypatch):
     """They are faster there; in inference native is, from one row on, since the cells are large."""
     model, ran = case_of("torchaudio").model.decoder.attention_rnn, []
-    module = sys.modules["fused_lstm.install"]
+    module = sys.modules["fused_lstm.adopt.install"]
     monkeypatch.setattr(module, "call", lambda *a, call=module.call: ran.append(1) or call(*a))
     with fused_lstm.install():
         model(torch.randn(64, model.input_size))

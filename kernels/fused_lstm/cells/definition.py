@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import engines, ops, pointwise
+from .. import choose, ops, pointwise
 from ..errors import first_line
 from ..spec import PROJECTED, WITH_ZONEOUT, Kind, Spec, add_cell
 from . import compile, print_cpp, print_python, print_triton
@@ -258,7 +258,7 @@ class Cell:
             projects=self.has_c and "h" not in self.states and bool(gates.by_h),
         )  # fmt: skip
         add_cell(self.name, kind)
-        engines.add_cell(self.name, options, self.prepare)
+        choose.add_cell(self.name, options, self.prepare)
         pointwise.CELLS[self.name] = self.reference
 
     def prepare(self, engine: str, spec: Spec) -> str | None:

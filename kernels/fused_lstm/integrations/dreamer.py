@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import heads
-from ..engines import check_engine
+from ..choose import check_engine
 from ..spec import Spec, check_size
 from .gates import run_gates
 

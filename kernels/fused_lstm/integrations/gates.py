@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops, recurrence
-from ..engines import resolve
+from ..choose import choose
 from ..functional import autocast_dtype
 from ..pullback import is_differentiated, is_transformed
 from ..spec import Spec
@@ -36,7 +36,7 @@ def run_gates(
     states: Tensor,
     weight_hh: Tensor,
     bias: Tensor,
-    keep: Tensor | None = None,
+    not_reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run a layer, forwards in time, whose gates' part of x has been made.
 
@@ -47,7 +47,7 @@ def run_gates(
         states: [S, B, H], h and what is beside it, in the order of `Spec.states`.
         weight_hh: [N, G*K, K].
         bias: [G*H], added to the gates.
-        keep: bool [T, B], false where a row's state is 0 before that step; or None.
+        not_reset: bool [T, B], false where a row's state is 0 before that step; or None.
 
     Returns:
         h after each step [T, B, H], and the last states [S, B, H].
@@ -55,13 +55,13 @@ def run_gates(
     Raises:
         RuntimeError: the engine cannot run on the gates' device; says why.
     """
-    name, _ = resolve(engine, None, gates.device, spec)
+    name = choose(engine, None, gates.device, spec).engine
     dtype = autocast_dtype(gates)
     with torch.autocast(gates.device.type, enabled=False):
         h0, *rest = states.to(dtype).unbind(0)
         y, h_n, c_n, _ = recurrence.recur(
             OPS.get(name), recurrence.cell_of(spec), with_bias(gates, bias).to(dtype), h0,
-            torch.cat(rest, dim=-1) if rest else h0, weight_hh.to(dtype), keep=keep,
+            torch.cat(rest, dim=-1) if rest else h0, weight_hh.to(dtype), not_reset=not_reset,
         )  # fmt: skip
         return y, torch.stack([h_n, *(c_n.chunk(len(rest), dim=-1) if rest else ())])
 

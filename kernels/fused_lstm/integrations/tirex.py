@@ -15,7 +15,7 @@ from tirex.models.slstm.cell import sLSTMCell
 from torch import Tensor, nn
 
 from .. import heads
-from ..engines import check_engine
+from ..choose import check_engine
 from ..spec import Spec
 from .gates import cells_in, run_gates
 

@@ -18,7 +18,7 @@ from xlstm.blocks.slstm.cell import sLSTMCell_vanilla, sLSTMCellBase
 from xlstm.components.util import ParameterProxy
 
 from .. import heads
-from ..engines import check_engine
+from ..choose import check_engine
 from ..spec import Spec
 from .gates import cells_in, run_gates
 

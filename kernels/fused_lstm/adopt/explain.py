@@ -6,26 +6,13 @@ from typing import Any, overload
 
 from torch import nn
 
-from .cells import Cell
+from ..cells import Cell
+from ..choose import Facts, choose, engine_module, why_never
+from ..custom import Recurrent
+from ..modules import SLSTM, RecurrentBase, RecurrentCell
+from ..prepare import Prepared
 from .convert import OURS, TORCHS, check_model, compiled_or_quantized, spec_of
-from .custom import Recurrent
-from .engines import engine_module, resolve
-from .install import is_installed, why_never
-from .modules import SLSTM, RecurrentBase, RecurrentCell
-from .prepare import Prepared
-
-# The calls of a plain layer on native for which `auto` runs torch's own code: it is faster there.
-STEPS = {
-    "gru": "; torch's own for one step in training of few rows, or of many",
-    "rnn_tanh": "; torch's own for one step",
-    "rnn_relu": "; torch's own for one step",
-}
-CELLS = {
-    "lstm": "; torch's own in training and for small products",
-    "gru": "; torch's own in training and for small products",
-    "rnn_tanh": "; torch's own on a CPU",
-    "rnn_relu": "; torch's own on a CPU",
-}
+from .install import is_installed
 
 
 @overload
@@ -76,10 +63,9 @@ def _explained(module: Any) -> str | None:
     if why is not None:
         return f"torch's own: {why}"
     engine, fuse = (module.engine, module.fuse) if ours else ("auto", None)
-    name, level = resolve(engine, fuse, weight.device, spec)
-    what = f"{name}{f' at {level}' if level else ''}: {engine_module(name).describe(weight.device)}"
-    if (engine, fuse, name) == ("auto", None, "native") and spec.is_torchs:
-        what += (CELLS if is_cell else STEPS).get(spec.cell, "")
+    name, level, reason = choose(engine, fuse, weight.device, spec, Facts(cell_module=is_cell))
+    described = engine_module(name).describe(weight.device)
+    what = f"{name}{f' at {level}' if level else ''}: {described}; {reason}"
     if kind.forward is not base.forward:
         what += f"; where {kind.__name__}'s forward calls {base.__name__}'s"
     return what

@@ -1,13 +1,13 @@
-"""Variable-length batches and resets: lengths, PackedSequence, and rows that restart.
+"""Rows of unequal length, and rows that restart: lengths, order, resets.
 
 An operator of fused_lstm.ops gets rows of unequal length packed. x [N, ...] has the rows of step 0,
 then those of step 1, and so on; `batch_sizes` [T] has the number of each, and the longest rows come
-first. `Varlen` packs padded rows and takes a PackedSequence as it is. Where a row ends before T,
+first. `Rows` packs padded rows and takes a PackedSequence as it is. Where a row ends before T,
 one ended row follows the live rows and stands for all: no kernel reads it, and its output is zero.
 In a graph all ended rows follow, so that no shape depends on the lengths.
 
-The reference and the step loops unpack the rows again (`Rows`): [T, B, ...] with zeros where a row
-has ended.
+The reference and the step loops unpack the rows again (`Padding`): [T, B, ...] with zeros where a
+row has ended.
 
 A reset mask `not_reset`, [D, T, B] or [D, N], has a part for each direction: false where a row's
 state is zero before a step, in that direction's order of time.
@@ -25,12 +25,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence
 
-from .engines import can_run, in_a_graph
+from .choose import can_run, in_a_graph
 
 # --- from a user's rows to packed rows ---
 
 
-class Varlen(NamedTuple):
+class Rows(NamedTuple):
     """The order of a call's packed rows and states; a field is None where nothing changes."""
 
     batch_sizes: Tensor | None = None  # [T] int64, on the CPU
@@ -72,14 +72,48 @@ class Varlen(NamedTuple):
         """Undo `sort`."""
         return state if self.back is None else state.index_select(1, self.back)
 
+    def unpack_states(self, states: Tensor) -> Tensor:
+        """Unpack states [L * D, N, H] -> [L * D, T, B, H], zero where a row has ended."""
+        if self.places is None or self.batch_sizes is None or self.back is None:
+            return states
+        lanes = len(states)
+        padded = self.unpack(states.movedim(0, 1).flatten(1)).unflatten(-1, (lanes, -1))
+        live = self.batch_sizes.to(states.device)[:, None] > self.back
+        return torch.where(live[..., None], padded.movedim(-2, 0), 0.0)
 
-def of_packed(sequence: PackedSequence) -> Varlen:
-    """Return a PackedSequence's Varlen, which leaves its data as they are and sorts states."""
-    return Varlen(sequence.batch_sizes, sequence.sorted_indices, sequence.unsorted_indices)
+
+def enter(
+    rows: Rows | None, resets: Tensor | None, directions: int, x: Tensor, h0: Tensor, c0: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return x, h0 and c0 with rows packed and sorted by length, and `not_reset` [D, T, B], [D, N].
+
+    Args:
+        rows: how rows are packed; None where all have T steps.
+        resets: bool, as x lies; None for no resets.
+    """
+    if rows is not None:
+        x, h0, c0 = rows.pack(x), rows.sort(h0), rows.sort(c0)
+    if resets is None:
+        return x, h0, c0, None
+    if rows is None:
+        return x, h0, c0, reset_mask(resets, directions, h0.shape[1])
+    mask = reset_mask(rows.pack(resets), directions, h0.shape[1], rows.batch_sizes)
+    return x, h0, c0, mask
 
 
-def of_lengths(T: int, B: int, lengths: Tensor, device: torch.device, batch_first: bool) -> Varlen:
-    """Return the Varlen that packs B padded rows of T steps on `device`.
+def leave(rows: Rows, y: Tensor, h_n: Tensor, c_n: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    """Return results with the rows as they were before `enter`. states: those of every step."""
+    last = rows.unsort(h_n), rows.unsort(c_n)
+    return rows.unpack(y), *last, *(rows.unpack_states(s) for s in states)
+
+
+def of_packed(sequence: PackedSequence) -> Rows:
+    """Return a PackedSequence's Rows, which leaves its data as they are and sorts states."""
+    return Rows(sequence.batch_sizes, sequence.sorted_indices, sequence.unsorted_indices)
+
+
+def of_lengths(T: int, B: int, lengths: Tensor, device: torch.device, batch_first: bool) -> Rows:
+    """Return the Rows that packs B padded rows of T steps on `device`.
 
     Args:
         lengths: [B] int64, each in 1 to T, in any order.
@@ -87,7 +121,7 @@ def of_lengths(T: int, B: int, lengths: Tensor, device: torch.device, batch_firs
     """
     if not in_a_graph() and can_run("native", device):
         made = torch.ops.fused_lstm_native.packing(lengths.to(device), T, batch_first)
-        return Varlen(*made, batch_first=batch_first)
+        return Rows(*made, batch_first=batch_first)
     t = torch.arange(T, device=device)[:, None]
     lengths = lengths.to(device)
     live = lengths > t  # [T, B]
@@ -104,7 +138,7 @@ def of_lengths(T: int, B: int, lengths: Tensor, device: torch.device, batch_firs
     back_places = torch.where(live, first + back, ended)
     back_places = (back_places.T if batch_first else back_places).flatten()
     places = back_places.new_zeros(N).scatter(0, back_places, torch.arange(T * B, device=device))
-    return Varlen(batch_sizes, order, back, places, back_places, batch_first)
+    return Rows(batch_sizes, order, back, places, back_places, batch_first)
 
 
 def rows_of(sequence: PackedSequence) -> int:
@@ -172,7 +206,7 @@ class Order(NamedTuple):
         return h if self.live is None else torch.where(self.live[t], h, 0.0)
 
 
-class Rows:
+class Padding:
     """The places of packed rows in padded ones.
 
     Args:
@@ -241,7 +275,7 @@ def reset_mask(
         return kept[None]
     padded, rows = kept[..., None], None
     if batch_sizes is not None:
-        rows = Rows(kept, B, batch_sizes)
+        rows = Padding(kept, B, batch_sizes)
         padded = ~rows.pad(resets[..., None])  # true where a row has ended
     # Backwards, t comes after t + 1. A slice of T - 1 steps would bind T in an exported graph.
     after = torch.cat([padded, torch.ones_like(padded[:1])])[1:]

@@ -3,7 +3,7 @@
 A module of torch.nn checks its arguments, lays them out and calls a function of `torch._VF`, such
 as `_VF.lstm`. `install` gives torch.nn.modules.rnn functions with the same names and arguments. No
 class, attribute, parameter, file or forward changes. A function of this file runs this library's
-kernels, or torch's own function where `why_torchs` gives a reason.
+kernels, or torch's own function where `choose.why_torchs` gives a reason.
 
 T, B, I, H, P: time steps, batch, input size, hidden size, size of h. L, D: layers, directions.
 """
@@ -11,56 +11,25 @@ T, B, I, H, P: time steps, batch, input size, hidden size, size of h. L, D: laye
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._C._dynamo import eval_frame
 from torch.jit._builtins import _register_builtin
 from torch.nn.modules import rnn
 
-from .engines import cell_pays, in_a_graph, resolve, step_pays
-from .functional import DTYPES, call, without_autocast
-from .pullback import is_differentiated, is_transformed
-from .spec import CELLS, Spec
-from .varlen import Varlen
+from ..choose import cell_pays, in_a_graph, step_pays, why_torchs
+from ..functional import call, without_autocast
+from ..layout import as_step, of_step, time_first
+from ..pullback import is_differentiated
+from ..rows import Rows
+from ..spec import CELLS, Spec
 
 TORCHS = rnn._VF  # torch._VF, which has lstm, gru, rnn_tanh, rnn_relu and their cells
-
-
-# --- which code runs ---
-
-
-def why_torchs(spec: Spec, x: Tensor, tensors: Sequence[Tensor]) -> str | None:
-    """Return why a call runs torch's own code; None where it runs this library's.
-
-    Args:
-        x: the call's input, time first.
-        tensors: the states and weights.
-    """
-    if is_transformed():
-        return "torch.func or forward mode differentiates it"
-    if torch._C._len_torch_dispatch_stack() > 0:
-        return "a TorchDispatchMode is on, which must see torch's operators"
-    for tensor in (x, *tensors):
-        if type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
-            return f"a tensor of it is a {type(tensor).__name__}"
-    if x.layout is not torch.strided or x.is_nested or x.numel() == 0:
-        return "its input is not dense, or is empty"
-    return why_never(spec, x.device, x.dtype)
-
-
-@lru_cache
-def why_never(spec: Spec, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why a module on a device, in a dtype, always runs torch's own code, or None."""
-    if dtype not in DTYPES:
-        return f"it is in {dtype}"
-    engine, _ = resolve("auto", None, device, spec)
-    return f"engine 'auto' is torch's own on {device}" if engine == "cudnn" else None
 
 
 # --- the functions of torch._VF that torch.nn's modules call ---
@@ -97,7 +66,7 @@ def _layers(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
         rows, T = None, x.shape[1 if batch_first else 0]
     else:
         x, batch_sizes, hx, weights, bias, layers, dropout, training, bidirectional = arguments
-        rows, batch_first, T = Varlen(batch_sizes), False, len(batch_sizes)
+        rows, batch_first, T = Rows(batch_sizes), False, len(batch_sizes)
     h0, c0 = hx if CELLS[cell].has_c else (hx, hx)
     H, P = c0.shape[-1], h0.shape[-1]
     spec = spec_of(cell, layers, 1 + bidirectional, bias, P != H, dropout)
@@ -105,7 +74,7 @@ def _layers(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
     slow = T == 1 and not step_pays(cell, h0.shape[1], H, is_differentiated(x, *tensors))
     if slow or why_torchs(spec, x, tensors) is not None:
         return torchs(*arguments)
-    x = x.transpose(0, 1) if batch_first else x
+    x = time_first(x, batch_first)
     try:
         with _as_torch_casts(x, cell == "gru"):
             y, *states = call(spec, x, h0, c0, weights, H, P, "auto", None, training, None, rows)
@@ -113,7 +82,7 @@ def _layers(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
         if rows is not None:  # torch 2.15 reads past the end of a state that is too small
             raise
         return torchs(*arguments)  # raises torch's own error
-    return y.transpose(0, 1) if batch_first else y, *states[: 1 + spec.has_c]
+    return time_first(y, batch_first), *states[: 1 + spec.has_c]
 
 
 def _cell(cell: str, x: Tensor, hx: Any, *weights: Tensor) -> Any:
@@ -140,10 +109,12 @@ def _cell(cell: str, x: Tensor, hx: Any, *weights: Tensor) -> Any:
         return torchs(x, hx, *weights)
     try:
         with _as_torch_casts(x, cell in ("gru", "lstm")):
-            _, h, c = call(spec, x[None], h0[None], c0[None], used, H, H, "auto", None, True, None)
+            x, h0, c0 = as_step(x), as_step(h0), as_step(c0)
+            _, *last = call(spec, x, h0, c0, used, H, H, "auto", None, True, None)
     except ValueError:
         return torchs(x, hx, *weights)
-    return (h[0], c[0]) if spec.has_c else h[0]
+    h, c = map(of_step, last)
+    return (h, c) if spec.has_c else h
 
 
 def _as_torch_casts(x: Tensor, promotes: bool) -> AbstractContextManager:
@@ -169,7 +140,7 @@ class Functions(ModuleType):
     """A torch._VF with this library's functions, for torch.nn.modules.rnn."""
 
     def __init__(self) -> None:
-        super().__init__("fused_lstm.install.Functions")
+        super().__init__("fused_lstm.adopt.install.Functions")
         for cell in [name for name, kind in CELLS.items() if kind.of_torch]:
             setattr(self, cell, partial(_layers, cell))
             setattr(self, f"{cell}_cell", partial(_cell, cell))

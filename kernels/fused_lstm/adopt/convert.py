@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .engines import check_engine
-from .functional import check_torchs
-from .modules import (
+from ..choose import check_engine
+from ..functional import check_torchs
+from ..modules import (
     ADDED,
     GRU,
     LSTM,
@@ -23,7 +23,7 @@ from .modules import (
     RecurrentCell,
     RNNCell,
 )
-from .spec import Spec
+from ..spec import Spec
 
 Model = TypeVar("Model", bound=nn.Module)
 

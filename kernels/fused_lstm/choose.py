@@ -1,4 +1,7 @@
-"""The table of engines, and the choice of one for a call.
+"""The table of engines, and the only decision which of them runs a call.
+
+`choose` gives the engine, its level and the reason, which `explain` prints. Where torch's own code
+is as fast, `step_pays` and `cell_pays` say so; where only it can run, `why_torchs` does.
 
 An engine is a module with three functions:
 
@@ -6,7 +9,7 @@ An engine is a module with three functions:
     describe(device) -> str          what runs on `device`, for a log line
     run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states) -> (y, h_n, c_n, ...)
         the operator `lstm` of fused_lstm.ops. spec: a complete fused_lstm.spec.Spec. seed: [1]
-        int64, or None where no mask is drawn. batch_sizes, not_reset: as in fused_lstm.varlen.
+        int64, or None where no mask is drawn. batch_sizes, not_reset: as in fused_lstm.rows.
         states: whether to return the state after every step too, as fused_lstm.reference.run does.
 """
 
@@ -15,14 +18,20 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from types import ModuleType
 from typing import NamedTuple, TypeVar
 
 import torch
+from torch import Tensor, nn
 
+from .pullback import is_transformed
 from .spec import CELLS, PLAIN, Spec
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # of this library's kernels
+
+# --- the table ---
 
 
 class Engine(NamedTuple):
@@ -129,8 +138,7 @@ def available_engines(device: torch.device | str = "cpu") -> dict[str, str | Non
 def describe_engine(name: str, device: torch.device | str = "cpu") -> str:
     """Describe what an engine (or "auto") runs on `device`, for a log line."""
     device = as_device(device)
-    name, _ = resolve(name, None, device)
-    return engine_module(name).describe(device)
+    return engine_module(choose(name, None, device).engine).describe(device)
 
 
 def as_device(device: torch.device | str) -> torch.device:
@@ -168,64 +176,131 @@ def check_engine(name: str, fuse: str | None, spec: Spec = PLAIN) -> None:
         )
 
 
+# --- the decision ---
+
+
+class Choice(NamedTuple):
+    """The engine that runs a call."""
+
+    engine: str
+    level: str | None  # of the engine's `fuses`
+    reason: str
+
+
+class Facts(NamedTuple):
+    """The facts of a call, besides its Spec and device, that the decision depends on."""
+
+    resets: bool = False
+    states: bool = False  # whether it returns the state after every step
+    packed_in_a_graph: bool = False  # rows of unequal length, traced
+    trained_in_a_graph: bool = False  # torch.compile is tracing a call that needs a backward
+    slow_step: bool = False  # one step, for which torch's own code is as fast: see `step_pays`
+    cell_module: bool = False  # an LSTMCell's, GRUCell's or RNNCell's
+
+    @property
+    def beyond_torch(self) -> bool:
+        """Return whether torch's own layers lack something of the call."""
+        return self.resets or self.states or self.packed_in_a_graph
+
+
+USUAL = Facts()
+EMPTY = Choice("loop", "none", "an empty batch needs shapes and zero gradients only")
+TORCHS = {"lstm": "nn.LSTM", "gru": "nn.GRU", "rnn_tanh": "nn.RNN", "rnn_relu": "nn.RNN"}
+
+
 @constant_while_tracing
-def resolve(
-    name: str, fuse: str | None, device: torch.device, spec: Spec = PLAIN
-) -> tuple[str, str | None]:
-    """Return the engine and the level that run on `device`, in place of "auto" and None.
+def choose(
+    engine: str,
+    fuse: str | None,
+    device: torch.device,
+    spec: Spec = PLAIN,
+    facts: Facts = USUAL,
+) -> Choice:
+    """Return the engine and the level that run a call, in place of "auto" and None, and why.
 
     Raises:
-        ValueError: the engine or the level is unknown, or does not have the cell.
+        ValueError: the engine or the level is unknown, or does not have the cell, the resets or the
+            states of every step.
         RuntimeError: the engine cannot run on this device; the message says why and what to do.
     """
-    return _resolve(name, fuse, device, spec)
+    return _chosen(engine, fuse, device, spec, facts)
 
 
 @lru_cache
-def _resolve(
-    name: str, fuse: str | None, device: torch.device, spec: Spec
-) -> tuple[str, str | None]:
-    check_engine(name, fuse, spec)
-    if name == "auto":
-        name = _automatic(fuse, device, spec)
-        check_engine(name, fuse, spec)
+def _chosen(
+    engine: str, fuse: str | None, device: torch.device, spec: Spec, facts: Facts = USUAL
+) -> Choice:
+    check_engine(engine, fuse, spec)
+    if engine == "auto":
+        choice = _automatic(fuse, device, spec, facts)
+        check_engine(choice.engine, fuse, spec)
+    else:
+        choice = Choice(engine, fuse or ENGINES[engine].default, "asked for by name")
+    name = choice.engine
     why = engine_module(name).missing(device) or why_no_cell(name, spec)
     if why is not None:
         raise RuntimeError(f"engine {name!r} cannot run on {str(device)!r}: {why}")
-    return name, fuse or ENGINES[name].default
+    if name == "cudnn":
+        _check_torch_has(facts)
+        if facts.trained_in_a_graph and not facts.packed_in_a_graph:
+            # PyTorch would take nn.LSTM apart into a loop over steps, which is no faster and in two
+            # cases wrong (torch 2.15): on a CPU, where x needs no gradient, it takes oneDNN's
+            # inference, which has no gradients for the weights; and after an ONNX export with
+            # dynamic shapes it takes a while_loop whose gradients are wrong.
+            return Choice("loop", "none", "torch.compile differentiates nn.LSTM wrongly")
+    return choice
 
 
-def _automatic(fuse: str | None, device: torch.device, spec: Spec) -> str:
-    fused = "native" if device.type == "cpu" else "triton"
-    # Only the fused engine has every level; if it cannot run, its error says why.
-    if fuse is not None:
-        return fused
-    has_cudnn = ENGINES["cudnn"].runs(spec)
-    if fused == "triton":
-        return "cudnn" if has_cudnn else where_cudnn_cannot(device, spec)[0]
-    instead = "cudnn" if has_cudnn else "loop"
-    why = engine_module(fused).missing(device) or why_no_cell(fused, spec)
+def _check_torch_has(facts: Facts) -> None:
+    """Check that torch's own layers have what a call asks for."""
+    for option, has, got in (
+        ("resets", facts.resets, "a tensor"),
+        ("return_states", facts.states, "True"),
+    ):
+        if has:
+            raise ValueError(
+                f"{option}: got {got} with engine='cudnn', which does not have it; expected engine"
+                " 'loop', 'compile', 'triton' or 'native'"
+            )
+
+
+def _automatic(fuse: str | None, device: torch.device, spec: Spec, facts: Facts) -> Choice:
+    """Return the choice of engine="auto"."""
+    on_cpu = device.type == "cpu"
+    if fuse is not None:  # if it cannot run, its error says why
+        return Choice("native" if on_cpu else "triton", fuse, "auto's choice for a level")
+    torch_has = ENGINES["cudnn"].runs(spec) and not facts.beyond_torch
+    if on_cpu:
+        return _on_a_cpu(device, spec, facts, torch_has)
+    return _on_a_gpu(device, spec, torch_has)
+
+
+def _on_a_cpu(device: torch.device, spec: Spec, facts: Facts, torch_has: bool) -> Choice:
+    instead = ("cudnn", None) if torch_has else ("loop", "none")
+    why = engine_module("native").missing(device) or why_no_cell("native", spec)
     if why is not None:
-        _warn_that_it_is_missing(TORCHS[spec.cell] if has_cudnn else "a step loop", why)
-        return instead
-    # On macOS native runs on one thread, and nobody has timed it on Arm.
-    slow = has_cudnn and sys.platform == "darwin"
-    return fused if ENGINES[fused].runs(spec) and not slow else instead
+        _warn_that_it_is_missing(TORCHS[spec.cell] if torch_has else "a step loop", why)
+        return Choice(*instead, f"native cannot run: {why}")
+    if not ENGINES["native"].runs(spec):
+        return Choice(*instead, "native does not have the cell")
+    if torch_has and sys.platform == "darwin":  # and nobody has timed it on Arm
+        return Choice(*instead, "on macOS native runs on one thread")
+    slow = (SLOW_CELLS if facts.cell_module else SLOW_STEPS).get(spec.cell)
+    if torch_has and facts.slow_step:
+        return Choice(*instead, f"torch's own is as fast {slow}")
+    but = f"; torch's own {slow}" if slow is not None and spec.is_torchs else ""
+    return Choice("native", ENGINES["native"].default, f"auto's choice on a CPU{but}")
 
 
-@constant_while_tracing
-def where_cudnn_cannot(device: torch.device, spec: Spec = PLAIN) -> tuple[str, str | None]:
-    """Return the engine and level that "auto" takes for a call that nn.LSTM does not have.
-
-    On a GPU that is triton, with a warning: no GPU has run its kernels yet. Until GPU results are
-    committed, "auto" takes cuDNN for every call that nn.LSTM has.
-    """
+def _on_a_gpu(device: torch.device, spec: Spec, torch_has: bool) -> Choice:
+    """Return cudnn for every call that torch has, until GPU results are committed."""
+    if torch_has:
+        return Choice("cudnn", None, "auto's choice: no GPU has run triton's kernels")
     triton = ENGINES["triton"]
-    has_triton = device.type != "cpu" and engine_module("triton").missing(device) is None
-    if has_triton and triton.runs(spec):
+    if engine_module("triton").missing(device) is None and triton.runs(spec):
         _warn_that_no_gpu_has_run_it()
-        return "triton", triton.default
-    return "loop", "none"
+        return Choice("triton", triton.default, "auto's choice for what nn.LSTM does not have")
+    return Choice("loop", "none", "neither cudnn nor triton can run it")
 
 
 @cache
@@ -246,6 +321,25 @@ def _warn_that_it_is_missing(instead: str, why: str) -> None:
 
 
 # --- where one step does not pay: a call's own cost, and torch's gradients of large weights ---
+
+# Cell -> for which calls torch's own is as fast as native on a CPU, in words; the functions decide.
+SLOW_STEPS = {
+    "gru": "for one step in training of few rows, or of many",
+    "rnn_tanh": "for one step",
+    "rnn_relu": "for one step",
+}
+SLOW_CELLS = {
+    "lstm": "in training and for small products",
+    "gru": "in training and for small products",
+    "rnn_tanh": "on a CPU",
+    "rnn_relu": "on a CPU",
+}
+
+
+def may_be_slow(engine: str, fuse: str | None, device: torch.device) -> bool:
+    """Return whether torch's own may run a call of one step, where that is as fast."""
+    automatic = engine == "auto" and fuse is None and device.type == "cpu"
+    return automatic and not in_a_graph() and not is_transformed()
 
 
 def step_pays(cell: str, B: int, H: int, trains: bool) -> bool:
@@ -270,4 +364,34 @@ def cell_pays(cell: str, B: int, I: int, H: int, trains: bool) -> bool:
     return large and not trains and cell in ("lstm", "gru")
 
 
-TORCHS = {"lstm": "nn.LSTM", "gru": "nn.GRU", "rnn_tanh": "nn.RNN", "rnn_relu": "nn.RNN"}
+# --- where only torch's own can run: calls of torch.nn's modules, under `install` ---
+
+
+def why_torchs(spec: Spec, x: Tensor, tensors: Sequence[Tensor]) -> str | None:
+    """Return why a call runs torch's own code; None where it runs this library's.
+
+    Args:
+        x: the call's input, time first.
+        tensors: the states and weights.
+    """
+    if is_transformed():
+        return "torch.func or forward mode differentiates it"
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return "a TorchDispatchMode is on, which must see torch's operators"
+    for tensor in (x, *tensors):
+        if type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
+            return f"a tensor of it is a {type(tensor).__name__}"
+    if x.layout is not torch.strided or x.is_nested or x.numel() == 0:
+        return "its input is not dense, or is empty"
+    return why_never(spec, x.device, x.dtype)
+
+
+@lru_cache
+def why_never(spec: Spec, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return why a module on a device, in a dtype, always runs torch's own code, or None."""
+    if dtype not in DTYPES:
+        return f"it is in {dtype}"
+    choice = choose("auto", None, device, spec)
+    if choice.engine == "cudnn":
+        return f"engine 'auto' is torch's own on {device}: {choice.reason}"
+    return None

@@ -1,0 +1,205 @@
+"""Layouts of torch: from any input of a recurrent layer to x [T, B, I], and back.
+
+The only place that knows batch_first, unbatched input, PackedSequence and a cell's step.
+`fused_lstm.rows` knows rows of unequal length.
+
+T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
+size of h, which is H unless h is projected. N: packed rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from . import rows
+from .rows import Rows
+from .spec import Spec
+
+State = tuple[Tensor, Tensor]
+
+
+class Layout(NamedTuple):
+    """The layout of a layer's input, which is that of its results."""
+
+    batched: bool = True
+    batch_first: bool = False  # padded rows are [B, T, ...]
+    packed: PackedSequence | None = None
+
+    def output(self, y: Tensor) -> Tensor | PackedSequence:
+        """Return y [T, B, D * P], or packed [N, D * P], as the input lies."""
+        if self.packed is not None:
+            return PackedSequence(y, *self.packed[1:])
+        return time_first(y, self.batch_first) if self.batched else y.squeeze(1)
+
+    def last(self, state: Tensor) -> Tensor:
+        """Return a last state [L * D, B, .], without B for unbatched input."""
+        return state if self.batched else state.squeeze(1)
+
+    def states(self, states: Tensor) -> Tensor:
+        """Return the states of every step [L * D, T, B, .] with T and B as y has them."""
+        if not self.batched:
+            return states.squeeze(2)
+        return states.transpose(1, 2) if self.batch_first else states
+
+
+def lay_out(
+    input: Any, lengths: Tensor | None, resets: Tensor | None, input_size: int, batch_first: bool
+) -> tuple[Tensor, Rows | None, Tensor | None, Layout]:
+    """Return x [T, B, I], or packed [N, I], how its rows are packed, resets as x lies, the Layout.
+
+    Args:
+        input: [T, B, I], [B, T, I] with batch_first, unbatched [T, I], or a PackedSequence.
+        lengths: [B], of one row too where it is unbatched; None where all rows have T steps.
+        resets: bool, in the layout of input.
+    """
+    if isinstance(input, PackedSequence):
+        if lengths is not None:
+            raise ValueError("lengths: got a tensor; expected None with a PackedSequence")
+        check_input(input.data, (2,), input_size, batch_first)
+        return input.data, rows.of_packed(input), resets, Layout(packed=input)
+    check_input(input, (2, 3), input_size, batch_first)
+    layout = Layout(input.dim() == 3, batch_first and input.dim() == 3)
+    x = time_first(input, layout.batch_first) if layout.batched else input.unsqueeze(1)
+    if isinstance(resets, Tensor) and not layout.batched:
+        resets = resets.unsqueeze(-1)
+    elif isinstance(resets, Tensor) and batch_first:
+        resets = resets.transpose(0, -1)
+    if lengths is None:
+        return x, None, resets, layout
+    if isinstance(lengths, Tensor) and not layout.batched:
+        lengths = lengths.reshape(-1)
+    return x, padded(x, lengths, batch_first), resets, layout
+
+
+def time_first(x: Tensor, batch_first: bool) -> Tensor:
+    """Swap T and B of x with batch_first: [B, T, ...] to [T, B, ...], or back."""
+    return x.transpose(0, 1) if batch_first else x
+
+
+def padded(x: Tensor, lengths: Tensor, batch_first: bool = False) -> Rows:
+    """Return how rows x [T, B, ...] of unequal `lengths` are packed.
+
+    batch_first: whether x is a transposed view of rows that lie in memory as [B, T, ...].
+    """
+    T, B = x.shape[:2]
+    check_lengths(lengths, T, B)
+    return rows.of_lengths(T, B, lengths, x.device, batch_first)
+
+
+def data_of(input: Any) -> Any:
+    """Return the tensor of a layer's input, a PackedSequence's data."""
+    return input.data if isinstance(input, PackedSequence) else input
+
+
+def with_data(input: Any, data: Tensor) -> Any:
+    """Return a layer's input with another tensor."""
+    return input._replace(data=data) if isinstance(input, PackedSequence) else data
+
+
+def batch_of(input: Tensor | PackedSequence, batch_first: bool) -> int:
+    """Return B of a layer's input."""
+    if isinstance(input, PackedSequence):
+        return rows.rows_of(input)
+    return input.shape[0 if batch_first else 1] if input.dim() == 3 else 1
+
+
+# --- one step ---
+
+
+def as_step(tensor: Tensor, batched: bool = True) -> Tensor:
+    """Return x, or a state, of one step [1, B, .], given [B, .], or [.] where it is unbatched."""
+    tensor = tensor.unsqueeze(0)
+    return tensor if batched else tensor.unsqueeze(0)
+
+
+def of_step(tensor: Tensor, batched: bool = True) -> Tensor:
+    """Undo `as_step`."""
+    tensor = tensor.squeeze(0)
+    return tensor if batched else tensor.squeeze(0)
+
+
+# --- states ---
+
+
+def zeros(spec: Spec, x: Tensor, B: int, H: int, P: int) -> State:
+    """Return (h_0, c_0) of a call without a state, [L * D, B, .] like x."""
+    lanes, C = spec.layers * spec.directions, H * spec.c_parts
+    c0 = x.new_zeros(lanes, B, C)
+    return (c0 if C == P else x.new_zeros(lanes, B, P)), c0
+
+
+def states_of(spec: Spec, hx: Any, batched: bool) -> State:
+    """Return (h_0, c_0) [L * D, B, .] from a module's `hx`; a cell without c returns h_0 twice."""
+    names = [f"{name}_0" for name in spec.states]
+    if spec.has_c:
+        if not isinstance(hx, tuple | list) or len(hx) != len(names):
+            many = "a pair" if len(names) == 2 else f"{len(names)} tensors"
+            expected = f"{many} ({', '.join(names)})"
+            raise ValueError(f"hx: got {type(hx).__name__}; expected {expected}")
+    elif not isinstance(hx, Tensor):
+        raise ValueError(f"hx: got {type(hx).__name__}; expected a tensor, h_0")
+    parts: Any = hx if spec.has_c else (hx,)
+    first = int(spec.projection)  # the first of the states of one shape: a projected h has another
+    for name, part in zip(names, parts, strict=True):
+        check_dense(name, part)
+        if not batched and part.dim() != 2:
+            raise ValueError(f"{name}: got shape {list(part.shape)}; expected [L * D, H]")
+        if len(names) > 2 and part is not parts[0] and part.shape != parts[first].shape:
+            got, expected = list(part.shape), list(parts[first].shape)
+            raise ValueError(f"{name}: got shape {got}; expected {names[first]}'s, {expected}")
+    parts = [part if batched else part.unsqueeze(1) for part in parts]
+    return parts[0], parts[-1] if len(parts) < 3 else torch.cat(parts[1:], dim=-1)
+
+
+# --- checks: each raises a ValueError that names the wrong argument ---
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Check that a tensor is dense and strided."""
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name}: got {type(tensor).__name__}; expected a tensor")
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else str(tensor.layout)
+        raise ValueError(f"{name}: got a {kind} tensor; expected a dense, strided one")
+
+
+def check_input(x: Any, ranks: tuple[int, ...], I: int, batch_first: bool) -> None:
+    """Check that a module's input is dense, of one of these ranks, and I wide."""
+    if not isinstance(x, Tensor) or x.layout is not torch.strided or x.is_nested:
+        check_dense("input", x)
+    # torch.jit.trace makes sizes tensors, and warns when they are compared.
+    if x.dim() not in ranks or not (torch.jit.is_tracing() or x.shape[-1] == I):
+        layout = "[B, T, I]" if batch_first else "[T, B, I]"
+        layouts = f"{layout} or [T, I]" if 3 in ranks else "packed [N, I]"
+        raise ValueError(f"input: got shape {list(x.shape)}; expected {layouts} with I = {I}")
+
+
+def check_lengths(lengths: Tensor, T: int, B: int) -> None:
+    """Check that lengths are [B] int64, each in 1 to T."""
+    check_kind("lengths", lengths, [B], torch.int64)
+    if torch.compiler.is_compiling() or B == 0:  # a graph does not know the values
+        return
+    low, high = (int(n) for n in lengths.aminmax())
+    if low < 1 or high > T:
+        raise ValueError(f"lengths: got {low if low < 1 else high}; expected 1 to T = {T}")
+
+
+def check_resets(resets: Tensor, x: Tensor) -> None:
+    """Check that resets are one bool for each row of x, on x's device."""
+    check_kind("resets", resets, list(x.shape[:-1]), torch.bool)
+    if resets.device != x.device:
+        raise ValueError(f"resets: got device {resets.device}; expected {x.device}, x's")
+
+
+def check_kind(name: str, tensor: Tensor, shape: list[int], dtype: torch.dtype) -> None:
+    """Check that a tensor has a shape and a dtype."""
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name}: got {type(tensor).__name__}; expected a tensor")
+    if list(tensor.shape) != shape:
+        raise ValueError(f"{name}: got shape {list(tensor.shape)}; expected {shape}")
+    if tensor.dtype != dtype:
+        raise ValueError(f"{name}: got {tensor.dtype}; expected {dtype}")
