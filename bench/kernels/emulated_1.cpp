@@ -1,6 +1,6 @@
 // What the kernels of amx_1.cpp compute, bit for bit, on any CPU, for tests.
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("Os")  // as emulated.cpp
+#pragma GCC optimize("O1")  // as emulated.cpp
 #endif
 
 #define FL_ISA emulated_1

@@ -1,6 +1,6 @@
 // AMX's products of prepared weights, on any CPU: see emulated.cpp.
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("Os")
+#pragma GCC optimize("O1")
 #endif
 
 #define FL_ISA emulated_prepared

@@ -82,16 +82,6 @@ FL_APART void finish_row(const CellStep<T>& step, long b, const Sum<T>* x, const
   }
 }
 
-// W elements from `at` on of x's part of the gates, normalized, with the bias.
-template <class T>
-FL_INLINE Vec<T> x_part_at(const Lane<T>& lane, const Sum<T>* x, const Moments<Sum<T>>& of, long at,
-                           long width) {
-  const Added<T>& added = *lane.added;
-  const Vec<T> a = normalized(x + at, of, width) * load(added.gain_ih + at, width);
-  if (!added.bias) return a;
-  return a + load(added.bias + shape_of(lane.cell).of_h * lane.hidden + at, width);
-}
-
 // Finishes rows of any other cell by the cell's `finish`, which gets normalized sums. x's part lies in
 // `made` where the cell reads it there: of the gates of x alone, and of a row that begins anew. x: W x of
 // the place's row 0.
@@ -104,13 +94,17 @@ FL_APART void finish_other_rows(CellStep<T> step, Range rows, const Sum<T>* x) {
   const CellShape shape = shape_of(lane.cell);
   const long hidden = step.hidden, gates = shape.h_gates(), of_x = shape.x_gates() * hidden;
   const S* const bias = added.bias;  // of the gates of h alone first
+  const S* const bias_x = bias ? bias + shape.of_h * hidden : nullptr;
   Moments<S> by_x[rows_abreast], by_h[rows_abreast];
   for (long b = rows.begin; b < rows.end; ++b) {
     const S* const row = x + b * of_x;
     const Moments<S> of = by_x[b - rows.begin] = moments(row, of_x);
     by_h[b - rows.begin] = moments(by_h_of(lane, step.place, b), gates * hidden);
     for (long at = step.kept(b) ? shape.sums * hidden : 0; at < of_x; at += W<T>) {
-      store(added.made + b * of_x + at, x_part_at(lane, row, of, at, of_x - at), of_x - at);
+      const long width = of_x - at;
+      Vec<T> a = normalized(row + at, of, width) * load(added.gain_ih + at, width);
+      if (bias_x) a += load(bias_x + at, width);
+      store(added.made + b * of_x + at, a, width);
     }
   }
   step.finish = cell_finish_of(lane);
@@ -120,18 +114,19 @@ FL_APART void finish_other_rows(CellStep<T> step, Range rows, const Sum<T>* x) {
   for (long unit = 0; unit < hidden; unit += W<T>) {
     const long width = min(hidden - unit, W<T>);
     Vec<T> sums[rows_abreast * most_gates];
-    for (long r = 0; r < count; ++r) {
-      const long b = rows.begin + r;
-      const S* const h = by_h_of(lane, step.place, b);
-      for (long gate = 0; gate < gates; ++gate) {
-        const long at = gate * hidden + unit;
-        Vec<T>& sum = sums[r * gates + gate];
-        sum = normalized(h + at, by_h[r], width) * load(added.gain_hh + at, width);
-        if (gate < shape.sums) {
-          sum += x_part_at(lane, x + b * of_x, by_x[r], at, width);
-        } else if (bias) {
-          sum += load(bias + (gate - shape.sums) * hidden + unit, width);
+    for (long gate = 0; gate < gates; ++gate) {
+      const long at = gate * hidden + unit, alone = gate - shape.sums;
+      const S* const other = alone < 0 ? bias_x + at : bias + alone * hidden + unit;
+      const Vec<T> add = bias ? load(other, width) : Vec<T>{};
+      const Vec<T> gain_h = load(added.gain_hh + at, width);
+      const Vec<T> gain_x = alone < 0 ? load(added.gain_ih + at, width) : Vec<T>{};
+      for (long r = 0; r < count; ++r) {
+        const S* const h = by_h_of(lane, step.place, rows.begin + r);
+        Vec<T> sum = normalized(h + at, by_h[r], width) * gain_h + add;
+        if (alone < 0) {
+          sum += normalized(x + (rows.begin + r) * of_x + at, by_x[r], width) * gain_x;
         }
+        sums[r * gates + gate] = sum;
       }
     }
     step.finish(step, unit, rows.begin, count, 1, sums);
@@ -204,20 +199,21 @@ FL_INLINE Means<Sum<T>> row_seen(const CellStepBack<T>& step, long b, const Sum<
   return {sum<S>(mean) / hidden, sum<S>(along) / hidden};
 }
 
-// From a row of dgates to the gradient by one of the two products v.
-template <class T>
-FL_INLINE void row_product(const CellStepBack<T>& step, long b, const Sum<T>* dgates,
+// From a row of dgates, load_at(block, column, width), to the gradient by one of the two products v.
+template <class T, class LoadAt>
+FL_INLINE void row_product(const CellStepBack<T>& step, long b, const LoadAt& load_at,
                            const Sum<T>* v, const Sum<T>* gain, Sum<T>* dgain,
                            const Blocks<T>& out) {
   using S = Sum<T>;
   const long all = out.groups * step.hidden;
   const Moments<S> of = moments(v, all);
   Vec<T> mean = {}, along = {};
-  for (long i = 0; i < all; i += W<T>) {
-    const long width = min(all - i, W<T>);
-    const Vec<T> d = load(dgates + i, width), hat = normalized(v + i, of, width);
-    const Vec<T> by = d * load(gain + i, width);
-    accumulate<S>(dgain + i, d * hat, width);
+  for (long block = 0; block < out.count(); ++block) {
+    const long width = out.width(block), at = out.column(block);
+    if (width <= 0) continue;
+    const Vec<T> d = load_at(block, at, width), hat = normalized(v + at, of, width);
+    const Vec<T> by = d * load(gain + at, width);
+    accumulate<S>(dgain + at, d * hat, width);
     mean += by;
     along += by * hat;
   }
@@ -225,7 +221,7 @@ FL_INLINE void row_product(const CellStepBack<T>& step, long b, const Sum<T>* dg
   for (long block = 0; block < out.count(); ++block) {
     const long width = out.width(block), at = out.column(block);
     if (width <= 0) continue;
-    const Vec<T> by = load(dgates + at, width) * load(gain + at, width);
+    const Vec<T> by = load_at(block, at, width) * load(gain + at, width);
     const Vec<T> hat = normalized(v + at, of, width);
     store_left(out.at(block, step.line + b), unnormalized<S>(by, hat, means, of.rstd), width);
   }
@@ -274,12 +270,13 @@ FL_APART void finish_row_back(const CellStepBack<T>& step, long b, const RowProd
     store_gates<4>(d, dgates + unit, hidden, width);
   }
   for (long i = 0; i < all; i += W<T>) accumulate<S>(own + i, load(dgates + i, all - i), all - i);
-  row_product(step, b, dgates, products.x, added.gain_ih, own + all, products.by_x);
-  row_product(step, b, dgates, products.h, added.gain_hh, own + 2 * all, products.by_h);
+  const auto load_at = [&](long, long at, long width) { return load(dgates + at, width); };
+  row_product(step, b, load_at, products.x, added.gain_ih, own + all, products.by_x);
+  row_product(step, b, load_at, products.h, added.gain_hh, own + 2 * all, products.by_h);
 }
 
 // Finishes rows of any other cell backwards by the cell's `finish_back`. x: W x of the place's row 0. own:
-// a worker's gradients of the bias and of the two gains, then memory for a row, and for rows in blocks.
+// a worker's gradients of the bias and of the two gains, then memory for rows of dgates in blocks.
 template <class T>
 FL_APART void finish_other_rows_back(const CellStepBack<T>& step, Range rows, const Sum<T>* x,
                                      const Blocks<T>& by_x, const Blocks<T>& by_h, Sum<T>* own) {
@@ -287,13 +284,12 @@ FL_APART void finish_other_rows_back(const CellStepBack<T>& step, Range rows, co
   const Lane<T>& lane = *step.lane;
   const Added<T>& added = *lane.added;
   const CellShape shape = shape_of(lane.cell);
-  const long hidden = step.hidden, all = shape.gradients() * hidden;
+  const long hidden = step.hidden, count = rows.end - rows.begin;
   const long of_x = shape.x_gates() * hidden, of_h = shape.h_gates() * hidden;
-  const long alone = shape.of_h * hidden, count = rows.end - rows.begin;
-  S *const by_gain_ih = own + all, *const by_gain_hh = by_gain_ih + of_x;
-  S *const dgates = by_gain_hh + of_h, *const memory = dgates + all + alone;
+  S *const by_gain_ih = own + shape.gradients() * hidden, *const by_gain_hh = by_gain_ih + of_x;
   CellStepBack<T> own_step = step;
-  own_step.dgates = {reinterpret_cast<T*>(memory), shape.gradients(), hidden, rows_abreast};
+  const Blocks<T> all = own_step.dgates = {reinterpret_cast<T*>(by_gain_hh + of_h),
+                                           shape.gradients(), hidden, rows_abreast};
   own_step.line = -rows.begin;
   const FinishBack<T> finish = cell_finish_back_of(lane);
   for (long unit = 0; unit < hidden; unit += W<T>) {
@@ -303,22 +299,25 @@ FL_APART void finish_other_rows_back(const CellStepBack<T>& step, Range rows, co
     }
     finish(own_step, unit / W<T>, rows.begin, count, 1, dh);
   }
-  const Blocks<T>& blocks = own_step.dgates;
-  S* const of_weights = dgates + alone;  // sums, then what is of x alone; or of h alone
-  S* const behind = of_weights + shape.sums * hidden;
+  for (long block = 0; block < all.count(); ++block) {
+    const long width = all.width(block);
+    Vec<T> total = {};
+    for (long r = 0; r < count; ++r) total += load(all.at(block, r));
+    if (width > 0) accumulate<S>(own + all.column(block), total, width);
+  }
+  const Blocks<T> from_x = groups_of(all, shape.of_h, shape.x_gates(), 0);
+  const Blocks<T> from_h = groups_of(all, 0, shape.h_gates(), shape.sums);  // of h alone first
   for (long r = 0; r < count; ++r) {
     const long b = rows.begin + r;
-    for (long block = 0; block < blocks.count(); ++block) {
-      const long width = blocks.width(block), at = blocks.column(block);
-      if (width <= 0) continue;
-      const Vec<T> d = load(blocks.at(block, r));
-      store(dgates + at, d, width);
-      accumulate<S>(own + at, d, width);
-    }
-    row_product(step, b, of_weights, x + b * of_x, added.gain_ih, by_gain_ih, by_x);
-    for (long i = 0; i < alone; i += W<T>) store(behind + i, load(dgates + i, alone - i), alone - i);
+    const auto of_x_at = [&](long block, long, long width) {
+      return load(from_x.at(block, r), width);
+    };
+    const auto of_h_at = [&](long block, long, long width) {
+      return load(from_h.at(block, r), width);
+    };
     const S* const h = by_h_of(lane, step.place, b);
-    row_product(step, b, of_weights, h, added.gain_hh, by_gain_hh, by_h);
+    row_product(step, b, of_x_at, x + b * of_x, added.gain_ih, by_gain_ih, by_x);
+    row_product(step, b, of_h_at, h, added.gain_hh, by_gain_hh, by_h);
   }
 }
 

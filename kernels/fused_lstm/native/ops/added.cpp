@@ -39,16 +39,23 @@ StepMask<T> zoneout(const Call& call, long lane, double rate, unsigned long long
   return mask;
 }
 
-// Elements of Added::own: gradients of the bias and of the gains, and memory, which an LSTM has for a
-// row's gates and twice for c, another cell for a row's gates, those of h alone twice, and for the gates
-// of rows_abreast rows in blocks.
+// Returns the memory of workers that normalize, [lanes, workers, own_size]. Backwards it begins with the
+// gradients of the bias and of the gains, 0 at first. Then an LSTM has a row's gates, and c and more,
+// another cell the gates of rows_abreast rows in blocks.
 template <class T>
-long norm_memory(const Kernels<T>& kernels, const Sizes& s) {
+Tensor norm_memory(const Kernels<T>& kernels, const Sizes& s, bool backward, Dtype sums) {
   const CellShape shape = shape_of(s.cell);
-  const long all = (shape.gradients() + shape.products()) * s.hidden;
-  if (s.cell == CellKind::lstm) return all + 8 * s.hidden;
-  return all + (shape.gradients() + shape.of_h) * s.hidden +
-         kernels.blocks_size(shape.gradients(), s.hidden, rows_abreast);
+  const bool lstm = s.cell == CellKind::lstm;
+  const long H = s.hidden, lanes = s.layers * s.directions;
+  if (!backward) return fresh(Dimensions({lanes, team_size(), lstm ? 2 * H : 0}), sums);
+  const long gradients = (shape.gradients() + shape.products() + 2 * lstm) * H;
+  const long rows = lstm ? 6 * H : kernels.blocks_size(shape.gradients(), H, rows_abreast);
+  const Tensor own = fresh(Dimensions({lanes, team_size(), gradients + rows}), sums);
+  Sum<T>* const memory = data_of<Sum<T>>(own);
+  for (long i = 0; i < lanes * team_size(); ++i) {
+    std::fill_n(memory + i * (gradients + rows), gradients, Sum<T>(0));
+  }
+  return own;
 }
 
 }  // namespace
@@ -84,7 +91,7 @@ AddedLanes<T>::AddedLanes(const Kernels<T>& kernels, const Call& call, bool back
   hidden_ = H;
   vectors_ = static_cast<long>(call.vectors.size()) / lanes;
   if (cell.norm) {
-    own_ = zeros({lanes, team_size(), norm_memory(kernels, s)}, sums);
+    own_ = norm_memory(kernels, s, backward, sums);
     zeros_ = zeros({B, shape_of(s.cell).h_gates() * H}, sums);
     if (!backward && s.cell != CellKind::lstm) {
       made_ = fresh(Buffer{lanes, B, shape_of(s.cell).x_gates() * H, true}, dtype);
