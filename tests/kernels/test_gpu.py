@@ -262,7 +262,7 @@ def test_resets_are_the_references(fuse):
     with tf32(False), torch.no_grad():
         found = ours(x, state, resets=resets)
         weights = list(ours.parameters())
-        expected = reference.lstm(x, *state, weights, not_reset=~resets[None])
+        expected = reference.lstm(x, *state, weights, keep=~resets[None])
     for name, a, b in zip(("y", "h_n", "c_n"), (found[0], *found[1]), expected, strict=True):
         torch.testing.assert_close(a, b, **near(GPU), msg=name)
 
