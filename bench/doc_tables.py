@@ -364,18 +364,22 @@ def kinds(drawn: Sequence[Point]) -> list[list[Point]]:
 
 
 # How often, and by how much, we are ahead of the best of the others, or behind it.
-GRID = Listing(
-    lambda: kinds(points(results("grid"))),
-    {
-        "": lambda calls: f"{calls[0].cell.upper()}, {calls[0].dtype}",
-        "calls": lambda calls: str(len(calls)),
-        "prepared: at least as fast, median, worst": lambda calls: spread(
-            [p.prepared for p in calls]),
-        "not prepared": lambda calls: spread([p.plain for p in calls]),
-        "prepared / torch, worst": lambda calls: digits(min(p.beside_torch for p in calls)),
-    },
-    "grid",
-)  # fmt: skip
+DRAWN = {
+    "": lambda calls: f"{calls[0].cell.upper()}, {calls[0].dtype}",
+    "calls": lambda calls: str(len(calls)),
+    "prepared: at least as fast, median, worst": lambda calls: spread(
+        [p.prepared for p in calls]),
+    "not prepared": lambda calls: spread([p.plain for p in calls]),
+    "prepared / torch, worst": lambda calls: digits(min(p.beside_torch for p in calls)),
+}  # fmt: skip
+
+
+def drawn(file: str) -> Listing:
+    """Return the table of a file's calls drawn at random."""
+    return Listing(lambda: kinds(points(results(file))), DRAWN, file)
+
+
+GRID = drawn("grid")
 
 
 # --- README's races, one machine's: faster.jsonl has `native` with memory kept, and `lanes` ---
@@ -651,6 +655,14 @@ TABLES: dict[str, Callable[[], str]] = gpu.TABLES | {
         ],
         {"dtype": "float32"},
     ),
+    "native_training_intel": Table(
+        "steps-intel", [By("training step, words/s", "case"), By("dtype", "dtype")],
+        [
+            column("nn.LSTM", "words/s", STOCK),
+            column("native", "words/s", OURS),
+            column("/ nn.LSTM (95%)", "times (95%)", STOCK, OURS),
+        ],
+    ),
     "native_bfloat16": of_dtypes("native", BASE, "inference", "step"),
     "native_autocast": of_dtypes("steps", STOCK, "train"),
     "native_avx2": Table(
@@ -738,6 +750,7 @@ TABLES: dict[str, Callable[[], str]] = gpu.TABLES | {
         [column(says, "p50 / p99 / worst", label) for label, says in STREAMS.items()],
     ),
     "grid": GRID,
+    "grid_intel": drawn("grid-intel"),
     "adopted": Table(
         "adopted", [By("ms: theirs → ours", "case")],
         [column(f"{says}, {words}", "ms → ms", "theirs", "ours", mode=mode, threads=n)
