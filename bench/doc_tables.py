@@ -470,7 +470,7 @@ def all_to_last(layer: str) -> Callable[[dict], str]:
     return lambda row: " -> ".join(map(digits, row[layer])) if layer in row else "-"
 
 
-# The same on an Intel Xeon before operators flushed, and with flags set by hand.
+# Times on an Intel Xeon before operators flushed, and with flags set by hand.
 LAST_INTEL = Listing(
     lambda: [
         row | {"call": f"{row['call']}{', flushed' * (part == 'flushed')}"}

@@ -39,7 +39,7 @@ SENTENCES = (
 
 @dataclass(frozen=True)
 class Problem:
-    """The same for all contenders: `reference` is the nn.LSTM whose answer is the right one."""
+    """A problem, the same for all contenders. `reference` is the nn.LSTM whose answer is right."""
 
     case: Case
     reference: nn.LSTM | nn.GRU

@@ -70,7 +70,7 @@ def both(field: str) -> Callable[[Any], str]:
     return lambda head: " / ".join(f"{value:,}" for value in head[1][field])
 
 
-# What a head of an sLSTM compiles to.
+# The compiled kernels of a head of an sLSTM.
 COMPILED_HEADS = Listing(
     lambda: pd.DataFrame(tool("compiled-heads.json")).groupby(["arch", "dtype", "K"], sort=False),
     {

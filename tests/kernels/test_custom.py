@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -205,30 +206,36 @@ def test_norms_and_heads(name, engine, option):
     assert_same(ours, results(lambda: loop(module, x, **more), inputs))
 
 
-@pytest.mark.parametrize("engine", ENGINES[1:] + ["triton"])
-@pytest.mark.parametrize("name", zoo.ALL)
-def test_everything_of_a_layer(name, engine):
-    """Two layers and directions, dropout, lengths, resets, zoneout: beside engine `loop`."""
-    torch.manual_seed(0)
-    cell = zoo.ALL[name]
-    options = {"bidirectional": True, "dropout": 0.25, "dtype": torch.float64}
-    if "zoneout" in CELLS[cell.name].options:
+def assert_the_loops(
+    cell: fused_lstm.Cell, engine: str, H: int, lengths: Tensor, **options: Any
+) -> None:
+    """Compare two layers and directions, dropout, lengths, resets, zoneout with engine `loop`."""
+    B, kind = len(lengths), CELLS[cell.name]
+    options |= {"bidirectional": True, "dropout": 0.25, "dtype": torch.float64}
+    if "zoneout" in kind.options and "num_heads" not in options:
         options |= {"zoneout": (0.2, 0.3), "recurrent_dropout": 0.1}
-    layers, more = (1, inputs_of(cell, 7, 5, 37)) if cell.inputs else (2, {})
+    layers, more = (1, inputs_of(cell, 7, B, H)) if cell.inputs else (2, {})
     ours, plain = (
-        fused_lstm.Recurrent(cell, 6, 37, layers, engine=e, **options) for e in (engine, "loop")
+        fused_lstm.Recurrent(cell, 6, H, layers, engine=e, **options) for e in (engine, "loop")
     )
     plain.load_state_dict(ours.state_dict())
-    x = torch.randn(7, 5, 6, dtype=torch.float64, requires_grad=True)
-    rows = {"lengths": torch.tensor([7, 2, 5, 7, 1])} | more
+    x = torch.randn(7, B, 6, dtype=torch.float64, requires_grad=True)
+    rows = {"lengths": lengths} | more
     if not any(cell.initial_states.values()):
-        rows["resets"] = torch.rand(7, 5) < 0.2
+        rows["resets"] = torch.rand(7, B) < 0.2
     found = []
     for module in (ours, plain):
         torch.manual_seed(3)
         inputs = [x, *module.parameters(), *more.values()]
         found.append(results(lambda m=module: m(x, **rows), inputs))
     assert_same(*found)
+
+
+@pytest.mark.parametrize("engine", ENGINES[1:] + ["triton"])
+@pytest.mark.parametrize("name", zoo.ALL)
+def test_everything_of_a_layer(name, engine):
+    torch.manual_seed(0)
+    assert_the_loops(zoo.ALL[name], engine, 37, torch.tensor([7, 2, 5, 7, 1]))
 
 
 WITH = (
@@ -243,31 +250,15 @@ WITH = (
 @pytest.mark.parametrize("option", WITH, ids=lambda option: " ".join(option))
 @pytest.mark.parametrize("name", zoo.ALL)
 def test_everything_with_an_option(name, option):
-    """The same on native where products are normalized, h is projected, or there are heads."""
+    """Everything on native where products are normalized, h is projected, or there are heads."""
     torch.manual_seed(1)  # with 0 a weight's gradient of cell `functions` is ill-conditioned
     cell = zoo.ALL[name]
     kind = CELLS[cell.name]
     has = {*kind.options} | ({"proj_size"} if kind.projects else set())
     if not {*option} <= has:
         pytest.skip(f"{cell.__name__} has not all of {', '.join(option)}")
-    options = {"bidirectional": True, "dropout": 0.25, "dtype": torch.float64} | option
-    if "zoneout" in kind.options and "num_heads" not in option:
-        options |= {"zoneout": (0.2, 0.3), "recurrent_dropout": 0.1}
-    layers, more = (1, inputs_of(cell, 7, 17, 36)) if cell.inputs else (2, {})
-    ours, plain = (
-        fused_lstm.Recurrent(cell, 6, 36, layers, engine=e, **options) for e in ("native", "loop")
-    )
-    plain.load_state_dict(ours.state_dict())
-    x = torch.randn(7, 17, 6, dtype=torch.float64, requires_grad=True)
-    rows = {"lengths": torch.randint(1, 8, (17,)).scatter(0, torch.tensor([0]), 7)} | more
-    if not any(cell.initial_states.values()):
-        rows["resets"] = torch.rand(7, 17) < 0.2
-    found = []
-    for module in (ours, plain):
-        torch.manual_seed(3)
-        inputs = [x, *module.parameters(), *more.values()]
-        found.append(results(lambda m=module: m(x, **rows), inputs))
-    assert_same(*found)
+    lengths = torch.randint(1, 8, (17,)).scatter(0, torch.tensor([0]), 7)
+    assert_the_loops(cell, "native", 36, lengths, **option)
 
 
 @needs_native

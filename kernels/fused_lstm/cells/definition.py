@@ -70,8 +70,7 @@ class Cell:
         self.__doc__, self.__name__ = function.__doc__, function.__name__
         self.__module__, self.__qualname__ = function.__module__, function.__qualname__
         self._programs: dict[bool, Program] = {}  # by whether states are kept in part
-        # Instruction set or "triton", zoneout, projected.
-        self._ready: set[tuple[str, bool, bool]] = set()
+        self._ready: set[tuple[str, str]] = set()  # instruction set or "triton", a variant
         self.name = function.__name__
 
     def __call__(self, *gates: Any, **states_and_weights: Tensor) -> Any:
@@ -285,8 +284,8 @@ class Cell:
         Raises:
             compile.CannotCompile: there is no compiler, or nowhere to put what it makes.
         """
-        isa = torch.ops.fused_lstm_native.isa()
-        if (isa, zoneout, projected) in self._ready:
+        isa, name = torch.ops.fused_lstm_native.isa(), self._variant(zoneout, projected)
+        if (isa, name) in self._ready:
             return
         p = self.program(zoneout)
         if projected:
@@ -296,14 +295,13 @@ class Cell:
             len(p.gates.summed), len(p.gates.of_h), len(p.gates.of_x), p.columns,
             max(len(p.states), 1), len(p.weights), int(projected),
         ]  # fmt: skip
-        name = self._variant(zoneout, projected)
         ops.SAVED["native", name] = p.columns
         torch.ops.fused_lstm_native.add_cell(name, shape, functions)
-        self._ready.add((isa, zoneout, projected))
+        self._ready.add((isa, name))
 
     def on_triton(self, zoneout: bool = False) -> None:
         """Write the cell's Triton functions, where they are not yet."""
-        if ("triton", zoneout, False) in self._ready:
+        if ("triton", self._variant(zoneout)) in self._ready:
             return
         from ..triton import launch
 
@@ -313,7 +311,7 @@ class Cell:
             ops.SAVED["triton", self._variant(dropped)] = made.columns
             columns = max(made.columns, made.saved + 1)
             ops.SAVED["triton", self._variant(dropped, projected=True)] = columns
-        self._ready.add(("triton", zoneout, False))
+        self._ready.add(("triton", self._variant(zoneout)))
 
 
 def _by_name(
