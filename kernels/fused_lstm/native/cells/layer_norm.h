@@ -94,7 +94,7 @@ FL_APART void finish_other_rows(CellStep<T> step, Range rows, const Sum<T>* x) {
   const CellShape shape = shape_of(lane.cell);
   const long hidden = step.hidden, gates = shape.h_gates(), of_x = shape.x_gates() * hidden;
   const S* const bias = added.bias;  // of the gates of h alone first
-  const S* const bias_x = bias ? bias + shape.of_h * hidden : nullptr;
+  const S* const bias_x = bias ? bias + shape.of_h * hidden : nullptr;  // of the others
   Moments<S> by_x[rows_abreast], by_h[rows_abreast];
   for (long b = rows.begin; b < rows.end; ++b) {
     const S* const row = x + b * of_x;
@@ -115,17 +115,16 @@ FL_APART void finish_other_rows(CellStep<T> step, Range rows, const Sum<T>* x) {
     const long width = min(hidden - unit, W<T>);
     Vec<T> sums[rows_abreast * most_gates];
     for (long gate = 0; gate < gates; ++gate) {
-      const long at = gate * hidden + unit, alone = gate - shape.sums;
-      const S* const other = alone < 0 ? bias_x + at : bias + alone * hidden + unit;
-      const Vec<T> add = bias ? load(other, width) : Vec<T>{};
+      const long at = gate * hidden + unit;
+      const bool alone = gate >= shape.sums;  // of h
+      Vec<T> add = {};
+      if (bias) add = load(alone ? bias + at - shape.sums * hidden : bias_x + at, width);
       const Vec<T> gain_h = load(added.gain_hh + at, width);
-      const Vec<T> gain_x = alone < 0 ? load(added.gain_ih + at, width) : Vec<T>{};
+      const Vec<T> gain_x = alone ? Vec<T>{} : load(added.gain_ih + at, width);
       for (long r = 0; r < count; ++r) {
         const S* const h = by_h_of(lane, step.place, rows.begin + r);
         Vec<T> sum = normalized(h + at, by_h[r], width) * gain_h + add;
-        if (alone < 0) {
-          sum += normalized(x + (rows.begin + r) * of_x + at, by_x[r], width) * gain_x;
-        }
+        if (!alone) sum += normalized(x + (rows.begin + r) * of_x + at, by_x[r], width) * gain_x;
         sums[r * gates + gate] = sum;
       }
     }

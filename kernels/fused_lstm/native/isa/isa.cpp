@@ -215,7 +215,7 @@ const CustomCell& custom_cell(CellKind kind) {
   return custom_cells[static_cast<long>(kind) - static_cast<long>(CellKind::custom)];
 }
 
-std::optional<CellKind> custom_kind(const std::string& name) {
+std::optional<CellKind> custom_kind(std::string_view name) {
   const Isa& isa = current_isa();
   bool known = false;
   for (long i = custom_count.load() - 1; i >= 0; --i) {

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "isa/kernels.h"
@@ -57,7 +58,7 @@ void add_cell(const std::string& name, const std::vector<int64_t>& shape,
               const std::vector<int64_t>& functions);
 
 // Returns the cell that was added by a name, or none.
-std::optional<CellKind> custom_kind(const std::string& name);
+std::optional<CellKind> custom_kind(std::string_view name);
 
 std::string isa_name();                     // in use
 void use_isa(const std::string& name);      // "" is the best; a test's way to the others

@@ -240,10 +240,14 @@ Tensor unwanted(Dtype dtype) {
 
 NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, bool drawn) {
   CellOptions options{};
-  constexpr std::string_view norm = "layer_norm,";
-  options.norm = cell.compare(0, norm.size(), norm) == 0;
-  if (const std::optional<CellKind> custom =
-          custom_kind(options.norm ? cell.substr(norm.size()) : cell)) {
+  std::string_view rest = cell;
+  const auto takes = [&](std::string_view name) {  // a name of the list, which a comma ends
+    const bool has = rest.starts_with(name) && (rest.size() == name.size() || rest[name.size()] == ',');
+    if (has) rest.remove_prefix(std::min(name.size() + 1, rest.size()));
+    return has;
+  };
+  options.norm = takes("layer_norm");
+  if (const std::optional<CellKind> custom = custom_kind(rest)) {
     options.peephole = shape_of(*custom).weights > 0;
     if (rates.size() == 4) {
       options.zoneout_h = rates[0];
@@ -254,13 +258,6 @@ NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, boo
                  options.recurrent > 0;
     return {*custom, options};
   }
-  std::string_view rest = cell;
-  const auto takes = [&](std::string_view name) {
-    const bool has = rest.substr(0, name.size()) == name;
-    if (has) rest.remove_prefix(std::min(name.size() + 1, rest.size()));
-    return has;
-  };
-  options.norm = takes("layer_norm");
   options.peephole = takes("peephole");
   CellKind kind = CellKind::lstm;
   if (takes("coupled")) kind = CellKind::coupled;

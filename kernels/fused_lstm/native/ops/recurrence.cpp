@@ -61,7 +61,8 @@ CellKind kind_of(const std::string& cell) {
   return CellKind::slstm_exponential;
 }
 
-// [batch, S*N*K], each of S states with its heads side by side, to [N, batch, S*K]; or back.
+// Rearranges [batch, S*N*K], each of S states with its heads side by side, to [N, batch, S*K]; or, of the
+// rows of the call, back.
 template <class T>
 void by_heads(const Heads& heads, long batch, long states, const T* rows, T* by_head) {
   for (long b = 0; b < batch; ++b) {
@@ -75,11 +76,11 @@ void by_heads(const Heads& heads, long batch, long states, const T* rows, T* by_
 }
 
 template <class T>
-void by_rows(const Heads& heads, long batch, long states, const T* by_head, T* rows) {
-  for (long b = 0; b < batch; ++b) {
+void by_rows(const Heads& heads, long states, const T* by_head, T* rows) {
+  for (long b = 0; b < heads.batch; ++b) {
     for (long s = 0; s < states; ++s) {
       for (long n = 0; n < heads.count; ++n) {
-        std::copy_n(by_head + ((n * batch + b) * states + s) * heads.units, heads.units,
+        std::copy_n(by_head + ((n * heads.batch + b) * states + s) * heads.units, heads.units,
                     rows + ((b * states + s) * heads.count + n) * heads.units);
       }
     }
@@ -364,7 +365,7 @@ Results forward(const Kernels<T>& kernels, const Heads& heads, const Tensor& x_p
       }
     }
   }
-  if (has_c) by_rows(heads, heads.batch, shape.states, data_of<S>(last), data_of<S>(out.c_n));
+  if (has_c) by_rows(heads, shape.states, data_of<S>(last), data_of<S>(out.c_n));
   clear_rest(heads, y, H);
   return out;
 }
@@ -423,8 +424,8 @@ Gradients backward(const Kernels<T>& kernels, const Heads& heads, const Tensor& 
   clear_rest(heads, data_of<T>(out.dx), shape.x_gates() * H);
   out.dh0 = fresh(Dimensions({heads.batch, H}), sums);
   out.dc0 = fresh(Dimensions({heads.batch, shape.states * H}), sums);
-  by_rows(heads, heads.batch, 1, data_of<S>(dh0), data_of<S>(out.dh0));
-  by_rows(heads, heads.batch, shape.states, data_of<S>(dc), data_of<S>(out.dc0));
+  by_rows(heads, 1, data_of<S>(dh0), data_of<S>(out.dh0));
+  by_rows(heads, shape.states, data_of<S>(dc), data_of<S>(out.dc0));
   out.db_m = fresh(Dimensions({has_bias ? shape.of_h * H : 0}), dtype);
   for (long n = 0; has_bias && n < heads.count; ++n) {  // the rows of h alone are the last
     for (long m = 0; m < shape.of_h; ++m) {

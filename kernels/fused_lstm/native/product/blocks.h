@@ -28,7 +28,7 @@ FL_INLINE T* panel_of(const Worker& worker, T* panels) {
   return panels + worker.id * panel_size<T>;
 }
 
-// The same memory if no panel is packed: sums of as many rows of a panel's width.
+// A worker's panel as memory for sums, if none is packed: as many rows of a panel's width.
 template <class T>
 FL_INLINE Sum<T>* sums_of(T* panel) {
   return reinterpret_cast<Sum<T>*>(panel);
