@@ -6,6 +6,7 @@ namespace fused_lstm {
 namespace {
 
 constexpr long chunk_bytes = 16 << 20;  // of input product at once, where nothing is saved
+constexpr long given_bytes = 128 << 10;  // of x's part of the gates, brought in at once by a head
 
 // Whether layers rather than a step's units are divided among the workers. A worker then reads all
 // weights of a layer at each step, not its part of them, and they must stay in its L2 cache, of 1 MiB
@@ -16,22 +17,22 @@ bool as_wavefront(const Sizes& s, const Machine& m) {
   const long most = s.batch < 4 ? 128 << 10 : 384 << 10;  // bytes
   const CellShape cell = shape_of(s.cell);
   const long weights = cell.x_gates() * s.hidden * (std::max(s.inputs, s.hidden) + s.hidden) * m.bytes;
-  const bool possible = cell.in_tiles() && s.even && !s.norm && !s.projected && s.directions == 1 &&
-                        s.layers % m.threads == 0;
+  const bool possible = cell.in_tiles() && s.even && !s.norm && !s.projected && !s.given &&
+                        s.directions == 1 && s.layers % m.threads == 0;
   return possible && m.threads > 1 && weights <= most;
 }
 
 // Whether a step of a short call is too small to wake a team for: on two cores of a Zen 5 a team
 // takes 5 percent longer at half of this, 10 percent less at twice.
 bool is_small(const Sizes& s) {
-  return s.batch * shape_of(s.cell).x_gates() * s.hidden * (s.inputs + s.hidden) < 1 << 16;
+  const long columns = s.heads * shape_of(s.cell).x_gates() * s.hidden;
+  return s.batch * columns * (s.inputs + s.hidden) < 1 << 16;
 }
 
 // Estimates one worker's time for a short call: to read weights at each step, 14 bytes per ns (an
 // Emerald Rapids reads 14 to 22), or where rows are many to multiply, at 40 multiply-adds.
 long nanoseconds_of(const Sizes& s) {
-  const long lanes = s.layers * s.directions;
-  const long weights = shape_of(s.cell).x_gates() * s.hidden * (s.inputs + s.outputs) * lanes;
+  const long weights = shape_of(s.cell).x_gates() * s.hidden * (s.inputs + s.outputs) * s.lanes();
   return std::max(s.steps * weights * s.weight_bytes / 14, s.rows * weights / 40);
 }
 
@@ -49,16 +50,32 @@ long most_workers(const Plan& plan, const Sizes& s, const Shapes& shapes) {
   return std::max(tiles, 1L) * std::max(s.inputs / std::max(s.hidden, 1L), 1L);
 }
 
+// Divides heads, which do not wait for each other: each on one worker; or where there are fewer heads than
+// workers each on half of the team, or all in turn on all of it.
+void divide_heads(Plan& plan, const Sizes& s, const Machine& m) {
+  const long work = s.rows * s.heads * shape_of(s.cell).x_gates() * s.hidden * s.hidden;
+  plan.team = work < 1 << 16 ? 1 : m.threads;
+  if (s.heads >= plan.team) {
+    plan.abreast = plan.team;
+    return;
+  }
+  plan.abreast = s.heads > 1 && plan.team % 2 == 0 ? 2 : 1;
+  const auto divided = [](long size, long by) { return (size + by - 1) / by; };
+  const long tiles =
+      divided(s.hidden, m.shapes.lanes) * divided(s.batch, m.shapes.gates.rows);
+  plan.team = std::min(plan.team, plan.abreast * std::max(tiles, 1L));
+}
+
 void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
-  const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
+  const long lanes = s.lanes(), width = s.width();
   const CellShape cell = shape_of(s.cell);
   const long gates = cell.x_gates() * s.hidden;
   const long step_bytes = std::max(s.batch * gates * m.sum_bytes, 1L);
-  const long fit = std::clamp(chunk_bytes / step_bytes, 1L, s.steps);
+  const long fit = std::clamp((s.given ? given_bytes : chunk_bytes) / step_bytes, 1L, s.steps);
   const long columns = std::max(cell.saved, 1L);  // of what is kept of a step; of an RNN it is y
-  const bool in_place = save && m.bytes == m.sum_bytes && columns >= cell.x_gates();
   const bool kept = save && s.norm;  // the input's part itself, behind c
-  const bool whole = in_place || (plan.is_short && !s.prepared) || kept;
+  plan.in_place = save && !s.norm && m.bytes == m.sum_bytes && columns >= cell.x_gates();
+  const bool whole = (plan.in_place && !s.given) || (plan.is_short && !s.prepared) || kept;
   plan.chunk = whole ? s.steps : plan.wavefront ? 1 : fit;
   // If nothing is kept, a layer of one lane writes its output over its input, which it has used,
   // unless its steps make their products (few_inputs), and layers of two lanes take turns with two
@@ -70,18 +87,19 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
     plan.c = {s.planes() * lanes, s.rows, cell.states * s.hidden, true};
     plan.gates = {cell.saved ? lanes : 0, s.rows, cell.saved * s.hidden};
   } else if (has_c(s.cell) && !plan.is_short) {  // which leaves it in c_n
-    plan.c = {plan.wavefront ? s.layers : s.directions, s.batch, cell.states * s.hidden, true};
+    plan.c = {plan.wavefront ? s.layers : s.abreast(), s.batch, cell.states * s.hidden, true};
   }
   if (s.norm && !save) plan.by_h = {plan.abreast, s.batch, cell.h_gates() * s.hidden, true};
-  if (!in_place && !kept && (!plan.wavefront || cell.apart())) {  // whose n is apart
+  if (!plan.in_place && !kept && (!plan.wavefront || cell.apart())) {  // whose n is apart
     const long rows = std::min(plan.chunk * s.batch, s.rows);
-    plan.input_part = {plan.wavefront ? s.layers : plan.abreast, rows, gates, true};
+    const bool each = plan.is_short && s.given;  // whose phases are those of all heads
+    plan.input_part = {plan.wavefront ? s.layers : each ? s.heads : plan.abreast, rows, gates, true};
   }
   if (!cell.in_tiles()) plan.product = {plan.abreast, s.batch, cell.h_gates() * s.hidden, true};
   if (s.projected) plan.unprojected = {plan.abreast, s.batch, s.hidden};
   if (plan.is_short) return;
-  const long at_once = plan.wavefront ? 0 : std::min(plan.chunk * s.batch, s.rows);
-  const long workers = plan.wavefront ? 1 : plan.team;  // all, where an odd number came
+  const long at_once = plan.wavefront || s.given ? 0 : std::min(plan.chunk * s.batch, s.rows);
+  const long workers = plan.wavefront || plan.abreast == plan.team ? 1 : plan.team;  // of a lane
   const long ready = std::max(m.ready_size(at_once, s.input().depth),
                               m.ready_size(workers * s.batch, s.outputs));
   if (ready > 0) plan.ready = {plan.wavefront ? s.layers : plan.abreast, 1, ready};
@@ -89,7 +107,8 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
 
 void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
   const CellShape cell = shape_of(s.cell);
-  const long width = s.directions * s.outputs, at_once = plan.wavefront ? s.layers : s.directions;
+  // Lanes of a layer keep what their weights' gradients are made of, but each head makes its own.
+  const long at_once = plan.wavefront ? s.layers : s.given ? plan.abreast : s.directions;
   const long dgates = m.blocks_size(cell.gradients(), s.hidden, s.rows);
   plan.dgates = {s.norm ? 2 * at_once : at_once, 1, dgates};
   if (s.projected) plan.dh = {s.directions, 1, m.blocks_size(1, s.outputs, s.rows)};
@@ -105,7 +124,7 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
     plan.sampled = {m.threads, 1, std::max(size, m.blocks_size(1, s.outputs, rows))};
   }
   // If layers take turns, a layer writes its dx over its dy, which it has used.
-  if (s.layers > 1) plan.between = {plan.wavefront ? s.layers - 1 : 1, s.rows, width, true};
+  if (s.layers > 1) plan.between = {plan.wavefront ? s.layers - 1 : 1, s.rows, s.width(), true};
 }
 
 }  // namespace
@@ -137,11 +156,12 @@ Plan plan_of(const Sizes& s, const Machine& machine, Pass pass, bool together) {
   plan.abreast = together && s.directions == 2 && m.threads % 2 == 0 ? 2 : 1;
   if (!plan.wavefront) m.threads = std::min(m.threads, most_workers(plan, s, m.shapes));
   plan.team = m.threads;
+  if (s.given) divide_heads(plan, s, machine);
   plan.chunk = s.steps;
   if (pass == Pass::backward) plan_backward(plan, s, m);
   if (pass != Pass::backward) plan_forward(plan, s, m, pass == Pass::forward);
-  const long above = s.dropout ? s.layers - 1 : 0, width = s.directions * s.outputs;
-  plan.dropped = {plan.wavefront ? above : std::min(above, 1L), s.rows, width};
+  const long above = s.dropout ? s.layers - 1 : 0;
+  plan.dropped = {plan.wavefront ? above : std::min(above, 1L), s.rows, s.width()};
   if (plan.is_short) return plan;
   if (plan.wavefront) {
     plan.packed = {s.layers, 1, m.wavefront_size(s.input())};
@@ -149,7 +169,7 @@ Plan plan_of(const Sizes& s, const Machine& machine, Pass pass, bool together) {
     plan.recurrent = {plan.abreast, 1, m.recurrent_size(s.recurrent(), s.projected)};
   }
   const bool unused = plan.wavefront && pass != Pass::backward;
-  plan.panels = {unused ? 0 : m.threads, 1, m.shapes.panel_size};
+  plan.panels = {unused ? 0 : plan.team, 1, m.shapes.panel_size};
   return plan;
 }
 

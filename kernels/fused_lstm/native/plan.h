@@ -12,6 +12,8 @@ struct Sizes {
   long steps, batch, rows;   // T, B and N: rows of all steps
   long inputs, hidden, outputs;  // I, H and P: H or, where h is projected, less
   long layers, directions;
+  long heads = 1;            // of a call whose x's part of the gates is given; H and P are a head's
+  bool given;                // x is that part, of one layer in one direction
   CellKind cell;
   bool projected, even;      // even: every row is alive at every step, and none is kept back
   bool dropout;              // between layers
@@ -21,9 +23,14 @@ struct Sizes {
   long weight_bytes;         // of an element of the weights, as a short call reads them
   long samples;              // that the weights' gradients are of, or 0: of all rows together
 
+  long abreast() const { return directions * heads; }  // lanes of a layer
+  long lanes() const { return layers * abreast(); }
+  long width() const { return abreast() * outputs; }  // columns of y
+  long given_columns() const { return heads * shape_of(cell).x_gates() * hidden; }
+
   WeightShape recurrent() const { return {shape_of(cell).h_gates(), hidden, outputs}; }
   WeightShape input() const {  // of the layer that has the widest
-    const long widest = layers > 1 ? std::max(inputs, directions * outputs) : inputs;
+    const long widest = layers > 1 ? std::max(inputs, width()) : inputs;
     return {shape_of(cell).x_gates(), hidden, widest};
   }
   // Matrices of c's size that a lane keeps: c and, where it normalizes, W x and R h. None of an RNN.
@@ -71,9 +78,10 @@ struct Plan {
   bool alone;      // where is_short: on one worker
   long nanoseconds;  // where is_short: about what it takes one worker
   bool wavefront;  // each layer on a worker of its own, a step behind the layer below; or in turns
-  long abreast;    // lanes of a layer that run at once, each on its part of the team
+  long abreast;    // lanes of a layer that run at once, each on one worker or half of the team
   long team;       // workers
   long chunk;      // steps whose input product is made at once
+  bool in_place;   // x's part of the gates lies in what is saved
   // Forwards, saved or scratch: outputs below the last layer, cell states, gates activated, and of
   // `chunk` steps the gates' part that is the input's, or none, where `gates` has it first.
   // by_h: h w_hh' of a step, where it is normalized; what is saved of it lies behind c.

@@ -1,5 +1,5 @@
-// The forward pass of a lane, or of a head, whose cell's gates do not all lie in a tile: more than
-// four, gates of x or of h alone, more than one pair. R h is brought to memory, all gates' rows as one
+// The forward pass of a lane whose cell's gates do not all lie in a tile: more than four, gates of x
+// or of h alone, more than one pair. R h is brought to memory, all gates' rows as one
 // matrix, and the cell reads it there, after one more meeting of the workers. If no gate has a part by
 // h, there is no product, and no meeting within a chunk: a worker keeps its rows and units.
 #pragma once
@@ -102,11 +102,15 @@ void sweep_any(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scra
   for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
     const long end = min(begin + lane.chunk, lane.steps);
     const Range rows = rows_of(lane, begin, end);
-    input_product<1>(worker, lane, input, rows, lane.input_part, panel_of(worker, scratch.panels));
+    Sum<T>* const gates = input_of(lane, rows);
+    if (lane.given.data) {
+      bring_input(worker, lane, rows, gates);
+    } else {
+      input_product<1>(worker, lane, input, rows, gates, panel_of(worker, scratch.panels));
+    }
     worker.sync();
     for (long place = begin; place < end; ++place) {
-      const long row = row_of(lane, place) - rows.begin;
-      const Sum<T>* const x = lane.input_part + row * lane.input_stride;
+      const Sum<T>* const x = gates + (row_of(lane, place) - rows.begin) * lane.input_stride;
       if (has_product) {
         recurrent_product(worker, lane, recurrent, place, scratch.recurrent);
         worker.sync();

@@ -320,10 +320,24 @@ void weight_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradi
       });
 }
 
+// The gradients by x's part of the gates, from blocks to where they go: a worker's rows.
+template <class T>
+void leave_input(const Worker& worker, const Blocks<T>& dgates, const HeadColumns<T>& out) {
+  const Range mine = part(dgates.rows, worker.id, worker.count);
+  for (long row = mine.begin; row < mine.end; ++row) {
+    for (long block = 0; block < dgates.count(); ++block) {
+      const long column = dgates.column(block), gate = column / dgates.units;
+      T* const to = out.data + row * out.stride + gate * out.gate + column % dgates.units;
+      store(to, load(dgates.at(block, row)), dgates.width(block));
+    }
+  }
+}
+
 template <class T>
 void gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                T* panels) {
   T* const panel = panel_of(worker, panels);
+  if (gradient.by_given.data) leave_input(worker, by_input_of(lane, gradient), gradient.by_given);
   if (gradient.dx) {
     product(worker, by_input_of(lane, gradient), lane.w_ih, lane.inputs, gradient.add, gradient.dx,
             panel);

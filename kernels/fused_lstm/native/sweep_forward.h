@@ -94,6 +94,31 @@ void input_product(const Worker& worker, const Lane<T>& lane, const WeightShape&
   });
 }
 
+// Brings x's part of the gates of the rows `rows`, which was made before the call, to where a step
+// reads it, the first row to `out`: a worker's rows.
+template <class T>
+void bring_input(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* out) {
+  const HeadColumns<const T>& given = lane.given;
+  const long units = lane.hidden, gates = shape_of(lane.cell).x_gates();
+  const Range mine = part(rows.end - rows.begin, worker.id, worker.count);
+  for (long n = mine.begin; n < mine.end; ++n) {
+    const T* const from = given.data + (rows.begin + n) * given.stride;
+    Sum<T>* const to = out + n * lane.input_stride;
+    for (long gate = 0; gate < gates; ++gate) {
+      for (long unit = 0; unit < units; unit += W<T>) {
+        const long width = min(units - unit, W<T>);
+        store(to + gate * units + unit, load(from + gate * given.gate + unit, width), width);
+      }
+    }
+  }
+}
+
+// Returns where x's part of the gates of a chunk's rows goes.
+template <class T>
+FL_INLINE Sum<T>* input_of(const Lane<T>& lane, Range rows) {
+  return lane.input_part + (lane.in_place ? rows.begin * lane.input_stride : 0);
+}
+
 // --- a step ---
 
 // Tells the cell of a place where its operands lie; `input_part` is that of its row 0.
@@ -248,7 +273,8 @@ void normalize(const Worker& worker, const Lane<T>& lane, long place, const Sum<
 template <int GATES, class T>
 void sweep_gates(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
   T* const behind = scratch.recurrent + Fma<T>::gates_size(recurrent_shape(lane));
-  const bool few = lane.inputs <= few_inputs && !lane.keep && !lane.by_h && !lane.w_hr;
+  const bool few = !lane.given.data && lane.inputs <= few_inputs && !lane.keep && !lane.by_h &&
+                   !lane.w_hr;
   const Packed<T> packed{scratch.recurrent, few ? behind : nullptr};
   T* const projection = behind;
   Fma<T>::template pack_gates_of<GATES>(worker, lane.w_hh, recurrent_shape(lane), packed.recurrent);
@@ -262,13 +288,16 @@ void sweep_gates(const Worker& worker, const Lane<T>& lane, const Scratch<T>& sc
   for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
     const long end = min(begin + lane.chunk, lane.steps);
     const Range rows = rows_of(lane, begin, end);
-    if (!few) {
+    Sum<T>* const input = input_of(lane, rows);
+    if (lane.given.data) {
+      bring_input(worker, lane, rows, input);
+    } else if (!few) {
       T* const panel = panel_of(worker, scratch.panels);
-      input_product<GATES>(worker, lane, input_shape(lane), rows, lane.input_part, panel);
+      input_product<GATES>(worker, lane, input_shape(lane), rows, input, panel);
     }
     worker.sync();
     for (long place = begin; place < end; ++place) {
-      Sum<T>* const x = lane.input_part + (row_of(lane, place) - rows.begin) * lane.input_stride;
+      Sum<T>* const x = input + (row_of(lane, place) - rows.begin) * lane.input_stride;
       if (few) {
         whole_step<GATES>(worker, lane, place, x, packed);
         draw_masks(worker, lane, place + 1);

@@ -31,22 +31,32 @@ void short_input(const Worker& worker, const Lane<T>& lane, const Weights<E>& we
       });
 }
 
-// Masks are shared by the workers, so that they are drawn in a phase before the steps. Else the first
-// step is in one phase with the input product, of which a worker has the same units.
+// Before the steps is a phase in which workers make what they share: masks, or x's part of the gates
+// where it was made before the call, which they bring in by rows. Else the first step is in one phase
+// with the input product, of which a worker has the same units.
+template <class T>
+FL_INLINE bool shares(const Lane<T>& lane) {
+  return lane.added || lane.given.data;
+}
+
 template <class T, class E>
 long short_phases(const Lane<T>& lane, const Weights<E>& weights) {
   const long of_step = 1 + (lane.by_h != nullptr) + (weights.w_hr != nullptr);
-  return (lane.added ? 1 : 0) + lane.steps * of_step;
+  return shares(lane) + lane.steps * of_step;
 }
 
 template <int GATES, class T, class E>
 void short_gates(const Worker& worker, const Lane<T>& lane, const Weights<E>& weights, long phase) {
   if (phase == 0) {
-    short_input<GATES>(worker, lane, weights);
+    if (lane.given.data) {
+      bring_input(worker, lane, {0, lane.first[lane.steps]}, lane.input_part);
+    } else {
+      short_input<GATES>(worker, lane, weights);
+    }
     draw_masks(worker, lane, 0);
-    if (lane.added) return;
+    if (shares(lane)) return;
   }
-  if (lane.added) --phase;
+  if (shares(lane)) --phase;
   const long of_step = 1 + (lane.by_h != nullptr) + (weights.w_hr != nullptr);
   const long place = phase / of_step, kind = phase % of_step;
   const T* const x = lane.input_part + row_of(lane, place) * lane.input_stride;

@@ -201,10 +201,12 @@ void Barrier::sleep(int32_t now) {
 }
 
 void Worker::sync() const {
-  if (count > 1) barrier->wait();
+  if (count > 1 && barrier) barrier->wait();
 }
 
-Worker Worker::half() const { return {id % (count / 2), count / 2, barrier + 1 + side()}; }
+Worker Worker::half() const {
+  return {id % (count / 2), count / 2, barrier ? barrier + 1 + side() : nullptr};
+}
 
 void limit_team(int64_t workers) { limit = std::max<int64_t>(workers, 1); }
 

@@ -17,7 +17,9 @@ struct Barrier;
 struct Worker {
   long id = 0;
   long count = 1;
-  Barrier* barrier = nullptr;  // its team's; those of the team's two halves follow it
+  // Its team's; those of the team's two halves follow it. A part of a phase (phases.h) has none, and
+  // waits for nobody.
+  Barrier* barrier = nullptr;
 
   void sync() const;  // waits for the whole team
 

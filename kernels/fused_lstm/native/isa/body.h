@@ -39,7 +39,6 @@ FL_PRAGMA(GCC visibility push(hidden))
 #else
 
 #include "loss.h"
-#include "recurrence.h"
 #include "sweep_any.h"
 #include "sweep_short.h"
 #include "wavefront.h"
@@ -58,8 +57,6 @@ constexpr Kernels<T> table() {
   table.sweep_forward = sweep_forward<T>;
   table.sweep_backward = sweep_backward<T>;
   table.gradients = gradients<T>;
-  table.recur_forward = recur_forward<T>;
-  table.recur_backward = recur_backward<T>;
   table.wavefront_forward = wavefront_forward<T>;
   table.wavefront_backward = wavefront_backward<T>;
   table.dropout = dropout<T>;

@@ -131,7 +131,15 @@ struct Added {
   Sum<T>* dh;                // [B, H] backwards, scratch: by h before it was projected
 };
 
-// One layer in one direction: a lane. Step t's rows are the rows first[t] .. first[t + 1] of every
+// A head's columns of a matrix [N, G*H]: its units of a gate lie `gate` columns from those of the
+// gate before. Without data there are none.
+template <class T>
+struct HeadColumns {
+  T* data;                   // row 0, the head's first unit of the first gate
+  long stride, gate;
+};
+
+// One layer in one direction, or a head of one: a lane. Step t's rows are the rows first[t] .. first[t + 1] of every
 // tensor of N rows; there are never more of them than at the step before, and row b of a step is
 // row b of the states. A lane's own order is that of time, or where `reverse` the opposite, so that
 // a row begins, at h0 and c0, where it is alive for the first time in that order.
@@ -143,7 +151,8 @@ struct Lane {
   const long* first;         // [T + 1]
   bool reverse;
   const bool* keep;          // [N], false where a row's state is 0 before that step, or null
-  const T* x;                // [N, I], after dropout
+  const T* x;                // [N, I], after dropout; or
+  HeadColumns<const T> given;  // W x, which was made before the call
   const T* h0;               // [B, P]
   const Sum<T>* c0;          // [B, H]
   const T* w_ih;             // [G*H, I]
@@ -164,9 +173,8 @@ struct Lane {
   T* unprojected;            // [B, H] scratch, or null
   T* ready;                  // scratch: x and h as a matrix unit reads them (`ready_size`), or null
   long chunk;                // steps whose input product is made at once
-  bool in_place;             // of a head: input_part is all rows', in `gates` or y
+  bool in_place;             // input_part is all rows', in `gates` or y, not a chunk's
   bool save;
-  bool as_they_lie;          // of a head: w_hh is not packed, since rows are few
   const Added<T>* added;     // or null: the cell as it is in torch.nn
 };
 
@@ -175,14 +183,6 @@ template <class T>
 constexpr long c_width(const Lane<T>& lane) {
   return shape_of(lane.cell).states * lane.hidden;
 }
-
-// A head's columns of a matrix [N, G*H]: its units of a gate lie `gate` columns from those of the
-// gate before.
-template <class T>
-struct HeadColumns {
-  T* data;                   // row 0, the head's first unit of the first gate
-  long stride, gate;
-};
 
 template <class T>
 constexpr WeightShape input_shape(const Lane<T>& lane) {
@@ -208,6 +208,7 @@ struct LaneGradient {
   const Sum<T>* dh_n;        // [B, P] or null
   Sum<T>* dx;                // [N, I] or null
   bool add;                  // to dx, which another lane began
+  HeadColumns<T> by_given;   // gradients by Lane::given
   Sum<T>* dh0;               // [B, P]
   Sum<T>* dc0;               // [B, H], dc_n (or 0) at first: the running dc
   T* dw_ih;                  // [G*H, I]
@@ -309,11 +310,6 @@ struct Kernels {
   void (*sweep_backward)(const Worker&, const Lane<T>&, const LaneGradient<T>&, const Scratch<T>&);
   // dx and the weights' gradients, from what the sweep left; all workers begin after its end.
   void (*gradients)(const Worker&, const Lane<T>&, const LaneGradient<T>&, T* panels);
-  // A head, forwards, and backwards with its gradients of w_hh, on its own part of the team.
-  void (*recur_forward)(const Worker&, const Lane<T>&, const HeadColumns<const T>&,
-                        const Scratch<T>&);
-  void (*recur_backward)(const Worker&, const Lane<T>&, const LaneGradient<T>&,
-                         const HeadColumns<T>&, const Scratch<T>&);
   void (*wavefront_forward)(const Worker&, const Wavefront<T>&);
   void (*wavefront_backward)(const Worker&, const Wavefront<T>&, T* panels);
   // out[n] = in[n] * mask(first + n); in and out may be the same.

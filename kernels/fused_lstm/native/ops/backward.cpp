@@ -1,4 +1,4 @@
-// The backward pass of all layers and directions, as the plan says.
+// The backward pass of all lanes, as the plan says.
 #include <algorithm>
 #include <utility>
 
@@ -6,7 +6,6 @@
 
 namespace fused_lstm {
 namespace {
-
 
 template <class T>
 struct Stack {
@@ -36,7 +35,11 @@ struct Stack {
 
   void allocate(const Tensor& dc_n, bool needs_dx) {
     const auto by = [&](const Tensor& tensor) { return fresh(tensor.sizes(), sums); };
-    out.dx = needs_dx ? by(call.x) : fresh(nothing, sums);
+    if (s.given) {
+      out.dx = fresh(call.shape(s.given_columns()), dtype);
+    } else {
+      out.dx = needs_dx ? by(call.x) : fresh(nothing, sums);
+    }
     out.dh0 = by(call.h0);
     out.dc0 = by(call.c0);
     Sum<T>* const dc0 = data_of<Sum<T>>(out.dc0);
@@ -48,6 +51,9 @@ struct Stack {
       std::vector<int64_t> shape(weight.sizes().begin(), weight.sizes().end());
       if (s.samples > 0) shape.insert(shape.begin(), s.samples);
       out.dweights.push_back(fresh(shape, weight.dtype()));
+    }
+    if (call.b_m.defined()) {
+      out.db = fresh(Dimensions({s.heads, shape_of(s.cell).h_gates() * s.hidden}), dtype);
     }
     dgates = fresh(plan.dgates, dtype);
     dh = fresh(plan.dh, dtype);
@@ -78,7 +84,7 @@ struct Stack {
   }
 
   Lane<T> lane(long index) const {
-    const long layer = index / s.directions;
+    const long layer = index / s.abreast();
     const auto own = weights_of<T>(call, index);
     Lane<T> lane = lane_of<T>(call, own, added, index, input(layer), output(layer));
     lane.c = part_of<Sum<T>>(saved.c, index);
@@ -88,26 +94,43 @@ struct Stack {
     return lane;
   }
 
-  LaneGradient<T> gradient(long index) const {
-    const long layer = index / s.directions, direction = index % s.directions;
-    const Tensor* own = &out.dweights[index * call.per_lane];
+  // What the gradients of any lane have.
+  LaneGradient<T> gradient_of(long index) const {
+    const long layer = index / s.abreast(), slots = plan.dgates.count / (s.norm ? 2 : 1);
     Sum<T>* const dy = by_output(layer);
     LaneGradient<T> gradient{};
-    gradient.dy = dy ? dy + direction * s.outputs : nullptr;
+    gradient.dy = dy ? dy + index % s.abreast() * s.outputs : nullptr;
     gradient.dh_n = part_of<Sum<T>>(dh_n, index);
-    gradient.dx = by_input(layer);
-    gradient.add = direction > 0;
     gradient.dh0 = part_of<Sum<T>>(out.dh0, index);
     gradient.dc0 = part_of<Sum<T>>(out.dc0, index);
+    gradient.partial = part_of<Sum<T>>(partial, index % slots);
+    gradient.dgates = part_of<T>(dgates, index % slots);
+    if (s.norm) gradient.by_x = part_of<T>(dgates, slots + index % slots);
+    return gradient;
+  }
+
+  LaneGradient<T> gradient_of_head(long index) const {
+    LaneGradient<T> gradient = gradient_of(index);
+    gradient.by_given = columns_of(call, data_of<T>(out.dx), index);
+    gradient.dw_hh = part_of<T>(out.dweights[0], index);
+    gradient.db_hh = part_of<T>(out.db, index);
+    gradient.clip = static_cast<Sum<T>>(call.clip);
+    return gradient;
+  }
+
+  LaneGradient<T> gradient(long index) const {
+    if (s.given) return gradient_of_head(index);
+    const long layer = index / s.directions, direction = index % s.directions;
+    const Tensor* own = &out.dweights[index * call.per_lane];
+    LaneGradient<T> gradient = gradient_of(index);
+    gradient.dx = by_input(layer);
+    gradient.add = direction > 0;
     gradient.dw_ih = data_of<T>(own[0]);
     gradient.dw_hh = data_of<T>(own[1]);
     const bool bias = call.per_lane >= 4 && !s.norm;
     gradient.db_ih = bias ? data_of<T>(own[2]) : nullptr;
     gradient.db_hh = bias && shape_of(s.cell).apart() ? data_of<T>(own[3]) : nullptr;
     gradient.dw_hr = s.projected ? data_of<T>(own[call.per_lane - 1]) : nullptr;
-    gradient.partial = part_of<Sum<T>>(partial, plan.wavefront ? layer : direction);
-    gradient.dgates = part_of<T>(dgates, plan.wavefront ? layer : direction);
-    if (s.norm) gradient.by_x = part_of<T>(dgates, s.directions + direction);
     gradient.dh = part_of<T>(dh, direction);
     gradient.samples = s.samples;
     gradient.sampled = part_of<T>(sampled, 0);
@@ -118,17 +141,22 @@ struct Stack {
   void run_layer(long layer, const SweepScratch<T>& scratch) const {
     std::vector<Lane<T>> lanes;
     std::vector<LaneGradient<T>> gradients;
-    for (long d = 0; d < s.directions; ++d) {
-      lanes.push_back(lane(layer * s.directions + d));
-      gradients.push_back(gradient(layer * s.directions + d));
+    for (long n = 0; n < s.abreast(); ++n) {
+      lanes.push_back(lane(layer * s.abreast() + n));
+      gradients.push_back(gradient(layer * s.abreast() + n));
     }
     run_on_team(plan.team, [&](const Worker& worker) {
-      for_lanes(worker, s.directions, plan, [&](const Worker& own, long d, long first) {
-        kernels.sweep_backward(own, lanes[d], gradients[d], scratch.of(first));
+      for_lanes(worker, s.abreast(), plan, [&](const Worker& own, long n, long first) {
+        const Scratch<T> memory = scratch.of(n % plan.abreast, first);
+        kernels.sweep_backward(own, lanes[n], gradients[n], memory);
+        if (!s.given) return;
+        own.sync();  // a head's weights are its own
+        kernels.gradients(own, lanes[n], gradients[n], memory.panels);
       });
+      if (s.given) return;
       if (s.directions > 1) worker.sync();
       for (long d = 0; d < s.directions; ++d) {
-        kernels.gradients(worker, lanes[d], gradients[d], scratch.of(0).panels);
+        kernels.gradients(worker, lanes[d], gradients[d], scratch.of(0, 0).panels);
       }
     });
   }
@@ -159,8 +187,9 @@ struct Stack {
   }
 
   void finish() {
+    if (s.given) return clear_rest(call, data_of<T>(out.dx), s.given_columns());
     const bool bias = call.per_lane >= 4, one = !shape_of(s.cell).apart();
-    for (long index = 0; bias && index < s.layers * s.directions; ++index) {
+    for (long index = 0; bias && index < s.lanes(); ++index) {
       const Tensor* own = &out.dweights[index * call.per_lane];
       T *const ih = data_of<T>(own[2]), *const hh = data_of<T>(own[3]);
       if (s.norm) {
@@ -170,9 +199,8 @@ struct Stack {
       }
     }
     out.dvectors = added.gradients();
-    const long live = call.first.back() * s.inputs;
     Sum<T>* const dx = part_of<Sum<T>>(out.dx, 0);
-    if (dx) std::fill(dx + live, dx + out.dx.numel(), Sum<T>(0));
+    if (dx) clear_rest(call, dx, s.inputs);
   }
 };
 

@@ -1,5 +1,5 @@
-// A call of the operators lstm or lstm_backward, and its layers and directions: what forward.cpp
-// and backward.cpp have in common.
+// A call of the operators lstm or recurrence, or of their backwards, and its lanes: layers and
+// directions, or heads. What forward.cpp and backward.cpp have in common.
 #pragma once
 
 #include <array>
@@ -43,9 +43,12 @@ struct Call {
   Prepared prepared;    // what prepared weights are of, where sizes.prepared
   bool together;                // lanes may run at once: fuse="layers"
   long per_lane;                // weights, nn.LSTM's
-  Tensor x, h0, c0;
+  Tensor x, h0, c0;         // x: x's part of the gates where sizes.given
   Tensor keep;              // [D, T, B] or [D, N], or undefined
-  Tensors weights;
+  Tensors weights;          // lane by lane, or one [N, G*K, K] of all heads
+  Tensor b_m;               // of heads [N, M*K], of M gates of h alone; or undefined
+  bool reverse;             // heads, from the last step to the first
+  double clip;              // of heads' gradients through their weights, or 0
   CellOptions cell;
   Tensors vectors;  // the weights that a cell adds, lane by lane, as sums
   OptionalTensor seed;   // [1] or [2]: see Cell.draw in kernels/fused_lstm/cell.py
@@ -65,10 +68,22 @@ struct Forward {
 struct Backward {
   Tensor dx, dh0, dc0;
   Tensors dweights, dvectors;
+  Tensor db;  // of heads [N, h_gates * K], where they have b_m
 };
 
-// Returns where each step's rows begin, and at last their number; checks batch_sizes.
-std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes, long batch);
+// Fills in the rows of each step and the sizes that are of steps and rows, and `keep`; checks batch_sizes and
+// keep. x: [T, B, ..] or [N, ..], and sizes.batch is known. The `keep` of lanes that are given has one
+// direction, and no dimension of it.
+void set_rows(Call& call, const Tensor& x, const OptionalTensor& batch_sizes,
+              const OptionalTensor& keep);
+
+// Fills in the dtypes and the terms of a pass, given the sizes and the instruction set. wide: factors of
+// products may not be bfloat16. name: x's, in an error.
+void set_dtypes(Call& call, const Tensor& x, const char* name, Pass pass, bool wide,
+                const Told& precision);
+
+// Returns the dtype that the weights are read in.
+Dtype weight_dtype(const Call& call, Pass pass);
 
 Forward run_forward(const Call& call, bool save);
 
@@ -100,11 +115,23 @@ inline Tensor fresh(const Buffer& buffer, Dtype dtype) {
 // Returns the weights of lane `index` of all, in the dtype that they are in.
 template <class E>
 Weights<E> weights_of(const Call& call, long index) {
+  if (call.sizes.given) {
+    Weights<E> own{};
+    own.w_hh = part_of<E>(call.weights[0], index);
+    return own;
+  }
   const Tensor* const own = &call.weights[index * call.per_lane];
   const bool bias = call.per_lane >= 4 && !call.cell.norm;  // which has its own: see Added
   return {data_of<E>(own[0]), data_of<E>(own[1]), bias ? data_of<E>(own[2]) : nullptr,
           bias ? data_of<E>(own[3]) : nullptr,
           call.sizes.projected ? data_of<E>(own[call.per_lane - 1]) : nullptr};
+}
+
+// A head's columns of rows of all heads' gates.
+template <class T>
+HeadColumns<T> columns_of(const Call& call, T* rows, long head) {
+  const Sizes& s = call.sizes;
+  return {rows + head * s.hidden, s.given_columns(), s.heads * s.hidden};
 }
 
 // The options of all lanes that nn.LSTM's cell does not have, and their memory.
@@ -145,35 +172,40 @@ template <class T>
 Lane<T> lane_of(const Call& call, const Weights<T>& weights, const AddedLanes<T>& added, long index,
                 const T* x, T* y) {
   const Sizes& s = call.sizes;
-  const long width = s.directions * s.outputs, direction = index % s.directions;
+  const CellShape shape = shape_of(s.cell);
+  const long place = index % s.abreast();  // direction, or head
   Lane<T> lane{};
   lane.steps = s.steps;
   lane.batch = s.batch;
-  lane.inputs = index < s.directions ? s.inputs : width;
   lane.hidden = s.hidden;
   lane.outputs = s.outputs;
   lane.cell = s.cell;
-  lane.input_stride = shape_of(s.cell).x_gates() * s.hidden;
+  lane.input_stride = shape.x_gates() * s.hidden;
   lane.first = call.first.data();
-  lane.reverse = direction == 1;
-  lane.keep = part_of<bool>(call.keep, direction);
-  lane.x = x;
+  lane.reverse = s.given ? call.reverse : place == 1;
+  lane.keep = part_of<bool>(call.keep, s.given ? 0 : place);
   lane.h0 = part_of<T>(call.h0, index);
   lane.c0 = part_of<Sum<T>>(call.c0, index);
   lane.w_ih = weights.w_ih;
   lane.w_hh = weights.w_hh;
   lane.b_ih = weights.b_ih;
   lane.b_hh = weights.b_hh;
-  const CellShape shape = shape_of(s.cell);
+  lane.w_hr = weights.w_hr;
+  lane.y = y + place * s.outputs;
+  lane.y_stride = s.width();
+  lane.added = added.of(index);
+  if (s.given) {
+    if (x) lane.given = columns_of(call, x, index);
+    lane.b_m = part_of<T>(call.b_m, index);
+    return lane;
+  }
+  lane.x = x;
+  lane.inputs = index < s.directions ? s.inputs : s.width();
   const T* b_hh = weights.b_hh;  // where the lane normalizes, Added has the biases, except for this
   if (call.cell.norm && call.per_lane >= 4 && weights.w_hh) {
     b_hh = data_of<T>(call.weights[index * call.per_lane + 3]);
   }
   if (shape.of_h > 0 && b_hh) lane.b_m = b_hh + shape.sums * s.hidden;
-  lane.w_hr = weights.w_hr;
-  lane.y = y + direction * s.outputs;
-  lane.y_stride = width;
-  lane.added = added.of(index);
   return lane;
 }
 
@@ -185,31 +217,43 @@ struct SweepScratch {
   SweepScratch(const Plan& plan, Dtype dtype)
       : recurrent(fresh(plan.recurrent, dtype)), panels(fresh(plan.panels, dtype)) {}
 
-  // For the part of the team that begins with a worker, which is 0 or half of all.
-  Scratch<T> of(long worker) const {
-    return {part_of<T>(recurrent, worker > 0), part_of<T>(panels, worker)};
+  // Of the slot-th of the lanes abreast, for the part of the team that begins with a worker.
+  Scratch<T> of(long slot, long worker) const {
+    return {part_of<T>(recurrent, slot), part_of<T>(panels, worker)};
   }
 };
 
-// body(worker, lane, first) for each lane of a layer: abreast, each on its half of the team, whose
-// first worker is `first`, or one after another on all of it.
+// body(worker, lane, first) for each lane of a layer, as the plan divides them: on one worker, on half
+// of the team, or on all of it in turn; `first` is the first worker of its part of the team. Lanes whose
+// numbers differ by a multiple of `abreast` have the same scratch, and follow one another.
 template <class Body>
 void for_lanes(const Worker& worker, long lanes, const Plan& plan, const Body& body) {
-  if (plan.abreast == 2 && worker.count % 2 == 0) {
-    const Worker half = worker.half();
-    return body(half, worker.side(), worker.id - half.id);
+  if (plan.abreast == plan.team) {
+    for (long slot = worker.id; slot < plan.abreast; slot += worker.count) {
+      for (long lane = slot; lane < lanes; lane += plan.abreast) body(Worker{}, lane, worker.id);
+    }
+    return;
   }
-  for (long lane = 0; lane < lanes; ++lane) {
-    if (lane > 0) worker.sync();  // its scratch is the same
-    body(worker, lane, 0);
+  const bool halves = plan.abreast == 2 && worker.count % 2 == 0;
+  const Worker own = halves ? worker.half() : worker;
+  const long begin = halves ? worker.side() : 0, step = halves ? 2 : 1;
+  for (long lane = begin; lane < lanes; lane += step) {
+    if (lane > begin) own.sync();  // its scratch is the same
+    body(own, lane, worker.id - own.id);
   }
+}
+
+// The rows of a [N, columns] tensor that belong to no step are 0.
+template <class E>
+void clear_rest(const Call& call, E* rows, long columns) {
+  std::fill(rows + call.first.back() * columns, rows + call.sizes.rows * columns, E{});
 }
 
 // out = the mask of the index-th layer's output times `in`.
 template <class T>
 void drop_layer(const Kernels<T>& kernels, const Call& call, long index, const T* in, T* out) {
   const Sizes& s = call.sizes;
-  const long count = s.rows * s.directions * s.outputs;
+  const long count = s.rows * s.width();
   drop(kernels.dropout, call.dropout, count, index * count, in, out);
 }
 
@@ -217,7 +261,7 @@ void drop_layer(const Kernels<T>& kernels, const Call& call, long index, const T
 template <class T>
 void drop_gradient(const Kernels<T>& kernels, const Call& call, long index, Sum<T>* dy) {
   const Sizes& s = call.sizes;
-  const long count = s.rows * s.directions * s.outputs;
+  const long count = s.rows * s.width();
   drop(kernels.dropout_gradient, call.dropout, count, index * count, dy, dy);
 }
 

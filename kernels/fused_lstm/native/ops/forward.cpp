@@ -1,5 +1,4 @@
-// The forward pass of all layers and directions, as the plan says: buffers, pointers, dropout
-// between layers. With backward.cpp the one place for that: nothing leaves C++ between two layers.
+// The forward pass of all lanes, as the plan says: buffers, pointers, dropout between layers. With backward.cpp the one place for that: nothing leaves C++ between two layers.
 #include <algorithm>
 #include <type_traits>
 #include <utility>
@@ -10,7 +9,6 @@
 
 namespace fused_lstm {
 namespace {
-
 
 // h_n and c_n of a lane: the states of each row's last step in the lane's order. Of an RNN both are h.
 template <class T>
@@ -29,13 +27,6 @@ void last_states(const Lane<T>& lane, T* h_n, Sum<T>* c_n) {
       }
     }
   }
-}
-
-// The rows of a [N, columns] tensor that belong to no step are 0.
-template <class T>
-void clear_rest(const Call& call, T* rows, long columns) {
-  const long live = call.first.back();
-  std::fill(rows + live * columns, rows + call.sizes.rows * columns, T{});
 }
 
 template <class T>
@@ -76,7 +67,7 @@ struct Stack {
   }
 
   void allocate() {
-    out.y = fresh(call.shape(s.directions * s.outputs), dtype);
+    out.y = fresh(call.shape(s.width()), dtype);
     out.h_n = fresh_like(call.h0);
     out.c_n = fresh_like(call.c0);
     const auto kept = [&](const Buffer& buffer) {
@@ -93,8 +84,8 @@ struct Stack {
     ready = fresh(plan.ready, dtype);
     dropped = fresh(plan.dropped, dtype);
     const CellShape cell = shape_of(s.cell);
-    if (!narrow() || !cell.apart() || call.per_lane < 4) return;
-    for (long index = 0; index < s.layers * s.directions; ++index) {
+    if (!narrow() || s.given || !cell.apart() || call.per_lane < 4) return;
+    for (long index = 0; index < s.lanes(); ++index) {
       const Tensor& bias = call.weights[index * call.per_lane + 3];
       b_m.push_back(bias.rows_from(cell.sums * s.hidden).to(dtype));
     }
@@ -121,16 +112,16 @@ struct Stack {
   }
 
   Lane<T> lane(long index) const {
-    const long layer = index / s.directions, direction = index % s.directions;
-    const long slot = plan.abreast == 2 ? direction : 0;
+    const long layer = index / s.abreast(), slot = index % plan.abreast;
     Lane<T> lane = lane_of<T>(call, own_weights(index), added, index, input(layer), output(layer));
     if (has_c(s.cell)) {
       lane.c = plan.c.count ? part_of<Sum<T>>(out.c, index % plan.c.count)
                             : part_of<Sum<T>>(out.c_n, index);
     }
     lane.gates = part_of<T>(out.gates, index);
-    lane.input_part = part_of<Sum<T>>(input_part, plan.wavefront ? index : slot);
-    if (save && !lane.input_part && !s.norm) place_input_part(lane);
+    lane.input_part = part_of<Sum<T>>(input_part, index % std::max(plan.input_part.count, 1L));
+    lane.in_place = plan.in_place;
+    if (plan.in_place) place_input_part(lane);
     if (!b_m.empty()) lane.b_m = data_of<T>(b_m[index]);
     lane.product = part_of<Sum<T>>(product, slot);
     lane.by_h = part_of<Sum<T>>(by_h, slot);
@@ -150,14 +141,14 @@ struct Stack {
     const SweepScratch<T> scratch(plan, dtype);
     for (long layer = 0; layer < s.layers; ++layer) {
       std::vector<Lane<T>> lanes;
-      for (long d = 0; d < s.directions; ++d) lanes.push_back(lane(layer * s.directions + d));
+      for (long n = 0; n < s.abreast(); ++n) lanes.push_back(lane(layer * s.abreast() + n));
       run_on_team(plan.team, [&](const Worker& worker) {
-        for_lanes(worker, s.directions, plan, [&](const Worker& own, long d, long first) {
-          kernels.sweep_forward(own, lanes[d], scratch.of(first));
+        for_lanes(worker, s.abreast(), plan, [&](const Worker& own, long n, long first) {
+          kernels.sweep_forward(own, lanes[n], scratch.of(n % plan.abreast, first));
         });
       });
-      for (long d = 0; d < s.directions; ++d) finish(lanes[d], layer * s.directions + d);
-      clear_rest(call, output(layer), s.directions * s.outputs);
+      for (long n = 0; n < s.abreast(); ++n) finish(lanes[n], layer * s.abreast() + n);
+      clear_rest(call, output(layer), s.width());
       if (dropped.defined() && layer + 1 < s.layers) {
         drop_layer(kernels, call, layer, output(layer), part_of<T>(dropped, 0));
       }
@@ -168,42 +159,39 @@ struct Stack {
   // weights.
   template <class W, class Own>
   void in_one_go(const PhasedSweep<T, W>& sweep, const Own& own) {
-    const long size = s.rows * s.directions * s.outputs, parts = plan.alone ? 1 : plan.team;
-    const bool abreast = plan.abreast == 2 && parts % 2 == 0;
+    // Phases from `first` on: of `count` lanes from `lane` on; or, of 0, one of the layer's dropout.
     struct Stretch {
-      long first, lane;  // a phase, and a lane, two of which may run abreast, or -1: dropout
-      long layer;
+      long first, lane, count, layer;
     };
+    const long at_once = s.given ? s.heads : plan.abreast, size = s.rows * s.width();
     std::vector<Lane<T>> lanes;
     std::vector<W> weights;
     std::vector<Stretch> stretches;
     Phases phases{};
-    for (long index = 0; index < s.layers * s.directions; ++index) {
-      const long layer = index / s.directions, direction = index % s.directions;
+    for (long index = 0; index < s.lanes(); ++index) {
+      const long layer = index / s.abreast();
       lanes.push_back(lane(index));
       weights.push_back(own(index));
-      if (direction == 0 || !abreast) {
-        stretches.push_back({phases.count, index, layer});
+      if (index % at_once == 0) {
+        stretches.push_back({phases.count, index, at_once, layer});
         phases.count += sweep.phases(lanes[index], weights[index]);
       }
-      if (direction + 1 < s.directions || !dropped.defined() || layer + 1 == s.layers) continue;
-      stretches.push_back({phases.count++, -1, layer});
+      if ((index + 1) % s.abreast() || !dropped.defined() || layer + 1 == s.layers) continue;
+      stretches.push_back({phases.count++, index, 0, layer});
     }
     const auto run = [&](long phase, const Worker& worker) {
       auto at = stretches.end() - 1;
       while (at->first > phase) --at;
-      if (at->lane < 0) {
+      if (at->count == 0) {
         kernels.dropout(worker, size, at->layer * size, call.dropout, output(at->layer),
                         part_of<T>(dropped, 0));
-      } else if (abreast) {
-        const long half = worker.count / 2, index = at->lane + worker.id / half;
-        const Worker one{worker.id % half, half, nullptr};
-        sweep.run(one, lanes[index], weights[index], phase - at->first);
-      } else {
-        sweep.run(worker, lanes[at->lane], weights[at->lane], phase - at->first);
+        return;
       }
+      for_lanes(worker, at->count, plan, [&](const Worker& part, long n, long) {
+        sweep.run(part, lanes[at->lane + n], weights[at->lane + n], phase - at->first);
+      });
     };
-    phases.parts = parts;
+    phases.parts = plan.alone ? 1 : plan.team;
     phases.nanoseconds = plan.nanoseconds;
     phases.argument = const_cast<void*>(static_cast<const void*>(&run));
     phases.run = [](void* argument, long phase, const Worker& worker) {
@@ -211,9 +199,7 @@ struct Stack {
     };
     run_phases(phases);
     for (size_t index = 0; index < lanes.size(); ++index) finish(lanes[index], index);
-    for (long layer = 0; layer < s.layers; ++layer) {
-      clear_rest(call, output(layer), s.directions * s.outputs);
-    }
+    for (long layer = 0; layer < s.layers; ++layer) clear_rest(call, output(layer), s.width());
   }
 
   void as_short() {
@@ -249,7 +235,7 @@ struct Stack {
           made.ahead = ahead;
           return made;
         };
-        const long inputs = index < s.directions ? s.inputs : s.directions * s.outputs;
+        const long inputs = index < s.directions ? s.inputs : s.width();
         return PreparedWeights{matrix(own.w_ih, {gates, s.hidden, inputs}),
                                matrix(own.w_hh, s.recurrent()),
                                matrix(own.w_hr, {1, s.outputs, s.hidden})};

@@ -72,8 +72,7 @@ Sizes sizes_of(const Tensor& x, const Tensor& h0, const Tensor& c0, long states,
   return s;
 }
 
-}  // namespace
-
+// Returns where each step's rows begin, and at last their number.
 std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes, long batch) {
   if (!batch_sizes) {
     CHECK_VALUE(x.size(0) > 0, "x: got no time steps (shape ", shown(x),
@@ -99,17 +98,42 @@ std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes
   return first;
 }
 
-namespace {
+}  // namespace
 
-// Undefined where there is none.
-Tensor checked_keep(const OptionalTensor& keep, const Call& call, const Tensor& x) {
-  if (!keep) return Tensor();
-  const long directions = call.sizes.directions;
-  const SmallShape shape = call.packed ? SmallShape{{directions, x.size(0)}, 2}
-                                       : SmallShape{{directions, x.size(0), x.size(1)}, 3};
-  check(*keep, "keep", shape, Dtype::Bool);
-  return keep->contiguous();
+void set_rows(Call& call, const Tensor& x, const OptionalTensor& batch_sizes,
+              const OptionalTensor& keep) {
+  Sizes& s = call.sizes;
+  call.first = rows_before(x, batch_sizes, s.batch);
+  s.steps = static_cast<long>(call.first.size()) - 1;
+  s.rows = call.packed ? x.size(0) : s.steps * s.batch;
+  s.even = !keep && call.first.back() == s.steps * s.batch && call.first.back() == s.rows;
+  if (!keep) return;
+  const int64_t D = s.directions;
+  const SmallShape lanes = call.packed ? SmallShape{{D, s.rows}, 2} : SmallShape{{D, s.steps, s.batch}, 3};
+  const SmallShape heads = call.packed ? SmallShape{{s.rows}, 1} : SmallShape{{s.steps, s.batch}, 2};
+  check(*keep, "keep", s.given ? heads : lanes, Dtype::Bool);
+  call.keep = keep->contiguous();
 }
+
+void set_dtypes(Call& call, const Tensor& x, const char* name, Pass pass, bool wide,
+                const Told& precision) {
+  Sizes& s = call.sizes;
+  call.given = x.dtype();
+  s.narrow = call.given == Dtype::BFloat16;
+  s.weight_bytes = bytes_of(call.given);
+  const bool custom = s.cell >= CellKind::custom;  // which is not compiled for terms
+  const bool lying = pass != Pass::backward && is_short(s);
+  call.dtype = wide || lying ? compute_dtype(x, name) : factor_dtype(x, name, *call.isa);
+  const int terms = terms_of(call.given, precision);
+  call.terms = lying || custom ? 0 : terms_worth(terms, pass, s.batch);
+}
+
+Dtype weight_dtype(const Call& call, Pass pass) {
+  const bool lying = pass != Pass::backward && is_short(call.sizes);
+  return lying && call.sizes.narrow ? call.given : call.dtype;
+}
+
+namespace {
 
 void check_samples(int64_t samples, const Call& call) {
   const long batch = call.sizes.batch;
@@ -121,7 +145,7 @@ void check_samples(int64_t samples, const Call& call) {
               "samples: got ", samples, "; expected 0 for a cell with weights of its own");
 }
 
-Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights, double dropout,
+Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, double dropout,
                   const OptionalTensor& seed, const std::string& fuse, int64_t directions,
                   const OptionalTensor& batch_sizes, const OptionalTensor& keep,
                   const std::string& cell, const std::vector<double>& rates,
@@ -137,39 +161,28 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
   const long added = lanes ? weights_added(named, weights.size() / lanes) : 0;
   const long states = shape_of(named.kind).states, count = static_cast<long>(weights.size());
   s = sizes_of(x, h0, c0, states, count, added, directions, call.packed);
-  const bool custom = named.kind >= CellKind::custom;  // which is not compiled for terms
+  const bool custom = named.kind >= CellKind::custom;
   s.cell = named.kind;
   const bool projects = custom ? shape_of(s.cell).saves_h : lstm;
   CHECK_VALUE(projects || !s.projected,
               "weights: got weight_hr; expected none, except for an LSTM, and a cell made for it");
-  call.given = x.dtype();
+  const Dtype given = x.dtype();
   call.together = fuse == "layers";
   const long all = static_cast<long>(weights.size()) / h0.size(0);
   call.per_lane = all - added;
   if (!call.packed) s.batch = x.size(1);
-  check(h0, "h0", {s.layers * directions, s.batch, s.outputs}, call.given);
-  check(c0, "c0", {s.layers * directions, s.batch, states * s.hidden}, call.given);
-  check_weights(weights, s, call.cell, call.per_lane, all, call.given);
-  call.first = rows_before(x, batch_sizes, s.batch);
-  s.steps = static_cast<long>(call.first.size()) - 1;
-  s.rows = call.packed ? x.size(0) : s.steps * s.batch;
-  s.even = !keep && call.first.back() == s.steps * s.batch && call.first.back() == s.rows;
+  check(h0, "h0", {s.layers * directions, s.batch, s.outputs}, given);
+  check(c0, "c0", {s.layers * directions, s.batch, states * s.hidden}, given);
+  check_weights(weights, s, call.cell, call.per_lane, all, given);
+  set_rows(call, x, batch_sizes, keep);
   s.dropout = dropout > 0;
   s.norm = call.cell.norm;
-  s.narrow = call.given == Dtype::BFloat16;
-  s.weight_bytes = bytes_of(call.given);
-  const bool as_they_lie = forward && is_short(s);
-  call.isa = &current_isa();
   check_samples(samples, call);
   s.samples = samples;
+  call.isa = &current_isa();
   const bool widened = custom && (!call.isa->for_bf16 ||
                                   custom_cell(s.cell).narrow_kernels != call.isa->for_bf16);
-  const bool wide = as_they_lie || samples > 0 || widened;
-  call.dtype = wide ? compute_dtype(x, "x") : factor_dtype(x, "x", *call.isa);
-  const int terms = terms_of(call.given, precision);
-  const Pass pass = forward ? Pass::forward : Pass::backward;
-  call.terms = as_they_lie || custom ? 0 : terms_worth(terms, pass, s.batch);
-  call.keep = checked_keep(keep, call, x);
+  set_dtypes(call, x, "x", pass, samples > 0 || widened, precision);
   CHECK_VALUE(dropout >= 0 && dropout <= 1, "dropout: got ", dropout,
               "; expected a number in [0, 1]");
   CHECK_VALUE(dropout == 0 || seed.has_value(), "seed: got None; expected [1] int64");
@@ -181,7 +194,7 @@ Call checked_call(bool forward, Tensor x, Tensor h0, Tensor c0, Tensors weights,
   call.x = converted(std::move(x), call.dtype);
   call.h0 = converted(std::move(h0), call.dtype);
   call.c0 = converted(std::move(c0), sum_dtype(call.dtype));
-  const Dtype as = as_they_lie && s.narrow ? call.given : call.dtype;
+  const Dtype as = weight_dtype(call, pass);
   call.weights.reserve(weights.size());
   for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
     const bool plain = i % all < call.per_lane;
@@ -303,7 +316,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
     const std::string& fuse, bool save, int64_t directions, const OptionalTensor& batch_sizes,
     const OptionalTensor& keep, const std::string& cell, const std::vector<double>& rates,
     const Told& precision) {
-  const Call call = checked_call(true, std::move(x), std::move(h0), std::move(c0),
+  const Call call = checked_call(Pass::forward, std::move(x), std::move(h0), std::move(c0),
                                  std::move(weights), dropout, seed, fuse, directions, batch_sizes,
                                  keep, cell, rates, precision);
   Forward out = run_forward(call, save);
@@ -327,7 +340,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
     int64_t directions, const OptionalTensor& batch_sizes, const OptionalTensor& keep,
     const std::string& cell, const std::vector<double>& rates, const Told& precision,
     int64_t samples) {
-  const Call call = checked_call(false, std::move(x), std::move(h0), std::move(c0),
+  const Call call = checked_call(Pass::backward, std::move(x), std::move(h0), std::move(c0),
                                  std::move(weights), dropout, seed, fuse, directions, batch_sizes,
                                  keep, cell, rates, precision, samples);
   const Sizes& s = call.sizes;
@@ -404,14 +417,10 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
     }
     call.weights.push_back(weights[i].contiguous());
   }
-  call.first = rows_before(x, batch_sizes, s.batch);
-  s.steps = static_cast<long>(call.first.size()) - 1;
-  s.rows = call.packed ? x.size(0) : s.steps * s.batch;
-  s.even = !keep && call.first.back() == s.steps * s.batch && call.first.back() == s.rows;
+  set_rows(call, x, batch_sizes, keep);
   s.prepared = true;
   s.weight_bytes = bytes_of(of);
   call.isa = &current_isa();
-  call.keep = checked_keep(keep, call, x);
   call.x = converted(std::move(x), call.dtype);
   call.h0 = converted(std::move(h0), call.dtype);
   call.c0 = converted(std::move(c0), call.dtype);
