@@ -81,17 +81,15 @@ SHARED = {
 
 
 def share(monkeypatch, shared: str) -> None:
-    from fused_lstm.triton import heads
+    from fused_lstm.triton import op
 
-    def planned(direction: str, weight_hh: torch.Tensor, B: int, tf32: bool) -> Plan:
-        N, columns, K = weight_hh.shape
+    def planned(fuse: str, direction: str, dtype, device, shape, *, norm, gates, tf32) -> Plan:
         path = SHARED[shared]
         if direction == "forward" and "split" in path:
             path = {}
-        gates = columns // K
-        return make_plan("heads", direction, K, B, N, weight_hh.dtype, path, gates=gates)
+        return make_plan(fuse, direction, shape.H, shape.B, shape.L, dtype, path, gates=gates)
 
-    monkeypatch.setattr(heads, "plan_of", planned)
+    monkeypatch.setattr(op, "plan_of", planned)
 
 
 @pytest.mark.parametrize(
@@ -163,18 +161,15 @@ def test_the_plan_of_heads():
 
 def test_heads_that_do_not_run_at_once_take_several_launches(monkeypatch):
     """Two launches of two heads each, on both ways."""
-    from fused_lstm.triton import heads
+    from fused_lstm.triton import op
 
-    def planned(direction: str, weight_hh: torch.Tensor, B: int, tf32: bool) -> Plan:
-        columns, K = weight_hh.shape[1:]
-        return make_plan(
-            "heads", direction, K, B, 2, weight_hh.dtype, {}, gates=columns // K
-        )  # fmt: skip
+    def planned(fuse: str, direction: str, dtype, device, shape, *, norm, gates, tf32) -> Plan:
+        return make_plan(fuse, direction, shape.H, shape.B, 2, dtype, {}, gates=gates)
 
     torch.manual_seed(5)
     module = MAKE["slstm"](2, 20, num_heads=4, engine="triton", dtype=torch.float64)
     x, state = torch.randn(3, 3, 2, dtype=torch.float64), state_of(module, 3)
-    monkeypatch.setattr(heads, "plan_of", planned)
+    monkeypatch.setattr(op, "plan_of", planned)
     got = results(module, x, state, **ROWS)
     module.engine = "loop"
     for name, value in results(module, x, state, **ROWS).items():

@@ -263,10 +263,12 @@ def test_weights_rounded_before_give_the_same_bits(kind, monkeypatch):
 def test_weights_are_rounded_before_where_they_stream(card, H, dtype, before, monkeypatch):
     monkeypatch.setattr(devices, "current", lambda device: devices.DEVICES[card])
     shape = op.Shape(1, 1, 20, H, 0, H)
-    of = op.plan_of, "forward", "steps", dtype, torch.device("cuda"), shape, PLAIN
     for tf32, many_steps in ((True, True), (True, False), (False, True)):
-        options = 0.0, False, False, False, True, tf32, many_steps, False
-        prepared = op.prepare.__wrapped__(*of, *options)
+        prepared = op.prepare.__wrapped__(
+            op.plan_of, direction="forward", fuse="steps", dtype=dtype, tf32=tf32, shape=shape,
+            device=torch.device("cuda"), cell=PLAIN, varlen=False, resets=False, save=True,
+            deterministic=False, many_steps=many_steps,
+        )  # fmt: skip
         assert prepared.rounds_before == (before and tf32 and many_steps)
         at_load = prepared.call.launches[0].constants.ROUND_WEIGHTS
         assert at_load == (dtype == torch.float32 and tf32 and not prepared.rounds_before)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -55,10 +54,11 @@ def forward(plan, gates, w_hh, h0, c0, save, cell=None):
     y, c = gates.new_empty(T, B, H), c0.new_empty(T if save else 1, B, H)
     exchange, _, (counters,) = launch.workspace(plan, gates, (1, 1, 2), 1)
     launch.first_rows(exchange, 1, B, H).copy_(h0)
-    tensors = fwd.Tensors(
-        gates, None, (w_hh,), None, None, c0, c, y, y, exchange, counters,
+    arguments = fwd.Arguments(
+        gates_ptr=gates, w_hh_ptrs=(w_hh,), c0_ptr=c0, c_ptr=c, h_ptr=y, y_ptr=y,
+        exchange_ptr=exchange, barrier_ptr=counters, T=T, B=B,
     )  # fmt: skip
-    fwd.forward(on_cell(launch.call(plan, save=save), cell), tensors, T)
+    fwd.forward(on_cell(launch.call(plan, save=save), cell), arguments)
     return y, c
 
 
@@ -67,10 +67,12 @@ def backward(plan, dy, dh_n, dc, gates, w_hh, c0, c, cell=None):
     exchange, _, (counters,) = launch.workspace(plan, gates, (2, 4), 1)
     dgates = torch.empty_like(gates)
     partial = None if plan.split == 1 else c.new_empty(plan.split, *c0.shape)
-    tensors = bwd.Tensors(
-        dy, dh_n, gates, None, (w_hh,), None, c0, c, dc, dgates, exchange, partial, counters,
+    arguments = bwd.Arguments(
+        dy_ptr=dy, dh_n_ptr=dh_n, gates_ptr=gates, w_hh_ptrs=(w_hh,), c0_ptr=c0, c_ptr=c,
+        dc_ptr=dc, dgates_ptr=dgates, exchange_ptr=exchange, partial_ptr=partial,
+        barrier_ptr=counters, T=len(c), B=len(c0), last=len(c0),
     )  # fmt: skip
-    bwd.backward(on_cell(launch.call(plan), cell), tensors, len(c))
+    bwd.backward(on_cell(launch.call(plan), cell), arguments)
     return dgates
 
 
@@ -170,17 +172,17 @@ LEAKY = Cell("leaky", leaky_step, leaky_backward, sums=4, saved=4)
 
 
 @pytest.mark.parametrize(
-    ("tensors", "kernel"),
-    [
-        (fwd.Tensors, fwd.lstm_forward_kernel),
-        (bwd.Tensors, bwd.lstm_backward_kernel),
-    ],
+    ("module", "kernel"),
+    [(fwd, fwd.lstm_forward_kernel), (bwd, bwd.lstm_backward_kernel)],
     ids=["forward", "backward"],
 )
-def test_a_kernel_s_pointers_are_the_launcher_s_in_its_order(tensors, kernel):
-    pointers = [name for name in kernel.arg_names if name.endswith(("_ptr", "_ptrs"))]
-    assert [re.sub("_ptrs?$", "", name) for name in pointers] == list(tensors._fields)
-    assert list(kernel.arg_names[: len(pointers)]) == pointers
+def test_a_kernel_s_arguments_are_the_launcher_s_by_name_and_in_its_order(module, kernel):
+    names = [field.name for field in fields(module.Arguments)]
+    assert [*names, "CELL", "PLAN"] == list(kernel.arg_names)
+    made = module.Arguments(**{name: name for name in names})
+    assert made.values() == tuple(names)
+    with pytest.raises(TypeError, match="positional"):
+        module.Arguments(*names)
 
 
 def test_another_cell_is_handed_in():

@@ -117,8 +117,8 @@ def test_deterministic_algorithms_count_after_a_first_call(file, monkeypatch):
     for deterministic in (False, True, False):
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
         prepared = op.prepared(
-            "backward", "steps", torch.bfloat16, cpu, shape, PLAIN, 0.0, False, False, False, True,
-            False, False,
+            direction="backward", fuse="steps", dtype=torch.bfloat16, device=cpu, shape=shape,
+            cell=PLAIN, varlen=False, resets=False, save=True, tf32=False,
         )  # fmt: skip
         found.append(prepared.call.plan.split)
     op.prepare.cache_clear()

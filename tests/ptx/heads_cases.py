@@ -11,7 +11,7 @@ from triton import knobs
 
 from fused_lstm import recurrence
 from fused_lstm.tools import inspect
-from fused_lstm.triton import choice, devices, heads, launch, precision
+from fused_lstm.triton import choice, devices, heads, launch, op, precision
 from fused_lstm.triton.plan import Plan
 from plans import make_plan
 
@@ -99,15 +99,15 @@ def run(
     )
     dy = torch.cat([by[0], torch.zeros_like(by[0][:1])]) if packed else by[0]
 
-    def planned(direction: str, *_) -> Plan:
-        return plan_of(how, direction, K, B, inputs[3].shape[1] // K, name, arch)
+    def planned(_, direction: str, *__, gates: int, **___) -> Plan:
+        return plan_of(how, direction, K, B, gates, name, arch)
 
     device = Device(arch, seed, WEAK, change)
     device.max_instructions = 200_000_000
     with (
         device,
         mock.patch.object(precision, "tf32", return_value=name == "tf32"),
-        mock.patch.object(heads, "plan_of", planned),
+        mock.patch.object(op, "plan_of", planned),
     ):
         made = heads.recurrence(*inputs, None, cell, True, **rows)
         found = heads.recurrence_backward(

@@ -16,8 +16,8 @@ A launch's phases: it SUMS, GATHERS dh where PROJECTED, FINISHES.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 import triton
 import triton.language as tl
@@ -383,53 +383,65 @@ def dh_of(
 # --- launcher ---
 
 
-class Tensors(NamedTuple):
-    """The kernel's pointers, in its order; all contiguous, None where it has no use for one."""
+@dataclass(kw_only=True, eq=False, slots=True)
+class Arguments:
+    """The kernel's arguments by its own names, as its parameters describe them.
 
-    dy: Tensor
-    dh_n: Tensor
-    gates: Tensor
-    w_ih: Sequence[Tensor] | None
-    w_hh: Sequence[Tensor]
-    w_hr: Sequence[Tensor] | None
-    c0: Tensor
-    c: Tensor
-    dc: Tensor
-    dgates: Tensor
-    exchange: Tensor
-    partial: Tensor | None
-    barrier: Tensor
-    offset: Tensor | None = None
-    not_reset: Tensor | None = None
-    between: Tensor | None = None
-    dh: Tensor | None = None
-    seed: Tensor | None = None
-    weight: Tensor | None = None
-    h_mask: Tensor | None = None
-    dh_old: Tensor | None = None
-    by_h: Tensor | None = None
-    raw: Tensor | None = None
-    gain: Tensor | None = None
-    shares: Tensor | None = None
-    stats: Tensor | None = None
-    dseen: Tensor | None = None
-    dweight: Tensor | None = None
-
-
-def backward(
-    call: Call,
-    tensors: Tensors,
-    T: int,
-    has_last: bool = True,
-    first_lane: int = 0,
-    clip: float = 0.0,
-) -> None:
-    """Run all steps of a call's lanes: write dgates, dc and the kernel's other outputs.
-
-    Without has_last, dh_n and dc are not read.
+    All tensors are contiguous. A pointer that the kernel has no use for is None.
     """
-    plan = call.plan
-    numbers = T, plan.batch, plan.batch if has_last else 0, first_lane, *call.rates, clip
-    for begin, end in plan.launches(plan.waves(T)):
-        for run in call.launches:
-            run(lstm_backward_kernel, (*tensors, begin, end, *numbers))
+
+    dy_ptr: Tensor
+    dh_n_ptr: Tensor
+    gates_ptr: Tensor
+    w_ih_ptrs: tuple[Tensor, ...] | None = None
+    w_hh_ptrs: tuple[Tensor, ...]
+    w_hr_ptrs: tuple[Tensor, ...] | None = None
+    c0_ptr: Tensor
+    c_ptr: Tensor
+    dc_ptr: Tensor
+    dgates_ptr: Tensor
+    exchange_ptr: Tensor
+    partial_ptr: Tensor | None = None
+    barrier_ptr: Tensor
+    offset_ptr: Tensor | None = None
+    not_reset_ptr: Tensor | None = None
+    between_ptr: Tensor | None = None
+    dh_ptr: Tensor | None = None
+    seed_ptr: Tensor | None = None
+    weight_ptr: Tensor | None = None
+    h_mask_ptr: Tensor | None = None
+    dh_old_ptr: Tensor | None = None
+    by_h_ptr: Tensor | None = None
+    raw_ptr: Tensor | None = None
+    gain_ptr: Tensor | None = None
+    shares_ptr: Tensor | None = None
+    stats_ptr: Tensor | None = None
+    dseen_ptr: Tensor | None = None
+    dweight_ptr: Tensor | None = None
+    begin: int = 0  # set by Call.run
+    end: int = 0
+    T: int
+    B: int
+    last: int
+    first_lane: int = 0
+    dropout_p: float = 0.0
+    dropout_scale: float = 1.0
+    candidate_p: float = 0.0
+    candidate_scale: float = 1.0
+    zone_h: float = 0.0
+    zone_h_rest: float = 0.0
+    zone_c: float = 0.0
+    zone_c_rest: float = 0.0
+    clip: float = 0.0
+
+    def values(self) -> tuple:
+        """Return the values in the kernel's order, without its constants."""
+        return VALUES(self)
+
+
+VALUES = attrgetter(*(field.name for field in fields(Arguments)))
+
+
+def backward(call: Call, arguments: Arguments) -> None:
+    """Run all steps of a call's lanes: write dgates, dc and the kernel's other outputs."""
+    call.run(lstm_backward_kernel, arguments)

@@ -29,8 +29,8 @@ meeting between them: FINISHES the cell, PROJECTS.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 import triton
 import triton.language as tl
@@ -305,35 +305,56 @@ def hand_out(
 # --- launcher ---
 
 
-class Tensors(NamedTuple):
-    """The kernel's pointers, in its order; all contiguous, None where it has no use for one."""
+@dataclass(kw_only=True, eq=False, slots=True)
+class Arguments:
+    """The kernel's arguments by its own names, as its parameters describe them.
 
-    gates: Tensor
-    w_ih: Sequence[Tensor] | None
-    w_hh: Sequence[Tensor]
-    w_hr: Sequence[Tensor] | None
-    bias: Sequence[Tensor] | None
-    c0: Tensor
-    c: Tensor
-    h: Tensor
-    y: Tensor
-    exchange: Tensor
-    barrier: Tensor
-    offset: Tensor | None = None
-    not_reset: Tensor | None = None
-    between: Tensor | None = None
-    seed: Tensor | None = None
-    weight: Tensor | None = None
-    h_mask: Tensor | None = None
-    h_old: Tensor | None = None
-    raw: Tensor | None = None
-    gain: Tensor | None = None
-    shares: Tensor | None = None
+    All tensors are contiguous. A pointer that the kernel has no use for is None.
+    """
+
+    gates_ptr: Tensor
+    w_ih_ptrs: tuple[Tensor, ...] | None = None
+    w_hh_ptrs: tuple[Tensor, ...]
+    w_hr_ptrs: tuple[Tensor, ...] | None = None
+    bias_ptrs: tuple[Tensor, ...] | None = None
+    c0_ptr: Tensor
+    c_ptr: Tensor
+    h_ptr: Tensor
+    y_ptr: Tensor
+    exchange_ptr: Tensor
+    barrier_ptr: Tensor
+    offset_ptr: Tensor | None = None
+    not_reset_ptr: Tensor | None = None
+    between_ptr: Tensor | None = None
+    seed_ptr: Tensor | None = None
+    weight_ptr: Tensor | None = None
+    h_mask_ptr: Tensor | None = None
+    h_old_ptr: Tensor | None = None
+    raw_ptr: Tensor | None = None
+    gain_ptr: Tensor | None = None
+    shares_ptr: Tensor | None = None
+    begin: int = 0  # set by Call.run
+    end: int = 0
+    T: int
+    B: int
+    first_lane: int = 0
+    dropout_p: float = 0.0
+    dropout_scale: float = 1.0
+    candidate_p: float = 0.0
+    candidate_scale: float = 1.0
+    zone_h: float = 0.0
+    zone_h_rest: float = 0.0
+    zone_c: float = 0.0
+    zone_c_rest: float = 0.0
+
+    def values(self) -> tuple:
+        """Return the values in the kernel's order, without its constants."""
+        return VALUES(self)
 
 
-def forward(call: Call, tensors: Tensors, T: int, first_lane: int = 0) -> None:
+VALUES = attrgetter(*(field.name for field in fields(Arguments)))
+
+
+def forward(call: Call, arguments: Arguments) -> None:
     """Run all steps of a call's lanes: write h, y, c and, where the call saves, the gates."""
-    plan = call.plan
-    for begin, end in plan.launches(plan.waves(T)):
-        for run in call.launches:
-            run(lstm_forward_kernel, (*tensors, begin, end, T, plan.batch, first_lane, *call.rates))
+    call.run(lstm_forward_kernel, arguments)

@@ -7,8 +7,8 @@ op.py; a lane's tensors have `live` rows here, as packed.Rows says.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ from .cells import Cell
 from .packed import Rows
 
 
-class Left(NamedTuple):
+@dataclass(kw_only=True, eq=False, slots=True)
+class Left:
     """Inputs and outputs of the backward launches."""
 
     rows: Rows
@@ -42,25 +43,15 @@ class Left(NamedTuple):
     dgates: Tensor  # [L, N, X*H] by x's parts of the gates; with layer norm, by h's that stay alone
     # follow
     by_gates: Sequence[Tensor]  # of each lane, the live rows of dgates
-    by_h: Tensor | None  # [L, N, G*H], where that is not dgates: by h's part of the gates
-    dh: Tensor | None  # [L, N, P], where h is projected: the gradient by w_hr times m
-    dweight: Tensor | None  # [L, N, .] each step's part of the gradients by weights of a unit
     h_mask: Tensor | None  # as in backward.py
     dh_old: Tensor | None
-    raw_ih: Tensor | None = None  # [L, N, X*H] what is normalized
-    raw_hh: Tensor | None = None
-    stats: Tensor | None = None
-    dseen: Tensor | None = None
-
-    def normalized(self, raw_ih: Tensor, raw_hh: Tensor) -> Left:
-        """Return a copy with layer norm's tensors: statistics of all steps, and room for dseen."""
-        stats, of = self.c.new_empty(len(self.c), self.rows.N, 4), self.rows.of
-        for lane, found in enumerate(stats):
-            for n, x in enumerate((self.c_made(lane), of(raw_hh[lane]))):
-                variance, mean = torch.var_mean(x, -1, correction=0)
-                of(found)[:, 2 * n], of(found)[:, 2 * n + 1] = mean, (variance + EPS).rsqrt()
-        dseen = self.c.new_empty(len(self.c), self.rows.N, self.c.shape[-1])
-        return self._replace(raw_ih=raw_ih, raw_hh=raw_hh, stats=stats, dseen=dseen)
+    raw_ih: Tensor | None  # [L, N, X*H] what is normalized
+    raw_hh: Tensor | None
+    by_h: Tensor | None = None  # [L, N, G*H], where that is not dgates: by h's part of the gates
+    dh: Tensor | None = None  # [L, N, P], where h is projected: the gradient by w_hr times m
+    dweight: Tensor | None = None  # [L, N, .] a step's part of the gradients by weights of a unit
+    stats: Tensor | None = None  # [L, N, 4] as in backward.py, with layer norm
+    dseen: Tensor | None = None  # [L, N, H]
 
     def dgates_of(self, lane: int) -> Tensor:
         """Return the gradient by x's parts of the gates in all steps of a lane [live, X*H]."""
@@ -139,6 +130,23 @@ def halves(y: Tensor, D: int) -> Sequence[Tensor]:
 def by_direction(t: Tensor, D: int) -> Sequence[Tensor]:
     """Return each direction's lanes of t [L, ...]."""
     return [t[::2], t[1::2]] if D == 2 else [t]
+
+
+def statistics(left: Left) -> Tensor:
+    """Return the means and deviations of all steps, of c and of w_hh's product [L, N, 4]."""
+    stats = left.c.new_empty(len(left.c), left.rows.N, 4)
+    for lane in range(len(stats)):
+        rows = left.rows.of(stats[lane])
+        for n, x in enumerate((left.c_made(lane), left.rows.of(left.raw_hh[lane]))):
+            variance, mean = torch.var_mean(x, -1, correction=0)
+            rows[:, 2 * n], rows[:, 2 * n + 1] = mean, (variance + EPS).rsqrt()
+    return stats
+
+
+def of_x(left: Left, first: int) -> Tensor:
+    """Return the gradient by the input of a layer [live, .], whose first lane is number `first`."""
+    dx = left.by_x(first) @ left.layers[first].w_ih
+    return dx if left.D == 1 else dx.addmm_(left.by_x(first + 1), left.layers[first + 1].w_ih)
 
 
 def of_weights(left: Left, samples: int = 0) -> list[Tensor]:

@@ -11,7 +11,8 @@ gates that x, and that h, has a part in. S: a cell's states.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,32 +20,65 @@ from torch import Tensor
 from ..recurrence import Cell, by_state, heads_first
 from ..reference import state_dtype
 from ..spec import Spec
-from . import backward, devices, forward, launch, tuned
-from . import precision as switches
-from .choice import choose
+from . import backward, forward, launch, op, precision
 from .packed import Rows, not_reset
-from .plan import Plan
 
 
-def plan_of(direction: str, weight_hh: Tensor, B: int, tf32: bool) -> Plan:
-    """Return the launch for these weights [N, G*K, K] and B rows of batch."""
-    N, columns, K = weight_hh.shape
-    card = tuned.measured(devices.current(weight_hh.device))
-    chosen = choose(
-        direction, hidden=K, batch=B, layers=1, heads=N, dtype=launch.NAMES[weight_hh.dtype],
-        device=card, tf32=tf32, gates=columns // K,
+@dataclass(kw_only=True, eq=False, slots=True)
+class Heads:
+    """Arguments of both operators, parsed before either begins."""
+
+    prepared: op.Prepared
+    rows: Rows
+    spec: Spec
+    weight: Tensor  # [N, G*K, K]
+    not_reset: Tensor | None
+    c0: Tensor  # [N, B, S*K] state dtype
+    reverse: bool
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of every launch that both kernels have from the call."""
+        return {
+            "offset_ptr": self.rows.offset,
+            "not_reset_ptr": self.not_reset,
+            "T": self.rows.T,
+            "B": self.rows.B,
+        }
+
+
+def parsed(
+    direction: str,
+    *,
+    save: bool,
+    x: Tensor,
+    c0: Tensor,
+    weight_hh: Tensor,
+    spec: Spec,
+    reverse: bool,
+    batch_sizes: Tensor | None,
+    keep: Tensor | None,
+) -> Heads:
+    """Return a call's arguments with its launches; x: [.., .] with the call's rows."""
+    N, _, K = weight_hh.shape
+    rows, dtype = Rows(x, len(c0), batch_sizes), weight_hh.dtype
+    launches = op.prepared(
+        direction=direction, fuse="heads", dtype=dtype, device=weight_hh.device,
+        shape=op.Shape(L=N, D=1, B=rows.B, H=K, projected=0, P=K), cell=spec,
+        varlen=rows.offset is not None, resets=keep is not None, save=save,
+        tf32=dtype == torch.float32 and precision.tf32(), reverse=reverse,
     )  # fmt: skip
-    return tuned.of(chosen, card)
-
-
-@lru_cache(4096)
-def call_of(
-    plan: Plan, cell: Spec, save: bool, varlen: bool, resets: bool, reverse: bool, width: int
-) -> launch.Call:
-    """Return a plan's launches, made once for all calls that are alike."""
-    return launch.call(
-        plan, cell, save=save, varlen=varlen, resets=resets, reverse=reverse, width=width
+    return Heads(
+        prepared=launches,
+        rows=rows,
+        spec=spec,
+        weight=weight_hh.contiguous(),
+        not_reset=not_reset(keep),
+        c0=heads_first(c0.to(state_dtype(dtype)), N, K).contiguous(),
+        reverse=reverse,
     )
+
+
+# --- forward ---
 
 
 def recurrence(
@@ -59,51 +93,63 @@ def recurrence(
     batch_sizes: Tensor | None = None,
     keep: Tensor | None = None,
     clip: float = 0.0,
-    precision: str | None = None,
 ) -> tuple[Tensor, ...]:
     """Run the forward operator, as fused_lstm.ops describes it."""
-    N, _, K = weight_hh.shape
-    shape, B, dtype = x_part.shape[:-1], len(h0), x_part.dtype
-    state, spec, rows = state_dtype(dtype), Cell(cell).spec, Rows(x_part, B, batch_sizes)
-    kernels, R = launch.kernel_cell(spec), rows.N
-    tf32 = dtype == torch.float32 and switches.tf32()
-    plan, mask = plan_of("forward", weight_hh, B, tf32), not_reset(keep)
-    varlen = rows.offset is not None
-    call = call_of(plan, spec, save, varlen, mask is not None, reverse, N * K)
-    columns, X, S = kernels.columns, kernels.by_x, kernels.states
-
-    y = x_part.new_empty(R, N * K)
-    c = x_part.new_empty(N, R if save else B, S * K, dtype=state)
+    of = parsed(
+        "forward", save=save, x=x_part, c0=c0, weight_hh=weight_hh, spec=Cell(cell).spec,
+        reverse=reverse, batch_sizes=batch_sizes, keep=keep,
+    )  # fmt: skip
+    (N, _, K), shape, rows = weight_hh.shape, x_part.shape[:-1], of.rows
+    X, S, columns = of.prepared.cell.by_x, of.prepared.cell.states, of.prepared.columns
+    y = x_part.new_empty(rows.N, N * K)
+    c = of.c0.new_empty(N, rows.N if save else rows.B, S * K)
     # An sLSTM's gradients by i are differences.
-    gates = x_part.new_empty(N, R, columns * K, dtype=state if S > 1 else dtype)
-    gates[..., (columns - X) * K :] = heads_first(x_part.reshape(R, -1), N, K)
-    first_states = heads_first(c0.to(state), N, K).contiguous()
-    bias = x_part.new_zeros(N, (X + kernels.of_h) * K)
+    gates = (of.c0 if S > 1 else y).new_empty(N, rows.N, columns * K)
+    gates[..., (columns - X) * K :] = heads_first(x_part.reshape(rows.N, -1), N, K)
+    bias = y.new_zeros(N, (X + of.prepared.cell.of_h) * K)
     if bias_m is not None:
         bias[:, X * K :] = heads_first(bias_m, N, K)
-    count, weight = N // plan.layers, weight_hh.contiguous()
-    exchange, _, counters = launch.workspace(plan, x_part, (1, N, 2), count)
-    fed = heads_first(h0, N, K)
-    fed = switches.rounded(fed) if plan.rounds else fed
-    launch.first_rows(exchange, N, B, K, 2 if varlen else 1).copy_(fed)
-    for index in range(count):
-        lanes = slice(index * plan.layers, (index + 1) * plan.layers)
-        tensors = forward.Tensors(
-            gates[lanes], None, (weight[lanes],), None, (bias[lanes],), first_states[lanes],
-            c[lanes], y, y[:, lanes.start * K :], exchange[0, lanes], counters[index], rows.offset,
-            mask,
-        )  # fmt: skip
-        forward.forward(call, tensors, rows.T)
-    if rows.live < R:
-        y[rows.live :].zero_()
+    for arguments in forward_launches(of, h0, gates, bias, c, y):
+        forward.forward(of.prepared.call, arguments)
+    rows.clear(y)
     last = rows.ends([c], last=not reverse) if save else c
     return (
         y.view(*shape, N * K),
         rows.ends([y[None]], last=not reverse)[0],
-        by_state(last, S).to(c0.dtype) if spec.has_c else c0.new_empty(0),
+        by_state(last, S).to(c0.dtype) if of.spec.has_c else c0.new_empty(0),
         c.view(N, *shape, S * K) if save else c.new_empty(0),
-        gates.view(N, *shape, columns * K) if save and kernels.saved else gates.new_empty(0),
+        gates.view(N, *shape, columns * K)
+        if save and of.prepared.cell.saved
+        else gates.new_empty(0),
     )
+
+
+def forward_launches(
+    of: Heads, h0: Tensor, gates: Tensor, bias: Tensor, c: Tensor, y: Tensor
+) -> list[forward.Arguments]:
+    """Return the arguments of each launch."""
+    (N, _, K), call, count = of.weight.shape, of.prepared.call, of.prepared.count
+    space = launch.workspace(call.plan, y, (1, N, 2), count)
+    launch.feed(space.exchange, heads_first(h0, N, K), call.plan, of.rows.offset is not None)
+    lanes = launch.by_launch(
+        count, gates_ptr=gates, c0_ptr=of.c0, c_ptr=c, exchange_ptr=space.exchange[0],
+        barrier_ptr=space.counters,
+    )  # fmt: skip
+    weights, biases = of.weight.chunk(count), bias.chunk(count)
+    return [
+        forward.Arguments(
+            w_hh_ptrs=(weights[index],),
+            bias_ptrs=(biases[index],),
+            h_ptr=y,
+            y_ptr=y[:, index * call.plan.layers * K :],
+            **lanes[index],
+            **of.arguments(),
+        )
+        for index in range(count)
+    ]
+
+
+# --- backward ---
 
 
 def recurrence_backward(
@@ -122,61 +168,90 @@ def recurrence_backward(
     batch_sizes: Tensor | None = None,
     keep: Tensor | None = None,
     clip: float = 0.0,
-    precision: str | None = None,
 ) -> tuple[Tensor, ...]:
     """Run the backward operator, as fused_lstm.ops describes it."""
-    N, _, K = weight_hh.shape
-    shape, B, state, rows = y.shape[:-1], len(h0), c.dtype, Rows(y, len(h0), batch_sizes)
-    spec, R = Cell(cell, reverse, float(clip > 0)).spec, rows.N  # compiled once for any clip
-    kernels, tf32 = launch.kernel_cell(spec), y.dtype == torch.float32 and switches.tf32()
-    plan, mask = plan_of("backward", weight_hh, B, tf32), not_reset(keep)
-    call = call_of(plan, spec, True, rows.offset is not None, mask is not None, reverse, N * K)
-    X, G = kernels.by_x, kernels.by_h
-
-    dgates = y.new_empty(N, R, X * K)
-    by_h = y.new_empty(N, R, G * K) if kernels.apart else dgates
-    dc = c.new_zeros(N, B, kernels.states * K)
-    if dc_n is not None and spec.has_c:
+    of = parsed(
+        "backward", save=True, x=y, c0=c0, weight_hh=weight_hh, reverse=reverse,
+        spec=Cell(cell, reverse, float(clip > 0)).spec,  # compiled once for any clip
+        batch_sizes=batch_sizes, keep=keep,
+    )  # fmt: skip
+    (N, _, K), rows, kernels = weight_hh.shape, of.rows, of.prepared.cell
+    dgates = y.new_empty(N, rows.N, kernels.by_x * K)
+    by_h = y.new_empty(N, rows.N, kernels.by_h * K) if kernels.apart else dgates
+    dc = torch.zeros_like(of.c0)
+    if dc_n is not None and of.spec.has_c:
         dc.copy_(heads_first(dc_n, N, K))
-    by_y = torch.zeros_like(y) if dy is None else dy.contiguous()
-    last = y.new_zeros(N, B, K) if dh_n is None else heads_first(dh_n, N, K).contiguous()
-    first_states = heads_first(c0.to(state), N, K).contiguous()
-    count, weight = N // plan.layers, weight_hh.contiguous()
-    partial_sums = c.new_empty(plan.layers, plan.split, B, K) if plan.split > 1 else None
-    exchanged = launch.exchanged(plan, spec)
-    exchange, _, counters = launch.workspace(plan, y, (N, 2, exchanged), count)
-    c, gates = c.view(N, R, -1), gates.view(N, R, -1) if kernels.saved else c
-    for index in range(count):
-        lanes = slice(index * plan.layers, (index + 1) * plan.layers)
-        tensors = backward.Tensors(
-            by_y.view(R, -1)[:, lanes.start * K :], last[lanes], gates[lanes], None,
-            (weight[lanes],), None, first_states[lanes], c[lanes], dc[lanes], dgates[lanes],
-            exchange[lanes], partial_sums, counters[index], rows.offset, mask, by_h=by_h[lanes],
-        )  # fmt: skip
-        backward.backward(call, tensors, rows.T, clip=float(clip))
-
-    # What needs no order in time: the gradients of weights, and by h0 of the rows that begin.
-    live = by_h[:, : rows.live]
-    with switches.matmul_as_rnn(y.dtype):
-        dh0 = rows.ends([by_h], last=reverse) @ weight
-        if clip > 0:
-            dh0 = dh0.clamp(-clip, clip)
-        before = rows.before(rows.of(y.reshape(R, -1)), h0, int(reverse))
-        if mask is not None:
-            kept = mask.view(torch.bool).reshape(1, R, 1)
-            dh0 = torch.where(rows.ends([kept], last=reverse), dh0, 0.0)
-            before = torch.where(rows.of(kept[0]), before, 0.0)
-        dweight = live.mT @ heads_first(before, N, K)
+    dy = torch.zeros_like(y) if dy is None else dy.contiguous()
+    last = y.new_zeros(N, rows.B, K) if dh_n is None else heads_first(dh_n, N, K).contiguous()
+    c = c.view(N, rows.N, -1)
+    gates = gates.view(N, rows.N, -1) if kernels.saved else c
+    for arguments in backward_launches(of, dy, last, gates, c, dc, dgates, by_h, float(clip)):
+        backward.backward(of.prepared.call, arguments)
+    dh0, dweight = after(of, h0, y, by_h, clip)
     dbias_m = y.new_empty(0)
     if bias_m is not None:
-        dbias_m = by_state(live[..., kernels.sums * K :].sum(1), kernels.of_h)
-    dx = by_state(dgates, X)
-    if rows.live < R:
-        dx[rows.live :].zero_()
+        alone = by_h[:, : rows.live, kernels.sums * K :]
+        dbias_m = by_state(alone.sum(1), kernels.of_h)
+    dx = by_state(dgates, kernels.by_x)
+    rows.clear(dx)
     return (
-        dx.view(*shape, X * N * K),
+        dx.view(*y.shape[:-1], -1),
         by_state(dh0, 1),
         by_state(dc, kernels.states).to(c0.dtype),
         dweight,
         dbias_m,
     )
+
+
+def backward_launches(
+    of: Heads,
+    dy: Tensor,
+    last: Tensor,
+    gates: Tensor,
+    c: Tensor,
+    dc: Tensor,
+    dgates: Tensor,
+    by_h: Tensor,
+    clip: float,
+) -> list[backward.Arguments]:
+    """Return the arguments of each launch."""
+    (N, _, K), call, count = of.weight.shape, of.prepared.call, of.prepared.count
+    plan, rows = call.plan, of.rows
+    partial_sums = c.new_empty(plan.layers, plan.split, rows.B, K) if plan.split > 1 else None
+    space = launch.workspace(plan, dy, (N, 2, of.prepared.exchanged), count)
+    lanes = launch.by_launch(
+        count, dh_n_ptr=last, gates_ptr=gates, c0_ptr=of.c0, c_ptr=c, dc_ptr=dc,
+        dgates_ptr=dgates, exchange_ptr=space.exchange, barrier_ptr=space.counters, by_h_ptr=by_h,
+    )  # fmt: skip
+    weights, by_y = of.weight.chunk(count), dy.view(rows.N, N * K)
+    return [
+        backward.Arguments(
+            dy_ptr=by_y[:, index * plan.layers * K :],
+            w_hh_ptrs=(weights[index],),
+            partial_ptr=partial_sums,
+            last=rows.B,
+            clip=clip,
+            **lanes[index],
+            **of.arguments(),
+        )
+        for index in range(count)
+    ]
+
+
+def after(of: Heads, h0: Tensor, y: Tensor, by_h: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """Return what needs no order in time: the gradients by h0 [N, B, K] and by weight_hh.
+
+    by_h: [N, R, G*K], the gradient by h's part of the gates in all steps.
+    """
+    (N, _, K), rows, R, mask = of.weight.shape, of.rows, of.rows.N, of.not_reset
+    with precision.matmul_as_rnn(y.dtype):
+        dh0 = rows.ends([by_h], last=of.reverse) @ of.weight
+        if clip > 0:
+            dh0 = dh0.clamp(-clip, clip)
+        before = rows.before(rows.of(y.reshape(R, -1)), h0, int(of.reverse))
+        if mask is not None:
+            kept = mask.view(torch.bool).reshape(1, R, 1)
+            dh0 = torch.where(rows.ends([kept], last=of.reverse), dh0, 0.0)
+            before = torch.where(rows.of(kept[0]), before, 0.0)
+        dweight = by_h[:, : rows.live].mT @ heads_first(before, N, K)
+    return dh0, dweight

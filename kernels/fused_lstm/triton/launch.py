@@ -16,7 +16,7 @@ from triton import knobs
 from triton.runtime import driver
 
 from ..spec import CELLS, PLAIN, Spec
-from . import cells
+from . import cells, precision
 from .barrier import APART
 from .cells import lstm, printed, slstm
 from .helper import FENCES_COPIES, KEEP_LOOP
@@ -422,12 +422,20 @@ def _spills(plan: Plan) -> bool:
 
 
 @lru_cache(1024)
-def rates(p: float, cell: Spec) -> tuple[float, ...]:
-    """Return the kernels' floats, dropout_p to zone_c_rest; p: of dropout between lanes."""
-    near = [torch.tensor(z, dtype=torch.float32).item() for z in zones(cell)]
-    rest = [z - of for z, of in zip(zones(cell), near, strict=True)]
-    of_zones = near[0], rest[0], near[1], rest[1]
-    return p, scale_of(p), cell.candidate_dropout, scale_of(cell.candidate_dropout), *of_zones
+def rates(p: float, cell: Spec) -> dict[str, float]:
+    """Return the kernels' probabilities, by their names; p: of dropout between lanes."""
+    zone_h, zone_c = zones(cell)
+    near_h, near_c = (torch.tensor(z, dtype=torch.float32).item() for z in (zone_h, zone_c))
+    return {
+        "dropout_p": p,
+        "dropout_scale": scale_of(p),
+        "candidate_p": cell.candidate_dropout,
+        "candidate_scale": scale_of(cell.candidate_dropout),
+        "zone_h": near_h,
+        "zone_h_rest": zone_h - near_h,
+        "zone_c": near_c,
+        "zone_c_rest": zone_c - near_c,
+    }
 
 
 @lru_cache(1024)
@@ -457,45 +465,55 @@ class Launch:
     constants: Constants
     compiled: dict[tuple, Any] = field(default_factory=dict)
 
-    def __call__(self, kernel: Any, arguments: tuple) -> None:
-        """Launch it on pointers and numbers in the kernel's order, without its constants."""
-        grid, given = self.plan.programs, (*arguments, self.cell, self.constants)
+    def __call__(self, kernel: Any, values: tuple) -> None:
+        """Launch it on the values of the kernel's arguments, without its constants."""
+        grid, every = self.plan.programs, (*values, self.cell, self.constants)
         if is_interpreted():
-            kernel[(grid,)](*given)
+            kernel[(grid,)](*every)
             return
         active: Any = driver.active
         device = active.get_current_device()
-        key = device, type(active), _specialized(arguments)
-        found = self.compiled.get(key)
-        if found is None:
-            self.compiled[key] = kernel[(grid,)](*given, **options(self.plan))
+        key = device, type(active), _specialized(values)
+        compiled = self.compiled.get(key)
+        if compiled is None:
+            self.compiled[key] = kernel[(grid,)](*every, **options(self.plan))
             return
         stream = active.get_current_stream(device)
-        metadata = found.launch_metadata((grid, 1, 1), stream, *given)
-        found.run(
-            grid, 1, 1, stream, found.function, found.packed_metadata, metadata,
-            knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook, *given,
+        metadata = compiled.launch_metadata((grid, 1, 1), stream, *every)
+        compiled.run(
+            grid, 1, 1, stream, compiled.function, compiled.packed_metadata, metadata,
+            knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook, *every,
         )  # fmt: skip
 
 
-def _specialized(arguments: Sequence) -> tuple:
-    """Return what Triton specialises by: of a pointer, whether 16 divides it; no number's value."""
-    return tuple([
-        a.data_ptr() % 16 == 0 if isinstance(a, Tensor)
-        else _specialized(a) if isinstance(a, tuple)
-        else a is None
-        for a in arguments
-    ])  # fmt: skip
+def _specialized(values: Sequence) -> tuple:
+    """Return what Triton specialises by: of a pointer, whether 16 divides it; of no number."""
+    key: list[Any] = []
+    for value in values:
+        kind = type(value)
+        if kind is tuple:
+            key.append(_specialized(value))
+        elif kind is not int and kind is not float:
+            key.append(value if value is None else value.data_ptr() % 16 == 0)
+    return tuple(key)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Call:
     """All that is known of an operator's launches before its tensors: prepared once."""
 
     plan: Plan
     cell: Spec
     launches: tuple[Launch, ...]  # those that a range of steps takes, in order
-    rates: tuple[float, ...]
+    rates: dict[str, float]  # arguments of both kernels
+
+    def run(self, kernel: Any, arguments: Any) -> None:
+        """Launch a kernel for all steps; arguments: those of forward.py or backward.py."""
+        for begin, end in self.plan.launches(self.plan.waves(arguments.T)):
+            arguments.begin, arguments.end = begin, end
+            values = arguments.values()
+            for launch in self.launches:
+                launch(kernel, values)
 
 
 def call(
@@ -512,12 +530,22 @@ def call(
     width: int = 0,
 ) -> Call:
     """Return a plan's launches; p: of dropout between its lanes; the rest: as in `constants`."""
-    kernels, does = kernel_cell(cell), (p > 0, varlen, resets, draws, rounded, reverse, width)
+    kernels = kernel_cell(cell)
     launches = [
-        Launch(plan, kernels, constants(plan, cell, save, phases, *does))
+        Launch(
+            plan,
+            kernels,
+            constants(
+                plan, cell, save=save, phases=phases, dropout=p > 0, varlen=varlen, resets=resets,
+                draws=draws, rounded=rounded, reverse=reverse, width=width,
+            ),
+        )
         for phases in plan.phases()
-    ]
-    return Call(plan, cell, tuple(launches), rates(p, cell))
+    ]  # fmt: skip
+    return Call(plan=plan, cell=cell, launches=tuple(launches), rates=rates(p, cell))
+
+
+# --- the tensors of an operator's launches ---
 
 
 class Workspace(NamedTuple):
@@ -536,12 +564,30 @@ def workspace(plan: Plan, like: Tensor, leading: Sequence[int], launches: int) -
     groups = plan.row_groups * (plan.layers if plan.kind == "heads" else 1)
     row = (groups + plan.row_groups * plan.blocks) * APART.value
     zeros = like.new_zeros(whole + launches * row * 4 // like.element_size())
-    counters = zeros[whole:].view(torch.int32).view(launches, row)
-    found = zeros[size:whole].view(between) if plan.projected else None
-    return Workspace(zeros[:size].view(shape), found, counters)
+    return Workspace(
+        exchange=zeros[:size].view(shape),
+        between=zeros[size:whole].view(between) if plan.projected else None,
+        counters=zeros[whole:].view(torch.int32).view(launches, row),
+    )
 
 
 def first_rows(exchange: Tensor, L: int, B: int, P: int, slots: int = 1) -> Tensor:
     """Return the first slots [., L, B, P] of an exchange [., L, 2, B_PAD, PAD], unpadded."""
     _, lane, slot, row, column = exchange.stride()
     return exchange.as_strided((slots, L, B, P), (slot, lane, row, column))
+
+
+def feed(exchange: Tensor, h0: Tensor, plan: Plan, varlen: bool) -> None:
+    """Put h0 [L, B, P] where the first step of each row reads it: with varlen in both slots."""
+    h0 = precision.rounded(h0) if plan.rounds else h0
+    first_rows(exchange, *h0.shape, slots=2 if varlen else 1).copy_(h0)
+
+
+def by_launch(count: int, **lanes: Tensor | None) -> list[dict[str, Tensor | None]]:
+    """Return each launch's part of tensors of all lanes [L, ...], by the tensors' names."""
+    if count == 1:
+        return [lanes]
+    there = {name: t for name, t in lanes.items() if t is not None}
+    # A kernel reads no shape, and where a launch has one lane `unbind` is quicker than `chunk`.
+    parts = [t.unbind() if len(t) == count else t.chunk(count) for t in there.values()]
+    return [dict(zip(there, each, strict=True)) for each in zip(*parts, strict=True)]

@@ -4,7 +4,9 @@ A product that needs no order in time is one large product: before a forward lau
 all steps by w_ih, after a backward launch the gradients of x, after all launches those of the
 weights.
 
-A launch takes as many lanes as its plan has: all of the stack, both of a layer, or one.
+A call is parsed and its launches are planned; buffers are allocated; the launches run, from the
+first layer up or from the last one down; what they wrote becomes the results. A launch takes as
+many lanes as its plan has: all of the stack, both of a layer, or one.
 
 L: lanes. D: directions. N: rows of x, T * B or packed. P: the size of h, H where it is not
 projected. W: columns of y, D * P. X, G: a cell's gates that x, and that h, has a part in. S: its
@@ -31,27 +33,28 @@ from .choice import choose
 from .packed import Rows, not_reset
 from .plan import Plan
 
+# --- the launches of a call, before its tensors ---
+
 
 class Shape(NamedTuple):
-    L: int
+    L: int  # of heads their number
     D: int
     B: int
-    H: int
+    H: int  # of a head
     projected: int  # P where h is projected, else 0
     P: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Prepared:
     """Parameters of an operator's call that do not depend on its tensors."""
 
     call: launch.Call
     cell: Cell
     count: int  # of launches
-    inside: float  # probability of a dropout that a launch itself does
-    rounds: bool  # whether factors of products are rounded to TF32
-    rounds_before: bool  # and weights before the launches
+    rounds_before: bool  # whether weights are rounded to TF32 before the launches
     copies: int  # of the exchange: 2 where the lane above does not read what w_hh is fed
+    columns: int  # of the buffer of x's parts and of what is saved
     exchanged: int  # columns of the backward's exchange
     is_fused: bool  # one launch has all lanes
 
@@ -59,53 +62,56 @@ class Prepared:
 @lru_cache(4096)
 def prepare(
     make_plan: Callable[..., Plan],
+    *,
     direction: str,
     fuse: str,
     dtype: torch.dtype,
     device: torch.device,
     shape: Shape,
     cell: Spec,
-    dropout: float,
-    draws: bool,
     varlen: bool,
     resets: bool,
     save: bool,
     tf32: bool,
-    many_steps: bool,
     deterministic: bool,
+    dropout: float = 0.0,
+    draws: bool = False,
+    many_steps: bool = False,
+    reverse: bool = False,
 ) -> Prepared:
     """Return the launches of a call, made once for all calls that are alike.
 
-    many_steps: whether there are rounding.STEPS or more. deterministic: whether algorithms have to
-    be, on which `make_plan` depends.
+    fuse: as the operator's, or "heads". many_steps: whether there are rounding.STEPS or more.
+    deterministic: whether algorithms have to be, on which `make_plan` depends. reverse: of heads.
     """
-    kernels = launch.kernel_cell(cell)
-    norm, gates = launch.norms(cell), kernels.by_h
+    kernels, norm = launch.kernel_cell(cell), launch.norms(cell)
     if fuse == "layers" and kernels.of_x != kernels.of_h:
         fuse = "steps"  # a wave multiplies x by as many rows as h
-    plan = make_plan(fuse, direction, dtype, device, shape, norm=norm, gates=gates, tf32=tf32)
-    inside = dropout if plan.kind == "layers" else 0.0
-    options = {"save": save, "p": inside, "varlen": varlen, "resets": resets, "draws": draws}
+    plan = make_plan(
+        fuse, direction, dtype, device, shape, norm=norm, gates=kernels.by_h, tf32=tf32
+    )
+    inside = dropout if plan.kind == "layers" else 0.0  # between lanes of a launch
     rounds_before = plan.rounds and plan.streams and many_steps
     recurrent = draws and cell.recurrent_dropout > 0
     return Prepared(
-        launch.call(plan, cell, **options, rounded=rounds_before),
+        call=launch.call(
+            plan, cell, save=save, p=inside, varlen=varlen, resets=resets, draws=draws,
+            rounded=rounds_before, reverse=reverse,
+            width=shape.L * shape.P if fuse == "heads" else 0,
+        ),
         cell=kernels,
         count=shape.L // plan.layers,
-        inside=inside,
-        rounds=plan.rounds,
         rounds_before=rounds_before,
         copies=2 if inside > 0 or (recurrent and plan.kind == "layers") else 1,
+        columns=launch.columns(cell, shape.projected > 0),
         exchanged=launch.exchanged(plan, cell),
         is_fused=plan.kind == "layers",
-    )
+    )  # fmt: skip
 
 
-def prepared(*call: Any) -> Prepared:
-    """Return `prepare`'s launches of a call as PyTorch is set now: its arguments without the first
-    and the last.
-    """
-    return prepare(plan_of, *call, torch.are_deterministic_algorithms_enabled())
+def prepared(**call: Any) -> Prepared:
+    """Return `prepare`'s launches of a call, as PyTorch is set now."""
+    return prepare(plan_of, deterministic=torch.are_deterministic_algorithms_enabled(), **call)
 
 
 def plan_of(
@@ -119,17 +125,21 @@ def plan_of(
     gates: int,
     tf32: bool,
 ) -> Plan:
-    """Return the launch for these tensors: of all lanes, of both of a layer, or of one."""
+    """Return the launch for these tensors: of all lanes, both of a layer, one, or some heads."""
     card = tuned.measured(devices.current(device))
     chosen = choose(
         direction, hidden=shape.H, batch=shape.B, layers=shape.L if fuse == "layers" else 1,
         directions=shape.D, dtype=launch.NAMES[dtype], device=card, tf32=tf32,
-        projected=shape.projected, norm=norm, gates=gates,
+        projected=shape.projected, norm=norm, gates=gates, heads=shape.L if fuse == "heads" else 0,
     )  # fmt: skip
     return tuned.of(chosen, card)
 
 
-class Stack(NamedTuple):
+# --- a call's arguments ---
+
+
+@dataclass(kw_only=True, eq=False, slots=True)
+class Stack:
     """Arguments of both operators, parsed before either begins."""
 
     prepared: Prepared
@@ -141,17 +151,31 @@ class Stack(NamedTuple):
     seed: Tensor | None
     not_reset: Tensor | None
     drop: stack.Drop | None
+    x: Tensor  # [N, I]
+    h0: Tensor  # [L, B, P]
+    c0: Tensor  # [L, B, S*H] state dtype
 
-    def weights(self, index: int) -> tuple[tuple, tuple, tuple | None]:
-        """Return w_ih, w_hh and w_hr of a launch's lanes."""
-        lanes = self.prepared.call.plan.layers
+    def arguments(self, index: int) -> dict[str, Any]:
+        """Return the arguments of launch number `index` that both kernels have from the call."""
+        call, rows = self.prepared.call, self.rows
+        lanes = call.plan.layers
         layers = self.multiplied[index * lanes : (index + 1) * lanes]
-        w_ih, w_hh, *others = zip(*layers, strict=True)  # in the order of Layer
-        return w_ih, w_hh, others[2] if self.shape.projected else None
+        return {
+            "w_ih_ptrs": tuple([layer.w_ih for layer in layers]),
+            "w_hh_ptrs": tuple([layer.w_hh for layer in layers]),
+            "w_hr_ptrs": tuple([w.w_hr for w in layers]) if self.shape.projected else None,
+            "offset_ptr": rows.offset,
+            "not_reset_ptr": self.not_reset,
+            "seed_ptr": self.seed,
+            "T": rows.T,
+            "B": rows.B,
+            **call.rates,
+        }
 
 
-def _stack(
+def parsed(
     direction: str,
+    *,
     save: bool,
     x: Tensor,
     h0: Tensor,
@@ -163,21 +187,37 @@ def _stack(
     directions: int,
     batch_sizes: Tensor | None,
     keep: Tensor | None,
-    cell: Spec,
+    cell: str,
+    rates: Sequence[float],
 ) -> Stack:
-    layers = by_layer([w.contiguous() for w in weights], h0.shape[0], cell)
-    shape = _shape(h0, c0, layers[0].w_hr, directions, cell.c_parts)
-    rows = Rows(x, h0.shape[1], batch_sizes)
-    tf32 = x.dtype == torch.float32 and precision.tf32()
+    """Return a call's arguments, checked, with its launches."""
+    spec = cell_of(cell, tuple(rates))
+    layers = by_layer([w.contiguous() for w in weights], h0.shape[0], spec)
+    shape = _shape(h0, c0, layers[0].w_hr, directions, spec.c_parts)
+    rows = Rows(x, shape.B, batch_sizes)
     launches = prepared(
-        direction, fuse, x.dtype, x.device, shape, cell, dropout, seed is not None,
-        rows.offset is not None, keep is not None, save, tf32, rows.T >= rounding.STEPS,
+        direction=direction, fuse=fuse, dtype=x.dtype, device=x.device, shape=shape, cell=spec,
+        varlen=rows.offset is not None, resets=keep is not None, save=save,
+        tf32=x.dtype == torch.float32 and precision.tf32(), dropout=dropout,
+        draws=seed is not None, many_steps=rows.T >= rounding.STEPS,
     )  # fmt: skip
-    multiplied = _rounded(layers, launches.is_fused) if launches.rounds_before else layers
     drop = None
     if dropout > 0:
         drop = partial(philox.apply, dropout, seed, rows.N * shape.D * shape.P)
-    return Stack(launches, shape, rows, layers, multiplied, cell, seed, not_reset(keep), drop)
+    return Stack(
+        prepared=launches,
+        shape=shape,
+        rows=rows,
+        layers=layers,
+        multiplied=_rounded(layers, launches.is_fused) if launches.rounds_before else layers,
+        cell=spec,
+        seed=seed,
+        not_reset=not_reset(keep),
+        drop=drop,
+        x=x.contiguous().view(rows.N, x.shape[-1]),
+        h0=h0.contiguous(),
+        c0=c0.to(state_dtype(x.dtype)).contiguous(),
+    )
 
 
 def _rounded(layers: list[Layer], is_fused: bool) -> list[Layer]:
@@ -189,92 +229,108 @@ def _rounded(layers: list[Layer], is_fused: bool) -> list[Layer]:
             each[-1]["w_hr"] = layer.w_hr
         if is_fused and lane > 0:
             each[-1]["w_ih"] = layer.w_ih
-    found = iter(rounding.rounded([w for weights in each for w in weights.values()]))
+    rounded = iter(rounding.rounded([w for weights in each for w in weights.values()]))
     return [
-        layer._replace(**dict(zip(weights, found, strict=False)))
+        layer._replace(**dict(zip(weights, rounded, strict=False)))
         for layer, weights in zip(layers, each, strict=True)
     ]
 
 
 def _shape(h0: Tensor, c0: Tensor, w_hr: Tensor | None, directions: int, states: int) -> Shape:
-    P, H = (c0.shape[2] // states,) * 2 if w_hr is None else w_hr.shape
+    lanes, B, columns = c0.shape
+    P, H = (columns // states,) * 2 if w_hr is None else w_hr.shape
     for name, state, size in (("c0", c0, states * H), ("h0", h0, P)):
-        if list(state.shape) != (wanted := [*c0.shape[:2], size]):
+        if state.shape != (lanes, B, size):
+            got, wanted = list(state.shape), [lanes, B, size]
             by = "as c0" if w_hr is None else "by weight_hr"
-            raise ValueError(f"{name}: got shape {list(state.shape)}; expected {wanted}, {by}")
-    return Shape(h0.shape[0], directions, h0.shape[1], H, 0 if w_hr is None else P, P)
+            raise ValueError(f"{name}: got shape {got}; expected {wanted}, {by}")
+    return Shape(L=lanes, D=directions, B=B, H=H, projected=0 if w_hr is None else P, P=P)
 
 
-def _split(count: int, *tensors: Tensor | None) -> list[Sequence[Tensor | None]]:
-    """Return of each [L, ...] or None the part of each of `count` launches."""
-    return [
-        [tensor] * count if tensor is None or count == 1 else tensor.chunk(count)
-        for tensor in tensors
-    ]
+# --- buffers ---
 
 
-class Extra(NamedTuple):
-    """Tensors that only some cells have, of all lanes."""
-
-    weight: Tensor | None = None
-    h_mask: Tensor | None = None
-    h_old: Tensor | None = None
-    gain: Tensor | None = None
-    shares: Tensor | None = None
-
-    def of_launches(self, count: int) -> list[Extra]:
-        if count == 1 or self is NOTHING:
-            return [self] * count
-        return [Extra(*of) for of in zip(*_split(count, *self), strict=True)]
-
-
-NOTHING = Extra()
-
-
-def _extra(of: Stack, state: Tensor, h0: Tensor | None) -> Extra:
-    """Return the tensors that only some cells have; h0: in the forward."""
+def option_tensors(of: Stack, direction: str) -> dict[str, Tensor]:
+    """Return the tensors of all lanes that only options of a cell need, as a kernel's arguments."""
     cell, (L, _, B, H, _, P) = of.cell, of.shape
-    weight, h_mask, h_old, gain, shares = None, None, None, None, None
+    tensors: dict[str, Tensor] = {}
     if of.layers[0].w_ch is not None:
-        weight = torch.stack([w.w_ch for w in of.layers])
-    elif not cell.options:
-        return NOTHING
+        tensors["weight_ptr"] = torch.stack([w.w_ch for w in of.layers])
+    if not cell.options:
+        return tensors
     if cell.recurrent_dropout > 0 and of.seed is not None:
-        ones = state.new_ones(B, L, P)
+        ones = of.c0.new_ones(B, L, P)
         h_mask = philox.dropout(ones, cell.recurrent_dropout, of.seed[-1:], RECURRENT)
-        h_mask = h_mask.transpose(0, 1).contiguous()
+        tensors["h_mask_ptr"] = h_mask.transpose(0, 1).contiguous()
     if cell.zones[0] > 0 and cell.has_c:
-        h_old = state.new_zeros(L, B, P) if h0 is None else state.new_empty(L, B, P).copy_(h0)
+        if direction == "forward":
+            tensors["h_old_ptr"] = of.c0.new_empty(L, B, P).copy_(of.h0)
+        else:
+            tensors["dh_old_ptr"] = of.c0.new_zeros(L, B, P)
     if cell.layer_norm:
         plan = of.prepared.call.plan
-        zeros, parts = state.new_zeros(H), plan.programs // plan.layers
+        zeros, parts = of.c0.new_zeros(H), plan.programs // plan.layers
         gains = [(w.gain_hh, w.gain_c, w.b_c) for w in of.layers]
-        gain = torch.stack(
-            [torch.cat([zeros if w is None else w for w in each]).to(state.dtype) for each in gains]
+        tensors["gain_ptr"] = torch.stack(
+            [torch.cat([zeros if w is None else w for w in each]).to(zeros.dtype) for each in gains]
         )
-        shares = state.new_empty(L, 4 * parts * B)
-    return Extra(weight, h_mask, h_old, gain, shares)
+        tensors["shares_ptr"] = of.c0.new_empty(L, 4 * parts * B)
+    return tensors
 
 
-def _planes(c: Tensor, L: int, cell: Cell) -> tuple[Tensor, Tensor, Tensor]:
+def planes(c: Tensor, L: int, cell: Cell) -> tuple[Tensor, Tensor, Tensor]:
     """Return c and the raw products by x [L, N, X*H] and by h [L, N, G*H].
 
     With layer norm these lie behind c, in as many planes of its size as they take.
     """
-    N, H = c.shape[1], c.shape[2] // cell.states
+    N, H = c.shape[1:-1].numel(), c.shape[-1] // cell.states
     behind, of_x = c[L:].flatten(), L * N * cell.by_x * H
     by_h = behind[of_x : of_x + L * N * cell.by_h * H]
     return c[:L], behind[:of_x].view(L, N, -1), by_h.view(L, N, -1)
 
 
-def _biases(of: Stack, like: Tensor) -> tuple[Tensor, ...]:
+@dataclass(kw_only=True, eq=False, slots=True)
+class Outputs:
+    """What the launches of a forward write."""
+
+    y: Tensor  # [.., W] of the last layer, with the rows of x
+    h: Tensor  # [L / D - 1, .., W] of the layers below it
+    c: Tensor  # [L, .., S*H] state dtype; where nothing is saved [L, B, S*H]
+    kept: Tensor  # c and, with layer norm, raw_ih and raw_hh behind it
+    gates: Tensor  # [L, .., COLUMNS*H]; where nothing is saved [D, ...] for one layer after another
+    lanes: Sequence[Tensor]  # of gates [N, COLUMNS*H]
+    raw_ih: Tensor | None = None  # [L, N, X*H] state dtype
+    raw_hh: Tensor | None = None  # [L, N, G*H]
+
+
+def outputs(of: Stack, save: bool) -> Outputs:
+    """Allocate what the launches of a forward write."""
+    (L, D, B, H, _, P), rows, cell = of.shape, of.rows.shape, of.prepared.cell
+    columns = of.prepared.columns * H
+    gates = of.x.new_empty(L if save else D, *rows, columns)
+    out = Outputs(
+        y=of.x.new_empty(*rows, D * P),
+        h=of.x.new_empty(L // D - 1, *rows, D * P),
+        c=(c := of.c0.new_empty(L, *(rows if save else (B,)), cell.states * H)),
+        kept=c,
+        gates=gates,
+        lanes=gates.view(len(gates), of.rows.N, columns).unbind(),
+    )
+    if of.cell.layer_norm and save:
+        behind = -(-(cell.by_x + cell.by_h) // cell.states)
+        out.kept = of.c0.new_empty((1 + behind) * L, *rows, cell.states * H)
+        out.c, out.raw_ih, out.raw_hh = planes(out.kept, L, cell)
+    return out
+
+
+def biases(of: Stack) -> tuple[Tensor, ...]:
     """Return each lane's bias [(X + OF_H) * H]: of x's parts, then of h's that stay alone.
 
     Of a gate that is a sum only the biases' sum appears.
     """
     layers, H, cell = of.layers, of.shape.H, of.prepared.cell
     if layers[0].b_ih is None:
-        return (like.new_zeros((cell.by_x + cell.of_h) * H),) * len(layers)
+        return (of.x.new_zeros((cell.by_x + cell.of_h) * H),) * len(layers)
     if not cell.apart:
         return tuple(torch._foreach_add([w.b_ih for w in layers], [w.b_hh for w in layers]))
     both = cell.sums * H
@@ -303,73 +359,94 @@ def lstm(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Run the operator `lstm` of fused_lstm.ops."""
     with precision.matmul_as_rnn(x.dtype):
-        lanes = directions, batch_sizes, keep, cell_of(cell, tuple(rates))
-        of = _stack("forward", save, x, h0, c0, weights, dropout, seed, fuse, *lanes)
-        prepared, (L, D, B, H, _, P), rows, layers = of[:4]
-        plan, count, kernels = prepared.call.plan, prepared.count, prepared.cell
-        X, G, S = kernels.by_x, kernels.by_h, kernels.states
-        columns = launch.columns(of.cell, of.shape.projected > 0)
-        N, shape = rows.N, x.shape[:-1]
-        W = D * P
-        x, state = x.contiguous(), c0.to(state_dtype(x.dtype)).contiguous()
+        of = parsed(
+            "forward", save=save, x=x, h0=h0, c0=c0, weights=weights, dropout=dropout, seed=seed,
+            fuse=fuse, directions=directions, batch_sizes=batch_sizes, keep=keep, cell=cell,
+            rates=rates,
+        )  # fmt: skip
+        out = outputs(of, save)
+        launches = forward_launches(of, out)
 
-        y, h = x.new_empty(N, W), x.new_empty(L // D - 1, N, W)
-        norm, raw_ih, raw_hh = of.cell.layer_norm, None, None
-        c = kept = state.new_empty(L, N if save else B, S * H)
-        if norm and save:
-            kept = state.new_empty((1 + -(-(X + G) // S)) * L, N, S * H)
-            c, raw_ih, raw_hh = _planes(kept, L, kernels)
-        gates = x.new_empty(L if save else D, N, columns * H)
-        extra, bias = _extra(of, state, h0), _biases(of, x)
-        exchange, between, counters = launch.workspace(plan, x, (prepared.copies, L, 2), count)
-        slots = 2 if rows.offset is not None else 1  # in which a row finds its h0
-        fed = h0 if extra.h_mask is None else h0 * extra.h_mask
-        fed = precision.rounded(fed) if prepared.rounds else fed
-        if G > 0:
-            launch.first_rows(exchange, L, B, P, slots).copy_(fed)
-        extras = extra.of_launches(count)
-        c0s, cs, raws, betweens = _split(count, state, c, raw_hh, between)
-        spaces = [exchange] if count == 1 else exchange[0].chunk(count)
-        by_lane, outputs = gates.unbind(), [y] if prepared.is_fused else [*h.unbind(), y]
-        x_columns = slice((columns - X) * H, None)
+        def launched(x: Tensor, index: int) -> Tensor:
+            multiply_x(of, out, launches[index], x, index)
+            forward.forward(of.prepared.call, launches[index])
+            if index + 1 == len(launches):
+                return out.y
+            return of.rows.of(out.h[index].view(of.rows.N, -1))
 
-        def one(x: Tensor, index: int) -> Tensor:
-            number = index * plan.layers
-            first, out, added = number if save else 0, outputs[index], extras[index]
-            w_ih, w_hh, w_hr = of.weights(index)
-            for lane in range(D):
-                x_gates = rows.of(by_lane[first + lane])
-                x_gates = x_gates if columns == X else x_gates[:, x_columns]
-                x_bias = bias[number + lane] if kernels.of_h == 0 else bias[number + lane][: X * H]
-                if not norm:
-                    torch.addmm(x_bias, x, layers[number + lane].w_ih.T, out=x_gates)
-                    continue
-                by_x = x @ layers[number + lane].w_ih.T
-                if save:
-                    rows.of(raw_ih[number + lane]).copy_(by_x)
-                x_hat, _ = normalized(by_x)
-                x_gates.copy_(scaled(x_hat, layers[number + lane].gain_ih, x_bias))
-            tensors = forward.Tensors(
-                by_lane[first], w_ih, w_hh, w_hr, bias[number : number + plan.layers], c0s[index],
-                cs[index], h, out, spaces[index], counters[index], rows.offset, of.not_reset,
-                betweens[index], of.seed, added.weight, added.h_mask, added.h_old, raws[index],
-                added.gain, added.shares,
-            )  # fmt: skip
-            forward.forward(prepared.call, tensors, rows.T, number)
-            return rows.of(out)
+        stack.run(of.rows.of(of.x), len(launches), launched, of.drop)
+        of.rows.clear(out.y)
+        return forward_results(of, out, c0.dtype, save)
 
-        stack.run(rows.of(x.view(N, -1)), count, one, of.drop)
-        if rows.live < N:
-            y[rows.live :].zero_()
-        last = rows.ends(gradients.halves(y[None], D), last=True)
-        below = [rows.ends(gradients.halves(h, D), last=True)] if L > D else []
-        h_n = torch.cat([*below, last])
-        y = y.view(*shape, W)
-        if not save:
-            return y, h_n, c.to(c0.dtype), x.new_empty(0), state.new_empty(0), x.new_empty(0)
-        c_n = rows.ends(gradients.by_direction(c, D), last=True).to(c0.dtype, copy=True)
-        kept = kept.view(len(kept), *shape, kept.shape[-1])
-        return y, h_n, c_n, h.view(len(h), *shape, W), kept, gates.view(L, *shape, columns * H)
+
+def forward_launches(of: Stack, out: Outputs) -> list[forward.Arguments]:
+    """Return the arguments of each launch: all that is known before the first."""
+    prepared, rows, bias = of.prepared, of.rows, biases(of)
+    plan, count = prepared.call.plan, prepared.count
+    options = option_tensors(of, "forward")
+    space = launch.workspace(plan, of.x, (prepared.copies, of.shape.L, 2), count)
+    if prepared.cell.by_h > 0:
+        mask = options.get("h_mask_ptr")
+        fed = of.h0 if mask is None else of.h0 * mask
+        launch.feed(space.exchange, fed, plan, rows.offset is not None)
+    lanes = launch.by_launch(
+        count, c0_ptr=of.c0, c_ptr=out.c, raw_ptr=out.raw_hh, between_ptr=space.between,
+        exchange_ptr=space.exchange if count == 1 else space.exchange[0],
+        barrier_ptr=space.counters, **options,
+    )  # fmt: skip
+    layers = [out.y] if count == 1 else [*out.h.unbind(), out.y]
+    return [
+        forward.Arguments(
+            gates_ptr=out.lanes[index * plan.layers % len(out.lanes)],
+            bias_ptrs=bias[index * plan.layers : (index + 1) * plan.layers],
+            h_ptr=out.h,
+            y_ptr=layers[index],
+            first_lane=index * plan.layers,
+            **lanes[index],
+            **of.arguments(index),
+        )
+        for index in range(count)
+    ]
+
+
+def multiply_x(
+    of: Stack, out: Outputs, arguments: forward.Arguments, x: Tensor, index: int
+) -> None:
+    """Write x's part of the gates, biases included, of the lanes of a launch that read x."""
+    X, of_h = of.prepared.cell.by_x, of.prepared.cell.of_h
+    D, H, columns = of.shape.D, of.shape.H, of.prepared.columns
+    for lane in range(D):
+        number = index * of.prepared.call.plan.layers + lane
+        layer, bias = of.layers[number], arguments.bias_ptrs[lane]
+        gates = of.rows.of(out.lanes[number % len(out.lanes)])
+        if columns > X:
+            gates = gates[:, (columns - X) * H :]
+        if of_h > 0:
+            bias = bias[: X * H]
+        if not of.cell.layer_norm:
+            torch.addmm(bias, x, layer.w_ih.T, out=gates)
+            continue
+        by_x = x @ layer.w_ih.T
+        if out.raw_ih is not None:
+            of.rows.of(out.raw_ih[number]).copy_(by_x)
+        x_hat, _ = normalized(by_x)
+        gates.copy_(scaled(x_hat, layer.gain_ih, bias))
+
+
+def forward_results(
+    of: Stack, out: Outputs, dtype: torch.dtype, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the operator's results; dtype: of c0."""
+    rows, D = of.rows, of.shape.D
+    ends = [rows.ends(gradients.halves(out.y[None], D), last=True)]
+    if of.shape.L > D:
+        ends.insert(0, rows.ends(gradients.halves(out.h, D), last=True))
+    h_n = torch.cat(ends)  # a result is never a view of another
+    if not save:
+        y, c = out.y, out.c
+        return y, h_n, c.to(dtype), y.new_empty(0), c.new_empty(0), y.new_empty(0)
+    c_n = rows.ends(gradients.by_direction(out.c, D), last=True).to(dtype, copy=True)
+    return out.y, h_n, c_n, out.h, out.kept, out.gates
 
 
 # --- backward ---
@@ -401,70 +478,106 @@ def lstm_backward(
     """Run the operator `lstm_backward` of fused_lstm.ops."""
     _check_samples(samples, h0.shape[1], batch_sizes, cell)
     with precision.matmul_as_rnn(x.dtype):
-        lanes = directions, batch_sizes, keep, cell_of(cell, tuple(rates))
-        of = _stack("backward", True, x, h0, c0, weights, dropout, seed, fuse, *lanes)
-        prepared, (L, D, B, H, _, P), rows, layers = of[:4]
-        plan, count, kernels = prepared.call.plan, prepared.count, prepared.cell
-        N, state = rows.N, c0.to(c.dtype).contiguous()
-        W = D * P
-        x, h0, y, h, c, gates = (t.contiguous() for t in (x, h0, y, h, c, gates))
+        of = parsed(
+            "backward", save=True, x=x, h0=h0, c0=c0, weights=weights, dropout=dropout, seed=seed,
+            fuse=fuse, directions=directions, batch_sizes=batch_sizes, keep=keep, cell=cell,
+            rates=rates,
+        )  # fmt: skip
         dy = torch.zeros_like(y) if dy is None else dy.contiguous()
-        dh_n, dc = _last_gradients(dh_n, dc_n, h0, state, rows.offset is not None)
+        dh_n, dc = _last_gradients(of, dh_n, dc_n)
+        options = option_tensors(of, "backward")
+        left = buffers(of, options, y, h, c, gates)
+        launches = backward_launches(of, options, left, dy, dh_n, dc)
 
-        norm, raw_ih, raw_hh = of.cell.layer_norm, None, None
-        if norm:
-            c, raw_ih, raw_hh = _planes(c.view(-1, N, kernels.states * H), L, kernels)
-        dgates = gates.new_empty(L, N, launch.gradient_columns(of.cell) * H)
-        partial_sums, dweight = None, None
-        if plan.split > 1:
-            partial_sums = c.new_empty(plan.layers, plan.split, B, P)
-        by_h = None
-        if norm or kernels.apart:
-            by_h = gates.new_empty(L, N, kernels.by_h * H)
-        dh = gates.new_empty(L, N, P) if plan.projected else None
-        exchange, between, counters = launch.workspace(
-            plan, gates, (L, 2, prepared.exchanged), count
-        )
-        extra = _extra(of, state, None)
-        if extra.weight is not None:
-            dweight = c.new_empty(L, N, extra.weight.shape[1])
-        outputs = [rows.of(t) for t in (*h.view(-1, N, W).unbind(), y.view(N, W))]
-        left = gradients.Left(
-            rows, D, layers, of.cell, kernels, of.seed, of.not_reset, of.drop, state,
-            rows.of(x.view(N, -1)), h0, outputs, gates, c, dgates,
-            [rows.of(t) for t in dgates.unbind()], by_h, dh, dweight, extra.h_mask, extra.h_old,
-        )  # fmt: skip
-        if norm:
-            left = left.normalized(raw_ih, raw_hh)
-        extras = extra.of_launches(count)
-        each = _split(
-            count, gates, state, c, dc, dgates, exchange, dh_n, between, dh, by_h,
-            raw_hh, left.stats, left.dseen, dweight,
-        )  # fmt: skip
-        (gates_of, c0_of, c_of, dc_of, dgates_of, exchange_of, dh_n_of, between_of, dh_of, by_h_of,
-         raw_of, stats_of, dseen_of, dweight_of) = each  # fmt: skip
-
-        def one(dy: Tensor, index: int) -> Tensor:
-            first, added = index * plan.layers, extras[index]
-            w_ih, w_hh, w_hr = of.weights(index)
-            last = dh_n_of[index]
-            tensors = backward.Tensors(
-                dy, dy if last is None else last, gates_of[index], w_ih, w_hh, w_hr, c0_of[index],
-                c_of[index], dc_of[index], dgates_of[index], exchange_of[index], partial_sums,
-                counters[index], rows.offset, of.not_reset, between_of[index], dh_of[index],
-                of.seed, added.weight, added.h_mask, added.h_old, by_h_of[index], raw_of[index],
-                added.gain, added.shares, stats_of[index], dseen_of[index], dweight_of[index],
-            )  # fmt: skip
-            backward.backward(prepared.call, tensors, rows.T, last is not None, first)
+        def launched(dy: Tensor, index: int) -> Tensor:
+            launches[index].dy_ptr = dy
+            backward.backward(of.prepared.call, launches[index])
             if index == 0 and not needs_dx:
                 return dy
-            dx = left.by_x(first) @ layers[first].w_ih
-            return dx if D == 1 else dx.addmm_(left.by_x(first + 1), layers[first + 1].w_ih)
+            return gradients.of_x(left, launches[index].first_lane)
 
-        dx = stack.run_back(rows.of(dy.view(N, W)), count, one, of.drop)
+        dy = of.rows.of(dy.view(of.rows.N, -1))
+        dx = stack.run_back(dy, len(launches), launched, of.drop)
         dweights, dh0 = gradients.of_weights(left, samples), gradients.of_first(left)
-        dx = rows.filled(dx).view_as(x) if needs_dx else x.new_empty(0)
+        dx = of.rows.filled(dx).view_as(x) if needs_dx else x.new_empty(0)
         return dx, dh0, dc.to(c0.dtype), dweights
+
+
+def buffers(
+    of: Stack, options: dict[str, Tensor], y: Tensor, h: Tensor, c: Tensor, gates: Tensor
+) -> gradients.Left:
+    """Allocate what the launches of a backward write, beside what the forward left."""
+    kernels, rows, (L, D, _, H, _, P) = of.prepared.cell, of.rows, of.shape
+    N, norm, c, raw_ih, raw_hh = rows.N, of.cell.layer_norm, c.contiguous(), None, None
+    if norm:
+        c, raw_ih, raw_hh = planes(c.view(-1, N, kernels.states * H), L, kernels)
+    outputs = [*h.contiguous().view(-1, N, D * P).unbind(), y.contiguous().view(N, D * P)]
+    dgates = of.x.new_empty(L, N, launch.gradient_columns(of.cell) * H)
+    left = gradients.Left(
+        rows=rows,
+        D=D,
+        layers=of.layers,
+        cell=of.cell,
+        kernels=kernels,
+        seed=of.seed,
+        not_reset=of.not_reset,
+        drop=of.drop,
+        c0=of.c0,
+        x=rows.of(of.x),
+        h0=of.h0,
+        outputs=[rows.of(output) for output in outputs],
+        gates=gates.contiguous(),
+        c=c,
+        dgates=dgates,
+        by_gates=[rows.of(lane) for lane in dgates.unbind()],
+        h_mask=options.get("h_mask_ptr"),
+        dh_old=options.get("dh_old_ptr"),
+        raw_ih=raw_ih,
+        raw_hh=raw_hh,
+    )
+    if norm or kernels.apart:
+        left.by_h = of.x.new_empty(L, N, kernels.by_h * H)
+    if of.shape.projected:
+        left.dh = of.x.new_empty(L, N, P)
+    if "weight_ptr" in options:
+        left.dweight = of.c0.new_empty(L, N, options["weight_ptr"].shape[1])
+    if norm:
+        left.stats = gradients.statistics(left)
+        left.dseen = of.c0.new_empty(L, N, H)
+    return left
+
+
+def backward_launches(
+    of: Stack,
+    options: dict[str, Tensor],
+    left: gradients.Left,
+    dy: Tensor,
+    dh_n: Tensor | None,
+    dc: Tensor,
+) -> list[backward.Arguments]:
+    """Return the arguments of each launch, except the gradients by its output."""
+    prepared, (L, _, B, _, _, P) = of.prepared, of.shape
+    plan, count = prepared.call.plan, prepared.count
+    partial_sums = of.c0.new_empty(plan.layers, plan.split, B, P) if plan.split > 1 else None
+    space = launch.workspace(plan, of.x, (L, 2, prepared.exchanged), count)
+    lanes = launch.by_launch(
+        count, dh_n_ptr=of.h0 if dh_n is None else dh_n, gates_ptr=left.gates, c0_ptr=of.c0,
+        c_ptr=left.c, dc_ptr=dc, dgates_ptr=left.dgates, exchange_ptr=space.exchange,
+        barrier_ptr=space.counters, between_ptr=space.between, dh_ptr=left.dh,
+        by_h_ptr=left.by_h, raw_ptr=left.raw_hh, stats_ptr=left.stats, dseen_ptr=left.dseen,
+        dweight_ptr=left.dweight, **options,
+    )  # fmt: skip
+    return [
+        backward.Arguments(
+            dy_ptr=dy,
+            partial_ptr=partial_sums,
+            last=0 if dh_n is None else B,  # of dh_n: else nothing reads what stands for it
+            first_lane=index * plan.layers,
+            **lanes[index],
+            **of.arguments(index),
+        )
+        for index in range(count)
+    ]
 
 
 def _check_samples(samples: int, B: int, batch_sizes: Tensor | None, cell: str) -> None:
@@ -480,15 +593,15 @@ def _check_samples(samples: int, B: int, batch_sizes: Tensor | None, cell: str) 
 
 
 def _last_gradients(
-    dh_n: Tensor | None, dc_n: Tensor | None, h0: Tensor, state: Tensor, filled: bool
+    of: Stack, dh_n: Tensor | None, dc_n: Tensor | None
 ) -> tuple[Tensor | None, Tensor]:
-    """Return dh and dc [L, B, H] for the launches, which write to dc.
+    """Return dh [L, B, P] and dc [L, B, S*H] for the launches, which write to dc.
 
-    Where dh_n and dc_n are None and not `filled`, dh is None and dc has no values yet.
+    Where dh_n and dc_n are None and all rows are as long, dh is None and dc has no values yet.
     """
-    if dh_n is None and dc_n is None and not filled:
-        return None, torch.empty_like(state)
-    dh = torch.zeros_like(h0) if dh_n is None else dh_n.contiguous()
+    if dh_n is None and dc_n is None and of.rows.offset is None:
+        return None, torch.empty_like(of.c0)
+    dh = torch.zeros_like(of.h0) if dh_n is None else dh_n.contiguous()
     if dc_n is None:
-        return dh, torch.zeros_like(state)
-    return dh, dc_n.to(state.dtype, copy=True).contiguous()
+        return dh, torch.zeros_like(of.c0)
+    return dh, dc_n.to(of.c0.dtype, copy=True).contiguous()

@@ -21,8 +21,9 @@ class Rows:
     """The rows of x [T, B, I], or of x [N, I] with batch_sizes [T]."""
 
     def __init__(self, x: Tensor, B: int, batch_sizes: Tensor | None) -> None:
+        self.shape = x.shape[:-1]  # [T, B] or [N]
         self.B, self.T = B, x.shape[0]
-        self.N = self.live = x.shape[:-1].numel()  # `live` of N are some step's
+        self.N = self.live = self.shape.numel()  # `live` of N are some step's
         self.offset, self._last, self._before = None, None, {}
         if batch_sizes is None:
             return
@@ -39,6 +40,11 @@ class Rows:
         """Return the live rows of t: [N, C] -> [live, C]."""
         return t if self.live == self.N else t[: self.live]
 
+    def clear(self, t: Tensor) -> None:
+        """Zero the rows of t [T, B, C] or [N, C] that are no step's."""
+        if self.live < self.N:
+            t[self.live :].zero_()  # only where t is packed
+
     def filled(self, t: Tensor) -> Tensor:
         """Fill t with zeros to N rows: [live, C] -> [N, C]."""
         return (
@@ -50,11 +56,13 @@ class Rows:
     def ends(self, lanes: Sequence[Tensor], last: bool) -> Tensor:
         """Return each row's last step in its lane, or its first.
 
-        The shapes are D times [L, N, C] -> [L * D, B, C].
+        The shapes are D times [L, N, C], or [L, T, B, C], -> [L * D, B, C].
         """
         edges = []
         for direction, t in enumerate(lanes):
-            if last == (direction == 1):
+            if t.dim() == 4:
+                edges.append(t[:, 0 if last == (direction == 1) else -1])
+            elif last == (direction == 1):
                 edges.append(t[:, : self.B])
             elif self._last is None:
                 edges.append(t[:, self.N - self.B :])
