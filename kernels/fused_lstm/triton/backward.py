@@ -96,7 +96,7 @@ def lstm_backward_kernel(
     first_unit = block * PLAN.UNITS + part * PLAN.OWN
     unit = first_unit + tl.arange(0, PLAN.OWN)
     # Weights, once: of this program's gates.
-    of_part = part.to(tl.int64) * (PLAN.PART_GATES * H * P)
+    of_part = part.to(tl.int64) * (PLAN.SUMMED_GATES * H * P)
     w_hh = ()
     if PLAN.GATES > 0:
         w_hh_ptr = position.pick(w_hh_ptrs, lane, G * H * P, PLAN) + of_part
@@ -111,7 +111,7 @@ def lstm_backward_kernel(
         w_hr = project.load_weight(w_hr_ptr, first_unit, H, PLAN)
     lane = lane.to(tl.int64)
     lane_ptr = exchange_ptr + 2 * lane * PLAN.EXCHANGED * SLOT
-    first_gate = part.to(tl.int64) * PLAN.PART_GATES
+    first_gate = part.to(tl.int64) * PLAN.SUMMED_GATES
     sums_ptr = partial_ptr + lane * PLAN.SPLIT * B * P if PLAN.SPLIT > 1 else partial_ptr
     if PLAN.PROJECTED:
         between_ptr += lane * PLAN.W_HR.SLOT
@@ -154,7 +154,7 @@ def lstm_backward_kernel(
                     turn, rows, PLAN,
                 )  # fmt: skip
                 dh = dh.to(dh_ptr.dtype.element_ty)
-                tl.store(between_ptr + slot_at, tile.rounded(dh, PLAN.ROUND), mask=mask)
+                tl.store(between_ptr + slot_at, tile.rounded(dh, PLAN.ROUNDS), mask=mask)
                 position.arrive(all_ptr, turn, PLAN)  # the others wait for dh alone
                 tl.store(dh_ptr + first * P + at, dh, mask=mask)
             position.wait(all_ptr, wave * PLAN.MEETINGS + 1, programs, PLAN)
@@ -232,7 +232,7 @@ def lstm_backward_kernel(
                 sent = ()
                 for i in tl.static_range(G):
                     of_gate = tl.where(mask, by_h[i], 0.0).to(dgates_ptr.dtype.element_ty)
-                    sent = sent + (tile.rounded(of_gate, PLAN.ROUND),)
+                    sent = sent + (tile.rounded(of_gate, PLAN.ROUNDS),)
                 dc_kept = position.kept_where_dead(dc, dc_kept, mask, PLAN.STATES, PLAN)
             else:
                 store_exchange(out_ptr, by_x, by_h, mask, PLAN)
@@ -319,10 +319,10 @@ def store_exchange(ptr, by_x, by_h, mask, PLAN: tl.constexpr):
     """Store a block's gradients by the gates in the exchange, for the programs that wait."""
     dtype = ptr.dtype.element_ty
     for i in tl.static_range(PLAN.GATES):
-        of_gate = tile.rounded(by_h[i].to(dtype), PLAN.ROUND)
+        of_gate = tile.rounded(by_h[i].to(dtype), PLAN.ROUNDS)
         tl.store(ptr + i * PLAN.W_HH.SLOT, of_gate, mask=mask)
     for i in tl.static_range(PLAN.EXCHANGED - PLAN.GATES):
-        of_x = tile.rounded(by_x[PLAN.SUMMED + i].to(dtype), PLAN.ROUND)
+        of_x = tile.rounded(by_x[PLAN.SUMMED + i].to(dtype), PLAN.ROUNDS)
         tl.store(ptr + (PLAN.GATES + i) * PLAN.W_HH.SLOT, of_x, mask=mask)
 
 

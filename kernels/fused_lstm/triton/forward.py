@@ -191,7 +191,7 @@ def lstm_forward_kernel(
             else:
                 h, c, saved = CELL.step(x_gates, by_h, h_bias, c, cell_options, PLAN.HAS)
             if PLAN.PROJECTED:
-                m = tile.rounded(h.to(y_ptr.dtype.element_ty), PLAN.ROUND)
+                m = tile.rounded(h.to(y_ptr.dtype.element_ty), PLAN.ROUNDS)
                 tl.store(between_ptr + slot_at, m, mask=mask)
                 position.arrive(all_ptr, turn, PLAN)
             else:
@@ -282,7 +282,7 @@ def hand_out(
     h_in = h
     if PLAN.HAS.RECURRENT:
         h_in = (h * options.h_mask(h_mask_ptr, lane, b, unit, mask, rows, PLAN)).to(dtype)
-    h_in = tile.rounded(h_in, PLAN.ROUND)
+    h_in = tile.rounded(h_in, PLAN.ROUNDS)
     if not PLAN.ALONE:
         tl.store(h_in_ptr + after + slot_at, h_in, mask=mask)
     if PLAN.UP:
@@ -290,7 +290,7 @@ def hand_out(
         if PLAN.DROPOUT:
             n = first * PLAN.P + at
             up = (h * philox.multiplier(seed_ptr, n, dropout_p, dropout_scale)).to(dtype)
-        tl.store(up_ptr + after + slot_at, tile.rounded(up, PLAN.ROUND), mask=mask)
+        tl.store(up_ptr + after + slot_at, tile.rounded(up, PLAN.ROUNDS), mask=mask)
     position.arrive(all_ptr, turn, PLAN)  # the others wait for h alone
     if PLAN.BOTH or PLAN.HEADS:
         out_ptr = y_ptr + position.output_of(step, b, unit, rows, PLAN)

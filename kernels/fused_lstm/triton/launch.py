@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, wraps
 from math import prod
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -155,75 +156,24 @@ def has(cell: Spec, draws: bool) -> Has:
     return Has(**wrapped(found))
 
 
-@dataclass(frozen=True, eq=False)
-class Constants:
-    """A kernel's PLAN."""
+# Fields and properties of a Plan that kernels read, as PLAN's constants of the same names: a size
+# under its letter, all others in capitals.
+OF_PLAN = {"LANES": "layers", "H": "hidden", "P": "outputs"} | {
+    name.upper(): name
+    for name in (
+        "projected", "gates", "summed_gates", "rows", "units", "own", "split", "row_groups",
+        "block_b", "batch_blocks", "block_k", "k_parts", "ahead", "stages", "persistent", "alone",
+        "precision", "rounds", "meetings", "norm",
+    )
+}  # fmt: skip
 
-    LANES: int
-    CHAIN: bool  # a lane reads what the lane below it writes
-    BOTH: bool  # or: lanes 0 and 1 are a layer's directions
-    HEADS: bool  # or: lanes are heads, of one w_hh, with y side by side
-    REVERSE: bool  # of heads: from the last step to the first
-    WIDTH: int  # elements of y from a row to the next, where lanes are side by side
-    H: int
-    P: int  # elements of h: H where it is not projected
-    PROJECTED: bool
-    GATES: int  # G, that h has a part in
-    SUMMED: int  # of these, that are a sum with x's part
-    OF_X: int  # parts by x that stay alone
-    OF_H: int  # parts by h that do
-    APART: bool  # there are some, so that gradients by x's parts are not those by h's
-    STATES: int  # S
-    SAVED: int  # V
-    COLUMNS: int  # of the buffer of x's parts and of what is saved
-    KEEPS_M: bool  # h before it is projected is saved, behind the V columns
-    DCOLUMNS: int  # of the gradients by x's parts, and, where NORM, by h's that stay alone
-    EXCHANGED: int  # gradients that the backward's exchange has of a unit
-    ROWS: int  # of a weight tile
-    UNITS: int  # of a block: hidden units in the forward, elements of h in the backward
-    SPLIT: int  # programs that share a block: G, one a gate, or 1
-    PART_GATES: int  # of the gates, those that one of them sums over: 1 in the forward
-    OWN: int  # units of a block that one of them finishes
-    ROW_GROUPS: int  # of programs, each with rows of batch and a barrier of its own
-    BLOCK_B: int
-    BATCH_BLOCKS: int  # of BLOCK_B rows that a program takes in turn
-    BLOCK_K: int
-    K_PARTS: int  # of a chunk's sum, each a warp's; 1: all warps share a chunk's rows and columns
-    PART_K: int
-    W_HH: Weight
-    W_IH: Weight
-    W_HR: Weight  # where PROJECTED
-    AHEAD: int
-    STAGES: int
-    COPIES: bool  # x, where weights stream, is copied to shared memory as it is
-    EARLY: bool  # forward: a step's gates are loaded before the wait for it
-    KEEP_LOOP: bool
-    PERSISTENT: bool  # a launch has all steps
-    ALONE: bool  # a program has a lane to itself, of its rows of batch
-    MEETS: bool  # programs wait for each other
-    NVIDIA: bool  # else AMD
-    POLLS: int  # of a counter, after which a launch traps; 0: never
-    ACC: tl.dtype  # the state dtype
-    PRECISION: str
-    ROUND: bool  # factors of products are rounded to TF32
-    ROUND_WEIGHTS: bool  # weights when they are loaded: they do not come rounded
-    BITS: tl.dtype
-    SAVE: bool  # forward: keep what a backward needs
-    SUMS: bool  # phases of a step that a launch has, see forward.py and backward.py
-    GATHERS: bool
-    FINISHES: bool
-    PROJECTS: bool
-    DROPOUT: bool  # between lanes
-    VARLEN: bool  # rows of batch end early
-    RESETS: bool  # states are zeroed before some steps
-    HAS: Has
-    MEETINGS: int  # of all programs in a wave
-    NORMS: int  # of these, those of a norm in a block of batch
-    BEFORE: int  # of these, before those of a norm
-    PARTS: int  # programs that finish a lane's units
-    UP: bool  # forward: what the lane above reads is not what w_hh is fed
-    SEPARATE: bool  # forward: x's and h's parts of a gate are not summed in one accumulator
-    SENT: bool  # backward: w_hh^T . dgates is not sent on as it is
+
+class Constants(SimpleNamespace):
+    """A kernel's PLAN: the constants of OF_PLAN, and those that `constants` derives."""
+
+    # Told apart, and hashed, by identity.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
 
 @lru_cache(1024)
@@ -240,80 +190,67 @@ def constants(
     reverse: bool = False,
     width: int = 0,
 ) -> Constants:
-    """PLAN of a launch that has `phases`.
+    """Return PLAN of a launch that has `phases`.
 
     draws: whether a cell's masks are drawn; rounded: whether weights are rounded to TF32 already;
-    reverse, width: of heads, see `Constants`.
+    reverse, width: of heads.
     """
-    size, chain = SIZES[plan.dtype], plan.kind == "layers" and plan.layers > 1
-    recurrent = draws and cell.recurrent_dropout > 0
-    kernels = kernel_cell(cell)
-    found = {
-        "LANES": plan.layers,
-        "CHAIN": chain,
-        "BOTH": plan.kind == "both",
-        "HEADS": plan.kind == "heads",
-        "REVERSE": reverse,
-        "WIDTH": width or plan.layers * plan.outputs,
-        "H": plan.hidden,
-        "P": plan.outputs,
-        "PROJECTED": plan.projected > 0,
-        "GATES": kernels.by_h,
-        "SUMMED": kernels.sums,
-        "OF_X": kernels.of_x,
-        "OF_H": kernels.of_h,
-        "APART": kernels.apart,
-        "STATES": kernels.states,
-        "SAVED": kernels.saved,
-        "COLUMNS": columns(cell, plan.projected > 0),
-        "KEEPS_M": keeps_m(cell, plan.projected > 0),
+    kernels, size = kernel_cell(cell), SIZES[plan.dtype]
+    if kernels.by_h != plan.gates:
+        raise ValueError(f"plan.gates: got {plan.gates}; expected {kernels.by_h}, {kernels}'s")
+    chain, recurrent = (
+        plan.kind == "layers" and plan.layers > 1,
+        draws and cell.recurrent_dropout > 0,
+    )
+    derived = {
+        # Lanes.
+        "CHAIN": chain,  # a lane reads what the lane below it writes
+        "BOTH": plan.kind == "both",  # or: lanes 0 and 1 are a layer's directions
+        "HEADS": plan.kind == "heads",  # or: lanes are heads, of one w_hh, with y side by side
+        "REVERSE": reverse,  # of heads: from the last step to the first
+        "WIDTH": width or plan.layers * plan.outputs,  # of a row of y, where lanes are side by side
+        # The cell.
+        "SUMMED": kernels.sums,  # of G gates, that are a sum with x's part
+        "OF_X": kernels.of_x,  # parts by x that stay alone
+        "OF_H": kernels.of_h,  # parts by h that do
+        "APART": kernels.apart,  # there are some: gradients by x's parts are not those by h's
+        "STATES": kernels.states,  # S
+        "SAVED": kernels.saved,  # V
+        "COLUMNS": columns(cell, plan.projected > 0),  # of x's parts and of what is saved
+        "KEEPS_M": keeps_m(cell, plan.projected > 0),  # h before it is projected is saved
         "DCOLUMNS": gradient_columns(cell),
         "EXCHANGED": exchanged(plan, cell),
-        "ROWS": plan.rows,
-        "UNITS": plan.units,
-        "SPLIT": plan.split,
-        "PART_GATES": plan.summed_gates,
-        "OWN": plan.own,
-        "ROW_GROUPS": plan.row_groups,
-        "BLOCK_B": plan.block_b,
-        "BATCH_BLOCKS": plan.batch_blocks,
-        "BLOCK_K": plan.block_k,
-        "K_PARTS": plan.k_parts,
-        "PART_K": plan.block_k // plan.k_parts,
+        "HAS": has(cell, draws),
+        # Products and their exchanges.
         **_weights(plan),
-        "AHEAD": plan.ahead,
-        "STAGES": plan.stages,
-        "COPIES": plan.stages > 1 and FENCES_COPIES,
-        "EARLY": plan.persistent and plan.batch_blocks == 1 and not varlen,
-        "KEEP_LOOP": _keep_loop(plan, cell, resets),
-        "PERSISTENT": plan.persistent,
-        "ALONE": plan.alone,
-        "MEETS": plan.persistent and not plan.alone,
-        "NVIDIA": not plan.amd,
-        "POLLS": int(os.environ.get(POLLS, "0")),
-        "ACC": tl.float64 if size == 8 else tl.float32,
-        "PRECISION": plan.precision,
-        "ROUND": plan.rounds,
-        "ROUND_WEIGHTS": plan.rounds and not rounded,
+        "PART_K": plan.block_k // plan.k_parts,  # of a chunk's columns, a warp's
+        "COPIES": plan.stages > 1 and FENCES_COPIES,  # x of streamed weights to shared memory
+        "ROUND_WEIGHTS": plan.rounds and not rounded,  # when they are loaded
+        "ACC": tl.float64 if size == 8 else tl.float32,  # the state dtype
         "BITS": {2: tl.int16, 4: tl.int32, 8: tl.int64}[size],
-        "SAVE": save,
+        "UP": dropout or (recurrent and chain),  # the lane above reads what w_hh is not fed
+        "SEPARATE": resets or cell.layer_norm or (chain and kernels.apart),  # x's and h's sums
+        "SENT": resets or recurrent,  # backward: w_hh^T . dgates is not sent on as it is
+        # The time loop and its meetings.
+        "EARLY": plan.persistent and plan.batch_blocks == 1 and not varlen,  # x's parts come first
+        "KEEP_LOOP": _keep_loop(plan, cell, resets),
+        "MEETS": plan.persistent and not plan.alone,  # programs wait for each other
+        "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),  # norms' meetings
+        "PARTS": plan.programs // (plan.row_groups * plan.layers),  # programs of a lane's units
+        "NVIDIA": not plan.amd,
+        "POLLS": int(os.environ.get(POLLS, "0")),  # after which a launch traps; 0: never
+        # The launch.
+        "SAVE": save,  # forward: keep what a backward needs
         "SUMS": "sum" in phases,
         "GATHERS": "gather" in phases,
         "FINISHES": "finish" in phases,
         "PROJECTS": "project" in phases,
-        "DROPOUT": dropout,
-        "VARLEN": varlen,
-        "RESETS": resets,
-        "HAS": has(cell, draws),
-        "MEETINGS": plan.meetings,
-        "NORMS": plan.norm,
-        "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),
-        "PARTS": plan.programs // (plan.row_groups * plan.layers),
-        "UP": dropout or (recurrent and chain),
-        "SEPARATE": resets or cell.layer_norm or (chain and kernels.apart),
-        "SENT": resets or recurrent,
+        "DROPOUT": dropout,  # between lanes
+        "VARLEN": varlen,  # rows of batch end early
+        "RESETS": resets,  # states are zeroed before some steps
     }
-    return Constants(**wrapped(found))
+    of_plan = {name: getattr(plan, field) for name, field in OF_PLAN.items()}
+    return Constants(**wrapped(of_plan | derived))
 
 
 def keeps_m(cell: Spec, projected: bool) -> bool:

@@ -34,7 +34,7 @@ def share(first, second, kind, rank, meeting, step, b, rows, PLAN: tl.constexpr)
     tl.store(ptr + part * B, first, mask=b < alive)
     tl.store(ptr + (PLAN.PARTS + part) * B, second, mask=b < alive)
     barrier.arrive(all_ptr, PLAN.PERSISTENT)
-    rounds = wave * PLAN.MEETINGS + PLAN.BEFORE + PLAN.NORMS * turn + rank
+    rounds = wave * PLAN.MEETINGS + PLAN.BEFORE + PLAN.NORM * turn + rank
     barrier.wait(all_ptr, rounds * programs, PLAN.PERSISTENT, PLAN.NVIDIA, PLAN.POLLS)
     return ptr
 
@@ -203,7 +203,7 @@ def of_product_backward(
         whole += d[i]
     valid = (unit < PLAN.H)[:, None]
     one, other = column_sums(whole, valid), column_sums(along, valid)
-    one, other = sums(one, other, PRODUCT, PLAN.NORMS, meeting, step, b, rows, PLAN)
+    one, other = sums(one, other, PRODUCT, PLAN.NORM, meeting, step, b, rows, PLAN)
     one, other = (one / (gates * PLAN.H))[None, :], (other / (gates * PLAN.H))[None, :]
     found = ()
     for i in tl.static_range(gates):
