@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, wraps
 from math import prod
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -168,12 +167,15 @@ OF_PLAN = {"LANES": "layers", "H": "hidden", "P": "outputs"} | {
 }  # fmt: skip
 
 
-class Constants(SimpleNamespace):
+class Constants:
     """A kernel's PLAN: the constants of OF_PLAN, and those that `constants` derives."""
 
-    # Told apart, and hashed, by identity.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    def __init__(self, **values: Any) -> None:
+        vars(self).update(values)
+
+    def __repr__(self) -> str:
+        """Return all values: Triton compiles a kernel anew where this text differs."""
+        return f"Constants({vars(self)})"
 
 
 @lru_cache(1024)
