@@ -43,11 +43,17 @@ def calls(modes: tuple[str, ...], rows: tuple[int, ...], T: int, **more: str) ->
     ]
 
 
-def layer_calls(layer: str, **options: Any) -> list[Call]:
+SHAPES = ((35, 20, 650), (100, 4, 256), (1, 1, 256))  # T, B, H
+HEADS = ((100, 4, 256), (35, 20, 768), (4, 2, 64), (1, 1, 256))
+
+
+def layer_calls(
+    layer: str, shapes: tuple[tuple[int, int, int], ...] = SHAPES, **options: Any
+) -> list[Call]:
     """Return calls of one layer of a class, or of a cell of bench/zoo.py."""
     return [
         {"mode": mode, "shape": [T, B, H, H, 1], "dtype": dtype, "layer": layer, "options": options}
-        for T, B, H in ((35, 20, 650), (100, 4, 256), (1, 1, 256))
+        for T, B, H in shapes
         for dtype in ("float32", "bfloat16")
         for mode in BOTH
     ]
@@ -75,6 +81,12 @@ CHANGES = {
         *layer_calls("SLSTM", num_heads=2),
         *layer_calls("lltm"),
         *layer_calls("sru"),
+    ],
+    "heads": [
+        call
+        for heads in (2, 4, 8)
+        for layer in ("LSTM", "GRU", "RNN", "SLSTM")
+        for call in layer_calls(layer, HEADS, num_heads=heads)
     ],
 }
 
