@@ -13,7 +13,7 @@ OUT  ?= out
 # The index that PyTorch is installed from; empty is pip's own.
 INDEX ?=
 
-.PHONY: help setup train test bench ladder post report docs site gpu ptx fuzz inspect peers models sanitize arm wheel wheel-test lint format clean
+.PHONY: help setup train test bench ladder post report docs site gpu ptx fuzz inspect peers models sanitize emulator arm wheel wheel-test lint format clean
 
 help:            ## list the verbs
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -108,7 +108,7 @@ inspect: setup   ## compile the kernels for GPUs that are not here: no spills, t
 # must leave the sanitizer its stderr.
 COPY := build/sanitize
 COPIED := kernels lm bench tests setup.py pyproject.toml README.md LICENSE
-CHECKED = cd $(COPY) && PYTHONPATH=kernels ASAN_OPTIONS=detect_leaks=0 \
+CHECKED = cd $(COPY) && BENCH_EMULATOR=1 PYTHONPATH=kernels ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	$(abspath $(RUN))
 ENGINE  := native native_plan native_lanes native_short native_tiles native_memory native_bf16 \
@@ -125,6 +125,10 @@ sanitize: setup  ## the C++ engine's tests under AddressSanitizer: minutes; Linu
 	export CXX="env -u LD_PRELOAD g++" FUSED_LSTM_SANITIZE=address; \
 		$(CHECKED) -c 'from bench import kernels; kernels.build()'
 	$(CHECKED) -m pytest --capture=sys $(ENGINE:%=tests/kernels/test_%.py) $(ARGS)
+
+emulator: setup  ## AMX emulated, on a CPU that has AMX, beside it bit by bit: minutes to compile
+	BENCH_EMULATOR=1 $(RUN) -m pytest \
+		$(patsubst %,tests/kernels/test_native_%.py,plan tiles bf16 terms terms_lstm switches) $(ARGS)
 
 arm: setup       ## the C++ kernels as Arm runs them, on qemu: needs g++-aarch64-linux-gnu, qemu-user
 	$(RUN) -m pytest tests/kernels/test_arm.py --slow -rs $(ARGS)

@@ -14,6 +14,7 @@ from bench import kernels
 from cases import Shape, native_lstm
 from fused_lstm import native, reference
 from products import products_of
+from terms import UNITS
 from test_native import SHAPES, assert_threads_agree, engine, expected_results, results
 from test_native_lanes import CASES, SEED, Problem, both, forward, named, solved
 from test_native_tiles import SIZES, skip_what_takes_seconds
@@ -137,21 +138,22 @@ def hard_factors(columns: int, scale: float) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("scale", [1.0, 1e15, 1e-19], ids=str)
 @pytest.mark.parametrize("columns", [1, 32, 77])
-def test_the_emulation_is_the_manuals(columns, scale):
+def test_the_unit_is_the_manuals(columns, scale):
     left, right = hard_factors(columns, scale)
-    native.OPS.use_isa("emulated")
-    try:
-        found = kernels.ops().product("input", left, right, 1, 1)[0]
-    finally:
-        native.OPS.use_isa("")
-    assert torch.equal(found, by_the_manual((left, right)))
+    for isa in UNITS:
+        native.OPS.use_isa(isa)
+        try:
+            found = kernels.ops().product("input", left, right, 1, 1)[0]
+        finally:
+            native.OPS.use_isa("")
+        assert torch.equal(found, by_the_manual((left, right)))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e15, 1e-19], ids=str)
 @pytest.mark.parametrize(("shape", "classes"), SIZES)
 def test_the_emulation_is_the_unit_bit_by_bit(shape, classes, scale):
-    if "amx" not in native.OPS.isa_names(BF16):
-        pytest.skip("this CPU has no AMX")
+    if UNITS != ["amx", "emulated"]:
+        pytest.skip("needs AMX, and its emulation beside it: make emulator")
     for product in products_of(shape, classes, BF16):
         product = product._replace(left=product.left * scale)
         found = {}

@@ -12,11 +12,15 @@ import fused_lstm
 from bench import kernels
 from cases import Shape
 from fused_lstm import native
+from terms import UNITS
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(
     kernels.missing() is not None, reason=f"native: {kernels.missing()}"
 )
+
+
+UNIT = UNITS[0] if UNITS else ""  # AMX, or it emulated
 
 
 def plan(steps=20, batch=20, inputs=200, hidden=200, layers=2, fuse="layers", save=True, **options):
@@ -35,7 +39,7 @@ def kib(text: str, which: str) -> int:
         ("a wavefront", {}),
         ("a wavefront", {"threads": 3, "layers": 3}),
         ("a wavefront", {"batch": 3, "hidden": 64, "inputs": 64}),
-        ("a wavefront", {"hidden": 150, "inputs": 150, "dtype": torch.bfloat16, "isa": "emulated"}),
+        ("a wavefront", {"hidden": 150, "inputs": 150, "dtype": torch.bfloat16, "isa": UNIT}),
         ("in turns", {"dtype": torch.float64}),
         ("in turns", {"fuse": "steps"}),
         ("in turns", {"threads": 1}),
@@ -257,8 +261,8 @@ def test_prepared_weights_are_fetched_ahead_where_they_leave_the_l2_cache(intel,
     ],
 )
 def test_two_terms_are_forwards_of_many_rows(precision, batch, forward, backward):
-    text = plan(batch=batch, precision=precision, isa="emulated")
-    plain = plan(batch=batch, isa="emulated").partition(",")[0]
-    by = {"plain": plain} | {name: f"emulated, {name}" for name in ("1 term", "2 terms")}
+    text = plan(batch=batch, precision=precision, isa=UNIT)
+    plain = plan(batch=batch, isa=UNIT).partition(",")[0]
+    by = {"plain": plain} | {name: f"{UNIT}, {name}" for name in ("1 term", "2 terms")}
     assert text.startswith(by[forward] + ", ")
     assert (f"backward by {by[backward]}\n" in text) == (backward != forward)

@@ -122,7 +122,7 @@ def test_an_operator_can_be_told(unit):
 def test_the_plan_says_who_multiplies(terms):
     precision = RNN.fp32_precision
     plan = kernels.ops().plan(20, 20, 200, 200, 2, "layers", True, threads=2, precision=precision)
-    assert plan.splitlines()[0].startswith("emulated, " if "emulated" in plan else "amx, ")
+    assert plan.splitlines()[0].startswith(tuple(f"{unit}, " for unit in UNITS))
     assert f", {terms} term" in plan.splitlines()[0]
     short = kernels.ops().plan(1, 1, 20, 20, 2, "layers", False, precision=precision)
     assert "term" not in short.splitlines()[0]

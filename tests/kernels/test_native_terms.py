@@ -11,7 +11,7 @@ from torch import Tensor
 from bench import kernels
 from fused_lstm import native
 from products import products_of
-from terms import RNN, TERMS, by_fma, check, of_terms, set_switches
+from terms import RNN, TERMS, UNITS, by_fma, check, of_terms, set_switches
 from test_native_bf16 import by_the_manual, hard_factors
 from test_native_tiles import SHAPES, SIZES, skip_what_takes_seconds
 
@@ -48,23 +48,24 @@ def split(values: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("scale", [1.0, 1e15, 1e-14], ids=str)
 @pytest.mark.parametrize("columns", [1, 32, 77])
-def test_the_emulation_is_the_manuals(columns, scale):
-    native.OPS.use_isa("emulated")
+def test_the_unit_is_the_manuals(columns, scale):
     left, right = (t.float() for t in hard_factors(columns, scale))
     left, right = left * (1 + torch.rand_like(left)), right * (1 + torch.rand_like(right))
     a, b = split(left), split(right)
     sums = {1: [(a[0], b[0])], 2: [(a[0], b[0]), (a[1], b[0]), (a[0], b[1])]}
-    for switch, count in TERMS.items():
-        set_switches(switch)
-        found = product_of(left, right)[0]
-        assert torch.equal(found, by_the_manual(*sums[count]))
+    for isa in UNITS:
+        native.OPS.use_isa(isa)
+        for switch, count in TERMS.items():
+            set_switches(switch)
+            found = product_of(left, right)[0]
+            assert torch.equal(found, by_the_manual(*sums[count])), isa
 
 
 @pytest.mark.parametrize("switch", TERMS)
 @pytest.mark.parametrize(("shape", "classes"), SIZES)
 def test_the_emulation_is_the_unit_bit_by_bit(shape, classes, switch):
-    if "amx" not in native.OPS.isa_names():
-        pytest.skip("this CPU has no AMX")
+    if UNITS != ["amx", "emulated"]:
+        pytest.skip("needs AMX, and its emulation beside it: make emulator")
     set_switches(switch)
     for product in products_of(shape, classes):
         found = {}

@@ -37,7 +37,7 @@ build libtorch_cpu.so: name
 NINJA = """
 builddir = {folder}
 rule compile
-  command = {launcher} $cxx -MMD -MF $out.d {flags} -c $in -o $out
+  command = {launcher} $cxx -MMD -MF $out.d {flags} $more -c $in -o $out
   depfile = $out.d
   deps = gcc
 rule link
@@ -111,6 +111,7 @@ def compile_all(
     includes: Sequence[Path] = (FOLDER,),
     links: Sequence[Path] = (),
     flags: Sequence[str] = (),
+    local: Sequence[Path] = (),
 ) -> None:
     """Compile and link what has changed: the environment's CXX and MAX_JOBS say how.
 
@@ -122,6 +123,7 @@ def compile_all(
         includes: where our headers are.
         links: libraries that `target` uses; it finds them where they are now.
         flags: more of the compiler's.
+        local: of the sources, those that are compiled for this CPU alone, by GCC or Clang.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -158,6 +160,8 @@ def compile_all(
     for file, name in zip(files, objects, strict=True):
         source = os.path.relpath(file, folder.resolve())
         text.append(f"build {escaped(name)}: compile {escaped(source)}")
+        if file in local and not windows:
+            text.append("  more = -march=native")
     needs = ["libtorch_cpu.so"] * linux + [str(link.resolve()) for link in links]
     linked = " ".join(map(escaped, objects))
     text.append(f"build {escaped(target)}: link {linked} | {' '.join(map(escaped, needs))}\n")
