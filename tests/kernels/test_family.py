@@ -79,7 +79,8 @@ def test_an_rnn_that_begins_anew(engine, fuse):
 
 
 @pytest.mark.parametrize(
-    ("engine", "fuse"), rungs("rnn_tanh", None, "compile", slow=("triton-steps",))
+    ("engine", "fuse"),
+    rungs("rnn_tanh", None, "compile", slow=("triton-steps", "triton-layers")),
 )
 @pytest.mark.filterwarnings("ignore")
 def test_what_pytorch_tests_nn_rnn_with(engine, fuse):

@@ -47,7 +47,8 @@ def test_reference_backward_is_differentiable():
     assert gradcheck(reference.cell_backward, leaves((2, 12), (2, 3), (2, 3), (2, 3), (2, 3)))
 
 
-@every_rung
+# Of a chain of layers `test_module` has a stack.
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", slow=("triton-layers",)))
 def test_engine(engine, fuse, inputs):
     def run(x, h0, c0, *weights):
         y, state = fused_lstm.lstm(x, (h0, c0), weights, engine=engine, fuse=fuse)

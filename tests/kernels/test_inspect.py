@@ -189,7 +189,7 @@ RESIDENT, STREAMED = (200, 90), (1500, 512)
 @pytest.mark.parametrize(
     ("arch", "sizes"),
     [
-        ("sm_80", [RESIDENT]),
+        pytest.param("sm_80", [RESIDENT], marks=SLOW),
         pytest.param("sm_90", [RESIDENT, STREAMED], marks=SLOW),
         pytest.param("sm_100", [STREAMED], marks=SLOW),
     ],
@@ -245,7 +245,7 @@ def test_rows_that_end_or_begin_anew_here(tmp_path, arch, layers):
 @pytest.mark.parametrize(
     ("arch", "dtype", "sizes", "core"),
     [
-        ("sm_100", "fp32", ["650"], "UTCHMMA"),
+        pytest.param("sm_100", "fp32", ["650"], "UTCHMMA", marks=SLOW),
         pytest.param("sm_100", "bf16", ["650", "1500"], "UTCHMMA", marks=SLOW),
         pytest.param("sm_120", "bf16", ["650"], "HMMA", marks=SLOW),
         pytest.param("sm_120", "fp32", ["650", "1500"], "HMMA", marks=SLOW),
@@ -258,6 +258,7 @@ def test_the_newest_architectures_here(tmp_path, arch, dtype, sizes, core):
         assert report["loop"][core] > 0, name
 
 
+@pytest.mark.slow
 def test_a_lane_alone_here(tmp_path, whole):
     """No barrier, and no spill, where a program has all of a lane's weights."""
     of = ("--arch", *["sm_80"] * whole, "sm_90", "--layers", "1", "--jobs", JOBS)
@@ -289,7 +290,9 @@ def assert_nothing_streamed_is_rounded(report: dict, name: str) -> None:
     assert masks * 32 * of["warps"] == handed, name
 
 
-@pytest.mark.parametrize("fuse", ["pointwise", "steps", "layers"])
+@pytest.mark.parametrize(
+    "fuse", [pytest.param("pointwise", marks=SLOW), pytest.param("steps", marks=SLOW), "layers"]
+)
 def test_every_level_and_the_machine_code(fuse):
     done = run("--fuse", fuse, "--hidden", "64", "--sass", "--dtype", "fp32", "--no-tf32")
     assert done.returncode == 0, done.stderr

@@ -192,7 +192,7 @@ def graphs() -> list:
         engine, fuse = rung.values
         runs = backend == "aot_eager" and (
             (engine, fuse) == ("native", "layers")
-            or (kind == "lengths" and fuse not in ("hoisted", "steps"))
+            or (kind == "lengths" and (engine, fuse) == ("triton", "layers"))
         )
         runs |= (kind, backend, engine, fuse) == ("lengths", "inductor", "native", "layers")
         marks = [*rung.marks, *([] if runs else [SLOW])]

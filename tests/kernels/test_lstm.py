@@ -285,7 +285,7 @@ def test_functional_form_checks_its_weights():
         fused_lstm.lstm(x, state, [*weights[:4], weights[0], *weights[5:]])
 
 
-@pytest.mark.parametrize(("engine", "fuse"), rungs(slow=("compile",)))
+@pytest.mark.parametrize(("engine", "fuse"), rungs(slow=("compile", "triton-layers")))
 def test_training_steps_give_the_same_losses(engine, fuse):
     theirs, ours = make_pair(SMALL, engine, fuse, torch.float64)
     x, target = torch.randn(SMALL.T, SMALL.B, SMALL.I).double(), torch.randn(4, 3, 6).double()

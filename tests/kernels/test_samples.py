@@ -32,7 +32,7 @@ CASES = {
 }  # fmt: skip
 MASKS = {"zoneout": (0.3, 0.2), "recurrent_dropout": 0.4, "candidate_dropout": 0.3}
 slow = {"rows in parts"}
-OF_TRITON = "one step", "samples of two rows", "projected", "rows that end"  # others: --slow
+OF_TRITON = "one step", "rows that end"  # others: --slow
 
 
 def each_case(engine: str, *without: str):
