@@ -127,7 +127,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cards": CARDS,
     "compiled": compiled,
     "compiled_heads": COMPILED_HEADS,
-    "kernel": lambda: f"```python\n{page.plain_forward()}```\n",
+    "kernel": lambda: f"```python\n{page.plain('forward')}```\n",
     "emulated": EMULATED,
     "faults": FAULTS,
     "host": HOST,

@@ -49,7 +49,15 @@ def test_what_is_left(constants):
 
 
 def test_the_forward_is_a_page():
-    text = page.plain_forward()
+    text = page.plain("forward")
+    assert "PLAN.CHAIN" not in text
+    assert len(text.splitlines()) < 50
+    assert text.index("tile.product(") < text.index("CELL.step(") < text.index("hand_out(")
+
+
+def test_the_backward_is_a_page():
+    text = page.plain("backward")
     assert "PLAN.CHAIN" not in text
     assert len(text.splitlines()) < 60
-    assert text.index("tile.product(") < text.index("CELL.step(") < text.index("hand_out(")
+    assert text.index("load_columns(") < text.index("dh_of(") < text.index("CELL.backward(")
+    assert text.index("CELL.backward(") < text.index("send(")

@@ -1,7 +1,7 @@
 """A kernel's source as a plan compiles it: what the plan's constants leave out is left out.
 
 `python -m fused_lstm.tools.page` prints the forward of one lane of a plain LSTM in training, as
-docs/gpu.md quotes it.
+docs/gpu.md quotes it; with the word backward, its backward.
 """
 
 from __future__ import annotations
@@ -94,19 +94,20 @@ def _chosen(lines: list[str], node: ast.IfExp, taken: bool) -> list[str]:
     return [*lines[: node.lineno - 1], line, *lines[node.lineno :]]
 
 
-def plain_forward() -> str:
-    """Return the forward of one lane of a plain LSTM, on an H100: from its weights on."""
-    from ..triton import devices, forward, launch
+def plain(direction: str) -> str:
+    """Return the kernel of one lane of a plain LSTM, on an H100: from its weights on."""
+    from ..triton import backward, devices, forward, launch
     from ..triton.plan import plan
 
     shape: dict[str, Any] = {"hidden": 650, "batch": 20, "layers": 1, "dtype": "bf16"}
-    chosen = plan("steps", "forward", device=devices.DEVICES["H100"], **shape)
+    chosen = plan("steps", direction, device=devices.DEVICES["H100"], **shape)
     constants = launch.constants(chosen, phases=chosen.phases()[0])
-    source = Path(forward.__file__).read_text(encoding="utf-8")
-    text = specialised(source, "lstm_forward_kernel", constants)
-    return textwrap.dedent(text[text.index("    # Weights and biases") :])
+    module = {"forward": forward, "backward": backward}[direction]
+    source = Path(module.__file__).read_text(encoding="utf-8")
+    text = specialised(source, f"lstm_{direction}_kernel", constants)
+    return textwrap.dedent(text[text.index("    # Weights") :])
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TRITON_INTERPRET", "1")
-    sys.stdout.write(plain_forward())
+    sys.stdout.write(plain((sys.argv[1:] or ["forward"])[0]))

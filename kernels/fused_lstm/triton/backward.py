@@ -18,13 +18,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from operator import attrgetter
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from . import barrier, norm, options, philox, position, project, tile
-from .cells import lstm
 from .helper import helper
 from .launch import Call
 
@@ -86,165 +86,196 @@ def lstm_backward_kernel(
     G: tl.constexpr = PLAN.GATES
     X: tl.constexpr = PLAN.SUMMED + PLAN.OF_X
     SIZE: tl.constexpr = PLAN.STATES * PLAN.H
-    SLOT: tl.constexpr = PLAN.W_HH.SLOT
-    rows = T, B, offset_ptr, not_reset_ptr
-    masks = seed_ptr, first_lane
-    programs, lane, block, part, first_batch, all_ptr, block_ptr = position.share(barrier_ptr, PLAN)
+    rows = position.Rows(T, B, offset_ptr, not_reset_ptr)
+    draws = options.Draws(
+        seed_ptr=seed_ptr, first_lane=first_lane,
+        dropout_p=dropout_p, dropout_scale=dropout_scale,
+        candidate_p=candidate_p, candidate_scale=candidate_scale,
+        zone_h=zone_h, zone_h_rest=zone_h_rest, zone_c=zone_c, zone_c_rest=zone_c_rest,
+    )  # fmt: skip
+    share = position.share(barrier_ptr, PLAN)
+    lane, first_batch = share.lane, share.first_batch
     # Elements of h that a program sums, and units that it finishes.
-    element = block.to(tl.int64) * PLAN.UNITS + tl.arange(0, PLAN.ROWS)
-    element_mask = elements_of(element, block, P, PLAN)
-    first_unit = block * PLAN.UNITS + part * PLAN.OWN
+    element = share.block.to(tl.int64) * PLAN.UNITS + tl.arange(0, PLAN.ROWS)
+    first_unit = share.block * PLAN.UNITS + share.part * PLAN.OWN
     unit = first_unit + tl.arange(0, PLAN.OWN)
     # Weights, once: of this program's gates.
-    of_part = part.to(tl.int64) * (PLAN.SUMMED_GATES * H * P)
+    of_part = share.part.to(tl.int64) * (PLAN.SUMMED_GATES * H * P)
+    is_element = elements_of(element, share.block, P, PLAN)
     w_hh = ()
     if PLAN.GATES > 0:
         w_hh_ptr = position.pick(w_hh_ptrs, lane, G * H * P, PLAN) + of_part
-        w_hh = tile.load_weight(w_hh_ptr, element, element_mask, PLAN.W_HH, PLAN)
+        w_hh = tile.load_weight(w_hh_ptr, element, is_element, PLAN.W_HH, PLAN)
     w_ih = w_hh
-    if PLAN.CHAIN:  # the top lane adds 0 times what it reads
-        is_fed = elements_of(element, block, tl.where(lane < PLAN.LANES - 1, P, 0), PLAN)
+    if PLAN.CHAIN:  # the lane above's; the top lane adds 0 times what it reads
+        is_fed = elements_of(element, share.block, tl.where(lane < PLAN.LANES - 1, P, 0), PLAN)
         w_ih_ptr = position.pick(w_ih_ptrs, lane + 1, G * H * P, PLAN) + of_part
         w_ih = tile.load_weight(w_ih_ptr, element, is_fed, PLAN.W_IH, PLAN)
     if PLAN.PROJECTED:
         w_hr_ptr = position.pick(w_hr_ptrs, lane, H * P, PLAN)
         w_hr = project.load_weight(w_hr_ptr, first_unit, H, PLAN)
     lane = lane.to(tl.int64)
-    lane_ptr = exchange_ptr + 2 * lane * PLAN.EXCHANGED * SLOT
-    first_gate = part.to(tl.int64) * PLAN.SUMMED_GATES
-    sums_ptr = partial_ptr + lane * PLAN.SPLIT * B * P if PLAN.SPLIT > 1 else partial_ptr
+    sums = Sums(
+        w_hh=w_hh, w_ih=w_ih, element=element, mask=is_element, h_mask_ptr=h_mask_ptr,
+        exchange_ptr=exchange_ptr + 2 * lane * PLAN.EXCHANGED * PLAN.W_HH.SLOT,
+        first_gate=share.part.to(tl.int64) * PLAN.SUMMED_GATES,
+        partial_ptr=partial_ptr + lane * PLAN.SPLIT * B * P if PLAN.SPLIT > 1 else partial_ptr,
+    )  # fmt: skip
+    given = Given(dy_ptr, dh_n_ptr, last, clip, dh_old_ptr)
     if PLAN.PROJECTED:
         between_ptr += lane * PLAN.W_HR.SLOT
     sent = ()  # of a lane ALONE: by h's part of the gates at t + 1
     if PLAN.ALONE:
-        b, mask, at, _ = position.block_of(first_batch, unit, B, H, PLAN.W_HH, PLAN)
-        dc_kept_at, kept_mask = lane * B * SIZE + position.states_at(b, unit, PLAN), mask
-        given = mask & (b < last)[None, :]
-        dc_kept = tile.load_columns(dc_ptr, dc_kept_at, given, H, PLAN.STATES, PLAN.ACC)
+        every = position.block_of(first_batch, unit, B, H, PLAN.W_HH, PLAN)
+        is_given = every.mask & (every.b < last)[None, :]
+        kept_at = lane * B * SIZE + position.states_at(every, PLAN)
+        dc_kept = tile.load_columns(dc_ptr, kept_at, is_given, H, PLAN.STATES, PLAN.ACC)
         for _i in tl.static_range(G):
             sent = sent + (tl.full((PLAN.UNITS, PLAN.BLOCK_B), 0.0, dgates_ptr.dtype.element_ty),)
     for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
         t = T - 1 - ((begin + wave).to(tl.int64) - (PLAN.LANES - 1 - lane if PLAN.CHAIN else 0))
-        first, alive = position.place(t, lane, rows, PLAN)
-        step = t, lane, first, alive
-        now = t & 1
-        # SUMS: a part of dh, for the programs that share a block.
+        step = position.step_of(t, lane, rows, PLAN)
         if PLAN.SPLIT > 1:
-            for turn in range(position.turns(alive, first_batch, PLAN.SUMS, PLAN)):
-                batch = first_batch + turn
-                sums, at, mask = sum_of_gates(
-                    w_hh, w_ih, sent, lane_ptr, first_gate, element, element_mask, seed_ptr,
-                    h_mask_ptr, dropout_p, dropout_scale, step, batch, rows, PLAN,
-                )  # fmt: skip
-                tl.store(sums_ptr + part * B * P + at, sums, mask=mask)
-            barrier.arrive(block_ptr, PLAN.PERSISTENT)
-        # GATHERS: dh whole, for all programs to multiply and for w_hr's gradient.
+            sum_parts(sums, share, sent, step, rows, draws, PLAN)
         if PLAN.PROJECTED:
-            for turn in range(position.turns(alive, first_batch, PLAN.GATHERS, PLAN)):
-                batch = first_batch + turn
-                b, mask, at, slot_at = position.block_of(batch, unit, alive, P, PLAN.W_HR, PLAN)
-                if PLAN.SPLIT == 1:
-                    sums, at, mask = sum_of_gates(
-                        w_hh, w_ih, sent, lane_ptr, first_gate, element, element_mask, seed_ptr,
-                        h_mask_ptr, dropout_p, dropout_scale, step, batch, rows, PLAN,
-                    )  # fmt: skip
-                dh = dh_of(
-                    sums if PLAN.SPLIT == 1 else 0.0, dy_ptr, dh_n_ptr, sums_ptr, block_ptr,
-                    dh_old_ptr, zone_h, zone_h_rest, clip, masks, step, b, unit, mask, last, wave,
-                    turn, rows, PLAN,
-                )  # fmt: skip
-                dh = dh.to(dh_ptr.dtype.element_ty)
-                tl.store(between_ptr + slot_at, tile.rounded(dh, PLAN.ROUNDS), mask=mask)
-                position.arrive(all_ptr, turn, PLAN)  # the others wait for dh alone
-                tl.store(dh_ptr + first * P + at, dh, mask=mask)
-            position.wait(all_ptr, wave * PLAN.MEETINGS + 1, programs, PLAN)
+            gather(
+                dh_ptr, between_ptr, unit, given, sums, share, sent, step, wave, rows, draws, PLAN
+            )
         # FINISHES: the cell.
-        for turn in range(position.turns(alive, first_batch, PLAN.FINISHES, PLAN)):
+        for turn in range(position.turns(step.alive, first_batch, PLAN.FINISHES, PLAN)):
             batch = first_batch + turn
-            b, mask, at, slot_at = position.block_of(batch, unit, alive, H, PLAN.W_HH, PLAN)
-            row = (first + b)[None, :]
-            gates_at = row * (G * H) + unit[:, None]
+            block = position.block_of(batch, unit, step.alive, H, PLAN.W_HH, PLAN)
             # First what no other program writes: it arrives while the others finish.
-            saved_at = row * (PLAN.COLUMNS * H) + unit[:, None]
-            saved = tile.load_columns(gates_ptr, saved_at, mask, H, PLAN.SAVED, PLAN.ACC)
-            c_before = position.load_states(c0_ptr, c_ptr, step, b, unit, mask, rows, PLAN)
-            c_at = position.states_at(b, unit, PLAN)
-            c = tile.load_columns(c_ptr + first * SIZE, c_at, mask, H, PLAN.STATES, PLAN.ACC)
-            dc_at = lane * B * SIZE + c_at
+            saved_at = position.columns_at(step, block, PLAN.COLUMNS, PLAN)
+            saved = tile.load_columns(gates_ptr, saved_at, block.mask, H, PLAN.SAVED, PLAN.ACC)
+            before = position.load_states(c0_ptr, c_ptr, step, block, rows, PLAN)
+            states_at = position.states_at(block, PLAN)
+            c_at, dc_at = step.first * SIZE + states_at, lane * B * SIZE + states_at
+            after = tile.load_columns(c_ptr, c_at, block.mask, H, PLAN.STATES, PLAN.ACC)
             if PLAN.ALONE:
                 dc = dc_kept
             else:
-                is_sent = mask & (b < tl.where(t == T - 1, last, B))[None, :]
+                is_sent = block.mask & (block.b < tl.where(t == T - 1, last, B))[None, :]
                 dc = tile.load_columns(dc_ptr, dc_at, is_sent, H, PLAN.STATES, PLAN.ACC)
             edges = 0.0, 0.0
             if PLAN.HAS.EDGES:
-                edges = position.edges(t, lane, b, rows, PLAN)
-            cell_options = options.of_cell(
-                weight_ptr, candidate_p, candidate_scale, zone_c, zone_c_rest, masks, step, b,
-                unit, rows, PLAN,
-            )  # fmt: skip
+                edges = position.edges(step, block.b, rows, PLAN)
+            cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
             if PLAN.PROJECTED:
-                dm = project.multiply(w_hr, between_ptr, batch, PLAN)
+                dh = project.multiply(w_hr, between_ptr, batch, PLAN)
             else:
-                sums = 0.0
-                if PLAN.SPLIT == 1 and PLAN.GATES > 0:
-                    sums, at, mask = sum_of_gates(
-                        w_hh, w_ih, sent, lane_ptr, first_gate, element, element_mask, seed_ptr,
-                        h_mask_ptr, dropout_p, dropout_scale, step, batch, rows, PLAN,
-                    )  # fmt: skip
-                dm = dh_of(
-                    sums, dy_ptr, dh_n_ptr, sums_ptr, block_ptr, dh_old_ptr, zone_h, zone_h_rest,
-                    clip, masks, step, b, unit, mask, last, wave, turn, rows, PLAN,
+                dh = dh_of(given, sums, share, sent, step, block, wave, turn, rows, draws, PLAN)
+            if PLAN.HAS.NORM:
+                norms = norm.Norms(
+                    gain_ptr=gain_ptr, shares_ptr=shares_ptr, stats_ptr=stats_ptr,
+                    all_ptr=share.all_ptr, programs=share.programs,
+                    part=share.block * PLAN.SPLIT + share.part, wave=wave, turn=turn,
                 )  # fmt: skip
-            meeting = all_ptr, shares_ptr, programs, block * PLAN.SPLIT + part, wave, turn
             if PLAN.HAS.NORM_C:
-                made = lstm.made_again(saved, c_before[0], c[0], cell_options, PLAN.HAS)
-                hat, seen = norm.of_state_again(made, gain_ptr, stats_ptr, unit, step, b, PLAN)
-                do, dmade = lstm.output_backward(saved, seen, dm, PLAN.HAS)
-                tl.store(dseen_ptr + first * H + at, dmade, mask=mask)
-                dmade = norm.of_state_backward(
-                    dmade, hat, gain_ptr, stats_ptr, unit, meeting, step, b, rows, PLAN
-                )
-                by_x, dc_before, dweights = lstm.inner_backward(
-                    saved, c_before[0], made, dc[0], do, dmade, cell_options, PLAN.HAS
-                )
-                by_h, dc = by_x, (dc_before,)
+                by_x, by_h, dc, dweights = norm.lstm_backward(
+                    saved, before, after, dh, dc, cell_options, dseen_ptr, norms, step, block, rows,
+                    PLAN,
+                )  # fmt: skip
             else:
                 by_x, by_h, dc, dweights = CELL.backward(
-                    saved, c_before, c, dm, dc, edges, cell_options, PLAN.HAS
+                    saved, before, after, dh, dc, edges, cell_options, PLAN.HAS
                 )
             if PLAN.HAS.WEIGHTS > 0:
-                count: tl.constexpr = PLAN.HAS.WEIGHTS
-                dweight_at = row * (count * H) + unit[:, None]
-                tile.store_columns(dweight_ptr, dweight_at, mask, dweights, H, count)
-            dgates_at = row * (PLAN.DCOLUMNS * H) + unit[:, None]
+                weights: tl.constexpr = PLAN.HAS.WEIGHTS
+                dweight_at = position.columns_at(step, block, weights, PLAN)
+                tile.store_columns(dweight_ptr, dweight_at, block.mask, dweights, H, weights)
+            dgates_at = position.columns_at(step, block, PLAN.DCOLUMNS, PLAN)
             if PLAN.HAS.NORM:
                 for i in tl.static_range(PLAN.DCOLUMNS - X):
-                    of_h = by_h[PLAN.SUMMED + i].to(dgates_ptr.dtype.element_ty)
-                    tl.store(dgates_ptr + dgates_at + (X + i) * H, of_h, mask=mask)
-                by_h = norm.of_product_backward(
-                    by_h, raw_ptr, gain_ptr, stats_ptr, unit, mask, gates_at, meeting, step, b,
-                    rows, PLAN,
-                )  # fmt: skip
-            dc = position.each_unless_reset(dc, t, lane, b, rows, PLAN)
-            out_ptr = lane_ptr + now * PLAN.EXCHANGED * SLOT + slot_at
+                    of_gate = by_h[PLAN.SUMMED + i].to(dgates_ptr.dtype.element_ty)
+                    tl.store(dgates_ptr + dgates_at + (X + i) * H, of_gate, mask=block.mask)
+                by_h = norm.of_product_backward(by_h, raw_ptr, norms, step, block, rows, PLAN)
+            dc = position.each_unless_reset(dc, t, lane, block.b, rows, PLAN)
             if PLAN.ALONE:
                 sent = ()
                 for i in tl.static_range(G):
-                    of_gate = tl.where(mask, by_h[i], 0.0).to(dgates_ptr.dtype.element_ty)
+                    of_gate = tl.where(block.mask, by_h[i], 0.0).to(dgates_ptr.dtype.element_ty)
                     sent = sent + (tile.rounded(of_gate, PLAN.ROUNDS),)
-                dc_kept = position.kept_where_dead(dc, dc_kept, mask, PLAN.STATES, PLAN)
+                dc_kept = position.kept_where_dead(dc, dc_kept, block.mask, PLAN.STATES, PLAN)
             else:
-                store_exchange(out_ptr, by_x, by_h, mask, PLAN)
-            position.arrive(all_ptr, turn, PLAN)  # the others wait for by_h alone
-            tile.store_columns(dgates_ptr, dgates_at, mask, by_x, H, X)
+                send(sums.exchange_ptr, by_x, by_h, step, block, PLAN)
+            position.arrive(share.all_ptr, turn, PLAN)  # the others wait for by_h alone
+            tile.store_columns(dgates_ptr, dgates_at, block.mask, by_x, H, X)
             if PLAN.HAS.NORM or PLAN.APART:
-                tile.store_columns(by_h_ptr, gates_at, mask, by_h, H, G)
+                by_h_at = position.columns_at(step, block, G, PLAN)
+                tile.store_columns(by_h_ptr, by_h_at, block.mask, by_h, H, G)
             if not PLAN.ALONE:
-                tile.store_columns(dc_ptr, dc_at, mask, dc, H, PLAN.STATES)
-        position.wait_for_next(all_ptr, wave, end - begin, programs, PLAN)
+                tile.store_columns(dc_ptr, dc_at, block.mask, dc, H, PLAN.STATES)
+        position.wait_for_next(share, wave, end - begin, PLAN)
     if PLAN.ALONE:
-        tile.store_columns(dc_ptr, dc_kept_at, kept_mask, dc_kept, H, PLAN.STATES)
+        tile.store_columns(dc_ptr, kept_at, every.mask, dc_kept, H, PLAN.STATES)
+
+
+class Given(NamedTuple):
+    """Gradients that come from outside."""
+
+    dy_ptr: Any
+    dh_n_ptr: Any
+    last: Any  # rows of dh_n that there are
+    clip: Any
+    dh_old_ptr: Any
+
+
+class Sums(NamedTuple):
+    """What a program sums dh from: its elements of h, weights and the exchange."""
+
+    w_hh: Any
+    w_ih: Any  # the lane above's, of a CHAIN
+    element: Any  # [ROWS]
+    mask: Any  # of elements that exist
+    exchange_ptr: Any  # this lane's part
+    partial_ptr: Any  # [SPLIT, B, P], this lane's
+    first_gate: Any
+    h_mask_ptr: Any
+
+
+# --- phases before the cell's ---
+
+
+@helper
+def sum_parts(sums, share, sent, step, rows, draws, PLAN: tl.constexpr):
+    """SUMS: store a part of dh, for the programs that share a block."""
+    part_ptr = sums.partial_ptr + share.part * rows.B * PLAN.P
+    for turn in range(position.turns(step.alive, share.first_batch, PLAN.SUMS, PLAN)):
+        batch = share.first_batch + turn
+        part, block = sum_of_gates(sums, sent, step, batch, rows, draws, PLAN)
+        tl.store(part_ptr + block.at, part, mask=block.mask)
+    barrier.arrive(share.block_ptr, PLAN.PERSISTENT)
+
+
+@helper
+def gather(
+    dh_ptr,
+    between_ptr,  # this lane's
+    unit,  # elements of h
+    given,
+    sums,
+    share,
+    sent,
+    step,
+    wave,
+    rows,
+    draws,
+    PLAN: tl.constexpr,
+):
+    """GATHERS: store all of dh, for all programs to multiply and for w_hr's gradient; wait."""
+    for turn in range(position.turns(step.alive, share.first_batch, PLAN.GATHERS, PLAN)):
+        batch = share.first_batch + turn
+        block = position.block_of(batch, unit, step.alive, PLAN.P, PLAN.W_HR, PLAN)
+        dh = dh_of(given, sums, share, sent, step, block, wave, turn, rows, draws, PLAN)
+        dh = dh.to(dh_ptr.dtype.element_ty)
+        tl.store(between_ptr + block.slot_at, tile.rounded(dh, PLAN.ROUNDS), mask=block.mask)
+        position.arrive(share.all_ptr, turn, PLAN)  # the others wait for dh alone
+        tl.store(dh_ptr + step.first * PLAN.P + block.at, dh, mask=block.mask)
+    position.wait(share, wave * PLAN.MEETINGS + 1, PLAN)
+
+
+# --- a step's dh, and what it sends on ---
 
 
 @helper
@@ -260,124 +291,95 @@ def elements_of(element, block, count, PLAN: tl.constexpr):
 
 @helper
 def sum_of_gates(
-    w_hh,
-    w_ih,  # the lane above's, of a CHAIN
+    sums,
     sent,  # of a lane ALONE: by h's part of the gates at t + 1
-    lane_ptr,  # this lane's part of the exchange
-    first_gate,
-    element,
-    element_mask,
-    seed_ptr,
-    h_mask_ptr,
-    dropout_p,
-    dropout_scale,
     step,
     batch,
     rows,
+    draws,
     PLAN: tl.constexpr,
 ):
-    """Sum the gradients that reach a block [ROWS, BLOCK_B] of h(t) from the gates that read it.
-
-    A program sums over its own part of these gates. Return the sum, its offsets in [B, P], and the
-    mask of the elements that exist.
-    """
-    t, lane, first, alive = step
-    now, after = t & 1, (t & 1) ^ 1
-    b, mask, at, _ = position.block_of(batch, element, alive, PLAN.P, PLAN.W_HH, PLAN)
-    if PLAN.ROWS > PLAN.UNITS:
-        mask = mask & element_mask[:, None]
-    in_ptr = position.slot_of(lane_ptr, 0, batch, PLAN.W_HH)
+    """Sum dh of a step over the gates that this program has; return also where it belongs."""
+    now = step.t & 1
+    b = batch * PLAN.BLOCK_B + tl.arange(0, PLAN.BLOCK_B).to(tl.int64)
+    at = b[None, :] * PLAN.P + sums.element[:, None]
+    mask = sums.mask[:, None] & (b < step.alive)[None, :]
+    block = position.Block(batch=batch, b=b, unit=sums.element, mask=mask, at=at, slot_at=None)
+    in_ptr = position.slot_of(sums.exchange_ptr, 0, batch, PLAN.W_HH)
     acc = tile.zeros(PLAN.ROWS, PLAN)
     if PLAN.CHAIN:
         # The top lane reads its own dgates(t+1): see the forward kernel.
-        slot = tl.where(lane < PLAN.LANES - 1, 2 + now, after)
-        by_x = tile.gate_ptrs(in_ptr, slot, first_gate, True, PLAN.W_IH, PLAN)
-        acc = tile.product(acc, w_ih, by_x, PLAN.W_IH, PLAN)
+        slot = tl.where(step.lane < PLAN.LANES - 1, 2 + now, now ^ 1)
+        by_x = tile.gate_ptrs(in_ptr, slot, sums.first_gate, True, PLAN.W_IH, PLAN)
+        acc = tile.product(acc, sums.w_ih, by_x, PLAN.W_IH, PLAN)
     if PLAN.DROPOUT:
-        n = first * PLAN.P + at
-        acc *= philox.multiplier(seed_ptr, n, dropout_p, dropout_scale).to(PLAN.ACC)
+        n = step.first * PLAN.P + block.at
+        kept = philox.multiplier(draws.seed_ptr, n, draws.dropout_p, draws.dropout_scale)
+        acc *= kept.to(PLAN.ACC)
     if PLAN.SENT:
         from_above = tile.summed(acc, PLAN.ROWS, PLAN)
         if PLAN.CHAIN and PLAN.RESETS:  # 0 times a NaN, as in the forward kernel
-            from_above = tl.where(lane < PLAN.LANES - 1, from_above, 0.0)
+            from_above = tl.where(step.lane < PLAN.LANES - 1, from_above, 0.0)
         acc = tile.zeros(PLAN.ROWS, PLAN)
     if PLAN.ALONE:
-        acc = tile.product_on_chip(acc, w_hh, sent, PLAN.W_HH, PLAN)
+        acc = tile.product_on_chip(acc, sums.w_hh, sent, PLAN.W_HH, PLAN)
     else:
-        by_h = tile.gate_ptrs(in_ptr, after, first_gate, False, PLAN.W_HH, PLAN)
-        acc = tile.product(acc, w_hh, by_h, PLAN.W_HH, PLAN)
+        by_h = tile.gate_ptrs(in_ptr, now ^ 1, sums.first_gate, False, PLAN.W_HH, PLAN)
+        acc = tile.product(acc, sums.w_hh, by_h, PLAN.W_HH, PLAN)
     acc = tile.summed(acc, PLAN.ROWS, PLAN)
     if PLAN.HAS.RECURRENT:
-        acc *= options.h_mask(h_mask_ptr, lane, b, element, mask, rows, PLAN)
+        acc *= options.h_mask(sums.h_mask_ptr, step, block, rows, PLAN)
     if PLAN.SENT:
-        acc = from_above + position.unless_reset(acc, t + 1, lane, b, rows, PLAN)
-    return acc, at, mask
+        acc = from_above + position.unless_reset(acc, step.t + 1, step.lane, block.b, rows, PLAN)
+    return acc, block
 
 
 @helper
-def store_exchange(ptr, by_x, by_h, mask, PLAN: tl.constexpr):
-    """Store a block's gradients by the gates in the exchange, for the programs that wait."""
-    dtype = ptr.dtype.element_ty
-    for i in tl.static_range(PLAN.GATES):
-        of_gate = tile.rounded(by_h[i].to(dtype), PLAN.ROUNDS)
-        tl.store(ptr + i * PLAN.W_HH.SLOT, of_gate, mask=mask)
-    for i in tl.static_range(PLAN.EXCHANGED - PLAN.GATES):
-        of_x = tile.rounded(by_x[PLAN.SUMMED + i].to(dtype), PLAN.ROUNDS)
-        tl.store(ptr + (PLAN.GATES + i) * PLAN.W_HH.SLOT, of_x, mask=mask)
-
-
-@helper
-def dh_of(
-    sums,  # [UNITS, BLOCK_B] where SPLIT is 1
-    dy_ptr,
-    dh_n_ptr,
-    sums_ptr,  # [SPLIT, B, P]
-    block_ptr,
-    dh_old_ptr,
-    zone_h,
-    zone_h_rest,
-    clip,
-    masks,
-    step,
-    b,
-    unit,
-    mask,
-    last,
-    wave,
-    turn,
-    rows,
-    PLAN: tl.constexpr,
-):
+def dh_of(given, sums, share, sent, step, block, wave, turn, rows, draws, PLAN: tl.constexpr):
     """Return a block's dh of a step: the given gradients plus the sums over its gates.
 
     The first turn waits for the sums of other programs. With zoneout, return the part of dh that
     the step itself receives.
     """
-    t, lane, _, _ = step
-    T, B, _, _ = rows
-    at = b[None, :] * PLAN.P + unit[:, None]
-    is_last = mask & (b < tl.where(t == T - 1, last, 0))[None, :]
+    received = 0.0
+    if PLAN.SPLIT == 1 and PLAN.GATES > 0:
+        received, _ = sum_of_gates(sums, sent, step, block.batch, rows, draws, PLAN)
+    b, lane = block.b, step.lane
+    is_last = block.mask & (b < tl.where(step.t == rows.T - 1, given.last, 0))[None, :]
     if PLAN.VARLEN:  # a row ends with this step where it is not alive in the next
-        _, alive_next = position.place(t + 1, lane, rows, PLAN)
-        is_last = mask & (b >= alive_next)[None, :]
-    dh = tl.load(dh_n_ptr + (lane * B * PLAN.P + at), mask=is_last, other=0.0).to(PLAN.ACC)
-    top = tl.where(lane == PLAN.LANES - 1, B, 0) if PLAN.CHAIN else B
-    dy_at = position.output_of(step, b, unit, rows, PLAN)
-    dh += tl.load(dy_ptr + dy_at, mask=mask & (b < top)[None, :], other=0.0).to(PLAN.ACC)
+        _, alive_next = position.place(step.t + 1, lane, rows, PLAN)
+        is_last = block.mask & (b >= alive_next)[None, :]
+    dh_n_at = lane * rows.B * PLAN.P + block.at
+    dh = tl.load(given.dh_n_ptr + dh_n_at, mask=is_last, other=0.0).to(PLAN.ACC)
+    top = tl.where(lane == PLAN.LANES - 1, rows.B, 0) if PLAN.CHAIN else rows.B
+    is_top = block.mask & (b < top)[None, :]
+    dy_at = position.output_of(step, block, rows, PLAN)
+    dh += tl.load(given.dy_ptr + dy_at, mask=is_top, other=0.0).to(PLAN.ACC)
     if PLAN.SPLIT > 1:
         if turn == 0:
-            barrier.wait(
-                block_ptr, (wave + 1) * PLAN.SPLIT, PLAN.PERSISTENT, PLAN.NVIDIA, PLAN.POLLS
-            )
-        sums = tile.sum_partials(sums_ptr + at, B * PLAN.P, mask, PLAN.SPLIT)
+            target = (wave + 1) * PLAN.SPLIT
+            barrier.wait(share.block_ptr, target, PLAN.PERSISTENT, PLAN.NVIDIA, PLAN.POLLS)
+        stride = rows.B * PLAN.P
+        received = tile.sum_partials(sums.partial_ptr + block.at, stride, block.mask, PLAN.SPLIT)
     if PLAN.HAS.CLIP:
-        sums = tl.minimum(tl.maximum(sums, -clip), clip)
-    dh += sums
+        received = tl.minimum(tl.maximum(received, -given.clip), given.clip)
+    dh += received
     if PLAN.HAS.ZONE_H:
-        dh = options.zone_out_backward(
-            dh, dh_old_ptr, zone_h, zone_h_rest, masks, step, b, unit, mask, rows, PLAN
-        )
+        dh = options.zone_out_backward(dh, given.dh_old_ptr, draws, step, block, rows, PLAN)
     return dh
+
+
+@helper
+def send(exchange_ptr, by_x, by_h, step, block, PLAN: tl.constexpr):
+    """Store a block's gradients by the gates in the exchange, for the programs that wait."""
+    ptr = exchange_ptr + (step.t & 1) * PLAN.EXCHANGED * PLAN.W_HH.SLOT + block.slot_at
+    dtype = ptr.dtype.element_ty
+    for i in tl.static_range(PLAN.GATES):
+        of_gate = tile.rounded(by_h[i].to(dtype), PLAN.ROUNDS)
+        tl.store(ptr + i * PLAN.W_HH.SLOT, of_gate, mask=block.mask)
+    for i in tl.static_range(PLAN.EXCHANGED - PLAN.GATES):
+        of_x = tile.rounded(by_x[PLAN.SUMMED + i].to(dtype), PLAN.ROUNDS)
+        tl.store(ptr + (PLAN.GATES + i) * PLAN.W_HH.SLOT, of_x, mask=block.mask)
 
 
 # --- launcher ---

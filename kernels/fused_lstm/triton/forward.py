@@ -31,13 +31,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from operator import attrgetter
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from . import norm, options, philox, position, project, tile
-from .cells import lstm
 from .helper import helper
 from .launch import Call
 
@@ -90,13 +90,19 @@ def lstm_forward_kernel(
     G: tl.constexpr = PLAN.GATES
     X: tl.constexpr = PLAN.SUMMED + PLAN.OF_X
     SIZE: tl.constexpr = PLAN.STATES * PLAN.H
-    rows = T, B, offset_ptr, not_reset_ptr
-    masks = seed_ptr, first_lane
-    programs, lane, block, _, first_batch, all_ptr, _ = position.share(barrier_ptr, PLAN)
-    unit = block * PLAN.UNITS + tl.arange(0, PLAN.UNITS)
+    rows = position.Rows(T, B, offset_ptr, not_reset_ptr)
+    draws = options.Draws(
+        seed_ptr=seed_ptr, first_lane=first_lane,
+        dropout_p=dropout_p, dropout_scale=dropout_scale,
+        candidate_p=candidate_p, candidate_scale=candidate_scale,
+        zone_h=zone_h, zone_h_rest=zone_h_rest, zone_c=zone_c, zone_c_rest=zone_c_rest,
+    )  # fmt: skip
+    share = position.share(barrier_ptr, PLAN)
+    lane, first_batch = share.lane, share.first_batch
+    unit = share.block * PLAN.UNITS + tl.arange(0, PLAN.UNITS)
     # Weights and biases, once.
     if PLAN.GATES > 0:
-        row, row_unit = tile.gate_rows(block, PLAN)
+        row, row_unit = tile.gate_rows(share.block, PLAN)
         w_hh_ptr = position.pick(w_hh_ptrs, lane, G * H * PLAN.P, PLAN)
         w_hh = tile.load_weight(w_hh_ptr, row, row_unit < H, PLAN.W_HH, PLAN)
     if PLAN.CHAIN or PLAN.OF_H > 0:
@@ -112,30 +118,30 @@ def lstm_forward_kernel(
         h_bias = tile.load_columns(bias_ptr + X * H, 0, there, H, PLAN.OF_H, PLAN.ACC)
     if PLAN.PROJECTED:
         w_hr_ptr = position.pick(w_hr_ptrs, lane, H * PLAN.P, PLAN)
-        w_hr = project.load_weight(w_hr_ptr, block * PLAN.UNITS, PLAN.P, PLAN)
+        w_hr = project.load_weight(w_hr_ptr, share.block * PLAN.UNITS, PLAN.P, PLAN)
     lane = lane.to(tl.int64)
     h_in_ptr = exchange_ptr + 2 * lane * PLAN.W_HH.SLOT  # this lane's h
     up_ptr = h_in_ptr + (2 * PLAN.LANES * PLAN.W_HH.SLOT if PLAN.UP else 0)
+    out = Out(h_in_ptr, up_ptr, h_ptr, y_ptr, h_mask_ptr, h_old_ptr, share.all_ptr)
     if PLAN.PROJECTED:
         between_ptr += lane * PLAN.W_HR.SLOT
     if PLAN.ALONE:  # states on chip, from h0 and c0
-        b, mask, _at, slot_at = position.block_of(first_batch, unit, B, H, PLAN.W_HH, PLAN)
+        every = position.block_of(first_batch, unit, B, H, PLAN.W_HH, PLAN)
         h_kept = 0.0
         if PLAN.GATES > 0:
-            h_kept = tl.load(h_in_ptr + slot_at)
-        c0_at = lane * B * SIZE + position.states_at(b, unit, PLAN)
-        c_kept = tile.load_columns(c0_ptr, c0_at, mask, H, PLAN.STATES, PLAN.ACC)
+            h_kept = tl.load(h_in_ptr + every.slot_at)
+        c0_at = lane * B * SIZE + position.states_at(every, PLAN)
+        c_kept = tile.load_columns(c0_ptr, c0_at, every.mask, H, PLAN.STATES, PLAN.ACC)
     if PLAN.EARLY:
-        first = position.first_of_all(lane, T, B, PLAN)
+        first = position.first_of_all(lane, rows, PLAN)
         x_gates = load_x_gates(gates_ptr, lane, first, B, first_batch, unit, PLAN)
     for wave in tl.range(0, end - begin if PLAN.PERSISTENT else 1, disable_licm=PLAN.KEEP_LOOP):
         t = (begin + wave).to(tl.int64) - (lane if PLAN.CHAIN else 0)
-        first, alive = position.place(t, lane, rows, PLAN)
-        step = t, lane, first, alive
+        step = position.step_of(t, lane, rows, PLAN)
         now, after = t & 1, (t & 1) ^ 1
-        for turn in range(position.turns(alive, first_batch, PLAN.FINISHES, PLAN)):
+        for turn in range(position.turns(step.alive, first_batch, PLAN.FINISHES, PLAN)):
             batch = first_batch + turn
-            b, mask, _at, slot_at = position.block_of(batch, unit, alive, H, PLAN.W_HR, PLAN)
+            block = position.block_of(batch, unit, step.alive, H, PLAN.W_HR, PLAN)
             by_x = tile.zeros(PLAN.ROWS, PLAN) if PLAN.GATES > 0 else 0.0
             if PLAN.CHAIN:
                 # Lane 0 reads its own h(t-1), since no other's is written yet, and 0 * NaN is NaN.
@@ -144,18 +150,15 @@ def lstm_forward_kernel(
                 by_x = tile.product(by_x, w_ih, (x_ptr,), PLAN.W_IH, PLAN)
             # What no other program writes: it arrives while a product runs, or the program waits.
             if not PLAN.EARLY:
-                x_gates = load_x_gates(gates_ptr, lane, first, alive, batch, unit, PLAN)
+                x_gates = load_x_gates(gates_ptr, lane, step.first, step.alive, batch, unit, PLAN)
             if PLAN.ALONE:
                 if PLAN.GATES > 0:
-                    h_kept = position.unless_reset(h_kept, t, lane, b, rows, PLAN)
-                c_kept = position.each_unless_reset(c_kept, t, lane, b, rows, PLAN)
+                    h_kept = position.unless_reset(h_kept, t, lane, block.b, rows, PLAN)
+                c_kept = position.each_unless_reset(c_kept, t, lane, block.b, rows, PLAN)
                 c = c_kept
             else:
-                c = position.load_states(c0_ptr, c_ptr, step, b, unit, mask, rows, PLAN)
-            cell_options = options.of_cell(
-                weight_ptr, candidate_p, candidate_scale, zone_c, zone_c_rest, masks, step, b,
-                unit, rows, PLAN,
-            )  # fmt: skip
+                c = position.load_states(c0_ptr, c_ptr, step, block, rows, PLAN)
+            cell_options = options.of_cell(weight_ptr, draws, step, block, rows, PLAN)
             h_ptr_now = position.slot_of(h_in_ptr, now, batch, PLAN.W_HH)
             if PLAN.GATES == 0:
                 by_h = ()
@@ -165,7 +168,7 @@ def lstm_forward_kernel(
             elif PLAN.SEPARATE:  # what x makes of a gate, and what h makes
                 by_h = tile.zeros(PLAN.ROWS, PLAN)
                 by_h = tile.product(by_h, w_hh, (h_ptr_now,), PLAN.W_HH, PLAN)
-                by_h = position.unless_reset(by_h, t, lane, b, rows, PLAN)
+                by_h = position.unless_reset(by_h, t, lane, block.b, rows, PLAN)
                 by_h = tile.gates_of(by_h, PLAN)
                 if PLAN.CHAIN:
                     # What lane 0 read may be a NaN from before a reset, and 0 times it is one too.
@@ -176,55 +179,60 @@ def lstm_forward_kernel(
                 by_h = tile.gates_of(by_h, PLAN)
             if PLAN.CHAIN:
                 x_gates = tile.sums(x_gates, x_bias, X)
-            gates_at = (first + b)[None, :] * (PLAN.COLUMNS * H) + unit[:, None]
             if PLAN.HAS.NORM:
-                meeting = all_ptr, shares_ptr, programs, block, wave, turn
-                if PLAN.SAVE:
-                    raw_at = (first + b)[None, :] * (G * H) + unit[:, None]
-                    tile.store_columns(raw_ptr, raw_at, mask, by_h, H, G)
-                by_h = norm.of_product(by_h, gain_ptr, unit, meeting, step, b, rows, PLAN)
+                norms = norm.Norms(
+                    gain_ptr=gain_ptr, shares_ptr=shares_ptr, stats_ptr=None,
+                    all_ptr=share.all_ptr, programs=share.programs, part=share.block,
+                    wave=wave, turn=turn,
+                )  # fmt: skip
+                by_h = norm.of_product(by_h, raw_ptr, norms, step, block, rows, PLAN)
             if PLAN.HAS.NORM_C:
-                saved = lstm.sums(x_gates, by_h, PLAN.HAS)
-                saved, made, c_next = lstm.forward(saved, c[0], cell_options, PLAN.HAS)
-                made = norm.of_state(made, gain_ptr, unit, meeting, step, b, rows, PLAN)
-                h, c = lstm.output(saved, made, PLAN.HAS), (c_next,)
+                h, c, saved = norm.lstm_step(
+                    x_gates, by_h, c, cell_options, norms, step, block, rows, PLAN
+                )
             else:
                 h, c, saved = CELL.step(x_gates, by_h, h_bias, c, cell_options, PLAN.HAS)
             if PLAN.PROJECTED:
                 m = tile.rounded(h.to(y_ptr.dtype.element_ty), PLAN.ROUNDS)
-                tl.store(between_ptr + slot_at, m, mask=mask)
-                position.arrive(all_ptr, turn, PLAN)
+                tl.store(between_ptr + block.slot_at, m, mask=block.mask)
+                position.arrive(share.all_ptr, turn, PLAN)
             else:
-                h_next = hand_out(
-                    h, h_in_ptr, up_ptr, h_ptr, y_ptr, all_ptr, seed_ptr, h_mask_ptr, h_old_ptr,
-                    dropout_p, dropout_scale, zone_h, zone_h_rest, masks, step, turn, batch, unit,
-                    rows, PLAN,
-                )  # fmt: skip
+                h_next = hand_out(h, out, step, turn, batch, unit, rows, draws, PLAN)
             if PLAN.ALONE:
                 if PLAN.GATES > 0:
-                    (h_kept,) = position.kept_where_dead((h_next,), (h_kept,), mask, 1, PLAN)
-                c_kept = position.kept_where_dead(c, c_kept, mask, PLAN.STATES, PLAN)
-            c_at = (first if PLAN.SAVE else lane * B) * SIZE + position.states_at(b, unit, PLAN)
-            tile.store_columns(c_ptr, c_at, mask, c, H, PLAN.STATES)
+                    (h_kept,) = position.kept_where_dead((h_next,), (h_kept,), block.mask, 1, PLAN)
+                c_kept = position.kept_where_dead(c, c_kept, block.mask, PLAN.STATES, PLAN)
+            c_at = (step.first if PLAN.SAVE else lane * B) * SIZE
+            c_at += position.states_at(block, PLAN)
+            tile.store_columns(c_ptr, c_at, block.mask, c, H, PLAN.STATES)
             if PLAN.SAVE:
-                tile.store_columns(gates_ptr, gates_at, mask, saved, H, PLAN.SAVED)
+                gates_at = position.columns_at(step, block, PLAN.COLUMNS, PLAN)
+                tile.store_columns(gates_ptr, gates_at, block.mask, saved, H, PLAN.SAVED)
                 if PLAN.KEEPS_M:
                     m_ptr = gates_ptr + PLAN.SAVED * H
-                    tile.store_columns(m_ptr, gates_at, mask, (h,), H, 1)
+                    tile.store_columns(m_ptr, gates_at, block.mask, (h,), H, 1)
             if PLAN.EARLY:
                 next_rows = tl.where(t + 1 < T, B, 0)
-                next_first = first + position.ahead(lane, B, PLAN)
+                next_first = step.first + position.ahead(lane, B, PLAN)
                 x_gates = load_x_gates(gates_ptr, lane, next_first, next_rows, batch, unit, PLAN)
         if PLAN.PROJECTED:
-            position.wait(all_ptr, (wave + 1) * PLAN.MEETINGS - 1, programs, PLAN)
-            for turn in range(position.turns(alive, first_batch, PLAN.PROJECTS, PLAN)):
+            position.wait(share, (wave + 1) * PLAN.MEETINGS - 1, PLAN)
+            for turn in range(position.turns(step.alive, first_batch, PLAN.PROJECTS, PLAN)):
                 h = project.multiply(w_hr, between_ptr, first_batch + turn, PLAN)
-                hand_out(
-                    h, h_in_ptr, up_ptr, h_ptr, y_ptr, all_ptr, seed_ptr, h_mask_ptr, h_old_ptr,
-                    dropout_p, dropout_scale, zone_h, zone_h_rest, masks, step, turn,
-                    first_batch + turn, unit, rows, PLAN,
-                )  # fmt: skip
-        position.wait_for_next(all_ptr, wave, end - begin, programs, PLAN)
+                hand_out(h, out, step, turn, first_batch + turn, unit, rows, draws, PLAN)
+        position.wait_for_next(share, wave, end - begin, PLAN)
+
+
+class Out(NamedTuple):
+    """Where a lane's h goes."""
+
+    h_in_ptr: Any  # the lane's part of the exchange
+    up_ptr: Any  # and as the lane above reads it
+    h_ptr: Any  # of a chain's lower lanes
+    y_ptr: Any
+    h_mask_ptr: Any
+    h_old_ptr: Any
+    all_ptr: Any  # the counter of the programs that wait for it
 
 
 @helper
@@ -235,70 +243,57 @@ def load_x_gates(gates_ptr, lane, first, count, batch, unit, PLAN: tl.constexpr)
     """
     if PLAN.CHAIN:
         count = tl.where(lane == 0, count, 0)
-    b, mask, _, _ = position.block_of(batch, unit, count, PLAN.H, PLAN.W_HH, PLAN)
+    block = position.block_of(batch, unit, count, PLAN.H, PLAN.W_HH, PLAN)
     X: tl.constexpr = PLAN.SUMMED + PLAN.OF_X
-    at = (first + b)[None, :] * (PLAN.COLUMNS * PLAN.H) + unit[:, None]
+    at = (first + block.b)[None, :] * (PLAN.COLUMNS * PLAN.H) + unit[:, None]
     x_ptr = gates_ptr + (PLAN.COLUMNS - X) * PLAN.H
-    return tile.load_columns(x_ptr, at, mask, PLAN.H, X, PLAN.ACC)
+    return tile.load_columns(x_ptr, at, block.mask, PLAN.H, X, PLAN.ACC)
 
 
 @helper
 def hand_out(
     h,  # [UNITS, BLOCK_B] what the step has made
-    h_in_ptr,  # this lane's part of the exchange
-    up_ptr,  # and as the lane above reads it
-    h_ptr,
-    y_ptr,
-    all_ptr,
-    seed_ptr,
-    h_mask_ptr,
-    h_old_ptr,
-    dropout_p,
-    dropout_scale,
-    zone_h,
-    zone_h_rest,
-    masks,
+    out,
     step,
     turn,
     batch,
     unit,
     rows,
+    draws,
     PLAN: tl.constexpr,
 ):
     """Hand a block of h(t) to the programs that wait for it; then store it in y, or in `h_ptr`.
 
-    `h_ptr` has the h of a chain's lower lanes. Return the block that w_hh multiplies in the next
-    step.
+    Return the block that w_hh multiplies in the next step.
     """
-    t, lane, first, alive = step
-    after = ((t & 1) ^ 1) * PLAN.W_HH.SLOT
-    b, mask, at, slot_at = position.block_of(batch, unit, alive, PLAN.P, PLAN.W_HH, PLAN)
+    lane, first = step.lane, step.first
+    after = ((step.t & 1) ^ 1) * PLAN.W_HH.SLOT
+    block = position.block_of(batch, unit, step.alive, PLAN.P, PLAN.W_HH, PLAN)
     if PLAN.HAS.ZONE_H:
-        h = options.zone_out(
-            h, h_old_ptr, zone_h, zone_h_rest, masks, step, b, unit, mask, rows, PLAN
-        )
-    dtype = y_ptr.dtype.element_ty
+        h = options.zone_out(h, out.h_old_ptr, draws, step, block, rows, PLAN)
+    dtype = out.y_ptr.dtype.element_ty
     h = h.to(dtype)
     h_in = h
     if PLAN.HAS.RECURRENT:
-        h_in = (h * options.h_mask(h_mask_ptr, lane, b, unit, mask, rows, PLAN)).to(dtype)
+        h_in = (h * options.h_mask(out.h_mask_ptr, step, block, rows, PLAN)).to(dtype)
     h_in = tile.rounded(h_in, PLAN.ROUNDS)
     if not PLAN.ALONE:
-        tl.store(h_in_ptr + after + slot_at, h_in, mask=mask)
+        tl.store(out.h_in_ptr + after + block.slot_at, h_in, mask=block.mask)
     if PLAN.UP:
         up = h
         if PLAN.DROPOUT:
-            n = first * PLAN.P + at
-            up = (h * philox.multiplier(seed_ptr, n, dropout_p, dropout_scale)).to(dtype)
-        tl.store(up_ptr + after + slot_at, tile.rounded(up, PLAN.ROUNDS), mask=mask)
-    position.arrive(all_ptr, turn, PLAN)  # the others wait for h alone
+            n = first * PLAN.P + block.at
+            up = h * philox.multiplier(draws.seed_ptr, n, draws.dropout_p, draws.dropout_scale)
+            up = up.to(dtype)
+        tl.store(out.up_ptr + after + block.slot_at, tile.rounded(up, PLAN.ROUNDS), mask=block.mask)
+    position.arrive(out.all_ptr, turn, PLAN)  # the others wait for h alone
     if PLAN.BOTH or PLAN.HEADS:
-        out_ptr = y_ptr + position.output_of(step, b, unit, rows, PLAN)
+        out_ptr = out.y_ptr + position.output_of(step, block, rows, PLAN)
     else:
-        y_ptr -= position.first_row(lane, rows, PLAN) * PLAN.P
-        out_ptr = tl.where(lane == PLAN.LANES - 1, y_ptr, h_ptr)
-        out_ptr += first * PLAN.P + (b[None, :] * PLAN.P + unit[:, None])
-    tl.store(out_ptr, h, mask=mask)
+        y_ptr = out.y_ptr - position.first_row(lane, rows, PLAN) * PLAN.P
+        out_ptr = tl.where(lane == PLAN.LANES - 1, y_ptr, out.h_ptr)
+        out_ptr += first * PLAN.P + (block.b[None, :] * PLAN.P + unit[:, None])
+    tl.store(out_ptr, h, mask=block.mask)
     return h_in
 
 

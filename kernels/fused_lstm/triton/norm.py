@@ -2,8 +2,7 @@
 
 In a step once for the product with w_hh, [G*H] a whole, and, of an LSTM, once for c, [H]:
 PLAN.MEETINGS counts these too. Names as in position.py; a part is the units of a lane that one
-program finishes. meeting is (all_ptr, shares_ptr, programs, part, wave, turn): the programs that
-meet, and when. Tensors:
+program finishes. Tensors:
 
 shares  [L, 2, 2, PARTS, B] scratch, state dtype: the sums of each part of a lane
 gain    [L, (G+2) * H] state dtype: of that product, of c, and c's bias
@@ -12,9 +11,12 @@ stats   [L, N, 4] state dtype, in the backward: c's mean and 1 / deviation, and 
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton.language as tl
 
-from . import barrier, tile
+from . import barrier, position, tile
+from .cells import lstm
 from .helper import helper
 
 EPS = tl.constexpr(1e-5)  # nn.LayerNorm's
@@ -22,42 +24,53 @@ SOME = tl.constexpr(32)  # parts that are read at once
 PRODUCT, STATE = tl.constexpr(0), tl.constexpr(1)
 
 
+class Norms(NamedTuple):
+    """What the norms of a turn need, where and when programs meet for them."""
+
+    gain_ptr: Any
+    shares_ptr: Any
+    stats_ptr: Any  # in the backward
+    all_ptr: Any  # the counter of all programs that meet
+    programs: Any  # how many
+    part: Any  # this one's
+    wave: Any
+    turn: Any
+
+
 @helper
-def share(first, second, kind, rank, meeting, step, b, rows, PLAN: tl.constexpr):
+def share(first, second, kind, rank, norms, step, block, rows, PLAN: tl.constexpr):
     """Hand on two numbers of each row [BLOCK_B], and meet; rank: of a turn's meetings.
     Returns where part 0's are.
     """
-    all_ptr, shares_ptr, programs, part, wave, turn = meeting
-    _, lane, _, alive = step
-    _, B, _, _ = rows
-    ptr = shares_ptr + (lane * 2 + kind) * (2 * PLAN.PARTS) * B + b
-    tl.store(ptr + part * B, first, mask=b < alive)
-    tl.store(ptr + (PLAN.PARTS + part) * B, second, mask=b < alive)
-    barrier.arrive(all_ptr, PLAN.PERSISTENT)
-    rounds = wave * PLAN.MEETINGS + PLAN.BEFORE + PLAN.NORM * turn + rank
-    barrier.wait(all_ptr, rounds * programs, PLAN.PERSISTENT, PLAN.NVIDIA, PLAN.POLLS)
+    B, there = rows.B, block.b < step.alive
+    ptr = norms.shares_ptr + (step.lane * 2 + kind) * (2 * PLAN.PARTS) * B + block.b
+    tl.store(ptr + norms.part * B, first, mask=there)
+    tl.store(ptr + (PLAN.PARTS + norms.part) * B, second, mask=there)
+    barrier.arrive(norms.all_ptr, PLAN.PERSISTENT)
+    rounds = norms.wave * PLAN.MEETINGS + PLAN.BEFORE + PLAN.NORM * norms.turn + rank
+    target = rounds * norms.programs
+    barrier.wait(norms.all_ptr, target, PLAN.PERSISTENT, PLAN.NVIDIA, PLAN.POLLS)
     return ptr
 
 
 @helper
-def parts(ptr, k, step, b, rows, PLAN: tl.constexpr):
+def parts(ptr, k, step, block, rows, PLAN: tl.constexpr):
     """Load two numbers of parts k to k + SOME [SOME, BLOCK_B]; return the parts' indices too."""
-    _, _, _, alive = step
-    _, B, _, _ = rows
     p = k + tl.arange(0, SOME)
-    at, there = p.to(tl.int64)[:, None] * B, (p < PLAN.PARTS)[:, None] & (b < alive)[None, :]
+    at = p.to(tl.int64)[:, None] * rows.B
+    there = (p < PLAN.PARTS)[:, None] & (block.b < step.alive)[None, :]
     first = tl.load(ptr[None, :] + at, mask=there, other=0.0, cache_modifier=".cg")
-    at += PLAN.PARTS * B
+    at += PLAN.PARTS * rows.B
     return first, tl.load(ptr[None, :] + at, mask=there, other=0.0, cache_modifier=".cg"), p
 
 
 @helper
-def sums(first, second, kind, rank, meeting, step, b, rows, PLAN: tl.constexpr):
+def sums(first, second, kind, rank, norms, step, block, rows, PLAN: tl.constexpr):
     """Return two numbers of each row [BLOCK_B], summed over all parts, always in the same order."""
-    ptr = share(first, second, kind, rank, meeting, step, b, rows, PLAN)
+    ptr = share(first, second, kind, rank, norms, step, block, rows, PLAN)
     first, second = tl.zeros_like(first), tl.zeros_like(second)
     for k in range(0, PLAN.PARTS, SOME):
-        one, other, _ = parts(ptr, k, step, b, rows, PLAN)
+        one, other, _ = parts(ptr, k, step, block, rows, PLAN)
         first += tl.sum(one, 0)
         second += tl.sum(other, 0)
     return first, second
@@ -75,14 +88,15 @@ def column_sums(x, valid):
 
 
 @helper
-def statistics(xs, valid, N: tl.constexpr, kind, rank, meeting, step, b, rows, PLAN: tl.constexpr):
+def statistics(
+    xs, valid, N: tl.constexpr, kind, rank, norms, step, block, rows, PLAN: tl.constexpr
+):
     """Return mean and 1 / deviation [1, BLOCK_B] of N blocks xs [UNITS, BLOCK_B] of all parts.
 
     Each part shares its mean and the squares about it: no large numbers are subtracted.
     """
-    _, _, _, part, _, _ = meeting
-    _, _, _, alive = step
-    size = N * tl.minimum(tl.maximum(PLAN.H - part * PLAN.UNITS, 1), PLAN.UNITS).to(PLAN.ACC)
+    units = tl.minimum(tl.maximum(PLAN.H - norms.part * PLAN.UNITS, 1), PLAN.UNITS)
+    size = N * units.to(PLAN.ACC)
     mean = column_sums(xs[0], valid)
     for i in tl.static_range(1, N):
         mean += column_sums(xs[i], valid)
@@ -91,11 +105,12 @@ def statistics(xs, valid, N: tl.constexpr, kind, rank, meeting, step, b, rows, P
     for i in tl.static_range(N):
         off_mean = xs[i] - mean[None, :]
         squares += column_sums(off_mean * off_mean, valid)
-    ptr = share(mean, squares, kind, rank, meeting, step, b, rows, PLAN)
-    near = tl.load(ptr, mask=b < alive, other=0.0, cache_modifier=".cg")  # part 0's mean
+    ptr = share(mean, squares, kind, rank, norms, step, block, rows, PLAN)
+    alive = block.b < step.alive
+    near = tl.load(ptr, mask=alive, other=0.0, cache_modifier=".cg")  # part 0's mean
     off, squares = tl.zeros_like(mean), tl.zeros_like(mean)
     for k in range(0, PLAN.PARTS, SOME):
-        means, others, p = parts(ptr, k, step, b, rows, PLAN)
+        means, others, p = parts(ptr, k, step, block, rows, PLAN)
         sizes = N * tl.minimum(tl.maximum(PLAN.H - p * PLAN.UNITS, 0), PLAN.UNITS).to(PLAN.ACC)
         distance, there = means - near[None, :], (p < PLAN.PARTS)[:, None]
         off += column_sums(sizes[:, None] * distance, there)
@@ -106,104 +121,120 @@ def statistics(xs, valid, N: tl.constexpr, kind, rank, meeting, step, b, rows, P
 
 
 @helper
-def gain(gain_ptr, lane, unit, which, PLAN: tl.constexpr):
+def gain(norms, which, step, block, PLAN: tl.constexpr):
     """Load a gain [UNITS, 1]: of a gate's product, of c (which = G), or c's bias (G + 1)."""
-    at = lane * ((PLAN.GATES + 2) * PLAN.H) + which * PLAN.H + unit
-    return tl.load(gain_ptr + at, mask=unit < PLAN.H, other=0.0)[:, None]
+    at = step.lane * ((PLAN.GATES + 2) * PLAN.H) + which * PLAN.H + block.unit
+    return tl.load(norms.gain_ptr + at, mask=block.unit < PLAN.H, other=0.0)[:, None]
 
 
 # --- forward ---
 
 
 @helper
-def of_product(by_h, gain_ptr, unit, meeting, step, b, rows, PLAN: tl.constexpr):
-    """Return h's part of G gates, normalized and scaled."""
-    _, lane, _, _ = step
-    valid = (unit < PLAN.H)[:, None]
+def of_product(by_h, raw_ptr, norms, step, block, rows, PLAN: tl.constexpr):
+    """Return h's part of G gates, normalized and scaled; where SAVE keep it as it was."""
     gates: tl.constexpr = PLAN.GATES
-    mean, rstd = statistics(by_h, valid, gates, PRODUCT, 1, meeting, step, b, rows, PLAN)
+    if PLAN.SAVE:
+        at = position.columns_at(step, block, gates, PLAN)
+        tile.store_columns(raw_ptr, at, block.mask, by_h, PLAN.H, gates)
+    valid = (block.unit < PLAN.H)[:, None]
+    mean, rstd = statistics(by_h, valid, gates, PRODUCT, 1, norms, step, block, rows, PLAN)
     scaled = ()
     for i in tl.static_range(gates):
-        scaled = scaled + ((by_h[i] - mean) * rstd * gain(gain_ptr, lane, unit, i, PLAN),)
+        scaled = scaled + ((by_h[i] - mean) * rstd * gain(norms, i, step, block, PLAN),)
     return scaled
 
 
 @helper
-def of_state(c, gain_ptr, unit, meeting, step, b, rows, PLAN: tl.constexpr):
-    """Return the c that h sees: the new c, normalized over all programs, scaled and shifted."""
-    _, lane, _, _ = step
-    valid = (unit < PLAN.H)[:, None]
-    mean, rstd = statistics((c,), valid, 1, STATE, 2, meeting, step, b, rows, PLAN)
-    scaled = (c - mean) * rstd * gain(gain_ptr, lane, unit, PLAN.GATES, PLAN)
-    return scaled + gain(gain_ptr, lane, unit, PLAN.GATES + 1, PLAN)
+def lstm_step(x_gates, by_h, c, cell_options, norms, step, block, rows, PLAN: tl.constexpr):
+    """Return h, the states after and the columns saved of an LSTM's step: h sees c normalized."""
+    saved = lstm.sums(x_gates, by_h, PLAN.HAS)
+    saved, made, c_next = lstm.forward(saved, c[0], cell_options, PLAN.HAS)
+    valid = (block.unit < PLAN.H)[:, None]
+    mean, rstd = statistics((made,), valid, 1, STATE, 2, norms, step, block, rows, PLAN)
+    seen = (made - mean) * rstd * gain(norms, PLAN.GATES, step, block, PLAN)
+    seen += gain(norms, PLAN.GATES + 1, step, block, PLAN)
+    return lstm.output(saved, seen, PLAN.HAS), (c_next,), saved
 
 
 # --- backward ---
 
 
 @helper
-def stat(stats_ptr, which, step, b):
+def stat(norms, which, step, block):
     """Load a statistic [1, BLOCK_B] of the forward: mean and 1 / deviation of c, of the product."""
-    _, _, first, alive = step
-    return tl.load(stats_ptr + (first + b) * 4 + which, mask=b < alive, other=0.0)[None, :]
+    at = (step.first + block.b) * 4 + which
+    return tl.load(norms.stats_ptr + at, mask=block.b < step.alive, other=0.0)[None, :]
 
 
 @helper
-def of_state_again(c, gain_ptr, stats_ptr, unit, step, b, PLAN: tl.constexpr):
-    """Return the normalized c, and the c that h saw."""
-    _, lane, _, _ = step
-    c_hat = c - stat(stats_ptr, 0, step, b)
-    c_hat *= stat(stats_ptr, 1, step, b)
-    scaled = c_hat * gain(gain_ptr, lane, unit, PLAN.GATES, PLAN)
-    return c_hat, scaled + gain(gain_ptr, lane, unit, PLAN.GATES + 1, PLAN)
-
-
-@helper
-def of_state_backward(
-    dseen, c_hat, gain_ptr, stats_ptr, unit, meeting, step, b, rows, PLAN: tl.constexpr
+def lstm_backward(
+    saved,
+    before,  # the states before the step
+    after,  # and after it
+    dh,
+    dc,
+    cell_options,
+    dseen_ptr,  # [L, N, H] state dtype, out
+    norms,
+    step,
+    block,
+    rows,
+    PLAN: tl.constexpr,
 ):
+    """Return what a cell's backward does, of an LSTM's step in which h saw c normalized."""
+    made = lstm.made_again(saved, before[0], after[0], cell_options, PLAN.HAS)
+    hat = made - stat(norms, 0, step, block)
+    hat *= stat(norms, 1, step, block)
+    seen = hat * gain(norms, PLAN.GATES, step, block, PLAN)
+    seen += gain(norms, PLAN.GATES + 1, step, block, PLAN)
+    do, dseen = lstm.output_backward(saved, seen, dh, PLAN.HAS)
+    tl.store(dseen_ptr + step.first * PLAN.H + block.at, dseen, mask=block.mask)
+    dmade = of_state_backward(dseen, hat, norms, step, block, rows, PLAN)
+    by_x, dc_before, dweights = lstm.inner_backward(
+        saved, before[0], made, dc[0], do, dmade, cell_options, PLAN.HAS
+    )
+    return by_x, by_x, (dc_before,), dweights
+
+
+@helper
+def of_state_backward(dseen, c_hat, norms, step, block, rows, PLAN: tl.constexpr):
     """Return the gradient by c, of the gradient by the c that h saw."""
-    _, lane, _, _ = step
-    d = dseen * gain(gain_ptr, lane, unit, PLAN.GATES, PLAN)
-    valid = (unit < PLAN.H)[:, None]
+    d = dseen * gain(norms, PLAN.GATES, step, block, PLAN)
+    valid = (block.unit < PLAN.H)[:, None]
     along = column_sums(d * c_hat, valid)
-    one, other = sums(column_sums(d, valid), along, STATE, 1, meeting, step, b, rows, PLAN)
+    one, other = sums(column_sums(d, valid), along, STATE, 1, norms, step, block, rows, PLAN)
     d -= (one / PLAN.H)[None, :] + c_hat * (other / PLAN.H)[None, :]
-    return d * stat(stats_ptr, 1, step, b)
+    return d * stat(norms, 1, step, block)
 
 
 @helper
 def of_product_backward(
     dgates,  # by G gates
     raw_ptr,  # [L, N, G*H] state dtype: w_hh times h
-    gain_ptr,
-    stats_ptr,
-    unit,
-    mask,
-    gates_at,
-    meeting,
+    norms,
     step,
-    b,
+    block,
     rows,
     PLAN: tl.constexpr,
 ):
     """Return the gradients by the gates' products with w_hh, of the gradients by the gates."""
-    _, lane, _, _ = step
     gates: tl.constexpr = PLAN.GATES
-    mean = stat(stats_ptr, 2, step, b)
-    rstd = stat(stats_ptr, 3, step, b)
-    raw = tile.load_columns(raw_ptr, gates_at, mask, PLAN.H, gates, PLAN.ACC)
+    mean = stat(norms, 2, step, block)
+    rstd = stat(norms, 3, step, block)
+    at = position.columns_at(step, block, gates, PLAN)
+    raw = tile.load_columns(raw_ptr, at, block.mask, PLAN.H, gates, PLAN.ACC)
     hats, d = (), ()
     for i in tl.static_range(gates):
         hats = hats + ((raw[i] - mean) * rstd,)
-        d = d + (dgates[i] * gain(gain_ptr, lane, unit, i, PLAN),)
+        d = d + (dgates[i] * gain(norms, i, step, block, PLAN),)
     along, whole = d[0] * hats[0], d[0]
     for i in tl.static_range(1, gates):
         along += d[i] * hats[i]
         whole += d[i]
-    valid = (unit < PLAN.H)[:, None]
+    valid = (block.unit < PLAN.H)[:, None]
     one, other = column_sums(whole, valid), column_sums(along, valid)
-    one, other = sums(one, other, PRODUCT, PLAN.NORM, meeting, step, b, rows, PLAN)
+    one, other = sums(one, other, PRODUCT, PLAN.NORM, norms, step, block, rows, PLAN)
     one, other = (one / (gates * PLAN.H))[None, :], (other / (gates * PLAN.H))[None, :]
     found = ()
     for i in tl.static_range(gates):

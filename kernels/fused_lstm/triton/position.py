@@ -1,11 +1,12 @@
 """Position of a program's work: its lane and block, and the rows and states of a step.
 
-PLAN is launch.Constants. rows is (T, B, offset_ptr, not_reset_ptr): steps, rows of batch, the rows'
-offsets by step, and the reset mask. step is (t, lane, first, alive): a lane's step, its first row
-in [L * N, .], and how many rows it has.
+PLAN is launch.Constants. What travels together through kernels is a tuple with named fields, which
+Triton can build, hand on and read by name.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import triton.language as tl
 
@@ -13,13 +14,53 @@ from . import barrier
 from .helper import helper
 
 
+class Rows(NamedTuple):
+    """The rows of a launch's lanes."""
+
+    T: Any  # steps
+    B: Any  # rows of batch
+    offset_ptr: Any  # [T + 2] int64, where VARLEN: the rows' offsets by step
+    not_reset_ptr: Any  # [D, N] uint8, where RESETS
+
+
+class Share(NamedTuple):
+    """A program's share of the work, and those that it meets."""
+
+    programs: Any  # that meet
+    lane: Any
+    block: Any
+    part: Any  # of the block's SPLIT
+    first_batch: Any  # the first of its blocks of batch
+    all_ptr: Any  # counter of all programs that meet
+    block_ptr: Any  # counter of those that share a block
+
+
+class Step(NamedTuple):
+    """A lane's step."""
+
+    t: Any
+    lane: Any  # int64
+    first: Any  # its first row in [L * N, .]
+    alive: Any  # how many rows it has
+
+
+class Block(NamedTuple):
+    """Units, or elements of h, of a block of batch: tiles [UNITS, BLOCK_B]."""
+
+    batch: Any  # the block's number among those of batch
+    b: Any  # rows of batch [BLOCK_B] int64
+    unit: Any  # [UNITS]
+    mask: Any  # of elements that exist
+    at: Any  # their offsets in [B, SIZE]
+    slot_at: Any  # and in a slot of an exchange
+
+
 @helper
 def share(counter_ptr, PLAN: tl.constexpr):
-    """Return a program's share of the work: how many programs meet, and its place among them.
+    """Return a program's share of the work.
 
-    The place is a lane, a block, a part of the block and a first block of batch. The last two
-    results are the counters of all programs that meet and of those that share a block. An index
-    with one possible value is 0 as a constant, and costs nothing. Heads meet by themselves.
+    An index with one possible value is 0 as a constant, and costs nothing. Heads meet by
+    themselves.
     """
     groups: tl.constexpr = PLAN.ROW_GROUPS * (PLAN.LANES if PLAN.HEADS else 1)
     programs = tl.num_programs(0) // groups
@@ -36,7 +77,7 @@ def share(counter_ptr, PLAN: tl.constexpr):
         blocks = programs // (PLAN.LANES * PLAN.SPLIT)
         lane, block = block // blocks, block % blocks
     first_batch = row_group * PLAN.BATCH_BLOCKS
-    return programs, lane, block, part, first_batch, counter_ptr, block_counter_ptr
+    return Share(programs, lane, block, part, first_batch, counter_ptr, block_counter_ptr)
 
 
 @helper
@@ -60,17 +101,23 @@ def place(t, lane, rows, PLAN: tl.constexpr):
 
     In a wave before a lane's first step or after its last no row is alive.
     """
-    T, B, offset_ptr, _ = rows
-    alive, time = B, time_of(t, lane, T, PLAN)
-    first = (lane * T + time) * B
+    alive, time = rows.B, time_of(t, lane, rows.T, PLAN)
+    first = (lane * rows.T + time) * rows.B
     if PLAN.VARLEN:
-        inside = (t >= 0) & (t < T)
-        begin = tl.load(offset_ptr + time, mask=inside, other=0)
-        alive = tl.load(offset_ptr + time + 1, mask=inside, other=0) - begin
+        inside = (t >= 0) & (t < rows.T)
+        begin = tl.load(rows.offset_ptr + time, mask=inside, other=0)
+        alive = tl.load(rows.offset_ptr + time + 1, mask=inside, other=0) - begin
         first = first_row(lane, rows, PLAN) + begin
     elif PLAN.CHAIN or PLAN.RESETS:
-        alive = tl.where((t >= 0) & (t < T), B, 0)
+        alive = tl.where((t >= 0) & (t < rows.T), rows.B, 0)
     return first, alive
+
+
+@helper
+def step_of(t, lane, rows, PLAN: tl.constexpr):
+    """Return a lane's step t."""
+    first, alive = place(t, lane, rows, PLAN)
+    return Step(t, lane, first, alive)
 
 
 @helper
@@ -86,13 +133,14 @@ def time_of(t, lane, T, PLAN: tl.constexpr):
 @helper
 def first_row(lane, rows, PLAN: tl.constexpr):
     """Return a lane's first row in [L * N, .]."""
-    T, B, offset_ptr, _ = rows
-    return lane * tl.load(offset_ptr + T + 1) if PLAN.VARLEN else lane * T * B
+    T, B = rows.T, rows.B
+    return lane * tl.load(rows.offset_ptr + T + 1) if PLAN.VARLEN else lane * T * B
 
 
 @helper
-def first_of_all(lane, T, B, PLAN: tl.constexpr):
+def first_of_all(lane, rows, PLAN: tl.constexpr):
     """Return the row of a lane's first step in [L * N, .], where all steps have B rows."""
+    T, B = rows.T, rows.B
     if PLAN.HEADS:
         first = lane * T * B + (T - 1) * B if PLAN.REVERSE else lane * T * B
     elif PLAN.BOTH:
@@ -118,11 +166,10 @@ def not_reset(t, lane, b, rows, PLAN: tl.constexpr):
 
     All lanes of a chain have the same mask, and all heads.
     """
-    _, _, _, not_reset_ptr = rows
     first, alive = place(t, lane, rows, PLAN)
     if PLAN.CHAIN or PLAN.HEADS:
         first -= first_row(lane, rows, PLAN)
-    return (tl.load(not_reset_ptr + first + b, mask=b < alive, other=1) != 0)[None, :]
+    return (tl.load(rows.not_reset_ptr + first + b, mask=b < alive, other=1) != 0)[None, :]
 
 
 @helper
@@ -134,30 +181,35 @@ def unless_reset(x, t, lane, b, rows, PLAN: tl.constexpr):
 
 
 @helper
-def states_at(b, unit, PLAN: tl.constexpr):
+def states_at(block, PLAN: tl.constexpr):
     """Return the offsets of a block's first state in [B, STATES * H]; others follow, H apart."""
-    return b[None, :] * (PLAN.STATES * PLAN.H) + unit[:, None]
+    return block.b[None, :] * (PLAN.STATES * PLAN.H) + block.unit[:, None]
 
 
 @helper
-def load_states(c0_ptr, c_ptr, step, b, unit, mask, rows, PLAN: tl.constexpr):
+def columns_at(step, block, COLUMNS: tl.constexpr, PLAN: tl.constexpr):
+    """Return the offsets of a block's first column in [L * N, COLUMNS * H]; others are H apart."""
+    return (step.first + block.b)[None, :] * (COLUMNS * PLAN.H) + block.unit[:, None]
+
+
+@helper
+def load_states(c0_ptr, c_ptr, step, block, rows, PLAN: tl.constexpr):
     """Load a block's states before a step: after the step before, or c0 where the row begins."""
-    t, lane, first, _ = step
-    _, B, _, _ = rows
+    t, lane, B = step.t, step.lane, rows.B
     SIZE: tl.constexpr = PLAN.STATES * PLAN.H
     begin_ptr = c0_ptr + lane * B * SIZE
     if PLAN.VARLEN:
         before, alive = place(t - 1, lane, rows, PLAN)
         before = before if PLAN.SAVE else lane * B
-        found = tl.where((b < alive)[None, :], c_ptr + before * SIZE, begin_ptr)
+        found = tl.where((block.b < alive)[None, :], c_ptr + before * SIZE, begin_ptr)
     else:
-        before = first - ahead(lane, B, PLAN) if PLAN.SAVE else lane * B
+        before = step.first - ahead(lane, B, PLAN) if PLAN.SAVE else lane * B
         found = tl.where(t == 0, begin_ptr, c_ptr + before * SIZE)
-    found += states_at(b, unit, PLAN)
+    found += states_at(block, PLAN)
     states = ()
     for i in tl.static_range(PLAN.STATES):
-        c = tl.load(found + i * PLAN.H, mask=mask, other=0.0)
-        states = states + (unless_reset(c, t, lane, b, rows, PLAN),)
+        c = tl.load(found + i * PLAN.H, mask=block.mask, other=0.0)
+        states = states + (unless_reset(c, t, lane, block.b, rows, PLAN),)
     return states
 
 
@@ -174,13 +226,13 @@ def each_unless_reset(states, t, lane, b, rows, PLAN: tl.constexpr):
 
 
 @helper
-def edges(t, lane, b, rows, PLAN: tl.constexpr):
-    """Return masks [1, BLOCK_B]: whether a row ends at a lane's step t, and whether it begins."""
-    T, _, _, _ = rows
-    ends, begins = (t == T - 1) & (b >= 0), (t == 0) & (b >= 0)
+def edges(step, b, rows, PLAN: tl.constexpr):
+    """Return masks [1, BLOCK_B]: whether a row ends at a step, and whether it begins."""
+    t = step.t
+    ends, begins = (t == rows.T - 1) & (b >= 0), (t == 0) & (b >= 0)
     if PLAN.VARLEN:
-        _, alive_next = place(t + 1, lane, rows, PLAN)
-        _, alive_before = place(t - 1, lane, rows, PLAN)
+        _, alive_next = place(t + 1, step.lane, rows, PLAN)
+        _, alive_before = place(t - 1, step.lane, rows, PLAN)
         ends, begins = b >= alive_next, b >= alive_before
     return ends[None, :], begins[None, :]
 
@@ -213,14 +265,14 @@ def turns(alive, first_batch, PHASE: tl.constexpr, PLAN: tl.constexpr):
 
 @helper
 def block_of(batch, unit, alive, SIZE: tl.constexpr, W: tl.constexpr, PLAN: tl.constexpr):
-    """Return the rows of batch b [BLOCK_B] of a block, and a mask of its elements that exist.
+    """Return a block of batch, of rows with SIZE elements each, of an exchange that W multiplies.
 
-    The mask is [UNITS, BLOCK_B], of SIZE elements a row. The elements' offsets follow, first in
-    [B, SIZE], then in a slot of the exchange that W multiplies.
+    Elements of the first `alive` rows exist.
     """
     b = batch * PLAN.BLOCK_B + tl.arange(0, PLAN.BLOCK_B).to(tl.int64)
     mask = (unit < SIZE)[:, None] & (b < alive)[None, :]
-    return b, mask, b[None, :] * SIZE + unit[:, None], b[None, :] * W.PAD + unit[:, None]
+    at, slot_at = b[None, :] * SIZE + unit[:, None], b[None, :] * W.PAD + unit[:, None]
+    return Block(batch, b, unit, mask, at, slot_at)
 
 
 @helper
@@ -230,20 +282,19 @@ def slot_of(exchange_ptr, slot, batch, W: tl.constexpr):
 
 
 @helper
-def output_of(step, b, unit, rows, PLAN: tl.constexpr):
+def output_of(step, block, rows, PLAN: tl.constexpr):
     """Return the offsets in y and dy [N, P] of a block of the top lane's step.
 
     Both directions have their places side by side in [N, 2P], and heads in [N, WIDTH].
     """
-    t, lane, first, _ = step
-    _, B, _, _ = rows
-    row = (first - first_row(lane, rows, PLAN) + b)[None, :]
+    b, unit = block.b, block.unit
+    row = (step.first - first_row(step.lane, rows, PLAN) + b)[None, :]
     if PLAN.BOTH or PLAN.HEADS:
-        found = row * PLAN.WIDTH + lane * PLAN.P + unit[:, None]
+        found = row * PLAN.WIDTH + step.lane * PLAN.P + unit[:, None]
     elif PLAN.VARLEN:
         found = row * PLAN.P + unit[:, None]
     else:
-        found = t * B * PLAN.P + (b[None, :] * PLAN.P + unit[:, None])
+        found = step.t * rows.B * PLAN.P + (b[None, :] * PLAN.P + unit[:, None])
     return found
 
 
@@ -262,18 +313,19 @@ def arrive(all_ptr, turn, PLAN: tl.constexpr):
 
 
 @helper
-def wait(all_ptr, rounds, programs, PLAN: tl.constexpr):
+def wait(share, rounds, PLAN: tl.constexpr):
     """Wait at the grid barrier until all programs have arrived `rounds` times."""
     if PLAN.VARLEN:
-        barrier.arrive(all_ptr, PLAN.MEETS)
-    barrier.wait(all_ptr, rounds * programs, PLAN.MEETS, PLAN.NVIDIA, PLAN.POLLS)
+        barrier.arrive(share.all_ptr, PLAN.MEETS)
+    target = rounds * share.programs
+    barrier.wait(share.all_ptr, target, PLAN.MEETS, PLAN.NVIDIA, PLAN.POLLS)
 
 
 @helper
-def wait_for_next(all_ptr, wave, waves, programs, PLAN: tl.constexpr):
+def wait_for_next(share, wave, waves, PLAN: tl.constexpr):
     """Wait at the grid barrier after a wave, except after the last."""
     if PLAN.VARLEN:
-        barrier.arrive(all_ptr, PLAN.MEETS)
-    rounds = (wave + 1) * PLAN.MEETINGS
+        barrier.arrive(share.all_ptr, PLAN.MEETS)
+    target = (wave + 1) * PLAN.MEETINGS * share.programs
     if PLAN.MEETS and wave + 1 < waves:
-        barrier.wait(all_ptr, rounds * programs, PLAN.MEETS, PLAN.NVIDIA, PLAN.POLLS)
+        barrier.wait(share.all_ptr, target, PLAN.MEETS, PLAN.NVIDIA, PLAN.POLLS)
