@@ -222,7 +222,7 @@ class Given(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What a program sums dh from: its elements of h, weights and the exchange."""
+    """A program's sums of dh: its elements of h, their weights, the exchange."""
 
     w_hh: Any
     w_ih: Any  # the lane above's, of a CHAIN
@@ -239,7 +239,7 @@ class Sums(NamedTuple):
 
 @helper
 def sum_parts(sums, share, sent, step, rows, draws, PLAN: tl.constexpr):
-    """SUMS: store a part of dh, for the programs that share a block."""
+    """Store a part of dh, for the programs that share a block: the phase SUMS."""
     part_ptr = sums.partial_ptr + share.part * rows.B * PLAN.P
     for turn in range(position.turns(step.alive, share.first_batch, PLAN.SUMS, PLAN)):
         batch = share.first_batch + turn
@@ -263,7 +263,7 @@ def gather(
     draws,
     PLAN: tl.constexpr,
 ):
-    """GATHERS: store all of dh, for all programs to multiply and for w_hr's gradient; wait."""
+    """Store dh, for all programs to multiply and for w_hr's gradient, and wait: GATHERS."""
     for turn in range(position.turns(step.alive, share.first_batch, PLAN.GATHERS, PLAN)):
         batch = share.first_batch + turn
         block = position.block_of(batch, unit, step.alive, PLAN.P, PLAN.W_HR, PLAN)

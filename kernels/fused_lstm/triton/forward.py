@@ -224,7 +224,7 @@ def lstm_forward_kernel(
 
 
 class Out(NamedTuple):
-    """Where a lane's h goes."""
+    """Destinations of a lane's h."""
 
     h_in_ptr: Any  # the lane's part of the exchange
     up_ptr: Any  # and as the lane above reads it

@@ -25,7 +25,7 @@ PRODUCT, STATE = tl.constexpr(0), tl.constexpr(1)
 
 
 class Norms(NamedTuple):
-    """What the norms of a turn need, where and when programs meet for them."""
+    """Tensors of a turn's norms, and the meetings of programs for them."""
 
     gain_ptr: Any
     shares_ptr: Any

@@ -291,7 +291,7 @@ def planes(c: Tensor, L: int, cell: Cell) -> tuple[Tensor, Tensor, Tensor]:
 
 @dataclass(kw_only=True, eq=False, slots=True)
 class Outputs:
-    """What the launches of a forward write."""
+    """Tensors that the launches of a forward write."""
 
     y: Tensor  # [.., W] of the last layer, with the rows of x
     h: Tensor  # [L / D - 1, .., W] of the layers below it

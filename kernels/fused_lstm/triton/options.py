@@ -20,7 +20,7 @@ DRAWN = tl.constexpr(2)  # of launch.Has.ZONE_H and ZONE_C: in training
 
 
 class Draws(NamedTuple):
-    """What a launch's masks are drawn by."""
+    """Seed, numbering and probabilities of a launch's masks."""
 
     seed_ptr: Any  # [1] int64
     first_lane: Any  # of these in the stack, whose masks are numbered through
