@@ -104,3 +104,45 @@ print(str(found).lower())
 def test_after_the_first_call_a_launch_is_only_a_launch():
     """Triton binds, specialises and looks for a kernel once; the grid is still cooperative."""
     assert python("-c", PREPARED) == [[0, 5, True], [0, 5, True]]
+
+
+@pytest.fixture(scope="module")
+def in_a_graph() -> dict[str, Any]:
+    """What tests/in_a_graph.py says of each call."""
+    return python("-m", "tests.in_a_graph")
+
+
+def test_a_call_without_lengths_copies_nothing_between_host_and_device(in_a_graph):
+    """So that a CUDA graph can capture it: heads too. Lengths lie on the host, and are found."""
+    assert "got a tensor on cpu" in in_a_graph.pop("lengths")
+    assert len(in_a_graph) == 9
+    assert not {name: error for name, error in in_a_graph.items() if isinstance(error, str)}
+
+
+def test_launches_of_heads_that_meet_are_cooperative(in_a_graph):
+    """A small head has a program to itself, in the forward, and meets none."""
+    assert in_a_graph["heads of an slstm"] == [False, True, False]
+    assert in_a_graph["heads that programs share"] == [True, True, True]
+
+
+ALIGNED = """
+import torch
+from bench.gpu import dry
+from fused_lstm.triton import forward, op
+from fused_lstm.triton.devices import DEVICES
+
+dry.take_over(DEVICES["H100"])
+x, h0, weights = dry.zeros((2, 1, 64, 64, 1), torch.bfloat16)
+moved = [torch.zeros(w.numel() + 1, dtype=w.dtype)[1:].view(w.shape) for w in weights]
+found = []
+with torch.no_grad():
+    for some in (weights, weights, moved, weights):
+        op.lstm(x, h0, h0, some, 0.0, None, "steps", True)
+        (cache,) = forward.lstm_forward_kernel.device_caches.values()
+        found.append(len(cache[0]))
+print(found)
+"""
+
+
+def test_weights_that_are_not_aligned_have_a_kernel_of_their_own():
+    assert python("-c", ALIGNED) == [1, 1, 2, 2]

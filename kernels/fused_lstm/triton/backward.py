@@ -303,8 +303,9 @@ def sum_of_gates(
     now = step.t & 1
     b = batch * PLAN.BLOCK_B + tl.arange(0, PLAN.BLOCK_B).to(tl.int64)
     at = b[None, :] * PLAN.P + sums.element[:, None]
+    slot_at = b[None, :] * PLAN.W_HH.PAD + sums.element[:, None]
     mask = sums.mask[:, None] & (b < step.alive)[None, :]
-    block = position.Block(batch=batch, b=b, unit=sums.element, mask=mask, at=at, slot_at=None)
+    block = position.Block(batch, b, sums.element, mask, at, slot_at)
     in_ptr = position.slot_of(sums.exchange_ptr, 0, batch, PLAN.W_HH)
     acc = tile.zeros(PLAN.ROWS, PLAN)
     if PLAN.CHAIN:
