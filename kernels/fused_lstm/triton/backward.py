@@ -359,7 +359,7 @@ def dh_of(given, sums, share, sent, step, block, wave, turn, rows, draws, PLAN: 
     if PLAN.SPLIT > 1:
         if turn == 0:
             target = (wave + 1) * PLAN.SPLIT
-            barrier.wait(share.block_ptr, target, PLAN.PERSISTENT, PLAN.NVIDIA, PLAN.POLLS)
+            barrier.wait(share.block_ptr, target, PLAN.PERSISTENT, PLAN)
         stride = rows.B * PLAN.P
         received = tile.sum_partials(sums.partial_ptr + block.at, stride, block.mask, PLAN.SPLIT)
     if PLAN.HAS.CLIP:

@@ -105,18 +105,17 @@ def wait(
     counter_ptr,  # [1] int32
     target,  # programs * round, wrapped to int32
     PERSISTENT: tl.constexpr,
-    NVIDIA: tl.constexpr,
-    POLLS: tl.constexpr = 0,  # after so many the launch traps; 0: it waits for ever
+    PLAN: tl.constexpr,  # POLLS: after so many the launch traps; 0: it waits for ever
 ):
     """Wait until all programs have arrived; their stores are visible afterwards."""
     if PERSISTENT:
-        if NVIDIA and POLLS > 0:
-            polls = tl.full((), POLLS, tl.int32)
+        if PLAN.NVIDIA and PLAN.POLLS > 0:
+            polls = tl.full((), PLAN.POLLS, tl.int32)
             tl.inline_asm_elementwise(
                 SPIN_AND_TRAP, "=r,l,r,r,~{memory}", [counter_ptr, target, polls], tl.int32,
                 is_pure=False, pack=1,
             )  # fmt: skip
-        elif NVIDIA:
+        elif PLAN.NVIDIA:
             tl.inline_asm_elementwise(
                 SPIN, "=r,l,r,~{memory}", [counter_ptr, target], tl.int32, is_pure=False, pack=1
             )

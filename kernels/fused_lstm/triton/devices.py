@@ -22,7 +22,6 @@ class Device:
     l2_rate: float  # GB/s, about: what others measured, no data sheet states it
     tflops: dict[str, float]  # dense peak by precision: half, tf32, fp32, fp64
     barrier_us: float = 1.0  # of a grid-wide barrier, about; measure.py measures it
-    registers: int = 65536  # 32-bit, per SM
     gfx: str = ""  # AMD's name of an architecture
     wave: int = 32  # threads of a warp
 

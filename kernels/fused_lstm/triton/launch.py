@@ -348,7 +348,7 @@ def _keep_loop(plan: Plan, cell: Spec, resets: bool) -> bool:
 def _spills(plan: Plan) -> bool:
     """Return whether a time loop, with all that can be moved out of it, exceeds the registers.
 
-    fused_lstm.inspect found these cases: a forward of many units (an L4 at H=1500), one that
+    fused_lstm.tools.inspect found these cases: a forward of many units (an L4 at H=1500), one that
     streams TF32 weights (an H100 at H=1024, a B200 at H=1500 with a projection), and, from sm_90
     on, a backward that streams a part of its weights (an H100 at H=1024), a projected one, or one
     in TF32 where products have a memory of their own (a B200 at H=650).

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from . import barrier
+from . import barrier, launch
 from .devices import Device
 
 ROUNDS = 1000  # meetings of a launch
@@ -21,13 +21,13 @@ MOST_READ = 8 * 2**20  # bytes that all programs read, a few times: in most card
 def meet_kernel(
     counter_ptr,  # [1] int32, zero
     rounds,
-    NVIDIA: tl.constexpr,
+    PLAN: tl.constexpr,
 ):
     """Meet at a grid barrier of all programs `rounds` times, and do nothing else."""
     programs = tl.num_programs(0)
     for n in range(rounds):
         barrier.arrive(counter_ptr, True)
-        barrier.wait(counter_ptr, (n + 1) * programs, True, NVIDIA)
+        barrier.wait(counter_ptr, (n + 1) * programs, True, PLAN)
 
 
 @triton.jit(do_not_specialize=["blocks", "times"])
@@ -49,9 +49,8 @@ def read_kernel(
 
 def meet(counter: torch.Tensor, programs: int, rounds: int, nvidia: bool) -> None:
     """Launch meetings of `programs` programs; counter [1] int32 is zero."""
-    meet_kernel[(programs,)](
-        counter, rounds, nvidia, num_warps=4, launch_cooperative_grid=True
-    )  # fmt: skip
+    plan = launch.Constants(**launch.wrapped({"NVIDIA": nvidia, "POLLS": 0}))
+    meet_kernel[(programs,)](counter, rounds, plan, num_warps=4, launch_cooperative_grid=True)
 
 
 def read(x: torch.Tensor, out: torch.Tensor, times: int, block: int = 2048) -> None:

@@ -49,7 +49,7 @@ def share(first, second, kind, rank, norms, step, block, rows, PLAN: tl.constexp
     barrier.arrive(norms.all_ptr, PLAN.PERSISTENT)
     rounds = norms.wave * PLAN.MEETINGS + PLAN.BEFORE + PLAN.NORM * norms.turn + rank
     target = rounds * norms.programs
-    barrier.wait(norms.all_ptr, target, PLAN.PERSISTENT, PLAN.NVIDIA, PLAN.POLLS)
+    barrier.wait(norms.all_ptr, target, PLAN.PERSISTENT, PLAN)
     return ptr
 
 

@@ -21,7 +21,9 @@ TILE = 16 * 1024  # bytes of a tile of weights, where H is large enough
 MANY = 8  # rounds of a product, so that twice the tile pays: fewer syncs for more instructions
 STREAM_STAGES = 3  # tiles in flight or in use where weights stream from L2
 K_PARTS = 8  # warps that share out a product's sum, where they do
-PART_REGISTERS = 176  # of a thread, that its weights and sums may take: found by fused_lstm.inspect
+PART_REGISTERS = (
+    176  # of a thread, that its weights and sums may take: found by fused_lstm.tools.inspect
+)
 READ_US = 0.2  # what reading K once more may take, by arithmetic, for half as many units a program
 ALONE_UNITS = 128  # of a lane, that one program may have to itself
 SCAN = 1024  # elements of a program's tile where no product is in the loop
@@ -30,7 +32,7 @@ RESERVED = 2048  # bytes of shared memory for what the compiler adds: mbarriers,
 
 @dataclass(frozen=True)
 class Plan:
-    """One kernel's launch. In brackets: the reason that `fused_lstm.inspect` prints."""
+    """One kernel's launch. In brackets: the reason that `tools.inspect` prints."""
 
     kind: str  # steps, layers, both or heads
     direction: str  # forward or backward
@@ -58,8 +60,8 @@ class Plan:
     resident_hr: int
     ahead: int
     stages: int
-    hold: bool  # see product.product
-    hold_hr: bool
+    hold: bool  # products take w_hh and w_ih from registers, see tile.load_moving
+    hold_hr: bool  # and w_hr
     smem: int  # bytes of shared memory, estimated
     why: tuple[str, ...]
     norm: int = 0  # meetings of a block of batch, in which its rows are normalized over all units
@@ -508,7 +510,7 @@ def _warps(rows: int, dtype: str, device: Device) -> int:
 
 
 def _ahead(kind: str, direction: str, size: int, wide: int, streams: bool, device: Device) -> int:
-    """Return how many chunks in flight the registers hold: found by fused_lstm.inspect."""
+    """Return how many chunks in flight the registers hold: found by fused_lstm.tools.inspect."""
     # A chunk takes 16 of a thread's 255 registers at 32 columns and 4 warps, twice that doubled.
     if device.tcgen05:
         none = streams or kind == "layers" or (direction == "backward" and size == 4)

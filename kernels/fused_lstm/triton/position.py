@@ -318,7 +318,7 @@ def wait(share, rounds, PLAN: tl.constexpr):
     if PLAN.VARLEN:
         barrier.arrive(share.all_ptr, PLAN.MEETS)
     target = rounds * share.programs
-    barrier.wait(share.all_ptr, target, PLAN.MEETS, PLAN.NVIDIA, PLAN.POLLS)
+    barrier.wait(share.all_ptr, target, PLAN.MEETS, PLAN)
 
 
 @helper
@@ -328,4 +328,4 @@ def wait_for_next(share, wave, waves, PLAN: tl.constexpr):
         barrier.arrive(share.all_ptr, PLAN.MEETS)
     target = (wave + 1) * PLAN.MEETINGS * share.programs
     if PLAN.MEETS and wave + 1 < waves:
-        barrier.wait(share.all_ptr, target, PLAN.MEETS, PLAN.NVIDIA, PLAN.POLLS)
+        barrier.wait(share.all_ptr, target, PLAN.MEETS, PLAN)
