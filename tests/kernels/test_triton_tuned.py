@@ -10,9 +10,10 @@ import torch
 
 from fused_lstm.spec import PLAIN
 from fused_lstm.tools import tune
-from fused_lstm.triton import choice, tuned
+from fused_lstm.triton import choice, launch, measure, tuned
 from fused_lstm.triton.choice import choose
-from fused_lstm.triton.devices import DEVICES
+from fused_lstm.triton.devices import DEVICES, INTERPRETER
+from fused_lstm.triton.plan import plan
 
 H100 = DEVICES["H100"]
 SHAPE = {"hidden": 200, "batch": 20, "dtype": "bf16"}
@@ -65,6 +66,45 @@ def test_where_all_spill_none_is_timed():
     assert Bench([1, 2], [1.0, 1.0]).fastest(60) is None
 
 
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_what_is_timed_is_the_plan_in_its_direction(direction, monkeypatch):
+    monkeypatch.setattr(tune, "STEPS", 2)
+    ran, original = [], launch.Launch.__call__
+
+    def call(self, *arguments):
+        ran.append(self.plan)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(launch.Launch, "__call__", call)
+    shape = {"hidden": 16, "batch": 2, "layers": 1, "dtype": "fp32", "device": INTERPRETER}
+    found = replace(plan("steps", direction, **shape), why=("timed",))
+    with tune.launched(found, "cpu") as once:
+        ran.clear()
+        once()
+    assert ran
+    assert all(one is found for one in ran)
+
+
+def test_l2_s_rate_is_of_all_bytes_that_all_programs_read(monkeypatch):
+    """In a GPU's place: launches are noted, and each takes a millisecond."""
+    read = []
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda n, dtype, device: zeros(n, dtype=dtype))
+    monkeypatch.setattr(measure, "meet", lambda *_: None)
+    monkeypatch.setattr(measure, "read", lambda x, out, times: read.append((x, out, times)))
+    monkeypatch.setattr(measure, "_milliseconds", lambda work: work() or 1.0)
+    rate = measure.measured(H100)["l2_rate"]
+    x, out, times = read[-1]
+    assert rate == pytest.approx(len(out) * times * x.nbytes / 1e6)
+
+
+def test_lanes_alone_that_do_not_run_at_once_take_turns():
+    found = choose("forward", hidden=64, batch=20, layers=1, dtype="bf16", device=H100)
+    assert found.alone
+    few = replace(H100, sms=1)
+    assert choice.estimate(found, few) > 1.5 * choice.estimate(found, H100)
+
+
 @pytest.fixture
 def file(monkeypatch, tmp_path):
     """A file with another plan than the chosen one; and no deterministic algorithms."""
@@ -85,6 +125,12 @@ def test_a_shape_gets_the_plan_that_was_kept(file):
     assert [getattr(found, f) for f in tuned.FIELDS] == [getattr(other, f) for f in tuned.FIELDS]
     of_forward = choose("forward", layers=1, device=H100, **SHAPE)
     assert tuned.of(of_forward, H100) is of_forward
+
+
+def test_another_batch_has_a_plan_of_its_own(file):
+    _, chosen, _ = file
+    more = replace(chosen, batch=chosen.batch + 1)
+    assert tuned.of(more, H100) is more
 
 
 def test_another_card_triton_or_source_does_not(file):

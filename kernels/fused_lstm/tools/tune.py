@@ -22,7 +22,7 @@ from ..triton import choice, devices, tuned
 from ..triton.plan import Plan, alone, plan, sums_in_parts
 
 FEW = 4  # plans that are timed
-STEPS = 64  # of a timed launch
+STEPS = 1024  # of a timed launch: milliseconds, beside 0.2 of the host's
 ROUNDS = 7
 
 

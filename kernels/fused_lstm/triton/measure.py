@@ -14,6 +14,7 @@ from . import barrier, launch
 from .devices import Device
 
 ROUNDS = 1000  # meetings of a launch
+READS = 4  # of all that is read, by each program
 MOST_READ = 8 * 2**20  # bytes that all programs read, a few times: in most cards' L2
 
 
@@ -79,7 +80,8 @@ def measured(device: Device) -> dict[str, float]:
     x = torch.zeros(size // 4, dtype=torch.int32, device="cuda")
     out = torch.zeros(device.sms, dtype=torch.int32, device="cuda")
     read(x, out, 1)  # into L2
-    found["l2_rate"] = device.sms * 4 * size / _milliseconds(lambda: read(x, out, 4)) / 1e6
+    milliseconds = _milliseconds(lambda: read(x, out, READS))
+    found["l2_rate"] = device.sms * READS * size / milliseconds / 1e6
     return found
 
 
