@@ -36,7 +36,8 @@ RATE = re.compile(r"(dropout|candidate|zone)_|clip$")  # floats
 SWITCHES = "peephole", "layer_norm", "coupled", "gru", "rnn_tanh", "rnn_relu"
 SYNC_CYCLES = 64  # clock cycles of a sync among a program's warps, about
 RATES = ("zoneout", "recurrent_dropout", "candidate_dropout")  # options that draw
-ROWS = ("varlen", "resets")  # what rows of batch may do: end early, begin anew
+# What rows of batch may do: end early, begin anew, be dropped out between layers.
+ROWS = ("varlen", "resets", "dropout")
 TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 
 
@@ -443,7 +444,11 @@ def parser() -> argparse.ArgumentParser:
         help="a cell with these options, in training",
     )  # fmt: skip
     made.add_argument(
-        "--rows", nargs="+", default=[], choices=ROWS, help="rows of batch end early, or begin anew"
+        "--rows",
+        nargs="+",
+        default=[],
+        choices=ROWS,
+        help="rows of batch end early, begin anew, or are dropped out between layers",
     )
     made.add_argument(
         "--whole-sums", action="store_true", help="no product's sum is shared out to warps"

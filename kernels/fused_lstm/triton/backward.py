@@ -313,12 +313,14 @@ def sum_of_gates(
         slot = tl.where(step.lane < PLAN.LANES - 1, 2 + now, now ^ 1)
         by_x = tile.gate_ptrs(in_ptr, slot, sums.first_gate, True, PLAN.W_IH, PLAN)
         acc = tile.product(acc, sums.w_ih, by_x, PLAN.W_IH, PLAN)
+    if PLAN.SENT:  # what comes from above is a sum of its own
+        acc = tile.summed(acc, PLAN.ROWS, PLAN)
     if PLAN.DROPOUT:
         n = step.first * PLAN.P + block.at
         kept = philox.multiplier(draws.seed_ptr, n, draws.dropout_p, draws.dropout_scale)
         acc *= kept.to(PLAN.ACC)
     if PLAN.SENT:
-        from_above = tile.summed(acc, PLAN.ROWS, PLAN)
+        from_above = acc
         if PLAN.CHAIN and PLAN.RESETS:  # 0 times a NaN, as in the forward kernel
             from_above = tl.where(step.lane < PLAN.LANES - 1, from_above, 0.0)
         acc = tile.zeros(PLAN.ROWS, PLAN)

@@ -232,7 +232,9 @@ def constants(
         "BITS": {2: tl.int16, 4: tl.int32, 8: tl.int64}[size],
         "UP": dropout or (recurrent and chain),  # the lane above reads what w_hh is not fed
         "SEPARATE": resets or cell.layer_norm or (chain and kernels.apart),  # x's and h's sums
-        "SENT": resets or recurrent,  # backward: w_hh^T . dgates is not sent on as it is
+        # Backward: w_hh^T . dgates is not summed with what comes from above. Where warps have
+        # parts of a sum, each would draw the whole mask of what comes from above.
+        "SENT": resets or recurrent or (dropout and plan.k_parts > 1),
         # The time loop and its meetings.
         "EARLY": plan.persistent and plan.batch_blocks == 1 and not varlen,  # x's parts come first
         "KEEP_LOOP": _keep_loop(plan, cell, resets),
