@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -238,11 +239,13 @@ OF_TRITON = ("peephole", "slstm", "nas", "sru", "ind_rnn")
 
 def cells_and_engines() -> list:
     """Return (name, engine) of the cells of bench/zoo.py."""
-    found = [pytest.param(name, engine) for name in zoo.ALL for engine in ENGINES[1:]]
-    slow = pytest.mark.slow
-    return found + [
-        pytest.param(name, "triton", marks=[] if name in OF_TRITON else slow) for name in zoo.ALL
-    ]
+    found = []
+    for name, engine in product(zoo.ALL, [*ENGINES[1:], pytest.param("triton")]):
+        marks, label = list(engine.marks), f"{name}-{engine.values[0]}"
+        if engine.values[0] == "triton" and name not in OF_TRITON:
+            marks.append(pytest.mark.slow)
+        found.append(pytest.param(name, *engine.values, marks=marks, id=label))
+    return found
 
 
 @pytest.mark.parametrize(("name", "engine"), cells_and_engines())
