@@ -86,7 +86,7 @@ def lstm_backward_kernel(
     G: tl.constexpr = PLAN.GATES
     X: tl.constexpr = PLAN.SUMMED + PLAN.OF_X
     SIZE: tl.constexpr = PLAN.STATES * PLAN.H
-    rows = position.Rows(T, B, offset_ptr, not_reset_ptr)
+    rows = position.Rows(T=T, B=B, offset_ptr=offset_ptr, not_reset_ptr=not_reset_ptr)
     draws = options.Draws(
         seed_ptr=seed_ptr, first_lane=first_lane,
         dropout_p=dropout_p, dropout_scale=dropout_scale,
@@ -121,7 +121,9 @@ def lstm_backward_kernel(
         first_gate=share.part.to(tl.int64) * PLAN.SUMMED_GATES,
         partial_ptr=partial_ptr + lane * PLAN.SPLIT * B * P if PLAN.SPLIT > 1 else partial_ptr,
     )  # fmt: skip
-    given = Given(dy_ptr, dh_n_ptr, last, clip, dh_old_ptr)
+    given = Given(
+        dy_ptr=dy_ptr, dh_n_ptr=dh_n_ptr, last=last, clip=clip, dh_old_ptr=dh_old_ptr
+    )  # fmt: skip
     if PLAN.PROJECTED:
         between_ptr += lane * PLAN.W_HR.SLOT
     sent = ()  # of a lane ALONE: by h's part of the gates at t + 1
@@ -305,7 +307,9 @@ def sum_of_gates(
     at = b[None, :] * PLAN.P + sums.element[:, None]
     slot_at = b[None, :] * PLAN.W_HH.PAD + sums.element[:, None]
     mask = sums.mask[:, None] & (b < step.alive)[None, :]
-    block = position.Block(batch, b, sums.element, mask, at, slot_at)
+    block = position.Block(
+        batch=batch, b=b, unit=sums.element, mask=mask, at=at, slot_at=slot_at
+    )  # fmt: skip
     in_ptr = position.slot_of(sums.exchange_ptr, 0, batch, PLAN.W_HH)
     acc = tile.zeros(PLAN.ROWS, PLAN)
     if PLAN.CHAIN:

@@ -90,7 +90,7 @@ def lstm_forward_kernel(
     G: tl.constexpr = PLAN.GATES
     X: tl.constexpr = PLAN.SUMMED + PLAN.OF_X
     SIZE: tl.constexpr = PLAN.STATES * PLAN.H
-    rows = position.Rows(T, B, offset_ptr, not_reset_ptr)
+    rows = position.Rows(T=T, B=B, offset_ptr=offset_ptr, not_reset_ptr=not_reset_ptr)
     draws = options.Draws(
         seed_ptr=seed_ptr, first_lane=first_lane,
         dropout_p=dropout_p, dropout_scale=dropout_scale,
@@ -122,7 +122,10 @@ def lstm_forward_kernel(
     lane = lane.to(tl.int64)
     h_in_ptr = exchange_ptr + 2 * lane * PLAN.W_HH.SLOT  # this lane's h
     up_ptr = h_in_ptr + (2 * PLAN.LANES * PLAN.W_HH.SLOT if PLAN.UP else 0)
-    out = Out(h_in_ptr, up_ptr, h_ptr, y_ptr, h_mask_ptr, h_old_ptr, share.all_ptr)
+    out = Out(
+        h_in_ptr=h_in_ptr, up_ptr=up_ptr, h_ptr=h_ptr, y_ptr=y_ptr, h_mask_ptr=h_mask_ptr,
+        h_old_ptr=h_old_ptr, all_ptr=share.all_ptr,
+    )  # fmt: skip
     if PLAN.PROJECTED:
         between_ptr += lane * PLAN.W_HR.SLOT
     if PLAN.ALONE:  # states on chip, from h0 and c0

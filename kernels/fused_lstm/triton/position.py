@@ -77,7 +77,10 @@ def share(counter_ptr, PLAN: tl.constexpr):
         blocks = programs // (PLAN.LANES * PLAN.SPLIT)
         lane, block = block // blocks, block % blocks
     first_batch = row_group * PLAN.BATCH_BLOCKS
-    return Share(programs, lane, block, part, first_batch, counter_ptr, block_counter_ptr)
+    return Share(
+        programs=programs, lane=lane, block=block, part=part, first_batch=first_batch,
+        all_ptr=counter_ptr, block_ptr=block_counter_ptr,
+    )  # fmt: skip
 
 
 @helper
@@ -117,7 +120,7 @@ def place(t, lane, rows, PLAN: tl.constexpr):
 def step_of(t, lane, rows, PLAN: tl.constexpr):
     """Return a lane's step t."""
     first, alive = place(t, lane, rows, PLAN)
-    return Step(t, lane, first, alive)
+    return Step(t=t, lane=lane, first=first, alive=alive)
 
 
 @helper
@@ -272,7 +275,7 @@ def block_of(batch, unit, alive, SIZE: tl.constexpr, W: tl.constexpr, PLAN: tl.c
     b = batch * PLAN.BLOCK_B + tl.arange(0, PLAN.BLOCK_B).to(tl.int64)
     mask = (unit < SIZE)[:, None] & (b < alive)[None, :]
     at, slot_at = b[None, :] * SIZE + unit[:, None], b[None, :] * W.PAD + unit[:, None]
-    return Block(batch, b, unit, mask, at, slot_at)
+    return Block(batch=batch, b=b, unit=unit, mask=mask, at=at, slot_at=slot_at)
 
 
 @helper
