@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_lstm import autograd, hoisted, loop, native
+from fused_lstm import native
+from fused_lstm.ladder import cell, hoisted, loop
 from fused_lstm.spec import Spec
 
 from . import kernels, model
@@ -94,10 +95,10 @@ class Climber(Local):
         spec = Spec(layers=self.case.shape.L, level=fuse)
         call = spec, self.x, self.problem.h0, self.problem.c0, self.weights, None, None, False
         if fuse == "hoisted":
-            y, h_n, c_n = hoisted.steps(*call, hoisted.fused(native.OPS), None, products)
+            y, h_n, c_n = hoisted.steps(*call, cell.fused(native.OPS), None, products)
         else:
-            cell = loop.cell if fuse == "none" else partial(autograd.cell, native.OPS)
-            y, h_n, c_n = loop.steps(*call, cell, None, products.linear)
+            step = loop.cell if fuse == "none" else partial(cell.cell, native.OPS)
+            y, h_n, c_n = loop.steps(*call, step, None, products.linear)
         self.y = y
         return y, (h_n, c_n)
 

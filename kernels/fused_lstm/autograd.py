@@ -1,4 +1,4 @@
-"""The operators with derivatives: `lstm`, `cell` and `dropout`, and a loss.
+"""The operators with derivatives: `lstm` and `dropout`, and a loss.
 
 fused_lstm.pullback has the autograd function; docs/functions.md lists what works on which engine.
 Shapes are those of fused_lstm.ops; `ops` is an engine's operators.
@@ -15,18 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import hoisted, loop, recurrence, reference
-from .choose import STEP_BY_STEP, in_a_graph
+from . import ladder, recurrence, reference
+from .choose import STEP_BY_STEP
 from .errors import meant
-from .pullback import (
-    Backward,
-    Forms,
-    Forward,
-    is_differentiated,
-    is_transformed,
-    kernel,
-    pulled_back,
-)
+from .pullback import Forms, Forward, kernel
 from .spec import Spec
 
 # --- a stack of layers ---
@@ -46,19 +38,12 @@ def run(
 ) -> tuple[Tensor, ...]:
     """Run a call, as in fused_lstm.choose, on an engine's operators.
 
-    Level "pointwise" is the step loop with a fused cell. "hoisted" also takes every product that
-    needs no order in time out of the loop. "steps" and "layers" are one operator.
+    Levels "steps" and "layers" are one operator; the others are in fused_lstm.ladder.
     """
     if spec.in_heads or spec.level in STEP_BY_STEP:
         drop = None if spec.dropout == 0 else partial(_drop, ops, spec.dropout, seed)
-        if spec.in_heads:
-            return recurrence.run(
-                ops, spec, x, h0, c0, weights, drop, batch_sizes, not_reset, states
-            )
-        call = spec, x, h0, c0, weights, batch_sizes, not_reset, states
-        if spec.level == "hoisted":
-            return hoisted.steps(*call, hoisted.fused(ops), drop)
-        return loop.steps(*call, partial(cell, ops), drop)
+        run = recurrence.run if spec.in_heads else ladder.run
+        return run(ops, spec, x, h0, c0, weights, drop, batch_sizes, not_reset, states)
     save = states
     if torch.is_grad_enabled():
         for tensor in (*weights, x, h0, c0):
@@ -139,49 +124,6 @@ def plain_lstm(spec, seed, batch_sizes, not_reset, x, h0, c0, *weights):
 
 
 LSTM = Forms(lstm_forward, lstm_backward, plain_lstm)
-
-
-# --- the pointwise part of a step ---
-
-
-def cell(ops: SimpleNamespace, gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute nn.LSTM's cell: gates [B, 4H] before activation, c [B, H] -> h, c_next [B, H]."""
-    if in_a_graph():
-        return ops.cell(gates, c)
-    if is_transformed():
-        return reference.cell(gates, c)
-    if is_differentiated(gates, c):
-        return CellFunction.apply(ops, gates, c)
-    return kernel(ops.cell.default, gates, c)
-
-
-class CellFunction(torch.autograd.Function):
-    """apply(ops, gates, c) -> h, c_next."""
-
-    @staticmethod
-    def forward(ctx, ops, gates, c):
-        h, c_next = kernel(ops.cell.default, gates, c)
-        ctx.ops = ops
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(gates, c, c_next)
-        return h, c_next
-
-    @staticmethod
-    def backward(ctx, dh, dc_next):
-        gates, c, c_next = ctx.saved_tensors
-        if torch._C._are_functorch_transforms_active():
-            return None, *pulled_back(reference.cell, (gates, c), (dh, dc_next))
-        run = partial(cell_backward, ctx.ops, c_next)
-        if torch.is_grad_enabled():
-            run = partial(Backward.apply, run, reference.cell, 2)
-        return None, *run(dh, dc_next, gates, c)
-
-
-def cell_backward(ops, c_next, dh, dc_next, gates, c):
-    """Return the kernel's gradients by gates [B, 4H] and c [B, H]."""
-    dh = torch.zeros_like(c_next, dtype=gates.dtype) if dh is None else dh
-    dc_next = torch.zeros_like(c_next) if dc_next is None else dc_next
-    return kernel(ops.cell_backward.default, gates, c, c_next, dh, dc_next)
 
 
 # --- dropout ---

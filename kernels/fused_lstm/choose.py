@@ -62,7 +62,7 @@ STEP_BY_STEP = ("pointwise", "hoisted")  # a launch for each step of nn.LSTM's c
 EVERY = {name: cell.options for name, cell in CELLS.items()}
 
 ENGINES = {
-    "loop": Engine(".loop", ("none", "hoisted"), EVERY, ("hoisted",), "none"),
+    "loop": Engine(".ladder.loop", ("none", "hoisted"), EVERY, ("hoisted",), "none"),
     "compile": Engine(".compiled", (), EVERY),
     "cudnn": Engine(
         ".cudnn", (),

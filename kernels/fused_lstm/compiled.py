@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from . import loop
+from .ladder import loop
 
 
 def missing(device: torch.device) -> str | None:

@@ -89,8 +89,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from . import autograd, library, recurrence, reference
+from .ladder.cell import CellFunction
 from .layout import check_dense
-from .pullback import Forward
+from .pullback import Forward, is_differentiated, is_transformed, kernel
 from .spec import Spec, cell_of, of_schema
 
 # --- the operators with their derivatives, as torch's dispatcher calls them ---
@@ -110,7 +111,7 @@ def _lstm(
         spec = _spec_of(h0, weights, dropout, seed, fuse, directions, cell, rates, precision)
         constants = seed, batch_sizes, keep
         return Forward.apply(autograd.LSTM, ops, spec, constants, x, h0, c0, *weights)
-    return autograd.kernel(
+    return kernel(
         ops.lstm.default, x, h0, c0, weights, dropout, seed, fuse, save, directions=directions,
         batch_sizes=batch_sizes, keep=keep, cell=cell, rates=rates, precision=precision,
     )  # fmt: skip
@@ -146,15 +147,15 @@ def _plain_recurrence(
 
 
 def _dropout(ops, x, p, seed, first=0):
-    if autograd.is_differentiated(x):
+    if is_differentiated(x):
         return autograd.DropoutFunction.apply(ops, x, p, seed, first)
-    return autograd.kernel(ops.dropout.default, x, p, seed, first)
+    return kernel(ops.dropout.default, x, p, seed, first)
 
 
 def _cell(ops, gates, c):
-    if autograd.is_differentiated(gates, c):
-        return autograd.CellFunction.apply(ops, gates, c)
-    return autograd.kernel(ops.cell.default, gates, c)
+    if is_differentiated(gates, c):
+        return CellFunction.apply(ops, gates, c)
+    return kernel(ops.cell.default, gates, c)
 
 
 def _dispatched(function: Callable, plain: Callable) -> Callable:
@@ -165,7 +166,7 @@ def _dispatched(function: Callable, plain: Callable) -> Callable:
     """
 
     def run(*args, **kwargs):
-        return (plain if autograd.is_transformed() else function)(*args, **kwargs)
+        return (plain if is_transformed() else function)(*args, **kwargs)
 
     return run
 
@@ -436,9 +437,9 @@ def _first_use(engine: str, name: str) -> Callable:
 
 def implement(engine: str, kernels: dict[str, Callable]) -> None:
     """Register kernels in Python: operator name -> a function with the schema's arguments."""
-    for name, kernel in kernels.items():
+    for name, function in kernels.items():
         for key in ("CPU", "CUDA"):
-            LIBRARIES[engine].impl(name, kernel, key)
+            LIBRARIES[engine].impl(name, function, key)
 
 
 TRITON, NATIVE = _define("triton", False), _define("native", library.load() is None)

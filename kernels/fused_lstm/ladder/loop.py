@@ -2,8 +2,8 @@
 
 A step of a layer is one matrix product on [x, h] and about ten pointwise kernels, each with its own
 launch and its own trip to memory. `steps` takes the cell as an argument, which is all that
-fuse="pointwise" replaces. fuse="hoisted" is fused_lstm.hoisted with the same cell. Cells other than
-nn.LSTM's run in fused_lstm.reference.
+fuse="pointwise" replaces. fuse="hoisted" is fused_lstm.ladder.hoisted with the same cell. Cells
+other than nn.LSTM's run in fused_lstm.reference.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import hoisted, pointwise, reference, stack
-from .reference import by_layer, state_dtype
-from .rows import Padding
-from .spec import Spec
+from .. import pointwise, reference, stack
+from ..reference import by_layer, state_dtype
+from ..rows import Padding
+from ..spec import Spec
+from . import hoisted
+from .cell import UNFUSED
 
-Pointwise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Cell = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,7 +41,7 @@ def steps(
     batch_sizes: Tensor | None,
     not_reset: Tensor | None,
     states: bool,
-    cell: Pointwise,
+    cell: Cell,
     drop: stack.Drop | None,
     linear: Callable[..., Tensor] = F.linear,
 ) -> tuple[Tensor, ...]:
@@ -93,7 +95,7 @@ def run(
     drop = (lambda y, _: F.dropout(y, p)) if p > 0 else None
     call = spec, x, h0, c0, weights, batch_sizes, not_reset, states
     if level == "hoisted":
-        return hoisted.steps(*call, hoisted.UNFUSED, drop)
+        return hoisted.steps(*call, UNFUSED, drop)
     return steps(*call, cell, drop)
 
 

@@ -22,44 +22,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import pointwise, stack
-from .choose import in_a_graph
-from .denormals import flush_denormals
-from .pullback import Backward, is_differentiated, is_transformed, kernel, pulled_back
-from .reference import by_layer, state_dtype
-from .rows import Order, Padding
-from .spec import Spec
-
-
-class Pointwise(NamedTuple):
-    """An engine's functions for nn.LSTM's cell between two products."""
-
-    # gates [B, 4H] before activation, c [B, H] -> h, c_next [B, H], kept [B, 4H] for the backward
-    forward: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-    # kept [B, 4H], c, c_next, dh, dc_next [B, H] -> dgates [B, 4H], dc [B, H]
-    backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-# Engine `loop`'s cell: a kernel for each operation.
-UNFUSED = Pointwise(pointwise.forward, pointwise.cell_backward)
-
-
-def fused(ops: SimpleNamespace) -> Pointwise:
-    """Return the cell as one kernel forward and one back: an engine's `cell`, `cell_backward`."""
-
-    def forward(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if in_a_graph() or is_differentiated(gates, c):
-            return *ops.cell(gates, c), gates
-        return *kernel(ops.cell.default, gates, c), gates
-
-    return Pointwise(forward, partial(kernel, ops.cell_backward.default))
+from .. import pointwise, stack
+from ..choose import in_a_graph
+from ..denormals import flush_denormals
+from ..pullback import Backward, is_differentiated, is_transformed, pulled_back
+from ..reference import by_layer, state_dtype
+from ..rows import Order, Padding
+from ..spec import Spec
+from .cell import UNFUSED, Pointwise
 
 
 class Products(NamedTuple):
