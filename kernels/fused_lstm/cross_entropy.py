@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .autograd import Losses, is_transformed
+from .autograd import Losses
 from .choose import can_run
 from .errors import meant
 from .functional import autocast_dtype, precision_now, without_autocast
 from .ops import NATIVE
+from .pullback import is_transformed
 from .reference import state_dtype
 
 CHUNK_BYTES = 64 << 20  # the most logits at once where PyTorch computes them

@@ -205,9 +205,13 @@ def _is_slow_step(
 
 def may_infer(x: Any) -> bool:
     """Return whether a call of x, [T, B, I] or [B, T, I], is inference without special cases."""
+    return not torch.is_grad_enabled() and is_plain(x)
+
+
+def is_plain(x: Any) -> bool:
+    """Return whether x is a batch on the CPU, and no graph, transform or autocast is at work."""
     return (
         type(x) is Tensor
-        and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # asked before sizes, which are tensors in a trace
         and x.is_cpu

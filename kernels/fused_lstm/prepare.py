@@ -23,7 +23,8 @@ from torch.nn.utils.rnn import PackedSequence
 from . import library
 from .adopt.convert import OURS, conversions, spec_of
 from .errors import meant
-from .layout import State, batch_of, check_resets, lay_out, states_of, zeros
+from .functional import is_plain
+from .layout import State, batch_of, check_resets, lay_out, states_of, time_first, zeros
 from .modules import RecurrentBase
 from .rows import enter, leave
 
@@ -299,7 +300,6 @@ class Prepared(nn.Module):
         if not error_msgs:
             self.weights = made
 
-    @torch.no_grad()
     def forward(
         self,
         input: Tensor | PackedSequence,
@@ -312,6 +312,48 @@ class Prepared(nn.Module):
         Raises:
             ValueError: an argument does not fit; names it.
         """
+        if lengths is None and resets is None and is_plain(input):
+            outputs = self._infer(input, hx)
+            if outputs is not None:
+                return outputs
+        return self._run(input, hx, lengths, resets)
+
+    def _infer(self, x: Tensor, hx: Any) -> Any:
+        """Return what `_run` does, at half of a small call's cost, or None where it may not.
+
+        The operator checks its arguments too; what is wrong with them `_run` says better.
+        """
+        if x.shape[2] != self.input_size:
+            return None
+        spec, x = self.spec, time_first(x, self.batch_first)
+        if hx is None:
+            h0, c0 = zeros(
+                spec, x, x.shape[1], self.hidden_size, self.proj_size or self.hidden_size
+            )
+        elif not spec.has_c:
+            h0 = c0 = hx
+        elif type(hx) is tuple and len(hx) == 2:
+            h0, c0 = hx
+        else:
+            return None
+        with torch._C._AutoDispatchBelowAutograd():
+            try:
+                y, h_n, c_n = torch.ops.fused_lstm_native.prepared_lstm.default(
+                    x, h0, c0, self.weights, spec.directions, None, None, spec.schema_cell,
+                    self.weight_only,
+                )  # fmt: skip
+            except (RuntimeError, ValueError):  # ValueError: a tensor of another device
+                return None
+        return time_first(y, self.batch_first), (h_n, c_n) if spec.has_c else h_n
+
+    @torch.no_grad()
+    def _run(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+    ) -> Any:
         x, rows, resets, layout = lay_out(input, lengths, resets, self.input_size, self.batch_first)
         if resets is not None:
             check_resets(resets, x)

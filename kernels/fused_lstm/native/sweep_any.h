@@ -85,55 +85,42 @@ void recurrent_product(const Worker& worker, const Lane<T>& lane, const WeightSh
   });
 }
 
+// The steps of such a lane.
 template <class T>
-void sweep_any(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
-  const CellShape cell = shape_of(lane.cell);
-  const WeightShape input = {1, cell.x_gates() * lane.hidden, lane.inputs};
-  const WeightShape recurrent = {1, cell.h_gates() * lane.hidden, lane.outputs};
-  const bool has_product = cell.h_gates() > 0;
-  if (has_product) {
-    Fma<T>::template pack_gates_of<1>(worker, lane.w_hh, recurrent, scratch.recurrent);
+struct StepsAny {
+  const WeightShape recurrent;
+  const bool has_product, meets;
+  const T* const packed;
+  T* const behind;
+
+  StepsAny(const Worker& worker, const Lane<T>& lane, T* memory)
+      : recurrent{1, shape_of(lane.cell).h_gates() * lane.hidden, lane.outputs},
+        has_product(recurrent.units > 0),
+        meets(has_product || lane.added),
+        packed(memory),
+        behind(memory + Fma<T>::gates_size(recurrent)) {
+    if (has_product) Fma<T>::template pack_gates_of<1>(worker, lane.w_hh, recurrent, memory);
   }
-  T* const projection = scratch.recurrent + Fma<T>::gates_size(recurrent);
-  if (lane.w_hr) {
-    Fma<T>::pack_transposed_of(worker, lane.w_hr, lane.hidden, lane.outputs, projection);
+
+  void input(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* out, T* panel) const {
+    const WeightShape shape = {1, shape_of(lane.cell).x_gates() * lane.hidden, lane.inputs};
+    input_product<1>(worker, lane, shape, rows, out, panel);
   }
-  draw_masks(worker, lane, 0);
-  for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
-    const long end = min(begin + lane.chunk, lane.steps);
-    const Range rows = rows_of(lane, begin, end);
-    Sum<T>* const gates = input_of(lane, rows);
-    if (lane.given.data) {
-      bring_input(worker, lane, rows, gates);
-    } else {
-      input_product<1>(worker, lane, input, rows, gates, panel_of(worker, scratch.panels));
-    }
-    worker.sync();
-    for (long place = begin; place < end; ++place) {
-      const Sum<T>* const x = gates + (row_of(lane, place) - rows.begin) * lane.input_stride;
-      if (has_product) {
-        recurrent_product(worker, lane, recurrent, place, scratch.recurrent);
-        worker.sync();
-      }
-      if (lane.by_h) {
-        finish_rows(worker, lane, cell_step<T>(lane, place, nullptr), x);
-      } else {
-        finish_part(worker, lane, place, x);
-      }
-      draw_masks(worker, lane, place + 1);
-      if (has_product || lane.added) worker.sync();
-      if (!lane.w_hr) continue;
-      project<Fma<T>>(worker, lane, place, projection);
-      worker.sync();
-    }
-    worker.sync();  // the next chunk's input product is written over this one's
+
+  void run(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* x) const {
+    if (has_product) recurrent_product(worker, lane, recurrent, place, packed);
+    if (lane.by_h) return;
+    if (has_product) worker.sync();
+    finish_part(worker, lane, place, x);
   }
-}
+};
 
 template <class T>
 void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
-  if (!shape_of(lane.cell).in_tiles()) return sweep_any(worker, lane, scratch);
-  with_gates(lane, [&](auto gates) { sweep_gates<gates.value>(worker, lane, scratch); });
+  if (!shape_of(lane.cell).in_tiles()) return sweep<StepsAny<T>>(worker, lane, scratch);
+  with_gates(lane, [&](auto gates) {
+    sweep<StepsInTiles<gates.value, T>>(worker, lane, scratch);
+  });
 }
 
 }  // namespace fused_lstm::FL_ISA

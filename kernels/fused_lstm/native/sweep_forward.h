@@ -193,7 +193,6 @@ void step_forward(const Worker& worker, const Lane<T>& lane, long place, const S
           finish_cell(step, unit, row, tile, V / GATES);
         });
   });
-  draw_masks(worker, lane, place + 1);
 }
 
 // A lane's weights, packed for a step.
@@ -262,27 +261,42 @@ FL_INLINE const Sum<T>* first_sums(const Lane<T>& lane, const Sum<T>* input_part
   return lane.by_h ? lane.added->zeros : input_part;
 }
 
-// After a step's product, where there is more to do that needs whole rows.
-template <class T>
-void normalize(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part) {
-  if (!lane.by_h) return;
-  finish_rows(worker, lane, cell_step<T>(lane, place, nullptr), input_part);
-  worker.sync();
-}
+// --- all steps ---
 
+// The steps of a lane whose cell's gates lie in a tile.
 template <int GATES, class T>
-void sweep_gates(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
-  T* const behind = scratch.recurrent + Fma<T>::gates_size(recurrent_shape(lane));
-  const bool few = !lane.given.data && lane.inputs <= few_inputs && !lane.keep && !lane.by_h &&
-                   !lane.w_hr;
-  const Packed<T> packed{scratch.recurrent, few ? behind : nullptr};
-  T* const projection = behind;
-  Fma<T>::template pack_gates_of<GATES>(worker, lane.w_hh, recurrent_shape(lane), packed.recurrent);
-  if (few) {
-    Fma<T>::template pack_gates_of<GATES>(worker, lane.w_ih, input_shape(lane), packed.input);
+struct StepsInTiles {
+  static constexpr bool meets = true;
+  const bool few;  // inputs: a step makes their product too
+  T* const behind;  // the recurrent weights
+  const Packed<T> packed;
+
+  // Packs the weights to `memory`.
+  StepsInTiles(const Worker& worker, const Lane<T>& lane, T* memory)
+      : few(!lane.given.data && lane.inputs <= few_inputs && !lane.keep && !lane.by_h &&
+            !lane.w_hr),
+        behind(memory + Fma<T>::gates_size(recurrent_shape(lane))),
+        packed{memory, few ? behind : nullptr} {
+    Fma<T>::template pack_gates_of<GATES>(worker, lane.w_hh, recurrent_shape(lane), memory);
+    if (few) Fma<T>::template pack_gates_of<GATES>(worker, lane.w_ih, input_shape(lane), behind);
   }
+
+  void input(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* out, T* panel) const {
+    if (!few) input_product<GATES>(worker, lane, input_shape(lane), rows, out, panel);
+  }
+
+  void run(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* x) const {
+    if (few) return whole_step<GATES>(worker, lane, place, x, packed);
+    step_forward<Fma<T>, GATES>(worker, lane, place, first_sums(lane, x), packed.recurrent);
+  }
+};
+
+// Runs a lane. Steps: how a step is computed, as StepsInTiles says.
+template <class Steps, class T>
+void sweep(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
+  const Steps steps(worker, lane, scratch.recurrent);
   if (lane.w_hr) {
-    Fma<T>::pack_transposed_of(worker, lane.w_hr, lane.hidden, lane.outputs, projection);
+    Fma<T>::pack_transposed_of(worker, lane.w_hr, lane.hidden, lane.outputs, steps.behind);
   }
   draw_masks(worker, lane, 0);
   for (long begin = 0; begin < lane.steps; begin += lane.chunk) {
@@ -291,25 +305,24 @@ void sweep_gates(const Worker& worker, const Lane<T>& lane, const Scratch<T>& sc
     Sum<T>* const input = input_of(lane, rows);
     if (lane.given.data) {
       bring_input(worker, lane, rows, input);
-    } else if (!few) {
-      T* const panel = panel_of(worker, scratch.panels);
-      input_product<GATES>(worker, lane, input_shape(lane), rows, input, panel);
+    } else {
+      steps.input(worker, lane, rows, input, panel_of(worker, scratch.panels));
     }
     worker.sync();
     for (long place = begin; place < end; ++place) {
       Sum<T>* const x = input + (row_of(lane, place) - rows.begin) * lane.input_stride;
-      if (few) {
-        whole_step<GATES>(worker, lane, place, x, packed);
-        draw_masks(worker, lane, place + 1);
-      } else {
-        step_forward<Fma<T>, GATES>(worker, lane, place, first_sums(lane, x), packed.recurrent);
+      steps.run(worker, lane, place, x);
+      draw_masks(worker, lane, place + 1);
+      if (steps.meets) worker.sync();
+      if (lane.by_h) {  // whose products are normalized, row by row
+        finish_rows(worker, lane, cell_step<T>(lane, place, nullptr), x);
+        worker.sync();
       }
-      worker.sync();
-      normalize(worker, lane, place, x);
       if (!lane.w_hr) continue;
-      project<Fma<T>>(worker, lane, place, projection);
+      project<Fma<T>>(worker, lane, place, steps.behind);
       worker.sync();
     }
+    if (!steps.meets) worker.sync();  // the next chunk's input is written over this one's
   }
 }
 

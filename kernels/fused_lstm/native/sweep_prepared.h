@@ -6,7 +6,7 @@
 #pragma once
 
 #include "isa/prepared.h"
-#include "sweep_forward.h"
+#include "sweep_phased.h"
 
 namespace fused_lstm::FL_ISA {
 
@@ -406,53 +406,28 @@ struct Ready {
   }
 };
 
-// --- a lane in phases: of each chunk the input product, then its steps ---
+// --- a lane in phases ---
 
-struct PreparedPhases {
-  bool apart;     // the input product is a phase of its own
-  long of_step;   // phases
-
-  PreparedPhases(const Lane<float>& lane, const PreparedWeights& weights, long most)
-      : apart(min(lane.chunk * lane.batch, lane.first[lane.steps]) > most),
-        of_step(weights.w_hr.panels ? 2 : 1) {}
-
-  long count(const Lane<float>& lane) const {
-    return apart * divide_up(lane.steps, lane.chunk) + lane.steps * of_step;
-  }
-};
-
-// If rows are not divided, a worker has the same units in the input product and in the first step,
-// which are one phase.
+// The input product is a phase of its own where its rows are divided. Else a worker has the same units in
+// it and in the first step.
 template <class F>
-constexpr long undivided = F::tallest;
+LanePhases phases_of(const Lane<float>& lane, const PreparedWeights& weights) {
+  const long rows = min(lane.chunk * lane.batch, lane.first[lane.steps]);
+  return {lane, weights.w_hr.panels != nullptr, rows > F::tallest};
+}
 
 template <class F>
 long prepared_phases(const Lane<float>& lane, const PreparedWeights& weights) {
-  return PreparedPhases(lane, weights, undivided<F>).count(lane);
+  return phases_of<F>(lane, weights).count(lane);
 }
 
 template <class F, int GATES>
 void prepared_gates(const Worker& worker, const Lane<float>& lane, const PreparedWeights& weights,
                     long phase) {
-  const PreparedPhases phases(lane, weights, undivided<F>);
-  const long of_chunk = phases.apart + lane.chunk * phases.of_step;
-  const long begin = phase / of_chunk * lane.chunk, at = phase % of_chunk - phases.apart;
-  const Range rows = rows_of(lane, begin, min(begin + lane.chunk, lane.steps));
-  if (at == (phases.apart ? -1 : 0)) {
-    Ready<F>::template gates<GATES>(
-        worker, Rows<float>{lane.x + rows.begin * lane.inputs, lane.inputs},
-        {0, rows.end - rows.begin}, input_shape(lane), &weights.w_ih, false,
-        [&](auto& tile, long unit, long) { load_bias<GATES>(tile, lane, lane.hidden, unit); },
-        [&](const auto& tile, long unit, long row) {
-          store_gates<GATES>(tile, lane.input_part + row * lane.input_stride + unit,
-                             lane.input_stride, lane.hidden, lane.hidden - unit);
-        });
-    if (phases.apart) return;
-  }
-  const long place = begin + at / phases.of_step;
-  if (at % phases.of_step == 1) return project<Ready<F>>(worker, lane, place, &weights.w_hr);
-  const float* const x = lane.input_part + (row_of(lane, place) - rows.begin) * lane.input_stride;
-  step_forward<Ready<F>, GATES>(worker, lane, place, x, &weights.w_hh);
+  run_phase<Ready<F>, GATES>(
+      worker, lane, phases_of<F>(lane, weights), phase, &weights.w_ih, &weights.w_hh,
+      &weights.w_hr,
+      [&](auto& tile, long unit) { load_bias<GATES>(tile, lane, lane.hidden, unit); });
 }
 
 template <class F>

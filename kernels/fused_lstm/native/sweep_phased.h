@@ -1,0 +1,64 @@
+// A lane's forward pass in phases (see phases.h), whose weights the call does not pack: they are read as
+// they lie where rows are few (sweep_short.h), or were packed before (sweep_prepared.h).
+//
+// Of each chunk there is the input product, then its steps. A step is the product with its cell; where
+// the lane normalizes, the cell after it; and where h is projected, that product.
+#pragma once
+
+#include "sweep_forward.h"
+
+namespace fused_lstm::FL_ISA {
+
+struct LanePhases {
+  bool apart;              // the input product is a phase of its own, else the first step's
+  long of_step, of_chunk;  // phases
+
+  template <class T>
+  LanePhases(const Lane<T>& lane, bool projected, bool apart)
+      : apart(apart),
+        of_step(1 + (lane.by_h != nullptr) + projected),
+        of_chunk(apart + lane.chunk * of_step) {}
+
+  template <class T>
+  long count(const Lane<T>& lane) const {
+    return apart * divide_up(lane.steps, lane.chunk) + lane.steps * of_step;
+  }
+};
+
+// Runs a phase. weights: w_ih, w_hh and w_hr as Multiply takes them; load_bias(tile, unit): what the sums
+// of the input product begin with.
+template <class Multiply, int GATES, class T, class W, class Bias>
+void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phases, long phase,
+               const W& w_ih, const W& w_hh, const W& w_hr, const Bias& load_bias) {
+  const long begin = phase / phases.of_chunk * lane.chunk;
+  const long at = phase % phases.of_chunk - phases.apart;
+  const Range rows = rows_of(lane, begin, min(begin + lane.chunk, lane.steps));
+  if (at == (phases.apart ? -1 : 0)) {
+    if (lane.given.data) {
+      bring_input(worker, lane, rows, lane.input_part);
+    } else {
+      Multiply::template gates<GATES>(
+          worker, Rows<T>{lane.x + rows.begin * lane.inputs, lane.inputs},
+          {0, rows.end - rows.begin}, input_shape(lane), w_ih, false,
+          [&](auto& tile, long unit, long) { load_bias(tile, unit); },
+          [&](const auto& tile, long unit, long row) {
+            store_gates<GATES>(tile, lane.input_part + row * lane.input_stride + unit,
+                               lane.input_stride, lane.hidden, lane.hidden - unit);
+          });
+    }
+    draw_masks(worker, lane, begin);
+    if (phases.apart) return;
+  }
+  const long place = begin + at / phases.of_step, kind = at % phases.of_step;
+  Sum<T>* const x = lane.input_part + (row_of(lane, place) - rows.begin) * lane.input_stride;
+  if (kind == 0) {
+    step_forward<Multiply, GATES>(worker, lane, place, first_sums(lane, x), w_hh);
+    draw_masks(worker, lane, place + 1);
+  } else if (kind == 1 && lane.by_h) {
+    finish_rows(worker, lane, cell_step<T>(lane, place, nullptr), x);
+  } else {
+    project<Multiply>(worker, lane, place, w_hr);
+  }
+}
+
+}  // namespace fused_lstm::FL_ISA
