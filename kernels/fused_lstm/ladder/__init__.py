@@ -16,8 +16,7 @@ from torch import Tensor
 
 from .. import stack
 from ..spec import Spec
-from . import hoisted, loop
-from .cell import cell, fused
+from . import cell, hoisted, loop
 
 
 def run(
@@ -38,5 +37,5 @@ def run(
     """
     call = spec, x, h0, c0, weights, batch_sizes, not_reset, states
     if spec.level == "hoisted":
-        return hoisted.steps(*call, fused(ops), drop)
-    return loop.steps(*call, partial(cell, ops), drop)
+        return hoisted.steps(*call, cell.fused(ops), drop)
+    return loop.steps(*call, partial(cell.cell, ops), drop)
