@@ -81,9 +81,7 @@ def test_a_gru(engine, fuse, value):
 
 
 @pytest.mark.parametrize("options", TOGETHER.values(), ids=TOGETHER)
-@pytest.mark.parametrize(
-    ("engine", "fuse"), rungs("compile", "cudnn", top=True, slow=("triton",))
-)
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn", top=True, slow=("triton",)))
 def test_cells_of_three_layers(engine, fuse, options):
     check(fused_lstm.LSTM(I, H, 3, engine=engine, fuse=fuse, **options), torch.nan)
 
