@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -208,7 +208,7 @@ def may_infer(x: Any) -> bool:
     return not torch.is_grad_enabled() and is_plain(x)
 
 
-def is_plain(x: Any) -> bool:
+def is_plain(x: Any) -> TypeGuard[Tensor]:
     """Return whether x is a batch on the CPU, and no graph, transform or autocast is at work."""
     return (
         type(x) is Tensor

@@ -9,6 +9,7 @@ They are nn.LSTM's cell, gates coupled or not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ def run(
     x: Tensor,
     h0: Tensor,
     c0: Tensor,
-    weights: list[Tensor],
+    weights: Sequence[Tensor],
     drop: stack.Drop | None,
     batch_sizes: Tensor | None,
     not_reset: Tensor | None,
