@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import logging
+import pickle
 import warnings
 
 import pytest
@@ -566,3 +567,25 @@ def test_wrong_arguments_are_named():
         quantized(torch.randn(2, 2, 3), (torch.zeros(1, 1, 4), torch.zeros(1, 2, 4)))
     with pytest.raises(ValueError, match=r"weight_only: got True with dtype torch.bfloat16"):
         fused_lstm.prepare(nn.LSTM(3, 4), torch.bfloat16, weight_only=True)
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_many_rows_of_bfloat16_are_the_layers(cell):
+    """AMX multiplies them by weights that are unpacked once, until others are loaded."""
+    if native.OPS.isa() != "amx":
+        pytest.skip("needs AMX")
+    layers = [
+        getattr(fused_lstm, cell)(
+            24, 33, 2, dtype=torch.bfloat16, bidirectional=True, engine="native"
+        )
+        for _ in range(2)
+    ]
+    prepared = fused_lstm.prepare(copy.deepcopy(layers[0]))
+    x, lengths = torch.randn(13, 12, 24).bfloat16(), torch.randint(1, 14, (12,))
+    lengths[0] = 13
+    with torch.no_grad():
+        for layer in layers:
+            prepared.load_state_dict(layer.state_dict())
+            for rows in ({}, {"lengths": lengths}):
+                assert torch.equal(prepared(x, **rows)[0], layer(x, **rows)[0])
+    assert len(pickle.dumps(prepared)) < 1.5 * sum(w.nbytes for w in prepared.weights)
