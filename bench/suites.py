@@ -232,15 +232,15 @@ def race(
     for label, why in task.whys.items():
         yield Record(contender=label, why=why, **about)
     print(f"{name}: {task.case}, {task.dtype}: {', '.join(task.build)}", file=sys.stderr)
-    group = Group(task)
     for n in threads:
         torch.set_num_threads(n)
+        group = Group(task)  # anew: a peer has its threads from its start
         for beside in suite.neighbours:
             conditions = {"neighbours": beside} if suite.neighbours[1:] else {}
             with neighbours(beside):
                 records = measure(name, group, suite.modes, suite.pace, device, conditions)
             yield from records
-    group.close()
+        group.close()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import time
 import pytest
 import torch
 
-from bench import core, machine
+from bench import core, machine, suites
 from bench.cases import CASES, Shape, choose
 from bench.contenders import engines
 from bench.core import Group, Pace, Record, Runner, Task, WrongAnswer
@@ -321,3 +321,22 @@ def test_the_machine_is_named():
     assert "cores" in machine.name(CPU)
     assert {"python", "torch", "numpy"} <= machine.versions().keys()
     assert machine.commit()
+
+
+def test_each_is_built_with_the_threads_that_its_records_name():
+    """A peer has a process with so many threads from its start."""
+    seen = []
+
+    def build() -> Fake:
+        seen.append(torch.get_num_threads())
+        return Fake()
+
+    suite = dataclasses.replace(
+        suites.SUITES["tail"], neighbours=(0,), modes=("inference",), pace=QUICK
+    )
+    task, threads = Task("case", Right(), {"one": build}), torch.get_num_threads()
+    try:
+        list(suites.race("tail", suite, task, (1, 2), CPU))
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == [1, 2]
