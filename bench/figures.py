@@ -5,8 +5,6 @@ Colours are told apart by the colour-blind (Okabe and Ito, 2008; Tol), and every
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,21 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-# Drawn in these, and replaced in the file by variables that follow the reader's light or dark mode.
-INK, PAPER, GRID = "#1a1a1a", "#fefefe", "#dcdcdc"
-MODES = f"""<style>
-svg {{ --ink: {INK}; --paper: {PAPER}; --grid: {GRID}; }}
-@media (prefers-color-scheme: dark) {{
-  svg {{ --ink: #e8e8e8; --paper: #1e2227; --grid: #444b54; }}
-}}
-</style>"""
-STYLE = {
-    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10,
-    "axes.titlelocation": "left", "axes.axisbelow": True, "svg.fonttype": "path",
-    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK,
-    "ytick.color": INK, "figure.facecolor": PAPER, "axes.facecolor": PAPER, "grid.color": GRID,
-    "savefig.facecolor": PAPER, "legend.labelcolor": INK, "svg.hashsalt": "bench",
-}  # fmt: skip
+from lm.figure import INK, PAPER, STYLE, to_svg  # noqa: F401  to_svg: for those who draw
+
 WIDTH = 5.2  # inches: text of 10 points is then still read on a phone held upright
 BLUE, ORANGE, GREEN, AMBER, SKY, PINK, GREY = (
     "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#999999"
@@ -182,17 +167,3 @@ def scatter(
     axes.grid(linewidth=0.6)
     figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False, fontsize=9)
     return figure
-
-
-@matplotlib.rc_context(STYLE)
-def to_svg(figure: Figure) -> str:
-    """Return an <svg> that takes its container's width; the same figure gives the same bytes."""
-    file = io.StringIO()
-    figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    for colour, variable in ((INK, "ink"), (PAPER, "paper"), (GRID, "grid")):
-        text = text.replace(colour, f"var(--{variable})")
-    opening, rest = text.split(">", 1)
-    opening = re.sub(r' (width|height)="[^"]*"', "", opening)
-    return f"{opening}>{MODES}{rest}"

@@ -24,8 +24,29 @@ def draw(runs: dict[str, list[dict]], path: Path, published: str | None = None) 
 
     Raises UserError where the format is none of matplotlib's.
     """
+    from matplotlib import rc_context
+
+    from lm.figure import STYLE, to_svg
+
+    with rc_context(STYLE):
+        figure = curves(runs, published)
+        content = io.BytesIO()
+        try:
+            if path.suffix == ".svg":
+                content.write(to_svg(figure).encode())
+            else:
+                figure.savefig(content, dpi=150, format=path.suffix[1:])
+        except ValueError as error:  # which names the formats
+            raise UserError(f"--output: {error}") from None
+    write_atomically(path, content.getvalue())
+
+
+def curves(runs: dict[str, list[dict]], published: str | None) -> Any:
+    """Return the figure that `draw` writes."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
+
+    from lm.figure import INK
 
     figure = Figure(figsize=(5.2, 3.8), layout="constrained")
     axes = figure.subplots()
@@ -35,7 +56,7 @@ def draw(runs: dict[str, list[dict]], path: Path, published: str | None = None) 
     _, valid, test = PUBLISHED.get(published or "", (None, None, None))
     for value, style in ((valid, "dashed"), (test, "dotted")):
         if value is not None:
-            axes.axhline(value, color="#333333", linewidth=1, linestyle=style, zorder=0)
+            axes.axhline(value, color=INK, linewidth=1, linestyle=style, zorder=0)
     axes.grid(alpha=0.3, which="both")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlim(left=0)
@@ -45,12 +66,7 @@ def draw(runs: dict[str, list[dict]], path: Path, published: str | None = None) 
     title = "thin: training, dots: validation, star: test"
     title += f"\npublished: valid {valid} dashed, test {test} dotted" if test is not None else ""
     axes.legend(frameon=False, title=title, fontsize=9, title_fontsize=9)
-    content = io.BytesIO()
-    try:
-        figure.savefig(content, dpi=150, format=path.suffix[1:])
-    except ValueError as error:  # which names the formats
-        raise UserError(f"--output: {error}") from None
-    write_atomically(path, content.getvalue())
+    return figure
 
 
 def draw_run(axes: Any, rows: list[dict], name: str, colour: str) -> None:

@@ -326,7 +326,7 @@ def test_plot(trained, tmp_path, capsys):
     other.write_bytes((trained[0] / FILE).read_bytes())
     assert plot.main([str(trained[0]), str(other), f"--output={file}", "--published=small"]) == 0
     assert capsys.readouterr().out == f"{file}: saved, other\n"
-    assert file.read_bytes().startswith(b"<?xml")
+    assert "prefers-color-scheme: dark" in file.read_text()
     message = refused(capsys, plot.main, "plot", trained[0], f"--output={tmp_path / 'curves.txt'}")
     assert "--output: " in message
 
