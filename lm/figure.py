@@ -1,4 +1,4 @@
-"""How figures look: colours, and an SVG that follows the reader's light or dark mode."""
+"""The look of figures: colours, and an SVG that follows the reader's light or dark mode."""
 
 from __future__ import annotations
 
