@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lm.figure import to_svg
+
 from . import answer, doc_tables, report, tables
-from .figures import to_svg
 from .models import table
 
 ROOT = Path(__file__).parents[1]

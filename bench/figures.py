@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from lm.figure import INK, PAPER, STYLE, to_svg  # noqa: F401  to_svg: for those who draw
+from lm.figure import INK, PAPER, STYLE
 
 WIDTH = 5.2  # inches: text of 10 points is then still read on a phone held upright
 BLUE, ORANGE, GREEN, AMBER, SKY, PINK, GREY = (

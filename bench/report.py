@@ -15,6 +15,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lm.figure import to_svg
+
 from . import answer, doc_tables, figures
 from .contenders import BASE
 from .core import BUSY, speedup
@@ -44,7 +46,7 @@ class Page:
 
     def files(self, folder: Path) -> dict[Path, str]:
         """Return report.md and the figures, by where they go."""
-        drawn = {folder / file: figures.to_svg(figure) for file, figure in self.figures.items()}
+        drawn = {folder / file: to_svg(figure) for file, figure in self.figures.items()}
         return {folder / "report.md": "\n\n".join(self.blocks) + "\n"} | drawn
 
 

@@ -132,6 +132,18 @@ def zeros(spec: Spec, x: Tensor, B: int, H: int, P: int) -> State:
     return (c0 if C == P else x.new_zeros(lanes, B, P)), c0
 
 
+def quick_states(spec: Spec, x: Tensor, hx: Any, H: int, P: int) -> State | None:
+    """Return (h_0, c_0) of a call of x [T, B, I], unchecked, or None where `hx` is no state.
+
+    An operator checks them; what is wrong `states_of` says better.
+    """
+    if hx is None:
+        return zeros(spec, x, x.shape[1], H, P)
+    if not spec.has_c:
+        return hx, hx
+    return hx if type(hx) is tuple and len(hx) == 2 else None
+
+
 def states_of(spec: Spec, hx: Any, batched: bool) -> State:
     """Return (h_0, c_0) [L * D, B, .] from a module's `hx`; a cell without c returns h_0 twice."""
     names = [f"{name}_0" for name in spec.states]

@@ -33,6 +33,7 @@ from .layout import (
     check_dense,
     lay_out,
     of_step,
+    quick_states,
     states_of,
     time_first,
     zeros,
@@ -199,15 +200,8 @@ class RecurrentBase(nn.RNNBase):
         x = time_first(x, self.batch_first)
         if self.engine == "auto" and len(x) == 1 and not step_pays(spec.cell, x.shape[1], H, False):
             return None
-        if hx is None:
-            h0, c0 = zeros(spec, x, x.shape[1], H, self.proj_size or H)
-        elif spec.has_c:
-            if type(hx) is not tuple or len(hx) != 2:
-                return None
-            h0, c0 = hx
-        else:
-            h0 = c0 = hx
-        outputs = inference(x, h0, c0, self.weights())
+        states = quick_states(spec, x, hx, H, self.proj_size or H)
+        outputs = None if states is None else inference(x, *states, self.weights())
         if outputs is None:
             return None
         y, h_n, c_n, *_ = outputs

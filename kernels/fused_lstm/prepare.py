@@ -24,7 +24,16 @@ from . import library
 from .adopt.convert import OURS, conversions, spec_of
 from .errors import meant
 from .functional import is_plain
-from .layout import State, batch_of, check_resets, lay_out, states_of, time_first, zeros
+from .layout import (
+    State,
+    batch_of,
+    check_resets,
+    lay_out,
+    quick_states,
+    states_of,
+    time_first,
+    zeros,
+)
 from .modules import RecurrentBase
 from .rows import enter, leave
 
@@ -346,19 +355,12 @@ class Prepared(nn.Module):
         if x.shape[2] != self.input_size:
             return None
         spec, x = self.spec, time_first(x, self.batch_first)
-        if hx is None:
-            h0, c0 = zeros(
-                spec, x, x.shape[1], self.hidden_size, self.proj_size or self.hidden_size
-            )
-        elif not spec.has_c:
-            h0 = c0 = hx
-        elif type(hx) is tuple and len(hx) == 2:
-            h0, c0 = hx
-        else:
+        states = quick_states(spec, x, hx, self.hidden_size, self.proj_size or self.hidden_size)
+        if states is None:
             return None
         with torch._C._AutoDispatchBelowAutograd():
             try:
-                y, h_n, c_n = self._kernel(x, h0, c0, None, None)
+                y, h_n, c_n = self._kernel(x, *states, None, None)
             except (RuntimeError, ValueError):  # ValueError: a tensor of another device
                 return None
         return time_first(y, self.batch_first), (h_n, c_n) if spec.has_c else h_n

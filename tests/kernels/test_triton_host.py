@@ -108,7 +108,7 @@ def test_after_the_first_call_a_launch_is_only_a_launch():
 
 @pytest.fixture(scope="module")
 def in_a_graph() -> dict[str, Any]:
-    """What tests/in_a_graph.py says of each call."""
+    """Return what tests/in_a_graph.py says of each call."""
     return python("-m", "tests.in_a_graph")
 
 

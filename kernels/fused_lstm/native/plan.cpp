@@ -8,6 +8,8 @@ namespace {
 constexpr long chunk_bytes = 16 << 20;  // of input product at once, where nothing is saved
 constexpr long given_bytes = 128 << 10;  // of x's part of the gates, brought in at once by a head
 
+long divided(long size, long by) { return (size + by - 1) / by; }
+
 // Whether layers rather than a step's units are divided among the workers. A worker then reads all
 // weights of a layer at each step, not its part of them, and they must stay in its L2 cache, of 1 MiB
 // on a Zen 4 and a Zen 5. Measured there on two cores, forward and backward: 5 to 15 percent faster
@@ -41,7 +43,6 @@ long nanoseconds_of(const Sizes& s) {
 // a microsecond is one worker's: to divide it gains at most a fifth where every core is free (Zen 4,
 // a GRU of 64 units and one row), and loses many times that where another process has one of them.
 long most_workers(const Plan& plan, const Sizes& s, const Shapes& shapes) {
-  const auto divided = [](long size, long by) { return (size + by - 1) / by; };
   const long step = s.batch * shape_of(s.cell).x_gates() * s.hidden * std::max(s.inputs, s.outputs);
   if (!plan.is_short && step < 1 << 14) return plan.abreast;
   const bool by_unit = plan.is_short && !s.prepared;  // else by rows of a tile, too
@@ -60,9 +61,7 @@ void divide_heads(Plan& plan, const Sizes& s, const Machine& m) {
     return;
   }
   plan.abreast = s.heads > 1 && plan.team % 2 == 0 ? 2 : 1;
-  const auto divided = [](long size, long by) { return (size + by - 1) / by; };
-  const long tiles =
-      divided(s.hidden, m.shapes.lanes) * divided(s.batch, m.shapes.gates.rows);
+  const long tiles = divided(s.hidden, m.shapes.lanes) * divided(s.batch, m.shapes.gates.rows);
   plan.team = std::min(plan.team, plan.abreast * std::max(tiles, 1L));
 }
 

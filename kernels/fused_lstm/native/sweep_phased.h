@@ -1,7 +1,7 @@
 // A lane's forward pass in phases (see phases.h), whose weights the call does not pack: they are read as
 // they lie where rows are few (sweep_short.h), or were packed before (sweep_prepared.h).
 //
-// Of each chunk there is the input product, then its steps. A step is the product with its cell; where
+// A chunk is its input product, then its steps. A step is the product with its cell; where
 // the lane normalizes, the cell after it; and where h is projected, that product.
 #pragma once
 

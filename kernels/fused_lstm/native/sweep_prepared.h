@@ -398,7 +398,7 @@ struct Ready {
     add_sums(tile, sum, product, row);
   }
 
-  // Whose sums stay in registers there.
+  // True of what keeps its sums in registers there.
   static constexpr bool by_parts =
       FL_BYTES == 64 && (F::kind == Prepared::float32 || F::kind == Prepared::int8);
 

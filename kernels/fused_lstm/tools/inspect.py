@@ -36,7 +36,7 @@ RATE = re.compile(r"(dropout|candidate|zone)_|clip$")  # floats
 SWITCHES = "peephole", "layer_norm", "coupled", "gru", "rnn_tanh", "rnn_relu"
 SYNC_CYCLES = 64  # clock cycles of a sync among a program's warps, about
 RATES = ("zoneout", "recurrent_dropout", "candidate_dropout")  # options that draw
-# What rows of batch may do: end early, begin anew, be dropped out between layers.
+# Conditions of rows of batch: they end early, begin anew, are dropped out between layers.
 ROWS = ("varlen", "resets", "dropout")
 TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "fp64": "*fp64"}
 

@@ -200,10 +200,8 @@ def constants(
     kernels, size = kernel_cell(cell), SIZES[plan.dtype]
     if kernels.by_h != plan.gates:
         raise ValueError(f"plan.gates: got {plan.gates}; expected {kernels.by_h}, {kernels}'s")
-    chain, recurrent = (
-        plan.kind == "layers" and plan.layers > 1,
-        draws and cell.recurrent_dropout > 0,
-    )
+    chain = plan.kind == "layers" and plan.layers > 1
+    recurrent = draws and cell.recurrent_dropout > 0
     derived = {
         # Lanes.
         "CHAIN": chain,  # a lane reads what the lane below it writes

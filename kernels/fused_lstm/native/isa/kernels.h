@@ -139,8 +139,8 @@ struct HeadColumns {
   long stride, gate;
 };
 
-// One layer in one direction, or a head of one: a lane. Step t's rows are the rows first[t] .. first[t + 1] of every
-// tensor of N rows; there are never more of them than at the step before, and row b of a step is
+// One layer in one direction, or a head of one: a lane. Step t's rows are the rows
+// first[t] .. first[t + 1] of every tensor of N rows; there are never more of them than at the step before, and row b of a step is
 // row b of the states. A lane's own order is that of time, or where `reverse` the opposite, so that
 // a row begins, at h0 and c0, where it is alive for the first time in that order.
 template <class T>

@@ -94,7 +94,7 @@ struct Stack {
     return lane;
   }
 
-  // What the gradients of any lane have.
+  // The gradients that any lane has.
   LaneGradient<T> gradient_of(long index) const {
     const long layer = index / s.abreast(), slots = plan.dgates.count / (s.norm ? 2 : 1);
     Sum<T>* const dy = by_output(layer);

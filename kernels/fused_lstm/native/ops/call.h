@@ -39,6 +39,7 @@ struct Call {
   Sizes sizes;
   const Isa* isa;
   Dtype given, dtype;   // of the arguments, and of the factors of products
+  Dtype weight_dtype;   // that weights are read in: the given one where they are read as they lie
   int terms;            // of float32 factors: see with_factors
   Prepared prepared;    // what prepared weights are of, where sizes.prepared
   bool together;                // lanes may run at once: fuse="layers"
@@ -81,9 +82,6 @@ void set_rows(Call& call, const Tensor& x, const OptionalTensor& batch_sizes,
 // products may not be bfloat16. name: x's, in an error.
 void set_dtypes(Call& call, const Tensor& x, const char* name, Pass pass, bool wide,
                 const Told& precision);
-
-// Returns the dtype that the weights are read in.
-Dtype weight_dtype(const Call& call, Pass pass);
 
 Forward run_forward(const Call& call, bool save);
 
@@ -217,7 +215,7 @@ struct SweepScratch {
   SweepScratch(const Plan& plan, Dtype dtype)
       : recurrent(fresh(plan.recurrent, dtype)), panels(fresh(plan.panels, dtype)) {}
 
-  // Of the slot-th of the lanes abreast, for the part of the team that begins with a worker.
+  // The memory of the slot-th lane abreast, for the part of the team that begins with a worker.
   Scratch<T> of(long slot, long worker) const {
     return {part_of<T>(recurrent, slot), part_of<T>(panels, worker)};
   }

@@ -1,4 +1,5 @@
-// The forward pass of all lanes, as the plan says: buffers, pointers, dropout between layers. With backward.cpp the one place for that: nothing leaves C++ between two layers.
+// The forward pass of all lanes, as the plan says: buffers, pointers, dropout between layers. With
+// backward.cpp the one place for that: nothing leaves C++ between two layers.
 #include <algorithm>
 #include <type_traits>
 #include <utility>

@@ -124,13 +124,9 @@ void set_dtypes(Call& call, const Tensor& x, const char* name, Pass pass, bool w
   const bool custom = s.cell >= CellKind::custom;  // which is not compiled for terms
   const bool lying = pass != Pass::backward && is_short(s);
   call.dtype = wide || lying ? compute_dtype(x, name) : factor_dtype(x, name, *call.isa);
+  call.weight_dtype = lying && s.narrow ? call.given : call.dtype;
   const int terms = terms_of(call.given, precision);
   call.terms = lying || custom ? 0 : terms_worth(terms, pass, s.batch);
-}
-
-Dtype weight_dtype(const Call& call, Pass pass) {
-  const bool lying = pass != Pass::backward && is_short(call.sizes);
-  return lying && call.sizes.narrow ? call.given : call.dtype;
 }
 
 namespace {
@@ -194,12 +190,11 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
   call.x = converted(std::move(x), call.dtype);
   call.h0 = converted(std::move(h0), call.dtype);
   call.c0 = converted(std::move(c0), sum_dtype(call.dtype));
-  const Dtype as = weight_dtype(call, pass);
   call.weights.reserve(weights.size());
   for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
     const bool plain = i % all < call.per_lane;
     Tensors& list = plain ? call.weights : call.vectors;
-    list.push_back(converted(std::move(weights[i]), plain ? as : sum_dtype(call.dtype)));
+    list.push_back(converted(std::move(weights[i]), plain ? call.weight_dtype : sum_dtype(call.dtype)));
   }
   call.dropout = dropout_of(dropout, call.seed);
   return call;

@@ -3,6 +3,7 @@
 //
 // Heads are lanes of one layer. In the operators' rows they lie side by side, here one after another.
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "ops/call.h"
@@ -30,45 +31,32 @@ CellKind kind_of(const std::string& cell) {
 
 // --- heads side by side, and one after another ---
 
+// Transposes a matrix [rows, columns] of vectors of so many bytes, whose rows lie `stride` vectors apart.
+void transpose_vectors(const Tensor& from, long first, long stride, long rows, long columns,
+                       long bytes, const Tensor& to) {
+  const char* const in = static_cast<const char*>(from.data()) + first * bytes;
+  char* const out = static_cast<char*>(to.data());
+  for (long row = 0; row < rows; ++row) {
+    for (long column = 0; column < columns; ++column) {
+      std::memcpy(out + (column * rows + row) * bytes, in + (row * stride + column) * bytes, bytes);
+    }
+  }
+}
+
 // Rows [batch, count*N*K], heads side by side in each of `count` vectors of a row, in a dtype as
 // [N, batch, count*K].
 Tensor heads_first(const Sizes& s, const Tensor& given, long batch, long count, Dtype dtype) {
   const Tensor rows = converted(given, dtype);
-  const Tensor own = fresh(Dimensions({s.heads, batch, count * s.hidden}), dtype);
-  const auto arrange = [&](const auto* from) {
-    using E = std::remove_const_t<std::remove_pointer_t<decltype(from)>>;
-    E* const to = data_of<E>(own);
-    for (long b = 0; b < batch; ++b) {
-      for (long i = 0; i < count; ++i) {
-        for (long n = 0; n < s.heads; ++n, from += s.hidden) {
-          std::copy_n(from, s.hidden, to + ((n * batch + b) * count + i) * s.hidden);
-        }
-      }
-    }
-  };
-  if (dtype == Dtype::Double) arrange(data_of<const double>(rows));
-  if (dtype == Dtype::Float) arrange(data_of<const float>(rows));
-  if (dtype == Dtype::BFloat16) arrange(data_of<const uint16_t>(rows));
-  return own;
+  const Tensor heads = fresh(Dimensions({s.heads, batch, count * s.hidden}), dtype);
+  transpose_vectors(rows, 0, s.heads, batch * count, s.heads, s.hidden * bytes_of(dtype), heads);
+  return heads;
 }
 
 // The way back, in a dtype too.
 Tensor side_by_side(const Sizes& s, const Tensor& heads, long batch, long count, Dtype dtype) {
   const Tensor rows = fresh(Dimensions({batch, count * s.heads * s.hidden}), heads.dtype());
-  const auto arrange = [&](const auto* from) {
-    using E = std::remove_const_t<std::remove_pointer_t<decltype(from)>>;
-    E* const to = data_of<E>(rows);
-    for (long n = 0; n < s.heads; ++n) {
-      for (long b = 0; b < batch; ++b) {
-        for (long i = 0; i < count; ++i, from += s.hidden) {
-          std::copy_n(from, s.hidden, to + ((b * count + i) * s.heads + n) * s.hidden);
-        }
-      }
-    }
-  };
-  if (heads.dtype() == Dtype::Double) arrange(data_of<const double>(heads));
-  if (heads.dtype() == Dtype::Float) arrange(data_of<const float>(heads));
-  if (heads.dtype() == Dtype::BFloat16) arrange(data_of<const uint16_t>(heads));
+  const long bytes = s.hidden * bytes_of(heads.dtype());
+  transpose_vectors(heads, 0, batch * count, s.heads, batch * count, bytes, rows);
   return to_dtype(rows, dtype);
 }
 
@@ -124,8 +112,8 @@ bool has_own_c(CellKind cell) {
          (cell >= CellKind::custom && shape.saved > 0);
 }
 
-// Of gates that a forward saves: an sLSTM's gradients by i are differences, and of gates that were rounded
-// to 8 bits nothing is left.
+// The dtype of gates that a forward saves. An sLSTM's gradients by i are differences: of gates that were
+// rounded to 8 bits nothing is left.
 Dtype kept_dtype(const Call& call) {
   return shape_of(call.sizes.cell).states > 1 ? call.dtype : call.given;
 }
@@ -169,7 +157,7 @@ Call checked_call(Pass pass, const Tensor& rows, const Tensor& h0, const Tensor&
   if (forward) call.x = converted(rows, call.dtype);
   call.h0 = heads_first(s, h0, s.batch, 1, call.dtype);
   call.c0 = heads_first(s, c0, s.batch, shape.states, sum_dtype(call.dtype));
-  call.weights = {weight_of(weight, weight_dtype(call, pass))};
+  call.weights = {weight_of(weight, call.weight_dtype)};
   if (bias_m) {
     check(*bias_m, "bias_m", {shape.of_h * H}, call.given);
     if (shape.of_h > 0) call.b_m = heads_first(s, *bias_m, 1, shape.of_h, call.dtype);
@@ -190,15 +178,8 @@ Tensor bias_gradient(const Call& call, const Tensor& of_rows) {
   const Sizes& s = call.sizes;
   const CellShape shape = shape_of(s.cell);
   const Tensor out = fresh(Dimensions({shape.of_h * s.width()}), of_rows.dtype());
-  const long bytes = s.hidden * bytes_of(of_rows.dtype());  // of a head's vector
-  const char* const from = static_cast<const char*>(of_rows.data());
-  char* const to = static_cast<char*>(out.data());
-  for (long n = 0; n < s.heads; ++n) {
-    for (long m = 0; m < shape.of_h; ++m) {
-      std::copy_n(from + (n * shape.h_gates() + shape.sums + m) * bytes, bytes,
-                  to + (m * s.heads + n) * bytes);
-    }
-  }
+  transpose_vectors(of_rows, shape.sums, shape.h_gates(), s.heads, shape.of_h,
+                    s.hidden * bytes_of(of_rows.dtype()), out);
   return to_dtype(out, call.given);
 }
 
