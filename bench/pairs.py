@@ -1,4 +1,4 @@
-"""`python -m bench.pairs CHANGE BEFORE AFTER`: calls of two checkouts in turns, on one thread.
+"""`python -m bench.pairs CHANGE BEFORE AFTER`: calls of two checkouts in turns.
 
     python -m bench.pairs ahead ../before . --json out/intel.jsonl
 
@@ -6,7 +6,7 @@ Each checkout has a process of its own, with its compiled library. A round asks 
 of some calls, in an order drawn anew, and looks whether AMX is disturbed by a busy hyperthread
 meanwhile: the rate of a product in its registers tells. BEFORE may be the same checkout with
 another setting behind a bar, ".|precision=none". The machine may have other work: CPU time is what
-the thread itself took.
+the thread itself took. On two threads (`--threads 2`) it is wall time, for a quiet machine.
 """
 
 from __future__ import annotations
@@ -60,6 +60,28 @@ def layer_calls(
 
 
 BOTH = ("forward", "forward and backward")
+
+
+def drawn_calls(count: int) -> list[Call]:
+    """Return calls of layers, sizes, dtypes and modes that are drawn, always the same."""
+    draw, found = random.Random(48), []
+    for n in range(count):
+        H, heads = draw.choice((16, 32, 64, 100, 128, 200, 256, 384, 512, 650, 768)), 1
+        layer = draw.choice(("LSTM", "LSTM", "GRU", "RNN", "SLSTM", "LSTM", "GRU"))
+        if layer == "SLSTM" or n % 4 == 3:
+            heads = draw.choice([N for N in (2, 4) if H % N == 0])
+        L, I = draw.choice((1, 1, 2)), draw.choice((H, 8, 40, 128))
+        T, B = draw.choice((1, 4, 20, 35, 100)), draw.choice((1, 2, 4, 8, 20, 32, 64))
+        while T * B * H * H * L > 2**29:  # of some hundred milliseconds
+            T, B = max(1, T // 2), max(1, B // 2)
+        found.append(
+            {"mode": draw.choice(BOTH), "shape": [T, B, I, H, L], "layer": layer,
+             "dtype": draw.choice(("float32", "float32", "bfloat16")),
+             "options": {"num_heads": heads} if heads > 1 else {}}
+        )  # fmt: skip
+    return found
+
+
 CHANGES = {
     "ahead": calls(BOTH, (1, 4, 20, 64), 20, isa="avx512"),
     "bf16": calls(BOTH, (1, 4, 20, 64), 20, dtype="bfloat16"),
@@ -88,6 +110,7 @@ CHANGES = {
         for layer in ("LSTM", "GRU", "RNN", "SLSTM")
         for call in layer_calls(layer, HEADS, num_heads=heads)
     ],
+    "drawn": drawn_calls(128),
 }
 
 
@@ -100,7 +123,7 @@ def made(call: Call) -> Callable[[], object]:
     from fused_lstm import native
 
     torch.manual_seed(0)
-    torch.set_num_threads(1)
+    torch.set_num_threads(call["threads"])
     native.OPS.use_isa(call.get("isa", ""))
     switches: Any = torch.backends.mkldnn
     switches.rnn.fp32_precision = call.get("precision", "none")
@@ -128,7 +151,7 @@ def made(call: Call) -> Callable[[], object]:
 
 
 def serve() -> None:
-    """Read calls and how often, a line of JSON each, and print the CPU seconds of each time."""
+    """Read calls and how often, a line of JSON each, and print the seconds of each time."""
     last: tuple[Call, Callable[[], object]] | None = None
     for line in sys.stdin:
         call, times = json.loads(line)
@@ -136,11 +159,11 @@ def serve() -> None:
             last = call, made(call)
             for _ in range(3):
                 last[1]()
-        seconds = []
+        clock, seconds = time.process_time if call["threads"] == 1 else time.perf_counter, []
         for _ in range(times):
-            begin = time.process_time()
+            begin = clock()
             last[1]()
-            seconds.append(time.process_time() - begin)
+            seconds.append(clock() - begin)
         print(json.dumps(seconds), flush=True)
 
 
@@ -159,7 +182,7 @@ class Checkout:
         )  # fmt: skip
 
     def seconds(self, call: Call, times: int) -> list[float]:
-        """Return the CPU seconds of a call, so many times."""
+        """Return the seconds of a call, so many times."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(json.dumps([call | self.changed, times]), file=self.process.stdin, flush=True)
@@ -188,11 +211,13 @@ class Unit:
         return rate > DISTURBED * self.best
 
 
-def race(change: str, before: str, after: str, seconds: float) -> Iterator[dict[str, Any]]:
+def race(
+    change: str, before: str, after: str, seconds: float, threads: int
+) -> Iterator[dict[str, Any]]:
     """Yield a record for each call of a change: medians, their ratio and its interval."""
     torch.set_num_threads(1)
     sides, unit = [Checkout(before), Checkout(after)], Unit()
-    for call in CHANGES[change]:
+    for call in [one | {"threads": threads} for one in CHANGES[change]]:
         longest = max(side.seconds(call, 1)[0] for side in sides)
         times, rounds = max(1, min(200, int(0.03 / longest))), []
         end = time.time() + seconds
@@ -212,7 +237,7 @@ def race(change: str, before: str, after: str, seconds: float) -> Iterator[dict[
             "change": change, **call, "before": statistics.median(first),
             "after": statistics.median(second), "ratio": ratio.value, "low": ratio.low,
             "high": ratio.high, "rounds": len(kept), "disturbed": len(rounds) - len(kept),
-            "threads": 1, "clock": "CPU time", **core.surroundings(core.CPU),
+            "clock": "CPU time" if threads == 1 else "wall time", **core.surroundings(core.CPU),
         }  # fmt: skip
     for side in sides:
         assert side.process.stdin is not None
@@ -227,6 +252,7 @@ def main() -> None:
     parser.add_argument("before", nargs="?")
     parser.add_argument("after", nargs="?")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each call [%(default)s]")
+    parser.add_argument("--threads", type=int, choices=(1, 2), default=1)
     parser.add_argument("--json", type=Path, default=Path("out/pairs.jsonl"))
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -236,7 +262,8 @@ def main() -> None:
         parser.error("expected a change and two checkouts")
     print(machine.name(core.CPU))
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    for record in race(options.change, options.before, options.after, options.seconds):
+    given = options.change, options.before, options.after, options.seconds, options.threads
+    for record in race(*given):
         print(
             f"{record.get('layer', '')} {record.get('options', '')} {record.get('dtype', '')}"
             f" {record['mode']} {record['shape']}: {1e3 * record['before']:.3f} ->"

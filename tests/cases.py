@@ -34,7 +34,7 @@ class LanesCase(NamedTuple):
     projected: int = 0
     lengths: tuple[int, ...] | None = None  # of B rows, falling; None: T each, in [T, B, I]
     dead: int = 0  # rows of x behind those of all steps
-    keep: bool = False
+    resets: bool = False
     bias: bool = True
     dropout: float = 0.0
 

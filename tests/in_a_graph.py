@@ -43,7 +43,7 @@ def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
 
 def lstm(
     fuse: str = "layers", cell: str = "", rates: tuple[float, ...] = (), D: int = 1, P: int = 0,
-    p: float = 0.0, keep: bool = False, lengths: bool = False,
+    p: float = 0.0, resets: bool = False, lengths: bool = False,
 ) -> Callable[[], object]:  # fmt: skip
     """Return a call of two layers, forward and backward, and without anything saved."""
     spec, W = cell_of(cell, rates), P or H
@@ -59,7 +59,7 @@ def lstm(
     seed = empty(1, dtype=torch.int64) if p or rates else None
     call = empty(*rows, I), empty(2 * D, B, W), empty(2 * D, B, H), weights, p, seed, fuse
     options: dict[str, Any] = {"directions": D, "cell": cell, "rates": rates}
-    options["keep"] = empty(D, *rows, dtype=torch.bool) if keep else None
+    options["not_reset"] = empty(D, *rows, dtype=torch.bool) if resets else None
     options["batch_sizes"] = torch.full((T,), B) if lengths else None
 
     def run() -> None:
@@ -71,15 +71,15 @@ def lstm(
 
 
 def recurrence(
-    cell: str, K: int = 64, reverse: bool = False, keep: bool = False
+    cell: str, K: int = 64, reverse: bool = False, resets: bool = False
 ) -> Callable[[], object]:
     """Return a call of heads, forward and backward, and without anything saved."""
     kernels = launch.kernel_cell(Cell(cell).spec)
     h0, c0 = empty(B, N * K), empty(B, kernels.states * N * K)
     weights = empty(N, kernels.by_h * K, K), empty(kernels.of_h * N * K) if kernels.of_h else None
     x_part = empty(T, B, kernels.by_x * N * K)
-    mask = empty(T, B, dtype=torch.bool) if keep else None
-    options: dict[str, Any] = {"reverse": reverse, "keep": mask}
+    mask = empty(T, B, dtype=torch.bool) if resets else None
+    options: dict[str, Any] = {"reverse": reverse, "not_reset": mask}
 
     def run() -> None:
         y, h_n, _, *saved = heads.recurrence(x_part, h0, c0, *weights, cell, True, **options)
@@ -92,12 +92,12 @@ def recurrence(
 CALLS = {
     "layers with dropout": lstm(p=0.5),
     "steps with dropout": lstm("steps", p=0.5),
-    "both directions with resets": lstm(D=2, keep=True),
+    "both directions with resets": lstm(D=2, resets=True),
     "projected": lstm(P=16),
     "gru": lstm(cell="gru"),
     "every option": lstm(cell="layer_norm,peephole", rates=(0.3, 0.2, 0.1, 0.1)),
     "heads of an slstm": recurrence("slstm"),
-    "heads of a gru, backwards, with resets": recurrence("gru", reverse=True, keep=True),
+    "heads of a gru, backwards, with resets": recurrence("gru", reverse=True, resets=True),
     "heads that programs share": recurrence("slstm", K=256),
     "lengths": lstm(lengths=True),  # which lie on the host
 }

@@ -54,7 +54,7 @@ def run(
         save = save or torch.jit.is_tracing()  # a trace may be trained later
         return ops.lstm(
             x, h0, c0, weights, spec.dropout, seed, spec.level, save, directions=spec.directions,
-            batch_sizes=batch_sizes, keep=not_reset, cell=spec.schema_cell,
+            batch_sizes=batch_sizes, not_reset=not_reset, cell=spec.schema_cell,
             rates=list(spec.schema_rates) if spec.schema_cell or any(spec.schema_rates) else [],
             precision=spec.precision,
         )  # fmt: skip
@@ -96,7 +96,7 @@ def lstm_forward(
 
 def named(spec: Spec, batch_sizes: Tensor | None, not_reset: Tensor | None) -> dict[str, Any]:
     """Return the operator's keyword arguments for a call with lengths or resets."""
-    return {**spec.schema, "batch_sizes": batch_sizes, "keep": not_reset}
+    return {**spec.schema, "batch_sizes": batch_sizes, "not_reset": not_reset}
 
 
 def lstm_backward(ops, spec, needs_dx, saved, dy, dh_n, dc_n, x, h0, c0, *weights, samples=0):

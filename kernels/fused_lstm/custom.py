@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import library
 from .cells import Cell
-from .choose import check_engine, why_no_cell
+from .choose import why_no_cell
 from .layout import State, check_input, data_of, with_data
 from .modules import RecurrentBase
 from .spec import Spec
@@ -95,23 +95,20 @@ class Recurrent(RecurrentBase):
             layers=num_layers, directions=1 + bool(bidirectional), bias=bias, dropout=dropout,
             recompute=recompute, num_heads=num_heads, projection=proj_size > 0,
         )  # fmt: skip
-        check_engine(engine, fuse, spec)
-        nn.RNNBase.__init__(
-            self, "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, proj_size, device, dtype,
-        )  # fmt: skip
         if cell.inputs and num_layers > 1:
             raise ValueError(
                 f"num_layers: got {num_layers} with cell {cell.__name__}, which has inputs;"
                 " expected 1: the layers above would need them too"
             )
         self.cell = cell  # before spec: a pickle makes the cell known first
+        super().__init__(
+            "LSTM", spec, input_size, hidden_size, batch_first, proj_size, device, dtype, engine,
+            fuse,
+        )  # fmt: skip
         if engine in ("auto", "native") and self.weight_ih_l0.device.type == "cpu":
             why = library.load() or why_no_cell("native", spec)
             if why is not None and engine == "native":
                 raise RuntimeError(f"engine 'native' cannot run cell {cell.__name__}: {why}")
-        self._set_up(spec, engine, fuse, recompute)
-        self.reset_cell()
 
     def forward(
         self,
@@ -200,7 +197,7 @@ class Recurrent(RecurrentBase):
 
     def reset_cell(self) -> None:
         """Set the cell's weights to the initial values that it tells."""
-        if "cell" not in vars(self):  # RNNBase.__init__ calls it too
+        if "spec" not in vars(self):  # RNNBase.__init__ calls it too, without the cell's weights
             return
         super().reset_cell()
         for name, value in self.cell.initial_weights.items():

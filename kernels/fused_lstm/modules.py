@@ -55,6 +55,37 @@ class RecurrentBase(nn.RNNBase):
     recompute: int | None = None  # for a module that `convert` made
     _instead: Any = None  # (engine's name, its function) -> what runs: see fused_lstm.opacus
 
+    def __init__(
+        self,
+        mode: str,
+        spec: Spec,
+        input_size: int,
+        hidden_size: int,
+        batch_first: bool,
+        proj_size: int,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        engine: str,
+        fuse: str | None,
+    ) -> None:
+        """Make a module of a Spec.
+
+        Args:
+            mode: of nn.RNNBase, which makes torch.nn's weights; a cell of other gates replaces
+                them.
+            input_size, ..., fuse: as LSTM takes them.
+        """
+        check_engine(engine, fuse, spec)
+        super().__init__(
+            mode, input_size, hidden_size, spec.layers, spec.bias, batch_first, spec.dropout,
+            spec.directions == 2, proj_size, device, dtype,
+        )  # fmt: skip
+        self.engine, self.fuse, self.recompute, self.spec = engine, fuse, spec.recompute, spec
+        if not spec.is_torchs:
+            check_size(spec, hidden_size)
+            self._make_weights()
+        self.reset_cell()
+
     @property
     def dropout(self) -> float:
         """Probability of dropping an element of h between two layers, in training."""
@@ -65,12 +96,6 @@ class RecurrentBase(nn.RNNBase):
         vars(self)["dropout"] = p
         if "spec" in vars(self):
             self.spec = replace(self.spec, dropout=float(p))
-
-    def _set_up(self, spec: Spec, engine: str, fuse: str | None, recompute: int | None) -> None:
-        self.engine, self.fuse, self.recompute, self.spec = engine, fuse, recompute, spec
-        if not spec.is_torchs:
-            check_size(spec, self.hidden_size)
-            self._make_weights()
 
     def _make_weights(self) -> None:
         """Register all parameters lane by lane, torch.nn's first and then the cell's."""
@@ -337,16 +362,15 @@ class LSTM(RecurrentBase):
             num_layers, 1 + bool(bidirectional), bias, proj_size > 0, dropout, recompute=recompute,
             num_heads=num_heads,
         )  # fmt: skip
-        check_engine(engine, fuse, spec)
         if forget_bias is not None and not bias:
             raise ValueError(f"forget_bias: got {forget_bias} with bias=False; expected None")
         super().__init__(
-            "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, proj_size, device, dtype,
+            "LSTM", spec, input_size, hidden_size, batch_first, proj_size, device, dtype, engine,
+            fuse,
         )  # fmt: skip
-        self._set_up(spec, engine, fuse, recompute)
-        self.forget_bias = forget_bias
-        self.reset_cell()
+        if forget_bias is not None:
+            self.forget_bias = forget_bias
+            self.reset_cell()
 
     @torch.no_grad()
     def reset_cell(self) -> None:
@@ -411,13 +435,9 @@ class GRU(RecurrentBase):
             layers=num_layers, directions=1 + bool(bidirectional), bias=bias, dropout=dropout,
             recompute=recompute, num_heads=num_heads,
         )  # fmt: skip
-        check_engine(engine, fuse, spec)
         super().__init__(
-            "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, 0, device, dtype,
+            "GRU", spec, input_size, hidden_size, batch_first, 0, device, dtype, engine, fuse,
         )  # fmt: skip
-        self._set_up(spec, engine, fuse, recompute)
-        self.reset_cell()
 
 
 class RNN(RecurrentBase):
@@ -457,19 +477,15 @@ class RNN(RecurrentBase):
         num_heads: int = 1,
         recompute: int | None = None,
     ) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"nonlinearity: got {nonlinearity!r}; expected 'tanh' or 'relu'")
         spec = Spec(
-            f"rnn_{nonlinearity}", layers=num_layers, directions=1 + bool(bidirectional), bias=bias,
+            rnn_of(nonlinearity), layers=num_layers, directions=1 + bool(bidirectional), bias=bias,
             dropout=dropout, recompute=recompute, num_heads=num_heads,
         )  # fmt: skip
-        check_engine(engine, fuse, spec)
-        super().__init__(
-            spec.cell.upper(), input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, 0, device, dtype,
-        )  # fmt: skip
         self.nonlinearity = nonlinearity
-        self._set_up(spec, engine, fuse, recompute)
+        super().__init__(
+            spec.cell.upper(), spec, input_size, hidden_size, batch_first, 0, device, dtype, engine,
+            fuse,
+        )  # fmt: skip
 
 
 class SLSTM(RecurrentBase):
@@ -530,14 +546,10 @@ class SLSTM(RecurrentBase):
             dropout=dropout, recompute=recompute, num_heads=num_heads,
             exponential_forget=exponential_forget, recurrent_clip=recurrent_clip,
         )  # fmt: skip
-        check_engine(engine, fuse, spec)
         # An LSTM to RNNBase, which has as many gates; its weights are replaced where they differ.
         super().__init__(
-            "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, 0, device, dtype,
+            "LSTM", spec, input_size, hidden_size, batch_first, 0, device, dtype, engine, fuse,
         )  # fmt: skip
-        self._set_up(spec, engine, fuse, recompute)
-        self.reset_cell()
 
     @torch.no_grad()
     def reset_cell(self) -> None:
@@ -565,10 +577,24 @@ SLOW_CELL = Facts(slow_step=True, cell_module=True)
 class RecurrentCell(nn.RNNCellBase):
     """The common part of LSTMCell, GRUCell and RNNCell."""
 
-    torchs: Any
-    engine: str
-    fuse: str | None
-    spec: Spec
+    torchs: Any  # the class of torch.nn
+    kind: str  # of fused_lstm.spec.CELLS
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        engine: str = "auto",
+        fuse: str | None = None,
+    ) -> None:
+        spec = Spec(self.kind, bias=bias)
+        check_engine(engine, fuse, spec)
+        super().__init__(input_size, hidden_size, bias, spec.gates, device, dtype)
+        self.engine, self.fuse, self.spec = engine, fuse, spec
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """Run one step: input [B, I] or [I], hx as torch.nn's cell takes it -> the next state."""
@@ -641,23 +667,7 @@ class LSTMCell(RecurrentCell):
         engine, fuse: as fused_lstm.LSTM.
     """
 
-    torchs = nn.LSTMCell
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        engine: str = "auto",
-        fuse: str | None = None,
-    ) -> None:
-        spec = Spec("lstm", bias=bias)
-        check_engine(engine, fuse, spec)
-        super().__init__(input_size, hidden_size, bias, 4, device, dtype)
-        self.engine, self.fuse, self.spec = engine, fuse, spec
+    torchs, kind = nn.LSTMCell, "lstm"
 
 
 class GRUCell(RecurrentCell):
@@ -668,23 +678,7 @@ class GRUCell(RecurrentCell):
         engine, fuse: as fused_lstm.LSTM.
     """
 
-    torchs = nn.GRUCell
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        engine: str = "auto",
-        fuse: str | None = None,
-    ) -> None:
-        spec = Spec("gru", bias=bias)
-        check_engine(engine, fuse, spec)
-        super().__init__(input_size, hidden_size, bias, 3, device, dtype)
-        self.engine, self.fuse, self.spec = engine, fuse, spec
+    torchs, kind = nn.GRUCell, "gru"
 
 
 class RNNCell(RecurrentCell):
@@ -710,10 +704,12 @@ class RNNCell(RecurrentCell):
         engine: str = "auto",
         fuse: str | None = None,
     ) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"nonlinearity: got {nonlinearity!r}; expected 'tanh' or 'relu'")
-        spec = Spec(f"rnn_{nonlinearity}", bias=bias)
-        check_engine(engine, fuse, spec)
-        super().__init__(input_size, hidden_size, bias, 1, device, dtype)
-        self.nonlinearity = nonlinearity
-        self.engine, self.fuse, self.spec = engine, fuse, spec
+        self.kind, self.nonlinearity = rnn_of(nonlinearity), nonlinearity
+        super().__init__(input_size, hidden_size, bias, device, dtype, engine=engine, fuse=fuse)
+
+
+def rnn_of(nonlinearity: str) -> str:
+    """Return the name of an RNN's cell."""
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"nonlinearity: got {nonlinearity!r}; expected 'tanh' or 'relu'")
+    return f"rnn_{nonlinearity}"

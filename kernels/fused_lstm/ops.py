@@ -1,9 +1,10 @@
-"""The operators that an engine implements: schemas, fakes and derivatives, of all, in one place.
+"""The operators that an engine implements: their meaning, fakes and derivatives, in one place.
 
 `torch.ops.fused_lstm_triton.*` and `torch.ops.fused_lstm_native.*` are there as soon as fused_lstm
 is imported. Triton's kernels come with the first call, from whomever it comes: the module, a graph
 of torch.compile, a saved trace. The C++ library defines the operators of `native` itself, kernels
-and all (native/module.cpp); where there is none they are defined here, and a call says why.
+and all (native/module.cpp); where there is none they are defined here, and a call says why. Both
+read the schemas from native/ops/schemas.h.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
 size of h, which is H unless h is projected. N, V: rows, vocabulary. Gate order i, f, g, o. The
@@ -21,8 +22,8 @@ state dtype is float64 for float64 inputs, else float32.
                    the mask is `fused_lstm.reference.dropout_mask(seed, ...)`, seed [1] int64 on x's
                    device (None where dropout is 0). fuse: "steps" takes one layer after another,
                    "layers" all at once, or as "steps" where that is faster; results are the same.
-                   batch_sizes [T] int64 on the CPU (None for x [T, B, I]) and keep [D, T, B] or
-                   [D, N] bool (None without resets): see fused_lstm.rows.
+                   batch_sizes [T] int64 on the CPU (None for x [T, B, I]) and not_reset [D, T, B],
+                   or [D, N], bool (None without resets): see fused_lstm.rows.
                    cell, rates: see `Spec.schema`; "" and [] are nn.LSTM's cell. cell is a list
                    with commas of layer_norm, peephole, coupled, gru, rnn_tanh, rnn_relu. rates are
                    zoneout's of h and of c, recurrent_dropout and candidate_dropout, or empty. A
@@ -51,7 +52,7 @@ state dtype is float64 for float64 inputs, else float32.
                    [B, H], c0 [B, S*H], where S states lie side by side: c, or c, n and m of an
                    sLSTM, or h0 again; weight_hh [N, G*K, K], K units a head. cell: lstm, gru,
                    gru_dreamer, rnn_tanh, rnn_relu, slstm or slstm_exponential. reverse: from the
-                   last step to the first. batch_sizes, keep as above, keep [T, B] or [n]. clip, the
+                   last step to the first. batch_sizes as above; not_reset [T, B] or [n]. clip, the
                    backward's: what comes through weight_hh is cut to [-clip, clip]; 0 cuts nothing.
                    -> y [.., H], h_n [B, H], c_n [B, S*H] (no elements where the state is h alone)
                    and, where `save` is true, what the backward needs: c [N, .., S*K] in the state
@@ -68,10 +69,10 @@ state dtype is float64 for float64 inputs, else float32.
                    state dtype (else three tensors of no elements). A row whose target is
                    `ignore_index` has no loss. precision: as above, of mkldnn.matmul's switch.
                    Only `native` has it.
-    prepared_lstm  x, h0, c0, batch_sizes, keep and cell as `lstm`'s, without gradients and without
-                   dropout; weights as fused_lstm.prepare packs them: matrices flat, of float32,
-                   bfloat16 or int8, biases float32. weight_only: with int8, x and h are not
-                   rounded to bytes. -> y, h_n, c_n. Only `native` has it.
+    prepared_lstm  x, h0, c0, batch_sizes, not_reset and cell as `lstm`'s, without gradients and
+                   without dropout; weights as fused_lstm.prepare packs them: matrices flat, of
+                   float32, bfloat16 or int8, biases float32. weight_only: with int8, x and h are
+                   not rounded to bytes. -> y, h_n, c_n. Only `native` has it.
     packing        lengths [B] int64, each in 1 to `steps` -> the fields of fused_lstm.rows.Rows
                    outside a graph. Only `native` has it.
     gather         x [M, ...], index [N] int64 -> rows `index` of x [N, ...]. Only `native` has it.
@@ -82,6 +83,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -105,33 +107,33 @@ def _spec_of(h0, weights, dropout, seed, fuse, directions, cell, rates, precisio
 
 def _lstm(
     ops, x, h0, c0, weights, dropout, seed, fuse, save,
-    directions=1, batch_sizes=None, keep=None, cell="", rates=(), precision=None,
+    directions=1, batch_sizes=None, not_reset=None, cell="", rates=(), precision=None,
 ):  # fmt: skip
     if save:
         spec = _spec_of(h0, weights, dropout, seed, fuse, directions, cell, rates, precision)
-        constants = seed, batch_sizes, keep
+        constants = seed, batch_sizes, not_reset
         return Forward.apply(autograd.LSTM, ops, spec, constants, x, h0, c0, *weights)
     return kernel(
         ops.lstm.default, x, h0, c0, weights, dropout, seed, fuse, save, directions=directions,
-        batch_sizes=batch_sizes, keep=keep, cell=cell, rates=rates, precision=precision,
+        batch_sizes=batch_sizes, not_reset=not_reset, cell=cell, rates=rates, precision=precision,
     )  # fmt: skip
 
 
 def _plain_lstm(
     x, h0, c0, weights, dropout, seed, fuse, save,
-    directions=1, batch_sizes=None, keep=None, cell="", rates=(), precision=None,
+    directions=1, batch_sizes=None, not_reset=None, cell="", rates=(), precision=None,
 ):  # fmt: skip
     spec = _spec_of(h0, weights, dropout, seed, fuse, directions, cell, rates, precision)
-    states = reference.run(spec, x, h0, c0, weights, seed, batch_sizes, keep)
+    states = reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
     return *states, x.new_empty(0)
 
 
 def _recurrence(
     ops, x_part, h0, c0, weight_hh, bias_m, cell, save,
-    reverse=False, batch_sizes=None, keep=None, clip=0.0, precision=None,
+    reverse=False, batch_sizes=None, not_reset=None, clip=0.0, precision=None,
 ):  # fmt: skip
     told = recurrence.Cell(cell, reverse, clip, precision)
-    constants, inputs = (batch_sizes, keep), (x_part, h0, c0, weight_hh, bias_m)
+    constants, inputs = (batch_sizes, not_reset), (x_part, h0, c0, weight_hh, bias_m)
     if save:
         return Forward.apply(recurrence.RECURRENCE, ops, told, constants, *inputs)
     return recurrence.forward(ops, told, save, *constants, *inputs)
@@ -139,10 +141,10 @@ def _recurrence(
 
 def _plain_recurrence(
     x_part, h0, c0, weight_hh, bias_m, cell, save,
-    reverse=False, batch_sizes=None, keep=None, clip=0.0, precision=None,
+    reverse=False, batch_sizes=None, not_reset=None, clip=0.0, precision=None,
 ):  # fmt: skip
     told = recurrence.Cell(cell, reverse, clip)
-    outputs = recurrence.plain(told, batch_sizes, keep, x_part, h0, c0, weight_hh, bias_m)
+    outputs = recurrence.plain(told, batch_sizes, not_reset, x_part, h0, c0, weight_hh, bias_m)
     return *outputs, x_part.new_empty(0)
 
 
@@ -297,7 +299,9 @@ def _fake_linear_cross_entropy(
     return tuple(hidden.new_empty(shape, dtype=dtype) for shape in ((len(hidden),), *shapes))
 
 
-def _fake_prepared_lstm(x, h0, c0, weights, directions, batch_sizes, keep, cell, weight_only=False):
+def _fake_prepared_lstm(
+    x, h0, c0, weights, directions, batch_sizes, not_reset, cell, weight_only=False
+):
     _check_devices(x=x, h0=h0, c0=c0, weights=weights)
     shapes = (*x.shape[:-1], directions * h0.shape[2]), h0.shape, c0.shape
     return tuple(x.new_empty(shape) for shape in shapes)
@@ -316,79 +320,36 @@ def _fake_gather(x, index):
 
 
 class Operator(NamedTuple):
-    schema: str
     fake: Callable
     differentiable: Callable | None = None  # its first argument is an engine's operators
     plain: Callable | None = None  # the operator in plain PyTorch
     engines: tuple[str, ...] = ("triton", "native")
 
 
-_INPUTS = "Tensor x, Tensor h0, Tensor c0, Tensor[] weights, float dropout, Tensor? seed, str fuse"
-_LANES = "*, int directions=1, Tensor? batch_sizes=None, Tensor? keep=None"
-_CELL = "str cell='', float[] rates=[]"
-_PRECISION = "str? precision=None"
-_HEADS = (
-    f"bool reverse=False, Tensor? batch_sizes=None, Tensor? keep=None, float clip=0., {_PRECISION}"
-)
-
 OPERATORS = {
-    "cell": Operator(
-        "(Tensor gates, Tensor c) -> (Tensor h, Tensor c_next)",
-        _fake_cell, _cell, reference.cell,
-    ),
-    "cell_backward": Operator(
-        "(Tensor gates, Tensor c, Tensor c_next, Tensor dh, Tensor dc_next)"
-        " -> (Tensor dgates, Tensor dc)",
-        _fake_cell_backward,
-    ),
-    "lstm": Operator(
-        f"({_INPUTS}, bool save, {_LANES}, {_CELL}, {_PRECISION})"
-        " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor h, Tensor c, Tensor gates)",
-        _fake_lstm, _lstm, _plain_lstm,
-    ),
-    "lstm_backward": Operator(
-        f"(Tensor? dy, Tensor? dh_n, Tensor? dc_n, {_INPUTS}, Tensor y, Tensor h, Tensor c,"
-        f" Tensor gates, bool needs_dx, {_LANES}, {_CELL}, {_PRECISION}, int samples=0)"
-        " -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)",
-        _fake_lstm_backward,
-    ),
-    "recurrence": Operator(
-        "(Tensor x_part, Tensor h0, Tensor c0, Tensor weight_hh, Tensor? bias_m, str cell,"
-        f" bool save, *, {_HEADS})"
-        " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor gates)",
-        _fake_recurrence, _recurrence, _plain_recurrence,
-    ),
-    "recurrence_backward": Operator(
-        "(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor h0, Tensor c0, Tensor weight_hh,"
-        f" Tensor? bias_m, Tensor y, Tensor c, Tensor gates, str cell, *, {_HEADS})"
-        " -> (Tensor dx_part, Tensor dh0, Tensor dc0, Tensor dweight_hh, Tensor dbias_m)",
-        _fake_recurrence_backward,
-    ),
-    "dropout": Operator(
-        "(Tensor x, float p, Tensor seed, int first=0) -> Tensor",
-        _fake_dropout, _dropout, autograd.plain_dropout,
-    ),
-    "linear_cross_entropy": Operator(
-        "(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, Tensor? row_grad,"
-        f" int ignore_index, {_PRECISION})"
-        " -> (Tensor loss, Tensor dhidden, Tensor dweight, Tensor dbias)",
-        _fake_linear_cross_entropy, engines=("native",),
-    ),
-    "prepared_lstm": Operator(
-        "(Tensor x, Tensor h0, Tensor c0, Tensor[] weights, int directions, Tensor? batch_sizes,"
-        " Tensor? keep, str cell, bool weight_only=False) -> (Tensor y, Tensor h_n, Tensor c_n)",
-        _fake_prepared_lstm, engines=("native",),
-    ),
-    "packing": Operator(
-        "(Tensor lengths, int steps, bool batch_first)"
-        " -> (Tensor batch_sizes, Tensor order, Tensor back, Tensor places, Tensor back_places)",
-        _fake_packing, engines=("native",),
-    ),
-    "gather": Operator(
-        "(Tensor x, Tensor index) -> Tensor", _fake_gather, engines=("native",),
-    ),
-}  # fmt: skip
+    "cell": Operator(_fake_cell, _cell, reference.cell),
+    "cell_backward": Operator(_fake_cell_backward),
+    "lstm": Operator(_fake_lstm, _lstm, _plain_lstm),
+    "lstm_backward": Operator(_fake_lstm_backward),
+    "recurrence": Operator(_fake_recurrence, _recurrence, _plain_recurrence),
+    "recurrence_backward": Operator(_fake_recurrence_backward),
+    "dropout": Operator(_fake_dropout, _dropout, autograd.plain_dropout),
+    "linear_cross_entropy": Operator(_fake_linear_cross_entropy, engines=("native",)),
+    "prepared_lstm": Operator(_fake_prepared_lstm, engines=("native",)),
+    "packing": Operator(_fake_packing, engines=("native",)),
+    "gather": Operator(_fake_gather, engines=("native",)),
+}
 
+
+def _schemas() -> dict[str, str]:
+    """Return each operator's name -> its arguments and results, in PyTorch's words."""
+    text = (Path(__file__).parent / "native/ops/schemas.h").read_text()
+    told = text.partition('R"(')[2].rpartition(')"')[0].split("\n\n")
+    named = [" ".join(schema.split()).partition("(") for schema in told]
+    return {name: f"({rest}" for name, _, rest in named}
+
+
+SCHEMAS = _schemas()
 LIBRARIES = {}  # keeps each Library alive, and with it the operators that it registers
 
 
@@ -401,7 +362,7 @@ def _define(engine: str, defined: bool):
         if engine not in operator.engines:
             continue
         if not defined:
-            registry.define(name + operator.schema)
+            registry.define(name + SCHEMAS[name])
         # A device's kernel takes precedence over this one.
         registry.impl(name, _first_use(engine, name), "CompositeExplicitAutograd")
         fake = operator.fake

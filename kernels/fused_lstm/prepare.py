@@ -396,7 +396,7 @@ class Prepared(nn.Module):
         if rows >= MANY_ROWS and x.dtype == self.dtype == torch.bfloat16 and ops.isa() == "amx":
             outputs = ops.lstm(
                 x, h0, c0, self._unpack(), 0.0, None, "layers", False, **self.spec.schema,
-                batch_sizes=sizes, keep=not_reset,
+                batch_sizes=sizes, not_reset=not_reset,
             )  # fmt: skip
             return outputs[:3]
         return ops.prepared_lstm(

@@ -160,7 +160,7 @@ def recur(
         save = states or differentiated or torch.jit.is_tracing()
         return ops.recurrence(
             x_part, h0, c0, w_hh, bias_m, cell.name, save, reverse=cell.reverse,
-            batch_sizes=batch_sizes, keep=not_reset, clip=cell.clip, precision=cell.precision,
+            batch_sizes=batch_sizes, not_reset=not_reset, clip=cell.clip, precision=cell.precision,
         )[:4]  # fmt: skip
     if differentiated:
         return Forward.apply(RECURRENCE, ops, cell, (batch_sizes, not_reset), *tensors)[:4]
@@ -171,7 +171,7 @@ def forward(ops, cell, save, batch_sizes, not_reset, x_part, h0, c0, w_hh, bias_
     """Return the operator's five outputs; without `save` the last two have no elements."""
     return kernel(
         ops.recurrence.default, x_part, h0, c0, w_hh, bias_m, cell.name, save,
-        reverse=cell.reverse, batch_sizes=batch_sizes, keep=not_reset, clip=cell.clip,
+        reverse=cell.reverse, batch_sizes=batch_sizes, not_reset=not_reset, clip=cell.clip,
         precision=cell.precision,
     )  # fmt: skip
 
@@ -181,8 +181,8 @@ def backward(ops, cell, needs_dx, saved, dy, dh_n, dc_n, x_part, h0, c0, w_hh, b
     batch_sizes, not_reset, y, c, gates = saved
     dx_part, *grads, dbias_m = kernel(
         ops.recurrence_backward.default, dy, dh_n, dc_n, h0, c0, w_hh, bias_m, y, c, gates,
-        cell.name, reverse=cell.reverse, batch_sizes=batch_sizes, keep=not_reset, clip=cell.clip,
-        precision=cell.precision,
+        cell.name, reverse=cell.reverse, batch_sizes=batch_sizes, not_reset=not_reset,
+        clip=cell.clip, precision=cell.precision,
     )  # fmt: skip
     return dx_part if needs_dx else None, *grads, None if bias_m is None else dbias_m
 

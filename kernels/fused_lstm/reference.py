@@ -465,7 +465,7 @@ def lstm(
     seed: Tensor | None = None,
     directions: int = 1,
     batch_sizes: Tensor | None = None,
-    keep: Tensor | None = None,
+    not_reset: Tensor | None = None,
     cell: Spec = PLAIN,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run a call of `cell` in plain PyTorch, its arguments named as the operator's.
@@ -473,4 +473,4 @@ def lstm(
     Returns y, h_n and c_n.
     """
     spec = completed(cell, len(h0), len(weights), directions, dropout, seed is not None)
-    return run(spec, x, h0, c0, weights, seed, batch_sizes, keep)[:3]
+    return run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)[:3]

@@ -238,7 +238,7 @@ def test_a_projected_h_is_the_references(precision, fuse, ragged, directions):
     if ragged:
         lanes["batch_sizes"] = torch.tensor([40, 40, 33, 32, 20, 3, 1, 1, 1])
         rows = (int(lanes["batch_sizes"].sum()),)
-        lanes["keep"] = torch.rand(D, *rows, device="cuda") > 0.2
+        lanes["not_reset"] = torch.rand(D, *rows, device="cuda") > 0.2
     shapes = (*rows, I), (L * D, B, P), (L * D, B, H)
     inputs = [torch.randn(shape, device="cuda", dtype=dtype) for shape in shapes]
     inputs = [t.detach().requires_grad_() for t in (*inputs, *weights)]
@@ -262,7 +262,7 @@ def test_resets_are_the_references(fuse):
     with tf32(False), torch.no_grad():
         found = ours(x, state, resets=resets)
         weights = list(ours.parameters())
-        expected = reference.lstm(x, *state, weights, keep=~resets[None])
+        expected = reference.lstm(x, *state, weights, not_reset=~resets[None])
     for name, a, b in zip(("y", "h_n", "c_n"), (found[0], *found[1]), expected, strict=True):
         torch.testing.assert_close(a, b, **near(GPU), msg=name)
 
@@ -380,7 +380,7 @@ def test_a_cell_is_the_references(precision, norm, training, projected, directio
     weights = fused_lstm.LSTM(I, H, L, device="cuda", dtype=dtype, engine="triton", **own)
     sizes = torch.tensor([40, 40, 33, 32, 20, 3, 1, 1, 1])
     lanes, rows = {"directions": D, "batch_sizes": sizes}, int(sizes.sum())
-    lanes["keep"] = torch.rand(D, rows, device="cuda") > 0.2
+    lanes["not_reset"] = torch.rand(D, rows, device="cuda") > 0.2
     shapes = (rows, I), (L * D, B, P), (L * D, B, H)
     inputs = [torch.randn(shape, device="cuda", dtype=dtype) for shape in shapes]
     inputs = [t.detach().requires_grad_() for t in (*inputs, *weights.parameters())]

@@ -155,14 +155,20 @@ def check(cell: str, case: Case, dtype: torch.dtype = torch.float64) -> None:
 
     x, h0, weights = x.detach(), h0.detach(), [w.detach() for w in weights]
     D = 1 + case.bidirectional
-    keep = None
+    not_reset = None
     if resets is not None:
         given = resets
         if sizes is not None:
             lengths = torch.tensor([int((sizes > b).sum()) for b in range(case.B)])
             given = nn.utils.rnn.pack_padded_sequence(resets, lengths).data
-        keep = reset_mask(given, D, case.B, sizes)
-    lanes = {"directions": D, "batch_sizes": sizes, "keep": keep, "cell": cell, "rates": RATES}
+        not_reset = reset_mask(given, D, case.B, sizes)
+    lanes = {
+        "directions": D,
+        "batch_sizes": sizes,
+        "not_reset": not_reset,
+        "cell": cell,
+        "rates": RATES,
+    }
     inputs = x, h0, h0, weights, 0.0, None, case.fuse
     with torch.no_grad():
         y, h_n, c_n, *_ = kernel("lstm", *inputs, False, **lanes)

@@ -34,9 +34,9 @@ CASES = [
     Case(Shape(6, 9, 7, 35, 2), lengths=(6, 6, 5, 5, 4, 2, 2, 1, 1), dead=4),
     Case(Shape(6, 9, 7, 35, 2), lengths=(4, 4, 4, 4, 4, 2, 2, 1, 1), directions=2),  # empty steps
     Case(Shape(7, 20, 3, 64, 2), lengths=(7,) * 3 + (3,) * 17, directions=2, projected=20),
-    Case(Shape(5, 4, 4, 6, 2), keep=True),
-    Case(Shape(5, 17, 4, 40, 2), keep=True, directions=2, projected=11, bias=False),
-    Case(Shape(6, 5, 4, 18, 2), lengths=(6, 5, 5, 2, 1), keep=True, directions=2, dropout=0.3),
+    Case(Shape(5, 4, 4, 6, 2), resets=True),
+    Case(Shape(5, 17, 4, 40, 2), resets=True, directions=2, projected=11, bias=False),
+    Case(Shape(6, 5, 4, 18, 2), lengths=(6, 5, 5, 2, 1), resets=True, directions=2, dropout=0.3),
     Case(Shape(4, 3, 5, 6, 2), lengths=(4, 4, 4), dead=2, dropout=0.5),
     Case(Shape(3, 0, 5, 6, 2), directions=2),
     Case(Shape(3, 0, 5, 6, 1), lengths=(), projected=2),
@@ -51,7 +51,7 @@ class Problem(NamedTuple):
     h0: Tensor
     c0: Tensor
     weights: list[Tensor]
-    lanes: dict  # directions, batch_sizes, keep
+    lanes: dict  # directions, batch_sizes, not_reset
     by: tuple[Tensor, Tensor, Tensor]
 
 
@@ -68,8 +68,8 @@ def make_problem(case: Case, dtype) -> Problem:
     x, dy = random(*case.rows, I), random(*case.rows, D * P)
     if case.lengths is not None:  # what belongs to no step is not looked at
         x[sum(case.lengths) :], dy[sum(case.lengths) :] = torch.nan, torch.nan
-    keep = torch.rand(D, *case.rows) > 0.3 if case.keep else None
-    lanes = {"directions": D, "batch_sizes": case.batch_sizes, "keep": keep}
+    not_reset = torch.rand(D, *case.rows) > 0.3 if case.resets else None
+    lanes = {"directions": D, "batch_sizes": case.batch_sizes, "not_reset": not_reset}
     by = dy, random(L * D, B, P), random(L * D, B, H)
     return Problem(x, random(L * D, B, P), random(L * D, B, H), weights, lanes, by)
 
@@ -158,10 +158,10 @@ def test_nothing_crosses_a_state_that_is_zeroed():
     """Not even NaN, forwards or backwards."""
     case = Case(Shape(4, 2, 3, 20, 1))
     problem = make_problem(case, torch.float32)
-    keep = torch.ones(1, 4, 2, dtype=torch.bool)
-    keep[0, 2, 1] = False
+    not_reset = torch.ones(1, 4, 2, dtype=torch.bool)
+    not_reset[0, 2, 1] = False
     problem.x[1, 1] = torch.nan
-    problem.lanes["keep"] = keep
+    problem.lanes["not_reset"] = not_reset
     y, _, _, *saved = forward(case, problem, "layers", True)
     dy = torch.zeros_like(y)
     dy[3, 1] = 1
@@ -187,14 +187,14 @@ def test_errors_name_the_argument():
         r"batch_sizes: got dtype Int": {"batch_sizes": sizes.int()},
         r"batch_sizes: got 2 at 0; expected 3": {"batch_sizes": torch.tensor([2, 2, 2])},
         r"batch_sizes: got 3 at 2; expected 0 to 2": {"batch_sizes": torch.tensor([3, 2, 3])},
-        r"keep: got shape \[7\]; expected \[1, 7\]": {"keep": torch.ones(7) > 0},
-        r"keep: got dtype Float; expected Bool": {"keep": torch.ones(1, 7)},
+        r"not_reset: got shape \[7\]; expected \[1, 7\]": {"not_reset": torch.ones(7) > 0},
+        r"not_reset: got dtype Float; expected Bool": {"not_reset": torch.ones(1, 7)},
         r"weights: got 1 tensors; expected 2 to 5 for each of 1 lane": {"weights": weights[:1]},
         r"weights\[2\]: got shape \[24\]; expected \[6, 6\]": {"weights": weights[:3]},
         r"c0: got shape \[1, 3, 5\]; expected \[1, 3, 6\]": {"c0": c0[..., 1:]},
     }.items():
         given = {"x": x, "h0": h0, "c0": c0, "weights": weights, "directions": 1}
-        given |= {"batch_sizes": sizes, "keep": None} | change
+        given |= {"batch_sizes": sizes, "not_reset": None} | change
         tensors = [given.pop(name) for name in ("x", "h0", "c0", "weights")]
         with pytest.raises(ValueError, match=message):
             native.OPS.lstm(*tensors, 0.0, None, "layers", False, **given)

@@ -38,8 +38,8 @@ CASES = [
     Case(Shape(3, 2, 6, 70, 2), projected=33, bias=False),
     Case(Shape(3, 2, 6, 40, 2), projected=39, directions=2),
     Case(Shape(4, 3, 4, 6, 2), lengths=(4, 3, 1), dead=2),
-    Case(Shape(4, 4, 7, 35, 2), lengths=(3, 3, 2, 1), directions=2, keep=True),  # empty steps
-    Case(Shape(4, 3, 4, 20, 2), keep=True, projected=11),
+    Case(Shape(4, 4, 7, 35, 2), lengths=(3, 3, 2, 1), directions=2, resets=True),  # empty steps
+    Case(Shape(4, 3, 4, 20, 2), resets=True, projected=11),
     Case(Shape(3, 0, 5, 6, 2), directions=2),
 ]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -59,7 +59,7 @@ def solved(case: Case, dtype) -> tuple[Problem, tuple[Tensor, ...]]:
 def is_short(case: Case, dtype=torch.float32, save=False, **options) -> bool:
     T, B, I, H, L = case.shape
     options |= {"directions": case.directions, "projected": case.projected}
-    options |= {"even": case.lengths is None and not case.keep, "dropout": case.dropout > 0}
+    options |= {"even": case.lengths is None and not case.resets, "dropout": case.dropout > 0}
     dtype = torch.float32 if dtype == torch.float16 else dtype
     return "a short call" in kernels.ops().plan(
         T, B, I, H, L, "layers", save, dtype=dtype, **options

@@ -81,8 +81,8 @@ def test_a_reset_begins_another_sequence(packed, bidirectional):
         x, sizes, *_ = pack_padded_sequence(x, torch.tensor(lengths))
         resets = pack_padded_sequence(resets, torch.tensor(lengths)).data
         y = pack_padded_sequence(y, torch.tensor(lengths)).data
-    keep = reset_mask(resets, D, 3, sizes)
-    found = reference.lstm(x, *state, list(theirs.parameters()), 0.0, None, D, sizes, keep)
+    not_reset = reset_mask(resets, D, 3, sizes)
+    found = reference.lstm(x, *state, list(theirs.parameters()), 0.0, None, D, sizes, not_reset)
     for name, actual, expected in zip(("y", "h_n", "c_n"), found, (y, *last), strict=True):
         assert_close(actual, expected, name)
 
@@ -93,9 +93,9 @@ LANES = {
     "projected": {"proj_size": 3},
     "rows": {"sizes": [3, 3, 2, 1, 0]},
     "rows, backwards": {"sizes": [3, 2, 2, 1, 1], "direction": 1},
-    "keep": {"keep": True},
-    "all": {"sizes": [3, 3, 2, 1, 0], "keep": True, "proj_size": 3},
-    "all, backwards": {"sizes": [3, 3, 2, 1, 1], "keep": True, "proj_size": 3, "direction": 1},
+    "resets": {"resets": True},
+    "all": {"sizes": [3, 3, 2, 1, 0], "resets": True, "proj_size": 3},
+    "all, backwards": {"sizes": [3, 3, 2, 1, 1], "resets": True, "proj_size": 3, "direction": 1},
 }
 
 
@@ -122,8 +122,8 @@ def check_backward(shape, lane, bias, cell=PLAIN, training=True):
     P, direction = lane.get("proj_size", H), lane.get("direction", 0)
     sizes = torch.tensor(lane["sizes"]) if "sizes" in lane else None
     x = torch.randn(T, B, I, **DOUBLE) if sizes is None else torch.randn(sizes.sum(), I, **DOUBLE)
-    keep = torch.rand(2, *x.shape[:-1]) < 0.6 if "keep" in lane else None
-    rows = Padding(x, B, sizes, keep)
+    not_reset = torch.rand(2, *x.shape[:-1]) < 0.6 if "resets" in lane else None
+    rows = Padding(x, B, sizes, not_reset)
     order, x = rows.order(direction), rows.pad(x).requires_grad_()
     cell = replace(cell, bias=bias, projection=P < H)
     shapes = cell.weights(I, H, P)

@@ -41,14 +41,14 @@ CASES = [
     LanesCase(Shape(3, 3, 5, 7, 1)),
     LanesCase(Shape(1, 1, 1, 1, 1), directions=2),
     LanesCase(Shape(4, 4, 9, 17, 3), dropout=0.4),
-    LanesCase(Shape(4, 5, 4, 18, 2), lengths=(4, 3, 3, 2, 1), keep=True, directions=2, dead=2),
-    LanesCase(Shape(4, 5, 4, 18, 2), lengths=(4, 3, 3, 2, 1), keep=True, dropout=0.3),
-    LanesCase(Shape(3, 4, 3, 9, 2), projected=4, keep=True, directions=2, bias=False),
+    LanesCase(Shape(4, 5, 4, 18, 2), lengths=(4, 3, 3, 2, 1), resets=True, directions=2, dead=2),
+    LanesCase(Shape(4, 5, 4, 18, 2), lengths=(4, 3, 3, 2, 1), resets=True, dropout=0.3),
+    LanesCase(Shape(3, 4, 3, 9, 2), projected=4, resets=True, directions=2, bias=False),
     LanesCase(Shape(3, 4, 7, 5, 2), projected=7, lengths=(3, 2, 2, 1)),
 ]
 RICH = [  # two lanes, of a chain and of two directions, with all that lanes have
-    LanesCase(Shape(3, 3, 2, 5, 2), lengths=(3, 2, 2), keep=True, dropout=0.3),
-    LanesCase(Shape(3, 3, 2, 5, 1), lengths=(3, 2, 2), keep=True, directions=2, projected=4),
+    LanesCase(Shape(3, 3, 2, 5, 2), lengths=(3, 2, 2), resets=True, dropout=0.3),
+    LanesCase(Shape(3, 3, 2, 5, 1), lengths=(3, 2, 2), resets=True, directions=2, projected=4),
 ]
 
 
@@ -156,7 +156,7 @@ def test_cells_of_other_gates_are_the_references(cell, case):
 )  # fmt: skip
 def test_every_path_with_other_gates(cell, path, monkeypatch):
     force(monkeypatch, PATHS_BACKWARD[path], True)
-    run(LanesCase(Shape(2, 18, 5, 70, 2), keep=True, dropout=0.3), cell, "layers", True)
+    run(LanesCase(Shape(2, 18, 5, 70, 2), resets=True, dropout=0.3), cell, "layers", True)
 
 
 @counted
@@ -192,7 +192,7 @@ def test_a_launch_a_layer(monkeypatch):
 )
 def test_other_plans(path, projected, monkeypatch):
     force(monkeypatch, PATHS_BACKWARD[path], True)
-    case = LanesCase(Shape(2, 18, 5, 70, 2), projected=projected, keep=True, dropout=0.3)
+    case = LanesCase(Shape(2, 18, 5, 70, 2), projected=projected, resets=True, dropout=0.3)
     run(case, ALL, "layers", training=True)
 
 

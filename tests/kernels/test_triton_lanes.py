@@ -37,8 +37,8 @@ def make_problem(case: Case, dtype: torch.dtype = torch.float64) -> Problem:
         made += [torch.randn(P, H)] if case.projected else []
     for weight in made[3:]:
         weight.div_(H**0.5)
-    keep = torch.rand(D, *case.rows) > 0.4 if case.keep else None
-    lanes = {"directions": D, "batch_sizes": case.batch_sizes, "keep": keep}
+    not_reset = torch.rand(D, *case.rows) > 0.4 if case.resets else None
+    lanes = {"directions": D, "batch_sizes": case.batch_sizes, "not_reset": not_reset}
     made = [t.to(dtype).requires_grad_() for t in made]
     return Problem(made, lanes, SEED if case.dropout else None)
 
@@ -92,20 +92,20 @@ CASES = [
     Case(Shape(5, 4, 7, 17, 3), lengths=(4, 4, 2, 1), dead=3, dropout=0.5),  # an empty step
     Case(Shape(4, 20, 3, 17, 1), lengths=(4,) * 3 + (2,) * 17, directions=2),
     Case(Shape(5, 4, 3, 7, 2), lengths=(5, 4, 2, 1), directions=2, dead=2, dropout=0.3),
-    Case(Shape(5, 4, 4, 6, 1), keep=True),
-    Case(Shape(4, 3, 4, 18, 2), keep=True, dropout=0.3),
-    Case(Shape(4, 17, 4, 9, 2), keep=True, directions=2, bias=False),
-    Case(Shape(5, 5, 4, 18, 3), lengths=(5, 4, 4, 2, 1), keep=True, dead=1, dropout=0.3),
-    Case(Shape(5, 5, 4, 18, 2), lengths=(5, 4, 4, 2, 1), keep=True, directions=2, dropout=0.3),
+    Case(Shape(5, 4, 4, 6, 1), resets=True),
+    Case(Shape(4, 3, 4, 18, 2), resets=True, dropout=0.3),
+    Case(Shape(4, 17, 4, 9, 2), resets=True, directions=2, bias=False),
+    Case(Shape(5, 5, 4, 18, 3), lengths=(5, 4, 4, 2, 1), resets=True, dead=1, dropout=0.3),
+    Case(Shape(5, 5, 4, 18, 2), lengths=(5, 4, 4, 2, 1), resets=True, directions=2, dropout=0.3),
     Case(Shape(4, 3, 5, 7, 1), projected=3),
     Case(Shape(1, 1, 1, 2, 1), projected=1),
     Case(Shape(3, 20, 5, 19, 1), projected=30, bias=False),  # more than there are units
     Case(Shape(4, 3, 5, 19, 3), projected=17, dropout=0.4),
     Case(Shape(3, 5, 6, 40, 2), projected=39, directions=2, dropout=0.4),
     Case(Shape(5, 4, 7, 17, 2), projected=5, lengths=(4, 4, 2, 1), dead=3, dropout=0.5),
-    Case(Shape(4, 17, 4, 9, 2), projected=4, keep=True, directions=2, bias=False),
-    Case(Shape(5, 5, 4, 18, 3), projected=6, lengths=(5, 4, 4, 2, 1), keep=True, dropout=0.3),
-    Case(Shape(5, 5, 4, 18, 2), projected=6, lengths=(5, 4, 4, 2, 1), keep=True, directions=2),
+    Case(Shape(4, 17, 4, 9, 2), projected=4, resets=True, directions=2, bias=False),
+    Case(Shape(5, 5, 4, 18, 3), projected=6, lengths=(5, 4, 4, 2, 1), resets=True, dropout=0.3),
+    Case(Shape(5, 5, 4, 18, 2), projected=6, lengths=(5, 4, 4, 2, 1), resets=True, directions=2),
 ]
 
 
@@ -129,9 +129,9 @@ def force(monkeypatch, path: dict, wavefront: bool) -> None:
 
 FEW, MANY = (2,) * 4 + (1,) * 14, (3,) * 2 + (2,) * 15 + (1,)
 LARGE = {
-    "chain": Case(Shape(2, 18, 5, 70, 2), lengths=FEW, keep=True, dropout=0.3),
-    "both": Case(Shape(3, 18, 5, 70, 1), lengths=MANY, keep=True, directions=2),
-    "chain projected": Case(Shape(3, 18, 5, 70, 1), projected=37, keep=True),
+    "chain": Case(Shape(2, 18, 5, 70, 2), lengths=FEW, resets=True, dropout=0.3),
+    "both": Case(Shape(3, 18, 5, 70, 1), lengths=MANY, resets=True, directions=2),
+    "chain projected": Case(Shape(3, 18, 5, 70, 1), projected=37, resets=True),
     "both projected": Case(Shape(3, 18, 5, 70, 1), projected=20, lengths=MANY, directions=2),
 }
 
@@ -164,7 +164,7 @@ def test_a_program_has_a_lane_alone(case, monkeypatch):
 
 def test_a_launch_a_layer_where_the_wavefront_does_not_fit(monkeypatch):
     force(monkeypatch, {}, False)
-    check(Case(Shape(4, 3, 5, 7, 3), lengths=(4, 2, 1), keep=True, dropout=0.4))
+    check(Case(Shape(4, 3, 5, 7, 3), lengths=(4, 2, 1), resets=True, dropout=0.4))
 
 
 def test_gradients_that_nobody_asked_for():
@@ -180,9 +180,9 @@ def test_gradients_that_nobody_asked_for():
 
 def test_a_state_that_is_zeroed_may_be_any():
     """NaN in a state that is not kept reaches nothing."""
-    case = Case(Shape(3, 3, 5, 7, 1), keep=True)
+    case = Case(Shape(3, 3, 5, 7, 1), resets=True)
     problem = make_problem(case)
-    problem.lanes["keep"][:, 0, 1] = False
+    problem.lanes["not_reset"][:, 0, 1] = False
     with torch.no_grad():
         problem.inputs[1][:, 1], problem.inputs[2][:, 1] = torch.nan, torch.nan
     found = computed(case, problem, make_gradients(case))

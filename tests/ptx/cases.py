@@ -70,7 +70,7 @@ class Case:
     mode: str = "persistent"  # or per-step: a launch a step
     path: str = "own"
     lengths: tuple[int, ...] = ()  # of B rows, falling, where they end early
-    keep: bool = False  # whether some states are zeroed
+    resets: bool = False  # whether some states are zeroed
     P: int = 0  # 0: h is not projected
     calls: int = 1  # on one workspace, as an allocator hands out the same memory again
     cell: Spec = PLAIN
@@ -83,7 +83,7 @@ class Case:
         words += [f"T{self.T}"] if self.T > 3 else []
         words += [f"{self.calls} calls"] if self.calls > 1 else []
         words += ["rows"] if self.lengths else []
-        words += ["keep"] if self.keep else []
+        words += ["resets"] if self.resets else []
         words += [name.replace("_", " ") for name in self.cell.options]
         words += [CUSTOM[self.cell.cell].__name__] if self.cell.cell in CUSTOM else []
         words += [word for word in (self.mode, self.path) if word not in ("persistent", "own")]
@@ -102,12 +102,16 @@ class Case:
 
     def lanes(self) -> dict:
         """What the operators are told of them."""
-        found = {"directions": 2 if self.kind == "both" else 1, "batch_sizes": None, "keep": None}
+        found = {
+            "directions": 2 if self.kind == "both" else 1,
+            "batch_sizes": None,
+            "not_reset": None,
+        }
         if self.lengths:
             lengths, t = torch.tensor(self.lengths), torch.arange(self.T)
             found["batch_sizes"] = (lengths > t[:, None]).sum(1)
-        if self.keep:
-            found["keep"] = torch.rand(found["directions"], *self.rows) > 0.4
+        if self.resets:
+            found["not_reset"] = torch.rand(found["directions"], *self.rows) > 0.4
         return found
 
     @property
@@ -245,18 +249,18 @@ def nan_beside_resets(arch: int, dtype: str, seeds: Iterable[int]) -> dict[int, 
 
     All rows begin anew at step 1. In x row 1 is NaN before it, row 2 after it.
     """
-    case, result = Case("layers", dtype, arch, 17, T=2, L=2, keep=True), {}
+    case, result = Case("layers", dtype, arch, 17, T=2, L=2, resets=True), {}
     torch.manual_seed(0)
     x, h0, c0, *weights = _inputs(case)
     x[0, 1], x[1, 2] = torch.nan, torch.nan
-    keep = torch.ones(1, 2, case.B, dtype=torch.bool)
-    keep[:, 1] = False
+    not_reset = torch.ones(1, 2, case.B, dtype=torch.bool)
+    not_reset[:, 1] = False
     inputs = x, h0, c0, weights, 0.0, None, "layers"
     for seed in seeds:
         with Device(arch, seed, replace(WEAK, races=0)), _launching(case):
-            y, _, _, *saved = op.lstm(*inputs, True, keep=keep)
+            y, _, _, *saved = op.lstm(*inputs, True, not_reset=not_reset)
             dy = torch.ones_like(y)
-            dx, *_ = op.lstm_backward(dy, None, None, *inputs, y, *saved, True, keep=keep)
+            dx, *_ = op.lstm_backward(dy, None, None, *inputs, y, *saved, True, not_reset=not_reset)
         result[seed] = [t.isnan().any(-1).nonzero().tolist() for t in (y, dx)]
     return result
 

@@ -65,9 +65,9 @@ def problem(cell: str, dtype: torch.dtype, K: int, B: int) -> tuple[list[Tensor]
         made[2] = made[1]
     if B == 4:  # [T, B, .], not packed
         made[0] = made[0][:live].view(T, B, -1)
-        return made, {"batch_sizes": None, "keep": torch.rand(T, B) > 0.3, "reverse": True}
+        return made, {"batch_sizes": None, "not_reset": torch.rand(T, B) > 0.3, "reverse": True}
     sizes = (lengths > torch.arange(T)[:, None]).sum(1)
-    return made, {"batch_sizes": sizes, "keep": torch.rand(live + 1) > 0.3, "reverse": True}
+    return made, {"batch_sizes": sizes, "not_reset": torch.rand(live + 1) > 0.3, "reverse": True}
 
 
 def run(
@@ -89,7 +89,7 @@ def run(
 
     told = recurrence.Cell(cell, rows["reverse"], 0.5 if cell == "slstm" else 0.0)
     wide = [t.double().requires_grad_() for t in inputs]
-    y, h_n, c_n, _ = recurrence.plain(told, rows["batch_sizes"], rows["keep"], *wide, None)
+    y, h_n, c_n, _ = recurrence.plain(told, rows["batch_sizes"], rows["not_reset"], *wide, None)
     packed = rows["batch_sizes"] is not None
     y = y[:live] if packed else y  # the last row is nobody's
     outputs = [y, h_n, *([c_n] if c_n.numel() else [])]

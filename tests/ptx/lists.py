@@ -55,13 +55,13 @@ def every_case() -> list[Case]:
 def _lanes(dtype: str, arch: int) -> list[Case]:
     """Two directions, rows that end, states that are zeroed."""
     found = []
-    for lengths, keep in (((), False), (FEW, False), ((), True), (FEW, True)):
-        found.append(Case("both", dtype, arch, 33, lengths=lengths, keep=keep))
-        found.append(Case("layers", dtype, arch, 17, L=2, p=0.3, lengths=lengths, keep=keep))
+    for lengths, resets in (((), False), (FEW, False), ((), True), (FEW, True)):
+        found.append(Case("both", dtype, arch, 33, lengths=lengths, resets=resets))
+        found.append(Case("layers", dtype, arch, 17, L=2, p=0.3, lengths=lengths, resets=resets))
     for path in ("blocks of batch", "groups of rows"):
-        found.append(Case("both", dtype, arch, 17, 20, path=path, lengths=MANY, keep=True))
-        found.append(Case("steps", dtype, arch, 17, 20, path=path, lengths=MANY, keep=True))
-    found.append(Case("both", dtype, arch, 17, L=2, lengths=FEW, keep=True, mode="per-step"))
+        found.append(Case("both", dtype, arch, 17, 20, path=path, lengths=MANY, resets=True))
+        found.append(Case("steps", dtype, arch, 17, 20, path=path, lengths=MANY, resets=True))
+    found.append(Case("both", dtype, arch, 17, L=2, lengths=FEW, resets=True, mode="per-step"))
     return found
 
 
@@ -70,15 +70,17 @@ def _projected(dtype: str, arch: int) -> list[Case]:
     found = [Case("steps", dtype, arch, H, B, P=P) for H, B, P in ((17, 3, 5), (130, 20, 70))]
     found.append(Case("steps", dtype, arch, 17, P=9, L=2, p=0.3, mode="per-step"))
     found.append(Case("layers", dtype, arch, 33, 20, L=2, P=20))
-    for lengths, keep in (((), False), (FEW, False), ((), True), (FEW, True)):
-        found.append(Case("both", dtype, arch, 33, P=20, lengths=lengths, keep=keep))
-        found.append(Case("layers", dtype, arch, 17, L=2, P=9, p=0.3, lengths=lengths, keep=keep))
+    for lengths, resets in (((), False), (FEW, False), ((), True), (FEW, True)):
+        found.append(Case("both", dtype, arch, 33, P=20, lengths=lengths, resets=resets))
+        found.append(
+            Case("layers", dtype, arch, 17, L=2, P=9, p=0.3, lengths=lengths, resets=resets)
+        )
     for path in ("blocks of batch", "groups of rows"):
-        found.append(Case("both", dtype, arch, 17, 20, P=9, path=path, lengths=MANY, keep=True))
+        found.append(Case("both", dtype, arch, 17, 20, P=9, path=path, lengths=MANY, resets=True))
         found.append(Case("steps", dtype, arch, 33, 37, P=20, path=path))
     for path in ("streamed", "all streamed") if dtype in ("bf16", "tf32") else ():
         found.append(Case("steps", dtype, arch, 130, 20, P=100, path=path))
-    found.append(Case("both", dtype, arch, 17, L=2, P=9, lengths=FEW, keep=True, mode="per-step"))
+    found.append(Case("both", dtype, arch, 17, L=2, P=9, lengths=FEW, resets=True, mode="per-step"))
     return found
 
 
@@ -91,31 +93,33 @@ def _cells(dtype: str, arch: int) -> list[Case]:
     found = [Case("layers", dtype, arch, 17, L=2, cell=cell) for cell in alone]
     found += [Case("steps", dtype, arch, H, B, cell=ALL) for H, B in ((33, 20), (130, 3))]
     found.append(Case("steps", dtype, arch, 17, L=2, p=0.3, mode="per-step", cell=ALL))
-    found.append(Case("layers", dtype, arch, 33, L=3, p=0.3, lengths=FEW, keep=True, cell=ALL))
-    found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, keep=True, cell=ALL))
-    found.append(Case("layers", dtype, arch, 33, L=2, P=20, lengths=FEW, keep=True, cell=ALL))
-    found.append(Case("both", dtype, arch, 17, P=9, lengths=FEW, keep=True, cell=ALL))
+    found.append(Case("layers", dtype, arch, 33, L=3, p=0.3, lengths=FEW, resets=True, cell=ALL))
+    found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, resets=True, cell=ALL))
+    found.append(Case("layers", dtype, arch, 33, L=2, P=20, lengths=FEW, resets=True, cell=ALL))
+    found.append(Case("both", dtype, arch, 17, P=9, lengths=FEW, resets=True, cell=ALL))
     for path in ("blocks of batch", "groups of rows"):
         found.append(Case("both", dtype, arch, 17, 20, path=path, lengths=MANY, cell=ALL))
         found.append(Case("steps", dtype, arch, 33, 37, path=path, P=20, cell=ALL))
         found.append(Case("both", dtype, arch, 33, 20, path=path, lengths=MANY, cell=NORM))
         found.append(Case("steps", dtype, arch, 17, 37, path=path, P=9, cell=NORM))
     found += [Case("steps", dtype, arch, H, B, cell=NORM) for H, B in ((17, 3), (130, 20))]
-    found.append(Case("both", dtype, arch, 33, P=20, lengths=FEW, keep=True, cell=WHOLE))
-    found.append(Case("steps", dtype, arch, 33, L=2, p=0.3, keep=True, cell=WHOLE))
+    found.append(Case("both", dtype, arch, 33, P=20, lengths=FEW, resets=True, cell=WHOLE))
+    found.append(Case("steps", dtype, arch, 33, L=2, p=0.3, resets=True, cell=WHOLE))
     found += [Case("steps", dtype, arch, H, B, cell=GRU) for H, B in ((33, 20), (130, 3))]
-    found.append(Case("layers", dtype, arch, 17, L=3, p=0.3, lengths=FEW, keep=True, cell=GRU))
-    found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, keep=True, cell=GRU))
+    found.append(Case("layers", dtype, arch, 17, L=3, p=0.3, lengths=FEW, resets=True, cell=GRU))
+    found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, resets=True, cell=GRU))
     found.append(Case("both", dtype, arch, 17, 20, path="groups of rows", lengths=MANY, cell=GRU))
     found += [Case("steps", dtype, arch, H, B, cell=GRU_NORM) for H, B in ((33, 20), (130, 3))]
-    found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, keep=True, cell=GRU_NORM))
+    found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, resets=True, cell=GRU_NORM))
     for cell in (COUPLED, RNN, Spec("rnn_relu"), *TOLD):
         found += [Case("steps", dtype, arch, H, B, cell=cell) for H, B in ((33, 20), (130, 3))]
-        found.append(Case("layers", dtype, arch, 17, L=3, p=0.3, lengths=FEW, keep=True, cell=cell))
-        found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, keep=True, cell=cell))
+        found.append(
+            Case("layers", dtype, arch, 17, L=3, p=0.3, lengths=FEW, resets=True, cell=cell)
+        )
+        found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, resets=True, cell=cell))
     for cell in (*MORE, TOLD_NORM):
         found.append(Case("steps", dtype, arch, 33, 20, cell=cell))
-        found.append(Case("both", dtype, arch, 17, L=2, lengths=FEW, keep=True, cell=cell))
+        found.append(Case("both", dtype, arch, 17, L=2, lengths=FEW, resets=True, cell=cell))
     return found
 
 
@@ -126,22 +130,22 @@ def _of_half(dtype: str, arch: int) -> list[Case]:
     path = {"path": "whole sums"}
     found += [Case("steps", dtype, arch, H, B, **path) for H, B in ((17, 3), (130, 20))]
     found.append(Case("steps", dtype, arch, 33, 20, **path, **LONG))
-    found.append(Case("layers", dtype, arch, 33, L=2, p=0.3, lengths=FEW, keep=True, **path))
-    found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, keep=True, **path))
+    found.append(Case("layers", dtype, arch, 33, L=2, p=0.3, lengths=FEW, resets=True, **path))
+    found.append(Case("both", dtype, arch, 33, L=2, lengths=FEW, resets=True, **path))
     found += [Case("steps", dtype, arch, 33, 20, cell=cell, **path) for cell in (GRU, COUPLED, RNN)]
     found.append(Case("layers", dtype, arch, 17, L=3, cell=GRU, **path))
     path = {"path": "a gate each"}
     found += [Case("steps", dtype, arch, H, B, **path) for H, B in ((17, 3), (130, 20))]
-    found.append(Case("layers", dtype, arch, 33, L=2, p=0.3, lengths=FEW, keep=True, **path))
+    found.append(Case("layers", dtype, arch, 33, L=2, p=0.3, lengths=FEW, resets=True, **path))
     path = {"path": "streamed in parts", "T": 2}
     found.append(Case("steps", dtype, arch, 260, 20, **path))
-    found.append(Case("both", dtype, arch, 260, lengths=(2, 2, 1), keep=True, cell=GRU, **path))
+    found.append(Case("both", dtype, arch, 260, lengths=(2, 2, 1), resets=True, cell=GRU, **path))
     # A program that has a lane to itself.
     path = {"path": "alone"}
     found += [Case("steps", dtype, arch, H, B, **path) for H, B in ((17, 3), (100, 20))]
     found.append(Case("steps", dtype, arch, 33, 20, L=2, p=0.3, **path, **LONG))
     for cell in (PLAIN, ALL, GRU, COUPLED, RNN):
-        options = {"lengths": FEW, "keep": True, "cell": cell}
+        options = {"lengths": FEW, "resets": True, "cell": cell}
         found.append(Case("both", dtype, arch, 33, L=2, **options, **path))
         found.append(Case("steps", dtype, arch, 17, **options, **path))
     return found
@@ -153,7 +157,7 @@ def some_cases() -> list[Case]:
     Products of half precision differ between sm_80 and sm_90, and both have cases of them. Full
     precision takes the same instructions on both, and most of its cases are sm_80's.
     """
-    rows, blocks = {"lengths": FEW, "keep": True}, {"path": "blocks of batch", "lengths": MANY}
+    rows, blocks = {"lengths": FEW, "resets": True}, {"path": "blocks of batch", "lengths": MANY}
     return [
         Case("pointwise", "bf16", 90, 33),
         Case("steps", "bf16", 90, 17),
@@ -182,11 +186,11 @@ def some_cases() -> list[Case]:
         Case("both", "bf16", 90, 17, 20, cell=ALL, **blocks),
         Case("both", "bf16", 90, 17, 20, cell=NORM, **blocks),
         Case("both", "bf16", 90, 17, P=9, cell=WHOLE, **rows),
-        Case("layers", "bf16", 90, 17, L=2, p=0.3, keep=True, cell=GRU),
-        Case("layers", "bf16", 90, 17, L=2, keep=True, cell=COUPLED),
-        Case("layers", "bf16", 90, 33, 20, L=2, keep=True, cell=RNN),
+        Case("layers", "bf16", 90, 17, L=2, p=0.3, resets=True, cell=GRU),
+        Case("layers", "bf16", 90, 17, L=2, resets=True, cell=COUPLED),
+        Case("layers", "bf16", 90, 33, 20, L=2, resets=True, cell=RNN),
         Case("both", "bf16", 90, 33, L=2, cell=TOLD[0], **rows),
-        Case("layers", "bf16", 90, 17, L=2, keep=True, cell=TOLD[1]),
+        Case("layers", "bf16", 90, 17, L=2, resets=True, cell=TOLD[1]),
         Case("steps", "fp32", 80, 17, cell=TOLD[1]),
         Case("steps", "fp32", 80, 17, cell=TOLD[2]),
         *[Case("both", "bf16", 90, 17, L=2, cell=cell, **rows) for cell in MORE],
@@ -196,7 +200,7 @@ def some_cases() -> list[Case]:
         Case("layers", "fp32", 80, 33, L=2, P=17, p=0.3),
         Case("both", "fp32", 80, 17, L=2, **rows),
         Case("both", "fp32", 80, 17, cell=GRU_NORM, **rows),
-        Case("layers", "fp32", 80, 17, L=2, p=0.3, keep=True, cell=ALL),
+        Case("layers", "fp32", 80, 17, L=2, p=0.3, resets=True, cell=ALL),
         Case("steps", "bf16", 80, 130, 20, T=2, path="streamed"),
         Case("steps", "bf16", 80, 33, 20, path="a gate each"),
         Case("steps", "bf16", 80, 33, 20, path="whole sums", **LONG),

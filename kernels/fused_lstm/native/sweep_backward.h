@@ -56,7 +56,7 @@ FL_INLINE CellStepBack<T> cell_step_back(const Lane<T>& lane, const LaneGradient
   step.finish = finish_back_of(lane);
   step.place = place;
   step.hidden = hidden;
-  step.keep = lane.keep ? lane.keep + row : nullptr;
+  step.not_reset = lane.not_reset ? lane.not_reset + row : nullptr;
   step.gates = lane.gates + row * shape_of(lane.cell).saved * hidden;
   step.continued = alive(lane, place - 1);
   step.c = step.continued > 0 ? lane.c + row_of(lane, place - 1) * c_width(lane) : nullptr;
@@ -88,10 +88,10 @@ FL_INLINE void add_gradients(const Lane<T>& lane, const LaneGradient<T>& gradien
     }
   }
   if (lane.added && row < next) carry_gradients(lane, column, row, dh);
-  if (lane.keep && row < next) {
-    const bool* const keep = lane.keep + row_of(lane, place + 1) + row;
+  if (lane.not_reset && row < next) {
+    const bool* const not_reset = lane.not_reset + row_of(lane, place + 1) + row;
     for (int r = 0; r < R; ++r) {
-      for (int n = 0; n < N; ++n) dh.sum[r][n] = keep[r] ? dh.sum[r][n] : Vec<T>{};
+      for (int n = 0; n < N; ++n) dh.sum[r][n] = not_reset[r] ? dh.sum[r][n] : Vec<T>{};
     }
   }
   if (row >= alive(lane, place)) return;  // what goes to h0
@@ -232,9 +232,9 @@ void pack_before(const Lane<T>& lane, long place, Range n, long column, const Pa
       pack_rows(before.h.data, before.h.stride, own, column, width, panel, first);
     }
   });
-  const bool* const keep = lane.keep ? lane.keep + row_of(lane, place) : nullptr;
-  for (long i = n.begin; keep && i < n.end; ++i) {
-    if (!keep[i]) panel.clear(at + i - n.begin);
+  const bool* const not_reset = lane.not_reset ? lane.not_reset + row_of(lane, place) : nullptr;
+  for (long i = n.begin; not_reset && i < n.end; ++i) {
+    if (!not_reset[i]) panel.clear(at + i - n.begin);
   }
 }
 

@@ -130,7 +130,7 @@ FL_INLINE CellStep<T> cell_step(const Lane<T>& lane, long place, const Sum<T>* i
   step.finish = finish_of(lane);
   step.place = place;
   step.hidden = hidden;
-  step.keep = lane.keep ? lane.keep + row : nullptr;
+  step.not_reset = lane.not_reset ? lane.not_reset + row : nullptr;
   step.input_part = input_part;
   step.input_stride = lane.input_stride;
   step.gates = lane.gates ? lane.gates + row * shape_of(lane.cell).saved * hidden : nullptr;
@@ -273,7 +273,7 @@ struct StepsInTiles {
 
   // Packs the weights to `memory`.
   StepsInTiles(const Worker& worker, const Lane<T>& lane, T* memory)
-      : few(!lane.given.data && lane.inputs <= few_inputs && !lane.keep && !lane.by_h &&
+      : few(!lane.given.data && lane.inputs <= few_inputs && !lane.not_reset && !lane.by_h &&
             !lane.w_hr),
         behind(memory + Fma<T>::gates_size(recurrent_shape(lane))),
         packed{memory, few ? behind : nullptr} {

@@ -1,7 +1,7 @@
 """Gradients of the weights and of h0, computed after the backward launches.
 
 They need every step's dgates, in any order, so each is one large product or sum. Names are as in
-op.py; a lane's tensors have `live` rows here, as packed.Rows says.
+op.py; a lane's tensors have `live` rows here, as packed.LaneRows says.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ..reference import Layer
 from ..spec import CANDIDATE, Spec
 from . import launch, philox
 from .cells import Cell
-from .packed import Rows
+from .packed import LaneRows
 
 
 @dataclass(kw_only=True, eq=False, slots=True)
 class Left:
     """Inputs and outputs of the backward launches."""
 
-    rows: Rows
+    rows: LaneRows
     D: int
     layers: Sequence[Layer]
     cell: Spec
@@ -87,10 +87,10 @@ class Left:
 
     def kept(self, state: Tensor, d: int) -> Tensor:
         """Return `state` [live, C] before each step of direction d, zero where the row is reset."""
-        keep = self.not_reset
-        if keep is None:
+        not_reset = self.not_reset
+        if not_reset is None:
             return state
-        kept = self.rows.of(keep[d].reshape(self.rows.N, 1)).view(torch.bool)
+        kept = self.rows.of(not_reset[d].reshape(self.rows.N, 1)).view(torch.bool)
         return torch.where(kept, state, 0.0)
 
     def h_before(self, lane: int) -> Tensor:
@@ -184,7 +184,7 @@ def of_weights(left: Left, samples: int = 0) -> list[Tensor]:
     return found
 
 
-def _rows_of(rows: Rows, samples: int, t: Tensor) -> Tensor:
+def _rows_of(rows: LaneRows, samples: int, t: Tensor) -> Tensor:
     """Return t [live, C] unchanged, or, with `samples` > 0, its rows by sample [samples, ., C].
 
     The result by sample has zeros where a row has ended.
@@ -218,7 +218,7 @@ def _of_norms(left: Left, lane: int, dgates: Tensor) -> list[Tensor]:
 
 def of_first(left: Left) -> Tensor:
     """Return dh0 [L, B, P], through each row's first step in its lane's order of time."""
-    rows, keep = left.rows, left.not_reset
+    rows, not_reset = left.rows, left.not_reset
     by_h = left.dgates if left.by_h is None else left.by_h
     first = rows.ends(by_direction(by_h, left.D), last=False)
     dh0 = left.dgates.new_empty(*first.shape[:2], left.h0.shape[2])
@@ -226,8 +226,8 @@ def of_first(left: Left) -> Tensor:
         torch.mm(first[lane], layer.w_hh, out=dh0[lane])
     if left.h_mask is not None:
         dh0 = dh0 * left.h_mask
-    if keep is not None:
-        kept = [t.reshape(1, rows.N, 1) for t in keep]
+    if not_reset is not None:
+        kept = [t.reshape(1, rows.N, 1) for t in not_reset]
         kept = rows.ends(kept, last=False).view(torch.bool)  # [D, B, 1]
         dh0 = torch.where(kept, dh0.view(-1, *kept.shape[:2], dh0.shape[-1]), 0.0).view_as(dh0)
     if left.dh_old is not None:

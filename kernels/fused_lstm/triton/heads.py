@@ -21,7 +21,7 @@ from ..recurrence import Cell, by_state, heads_first
 from ..reference import state_dtype
 from ..spec import Spec
 from . import backward, forward, launch, op, precision
-from .packed import Rows, not_reset
+from .packed import LaneRows, as_bytes
 
 
 @dataclass(kw_only=True, eq=False, slots=True)
@@ -29,7 +29,7 @@ class Heads:
     """Arguments of both operators, parsed before either begins."""
 
     prepared: op.Prepared
-    rows: Rows
+    rows: LaneRows
     spec: Spec
     weight: Tensor  # [N, G*K, K]
     not_reset: Tensor | None
@@ -56,15 +56,15 @@ def parsed(
     spec: Spec,
     reverse: bool,
     batch_sizes: Tensor | None,
-    keep: Tensor | None,
+    not_reset: Tensor | None,
 ) -> Heads:
     """Return a call's arguments with its launches; x: [.., .] with the call's rows."""
     N, _, K = weight_hh.shape
-    rows, dtype = Rows(x, len(c0), batch_sizes), weight_hh.dtype
+    rows, dtype = LaneRows(x, len(c0), batch_sizes), weight_hh.dtype
     launches = op.prepared(
         direction=direction, fuse="heads", dtype=dtype, device=weight_hh.device,
         shape=op.Shape(L=N, D=1, B=rows.B, H=K, projected=0, P=K), cell=spec,
-        varlen=rows.offset is not None, resets=keep is not None, save=save,
+        varlen=rows.offset is not None, resets=not_reset is not None, save=save,
         tf32=dtype == torch.float32 and precision.tf32(), reverse=reverse,
     )  # fmt: skip
     return Heads(
@@ -72,7 +72,7 @@ def parsed(
         rows=rows,
         spec=spec,
         weight=weight_hh.contiguous(),
-        not_reset=not_reset(keep),
+        not_reset=as_bytes(not_reset),
         c0=heads_first(c0.to(state_dtype(dtype)), N, K).contiguous(),
         reverse=reverse,
     )
@@ -91,13 +91,13 @@ def recurrence(
     save: bool,
     reverse: bool = False,
     batch_sizes: Tensor | None = None,
-    keep: Tensor | None = None,
+    not_reset: Tensor | None = None,
     clip: float = 0.0,
 ) -> tuple[Tensor, ...]:
     """Run the forward operator, as fused_lstm.ops describes it."""
     of = parsed(
         "forward", save=save, x=x_part, c0=c0, weight_hh=weight_hh, spec=Cell(cell).spec,
-        reverse=reverse, batch_sizes=batch_sizes, keep=keep,
+        reverse=reverse, batch_sizes=batch_sizes, not_reset=not_reset,
     )  # fmt: skip
     (N, _, K), shape, rows = weight_hh.shape, x_part.shape[:-1], of.rows
     X, S, columns = of.prepared.cell.by_x, of.prepared.cell.states, of.prepared.columns
@@ -166,14 +166,14 @@ def recurrence_backward(
     cell: str,
     reverse: bool = False,
     batch_sizes: Tensor | None = None,
-    keep: Tensor | None = None,
+    not_reset: Tensor | None = None,
     clip: float = 0.0,
 ) -> tuple[Tensor, ...]:
     """Run the backward operator, as fused_lstm.ops describes it."""
     of = parsed(
         "backward", save=True, x=y, c0=c0, weight_hh=weight_hh, reverse=reverse,
         spec=Cell(cell, reverse, float(clip > 0)).spec,  # compiled once for any clip
-        batch_sizes=batch_sizes, keep=keep,
+        batch_sizes=batch_sizes, not_reset=not_reset,
     )  # fmt: skip
     (N, _, K), rows, kernels = weight_hh.shape, of.rows, of.prepared.cell
     dgates = y.new_empty(N, rows.N, kernels.by_x * K)

@@ -30,7 +30,7 @@ from ..spec import RECURRENT, Spec, cell_of
 from . import backward, devices, forward, gradients, launch, philox, precision, rounding, tuned
 from .cells import Cell
 from .choice import choose
-from .packed import Rows, not_reset
+from .packed import LaneRows, as_bytes
 from .plan import Plan
 
 # --- the launches of a call, before its tensors ---
@@ -144,7 +144,7 @@ class Stack:
 
     prepared: Prepared
     shape: Shape
-    rows: Rows
+    rows: LaneRows
     layers: list[Layer]
     multiplied: list[Layer]  # as the launches multiply by their weights: rounded, or the same
     cell: Spec
@@ -186,7 +186,7 @@ def parsed(
     fuse: str,
     directions: int,
     batch_sizes: Tensor | None,
-    keep: Tensor | None,
+    not_reset: Tensor | None,
     cell: str,
     rates: Sequence[float],
 ) -> Stack:
@@ -194,10 +194,10 @@ def parsed(
     spec = cell_of(cell, tuple(rates))
     layers = by_layer([w.contiguous() for w in weights], h0.shape[0], spec)
     shape = _shape(h0, c0, layers[0].w_hr, directions, spec.c_parts)
-    rows = Rows(x, shape.B, batch_sizes)
+    rows = LaneRows(x, shape.B, batch_sizes)
     launches = prepared(
         direction=direction, fuse=fuse, dtype=x.dtype, device=x.device, shape=shape, cell=spec,
-        varlen=rows.offset is not None, resets=keep is not None, save=save,
+        varlen=rows.offset is not None, resets=not_reset is not None, save=save,
         tf32=x.dtype == torch.float32 and precision.tf32(), dropout=dropout,
         draws=seed is not None, many_steps=rows.T >= rounding.STEPS,
     )  # fmt: skip
@@ -212,7 +212,7 @@ def parsed(
         multiplied=_rounded(layers, launches.is_fused) if launches.rounds_before else layers,
         cell=spec,
         seed=seed,
-        not_reset=not_reset(keep),
+        not_reset=as_bytes(not_reset),
         drop=drop,
         x=x.contiguous().view(rows.N, x.shape[-1]),
         h0=h0.contiguous(),
@@ -353,7 +353,7 @@ def lstm(
     save: bool,
     directions: int = 1,
     batch_sizes: Tensor | None = None,
-    keep: Tensor | None = None,
+    not_reset: Tensor | None = None,
     cell: str = "",
     rates: Sequence[float] = (),
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -361,8 +361,8 @@ def lstm(
     with precision.matmul_as_rnn(x.dtype):
         of = parsed(
             "forward", save=save, x=x, h0=h0, c0=c0, weights=weights, dropout=dropout, seed=seed,
-            fuse=fuse, directions=directions, batch_sizes=batch_sizes, keep=keep, cell=cell,
-            rates=rates,
+            fuse=fuse, directions=directions, batch_sizes=batch_sizes, not_reset=not_reset,
+            cell=cell, rates=rates,
         )  # fmt: skip
         out = outputs(of, save)
         launches = forward_launches(of, out)
@@ -470,7 +470,7 @@ def lstm_backward(
     needs_dx: bool,
     directions: int = 1,
     batch_sizes: Tensor | None = None,
-    keep: Tensor | None = None,
+    not_reset: Tensor | None = None,
     cell: str = "",
     rates: Sequence[float] = (),
     samples: int = 0,
@@ -480,8 +480,8 @@ def lstm_backward(
     with precision.matmul_as_rnn(x.dtype):
         of = parsed(
             "backward", save=True, x=x, h0=h0, c0=c0, weights=weights, dropout=dropout, seed=seed,
-            fuse=fuse, directions=directions, batch_sizes=batch_sizes, keep=keep, cell=cell,
-            rates=rates,
+            fuse=fuse, directions=directions, batch_sizes=batch_sizes, not_reset=not_reset,
+            cell=cell, rates=rates,
         )  # fmt: skip
         dy = torch.zeros_like(y) if dy is None else dy.contiguous()
         dh_n, dc = _last_gradients(of, dh_n, dc_n)

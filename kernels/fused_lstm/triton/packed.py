@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 
-def not_reset(keep: Tensor | None) -> Tensor | None:
-    """Return a call's `keep` as the kernels read it: bytes."""
-    return None if keep is None else keep.contiguous().view(torch.uint8)
+def as_bytes(not_reset: Tensor | None) -> Tensor | None:
+    """Return a call's `not_reset` as the kernels read it: bytes."""
+    return None if not_reset is None else not_reset.contiguous().view(torch.uint8)
 
 
-class Rows:
+class LaneRows:
     """The rows of x [T, B, I], or of x [N, I] with batch_sizes [T]."""
 
     def __init__(self, x: Tensor, B: int, batch_sizes: Tensor | None) -> None:
@@ -47,11 +47,9 @@ class Rows:
 
     def filled(self, t: Tensor) -> Tensor:
         """Fill t with zeros to N rows: [live, C] -> [N, C]."""
-        return (
-            t
-            if self.live == self.N
-            else torch.cat([t, t.new_zeros(self.N - self.live, t.shape[1])])
-        )
+        if self.live == self.N:
+            return t
+        return torch.cat([t, t.new_zeros(self.N - self.live, t.shape[1])])
 
     def ends(self, lanes: Sequence[Tensor], last: bool) -> Tensor:
         """Return each row's last step in its lane, or its first.

@@ -73,7 +73,7 @@ class Data {
 struct Case {
   const char* name;
   long steps, batch, inputs, hidden, outputs;  // outputs < hidden: h is projected
-  bool reverse, bias, ragged, keep;
+  bool reverse, bias, ragged, not_reset;
 };
 
 constexpr Case cases[] = {
@@ -94,7 +94,7 @@ struct Layer {
   const Kernels<T>& kernels;
   Data<T>& data;
   std::vector<long> first{0};
-  std::array<bool, 256> keep;
+  std::array<bool, 256> not_reset;
   Lane<T> lane{};
   LaneGradient<T> d{};
   long B, I, H, P, N;
@@ -106,9 +106,9 @@ struct Layer {
       first.push_back(first.back() + B - ended);
     }
     N = first.back();
-    for (size_t n = 0; n < keep.size(); ++n) keep[n] = n % 3 != 1;
+    for (size_t n = 0; n < not_reset.size(); ++n) not_reset[n] = n % 3 != 1;
     lane = {of.steps, B, I, H, P, CellKind::lstm, first.data(), of.reverse,
-            of.keep ? keep.data() : nullptr};
+            of.not_reset ? not_reset.data() : nullptr};
     lane.input_stride = 4 * H;
     lane.x = data.random(N * I);
     lane.h0 = data.random(B * P);

@@ -46,7 +46,7 @@ FL_INLINE Vec<T> load_recurrent(const Lane<T>& lane, long row, long column) {
 // h of a row before a place, from `column` on: 0 where it was zeroed.
 template <class T>
 FL_INLINE Vec<T> load_before(const Lane<T>& lane, long place, long b, long column) {
-  if (lane.keep && !lane.keep[row_of(lane, place) + b]) return Vec<T>{};
+  if (lane.not_reset && !lane.not_reset[row_of(lane, place) + b]) return Vec<T>{};
   const T* const h = b < alive(lane, place - 1)
                          ? lane.y + (row_of(lane, place - 1) + b) * lane.y_stride
                          : lane.h0 + b * lane.outputs;

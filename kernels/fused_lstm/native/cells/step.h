@@ -33,7 +33,7 @@ struct CellStep {
   Finish<T> finish;
   long place;
   long hidden;
-  const bool* keep;     // [B], false where the state before is 0, or null
+  const bool* not_reset;     // [B], false where the state before is 0, or null
   const Sum<T>* c;      // [B, H] before
   const Sum<T>* input_part;  // [B, G*H] of the gates, a row every `input_stride`
   long input_stride;
@@ -42,7 +42,7 @@ struct CellStep {
   T* h;                 // [B, H], a row every `stride`
   long stride;
 
-  FL_INLINE bool kept(long b) const { return !keep || keep[b]; }
+  FL_INLINE bool kept(long b) const { return !not_reset || not_reset[b]; }
 };
 
 template <class T>
@@ -51,7 +51,7 @@ struct CellStepBack {
   FinishBack<T> finish;
   long place;
   long hidden;
-  const bool* keep;   // [B], as above
+  const bool* not_reset;   // [B], as above
   const T* gates;     // [B, K*H] activated
   const Sum<T>* c;    // [B, H] before, of the first `continued` rows,
   const Sum<T>* c0;   // and of the others, which begin here
@@ -63,7 +63,7 @@ struct CellStepBack {
   Blocks<T> dgates;   // by all gates; row b is its row `line` + b
   long line;
 
-  FL_INLINE bool kept(long b) const { return !keep || keep[b]; }
+  FL_INLINE bool kept(long b) const { return !not_reset || not_reset[b]; }
   FL_INLINE const Sum<T>* before(long b) const {
     return (b < continued ? c : c0) + b * hidden;
   }

@@ -150,7 +150,7 @@ struct Lane {
   CellKind cell;
   const long* first;         // [T + 1]
   bool reverse;
-  const bool* keep;          // [N], false where a row's state is 0 before that step, or null
+  const bool* not_reset;          // [N], false where a row's state is 0 before that step, or null
   const T* x;                // [N, I], after dropout; or
   HeadColumns<const T> given;  // W x, which was made before the call
   const T* h0;               // [B, P]

@@ -30,8 +30,11 @@ constexpr long peepholes_of(CellKind kind) {
   return kind >= CellKind::custom ? shape_of(kind).weights : shape_of(kind).x_gates() - 1;
 }
 
-// From the operators' `cell` and `rates`; drawn: whether there is a seed.
+// The cell of the operator lstm's `cell` and `rates`; drawn: whether there is a seed.
 NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, bool drawn);
+
+// The cell of the operator recurrence's `cell`.
+CellKind lane_cell_of(const std::string& cell);
 
 // Arguments that were checked. x, h0 and weights are factors of products, and in their dtype; c0 is
 // in that of the sums. Of a short call weights are in the dtype given, if that is bfloat16.
@@ -45,7 +48,7 @@ struct Call {
   bool together;                // lanes may run at once: fuse="layers"
   long per_lane;                // weights, nn.LSTM's
   Tensor x, h0, c0;         // x: x's part of the gates where sizes.given
-  Tensor keep;              // [D, T, B] or [D, N], or undefined
+  Tensor not_reset;              // [D, T, B] or [D, N], or undefined
   Tensors weights;          // lane by lane, or one [N, G*K, K] of all heads
   Tensor b_m;               // of heads [N, M*K], of M gates of h alone; or undefined
   bool reverse;             // heads, from the last step to the first
@@ -72,11 +75,11 @@ struct Backward {
   Tensor db;  // of heads [N, h_gates * K], where they have b_m
 };
 
-// Fills in the rows of each step and the sizes that are of steps and rows, and `keep`; checks batch_sizes and
-// keep. x: [T, B, ..] or [N, ..], and sizes.batch is known. The `keep` of lanes that are given has one
-// direction, and no dimension of it.
+// Fills in the rows of each step, the sizes that are of steps and rows, and `not_reset`; checks
+// batch_sizes and not_reset. x: [T, B, ..] or [N, ..], and sizes.batch is known. The `not_reset` of lanes
+// that are given has one direction, and no dimension of it.
 void set_rows(Call& call, const Tensor& x, const OptionalTensor& batch_sizes,
-              const OptionalTensor& keep);
+              const OptionalTensor& not_reset);
 
 // Fills in the dtypes and the terms of a pass, given the sizes and the instruction set. wide: factors of
 // products may not be bfloat16. name: x's, in an error.
@@ -181,7 +184,7 @@ Lane<T> lane_of(const Call& call, const Weights<T>& weights, const AddedLanes<T>
   lane.input_stride = shape.x_gates() * s.hidden;
   lane.first = call.first.data();
   lane.reverse = s.given ? call.reverse : place == 1;
-  lane.keep = part_of<bool>(call.keep, s.given ? 0 : place);
+  lane.not_reset = part_of<bool>(call.not_reset, s.given ? 0 : place);
   lane.h0 = part_of<T>(call.h0, index);
   lane.c0 = part_of<Sum<T>>(call.c0, index);
   lane.w_ih = weights.w_ih;

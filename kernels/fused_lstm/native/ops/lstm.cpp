@@ -1,5 +1,5 @@
 // fuse="steps" (layer after layer) and fuse="layers" (all of them): the operators `lstm` and
-// `lstm_backward`, checked. Schemas: kernels/fused_lstm/ops.py.
+// `lstm_backward`, checked. Schemas: ops/schemas.h.
 #include <algorithm>
 #include <functional>
 #include <type_traits>
@@ -101,18 +101,18 @@ std::vector<long> rows_before(const Tensor& x, const OptionalTensor& batch_sizes
 }  // namespace
 
 void set_rows(Call& call, const Tensor& x, const OptionalTensor& batch_sizes,
-              const OptionalTensor& keep) {
+              const OptionalTensor& not_reset) {
   Sizes& s = call.sizes;
   call.first = rows_before(x, batch_sizes, s.batch);
   s.steps = static_cast<long>(call.first.size()) - 1;
   s.rows = call.packed ? x.size(0) : s.steps * s.batch;
-  s.even = !keep && call.first.back() == s.steps * s.batch && call.first.back() == s.rows;
-  if (!keep) return;
+  s.even = !not_reset && call.first.back() == s.steps * s.batch && call.first.back() == s.rows;
+  if (!not_reset) return;
   const int64_t D = s.directions;
   const SmallShape lanes = call.packed ? SmallShape{{D, s.rows}, 2} : SmallShape{{D, s.steps, s.batch}, 3};
   const SmallShape heads = call.packed ? SmallShape{{s.rows}, 1} : SmallShape{{s.steps, s.batch}, 2};
-  check(*keep, "keep", s.given ? heads : lanes, Dtype::Bool);
-  call.keep = keep->contiguous();
+  check(*not_reset, "not_reset", s.given ? heads : lanes, Dtype::Bool);
+  call.not_reset = not_reset->contiguous();
 }
 
 void set_dtypes(Call& call, const Tensor& x, const char* name, Pass pass, bool wide,
@@ -143,7 +143,7 @@ void check_samples(int64_t samples, const Call& call) {
 
 Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, double dropout,
                   const OptionalTensor& seed, const std::string& fuse, int64_t directions,
-                  const OptionalTensor& batch_sizes, const OptionalTensor& keep,
+                  const OptionalTensor& batch_sizes, const OptionalTensor& not_reset,
                   const std::string& cell, const std::vector<double>& rates,
                   const Told& precision, int64_t samples = 0) {
   check_fuse(fuse);
@@ -170,7 +170,7 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
   check(h0, "h0", {s.layers * directions, s.batch, s.outputs}, given);
   check(c0, "c0", {s.layers * directions, s.batch, states * s.hidden}, given);
   check_weights(weights, s, call.cell, call.per_lane, all, given);
-  set_rows(call, x, batch_sizes, keep);
+  set_rows(call, x, batch_sizes, not_reset);
   s.dropout = dropout > 0;
   s.norm = call.cell.norm;
   check_samples(samples, call);
@@ -246,56 +246,6 @@ Tensor unwanted(Dtype dtype) {
 
 }  // namespace
 
-NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, bool drawn) {
-  CellOptions options{};
-  std::string_view rest = cell;
-  const auto takes = [&](std::string_view name) {  // a name of the list, which a comma ends
-    const bool has = rest.starts_with(name) && (rest.size() == name.size() || rest[name.size()] == ',');
-    if (has) rest.remove_prefix(std::min(name.size() + 1, rest.size()));
-    return has;
-  };
-  options.norm = takes("layer_norm");
-  if (const std::optional<CellKind> custom = custom_kind(rest)) {
-    options.peephole = shape_of(*custom).weights > 0;
-    if (rates.size() == 4) {
-      options.zoneout_h = rates[0];
-      options.zoneout_c = rates[1];
-      options.recurrent = drawn ? rates[2] : 0;
-    }
-    options.on = options.peephole || options.norm || options.zoneout_h > 0 || options.zoneout_c > 0 ||
-                 options.recurrent > 0;
-    return {*custom, options};
-  }
-  options.peephole = takes("peephole");
-  CellKind kind = CellKind::lstm;
-  if (takes("coupled")) kind = CellKind::coupled;
-  if (rest == "gru") kind = CellKind::gru;
-  if (cell == "rnn_tanh") kind = CellKind::rnn_tanh;
-  if (cell == "rnn_relu") kind = CellKind::rnn_relu;
-  const bool rnn = !has_c(kind), named = rest.empty() || rnn || kind == CellKind::gru;
-  CHECK_VALUE(named && !(options.norm && kind == CellKind::coupled), "cell: got '", cell,
-              "'; expected layer_norm, peephole or coupled (not layer_norm with coupled), gru,"
-              " layer_norm with gru, rnn_tanh or rnn_relu");
-  CHECK_VALUE(kind != CellKind::gru || !(options.peephole || cell.find("coupled") != cell.npos),
-              "cell: got '", cell, "'; expected gru alone or with layer_norm");
-  CHECK_VALUE(rates.empty() ? cell.empty() : rates.size() == 4, "rates: got ", rates.size(),
-              "; expected four, or none for nn.LSTM's cell");
-  if (rates.empty()) return {kind, options};
-  for (const double rate : rates) {
-    CHECK_VALUE(rate >= 0 && rate <= 1, "rates: got ", rate, "; expected a number in [0, 1]");
-    CHECK_VALUE(rate == 0 || !rnn, "rates: got ", rate, "; expected 0 for ", cell);
-  }
-  CHECK_VALUE(rates[3] == 0 || kind != CellKind::gru, "rates: got candidate_dropout ", rates[3],
-              "; expected 0 for a GRU");
-  options.zoneout_h = rates[0];
-  options.zoneout_c = kind == CellKind::gru ? 0 : rates[1];  // whose state is h
-  options.recurrent = drawn ? rates[2] : 0;
-  options.candidate = drawn ? rates[3] : 0;
-  options.on = options.peephole || options.norm || options.zoneout_h > 0 ||
-               options.zoneout_c > 0 || options.recurrent > 0 || options.candidate > 0;
-  return {kind, options};
-}
-
 SmallShape Call::shape(long columns) const {
   return packed ? SmallShape{{sizes.rows, columns}, 2}
                 : SmallShape{{sizes.steps, sizes.batch, columns}, 3};
@@ -309,11 +259,11 @@ SmallShape Call::shape(long count, long columns) const {
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
     Tensor x, Tensor h0, Tensor c0, Tensors weights, double dropout, const OptionalTensor& seed,
     const std::string& fuse, bool save, int64_t directions, const OptionalTensor& batch_sizes,
-    const OptionalTensor& keep, const std::string& cell, const std::vector<double>& rates,
+    const OptionalTensor& not_reset, const std::string& cell, const std::vector<double>& rates,
     const Told& precision) {
   const Call call = checked_call(Pass::forward, std::move(x), std::move(h0), std::move(c0),
                                  std::move(weights), dropout, seed, fuse, directions, batch_sizes,
-                                 keep, cell, rates, precision);
+                                 not_reset, cell, rates, precision);
   Forward out = run_forward(call, save);
   const bool keeps = has_c(call.sizes.cell), keeps_c = keeps || call.sizes.norm;
   const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), call.given); };
@@ -332,12 +282,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
     const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n, Tensor x,
     Tensor h0, Tensor c0, Tensors weights, double dropout, const OptionalTensor& seed,
     const std::string& fuse, Tensor y, Tensor h, Tensor c, Tensor gates, bool needs_dx,
-    int64_t directions, const OptionalTensor& batch_sizes, const OptionalTensor& keep,
+    int64_t directions, const OptionalTensor& batch_sizes, const OptionalTensor& not_reset,
     const std::string& cell, const std::vector<double>& rates, const Told& precision,
     int64_t samples) {
   const Call call = checked_call(Pass::backward, std::move(x), std::move(h0), std::move(c0),
                                  std::move(weights), dropout, seed, fuse, directions, batch_sizes,
-                                 keep, cell, rates, precision, samples);
+                                 not_reset, cell, rates, precision, samples);
   const Sizes& s = call.sizes;
   const long lanes = s.layers * s.directions, width = s.directions * s.outputs;
   check(y, "y", call.shape(width), call.given);
@@ -364,7 +314,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
 
 std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
     Tensor x, Tensor h0, Tensor c0, Tensors weights, int64_t directions,
-    const OptionalTensor& batch_sizes, const OptionalTensor& keep, const std::string& cell,
+    const OptionalTensor& batch_sizes, const OptionalTensor& not_reset, const std::string& cell,
     bool weight_only) {
   Call call{};
   Sizes& s = call.sizes;
@@ -412,7 +362,7 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
     }
     call.weights.push_back(weights[i].contiguous());
   }
-  set_rows(call, x, batch_sizes, keep);
+  set_rows(call, x, batch_sizes, not_reset);
   s.prepared = true;
   s.weight_bytes = bytes_of(of);
   call.isa = &current_isa();

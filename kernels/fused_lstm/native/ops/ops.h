@@ -26,28 +26,28 @@ std::tuple<Tensor, Tensor> cell_backward(const Tensor& gates, const Tensor& c,
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
     Tensor x, Tensor h0, Tensor c0, Tensors weights, double dropout, const OptionalTensor& seed,
     const std::string& fuse, bool save, int64_t directions, const OptionalTensor& batch_sizes,
-    const OptionalTensor& keep, const std::string& cell, const std::vector<double>& rates,
+    const OptionalTensor& not_reset, const std::string& cell, const std::vector<double>& rates,
     const Told& precision);
 
 std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
     const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n, Tensor x,
     Tensor h0, Tensor c0, Tensors weights, double dropout, const OptionalTensor& seed,
     const std::string& fuse, Tensor y, Tensor h, Tensor c, Tensor gates, bool needs_dx,
-    int64_t directions, const OptionalTensor& batch_sizes, const OptionalTensor& keep,
+    int64_t directions, const OptionalTensor& batch_sizes, const OptionalTensor& not_reset,
     const std::string& cell, const std::vector<double>& rates,
     const Told& precision, int64_t samples);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(
     const Tensor& x_part, const Tensor& h0, const Tensor& c0, const Tensor& weight_hh,
     const OptionalTensor& bias_m, const std::string& cell, bool save, bool reverse,
-    const OptionalTensor& batch_sizes, const OptionalTensor& keep, double clip,
+    const OptionalTensor& batch_sizes, const OptionalTensor& not_reset, double clip,
     const Told& precision);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward(
     const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
     const Tensor& h0, const Tensor& c0, const Tensor& weight_hh, const OptionalTensor& bias_m,
     const Tensor& y, const Tensor& c, const Tensor& gates, const std::string& cell, bool reverse,
-    const OptionalTensor& batch_sizes, const OptionalTensor& keep, double clip,
+    const OptionalTensor& batch_sizes, const OptionalTensor& not_reset, double clip,
     const Told& precision);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
@@ -57,7 +57,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
 // Weights as isa/prepared.h has them; in inference.
 std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
     Tensor x, Tensor h0, Tensor c0, Tensors weights, int64_t directions,
-    const OptionalTensor& batch_sizes, const OptionalTensor& keep, const std::string& cell,
+    const OptionalTensor& batch_sizes, const OptionalTensor& not_reset, const std::string& cell,
     bool weight_only);
 
 Tensor dropout(const Tensor& x, double p, const Tensor& seed, int64_t first);

@@ -1,5 +1,5 @@
 // The recurrence of a layer's heads, in one direction, whose input product has been made: the
-// operators `recurrence` and `recurrence_backward`. Schemas: kernels/fused_lstm/ops.py.
+// operators `recurrence` and `recurrence_backward`. Schemas: ops/schemas.h.
 //
 // Heads are lanes of one layer. In the operators' rows they lie side by side, here one after another.
 #include <algorithm>
@@ -10,24 +10,6 @@
 
 namespace fused_lstm {
 namespace {
-
-CellKind kind_of(const std::string& cell) {
-  if (const std::optional<CellKind> custom = custom_kind(cell)) {
-    const CellShape shape = shape_of(*custom);
-    CHECK_VALUE(shape.h_gates() > 0 && shape.weights == 0, "cell: got '", cell,
-                "'; expected one with gates of h, and without weights");
-    return *custom;
-  }
-  if (cell == "lstm") return CellKind::lstm;
-  if (cell == "gru") return CellKind::gru;
-  if (cell == "gru_dreamer") return CellKind::gru_dreamer;
-  if (cell == "rnn_tanh") return CellKind::rnn_tanh;
-  if (cell == "rnn_relu") return CellKind::rnn_relu;
-  if (cell == "slstm") return CellKind::slstm;
-  CHECK_VALUE(cell == "slstm_exponential", "cell: got '", cell,
-              "'; expected lstm, gru, gru_dreamer, rnn_tanh, rnn_relu, slstm or slstm_exponential");
-  return CellKind::slstm_exponential;
-}
 
 // --- heads side by side, and one after another ---
 
@@ -121,13 +103,13 @@ Dtype kept_dtype(const Call& call) {
 // rows: x_part or, backwards, y.
 Call checked_call(Pass pass, const Tensor& rows, const Tensor& h0, const Tensor& c0,
                   const Tensor& weight, const OptionalTensor& bias_m, const std::string& cell,
-                  bool reverse, const OptionalTensor& batch_sizes, const OptionalTensor& keep,
+                  bool reverse, const OptionalTensor& batch_sizes, const OptionalTensor& not_reset,
                   double clip, const Told& precision) {
   const bool forward = pass == Pass::forward;
   const char* const name = forward ? "x_part" : "y";
   Call call{};
   Sizes& s = call.sizes;
-  s.cell = kind_of(cell);
+  s.cell = lane_cell_of(cell);
   const CellShape shape = shape_of(s.cell);
   const long gates = shape.h_gates();
   CHECK_VALUE(weight.dim() == 3 && weight.numel() > 0 && weight.size(1) == gates * weight.size(2),
@@ -143,7 +125,7 @@ Call checked_call(Pass pass, const Tensor& rows, const Tensor& h0, const Tensor&
   s.heads = weight.size(0);
   s.hidden = s.outputs = weight.size(2);
   s.batch = h0.size(0);
-  set_rows(call, rows, batch_sizes, keep);
+  set_rows(call, rows, batch_sizes, not_reset);
   call.isa = &current_isa();
   set_dtypes(call, rows, name, pass, shape.states > 1 || s.cell >= CellKind::custom, precision);
   const long H = s.width();
@@ -188,10 +170,10 @@ Tensor bias_gradient(const Call& call, const Tensor& of_rows) {
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(
     const Tensor& x_part, const Tensor& h0, const Tensor& c0, const Tensor& weight_hh,
     const OptionalTensor& bias_m, const std::string& cell, bool save, bool reverse,
-    const OptionalTensor& batch_sizes, const OptionalTensor& keep, double clip,
+    const OptionalTensor& batch_sizes, const OptionalTensor& not_reset, double clip,
     const Told& precision) {
   const Call call = checked_call(Pass::forward, x_part, h0, c0, weight_hh, bias_m, cell, reverse,
-                                 batch_sizes, keep, clip, precision);
+                                 batch_sizes, not_reset, clip, precision);
   const Sizes& s = call.sizes;
   const CellShape shape = shape_of(s.cell);
   Forward out = run_forward(call, save);
@@ -209,10 +191,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward(
     const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
     const Tensor& h0, const Tensor& c0, const Tensor& weight_hh, const OptionalTensor& bias_m,
     const Tensor& y, const Tensor& c, const Tensor& gates, const std::string& cell, bool reverse,
-    const OptionalTensor& batch_sizes, const OptionalTensor& keep, double clip,
+    const OptionalTensor& batch_sizes, const OptionalTensor& not_reset, double clip,
     const Told& precision) {
   const Call call = checked_call(Pass::backward, y, h0, c0, weight_hh, bias_m, cell, reverse,
-                                 batch_sizes, keep, clip, precision);
+                                 batch_sizes, not_reset, clip, precision);
   const Sizes& s = call.sizes;
   const CellShape shape = shape_of(s.cell);
   const Dtype sums = sum_dtype(call.dtype);
