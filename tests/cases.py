@@ -65,8 +65,13 @@ SHAPES = [
 ]
 
 
+# Triton's levels that have no kernel of their own: a step's is `pointwise`'s, and that of all steps
+# `layers`'. The interpreter takes seconds for each.
+BETWEEN = "triton-hoisted", "triton-steps"
+
+
 def rungs(
-    *exclude: str, top: bool = False, slow: Sequence[str] = (), but: Sequence[str] = ()
+    *exclude: str, top: bool = False, slow: Sequence[str] = BETWEEN, but: Sequence[str] = ()
 ) -> list:
     """(engine, fuse) for all that the table holds; skipped with the reason where it cannot run.
 

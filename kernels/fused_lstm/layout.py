@@ -46,6 +46,9 @@ class Layout(NamedTuple):
         return states.transpose(1, 2) if self.batch_first else states
 
 
+TIME_FIRST, BATCH_FIRST, UNBATCHED = Layout(), Layout(batch_first=True), Layout(batched=False)
+
+
 def lay_out(
     input: Any, lengths: Tensor | None, resets: Tensor | None, input_size: int, batch_first: bool
 ) -> tuple[Tensor, Rows | None, Tensor | None, Layout]:
@@ -62,8 +65,12 @@ def lay_out(
         check_input(input.data, (2,), input_size, batch_first)
         return input.data, rows.of_packed(input), resets, Layout(packed=input)
     check_input(input, (2, 3), input_size, batch_first)
-    layout = Layout(input.dim() == 3, batch_first and input.dim() == 3)
-    x = time_first(input, layout.batch_first) if layout.batched else input.unsqueeze(1)
+    layout = BATCH_FIRST if batch_first else TIME_FIRST
+    if input.dim() == 2:
+        layout = UNBATCHED
+    x = time_first(input, batch_first) if layout.batched else input.unsqueeze(1)
+    if lengths is None and resets is None:
+        return x, None, None, layout
     if isinstance(resets, Tensor) and not layout.batched:
         resets = resets.unsqueeze(-1)
     elif isinstance(resets, Tensor) and batch_first:

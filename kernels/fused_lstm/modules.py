@@ -195,14 +195,13 @@ class RecurrentBase(nn.RNNBase):
         x, rows, resets, layout = lay_out(input, lengths, resets, size, self.batch_first)
         spec, H = self.spec, self.hidden_size
         if hx is None:
-            h0, c0 = self._initial(x, batch_of(input, self.batch_first))
+            h0, c0 = self._initial(x, x.shape[1] if x.dim() == 3 else batch_of(input, False))
         elif type(hx) is tuple and len(hx) == 2 == len(spec.states) and layout.batched:
             h0, c0 = hx
+            check_dense("h_0", h0)
+            check_dense("c_0", c0)
         else:
             h0, c0 = self._state(hx, layout.batched)
-        for name, tensor in (("h_0", h0), ("c_0", c0)):
-            if type(tensor) is not Tensor or tensor.layout is not torch.strided or tensor.is_nested:
-                check_dense(name, tensor)
         y, h_n, c_n, *states = call(
             spec, x, h0, c0, self.weights() if weights is None else weights, H,
             self.proj_size or H, self.engine, self.fuse, self.training, self.recompute, rows,

@@ -142,12 +142,15 @@ class Forward(torch.autograd.Function):
                 y = forms.kernel(ctx.ops, call, False, *constants, *inputs)[0]
         if not torch._C._autograd._get_current_graph_task_keep_graph():
             ctx.y = None  # as what is saved is let go
-        plain = partial(forms.plain, call, *constants)
-        if any(d is not None for d in dstates) or torch._C._are_functorch_transforms_active():
-            return *[None] * 4, *pulled_back(plain, inputs, (dy, dh_n, dc_n, *dstates[:-1]))
-        run = partial(
-            forms.backward, ctx.ops, call, ctx.needs_input_grad[4], (*constants, y, *saved)
-        )
+        grads, of_call = (dy, dh_n, dc_n), (ctx.needs_input_grad[4], (*constants, y, *saved))
+        by_states = False
+        for gradient in dstates:
+            by_states |= gradient is not None
+        if by_states or torch._C._are_functorch_transforms_active():
+            plain = partial(forms.plain, call, *constants)
+            return *[None] * 4, *pulled_back(plain, inputs, (*grads, *dstates[:-1]))
         if torch.is_grad_enabled():
-            run = partial(Backward.apply, run, plain, 3)
-        return *[None] * 4, *run(dy, dh_n, dc_n, *inputs)
+            plain = partial(forms.plain, call, *constants)
+            run = partial(forms.backward, ctx.ops, call, *of_call)
+            return *[None] * 4, *Backward.apply(run, plain, 3, *grads, *inputs)
+        return *[None] * 4, *forms.backward(ctx.ops, call, *of_call, *grads, *inputs)

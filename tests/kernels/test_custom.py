@@ -149,15 +149,17 @@ def test_zoneout_of_one_of_both(zoneout, engine):
     assert_same(*found)
 
 
-# On triton, whose interpreter is slow, by default those of each kind.
+# By default those of each kind: each is compiled for native, and triton's interpreter is slow.
 SOME = "lltm", "mgu", "slstm", "rnn", "nbrc", "sru"
 OPTIONS_OF = [
-    pytest.param(name, engine, marks=pytest.mark.slow)
-    if engine == "triton" and name not in SOME
-    else pytest.param(name, engine, marks=needs_native if engine == "native" else ())
+    pytest.param(
+        name, engine,
+        marks=[needs_native] * (engine == "native")
+        + [pytest.mark.slow] * (engine != "loop" and name not in SOME),
+    )
     for name in zoo.ALL
     for engine in ("loop", "native", "triton")
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "engine"), OPTIONS_OF)
@@ -232,9 +234,9 @@ def assert_the_loops(
     assert_same(*found)
 
 
-# A weight of a unit, several states, eight gates, no product with h, a single gate. On triton the
-# others run with --slow: how a cell is printed for it is held against the loop below, and drawn.
-OF_TRITON = ("peephole", "slstm", "nas", "sru", "ind_rnn")
+# A weight of a unit, several states, eight gates, no product with h, a single gate. The others run
+# with --slow: each cell is held against its loop above, and others are drawn.
+OF_EACH_KIND = ("peephole", "slstm", "nas", "sru", "ind_rnn")
 
 
 def cells_and_engines() -> list:
@@ -242,7 +244,7 @@ def cells_and_engines() -> list:
     found = []
     for name, engine in product(zoo.ALL, [*ENGINES[1:], pytest.param("triton")]):
         marks, label = list(engine.marks), f"{name}-{engine.values[0]}"
-        if engine.values[0] == "triton" and name not in OF_TRITON:
+        if name not in OF_EACH_KIND:
             marks.append(pytest.mark.slow)
         found.append(pytest.param(name, *engine.values, marks=marks, id=label))
     return found
@@ -264,7 +266,9 @@ WITH = (
 
 @needs_native
 @pytest.mark.parametrize("option", WITH, ids=lambda option: " ".join(option))
-@pytest.mark.parametrize("name", zoo.ALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in SOME)) for n in zoo.ALL]
+)
 def test_everything_with_an_option(name, option):
     """Everything on native where products are normalized, h is projected, or there are heads."""
     torch.manual_seed(1)  # with 0 a weight's gradient of cell `functions` is ill-conditioned
@@ -685,7 +689,8 @@ def test_processes_print_the_same_code():
     """The name, by which a pickle finds a cell, and the code, by which the cache does."""
     script = (
         "import hashlib\nfrom bench import zoo\n"
-        "text = ''.join(c.name + c.source() + c.explained() for c in zoo.ALL.values())\n"
+        "cells = zoo.nas, zoo.slstm, zoo.functions, zoo.peephole\n"
+        "text = ''.join(c.name + c.source() + c.explained() for c in cells)\n"
         "print(hashlib.sha256(text.encode()).hexdigest())"
     )
     root = str(Path(__file__).parents[2])

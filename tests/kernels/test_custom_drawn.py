@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 needs_native = pytest.mark.skipif(
     native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
 )
-EXAMPLES, SEED = int(os.environ.get("EXAMPLES", "16")), int(os.environ.get("SEED", "0"))
+EXAMPLES, SEED = int(os.environ.get("EXAMPLES", "8")), int(os.environ.get("SEED", "0"))
 # Lines that may be drawn, of earlier values a, b, c, none of which grows without bound.
 LINES = (
     "torch.tanh({a})", "torch.sigmoid({a})", "F.softplus({a})", "F.logsigmoid({a})", "F.relu({a})",

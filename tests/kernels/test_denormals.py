@@ -158,7 +158,9 @@ print((y != 0).sum().item(), y.numel())
 
 
 @needs_native
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)], ids=str
+)
 def test_denormal_input(dtype):
     """It counts as zero on both threads; with FUSED_LSTM_DENORMALS=keep it passes."""
     script = RELU.format(dtype=str(dtype), denormal=DENORMAL[dtype])

@@ -48,7 +48,9 @@ def test_reference_backward_is_differentiable():
 
 
 # Of a chain of layers `test_module` has a stack.
-@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", slow=("triton-layers",)))
+@pytest.mark.parametrize(
+    ("engine", "fuse"), rungs("compile", slow=("triton-hoisted", "triton-steps", "triton-layers"))
+)
 def test_engine(engine, fuse, inputs):
     def run(x, h0, c0, *weights):
         y, state = fused_lstm.lstm(x, (h0, c0), weights, engine=engine, fuse=fuse)
@@ -57,10 +59,10 @@ def test_engine(engine, fuse, inputs):
     assert gradcheck(run, inputs, fast_mode=True)
 
 
-# Of Triton's sweeps test_triton_layers.py has one in every run.
+# Triton's is the plain form's, as native's; test_triton_layers.py has one in every run.
 @pytest.mark.parametrize(
     ("engine", "fuse"),
-    rungs("compile", "cudnn", slow=("triton-steps", "triton-layers")),
+    rungs("compile", "cudnn", slow=("triton",)),
 )
 def test_second_derivative(engine, fuse, inputs):
     def run(x, h0, c0, *weights):

@@ -67,6 +67,7 @@ def test_single_precision(engine, fuse):
               torch.float32)  # fmt: skip
 
 
+@SLOW  # of a minute's first compilation; below it compiles in a graph of the user's
 def test_the_compile_engine():
     if (why := fused_lstm.available_engines("cpu")["compile"]) is not None:
         pytest.skip(why)
@@ -188,7 +189,8 @@ def graphs() -> list:
     Dynamo traces what a kind asks for in one way above all engines.
     """
     found = []
-    for rung, kind, backend in product(rungs("compile", "cudnn"), KINDS, ("aot_eager", "inductor")):
+    every = rungs("compile", "cudnn", slow=())
+    for rung, kind, backend in product(every, KINDS, ("aot_eager", "inductor")):
         engine, fuse = rung.values
         runs = backend == "aot_eager" and (
             (engine, fuse) == ("native", "layers")

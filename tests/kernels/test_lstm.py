@@ -30,7 +30,7 @@ BOTH = {
 }
 
 
-@in_turn(BOTH, rungs("compile"), 3)
+@in_turn(BOTH, rungs("compile", slow=()), 3)
 def test_agrees_with_nn_lstm(case, engine, fuse):
     shape, dtype = case
     theirs, ours = make_pair(shape, engine, fuse, dtype)

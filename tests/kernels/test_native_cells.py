@@ -32,9 +32,16 @@ ORDERS = SHAPES | {
 }
 
 
+# Each cell in every second order, and each order with every second cell; --slow has all pairs.
 @each_mode
-@pytest.mark.parametrize("case", ORDERS.values(), ids=ORDERS)
-@each_cell
+@pytest.mark.parametrize(
+    ("options", "case"),
+    [
+        pytest.param(options, case, id=f"{name}-{order}", marks=[pytest.mark.slow] * ((c + n) % 2))
+        for c, (name, options) in enumerate(HAD.items())
+        for n, (order, case) in enumerate(ORDERS.items())
+    ],
+)
 def test_it_is_the_one_written_out(options, case, training):
     for fuse in ("steps", "layers"):
         check(case, training, engine="native", fuse=fuse, **options)

@@ -130,8 +130,17 @@ def refusing(tmp_path_factory) -> str:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.parametrize("pauses", [True, False], ids=["", "OpenMP refuses"])
-@pytest.mark.parametrize("ran", ["nothing", "ours", "torchs"])
+@pytest.mark.parametrize(
+    ("ran", "pauses"),
+    [
+        pytest.param("nothing", True, id="nothing", marks=pytest.mark.slow),
+        pytest.param("nothing", False, id="nothing, OpenMP refuses", marks=pytest.mark.slow),
+        pytest.param("ours", True, id="ours"),
+        pytest.param("ours", False, id="ours, OpenMP refuses"),
+        pytest.param("torchs", True, id="torchs", marks=pytest.mark.slow),
+        pytest.param("torchs", False, id="torchs, OpenMP refuses"),
+    ],
+)
 def test_a_forked_child_has_threads(ran, pauses, request):
     """Before its parent has run OpenMP, after, and after torch alone has; its own child too."""
     before = {"nothing": "None", "ours": "call()", "torchs": "torch.ones(2**20).sin_()"}[ran]
@@ -165,7 +174,10 @@ MODULES = {
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="OpenMP is used on Linux")
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param(m, marks=[pytest.mark.slow] * (m in ("slstm", "lstm"))) for m in MODULES],
+)
 def test_a_forked_child_trains(module):
     """PyTorch's products, which heads and hoisted call, and its sums have threads too."""
     python(f"""

@@ -42,7 +42,8 @@ def test_any_k(k, engine, fuse, whole):
 @pytest.mark.parametrize("two", [False, True], ids=["", "bidirectional"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("engine", "fuse"), rungs("compile", slow=("triton-pointwise", "triton-steps"))
+    ("engine", "fuse"),
+    rungs("compile", slow=("triton-pointwise", "triton-hoisted", "triton-steps")),
 )
 def test_rows_that_end_or_begin_anew(kind, two, engine, fuse, whole):
     if engine == "triton" and (kind, two) != ("lengths", True) and not whole:
