@@ -57,11 +57,12 @@ def check(*names: str) -> None:
             assert set(calls) - {ours} <= allowed, name
 
 
-def test_three_layers_in_one_package():
-    """A cell with options, a GRU, an sLSTM of heads: test_every_layer has all in a minute."""
-    check("together", "GRU", "SLSTM")
+def test_a_layer_in_a_package():
+    """An LSTM in both directions with options: test_every_layer has all in a minute."""
+    check("together")
 
 
 @pytest.mark.slow
 def test_every_layer():
+    """In one package."""
     check(*aot.CASES)

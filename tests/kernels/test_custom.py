@@ -498,6 +498,17 @@ def test_a_pickled_module_runs_in_another_process(tmp_path):
 # --- errors ---
 
 
+@pytest.mark.parametrize("argument", ["states", "weights", "x_only", "inputs"])
+def test_names_are_one_text(argument):
+    message = f"cell step: {argument}: got ('c', 'n'); expected names in one text"
+
+    def step(i, *, c, n):
+        return i + c, c, n
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fused_lstm.cell(step, **{argument: ("c", "n")})
+
+
 def told(error: str, **options) -> Callable[[Callable], None]:
     def check(function: Callable) -> None:
         with pytest.raises(ValueError, match=re.escape(error)) as caught:
@@ -685,19 +696,30 @@ def test_two_processes_compile_one_cell_at_once(tmp_path):
     assert (cell / "cell.so").stat().st_mtime_ns == written  # from the cache
 
 
-def test_processes_print_the_same_code():
+PRINTS = """
+import hashlib, torch, fused_lstm
+
+@fused_lstm.cell(states="c n", weights={"tau": 1.0})
+def told(i, f, z, o, *, c, n, tau):
+    f = torch.sigmoid(f + tau)
+    c, n = f * c + torch.sigmoid(i) * torch.tanh(z), f * n + torch.exp(i)
+    return torch.sigmoid(o) * c / (1 + n), c, n
+
+text = told.name + told.source() + told.source("triton") + told.explained()
+print(hashlib.sha256(text.encode()).hexdigest())
+"""
+
+
+def test_processes_print_the_same_code(tmp_path):
     """The name, by which a pickle finds a cell, and the code, by which the cache does."""
-    script = (
-        "import hashlib\nfrom bench import zoo\n"
-        "cells = zoo.nas, zoo.slstm, zoo.functions, zoo.peephole\n"
-        "text = ''.join(c.name + c.source() + c.explained() for c in cells)\n"
-        "print(hashlib.sha256(text.encode()).hexdigest())"
-    )
-    root = str(Path(__file__).parents[2])
+    (file := tmp_path / "prints.py").write_text(PRINTS)
     found = {
-        run(script, PYTHONHASHSEED=str(seed), PYTHONPATH=os.pathsep.join([root, *sys.path])).stdout
+        subprocess.run(
+            [sys.executable, file], env=os.environ | {"PYTHONHASHSEED": str(seed)},
+            capture_output=True, text=True, check=True,
+        ).stdout
         for seed in range(2)
-    }
+    }  # fmt: skip
     assert len(found) == 1
     assert len(found.pop().strip()) == 64
 

@@ -186,7 +186,7 @@ def test_per_sample_gradients(engine, fuse):
 def graphs() -> list:
     """(kind, backend, engine, fuse); without --slow a kind on one engine, and an engine once.
 
-    Dynamo traces what a kind asks for in one way above all engines.
+    Dynamo traces what a kind asks for in one way above all engines; test_ops.py has inductor.
     """
     found = []
     every = rungs("compile", "cudnn", slow=())
@@ -196,7 +196,6 @@ def graphs() -> list:
             (engine, fuse) == ("native", "layers")
             or (kind == "lengths" and (engine, fuse) == ("triton", "layers"))
         )
-        runs |= (kind, backend, engine, fuse) == ("lengths", "inductor", "native", "layers")
         marks = [*rung.marks, *([] if runs else [SLOW])]
         name = f"{rung.id}-{kind}-{backend}"
         found.append(pytest.param(kind, backend, engine, fuse, id=name, marks=marks))

@@ -183,10 +183,10 @@ def test_a_launch_a_layer(monkeypatch):
 @pytest.mark.parametrize(
     ("path", "projected"),
     [
-        ("resident parts", 9),
+        ("blocks of batch", 9),
         *(
             pytest.param(*c, marks=pytest.mark.slow)
-            for c in [("groups of rows", 0), ("partly resident", 0), ("blocks of batch", 9)]
+            for c in [("groups of rows", 0), ("partly resident", 0), ("resident parts", 9)]
         ),
     ],
 )
