@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .autograd import draw_seed
+from .autograd import LSTM, draw_seed
 from .choose import (
     DTYPES,
     EMPTY,
@@ -33,7 +33,7 @@ from .choose import (
     step_pays,
 )
 from .layout import State, check_dense, check_resets, padded
-from .pullback import is_differentiated
+from .pullback import Forward, is_differentiated
 from .recompute import in_chunks
 from .rows import Rows, enter, leave
 from .spec import CELLS, PLAIN, Spec, check_size, completed, shapes
@@ -200,12 +200,7 @@ def _is_slow_step(
     return not step_pays(base.cell, B, H, is_differentiated(x, h0, *weights))
 
 
-# --- a call of `native` in inference: little more than the operator ---
-
-
-def may_infer(x: Any) -> bool:
-    """Return whether a call of x, [T, B, I] or [B, T, I], is inference without special cases."""
-    return not torch.is_grad_enabled() and is_plain(x)
+# --- a plain call of `native`: little more than the operator ---
 
 
 def is_plain(x: Any) -> TypeGuard[Tensor]:
@@ -223,34 +218,40 @@ def is_plain(x: Any) -> TypeGuard[Tensor]:
     )
 
 
-def infers(
+def plain_call(
     spec: Spec, engine: str, fuse: str | None, training: bool, x: Tensor
 ) -> Callable[..., tuple[Tensor, ...] | None] | None:
-    """Return a function (x, h0, c0, weights) -> the operator's outputs; None for other engines.
+    """Return a function (differentiated, x, h0, c0, weights) -> the operator's outputs.
 
-    The function returns None where the operator refuses its arguments.
+    None for other engines, and where masks are drawn. The function returns None where the operator
+    refuses its arguments.
     """
     if spec.in_heads:  # they have an operator of their own
         return None
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-    key = "inference", engine, fuse, training, x.dtype, word
+    key = "plain", engine, fuse, training, x.dtype, word
     if key not in spec.plans:
         name, complete, _ = _plan(
             spec, training, None, engine, fuse, x.device, x.dtype, USUAL, word, 1, 1, 1
         )
         able = name == "native" and complete.level in ("steps", "layers")
         able = able and not complete.draws
-        lstm = torch.ops.fused_lstm_native.lstm.default if able else None
-        spec.plans[key] = partial(_infer, lstm, complete.level, complete.schema) if able else None
+        ops = torch.ops.fused_lstm_native
+        spec.plans[key] = partial(_call_plainly, ops, complete) if able else None
     return spec.plans[key]
 
 
-def _infer(lstm, level, options, x, h0, c0, weights) -> tuple[Tensor, ...] | None:
-    with torch._C._AutoDispatchBelowAutograd():
-        try:
-            return lstm(x, h0, c0, weights, 0.0, None, level, False, **options)
-        except (RuntimeError, ValueError):  # ValueError: a tensor of another device among them
-            return None
+NO_CONSTANTS = None, None, None  # of LSTM's forms: seed, batch_sizes, not_reset
+
+
+def _call_plainly(ops, spec, differentiated, x, h0, c0, weights) -> tuple[Tensor, ...] | None:
+    try:
+        if differentiated:
+            return Forward.apply(LSTM, ops, spec, NO_CONSTANTS, x, h0, c0, *weights)
+        with torch._C._AutoDispatchBelowAutograd():
+            return ops.lstm.default(x, h0, c0, weights, 0.0, None, spec.level, False, **spec.schema)
+    except (RuntimeError, ValueError):  # ValueError: a tensor of another device among them
+        return None
 
 
 # --- which engine, and its Spec ---

@@ -147,8 +147,9 @@ def quick_states(spec: Spec, x: Tensor, hx: Any, H: int, P: int) -> State | None
     if hx is None:
         return zeros(spec, x, x.shape[1], H, P)
     if not spec.has_c:
-        return hx, hx
-    return hx if type(hx) is tuple and len(hx) == 2 else None
+        return (hx, hx) if isinstance(hx, Tensor) else None
+    is_pair = type(hx) is tuple and len(hx) == 2
+    return hx if is_pair and isinstance(hx[0], Tensor) and isinstance(hx[1], Tensor) else None
 
 
 def states_of(spec: Spec, hx: Any, batched: bool) -> State:

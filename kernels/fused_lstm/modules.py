@@ -25,7 +25,7 @@ from .choose import (
     may_be_slow,
     step_pays,
 )
-from .functional import call, check_torchs, infers, may_infer
+from .functional import call, check_torchs, is_plain, plain_call
 from .layout import (
     State,
     as_step,
@@ -185,8 +185,8 @@ class RecurrentBase(nn.RNNBase):
             return input.tracer.create_proxy("call_module", path, arguments, {})
         if self._backward_hooks and self._instead is None:
             self._refuse_opacus()
-        if lengths is None and resets is None and not return_states and may_infer(input):
-            outputs = self._infer(input, hx)
+        if lengths is None and resets is None and not return_states and is_plain(input):
+            outputs = self._run_plainly(input, hx)
             if outputs is not None:
                 return outputs
         if in_a_graph() and torch.onnx.is_in_onnx_export():  # the second call takes a microsecond
@@ -212,20 +212,24 @@ class RecurrentBase(nn.RNNBase):
             return y, last
         return y, last, self._joined(*map(layout.states, states))
 
-    def _infer(self, x: Any, hx: State | Tensor | None) -> Any:
+    def _run_plainly(self, x: Any, hx: State | Tensor | None) -> Any:
         """Return what `forward` does, at half of a small call's cost, or None where it may not.
 
         The operator checks its arguments too; what is wrong with them `forward` says better.
         """
         spec, H = self.spec, self.hidden_size
-        inference = infers(spec, self.engine, self.fuse, self.training, x)
-        if inference is None or self.recompute is not None or self._instead is not None:
+        run = plain_call(spec, self.engine, self.fuse, self.training, x)
+        if run is None or self.recompute is not None or self._instead is not None:
             return None
         x = time_first(x, self.batch_first)
-        if self.engine == "auto" and len(x) == 1 and not step_pays(spec.cell, x.shape[1], H, False):
+        states, weights = quick_states(spec, x, hx, H, self.proj_size or H), self.weights()
+        if states is None:
             return None
-        states = quick_states(spec, x, hx, H, self.proj_size or H)
-        outputs = None if states is None else inference(x, *states, self.weights())
+        differentiated = is_differentiated(x, *states, *weights)
+        automatic = self.engine == "auto" and len(x) == 1
+        if automatic and not step_pays(spec.cell, x.shape[1], H, differentiated):
+            return None
+        outputs = run(differentiated, x, *states, weights)
         if outputs is None:
             return None
         y, h_n, c_n, *_ = outputs
