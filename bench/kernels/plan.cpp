@@ -103,6 +103,7 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
   s.cell = named.kind;
   s.norm = named.options.norm;
   s.narrow = dtype == Dtype::BFloat16;
+  s.unit = s.narrow && has_unit(set);
   const int terms = terms_of(dtype, precision);
   const auto machine = [&](bool as_they_lie, Pass pass) {
     const bool wide = s.narrow && (as_they_lie || !set.for_bf16);

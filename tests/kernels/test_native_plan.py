@@ -106,7 +106,6 @@ def test_a_small_step_is_one_workers(workers, change):
         ("a short call", {"steps": 5, "batch": 3, "hidden": 256}),
         ("a short call", {"steps": 16, "batch": 1, "hidden": 1024}),
         ("in turns", {"steps": 16, "batch": 1, "hidden": 1025}),
-        ("a short call", {"steps": 16, "batch": 1, "hidden": 1025, "dtype": torch.bfloat16}),
         ("a short call", {"steps": 1, "batch": 1, "fuse": "steps", "threads": 64}),
         ("a short call", {"steps": 2, "batch": 8, "directions": 2, "projected": 50}),
         ("a short call on one thread", {"steps": 1, "batch": 1, "inputs": 30, "hidden": 50}),
@@ -119,6 +118,14 @@ def test_a_call_of_few_rows_packs_nothing(order, change):
         assert f"layers: {order};" in text
         packed = re.search(r"recurrent|panels", text.partition("backward:")[0])
         assert (packed is None) == ("short" in order)
+
+
+def test_a_matrix_unit_multiplies_more_than_8_rows(bf16_isa):
+    """Without one 16 rows of bfloat16 are read as they lie."""
+    has_unit = bf16_isa.startswith(("amx", "emulated"))
+    for rows in (8, 9, 16, 17):
+        text = plan(steps=rows, batch=1, hidden=1025, dtype=torch.bfloat16, isa=bf16_isa)
+        assert ("layers: a short call;" in text) == (rows <= (8 if has_unit else 16)), rows
 
 
 def test_bfloat16_is_float32_in_a_short_call_alone(bf16_isa):

@@ -132,10 +132,12 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
 // more; but packed they are faster to multiply with. Measured on a Zen 5 (one thread and two, H =
 // 64, 200, 650, 1500, every instruction set): up to 4 steps this gains everywhere, up to 2 to 5
 // times; up to 16 where a step is long but its weights come from a cache. With 32 rows it loses as
-// often as it gains.
+// often as it gains. A matrix unit is the faster one from 9 rows on, up to 1.7 times (an Emerald Rapids,
+// one thread, H = 64, 192, 384, 650).
 bool is_short(const Sizes& s) {
   const bool cached = s.hidden >= 256 && (s.narrow || s.hidden <= 1024);
-  return shape_of(s.cell).in_tiles() && s.rows <= 16 && (s.steps <= 4 || cached);
+  const long most = s.unit ? 8 : 16;
+  return shape_of(s.cell).in_tiles() && s.rows <= most && (s.steps <= 4 || cached);
 }
 
 // Measured on an Emerald Rapids (one thread; H = 200, 650, 1500; its AMX undisturbed by another hyperthread):

@@ -19,6 +19,7 @@ struct Sizes {
   bool dropout;              // between layers
   bool norm;                 // lanes normalize their products
   bool narrow;               // tensors are bfloat16
+  bool unit;                 // which a matrix unit multiplies
   bool prepared;             // weights were packed before the call: see isa/prepared.h
   long weight_bytes;         // of an element of the weights, as a short call reads them
   long samples;              // that the weights' gradients are of, or 0: of all rows together

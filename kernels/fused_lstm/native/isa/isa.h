@@ -24,6 +24,9 @@ struct Isa {
   PreparedSweep for_bf16_rows, for_int8_rows;
 };
 
+// Whether a matrix unit multiplies bfloat16: rows are made ready for it.
+inline bool has_unit(const Isa& isa) { return isa.for_bf16 && isa.for_bf16->ready_size(1, 1) > 0; }
+
 // The instruction set in use: the best this CPU has, unless the environment's FUSED_LSTM_ISA, or
 // `use_isa`, says another.
 const Isa& current_isa();

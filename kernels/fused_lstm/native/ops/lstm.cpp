@@ -120,6 +120,7 @@ void set_dtypes(Call& call, const Tensor& x, const char* name, Pass pass, bool w
   Sizes& s = call.sizes;
   call.given = x.dtype();
   s.narrow = call.given == Dtype::BFloat16;
+  s.unit = s.narrow && !wide && has_unit(*call.isa);
   s.weight_bytes = bytes_of(call.given);
   const bool custom = s.cell >= CellKind::custom;  // which is not compiled for terms
   const bool lying = pass != Pass::backward && is_short(s);
