@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 RUN    := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
-NATIVE := $(shell find kernels/fused_lstm/native -name '*.cpp' -o -name '*.h' -o -name '*.py')
+NATIVE := kernels/fused_lstm/schemas.txt $(shell find kernels/fused_lstm/native -name '*.cpp' -o -name '*.h' -o -name '*.py')
 
 # Extra words for the command, as in: make train ARGS="--preset small"
 ARGS ?=
@@ -34,7 +34,7 @@ train: setup     ## train the demo language model through the Triton kernels, an
 	$(RUN) -m lm.train --lstm triton $(ARGS)
 
 # A process a core, of a GB and more each. Plain pytest runs the same tests in one.
-test: setup      ## run all tests; ten minutes
+test: setup      ## run all tests; eight minutes
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 bench: setup     ## compare every engine that runs here with nn.LSTM; 8 minutes, with peers more than ten

@@ -130,7 +130,7 @@ def check_contents(wheel: Path) -> None:
     expected = {
         path.relative_to(SOURCES.parent)
         for path in SOURCES.rglob("*")
-        if path.suffix in (".py", ".cpp", ".h", ".typed")
+        if path.suffix in (".py", ".cpp", ".h", ".txt", ".typed")
     }
     assert packaged - expected == {Path("fused_lstm/native/_native.so")}, packaged - expected
     assert packaged > expected, expected - packaged

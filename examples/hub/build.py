@@ -42,7 +42,7 @@ def build(target: Path, native: bool) -> str:
     shutil.copy(FOLDER / "layers.py", target)
     init = target / "__init__.py"
     init.write_text(f"{init.read_text()}\nfrom . import layers  # noqa: E402\n")
-    files = sorted(target.rglob("*.py"))
+    files = [*sorted(target.rglob("*.py")), target / "schemas.txt"]
     if native:
         files += sorted(path for end in ("cpp", "h") for path in SOURCES.rglob(f"*.{end}"))
     content = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

@@ -223,8 +223,7 @@ def plain_call(
 ) -> Callable[..., tuple[Tensor, ...] | None] | None:
     """Return a function (differentiated, x, h0, c0, weights) -> the operator's outputs.
 
-    None for other engines, and where masks are drawn. The function returns None where the operator
-    refuses its arguments.
+    None for other engines. The function returns None where the operator refuses its arguments.
     """
     if spec.in_heads:  # they have an operator of their own
         return None
@@ -235,21 +234,20 @@ def plain_call(
             spec, training, None, engine, fuse, x.device, x.dtype, USUAL, word, 1, 1, 1
         )
         able = name == "native" and complete.level in ("steps", "layers")
-        able = able and not complete.draws
         ops = torch.ops.fused_lstm_native
         spec.plans[key] = partial(_call_plainly, ops, complete) if able else None
     return spec.plans[key]
 
 
-NO_CONSTANTS = None, None, None  # of LSTM's forms: seed, batch_sizes, not_reset
-
-
 def _call_plainly(ops, spec, differentiated, x, h0, c0, weights) -> tuple[Tensor, ...] | None:
+    seed = draw_seed(x.device) if spec.draws else None
     try:
         if differentiated:
-            return Forward.apply(LSTM, ops, spec, NO_CONSTANTS, x, h0, c0, *weights)
+            return Forward.apply(LSTM, ops, spec, (seed, None, None), x, h0, c0, *weights)
         with torch._C._AutoDispatchBelowAutograd():
-            return ops.lstm.default(x, h0, c0, weights, 0.0, None, spec.level, False, **spec.schema)
+            return ops.lstm.default(
+                x, h0, c0, weights, spec.dropout, seed, spec.level, False, **spec.schema
+            )
     except (RuntimeError, ValueError):  # ValueError: a tensor of another device among them
         return None
 

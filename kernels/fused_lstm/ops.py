@@ -4,7 +4,7 @@
 is imported. Triton's kernels come with the first call, from whomever it comes: the module, a graph
 of torch.compile, a saved trace. The C++ library defines the operators of `native` itself, kernels
 and all (native/module.cpp); where there is none they are defined here, and a call says why. Both
-read the schemas from native/ops/schemas.h.
+read the schemas from schemas.txt.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
 size of h, which is H unless h is projected. N, V: rows, vocabulary. Gate order i, f, g, o. The
@@ -343,7 +343,7 @@ OPERATORS = {
 
 def _schemas() -> dict[str, str]:
     """Return each operator's name -> its arguments and results, in PyTorch's words."""
-    text = (Path(__file__).parent / "native/ops/schemas.h").read_text()
+    text = (Path(__file__).parent / "schemas.txt").read_text()
     told = text.partition('R"(')[2].rpartition(')"')[0].split("\n\n")
     named = [" ".join(schema.split()).partition("(") for schema in told]
     return {name: f"({rest}" for name, _, rest in named}

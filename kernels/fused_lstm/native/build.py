@@ -99,7 +99,8 @@ def setup_arguments() -> dict:
 
     torch_folder = Path(str(torch.origin)).parent
     sources, headers = (sorted(map(str, FOLDER.rglob(f"*.{end}"))) for end in ("cpp", "h"))
-    extension = Extension(LIBRARY, sources, depends=headers, optional=not required)
+    depends = [*headers, str(FOLDER.parent / "schemas.txt")]
+    extension = Extension(LIBRARY, sources, depends=depends, optional=not required)
     return {"ext_modules": [extension], "cmdclass": {"build_ext": Build, "bdist_wheel": Wheel}}
 
 

@@ -13,7 +13,7 @@ using fused_lstm::Boxed;
 
 // Their meaning is in kernels/fused_lstm/ops.py, which adds shapes for graphs and derivatives.
 constexpr std::string_view schemas =
-#include "ops/schemas.h"
+#include "../schemas.txt"
     ;
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fused_lstm_native, m) {

@@ -1,4 +1,4 @@
-// fuse="pointwise": the operators `cell` and `cell_backward`. Schemas: ops/schemas.h.
+// fuse="pointwise": the operators `cell` and `cell_backward`. Schemas: kernels/fused_lstm/schemas.txt.
 #include "ops/ops.h"
 
 #include "ops/check.h"

@@ -1,5 +1,5 @@
 // fuse="steps" (layer after layer) and fuse="layers" (all of them): the operators `lstm` and
-// `lstm_backward`, checked. Schemas: ops/schemas.h.
+// `lstm_backward`, checked. Schemas: kernels/fused_lstm/schemas.txt.
 #include <algorithm>
 #include <functional>
 #include <type_traits>

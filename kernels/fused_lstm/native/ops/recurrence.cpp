@@ -1,5 +1,5 @@
 // The recurrence of a layer's heads, in one direction, whose input product has been made: the
-// operators `recurrence` and `recurrence_backward`. Schemas: ops/schemas.h.
+// operators `recurrence` and `recurrence_backward`. Schemas: kernels/fused_lstm/schemas.txt.
 //
 // Heads are lanes of one layer. In the operators' rows they lie side by side, here one after another.
 #include <algorithm>
