@@ -185,7 +185,8 @@ class RecurrentBase(nn.RNNBase):
             return input.tracer.create_proxy("call_module", path, arguments, {})
         if self._backward_hooks and self._instead is None:
             self._refuse_opacus()
-        if lengths is None and resets is None and not return_states and is_plain(input):
+        asks_more = lengths is not None or resets is not None or return_states
+        if not (asks_more or self.spec.in_heads) and is_plain(input):
             outputs = self._run_plainly(input, hx)
             if outputs is not None:
                 return outputs
