@@ -223,7 +223,8 @@ def plain_call(
 ) -> Callable[..., tuple[Tensor, ...] | None] | None:
     """Return a function (differentiated, x, h0, c0, weights) -> the operator's outputs.
 
-    spec: not of heads, which have an operator of their own. None for other engines. The function returns None where the operator refuses its arguments.
+    None for other engines. The function returns None where the operator refuses its arguments.
+    spec: not of heads, which have an operator of their own.
     """
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
     key = "plain", engine, fuse, training, x.dtype, word
