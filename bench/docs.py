@@ -48,10 +48,14 @@ def made(text: str) -> str:
     return MARKED.sub(lambda match: f"{match[1]}{block(match[2])}{match[3]}", text)
 
 
+def pages() -> list[Path]:
+    """Return the documents whose blocks are made."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
 def files() -> dict[Path, str]:
     """Return all that is made: README, docs, their figures, and the report with its own."""
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    right = {path: made(path.read_text(encoding="utf-8")) for path in pages}
+    right = {path: made(path.read_text(encoding="utf-8")) for path in pages()}
     right |= {tables.RESULTS / name: to_svg(draw()) for name, draw in answer.FIGURES.items()}
     measured = (tables.RESULTS / f"{name}.jsonl" for name in REPORT)
     page = report.tell(tables.read(*(path for path in measured if path.exists())))

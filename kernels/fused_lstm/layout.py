@@ -69,8 +69,6 @@ def lay_out(
     if input.dim() == 2:
         layout = UNBATCHED
     x = time_first(input, batch_first) if layout.batched else input.unsqueeze(1)
-    if lengths is None and resets is None:
-        return x, None, None, layout
     if isinstance(resets, Tensor) and not layout.batched:
         resets = resets.unsqueeze(-1)
     elif isinstance(resets, Tensor) and batch_first:

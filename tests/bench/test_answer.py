@@ -14,12 +14,12 @@ from bench import answer, core, doc_tables, docs, ladder, model, tables
 from bench.core import Record
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = docs.pages()
 
 
 @pytest.fixture(scope="module")
 def files() -> dict[Path, str]:
-    """Return all that is made of results files, which takes 20 seconds."""
+    """Return all that is made of results files, which takes ten seconds."""
     return docs.files()
 
 

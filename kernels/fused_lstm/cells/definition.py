@@ -54,8 +54,8 @@ class Cell:
         constants: Mapping[str, float] | None = None,
     ) -> None:
         self.function, self._told = function, (states, weights, apart, x_only, h_only, inputs)
-        _check_names(function, states=states, weights=weights, apart=apart, x_only=x_only,
-                     h_only=h_only, inputs=inputs)  # fmt: skip
+        self._check_names(states=states, weights=weights)
+        self._check_names(str, apart=apart, x_only=x_only, h_only=h_only, inputs=inputs)
         self.inputs = tuple(inputs.split())
         self.initial_states = _by_name("states", states, function)
         self.initial_weights = _by_name("weights", weights, function)
@@ -125,6 +125,14 @@ class Cell:
     def _error(self, argument: str, got: str, expected: str) -> ValueError:
         name = self.function.__name__
         return ValueError(f"cell {name}: {argument}: got {got}; expected {expected}")
+
+    def _check_names(self, kinds: Any = (str, Mapping), **told: Any) -> None:
+        """Check that names are one text, or a mapping where they may have values."""
+        expected = "names in one text, separated by spaces"
+        expected += "" if kinds is str else ", or name -> value"
+        for argument, names in told.items():
+            if not isinstance(names, kinds):
+                raise self._error(argument, repr(names), expected)
 
     def _read_signature(self, constants: dict[str, float]) -> tuple[str, ...]:
         """Set constants from the function's arguments, check all, and return the gates."""
@@ -314,18 +322,6 @@ class Cell:
             columns = max(made.columns, made.saved + 1)
             ops.SAVED["triton", self._variant(dropped, projected=True)] = columns
         self._ready.add(("triton", self._variant(zoneout)))
-
-
-def _check_names(function: Callable, **told: Any) -> None:
-    """Check that names are one text, or a mapping where they may have values."""
-    for argument, names in told.items():
-        valued = argument in ("states", "weights")
-        if not isinstance(names, (str, Mapping) if valued else str):
-            expected = "names in one text, separated by spaces"
-            expected += ", or name -> value" if valued else ""
-            raise ValueError(
-                f"cell {function.__name__}: {argument}: got {names!r}; expected {expected}"
-            )
 
 
 def _by_name(
