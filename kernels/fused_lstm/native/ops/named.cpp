@@ -41,7 +41,7 @@ CellKind layer_cell_of(const std::string& cell, std::string_view list, CellOptio
   const bool rnn = kind == CellKind::rnn_tanh || kind == CellKind::rnn_relu;
   CHECK_VALUE(!gru || !options.peephole, "cell: got '", cell,
               "'; expected gru alone or with layer_norm");
-  const bool known = kind == CellKind::lstm || gru ||
+  const bool known = list.empty() || gru ||
                      (kind == CellKind::coupled && !options.norm) ||
                      (rnn && !options.norm && !options.peephole);
   CHECK_VALUE(known, "cell: got '", cell,
