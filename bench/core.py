@@ -458,10 +458,7 @@ def measure(
     for (label, mode), rounds in turns.items():
         facts = task.work.facts(mode) | group.runners[label].facts(mode, len(rounds)) | conditions
         if pace.calls > 1:
-            calls = [second for turn in rounds for second in turn]
-            tail = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "worst": 1.0}
-            values = np.quantile(calls, list(tail.values()), method="higher").tolist()
-            facts |= {"calls": len(calls)} | dict(zip(tail, values, strict=True))
+            facts |= tail([second for turn in rounds for second in turn])
         seconds, memory = tuple(map(statistics.median, rounds)), facts.pop("memory", None)
         about = {"contender": label, "mode": mode, "error": group.errors[label], "memory": memory}
         records.append(Record(seconds=seconds, extra=facts, **about, **common))
@@ -469,6 +466,13 @@ def measure(
         why = reason(error).removeprefix(f"{label}: ")
         records.append(Record(contender=label, mode=modes[0], why=why, **common))
     return records
+
+
+def tail(calls: Sequence[float]) -> dict[str, float]:
+    """Return how many calls there were, and the seconds below which some share of them stayed."""
+    shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "worst": 1.0}
+    values = np.quantile(calls, list(shares.values()), method="higher").tolist()
+    return {"calls": len(calls), **dict(zip(shares, values, strict=True))}
 
 
 def reason(error: Exception) -> str:

@@ -6,7 +6,10 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -112,6 +115,22 @@ def family_seconds(root: int) -> float:
         return pid == root
 
     return sum(seconds[pid] for pid in seconds if is_below(pid))
+
+
+# --- other work, made ---
+
+
+@contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """Keep so many cores busy with processes of no use."""
+    burn = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(burn) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 # --- memory that stays ---

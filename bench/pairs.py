@@ -6,7 +6,8 @@ Each checkout has a process of its own, with its compiled library. A round asks 
 of some calls, in an order drawn anew, and looks whether AMX is disturbed by a busy hyperthread
 meanwhile: the rate of a product in its registers tells. BEFORE may be the same checkout with
 another setting behind a bar, ".|precision=none". The machine may have other work: CPU time is what
-the thread itself took. On two threads (`--threads 2`) it is wall time, for a quiet machine.
+the thread itself took. On two threads (`--threads 2`), and for the slowest calls (`tail`), it is
+wall time, for a quiet machine.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ import torch
 from . import core, machine, zoo
 
 # mode, shape [T, B, I, H, L]; and where not usual dtype, precision, weights, isa, the layer's class
-# or a cell of bench/zoo.py, and its options.
+# or a cell of bench/zoo.py, and its options; for the slowest calls threads, the seconds of pause
+# before each, and how many busy processes are beside them.
 Call = dict[str, Any]
 DISTURBED = 0.75  # of the best rate of AMX: with a busy hyperthread it has a third to a fifth
 
@@ -82,6 +84,20 @@ def drawn_calls(count: int) -> list[Call]:
     return found
 
 
+def tail_calls() -> list[Call]:
+    """Return single steps, as the suite `tail` has them."""
+    return [
+        {"mode": mode, "shape": [1, B, H, H, 2], "threads": threads, "pause": pause, "busy": busy}
+        | ({"weights": "float32"} if mode == "prepared" else {})
+        for H in (64, 256, 650)
+        for B in (1, 4)
+        for threads in (1, 2)
+        for pause in (0.0, 0.01)
+        for busy in (0, 1, 2)
+        for mode in ("inference", "prepared")
+    ]
+
+
 CHANGES = {
     "ahead": calls(BOTH, (1, 4, 20, 64), 20, isa="avx512"),
     "bf16": calls(BOTH, (1, 4, 20, 64), 20, dtype="bfloat16"),
@@ -111,6 +127,7 @@ CHANGES = {
         for call in layer_calls(layer, HEADS, num_heads=heads)
     ],
     "drawn": drawn_calls(128),
+    "tail": tail_calls(),
 }
 
 
@@ -139,6 +156,8 @@ def made(call: Call) -> Callable[[], object]:
     if call["mode"] == "prepared":
         prepared = fused_lstm.prepare(layer, getattr(torch, call["weights"]))
         return lambda: prepared(x)
+    if call["mode"] == "inference":
+        return torch.no_grad()(lambda: layer(x))
     if call["mode"] == "forward":
         return lambda: layer(x)  # which keeps what a backward pass needs
 
@@ -150,6 +169,11 @@ def made(call: Call) -> Callable[[], object]:
     return both
 
 
+def is_wall_time(call: Call) -> bool:
+    """Return whether a call is measured by the clock on the wall, not by the thread's time."""
+    return call["threads"] > 1 or "pause" in call
+
+
 def serve() -> None:
     """Read calls and how often, a line of JSON each, and print the seconds of each time."""
     last: tuple[Call, Callable[[], object]] | None = None
@@ -159,8 +183,12 @@ def serve() -> None:
             last = call, made(call)
             for _ in range(3):
                 last[1]()
-        clock, seconds = time.process_time if call["threads"] == 1 else time.perf_counter, []
+        last[1]()  # after the other checkout's turn
+        clock = time.perf_counter if is_wall_time(call) else time.process_time
+        pause, seconds = call.get("pause"), []
         for _ in range(times):
+            if pause:
+                time.sleep(pause)
             begin = clock()
             last[1]()
             seconds.append(clock() - begin)
@@ -211,38 +239,75 @@ class Unit:
         return rate > DISTURBED * self.best
 
 
+# A round: the seconds of each checkout's calls.
+Round = tuple[list[float], list[float]]
+
+
+def turns(sides: list[Checkout], call: Call, seconds: float, unit: Unit) -> tuple[list[Round], int]:
+    """Return the rounds of a call, and how many were left out, as AMX was disturbed in them."""
+    longest = max(side.seconds(call, 1)[0] for side in sides)
+    times = 50 if call.get("pause") else max(1, min(200, int(0.03 / longest)))
+    watched = not call.get("busy")  # a busy process disturbs AMX
+    rounds, disturbed, end = [], 0, time.time() + seconds
+    while time.time() < end or len(rounds) + disturbed < 7:
+        taken: Round = ([], [])
+        quiet = [not watched or unit.undisturbed()]
+        for side in random.sample((0, 1), 2):
+            taken[side].extend(sides[side].seconds(call, times))
+            quiet.append(not watched or unit.undisturbed())
+        if all(quiet):
+            rounds.append(taken)
+        else:
+            disturbed += 1
+    return rounds, disturbed
+
+
 def race(
     change: str, before: str, after: str, seconds: float, threads: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield a record for each call of a change: medians, their ratio and its interval."""
+    """Yield a record for each call of a change: medians, their ratio and its interval.
+
+    Of the slowest calls it has the distribution too, before and after.
+    """
     torch.set_num_threads(1)
     sides, unit = [Checkout(before), Checkout(after)], Unit()
-    for call in [one | {"threads": threads} for one in CHANGES[change]]:
-        longest = max(side.seconds(call, 1)[0] for side in sides)
-        times, rounds = max(1, min(200, int(0.03 / longest))), []
-        end = time.time() + seconds
-        while time.time() < end or len(rounds) < 7:
-            quiet, taken = [unit.undisturbed()], [0.0, 0.0]
-            for side in random.sample((0, 1), 2):
-                taken[side] = statistics.median(sides[side].seconds(call, times))
-                quiet.append(unit.undisturbed())
-            rounds.append((all(quiet), *taken))
-        kept = [r[1:] for r in rounds if r[0]]
-        if len(kept) < 5:
-            print(f"{call}: AMX was disturbed in all but {len(kept)} rounds", file=sys.stderr)
+    for call in [{"threads": threads} | one for one in CHANGES[change]]:
+        with machine.neighbours(call.get("busy", 0)):
+            rounds, disturbed = turns(sides, call, seconds, unit)
+        if len(rounds) < 5:
+            print(f"{call}: AMX was disturbed in all but {len(rounds)} rounds", file=sys.stderr)
             continue
-        first, second = ([times[side] for times in kept] for side in (0, 1))
+        first, second = ([statistics.median(taken[side]) for taken in rounds] for side in (0, 1))
         ratio = core.ratio(first, second)
-        yield {
+        record = {
             "change": change, **call, "before": statistics.median(first),
             "after": statistics.median(second), "ratio": ratio.value, "low": ratio.low,
-            "high": ratio.high, "rounds": len(kept), "disturbed": len(rounds) - len(kept),
-            "clock": "CPU time" if threads == 1 else "wall time", **core.surroundings(core.CPU),
+            "high": ratio.high, "rounds": len(rounds), "disturbed": disturbed,
+            "clock": "wall time" if is_wall_time(call) else "CPU time",
+            **core.surroundings(core.CPU),
         }  # fmt: skip
+        if "pause" in call:
+            record["tails"] = [core.tail([s for taken in rounds for s in taken[n]]) for n in (0, 1)]
+        yield record
     for side in sides:
         assert side.process.stdin is not None
         side.process.stdin.close()
         side.process.wait()
+
+
+def said(record: dict[str, Any]) -> str:
+    """Return a record as a line."""
+    words = [record.get("layer"), record.get("options"), record.get("dtype"), record["mode"]]
+    words += [record["shape"], f"{record['threads']} threads"]
+    if "tails" in record:
+        words.append(f"pause {record['pause']} s, {record['busy']} busy")
+    ms = (f"{1e3 * record[side]:.3f}" for side in ("before", "after"))
+    line = f"{' '.join(str(word) for word in words if word)}: {' -> '.join(ms)} ms,"
+    line += f" {record['ratio']:.2f} ({record['low']:.2f} to {record['high']:.2f}),"
+    line += f" {record['rounds']} rounds, {record['disturbed']} disturbed"
+    if "tails" in record:
+        line += ", p99 {:.3f} -> {:.3f} ms".format(*(1e3 * one["p99"] for one in record["tails"]))
+    return line
 
 
 def main() -> None:
@@ -264,13 +329,7 @@ def main() -> None:
     options.json.parent.mkdir(parents=True, exist_ok=True)
     given = options.change, options.before, options.after, options.seconds, options.threads
     for record in race(*given):
-        print(
-            f"{record.get('layer', '')} {record.get('options', '')} {record.get('dtype', '')}"
-            f" {record['mode']} {record['shape']}: {1e3 * record['before']:.3f} ->"
-            f" {1e3 * record['after']:.3f} ms, {record['ratio']:.2f} ({record['low']:.2f} to"
-            f" {record['high']:.2f}), {record['rounds']} rounds, {record['disturbed']} disturbed",
-            flush=True,
-        )
+        print(said(record), flush=True)
         with options.json.open("a", encoding="utf-8") as file:
             print(json.dumps(record), file=file)
 

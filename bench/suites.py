@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +18,7 @@ from . import (
     kernelbench,
     ladder,
     lstm,
+    machine,
     models,
     samples,
     slstm,
@@ -237,20 +236,7 @@ def race(
         group = Group(task)  # anew: a peer has its threads from its start
         for beside in suite.neighbours:
             conditions = {"neighbours": beside} if suite.neighbours[1:] else {}
-            with neighbours(beside):
+            with machine.neighbours(beside):
                 records = measure(name, group, suite.modes, suite.pace, device, conditions)
             yield from records
         group.close()
-
-
-@contextmanager
-def neighbours(count: int) -> Iterator[None]:
-    """Keep so many cores busy with processes of no use."""
-    burn = [sys.executable, "-c", "while True: pass"]
-    processes = [subprocess.Popen(burn) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()

@@ -281,9 +281,7 @@ class RecurrentBase(nn.RNNBase):
         self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None, states: bool
     ) -> Any:
         """Run the call as ONNX's operators, one a layer."""
-        if (
-            torch.jit.is_tracing()
-        ):  # the exporter of TorchScript, which knows torch.nn's forward alone
+        if torch.jit.is_tracing():  # TorchScript's exporter, which knows torch.nn's forward alone
             check_torchs(self.spec, f"ONNX's {self.mode} with dynamo=False")
             if lengths is not None or resets is not None:
                 raise ValueError("lengths, resets: got a tensor with dynamo=False; expected None")

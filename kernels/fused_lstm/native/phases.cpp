@@ -225,7 +225,8 @@ void run_phases(const Phases& phases) {
   const uint64_t word = operator_word();
   if (phases.parts <= 1 || phases.count == 0) return run_alone(phases, word);
 #if defined(__linux__) && defined(_OPENMP)
-  if (phases.parts <= most_parts && phases.count < static_cast<long>(State::none)) {
+  const bool fits = phases.parts <= most_parts && phases.count < static_cast<long>(State::none);
+  if (fits && !phases.team_awake) {
     Crew* const crew = take_crew();
     crew->grow(phases.parts - 1);
     crew->run(phases, word);
@@ -235,7 +236,9 @@ void run_phases(const Phases& phases) {
   const auto body = [](void* argument, const Worker& worker) {
     const Phases& phases = *static_cast<const Phases*>(argument);
     for (long phase = 0; phase < phases.count; ++phase) {
-      phases.run(phases.argument, phase, worker);
+      for (long part = worker.id; part < phases.parts; part += worker.count) {
+        phases.run(phases.argument, phase, Worker{part, phases.parts});
+      }
       worker.sync();
     }
   };

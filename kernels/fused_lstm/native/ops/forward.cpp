@@ -194,23 +194,12 @@ struct Stack {
     };
     phases.parts = plan.alone ? 1 : plan.team;
     phases.nanoseconds = plan.nanoseconds;
+    phases.team_awake = s.given;  // by the product of x, which was made before this call
     phases.argument = const_cast<void*>(static_cast<const void*>(&run));
     phases.run = [](void* argument, long phase, const Worker& worker) {
       (*static_cast<decltype(run)*>(argument))(phase, worker);
     };
-    if (s.given && phases.parts > 1) {
-      // The product of x, before this call, has left torch's own threads on the cores.
-      run_on_team(phases.parts, [&](const Worker& worker) {
-        for (long phase = 0; phase < phases.count; ++phase) {
-          for (long part = worker.id; part < phases.parts; part += worker.count) {
-            run(phase, Worker{part, phases.parts});
-          }
-          worker.sync();
-        }
-      });
-    } else {
-      run_phases(phases);
-    }
+    run_phases(phases);
     for (size_t index = 0; index < lanes.size(); ++index) finish(lanes[index], index);
     for (long layer = 0; layer < s.layers; ++layer) clear_rest(call, output(layer), s.width());
   }

@@ -1,0 +1,43 @@
+"""Calls of two checkouts in turns: what a record of them has."""
+
+import pytest
+
+from bench import pairs
+from fused_lstm import native
+
+WHY_NOT = native.load()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=f"native: {WHY_NOT}")
+
+ONE = {"mode": "inference", "shape": [1, 1, 16, 16, 2]}
+
+
+@pytest.fixture
+def race(monkeypatch):
+    """Returns a function that races a call against itself, and returns the record."""
+
+    def run(call):
+        monkeypatch.setitem(pairs.CHANGES, "ahead", [call])
+        monkeypatch.setattr(pairs.Unit, "undisturbed", lambda self: True)
+        (record,) = pairs.race("ahead", ".|dtype=bfloat16", ".", seconds=0.1, threads=1)
+        return record
+
+    return run
+
+
+def test_a_record_has_the_ratio_of_medians_and_its_interval(race):
+    record = race(ONE)
+    assert record["clock"] == "CPU time"
+    assert record["ratio"] == pytest.approx(record["before"] / record["after"])
+    assert record["low"] <= record["ratio"] <= record["high"]
+    assert record["rounds"] >= 7
+    assert "tails" not in record
+
+
+def test_the_slowest_calls_are_wall_time_with_their_distribution(race):
+    record = race(ONE | {"threads": 1, "pause": 0.001, "busy": 1})
+    assert record["clock"] == "wall time"
+    for tail in record["tails"]:
+        assert tail["calls"] >= 7 * 50
+        assert tail["p50"] <= tail["p90"] <= tail["p99"] <= tail["p999"] <= tail["worst"]
+    assert "1 busy" in pairs.said(record)
+    assert "p99" in pairs.said(record)
