@@ -18,7 +18,10 @@ from fused_lstm.native.build import FLAGS, FOLDER, compile_all
 from tolerance import assert_close
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [ROOT / "tests/kernels/arm/kernels.cpp", ROOT / FOLDER / "isa/base.cpp"]
+SOURCES = [
+    ROOT / "tests/kernels/arm/kernels.cpp",
+    *(ROOT / FOLDER / f"isa/{name}.cpp" for name in ("base", "caches")),
+]
 HERE, ARM, QEMU = "g++", "aarch64-linux-gnu-g++", "qemu-aarch64"
 
 
