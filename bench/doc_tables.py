@@ -634,6 +634,51 @@ def intel(change: str, before: str = "before", after: str = "after") -> Listing:
     )
 
 
+def tail_pairs() -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the records of single steps before and after, the module's with the prepared one's."""
+    lines = (RESULTS / "tail-pairs.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    return list(zip(records[::2], records[1::2], strict=True))
+
+
+def tail_of(which: int, when: int) -> Callable[[Any], str]:
+    """Return what says the milliseconds of the module's (0) or the prepared one's (1) calls."""
+
+    def says(pair: Any) -> str:
+        tail = pair[which]["tails"][when]
+        return " / ".join(digits(1e3 * tail[name]) for name in ("p50", "p99", "worst"))
+
+    return says
+
+
+TAILS_BEFORE = Listing(
+    lambda: [
+        pair for pair in tail_pairs()
+        if pair[0]["threads"] == 2 and pair[0]["shape"] == [1, 1, 256, 256, 2]
+    ],
+    {
+        "pause": lambda pair: "10 ms" if pair[0]["pause"] else "none",
+        "busy processes": lambda pair: str(pair[0]["busy"]),
+        "native: layers, before": tail_of(0, 0), "after": tail_of(0, 1),
+        "native, prepared, before": tail_of(1, 0), "after ": tail_of(1, 1),
+    },
+    "tail-pairs",
+)  # fmt: skip
+
+
+def tails_changed() -> str:
+    """Return what the change of threads brought over all settings: the ratio of p50 and of p99."""
+    pairs, sentences = tail_pairs(), []
+    for which, who in enumerate(("the module", "a prepared layer")):
+        shares = {}
+        for share in ("p50", "p99"):
+            tails = [pair[which]["tails"] for pair in pairs]
+            ratios = sorted(after[share] / before[share] for before, after in tails)
+            shares[share] = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        sentences.append("p50 of {} is {p50} of what it was, p99 {p99}".format(who, **shares))
+    return f"In the median of {len(pairs)} settings, {'; '.join(sentences)}.\n"
+
+
 # --- all of them ---
 
 TABLES: dict[str, Callable[[], str]] = gpu.TABLES | {
@@ -709,11 +754,8 @@ TABLES: dict[str, Callable[[], str]] = gpu.TABLES | {
     ),
     "tails": tails(2),
     "tails_one": tails(1),
-    "tails_before": Table(
-        "tail-before", [By("pause", "mode", pause), By("busy processes", "neighbours", count)],
-        [column(f"{name(label)}, {tree}", "p50 / p99 / worst", label, tree=tree)
-            for label in (OURS, PREPARED) for tree in ("before", "after")],
-    ),
+    "tails_before": TAILS_BEFORE,
+    "tails_changed": tails_changed,
     "help_training": Table(
         "scaling", [*AXES, By("layers", "L", count)],
         [

@@ -272,8 +272,10 @@ def race(
     torch.set_num_threads(1)
     sides, unit = [Checkout(before), Checkout(after)], Unit()
     for call in [{"threads": threads} | one for one in CHANGES[change]]:
+        clock = machine.ForeignTime()
         with machine.neighbours(call.get("busy", 0)):
             rounds, disturbed = turns(sides, call, seconds, unit)
+            foreign = round(clock.share(), 4)
         if len(rounds) < 5:
             print(f"{call}: AMX was disturbed in all but {len(rounds)} rounds", file=sys.stderr)
             continue
@@ -283,7 +285,7 @@ def race(
             "change": change, **call, "before": statistics.median(first),
             "after": statistics.median(second), "ratio": ratio.value, "low": ratio.low,
             "high": ratio.high, "rounds": len(rounds), "disturbed": disturbed,
-            "clock": "wall time" if is_wall_time(call) else "CPU time",
+            "foreign": foreign, "clock": "wall time" if is_wall_time(call) else "CPU time",
             **core.surroundings(core.CPU),
         }  # fmt: skip
         if "pause" in call:

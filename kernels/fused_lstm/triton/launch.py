@@ -377,16 +377,29 @@ def rates(p: float, cell: Spec) -> dict[str, float]:
     }
 
 
+def most_registers(plan: Plan) -> int | None:
+    """Return how many registers a thread may take, or None where ptxas chooses.
+
+    ptxas spills rather than take more than leaves room for a second or third program on the
+    multiprocessor, though there is none: at 80, 128 or 168 of a kernel that needs 96 to 180.
+    Where a kernel needs nearly all, it spills less without a limit. Found by tools.inspect.
+    """
+    if plan.amd or plan.gates == 0:
+        return None
+    if plan.kind == "heads" or (plan.streams if plan.tcgen05 else plan.chunks == 1):
+        return 255
+    few = plan.tcgen05 and plan.direction == "backward" and plan.chunks <= 6
+    return 240 if few else None
+
+
 @lru_cache(1024)
 def options(plan: Plan) -> dict:
     """Return options of the compiler and launch; num_stages = 1: no prefetch across a barrier."""
     if is_interpreted():
         return {}
     found: dict[str, Any] = {"num_warps": plan.warps, "num_stages": 1, "enable_fp_fusion": True}
-    # Else ptxas spills rather than take more registers: at 128 in Triton 3.6 on a B200, and of
-    # heads for a second program on the same multiprocessor.
-    if (plan.tcgen05 and plan.streams) or (plan.kind == "heads" and not plan.amd):
-        found["maxnreg"] = 255
+    if (most := most_registers(plan)) is not None:
+        found["maxnreg"] = most
     if plan.amd:
         del found["enable_fp_fusion"]
     return found | {"launch_cooperative_grid": plan.persistent and not plan.alone}
