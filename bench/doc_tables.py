@@ -659,24 +659,45 @@ TAILS_BEFORE = Listing(
     {
         "pause": lambda pair: "10 ms" if pair[0]["pause"] else "none",
         "busy processes": lambda pair: str(pair[0]["busy"]),
-        "native: layers, before": tail_of(0, 0), "after": tail_of(0, 1),
-        "native, prepared, before": tail_of(1, 0), "after ": tail_of(1, 1),
+        "native: layers, before": tail_of(0, 0), "native: layers, after": tail_of(0, 1),
+        "native, prepared, before": tail_of(1, 0), "native, prepared, after": tail_of(1, 1),
     },
     "tail-pairs",
 )  # fmt: skip
 
 
-def tails_changed() -> str:
-    """Return what the change of threads brought over all settings: the ratio of p50 and of p99."""
-    pairs, sentences = tail_pairs(), []
-    for which, who in enumerate(("the module", "a prepared layer")):
-        shares = {}
-        for share in ("p50", "p99"):
-            tails = [pair[which]["tails"] for pair in pairs]
-            ratios = sorted(after[share] / before[share] for before, after in tails)
-            shares[share] = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        sentences.append("p50 of {} is {p50} of what it was, p99 {p99}".format(who, **shares))
-    return f"In the median of {len(pairs)} settings, {'; '.join(sentences)}.\n"
+def tails_changed() -> list[tuple[int, int, list[Any]]]:
+    """Return threads, the module (0) or a prepared layer (1), and their calls before and after."""
+    pairs = tail_pairs()
+    return [
+        (threads, which, [pair[which]["tails"] for pair in pairs if pair[0]["threads"] == threads])
+        for threads in (1, 2)
+        for which in (0, 1)
+    ]
+
+
+def share_of(quantile: str) -> Callable[[Any], str]:
+    """Return what says the ratio of a quantile after and before: the median and its range."""
+
+    def says(row: Any) -> str:
+        ratios = sorted(after[quantile] / before[quantile] for before, after in row[2])
+        return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+
+    return says
+
+
+TAILS_CHANGED = Listing(
+    tails_changed,
+    {
+        "threads": lambda row: str(row[0]),
+        "settings": lambda row: str(len(row[2])),
+        "calls of": lambda row: ("native: layers", "native, prepared")[row[1]],
+        "p50, after / before": share_of("p50"),
+        "p99, after / before": share_of("p99"),
+        "worst, after / before": share_of("worst"),
+    },
+    "tail-pairs",
+)
 
 
 # --- all of them ---
@@ -755,7 +776,7 @@ TABLES: dict[str, Callable[[], str]] = gpu.TABLES | {
     "tails": tails(2),
     "tails_one": tails(1),
     "tails_before": TAILS_BEFORE,
-    "tails_changed": tails_changed,
+    "tails_changed": TAILS_CHANGED,
     "help_training": Table(
         "scaling", [*AXES, By("layers", "L", count)],
         [
@@ -896,5 +917,6 @@ TABLES: dict[str, Callable[[], str]] = gpu.TABLES | {
     "intel_ahead": intel("ahead"),
     "intel_bf16": intel("bf16"),
     "intel_tf32": intel("tf32", "float32", "two terms"),
+    "intel_tf32_switch": intel("tf32 switch", "two terms everywhere", "where they pay"),
     "intel_prepared": intel("prepared"),
 }  # fmt: skip

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from . import core, machine, zoo
+from . import core, machine
 
 # mode, shape [T, B, I, H, L]; and where not usual dtype, precision, weights, isa, the layer's class
 # or a cell of bench/zoo.py, and its options; for the slowest calls threads, the seconds of pause
@@ -148,10 +148,12 @@ def made(call: Call) -> Callable[[], object]:
     dtype = getattr(torch, call.get("dtype", "float32"))
     name, options = call.get("layer", "LSTM"), {"engine": "native", "dtype": dtype}
     options |= call.get("options", {})
-    if name in zoo.ALL and not hasattr(fused_lstm, name):
-        layer = fused_lstm.Recurrent(zoo.ALL[name], I, H, L, **options)
-    else:
+    if hasattr(fused_lstm, name):
         layer = getattr(fused_lstm, name)(I, H, L, **options)
+    else:
+        from . import zoo  # an older checkout cannot have all of its cells
+
+        layer = fused_lstm.Recurrent(zoo.ALL[name], I, H, L, **options)
     x = torch.randn(T, B, I, dtype=dtype)
     if call["mode"] == "prepared":
         prepared = fused_lstm.prepare(layer, getattr(torch, call["weights"]))
@@ -183,7 +185,9 @@ def serve() -> None:
             last = call, made(call)
             for _ in range(3):
                 last[1]()
-        last[1]()  # after the other checkout's turn
+        if is_wall_time(call):
+            time.sleep(core.REST)  # threads of the other checkout's turn spin for a while
+        last[1]()
         clock = time.perf_counter if is_wall_time(call) else time.process_time
         pause, seconds = call.get("pause"), []
         for _ in range(times):
@@ -199,8 +203,11 @@ class Checkout:
     """The process of a checkout, and what it changes of each call."""
 
     def __init__(self, text: str) -> None:
+        self.text = text
         folder, _, changed = text.partition("|")
         root = Path(folder).resolve()
+        if not (root / "kernels" / "fused_lstm").is_dir():
+            raise SystemExit(f"{text}: got no kernels/fused_lstm there; expected a checkout")
         self.changed = dict(word.split("=") for word in changed.split(",") if word)
         paths = [root / "kernels", Path(__file__).parents[1]]  # this file, that library
         self.process = subprocess.Popen(
@@ -213,8 +220,14 @@ class Checkout:
         """Return the seconds of a call, so many times."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(json.dumps([call | self.changed, times]), file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
+        try:
+            print(json.dumps([call | self.changed, times]), file=self.process.stdin, flush=True)
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise SystemExit(f"{self.text}: its process has ended; its error is above")
+        return json.loads(line)
 
 
 # --- in turns ---
@@ -247,7 +260,7 @@ def turns(sides: list[Checkout], call: Call, seconds: float, unit: Unit) -> tupl
     """Return the rounds of a call, and how many were left out, as AMX was disturbed in them."""
     longest = max(side.seconds(call, 1)[0] for side in sides)
     times = 50 if call.get("pause") else max(1, min(200, int(0.03 / longest)))
-    watched = not call.get("busy")  # a busy process disturbs AMX
+    watched = "pause" not in call  # single steps of float32 do not use AMX
     rounds, disturbed, end = [], 0, time.time() + seconds
     while time.time() < end or len(rounds) + disturbed < 7:
         taken: Round = ([], [])

@@ -35,7 +35,6 @@ from .layout import (
     of_step,
     quick_states,
     states_of,
-    time_first,
     zeros,
 )
 from .pullback import is_differentiated
@@ -222,11 +221,12 @@ class RecurrentBase(nn.RNNBase):
         run = plain_call(spec, self.engine, self.fuse, self.training, x)
         if run is None or self.recompute is not None or self._instead is not None:
             return None
-        x = time_first(x, self.batch_first)
+        if self.batch_first:
+            x = x.transpose(0, 1)
         states, weights = quick_states(spec, x, hx, H, self.proj_size or H), self.weights()
         if states is None:
             return None
-        differentiated = is_differentiated(x, *states, *weights)
+        differentiated = torch.is_grad_enabled() and is_differentiated(x, *states, *weights)
         automatic = self.engine == "auto" and len(x) == 1
         if automatic and not step_pays(spec.cell, x.shape[1], H, differentiated):
             return None
@@ -234,7 +234,9 @@ class RecurrentBase(nn.RNNBase):
         if outputs is None:
             return None
         y, h_n, c_n, *_ = outputs
-        return time_first(y, self.batch_first), (h_n, c_n) if spec.has_c else h_n
+        if self.batch_first:
+            y = y.transpose(0, 1)
+        return y, (h_n, c_n) if spec.has_c else h_n
 
     def extra_repr(self) -> str:
         options = {"engine": self.engine, "fuse": self.fuse, "recompute": self.recompute}
