@@ -93,7 +93,7 @@ GET_OTHER = $(if $(TRITON),test -d $(OTHER) || $(RUN) -m pip install --quiet --n
 
 ptx: setup       ## run the compiled Triton kernels on an emulated GPU, many schedules: minutes
 	$(GET_OTHER)
-	cd tests && PYTHONPATH=$(abspath $(OTHER)) $(abspath $(RUN)) -m ptx $(ARGS)
+	cd tests && PYTHONPATH=$(abspath .):$(abspath $(OTHER)) $(abspath $(RUN)) -m ptx $(ARGS)
 
 SEED ?= $(shell date +%s)
 fuzz: setup      ## any options of nn.LSTM together, 2,000 of them on native and loop: minutes

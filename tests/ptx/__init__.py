@@ -1,6 +1,6 @@
 """A PTX machine: runs what Triton compiles for a GPU, on a CPU, all programs of a launch at once.
 
-    python -m ptx --help         # in tests/; `make ptx` runs every case
+    PYTHONPATH=.. python -m ptx --help   # in tests/; `make ptx` runs every case
 
 Triton's interpreter shows that a kernel computes the right numbers, one program after another. Here
 the compiled code runs: instructions of all warps interleave by a seeded schedule, L1 keeps old
