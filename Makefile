@@ -91,7 +91,7 @@ TRITON ?=
 OTHER  := $(if $(TRITON),build/triton-$(TRITON))
 GET_OTHER = $(if $(TRITON),test -d $(OTHER) || $(RUN) -m pip install --quiet --no-deps --target $(OTHER) "triton==$(TRITON).*")
 
-ptx: setup       ## run the compiled Triton kernels on an emulated GPU, many schedules: minutes
+ptx: setup       ## run the compiled Triton kernels on an emulated GPU, many schedules: hours on two cores
 	$(GET_OTHER)
 	cd tests && PYTHONPATH=$(abspath .):$(abspath $(OTHER)) $(abspath $(RUN)) -m ptx $(ARGS)
 
