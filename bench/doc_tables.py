@@ -612,12 +612,17 @@ def packed_perplexity() -> str:
 # --- calls of two checkouts in turns, of bench.pairs ---
 
 
+def paired(file: str) -> list[dict[str, Any]]:
+    """Return the records of a results file of bench.pairs."""
+    lines = (RESULTS / f"{file}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def intel(change: str, before: str = "before", after: str = "after") -> Listing:
     """Return the table of a change's CPU times on an Intel Xeon."""
 
     def changed() -> list[dict[str, Any]]:
-        lines = (RESULTS / "intel.jsonl").read_text(encoding="utf-8").splitlines()
-        return [record for record in map(json.loads, lines) if record["change"] == change]
+        return [record for record in paired("intel") if record["change"] == change]
 
     return Listing(
         changed,
@@ -636,8 +641,7 @@ def intel(change: str, before: str = "before", after: str = "after") -> Listing:
 
 def tail_pairs() -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Return the records of single steps before and after, the module's with the prepared one's."""
-    lines = (RESULTS / "tail-pairs.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
+    records = paired("tail-pairs")
     return list(zip(records[::2], records[1::2], strict=True))
 
 

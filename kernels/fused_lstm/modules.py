@@ -35,6 +35,7 @@ from .layout import (
     of_step,
     quick_states,
     states_of,
+    time_first,
     zeros,
 )
 from .pullback import is_differentiated
@@ -221,8 +222,7 @@ class RecurrentBase(nn.RNNBase):
         run = plain_call(spec, self.engine, self.fuse, self.training, x)
         if run is None or self.recompute is not None or self._instead is not None:
             return None
-        if self.batch_first:
-            x = x.transpose(0, 1)
+        x = time_first(x, self.batch_first)
         states, weights = quick_states(spec, x, hx, H, self.proj_size or H), self.weights()
         if states is None:
             return None
@@ -234,9 +234,7 @@ class RecurrentBase(nn.RNNBase):
         if outputs is None:
             return None
         y, h_n, c_n, *_ = outputs
-        if self.batch_first:
-            y = y.transpose(0, 1)
-        return y, (h_n, c_n) if spec.has_c else h_n
+        return time_first(y, self.batch_first), (h_n, c_n) if spec.has_c else h_n
 
     def extra_repr(self) -> str:
         options = {"engine": self.engine, "fuse": self.fuse, "recompute": self.recompute}

@@ -13,7 +13,7 @@ ONE = {"mode": "inference", "shape": [1, 1, 16, 16, 2]}
 
 @pytest.fixture
 def race(monkeypatch):
-    """Returns a function that races a call against itself, and returns the record."""
+    """Returns a function that races a call in bfloat16 against it in float32: its record."""
 
     def run(call):
         monkeypatch.setitem(pairs.CHANGES, "ahead", [call])
