@@ -81,10 +81,14 @@ def everything(module: nn.Module, x: Tensor, state: tuple[Tensor, Tensor]) -> di
     return {k: v.detach() for k, v in outputs.items()} | {f"{k}.grad": v for k, v in named}
 
 
-def assert_near(actual: dict, expected: dict, precision: str) -> None:
+def assert_near(actual: dict, expected: dict, precision: str, rounded: dict | None = None) -> None:
+    """Compare by norm. rounded: PyTorch's results at this precision; twice its error is allowed."""
     for name, value in expected.items():
+        allowed = GPU_NORM[precision]
+        if rounded is not None:
+            allowed = max(allowed, 2 * error_norm(rounded[name], value))
         error = error_norm(actual[name], value)  # NaN where it is not finite
-        assert error <= GPU_NORM[precision], f"{name}: {error:.2g} of its norm"
+        assert error <= allowed, f"{name}: {error:.2g} of its norm; {allowed:.2g} is allowed"
 
 
 @fuses
@@ -454,15 +458,25 @@ def test_a_cell_of_other_gates_is_the_references(precision, shape, cell, fuse):
         inputs += [(G, I if layer == 0 else H), (G, H), (G,), (G,)]
     tensors = [torch.randn(size, device="cuda") for size in inputs]
     tensors = [t if n < 3 else t / H**0.5 for n, t in enumerate(tensors)]
-    leaves = [t.to(dtype).requires_grad_() for t in tensors]
-    wide = [t.detach().double().requires_grad_() for t in leaves]
-    outputs = reference.lstm(*wide[:3], wide[3:], cell=cell)
-    by = [torch.linspace(-1, 1, o.numel(), device="cuda").cos().view_as(o) for o in outputs]
-    options = {"allow_unused": True, "materialize_grads": True}  # nn.RNN has no c
-    wanted = torch.autograd.grad(outputs, wide, [g.double() for g in by], **options)
+    tensors = [t.to(dtype) for t in tensors]
+
+    def everything_of(tensors: list[torch.Tensor], run) -> dict[int, torch.Tensor]:
+        leaves = [t.detach().requires_grad_() for t in tensors]
+        outputs = run(*leaves[:3], leaves[3:])
+        by = [torch.linspace(-1, 1, o.numel(), device="cuda").cos().view_as(o) for o in outputs]
+        by = [g.to(dtype).to(o.dtype) for g, o in zip(by, outputs, strict=True)]
+        options = {"allow_unused": True, "materialize_grads": True}  # nn.RNN has no c
+        return dict(enumerate((*outputs, *torch.autograd.grad(outputs, leaves, by, **options))))
+
+    def triton(*given) -> tuple[torch.Tensor, ...]:
+        return torch.ops.fused_lstm_triton.lstm(*given, 0.0, None, fuse, True, **cell.schema)[:3]
+
+    def plain(*given) -> tuple[torch.Tensor, ...]:
+        return reference.lstm(*given, cell=cell)
+
     with tf32(allowed):
-        given = *leaves[:3], leaves[3:], 0.0, None, fuse, True
-        found = torch.ops.fused_lstm_triton.lstm(*given, **cell.schema)[:3]
-        grads = torch.autograd.grad(found, leaves, [g.to(dtype) for g in by], **options)
-    actual, expected = dict(enumerate((*found, *grads))), dict(enumerate((*outputs, *wanted)))
-    assert_near(actual, expected, precision)
+        expected = everything_of([t.double() for t in tensors], plain)
+        actual, rounded = everything_of(tensors, triton), None
+        if cell.cell == "rnn_relu":  # rounding moves some sums past zero, where its gradient jumps
+            rounded = everything_of(tensors, plain)
+    assert_near(actual, expected, precision, rounded)

@@ -85,7 +85,9 @@ class Case:
         words += ["rows"] if self.lengths else []
         words += ["resets"] if self.resets else []
         words += [name.replace("_", " ") for name in self.cell.options]
-        words += [CUSTOM[self.cell.cell].__name__] if self.cell.cell in CUSTOM else []
+        if self.cell.cell != "lstm":
+            told = CUSTOM.get(self.cell.cell)
+            words += [told.__name__ if told else self.cell.cell]
         words += [word for word in (self.mode, self.path) if word not in ("persistent", "own")]
         return "-".join(words).replace(" ", "-")
 
@@ -320,9 +322,14 @@ def _seed(case: Case) -> Tensor | None:
 def _stack(case: Case) -> Problem:
     inputs, lanes, seed = _inputs(case), case.lanes(), _seed(case)
     expected, rounded = _by_autograd(case, [t.double() for t in inputs], lanes), {}
-    if case.cell.layer_norm and case.dtype in ("bf16", "fp16"):
+    half = case.dtype in ("bf16", "fp16")
+    if case.cell.layer_norm and half:
         # It divides by the deviation, which a row's first step has none of: rounding grows.
         rounded = _by_autograd(case, inputs, lanes)
+    elif case.cell.cell == "rnn_relu" and (half or case.dtype == "tf32"):
+        # Rounding moves some sums past zero, where the gradient of relu jumps.
+        as_rounded = inputs if half else [t.half() for t in inputs]
+        rounded = _by_autograd(case, as_rounded, lanes)
     names = list(expected)
     outputs = expected["y"], expected["h_n"], expected["c_n"]
     by = [_pattern(out).to(inputs[0].dtype) for out in outputs]
