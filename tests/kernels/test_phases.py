@@ -123,6 +123,41 @@ for _ in range(2):
 """)
 
 
+ASLEEP = """
+everywhere, before = os.sched_getaffinity(0), threads()
+call()
+(own,) = threads() - before
+time.sleep(0.05)
+asleep = os.sched_getaffinity(own)
+assert len(everywhere - asleep) == 1 and asleep < everywhere
+"""
+
+
+@two_cores
+def test_a_thread_sleeps_off_its_callers_core():
+    """Woken there it would wait for the caller; awake it may use every core."""
+    python(f"""{ASLEEP}
+awake = []
+for _ in range(300):
+    call()
+    awake.append(os.sched_getaffinity(own))
+assert everywhere in awake
+""")
+
+
+@two_cores
+def test_who_binds_a_sleeping_thread_has_the_last_word():
+    """`taskset -a` to the very cores that it has asleep, too."""
+    python(f"""{ASLEEP}
+for thread in threads():
+    os.sched_setaffinity(thread, asleep)
+for _ in range(3):
+    call()
+    time.sleep(0.05)
+    assert os.sched_getaffinity(own) <= asleep
+""")
+
+
 @two_cores
 def test_a_thread_without_a_core_is_not_waited_for():
     """It shares one with three other processes: OpenMP's region waited 8 to 30 ms for it."""

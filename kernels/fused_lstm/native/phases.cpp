@@ -16,6 +16,7 @@
 #if defined(__linux__)
 #include <pthread.h>
 #include <sched.h>
+#include <unistd.h>
 #endif
 
 namespace fused_lstm {
@@ -54,6 +55,36 @@ bool leave(int core) {
   sched_setaffinity(0, sizeof(mask), &mask);
   return true;
 }
+
+// While a thread sleeps it may not use the core of its last caller: it might be woken there, and a thread
+// that has just been woken waits for milliseconds for who is running. Whoever binds the process, or this
+// thread, to other cores meanwhile has the last word.
+class Away {
+ public:
+  explicit Away(int core) {
+    if (!mask_of(0, own_) || !mask_of(getpid(), of_process_)) return;
+    others_ = own_;
+    CPU_CLR(core, &others_);
+    moved_ = CPU_COUNT(&others_) > 0 && !CPU_EQUAL(&own_, &others_) &&
+             sched_setaffinity(0, sizeof(others_), &others_) == 0;
+  }
+
+  ~Away() {
+    cpu_set_t now, of_process;
+    if (moved_ && mask_of(0, now) && CPU_EQUAL(&now, &others_) && mask_of(getpid(), of_process) &&
+        CPU_EQUAL(&of_process, &of_process_)) {
+      sched_setaffinity(0, sizeof(own_), &own_);
+    }
+  }
+
+ private:
+  static bool mask_of(pid_t thread, cpu_set_t& mask) {
+    return sched_getaffinity(thread, sizeof(mask), &mask) == 0;
+  }
+
+  cpu_set_t own_, others_, of_process_;
+  bool moved_ = false;
+};
 
 // The work to take: a call's number, a phase, and which of its parts are taken. One word, so that
 // a part is taken of the call and the phase that were seen or not at all.
@@ -112,6 +143,7 @@ class Crew {
     while (true) {
       const auto called = [&] { return calls_.load(std::memory_order_acquire) != last; };
       if (!lingers || !wait_awake(called)) {
+        const Away away(core_.load(std::memory_order_relaxed));
         idle_.fetch_add(1);
         while (calls_.load() == last) sleep_while(calls_, last);
         idle_.fetch_sub(1);
