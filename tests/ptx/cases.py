@@ -371,7 +371,8 @@ def _inputs(case: Case) -> list[Tensor]:
         weights = torch.randn(G, columns), torch.randn(of_h, P), torch.randn(G), torch.randn(of_h)
         made += [w / H**0.5 for w in (*weights, *([torch.randn(P, H)] if case.P else []))]
         made += [torch.randn(G - H)] if case.cell.peephole else []
-        made += [torch.randn(kind.weights * H)] if kind.weights else []
+        # From 0.5 to 1.5: one may be a time constant, by which the cell divides.
+        made += [torch.rand(kind.weights * H) + 0.5] if kind.weights else []
         if case.cell.layer_norm:
             of_c = (H, H) if case.cell.cell == "lstm" else ()
             made += [torch.randn(n) for n in (G, of_h, *of_c)]
