@@ -208,7 +208,7 @@ def is_plain(x: Any) -> TypeGuard[Tensor]:
     return (
         type(x) is Tensor
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # asked before sizes, which are tensors in a trace
+        and not torch._C._is_tracing()  # asked before sizes, which are tensors in a trace
         and x.is_cpu
         and x.dim() == 3
         and not torch._C._are_functorch_transforms_active()

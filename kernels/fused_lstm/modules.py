@@ -35,7 +35,6 @@ from .layout import (
     of_step,
     quick_states,
     states_of,
-    time_first,
     zeros,
 )
 from .pullback import is_differentiated
@@ -167,6 +166,10 @@ class RecurrentBase(nn.RNNBase):
                 has them (for a PackedSequence [L * D, N, ...]). c is float32 where the module is in
                 half precision. fused_lstm.reference computes the gradients by them.
         """
+        if lengths is None and resets is None and not return_states and is_plain(input):
+            outputs = self._run_plainly(input, hx)
+            if outputs is not None:
+                return outputs
         return self._run(input, hx, lengths, resets, return_states)
 
     def _run(
@@ -185,11 +188,6 @@ class RecurrentBase(nn.RNNBase):
             return input.tracer.create_proxy("call_module", path, arguments, {})
         if self._backward_hooks and self._instead is None:
             self._refuse_opacus()
-        asks_more = lengths is not None or resets is not None or return_states
-        if not (asks_more or self.spec.in_heads) and is_plain(input):
-            outputs = self._run_plainly(input, hx)
-            if outputs is not None:
-                return outputs
         if in_a_graph() and torch.onnx.is_in_onnx_export():  # the second call takes a microsecond
             return self._onnx(input, hx, lengths, resets, return_states)
         size = self.input_size if input_size is None else input_size
@@ -214,27 +212,32 @@ class RecurrentBase(nn.RNNBase):
         return y, last, self._joined(*map(layout.states, states))
 
     def _run_plainly(self, x: Any, hx: State | Tensor | None) -> Any:
-        """Return what `forward` does, at half of a small call's cost, or None where it may not.
+        """Return what `_run` does, at half of a small call's cost, or None where it may not.
 
-        The operator checks its arguments too; what is wrong with them `forward` says better.
+        The operator checks its arguments too; what is wrong with them `_run` says better.
         """
         spec, H = self.spec, self.hidden_size
-        run = plain_call(spec, self.engine, self.fuse, self.training, x)
-        if run is None or self.recompute is not None or self._instead is not None:
+        if spec.in_heads or self.recompute is not None or self._instead or self._backward_hooks:
             return None
-        x = time_first(x, self.batch_first)
+        run = plain_call(spec, self.engine, self.fuse, self.training, x)
+        if run is None:
+            return None
+        if self.batch_first:
+            x = x.transpose(0, 1)
         states, weights = quick_states(spec, x, hx, H, self.proj_size or H), self.weights()
         if states is None:
             return None
         differentiated = torch.is_grad_enabled() and is_differentiated(x, *states, *weights)
-        automatic = self.engine == "auto" and len(x) == 1
-        if automatic and not step_pays(spec.cell, x.shape[1], H, differentiated):
+        asks = self.engine == "auto" and spec.cell != "lstm" and spec.is_torchs and x.shape[0] == 1
+        if asks and not step_pays(spec.cell, x.shape[1], H, differentiated):
             return None
         outputs = run(differentiated, x, *states, weights)
         if outputs is None:
             return None
         y, h_n, c_n, *_ = outputs
-        return time_first(y, self.batch_first), (h_n, c_n) if spec.has_c else h_n
+        if self.batch_first:
+            y = y.transpose(0, 1)
+        return y, (h_n, c_n) if spec.has_c else h_n
 
     def extra_repr(self) -> str:
         options = {"engine": self.engine, "fuse": self.fuse, "recompute": self.recompute}
