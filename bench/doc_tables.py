@@ -645,11 +645,11 @@ def tail_pairs() -> list[tuple[dict[str, Any], dict[str, Any]]]:
     return list(zip(records[::2], records[1::2], strict=True))
 
 
-def tail_of(which: int, when: int) -> Callable[[Any], str]:
-    """Return what says the milliseconds of the module's (0) or the prepared one's (1) calls."""
+def tail_of(which: int, side: str) -> Callable[[Any], str]:
+    """Return what says a side's milliseconds beside the module's (0) or the prepared one's (1)."""
 
     def says(pair: Any) -> str:
-        tail = pair[which]["tails"][when]
+        tail = pair[which]["tails"][side]
         return " / ".join(digits(1e3 * tail[name]) for name in ("p50", "p99", "worst"))
 
     return says
@@ -662,9 +662,10 @@ TAILS_BEFORE = Listing(
     ],
     {
         "pause": lambda pair: "10 ms" if pair[0]["pause"] else "none",
-        "busy processes": lambda pair: str(pair[0]["busy"]),
-        "native: layers, before": tail_of(0, 0), "native: layers, after": tail_of(0, 1),
-        "native, prepared, before": tail_of(1, 0), "native, prepared, after": tail_of(1, 1),
+        "busy": lambda pair: str(pair[0]["busy"]),
+        "module, before": tail_of(0, "before"), "module, after": tail_of(0, "after"),
+        "prepared, before": tail_of(1, "before"), "prepared, after": tail_of(1, "after"),
+        "nn.LSTM": tail_of(0, "nn.LSTM"), "ONNX Runtime": tail_of(0, "ONNX Runtime"),
     },
     "tail-pairs",
 )  # fmt: skip
@@ -680,12 +681,22 @@ def tails_changed() -> list[tuple[int, int, list[Any]]]:
     ]
 
 
-def share_of(quantile: str) -> Callable[[Any], str]:
-    """Return what says the ratio of a quantile after and before: the median and its range."""
+def share_of(quantile: str, base: str = "before", side: str = "after") -> Callable[[Any], str]:
+    """Return what says the ratio of a quantile of two sides: the median and its range."""
 
     def says(row: Any) -> str:
-        ratios = sorted(after[quantile] / before[quantile] for before, after in row[2])
+        ratios = sorted(tails[side][quantile] / tails[base][quantile] for tails in row[2])
         return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+
+    return says
+
+
+def at_most_twice(side: str) -> Callable[[Any], str]:
+    """Return what says in how many settings a side's p99 is at most twice ONNX Runtime's."""
+
+    def says(row: Any) -> str:
+        near = sum(t[side]["p99"] <= 2 * t["ONNX Runtime"]["p99"] for t in row[2])
+        return f"{near} of {len(row[2])}"
 
     return says
 
@@ -694,11 +705,24 @@ TAILS_CHANGED = Listing(
     tails_changed,
     {
         "threads": lambda row: str(row[0]),
-        "settings": lambda row: str(len(row[2])),
         "calls of": lambda row: ("native: layers", "native, prepared")[row[1]],
         "p50, after / before": share_of("p50"),
         "p99, after / before": share_of("p99"),
         "worst, after / before": share_of("worst"),
+    },
+    "tail-pairs",
+)
+TAILS_BESIDE = Listing(
+    tails_changed,
+    {
+        "threads": lambda row: str(row[0]),
+        "calls of": lambda row: ("native: layers", "native, prepared")[row[1]],
+        "p50 / nn.LSTM's": share_of("p50", "nn.LSTM"),
+        "p50 / ONNX Runtime's": share_of("p50", "ONNX Runtime"),
+        "p99 / nn.LSTM's": share_of("p99", "nn.LSTM"),
+        "p99 / ONNX Runtime's": share_of("p99", "ONNX Runtime"),
+        "at most 2: before": at_most_twice("before"),
+        "at most 2: after": at_most_twice("after"),
     },
     "tail-pairs",
 )
@@ -780,6 +804,7 @@ TABLES: dict[str, Callable[[], str]] = gpu.TABLES | {
     "tails": tails(2),
     "tails_one": tails(1),
     "tails_before": TAILS_BEFORE,
+    "tails_beside": TAILS_BESIDE,
     "tails_changed": TAILS_CHANGED,
     "help_training": Table(
         "scaling", [*AXES, By("layers", "L", count)],

@@ -7,7 +7,7 @@ of some calls, in an order drawn anew, and looks whether AMX is disturbed by a b
 meanwhile: the rate of a product in its registers tells. BEFORE may be the same checkout with
 another setting behind a bar, ".|precision=none". The machine may have other work: CPU time is what
 the thread itself took. On two threads (`--threads 2`), and for the slowest calls (`tail`), it is
-wall time, for a quiet machine.
+wall time, for a quiet machine. In `tail` nn.LSTM and ONNX Runtime have turns too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from . import core, machine
 
 # mode, shape [T, B, I, H, L]; and where not usual dtype, precision, weights, isa, the layer's class
 # or a cell of bench/zoo.py, and its options; for the slowest calls threads, the seconds of pause
-# before each, and how many busy processes are beside them.
+# before each, and how many busy processes are beside them; a library of OTHERS, if not this one.
 Call = dict[str, Any]
 DISTURBED = 0.75  # of the best rate of AMX: with a busy hyperthread it has a third to a fifth
 
@@ -133,6 +133,22 @@ CHANGES = {
 
 # --- a checkout's process ---
 
+OTHERS = "nn.LSTM", "ONNX Runtime"
+
+
+def made_of_others(call: Call) -> Callable[[], object]:
+    """Return what makes a call of another library once: inference in float32."""
+    from . import lstm
+    from .cases import Shape
+
+    problem = lstm.make_problem(Shape(*call["shape"]))
+    if call["library"] == "nn.LSTM":
+        return torch.no_grad()(lambda: problem.reference(problem.x))
+    from .peers import onnx_runtime
+
+    arrays = {name: t.detach().numpy() for name, t in problem.named().items()}
+    return onnx_runtime.build(arrays, call["threads"]).inference
+
 
 def made(call: Call) -> Callable[[], object]:
     """Return what makes a call once."""
@@ -141,6 +157,8 @@ def made(call: Call) -> Callable[[], object]:
 
     torch.manual_seed(0)
     torch.set_num_threads(call["threads"])
+    if "library" in call:
+        return made_of_others(call)
     native.OPS.use_isa(call.get("isa", ""))
     switches: Any = torch.backends.mkldnn
     switches.rnn.fp32_precision = call.get("precision", "none")
@@ -252,21 +270,23 @@ class Unit:
         return rate > DISTURBED * self.best
 
 
-# A round: the seconds of each checkout's calls.
-Round = tuple[list[float], list[float]]
+# The seconds of the calls of each side in a round, by its name.
+Round = dict[str, list[float]]
 
 
-def turns(sides: list[Checkout], call: Call, seconds: float, unit: Unit) -> tuple[list[Round], int]:
+def turns(
+    sides: dict[str, Checkout], call: Call, seconds: float, unit: Unit
+) -> tuple[list[Round], int]:
     """Return the rounds of a call, and how many were left out, as AMX was disturbed in them."""
-    longest = max(side.seconds(call, 1)[0] for side in sides)
+    longest = max(side.seconds(call, 1)[0] for side in sides.values())
     times = 50 if call.get("pause") else max(1, min(200, int(0.03 / longest)))
     watched = "pause" not in call  # single steps of float32 do not use AMX
     rounds, disturbed, end = [], 0, time.time() + seconds
     while time.time() < end or len(rounds) + disturbed < 7:
-        taken: Round = ([], [])
+        taken: Round = {}
         quiet = [not watched or unit.undisturbed()]
-        for side in random.sample((0, 1), 2):
-            taken[side].extend(sides[side].seconds(call, times))
+        for name in random.sample(list(sides), len(sides)):
+            taken[name] = sides[name].seconds(call, times)
             quiet.append(not watched or unit.undisturbed())
         if all(quiet):
             rounds.append(taken)
@@ -280,10 +300,12 @@ def race(
 ) -> Iterator[dict[str, Any]]:
     """Yield a record for each call of a change: medians, their ratio and its interval.
 
-    Of the slowest calls it has the distribution too, before and after.
+    Of the slowest calls it has the distribution too, before and after and of other libraries.
     """
     torch.set_num_threads(1)
-    sides, unit = [Checkout(before), Checkout(after)], Unit()
+    sides, unit = {"before": Checkout(before), "after": Checkout(after)}, Unit()
+    if change == "tail":
+        sides |= {name: Checkout(f"{after.partition('|')[0]}|library={name}") for name in OTHERS}
     for call in [{"threads": threads} | one for one in CHANGES[change]]:
         clock = machine.ForeignTime()
         with machine.neighbours(call.get("busy", 0)):
@@ -292,19 +314,21 @@ def race(
         if len(rounds) < 5:
             print(f"{call}: AMX was disturbed in all but {len(rounds)} rounds", file=sys.stderr)
             continue
-        first, second = ([statistics.median(taken[side]) for taken in rounds] for side in (0, 1))
-        ratio = core.ratio(first, second)
+        medians = {name: [statistics.median(taken[name]) for taken in rounds] for name in sides}
+        ratio = core.ratio(medians["before"], medians["after"])
         record = {
-            "change": change, **call, "before": statistics.median(first),
-            "after": statistics.median(second), "ratio": ratio.value, "low": ratio.low,
+            "change": change, **call, "before": statistics.median(medians["before"]),
+            "after": statistics.median(medians["after"]), "ratio": ratio.value, "low": ratio.low,
             "high": ratio.high, "rounds": len(rounds), "disturbed": disturbed,
             "foreign": foreign, "clock": "wall time" if is_wall_time(call) else "CPU time",
             **core.surroundings(core.CPU),
         }  # fmt: skip
         if "pause" in call:
-            record["tails"] = [core.tail([s for taken in rounds for s in taken[n]]) for n in (0, 1)]
+            record["tails"] = {
+                name: core.tail([s for taken in rounds for s in taken[name]]) for name in sides
+            }
         yield record
-    for side in sides:
+    for side in sides.values():
         assert side.process.stdin is not None
         side.process.stdin.close()
         side.process.wait()
@@ -321,7 +345,8 @@ def said(record: dict[str, Any]) -> str:
     line += f" {record['ratio']:.2f} ({record['low']:.2f} to {record['high']:.2f}),"
     line += f" {record['rounds']} rounds, {record['disturbed']} disturbed"
     if "tails" in record:
-        line += ", p99 {:.3f} -> {:.3f} ms".format(*(1e3 * one["p99"] for one in record["tails"]))
+        p99 = (f"{name} {1e3 * tail['p99']:.3f}" for name, tail in record["tails"].items())
+        line += f", p99 in ms: {', '.join(p99)}"
     return line
 
 
