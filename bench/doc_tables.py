@@ -609,6 +609,13 @@ def packed_perplexity() -> str:
     return markdown(("weights", *found), [["perplexity", *(f"{x:.3f}" for x in found.values())]])
 
 
+def bf16_gradients() -> str:
+    """Return the errors of gradients in bfloat16 by hidden size, nn.LSTM's and ours."""
+    found = tool("bf16-gradients.json")["rows"]
+    body = [[who, *(digits(row[who]) for row in found)] for who in ("nn.LSTM", "native")]
+    return markdown(("error / gradient (Intel Xeon)", *(f"H={row['H']}" for row in found)), body)
+
+
 # --- calls of two checkouts in turns, of bench.pairs ---
 
 
@@ -942,6 +949,7 @@ TABLES: dict[str, Callable[[], str]] = gpu.TABLES | {
     "perplexity_medium": partial(perplexity, "medium"),
     "cell_perplexity": CELL_PERPLEXITY,
     "slstm_perplexity": slstm_perplexity,
+    "bf16_gradients": bf16_gradients,
     "packed_perplexity": packed_perplexity,
     "intel_ahead": intel("ahead"),
     "intel_bf16": intel("bf16"),

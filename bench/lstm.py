@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -84,9 +84,20 @@ class Problem:
         tensors = {"x": self.x, "h0": self.h0, "c0": self.c0, "dy": self.dy}
         return tensors | dict(self.reference.named_parameters())
 
+    def in_dtype(self, dtype: torch.dtype) -> Problem:
+        """Return the same problem with tensors and weights in another dtype."""
+        tensors = {name: getattr(self, name).to(dtype) for name in ("x", "h0", "c0", "dy")}
+        return replace(self, reference=copy.deepcopy(self.reference).to(dtype), **tensors)
+
     def expected(self) -> dict[str, Tensor]:
-        """Return what nn.LSTM computes: outputs, final state and all gradients."""
-        return Local(NN_LSTM, self).answer()
+        """Return what nn.LSTM computes: outputs, final state and all gradients.
+
+        It computes them in float32 at least, and they are rounded to the problem's dtype. Its own
+        gradients in bfloat16 can be wrong: see bench/gradients.py.
+        """
+        wide = self if self.dtype.itemsize >= 4 else self.in_dtype(torch.float32)
+        answer = Local(NN_LSTM, wide).answer()
+        return {name: value.to(self.dtype) for name, value in answer.items()}
 
 
 def make_problem(

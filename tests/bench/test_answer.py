@@ -62,7 +62,7 @@ QUANTITY = re.compile(
 CARD, H100 = model.GTX_1080, model.H100
 INTERVAL, THE_POST = "of an interval", "the post's own figure"
 PAPER, LIMIT = "a published figure or paper", "a constant of the code"
-VERSIONED = "Python|PyTorch|torch|Triton|TensorFlow|Opacus|ExecuTorch|arXiv"
+VERSIONED = "Python|PyTorch|torch|oneDNN|Triton|TensorFlow|Opacus|ExecuTorch|arXiv"
 
 
 def megabytes(numbers: int, bytes_each: int = 4) -> str:

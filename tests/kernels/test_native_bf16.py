@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fused_lstm
-from bench import kernels
+from bench import gradients, kernels
 from cases import Shape, native_lstm
 from fused_lstm import native, reference
 from products import products_of
@@ -43,6 +43,11 @@ def compare(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         scale = max(value.float().square().mean().sqrt().item(), 1.0) if value.numel() else 1.0
         assert found[name].dtype == BF16, name
         assert_close(found[name] / scale, value.to(BF16) / scale, name)
+
+
+def test_gradients_at_1024_units_are_float64s():
+    """nn.LSTM's own are wrong there, where oneDNN has AMX."""
+    assert gradients.errors(1024)["native"] < 0.01
 
 
 # --- products ---
