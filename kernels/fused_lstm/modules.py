@@ -166,7 +166,8 @@ class RecurrentBase(nn.RNNBase):
                 has them (for a PackedSequence [L * D, N, ...]). c is float32 where the module is in
                 half precision. fused_lstm.reference computes the gradients by them.
         """
-        if lengths is None and resets is None and not return_states and is_plain(input):
+        asks_more = lengths is not None or resets is not None or return_states
+        if not (asks_more or self.spec.in_heads) and is_plain(input):
             outputs = self._run_plainly(input, hx)
             if outputs is not None:
                 return outputs
@@ -217,7 +218,7 @@ class RecurrentBase(nn.RNNBase):
         The operator checks its arguments too; what is wrong with them `_run` says better.
         """
         spec, H = self.spec, self.hidden_size
-        if spec.in_heads or self.recompute is not None or self._instead or self._backward_hooks:
+        if self.recompute is not None or self._instead is not None or self._backward_hooks:
             return None
         run = plain_call(spec, self.engine, self.fuse, self.training, x)
         if run is None:
