@@ -93,7 +93,7 @@ def tail_calls() -> list[Call]:
         for B in (1, 4)
         for threads in (1, 2)
         for pause in (0.0, 0.01)
-        for busy in (0, 1, 2)
+        for busy in (0, 1, 2, 3)
         for mode in ("inference", "prepared")
     ]
 

@@ -310,6 +310,28 @@ BURN = "import time\nwhile time.process_time() < 0.6: pass"
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="Linux's /proc")
+def test_a_busy_neighbour_ends_with_who_started_it():
+    script = """
+import os, time
+from bench import machine
+with machine.neighbours(1):
+    children = open(f"/proc/self/task/{os.getpid()}/children").read()
+    print(children, flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        (child,) = parent.stdout.readline().split()
+        parent.kill()
+    end = time.monotonic() + 20
+    while os.path.exists(f"/proc/{child}") and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{child}")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="Linux's /proc")
 def test_a_childs_time_is_ours_and_an_orphans_is_not():
     def took(*command: str) -> float:
         before = machine.family_seconds(os.getpid())
