@@ -708,11 +708,14 @@ def at_most_twice(side: str) -> Callable[[Any], str]:
     return says
 
 
+CALLS_OF: dict[str, Callable[[Any], str]] = {
+    "threads": lambda row: str(row[0]),
+    "calls of": lambda row: ("native: layers", "native, prepared")[row[1]],
+}
 TAILS_CHANGED = Listing(
     tails_changed,
     {
-        "threads": lambda row: str(row[0]),
-        "calls of": lambda row: ("native: layers", "native, prepared")[row[1]],
+        **CALLS_OF,
         "p50, after / before": share_of("p50"),
         "p99, after / before": share_of("p99"),
         "worst, after / before": share_of("worst"),
@@ -722,8 +725,7 @@ TAILS_CHANGED = Listing(
 TAILS_BESIDE = Listing(
     tails_changed,
     {
-        "threads": lambda row: str(row[0]),
-        "calls of": lambda row: ("native: layers", "native, prepared")[row[1]],
+        **CALLS_OF,
         "p50 / nn.LSTM's": share_of("p50", "nn.LSTM"),
         "p50 / ONNX Runtime's": share_of("p50", "ONNX Runtime"),
         "p99 / nn.LSTM's": share_of("p99", "nn.LSTM"),

@@ -144,10 +144,9 @@ def made_of_others(call: Call) -> Callable[[], object]:
     problem = lstm.make_problem(Shape(*call["shape"]))
     if call["library"] == "nn.LSTM":
         return torch.no_grad()(lambda: problem.reference(problem.x))
-    from .peers import onnx_runtime
+    from .peers import onnx_runtime, remote
 
-    arrays = {name: t.detach().numpy() for name, t in problem.named().items()}
-    return onnx_runtime.build(arrays, call["threads"]).inference
+    return onnx_runtime.build(remote.to_arrays(problem), call["threads"]).inference
 
 
 def made(call: Call) -> Callable[[], object]:

@@ -147,7 +147,7 @@ def call(
             and is_differentiated(x, h0, c0, *weights),
         )  # fmt: skip
     elif rows is None and recompute is None and instead is None and base.cell != "lstm":
-        facts = SLOW_STEP if _is_slow_step(base, engine, fuse, x, h0, weights) else USUAL
+        facts = SLOW_STEP if is_slow_step(base, engine, fuse, x, h0, weights) else USUAL
     key = training, recompute, engine, fuse, device, dtype, facts
     if compiling:
         name, spec = _plan_in_a_graph(base, *key[:-1], *facts)
@@ -190,7 +190,7 @@ def call(
 SLOW_STEP = Facts(slow_step=True)
 
 
-def _is_slow_step(
+def is_slow_step(
     base: Spec, engine: str, fuse: str | None, x: Tensor, h0: Tensor, weights: Sequence[Tensor]
 ) -> bool:
     """Return whether a call is one step for which torch's own code is as fast."""

@@ -23,9 +23,8 @@ from .choose import (
     choose,
     in_a_graph,
     may_be_slow,
-    step_pays,
 )
-from .functional import call, check_torchs, is_plain, plain_call
+from .functional import call, check_torchs, is_plain, is_slow_step, plain_call
 from .layout import (
     State,
     as_step,
@@ -229,8 +228,9 @@ class RecurrentBase(nn.RNNBase):
         if states is None:
             return None
         differentiated = torch.is_grad_enabled() and is_differentiated(x, *states, *weights)
-        asks = self.engine == "auto" and spec.cell != "lstm" and spec.is_torchs and x.shape[0] == 1
-        if asks and not step_pays(spec.cell, x.shape[1], H, differentiated):
+        if spec.cell != "lstm" and is_slow_step(
+            spec, self.engine, self.fuse, x, states[0], weights
+        ):
             return None
         outputs = run(differentiated, x, *states, weights)
         if outputs is None:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import fused_lstm
+from bench import machine
 from fused_lstm import native
 
 CPU = torch.device("cpu")
@@ -74,16 +75,10 @@ def test_bits_are_the_same_whoever_runs_a_part():
     """Beside a process for each core parts go now to one thread, now to the other."""
     made = calls(0)
     expected = outputs(made)
-    burn = [sys.executable, "-c", "while True: pass"]
-    neighbours = [subprocess.Popen(burn) for _ in CORES]
-    try:
+    with machine.neighbours(len(CORES)):
         for _ in range(200):
             for value, same in zip(outputs(made), expected, strict=True):
                 assert torch.equal(value, same)
-    finally:
-        for process in neighbours:
-            process.kill()
-            process.wait()
 
 
 def test_callers_at_once_have_threads_each():

@@ -45,20 +45,8 @@ bool wait_awake(const Done& done) {
   return false;
 }
 
-// To another core than this one, now, where there is one; later to whichever it is sent to.
-bool leave(int core) {
-  cpu_set_t mask;
-  if (sched_getaffinity(0, sizeof(mask), &mask) != 0) return false;
-  cpu_set_t others = mask;
-  CPU_CLR(core, &others);
-  if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof(others), &others) != 0) return false;
-  sched_setaffinity(0, sizeof(mask), &mask);
-  return true;
-}
-
-// While a thread sleeps it may not use the core of its last caller: it might be woken there, and a thread
-// that has just been woken waits for milliseconds for who is running. Whoever binds the process, or this
-// thread, to other cores meanwhile has the last word.
+// Sends this thread off a core, where it may use another, and lets it back at the end. Whoever binds the
+// process, or this thread, to other cores meanwhile has the last word.
 class Away {
  public:
   explicit Away(int core) {
@@ -68,6 +56,8 @@ class Away {
     moved_ = CPU_COUNT(&others_) > 0 && !CPU_EQUAL(&own_, &others_) &&
              sched_setaffinity(0, sizeof(others_), &others_) == 0;
   }
+
+  bool moved() const { return moved_; }
 
   ~Away() {
     cpu_set_t now, of_process;
@@ -143,6 +133,7 @@ class Crew {
     while (true) {
       const auto called = [&] { return calls_.load(std::memory_order_acquire) != last; };
       if (!lingers || !wait_awake(called)) {
+        // On its last caller's core it might be woken, and then wait there for who is running.
         const Away away(core_.load(std::memory_order_relaxed));
         idle_.fetch_add(1);
         while (calls_.load() == last) sleep_while(calls_, last);
@@ -150,7 +141,7 @@ class Crew {
       }
       last = calls_.load();
       const int core = core_.load(std::memory_order_relaxed);
-      lingers = sched_getcpu() != core || leave(core);
+      lingers = sched_getcpu() != core || Away(core).moved();
       if (lingers) take_parts(index);  // on the caller's core it would only take its place
     }
   }
