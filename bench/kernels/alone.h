@@ -47,7 +47,7 @@ void prepare_product(const Factors<T>& f, bool after) {
   if (after) {
     if (f.product == Product::logits) from_blocks(logits_of(f), f.out);
   } else if (f.product == Product::step) {
-    Fma<T>::template pack_gates_of<4>(Worker{}, f.right, {4, f.units, f.units}, f.packed);
+    Fma<T>::pack_gates_of(Worker{}, f.right, {4, f.units, f.units}, f.packed);
   } else if (f.product != Product::input && f.product != Product::logits) {
     to_blocks(f.left, left);
     if (f.product == Product::step_back) {
@@ -67,11 +67,11 @@ void steps_alone(const Worker& worker, const Factors<T>& f) {
   for (long t = 0; t < f.rows / f.batch; ++t) {
     Sum<T>* const out = f.out + t * 4 * size;
     const Rows<T> left = Fma<T>::ready(worker, lane, {f.left + t * size, hidden}, {0, f.batch});
-    Fma<T>::template gates<4>(
+    Fma<T>::gates(
         worker, left, {0, f.batch}, {4, hidden, hidden}, f.packed,
-        t % 2, [&](auto& tile, long, long) { clear(tile); },
-        [&](const auto& tile, long unit, long row) {
-          store_gates<4>(tile, out + row * 4 * hidden + unit, 4 * hidden, hidden, hidden - unit);
+        t % 2, [&](const Sums<T>&, long, long) { return Place<T>{}; },
+        [&](const Sums<T>& tile, long unit, long row) {
+          store_gates(tile, 4, out + row * 4 * hidden + unit, 4 * hidden, hidden, hidden - unit);
         });
     worker.sync();
   }
@@ -84,7 +84,7 @@ void steps_back_alone(const Worker& worker, const Factors<T>& f, Sum<T>* sums) {
   for (long t = 0; t < f.rows / f.batch; ++t) {
     const long line = t * f.batch;
     Fma<T>::columns(worker, dgates, line, {0, f.batch}, columns, f.packed, t % 2, sums,
-                    [&](const auto& tile, long first, long row) {
+                    [&](const Sums<T>& tile, long first, long row) {
       const long column = first * W<T>;
       store(tile, f.out + (line + row) * columns + column, columns, columns - column);
     });
@@ -128,7 +128,7 @@ void one_product(const Worker& worker, const Factors<T>& f) {
   lane.w_ih = f.right;
   lane.input_stride = 4 * f.units;
   lane.ready = f.ready;
-  input_product<4>(worker, lane, input_shape(lane), {0, f.rows}, f.out, panel);
+  input_product(worker, lane, input_shape(lane), {0, f.rows}, f.out, panel);
 }
 
 // The same small product `count` times, with both factors in the L1 cache and the sums in
@@ -136,19 +136,23 @@ void one_product(const Worker& worker, const Factors<T>& f) {
 template <class T>
 long best_product(long count, T* left) {
   constexpr long depth = 64, R = plain_tile.rows, N = plain_tile.vectors;
-  Tile<T, R, N> tile;
   T* const right = left + R * depth;
   UnitScope scope;
-  scope.template configure<R>();
-  clear(tile);
-  for (long i = 0; i < count; ++i) {
-    if constexpr (by_unit<T>) {
-      multiply_tiles(tile, left, depth, grain<T>, depth / grain<T>, right);
-    } else {
-      multiply<1>(tile, left, depth, depth, right);
+  TileMemory<T> memory;
+  const Sums<T> sums = memory.of(R, N);
+  scope.configure(R);
+  clear(sums);
+  if constexpr (by_unit<T>) {
+    for (long i = 0; i < count; ++i) {
+      multiply_tiles(sums, left, depth, grain<T>, depth / grain<T>, right);
     }
+  } else {
+    Tile<T, R, N> tile;
+    clear(tile);
+    for (long i = 0; i < count; ++i) multiply<1>(tile, left, depth, depth, right);
+    leave(tile, place_of(sums));
   }
-  store(tile, sums_of(right), N * W<T>, N * W<T>);
+  store(sums, sums_of(right), N * W<T>, N * W<T>);
   return count * depth * R * N * W<T>;
 }
 

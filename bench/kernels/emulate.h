@@ -53,23 +53,23 @@ __attribute__((noinline)) inline void emulate_bytes(Vec<Bf16>& sum, const uint8_
 }
 
 // tile += left(k) * panel, 64 bytes of a row for each k < count.
-template <Held HELD = Held::pairs, class T, int R, int N, class At>
-inline void multiply_unit(Tile<T, R, N>& tile, long count, const T* panel, const At& left) {
-  constexpr long line = N * 2 * W<T>;
-  for (long k = 0; k < count; ++k, panel += grain<T> * N * W<T>) {
+template <Held HELD = Held::pairs, class T, class At>
+inline void multiply_unit(const Sums<T>& tile, long count, const T* panel, const At& left) {
+  const long line = tile.vectors * 2 * W<T>;
+  for (long k = 0; k < count; ++k, panel += grain<T> * tile.vectors * W<T>) {
     const Left a = left(k);
-    FL_OF_TILE for (int r = 0; r < R; ++r) {
-      FL_OF_TILE for (int n = 0; n < N; ++n) {
+    for (long r = 0; r < tile.rows; ++r) {
+      for (long n = 0; n < tile.vectors; ++n) {
         const Bf16* const column = (const Bf16*)panel + n * 2 * W<T>;
         if constexpr (HELD == Held::bytes) {
-          emulate_bytes(tile.sum[r][n], (const uint8_t*)(a.first + r * a.stride),
+          emulate_bytes(tile[r][n], (const uint8_t*)(a.first + r * a.stride),
                         (const int8_t*)column, 2 * line);
           continue;
         }
-        emulate(tile.sum[r][n], a.first + r * a.stride, column, line);
+        emulate(tile[r][n], a.first + r * a.stride, column, line);
         if constexpr (terms == 1) continue;
-        emulate(tile.sum[r][n], a.second + r * a.stride, column, line);
-        emulate(tile.sum[r][n], a.first + r * a.stride, column + 16 * line, line);
+        emulate(tile[r][n], a.second + r * a.stride, column, line);
+        emulate(tile[r][n], a.first + r * a.stride, column + 16 * line, line);
       }
     }
   }

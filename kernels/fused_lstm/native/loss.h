@@ -57,27 +57,32 @@ FL_INLINE Vec<T> sum_of(const Worker& worker, const Loss<T>& loss, long block) {
 
 // --- logits' = weight hidden' + bias, and this worker's maximum in each lane ---
 
-template <class T, int R, int N>
-FL_INLINE void logits_tile(const Loss<T>& loss, Sum<T>* maxima, const T* panel, long block,
-                           long row, long first, long count, UnitScope& scope) {
+template <class T>
+FL_INLINE void logits_tile(const Loss<T>& loss, const Sums<T>& tile, Sum<T>* maxima,
+                           const T* panel, long block, long row, long first, long count) {
   const Blocks<Sum<T>> logits = logits_of(loss);
-  Tile<T, R, N> tile;
-  FL_OF_TILE for (int r = 0; r < R; ++r) {
-    const Vec<T> bias = broadcast(loss.bias ? loss.bias[row + r] : Sum<T>(0));
-    FL_OF_TILE for (int n = 0; n < N; ++n) {
-      tile.sum[r][n] = first > 0 ? load(logits.at(block + n, row + r)) : bias;
+  Place<T> from;
+  if (first > 0) {
+    for (long r = 0; r < tile.rows; ++r) {
+      for (long n = 0; n < tile.vectors; ++n) tile[r][n] = load(logits.at(block + n, row + r));
     }
+    from = place_of(tile);
+  } else if (loss.bias) {  // every vector's sums begin with the first of its row
+    for (long r = 0; r < tile.rows; ++r) tile.data[r] = broadcast(loss.bias[row + r]);
+    from = {place_of(tile).data, W<T>, 0};
   }
-  scope.template configure<R>();
-  multiply_rows(tile, loss.weight + row * loss.inputs + first, loss.inputs, count, panel);
-  FL_OF_TILE for (int n = 0; n < N; ++n) {
-    Sum<T>* lanes = maxima + (block + n) * W<T>;
+  multiply_rows(tile, from, loss.weight + row * loss.inputs + first, loss.inputs, count, panel);
+  const bool last = first + count == loss.inputs;
+  for (long n = 0; n < tile.vectors; ++n) {
+    Sum<T>* to = logits.at(block + n, row);
+    Sum<T>* const lanes = maxima + (block + n) * W<T>;
     Vec<T> most = load(lanes);
-    FL_OF_TILE for (int r = 0; r < R; ++r) {
-      store(logits.at(block + n, row + r), tile.sum[r][n]);
-      most = larger_of<T>(most, tile.sum[r][n]);
+    for (long r = 0; r < tile.rows; ++r, to += logits.abreast * W<T>) {
+      const Vec<T> sum = tile[r][n];
+      store(to, sum);
+      most = larger_of<T>(most, sum);
     }
-    if (first + count == loss.inputs) store(lanes, most);
+    if (last) store(lanes, most);
   }
 }
 
@@ -87,6 +92,7 @@ void make_logits(const Worker& worker, const Loss<T>& loss, T* panel) {
   Sum<T>* maxima = own_lanes(loss, loss.maxima, worker.id);
   for (long i = 0; i < blocks * W<T>; ++i) maxima[i] = -__builtin_huge_val();
   UnitScope scope;
+  TileMemory<T> memory;
   for_parts<T>(worker, loss.classes, blocks_of<T>(inputs), blocks,
                [&](Range classes, Range depth, const Share& share) {
     const long first = depth.begin * W<T>, count = min(inputs, depth.end * W<T>) - first;
@@ -95,9 +101,10 @@ void make_logits(const Worker& worker, const Loss<T>& loss, T* panel) {
       pack_transposed(loss.hidden + row * inputs + first, inputs, loss.rows - row, count,
                       panel + n * W<T> * deep<T>, share.vectors * W<T>);
     }
-    for_plain_tiles(share, classes, [&](auto height, auto vectors, long row) {
-      logits_tile<T, decltype(height)::value, decltype(vectors)::value>(
-          loss, maxima, panel, share.first, row, first, count, scope);
+    for_heights(plain_tile.rows, share, classes, [&](long height, long row) {
+      scope.configure(height);
+      logits_tile(loss, memory.of(height, share.vectors), maxima, panel, share.first, row, first,
+                  count);
     });
   });
 }

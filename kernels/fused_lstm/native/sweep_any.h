@@ -75,12 +75,11 @@ template <class T>
 void recurrent_product(const Worker& worker, const Lane<T>& lane, const WeightShape& shape,
                        long place, const T* packed) {
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
-    Fma<T>::template gates<1>(
+    Fma<T>::gates(
         worker, Fma<T>::ready(worker, lane, before.fed, rows), rows, shape, packed, place % 2,
-        [](auto& tile, long, long) { clear(tile); },
-        [&]<int R, int V>(const Tile<T, R, V>& tile, long unit, long row) {
-          const Tile<T, R, V> made = tile;  // in memory
-          keep_product(lane, place, shape.units, unit, row, R, V, made.sum[0]);
+        [](const Sums<T>&, long, long) { return Place<T>{}; },
+        [&](const Sums<T>& tile, long unit, long row) {
+          keep_product(lane, place, shape.units, unit, row, tile.rows, tile.vectors, tile.data);
         });
   });
 }
@@ -99,12 +98,12 @@ struct StepsAny {
         meets(has_product || lane.added),
         packed(memory),
         behind(memory + Fma<T>::gates_size(recurrent)) {
-    if (has_product) Fma<T>::template pack_gates_of<1>(worker, lane.w_hh, recurrent, memory);
+    if (has_product) Fma<T>::pack_gates_of(worker, lane.w_hh, recurrent, memory);
   }
 
   void input(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* out, T* panel) const {
     const WeightShape shape = {1, shape_of(lane.cell).x_gates() * lane.hidden, lane.inputs};
-    input_product<1>(worker, lane, shape, rows, out, panel);
+    input_product(worker, lane, shape, rows, out, panel);
   }
 
   void run(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* x) const {
@@ -118,9 +117,7 @@ struct StepsAny {
 template <class T>
 void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
   if (!shape_of(lane.cell).in_tiles()) return sweep<StepsAny<T>>(worker, lane, scratch);
-  with_gates(lane, [&](auto gates) {
-    sweep<StepsInTiles<gates.value, T>>(worker, lane, scratch);
-  });
+  sweep<StepsInTiles<T>>(worker, lane, scratch);
 }
 
 }  // namespace fused_lstm::FL_ISA

@@ -70,28 +70,28 @@ FL_INLINE CellStepBack<T> cell_step_back(const Lane<T>& lane, const LaneGradient
   return step;
 }
 
-template <class T, int R, int N>
+template <class T>
 FL_INLINE void finish_cell_back(const CellStepBack<T>& step, long first, long row,
-                                const Tile<T, R, N>& dh) {
-  step.finish(step, first, row, R, N, dh.sum[0]);
+                                const Sums<T>& dh) {
+  step.finish(step, first, row, dh.rows, dh.vectors, dh.data);
 }
 
 // Adds what else goes into the dh that a tile has of a place's rows: none crosses a state that was
 // zeroed, dh_n comes where a row ends, dy everywhere.
-template <class T, int R, int N>
+template <class T>
 FL_INLINE void add_gradients(const Lane<T>& lane, const LaneGradient<T>& gradient, long place,
-                             long column, long row, Tile<T, R, N>& dh) {
+                             long column, long row, const Sums<T>& dh) {
   const long outputs = lane.outputs, width = outputs - column, next = alive(lane, place + 1);
   if (gradient.clip > 0) {
-    for (int r = 0; r < R; ++r) {
-      for (int n = 0; n < N; ++n) dh.sum[r][n] = clamp<Sum<T>>(dh.sum[r][n], gradient.clip);
+    for (long i = 0; i < dh.rows * dh.vectors; ++i) {
+      dh.data[i] = clamp<Sum<T>>(dh.data[i], gradient.clip);
     }
   }
   if (lane.added && row < next) carry_gradients(lane, column, row, dh);
   if (lane.not_reset && row < next) {
     const bool* const not_reset = lane.not_reset + row_of(lane, place + 1) + row;
-    for (int r = 0; r < R; ++r) {
-      for (int n = 0; n < N; ++n) dh.sum[r][n] = not_reset[r] ? dh.sum[r][n] : Vec<T>{};
+    for (long r = 0; r < dh.rows; ++r) {
+      for (long n = 0; n < dh.vectors; ++n) dh[r][n] = not_reset[r] ? dh[r][n] : Vec<T>{};
     }
   }
   if (row >= alive(lane, place)) return;  // what goes to h0
@@ -126,7 +126,7 @@ void step_backward(const Worker& worker, const Lane<T>& lane, const LaneGradient
   for_gradients_after(lane, by_recurrent_of(lane, gradient), place,
                       [&](const Blocks<T>& dgates, long line, Range range) {
     Fma<T>::columns(worker, dgates, line, range, outputs, packed, place % 2, sums,
-                    [&](auto& tile, long first, long row) {
+                    [&](const Sums<T>& tile, long first, long row) {
       const long column = first * W<T>;
       add_gradients(lane, gradient, place, column, row, tile);
       if (row >= rows) {
@@ -146,7 +146,7 @@ void project_back(const Worker& worker, const Lane<T>& lane, const LaneGradient<
                   long place, const T* packed, Sum<T>* sums) {
   const CellStepBack<T> step = cell_step_back(lane, gradient, place);
   Fma<T>::columns(worker, dh_of(lane, gradient), step.line, {0, alive(lane, place)}, lane.hidden,
-                  packed, place % 2, sums, [&](auto& tile, long first, long row) {
+                  packed, place % 2, sums, [&](const Sums<T>& tile, long first, long row) {
     finish_cell_back(step, first, row, tile);
   });
 }

@@ -33,14 +33,17 @@ FL_INLINE Vec<T> bias_of(const Lane<T>& lane, long at, long width) {
   return both > 0 ? bias + load(lane.b_hh + at, both) : bias;
 }
 
-// units: of a gate.
-template <int GATES, class T, int R, int V>
-FL_INLINE void load_bias(Tile<T, R, V>& tile, const Lane<T>& lane, long units, long unit) {
-  FL_OF_TILE for (int v = 0; v < V; ++v) {
-    const long first = unit + v / GATES * W<T>;
-    const Vec<T> bias = bias_of(lane, v % GATES * units + first, min(units - first, W<T>));
-    FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][v] = bias;
+// units: of a gate. Every row's sums begin with the first row of the tile's memory.
+template <class T>
+FL_INLINE Place<T> load_bias(const Sums<T>& tile, const Lane<T>& lane, long gates, long units,
+                             long unit) {
+  Vec<T>* sum = tile.data;
+  for (long first = unit; sum < tile.data + tile.vectors; first += W<T>) {
+    for (long gate = 0; gate < gates; ++gate) {
+      *sum++ = bias_of(lane, gate * units + first, min(units - first, W<T>));
+    }
   }
+  return {place_of(tile).data, 0, W<T>};
 }
 
 // Returns the rows as a matrix unit reads them: the workers share them out.
@@ -59,36 +62,39 @@ Rows<T> ready_inputs(const Worker& worker, const Lane<T>& lane, Rows<T> x, long 
 }
 
 // Makes the input product of the rows `rows`; the first one goes to `gates`. shape: w_ih's.
-template <int GATES, class T>
+template <class T>
 void input_product(const Worker& worker, const Lane<T>& lane, const WeightShape& shape, Range rows,
                    Sum<T>* gates, T* panel) {
   const long count = rows.end - rows.begin, stride = lane.input_stride;
   const Rows<T> given{lane.x + rows.begin * lane.inputs, lane.inputs};
   const Rows<T> x = ready_inputs(worker, lane, given, count);
+  const long tallest = gates_tile(shape.gates).rows;
   UnitScope scope;
-  for_shares(worker, count, blocks_of<T>(shape.units), blocks_abreast<GATES>,
-             gates_tile<GATES>.rows, false, [&](const Share& share) {
+  TileMemory<T> memory;
+  for_shares(worker, count, blocks_of<T>(shape.units), blocks_abreast(shape.gates), tallest, false,
+             [&](const Share& share) {
     const long unit = share.first * W<T>, width = shape.units - unit;
     for (long first = 0; first < lane.inputs; first += panel_depth<T>) {
       const long depth = min(lane.inputs - first, panel_depth<T>);
-      pack_gates<GATES>(lane.w_ih, shape, unit, share.vectors, first, depth, panel);
-      for_tiles<gates_tile<GATES>.rows, blocks_abreast<GATES>>(
-          share, {0, count}, [&](auto height, auto abreast, long row) {
-        Tile<T, decltype(height)::value, decltype(abreast)::value * GATES> tile;
+      pack_gates(lane.w_ih, shape, unit, share.vectors, first, depth, panel);
+      for_heights(tallest, share, {0, count}, [&](long height, long row) {
+        const Sums<T> tile = memory.of(height, share.vectors * shape.gates);
         Sum<T>* const target = gates + row * stride + unit;
         const T* const left = x.data + row * x.stride + first;
-        scope.template configure<decltype(height)::value>();
-        if (first > 0) {
-          load_gates<GATES>(tile, target, stride, shape.units, width);
-        } else {
-          load_bias<GATES>(tile, lane, shape.units, unit);
-        }
+        scope.configure(height);
+        const Place<T> from =
+            first > 0 ? load_gates(tile, shape.gates, target, stride, shape.units, width)
+                      : load_bias(tile, lane, shape.gates, shape.units, unit);
         if constexpr (by_unit<T>) {
+          bring(tile, from);
           multiply_ready(tile, left, x.stride, depth, panel);
         } else {
-          multiply_rows(tile, left, x.stride, depth, panel);
+          const Place<T> to = {target, stride, shape.gates > 1 ? shape.units : W<T>};
+          const bool all = tile.blocks(shape.gates) * W<T> <= width;  // exist
+          multiply_rows(tile, from, all ? to : place_of(tile), left, x.stride, depth, panel);
+          if (all) return;
         }
-        store_gates<GATES>(tile, target, stride, shape.units, width);
+        store_gates(tile, shape.gates, target, stride, shape.units, width);
       });
     }
   });
@@ -140,57 +146,49 @@ FL_INLINE CellStep<T> cell_step(const Lane<T>& lane, long place, const Sum<T>* i
   return step;
 }
 
-template <class T, int R, int V>
-FL_INLINE void finish_cell(const CellStep<T>& step, long unit, long row, const Tile<T, R, V>& sums,
-                           long blocks) {
-  Tile<T, R, V> made = sums;  // in memory: they themselves stay in registers
-  step.finish(step, unit, row, R, blocks, made.sum[0]);
+template <class T>
+FL_INLINE void finish_cell(const CellStep<T>& step, long unit, long row, const Sums<T>& sums,
+                           long gates) {
+  step.finish(step, unit, row, sums.rows, sums.blocks(gates), sums.data);
 }
-
-// True where h's part of a cell's last gate may be apart from x's: of a GRU, which has three gates, and
-// of custom cells, which prepared weights (FL_INSTEAD) do not have: there it would spill a register.
-#if defined(FL_INSTEAD)
-template <int GATES>
-constexpr bool may_be_apart = GATES == 3;
-#else
-template <int GATES>
-constexpr bool may_be_apart = GATES > 1;
-#endif
 
 // Loads what a step's sums begin with, given the input's part of the gates of its row 0. A GRU's m is
 // of h alone; what is to be normalized is alone too.
-template <int GATES, class T, int R, int V>
-FL_INLINE void load_first(Tile<T, R, V>& tile, const Lane<T>& lane, const Sum<T>* input_part,
-                          long unit, long row) {
-  const long hidden = lane.hidden, width = min(hidden - unit, V / GATES * W<T>);
-  const long stride = lane.by_h ? GATES * hidden : lane.input_stride;
-  load_gates<GATES>(tile, input_part + row * stride + unit, stride, hidden, width);
-  if constexpr (may_be_apart<GATES>) {
-    if (!shape_of(lane.cell).apart() || lane.by_h) return;
-    const Vec<T> m = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{};
-    FL_OF_TILE for (int r = 0; r < R; ++r) tile.sum[r][GATES - 1] = m;
-  }
+template <class T>
+FL_INLINE Place<T> load_first(const Sums<T>& tile, const Lane<T>& lane, long gates,
+                          const Sum<T>* input_part, long unit, long row) {
+  const long hidden = lane.hidden, width = min(hidden - unit, tile.blocks(gates) * W<T>);
+  const long stride = lane.by_h ? gates * hidden : lane.input_stride;
+  const Place<T> from =
+      load_gates(tile, gates, input_part + row * stride + unit, stride, hidden, width);
+  if (gates == 1 || !shape_of(lane.cell).apart() || lane.by_h) return from;
+  bring(tile, from);
+  const Vec<T> m = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{};
+  for (long r = 0; r < tile.rows; ++r) tile[r][gates - 1] = m;
+  return place_of(tile);
 }
 
 // Runs a step with weights as Multiply takes them: packed, or as they lie.
-template <class Multiply, int GATES, class T, class E>
+template <class Multiply, class T, class E>
 void step_forward(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part,
                   const E* weight) {
   CellStep<T> step = cell_step(lane, place, input_part);
+  const WeightShape shape = recurrent_shape(lane);
+  const long gates = shape.gates;
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
     const auto left = Multiply::ready(worker, lane, before.fed, rows);
     // Back and forth through the weights: what the last step used last is still in cache.
-    Multiply::template gates<GATES>(
-        worker, left, rows, recurrent_shape(lane), weight, place % 2,
-        [&]<int R, int V>(Tile<T, R, V>& tile, long unit, long row) {
-          const long stride = lane.input_stride, next = V / GATES * W<T>;
+    Multiply::gates(
+        worker, left, rows, shape, weight, place % 2,
+        [&](const Sums<T>& tile, long unit, long row) {
+          const long stride = lane.input_stride, next = tile.blocks(gates) * W<T>;
           const Sum<T>* const begins = input_part + row * stride + unit;
-          prefetch_gates<GATES>(tile, begins + (place % 2 ? -next : next), stride, lane.hidden);
-          load_first<GATES>(tile, lane, input_part, unit, row);
+          prefetch_gates(tile, gates, begins + (place % 2 ? -next : next), stride, lane.hidden);
+          return load_first(tile, lane, gates, input_part, unit, row);
         },
-        [&]<int R, int V>(const Tile<T, R, V>& tile, long unit, long row) {
-          finish_cell(step, unit, row, tile, V / GATES);
+        [&](const Sums<T>& tile, long unit, long row) {
+          finish_cell(step, unit, row, tile, gates);
         });
   });
 }
@@ -202,42 +200,44 @@ struct Packed {
 };
 
 // From sums of x's product alone to what h's begins with.
-template <class T, int R, int GATES>
-FL_INLINE void leave_n(Tile<T, R, GATES>& tile, const Lane<T>& lane, Sum<T>* input_part, long unit,
+template <class T>
+FL_INLINE void leave_n(const Sums<T>& tile, const Lane<T>& lane, Sum<T>* input_part, long unit,
                        long row) {
+  const long last = tile.vectors - 1;
   const long width = min(lane.hidden - unit, W<T>);
-  Sum<T>* const n = input_part + row * lane.input_stride + (GATES - 1) * lane.hidden + unit;
+  Sum<T>* const n = input_part + row * lane.input_stride + last * lane.hidden + unit;
   const Vec<T> m = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{};
-  FL_OF_TILE for (int r = 0; r < R; ++r) {
-    store(n + r * lane.input_stride, tile.sum[r][GATES - 1], width);
-    tile.sum[r][GATES - 1] = m;
+  for (long r = 0; r < tile.rows; ++r) {
+    store(n + r * lane.input_stride, tile[r][last], width);
+    tile[r][last] = m;
   }
 }
 
 // A step that makes its input product too, of a lane that neither normalizes nor is reset.
 // input_part: of a GRU, where the input's part of the step's gates goes.
-template <int GATES, class T>
+template <class T>
 void whole_step(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* input_part,
                 const Packed<T>& packed) {
-  const long inputs = lane.inputs;
-  const long size = Fma<T>::gates_size({GATES, W<T>, inputs});
+  const WeightShape shape = recurrent_shape(lane);
+  const long inputs = lane.inputs, gates = shape.gates;
+  const long size = Fma<T>::gates_size({gates, W<T>, inputs});
   const T* const x = lane.x + row_of(lane, place) * inputs;
   CellStep<T> step = cell_step<T>(lane, place, input_part);
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
     const Rows<T> left = Fma<T>::ready(worker, lane, before.fed, rows);
-    Fma<T>::template gates<GATES>(
-        worker, left, rows, recurrent_shape(lane), packed.recurrent, place % 2,
-        [&](auto& tile, long unit, long row) {
-          load_bias<GATES>(tile, lane, lane.hidden, unit);
-          multiply_rows(tile, x + row * inputs, inputs, inputs,
+    Fma<T>::gates(
+        worker, left, rows, shape, packed.recurrent, place % 2,
+        [&](const Sums<T>& tile, long unit, long row) {
+          multiply_rows(tile, load_bias(tile, lane, gates, lane.hidden, unit), x + row * inputs, inputs, inputs,
                         packed.input + unit / W<T> * size);
-          if constexpr (may_be_apart<GATES>) {
-            if (shape_of(lane.cell).apart()) leave_n(tile, lane, input_part, unit, row);
+          if (gates > 1 && shape_of(lane.cell).apart()) {
+            leave_n(tile, lane, input_part, unit, row);
           }
+          return place_of(tile);
         },
-        [&]<int R, int V>(const Tile<T, R, V>& tile, long unit, long row) {
-          finish_cell(step, unit, row, tile, V / GATES);
+        [&](const Sums<T>& tile, long unit, long row) {
+          finish_cell(step, unit, row, tile, gates);
         });
   });
 }
@@ -248,7 +248,7 @@ void project(const Worker& worker, const Lane<T>& lane, long place, const E* wei
   T* const y = lane.y + row_of(lane, place) * lane.y_stride;
   Multiply::columns(worker, Rows<T>{lane.unprojected, lane.hidden}, {0, alive(lane, place)},
                     lane.hidden, lane.outputs, weight,
-                    [&](const auto& tile, long first, long row) {
+                    [&](const Sums<T>& tile, long first, long row) {
     const long column = first * W<T>;
     if (lane.added) return leave_tile(lane, place, column, row, tile);
     store(tile, y + row * lane.y_stride + column, lane.y_stride, lane.outputs - column);
@@ -264,7 +264,7 @@ FL_INLINE const Sum<T>* first_sums(const Lane<T>& lane, const Sum<T>* input_part
 // --- all steps ---
 
 // The steps of a lane whose cell's gates lie in a tile.
-template <int GATES, class T>
+template <class T>
 struct StepsInTiles {
   static constexpr bool meets = true;
   const bool few;  // inputs: a step makes their product too
@@ -277,17 +277,17 @@ struct StepsInTiles {
             !lane.w_hr),
         behind(memory + Fma<T>::gates_size(recurrent_shape(lane))),
         packed{memory, few ? behind : nullptr} {
-    Fma<T>::template pack_gates_of<GATES>(worker, lane.w_hh, recurrent_shape(lane), memory);
-    if (few) Fma<T>::template pack_gates_of<GATES>(worker, lane.w_ih, input_shape(lane), behind);
+    Fma<T>::pack_gates_of(worker, lane.w_hh, recurrent_shape(lane), memory);
+    if (few) Fma<T>::pack_gates_of(worker, lane.w_ih, input_shape(lane), behind);
   }
 
   void input(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* out, T* panel) const {
-    if (!few) input_product<GATES>(worker, lane, input_shape(lane), rows, out, panel);
+    if (!few) input_product(worker, lane, input_shape(lane), rows, out, panel);
   }
 
   void run(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* x) const {
-    if (few) return whole_step<GATES>(worker, lane, place, x, packed);
-    step_forward<Fma<T>, GATES>(worker, lane, place, first_sums(lane, x), packed.recurrent);
+    if (few) return whole_step(worker, lane, place, x, packed);
+    step_forward<Fma<T>>(worker, lane, place, first_sums(lane, x), packed.recurrent);
   }
 };
 

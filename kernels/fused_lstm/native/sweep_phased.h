@@ -27,7 +27,7 @@ struct LanePhases {
 
 // Runs a phase. weights: w_ih, w_hh and w_hr as Multiply takes them; load_bias(tile, unit): what the sums
 // of the input product begin with.
-template <class Multiply, int GATES, class T, class W, class Bias>
+template <class Multiply, class T, class W, class Bias>
 void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phases, long phase,
                const W& w_ih, const W& w_hh, const W& w_hr, const Bias& load_bias) {
   const long begin = phase / phases.of_chunk * lane.chunk;
@@ -37,12 +37,13 @@ void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phas
     if (lane.given.data) {
       bring_input(worker, lane, rows, lane.input_part);
     } else {
-      Multiply::template gates<GATES>(
+      const WeightShape shape = input_shape(lane);
+      Multiply::gates(
           worker, Rows<T>{lane.x + rows.begin * lane.inputs, lane.inputs},
-          {0, rows.end - rows.begin}, input_shape(lane), w_ih, false,
-          [&](auto& tile, long unit, long) { load_bias(tile, unit); },
-          [&](const auto& tile, long unit, long row) {
-            store_gates<GATES>(tile, lane.input_part + row * lane.input_stride + unit,
+          {0, rows.end - rows.begin}, shape, w_ih, false,
+          [&](const Sums<T>& tile, long unit, long) { return load_bias(tile, unit); },
+          [&](const Sums<T>& tile, long unit, long row) {
+            store_gates(tile, shape.gates, lane.input_part + row * lane.input_stride + unit,
                                lane.input_stride, lane.hidden, lane.hidden - unit);
           });
     }
@@ -52,7 +53,7 @@ void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phas
   const long place = begin + at / phases.of_step, kind = at % phases.of_step;
   Sum<T>* const x = lane.input_part + (row_of(lane, place) - rows.begin) * lane.input_stride;
   if (kind == 0) {
-    step_forward<Multiply, GATES>(worker, lane, place, first_sums(lane, x), w_hh);
+    step_forward<Multiply>(worker, lane, place, first_sums(lane, x), w_hh);
     draw_masks(worker, lane, place + 1);
   } else if (kind == 1 && lane.by_h) {
     finish_rows(worker, lane, cell_step<T>(lane, place, nullptr), x);

@@ -210,8 +210,8 @@ struct Ready {
     return left;
   }
 
-  template <int GATES, class Begin, class End>
-  FL_INLINE static void gates(const Worker& worker, Rows<float> left, Range rows,
+  template <class Begin, class End>
+  static void gates(const Worker& worker, Rows<float> left, Range rows,
                               const WeightShape& shape, const PreparedMatrix* weight,
                               bool backwards, const Begin& begin, const End& end) {
     const long count = rows.end - rows.begin;
@@ -221,22 +221,23 @@ struct Ready {
 #if defined(FL_UNIT)
     if (count >= prepared::unit_rows(F::kind, shape.depth)) {
       UnitScope scope;
+      Vec<float> memory[unit_tile * most_gates];
       for_shares(worker, count, blocks_of<float>(shape.units), 1, unit_tile, backwards,
                  [&](const Share& share) {
         const uint8_t* const panel = weight->panels + share.first * panel_bytes;
-        for_heights<unit_tile>(share, rows, [&](auto height, long row) {
-          constexpr int R = decltype(height)::value;
-          Tile<float, R, GATES> tile;
-          scope.template configure<R>();
-          begin(tile, share.first * W<float>, row);
+        for_heights(unit_tile, share, rows, [&](long height, long row) {
+          const Sums<float> tile{memory, height, shape.gates};
+          scope.configure(height);
+          bring(tile, begin(tile, share.first * W<float>, row));
           add_by_unit(tile, factor, row - rows.begin, words, panel, *weight,
-                      share.first * GATES * prepared::lanes);
+                      share.first * shape.gates * prepared::lanes);
           end(tile, share.first * W<float>, row);
         });
       });
       return;
     }
 #endif
+    Vec<float> memory[F::tallest * most_gates];
     for_shares(worker, count, blocks_of<float>(shape.units), 1, F::tallest, backwards,
                [&](const Share& share) {
       const long unit = share.first * W<float>;
@@ -244,16 +245,15 @@ struct Ready {
       const uint8_t* const panel =
           weight->panels + block * panel_bytes + lane * prepared::word;
       const Product product{factor, rows.begin, words, panel, *weight,
-                            block * GATES * prepared::lanes + lane};
+                            block * shape.gates * prepared::lanes + lane};
       if constexpr (by_parts) {
         if (share.blocks.end - share.blocks.begin > 1 && weight->ahead > 0) {
-          return product_by_parts<GATES>(share, rows, product, unit, begin, end);
+          return product_by_parts(share, rows, product, shape.gates, unit, begin, end);
         }
       }
-      for_heights<F::tallest>(share, rows, [&](auto height, long row) {
-        constexpr int R = decltype(height)::value;
-        Tile<float, R, GATES> tile;
-        begin(tile, unit, row);
+      for_heights(F::tallest, share, rows, [&](long height, long row) {
+        const Sums<float> tile{memory, height, shape.gates};
+        bring(tile, begin(tile, unit, row));
         add_product(tile, product, row);
         end(tile, unit, row);
       });
@@ -263,12 +263,16 @@ struct Ready {
   template <class End>
   FL_INLINE static void columns(const Worker& worker, Rows<float> left, Range rows, long depth,
                                 long columns, const PreparedMatrix* weight, const End& end) {
-    gates<1>(worker, left, rows, {1, columns, depth}, weight, false,
-             [](auto& tile, long, long) { clear(tile); },
-             [&](const auto& tile, long column, long row) { end(tile, column / W<float>, row); });
+    gates(worker, left, rows, {1, columns, depth}, weight, false,
+          [](const Sums<float>&, long, long) { return Place<float>{}; },
+          [&](const Sums<float>& tile, long column, long row) {
+            end(tile, column / W<float>, row);
+          });
   }
 
  private:
+  static constexpr long most_gates = 4;
+
   // Rows of words, `stride` bytes apart, and of bytes each row's scale.
   struct Factor {
     const uint8_t* data;
@@ -377,25 +381,49 @@ struct Ready {
     }
   }
 
-  // tile[r] += what the sums of a row stand for.
+  // The same from and to memory, for a tile of one shape.
   template <int R, int GATES>
-  FL_INLINE static void add_sums(Tile<float, R, GATES>& tile,
-                                 const typename F::Sums (&sum)[R][GATES], const Product& product,
-                                 long row) {
-    FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
+  __attribute__((noinline)) static void add_words_of(typename F::Sums* sums, const Product& product,
+                                                     long row, Range k, long ahead) {
+    typename F::Sums sum[R][GATES];
+    FL_UNROLL for (int r = 0; r < R; ++r) {
+      FL_UNROLL for (int gate = 0; gate < GATES; ++gate) sum[r][gate] = sums[r * GATES + gate];
+    }
+    add_words(sum, product, row, k, ahead);
+    FL_UNROLL for (int r = 0; r < R; ++r) {
+      FL_UNROLL for (int gate = 0; gate < GATES; ++gate) sums[r * GATES + gate] = sum[r][gate];
+    }
+  }
+
+  FL_INLINE static void add_words(typename F::Sums* sums, long rows, long gates,
+                                  const Product& product, long row, Range k, long ahead) {
+    with_constant<F::tallest>(rows, [&](auto height) {
+      constexpr int R = decltype(height)::value;
+      if (gates == 4) return add_words_of<R, 4>(sums, product, row, k, ahead);
+      if (gates == 3) return add_words_of<R, 3>(sums, product, row, k, ahead);
+      add_words_of<R, 1>(sums, product, row, k, ahead);
+    });
+  }
+
+  // tile[r] += what the sums of a row stand for.
+  FL_INLINE static void add_sums(const Sums<float>& tile, const typename F::Sums* sums,
+                                 const Product& product, long row) {
+    for (long gate = 0; gate < tile.vectors; ++gate) {
       const Of of(product.weight, product.at + gate * prepared::lanes);
-      FL_UNROLL for (int r = 0; r < R; ++r) {
-        tile.sum[r][gate] += of.value(sum[r][gate], product.left, row - product.begin + r);
+      for (long r = 0; r < tile.rows; ++r) {
+        tile[r][gate] +=
+            of.value(sums[r * tile.vectors + gate], product.left, row - product.begin + r);
       }
     }
   }
 
   // tile[r] += left[row + r] weight'.
-  template <int R, int GATES>
-  FL_INLINE static void add_product(Tile<float, R, GATES>& tile, const Product& product, long row) {
-    typename F::Sums sum[R][GATES] = {};
-    add_words(sum, product, row, {0, product.words}, product.weight.ahead);
-    add_sums(tile, sum, product, row);
+  FL_INLINE static void add_product(const Sums<float>& tile, const Product& product, long row) {
+    typename F::Sums sums[F::tallest * most_gates];
+    for (long i = 0; i < tile.rows * tile.vectors; ++i) sums[i] = typename F::Sums{};
+    add_words(sums, tile.rows, tile.vectors, product, row, {0, product.words},
+              product.weight.ahead);
+    add_sums(tile, sums, product, row);
   }
 
   // True of what keeps its sums in registers there.
@@ -405,44 +433,33 @@ struct Ready {
   // Weights that come from beyond the L2 cache, by parts that the L1 cache keeps until they have met all
   // tiles. Sums lie in memory between parts. (With 8 rows it is 1.05 to 1.2 times as fast on an Emerald
   // Rapids, with 20 up to 1.06; weights in the L2 cache would lose up to a tenth.)
-  template <int GATES, class Begin, class End>
-  static void product_by_parts(const Share& share, Range rows, const Product& product, long unit,
-                               const Begin& begin, const End& end) {
+  template <class Begin, class End>
+  static void product_by_parts(const Share& share, Range rows, const Product& product, long gates,
+                               long unit, const Begin& begin, const End& end) {
     constexpr long most = 8;  // tiles at once
-    constexpr long part_words = near_bytes / (GATES * prepared::lanes * prepared::word);
+    const long part_words = near_bytes / (gates * prepared::lanes * prepared::word);
     const long count = rows.end - rows.begin, tiles = divide_up(count, F::tallest);
-    typename F::Sums kept[most * F::tallest][GATES];
+    typename F::Sums kept[most * F::tallest * most_gates];
+    Vec<float> memory[F::tallest * most_gates];
     for (long block = share.blocks.begin; block < share.blocks.end; block += most) {
       const Share some{share.first, 1, {block, min(block + most, share.blocks.end)}};
       const long first = rows.begin + part(count, block, tiles).begin;
       for (long k = 0; k < product.words; k += part_words) {
         const Range words{k, min(k + part_words, product.words)};
-        for_heights<F::tallest>(some, rows, [&](auto height, long row) {
-          constexpr int R = decltype(height)::value;
-          typename F::Sums sum[R][GATES] = {};
-          if (k > 0) copy<R>(kept + (row - first), sum);
+        for_heights(F::tallest, some, rows, [&](long height, long row) {
+          typename F::Sums* const sums = kept + (row - first) * gates;
+          for (long i = 0; k == 0 && i < height * gates; ++i) sums[i] = typename F::Sums{};
           // The first tile waits for its part; meanwhile the others fetch the next one.
           const long ahead = row == first ? product.weight.ahead : near_bytes;
-          add_words(sum, product, row, words, ahead);
-          copy<R>(sum, kept + (row - first));
+          add_words(sums, height, gates, product, row, words, ahead);
         });
       }
-      for_heights<F::tallest>(some, rows, [&](auto height, long row) {
-        constexpr int R = decltype(height)::value;
-        typename F::Sums sum[R][GATES];
-        copy<R>(kept + (row - first), sum);
-        Tile<float, R, GATES> tile;
-        begin(tile, unit, row);
-        add_sums(tile, sum, product, row);
+      for_heights(F::tallest, some, rows, [&](long height, long row) {
+        const Sums<float> tile{memory, height, gates};
+        bring(tile, begin(tile, unit, row));
+        add_sums(tile, kept + (row - first) * gates, product, row);
         end(tile, unit, row);
       });
-    }
-  }
-
-  template <int R, int GATES>
-  FL_INLINE static void copy(const typename F::Sums (*from)[GATES], typename F::Sums (*to)[GATES]) {
-    FL_UNROLL for (int r = 0; r < R; ++r) {
-      FL_UNROLL for (int gate = 0; gate < GATES; ++gate) to[r][gate] = from[r][gate];
     }
   }
 
@@ -451,19 +468,18 @@ struct Ready {
   static constexpr Held held = F::kind == Prepared::int8 ? Held::bytes : Held::pairs;
 
   // Multiplies by a matrix unit.
-  template <int R, int GATES>
-  FL_INLINE static void add_by_unit(Tile<float, R, GATES>& tile, const Factor& left, long first,
-                                    long words, const uint8_t* panel,
-                                    const PreparedMatrix& weight, long at) {
+  static void add_by_unit(const Sums<float>& tile, const Factor& left, long first, long words,
+                          const uint8_t* panel, const PreparedMatrix& weight, long at) {
     const Bf16* const factor = (const Bf16*)(left.data + first * left.stride);
-    Tile<Bf16, R, GATES> made;
+    Vec<float> memory[unit_tile * most_gates];
+    const Sums<Bf16> made{memory, tile.rows, tile.vectors};
     clear(made);
     multiply_unit<held>(made, divide_up(words, prepared::lanes), (const Bf16*)panel,
                         [&](long k) { return Left{factor + 32 * k, nullptr, left.stride / 2}; });
-    FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
+    for (long gate = 0; gate < tile.vectors; ++gate) {
       const Of of(weight, at + gate * prepared::lanes);
-      FL_OF_TILE for (int r = 0; r < R; ++r) {
-        tile.sum[r][gate] += of.value((typename F::Sums)made.sum[r][gate], left, first + r);
+      for (long r = 0; r < tile.rows; ++r) {
+        tile[r][gate] += of.value((typename F::Sums)made[r][gate], left, first + r);
       }
     }
   }
@@ -510,23 +526,15 @@ long prepared_phases(const Lane<float>& lane, const PreparedWeights& weights) {
   return phases_of<F>(lane, weights).count(lane);
 }
 
-template <class F, int GATES>
-void prepared_gates(const Worker& worker, const Lane<float>& lane, const PreparedWeights& weights,
-                    long phase) {
-  run_phase<Ready<F>, GATES>(
-      worker, lane, phases_of<F>(lane, weights), phase, &weights.w_ih, &weights.w_hh,
-      &weights.w_hr,
-      [&](auto& tile, long unit) { load_bias<GATES>(tile, lane, lane.hidden, unit); });
-}
-
 template <class F>
 void prepared_lane(const Worker& worker, const Lane<float>& lane, const PreparedWeights& weights,
                    long phase) {
-  if (shape_of(lane.cell).h_gates() == 4) {
-    prepared_gates<F, 4>(worker, lane, weights, phase);
-  } else {
-    prepared_gates<F, 3>(worker, lane, weights, phase);
-  }
+  run_phase<Ready<F>>(
+      worker, lane, phases_of<F>(lane, weights), phase, &weights.w_ih, &weights.w_hh,
+      &weights.w_hr,
+      [&](const Sums<float>& tile, long unit) {
+        return load_bias(tile, lane, tile.vectors, lane.hidden, unit);
+      });
 }
 
 template <class F>

@@ -28,10 +28,10 @@ FL_INLINE Packed<T> packed_of(const Wavefront<T>& wave, long index) {
 
 // --- forward ---
 
-template <int GATES, class T>
+template <class T>
 void pack_forward(const Lane<T>& lane, const Packed<T>& packed) {
-  Fma<T>::template pack_gates_of<GATES>(alone, lane.w_ih, input_shape(lane), packed.input);
-  Fma<T>::template pack_gates_of<GATES>(alone, lane.w_hh, recurrent_shape(lane), packed.recurrent);
+  Fma<T>::pack_gates_of(alone, lane.w_ih, input_shape(lane), packed.input);
+  Fma<T>::pack_gates_of(alone, lane.w_hh, recurrent_shape(lane), packed.recurrent);
 }
 
 // Returns where the input's part of a step's gates goes, for a GRU, whose n has it apart.
@@ -41,11 +41,11 @@ FL_INLINE Sum<T>* input_part_of(const Lane<T>& lane, long t) {
   return lane.input_part + row_of(lane, t) * lane.input_stride;
 }
 
-template <int GATES, class T>
-void wavefront_gates(const Worker& worker, const Wavefront<T>& wave) {
+template <class T>
+void wavefront_forward(const Worker& worker, const Wavefront<T>& wave) {
   const long top = wave.count - 1, steps = wave.lanes[0].steps;
   for (long index = worker.id; index <= top; index += worker.count) {
-    pack_forward<GATES>(wave.lanes[index], packed_of(wave, index));
+    pack_forward(wave.lanes[index], packed_of(wave, index));
   }
   for (long tick = 0; tick < steps + top; ++tick) {
     for (long index = worker.id; index <= top; index += worker.count) {
@@ -53,18 +53,13 @@ void wavefront_gates(const Worker& worker, const Wavefront<T>& wave) {
       const long t = tick - index, size = lane.batch * lane.hidden;
       if (t < 0 || t >= steps) continue;
       draw_masks(alone, lane, t);
-      whole_step<GATES>(alone, lane, t, input_part_of(lane, t), packed_of(wave, index));
+      whole_step(alone, lane, t, input_part_of(lane, t), packed_of(wave, index));
       if (index == top || !wave.dropped) continue;
       const long first = (index * steps + t) * size;
       dropout(alone, size, first, wave.dropout, lane.y + t * size, wave.dropped + first);
     }
     worker.sync();
   }
-}
-
-template <class T>
-void wavefront_forward(const Worker& worker, const Wavefront<T>& wave) {
-  with_gates(wave.lanes[0], [&](auto gates) { wavefront_gates<gates.value>(worker, wave); });
 }
 
 // --- backward ---
@@ -83,7 +78,7 @@ void input_gradient(const Lane<T>& lane, const LaneGradient<T>& gradient, long t
                     Sum<T>* dx, Sum<T>* sums) {
   const long row = row_of(lane, t), inputs = lane.inputs;
   Fma<T>::columns(alone, by_input_of(lane, gradient), row, {0, lane.batch}, inputs, packed, false,
-                  sums, [&](const auto& tile, long first, long b) {
+                  sums, [&](const Sums<T>& tile, long first, long b) {
     const long column = first * W<T>;
     store(tile, dx + b * inputs + column, inputs, inputs - column);
   });

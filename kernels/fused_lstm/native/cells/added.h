@@ -75,12 +75,10 @@ FL_APART void leave_rows(const Lane<T>& lane, long place, long column, long row,
   }
 }
 
-// A copy of the sums is what goes to memory: they themselves stay in registers.
-template <class T, int R, int N>
+template <class T>
 FL_INLINE void leave_tile(const Lane<T>& lane, long place, long column, long row,
-                          const Tile<T, R, N>& sums) {
-  const Tile<T, R, N> made = sums;
-  leave_rows(lane, place, column, row, R, N, made.sum[0]);
+                          const Sums<T>& sums) {
+  leave_rows(lane, place, column, row, sums.rows, sums.vectors, sums.data);
 }
 
 // W units of R h as it is kept, of a row at a place.
@@ -171,13 +169,13 @@ FL_INLINE void accumulate(S* to, Vec<S> v, long width) {
 }
 
 // To a tile of by the h that w_hh was multiplied by: by h itself.
-template <class T, int R, int N>
-FL_INLINE void carry_gradients(const Lane<T>& lane, long column, long row, Tile<T, R, N>& dh) {
+template <class T>
+FL_INLINE void carry_gradients(const Lane<T>& lane, long column, long row, const Sums<T>& dh) {
   const Added<T>& added = *lane.added;
-  for (int r = 0; r < R; ++r) {
-    for (int n = 0; n < N; ++n) {
+  for (long r = 0; r < dh.rows; ++r) {
+    for (long n = 0; n < dh.vectors; ++n) {
       const long at = column + n * W<T>;
-      Vec<T>& sum = dh.sum[r][n];
+      Vec<T>& sum = dh[r][n];
       if (added.recurrent) sum *= load_recurrent(lane, row + r, at);
       if (!added.carried) continue;
       sum += load(added.carried + (row + r) * lane.outputs + at, lane.outputs - at);
@@ -186,17 +184,17 @@ FL_INLINE void carry_gradients(const Lane<T>& lane, long column, long row, Tile<
 }
 
 // From by h to by h as it was made; what goes to the h before is carried there.
-template <class T, int R, int N>
+template <class T>
 FL_INLINE void keep_gradients(const Lane<T>& lane, long place, long column, long row,
-                              Tile<T, R, N>& dh) {
+                              const Sums<T>& dh) {
   const Added<T>& added = *lane.added;
   if (!added.carried) return;
-  for (int r = 0; r < R; ++r) {
-    for (int n = 0; n < N; ++n) {
+  for (long r = 0; r < dh.rows; ++r) {
+    for (long n = 0; n < dh.vectors; ++n) {
       const long at = column + n * W<T>;
-      const Vec<T> old = dh.sum[r][n] * load_mask(added.zoneout_h, lane, place, row + r, at);
+      const Vec<T> old = dh[r][n] * load_mask(added.zoneout_h, lane, place, row + r, at);
       store(added.carried + (row + r) * lane.outputs + at, old, lane.outputs - at);
-      dh.sum[r][n] -= old;
+      dh[r][n] -= old;
     }
   }
 }

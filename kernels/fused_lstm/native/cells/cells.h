@@ -73,14 +73,4 @@ FL_INLINE FinishBack<T> finish_back_of(const Lane<T>& lane) {
   return lane.by_h ? keep_dh<T> : cell_finish_back_of(lane);
 }
 
-// body(Constant<G>) for the gates of a lane's cell, which is `in_tiles`.
-template <class T, class Body>
-FL_INLINE void with_gates(const Lane<T>& lane, const Body& body) {
-  const long gates = shape_of(lane.cell).h_gates();
-  if (gates == 4) return body(Constant<4>{});
-  if (gates == 3) return body(Constant<3>{});
-  if (gates == 2) return body(Constant<2>{});
-  body(Constant<1>{});
-}
-
 }  // namespace fused_lstm::FL_ISA

@@ -45,10 +45,13 @@ constexpr Shape plain_tile = tile_of(registers == 16 ? 3 : 4);
 #endif
 // A vector for each gate of a block of units: 7 x 4 or 3 x 4 of four gates, 9 x 3 or 4 x 3 of three.
 // Of one gate a few blocks lie abreast.
-template <int GATES>
-constexpr Shape gates_tile = GATES > 1 ? tile_of(GATES) : plain_tile;
-template <int GATES>
-constexpr long blocks_abreast = gates_tile<GATES>.vectors / GATES;
+constexpr Shape gates_tile(long gates) { return gates > 1 ? tile_of(gates) : plain_tile; }
+constexpr long blocks_abreast(long gates) { return gates_tile(gates).vectors / gates; }
+// Rows of the tallest tile of so many vectors, and the vectors of the largest tile.
+constexpr long tallest_of(long vectors) {
+  const long of_gates = vectors > 1 ? gates_tile(vectors).rows : 1;
+  return vectors <= plain_tile.vectors ? max(of_gates, plain_tile.rows) : of_gates;
+}
 // Rows that lie side by side in a vector of the left-hand factor: 8 x 3, 4 x 3 or less.
 #if defined(FL_UNIT)
 template <class T>
@@ -59,6 +62,12 @@ constexpr long transposed_rows = min(W<T>, registers / 4);
 template <class T>
 constexpr Shape transposed_tile = {transposed_rows<T>,
                                    min(registers / (transposed_rows<T> + 1), max_vectors)};
+#endif
+
+#if defined(FL_UNIT)
+constexpr long largest_tile = 128;  // vectors
+#else
+constexpr long largest_tile = 32;
 #endif
 
 // --- caches ---
@@ -94,7 +103,7 @@ constexpr long panel_size = panel_depth<T> * max_vectors * W<T>;
 
 // For the plan, which prints them.
 template <class T>
-constexpr Shapes shapes = {W<T>, registers, gates_tile<4>, plain_tile, transposed_tile<T>,
+constexpr Shapes shapes = {W<T>, registers, gates_tile(4), plain_tile, transposed_tile<T>,
                            panel_size<T>, transposed_depth<T>};
 
 }  // namespace fused_lstm::FL_ISA

@@ -89,12 +89,12 @@ long ready_size(long rows, long depth) {
   return 0;
 }
 
-// R rows from `row` on of the N blocks from `first` on.
-template <class T, int R, int N>
-FL_INLINE void store(const Tile<T, R, N>& tile, const Blocks<T>& blocks, long first, long row) {
-  FL_OF_TILE for (int r = 0; r < R; ++r) {
-    FL_OF_TILE for (int n = 0; n < N; ++n) {
-      store_left(blocks.at(first + n, row + r), tile.sum[r][n], blocks.width(first + n));
+// Rows from `row` on of the blocks from `first` on.
+template <class T>
+FL_INLINE void store(const Sums<T>& tile, const Blocks<T>& blocks, long first, long row) {
+  for (long r = 0; r < tile.rows; ++r) {
+    for (long n = 0; n < tile.vectors; ++n) {
+      store_left(blocks.at(first + n, row + r), tile[r][n], blocks.width(first + n));
     }
   }
 }
@@ -105,35 +105,63 @@ FL_INLINE Range whole_part(long total, long index, long parts, long grain) {
   return {n.begin * grain, min(n.end * grain, total)};
 }
 
-// tile += left[row .. row + R, blocks of `range`] * panel; the panel begins with the range.
-template <class T, int R, int N>
-FL_INLINE void multiply_blocks(Tile<T, R, N>& tile, const Blocks<T>& left, long row, Range range,
+// tile = left[row .. row + R, blocks of `range`] * panel, or of a matrix unit +=; the panel begins with
+// the range.
+template <class T>
+struct OfBlocks {
+  template <int R, int N>
+  struct Kernel {
+    __attribute__((noinline)) static void run(const Place<T>& to, const Blocks<T>& of, long row,
+                                              Range range, const T* panel, Ahead<T> ahead) {
+      const Blocks<T> left = of;
+      Tile<T, R, N> tile;
+      clear(tile);
+      long unit = range.begin % left.in_group() * W<T>;  // a division here, and none for each block
+      for (long block = range.begin; block < range.end; ++block) {
+        FL_UNROLL for (int r = 0; r < R; ++r) {  // too far apart for the hardware to guess
+          __builtin_prefetch(left.at(block + 2, row + r));
+        }
+        ahead.fetch();
+        const long width = min(left.units - unit, W<T>);
+        multiply<1>(tile, left.at(block, row), W<T>, width, panel);
+        panel += whole<T>(width) * N * W<T>;
+        unit = unit + W<T> < left.units ? unit + W<T> : 0;
+      }
+      leave(tile, to);
+    }
+  };
+};
+
+template <class T>
+FL_INLINE void multiply_blocks(const Sums<T>& tile, const Blocks<T>& left, long row, Range range,
                                const T* panel, Ahead<T> ahead = {}) {
   if constexpr (by_unit<T>) {
     constexpr long abreast = Blocks<T>::abreast;
     multiply_tiles(tile, left.at(range.begin, row), abreast * W<T>, left.distance(left.rows),
                    (range.end - range.begin) / abreast, panel);
   } else {
-    long unit = range.begin % left.in_group() * W<T>;  // a division here, and none for each block
-    for (long block = range.begin; block < range.end; ++block) {
-      FL_UNROLL for (int r = 0; r < R; ++r) {  // too far apart for the hardware to guess
-        __builtin_prefetch(left.at(block + 2, row + r));
-      }
-      ahead.fetch();
-      const long width = min(left.units - unit, W<T>);
-      multiply<1>(tile, left.at(block, row), W<T>, width, panel);
-      panel += whole<T>(width) * N * W<T>;
-      unit = unit + W<T> < left.units ? unit + W<T> : 0;
-    }
+    kernel_of<OfBlocks<T>::template Kernel>(tile.rows, tile.vectors)(place_of(tile), left, row, range,
+                                                                    panel, ahead);
   }
 }
 
-// tile += left[rows, R columns from `unit` on of a block]' * panel, of rows that were paired.
-template <class T, int R, int N>
-FL_INLINE void multiply_transposed(Tile<T, R, N>& tile, const Blocks<T>& left, long block,
-                                   long unit, Range rows, const T* panel) {
+template <class T, int N>
+__attribute__((noinline)) void multiply_transposed(const Place<T>& from, const Place<T>& to,
+                                                   const T* a, long count, const T* panel) {
+  Tile<T, transposed_tile<T>.rows, N> tile;
+  take(tile, from);
+  multiply<W<T>>(tile, a, deep<T>, count, panel);
+  leave(tile, to);
+}
+
+// tile += left[rows, columns from `unit` on of a block]' * panel, of rows that were paired.
+template <class T>
+FL_INLINE void multiply_transposed(const Sums<T>& tile, const Place<T>& from, const Place<T>& to,
+                                   const Blocks<T>& left, long block, long unit, Range rows,
+                                   const T* panel) {
   const long count = rows.end - rows.begin;
   const T* const a = left.paired_at(block, rows.begin) + unit * grain<T>;
+  if constexpr (by_unit<T>) bring(tile, from);
   if constexpr (by_terms<T>) {
     multiply_columns(tile, left.at(block, rows.begin) + unit, Blocks<T>::abreast * W<T>, count,
                      panel);
@@ -141,7 +169,9 @@ FL_INLINE void multiply_transposed(Tile<T, R, N>& tile, const Blocks<T>& left, l
     multiply_tiles(tile, a, grain<T>, Blocks<T>::abreast * grain<T> * W<T>,
                    divide_up(count, grain<T>), panel);
   } else {
-    multiply<W<T>>(tile, a, deep<T>, count, panel);
+    with_constant<transposed_tile<T>.vectors>(tile.vectors, [&](auto n) {
+      multiply_transposed<T, decltype(n)::value>(from, to, a, count, panel);
+    });
   }
 }
 

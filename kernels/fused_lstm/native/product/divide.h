@@ -63,39 +63,15 @@ FL_INLINE void for_shares(const Worker& worker, long rows, long vectors, long wi
   }
 }
 
-// body(arguments...) as a function of its own, for a tile of one shape: where hundreds of loops
-// share a function, GCC no longer gives registers loop by loop, and sums lie in memory.
-template <class Body, class... Arguments>
-__attribute__((noinline)) void apart(const Body& body, Arguments... arguments) {
-  body(arguments...);
-}
-
 // Calls body(height, row) for the tiles that a share has in the rows `rows`: a tile has `height`
-// rows, a Constant, from `row` on.
-template <long TALLEST, class Body>
-FL_INLINE void for_heights(const Share& share, Range rows, const Body& body) {
-  const long height = rows.end - rows.begin, parts = divide_up(height, TALLEST);
+// rows, `tallest` at most, from `row` on.
+template <class Body>
+FL_INLINE void for_heights(long tallest, const Share& share, Range rows, const Body& body) {
+  const long height = rows.end - rows.begin, parts = divide_up(height, tallest);
   for (long block = share.blocks.begin; block < share.blocks.end; ++block) {
     const Range n = part(height, block, parts);
-    with_constant<TALLEST>(n.end - n.begin, [&](auto r) { apart(body, r, rows.begin + n.begin); });
+    body(n.end - n.begin, rows.begin + n.begin);
   }
-}
-
-// Calls body(height, vectors, row) likewise, for tiles of the share's number of vectors too.
-template <long TALLEST, long WIDEST, class Body>
-FL_INLINE void for_tiles(const Share& share, Range rows, const Body& body) {
-  for_heights<TALLEST>(share, rows, [&](auto height, long row) {
-    if constexpr (WIDEST == 1) {
-      body(height, Constant<1>{}, row);
-    } else {
-      with_constant<WIDEST>(share.vectors, [&](auto n) { apart(body, height, n, row); });
-    }
-  });
-}
-
-template <class Body>
-FL_INLINE void for_plain_tiles(const Share& share, Range rows, const Body& body) {
-  for_tiles<plain_tile.rows, plain_tile.vectors>(share, rows, body);
 }
 
 }  // namespace fused_lstm::FL_ISA

@@ -109,7 +109,7 @@ struct Dots {
   // Sums, a piece of each left row and one of weights find a register each; to take bfloat16 apart
   // are needed the vector as it lies, a mask and, where there are 16, one more.
   static constexpr long spare = P::parts == 1 ? 1 : P::parts + 3;
-  static constexpr long tallest = (usable - spare) / (N + P::parts);
+  static constexpr long tallest = (usable - spare) / (N + P::parts), most_gates = 4;
 
   // They are read as they lie, too.
   FL_INLINE static Rows<T> ready(const Worker&, const Lane<T>&, Rows<T> left, Range) {
@@ -118,22 +118,18 @@ struct Dots {
 
   // gates[b] = begin + left[b] weight'; a worker has whole blocks of units, the same ones whatever
   // the rows.
-  template <int GATES, class Begin, class End>
-  FL_INLINE static void gates(const Worker& worker, Rows<T> left, Range rows,
+  template <class Begin, class End>
+  static void gates(const Worker& worker, Rows<T> left, Range rows,
                               const WeightShape& shape, const E* weight, bool backwards,
                               const Begin& begin, const End& end) {
     const long units = shape.units, depth = shape.depth;
-    for_blocks(worker, rows, units, backwards, [&](auto height, long unit, long row) {
-      constexpr int R = decltype(height)::value;
-      Tile<T, R, GATES> tile;
-      begin(tile, unit, row);
-      // Not unrolled: with the sums of two gates alive at once, registers would run out.
-#pragma GCC unroll 1
-      for (int gate = 0; gate < GATES; ++gate) {
+    Vec<T> memory[tallest * most_gates];
+    for_blocks(worker, rows, units, backwards, [&](long height, long unit, long row) {
+      const Sums<T> tile{memory, height, shape.gates};
+      bring(tile, begin(tile, unit, row));
+      for (long gate = 0; gate < shape.gates; ++gate) {
         const E* const own = weight + (gate * units + unit) * depth;
-        Vec<T> sums[R];
-        columns_of(sums, from(left, row), depth, own, units - unit, own + units * depth);
-        FL_UNROLL for (int r = 0; r < R; ++r) tile.sum[r][gate] += sums[r];
+        columns_of(tile, gate, from(left, row), depth, own, units - unit, own + units * depth);
       }
       end(tile, unit, row);
     });
@@ -141,15 +137,14 @@ struct Dots {
 
   // out[b] = left[b] weight', weight [columns, depth]: end(tile, first, row) as Fma's.
   template <class End>
-  FL_INLINE static void columns(const Worker& worker, Rows<T> left, Range rows, long depth,
+  static void columns(const Worker& worker, Rows<T> left, Range rows, long depth,
                                 long columns, const E* weight, const End& end) {
-    for_blocks(worker, rows, columns, false, [&](auto height, long column, long row) {
-      constexpr int R = decltype(height)::value;
-      Tile<T, R, 1> tile;
-      Vec<T> sums[R];
+    Vec<T> memory[tallest];
+    for_blocks(worker, rows, columns, false, [&](long height, long column, long row) {
+      const Sums<T> tile{memory, height, 1};
       const E* const own = weight + column * depth;
-      columns_of(sums, from(left, row), depth, own, columns - column, own + W<T> * depth);
-      FL_UNROLL for (int r = 0; r < R; ++r) tile.sum[r][0] = sums[r];
+      clear(tile);
+      columns_of(tile, 0, from(left, row), depth, own, columns - column, own + W<T> * depth);
       end(tile, column / W<T>, row);
     });
   }
@@ -167,17 +162,27 @@ struct Dots {
     const Range tiles = {0, divide_up(rows.end - rows.begin, tallest)};
     for (long i = mine.begin; i < mine.end; ++i) {
       const long block = backwards ? mine.begin + mine.end - 1 - i : i;
-      for_heights<tallest>(Share{block, 1, tiles}, rows, [&](auto height, long row) {
+      for_heights(tallest, Share{block, 1, tiles}, rows, [&](long height, long row) {
         body(height, block * W<T>, row);
       });
     }
   }
 
-  // sums[r][lane] = left[r] . weight[lane], of W rows of weights of which `exist` are there. `next`
-  // is what will be read after them.
+  // tile[r][gate][lane] += left[r] . weight[lane], of W rows of weights of which `exist` are there.
+  // `next` is what will be read after them.
+  FL_INLINE static void columns_of(const Sums<T>& tile, long gate, Rows<T> left, long depth,
+                                   const E* weight, long exist, const E* next) {
+    with_constant<tallest>(tile.rows, [&](auto height) {
+      columns_of_rows<decltype(height)::value>(tile.data + gate, tile.vectors, left.data,
+                                               left.stride, depth, weight, exist, next);
+    });
+  }
+
   template <int R>
-  FL_INLINE static void columns_of(Vec<T> (&sums)[R], Rows<T> left, long depth, const E* weight,
-                                   long exist, const E* next) {
+  __attribute__((noinline)) static void columns_of_rows(Vec<T>* sums, long vectors, const T* data,
+                                                        long stride, long depth, const E* weight,
+                                                        long exist, const E* next) {
+    const Rows<T> left{data, stride};
     constexpr int groups = W<T> / N;
     Vec<T> folded[R][groups];
     for (int group = 0; group < groups; ++group) {
@@ -190,7 +195,7 @@ struct Dots {
       }
       FL_UNROLL for (int r = 0; r < R; ++r) folded[r][group] = fold<1, T>(tile.sum[r]);
     }
-    FL_UNROLL for (int r = 0; r < R; ++r) sums[r] = fold<N, T>(folded[r]);
+    FL_UNROLL for (int r = 0; r < R; ++r) sums[r * vectors] += fold<N, T>(folded[r]);
   }
 
   // tile[r][n] = left[r] . weight[n], a share of it in each lane; `exist` of N rows are there. The

@@ -28,17 +28,18 @@ template <class T>
 void product(const Worker& worker, const Blocks<T>& left, const T* right, long columns, bool sum,
              Sum<T>* out, T* panel) {
   UnitScope scope;
+  TileMemory<T> memory;
   for_parts<T>(worker, left.rows, left.count(), blocks_of<T>(columns),
                [&](Range rows, Range depth, const Share& share) {
     const long column = share.first * W<T>, width = columns - column;
     pack_for_blocks(left, depth, right, columns, column, width, Panel<T>{panel, share.vectors});
-    for_plain_tiles(share, rows, [&](auto height, auto vectors, long row) {
-      Tile<T, decltype(height)::value, decltype(vectors)::value> tile;
+    for_heights(plain_tile.rows, share, rows, [&](long height, long row) {
+      const Sums<T> tile = memory.of(height, share.vectors);
       Sum<T>* const target = out + row * columns + column;
       const bool begun = depth.begin > 0 || sum;
-      prefetch<decltype(height)::value, decltype(vectors)::value>(target, columns);
-      scope.template configure<decltype(height)::value>();
-      clear(tile);
+      prefetch(tile, target, columns);
+      scope.configure(height);
+      if (by_unit<T>) clear(tile);
       if (by_unit<T> && begun) load(tile, target, columns, width);
       multiply_blocks(tile, left, row, depth, panel);
       if (!by_unit<T> && begun) add(tile, target, columns, width);
@@ -65,6 +66,7 @@ void transposed_product(const Worker& worker, const Blocks<T>& left, long column
   const long bytes = left.count() * left.rows * vector_bytes<T>;
   const long widths = parts_of(bytes, depths * transposed_bytes);
   UnitScope scope;
+  TileMemory<T> memory;
   for (long i = 0; i < depths * widths; ++i) {
     const Range rows = whole_part(left.rows, i / widths, depths, grain<T>);
     const Range own = part(left.count(), i % widths, widths);
@@ -81,18 +83,28 @@ void transposed_product(const Worker& worker, const Blocks<T>& left, long column
         const long exist = min(left.width(block) - unit, height);
         if (exist <= 0) continue;
         const long at = (left.column(block) + unit) * columns + column;
-        with_constant<widest>(share.vectors, [&](auto vectors) {
-          apart([&](auto n) {
-            Tile<T, height, decltype(n)::value> tile;
-            if (last) prefetch<height, decltype(n)::value>(out + at, columns);
-            scope.template configure<height>();
-            clear(tile);
-            if (rows.begin > 0) load(tile, partial + at, columns, width, exist);
-            multiply_transposed(tile, left, block, unit, rows, panel);
-            if (last) store(tile, out + at, columns, width, exist);
-            if (!last) store(tile, partial + at, columns, width, exist);
-          }, vectors);
-        });
+        const Sums<T> tile = memory.of(height, share.vectors);
+        if (last) prefetch(tile, out + at, columns);
+        scope.configure(height);
+        const bool all = exist == height && share.vectors * W<T> <= width;
+        const Place<T> kept = {partial + at, columns, W<T>};
+        Place<T> from, to = place_of(tile);
+        if (rows.begin > 0 && all) from = kept;
+        if (rows.begin > 0 && !all) {
+          clear(tile);
+          load(tile, partial + at, columns, width, exist);
+          from = place_of(tile);
+        }
+        if constexpr (!by_unit<T>) {
+          if (all && !last) to = kept;
+          if constexpr (sizeof(U) == sizeof(Sum<T>)) {
+            if (all && last) to = {out + at, columns, W<T>};
+          }
+        }
+        multiply_transposed(tile, from, to, left, block, unit, rows, panel);
+        if (to.data != place_of(tile).data) continue;
+        if (last) store(tile, out + at, columns, width, exist);
+        if (!last) store(tile, partial + at, columns, width, exist);
       }
     });
   }

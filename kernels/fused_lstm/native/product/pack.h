@@ -35,14 +35,14 @@ void pack_transposed(const T* m, long columns, long exist, long count, T* out, l
   }
 }
 
-// out[k][blocks][GATES][W] = w[gate * units + unit][first + k] for so many blocks of units from
+// out[k][blocks][gates][W] = w[gate * units + unit][first + k] for so many blocks of units from
 // `unit` on, k < count. Units that do not exist are zero.
-template <int GATES, class T>
+template <class T>
 void pack_gates(const T* w, const WeightShape& shape, long unit, long blocks, long first, long count,
                 T* out) {
-  const long stride = blocks * GATES * W<T>;
+  const long stride = blocks * shape.gates * W<T>;
   for (long block = 0; block < blocks; ++block, unit += W<T>) {
-    for (int gate = 0; gate < GATES; ++gate, out += W<T> * deep<T>) {
+    for (long gate = 0; gate < shape.gates; ++gate, out += W<T> * deep<T>) {
       pack_transposed(w + (gate * shape.units + unit) * shape.depth + first, shape.depth,
                       shape.units - unit, count, out, stride);
     }

@@ -17,39 +17,52 @@ struct Rows {
   long stride;
 };
 
-// R rows of a matrix, `stride` apart, the gates of the units of some blocks: vectors of a tile are
-// [blocks][GATES]. A gate is `units` columns further on than the one before; of the units from the
+// Rows of a matrix, `stride` apart, the `count` gates of the units of some blocks: vectors of a tile are
+// [blocks][count]. A gate is `units` columns further on than the one before; of the units from the
 // first block's on, `width` exist.
-template <int GATES, class T, int R, int V>
-FL_INLINE void load_gates(Tile<T, R, V>& tile, const Sum<T>* gates, long stride, long units,
-                          long width) {
-  FL_OF_TILE for (int r = 0; r < R; ++r) {
-    FL_OF_TILE for (int v = 0; v < V; ++v) {
-      const long first = v / GATES * W<T>;
-      tile.sum[r][v] = load(gates + r * stride + v % GATES * units + first, width - first);
+//
+// Returns where they lie: where they are if all exist, else copied to the tile's memory.
+template <class T>
+FL_INLINE Place<T> load_gates(const Sums<T>& tile, long count, const Sum<T>* gates, long stride,
+                              long units, long width) {
+  const long end = tile.blocks(count) * W<T>;
+  if (end <= width) return {const_cast<Sum<T>*>(gates), stride, count > 1 ? units : W<T>};
+  Vec<T>* sum = tile.data;
+  for (long r = 0; r < tile.rows; ++r, gates += stride) {
+    for (long first = 0; first < end; first += W<T>) {
+      for (long gate = 0; gate < count; ++gate) {
+        *sum++ = load(gates + gate * units + first, width - first);
+      }
     }
   }
+  return place_of(tile);
 }
 
 // Fetches gates likewise into the L2 cache, lines that the hardware does not guess: waiting for them
 // was an eighth of a step on a Zen 4. They may lie beyond the matrix.
-template <int GATES, class T, int R, int V>
-FL_INLINE void prefetch_gates(const Tile<T, R, V>&, const Sum<T>* gates, long stride, long units) {
-  FL_OF_TILE for (int r = 0; r < R; ++r) {
-    FL_OF_TILE for (int v = 0; v < V; ++v) {
-      const Sum<T>* const row = gates + r * stride + v / GATES * W<T>;
-      __builtin_prefetch(row + v % GATES * units, 0, 2);
+template <class T>
+FL_INLINE void prefetch_gates(const Sums<T>& tile, long count, const Sum<T>* gates, long stride,
+                              long units) {
+  const long end = tile.blocks(count) * W<T>;
+  for (long r = 0; r < tile.rows; ++r, gates += stride) {
+    for (long first = 0; first < end; first += W<T>) {
+      for (long gate = 0; gate < count; ++gate) {
+        __builtin_prefetch(gates + gate * units + first, 0, 2);
+      }
     }
   }
 }
 
-template <int GATES, class T, int R, int V>
-FL_INLINE void store_gates(const Tile<T, R, V>& tile, Sum<T>* gates, long stride, long units,
-                           long width) {
-  FL_OF_TILE for (int r = 0; r < R; ++r) {
-    FL_OF_TILE for (int v = 0; v < V; ++v) {
-      const long first = v / GATES * W<T>;
-      store(gates + r * stride + v % GATES * units + first, tile.sum[r][v], width - first);
+template <class T>
+FL_INLINE void store_gates(const Sums<T>& tile, long count, Sum<T>* gates, long stride,
+                           long units, long width) {
+  const long end = tile.blocks(count) * W<T>;
+  const Vec<T>* sum = tile.data;
+  for (long r = 0; r < tile.rows; ++r, gates += stride) {
+    for (long first = 0; first < end; first += W<T>) {
+      for (long gate = 0; gate < count; ++gate) {
+        store(gates + gate * units + first, *sum++, width - first);
+      }
     }
   }
 }
@@ -65,15 +78,14 @@ struct Fma {
     return whole<T>(shape.depth) * shape.gates * blocks_of<T>(shape.units) * W<T>;
   }
 
-  template <int GATES>
   static void pack_gates_of(const Worker& worker, const T* weight, const WeightShape& shape,
                             T* packed) {
-    const long blocks = blocks_of<T>(shape.units), panels = divide_up(blocks, blocks_abreast<GATES>);
-    const long size = gates_size({GATES, W<T>, shape.depth});  // of a block
+    const long blocks = blocks_of<T>(shape.units), panels = divide_up(blocks, blocks_abreast(shape.gates));
+    const long size = gates_size({shape.gates, W<T>, shape.depth});  // of a block
     const Range mine = part(panels, worker.id, worker.count);
     for (long i = mine.begin; i < mine.end; ++i) {
       const Range panel = part(blocks, i, panels);
-      pack_gates<GATES>(weight, shape, panel.begin * W<T>, panel.end - panel.begin, 0, shape.depth,
+      pack_gates(weight, shape, panel.begin * W<T>, panel.end - panel.begin, 0, shape.depth,
                         packed + panel.begin * size);
     }
   }
@@ -93,39 +105,41 @@ struct Fma {
     }
   }
 
-  // For this worker's tiles of the rows `rows`, R rows from `row` on by the units of some blocks,
-  // of which `unit` is the first: begin(tile, unit, row), which says what the sums begin with, then
+  // For this worker's tiles of the rows `rows`, some rows from `row` on by the units of some blocks,
+  // of which `unit` is the first: begin(tile, unit, row), which returns where what the sums begin with
+  // lies, then
   // end(tile, unit, row). The left factor is ready.
-  template <int GATES, class Begin, class End>
-  FL_INLINE static void gates(const Worker& worker, Rows<T> left, Range rows,
+  template <class Begin, class End>
+  static void gates(const Worker& worker, Rows<T> left, Range rows,
                               const WeightShape& shape, const T* packed, bool backwards,
                               const Begin& begin, const End& end) {
     const long blocks = blocks_of<T>(shape.units), depth = shape.depth;
-    const long size = gates_size({GATES, W<T>, depth});  // of a block
+    const long size = gates_size({shape.gates, W<T>, depth});  // of a block
     const long batch = rows.end - rows.begin;
-    const bool cached = blocks * depth * GATES * vector_bytes<T> <= worker.count * fetching().kept ||
+    const bool cached = blocks * depth * shape.gates * vector_bytes<T> <= worker.count * fetching().kept ||
                         batch < fetching().rows;
+    const long tallest = gates_tile(shape.gates).rows;
     UnitScope scope;
-    for_shares(worker, batch, blocks, blocks_abreast<GATES>, gates_tile<GATES>.rows, backwards,
+    TileMemory<T> memory;
+    for_shares(worker, batch, blocks, blocks_abreast(shape.gates), tallest, backwards,
                [&](const Share& share) {
       const T* panel = packed + share.first * size;
       const long own = share.vectors * size, next = share.first + (backwards ? -1 : share.vectors);
       const bool last = next < 0 || next == blocks;
-      for_tiles<gates_tile<GATES>.rows, blocks_abreast<GATES>>(
-          share, rows, [&](auto height, auto abreast, long row) {
-        constexpr int R = decltype(height)::value;
+      for_heights(tallest, share, rows, [&](long height, long row) {
         Ahead<T> ahead;
         if (!cached && !last) {
-          ahead = ahead_of(backwards ? panel - own : panel + own, own, row - rows.begin, R, batch,
-                           divide_up(depth, line<T>));
+          ahead = ahead_of(backwards ? panel - own : panel + own, own, row - rows.begin, height,
+                           batch, divide_up(depth, line<T>));
         }
-        Tile<T, R, decltype(abreast)::value * GATES> tile;
-        scope.template configure<R>();
-        begin(tile, share.first * W<T>, row);
+        const Sums<T> tile = memory.of(height, share.vectors * shape.gates);
+        scope.configure(height);
+        const Place<T> from = begin(tile, share.first * W<T>, row);
         if constexpr (by_unit<T>) {
+          bring(tile, from);
           multiply_ready(tile, left.data + row * left.stride, left.stride, depth, panel);
         } else {
-          multiply_rows(tile, left.data + row * left.stride, left.stride, depth, panel, ahead);
+          multiply_rows(tile, from, left.data + row * left.stride, left.stride, depth, panel, ahead);
         }
         end(tile, share.first * W<T>, row);
       });
@@ -170,7 +184,7 @@ struct Fma {
   // first vector of columns. Row b of left is its row `line` + b in blocks. A panel is read by
   // every tile in parts, so that it comes from the L2 cache; between parts the sums lie in `sums`.
   template <class End>
-  FL_INLINE static void columns(const Worker& worker, const Blocks<T>& left, long line, Range rows,
+  static void columns(const Worker& worker, const Blocks<T>& left, long line, Range rows,
                                 long columns, const T* packed, bool backwards, Sum<T>* sums,
                                 const End& end) {
     const long vectors = blocks_of<T>(columns), batch = rows.end - rows.begin;
@@ -178,6 +192,7 @@ struct Fma {
     const bool cached = vectors * depth * vector_bytes<T> <= worker.count * fetching().kept ||
                         batch < fetching().rows;
     UnitScope scope;
+    TileMemory<T> memory;
     for_shares(worker, batch, vectors, plain_tile.vectors, plain_tile.rows, backwards,
                [&](const Share& share) {
       const long lanes = share.vectors * W<T>, size = lanes * depth;
@@ -192,24 +207,22 @@ struct Fma {
         const T* next = panel + left.depth(range.end) * lanes;
         const long count = next - here;
         if (i + 1 == parts) next = next_panel;
-        for_plain_tiles(share, rows, [&](auto height, auto width, long row) {
-          constexpr int R = decltype(height)::value, N = decltype(width)::value;
-          Tile<T, R, N> tile;
-          scope.template configure<R>();
+        for_heights(plain_tile.rows, share, rows, [&](long height, long row) {
+          const Sums<T> tile = memory.of(height, share.vectors);
+          scope.configure(height);
           Sum<T>* const kept = sums + (row - rows.begin) * lanes;
-          clear(tile);
+          if (by_unit<T>) clear(tile);
           if (by_unit<T> && i > 0) load(tile, kept, lanes, lanes);  // as `product` does
           Ahead<T> ahead;
           if (next && !cached) {
-            ahead = ahead_of(next, count, row - rows.begin, R, batch, range.end - range.begin);
+            ahead = ahead_of(next, count, row - rows.begin, height, batch, range.end - range.begin);
           }
           multiply_blocks(tile, left, line + row, range, here, ahead);
           if (!by_unit<T> && i > 0) add(tile, kept, lanes, lanes);
           if (i + 1 < parts) {
             store(tile, kept, lanes, lanes);
           } else {
-            Tile<T, R, N> made = tile;  // may be indexed by what is no constant
-            end(made, share.first, row);
+            end(tile, share.first, row);
           }
         });
       }
@@ -218,17 +231,17 @@ struct Fma {
 
   // Multiplies rows that are contiguous.
   template <class End>
-  FL_INLINE static void columns(const Worker& worker, Rows<T> left, Range rows, long depth,
+  static void columns(const Worker& worker, Rows<T> left, Range rows, long depth,
                                 long columns, const T* packed, const End& end) {
     UnitScope scope;
+    TileMemory<T> memory;
     for_shares(worker, rows.end - rows.begin, blocks_of<T>(columns), plain_tile.vectors,
                plain_tile.rows, false, [&](const Share& share) {
       const T* panel = packed + whole<T>(depth) * share.first * W<T>;
-      for_plain_tiles(share, rows, [&](auto height, auto width, long row) {
-        Tile<T, decltype(height)::value, decltype(width)::value> tile;
-        scope.template configure<decltype(height)::value>();
-        clear(tile);
-        multiply_rows(tile, left.data + row * left.stride, left.stride, depth, panel);
+      for_heights(plain_tile.rows, share, rows, [&](long height, long row) {
+        const Sums<T> tile = memory.of(height, share.vectors);
+        scope.configure(height);
+        multiply_rows(tile, Place<T>{}, left.data + row * left.stride, left.stride, depth, panel);
         end(tile, share.first, row);
       });
     });

@@ -41,14 +41,14 @@ struct Left {
   long stride;
 };
 
-template <int R>
+// Of up to 32 rows.
 struct Split {
-  alignas(64) Bf16 at[terms][R][32];
+  alignas(64) Bf16 at[terms][32][32];
 
   FL_INLINE Left left() const { return {at[0][0], terms == 2 ? at[terms - 1][0] : nullptr, 32}; }
 
-  FL_INLINE Left rows(const float* a, long stride) {
-    FL_OF_TILE for (int r = 0; r < R; ++r) {
+  FL_INLINE Left rows(const float* a, long stride, long count) {
+    for (long r = 0; r < count; ++r) {
       Vec<float> low = load(a + r * stride), high = load(a + r * stride + 16);
       FL_UNROLL for (int term = 0; term < terms; ++term) {
         store_factors(at[term][r], joined(next_term(low, term), next_term(high, term)));
@@ -57,9 +57,9 @@ struct Split {
     return left();
   }
 
-  // Splits R columns likewise, of whose 32 rows `exist` do.
+  // Splits W columns likewise, of whose 32 rows `exist` do.
   FL_INLINE Left columns(const float* a, long stride, long exist) {
-    static_assert(R == W<float>);
+    constexpr int R = W<float>;
     Factor<Bf16> made[terms][R];
     FL_OF_TILE for (int i = 0; i < R; ++i) {
       const float* const row = a + 2 * i * stride;

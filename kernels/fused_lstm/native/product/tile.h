@@ -21,9 +21,99 @@ struct Tile {
 
 template <class T, int R, int N>
 FL_INLINE void clear(Tile<T, R, N>& tile) {
-  FL_OF_TILE for (int r = 0; r < R; ++r) {
-    FL_OF_TILE for (int n = 0; n < N; ++n) tile.sum[r][n] = Vec<T>{};
+  FL_UNROLL for (int r = 0; r < R; ++r) {
+    FL_UNROLL for (int n = 0; n < N; ++n) tile.sum[r][n] = Vec<T>{};
   }
+}
+
+// A tile in memory, of any shape. A product's function for one shape takes the sums from there to
+// registers and back; whatever else is done with them is compiled once, for all shapes.
+template <class T>
+struct Sums {
+  Vec<T>* data;
+  long rows, vectors;
+
+  FL_INLINE Vec<T>* operator[](long r) const { return data + r * vectors; }
+  // Of more gates than one a tile has a single block of units: no division.
+  FL_INLINE long blocks(long gates) const { return gates > 1 ? 1 : vectors; }
+};
+
+// Where a tile's sums lie: `row` elements from a row to the next one, `vector` from a vector to the
+// next one. Without data they are 0.
+template <class T>
+struct Place {
+  Sum<T>* data = nullptr;
+  long row = 0, vector = 0;
+};
+
+template <class T>
+FL_INLINE Place<T> place_of(const Sums<T>& tile) {
+  return {reinterpret_cast<Sum<T>*>(tile.data), tile.vectors * W<T>, W<T>};
+}
+
+// Copies sums to memory from where they lie.
+template <class T>
+FL_INLINE void bring(const Sums<T>& tile, const Place<T>& from) {
+  if (!from.data) return clear(tile);
+  const Place<T> own = place_of(tile);
+  if (from.data == own.data && from.row == own.row) return;
+  for (long r = tile.rows - 1; r >= 0; --r) {  // from the last: they may begin in this memory
+    for (long n = 0; n < tile.vectors; ++n) {
+      tile[r][n] = load(from.data + r * from.row + n * from.vector);
+    }
+  }
+}
+
+template <class T>
+struct TileMemory {
+  Vec<T> at[largest_tile];
+
+  FL_INLINE Sums<T> of(long rows, long vectors) { return {at, rows, vectors}; }
+};
+
+template <class T>
+FL_INLINE void clear(const Sums<T>& tile) {
+  for (long i = 0; i < tile.rows * tile.vectors; ++i) tile.data[i] = Vec<T>{};
+}
+
+template <class T, int R, int N>
+FL_INLINE void take(Tile<T, R, N>& tile, const Place<T>& from) {
+  if (!from.data) return clear(tile);
+  FL_UNROLL for (int r = 0; r < R; ++r) {
+    FL_UNROLL for (int n = 0; n < N; ++n) {
+      tile.sum[r][n] = load(from.data + r * from.row + n * from.vector);
+    }
+  }
+}
+
+template <class T, int R, int N>
+FL_INLINE void leave(const Tile<T, R, N>& tile, const Place<T>& to) {
+  FL_UNROLL for (int r = 0; r < R; ++r) {
+    FL_UNROLL for (int n = 0; n < N; ++n) {
+      store(to.data + r * to.row + n * to.vector, tile.sum[r][n]);
+    }
+  }
+}
+
+// A product's functions by a tile's rows, less one.
+template <template <int, int> class Kernel, int N, class Rows>
+struct ByRows;
+
+template <template <int, int> class Kernel, int N, int... R>
+struct ByRows<Kernel, N, std::integer_sequence<int, R...>> {
+  static constexpr decltype(&Kernel<1, N>::run) table[] = {&Kernel<R + 1, N>::run...};
+};
+
+template <template <int, int> class Kernel, int N>
+using ByHeight = ByRows<Kernel, N, std::make_integer_sequence<int, tallest_of(N)>>;
+
+// The function for a tile's shape.
+template <template <int, int> class Kernel>
+FL_INLINE auto kernel_of(long rows, long vectors) {
+  if (vectors == 4) return ByHeight<Kernel, 4>::table[rows - 1];
+  if (vectors == 3) return ByHeight<Kernel, 3>::table[rows - 1];
+  if (vectors == 2) return ByHeight<Kernel, 2>::table[rows - 1];
+  return ByHeight<Kernel, 1>::table[rows - 1];
 }
 
 // sum[r][n] += a[r * row_stride + k * K_STRIDE] * panel[k][n] for k < count, up to whole lanes.
@@ -110,13 +200,16 @@ FL_INLINE Ahead<T> ahead_of(const T* next, long size, long row, long height, lon
 
 // Multiplies rows that are contiguous, with what comes next on its way into the cache: the same
 // rows further on, and at their end the beginning of the next R rows. What is behind a row's end is
-// not read: an odd depth's last element is made a pair. (A matrix unit has its own: see unit.h.)
-template <class T, int R, int N>
-FL_INLINE void multiply_rows(Tile<T, R, N>& tile, const T* a, long row_stride, long count,
-                             const T* panel, Ahead<T> ahead = {}) {
-  if constexpr (by_unit<T>) {
-    unit_rows(tile, a, row_stride, count, panel);
-  } else {
+// not read: an odd depth's last element is made a pair.
+template <class T>
+struct OfRows {
+  template <int R, int N>
+  struct Kernel {
+    __attribute__((noinline)) static void run(const Place<T>& from, const Place<T>& to, const T* a,
+                                              long row_stride, long count, const T* panel,
+                                              Ahead<T> ahead) {
+    Tile<T, R, N> tile;
+    take(tile, from);
     constexpr long distance = 4 * line<T>;
     constexpr int in_flight = chains<R, N>;
     const long paired = count / deep<T> * deep<T>;
@@ -141,46 +234,80 @@ FL_INLINE void multiply_rows(Tile<T, R, N>& tile, const T* a, long row_stride, l
         FL_UNROLL for (int n = 0; n < N; ++n) tile.sum[r][n] += parts[i].sum[r][n];
       }
     }
-    if (paired == count) return;
-    T last[R][deep<T>] = {};
-    FL_UNROLL for (int r = 0; r < R; ++r) last[r][0] = a[r * row_stride + paired];
-    multiply<1>(tile, last[0], deep<T>, deep<T>, panel + paired * N * W<T>);
+    if (paired < count) {
+      T last[R][deep<T>] = {};
+      FL_UNROLL for (int r = 0; r < R; ++r) last[r][0] = a[r * row_stride + paired];
+      multiply<1>(tile, last[0], deep<T>, deep<T>, panel + paired * N * W<T>);
+    }
+    leave(tile, to);
+    }
+  };
+};
+
+// Sums come from one place and go to another, or to the tile's memory. (A matrix unit has its own: see
+// unit.h, and its sums are in that memory.)
+template <class T>
+FL_INLINE void multiply_rows(const Sums<T>& tile, const Place<T>& from, const Place<T>& to,
+                             const T* a, long row_stride, long count, const T* panel,
+                             Ahead<T> ahead = {}) {
+  if constexpr (by_unit<T>) {
+    bring(tile, from);
+    unit_rows(tile, a, row_stride, count, panel);
+  } else {
+    kernel_of<OfRows<T>::template Kernel>(tile.rows, tile.vectors)(from, to, a, row_stride, count,
+                                                                  panel, ahead);
   }
 }
 
-// Rows of a matrix of any type U with row stride `stride`: of the N vectors, `width` elements
-// exist, and of the R rows, `height`.
-template <class U, class T, int R, int N>
-FL_INLINE void load(Tile<T, R, N>& tile, const U* c, long stride, long width, long height = R) {
-  FL_OF_TILE for (int r = 0; r < R; ++r) {
-    FL_OF_TILE for (int n = 0; n < N; ++n) {
-      if (r < height) tile.sum[r][n] = load(c + r * stride + n * W<T>, width - n * W<T>);
+template <class T>
+FL_INLINE void multiply_rows(const Sums<T>& tile, const Place<T>& from, const T* a, long row_stride,
+                             long count, const T* panel, Ahead<T> ahead = {}) {
+  multiply_rows(tile, from, place_of(tile), a, row_stride, count, panel, ahead);
+}
+
+// Rows of a matrix of any type U with row stride `stride`: of the vectors, `width` elements
+// exist, and of the rows, `height`.
+template <class U, class T>
+FL_INLINE void load(const Sums<T>& tile, const U* c, long stride, long width, long height) {
+  for (long r = 0; r < min(height, tile.rows); ++r) {
+    for (long n = 0; n < tile.vectors; ++n) {
+      tile[r][n] = load(c + r * stride + n * W<T>, width - n * W<T>);
     }
   }
 }
 
-template <class U, class T, int R, int N>
-FL_INLINE void store(const Tile<T, R, N>& tile, U* c, long stride, long width, long height = R) {
-  FL_OF_TILE for (int r = 0; r < R; ++r) {
-    FL_OF_TILE for (int n = 0; n < N; ++n) {
-      if (r < height) store(c + r * stride + n * W<T>, tile.sum[r][n], width - n * W<T>);
+template <class U, class T>
+FL_INLINE void load(const Sums<T>& tile, const U* c, long stride, long width) {
+  load(tile, c, stride, width, tile.rows);
+}
+
+template <class U, class T>
+FL_INLINE void store(const Sums<T>& tile, U* c, long stride, long width, long height) {
+  for (long r = 0; r < min(height, tile.rows); ++r) {
+    for (long n = 0; n < tile.vectors; ++n) {
+      store(c + r * stride + n * W<T>, tile[r][n], width - n * W<T>);
     }
   }
+}
+
+template <class U, class T>
+FL_INLINE void store(const Sums<T>& tile, U* c, long stride, long width) {
+  store(tile, c, stride, width, tile.rows);
 }
 
 // Begins to fetch a tile's place in memory, to be written when its sums are known.
-template <int R, int N, class T>
-FL_INLINE void prefetch(const T* c, long stride) {
-  FL_OF_TILE for (int r = 0; r < R; ++r) {
-    FL_OF_TILE for (int n = 0; n < N; ++n) __builtin_prefetch(c + r * stride + n * W<T>, 1);
+template <class T, class U>
+FL_INLINE void prefetch(const Sums<T>& tile, const U* c, long stride) {
+  for (long r = 0; r < tile.rows; ++r) {
+    for (long n = 0; n < tile.vectors; ++n) __builtin_prefetch(c + r * stride + n * W<T>, 1);
   }
 }
 
-template <class U, class T, int R, int N>
-FL_INLINE void add(Tile<T, R, N>& tile, const U* c, long stride, long width) {
-  FL_OF_TILE for (int r = 0; r < R; ++r) {
-    FL_OF_TILE for (int n = 0; n < N; ++n) {
-      tile.sum[r][n] += load(c + r * stride + n * W<T>, width - n * W<T>);
+template <class U, class T>
+FL_INLINE void add(const Sums<T>& tile, const U* c, long stride, long width) {
+  for (long r = 0; r < tile.rows; ++r) {
+    for (long n = 0; n < tile.vectors; ++n) {
+      tile[r][n] += load(c + r * stride + n * W<T>, width - n * W<T>);
     }
   }
 }

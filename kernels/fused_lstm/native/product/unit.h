@@ -56,16 +56,16 @@ FL_INLINE void for_constants(const Body& body) {
 
 // Multiplies WIDTH vectors of columns, one or two, from the n-th on, of a tile of more than 16 rows:
 // each register of either factor is multiplied twice. `range` is the k.
-template <Held HELD, int WIDTH, class T, int R, int N, class At>
-FL_INLINE void multiply_two(Tile<T, R, N>& tile, int n, Range range, const T* panel,
+template <Held HELD, int WIDTH, class T, class At>
+FL_INLINE void multiply_two(const Sums<T>& tile, long n, Range range, const T* panel,
                             const At& left) {
-  constexpr long line = N * 64, size = grain<T> * N * W<T>;
-  constexpr int upper = upper_rows(R);
-  load_tile<0>(&tile.sum[0][n], line);
-  load_tile<2>(&tile.sum[upper][n], line);
+  const long line = tile.vectors * 64, size = grain<T> * tile.vectors * W<T>;
+  const long upper = upper_rows(tile.rows);
+  load_tile<0>(&tile[0][n], line);
+  load_tile<2>(&tile[upper][n], line);
   if constexpr (WIDTH == 2) {
-    load_tile<1>(&tile.sum[0][n + 1], line);
-    load_tile<3>(&tile.sum[upper][n + 1], line);
+    load_tile<1>(&tile[0][n + 1], line);
+    load_tile<3>(&tile[upper][n + 1], line);
   }
   for (long k = range.begin; k < range.end; ++k) {
     const char* const column = (const char*)(panel + k * size) + n * 64;
@@ -88,45 +88,49 @@ FL_INLINE void multiply_two(Tile<T, R, N>& tile, int n, Range range, const T* pa
     add(a.second, column, true);
     add(a.first, column + 16 * line, false);
   }
-  store_tile<0>(&tile.sum[0][n], line);
-  store_tile<2>(&tile.sum[upper][n], line);
+  store_tile<0>(&tile[0][n], line);
+  store_tile<2>(&tile[upper][n], line);
   if constexpr (WIDTH == 2) {
-    store_tile<1>(&tile.sum[0][n + 1], line);
-    store_tile<3>(&tile.sum[upper][n + 1], line);
+    store_tile<1>(&tile[0][n + 1], line);
+    store_tile<3>(&tile[upper][n + 1], line);
   }
 }
 
 // tile += left(k) * panel, 64 bytes of a row for each k < count, of terms twice as many. The unit is
-// configured for R rows.
-template <Held HELD = Held::pairs, class T, int R, int N, class At>
-FL_INLINE void multiply_unit(Tile<T, R, N>& tile, long count, const T* panel, const At& left) {
-  constexpr long line = N * 64;
-  if constexpr (R > 16) {
+// configured for its rows.
+template <Held HELD = Held::pairs, class T, class At>
+FL_INLINE void multiply_unit(const Sums<T>& tile, long count, const T* panel, const At& left) {
+  if (tile.rows > 16) {
     constexpr long most = 20 / terms;  // of the left factor 40 KiB, which stay in the L1 cache
     const long parts = parts_of(count, most);
     for (long i = 0; i < parts; ++i) {
       const Range range = part(count, i, parts);
-      for (int n = 0; n + 1 < N; n += 2) multiply_two<HELD, 2>(tile, n, range, panel, left);
-      if constexpr (N % 2) multiply_two<HELD, 1>(tile, N - 1, range, panel, left);
+      long n = 0;
+      for (; n + 1 < tile.vectors; n += 2) multiply_two<HELD, 2>(tile, n, range, panel, left);
+      if (n < tile.vectors) multiply_two<HELD, 1>(tile, n, range, panel, left);
     }
     return;
   }
-  for_constants<N>([&](auto n) { load_tile<n.value>(&tile.sum[0][n.value], line); });
-  for (long k = 0; k < count; ++k, panel += grain<T> * N * W<T>) {
-    const Left a = left(k);
-    load_tile<4>(a.first, a.stride * sizeof(Bf16));
-    if constexpr (terms == 2) load_tile<6>(a.second, a.stride * sizeof(Bf16));
-    for_constants<N>([&](auto n) {
-      const char* const column = (const char*)panel + n.value * 64;
-      load_tile<5>(column, line);
-      dot_tile<HELD, n.value, 4, 5>();
-      if constexpr (terms == 1) return;
-      dot_tile<HELD, n.value, 6, 5>();
-      load_tile<5>(column + 16 * line, line);
-      dot_tile<HELD, n.value, 4, 5>();
-    });
-  }
-  for_constants<N>([&](auto n) { store_tile<n.value>(&tile.sum[0][n.value], line); });
+  with_constant<4>(tile.vectors, [&](auto vectors) {
+    constexpr int N = decltype(vectors)::value;
+    constexpr long line = N * 64;
+    for_constants<N>([&](auto n) { load_tile<n.value>(&tile[0][n.value], line); });
+    for (long k = 0; k < count; ++k, panel += grain<T> * N * W<T>) {
+      const Left a = left(k);
+      load_tile<4>(a.first, a.stride * sizeof(Bf16));
+      if constexpr (terms == 2) load_tile<6>(a.second, a.stride * sizeof(Bf16));
+      for_constants<N>([&](auto n) {
+        const char* const column = (const char*)panel + n.value * 64;
+        load_tile<5>(column, line);
+        dot_tile<HELD, n.value, 4, 5>();
+        if constexpr (terms == 1) return;
+        dot_tile<HELD, n.value, 6, 5>();
+        load_tile<5>(column + 16 * line, line);
+        dot_tile<HELD, n.value, 4, 5>();
+      });
+    }
+    for_constants<N>([&](auto n) { store_tile<n.value>(&tile[0][n.value], line); });
+  });
 }
 
 #endif
@@ -158,53 +162,53 @@ void make_ready(const T* rows, long stride, long count, long depth, T* out) {
   }
 }
 
-// tile += R ready rows of `count` k, `row_stride` apart.
-template <class T, int R, int N>
-FL_INLINE void multiply_ready(Tile<T, R, N>& tile, const T* a, long row_stride, long count,
-                              const T* panel) {
+// tile += ready rows of `count` k, `row_stride` apart.
+template <class T>
+__attribute__((noinline)) void multiply_ready(const Sums<T>& tile, const T* a, long row_stride,
+                                              long count, const T* panel) {
   multiply_unit(tile, divide_up(count, grain<T>), panel, [&](long k) {
     const Bf16* const first = (const Bf16*)(a + k * grain<T>);
     return Left{first, first + 32, row_stride * long(sizeof(T) / sizeof(Bf16))};
   });
 }
 
-// tile += the R rows from a on, of `count` times 32 k that are `k_stride` apart, times a panel.
-template <class T, int R, int N>
-FL_INLINE void multiply_tiles(Tile<T, R, N>& tile, const T* a, long row_stride, long k_stride,
-                              long count, const T* panel) {
+// tile += the rows from a on, of `count` times 32 k that are `k_stride` apart, times a panel.
+template <class T>
+__attribute__((noinline)) void multiply_tiles(const Sums<T>& tile, const T* a, long row_stride,
+                                              long k_stride, long count, const T* panel) {
   if constexpr (by_terms<T>) {
-    Split<R> split;
+    Split split;
     multiply_unit(tile, count, panel,
-                  [&](long k) { return split.rows(a + k * k_stride, row_stride); });
+                  [&](long k) { return split.rows(a + k * k_stride, row_stride, tile.rows); });
   } else {
     multiply_unit(tile, count, panel,
                   [&](long k) { return Left{a + k * k_stride, nullptr, row_stride}; });
   }
 }
 
-// Multiplies R columns of `count` rows likewise, of float32.
-template <class T, int R, int N>
-FL_INLINE void multiply_columns(Tile<T, R, N>& tile, const T* a, long row_stride, long count,
-                                const T* panel) {
-  Split<R> split;
+// Multiplies W columns of `count` rows likewise, of float32.
+template <class T>
+__attribute__((noinline)) void multiply_columns(const Sums<T>& tile, const T* a, long row_stride,
+                                                long count, const T* panel) {
+  Split split;
   multiply_unit(tile, divide_up(count, grain<T>), panel, [&](long k) {
     return split.columns(a + k * grain<T> * row_stride, row_stride, count - k * grain<T>);
   });
 }
 
-// tile += R rows of `count` k: what is behind a row's end is not read.
-template <class T, int R, int N>
-FL_INLINE void unit_rows(Tile<T, R, N>& tile, const T* a, long row_stride, long count,
+// tile += rows of `count` k: what is behind a row's end is not read.
+template <class T>
+FL_INLINE void unit_rows(const Sums<T>& tile, const T* a, long row_stride, long count,
                          const T* panel) {
   constexpr long step = grain<T>;
   const long most = count / step * step;
   multiply_tiles(tile, a, row_stride, step, most / step, panel);
   if (most == count) return;
-  alignas(64) T last[R][step] = {};
-  for (int r = 0; r < R; ++r) {
+  alignas(64) T last[32][step] = {};
+  for (long r = 0; r < tile.rows; ++r) {
     for (long k = most; k < count; ++k) last[r][k - most] = a[r * row_stride + k];
   }
-  multiply_tiles(tile, last[0], step, step, 1, panel + most * N * W<T>);
+  multiply_tiles(tile, last[0], step, step, 1, panel + most * tile.vectors * W<T>);
 }
 
 }  // namespace fused_lstm::FL_ISA

@@ -23,8 +23,20 @@ constexpr TileConfig config_of(uint8_t upper, uint8_t lower) {
   return {.rows = {upper, upper, lower, lower, upper, lower, 16, 16}};
 }
 
-template <int R>
-constexpr TileConfig config = config_of(upper_rows(R), R - upper_rows(R));
+// By a tile's rows, less one.
+struct TileConfigs {
+  TileConfig of[32];
+};
+
+constexpr TileConfigs make_configs() {
+  TileConfigs all{};
+  for (int rows = 1; rows <= 32; ++rows) {
+    all.of[rows - 1] = config_of(upper_rows(rows), rows - upper_rows(rows));
+  }
+  return all;
+}
+
+constexpr TileConfigs configs = make_configs();
 
 // The unit is configured for tiles of so many rows when the first of them begins: LDTILECFG takes 200
 // cycles on an Emerald Rapids, as twelve products of registers do. At the scope's end the unit is
@@ -35,22 +47,20 @@ class UnitScope {
     if (rows_) asm volatile("tilerelease" ::: "memory");
   }
 
-  template <int R>
-  FL_INLINE void configure() {
-    if (rows_ == R) return;
-    asm volatile("ldtilecfg %0" ::"m"(config<R>));
-    rows_ = R;
+  FL_INLINE void configure(long rows) {
+    if (rows_ == rows) return;
+    asm volatile("ldtilecfg %0" ::"m"(configs.of[rows - 1]));
+    rows_ = rows;
   }
 
  private:
-  int rows_ = 0;
+  long rows_ = 0;
 };
 
 #else
 
 struct UnitScope {
-  template <int R>
-  FL_INLINE void configure() {}
+  FL_INLINE void configure(long) {}
 };
 
 #endif
