@@ -13,7 +13,7 @@ OUT  ?= out
 # The index that PyTorch is installed from; empty is pip's own.
 INDEX ?=
 
-.PHONY: help setup train test bench ladder post report docs site gpu ptx fuzz inspect peers models sanitize emulator arm wheel wheel-test lint format clean
+.PHONY: help setup train test bench ladder post report docs site gpu ptx fuzz soak inspect peers models sanitize emulator arm wheel wheel-test lint format clean
 
 help:            ## list the verbs
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -96,8 +96,13 @@ ptx: setup       ## run the compiled Triton kernels on an emulated GPU, many sch
 	cd tests && PYTHONPATH=$(abspath .):$(abspath $(OTHER)) $(abspath $(RUN)) -m ptx $(ARGS)
 
 SEED ?= $(shell date +%s)
-fuzz: setup      ## any options of nn.LSTM together, 2,000 of them on native and loop: minutes
+fuzz: setup      ## any options of nn.LSTM together, 2,000 of them, and 300 drawn cells: minutes
 	EXAMPLES=$(or $(EXAMPLES),2000) $(RUN) -m pytest tests/kernels/test_fuzz.py --hypothesis-seed=$(SEED) $(ARGS)
+	EXAMPLES=$(or $(CELLS),300) SEED=$(SEED) $(RUN) -m pytest tests/conformance/test_drawn.py -k native $(ARGS)
+
+MINUTES ?= 10
+soak: setup      ## random calls from four threads, whose number and cores change; values and memory
+	$(RUN) tests/conformance/soak.py --minutes $(MINUTES)
 
 inspect: setup   ## compile the kernels for GPUs that are not here: no spills, the right order
 	$(GET_OTHER)

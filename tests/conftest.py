@@ -46,8 +46,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out["gpu"] = pytest.mark.skip(reason="needs an NVIDIA GPU")
     if not config.getoption("slow"):
         left_out["slow"] = pytest.mark.skip(reason="slow, and another much like it runs: --slow")
-    for item in items:
-        for mark in left_out.keys() & item.keywords.keys():
+    for item in items:  # by marks: a folder's name, such as gpu, is a keyword too
+        for mark in left_out.keys() & {mark.name for mark in item.iter_markers()}:
             item.add_marker(left_out[mark])
 
 

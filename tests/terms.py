@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor
 from bench import kernels
 from fused_lstm import native
 
-WHY_NOT = kernels.missing()
+# As in conftest.py: `make gpu` builds no C++.
+WHY_NOT = "no C++ under make gpu" if "BENCH_EVENTS" in os.environ else kernels.missing()
 of_terms = [  # the pytestmark of a file
     pytest.mark.skipif(WHY_NOT is not None, reason=f"native: {WHY_NOT}"),
     pytest.mark.usefixtures("restored"),

@@ -11,6 +11,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -139,8 +140,10 @@ def race(of: GpuRace, seconds: float, without: Sequence[str]) -> None:
 # --- in the parent ---
 
 
-def supervise(of: GpuRace, seconds: float, deadline: float, hung: dict[str, str]) -> list[Record]:
-    """Return a race's records.
+def supervise(
+    of: GpuRace, seconds: float, deadline: float, hung: dict[str, str], file: Path
+) -> list[Record]:
+    """Return a race's records; write each into a file as it comes.
 
     Args:
         hung: label -> why, of those who hung in an earlier race: they are not started again, and
@@ -156,6 +159,10 @@ def supervise(of: GpuRace, seconds: float, deadline: float, hung: dict[str, str]
         if event["event"] == "record":
             record = Record.of_line(event["line"])
             records[record.contender, record.mode] = record
+            with file.open("a", encoding="utf-8") as written:
+                written.write(json.dumps(event["line"]) + "\n")
+            print(f"  {record.mode:14} {record.contender:16}"
+                  f" {record.why or f'{1e3 * record.median:.4g} ms'}", flush=True)  # fmt: skip
 
     lost = outlive(command, take, deadline)
     why_not = hung | lost

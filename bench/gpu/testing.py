@@ -115,6 +115,7 @@ def run(deadline: float, tests: Sequence[str] = TESTS, limit: float = LIMIT) -> 
             passed.add(name)
         elif kind in ("failed", "skipped"):
             (failed if kind == "failed" else skipped)[name] = event["why"]
+            print(f"  {name}: {kind}: {event['why']}", flush=True)
 
     # A little longer than pytest-timeout, so that it may speak first.
     lost = outlive(command, take, deadline, 1.25 * limit)

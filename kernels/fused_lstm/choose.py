@@ -49,7 +49,7 @@ class Engine(NamedTuple):
     def has(self, cell: str, option: str | None, fuse: str | None = None) -> bool:
         """Return whether it has a cell, or one of a cell's options, at a level."""
         if fuse in self.plain:
-            return cell == "lstm" and option in (None, "coupled")
+            return CELLS[cell].is_lstm and option in (None, "coupled")
         return cell in self.cells and (option is None or option in self.cells[cell])
 
     def runs(self, spec: Spec, fuse: str | None = None) -> bool:
@@ -322,7 +322,8 @@ def _warn_that_it_is_missing(instead: str, why: str) -> None:
 
 # --- where one step does not pay: a call's own cost, and torch's gradients of large weights ---
 
-# Cell -> for which calls torch's own is as fast as native on a CPU, in words; the functions decide.
+# Cell of torch.nn -> for which calls torch's own is as fast as native on a CPU, in words; the
+# functions decide.
 SLOW_STEPS = {
     "gru": "for one step in training of few rows, or of many",
     "rnn_tanh": "for one step",
@@ -334,6 +335,9 @@ SLOW_CELLS = {
     "rnn_tanh": "on a CPU",
     "rnn_relu": "on a CPU",
 }
+# Of these one step in inference, or of some numbers of rows in training, pays in native.
+STEPS_THAT_MAY_PAY = {"gru"}
+CELLS_THAT_MAY_PAY = {"lstm", "gru"}
 
 
 def may_be_slow(engine: str, fuse: str | None, device: torch.device) -> bool:
@@ -348,9 +352,9 @@ def step_pays(cell: str, B: int, H: int, trains: bool) -> bool:
     An RNN's step takes 1.1 to 2 times torch's time. A GRU's with its gradients takes 1.02 to 1.25
     times torch's for few rows, and 1.03 to 1.07 times on one thread for many rows of many units.
     """
-    if cell == "gru":
+    if cell in STEPS_THAT_MAY_PAY:
         return not trains or (B >= 8 and (B < 32 or H <= 128))
-    return cell == "lstm"
+    return cell not in SLOW_STEPS
 
 
 def cell_pays(cell: str, B: int, I: int, H: int, trains: bool) -> bool:
@@ -361,7 +365,7 @@ def cell_pays(cell: str, B: int, I: int, H: int, trains: bool) -> bool:
     each = H * (I + H)
     work = B * CELLS[cell].gates * each
     large = (work >= 2**19 and each >= 2**17) or (work >= 2**22 and B >= 8)
-    return large and not trains and cell in ("lstm", "gru")
+    return large and not trains and cell in CELLS_THAT_MAY_PAY
 
 
 # --- where only torch's own can run: calls of torch.nn's modules, under `install` ---

@@ -95,9 +95,10 @@ def lstm(
     rows = None if lengths is None else padded(x, lengths)
     lanes, P = (len(h0), h0.shape[2]) if h0.dim() == 3 else (0, 0)
     base = completed(cell, lanes, len(weights), 1 + bidirectional, float(dropout))
+    H = c0.shape[-1] // base.c_parts if base.projection else P
     y, h_n, c_n, *states = call(
-        base, x, h0, c0, weights, c0.shape[-1] if base.projection else P, P, engine, fuse,
-        training, recompute, rows, resets, return_states,
+        base, x, h0, c0, weights, H, P, engine, fuse, training, recompute, rows, resets,
+        return_states,
     )  # fmt: skip
     if not return_states:
         return y, (h_n, c_n)
@@ -146,7 +147,7 @@ def call(
             compiling and not torch.compiler.is_exporting()
             and is_differentiated(x, h0, c0, *weights),
         )  # fmt: skip
-    elif rows is None and recompute is None and instead is None and base.cell != "lstm":
+    elif rows is None and recompute is None and instead is None and not base.is_plain_lstm:
         facts = SLOW_STEP if is_slow_step(base, engine, fuse, x, h0, weights) else USUAL
     key = training, recompute, engine, fuse, device, dtype, facts
     if compiling:

@@ -228,7 +228,7 @@ class RecurrentBase(nn.RNNBase):
         if states is None:
             return None
         differentiated = torch.is_grad_enabled() and is_differentiated(x, *states, *weights)
-        if spec.cell != "lstm" and is_slow_step(
+        if not spec.is_plain_lstm and is_slow_step(
             spec, self.engine, self.fuse, x, states[0], weights
         ):
             return None

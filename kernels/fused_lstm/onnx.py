@@ -21,6 +21,7 @@ from .reference import Layer, by_layer
 from .spec import Spec
 
 OPERATORS = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "RNN", "rnn_relu": "RNN"}
+ACTIVATIONS = {"rnn_tanh": "Tanh", "rnn_relu": "Relu"}
 # Gates in ONNX's order, as numbers in torch's: LSTM i, o, f, g; GRU z, r, n.
 ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 VERSION = 14  # of the three operators
@@ -106,7 +107,7 @@ def _layer(
     if operator == "GRU":
         attributes["linear_before_reset"] = 1  # the reset gate multiplies R h + b, as torch's does
     elif operator == "RNN":
-        attributes["activations"] = ["Relu" if spec.cell == "rnn_relu" else "Tanh"] * D
+        attributes["activations"] = [ACTIVATIONS[spec.cell]] * D
     else:
         peepholes = (
             torch.stack([_peepholes(spec, lane) for lane in lanes]) if spec.peephole else None

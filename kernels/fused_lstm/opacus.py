@@ -33,7 +33,7 @@ from .choose import STEP_BY_STEP
 from .layout import State, batch_of, data_of, with_data
 from .ops import NATIVE, TRITON
 from .rows import Rows
-from .spec import Spec
+from .spec import CELLS, Spec
 
 __all__ = ["LSTM", "GRU", "RNN"]
 
@@ -219,7 +219,7 @@ def has_samples(ops, spec: Spec) -> bool:
     """Return whether an engine's backward has per-sample gradients of a cell."""
     if spec.peephole or spec.layer_norm:
         return False
-    return ops is NATIVE or (spec.cell == "lstm" and not spec.coupled)
+    return ops is NATIVE or (CELLS[spec.cell].is_lstm and not spec.coupled)
 
 
 def together(ops, spec: Spec, needs_dx: bool, saved: tuple, grads: list, inputs: list) -> tuple:

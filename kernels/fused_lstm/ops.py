@@ -94,7 +94,7 @@ from . import autograd, library, recurrence, reference
 from .ladder.cell import CellFunction
 from .layout import check_dense
 from .pullback import Forward, is_differentiated, is_transformed, kernel
-from .spec import Spec, cell_of, of_schema
+from .spec import CELLS, Spec, cell_of, of_schema
 
 # --- the operators with their derivatives, as torch's dispatcher calls them ---
 
@@ -210,26 +210,36 @@ def _fake_cell_backward(gates, c, c_next, dh, dc_next):
 SAVED: dict[tuple[str, str], int] = {}
 
 
+def _saved_columns(engine: str, spec: Spec, variant: str) -> int:
+    """Return the columns a unit that a step saves; 0 where its backward needs h alone.
+
+    variant: an operator's `cell` without layer_norm.
+    """
+    kind = CELLS[spec.cell]
+    if (engine, variant) in SAVED:
+        return SAVED[engine, variant]
+    if engine == "triton" and not kind.kept:  # x's parts of the gates lie there
+        return kind.gates
+    return kind.kept - spec.coupled
+
+
 def _fake_lstm(
     engine, x, h0, c0, weights, dropout, seed, fuse, save, directions=1, cell="", **_others
 ):  # fmt: skip
     _check_devices(x=x, h0=h0, c0=c0, weights=weights)
     rows, width, lanes, H = x.shape[:-1], directions * h0.shape[2], len(h0), c0.shape[2]
-    units = H // cell_of(cell).c_parts
-    raw = 0  # W x and R h, with layer norm, in planes of c's size
-    if "layer_norm" in cell:
+    spec, raw = cell_of(cell), 0  # W x and R h, with layer norm, in planes of c's size
+    if spec.layer_norm:
         raw = -(-(len(weights[0]) + len(weights[1])) // H)
+    variant = [name for name in cell.split(",") if name != "layer_norm"]
+    columns = _saved_columns(engine, spec, ",".join(variant))
     h, c, gates = [(0,)] * 3
     if save:
         h = lanes // directions - 1, *rows, width
-    columns = SAVED.get((engine, cell.removeprefix("layer_norm,")))
-    if save and columns == 0:  # its backward needs y alone, and what was normalized
-        c = (lanes * (1 + raw), *rows, H) if raw else c
-    elif save and columns is not None:
-        c, gates = (lanes * (1 + raw), *rows, H), (lanes, *rows, columns * units)
-    elif save and not (engine == "native" and "rnn" in cell):  # its backward needs y alone
-        G = len(weights[0]) // H
-        c, gates = (lanes * (1 + raw), *rows, H), (lanes, *rows, (4 if "gru" in cell else G) * H)
+    if save and (columns or raw):  # else the backward needs y alone
+        c = lanes * (1 + raw), *rows, H
+    if save and columns:
+        gates = lanes, *rows, columns * (H // spec.c_parts)
     return (
         x.new_empty(*rows, width),
         h0.new_empty(h0.shape),
@@ -250,17 +260,13 @@ def _fake_lstm_backward(
     return dx, *(t.new_empty(t.shape) for t in (h0, c0)), dweights
 
 
-# Gates a unit, activated.
-KEPT = {"lstm": 4, "gru": 4, "gru_dreamer": 4, "slstm": 5, "slstm_exponential": 5}
-
-
 def _fake_recurrence(engine, x_part, h0, c0, weight_hh, bias_m, cell, save, **_others):
     _check_devices(x_part=x_part, h0=h0, c0=c0, weight_hh=weight_hh, bias_m=bias_m)
     N, _, K = weight_hh.shape
     rows, width, dtype = x_part.shape[:-1], c0.shape[1] // N, reference.state_dtype(x_part.dtype)
     c = gates = (0,)
-    columns = SAVED.get((engine, cell), KEPT.get(cell, 0))
-    has_c = recurrence.Cell(cell).spec.has_c
+    spec = recurrence.Cell(cell).spec
+    columns, has_c = SAVED.get((engine, cell), CELLS[spec.cell].kept), spec.has_c
     if (engine, cell) in SAVED and engine == "native":  # whose state it hands out, h or not
         has_c = columns > 0
     if save and (columns or engine == "triton"):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,13 +25,13 @@ from .choose import in_a_graph
 from .pullback import Forms, Forward, is_differentiated, is_transformed, kernel
 from .reference import Layer, by_layer
 from .rows import Padding
-from .spec import CELLS, Spec
+from .spec import CELLS, LANE_CELLS, Spec
 
 
 class Cell(NamedTuple):
     """A lane's cell and direction, as arguments of the operators."""
 
-    name: str  # of fused_lstm.spec.CELLS, or "slstm_exponential"
+    name: str  # of fused_lstm.spec.CELLS, or of LANE_CELLS
     reverse: bool = False  # from the last step to the first
     clip: float = 0.0  # the largest gradient through R; 0 for no limit
     precision: str | None = None  # as in the operator lstm
@@ -44,15 +44,15 @@ class Cell(NamedTuple):
 
 @lru_cache
 def _spec_of(name: str, clip: float) -> Spec:
-    kind = name.removesuffix("_exponential")
-    return Spec(kind, exponential_forget=kind != name, recurrent_clip=clip or None)
+    kind, *options = LANE_CELLS.get(name, (name,))
+    on: dict[str, Any] = dict.fromkeys(options, True)
+    return Spec(kind, recurrent_clip=clip or None, **on)
 
 
 def cell_of(spec: Spec, lane: int = 0) -> Cell:
     """Return the operators' arguments for a call's lane."""
-    name = spec.cell + "_exponential" * spec.exponential_forget
     clip = spec.recurrent_clip or 0.0
-    return Cell(name, lane % spec.directions == 1, float(clip), spec.precision)
+    return Cell(spec.lane_cell, lane % spec.directions == 1, float(clip), spec.precision)
 
 
 # --- a stack of layers ---
@@ -202,7 +202,8 @@ def plain(cell, batch_sizes, not_reset, x_part, h0, c0, w_hh, bias_m):
     h, c, *_ = reference.layer_forward(rows.pad(x_part), h0, c0, layer, order, spec=spec)
     end = order.steps[-1]
     y, c_n = rows.pack(h), c[end].to(c0.dtype) if spec.has_c else c0.new_empty(0)
-    if spec.cell.startswith("rnn"):  # its operators save h only
+    kind = CELLS[spec.cell]
+    if not (kind.kept or kind.custom):  # its operators save h only
         return y, h[end], c_n, c.new_empty(0)
     own = [rows.pack(one) for one in heads_first(c, N, K)]
     return y, h[end], c_n, torch.stack(own)

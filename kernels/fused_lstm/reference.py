@@ -267,7 +267,7 @@ def step(
         by_x, by_h = scaled(norms.x_hat, layer.gain_ih), scaled(norms.h_hat, layer.gain_hh)
     gates = sums(by_x, by_h, layer, spec)
     added = layer.added(draws.candidate, spec)
-    forward = pointwise.CELLS["slstm_exponential" if spec.exponential_forget else spec.cell]
+    forward = pointwise.CELLS[spec.lane_cell]
     h_next, c_next, activated = forward(gates.to(x.dtype), c, added)
     if layer.w_hr is not None:
         h_next = h_next @ layer.w_hr.T

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 
 class Kind(NamedTuple):
-    """The properties of a kind of cell."""
+    """The properties of a kind of cell. Its name is a label: no rule reads it."""
 
     gates: int  # rows of weight_ih / H
     options: tuple[str, ...]  # the options of Spec that it has
@@ -31,6 +31,9 @@ class Kind(NamedTuple):
     custom: bool = False  # made by fused_lstm.cell
     projects: bool = False  # h may be projected: no state is h
     h_gates: int | None = None  # rows of weight_hh / H, where these are not as many
+    is_lstm: bool = False  # nn.LSTM's cell, which has levels and options that no other cell has
+    kept: int = 0  # columns a unit that a step saves; 0 where the backward needs h alone
+    edges: bool = False  # its backward depends on where a row begins and ends
 
     @property
     def of_h(self) -> int:
@@ -59,13 +62,18 @@ LSTM_OPTIONS = (
 SLSTM_OPTIONS = "exponential_forget", "recurrent_clip"
 OPTIONS = *LSTM_OPTIONS, *SLSTM_OPTIONS, "num_heads"
 CELLS = {
-    "lstm": Kind(4, (*LSTM_OPTIONS, "num_heads"), ("h", "c"), projects=True),
-    "gru": Kind(3, ("layer_norm", "zoneout", "recurrent_dropout", "num_heads"), apart=1),
+    "lstm": Kind(4, (*LSTM_OPTIONS, "num_heads"), ("h", "c"), projects=True, is_lstm=True, kept=4),
+    "gru": Kind(3, ("layer_norm", "zoneout", "recurrent_dropout", "num_heads"), apart=1, kept=4),
     "rnn_tanh": Kind(1, ("num_heads",)),
     "rnn_relu": Kind(1, ("num_heads",)),
-    "slstm": Kind(4, (*SLSTM_OPTIONS, "num_heads"), ("h", "c", "n", "m"), of_torch=False),
-    "gru_dreamer": Kind(3, ("num_heads",), of_torch=False),
+    "slstm": Kind(
+        4, (*SLSTM_OPTIONS, "num_heads"), ("h", "c", "n", "m"), of_torch=False, kept=5, edges=True
+    ),
+    "gru_dreamer": Kind(3, ("num_heads",), of_torch=False, kept=4),
 }
+# The operator `recurrence` has another name for a cell with an option: the cell, the option.
+LANE_CELLS = {"slstm_exponential": ("slstm", "exponential_forget")}
+LANE_NAMES = {of: name for name, of in LANE_CELLS.items()}
 
 
 def add_cell(name: str, kind: Kind) -> None:
@@ -148,6 +156,8 @@ class Spec:
     weight_dimensions: tuple[tuple[tuple[int, str], ...], ...] = field(
         init=False, repr=False, compare=False
     )
+    is_dropped: bool = field(init=False, repr=False, compare=False)  # whether states or h may be
+    lane_cell: str = field(init=False, repr=False, compare=False)  # `cell` of a lane's operator
     schema_cell: str = field(init=False, repr=False, compare=False)  # an operator's `cell`
     schema_rates: tuple[float, ...] = field(init=False, repr=False, compare=False)  # its `rates`
     plans: dict[tuple, Any] = field(init=False, repr=False, compare=False)  # see functional.call
@@ -157,7 +167,7 @@ class Spec:
         self._check()
         kind = CELLS[self.cell]
         zoneout = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * 2
-        self._set("zoneout", (float(zoneout[0]), float(zoneout[1]) if "c" in kind.states else 0.0))
+        self._set("zoneout", (float(zoneout[0]), float(zoneout[1]) if kind.has_c else 0.0))
         on = [n for n in OPTIONS if getattr(self, n) not in OFF and n != "num_heads"]
         on = (*on, "num_heads") if self.num_heads > 1 else tuple(on)
         for option in on:
@@ -172,7 +182,7 @@ class Spec:
         self._set("states", kind.states)
         self._set("has_c", kind.has_c)
         self._set("c_parts", max(len(kind.states) - 1, 1))
-        self._set("is_plain_lstm", self.cell == "lstm" and not on)
+        self._set("is_plain_lstm", kind.is_lstm and not on)
         self._set("in_heads", self.num_heads > 1 or not kind.in_layers)
         self._set("is_torchs", kind.of_torch and not on)
         cell_draws = any((*self.zones, self.recurrent_dropout, self.candidate_dropout))
@@ -182,12 +192,15 @@ class Spec:
         self._set("weight_names", tuple(weights))
         self._set("weight_dimensions", tuple(weights.values()))
         names = [n for n in ("layer_norm", "peephole", "coupled") if getattr(self, n)]
-        names += [self.cell] if self.cell != "lstm" else []
-        if kind.custom and (any(self.zones) or self.recurrent_dropout > 0):
+        names += [] if kind.is_lstm else [self.cell]
+        self._set("is_dropped", any(self.zones) or self.recurrent_dropout > 0)
+        if kind.custom and self.is_dropped:
             names += [WITH_ZONEOUT]
         if kind.custom and self.projection:
             names += [PROJECTED]
         self._set("schema_cell", ",".join(names))
+        of_lane = [LANE_NAMES[of] for of in [(self.cell, o) for o in on] if of in LANE_NAMES]
+        self._set("lane_cell", of_lane[0] if of_lane else self.cell)
         self._set("schema_rates", (*self.zones, self.recurrent_dropout, self.candidate_dropout))
         self._set("schema", self._schema())
         self._set("plans", {})
@@ -275,7 +288,7 @@ class Spec:
             of["weight_ch"] = ((CELLS[self.cell].weights, "H"),)
         if self.layer_norm:
             of["gain_ih"], of["gain_hh"] = ((G, "H"),), ((of_h, "H"),)
-            if self.cell == "lstm":
+            if CELLS[self.cell].is_lstm:
                 of["gain_c"] = ((1, "H"),)
                 if self.bias:
                     of["bias_c"] = ((1, "H"),)
@@ -350,11 +363,16 @@ FORMS = (True, False), (False, False), (True, True), (False, True)  # bias, proj
 @lru_cache(maxsize=4096)
 def cell_of(cell: str = "", rates: tuple[float, ...] = ()) -> Spec:
     """Return the Spec of an operator's arguments `cell` and `rates`."""
-    names = cell.split(",") if cell else []
+    names = set(cell.split(",")) if cell else set()
     z_h, z_c, recurrent, candidate = rates or (0.0,) * 4
-    kind = next((name for name in names if name in CELLS), "lstm")
-    variants = {*CELLS, WITH_ZONEOUT, PROJECTED}
-    options: dict[str, Any] = dict.fromkeys({*names} - variants, True)
+    kinds, known = sorted(names & CELLS.keys()), names & {*OPTIONS, WITH_ZONEOUT, PROJECTED}
+    if len(kinds) > 1 or (unknown := sorted(names - {*kinds} - known)):
+        raise ValueError(
+            f"cell: got {', '.join(kinds[1:] or unknown)!r}; expected a cell that this process has:"
+            " import the module that makes it with fused_lstm.cell, and call its on_native()"
+        )
+    kind = kinds[0] if kinds else "lstm"
+    options: dict[str, Any] = dict.fromkeys(known - {WITH_ZONEOUT, PROJECTED}, True)
     drops = {"recurrent_dropout": recurrent, "candidate_dropout": candidate}
     return Spec(kind, **options, zoneout=(z_h, z_c), **drops)
 

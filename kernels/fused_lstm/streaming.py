@@ -89,7 +89,8 @@ class Streaming:
         if module.bidirectional:
             raise ValueError("module: got bidirectional=True; expected one direction")
         spec, H, P = module.spec, module.hidden_size, module.proj_size
-        self._like, self._shape = torch.empty(0), (B, module.input_size)
+        self._like = torch.empty(0, dtype=torch.float32)
+        self._shape = B, module.input_size
         self._first = zeros(spec, self._like, B, H, P or H)
         self._joined = lambda h, c: (h, c) if spec.has_c else h
         run = torch.ops.fused_lstm_native.prepared_lstm

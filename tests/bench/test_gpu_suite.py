@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +21,7 @@ from bench.__main__ import main
 from bench.cases import Shape
 from bench.contenders import BASE, NN_LSTM, engines
 from bench.core import Record
-from bench.gpu import compiling, dry, dry_tests, gsan, racing, suite, testing, watching
+from bench.gpu import card, compiling, dry, dry_tests, gsan, racing, suite, testing, watching
 from bench.lstm import Local, make_problem
 from bench.suites import SUITES
 from fused_lstm.triton.devices import AMD, DEVICES
@@ -66,7 +70,9 @@ def test_who_hangs_is_named():
 # --- races ---
 
 
-def supervise(monkeypatch, ends: list, hung: dict) -> tuple[list[Record], list]:
+def supervise(
+    monkeypatch, ends: list, hung: dict, file: Path = Path(os.devnull)
+) -> tuple[list[Record], list]:
     """A race whose processes end so; its records, and whom each process was started without."""
     started = []
 
@@ -78,12 +84,15 @@ def supervise(monkeypatch, ends: list, hung: dict) -> tuple[list[Record], list]:
         return ends.pop(0)
 
     monkeypatch.setattr(watching, "watch", watched)
-    return racing.supervise(CASE, 1.0, soon(), hung), started
+    return racing.supervise(CASE, 1.0, soon(), hung, file), started
 
 
-def test_the_race_goes_on_without_whoever_broke_it(monkeypatch):
+def test_the_race_goes_on_without_whoever_broke_it(monkeypatch, tmp_path, capsys):
     ends = [watching.End("bad", "broke"), watching.End(None)]
-    records, started = supervise(monkeypatch, ends, {})
+    records, started = supervise(monkeypatch, ends, {}, tmp_path / "races.jsonl")
+    lines = (tmp_path / "races.jsonl").read_text().splitlines()  # as they came
+    assert [json.loads(line)["contender"] for line in lines].count("cudnn") == 2
+    assert "step           cudnn            150 ms" in capsys.readouterr().out
     assert started == [[], ["bad"]]
     assert {(r.contender, r.why) for r in records} == {("cudnn", ""), ("bad", ""), ("bad", "broke")}
 
@@ -237,6 +246,7 @@ def test_each_test_answers_for_itself(tmp_path, capsys):
     assert [name.split("::")[1] for name in found["skipped"]] == ["test_skipped"]
     said = capsys.readouterr().out
     assert said.index("test_breaks") < said.index("test_hangs") < said.index("test_after")
+    assert said.index("test_wrong: failed: AssertionError: one is two") < said.index("test_after")
 
 
 def test_what_the_time_cuts_off_has_not_failed(tmp_path, capsys):
@@ -278,6 +288,28 @@ def test_tests_of_a_gpu_keep_tritons_cache():
     events = []
     assert watch(code, events.append).who is None
     assert events == [{"who": "kept", "event": "False"}]
+
+
+def test_a_checkout_in_a_folder_named_gpu_runs_its_tests(tmp_path):
+    """A folder's name is a keyword of its tests, as a mark is."""
+    (folder := tmp_path / "gpu").mkdir()
+    tests = Path(__file__).parents[1]
+    (folder / "conftest.py").write_text(
+        f"import importlib.util, sys\nsys.path[:0] = [{str(tests)!r}, {str(tests.parent)!r}]\n"
+        f"spec = importlib.util.spec_from_file_location('whole', {str(tests / 'conftest.py')!r})\n"
+        "module = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(module)\n"
+        "pytest_addoption = module.pytest_addoption\n"
+        "pytest_collection_modifyitems = module.pytest_collection_modifyitems\n"
+    )
+    (folder / "test_one.py").write_text(
+        "import pytest\ndef test_one(): pass\n@pytest.mark.gpu\ndef test_two(): pass\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],
+        capture_output=True, text=True, env=os.environ | {"BENCH_EVENTS": os.devnull}, cwd=folder,
+    )  # fmt: skip
+    outcome = "2 passed" if torch.cuda.is_available() else "1 passed, 1 skipped"
+    assert outcome in done.stdout, done.stdout + done.stderr
 
 
 # --- the dry run: kernels compiled for a GPU that is not here ---
@@ -368,12 +400,15 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys, fails):
 
     def tested(deadline):
         stages.append("test")
+        written = json.loads((tmp_path / "r.report.json").read_text())
+        assert written["compiled"]["kernels"] == written["compiled for tests"]["kernels"] == 7
         failed = {"test_x": "hung"} if fails else {}
         return {"passed": 3, "failed": failed, "skipped": {}, "not run": ["test_y"],
                 "families": {"test_x": 0, "test_z": 3}}  # fmt: skip
 
     def checked(deadline):
         stages.append("gsan")
+        assert json.loads((tmp_path / "r.report.json").read_text())["tests"]["passed"] == 3
         return "a race: somewhere"  # fails nothing
 
     def post(path, limit):
@@ -383,7 +418,7 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys, fails):
 
     record = Record("gpu", "medium", "cudnn", "step", (0.1, 0.2))
 
-    def raced(case, seconds, deadline, hung):
+    def raced(case, seconds, deadline, hung, file):
         stages.append(case.name)
         return [record]
 
@@ -393,6 +428,8 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys, fails):
     monkeypatch.setattr(gsan, "check", checked)
     monkeypatch.setattr(suite, "post", post)
     monkeypatch.setattr(racing, "supervise", raced)
+    monkeypatch.delenv("FUSED_LSTM_POLLS", raising=False)
+    monkeypatch.setattr(suite.signal, "signal", lambda *_: None)
     options = SimpleNamespace(
         device=torch.device("cpu"), minutes=8.5, no_tests=False, json=tmp_path / "r.jsonl"
     )
@@ -402,6 +439,7 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys, fails):
         records += suite.run(SUITES["gpu"].pace, options)
     first = ["compile", "compile tests", "test", "gsan", "post", "FlashRNN's", "medium"]
     assert stages[: len(first)] == first
+    assert os.environ.pop("FUSED_LSTM_POLLS") == "5000000"
     report = json.loads((tmp_path / "r.report.json").read_text())
     assert len(records) == len(racing.races())
     assert report["gsan"] == "a race: somewhere"
@@ -411,6 +449,67 @@ def test_everything_in_order(monkeypatch, tmp_path, capsys, fails):
     assert "1 not run: out of time" in said
     assert "families of kernels with a test that passed: 1 of 2\n  test_x: no test" in said
     assert "then cut off" in said
+
+
+@pytest.mark.parametrize("end", [(None, ""), ("the grid barrier", watching.HUNG), ("all", "why")])
+def test_the_first_launches_are_watched(end, monkeypatch):
+    """A barrier that hangs ends a process of its own, and not `make gpu`."""
+
+    def watched(command, take, deadline, silence):
+        assert command[1:] == ["-m", "bench.gpu.card"]
+        assert silence <= 30
+        take({"who": "card", "event": "measured", "found": {"barrier_us": 1.5}})
+        return watching.End(*end)
+
+    monkeypatch.setattr(card, "watch", watched)
+    expected = {None: {"barrier_us": 1.5}, "the grid barrier": "the grid barrier hung"}
+    assert card.measured(soon()) == expected.get(end[0], "why")
+
+
+CUT_OFF = """
+import sys, time
+from types import SimpleNamespace
+from pathlib import Path
+import torch
+from bench.gpu import compiling, gsan, racing, suite, testing
+from bench.suites import SUITES
+from fused_lstm.triton import devices
+
+devices.current = lambda device: devices.DEVICES["H100"]
+compiled = {"jobs": 1, "kernels": 7, "failed": {}, "cut off": False, "seconds": 1.0}
+compiling.compile_in_time = compiling.compile_tests = lambda *_: compiled
+tests = {"passed": 3, "failed": {}, "skipped": {}, "not run": [], "families": {}}
+stage = sys.argv[1]
+
+def wait(at, result):
+    if stage == at:
+        print("waits", flush=True)
+        time.sleep(100)
+    return result
+
+testing.run = lambda deadline: wait("test", tests)
+gsan.check = lambda deadline: wait("gsan", "fine")
+suite.post = lambda path, limit: wait("post", "")
+path = Path(sys.argv[2])
+options = SimpleNamespace(device=torch.device("cpu"), minutes=8.5, no_tests=False, json=path)
+list(suite.run(SUITES["gpu"].pace, options))
+"""
+
+
+@pytest.mark.parametrize("stage", ["test", "gsan", "post"])
+def test_what_is_done_when_it_is_cut_off_is_on_the_disk(stage, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", CUT_OFF, stage, tmp_path / "r.jsonl"], stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line == "waits\n":
+            process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    report = json.loads((tmp_path / "r.report.json").read_text())
+    assert report["compiled"]["kernels"] == 7
+    assert (report["tests"] is None) == (stage == "test")
+    assert (report["gsan"] is None) == (stage != "post")
 
 
 def test_no_gpu_is_one_line(capsys):

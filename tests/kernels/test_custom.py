@@ -491,7 +491,10 @@ def test_a_pickled_module_runs_in_another_process(tmp_path):
         "torch.testing.assert_close(module(x)[0], y)\nprint('same')"
     )
     tests = str(Path(__file__).parents[1])
-    done = run(script, PYTHONPATH=os.pathsep.join([tests, *sys.path]))
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=240,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([tests, *sys.path])},
+    )  # fmt: skip
     assert done.stdout == "same\n", done.stderr
 
 
@@ -573,6 +576,36 @@ def test_errors_name_the_function_and_the_argument():
     def half(a, *, h):
         return (a.half() + h.half()).double()
 
+    @told("function: got results that depend on a tensor's shape or dtype", states="h")
+    def reads_a_shape(a, *, h):
+        return a / a.shape[-1] ** 0.5 + h
+
+    @told("function: got results that depend on a tensor's shape or dtype", states="h")
+    def counts(a, *, h):
+        return a / a.numel() + h
+
+    @told("function: got results that depend on a tensor's shape or dtype", states="h")
+    def reads_a_dtype(a, *, h):
+        return a + torch.finfo(a.dtype).eps * h
+
+    @told("function: got results that depend on a tensor's shape or dtype", states="h")
+    def asks_a_dtype(a, *, h):
+        return a + h if a.dtype == torch.float64 else a - h
+
+    trained, fixed = torch.nn.Parameter(torch.ones(())), torch.tensor(0.5)
+
+    @told("got a Parameter of shape [] from outside; expected weights=", states="h")
+    def captures(a, *, h):
+        return a + trained * h
+
+    @told("got a tensor of shape [] from outside; expected weights=", states="h")
+    def captures_a_tensor(a, *, h):
+        return a + fixed * h
+
+    @told("weights: got 'gain_hh'; expected a name that a layer does not have", weights="gain_hh")
+    def taken_gain(a, *, gain_hh):
+        return a + gain_hh
+
     @told("the power 0.3", states="h")
     def power(a, *, h):
         return a.abs() ** 0.3 + h
@@ -601,99 +634,7 @@ def test_errors_of_a_layer():
         fused_lstm.Recurrent(zoo.slstm, 3, 4, engine="cudnn")
 
 
-# --- the compiler and its cache ---
-
-
-def run(script: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-W", "always", "-c", script], env=os.environ | environment,
-        capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-
-
-USE = """
-import sys, torch, fused_lstm
-{more}
-@fused_lstm.cell(states="h")
-def leak(a, *, h):
-    return a + {factor} * h
-for _ in range(2):
-    module = fused_lstm.Recurrent(leak, 4, 8, engine={engine!r})
-y, h = module(torch.ones(3, 2, 4))
-print(fused_lstm.choose.choose(module.engine, None, y.device, module.spec)[0], len(y))
-"""
-
-
-def script(factor: float, engine: str = "auto", more: str = "") -> str:
-    """Return a program that makes and runs a cell: in a file, for inspect."""
-    return USE.format(factor=factor, engine=engine, more=more)
-
-
-@needs_native
-def test_without_a_compiler_a_loop_runs_and_says_so_once(tmp_path):
-    done = run(script(0.75), CXX="no-such-compiler", FUSED_LSTM_CELLS=str(tmp_path / "cells"))
-    assert done.stdout == "loop 3\n", done.stderr
-    assert done.stderr.count("there is no C++ compiler: install g++ or clang") == 1
-
-
-@needs_native
-def test_without_a_compiler_native_by_name_is_an_error(tmp_path):
-    done = run(
-        script(0.75, "native"), CXX="no-such-compiler", FUSED_LSTM_CELLS=str(tmp_path / "cells")
-    )
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("RuntimeError: engine 'native' cannot run cell leak: there is no C++")
-
-
-@needs_native
-def test_a_cache_that_others_can_write_is_not_used(tmp_path):
-    folder = tmp_path / "cells"
-    folder.mkdir()
-    folder.chmod(0o777)
-    done = run(script(0.75), FUSED_LSTM_CELLS=str(folder))
-    assert done.stdout == "loop 3\n"
-    assert "other users can write it" in done.stderr
-    assert list(folder.iterdir()) == []
-
-
-@needs_native
-def test_a_home_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    done = run(script(0.75), FUSED_LSTM_CELLS=str(tmp_path / "file" / "cells"))
-    assert done.stdout == "loop 3\n"
-    assert "set FUSED_LSTM_CELLS to a folder of your own" in done.stderr
-
-
-@needs_native
-def test_a_failed_compilation_leaves_nothing(tmp_path):
-    folder = tmp_path / "cells"
-    more = "from fused_lstm.cells import print_cpp\nprint_cpp.source = lambda p: '#error no'"
-    done = run(script(0.75, more=more), FUSED_LSTM_CELLS=str(folder))
-    assert done.stdout == "loop 3\n"
-    assert "failed:" in done.stderr
-    assert list(folder.iterdir()) == []
-
-
-@needs_native
-def test_two_processes_compile_one_cell_at_once(tmp_path):
-    folder = tmp_path / "cells"
-    environment = os.environ | {"FUSED_LSTM_CELLS": str(folder)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script(0.625, "native")], env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for _ in range(2)
-    ]  # fmt: skip
-    for process in processes:
-        out, err = process.communicate(timeout=240)
-        assert out == "native 3\n", err
-    (cell,) = folder.iterdir()
-    assert (cell / "cell.so").exists()
-    assert folder.stat().st_mode & 0o777 == 0o700
-    written = (cell / "cell.so").stat().st_mtime_ns
-    assert run(script(0.625, "native"), FUSED_LSTM_CELLS=str(folder)).stdout == "native 3\n"
-    assert (cell / "cell.so").stat().st_mtime_ns == written  # from the cache
+# --- what is printed ---
 
 
 PRINTS = """

@@ -222,6 +222,23 @@ def test_context_flushes_every_thread():
     assert (small * 1.0 != 0).all()
 
 
+@needs_native
+def test_each_thread_gets_its_own_word_back():
+    words, flush = OPS.control_words(), OPS.flush_bits()
+    for one in range(len(words)):
+        mixed = [word | flush * (n == one) for n, word in enumerate(words)]
+        OPS.set_control_words(mixed)
+        assert [bool(word & flush) for word in OPS.control_words()] == [
+            n == one for n in range(len(words))
+        ]
+        with fused_lstm.flush_denormals():
+            assert all(word & flush for word in OPS.control_words())
+        assert [bool(word & flush) for word in OPS.control_words()] == [
+            n == one for n in range(len(words))
+        ]
+    OPS.set_control_words(words)
+
+
 def test_context_ends_with_an_exception():
     small = torch.full((4096, 512), 2.0**-130)
     with pytest.raises(KeyError), fused_lstm.flush_denormals():

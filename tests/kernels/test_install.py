@@ -7,6 +7,7 @@ import io
 import pickle
 import sys
 import threading
+import types
 import warnings
 
 import pytest
@@ -340,6 +341,44 @@ def test_calls_nest():
     fused_lstm.uninstall()  # one too many does nothing
     with fused_lstm.install():
         assert rnn._VF is not torch._VF
+
+
+class Other(types.ModuleType):
+    """Another package's functions over those that it found."""
+
+    def __init__(self, found) -> None:
+        super().__init__("other")
+        self.found, self.calls = found, 0
+
+    def __getattr__(self, name):
+        if name == "lstm":
+            vars(self)["calls"] += 1
+        return getattr(vars(self)["found"], name)
+
+
+def test_another_packages_functions_stay(ran, monkeypatch):
+    """Put there before `install` or after it; ours run in between alone."""
+    monkeypatch.setattr(rnn, "_VF", torch._VF)  # restores it at the end
+    module, x = nn.LSTM(5, 6), torch.randn(4, 3, 5)
+    before = rnn._VF = Other(torch._VF)
+    fused_lstm.install()
+    module(x)
+    assert (len(ran), before.calls) == (1, 0)
+    after = rnn._VF = Other(rnn._VF)
+    module(x)
+    assert (len(ran), after.calls) == (2, 1)
+    fused_lstm.uninstall()
+    assert rnn._VF is after
+    module(x)
+    assert (len(ran), after.calls) == (2, 2)  # torch's own runs under it
+    with fused_lstm.install():
+        module(x)
+        assert len(ran) == 3
+    assert rnn._VF is after
+    rnn._VF = before
+    with fused_lstm.install():
+        pass
+    assert rnn._VF is before
 
 
 def test_an_error_uninstalls():

@@ -347,6 +347,15 @@ def test_it_has_the_weights_of_its_moment():
     assert not torch.equal(fused_lstm.prepare(module)(x)[0], before)
 
 
+def test_what_it_has_unpacked_is_of_the_weights_it_has_now():
+    """Of many rows a CPU with AMX reads bfloat16 weights as they were before they were packed."""
+    layer, other = (fused_lstm.prepare(nn.LSTM(5, 6), torch.bfloat16) for _ in range(2))
+    layer._unpack()
+    layer.load_state_dict(other.state_dict())
+    for mine, theirs in zip(layer._unpack(), other._unpack(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 def test_it_is_copied_pickled_and_cast():
     prepared, x = fused_lstm.prepare(nn.LSTM(5, 6, 2)), torch.randn(4, 2, 5)
     y = prepared(x)[0]

@@ -133,6 +133,39 @@ def test_a_grus_state_is_h_alone_and_a_graph(engine, fuse):
         assert_close(b, a, f"gradient {n}")
 
 
+@pytest.mark.parametrize("options", [{}, {"num_heads": 2}], ids=str)
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize(("engine", "fuse"), rungs("compile", "cudnn", top=True, slow=("triton",)))
+def test_an_rnns_state_is_its_output(engine, fuse, nonlinearity, options):
+    module = fused_lstm.RNN(
+        3, 4, 2, nonlinearity, engine=engine, fuse=fuse, **options, **DOUBLE
+    )  # fmt: skip
+    x = torch.randn(5, 2, 3, **DOUBLE)
+    y, h_n, h = module(x, return_states=True)
+    assert h.shape == (2, 5, 2, 4)
+    assert_close(h[1].detach(), y.detach(), "y")
+    assert_close(h[:, -1].detach(), h_n.detach(), "h_n")
+    start = torch.zeros(2, 2, 4, **DOUBLE)
+    _, _, (alone, twice) = fused_lstm.lstm(
+        x, (start, start), module.weights(), engine=engine, fuse=fuse, cell=module.spec,
+        return_states=True,
+    )  # fmt: skip
+    assert torch.equal(alone, h)
+    assert torch.equal(twice, h)
+    leaves = list(module.parameters())
+    by_state = torch.autograd.grad(h.sin().sum(), leaves)
+    below = fused_lstm.RNN(3, 4, 1, nonlinearity, engine="loop", **options, **DOUBLE)
+    above = fused_lstm.RNN(4, 4, 1, nonlinearity, engine="loop", **options, **DOUBLE)
+    for layer, half in ((below, leaves[: len(leaves) // 2]), (above, leaves[len(leaves) // 2 :])):
+        for p, value in zip(layer.parameters(), half, strict=True):
+            p.data = value.detach().clone()
+    first = below(x)[0]
+    loss = first.sin().sum() + above(first)[0].sin().sum()
+    wanted = torch.autograd.grad(loss, [*below.parameters(), *above.parameters()])
+    for n, (a, b) in enumerate(zip(by_state, wanted, strict=True)):
+        assert_close(a, b, f"gradient {n}")
+
+
 def test_second_derivatives_and_errors():
     module = fused_lstm.LSTM(2, 3, engine="loop", **DOUBLE)
     x = torch.randn(3, 2, 2, **DOUBLE).requires_grad_()

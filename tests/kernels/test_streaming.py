@@ -217,3 +217,16 @@ def test_a_whole_clip_in_one_call_lets_other_threads_run(prepared):
     assert taken > 0.02
     assert len(during) >= 5
     assert max(b - a for a, b in itertools.pairwise(during)) < taken / 2
+
+
+def test_of_prepared_weights_under_another_default_dtype():
+    if fused_lstm.available_engines("cpu")["native"] is not None:
+        pytest.skip("prepared weights need the native engine")
+    prepared, before = fused_lstm.prepare(nn.LSTM(3, 4)), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        stream = fused_lstm.Streaming(prepared, 2)
+    finally:
+        torch.set_default_dtype(before)
+    x = torch.randn(3, 2, 3)
+    torch.testing.assert_close(torch.stack([stream(row) for row in x]), prepared(x)[0])

@@ -29,7 +29,9 @@ from ..pullback import is_differentiated
 from ..rows import Rows
 from ..spec import CELLS, Spec
 
-TORCHS = rnn._VF  # torch._VF, which has lstm, gru, rnn_tanh, rnn_relu and their cells
+TORCHS = torch._VF  # which has lstm, gru, rnn_tanh, rnn_relu and their cells
+# Of these functions torch's own is a step loop, in which autocast casts the products only.
+STEP_LOOPS, STEP_LOOPS_OF_CELLS = {"gru"}, {"gru", "lstm"}
 
 
 # --- the functions of torch._VF that torch.nn's modules call ---
@@ -59,7 +61,7 @@ def _layers(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
         y as x lies, then the last states.
     """
     torchs = getattr(TORCHS, cell)
-    if in_a_graph():  # the graph must run without fused_lstm
+    if in_a_graph() or calls == 0:  # a graph must run without fused_lstm
         return torchs(*arguments)
     if isinstance(arguments[3], bool):  # of packed rows a list, the weights
         x, hx, weights, bias, layers, dropout, training, bidirectional, batch_first = arguments
@@ -76,7 +78,7 @@ def _layers(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
         return torchs(*arguments)
     x = time_first(x, batch_first)
     try:
-        with _as_torch_casts(x, cell == "gru"):
+        with _as_torch_casts(x, cell in STEP_LOOPS):
             y, *states = call(spec, x, h0, c0, weights, H, P, "auto", None, training, None, rows)
     except ValueError:
         if rows is not None:  # torch 2.15 reads past the end of a state that is too small
@@ -97,7 +99,7 @@ def _cell(cell: str, x: Tensor, hx: Any, *weights: Tensor) -> Any:
         h, of an LSTM (h, c).
     """
     torchs = getattr(TORCHS, f"{cell}_cell")
-    if in_a_graph():
+    if in_a_graph() or calls == 0:
         return torchs(x, hx, *weights)
     h0, c0 = hx if CELLS[cell].has_c else (hx, hx)
     bias = weights[2] is not None
@@ -108,7 +110,7 @@ def _cell(cell: str, x: Tensor, hx: Any, *weights: Tensor) -> Any:
     if slow or why_torchs(spec, x, tensors) is not None:
         return torchs(x, hx, *weights)
     try:
-        with _as_torch_casts(x, cell in ("gru", "lstm")):
+        with _as_torch_casts(x, cell in STEP_LOOPS_OF_CELLS):
             x, h0, c0 = as_step(x), as_step(h0), as_step(c0)
             _, *last = call(spec, x, h0, c0, used, H, H, "auto", None, True, None)
     except ValueError:
@@ -156,6 +158,7 @@ FUNCTIONS = Functions()
 
 LOCK = threading.Lock()
 calls = 0  # calls of `install` without an `uninstall`
+before: Any = TORCHS  # what torch.nn.modules.rnn had as _VF when the first `install` was called
 
 
 class Installation(AbstractContextManager):
@@ -181,10 +184,11 @@ def install() -> Installation:
     Returns:
         A context manager, for `with fused_lstm.install():`, whose exit calls `uninstall`.
     """
-    global calls
+    global calls, before
     with LOCK:
         calls += 1
         if calls == 1:
+            before = TORCHS if rnn._VF is FUNCTIONS else rnn._VF
             for name, function in vars(FUNCTIONS).items():
                 if isinstance(function, partial):  # torch.jit.script compiles torch's operator
                     _register_builtin(function, f"aten::{name}")
@@ -193,12 +197,15 @@ def install() -> Installation:
 
 
 def uninstall() -> None:
-    """Undo one `install`, if there was one; the last one restores torch's functions."""
+    """Undo one `install`, if there was one; the last one restores what was there before.
+
+    What another package has put over this library's functions since stays; torch's run under it.
+    """
     global calls
     with LOCK:
         calls = max(calls - 1, 0)
-        if calls == 0:
-            vars(rnn)["_VF"] = TORCHS
+        if calls == 0 and rnn._VF is FUNCTIONS:
+            vars(rnn)["_VF"] = before
 
 
 def is_installed() -> bool:

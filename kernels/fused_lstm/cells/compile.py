@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -28,6 +29,7 @@ FLAGS = [flag for flag in build.FLAGS if flag not in (build.OLDEST_TORCH, "-Wall
 # and the sets that have bfloat16 kernels, in a file of their own name.
 FILES = {"amx": "avx512", "avx512_bf16": "avx512", "sse2": "base", "neon": "base"}
 NARROW = "amx", "avx512_bf16"
+SUMS = "sha256"  # the file of a cell's folder that has the hash and the length of each library
 
 
 class CannotCompile(Exception):
@@ -51,9 +53,10 @@ def compiled(source: str, isa: str) -> list[int]:
     folder = cache_folder() / hashlib.sha256(text.encode()).hexdigest()[:32]
     files = {"cell": FILES.get(isa, isa)} | ({"narrow": isa} if isa in NARROW else {})
     try:
-        if not folder.exists():
+        if folder.exists():
+            check_private(folder)
+        if not is_whole(folder, files):
             make(source, files, command, folder)
-        check_private(folder)
         functions = functions_of(folder / "cell.so", 4)
         return functions + (functions_of(folder / "narrow.so", 2) if "narrow" in files else [0, 0])
     except OSError as error:
@@ -67,7 +70,11 @@ def compiler() -> list[str]:
     """Return the command of the C++ compiler."""
     if sys.platform == "win32":
         raise CannotCompile("cells are compiled on Linux and macOS alone")
-    command = shlex.split(os.environ.get("CXX", "c++"))
+    told = os.environ.get("CXX", "c++")
+    try:
+        command = shlex.split(told)
+    except ValueError as error:
+        raise CannotCompile(f"CXX: got {told!r}; expected a command ({error})") from None
     if not command or shutil.which(command[0]) is None:
         raise CannotCompile(
             "there is no C++ compiler: install g++ or clang, or set CXX to one, for example"
@@ -126,13 +133,36 @@ def functions_of(library: Path, count: int) -> list[int]:
     return [address or 0 for address in table]
 
 
+def sums(folder: Path, files: Iterable[str]) -> str:
+    """Return the hash and the length of each library in a folder, a line each."""
+    lines = []
+    for name in files:
+        content = (folder / f"{name}.so").read_bytes()
+        lines.append(f"{hashlib.sha256(content).hexdigest()} {len(content)} {name}.so\n")
+    return "".join(lines)
+
+
+def is_whole(folder: Path, files: Iterable[str]) -> bool:
+    """Return whether a folder has its libraries as they were written.
+
+    A power failure or a full disk may leave half a library or zeros, which would kill the process
+    that loads it.
+    """
+    try:
+        return (folder / SUMS).read_text() == sums(folder, files)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def make(source: str, files: dict[str, str], command: list[str], folder: Path) -> None:
-    """Compile a cell into `folder`, which appears whole or not at all.
+    """Compile a cell into `folder`, which appears whole or not at all, in place of a damaged one.
 
     files: a library's name -> the file of native/isa that says how it is compiled.
     """
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))  # the user's alone
+    temporary = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))  # the user's alone
+    part = temporary / "new"
     try:
+        part.mkdir(mode=0o700)
         (part / "cell.h").write_text(source)
         for name, file in files.items():
             text = f'#define FL_INSTEAD "cell.h"\n#include "isa/{file}.cpp"\n'
@@ -149,10 +179,25 @@ def make(source: str, files: dict[str, str], command: list[str], folder: Path) -
             _, errors = process.communicate()
             if process.returncode:
                 raise CannotCompile(f"{shlex.join(command)} failed: {errors.strip()[:2000]}")
+        (part / SUMS).write_text(sums(part, files))
+        for path in (*part.iterdir(), part):
+            synchronize(path)
+        if folder.exists() and not is_whole(folder, files):
+            folder.rename(temporary / "damaged")
         try:
             part.rename(folder)
         except OSError:
-            if not (folder / "cell.so").exists():  # else another process was first
+            if not is_whole(folder, files):  # else another process was first
                 raise
+        synchronize(folder.parent)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def synchronize(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copyreg
+import hashlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import update_wrapper
+from types import CellType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import choose, ops, pointwise
-from ..errors import first_line
+from ..errors import first_line, meant
+from ..reference import FIELDS
 from ..spec import PROJECTED, WITH_ZONEOUT, Kind, Spec, add_cell
 from . import compile, print_cpp, print_python, print_triton
 from .gates import Gates, order_of_rows
@@ -22,10 +26,44 @@ from .trace import CannotExpress
 
 # Names that a layer's parameters, and its forward's arguments, have already.
 TAKEN = {
-    "weights": ("weight_ih", "weight_hh", "bias_ih", "bias_hh"),
-    "inputs": ("input", "hx", "lengths", "resets", "return_states"),
+    "weights": tuple(FIELDS),
+    "inputs": ("self", "input", "hx", "lengths", "resets", "return_states"),
 }
 MOST_GATES = 8
+
+
+class WrongCell(ValueError):
+    """A reason why a function cannot be a cell; the message names the function."""
+
+
+def frozen(function: Any) -> Any:
+    """Return a function that sees the values which its globals and its closure have now.
+
+    So do the functions of its module that it calls. Another callable is returned as it is.
+    """
+    if not isinstance(function, FunctionType):
+        return function
+    seen = dict(function.__globals__)
+    for name, value in function.__globals__.items():
+        if isinstance(value, FunctionType) and value.__globals__ is function.__globals__:
+            seen[name] = _with_globals(value, seen)
+    return _with_globals(function, seen)
+
+
+def _with_globals(function: FunctionType, seen: dict[str, Any]) -> Any:
+    cells = [CellType(*_content(cell)) for cell in function.__closure__ or ()]
+    made = FunctionType(
+        function.__code__, seen, function.__name__, function.__defaults__, tuple(cells)
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    return update_wrapper(made, function)
+
+
+def _content(cell: CellType) -> tuple:
+    try:
+        return (cell.cell_contents,)
+    except ValueError:  # empty
+        return ()
 
 
 class Cell:
@@ -54,6 +92,7 @@ class Cell:
         constants: Mapping[str, float] | None = None,
     ) -> None:
         self.function, self._told = function, (states, weights, apart, x_only, h_only, inputs)
+        self._frozen = frozen(function)
         self._check_names(states=states, weights=weights)
         self._check_names(str, apart=apart, x_only=x_only, h_only=h_only, inputs=inputs)
         self.inputs = tuple(inputs.split())
@@ -71,13 +110,15 @@ class Cell:
         self.has_c = bool(self.states) and not self.is_h
         self.__doc__, self.__name__ = function.__doc__, function.__name__
         self.__module__, self.__qualname__ = function.__module__, function.__qualname__
+        self._origin: tuple[Cell, dict[str, float]] | None = None  # a cell, and what with_ changed
+        self._changed: dict[tuple, Cell] = {}  # what with_ has made
         self._programs: dict[bool, Program] = {}  # by whether states are kept in part
         self._ready: set[tuple[str, str]] = set()  # instruction set or "triton", a variant
         self.name = function.__name__
 
-    def __call__(self, *gates: Any, **states_and_weights: Tensor) -> Any:
-        """Call the function."""
-        return self.function(*gates, **self.constants, **states_and_weights)
+    def __call__(self, /, *gates: Any, **states_and_weights: Tensor) -> Any:
+        """Call the function, as it was when the cell was made."""
+        return self._frozen(*gates, **self.constants, **states_and_weights)
 
     def __repr__(self) -> str:
         return f"<fused_lstm.Cell {self.name}({', '.join(self.gates.names)})>"
@@ -92,7 +133,14 @@ class Cell:
             if name not in self.constants:
                 expected = ", ".join(self.constants) or "none: it has no constants"
                 raise self._error("constants", repr(name), expected)
-        return Cell(self.function, *self._told, self.constants | constants).checked()
+        origin, changed = self._origin or (self, {})
+        changed = changed | constants
+        key = tuple(sorted(changed.items()))
+        if key not in origin._changed:
+            made = Cell(self._frozen, *self._told, self.constants | constants).checked()
+            made.function = self.function
+            made._origin, origin._changed[key] = (origin, changed), made
+        return origin._changed[key]
 
     def checked(self) -> Cell:
         """Trace the function, and make the engines know the cell; return it.
@@ -100,7 +148,12 @@ class Cell:
         Raises:
             ValueError: the function cannot be a cell.
         """
-        self.name = f"{self.function.__name__}_{self.program().digest()[:12]}"
+        for zoneout in (False, len(self.states) == 1):  # all variants now: globals may change later
+            self._programs[zoneout] = self._traced(zoneout)
+        digest = self._programs[False].digest()
+        if self.inputs:  # which the program has as gates of x alone
+            digest = hashlib.sha256(f"{digest} {self.inputs}".encode()).hexdigest()
+        self.name = f"{self.function.__name__}_{digest[:12]}"
         self._register()
         return self
 
@@ -122,9 +175,9 @@ class Cell:
 
     # --- what the function is told with ---
 
-    def _error(self, argument: str, got: str, expected: str) -> ValueError:
+    def _error(self, argument: str, got: str, expected: str) -> WrongCell:
         name = self.function.__name__
-        return ValueError(f"cell {name}: {argument}: got {got}; expected {expected}")
+        return WrongCell(f"cell {name}: {argument}: got {got}; expected {expected}")
 
     def _check_names(self, kinds: Any = (str, Mapping), **told: Any) -> None:
         """Check that names are one text, or a mapping where they may have values."""
@@ -233,12 +286,10 @@ class Cell:
         try:
             return program(step, self.gates, self.states, self.weights, zoneout)
         except CannotExpress as error:
-            raise self._error(
-                "function", str(error), "elementwise operations of a unit's own numbers"
-            ) from None
+            raise self._error("function", str(error), error.expected) from None
+        except WrongCell:
+            raise
         except ValueError as error:
-            if str(error).startswith("cell "):
-                raise
             raise self._error("function", first_line(error), "one that can be traced") from error
         except (RuntimeError, TypeError, IndexError, AttributeError) as error:
             got = f"{type(error).__name__} ({first_line(error)})"
@@ -276,7 +327,7 @@ class Cell:
             self.on_triton(any(spec.zones))
         if engine == "native":
             try:
-                self.on_native(WITH_ZONEOUT in spec.schema_cell.split(","), spec.projection)
+                self.on_native(spec.is_dropped, spec.projection)
             except compile.CannotCompile as error:
                 return str(error)
         return None
@@ -306,7 +357,10 @@ class Cell:
             max(len(p.states), 1), len(p.weights), int(projected),
         ]  # fmt: skip
         ops.SAVED["native", name] = p.columns
-        torch.ops.fused_lstm_native.add_cell(name, shape, functions)
+        try:
+            torch.ops.fused_lstm_native.add_cell(name, shape, functions)
+        except RuntimeError as error:  # there are a thousand others
+            raise compile.CannotCompile(str(meant(error))) from None
         self._ready.add((isa, name))
 
     def on_triton(self, zoneout: bool = False) -> None:
@@ -339,8 +393,18 @@ def _by_name(
 
 
 def _pickled(told: Cell) -> Any:
-    """Return the name under which a cell's module has it, by which functions are pickled too."""
-    return told.__qualname__
+    """Return the name under which a cell's module has it, by which functions are pickled too.
+
+    A cell that `with_` made is pickled as the one that it was made of, and the constants.
+    """
+    if told._origin is None:
+        return told.__qualname__
+    origin, constants = told._origin
+    return _remade, (origin, constants)
+
+
+def _remade(origin: Cell, constants: dict[str, float]) -> Cell:
+    return origin.with_(**constants)
 
 
 copyreg.pickle(Cell, _pickled)

@@ -18,5 +18,5 @@ CELLS: dict[str, Cell] = {
     )
 }  # fmt: skip
 
-# The LSTM is there by hand, with its options, as a text to read.
-pointwise.CELLS |= {name: told.reference for name, told in CELLS.items() if name != "lstm"}
+for name, told in CELLS.items():  # the LSTM is there by hand, with its options, as a text to read
+    pointwise.CELLS.setdefault(name, told.reference)

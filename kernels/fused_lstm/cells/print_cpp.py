@@ -251,7 +251,7 @@ def backward(p: Program, name: str) -> str:
     text = []
     for n in e.order([*p.dgates, *p.dstates, *p.dweights], p.known):
         op, *rest = e.nodes[n]
-        if n in places:
+        if n in places and op != "const":
             text.append(f"const Vec<T> {var(p, n)} = load({places[n]}, width);")
         elif op == "leaf":
             kind, k = rest

@@ -92,7 +92,7 @@ def statements(
     text = []
     for n in p.expressions.order(results, set(places)):
         op, *rest = p.expressions.nodes[n]
-        if n in places:
+        if n in places and op != "const":
             text.append(f"{variable(p, n)} = {places[n]}")
         elif op == "leaf":
             if tuple(rest) in leaves:  # else it is an argument

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .expressions import HEAVY, Expressions
 from .gates import Gates
-from .trace import SHAPE, traced
+from .trace import CannotExpress, traced
 
 # function(parts of gates in the order of Gates.columns, states, weights) -> h, the states after
 Step = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], tuple]
@@ -73,7 +73,43 @@ def program(
         zoneout: with zoneout of the states, which no step has to know of.
 
     Raises:
-        CannotExpress: the step uses an operation that no kernel has.
+        CannotExpress: the step uses an operation that no kernel has, or depends on a shape or a
+            dtype.
+    """
+    first, other = (
+        _expressed(step, gates, states, weights, zoneout, *like)
+        for like in (((2, 3), torch.float64), ((5, 4), torch.float32))
+    )
+    if repr((first[0].nodes, first[1:])) != repr((other[0].nodes, other[1:])):  # NaN is not NaN
+        raise CannotExpress(
+            "results that depend on a tensor's shape or dtype",
+            "the same formula for all; a number that depends on them is a keyword with a default,"
+            " which with_(name=value) sets",
+        )
+    e, h, after, gradients = first
+    parts, by_weights = len(gates.columns), len(gates.columns) + len(states)
+    stored = {*after, *([] if states else [h])}  # without a state nothing changes h on its way
+    return Program(
+        e, gates, states, weights, zoneout, h, tuple(after),
+        saved=tuple(cut(e, [h, *after], gradients, stored)),
+        dgates=tuple(gradients[:parts]),
+        dstates=tuple(gradients[parts:by_weights]),
+        dweights=tuple(gradients[by_weights : by_weights + len(weights)]),
+    )  # fmt: skip
+
+
+def _expressed(
+    step: Step,
+    gates: Gates,
+    states: tuple[str, ...],
+    weights: tuple[str, ...],
+    zoneout: bool,
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+) -> tuple[Expressions, int, list[int], list[int]]:
+    """Return a step, traced with tensors of a shape and dtype: its expressions, and the nodes.
+
+    The nodes are h, the states after it, and the gradients by all that goes into it.
     """
     e = Expressions()
     kinds = [*gates.columns, *(("state", k) for k in range(len(states)))]
@@ -94,19 +130,10 @@ def program(
         outputs, pullback, *_ = torch.func.vjp(forward, *inputs[:count])
         return *outputs, *pullback(tuple(inputs[count:]))
 
-    numbers = torch.linspace(0.1, 1.0, SHAPE[0] * SHAPE[1], dtype=torch.float64, device="cpu")
-    tensors = [(numbers + 0.01 * n).reshape(SHAPE) for n in range(len(leaves))]
+    numbers = torch.linspace(0.1, 1.0, shape[0] * shape[1], dtype=dtype, device="cpu")
+    tensors = [(numbers + 0.01 * n).reshape(shape) for n in range(len(leaves))]
     results = traced(e, forward_and_backward, leaves, tensors)
-    h, after, gradients = results[0], results[1 : 1 + len(states)], results[1 + len(states) :]
-    by_weights = parts + len(states)
-    stored = {*after, *([] if states else [h])}  # without a state nothing changes h on its way
-    return Program(
-        e, gates, states, weights, zoneout, h, tuple(after),
-        saved=tuple(cut(e, [h, *after], gradients, stored)),
-        dgates=tuple(gradients[:parts]),
-        dstates=tuple(gradients[parts:by_weights]),
-        dweights=tuple(gradients[by_weights : by_weights + len(weights)]),
-    )  # fmt: skip
+    return e, results[0], results[1 : 1 + len(states)], results[1 + len(states) :]
 
 
 def cut(e: Expressions, forward: list[int], backward: list[int], stored: set[int]) -> list[int]:

@@ -12,11 +12,18 @@ from torch import Tensor
 
 from .expressions import HEAVY, MASKS, Expressions
 
-SHAPE = 2, 3  # of the tensors that a function is traced with
-
 
 class CannotExpress(Exception):
-    """An operation of a function that no kernel can have; the message says which."""
+    """An operation of a function that no kernel can have; the message says which.
+
+    expected: what a function may have instead.
+    """
+
+    def __init__(
+        self, got: str, expected: str = "elementwise operations of a unit's own numbers"
+    ) -> None:
+        super().__init__(got)
+        self.expected = expected
 
 
 def aten(e: Expressions) -> dict[str, Callable]:
@@ -53,12 +60,15 @@ def aten(e: Expressions) -> dict[str, Callable]:
 
     def power(x, exponent):
         n = e.value(exponent)
-        if n in (2.0, 3.0):
-            return mul(x, power(x, const(n - 1)))
-        known = {0.0: one, 1.0: x, -1.0: make("div", one, x), 0.5: make("sqrt", x)}
-        if n not in known:
-            raise CannotExpress(f"the power {n}")
-        return known[n]
+        if n is None or 2 * n != int(2 * n) or abs(n) > 16:
+            got = "a power that is no constant" if n is None else f"the power {n}"
+            raise CannotExpress(got, "a whole or a half power, from -16 to 16")
+        if n < 0:
+            return make("div", one, power(x, const(-n)))
+        whole, result = int(n), make("sqrt", x) if n % 1 else one
+        while whole:  # by squares
+            result, x, whole = mul(result, x) if whole % 2 else result, mul(x, x), whole // 2
+        return result
 
     def clamp(x, low=None, high=None):
         x = x if low is None else make("max", x, low)
@@ -152,17 +162,17 @@ def traced(
         is_number = isinstance(x, int | float) and not isinstance(x, bool)
         return e.const(x) if is_number else x
 
-    graph = make_fx(torch.func.functionalize(function))(*tensors)
+    graph, like = make_fx(torch.func.functionalize(function))(*tensors), tensors[0]
     for node in graph.graph.nodes:
         if node.op == "placeholder":
             env[node] = next(waiting)
         elif node.op == "get_attr":
-            env[node] = e.const(_scalar(getattr(graph, node.target)))
+            env[node] = e.const(_made_inside(node, getattr(graph, node.target)))
         elif node.op == "call_function" and node.target is operator.getitem:
             env[node] = env[node.args[0]][node.args[1]]
         elif node.op == "call_function":
             name = node.target.overloadpacket.__name__
-            _check(node, name, table)
+            _check(node, name, table, like)
             kwargs = {k: number(v) for k, v in node.kwargs.items() if k in ("alpha", "value")}
             env[node] = table[name](*map(number, node.args), **kwargs)
         elif node.op == "output":
@@ -170,20 +180,28 @@ def traced(
     raise AssertionError("make_fx makes an output")
 
 
-def _scalar(tensor: Tensor) -> float:
+def _made_inside(node: torch.fx.Node, tensor: Tensor) -> float:
+    """Return the value of a constant that the function makes, such as torch.tensor(0.5)."""
+    if any(user.target is not torch.ops.aten.lift_fresh_copy.default for user in node.users):
+        kind = "Parameter" if isinstance(tensor, torch.nn.Parameter) else "tensor"
+        raise CannotExpress(
+            f"a {kind} of shape {list(tensor.shape)} from outside",
+            'weights="its name" for a vector that is trained, or for a constant number a keyword'
+            " with a default: a kernel would not see its later values",
+        )
     if tensor.numel() != 1:
         raise CannotExpress(f"a constant tensor of shape {list(tensor.shape)}")
     return tensor.item()
 
 
-def _check(node: torch.fx.Node, name: str, table: dict[str, Callable]) -> None:
+def _check(node: torch.fx.Node, name: str, table: dict[str, Callable], like: Tensor) -> None:
     """Check that an operation has a kernel, and changes neither shape nor dtype."""
     if name not in table:
         raise CannotExpress(f"torch's operator {name!r}")
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return
-    if tuple(value.shape) not in (SHAPE, ()):
+    if value.shape not in (like.shape, ()):
         raise CannotExpress(f"torch's operator {name!r}, which changes a shape")
-    if value.dtype not in (torch.float64, torch.bool):
+    if value.dtype not in (like.dtype, torch.bool):
         raise CannotExpress(f"a conversion to {value.dtype}")

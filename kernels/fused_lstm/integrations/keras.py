@@ -23,6 +23,7 @@ from ..functional import lstm
 from ..spec import Spec
 
 LAYERS: dict[Any, Spec] = {keras.layers.LSTM: Spec("lstm"), keras.layers.GRU: Spec("gru")}
+SWAPPED = {"gru"}  # cells whose first two gates lie the other way round in Keras
 THEIRS = {layer: layer.inner_loop for layer in LAYERS}
 
 
@@ -124,7 +125,7 @@ def _weights(layer: Any, kernel: Tensor) -> list[Tensor]:
     if cell.bias is not None:
         bias = keras.ops.convert_to_tensor(cell.bias)
         weights += [bias, torch.zeros_like(bias)] if bias.dim() == 1 else list(bias)
-    if _spec_of(layer).cell == "gru":
+    if _spec_of(layer).cell in SWAPPED:
         weights = [_swapped(weight) for weight in weights]
     return [weight.contiguous() for weight in weights]
 

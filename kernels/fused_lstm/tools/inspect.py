@@ -81,7 +81,7 @@ def compile_plan(chosen: plan.Plan, target: Any, cell: Spec = PLAIN, rows: Seque
     kernel = kernel_of(chosen)
     tensors = 1 if chosen.kind == "heads" else chosen.layers
     lanes = dict.fromkeys((n for n in kernel.arg_names if n.endswith("_ptrs")), tensors)
-    wide = {"gates_ptr"} if cell.cell == "slstm" else set()  # what it saves is in the state dtype
+    wide = {"gates_ptr"} if cell.cell in launch.SLSTMS else set()  # saved in the state dtype
     return compile_kernel(kernel, chosen.dtype, constants, lanes, target, options, wide)
 
 

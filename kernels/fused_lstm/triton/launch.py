@@ -67,6 +67,7 @@ def on_their_device(operator: Callable) -> Callable:
 
 # Made by fused_lstm.cell: name, and whether with zoneout -> the kernels' form.
 CUSTOM: dict[tuple[str, bool], cells.Cell] = {}
+SLSTMS = {"slstm": slstm.SLSTM}
 BY_HAND = {"peephole", "zoneout", "candidate_dropout", "layer_norm"}  # options of an LSTM
 
 
@@ -74,9 +75,9 @@ def kernel_cell(cell: Spec) -> cells.Cell:
     """Return the kernels' form of a cell."""
     if CELLS[cell.cell].custom:
         return CUSTOM[cell.cell, any(cell.zones)]
-    if cell.cell == "slstm":
-        return slstm.SLSTM
-    if cell.cell == "lstm" and BY_HAND.intersection(cell.options):
+    if cell.cell in SLSTMS:
+        return SLSTMS[cell.cell]
+    if CELLS[cell.cell].is_lstm and BY_HAND.intersection(cell.options):
         return lstm.COUPLED if cell.coupled else lstm.LSTM
     name = "coupled" if cell.coupled else cell.cell
     return printed.CELLS[name + "_zoneout" * (cell.zones[0] > 0)]
@@ -129,7 +130,7 @@ def zones(cell: Spec) -> tuple[float, float]:
 
 def norms(cell: Spec) -> int:
     """Return how many times per step all programs of a lane normalize its rows."""
-    return int(cell.layer_norm) + int(cell.layer_norm and cell.cell == "lstm")
+    return int(cell.layer_norm) + int(cell.layer_norm and CELLS[cell.cell].is_lstm)
 
 
 @lru_cache(1024)
@@ -142,7 +143,7 @@ def has(cell: Spec, draws: bool) -> Has:
         "COUPLED": cell.coupled,
         "G": 2 - cell.coupled,
         "EXPONENTIAL": cell.exponential_forget,
-        "EDGES": cell.cell == "slstm",
+        "EDGES": CELLS[cell.cell].edges,
         "CLIP": cell.recurrent_clip is not None,
         "CANDIDATE": draws and cell.candidate_dropout > 0,
         "RECURRENT": draws and cell.recurrent_dropout > 0,
@@ -150,7 +151,7 @@ def has(cell: Spec, draws: bool) -> Has:
         "ZONE_C": zone_c,
         "ZONE_OF_H": not cell.has_c,
         "NORM": cell.layer_norm,
-        "NORM_C": cell.layer_norm and cell.cell == "lstm",
+        "NORM_C": cell.layer_norm and CELLS[cell.cell].is_lstm,
     }
     return Has(**wrapped(found))
 
@@ -240,7 +241,7 @@ def constants(
         "BEFORE": int(plan.projected > 0 and plan.direction == "backward"),  # norms' meetings
         "PARTS": plan.programs // (plan.row_groups * plan.layers),  # programs of a lane's units
         "NVIDIA": not plan.amd,
-        "POLLS": int(os.environ.get(POLLS, "0")),  # after which a launch traps; 0: never
+        "POLLS": polls(),
         # The launch.
         "SAVE": save,  # forward: keep what a backward needs
         "SUMS": "sum" in phases,
@@ -390,6 +391,11 @@ def most_registers(plan: Plan) -> int | None:
         return 255
     few = plan.tcgen05 and plan.direction == "backward" and plan.chunks <= 6
     return 240 if few else None
+
+
+def polls() -> int:
+    """Return after how many polls a program that waits at a barrier traps; 0 is never."""
+    return int(os.environ.get(POLLS, "0"))
 
 
 @lru_cache(1024)

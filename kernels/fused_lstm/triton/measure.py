@@ -50,7 +50,7 @@ def read_kernel(
 
 def meet(counter: torch.Tensor, programs: int, rounds: int, nvidia: bool) -> None:
     """Launch meetings of `programs` programs; counter [1] int32 is zero."""
-    plan = launch.Constants(**launch.wrapped({"NVIDIA": nvidia, "POLLS": 0}))
+    plan = launch.Constants(**launch.wrapped({"NVIDIA": nvidia, "POLLS": launch.polls()}))
     meet_kernel[(programs,)](counter, rounds, plan, num_warps=4, launch_cooperative_grid=True)
 
 

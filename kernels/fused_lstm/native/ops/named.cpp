@@ -46,7 +46,8 @@ CellKind layer_cell_of(const std::string& cell, std::string_view list, CellOptio
                      (rnn && !options.norm && !options.peephole);
   CHECK_VALUE(known, "cell: got '", cell,
               "'; expected layer_norm, peephole or coupled (not layer_norm with coupled), gru,"
-              " layer_norm with gru, rnn_tanh or rnn_relu");
+              " layer_norm with gru, rnn_tanh or rnn_relu, or a cell of your own that this process has"
+              " compiled: import the module that makes it, and call its on_native()");
   return *kind;
 }
 

@@ -1,0 +1,128 @@
+"""Cells and calls drawn at random: any operations, options and names that a cell may have."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from case import Case
+
+import fused_lstm
+from fused_lstm.spec import CELLS
+
+# Names of the library's own, of Python's, of C++'s and of Triton's, of which each may be a cell's,
+# a gate's or a state's.
+WORDS = (
+    "rnn", "rnn_tanh", "gru", "lstm", "slstm", "slstm_exponential", "layer_norm", "zoneout",
+    "projected", "coupled", "peephole", "custom", "num_heads", "gate", "gates", "state", "sum",
+    "step", "lane", "width", "hidden", "unit", "row", "rows", "more", "after", "before", "kept",
+    "print", "self", "type", "cell", "double", "auto", "new", "register", "this", "float", "int",
+    "saved", "options", "dh", "dafter", "PLAN", "HAS", "tl", "v1", "x", "m", "n", "S", "T",
+)  # fmt: skip
+# Lines that may be drawn, of earlier values a, b, c, none of which grows without bound.
+LINES = (
+    "torch.tanh({a})", "torch.sigmoid({a})", "F.softplus({a})", "F.logsigmoid({a})", "F.relu({a})",
+    "F.elu({a})", "F.elu({a}, 0.5)", "F.celu({a}, 0.7)", "F.selu({a}).clamp(max=3)", "F.silu({a})",
+    "F.leaky_relu({a}, 0.1)", "F.hardtanh({a})", "F.hardsigmoid({a})", "F.softsign({a})",
+    "F.relu6({a})", "F.mish({a})", "torch.exp(-torch.abs({a}))", "torch.log1p(torch.abs({a}))",
+    "torch.sqrt(1 + {a} ** 2)", "torch.log(1 + {a} * {a})", "torch.expm1(-torch.abs({a}))",
+    "torch.rsqrt(1 + torch.square({a}))", "torch.abs({a})", "-{a}", "0.5 * {a} + {b}", "{a} - {b}",
+    "torch.tanh({a}) * {b}", "{a} / (1 + torch.abs({b}))", "torch.maximum({a}, {b})",
+    "torch.minimum({a}, {b})", "torch.clamp({a}, -0.5, 1.5)", "1 / (1 + {a} * {a})",
+    "torch.where({a} > {b}, {a}, {c})", "torch.where(({a} > 0) & ({b} <= 0.3), {c}, {a})",
+    "torch.sigmoid({a}) * {b} + (1 - torch.sigmoid({a})) * {c}", "{a}.masked_fill({b} < 0, 0.25)",
+    "torch.lerp({a}, {b}, 0.3)",
+)  # fmt: skip
+
+
+@cache
+def drawn(seed: int) -> fused_lstm.Cell:
+    """Return a cell: one to eight gates, no state to three."""
+    draw = random.Random(seed)
+    words = draw.sample(WORDS, 16)
+    gates = [words.pop() for _ in range(draw.randint(1, draw.choice([4, 4, 8])))]
+    names = {"h": "h", "s0": words.pop(), "s1": words.pop(), "s2": words.pop()}
+    states = [names[s] for s in draw.choice(["", "h", "s0", "s0 s1", "s0 h", "s0 s1 s2"]).split()]
+    weights = [f"{words.pop()}_weight" for _ in range(draw.choice([0, 0, 0, 1, 2]))]
+    inputs = ["dt"] if draw.random() < 0.15 else []
+    plain = draw.random() < 0.4
+    kinds = {
+        name: "" if plain else draw.choice(["", "", "apart", "x_only", "h_only"]) for name in gates
+    }
+    if draw.random() < 0.15:
+        kinds = dict.fromkeys(gates, "x_only")
+    if set(kinds.values()) == {"h_only"}:
+        kinds[gates[0]] = "apart"
+    lines, values = [], [*states, *weights, *inputs]
+    for name, kind in kinds.items():
+        if kind == "apart":
+            lines.append(f"{name}_x, {name}_h = {name}")
+        values += [f"{name}_x", f"{name}_h"] if kind == "apart" else [name]
+    first = f"{gates[0]}_h" if kinds[gates[0]] == "apart" else gates[0]
+    for k in range(draw.randint(2, 14)):
+        a, b, c = (draw.choice(values) for _ in "abc")
+        lines.append(f"line{k} = {draw.choice(LINES).format(a=a, b=b, c=c)}")
+        values.append(f"line{k}")
+    recent = values[-6:]
+    outputs = [draw.choice(recent) for _ in range(1 + sum(s != "h" for s in states))]
+    ends = [f"torch.tanh({v} + 0.1 * {first})" for v in outputs]
+    if len(ends) > 1 and draw.random() < 0.1:
+        ends[-1] = f"torch.zeros_like({first})"  # a state that is the same after every step
+    lines.append(f"return {', '.join(ends)}")
+    star = ["*", *states, *weights, *inputs] if states or weights or inputs else []
+    name = draw.choice(WORDS)
+    text = f"def {name}({', '.join([*gates, *star])}):\n" + "".join(f"    {x}\n" for x in lines)
+    space = {"torch": torch, "F": F}
+    exec(text, space)
+    made = fused_lstm.cell(
+        space[name], states=" ".join(states), weights=" ".join(weights), inputs=" ".join(inputs),
+        **{
+            kind: " ".join(name for name in gates if kinds[name] == kind)
+            for kind in ("apart", "x_only", "h_only")
+        },
+    )  # fmt: skip
+    made.text = text  # for an error's message
+    return made
+
+
+def drawn_case(seed: int, engine: str = "native") -> Case:
+    """Return a call of cell number `seed`, with any options that go together."""
+    cell, draw = drawn(seed), random.Random(1000 + seed)
+    kind, H = CELLS[cell.name], draw.randint(1, 70)
+    most = 5 if engine == "triton" else 20
+    told: dict = {
+        "engine": f"{engine}-{draw.choice(['layers', 'steps'])}",
+        "T": draw.randint(1, 9), "B": draw.randint(1, most), "I": draw.randint(1, 9),
+        "layers": 1 if cell.inputs else draw.choice([1, 1, 2, 3]),
+        "directions": draw.choice([1, 1, 2]), "bias": draw.random() < 0.8,
+        "rows": draw.choice(["plain", "plain", "batch_first", "lengths", "packed", "unsorted"]),
+        "resets": draw.random() < 0.3, "state": draw.random() < 0.6,
+        "mode": draw.choice(["train", "eval", "eval-no_grad"]),
+        "by": draw.choice(["all", "all", "y", "last", "end"]),
+        "threads": draw.choice([1, 2]), "memory": draw.choice(["dense", "dense", "strided"]),
+    }  # fmt: skip
+    if told["mode"] == "eval-no_grad":
+        told["by"] = "all"
+    extra = draw.choice(["", "norm", "heads", "proj", "zoneout", "zoneout", "recompute", "states"])
+    heads = [n for n in (2, 3, 4, 5) if H % n == 0]
+    if extra == "norm" and "layer_norm" in kind.options:
+        told["norm"] = True
+    elif extra == "heads" and "num_heads" in kind.options and heads:
+        told["heads"] = draw.choice(heads)
+    elif extra == "recompute" and told["mode"] != "eval-no_grad":
+        told["recompute"] = draw.choice([1, 2, 3])
+    if "recompute" in told:
+        return Case(f"drawn.{seed}", H=H, seed=seed, **told)
+    told["states"] = extra == "states" or draw.random() < 0.3
+    if "heads" not in told and kind.projects and H > 1 and (extra == "proj" or draw.random() < 0.2):
+        told["proj"] = True
+    if "heads" not in told and "zoneout" in kind.options:
+        if extra == "zoneout":
+            told["zoneout"] = draw.choice([(0.3, 0.3), (0.4, 0.0), (0.0, 0.4), (1.0, 0.2)])
+        if draw.random() < 0.3:
+            told["rdrop"] = 0.4
+    if told["layers"] > 1 and draw.random() < 0.3:
+        told["drop"] = 0.3
+    return Case(f"drawn.{seed}", H=H, seed=seed, **told)

@@ -1,0 +1,31 @@
+"""Drawn cells with drawn options beside a step loop in float64: values, states and all gradients.
+
+EXAMPLES in the environment is how many are drawn, SEED the first one's number: see `make fuzz`.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from calls import check
+from drawn import drawn, drawn_case
+
+from fused_lstm import native
+
+WHY = native.missing(torch.device("cpu"))
+EXAMPLES, SEED = int(os.environ.get("EXAMPLES", "16")), int(os.environ.get("SEED", "0"))
+
+
+needs_native = pytest.mark.skipif(WHY is not None, reason=f"native: {WHY}")
+
+
+@pytest.mark.parametrize("engine", [pytest.param("native", marks=needs_native), "triton"])
+@pytest.mark.parametrize("seed", range(SEED, SEED + EXAMPLES))
+def test_drawn(seed, engine):
+    case = drawn_case(seed, engine)
+    try:
+        check(case)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{drawn(seed).text}") from None

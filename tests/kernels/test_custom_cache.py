@@ -1,0 +1,212 @@
+"""The compiler of cells and its cache: what is damaged is made again, what cannot be is told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fused_lstm.cells import compile as compiling
+from test_custom import needs_native
+
+
+def run(script: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-W", "always", "-c", script], env=os.environ | environment,
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+
+
+USE = """
+import sys, torch, fused_lstm
+{more}
+@fused_lstm.cell(states="h")
+def leak(a, *, h):
+    return a + {factor} * h
+for _ in range(2):
+    module = fused_lstm.Recurrent(leak, 4, 8, engine={engine!r})
+y, h = module(torch.ones(3, 2, 4))
+print(fused_lstm.choose.choose(module.engine, None, y.device, module.spec)[0], len(y))
+"""
+
+
+def script(factor: float, engine: str = "auto", more: str = "") -> str:
+    """Return a program that makes and runs a cell: in a file, for inspect."""
+    return USE.format(factor=factor, engine=engine, more=more)
+
+
+@needs_native
+def test_without_a_compiler_a_loop_runs_and_says_so_once(tmp_path):
+    done = run(script(0.75), CXX="no-such-compiler", FUSED_LSTM_CELLS=str(tmp_path / "cells"))
+    assert done.stdout == "loop 3\n", done.stderr
+    assert done.stderr.count("there is no C++ compiler: install g++ or clang") == 1
+
+
+@needs_native
+def test_without_a_compiler_native_by_name_is_an_error(tmp_path):
+    done = run(
+        script(0.75, "native"), CXX="no-such-compiler", FUSED_LSTM_CELLS=str(tmp_path / "cells")
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("RuntimeError: engine 'native' cannot run cell leak: there is no C++")
+
+
+@needs_native
+def test_a_cache_that_others_can_write_is_not_used(tmp_path):
+    folder = tmp_path / "cells"
+    folder.mkdir()
+    folder.chmod(0o777)
+    done = run(script(0.75), FUSED_LSTM_CELLS=str(folder))
+    assert done.stdout == "loop 3\n"
+    assert "other users can write it" in done.stderr
+    assert list(folder.iterdir()) == []
+
+
+@needs_native
+def test_a_home_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run(script(0.75), FUSED_LSTM_CELLS=str(tmp_path / "file" / "cells"))
+    assert done.stdout == "loop 3\n"
+    assert "set FUSED_LSTM_CELLS to a folder of your own" in done.stderr
+
+
+@needs_native
+def test_a_failed_compilation_leaves_nothing(tmp_path):
+    folder = tmp_path / "cells"
+    more = "from fused_lstm.cells import print_cpp\nprint_cpp.source = lambda p: '#error no'"
+    done = run(script(0.75, more=more), FUSED_LSTM_CELLS=str(folder))
+    assert done.stdout == "loop 3\n"
+    assert "failed:" in done.stderr
+    assert list(folder.iterdir()) == []
+
+
+@needs_native
+def test_two_processes_compile_one_cell_at_once(tmp_path):
+    folder = tmp_path / "cells"
+    environment = os.environ | {"FUSED_LSTM_CELLS": str(folder)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script(0.625, "native")], env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    for process in processes:
+        out, err = process.communicate(timeout=240)
+        assert out == "native 3\n", err
+    (cell,) = folder.iterdir()
+    assert (cell / "cell.so").exists()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    written = (cell / "cell.so").stat().st_mtime_ns
+    assert run(script(0.625, "native"), FUSED_LSTM_CELLS=str(folder)).stdout == "native 3\n"
+    assert (cell / "cell.so").stat().st_mtime_ns == written  # from the cache
+
+
+# --- damages ---
+
+
+def half(cell: Path) -> None:
+    library = cell / "cell.so"
+    library.write_bytes(library.read_bytes()[: library.stat().st_size // 2])
+
+
+def zeroed(cell: Path) -> None:
+    content = bytearray((cell / "cell.so").read_bytes())
+    content[4096 : len(content) // 2] = bytes(len(content) // 2 - 4096)
+    (cell / "cell.so").write_bytes(content)
+
+
+def empty(cell: Path) -> None:
+    (cell / "cell.so").write_bytes(b"")
+
+
+def gone(cell: Path) -> None:
+    (cell / "cell.so").unlink()
+
+
+def without_hashes(cell: Path) -> None:
+    (cell / compiling.SUMS).unlink()
+
+
+def other_hashes(cell: Path) -> None:
+    (cell / compiling.SUMS).write_bytes(b"\xff\xfe no text")
+
+
+def emptied(cell: Path) -> None:
+    shutil.rmtree(cell)
+    cell.mkdir(mode=0o700)
+
+
+DAMAGES = half, zeroed, empty, gone, without_hashes, other_hashes, emptied
+
+
+@needs_native
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
+def test_a_damaged_library_is_compiled_again(damage, tmp_path):
+    """Loaded, half a file once killed every process of the user's, and a zeroed block too."""
+    folder = tmp_path / "cells"
+    assert run(script(0.5, "native"), FUSED_LSTM_CELLS=str(folder)).stdout == "native 3\n"
+    (cell,) = folder.iterdir()
+    damage(cell)
+    for _ in range(2):
+        done = run(script(0.5, "native"), FUSED_LSTM_CELLS=str(folder))
+        assert done.stdout == "native 3\n", done.stderr
+    assert list(folder.iterdir()) == [cell]
+    files = ["cell", *(["narrow"] if (cell / "narrow.so").exists() else [])]
+    assert compiling.is_whole(cell, files)
+
+
+@needs_native
+def test_two_processes_mend_one_library_at_once(tmp_path):
+    folder = tmp_path / "cells"
+    environment = os.environ | {"FUSED_LSTM_CELLS": str(folder)}
+    run(script(0.5625, "native"), **environment)
+    (cell,) = folder.iterdir()
+    half(cell)
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script(0.5625, "native")], env=environment,
+                         text=True, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]  # fmt: skip
+    assert [process.communicate(timeout=240)[0] for process in processes] == ["native 3\n"] * 2
+    assert list(folder.iterdir()) == [cell]
+
+
+@needs_native
+def test_a_file_system_without_room(tmp_path):
+    """No file may have more than some kilobytes: nothing is left, and a loop runs."""
+    folder = tmp_path / "cells"
+    more = (
+        "import resource, signal, torch; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "import fused_lstm.cells, torch.fx.experimental.proxy_tensor;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
+    )
+    done = run(script(0.5, more=more), FUSED_LSTM_CELLS=str(folder))
+    assert done.stdout == "loop 3\n", done.stderr
+    assert "native cannot run" in done.stderr
+    assert list(folder.iterdir()) == []
+
+
+def test_a_command_that_is_none(monkeypatch):
+    monkeypatch.setenv("CXX", "'c++")
+    with pytest.raises(compiling.CannotCompile, match=r"CXX: got \"'c\+\+\"; expected a command"):
+        compiling.compiler()
+
+
+def test_whose_folder_and_who_may_write_it(tmp_path, monkeypatch):
+    """Of the same folder, also where root runs the tests, who may write everywhere."""
+    tmp_path.chmod(0o700)
+    compiling.check_private(tmp_path)
+    for mode in (0o720, 0o702):
+        tmp_path.chmod(mode)
+        with pytest.raises(PermissionError, match="other users can write it"):
+            compiling.check_private(tmp_path)
+    tmp_path.chmod(0o700)
+    owner = tmp_path.stat().st_uid
+    monkeypatch.setattr(compiling.os, "geteuid", lambda: owner + 1)
+    with pytest.raises(PermissionError, match="it belongs to another user"):
+        compiling.check_private(tmp_path)

@@ -1,0 +1,276 @@
+"""A cell's name is a label: no rule of the library reads it, and none of its function's values
+changes after the cell was made."""
+
+from __future__ import annotations
+
+import ast
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import fused_lstm
+from fused_lstm.spec import CELLS, LANE_CELLS, OPTIONS
+from test_custom import ENGINES, assert_same, loop, needs_native, results
+
+WORDS = (
+    "rnn", "rnn_step", "rnn_tanh", "gru", "lstm", "layer_norm", "layer_norm_lstm", "zoneout",
+    "projected", "coupled", "peephole", "slstm_exponential", "num_heads",
+)  # fmt: skip
+
+
+def named(word: str) -> fused_lstm.Cell:
+    def step(i, g, *, c):
+        c = c * torch.sigmoid(i) + torch.tanh(g)
+        return torch.tanh(c), c
+
+    step.__name__ = step.__qualname__ = word
+    return fused_lstm.cell(step, states="c")
+
+
+def everything(cell: fused_lstm.Cell, compiled: bool = False, **options) -> list[Tensor]:
+    """Return the results of a layer, and the gradients by all that goes into it."""
+    torch.manual_seed(0)
+    module = fused_lstm.Recurrent(cell, 4, 8, dtype=torch.float64, **options)
+    x = torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
+    run = torch.compile(module, fullgraph=True) if compiled else module
+    y, last, *states = run(x) if compiled else run(x, return_states=True)
+    outputs = [y, *last, *(states[0] if states else ())]
+    loss = sum((t * t).sum() for t in outputs)
+    return [*outputs, *torch.autograd.grad(loss, [x, *module.parameters()])]
+
+
+@pytest.mark.parametrize("options", [{}, {"num_heads": 2}, {"layer_norm": True}], ids=str)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_equal_formulas_are_equal_under_any_name(engine, options):
+    """One named rnn in heads once lost the gradient by c."""
+    plain = everything(named("plain"), engine=engine, **options)
+    for word in WORDS:
+        for a, b in zip(everything(named(word), engine=engine, **options), plain, strict=True):
+            assert torch.equal(a, b), word
+
+
+@needs_native
+@pytest.mark.parametrize("word", ["layer_norm_lstm", "rnn_step"])
+def test_a_name_in_a_compiled_training_step(word):
+    """Inductor once expected another shape of a cell whose name has layer_norm in it."""
+    torch.testing.assert_close(everything(named(word), compiled=True),
+                               everything(named("plain"), compiled=True))  # fmt: skip
+
+
+def reads_a_name(node: ast.AST) -> bool:
+    """Return whether a node compares a cell's name, or takes a part of it, with a text."""
+    library = {*CELLS, *LANE_CELLS, *OPTIONS}
+
+    def is_a_name(value: ast.AST) -> bool:
+        if isinstance(value, ast.Name | ast.Attribute):
+            return (value.id if isinstance(value, ast.Name) else value.attr) in (
+                "cell", "schema_cell", "lane_cell", "name",
+            )  # fmt: skip
+        return False
+
+    def has_a_word(value: ast.AST) -> bool:
+        words = {n.value for n in ast.walk(value) if isinstance(n, ast.Constant)}
+        return bool({w for w in words if isinstance(w, str)} & (library | {"rnn"}))
+
+    if isinstance(node, ast.Compare):
+        sides = [node.left, *node.comparators]
+        return any(map(is_a_name, sides)) and any(map(has_a_word, sides))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        parts = "startswith", "endswith", "removeprefix", "removesuffix", "partition", "find"
+        text = node.func.attr in parts and is_a_name(node.func.value)
+        return text and any(map(has_a_word, node.args))
+    return False
+
+
+def test_no_rule_reads_a_cells_name():
+    source = Path(fused_lstm.__file__).parent
+    found = [
+        f"{path.relative_to(source)}:{node.lineno}"
+        for path in source.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if reads_a_name(node)
+    ]
+    assert [place for place in found if not place.startswith("ops.py")] == []  # operators' names
+
+
+def test_an_input_is_no_gate_of_x():
+    """Two cells of one formula: the name, by which options are found, tells them apart."""
+
+    def step(a, b):
+        return torch.tanh(a) * b
+
+    gate = fused_lstm.cell(step, x_only="b")
+
+    def step(a, *, b):
+        return torch.tanh(a) * b
+
+    given = fused_lstm.cell(step, inputs="b")
+    assert gate.name != given.name
+    assert "layer_norm" in CELLS[gate.name].options
+    assert "layer_norm" not in CELLS[given.name].options
+
+
+# --- what a function sees ---
+
+SCALE = 2.0
+
+
+def scaled(x: Tensor) -> Tensor:
+    return x * SCALE
+
+
+@fused_lstm.cell(states="h")
+def with_global(a, *, h):
+    return scaled(torch.tanh(a)) + 0.5 * SCALE * h
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("options", [{}, {"zoneout": 0.25}], ids=str)
+def test_a_global_that_changes_later_is_not_seen(engine, options, monkeypatch):
+    """No engine sees it, in no variant: all have the values of the cell's first moment."""
+    expected = everything_of_h(with_global, "loop", options)
+    monkeypatch.setattr("test_custom_names.SCALE", 5.0)
+    assert_same(everything_of_h(with_global, engine, options), expected)
+
+
+def everything_of_h(cell, engine, options) -> list[Tensor]:
+    torch.manual_seed(0)
+    module = fused_lstm.Recurrent(cell, 3, 6, engine=engine, dtype=torch.float64, **options).eval()
+    x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    return results(lambda: module(x), [x, *module.parameters()])
+
+
+@fused_lstm.cell(states="h")
+def leak(a, *, h, dt=0.5):
+    return torch.tanh(a) + dt * h
+
+
+slow = leak.with_(dt=0.25)
+
+
+def test_a_layer_of_other_constants_is_pickled():
+    module = fused_lstm.Recurrent(slow.with_(dt=0.125), 3, 4, engine="loop")
+    other = pickle.loads(pickle.dumps(module))
+    assert other.cell is module.cell
+    assert other.cell.constants == {"dt": 0.125}
+    x = torch.randn(3, 2, 3)
+    assert torch.equal(other(x)[0], module(x)[0])
+
+
+# --- formulas that were refused or wrong ---
+
+
+@fused_lstm.cell(states="m")
+def counted(i, g, *, m):
+    m = torch.sigmoid(i) * m + torch.tanh(g)
+    return torch.tanh(m), m
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, "triton"])
+def test_zoneout_of_a_state_of_any_name(engine):
+    """z_c once acted on a state called c alone."""
+    torch.manual_seed(0)
+    module = fused_lstm.Recurrent(
+        counted, 3, 5, engine=engine, dtype=torch.float64, zoneout=(0.0, 0.5)
+    ).eval()
+    x = torch.randn(4, 2, 3, dtype=torch.float64)
+    h = m = torch.zeros(2, 5, dtype=torch.float64)
+    for row in x:
+        gates = torch.nn.functional.linear(row, module.weight_ih_l0, module.bias_ih_l0)
+        gates = gates + torch.nn.functional.linear(h, module.weight_hh_l0, module.bias_hh_l0)
+        i, g = gates.chunk(2, -1)
+        new = torch.sigmoid(i) * m + torch.tanh(g)
+        h, m = torch.tanh(new), 0.5 * new + 0.5 * m
+    _, (h_n, m_n) = module(x)
+    torch.testing.assert_close(m_n[0], m)
+    torch.testing.assert_close(h_n[0], h)
+
+
+@fused_lstm.cell(states="c n")
+def constant(i, g, *, c, n):
+    return torch.tanh(g) * i + c + n, torch.zeros_like(c), torch.ones_like(n)
+
+
+@fused_lstm.cell(states="h")
+def powers(a, *, h):
+    x = 1 + a * a
+    return 0.1 * (x**0.5 + x**-1 + 0.01 * x**4 + x**-0.5 + x**-2 + 0.1 * x**2.5) + 0.2 * h**3
+
+
+@pytest.mark.parametrize("engine", [*ENGINES[1:], "triton"])
+@pytest.mark.parametrize("cell", [constant, powers], ids=["constant state", "powers"])
+def test_formulas(cell, engine):
+    torch.manual_seed(0)
+    module = fused_lstm.Recurrent(cell, 3, 9, engine=engine, dtype=torch.float64)
+    x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *module.parameters()]
+    assert_same(results(lambda: module(x), inputs), results(lambda: loop(module, x), inputs))
+
+
+@needs_native
+def test_more_cells_than_a_process_holds(monkeypatch):
+    """The engine's table of cells is full: engine="auto" takes the loop, and says why."""
+
+    def full(*_):
+        raise RuntimeError("ValueError: add_cell: got 'x' after 1024 others; expected no more")
+
+    @fused_lstm.cell(states="h")
+    def one_more(a, *, h):
+        return torch.tanh(a) + 0.375 * h
+
+    monkeypatch.setattr(torch.ops.fused_lstm_native, "add_cell", full, raising=False)
+    fused_lstm.choose._warn_that_it_is_missing.cache_clear()
+    module = fused_lstm.Recurrent(one_more, 3, 4)
+    with pytest.warns(UserWarning, match="native cannot run: add_cell: got 'x' after 1024 others"):
+        y = module(torch.randn(3, 2, 3))[0]
+    assert y.shape == (3, 2, 4)
+    with pytest.raises(RuntimeError, match="engine 'native' cannot run cell one_more: add_cell"):
+        fused_lstm.Recurrent(one_more, 3, 4, engine="native")
+
+
+EXPORTED = """
+import sys, torch, fused_lstm
+from torch.nn import functional as F
+if "cell" in sys.argv:
+    sys.path.insert(0, sys.argv[1])
+    import exported
+    exported.exported.on_native()
+program = torch.export.load(sys.argv[1] + "/program.pt2").module()
+with torch.set_grad_enabled("grad" in sys.argv):
+    print(program(torch.ones(3, 2, 4, requires_grad="grad" in sys.argv))[0].shape)
+"""
+
+
+@needs_native
+def test_an_exported_program_says_which_cell_it_needs(tmp_path):
+    (tmp_path / "exported.py").write_text(
+        "import torch, fused_lstm\n@fused_lstm.cell(states='c')\ndef exported(i, g, *, c):\n"
+        "    c = torch.sigmoid(i) * c + torch.tanh(g)\n    return torch.tanh(c), c\n"
+    )
+    make = (
+        "import sys, torch; sys.path.insert(0, sys.argv[1])\nimport exported, fused_lstm\n"
+        "module = fused_lstm.Recurrent(exported.exported, 4, 8)\n"
+        "program = torch.export.export(module, (torch.ones(3, 2, 4),))\n"
+        "torch.export.save(program, sys.argv[1] + '/program.pt2')\n"
+    )
+    folder = str(tmp_path)
+    subprocess.run([sys.executable, "-c", make, folder], check=True, timeout=240)
+
+    def load(*words: str) -> tuple[str, str]:
+        done = subprocess.run(
+            [sys.executable, "-c", EXPORTED, folder, *words], capture_output=True, text=True,
+            timeout=240,
+        )  # fmt: skip
+        return done.stdout, (done.stderr.strip().splitlines() or [""])[-1]
+
+    for words in ((), ("grad",)):
+        out, error = load(*words)
+        assert out == ""
+        assert "got 'exported_" in error
+        assert "import the module that makes it" in error
+        assert load("cell", *words)[0] == "torch.Size([3, 2, 8])\n"
