@@ -26,7 +26,8 @@ $(STAMP): setup.py pyproject.toml $(NATIVE)
 	@echo "1 of 2: PyTorch, into $(VENV). The default index's is for CUDA, gigabytes; INDEX= takes another, such as PyTorch's own of CPU builds"
 	$(RUN) -m pip install --quiet --disable-pip-version-check $(addprefix --index-url ,$(INDEX)) "torch>=2.11"
 	$(RUN) -m pip install --quiet --disable-pip-version-check numpy "setuptools>=77" ninja
-	@echo "2 of 2: compiling the C++ engine for all instruction sets: minutes; then what tests need"
+	@echo "2 of 2: compiling the C++ engine for all instruction sets: a minute on two cores; then what tests need"
+	$(RUN) setup.py --quiet build_ext --inplace
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[test,plot]"
 	@touch $@
 

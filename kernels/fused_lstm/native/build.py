@@ -31,24 +31,29 @@ MSVC_FLAGS = ["/std:c++20", "/O2", "/EHsc", "/MD", "/W3", "-DNDEBUG", "/clang:-f
 # library of that name is all it gets, of whatever machine is compiled for.
 LINUX = """
 rule name
+  description = $out
   command = echo | $cxx -shared -nostdlib -Wl,-soname,libtorch_cpu.so -x c++ - -o $out
 build libtorch_cpu.so: name
 """
 NINJA = """
 builddir = {folder}
 rule compile
+  description = $in
   command = {launcher} $cxx -MMD -MF $out.d {flags} $more -c $in -o $out
   depfile = $out.d
   deps = gcc
 rule link
+  description = $out
   command = $cxx -shared {link} $in {libraries} -o $out
 """
 MSVC_NINJA = """
 builddir = {folder}
 rule compile
+  description = $in
   command = {launcher} $cxx /nologo /showIncludes {flags} /c $in /Fo$out
   deps = msvc
 rule link
+  description = $out
   command = $cxx /nologo /LD $in {link} /link {libraries} /OUT:$out
 """
 
@@ -86,8 +91,9 @@ def setup_arguments() -> dict:
             target = Path(self.get_ext_fullpath(extension.name)).resolve()
             try:
                 compile_all(
-                    list(map(str, extension.sources)), Path(self.build_temp), target, torch_folder
-                )
+                    list(map(str, extension.sources)), Path(self.build_temp), target, torch_folder,
+                    quiet=False,
+                )  # fmt: skip
             except Exception as error:  # no compiler, an old one, no ninja: whatever it is
                 if required:
                     raise
@@ -113,6 +119,7 @@ def compile_all(
     links: Sequence[Path] = (),
     flags: Sequence[str] = (),
     local: Sequence[Path] = (),
+    quiet: bool = True,
 ) -> None:
     """Compile and link what has changed: the environment's CXX and MAX_JOBS say how.
 
@@ -125,6 +132,7 @@ def compile_all(
         links: libraries that `target` uses; it finds them where they are now.
         flags: more of the compiler's.
         local: of the sources, those that are compiled for this CPU alone, by GCC or Clang.
+        quiet: print what a compiler says, and not how far it is.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -171,9 +179,9 @@ def compile_all(
     if ninja is None:
         raise RuntimeError("there is no ninja: pip install ninja")
     jobs = [f"-j{os.environ['MAX_JOBS']}"] if "MAX_JOBS" in os.environ else []
-    # A line a file, over the one before it on a terminal; else only what a compiler says.
-    quiet = [] if sys.stderr.isatty() and sys.stdout.isatty() else ["--quiet"]
-    subprocess.run([ninja, "-C", folder, *quiet, *jobs], check=True)
+    status = {"NINJA_STATUS": "%f of %t files, %e s: "}  # over the one before it on a terminal
+    words = ["--quiet"] if quiet else []
+    subprocess.run([ninja, "-C", folder, *words, *jobs], check=True, env=os.environ | status)
 
 
 def escaped(path: str | Path) -> str:

@@ -61,26 +61,28 @@ template <class T>
 FL_INLINE void logits_tile(const Loss<T>& loss, const Sums<T>& tile, Sum<T>* maxima,
                            const T* panel, long block, long row, long first, long count) {
   const Blocks<Sum<T>> logits = logits_of(loss);
-  Place<T> from;
-  if (first > 0) {
+  Place<T> from, to = {logits.at(block, row), W<T>, logits.distance(logits.rows)};
+  if constexpr (by_unit<T>) to = place_of(tile);  // whose blocks are not equally far apart
+  if (first > 0 && by_unit<T>) {
     for (long r = 0; r < tile.rows; ++r) {
       for (long n = 0; n < tile.vectors; ++n) tile[r][n] = load(logits.at(block + n, row + r));
     }
-    from = place_of(tile);
+  }
+  if (first > 0) {
+    from = to;
   } else if (loss.bias) {  // every vector's sums begin with the first of its row
     for (long r = 0; r < tile.rows; ++r) tile.data[r] = broadcast(loss.bias[row + r]);
     from = {place_of(tile).data, W<T>, 0};
   }
-  multiply_rows(tile, from, loss.weight + row * loss.inputs + first, loss.inputs, count, panel);
+  multiply_rows(tile, from, to, loss.weight + row * loss.inputs + first, loss.inputs, count, panel);
   const bool last = first + count == loss.inputs;
   for (long n = 0; n < tile.vectors; ++n) {
-    Sum<T>* to = logits.at(block + n, row);
     Sum<T>* const lanes = maxima + (block + n) * W<T>;
     Vec<T> most = load(lanes);
-    for (long r = 0; r < tile.rows; ++r, to += logits.abreast * W<T>) {
-      const Vec<T> sum = tile[r][n];
-      store(to, sum);
-      most = larger_of<T>(most, sum);
+    for (long r = 0; r < tile.rows; ++r) {
+      const Vec<T> logit = load(to.data + n * to.vector + r * to.row);
+      if (by_unit<T>) store(logits.at(block + n, row + r), logit);
+      most = larger_of<T>(most, logit);
     }
     if (last) store(lanes, most);
   }

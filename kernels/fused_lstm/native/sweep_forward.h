@@ -159,13 +159,17 @@ FL_INLINE Place<T> load_first(const Sums<T>& tile, const Lane<T>& lane, long gat
                           const Sum<T>* input_part, long unit, long row) {
   const long hidden = lane.hidden, width = min(hidden - unit, tile.blocks(gates) * W<T>);
   const long stride = lane.by_h ? gates * hidden : lane.input_stride;
-  const Place<T> from =
+  Place<T> from =
       load_gates(tile, gates, input_part + row * stride + unit, stride, hidden, width);
   if (gates == 1 || !shape_of(lane.cell).apart() || lane.by_h) return from;
-  bring(tile, from);
   const Vec<T> m = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{};
-  for (long r = 0; r < tile.rows; ++r) tile[r][gates - 1] = m;
-  return place_of(tile);
+  if (from.data == place_of(tile).data) {
+    for (long r = 0; r < tile.rows; ++r) tile[r][gates - 1] = m;
+  } else {
+    tile.data[0] = m;
+    from.last = place_of(tile).data;
+  }
+  return from;
 }
 
 // Runs a step with weights as Multiply takes them: packed, or as they lie.

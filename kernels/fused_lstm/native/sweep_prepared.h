@@ -381,13 +381,15 @@ struct Ready {
     }
   }
 
-  // The same from and to memory, for a tile of one shape.
+  // The same for a tile of one shape, to sums in memory, which the words from 0 on begin.
   template <int R, int GATES>
   __attribute__((noinline)) static void add_words_of(typename F::Sums* sums, const Product& product,
                                                      long row, Range k, long ahead) {
-    typename F::Sums sum[R][GATES];
-    FL_UNROLL for (int r = 0; r < R; ++r) {
-      FL_UNROLL for (int gate = 0; gate < GATES; ++gate) sum[r][gate] = sums[r * GATES + gate];
+    typename F::Sums sum[R][GATES] = {};
+    if (k.begin > 0) {
+      FL_UNROLL for (int r = 0; r < R; ++r) {
+        FL_UNROLL for (int gate = 0; gate < GATES; ++gate) sum[r][gate] = sums[r * GATES + gate];
+      }
     }
     add_words(sum, product, row, k, ahead);
     FL_UNROLL for (int r = 0; r < R; ++r) {
@@ -408,19 +410,20 @@ struct Ready {
   // tile[r] += what the sums of a row stand for.
   FL_INLINE static void add_sums(const Sums<float>& tile, const typename F::Sums* sums,
                                  const Product& product, long row) {
-    for (long gate = 0; gate < tile.vectors; ++gate) {
-      const Of of(product.weight, product.at + gate * prepared::lanes);
-      for (long r = 0; r < tile.rows; ++r) {
-        tile[r][gate] +=
-            of.value(sums[r * tile.vectors + gate], product.left, row - product.begin + r);
+    with_constant<F::tallest>(tile.rows, [&](auto height) {
+      for (long gate = 0; gate < tile.vectors; ++gate) {
+        const Of of(product.weight, product.at + gate * prepared::lanes);
+        FL_UNROLL for (int r = 0; r < height.value; ++r) {
+          tile[r][gate] +=
+              of.value(sums[r * tile.vectors + gate], product.left, row - product.begin + r);
+        }
       }
-    }
+    });
   }
 
   // tile[r] += left[row + r] weight'.
   FL_INLINE static void add_product(const Sums<float>& tile, const Product& product, long row) {
     typename F::Sums sums[F::tallest * most_gates];
-    for (long i = 0; i < tile.rows * tile.vectors; ++i) sums[i] = typename F::Sums{};
     add_words(sums, tile.rows, tile.vectors, product, row, {0, product.words},
               product.weight.ahead);
     add_sums(tile, sums, product, row);
@@ -448,7 +451,6 @@ struct Ready {
         const Range words{k, min(k + part_words, product.words)};
         for_heights(F::tallest, some, rows, [&](long height, long row) {
           typename F::Sums* const sums = kept + (row - first) * gates;
-          for (long i = 0; k == 0 && i < height * gates; ++i) sums[i] = typename F::Sums{};
           // The first tile waits for its part; meanwhile the others fetch the next one.
           const long ahead = row == first ? product.weight.ahead : near_bytes;
           add_words(sums, height, gates, product, row, words, ahead);

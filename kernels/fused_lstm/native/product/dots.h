@@ -127,10 +127,7 @@ struct Dots {
     for_blocks(worker, rows, units, backwards, [&](long height, long unit, long row) {
       const Sums<T> tile{memory, height, shape.gates};
       bring(tile, begin(tile, unit, row));
-      for (long gate = 0; gate < shape.gates; ++gate) {
-        const E* const own = weight + (gate * units + unit) * depth;
-        columns_of(tile, gate, from(left, row), depth, own, units - unit, own + units * depth);
-      }
+      columns_of(tile, from(left, row), depth, weight + unit * depth, units - unit, units * depth);
       end(tile, unit, row);
     });
   }
@@ -142,9 +139,9 @@ struct Dots {
     Vec<T> memory[tallest];
     for_blocks(worker, rows, columns, false, [&](long height, long column, long row) {
       const Sums<T> tile{memory, height, 1};
-      const E* const own = weight + column * depth;
       clear(tile);
-      columns_of(tile, 0, from(left, row), depth, own, columns - column, own + W<T> * depth);
+      columns_of(tile, from(left, row), depth, weight + column * depth, columns - column,
+                 W<T> * depth);
       end(tile, column / W<T>, row);
     });
   }
@@ -168,34 +165,37 @@ struct Dots {
     }
   }
 
-  // tile[r][gate][lane] += left[r] . weight[lane], of W rows of weights of which `exist` are there.
-  // `next` is what will be read after them.
-  FL_INLINE static void columns_of(const Sums<T>& tile, long gate, Rows<T> left, long depth,
-                                   const E* weight, long exist, const E* next) {
+  // tile[r][gate][lane] += left[r] . weight[gate][lane], of W rows of each gate's weights, of which
+  // `exist` are there. `next`: elements from a gate's weights to what is read after them, the next
+  // gate's.
+  FL_INLINE static void columns_of(const Sums<T>& tile, Rows<T> left, long depth, const E* weight,
+                                   long exist, long next) {
     with_constant<tallest>(tile.rows, [&](auto height) {
-      columns_of_rows<decltype(height)::value>(tile.data + gate, tile.vectors, left.data,
-                                               left.stride, depth, weight, exist, next);
+      columns_of_rows<decltype(height)::value>(tile.data, tile.vectors, left.data, left.stride,
+                                               depth, weight, exist, next);
     });
   }
 
   template <int R>
-  __attribute__((noinline)) static void columns_of_rows(Vec<T>* sums, long vectors, const T* data,
+  __attribute__((noinline)) static void columns_of_rows(Vec<T>* sums, long gates, const T* data,
                                                         long stride, long depth, const E* weight,
-                                                        long exist, const E* next) {
+                                                        long exist, long next) {
     const Rows<T> left{data, stride};
     constexpr int groups = W<T> / N;
-    Vec<T> folded[R][groups];
-    for (int group = 0; group < groups; ++group) {
-      const E* const own = weight + group * N * depth;
-      Tile<T, R, N> tile;
-      clear(tile);
-      if (group * N < exist) {
-        multiply(tile, left, depth, own, exist - group * N,
-                 group + 1 < groups ? own + N * depth : next);
+    for (long gate = 0; gate < gates; ++gate, weight += next) {
+      Vec<T> folded[R][groups];
+      for (int group = 0; group < groups; ++group) {
+        const E* const own = weight + group * N * depth;
+        Tile<T, R, N> tile;
+        clear(tile);
+        if (group * N < exist) {
+          multiply(tile, left, depth, own, exist - group * N,
+                   group + 1 < groups ? own + N * depth : weight + next);
+        }
+        FL_UNROLL for (int r = 0; r < R; ++r) folded[r][group] = fold<1, T>(tile.sum[r]);
       }
-      FL_UNROLL for (int r = 0; r < R; ++r) folded[r][group] = fold<1, T>(tile.sum[r]);
+      FL_UNROLL for (int r = 0; r < R; ++r) sums[r * gates + gate] += fold<N, T>(folded[r]);
     }
-    FL_UNROLL for (int r = 0; r < R; ++r) sums[r * vectors] += fold<N, T>(folded[r]);
   }
 
   // tile[r][n] = left[r] . weight[n], a share of it in each lane; `exist` of N rows are there. The

@@ -43,14 +43,12 @@ FL_INLINE Place<T> load_gates(const Sums<T>& tile, long count, const Sum<T>* gat
 template <class T>
 FL_INLINE void prefetch_gates(const Sums<T>& tile, long count, const Sum<T>* gates, long stride,
                               long units) {
-  const long end = tile.blocks(count) * W<T>;
-  for (long r = 0; r < tile.rows; ++r, gates += stride) {
-    for (long first = 0; first < end; first += W<T>) {
-      for (long gate = 0; gate < count; ++gate) {
-        __builtin_prefetch(gates + gate * units + first, 0, 2);
-      }
+  const long vector = count > 1 ? units : W<T>;
+  with_constant<max_vectors>(tile.vectors, [&](auto vectors) {
+    for (const Sum<T>* row = gates; row != gates + tile.rows * stride; row += stride) {
+      FL_UNROLL for (int v = 0; v < vectors.value; ++v) __builtin_prefetch(row + v * vector, 0, 2);
     }
-  }
+  });
 }
 
 template <class T>

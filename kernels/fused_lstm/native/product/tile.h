@@ -39,11 +39,13 @@ struct Sums {
 };
 
 // Where a tile's sums lie: `row` elements from a row to the next one, `vector` from a vector to the
-// next one. Without data they are 0.
+// next one. Without data they are 0. `last`, if it is not null, is each row's last vector instead.
+// Kernels take places by value: a store could change one that is somewhere else.
 template <class T>
 struct Place {
   Sum<T>* data = nullptr;
   long row = 0, vector = 0;
+  const Sum<T>* last = nullptr;
 };
 
 template <class T>
@@ -56,12 +58,14 @@ template <class T>
 FL_INLINE void bring(const Sums<T>& tile, const Place<T>& from) {
   if (!from.data) return clear(tile);
   const Place<T> own = place_of(tile);
-  if (from.data == own.data && from.row == own.row) return;
+  if (from.data == own.data && from.row == own.row && !from.last) return;
+  const Vec<T> last = from.last ? load(from.last) : Vec<T>{};  // it may lie in this memory
   for (long r = tile.rows - 1; r >= 0; --r) {  // from the last: they may begin in this memory
     for (long n = 0; n < tile.vectors; ++n) {
       tile[r][n] = load(from.data + r * from.row + n * from.vector);
     }
   }
+  for (long r = 0; from.last && r < tile.rows; ++r) tile[r][tile.vectors - 1] = last;
 }
 
 template <class T>
@@ -79,19 +83,20 @@ FL_INLINE void clear(const Sums<T>& tile) {
 template <class T, int R, int N>
 FL_INLINE void take(Tile<T, R, N>& tile, const Place<T>& from) {
   if (!from.data) return clear(tile);
-  FL_UNROLL for (int r = 0; r < R; ++r) {
-    FL_UNROLL for (int n = 0; n < N; ++n) {
-      tile.sum[r][n] = load(from.data + r * from.row + n * from.vector);
-    }
+  const Sum<T>* row = from.data;
+  FL_UNROLL for (int r = 0; r < R; ++r, row += from.row) {
+    FL_UNROLL for (int n = 0; n < N; ++n) tile.sum[r][n] = load(row + n * from.vector);
+  }
+  if (from.last) {
+    FL_UNROLL for (int r = 0; r < R; ++r) tile.sum[r][N - 1] = load(from.last);
   }
 }
 
 template <class T, int R, int N>
 FL_INLINE void leave(const Tile<T, R, N>& tile, const Place<T>& to) {
-  FL_UNROLL for (int r = 0; r < R; ++r) {
-    FL_UNROLL for (int n = 0; n < N; ++n) {
-      store(to.data + r * to.row + n * to.vector, tile.sum[r][n]);
-    }
+  Sum<T>* row = to.data;
+  FL_UNROLL for (int r = 0; r < R; ++r, row += to.row) {
+    FL_UNROLL for (int n = 0; n < N; ++n) store(row + n * to.vector, tile.sum[r][n]);
   }
 }
 
@@ -205,7 +210,7 @@ template <class T>
 struct OfRows {
   template <int R, int N>
   struct Kernel {
-    __attribute__((noinline)) static void run(const Place<T>& from, const Place<T>& to, const T* a,
+    __attribute__((noinline)) static void run(Place<T> from, Place<T> to, const T* a,
                                               long row_stride, long count, const T* panel,
                                               Ahead<T> ahead) {
     Tile<T, R, N> tile;
