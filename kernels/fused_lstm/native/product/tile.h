@@ -40,7 +40,8 @@ struct Sums {
 
 // Where a tile's sums lie: `row` elements from a row to the next one, `vector` from a vector to the
 // next one. Without data they are 0. `last`, if it is not null, is each row's last vector instead.
-// Kernels take places by value: a store could change one that is somewhere else.
+// A kernel copies its places first: a store could change one that is somewhere else. They are not
+// passed by value, since a vector's load of what was stored as words waits for the stores.
 template <class T>
 struct Place {
   Sum<T>* data = nullptr;
@@ -210,9 +211,10 @@ template <class T>
 struct OfRows {
   template <int R, int N>
   struct Kernel {
-    __attribute__((noinline)) static void run(Place<T> from, Place<T> to, const T* a,
-                                              long row_stride, long count, const T* panel,
-                                              Ahead<T> ahead) {
+    __attribute__((noinline)) static void run(const Place<T>& from, const Place<T>& to_,
+                                              const T* a, long row_stride, long count,
+                                              const T* panel, Ahead<T> ahead) {
+    const Place<T> to = to_;
     Tile<T, R, N> tile;
     take(tile, from);
     constexpr long distance = 4 * line<T>;
