@@ -233,7 +233,8 @@ void whole_step(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* i
     Fma<T>::gates(
         worker, left, rows, shape, packed.recurrent, place % 2,
         [&](const Sums<T>& tile, long unit, long row) {
-          multiply_rows(tile, load_bias(tile, lane, gates, lane.hidden, unit), x + row * inputs, inputs, inputs,
+          const Place<T> bias = load_bias(tile, lane, gates, lane.hidden, unit);
+          multiply_rows(tile, bias, x + row * inputs, inputs, inputs,
                         packed.input + unit / W<T> * size);
           if (gates > 1 && shape_of(lane.cell).apart()) {
             leave_n(tile, lane, input_part, unit, row);

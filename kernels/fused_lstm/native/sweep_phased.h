@@ -44,7 +44,7 @@ void run_phase(const Worker& worker, const Lane<T>& lane, const LanePhases& phas
           [&](const Sums<T>& tile, long unit, long) { return load_bias(tile, unit); },
           [&](const Sums<T>& tile, long unit, long row) {
             store_gates(tile, shape.gates, lane.input_part + row * lane.input_stride + unit,
-                               lane.input_stride, lane.hidden, lane.hidden - unit);
+                        lane.input_stride, lane.hidden, lane.hidden - unit);
           });
     }
     draw_masks(worker, lane, begin);

@@ -212,8 +212,8 @@ struct Ready {
 
   template <class Begin, class End>
   static void gates(const Worker& worker, Rows<float> left, Range rows,
-                              const WeightShape& shape, const PreparedMatrix* weight,
-                              bool backwards, const Begin& begin, const End& end) {
+                    const WeightShape& shape, const PreparedMatrix* weight,
+                    bool backwards, const Begin& begin, const End& end) {
     const long count = rows.end - rows.begin;
     const Factor factor = words_of(worker, left, rows, shape.depth, *weight);
     const long words = prepared::words_of(F::kind, shape.depth);

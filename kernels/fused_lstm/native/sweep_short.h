@@ -25,16 +25,16 @@ template <class T, class E>
 void short_forward(const Worker& worker, const Lane<T>& lane, const Weights<E>& weights,
                    long phase) {
   const auto load_bias = [&](const Sums<T>& tile, long unit) {  // of E, which the lane's are not
-      const long gates = tile.vectors, width = min(lane.hidden - unit, W<T>);
-      for (long gate = 0; gate < gates; ++gate) {
-        const long at = gate * lane.hidden + unit;
-        Vec<T> bias = weights.b_ih ? widened<T>(weights.b_ih + at, width) : Vec<T>{};
-        const bool apart = gate == gates - 1 && lane.b_m;
-        if (weights.b_hh && !apart) bias += widened<T>(weights.b_hh + at, width);
-        tile.data[gate] = bias;
-      }
-      return Place<T>{place_of(tile).data, 0, W<T>};
-    };
+    const long gates = tile.vectors, width = min(lane.hidden - unit, W<T>);
+    for (long gate = 0; gate < gates; ++gate) {
+      const long at = gate * lane.hidden + unit;
+      Vec<T> bias = weights.b_ih ? widened<T>(weights.b_ih + at, width) : Vec<T>{};
+      const bool apart = gate == gates - 1 && lane.b_m;
+      if (weights.b_hh && !apart) bias += widened<T>(weights.b_hh + at, width);
+      tile.data[gate] = bias;
+    }
+    return Place<T>{place_of(tile).data, 0, W<T>};
+  };
   run_phase<Dots<T, E>>(worker, lane, phases_of(lane, weights), phase, weights.w_ih, weights.w_hh,
                         weights.w_hr, load_bias);
 }

@@ -12,11 +12,6 @@
 
 #define FL_INLINE inline __attribute__((always_inline))
 #define FL_UNROLL _Pragma("GCC unroll 16")
-#ifdef FL_UNIT  // of loops over a tile: one in memory may be indexed, and has sixteen rows
-#define FL_OF_TILE _Pragma("GCC unroll 1")
-#else
-#define FL_OF_TILE FL_UNROLL
-#endif
 #if defined(__aarch64__)  // of an asm statement: a vector in a register
 #define FL_REGISTER "+w"
 #else

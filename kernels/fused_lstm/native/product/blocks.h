@@ -111,9 +111,8 @@ template <class T>
 struct OfBlocks {
   template <int R, int N>
   struct Kernel {
-    __attribute__((noinline)) static void run(const Place<T>& to_, const Blocks<T>& of, long row,
+    __attribute__((noinline)) static void run(const Place<T>& to, const Blocks<T>& of, long row,
                                               Range range, const T* panel, Ahead<T> ahead) {
-      const Place<T> to = to_;
       const Blocks<T> left = of;
       Tile<T, R, N> tile;
       clear(tile);
@@ -147,10 +146,8 @@ FL_INLINE void multiply_blocks(const Sums<T>& tile, const Blocks<T>& left, long 
 }
 
 template <class T, int N>
-__attribute__((noinline)) void multiply_transposed(const Place<T>& from,
-                                                   const Place<T>& to_, const T* a, long count,
-                                                   const T* panel) {
-  const Place<T> to = to_;
+__attribute__((noinline)) void multiply_transposed(const Place<T>& from, const Place<T>& to,
+                                                   const T* a, long count, const T* panel) {
   Tile<T, transposed_tile<T>.rows, N> tile;
   take(tile, from);
   multiply<W<T>>(tile, a, deep<T>, count, panel);

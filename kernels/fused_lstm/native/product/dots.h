@@ -120,8 +120,8 @@ struct Dots {
   // the rows.
   template <class Begin, class End>
   static void gates(const Worker& worker, Rows<T> left, Range rows,
-                              const WeightShape& shape, const E* weight, bool backwards,
-                              const Begin& begin, const End& end) {
+                    const WeightShape& shape, const E* weight, bool backwards,
+                    const Begin& begin, const End& end) {
     const long units = shape.units, depth = shape.depth;
     Vec<T> memory[tallest * most_gates];
     for_blocks(worker, rows, units, backwards, [&](long height, long unit, long row) {
@@ -135,7 +135,7 @@ struct Dots {
   // out[b] = left[b] weight', weight [columns, depth]: end(tile, first, row) as Fma's.
   template <class End>
   static void columns(const Worker& worker, Rows<T> left, Range rows, long depth,
-                                long columns, const E* weight, const End& end) {
+                      long columns, const E* weight, const End& end) {
     Vec<T> memory[tallest];
     for_blocks(worker, rows, columns, false, [&](long height, long column, long row) {
       const Sums<T> tile{memory, height, 1};

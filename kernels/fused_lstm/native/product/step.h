@@ -78,13 +78,14 @@ struct Fma {
 
   static void pack_gates_of(const Worker& worker, const T* weight, const WeightShape& shape,
                             T* packed) {
-    const long blocks = blocks_of<T>(shape.units), panels = divide_up(blocks, blocks_abreast(shape.gates));
+    const long blocks = blocks_of<T>(shape.units);
+    const long panels = divide_up(blocks, blocks_abreast(shape.gates));
     const long size = gates_size({shape.gates, W<T>, shape.depth});  // of a block
     const Range mine = part(panels, worker.id, worker.count);
     for (long i = mine.begin; i < mine.end; ++i) {
       const Range panel = part(blocks, i, panels);
       pack_gates(weight, shape, panel.begin * W<T>, panel.end - panel.begin, 0, shape.depth,
-                        packed + panel.begin * size);
+                 packed + panel.begin * size);
     }
   }
 
@@ -104,18 +105,16 @@ struct Fma {
   }
 
   // For this worker's tiles of the rows `rows`, some rows from `row` on by the units of some blocks,
-  // of which `unit` is the first: begin(tile, unit, row), which returns where what the sums begin with
-  // lies, then
+  // of which `unit` is the first: begin(tile, unit, row), which returns where the sums begin, then
   // end(tile, unit, row). The left factor is ready.
   template <class Begin, class End>
-  static void gates(const Worker& worker, Rows<T> left, Range rows,
-                              const WeightShape& shape, const T* packed, bool backwards,
-                              const Begin& begin, const End& end) {
+  static void gates(const Worker& worker, Rows<T> left, Range rows, const WeightShape& shape,
+                    const T* packed, bool backwards, const Begin& begin, const End& end) {
     const long blocks = blocks_of<T>(shape.units), depth = shape.depth;
     const long size = gates_size({shape.gates, W<T>, depth});  // of a block
     const long batch = rows.end - rows.begin;
-    const bool cached = blocks * depth * shape.gates * vector_bytes<T> <= worker.count * fetching().kept ||
-                        batch < fetching().rows;
+    const long bytes = blocks * depth * shape.gates * vector_bytes<T>;
+    const bool cached = bytes <= worker.count * fetching().kept || batch < fetching().rows;
     const long tallest = gates_tile(shape.gates).rows;
     UnitScope scope;
     TileMemory<T> memory;
@@ -183,8 +182,8 @@ struct Fma {
   // every tile in parts, so that it comes from the L2 cache; between parts the sums lie in `sums`.
   template <class End>
   static void columns(const Worker& worker, const Blocks<T>& left, long line, Range rows,
-                                long columns, const T* packed, bool backwards, Sum<T>* sums,
-                                const End& end) {
+                      long columns, const T* packed, bool backwards, Sum<T>* sums,
+                      const End& end) {
     const long vectors = blocks_of<T>(columns), batch = rows.end - rows.begin;
     const long depth = left.depth(left.count());
     const bool cached = vectors * depth * vector_bytes<T> <= worker.count * fetching().kept ||
@@ -230,7 +229,7 @@ struct Fma {
   // Multiplies rows that are contiguous.
   template <class End>
   static void columns(const Worker& worker, Rows<T> left, Range rows, long depth,
-                                long columns, const T* packed, const End& end) {
+                      long columns, const T* packed, const End& end) {
     UnitScope scope;
     TileMemory<T> memory;
     for_shares(worker, rows.end - rows.begin, blocks_of<T>(columns), plain_tile.vectors,

@@ -61,7 +61,7 @@ struct Split {
   FL_INLINE Left columns(const float* a, long stride, long exist) {
     constexpr int R = W<float>;
     Factor<Bf16> made[terms][R];
-    FL_OF_TILE for (int i = 0; i < R; ++i) {
+    for (int i = 0; i < R; ++i) {
       const float* const row = a + 2 * i * stride;
       Vec<float> even = 2 * i < exist ? load(row) : Vec<float>{};
       Vec<float> odd = 2 * i + 1 < exist ? load(row + stride) : Vec<float>{};
@@ -72,7 +72,7 @@ struct Split {
     }
     FL_UNROLL for (int term = 0; term < terms; ++term) {
       transpose_stage<1, Bf16>(made[term]);
-      FL_OF_TILE for (int r = 0; r < R; ++r) store_factors(at[term][r], made[term][r]);
+      for (int r = 0; r < R; ++r) store_factors(at[term][r], made[term][r]);
     }
     return left();
   }
