@@ -90,8 +90,9 @@ def check(names: Sequence[str]) -> None:
     model = Layers(names).eval()
     with tempfile.TemporaryDirectory() as folder:
         path = torch._inductor.aoti_compile_and_package(
-            exported(model, names), package_path=f"{folder}/layers.pt2"
-        )
+            exported(model, names), package_path=f"{folder}/layers.pt2",
+            inductor_configs={"aot_inductor.compile_wrapper_opt_level": "O0"},  # half of the time
+        )  # fmt: skip
         package = torch._inductor.aoti_load_package(path)
         for T, B in SIZES:
             x, extra = torch.randn(T, B, I), arguments(names, T, B)

@@ -496,7 +496,9 @@ list(suite.run(SUITES["gpu"].pace, options))
 """
 
 
-@pytest.mark.parametrize("stage", ["test", "gsan", "post"])
+@pytest.mark.parametrize(
+    "stage", ["gsan", *(pytest.param(s, marks=pytest.mark.slow) for s in ("test", "post"))]
+)
 def test_what_is_done_when_it_is_cut_off_is_on_the_disk(stage, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", CUT_OFF, stage, tmp_path / "r.jsonl"], stdout=subprocess.PIPE,
