@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import platform
-import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -51,58 +47,3 @@ def test_a_fresh_process():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["fused_lstm_native.lstm.default"]
-
-
-# --- the machine code of the products ---
-
-PRODUCTS = ("OfRows", "OfBlocks", "multiply_transposed", "columns_of_rows", "add_words_of")
-FMA = ("vfmadd", "vdpbf16ps", "vpdpbusd", "vpmaddwd")
-
-
-def functions_of(library: Path) -> dict[str, list[tuple[int, str]]]:
-    """Return the products' functions: mangled name -> address and instruction of each line."""
-    text = subprocess.run(
-        ["objdump", "-d", "--no-show-raw-insn", library], capture_output=True, text=True, check=True
-    ).stdout
-    found: dict[str, list[tuple[int, str]]] = {}
-    lines: list[tuple[int, str]] | None = None
-    for line in text.splitlines():
-        if head := re.match(r"[0-9a-f]+ <(.*)>:$", line):
-            name = head[1]
-            lines = found.setdefault(name, []) if any(p in name for p in PRODUCTS) else None
-        elif lines is not None and (parts := re.match(r"\s+([0-9a-f]+):\s+(.*)", line)):
-            lines.append((int(parts[1], 16), parts[2]))
-    return found
-
-
-def inner_loops(lines: list[tuple[int, str]]) -> list[list[str]]:
-    """Return the loops that multiply and have no other loop in them."""
-    ends = [
-        (int(m[1], 16), at) for at, text in lines if (m := re.match(r"j\w+\s+([0-9a-f]+)", text))
-    ]
-    loops = [(start, end) for start, end in ends if start < end]
-    inner = [
-        (a, b)
-        for a, b in loops
-        if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in loops)
-    ]
-    bodies = [[text for at, text in lines if a <= at <= b] for a, b in inner]
-    return [body for body in bodies if any(text.startswith(FMA) for text in body)]
-
-
-@pytest.mark.skipif(
-    platform.machine() != "x86_64" or not shutil.which("objdump"), reason="needs x86-64, objdump"
-)
-def test_a_products_sums_are_in_registers():
-    """In the loop over k no vector goes to the stack or comes from there."""
-    functions = {n: lines for n, lines in functions_of(native.LIBRARY).items() if "avx" in n}
-    loops = {n: inner_loops(lines) for n, lines in functions.items()}
-    assert sum(map(bool, loops.values())) > 100
-    spilled = [
-        f"{name}: {text}"
-        for name, bodies in loops.items()
-        for body in bodies
-        for text in body
-        if re.search(r"\(%r[sb]p", text) and re.search(r"%[xyz]mm", text)
-    ]
-    assert spilled == []

@@ -70,7 +70,7 @@ def test_the_build_on_windows(tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(shutil, "which", lambda name, path=None: name)
-    monkeypatch.setattr(subprocess, "run", lambda command, check: ran.append(command[0]))
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: ran.append(command[0]))
     monkeypatch.delenv("CXX", raising=False)
     arguments = [PACKAGE / "native" / "plan.cpp"], tmp_path, tmp_path / "a.dll", Path("C:/torch")
     build["compile_all"](*arguments)

@@ -48,10 +48,8 @@ def compiled(source: str, isa: str) -> list[int]:
     Raises:
         CannotCompile: there is no compiler, or no folder that it may write.
     """
-    command = compiler()
-    text = repr((source, command, FLAGS, isa, version(command[0]), headers()))
-    folder = cache_folder() / hashlib.sha256(text.encode()).hexdigest()[:32]
-    files = {"cell": FILES.get(isa, isa)} | ({"narrow": isa} if isa in NARROW else {})
+    command, files = compiler(), files_of(isa)
+    folder = folder_of(source, isa, command)
     try:
         if folder.exists():
             check_private(folder)
@@ -64,6 +62,17 @@ def compiled(source: str, isa: str) -> list[int]:
             f"the cache of compiled cells, {folder}, cannot be used: {error}; set {CACHE} to a"
             " folder of your own"
         ) from error
+
+
+def files_of(isa: str) -> dict[str, str]:
+    """Return a cell's libraries: name -> the file of native/isa that says how it is compiled."""
+    return {"cell": FILES.get(isa, isa)} | ({"narrow": isa} if isa in NARROW else {})
+
+
+def folder_of(source: str, isa: str, command: list[str]) -> Path:
+    """Return the folder of a cell's libraries, named by all that they are made of."""
+    text = repr((source, command, FLAGS, isa, version(command[0]), headers()))
+    return cache_folder() / hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def compiler() -> list[str]:
@@ -157,7 +166,7 @@ def is_whole(folder: Path, files: Iterable[str]) -> bool:
 def make(source: str, files: dict[str, str], command: list[str], folder: Path) -> None:
     """Compile a cell into `folder`, which appears whole or not at all, in place of a damaged one.
 
-    files: a library's name -> the file of native/isa that says how it is compiled.
+    files: see `files_of`.
     """
     temporary = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))  # the user's alone
     part = temporary / "new"

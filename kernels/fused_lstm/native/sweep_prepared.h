@@ -343,11 +343,11 @@ struct Ready {
     FL_INLINE const uint8_t* row(long row) const { return left.data + (row - begin) * left.stride; }
   };
 
-  // sum[r] += the words `k` of the rows from a row on times those of the weights. ahead: bytes that are
-  // fetched ahead, see ahead_of; or 0.
+  // sums[r] = (if k begins with 0) or += the words `k` of the rows from a row on times those of the
+  // weights. ahead: bytes that are fetched ahead, see ahead_of; or 0.
   template <int R, int GATES>
-  FL_INLINE static void add_words(typename F::Sums (&sum)[R][GATES], const Product& product,
-                                  long row, Range k, long ahead) {
+  __attribute__((noinline)) static void add_words_of(typename F::Sums* sums, const Product& product,
+                                                     long row, Range k, long ahead) {
     // So many sums of each element that a product does not wait for the one before.
     constexpr int most = F::parts > 1 ? 2 : 8;  // registers
     constexpr int chains = R * GATES <= most / 2 ? most / (R * GATES) : 1;
@@ -357,8 +357,12 @@ struct Ready {
     const uint8_t* panel = product.panel + k.begin * row_bytes;
     const long stride = product.left.stride;
     typename F::Sums more[chains][R][GATES] = {};
-    FL_UNROLL for (int r = 0; r < R; ++r) {
-      FL_UNROLL for (int gate = 0; gate < GATES; ++gate) more[0][r][gate] = sum[r][gate];
+    if (k.begin > 0) {
+      FL_UNROLL for (int r = 0; r < R; ++r) {
+        FL_UNROLL for (int gate = 0; gate < GATES; ++gate) {
+          more[0][r][gate] = sums[r * GATES + gate];
+        }
+      }
     }
     long at = k.begin;
     for (; at + chains <= k.end; at += chains) {
@@ -376,24 +380,8 @@ struct Ready {
         FL_UNROLL for (int chain = 1; chain < chains; ++chain) {
           more[0][r][gate] += more[chain][r][gate];
         }
-        sum[r][gate] = more[0][r][gate];
+        sums[r * GATES + gate] = more[0][r][gate];
       }
-    }
-  }
-
-  // The same for a tile of one shape, to sums in memory, which the words from 0 on begin.
-  template <int R, int GATES>
-  __attribute__((noinline)) static void add_words_of(typename F::Sums* sums, const Product& product,
-                                                     long row, Range k, long ahead) {
-    typename F::Sums sum[R][GATES] = {};
-    if (k.begin > 0) {
-      FL_UNROLL for (int r = 0; r < R; ++r) {
-        FL_UNROLL for (int gate = 0; gate < GATES; ++gate) sum[r][gate] = sums[r * GATES + gate];
-      }
-    }
-    add_words(sum, product, row, k, ahead);
-    FL_UNROLL for (int r = 0; r < R; ++r) {
-      FL_UNROLL for (int gate = 0; gate < GATES; ++gate) sums[r * GATES + gate] = sum[r][gate];
     }
   }
 
@@ -410,15 +398,13 @@ struct Ready {
   // tile[r] += what the sums of a row stand for.
   FL_INLINE static void add_sums(const Sums<float>& tile, const typename F::Sums* sums,
                                  const Product& product, long row) {
-    with_constant<F::tallest>(tile.rows, [&](auto height) {
-      for (long gate = 0; gate < tile.vectors; ++gate) {
-        const Of of(product.weight, product.at + gate * prepared::lanes);
-        FL_UNROLL for (int r = 0; r < height.value; ++r) {
-          tile[r][gate] +=
-              of.value(sums[r * tile.vectors + gate], product.left, row - product.begin + r);
-        }
+    for (long gate = 0; gate < tile.vectors; ++gate) {
+      const Of of(product.weight, product.at + gate * prepared::lanes);
+      for (long r = 0; r < tile.rows; ++r) {
+        tile[r][gate] +=
+            of.value(sums[r * tile.vectors + gate], product.left, row - product.begin + r);
       }
-    });
+    }
   }
 
   // tile[r] += left[row + r] weight'.
