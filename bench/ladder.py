@@ -27,7 +27,7 @@ from fused_lstm.spec import Spec
 from . import kernels, model
 from .cases import DTYPES, Shape
 from .contenders import NN_LSTM, Contender
-from .core import Task, Turn, timed
+from .core import Runner, Task, Turn, timed
 from .lstm import Local, Problem, make_problem
 from .model import Limits
 
@@ -191,3 +191,60 @@ def tasks(suite: Any, options: Any) -> Iterator[Task]:
                 r.label: partial(Climber, r, problem, limits.get((name, r.isa))) for r in climbed
             }
             yield Task(case.name, problem, build, {}, name)
+
+
+# --- the parts of what `steps` gains over `hoisted` ---
+
+
+class Recurrence:
+    """The recurrent products of a layer's forward alone, h R^T of all steps, by the C++ engine."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        generator = torch.Generator().manual_seed(0)
+        self.h = torch.randn(shape.T, shape.B, shape.H, generator=generator)
+        self.weight = torch.randn(4 * shape.H, shape.H, generator=generator)
+        self.peak = max(kernels.ops().best_product(torch.float32) for _ in range(100))
+
+    def expected(self) -> dict[str, Tensor]:
+        """Return the products by PyTorch."""
+        return {"sums": self.h.flatten(0, 1) @ self.weight.T}
+
+    def facts(self, mode: str) -> dict[str, Any]:
+        """Return the shape, and the seconds of the products at the CPU's peak of multiply-adds."""
+        T, B, _, H, _ = self.shape
+        return {"shape": self.shape._asdict(), "peak": T * B * 4 * H * H / self.peak}
+
+
+class Part(Runner):
+    """A way to multiply: `calls`, a call a step; `packing`, the same calls inside; `once`."""
+
+    modes = ("products",)
+
+    def __init__(self, how: str, work: Recurrence) -> None:
+        self.how, self.work_of = how, work
+
+    def products(self) -> list[tuple[Tensor, list[float]]]:
+        """Return the products and the seconds inside each call."""
+        h, weight, product = self.work_of.h, self.work_of.weight, kernels.ops().product
+        if self.how == "once":
+            return [product("step", h.flatten(0, 1), weight, h.shape[1], 1)]
+        return [product("input", rows, weight, 0, 1) for rows in h]
+
+    def answer(self) -> dict[str, Tensor]:
+        """Return the products."""
+        return {"sums": torch.cat([sums for sums, _ in self.products()])}
+
+    def timed(self, mode: str) -> Turn:
+        """Return what takes a turn: the seconds of whole calls, or those inside of them."""
+        if self.how == "calls":
+            return timed(self.products, self.device)
+        return lambda calls=1, seconds=0.0: [sum(taken[0] for _, taken in self.products())]
+
+
+def parts(suite: Any, options: Any) -> Iterator[Task]:
+    """Yield the recurrent products of each case: packed at each step, and packed once."""
+    for case in suite.cases:
+        work = Recurrence(case.shape)
+        build = {how: partial(Part, how, work) for how in ("calls", "packing", "once")}
+        yield Task(case.name, work, build)
