@@ -109,12 +109,12 @@ STEPS = ("stock-cudnn", f"stock-{OURS}", "cudnn", OURS)
 SUITES = {
     "ladder": Suite("the fusions, one at a time, on the same products: counted, predicted, timed",
         named("tiny", "small", "medium"), ladder.tasks, pace=Pace(20, least=10, longest=300)),
-    "parts": Suite("what `steps` gains over `hoisted`: the recurrent products, packed once or not",
-        PTB, ladder.parts, ("products",), pace=Pace(2, least=10), device="cpu"),
     "post": Suite(
         "the post's own table: words per second of training, TensorFlow, JAX, PyTorch, the fusions",
         named("small", "medium"), training.tasks, ("train", "rest"), who.trainers,
         pace=Pace(20, least=7, longest=100)),
+    "parts": Suite("what `steps` gains over `hoisted`: the recurrent products, packed once or not",
+        PTB, ladder.parts, ("products",), pace=Pace(2, least=10), device="cpu"),
     "lstm": Suite("only the LSTM, every engine and level, four modes", PTB[:2], modes=lstm.MODES,
         contenders=who.engines),
     "peers": Suite("only the LSTM, other systems compared with ours", named("small", "medium"),
