@@ -276,14 +276,21 @@ def gradients_off(of: Sequence[Row]) -> float:
 
 
 def runs(of: Sequence[Row]) -> str:
-    """Return each run's commit and what the machine could do in it, in sentences."""
-    by_run = {(row.commit, *row.limits.values()): row.limits for row in of}
-    return " ".join(
-        f"At commit {commit} the products of one core reached {limits['flops'] / 1e9:.0f} GF/s, a"
-        f" copy read and wrote {limits['bandwidth'] / 1e9:.1f} GB/s in all, and a launch cost"
-        f" {1e6 * limits['launch']:.1f} us."
-        for (commit, *_), limits in by_run.items()
-    )
+    """Return each run's cases, its commit and what the machine could do in it, in sentences."""
+    by_run: dict[tuple, list[Row]] = {}
+    for row in of:
+        by_run.setdefault((row.commit, *row.limits.values()), []).append(row)
+    sentences = []
+    for (commit, *_), rungs_of_run in by_run.items():
+        limits = rungs_of_run[0].limits
+        cases = listed(list(dict.fromkeys(row.case for row in rungs_of_run)))
+        sentences.append(
+            f"In the run of {cases} (commit {commit}) the products of one core reached"
+            f" {limits['flops'] / 1e9:.0f} GF/s, a copy read and wrote"
+            f" {limits['bandwidth'] / 1e9:.1f} GB/s in all, and a launch cost"
+            f" {1e6 * limits['launch']:.1f} us."
+        )
+    return " ".join(sentences)
 
 
 def of_post() -> dict[str, Any]:
