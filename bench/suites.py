@@ -140,7 +140,7 @@ SUITES = {
         dtypes=("float32", "bfloat16"), pace=Pace(6, least=10, longest=120), device="cpu"),
     "short": Suite("calls of one step, as text is generated: p50 and p99", short(),
         inference.tasks, modes=("inference",), dtypes=("float32", "bfloat16"),
-        pace=Pace(1, least=10, calls=101, longest=120), device="cpu"),
+        pace=Pace(1, least=10, calls=101, longest=60), device="cpu"),
     "int8": Suite("int8 weights: ours, PyTorch's and ONNX Runtime's", short()[2::2],
         inference.int8_tasks, modes=("inference",), pace=Pace(1, least=10, calls=101, longest=120),
         device="cpu"),
@@ -201,7 +201,7 @@ SUITES = {
     "gpu": Suite("on a machine with a GPU: compile, test and race all kernels",
         pace=Pace(1.5), device="cuda"),
 }  # fmt: skip
-# `make bench`; with peers it takes more than ten minutes on two cores.
+# `make bench`; a quarter of an hour on two cores, longer with peers.
 DEFAULT = ("ladder", "lstm", "post", "lanes", "scaling", "short", "streaming", "busy")
 
 
