@@ -225,6 +225,8 @@ ONE_STEP = [
     Race("the same, weights packed once", "short", "T=1, H=1500", "inference",
         theirs="onnxruntime", ours=PREPARED),
 ]  # fmt: skip
+LAST_STEP = Race("backward of a loss on the last step, T=300, B=20, H=256", "last",
+    "LSTM, T=300, B=20, H=256, L=2, last", "backward")  # fmt: skip
 # README's first screen: five factors, one of them a loss.
 FIRST_SCREEN = [
     ("forward and backward, float32, H = 200 / 650 / 1500", LSTM_ALONE[:3]),
@@ -272,9 +274,11 @@ def worst(file: str) -> str:
 COMPARED = {  # what is compared -> results file, contender, dtype
     "inference, LSTMs and GRUs of random sizes": ("grid-intel", OURS, "float32"),
     "outputs and gradients, one or two directions": ("faster", OURS, "float32"),
+    "gradients of a loss on the last step, up to 300 steps": ("last", OURS, "float32"),
     "outputs and gradients, models of other packages": ("models", "install", "float32"),
     "losses and updates, three training steps": ("steps", OURS, "float32"),
     "inference, random sizes, in bfloat16": ("grid-intel", OURS, "bfloat16"),
+    "gradients of a loss on the last step, in bfloat16": ("last", OURS, "bfloat16"),
 }
 
 
@@ -527,7 +531,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "alone": races(*LSTM_ALONE, heading="two layers, two threads"),
     "lanes": races(*LANES, heading="one layer, T=100, B=32, H=256, two threads"),
     "steps": races(*STEPS, heading="training step, two threads"),
-    "one_step": races(*ONE_STEP, heading="two layers, two threads"),
+    "one_step": races(*ONE_STEP, LAST_STEP, heading="two layers, two threads"),
     "training": lambda: training(results("post")),
     "training_parts": lambda: training_parts(results("post")),
     "native_training_intel": Table(
@@ -580,6 +584,13 @@ TABLES: dict[str, Callable[[], str]] = {
             column("whole: Greedy", "times", BASE, "greedy"),
             column("whole: Greedy, int8", "times", BASE, "greedy-int8"),
         ],
+    ),
+    "last": Table(
+        "last", [By(LAST_HEADING, "call"), By("threads", "threads")],
+        [column(f"{says}, {dtype}", "ms", label, dtype=dtype)
+            for dtype in ("float32", "bfloat16")
+            for label, says in ((BASE, "torch.nn"), (OURS, "native"))],
+        joined=LAST, split=LAST_CASE,
     ),
     "last_xeon": Table(
         "last-xeon", [By(LAST_HEADING, "call")],
