@@ -382,6 +382,26 @@ def all_to_last(layer: str) -> Callable[[dict], str]:
 # --- cells ---
 
 CELL_CASE = r"[^,]*, (?P<call>.*)$"
+CUSTOM = [
+    column(f"{call}: {BOTH_WAYS[mode]}", "0.1 times", "loop", "ours", mode=mode, call=call)
+    for call in ("T=100, B=4, H=256", "T=35, B=20, H=650")
+    for mode in BOTH_WAYS
+]
+
+
+SHOWN = ("lltm", "gru", "slstm", "sru", "min_gru")
+
+
+def paper(cell: str) -> str:
+    """Return the paper that a cell follows."""
+    text = zoo.ALL[cell].function.__doc__ or ""
+    return text.removeprefix("Follow ").removesuffix(".")
+
+
+def lines_of(cell: str) -> str:
+    """Return how many lines a cell's function has, without its docstring."""
+    text = inspect.getsource(zoo.ALL[cell].function).splitlines()
+    return str(len([line for line in text if line.strip() and '"""' not in line]))
 
 
 def cells() -> str:
@@ -600,6 +620,19 @@ TABLES: dict[str, Callable[[], str]] = {
             column("native", "ms", OURS, denormals="flush"),
         ],
         joined=LAST, split=LAST_CASE,
+    ),
+    "custom": Table(
+        "custom",
+        Lines(["cell", "from", "lines"],
+            [Line([f"`{cell}`", paper(cell), lines_of(cell)], {"cell": cell}) for cell in SHOWN]),
+        CUSTOM, split=CELL_CASE,
+    ),
+    "custom_library": Table(
+        "custom",
+        [By("cell `lstm` and fused_lstm.LSTM", "call"), By("", "mode", BOTH_WAYS.__getitem__)],
+        [column("fused_lstm.LSTM, ms", "ms", "library"), column("the cell, ms", "ms", "ours"),
+            column("times as fast", "times (ends)", "library", "ours")],
+        {"cell": "lstm"}, split=CELL_CASE,
     ),
     "custom_explained": lambda: f"```python\n{zoo.lltm.explained()}```\n",
     "cells": cells,
