@@ -31,14 +31,14 @@ $(STAMP): setup.py pyproject.toml $(NATIVE)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[test,plot]"
 	@touch $@
 
-train: setup     ## train the demo language model through the Triton kernels, and test it; minutes
+train: setup     ## train the demo model through the Triton kernels (on a CPU in Triton's interpreter), test it; minutes
 	$(RUN) -m lm.train --lstm triton $(ARGS)
 
 # A process a core, of a GB and more each. Plain pytest runs the same tests in one.
 test: setup      ## run all tests; eight minutes
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
-bench: setup     ## compare every engine that runs here with nn.LSTM; 8 minutes, with peers more than ten
+bench: setup     ## compare every engine that runs here with nn.LSTM; a quarter of an hour, longer with peers
 	OUT=$(OUT) $(RUN) -m bench all $(ARGS)
 
 ladder: setup    ## the post's three fusions, measured as four levels: what each gains
@@ -47,14 +47,14 @@ ladder: setup    ## the post's three fusions, measured as four levels: what each
 post: setup      ## the post's own table: TensorFlow, JAX, PyTorch, and the fusions; 4 minutes
 	OUT=$(OUT) $(RUN) -m bench post $(ARGS)
 
-docs: setup      ## the tables and figures of README and docs, and the report's page, from results files
+docs: setup      ## the tables and figures of README and docs from results files; lists results older than their code
 	$(RUN) -m bench.docs
 
-# In an environment of its own, without torch: docstrings are read, not run. A dead link is an error.
+# In an environment of its own, without torch. A dead link is an error.
 SITE := build/site
-site:            ## these documents and the docstrings as a site, in out/site
+site:            ## these documents as a site, in out/site
 	test -x $(SITE)/env/bin/mkdocs || { $(PYTHON) -m venv $(SITE)/env && $(SITE)/env/bin/pip install \
-		--quiet --disable-pip-version-check "mkdocs-material>=9.5" "mkdocstrings-python>=1.16" ruff; }
+		--quiet --disable-pip-version-check "mkdocs-material>=9.5"; }
 	rm -rf $(SITE)/pages
 	mkdir -p $(SITE)/pages
 	git ls-files '*.md' '*.svg' '*.css' '*.py' | tar -cf - -T - | tar -xf - -C $(SITE)/pages

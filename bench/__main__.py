@@ -15,9 +15,9 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -26,7 +26,7 @@ from lm.command import POSITIVE, THREADS
 from . import machine
 from .cases import DTYPES, Case, choose
 from .contenders import BASE, NAMES
-from .core import BUSY, Record, WrongAnswer, quartiles, reason, save, speedup
+from .core import BUSY, Record, WrongAnswer, check_committed, quartiles, reason, save, speedup
 from .suites import DEFAULT, SUITES, start
 
 FAILED, USAGE, BUSY_MACHINE = 1, 2, 3
@@ -70,6 +70,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--isa", choices=ISAS, help="limit all contenders to this instruction set")
     add("--keep-memory", action="store_true", help="let glibc keep freed memory in the process")
     add("--json", type=Path, metavar="FILE", help="where records go [out/NAME.jsonl]")
+    add("--append", action="store_true", help="add to --json's file, which is made anew without")
+    add("--processes", type=THREADS, default=1, help="runs of the whole command, each in a process"
+        " of its own, all into one file [%(default)s]")  # fmt: skip
     add("--minutes", type=POSITIVE, default=8.5, help="total time of `gpu` [%(default)s]")
     add("--no-tests", action="store_true", help="`gpu`: compile and race only")
     options = parser.parse_args(argv)
@@ -79,6 +82,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in options.names:
         if name not in (*SUITES, "all"):
             parser.error(f"suite: got {name!r}; expected of {', '.join(SUITES)}, all")
+    if options.processes > 1 and options.json is None:
+        parser.error("--processes: got no --json; expected the file of all processes' records")
+    if options.json is not None:
+        try:
+            check_committed(options.json, machine.commit())
+        except ValueError as error:
+            parser.error(f"--json: {error}")
     kinds = {SUITES[name].device for name in options.names if name != "all"} - {None}
     if options.device is None:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
@@ -137,10 +147,15 @@ def show(record: Record, before: Sequence[Record]) -> None:
             words.append(f"{record.extra['flops'] / record.median / 1e9:,.0f} GF/s")
         elif "tokens" in record.extra:
             words.append(f"{record.extra['tokens'] / record.median:,.0f} words/s")
-        if "p99" in record.extra:
-            p50, p99 = (1e6 * record.extra[name] for name in ("p50", "p99"))
-            words.append(f"p50 {p50:,.0f} us, p99 {p99:,.0f} us")
+        if "worst" in record.extra:
+            words.append(f"p50 {1e6 * record.extra['p50']:,.0f} us, {slowest(record.extra)}")
     print("  ".join(words), flush=True)
+
+
+def slowest(tail: Mapping[str, Any]) -> str:
+    """Return the slow calls in words: p99 where there are calls enough for it, else the worst."""
+    label = "p99" if "p99" in tail else "worst"
+    return f"{label} of {tail['calls']:,} calls {1e6 * tail[label]:,.0f} us"
 
 
 def measure(name: str, options: argparse.Namespace) -> list[Record]:
@@ -156,7 +171,7 @@ def measure(name: str, options: argparse.Namespace) -> list[Record]:
         raise SystemExit(USAGE if isinstance(error, ValueError) else FAILED) from None
     finally:
         if records:
-            save(path, records, append=options.json is not None and len(options.names) > 1)
+            save(path, records, append=options.json is not None)
             print(f"records: {path}")
     if name in ("post", "ladder") and any(record.seconds for record in records):
         print(f"\n{summary(name, records)}")
@@ -185,9 +200,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if wanted.items() - os.environ.items():  # they are read when a process starts
         again = [sys.executable, "-m", "bench", *(sys.argv[1:] if argv is None else argv)]
         return subprocess.run(again, env=os.environ | wanted).returncode
-    torch.set_num_threads(options.threads)
-    if options.json is not None:
+    if options.json is not None and not options.append:
         options.json.unlink(missing_ok=True)
+    if options.processes > 1:
+        words = [*(sys.argv[1:] if argv is None else argv), "--processes=1", "--append"]
+        again = [sys.executable, "-m", "bench", *words]
+        return max(subprocess.run(again).returncode for _ in range(options.processes))
+    torch.set_num_threads(options.threads)
     print(machine.name(options.device))
     clock, records = machine.ForeignTime(), []
     for name in options.names:

@@ -8,17 +8,17 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
 import pandas as pd
 
-from . import figures, ladder, model
+from . import doc_tables, figures, ladder, model
 from .core import Ratio, speedup
 from .figures import Bar
 from .model import KINDS, Counts, Span
-from .tables import Row, by_contender, cpu, digits, markdown, results, rows, tool
+from .tables import Row, by_contender, digits, each, machine, markdown, results, rows, tool
 
 FUSED = {
     "loop": ("step loop", "nothing: one launch per operation, three products per step and layer"),
@@ -26,9 +26,12 @@ FUSED = {
     "hoisted": ("+ hoisted", "from the loop: products that do not depend on the previous step, and"
         " the sums of weight gradients"),
     "steps": ("+ steps", "all other launches of a layer, and packing R at each step"),
-    "layers": ("+ layers", "the launches of every layer except one"),
+    "layers": ("+ layers", "waiting of one layer's steps for the layer below"),
 }  # fmt: skip
 NAMES = {fuse: name for fuse, (name, _) in FUSED.items()}
+
+
+KERNELS = "inspect-h100.json"  # large's launches at `steps`, compiled for an H100 in bfloat16
 
 
 # --- the ladder's records ---
@@ -43,16 +46,15 @@ def groups(frame: pd.DataFrame) -> dict[tuple[str, str, int], dict[str, Row]]:
     }
 
 
-def rungs(records: dict[str, Row], suffix: str = "") -> list[Row]:
-    """Return the five rungs of a group, from the loop upwards."""
-    labels = (label + suffix for label in ("loop", *ladder.LEVELS))
-    return [records[label] for label in labels if label in records]
+def rungs(records: dict[str, Row]) -> list[Row]:
+    """Return the rungs of a group, from the loop upwards."""
+    return [records[label] for label in ("loop", *ladder.LEVELS) if label in records]
 
 
 @cache
-def climbed(case: str = "medium", suffix: str = "") -> list[Row]:
-    """Return the committed rungs of a case in float32, on one thread."""
-    return rungs(groups(results("ladder"))[case, "float32", 1], suffix)
+def climbed(case: str = "medium", threads: int = 1) -> list[Row]:
+    """Return the committed rungs of a case in float32."""
+    return rungs(groups(results("ladder"))[case, "float32", threads])
 
 
 def sizes() -> list[str]:
@@ -117,20 +119,14 @@ def listed(words: Sequence[str]) -> str:
 
 
 def where(row: Row, numbers: str = "") -> str:
-    """Return a rung's case, numbers and place in words: "medium, AVX2, 1 core"."""
-    isa = "AVX2" if row.isa == "avx2" else "AVX-512" if row.isa.startswith("avx512") else row.isa
-    numbers = numbers or (row.dtype if row.dtype != "float32" else isa)
+    """Return a rung's case, numbers and place in words: "medium, bfloat16, 1 core"."""
+    units = getattr(row, "H", math.nan)  # unknown where a record has no shape
+    size = "" if math.isnan(units) else f"H={units:.0f}"
+    numbers = numbers or (row.dtype if row.dtype != "float32" else size)
     cores = f"{row.threads} core{'s' * (row.threads > 1)}"
     return ", ".join(
         filter(None, (row.case, numbers, cores if row.device == "cpu" else row.device))
     )
-
-
-def machine(row: Row) -> str:
-    """Return the machine's name in a sentence."""
-    name = row.machine.partition(" (")[0].removesuffix(" Processor")
-    zen = cpu(row.machine)
-    return f"an {name}" + (f" ({zen})" if zen.startswith("Zen") else "")
 
 
 def place(row: Row) -> str:
@@ -167,124 +163,134 @@ def between(*names: str) -> Span:
 
 
 def shares(of: Span) -> str:
-    """Return what part of the gap between the post's systems a span of seconds is, in words."""
+    """Return what part of the gap between the post's systems a span of seconds is."""
     low, high = (seconds / gap() for seconds in of)
-    least = "half" if 0.45 <= low < 0.55 else f"{low:.0%}"
-    return f"about {least}, perhaps all" if high >= 0.95 else f"about {least}, perhaps {high:.0%}"
+    return f"{low:.0%} to {high:.0%}"
 
 
 # --- sentences: templates, and the figures in them ---
 
 FUSIONS = """
-The post names three fusions: pointwise operations, steps and layers. We measure them as four
-levels, because fusing steps has two parts: `hoisted` takes the products that do not depend on the
-previous step out of the loop, which any library can do, and `steps` runs the loop in one launch and
-keeps the recurrent weights in place.
+The post names three fusions: pointwise operations, steps and layers. We measure four levels,
+because a loop over steps becomes faster in two ways: `hoisted` takes the products that do not
+depend on the previous step out of the loop, which is no fusion and which any library can do;
+`steps` runs the remaining loop in one launch.
 """
 SENTENCES = {
     "answer_fusions": FUSIONS,
     "answer": """
-**Why is a fused LSTM faster?** It moves fewer bytes. A step loop reads all weights at every time
-step, and its backward writes the gradient of all weights at every step and adds it to a sum. A
-fused LSTM computes these products once for all steps (`hoisted`) and keeps the recurrent weights
-packed in cache (`steps`). The operators of a training step at medium then read and write {fused_gb}
-GB of weights and gradients instead of {loop_gb}. Within an operator the recurrent weights are still
-read at each step, from a cache.
+1. A step loop reads all weights at every time step, and its backward also writes the gradient of
+every weight at every step and adds it to a sum. All levels together take {off_measured} ms off a
+medium LSTM, {off} by our model, and {gradients_off} of the model's are these gradients.
 
-**How much faster on this CPU?** {whole} times ({low} to {high}) on one core of {machine}: {loop_ms}
-ms become {fused_ms}. {accounts}; no gain of 5% or more was seen from {least}.
+2. Only one product of a step needs the step before. The input products and the weights' gradients
+of all steps can each be one large product: that is not fusion, any library can do it, and it alone
+makes the medium LSTM {hoisted} times as fast on one core of {machine}, of {whole} times in all.
 
-**Is that why cuDNN was twice as fast on the GTX 1080?** By arithmetic it explains {bytes_share}, of
-the difference; nobody measured inside a step. The post's figures are {post_ratio} times apart,
-{gap} ms per training step: {bytes_ms} ms of these are weights and their gradients, {launches_ms}
-are launches. The arithmetic leaves {cudnn_rest} of cuDNN's own {cudnn_ms} ms unexplained.
+3. Fusion pays where the weights fit in a core's cache, because launches and steps are the cost
+there, as on a GPU. At H = 64 on two cores each of the post's three fusions gains: `pointwise`
+{tiny_pointwise}, `steps` {tiny_steps}, `layers` {tiny_layers}. At H = 650 bytes are the cost:
+`steps` gains {steps}, and `pointwise` {pointwise}.
+
+4. For the post's GTX 1080 we have arithmetic only. Weights and their gradients are {bytes_share} of
+the {gap} ms between its two programs, and the same arithmetic accounts for {cudnn_model} of cuDNN's
+own {cudnn_ms} ms. Nobody profiled either program.
 """,
-    "answer_race": """
-A line shows the quartiles of the rounds. `+ layers` does not differ from `+ steps`: its speed is
-{layers_small} times that of `+ steps` at small and {layers_medium} times at medium (95% intervals).
+    "answer_layers": """
+`layers` has a row only where it runs other code than `steps`: on several threads, where a layer's
+weights take at most 384 KiB (H = 110 in float32). Elsewhere `layers` is `steps`.
+""",
+    "answer_steps": """
+Of the {calls_ms} ms that the recurrent products of one layer's forward take at medium where each
+step is a call, {call_ms} are the calls themselves and {packing_ms} are packing R at each step.
+Packed once, in one call, they take {once_ms} ms. That `steps` fetches R from a nearer cache was not
+tested apart: at 6.8 MB R is larger than a core's L2 cache under both levels.
 """,
     "answer_measured": """
-Measured on {date} with torch {torch} on {machine}, one thread, commit {commit}; other work took at
-most {foreign} of the machine. In that run the products of one core reached {gflops} GF/s, a copy
-read and wrote {bandwidth} GB/s in all, and a launch cost {launch} us. The model gives {least_of} to
-{most_of} of the measured time over the {rungs} rows of {sizes}.
+Measured on {date} with torch {torch} on {machine}. {runs} The model gives {least_of} to {most_of}
+of the measured time over the {rungs} rows of one core.
 """,
     "answer_post_said": """
-The post says "more than 2x"; its two figures are {post_ratio} times apart. The model does not
-explain {cudnn_rest} of cuDNN's {cudnn_ms} ms, nor {tensorflow_rest} of
-TensorFlow's {tensorflow_ms}. Under the same assumptions for both it gives {all_ms} of the {gap} ms
-between them: {all_share}. If nothing overlaps, {gradients_ms} ms of these are gradients of weights,
-{weights_ms} are weights, {launches_ms} are launches and {rest_ms} are intermediate results.
-""",
-    "answer_card": """
-**On a GPU (arithmetic; no GPU has run these kernels).** On the post's GTX 1080, reading weights and
-summing their gradients explain {bytes_share} of the difference between the two systems: {bytes_ms}
-of {gap} ms. Launches explain {launches_ms} ms. The arithmetic leaves a large part of cuDNN's own
-time unexplained ([below](#the-posts-card-by-arithmetic)). An H100 has {h100_bandwidth} times the
-memory bandwidth, so launches are {h100_launches} of a step loop's time there, and `pointwise` gains
-more. cuDNN's usual algorithm has the level `hoisted`: it reads the recurrent weights at every step,
-and `steps` does not.
-""",
-    "answer_isa": """
-AVX-512 gains over AVX2 at medium, with the same code in the same rounds: {isa_gains}. PyTorch's own
-loop takes {shipped_ms} ms, and our loop on AVX2 {old_ms}: {shipped}. Both launch the same
-operators. PyTorch's has another product kernel, and allocates new memory for gradients.
+The post says "more than 2x"; its two figures are {post_ratio} times apart: {tensorflow_ms} ms and
+{cudnn_ms} ms per training step, a gap of {gap} ms. If nothing overlaps, gradients of weights are
+{gradients_ms} ms of the gap and weights {weights_ms} ms, together {bytes_ms} ms or {bytes_share}.
+Launches are {launches_ms} ms, intermediate results {rest_ms} ms. The same arithmetic accounts for
+{cudnn_model} of cuDNN's own {cudnn_ms} ms and for {tensorflow_model} of TensorFlow's
+{tensorflow_ms}: a model that leaves so much of both totals open can be wrong about their
+difference too.
 """,
     "answer_floors": """
-At H = 1500, where R stays in shared memory, a step takes {forward_us} us forward and {backward_us}
-us backward: {large_ms} ms for {T} steps of {L} layers, without the products before and after. At
-H = 650 a step takes {one_us} us for one layer and {wave_us} us for two at once: {one_all} us for
-{one_steps} steps in turn, {wave_all} us for {wave_steps} common steps. At H = 1500 two layers do
-not fit on the chip, so `layers` launches them in turn.
+The row `steps` contains what the compiled kernels need at least inside their launches, barriers
+included: {forward_us} us per step forward and {backward_us} us backward, {large_ms} ms for {T}
+steps of {L} layers. R stays in shared memory. Two layers do not fit on the chip, so `layers`
+launches them in turn, as `steps` does.
 """,
 }
 
 
 def told(name: str) -> str:
     """Return a sentence's paragraphs with the figures in them."""
-    paragraphs = SENTENCES[name].strip().split("\n\n")
-    return "\n".join(wrapped(text.format(**figures_of_sentences())) for text in paragraphs)
+    text = SENTENCES[name].strip()
+    figures = figures_of_sentences() if "{" in text else {}
+    return "\n".join(wrapped(part.format(**figures)) for part in text.split("\n\n"))
 
 
 @cache
 def figures_of_sentences() -> dict[str, Any]:
     """Return the figures of all sentences, from the ladder, the post and compiled kernels."""
-    return of_ladder() | of_post() | of_kernels() | of_race()
-
-
-def of_race() -> dict[str, Any]:
-    """Return what layers gain over steps in whole training steps, as intervals."""
-    found = {}
-    for case in ("small", "medium"):
-        by = by_contender(results("post"), case=case, mode="train")
-        gain = speedup(by["stock-native-steps"], by["stock-native-layers"])
-        found[f"layers_{case}"] = f"{gain.low:.2f} to {gain.high:.2f}"
-    return found
+    return of_ladder() | of_parts() | of_post() | of_kernels()
 
 
 def of_ladder() -> dict[str, Any]:
-    """Return the figures of medium on one core, and of its run."""
-    of, old, frame = climbed(), climbed(suffix=", avx2"), results("ladder")
-    first, last = of[0], of[-1]
-    whole, (most, least), limits = speedup(first, last), worth(of), first.limits
-    errors = [predicted(row) / row.median for case in sizes() for row in climbed(case)]
-    pairs = zip(of, old, strict=True)
-    shipped = groups(frame)["medium", "float32", 1][ladder.TORCH_LOOP]
+    """Return the figures of medium on one core and of tiny on two, and of their runs."""
+    medium, tiny = climbed(), climbed("tiny", 2)
+    first, last = medium[0], medium[-1]
+    gain = {fuse(row): factor for row, factor in zip(medium[1:], gains(medium), strict=True)}
+    small = {fuse(row): factor for row, factor in zip(tiny[1:], gains(tiny), strict=True)}
+    every = [row for case in sizes() for row in climbed(case)]
+    errors = [predicted(row) / row.median for row in every]
     return {
-        "fused_gb": f"{moved(last) / 1e9:.2f}", "loop_gb": f"{moved(first) / 1e9:.1f}",
-        "whole": f"{whole.value:.2f}", "low": f"{whole.low:.2f}", "high": f"{whole.high:.2f}",
-        "machine": machine(first), "loop_ms": ms(first.median), "fused_ms": ms(last.median),
-        "accounts": accounts(most), "least": listed(least),
-        "date": first.date[:10], "torch": first.versions["torch"],
-        "commit": first.commit.rstrip("+"),
-        "foreign": f"{max(row.foreign for row in rows(frame)):.0%}",
-        "gflops": f"{limits['flops'] / 1e9:.0f}", "bandwidth": f"{limits['bandwidth'] / 1e9:.1f}",
-        "launch": f"{1e6 * limits['launch']:.1f}", "least_of": f"{min(errors):.2f}",
-        "most_of": f"{max(errors):.2f}", "rungs": len(errors), "sizes": listed(sizes()),
-        "isa_gains": listed([f"{NAMES[fuse(row)]} {speedup(b, row).text}" for row, b in pairs]),
-        "shipped_ms": ms(shipped.median), "old_ms": ms(old[0].median),
-        "shipped": speedup(shipped, old[0]).text,
+        "off_measured": ms(first.median - last.median),
+        "off": digits(1e3 * (predicted(first) - predicted(last))),
+        "gradients_off": digits(1e3 * gradients_off(medium)),
+        "whole": f"{speedup(first, last).value:.2f}", "hoisted": f"{gain['hoisted'].value:.2f}",
+        "steps": str(gain["steps"]), "machine": machine(first),
+        "pointwise": str(gain["pointwise"]).replace("no difference seen", "nothing that we saw"),
+        **{f"tiny_{level}": str(factor) for level, factor in small.items()},
+        "date": first.date[:10], "torch": first.versions["torch"], "runs": runs(every),
+        "least_of": f"{min(errors):.2f}", "most_of": f"{max(errors):.2f}", "rungs": len(errors),
     }  # fmt: skip
+
+
+def of_parts() -> dict[str, Any]:
+    """Return the parts of the recurrent products at medium."""
+    by = by_contender(results("parts"), case="medium")
+    calls, packing, once = (by[how].median for how in ("calls", "packing", "once"))
+    return {"calls_ms": ms(calls), "call_ms": ms(calls - packing), "once_ms": ms(once),
+        "packing_ms": ms(packing - once)}  # fmt: skip
+
+
+def gradients_off(of: Sequence[Row]) -> float:
+    """Return the model's seconds of gradients that the last rung of a ladder does not take."""
+    return of[0].predicted["gradients"] - of[-1].predicted["gradients"]
+
+
+def runs(of: Sequence[Row]) -> str:
+    """Return each run's cases, its commit and what the machine could do in it, in sentences."""
+    by_run: dict[tuple, list[Row]] = {}
+    for row in of:
+        by_run.setdefault((row.commit, *row.limits.values()), []).append(row)
+    sentences = []
+    for (commit, *_), rungs_of_run in by_run.items():
+        limits = rungs_of_run[0].limits
+        cases = listed(list(dict.fromkeys(row.case for row in rungs_of_run)))
+        sentences.append(
+            f"In the run of {cases} (commit {commit}) the products of one core reached"
+            f" {limits['flops'] / 1e9:.0f} GF/s, a copy read and wrote"
+            f" {limits['bandwidth'] / 1e9:.1f} GB/s in all, and a launch cost"
+            f" {1e6 * limits['launch']:.1f} us."
+        )
+    return " ".join(sentences)
 
 
 def of_post() -> dict[str, Any]:
@@ -294,33 +300,29 @@ def of_post() -> dict[str, Any]:
     return {
         "post_ratio": f"{model.POST_WORDS[cudnn] / model.POST_WORDS[loop]:.2f}",
         "gap": f"{1e3 * gap():.1f}", "bytes_ms": span(moving), "bytes_share": shares(moving),
-        "all_ms": span(model.between(post())), "all_share": shares(model.between(post())),
         "gradients_ms": span(between("gradients of weights")),
         "weights_ms": span(between("weights")), "launches_ms": span(between("launches")),
         "rest_ms": span(between("intermediate results")),
-        "cudnn_ms": f"{1e3 * took[cudnn]:.1f}", "cudnn_rest": span(unexplained(cudnn)),
-        "h100_bandwidth": f"{model.H100.bandwidth / model.GTX_1080.bandwidth:.1f}",
-        "h100_launches": f"{on_h100()['loop'][2] / sum(on_h100()['loop']):.0%}",
-        "tensorflow_ms": f"{1e3 * took[loop]:.1f}", "tensorflow_rest": span(unexplained(loop)),
+        "cudnn_ms": f"{1e3 * took[cudnn]:.1f}",
+        "cudnn_model": span(model.post_span(post(), cudnn)),
+        "tensorflow_ms": f"{1e3 * took[loop]:.1f}",
+        "tensorflow_model": span(model.post_span(post(), loop)),
     }  # fmt: skip
+
+
+def floors() -> tuple[float, float]:
+    """Return the least microseconds of a step inside large's launches on an H100, both passes."""
+    found = {row["plan"]["direction"]: row["cost"]["floor_us"] for row in tool(KERNELS)["rows"]}
+    return found["forward"], found["backward"]
 
 
 def of_kernels() -> dict[str, Any]:
     """Return what a step inside a launch takes on an H100 at least, from the compiled kernels."""
-    found = {
-        (level, row["plan"]["hidden"], row["plan"]["direction"]): row["cost"]["floor_us"]
-        for level in ("steps", "layers")
-        for row in tool(f"inspect-{level}.json")
-        if row["device"] == "H100" and row["plan"]["dtype"] == "bf16"
-    }
     T, _, _, _, L = model.LARGE
-    large = [found["steps", 1500, way] for way in ("forward", "backward")]
-    one, wave = (found[level, 650, "forward"] for level in ("steps", "layers"))
+    forward, backward = floors()
     return {
-        "T": T, "L": L, "forward_us": f"{large[0]:.2f}", "backward_us": f"{large[1]:.2f}",
-        "large_ms": f"{T * L * sum(large) / 1e3:.2f}", "one_us": f"{one:.2f}",
-        "wave_us": f"{wave:.2f}", "one_all": f"{T * L * one:.0f}", "one_steps": T * L,
-        "wave_all": f"{(T + L - 1) * wave:.0f}", "wave_steps": T + L - 1,
+        "T": T, "L": L, "forward_us": f"{forward:.2f}", "backward_us": f"{backward:.2f}",
+        "large_ms": f"{T * L * (forward + backward) / 1e3:.2f}",
     }  # fmt: skip
 
 
@@ -372,53 +374,36 @@ def sentence(frame: pd.DataFrame) -> str:
 
 
 def ladder_table(of: Sequence[Row]) -> str:
-    """Return the rungs of a group."""
+    """Return the rungs of a group: what each moves, its time by the model and measured."""
     body, gained = [], ["", *(gain.text for gain in gains(of))]
     for row, gain in zip(of, gained, strict=True):
+        moves = [megabytes(model.moved(counts(row), kind)) for kind in KINDS]
         times = f"{ms(predicted(row))} / {ms(row.median)}"
-        body.append([NAMES[fuse(row)], launches(row), megabytes(moved(row)), times, gain])
-    header = ("fused so far", "launches", "weights and their gradients, MB", "ms: model / measured",
-        "times as fast as the row above (95%)")  # fmt: skip
+        body.append([NAMES[fuse(row)], launches(row), *moves, times, gain])
+    header = (where(of[0]), "launches", "MB: weights", "their gradients", "the rest",
+        "ms: model / measured", "times as fast as the row above")  # fmt: skip
     return markdown(header, body)
 
 
 def ladders(frame: pd.DataFrame) -> str:
     """Return what every ladder comes to, and the answer's rung by rung."""
-    of = headline(frame)
     texts = (
         markdown(("level", "what it removes"), FUSED.values()),
-        f"{where(of[0])}:", ladder_table(of), "All ladders:", everywhere(frame),
+        ladder_table(headline(frame)), told("answer_layers"), "All ladders:", everywhere(frame),
         "PyTorch's own loop and nn.LSTM, in the same rounds:", beside(frame),
     )  # fmt: skip
     return "\n\n".join(text.strip() for text in texts)
 
 
-def counts_table() -> str:
-    """Return what each rung of medium moves, read and written."""
-    body = []
-    for row in climbed():
-        of = counts(row)
-        sizes = [f"{megabytes(of[f'{k}_read'])} / {megabytes(of[f'{k}_written'])}" for k in KINDS]
-        body.append([NAMES[fuse(row)], launches(row), *sizes])
-    header = ("MB per training step, read / written", "launches", "weights", "gradients of weights",
-        "intermediate results")  # fmt: skip
-    return markdown(header, body)
-
-
 def everywhere(frame: pd.DataFrame) -> str:
-    """Return every group's factors: what each fusion is worth there."""
+    """Return every group's factors: what each level gains there."""
     body = []
     for records in groups(frame).values():
-        for of in filter(None, (rungs(records), rungs(records, ", avx2"))):
-            gained = [str(gain) if gain.clear else "-" for gain in gains(of)]
-            body.append([where(of[0]), f"{ms(of[0].median)} → {ms(of[-1].median)}",
-                " · ".join(gained), speedup(of[0], of[-1]).text])  # fmt: skip
-    header = (
-        "case",
-        "ms: loop → all fused",
-        "pointwise · hoisted · steps · layers",
-        "in all (95%)",
-    )
+        of = rungs(records)
+        gained = [str(gain) if gain.clear else "-" for gain in gains(of)]
+        body.append([where(of[0]), f"{ms(of[0].median)} → {ms(of[-1].median)}",
+            " · ".join(gained), speedup(of[0], of[-1]).text])  # fmt: skip
+    header = ("case", "ms: loop → all", "pointwise · hoisted · steps · layers", "in all")
     return markdown(header, body)
 
 
@@ -442,6 +427,18 @@ def amount(term: model.Term, who: str) -> str:
     return (low if low == high else f"{low} to {high}") + unit
 
 
+def parts_table() -> str:
+    """Return the seconds of the recurrent products: a call a step, inside of it, packed once."""
+    body = []
+    for case in each(results("parts"), "case"):
+        by = by_contender(results("parts"), case=case)
+        times = [ms(by[how].median) for how in ("calls", "packing", "once")]
+        body.append([f"{case}, H={by['once'].H}", *times, ms(by["once"].peak)])
+    header = ("ms of all steps", "a call a step, which packs R", "the same, inside the calls",
+        "packed once, one call", "at the CPU's peak")  # fmt: skip
+    return markdown(header, body)
+
+
 def post_table() -> str:
     """Return the chain of arithmetic for the post's two steps, term by term."""
     systems, body = list(model.POST_WORDS), []
@@ -461,19 +458,24 @@ def post_table() -> str:
     return markdown(header, body)
 
 
-def on_h100() -> dict[str, tuple[float, float, float]]:
+def on_h100() -> dict[str, tuple[float, float, float, float]]:
     """Return level -> the model's ms of large's LSTM on an H100, bfloat16.
 
-    Of products, of bytes and of launches.
+    Of products at the peak, of bytes, of launches, and inside the launches of `steps`.
     """
     found, limits = {}, model.H100
+    T, _, _, _, L = model.LARGE
     for row in climbed("large"):
         seconds = limits.seconds(counts(row))
         # A layer's weights and a step's results stay in L2, where they are read from at its rate.
         for kind in KINDS:  # which were counted in float32
             seconds[kind] *= 0.5 if kind == "gradients" else 0.5 * limits.bandwidth / model.H100_L2
+        inside = 0.0
+        if fuse(row) == "steps":  # a third of the products is R's, inside the launches
+            inside = 1e-6 * T * L * sum(floors())
+            seconds["products"] *= 2 / 3
         moving = sum(seconds[kind] for kind in KINDS)
-        parts = seconds["products"], moving, seconds["launches"]
+        parts = seconds["products"], moving, seconds["launches"], inside
         found[fuse(row)] = tuple(1e3 * part for part in parts)
     return found
 
@@ -484,60 +486,53 @@ def h100_table() -> str:
         [NAMES[level], *(f"{ms:.2f}" for ms in (*parts, sum(parts)))]
         for level, parts in on_h100().items()
     ]
-    header = ("products at the peak", "bytes", "launches", "sum")
+    header = ("products at the peak", "bytes", "launches", "inside the launches", "sum")
     return markdown(("ms, large, bfloat16, by arithmetic", *header), body)
 
 
 # --- figures ---
 
-PARTS = {  # kind of the model -> what it is called, and its colour
-    "products": ("products at the peak", figures.BLUE),
-    "weights": ("weights", figures.ORANGE),
-    "gradients": ("gradients of weights", figures.AMBER),
-    "intermediates": ("intermediate results", figures.SKY),
-    "launches": ("launches", figures.PINK),
-}
+OWNERS = {"a loop": figures.GREY, "ours": figures.GREEN, "nn.LSTM": figures.BLUE}
 
 
-UNIT = "milliseconds of the LSTM per training step (shorter is better)"
-COLOURS = {"measured": figures.INK} | {f"model: {n}": colour for n, colour in PARTS.values()}
+def owner(label: str) -> str:
+    """Return the key of OWNERS for a contender's label."""
+    if label in ("loop", ladder.TORCH_LOOP):
+        return "a loop"
+    return "nn.LSTM" if label == ladder.NN else "ours"
 
 
-def cause_figure() -> figures.Figure:
-    """Draw medium's levels, measured and by the model, and beside them what causes the gains."""
-    of, bars = climbed(), []
+def climb(case: str, threads: int) -> list[Bar]:
+    """Return the bars of a ladder, and nn.LSTM's."""
+    of = climbed(case, threads)
+    bars = []
     for row, gain in zip(of, [None, *gains(of)], strict=True):
-        like = "\n(as cuDNN)" if fuse(row) == "hoisted" else ""
-        note = f"{ms(row.median)} ms" + (f", {gain.text}" if gain else "")
-        bars.append(Bar(NAMES[fuse(row)] + like, {"measured": 1e3 * row.median}, note))
-        parts = {f"model: {PARTS[k][0]}": 1e3 * s for k, s in row.predicted.items()}
-        moving = row.predicted["weights"] + row.predicted["gradients"]
-        bars.append(Bar("", parts, f"weights and their gradients: {1e3 * moving:.0f} ms"))
-    library = groups(results("ladder"))["medium", "float32", 1][ladder.NN]
-    note = f"{ms(library.median)} ms"
-    bars.append(Bar("nn.LSTM", {"measured": 1e3 * library.median}, note))
-    title = "A step loop reads all weights and adds up their gradients\n"
-    title += "at every step. A fused LSTM does this once."
-    return figures.bars({title: bars}, UNIT, COLOURS)
+        note = f"{ms(row.median)} ms" + (f", {gain}" if gain and gain.clear else "")
+        bars.append(Bar(NAMES[fuse(row)], {owner(row.contender): 1e3 * row.median}, note))
+    library = groups(results("ladder"))[case, "float32", threads][ladder.NN]
+    bars.append(Bar("nn.LSTM", {"nn.LSTM": 1e3 * library.median}, f"{ms(library.median)} ms"))
+    return bars
 
 
-def ladder_figure(by_title: Mapping[str, Sequence[Row]]) -> figures.Figure:
-    """Draw each level's milliseconds and, under them, the model's, in parts."""
-    panels = {}
-    for title, climb in by_title.items():
-        panels[title] = []
-        for row, gain in zip(climb, [None, *gains(climb)], strict=True):
-            gained = "" if gain is None else f", {gain}"
-            note = f"{ms(row.median)} ms{gained}"
-            model_of = {f"model: {PARTS[k][0]}": 1e3 * s for k, s in row.predicted.items()}
-            panels[title] += [Bar(NAMES[fuse(row)], {"measured": 1e3 * row.median}, note),
-                Bar("", model_of)]  # fmt: skip
-    return figures.bars(panels, UNIT, COLOURS)
+def ladders_figure() -> figures.Figure:
+    """Draw two ladders side by side: where launches and steps cost, and where bytes do."""
+    medium = climb("medium", 1)
+    hoisted = next(n for n, bar in enumerate(medium) if bar.name == NAMES["hoisted"])
+    off = 1e3 * gradients_off(climbed())
+    note = f"{medium[hoisted].note}\nhatched, by the model: {off:.0f} ms,\ngradients no longer"
+    note += " added up 35 times"
+    medium[hoisted] = medium[hoisted]._replace(saved=off, note=note)
+    panels = {
+        "H = 64, T = 100, B = 4, two cores": climb("tiny", 2),
+        "H = 650, T = 35, B = 20, one core": medium,
+    }
+    title = "Where the weights fit in a cache each fusion pays; where they do not, hoisting does"
+    return figures.beside(panels, title, "ms of forward and backward (shorter is better)", OWNERS)
 
 
 def post_figure() -> figures.Figure:
     """Draw how TensorFlow's step becomes cuDNN's, by arithmetic, and what is not explained."""
-    took = model.POST_SECONDS
+    took, (_, cudnn) = model.POST_SECONDS, model.POST_WORDS
     steps = [
         (term.name, [1e3 * seconds for seconds in model.terms_between([term])])
         for term in post()
@@ -546,19 +541,48 @@ def post_figure() -> figures.Figure:
     steps.sort(key=lambda step: -sum(step[1]))
     unit = "milliseconds per training step (GTX 1080, by arithmetic)"
     ends = [(f"{who}\n(the post)", 1e3 * seconds) for who, seconds in took.items()]
-    return figures.waterfall(ends[0], steps, ends[1], "difference\nnot explained", unit)
+    title = "By arithmetic, gradients and weights are half to four fifths of the gap\n"
+    title += "(bars: middle of the range; lines: the range)"
+    least = 1e3 * model.post_span(post(), cudnn).low
+    return figures.waterfall(ends[0], steps, ends[1], "not explained", unit, title, least)
+
+
+def words_figure() -> figures.Figure:
+    """Draw medium's training speed in five programs, each with its factor over TensorFlow's."""
+    of = doc_tables.trained(results("post"), "medium")
+    first, stock = of[doc_tables.FIRST][0], of[doc_tables.STOCK][0]
+    bars = []
+    for label, says in WORDS.items():
+        row = of[label][0]
+        kind = "nn.LSTM" if "cudnn" in label else "ours" if "native" in label else "a loop"
+        speed = row.tokens / row.median
+        factor = "" if row is first else f", {speedup(first, row)}"
+        bars.append(Bar(says, {kind: speed}, f"{speed:,.0f}{factor}"))
+    ratio = model.POST_WORDS[model.CUDNN] / model.POST_WORDS[model.LOOP]
+    title = f"nn.LSTM trains {speedup(first, stock)} as fast as TensorFlow's loop here"
+    title += f"\n(the post, on a GTX 1080: {ratio:.2f}x)"
+    unit = "words per second of training, medium (longer is better)"
+    return figures.bars({title: bars}, unit, OWNERS)
+
+
+WORDS = {  # of the post's table: label -> what stands at its bar
+    "tensorflow": "TensorFlow, loop",
+    "stock-loop-none": "PyTorch, loop",
+    "stock-cudnn": "PyTorch, nn.LSTM",
+    "stock-native-steps": "PyTorch, our layer",
+    "native-layers": "our layer,\nloss and update",
+}
 
 
 BLOCKS: dict[str, Callable[[], str]] = {name: partial(told, name) for name in SENTENCES} | {
-    "answer_ladder": lambda: ladder_table(climbed()),
-    "answer_counts": counts_table,
+    "answer_medium": lambda: ladder_table(climbed()),
+    "answer_tiny": lambda: ladder_table(climbed("tiny", 2)),
     "answer_everywhere": lambda: everywhere(results("ladder")),
     "answer_beside": lambda: beside(results("ladder")),
+    "answer_parts": parts_table,
     "answer_post": post_table,
     "answer_h100": h100_table,
 }
 FIGURES: dict[str, Callable[[], figures.Figure]] = {
-    "ladder-medium.svg": cause_figure,
-    "ladders.svg": lambda: ladder_figure({case: climbed(case) for case in sizes()}),
-    "post-card.svg": post_figure,
-}
+    "ladders.svg": ladders_figure, "post-card.svg": post_figure, "answer.svg": words_figure,
+}  # fmt: skip

@@ -85,6 +85,8 @@ NAMED = [
     Case("small", Shape(20, 20, 200, 200, 2), PTB),
     Case("medium", Shape(35, 20, 650, 650, 2), PTB),
     Case("large", Shape(35, 20, 1500, 1500, 2), PTB),
+    Case("tiny", Shape(100, 4, 64, 64, 2), "weights that fit in a core's cache"),
+    Case("tiny-batch", Shape(35, 20, 64, 64, 2), "the same, with Zaremba's T and B"),
     Case("flashrnn", Shape(1024, 16, 768, 768, 1), "FlashRNN, figure 1 (one head)"),
     Case("gnmt", Shape(50, 64, 512, 512, 1), f"{BENCHDNN}: GNMT's encoder"),
     Case("gnmt-bidir", Shape(50, 64, 256, 256, 1), f"{BENCHDNN}: GNMT's encoder", True),

@@ -13,6 +13,7 @@ import gc
 import json
 import math
 import random
+import re
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ Run = Callable[[], object]  # the work to time
 Turn = Callable[[int, float], list[float]]
 CPU = torch.device("cpu")
 BUSY = 0.1  # of all cores' time: above it the machine had other work
+FEWEST = 10  # rounds of a 95% interval
+ENOUGH = 1000  # calls of a 99th percentile: ten of them are above it
 REST = 0.1  # seconds before a turn of several calls: another's threads spin for a while
 
 # --- the record of a measurement ---
@@ -93,8 +96,23 @@ def rounded(seconds: Iterable[float]) -> list[float]:
     return [float(f"{second:.6g}") for second in seconds]
 
 
+RESULTS = Path(__file__).parent / "results"
+
+
+def check_committed(path: Path, commit: str) -> None:
+    """Raise ValueError where a results file of the project would get rows of no committed tree."""
+    if path.resolve().is_relative_to(RESULTS) and not re.fullmatch("[0-9a-f]{7,40}", commit):
+        raise ValueError(
+            f"commit: got {commit or 'none'!r} for {path}; expected a tree without changes: commit"
+            " it, or write to a file outside bench/results"
+        )
+
+
 def save(path: Path, records: Iterable[Record], append: bool = False) -> None:
-    """Write a line of JSON for each record."""
+    """Write a line of JSON for each record; ValueError as by check_committed."""
+    records = list(records)
+    for commit in {record.commit for record in records}:
+        check_committed(path, commit)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a" if append else "w", encoding="utf-8") as file:
         file.writelines(json.dumps(record.line()) + "\n" for record in records)
@@ -112,15 +130,19 @@ def quartiles(sample: Sequence[float]) -> tuple[float, float, float]:
 
 
 class Ratio(NamedTuple):
-    """A speed as a multiple of another, with its 95% interval over paired rounds."""
+    """A speed as a multiple of another, and its ends over paired rounds.
+
+    low, high: a 95% interval from FEWEST rounds on; of fewer rounds the least and the greatest.
+    """
 
     value: float
     low: float
     high: float
+    rounds: int
 
     @property
     def clear(self) -> bool:
-        """Return whether it may be told: the interval excludes 1, or is within 5% of it."""
+        """Return whether the factor may be printed: its ends exclude 1, or lie within 5%."""
         return not self.low <= 1 <= self.high or self.high / self.low < 1.05
 
     def __str__(self) -> str:
@@ -128,25 +150,34 @@ class Ratio(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Return it with its interval."""
-        return f"{self} ({self.low:.2f} to {self.high:.2f})"
+        """Return the factor with its ends, what they are, and the number of rounds."""
+        ends = f"{self.low:.2f} to {self.high:.2f}"
+        if self.rounds < FEWEST:
+            return f"{self} (range of {self.rounds} rounds: {ends})"
+        return f"{self} (95% of {self.rounds} rounds: {ends})"
 
 
 def ratio(base: Sequence[float], other: Sequence[float], draws: int = 4000) -> Ratio:
-    """Return base's median over other's, and its bootstrap interval over paired rounds.
+    """Return base's median over other's, and its ends over paired rounds.
 
-    The value is a ratio of medians, so that factors along a chain multiply to the whole. A draw
-    takes as many rounds as there are, with replacement, the same ones of both.
+    The value is a ratio of medians, so that factors along a chain multiply to the whole. From
+    FEWEST rounds on the ends are a bootstrap's 95% interval: a draw takes as many rounds as there
+    are, with replacement, the same ones of both. A bootstrap over fewer covers less than it says,
+    so of fewer rounds the ends are the least and the greatest ratio of a round.
     """
     if len(base) != len(other) or not len(base):
         raise ValueError(
             f"base, other: got {len(base)} and {len(other)} rounds; expected as many, and some"
         )
     pair = np.array([base, other])
+    value = float(np.divide(*np.median(pair, axis=-1)))
+    if len(base) < FEWEST:
+        each = np.divide(*pair)
+        return Ratio(value, float(each.min()), float(each.max()), len(base))
     rounds = np.random.default_rng(0).integers(len(base), size=(draws, len(base)))
     ratios = np.divide(*np.median(pair[:, rounds], axis=-1))
     low, high = np.quantile(ratios, [0.025, 0.975])
-    return Ratio(float(np.divide(*np.median(pair, axis=-1))), float(low), float(high))
+    return Ratio(value, float(low), float(high), len(base))
 
 
 def speedup(base: Any, other: Any) -> Ratio:
@@ -330,7 +361,7 @@ class Pace:
     most: int = 50
     longest: float = 20.0  # seconds past which three rounds do
     warmup: int = 1  # rounds that do not count, except where one takes an eighth of `longest`
-    calls: int = 1  # of a turn, at least; beyond 1 a record has p50 to p99.9, and the worst
+    calls: int = 1  # of a turn, at least; beyond 1 a record has p50, p99 of ENOUGH, and the worst
     turn: float = 0.0  # seconds of a turn, at least: long enough for the system to interrupt
 
 
@@ -469,8 +500,11 @@ def measure(
 
 
 def tail(calls: Sequence[float]) -> dict[str, float]:
-    """Return how many calls there were, and the seconds below which some share of them stayed."""
-    shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "worst": 1.0}
+    """Return the number of calls, their median, 99th percentile and worst, in seconds.
+
+    Fewer than ENOUGH calls have no 99th percentile.
+    """
+    shares = {"p50": 0.5} | ({"p99": 0.99} if len(calls) >= ENOUGH else {}) | {"worst": 1.0}
     values = np.quantile(calls, list(shares.values()), method="higher").tolist()
     return {"calls": len(calls), **dict(zip(shares, values, strict=True))}
 

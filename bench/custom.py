@@ -1,11 +1,11 @@
-"""Cells of the literature told as functions: `fused_lstm.Recurrent` beside a Python loop over them.
+"""Cells of the literature as functions: `fused_lstm.Recurrent` beside a Python loop over them.
 
 The loop is what a user writes: W x of all steps in one product, then at each step R h and the
 function, in plain PyTorch. torch.compile of it unrolls the steps and compiles for minutes, so it
 runs where `--engines all` asks for it, on the cells of COMPILED.
 
 Answers are compared in float64, torch.compile's in float32: there a rounding turns a relu's
-derivative, here and there, from 0 to 1.
+derivative, here and there, from 0 to 1. The cell `lstm` is compared with `fused_lstm.LSTM` too.
 """
 
 from __future__ import annotations
@@ -39,17 +39,15 @@ class Problem:
         T, B, I, H, _ = self.shape = shape
         torch.manual_seed(0)
         self.cell = zoo.ALL[name]
+        begin = time.perf_counter()
         self.module = fused_lstm.Recurrent(self.cell, I, H, engine="native").to(dtype)
+        self.constructed = time.perf_counter() - begin  # a cell's first module compiles it
         self.x = torch.randn(T, B, I).to(dtype).requires_grad_()
         self.dy = torch.randn(T, B, H).to(dtype)
 
     def exact(self) -> Problem:
         """Return the same problem in float64."""
         return Problem(self.cell.__name__, self.shape, torch.float64)
-
-    def fused(self, x: Tensor) -> Tensor:
-        """Run the layer by the kernels: x [T, B, I] -> y [T, B, H]."""
-        return self.module(x)[0]
 
     def loop(self, x: Tensor) -> Tensor:
         """Run the layer step by step: x [T, B, I] -> y [T, B, H]."""
@@ -75,8 +73,9 @@ class Problem:
         return Caller(self, "loop").answer()
 
     def facts(self, mode: str) -> dict[str, Any]:
-        """Return the shape and the cell."""
-        return {"shape": self.shape._asdict(), "cell": self.cell.__name__}
+        """Return the shape, the cell, and the seconds of the module's constructor."""
+        cell = self.cell.__name__
+        return {"shape": self.shape._asdict(), "cell": cell, "constructed": self.constructed}
 
 
 class Caller(Runner):
@@ -85,11 +84,17 @@ class Caller(Runner):
     modes = ("inference", "step")
 
     def __init__(self, problem: Problem, how: str) -> None:
-        self.problem, self.how = problem, how
-        self.call: Callable[[Tensor], Tensor] = problem.fused if how == "ours" else problem.loop
+        self.problem, self.how, self.module = problem, how, problem.module
+        self.call: Callable[[Tensor], Tensor] = problem.loop
         if how == "compile":
             torch._dynamo.reset()  # else the ninth loop is not compiled: one function has all
             self.call = torch.compile(problem.loop, dynamic=False)
+        if how == "library":
+            _, _, I, H, _ = problem.shape
+            self.module = fused_lstm.LSTM(I, H, engine="native").to(problem.x)
+            self.module.load_state_dict(problem.module.state_dict())
+        if how in ("ours", "library"):
+            self.call = lambda x: self.module(x)[0]
         begin = time.perf_counter()
         self.step()
         self.first = time.perf_counter() - begin
@@ -103,14 +108,14 @@ class Caller(Runner):
         """Run forward and backward."""
         p = self.problem
         y = self.call(p.x)
-        return y, *torch.autograd.grad(y, [p.x, *p.module.parameters()], p.dy)
+        return y, *torch.autograd.grad(y, [p.x, *self.module.parameters()], p.dy)
 
     def answer(self) -> dict[str, Tensor]:
         """Return y, of inference too, and all gradients."""
         if self.how != "compile" and self.problem.x.dtype != torch.float64:
             exact = Caller(self.problem.exact(), self.how).answer()
             return {name: tensor.float() for name, tensor in exact.items()}
-        names = [name for name, _ in self.problem.module.named_parameters()]
+        names = [name for name, _ in self.module.named_parameters()]
         results = dict(
             zip(("y", "x.grad", *(f"{n}.grad" for n in names)), self.step(), strict=True)
         )
@@ -126,7 +131,7 @@ def tasks(suite: Any, options: Any) -> Iterator[Task]:
     for case in suite.cases:
         for name in CELLS:
             problem = Problem(name, case.shape)
-            ways = ["loop", "ours"]
+            ways = ["loop", "ours"] + ["library"] * (name == "lstm")
             if name in COMPILED and options.engines == "all":
                 ways.append("compile")
             build = {how: partial(Caller, problem, how) for how in ways}

@@ -8,8 +8,8 @@ over many records: these are functions.
 from __future__ import annotations
 
 import inspect
-import json
 import statistics
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
@@ -17,18 +17,19 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+import fused_lstm
 from lm.settings import PUBLISHED
 
 from . import zoo
-from .contenders import BASE, LOOP, OURS, PREPARED
+from .contenders import BASE, NAMES, OURS, PREPARED
 from .core import speedup
 from .gpu import tables as gpu
+from .inference import WITHOUT
 from .tables import (
     FORMATS,
     RESULTS,
     SIZES,
     By,
-    Column,
     Joined,
     Line,
     Lines,
@@ -68,7 +69,7 @@ def systems(device: str = "cpu") -> dict[str, tuple[str, str]]:
     """Return the rows of the post's table: label -> what it is, and that for a narrow figure."""
     ours = "triton" if device.startswith("cuda") else "native"
     library = "cuDNN" if ours == "triton" else "oneDNN"
-    levels = ("pointwise", "hoisted", "steps", "layers")
+    levels = ("pointwise", "hoisted", "steps")  # on a CPU `layers` is the code of `steps` here
     return {
         FIRST: ("TensorFlow, step loop", "TensorFlow loop"),
         "tensorflow-xla": ("the same under XLA", "TensorFlow XLA"),
@@ -77,7 +78,7 @@ def systems(device: str = "cpu") -> dict[str, tuple[str, str]]:
         STOCK: (f"PyTorch, nn.LSTM: {library}", "nn.LSTM"),
         "stock-loop-none": ("PyTorch, step loop", "PyTorch loop"),
         **{f"stock-{ours}-{fuse}": (f"+ {fuse} ({ours})", f"+ {fuse}") for fuse in levels},
-        f"{ours}-layers": ("+ our loss and update", "+ our loss"),
+        f"{ours}-layers": (f"{ours}, our loss and update", f"{ours}, our loss"),
         "cudnn": ("nn.LSTM, our loss and update", "nn.LSTM, our loss"),
     }
 
@@ -136,82 +137,128 @@ def training_parts(frame: pd.DataFrame) -> str:
     return markdown(("ms", *(f"{case}: {p}" for case in cases for p in ("LSTM", "the rest"))), body)
 
 
-# --- only the LSTM: engines, other systems, dtypes, instruction sets ---
-
-RUNGS = (LOOP, "native-pointwise", "native-steps", OURS, BASE)
-FUSES = {
-    "tensorflow": "nothing",
-    "tensorflow-xla": "pointwise",
-    LOOP: "nothing",
-    "compile": "pointwise, and autograd's bookkeeping",
-    "keras": "nothing: a while loop with two products per step; on a GPU it is cuDNN's",
-    "jax": "the input product by hand, pointwise by XLA",
-    BASE: "pointwise and steps: a call for each layer; on a GPU it is cuDNN's",
-}
+# --- ours and nn.LSTM, in several processes ---
 
 
-def native(mode: str) -> Table:
-    """Return the table of only the LSTM in a mode; in the last column memory is kept."""
-    columns = [
-        *(column(name(label), "ms", label) for label in RUNGS),
-        column("layers, GF/s", "GF/s", OURS),
-        column("layers / nn.LSTM", "times", BASE, OURS),
-        column("kept", "times", BASE, OURS, file="native-kept"),
-    ]
-    rows = [By(SAYS[mode], "case", "{}, ms".format)]
-    return Table("native", rows, columns, {"mode": mode, "dtype": "float32"})
+class Race(NamedTuple):
+    """A race: its words, the other system, and the records of the two that it compares."""
+
+    says: str
+    file: str
+    case: str
+    mode: str = "step"
+    dtype: str = "float32"
+    theirs: str = BASE
+    ours: str = OURS
+    threads: int = 2
+
+    def pairs(self) -> list[tuple[Row, Row]]:
+        """Return the records of the other system and of ours, a pair of each process."""
+        found = rows(results(self.file), case=self.case, mode=self.mode, dtype=self.dtype,
+            threads=self.threads)  # fmt: skip
+        by = {(row.contender, row.group): row for row in found}
+        return [(row, by[self.ours, row.group]) for row in found if row.contender == self.theirs]
+
+    def factors(self) -> list[float]:
+        """Return how many times as fast ours is, of each process, from the least."""
+        return sorted(speedup(*pair).value for pair in self.pairs())
+
+    def factor(self) -> str:
+        """Return the median of the processes, with the least and the greatest."""
+        each = self.factors()
+        if each[0] <= 1 <= each[-1]:
+            return f"no difference seen ({each[0]:.2f} to {each[-1]:.2f})"
+        ends = f" ({each[0]:.2f} to {each[-1]:.2f})" if each[1:] else " (1 process)"
+        return f"{statistics.median(each):.2f}x{ends}"
+
+    def system(self) -> str:
+        """Return what a reader calls the other system."""
+        return NAMES.get(self.theirs.removeprefix("stock-"), self.theirs)
+
+    def ms(self, which: int) -> str:
+        """Return the median milliseconds of the other system (0) or of ours (1)."""
+        return digits(1e3 * statistics.median(pair[which].median for pair in self.pairs()))
 
 
-def of_dtypes(file: str, base: str, *modes: str) -> Table:
-    """Return a table of bfloat16 compared with float32, each with nn.LSTM's."""
-    columns = [
-        one
-        for dtype in ("bfloat16", "float32")
-        for one in (
-            column(f"{dtype}: nn.LSTM, ms", "ms", base, dtype=dtype),
-            column(f"{dtype}: native, ms", "ms", OURS, dtype=dtype),
-            column(f"{dtype}: ratio", "times", base, OURS, dtype=dtype),
-        )
-    ]
-    lines = [
-        Line([f"{SAYS[mode]}, {size}"], {"mode": mode, "case": size})
-        for mode, size in product(modes, SIZES)
-    ]
-    return Table(file, Lines(["two threads"], lines), columns)
+def races(*several: Race, heading: str = "") -> Listing:
+    """Return the table of races."""
+    return Listing(
+        lambda: several,
+        {
+            heading: lambda race: race.says,
+            "compared with": lambda race: NAMES.get(
+                race.theirs.removeprefix("stock-"), race.theirs
+            ),
+            "its ms": lambda race: race.ms(0),
+            "ours, ms": lambda race: race.ms(1),
+            "times as fast: median (least to greatest process)": lambda race: race.factor(),
+        },
+        several[0].file,
+    )
 
 
-def lanes(both: bool) -> Table:
-    """Return the table of two directions, or of rows of unequal length."""
-    columns: list[Column] = []
-    for mode, says in (("inference", "forward, ms"), ("step", "forward and backward, ms")):
-        columns += [column(says, "ms", OURS, mode=mode), column("nn.LSTM", "ms", BASE, mode=mode)]
-        columns.append(column("ratio", "times", BASE, OURS, mode=mode))
-        columns += [] if both else [column("us per token", "us per token", OURS, mode=mode)]
-    case = By("bidirectional" if both else "rows", "case",
-        lambda case: case.removeprefix("bidirectional, "))  # fmt: skip
-    return Table("lanes", [case], columns, {"bidirectional": both})
+PAIRS = {"step": "forward and backward", "inference": "forward, no gradient"}
+LSTM_ALONE = [
+    Race(f"{case}, {says}{'' if dtype == 'float32' else ', bfloat16'}", "faster", case, mode, dtype)
+    for mode, says in PAIRS.items() for dtype in ("float32", "bfloat16") for case in SIZES
+]  # fmt: skip
+UNEVEN = "uniform, lengths, T=100, H=256"
+BOTH_DIRECTIONS = "bidirectional, T=100, H=256"
+LANES = [
+    Race(f"{what}, {says}", "faster", case, mode)
+    for case, what in ((UNEVEN, "rows of unequal length"), (BOTH_DIRECTIONS, "two directions"))
+    for mode, says in PAIRS.items()
+]
+# The layer alone in the post's program; the whole program: layer, loss and update.
+LAYER, PROGRAM = ("stock-cudnn", f"stock-{OURS}"), ("stock-cudnn", OURS)
+STEPS = [
+    Race(f"{case}: {says}", "steps", case, "train", theirs=theirs, ours=ours)
+    for case in SIZES
+    for says, (theirs, ours) in (("our layer in the post's program", LAYER),
+        ("our layer, loss and update", PROGRAM))
+]  # fmt: skip
+ONE_STEP = [
+    Race("one step, B=1, H=650", "short", "T=1, H=650", "inference", theirs=WITHOUT),
+    Race("the same, weights packed once", "short", "T=1, H=650", "inference",
+        theirs="onnxruntime", ours=PREPARED),
+    Race("one step, B=1, H=1500", "short", "T=1, H=1500", "inference", theirs="onnxruntime"),
+    Race("the same, weights packed once", "short", "T=1, H=1500", "inference",
+        theirs="onnxruntime", ours=PREPARED),
+]  # fmt: skip
+LAST_STEP = Race("backward of a loss on the last step, T=300, B=20, H=256", "last",
+    "LSTM, T=300, B=20, H=256, L=2, last", "backward")  # fmt: skip
+# README's first screen: five factors, one of them a loss.
+FIRST_SCREEN = [
+    ("forward and backward, float32, H = 200 / 650 / 1500", LSTM_ALONE[:3]),
+    ("forward and backward, bfloat16, H = 650", [LSTM_ALONE[4]]),
+    ("the same, rows of unequal length, H = 256", [LANES[0]]),
+    ("inference, 20 rows, H = 650", [LSTM_ALONE[7]]),
+    ("one step, H = 1500, compared with ONNX Runtime", [ONE_STEP[2]]),
+]
 
 
-def growth(file: str, *rows: By) -> Table:
-    """Return the table of how time grows."""
-    columns = [
-        column("native, ms", "ms", OURS),
-        column("GF/s", "GF/s", OURS),
-        column("us per token", "us per token", OURS),
-        column("nn.LSTM, ms", "ms", BASE),
-        column("GF/s", "GF/s", BASE),
-        column("ratio", "times", BASE, OURS),
-    ]
-    return Table(file, rows, columns)
+def first_screen() -> str:
+    """Return README's five factors, each the median of its processes."""
+    body = []
+    for says, several in FIRST_SCREEN:
+        each = [f"{statistics.median(race.factors()):.2f}x" for race in several]
+        ends = [factor for race in several for factor in race.factors()]
+        spread = f"{min(ends):.2f} to {max(ends):.2f}" if several[0].factors()[1:] else "1 process"
+        body.append([says, f"**{' / '.join(each)}**", spread])
+    heading = "speed on two cores, that of nn.LSTM = 1"
+    return markdown((heading, "ours", "least to greatest process"), body)
+
+
+# The eight rows of docs/will-it-help.md.
+HELP = races(
+    *LSTM_ALONE[:3], LSTM_ALONE[4], LANES[0], LSTM_ALONE[7], ONE_STEP[0], ONE_STEP[2],
+    heading="call on two threads",
+)  # fmt: skip
 
 
 # --- calls, with the slowest of them ---
 
-INFERENCE = (OURS, PREPARED, BASE, "onnxruntime", "openvino")
-BYTES = {
-    "quantize_dynamic": "quantize_dynamic", "onnxruntime-int8": "ONNX Runtime",
-    "native-int8": "quantize", "native-int8-weights": "weight_only",
-}  # fmt: skip
+INFERENCE = (OURS, PREPARED, BASE, WITHOUT, "onnxruntime", "openvino")
 STREAMS = {
     BASE: "nn.LSTM", "prepared-float32": "float32", "prepared-bfloat16": "bfloat16",
     "prepared-int8": "int8", "onnxruntime": "ONNX Runtime",
@@ -219,84 +266,19 @@ STREAMS = {
 }  # fmt: skip
 
 
-def pause(mode: str) -> str:
-    """Return how long calls of a mode wait for each other."""
-    return "10 ms" if mode == "paused" else "none"
-
-
-def tails(n: int) -> Table:
-    """Return the table of one-step calls on this many threads, with busy processes and without."""
-    rows = (
-        By("p50 / p99 / worst, ms", "case"), By("pause", "mode", pause),
-        By("busy processes", "neighbours", count),
-    )  # fmt: skip
-    columns = [column(name(label), "p50 / p99 / worst", label) for label in INFERENCE[:-1]]
-    return Table("tail", rows, columns, {"threads": n})
-
-
-AXES = [By(axis, axis, count, order=int) for axis in "HTB"]  # as small sizes gain most
-RANGES = {"T": (1, 20), "B": (8, 64), "H": (256, 1024)}  # of calls drawn at random
-
-
-def range_of(axis: str, value: int) -> str:
-    """Return the range that a size is in: "1", "2 to 20", "above 20"."""
-    low, high = RANGES[axis]
-    if value <= low:
-        return "1" if low == 1 else f"up to {low}"
-    return f"{low + 1} to {high}" if value <= high else f"above {high}"
-
-
-def ranges() -> list[tuple[list[str], list[dict[str, Row]]]]:
-    """Return the calls drawn at random in float32 by the ranges of their H, T and B."""
-    groups: dict[tuple[str, ...], list[dict[str, Row]]] = {}
-    frame = results("grid")
-    for case in each(frame, "case", dtype="float32"):
-        by = by_contender(frame, case=case, dtype="float32")
-        of = tuple(range_of(axis, getattr(by[BASE], axis)) for axis in "HTB")
-        groups.setdefault(of, []).append(by)
-
-    def order(of: tuple[str, ...]) -> list[int]:
-        return [int(text.split()[-1]) + text.startswith("above") for text in of]
-
-    return [(list(of), groups[of]) for of in sorted(groups, key=order)]
-
-
-def over_torch(ours: str, quantile: str) -> Callable[[Any], str]:
-    """Return the format of a range: our speed over torch's at a quantile, median and least."""
-
-    def says(group: tuple[list[str], list[dict[str, Row]]]) -> str:
-        each = [getattr(by[BASE], quantile) / getattr(by[ours], quantile) for by in group[1]]
-        return f"{statistics.median(each):.2f} ({min(each):.2f})"
-
-    return says
-
-
-HELP_INFERENCE = Listing(
-    ranges,
-    {
-        "H": lambda group: group[0][0],
-        "T": lambda group: group[0][1],
-        "B": lambda group: group[0][2],
-        "calls": lambda group: str(len(group[1])),
-        "native, p50": over_torch(OURS, "p50"),
-        "native, p99": over_torch(OURS, "p99"),
-        "prepared, p50": over_torch(PREPARED, "p50"),
-        "prepared, p99": over_torch(PREPARED, "p99"),
-    },
-    "grid",
-)
+def worst(file: str) -> str:
+    """Return a heading of a file's slowest calls: "worst of 500"."""
+    return f"worst of {' or '.join(sorted({count(row.calls) for row in rows(results(file))}))}"
 
 
 COMPARED = {  # what is compared -> results file, contender, dtype
-    "inference, LSTMs and GRUs of random sizes": ("grid", OURS, "float32"),
-    "outputs and gradients, rows of unequal length": ("lanes", OURS, "float32"),
-    "gradients of a loss on the last step, up to 1,000 steps": ("last", OURS, "float32"),
+    "inference, LSTMs and GRUs of random sizes": ("grid-intel", OURS, "float32"),
+    "outputs and gradients, one or two directions": ("faster", OURS, "float32"),
+    "gradients of a loss on the last step, up to 300 steps": ("last", OURS, "float32"),
     "outputs and gradients, models of other packages": ("models", "install", "float32"),
-    "losses and updates, three training steps": ("post", OURS, "float32"),
-    "inference, random sizes, in bfloat16": ("grid", OURS, "bfloat16"),
+    "losses and updates, three training steps": ("steps", OURS, "float32"),
+    "inference, random sizes, in bfloat16": ("grid-intel", OURS, "bfloat16"),
     "gradients of a loss on the last step, in bfloat16": ("last", OURS, "bfloat16"),
-    "inference with int8 weights and inputs": ("int8", "native-int8", "float32"),
-    "inference with int8 weights only": ("int8", "native-int8-weights", "float32"),
 }
 
 
@@ -317,15 +299,6 @@ ERRORS = Listing(
         "largest difference": lambda run: f"{max(row.error for row in run[1]):.0e}",
     },
 )
-
-
-def tails_foreign() -> str:
-    """Return how much of the machine other work took while the slowest calls were measured."""
-    shares = [row.foreign for row in rows(results("tail"))]
-    return (
-        f"Other work took {min(shares):.0%} to {max(shares):.0%} of the machine in these runs,"
-        f" {statistics.median(shares):.0%} in the median one.\n"
-    )
 
 
 class Point(NamedTuple):
@@ -351,26 +324,20 @@ def points(frame: pd.DataFrame) -> list[Point]:
     return found
 
 
-def spread(speeds: Sequence[float]) -> str:
-    """Return how many are at least 1, the median and the least."""
-    ahead = sum(x >= 1 for x in speeds) / len(speeds)
-    return f"{ahead:.0%}, {digits(statistics.median(speeds))}, {digits(min(speeds))}"
-
-
 def kinds(drawn: Sequence[Point]) -> list[list[Point]]:
     """Return the calls of each cell and dtype."""
     found = sorted({(p.cell, p.dtype) for p in drawn}, reverse=True)
     return [[p for p in drawn if (p.cell, p.dtype) == kind] for kind in found]
 
 
-# How often, and by how much, we are ahead of the best of the others, or behind it.
+# Prepared weights and the best of the others: how often ours are as fast, and by how much.
 DRAWN = {
     "": lambda calls: f"{calls[0].cell.upper()}, {calls[0].dtype}",
     "calls": lambda calls: str(len(calls)),
-    "prepared: at least as fast, median, worst": lambda calls: spread(
-        [p.prepared for p in calls]),
-    "not prepared": lambda calls: spread([p.plain for p in calls]),
-    "prepared / torch, worst": lambda calls: digits(min(p.beside_torch for p in calls)),
+    "at least as fast": lambda calls: f"{sum(p.prepared >= 1 for p in calls) / len(calls):.0%}",
+    "median factor": lambda calls: digits(statistics.median(p.prepared for p in calls)),
+    "worst factor": lambda calls: digits(min(p.prepared for p in calls)),
+    "worst, compared with torch": lambda calls: digits(min(p.beside_torch for p in calls)),
 }  # fmt: skip
 
 
@@ -380,64 +347,6 @@ def drawn(file: str) -> Listing:
 
 
 GRID = drawn("grid")
-
-
-# --- README's races, one machine's: faster.jsonl has `native` with memory kept, and `lanes` ---
-
-
-def race(
-    says: str, file: str, case: str, mode: str = "step", dtype: str = "float32",
-    theirs: str = BASE, ours: str = OURS,
-) -> Line:  # fmt: skip
-    """Return a race of a file: what it says, and the records of the two that it compares."""
-    system = "nn.LSTM" if theirs in (BASE, STOCK) else name(theirs)
-    where = {"case": case, "mode": mode, "dtype": dtype}
-    return Line([says, system], where, {"theirs": theirs, "ours": ours}, file)
-
-
-RACES = Table(
-    "",
-    Lines(
-        ["forward and backward", "compared with"],
-        [
-            *(race(size, "faster", size) for size in SIZES),
-            race("medium, inference", "faster", "medium", "inference"),
-            race("medium, bfloat16", "faster", "medium", dtype="bfloat16"),
-            race("medium, a whole training step", "post", "medium", "train", theirs=STOCK),
-            race(
-                "rows of unequal length, T=100, B=32, H=256", "faster",
-                "uniform, lengths, T=100, H=256",
-            ),
-            race(
-                "two directions, T=100, B=32, H=256, inference", "faster",
-                "bidirectional, T=100, H=256", "inference",
-            ),
-            race(
-                "backward, loss on the last step, T=300, B=20, H=256", "last",
-                "LSTM, T=300, B=20, H=256, L=2, last", "backward",
-            ),
-            race("one step, B=1, H=650", "short", "T=1, H=650", "inference"),
-            race(
-                "the same, weights packed once", "short", "T=1, H=650", "inference",
-                theirs="onnxruntime", ours=PREPARED,
-            ),
-            race(
-                "one step, B=1, H=1500, weights packed once", "short", "T=1, H=1500", "inference",
-                theirs="onnxruntime", ours=PREPARED,
-            ),
-            race(
-                "the same in bfloat16", "short", "T=1, H=1500", "inference", "bfloat16",
-                "openvino", PREPARED,
-            ),
-        ],
-    ),
-    [
-        column("ms", "p50", "theirs"),
-        column("native, ms", "p50", "ours"),
-        column("native's speed", "times", "theirs", "ours"),
-    ],
-    {"threads": 2},
-)  # fmt: skip
 
 
 # --- other packages' code ---
@@ -470,17 +379,6 @@ def all_to_last(layer: str) -> Callable[[dict], str]:
     return lambda row: " -> ".join(map(digits, row[layer])) if layer in row else "-"
 
 
-# Times on an Intel Xeon before operators flushed, and with flags set by hand.
-LAST_INTEL = Listing(
-    lambda: [
-        row | {"call": f"{row['call']}{', flushed' * (part == 'flushed')}"}
-        for part in ("rows", "flushed") for row in tool("last-intel.json")[part]
-    ],
-    {LAST_HEADING: lambda row: row["call"]}
-    | {layer: all_to_last(layer) for layer in ("nn.LSTM", "native", "nn.GRU", "native GRU")},
-)  # fmt: skip
-
-
 # --- cells ---
 
 CELL_CASE = r"[^,]*, (?P<call>.*)$"
@@ -489,6 +387,9 @@ CUSTOM = [
     for call in ("T=100, B=4, H=256", "T=35, B=20, H=650")
     for mode in BOTH_WAYS
 ]
+
+
+SHOWN = ("lltm", "gru", "slstm", "sru", "min_gru")
 
 
 def paper(cell: str) -> str:
@@ -603,288 +504,105 @@ def slstm_perplexity() -> str:
     return markdown(("`small`, valid", *(f"epoch {n}" for n in epochs)), body)
 
 
-def packed_perplexity() -> str:
-    """Return a language model's perplexity with weights packed in each dtype."""
-    found = tool("packed-perplexity.json")["test perplexity"]
-    return markdown(("weights", *found), [["perplexity", *(f"{x:.3f}" for x in found.values())]])
+# --- signatures ---
 
 
-def bf16_gradients() -> str:
-    """Return the errors of gradients in bfloat16 by hidden size, nn.LSTM's and ours."""
-    found = tool("bf16-gradients.json")["rows"]
-    body = [[who, *(digits(row[who]) for row in found)] for who in ("nn.LSTM", "native")]
-    return markdown(("error / gradient (Intel Xeon)", *(f"H={row['H']}" for row in found)), body)
+def signatures() -> str:
+    """Return the signature and the first paragraph of each public name, as Markdown."""
+    blocks = []
+    for public in fused_lstm.__all__:
+        value = getattr(fused_lstm, public)
+        if not callable(value):
+            continue
+        _, _, call = str(inspect.signature(value)).partition("(")
+        text = textwrap.fill(f"fused_lstm.{public}({call}", 96, subsequent_indent="    ",
+            break_long_words=False, break_on_hyphens=False)  # fmt: skip
+        first = inspect.cleandoc(value.__doc__ or "").partition("\n\n")[0]
+        blocks.append(f"### {public}\n\n```python\n{text}\n```\n\n{first}\n")
+    return "\n".join(blocks)
 
 
-# --- calls of two checkouts in turns, of bench.pairs ---
+# --- of `make report` alone: suites that no page shows ---
 
-
-def paired(file: str) -> list[dict[str, Any]]:
-    """Return the records of a results file of bench.pairs."""
-    lines = (RESULTS / f"{file}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def intel(change: str, before: str = "before", after: str = "after") -> Listing:
-    """Return the table of a change's CPU times on an Intel Xeon."""
-
-    def changed() -> list[dict[str, Any]]:
-        return [record for record in paired("intel") if record["change"] == change]
-
-    return Listing(
-        changed,
-        {
-            "CPU ms": lambda record: (
-                record.get("weights", record["mode"])
-                + ", T={}, B={}, H={}".format(*(record["shape"][n] for n in (0, 1, 3)))
-            ),
-            before: lambda record: digits(1e3 * record["before"]),
-            after: lambda record: digits(1e3 * record["after"]),
-            "ratio (95%)": "{0[ratio]:.2f} ({0[low]:.2f} to {0[high]:.2f})".format,
-        },
-        "intel",
-    )
-
-
-def tail_pairs() -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return the records of single steps before and after, the module's with the prepared one's."""
-    records = paired("tail-pairs")
-    return list(zip(records[::2], records[1::2], strict=True))
-
-
-def tail_of(which: int, side: str) -> Callable[[Any], str]:
-    """Return what says a side's milliseconds beside the module's (0) or the prepared one's (1)."""
-
-    def says(pair: Any) -> str:
-        tail = pair[which]["tails"][side]
-        return " / ".join(digits(1e3 * tail[name]) for name in ("p50", "p99", "worst"))
-
-    return says
-
-
-TAILS_BEFORE = Listing(
-    lambda: [
-        pair for pair in tail_pairs()
-        if pair[0]["threads"] == 2 and pair[0]["shape"] == [1, 1, 256, 256, 2]
-    ],
-    {
-        "pause": lambda pair: "10 ms" if pair[0]["pause"] else "none",
-        "busy": lambda pair: str(pair[0]["busy"]),
-        "module, before": tail_of(0, "before"), "module, after": tail_of(0, "after"),
-        "prepared, before": tail_of(1, "before"), "prepared, after": tail_of(1, "after"),
-        "nn.LSTM": tail_of(0, "nn.LSTM"), "ONNX Runtime": tail_of(0, "ONNX Runtime"),
-    },
-    "tail-pairs",
+SHORT = Table(
+    "short", [By("p50 / p99, ms", "dtype"), By("call", "case")],
+    [column(name(label), "p50 / p99", label) for label in INFERENCE],
 )  # fmt: skip
-
-
-def tails_changed() -> list[tuple[int, int, list[Any]]]:
-    """Return threads, the module (0) or a prepared layer (1), and their calls before and after."""
-    pairs = tail_pairs()
-    return [
-        (threads, which, [pair[which]["tails"] for pair in pairs if pair[0]["threads"] == threads])
-        for threads in (1, 2)
-        for which in (0, 1)
-    ]
-
-
-def share_of(quantile: str, base: str = "before", side: str = "after") -> Callable[[Any], str]:
-    """Return what says the ratio of a quantile of two sides: the median and its range."""
-
-    def says(row: Any) -> str:
-        ratios = sorted(tails[side][quantile] / tails[base][quantile] for tails in row[2])
-        return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-
-    return says
-
-
-def at_most_twice(side: str) -> Callable[[Any], str]:
-    """Return what says in how many settings a side's p99 is at most twice ONNX Runtime's."""
-
-    def says(row: Any) -> str:
-        near = sum(t[side]["p99"] <= 2 * t["ONNX Runtime"]["p99"] for t in row[2])
-        return f"{near} of {len(row[2])}"
-
-    return says
-
-
-CALLS_OF: dict[str, Callable[[Any], str]] = {
-    "threads": lambda row: str(row[0]),
-    "calls of": lambda row: ("native: layers", "native, prepared")[row[1]],
-}
-TAILS_CHANGED = Listing(
-    tails_changed,
-    {
-        **CALLS_OF,
-        "p50, after / before": share_of("p50"),
-        "p99, after / before": share_of("p99"),
-        "worst, after / before": share_of("worst"),
-    },
-    "tail-pairs",
-)
-TAILS_BESIDE = Listing(
-    tails_changed,
-    {
-        **CALLS_OF,
-        "p50 / nn.LSTM's": share_of("p50", "nn.LSTM"),
-        "p50 / ONNX Runtime's": share_of("p50", "ONNX Runtime"),
-        "p99 / nn.LSTM's": share_of("p99", "nn.LSTM"),
-        "p99 / ONNX Runtime's": share_of("p99", "ONNX Runtime"),
-        "at most 2: before": at_most_twice("before"),
-        "at most 2: after": at_most_twice("after"),
-    },
-    "tail-pairs",
-)
+BUSY = Table(
+    "busy", [By("call", "case"), By("busy processes", "neighbours", count)],
+    [column(name(label), "p50 / p99", label) for label in (OURS, BASE, "onnxruntime", "openvino")],
+)  # fmt: skip
+GROWTH = Table(
+    "scaling", [By("", "case")],
+    [
+        column("native, ms", "ms", OURS), column("GF/s", "GF/s", OURS),
+        column("nn.LSTM, ms", "ms", BASE), column("ratio", "times", BASE, OURS),
+    ],
+)  # fmt: skip
 
 
 # --- all of them ---
 
-TABLES: dict[str, Callable[[], str]] = gpu.TABLES | {
+TABLES: dict[str, Callable[[], str]] = {
+    **{table: gpu.TABLES[table] for table in ("cards", "kernel")},
+    "signatures": signatures,
+    "first_screen": first_screen,
+    "help": HELP,
+    "alone": races(*LSTM_ALONE, heading="two layers, two threads"),
+    "lanes": races(*LANES, heading="one layer, T=100, B=32, H=256, two threads"),
+    "steps": races(*STEPS, heading="training step, two threads"),
+    "one_step": races(*ONE_STEP, LAST_STEP, heading="two layers, two threads"),
     "training": lambda: training(results("post")),
     "training_parts": lambda: training_parts(results("post")),
-    "faster": RACES,
-    "native_step": native("step"),
-    "native_forward": native("inference"),
-    "native_training": Table(
-        "steps", [By("training step, words/s", "case")],
-        [
-            column("step loop", "words/s", "stock-loop-none"),
-            column("nn.LSTM", "words/s", STOCK),
-            column("native", "words/s", OURS),
-            column("/ nn.LSTM", "times", STOCK, OURS),
-            column("kept", "times", STOCK, OURS, file="steps-kept"),
-            column("/ loop", "times", "stock-loop-none", OURS),
-            column("kept", "times", "stock-loop-none", OURS, file="steps-kept"),
-        ],
-        {"dtype": "float32"},
-    ),
     "native_training_intel": Table(
         "steps-intel", [By("training step, words/s", "case"), By("dtype", "dtype")],
         [
             column("nn.LSTM", "words/s", STOCK),
-            column("native", "words/s", OURS),
-            column("/ nn.LSTM (95%)", "times (95%)", STOCK, OURS),
+            column("our layer, loss and update", "words/s", OURS),
+            column("times as fast", "times (ends)", STOCK, OURS),
         ],
     ),
-    "native_bfloat16": of_dtypes("native", BASE, "inference", "step"),
-    "native_autocast": of_dtypes("steps", STOCK, "train"),
-    "native_avx2": Table(
-        "native-avx2",
-        Lines(["AVX2 only"], [
-            Line([SAYS["step"]], {"mode": "step"}, {"theirs": BASE}),
-            Line([SAYS["inference"]], {"mode": "inference"}, {"theirs": BASE}),
-            Line([SAYS["train"]], {"mode": "train"}, {"theirs": STOCK}, "steps-avx2"),
-        ]),
-        [
-            one for size in SIZES for one in (
-                column(f"{size}: native, ms", "ms", OURS, case=size),
-                column(f"{size}: nn.LSTM's speed", "times (95%)", "theirs", OURS, case=size),
-            )
-        ],
-        {"dtype": "float32"},
-    ),
-    "peers": Table(
-        "peers",
-        Lines(["system"], [Line([name(label)], {}, {"system": label}) for label in FUSES]),
-        [
-            column("ms", "ms", "system"),
-            column("speed relative to nn.LSTM", "times", BASE, "system"),
-            column("what it fuses", lambda row: FUSES[row.contender], "system"),
-        ],
-        {"mode": "step", "case": "small"},
-    ),
-    "lanes_bidirectional": lanes(True),
-    "lanes_packed": lanes(False),
-    "growth_threads": growth("threads", By("", "case"), By("threads", "threads")),
-    "growth_sizes": growth("scaling", By("", "case")),
-    "short": Table(
-        "short", [By("p50 / p99, ms", "dtype"), By("call", "case")],
-        [column(name(label), "p50 / p99", label) for label in INFERENCE],
-    ),
-    "busy": Table(
-        "busy", [By("call", "case"), By("busy processes", "neighbours", count)],
-        [
-            column("native: p50, ms", "p50", OURS), column("p99, ms", "p99", OURS),
-            column("nn.LSTM: p50, ms", "p50", BASE), column("p99, ms", "p99", BASE),
-            column("ONNX Runtime: p50 / p99, ms", "p50 / p99", "onnxruntime"),
-            column("OpenVINO: p50 / p99, ms", "p50 / p99", "openvino"),
-        ],
-    ),
-    "tails": tails(2),
-    "tails_one": tails(1),
-    "tails_before": TAILS_BEFORE,
-    "tails_beside": TAILS_BESIDE,
-    "tails_changed": TAILS_CHANGED,
-    "help_training": Table(
-        "scaling", [*AXES, By("layers", "L", count)],
-        [
-            column("nn.LSTM, ms", "ms", BASE), column("native, ms", "ms", OURS),
-            column("native's speed", "times", BASE, OURS),
-        ],
-    ),
-    "help_inference": HELP_INFERENCE,
-    "help_short": Table(
-        "short", AXES,
-        [
-            column("nn.LSTM", "p50 / p99", BASE), column("native", "p50 / p99", OURS),
-            column("prepared", "p50 / p99", PREPARED),
-            column("native's speed", "times", BASE, OURS),
-            column("prepared's", "times", BASE, PREPARED),
-        ],
-        {"dtype": "float32"},
-    ),
-    "help_tail": Table(
-        "tail", [By("threads", "threads", order=int), By("busy processes", "neighbours", count)],
-        [column(says, "p50 / p99 / worst", label) for label, says in (
-            (BASE, "nn.LSTM"), (OURS, "native"), (PREPARED, "native, prepared"))],
+    "short": SHORT,
+    "tail": Table(
+        "tail",
+        [By(f"p50 / {worst('tail')}, ms; threads", "threads", order=int),
+            By("busy processes", "neighbours", count)],
+        [column(says, "p50 / worst", label) for label, says in (
+            (BASE, "nn.LSTM"), (OURS, "native"), (PREPARED, "native, prepared"),
+            ("onnxruntime", "ONNX Runtime"))],
         {"case": "T=1, B=1, H=256", "mode": "inference"},
     ),
-    "tails_foreign": tails_foreign,
     "errors": ERRORS,
-    "int8": Table(
-        "int8", [By("p50, ms", "case")],
-        [column("nn.LSTM, float32", "p50", BASE),
-            *(column(says, "p50 (error)", label) for label, says in BYTES.items())],
-    ),
     "streams": Table(
-        "streaming-prepared", threads_of("p50 / p99 / worst, ms"),
-        [column(says, "p50 / p99 / worst", label) for label, says in STREAMS.items()],
+        "streaming-prepared", [By(f"p50 / {worst('streaming-prepared')}, ms", "case")],
+        [column(says, "p50 / worst", label) for label, says in STREAMS.items()], {"threads": 2},
     ),
-    "grid": GRID,
     "grid_intel": drawn("grid-intel"),
     "adopted": Table(
-        "adopted", [By("ms: theirs → ours", "case")],
-        [column(f"{says}, {words}", "ms → ms", "theirs", "ours", mode=mode, threads=n)
-            for n, words in ((1, "1 thread"), (2, "2 threads"))
+        "adopted", [By("two threads, ms: theirs → ours", "case")],
+        [column(says, "ms → ms", "theirs", "ours", mode=mode, threads=2)
             for mode, says in BOTH_WAYS.items()],
     ),
     "kernelbench": Table(
-        "kernelbench", threads_of("task"),
+        "kernelbench", [By("two threads, ms", "case", lambda case: case.replace("_", " ", 1))],
         [
-            column("forward, ms: torch", "ms", BASE, mode="inference"),
-            column("torch.compile", "ms", "compile", mode="inference"),
-            column("ours", "ms", "install", mode="inference"),
-            column("torch / ours", "times", BASE, "install", mode="inference"),
-            column("both, ms: torch", "ms", BASE, mode="step"),
-            column("torch, flushed", "ms", "flushed", mode="step"),
-            column("ours", "ms", "install", mode="step"),
-            column("flushed / ours", "times", "flushed", "install", mode="step"),
+            column("forward: torch", "ms", BASE, mode="inference"),
+            column("forward: ours", "ms", "install", mode="inference"),
+            column("both: torch", "ms", BASE, mode="step"),
+            column("both: torch, flushed", "ms", "flushed", mode="step"),
+            column("both: ours", "ms", "install", mode="step"),
         ],
+        {"threads": 2},
     ),
     "transducer": Table(
         "transducer", threads_of("model, sound"),
         [
-            column("steps, tokens", "{0.steps:.0f}, {0.tokens:.0f}".format, BASE),
             column("whole, ms", "ms", BASE),
-            column("loop", share(lambda row: row.whole - row.encoder), BASE),
-            column("prediction", share(lambda row: row.prediction), BASE),
-            column("joint", share(lambda row: row.joint), BASE),
+            column("the loop's share", share(lambda row: row.whole - row.encoder), BASE),
             column("loop, ms: generate", of_loop, BASE),
-            column("install", of_loop, "install"),
-            column("Greedy", of_loop, "greedy"),
-            column("Greedy, int8", of_loop, "greedy-int8"),
+            column("loop, ms: Greedy", of_loop, "greedy"),
             column("whole: Greedy", "times", BASE, "greedy"),
-            column("int8", "times", BASE, "greedy-int8"),
+            column("whole: Greedy, int8", "times", BASE, "greedy-int8"),
         ],
     ),
     "last": Table(
@@ -894,7 +612,6 @@ TABLES: dict[str, Callable[[], str]] = gpu.TABLES | {
             for label, says in ((BASE, "torch.nn"), (OURS, "native"))],
         joined=LAST, split=LAST_CASE,
     ),
-    "last_intel": LAST_INTEL,
     "last_xeon": Table(
         "last-xeon", [By(LAST_HEADING, "call")],
         [
@@ -905,24 +622,18 @@ TABLES: dict[str, Callable[[], str]] = gpu.TABLES | {
         joined=LAST, split=LAST_CASE,
     ),
     "custom": Table(
-        "custom-intel",
-        [By("cell", "cell", "`{}`".format), By("from", "cell", paper),
-            By("lines", "cell", lines_of)],
+        "custom",
+        Lines(["cell", "from", "lines"],
+            [Line([f"`{cell}`", paper(cell), lines_of(cell)], {"cell": cell}) for cell in SHOWN]),
         CUSTOM, split=CELL_CASE,
     ),
-    "custom_compiled": Table(
-        "custom-compiled-intel", [By("cell", "case"), By("", "mode", BOTH_WAYS.__getitem__)],
-        [
-            column("loop, ms", "ms", "loop"),
-            column("torch.compile, ms", "ms", "compile"),
-            column("fused, ms", "ms", "ours"),
-            column("compiled / fused", "0.1 times", "compile", "ours"),
-            column("first call, s: compiled", "first call, s", "compile"),
-            column("fused", "first call, s", "ours"),
-        ],
+    "custom_library": Table(
+        "custom",
+        [By("cell `lstm` and fused_lstm.LSTM", "call"), By("", "mode", BOTH_WAYS.__getitem__)],
+        [column("fused_lstm.LSTM, ms", "ms", "library"), column("the cell, ms", "ms", "ours"),
+            column("times as fast", "times (ends)", "library", "ours")],
+        {"cell": "lstm"}, split=CELL_CASE,
     ),
-    "custom_source": lambda: f"```cpp\n{zoo.lltm.source()}```\n",
-    "custom_triton": lambda: f"```python\n{zoo.lltm.source('triton')}```\n",
     "custom_explained": lambda: f"```python\n{zoo.lltm.explained()}```\n",
     "cells": cells,
     "slstm": Table(
@@ -935,7 +646,7 @@ TABLES: dict[str, Callable[[], str]] = gpu.TABLES | {
                 ("compiled", "times", ("compiled", "native")),
             )
         ],
-        joined=Joined("threads", (1, 2), " / "), split=CELL_CASE,
+        {"threads": 2}, split=CELL_CASE,
     ),
     "per_sample": Table(
         "samples",
@@ -951,11 +662,4 @@ TABLES: dict[str, Callable[[], str]] = gpu.TABLES | {
     "perplexity_medium": partial(perplexity, "medium"),
     "cell_perplexity": CELL_PERPLEXITY,
     "slstm_perplexity": slstm_perplexity,
-    "bf16_gradients": bf16_gradients,
-    "packed_perplexity": packed_perplexity,
-    "intel_ahead": intel("ahead"),
-    "intel_bf16": intel("bf16"),
-    "intel_tf32": intel("tf32", "float32", "two terms"),
-    "intel_tf32_switch": intel("tf32 switch", "two terms everywhere", "where they pay"),
-    "intel_prepared": intel("prepared"),
 }  # fmt: skip

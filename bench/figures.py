@@ -32,12 +32,14 @@ class Bar(NamedTuple):
     """One bar, of parts that `colours` names; `note` stands behind it. No name: the one above's.
 
     range: the ends of a line across the bar's end, such as quartiles.
+    saved: the length of a hatched bar behind it.
     """
 
     name: str
     parts: Mapping[str, float]
     note: str = ""
     range: tuple[float, float] | None = None
+    saved: float | None = None
 
 
 @matplotlib.rc_context(STYLE)
@@ -73,8 +75,41 @@ def bars(panels: Mapping[str, Sequence[Bar]], unit: str, colours: Mapping[str, s
     drawn[-1].set_xlabel(unit)
     # One legend for all panels, under them, where it covers nothing.
     patches = [Patch(**_filled(colour)) for colour in colours.values()]
-    figure.legend(patches, list(colours), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2,
-        frameon=False, fontsize=9)  # fmt: skip
+    figure.legend(patches, list(colours), loc="upper center", bbox_to_anchor=(0.5, 0.0),
+        ncols=len(colours), frameon=False, fontsize=9)  # fmt: skip
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def beside(
+    panels: Mapping[str, Sequence[Bar]], title: str, unit: str, colours: Mapping[str, str]
+) -> Figure:
+    """Return panels of horizontal bars side by side, the first bar on top; a key is its title."""
+    most = max(map(len, panels.values()))
+    figure = Figure(figsize=(1.8 * WIDTH, 0.42 * most + 1.5), layout="tight")
+    for axes, (says, rows) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        longest = max(sum(row.parts.values()) for row in rows)
+        for place, row in enumerate(rows):
+            left = 0.0
+            for part, value in row.parts.items():
+                axes.barh(place, value, 0.7, left=left, **_filled(colours[part]))
+                left += value
+            if row.saved is not None:
+                axes.barh(place, row.saved, 0.7, left=left, color=AMBER, hatch="///", edgecolor=INK)
+                left += row.saved
+            axes.annotate(row.note, (left, place), **NOTE)
+        axes.set_yticks(range(len(rows)), [row.name for row in rows])
+        axes.set_ylim(most - 0.4, -0.6)
+        axes.set_xlim(0, 1.65 * longest)
+        axes.set_title(says, fontsize=10)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", linewidth=0.6)
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_xlabel(unit)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    patches = [Patch(**_filled(colour)) for colour in colours.values()]
+    figure.legend(patches, list(colours), loc="upper center", bbox_to_anchor=(0.5, 0.0),
+        ncols=len(colours), frameon=False, fontsize=9)  # fmt: skip
     return figure
 
 
@@ -85,11 +120,14 @@ def waterfall(
     last: tuple[str, float],
     rest: str,
     unit: str,
+    title: str,
+    explained: float,
 ) -> Figure:
     """Return a bar, what is taken from it step by step, what is left over, and the bar at the end.
 
     A step is a name, and the least and the most that it takes; its bar is the middle of the two,
-    its line the range. `rest` names the hatched bar that remains between steps and `last`.
+    its line the range. `rest` names the hatched bar that remains between steps and `last`, of which
+    `explained` is what is explained itself: the rest of it is hatched.
     """
     figure = Figure(figsize=(WIDTH, 0.38 * (len(steps) + 3) + 0.7), layout="tight")
     axes = figure.subplots()
@@ -101,19 +139,23 @@ def waterfall(
         place, middle = place + 1, (low + high) / 2
         axes.barh(place, -middle, 0.75, left=end, color=BLUE)
         axes.plot([end - high, end - low], [place, place], color=INK, linewidth=1.5, marker="|")
-        axes.annotate(f"{low:.0f} to {high:.0f}", (end, place), **NOTE)
+        range_of = f"{low:.1f} to {high:.1f}" if high < 10 else f"{low:.0f} to {high:.0f}"
+        axes.annotate(range_of, (end, place), **NOTE)
         end -= middle
         names.append(name)
     most, least = (first[1] - sum(step[end_of] for _, step in steps) - last[1] for end_of in (0, 1))
     axes.barh(place + 1, last[1] - end, 0.75, left=end, **_filled(""))
     note = f"{max(least, 0):.0f} to {most:.0f}"
     axes.annotate(note, (max(end, last[1]), place + 1), **NOTE)
-    axes.barh(place + 2, last[1], 0.75, color=INK)
-    axes.annotate(f"{last[1]:.1f}", (last[1], place + 2), **NOTE)
+    axes.barh(place + 2, explained, 0.75, color=INK)
+    axes.barh(place + 2, last[1] - explained, 0.75, left=explained, **_filled(""))
+    says = f"{last[1]:.1f}, of which the arithmetic\nexplains {explained:.0f} at the least"
+    axes.annotate(says, (last[1], place + 2), **NOTE)
     names += [rest, last[0]]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(place + 2.6, -0.6)
     axes.set_xlim(0, first[1] * 1.15)
+    axes.set_title(title)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", linewidth=0.6)
     axes.set_xlabel(unit)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from . import core
+from . import core, machine
 from .cases import Shape
 from .contenders import NN_LSTM, OURS, Contender
 from .lstm import Local, make_problem
@@ -43,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("bench.gradients", description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path, default=Path("out/bf16-gradients.json"))
     path = parser.parse_args().json
+    core.check_committed(path, machine.commit())
     rows: list[dict[str, Any]] = []
     for H in SIZES:
         found = errors(H)

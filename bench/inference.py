@@ -1,5 +1,8 @@
 """Inference of a stack of layers on a CPU: nn.LSTM or nn.GRU, ours, ours prepared, two runtimes.
 
+nn.LSTM runs twice: as it is, by oneDNN, which packs all weights at each call; and without oneDNN
+(`torch.backends.mkldnn.flags(enabled=False)`), which is the faster one in single steps.
+
 `native-layers` is the module as it is. `native-prepared` is `fused_lstm.prepare` of it: its weights
 were packed beforehand, as ONNX Runtime and OpenVINO pack theirs.
 """
@@ -25,8 +28,10 @@ from .lstm import Problem, make_problem
 from .peers.remote import Remote
 from .peers.worker import PAUSE, PAUSED
 
+WITHOUT = "nn.LSTM without oneDNN"
 KNOWN = [
     Contender(BASE, "cudnn"),
+    Contender(WITHOUT, "cudnn"),
     Contender(OURS, "native", "layers"),
     Contender(PREPARED, "native"),
     *(Contender(name, name, peer=True) for name in ("onnxruntime", "openvino")),
@@ -86,6 +91,15 @@ class Local(Runner):
         return self.inference, partial(time.sleep, PAUSE) if mode == PAUSED else None
 
 
+class WithoutOneDnn(Local):
+    """A module of this process whose operators are PyTorch's own."""
+
+    def inference(self) -> tuple[Tensor, Any]:
+        """Return y and the last state."""
+        with torch.backends.mkldnn.flags(enabled=False):
+            return super().inference()
+
+
 def build_ours(question: Question, prepared: bool) -> Local:
     """Return this project's module with a question's weights."""
     module = fused_lstm.convert(copy.deepcopy(question.reference), engine="native")
@@ -125,6 +139,7 @@ def tasks(suite: Any, options: Any) -> Iterator[Task]:
             question = Question(**vars(make_problem(case, options.device, DTYPES[dtype])))
             own: dict[str, Callable[[], Any]] = {
                 BASE: partial(Local, question.reference, question),
+                WITHOUT: partial(WithoutOneDnn, question.reference, question),
                 OURS: partial(build_ours, question, False),
                 PREPARED: partial(build_ours, question, True),
             }

@@ -5,6 +5,9 @@ that multiplies with it differs from a fused rung by more than its fusions. Here
 rungs that still multiply step by step use the C++ engine's own product, with the instruction set
 that the fused rungs use. The loop as PyTorch ships it and nn.LSTM stand beside them. On a GPU
 torch.mm is cuBLAS for all.
+
+`layers` has a rung only where it runs other code than `steps`: on a CPU where the engine's plan is
+a wavefront, which needs several threads and weights that fit in a core's cache.
 """
 
 from __future__ import annotations
@@ -22,9 +25,9 @@ from fused_lstm.ladder import cell, hoisted, loop
 from fused_lstm.spec import Spec
 
 from . import kernels, model
-from .cases import DTYPES
+from .cases import DTYPES, Shape
 from .contenders import NN_LSTM, Contender
-from .core import Task, Turn, timed
+from .core import Runner, Task, Turn, timed
 from .lstm import Local, Problem, make_problem
 from .model import Limits
 
@@ -134,22 +137,28 @@ LEVELS = ("pointwise", "hoisted", "steps", "layers")
 TORCH_LOOP, NN = "loop, torch.mm", "nn.LSTM"
 
 
-def on_cpu(isa: str, products: hoisted.Products | None, suffix: str = "") -> list[Rung]:
+def is_wavefront(shape: Shape, threads: int) -> bool:
+    """Return whether `layers` of float32 runs a wavefront on this CPU; else it runs as `steps`."""
+    T, B, I, H, L = shape
+    return "a wavefront" in kernels.ops().plan(T, B, I, H, L, "layers", True, threads=threads)
+
+
+def on_cpu(isa: str, products: hoisted.Products | None) -> list[Rung]:
     """Return the five rungs on an instruction set, from the loop upwards.
 
     Where PyTorch multiplies on the same instruction set, `products` is None: torch.mm for all.
     """
-    first = Rung("loop" + suffix, Contender("loop", "loop", "none"), products, isa)
+    first = Rung("loop", Contender("loop", "loop", "none"), products, isa)
     rest = [
-        Rung(fuse + suffix, Contender(fuse, "native", fuse),
+        Rung(fuse, Contender(fuse, "native", fuse),
             products if fuse in ("pointwise", "hoisted") else None, isa)
         for fuse in LEVELS
     ]  # fmt: skip
     return [first, *rest]
 
 
-def rungs(device: torch.device, dtype: torch.dtype, older: bool = True) -> list[Rung]:
-    """Return all that take turns: the five rungs, what PyTorch ships and, `older`, five in AVX2.
+def rungs(device: torch.device, dtype: torch.dtype) -> list[Rung]:
+    """Return the rungs: the five levels, the loop as PyTorch ships it, and nn.LSTM.
 
     bfloat16's loop multiplies with torch.mm: oneDNN has the same instructions, and is faster there
     than the C++ engine's product of a matrix that is not packed beforehand.
@@ -162,21 +171,80 @@ def rungs(device: torch.device, dtype: torch.dtype, older: bool = True) -> list[
         raise ValueError(f"ladder: needs the engine 'native', which cannot run: {why}")
     if dtype == torch.bfloat16:
         return [*on_cpu(native.OPS.isa(), None), shipped[1]]
-    best = native.OPS.isa()
-    ours = on_cpu(best, OURS) + shipped
-    older = older and best not in ("avx2", "base") and "avx2" in native.OPS.isa_names(dtype)
-    return ours + (on_cpu("avx2", OURS, ", avx2") if older else [])
+    return on_cpu(native.OPS.isa(), OURS) + shipped
 
 
 def tasks(suite: Any, options: Any) -> Iterator[Task]:
-    """Yield the ladder of each case and dtype."""
+    """Yield the ladder of each case and dtype; the machine's limits are measured once a dtype."""
+    limits: dict[tuple[str, str], Limits] = {}
     for case in suite.cases:
         for name in suite.dtypes:
-            dtype = DTYPES[name]
+            dtype, on_gpu = DTYPES[name], options.device.type != "cpu"
             problem = make_problem(case, options.device, dtype)
-            older = case.shape.H < 1024  # large takes half a minute a round
-            climbed = rungs(options.device, dtype, older)
-            isas = {rung.isa for rung in climbed if rung.isa}
-            limits = {isa: model.measure_limits(dtype, isa) for isa in isas}
-            build = {r.label: partial(Climber, r, problem, limits.get(r.isa)) for r in climbed}
+            climbed = rungs(options.device, dtype)
+            if not on_gpu and not is_wavefront(case.shape, torch.get_num_threads()):
+                climbed = [rung for rung in climbed if rung.label != "layers"]
+            for isa in {rung.isa for rung in climbed if rung.isa}:
+                if (name, isa) not in limits:
+                    limits[name, isa] = model.measure_limits(dtype, isa)
+            build = {
+                r.label: partial(Climber, r, problem, limits.get((name, r.isa))) for r in climbed
+            }
             yield Task(case.name, problem, build, {}, name)
+
+
+# --- the parts of what `steps` gains over `hoisted` ---
+
+
+class Recurrence:
+    """The recurrent products of a layer's forward alone, h R^T of all steps, by the C++ engine."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        generator = torch.Generator().manual_seed(0)
+        self.h = torch.randn(shape.T, shape.B, shape.H, generator=generator)
+        self.weight = torch.randn(4 * shape.H, shape.H, generator=generator)
+        self.peak = max(kernels.ops().best_product(torch.float32) for _ in range(100))
+
+    def expected(self) -> dict[str, Tensor]:
+        """Return the products by PyTorch."""
+        return {"sums": self.h.flatten(0, 1) @ self.weight.T}
+
+    def facts(self, mode: str) -> dict[str, Any]:
+        """Return the shape, and the seconds of the products at the CPU's peak of multiply-adds."""
+        T, B, _, H, _ = self.shape
+        return {"shape": self.shape._asdict(), "peak": T * B * 4 * H * H / self.peak}
+
+
+class Part(Runner):
+    """A way to multiply: `calls`, a call a step; `packing`, the same calls inside; `once`."""
+
+    modes = ("products",)
+
+    def __init__(self, how: str, work: Recurrence) -> None:
+        self.how, self.work_of = how, work
+
+    def products(self) -> list[tuple[Tensor, list[float]]]:
+        """Return the products and the seconds inside each call."""
+        h, weight, product = self.work_of.h, self.work_of.weight, kernels.ops().product
+        if self.how == "once":
+            return [product("step", h.flatten(0, 1), weight, h.shape[1], 1)]
+        return [product("input", rows, weight, 0, 1) for rows in h]
+
+    def answer(self) -> dict[str, Tensor]:
+        """Return the products."""
+        return {"sums": torch.cat([sums for sums, _ in self.products()])}
+
+    def timed(self, mode: str) -> Turn:
+        """Return what takes a turn: the seconds of whole calls, or those inside of them."""
+        if self.how == "calls":
+            return timed(self.products, self.device)
+        return lambda calls=1, seconds=0.0: [sum(taken[0] for _, taken in self.products())]
+
+
+def parts(suite: Any, options: Any) -> Iterator[Task]:
+    """Yield the recurrent products of each case: packed at each step, and packed once."""
+    for case in suite.cases:
+        work = Recurrence(case.shape)
+        build = {how: partial(Part, how, work) for how in ("calls", "packing", "once")}
+        yield Task(case.name, work, build)

@@ -51,14 +51,18 @@ def name(device: torch.device) -> str:
 
 
 def commit() -> str:
-    """Return the short id of the checkout's commit, "+" behind it where files differ from it."""
+    """Return the short id of the checkout's commit, "+" behind it where code differs from it.
+
+    Results, which a run writes, and documents, which are made of them, are no code.
+    """
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
+        command = ["git", "-C", str(Path(__file__).parents[1]), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        others = ":!bench/results", ":!docs", ":!*.md"
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", *others)
         return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -285,7 +285,8 @@ def post_terms(loop: Counts, hoisted: Counts) -> list[Term]:
         ),
         Term(
             "launches", "launches", two(loop["launches"], 4 * T * L + 5 * L),
-            "counted; cuDNN: a product and a kernel per step, forward and backward",
+            "PyTorch's count of this project's loop, assumed of TensorFlow's; cuDNN: a product and"
+            " a kernel per step, forward and backward",
         ),
     ]  # fmt: skip
 

@@ -344,8 +344,8 @@ def said(record: dict[str, Any]) -> str:
     line += f" {record['ratio']:.2f} ({record['low']:.2f} to {record['high']:.2f}),"
     line += f" {record['rounds']} rounds, {record['disturbed']} disturbed"
     if "tails" in record:
-        p99 = (f"{name} {1e3 * tail['p99']:.3f}" for name, tail in record["tails"].items())
-        line += f", p99 in ms: {', '.join(p99)}"
+        worst = (f"{name} {1e3 * tail['worst']:.3f}" for name, tail in record["tails"].items())
+        line += f", worst in ms: {', '.join(worst)}"
     return line
 
 
@@ -364,6 +364,7 @@ def main() -> None:
         return serve()
     if options.after is None:
         parser.error("expected a change and two checkouts")
+    core.check_committed(options.json, machine.commit())
     print(machine.name(core.CPU))
     options.json.parent.mkdir(parents=True, exist_ok=True)
     given = options.change, options.before, options.after, options.seconds, options.threads

@@ -114,18 +114,6 @@ def climb(page: Page, frame: pd.DataFrame) -> None:
         " same instruction set. A launch is one PyTorch operator call. The model estimates the time"
         " from FLOP, bytes and launches.",
     )
-    panels = {}
-    for records in answer.groups(frame).values():
-        of = answer.rungs(records)
-        if of[0].dtype == "float32" and answer.predicted(of[0]) > 0:
-            panels[answer.where(of[0])] = of
-    if panels:
-        page.figure(
-            "ladder", answer.ladder_figure(panels),
-            "Forward and backward of only the LSTM. Under each measured bar is the model's estimate"
-            " in parts. `hoisted` removes the sums of weights' gradients and reads W once instead"
-            " of at every step.",
-        )  # fmt: skip
     page.add(answer.ladders(frame))
 
 
@@ -228,11 +216,11 @@ STREAMING = Table(
 SECTIONS = {
     "post": post,
     "peers": peers,
-    "inference": section("## Inference", doc_tables.TABLES["short"]),
-    "short": section("## Short calls, as in text generation", doc_tables.TABLES["short"]),
+    "inference": section("## Inference", doc_tables.SHORT),
+    "short": section("## Short calls, as in text generation", doc_tables.SHORT),
     "grid": grid,
     "busy": section(
-        "## While other processes are busy", doc_tables.TABLES["busy"],
+        "## While other processes are busy", doc_tables.BUSY,
         "Zero, one or two other processes each keep a core busy. If one of them takes a core that"
         " a call needs, the call waits until that time slice ends.",
     ),
@@ -245,7 +233,7 @@ SECTIONS = {
         "Inference saves nothing; forward saves what the backward reads; step is both. Memory is"
         " the peak of a step, known only on a GPU.",
     ),
-    "scaling": section("## As the shape grows", doc_tables.TABLES["growth_sizes"]),
+    "scaling": section("## As the shape grows", doc_tables.GROWTH),
 }  # fmt: skip
 
 

@@ -32,6 +32,9 @@ from .contenders import BASE, LOOP, OURS, Contender, of_labels
 from .core import PACE, Group, Pace, Record, Task, measure, surroundings
 from .peers.worker import PAUSED
 
+# What every suite measures, besides the module that prepares it (`code`).
+ENGINE = ("kernels/fused_lstm", ":!kernels/fused_lstm/triton", ":!kernels/fused_lstm/tools",
+    ":!kernels/fused_lstm/adopt", ":!kernels/fused_lstm/integrations")  # fmt: skip
 Options = argparse.Namespace  # cases, engines, device, dtype, seconds, threads: of __main__
 
 
@@ -78,25 +81,14 @@ def sweep(start: Case, **axes: Sequence[int]) -> list[Case]:
 
 
 def short() -> list[Case]:
-    """Return calls of one step, of one row and of four, and of 16 steps, two layers."""
-    calls = (1, 1), (1, 4), (16, 1)
-    shapes = [Shape(T, B, H, H, 2) for H in (64, 256, 650, 1500) for T, B in calls]
+    """Return calls of one step, of one row and of four, two layers."""
+    shapes = [Shape(1, B, H, H, 2) for H in (64, 256, 650, 1500) for B in (1, 4)]
     return [Case(f"T={s.T}, {'' if s.B == 1 else f'B={s.B}, '}H={s.H}", s) for s in shapes]
 
 
 def last_step() -> list[Case]:
-    """Return calls with a loss on all steps and on the last, of an LSTM and a GRU.
-
-    The call of six layers is that of KernelBench's tasks 35 and 39.
-    """
-    shapes = [
-        Shape(50, 32, 128, 128, 1),
-        Shape(200, 32, 64, 64, 1),
-        Shape(300, 32, 32, 128, 2),
-        Shape(300, 20, 32, 256, 2),
-        Shape(512, 10, 128, 256, 6),
-        Shape(1000, 32, 128, 128, 1),
-    ]
+    """Return calls with a loss on all steps and on the last, of an LSTM and a GRU."""
+    shapes = [Shape(200, 32, 64, 64, 1), Shape(300, 20, 32, 256, 2)]
     return [
         Case(f"{cell.upper()}, T={s.T}, B={s.B}, H={s.H}, L={s.L}, {loss}", s, cell=cell, loss=loss)
         for s in shapes
@@ -112,14 +104,17 @@ SENTENCES = [
     for H in (256, 512)
     for form in ("packed", "lengths", "padded")
 ]
-STEPS = ("stock-cudnn", "stock-loop-none", OURS)
+# The post's program with nn.LSTM and with our layer; the same two with our loss and update.
+STEPS = ("stock-cudnn", f"stock-{OURS}", "cudnn", OURS)
 SUITES = {
     "ladder": Suite("the fusions, one at a time, on the same products: counted, predicted, timed",
-        named("small", "medium"), ladder.tasks, pace=Pace(20, longest=60)),
+        named("tiny", "small", "medium"), ladder.tasks, pace=Pace(20, least=10, longest=300)),
     "post": Suite(
         "the post's own table: words per second of training, TensorFlow, JAX, PyTorch, the fusions",
         named("small", "medium"), training.tasks, ("train", "rest"), who.trainers,
         pace=Pace(20, least=7, longest=100)),
+    "parts": Suite("what `steps` gains over `hoisted`: the recurrent products, packed once or not",
+        PTB, ladder.parts, ("products",), pace=Pace(2, least=10), device="cpu"),
     "lstm": Suite("only the LSTM, every engine and level, four modes", PTB[:2], modes=lstm.MODES,
         contenders=who.engines),
     "peers": Suite("only the LSTM, other systems compared with ours", named("small", "medium"),
@@ -132,18 +127,23 @@ SUITES = {
         pace=Pace(1.0, least=3, calls=5, turn=0.1), device="cpu"),
     "shapes": Suite("shapes that others measure", [c for c in CASES.values() if c not in PTB],
         modes=("inference", "step"), pace=Pace(1.0)),
+    "faster": Suite("README's table: the LSTM alone, ours and nn.LSTM", [*PTB,
+            *lanes([(100, 256)])[:1], *(c for c in lanes([(100, 256)]) if c.form == "lengths")],
+        modes=("inference", "step"), contenders=of_labels(BASE, OURS),
+        dtypes=("float32", "bfloat16"), pace=Pace(2.0, least=10, longest=60), device="cpu"),
     "native": Suite("only the LSTM: the C++ engine, the loop and nn.LSTM", PTB,
         modes=("inference", "step"),
         contenders=of_labels(BASE, LOOP, "native-pointwise", "native-steps", OURS),
         dtypes=("float32", "bfloat16"), device="cpu"),
     "steps": Suite("whole training steps, ours and the post's program", PTB, training.tasks,
         ("train",), lambda: [c for c in who.trainers() if c.label in STEPS],
-        dtypes=("float32", "bfloat16"), pace=Pace(12, warmup=2), device="cpu"),
-    "short": Suite("calls of one step and of 16, as text is generated: p50 and p99", short(),
+        dtypes=("float32", "bfloat16"), pace=Pace(6, least=10, longest=120), device="cpu"),
+    "short": Suite("calls of one step, as text is generated: p50 and p99", short(),
         inference.tasks, modes=("inference",), dtypes=("float32", "bfloat16"),
-        pace=Pace(1, least=3, calls=20), device="cpu"),
-    "int8": Suite("int8 weights: ours, PyTorch's and ONNX Runtime's", short()[3:],
-        inference.int8_tasks, modes=("inference",), pace=Pace(1, least=3, calls=20), device="cpu"),
+        pace=Pace(1, least=10, calls=101, longest=60), device="cpu"),
+    "int8": Suite("int8 weights: ours, PyTorch's and ONNX Runtime's", short()[2::2],
+        inference.int8_tasks, modes=("inference",), pace=Pace(1, least=10, calls=101, longest=120),
+        device="cpu"),
     "streaming": Suite("one step per call, as a stream is served: p50 and p99",
         [*named("streaming"), *(Case(f"stream of {c}", c.shape._replace(B=1)) for c in PTB)],
         streaming.tasks, ("call",), pace=Pace(2, least=8, most=400, calls=50), device="cpu"),
@@ -158,7 +158,7 @@ SUITES = {
     "tail": Suite("one step per call, with and without pauses and busy processes: p50 to worst",
         [Case(f"T=1, B={B}, H={H}", Shape(1, B, H, H, 2)) for H in (64, 256, 650) for B in (1, 4)],
         inference.tasks, ("inference", PAUSED), threads=(1,), neighbours=(0, 1, 2),
-        pace=Pace(0, calls=101, longest=120), device="cpu"),
+        pace=Pace(0, least=10, calls=101, longest=120), device="cpu"),
     "lanes": Suite("both directions, and rows of unequal length",
         [*lanes([(100, 256)]), *SENTENCES[:3]], modes=("inference", "step"), pace=Pace(0.6)),
     "lanes-all": Suite("the same at four sizes: five minutes",
@@ -166,18 +166,19 @@ SUITES = {
         modes=("inference", "step"), pace=Pace(0.6)),
     "last": Suite("the backward of a loss on the last step, which vanishes, and on all steps",
         last_step(), modes=("backward",), contenders=of_labels(BASE, OURS),
-        dtypes=("float32", "bfloat16"), threads=(1,), pace=Pace(1.0, least=3), device="cpu"),
+        dtypes=("float32", "bfloat16"), threads=(1,), pace=Pace(1.0, least=10, longest=60),
+        device="cpu"),
     "scaling": Suite("as T, B, H or L grows", sweep(Case("", Shape(20, 20, 200, 200, 2)),
         T=(5, 10, 20, 40, 80), B=(1, 5, 10, 40, 80), H=(64, 128, 256, 512, 1024, 2048), L=(1, 4)),
-        pace=Pace(1.0, least=3)),
-    "threads": Suite("as threads are added", PTB, threads=(1, 2, 4, 8), pace=Pace(1.0, least=3),
+        pace=Pace(1.0, least=10)),
+    "threads": Suite("as threads are added", PTB, threads=(1, 2, 4, 8), pace=Pace(1.0, least=10),
         device="cpu"),
     "cells": Suite("cells that cuDNN lacks, compared with the plain one, their loops and Keras",
         named("small", "medium"), cells.tasks, tuple(cells.CELLS), pace=Pace(20)),
     "custom": Suite("cells written as functions, a Python loop over them, and torch.compile of it",
         [Case("T=100, B=4, H=256", Shape(100, 4, 256, 256, 1)),
          Case("T=35, B=20, H=650", Shape(35, 20, 650, 650, 1))],
-        custom.tasks, ("inference", "step"), pace=Pace(1.0, least=3), device="cpu"),
+        custom.tasks, ("inference", "step"), pace=Pace(1.0, least=10), device="cpu"),
     "adopted": Suite("Keras's layers and FlashRNN's function, on their own code and on our kernels",
         adopted.named(*adopted.SHAPES), adopted.tasks,
         ("inference", "step"), threads=(1,), pace=Pace(1.5, least=4), device="cpu"),
@@ -200,8 +201,15 @@ SUITES = {
     "gpu": Suite("on a machine with a GPU: compile, test and race all kernels",
         pace=Pace(1.5), device="cuda"),
 }  # fmt: skip
-# `make bench`; with peers it takes more than ten minutes on two cores.
+# `make bench`; a quarter of an hour on two cores, longer with peers.
 DEFAULT = ("ladder", "lstm", "post", "lanes", "scaling", "short", "streaming", "busy")
+
+
+def code(name: str) -> list[str]:
+    """Return the paths of the code that a suite measures, as git takes them."""
+    if name not in SUITES:
+        return [*ENGINE]
+    return [*ENGINE, SUITES[name].tasks.__module__.replace(".", "/") + ".py"]
 
 
 def start(name: str, options: Options) -> Iterator[Record]:

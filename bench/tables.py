@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from .contenders import BASE, NAMES
-from .core import Record, speedup
+from .core import ENOUGH, Record, speedup
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = ("small", "medium", "large")
@@ -130,6 +130,13 @@ def cpu(machine: str) -> str:
     return zen or name.replace("(R)", "")
 
 
+def machine(row: Row) -> str:
+    """Return a record's machine for a sentence: "an AMD EPYC (Zen 4)"."""
+    brand = row.machine.partition(" (")[0].removesuffix(" Processor")
+    zen = cpu(row.machine)
+    return f"an {brand}" + (f" ({zen})" if zen.startswith("Zen") else "")
+
+
 def digits(value: float) -> str:
     """Return three digits, and no power of ten."""
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
@@ -149,24 +156,30 @@ def ms(row: Row) -> str:
 
 
 def tail(row: Row, *of: str) -> str:
-    """Return p50 and more of its calls in milliseconds, the median where a turn was one call."""
-    timed = not pd.isna(getattr(row, "p50", float("nan")))
-    return " / ".join(digits(1e3 * getattr(row, field)) for field in of) if timed else ms(row)
+    """Return p50 and more of its calls in milliseconds, the median where a turn was one call.
+
+    Of fewer than ENOUGH calls the 99th percentile is one of the worst: the worst is shown instead.
+    """
+    if pd.isna(getattr(row, "p50", float("nan"))):
+        return ms(row)
+    few, texts = row.calls < ENOUGH, []
+    for field in of:
+        value = digits(1e3 * getattr(row, "worst" if few and field == "p99" else field))
+        texts.append(f"{value} (worst of {count(row.calls)})" if few and field == "p99" else value)
+    return " / ".join(texts)
 
 
 FORMATS: dict[str, Callable[..., str]] = {
     "ms": ms,
     "p50": lambda row: tail(row, "p50"),
-    "p99": lambda row: tail(row, "p99"),
+    "p50 / worst": lambda row: tail(row, "p50", "worst"),
     "p50 / p99": lambda row: tail(row, "p50", "p99"),
-    "p50 / p99 / worst": lambda row: tail(row, "p50", "p99", "worst"),
     "p50 (error)": lambda row: f"{tail(row, 'p50')} ({row.error:.1%})",
     "GF/s": lambda row: f"{row.flops / row.median / 1e9:.0f}",
     "us per token": lambda row: digits(1e6 * row.median / row.tokens),
     "words/s": lambda row: f"{row.tokens / row.median:,.0f}",
-    "first call, s": lambda row: digits(row.first),
     "times": lambda base, other: str(speedup(base, other)),  # as fast
-    "times (95%)": lambda base, other: speedup(base, other).text,
+    "times (ends)": lambda base, other: speedup(base, other).text,
     "0.1 times": lambda base, other: f"{speedup(base, other).value:.1f}",
     "0.01 times": lambda base, other: f"{speedup(base, other).value:.2f}",
     "ms → ms": lambda base, other: f"{ms(base)} → {ms(other)}, {speedup(base, other)}",

@@ -1,4 +1,8 @@
-"""The look of figures: colours, and an SVG that follows the reader's light or dark mode."""
+"""The look of figures: colours, and an SVG that follows the reader's light or dark mode.
+
+Each colour is an attribute of its element, so a viewer that knows no CSS shows the light mode. In
+dark mode a browser replaces three of them by rules on these attributes.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,14 @@ import re
 import matplotlib
 from matplotlib.figure import Figure
 
-# Drawn in these, and replaced in the file by variables that follow the reader's light or dark mode.
 INK, PAPER, GRID = "#1a1a1a", "#fefefe", "#dcdcdc"
-MODES = f"""<style>
-svg {{ --ink: {INK}; --paper: {PAPER}; --grid: {GRID}; }}
-@media (prefers-color-scheme: dark) {{
-  svg {{ --ink: #e8e8e8; --paper: #1e2227; --grid: #444b54; }}
-}}
-</style>"""
+DARK = {INK: "#e8e8e8", PAPER: "#1e2227", GRID: "#444b54"}
+RULES = "".join(
+    f'[{name}="{light}"] {{ {name}: {dark}; }}\n'
+    for light, dark in DARK.items()
+    for name in ("fill", "stroke")
+)
+MODES = f"<style>\n@media (prefers-color-scheme: dark) {{\n{RULES}}}\n</style>"
 STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10,
     "axes.titlelocation": "left", "axes.axisbelow": True, "svg.fonttype": "path",
@@ -32,8 +36,13 @@ def to_svg(figure: Figure) -> str:
     figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
-    for colour, variable in ((INK, "ink"), (PAPER, "paper"), (GRID, "grid")):
-        text = text.replace(colour, f"var(--{variable})")
+    text = re.sub(r' style="([^"]*)"', lambda style: _attributes(style[1]), text)
     opening, rest = text.split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)
     return f"{opening}>{MODES}{rest}"
+
+
+def _attributes(style: str) -> str:
+    """Return an element's style as attributes: rules of a style sheet are then stronger."""
+    pairs = (part.split(":", 1) for part in style.split(";") if part.strip())
+    return "".join(f' {name.strip()}="{value.strip()}"' for name, value in pairs)

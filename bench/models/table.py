@@ -5,15 +5,12 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-from ..answer import machine, wrapped
-from ..core import quartiles, ratio
-from ..tables import Row, by_contender, digits, each, markdown, results, rows
+from ..answer import wrapped
+from ..core import ratio
+from ..tables import Row, by_contender, digits, each, machine, markdown, results, rows
 
 FILE = "models"
-HEADER = (
-    "model", "", "recurrent part", "layers, 1 thread", "whole, 1 thread", "layers, 2 threads",
-    "whole, 2 threads", "ms, 2 threads: torch's", "ours",
-)  # fmt: skip
+HEADER = "package", "", "recurrent part", "times as fast, two threads"
 RESETS = (
     "package", "", "threads", "the package's own code, ms", "under install, ms", "`resets=`, ms",
     "factor",
@@ -21,20 +18,15 @@ RESETS = (
 
 
 def models() -> str:
-    """Return how many times as fast each model is with ours, and its recurrent layers alone."""
+    """Return the share of the recurrent layers in each model, and how many times as fast it is."""
     frame, body = results(FILE), []
     for case in each(frame, "case"):
         for mode, word in (("inference", "inference"), ("train", "training")):
-            row = [case if mode == "inference" else "", word]
-            pairs = {
-                (n, of): by_contender(frame, case=case, mode=of, threads=n)
-                for n in (1, 2)
+            layers, whole = (
+                by_contender(frame, case=case, mode=of, threads=2)
                 for of in (f"layers-{mode}", mode)
-            }
-            row.append(share(pairs[1, f"layers-{mode}"], pairs[1, mode]))
-            row += [factor(pair) for pair in pairs.values()]
-            row += [milliseconds(pairs[2, mode].get(label)) for label in ("torch", "install")]
-            body.append(row)
+            )
+            body.append([case, word, share(layers, whole), factor(whole)])
     return markdown(HEADER, body)
 
 
@@ -47,7 +39,7 @@ def expected() -> str:
         if "torch" in pair and "install" in pair:
             count += 1
             times = ratio(pair["torch"].seconds, pair["install"].seconds)
-            if not times.low <= 1 <= times.high:
+            if times.clear and times.value != 1:
                 clear.append((times.value, f"{case}, {mode}, {threads} thread{'s'[: threads - 1]}"))
     (least, slow), *_, (most, fast) = sorted(clear)
     behind = sum(value < 1 for value, _ in clear)
@@ -57,8 +49,7 @@ def expected() -> str:
         f" in training, with one thread and with two of {machine(first)}. In {len(clear) - behind}"
         f" of {count} races ours was faster, up to {most:.2f} times ({fast}); in {behind} it was"
         f" slower, {least:.2f} times as fast ({slow}); in {count - len(clear)} no difference was"
-        " seen ([all of them](docs/models.md)). A model that spends little time in recurrent layers"
-        " gains little."
+        " seen."
     )
 
 
@@ -82,16 +73,12 @@ def share(layers: dict[str, Row], whole: dict[str, Row]) -> str:
 
 
 def factor(pair: dict[str, Row], label: str = "install") -> str:
-    """Return torch's time over ours, "-" without both; no judgement whether it is clear."""
+    """Return torch's time over ours with its ends, "-" without both."""
     if "torch" not in pair or label not in pair:
         return "-"
-    measured = ratio(pair["torch"].seconds, pair[label].seconds)
-    return f"{measured.value:.2f} ({measured.low:.2f} to {measured.high:.2f})"
+    return ratio(pair["torch"].seconds, pair[label].seconds).text
 
 
 def milliseconds(row: Any) -> str:
-    """Return the median and the quartiles."""
-    if row is None:
-        return "-"
-    low, median, high = (digits(1e3 * t) for t in quartiles(row.seconds))
-    return f"{median} ({low} to {high})"
+    """Return the median."""
+    return "-" if row is None else digits(1e3 * row.median)

@@ -1,4 +1,4 @@
-"""README, docs/why.md and the report: each measured number in them is a results file's."""
+"""README and docs: each measured number in them is a results file's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def files() -> dict[Path, str]:
     return docs.files()
 
 
-def test_pages_figures_and_the_report_are_what_the_results_give(files):
+def test_pages_and_figures_are_what_the_results_give(files):
     wrong = [
         str(path.relative_to(ROOT))
         for path, text in files.items()
@@ -42,6 +42,7 @@ def test_every_block_is_somewhere_and_a_changed_one_is_made_again(monkeypatch, c
     assert docs.made(page.read_text()) == right
     monkeypatch.setattr(docs, "ROOT", tmp_path)
     monkeypatch.setattr(docs, "files", lambda: {page: right})
+    monkeypatch.setattr(docs, "older", list)
     assert docs.main(["--check"]) == 1
     assert capsys.readouterr().out == "page.md: is not what its files give\n"
     assert docs.main([]) == docs.main(["--check"]) == 0
@@ -71,15 +72,18 @@ def megabytes(numbers: int, bytes_each: int = 4) -> str:
 
 # Page -> each such number that stands outside blocks and code, and why it may.
 STATED = {
-    "README.md": {
-        "7,400 words per second": THE_POST, "3,800": THE_POST, "95%": INTERVAL,
-    },
+    "README.md": {"7,400 words per second": THE_POST, "3,800": THE_POST},
     "cells.md": {"1.0": "TensorFlow's constant", "2.2": "a section of a paper"},
-    "gpu.md": {"1 us": "assumed of a barrier"},
-    "measured.md": {"95%": INTERVAL, "5%": INTERVAL, "10 ms": "a pause that the suite makes"},
-    "models.md": {"95%": INTERVAL, "32 MiB": "set in the command", "16 GiB": "the same"},
+    "gpu.md": {
+        "1 us": "assumed of a barrier",
+        f"{H100.flops / 1e12:g} TFLOP/s": "data sheet",
+        f"{H100.bandwidth / 1e12:g} TB/s": "the same", "50 MB": "the same",
+        f"{model.H100_L2 / 1e12:g} TB/s": "assumed", f"{1e6 * H100.launch:g} us": "assumed",
+        megabytes(4 * 1500 * 1500, 2): "R of large in bfloat16",
+    },
+    "models.md": {"32 MiB": "set in the command", "16 GiB": "the same", "1.0": "of FlashRNN"},
     "native.md": dict.fromkeys(
-        ("1,159", "1,024", "16,384", "384 KiB", "128 KiB", "16 MiB", "512 MiB", "2 MiB",
+        ("1,024", "16,384", "384 KiB", "128 KiB", "16 MiB", "512 MiB", "2 MiB",
          "4 KiB", "150 us", "60 us"), LIMIT
     ) | {
         "1.2e-38": "float32's least normal", "2.2e-308": "float64's",
@@ -90,19 +94,21 @@ STATED = {
         "78.04", "0.25"), PAPER
     ) | {"929,589": "tokens", "73,760": "tokens", "82,430": "tokens", "10,000": "words"},
     "will-it-help.md": {"95%": INTERVAL},
-    "your-own-model.md": {"95%": INTERVAL},
+    "your-own-cell.md": {"0.5": "a power"},
+    "measured.md": {
+        "95%": INTERVAL, "1,000": "core.ENOUGH", "32 MiB": "glibc's largest mmap threshold",
+        megabytes(6400 * 4 * 512): "gates of 6,400 steps of rows at H = 512",
+    },
     "why.md": {
-        "3,800 words per second": THE_POST, "7,400": THE_POST,
-        "95%": INTERVAL, "5%": INTERVAL,
+        "7,400": THE_POST, "3,800 words per second": THE_POST,
         f"{CARD.flops / 1e12:g} TFLOP/s": "data sheet",
-        f"{CARD.bandwidth / 1e9:g} GB/s": "the same", "2 MB": "the same", "50 MB": "the same",
-        f"{H100.flops / 1e12:g} TFLOP/s": "the same",
-        f"{H100.bandwidth / 1e12:g} TB/s": "the same",
-        f"{model.H100_L2 / 1e12:g} TB/s": "assumed", f"{1e6 * H100.launch:g} us": "assumed",
+        f"{CARD.bandwidth / 1e9:g} GB/s": "the same", "2 MB": "the same",
         "3 to 10 us": "assumed", "70%": "assumed", "100%": "assumed",
-        "5.1": "of cuDNN",
-        megabytes(4 * 1500 * 1500): "R of large", megabytes(4 * 1500 * 1500, 2): "in bfloat16",
-    } | {megabytes(4 * H * 2 * H): f"W and R at H = {H}" for H in (200, 650, 1500)},
+        "79 times": "added_up(35) of bench/model.py", "3 times": "post_terms of it",
+        "6 times": "the same", "6 to 10 times": "the same", "5.1": "of cuDNN",
+        megabytes(4 * 1500 * 1500): "R of large",
+        "128 KiB": "W and R at H = 64", megabytes(4 * 650 * 2 * 650): "W and R at H = 650",
+    },
 }  # fmt: skip
 
 
@@ -115,7 +121,7 @@ def words(path: Path) -> str:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_no_measured_number_stands_outside_a_block(path):
-    """A measured number belongs in a block, which its results file makes; report.md is all made."""
+    """A measured number belongs in a block, which its results file makes."""
     assert set(QUANTITY.findall(words(path))) == STATED.get(path.name, {}).keys()
 
 
@@ -132,17 +138,16 @@ WORDED = re.compile(
 # Page -> each such phrase outside blocks and code, and why it may stand there.
 BUILT = "follows from how it is built"
 WORDS: dict[str, dict[str, str]] = {
+    "README.md": {"fused LSTM twice as fast as": THE_POST},
     "backward.md": {"writes its half of y, so": BUILT},
     "cells.md": {
         "as bfloat16, half the bytes. With": "two bytes and four",
         "more than a tenth of its largest": "core.TOLERANCE: no time is taken above it",
     },
     "gpu.md": {"program by an eighth of K. One": BUILT},
-    "measured.md": {"more than half": "when the suite repeats a call"},
     "models.md": {
-        "more than a tenth of the machine.": "core.BUSY",
-        "and to a thousandth in float32, the": "core.TOLERANCE",
-        "environments; elsewhere one step in 33 begins an episode.": "so the cases are made",
+        "and to a thousandth in float32. Two": "core.TOLERANCE",
+        "the batch one step in 33 begins an episode.": "so the cases are made",
     },
     "native.md": {
         "directions gets half of them; otherwise": BUILT,
@@ -150,8 +155,7 @@ WORDS: dict[str, dict[str, str]] = {
         "at most a quarter larger than the": LIMIT,
         "and a half times what calls": LIMIT,
     },
-    "policy.md": {"once in four times": "there are four cues"},
-    "why.md": {"bias counts twice": "TensorFlow has one bias, PyTorch two"},
+    "why.md": {"cuDNN's, about twice as fast as": THE_POST},
 }
 
 
@@ -188,36 +192,42 @@ def test_a_shape_is_no_measured_number(text):
     assert not QUANTITY.search(text)
 
 
-def test_readme_names_the_machines_of_its_figure_and_tables():
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert f"on {answer.place(tables.rows(tables.results('post'))[0])}; longer" in text
-    assert (answer.climbed()[0].threads, "one core of a Zen 4" in text) == (1, True)
-    races = doc_tables.RACES.rows.lines
-    records = [tables.by_contender(tables.results(r.file), **r.where, threads=2) for r in races]
-    places = {answer.place(of[label]) for r, of in zip(races, records, strict=True)
-        for label in r.names.values()}  # fmt: skip
+def test_readmes_factors_are_of_one_machine():
+    races = [race for _, several in doc_tables.FIRST_SCREEN for race in several]
+    places = {answer.place(row) for race in races for pair in race.pairs() for row in pair}
     assert places == {"two cores of an AMD EPYC (Zen 4)"}
-    assert "On two cores of an AMD EPYC (Zen 4, AVX-512)" in text
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert lines.index("## Why a fused LSTM is faster") < 40, "the first screen"
 
 
-def first_screen() -> str:
-    """Return README up to its third table, without code."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## When it is faster")[0]
-    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+def test_a_race_over_processes_has_its_least_and_greatest(monkeypatch):
+    def record(label: str, group: str, *seconds: float) -> Record:
+        about = {"threads": 2, "group": group}
+        return Record("suite", "case", label, "step", seconds, **about)
+
+    records = [record("cudnn", "a", 4.0, 4.0), record("native-layers", "a", 2.0, 2.0),
+        record("cudnn", "b", 3.0, 3.0), record("native-layers", "b", 2.0, 2.0)]  # fmt: skip
+    monkeypatch.setattr(doc_tables, "results", lambda name: tables.of_records(records))
+    race = doc_tables.Race("words", "file", "case")
+    assert race.factors() == [1.5, 2.0]
+    assert race.factor() == "1.75x (1.50 to 2.00)"
+    assert (race.ms(0), race.ms(1)) == ("3,500", "2,000")
 
 
-def test_tables_of_the_first_screen_have_five_columns_at_most():
-    rows = [line for line in first_screen().splitlines() if line.startswith("|")]
-    assert rows
-    assert max(line.count("|") - 1 for line in rows) <= 5
+def test_results_that_are_older_than_their_code_are_listed(monkeypatch, tmp_path):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    line = '{{"suite": "ladder", "case": "c", "contender": "a", "mode": "m", "commit": "{}"}}\n'
+    (tmp_path / "old.jsonl").write_text(line.format("5ab6ad3") + line.format("0" * 40))
+    first, second = docs.older()
+    assert first == f"old.jsonl: ladder at {'0' * 40}; changes of its code since: unknown"
+    assert re.fullmatch(r"old\.jsonl: ladder at 5ab6ad3; changes of its code since: \d+", second)
 
 
-def test_the_report_opens_with_the_ladders_answer(files):
-    title, sentence, figure, *_ = files[tables.RESULTS / "cpu" / "report.md"].split("\n\n")
-    assert title == "# Why is a fused LSTM faster, and by how much here?"
-    whole = core.speedup(answer.climbed()[0], answer.climbed()[-1])
-    assert whole.text in sentence
-    assert figure.endswith("(answer.svg)")
+def test_no_row_of_the_results_is_of_an_uncommitted_tree():
+    for path in tables.RESULTS.glob("*.jsonl"):
+        for record in docs.records(path.stem):
+            core.check_committed(path, record["commit"])
+            assert record["machine"], path.name
 
 
 def test_no_factor_is_told_from_noise():
@@ -245,18 +255,13 @@ def test_a_ladder_on_a_gpu_has_no_model_and_no_cores():
     )
     assert answer.sentence(frame).startswith("**On an NVIDIA H100 a fused LSTM takes 1,000 ms")
     text = answer.ladders(frame)
-    assert "| step loop | 7 | 40 | - / 9,000 |" in text
+    assert "| step loop | 7 | 20 | 20 | 20 | - / 9,000 |" in text
     assert "| medium, bfloat16, cuda | 9,000 → 1,000 |" in text
 
 
-def test_the_ladders_are_told_with_what_is_beside_them():
+def test_the_ladders_are_shown_with_what_is_beside_them():
     text = answer.ladders(tables.results("ladder"))
-    for name in (
-        "step loop",
-        *(f"+ {fuse}" for fuse in ladder.LEVELS),
-        "nn.LSTM",
-        "small, AVX2, 1 core",
-    ):
+    for name in ("step loop", *(f"+ {fuse}" for fuse in ladder.LEVELS), "nn.LSTM", "tiny, H=64"):
         assert name in text
 
 

@@ -97,9 +97,8 @@ def test_the_first_call_of_several_does_not_count(monkeypatch):
     group = group_of(a=Fake(turns=([9.0, 2.0, 4.0], [9.0, 2.0, 4.0])))
     (record,) = core.measure("s", group, ["step"], Pace(0, least=2, most=2, warmup=0, calls=3))
     assert record.seconds == (3.0, 3.0)
-    assert {name: record.extra[name] for name in ("calls", "p50", "p99")} == {
-        "calls": 4, "p50": 4.0, "p99": 4.0,
-    }  # fmt: skip
+    assert record.extra["calls"] == 4
+    assert record.extra["p50"] == record.extra["worst"] == 4.0
 
 
 def test_slow_work_stops_after_three_rounds(monkeypatch):
@@ -165,7 +164,19 @@ def test_noise_is_no_factor():
     assert str(noisy) == "no difference seen"
     assert str(core.ratio([2.0, 2.1, 2.0], [1.0, 1.0, 1.1])) == "2.00x"
     assert str(core.ratio([1.0, 1.01, 0.99], [1.0, 1.0, 1.0])) == "1.00x"  # narrow enough
-    assert core.ratio([2.0] * 3, [1.0] * 3).text == "2.00x (2.00 to 2.00)"
+
+
+def test_few_rounds_have_a_range_and_no_interval():
+    """A bootstrap over three to five rounds covers 75 to 94% at most."""
+    few = core.ratio([2.0, 2.2, 2.4], [1.0, 1.0, 1.0])
+    assert few.text == "2.20x (range of 3 rounds: 2.00 to 2.40)"
+    assert core.ratio([2.0] * 10, [1.0] * 10).text == "2.00x (95% of 10 rounds: 2.00 to 2.00)"
+
+
+def test_few_calls_have_a_worst_and_no_99th_percentile():
+    calls = [float(n) for n in range(1, core.ENOUGH + 1)]
+    assert core.tail(calls) == {"calls": 1000, "p50": 501.0, "p99": 991.0, "worst": 1000.0}
+    assert core.tail(calls[:57]) == {"calls": 57, "p50": 29.0, "worst": 57.0}
 
 
 def test_rounds_that_do_not_pair_have_no_ratio():
@@ -256,6 +267,17 @@ def test_a_record_is_a_line_that_reads_back(tmp_path):
     assert second.why == "not installed"
     assert '"q1": 1.5, "median": 2.0, "q3": 3.0, "rounds": 3' in lines[0]
     assert '"tokens": 400' in lines[0]
+
+
+@pytest.mark.parametrize("commit", ["bd0744c522+", "unknown", ""])
+def test_rows_of_no_committed_tree_are_not_written_to_the_results(commit, monkeypatch, tmp_path):
+    monkeypatch.setattr(core, "RESULTS", tmp_path / "results")
+    records = [dataclasses.replace(RECORD, commit=commit)]
+    with pytest.raises(ValueError, match=r"commit: got .* expected a tree without changes"):
+        core.save(tmp_path / "results" / "run.jsonl", records)
+    assert not (tmp_path / "results").exists()
+    core.save(tmp_path / "run.jsonl", records)
+    core.save(tmp_path / "results" / "run.jsonl", [dataclasses.replace(RECORD, commit="bd0744c")])
 
 
 # --- cases ---

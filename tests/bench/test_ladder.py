@@ -77,14 +77,25 @@ def test_rungs_that_multiply_step_by_step_use_one_product(monkeypatch):
         assert sorted(kinds) == sorted(["input", "dx", "dW"] * T * L)
 
 
+def test_layers_have_a_rung_only_where_they_are_a_wavefront():
+    """plan.cpp: several threads, and weights of a layer of 384 KiB at most."""
+
+    def wave(H: int, threads: int) -> bool:
+        return ladder.is_wavefront(Shape(35, 20, H, H, 2), threads)
+
+    assert [wave(64, 1), wave(64, 2), wave(110, 2), wave(111, 2)] == [False, True, True, False]
+
+
 @pytest.fixture(scope="module")
 def climbed() -> list[Record]:
-    """The five rungs of a tiny LSTM, measured."""
+    """The rungs of a tiny LSTM on one thread, where `layers` is no other code than `steps`."""
     suite = suites.Suite("", [CASE], ladder.tasks, pace=core.Pace(0.2, 3, 4))
+    torch.set_num_threads(1)
     (task,) = ladder.tasks(suite, SimpleNamespace(device=CPU))
     records = {r.contender: r for r in suites.race("ladder", suite, task, [1], CPU)}
     assert {ladder.NN, ladder.TORCH_LOOP} <= records.keys()
-    return [records[label] for label in ("loop", *ladder.LEVELS)]
+    assert "layers" not in records
+    return [records[label] for label in ("loop", *ladder.LEVELS[:-1])]
 
 
 def test_the_factors_multiply_to_the_whole(climbed):

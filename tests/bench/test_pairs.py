@@ -40,6 +40,7 @@ def test_the_slowest_calls_are_wall_time_with_their_distribution(race):
     assert list(record["tails"]) == ["before", "after", "nn.LSTM", "ONNX Runtime"]
     for tail in record["tails"].values():
         assert tail["calls"] >= 7 * 50
-        assert tail["p50"] <= tail["p90"] <= tail["p99"] <= tail["p999"] <= tail["worst"]
+        assert tail["p50"] <= tail["worst"]
+        assert "p99" not in tail, "of fewer than 1,000 calls"
     assert "1 busy" in pairs.said(record)
-    assert "p99 in ms: before" in pairs.said(record)
+    assert "worst in ms: before" in pairs.said(record)

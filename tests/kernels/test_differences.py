@@ -1,4 +1,4 @@
-"""docs/deploy.md's table of how LSTM differs from nn.LSTM; test_export.py has the exporters."""
+"""docs/limits.md's table of how LSTM differs from nn.LSTM; test_export.py has the exporters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cases import rungs
 from fused_lstm import native
 from tolerance import assert_close
 
-PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
+PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
 NATIVE_MISSING = native.missing(torch.device("cpu"))
 
 

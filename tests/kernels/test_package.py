@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 import re
@@ -134,21 +133,8 @@ def test_a_public_signature_is_typed(function):
 
 
 def test_the_api_reference_has_every_public_name():
-    headings = re.findall(r"heading: fused_lstm\.(\w+)", (ROOT / "docs" / "api.md").read_text())
-    assert set(fused_lstm.__all__) - {"__version__", "ENGINES"} <= set(headings)
-
-
-def test_the_api_reference_shows_every_member_that_it_names():
-    """mkdocstrings leaves out what a class has inherited, unless it is told."""
-    text = (ROOT / "docs" / "api.md").read_text()
-    shown = re.findall(
-        r"^::: (\S+)\.(\w+)\n    options: .*members: \[(.+?)\](.*)", text, re.MULTILINE
-    )
-    assert {"LSTM", "GRU"} <= {kind for _, kind, _, _ in shown}
-    for module, kind, members, rest in shown:
-        of_its_own = vars(getattr(importlib.import_module(module), kind))
-        for name in members.split(", "):
-            assert name in of_its_own or "inherited_members: true" in rest, f"{kind}.{name}"
+    headings = re.findall(r"^### (\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert set(fused_lstm.__all__) - {"__version__", "ENGINES"} == set(headings)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")

@@ -1,12 +1,10 @@
-# A BiLSTM tagger on packed sentences
+"""A BiLSTM tagger on packed sentences of unequal length.
 
-Sentences have unequal lengths. Like `nn.LSTM`, `fused_lstm.LSTM` accepts a `PackedSequence`, on every
-engine: a sentence that has ended costs no work. `tests/kernels/test_examples.py` runs this page.
+A word's tag says whether the word equals the first word of the sentence and whether it equals the
+last one, so the task needs both directions. A sentence that has ended costs no work. Padded
+sentences with `lengths=` give the same values.
+"""
 
-A word's tag says whether the word equals the sentence's first word and whether it equals the last one, so
-the task needs both directions.
-
-```python
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -41,8 +39,8 @@ torch.manual_seed(0)
 generator = torch.Generator().manual_seed(1)
 model = Tagger()
 optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
-for step in range(80):
-    words, tags = zip(*(sentence(generator) for _ in range(32)))
+for _ in range(80):
+    words, tags = zip(*(sentence(generator) for _ in range(32)), strict=True)
     words = pack_sequence(words, enforce_sorted=False)
     tags = pack_sequence(tags, enforce_sorted=False).data  # the same order
     loss = F.cross_entropy(model(words), tags)
@@ -50,19 +48,13 @@ for step in range(80):
     loss.backward()
     optimizer.step()
 
-words, tags = zip(*(sentence(generator) for _ in range(500)))
+words, tags = zip(*(sentence(generator) for _ in range(500)), strict=True)
 found = model(pack_sequence(words, enforce_sorted=False)).argmax(1)
 accuracy = (found == pack_sequence(tags, enforce_sorted=False).data).float().mean().item()
 print(f"{accuracy:.0%} of the words are tagged right")
-```
 
-Padded sentences [T, B, ...] need no packing: with `lengths=` the values are the same, and y is zero after
-the end of each row.
-
-```python
 lengths = torch.tensor([len(one) for one in words])
 padded = nn.utils.rnn.pad_sequence(words)  # [T, B], any order
 y, (h_n, c_n) = model.lstm(model.embedding(padded), lengths=lengths)
 packed, _ = model.lstm(pack_sequence([model.embedding(one) for one in words], enforce_sorted=False))
 torch.testing.assert_close(y, nn.utils.rnn.pad_packed_sequence(packed, total_length=len(y))[0])
-```

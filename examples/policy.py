@@ -1,14 +1,12 @@
-# A recurrent policy whose episodes end inside a rollout
+"""A recurrent policy whose episodes end inside a rollout, by `resets=`.
 
-In a rollout of T steps in B environments, episodes end at any step, and the next must start with empty
-memory. cuDNN's LSTM cannot reset a state inside a call, so policies run a cell step by step. `resets=` is a
-mask [T, B]: where it is true, that environment's state is zeroed before the step, and no gradient crosses.
-So one call learns from a rollout. `tests/kernels/test_examples.py` runs this page.
+The environment shows a number at the first step of an episode and asks for it at the last step. A
+policy without memory is right once in four times. `resets=` is a mask [T, B]: where it is true,
+the state of that environment is zeroed before the step, and no gradient crosses. So one call
+learns from a rollout. `fused_lstm.integrations` does the same for the policies of TorchRL and
+stable-baselines3.
+"""
 
-The environment shows a number at the first step of an episode and asks for it at the last step. A policy
-without memory is right once in four times.
-
-```python
 import torch
 from torch import nn
 from torch.distributions import Categorical
@@ -54,7 +52,7 @@ environment, policy = Recall(), Policy()
 optimizer = torch.optim.Adam(policy.parameters(), lr=0.02)
 observation, _, begins = environment.step()
 state = (torch.zeros(1, B, 32), torch.zeros(1, B, 32))
-for update in range(25):
+for _update in range(25):
     first, rollout, right, asked = state, [], 0.0, 0.0
     for _ in range(T):  # act: T = 1, the state from step to step
         with torch.no_grad():
@@ -64,14 +62,14 @@ for update in range(25):
         rollout.append((observation, begins, action[0], actor.log_prob(action)[0], reward))
         right, asked = right + reward.sum(), asked + observation[:, -1].sum()
         observation, begins = following, then
-    x, resets, actions, before, rewards = map(torch.stack, zip(*rollout))
+    x, resets, actions, before, rewards = map(torch.stack, zip(*rollout, strict=True))
     returns, after = [None] * T, torch.zeros(B)
     for t in reversed(range(T)):  # returns do not cross episodes
         returns[t] = after = rewards[t] + torch.where(
             resets[t + 1] if t + 1 < T else begins, 0.0, after
         )
     returns = torch.stack(returns)
-    for epoch in range(4):  # PPO: the rollout in one call, from its first state
+    for _epoch in range(4):  # PPO: the rollout in one call, from its first state
         actor, values, _ = policy(x, first, resets)
         advantage = (returns - values).detach()
         ratio = (actor.log_prob(actions) - before).exp()
@@ -83,18 +81,10 @@ for update in range(25):
         optimizer.step()
 recalled = float(right / asked)
 print(f"{recalled:.0%} of the numbers are recalled")
-```
 
-The learner's single call gives the same values as the actor's steps:
-
-```python
 together, _, _ = policy(x, first, resets)
 alone, states = [], first
 for t in range(T):
     step, _, states = policy(x[t : t + 1], states, resets[t : t + 1])
     alone.append(step.logits)
 torch.testing.assert_close(torch.cat(alone), together.logits)
-```
-
-`fused_lstm.integrations` does the same for the recurrent policies of TorchRL and stable-baselines3
-([deploy.md](deploy.md#in-an-existing-model)).
