@@ -94,7 +94,6 @@ STATED = {
         "78.04", "0.25"), PAPER
     ) | {"929,589": "tokens", "73,760": "tokens", "82,430": "tokens", "10,000": "words"},
     "will-it-help.md": {"95%": INTERVAL},
-    "your-own-cell.md": {"0.5": "a power"},
     "measured.md": {
         "95%": INTERVAL, "1,000": "core.ENOUGH", "32 MiB": "glibc's largest mmap threshold",
         megabytes(6400 * 4 * 512): "gates of 6,400 steps of rows at H = 512",
