@@ -17,7 +17,6 @@ from torch import Tensor
 
 from .. import choose, ops, pointwise
 from ..errors import first_line, meant
-from ..reference import FIELDS
 from ..spec import PROJECTED, WITH_ZONEOUT, Kind, Spec, add_cell
 from . import compile, print_cpp, print_python, print_triton
 from .gates import Gates, order_of_rows
@@ -26,9 +25,12 @@ from .trace import CannotExpress
 
 # Names that a layer's parameters, and its forward's arguments, have already.
 TAKEN = {
-    "weights": tuple(FIELDS),
+    "weights": (
+        "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_ch", "gain_ih",
+        "gain_hh",
+    ),
     "inputs": ("self", "input", "hx", "lengths", "resets", "return_states"),
-}
+}  # fmt: skip
 MOST_GATES = 8
 
 
@@ -148,7 +150,7 @@ class Cell:
         Raises:
             ValueError: the function cannot be a cell.
         """
-        for zoneout in (False, len(self.states) == 1):  # all variants now: globals may change later
+        for zoneout in {False, len(self.states) == 1}:  # all variants now: globals may change
             self._programs[zoneout] = self._traced(zoneout)
         digest = self._programs[False].digest()
         if self.inputs:  # which the program has as gates of x alone
