@@ -339,7 +339,7 @@ def test_a_run_of_one_line_is_drawn(tmp_path):
     file = tmp_path / "curves.svg"
     assert plot.main([str(tmp_path), f"--output={file}"]) == 0
     colour = plot.COLOURS[0].lower()
-    assert re.search(rf"<use [^>]*style=\"fill: {colour}", file.read_text())
+    assert re.search(rf"<use [^>]*fill=\"{colour}\"", file.read_text())
 
 
 @pytest.mark.parametrize(
