@@ -274,3 +274,24 @@ def test_an_exported_program_says_which_cell_it_needs(tmp_path):
         assert "got 'exported_" in error
         assert "import the module that makes it" in error
         assert load("cell", *words)[0] == "torch.Size([3, 2, 8])\n"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_function_runs_a_projected_cell_of_two_states(engine):
+    """It once took the width of c_0, in which both states lie, for the hidden size."""
+
+    @fused_lstm.cell(states="c n")
+    def counting(i, g, *, c, n):
+        c, n = torch.sigmoid(i) * c + torch.tanh(g), 0.5 * n + torch.sigmoid(i)
+        return torch.tanh(c) / (1 + n), c, n
+
+    double = {"dtype": torch.float64}
+    module = fused_lstm.Recurrent(counting, 3, 6, proj_size=2, engine=engine, **double)
+    x, h0 = torch.randn(4, 2, 3, **double), torch.randn(1, 2, 2, **double)
+    c0, n0 = torch.randn(2, 1, 2, 6, **double)
+    y, (h_n, c_n) = fused_lstm.lstm(
+        x, (h0, torch.cat([c0, n0], -1)), module.weights(), engine=engine, cell=module.spec
+    )
+    expected, states = module(x, (h0, c0, n0))
+    for found, right in zip((y, h_n, *c_n.chunk(2, -1)), (expected, *states), strict=True):
+        torch.testing.assert_close(found, right)
