@@ -1,6 +1,6 @@
 """On a machine with a GPU: compile, test, run GSan, show the post's table, race; under 9 minutes.
 
-No kernel is launched by this process. What is done is written as it is done: gpu.json after each
+This process launches no Triton kernel. What is done is written as it is done: gpu.json after each
 part, failed tests and races' records on the screen, the latter in gpu-races.jsonl too.
 """
 

@@ -335,7 +335,7 @@ SLOW_CELLS = {
     "rnn_tanh": "on a CPU",
     "rnn_relu": "on a CPU",
 }
-# Of these one step in inference, or of some numbers of rows in training, pays in native.
+# Cells of which one step in inference, or of some numbers of rows in training, pays in native.
 STEPS_THAT_MAY_PAY = {"gru"}
 CELLS_THAT_MAY_PAY = {"lstm", "gru"}
 

@@ -341,7 +341,7 @@ def check(case: Case, wanted: dict[str, Tensor] | None = None) -> None:
 
 
 def warm_up(case: Case, module: nn.Module, given: Given) -> None:
-    """What a module remembers of another call must not show in the next one."""
+    """Run another call first: what a module remembers of it must not show in the next one."""
     if case.before == "mode":
         ours(case, module.train(not case.training), given)
         module.train(case.training)

@@ -216,7 +216,7 @@ def test_a_command_that_is_none(monkeypatch):
 
 
 def test_whose_folder_and_who_may_write_it(tmp_path, monkeypatch):
-    """Of the same folder, also where root runs the tests, who may write everywhere."""
+    """Check one folder, also where root runs the tests, who may write everywhere."""
     tmp_path.chmod(0o700)
     compiling.check_private(tmp_path)
     for mode in (0o720, 0o702):

@@ -138,6 +138,16 @@ def test_a_global_that_changes_later_is_not_seen(engine, options, monkeypatch):
     assert_same(everything_of_h(with_global, engine, options), expected)
 
 
+def test_other_globals_are_not_kept_alive():
+    """One cell in a notebook once held every tensor that the notebook had then."""
+    space = {"torch": torch, "large": torch.zeros(3), "used": 2.0}
+    exec("def inner(x):\n    return used * x\ndef outer(a, *, h):\n    return inner(a) + h", space)
+    seen = fused_lstm.cell(space["outer"], states="h")._frozen.__globals__
+    assert "large" not in seen
+    assert seen["used"] == 2.0
+    assert seen["inner"] is not space["inner"]
+
+
 def everything_of_h(cell, engine, options) -> list[Tensor]:
     torch.manual_seed(0)
     module = fused_lstm.Recurrent(cell, 3, 6, engine=engine, dtype=torch.float64, **options).eval()

@@ -348,7 +348,7 @@ def test_it_has_the_weights_of_its_moment():
 
 
 def test_what_it_has_unpacked_is_of_the_weights_it_has_now():
-    """Of many rows a CPU with AMX reads bfloat16 weights as they were before they were packed."""
+    """A CPU with AMX reads bfloat16 weights of many rows as they were before they were packed."""
     layer, other = (fused_lstm.prepare(nn.LSTM(5, 6), torch.bfloat16) for _ in range(2))
     layer._unpack()
     layer.load_state_dict(other.state_dict())

@@ -30,7 +30,7 @@ from ..rows import Rows
 from ..spec import CELLS, Spec
 
 TORCHS = torch._VF  # which has lstm, gru, rnn_tanh, rnn_relu and their cells
-# Of these functions torch's own is a step loop, in which autocast casts the products only.
+# Functions whose own code in torch is a step loop, in which autocast casts the products only.
 STEP_LOOPS, STEP_LOOPS_OF_CELLS = {"gru"}, {"gru", "lstm"}
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import update_wrapper
-from types import CellType, FunctionType
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -41,15 +41,29 @@ class WrongCell(ValueError):
 def frozen(function: Any) -> Any:
     """Return a function that sees the values which its globals and its closure have now.
 
-    So do the functions of its module that it calls. Another callable is returned as it is.
+    So do the functions of its module that it calls. No other global is kept alive: a notebook has
+    large ones. Another callable is returned as it is.
     """
     if not isinstance(function, FunctionType):
         return function
-    seen = dict(function.__globals__)
-    for name, value in function.__globals__.items():
-        if isinstance(value, FunctionType) and value.__globals__ is function.__globals__:
-            seen[name] = _with_globals(value, seen)
+    every, names = function.__globals__, _names(function.__code__)
+    seen = {name: every[name] for name in ("__builtins__", "__name__") if name in every}
+    while names:
+        name = names.pop()
+        if name in seen or name not in every:
+            continue
+        value = every[name]
+        if isinstance(value, FunctionType) and value.__globals__ is every:
+            names |= _names(value.__code__)
+            value = _with_globals(value, seen)
+        seen[name] = value
     return _with_globals(function, seen)
+
+
+def _names(code: CodeType) -> set[str]:
+    """Return the names that code, and the functions inside it, look up: globals among them."""
+    inner = [_names(const) for const in code.co_consts if isinstance(const, CodeType)]
+    return set(code.co_names).union(*inner)
 
 
 def _with_globals(function: FunctionType, seen: dict[str, Any]) -> Any:

@@ -34,11 +34,11 @@ struct Sums {
   long rows, vectors;
 
   FL_INLINE Vec<T>* operator[](long r) const { return data + r * vectors; }
-  // Of more gates than one a tile has a single block of units: no division.
+  // A tile of more gates than one has a single block of units: no division.
   FL_INLINE long blocks(long gates) const { return gates > 1 ? 1 : vectors; }
 };
 
-// Where a tile's sums lie: `row` elements from a row to the next one, `vector` from a vector to the
+// The place where a tile's sums lie: `row` elements from a row to the next one, `vector` from a vector to the
 // next one. Without data they are 0. `last`, if it is not null, is each row's last vector instead.
 // Kernels take it by reference: a place that is passed by value is copied by a vector's load, which
 // waits for the words that were just stored (2 percent of a step).
