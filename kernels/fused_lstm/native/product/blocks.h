@@ -145,18 +145,26 @@ FL_INLINE void multiply_blocks(const Sums<T>& tile, const Blocks<T>& left, long 
   }
 }
 
-template <class T, int N>
-__attribute__((noinline)) void multiply_transposed(const Place<T>& from, const Place<T>& to,
+// Begins to fetch the place of the sums, to be written when they are known.
+template <class T, int N, class U>
+__attribute__((noinline)) void multiply_transposed(const Place<T>& from, const Place<T, U>& to,
                                                    const T* a, long count, const T* panel) {
-  Tile<T, transposed_tile<T>.rows, N> tile;
+  constexpr int rows = transposed_tile<T>.rows;
+  FL_UNROLL for (int r = 0; r < rows; ++r) {
+    FL_UNROLL for (int n = 0; n < N; ++n) {
+      __builtin_prefetch(to.data + r * to.row + n * to.vector, 1);
+    }
+  }
+  Tile<T, rows, N> tile;
   take(tile, from);
   multiply<W<T>>(tile, a, deep<T>, count, panel);
   leave(tile, to);
 }
 
-// tile += left[rows, columns from `unit` on of a block]' * panel, of rows that were paired.
-template <class T>
-FL_INLINE void multiply_transposed(const Sums<T>& tile, const Place<T>& from, const Place<T>& to,
+// to = from + left[rows, columns from `unit` on of a block]' * panel, of rows that were paired. (A matrix
+// unit leaves its sums in the tile's memory, wherever `to` is.)
+template <class T, class U>
+FL_INLINE void multiply_transposed(const Sums<T>& tile, const Place<T>& from, const Place<T, U>& to,
                                    const Blocks<T>& left, long block, long unit, Range rows,
                                    const T* panel) {
   const long count = rows.end - rows.begin;

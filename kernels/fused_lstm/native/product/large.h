@@ -84,25 +84,24 @@ void transposed_product(const Worker& worker, const Blocks<T>& left, long column
         if (exist <= 0) continue;
         const long at = (left.column(block) + unit) * columns + column;
         const Sums<T> tile = memory.of(height, share.vectors);
-        if (last) prefetch(tile, out + at, columns);
         scope.configure(height);
         const bool all = exist == height && share.vectors * W<T> <= width;
-        const Place<T> kept = {partial + at, columns, W<T>};
-        Place<T> from, to = place_of(tile);
-        if (rows.begin > 0 && all) from = kept;
-        if (rows.begin > 0 && !all) {
+        const auto multiply = [&](const Place<T>& from, const auto& to) {
+          multiply_transposed(tile, from, to, left, block, unit, rows, panel);
+        };
+        if (!by_unit<T> && all) {  // from where they lie to where they stay
+          const Place<T> kept = {partial + at, columns, W<T>};
+          const Place<T> from = rows.begin > 0 ? kept : Place<T>{};
+          if (last) multiply(from, Place<T, U>{out + at, columns, W<T>});
+          if (!last) multiply(from, kept);
+          continue;
+        }
+        if (last) prefetch(tile, out + at, columns);
+        if (rows.begin > 0) {
           clear(tile);
           load(tile, partial + at, columns, width, exist);
-          from = place_of(tile);
         }
-        if constexpr (!by_unit<T>) {
-          if (all && !last) to = kept;
-          if constexpr (sizeof(U) == sizeof(Sum<T>)) {
-            if (all && last) to = {out + at, columns, W<T>};
-          }
-        }
-        multiply_transposed(tile, from, to, left, block, unit, rows, panel);
-        if (to.data != place_of(tile).data) continue;
+        multiply(rows.begin > 0 ? place_of(tile) : Place<T>{}, place_of(tile));
         if (last) store(tile, out + at, columns, width, exist);
         if (!last) store(tile, partial + at, columns, width, exist);
       }

@@ -39,14 +39,15 @@ struct Sums {
 };
 
 // The place where a tile's sums lie: `row` elements from a row to the next one, `vector` from a vector to the
-// next one. Without data they are 0. `last`, if it is not null, is each row's last vector instead.
+// next one. Without data they are 0. `last`, if it is not null, is each row's last vector instead. U: what
+// they are rounded to, where they are no sums any more.
 // Kernels take it by reference: a place that is passed by value is copied by a vector's load, which
 // waits for the words that were just stored (2 percent of a step).
-template <class T>
+template <class T, class U = Sum<T>>
 struct Place {
-  Sum<T>* data = nullptr;
+  U* data = nullptr;
   long row = 0, vector = 0;
-  const Sum<T>* last = nullptr;
+  const U* last = nullptr;
 };
 
 template <class T>
@@ -94,9 +95,9 @@ FL_INLINE void take(Tile<T, R, N>& tile, const Place<T>& from) {
 }
 
 // to: a copy, which the stores cannot change.
-template <class T, int R, int N>
-FL_INLINE void leave(const Tile<T, R, N>& tile, const Place<T> to) {
-  Sum<T>* row = to.data;
+template <class T, int R, int N, class U>
+FL_INLINE void leave(const Tile<T, R, N>& tile, const Place<T, U> to) {
+  U* row = to.data;
   FL_UNROLL for (int r = 0; r < R; ++r, row += to.row) {
     FL_UNROLL for (int n = 0; n < N; ++n) store(row + n * to.vector, tile.sum[r][n]);
   }
