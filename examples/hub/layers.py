@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules import rnn
 
 from .adopt.install import spec_of
-from .functional import call, lstm
+from .call import call, lstm
 from .layout import time_first
 from .rows import Rows
 from .spec import CELLS, Spec

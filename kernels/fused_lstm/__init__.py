@@ -10,13 +10,13 @@ from torch.serialization import add_safe_globals  # noqa: E402
 from .adopt.convert import conversions, convert  # noqa: E402
 from .adopt.explain import explain  # noqa: E402
 from .adopt.install import install, uninstall  # noqa: E402
+from .call import lstm  # noqa: E402
 from .cells import Cell, cell  # noqa: E402
 from .choose import ENGINES, available_engines, describe_engine  # noqa: E402
 from .cross_entropy import linear_cross_entropy  # noqa: E402
 from .custom import Recurrent  # noqa: E402
 from .denormals import flush_denormals  # noqa: E402
 from .dropout import Dropout, dropout  # noqa: E402
-from .functional import lstm  # noqa: E402
 from .modules import GRU, LSTM, RNN, SLSTM, GRUCell, LSTMCell, RNNCell  # noqa: E402
 from .native import release_memory  # noqa: E402
 from .prepare import Prepared, prepare, quantize  # noqa: E402

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autograd import Losses
+from .call import autocast_dtype, precision_now, without_autocast
 from .choose import can_run
 from .errors import meant
-from .functional import autocast_dtype, precision_now, without_autocast
 from .ops import NATIVE
 from .pullback import is_transformed
 from .reference import state_dtype

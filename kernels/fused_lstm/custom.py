@@ -259,6 +259,3 @@ class Recurrent(RecurrentBase):
             return h
         parts = zip(self.cell.states, c.chunk(self.spec.c_parts, dim=-1), strict=True)
         return h, *[part for name, part in parts if name != "h"]
-
-    def _run_plainly(self, x: Any, hx: Any) -> Any:
-        return None  # whose states are not nn.LSTM's

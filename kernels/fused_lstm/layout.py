@@ -9,6 +9,7 @@ size of h, which is H unless h is projected. N: packed rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -68,7 +69,9 @@ def lay_out(
     layout = BATCH_FIRST if batch_first else TIME_FIRST
     if input.dim() == 2:
         layout = UNBATCHED
-    x = time_first(input, batch_first) if layout.batched else input.unsqueeze(1)
+        x = input.unsqueeze(1)
+    else:
+        x = input.transpose(0, 1) if batch_first else input
     if isinstance(resets, Tensor) and not layout.batched:
         resets = resets.unsqueeze(-1)
     elif isinstance(resets, Tensor) and batch_first:
@@ -137,40 +140,37 @@ def zeros(spec: Spec, x: Tensor, B: int, H: int, P: int) -> State:
     return (c0 if C == P else x.new_zeros(lanes, B, P)), c0
 
 
-def quick_states(spec: Spec, x: Tensor, hx: Any, H: int, P: int) -> State | None:
-    """Return (h_0, c_0) of a call of x [T, B, I], unchecked, or None where `hx` is no state.
-
-    An operator checks them; what is wrong `states_of` says better.
-    """
-    if hx is None:
-        return zeros(spec, x, x.shape[1], H, P)
-    if not spec.has_c:
-        return (hx, hx) if isinstance(hx, Tensor) else None
-    is_pair = type(hx) is tuple and len(hx) == 2
-    return hx if is_pair and isinstance(hx[0], Tensor) and isinstance(hx[1], Tensor) else None
-
-
 def states_of(spec: Spec, hx: Any, batched: bool) -> State:
     """Return (h_0, c_0) [L * D, B, .] from a module's `hx`; a cell without c returns h_0 twice."""
-    names = [f"{name}_0" for name in spec.states]
-    if spec.has_c:
-        if not isinstance(hx, tuple | list) or len(hx) != len(names):
-            many = "a pair" if len(names) == 2 else f"{len(names)} tensors"
-            expected = f"{many} ({', '.join(names)})"
-            raise ValueError(f"hx: got {type(hx).__name__}; expected {expected}")
-    elif not isinstance(hx, Tensor):
-        raise ValueError(f"hx: got {type(hx).__name__}; expected a tensor, h_0")
     parts: Any = hx if spec.has_c else (hx,)
-    first = int(spec.projection)  # the first of the states of one shape: a projected h has another
-    for name, part in zip(names, parts, strict=True):
-        check_dense(name, part)
+    if not isinstance(parts, tuple | list) or len(parts) != len(spec.states):
+        many = "a pair" if len(spec.states) == 2 else f"{len(spec.states)} tensors"
+        named = ", ".join(f"{name}_0" for name in spec.states)
+        raise ValueError(f"hx: got {type(hx).__name__}; expected {many} ({named})")
+    if not spec.has_c and not isinstance(hx, Tensor):
+        raise ValueError(f"hx: got {type(hx).__name__}; expected a tensor, h_0")
+    for name, part in zip(spec.states, parts, strict=True):
+        if not isinstance(part, Tensor) or part.layout is not torch.strided or part.is_nested:
+            check_dense(f"{name}_0", part)
         if not batched and part.dim() != 2:
-            raise ValueError(f"{name}: got shape {list(part.shape)}; expected [L * D, H]")
-        if len(names) > 2 and part is not parts[0] and part.shape != parts[first].shape:
+            raise ValueError(f"{name}_0: got shape {list(part.shape)}; expected [L * D, H]")
+    if len(parts) > 2:
+        parts = [parts[0], _side_by_side(spec, parts)]
+    if not batched:
+        parts = [part.unsqueeze(1) for part in parts]
+    return parts[0], parts[-1]
+
+
+def _side_by_side(spec: Spec, parts: Sequence[Tensor]) -> Tensor:
+    """Return the states but h side by side, as they lie in c."""
+    first = int(spec.projection)  # the first of the states of one shape: a projected h has another
+    for name, part in zip(spec.states[1:], parts[1:], strict=True):
+        if part.shape != parts[first].shape:
             got, expected = list(part.shape), list(parts[first].shape)
-            raise ValueError(f"{name}: got shape {got}; expected {names[first]}'s, {expected}")
-    parts = [part if batched else part.unsqueeze(1) for part in parts]
-    return parts[0], parts[-1] if len(parts) < 3 else torch.cat(parts[1:], dim=-1)
+            raise ValueError(
+                f"{name}_0: got shape {got}; expected {spec.states[first]}_0's, {expected}"
+            )
+    return torch.cat(list(parts[1:]), dim=-1)
 
 
 # --- checks: each raises a ValueError that names the wrong argument ---

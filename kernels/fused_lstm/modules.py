@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import onnx
+from .call import call, check_torchs
 from .choose import (
     Facts,
     cell_pays,
@@ -24,15 +25,12 @@ from .choose import (
     in_a_graph,
     may_be_slow,
 )
-from .functional import call, check_torchs, is_plain, is_slow_step, plain_call
 from .layout import (
     State,
     as_step,
     batch_of,
-    check_dense,
     lay_out,
     of_step,
-    quick_states,
     states_of,
     zeros,
 )
@@ -51,7 +49,7 @@ class RecurrentBase(nn.RNNBase):
     fuse: str | None
     spec: Spec  # the cell, its options, layers, directions and which weights a lane has
     recompute: int | None = None  # for a module that `convert` made
-    _instead: Any = None  # (engine's name, its function) -> what runs: see fused_lstm.opacus
+    _override: Any = None  # (engine's name, its function) -> what runs: see fused_lstm.opacus
 
     def __init__(
         self,
@@ -165,11 +163,6 @@ class RecurrentBase(nn.RNNBase):
                 has them (for a PackedSequence [L * D, N, ...]). c is float32 where the module is in
                 half precision. fused_lstm.reference computes the gradients by them.
         """
-        asks_more = lengths is not None or resets is not None or return_states
-        if not (asks_more or self.spec.in_heads) and is_plain(input):
-            outputs = self._run_plainly(input, hx)
-            if outputs is not None:
-                return outputs
         return self._run(input, hx, lengths, resets, return_states)
 
     def _run(
@@ -186,59 +179,26 @@ class RecurrentBase(nn.RNNBase):
         if isinstance(input, fx.Proxy):  # a leaf of fx.symbolic_trace, as torch.nn's modules are
             path, arguments = input.tracer.path_of_module(self), (input, hx, lengths, resets)
             return input.tracer.create_proxy("call_module", path, arguments, {})
-        if self._backward_hooks and self._instead is None:
+        if self._backward_hooks and self._override is None:
             self._refuse_opacus()
         if in_a_graph() and torch.onnx.is_in_onnx_export():  # the second call takes a microsecond
             return self._onnx(input, hx, lengths, resets, return_states)
         size = self.input_size if input_size is None else input_size
         x, rows, resets, layout = lay_out(input, lengths, resets, size, self.batch_first)
-        spec, H = self.spec, self.hidden_size
         if hx is None:
             h0, c0 = self._initial(x, x.shape[1] if x.dim() == 3 else batch_of(input, False))
-        elif type(hx) is tuple and len(hx) == 2 == len(spec.states) and layout.batched:
-            h0, c0 = hx
-            check_dense("h_0", h0)
-            check_dense("c_0", c0)
         else:
             h0, c0 = self._state(hx, layout.batched)
+        H = self.hidden_size
         y, h_n, c_n, *states = call(
-            spec, x, h0, c0, self.weights() if weights is None else weights, H,
+            self.spec, x, h0, c0, self.weights() if weights is None else weights, H,
             self.proj_size or H, self.engine, self.fuse, self.training, self.recompute, rows,
-            resets, return_states, self._instead,
+            resets, return_states, self._override,
         )  # fmt: skip
         y, last = layout.output(y), self._joined(layout.last(h_n), layout.last(c_n))
         if not return_states:
             return y, last
         return y, last, self._joined(*map(layout.states, states))
-
-    def _run_plainly(self, x: Any, hx: State | Tensor | None) -> Any:
-        """Return what `_run` does, at half of a small call's cost, or None where it may not.
-
-        The operator checks its arguments too; what is wrong with them `_run` says better.
-        """
-        spec, H = self.spec, self.hidden_size
-        if self.recompute is not None or self._instead is not None or self._backward_hooks:
-            return None
-        run = plain_call(spec, self.engine, self.fuse, self.training, x)
-        if run is None:
-            return None
-        if self.batch_first:
-            x = x.transpose(0, 1)
-        states, weights = quick_states(spec, x, hx, H, self.proj_size or H), self.weights()
-        if states is None:
-            return None
-        differentiated = torch.is_grad_enabled() and is_differentiated(x, *states, *weights)
-        if not spec.is_plain_lstm and is_slow_step(
-            spec, self.engine, self.fuse, x, states[0], weights
-        ):
-            return None
-        outputs = run(differentiated, x, *states, weights)
-        if outputs is None:
-            return None
-        y, h_n, c_n, *_ = outputs
-        if self.batch_first:
-            y = y.transpose(0, 1)
-        return y, (h_n, c_n) if spec.has_c else h_n
 
     def extra_repr(self) -> str:
         options = {"engine": self.engine, "fuse": self.fuse, "recompute": self.recompute}

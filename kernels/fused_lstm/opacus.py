@@ -96,7 +96,7 @@ class Sampled(modules.RecurrentBase):
         shapes += [t.shape for t in outputs]
         return torch.cat([t.flatten() for t in outputs])[None]
 
-    def _instead(self, engine: str, run, rows: Rows | None):
+    def _override(self, engine: str, run, rows: Rows | None):
         return run if listener(self) is None else partial(self._sampled, engine, run, rows)
 
     def _sampled(

@@ -23,15 +23,11 @@ from torch.nn.utils.rnn import PackedSequence
 from . import library
 from .adopt.convert import OURS, conversions, spec_of
 from .errors import meant
-from .functional import is_plain
 from .layout import (
-    State,
     batch_of,
     check_resets,
     lay_out,
-    quick_states,
     states_of,
-    time_first,
     zeros,
 )
 from .modules import RecurrentBase
@@ -329,6 +325,7 @@ class Prepared(nn.Module):
         if not error_msgs:
             self.weights = made
 
+    @torch.no_grad()
     def forward(
         self,
         input: Tensor | PackedSequence,
@@ -341,80 +338,59 @@ class Prepared(nn.Module):
         Raises:
             ValueError: an argument does not fit; names it.
         """
-        if lengths is None and resets is None and is_plain(input):
-            outputs = self._infer(input, hx)
-            if outputs is not None:
-                return outputs
-        return self._run(input, hx, lengths, resets)
-
-    def _infer(self, x: Tensor, hx: Any) -> Any:
-        """Return what `_run` does, at half of a small call's cost, or None where it may not.
-
-        The operator checks its arguments too; what is wrong with them `_run` says better.
-        """
-        if x.shape[2] != self.input_size:
-            return None
-        spec, x = self.spec, time_first(x, self.batch_first)
-        states = quick_states(spec, x, hx, self.hidden_size, self.proj_size or self.hidden_size)
-        if states is None:
-            return None
-        with torch._C._AutoDispatchBelowAutograd():
-            try:
-                y, h_n, c_n = self._kernel(x, *states, None, None)
-            except (RuntimeError, ValueError):  # ValueError: a tensor of another device
-                return None
-        return time_first(y, self.batch_first), (h_n, c_n) if spec.has_c else h_n
-
-    @torch.no_grad()
-    def _run(
-        self,
-        input: Tensor | PackedSequence,
-        hx: Any,
-        lengths: Tensor | None,
-        resets: Tensor | None,
-    ) -> Any:
         x, rows, resets, layout = lay_out(input, lengths, resets, self.input_size, self.batch_first)
         if resets is not None:
             check_resets(resets, x)
-        h0, c0 = self._state(hx, x, batch_of(input, self.batch_first), layout.batched)
-        x, h0, c0, not_reset = enter(rows, resets, self.spec.directions, x, h0, c0)
-        sizes = None if rows is None else rows.batch_sizes
-        try:
-            outputs = self._kernel(x, h0, c0, sizes, not_reset)
-        except RuntimeError as error:
-            raise meant(error) from None
-        y, h_n, c_n = outputs if rows is None else leave(rows, *outputs)
+        B, H = batch_of(input, self.batch_first), self.hidden_size
+        if hx is None:
+            h0, c0 = zeros(self.spec, x, B, H, self.proj_size or H)
+        else:
+            h0, c0 = states_of(self.spec, hx, layout.batched)
+        sizes, not_reset = None if rows is None else rows.batch_sizes, None
+        if rows is not None or resets is not None:
+            self._check_state(h0, c0, B)
+            x, h0, c0, not_reset = enter(rows, resets, self.spec.directions, x, h0, c0)
+        y, h_n, c_n = self._kernel(x, h0, c0, sizes, not_reset)
+        if rows is not None:
+            y, h_n, c_n = leave(rows, y, h_n, c_n)
         last = layout.last(h_n)
         return layout.output(y), (last, layout.last(c_n)) if self.spec.has_c else last
 
     def _kernel(
         self, x: Tensor, h0: Tensor, c0: Tensor, sizes: Tensor | None, not_reset: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the operator for x [T, B, I], or packed [N, I]."""
+        """Run the operator for x [T, B, I], or packed [N, I], and say what it refuses."""
         ops: Any = torch.ops.fused_lstm_native
-        rows = x.numel() // x.shape[-1]
-        if rows >= MANY_ROWS and x.dtype == self.dtype == torch.bfloat16 and ops.isa() == "amx":
-            outputs = ops.lstm(
-                x, h0, c0, self._unpack(), 0.0, None, "layers", False, **self.spec.schema,
-                batch_sizes=sizes, not_reset=not_reset,
+        try:
+            if self._takes_layers_kernels(x):
+                outputs = ops.lstm(
+                    x, h0, c0, self._unpack(), 0.0, None, "layers", False, **self.spec.schema,
+                    batch_sizes=sizes, not_reset=not_reset,
+                )  # fmt: skip
+                return outputs[:3]
+            return ops.prepared_lstm(
+                x, h0, c0, self.weights, self.spec.directions, sizes, not_reset,
+                self.spec.schema_cell, self.weight_only,
             )  # fmt: skip
-            return outputs[:3]
-        return ops.prepared_lstm(
-            x, h0, c0, self.weights, self.spec.directions, sizes, not_reset,
-            self.spec.schema_cell, self.weight_only,
-        )  # fmt: skip
+        except RuntimeError as error:
+            if x.dim() == 3:  # which enters unchecked
+                self._check_state(h0, c0, x.shape[1])
+            raise meant(error) from None
 
-    def _state(self, hx: Any, x: Tensor, B: int, batched: bool) -> State:
-        """Return h_0 [L * D, B, P] and c_0 [L * D, B, H]; of a GRU the same twice."""
+    def _takes_layers_kernels(self, x: Tensor) -> bool:
+        """Return whether a call is of so many rows that a layer's own kernels are faster."""
+        if self.dtype != torch.bfloat16 or x.dtype != torch.bfloat16:
+            return False
+        many = x.numel() // x.shape[-1] >= MANY_ROWS
+        return many and torch.ops.fused_lstm_native.isa() == "amx"
+
+    def _check_state(self, h0: Tensor, c0: Tensor, B: int) -> None:
+        """Check that h_0 is [L * D, B, P] and c_0 [L * D, B, H]."""
         lanes, H, P = self.num_layers * self.spec.directions, self.hidden_size, self.proj_size
-        if hx is None:
-            return zeros(self.spec, x, B, H, P or H)
-        h0, c0 = states_of(self.spec, hx, batched)
         for name, state, size in (("h_0", h0, P or H), ("c_0", c0, H)):
             if state.shape != (lanes, B, size):
                 shape = [lanes, B, size]
                 raise ValueError(f"{name}: got shape {list(state.shape)}; expected {shape}")
-        return h0, c0
 
     # --- what torch.nn's module has, and a caller may ask for ---
 

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops, recurrence
+from .call import check_tensors, precision_now
 from .choose import choose, engine_module
 from .custom import Recurrent
-from .functional import check_tensors, expected_weights, precision_now
 from .layout import State, as_step, check_kind, of_step, zeros
 from .modules import RecurrentBase
 from .prepare import Prepared
@@ -73,8 +73,7 @@ class Streaming:
         P = module.proj_size
         x = like.new_empty(1, *self._shape)
         self._first = module._initial(x, B)
-        expected = expected_weights(module.spec, module.input_size, H, P or H)
-        check_tensors(module.spec, x, *self._first, weights, H, P or H, expected, None, False)
+        check_tensors(module.spec, x, *self._first, weights, H, P or H)
         engine, level, _ = choose(module.engine, module.fuse, like.device, module.spec)
         precision = precision_now(like.dtype, "rnn") if engine == "native" else None
         spec = replace(

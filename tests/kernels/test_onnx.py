@@ -120,7 +120,6 @@ def test_what_onnx_does_not_have_is_refused(name, monkeypatch):
     options, call = REFUSED[name]
     monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
     monkeypatch.setattr(fused_lstm.modules, "in_a_graph", lambda: True)  # as while it exports
-    monkeypatch.setattr(fused_lstm.modules, "is_plain", lambda x: False)
     why = rf"{name}: got .*; expected none: ONNX's LSTM {onnx.REASONS[name]}"
     with pytest.raises(ValueError, match=why):
         fused_lstm.LSTM(I, H, **options)(torch.randn(T, B, I), **call)

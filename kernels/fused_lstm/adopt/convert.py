@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ..call import check_torchs
 from ..choose import check_engine
-from ..functional import check_torchs
 from ..modules import (
     ADDED,
     GRU,

@@ -22,8 +22,8 @@ from torch._C._dynamo import eval_frame
 from torch.jit._builtins import _register_builtin
 from torch.nn.modules import rnn
 
+from ..call import call, without_autocast
 from ..choose import cell_pays, in_a_graph, step_pays, why_torchs
-from ..functional import call, without_autocast
 from ..layout import as_step, of_step, time_first
 from ..pullback import is_differentiated
 from ..rows import Rows

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops, recurrence
+from ..call import autocast_dtype
 from ..choose import choose
-from ..functional import autocast_dtype
 from ..pullback import is_differentiated, is_transformed
 from ..spec import Spec
 

@@ -18,8 +18,8 @@ import keras
 import torch
 from torch import Tensor
 
+from ..call import lstm
 from ..choose import why_never
-from ..functional import lstm
 from ..spec import Spec
 
 LAYERS: dict[Any, Spec] = {keras.layers.LSTM: Spec("lstm"), keras.layers.GRU: Spec("gru")}

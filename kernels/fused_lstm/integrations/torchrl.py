@@ -18,7 +18,7 @@ from torch import Tensor
 from torchrl.modules import GRUModule as TorchGRUModule
 from torchrl.modules import LSTMModule as TorchLSTMModule
 
-from ..functional import lstm
+from ..call import lstm
 from ..spec import GRU, PLAIN, Spec
 
 __all__ = ["LSTMModule", "GRUModule"]

@@ -1,7 +1,10 @@
-"""The function under the modules.
+"""A call: which engine runs it, with which Spec, and why it is refused.
 
-It checks and casts a call's arguments, packs rows of unequal length, and runs the engine. An engine
-(fused_lstm.choose) gets time-major, batched tensors whose shapes have been checked.
+Every layer and function comes here with time-major, batched tensors (fused_lstm.layout). `call`
+packs rows of unequal length, casts under autocast, and runs the engine that fused_lstm.choose
+names. Shapes are checked once: by the C++ operator where it is given all tensors, and only when it
+refuses them does `check_tensors` look for the one to name; before the call where no operator would
+see them all.
 
 T, B, I, H, L: time steps, batch, input size, hidden size, layers. D: directions, 1 or 2. P: the
 size of h, which is H unless h is projected. G: the cell's gates.
@@ -13,17 +16,15 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from .autograd import LSTM, draw_seed
+from .autograd import draw_seed
 from .choose import (
     DTYPES,
     EMPTY,
-    LOADED,
     USUAL,
     Facts,
     choose,
@@ -33,7 +34,7 @@ from .choose import (
     step_pays,
 )
 from .layout import State, check_dense, check_resets, padded
-from .pullback import Forward, is_differentiated
+from .pullback import is_differentiated, is_transformed
 from .recompute import in_chunks
 from .rows import Rows, enter, leave
 from .spec import CELLS, PLAIN, Spec, check_size, completed, shapes
@@ -121,7 +122,7 @@ def call(
     rows: Rows | None = None,
     resets: Tensor | None = None,
     states: bool = False,
-    instead: Callable | None = None,
+    override: Callable | None = None,
 ) -> tuple[Tensor, ...]:
     """Check and cast a call's arguments, pack its rows, and run its engine.
 
@@ -129,7 +130,7 @@ def call(
         base: the cell, its options, layers, directions, dropout and which weights a lane has.
         rows: how rows are packed; None where all have T steps.
         states: whether to return the state after every step too.
-        instead: (an engine's name, its function, rows) -> the function that runs in its place; see
+        override: (an engine's name, its function, rows) -> the function that runs in its place; see
             fused_lstm.opacus.
 
     Returns:
@@ -138,46 +139,55 @@ def call(
     """
     if resets is not None:
         check_resets(resets, x)
-    dtype, device, sizes = x.dtype, x.device, None if rows is None else rows.batch_sizes
-    compiling, tracing = torch.compiler.is_compiling(), torch.jit.is_tracing()
-    facts = USUAL
+    compiling, tracing = torch.compiler.is_compiling(), torch._C._is_tracing()
+    sizes, facts = None if rows is None else rows.batch_sizes, USUAL
     if resets is not None or states or compiling or tracing:
         facts = Facts(
             resets is not None, states, sizes is not None and (compiling or tracing),
             compiling and not torch.compiler.is_exporting()
             and is_differentiated(x, h0, c0, *weights),
         )  # fmt: skip
-    elif rows is None and recompute is None and instead is None and not base.is_plain_lstm:
-        facts = SLOW_STEP if is_slow_step(base, engine, fuse, x, h0, weights) else USUAL
-    key = training, recompute, engine, fuse, device, dtype, facts
+    elif (
+        not base.is_plain_lstm and rows is None and recompute is None and override is None
+        and is_slow_step(base, engine, fuse, x, h0, weights)
+    ):  # fmt: skip
+        facts = SLOW_STEP
+    key = training, recompute, engine, fuse, x.device, x.dtype, facts
     if compiling:
         name, spec = _plan_in_a_graph(base, *key[:-1], *facts)
-        expected, autocasts = expected_weights(spec, x.shape[-1], H, P), is_autocast_on(device)
+        run, refuses, autocasts = engine_module(name).run, False, is_autocast_on(x.device)
     else:
         word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-        key = *key, word, 0 if tracing else x.shape[-1], H, P
-        name, spec, expected = base.plans.get(key) or _plan(base, *key)
-        autocasts = torch._C._is_any_autocast_enabled() and is_autocast_on(device)
+        name, spec, run, refuses = base.plans.get((*key, word)) or _plan(base, *key, word)
+        autocasts = torch._C._is_any_autocast_enabled() and is_autocast_on(x.device)
     if not tracing:
-        check_tensors(spec, x, h0, c0, weights, H, P, expected, rows, autocasts)
-        # An empty batch needs shapes and zero gradients only. A graph does not know how many rows
-        # arrive packed.
-        if (rows is None or not rows.arrives_packed) and h0.shape[1] == 0:
-            name, spec = EMPTY.engine, replace(spec, level=EMPTY.level)
+        refuses = refuses and rows is None and override is None and not autocasts
+        refuses = refuses and x.numel() > 0 and not is_transformed()
+        if not refuses:
+            check_tensors(spec, x, h0, c0, weights, H, P, rows, autocasts)
+            # An empty batch needs shapes and zero gradients only. A graph does not know how many
+            # rows arrive packed.
+            if (rows is None or not rows.arrives_packed) and h0.shape[1] == 0:
+                name, spec = EMPTY.engine, replace(spec, level=EMPTY.level)
+                run = engine_module(name).run
     if autocasts:
         x, h0, c0, *weights = autocast(x, h0, c0, *weights)
     not_reset = None
     if rows is not None or resets is not None:
         x, h0, c0, not_reset = enter(rows, resets, spec.directions, x, h0, c0)
-    run = (LOADED.get(name) or engine_module(name)).run
-    if instead is not None:
-        run = instead(name, run, rows)
+    if override is not None:
+        run = override(name, run, rows)
     if spec.recompute is not None:
         run = partial(in_chunks, run)
     seed = None
     if spec.draws and is_drawn_by_counter(name, spec):
         seed = draw_seed(x.device)
-    outputs = run(spec, x, h0, c0, weights, seed, sizes, not_reset, states)
+    try:
+        outputs = run(spec, x, h0, c0, weights, seed, sizes, not_reset, states)
+    except (RuntimeError, ValueError, IndexError):
+        if refuses:  # this says better what is wrong
+            check_tensors(spec, x, h0, c0, weights, H, P, None, False)
+        raise
     if states:
         y, h_n, c_n, h, c = outputs[:5]
         h = torch.cat([h, y[None]]).unflatten(-1, (spec.directions, -1)).movedim(-2, 1)
@@ -195,64 +205,23 @@ def is_slow_step(
     base: Spec, engine: str, fuse: str | None, x: Tensor, h0: Tensor, weights: Sequence[Tensor]
 ) -> bool:
     """Return whether a call is one step for which torch's own code is as fast."""
-    if len(x) != 1 or not base.is_torchs or not may_be_slow(engine, fuse, x.device):
+    if x.dim() != 3 or len(x) != 1 or not base.is_torchs:
         return False
-    B, H = h0.shape[1:]
-    return not step_pays(base.cell, B, H, is_differentiated(x, h0, *weights))
-
-
-# --- a plain call of `native`: little more than the operator ---
-
-
-def is_plain(x: Any) -> TypeGuard[Tensor]:
-    """Return whether x is a batch on the CPU, and no graph, transform or autocast is at work."""
-    return (
-        type(x) is Tensor
-        and not torch.compiler.is_compiling()
-        and not torch._C._is_tracing()  # asked before sizes, which are tensors in a trace
-        and x.is_cpu
-        and x.dim() == 3
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._is_any_autocast_enabled()
-        and forward_ad._current_level < 0
-        and x.numel() > 0  # last: torch.jit.trace warns where a size is compared
-    )
-
-
-def plain_call(
-    spec: Spec, engine: str, fuse: str | None, training: bool, x: Tensor
-) -> Callable[..., tuple[Tensor, ...] | None] | None:
-    """Return a function (differentiated, x, h0, c0, weights) -> the operator's outputs.
-
-    None for other engines. The function returns None where the operator refuses its arguments.
-    spec: not of heads, which have an operator of their own.
-    """
-    word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-    key = "plain", engine, fuse, training, x.dtype, word
-    if key not in spec.plans:
-        name, complete, _ = _plan(
-            spec, training, None, engine, fuse, x.device, x.dtype, USUAL, word, 1, 1, 1
-        )
-        able = name == "native" and complete.level in ("steps", "layers")
-        ops = torch.ops.fused_lstm_native
-        spec.plans[key] = partial(_call_plainly, ops, complete) if able else None
-    return spec.plans[key]
-
-
-def _call_plainly(ops, spec, differentiated, x, h0, c0, weights) -> tuple[Tensor, ...] | None:
-    seed = draw_seed(x.device) if spec.draws else None
-    try:
-        if differentiated:
-            return Forward.apply(LSTM, ops, spec, (seed, None, None), x, h0, c0, *weights)
-        with torch._C._AutoDispatchBelowAutograd():
-            return ops.lstm.default(
-                x, h0, c0, weights, spec.dropout, seed, spec.level, False, **spec.schema
-            )
-    except (RuntimeError, ValueError):  # ValueError: a tensor of another device among them
-        return None
+    trains = is_differentiated(x, h0, *weights)
+    pays = step_pays(base.cell, x.shape[1], h0.shape[-1], trains)
+    return not pays and may_be_slow(engine, fuse, x.device)
 
 
 # --- which engine, and its Spec ---
+
+
+class Plan(NamedTuple):
+    """What runs a call; `Spec.plans` keeps it for the next one."""
+
+    engine: str
+    spec: Spec  # the call's
+    run: Callable[..., tuple[Tensor, ...]]  # as in fused_lstm.choose
+    refuses: bool  # whether one operator is given all tensors, and checks them
 
 
 def _plan(
@@ -265,14 +234,8 @@ def _plan(
     dtype: torch.dtype,
     facts: Facts,
     word: str,
-    I: int,
-    H: int,
-    P: int,
-) -> tuple[str, Spec, list[tuple[int, ...]]]:
-    """Return the engine that runs a call, the call's Spec, and the shapes of its weights.
-
-    `base.plans` caches the result. word: PyTorch's precision switch, see `precision_now`.
-    """
+) -> Plan:
+    """Return the Plan of a call. word: PyTorch's precision switch, see `precision_now`."""
     name, level, _ = choose(engine, fuse, device, base, facts)
     if facts.states and recompute is not None:
         raise ValueError(f"return_states: got True with recompute={recompute}; expected False")
@@ -281,8 +244,9 @@ def _plan(
         base, dropout=base.dropout if training else 0.0, training=training, recompute=recompute,
         level=level, precision=word if lowered else None,
     )  # fmt: skip
-    plan = name, spec, expected_weights(spec, I, H, P)
-    base.plans[training, recompute, engine, fuse, device, dtype, facts, word, I, H, P] = plan
+    refuses = name == "native" and level in ("steps", "layers") and not spec.in_heads
+    plan = Plan(name, spec, engine_module(name).run, refuses and recompute is None)
+    base.plans[training, recompute, engine, fuse, device, dtype, facts, word] = plan
     return plan
 
 
@@ -290,8 +254,8 @@ def _plan(
 def _plan_in_a_graph(base, training, recompute, engine, fuse, device, dtype, *facts):
     """Return `_plan`'s engine and Spec, as a constant for torch.compile, which takes no tuple."""
     word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-    key = training, recompute, engine, fuse, device, dtype, Facts(*facts)
-    return _plan(base, *key, word, 1, base.num_heads, base.num_heads)[:2]
+    plan = _plan(base, training, recompute, engine, fuse, device, dtype, Facts(*facts), word)
+    return plan.engine, plan.spec
 
 
 def is_drawn_by_counter(engine: str, spec: Spec) -> bool:
@@ -358,14 +322,14 @@ def check_tensors(
     weights: Sequence[Tensor],
     H: int,
     P: int,
-    expected: Sequence[tuple[int, ...]],
-    rows: Rows | None,
-    autocasts: bool,
+    rows: Rows | None = None,
+    autocasts: bool = False,
 ) -> None:
     """Check a call's tensors: shapes, dtypes and devices.
 
     x: [T, B, I], or [N, I] where it arrives packed. h0, c0, weights: as in fused_lstm.ops.
     """
+    expected = expected_weights(spec, x.shape[-1] if x.dim() else 0, H, P)
     device, dtype = x.device, x.dtype
     sizes = rows.batch_sizes if rows is not None and rows.arrives_packed else None
     packed = sizes is not None
