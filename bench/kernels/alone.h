@@ -122,6 +122,7 @@ void one_product(const Worker& worker, const Factors<T>& f) {
   }
   if (f.product == Product::logits) return logits_alone(worker, f, panel);
   Lane<T> lane{};
+  lane.cell.sums = 4;
   lane.inputs = f.columns;
   lane.hidden = f.units;
   lane.x = f.left;

@@ -27,7 +27,7 @@ namespace {
 
 const bool added = [] {
   const Isa& base = isa_of(isa_names({}).back());
-  static const Isa isa = {"emulated", true, base.for_float, base.for_double,
+  static Isa isa = {"emulated", true, base.for_float, base.for_double,
                           &emulated::bf16_kernels,
                           {&emulated_1::float_kernels, &emulated_2::float_kernels},
                           emulated_prepared::bfloat16_sweep,

@@ -100,7 +100,7 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
   s.dropout = dropout;
   const std::vector<double> rates(cell.empty() ? 0 : 4);
   const NamedCell named = cell_of(cell, rates, false);
-  s.cell = named.kind;
+  s.cell = named.cell->shape;
   s.norm = named.options.norm;
   s.narrow = dtype == Dtype::BFloat16;
   s.unit = s.narrow && has_unit(set);

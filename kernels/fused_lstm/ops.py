@@ -266,9 +266,7 @@ def _fake_recurrence(engine, x_part, h0, c0, weight_hh, bias_m, cell, save, **_o
     rows, width, dtype = x_part.shape[:-1], c0.shape[1] // N, reference.state_dtype(x_part.dtype)
     c = gates = (0,)
     spec = recurrence.Cell(cell).spec
-    columns, has_c = SAVED.get((engine, cell), CELLS[spec.cell].kept), spec.has_c
-    if (engine, cell) in SAVED and engine == "native":  # whose state it hands out, h or not
-        has_c = columns > 0
+    columns = SAVED.get((engine, cell), CELLS[spec.cell].kept)
     if save and (columns or engine == "triton"):
         c = (N, *rows, width)
     if save and columns:
@@ -276,7 +274,7 @@ def _fake_recurrence(engine, x_part, h0, c0, weight_hh, bias_m, cell, save, **_o
     return (
         x_part.new_empty(*rows, h0.shape[1]),
         h0.new_empty(h0.shape),
-        c0.new_empty(c0.shape if has_c else 0),
+        c0.new_empty(c0.shape if spec.has_c else 0),
         x_part.new_empty(c, dtype=dtype),
         x_part.new_empty(gates, dtype=dtype if width > K else x_part.dtype),
     )

@@ -380,11 +380,11 @@ def test_weights_and_what_is_saved_have_the_gates_that_there_are(cell):
     ("cell", "rates", "message"),
     [
         ("gru,peephole", RATES, "cell: got 'gru,peephole'"),
-        ("peephole,gru", RATES, "got 'peephole,gru'; expected gru alone or with layer_norm"),
+        ("peephole,gru", RATES, "got 'peephole,gru'; expected layer_norm, peephole"),
         ("gru", [0.0, 0.0, 0.0, 0.5], "candidate_dropout 0.5; expected 0 for a GRU"),
         ("rnn_tanh", [0.5, 0.0, 0.0, 0.0], "expected 0 for rnn_tanh"),
-        ("layer_norm,rnn_tanh", RATES, "cell: got 'layer_norm,rnn_tanh'"),
-        ("lstm", RATES, "cell: got 'lstm'"),  # whose name here is ''
+        ("slstm", RATES, "cell: got 'slstm'"),  # which the operator recurrence has
+        ("layer_norm,coupled", RATES, "cell: got 'layer_norm,coupled'"),
     ],
 )
 def test_errors_say_what_a_cell_cannot_have(cell, rates, message):

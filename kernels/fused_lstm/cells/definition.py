@@ -370,7 +370,7 @@ class Cell:
         functions = compile.compiled(print_cpp.source(p), isa)
         shape = [
             len(p.gates.summed), len(p.gates.of_h), len(p.gates.of_x), p.columns,
-            max(len(p.states), 1), len(p.weights), int(projected),
+            max(len(p.states), 1), len(p.weights), int(projected), int(not self.has_c),
         ]  # fmt: skip
         ops.SAVED["native", name] = p.columns
         try:

@@ -17,7 +17,7 @@ long divided(long size, long by) { return (size + by - 1) / by; }
 // where reading the weights is all there is, dividing those is better.
 bool as_wavefront(const Sizes& s, const Machine& m) {
   const long most = s.batch < 4 ? 128 << 10 : 384 << 10;  // bytes
-  const CellShape cell = shape_of(s.cell);
+  const CellShape& cell = s.cell;
   const long weights = cell.x_gates() * s.hidden * (std::max(s.inputs, s.hidden) + s.hidden) * m.bytes;
   const bool possible = cell.in_tiles() && s.even && !s.norm && !s.projected && !s.given &&
                         s.directions == 1 && s.layers % m.threads == 0;
@@ -27,14 +27,14 @@ bool as_wavefront(const Sizes& s, const Machine& m) {
 // Whether a step of a short call is too small to wake a team for: on two cores of a Zen 5 a team
 // takes 5 percent longer at half of this, 10 percent less at twice.
 bool is_small(const Sizes& s) {
-  const long columns = s.heads * shape_of(s.cell).x_gates() * s.hidden;
+  const long columns = s.heads * s.cell.x_gates() * s.hidden;
   return s.batch * columns * (s.inputs + s.hidden) < 1 << 16;
 }
 
 // Estimates one worker's time for a short call: to read weights at each step, 14 bytes per ns (an
 // Emerald Rapids reads 14 to 22), or where rows are many to multiply, at 40 multiply-adds.
 long nanoseconds_of(const Sizes& s) {
-  const long weights = shape_of(s.cell).x_gates() * s.hidden * (s.inputs + s.outputs) * s.lanes();
+  const long weights = s.cell.x_gates() * s.hidden * (s.inputs + s.outputs) * s.lanes();
   return std::max(s.steps * weights * s.weight_bytes / 14, s.rows * weights / 40);
 }
 
@@ -43,7 +43,7 @@ long nanoseconds_of(const Sizes& s) {
 // a microsecond is one worker's: to divide it gains at most a fifth where every core is free (Zen 4,
 // a GRU of 64 units and one row), and loses many times that where another process has one of them.
 long most_workers(const Plan& plan, const Sizes& s, const Shapes& shapes) {
-  const long step = s.batch * shape_of(s.cell).x_gates() * s.hidden * std::max(s.inputs, s.outputs);
+  const long step = s.batch * s.cell.x_gates() * s.hidden * std::max(s.inputs, s.outputs);
   if (!plan.is_short && step < 1 << 14) return plan.abreast;
   const bool by_unit = plan.is_short && !s.prepared;  // else by rows of a tile, too
   const long rows = by_unit ? 1 : divided(s.batch, shapes.gates.rows);
@@ -54,7 +54,7 @@ long most_workers(const Plan& plan, const Sizes& s, const Shapes& shapes) {
 // Divides heads, which do not wait for each other: each on one worker; or where there are fewer heads than
 // workers each on half of the team, or all in turn on all of it.
 void divide_heads(Plan& plan, const Sizes& s, const Machine& m) {
-  const long work = s.rows * s.heads * shape_of(s.cell).x_gates() * s.hidden * s.hidden;
+  const long work = s.rows * s.heads * s.cell.x_gates() * s.hidden * s.hidden;
   plan.team = work < 1 << 16 ? 1 : m.threads;
   if (s.heads >= plan.team) {
     plan.abreast = plan.team;
@@ -67,7 +67,7 @@ void divide_heads(Plan& plan, const Sizes& s, const Machine& m) {
 
 void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   const long lanes = s.lanes(), width = s.width();
-  const CellShape cell = shape_of(s.cell);
+  const CellShape& cell = s.cell;
   const long gates = cell.x_gates() * s.hidden;
   const long step_bytes = std::max(s.batch * gates * m.sum_bytes, 1L);
   const long fit = std::clamp((s.given ? given_bytes : chunk_bytes) / step_bytes, 1L, s.steps);
@@ -85,7 +85,7 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
   if (save) {
     plan.c = {s.planes() * lanes, s.rows, cell.states * s.hidden, true};
     plan.gates = {cell.saved ? lanes : 0, s.rows, cell.saved * s.hidden};
-  } else if (has_c(s.cell) && !plan.is_short) {  // which leaves it in c_n
+  } else if (s.cell.saved > 0 && !plan.is_short) {  // which leaves it in c_n
     plan.c = {plan.wavefront ? s.layers : s.abreast(), s.batch, cell.states * s.hidden, true};
   }
   if (s.norm && !save) plan.by_h = {plan.abreast, s.batch, cell.h_gates() * s.hidden, true};
@@ -105,7 +105,7 @@ void plan_forward(Plan& plan, const Sizes& s, const Machine& m, bool save) {
 }
 
 void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
-  const CellShape cell = shape_of(s.cell);
+  const CellShape& cell = s.cell;
   // Lanes of a layer keep what their weights' gradients are made of, but each head makes its own.
   const long at_once = plan.wavefront ? s.layers : s.given ? plan.abreast : s.directions;
   const long dgates = m.blocks_size(cell.gradients(), s.hidden, s.rows);
@@ -137,7 +137,7 @@ void plan_backward(Plan& plan, const Sizes& s, const Machine& m) {
 bool is_short(const Sizes& s) {
   const bool cached = s.hidden >= 256 && (s.narrow || s.hidden <= 1024);
   const long most = s.unit ? 8 : 16;
-  return shape_of(s.cell).in_tiles() && s.rows <= most && (s.steps <= 4 || cached);
+  return s.cell.in_tiles() && s.rows <= most && (s.steps <= 4 || cached);
 }
 
 // Measured on an Emerald Rapids (one thread; H = 200, 650, 1500; its AMX undisturbed by another hyperthread):

@@ -14,7 +14,7 @@ struct Sizes {
   long layers, directions;
   long heads = 1;            // of a call whose x's part of the gates is given; H and P are a head's
   bool given;                // x is that part, of one layer in one direction
-  CellKind cell;
+  CellShape cell;
   bool projected, even;      // even: every row is alive at every step, and none is kept back
   bool dropout;              // between layers
   bool norm;                 // lanes normalize their products
@@ -27,17 +27,16 @@ struct Sizes {
   long abreast() const { return directions * heads; }  // lanes of a layer
   long lanes() const { return layers * abreast(); }
   long width() const { return abreast() * outputs; }  // columns of y
-  long given_columns() const { return heads * shape_of(cell).x_gates() * hidden; }
+  long given_columns() const { return heads * cell.x_gates() * hidden; }
 
-  WeightShape recurrent() const { return {shape_of(cell).h_gates(), hidden, outputs}; }
+  WeightShape recurrent() const { return {cell.h_gates(), hidden, outputs}; }
   WeightShape input() const {  // of the layer that has the widest
     const long widest = layers > 1 ? std::max(inputs, width()) : inputs;
-    return {shape_of(cell).x_gates(), hidden, widest};
+    return {cell.x_gates(), hidden, widest};
   }
   // Matrices of c's size that a lane keeps: c and, where it normalizes, W x and R h. None of an RNN.
   long planes() const {
-    const CellShape shape = shape_of(cell);
-    return norm ? 1 + (shape.products() + shape.states - 1) / shape.states : has_c(cell);
+    return norm ? 1 + (cell.products() + cell.states - 1) / cell.states : cell.saved > 0;
   }
 };
 

@@ -65,7 +65,7 @@ void gradients_of(const Lane<T>& lane, const LaneGradient<T>& gradient, Range sa
          if (gradient.db_ih) bias_gradient(by_x, block, n, gradient.db_ih);
        });
   const Blocks<T> by_h =
-      shape_of(lane.cell).apart() ? from(by_recurrent_of(lane, gradient)) : by_x;
+      lane.cell.apart() ? from(by_recurrent_of(lane, gradient)) : by_x;
   make(by_h, lane.outputs, gradient.dw_hh,
        [&](long place, Range rows, long column, const Panel<T>& right, long at) {
          pack_before(lane, place, rows, column, right, at);
@@ -85,7 +85,7 @@ void gradients_of(const Lane<T>& lane, const LaneGradient<T>& gradient, Range sa
 template <class T>
 void sample_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradient<T>& gradient,
                       T* panel) {
-  const CellShape shape = shape_of(lane.cell);
+  const CellShape& shape = lane.cell;
   const long share = lane.batch / gradient.samples;
   const long of_x = shape.x_gates() * lane.hidden, of_h = shape.h_gates() * lane.hidden;
   const Range mine = part(gradient.samples, worker.id, worker.count);

@@ -26,7 +26,7 @@ template <class T>
 void finish_part(const Worker& worker, const Lane<T>& lane, long place, const Sum<T>* input_part) {
   constexpr long tallest = 8;  // rows at once, whose sums lie in the L1 cache
   constexpr long most_gates = 8;
-  const CellShape shape = shape_of(lane.cell);
+  const CellShape& shape = lane.cell;
   const long hidden = lane.hidden, gates = shape.h_gates();
   const Part mine = part_of_steps(worker, lane);
   CellStep<T> step = cell_step(lane, place, input_part);
@@ -93,7 +93,7 @@ struct StepsAny {
   T* const behind;
 
   StepsAny(const Worker& worker, const Lane<T>& lane, T* memory)
-      : recurrent{1, shape_of(lane.cell).h_gates() * lane.hidden, lane.outputs},
+      : recurrent{1, lane.cell.h_gates() * lane.hidden, lane.outputs},
         has_product(recurrent.units > 0),
         meets(has_product || lane.added),
         packed(memory),
@@ -102,7 +102,7 @@ struct StepsAny {
   }
 
   void input(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* out, T* panel) const {
-    const WeightShape shape = {1, shape_of(lane.cell).x_gates() * lane.hidden, lane.inputs};
+    const WeightShape shape = {1, lane.cell.x_gates() * lane.hidden, lane.inputs};
     input_product(worker, lane, shape, rows, out, panel);
   }
 
@@ -116,7 +116,7 @@ struct StepsAny {
 
 template <class T>
 void sweep_forward(const Worker& worker, const Lane<T>& lane, const Scratch<T>& scratch) {
-  if (!shape_of(lane.cell).in_tiles()) return sweep<StepsAny<T>>(worker, lane, scratch);
+  if (!lane.cell.in_tiles()) return sweep<StepsAny<T>>(worker, lane, scratch);
   sweep<StepsInTiles<T>>(worker, lane, scratch);
 }
 

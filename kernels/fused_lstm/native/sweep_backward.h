@@ -20,7 +20,7 @@ FL_INLINE long rows_in(const Lane<T>& lane) {  // N
 // By all gates before activation.
 template <class T>
 FL_INLINE Blocks<T> dgates_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
-  return {gradient.dgates, shape_of(lane.cell).gradients(), lane.hidden, rows_in(lane)};
+  return {gradient.dgates, lane.cell.gradients(), lane.hidden, rows_in(lane)};
 }
 
 // Returns the columns of dgates that belong to W x, or to R h. A GRU's are m, r, z, n: x makes r, z, n,
@@ -29,14 +29,14 @@ template <class T>
 FL_INLINE Blocks<T> by_input_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
   Blocks<T> all = dgates_of(lane, gradient);
   if (gradient.by_x) all.data = gradient.by_x;
-  const CellShape shape = shape_of(lane.cell);
+  const CellShape& shape = lane.cell;
   return shape.apart() ? groups_of(all, shape.of_h, shape.x_gates(), 0) : all;
 }
 
 template <class T>
 FL_INLINE Blocks<T> by_recurrent_of(const Lane<T>& lane, const LaneGradient<T>& gradient) {
   const Blocks<T> all = dgates_of(lane, gradient);
-  const CellShape shape = shape_of(lane.cell);
+  const CellShape& shape = lane.cell;
   return shape.apart() ? groups_of(all, 0, shape.h_gates(), shape.sums) : all;
 }
 
@@ -57,7 +57,7 @@ FL_INLINE CellStepBack<T> cell_step_back(const Lane<T>& lane, const LaneGradient
   step.place = place;
   step.hidden = hidden;
   step.not_reset = lane.not_reset ? lane.not_reset + row : nullptr;
-  step.gates = lane.gates + row * shape_of(lane.cell).saved * hidden;
+  step.gates = lane.gates + row * lane.cell.saved * hidden;
   step.continued = alive(lane, place - 1);
   step.c = step.continued > 0 ? lane.c + row_of(lane, place - 1) * c_width(lane) : nullptr;
   step.c0 = lane.c0;
@@ -254,15 +254,15 @@ template <class T>
 void pack_unprojected(const Lane<T>& lane, Range rows, long column, const Panel<T>& panel,
                       long at = 0) {
   const long hidden = lane.hidden;
-  if (shape_of(lane.cell).saves_h) {
-    const long saved = shape_of(lane.cell).saved;
+  if (lane.cell.saves_h) {
+    const long saved = lane.cell.saved;
     const T* const h = lane.gates + (saved - 1) * hidden;
     return pack_rows(h, saved * hidden, rows, column, hidden - column, panel, at);
   }
   if (lane.added) {
     return pack_rows(lane.added->unprojected, hidden, rows, column, hidden - column, panel, at);
   }
-  const long gates = shape_of(lane.cell).x_gates();
+  const long gates = lane.cell.x_gates();
   for (long row = rows.begin; row < rows.end; ++row) {
     for (long n = 0; n < panel.vectors; ++n) {
       const long unit = column + n * W<T>, width = hidden - unit;
@@ -290,7 +290,7 @@ void weight_gradients(const Worker& worker, const Lane<T>& lane, const LaneGradi
   if constexpr (deep<T> == 1) {
     if (gradient.samples > 0) return sample_gradients(worker, lane, gradient, panel);
   }
-  const CellShape shape = shape_of(lane.cell);
+  const CellShape& shape = lane.cell;
   const long of_ih = shape.x_gates() * lane.hidden * lane.inputs;  // elements
   const Blocks<T> by_x = by_input_of(lane, gradient), by_h = by_recurrent_of(lane, gradient);
   transposed_product(

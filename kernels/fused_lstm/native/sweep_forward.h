@@ -29,7 +29,7 @@ template <class T>
 FL_INLINE Vec<T> bias_of(const Lane<T>& lane, long at, long width) {
   if (!lane.b_ih) return Vec<T>{};
   const Vec<T> bias = load(lane.b_ih + at, width);
-  const long both = min(shape_of(lane.cell).sums * lane.hidden - at, width);
+  const long both = min(lane.cell.sums * lane.hidden - at, width);
   return both > 0 ? bias + load(lane.b_hh + at, both) : bias;
 }
 
@@ -105,7 +105,7 @@ void input_product(const Worker& worker, const Lane<T>& lane, const WeightShape&
 template <class T>
 void bring_input(const Worker& worker, const Lane<T>& lane, Range rows, Sum<T>* out) {
   const HeadColumns<const T>& given = lane.given;
-  const long units = lane.hidden, gates = shape_of(lane.cell).x_gates();
+  const long units = lane.hidden, gates = lane.cell.x_gates();
   const Range mine = part(rows.end - rows.begin, worker.id, worker.count);
   for (long n = mine.begin; n < mine.end; ++n) {
     const T* const from = given.data + (rows.begin + n) * given.stride;
@@ -139,7 +139,7 @@ FL_INLINE CellStep<T> cell_step(const Lane<T>& lane, long place, const Sum<T>* i
   step.not_reset = lane.not_reset ? lane.not_reset + row : nullptr;
   step.input_part = input_part;
   step.input_stride = lane.input_stride;
-  step.gates = lane.gates ? lane.gates + row * shape_of(lane.cell).saved * hidden : nullptr;
+  step.gates = lane.gates ? lane.gates + row * lane.cell.saved * hidden : nullptr;
   step.c_next = lane.save ? lane.c + row * c_width(lane) : lane.c;
   step.h = lane.unprojected ? lane.unprojected : lane.y + row * lane.y_stride;
   step.stride = lane.unprojected ? hidden : lane.y_stride;
@@ -161,7 +161,7 @@ FL_INLINE Place<T> load_first(const Sums<T>& tile, const Lane<T>& lane, long gat
   const long stride = lane.by_h ? gates * hidden : lane.input_stride;
   Place<T> from =
       load_gates(tile, gates, input_part + row * stride + unit, stride, hidden, width);
-  if (gates == 1 || !shape_of(lane.cell).apart() || lane.by_h) return from;
+  if (gates == 1 || !lane.cell.apart() || lane.by_h) return from;
   const Vec<T> m = lane.b_m ? load(lane.b_m + unit, width) : Vec<T>{};
   if (from.data == place_of(tile).data) {
     for (long r = 0; r < tile.rows; ++r) tile[r][gates - 1] = m;
@@ -236,7 +236,7 @@ void whole_step(const Worker& worker, const Lane<T>& lane, long place, Sum<T>* i
           const Place<T> bias = load_bias(tile, lane, gates, lane.hidden, unit);
           multiply_rows(tile, bias, x + row * inputs, inputs, inputs,
                         packed.input + unit / W<T> * size);
-          if (gates > 1 && shape_of(lane.cell).apart()) {
+          if (gates > 1 && lane.cell.apart()) {
             leave_n(tile, lane, input_part, unit, row);
           }
           return place_of(tile);

@@ -40,6 +40,6 @@ void short_forward(const Worker& worker, const Lane<T>& lane, const Weights<E>& 
 }
 
 template <class T, class E>
-constexpr PhasedSweep<T, Weights<E>> short_sweep = {short_phases<T, E>, short_forward<T, E>};
+constexpr PhasedSweep<T, Weights<E>> short_sweep = {short_phases<T, E>, short_forward<T, E>, nullptr};
 
 }  // namespace fused_lstm::FL_ISA

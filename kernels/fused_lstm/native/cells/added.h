@@ -84,7 +84,7 @@ FL_INLINE void leave_tile(const Lane<T>& lane, long place, long column, long row
 // W units of R h as it is kept, of a row at a place.
 template <class T>
 FL_INLINE Sum<T>* by_h_of(const Lane<T>& lane, long place, long b) {
-  const long width = shape_of(lane.cell).h_gates() * lane.hidden;
+  const long width = lane.cell.h_gates() * lane.hidden;
   return lane.by_h + (lane.save ? row_of(lane, place) + b : b) * width;
 }
 
@@ -132,7 +132,7 @@ FL_INLINE void leave_made(const CellStep<T>& step, long b, long unit, Vec<T> h) 
 template <class T>
 FL_APART void keep_by_h(const CellStep<T>& step, long first, long row, long rows, long blocks,
                         Vec<T>* sums) {
-  const long gates = shape_of(step.lane->cell).h_gates();
+  const long gates = step.lane->cell.h_gates();
   for (long b = row; b < row + rows; ++b) {
     Sum<T>* const by_h = by_h_of(*step.lane, step.place, b);
     for (long block = 0; block < blocks; ++block) {

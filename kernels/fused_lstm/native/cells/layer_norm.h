@@ -91,7 +91,7 @@ FL_APART void finish_other_rows(CellStep<T> step, Range rows, const Sum<T>* x) {
   constexpr long most_gates = 8;
   const Lane<T>& lane = *step.lane;
   const Added<T>& added = *lane.added;
-  const CellShape shape = shape_of(lane.cell);
+  const CellShape& shape = lane.cell;
   const long hidden = step.hidden, gates = shape.h_gates(), of_x = shape.x_gates() * hidden;
   const S* const bias = added.bias;  // of the gates of h alone first
   const S* const bias_x = bias ? bias + shape.of_h * hidden : nullptr;  // of the others
@@ -136,7 +136,7 @@ FL_APART void finish_other_rows(CellStep<T> step, Range rows, const Sum<T>* x) {
 template <class T>
 void finish_rows(const Worker& worker, const Lane<T>& lane, CellStep<T> step, const Sum<T>* x) {
   const Range mine = part(alive(lane, step.place), worker.id, worker.count);
-  const CellShape shape = shape_of(lane.cell);
+  const CellShape& shape = lane.cell;
   const long of_x = shape.x_gates() * lane.hidden, of_h = shape.h_gates() * lane.hidden;
   Sum<T>* const made = lane.added->own + worker.id * lane.added->own_size;
   for_states_before(lane, step.place, [&](Range rows, const Before<T>& before) {
@@ -145,9 +145,9 @@ void finish_rows(const Worker& worker, const Lane<T>& lane, CellStep<T> step, co
     for (long b = own.begin; b < own.end; ++b) {
       Sum<T>* const h = by_h_of(lane, step.place, b);
       for (long i = 0; !step.kept(b) && i < of_h; ++i) h[i] = 0;
-      if (lane.cell == CellKind::lstm) finish_row(step, b, x + b * of_x, h, made);
+      if (lane.cell.is_lstm) finish_row(step, b, x + b * of_x, h, made);
     }
-    if (lane.cell == CellKind::lstm) return;
+    if (lane.cell.is_lstm) return;
     for (long b = own.begin; b < own.end; b += rows_abreast) {
       finish_other_rows(step, {b, min(b + rows_abreast, own.end)}, x);
     }
@@ -282,7 +282,7 @@ FL_APART void finish_other_rows_back(const CellStepBack<T>& step, Range rows, co
   using S = Sum<T>;
   const Lane<T>& lane = *step.lane;
   const Added<T>& added = *lane.added;
-  const CellShape shape = shape_of(lane.cell);
+  const CellShape& shape = lane.cell;
   const long hidden = step.hidden, count = rows.end - rows.begin;
   const long of_x = shape.x_gates() * hidden, of_h = shape.h_gates() * hidden;
   S *const by_gain_ih = own + shape.gradients() * hidden, *const by_gain_hh = by_gain_ih + of_x;
@@ -325,10 +325,10 @@ template <class T>
 void finish_rows_back(const Worker& worker, const Lane<T>& lane, const Blocks<T>& by_x,
                       const Blocks<T>& by_h, const CellStepBack<T>& step) {
   const Range mine = part(alive(lane, step.place), worker.id, worker.count);
-  const long width = shape_of(lane.cell).x_gates() * lane.hidden;
+  const long width = lane.cell.x_gates() * lane.hidden;
   Sum<T>* const own = lane.added->own + worker.id * lane.added->own_size;
   const Sum<T>* const x = lane.input_part + step.line * width;  // of the place's row 0
-  if (lane.cell != CellKind::lstm) {
+  if (!lane.cell.is_lstm) {
     for (long b = mine.begin; b < mine.end; b += rows_abreast) {
       const Range rows{b, min(b + rows_abreast, mine.end)};
       finish_other_rows_back(step, rows, x, by_x, by_h, own);

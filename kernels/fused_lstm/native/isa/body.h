@@ -49,6 +49,8 @@ template <class T>
 constexpr Kernels<T> table() {
   Kernels<T> table{};
   table.name = FL_NAME;
+  table.factors = factors_of<T>;
+  table.own_cell = own_cell<T>;
   table.shapes = shapes<T>;
   table.recurrent_size = recurrent_size<T>;
   table.wavefront_size = wavefront_size<T>;

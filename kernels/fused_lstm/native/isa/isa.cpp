@@ -96,8 +96,8 @@ bool has_amx() {
 }
 #endif
 
-const std::vector<Isa>& built_in() {  // best first
-  static const std::vector<Isa> table = {
+std::vector<Isa> make_built_in() {
+  return {
 #if defined(__x86_64__)
       {"amx", has_avx512() && has_amx(), &avx512::float_kernels, &avx512::double_kernels,
        &amx::bf16_kernels, {&amx_1::float_kernels, &amx_2::float_kernels},
@@ -110,6 +110,37 @@ const std::vector<Isa>& built_in() {  // best first
 #endif
       {base::float_kernels.name, true, &base::float_kernels, &base::double_kernels, nullptr, {}},
   };
+}
+
+// The library's cells, with the functions of an instruction set. Its code runs: the CPU has it.
+std::vector<Cell> own_cells(const Isa& isa) {
+  std::vector<Cell> cells;
+  for (long n = 0; isa.for_float->own_cell(n).name; ++n) {
+    const OwnCell own = isa.for_float->own_cell(n);
+    Cell cell{own.name, own.shape, {}, {}};
+    const auto add = [&](const auto* kernels) {
+      if (!kernels) return;
+      const long kind = static_cast<long>(kernels->factors);
+      cell.functions[kind] = kernels->own_cell(n).functions;
+      cell.with_options[kind] = kernels->own_cell(n).with_options;
+    };
+    add(isa.for_float);
+    add(isa.for_double);
+    add(isa.for_bf16);
+    for (const Kernels<float>* const terms : isa.for_terms) add(terms);
+    cells.push_back(cell);
+  }
+  return cells;
+}
+
+const std::vector<Isa>& built_in() {  // best first
+  static const std::vector<Isa> table = [] {
+    std::vector<Isa> made = make_built_in();
+    for (Isa& isa : made) {
+      if (isa.supported) isa.cells = own_cells(isa);
+    }
+    return made;
+  }();
   return table;
 }
 
@@ -177,7 +208,10 @@ PreparedSweep prepared_sweep(const Isa& isa, Prepared kind, long rows) {
             prepared_base::int8_weights_sweep);
 }
 
-void add_isa(const Isa& isa) { added.store(&isa); }
+void add_isa(Isa& isa) {
+  isa.cells = own_cells(isa);
+  added.store(&isa);
+}
 
 const Isa& isa_of(const std::string& name) {
   std::string offer;
@@ -203,52 +237,57 @@ std::vector<std::string> isa_names(std::optional<Dtype> dtype) {
 
 const Isa& current_isa() { return *chosen().load(std::memory_order_relaxed); }
 
-// --- cells that are added at run time ---
+// --- cells ---
 
 namespace {
-constexpr long most_custom_cells = 1024;
-CustomCell custom_cells[most_custom_cells];  // an array, since entries are read without a lock
-std::atomic<long> custom_count{0};
+
+// A cell, for the instruction set with these kernels.
+struct AddedCell : Cell {
+  const Kernels<float>* kernels;
+};
+
+constexpr long most_added_cells = 1024;
+AddedCell added_cells[most_added_cells];  // an array, since entries are read without a lock
+std::atomic<long> added_count{0};
+
 }  // namespace
 
-const CustomCell& custom_cell(CellKind kind) {
-  return custom_cells[static_cast<long>(kind) - static_cast<long>(CellKind::custom)];
-}
-
-std::optional<CellKind> custom_kind(std::string_view name) {
+const Cell* find_cell(std::string_view name) {
   const Isa& isa = current_isa();
+  for (const Cell& cell : isa.cells) {
+    if (name == cell.name) return &cell;
+  }
   bool known = false;
-  for (long i = custom_count.load() - 1; i >= 0; --i) {
-    if (name != custom_cells[i].name) continue;
+  for (long i = added_count.load() - 1; i >= 0; --i) {
+    if (name != added_cells[i].name) continue;
+    if (added_cells[i].kernels == isa.for_float) return &added_cells[i];
     known = true;
-    if (custom_cells[i].kernels == isa.for_float) {
-      return static_cast<CellKind>(static_cast<long>(CellKind::custom) + i);
-    }
   }
   CHECK_VALUE(!known, "cell: got '", name, "', which is not compiled for ", isa.name,
               "; expected a module made after the instruction set was chosen");
-  return std::nullopt;
+  return nullptr;
 }
 
 void add_cell(const std::string& name, const std::vector<int64_t>& shape,
               const std::vector<int64_t>& functions) {
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);
-  const long index = custom_count.load();
-  CHECK_VALUE(index < most_custom_cells, "add_cell: got '", name, "' after ", index,
+  const long index = added_count.load();
+  CHECK_VALUE(index < most_added_cells, "add_cell: got '", name, "' after ", index,
               " others; expected no more");
-  CHECK_VALUE(shape.size() == 7 && functions.size() == 6, "add_cell: got ", shape.size(),
-              " sizes and ", functions.size(), " functions; expected 7 and 6");
-  CustomCell& cell = custom_cells[index];
+  CHECK_VALUE(shape.size() == 8 && functions.size() == 6, "add_cell: got ", shape.size(),
+              " sizes and ", functions.size(), " functions; expected 8 and 6");
+  AddedCell& cell = added_cells[index];
   cell.name = name;
   cell.kernels = current_isa().for_float;
-  cell.narrow_kernels = functions[4] ? current_isa().for_bf16 : nullptr;
   cell.shape = {.sums = shape[0], .of_h = shape[1], .of_x = shape[2], .saved = shape[3],
-                .states = shape[4], .weights = shape[5], .saves_h = shape[6] != 0};
-  for (long i = 0; i < 6; ++i) {
-    cell.functions[i / 2][i % 2] = reinterpret_cast<void*>(functions[i]);
+                .states = shape[4], .weights = shape[5], .saves_h = shape[6] != 0,
+                .c_is_h = shape[7] != 0};
+  for (long i = 0; i < 3; ++i) {  // FactorKind: float32, float64, bfloat16
+    cell.functions[i] = {reinterpret_cast<void*>(functions[2 * i]),
+                         reinterpret_cast<void*>(functions[2 * i + 1])};
   }
-  custom_count.store(index + 1);
+  added_count.store(index + 1);
 }
 
 std::string isa_name() { return current_isa().name; }

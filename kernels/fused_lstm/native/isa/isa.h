@@ -22,6 +22,7 @@ struct Isa {
   const Kernels<float>* for_terms[2];
   // Prepared weights of bfloat16 and of int8 by a matrix unit, or none.
   PreparedSweep for_bf16_rows, for_int8_rows;
+  std::vector<Cell> cells;  // the library's
 };
 
 // Whether a matrix unit multiplies bfloat16: rows are made ready for it.
@@ -35,7 +36,7 @@ const Isa& current_isa();
 const Isa& isa_of(const std::string& name);
 
 // One more, which is never the best: bench/kernels has AMX emulated. It stays.
-void add_isa(const Isa& isa);
+void add_isa(Isa& isa);
 
 // Calls body(kernels) with those for a dtype that compute_dtype gave. An operator takes them once
 // and passes them on: another thread may choose another instruction set meanwhile, whose panels
@@ -55,13 +56,13 @@ auto with_factors(Dtype dtype, int terms, const Isa& isa, const Body& body) {
 }
 
 // Adds a cell that was compiled for the instruction set in use. Calls name it in their `cell`.
-// shape: the fields of CellShape. functions: of float, of double and of Bf16, Finish and FinishBack, which
+// shape: the fields of CellShape, to c_is_h. functions: of float, of double and of Bf16, Finish and FinishBack, which
 // stay loaded; 0 of Bf16 where the set has no kernels of it.
 void add_cell(const std::string& name, const std::vector<int64_t>& shape,
               const std::vector<int64_t>& functions);
 
-// Returns the cell that was added by a name, or none.
-std::optional<CellKind> custom_kind(std::string_view name);
+// Returns the cell of a name for the instruction set in use, or null. It stays where it is.
+const Cell* find_cell(std::string_view name);
 
 std::string isa_name();                     // in use
 void use_isa(const std::string& name);      // "" is the best; a test's way to the others

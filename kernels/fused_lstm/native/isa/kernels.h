@@ -14,25 +14,23 @@
 
 namespace fused_lstm {
 
-// custom: the first of the cells that are added at run time.
-enum class CellKind {
-  lstm, coupled, gru, rnn_tanh, rnn_relu, slstm, slstm_exponential, gru_dreamer, custom
-};
-
-// Columns a unit. A gate is a sum of x's part and h's, or its parts are apart, and it may have one of
-// them alone: i, f, g, o of an LSTM are sums, and i, g, o where gates are coupled; of a GRU r and z
-// are, and n is of x alone beside m, which is of h alone. Rows of w_ih are the sums', then those of x
-// alone; rows of w_hh the sums', then those of h alone. The gradients by all gates, dgates, are those
-// of h alone, of sums, of x alone: m, r, z, n.
+// What sweeps must know of a cell. Columns are a unit's. A gate is a sum of x's part and h's, or its parts
+// are apart, and it may have one of them alone: i, f, g, o of an LSTM are sums, and i, g, o where gates
+// are coupled; of a GRU r and z are, and n is of x alone beside m, which is of h alone. Rows of w_ih are
+// the sums', then those of x alone; rows of w_hh the sums', then those of h alone. The gradients by all
+// gates, dgates, are those of h alone, of sums, of x alone: m, r, z, n.
 struct CellShape {
   long sums, of_h, of_x;
-  long saved;          // K: columns that the backward reads; of an RNN it reads y alone
-  long states = 1;     // columns of c, where there is one
-  long weights = 0;    // [H] each, that the pointwise part reads
-  bool saves_h = false;  // the last saved column is h, of a custom cell whose h is projected
+  long saved;              // K: columns that the backward reads; 0 where y is enough, as of an RNN
+  long states = 1;         // columns of c, where anything is saved
+  long weights = 0;        // [H] each, that the pointwise part reads
+  bool saves_h = false;    // the last saved column is h, of a cell whose h is projected
+  bool c_is_h = false;     // c is h before it is rounded, not a state of its own
+  bool in_layers = true;   // the operator lstm has it
+  bool is_lstm = false;    // nn.LSTM's cell or its coupled form, which have options of their own
 
   constexpr long x_gates() const { return sums + of_x; }  // G: rows of w_ih
-  constexpr long h_gates() const { return sums + of_h; }  // rows of w_hh, G but for custom cells
+  constexpr long h_gates() const { return sums + of_h; }  // rows of w_hh
   constexpr long gradients() const { return of_h + sums + of_x; }  // columns of dgates
   constexpr bool apart() const { return of_h + of_x > 0; }  // whether the two biases' gradients differ
   constexpr long products() const { return x_gates() + h_gates(); }  // columns of W x and of R h
@@ -42,38 +40,35 @@ struct CellShape {
   }
 };
 
-template <class T>
-struct Kernels;
-
-// A cell that was compiled at run time, for one instruction set.
-struct CustomCell {
-  std::string name;
-  const Kernels<float>* kernels;  // the set's
-  const Kernels<Bf16>* narrow_kernels;  // the set's, or null: bfloat16 is widened to float32
-  CellShape shape;
-  void* functions[3][2];  // of float, double and Bf16: Finish, FinishBack
+// The pointwise part of a cell, of one instruction set and one kind of factors: Finish and FinishBack of
+// cells/step.h. Null where there is none.
+struct CellFunctions {
+  void *finish = nullptr, *finish_back = nullptr;
 };
 
-// The two functions of T's kernels.
-template <class T>
-void* const* functions_of(const CustomCell& cell) {
-  return cell.functions[sizeof(T) == sizeof(Bf16) ? 2 : sizeof(T) == sizeof(double)];
+// What products of a set's kernels are made of.
+enum class FactorKind { float32, float64, bfloat16, one_term, two_terms };
+
+// A cell that operators know by its name, of one instruction set: the library's own, or one that was
+// compiled at run time.
+struct Cell {
+  std::string name;
+  CellShape shape;
+  CellFunctions functions[5];  // by FactorKind
+  CellFunctions with_options[5];  // those for a lane that has Added, where they are others
+};
+
+// Whether a cell is compiled for a kind of factors.
+inline bool has_functions(const Cell& cell, FactorKind factors) {
+  return cell.functions[static_cast<long>(factors)].finish;
 }
 
-const CustomCell& custom_cell(CellKind kind);
-
-constexpr CellShape shape_of(CellKind kind) {
-  if (kind >= CellKind::custom) return custom_cell(kind).shape;
-  if (kind == CellKind::lstm) return {4, 0, 0, 4};
-  if (kind == CellKind::coupled) return {3, 0, 0, 3};
-  if (kind == CellKind::gru) return {2, 1, 1, 4};
-  if (kind == CellKind::gru_dreamer) return {3, 0, 0, 4};
-  if (kind == CellKind::slstm || kind == CellKind::slstm_exponential) return {4, 0, 0, 5, 3};
-  return {1, 0, 0, 0};
-}
-
-// Whether a cell's state is h and c, not h alone. (A GRU keeps h in c before it is rounded.)
-constexpr bool has_c(CellKind kind) { return shape_of(kind).saved > 0; }
+// The library's own, of one kind of factors.
+struct OwnCell {
+  const char* name;  // null behind the last one
+  CellShape shape;
+  CellFunctions functions, with_options;
+};
 
 // A weight that a product is made with: `gates` matrices [units, depth], one under another.
 struct WeightShape {
@@ -147,7 +142,8 @@ template <class T>
 struct Lane {
   long steps, batch, inputs;
   long hidden, outputs;      // H, and P: H or, where h is projected, the rows of w_hr
-  CellKind cell;
+  CellShape cell;
+  CellFunctions functions;   // the cell's
   const long* first;         // [T + 1]
   bool reverse;
   const bool* not_reset;          // [N], false where a row's state is 0 before that step, or null
@@ -181,17 +177,17 @@ struct Lane {
 // Elements of a row of c.
 template <class T>
 constexpr long c_width(const Lane<T>& lane) {
-  return shape_of(lane.cell).states * lane.hidden;
+  return lane.cell.states * lane.hidden;
 }
 
 template <class T>
 constexpr WeightShape input_shape(const Lane<T>& lane) {
-  return {shape_of(lane.cell).x_gates(), lane.hidden, lane.inputs};
+  return {lane.cell.x_gates(), lane.hidden, lane.inputs};
 }
 
 template <class T>
 constexpr WeightShape recurrent_shape(const Lane<T>& lane) {
-  return {shape_of(lane.cell).h_gates(), lane.hidden, lane.outputs};
+  return {lane.cell.h_gates(), lane.hidden, lane.outputs};
 }
 
 // A lane's weights as they were given, of type E: shapes as in Lane.
@@ -234,6 +230,7 @@ template <class T, class W>
 struct PhasedSweep {
   long (*phases)(const Lane<T>&, const W&);
   void (*run)(const Worker&, const Lane<T>&, const W&, long phase);
+  OwnCell (*own_cell)(long number);  // of the sweep's own vectors; null: the lane has them
 };
 
 // Scratch that outlives no call: a lane's weights packed, and a panel for each worker.
@@ -294,7 +291,9 @@ struct Shapes {
 template <class T>
 struct Kernels {
   const char* name;
+  FactorKind factors;
   Shapes shapes;
+  OwnCell (*own_cell)(long number);  // the number-th of the library's cells
   long (*recurrent_size)(const WeightShape& recurrent, bool projected);  // of Scratch::recurrent
   long (*wavefront_size)(const WeightShape& input);  // of Wavefront::packed_size
   long (*blocks_size)(long groups, long units, long rows);  // of a matrix in blocks: see blocks.h

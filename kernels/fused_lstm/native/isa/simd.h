@@ -177,6 +177,13 @@ constexpr bool by_unit = grain<T> > deep<T>;
 template <class T>
 constexpr bool by_terms = by_unit<T> && deep<T> == 1;
 
+template <class T>
+constexpr FactorKind factors_of = deep<T> > 1    ? FactorKind::bfloat16
+                                  : sizeof(T) == 8 ? FactorKind::float64
+                                  : !by_terms<T>   ? FactorKind::float32
+                                  : terms == 1     ? FactorKind::one_term
+                                                   : FactorKind::two_terms;
+
 // Up to a whole grain.
 template <class T>
 FL_INLINE constexpr long whole(long k) {

@@ -44,8 +44,8 @@ StepMask<T> zoneout(const Call& call, long lane, double rate, unsigned long long
 // another cell the gates of rows_abreast rows in blocks.
 template <class T>
 Tensor norm_memory(const Kernels<T>& kernels, const Sizes& s, bool backward, Dtype sums) {
-  const CellShape shape = shape_of(s.cell);
-  const bool lstm = s.cell == CellKind::lstm;
+  const CellShape& shape = s.cell;
+  const bool lstm = s.cell.is_lstm;
   const long H = s.hidden, lanes = s.layers * s.directions;
   if (!backward) return fresh(Dimensions({lanes, team_size(), lstm ? 2 * H : 0}), sums);
   const long gradients = (shape.gradients() + shape.products() + 2 * lstm) * H;
@@ -62,15 +62,15 @@ Tensor norm_memory(const Kernels<T>& kernels, const Sizes& s, bool backward, Dty
 
 template <class T>
 AddedLanes<T>::AddedLanes(const Kernels<T>& kernels, const Call& call, bool backward) {
-  const CellOptions& cell = call.cell;
-  if (!cell.on) return;
+  const CellOptions& options = call.options;
+  if (!options.on) return;
   const Sizes& s = call.sizes;
   const long lanes = s.layers * s.directions, B = s.batch, H = s.hidden, P = s.outputs;
   const Dtype dtype = call.dtype, sums = sum_dtype(dtype);
   scratch_ = fresh(Buffer{lanes, 1, B * (3 * P + 5 * H), true}, dtype);
-  if (cell.recurrent > 0) {
+  if (options.recurrent > 0) {
     recurrent_ = fresh(Buffer{B, lanes, P, true}, dtype);
-    Dropout rule = dropout_of(cell.recurrent, call.seed);  // of the whole's seed, the last
+    Dropout rule = dropout_of(options.recurrent, call.seed);  // of the whole's seed, the last
     rule.seed = data_of<int64_t>(*call.seed)[call.seed->numel() - 1];
     Sum<T>* const values = data_of<Sum<T>>(recurrent_);
     run_on_team([&](const Worker& worker) {
@@ -90,37 +90,37 @@ AddedLanes<T>::AddedLanes(const Kernels<T>& kernels, const Call& call, bool back
   cell_ = s.cell;
   hidden_ = H;
   vectors_ = static_cast<long>(call.vectors.size()) / lanes;
-  if (cell.norm) {
+  if (options.norm) {
     own_ = norm_memory(kernels, s, backward, sums);
-    zeros_ = zeros({B, shape_of(s.cell).h_gates() * H}, sums);
-    if (!backward && s.cell != CellKind::lstm) {
-      made_ = fresh(Buffer{lanes, B, shape_of(s.cell).x_gates() * H, true}, dtype);
+    zeros_ = zeros({B, s.cell.h_gates() * H}, sums);
+    if (!backward && !s.cell.is_lstm) {
+      made_ = fresh(Buffer{lanes, B, s.cell.x_gates() * H, true}, dtype);
     }
     if (call.per_lane >= 4) {
-      biases_ = fresh(Buffer{lanes, 1, shape_of(s.cell).gradients() * H, true}, dtype);
+      biases_ = fresh(Buffer{lanes, 1, s.cell.gradients() * H, true}, dtype);
     }
   }
-  if (backward && cell.peephole) dw_ch_ = zeros({lanes, B, peepholes_of(s.cell) * H}, sums);
-  if (backward && s.projected && s.cell < CellKind::custom) {
+  if (backward && options.peephole) dw_ch_ = zeros({lanes, B, vectors_of(s.cell) * H}, sums);
+  if (backward && s.projected && !s.cell.saves_h) {
     unprojected_ = fresh(Buffer{lanes, s.rows, H}, dtype);
   }
   for (long lane = 0; lane < lanes; ++lane) {
     Parts<Sum<T>> parts{part_of<Sum<T>>(scratch_, lane)};
     Added<T> added{};
-    added.zoneout_h = zoneout<T>(call, lane, cell.zoneout_h, zoneout_h, P, parts);
-    added.zoneout_c = zoneout<T>(call, lane, cell.zoneout_c, zoneout_c, H, parts);
-    if (cell.candidate > 0) {
-      added.candidate = {parts.take(2 * B * H), H, true, dropout_of(cell.candidate, call.seed),
+    added.zoneout_h = zoneout<T>(call, lane, options.zoneout_h, zoneout_h, P, parts);
+    added.zoneout_c = zoneout<T>(call, lane, options.zoneout_c, zoneout_c, H, parts);
+    if (options.candidate > 0) {
+      added.candidate = {parts.take(2 * B * H), H, true, dropout_of(options.candidate, call.seed),
                          candidate + lane * s.steps * B * H};
     }
     if (backward && added.zoneout_h.values) added.carried = parts.take(B * P);
-    if (cell.recurrent > 0) added.recurrent = part_of<Sum<T>>(recurrent_, 0) + lane * P;
+    if (options.recurrent > 0) added.recurrent = part_of<Sum<T>>(recurrent_, 0) + lane * P;
     added.recurrent_stride = lanes * P;
     added.fed = part_of<T>(fed_, lane);
     added.fed_first = part_of<T>(fed_first_, lane);
-    if (cell.peephole) added.w_ch = data_of<Sum<T>>(call.vectors[lane * vectors_]);
-    if (cell.norm) normalize(added, call, lane);
-    if (cell.norm && backward) added.dh = parts.take(B * H);
+    if (options.peephole) added.w_ch = data_of<Sum<T>>(call.vectors[lane * vectors_]);
+    if (options.norm) normalize(added, call, lane);
+    if (options.norm && backward) added.dh = parts.take(B * H);
     added.dw_ch = part_of<Sum<T>>(dw_ch_, lane);
     added.unprojected = part_of<T>(unprojected_, lane);
     lanes_.push_back(added);
@@ -129,10 +129,10 @@ AddedLanes<T>::AddedLanes(const Kernels<T>& kernels, const Call& call, bool back
 
 template <class T>
 void AddedLanes<T>::normalize(Added<T>& added, const Call& call, long index) {
-  const Tensor* const own = &call.vectors[index * vectors_ + call.cell.peephole];
+  const Tensor* const own = &call.vectors[index * vectors_ + call.options.peephole];
   added.gain_ih = data_of<Sum<T>>(own[0]);
   added.gain_hh = data_of<Sum<T>>(own[1]);
-  const bool has_c = cell_ == CellKind::lstm;
+  const bool has_c = cell_.is_lstm;
   if (has_c) added.gain_c = data_of<Sum<T>>(own[2]);
   added.zeros = part_of<Sum<T>>(zeros_, 0);
   added.own = part_of<Sum<T>>(own_, index);
@@ -143,7 +143,7 @@ void AddedLanes<T>::normalize(Added<T>& added, const Call& call, long index) {
   const Tensor ih = plain[2].to(sum_dtype(call.dtype)), hh = plain[3].to(sum_dtype(call.dtype));
   const Sum<T>*const of_x = data_of<Sum<T>>(ih), *const of_h = data_of<Sum<T>>(hh);
   Sum<T>* const bias = part_of<Sum<T>>(biases_, index);
-  const CellShape shape = shape_of(cell_);  // of h alone, sums, of x alone: m, r, z, n of a GRU
+  const CellShape& shape = cell_;  // of h alone, sums, of x alone: m, r, z, n of a GRU
   const long H = hidden_, both = shape.sums * H;
   Sum<T>* const sums = std::copy_n(of_h + both, shape.of_h * H, bias);
   std::transform(of_x, of_x + both, of_h, sums, std::plus<Sum<T>>());
@@ -173,13 +173,13 @@ Tensors AddedLanes<T>::gradients() const {
       sum_rows<Sum<T>>(matrices, index, begin * hidden_, end * hidden_,
                        data_of<Sum<T>>(found.back()));
     };
-    const CellShape shape = shape_of(cell_);
+    const CellShape& shape = cell_;
     const long gains = shape.gradients(), of_h = gains + shape.x_gates();
-    if (dw_ch_.defined()) sum(dw_ch_, 0, peepholes_of(cell_));
+    if (dw_ch_.defined()) sum(dw_ch_, 0, vectors_of(cell_));
     if (!own_.defined()) continue;
     sum(own_, gains, of_h);
     sum(own_, of_h, of_h + shape.h_gates());
-    if (cell_ != CellKind::lstm) continue;
+    if (!cell_.is_lstm) continue;
     sum(own_, 12, 13);
     if (biases_.defined()) sum(own_, 13, 14);
   }
@@ -193,7 +193,7 @@ void AddedLanes<T>::bias_gradients(long index, T* ih, T* hh) const {
   const auto sum = [&](long begin, long end, T* out) {
     sum_rows<Sum<T>>(own_, index, begin * H, end * H, reinterpret_cast<Out*>(out));
   };
-  const CellShape shape = shape_of(cell_);
+  const CellShape& shape = cell_;
   sum(shape.of_h, shape.gradients(), ih);
   sum(shape.of_h, shape.h_gates(), hh);
   sum(0, shape.of_h, hh + shape.sums * H);

@@ -43,7 +43,7 @@ struct Stack {
     out.dh0 = by(call.h0);
     out.dc0 = by(call.c0);
     Sum<T>* const dc0 = data_of<Sum<T>>(out.dc0);
-    const bool running = has_c(s.cell) && dc_n.defined();
+    const bool running = s.cell.saved > 0 && dc_n.defined();
     if (running) std::copy_n(data_of<Sum<T>>(dc_n), dc_n.numel(), dc0);
     if (!running) std::fill_n(dc0, out.dc0.numel(), Sum<T>(0));
     out.dweights.reserve(call.weights.size());
@@ -53,7 +53,7 @@ struct Stack {
       out.dweights.push_back(fresh(shape, weight.dtype()));
     }
     if (call.b_m.defined()) {
-      out.db = fresh(Dimensions({s.heads, shape_of(s.cell).h_gates() * s.hidden}), dtype);
+      out.db = fresh(Dimensions({s.heads, s.cell.h_gates() * s.hidden}), dtype);
     }
     dgates = fresh(plan.dgates, dtype);
     dh = fresh(plan.dh, dtype);
@@ -86,7 +86,7 @@ struct Stack {
   Lane<T> lane(long index) const {
     const long layer = index / s.abreast();
     const auto own = weights_of<T>(call, index);
-    Lane<T> lane = lane_of<T>(call, own, added, index, input(layer), output(layer));
+    Lane<T> lane = lane_of(kernels, call, own, added, index, input(layer), output(layer));
     lane.c = part_of<Sum<T>>(saved.c, index);
     lane.gates = part_of<T>(saved.gates, index);
     lane.save = true;
@@ -129,7 +129,7 @@ struct Stack {
     gradient.dw_hh = data_of<T>(own[1]);
     const bool bias = call.per_lane >= 4 && !s.norm;
     gradient.db_ih = bias ? data_of<T>(own[2]) : nullptr;
-    gradient.db_hh = bias && shape_of(s.cell).apart() ? data_of<T>(own[3]) : nullptr;
+    gradient.db_hh = bias && s.cell.apart() ? data_of<T>(own[3]) : nullptr;
     gradient.dw_hr = s.projected ? data_of<T>(own[call.per_lane - 1]) : nullptr;
     gradient.dh = part_of<T>(dh, direction);
     gradient.samples = s.samples;
@@ -188,7 +188,7 @@ struct Stack {
 
   void finish() {
     if (s.given) return clear_rest(call, data_of<T>(out.dx), s.given_columns());
-    const bool bias = call.per_lane >= 4, one = !shape_of(s.cell).apart();
+    const bool bias = call.per_lane >= 4, one = !s.cell.apart();
     for (long index = 0; bias && index < s.lanes(); ++index) {
       const Tensor* own = &out.dweights[index * call.per_lane];
       T *const ih = data_of<T>(own[2]), *const hh = data_of<T>(own[3]);

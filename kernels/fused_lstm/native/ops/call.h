@@ -21,26 +21,27 @@ struct CellOptions {
 };
 
 struct NamedCell {
-  CellKind kind;
+  const Cell* cell;
   CellOptions options;
 };
 
-// Vectors [H] that a cell's pointwise part reads, where it has peepholes.
-constexpr long peepholes_of(CellKind kind) {
-  return kind >= CellKind::custom ? shape_of(kind).weights : shape_of(kind).x_gates() - 1;
+// Vectors [H] that a cell's pointwise part reads where it reads any: an LSTM's are its peepholes.
+constexpr long vectors_of(const CellShape& cell) {
+  return cell.is_lstm ? cell.x_gates() - 1 : cell.weights;
 }
 
 // The cell of the operator lstm's `cell` and `rates`; drawn: whether there is a seed.
 NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, bool drawn);
 
 // The cell of the operator recurrence's `cell`.
-CellKind lane_cell_of(const std::string& cell);
+const Cell& lane_cell_of(const std::string& cell);
 
 // Arguments that were checked. x, h0 and weights are factors of products, and in their dtype; c0 is
 // in that of the sums. Of a short call weights are in the dtype given, if that is bfloat16.
 struct Call {
   Sizes sizes;
   const Isa* isa;
+  const Cell* cell;             // whose shape sizes have
   Dtype given, dtype;   // of the arguments, and of the factors of products
   Dtype weight_dtype;   // that weights are read in: the given one where they are read as they lie
   int terms;            // of float32 factors: see with_factors
@@ -53,7 +54,7 @@ struct Call {
   Tensor b_m;               // of heads [N, M*K], of M gates of h alone; or undefined
   bool reverse;             // heads, from the last step to the first
   double clip;              // of heads' gradients through their weights, or 0
-  CellOptions cell;
+  CellOptions options;
   Tensors vectors;  // the weights that a cell adds, lane by lane, as sums
   OptionalTensor seed;   // [1] or [2]: see Cell.draw in kernels/fused_lstm/cell.py
   Dropout dropout;
@@ -122,7 +123,7 @@ Weights<E> weights_of(const Call& call, long index) {
     return own;
   }
   const Tensor* const own = &call.weights[index * call.per_lane];
-  const bool bias = call.per_lane >= 4 && !call.cell.norm;  // which has its own: see Added
+  const bool bias = call.per_lane >= 4 && !call.options.norm;  // which has its own: see Added
   return {data_of<E>(own[0]), data_of<E>(own[1]), bias ? data_of<E>(own[2]) : nullptr,
           bias ? data_of<E>(own[3]) : nullptr,
           call.sizes.projected ? data_of<E>(own[call.per_lane - 1]) : nullptr};
@@ -152,7 +153,7 @@ class AddedLanes {
   void normalize(Added<T>& added, const Call& call, long index);
 
   std::vector<Added<T>> lanes_;
-  CellKind cell_ = CellKind::lstm;
+  CellShape cell_{};
   long hidden_ = 0, vectors_ = 0;  // of a lane
   Tensor scratch_, recurrent_, fed_first_, fed_, unprojected_, dw_ch_, own_, zeros_, made_, biases_;
 };
@@ -161,7 +162,7 @@ class AddedLanes {
 template <class T>
 void set_products(Lane<T>& lane, const Call& call, const Tensor& c, long index) {
   const Sizes& s = call.sizes;
-  const CellShape shape = shape_of(s.cell);
+  const CellShape shape = s.cell;
   const long lanes = s.layers * s.directions, size = s.rows * s.hidden;
   const long before = lanes * shape.states + index * shape.products();
   lane.input_part = part_of<Sum<T>>(c, 0) + before * size;
@@ -170,10 +171,10 @@ void set_products(Lane<T>& lane, const Call& call, const Tensor& c, long index) 
 
 // Lane `index` of all, as the forward and the backward have it in common.
 template <class T>
-Lane<T> lane_of(const Call& call, const Weights<T>& weights, const AddedLanes<T>& added, long index,
-                const T* x, T* y) {
+Lane<T> lane_of(const Kernels<T>& kernels, const Call& call, const Weights<T>& weights,
+                const AddedLanes<T>& added, long index, const T* x, T* y) {
   const Sizes& s = call.sizes;
-  const CellShape shape = shape_of(s.cell);
+  const CellShape& shape = s.cell;
   const long place = index % s.abreast();  // direction, or head
   Lane<T> lane{};
   lane.steps = s.steps;
@@ -181,6 +182,10 @@ Lane<T> lane_of(const Call& call, const Weights<T>& weights, const AddedLanes<T>
   lane.hidden = s.hidden;
   lane.outputs = s.outputs;
   lane.cell = s.cell;
+  const long kind = static_cast<long>(kernels.factors);
+  const CellFunctions with_options = call.cell->with_options[kind];
+  const bool other = call.options.on && with_options.finish;
+  lane.functions = other ? with_options : call.cell->functions[kind];
   lane.input_stride = shape.x_gates() * s.hidden;
   lane.first = call.first.data();
   lane.reverse = s.given ? call.reverse : place == 1;
@@ -203,7 +208,7 @@ Lane<T> lane_of(const Call& call, const Weights<T>& weights, const AddedLanes<T>
   lane.x = x;
   lane.inputs = index < s.directions ? s.inputs : s.width();
   const T* b_hh = weights.b_hh;  // where the lane normalizes, Added has the biases, except for this
-  if (call.cell.norm && call.per_lane >= 4 && weights.w_hh) {
+  if (call.options.norm && call.per_lane >= 4 && weights.w_hh) {
     b_hh = data_of<T>(call.weights[index * call.per_lane + 3]);
   }
   if (shape.of_h > 0 && b_hh) lane.b_m = b_hh + shape.sums * s.hidden;

@@ -23,7 +23,7 @@ void last_states(const Lane<T>& lane, T* h_n, Sum<T>* c_n) {
         using E = std::conditional_t<std::is_same_v<T, Bf16>, c10::BFloat16, T>;
         std::copy_n(reinterpret_cast<const E*>(h), lane.hidden, c_n + b * lane.hidden);
       } else if (lane.c != c_n) {
-        const long width = shape_of(lane.cell).states * lane.hidden;
+        const long width = lane.cell.states * lane.hidden;
         std::copy_n(lane.c + (lane.save ? n : b) * width, width, c_n + b * width);
       }
     }
@@ -84,7 +84,7 @@ struct Stack {
     unprojected = fresh(plan.unprojected, dtype);
     ready = fresh(plan.ready, dtype);
     dropped = fresh(plan.dropped, dtype);
-    const CellShape cell = shape_of(s.cell);
+    const CellShape& cell = s.cell;
     if (!narrow() || s.given || !cell.apart() || call.per_lane < 4) return;
     for (long index = 0; index < s.lanes(); ++index) {
       const Tensor& bias = call.weights[index * call.per_lane + 3];
@@ -106,7 +106,7 @@ struct Stack {
   // In what is kept of a step: a GRU's r, z, n, behind m, or an RNN's y.
   void place_input_part(Lane<T>& lane) const {
     if constexpr (std::is_same_v<T, Sum<T>>) {
-      const CellShape cell = shape_of(s.cell);
+      const CellShape& cell = s.cell;
       lane.input_part = cell.saved ? lane.gates + (cell.saved - cell.x_gates()) * s.hidden : lane.y;
       lane.input_stride = cell.saved ? cell.saved * s.hidden : lane.y_stride;
     }
@@ -114,8 +114,9 @@ struct Stack {
 
   Lane<T> lane(long index) const {
     const long layer = index / s.abreast(), slot = index % plan.abreast;
-    Lane<T> lane = lane_of<T>(call, own_weights(index), added, index, input(layer), output(layer));
-    if (has_c(s.cell)) {
+    Lane<T> lane =
+        lane_of(kernels, call, own_weights(index), added, index, input(layer), output(layer));
+    if (s.cell.saved > 0) {
       lane.c = plan.c.count ? part_of<Sum<T>>(out.c, index % plan.c.count)
                             : part_of<Sum<T>>(out.c_n, index);
     }
@@ -172,6 +173,10 @@ struct Stack {
     for (long index = 0; index < s.lanes(); ++index) {
       const long layer = index / s.abreast();
       lanes.push_back(lane(index));
+      if (sweep.own_cell) {
+        const long number = call.cell - call.isa->cells.data();
+        lanes.back().functions = sweep.own_cell(number).functions;
+      }
       weights.push_back(own(index));
       if (index % at_once == 0) {
         stretches.push_back({phases.count, index, at_once, layer});
@@ -223,7 +228,7 @@ struct Stack {
                    prepared::left_bytes(kind, s.batch, std::max(s.outputs, s.hidden)));
       const long floats = size / static_cast<long>(sizeof(float));
       const Tensor left = fresh(Dimensions({s.directions, plan.team, floats}), dtype);
-      const long gates = shape_of(s.cell).x_gates();
+      const long gates = s.cell.x_gates();
       long bytes = 0;
       for (const Tensor& weight : call.weights) bytes += weight.numel() * bytes_of(weight.dtype());
       const long ahead = prepared::ahead_here(bytes / plan.team);

@@ -16,7 +16,7 @@ namespace {
 long weights_added(const NamedCell& cell, long per_lane) {
   const bool peephole = cell.options.peephole;
   if (!cell.options.norm) return peephole;
-  if (cell.kind != CellKind::lstm) return peephole + 2;
+  if (!cell.cell->shape.is_lstm) return peephole + 2;
   const bool bias = per_lane - peephole > 6;  // 5 or 6 without it, 8 or 9 with it
   return peephole + (bias ? 4 : 3);
 }
@@ -24,8 +24,8 @@ long weights_added(const NamedCell& cell, long per_lane) {
 // per_lane: nn.LSTM's, and all.
 void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& cell, long plain,
                    long per_lane, Dtype dtype) {
-  const long of_x = shape_of(s.cell).x_gates() * s.hidden;
-  const long of_h = shape_of(s.cell).h_gates() * s.hidden;
+  const long of_x = s.cell.x_gates() * s.hidden;
+  const long of_h = s.cell.h_gates() * s.hidden;
   for (long i = 0; i < static_cast<long>(weights.size()); ++i) {
     const long k = i % per_lane, layer = i / per_lane / s.directions;
     const long inputs = layer == 0 ? s.inputs : s.directions * s.outputs;
@@ -34,7 +34,7 @@ void check_weights(const Tensors& weights, const Sizes& s, const CellOptions& ce
     if (k == 1) is({of_h, s.outputs});
     const long n = k - plain + !cell.peephole;  // w_ch, two gains of the gates, what c has
     if (n >= 0 && k >= plain) {
-      const long peepholes = peepholes_of(s.cell) * s.hidden;
+      const long peepholes = vectors_of(s.cell) * s.hidden;
       is({n == 0 ? peepholes : n == 1 ? of_x : n == 2 ? of_h : s.hidden});
     } else if (k > 1 && s.projected && k == plain - 1) {
       is({s.outputs, s.hidden});
@@ -118,16 +118,17 @@ void set_rows(Call& call, const Tensor& x, const OptionalTensor& batch_sizes,
 void set_dtypes(Call& call, const Tensor& x, const char* name, Pass pass, bool wide,
                 const Told& precision) {
   Sizes& s = call.sizes;
+  wide = wide || !has_functions(*call.cell, FactorKind::bfloat16);
   call.given = x.dtype();
   s.narrow = call.given == Dtype::BFloat16;
   s.unit = s.narrow && !wide && has_unit(*call.isa);
   s.weight_bytes = bytes_of(call.given);
-  const bool custom = s.cell >= CellKind::custom;  // which is not compiled for terms
   const bool lying = pass != Pass::backward && is_short(s);
   call.dtype = wide || lying ? compute_dtype(x, name) : factor_dtype(x, name, *call.isa);
   call.weight_dtype = lying && s.narrow ? call.given : call.dtype;
-  const int terms = terms_of(call.given, precision);
-  call.terms = lying || custom ? 0 : terms_worth(terms, pass, s.batch);
+  const int terms = terms_worth(terms_of(call.given, precision), pass, s.batch);
+  const FactorKind of_terms = terms > 1 ? FactorKind::two_terms : FactorKind::one_term;
+  call.terms = !lying && has_functions(*call.cell, of_terms) ? terms : 0;
 }
 
 namespace {
@@ -138,7 +139,7 @@ void check_samples(int64_t samples, const Call& call) {
               "; expected a divisor of the batch of ", batch);
   CHECK_VALUE(samples == 0 || samples == batch || !call.packed, "samples: got ", samples,
               "; expected ", batch, ", a row each, where rows are packed");
-  CHECK_VALUE(samples == 0 || !(call.cell.peephole || call.cell.norm),
+  CHECK_VALUE(samples == 0 || !(call.options.peephole || call.options.norm),
               "samples: got ", samples, "; expected 0 for a cell with weights of its own");
 }
 
@@ -152,16 +153,14 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
   Sizes& s = call.sizes;
   call.packed = batch_sizes.has_value();
   const NamedCell named = cell_of(cell, rates, seed.has_value());
-  call.cell = named.options;
-  const bool lstm = named.kind == CellKind::lstm || named.kind == CellKind::coupled;
+  call.options = named.options;
+  call.cell = named.cell;
   const long lanes = h0.dim() > 0 ? h0.size(0) : 0;
   const long added = lanes ? weights_added(named, weights.size() / lanes) : 0;
-  const long states = shape_of(named.kind).states, count = static_cast<long>(weights.size());
+  const long states = named.cell->shape.states, count = static_cast<long>(weights.size());
   s = sizes_of(x, h0, c0, states, count, added, directions, call.packed);
-  const bool custom = named.kind >= CellKind::custom;
-  s.cell = named.kind;
-  const bool projects = custom ? shape_of(s.cell).saves_h : lstm;
-  CHECK_VALUE(projects || !s.projected,
+  s.cell = named.cell->shape;
+  CHECK_VALUE(s.cell.is_lstm || s.cell.saves_h || !s.projected,
               "weights: got weight_hr; expected none, except for an LSTM, and a cell made for it");
   const Dtype given = x.dtype();
   call.together = fuse == "layers";
@@ -170,21 +169,19 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
   if (!call.packed) s.batch = x.size(1);
   check(h0, "h0", {s.layers * directions, s.batch, s.outputs}, given);
   check(c0, "c0", {s.layers * directions, s.batch, states * s.hidden}, given);
-  check_weights(weights, s, call.cell, call.per_lane, all, given);
+  check_weights(weights, s, call.options, call.per_lane, all, given);
   set_rows(call, x, batch_sizes, not_reset);
   s.dropout = dropout > 0;
-  s.norm = call.cell.norm;
+  s.norm = call.options.norm;
   check_samples(samples, call);
   s.samples = samples;
   call.isa = &current_isa();
-  const bool widened = custom && (!call.isa->for_bf16 ||
-                                  custom_cell(s.cell).narrow_kernels != call.isa->for_bf16);
-  set_dtypes(call, x, "x", pass, samples > 0 || widened, precision);
+  set_dtypes(call, x, "x", pass, samples > 0, precision);
   CHECK_VALUE(dropout >= 0 && dropout <= 1, "dropout: got ", dropout,
               "; expected a number in [0, 1]");
   CHECK_VALUE(dropout == 0 || seed.has_value(), "seed: got None; expected [1] int64");
   if (seed) {
-    const bool own = call.cell.on && seed->numel() == 2;  // [2], where a call is part of another
+    const bool own = call.options.on && seed->numel() == 2;  // [2], where a call is part of another
     check(*seed, "seed", {own ? 2 : 1}, Dtype::Long);
     call.seed = seed->contiguous();
   }
@@ -266,7 +263,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
                                  std::move(weights), dropout, seed, fuse, directions, batch_sizes,
                                  not_reset, cell, rates, precision);
   Forward out = run_forward(call, save);
-  const bool keeps = has_c(call.sizes.cell), keeps_c = keeps || call.sizes.norm;
+  const bool keeps = call.sizes.cell.saved > 0, keeps_c = keeps || call.sizes.norm;
   const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), call.given); };
   const Dtype given = call.given, sums = sum_dtype(call.dtype);
   Tensor y = as_given(out.y), h_n = as_given(out.h_n), c_n = as_given(out.c_n);
@@ -294,18 +291,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
   check(y, "y", call.shape(width), call.given);
   check(h, "h", call.shape(s.layers - 1, width), call.given);
   if (s.planes() > 0) {
-    const long columns = shape_of(s.cell).states * s.hidden;
+    const long columns = s.cell.states * s.hidden;
     check(c, "c", call.shape(s.planes() * lanes, columns), sum_dtype(call.dtype));
   }
-  if (has_c(s.cell)) {
-    check(gates, "gates", call.shape(lanes, shape_of(s.cell).saved * s.hidden), call.given);
+  if (s.cell.saved > 0) {
+    check(gates, "gates", call.shape(lanes, s.cell.saved * s.hidden), call.given);
   }
   const auto to = [&](Tensor& tensor) { return converted(std::move(tensor), call.dtype); };
   const Forward saved{to(y), Tensor(), Tensor(), to(h), c.contiguous(), to(gates)};
   const Tensor by_y = optional_converted(dy, "dy", saved.y.sizes(), call);
   Tensor by_h = optional_converted(dh_n, "dh_n", call.h0.sizes(), call);
   const Tensor by_c = optional_converted(dc_n, "dc_n", call.c0.sizes(), call);
-  if (!has_c(s.cell)) by_h = sum_of(by_h, by_c);  // both are gradients by h
+  if (!s.cell.saved > 0) by_h = sum_of(by_h, by_c);  // both are gradients by h
   Backward out = run_backward(call, by_y, by_h, by_c, saved, needs_dx);
   const auto as_given = [&](Tensor& tensor) { return to_dtype(std::move(tensor), call.given); };
   for (Tensor& gradient : out.dweights) gradient = as_given(gradient);
@@ -321,14 +318,14 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
   Sizes& s = call.sizes;
   call.packed = batch_sizes.has_value();
   const NamedCell named = cell_of(cell, std::vector<double>(cell.empty() ? 0 : 4), false);
-  const bool known = named.kind == CellKind::lstm || named.kind == CellKind::coupled ||
-                     named.kind == CellKind::gru;
+  const bool known = named.cell->shape.is_lstm || named.cell->name == "gru";
   CHECK_VALUE(!named.options.on && known, "cell: got '", cell,
               "'; expected '', coupled or gru");
   const long count = static_cast<long>(weights.size());
   s = sizes_of(x, h0, c0, 1, count, 0, directions, call.packed);
-  s.cell = named.kind;
-  CHECK_VALUE(s.cell != CellKind::gru || !s.projected,
+  call.cell = named.cell;
+  s.cell = named.cell->shape;
+  CHECK_VALUE(s.cell.is_lstm || !s.projected,
               "weights: got weight_hr; expected none, except for an LSTM");
   call.given = x.dtype();
   call.dtype = compute_dtype(x, "x");
@@ -348,7 +345,7 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
                   : of == Dtype::BFloat16 ? Prepared::bfloat16
                   : weight_only ? Prepared::int8_weights
                                 : Prepared::int8;
-  const long gates = shape_of(s.cell).x_gates();
+  const long gates = s.cell.x_gates();
   for (long i = 0; i < count; ++i) {
     const long k = i % call.per_lane;
     const long inputs = i / call.per_lane < directions ? s.inputs : directions * s.outputs;

@@ -87,17 +87,10 @@ Tensor weight_of(const Tensor& weight, Dtype dtype) {
 
 // --- a call ---
 
-// A custom cell's c may be h itself, which the caller knows.
-bool has_own_c(CellKind cell) {
-  const CellShape shape = shape_of(cell);
-  return cell == CellKind::lstm || shape.states > 1 ||
-         (cell >= CellKind::custom && shape.saved > 0);
-}
-
 // The dtype of gates that a forward saves. An sLSTM's gradients by i are differences: of gates that were
 // rounded to 8 bits nothing is left.
 Dtype kept_dtype(const Call& call) {
-  return shape_of(call.sizes.cell).states > 1 ? call.dtype : call.given;
+  return call.sizes.cell.states > 1 ? call.dtype : call.given;
 }
 
 // rows: x_part or, backwards, y.
@@ -109,8 +102,9 @@ Call checked_call(Pass pass, const Tensor& rows, const Tensor& h0, const Tensor&
   const char* const name = forward ? "x_part" : "y";
   Call call{};
   Sizes& s = call.sizes;
-  s.cell = lane_cell_of(cell);
-  const CellShape shape = shape_of(s.cell);
+  call.cell = &lane_cell_of(cell);
+  s.cell = call.cell->shape;
+  const CellShape& shape = s.cell;
   const long gates = shape.h_gates();
   CHECK_VALUE(weight.dim() == 3 && weight.numel() > 0 && weight.size(1) == gates * weight.size(2),
               "weight_hh: got shape ", shown(weight), "; expected [N, ", gates,
@@ -127,7 +121,7 @@ Call checked_call(Pass pass, const Tensor& rows, const Tensor& h0, const Tensor&
   s.batch = h0.size(0);
   set_rows(call, rows, batch_sizes, not_reset);
   call.isa = &current_isa();
-  set_dtypes(call, rows, name, pass, shape.states > 1 || s.cell >= CellKind::custom, precision);
+  set_dtypes(call, rows, name, pass, shape.states > 1, precision);
   const long H = s.width();
   check(rows, name, call.shape(forward ? s.given_columns() : H), call.given);
   check(h0, "h0", {s.batch, H}, call.given);
@@ -158,7 +152,7 @@ Tensor gradient_of(const Call& call, const OptionalTensor& tensor, const char* n
 // The gradient of bias_m [of_h*H] from those of all of w_hh's rows [N, h_gates*K], the last of which they are.
 Tensor bias_gradient(const Call& call, const Tensor& of_rows) {
   const Sizes& s = call.sizes;
-  const CellShape shape = shape_of(s.cell);
+  const CellShape& shape = s.cell;
   const Tensor out = fresh(Dimensions({shape.of_h * s.width()}), of_rows.dtype());
   transpose_vectors(of_rows, shape.sums, shape.h_gates(), s.heads, shape.of_h,
                     s.hidden * bytes_of(of_rows.dtype()), out);
@@ -175,9 +169,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(
   const Call call = checked_call(Pass::forward, x_part, h0, c0, weight_hh, bias_m, cell, reverse,
                                  batch_sizes, not_reset, clip, precision);
   const Sizes& s = call.sizes;
-  const CellShape shape = shape_of(s.cell);
+  const CellShape& shape = s.cell;
   Forward out = run_forward(call, save);
-  const Tensor c_n = has_own_c(s.cell)
+  const Tensor c_n = !s.cell.c_is_h
                          ? side_by_side(s, out.c_n, s.batch, shape.states, call.given)
                          : fresh(nothing, call.given);
   const bool keeps = save && shape.saved > 0;
@@ -196,7 +190,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward(
   const Call call = checked_call(Pass::backward, y, h0, c0, weight_hh, bias_m, cell, reverse,
                                  batch_sizes, not_reset, clip, precision);
   const Sizes& s = call.sizes;
-  const CellShape shape = shape_of(s.cell);
+  const CellShape& shape = s.cell;
   const Dtype sums = sum_dtype(call.dtype);
   if (shape.saved) {
     check(c, "c", call.shape(s.heads, shape.states * s.hidden), sums);
@@ -211,7 +205,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward(
     by_y = converted(*dy, sums);
   }
   const Tensor by_h = gradient_of(call, dh_n, "dh_n", 1);
-  const Tensor by_c = has_own_c(s.cell) ? gradient_of(call, dc_n, "dc_n", shape.states) : Tensor();
+  const Tensor by_c = !s.cell.c_is_h ? gradient_of(call, dc_n, "dc_n", shape.states) : Tensor();
   const Forward saved{converted(y, call.dtype), Tensor(), Tensor(), Tensor(), c.contiguous(),
                       converted(gates, call.dtype)};
   Backward out = run_backward(call, by_y, by_h, by_c, saved, true);
