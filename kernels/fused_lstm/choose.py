@@ -37,9 +37,9 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # of thi
 class Engine(NamedTuple):
     module: str  # relative; imported on first use: `import fused_lstm` does not import triton
     fuses: tuple[str, ...]  # its levels, lowest first; empty where it has no choice
-    cells: dict[str, tuple[str, ...]]  # its cells -> the options it has for each
     plain: tuple[str, ...] = ()  # levels with nn.LSTM's cell, coupled gates or not, and no other
     usual: str | None = None  # the level of fuse=None; None here means the highest
+    torchs: bool = False  # it has torch.nn's cells alone, and coupled gates
 
     @property
     def default(self) -> str | None:
@@ -50,7 +50,9 @@ class Engine(NamedTuple):
         """Return whether it has a cell, or one of a cell's options, at a level."""
         if fuse in self.plain:
             return CELLS[cell].is_lstm and option in (None, "coupled")
-        return cell in self.cells and (option is None or option in self.cells[cell])
+        if self.torchs:
+            return CELLS[cell].of_torch and option in (None, "coupled")
+        return option is None or option in CELLS[cell].options
 
     def runs(self, spec: Spec, fuse: str | None = None) -> bool:
         """Return whether it has a Spec's cell with all its options at a level."""
@@ -59,36 +61,18 @@ class Engine(NamedTuple):
 
 FUSED = ("pointwise", "hoisted", "steps", "layers")
 STEP_BY_STEP = ("pointwise", "hoisted")  # a launch for each step of nn.LSTM's cell
-EVERY = {name: cell.options for name, cell in CELLS.items()}
-
 ENGINES = {
-    "loop": Engine(".ladder.loop", ("none", "hoisted"), EVERY, ("hoisted",), "none"),
-    "compile": Engine(".compiled", (), EVERY),
-    "cudnn": Engine(
-        ".cudnn", (),
-        {"lstm": ("coupled",), "gru": (), "rnn_tanh": (), "rnn_relu": ()},
-    ),
-    "triton": Engine(".triton", FUSED, EVERY, STEP_BY_STEP),
-    "native": Engine(".native", FUSED, EVERY, STEP_BY_STEP),
-}  # fmt: skip
-
-
-# Custom cells: name -> what makes one ready for an engine and returns why it cannot be, or None.
-PREPARE: dict[str, Callable[[str, Spec], str | None]] = {}
-
-
-def add_cell(
-    name: str,
-    options: tuple[str, ...],
-    prepare: Callable[[str, Spec], str | None],
-) -> None:
-    """Add a custom cell, with its options, to the engines that run it. prepare: see PREPARE."""
-    EVERY[name], PREPARE[name] = options, prepare
+    "loop": Engine(".ladder.loop", ("none", "hoisted"), ("hoisted",), "none"),
+    "compile": Engine(".compiled", ()),
+    "cudnn": Engine(".cudnn", (), torchs=True),
+    "triton": Engine(".triton", FUSED, STEP_BY_STEP),
+    "native": Engine(".native", FUSED, STEP_BY_STEP),
+}
 
 
 def why_no_cell(engine: str, spec: Spec) -> str | None:
     """Return why an engine cannot have a Spec's cell here, or None; it has it from then on."""
-    prepare = PREPARE.get(spec.cell)
+    prepare = CELLS[spec.cell].prepare
     return None if prepare is None else prepare(engine, spec)
 
 

@@ -11,7 +11,7 @@ units of each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -34,6 +34,8 @@ class Kind(NamedTuple):
     is_lstm: bool = False  # nn.LSTM's cell, which has levels and options that no other cell has
     kept: int = 0  # columns a unit that a step saves; 0 where the backward needs h alone
     edges: bool = False  # its backward depends on where a row begins and ends
+    # (engine, Spec) -> None: makes a custom cell ready for an engine; or why that cannot be
+    prepare: Callable[[str, Spec], str | None] | None = None
 
     @property
     def of_h(self) -> int:
@@ -74,11 +76,6 @@ CELLS = {
 # The operator `recurrence` has another name for a cell with an option: the cell, the option.
 LANE_CELLS = {"slstm_exponential": ("slstm", "exponential_forget")}
 LANE_NAMES = {of: name for name, of in LANE_CELLS.items()}
-
-
-def add_cell(name: str, kind: Kind) -> None:
-    """Add a kind of cell, of which Specs may be from now on."""
-    CELLS[name] = kind
 
 
 OFF = (None, False, 0.0, (0.0, 0.0))  # the values of an option that is off, except num_heads' 1

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import choose, ops, pointwise
+from .. import ops, pointwise
 from ..errors import first_line, meant
-from ..spec import PROJECTED, WITH_ZONEOUT, Kind, Spec, add_cell
+from ..spec import CELLS, PROJECTED, WITH_ZONEOUT, Kind, Spec
 from . import compile, print_cpp, print_python, print_triton
 from .gates import Gates, order_of_rows
 from .program import Program, program
@@ -328,13 +328,12 @@ class Cell:
             options = *options, "num_heads"
         if len(self.states) == 1:
             options = *options, "zoneout", "recurrent_dropout"
-        kind = Kind(
+        CELLS[self.name] = Kind(
             len(gates.by_x), options, states, of_torch=False, h_gates=len(gates.by_h),
             apart=len(gates.of_h), weights=len(self.weights), custom=True,
             projects=self.has_c and "h" not in self.states and bool(gates.by_h),
+            prepare=self.prepare,
         )  # fmt: skip
-        add_cell(self.name, kind)
-        choose.add_cell(self.name, options, self.prepare)
         pointwise.CELLS[self.name] = self.reference
 
     def prepare(self, engine: str, spec: Spec) -> str | None:
