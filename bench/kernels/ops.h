@@ -15,14 +15,14 @@ std::vector<std::string> product_names();
 
 std::tuple<Tensor, std::vector<double>> product(const std::string& name, const Tensor& left,
                                                 const Tensor& right, int64_t batch,
-                                                int64_t rounds, const Told& precision);
+                                                int64_t rounds, const PrecisionOverride& precision);
 
-double best_product(Dtype dtype, const Told& precision);
+double best_product(Dtype dtype, const PrecisionOverride& precision);
 
 std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int64_t layers,
                  const std::string& fuse, bool save, int64_t directions, int64_t projected,
                  bool even, bool dropout, Dtype dtype, std::optional<int64_t> threads,
-                 const std::string& isa, const Told& precision, const std::string& cell);
+                 const std::string& isa, const PrecisionOverride& precision, const std::string& cell);
 
 std::vector<int64_t> fetching(bool intel, int64_t l2, int64_t registers);
 

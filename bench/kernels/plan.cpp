@@ -78,7 +78,7 @@ std::string to_string(const Sizes& s, const Machine& m, const Machine& backward,
 std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, int64_t layers,
                  const std::string& fuse, bool save, int64_t directions, int64_t projected,
                  bool even, bool dropout, Dtype dtype, std::optional<int64_t> threads,
-                 const std::string& isa, const Told& precision, const std::string& cell) {
+                 const std::string& isa, const PrecisionOverride& precision, const std::string& cell) {
   check_fuse(fuse);
   const Isa& set = isa.empty() ? current_isa() : isa_of(isa);
   CHECK_VALUE(dtype == Dtype::Float || dtype == Dtype::Double || dtype == Dtype::BFloat16,

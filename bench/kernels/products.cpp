@@ -234,7 +234,7 @@ std::vector<std::string> product_names() {
 
 std::tuple<Tensor, std::vector<double>> product(const std::string& name, const Tensor& left,
                                                 const Tensor& right, int64_t batch,
-                                                int64_t rounds, const Told& precision) {
+                                                int64_t rounds, const PrecisionOverride& precision) {
   const Kind& kind = kind_of(name);
   CHECK_VALUE(left.dim() == 2, "left: got shape ", shown(left), "; expected a matrix");
   CHECK_VALUE(right.dim() == 2, "right: got shape ", shown(right), "; expected a matrix");
@@ -251,7 +251,7 @@ std::tuple<Tensor, std::vector<double>> product(const std::string& name, const T
 }
 
 // Multiply-adds a second on each thread of the team, all at once: what no product can pass.
-double best_product(Dtype dtype, const Told& precision) {
+double best_product(Dtype dtype, const PrecisionOverride& precision) {
   const Isa& isa = current_isa();
   check_factors(dtype, isa, "dtype: got");
   const int terms = terms_of(dtype, precision);

@@ -18,7 +18,7 @@ from torch import Tensor
 EPS = 1e-5  # nn.LayerNorm's
 
 
-class Added(NamedTuple):
+class OptionTensors(NamedTuple):
     """The tensors of a cell's options in a step; None where an option is off."""
 
     w_ch: Tensor | None = None  # [3H], peepholes of i, f and o; or a custom cell's weights
@@ -31,7 +31,7 @@ class Added(NamedTuple):
         return None if self.w_ch is None else self.w_ch.to(dtype).chunk(3)
 
 
-PLAIN = Added()
+PLAIN = OptionTensors()
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -54,7 +54,9 @@ def cell_backward(
     return backward(activated, c, c_next, dh, dc_next)[:2]
 
 
-def forward(gates: Tensor, c: Tensor, added: Added = PLAIN) -> tuple[Tensor, Tensor, Tensor]:
+def forward(
+    gates: Tensor, c: Tensor, added: OptionTensors = PLAIN
+) -> tuple[Tensor, Tensor, Tensor]:
     """Compute an LSTM's cell.
 
     Args:
@@ -82,7 +84,7 @@ def backward(
     c_next: Tensor,
     dh: Tensor,
     dc_next: Tensor,
-    added: Added = PLAIN,
+    added: OptionTensors = PLAIN,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of `forward`.
 
@@ -117,12 +119,12 @@ def proposed(activated: Tensor, c: Tensor, mask: Tensor | None = None) -> Tensor
     return f * c + i * masked(g, mask)
 
 
-def seen(c: Tensor, added: Added) -> Tensor:
+def seen(c: Tensor, added: OptionTensors) -> Tensor:
     """Return the argument of tanh in h: c, normalized where the cell has layer norm."""
     return c if added.gain_c is None else scaled(normalized(c)[0], added.gain_c, added.b_c)
 
 
-def seen_backward(dseen: Tensor, c: Tensor, added: Added) -> Tensor:
+def seen_backward(dseen: Tensor, c: Tensor, added: OptionTensors) -> Tensor:
     """Return the gradient by c, given the gradient by `seen`."""
     if added.gain_c is None:
         return dseen

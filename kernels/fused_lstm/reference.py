@@ -22,7 +22,7 @@ from torch import Tensor
 from . import pointwise, stack
 from .philox import dropout_mask
 from .pointwise import (
-    Added,
+    OptionTensors,
     cell,
     cell_backward,
     masked,
@@ -59,13 +59,13 @@ class Layer(NamedTuple):
             return self.b_ih
         return self.b_ih + self.b_hh
 
-    def added(self, mask: Tensor | None, spec: Spec = PLAIN) -> Added:
+    def added(self, mask: Tensor | None, spec: Spec = PLAIN) -> OptionTensors:
         """Return the tensors of the cell's options; mask: [B, H] on g, or None."""
         w_ch = self.w_ch
         if spec.coupled and w_ch is not None:
             of_i, of_o = w_ch.chunk(2)
             w_ch = torch.cat([of_i, -of_i, of_o])
-        return Added(w_ch, self.gain_c, self.b_c, mask)
+        return OptionTensors(w_ch, self.gain_c, self.b_c, mask)
 
 
 FIELDS = {

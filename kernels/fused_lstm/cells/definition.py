@@ -278,7 +278,9 @@ class Cell:
         h, after = results[0], iter(results[1:])
         return h, [h if name == "h" else next(after) for name in self.states]
 
-    def reference(self, gates: Tensor, c: Tensor, added: pointwise.Added = pointwise.PLAIN) -> Any:
+    def reference(
+        self, gates: Tensor, c: Tensor, added: pointwise.OptionTensors = pointwise.PLAIN
+    ) -> Any:
         """Compute `pointwise.forward`'s results in plain PyTorch, which autograd differentiates.
 
         gates: [B, G*H], all parts of gates in the order of `gates.columns`.

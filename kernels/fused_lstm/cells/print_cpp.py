@@ -171,7 +171,7 @@ def store_lines(p: Program) -> list[tuple[int, str]]:
     store = f"store(step.h + b * step.stride + unit, {vector(p, p.h)}, width);"
     if p.zoneout:
         made = f"leave_made<T>(step, b, unit, {vector(p, p.h)});"
-        store = f"if (lane.added) {made} else {store}"
+        store = f"if (lane.options) {made} else {store}"
     return [*lines, (p.h, store)]
 
 
@@ -197,7 +197,7 @@ def weight_lines(p: Program, weights: list[int]) -> list[str]:
     """Return the statements that load a unit's weights."""
     lines = []
     for n in weights:
-        place = f"lane.added->w_ch{plus(p.expressions.nodes[n][2])} + unit"
+        place = f"lane.options->w_ch{plus(p.expressions.nodes[n][2])} + unit"
         lines.append(f"const Vec<T> {var(p, n)} = load({place}, width);")
     return lines
 
@@ -234,7 +234,7 @@ def leaf_lines(p: Program, order: list[int]) -> list[str]:
 
 def part_kept(p: Program, step: str) -> str:
     """Return the part of the states that zoneout keeps; h's mask serves a state that is h."""
-    mask = f"lane.added ? &lane.added->zoneout_{'h' if p.states == ('h',) else 'c'} : nullptr"
+    mask = f"lane.options ? &lane.options->zoneout_{'h' if p.states == ('h',) else 'c'} : nullptr"
     return f"part_kept<T>({mask}, lane, {step}.place, b, unit)"
 
 
@@ -257,7 +257,7 @@ def backward(p: Program, name: str) -> str:
             kind, k = rest
             value = {
                 "state": f"kept ? load(before{plus(k)}, width) : Vec<T>{{}}",
-                "weight": f"load(lane.added->w_ch{plus(k)} + unit, width)",
+                "weight": f"load(lane.options->w_ch{plus(k)} + unit, width)",
                 "zoneout": part_kept(p, "local"),
                 "dh": "*dh",
                 "dstate": f"load(running{plus(k)}, width)",
@@ -272,7 +272,7 @@ def backward(p: Program, name: str) -> str:
         value = f"Vec<T>({vector(p, n)})"
         text.append(f"store_block(local.dgates, {k}, block, local.line + b, {value}, width);")
     for k, n in enumerate(p.dweights):
-        place = f"lane.added->dw_ch + (b * {len(p.weights)} + {k}) * hidden + unit"
+        place = f"lane.options->dw_ch + (b * {len(p.weights)} + {k}) * hidden + unit"
         text.append(f"store({place}, load({place}, width) + {vector(p, n)}, width);")
     declarations = {
         "unit": "const long unit = block * W<T>;",

@@ -28,7 +28,7 @@ package: Any = importlib.import_module("flashrnn.flashrnn.flashrnn")
 THEIRS = package._get_kernel
 
 
-class Told(NamedTuple):
+class Function(NamedTuple):
     """A function of FlashRNN's: the cell that computes it, and its order of gates and biases."""
 
     cell: str
@@ -38,10 +38,10 @@ class Told(NamedTuple):
 
 
 FUNCTIONS = {
-    "lstm": Told("lstm", 2),
-    "slstm": Told("slstm", 4),
-    "elman": Told("rnn_tanh", 1),
-    "gru": Told("gru", 1, (1, 2, 0), True),
+    "lstm": Function("lstm", 2),
+    "slstm": Function("slstm", 4),
+    "elman": Function("rnn_tanh", 1),
+    "gru": Function("gru", 1, (1, 2, 0), True),
 }
 
 

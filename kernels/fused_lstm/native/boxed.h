@@ -20,7 +20,7 @@ namespace fused_lstm {
 namespace stable = torch::stable::detail;
 
 template <class T>
-struct Word {
+struct BoxedValue {
   static T read(StableIValue word) {
     if constexpr (std::is_arithmetic_v<T> || std::is_pointer_v<T>) {  // as it lies in memory
       static_assert(std::endian::native == std::endian::little);
@@ -35,15 +35,15 @@ struct Word {
 };
 
 template <>
-struct Word<Tensor> {
-  static Tensor read(StableIValue word) { return Tensor(Word<AtenTensorHandle>::read(word)); }
+struct BoxedValue<Tensor> {
+  static Tensor read(StableIValue word) { return Tensor(BoxedValue<AtenTensorHandle>::read(word)); }
   static StableIValue write(Tensor& tensor) {
     return reinterpret_cast<uintptr_t>(tensor.release());
   }
 };
 
 template <>
-struct Word<std::optional<Tensor>> {
+struct BoxedValue<std::optional<Tensor>> {
   static std::optional<Tensor> read(StableIValue word) {
     if (word == 0) return std::nullopt;
     return Tensor(*stable::to<std::optional<AtenTensorHandle>>(word));
@@ -51,7 +51,7 @@ struct Word<std::optional<Tensor>> {
 };
 
 template <>
-struct Word<std::vector<Tensor>> {
+struct BoxedValue<std::vector<Tensor>> {
   static std::vector<Tensor> read(StableIValue word) {
     const auto handles = stable::to<std::vector<AtenTensorHandle>>(word);
     return std::vector<Tensor>(handles.begin(), handles.end());
@@ -66,12 +66,12 @@ struct Word<std::vector<Tensor>> {
 
 template <class T>
 void write_results(StableIValue* words, T& result) {
-  *words = Word<T>::write(result);
+  *words = BoxedValue<T>::write(result);
 }
 
 template <class... T>
 void write_results(StableIValue* words, std::tuple<T...>& results) {
-  std::apply([&](T&... each) { ((*words++ = Word<T>::write(each)), ...); }, results);
+  std::apply([&](T&... each) { ((*words++ = BoxedValue<T>::write(each)), ...); }, results);
 }
 
 template <auto function>
@@ -92,7 +92,7 @@ struct Boxed<function> {
   template <size_t... index>
   static auto read(const StableIValue* words, std::index_sequence<index...>) {
     return std::tuple<std::decay_t<Arguments>...>(
-        Word<std::decay_t<Arguments>>::read(words[index])...);
+        BoxedValue<std::decay_t<Arguments>>::read(words[index])...);
   }
 };
 

@@ -30,7 +30,7 @@ constexpr long most_parts = 16;
 // KVM), so that it still is where calls follow one another. A step of H = 256 then takes two threads
 // 0.19 ms; it took 0.27 where they waited for 50 us. Beside busy processes a longer wait is no better.
 constexpr std::chrono::microseconds patience{150};
-// Calls below this end about when who is asleep has come.
+// Calls below this end about when a sleeping thread has come.
 constexpr long worth_a_wake = 60'000;  // nanoseconds
 
 template <class Done>
@@ -45,11 +45,11 @@ bool wait_awake(const Done& done) {
   return false;
 }
 
-// Sends this thread off a core, where it may use another, and lets it back at the end. Whoever binds the
-// process, or this thread, to other cores meanwhile has the last word.
-class Away {
+// Sends this thread off a core, where it may use another, and lets it back at the end. A binding of the
+// process, or of this thread, to other cores that is made meanwhile has the last word.
+class AvoidCore {
  public:
-  explicit Away(int core) {
+  explicit AvoidCore(int core) {
     if (!mask_of(0, own_) || !mask_of(getpid(), of_process_)) return;
     others_ = own_;
     CPU_CLR(core, &others_);
@@ -59,7 +59,7 @@ class Away {
 
   bool moved() const { return moved_; }
 
-  ~Away() {
+  ~AvoidCore() {
     cpu_set_t now, of_process;
     if (moved_ && mask_of(0, now) && CPU_EQUAL(&now, &others_) && mask_of(getpid(), of_process) &&
         CPU_EQUAL(&of_process, &of_process_)) {
@@ -92,9 +92,9 @@ struct State {
 };
 
 // The threads of one caller at a time.
-class Crew {
+class ThreadPool {
  public:
-  // Has so many threads beside the caller, or as many as the system grants.
+  // Starts threads until there are so many beside the caller, or as many as the system grants.
   void grow(size_t threads) {
     if (threads_ >= threads) return;
     const std::vector<cpu_set_t> masks = pool_masks();
@@ -119,7 +119,7 @@ class Crew {
     core_.store(sched_getcpu(), std::memory_order_relaxed);
     const uint64_t number = State{state_.load(std::memory_order_relaxed)}.call() + 1;
     state_.store(State::of(number, 0).word, std::memory_order_release);
-    calls_.fetch_add(1);  // either this sees who is asleep, or that one sees this
+    calls_.fetch_add(1);  // either this sees a sleeping thread, or that one sees this
     if (call.nanoseconds >= worth_a_wake && idle_.load() > 0) {
       wake(calls_, static_cast<int>(call.parts - 1));
     }
@@ -133,20 +133,20 @@ class Crew {
     while (true) {
       const auto called = [&] { return calls_.load(std::memory_order_acquire) != last; };
       if (!lingers || !wait_awake(called)) {
-        // On its last caller's core it might be woken, and then wait there for who is running.
-        const Away away(core_.load(std::memory_order_relaxed));
+        // On its last caller's core it might be woken, and then wait there for the running thread.
+        const AvoidCore avoid(core_.load(std::memory_order_relaxed));
         idle_.fetch_add(1);
         while (calls_.load() == last) sleep_while(calls_, last);
         idle_.fetch_sub(1);
       }
       last = calls_.load();
       const int core = core_.load(std::memory_order_relaxed);
-      lingers = sched_getcpu() != core || Away(core).moved();
+      lingers = sched_getcpu() != core || AvoidCore(core).moved();
       if (lingers) take_parts(index);  // on the caller's core it would only take its place
     }
   }
 
-  // Until the call that is there now is over.
+  // Takes parts until the call that is there now is over.
   void take_parts(long index) {
     State now{state_.load(std::memory_order_acquire)};
     const uint64_t call = now.call();
@@ -176,7 +176,7 @@ class Crew {
     }
   }
 
-  // Who has the last part of a phase begins the next one.
+  // Ends a part; the thread that ends the last one of a phase begins the next phase.
   void finish(State now, long parts) {
     const uint64_t next = now.phase() + 1, count = count_.load(std::memory_order_relaxed);
     if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 < parts) return;
@@ -186,7 +186,7 @@ class Crew {
     if (waiting_.load() > 0) wake(turn_);
   }
 
-  // Until another phase, or call, is there.
+  // Waits until another phase, or call, is there.
   void await_after(State now) {
     const auto changed = [&] {
       return State{state_.load(std::memory_order_acquire)}.place() != now.place();
@@ -210,27 +210,27 @@ class Crew {
   std::atomic<int> core_{-1};
 };
 
-// Crews that have no caller now. Never deleted: their threads run until the process ends.
-std::vector<Crew*>* free_crews = new std::vector<Crew*>;
+// Pools that have no caller now. Never deleted: their threads run until the process ends.
+std::vector<ThreadPool*>* free_pools = new std::vector<ThreadPool*>;
 std::mutex free_mutex;
 
 // A forked child has none of the threads.
 const int registered = pthread_atfork(nullptr, nullptr, [] {
   new (&free_mutex) std::mutex;
-  free_crews = new std::vector<Crew*>;
+  free_pools = new std::vector<ThreadPool*>;
 });
 
-Crew* take_crew() {
+ThreadPool* take_pool() {
   const std::lock_guard<std::mutex> lock(free_mutex);
-  if (free_crews->empty()) return new Crew;
-  Crew* const crew = free_crews->back();
-  free_crews->pop_back();
-  return crew;
+  if (free_pools->empty()) return new ThreadPool;
+  ThreadPool* const pool = free_pools->back();
+  free_pools->pop_back();
+  return pool;
 }
 
-void give_back(Crew* crew) {
+void give_back(ThreadPool* pool) {
   const std::lock_guard<std::mutex> lock(free_mutex);
-  free_crews->push_back(crew);
+  free_pools->push_back(pool);
 }
 
 #endif
@@ -250,10 +250,10 @@ void run_phases(const Phases& phases) {
 #if defined(__linux__) && defined(_OPENMP)
   const bool fits = phases.parts <= most_parts && phases.count < static_cast<long>(State::none);
   if (fits && !phases.team_awake) {
-    Crew* const crew = take_crew();
-    crew->grow(phases.parts - 1);
-    crew->run(phases, word);
-    return give_back(crew);
+    ThreadPool* const pool = take_pool();
+    pool->grow(phases.parts - 1);
+    pool->run(phases, word);
+    return give_back(pool);
   }
 #endif
   const auto body = [](void* argument, const Worker& worker) {

@@ -35,7 +35,7 @@ FL_INLINE Range rows_of(const Lane<T>& lane, long begin, long end) {
 // h of a row after a place, as w_hh is multiplied by it: two places take turns.
 template <class T>
 FL_INLINE T* fed_at(const Lane<T>& lane, long place, long row) {
-  return lane.added->fed + (place % 2 * lane.batch + row) * lane.outputs;
+  return lane.options->fed + (place % 2 * lane.batch + row) * lane.outputs;
 }
 
 // The states that rows of a step begin with: h [B, P]; h after its dropout, which w_hh is multiplied
@@ -59,8 +59,8 @@ FL_INLINE void for_states_before(const Lane<T>& lane, long place, const Body& bo
     const Rows<T> h = begins ? Rows<T>{lane.h0, lane.outputs}
                              : Rows<T>{lane.y + before * lane.y_stride, lane.y_stride};
     Rows<T> fed = h;
-    if (lane.added && lane.added->fed) {
-      fed = {begins ? lane.added->fed_first : fed_at(lane, place - 1, 0), lane.outputs};
+    if (lane.options && lane.options->fed) {
+      fed = {begins ? lane.options->fed_first : fed_at(lane, place - 1, 0), lane.outputs};
     }
     body(range, Before<T>{h, fed, c});
   }

@@ -95,7 +95,7 @@ struct StepsAny {
   StepsAny(const Worker& worker, const Lane<T>& lane, T* memory)
       : recurrent{1, lane.cell.h_gates() * lane.hidden, lane.outputs},
         has_product(recurrent.units > 0),
-        meets(has_product || lane.added),
+        meets(has_product || lane.options),
         packed(memory),
         behind(memory + Fma<T>::gates_size(recurrent)) {
     if (has_product) Fma<T>::pack_gates_of(worker, lane.w_hh, recurrent, memory);

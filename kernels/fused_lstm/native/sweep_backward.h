@@ -87,7 +87,7 @@ FL_INLINE void add_gradients(const Lane<T>& lane, const LaneGradient<T>& gradien
       dh.data[i] = clamp<Sum<T>>(dh.data[i], gradient.clip);
     }
   }
-  if (lane.added && row < next) carry_gradients(lane, column, row, dh);
+  if (lane.options && row < next) carry_gradients(lane, column, row, dh);
   if (lane.not_reset && row < next) {
     const bool* const not_reset = lane.not_reset + row_of(lane, place + 1) + row;
     for (long r = 0; r < dh.rows; ++r) {
@@ -100,7 +100,7 @@ FL_INLINE void add_gradients(const Lane<T>& lane, const LaneGradient<T>& gradien
     add(dh, dy + column, lane.y_stride, width);
   }
   if (row >= next && gradient.dh_n) add(dh, gradient.dh_n + row * outputs + column, outputs, width);
-  if (lane.added) keep_gradients(lane, place, column, row, dh);
+  if (lane.options) keep_gradients(lane, place, column, row, dh);
 }
 
 // body(dgates, line, rows) for the rows that a place shares with the next one, for those that end
@@ -168,7 +168,7 @@ void sweep_backward(const Worker& worker, const Lane<T>& lane, const LaneGradien
   draw_masks(worker, lane, lane.steps - 1);
   // If h has a part in no gate, a worker's tiles are the same at each step, and wait for no other's.
   const bool even = rows_in(lane) == lane.steps * lane.batch;
-  const bool meets = by_h.groups > 0 || lane.added || lane.w_hr || !even;
+  const bool meets = by_h.groups > 0 || lane.options || lane.w_hr || !even;
   for (long place = lane.steps - 1; place >= -1; --place) {
     if (meets || place < 0 || place == lane.steps - 1) worker.sync();
     step_backward(worker, lane, gradient, place, scratch.recurrent, sums);
@@ -226,7 +226,7 @@ void pack_before(const Lane<T>& lane, long place, Range n, long column, const Pa
   for_states_before(lane, place, [&](Range rows, const Before<T>& before) {
     const Range own{max(rows.begin, n.begin), min(rows.end, n.end)};
     const long first = at + own.begin - n.begin, width = lane.outputs - column;
-    if (lane.added && lane.added->recurrent) {
+    if (lane.options && lane.options->recurrent) {
       pack_dropped(lane, before.h, own, column, panel, first);
     } else {
       pack_rows(before.h.data, before.h.stride, own, column, width, panel, first);
@@ -259,8 +259,8 @@ void pack_unprojected(const Lane<T>& lane, Range rows, long column, const Panel<
     const T* const h = lane.gates + (saved - 1) * hidden;
     return pack_rows(h, saved * hidden, rows, column, hidden - column, panel, at);
   }
-  if (lane.added) {
-    return pack_rows(lane.added->unprojected, hidden, rows, column, hidden - column, panel, at);
+  if (lane.options) {
+    return pack_rows(lane.options->unprojected, hidden, rows, column, hidden - column, panel, at);
   }
   const long gates = lane.cell.x_gates();
   for (long row = rows.begin; row < rows.end; ++row) {

@@ -255,7 +255,7 @@ void project(const Worker& worker, const Lane<T>& lane, long place, const E* wei
                     lane.hidden, lane.outputs, weight,
                     [&](const Sums<T>& tile, long first, long row) {
     const long column = first * W<T>;
-    if (lane.added) return leave_tile(lane, place, column, row, tile);
+    if (lane.options) return leave_tile(lane, place, column, row, tile);
     store(tile, y + row * lane.y_stride + column, lane.y_stride, lane.outputs - column);
   });
 }
@@ -263,7 +263,7 @@ void project(const Worker& worker, const Lane<T>& lane, long place, const E* wei
 // Returns what a step's sums begin with, given the input's part of the gates of its rows.
 template <class T>
 FL_INLINE const Sum<T>* first_sums(const Lane<T>& lane, const Sum<T>* input_part) {
-  return lane.by_h ? lane.added->zeros : input_part;
+  return lane.by_h ? lane.options->zeros : input_part;
 }
 
 // --- all steps ---

@@ -13,7 +13,7 @@ namespace fused_lstm::FL_ISA {
 // same units in it and in the first step.
 template <class T, class E>
 LanePhases phases_of(const Lane<T>& lane, const Weights<E>& weights) {
-  return {lane, weights.w_hr != nullptr, lane.added || lane.given.data};
+  return {lane, weights.w_hr != nullptr, lane.options || lane.given.data};
 }
 
 template <class T, class E>

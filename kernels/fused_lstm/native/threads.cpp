@@ -45,9 +45,9 @@ std::atomic<long> limit{std::numeric_limits<long>::max()};  // of a team's worke
 
 #ifdef _OPENMP
 // A thread that works for one other.
-class Deputy {
+class Helper {
  public:
-  Deputy() { std::thread([this] { serve(); }).detach(); }
+  Helper() { std::thread([this] { serve(); }).detach(); }
 
   void run(const std::function<void()>& work) {
     task = &work;
@@ -80,10 +80,10 @@ class Deputy {
 // OpenMP keeps a pool for each thread that asked for one. Its threads do not survive fork(), and the
 // thread that does would wait for them for ever, in PyTorch's operators as in these. So a thread that
 // forks gives its pool back first; parent and child make their own. Where OpenMP has no such function
-// (libgomp before GCC 9), or refuses, a deputy asks for a pool, which has none yet.
+// (libgomp before GCC 9), or refuses, a helper asks for a pool, which has none yet.
 thread_local bool paused = false;
 thread_local bool forked = false;
-thread_local Deputy* deputy = nullptr;
+thread_local Helper* helper = nullptr;
 
 #pragma weak omp_pause_resource_all
 #pragma weak __kmpc_fork_call
@@ -95,7 +95,7 @@ void pause_pool() {
 
 const int registered = pthread_atfork(pause_pool, nullptr, [] {
   forked = !paused;
-  deputy = nullptr;  // lost too
+  helper = nullptr;  // lost too
 });
 
 // The cores that the workers of a team are on.
@@ -248,9 +248,9 @@ void run_team(long most, void (*body)(void*, const Worker&), void* argument) {
   };
   if (most > 1 && team_size() > 1) {
     if (!forked) return run();
-    if (!deputy) deputy = new Deputy;  // never deleted: at exit it may be waiting
+    if (!helper) helper = new Helper;  // never deleted: at exit it may be waiting
     const int count = omp_get_max_threads();
-    return deputy->run([&] {
+    return helper->run([&] {
       omp_set_num_threads(count);
       run();
     });

@@ -121,7 +121,7 @@ def lstm_backward_kernel(
         first_gate=share.part.to(tl.int64) * PLAN.SUMMED_GATES,
         partial_ptr=partial_ptr + lane * PLAN.SPLIT * B * P if PLAN.SPLIT > 1 else partial_ptr,
     )  # fmt: skip
-    given = Given(
+    given = Incoming(
         dy_ptr=dy_ptr, dh_n_ptr=dh_n_ptr, last=last, clip=clip, dh_old_ptr=dh_old_ptr
     )  # fmt: skip
     if PLAN.PROJECTED:
@@ -213,7 +213,7 @@ def lstm_backward_kernel(
         tile.store_columns(dc_ptr, kept_at, every.mask, dc_kept, H, PLAN.STATES)
 
 
-class Given(NamedTuple):
+class Incoming(NamedTuple):
     """Gradients that come from outside."""
 
     dy_ptr: Any

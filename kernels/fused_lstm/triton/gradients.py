@@ -23,7 +23,7 @@ from .packed import LaneRows
 
 
 @dataclass(kw_only=True, eq=False, slots=True)
-class Left:
+class BackwardBuffers:
     """Inputs and outputs of the backward launches."""
 
     rows: LaneRows
@@ -132,7 +132,7 @@ def by_direction(t: Tensor, D: int) -> Sequence[Tensor]:
     return [t[::2], t[1::2]] if D == 2 else [t]
 
 
-def statistics(left: Left) -> Tensor:
+def statistics(left: BackwardBuffers) -> Tensor:
     """Return the means and deviations of all steps, of c and of w_hh's product [L, N, 4]."""
     stats = left.c.new_empty(len(left.c), left.rows.N, 4)
     for lane in range(len(stats)):
@@ -143,13 +143,13 @@ def statistics(left: Left) -> Tensor:
     return stats
 
 
-def of_x(left: Left, first: int) -> Tensor:
+def of_x(left: BackwardBuffers, first: int) -> Tensor:
     """Return the gradient by the input of a layer [live, .], whose first lane is number `first`."""
     dx = left.by_x(first) @ left.layers[first].w_ih
     return dx if left.D == 1 else dx.addmm_(left.by_x(first + 1), left.layers[first + 1].w_ih)
 
 
-def of_weights(left: Left, samples: int = 0) -> list[Tensor]:
+def of_weights(left: BackwardBuffers, samples: int = 0) -> list[Tensor]:
     """Return all weights' gradients in one list.
 
     With `samples` > 0 each gradient has one part a sample: [samples, ...].
@@ -194,7 +194,7 @@ def _rows_of(rows: LaneRows, samples: int, t: Tensor) -> Tensor:
     return rows.padded(t).unflatten(1, (samples, -1)).transpose(0, 1).flatten(1, 2)
 
 
-def _unprojected(left: Left, lane: int) -> Tensor:
+def _unprojected(left: BackwardBuffers, lane: int) -> Tensor:
     """Return m [live, H], the h before its projection: an LSTM's is o * tanh(c)."""
     if launch.keeps_m(left.cell, True):
         saved = left.kernels.saved * left.H
@@ -204,7 +204,7 @@ def _unprojected(left: Left, lane: int) -> Tensor:
     return (o * seen(left.c_made(lane), added).tanh()).to(left.dh.dtype)
 
 
-def _of_norms(left: Left, lane: int, dgates: Tensor) -> list[Tensor]:
+def _of_norms(left: BackwardBuffers, lane: int, dgates: Tensor) -> list[Tensor]:
     """Return the gradients of both products' gains, and of c's gain and bias where c has them."""
     x_hat, h_hat = (normalized(left.rows.of(raw[lane]))[0] for raw in (left.raw_ih, left.raw_hh))
     found = [(dgates * x_hat).sum(0), (left.by_h_gates(lane) * h_hat).sum(0)]
@@ -216,7 +216,7 @@ def _of_norms(left: Left, lane: int, dgates: Tensor) -> list[Tensor]:
     return [d.to(dgates.dtype) for d in found]
 
 
-def of_first(left: Left) -> Tensor:
+def of_first(left: BackwardBuffers) -> Tensor:
     """Return dh0 [L, B, P], through each row's first step in its lane's order of time."""
     rows, not_reset = left.rows, left.not_reset
     by_h = left.dgates if left.by_h is None else left.by_h

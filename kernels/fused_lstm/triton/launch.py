@@ -102,7 +102,7 @@ class Weight:
 
 
 @dataclass(frozen=True, eq=False)
-class Has:
+class Features:
     """Features of a cell's step that torch's own cell lacks: PLAN.HAS."""
 
     WEIGHTS: int  # vectors of weights of a unit, peepholes too
@@ -134,7 +134,7 @@ def norms(cell: Spec) -> int:
 
 
 @lru_cache(1024)
-def has(cell: Spec, draws: bool) -> Has:
+def has(cell: Spec, draws: bool) -> Features:
     """Return the features of a cell; draws: whether there is a seed, as in training."""
     peepholes = 3 - cell.coupled if cell.peephole else 0
     zone_h, zone_c = ((2 if draws else 1) if p > 0 else 0 for p in zones(cell))
@@ -153,7 +153,7 @@ def has(cell: Spec, draws: bool) -> Has:
         "NORM": cell.layer_norm,
         "NORM_C": cell.layer_norm and CELLS[cell.cell].is_lstm,
     }
-    return Has(**wrapped(found))
+    return Features(**wrapped(found))
 
 
 # Fields and properties of a Plan that kernels read, as PLAN's constants of the same names: a size

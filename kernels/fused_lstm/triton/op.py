@@ -505,7 +505,7 @@ def lstm_backward(
 
 def buffers(
     of: Stack, options: dict[str, Tensor], y: Tensor, h: Tensor, c: Tensor, gates: Tensor
-) -> gradients.Left:
+) -> gradients.BackwardBuffers:
     """Allocate what the launches of a backward write, beside what the forward left."""
     kernels, rows, (L, D, _, H, _, P) = of.prepared.cell, of.rows, of.shape
     N, norm, c, raw_ih, raw_hh = rows.N, of.cell.layer_norm, c.contiguous(), None, None
@@ -513,7 +513,7 @@ def buffers(
         c, raw_ih, raw_hh = planes(c.view(-1, N, kernels.states * H), L, kernels)
     outputs = [*h.contiguous().view(-1, N, D * P).unbind(), y.contiguous().view(N, D * P)]
     dgates = of.x.new_empty(L, N, launch.gradient_columns(of.cell) * H)
-    left = gradients.Left(
+    left = gradients.BackwardBuffers(
         rows=rows,
         D=D,
         layers=of.layers,
@@ -550,7 +550,7 @@ def buffers(
 def backward_launches(
     of: Stack,
     options: dict[str, Tensor],
-    left: gradients.Left,
+    left: gradients.BackwardBuffers,
     dy: Tensor,
     dh_n: Tensor | None,
     dc: Tensor,

@@ -1,7 +1,7 @@
 """Features of a cell's step that torch's own cell lacks: weights of a unit, masks, zoneout.
 
 Names are as in position.py. Masks are drawn by counter where they are needed, in the backward
-again; docs/cells.md has the numbers. PLAN.HAS is launch.Has.
+again; docs/cells.md has the numbers. PLAN.HAS is launch.Features.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .helper import helper
 
 ZONEOUT_H, ZONEOUT_C = tl.constexpr(spec.ZONEOUT_H), tl.constexpr(spec.ZONEOUT_C)
 CANDIDATE = tl.constexpr(spec.CANDIDATE)
-DRAWN = tl.constexpr(2)  # of launch.Has.ZONE_H and ZONE_C: in training
+DRAWN = tl.constexpr(2)  # of launch.Features.ZONE_H and ZONE_C: in training
 
 
 class Draws(NamedTuple):

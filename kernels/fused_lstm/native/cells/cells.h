@@ -28,9 +28,9 @@ OwnCell own_cell(long number) {
   constexpr CellShape slstm{.sums = 4, .saved = 5, .states = 3, .in_layers = false};
   const OwnCell all[] = {
       {"lstm", lstm, functions_of<T>(finish_lstm, finish_lstm_back),
-       functions_of<T>(finish_added<4>, finish_added_back<4>)},
+       functions_of<T>(finish_options<4>, finish_options_back<4>)},
       {"coupled", coupled, functions_of<T>(finish_coupled, finish_coupled_back),
-       functions_of<T>(finish_added<3>, finish_added_back<3>)},
+       functions_of<T>(finish_options<3>, finish_options_back<3>)},
       {"gru", gru, functions_of<T>(finish_gru, finish_gru_back),
        functions_of<T>(finish_gru_zoneout, finish_gru_zoneout_back)},
       {"rnn_tanh", rnn, functions_of<T>(finish_rnn_tanh, finish_rnn_tanh_back), {}},

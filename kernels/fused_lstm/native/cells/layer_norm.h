@@ -39,15 +39,15 @@ FL_INLINE Vec<S> normalized(const S* v, const Moments<S>& of, long width) {
 
 // Returns one gate before activation, given normalized(W x) and normalized(R h).
 template <class T>
-FL_INLINE Vec<T> gate_of(const Added<T>& added, long at, Vec<T> x, Vec<T> h, long width) {
-  const Vec<T> a = x * load(added.gain_ih + at, width) + h * load(added.gain_hh + at, width);
-  return added.bias ? a + load(added.bias + at, width) : a;
+FL_INLINE Vec<T> gate_of(const LaneOptions<T>& options, long at, Vec<T> x, Vec<T> h, long width) {
+  const Vec<T> a = x * load(options.gain_ih + at, width) + h * load(options.gain_hh + at, width);
+  return options.bias ? a + load(options.bias + at, width) : a;
 }
 
 template <class T>
-FL_INLINE Vec<T> seen_of(const Added<T>& added, long unit, Vec<T> c, long width) {
-  const Vec<T> seen = c * load(added.gain_c + unit, width);
-  return added.bias_c ? seen + load(added.bias_c + unit, width) : seen;
+FL_INLINE Vec<T> seen_of(const LaneOptions<T>& options, long unit, Vec<T> c, long width) {
+  const Vec<T> seen = c * load(options.gain_c + unit, width);
+  return options.bias_c ? seen + load(options.bias_c + unit, width) : seen;
 }
 
 // --- forwards ---
@@ -57,7 +57,7 @@ template <class T>
 FL_APART void finish_row(const CellStep<T>& step, long b, const Sum<T>* x, const Sum<T>* h,
                          Sum<T>* made) {
   using S = Sum<T>;
-  const Added<T>& added = *step.lane->added;
+  const LaneOptions<T>& options = *step.lane->options;
   const long hidden = step.hidden;
   const Moments<S> of_x = moments(x, 4 * hidden), of_h = moments(h, 4 * hidden);
   S* const o = made + hidden;
@@ -66,7 +66,7 @@ FL_APART void finish_row(const CellStep<T>& step, long b, const Sum<T>* x, const
     Vec<T> of[4];
     for (long gate = 0; gate < 4; ++gate) {
       const long at = gate * hidden + unit;
-      of[gate] = gate_of<T>(added, at, normalized(x + at, of_x, width),
+      of[gate] = gate_of<T>(options, at, normalized(x + at, of_x, width),
                              normalized(h + at, of_h, width), width);
     }
     Gates<S> a = {of[0], of[1], of[2], of[3]};
@@ -77,7 +77,7 @@ FL_APART void finish_row(const CellStep<T>& step, long b, const Sum<T>* x, const
   const Moments<S> of_c = moments(made, hidden);
   for (long unit = 0; unit < hidden; unit += W<T>) {
     const long width = min(hidden - unit, W<T>);
-    const Vec<T> seen = seen_of<T>(added, unit, normalized(made + unit, of_c, width), width);
+    const Vec<T> seen = seen_of<T>(options, unit, normalized(made + unit, of_c, width), width);
     leave_made<T>(step, b, unit, load(o + unit, width) * tanh<S>(seen));
   }
 }
@@ -90,10 +90,10 @@ FL_APART void finish_other_rows(CellStep<T> step, Range rows, const Sum<T>* x) {
   using S = Sum<T>;
   constexpr long most_gates = 8;
   const Lane<T>& lane = *step.lane;
-  const Added<T>& added = *lane.added;
+  const LaneOptions<T>& options = *lane.options;
   const CellShape& shape = lane.cell;
   const long hidden = step.hidden, gates = shape.h_gates(), of_x = shape.x_gates() * hidden;
-  const S* const bias = added.bias;  // of the gates of h alone first
+  const S* const bias = options.bias;  // of the gates of h alone first
   const S* const bias_x = bias ? bias + shape.of_h * hidden : nullptr;  // of the others
   Moments<S> by_x[rows_abreast], by_h[rows_abreast];
   for (long b = rows.begin; b < rows.end; ++b) {
@@ -102,13 +102,13 @@ FL_APART void finish_other_rows(CellStep<T> step, Range rows, const Sum<T>* x) {
     by_h[b - rows.begin] = moments(by_h_of(lane, step.place, b), gates * hidden);
     for (long at = step.kept(b) ? shape.sums * hidden : 0; at < of_x; at += W<T>) {
       const long width = of_x - at;
-      Vec<T> a = normalized(row + at, of, width) * load(added.gain_ih + at, width);
+      Vec<T> a = normalized(row + at, of, width) * load(options.gain_ih + at, width);
       if (bias_x) a += load(bias_x + at, width);
-      store(added.made + b * of_x + at, a, width);
+      store(options.made + b * of_x + at, a, width);
     }
   }
   step.finish = cell_finish_of(lane);
-  step.input_part = added.made;
+  step.input_part = options.made;
   step.input_stride = of_x;
   const long count = rows.end - rows.begin;
   for (long unit = 0; unit < hidden; unit += W<T>) {
@@ -119,8 +119,8 @@ FL_APART void finish_other_rows(CellStep<T> step, Range rows, const Sum<T>* x) {
       const bool alone = gate >= shape.sums;  // of h
       Vec<T> add = {};
       if (bias) add = load(alone ? bias + at - shape.sums * hidden : bias_x + at, width);
-      const Vec<T> gain_h = load(added.gain_hh + at, width);
-      const Vec<T> gain_x = alone ? Vec<T>{} : load(added.gain_ih + at, width);
+      const Vec<T> gain_h = load(options.gain_hh + at, width);
+      const Vec<T> gain_x = alone ? Vec<T>{} : load(options.gain_ih + at, width);
       for (long r = 0; r < count; ++r) {
         const S* const h = by_h_of(lane, step.place, rows.begin + r);
         Vec<T> sum = normalized(h + at, by_h[r], width) * gain_h + add;
@@ -138,7 +138,7 @@ void finish_rows(const Worker& worker, const Lane<T>& lane, CellStep<T> step, co
   const Range mine = part(alive(lane, step.place), worker.id, worker.count);
   const CellShape& shape = lane.cell;
   const long of_x = shape.x_gates() * lane.hidden, of_h = shape.h_gates() * lane.hidden;
-  Sum<T>* const made = lane.added->own + worker.id * lane.added->own_size;
+  Sum<T>* const made = lane.options->own + worker.id * lane.options->own_size;
   for_states_before(lane, step.place, [&](Range rows, const Before<T>& before) {
     step.c = before.c;
     const Range own{max(rows.begin, mine.begin), min(rows.end, mine.end)};
@@ -174,25 +174,25 @@ FL_INLINE Means<Sum<T>> row_seen(const CellStepBack<T>& step, long b, const Sum<
                                  const Moments<Sum<T>>& of_c, Sum<T>* by_seen, Sum<T>* by_o,
                                  Sum<T>* own) {
   using S = Sum<T>;
-  const Added<T>& added = *step.lane->added;
+  const LaneOptions<T>& options = *step.lane->options;
   const long hidden = step.hidden;
   Vec<T> mean = {}, along = {};
   for (long unit = 0; unit < hidden; unit += W<T>) {
     const long width = min(hidden - unit, W<T>);
     const Vec<T> hat = normalized(made + unit, of_c, width);
-    const Vec<T> tanh_c = tanh<S>(seen_of<T>(added, unit, hat, width));
+    const Vec<T> tanh_c = tanh<S>(seen_of<T>(options, unit, hat, width));
     const Vec<T> o = load(step.gates + (4 * b + 3) * hidden + unit, width);
-    const Vec<T> dh = load(added.dh + b * hidden + unit, width);
+    const Vec<T> dh = load(options.dh + b * hidden + unit, width);
     const Vec<T> dseen = dh * o * (1 - tanh_c * tanh_c);
     accumulate<S>(own + 12 * hidden + unit, dseen * hat, width);
     accumulate<S>(own + 13 * hidden + unit, dseen, width);
-    const Vec<T> by = dseen * load(added.gain_c + unit, width);
+    const Vec<T> by = dseen * load(options.gain_c + unit, width);
     mean += by;
     along += by * hat;
     store(by_seen + unit, by, width);
     store(by_o + unit, dh * tanh_c * o * (1 - o), width);
-    if (added.unprojected) {
-      store(added.unprojected + (step.line + b) * hidden + unit, o * tanh_c, width);
+    if (options.unprojected) {
+      store(options.unprojected + (step.line + b) * hidden + unit, o * tanh_c, width);
     }
   }
   return {sum<S>(mean) / hidden, sum<S>(along) / hidden};
@@ -238,7 +238,7 @@ template <class T>
 FL_APART void finish_row_back(const CellStepBack<T>& step, long b, const RowProducts<T>& products,
                               Sum<T>* own) {
   using S = Sum<T>;
-  const Added<T>& added = *step.lane->added;
+  const LaneOptions<T>& options = *step.lane->options;
   const long hidden = step.hidden, all = 4 * hidden;
   const bool kept = step.kept(b);
   const S* const before = step.before(b);
@@ -270,8 +270,8 @@ FL_APART void finish_row_back(const CellStepBack<T>& step, long b, const RowProd
   }
   for (long i = 0; i < all; i += W<T>) accumulate<S>(own + i, load(dgates + i, all - i), all - i);
   const auto load_at = [&](long, long at, long width) { return load(dgates + at, width); };
-  row_product(step, b, load_at, products.x, added.gain_ih, own + all, products.by_x);
-  row_product(step, b, load_at, products.h, added.gain_hh, own + 2 * all, products.by_h);
+  row_product(step, b, load_at, products.x, options.gain_ih, own + all, products.by_x);
+  row_product(step, b, load_at, products.h, options.gain_hh, own + 2 * all, products.by_h);
 }
 
 // Finishes rows of any other cell backwards by the cell's `finish_back`. x: W x of the place's row 0. own:
@@ -281,7 +281,7 @@ FL_APART void finish_other_rows_back(const CellStepBack<T>& step, Range rows, co
                                      const Blocks<T>& by_x, const Blocks<T>& by_h, Sum<T>* own) {
   using S = Sum<T>;
   const Lane<T>& lane = *step.lane;
-  const Added<T>& added = *lane.added;
+  const LaneOptions<T>& options = *lane.options;
   const CellShape& shape = lane.cell;
   const long hidden = step.hidden, count = rows.end - rows.begin;
   const long of_x = shape.x_gates() * hidden, of_h = shape.h_gates() * hidden;
@@ -294,7 +294,7 @@ FL_APART void finish_other_rows_back(const CellStepBack<T>& step, Range rows, co
   for (long unit = 0; unit < hidden; unit += W<T>) {
     Vec<T> dh[rows_abreast];
     for (long r = 0; r < count; ++r) {
-      dh[r] = load(added.dh + (rows.begin + r) * hidden + unit, hidden - unit);
+      dh[r] = load(options.dh + (rows.begin + r) * hidden + unit, hidden - unit);
     }
     finish(own_step, unit / W<T>, rows.begin, count, 1, dh);
   }
@@ -315,8 +315,8 @@ FL_APART void finish_other_rows_back(const CellStepBack<T>& step, Range rows, co
       return load(from_h.at(block, r), width);
     };
     const S* const h = by_h_of(lane, step.place, b);
-    row_product(step, b, of_x_at, x + b * of_x, added.gain_ih, by_gain_ih, by_x);
-    row_product(step, b, of_h_at, h, added.gain_hh, by_gain_hh, by_h);
+    row_product(step, b, of_x_at, x + b * of_x, options.gain_ih, by_gain_ih, by_x);
+    row_product(step, b, of_h_at, h, options.gain_hh, by_gain_hh, by_h);
   }
 }
 
@@ -326,7 +326,7 @@ void finish_rows_back(const Worker& worker, const Lane<T>& lane, const Blocks<T>
                       const Blocks<T>& by_h, const CellStepBack<T>& step) {
   const Range mine = part(alive(lane, step.place), worker.id, worker.count);
   const long width = lane.cell.x_gates() * lane.hidden;
-  Sum<T>* const own = lane.added->own + worker.id * lane.added->own_size;
+  Sum<T>* const own = lane.options->own + worker.id * lane.options->own_size;
   const Sum<T>* const x = lane.input_part + step.line * width;  // of the place's row 0
   if (!lane.cell.is_lstm) {
     for (long b = mine.begin; b < mine.end; b += rows_abreast) {

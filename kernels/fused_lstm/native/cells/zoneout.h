@@ -1,7 +1,7 @@
 // Zoneout of a generated cell's states.
 #pragma once
 
-#include "cells/added.h"
+#include "cells/options.h"
 
 namespace fused_lstm::FL_ISA {
 

@@ -55,7 +55,7 @@ struct Cell {
   std::string name;
   CellShape shape;
   CellFunctions functions[5];  // by FactorKind
-  CellFunctions with_options[5];  // those for a lane that has Added, where they are others
+  CellFunctions with_options[5];  // those for a lane that has LaneOptions, where they are others
 };
 
 // Whether a cell is compiled for a kind of factors.
@@ -101,7 +101,7 @@ struct StepMask {
 
 // A lane's options that nn.LSTM's cell does not have (docs/cells.md has formulas and names).
 template <class T>
-struct Added {
+struct LaneOptions {
   StepMask<T> zoneout_h;     // of what is kept of the h before
   StepMask<T> zoneout_c;
   StepMask<T> candidate;     // what g is multiplied by
@@ -171,7 +171,7 @@ struct Lane {
   long chunk;                // steps whose input product is made at once
   bool in_place;             // input_part is all rows', in `gates` or y, not a chunk's
   bool save;
-  const Added<T>* added;     // or null: the cell as it is in torch.nn
+  const LaneOptions<T>* options;     // or null: the cell as it is in torch.nn
 };
 
 // Elements of a row of c.

@@ -16,7 +16,7 @@ struct Stack {
   const Sizes& s;
   const Plan plan;
   const Dtype dtype, sums;
-  const AddedLanes<T> added;
+  const OptionsOfLanes<T> options;
   Backward out;
   Tensor dgates, dh, between, partial, sampled, dropped;
 
@@ -31,7 +31,7 @@ struct Stack {
         plan(plan_of(s, machine_of(kernels, team_size()), Pass::backward, call.together)),
         dtype(call.dtype),
         sums(sum_dtype(call.dtype)),
-        added(kernels, call, true) {}
+        options(kernels, call, true) {}
 
   void allocate(const Tensor& dc_n, bool needs_dx) {
     const auto by = [&](const Tensor& tensor) { return fresh(tensor.sizes(), sums); };
@@ -86,7 +86,7 @@ struct Stack {
   Lane<T> lane(long index) const {
     const long layer = index / s.abreast();
     const auto own = weights_of<T>(call, index);
-    Lane<T> lane = lane_of(kernels, call, own, added, index, input(layer), output(layer));
+    Lane<T> lane = lane_of(kernels, call, own, options, index, input(layer), output(layer));
     lane.c = part_of<Sum<T>>(saved.c, index);
     lane.gates = part_of<T>(saved.gates, index);
     lane.save = true;
@@ -193,12 +193,12 @@ struct Stack {
       const Tensor* own = &out.dweights[index * call.per_lane];
       T *const ih = data_of<T>(own[2]), *const hh = data_of<T>(own[3]);
       if (s.norm) {
-        added.bias_gradients(index, ih, hh);
+        options.bias_gradients(index, ih, hh);
       } else if (one) {  // the two biases have one gradient
         std::copy_n(ih, own[2].numel(), hh);
       }
     }
-    out.dvectors = added.gradients();
+    out.dvectors = options.gradients();
     Sum<T>* const dx = part_of<Sum<T>>(out.dx, 0);
     if (dx) clear_rest(call, dx, s.inputs);
   }

@@ -85,7 +85,7 @@ void set_rows(Call& call, const Tensor& x, const OptionalTensor& batch_sizes,
 // Fills in the dtypes and the terms of a pass, given the sizes and the instruction set. wide: factors of
 // products may not be bfloat16. name: x's, in an error.
 void set_dtypes(Call& call, const Tensor& x, const char* name, Pass pass, bool wide,
-                const Told& precision);
+                const PrecisionOverride& precision);
 
 Forward run_forward(const Call& call, bool save);
 
@@ -123,7 +123,7 @@ Weights<E> weights_of(const Call& call, long index) {
     return own;
   }
   const Tensor* const own = &call.weights[index * call.per_lane];
-  const bool bias = call.per_lane >= 4 && !call.options.norm;  // which has its own: see Added
+  const bool bias = call.per_lane >= 4 && !call.options.norm;  // which has its own: see LaneOptions
   return {data_of<E>(own[0]), data_of<E>(own[1]), bias ? data_of<E>(own[2]) : nullptr,
           bias ? data_of<E>(own[3]) : nullptr,
           call.sizes.projected ? data_of<E>(own[call.per_lane - 1]) : nullptr};
@@ -138,21 +138,21 @@ HeadColumns<T> columns_of(const Call& call, T* rows, long head) {
 
 // The options of all lanes that nn.LSTM's cell does not have, and their memory.
 template <class T>
-class AddedLanes {
+class OptionsOfLanes {
  public:
-  AddedLanes(const Kernels<T>& kernels, const Call& call, bool backward);
+  OptionsOfLanes(const Kernels<T>& kernels, const Call& call, bool backward);
 
   // Returns a lane's; null: it has none.
-  const Added<T>* of(long index) const { return lanes_.empty() ? nullptr : &lanes_[index]; }
+  const LaneOptions<T>* of(long index) const { return lanes_.empty() ? nullptr : &lanes_[index]; }
 
   Tensors gradients() const;  // in the order of Call::vectors
   // Writes the bias gradients of a lane that normalizes, [G*H] each.
   void bias_gradients(long index, T* ih, T* hh) const;
 
  private:
-  void normalize(Added<T>& added, const Call& call, long index);
+  void normalize(LaneOptions<T>& options, const Call& call, long index);
 
-  std::vector<Added<T>> lanes_;
+  std::vector<LaneOptions<T>> lanes_;
   CellShape cell_{};
   long hidden_ = 0, vectors_ = 0;  // of a lane
   Tensor scratch_, recurrent_, fed_first_, fed_, unprojected_, dw_ch_, own_, zeros_, made_, biases_;
@@ -172,7 +172,7 @@ void set_products(Lane<T>& lane, const Call& call, const Tensor& c, long index) 
 // Lane `index` of all, as the forward and the backward have it in common.
 template <class T>
 Lane<T> lane_of(const Kernels<T>& kernels, const Call& call, const Weights<T>& weights,
-                const AddedLanes<T>& added, long index, const T* x, T* y) {
+                const OptionsOfLanes<T>& options, long index, const T* x, T* y) {
   const Sizes& s = call.sizes;
   const CellShape& shape = s.cell;
   const long place = index % s.abreast();  // direction, or head
@@ -199,7 +199,7 @@ Lane<T> lane_of(const Kernels<T>& kernels, const Call& call, const Weights<T>& w
   lane.w_hr = weights.w_hr;
   lane.y = y + place * s.outputs;
   lane.y_stride = s.width();
-  lane.added = added.of(index);
+  lane.options = options.of(index);
   if (s.given) {
     if (x) lane.given = columns_of(call, x, index);
     lane.b_m = part_of<T>(call.b_m, index);
@@ -207,7 +207,7 @@ Lane<T> lane_of(const Kernels<T>& kernels, const Call& call, const Weights<T>& w
   }
   lane.x = x;
   lane.inputs = index < s.directions ? s.inputs : s.width();
-  const T* b_hh = weights.b_hh;  // where the lane normalizes, Added has the biases, except for this
+  const T* b_hh = weights.b_hh;  // where the lane normalizes, LaneOptions has the biases, except for this
   if (call.options.norm && call.per_lane >= 4 && weights.w_hh) {
     b_hh = data_of<T>(call.weights[index * call.per_lane + 3]);
   }

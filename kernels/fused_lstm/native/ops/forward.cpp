@@ -38,7 +38,7 @@ struct Stack {
   const bool save;
   const Plan plan;
   const Dtype dtype;
-  const AddedLanes<T> added;
+  const OptionsOfLanes<T> options;
   Forward out;
   Tensor input_part, product, by_h, unprojected, ready, dropped;
   Tensors b_m;  // of each lane, where its weights are narrow
@@ -51,7 +51,7 @@ struct Stack {
         plan(plan_of(s, machine_of(kernels, team_size()),
                      save ? Pass::forward : Pass::inference, call.together)),
         dtype(call.dtype),
-        added(kernels, call, false) {}
+        options(kernels, call, false) {}
 
   // A layer's output; the last one's is y.
   T* output(long layer) const {
@@ -115,7 +115,7 @@ struct Stack {
   Lane<T> lane(long index) const {
     const long layer = index / s.abreast(), slot = index % plan.abreast;
     Lane<T> lane =
-        lane_of(kernels, call, own_weights(index), added, index, input(layer), output(layer));
+        lane_of(kernels, call, own_weights(index), options, index, input(layer), output(layer));
     if (s.cell.saved > 0) {
       lane.c = plan.c.count ? part_of<Sum<T>>(out.c, index % plan.c.count)
                             : part_of<Sum<T>>(out.c_n, index);

@@ -119,7 +119,7 @@ Result run(const Kernels<T>& kernels, const Tensor& hidden, const Tensor& weight
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
     const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,
-    const OptionalTensor& row_grad, int64_t ignore_index, const Told& precision) {
+    const OptionalTensor& row_grad, int64_t ignore_index, const PrecisionOverride& precision) {
   const Isa& isa = current_isa();
   const Dtype given = hidden.dtype(), dtype = factor_dtype(hidden, "hidden", isa);
   const Dtype sum = sum_dtype(dtype);

@@ -116,7 +116,7 @@ void set_rows(Call& call, const Tensor& x, const OptionalTensor& batch_sizes,
 }
 
 void set_dtypes(Call& call, const Tensor& x, const char* name, Pass pass, bool wide,
-                const Told& precision) {
+                const PrecisionOverride& precision) {
   Sizes& s = call.sizes;
   wide = wide || !has_functions(*call.cell, FactorKind::bfloat16);
   call.given = x.dtype();
@@ -147,7 +147,7 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
                   const OptionalTensor& seed, const std::string& fuse, int64_t directions,
                   const OptionalTensor& batch_sizes, const OptionalTensor& not_reset,
                   const std::string& cell, const std::vector<double>& rates,
-                  const Told& precision, int64_t samples = 0) {
+                  const PrecisionOverride& precision, int64_t samples = 0) {
   check_fuse(fuse);
   Call call{};
   Sizes& s = call.sizes;
@@ -258,7 +258,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
     Tensor x, Tensor h0, Tensor c0, Tensors weights, double dropout, const OptionalTensor& seed,
     const std::string& fuse, bool save, int64_t directions, const OptionalTensor& batch_sizes,
     const OptionalTensor& not_reset, const std::string& cell, const std::vector<double>& rates,
-    const Told& precision) {
+    const PrecisionOverride& precision) {
   const Call call = checked_call(Pass::forward, std::move(x), std::move(h0), std::move(c0),
                                  std::move(weights), dropout, seed, fuse, directions, batch_sizes,
                                  not_reset, cell, rates, precision);
@@ -281,7 +281,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
     Tensor h0, Tensor c0, Tensors weights, double dropout, const OptionalTensor& seed,
     const std::string& fuse, Tensor y, Tensor h, Tensor c, Tensor gates, bool needs_dx,
     int64_t directions, const OptionalTensor& batch_sizes, const OptionalTensor& not_reset,
-    const std::string& cell, const std::vector<double>& rates, const Told& precision,
+    const std::string& cell, const std::vector<double>& rates, const PrecisionOverride& precision,
     int64_t samples) {
   const Call call = checked_call(Pass::backward, std::move(x), std::move(h0), std::move(c0),
                                  std::move(weights), dropout, seed, fuse, directions, batch_sizes,

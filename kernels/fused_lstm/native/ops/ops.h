@@ -27,7 +27,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm(
     Tensor x, Tensor h0, Tensor c0, Tensors weights, double dropout, const OptionalTensor& seed,
     const std::string& fuse, bool save, int64_t directions, const OptionalTensor& batch_sizes,
     const OptionalTensor& not_reset, const std::string& cell, const std::vector<double>& rates,
-    const Told& precision);
+    const PrecisionOverride& precision);
 
 std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
     const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n, Tensor x,
@@ -35,24 +35,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> lstm_backward(
     const std::string& fuse, Tensor y, Tensor h, Tensor c, Tensor gates, bool needs_dx,
     int64_t directions, const OptionalTensor& batch_sizes, const OptionalTensor& not_reset,
     const std::string& cell, const std::vector<double>& rates,
-    const Told& precision, int64_t samples);
+    const PrecisionOverride& precision, int64_t samples);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(
     const Tensor& x_part, const Tensor& h0, const Tensor& c0, const Tensor& weight_hh,
     const OptionalTensor& bias_m, const std::string& cell, bool save, bool reverse,
     const OptionalTensor& batch_sizes, const OptionalTensor& not_reset, double clip,
-    const Told& precision);
+    const PrecisionOverride& precision);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward(
     const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
     const Tensor& h0, const Tensor& c0, const Tensor& weight_hh, const OptionalTensor& bias_m,
     const Tensor& y, const Tensor& c, const Tensor& gates, const std::string& cell, bool reverse,
     const OptionalTensor& batch_sizes, const OptionalTensor& not_reset, double clip,
-    const Told& precision);
+    const PrecisionOverride& precision);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy(
     const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,
-    const OptionalTensor& row_grad, int64_t ignore_index, const Told& precision);
+    const OptionalTensor& row_grad, int64_t ignore_index, const PrecisionOverride& precision);
 
 // Weights as isa/prepared.h has them; in inference.
 std::tuple<Tensor, Tensor, Tensor> prepared_lstm(

@@ -4,7 +4,7 @@
 
 namespace fused_lstm {
 
-int terms_of(Dtype given, const Told& told) {
+int terms_of(Dtype given, const PrecisionOverride& told) {
   if (given != Dtype::Float || !told) return 0;
   if (*told == "tf32") return 2;
   if (*told == "bf16") return 1;

@@ -97,7 +97,7 @@ Dtype kept_dtype(const Call& call) {
 Call checked_call(Pass pass, const Tensor& rows, const Tensor& h0, const Tensor& c0,
                   const Tensor& weight, const OptionalTensor& bias_m, const std::string& cell,
                   bool reverse, const OptionalTensor& batch_sizes, const OptionalTensor& not_reset,
-                  double clip, const Told& precision) {
+                  double clip, const PrecisionOverride& precision) {
   const bool forward = pass == Pass::forward;
   const char* const name = forward ? "x_part" : "y";
   Call call{};
@@ -165,7 +165,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(
     const Tensor& x_part, const Tensor& h0, const Tensor& c0, const Tensor& weight_hh,
     const OptionalTensor& bias_m, const std::string& cell, bool save, bool reverse,
     const OptionalTensor& batch_sizes, const OptionalTensor& not_reset, double clip,
-    const Told& precision) {
+    const PrecisionOverride& precision) {
   const Call call = checked_call(Pass::forward, x_part, h0, c0, weight_hh, bias_m, cell, reverse,
                                  batch_sizes, not_reset, clip, precision);
   const Sizes& s = call.sizes;
@@ -186,7 +186,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward(
     const Tensor& h0, const Tensor& c0, const Tensor& weight_hh, const OptionalTensor& bias_m,
     const Tensor& y, const Tensor& c, const Tensor& gates, const std::string& cell, bool reverse,
     const OptionalTensor& batch_sizes, const OptionalTensor& not_reset, double clip,
-    const Told& precision) {
+    const PrecisionOverride& precision) {
   const Call call = checked_call(Pass::backward, y, h0, c0, weight_hh, bias_m, cell, reverse,
                                  batch_sizes, not_reset, clip, precision);
   const Sizes& s = call.sizes;

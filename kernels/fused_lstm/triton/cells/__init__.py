@@ -12,8 +12,8 @@ All but h, dh and HAS are tuples. by_x: the parts by x, biases included, first o
 a sum of both parts, then those that stay alone; by_h: in the same order, without biases; h_bias: of
 h's parts that stay alone. A cell has one state at least: h itself, not yet rounded, where it has no
 other. edges: whether a row ends, and begins, at the step. options (options.py): the weights of a
-unit, the multiplier of g, the part of the states that is kept. HAS (launch.Has) names what a cell
-has of these; what it has not is not compiled.
+unit, the multiplier of g, the part of the states that is kept. HAS (launch.Features) names what a
+cell has of these; what it has not is not compiled.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ FL_APART void finish_gru_zoneout(const CellStep<T>& step, long first, long row, 
     const Vec<T> gate_z = sum[1];
     const Vec<T> gate_n_by_x = load(x + 2 * hidden, width);
     const Vec<T> state_h = kept ? load(before, width) : Vec<T>{};
-    const Vec<T> zoneout = part_kept<T>(lane.added ? &lane.added->zoneout_h : nullptr, lane, step.place, b, unit);
+    const Vec<T> zoneout = part_kept<T>(lane.options ? &lane.options->zoneout_h : nullptr, lane, step.place, b, unit);
     const Vec<T> v12 = sigmoid<S>(gate_r);
     const Vec<T> v13 = gate_n_by_h * v12;
     const Vec<T> v14 = gate_n_by_x + v13;
@@ -62,7 +62,7 @@ FL_APART void finish_gru_zoneout(const CellStep<T>& step, long first, long row, 
     const Vec<T> v21 = zoneout * v20;
     const Vec<T> v22 = v19 + v21;
     store(after, v22, width);
-    if (lane.added) leave_made<T>(step, b, unit, v19); else store(step.h + b * step.stride + unit, v19, width);
+    if (lane.options) leave_made<T>(step, b, unit, v19); else store(step.h + b * step.stride + unit, v19, width);
     if (step.gates) {
       T* const gates = step.gates + b * 4 * hidden + unit;
       store(gates + 2 * hidden, v15, width);
@@ -87,7 +87,7 @@ FL_APART void finish_gru_zoneout_back(const CellStepBack<T>& step, long first, l
       S* const running = local.dc + b * hidden + unit;
       const Vec<T> gate_n_by_h = load(gates, width);
       const Vec<T> state_h = kept ? load(before, width) : Vec<T>{};
-      const Vec<T> zoneout = part_kept<T>(lane.added ? &lane.added->zoneout_h : nullptr, lane, local.place, b, unit);
+      const Vec<T> zoneout = part_kept<T>(lane.options ? &lane.options->zoneout_h : nullptr, lane, local.place, b, unit);
       const Vec<T> by_h = *dh;
       const Vec<T> dstate_h = load(running, width);
       const Vec<T> v12 = load(gates + hidden, width);

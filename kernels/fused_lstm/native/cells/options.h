@@ -13,8 +13,8 @@ namespace fused_lstm::FL_ISA {
 template <class T>
 FL_APART void draw_step(const Worker& worker, const Lane<T>& lane, long place) {
   const long t = time_of(lane, place), rows = alive(lane, place);
-  const Added<T>& added = *lane.added;
-  const StepMask<T>* const masks[] = {&added.zoneout_h, &added.zoneout_c, &added.candidate};
+  const LaneOptions<T>& options = *lane.options;
+  const StepMask<T>* const masks[] = {&options.zoneout_h, &options.zoneout_c, &options.candidate};
   for (const StepMask<T>* mask : masks) {
     if (!mask->values || !mask->drawn) continue;
     const long size = lane.batch * mask->size;
@@ -25,7 +25,7 @@ FL_APART void draw_step(const Worker& worker, const Lane<T>& lane, long place) {
 
 template <class T>
 FL_INLINE void draw_masks(const Worker& worker, const Lane<T>& lane, long place) {
-  if (lane.added && place >= 0 && place < lane.steps) draw_step(worker, lane, place);
+  if (lane.options && place >= 0 && place < lane.steps) draw_step(worker, lane, place);
 }
 
 // Loads a mask's W units from `unit` on, of a row at a place.
@@ -37,7 +37,7 @@ FL_INLINE Vec<T> load_mask(const StepMask<T>& mask, const Lane<T>& lane, long pl
 
 template <class T>
 FL_INLINE Vec<T> load_recurrent(const Lane<T>& lane, long row, long column) {
-  return load(lane.added->recurrent + row * lane.added->recurrent_stride + column,
+  return load(lane.options->recurrent + row * lane.options->recurrent_stride + column,
               lane.outputs - column);
 }
 
@@ -56,14 +56,14 @@ FL_INLINE Vec<T> load_before(const Lane<T>& lane, long place, long b, long colum
 // Stores h as it was made, after its zoneout: into y, and for the next step's product.
 template <class T>
 FL_INLINE void leave(const Lane<T>& lane, long place, long b, long column, Vec<T> h) {
-  const Added<T>& added = *lane.added;
+  const LaneOptions<T>& options = *lane.options;
   const long width = lane.outputs - column;
-  if (added.zoneout_h.values) {
+  if (options.zoneout_h.values) {
     const Vec<T> before = load_before(lane, place, b, column);
-    h += load_mask(added.zoneout_h, lane, place, b, column) * (before - h);
+    h += load_mask(options.zoneout_h, lane, place, b, column) * (before - h);
   }
   store(lane.y + (row_of(lane, place) + b) * lane.y_stride + column, h, width);
-  if (added.fed) store(fed_at(lane, place, b) + column, h * load_recurrent(lane, b, column), width);
+  if (options.fed) store(fed_at(lane, place, b) + column, h * load_recurrent(lane, b, column), width);
 }
 
 // h: of `rows` rows by `vectors` vectors of columns, row by row.
@@ -90,30 +90,30 @@ FL_INLINE Sum<T>* by_h_of(const Lane<T>& lane, long place, long b) {
 
 template <class T>
 FL_INLINE Vec<T> peephole(const Lane<T>& lane, long gate, long unit) {
-  return load(lane.added->w_ch + gate * lane.hidden + unit, lane.hidden - unit);
+  return load(lane.options->w_ch + gate * lane.hidden + unit, lane.hidden - unit);
 }
 
 // Gates before activation -> c as the step makes it. Activates and leaves them; leaves the next c.
 template <int GATES, class T>
 FL_INLINE Vec<T> step_cell(const CellStep<T>& step, long b, long unit, Gates<Sum<T>>& a, Vec<T> c) {
   const Lane<T>& lane = *step.lane;
-  const Added<T>& added = *lane.added;
+  const LaneOptions<T>& options = *lane.options;
   const long hidden = step.hidden, width = min(hidden - unit, W<T>);
-  if (added.w_ch) {
+  if (options.w_ch) {
     a.i += peephole(lane, 0, unit) * c;
     if (GATES == 4) a.f += peephole(lane, 1, unit) * c;
   }
   a = activate_all_but_o<GATES, T>(a.i, a.f, a.g, a.o);
-  const Vec<T> g = added.candidate.values
-                       ? a.g * load_mask(added.candidate, lane, step.place, b, unit)
+  const Vec<T> g = options.candidate.values
+                       ? a.g * load_mask(options.candidate, lane, step.place, b, unit)
                        : a.g;
   const Vec<T> made = a.f * c + a.i * g;
-  if (added.w_ch) a.o += peephole(lane, GATES - 2, unit) * made;
+  if (options.w_ch) a.o += peephole(lane, GATES - 2, unit) * made;
   a.o = sigmoid<Sum<T>>(a.o);
   if (step.gates) store_gates<GATES>(a, step.gates + b * GATES * hidden + unit, hidden, width);
   Vec<T> next = made;
-  if (added.zoneout_c.values) {
-    next += load_mask(added.zoneout_c, lane, step.place, b, unit) * (c - made);
+  if (options.zoneout_c.values) {
+    next += load_mask(options.zoneout_c, lane, step.place, b, unit) * (c - made);
   }
   store(step.c_next + b * hidden + unit, next, width);
   return made;
@@ -145,7 +145,7 @@ FL_APART void keep_by_h(const CellStep<T>& step, long first, long row, long rows
 }
 
 template <int GATES, class T>
-FL_APART void finish_added(const CellStep<T>& step, long unit, long row, long rows, long,
+FL_APART void finish_options(const CellStep<T>& step, long unit, long row, long rows, long,
                            Vec<T>* sums) {
   const long hidden = step.hidden, width = min(hidden - unit, W<T>);
   for (long b = row; b < row + rows; ++b, sums += GATES) {
@@ -171,14 +171,14 @@ FL_INLINE void accumulate(S* to, Vec<S> v, long width) {
 // To a tile of by the h that w_hh was multiplied by: by h itself.
 template <class T>
 FL_INLINE void carry_gradients(const Lane<T>& lane, long column, long row, const Sums<T>& dh) {
-  const Added<T>& added = *lane.added;
+  const LaneOptions<T>& options = *lane.options;
   for (long r = 0; r < dh.rows; ++r) {
     for (long n = 0; n < dh.vectors; ++n) {
       const long at = column + n * W<T>;
       Vec<T>& sum = dh[r][n];
-      if (added.recurrent) sum *= load_recurrent(lane, row + r, at);
-      if (!added.carried) continue;
-      sum += load(added.carried + (row + r) * lane.outputs + at, lane.outputs - at);
+      if (options.recurrent) sum *= load_recurrent(lane, row + r, at);
+      if (!options.carried) continue;
+      sum += load(options.carried + (row + r) * lane.outputs + at, lane.outputs - at);
     }
   }
 }
@@ -187,13 +187,13 @@ FL_INLINE void carry_gradients(const Lane<T>& lane, long column, long row, const
 template <class T>
 FL_INLINE void keep_gradients(const Lane<T>& lane, long place, long column, long row,
                               const Sums<T>& dh) {
-  const Added<T>& added = *lane.added;
-  if (!added.carried) return;
+  const LaneOptions<T>& options = *lane.options;
+  if (!options.carried) return;
   for (long r = 0; r < dh.rows; ++r) {
     for (long n = 0; n < dh.vectors; ++n) {
       const long at = column + n * W<T>;
-      const Vec<T> old = dh[r][n] * load_mask(added.zoneout_h, lane, place, row + r, at);
-      store(added.carried + (row + r) * lane.outputs + at, old, lane.outputs - at);
+      const Vec<T> old = dh[r][n] * load_mask(options.zoneout_h, lane, place, row + r, at);
+      store(options.carried + (row + r) * lane.outputs + at, old, lane.outputs - at);
       dh[r][n] -= old;
     }
   }
@@ -203,12 +203,12 @@ FL_INLINE void keep_gradients(const Lane<T>& lane, long place, long column, long
 template <class T>
 FL_INLINE Vec<T> made_of(const CellStepBack<T>& step, long b, long unit, const Gates<Sum<T>>& a,
                          Vec<T> c) {
-  const Added<T>& added = *step.lane->added;
-  if (!added.zoneout_c.values) {
+  const LaneOptions<T>& options = *step.lane->options;
+  if (!options.zoneout_c.values) {
     return load(step.c_next + b * step.hidden + unit, step.hidden - unit);
   }
-  const Vec<T> g = added.candidate.values
-                       ? a.g * load_mask(added.candidate, *step.lane, step.place, b, unit)
+  const Vec<T> g = options.candidate.values
+                       ? a.g * load_mask(options.candidate, *step.lane, step.place, b, unit)
                        : a.g;
   return a.f * c + a.i * g;
 }
@@ -220,18 +220,18 @@ FL_INLINE Gates<Sum<T>> cell_gradients(const CellStepBack<T>& step, long b, long
                                        const Gates<Sum<T>>& a, Vec<T> c, Vec<T> made, Vec<T> by_o,
                                        Vec<T> by_made, Vec<T>& dc) {
   const Lane<T>& lane = *step.lane;
-  const Added<T>& added = *lane.added;
+  const LaneOptions<T>& options = *lane.options;
   const long hidden = step.hidden, width = hidden - unit;
   Vec<T> mask = broadcast(Sum<T>(1)), kept = {};
-  if (added.candidate.values) mask = load_mask(added.candidate, lane, step.place, b, unit);
-  if (added.zoneout_c.values) kept = dc * load_mask(added.zoneout_c, lane, step.place, b, unit);
+  if (options.candidate.values) mask = load_mask(options.candidate, lane, step.place, b, unit);
+  if (options.zoneout_c.values) kept = dc * load_mask(options.zoneout_c, lane, step.place, b, unit);
   Vec<T> by_c = dc - kept + by_made;
-  if (added.w_ch) by_c += by_o * peephole(lane, GATES - 2, unit);
+  if (options.w_ch) by_c += by_o * peephole(lane, GATES - 2, unit);
   const Vec<T> through_i = GATES == 4 ? a.g * mask : a.g * mask - c;
   const Vec<T> by_i = by_c * through_i * a.i * (1 - a.i), by_f = by_c * c * a.f * (1 - a.f);
   dc = by_c * a.f + kept;
-  if (added.w_ch) {
-    Sum<T>* const to = added.dw_ch + b * (GATES - 1) * hidden + unit;
+  if (options.w_ch) {
+    Sum<T>* const to = options.dw_ch + b * (GATES - 1) * hidden + unit;
     dc += by_i * peephole(lane, 0, unit);
     accumulate<Sum<T>>(to, by_i * c, width);
     if (GATES == 4) {
@@ -249,15 +249,15 @@ FL_APART void keep_dh(const CellStepBack<T>& step, long first, long row, long ro
                       const Vec<T>* dh) {
   for (long b = row; b < row + rows; ++b) {
     for (long unit = first * W<T>; unit < (first + blocks) * W<T>; unit += W<T>) {
-      store(step.lane->added->dh + b * step.hidden + unit, *dh++, step.hidden - unit);
+      store(step.lane->options->dh + b * step.hidden + unit, *dh++, step.hidden - unit);
     }
   }
 }
 
 template <int GATES, class T>
-FL_APART void finish_added_back(const CellStepBack<T>& step, long first, long row, long rows,
+FL_APART void finish_options_back(const CellStepBack<T>& step, long first, long row, long rows,
                                 long blocks, const Vec<T>* dh) {
-  const Added<T>& added = *step.lane->added;
+  const LaneOptions<T>& options = *step.lane->options;
   const long hidden = step.hidden;
   for (long b = row; b < row + rows; ++b) {
     const bool kept = step.kept(b);
@@ -269,8 +269,8 @@ FL_APART void finish_added_back(const CellStepBack<T>& step, long first, long ro
           load_gates<GATES>(step.gates + b * GATES * hidden + unit, hidden, width);
       Vec<T> dc = load(step.dc + at, width);
       const Vec<T> made = made_of<T>(step, b, unit, a, c), tanh_c = tanh<Sum<T>>(made);
-      if (added.unprojected) {
-        store(added.unprojected + (step.line + b) * hidden + unit, a.o * tanh_c, width);
+      if (options.unprojected) {
+        store(options.unprojected + (step.line + b) * hidden + unit, a.o * tanh_c, width);
       }
       const Gates<Sum<T>> da =
           cell_gradients<GATES, T>(step, b, unit, a, c, made, *dh * tanh_c * a.o * (1 - a.o),

@@ -61,7 +61,7 @@ Tensor norm_memory(const Kernels<T>& kernels, const Sizes& s, bool backward, Dty
 }  // namespace
 
 template <class T>
-AddedLanes<T>::AddedLanes(const Kernels<T>& kernels, const Call& call, bool backward) {
+OptionsOfLanes<T>::OptionsOfLanes(const Kernels<T>& kernels, const Call& call, bool backward) {
   const CellOptions& options = call.options;
   if (!options.on) return;
   const Sizes& s = call.sizes;
@@ -106,38 +106,38 @@ AddedLanes<T>::AddedLanes(const Kernels<T>& kernels, const Call& call, bool back
   }
   for (long lane = 0; lane < lanes; ++lane) {
     Parts<Sum<T>> parts{part_of<Sum<T>>(scratch_, lane)};
-    Added<T> added{};
-    added.zoneout_h = zoneout<T>(call, lane, options.zoneout_h, zoneout_h, P, parts);
-    added.zoneout_c = zoneout<T>(call, lane, options.zoneout_c, zoneout_c, H, parts);
+    LaneOptions<T> lane_options{};
+    lane_options.zoneout_h = zoneout<T>(call, lane, options.zoneout_h, zoneout_h, P, parts);
+    lane_options.zoneout_c = zoneout<T>(call, lane, options.zoneout_c, zoneout_c, H, parts);
     if (options.candidate > 0) {
-      added.candidate = {parts.take(2 * B * H), H, true, dropout_of(options.candidate, call.seed),
+      lane_options.candidate = {parts.take(2 * B * H), H, true, dropout_of(options.candidate, call.seed),
                          candidate + lane * s.steps * B * H};
     }
-    if (backward && added.zoneout_h.values) added.carried = parts.take(B * P);
-    if (options.recurrent > 0) added.recurrent = part_of<Sum<T>>(recurrent_, 0) + lane * P;
-    added.recurrent_stride = lanes * P;
-    added.fed = part_of<T>(fed_, lane);
-    added.fed_first = part_of<T>(fed_first_, lane);
-    if (options.peephole) added.w_ch = data_of<Sum<T>>(call.vectors[lane * vectors_]);
-    if (options.norm) normalize(added, call, lane);
-    if (options.norm && backward) added.dh = parts.take(B * H);
-    added.dw_ch = part_of<Sum<T>>(dw_ch_, lane);
-    added.unprojected = part_of<T>(unprojected_, lane);
-    lanes_.push_back(added);
+    if (backward && lane_options.zoneout_h.values) lane_options.carried = parts.take(B * P);
+    if (options.recurrent > 0) lane_options.recurrent = part_of<Sum<T>>(recurrent_, 0) + lane * P;
+    lane_options.recurrent_stride = lanes * P;
+    lane_options.fed = part_of<T>(fed_, lane);
+    lane_options.fed_first = part_of<T>(fed_first_, lane);
+    if (options.peephole) lane_options.w_ch = data_of<Sum<T>>(call.vectors[lane * vectors_]);
+    if (options.norm) normalize(lane_options, call, lane);
+    if (options.norm && backward) lane_options.dh = parts.take(B * H);
+    lane_options.dw_ch = part_of<Sum<T>>(dw_ch_, lane);
+    lane_options.unprojected = part_of<T>(unprojected_, lane);
+    lanes_.push_back(lane_options);
   }
 }
 
 template <class T>
-void AddedLanes<T>::normalize(Added<T>& added, const Call& call, long index) {
+void OptionsOfLanes<T>::normalize(LaneOptions<T>& lane_options, const Call& call, long index) {
   const Tensor* const own = &call.vectors[index * vectors_ + call.options.peephole];
-  added.gain_ih = data_of<Sum<T>>(own[0]);
-  added.gain_hh = data_of<Sum<T>>(own[1]);
+  lane_options.gain_ih = data_of<Sum<T>>(own[0]);
+  lane_options.gain_hh = data_of<Sum<T>>(own[1]);
   const bool has_c = cell_.is_lstm;
-  if (has_c) added.gain_c = data_of<Sum<T>>(own[2]);
-  added.zeros = part_of<Sum<T>>(zeros_, 0);
-  added.own = part_of<Sum<T>>(own_, index);
-  added.made = part_of<Sum<T>>(made_, index);
-  added.own_size = own_.size(2);
+  if (has_c) lane_options.gain_c = data_of<Sum<T>>(own[2]);
+  lane_options.zeros = part_of<Sum<T>>(zeros_, 0);
+  lane_options.own = part_of<Sum<T>>(own_, index);
+  lane_options.made = part_of<Sum<T>>(made_, index);
+  lane_options.own_size = own_.size(2);
   if (!biases_.defined()) return;
   const Tensor* const plain = &call.weights[index * call.per_lane];
   const Tensor ih = plain[2].to(sum_dtype(call.dtype)), hh = plain[3].to(sum_dtype(call.dtype));
@@ -148,8 +148,8 @@ void AddedLanes<T>::normalize(Added<T>& added, const Call& call, long index) {
   Sum<T>* const sums = std::copy_n(of_h + both, shape.of_h * H, bias);
   std::transform(of_x, of_x + both, of_h, sums, std::plus<Sum<T>>());
   std::copy_n(of_x + both, shape.of_x * H, sums + both);
-  added.bias = bias;
-  if (has_c) added.bias_c = data_of<Sum<T>>(own[3]);
+  lane_options.bias = bias;
+  if (has_c) lane_options.bias_c = data_of<Sum<T>>(own[3]);
 }
 
 // The sum of rows, of their elements begin to end.
@@ -165,7 +165,7 @@ void sum_rows(const Tensor& matrices, long index, long begin, long end, Out* out
 }
 
 template <class T>
-Tensors AddedLanes<T>::gradients() const {
+Tensors OptionsOfLanes<T>::gradients() const {
   Tensors found;
   for (long index = 0; index < static_cast<long>(lanes_.size()); ++index) {
     const auto sum = [&](const Tensor& matrices, long begin, long end) {
@@ -187,7 +187,7 @@ Tensors AddedLanes<T>::gradients() const {
 }
 
 template <class T>
-void AddedLanes<T>::bias_gradients(long index, T* ih, T* hh) const {
+void OptionsOfLanes<T>::bias_gradients(long index, T* ih, T* hh) const {
   using Out = std::conditional_t<std::is_same_v<T, Bf16>, c10::BFloat16, T>;
   const long H = hidden_;
   const auto sum = [&](long begin, long end, T* out) {
@@ -199,8 +199,8 @@ void AddedLanes<T>::bias_gradients(long index, T* ih, T* hh) const {
   sum(0, shape.of_h, hh + shape.sums * H);
 }
 
-template class AddedLanes<float>;
-template class AddedLanes<double>;
-template class AddedLanes<Bf16>;
+template class OptionsOfLanes<float>;
+template class OptionsOfLanes<double>;
+template class OptionsOfLanes<Bf16>;
 
 }  // namespace fused_lstm
