@@ -207,7 +207,9 @@ const Isa& current_isa() { return *chosen().load(std::memory_order_relaxed); }
 
 namespace {
 constexpr long most_custom_cells = 1024;
-CustomCell custom_cells[most_custom_cells];  // an array, since entries are read without a lock
+// Arrays, since entries are read without a lock.
+CustomCell custom_cells[most_custom_cells];
+std::string custom_names[most_custom_cells];
 std::atomic<long> custom_count{0};
 }  // namespace
 
@@ -219,7 +221,7 @@ std::optional<CellKind> custom_kind(std::string_view name) {
   const Isa& isa = current_isa();
   bool known = false;
   for (long i = custom_count.load() - 1; i >= 0; --i) {
-    if (name != custom_cells[i].name) continue;
+    if (name != custom_names[i]) continue;
     known = true;
     if (custom_cells[i].kernels == isa.for_float) {
       return static_cast<CellKind>(static_cast<long>(CellKind::custom) + i);
@@ -240,7 +242,7 @@ void add_cell(const std::string& name, const std::vector<int64_t>& shape,
   CHECK_VALUE(shape.size() == 7 && functions.size() == 6, "add_cell: got ", shape.size(),
               " sizes and ", functions.size(), " functions; expected 7 and 6");
   CustomCell& cell = custom_cells[index];
-  cell.name = name;
+  custom_names[index] = name;
   cell.kernels = current_isa().for_float;
   cell.narrow_kernels = functions[4] ? current_isa().for_bf16 : nullptr;
   cell.shape = {.sums = shape[0], .of_h = shape[1], .of_x = shape[2], .saved = shape[3],

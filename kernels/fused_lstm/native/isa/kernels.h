@@ -7,10 +7,9 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 #include "isa/element.h"
-#include "threads.h"
+#include "worker.h"
 
 namespace fused_lstm {
 
@@ -47,7 +46,6 @@ struct Kernels;
 
 // A cell that was compiled at run time, for one instruction set.
 struct CustomCell {
-  std::string name;
   const Kernels<float>* kernels;  // the set's
   const Kernels<Bf16>* narrow_kernels;  // the set's, or null: bfloat16 is widened to float32
   CellShape shape;
