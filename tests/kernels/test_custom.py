@@ -18,18 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import fresh
 import fused_lstm
 from bench import zoo
+from cases import needs_native
 from fused_lstm import custom, heads, native
 from fused_lstm.cells import compile as compiling
 from fused_lstm.cells import definition, generate
 from fused_lstm.spec import CELLS
 from tolerance import GPU_NORM, assert_close, error_norm, near
 
-CPU = torch.device("cpu")
-needs_native = pytest.mark.skipif(
-    native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
-)
 ENGINES = ["loop", pytest.param("native", marks=needs_native)]
 EXACT = near((1e-10, 1e-10))
 
@@ -490,12 +488,7 @@ def test_a_pickled_module_runs_in_another_process(tmp_path):
         f"module, x, y = torch.load({str(tmp_path / 'module.pt')!r}, weights_only=False)\n"
         "torch.testing.assert_close(module(x)[0], y)\nprint('same')"
     )
-    tests = str(Path(__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=240,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([tests, *sys.path])},
-    )  # fmt: skip
-    assert done.stdout == "same\n", done.stderr
+    assert fresh.python(script, fresh.CELLS) == "same\n"
 
 
 # --- errors ---

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import fresh
 import fused_lstm
 from fused_lstm import native
 
@@ -196,12 +197,7 @@ except torch.OutOfMemoryError as error:
 )
 def test_too_little_memory_is_an_error_that_says_how_much(steps, more, said):
     """Of 2000 steps the gates are 2000 * 20 * 4 * 256 * 4 bytes; y is a quarter of that."""
-    done = subprocess.run(
-        [sys.executable, "-c", LITTLE.format(steps=steps, more=more)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    (done,) = fresh.run(LITTLE.format(steps=steps, more=more))
     assert (done.stdout, done.stderr) == (said, ""), done.stderr
 
 
