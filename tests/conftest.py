@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import tempfile
@@ -49,6 +50,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:  # by marks: a folder's name, such as gpu, is a keyword too
         for mark in left_out.keys() & {mark.name for mark in item.iter_markers()}:
             item.add_marker(left_out[mark])
+
+
+def pytest_collection_finish() -> None:
+    """Make the interpreter of Triton faster: no sum is checked, as on a GPU, and a table is kept."""
+    if (interpreter := sys.modules.get("triton.runtime.interpreter")) is None:
+        return
+    object.__setattr__(interpreter.interpreter_builder.options, "sanitize_overflow", False)
+    of_scalar = functools.cache(interpreter._get_np_dtype)
+    pointer = interpreter.np.dtype("uint64")
+    interpreter._get_np_dtype = lambda t: pointer if t.scalar.is_ptr() else of_scalar(t.scalar)
 
 
 @pytest.fixture(autouse=True)
