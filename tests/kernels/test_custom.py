@@ -718,3 +718,4 @@ def test_the_page_s_code_runs():
 
     with pytest.raises(ValueError, match=re.escape(message)):
         fused_lstm.cell(lltm, states="c")
+    space.clear()  # globals of a cell's function: they would live as long as the process
