@@ -21,6 +21,9 @@ else:  # one of several processes of a run, which has made the directory
     # Threads of one process would spin on the cores that the others' need.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Inductor would compile six programs to ask whether vectors can be compiled.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
+
 # Cells are compiled once for all runs: their folders are named by what they are made of.
 os.environ.setdefault("FUSED_LSTM_CELLS", str(Path(__file__).parents[1] / "build" / "cells"))
 
@@ -53,7 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Make the interpreter of Triton faster: no sum is checked, as on a GPU, and a table is kept."""
+    """Make Triton's interpreter faster: no sum is checked, as on a GPU, and a table is kept."""
     if (interpreter := sys.modules.get("triton.runtime.interpreter")) is None:
         return
     object.__setattr__(interpreter.interpreter_builder.options, "sanitize_overflow", False)

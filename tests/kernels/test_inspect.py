@@ -123,16 +123,17 @@ def test_a_floor_counts_the_rows_that_are_moved():
     assert costs[1].bytes_l2 - costs[0].bytes_l2 == 15 * state
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    """The command, in a process of its own: this one may hold the interpreter."""
+def run(*arguments: str) -> str:
+    """What the command prints, in a process of its own: this one may hold the interpreter."""
     command = [sys.executable, "-m", "fused_lstm.tools.inspect", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def reports(tmp_path, *arguments: str) -> list[dict]:
     path = tmp_path / "reports.json"
-    done = run(*arguments, "--json", str(path))
-    assert done.returncode == 0, done.stderr
+    run(*arguments, "--json", str(path))
     return json.loads(path.read_text())
 
 
@@ -304,13 +305,12 @@ def assert_nothing_streamed_is_rounded(report: dict, name: str) -> None:
     "fuse", [pytest.param("pointwise", marks=SLOW), pytest.param("steps", marks=SLOW), "layers"]
 )
 def test_every_level_and_the_machine_code(fuse):
-    done = run("--fuse", fuse, "--hidden", "64", "--sass", "--dtype", "fp32", "--no-tf32")
-    assert done.returncode == 0, done.stderr
+    said = run("--fuse", fuse, "--hidden", "64", "--sass", "--dtype", "fp32", "--no-tf32")
     for word in ("registers", "spills", "shared memory", "time loop", "floor"):
-        assert word in done.stdout
-    assert "FFMA" in done.stdout
-    assert "\nresident: weights that a program keeps" in done.stdout
-    assert ("why" in done.stdout) == (fuse != "pointwise")
+        assert word in said
+    assert "FFMA" in said
+    assert "\nresident: weights that a program keeps" in said
+    assert ("why" in said) == (fuse != "pointwise")
 
 
 @pytest.mark.parametrize(

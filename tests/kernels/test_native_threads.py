@@ -132,41 +132,37 @@ def refusing(tmp_path_factory) -> str:
     return str(library)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.parametrize(
-    ("ran", "pauses"),
-    [
-        pytest.param("nothing", True, id="nothing", marks=pytest.mark.slow),
-        pytest.param("nothing", False, id="nothing, OpenMP refuses", marks=pytest.mark.slow),
-        pytest.param("ours", True, id="ours"),
-        pytest.param("ours", False, id="ours, OpenMP refuses"),
-        pytest.param("torchs", True, id="torchs", marks=pytest.mark.slow),
-        pytest.param("torchs", False, id="torchs, OpenMP refuses"),
-    ],
-)
-def test_a_forked_child_has_threads(ran, pauses, request):
-    """Before its parent has run OpenMP, after, and after torch alone has; its own child too."""
-    before = {"nothing": "None", "ours": "call()", "torchs": "torch.ones(2**20).sin_()"}[ran]
-    script = f"""
+FORKED = """
 import signal
-ran = {before}
-expected = ran if {ran == "ours"} else None
-for _ in range(2):
-    if child := os.fork():
-        assert os.waitpid(child, 0)[1] == 0
-        os._exit(0)
-    signal.alarm(60)  # it would wait for ever for threads that it does not have
-    found = call()
-    assert expected is None or torch.equal(found, expected)
-    expected = found
-    assert len(os.listdir("/proc/self/task")) > 1, "one thread"
+for name, before in {
+    "nothing": lambda: None, "ours": call, "torch's": torch.ones(2**20).sin_
+}.items():
+    if run := os.fork():
+        assert os.waitpid(run, 0)[1] == 0, name
+        continue
+    ran = before()
+    expected = ran if name == "ours" else None
+    for _ in range(2):
+        if child := os.fork():
+            assert os.waitpid(child, 0)[1] == 0
+            os._exit(0)
+        signal.alarm(60)  # it would wait for ever for threads that it does not have
+        found = call()
+        assert expected is None or torch.equal(found, expected)
+        expected = found
+        assert len(os.listdir("/proc/self/task")) > 1, "one thread"
+    os._exit(0)
 """
-    if not Path("/proc/self/task").exists():
-        pytest.skip("this system does not say how many threads there are")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+@pytest.mark.parametrize("pauses", [True, False], ids=["", "OpenMP refuses"])
+def test_a_forked_child_has_threads(pauses, request):
+    """Before its parent has run OpenMP, after, and after torch alone has; its own child too."""
     if pauses:
-        fresh.python(SETUP + script)
+        fresh.python(SETUP + FORKED)
     else:
-        python(script, LD_PRELOAD=request.getfixturevalue("refusing"))
+        python(FORKED, LD_PRELOAD=request.getfixturevalue("refusing"))
 
 
 MODULES = {
