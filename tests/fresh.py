@@ -21,7 +21,7 @@ from typing import NamedTuple
 import pytest
 
 TORCH = "torch"
-CELLS = "fused_lstm,torch.fx.experimental.proxy_tensor"  # what a cell is traced with
+CELLS = "fused_lstm,torch._dynamo,torch.fx.experimental.proxy_tensor"  # what a cell is traced with
 
 
 class Done(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 import pickle
 import re
@@ -480,12 +481,17 @@ def test_a_module_is_copied_and_pickled():
 
 
 @needs_native
-def test_a_pickled_module_runs_in_another_process(tmp_path):
-    module = fused_lstm.Recurrent(zoo.lltm, 4, 8)
+def test_a_pickled_module_runs_in_another_process(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere.py").write_text(
+        "import torch, fused_lstm\n@fused_lstm.cell(states='h')\ndef leak(a, *, h):\n"
+        "    return torch.tanh(a) + 0.125 * h\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module = fused_lstm.Recurrent(importlib.import_module("elsewhere").leak, 4, 8)
     x = torch.randn(3, 2, 4)
     torch.save((module, x, module(x)[0]), tmp_path / "module.pt")
     script = (
-        "import sys, torch\n"
+        f"import sys, torch\nsys.path.insert(0, {str(tmp_path)!r})\n"
         f"module, x, y = torch.load({str(tmp_path / 'module.pt')!r}, weights_only=False)\n"
         "torch.testing.assert_close(module(x)[0], y)\nprint('same')"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import pickle
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ WORDS = (
 )  # fmt: skip
 
 
+@cache
 def named(word: str) -> fused_lstm.Cell:
     def step(i, g, *, c):
         c = c * torch.sigmoid(i) + torch.tanh(g)

@@ -135,18 +135,19 @@ def refusing(tmp_path_factory) -> str:
 FORKED = """
 import signal
 for name, before in {
-    "nothing": lambda: None, "ours": call, "torch's": torch.ones(2**20).sin_
+    "nothing": lambda: None, "ours": call, "torch's": lambda: torch.ones(2**20).sin_()
 }.items():
     if run := os.fork():
         assert os.waitpid(run, 0)[1] == 0, name
         continue
+    signal.alarm(60)  # it would wait for ever for threads that it does not have
     ran = before()
     expected = ran if name == "ours" else None
     for _ in range(2):
         if child := os.fork():
             assert os.waitpid(child, 0)[1] == 0
             os._exit(0)
-        signal.alarm(60)  # it would wait for ever for threads that it does not have
+        signal.alarm(60)
         found = call()
         assert expected is None or torch.equal(found, expected)
         expected = found
