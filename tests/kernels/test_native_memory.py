@@ -215,7 +215,7 @@ def work():
         del held
         native.OPS.release_memory()  # the longest that the mutex is held
 
-thread = threading.Thread(target=work)
+thread = threading.Thread(target=work, daemon=True)
 thread.start()
 for _ in range({rounds}):
     child = os.fork()
