@@ -21,7 +21,6 @@ from torch import Tensor
 
 import fused_lstm
 
-from . import zoo
 from .cases import Shape
 from .core import Runner, Task
 
@@ -36,6 +35,8 @@ class Problem:
     """A cell, its input, weights and the gradient that comes back."""
 
     def __init__(self, name: str, shape: Shape, dtype: torch.dtype = torch.float32) -> None:
+        from . import zoo  # its cells take seconds to trace
+
         T, B, I, H, _ = self.shape = shape
         torch.manual_seed(0)
         self.cell = zoo.ALL[name]

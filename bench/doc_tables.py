@@ -20,7 +20,6 @@ import pandas as pd
 import fused_lstm
 from lm.settings import PUBLISHED
 
-from . import zoo
 from .contenders import BASE, NAMES, OURS, PREPARED
 from .core import speedup
 from .gpu import tables as gpu
@@ -392,15 +391,22 @@ CUSTOM = [
 SHOWN = ("lltm", "gru", "slstm", "sru", "min_gru")
 
 
+def zoo() -> dict[str, fused_lstm.Cell]:
+    """Return the cells of bench/zoo.py, which take seconds to trace."""
+    from . import zoo
+
+    return zoo.ALL
+
+
 def paper(cell: str) -> str:
     """Return the paper that a cell follows."""
-    text = zoo.ALL[cell].function.__doc__ or ""
+    text = zoo()[cell].function.__doc__ or ""
     return text.removeprefix("Follow ").removesuffix(".")
 
 
 def lines_of(cell: str) -> str:
     """Return how many lines a cell's function has, without its docstring."""
-    text = inspect.getsource(zoo.ALL[cell].function).splitlines()
+    text = inspect.getsource(zoo()[cell].function).splitlines()
     return str(len([line for line in text if line.strip() and '"""' not in line]))
 
 
@@ -634,7 +640,7 @@ TABLES: dict[str, Callable[[], str]] = {
             column("times as fast", "times (ends)", "library", "ours")],
         {"cell": "lstm"}, split=CELL_CASE,
     ),
-    "custom_explained": lambda: f"```python\n{zoo.lltm.explained()}```\n",
+    "custom_explained": lambda: f"```python\n{zoo()['lltm'].explained()}```\n",
     "cells": cells,
     "slstm": Table(
         "slstm", [By("cell", "package"), By("call", "call", order=shape_order)],

@@ -11,8 +11,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 import fused_lstm
-from fused_lstm import choose
+from fused_lstm import choose, native
 from tolerance import assert_close
+
+CPU = torch.device("cpu")
+needs_native = pytest.mark.skipif(
+    native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
+)
 
 
 class Shape(NamedTuple):

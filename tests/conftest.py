@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import tempfile
@@ -19,6 +20,9 @@ elif "PYTEST_XDIST_WORKER" not in os.environ:
 else:  # one of several processes of a run, which has made the directory
     # Threads of one process would spin on the cores that the others' need.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Inductor would compile six programs to ask whether vectors can be compiled.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
 # Cells are compiled once for all runs: their folders are named by what they are made of.
 os.environ.setdefault("FUSED_LSTM_CELLS", str(Path(__file__).parents[1] / "build" / "cells"))
@@ -49,6 +53,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:  # by marks: a folder's name, such as gpu, is a keyword too
         for mark in left_out.keys() & {mark.name for mark in item.iter_markers()}:
             item.add_marker(left_out[mark])
+
+
+def pytest_collection_finish() -> None:
+    """Make Triton's interpreter faster: no sum is checked, as on a GPU, and a table is kept."""
+    if (interpreter := sys.modules.get("triton.runtime.interpreter")) is None:
+        return
+    object.__setattr__(interpreter.interpreter_builder.options, "sanitize_overflow", False)
+    of_scalar = functools.cache(interpreter._get_np_dtype)
+    pointer = interpreter.np.dtype("uint64")
+    interpreter._get_np_dtype = lambda t: pointer if t.scalar.is_ptr() else of_scalar(t.scalar)
 
 
 @pytest.fixture(autouse=True)

@@ -178,6 +178,8 @@ def run(function, module: nn.Module, case: Case, given: Inputs) -> dict[str, Ten
 
 def check(case: Case, engine: str, fuse: str | None, dtype: torch.dtype = torch.float64) -> None:
     """Ours gives what nn.LSTM gives, value by value and gradient by gradient."""
+    if engine == "triton":  # whose interpreter takes as long for each step
+        case = case._replace(T=min(case.T, 3))
     theirs, ours = make_modules(case, engine, fuse, dtype)
     given = make_inputs(case, dtype)
     wanted, found = run(expected, theirs, case, given), run(call, ours, case, given)

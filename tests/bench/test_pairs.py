@@ -35,12 +35,12 @@ def test_a_record_has_the_ratio_of_medians_and_its_interval(race):
 
 def test_the_slowest_calls_are_wall_time_with_their_distribution(race):
     pytest.importorskip("onnxruntime")
-    record = race(ONE | {"threads": 1, "pause": 0.001, "busy": 1}, "tail")
+    record = race(ONE | {"threads": 1, "pause": 0.001, "busy": 0}, "tail")
     assert record["clock"] == "wall time"
     assert list(record["tails"]) == ["before", "after", "nn.LSTM", "ONNX Runtime"]
     for tail in record["tails"].values():
         assert tail["calls"] >= 7 * 50
         assert tail["p50"] <= tail["worst"]
         assert "p99" not in tail, "of fewer than 1,000 calls"
-    assert "1 busy" in pairs.said(record)
+    assert "0 busy" in pairs.said(record)
     assert "worst in ms: before" in pairs.said(record)

@@ -251,10 +251,10 @@ def test_plain_pytest_times_nothing():
 def test_pytest_benchmark_times_and_checks(tmp_path):
     """Plain pytest-benchmark: groups by case, extra_info."""
     file = tmp_path / "run.json"
-    only = ["bench", "--benchmark-only", "-q", "-k", "small and step and (cudnn or loop-none)"]
+    only = ["bench", "--benchmark-only", "-q", "-k", "small and inference and (cudnn or loop-none)"]
     done = pytest_in(*only, f"--benchmark-json={file}")
     assert done.returncode == 0, done.stdout
-    assert "benchmark 'small (l2t20b20h200), step': 2 tests" in done.stdout
+    assert "benchmark 'small (l2t20b20h200), inference': 2 tests" in done.stdout
     run = json.loads(file.read_text())
     assert "node" not in run["machine_info"]
     assert len(run["benchmarks"]) == 2

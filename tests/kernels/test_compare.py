@@ -10,13 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from fused_lstm import compare, native
+from cases import needs_native
+from fused_lstm import compare
 
 ROOT = Path(__file__).parents[2]
-CPU = torch.device("cpu")
-needs_native = pytest.mark.skipif(
-    native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
-)
 MODELS = """
 import torch
 from torch import nn

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import fresh
 import fused_lstm
+from cases import needs_native
 from fused_lstm.cells import compile as compiling
-from test_custom import needs_native
 
 
-def run(script: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-W", "always", "-c", script], env=os.environ | environment,
-        capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+def run(script: str, **environment: str) -> fresh.Done:
+    return fresh.run(script, imported=fresh.CELLS, **environment)[0]
 
 
 USE = """
-import sys, torch, fused_lstm
+import warnings, torch, fused_lstm
+warnings.simplefilter("always")
 {more}
 @fused_lstm.cell(states="h")
 def leak(a, *, h):
@@ -89,17 +85,9 @@ def test_a_failed_compilation_leaves_nothing(tmp_path):
 @needs_native
 def test_two_processes_compile_one_cell_at_once(tmp_path):
     folder = tmp_path / "cells"
-    environment = os.environ | {"FUSED_LSTM_CELLS": str(folder)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script(0.625, "native")], env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for _ in range(2)
-    ]  # fmt: skip
-    for process in processes:
-        out, err = process.communicate(timeout=240)
-        assert out == "native 3\n", err
+    two = [script(0.625, "native")] * 2
+    for done in fresh.run(*two, imported=fresh.CELLS, FUSED_LSTM_CELLS=str(folder)):
+        assert done.stdout == "native 3\n", done.stderr
     (cell,) = folder.iterdir()
     assert (cell / "cell.so").exists()
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -148,7 +136,7 @@ DAMAGES = half, zeroed, empty, gone, without_hashes, other_hashes, emptied
 
 def mend_all() -> None:
     """Damage a cell's library in each way, and run the cell; in a process of its own."""
-    isa, x = torch.ops.fused_lstm_native.isa(), torch.ones(3, 2, 4)
+    isa, x, first = torch.ops.fused_lstm_native.isa(), torch.ones(3, 2, 4), None
     for n, damage in enumerate(DAMAGES):
 
         @fused_lstm.cell(states="h")
@@ -157,7 +145,11 @@ def mend_all() -> None:
 
         source, command = leak.source(), compiling.compiler()
         folder, files = compiling.folder_of(source, isa, command), compiling.files_of(isa)
-        compiling.make(source, files, command, folder)
+        if first is None:
+            compiling.make(source, files, command, folder)
+        else:  # another cell's, whose hashes are in it
+            shutil.copytree(first, folder)
+        first = folder
         assert compiling.is_whole(folder, files)
         damage(folder)
         module = fused_lstm.Recurrent(leak, 4, 8, engine="native")
@@ -173,24 +165,19 @@ def mend_all() -> None:
 def test_a_damaged_library_is_compiled_again(tmp_path):
     """Loaded, half a file once killed every process of the user's, and a zeroed block too."""
     program = "import test_custom_cache; test_custom_cache.mend_all()"
-    where = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    done = run(program, FUSED_LSTM_CELLS=str(tmp_path / "cells"), PYTHONPATH=where)
+    done = run(program, FUSED_LSTM_CELLS=str(tmp_path / "cells"))
     assert done.stdout.split() == [damage.__name__ for damage in DAMAGES], done.stderr
 
 
 @needs_native
 def test_two_processes_mend_one_library_at_once(tmp_path):
     folder = tmp_path / "cells"
-    environment = os.environ | {"FUSED_LSTM_CELLS": str(folder)}
-    run(script(0.5625, "native"), **environment)
+    run(script(0.5625, "native"), FUSED_LSTM_CELLS=str(folder))
     (cell,) = folder.iterdir()
     half(cell)
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script(0.5625, "native")], env=environment,
-                         text=True, stdout=subprocess.PIPE)
-        for _ in range(2)
-    ]  # fmt: skip
-    assert [process.communicate(timeout=240)[0] for process in processes] == ["native 3\n"] * 2
+    two = [script(0.5625, "native")] * 2
+    both = fresh.run(*two, imported=fresh.CELLS, FUSED_LSTM_CELLS=str(folder))
+    assert [done.stdout for done in both] == ["native 3\n"] * 2
     assert list(folder.iterdir()) == [cell]
 
 
@@ -200,7 +187,6 @@ def test_a_file_system_without_room(tmp_path):
     folder = tmp_path / "cells"
     more = (
         "import resource, signal, torch; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "import fused_lstm.cells, torch.fx.experimental.proxy_tensor;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
     )
     done = run(script(0.5, more=more), FUSED_LSTM_CELLS=str(folder))

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import ast
 import pickle
-import subprocess
-import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import fresh
 import fused_lstm
+from cases import needs_native
 from fused_lstm.spec import CELLS, LANE_CELLS, OPTIONS
-from test_custom import ENGINES, assert_same, loop, needs_native, results
+from test_custom import ENGINES, assert_same, loop, results
 
 WORDS = (
     "rnn", "rnn_step", "rnn_tanh", "gru", "lstm", "layer_norm", "layer_norm_lstm", "zoneout",
@@ -23,6 +24,7 @@ WORDS = (
 )  # fmt: skip
 
 
+@cache
 def named(word: str) -> fused_lstm.Cell:
     def step(i, g, *, c):
         c = c * torch.sigmoid(i) + torch.tanh(g)
@@ -244,15 +246,9 @@ def test_more_cells_than_a_process_holds(monkeypatch):
 
 
 EXPORTED = """
-import sys, torch, fused_lstm
-from torch.nn import functional as F
-if "cell" in sys.argv:
-    sys.path.insert(0, sys.argv[1])
-    import exported
-    exported.exported.on_native()
-program = torch.export.load(sys.argv[1] + "/program.pt2").module()
-with torch.set_grad_enabled("grad" in sys.argv):
-    print(program(torch.ones(3, 2, 4, requires_grad="grad" in sys.argv))[0].shape)
+program = torch.export.load({folder!r} + "/program.pt2").module()
+with torch.set_grad_enabled({grad}):
+    print(program(torch.ones(3, 2, 4, requires_grad={grad}))[0].shape)
 """
 
 
@@ -262,28 +258,23 @@ def test_an_exported_program_says_which_cell_it_needs(tmp_path):
         "import torch, fused_lstm\n@fused_lstm.cell(states='c')\ndef exported(i, g, *, c):\n"
         "    c = torch.sigmoid(i) * c + torch.tanh(g)\n    return torch.tanh(c), c\n"
     )
+    folder = str(tmp_path)
+    start = "import sys, torch, fused_lstm\n"
+    cell = f"sys.path.insert(0, {folder!r})\nimport exported\nexported.exported.on_native()\n"
     make = (
-        "import sys, torch; sys.path.insert(0, sys.argv[1])\nimport exported, fused_lstm\n"
         "module = fused_lstm.Recurrent(exported.exported, 4, 8)\n"
         "program = torch.export.export(module, (torch.ones(3, 2, 4),))\n"
-        "torch.export.save(program, sys.argv[1] + '/program.pt2')\n"
+        f"torch.export.save(program, {folder!r} + '/program.pt2')\n"
     )
-    folder = str(tmp_path)
-    subprocess.run([sys.executable, "-c", make, folder], check=True, timeout=240)
-
-    def load(*words: str) -> tuple[str, str]:
-        done = subprocess.run(
-            [sys.executable, "-c", EXPORTED, folder, *words], capture_output=True, text=True,
-            timeout=240,
-        )  # fmt: skip
-        return done.stdout, (done.stderr.strip().splitlines() or [""])[-1]
-
-    for words in ((), ("grad",)):
-        out, error = load(*words)
-        assert out == ""
+    fresh.python(start + cell + make, fresh.CELLS)
+    load = [EXPORTED.format(folder=folder, grad=grad) for grad in (False, True)]
+    for without in fresh.run(*(start + text for text in load), imported=fresh.CELLS):
+        assert without.stdout == ""
+        error = without.stderr.strip().splitlines()[-1]
         assert "got 'exported_" in error
         assert "import the module that makes it" in error
-        assert load("cell", *words)[0] == "torch.Size([3, 2, 8])\n"
+    for text in load:
+        assert fresh.python(start + cell + text, fresh.CELLS) == "torch.Size([3, 2, 8])\n"
 
 
 @pytest.mark.parametrize("engine", ENGINES)

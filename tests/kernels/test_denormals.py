@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
 import torch
 
+import fresh
 import fused_lstm
-from fused_lstm import denormals, native
+from cases import needs_native
+from fused_lstm import denormals
 from tolerance import assert_close
 
-CPU = torch.device("cpu")
-needs_native = pytest.mark.skipif(
-    native.missing(CPU) is not None, reason=f"native: {native.missing(CPU)}"
-)
 OPS = torch.ops.fused_lstm_native
 DENORMAL = {torch.float32: 2.0**-130, torch.float64: 2.0**-1030}
 T, B, H, I = 5, 8, 48, 16
@@ -134,16 +130,7 @@ def test_new_threads_do_not_inherit_the_switch():
         "ops = torch.ops.fused_lstm_native\n"
         "print([word & ops.flush_bits() for word in ops.control_words()])"
     )
-    assert run(script) == "[0, 0]"
-
-
-def run(script: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | environment,
-        capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    assert fresh.python(script) == "[0, 0]\n"
 
 
 RELU = """
@@ -164,9 +151,9 @@ print((y != 0).sum().item(), y.numel())
 def test_denormal_input(dtype):
     """It counts as zero on both threads; with FUSED_LSTM_DENORMALS=keep it passes."""
     script = RELU.format(dtype=str(dtype), denormal=DENORMAL[dtype])
-    nonzero, count = map(int, run(script).split())
+    nonzero, count = map(int, fresh.python(script).split())
     assert (nonzero, count) == (0, 64 * 40 * 96)
-    nonzero, count = map(int, run(script, FUSED_LSTM_DENORMALS="keep").split())
+    nonzero, count = map(int, fresh.python(script, FUSED_LSTM_DENORMALS="keep").split())
     assert nonzero == count
 
 
@@ -270,4 +257,4 @@ def test_context_without_the_engine(monkeypatch, flushed):
 def test_unknown_switch():
     script = "import fused_lstm; print(fused_lstm.available_engines('cpu')['native'])"
     message = "FUSED_LSTM_DENORMALS: got 'off'; expected flush or keep"
-    assert run(script, FUSED_LSTM_DENORMALS="off") == message
+    assert fresh.python(script, FUSED_LSTM_DENORMALS="off") == message + "\n"

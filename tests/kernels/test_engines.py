@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import fresh
 import fused_lstm
 from fused_lstm import choose, ops
 from fused_lstm.spec import PLAIN, Spec
@@ -17,12 +17,9 @@ CPU = torch.device("cpu")
 NATIVE_MISSING = fused_lstm.available_engines("cpu")["native"]
 
 
-def python(code: str, **environment: str) -> subprocess.CompletedProcess:
+def python(code: str, interpret: str | None = None) -> fresh.Done:
     """Run code in a fresh process: whether triton is imported yet is a process's secret."""
-    import os
-
-    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | environment
-    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    return fresh.run(code, TRITON_INTERPRET=interpret)[0]
 
 
 def test_available_engines_names_every_engine():
@@ -211,7 +208,7 @@ def test_the_interpreter_is_chosen_and_announced_once():
 def test_triton_imported_too_early_is_explained():
     ran = python(f"import triton, torch, fused_lstm\n{RUN_TRITON}")
     assert "start Python with TRITON_INTERPRET=1" in ran.stderr.splitlines()[-1]
-    ran = python(f"import triton, torch, fused_lstm\n{RUN_TRITON}", TRITON_INTERPRET="1")
+    ran = python(f"import triton, torch, fused_lstm\n{RUN_TRITON}", "1")
     assert ran.returncode == 0, ran.stderr
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch import nn
 
+import fresh
 from cases import Shape, native_lstm
 from fused_lstm import native, reference
 from tolerance import HALF, TOLERANCE, assert_close, error_norm, ulps
@@ -217,11 +216,7 @@ def seconds(threads):
 
 print(min(seconds(8) for _ in range(15)) / min(seconds(1) for _ in range(15)))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 8
+    assert float(fresh.python(script)) < 8
 
 
 @pytest.mark.parametrize("layers", [3, 4], ids=["in-turns", "wavefront"])
@@ -333,10 +328,7 @@ while any(thread.is_alive() for thread in threads):
         native.OPS.use_isa(name)
 print(len(wrong), sum(wrong))
 """.replace("{tolerance}", str(TOLERANCE[torch.float32]))
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=240
-    )
-    assert (done.returncode, done.stdout) == (0, "60 0\n"), done.stderr
+    assert fresh.python(script) == "60 0\n"
 
 
 def test_errors_name_the_argument():
@@ -365,11 +357,5 @@ def test_errors_name_the_argument():
 
 def test_unknown_instruction_set_is_a_reason():
     script = "from fused_lstm import available_engines; print(available_engines('cpu')['native'])"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "FUSED_LSTM_ISA": "mmx"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert "FUSED_LSTM_ISA: got 'mmx'; expected one of" in done.stdout, done.stderr
+    said = fresh.python(script, FUSED_LSTM_ISA="mmx")
+    assert "FUSED_LSTM_ISA: got 'mmx'; expected one of" in said

@@ -193,7 +193,9 @@ def test_agrees_with_the_reference(bf16_isa, shape, fuse):
 
 @pytest.mark.parametrize(("fuse", "threads"), [("steps", 1), ("layers", 2)])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_lanes_agree_with_the_reference(bf16_isa, case, fuse, threads):
+def test_lanes_agree_with_the_reference(bf16_isa, case, fuse, threads, whole):
+    if bf16_isa == "emulated" and case.shape.I > 1000 and not whole:  # a step takes a second
+        case = case._replace(shape=case.shape._replace(T=2 if threads == 2 else 1))
     torch.set_num_threads(threads)
     x, h0, c0, weights, lanes, by = solved(case, torch.float32)[0]
     x, h0, c0, *by = (t.to(BF16) for t in (x, h0, c0, *by))

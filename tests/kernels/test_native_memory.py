@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import fresh
 import fused_lstm
 from fused_lstm import native
 
@@ -196,17 +196,12 @@ except torch.OutOfMemoryError as error:
 )
 def test_too_little_memory_is_an_error_that_says_how_much(steps, more, said):
     """Of 2000 steps the gates are 2000 * 20 * 4 * 256 * 4 bytes; y is a quarter of that."""
-    done = subprocess.run(
-        [sys.executable, "-c", LITTLE.format(steps=steps, more=more)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    (done,) = fresh.run(LITTLE.format(steps=steps, more=more))
     assert (done.stdout, done.stderr) == (said, ""), done.stderr
 
 
 FORKS = """
-import os, threading, torch
+import os, signal, threading, torch
 from fused_lstm import native
 
 torch.set_num_threads(1)
@@ -220,11 +215,12 @@ def work():
         del held
         native.OPS.release_memory()  # the longest that the mutex is held
 
-thread = threading.Thread(target=work)
+thread = threading.Thread(target=work, daemon=True)
 thread.start()
 for _ in range({rounds}):
     child = os.fork()
     if child == 0:
+        signal.alarm(60)  # it would wait for ever
         take()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
@@ -239,14 +235,4 @@ print("done")
 @pytest.mark.parametrize("rounds", [60, pytest.param(400, marks=pytest.mark.slow)])
 def test_a_child_forked_while_another_thread_takes_memory_can_take_some(rounds):
     """One that inherited a held mutex would wait for it for ever."""
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", FORKS.format(rounds=rounds)],
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-        text=True,
-    ) as process:
-        try:
-            assert process.communicate(timeout=120)[0] == "done\n"
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # its child too
+    assert fresh.python(FORKS.format(rounds=rounds)) == "done\n"

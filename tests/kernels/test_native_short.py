@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-import subprocess
 import sys
 
 import pytest
 import torch
 from torch import Tensor
 
+import fresh
 from bench import kernels
 from cases import LanesCase as Case
 from cases import Shape
@@ -193,5 +193,4 @@ print("read no further")
 """
     if sys.platform != "linux":
         pytest.skip("mprotect is called as Linux has it")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout == "read no further\n", (done.returncode, done.stderr[-2000:])
+    assert fresh.python(script) == "read no further\n"

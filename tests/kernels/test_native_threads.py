@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import fresh
 import fused_lstm
 from bench import kernels
 from fused_lstm import native
@@ -34,6 +35,8 @@ SETUP = """
 import os, time, torch
 from fused_lstm import native
 
+torch.set_num_threads(2)
+
 weights = [p.detach() for p in torch.nn.LSTM(256, 256).parameters()]
 x, states = torch.randn(100, 1, 256), torch.zeros(2, 1, 1, 256)
 call = lambda: native.OPS.lstm(x, *states, weights, 0.0, None, "layers", False)[0]
@@ -41,12 +44,12 @@ call = lambda: native.OPS.lstm(x, *states, weights, 0.0, None, "layers", False)[
 
 
 def python(script: str, **environment: str) -> str:
-    """Return what a process of two threads prints, whatever this one's are bound to."""
+    """Return what a process of two threads prints, bound as its environment says."""
     bound = ("OMP_", "GOMP_", "KMP_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(bound)}
     done = subprocess.run(
         [sys.executable, "-c", SETUP + script],
-        env=kept | {"OMP_NUM_THREADS": "2"} | environment,
+        env=kept | environment,
         capture_output=True,
         text=True,
         timeout=240,
@@ -115,7 +118,7 @@ finally:
 print(apart)
 """
     # Try three times: where another process of the tests has the second core, a worker has none.
-    assert any(int(python(script)) > 20 for _ in range(3))
+    assert any(int(fresh.python(SETUP + script)) > 20 for _ in range(3))
 
 
 @pytest.fixture(scope="module")
@@ -129,39 +132,38 @@ def refusing(tmp_path_factory) -> str:
     return str(library)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.parametrize(
-    ("ran", "pauses"),
-    [
-        pytest.param("nothing", True, id="nothing", marks=pytest.mark.slow),
-        pytest.param("nothing", False, id="nothing, OpenMP refuses", marks=pytest.mark.slow),
-        pytest.param("ours", True, id="ours"),
-        pytest.param("ours", False, id="ours, OpenMP refuses"),
-        pytest.param("torchs", True, id="torchs", marks=pytest.mark.slow),
-        pytest.param("torchs", False, id="torchs, OpenMP refuses"),
-    ],
-)
-def test_a_forked_child_has_threads(ran, pauses, request):
-    """Before its parent has run OpenMP, after, and after torch alone has; its own child too."""
-    before = {"nothing": "None", "ours": "call()", "torchs": "torch.ones(2**20).sin_()"}[ran]
-    script = f"""
+FORKED = """
 import signal
-ran = {before}
-expected = ran if {ran == "ours"} else None
-for _ in range(2):
-    if child := os.fork():
-        assert os.waitpid(child, 0)[1] == 0
-        os._exit(0)
+for name, before in {
+    "nothing": lambda: None, "ours": call, "torch's": lambda: torch.ones(2**20).sin_()
+}.items():
+    if run := os.fork():
+        assert os.waitpid(run, 0)[1] == 0, name
+        continue
     signal.alarm(60)  # it would wait for ever for threads that it does not have
-    found = call()
-    assert expected is None or torch.equal(found, expected)
-    expected = found
-    assert len(os.listdir("/proc/self/task")) > 1, "one thread"
+    ran = before()
+    expected = ran if name == "ours" else None
+    for _ in range(2):
+        if child := os.fork():
+            assert os.waitpid(child, 0)[1] == 0
+            os._exit(0)
+        signal.alarm(60)
+        found = call()
+        assert expected is None or torch.equal(found, expected)
+        expected = found
+        assert len(os.listdir("/proc/self/task")) > 1, "one thread"
+    os._exit(0)
 """
-    if not Path("/proc/self/task").exists():
-        pytest.skip("this system does not say how many threads there are")
-    preloaded = {} if pauses else {"LD_PRELOAD": request.getfixturevalue("refusing")}
-    python(script, **preloaded)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+@pytest.mark.parametrize("pauses", [True, False], ids=["", "OpenMP refuses"])
+def test_a_forked_child_has_threads(pauses, request):
+    """Before its parent has run OpenMP, after, and after torch alone has; its own child too."""
+    if pauses:
+        fresh.python(SETUP + FORKED)
+    else:
+        python(FORKED, LD_PRELOAD=request.getfixturevalue("refusing"))
 
 
 MODULES = {
@@ -180,8 +182,9 @@ MODULES = {
 )
 def test_a_forked_child_trains(module):
     """PyTorch's products, which heads and hoisted call, and its sums have threads too."""
-    python(f"""
-import signal, fused_lstm
+    fresh.python(f"""
+import os, signal, torch, fused_lstm
+torch.set_num_threads(2)
 module, x = {MODULES[module]}, torch.randn(100, 16, 64)
 def step():
     y = module(x)[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import fresh
 import fused_lstm
 from bench import machine
 from fused_lstm import native
@@ -37,11 +37,7 @@ def threads():
 
 def python(script: str) -> str:
     """Return what a process of its own prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", SETUP + script], capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return fresh.python(SETUP + script)
 
 
 @pytest.fixture(autouse=True)

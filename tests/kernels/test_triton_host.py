@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
+
+import fresh
 
 # Everything but views: each allocates memory or launches a kernel of torch's.
 WORK = {"_to_copy": 2, "new_empty": 4, "new_zeros": 1, "_foreach_add": 1, "copy_": 1, "cat": 1}
@@ -24,20 +23,15 @@ BACKWARD = {
 }
 
 
-def python(*arguments: str) -> Any:
+def python(script: str) -> Any:
     """The JSON that a process of its own prints, in which Triton's interpreter is off."""
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True, text=True, timeout=500, env=os.environ | {"TRITON_INTERPRET": "0"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(fresh.python(script, TRITON_INTERPRET="0", TRITON_DEFAULT_FP_FUSION="1"))
 
 
 @pytest.fixture(scope="module")
 def counted() -> dict[str, dict]:
     """What bench.gpu.host says, which compiles for an H100 and launches nothing."""
-    return python("-m", "bench.gpu.host", "--count")
+    return python("from bench.gpu import host; host.main(False)")
 
 
 @pytest.mark.parametrize("fuse", ["layers", "steps"])
@@ -72,7 +66,7 @@ print(found)
 
 def test_other_lengths_and_batches_need_no_other_kernel():
     """Of 17 to 32 rows, and of any T; 40 rows are two blocks."""
-    assert python("-c", SIZES) == [1, 1, 1, 1, 2]
+    assert python(SIZES) == [1, 1, 1, 1, 2]
 
 
 PREPARED = """
@@ -103,7 +97,7 @@ print(str(found).lower())
 
 def test_after_the_first_call_a_launch_is_only_a_launch():
     """Triton binds, specialises and looks for a kernel once; the grid is still cooperative."""
-    assert python("-c", PREPARED) == [[0, 5, True], [0, 5, True]]
+    assert python(PREPARED) == [[0, 5, True], [0, 5, True]]
 
 
 # Calls of tests/in_a_graph.py; --slow has all nine beside the last.
@@ -117,7 +111,7 @@ CALLS = (
 def in_a_graph(request) -> dict[str, Any]:
     """Return what tests/in_a_graph.py says of calls."""
     names = () if request.config.getoption("slow") else CALLS
-    return python("-m", "tests.in_a_graph", *names)
+    return python(f"import in_a_graph; in_a_graph.main({names} or [*in_a_graph.CALLS])")
 
 
 def test_a_call_without_lengths_copies_nothing_between_host_and_device(in_a_graph, whole):
@@ -153,4 +147,4 @@ print(found)
 
 
 def test_weights_that_are_not_aligned_have_a_kernel_of_their_own():
-    assert python("-c", ALIGNED) == [1, 1, 2, 2]
+    assert python(ALIGNED) == [1, 1, 2, 2]

@@ -97,8 +97,8 @@ CASES = [
     Case(Shape(3, 5, 6, 40, 2), projected=39, directions=2, dropout=0.4),
     Case(Shape(5, 4, 7, 17, 2), projected=5, lengths=(4, 4, 2, 1), dead=3, dropout=0.5),
     Case(Shape(4, 17, 4, 9, 2), projected=4, resets=True, directions=2, bias=False),
-    Case(Shape(5, 5, 4, 18, 3), projected=6, lengths=(5, 4, 4, 2, 1), resets=True, dropout=0.3),
-    Case(Shape(5, 5, 4, 18, 2), projected=6, lengths=(5, 4, 4, 2, 1), resets=True, directions=2),
+    Case(Shape(4, 5, 4, 18, 3), projected=6, lengths=(4, 3, 3, 2, 1), resets=True, dropout=0.3),
+    Case(Shape(4, 5, 4, 18, 2), projected=6, lengths=(4, 3, 3, 2, 1), resets=True, directions=2),
 ]
 # Their options stand together in cases above.
 FEWER = [

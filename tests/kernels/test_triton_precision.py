@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -12,6 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
+import fresh
 from fused_lstm import reference
 from fused_lstm.spec import PLAIN
 from fused_lstm.triton import devices, op, precision, rounding, tile
@@ -32,13 +30,13 @@ SWITCHES = {
 }
 # Each in a process of its own: torch refuses to read an old switch once a new one is set.
 PROGRAM = """
-import os, sys, torch
+import os, torch
 from fused_lstm.triton import precision
-for switch in sys.argv[1:]:
+for switch in {switches}:
     if os.fork():
         os.wait()
         continue
-    exec(f"torch.backends.{switch}")
+    exec(f"torch.backends.{{switch}}")
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
     with precision.matmul_as_rnn(torch.float32):
@@ -49,14 +47,11 @@ for switch in sys.argv[1:]:
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_as_nn_lstm_does():
     switches = [switch or "__name__" for switch in SWITCHES]
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *switches], capture_output=True, text=True, timeout=300
-    )
+    said = fresh.python(PROGRAM.format(switches=switches))
     wanted = [f"{s};{tf32};{tf32}" for s, tf32 in zip(switches, SWITCHES.values(), strict=True)]
-    assert done.stdout.splitlines() == wanted, done.stderr
+    assert said.splitlines() == wanted
 
 
 @pytest.fixture

@@ -7,11 +7,10 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fused_lstm
+from cases import CPU, needs_native
 from fused_lstm import native
 from fused_lstm import rows as module
 
-CPU = torch.device("cpu")
-needs_native = pytest.mark.skipif(native.missing(CPU) is not None, reason="native is not built")
 LENGTHS = [[5, 2, 3, 5], [1], [4, 4], [2, 7, 7, 1, 3]]
 
 

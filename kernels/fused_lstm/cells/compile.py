@@ -174,7 +174,7 @@ def make(source: str, files: dict[str, str], command: list[str], folder: Path) -
         part.mkdir(mode=0o700)
         (part / "cell.h").write_text(source)
         for name, file in files.items():
-            text = f'#define FL_INSTEAD "cell.h"\n#include "isa/{file}.cpp"\n'
+            text = f'#define FL_CELL\n#define FL_INSTEAD "cell.h"\n#include "isa/{file}.cpp"\n'
             (part / f"{name}.cpp").write_text(text)
         compilers = [
             subprocess.Popen(

@@ -514,6 +514,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError("--hidden, --batch, --layers, --jobs: got less; expected at least 1")
         if args.proj_size < 0:
             raise ValueError(f"--proj-size: got {args.proj_size}; expected at least 0")
+        if args.json:  # an error before kernels are compiled
+            Path(args.json).touch()
         if args.survey:
             survey(args.survey, args.jobs)
             return 0

@@ -6,30 +6,50 @@
 
 namespace fused_lstm::FL_ISA {
 
-FL_INLINE Vec<Bf16> widened(__m256i v) {
-  return (Vec<Bf16>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16);
+typedef uint16_t Halves __attribute__((vector_size(32)));
+
+FL_INLINE Vec<Bf16> widened(Halves v) {
+  typedef uint32_t Wide __attribute__((vector_size(64)));
+  return (Vec<Bf16>)(__builtin_convertvector(v, Wide) << 16);
 }
 
-FL_INLINE __m256i narrowed(Vec<Bf16> v) { return (__m256i)_mm512_cvtneps_pbh((__m512)v); }
+FL_INLINE Halves narrowed(Vec<Bf16> v) {
+  Halves halves;
+  asm("vcvtneps2bf16 %1, %0" : "=v"(halves) : "v"(v));
+  return halves;
+}
 
 template <>
 FL_INLINE Vec<Bf16> load(const Bf16* p) {
-  return widened(_mm256_loadu_si256((const __m256i*)p));
+  Halves halves;
+  __builtin_memcpy(&halves, p, sizeof halves);
+  return widened(halves);
 }
 
 template <>
 FL_INLINE Vec<Bf16> load(const Bf16* p, long n) {
-  return widened(_mm256_maskz_loadu_epi16(lanes_below(n), p));
+  Halves halves;
+  asm("vmovdqu16 %1, %0%{%2%}%{z%}"
+      : "=v"(halves) : "m"(*(const Bf16(*)[16])p), "Yk"(lanes_below(n)));
+  return widened(halves);
 }
 
 template <>
 FL_INLINE void store(Bf16* p, Vec<Bf16> v) {
-  _mm256_storeu_si256((__m256i*)p, narrowed(v));
+  const Halves halves = narrowed(v);
+  __builtin_memcpy(p, &halves, sizeof halves);
 }
 
 template <>
 FL_INLINE void store(Bf16* p, Vec<Bf16> v, long n) {
-  _mm256_mask_storeu_epi16(p, lanes_below(n), narrowed(v));
+  asm("vmovdqu16 %1, %0%{%2%}" : "+m"(*(Bf16(*)[16])p) : "v"(narrowed(v)), "Yk"(lanes_below(n)));
+}
+
+template <>
+FL_INLINE void store_left(Bf16* p, Vec<Bf16> v, long n) {
+  Halves halves;
+  asm("vmovdqu16 %1, %0%{%2%}%{z%}" : "=v"(halves) : "v"(narrowed(v)), "Yk"(lanes_below(n)));
+  __builtin_memcpy(p, &halves, sizeof halves);
 }
 
 // --- factors: a lane is a pair along k ---
@@ -40,6 +60,12 @@ struct FactorOf<Bf16> {
 };
 
 template <>
+FL_INLINE void store_factors(Bf16* p, Factor<Bf16> factor) {
+  __builtin_memcpy(p, &factor, sizeof factor);
+}
+
+#if !defined(FL_CELL)  // which multiplies nothing
+template <>
 FL_INLINE Factor<Bf16> factors(const Bf16* p) {
   return (Factor<Bf16>)_mm512_loadu_si512(p);
 }
@@ -47,11 +73,6 @@ FL_INLINE Factor<Bf16> factors(const Bf16* p) {
 template <>
 FL_INLINE Factor<Bf16> factors(const Bf16* p, long n) {
   return (Factor<Bf16>)_mm512_maskz_loadu_epi16(lanes_below(n), p);
-}
-
-template <>
-FL_INLINE void store_factors(Bf16* p, Factor<Bf16> factor) {
-  _mm512_storeu_si512(p, (__m512i)factor);
 }
 
 template <>
@@ -74,15 +95,11 @@ FL_INLINE Vec<Bf16> dot_with<Bf16>(Vec<Bf16> sum, Factor<Bf16> a, const Bf16* p)
 }
 
 template <>
-FL_INLINE void store_left(Bf16* p, Vec<Bf16> v, long n) {
-  _mm256_storeu_si256((__m256i*)p, _mm256_maskz_mov_epi16(lanes_below(n), narrowed(v)));
-}
-
-template <>
 FL_INLINE void store_part(Bf16* p, Vec<Bf16> v, long part) {
-  const __m512i low = _mm512_cvtepu16_epi32(narrowed(v));
+  const __m512i low = _mm512_cvtepu16_epi32((__m256i)narrowed(v));
   const __m512i both = part ? _mm512_slli_epi32(low, 16) : low;
   _mm512_mask_storeu_epi16(p, part ? 0xaaaaaaaa : 0x55555555, both);
 }
+#endif
 
 }  // namespace fused_lstm::FL_ISA

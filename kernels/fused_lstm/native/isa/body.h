@@ -2,7 +2,8 @@
 // defines FL_BF16 has those of bfloat16 factors, or with FL_TERMS those of float32 as sums of so
 // many of them, the others those of float32 and float64. What is more than every CPU of the
 // architecture has is compiled where FL_TARGET says so, and run only where isa.cpp does. Who defines
-// FL_INSTEAD has that file's contents for the instruction set, and not the kernels.
+// FL_INSTEAD has that file's contents for the instruction set, and not the kernels; with FL_CELL too it is
+// a cell, which needs no intrinsics: their header takes longer to read than a cell to compile.
 
 // All from outside, before the target and the visibility: its inline functions are every file's.
 #include <cstddef>
@@ -15,7 +16,7 @@
 // A file that FL_INSTEAD includes beside these may have this file's visibility and target: what it
 // declares is declared nowhere else.
 
-#if defined(FL_TARGET)
+#if defined(FL_TARGET) && !defined(FL_CELL)
 #include <immintrin.h>
 #endif
 

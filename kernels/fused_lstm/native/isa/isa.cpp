@@ -243,6 +243,7 @@ namespace {
 
 // A cell, for the instruction set with these kernels.
 struct AddedCell : Cell {
+  std::string own_name;
   const Kernels<float>* kernels;
 };
 
@@ -278,7 +279,8 @@ void add_cell(const std::string& name, const std::vector<int64_t>& shape,
   CHECK_VALUE(shape.size() == 8 && functions.size() == 6, "add_cell: got ", shape.size(),
               " sizes and ", functions.size(), " functions; expected 8 and 6");
   AddedCell& cell = added_cells[index];
-  cell.name = name;
+  cell.own_name = name;
+  cell.name = cell.own_name.c_str();
   cell.kernels = current_isa().for_float;
   cell.shape = {.sums = shape[0], .of_h = shape[1], .of_x = shape[2], .saved = shape[3],
                 .states = shape[4], .weights = shape[5], .saves_h = shape[6] != 0,

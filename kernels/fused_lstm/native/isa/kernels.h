@@ -7,10 +7,9 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 #include "isa/element.h"
-#include "threads.h"
+#include "worker.h"
 
 namespace fused_lstm {
 
@@ -52,7 +51,7 @@ enum class FactorKind { float32, float64, bfloat16, one_term, two_terms };
 // A cell that operators know by its name, of one instruction set: the library's own, or one that was
 // compiled at run time.
 struct Cell {
-  std::string name;
+  const char* name;
   CellShape shape;
   CellFunctions functions[5];  // by FactorKind
   CellFunctions with_options[5];  // those for a lane that has LaneOptions, where they are others

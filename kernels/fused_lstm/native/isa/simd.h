@@ -87,6 +87,7 @@ FL_INLINE void store(T* p, Vec<T> v, long n) {
   for (long lane = 0; lane < n; ++lane) p[lane] = v[lane];
 }
 
+// By asm statements: cells are compiled without <immintrin.h> (see isa/body.h).
 #if defined(FL_TARGET) && FL_BYTES == 64
 // The lanes below n, of 8, 16 or 32.
 FL_INLINE uint32_t lanes_below(long n) { return n >= 32 ? ~0u : n <= 0 ? 0 : (1u << n) - 1; }
@@ -94,40 +95,50 @@ FL_INLINE uint32_t lanes_below(long n) { return n >= 32 ? ~0u : n <= 0 ? 0 : (1u
 template <>
 FL_INLINE Vec<float> load(const float* p, long n) {
   if (n >= W<float>) return load(p);
-  return (Vec<float>)_mm512_maskz_loadu_ps(lanes_below(n), p);
+  Vec<float> v;
+  asm("vmovups %1, %0%{%2%}%{z%}"
+      : "=v"(v) : "m"(*(const float(*)[16])p), "Yk"(lanes_below(n)));
+  return v;
 }
 
 template <>
 FL_INLINE void store(float* p, Vec<float> v, long n) {
   if (n >= W<float>) return store(p, v);
-  _mm512_mask_storeu_ps(p, lanes_below(n), (__m512)v);
+  asm("vmovups %1, %0%{%2%}" : "+m"(*(float(*)[16])p) : "v"(v), "Yk"(lanes_below(n)));
 }
 
 template <>
 FL_INLINE Vec<double> load(const double* p, long n) {
   if (n >= W<double>) return load(p);
-  return (Vec<double>)_mm512_maskz_loadu_pd(lanes_below(n), p);
+  Vec<double> v;
+  asm("vmovupd %1, %0%{%2%}%{z%}"
+      : "=v"(v) : "m"(*(const double(*)[8])p), "Yk"(lanes_below(n)));
+  return v;
 }
 
 template <>
 FL_INLINE void store(double* p, Vec<double> v, long n) {
   if (n >= W<double>) return store(p, v);
-  _mm512_mask_storeu_pd(p, lanes_below(n), (__m512d)v);
+  asm("vmovupd %1, %0%{%2%}" : "+m"(*(double(*)[8])p) : "v"(v), "Yk"(lanes_below(n)));
 }
 #elif defined(FL_TARGET) && FL_BYTES == 32
 // Loads alone: AMD's CPUs take tens of cycles for a store with such a mask.
 template <>
 FL_INLINE Vec<float> load(const float* p, long n) {
   if (n >= W<float>) return load(p);
-  const Types<float>::Int lane = {0, 1, 2, 3, 4, 5, 6, 7};
-  return (Vec<float>)_mm256_maskload_ps(p, (__m256i)(lane < static_cast<int>(n)));
+  const Types<float>::Int lane = {0, 1, 2, 3, 4, 5, 6, 7}, mask = lane < static_cast<int>(n);
+  Vec<float> v;
+  asm("vmaskmovps %1, %2, %0" : "=x"(v) : "m"(*(const float(*)[8])p), "x"(mask));
+  return v;
 }
 
 template <>
 FL_INLINE Vec<double> load(const double* p, long n) {
   if (n >= W<double>) return load(p);
-  const Types<double>::Int lane = {0, 1, 2, 3};
-  return (Vec<double>)_mm256_maskload_pd(p, (__m256i)(lane < static_cast<int64_t>(n)));
+  const Types<double>::Int lane = {0, 1, 2, 3}, mask = lane < static_cast<int64_t>(n);
+  Vec<double> v;
+  asm("vmaskmovpd %1, %2, %0" : "=x"(v) : "m"(*(const double(*)[4])p), "x"(mask));
+  return v;
 }
 #endif
 

@@ -318,7 +318,7 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
   Sizes& s = call.sizes;
   call.packed = batch_sizes.has_value();
   const NamedCell named = cell_of(cell, std::vector<double>(cell.empty() ? 0 : 4), false);
-  const bool known = named.cell->shape.is_lstm || named.cell->name == "gru";
+  const bool known = named.cell->shape.is_lstm || std::string_view(named.cell->name) == "gru";
   CHECK_VALUE(!named.options.on && known, "cell: got '", cell,
               "'; expected '', coupled or gru");
   const long count = static_cast<long>(weights.size());
