@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import ladder, recurrence, reference
-from .choose import STEP_BY_STEP
+from .choose import STEP_BY_STEP, in_a_graph
 from .errors import meant
-from .pullback import Forms, Forward, kernel
+from .pullback import Forms, Forward, is_differentiated, is_transformed, kernel
 from .spec import Spec
 
 # --- a stack of layers ---
@@ -44,13 +43,8 @@ def run(
         drop = None if spec.dropout == 0 else partial(_drop, ops, spec.dropout, seed)
         run = recurrence.run if spec.in_heads else ladder.run
         return run(ops, spec, x, h0, c0, weights, drop, batch_sizes, not_reset, states)
-    save = states
-    if torch.is_grad_enabled():
-        for tensor in (*weights, x, h0, c0):
-            if tensor.requires_grad:
-                save = True
-                break
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if in_a_graph():
+        save = states or is_differentiated(x, h0, c0, *weights)
         save = save or torch.jit.is_tracing()  # a trace may be trained later
         return ops.lstm(
             x, h0, c0, weights, spec.dropout, seed, spec.level, save, directions=spec.directions,
@@ -58,8 +52,19 @@ def run(
             rates=list(spec.schema_rates) if spec.schema_cell or any(spec.schema_rates) else [],
             precision=spec.precision,
         )  # fmt: skip
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if is_transformed():
         return reference.run(spec, x, h0, c0, weights, seed, batch_sizes, not_reset)
+    return operator(ops, spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states)
+
+
+def operator(ops, spec, x, h0, c0, weights, seed, batch_sizes, not_reset, states):
+    """Run a call of levels "steps" and "layers", as `run`, neither traced nor transformed."""
+    save = states
+    if torch.is_grad_enabled():
+        for tensor in (*weights, x, h0, c0):
+            if tensor.requires_grad:
+                save = True
+                break
     if save:
         constants = seed, batch_sizes, not_reset
         return Forward.apply(LSTM, ops, spec, constants, x, h0, c0, *weights)
@@ -149,7 +154,7 @@ def dropout(
         seed = torch.randint(2**63 - 1, (1,), device=x.device)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return ops.dropout(x, p, seed, first)
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if is_transformed():
         return plain_dropout(x, p, seed, first)
     if torch.is_grad_enabled() and x.requires_grad:
         return DropoutFunction.apply(ops, x, p, seed, first)

@@ -152,18 +152,23 @@ def call(
         and is_slow_step(base, engine, fuse, x, h0, weights)
     ):  # fmt: skip
         facts = SLOW_STEP
-    key = training, recompute, engine, fuse, x.device, x.dtype, facts
     if compiling:
-        name, spec = _plan_in_a_graph(base, *key[:-1], *facts)
-        run, refuses, autocasts = engine_module(name).run, False, is_autocast_on(x.device)
+        name, spec = _plan_in_a_graph(
+            base, training, recompute, engine, fuse, x.device, x.dtype, *facts
+        )
+        run, operator, autocasts = engine_module(name).run, None, is_autocast_on(x.device)
     else:
         word = torch._C._get_fp32_precision_getter("mkldnn", "rnn")
-        name, spec, run, refuses = base.plans.get((*key, word)) or _plan(base, *key, word)
+        key = training, recompute, engine, fuse, x.device, x.dtype, facts, word
+        name, spec, run, operator = base.plans.get(key) or _plan(base, *key)
         autocasts = torch._C._is_any_autocast_enabled() and is_autocast_on(x.device)
+    refuses = False
     if not tracing:
-        refuses = refuses and rows is None and override is None and not autocasts
+        refuses = operator is not None and rows is None and override is None and not autocasts
         refuses = refuses and x.numel() > 0 and not is_transformed()
-        if not refuses:
+        if refuses:
+            run = operator
+        else:
             check_tensors(spec, x, h0, c0, weights, H, P, rows, autocasts)
             # An empty batch needs shapes and zero gradients only. A graph does not know how many
             # rows arrive packed.
@@ -221,7 +226,9 @@ class Plan(NamedTuple):
     engine: str
     spec: Spec  # the call's
     run: Callable[..., tuple[Tensor, ...]]  # as in fused_lstm.choose
-    refuses: bool  # whether one operator is given all tensors, and checks them
+    # The same where one operator is given all tensors and checks them, and the call is neither
+    # traced nor transformed.
+    operator: Callable[..., tuple[Tensor, ...]] | None
 
 
 def _plan(
@@ -244,8 +251,10 @@ def _plan(
         base, dropout=base.dropout if training else 0.0, training=training, recompute=recompute,
         level=level, precision=word if lowered else None,
     )  # fmt: skip
-    refuses = name == "native" and level in ("steps", "layers") and not spec.in_heads
-    plan = Plan(name, spec, engine_module(name).run, refuses and recompute is None)
+    module = engine_module(name)
+    whole = name == "native" and level in ("steps", "layers") and not spec.in_heads
+    operator = module.operator if whole and recompute is None else None
+    plan = Plan(name, spec, module.run, operator)
     base.plans[training, recompute, engine, fuse, device, dtype, facts, word] = plan
     return plan
 

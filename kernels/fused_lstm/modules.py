@@ -186,7 +186,8 @@ class RecurrentBase(nn.RNNBase):
         size = self.input_size if input_size is None else input_size
         x, rows, resets, layout = lay_out(input, lengths, resets, size, self.batch_first)
         if hx is None:
-            h0, c0 = self._initial(x, x.shape[1] if x.dim() == 3 else batch_of(input, False))
+            B = x.shape[1] if rows is None else batch_of(input, self.batch_first)
+            h0, c0 = self._initial(x, B)
         else:
             h0, c0 = self._state(hx, layout.batched)
         H = self.hidden_size

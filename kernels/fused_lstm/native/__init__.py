@@ -110,5 +110,5 @@ def release_memory() -> int:
     return OPS.release_memory() if hasattr(OPS, "release_memory") else 0
 
 
-run = partial(autograd.run, OPS)
+run, operator = partial(autograd.run, OPS), partial(autograd.operator, OPS)
 load()  # now, since the first call may be traced, and these would be in the graph
