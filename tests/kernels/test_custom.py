@@ -681,7 +681,7 @@ def test_the_librarys_cells_are_as_printed(name):
 
 
 def test_the_source_of_an_engine():
-    assert "finish_custom" in zoo.lltm.source()
+    assert "struct CustomCell" in zoo.lltm.source()
     assert "def backward(saved, states, after" in zoo.lltm.source("triton")
     with pytest.raises(ValueError, match="cell lltm: engine: got 'cudnn'; expected 'native' or"):
         zoo.lltm.source("cudnn")

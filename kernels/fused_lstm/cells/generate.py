@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..native import build
+from ..spec import CELLS as KINDS
 from . import print_cpp, print_triton
 from .library import CELLS
 from .program import Program
@@ -34,9 +35,12 @@ def printed(name: str) -> tuple[Program, str]:
 
 
 def header(name: str) -> str:
-    """Return the C++ header of a cell, finish_<name> and finish_<name>_back."""
+    """Return the C++ header of a cell, a struct <Name>Cell."""
     program, head = printed(name)
-    return f"// {head}\n#pragma once\n\n{print_cpp.functions(program, name)}"
+    of = name.removesuffix(ZONEOUT)
+    facts = ", .in_layers = false" * (of in KINDS and not KINDS[of].in_layers)
+    facts += ", .is_lstm = true" * (of in ("lstm", "coupled"))
+    return f"// {head}\n#pragma once\n\n{print_cpp.functions(program, name, facts)}"
 
 
 def triton_module(name: str) -> str:

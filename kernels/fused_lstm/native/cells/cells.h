@@ -17,25 +17,24 @@ FL_INLINE CellFunctions functions_of(Finish<T> finish, FinishBack<T> finish_back
   return {reinterpret_cast<void*>(finish), reinterpret_cast<void*>(finish_back)};
 }
 
+template <class Cell, class T>
+FL_INLINE CellFunctions printed() {
+  return functions_of<T>(finish<Cell, T>, finish_back<Cell, T>);
+}
+
 // The number-th cell, or one without a name behind the last.
 template <class T>
 OwnCell own_cell(long number) {
-  constexpr CellShape lstm{.sums = 4, .saved = 4, .is_lstm = true};
-  constexpr CellShape coupled{.sums = 3, .saved = 3, .is_lstm = true};
-  constexpr CellShape gru{.sums = 2, .of_h = 1, .of_x = 1, .saved = 4, .c_is_h = true};
-  constexpr CellShape rnn{.sums = 1, .c_is_h = true};
-  constexpr CellShape dreamer{.sums = 3, .saved = 4, .c_is_h = true, .in_layers = false};
   constexpr CellShape slstm{.sums = 4, .saved = 5, .states = 3, .in_layers = false};
   const OwnCell all[] = {
-      {"lstm", lstm, functions_of<T>(finish_lstm, finish_lstm_back),
+      {"lstm", LstmCell::shape, printed<LstmCell, T>(),
        functions_of<T>(finish_options<4>, finish_options_back<4>)},
-      {"coupled", coupled, functions_of<T>(finish_coupled, finish_coupled_back),
+      {"coupled", CoupledCell::shape, printed<CoupledCell, T>(),
        functions_of<T>(finish_options<3>, finish_options_back<3>)},
-      {"gru", gru, functions_of<T>(finish_gru, finish_gru_back),
-       functions_of<T>(finish_gru_zoneout, finish_gru_zoneout_back)},
-      {"rnn_tanh", rnn, functions_of<T>(finish_rnn_tanh, finish_rnn_tanh_back), {}},
-      {"rnn_relu", rnn, functions_of<T>(finish_rnn_relu, finish_rnn_relu_back), {}},
-      {"gru_dreamer", dreamer, functions_of<T>(finish_gru_dreamer, finish_gru_dreamer_back), {}},
+      {"gru", GruCell::shape, printed<GruCell, T>(), printed<GruZoneoutCell, T>()},
+      {"rnn_tanh", RnnTanhCell::shape, printed<RnnTanhCell, T>(), {}},
+      {"rnn_relu", RnnReluCell::shape, printed<RnnReluCell, T>(), {}},
+      {"gru_dreamer", GruDreamerCell::shape, printed<GruDreamerCell, T>(), {}},
       {"slstm", slstm, functions_of<T>(finish_slstm<false>, finish_slstm_back), {}},
       {"slstm_exponential", slstm, functions_of<T>(finish_slstm<true>, finish_slstm_back), {}},
   };

@@ -1,47 +1,34 @@
 // Printed by fused_lstm.cells.generate from cells/rnn.py. Do not edit.
 #pragma once
 
-#include "cells/functions.h"
+#include "cells/finish.h"
 
 namespace fused_lstm::FL_ISA {
 
-template <class T>
-FL_APART void finish_rnn_tanh(const CellStep<T>& step, long first, long row, long rows, long blocks, Vec<T>* sums) {
-  using S = Sum<T>;
-  const long hidden = step.hidden;
-  for (long b = row, r = 0; b < row + rows; ++b) {
-    for (long block = 0; block < blocks; ++block, ++r) {
-      const long unit = first + block * W<T>, width = min(hidden - unit, W<T>);
-      Vec<T>* const sum = sums + r;
-      const S* const x = step.input_part + b * step.input_stride + unit;
-      const bool kept = step.kept(b);
-      if (!kept) {
-        sum[0] = load(x, width);
-      }
-      const Vec<T> gate_a = sum[0];
-      const Vec<T> v6 = tanh<S>(gate_a);
-      store(step.h + b * step.stride + unit, v6, width);
-    }
-  }
-}
+struct RnnTanhCell {
+  static constexpr CellShape shape{.sums = 1, .c_is_h = true};
+  static constexpr bool zoneout = false;
+  static constexpr bool two_loops = false;
+  static constexpr long crossing = 0;
 
-template <class T>
-FL_APART void finish_rnn_tanh_back(const CellStepBack<T>& step, long first, long row, long rows, long blocks, const Vec<T>* dh) {
-  using S = Sum<T>;
-  const CellStepBack<T> local = step;  // a copy: stores do not change it
-  const long hidden = local.hidden;
-  for (long b = row; b < row + rows; ++b) {
-    for (long block = first; block < first + blocks; ++block, ++dh) {
-      const long unit = block * W<T>;
-      const long width = hidden - unit;
-      const Vec<T> by_h = *dh;
-      const Vec<T> v6 = load(local.h + b * local.stride + unit, width);
-      const Vec<T> v7 = v6 * v6;
-      const Vec<T> v8 = S(1.0) - v7;
-      const Vec<T> v9 = by_h * v8;
-      store_block(local.dgates, 0, block, local.line + b, Vec<T>(v9), width);
-    }
+  template <class T>
+  FL_INLINE static void step(const CellRow<RnnTanhCell, T>& row) {
+    using S = Sum<T>;
+    const Vec<T> gate_a = row.sum(0);
+    const Vec<T> v6 = tanh<S>(gate_a);
+    row.h(v6);
   }
-}
+
+  template <class T>
+  FL_INLINE static void back(const CellRowBack<RnnTanhCell, T>& row) {
+    using S = Sum<T>;
+    const Vec<T> by_h = row.by_h;
+    const Vec<T> v6 = row.h();
+    const Vec<T> v7 = v6 * v6;
+    const Vec<T> v8 = S(1.0) - v7;
+    const Vec<T> v9 = by_h * v8;
+    row.by_gate(0, v9);
+  }
+};
 
 }  // namespace fused_lstm::FL_ISA

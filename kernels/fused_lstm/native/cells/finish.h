@@ -1,0 +1,184 @@
+// What lies around a printed cell's expressions: loops over a tile's rows, loads and stores.
+//
+// A printed cell is a struct of expressions alone (see printed/):
+//
+//   shape       its CellShape
+//   zoneout     whether its states are kept in part
+//   crossing    vectors that the first loop over a tile's rows leaves for the second
+//   step        expressions of the first loop, forwards
+//   finish      expressions of the second one, where two_loops is true
+//   back        expressions backwards
+//
+// Rows do not wait for each other: the second loop's functions, which wait for the first's, keep a CPU as
+// busy.
+#pragma once
+
+#include "cells/functions.h"
+#include "cells/options.h"
+
+namespace fused_lstm::FL_ISA {
+
+// Returns the part of a row's units that keep their states of the step before. mask: null, or zoneout
+// of h or of c.
+template <class T>
+FL_INLINE Vec<T> part_kept(const StepMask<T>* mask, const Lane<T>& lane, long place, long row,
+                           long unit) {
+  return mask && mask->values ? load_mask(*mask, lane, place, row, unit) : Vec<T>{};
+}
+
+// The mask of zoneout of a cell's states: h's where c is h.
+template <class Cell, class T>
+FL_INLINE const StepMask<T>* zoneout_of(const Lane<T>& lane) {
+  if (!lane.options) return nullptr;
+  return Cell::shape.c_is_h ? &lane.options->zoneout_h : &lane.options->zoneout_c;
+}
+
+// A row's vector of W units in a step: what a cell reads, and where it leaves what it makes.
+template <class Cell, class T>
+struct CellRow {
+  using S = Sum<T>;
+  static constexpr CellShape shape = Cell::shape;
+  const CellStep<T>& step;
+  const Lane<T>& lane;
+  Vec<T>*sums, *more;  // of the row: a vector a gate of h, and what crosses beside these
+  long b, unit, width;
+  bool kept;
+
+  FL_INLINE long at(long columns, long k) const {
+    return (b * columns + k) * step.hidden + unit;
+  }
+  FL_INLINE Vec<T> sum(long k) const { return sums[k]; }
+  FL_INLINE Vec<T> x(long k) const {
+    const S* const row = step.input_part + b * step.input_stride + unit;
+    return load(row + k * step.hidden, width);
+  }
+  FL_INLINE Vec<T> state(long k) const {
+    return kept ? load(step.c + at(shape.states, k), width) : Vec<T>{};
+  }
+  FL_INLINE Vec<T> weight(long k) const {
+    return load(lane.options->w_ch + k * step.hidden + unit, width);
+  }
+  FL_INLINE Vec<T> zoneout() const {
+    return part_kept<T>(zoneout_of<Cell>(lane), lane, step.place, b, unit);
+  }
+  // What is left for the second loop lies where the sums were, then behind.
+  FL_INLINE Vec<T>& crossing(long k) const {
+    return k < shape.h_gates() ? sums[k] : more[k - shape.h_gates()];
+  }
+
+  FL_INLINE void after(long k, Vec<T> v) const {
+    store(step.c_next + at(shape.states, k), v, width);
+  }
+  FL_INLINE void save(long k, Vec<T> v) const {
+    if (step.gates) store(step.gates + at(shape.saved, k), v, width);
+  }
+  FL_INLINE void h(Vec<T> v) const {
+    if constexpr (Cell::zoneout) {
+      if (lane.options) return leave_made<T>(step, b, unit, v);
+    }
+    store(step.h + b * step.stride + unit, v, width);
+  }
+
+  // The sums of a row that begins anew are of x alone.
+  FL_INLINE void reset() const {
+    for (long k = 0; k < shape.sums; ++k) sums[k] = x(k);
+    for (long k = 0; k < shape.of_h; ++k) {
+      const T* const bias = lane.b_m;
+      sums[shape.sums + k] = bias ? load(bias + k * step.hidden + unit, width) : Vec<T>{};
+    }
+  }
+};
+
+// The same backwards.
+template <class Cell, class T>
+struct CellRowBack {
+  using S = Sum<T>;
+  static constexpr CellShape shape = Cell::shape;
+  const CellStepBack<T>& step;
+  const Lane<T>& lane;
+  const S* before;  // the states of row 0 before the step
+  long b, block, unit, width;
+  bool kept;
+  Vec<T> by_h;  // the gradient by h
+
+  FL_INLINE long at(long columns, long k) const {
+    return (b * columns + k) * step.hidden + unit;
+  }
+  FL_INLINE Vec<T> saved(long k) const { return load(step.gates + at(shape.saved, k), width); }
+  FL_INLINE Vec<T> state(long k) const {
+    return kept ? load(before + at(shape.states, k), width) : Vec<T>{};
+  }
+  FL_INLINE Vec<T> after(long k) const {
+    return load(step.c_next + at(shape.states, k), width);
+  }
+  FL_INLINE Vec<T> h() const { return load(step.h + b * step.stride + unit, width); }
+  FL_INLINE Vec<T> by_after(long k) const { return load(step.dc + at(shape.states, k), width); }
+  FL_INLINE Vec<T> weight(long k) const {
+    return load(lane.options->w_ch + k * step.hidden + unit, width);
+  }
+  FL_INLINE Vec<T> zoneout() const {
+    return part_kept<T>(zoneout_of<Cell>(lane), lane, step.place, b, unit);
+  }
+
+  FL_INLINE void by_state(long k, Vec<T> v) const {
+    store(step.dc + at(shape.states, k), kept ? v : Vec<T>{}, width);
+  }
+  FL_INLINE void by_gate(long k, Vec<T> v) const {
+    store_block(step.dgates, k, block, step.line + b, v, width);
+  }
+  FL_INLINE void by_weight(long k, Vec<T> v) const {
+    accumulate<S>(lane.options->dw_ch + at(shape.weights, k), v, width);
+  }
+};
+
+// Calls body(row) for each vector of a tile: a tile of one gate has several blocks of units.
+template <class Cell, class T, class Body>
+FL_INLINE void for_rows(const CellStep<T>& step, long first, long row, long rows, long blocks,
+                        Vec<T>* sums, Vec<T>* more, const Body& body) {
+  constexpr long gates = Cell::shape.h_gates(), behind = Cell::crossing - gates;
+  const auto call = [&](long b, long unit, long r) {
+    body(CellRow<Cell, T>{step, *step.lane, sums + r * gates, more + r * max(behind, 0), b, unit,
+                          min(step.hidden - unit, W<T>), step.kept(b)});
+  };
+  if constexpr (gates == 1) {
+    for (long b = row, r = 0; b < row + rows; ++b) {
+      for (long block = 0; block < blocks; ++block, ++r) call(b, first + block * W<T>, r);
+    }
+  } else {
+    for (long r = 0; r < rows; ++r) call(row + r, first, r);
+  }
+}
+
+template <class Cell, class T>
+FL_APART void finish(const CellStep<T>& given, long first, long row, long rows, long blocks,
+                     Vec<T>* sums) {
+  constexpr long gates = Cell::shape.h_gates(), behind = Cell::crossing - gates;
+  constexpr long most = max(largest_tile / max(gates, 1), 32);
+  const CellStep<T> step = given;  // a copy: stores do not change it
+  Vec<T> more[behind > 0 ? most * behind : 1];
+  for_rows<Cell>(step, first, row, rows, blocks, sums, more, [](const CellRow<Cell, T>& at) {
+    if (!at.kept) at.reset();
+    Cell::step(at);
+  });
+  if constexpr (Cell::two_loops) {
+    for_rows<Cell>(step, first, row, rows, blocks, sums, more,
+                   [](const CellRow<Cell, T>& at) { Cell::finish(at); });
+  }
+}
+
+template <class Cell, class T>
+FL_APART void finish_back(const CellStepBack<T>& given, long first, long row, long rows,
+                          long blocks, const Vec<T>* dh) {
+  const CellStepBack<T> step = given;  // a copy: stores do not change it
+  for (long b = row; b < row + rows; ++b) {
+    const bool kept = step.kept(b);
+    const Sum<T>* const before = b < step.continued ? step.c : step.c0;
+    for (long block = first; block < first + blocks; ++block, ++dh) {
+      const long unit = block * W<T>;
+      Cell::back(CellRowBack<Cell, T>{step, *step.lane, before, b, block, unit,
+                                      step.hidden - unit, kept, *dh});
+    }
+  }
+}
+
+}  // namespace fused_lstm::FL_ISA
