@@ -98,8 +98,7 @@ std::string plan(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, i
   s.projected = projected > 0;
   s.even = even;
   s.dropout = dropout;
-  const std::vector<double> rates(cell.empty() ? 0 : 4);
-  const NamedCell named = cell_of(cell, rates, false);
+  const NamedCell named = cell_of(set, cell, {}, false);
   s.cell = named.cell->shape;
   s.norm = named.options.norm;
   s.narrow = dtype == Dtype::BFloat16;

@@ -18,6 +18,7 @@ COUPLED, RNN = Spec(coupled=True), Spec("rnn_tanh")
 TOLD = [Spec(told.name) for told in (zoo.lltm, zoo.mgu, zoo.rnn)]
 MORE = [Spec(told.name) for told in (zoo.rhn, zoo.liquid, zoo.nas, zoo.sru)]
 TOLD_NORM = Spec(zoo.mgu.name, layer_norm=True)
+LOGARITHMS = Spec(zoo.slstm.name)
 GRU_NORM = Spec("gru", layer_norm=True, zoneout=0.3, recurrent_dropout=0.3)
 LONG = {"T": 9}  # a fault may begin at the fourth wave
 TWICE = {"T": 9, "calls": 2}
@@ -194,6 +195,9 @@ def some_cases() -> list[Case]:
         Case("steps", "fp32", 80, 17, cell=TOLD[1]),
         Case("steps", "fp32", 80, 17, cell=TOLD[2]),
         *[Case("both", "bf16", 90, 17, L=2, cell=cell, **rows) for cell in MORE],
+        # Several warps hold each element of a scan that has fewer of them than threads.
+        Case("both", "bf16", 90, 5, 1, lengths=(3,), cell=MORE[-1]),
+        Case("steps", "bf16", 90, 17, cell=LOGARITHMS),
         Case("steps", "fp32", 80, 17, cell=TOLD_NORM),
         Case("pointwise", "fp32", 80, 33),
         Case("steps", "fp32", 80, 17),

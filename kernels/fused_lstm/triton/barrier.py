@@ -94,7 +94,10 @@ def arrive(
     counter_ptr,  # [1] int32
     PERSISTENT: tl.constexpr,  # whether there is anyone to meet in this launch
 ):
-    """Publish this program's stores and say that it is done with the round."""
+    """Publish this program's stores and say that it is done with the round.
+
+    The program's warps meet even where it has nobody to wait for: scans rest on that.
+    """
     tl.debug_barrier()
     if PERSISTENT:
         tl.atomic_add(counter_ptr, 1, sem="release", scope="gpu")

@@ -210,6 +210,10 @@ def lstm_forward_kernel(
             tile.store_columns(c_ptr, c_at, block.mask, c, H, PLAN.STATES)
             if PLAN.SAVE:
                 gates_at = position.columns_at(step, block, PLAN.COLUMNS, PLAN)
+                if PLAN.GATES == 0 and PLAN.VARLEN:
+                    # Of a scan with fewer elements than threads several warps hold the same one:
+                    # each has read x's parts before any stores what is saved there.
+                    tl.debug_barrier()
                 tile.store_columns(gates_ptr, gates_at, block.mask, saved, H, PLAN.SAVED)
                 if PLAN.KEEPS_M:
                     m_ptr = gates_ptr + PLAN.SAVED * H

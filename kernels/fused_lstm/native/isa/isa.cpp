@@ -253,8 +253,7 @@ std::atomic<long> added_count{0};
 
 }  // namespace
 
-const Cell* find_cell(std::string_view name) {
-  const Isa& isa = current_isa();
+const Cell* find_cell(const Isa& isa, std::string_view name) {
   for (const Cell& cell : isa.cells) {
     if (name == cell.name) return &cell;
   }

@@ -61,8 +61,8 @@ auto with_factors(Dtype dtype, int terms, const Isa& isa, const Body& body) {
 void add_cell(const std::string& name, const std::vector<int64_t>& shape,
               const std::vector<int64_t>& functions);
 
-// Returns the cell of a name for the instruction set in use, or null. It stays where it is.
-const Cell* find_cell(std::string_view name);
+// Returns the cell of a name for an instruction set, or null. It stays where it is.
+const Cell* find_cell(const Isa& isa, std::string_view name);
 
 std::string isa_name();                     // in use
 void use_isa(const std::string& name);      // "" is the best; a test's way to the others

@@ -30,11 +30,13 @@ constexpr long vectors_of(const CellShape& cell) {
   return cell.is_lstm ? cell.x_gates() - 1 : cell.weights;
 }
 
-// The cell of the operator lstm's `cell` and `rates`; drawn: whether there is a seed.
-NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, bool drawn);
+// The cell of the operator lstm's `cell` and `rates`, for the call's instruction set; drawn: whether there
+// is a seed.
+NamedCell cell_of(const Isa& isa, const std::string& cell, const std::vector<double>& rates,
+                  bool drawn);
 
-// The cell of the operator recurrence's `cell`.
-const Cell& lane_cell_of(const std::string& cell);
+// The cell of the operator recurrence's `cell`, likewise.
+const Cell& lane_cell_of(const Isa& isa, const std::string& cell);
 
 // Arguments that were checked. x, h0 and weights are factors of products, and in their dtype; c0 is
 // in that of the sums. Of a short call weights are in the dtype given, if that is bfloat16.

@@ -152,7 +152,8 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
   Call call{};
   Sizes& s = call.sizes;
   call.packed = batch_sizes.has_value();
-  const NamedCell named = cell_of(cell, rates, seed.has_value());
+  call.isa = &current_isa();  // once: another thread may choose another
+  const NamedCell named = cell_of(*call.isa, cell, rates, seed.has_value());
   call.options = named.options;
   call.cell = named.cell;
   const long lanes = h0.dim() > 0 ? h0.size(0) : 0;
@@ -175,7 +176,6 @@ Call checked_call(Pass pass, Tensor x, Tensor h0, Tensor c0, Tensors weights, do
   s.norm = call.options.norm;
   check_samples(samples, call);
   s.samples = samples;
-  call.isa = &current_isa();
   set_dtypes(call, x, "x", pass, samples > 0, precision);
   CHECK_VALUE(dropout >= 0 && dropout <= 1, "dropout: got ", dropout,
               "; expected a number in [0, 1]");
@@ -317,7 +317,8 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
   Call call{};
   Sizes& s = call.sizes;
   call.packed = batch_sizes.has_value();
-  const NamedCell named = cell_of(cell, std::vector<double>(cell.empty() ? 0 : 4), false);
+  call.isa = &current_isa();
+  const NamedCell named = cell_of(*call.isa, cell, {}, false);
   const bool known = named.cell->shape.is_lstm || std::string_view(named.cell->name) == "gru";
   CHECK_VALUE(!named.options.on && known, "cell: got '", cell,
               "'; expected '', coupled or gru");
@@ -363,7 +364,6 @@ std::tuple<Tensor, Tensor, Tensor> prepared_lstm(
   set_rows(call, x, batch_sizes, not_reset);
   s.prepared = true;
   s.weight_bytes = bytes_of(of);
-  call.isa = &current_isa();
   call.x = converted(std::move(x), call.dtype);
   call.h0 = converted(std::move(h0), call.dtype);
   call.c0 = converted(std::move(c0), call.dtype);

@@ -17,13 +17,14 @@ bool take(std::string_view& list, std::string_view name) {
 
 }  // namespace
 
-NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, bool drawn) {
+NamedCell cell_of(const Isa& isa, const std::string& cell, const std::vector<double>& rates,
+                  bool drawn) {
   std::string_view name = cell;
   CellOptions options{};
   options.norm = take(name, "layer_norm");
   options.peephole = take(name, "peephole");
   if (name.empty()) name = "lstm";
-  const Cell* found = find_cell(name);
+  const Cell* found = find_cell(isa, name);
   const auto fits = [&](const CellShape& shape) {
     const bool coupled = shape.is_lstm && shape.sums == 3;
     return shape.in_layers && !(options.norm && coupled) && (!options.peephole || shape.is_lstm);
@@ -53,8 +54,8 @@ NamedCell cell_of(const std::string& cell, const std::vector<double>& rates, boo
   return {found, options};
 }
 
-const Cell& lane_cell_of(const std::string& cell) {
-  const Cell* const found = find_cell(cell);
+const Cell& lane_cell_of(const Isa& isa, const std::string& cell) {
+  const Cell* const found = find_cell(isa, cell);
   CHECK_VALUE(found && found->shape.h_gates() > 0 && found->shape.weights == 0, "cell: got '", cell,
               "'; expected lstm, gru, gru_dreamer, rnn_tanh, rnn_relu, slstm or slstm_exponential, or"
               " a cell of your own that has gates of h and no weights");

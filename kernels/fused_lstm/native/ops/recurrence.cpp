@@ -102,7 +102,8 @@ Call checked_call(Pass pass, const Tensor& rows, const Tensor& h0, const Tensor&
   const char* const name = forward ? "x_part" : "y";
   Call call{};
   Sizes& s = call.sizes;
-  call.cell = &lane_cell_of(cell);
+  call.isa = &current_isa();
+  call.cell = &lane_cell_of(*call.isa, cell);
   s.cell = call.cell->shape;
   const CellShape& shape = s.cell;
   const long gates = shape.h_gates();
@@ -120,7 +121,6 @@ Call checked_call(Pass pass, const Tensor& rows, const Tensor& h0, const Tensor&
   s.hidden = s.outputs = weight.size(2);
   s.batch = h0.size(0);
   set_rows(call, rows, batch_sizes, not_reset);
-  call.isa = &current_isa();
   set_dtypes(call, rows, name, pass, shape.states > 1, precision);
   const long H = s.width();
   check(rows, name, call.shape(forward ? s.given_columns() : H), call.given);
