@@ -431,7 +431,7 @@ class Launch:
             return
         active: Any = driver.active
         device = active.get_current_device()
-        key = device, type(active), _specialized(values)
+        key = device, type(active), specialized(values, self.plan.amd)
         compiled = self.compiled.get(key)
         if compiled is None:
             self.compiled[key] = kernel[(grid,)](*every, **options(self.plan))
@@ -444,15 +444,20 @@ class Launch:
         )  # fmt: skip
 
 
-def _specialized(values: Sequence) -> tuple:
-    """Return what Triton specialises by: of a pointer, whether 16 divides it; of no number."""
+def specialized(values: Sequence, amd: bool = False) -> tuple:
+    """Return what Triton specialises by: of a pointer, whether 16 divides it; of no number.
+
+    For AMD's GPUs also whether the pointer's memory is below 2 GB, whose offsets have 32 bits.
+    """
     key: list[Any] = []
     for value in values:
         kind = type(value)
         if kind is tuple:
-            key.append(_specialized(value))
+            key.append(specialized(value, amd))
         elif kind is not int and kind is not float:
             key.append(value if value is None else value.data_ptr() % 16 == 0)
+            if amd and value is not None:
+                key.append(value.untyped_storage().nbytes() < 2**31)
     return tuple(key)
 
 
