@@ -221,7 +221,7 @@ def is_slow_step(
 
 
 class Plan(NamedTuple):
-    """What runs a call; `Spec.plans` keeps it for the next one."""
+    """Plan of a call, which `Spec.plans` keeps for the next one."""
 
     engine: str
     spec: Spec  # the call's
