@@ -339,6 +339,8 @@ LARGE = (
     Case("gru", "triton-layers", T=3, H=5, layers=2, rows="lengths", resets=True, rdrop=0.4),
     Case("zoo.peephole", "triton-layers", T=3, H=5, layers=2, zoneout=(0.3, 0.3)),
     Case("zoo.peephole", "triton-layers", T=3, norm=True, zoneout=(0.0, 0.3)),
+    Case(engine="triton-layers", T=3, H=5, rows="lengths", norm=True, cdrop=0.4,
+         zoneout=(0.3, 0.3)),  # c before zoneout, made again with its mask
     Case(engine="triton-layers", T=3, B=20, H=33, layers=2, rows="lengths", drop=0.3,
          coupled=True, proj=True, zoneout=(0.3, 0.2), resets=True),  # blocks of units and of rows
 )  # fmt: skip
