@@ -302,7 +302,7 @@ def cases(lists: int = 1, first: int = 0) -> tuple[Case, ...]:
 @cache
 def transformed() -> tuple[tuple[str, Case], ...]:
     """Return (how, case), with every pair of TRANSFORMED's values."""
-    three = "jvp", Case(T=3, B=2, I=2, H=4, layers=3, drop=0.3)  # the second mask's first number
+    three = "jvp", Case(T=3, B=2, I=2, H=4, layers=3, heads=2, drop=0.3)  # two masks
     chosen = pairwise((TRANSFORMED,), may)
     return three, *((one.pop("how"), Case(**one, I=2)) for one in chosen)
 
